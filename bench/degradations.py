@@ -87,7 +87,7 @@ def folds(corpus: Path, numbers: Iterable[int]) -> list[tuple[str, Path]]:
     return [(path.stem, path) for path in sorted(corpus.rglob("*.ogg")) if path.name.partition("-")[0] in prefixes]
 
 
-def score(corpus: Path, embedder: features.Judge, every: int = 1) -> dict[str, dict[str, float]]:
+def score(corpus: Path, embedder: features.EmbedderConfig, every: int = 1) -> dict[str, dict[str, float]]:
     """Scores by set ("noise 30 dB softer") and key, from every `every`-th recording; KL is relative to the unchanged sounds."""
     test, reference = (
         {name: read_mono(path, RATE, MAX_SECONDS) for name, path in folds(corpus, numbers)[::every]} for numbers in PARTS
@@ -96,14 +96,15 @@ def score(corpus: Path, embedder: features.Judge, every: int = 1) -> dict[str, d
         raise UserError(f"{corpus}: no recordings of folds 1 to 3 (1-100032-A.ogg …); give the directory of ESC-10")
     network = embedder.load()
 
-    def embed(waves: dict[str, np.ndarray]) -> scores.Side:
+    def embed(waves: dict[str, np.ndarray]) -> scores.EmbeddingSet:
         at_rate = [resample(np.clip(wave, -1, 1), RATE, network.sample_rate) for wave in waves.values()]
         embeddings = network.embed(at_rate)
-        return scores.Side.of(dict(zip(waves, embeddings.frames, strict=True)), dict(zip(waves, embeddings.logits, strict=True)))
+        frames, logits = (dict(zip(waves, rows, strict=True)) for rows in (embeddings.frames, embeddings.logits))
+        return scores.EmbeddingSet.of(frames, logits)
 
     whole, results = embed(reference), {}
     unchanged = embed(test)
-    metrics = [metric for metric in METRICS if protocols.can_judge(embedder.name, metric)]
+    metrics = [metric for metric in METRICS if protocols.supports(embedder.name, metric)]
     for kind, steps in DAMAGES.items():
         for step, damage in steps.items():
             side = embed({name: damage(wave, name) for name, wave in test.items()})
@@ -115,7 +116,7 @@ def score(corpus: Path, embedder: features.Judge, every: int = 1) -> dict[str, d
     return results
 
 
-def _value(metric: str, first: scores.Side, second: scores.Side) -> float:
+def _value(metric: str, first: scores.EmbeddingSet, second: scores.EmbeddingSet) -> float:
     return scores.compute(metric, first, second, seed=0, replicates=0)["value"]
 
 
@@ -134,7 +135,9 @@ def main() -> None:
     parser.add_argument("--tagger", type=Path, help="directory of a pipeline's tagger, used as another embedder")
     args = parser.parse_args()
     names = [name for name in embedders.NAMES if name != "tagger" and embedders.unavailable(name) is None]
-    chosen = [features.Judge(name) for name in names] + ([features.Judge("tagger", args.tagger)] if args.tagger else [])
+    chosen = [features.EmbedderConfig(name) for name in names]
+    if args.tagger:
+        chosen.append(features.EmbedderConfig("tagger", args.tagger))
     results: dict[str, dict[str, float]] = {}
     for embedder in chosen:
         for name, values in score(args.corpus, embedder).items():

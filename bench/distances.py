@@ -100,7 +100,7 @@ def by_square_root(first: np.ndarray, second: np.ndarray) -> float:
 def peak(clips: int, size: int) -> float:
     """Peak memory in megabytes of this process, scoring two streamed sets of this many clips with an interval."""
 
-    def side(seed: int) -> scores.Side:
+    def side(seed: int) -> scores.EmbeddingSet:
         ids = tuple(f"clip{number:06d}" for number in range(clips))
 
         def frames() -> Iterator[tuple[str, np.ndarray]]:
@@ -108,7 +108,7 @@ def peak(clips: int, size: int) -> float:
             for clip_id in ids:
                 yield clip_id, random.standard_normal((1, size), dtype=np.float32)
 
-        return scores.Side(ids, frames)
+        return scores.EmbeddingSet(ids, frames)
 
     scores.compute("fad", side(0), side(1), seed=0, replicates=100)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -24,7 +24,7 @@ from bench.measure import ROOT, WORKERS, Target, in_fresh_process, ratio
 from soundmill import hashing, pretrained
 from soundmill.audio.flac import encode_flac
 from soundmill.decoding.decode import read_mono
-from soundmill.evaluation import features
+from soundmill.evaluation import embedders, features
 from soundmill.evaluation.embedders.base import Embedder, Embeddings
 
 SECONDS = 5
@@ -33,7 +33,7 @@ YAMNET = ROOT.parent / "shared" / "models"
 
 
 @dataclass(frozen=True)
-class TimedEmbedder(features.Judge):
+class TimedEmbedder(features.EmbedderConfig):
     """An embedder with weights at `path` that records when it was loaded and its CPU time since."""
 
     path: Path = Path()
@@ -97,7 +97,7 @@ def main() -> None:
             for name in references.PACKAGES
         ]
         more: dict[str, Any] = {}
-        yamnet = Path(os.environ.get(pretrained.VARIABLE) or YAMNET) / pretrained.REGISTRY["yamnet"].file
+        yamnet = Path(os.environ.get(pretrained.VARIABLE) or YAMNET) / embedders.published()["yamnet"].file
         if yamnet.is_file():
             in_fresh_process(write_flac, work / "recordings", args.yamnet_clips, work / "flac")
             alone = measure.in_turns({"yamnet": recorded("yamnet", ours, "yamnet", yamnet, work / "flac")}, args.repetitions)

@@ -20,7 +20,7 @@ from bench.measure import ROOT, WORKERS, Target
 from bench.scale import soundmill
 from soundmill import params, pretrained
 from soundmill.audio.flac import encode_flac
-from soundmill.evaluation import scores
+from soundmill.evaluation import embedders, scores
 
 RATE = 16_000
 SECONDS = 1.5
@@ -34,8 +34,8 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 5_000, 10_000], help="numbers of generated sounds")
     args = parser.parse_args()
     models = Path(os.environ.get(pretrained.VARIABLE) or MODELS)
-    if not (models / pretrained.REGISTRY["yamnet"].file).is_file():
-        print(f"evaluation_memory is skipped: missing {models / pretrained.REGISTRY['yamnet'].file}")
+    if not (models / embedders.published()["yamnet"].file).is_file():
+        print(f"evaluation_memory is skipped: missing {models / embedders.published()['yamnet'].file}")
         return
     os.environ[pretrained.VARIABLE] = str(models.resolve())
     streamed: dict[int, Usage] = {}
@@ -49,7 +49,7 @@ def main() -> None:
             whole[size] = evaluate(work, ["--embedder", "yamnet"], args.reference == 0)
             for what, usage in (("metrics that stream", streamed[size]), ("all metrics", whole[size])):
                 print(f"{size} clips, {what}: {usage.seconds:.0f} s, {usage.peak_bytes / 1e6:.0f} MB", flush=True)
-    large, pairwise = max(whole), [size for size in whole if size * WINDOWS >= scores.MOST_ROWS]
+    large, pairwise = max(whole), [size for size in whole if size * WINDOWS >= scores.MAX_ROWS]
     compared = [("metrics that stream", streamed, min(streamed), 1.25), ("all metrics", whole, min(whole), 2.0)]
     if pairwise:  # sizes at which the pairwise metrics use their maximum number of rows
         compared.append(("all metrics", whole, min(pairwise), 1.25))

@@ -197,7 +197,7 @@ def score(generated: Generated, data: Path, replicates: int, seed: int, work: Pa
     names = [name for name in EMBEDDERS if embedders.unavailable(name) is None]
     if missing := [f"{name} ({embedders.unavailable(name)})" for name in EMBEDDERS if name not in names]:
         print(f"skipped: {', '.join(missing)}")
-    protocol = protocols.load("project").judged_by(names)
+    protocol = protocols.load("project").with_embedders(names)
     chosen = [score for score in protocol.scores if score.metric in ("fad", "kl")]
     protocol = protocol.model_copy(update={"scores": chosen, "replicates": replicates, "seed": seed})
     setup = Setup(protocol, work / "embeddings", measure.WORKERS, data / "tagger")

@@ -113,11 +113,11 @@ def make(vocoder: Vocoder, log_mels: list[LogMel], output: Path) -> float:
 
 def score(work: Path, name: str, replicates: int) -> dict[str, dict[str, float]]:
     """Scores with `value` and the ends of the 95 % interval, `low` and `high`."""
-    protocol = protocols.load("project").judged_by(["yamnet"])
+    protocol = protocols.load("project").with_embedders(["yamnet"])
     chosen = [score for score in protocol.scores if score.key in SCORES]
     protocol = protocol.model_copy(update={"scores": chosen, "replicates": replicates})
     setup = Setup(protocol, work / "embeddings", measure.WORKERS)
-    metrics = evaluator.evaluate(setup, work / name, work / "real", made_of_reference=True).metrics
+    metrics = evaluator.evaluate(setup, work / name, work / "real", reconstructions=True).metrics
     ends = {"value": "", "low": "_low", "high": "_high"}
     keys = [key for key in SCORES if metrics[key] is not None]  # FAD needs 50 clips
     return {key: {end: metrics[f"{key}{suffix}"] for end, suffix in ends.items() if f"{key}{suffix}" in metrics} for key in keys}

@@ -14,6 +14,7 @@ from flows import cache, dvc, lockfile, locks
 from soundmill import dvc_recovery, ledger, lifetime, pretrained, tracking
 from soundmill import params as parameters
 from soundmill.errors import UserError
+from soundmill.evaluation import embedders
 from soundmill.params import read_yaml
 
 NOT_COPIED = ("data/", "dvc.lock", "params.yaml", ledger.FILE)  # each checkout has its own
@@ -208,9 +209,10 @@ def _outside(home: Path, destination: Path) -> list[str]:
         found = f" (it is at {home / path}: give its absolute path)" if (home / path).exists() else ""
         missing.append(f"corpus.path {path}: does not exist{found}; needed to scan the recordings again, not for cached outputs")
     evaluate = document.get("evaluate")
-    embedders = evaluate.get("embedders") if isinstance(evaluate, dict) else None
-    for name in embedders if isinstance(embedders, list) else []:
-        if isinstance(name, str) and name in pretrained.REGISTRY and (reason := pretrained.unavailable(name)):
+    names = evaluate.get("embedders") if isinstance(evaluate, dict) else None
+    for name in names if isinstance(names, list) else []:
+        weights = embedders.published().get(name) if isinstance(name, str) else None
+        if weights and (reason := pretrained.unavailable(weights)):
             missing.append(f"weights: {reason}; needed to score again with {name}")
     pins = [_read(root / "constraints.txt") for root in (home, destination)]
     if pins[1] and pins[0] != pins[1]:

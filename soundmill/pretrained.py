@@ -1,4 +1,4 @@
-"""Published weights of embedders: source, checksum and licence of each file, and its download. Unverified files are never used."""
+"""Published weight files: source, digest, licence, download. Every file is verified before use."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from typing import Any, BinaryIO
 
 from soundmill import disk
 from soundmill.errors import UserError
-from soundmill.params import did_you_mean
 
-VARIABLE = "SOUNDMILL_WEIGHTS"  # their directory; default: the user's cache
-BLOCK = 1 << 16  # bytes read at once: a broken connection loses at most these
+VARIABLE = "SOUNDMILL_WEIGHTS"  # the directory of all of them; else the user's cache
+BLOCK = 1 << 16  # bytes read at once: what a broken connection loses of what came
 
 
 @dataclass(frozen=True)
 class Weights:
-    """One published file, identified by its `sha256`; `md5` is the checksum that its publisher gives, if any."""
+    """One published file, identified by `sha256`; `name` is its name in `soundmill weights`, `md5` the publisher's digest."""
 
+    name: str
     file: str
     url: str
     num_bytes: int
@@ -33,144 +33,107 @@ class Weights:
     md5: str | None = None
 
 
-_ZENODO = "https://zenodo.org/records/3987831/files"
-
-REGISTRY = {
-    "vggish": Weights(
-        file="vggish-10086976.pth",
-        url="https://github.com/harritaylor/torchvggish/releases/download/v0.1/vggish-10086976.pth",
-        num_bytes=288_567_937,
-        sha256="10086976245803799d9194e9a73d9b6c1549c71d1b80106f5cade5608a561f4b",
-        licence="Apache-2.0",
-        source="Hershey et al. 2017, arXiv:1609.09430; ported by github.com/harritaylor/torchvggish",
-    ),
-    "panns_cnn14_16k": Weights(
-        file="Cnn14_16k_mAP=0.438.pth",
-        url=f"{_ZENODO}/Cnn14_16k_mAP%3D0.438.pth?download=1",
-        num_bytes=358_668_570,
-        sha256="e2ee543a27919542c2ea03eabaa70b24dcd4e6c8e05621de6b67a94e4c5058e6",
-        licence="CC-BY-4.0",
-        source="Kong et al. 2020, arXiv:1912.10211; doi:10.5281/zenodo.3987831",
-        md5="362fc5ff18f1d6ad2f6d464b45893f2c",
-    ),
-    "panns_cnn14_32k": Weights(
-        file="Cnn14_mAP=0.431.pth",
-        url=f"{_ZENODO}/Cnn14_mAP%3D0.431.pth?download=1",
-        num_bytes=327_428_481,
-        sha256="0dc499e40e9761ef5ea061ffc77697697f277f6a960894903df3ada000e34b31",
-        licence="CC-BY-4.0",
-        source="Kong et al. 2020, arXiv:1912.10211; doi:10.5281/zenodo.3987831",
-        md5="541141fa2ee191a88f24a3219fff024e",
-    ),
-    "yamnet": Weights(
-        file="yamnet.tflite",
-        url="https://tfhub.dev/google/lite-model/yamnet/classification/tflite/1?lite-format=tflite",
-        num_bytes=4_126_810,
-        sha256="10c95ea3eb9a7bb4cb8bddf6feb023250381008177ac162ce169694d05c317de",
-        licence="Apache-2.0",
-        source="github.com/tensorflow/models, research/audioset/yamnet",
-    ),
-}
-
-
-def entry(name: str) -> Weights:
-    """The registry's entry; UserError for an unknown name."""
-    if name not in REGISTRY:
-        raise UserError(f"unknown weights {name!r}{did_you_mean(name, list(REGISTRY))}; known: {', '.join(REGISTRY)}")
-    return REGISTRY[name]
+VGGISH = Weights(  # here, as an embedder and a family's discriminators use it
+    name="vggish",
+    file="vggish-10086976.pth",
+    url="https://github.com/harritaylor/torchvggish/releases/download/v0.1/vggish-10086976.pth",
+    num_bytes=288_567_937,
+    sha256="10086976245803799d9194e9a73d9b6c1549c71d1b80106f5cade5608a561f4b",
+    licence="Apache-2.0",
+    source="Hershey et al. 2017, arXiv:1609.09430; ported by github.com/harritaylor/torchvggish",
+)
 
 
 def directory() -> Path:
-    """Where weights are stored: `$SOUNDMILL_WEIGHTS`, or the user's cache."""
-    configured = os.environ.get(VARIABLE)
-    if configured:
-        return Path(configured)
+    """Where weights are looked for, and fetched to: `$SOUNDMILL_WEIGHTS`, else the user's cache."""
+    named = os.environ.get(VARIABLE)
+    if named:
+        return Path(named)
     import pooch
 
     return Path(pooch.os_cache("soundmill"))
 
 
-def unavailable(name: str) -> str | None:
-    """Why these weights cannot be used, what to do about it and which embedders work without them; None if the file exists."""
-    weights, place = entry(name), directory()
+def unavailable(weights: Weights) -> str | None:
+    """Why these weights cannot be used, with a remedy; None if a file of that name exists."""
+    place = directory()
     if (place / weights.file).is_file():
         return None
-    where = f"the directory ${VARIABLE}, {place}" if os.environ.get(VARIABLE) else f"{place} (${VARIABLE} sets another directory)"
-    others = [other for other in REGISTRY if (place / REGISTRY[other].file).is_file()]
+    where = f"the directory ${VARIABLE}, {place}" if os.environ.get(VARIABLE) else f"{place} (${VARIABLE} names another directory)"
     return (
-        f"{weights.file} is not in {where}; run `soundmill weights fetch {name}`, or put the file there "
-        f"({weights.num_bytes:,} bytes, from {weights.url}). Available without it: {', '.join(['tagger', *others])}"
+        f"{weights.file} is not in {where}; run `soundmill weights fetch {weights.name}`, or put the file there, "
+        f"{weights.num_bytes:,} bytes from {weights.url}"
     )
 
 
-def path(name: str) -> Path:
-    """The verified file of these weights; UserError if it is missing or its SHA-256 differs."""
-    reason = unavailable(name)
+def path(weights: Weights) -> Path:
+    """The file of these weights, verified; a missing file or one with another digest raises UserError."""
+    reason = unavailable(weights)
     if reason:
-        raise UserError(f"{name}: {reason}")
-    file = directory() / entry(name).file
-    _check(file, "sha256", sha256(file), entry(name).sha256, f"download it again: `soundmill weights fetch {name}`")
+        raise UserError(f"{weights.name}: {reason}")
+    file = directory() / weights.file
+    _check_digest(file, "sha256", sha256(file), weights.sha256, _fetch_again(weights))
     return file
 
 
+def _fetch_again(weights: Weights) -> str:
+    return f"fetch it again: `soundmill weights fetch {weights.name}`"
+
+
 def sha256(path: Path) -> str:
-    """SHA-256 of a file, read once per process unless its size or time changes."""
+    """sha256 of a file, computed once per process as long as the file does not change."""
     status = path.stat()
     return _sha256(str(path), status.st_mtime_ns, status.st_size)
 
 
 @cache
 def _sha256(path: str, modified: int, size: int) -> str:
-    return _checksum(Path(path), "sha256")
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _checksum(path: Path, algorithm: str) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
+def _check_digest(path: Path, algorithm: str, computed: str, wanted: str, remedy: str) -> None:
+    if computed != wanted:
+        raise UserError(f"{path}: not the weights this project scores with ({algorithm} {computed}, wanted {wanted}); {remedy}")
 
 
-def _check(path: Path, algorithm: str, actual: str, expected: str, remedy: str) -> None:
-    if actual != expected:
-        raise UserError(f"{path}: not the published weights ({algorithm} is {actual}, expected {expected}); {remedy}")
-
-
-def verify(name: str) -> Path:
-    """Like `path`, but reads the file again and checks the publisher's checksum, too."""
+def verify(weights: Weights) -> Path:
+    """`path`, after computing all known digests of the file again."""
     _sha256.cache_clear()
-    file = path(name)
-    _check_publisher(file, entry(name), f"download it again: `soundmill weights fetch {name}`")
+    file = path(weights)
+    _check_publisher(file, weights, _fetch_again(weights))
     return file
 
 
 def _check_publisher(path: Path, weights: Weights, remedy: str) -> None:
     if weights.md5 is not None:
-        _check(path, "md5", _checksum(path, "md5"), weights.md5, remedy)
+        with path.open("rb") as file:
+            _check_digest(path, "md5", hashlib.file_digest(file, "md5").hexdigest(), weights.md5, remedy)
 
 
-def fetch(name: str, mirror: Path | None = None, progress: Any = False) -> Path:
-    """Download weights, or copy them from the directory `mirror`, into `directory()`; only a verified file appears there.
+def fetch(weights: Weights, mirror: Path | None = None, progress: Any = False) -> Path:
+    """Download the weights, or copy them from the directory `mirror`; they appear in `directory()` verified, or not at all.
 
-    An interrupted download is resumed by the next call. `progress` is passed to pooch. UserError if the connection fails, the file
-    differs, the disk is full, or the mirror lacks the file.
+    What a broken download left is continued by the next. `progress`: what pooch takes as a progress bar. UserError says what went
+    wrong: no connection, another file, no room, no such file in the mirror.
     """
-    weights = entry(name)
     target = directory() / weights.file
     if target.is_file() and sha256(target) == weights.sha256:
         return target
     if mirror is not None and not (mirror / weights.file).is_file():
-        raise UserError(f"{mirror / weights.file}: no such file; `--from` must be a directory that contains {weights.file}")
+        raise UserError(f"{mirror / weights.file}: no such file; a mirror is a directory with {weights.file} in it")
     part = target.with_name(f".{weights.file}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _exclusively(part) as file:
+        with _alone(part) as file:
             if mirror is None:
                 _download(weights, file, progress)
             else:
                 _copy(weights, mirror, file)
             disk.sync_file(part)
-            remedy = "the download is deleted; try again, or get the file elsewhere and use `--from DIRECTORY`"
+            remedy = "what came is thrown away; fetch again, or get the file elsewhere and use `--from DIRECTORY`"
             try:
-                _check(part, "sha256", sha256(part), weights.sha256, remedy)
+                _check_digest(part, "sha256", sha256(part), weights.sha256, remedy)
                 _check_publisher(part, weights, remedy)
             except UserError:
                 part.unlink()
@@ -178,25 +141,26 @@ def fetch(name: str, mirror: Path | None = None, progress: Any = False) -> Path:
             os.replace(part, target)
             disk.sync_directory(target.parent)
     except OSError as error:  # of the disk, and of requests
-        received = part.stat().st_size if part.is_file() else 0
+        size = part.stat().st_size if part.is_file() else 0
+        reason = " ".join(str(error).split())[:300]
         raise UserError(
-            f"{name}: cannot fetch {weights.file} from {mirror or weights.url} ({' '.join(str(error).split())[:300]}); "
-            f"{received:,} of {weights.num_bytes:,} bytes are kept, and the next `soundmill weights fetch {name}` resumes there. "
-            f"Without a connection, put the file into {target.parent}, or use `--from` with a directory that contains it"
+            f"{weights.name}: {weights.file} could not be fetched from {mirror or weights.url} ({reason}); "
+            f"{size:,} of {weights.num_bytes:,} bytes are here, and the next `soundmill weights fetch {weights.name}` resumes. "
+            f"Without a connection, put the file into {target.parent}, or name a directory that has it with `--from`"
         ) from None
     return target
 
 
 @contextlib.contextmanager
-def _exclusively(part: Path) -> Iterator[BinaryIO]:
-    """The partial file, opened to append; UserError if another process has it open."""
+def _alone(part: Path) -> Iterator[BinaryIO]:
+    """The unfinished file, to append to; nobody else may at the same time."""
     with part.open("ab") as file:
-        try:  # the other process may have moved it into place in the meantime
-            locked = disk.try_lock(file) and os.path.samestat(os.fstat(file.fileno()), part.stat())
+        try:  # the other may have put it in place meanwhile
+            alone = disk.try_lock(file) and os.path.samestat(os.fstat(file.fileno()), part.stat())
         except FileNotFoundError:
-            locked = False
-        if not locked:
-            raise UserError(f"{part}: another process is downloading this file; wait for it to finish")
+            alone = False
+        if not alone:
+            raise UserError(f"{part}: another process is fetching this file; wait for it")
         yield file
 
 
@@ -209,15 +173,15 @@ def _download(weights: Weights, file: BinaryIO, progress: Any) -> None:
     if start == weights.num_bytes:
         return
 
-    def restart(response: Any, **_: Any) -> None:
-        if response.status_code == 200:  # not 206: the server sends the whole file
+    def begin_anew(response: Any, **_: Any) -> None:
+        if response.status_code == 200:  # not 206: the server sends all of it
             file.truncate(0)
 
     get = pooch.HTTPDownloader(
         progressbar=progress,
         chunk_size=BLOCK,
         headers={"Range": f"bytes={start}-", "Accept-Encoding": "identity"},
-        hooks={"response": restart},
+        hooks={"response": begin_anew},
     )
     get(weights.url, file, None)
 

@@ -11,6 +11,7 @@ from soundmill import stage
 from soundmill.audio.flac import write_wav
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders, family, family_report, protocols
+from soundmill.evaluation.embedders import EmbedderName
 from soundmill.evaluation.library import Setup
 from soundmill.page.sounds import Card
 from soundmill.params import Seed, StageParams
@@ -20,17 +21,15 @@ PROTOCOL = "project"
 
 
 class EvaluateParams(StageParams):
-    embedders: list[Literal["tagger", "yamnet", "vggish", "panns_cnn14_16k", "panns_cnn14_32k", "clap"]] = Field(
-        min_length=1, description="networks to score with; each adds its own metrics"
-    )
-    reference: Literal["test", "all"] = Field(description="the real clips to compare generated sounds with")
-    bootstrap: int = Field(ge=0, le=100_000, description="bootstrap resamples over clips for the 95 % intervals; 0: no intervals")
-    probe_clips: int = Field(ge=0, description="maximum number of real clips with one label to fit the linear probe; 0: no probe")
-    training_clips: int = Field(ge=0, description="maximum number of training clips to search for copies; 0: no search")
+    embedders: list[EmbedderName] = Field(min_length=1, description="each adds its own metrics")
+    reference: Literal["test", "all"] = Field(description="the real clips that generated sounds are compared with")
+    bootstrap: int = Field(ge=0, le=100_000, description="bootstrap resamples of clips for the 95 % intervals; 0: no intervals")
+    probe_clips: int = Field(ge=0, description="single-label real clips that the linear probe is fitted to, at most; 0: no probe")
+    training_clips: int = Field(ge=0, description="training clips that are searched for copies, at most; 0: no search")
     subsets: list[Literal["events", "labels", "categories"]] = Field(
-        description="ways to group the prompts; each group is also scored separately"
+        description="groupings of the prompts; each group is also scored separately"
     )
-    examples: int = Field(ge=0, le=100, description="generated sounds on the page, each next to its reference")
+    examples: int = Field(ge=0, le=100, description="generated sounds on the page, each beside its reference")
     seed: Seed
 
     @field_validator("embedders", "subsets")
@@ -53,7 +52,7 @@ def run(
 ) -> dict[str, Any]:
     """Score the sounds in `generated` (`<clip id>.wav`) and the family's codec in `codec` against real clips."""
     names, unavailable = usable_embedders(params.embedders)
-    protocol = protocols.load(PROTOCOL).judged_by(names)
+    protocol = protocols.load(PROTOCOL).with_embedders(names)
     protocol = protocol.model_copy(update={"seed": params.seed, "replicates": params.bootstrap})
     cache = ctx.scratch / "embeddings"
     setup = Setup(protocol, cache, ctx.workers, tagger, ctx.progress)
@@ -73,13 +72,13 @@ def run(
 
 
 def usable_embedders(requested: list[str]) -> tuple[list[str], dict[str, str]]:
-    """The embedders whose weights are available, and what the metrics say about the others; UserError if there is none."""
+    """The embedders whose weights are available, and the others with the reason; if none is available, raise UserError."""
     unavailable = {}
     for name in requested:
         reason = embedders.unavailable(name)
         if reason:
             print(f"evaluate: {name} is skipped: {reason}")
-            unavailable[name] = embedders.MISSING[name]
+            unavailable[name] = embedders.find(name).missing
     names = [name for name in requested if name not in unavailable]
     if not names:
         raise UserError("no embedder is available; add `tagger`, which needs no download, to evaluate.embedders")
@@ -87,7 +86,7 @@ def usable_embedders(requested: list[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def track(ctx: Context, report: Path, cards: list[Card], metrics: dict[str, Any], clips: Path) -> None:
-    """Record the page, the figure, the reference and the sounds, each with its reference."""
+    """Log the report, the chart, the reference as a data set, and the example sounds with their references."""
     for name in ("index.html", "scores.md", "scores.json", "scores.csv", "scores.tex", "sounds.csv"):
         ctx.tracking.log_file(report / name, "report")
     ctx.tracking.log_figure(report / "scores.png", "scores.png")
@@ -101,5 +100,9 @@ def track(ctx: Context, report: Path, cards: list[Card], metrics: dict[str, Any]
             ctx.tracking.log_file(path, "sounds")
 
 
+def code_by_name(family: str | None, section: dict[str, Any], parameters: dict[str, Any]) -> list[str]:
+    return list(embedders.MODULES.values())
+
+
 if __name__ == "__main__":
-    stage.main(run, section="evaluate")
+    stage.main(run, section="evaluate", code_by_name=code_by_name)

@@ -9,11 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from soundmill.evaluation import embedders
 from soundmill.shards import code
 from soundmill.shards.code import ROOT
 
 STAGES = ("segment", "spectrogram", "train", "evaluate")
-FOUND_BY_NAME = {"train": ("soundmill.models.ddpm_mel", "soundmill.models.components.griffin_lim.vocoder")}
+FOUND_BY_NAME = {
+    "train": ("soundmill.models.ddpm_mel", "soundmill.models.components.griffin_lim.vocoder"),
+    "evaluate": tuple(embedders.MODULES.values()),
+}
 
 
 @pytest.fixture

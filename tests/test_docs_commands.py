@@ -77,7 +77,7 @@ OF_COMMAND = {
     "lineage": {"FILE": "lineage.json"},
     "listen": {"DIR": "data/generated/ddpm_mel"},
 }
-NO_WEIGHTS = "these sounds excluded be embedded without weights that are not here"
+NO_WEIGHTS = "these sounds cannot be embedded, as weights are missing"
 PROGRAMS = ("soundmill", "make", "dvc", "python")
 OTHERS = ("dask", "mlflow", "prefect")  # which are installed with the project; their own options are theirs
 SHELL = ("cp", "export", "ls", "sed")

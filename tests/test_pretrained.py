@@ -17,7 +17,9 @@ from typer.testing import CliRunner
 from soundmill import commands, pretrained
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders
+from soundmill.evaluation.embedders import panns
 
+NAME = "panns_cnn14_16k"  # of the embedder whose weights the server has
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
 
 
@@ -66,20 +68,28 @@ def server() -> Iterator[Server]:
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server) -> Path:
     """$SOUNDMILL_WEIGHTS, not yet made, where `panns_cnn14_16k` is a file of the server's."""
-    known = dataclasses.replace(
-        pretrained.REGISTRY["panns_cnn14_16k"],
+    served = dataclasses.replace(
+        embedders.published()[NAME],
         url=f"http://127.0.0.1:{server.server_port}/file.pth?download=1",
         num_bytes=len(CONTENT),
         sha256=hashlib.sha256(CONTENT).hexdigest(),
         md5=hashlib.md5(CONTENT).hexdigest(),
     )
-    monkeypatch.setitem(pretrained.REGISTRY, "panns_cnn14_16k", known)
+    publish(monkeypatch, served)
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path / "weights"))
     return tmp_path / "weights"
 
 
+def publish(monkeypatch: pytest.MonkeyPatch, weights: pretrained.Weights) -> None:
+    monkeypatch.setitem(panns.EMBEDDERS, NAME, dataclasses.replace(embedders.find(NAME), weights=weights))
+
+
+def published() -> pretrained.Weights:
+    return embedders.published()[NAME]
+
+
 def fetch(*arguments: str) -> Path:
-    return pretrained.fetch("panns_cnn14_16k", *arguments)
+    return pretrained.fetch(published(), *arguments)
 
 
 def names(directory: Path) -> list[str]:
@@ -90,31 +100,31 @@ def test_a_download_is_verified_and_not_repeated(place, server):
     assert fetch() == place / "Cnn14_16k_mAP=0.438.pth"
     assert fetch().read_bytes() == CONTENT
     assert names(place) == ["Cnn14_16k_mAP=0.438.pth"]
-    assert pretrained.path("panns_cnn14_16k") == pretrained.verify("panns_cnn14_16k") == fetch()
+    assert pretrained.path(published()) == pretrained.verify(published()) == fetch()
     assert len(server.requested) == 1
 
 
 def test_a_broken_download_is_no_file_and_is_continued(place, server):
     server.breaks = 2
     part = place / ".Cnn14_16k_mAP=0.438.pth.partial"
-    starts = [0]
+    begins = [0]
     for _ in range(2):
-        with pytest.raises(UserError, match=r"bytes are kept, and the next `.*` resumes there") as error:
+        with pytest.raises(UserError, match=r"bytes are here, and the next `.*` resumes") as error:
             fetch()
         assert names(place) == [part.name]
-        assert part.stat().st_size > starts[-1] + 500_000
-        starts.append(part.stat().st_size)
-        assert f"{starts[-1]:,} of 3,000,000 bytes" in str(error.value)
+        assert part.stat().st_size > begins[-1] + 500_000
+        begins.append(part.stat().st_size)
+        assert f"{begins[-1]:,} of 3,000,000 bytes" in str(error.value)
         with pytest.raises(UserError, match="is not in the directory"):
-            pretrained.path("panns_cnn14_16k")
+            pretrained.path(published())
     assert fetch().read_bytes() == CONTENT
-    assert server.requested == [f"bytes={start}-" for start in starts]
+    assert server.requested == [f"bytes={begin}-" for begin in begins]
     assert names(place) == ["Cnn14_16k_mAP=0.438.pth"]
 
 
 def test_a_server_that_begins_anew_is_followed(place, server):
     server.breaks, server.ranges = 1, False
-    with pytest.raises(UserError, match="cannot fetch"):
+    with pytest.raises(UserError, match="could not be fetched"):
         fetch()
     assert fetch().read_bytes() == CONTENT
 
@@ -134,7 +144,7 @@ def test_what_a_kill_left_is_used(place, server):
 
 def test_another_file_is_thrown_away(place, server):
     server.content = bytes(len(CONTENT))
-    with pytest.raises(UserError, match=r"not the published weights .sha256 is .* deleted"):
+    with pytest.raises(UserError, match=r"not the weights this project scores with .sha256 .* thrown away"):
         fetch()
     assert names(place) == []
     server.content = CONTENT
@@ -142,9 +152,8 @@ def test_another_file_is_thrown_away(place, server):
 
 
 def test_the_publishers_own_digest_counts_too(place, monkeypatch):
-    known = pretrained.REGISTRY["panns_cnn14_16k"]
-    monkeypatch.setitem(pretrained.REGISTRY, "panns_cnn14_16k", dataclasses.replace(known, md5="0" * 32))
-    with pytest.raises(UserError, match=r"md5 is .* expected 000"):
+    publish(monkeypatch, dataclasses.replace(published(), md5="0" * 32))
+    with pytest.raises(UserError, match=r"md5 .* wanted 000"):
         fetch()
     assert names(place) == []
 
@@ -153,10 +162,8 @@ def test_a_damaged_file_is_refused_and_replaced(place):
     path = fetch()
     path.write_bytes(CONTENT[:-1] + b"x")
     for use in (pretrained.path, pretrained.verify):
-        with pytest.raises(
-            UserError, match=r"not the published weights .* download it again: `soundmill weights fetch panns_cnn14_16k`"
-        ):
-            use("panns_cnn14_16k")
+        with pytest.raises(UserError, match=r"not the weights .* fetch it again: `soundmill weights fetch panns_cnn14_16k`"):
+            use(published())
     assert fetch().read_bytes() == CONTENT
 
 
@@ -167,7 +174,7 @@ def test_a_mirror_is_as_good_as_the_net(place, server, tmp_path):
         fetch(mirror)
     assert not list(place.glob(".*.partial"))
     (mirror / "Cnn14_16k_mAP=0.438.pth").write_bytes(CONTENT[:-1])
-    with pytest.raises(UserError, match="not the published weights"):
+    with pytest.raises(UserError, match="not the weights"):
         fetch(mirror)
     (mirror / "Cnn14_16k_mAP=0.438.pth").write_bytes(CONTENT)
     assert fetch(mirror).read_bytes() == CONTENT
@@ -177,8 +184,8 @@ def test_a_mirror_is_as_good_as_the_net(place, server, tmp_path):
 def test_two_fetches_do_not_mix(place):
     place.mkdir()
     with (
-        pretrained._exclusively(place / ".Cnn14_16k_mAP=0.438.pth.partial"),
-        pytest.raises(UserError, match="another process is downloading"),
+        pretrained._alone(place / ".Cnn14_16k_mAP=0.438.pth.partial"),
+        pytest.raises(UserError, match="another process is fetching"),
     ):
         fetch()
 
@@ -187,17 +194,19 @@ def test_offline_says_which_file_where_and_what_still_works(place, server):
     port = server.server_port
     reason = embedders.unavailable("panns_cnn14_16k")
     assert f"Cnn14_16k_mAP=0.438.pth is not in the directory $SOUNDMILL_WEIGHTS, {place}" in reason
-    assert f"3,000,000 bytes, from http://127.0.0.1:{port}/file.pth" in reason
+    assert f"3,000,000 bytes from http://127.0.0.1:{port}/file.pth" in reason
     assert reason.endswith("Available without it: tagger")
     place.mkdir()
     (place / "yamnet.tflite").write_bytes(b"another network")
     assert embedders.unavailable("panns_cnn14_16k").endswith("Available without it: tagger, yamnet")
     assert embedders.unavailable("yamnet") is None  # whether it is the right one shows when it is loaded
-    with pytest.raises(UserError, match=r"yamnet\.tflite: not the published weights"):
+    with pytest.raises(UserError, match=r"yamnet\.tflite: not the weights this project scores with"):
         embedders.load("yamnet", place)
     server.shutdown()
     server.server_close()
-    with pytest.raises(UserError, match=r"cannot fetch .* 0 of 3,000,000 bytes are kept.*Without a connection, put the file"):
+    with pytest.raises(
+        UserError, match=r"could not be fetched .* 0 of 3,000,000 bytes are here.*Without a connection, put the file"
+    ):
         fetch()
 
 
@@ -205,23 +214,27 @@ def test_without_the_variable_weights_lie_in_the_users_cache(tmp_path, monkeypat
     monkeypatch.delenv("SOUNDMILL_WEIGHTS", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert pretrained.directory() == tmp_path / "soundmill"
-    assert f"is not in {tmp_path / 'soundmill'} ($SOUNDMILL_WEIGHTS sets another directory)" in pretrained.unavailable("vggish")
+    assert f"is not in {tmp_path / 'soundmill'} ($SOUNDMILL_WEIGHTS names another directory)" in pretrained.unavailable(
+        pretrained.VGGISH
+    )
 
 
-def test_unknown_weights_are_refused():
-    with pytest.raises(UserError, match="did you mean 'vggish'"):
-        pretrained.path("vgish")
+def test_every_embedder_is_declared_in_its_module_under_its_name():
+    for name in embedders.NAMES:
+        declared = embedders.find(name)
+        assert declared.missing
+        assert declared.weights is None or declared.weights.name == name
 
 
-def test_the_registry_is_complete():
-    for name, entry in pretrained.REGISTRY.items():
+def test_published_weights_are_declared_completely():
+    for name, entry in embedders.published().items():
         assert re.fullmatch("[0-9a-f]{64}", entry.sha256), name
         assert entry.md5 is None or re.fullmatch("[0-9a-f]{32}", entry.md5)
         assert entry.url.startswith("https://")
         assert entry.num_bytes > 1e6
         assert entry.licence
         assert entry.source
-    assert pretrained.REGISTRY["vggish"].sha256.startswith("10086976")  # as its file's name has it
+    assert pretrained.VGGISH.sha256.startswith("10086976")  # as its file's name has it
 
 
 def test_the_command(place, server):
@@ -232,7 +245,7 @@ def test_the_command(place, server):
     server.breaks = 1
     failed = soundmill("fetch", "panns_cnn14_16k")
     assert failed.exit_code == 1
-    assert "resumes there" in failed.stderr
+    assert "resumes" in failed.stderr
     assert soundmill("fetch", "panns_cnn14_16k").stdout.strip() == str(place / "Cnn14_16k_mAP=0.438.pth")
     assert "ok  panns_cnn14_16k" in soundmill("list").stdout
     assert soundmill("path", "panns_cnn14_16k").stdout.strip() == str(place / "Cnn14_16k_mAP=0.438.pth")
@@ -240,5 +253,7 @@ def test_the_command(place, server):
     (place / "Cnn14_16k_mAP=0.438.pth").write_bytes(b"torn")
     failed = soundmill("verify")
     assert failed.exit_code == 1
-    assert "not the published weights" in failed.stderr
+    assert "not the weights" in failed.stderr
     assert soundmill("path", "vggish").exit_code == 1
+    assert "unknown weights 'vgish'; did you mean 'vggish'" in soundmill("path", "vgish").stderr
+    assert "clap: downloaded from the Hugging Face hub" in soundmill("list").stderr

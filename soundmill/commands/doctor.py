@@ -111,9 +111,11 @@ def _disk(root: Path) -> Finding:
 
 def _weights(root: Path) -> Finding:
     from soundmill import pretrained
+    from soundmill.evaluation import embedders
 
-    missing = [name for name in pretrained.REGISTRY if pretrained.unavailable(name)]
-    here = [name for name in pretrained.REGISTRY if name not in missing]
+    published = embedders.published()
+    missing = [name for name, weights in published.items() if pretrained.unavailable(weights)]
+    here = [name for name in published if name not in missing]
     present = f"{', '.join(here) or 'none'} in {pretrained.directory()}"
     if not missing:
         return Finding("weights", "ok", present)

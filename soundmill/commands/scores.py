@@ -20,8 +20,8 @@ Embedders = Annotated[
     list[str] | None,
     typer.Option(
         "--embedder",
-        help="Instead of a protocol: all metrics with this embedder: yamnet (default), vggish, panns_cnn14_16k, "
-        "panns_cnn14_32k, clap or tagger; repeatable.",
+        help="Instead of a protocol: all metrics with this embedder (default: yamnet); repeatable. "
+        "`soundmill weights list` names them.",
     ),
 ]
 ScoreSeed = Annotated[
@@ -38,7 +38,7 @@ def evaluate(
     reference: Annotated[Path, typer.Argument(help="Folder of real sounds to compare with.")],
     protocol: Protocol = None,
     embedder: Embedders = None,
-    training: Annotated[Path | None, typer.Option(help="Folder of training sounds, to search for copies.")] = None,
+    training: Annotated[Path | None, typer.Option(help="Folder of training sounds: look for copies of them.")] = None,
     captions: Annotated[
         Path | None, typer.Option(help="Prompts for the CLAP score: a csv with the columns id and caption.")
     ] = None,
@@ -132,7 +132,7 @@ def _scoring(
 
     if protocol and embedder:
         raise UserError("--protocol and --embedder exclude each other: a protocol names its embedders; give one of them")
-    chosen = protocols.load(protocol) if protocol else protocols.load("project").judged_by(embedder or ["yamnet"])
+    chosen = protocols.load(protocol) if protocol else protocols.load("project").with_embedders(embedder or ["yamnet"])
     if seed is not None:
         chosen = chosen.model_copy(update={"seed": seed})
     try:

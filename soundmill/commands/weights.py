@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from soundmill.errors import UserError
+from soundmill.params import did_you_mean
+
+if TYPE_CHECKING:
+    from soundmill.pretrained import Weights
 
 app = typer.Typer(no_args_is_help=True, help="Weights of embedders and classifiers: in $SOUNDMILL_WEIGHTS, else the user's cache.")
 
@@ -19,8 +23,9 @@ WeightsNames = Annotated[list[str] | None, typer.Argument(help="Names from `soun
 def list_weights() -> None:
     """List the known weights: whether they are here, size, licence, file, source and digest."""
     from soundmill import pretrained
+    from soundmill.evaluation import embedders
 
-    for name, entry in pretrained.REGISTRY.items():
+    for name, entry in embedders.published().items():
         path = pretrained.directory() / entry.file
         if not path.is_file():
             state, color = "--", "yellow"
@@ -31,7 +36,9 @@ def list_weights() -> None:
         )
         typer.echo(f"{'':4}{entry.source}\n{'':4}sha256 {entry.sha256}")
     typer.echo(f"ok: in {pretrained.directory()}; !!: wrong size; `soundmill weights fetch` fixes it.", err=True)
-    typer.echo("clap is downloaded from the Hugging Face hub on first use.", err=True)
+    for name in embedders.NAMES:
+        if name not in embedders.published():
+            typer.echo(f"{name}: {embedders.find(name).origin}", err=True)
 
 
 @app.command("fetch")
@@ -42,8 +49,8 @@ def fetch_weights(
     """Download weights, or resume an interrupted download; only verified files are installed."""
     from soundmill import pretrained
 
-    for name in names or pretrained.REGISTRY:
-        typer.echo(pretrained.fetch(name, mirror, progress=sys.stderr.isatty()))
+    for weights in _published(names):
+        typer.echo(pretrained.fetch(weights, mirror, progress=sys.stderr.isatty()))
 
 
 @app.command("verify")
@@ -52,9 +59,11 @@ def verify_weights(names: WeightsNames = None) -> None:
     from soundmill import pretrained
 
     wrong = []
-    for name in names or [name for name in pretrained.REGISTRY if not pretrained.unavailable(name)]:
+    for weights in _published(names):
+        if not names and pretrained.unavailable(weights):
+            continue
         try:
-            typer.echo(f"{typer.style('ok', fg='green')}  {pretrained.verify(name)}")
+            typer.echo(f"{typer.style('ok', fg='green')}  {pretrained.verify(weights)}")
         except UserError as error:
             wrong.append(str(error))
     if wrong:
@@ -66,4 +75,16 @@ def path_of_weights(name: str) -> None:
     """Verify a file and print its path."""
     from soundmill import pretrained
 
-    typer.echo(pretrained.path(name))
+    (weights,) = _published([name])
+    typer.echo(pretrained.path(weights))
+
+
+def _published(names: list[str] | None) -> list[Weights]:
+    """The weights of these names, else all; an unknown name raises UserError."""
+    from soundmill.evaluation import embedders
+
+    published = embedders.published()
+    for name in names or ():
+        if name not in published:
+            raise UserError(f"unknown weights {name!r}{did_you_mean(name, list(published))}; there are {', '.join(published)}")
+    return [published[name] for name in names or published]

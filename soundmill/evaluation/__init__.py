@@ -1,1 +1,1 @@
-"""Judging generated sounds by named protocols: files in, scores with baselines and a report page out."""
+"""Scoring generated sounds under named protocols: files in, scores with baselines and a report page out."""

@@ -1,8 +1,8 @@
-"""A cache of embeddings: Parquet files by content of the sound, below a directory for each way of embedding.
+"""A cache of embeddings: Parquet files keyed by the sounds' content, one directory per embedder configuration.
 
-A file is complete when it appears and is never changed, so any number of processes may read and add at once; an embedding that two
-of them made at the same time may be stored twice and is read once. Sounds are keyed by the digest of their content, not by name.
-A file's name is the digest of its bytes; `drop_damaged` removes those whose bytes differ.
+Files appear complete and never change, so any number of processes may read and add at once. An embedding that two processes
+compute at the same time is stored twice and read once. A file's name is the digest of its bytes; `drop_damaged` removes those that
+differ.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,7 +26,7 @@ from soundmill.evaluation.wave_facts import WaveFacts
 EMBEDDINGS = pa.schema(
     [
         ("key", pa.string()),  # digest of the sound's content
-        ("num_samples", pa.int64()),  # of the sound before it went to the embedder, at
+        ("num_samples", pa.int64()),  # of the sound before resampling for the embedder, at
         ("sample_rate", pa.int32()),
         ("silent", pa.bool_()),
         ("clipped", pa.bool_()),
@@ -37,10 +37,10 @@ EMBEDDINGS = pa.schema(
     ]
 )
 FACTS = [name for name in EMBEDDINGS.names if name not in ("frames", "logits")]
-ROWS_PER_GROUP = 16  # what is read to reach one sound
-GROUPS_HELD = 16
+ROWS_PER_GROUP = 16  # read together to access one sound
+GROUPS_HELD = 16  # in memory
 UNFINISHED = ".adding-"
-LAYOUT = 2  # version of a directory's layout; part of its key
+LAYOUT = 2  # version of the directory's layout; part of its key
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Facts of an embedded sound, read without its embedding."""
+    """Facts of an embedded sound, which are read without its embedding."""
 
     wave: WaveFacts
     sample_rate: int
@@ -68,7 +68,7 @@ class Facts:
 
 
 def add(directory: Path, embeddings: Iterable[Embedding]) -> None:
-    """Add embeddings as one file; it appears whole or not at all, and not where there are none."""
+    """Add embeddings as one file, atomically; nothing is written if there are none."""
     directory.mkdir(parents=True, exist_ok=True)
     with _opened(directory) as handle:
         disk.lock(handle, shared=True)
@@ -96,7 +96,7 @@ def add(directory: Path, embeddings: Iterable[Embedding]) -> None:
 
 @contextlib.contextmanager
 def _opened(directory: Path) -> Iterator[int]:
-    """A handle to lock the directory by: shared by all who add, exclusive for `sweep`."""
+    """A handle for locking the directory: shared while adding, exclusive in `remove_unfinished`."""
     handle = os.open(directory, os.O_RDONLY)
     try:
         yield handle
@@ -104,24 +104,24 @@ def _opened(directory: Path) -> Iterator[int]:
         os.close(handle)
 
 
-def sweep(directory: Path) -> None:
-    """Remove what killed runs left unfinished, unless somebody is adding at the moment."""
-    left = list(directory.glob(f"{UNFINISHED}*"))
-    if left:
+def remove_unfinished(directory: Path) -> None:
+    """Remove unfinished files of killed runs, unless another process is adding at the moment."""
+    unfinished = list(directory.glob(f"{UNFINISHED}*"))
+    if unfinished:
         with _opened(directory) as handle:
             if disk.try_lock(handle):
-                for place in left:
+                for place in unfinished:
                     shutil.rmtree(place, ignore_errors=True)
 
 
 def drop_damaged(directory: Path, workers: int) -> list[str]:
-    """Remove files whose bytes changed since they were written, as by a failing disk; returns their names.
+    """Remove files whose bytes have changed since they were written (a failing disk); returns their names.
 
-    Parquet itself would notice only a part of such damage.
+    Parquet's own checks would notice only part of such damage.
     """
     paths = sorted(directory.glob("*.parquet"))
     digests = hashing.file_digests([bytes(path) for path in paths], workers=workers)
-    # One that is gone was removed by another run.
+    # A file that has disappeared was removed by another run.
     damaged = [path for path, digest in zip(paths, digests, strict=True) if digest != path.stem and path.exists()]
     for path in damaged:
         path.unlink(missing_ok=True)
@@ -129,15 +129,14 @@ def drop_damaged(directory: Path, workers: int) -> list[str]:
 
 
 class Embedded:
-    """The wanted sounds that a directory has, by key; embeddings are read from disk at each access."""
+    """The sounds with these keys that a directory has; embeddings are read from disk at each access."""
 
-    def __init__(self, directory: Path, wanted: Collection[str]):
-        wanted = wanted if isinstance(wanted, (set, frozenset, dict)) else set(wanted)
+    def __init__(self, directory: Path, keys: set[str]):
         self.facts: dict[str, Facts] = {}
         self._places: dict[str, tuple[str, int, int]] = {}  # file, row group, row within
         for path in sorted(directory.glob("*.parquet")):
             for row, facts in enumerate(_read_facts(path)):
-                if facts["key"] in wanted and facts["key"] not in self.facts:
+                if facts["key"] in keys and facts["key"] not in self.facts:
                     wave = WaveFacts(facts["num_samples"], facts["silent"], facts["clipped"], facts["digest"])
                     self.facts[facts["key"]] = Facts(wave, facts["sample_rate"], facts["patches"])
                     self._places[facts["key"]] = (str(path), *divmod(row, ROWS_PER_GROUP))
@@ -146,7 +145,7 @@ class Embedded:
         return key in self.facts
 
     def frames(self, key: str) -> np.ndarray:
-        """Patches [P, D] float32 of a sound; [0, 0] of one that was too short for any."""
+        """Patches [P, D] float32 of a sound; [0, 0] if it was too short for one."""
         flat = np.frombuffer(self._cell(key, "frames"), "<f4")
         patches = self.facts[key].patches
         return flat.reshape(patches, -1) if patches else flat.reshape(0, 0)

@@ -1,7 +1,6 @@
-"""The seven top-level categories of AudioSet's ontology, by the names of its classes and of other corpora's labels.
+"""The seven top-level categories of the AudioSet ontology (Gemmeke et al. 2017, CC BY-SA 4.0) for its classes and other labels.
 
-Names from the AudioSet ontology (Gemmeke et al. 2017, CC BY-SA 4.0). A class that stands below several of the seven counts to
-the first of them in the order here.
+A class with several of the categories is listed under the first of them.
 """
 
 from __future__ import annotations
@@ -99,7 +98,7 @@ CLASSES = {
     """,
 }
 
-# Of ESC-50, of the folders of ESC-10, and of the embedded corpus, where AudioSet has another name.
+# Labels of ESC-50, ESC-10 and the embedded corpus that differ from AudioSet's names.
 OTHERS = {
     "human sounds": "crying baby; baby cry; sneezing; person sneeze; coughing; laughing; footsteps; drinking sipping",
     "animals": "dog bark; hen; insects; crickets; chirping birds; cow; rooster",
@@ -113,7 +112,7 @@ OTHERS = {
 
 
 def category_of(label: str) -> str | None:
-    """The kind of sound that a label names, whatever its case and with `_` for spaces or without; None where it is not known."""
+    """The category of a label, or None; case does not matter, and `_` counts as a space."""
     return _categories().get(_plain(label))
 
 

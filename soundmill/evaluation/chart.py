@@ -1,4 +1,4 @@
-"""The scores as a chart: each a point with its interval, among its baselines."""
+"""A chart of the scores: each is a point with its interval, among its baselines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from soundmill.evaluation.score_rows import BETTER, SHARES, TITLES, Row, number, rows_of
+from soundmill.evaluation.score_rows import BETTER, SHARES, TITLES, ScoreRow, number, rows_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,13 +27,13 @@ COLOURS = {
     "chance": "#868e96",
 }
 WIDEST_RATIO = 200.0
-ONE_COLUMN = 4  # scores under each other; more stand in two columns
-# Inches: the figure's width by columns, a score's line, the room above a scale for its title, and beside it; letters apart.
+ONE_COLUMN = 4  # scores; more are drawn in two columns
+# Inches: the figure's width by columns, height of a score, space above (title) and beside a scale, gap between labels.
 WIDTHS, LINE, ABOVE, BESIDE, GAP = {1: 10.0, 2: 11.5}, 1.6, 0.45, 0.4, 0.08
 
 
 def draw(metrics: Mapping[str, Any]) -> Figure:
-    """Every score as a point with its interval on a horizontal scale, among its baselines."""
+    """One horizontal scale per score."""
     from soundmill.drawing import Figure
 
     rows = [row for row in rows_of(metrics) if row.value is not None]
@@ -58,8 +58,8 @@ def draw(metrics: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _draw_row(axes: Axes, row: Row, width: float) -> None:
-    """One scale, so many inches wide: the baselines below the line, the generated sounds above it."""
+def _draw_row(axes: Axes, row: ScoreRow, width: float) -> None:
+    """One scale `width` inches wide: baselines below the line, the generated sounds above it."""
     values = [*row.baselines.values(), row.value, *(edge for edge in (row.low, row.high) if edge is not None)]
     scale = _scale_of(row.metric, values)
     if scale == "logarithmic":
@@ -82,14 +82,16 @@ def _draw_row(axes: Axes, row: Row, width: float) -> None:
     axes.axhline(0, color="#ced4da", linewidth=3, solid_capstyle="round", zorder=1)
 
     above = partial(axes.annotate, xy=(0, 1), xycoords="axes fraction", textcoords="offset points", annotation_clip=False)
-    title = f"{TITLES[row.metric]} · {row.judge}"
+    title = f"{TITLES[row.metric]} · {row.embedder}"
     above(title, xytext=(0, 14), fontsize=11, fontweight="bold", color="#343a40")
     better = "† ranks no models" if row.unranked else "more is better →" if BETTER[row.metric] == "higher" else "← less is better"
     above(f"{better}, {scale} scale", xytext=(0, 1), fontsize=8.5, color="#c92a2a" if row.unranked else "#868e96")
 
     ordered = sorted(row.baselines.items(), key=lambda item: item[1])
     texts = [
-        axes.text(0, -0.48, f"{TITLES[name]}\n{number(row, value)}", ha="center", va="top", fontsize=8.5, color=COLOURS[name])
+        axes.text(
+            0, -0.48, f"{TITLES[name]}\n{number(row.metric, value)}", ha="center", va="top", fontsize=8.5, color=COLOURS[name]
+        )
         for name, value in ordered
     ]
     for text, (name, value), x in zip(texts, ordered, _beside(texts, [value for _, value in ordered], width), strict=True):
@@ -103,15 +105,15 @@ def _draw_row(axes: Axes, row: Row, width: float) -> None:
         [row.value], [0], marker="D", markersize=10, color=COLOURS["generated"], markeredgecolor="white", zorder=4, clip_on=False
     )
     text = axes.text(
-        row.value, 0.45, f"{row.role} {number(row, row.value)}", ha="center", va="center", fontsize=10, fontweight="bold",
+        row.value, 0.45, f"{row.role} {number(row.metric, row.value)}", ha="center", va="center", fontsize=10, fontweight="bold",
         color=COLOURS["generated"],
     )  # fmt: skip
     text.set_x(_beside([text], [row.value], width)[0])
 
 
 def _beside(texts: Sequence[Text], values: Sequence[float], width: float) -> list[float]:
-    """Where texts stand beside each other within a scale, so many inches wide: each as close to its value, in rising order, as the
-    others let it, by least squares."""
+    """Positions of texts on a scale `width` inches wide: without overlap and, by least squares, as close as possible to their
+    ascending values."""
     from scipy.optimize import isotonic_regression
 
     if not texts:
@@ -121,13 +123,13 @@ def _beside(texts: Sequence[Text], values: Sequence[float], width: float) -> lis
     gap = GAP / width
     offsets = np.cumsum([0, *((a + b) / 2 + gap for a, b in pairwise(share))])
     to_share = axes.transData + axes.transAxes.inverted()
-    wanted = to_share.transform([(value, 0) for value in values])[:, 0] - offsets
-    placed = np.clip(isotonic_regression(wanted).x, share[0] / 2, 1 - share[-1] / 2 - offsets[-1]) + offsets
+    preferred = to_share.transform([(value, 0) for value in values])[:, 0] - offsets
+    placed = np.clip(isotonic_regression(preferred).x, share[0] / 2, 1 - share[-1] / 2 - offsets[-1]) + offsets
     return to_share.inverted().transform([(x, 0) for x in placed])[:, 0].tolist()
 
 
 def _scale_of(metric: str, values: Sequence[float]) -> str:
-    """Ratios are what counts in a distance, unless one is nearly zero and would take all the room, or below it."""
+    """Logarithmic for distances, square-root if one is almost zero, linear for shares and negative values."""
     if metric in (*SHARES, "density", "clap_score", "is") or min(values) < 0:
         return "linear"
     return "logarithmic" if min(values) > 0 and max(values) / min(values) <= WIDEST_RATIO else "square-root"

@@ -1,18 +1,19 @@
-"""KL divergence between a classifier's outputs for a real clip and for the sound generated in its place, over pairs by clip id."""
+"""KL divergence between a classifier's outputs for a real clip and for the generated sound of the same id."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
 from soundmill.errors import UserError
 
-EPSILON = 1e-6  # added to the generated sound's probabilities, as audioldm_eval does
+LISTED = 20  # ids named in a message, at most
+EPSILON = 1e-6  # added to the generated sound's probabilities, as in audioldm_eval
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities over the last axis, in float64, stable for any size of logit."""
+    """Probabilities over the last axis, float64; numerically stable for any logits."""
     logits = np.asarray(logits, dtype=np.float64)
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return powers / powers.sum(axis=-1, keepdims=True)
@@ -22,44 +23,51 @@ def kl_divergence(reference: np.ndarray, generated: np.ndarray, epsilon: float) 
     """KL(reference ‖ generated) = Σ p·(ln p − ln(q + ε)) over the last axis of two sets of probabilities, in nats."""
     p, q = np.asarray(reference, dtype=np.float64), np.asarray(generated, dtype=np.float64)
     if p.shape[-1] != q.shape[-1]:
-        raise UserError(f"probabilities over {p.shape[-1]} and {q.shape[-1]} classes cannot be compared: one classifier for both")
+        raise UserError(
+            f"probabilities over {p.shape[-1]} and {q.shape[-1]} classes cannot be compared: use one classifier for both"
+        )
     terms = np.zeros(np.broadcast_shapes(p.shape, q.shape))
     p = np.broadcast_to(p, terms.shape)
-    held = p > 0  # 0·ln 0 = 0
-    terms[held] = p[held] * (np.log(p[held]) - np.log(np.broadcast_to(q, terms.shape)[held] + epsilon))
+    positive = p > 0  # 0·ln 0 = 0
+    terms[positive] = p[positive] * (np.log(p[positive]) - np.log(np.broadcast_to(q, terms.shape)[positive] + epsilon))
     return terms.sum(axis=-1)
 
 
 def paired_kl(reference: Mapping[str, np.ndarray], generated: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """KL(ref ‖ gen) of the softmaxed logits of every clip id, sorted by id; an id without its partner raises UserError."""
+    """KL(reference ‖ generated) of the softmaxed logits by clip id, sorted; an id without its partner raises UserError."""
     check_pairs(reference, generated)
     divergences, bad = {}, {"reference": [], "generated": []}
     for clip_id in sorted(generated):
-        pair = {"reference": reference[clip_id], "generated": generated[clip_id]}  # once: they may be read from disk
-        wrong = [name for name, logits in pair.items() if not np.isfinite(logits).all()]
-        for name in wrong:
+        pair = {"reference": reference[clip_id], "generated": generated[clip_id]}  # read once: they may be on disk
+        not_finite = [name for name, logits in pair.items() if not np.isfinite(logits).all()]
+        for name in not_finite:
             bad[name].append(clip_id)
-        if not wrong:
+        if not not_finite:
             divergences[clip_id] = float(kl_divergence(softmax(pair["reference"]), softmax(pair["generated"]), EPSILON))
     for name, ids in bad.items():
         if ids:
-            raise UserError(f"classifier logits of {name} {names_of(ids)} are not finite; the sound or the weights are at fault")
+            raise UserError(f"classifier logits of {name} {names_of(ids)} are not finite; check the sounds and the weights")
     return divergences
 
 
-def check_pairs(reference: Mapping[str, object], generated: Mapping[str, object]) -> None:
-    """Raise UserError, naming ids, unless both sides hold the same clip ids, and at least one."""
-    lonely = sorted(set(generated) - set(reference))
+def check_pairs(reference: Collection[str], generated: Collection[str]) -> None:
+    """Raise UserError, naming ids, unless both sets have the same clip ids, and at least one."""
+    unpaired = sorted(set(generated) - set(reference))
     missing = sorted(set(reference) - set(generated))
-    if lonely:
-        raise UserError(f"no reference clip for generated {names_of(lonely)}; a pair is never skipped")
+    if unpaired:
+        raise UserError(f"no reference clip for generated {names_of(unpaired)}; pairs are never skipped")
     if missing:
-        raise UserError(f"no generated sound for reference {names_of(missing)}; a pair is never skipped")
+        raise UserError(f"no generated sound for reference {names_of(missing)}; pairs are never skipped")
     if not generated:
         raise UserError("no pairs of reference and generated sounds to compare")
 
 
-def names_of(ids: list[str]) -> str:
-    """Of clips, for people."""
-    shown = ", ".join(ids[:10])
-    return f"clip {shown}" if len(ids) == 1 else f"clips {shown}{f' and {len(ids) - 10} more' if len(ids) > 10 else ''}"
+def named(ids: Sequence[str]) -> str:
+    """Ids in a message."""
+    more = len(ids) - LISTED
+    return ", ".join(ids[:LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
+def names_of(ids: Sequence[str]) -> str:
+    """Ids of clips in a message."""
+    return f"{'clip' if len(ids) == 1 else 'clips'} {named(ids)}"

@@ -1,11 +1,11 @@
-"""Folders of sounds in, a result out: scores by a named protocol, with baselines, and what a result needs to be reproduced."""
+"""Scores of folders of sounds under a protocol, with baselines and provenance."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from soundmill.evaluation import comparison, features, folders, memorisation, sc
 from soundmill.evaluation.library import Library, Members, Setup, about_damaged, embed, rounded
 from soundmill.evaluation.scorer import Comparisons
 
-MOST_CLASSES = 200  # folders that are shown as classes
+MAX_CLASSES = 200  # folders that are shown as classes
 NO_PROMPTS = "no prompts are given (--captions)"
-UNPAIRED = "equal names are declared to mean nothing"
+UNPAIRED = "equal names are ignored (--unpaired)"
 NO_PAIRS = "the folders have no ids in common"
 
 
@@ -43,36 +43,35 @@ def evaluate(
     unpaired: bool = False,
     training: Path | None = None,
     captions: Path | None = None,
-    made_of_reference: bool = False,
+    reconstructions: bool = False,
 ) -> Evaluation:
     """Score the sounds below one folder against those below another.
 
-    Whatever cannot be decoded, and of pairs whatever lacks its partner, raises a UserError that names all of it. `unpaired`: equal
-    ids mean nothing. `made_of_reference`: sounds are reconstructions or transformations of the reference's of the same ids, and
-    distances of waves are measured, too. `training`: a folder of sounds of which generated ones may be copies; `captions`: a csv of
-    prompts.
+    Sounds that cannot be decoded, or that lack a partner, raise a UserError naming them all. `unpaired`: equal ids are ignored.
+    `reconstructions`: sounds are reconstructions of the reference's sounds with the same ids, so distances of waves are measured,
+    too. `training`: a folder of training sounds, to search for copies of them. `captions`: a csv of prompts.
     """
-    given = setup.read(generated, reference, *([training] if training else []))
-    sides, trained = {"generated": given[0], "reference": given[1]}, given[2] if training else None
+    folders_read = setup.read(generated, reference, *([training] if training else []))
+    sides, trained = {"generated": folders_read[0], "reference": folders_read[1]}, folders_read[2] if training else None
     about = folders.about(generated)
     paired = not unpaired and folders.pairs(sides["generated"], sides["reference"])
-    if made_of_reference and not paired:
+    if reconstructions and not paired:
         raise UserError(
-            f"{generated}: none of its names is in {reference}, so these are no reconstructions of those; leave out --paired"
+            f"{generated}: its names are not those in {reference}, so these are not reconstructions; leave out --paired"
         )
     if captions and "clap" not in setup.protocol.embedders:
-        raise UserError(f"{captions}: only clap reads captions, and it does not judge here; add --embedder clap")
+        raise UserError(f"{captions}: only clap reads captions; add --embedder clap")
     prompts = folders.read_captions(captions, sides["generated"]) if captions else {}
     members = {role: Members.of(role, folder.ids) for role, folder in sides.items()}
     sounds = {role: {sound.clip_id: sound for sound in folder.sounds} for role, folder in sides.items()}
     library = embed(setup, sounds, members["reference"])
     library.texts = prompts
-    made_of_reference |= paired and about.made_by == "reconstruct"
-    comparisons = _comparisons(library, members, paired, made_of_reference, UNPAIRED if unpaired else NO_PAIRS)
+    reconstructions |= paired and about.made_by == "reconstruct"
+    comparisons = _comparisons(library, members, paired, reconstructions, UNPAIRED if unpaired else NO_PAIRS)
     scored = scorer.score(setup, library, comparisons, about.trained_against)
     metrics = scorer.describe(library, members)
     metrics["counts"] |= {"pairs": len(members["generated"]) if paired else 0}
-    metrics["counts"] |= {role: len(library.sounds[role]) for role in features.MADE_UP}
+    metrics["counts"] |= {role: len(library.sounds[role]) for role in features.SYNTHETIC}
     metrics["trained_against"] = list(about.trained_against)
     metrics["warnings"] = [*scored.warnings, *metrics["warnings"]]
     metrics["warnings"] += [f"{folder.root}: {remark}" for folder in sides.values() for remark in folder.remarks]
@@ -93,22 +92,22 @@ def evaluate(
 
 
 def _comparisons(
-    library: Library, members: Mapping[str, Members], paired: bool, made_of_reference: bool, why_unpaired: str
+    library: Library, members: Mapping[str, Members], paired: bool, reconstructions: bool, why_unpaired: str
 ) -> Comparisons:
     generated, reference = members["generated"], members["reference"]
-    made_up = {role: Members.of(role, library.sounds[role]) for role in features.MADE_UP}
+    synthetic = {role: Members.of(role, library.sounds[role]) for role in features.SYNTHETIC}
     sets = {"generated": (generated, reference), "floor": _halves(reference, library.setup.protocol.seed)}
-    sets |= {role: (sounds, reference) for role, sounds in made_up.items()}
+    sets |= {role: (sounds, reference) for role, sounds in synthetic.items()}
     pairs, prompts = {}, {}
     if paired:
         pairs = {"generated": (generated, reference)} | {
-            role: (sounds, reference.only(sounds.ids)) for role, sounds in made_up.items()
+            role: (sounds, reference.only(sounds.ids)) for role, sounds in synthetic.items()
         }
     if library.texts:
         texts = Members.of("prompts", library.texts)
         prompts = {"generated": (generated, texts)} | ({"floor": (reference, texts)} if paired else {})
-        prompts |= {role: (library.made_up(role, texts.ids), texts) for role in features.MADE_UP}
-    waves = (generated, reference) if made_of_reference else None
+        prompts |= {role: (library.synthetic(role, texts.ids), texts) for role in features.SYNTHETIC}
+    waves = (generated, reference) if reconstructions else None
     return Comparisons(sets, pairs, prompts, waves, why_not={"pairs": why_unpaired, "prompts": NO_PROMPTS})
 
 
@@ -118,36 +117,37 @@ def _halves(members: Members, seed: int) -> tuple[Members, Members]:
 
 
 def compare(setup: Setup, a: Path, b: Path, reference: Path, unpaired: bool = False) -> dict[str, Any]:
-    """Whether one of two sets of sounds of the same ids is better: the JSON document, by score as `comparison.compare` gives it.
+    """Compare two sets of sounds with the same ids; returns the JSON document, with the results of `comparison.compare` by score.
 
-    A score that ranks no models for this reference and these models says so, and calls neither better.
+    For a score that ranks no models, `better` is "unranked".
     """
     protocol = setup.protocol
     sides = dict(zip(("a", "b", "reference"), setup.read(a, b, reference), strict=True))
     paired = not unpaired and folders.pairs(sides["a"], sides["reference"])
     if not folders.pairs(sides["a"], sides["b"]):
-        raise UserError(f"{a} and {b} have no ids in common: two models are compared by what they made of the same prompts")
+        raise UserError(f"{a} and {b} have no ids in common: models are compared on the same prompts")
     members = {role: Members.of(role, folder.ids) for role, folder in sides.items()}
     sounds = {role: {sound.clip_id: sound for sound in folder.sounds} for role, folder in sides.items()}
     library = embed(setup, sounds, members["reference"])
     against = sorted({name for folder in (a, b) for name in folders.about(folder).trained_against})
-    named = {"generated": members["a"], "reference": members["reference"]}
-    comparisons = _comparisons(library, named, paired, False, UNPAIRED if unpaired else NO_PAIRS)
-    scored = scorer.score(setup.without_intervals(), library, comparisons, against)
-    results, lacking = {}, dict(scored.left_out)
-    wanted = [score for score in protocol.scores if score.key not in lacking]
-    with setup.progress(len(wanted) * (1 + protocol.replicates), "compare", "resample") as tick:
-        for score in wanted:
-            views = [library.view(score.embedder, members[role]) for role in sides]
-            first, second, real = (scorer.side(view, score.metric) for view in views)
+    of_a = {"generated": members["a"], "reference": members["reference"]}
+    comparisons = _comparisons(library, of_a, paired, False, UNPAIRED if unpaired else NO_PAIRS)
+    without_intervals = replace(setup, protocol=protocol.model_copy(update={"replicates": 0}))
+    scored = scorer.score(without_intervals, library, comparisons, against)
+    results, left_out = {}, dict(scored.left_out)
+    specs = [spec for spec in protocol.scores if spec.key not in left_out]
+    with setup.progress(len(specs) * (1 + protocol.replicates), "compare", "resample") as tick:
+        for spec in specs:
+            views = [library.view(spec.embedder, members[role]) for role in sides]
+            first, second, real = (scorer.side(view, spec.metric) for view in views)
             try:
-                results[score.key] = comparison.compare(
-                    score.metric, first, second, real, seed=protocol.seed, replicates=protocol.replicates, progress=tick
+                results[spec.key] = comparison.compare(
+                    spec.metric, first, second, real, seed=protocol.seed, replicates=protocol.replicates, progress=tick
                 )
             except UserError as error:
-                lacking[score.key] = str(error)
+                left_out[spec.key] = str(error)
     if not results:
-        lines = "".join(f"\n  {key}: {why}" for key, why in lacking.items())
+        lines = "".join(f"\n  {key}: {why}" for key, why in left_out.items())
         raise UserError(f"no score of protocol {protocol.label} can be measured of these sounds:{lines}")
     for key in scored.unranked.keys() & results.keys():
         results[key]["better"] = "unranked"
@@ -157,23 +157,23 @@ def compare(setup: Setup, a: Path, b: Path, reference: Path, unpaired: bool = Fa
         | ({"damaged": len(library.damaged)} if library.damaged else {}),
         "files": {role: library.digest(members[role]) for role in sides},
         "comparison": {key: _rounded(result) for key, result in results.items()},
-        "left_out": lacking,
+        "left_out": left_out,
         "unranked": scored.unranked,
         "warnings": [f"{key}: {text}" for key, result in results.items() for text in result["warnings"]]
-        + [f"{key} is left out: {why}." for key, why in lacking.items()]
+        + [f"{key} is left out: {why}." for key, why in left_out.items()]
         + [f"{key} ranks no models: {why}." for key, why in scored.unranked.items()]
         + ([about_damaged(library.damaged)] if library.damaged else []),
     }
 
 
 def write_json(document: Mapping[str, Any], path: Path) -> None:
-    """Write a result as JSON; the file appears whole or not at all."""
+    """Write a result as JSON, atomically."""
     text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     disk.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def user_cache() -> Path:
-    """Where embeddings are kept, unless another place is named."""
+    """The default directory of cached embeddings."""
     import pooch
 
     return Path(pooch.os_cache("soundmill")) / "embeddings"
@@ -184,12 +184,12 @@ def _rounded(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _classes(of: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """Means of the clips' own values by first folder; nothing where there are no folders."""
+    """Means of the clips' values by top-level folder; empty if there are no folders."""
     by_class: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for key, values in of.items():
         for clip_id, value in values.items():
             by_class[clip_id.partition("/")[0] if "/" in clip_id else ""][key].append(value)
-    if len(by_class) < 2 or len(by_class) > MOST_CLASSES:
+    if len(by_class) < 2 or len(by_class) > MAX_CLASSES:
         return {}
     return {
         name: {"generated": max(map(len, of.values()))} | {key: rounded(float(np.mean(values))) for key, values in of.items()}

@@ -1,4 +1,4 @@
-"""A family's generated sounds scored against the corpus's real clips, with its codec, a linear probe and a search for copies."""
+"""Scores of a family's generated sounds against real clips, with the codec line, a linear probe and a search for copies."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from soundmill.evaluation import features, folders, memorisation, probe, scorer,
 from soundmill.evaluation import sets as sets_of
 from soundmill.evaluation.library import Library, Members, Setup, about_damaged, embed, in_files, in_shards, rounded
 from soundmill.evaluation.scorer import Scored
-from soundmill.evaluation.sets import Clip, Sets
+from soundmill.evaluation.sets import CatalogClip, Sets
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where the sounds and real clips of a family are."""
+    """The sounds and real clips of a family."""
 
-    catalog: Sequence[Clip]
+    catalog: Sequence[CatalogClip]
     clips: Path  # directory of shards
     generated: Mapping[str, Path]
     codec: Mapping[str, Path]
     about: folders.About
-    transferred: Mapping[str, Path] = field(default_factory=dict)  # clips that the catalog leaves out, in the model's timbre
+    transferred: Mapping[str, Path] = field(default_factory=dict)  # left-out clips, in the model's timbre
 
     def shards_of(self, clip_ids: set[str]) -> dict[Path, set[str]]:
-        """Which of the clips lie in which shard."""
+        """The clips by shard."""
         by_shard: dict[Path, set[str]] = {}
         for clip in self.catalog:
             if clip.clip_id in clip_ids:
@@ -53,7 +53,7 @@ class Options:
 
 @dataclass
 class FamilyEvaluation:
-    """A result: `metrics` is the JSON document, `of` has values of single clips by score, `guesses` the probe's by embedder."""
+    """A result: `metrics` is the JSON document, `of` has values of single clips by score, `guesses` the probes' by embedder."""
 
     metrics: dict[str, Any]
     of: dict[str, dict[str, float]]
@@ -64,21 +64,21 @@ class FamilyEvaluation:
 
 
 def read(catalog: Path, clips: Path, generated: Path, codec: Path) -> Source:
-    """A catalog without clips, or a directory without generated sounds, raises UserError."""
+    """The sounds and clips in these places; an empty catalog or no generated sounds raise UserError."""
     sounds = sound_files(generated)
     if not sounds:
-        raise UserError(f"{generated}: no sounds (*.wav) to score; make them with `dvc repro`")
+        raise UserError(f"{generated}: no sounds (*.wav) to score; generate them with `dvc repro`")
     transferred = sound_files(codec / manifest.TRANSFERRED)
     return Source(read_catalog(catalog), clips, sounds, sound_files(codec), folders.about(generated), transferred)
 
 
-def read_catalog(path: Path) -> list[Clip]:
+def read_catalog(path: Path) -> list[CatalogClip]:
     """Every real clip, sorted by id."""
     rows = shards.read_table(path, manifest.CATALOG).to_pylist()
     if not rows:
-        raise UserError(f"{path}: no clips to measure against; remake it with `dvc repro`")
+        raise UserError(f"{path}: no clips to compare with; rebuild it with `dvc repro`")
     clips = [
-        Clip(
+        CatalogClip(
             clip_id=row["clip_id"],
             recording_id=row["recording_id"],
             shard=row["shard"],
@@ -92,12 +92,12 @@ def read_catalog(path: Path) -> list[Clip]:
 
 
 def sound_files(directory: Path) -> dict[str, Path]:
-    """The sounds `<clip id>.wav` of a directory by id."""
+    """The files `<clip id>.wav` of a directory by id."""
     return {path.stem: path for path in sorted(directory.glob("*.wav"))}
 
 
 def evaluate(setup: Setup, source: Source, options: Options, unavailable: Mapping[str, str]) -> FamilyEvaluation:
-    """Score a family. `unavailable`: embedders of the protocol that cannot be used, with the reason."""
+    """Score a family; `unavailable` has embedders that cannot be used, with the reason."""
     seed = setup.protocol.seed
     sets = sets_of.choose_sets(source.catalog, source.generated, source.codec, options.reference, options.probe_clips, seed)
     sounds = {
@@ -108,7 +108,7 @@ def evaluate(setup: Setup, source: Source, options: Options, unavailable: Mappin
     reference = Members.of("real", sets.reference)
     library = embed(setup, sounds, reference)
     library.texts = {clip.clip_id: clip.captions[0] for clip in source.catalog if clip.captions}
-    guesses = _guess(library, sets) if sets.probe and sets.wanted else {}
+    guesses = _guess(library, sets) if sets.probe and sets.requested else {}
     scored = _score(library, sets, source, guesses)
     sides = {"generated": Members.of("generated", sets.generated), "reference": reference, "codec": Members.of("codec", sets.codec)}
     metrics = scorer.describe(library, sides) | {
@@ -122,7 +122,7 @@ def evaluate(setup: Setup, source: Source, options: Options, unavailable: Mappin
         "floor_reference": len(sets.floor_reference),
         "codec_reference": len(sets.codec_reference),
         "probe": len(sets.probe),
-        "labelled": len(sets.wanted),
+        "labelled": len(sets.requested),
         "same_label_pairs": len(sets.partners),
     }
     metrics["warnings"] = [*_warnings(sets, unavailable), *scored.warnings, *metrics["warnings"]]
@@ -143,24 +143,24 @@ def evaluate(setup: Setup, source: Source, options: Options, unavailable: Mappin
 
 
 def _score(library: Library, sets: Sets, source: Source, guesses: Mapping[str, probe.Guesses]) -> Scored:
-    """The protocol's scores, and the accuracy of labels by each embedder's probe."""
+    """The protocol's scores, and the label accuracy by each embedder's probe."""
     protocol, against = library.setup.protocol, source.about.trained_against
     scored = scorer.score(library.setup, library, sets_of.comparisons(sets, library, source.reconstructed), against)
     for name, guessed in guesses.items():
-        if sets.wanted:
-            of, baselines = probe.label_accuracy(guessed, sets.probe, dict(sets.wanted), sets.codec)
+        if sets.requested:
+            of, baselines = probe.label_accuracy(guessed, sets.probe, dict(sets.requested), sets.codec)
             key = f"label_accuracy_{name}"
             scored.add(key, scores.mean_with_interval(of, protocol.seed, protocol.replicates))
             scored.baselines[key] = {role: rounded(value) for role, value in sorted(baselines.items())}
-            scored.judge(key, "label_accuracy", name, against)
+            scored.check_rank(key, "label_accuracy", name, against)
     return scored
 
 
 def _guess(library: Library, sets: Sets) -> dict[str, probe.Guesses]:
-    """Each embedder's probe's guesses of the sounds' labels."""
+    """Labels of the sounds predicted by each embedder's probe."""
     members = (
         Members.of("real", (clip_id for clip_id, _, _ in sets.probe)),
-        Members.of("generated", (clip_id for clip_id, _ in sets.wanted)),
+        Members.of("generated", (clip_id for clip_id, _ in sets.requested)),
         Members.of("codec", sets.codec),
     )
     setup = library.setup
@@ -193,7 +193,7 @@ def _guess_by(
 def _subsets(
     library: Library, sets: Sets, source: Source, guesses: Mapping[str, probe.Guesses], groupings: Sequence[str]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Scores of each group of generated sounds, by grouping and name; warnings of sounds in no group and of groups too small."""
+    """Scores of each group of generated sounds by grouping and name, and warnings."""
     scored, warnings = {}, []
     for grouping in groupings:
         groups = subsets.groups(source.catalog, grouping)
@@ -205,21 +205,21 @@ def _subsets(
                 scored[grouping][name] |= _score(library, part, source, guesses).document()
         outside = len(sets.generated) - sum(len(part.generated) for part in parts.values())
         if outside:
-            warnings.append(f"subsets {grouping}: {outside} of {len(sets.generated)} generated sounds are in no group of it.")
+            warnings.append(f"subsets {grouping}: {outside} of {len(sets.generated)} generated sounds are in no group.")
         small = [name for name, part in parts.items() if not subsets.can_be_scored(part)]
         if small:
-            warnings.append(f"subsets {grouping}: under {subsets.FEWEST} sounds, so not scored: {', '.join(small)}.")
+            warnings.append(f"subsets {grouping}: fewer than {subsets.FEWEST} sounds, so not scored: {', '.join(small)}.")
     return scored, warnings
 
 
 def _warnings(sets: Sets, unavailable: Mapping[str, str]) -> list[str]:
-    """Warnings about the sets that the scores rest on."""
+    """Warnings about the size of the sets and missing embedders."""
     warnings = [f"{name} was not used: {reason}. Then score again with `dvc repro -f`." for name, reason in unavailable.items()]
     if len(sets.floor) < len(sets.generated):
-        warnings.append(f"The floor rests on {len(sets.floor)} real clips, not {len(sets.generated)}: its bias is larger.")
+        warnings.append(f"The floor has only {len(sets.floor)} real clips, not {len(sets.generated)}, so its bias is larger.")
     if 0 < len(sets.codec) < len(sets.generated):
         warnings.append(
-            f"The codec line rests on {len(sets.codec)} clips, not {len(sets.generated)}: its bias is larger; "
+            f"The codec line has only {len(sets.codec)} clips, not {len(sets.generated)}, so its bias is larger; "
             "compare it with codec_floor, the same clips before the codec."
         )
     return warnings

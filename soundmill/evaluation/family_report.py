@@ -1,4 +1,4 @@
-"""The report of a family: its sounds next to real ones, the best and the worst, its codec's, and the nearest training clips."""
+"""The report of a family: its sounds beside real ones, the best and the worst, the codec's, and the nearest training clips."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from soundmill import manifest
 from soundmill.evaluation import features, report
 from soundmill.evaluation.family import FamilyEvaluation, Source
 from soundmill.evaluation.library import rounded
-from soundmill.evaluation.sets import Clip
+from soundmill.evaluation.sets import CatalogClip
 from soundmill.page.sounds import Card, Chip, Section, Sound
 
-CODEC_EXAMPLES = 4  # clips through the codec to hear on the page, at most
+CODEC_EXAMPLES = 4  # clips through the codec on the page, at most
 
 
 def write(directory: Path, title: str, evaluation: FamilyEvaluation, source: Source, examples: int) -> list[Card]:
     """Write the report; returns the cards of its `examples`."""
-    made = "reconstructed" if source.reconstructed else "generated"
-    shown = cards(choose_examples(evaluation.sets.generated, source, examples), evaluation, source, made)
+    kind = "reconstructed" if source.reconstructed else "generated"
+    shown = cards(choose_examples(evaluation.sets.generated, source, examples), evaluation, source, kind)
     coded_ids = choose_examples(evaluation.sets.codec, source, min(examples, CODEC_EXAMPLES))
     coded = cards(coded_ids, evaluation, source, "through the codec")
-    sections = [Section(f"{made.capitalize()} sounds next to real ones", "of the same clip id", tuple(shown))]
+    sections = [Section(f"{kind.capitalize()} sounds next to real ones", "of the same clip id", tuple(shown))]
     sections += _best_and_worst(evaluation, source) if examples else []
     if evaluation.memorised:
         sections.append(_copies(evaluation, source))
@@ -42,7 +42,7 @@ def write(directory: Path, title: str, evaluation: FamilyEvaluation, source: Sou
 
 
 def _transferred(source: Source) -> Section:
-    """Sounds that the model was not trained on, beside what it makes of them."""
+    """Sounds with labels that the model was not trained on, beside their transformations."""
     files = source.transferred
     pairs = [
         (clip_id, path, files[f"{clip_id}{manifest.INPUT}"])
@@ -50,14 +50,14 @@ def _transferred(source: Source) -> Section:
         if f"{clip_id}{manifest.INPUT}" in files
     ]
     shown = [
-        Card(clip_id, clip_id, "", (_file("transferred", made, source), _file("real", given, source)))
-        for clip_id, made, given in pairs
+        Card(clip_id, clip_id, "", (_file("transferred", output, source), _file("real", original, source)))
+        for clip_id, output, original in pairs
     ]
     return Section("Other sounds in the model's timbre", "clips of labels that it was not trained on", tuple(shown))
 
 
 def choose_examples(ids: Iterable[str], source: Source, count: int) -> list[str]:
-    """Ids to show, by label: one of each set of labels in turn, until there are enough."""
+    """Ids to show: one of each set of labels in turn, until there are `count`."""
     labels_of = {clip.clip_id: clip.labels for clip in source.catalog}
     turns: dict[tuple[str, ...], int] = {}
     order = []
@@ -69,7 +69,7 @@ def choose_examples(ids: Iterable[str], source: Source, count: int) -> list[str]
 
 
 def cards(ids: Sequence[str], evaluation: FamilyEvaluation, source: Source, role: str) -> list[Card]:
-    """The sounds to hear, each with its real clip, its labels and what the embedders say of it."""
+    """Cards of sounds, each with its real clip, labels and scores."""
     files = source.codec if role == "through the codec" else source.generated
     clips = {clip.clip_id: clip for clip in source.catalog if clip.clip_id in set(ids)}
     real = _real(source, set(ids))
@@ -85,11 +85,11 @@ def cards(ids: Sequence[str], evaluation: FamilyEvaluation, source: Source, role
     ]
 
 
-def _caption(clip: Clip) -> str:
+def _caption(clip: CatalogClip) -> str:
     return clip.captions[0] if clip.captions else ""
 
 
-def _chips(clip: Clip, evaluation: FamilyEvaluation) -> Iterable[Chip]:
+def _chips(clip: CatalogClip, evaluation: FamilyEvaluation) -> Iterable[Chip]:
     for name, guesses in sorted(evaluation.guesses.items()):
         if (label := guesses.generated.get(clip.clip_id)) is not None:
             right = label in clip.labels
@@ -106,7 +106,7 @@ def _file(role: str, path: Path, source: Source) -> Sound:
 
 def _real(source: Source, ids: set[str]) -> dict[str, tuple[np.ndarray, int]]:
     """The clips as mono waves with their rates."""
-    of_shards = (features.clips_of(shard, wanted) for shard, wanted in source.shards_of(ids).items())
+    of_shards = (features.clips_of(shard, clip_ids) for shard, clip_ids in source.shards_of(ids).items())
     return {clip_id: (wave.mean(axis=0), rate) for clips in of_shards for clip_id, wave, rate in clips}
 
 
@@ -130,7 +130,7 @@ def _copies(evaluation: FamilyEvaluation, source: Source) -> Section:
 
 
 def by_label(evaluation: FamilyEvaluation, source: Source) -> dict[str, dict[str, float]]:
-    """Of each label the number of generated sounds that have it alone, and their mean KL and label accuracy."""
+    """For each label, the number of generated sounds with only this label, and their mean KL and label accuracy."""
     labels = {clip.clip_id: clip.labels[0] for clip in source.catalog if len(clip.labels) == 1}
     values: dict[str, dict[str, list[float]]] = defaultdict(partial(defaultdict, list))
     for key, of in evaluation.of.items():

@@ -1,8 +1,9 @@
-"""Embeddings of many sounds: each made once in a single-threaded process, and kept by its content (see cache.py)."""
+"""Embeddings of many sounds: each is computed once, in a single-threaded process, and cached by its content (see cache.py)."""
 
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -23,41 +24,40 @@ from soundmill.audio.resample import QUALITY, resample, resample_blocks
 from soundmill.decoding import decode
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders
-from soundmill.evaluation.cache import LAYOUT, Embedded, Embedding, Facts, add, drop_damaged, sweep
+from soundmill.evaluation.cache import LAYOUT, Embedded, Embedding, Facts, add, drop_damaged, remove_unfinished
+from soundmill.evaluation.divergence import names_of
 from soundmill.evaluation.embedders.base import Embedder
 from soundmill.evaluation.wave_facts import WaveFacts, wave_facts
 
-BATCH = 16  # sounds given to an embedder at once, at most
-BATCH_SAMPLES = 1 << 24  # and as many samples: a bound on memory where sounds are long
-TASK_SIZE = 32  # files or made-up waves in one task: a few dozen sounds already keep several processes at work
-MAX_SECONDS = 3600.0  # of one sound: a bound on memory against a wrong header
-MADE_UP = ("silence", "noise")  # synthetic sounds, as long as the reference's
-NOISE_LEVEL = 0.1  # standard deviation of the white noise used as a baseline: as loud as usual recordings
+BATCH = 16  # sounds per call of an embedder, at most
+BATCH_SAMPLES = 1 << 24  # samples per call, at most: bounds memory if sounds are long
+TASK_SIZE = 32  # files or synthetic waves per task: small, so that a few dozen sounds occupy several processes
+MAX_SECONDS = 3600.0  # of one sound: bounds memory if a header is wrong
+SYNTHETIC = ("silence", "noise")  # baselines, as long as the reference's sounds
+NOISE_LEVEL = 0.1  # standard deviation of the white noise: about as loud as a recording
 
 
 @dataclass(frozen=True)
-class Judge:
-    """An embedder with its options; `through` is the rate that sounds are resampled to first, None: straight to its own."""
+class EmbedderConfig:
+    """An embedder with its options, as it is sent to worker processes."""
 
     name: str
-    tagger: Path | None = None  # directory of the pipeline's own tagger
-    through: int | None = None
-    options: tuple[tuple[str, Any], ...] = ()  # of the embedder, as a protocol sets them
+    tagger: Path | None = None  # directory of the pipeline's tagger
+    intermediate_rate: int | None = None  # sounds are resampled to it first; None: directly to the embedder's rate
+    options: tuple[tuple[str, Any], ...] = ()  # set by the protocol
 
     def directory(self, cache: Path) -> Path:
-        """Where its embeddings lie: one directory for each embedder, weights, options, front end and resampler."""
-        made_by = [self.name, self.weights, list(self.options), self.through, QUALITY, _front_ends(), LAYOUT]
-        return cache / f"{self.name}-{hashing.digest(made_by)[:16]}"
+        """Where its embeddings are cached: one directory per embedder, weights, options, front end and resampler."""
+        key = [self.name, self.weights, list(self.options), self.intermediate_rate, QUALITY, _front_ends(), LAYOUT]
+        return cache / f"{self.name}-{hashing.digest(key)[:16]}"
 
     @property
     def weights(self) -> str:
-        """Digest of the embedder's weights, which are not loaded for it."""
-        if self.name == "tagger" and self.tagger is None:
-            raise UserError("tagger: it is a pipeline's own; run in a checkout that has data/tagger, or name another embedder")
+        """Digest of the weights, which are not loaded."""
         return embedders.digest(self.name, self.tagger)
 
     def unavailable(self) -> str | None:
-        """Why its weights cannot be used here and what to do about it, or None."""
+        """Why its weights cannot be used on this machine, with a remedy; None if they can."""
         return embedders.unavailable(self.name)
 
     def load(self) -> Embedder:
@@ -66,7 +66,7 @@ class Judge:
 
 @cache
 def _front_ends() -> str:
-    """Digest of the code between files and networks, and the versions of what decodes and resamples for it."""
+    """Digest of the code between files and networks, and of the versions of the libraries that decode and resample."""
     rooms = [Path(module.__file__).parent for module in (embedders, decode)]
     sources = [*(path for room in rooms for path in room.rglob("*.py")), Path(resampling.__file__)]
     versions = [[name, version(name)] for name in ("soundfile", "soxr", "imageio-ffmpeg")]
@@ -75,15 +75,15 @@ def _front_ends() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Sound:
-    """One sound to be judged: a file, a clip of a shard, or a wave that is made up; `key` is a digest of its content."""
+    """One sound to embed: a file, a clip of a shard, or a synthetic wave; `key` is a digest of its content."""
 
     clip_id: str
     key: str
     path: bytes | None = None  # of the file or shard
-    shown: str = ""  # the path for people
+    shown: str = ""  # the path in messages
     in_shard: bool = False
-    made_up: str | None = None  # of what kind
-    num_samples: int = 0  # of a made-up one, at
+    synthetic: str | None = None  # "silence" or "noise", of
+    num_samples: int = 0
     sample_rate: int = 0
     seed: int = 0
 
@@ -94,30 +94,30 @@ def list_digest(keys: Mapping[str, str]) -> str:
 
 
 def file(clip_id: str, path: Path | bytes, digest: str, shown: str = "") -> Sound:
-    """A sound in a file of its own, whose bytes have this digest."""
+    """A sound in a file whose bytes have this digest."""
     raw = bytes(path)
     return Sound(clip_id, digest, raw, shown or manifest.escape_path(raw))
 
 
 def clip(clip_id: str, shard: Path, shard_digest: str) -> Sound:
-    """A clip of a shard of such bytes."""
+    """A clip in a shard whose bytes have this digest."""
     return Sound(clip_id, hashing.digest(shard_digest, clip_id), bytes(shard), str(shard), in_shard=True)
 
 
 def silence(facts: Facts) -> Sound:
-    """As long as a sound; all silence of one length is one sound."""
+    """Silence as long as a sound; all silence of one length is one sound."""
     key = hashing.digest("silence", facts.wave.num_samples, facts.sample_rate)
-    return Sound("silence", key, made_up="silence", num_samples=facts.wave.num_samples, sample_rate=facts.sample_rate)
+    return Sound("silence", key, synthetic="silence", num_samples=facts.wave.num_samples, sample_rate=facts.sample_rate)
 
 
 def noise(clip_id: str, facts: Facts, seed: int) -> Sound:
-    """As long as a sound, and another for each id and seed."""
+    """Noise as long as a sound, different for each id and seed."""
     key = hashing.digest("noise", seed, clip_id, facts.wave.num_samples, facts.sample_rate)
-    return Sound(clip_id, key, made_up="noise", num_samples=facts.wave.num_samples, sample_rate=facts.sample_rate, seed=seed)
+    return Sound(clip_id, key, synthetic="noise", num_samples=facts.wave.num_samples, sample_rate=facts.sample_rate, seed=seed)
 
 
-def made_up(kind: str, clip_id: str, num_samples: int, seed: int) -> np.ndarray:
-    """Digital silence, or Gaussian white noise that depends on the seed and the clip id alone."""
+def synthetic_wave(kind: str, clip_id: str, num_samples: int, seed: int) -> np.ndarray:
+    """Wave [T] of digital silence, or of Gaussian white noise that depends only on the seed and the clip id."""
     if kind == "silence":
         return np.zeros(num_samples, np.float32)
     random = np.random.default_rng(int(hashing.digest("noise", seed, clip_id), 16))
@@ -126,25 +126,25 @@ def made_up(kind: str, clip_id: str, num_samples: int, seed: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class View:
-    """Where one judge's embeddings of a set of sounds are; can be sent to other processes."""
+    """Where one embedder's embeddings of a set of sounds are cached; it can be sent to other processes."""
 
     directory: Path
-    keys: Mapping[str, str]  # id → key of the content, in the order of ids
+    keys: Mapping[str, str]  # id → key of its content, sorted by id
 
     def of(self, clip_ids: Iterable[str]) -> View:
-        """The part of the set with these ids."""
+        """The subset with these ids."""
         return View(self.directory, {clip_id: self.keys[clip_id] for clip_id in clip_ids})
 
     def open(self) -> Embedded:
-        """The embeddings; a missing one raises UserError: the cache was emptied meanwhile."""
+        """The embeddings; a missing one (the cache was emptied meanwhile) raises UserError."""
         embedded = Embedded(self.directory, set(self.keys.values()))
         missing = [clip_id for clip_id, key in self.keys.items() if key not in embedded]
         if missing:
-            raise UserError(f"{self.directory}: the embedding of {missing[0]} is gone that was there; run it again")
+            raise UserError(f"{self.directory}: the embedding of {missing[0]} has disappeared from the cache; run again")
         return embedded
 
     def frames(self) -> Iterator[tuple[str, np.ndarray]]:
-        """(id, patches [P, D]) of every sound, one at a time, in the order of ids; P may be 0."""
+        """(id, patches [P, D]) of every sound, sorted by id; P may be 0."""
         embedded = self.open()
         for clip_id, key in self.keys.items():
             yield clip_id, embedded.frames(key)
@@ -154,18 +154,18 @@ class View:
         return {clip_id: embedded.facts[key] for clip_id, key in self.keys.items()}
 
     def means(self) -> np.ndarray:
-        """Mean embedding of every sound [N, D], float64, in the order of ids; one without a patch raises UserError."""
+        """Mean embedding of every sound [N, D] float64, sorted by id; a sound without a patch raises UserError."""
         rows = []
         for clip_id, patches in self.frames():
             if not len(patches):
-                raise UserError(f"clip {clip_id}: too short for one patch of the embedder")
+                raise UserError(f"clip {clip_id}: too short for a patch of the embedder")
             rows.append(patches.mean(axis=0, dtype=np.float64))
         return np.stack(rows)
 
 
 @dataclass(frozen=True)
 class Logits(Mapping[str, np.ndarray]):
-    """Logits [K] by id, read from disk at each access: a large set need not be in memory."""
+    """Logits [K] by id, read from disk at each access: a large set is never in memory."""
 
     embedded: Embedded
     keys: Mapping[str, str]
@@ -180,89 +180,89 @@ class Logits(Mapping[str, np.ndarray]):
         return len(self.keys)
 
 
-def view(judge: Judge, sounds: Iterable[Sound], cache: Path) -> View:
-    return View(judge.directory(cache), {sound.clip_id: sound.key for sound in sorted(sounds, key=lambda sound: sound.clip_id)})
+def view(config: EmbedderConfig, sounds: Iterable[Sound], cache: Path) -> View:
+    return View(config.directory(cache), {sound.clip_id: sound.key for sound in sorted(sounds, key=lambda sound: sound.clip_id)})
 
 
 def embed_all(
-    judges: Sequence[Judge],
+    configs: Sequence[EmbedderConfig],
     sounds: Sequence[Sound],
     cache: Path,
     workers: int,
     progress: Callable[[int], object] = lambda n: None,
     refused: Sequence[Mapping[str, str]] = (),
 ) -> list[str]:
-    """Embed every sound by every judge, where that has not been done; `progress` counts sounds, once for each judge.
+    """Embed every sound with every embedder, except those already cached; `progress` counts sounds, once per embedder.
 
-    Files of the cache are checked first: damaged ones are removed, their embeddings made again, and their names returned.
-    Sounds that cannot be scored, `refused` ones among them, raise one UserError that names them all, after all others are in the
-    cache. Missing weights raise one too, unless every embedding is in the cache.
+    Cache files are verified first: damaged ones are removed, their embeddings computed again, and their names returned.
+    Sounds that cannot be scored, including those in `refused`, raise one UserError naming them all, after all others are cached.
+    Missing weights raise UserError unless every embedding is cached.
     """
-    jobs, without, damaged = [], {}, []
-    for judge in judges:
-        directory = judge.directory(cache)
+    jobs, unavailable, damaged = [], {}, []
+    for config in configs:
+        directory = config.directory(cache)
         damaged += drop_damaged(directory, workers)
-        have = Embedded(directory, {sound.key for sound in sounds})
-        tasks = [(task, [sound for sound in task if sound.key not in have]) for task in _tasks(sounds)]
+        cached = Embedded(directory, {sound.key for sound in sounds})
+        tasks = [(task, [sound for sound in task if sound.key not in cached]) for task in _tasks(sounds)]
         progress(len(sounds) - sum(len(missing) for _, missing in tasks))
-        if any(missing for _, missing in tasks) and (reason := judge.unavailable()):
-            without[judge.name] = reason
+        if any(missing for _, missing in tasks) and (reason := config.unavailable()):
+            unavailable[config.name] = reason
         for _, missing in tasks:
             if missing:
-                jobs.append(shards.Job(f"{len(jobs):06d}", (judge, directory, tuple(missing)), len(missing)))
-    if without:
-        lines = "".join(f"\n  {name}: {reason}" for name, reason in without.items())
-        raise UserError(f"these sounds cannot be embedded without weights that are not here:{lines}")
+                jobs.append(shards.Job(f"{len(jobs):06d}", (config, directory, tuple(missing)), len(missing)))
+    if unavailable:
+        lines = "".join(f"\n  {name}: {reason}" for name, reason in unavailable.items())
+        raise UserError(f"these sounds cannot be embedded, as weights are missing:{lines}")
     if not jobs:
         refuse(refused)
         return damaged
-    for judge in judges:
-        sweep(judge.directory(cache))
+    for config in configs:
+        remove_unfinished(config.directory(cache))
     with tempfile.TemporaryDirectory(prefix="soundmill-evaluate-") as place:
         report = shards.map_shards(embed, jobs, Path(place) / "done", workers=workers, progress=progress)
-    refuse([*refused, *_of_all_alike(report.quarantine, sounds)])
+    refuse([*refused, *_for_equal_content(report.quarantine, sounds)])
     return damaged
 
 
-def _of_all_alike(rows: Iterable[Mapping[str, str]], sounds: Iterable[Sound]) -> Iterator[dict[str, str]]:
-    """The rejection of a sound repeated for every other sound of the same content."""
+def _for_equal_content(rows: Iterable[Mapping[str, str]], sounds: Iterable[Sound]) -> Iterator[dict[str, str]]:
+    """The rejection of a sound, repeated for every other sound with the same content."""
     keys: dict[str, str] = {}
-    alike: dict[str, dict[str, None]] = defaultdict(dict)
+    paths: dict[str, dict[str, None]] = defaultdict(dict)
     for sound in sounds:
         keys[sound.shown] = sound.key
-        alike[sound.key][sound.shown] = None
-    return ({**row, "path": path} for row in rows for path in alike[keys[row["path"]]])
+        paths[sound.key][sound.shown] = None
+    return ({**row, "path": path} for row in rows for path in paths[keys[row["path"]]])
 
 
-def embed_texts(judge: Judge, texts: Mapping[str, str], cache: Path) -> View:
-    """Embeddings [1, D] of texts by id, by a judge that reads (clap), kept as those of sounds are.
+def embed_texts(config: EmbedderConfig, texts: Mapping[str, str], cache: Path) -> View:
+    """Embeddings [1, D] of texts by id, with an embedder that reads texts (clap), cached beside those of sounds.
 
-    The directory is that of sounds too, which `embed_all` has looked through.
+    `embed_all` has verified the directory.
     """
-    directory = judge.directory(cache)
+    directory = config.directory(cache)
     keys = {clip_id: hashing.digest("text", text) for clip_id, text in sorted(texts.items())}
-    have = Embedded(directory, set(keys.values()))
-    missing = sorted({text for clip_id, text in texts.items() if keys[clip_id] not in have})
+    cached = Embedded(directory, set(keys.values()))
+    missing = sorted({text for clip_id, text in texts.items() if keys[clip_id] not in cached})
     if missing:
         rows = [
             Embedding(hashing.digest("text", text), WaveFacts(0, False, False, ""), 0, row[None], np.zeros(0, np.float32))
-            for text, row in zip(missing, judge.load().embed_texts(missing), strict=True)
+            for text, row in zip(missing, config.load().embed_texts(missing), strict=True)
         ]
         add(directory, rows)
     return View(directory, keys)
 
 
 def refuse(rows: Iterable[Mapping[str, str]]) -> None:
-    """Raise UserError naming everything that cannot be scored; nothing is no error."""
+    """Raise UserError naming everything that cannot be scored; an empty list is allowed."""
     reasons = {row["path"]: " ".join(filter(None, (row["reason"], row["detail"]))) for row in rows}
     if reasons:
         lines = "".join(f"\n  {path}: cannot be scored: {why}" for path, why in sorted(reasons.items()))
         count = "1 sound" if len(reasons) == 1 else f"{len(reasons)} sounds"
-        raise UserError(f"{count} cannot be scored, and no part of a set is ever scored alone; mend or remove:{lines}")
+        raise UserError(f"{count} cannot be scored, and incomplete sets are never scored; repair or remove:{lines}")
 
 
 def _tasks(sounds: Iterable[Sound]) -> list[list[Sound]]:
-    """Sounds cut into tasks, each content once, whatever the workers and the state of the cache."""
+    """Sounds split into tasks, each content once; independent of the workers and of the cache."""
     distinct = {sound.key: sound for sound in reversed(list(sounds))}
     ordered = sorted(distinct.values(), key=lambda sound: (*_kind(sound), sound.clip_id))
     tasks = []
@@ -274,35 +274,36 @@ def _tasks(sounds: Iterable[Sound]) -> list[list[Sound]]:
 
 
 def _kind(sound: Sound) -> tuple[str, bytes]:
-    return sound.made_up or "", sound.path if sound.in_shard else b""
+    return sound.synthetic or "", sound.path if sound.in_shard else b""
 
 
-def embed(judge: Judge, directory: Path, sounds: Sequence[Sound], output: Path) -> shards.Report:
-    """Embed a task's sounds into one file of the cache; what cannot be is rejected, and the rest is done all the same."""
+def embed(config: EmbedderConfig, directory: Path, sounds: Sequence[Sound], output: Path) -> shards.Report:
+    """Embed a task's sounds into one cache file; sounds that cannot be decoded or embedded are rejected, the rest is written."""
     report = shards.Report()
-    add(directory, _embeddings(_load(judge), sounds, judge.through, report))
+    add(directory, _embeddings(_load(config), sounds, config.intermediate_rate, report))
     output.touch()
     return report
 
 
-def _embeddings(embedder: Embedder, sounds: Sequence[Sound], through: int | None, report: shards.Report) -> Iterator[Embedding]:
-    for batch in _batches(waves(sounds, through, report)):
+def _embeddings(
+    embedder: Embedder, sounds: Sequence[Sound], intermediate_rate: int | None, report: shards.Report
+) -> Iterator[Embedding]:
+    for batch in _batches(waves(sounds, intermediate_rate, report)):
         embedded = embedder.embed([resample(wave, rate, embedder.sample_rate) for _, wave, rate in batch])
         for (sound, wave, rate), frames, logits in zip(batch, embedded.frames, embedded.logits, strict=True):
             if np.isfinite(frames).all() and np.isfinite(logits).all():
                 yield Embedding(sound.key, wave_facts(wave), rate, frames, logits)
             else:
-                report.reject(sound.shown, "not finite", f"is the output of {embedder.name}")
+                report.reject(sound.shown, "not finite", f"output of {embedder.name}")
 
 
 @cache
-def _load(judge: Judge) -> Embedder:
-    """Once per worker process."""
-    if judge.name != "yamnet":
-        import torch
-
+def _load(config: EmbedderConfig) -> Embedder:
+    """Once per worker process. One thread each: the processes share the cores, and more threads change last bits."""
+    embedder = config.load()
+    if torch := sys.modules.get("torch"):  # only if the embedder uses it: importing it takes seconds
         torch.set_num_threads(1)
-    return judge.load()
+    return embedder
 
 
 def _batches(items: Iterable[tuple[Sound, np.ndarray, int]]) -> Iterator[list[tuple[Sound, np.ndarray, int]]]:
@@ -317,27 +318,29 @@ def _batches(items: Iterable[tuple[Sound, np.ndarray, int]]) -> Iterator[list[tu
         yield batch
 
 
-def waves(sounds: Sequence[Sound], through: int | None, report: shards.Report) -> Iterator[tuple[Sound, np.ndarray, int]]:
-    """(sound, mono wave [T], its rate) of sounds of one kind, one at a time; what cannot be decoded is rejected."""
-    if sounds[0].made_up:
+def waves(sounds: Sequence[Sound], intermediate_rate: int | None, report: shards.Report) -> Iterator[tuple[Sound, np.ndarray, int]]:
+    """(sound, mono wave [T], its sample rate) of sounds of one kind, one at a time; those that cannot be decoded are rejected."""
+    if sounds[0].synthetic:
         for sound in sounds:
-            yield sound, made_up(sound.made_up, sound.clip_id, sound.num_samples, sound.seed), sound.sample_rate
+            yield sound, synthetic_wave(sound.synthetic, sound.clip_id, sound.num_samples, sound.seed), sound.sample_rate
     elif sounds[0].in_shard:
         by_id = {sound.clip_id: sound for sound in sounds}
         for clip_id, wave, rate in clips_of(Path(os.fsdecode(sounds[0].path)), by_id):
-            yield by_id[clip_id], resample(wave.mean(axis=0), rate, through or rate), through or rate
+            yield by_id[clip_id], resample(wave.mean(axis=0), rate, intermediate_rate or rate), intermediate_rate or rate
     else:
-        yield from _file_waves(sounds, through, report)
+        yield from _file_waves(sounds, intermediate_rate, report)
 
 
-def _file_waves(sounds: Sequence[Sound], through: int | None, report: shards.Report) -> Iterator[tuple[Sound, np.ndarray, int]]:
+def _file_waves(
+    sounds: Sequence[Sound], intermediate_rate: int | None, report: shards.Report
+) -> Iterator[tuple[Sound, np.ndarray, int]]:
     with closing(decode.open_all((_unchanged(sound) for sound in sounds), MAX_SECONDS)) as opened:
         for sound, recording in zip(sounds, opened, strict=True):
             try:
                 if isinstance(recording, decode.DecodeError):
                     raise recording
                 blocks = (decode.mix_down(block) for block in recording.blocks)
-                rate = through or recording.sample_rate
+                rate = intermediate_rate or recording.sample_rate
                 blocks = resample_blocks(blocks, recording.sample_rate, rate)
                 wave = np.concatenate([np.zeros(0, np.float32), *blocks])
             except decode.DecodeError as error:
@@ -348,19 +351,19 @@ def _file_waves(sounds: Sequence[Sound], through: int | None, report: shards.Rep
 
 @contextmanager
 def _unchanged(sound: Sound) -> Iterator[BinaryIO]:
-    """The file of a sound, which must have the bytes that it is known by."""
+    """The opened file of a sound, whose bytes must still have the digest of its key."""
     with decode.open_regular(sound.path) as opened:
         digest = hashing.opened_digest(opened)
         if digest != sound.key:
-            raise decode.DecodeError("changed", "while it was being scored; run it again")
+            raise decode.DecodeError("changed", "while it was being scored; run again")
         opened.seek(0)
         yield opened
 
 
 def clips_of(shard: Path, clip_ids: Collection[str]) -> Iterator[tuple[str, np.ndarray, int]]:
-    """(clip id, wave [C, T], its rate) of the wanted clips of one Parquet shard; one that is not there raises UserError."""
+    """(clip id, wave [C, T], its sample rate) of these clips of one Parquet shard; a missing clip raises UserError."""
     if not shard.is_file():
-        raise UserError(f"{shard}: no such shard, but the catalog names it; remake both with `dvc repro`")
+        raise UserError(f"{shard}: no such shard, but the catalog lists it; rebuild both with `dvc repro`")
     missing = set(clip_ids)
     for row in shards.read_rows(shard, manifest.CLIPS, columns=["clip_id", "audio"]):
         if row["clip_id"] in missing:
@@ -368,14 +371,13 @@ def clips_of(shard: Path, clip_ids: Collection[str]) -> Iterator[tuple[str, np.n
             data = row["audio"]["bytes"]
             yield row["clip_id"], flac.decode_flac(data), flac.flac_rate(data)
     if missing:
-        names = ", ".join(sorted(missing)[:10])
-        raise UserError(f"{shard}: clip {names} of the catalog is not in it; remake both with `dvc repro`")
+        raise UserError(f"{shard}: {names_of(sorted(missing))} missing, but listed in the catalog; rebuild both with `dvc repro`")
 
 
 def read_channels(sound: Sound) -> tuple[np.ndarray, int]:
-    """A whole sound as wave [C, T], and its rate."""
-    if sound.made_up:
-        return made_up(sound.made_up, sound.clip_id, sound.num_samples, sound.seed)[None], sound.sample_rate
+    """A whole sound as wave [C, T], and its sample rate."""
+    if sound.synthetic:
+        return synthetic_wave(sound.synthetic, sound.clip_id, sound.num_samples, sound.seed)[None], sound.sample_rate
     if sound.in_shard:
         ((_, wave, rate),) = clips_of(Path(os.fsdecode(sound.path)), {sound.clip_id})
         return wave, rate

@@ -1,4 +1,4 @@
-"""The output of an evaluation of folders: a table in the terminal, and a page with sounds."""
+"""The output of an evaluation of folders: a table in the terminal and a page with sounds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from soundmill.page.sounds import LONGEST_SECONDS, Card, Chip, Section, Sound
 if TYPE_CHECKING:
     from rich.console import Console
 
-WIDTH = 120  # of tables that go to a file
+WIDTH = 120  # of tables that are written to a file
 
 
 def show(metrics: Mapping[str, Any]) -> None:
@@ -77,11 +77,11 @@ def show_comparison(document: Mapping[str, Any], a: Path, b: Path) -> None:
 
 def _warn(console: Console, warnings: Sequence[str]) -> None:
     for warning in warnings:
-        console.print(f"· {warning}", style="yellow", soft_wrap=True, markup=False)  # it may name files
+        console.print(f"· {warning}", style="yellow", soft_wrap=True, markup=False)  # markup off: warnings may contain file names
 
 
 def open_console() -> Console:
-    """For tables: as wide as the terminal, or of a fixed width in a file."""
+    """A console for tables: as wide as the terminal, or WIDTH in a file."""
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -89,15 +89,15 @@ def open_console() -> Console:
 
 
 def prepare(directory: Path) -> None:
-    """Make the directory of a page before the scoring starts; UserError where it cannot be made."""
+    """Create the directory of a page before scoring starts; raise UserError if that fails."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{directory}: no directory for a page ({error.strerror}); name another") from None
+        raise UserError(f"{directory}: the directory for the page cannot be created ({error.strerror}); use another") from None
 
 
 def write(evaluation: Evaluation, directory: Path) -> None:
-    """The page, and the numbers as JSON, CSV, LaTeX and Markdown beside it."""
+    """Write the page, and beside it the numbers as JSON, CSV, LaTeX and Markdown."""
     sections = _best_and_worst(evaluation)
     if evaluation.memorised:
         of = {"generated": evaluation.generated, "training": evaluation.training}
@@ -107,7 +107,7 @@ def write(evaluation: Evaluation, directory: Path) -> None:
 
 
 def _best_and_worst(evaluation: Evaluation) -> list[Section]:
-    """Of pairs by KL, else by how far a sound's own patches are from the reference, which finds nothing wrong with silence."""
+    """By KL if sounds are paired, else by the Fréchet distance per clip, which may rate silence well."""
     ranking = min(evaluation.of, key=lambda key: (not key.startswith("kl_"), not key.startswith(PER_CLIP)), default=None)
     if ranking is None:
         return []
@@ -127,14 +127,14 @@ def _card(evaluation: Evaluation, clip_id: str) -> Card:
 
 
 def _beginning(role: str, folder: folders.Folder, clip_id: str) -> Sound:
-    """The beginning of a sound at its own rate; all of it was decoded before."""
+    """The beginning of a sound at its own sample rate."""
     sound = next(sound for sound in folder.sounds if sound.clip_id == clip_id)
-    read = [np.zeros(0, np.float32)]
+    parts = [np.zeros(0, np.float32)]
     try:
         rate, blocks = decode.decode_blocks(sound.path, MAX_SECONDS)
         with closing(blocks):
-            while sum(map(len, read)) <= LONGEST_SECONDS * rate and (block := next(blocks, None)) is not None:
-                read.append(block)
+            while sum(map(len, parts)) <= LONGEST_SECONDS * rate and (block := next(blocks, None)) is not None:
+                parts.append(block)
     except decode.DecodeError as error:
-        return Sound(role, read[0], 1, f"{sound.shown}: {error.reason} {error.detail}; it was whole when it was scored")
-    return Sound(role, np.concatenate(read), rate)
+        return Sound(role, parts[0], 1, f"{sound.shown}: {error.reason} {error.detail}; it could be decoded when it was scored")
+    return Sound(role, np.concatenate(parts), rate)

@@ -1,4 +1,4 @@
-"""A folder of sounds as a set to be scored: every file counts, by an id that is its path without suffix, or the run fails."""
+"""A folder of sounds as a set to be scored; a sound's id is its path without suffix."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ from soundmill import manifest
 from soundmill.corpora import inventory
 from soundmill.errors import UserError
 from soundmill.evaluation import features
+from soundmill.evaluation.divergence import named
 from soundmill.params import parse_json
-
-LISTED = 20  # ids that a message names
 
 
 @dataclass(frozen=True)
 class Folder:
-    """The sounds below one folder, in the order of their ids, and what lay beside them."""
+    """The sounds below one folder, sorted by id, and remarks on the other files."""
 
     root: Path
     sounds: tuple[features.Sound, ...]
-    remarks: tuple[str, ...]  # what was passed over, for people
-    refused: tuple[Mapping[str, str], ...] = ()  # what may be a sound and cannot be read, as features.refuse takes it
+    remarks: tuple[str, ...]  # on files that are not scored
+    refused: tuple[Mapping[str, str], ...] = ()  # possible sounds that cannot be read, for features.refuse
 
     @property
     def ids(self) -> list[str]:
@@ -33,22 +32,24 @@ class Folder:
 
 
 def read(root: Path, workers: int, digests: Path | None = None) -> Folder:
-    """Everything below `root` that may be a sound; `digests` as in hashing.file_digests.
+    """All possible sounds below `root`; `digests` is a cache, see hashing.file_digests.
 
-    Metadata, dot files and links to folders that were seen already are not scored, and named in `remarks`, as are links out of the
-    folder, which are followed. Two files of one id raise UserError naming all such.
+    Metadata, dot files and links to folders already visited are not scored; `remarks` names them, and links out of the folder,
+    which are followed. Files with the same id raise a UserError naming them all.
     """
     if not root.is_dir():
-        raise UserError(f"{root}: no such folder; give one that holds audio files")
-    taken = inventory.take(root, workers, cache=digests, follow_links=True, max_seconds=features.MAX_SECONDS)
-    remarks = [*taken.remarks.values()]
-    remarks += [f"{row['path']}: {row['reason']}, {row['detail']}" for row in taken.rejected if row["reason"] == "directory link"]
-    refused = [{**row, "path": str(root / row["path"])} for row in taken.rejected if row["reason"] != "directory link"]
-    if taken.ignored:
-        listed = ", ".join(f"{count} {kind}" for kind, count in sorted(taken.ignored.items()))
-        remarks.append(f"no sounds by their names or content, so not scored: {listed}")
+        raise UserError(f"{root}: no such folder; give one with audio files")
+    inventoried = inventory.take(root, workers, cache=digests, follow_links=True, max_seconds=features.MAX_SECONDS)
+    remarks = [*inventoried.remarks.values()]
+    remarks += [
+        f"{row['path']}: {row['reason']}, {row['detail']}" for row in inventoried.rejected if row["reason"] == "directory link"
+    ]
+    refused = [{**row, "path": str(root / row["path"])} for row in inventoried.rejected if row["reason"] != "directory link"]
+    if inventoried.ignored:
+        listed = ", ".join(f"{count} {kind}" for kind, count in sorted(inventoried.ignored.items()))
+        remarks.append(f"not audio by name or content, so not scored: {listed}")
     by_id: dict[str, list[features.Sound]] = defaultdict(list)
-    for file in taken.audio:
+    for file in inventoried.audio:
         clip_id = manifest.escape_path(os.path.splitext(file.raw_path)[0])
         path = os.path.join(os.fsencode(root), file.raw_path)
         by_id[clip_id].append(features.file(clip_id, path, file.digest))
@@ -57,22 +58,22 @@ def read(root: Path, workers: int, digests: Path | None = None) -> Folder:
     collisions = [sounds for sounds in by_id.values() if len(sounds) > 1]
     if collisions:
         lines = "".join(f"\n  {' and '.join(sound.shown for sound in sounds)}" for sounds in collisions)
-        raise UserError(f"{root}: files that differ in their suffix alone have one id; keep one of each:{lines}")
+        raise UserError(f"{root}: files that differ only in their suffix have the same id; keep one of each:{lines}")
     return Folder(root, tuple(sounds[0] for _, sounds in sorted(by_id.items())), tuple(remarks), tuple(refused))
 
 
 @dataclass(frozen=True)
 class About:
-    """A model's own record of its sounds, if it left one."""
+    """What the model recorded about its sounds, if anything."""
 
     made_by: str = "generate"  # or "reconstruct"
     trained_against: tuple[str, ...] = ()  # embedders whose networks were in its losses
-    weights: str = ""  # which of its checkpoint's, in words
-    loops: bool = False  # they go on at their beginning
+    weights: str = ""  # description of the checkpoint's weights
+    loops: bool = False  # the sounds can be looped
 
 
 def about(root: Path) -> About:
-    """What ABOUT_SOUNDS beside the sounds says; another tool's file of that name says nothing, a broken one is an error."""
+    """Read ABOUT_SOUNDS beside the sounds; another tool's file of that name is ignored, an invalid one raises UserError."""
     path = root / manifest.ABOUT_SOUNDS
     if not path.is_file():
         return About()
@@ -84,32 +85,30 @@ def about(root: Path) -> About:
         return About()
     against = record.get("trained_against", [])
     if not isinstance(against, list) or not all(isinstance(name, str) for name in against):
-        raise UserError(f"{path}: trained_against: expected a list of embedders' names")
+        raise UserError(f"{path}: trained_against: expected a list of embedder names")
     return About(str(record["made_by"]), tuple(against), str(record.get("weights", "")), record.get("loops") is True)
 
 
 def pairs(generated: Folder, reference: Folder) -> bool:
-    """Whether the sounds are pairs by id: all of them (True) or none (False); anything between raises UserError naming the rest."""
+    """Whether the sounds are pairs by id: all (True) or none (False); partial overlap raises UserError naming what is missing."""
     first, second = set(generated.ids), set(reference.ids)
     if first == second:
         return True
     if not first & second:
         return False
     problems = [
-        f"{len(lonely)} of {len(other)} in {folder.root} have no partner in {where.root}: {named(sorted(lonely))}"
-        for lonely, other, folder, where in (
+        f"{len(unpaired)} of {len(ids)} in {folder.root} have no partner in {other.root}: {named(sorted(unpaired))}"
+        for unpaired, ids, folder, other in (
             (second - first, second, reference, generated),
             (first - second, first, generated, reference),
         )
-        if lonely
+        if unpaired
     ]
-    raise UserError(
-        f"{'; '.join(problems)}. A pair is never skipped: add what is missing, or give --unpaired if equal names mean nothing here"
-    )
+    raise UserError(f"{'; '.join(problems)}. Pairs are never skipped: add what is missing, or use --unpaired to ignore equal names")
 
 
 def read_captions(path: Path, generated: Folder) -> dict[str, str]:
-    """The prompt of every sound of a folder by id, from a csv with the columns `id` and `caption`; one without raises UserError."""
+    """Prompts by id, from a csv with the columns `id` and `caption`; a sound of the folder without one raises UserError."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file)
@@ -123,10 +122,5 @@ def read_captions(path: Path, generated: Folder) -> dict[str, str]:
         raise UserError(f"{path}: cannot be read as csv in UTF-8 ({error})") from None
     missing = [clip_id for clip_id in generated.ids if not captions.get(clip_id)]
     if missing:
-        raise UserError(f"{path}: no caption for {named(missing)}; a sound is never scored without its prompt")
+        raise UserError(f"{path}: no caption for {named(missing)}; every sound needs its prompt")
     return {clip_id: captions[clip_id] for clip_id in generated.ids}
-
-
-def named(ids: list[str]) -> str:
-    more = len(ids) - LISTED
-    return ", ".join(ids[:LISTED]) + (f" and {more} more" if more > 0 else "")

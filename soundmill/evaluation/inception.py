@@ -1,4 +1,4 @@
-"""Inception score: whether a classifier is sure of each generated sound and finds all of them different (Salimans et al. 2016)."""
+"""Inception score (Salimans et al. 2016): high if a classifier is certain of each generated sound and the classes vary."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from soundmill.errors import UserError
-from soundmill.evaluation.bootstrap import Influence, Side
+from soundmill.evaluation.bootstrap import Influence, SetInfluence
 from soundmill.evaluation.divergence import names_of, softmax
 
 SPLITS = 10
-FEWEST_IN_SPLIT = 10  # of sounds; with fewer in ten splits, all sounds are one
-CHUNK = 256  # sounds whose probabilities are held at once
+FEWEST_IN_SPLIT = 10  # sounds; with fewer, all sounds are one split
+CHUNK = 256  # sounds whose probabilities are in memory
 
 
 def influence(logits: Mapping[str, np.ndarray]) -> Influence:
-    """What each sound adds to the score of all."""
+    """Influence of each sound on the score of all sounds together."""
     entropies, sums = _gather(logits, np.zeros(len(logits), int), 1)
     mean = np.maximum(sums[0] / len(logits), np.finfo(np.float64).tiny)
     score = _score(entropies, sums[0])
-    return Influence(Side.of(score * (entropies - np.concatenate([p @ np.log(mean) for p in _probabilities(logits)]))))
+    return Influence(SetInfluence.of(score * (entropies - np.concatenate([p @ np.log(mean) for p in _probabilities(logits)]))))
 
 
 def in_splits(logits: Mapping[str, np.ndarray], seed: int) -> tuple[float, float, int]:
-    """Mean and deviation of the scores of ten parts of the sounds, shuffled by the seed, and how many parts.
+    """Mean and standard deviation of the scores of ten splits of the sounds, shuffled by the seed, and the number of splits.
 
-    A score is exp of the mean KL(p ‖ mean p), p the softmaxed logits [K]; it is from 1 to K. A part of few sounds cannot score
-    above their number, so under a hundred sounds there is one part, without deviation.
+    A score is exp of the mean KL(p ‖ mean p), with p the softmaxed logits [K]; it lies between 1 and K, and cannot exceed the
+    number of sounds. With fewer than a hundred sounds there is one split.
     """
     if not len(logits):
         raise UserError("no logits of generated sounds: an inception score needs a classifier")
     splits = SPLITS if len(logits) >= SPLITS * FEWEST_IN_SPLIT else 1
     shuffled = np.random.default_rng(seed).permutation(len(logits))
-    part = np.empty(len(logits), int)  # that a sound is in
+    part = np.empty(len(logits), int)  # split of each sound
     for number, members in enumerate(np.array_split(shuffled, splits)):
         part[members] = number
     entropies, sums = _gather(logits, part, splits)
@@ -42,12 +42,12 @@ def in_splits(logits: Mapping[str, np.ndarray], seed: int) -> tuple[float, float
 
 
 def _score(entropies: np.ndarray, total: np.ndarray) -> float:
-    """Of sounds with these Σ p·ln p [n], whose p add up to `total` [K]."""
+    """Score of sounds with these Σ p·ln p [n], whose p sum to `total` [K]."""
     return float(np.exp(entropies.mean() - _negative_entropy(total / len(entropies))))
 
 
 def _gather(logits: Mapping[str, np.ndarray], part: np.ndarray, splits: int) -> tuple[np.ndarray, np.ndarray]:
-    """Σ p·ln p of every sound [N], and the sum of all p of each part [splits, K]; `part` [N] is which one a sound is in."""
+    """Σ p·ln p of every sound [N], and the sum of p of each split [splits, K]; `part` [N] is the split of each sound."""
     entropies, sums, start = [], 0, 0
     for p in _probabilities(logits):
         entropies.append(_negative_entropy(p))
@@ -58,17 +58,17 @@ def _gather(logits: Mapping[str, np.ndarray], part: np.ndarray, splits: int) -> 
 
 
 def _probabilities(logits: Mapping[str, np.ndarray]) -> Iterator[np.ndarray]:
-    """Softmaxed logits [≤ CHUNK, K] of all sounds, in their order; no more is in memory. What is not finite raises UserError."""
+    """Softmaxed logits of all sounds in order, in chunks [≤ CHUNK, K]; non-finite logits raise UserError."""
     ids = list(logits)
     for start in range(0, len(ids), CHUNK):
         some = ids[start : start + CHUNK]
         rows = np.stack([logits[clip_id] for clip_id in some])
         bad = [clip_id for clip_id, row in zip(some, rows, strict=True) if not np.isfinite(row).all()]
         if bad:
-            raise UserError(f"classifier logits of {names_of(bad)} are not finite; the sound or the weights are at fault")
+            raise UserError(f"classifier logits of {names_of(bad)} are not finite; check the sounds and the weights")
         yield softmax(rows)
 
 
 def _negative_entropy(p: np.ndarray) -> np.ndarray:
-    """Σ p·ln p over the last axis, where 0·ln 0 = 0."""
+    """Σ p·ln p over the last axis, with 0·ln 0 = 0."""
     return (p * np.log(np.where(p > 0, p, 1))).sum(axis=-1)

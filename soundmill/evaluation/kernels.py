@@ -1,7 +1,4 @@
-"""Maximum mean discrepancy of two sets of embeddings: KID (Bińkowski et al. 2018) and MMD, called KAD (Chung et al. 2025).
-
-Unbiased: no embedding is compared with itself.
-"""
+"""Unbiased maximum mean discrepancy of two sets of embeddings: KID (Bińkowski et al. 2018) and MMD, or KAD (Chung et al. 2025)."""
 
 from __future__ import annotations
 
@@ -10,12 +7,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from soundmill.errors import UserError
-from soundmill.evaluation.bootstrap import Influence, Side
+from soundmill.evaluation.bootstrap import Influence, SetInfluence
 
-SUBSETS = 100  # whose mean and deviation KID is
-SUBSET = 1000  # rows in one, at most half of the smaller set
-MEDIAN_ROWS = 2000  # of the reference, whose distances the bandwidth is the median of
-BLOCK = 2**21  # values of a kernel held at once
+SUBSETS = 100  # KID is their mean
+SUBSET = 1000  # rows of each, at most half of the smaller set
+MEDIAN_ROWS = 2000  # of the reference, at most, for the median distance
+BLOCK = 2**21  # values of a kernel in memory
 
 Kernel = Callable[[np.ndarray, np.ndarray], np.ndarray]  # [n, d], [m, d] → [n, m]
 
@@ -35,7 +32,7 @@ def gaussian(bandwidth: float) -> Kernel:
 
 
 def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """‖x−y‖² [n, m] of all rows, never below zero."""
+    """‖x−y‖² [n, m] of all rows, never negative."""
     squares = -2 * x @ y.T
     squares += squared_lengths(x)[:, None]
     squares += squared_lengths(y)
@@ -43,12 +40,12 @@ def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def squared_lengths(x: np.ndarray) -> np.ndarray:
-    """‖x‖² [n] of all rows, without a copy of them."""
+    """‖x‖² [n] of all rows, without copying them."""
     return np.einsum("nd,nd->n", x, x)
 
 
 def median_distance(reference: np.ndarray, seed: int) -> float:
-    """Median distance of two rows [n, d] of the reference, of a seeded part of them where there are many; zero raises UserError."""
+    """Median distance between rows [n, d] of the reference, or of a seeded subset if there are many; zero raises UserError."""
     random = np.random.default_rng(seed)
     if len(reference) > MEDIAN_ROWS:
         reference = reference[np.sort(random.choice(len(reference), MEDIAN_ROWS, replace=False))]
@@ -56,7 +53,7 @@ def median_distance(reference: np.ndarray, seed: int) -> float:
     median = float(np.sqrt(np.median(squared_distances(reference, reference)[pairs]))) if len(pairs[0]) else 0.0
     if not median > 0:
         raise UserError(
-            "half of the reference's embeddings or more are alike, so MMD has no bandwidth; use other metrics for this set"
+            "at least half of the reference's embeddings are equal, so MMD has no bandwidth; use other metrics for this set"
         )
     return median
 
@@ -72,7 +69,7 @@ def discrepancy(x: np.ndarray, y: np.ndarray, kernel: Kernel) -> float:
 
 
 def in_subsets(x: np.ndarray, y: np.ndarray, seed: int) -> tuple[float, float, int]:
-    """KID: mean and deviation of the discrepancy of seeded subsets, and the rows of one, always fewer than there are."""
+    """KID: mean and standard deviation of the discrepancy of seeded subsets, and the rows of a subset."""
     size = min(SUBSET, min(len(x), len(y)) // 2)
     if size < 2:
         raise UserError(f"KID needs at least 4 embeddings in each set, found {len(x)} and {len(y)}")
@@ -87,29 +84,29 @@ def in_subsets(x: np.ndarray, y: np.ndarray, seed: int) -> tuple[float, float, i
 def discrepancy_by_clip(
     generated: Sequence[np.ndarray], reference: Sequence[np.ndarray], kernel: Kernel
 ) -> tuple[float, Influence]:
-    """The discrepancy of all rows of two sets of clips [P, d], and what each clip adds to it, a block of the kernel at a time."""
+    """The discrepancy of all rows of two sets of clips [P, d], and each clip's influence; computed in blocks of the kernel."""
     sets = [np.concatenate(clips, dtype=np.float64) for clips in (generated, reference)]
     _check_sizes(*sets)
-    value, added = 0.0, []
+    value, influences = 0.0, []
     for rows, others in (sets, sets[::-1]):
         count = len(rows)
         within, own = _row_sums(rows, rows, kernel), _own(rows, kernel)
         value += float((within - own).sum()) / (count * (count - 1))
         between = _row_sums(rows, others, kernel)
-        added.append(2 * (within - own) / (count - 1) - 2 * between / len(others))
+        influences.append(2 * (within - own) / (count - 1) - 2 * between / len(others))
     value -= 2 * float(between.sum()) / (len(sets[0]) * len(sets[1]))
     lengths = [np.array([len(rows) for rows in clips]) for clips in (generated, reference)]
-    return value, Influence(*(Side.of(by_clip(rows, of), of) for rows, of in zip(added, lengths, strict=True)))
+    return value, Influence(*(SetInfluence.of(by_clip(rows, of), of) for rows, of in zip(influences, lengths, strict=True)))
 
 
 def exchanged(
     a: Sequence[np.ndarray], b: Sequence[np.ndarray], reference: Sequence[np.ndarray], kernel: Kernel, chosen: np.ndarray
 ) -> np.ndarray:
-    """Discrepancies [2, B] of two sets of partners, for each exchange of them (see `scores.Metric.exchanged`)."""
+    """Discrepancies [2, B] of two sets from a reference, for each exchange of clips (see `scores.Exchanged`)."""
     lengths = np.array([len(rows) for clips in (a, b) for rows in clips])
     generated, real = (np.concatenate(clips, dtype=np.float64) for clips in ([*a, *b], reference))
     first = np.concatenate([chosen, 1 - chosen], axis=1).T
-    members = np.concatenate([first, 1 - first], axis=1)  # [2·N, 2·B], whether a clip is in a set
+    members = np.concatenate([first, 1 - first], axis=1)  # [2·N, 2·B]: 1 if a clip is in a set
     owner, counts = np.repeat(np.arange(len(lengths)), lengths), np.maximum(lengths @ members, 2)
     within = -by_clip(_own(generated, kernel), lengths) @ members
     step = max(1, BLOCK // len(generated))
@@ -124,7 +121,7 @@ def exchanged(
 
 
 def by_clip(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Sums [N, …] over the rows of each clip of values [n, …]; `lengths` [N] are the clips' rows, in order."""
+    """Sums [N, …] of values [n, …] over the rows of each clip; `lengths` [N] are the clips' numbers of rows, in order."""
     from scipy.sparse import csr_array
 
     starts = np.concatenate([[0], np.cumsum(lengths)])
@@ -133,12 +130,12 @@ def by_clip(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 
 def _own(rows: np.ndarray, kernel: Kernel) -> np.ndarray:
-    """k(x, x) of every row [n]."""
+    """k(x, x) for every row [n]."""
     return np.concatenate([np.diagonal(kernel(part, part)) for part in np.array_split(rows, len(rows) // 64 + 1)])
 
 
 def _row_sums(x: np.ndarray, y: np.ndarray, kernel: Kernel) -> np.ndarray:
-    """Σ k(x, y) over all y, of every row of x [n]."""
+    """Σ k(x, y) over all rows of y, for every row of x [n]."""
     step = max(1, BLOCK // len(y))
     return np.concatenate([kernel(x[start : start + step], y).sum(axis=1) for start in range(0, len(x), step)])
 

@@ -1,10 +1,10 @@
-"""All sounds of one evaluation, embedded by every judge: those at hand, and the silence and noise of the baselines."""
+"""All sounds of one evaluation with their embeddings: the given ones, and the silence and noise of the baselines."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from soundmill import hashing
@@ -12,8 +12,8 @@ from soundmill.errors import UserError
 from soundmill.evaluation import features, folders, protocols
 from soundmill.evaluation.cache import Facts
 
-SIGNIFICANT_DIGITS = 6  # of published numbers: the last bits differ between processors
-BASELINE_SOUNDS = 1000  # of silence and of noise at most
+SIGNIFICANT_DIGITS = 6  # of published numbers, as last bits differ between processors
+BASELINE_SOUNDS = 1000  # of silence and of noise, at most
 
 Progress = Callable[[int, str, str], AbstractContextManager[Callable[[int], object]]]
 
@@ -24,7 +24,7 @@ def no_bar(total: int, label: str, unit: str) -> AbstractContextManager[Callable
 
 @dataclass(frozen=True)
 class Setup:
-    """The way sounds are scored; `cache` is the directory of embeddings, `tagger` that of a pipeline's own, if there is one."""
+    """How sounds are scored; `cache` is the directory of embeddings, `tagger` that of the pipeline's tagger, if there is one."""
 
     protocol: protocols.Protocol
     cache: Path
@@ -33,34 +33,31 @@ class Setup:
     progress: Progress = no_bar
 
     @property
-    def judges(self) -> list[features.Judge]:
+    def configs(self) -> list[features.EmbedderConfig]:
         return [
-            features.Judge(
-                name, self.tagger if name == "tagger" else None, self.protocol.sample_rate, tuple(sorted(options.items()))
-            )
+            features.EmbedderConfig(name, self.tagger, self.protocol.sample_rate, tuple(sorted(options.items())))
             for name, options in self.protocol.embedders.items()
         ]
 
-    def without_intervals(self) -> Setup:
-        return replace(self, protocol=self.protocol.model_copy(update={"replicates": 0}))
-
     def read(self, *roots: Path) -> list[folders.Folder]:
-        """The sounds of these folders. Where a file cannot even be opened, all others are decoded, so that one error names all."""
+        """The sounds of these folders. If a file cannot be opened, all others are decoded first, so that one error names all."""
         try:
             self.cache.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"{self.cache}: embeddings cannot be kept there ({error.strerror}); name another by --cache") from None
+            raise UserError(
+                f"{self.cache}: embeddings cannot be cached there ({error.strerror}); use another directory with --cache"
+            ) from None
         read = [folders.read(root, self.workers, self.cache / "files.sqlite") for root in roots]
         if refused := [row for folder in read for row in folder.refused]:
             sounds = [sound for folder in read for sound in folder.sounds]
-            with self.progress(len(sounds) * len(self.judges), "embed", "clip") as tick:
-                features.embed_all(self.judges, sounds, self.cache, self.workers, tick, refused)
+            with self.progress(len(sounds) * len(self.configs), "embed", "clip") as tick:
+                features.embed_all(self.configs, sounds, self.cache, self.workers, tick, refused)
         return read
 
 
 @dataclass(frozen=True)
 class Members:
-    """Sounds of one role of the library: the id in a comparison → the id in that role."""
+    """A set of sounds: the role in the library, and id in a comparison → id in that role."""
 
     role: str
     ids: Mapping[str, str]
@@ -78,27 +75,27 @@ class Members:
 
 @dataclass
 class Library:
-    """Sounds by role and id, and what the first judge's cache knows of each; `damaged` are kept files that were made anew."""
+    """Sounds by role and id, and their facts from the first embedder's cache; `damaged` cache files were rebuilt."""
 
     setup: Setup
     sounds: dict[str, dict[str, features.Sound]]
     facts: dict[str, dict[str, Facts]] = field(default_factory=dict)
     damaged: list[str] = field(default_factory=list)
-    texts: dict[str, str] = field(default_factory=dict)  # prompts by id, as clap reads them
+    texts: dict[str, str] = field(default_factory=dict)  # prompts by id, for clap
 
     def view(self, embedder: str, members: Members) -> features.View:
-        """The members as an embedder has embedded them."""
-        judge = next(judge for judge in self.setup.judges if judge.name == embedder)
+        """An embedder's embeddings of these sounds."""
+        config = next(config for config in self.setup.configs if config.name == embedder)
         if members.role == "prompts":
             return features.embed_texts(
-                judge, {clip_id: self.texts[name] for clip_id, name in members.ids.items()}, self.setup.cache
+                config, {clip_id: self.texts[name] for clip_id, name in members.ids.items()}, self.setup.cache
             )
         sounds = self.sounds[members.role]
         keys = {clip_id: sounds[name].key for clip_id, name in sorted(members.ids.items())}
-        return features.View(judge.directory(self.setup.cache), keys)
+        return features.View(config.directory(self.setup.cache), keys)
 
-    def made_up(self, role: str, ids: Iterable[str]) -> Members:
-        """Silence or noise in the place of each of these sounds: its own where it has one, else that of another in turn."""
+    def synthetic(self, role: str, ids: Iterable[str]) -> Members:
+        """Silence or noise in place of each of these sounds; a sound without its own takes that of another, in turn."""
         own = list(self.sounds[role])
         return Members(
             role, {clip_id: clip_id if clip_id in self.sounds[role] else own[turn % len(own)] for turn, clip_id in enumerate(ids)}
@@ -110,42 +107,44 @@ class Library:
 
 
 def embed(setup: Setup, sounds: Mapping[str, Mapping[str, features.Sound]], reference: Members) -> Library:
-    """Embed sounds (role → id → sound), then silence and noise as long as the reference's, for BASELINE_SOUNDS of these at most.
+    """Embed sounds (role → id → sound), then silence and noise as long as at most BASELINE_SOUNDS of the reference's sounds.
 
-    So the baselines of metrics are those of the reference and the seed, whatever is compared with it.
+    The baselines thus depend only on the reference and the seed.
     """
-    judges, seed = setup.judges, setup.protocol.seed
+    configs, seed = setup.configs, setup.protocol.seed
     library = Library(setup, {role: dict(of) for role, of in sounds.items()})
     ranked = hashing.hash_order(reference.ids.values(), "baselines", seed)[:BASELINE_SOUNDS]
-    total = sum(map(len, sounds.values())) + len(features.MADE_UP) * len(ranked)
-    with setup.progress(total * len(judges), "embed", "clip") as tick:
-        wanted = [sound for of in sounds.values() for sound in of.values()]
-        library.damaged += features.embed_all(judges, wanted, setup.cache, setup.workers, tick)
+    total = sum(map(len, sounds.values())) + len(features.SYNTHETIC) * len(ranked)
+    with setup.progress(total * len(configs), "embed", "clip") as tick:
+        given = [sound for by_id in sounds.values() for sound in by_id.values()]
+        library.damaged += features.embed_all(configs, given, setup.cache, setup.workers, tick)
         for role, of in sounds.items():
-            library.facts[role] = features.view(judges[0], of.values(), setup.cache).facts()
-        known = library.facts[reference.role]
-        library.sounds["silence"] = {clip_id: features.silence(known[clip_id]) for clip_id in sorted(ranked)}
-        library.sounds["noise"] = {clip_id: features.noise(clip_id, known[clip_id], seed) for clip_id in sorted(ranked)}
-        made_up = [sound for role in features.MADE_UP for sound in library.sounds[role].values()]
-        library.damaged += features.embed_all(judges, made_up, setup.cache, setup.workers, tick)
+            library.facts[role] = features.view(configs[0], of.values(), setup.cache).facts()
+        facts = library.facts[reference.role]
+        library.sounds["silence"] = {clip_id: features.silence(facts[clip_id]) for clip_id in sorted(ranked)}
+        library.sounds["noise"] = {clip_id: features.noise(clip_id, facts[clip_id], seed) for clip_id in sorted(ranked)}
+        synthetic = [sound for role in features.SYNTHETIC for sound in library.sounds[role].values()]
+        library.damaged += features.embed_all(configs, synthetic, setup.cache, setup.workers, tick)
     return library
 
 
 def in_files(files: Mapping[str, Path]) -> dict[str, features.Sound]:
-    """The files (id → path) as sounds."""
+    """Sounds of files (id → path)."""
     return {clip_id: features.file(clip_id, path, hashing.file_digest(path)) for clip_id, path in sorted(files.items())}
 
 
 def in_shards(clips: Mapping[Path, Iterable[str]]) -> dict[str, features.Sound]:
-    """The clips (shard → ids) as sounds."""
+    """Sounds of clips (shard → ids)."""
     digests = {shard: hashing.file_digest(shard) for shard in sorted(clips)}
     return {name: features.clip(name, shard, digest) for shard, digest in digests.items() for name in sorted(clips[shard])}
 
 
 def about_damaged(names: Sequence[str]) -> str:
-    return f"{len(names)} files of kept embeddings were damaged, and made anew: the scores are right, look after the disk."
+    return (
+        f"{len(names)} files of cached embeddings were damaged and have been rebuilt: the scores are correct, but check the disk."
+    )
 
 
 def rounded(value: float) -> float:
-    """As numbers are published."""
+    """A number as it is published."""
     return float(f"{value:.{SIGNIFICANT_DIGITS}g}")

@@ -1,12 +1,12 @@
-"""Whether generated sounds are copies of training clips: nearest ones by embedding, near-copies by fingerprint.
+"""Whether generated sounds are copies of training clips, by embedding and by fingerprint.
 
-Held-out real clips, which a model cannot have memorised, are searched for among the training clips in the same way; their rate is
-the baseline.
+Held-out real clips, which a model cannot have memorised, are compared with the training clips in the same way; their rate of
+near-copies is the baseline.
 
-by embedding    how near the nearest training clip is (cosine of mean embeddings, centred on the training clips' mean). Near-copies
-                are nearer than all but CLOSEST of the held-out clips are: so many of these are by definition
-by fingerprint  the share of the shorter sound that is in the other, whatever gain, cut, resampling or lossy coder came
-                between; near-copies reach the score that tells duplicates in a corpus
+by embedding    cosine of mean embeddings, centred on the training clips' mean, to the nearest training clip. A near-copy is
+                nearer than all but CLOSEST of the held-out clips, whose own rate is therefore CLOSEST
+by fingerprint  share of the shorter sound that is found in the other, even after gain, cuts, resampling or lossy coding. A
+                near-copy reaches the threshold for duplicates in a corpus
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from soundmill.evaluation import features
 from soundmill.evaluation.embedders.base import Embeddings
 from soundmill.evaluation.library import Setup, rounded
 
-CLOSEST = 0.05  # of held-out clips that count as near-copies of training clips
-FEWEST = 20  # held-out clips that such a share needs
-BLOCK = 1024  # clips compared at once
+CLOSEST = 0.05  # share of held-out clips that counts as near-copies of training clips
+FEWEST = 20  # held-out clips; with fewer this share is inaccurate
+BLOCK = 1024  # clips compared in one product
 
 
 class Fingerprinter:
-    """Fingerprints in the form of embeddings, so that they are made and kept as those are: 16 bits in each number."""
+    """Fingerprints in the form of embeddings, so that they are computed and cached likewise; each number holds 16 bits."""
 
     name = "fingerprint"
     sample_rate = fingerprint.SAMPLE_RATE
@@ -45,13 +45,13 @@ class Fingerprinter:
 
 
 def words(frames: np.ndarray) -> np.ndarray:
-    """The fingerprint uint32 [frames, 2] that was kept as [frames, 4]."""
+    """The fingerprint uint32 [frames, 2] that is cached as [frames, 4]."""
     return np.ascontiguousarray(frames.reshape(-1, 4), "<u2").view("<u4").astype(np.uint32)
 
 
 @dataclass(frozen=True)
-class FingerprintJudge(features.Judge):
-    """A judge whose embeddings are fingerprints; it has no weights."""
+class FingerprintConfig(features.EmbedderConfig):
+    """Fingerprints instead of embeddings; there are no weights."""
 
     @property
     def weights(self) -> str:
@@ -66,57 +66,59 @@ class FingerprintJudge(features.Judge):
 
 @dataclass(frozen=True)
 class Nearest:
-    """The training clip that is nearest to a sound by embedding, and the one that shares most of it by fingerprint, if one does."""
+    """The training clip nearest to a sound by embedding, and the one that shares most of it by fingerprint, if any."""
 
     clip_id: str
     similarity: float  # cosine, at most 1
     neighbour: str
-    shared: float  # 0: no training clip reaches the threshold
+    shared: float  # share by fingerprint; 0: no training clip reaches the threshold
     copy_of: str | None
 
     @property
     def rank(self) -> tuple[float, float, str]:
-        """Order of suspicion, the worst first."""
+        """Sort key: the most suspicious first."""
         return -self.shared, -self.similarity, self.clip_id
 
 
 @dataclass(frozen=True)
 class Memorisation:
-    """Of generated and of held-out sounds the nearest training clips, and how near is too near by embedding."""
+    """The nearest training clips of generated and held-out sounds, and the threshold of near-copies by embedding."""
 
     generated: list[Nearest]
     held_out: list[Nearest]
-    trained_on: list[str]  # real sounds that should be held out and are training clips
+    trained_on: list[str]  # real sounds that are not held out but training clips
     threshold: float | None  # similarity; None: no sound is held out
-    training: int
+    training: int  # number of training clips
     embedder: str
-    damaged: Sequence[str] = ()  # files of kept embeddings, made anew
+    damaged: Sequence[str] = ()  # cache files that were rebuilt
 
     def is_near(self, nearest: Nearest) -> bool:
         return self.threshold is not None and nearest.similarity > self.threshold
 
     def metrics(self) -> dict[str, float]:
-        """Flat: `memorised_<measure>`, the share of generated sounds that are near-copies, and with `_real` of held-out ones."""
+        """`memorised_<measure>`: share of near-copies among generated sounds; with the suffix `_real` among held-out ones."""
         flat = {}
-        for end, of in (("", self.generated), ("_real", self.held_out)):
+        for suffix, of in (("", self.generated), ("_real", self.held_out)):
             if of and self.threshold is not None:
-                flat[f"memorised_{self.embedder}{end}"] = float(np.mean([self.is_near(nearest) for nearest in of]))
+                flat[f"memorised_{self.embedder}{suffix}"] = float(np.mean([self.is_near(nearest) for nearest in of]))
             if of:
-                flat[f"memorised_fingerprint{end}"] = float(np.mean([nearest.copy_of is not None for nearest in of]))
+                flat[f"memorised_fingerprint{suffix}"] = float(np.mean([nearest.copy_of is not None for nearest in of]))
         return flat
 
     def warnings(self) -> list[str]:
         warnings = []
         if self.trained_on:
             warnings.append(
-                f"{len(self.trained_on)} of the real sounds are training clips themselves (first: {self.trained_on[0]}) and say "
-                "nothing about copies of what was not trained on."
+                f"{len(self.trained_on)} of the real sounds are training clips (first: {self.trained_on[0]}), so they are not "
+                "held out and do not count in the baseline."
             )
         if len(self.held_out) < FEWEST:
-            warnings.append(f"The rate of near-copies among real sounds rests on {len(self.held_out)} of them: it is rough.")
+            warnings.append(
+                f"The rate of near-copies among real sounds is inaccurate: only {len(self.held_out)} of them are held out."
+            )
         copies = sum(nearest.copy_of is not None for nearest in self.generated)
         if copies:
-            warnings.append(f"{copies} of {len(self.generated)} generated sounds are training clips again, by fingerprint.")
+            warnings.append(f"{copies} of {len(self.generated)} generated sounds are copies of training clips, by fingerprint.")
         return warnings
 
     def publish(self, metrics: dict[str, Any]) -> None:
@@ -132,33 +134,33 @@ class Memorisation:
 def search_for_copies(
     setup: Setup, generated: Sequence[features.Sound], real: Sequence[features.Sound], training: Sequence[features.Sound]
 ) -> Memorisation:
-    """`search` among sounds, embedding and fingerprinting them where that has not been done."""
-    judge = setup.judges[0]
-    judges = (judge, FingerprintJudge("fingerprint", None, judge.through))
+    """`search` after embedding and fingerprinting the sounds, except those already cached."""
+    first = setup.configs[0]
+    configs = (first, FingerprintConfig("fingerprint", None, first.intermediate_rate))
     sounds = [*generated, *real, *training]
-    with setup.progress(len(judges) * len(sounds), "look for copies", "clip") as tick:
-        damaged = features.embed_all(judges, sounds, setup.cache, setup.workers, tick)
-        views = [[features.view(who, role, setup.cache) for who in judges] for role in (generated, real, training)]
-        return replace(search(*views, judge.name), damaged=damaged)
+    with setup.progress(len(configs) * len(sounds), "look for copies", "clip") as tick:
+        damaged = features.embed_all(configs, sounds, setup.cache, setup.workers, tick)
+        views = [[features.view(config, role, setup.cache) for config in configs] for role in (generated, real, training)]
+        return replace(search(*views, first.name), damaged=damaged)
 
 
 def search(
     generated: Sequence[features.View], real: Sequence[features.View], training: Sequence[features.View], name: str
 ) -> Memorisation:
-    """Look for generated and real sounds among the training clips; views are (by the embedder `name`, by fingerprint).
+    """Search for generated and real sounds among the training clips; each view is (by the embedder `name`, by fingerprint).
 
-    Real sounds that are training clips by their content are not held out; a warning counts them.
+    Real sounds whose content is that of a training clip are not held out; a warning counts them.
     """
-    known = set(training[0].keys.values())
-    held_out = [clip_id for clip_id, key in real[0].keys.items() if key not in known]
+    training_keys = set(training[0].keys.values())
+    held_out = [clip_id for clip_id, key in real[0].keys.items() if key not in training_keys]
     sides = []
-    for by_embedder, by_sound in (generated, [view.of(held_out) for view in real]):
-        copies = _copies(by_sound, training[1])
-        near = _nearest(by_embedder, training[0])
+    for by_embedder, by_fingerprint in (generated, [view.of(held_out) for view in real]):
+        copies = _copies(by_fingerprint, training[1])
+        nearest_clips = _nearest(by_embedder, training[0])
         sides.append(
             [
                 Nearest(clip_id, similarity, neighbour, *copies.get(clip_id, (0.0, None)))
-                for clip_id, (similarity, neighbour) in near.items()
+                for clip_id, (similarity, neighbour) in nearest_clips.items()
             ]
         )
     similar = [nearest.similarity for nearest in sides[1]]
@@ -168,21 +170,21 @@ def search(
 
 
 def _nearest(sounds: features.View, training: features.View) -> dict[str, tuple[float, str]]:
-    """(similarity, id) of the training clip that is nearest to each sound; training clips pass a block at a time."""
+    """(similarity, id) of the nearest training clip of each sound; training clips are read block by block."""
     centre = _mean(training)
     ids, queries = _stacked(list(_units(sounds, centre)))
     if not ids:
         return {}
     best = np.full(len(ids), -np.inf)
-    who = np.full(len(ids), "", dtype=object)
+    neighbours = np.full(len(ids), "", dtype=object)
     for block in _blocks(_units(training, centre)):
         names, rows = _stacked(block)
         similarity = queries @ rows.T
         place = similarity.argmax(axis=1)
         better = similarity[np.arange(len(ids)), place] > best
         best[better] = similarity[np.arange(len(ids)), place][better]
-        who[better] = np.array(names, dtype=object)[place][better]
-    return {clip_id: (float(value), name) for clip_id, value, name in zip(ids, best, who, strict=True)}
+        neighbours[better] = np.array(names, dtype=object)[place][better]
+    return {clip_id: (float(value), name) for clip_id, value, name in zip(ids, best, neighbours, strict=True)}
 
 
 def _mean(view: features.View) -> np.ndarray:
@@ -196,7 +198,7 @@ def _mean(view: features.View) -> np.ndarray:
 
 
 def _units(view: features.View, centre: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """(id, mean embedding [D] from the centre, of length one) of every sound that has patches."""
+    """(id, mean embedding [D], centred and of unit length) of every sound that has patches."""
     for clip_id, frames in view.frames():
         if len(frames):
             mean = frames.mean(axis=0, dtype=np.float64) - centre
@@ -219,11 +221,11 @@ def _stacked(rows: Sequence[tuple[str, np.ndarray]]) -> tuple[list[str], np.ndar
 
 
 def _copies(sounds: features.View, training: features.View) -> dict[str, tuple[float, str]]:
-    """(score, training clip) of the most that a sound shares with one, where that reaches the threshold of duplicates."""
+    """(score, id) of the training clip that shares most of a sound, if it reaches the threshold of duplicates."""
     roles = {"sound": sounds, "training": training}
-    named = {hashing.digest(role, clip_id): (role, clip_id) for role, view in roles.items() for clip_id in view.keys}
-    names = pa.chunked_array([pa.array(list(named), pa.string())])
-    owners = pa.chunked_array([pa.array([role for role, _ in named.values()], pa.string())])
+    by_digest = {hashing.digest(role, clip_id): (role, clip_id) for role, view in roles.items() for clip_id in view.keys}
+    names = pa.chunked_array([pa.array(list(by_digest), pa.string())])
+    owners = pa.chunked_array([pa.array([role for role, _ in by_digest.values()], pa.string())])
     copies: dict[str, tuple[float, str]] = {}
     with tempfile.TemporaryDirectory(prefix="soundmill-copies-") as scratch:
         with fingerprint_index.Index(Path(scratch), names, owners) as index:
@@ -233,13 +235,13 @@ def _copies(sounds: features.View, training: features.View) -> dict[str, tuple[f
                     index.add(first, _landmarks(block, role))
                     first += len(block)
             for a, b, score in index.pairs(fingerprint_index.THRESHOLD):
-                (_, clip_id), (_, other) = sorted((named[a], named[b]))
+                (_, clip_id), (_, other) = sorted((by_digest[a], by_digest[b]))
                 copies[clip_id] = max(copies.get(clip_id, (0.0, "")), (score, other))
     return copies
 
 
 def _landmarks(block: Sequence[tuple[str, np.ndarray]], role: str) -> pa.Table:
-    """Rows for the index: training clips have keys only, other sounds probes only, so that pairs are of one of each."""
+    """Rows for the index: training clips have keys only, other sounds probes only, so every pair is one of each."""
     rows = [landmarks.landmarks(words(frames)) for _, frames in block]
     empty = "keys" if role == "sound" else "probes"
     kind = pa.schema([(name, pa.binary()) for name in ("fingerprint", "keys", "probes")])

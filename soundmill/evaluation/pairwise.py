@@ -55,7 +55,7 @@ def compare(
     wanted = Counter(ids.values()).most_common(1)[0][0]
     paired = [name for name in models if ids[name] == wanted]
     pairs = list(itertools.combinations(paired, 2))
-    protocol = protocols.load("project").judged_by([embedder])
+    protocol = protocols.load("project").with_embedders([embedder])
     protocol = protocol.model_copy(update={"seed": like["seed"], "replicates": like["replicates"]})
     replicates = max(LEAST_REPLICATES, REPLICATES_PER_TEST * len(pairs) * len(COMPARED))
 

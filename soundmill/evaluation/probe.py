@@ -1,4 +1,4 @@
-"""A linear probe: which of the real clips' classes does a sound belong to, seen through an embedder?"""
+"""A linear probe on embeddings: to which of the real clips' classes does a sound belong?"""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from soundmill import hashing
 from soundmill.errors import UserError
 from soundmill.evaluation import features
 
-L2 = 0.1  # weight of ½‖W‖² against the summed cross entropy, on embeddings of unit mean variance
+L2 = 0.1  # weight of ½‖W‖² relative to the summed cross entropy, for embeddings of unit mean variance
 FOLDS = 5
-MOST_ITERATIONS = 500
+MAX_ITERATIONS = 500
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Multinomial logistic regression on embeddings centred and divided by one number: features that hardly move stay small."""
+    """Multinomial logistic regression on embeddings that are centred and divided by one scale for all dimensions."""
 
     classes: list[str]
     mean: np.ndarray  # [d]
@@ -34,7 +34,7 @@ class Probe:
 
 
 def fit(embeddings: np.ndarray, labels: Sequence[str]) -> Probe:
-    """Fit to embeddings [n, d]; the loss is convex, so the result has no seed. Fewer than two classes raise UserError."""
+    """Fit to embeddings [n, d]; the loss is convex, so no seed is needed. Fewer than two classes raise UserError."""
     from scipy.optimize import minimize
 
     classes = sorted(set(labels))
@@ -44,7 +44,7 @@ def fit(embeddings: np.ndarray, labels: Sequence[str]) -> Probe:
     mean = rows.mean(axis=0)
     scale = float(np.sqrt(rows.var(axis=0).mean())) or 1.0
     rows = (rows - mean) / scale
-    wanted = np.equal.outer(np.array(labels), np.array(classes)).astype(np.float64)
+    targets = np.equal.outer(np.array(labels), np.array(classes)).astype(np.float64)
     shape = (rows.shape[1] + 1, len(classes))
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
@@ -52,30 +52,28 @@ def fit(embeddings: np.ndarray, labels: Sequence[str]) -> Probe:
         scores = rows @ weights[:-1] + weights[-1]
         scores -= scores.max(axis=1, keepdims=True)
         normaliser = np.log(np.exp(scores).sum(axis=1, keepdims=True))
-        errors = np.exp(scores - normaliser) - wanted
+        errors = np.exp(scores - normaliser) - targets
         gradient = np.vstack([rows.T @ errors + L2 * weights[:-1], errors.sum(axis=0)])
-        value = -(wanted * (scores - normaliser)).sum() + 0.5 * L2 * np.square(weights[:-1]).sum()
+        value = -(targets * (scores - normaliser)).sum() + 0.5 * L2 * np.square(weights[:-1]).sum()
         return float(value), gradient.ravel()
 
-    result = minimize(loss, np.zeros(shape).ravel(), jac=True, method="L-BFGS-B", options={"maxiter": MOST_ITERATIONS})
+    result = minimize(loss, np.zeros(shape).ravel(), jac=True, method="L-BFGS-B", options={"maxiter": MAX_ITERATIONS})
     weights = result.x.reshape(shape)
     return Probe(classes, mean, scale, weights[:-1], weights[-1])
 
 
 def folds(groups: Sequence[str], labels: Sequence[str], seed: int) -> list[int]:
-    """A fold for every clip: all clips of one group share it, and each class's groups are dealt out evenly."""
+    """The fold of every clip: clips of one group share it, and the groups of each class are distributed evenly."""
     label_of = dict(zip(reversed(groups), reversed(labels), strict=True))
     fold_of: dict[str, int] = {}
-    dealt = 0
-    for group in sorted(label_of, key=lambda name: (label_of[name], hashing.digest("fold", seed, name), name)):
-        fold_of[group] = dealt % FOLDS
-        dealt += 1
+    for index, group in enumerate(sorted(label_of, key=lambda name: (label_of[name], hashing.digest("fold", seed, name), name))):
+        fold_of[group] = index % FOLDS
     return [fold_of[group] for group in groups]
 
 
 @dataclass(frozen=True)
 class Guesses:
-    """The classes that probes put sounds into, by id: generated ones, and those of other roles by a probe of other folds."""
+    """Classes predicted by probes, by id; real clips and the codec's by the probe of the other folds."""
 
     generated: Mapping[str, str]
     real: Mapping[str, str]
@@ -83,11 +81,11 @@ class Guesses:
 
 
 def guess(clips: Sequence[tuple[str, str, int]], real: features.View, generated: features.View, codec: features.View) -> Guesses:
-    """Fit a probe to real clips (id, label, fold) and classify all; a clip, or its codec's, by the probe of the other folds."""
+    """Fit probes to real clips (id, label, fold) and classify all sounds; no clip is classified by a probe fitted to its fold."""
     label_of = {clip_id: label for clip_id, label, _ in clips}
     fold_of = {clip_id: fold for clip_id, _, fold in clips}
     means = dict(zip(real.keys, real.means(), strict=True))
-    coded = dict(zip(codec.keys, codec.means(), strict=True)) if codec.keys else {}
+    codec_means = dict(zip(codec.keys, codec.means(), strict=True)) if codec.keys else {}
     of_real: dict[str, str] = {}
     of_codec: dict[str, str] = {}
     for fold in sorted(set(fold_of.values())):
@@ -95,7 +93,7 @@ def guess(clips: Sequence[tuple[str, str, int]], real: features.View, generated:
         if len({label_of[clip_id] for clip_id in others}) < 2:
             continue
         model = fit(np.stack([means[clip_id] for clip_id in others]), [label_of[clip_id] for clip_id in others])
-        for rows, guesses in ((means, of_real), (coded, of_codec)):
+        for rows, guesses in ((means, of_real), (codec_means, of_codec)):
             inside = [clip_id for clip_id in rows if fold_of.get(clip_id) == fold]
             if inside:
                 guesses |= zip(inside, model.predict(np.stack([rows[clip_id] for clip_id in inside])), strict=True)
@@ -104,14 +102,14 @@ def guess(clips: Sequence[tuple[str, str, int]], real: features.View, generated:
 
 
 def label_accuracy(
-    guesses: Guesses, clips: Sequence[tuple[str, str, int]], wanted: Mapping[str, str], codec: Sequence[str]
+    guesses: Guesses, clips: Sequence[tuple[str, str, int]], requested: Mapping[str, str], codec: Sequence[str]
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Whether each sound is in the class wanted (id → 1 or 0), and baselines of the mean: real clips, the codec's, and chance."""
+    """Whether each sound is in the requested class (id → 1 or 0), and baselines of the mean: real clips, the codec's, chance."""
     label_of = {clip_id: label for clip_id, label, _ in clips}
-    of = {clip_id: float(guesses.generated[clip_id] == label) for clip_id, label in wanted.items()}
-    baselines = {"chance": max(Counter(wanted.values()).values()) / len(wanted)}
-    known = {"real": guesses.real, "codec": {name: guesses.codec[name] for name in codec if name in guesses.codec}}
-    for role, guessed in known.items():
+    of = {clip_id: float(guesses.generated[clip_id] == label) for clip_id, label in requested.items()}
+    baselines = {"chance": max(Counter(requested.values()).values()) / len(requested)}
+    by_role = {"real": guesses.real, "codec": {name: guesses.codec[name] for name in codec if name in guesses.codec}}
+    for role, guessed in by_role.items():
         if guessed:
             baselines[role] = float(np.mean([label == label_of[clip_id] for clip_id, label in guessed.items()]))
     return of, baselines

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from soundmill import page
 from soundmill.evaluation import chart, tables
-from soundmill.evaluation.score_rows import BASELINES, MEANINGS, METRICS, TITLES, Row, rows_of, verdict
+from soundmill.evaluation.score_rows import BASELINES, MEANINGS, METRICS, TITLES, ScoreRow, rows_of, verdict
 from soundmill.page.sounds import LONGEST_TITLE, Card, Chip, Section, Sound, attempt, draw_section
 
 if TYPE_CHECKING:
     from soundmill.evaluation.memorisation import Memorisation
 
-SHOWN = 3  # sounds each of the best, the middle and the worst
-GALLERY = 6  # pairs of a generated sound and the training clip that it is most like
+SHOWN = 3  # sounds of each: best, middling, worst
+GALLERY = 6  # pairs of a generated sound and its nearest training clip
 PROVENANCE = (
     *("protocol", "version", "soundmill", "resampler", "sample_rate", "seed", "replicates", "counts", "seconds", "embedders"),
     *("trained_against", "weights", "files"),
@@ -26,7 +26,7 @@ PROVENANCE = (
 
 
 def copies(memorised: Memorisation, sound_of: Callable[[str, str], Sound]) -> Section:
-    """The generated sounds that are most like a training clip, each beside it; `sound_of` takes a role and an id."""
+    """The generated sounds nearest to a training clip, each beside it; `sound_of` takes a role and an id."""
     cards = []
     for near in memorised.worst(GALLERY):
         neighbour = near.copy_of or near.neighbour
@@ -47,7 +47,7 @@ def copies(memorised: Memorisation, sound_of: Callable[[str, str], Sound]) -> Se
 
 
 def best_and_worst(of: Mapping[str, float], better: str) -> dict[str, list[str]]:
-    """Ids of the best sounds, of those in the middle and of the worst, by a value of each; `better` is lower or higher."""
+    """Ids of the best, middling and worst sounds by their values; `better` is "lower" or "higher"."""
     order = sorted(of, key=lambda clip_id: (of[clip_id] if better == "lower" else -of[clip_id], clip_id))
     count = min(SHOWN, len(order) // 3)
     middle = (len(order) - count) // 2
@@ -65,9 +65,8 @@ def write_report(
 ) -> None:
     """Write scores.json, .csv, .tex, .md, sounds.csv, then scores.png and index.html (one self-contained page) into a directory.
 
-    A picture or player that cannot be made is named in its place, in a line and by the sound's id; all others are there.
-    `of`: values of single sounds by score and id. `classes`: by class its number of sounds (`generated`) and means of scores by
-    their keys.
+    If a picture or player cannot be made, the page and standard error name it, and the rest is written. `of`: values of single
+    sounds by score and id. `classes`: number of sounds (`generated`) and mean scores by class.
     """
     directory.mkdir(parents=True, exist_ok=True)
     document = {**metrics, "title": title} | ({"classes": dict(classes)} if classes else {})
@@ -130,7 +129,7 @@ def _page(
     )
 
 
-def _scores(rows: list[Row]) -> dict[str, Any]:
+def _scores(rows: list[ScoreRow]) -> dict[str, Any]:
     """Head and rows of the table of scores; below it, why scores rank no models or are missing, each reason once."""
     table = tables.texts(rows, named="title")
     lines = table.to_numpy().tolist()
@@ -143,14 +142,14 @@ def _scores(rows: list[Row]) -> dict[str, Any]:
     return {"head": table.columns[2:], "rows": lines, "notes": notes}
 
 
-def _classes(classes: Mapping[str, Mapping[str, float]], rows: Sequence[Row]) -> dict[str, Any] | None:
+def _classes(classes: Mapping[str, Mapping[str, float]], rows: Sequence[ScoreRow]) -> dict[str, Any] | None:
     """Head and rows of the table of classes."""
     if not classes:
         return None
     from soundmill.drawing import shorten
 
     keys = list(dict.fromkeys(key for values in classes.values() for key in values if key != "generated"))
-    named = {row.key: f"{TITLES[row.metric]} · {row.judge}" for row in rows}
+    named = {row.key: f"{TITLES[row.metric]} · {row.embedder}" for row in rows}
     lines = [
         [
             shorten(name, LONGEST_TITLE) or "(no folder)",

@@ -1,4 +1,4 @@
-"""Of several sounds made for one text, the one that is most like it."""
+"""Of several sounds generated for one text, keep the one that CLAP finds most similar to it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from soundmill.audio.resample import resample
 
 
 def best_of(candidates: int) -> Callable[[Sequence[str], Sequence[np.ndarray], int], list[int]]:
-    """A choice among waves [C, T], made for `texts` (one each) at some rate: in every group of `candidates` neighbours the place of
-    the one that CLAP finds most similar to its text. CLAP is loaded at once: without its weights a UserError, before any work."""
+    """A function (texts, waves [C, T] generated for them, sample rate) → the index of the best wave in each group of `candidates`.
+
+    CLAP is loaded immediately, so missing weights raise UserError before anything is generated.
+    """
     from soundmill.evaluation.embedders import clap
 
     embedder = clap.ClapEmbedder(clap.weights())
 
     def choose(texts: Sequence[str], waves: Sequence[np.ndarray], sample_rate: int) -> list[int]:
         if len(texts) % candidates:
-            raise ValueError(f"{len(texts)} sounds cannot be dealt into groups of {candidates}")
+            raise ValueError(f"{len(texts)} sounds cannot be split into groups of {candidates}")
         scores = embedder.similarity(texts, [resample(wave.mean(0), sample_rate, embedder.sample_rate) for wave in waves])
         return [int(row.argmax()) + number * candidates for number, row in enumerate(scores.reshape(-1, candidates))]
 

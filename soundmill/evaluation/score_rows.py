@@ -1,4 +1,4 @@
-"""A result's scores as rows: titles and meanings of the metrics, values in words, and where a Fréchet distance comes from."""
+"""A result's scores as rows: titles and descriptions of the metrics, formatted values, and a verdict on the Fréchet distance."""
 
 from __future__ import annotations
 
@@ -42,37 +42,37 @@ BETTER = {
 }
 MEANINGS = {
     **{name: f"{metric.description}; {metric.better} is better" for name, metric in scores.METRICS.items()},
-    "label_accuracy": "share of generated sounds that a linear probe, fitted on real clips, puts into the class wanted",
+    "label_accuracy": "share of generated sounds that a linear probe, fitted to real clips, assigns to the requested class",
     **{name: f"{description}; lower is better" for name, description in waveforms.METRICS.items()},
-    "real": "the probe's cross-validated accuracy on real clips: what can be reached",
-    "floor": "real clips in place of generated ones: what can be reached",
-    "codec_floor": "the codec's clips before they went through it",
-    "codec": "real clips through the family's representation and back: no model of this family can beat it by much",
+    "real": "the probe's cross-validated accuracy on real clips: an upper bound",
+    "floor": "real clips in place of generated ones: the best attainable score",
+    "codec_floor": "the codec's clips before encoding",
+    "codec": "real clips encoded and decoded by the family's codec: no model of this family can be much better",
     "silence": "digital silence in place of every generated sound",
     "noise": "white noise in place of every generated sound",
-    "chance": "always answering the label wanted most often",
+    "chance": "always answering the most frequently requested label",
 }
 SHARES = ("label_accuracy", "precision", "recall", "coverage")  # from 0 to 1
 
 
 @dataclass(frozen=True)
-class Row:
-    """One score with its interval and its baselines; without a value, or unranked, the note says why."""
+class ScoreRow:
+    """One score with its interval and its baselines; `note` says why it has no value or ranks no models."""
 
     key: str
     metric: str
-    judge: str  # an embedder, or the waves themselves
+    embedder: str  # or "waves": measured on the waves themselves
     value: float | None
     low: float | None
     high: float | None
     baselines: Mapping[str, float]
     note: str = ""
     unranked: bool = False
-    role: str = "generated"  # the sounds that the value is of
+    role: str = "generated"  # or "codec": the sounds that were measured
 
 
-def rows_of(metrics: Mapping[str, Any]) -> list[Row]:
-    """The scores in a result, in a fixed order: by embedder, then metric; last those of the waves themselves."""
+def rows_of(metrics: Mapping[str, Any]) -> list[ScoreRow]:
+    """The scores of a result in a fixed order: by embedder, then metric; last those measured on waves."""
     rows = []
     for embedder in sorted(name for name, facts in metrics["embedders"].items() if isinstance(facts, Mapping)):
         for metric in (*scores.METRICS, "label_accuracy"):
@@ -88,50 +88,50 @@ def rows_of(metrics: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
-def _row(metrics: Mapping[str, Any], key: str, metric: str, judge: str, role: str) -> Row:
+def _row(metrics: Mapping[str, Any], key: str, metric: str, embedder: str, role: str) -> ScoreRow:
     unranked = metrics.get("unranked", {}).get(key)
     note = unranked or (metrics.get("left_out", {}).get(key, "") if metrics[key] is None else "")
     ends = metrics.get(f"{key}_low"), metrics.get(f"{key}_high")
-    return Row(key, metric, judge, metrics[key], *ends, metrics["baselines"].get(key, {}), note, unranked is not None, role)
+    return ScoreRow(key, metric, embedder, metrics[key], *ends, metrics["baselines"].get(key, {}), note, unranked is not None, role)
 
 
-def number(row: Row, value: float) -> str:
-    return f"{value:.1%}" if row.metric in SHARES else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+def number(metric: str, value: float) -> str:
+    return f"{value:.1%}" if metric in SHARES else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
-def shown(row: Row) -> str:
-    """The value, † where it ranks no models, – where there is none."""
-    return "–" if row.value is None else f"{number(row, row.value)}{'†' if row.unranked else ''}"
+def shown(row: ScoreRow) -> str:
+    """The value, with † if it ranks no models; – if there is none."""
+    return "–" if row.value is None else f"{number(row.metric, row.value)}{'†' if row.unranked else ''}"
 
 
-def interval(row: Row) -> str:
-    return "–" if row.low is None or row.high is None else f"{number(row, row.low)} … {number(row, row.high)}"
+def interval(row: ScoreRow) -> str:
+    return "–" if row.low is None or row.high is None else f"{number(row.metric, row.low)} … {number(row.metric, row.high)}"
 
 
-def baselines_of(rows: list[Row]) -> list[str]:
-    """Names of the baselines that any of the rows has, in their fixed order."""
+def baselines_of(rows: list[ScoreRow]) -> list[str]:
+    """The baselines that any of the rows has, in a fixed order."""
     return [name for name in BASELINES if any(name in row.baselines for row in rows)]
 
 
-def verdict(row: Row, counts: Mapping[str, int]) -> str | None:
-    """Whether the representation or the model loses more of a Fréchet distance; None where the baselines do not show it."""
+def verdict(row: ScoreRow, counts: Mapping[str, int]) -> str | None:
+    """A sentence on whether codec or model contributes more to a Fréchet distance; None if the baselines do not show it."""
     baselines = row.baselines
     if row.metric != "fad" or row.value is None or row.unranked or "codec" not in baselines or "floor" not in baselines:
         return None
     lost = max(baselines["codec"] - baselines.get("codec_floor", baselines["floor"]), 0.0)
     gap = row.value - baselines["floor"]
     if gap <= 0:
-        return f"{row.judge}: the generated sounds are as close to the reference as other real clips are."
+        return f"{row.embedder}: the generated sounds are as close to the reference as other real clips."
     if row.value >= min(baselines["silence"], baselines["noise"]):
-        return f"{row.judge}: the generated sounds are no closer to real ones than silence or noise."
+        return f"{row.embedder}: the generated sounds are no closer to real ones than silence or noise."
     if 0 < 2 * counts["codec"] < counts["generated"]:
         return (
-            f"{row.judge}: the generated sounds are {gap:.3g} further from the reference than other real clips; "
-            f"{counts['codec']} clips through the codec are too few to say how much of it the representation loses."
+            f"{row.embedder}: the generated sounds are {gap:.3g} further from the reference than other real clips; "
+            f"{counts['codec']} clips through the codec are too few to tell how much of this the codec loses."
         )
     share = min(lost / gap, 1.0)
-    fault = "the representation" if share > 0.5 else "the model"
+    larger = "the codec" if share > 0.5 else "the model"
     return (
-        f"{row.judge}: of the distance {gap:.3g} between the floor and the generated sounds, {share:.0%} is lost by the "
-        f"representation itself (real clips lose {lost:.3g} in it) and {1 - share:.0%} by the model: mostly {fault} is at fault."
+        f"{row.embedder}: of the distance of {gap:.3g} between the floor and the generated sounds, {share:.0%} is due to the codec "
+        f"(real clips lose {lost:.3g} in it) and {1 - share:.0%} to the model: {larger} loses more."
     )

@@ -1,15 +1,15 @@
-"""The scorer of folders and of the pipeline's families: a protocol's metrics of generated sounds, with the baselines of each.
+"""Scores of folders and of the pipeline's families: a protocol's metrics of generated sounds, with baselines.
 
-Baselines are the same measurement of other sounds in place of the generated ones:
+A baseline is the same measurement with other sounds in place of the generated ones:
 
-floor    real sounds against real ones. A Fréchet distance between sets of one kind of sound is bias alone, in proportion to
-         1/n + 1/m of their sizes: it is brought to the sizes of the sets at hand
+floor    real sounds against real ones. The Fréchet distance of two sets from one distribution is pure bias, proportional to
+         1/n + 1/m, so it is scaled to the sizes of the sets at hand
 silence  digital silence, and
-noise    white noise, as long as the reference's sounds and as many, up to BASELINE_SOUNDS
-codec    (of a family) real sounds through its representation and back, and codec_floor, those sounds before it
+noise    white noise: as many sounds as the reference has (BASELINE_SOUNDS at most) and as long
+codec    (families only) real sounds encoded and decoded by the family's codec; codec_floor is these sounds before that
 
-A metric by which silence or noise is as good as the floor cannot tell these sets apart: it is unfit, and ranks no models. Nor does
-the judge that a model was trained against. Fréchet distances of few reference sounds are no scores at all.
+A metric by which silence or noise is as good as the floor is unfit for these sets and ranks no models. Neither does a metric of an
+embedder that the model was trained against. Fréchet distances from few reference sounds are not reported.
 """
 
 from __future__ import annotations
@@ -25,28 +25,29 @@ import soundmill
 from soundmill import shards
 from soundmill.audio.resample import QUALITY
 from soundmill.errors import UserError
-from soundmill.evaluation import features, folders, protocols, scores, waveforms
+from soundmill.evaluation import features, protocols, scores, waveforms
+from soundmill.evaluation.divergence import named
 from soundmill.evaluation.library import Library, Members, Setup, rounded
-from soundmill.evaluation.score_rows import BETTER, SHARES
+from soundmill.evaluation.score_rows import BETTER, number
 from soundmill.evaluation.wave_facts import shares
 
-FEWEST_REFERENCE = 50  # sounds below which a Fréchet distance is bias and no score
+FEWEST_REFERENCE = 50  # sounds; with fewer a Fréchet distance is mostly bias
 FRECHET = ("fad", "fad_inf", "fad_per_clip", "fd")
-BIASED = ("fad", "fd")  # distances that are all bias between sets of one kind
-PER_CLIP = "fad_per_clip"  # by which clips are ranked,
-RANKING = "ranking"  # whether or not it is a score
-OTHER_LENGTH = 0.05  # a mean length that differs by more of itself is warned of
+BIASED = ("fad", "fd")  # pure bias between sets from one distribution
+PER_CLIP = "fad_per_clip"  # ranks the clips on the report page,
+RANKING = "ranking"  # in this role if it is not a score of the protocol
+LENGTH_TOLERANCE = 0.05  # relative difference of mean lengths above which a warning is given
 FAULTS = {"silent": "silent", "clipped": "clipped", "duplicate": "copies of another one"}
 
-Sides = tuple[Members, Members]  # sounds, and what they are compared with
+Sides = tuple[Members, Members]  # sounds, and the sounds or prompts that they are compared with
 
 
 @dataclass(frozen=True)
 class Comparisons:
-    """By role (`generated`, `floor`, `silence` …) the sets that are compared, pairs of equal ids, and sounds with their prompts.
+    """The compared sets, pairs with equal ids, and sounds with their prompts, each by role (`generated`, `floor`, `silence` …).
 
-    `waves` are sounds made of others, and those others; `waves_prefix` is that of their scores' keys. `why_not` says of kinds that
-    are not there (`pairs`, `prompts`) why.
+    `waves` are reconstructions and their originals, `waves_prefix` the prefix of their scores' keys. `why_not` gives the reason why
+    `pairs` or `prompts` are missing.
     """
 
     sets: Mapping[str, Sides]
@@ -57,15 +58,15 @@ class Comparisons:
     why_not: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, metric: str) -> tuple[str, Mapping[str, Sides]]:
-        """The kind of sets that a metric takes, and those."""
-        if metric == protocols.ALONE:
+        """The kind of comparison that a metric needs, and its sides by role."""
+        if metric == protocols.CLAP_SCORE:
             return "prompts", self.prompts
         return ("pairs", self.pairs) if scores.METRICS[metric].paired else ("sets", self.sets)
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One metric of one set against another, in the form that is sent to a worker."""
+    """One metric of one set against another, as it is sent to a worker."""
 
     key: str
     metric: str
@@ -79,7 +80,7 @@ class Measurement:
 
 @dataclass
 class Scored:
-    """Scores to publish: flat `values`, `baselines` and reasons; `of` has the values of single clips by score."""
+    """Scores to publish: `values` by key, `baselines` and reasons; `of` has the values of single clips by score."""
 
     values: dict[str, float | None] = field(default_factory=dict)
     baselines: dict[str, dict[str, float]] = field(default_factory=lambda: defaultdict(dict))
@@ -89,15 +90,15 @@ class Scored:
     of: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def add(self, key: str, result: Mapping[str, Any]) -> None:
-        """A score of the generated sounds."""
+        """Add a score of the generated sounds."""
         flat = {name: value for name, value in result.items() if isinstance(value, (int, float))}
         self.values |= {key if name == "value" else f"{key}_{name}": rounded(value) for name, value in flat.items()}
         self.warnings += [f"{key}: {text}" for text in result.get("warnings", ())]
         if "of" in result:
             self.of[key] = result["of"]
 
-    def judge(self, key: str, metric: str, embedder: str, trained_against: Sequence[str]) -> None:
-        """Unrank a score whose baselines are as good as real sound, or whose embedder the model was trained against."""
+    def check_rank(self, key: str, metric: str, embedder: str, trained_against: Sequence[str]) -> None:
+        """Mark a score that must not rank models: it is unfit, or the model was trained against its embedder."""
         reason = (
             f"the model was trained against {embedder}"
             if embedder in trained_against
@@ -107,21 +108,19 @@ class Scored:
             self.unranked[key] = reason
             self.warnings.append(f"{key} ranks no models: {reason}.")
 
-    def withhold(self, key: str, reason: str) -> None:
-        self.values[key] = None
-        self.left_out[key] = reason
-
     def document(self) -> dict[str, Any]:
-        """The part of a result that is these scores."""
+        """These scores as part of a result."""
         return {**self.values, "baselines": dict(self.baselines), "left_out": self.left_out, "unranked": self.unranked}
 
 
 def score(setup: Setup, library: Library, comparisons: Comparisons, trained_against: Sequence[str] = ()) -> Scored:
-    """All scores of the protocol that these sounds allow; where there is none at all, UserError gives the reason of each."""
+    """All scores of the protocol that these sounds allow; if there is none, a UserError gives the reason of each."""
     protocol, scored = setup.protocol, Scored()
-    for wanted in protocol.scores:
-        if reason := _why_not(wanted, comparisons):
-            (scored.withhold if wanted.metric in FRECHET else scored.left_out.__setitem__)(wanted.key, reason)
+    for spec in protocol.scores:
+        if reason := _why_not(spec, comparisons):
+            scored.left_out[spec.key] = reason
+            if spec.metric in FRECHET:
+                scored.values[spec.key] = None
     tasks = _plan(setup, library, comparisons, scored.left_out)
     results = _measure_all(setup, tasks, [*_wave_jobs(library, comparisons)])
     for (key, role), result in results.items():
@@ -133,77 +132,74 @@ def score(setup: Setup, library: Library, comparisons: Comparisons, trained_agai
             scored.of[key] = result["of"]
         elif "value" in result:
             scored.baselines[key][role] = rounded(result["value"])
-    if all(wanted.key in scored.left_out for wanted in protocol.scores) and not comparisons.waves:
+    if all(spec.key in scored.left_out for spec in protocol.scores) and not comparisons.waves:
         lines = "".join(f"\n  {key}: {why}" for key, why in scored.left_out.items())
         raise UserError(f"no score of protocol {protocol.label} can be measured of these sounds:{lines}")
     scored.warnings += [f"{key} is left out: {why}." for key, why in scored.left_out.items()]
-    for wanted in protocol.scores:
-        scored.judge(wanted.key, wanted.metric, wanted.embedder, trained_against)
+    for spec in protocol.scores:
+        scored.check_rank(spec.key, spec.metric, spec.embedder, trained_against)
     return scored
 
 
-def _why_not(wanted: protocols.Score, comparisons: Comparisons) -> str | None:
-    kind, roles = comparisons.of(wanted.metric)
+def _why_not(spec: protocols.ScoreSpec, comparisons: Comparisons) -> str | None:
+    kind, roles = comparisons.of(spec.metric)
     if "generated" not in roles:
         return comparisons.why_not[kind]
     count = len(roles["generated"][1])
-    if wanted.metric in FRECHET and count < FEWEST_REFERENCE:
-        return f"a Fréchet distance needs {FEWEST_REFERENCE} reference sounds at least, and here are {count}: it would be bias"
+    if spec.metric in FRECHET and count < FEWEST_REFERENCE:
+        return f"a Fréchet distance needs at least {FEWEST_REFERENCE} reference sounds, not {count}: it would be mostly bias"
     return None
 
 
 def unfit(metric: str, baselines: Mapping[str, float]) -> str | None:
-    """Whether a baseline is as good as real sounds: silence or noise as the floor, a constant answer as the probe on real clips."""
+    """Why a metric cannot rank: silence or noise reaches the floor, or a constant answer the probe on real clips; else None."""
     best = baselines.get("floor", baselines.get("real"))
     if best is None:
         return None
     sign = 1 if BETTER[metric] == "higher" else -1
-    as_good = [name for name in (*features.MADE_UP, "chance") if name in baselines and sign * baselines[name] >= sign * best]
+    as_good = [name for name in (*features.SYNTHETIC, "chance") if name in baselines and sign * baselines[name] >= sign * best]
     if not as_good:
         return None
-    values = " and ".join(f"{name} ({_number(metric, baselines[name])})" for name in as_good)
-    return f"unfit for these sets: {values} is as good as real sound ({_number(metric, best)})"
+    values = " and ".join(f"{name} ({number(metric, baselines[name])})" for name in as_good)
+    verb = "are" if len(as_good) > 1 else "is"
+    return f"unfit for these sets: {values} {verb} as good as real sound ({number(metric, best)})"
 
 
-def _number(metric: str, value: float) -> str:
-    return f"{value:.1%}" if metric in SHARES else f"{value:.3g}"
-
-
-def _plan(setup: Setup, library: Library, comparisons: Comparisons, lacking: Mapping[str, str]) -> list[Measurement]:
-    """Every score of every role, and a ranking of the clips."""
+def _plan(setup: Setup, library: Library, comparisons: Comparisons, left_out: Mapping[str, str]) -> list[Measurement]:
+    """Every score of every role, and the ranking of the clips."""
     protocol, tasks = setup.protocol, []
-    for wanted in protocol.scores:
-        roles = {} if wanted.key in lacking else comparisons.of(wanted.metric)[1]
+    for spec in protocol.scores:
+        roles = {} if spec.key in left_out else comparisons.of(spec.metric)[1]
         for role, sides in roles.items():
             replicates = protocol.replicates if role == "generated" else 0
-            scale = _scale(wanted.metric, sides, roles["generated"]) if role == "floor" else 1.0
-            views = (library.view(wanted.embedder, side) for side in sides)
-            tasks.append(Measurement(wanted.key, wanted.metric, role, *views, protocol.seed, replicates, scale))
-    first = setup.judges[0].name
+            scale = _scale(spec.metric, sides, roles["generated"]) if role == "floor" else 1.0
+            views = (library.view(spec.embedder, side) for side in sides)
+            tasks.append(Measurement(spec.key, spec.metric, role, *views, protocol.seed, replicates, scale))
+    first = setup.configs[0].name
     ranking = f"{PER_CLIP}_{first}"
-    if all(task.key != ranking for task in tasks) and protocols.can_judge(first, PER_CLIP):
+    if all(task.key != ranking for task in tasks) and protocols.supports(first, PER_CLIP):
         views = (library.view(first, side) for side in comparisons.sets["generated"])
         tasks.append(Measurement(ranking, PER_CLIP, RANKING, *views, protocol.seed, 0))
     return tasks
 
 
 def _scale(metric: str, floor: Sides, generated: Sides) -> float:
-    """The factor that brings the floor's bias to the sizes of the generated sets."""
+    """The factor that scales the floor's bias to the sizes of the generated set and the reference."""
     if metric not in BIASED:
         return 1.0
-    bias, wanted = (sum(1 / max(1, len(side)) for side in pair) for pair in (floor, generated))
-    return wanted / bias
+    floor_bias, bias = (sum(1 / max(1, len(side)) for side in pair) for pair in (floor, generated))
+    return bias / floor_bias
 
 
 def _wave_jobs(library: Library, comparisons: Comparisons) -> Iterable[tuple[str, str, waveforms.Pairs]]:
-    """(key's prefix, role, pairs) of sounds made of others, and of silence and noise in their place."""
+    """(prefix of the key, role, pairs) of reconstructions, and of silence and noise in their place."""
     if comparisons.waves is None:
         return
-    made, originals = comparisons.waves
+    reconstructions, originals = comparisons.waves
     sounds = {clip_id: library.sounds[originals.role][name] for clip_id, name in originals.ids.items()}
     facts = {clip_id: library.facts[originals.role][name] for clip_id, name in originals.ids.items()}
     roles = {
-        "generated": {clip_id: library.sounds[made.role][name] for clip_id, name in made.ids.items()},
+        "generated": {clip_id: library.sounds[reconstructions.role][name] for clip_id, name in reconstructions.ids.items()},
         "silence": {clip_id: features.silence(of) for clip_id, of in facts.items()},
         "noise": {clip_id: features.noise(clip_id, of, library.setup.protocol.seed) for clip_id, of in facts.items()},
     }
@@ -227,7 +223,7 @@ def _measure_all(
 
 
 def _run(function: Any, task: Any, output: Path) -> shards.Report:
-    """One job, in a process of its own."""
+    """One job in a worker process."""
     report = shards.Report(details=function(task))
     output.touch()
     return report
@@ -238,7 +234,7 @@ def measure(task: Measurement) -> list[dict[str, Any]]:
     try:
         result = scores.compute(task.metric, *sides, seed=task.seed, replicates=task.replicates)
     except UserError as error:
-        result = {"missing": str(error)}  # by too few or too short sounds, say: the other scores do not depend on it
+        result = {"missing": str(error)}  # e.g. too few or too short sounds; other scores do not depend on it
     if "value" in result and task.scale != 1:
         result["value"] *= task.scale
     return [{"key": task.key, "role": task.role, "result": result}]
@@ -250,7 +246,7 @@ def _measure_waves(task: tuple[str, str, waveforms.Pairs]) -> list[dict[str, Any
 
 
 def _of_waves(setup: Setup, rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
-    """Means over pairs, with intervals of those of the sounds themselves."""
+    """Means over pairs, with intervals for the role `generated`."""
     results: dict[tuple[str, str], dict[str, Any]] = {}
     by_role = defaultdict(list)
     for row in rows:
@@ -259,9 +255,9 @@ def _of_waves(setup: Setup, rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str
         silent, cut = sum("lsd" not in pair for pair in pairs), sum(pair["cut"] for pair in pairs)
         warnings = []
         if silent:
-            warnings.append(f"{silent} of {len(pairs)} originals are digital silence, which nothing is at a distance from.")
+            warnings.append(f"{silent} of {len(pairs)} originals are digital silence and were left out.")
         if cut:
-            warnings.append(f"{cut} of {len(pairs)} sounds are not as long as their originals: the rest is not measured.")
+            warnings.append(f"{cut} of {len(pairs)} sounds differ in length from their originals: the longer one was cut.")
         for metric in waveforms.METRICS:
             of = {pair["id"]: pair[metric] for pair in pairs if metric in pair}
             if of:
@@ -273,11 +269,11 @@ def _of_waves(setup: Setup, rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str
     return results
 
 
-def side(view: features.View, metric: str) -> scores.Side:
-    """A set as a metric takes it: without sounds too short for a patch, which are counted and named."""
+def side(view: features.View, metric: str) -> scores.EmbeddingSet:
+    """A set as a metric takes it: without sounds too short for a patch, which `describe` counts and names."""
     embedded = view.open()
     keys = {clip_id: key for clip_id, key in view.keys.items() if embedded.facts[key].patches}
-    return scores.Side(
+    return scores.EmbeddingSet(
         tuple(keys),
         lambda: ((clip_id, embedded.frames(key)) for clip_id, key in keys.items()),
         features.Logits(embedded, keys) if scores.METRICS[metric].needs_logits else {},
@@ -285,7 +281,7 @@ def side(view: features.View, metric: str) -> scores.Side:
 
 
 def describe(library: Library, sides: Mapping[str, Members]) -> dict[str, Any]:
-    """The sounds of each side (`generated`, `reference`) in a result: shares, counts, seconds, digests, warnings."""
+    """The part of a result about the sounds of each side: shares, counts, seconds, digests, warnings."""
     setup, warnings = library.setup, []
     document: dict[str, Any] = {**provenance(setup), "counts": {role: len(members) for role, members in sides.items()}}
     facts = {role: [library.facts[members.role][name] for name in members.ids.values()] for role, members in sides.items()}
@@ -293,7 +289,7 @@ def describe(library: Library, sides: Mapping[str, Members]) -> dict[str, Any]:
         for name, share in shares(of.wave for of in facts[role]).items():
             document[f"{prefix}{name}_share"] = rounded(share)
             if share:
-                warnings.append(f"{share:.1%} of the {role} sounds are {FAULTS[name]}; no score says so.")
+                warnings.append(f"{share:.1%} of the {role} sounds are {FAULTS[name]}, which no score shows.")
     document["seconds"] = {role: rounded(sum(of.seconds for of in facts[role])) for role in sides}
     for name in setup.protocol.embedders:
         embeddings = document["embedders"][name]["embeddings"] = {}
@@ -303,12 +299,12 @@ def describe(library: Library, sides: Mapping[str, Members]) -> dict[str, Any]:
             short = sorted(clip_id for clip_id, count in patches.items() if not count)
             if short:
                 document["counts"][f"{role}_too_short_{name}"] = len(short)
-                warnings.append(f"{len(short)} of the {role} sounds are too short for a patch of {name}: {folders.named(short)}.")
+                warnings.append(f"{len(short)} of the {role} sounds are too short for a patch of {name}: {named(short)}.")
     mean = {role: document["seconds"][role] / max(1, len(sides[role])) for role in ("generated", "reference")}
-    if abs(mean["generated"] - mean["reference"]) > OTHER_LENGTH * mean["reference"]:
+    if abs(mean["generated"] - mean["reference"]) > LENGTH_TOLERANCE * mean["reference"]:
         warnings.append(
             f"Generated sounds last {mean['generated']:.3g} s on average and reference sounds {mean['reference']:.3g} s: "
-            "lengths alone move scores."
+            "the difference in length alone changes scores."
         )
     document["files"] = {role: library.digest(members) for role, members in sides.items()}
     return document | {"warnings": warnings}
@@ -324,5 +320,5 @@ def provenance(setup: Setup) -> dict[str, Any]:
         "sample_rate": protocol.sample_rate,
         "seed": protocol.seed,
         "replicates": protocol.replicates,
-        "embedders": {judge.name: {"weights": judge.weights, **dict(judge.options)} for judge in setup.judges},
+        "embedders": {config.name: {"weights": config.weights, **dict(config.options)} for config in setup.configs},
     }

@@ -1,7 +1,7 @@
-"""Which of a corpus's clips and a family's sounds are compared with which: by ids, splits and the seed alone.
+"""Which of a corpus's clips and a family's sounds are compared: determined by ids, splits and the seed only.
 
-No real clip is measured against a reference that holds clips of its own recording or, where the reference spans splits, of its
-own split: splits never part the takes of one source.
+No real clip is measured against a reference with clips of the same recording or, if the reference spans splits, of the same split:
+all takes of one source are in one split.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from typing import Literal
 from soundmill import hashing
 from soundmill.errors import UserError
 from soundmill.evaluation import probe
-from soundmill.evaluation.features import MADE_UP
+from soundmill.evaluation.divergence import named
+from soundmill.evaluation.features import SYNTHETIC
 from soundmill.evaluation.library import Library, Members
 from soundmill.evaluation.scorer import Comparisons
 
 
 @dataclass(frozen=True)
-class Clip:
-    """One real clip as the catalog knows it."""
+class CatalogClip:
+    """One real clip, as the catalog lists it."""
 
     clip_id: str
     recording_id: str
@@ -33,34 +34,34 @@ class Clip:
 
 @dataclass(frozen=True)
 class Sets:
-    """Ids of the sounds that are compared; all tuples are sorted, so nothing depends on the order of any listing."""
+    """Ids of the sounds that are compared; all tuples are sorted, so nothing depends on the order of a listing."""
 
     reference: tuple[str, ...]
     generated: tuple[str, ...]
     floor: tuple[str, ...]
     floor_reference: tuple[str, ...]
-    codec: tuple[str, ...]  # as many as `generated` at most
+    codec: tuple[str, ...]  # at most as many as `generated`
     codec_reference: tuple[str, ...]
     partners: tuple[tuple[str, str], ...]  # generated id, another real clip with the same labels
     probe: tuple[tuple[str, str, int], ...]  # real clip with one label, its label, its fold
-    wanted: tuple[tuple[str, str], ...]  # generated id, the one label it was made for, where the probe knows it
+    requested: tuple[tuple[str, str], ...]  # generated id, its single requested label, if it is a class of the probe
 
     def real(self) -> set[str]:
-        """All real clips that have to be embedded."""
+        """All real clips to embed."""
         paired = {real for _, real in self.partners}
         probed = {clip_id for clip_id, _, _ in self.probe}
         return {*self.reference, *self.generated, *self.floor, *self.codec} | paired | probed
 
 
 def choose_sets(
-    catalog: Sequence[Clip],
+    catalog: Sequence[CatalogClip],
     generated: Iterable[str],
     codec: Iterable[str],
     reference: Literal["test", "all"],
     probe_clips: int,
     seed: int,
 ) -> Sets:
-    """Decide who is compared with whom, from ids and the seed alone; generated or codec ids without a real clip raise UserError."""
+    """Choose the sets from ids and the seed only; a generated or codec id without a real clip raises UserError."""
     clips = {clip.clip_id: clip for clip in catalog}
     members = [clip for clip in catalog if reference == "all" or clip.split == "test"]
     if not members:
@@ -68,7 +69,7 @@ def choose_sets(
     reference_ids = tuple(sorted(clip.clip_id for clip in members))
     generated, codec = tuple(sorted(generated)), tuple(sorted(codec))
     _check_ids("generated", generated, set(reference_ids), f"the reference (evaluate.reference: {reference})")
-    if codec:  # none: what is scored went through the codec itself, or there was no clip for it
+    if codec:  # empty if the sounds are reconstructions, or if there was no clip for it
         _check_ids("codec", codec, set(clips), "the catalog")
 
     def rank(role: str, ids: Iterable[str]) -> list[str]:
@@ -83,8 +84,8 @@ def choose_sets(
         floor = rank("floor", held_out)[: len(generated)]
     codec_sample = rank("codec", codec)[: len(generated)]
     probed = _probe_clips(catalog, probe_clips, rank, seed)
-    known = {label for _, label, _ in probed}
-    wanted = [(clip_id, clips[clip_id].labels[0]) for clip_id in generated if len(clips[clip_id].labels) == 1]
+    classes = {label for _, label, _ in probed}
+    requested = [(clip_id, clips[clip_id].labels[0]) for clip_id in generated if len(clips[clip_id].labels) == 1]
     return Sets(
         reference=reference_ids,
         generated=generated,
@@ -94,43 +95,42 @@ def choose_sets(
         codec_reference=_apart(members, [clips[clip_id] for clip_id in codec_sample]),
         partners=tuple(partners),
         probe=tuple(probed),
-        wanted=tuple((clip_id, label) for clip_id, label in wanted if label in known),
+        requested=tuple((clip_id, label) for clip_id, label in requested if label in classes),
     )
 
 
-def _check_ids(what: str, ids: Sequence[str], known: set[str], where: str) -> None:
+def _check_ids(what: str, ids: Sequence[str], real: set[str], where: str) -> None:
     if len(ids) < 2:
         raise UserError(f"{len(ids)} {what} sounds; at least 2 are needed for a score")
-    lonely = [clip_id for clip_id in ids if clip_id not in known]
-    if lonely:
-        more = f" and {len(lonely) - 10} more" if len(lonely) > 10 else ""
-        raise UserError(f"{what} {', '.join(lonely[:10])}{more}: no real clip of that id in {where}; a pair is never skipped")
+    unpaired = [clip_id for clip_id in ids if clip_id not in real]
+    if unpaired:
+        raise UserError(f"{what} {named(unpaired)}: no real clip of that id in {where}; pairs are never skipped")
 
 
 def _partners(
-    generated: Sequence[Clip], train: Sequence[Clip], rank: Callable[[str, Iterable[str]], list[str]]
+    generated: Sequence[CatalogClip], train: Sequence[CatalogClip], rank: Callable[[str, Iterable[str]], list[str]]
 ) -> tuple[list[tuple[str, str]], list[str]]:
-    """For every generated sound another real clip: (pairs with equal labels, all chosen clips, no more than generated ones)."""
-    of_labels: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    """Another real clip for every generated sound: (pairs with equal labels, all chosen clips, at most as many as generated)."""
+    by_labels: dict[tuple[str, ...], list[str]] = defaultdict(list)
     recording = {clip.clip_id: clip.recording_id for clip in [*train, *generated]}
     for clip in train:
-        of_labels[tuple(sorted(clip.labels))].append(clip.clip_id)
-    waiting = {labels: rank("floor", ids) for labels, ids in of_labels.items()}
+        by_labels[tuple(sorted(clip.labels))].append(clip.clip_id)
+    unused = {labels: rank("floor", ids) for labels, ids in by_labels.items()}
     pairs, chosen = [], []
     for clip in generated:
-        candidates = waiting.get(tuple(sorted(clip.labels)), []) if clip.labels else []
+        candidates = unused.get(tuple(sorted(clip.labels)), []) if clip.labels else []
         partner = next((other for other in candidates if recording[other] != clip.recording_id), None)
         if partner is not None:
             candidates.remove(partner)
             pairs.append((clip.clip_id, partner))
             chosen.append(partner)
-    taken = set(chosen)
-    rest = [clip_id for clip_id in rank("floor", (clip.clip_id for clip in train)) if clip_id not in taken]
+    used = set(chosen)
+    rest = [clip_id for clip_id in rank("floor", (clip.clip_id for clip in train)) if clip_id not in used]
     return pairs, [*chosen, *rest[: len(generated) - len(chosen)]]
 
 
-def _apart(reference: Sequence[Clip], clips: Sequence[Clip]) -> tuple[str, ...]:
-    """The reference without whatever is kin to these clips: their splits, or in a reference of one split their recordings."""
+def _apart(reference: Sequence[CatalogClip], clips: Sequence[CatalogClip]) -> tuple[str, ...]:
+    """The reference without clips related to these: of the same splits, or, if the reference has one split, recordings."""
     splits, recordings = {clip.split for clip in clips}, {clip.recording_id for clip in clips}
     others = [clip.clip_id for clip in reference if clip.split not in splits]
     if len({clip.split for clip in reference}) == 1 or not others:
@@ -139,9 +139,9 @@ def _apart(reference: Sequence[Clip], clips: Sequence[Clip]) -> tuple[str, ...]:
 
 
 def _probe_clips(
-    catalog: Sequence[Clip], limit: int, rank: Callable[[str, Iterable[str]], list[str]], seed: int
+    catalog: Sequence[CatalogClip], limit: int, rank: Callable[[str, Iterable[str]], list[str]], seed: int
 ) -> list[tuple[str, str, int]]:
-    """Real clips with one label, of classes with clips from at least two recordings; none where there are under two classes."""
+    """(id, label, fold) of single-label real clips, of classes with at least two recordings; none if under two classes."""
     single = {clip.clip_id: clip for clip in catalog if len(clip.labels) == 1}
     kept = sorted(rank("probe", single)[:limit])
     recordings: dict[str, set[str]] = defaultdict(set)
@@ -155,14 +155,14 @@ def _probe_clips(
     return list(zip(kept, labels, fold_of, strict=True))
 
 
-def training_clips(catalog: Sequence[Clip], limit: int, seed: int) -> set[str]:
-    """Clips of the training split, `limit` at most, chosen by the seed."""
+def training_clips(catalog: Sequence[CatalogClip], limit: int, seed: int) -> set[str]:
+    """At most `limit` clips of the training split, chosen by the seed."""
     ids = [clip.clip_id for clip in catalog if clip.split == "train"]
     return set(hashing.hash_order(ids, "training", seed)[:limit])
 
 
 def comparisons(sets: Sets, library: Library, reconstructed: bool) -> Comparisons:
-    """What the scorer measures. Roles of the library are `real`, `generated` and `codec`; `reconstructed`: made of the clips."""
+    """What the scorer measures. Roles in the library: `real`, `generated`, `codec`; `reconstructed`: sounds are made from clips."""
     generated, codec = Members.of("generated", sets.generated), Members.of("codec", sets.codec)
     reference = Members.of("real", sets.reference)
     roles = {
@@ -176,15 +176,15 @@ def comparisons(sets: Sets, library: Library, reconstructed: bool) -> Comparison
         "floor": (Members("real", dict(sets.partners)), Members.of("real", dict(sets.partners))),
         "codec": (codec, Members.of("real", sets.codec)),
     }
-    for role in MADE_UP:
-        known = [clip_id for clip_id in sets.reference if clip_id in library.sounds[role]]
-        roles[role] = (Members.of(role, known), reference)
-        pairs[role] = (Members.of(role, known), Members.of("real", known))
+    for role in SYNTHETIC:
+        ids = [clip_id for clip_id in sets.reference if clip_id in library.sounds[role]]
+        roles[role] = (Members.of(role, ids), reference)
+        pairs[role] = (Members.of(role, ids), Members.of("real", ids))
     prompts = {}
     if library.texts.keys() >= set(sets.generated):
         texts = Members.of("prompts", sets.generated)
         prompts = {"generated": (generated, texts), "floor": (Members.of("real", sets.generated), texts)}
-        prompts |= {role: (library.made_up(role, sets.generated), texts) for role in MADE_UP}
+        prompts |= {role: (library.synthetic(role, sets.generated), texts) for role in SYNTHETIC}
     return Comparisons(
         sets={role: sides for role, sides in roles.items() if all(map(len, sides))},
         pairs={role: sides for role, sides in pairs.items() if all(map(len, sides))},

@@ -1,4 +1,4 @@
-"""The scores of a result, and of its single sounds, as tables, by pandas: CSV with numbers in full, Markdown, LaTeX for a paper."""
+"""The scores of a result and of its single sounds as tables: CSV with full numbers, Markdown, LaTeX."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from soundmill.evaluation.library import rounded
-from soundmill.evaluation.score_rows import TITLES, Row, baselines_of, interval, number, rows_of, shown
+from soundmill.evaluation.score_rows import TITLES, ScoreRow, baselines_of, interval, number, rows_of, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,19 +16,19 @@ DAGGER = "† ranks no models"
 
 
 def csv(metrics: Mapping[str, Any]) -> str:
-    """A row for each score, a column for each baseline."""
+    """One row per score, one column per baseline."""
     import pandas as pd
 
     rows = rows_of(metrics)
     names = baselines_of(rows)
-    columns = ["score", "metric", "judge", "value", "low", "high", *names, "ranks", "note", "protocol", "generated", "reference"]
+    columns = ["score", "metric", "embedder", "value", "low", "high", *names, "ranks", "note", "protocol", "generated", "reference"]
     counts = metrics["counts"]
-    whole = metrics["protocol"], counts["generated"], counts["reference"]
+    sets = metrics["protocol"], counts["generated"], counts["reference"]
     lines = [
         [
-            *(row.key, row.metric, row.judge, row.value, row.low, row.high),
+            *(row.key, row.metric, row.embedder, row.value, row.low, row.high),
             *(row.baselines.get(name) for name in names),
-            *(row.value is not None and not row.unranked, row.note, *whole),
+            *(row.value is not None and not row.unranked, row.note, *sets),
         ]
         for row in rows
     ]
@@ -36,7 +36,7 @@ def csv(metrics: Mapping[str, Any]) -> str:
 
 
 def sounds(of: Mapping[str, Mapping[str, float]]) -> str:
-    """As CSV, a row for each sound, by `id`, and a column for each score that single sounds have."""
+    """CSV with one row per sound (`id`) and one column per score that single sounds have."""
     import pandas as pd
 
     values = {key: {clip_id: rounded(value) for clip_id, value in by_id.items()} for key, by_id in sorted(of.items())}
@@ -45,7 +45,7 @@ def sounds(of: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def markdown(metrics: Mapping[str, Any]) -> str:
-    """A dash where something cannot be measured; † and the note say why a score ranks no models."""
+    """Markdown table; – is a missing value, † a score that ranks no models, for the reason in `note`."""
     rows = rows_of(metrics)
     table = texts(rows, named="key")
     if any(row.note for row in rows):
@@ -55,7 +55,7 @@ def markdown(metrics: Mapping[str, Any]) -> str:
 
 
 def latex(metrics: Mapping[str, Any]) -> str:
-    """With the package booktabs, to be put into a paper as it is."""
+    """LaTeX table for a paper; needs the package booktabs."""
     rows = rows_of(metrics)
     table, counts = texts(rows, named="title"), metrics["counts"]
     width = len(table.columns)
@@ -67,18 +67,18 @@ def latex(metrics: Mapping[str, Any]) -> str:
     return text.replace(r"\end{tabular}", lines + r"\end{tabular}").translate(SYMBOLS)
 
 
-def texts(rows: list[Row], named: str) -> pd.DataFrame:
-    """The table as a person reads it; rows are named by their `key`, or by `title` and judge."""
+def texts(rows: list[ScoreRow], named: str) -> pd.DataFrame:
+    """The table with formatted values; rows are named by their `key`, or by `title` and embedder."""
     import pandas as pd
 
     columns = {"score": [row.key for row in rows]}
     if named == "title":
-        columns = {"metric": [TITLES[row.metric] for row in rows], "judge": [_judge(row) for row in rows]}
+        columns = {"metric": [TITLES[row.metric] for row in rows], "embedder": [_embedder(row) for row in rows]}
     columns |= {"value": [shown(row) for row in rows], "95 %": [interval(row) for row in rows]}
     for name in baselines_of(rows):
-        columns[TITLES[name]] = [number(row, row.baselines[name]) if name in row.baselines else "–" for row in rows]
+        columns[TITLES[name]] = [number(row.metric, row.baselines[name]) if name in row.baselines else "–" for row in rows]
     return pd.DataFrame(columns)
 
 
-def _judge(row: Row) -> str:
-    return row.judge if row.role == "generated" else f"{row.judge}, {row.role}"
+def _embedder(row: ScoreRow) -> str:
+    return row.embedder if row.role == "generated" else f"{row.embedder}, {row.role}"

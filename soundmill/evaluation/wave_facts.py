@@ -1,4 +1,4 @@
-"""Facts of a sound that no score shows: whether it is silent, clipped, or the same as another one."""
+"""Facts about a sound that no score shows: whether it is silent, clipped, or a duplicate."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 
 from soundmill import hashing
 
-SILENT_PEAK = 10 ** (-60 / 20)  # a sound that never rises above −60 dBFS
+SILENT_PEAK = 10 ** (-60 / 20)  # −60 dBFS
 FULL_SCALE = 0.999
-CLIPPED_SHARE = 0.001  # of the samples at full scale: a peak alone is no clipping
+CLIPPED_SHARE = 0.001  # of the samples at full scale; a single peak is not clipping
 
 
 @dataclass(frozen=True, slots=True)
 class WaveFacts:
-    """One sound's plain facts; `digest` is of its 16-bit samples."""
+    """Facts about one sound; `digest` is that of its 16-bit samples."""
 
     num_samples: int
     silent: bool
@@ -25,7 +25,7 @@ class WaveFacts:
 
 
 def wave_facts(wave: np.ndarray) -> WaveFacts:
-    """Facts of one wave [T] in [−1, 1]."""
+    """Facts about one wave [T] in [−1, 1]."""
     from soundmill.audio.flac import to_pcm16
 
     level = np.abs(wave)
@@ -38,7 +38,7 @@ def wave_facts(wave: np.ndarray) -> WaveFacts:
 
 
 def shares(sounds: Iterable[WaveFacts]) -> dict[str, float]:
-    """Shares of sounds that are silent, clipped, or equal to an earlier one sample by sample."""
+    """Shares of sounds that are silent, clipped, or equal to another one sample by sample."""
     sounds = list(sounds)
     distinct = len({sound.digest for sound in sounds})
     total = max(len(sounds), 1)

@@ -1,8 +1,8 @@
-"""Distances between reconstructions or transformations and their originals, wave by wave.
+"""Distances between the waves of reconstructions and their originals.
 
 lsd     log-spectral distance (Gray & Markel 1976): mean over frames of the root mean square over bins of differences in dB;
-        STFT of 2048 samples every 512, periodic Hann; what is under 80 dB below the original's maximum counts as that
-mrstft  auraloss's MultiResolutionSTFTLoss as it is by default: spectral convergence and log magnitudes at three resolutions
+        STFT of 2048 samples, hop 512, periodic Hann window; levels are raised to at least 80 dB below the original's maximum
+mrstft  auraloss's MultiResolutionSTFTLoss with its default settings: spectral convergence and log magnitudes at three resolutions
         (Yamamoto et al. 2020)
 """
 
@@ -26,7 +26,7 @@ METRICS = {
     "lsd": "mean over frames of the root mean square over bins of differences in dB, to the original of the same id",
     "mrstft": "spectral convergence and log magnitudes at three resolutions, to the original of the same id",
 }
-WINDOW, HOP = 2048, 512  # samples; shorter waves are padded by zeros to a window
+WINDOW, HOP = 2048, 512  # samples; shorter waves are padded with zeros to a window
 FLOOR_DB = 80.0  # below the original's maximum
 TASK_SIZE = 16  # pairs in one job
 
@@ -36,56 +36,58 @@ class Pairs:
     """Sounds and their originals, in the same order."""
 
     ids: tuple[str, ...]
-    made: tuple[features.Sound, ...]
+    reconstructions: tuple[features.Sound, ...]
     originals: tuple[features.Sound, ...]
 
     @classmethod
-    def of(cls, ids: Iterable[str], made: Mapping[str, features.Sound], originals: Mapping[str, features.Sound]) -> Pairs:
+    def of(
+        cls, ids: Iterable[str], reconstructions: Mapping[str, features.Sound], originals: Mapping[str, features.Sound]
+    ) -> Pairs:
         ids = tuple(ids)
-        return cls(ids, tuple(made[clip_id] for clip_id in ids), tuple(originals[clip_id] for clip_id in ids))
+        return cls(ids, tuple(reconstructions[clip_id] for clip_id in ids), tuple(originals[clip_id] for clip_id in ids))
 
     def parts(self) -> list[Pairs]:
         return [
-            Pairs(*(part[start : start + TASK_SIZE] for part in (self.ids, self.made, self.originals)))
+            Pairs(*(part[start : start + TASK_SIZE] for part in (self.ids, self.reconstructions, self.originals)))
             for start in range(0, len(self.ids), TASK_SIZE)
         ]
 
 
 def measure(pairs: Pairs) -> list[dict[str, Any]]:
-    """Of each pair its `id`, `lsd` and `mrstft` (neither of an original that is silent), and whether one was `cut`."""
+    """The `id` of each pair, its `lsd` and `mrstft` (unless the original is silent), and whether a wave was `cut`."""
     results = []
-    for clip_id, *sounds in zip(pairs.ids, pairs.made, pairs.originals, strict=True):
-        (made, made_rate), (original, rate) = (features.read_channels(sound) for sound in sounds)
-        pair = {"id": clip_id, "cut": abs(made.shape[1] / made_rate - original.shape[1] / rate) * rate > 1}
-        made, original = fit(made, made_rate, original, rate)
+    for clip_id, *sounds in zip(pairs.ids, pairs.reconstructions, pairs.originals, strict=True):
+        (generated, generated_rate), (original, rate) = (features.read_channels(sound) for sound in sounds)
+        pair = {"id": clip_id, "cut": abs(generated.shape[1] / generated_rate - original.shape[1] / rate) * rate > 1}
+        generated, original = fit(generated, generated_rate, original, rate)
         if np.any(original):
-            pair |= {"lsd": log_spectral_distance(made, original), "mrstft": multi_resolution_stft(made, original)}
+            pair |= {"lsd": log_spectral_distance(generated, original), "mrstft": multi_resolution_stft(generated, original)}
         results.append(pair)
     return results
 
 
-def fit(made: np.ndarray, made_rate: int, original: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray]:
-    """Both waves [C, T] at the original's rate: the mean of channels where their numbers differ, as long as the shorter one."""
-    if len(made) != len(original):
-        made, original = made.mean(axis=0, keepdims=True), original.mean(axis=0, keepdims=True)
-    if made_rate != rate:
-        made = np.stack([resample(channel, made_rate, rate) for channel in made])
-    length = min(made.shape[1], original.shape[1])
+def fit(generated: np.ndarray, generated_rate: int, original: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray]:
+    """Both waves [C, T] at the original's rate and cut to the shorter one; mixed to mono if their channels differ."""
+    if len(generated) != len(original):
+        generated, original = generated.mean(axis=0, keepdims=True), original.mean(axis=0, keepdims=True)
+    if generated_rate != rate:
+        generated = np.stack([resample(channel, generated_rate, rate) for channel in generated])
+    length = min(generated.shape[1], original.shape[1])
     if not length:
-        raise UserError("a wave of no samples has no distance from another one")
-    return made[:, :length], original[:, :length]
+        raise UserError("an empty wave has no distance from another one")
+    return generated[:, :length], original[:, :length]
 
 
-def log_spectral_distance(made: np.ndarray, original: np.ndarray, bins: slice = slice(None)) -> float:
-    """Of two waves [C, T], in dB, over all bins or some; frames of all channels count alike. The original must not be silent."""
-    spectra = [_magnitudes(wave) for wave in (made, original)]
+def log_spectral_distance(generated: np.ndarray, original: np.ndarray, bins: slice = slice(None)) -> float:
+    """In dB, of two waves [C, T], over these bins; the mean is over frames and channels. The original must not be silent."""
+    spectra = [_magnitudes(wave) for wave in (generated, original)]
     floor = spectra[1].max() * 10 ** (-FLOOR_DB / 20)
     levels = [20 * np.log10(np.maximum(spectrum[:, bins], floor)) for spectrum in spectra]
     return float(np.sqrt(np.square(levels[0] - levels[1]).mean(axis=1)).mean())
 
 
 def _magnitudes(wave: np.ndarray) -> np.ndarray:
-    """|STFT| [C, bins, frames], float64; frames are centred, the ends reflected."""
+    """|STFT| [C, bins, frames] float64; frames are centred, the ends reflected."""
     import torch
 
     signal = torch.from_numpy(_padded(wave)).double()
@@ -93,17 +95,17 @@ def _magnitudes(wave: np.ndarray) -> np.ndarray:
     return torch.stft(signal, WINDOW, HOP, WINDOW, window, return_complex=True).abs().numpy()
 
 
-def multi_resolution_stft(made: np.ndarray, original: np.ndarray) -> float:
-    """auraloss's default of two waves [C, T]."""
+def multi_resolution_stft(generated: np.ndarray, original: np.ndarray) -> float:
+    """auraloss's loss of two waves [C, T] with its default settings."""
     import torch
 
     with torch.no_grad():
-        return float(_loss()(*(torch.from_numpy(_padded(wave)).double()[None] for wave in (made, original))))
+        return float(_loss()(*(torch.from_numpy(_padded(wave)).double()[None] for wave in (generated, original))))
 
 
 @cache
 def _loss() -> MultiResolutionSTFTLoss:
-    """Once per process, in float64."""
+    """Created once per process, in float64."""
     from auraloss.freq import MultiResolutionSTFTLoss
 
     loss = MultiResolutionSTFTLoss()

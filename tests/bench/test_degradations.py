@@ -12,7 +12,7 @@ from soundmill.evaluation import features
 def test_scores_grow_with_noise_low_pass_and_clipping(shared, monkeypatch):
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(shared / "models"))
     # A fifth of the recordings: too few to tell the least damage from none.
-    found = degradations.score(shared / "data" / "esc10", features.Judge("yamnet"), every=5)
+    found = degradations.score(shared / "data" / "esc10", features.EmbedderConfig("yamnet"), every=5)
     whole = found["unchanged"]
     for kind in ("noise", "low-pass", "clipping"):
         steps = [found[f"{kind} {step}"] for step in degradations.DAMAGES[kind]]

@@ -68,7 +68,7 @@ def test_sounds_of_any_rate_and_level_are_scored_seen_and_heard(tmp_path, root, 
     assert page.count("played at 96000 Hz instead of 768000") == 4
     scores = json.loads((tmp_path / "page" / "scores.json").read_text())
     assert (scores["silent_share"], scores["clipped_share"]) == (pytest.approx(3 / 9, rel=1e-5), pytest.approx(4 / 9, rel=1e-5))
-    assert any(text.endswith("of the generated sounds are clipped; no score says so.") for text in scores["warnings"])
+    assert any(text.endswith("of the generated sounds are clipped, which no score shows.") for text in scores["warnings"])
 
     # A page that cannot be written loses no score, and neither does a sound that is none.
     (tmp_path / "none" / "index.html").mkdir(parents=True)

@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 
 from soundmill.evaluation import bootstrap
-from soundmill.evaluation.bootstrap import Influence, Side
+from soundmill.evaluation.bootstrap import Influence, SetInfluence
 
 
 def all_moves(influence: Influence, replicates: int, seed: int = 0) -> np.ndarray:
-    return np.array(list(influence.moved(seed, replicates)))
+    return np.array(list(influence.shifts(seed, replicates)))
 
 
 def test_of_a_mean_it_is_the_bootstrap():
     values = np.random.default_rng(0).standard_normal(40) + 3
-    moved = all_moves(Influence(Side.of(values)), 30)
+    moved = all_moves(Influence(SetInfluence.of(values)), 30)
     for replicate, result in enumerate(moved):
         drawn = np.random.default_rng([0, replicate]).integers(40, size=40)
         assert result == pytest.approx(values[drawn].mean() - values.mean(), abs=1e-12)
-    ends = bootstrap.interval(values.mean(), all_moves(Influence(Side.of(values)), 2000), -np.inf, np.inf)
+    ends = bootstrap.interval(values.mean(), all_moves(Influence(SetInfluence.of(values)), 2000), -np.inf, np.inf)
     assert ends["high"] - ends["low"] == pytest.approx(2 * 1.96 * values.std() / np.sqrt(40), rel=0.1)
 
 
@@ -27,7 +27,7 @@ def test_clips_of_more_rows_count_more():
     """A mean over rows, resampled by clip."""
     random = np.random.default_rng(1)
     clips = [random.standard_normal(size) for size in (1, 5, 0, 3, 9, 2)]
-    influence = Influence(Side.of(np.array([clip.sum() for clip in clips]), np.array([len(clip) for clip in clips])))
+    influence = Influence(SetInfluence.of(np.array([clip.sum() for clip in clips]), np.array([len(clip) for clip in clips])))
     for replicate, result in enumerate(all_moves(influence, 30)):
         drawn = np.random.default_rng([0, replicate]).integers(6, size=6)
         rows = np.concatenate([clips[index] for index in drawn])
@@ -35,7 +35,7 @@ def test_clips_of_more_rows_count_more():
 
 
 def test_a_replicate_depends_on_its_number_and_the_seed_alone():
-    influence = Influence(Side.of(np.arange(9.0)), Side.of(np.arange(5.0)))
+    influence = Influence(SetInfluence.of(np.arange(9.0)), SetInfluence.of(np.arange(5.0)))
     whole = all_moves(influence, 60)
     np.testing.assert_array_equal(all_moves(influence, 20), whole[:20])
     assert not np.allclose(all_moves(influence, 20, seed=1), whole[:20])
@@ -44,7 +44,9 @@ def test_a_replicate_depends_on_its_number_and_the_seed_alone():
 def test_what_two_sets_share_cancels_out_in_their_difference():
     random = np.random.default_rng(2)
     hard = random.standard_normal(50) * 10
-    first, second = (Influence(Side.of(hard + random.standard_normal(50) * 0.1), Side.of(hard[:20])) for _ in range(2))
+    first, second = (
+        Influence(SetInfluence.of(hard + random.standard_normal(50) * 0.1), SetInfluence.of(hard[:20])) for _ in range(2)
+    )
     assert all_moves(first, 200).std() > 1
     assert all_moves(first - second, 200).std() < 0.1
     np.testing.assert_allclose(all_moves(first - first, 9), 0, atol=1e-12)

@@ -54,12 +54,12 @@ def test_what_killed_runs_left_is_removed_when_nobody_adds(tmp_path):
 
     def while_it_is_added():
         yield embedding("1", 1)
-        cache.sweep(tmp_path)
+        cache.remove_unfinished(tmp_path)
         assert len(list(tmp_path.glob(".adding-*"))) == 2
         yield embedding("2", 1)
 
     cache.add(tmp_path, while_it_is_added())
-    cache.sweep(tmp_path)
+    cache.remove_unfinished(tmp_path)
     assert [path.suffix for path in tmp_path.iterdir()] == [".parquet"]
     assert set(cache.Embedded(tmp_path, {"1", "2"}).facts) == {"1", "2"}
 
@@ -76,7 +76,7 @@ def test_a_failed_addition_leaves_nothing_and_a_torn_file_is_dropped(tmp_path):
     (tmp_path / "c.parquet").write_bytes(b"PAR1 torn")
     cache.add(tmp_path, [embedding("1", 1)])
     assert cache.drop_damaged(tmp_path, 1) == ["c.parquet"]
-    assert "1" in cache.Embedded(tmp_path, ["1"])
+    assert "1" in cache.Embedded(tmp_path, {"1"})
 
 
 def test_a_file_with_any_lost_bit_is_dropped_and_the_others_stay(tmp_path):

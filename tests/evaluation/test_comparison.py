@@ -8,30 +8,30 @@ import pytest
 from soundmill.errors import UserError
 from soundmill.evaluation import comparison, frechet, scores
 from soundmill.evaluation.comparison import compare
-from soundmill.evaluation.scores import Side
+from soundmill.evaluation.scores import EmbeddingSet
 
 
-def models(seed: int, effect: float = 0.0, clips: int = 40, size: int = 4) -> tuple[Side, Side, Side]:
+def models(seed: int, effect: float = 0.0, clips: int = 40, size: int = 4) -> tuple[EmbeddingSet, EmbeddingSet, EmbeddingSet]:
     """Two models of equal prompts, the first worse by `effect`, and a reference of the same ids; sounds follow their prompt."""
     random = np.random.default_rng(seed)
     ids = [f"clip{number:03d}" for number in range(clips)]
     prompt = random.standard_normal((clips, 1, size))
 
-    def sounds(noise: float, shift: float) -> Side:
+    def sounds(noise: float, shift: float) -> EmbeddingSet:
         rows = prompt + noise * random.standard_normal((clips, 3, size)) + shift
         logits = rows.mean(axis=1) * 2 + shift * np.arange(size)
-        return Side.of(dict(zip(ids, rows, strict=True)), dict(zip(ids, logits, strict=True)))
+        return EmbeddingSet.of(dict(zip(ids, rows, strict=True)), dict(zip(ids, logits, strict=True)))
 
     return sounds(0.8, 0.2 + effect), sounds(0.8, 0.2), sounds(0.5, 0.0)
 
 
-def beside_and_collapsed(seed: int) -> list[Side]:
+def beside_and_collapsed(seed: int) -> list[EmbeddingSet]:
     """Two models and a reference: the first beside it, two thirds of the second's rows one point."""
     a, b, reference = np.random.default_rng(seed).standard_normal((3, 60, 3, 8))
     a[..., 0] += 1
     b[:, 0, 0] -= 0.5
     b[:, 1:] = 0
-    return [Side.of({f"clip{number:03d}": rows for number, rows in enumerate(clips)}) for clips in (a, b, reference)]
+    return [EmbeddingSet.of({f"clip{number:03d}": rows for number, rows in enumerate(clips)}) for clips in (a, b, reference)]
 
 
 @pytest.mark.parametrize("metric", ["fad", "is", "mmd"])
@@ -73,7 +73,7 @@ def test_what_partners_both_reach_hides_no_difference_and_makes_none(metric):
     frames = dict(b.frames())
     first = frames[b.ids[0]]
     alike = {name: first + 1e-3 * rows if number % 2 else rows for number, (name, rows) in enumerate(frames.items())}
-    result = compare(metric, Side.of(alike), b, reference, seed=0, replicates=199)
+    result = compare(metric, EmbeddingSet.of(alike), b, reference, seed=0, replicates=199)
     assert result["difference"] < 0
     assert result["p"] < 0.05
     assert result["low"] < 0 < result["high"]
@@ -91,7 +91,7 @@ def test_the_test_is_of_the_difference_itself(seed, real):
 def test_what_differs_by_rounding_alone_is_no_difference():
     _, b, reference = models(8, clips=30)
     frames = dict(b.frames())
-    again = Side.of({clip_id: rows * (1 + 1e-15) for clip_id, rows in frames.items()})
+    again = EmbeddingSet.of({clip_id: rows * (1 + 1e-15) for clip_id, rows in frames.items()})
     for metric in ("fad", "mmd", "coverage"):
         result = compare(metric, again, b, reference, seed=0, replicates=99)
         assert (result["p"], result["better"]) == (1, "neither")
@@ -120,15 +120,17 @@ def test_the_same_set_twice_is_no_difference():
     assert (result["difference"], result["p"], result["better"]) == (0, 1, "neither")
 
 
-@pytest.mark.parametrize("metric", comparison.METRICS)
+@pytest.mark.parametrize("metric", scores.METRICS)
 def test_every_metric_can_be_compared_whatever_the_order(metric):
     a, b, reference = models(4, effect=0.1)
     if metric == "clap_score":
-        reference = Side.of({clip_id: rows[:1] for clip_id, rows in reference.frames()})
+        reference = EmbeddingSet.of({clip_id: rows[:1] for clip_id, rows in reference.frames()})
     ticks: list[int] = []
     result = compare(metric, a, b, reference, seed=0, replicates=30, progress=ticks.append)
     assert sum(ticks) == 31
-    backwards = [Side(side.ids[::-1], lambda side=side: reversed(list(side.frames())), side.logits) for side in (a, b, reference)]
+    backwards = [
+        EmbeddingSet(side.ids[::-1], lambda side=side: reversed(list(side.frames())), side.logits) for side in (a, b, reference)
+    ]
     again = compare(metric, *backwards, seed=0, replicates=30)
     for key in ("a", "b", "difference", "low", "high", "p"):
         assert again[key] == pytest.approx(result[key], rel=1e-6, abs=1e-9)
@@ -137,12 +139,12 @@ def test_every_metric_can_be_compared_whatever_the_order(metric):
 
 def test_clips_without_a_partner_are_named():
     a, b, reference = models(5)
-    with pytest.raises(UserError, match="only a has clip003, clip004; a comparison needs the same clip ids"):
+    with pytest.raises(UserError, match="only a has clip003, clip004; a comparison needs equal clip ids"):
         compare("fad", a, b.only(set(b.ids) - {"clip003", "clip004"}), reference, seed=0, replicates=0)
     with pytest.raises(UserError, match="only b has clip003"):
         compare("fad", a.only(set(a.ids) - {"clip003"}), b, reference, seed=0, replicates=0)
-    short = Side.of(dict(a.frames()) | {"clip001": np.ones((1, 4))}, a.logits)
-    with pytest.raises(UserError, match="clip001: one of both sounds is too short"):
+    short = EmbeddingSet.of(dict(a.frames()) | {"clip001": np.ones((1, 4))}, a.logits)
+    with pytest.raises(UserError, match="clip001: one of the two sounds is too short"):
         compare("fad_per_clip", short, b, reference, seed=0, replicates=0)
 
 
@@ -165,7 +167,7 @@ def test_an_exchange_has_the_metric_of_the_exchanged_sets(metric, axes):
     kind = scores.METRICS[metric]
     values = kind.exchanged(a, b, reference, 0, chosen)
     sounds = [dict(side.frames()) for side in (a, b)]
-    mixed = [Side.of({name: sounds[(number + place) % 2][name] for number, name in enumerate(a.ids)}) for place in (1, 0)]
+    mixed = [EmbeddingSet.of({name: sounds[(number + place) % 2][name] for number, name in enumerate(a.ids)}) for place in (1, 0)]
     expected = [[kind.statistic(side, reference, 0).value for side in pair] for pair in ((a, mixed[0]), (b, mixed[1]))]
     if axes == 4:
         assert values == pytest.approx(np.array(expected))
@@ -177,7 +179,7 @@ def test_a_difference_beyond_the_first_axes_is_found():
     scale = np.r_[np.full(frechet.AXES, 1.0), np.full(64, 0.6)]
     a, b, reference = np.random.default_rng(0).standard_normal((3, 60, 6, len(scale))) * scale
     b[..., frechet.AXES :] /= 2
-    sides = [Side.of({f"clip{number:03d}": rows for number, rows in enumerate(clips)}) for clips in (a, b, reference)]
+    sides = [EmbeddingSet.of({f"clip{number:03d}": rows for number, rows in enumerate(clips)}) for clips in (a, b, reference)]
     result = compare("fad", *sides, seed=0, replicates=199)
     assert result["better"] == "a"
     assert result["high"] < 0
@@ -187,6 +189,6 @@ def test_an_exchange_that_leaves_a_set_without_embeddings_is_one_of_a_point():
     """Each prompt has an embedding of one model alone: some exchanges take all that a set has."""
     random = np.random.default_rng(0)
     some, none = random.standard_normal((2, 4)), np.zeros((0, 4))
-    a, b = Side.of({"c0": some, "c1": none, "c2": none}), Side.of({"c0": none, "c1": some, "c2": some})
-    reference = Side.of({f"c{number}": random.standard_normal((4, 4)) for number in range(3)})
+    a, b = EmbeddingSet.of({"c0": some, "c1": none, "c2": none}), EmbeddingSet.of({"c0": none, "c1": some, "c2": some})
+    reference = EmbeddingSet.of({f"c{number}": random.standard_normal((4, 4)) for number in range(3)})
     assert 0 < compare("fad", a, b, reference, seed=0, replicates=99)["p"] <= 1

@@ -17,8 +17,8 @@ from soundmill.audio.flac import write_wav
 from soundmill.audio.resample import resample
 from soundmill.decoding import decode
 from soundmill.errors import UserError
-from soundmill.evaluation import cache, evaluator, features, folders, protocols
-from soundmill.evaluation.protocols import Score
+from soundmill.evaluation import cache, embedders, evaluator, features, folders, protocols
+from soundmill.evaluation.protocols import ScoreSpec
 from soundmill.evaluation.wave_facts import WaveFacts
 from tests import clap_weights
 from tests.lost_bits import lose_a_bit
@@ -50,7 +50,7 @@ def put(root, names, first: int = 0):
 
 
 def protocol(*metrics: str, replicates: int = 20) -> protocols.Protocol:
-    of = [Score(metric=metric, embedder="yamnet") for metric in metrics or ("mmd", "kl")]
+    of = [ScoreSpec(metric=metric, embedder="yamnet") for metric in metrics or ("mmd", "kl")]
     return protocols.load("project").model_copy(update={"embedders": {"yamnet": {}}, "scores": of, "replicates": replicates})
 
 
@@ -72,7 +72,7 @@ def test_folders_of_any_format_and_without_pairs(setup, tmp_path):
     assert metrics["left_out"].keys() == {"fad_yamnet", "kl_yamnet"}
     assert metrics["left_out"]["kl_yamnet"] == "the folders have no ids in common"
     assert metrics["fad_yamnet"] is None
-    assert "needs 50 reference sounds at least, and here are 6" in metrics["left_out"]["fad_yamnet"]
+    assert "needs at least 50 reference sounds, not 6" in metrics["left_out"]["fad_yamnet"]
     assert not [key for key in metrics if key.startswith("kl_")]
     assert metrics["counts"] == {"generated": 6, "reference": 6, "pairs": 0, "silence": 6, "noise": 6}
     assert metrics["seconds"]["reference"] == pytest.approx(6 * 1.6)
@@ -90,9 +90,7 @@ def test_folders_of_any_format_and_without_pairs(setup, tmp_path):
     json.dumps(metrics, allow_nan=False)
 
 
-def test_no_bit_that_the_cache_loses_changes_a_score_and_what_is_made_anew_is_counted(
-    setup, tmp_path, monkeypatch, in_this_process
-):
+def test_a_damaged_cache_changes_no_score_and_is_counted(setup, tmp_path, monkeypatch, in_this_process):
     monkeypatch.setattr(features, "TASK_SIZE", 2)
     made, real = put(tmp_path / "made", ["a.wav", "b.wav", "c.wav"]), put(tmp_path / "real", ["a.wav", "b.wav", "c.wav"], 20)
     for path in [*made.iterdir(), *real.iterdir()]:
@@ -111,7 +109,7 @@ def test_no_bit_that_the_cache_loses_changes_a_score_and_what_is_made_anew_is_co
         lose_a_bit(path, min(place, 0.9999))
         metrics = evaluator.evaluate(setup, made, real).metrics
         count = metrics["counts"].pop("damaged", 0)
-        damaged = [text for text in metrics["warnings"] if "kept embeddings were damaged" in text]
+        damaged = [text for text in metrics["warnings"] if "cached embeddings were damaged" in text]
         assert (count, len(damaged)) == ((1, 1) if path.suffix == ".parquet" else (0, 0))
         metrics["warnings"] = [text for text in metrics["warnings"] if text not in damaged]
         assert metrics == first
@@ -129,7 +127,7 @@ def test_pairs_by_id_whatever_the_format(setup, tmp_path):
     assert result.metrics["kl_yamnet"] == pytest.approx(np.mean(list(result.of["kl_yamnet"].values())), rel=1e-5)
     assert result.metrics["baselines"]["kl_yamnet"].keys() == {"silence", "noise"}
     alone = evaluator.evaluate(setup, made, real, unpaired=True)
-    assert alone.metrics["left_out"] == {"kl_yamnet": "equal names are declared to mean nothing"}
+    assert alone.metrics["left_out"] == {"kl_yamnet": "equal names are ignored (--unpaired)"}
     assert alone.metrics["mmd_yamnet"] == result.metrics["mmd_yamnet"]
 
 
@@ -140,7 +138,7 @@ def test_three_missing_of_886_are_named(setup, tmp_path):
             (tmp_path / root / f"clip{index:03d}.wav").write_bytes(b"never decoded %d" % index)
     for index in (3, 500, 885):
         (tmp_path / "made" / f"clip{index:03d}.wav").unlink()
-    with pytest.raises(UserError, match=r"3 of 886 in .*: clip003, clip500, clip885\. A pair is never skipped"):
+    with pytest.raises(UserError, match=r"3 of 886 in .*: clip003, clip500, clip885\. Pairs are never skipped"):
         evaluator.evaluate(setup, tmp_path / "made", tmp_path / "real")
 
 
@@ -188,7 +186,7 @@ def test_a_second_run_needs_no_weights_and_a_deleted_file_does_not_count(setup, 
     assert fewer["mmd_yamnet"] != first["mmd_yamnet"]
     assert fewer["files"]["generated"] != first["files"]["generated"]
     write_wav(made / "3.wav", wave(99), RATE)  # a changed one is not what it was
-    with pytest.raises(UserError, match=r"without weights that are not here:\n  yamnet: yamnet.tflite"):
+    with pytest.raises(UserError, match=r"as weights are missing:\n  yamnet: yamnet.tflite"):
         evaluator.evaluate(setup, made, real)
 
 
@@ -216,10 +214,10 @@ def test_sounds_too_short_for_a_patch_are_counted_and_one_patch_poisons_nothing(
     write_wav(made / "tiny.wav", wave(70, 0.3), RATE)
     write_wav(made / "one.wav", wave(71, 0.98), RATE)
     folder = folders.read(made, 1)
-    (judge,) = setup.judges
+    (config,) = setup.configs
     (tiny,) = [sound for sound in folder.sounds if sound.clip_id == "tiny"]
     nothing = cache.Embedding(tiny.key, WaveFacts(4_800, False, False, "t"), RATE, np.zeros((0, 1024)), np.zeros(521))
-    cache.add(judge.directory(setup.cache), [nothing])  # as an embedder that does not pad would say
+    cache.add(config.directory(setup.cache), [nothing])  # as an embedder that does not pad would say
     metrics = evaluator.evaluate(setup, made, real).metrics
     assert np.isfinite(metrics["mmd_yamnet"])
     assert metrics["counts"]["generated_too_short_yamnet"] == 1
@@ -260,9 +258,9 @@ def test_one_of_two_sets_is_better(setup, tmp_path):
     same = evaluator.compare(setup, good, good, real)
     assert same["comparison"]["mmd_yamnet"]["better"] == "neither"
     (tmp_path / "bad" / "about.json").write_text('{"family": "f", "made_by": "generate", "trained_against": ["yamnet"]}')
-    judged = evaluator.compare(setup, good, tmp_path / "bad", real)
-    assert {row["better"] for row in judged["comparison"].values()} == {"unranked"}
-    assert judged["unranked"]["mmd_yamnet"] == "the model was trained against yamnet"
+    compared = evaluator.compare(setup, good, tmp_path / "bad", real)
+    assert {row["better"] for row in compared["comparison"].values()} == {"unranked"}
+    assert compared["unranked"]["mmd_yamnet"] == "the model was trained against yamnet"
     assert evaluator.evaluate(setup, tmp_path / "bad", real).metrics["unranked"].keys() == {"mmd_yamnet", "kl_yamnet"}
     (tmp_path / "bad" / "3.wav").unlink()
     with pytest.raises(UserError, match=r"1 of 8 in .*good have no partner in .*bad: 3\."):
@@ -283,7 +281,7 @@ def test_reconstructions_are_at_a_distance_from_their_originals(setup, tmp_path)
     setup = evaluator.Setup(protocol("kl"), setup.cache, 1)
     plain = evaluator.evaluate(setup, tmp_path / "made", real).metrics
     assert "lsd" not in plain
-    result = evaluator.evaluate(setup, tmp_path / "made", real, made_of_reference=True)
+    result = evaluator.evaluate(setup, tmp_path / "made", real, reconstructions=True)
     metrics = result.metrics
     assert metrics["lsd"] == pytest.approx(20 * np.log10(2), rel=0.5)  # and the resampler took the highest bins
     assert metrics["lsd_low"] <= metrics["lsd"] <= metrics["lsd_high"]
@@ -294,8 +292,8 @@ def test_reconstructions_are_at_a_distance_from_their_originals(setup, tmp_path)
     # Sounds whose own record says that they are reconstructions need not be declared.
     (tmp_path / "made" / "about.json").write_text('{"family": "codec", "made_by": "reconstruct"}')
     assert evaluator.evaluate(setup, tmp_path / "made", real).metrics["lsd"] == metrics["lsd"]
-    with pytest.raises(UserError, match="these are no reconstructions of those"):
-        evaluator.evaluate(setup, put(tmp_path / "other", ["x.wav"]), real, made_of_reference=True)
+    with pytest.raises(UserError, match="these are not reconstructions"):
+        evaluator.evaluate(setup, put(tmp_path / "other", ["x.wav"]), real, reconstructions=True)
 
 
 def test_metrics_that_silence_passes_rank_no_models(setup, shared, tmp_path):
@@ -317,13 +315,12 @@ def test_metrics_that_silence_passes_rank_no_models(setup, shared, tmp_path):
 
 def test_a_tagger_belongs_to_a_pipeline(setup, tmp_path):
     alone = evaluator.Setup(protocols.load("project"), setup.cache, 1)
-    with pytest.raises(UserError, match="tagger: it is a pipeline's own"):
+    with pytest.raises(UserError, match="tagger: no data/tagger here"):
         evaluator.evaluate(alone, put(tmp_path / "made", ["a.wav", "b.wav"]), put(tmp_path / "real", ["c.wav", "d.wav"], 5))
 
 
 @pytest.mark.slow
 def test_sounds_and_prompts_belong_together_by_id(tmp_path, monkeypatch, in_this_process):
-    from soundmill.evaluation import embedders
 
     clap_weights.write(tmp_path / "weights" / "laion/clap-htsat-unfused")
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path / "weights"))
@@ -332,7 +329,7 @@ def test_sounds_and_prompts_belong_together_by_id(tmp_path, monkeypatch, in_this
     prompts = {"c": "rain", "a": "a dog barks", "b": "rain, then thunder"}
     lines = [f'{name},"{text}"' for name, text in prompts.items()]  # in another order than the files
     (tmp_path / "captions.csv").write_text("\n".join(["id,caption", *lines]))
-    score = [Score(metric="clap_score", embedder="clap")]
+    score = [ScoreSpec(metric="clap_score", embedder="clap")]
     chosen = protocol().model_copy(update={"embedders": {"clap": {}}, "scores": score})
     setup = evaluator.Setup(chosen, tmp_path / "cache", 1)
     result = evaluator.evaluate(setup, made, real, captions=tmp_path / "captions.csv")
@@ -352,16 +349,19 @@ def test_a_published_protocol_from_end_to_end_at_random_weights(tmp_path, monkey
 
     from bench import references
     from soundmill import pretrained
+    from soundmill.evaluation.embedders import panns, vggish
 
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path / "weights"))
     (tmp_path / "weights").mkdir()
     request.addfinalizer(lambda: shutil.rmtree(tmp_path / "weights"))  # 650 MB
-    for name, net in (("vggish", references.vggish()), ("panns_cnn14_16k", references.cnn14("panns_cnn14_16k"))):
-        path = tmp_path / "weights" / pretrained.REGISTRY[name].file
+    networks = ((vggish, "vggish", references.vggish()), (panns, "panns_cnn14_16k", references.cnn14("panns_cnn14_16k")))
+    for module, name, net in networks:
+        weights = embedders.published()[name]
+        path = tmp_path / "weights" / weights.file
         state = net.state_dict()
         torch.save(state if name == "vggish" else {"model": state}, path)
-        entry = replace(pretrained.REGISTRY[name], sha256=pretrained.sha256(path), num_bytes=path.stat().st_size, md5=None)
-        monkeypatch.setitem(pretrained.REGISTRY, name, entry)
+        weights = replace(weights, sha256=pretrained.sha256(path), num_bytes=path.stat().st_size, md5=None)
+        monkeypatch.setitem(module.EMBEDDERS, name, replace(embedders.find(name), weights=weights))
 
     names = [f"{index}.wav" for index in range(4)]
     made, real = put(tmp_path / "made", names), put(tmp_path / "real", names, 30)

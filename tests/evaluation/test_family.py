@@ -24,7 +24,7 @@ def ids(split: str) -> list[str]:
     return [clip.clip_id for clip in CATALOG if clip.split == split]
 
 
-class Judge(features.Judge):
+class EmbedderConfig(features.EmbedderConfig):
     """Embeddings that were put into its directory."""
 
     weights = "none"
@@ -35,8 +35,8 @@ class Judge(features.Judge):
 
 class Given(Setup):
     @property
-    def judges(self):
-        return [Judge(name) for name in self.protocol.embedders]
+    def configs(self):
+        return [EmbedderConfig(name) for name in self.protocol.embedders]
 
 
 def put(library: Library, role: str, clip_ids: list[str], offset: float, jitter: float, seed: int) -> None:
@@ -57,7 +57,7 @@ def put(library: Library, role: str, clip_ids: list[str], offset: float, jitter:
 
 @pytest.fixture
 def library(tmp_path):
-    result = protocols.load("project").judged_by(["tagger"])
+    result = protocols.load("project").with_embedders(["tagger"])
     wanted = [score for score in result.scores if score.metric in ("fad", "kl", "precision")]
     protocol = result.model_copy(update={"scores": wanted, "replicates": 60})
     library = Library(Given(protocol, tmp_path, 1), {})
@@ -96,7 +96,7 @@ def test_a_metric_by_which_silence_is_as_good_as_real_sound_is_unfit(library):
     assert scored.values["precision_tagger"] is not None
 
 
-def test_the_judge_that_a_model_was_trained_against_ranks_it_by_nothing(library):
+def test_an_embedder_that_a_model_was_trained_against_ranks_nothing(library):
     sets = choose_sets(CATALOG, ids("test"), ids("valid"), "test", 0, 0)
     scored = score(library, sets, trained_against=["tagger"])
     assert set(scored.unranked.values()) == {"the model was trained against tagger"}
@@ -110,7 +110,7 @@ def test_of_few_reference_sounds_there_is_no_frechet_distance(library):
     scored = score(library, sets)
     assert scored.values["fad_tagger"] is None
     assert "fad_tagger" not in scored.baselines
-    assert "50 reference sounds at least, and here are 49" in scored.left_out["fad_tagger"]
+    assert "at least 50 reference sounds, not 49" in scored.left_out["fad_tagger"]
     assert scored.values["kl_tagger"] > 0
 
 
@@ -123,7 +123,7 @@ def test_of_few_reference_sounds_there_is_no_frechet_distance(library):
         (
             "density",
             {"floor": 2.29, "silence": 24.0, "noise": 3.0},
-            "unfit for these sets: silence (24) and noise (3) is as good as real sound (2.29)",
+            "unfit for these sets: silence (24) and noise (3) are as good as real sound (2.29)",
         ),
         ("label_accuracy", {"real": 0.5, "chance": 0.5}, "unfit for these sets: chance (50.0%) is as good as real sound (50.0%)"),
         ("label_accuracy", {"real": 0.9, "chance": 0.5, "codec": 0.95}, None),
@@ -133,14 +133,14 @@ def test_what_unfit_is(metric, baselines, expected):
     assert scorer.unfit(metric, baselines) == expected
 
 
-def test_a_probe_tells_classes_and_never_sees_the_fold_it_judges(library):
+def test_a_probe_tells_classes_and_never_sees_the_fold_it_classifies(library):
     sets = choose_sets(CATALOG, ids("test"), ids("valid"), "test", 1000, 0)
     guesses = family._guess(library, sets)["tagger"]
-    of, baselines = probe.label_accuracy(guesses, sets.probe, dict(sets.wanted), sets.codec)
+    of, baselines = probe.label_accuracy(guesses, sets.probe, dict(sets.requested), sets.codec)
     assert set(of.values()) == {1.0}
     assert of.keys() == set(sets.generated)
     assert baselines == {"real": 1.0, "chance": pytest.approx(1 / 3), "codec": 1.0}
-    wrong = {clip_id: "bell" for clip_id, _ in sets.wanted}
+    wrong = {clip_id: "bell" for clip_id, _ in sets.requested}
     assert np.mean(list(probe.label_accuracy(guesses, sets.probe, wrong, ())[0].values())) == pytest.approx(1 / 3)
 
 

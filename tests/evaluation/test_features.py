@@ -42,19 +42,19 @@ def shard(tmp_path):
 
 
 @pytest.fixture
-def judge(shared, monkeypatch):
+def config(shared, monkeypatch):
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(shared / "models"))
-    return features.Judge("yamnet")
+    return features.EmbedderConfig("yamnet")
 
 
 def sound(path, name: str | None = None) -> features.Sound:
     return features.file(name or path.stem, path, hashing.file_digest(path))
 
 
-def embedded(judge, sounds, cache, workers: int = 1) -> SimpleNamespace:
+def embedded(config, sounds, cache, workers: int = 1) -> SimpleNamespace:
     """Patches and logits by id."""
-    features.embed_all([judge], sounds, cache, workers)
-    view = features.view(judge, sounds, cache)
+    features.embed_all([config], sounds, cache, workers)
+    view = features.view(config, sounds, cache)
     return SimpleNamespace(frames=dict(view.frames()), logits=features.Logits(view.open(), view.keys))
 
 
@@ -84,7 +84,7 @@ def test_made_up_waves_are_as_long_as_a_sound_and_depend_on_the_id():
     assert not silence.any()
 
 
-def test_everything_that_cannot_be_scored_is_named_at_once(judge, tmp_path):
+def test_everything_that_cannot_be_scored_is_named_at_once(config, tmp_path):
     paths = [tmp_path / f"{index}.wav" for index in range(4)]
     for path in paths:
         write_wav(path, tone(300), 16_000)
@@ -93,13 +93,13 @@ def test_everything_that_cannot_be_scored_is_named_at_once(judge, tmp_path):
     soundfile.write(paths[3], np.full(16_000, np.nan), 16_000, subtype="FLOAT")
     sounds = [sound(path) for path in paths]
     with pytest.raises(UserError) as error:
-        features.embed_all([judge], sounds, tmp_path / "cache", 1)
+        features.embed_all([config], sounds, tmp_path / "cache", 1)
     assert all(f"{path}: cannot be scored" in str(error.value) for path in paths[1:])
     assert "3 sounds cannot be scored" in str(error.value)
     assert str(paths[0]) not in str(error.value)
 
 
-def test_each_of_several_files_of_the_same_bytes_is_named(judge, tmp_path):
+def test_each_of_several_files_of_the_same_bytes_is_named(config, tmp_path):
     paths = [tmp_path / f"{number}.wav" for number in range(6)]
     for path in paths:
         path.write_bytes(b"no sound at all\0")
@@ -108,74 +108,79 @@ def test_each_of_several_files_of_the_same_bytes_is_named(judge, tmp_path):
         path.write_bytes(b"RIFF\0")
     sounds = [features.file(path.stem, path, hashing.file_digest(path)) for path in paths + others]
     with pytest.raises(UserError, match="8 sounds cannot be scored") as error:
-        features.embed_all([judge], sounds, tmp_path / "cache", 1)
+        features.embed_all([config], sounds, tmp_path / "cache", 1)
     assert all(str(error.value).count(f"{path}: cannot be scored") == 1 for path in paths + others)
 
 
-def test_a_file_that_changes_meanwhile_is_not_taken_for_what_it_was(judge, tmp_path):
+def test_a_file_that_changes_meanwhile_is_not_taken_for_what_it_was(config, tmp_path):
     write_wav(tmp_path / "a.wav", tone(300), 16_000)
     known = sound(tmp_path / "a.wav")
     write_wav(tmp_path / "a.wav", tone(500), 16_000)
     with pytest.raises(UserError, match=r"a\.wav: cannot be scored: changed"):
-        features.embed_all([judge], [known], tmp_path / "cache", 1)
+        features.embed_all([config], [known], tmp_path / "cache", 1)
 
 
-def test_clips_and_files_are_heard_at_the_embedders_rate(judge, shard, tmp_path):
+def test_clips_and_files_are_heard_at_the_embedders_rate(config, shard, tmp_path):
     soundfile.write(tmp_path / "stereo.flac", np.stack([tone(440, 44_100)] * 2, axis=1), 44_100)
     clips = [features.clip(f"clip{index}", shard, "digest") for index in (0, 2)]
-    result = embedded(judge, [*clips, sound(tmp_path / "stereo.flac")], tmp_path / "cache")
+    result = embedded(config, [*clips, sound(tmp_path / "stereo.flac")], tmp_path / "cache")
     assert {name: part.shape for name, part in result.frames.items()} == dict.fromkeys(("clip0", "clip2", "stereo"), (1, 1024))
     assert result.logits["clip2"].shape == (521,)
-    through = embedded(features.Judge("yamnet", through=8_000), clips, tmp_path / "cache").frames["clip0"]
-    assert through.shape == (1, 1024)
-    assert not np.array_equal(through, result.frames["clip0"])
-    view = features.view(judge, clips, tmp_path / "cache")
+    intermediate_rate = embedded(features.EmbedderConfig("yamnet", intermediate_rate=8_000), clips, tmp_path / "cache").frames[
+        "clip0"
+    ]
+    assert intermediate_rate.shape == (1, 1024)
+    assert not np.array_equal(intermediate_rate, result.frames["clip0"])
+    view = features.view(config, clips, tmp_path / "cache")
     np.testing.assert_allclose(view.means()[1], result.frames["clip2"].mean(axis=0), rtol=1e-6)
-    with pytest.raises(UserError, match="clip clip9 of the catalog is not in it"):
-        features.embed_all([judge], [features.clip("clip9", shard, "digest")], tmp_path / "cache", 1)
+    with pytest.raises(UserError, match="clip clip9 missing, but listed in the catalog"):
+        features.embed_all([config], [features.clip("clip9", shard, "digest")], tmp_path / "cache", 1)
 
 
-def test_what_is_known_is_not_made_again(judge, tmp_path, monkeypatch):
+def test_cached_embeddings_are_not_computed_again(config, tmp_path, monkeypatch):
     for index in range(3):
         write_wav(tmp_path / f"{index}.wav", tone(200 + 100 * index), 16_000)
     sounds = [sound(tmp_path / f"{index}.wav") for index in range(3)]
-    first = embedded(judge, sounds, tmp_path / "cache")
+    first = embedded(config, sounds, tmp_path / "cache")
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path))  # nothing can be loaded now
     monkeypatch.setattr(shards, "map_shards", None)
     counted = []
-    features.embed_all([judge], sounds, tmp_path / "cache", 1, counted.append)
+    features.embed_all([config], sounds, tmp_path / "cache", 1, counted.append)
     assert sum(counted) == 3
     # Another name for the same content is known too; another content of a known name is not.
     shutil.copy(tmp_path / "0.wav", tmp_path / "other.wav")
-    renamed = embedded(judge, [sound(tmp_path / "other.wav")], tmp_path / "cache")
+    renamed = embedded(config, [sound(tmp_path / "other.wav")], tmp_path / "cache")
     np.testing.assert_array_equal(renamed.frames["other"], first.frames["0"])
     write_wav(tmp_path / "0.wav", tone(900), 16_000)
-    with pytest.raises(UserError, match="without weights that are not here:\n  yamnet: yamnet"):
-        features.embed_all([judge], [sound(tmp_path / "0.wav")], tmp_path / "cache", 1)
+    with pytest.raises(UserError, match="as weights are missing:\n  yamnet: yamnet"):
+        features.embed_all([config], [sound(tmp_path / "0.wav")], tmp_path / "cache", 1)
     # So is another front end, or other weights.
-    for other in (features.Judge("yamnet", through=16_000), features.Judge("yamnet", options=(("hop", 1),))):
-        assert other.directory(tmp_path) != judge.directory(tmp_path)
+    for other in (
+        features.EmbedderConfig("yamnet", intermediate_rate=16_000),
+        features.EmbedderConfig("yamnet", options=(("hop", 1),)),
+    ):
+        assert other.directory(tmp_path) != config.directory(tmp_path)
 
 
 @pytest.mark.parametrize("heard_through", ["decode.py", "resample.py"])
-def test_embeddings_are_not_known_once_sounds_are_read_otherwise(judge, tmp_path, monkeypatch, heard_through):
-    before = judge.directory(tmp_path)
-    monkeypatch.setattr(shards, "file_digest", lambda path: "new" if path.name == heard_through else "as it was")
+def test_embeddings_are_not_known_once_sounds_are_read_otherwise(config, tmp_path, monkeypatch, heard_through):
+    before = config.directory(tmp_path)
+    monkeypatch.setattr(hashing, "file_digest", lambda path: "new" if path.name == heard_through else "as it was")
     first = features._front_ends.__wrapped__()
-    monkeypatch.setattr(shards, "file_digest", lambda path: "as it was")
+    monkeypatch.setattr(hashing, "file_digest", lambda path: "as it was")
     assert features._front_ends.__wrapped__() != first
-    assert judge.directory(tmp_path) == before  # a process goes on with the code that it has loaded
+    assert config.directory(tmp_path) == before  # a process goes on with the code that it has loaded
 
 
-def test_nothing_depends_on_order_batch_or_workers(judge, tmp_path, monkeypatch):
+def test_nothing_depends_on_order_batch_or_workers(config, tmp_path, monkeypatch):
     random = np.random.default_rng(0)
     for index in range(5):
         write_wav(tmp_path / f"{index}.wav", random.uniform(-0.3, 0.3, 16_000 + 9_000 * index).astype(np.float32), 16_000)
     sounds = [sound(tmp_path / f"{index}.wav") for index in range(5)]
-    first = embedded(judge, sounds, tmp_path / "first")
+    first = embedded(config, sounds, tmp_path / "first")
     monkeypatch.setattr(features, "TASK_SIZE", 2)
     monkeypatch.setattr(features, "BATCH", 1)
-    second = embedded(judge, sounds[::-1], tmp_path / "second", workers=2)
+    second = embedded(config, sounds[::-1], tmp_path / "second", workers=2)
     assert list(first.frames) == list(second.frames) == sorted(first.frames)
     for name, part in first.frames.items():
         np.testing.assert_allclose(second.frames[name], part, atol=1e-6)
@@ -187,8 +192,8 @@ def test_batches_are_bounded_by_samples():
     assert sizes == [2, 1, 16, 5]
 
 
-def test_a_cache_that_is_emptied_meanwhile_is_named(judge, tmp_path):
+def test_a_cache_that_is_emptied_meanwhile_is_named(config, tmp_path):
     view = features.View(tmp_path / "gone", {"a": "key"})
-    with pytest.raises(UserError, match="embedding of a is gone"):
+    with pytest.raises(UserError, match="embedding of a has disappeared"):
         view.means()
     assert not os.path.exists(tmp_path / "gone")

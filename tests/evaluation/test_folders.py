@@ -24,7 +24,7 @@ def test_ids_are_paths_without_suffix(tmp_path):
     result = folders.read(tmp_path, 1)
     assert result.ids == ["b", "rain/7.take", "rain/a b", "x/y/z"]
     assert result.sounds[1].path == os.fsencode(tmp_path / "rain" / "7.take.wav")
-    assert result.remarks == ("no sounds by their names or content, so not scored: 1 .txt",)
+    assert result.remarks == ("not audio by name or content, so not scored: 1 .txt",)
 
 
 def test_files_that_differ_in_their_suffix_alone_are_both_named(tmp_path):

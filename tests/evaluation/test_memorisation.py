@@ -73,7 +73,7 @@ def test_planted_copies_are_found_and_no_others(sets):
     assert metrics["memorised_spectrum"] >= 0.3
     assert metrics["memorised_spectrum_real"] == pytest.approx(memorisation.CLOSEST, abs=0.04)
     assert result.training == 40
-    assert "3 of 10 generated sounds are training clips again, by fingerprint." in result.warnings()
+    assert "3 of 10 generated sounds are copies of training clips, by fingerprint." in result.warnings()
 
 
 def test_real_sounds_that_were_trained_on_are_not_held_out(sets):
@@ -85,7 +85,7 @@ def test_real_sounds_that_were_trained_on_are_not_held_out(sets):
     result = memorisation.search(sets["generated"], mixed, training, "spectrum")
     assert result.trained_on == ["again"]
     assert len(result.held_out) == 30
-    assert any("1 of the real sounds are training clips themselves (first: again)" in text for text in result.warnings())
+    assert any("1 of the real sounds are training clips (first: again)" in text for text in result.warnings())
 
     nothing = memorisation.search(sets["generated"], training, training, "spectrum")
     assert nothing.held_out == []
@@ -102,10 +102,10 @@ def test_training_clips_pass_in_blocks(sets, monkeypatch):
 def test_fingerprints_survive_being_kept(tmp_path):
     path = tmp_path / "a.wav"
     write_wav(path, melody(1), RATE)
-    judge = memorisation.FingerprintJudge("fingerprint")
+    config = memorisation.FingerprintConfig("fingerprint")
     sound = features.file("a", path, hashing.file_digest(path))
-    features.embed_all([judge], [sound], tmp_path / "cache", 1)
-    kept = dict(features.view(judge, [sound], tmp_path / "cache").frames())["a"]
+    features.embed_all([config], [sound], tmp_path / "cache", 1)
+    kept = dict(features.view(config, [sound], tmp_path / "cache").frames())["a"]
     wave = decode.read_mono(path, RATE, features.MAX_SECONDS)
     np.testing.assert_array_equal(memorisation.words(kept), fingerprint.fingerprint(wave))
     assert memorisation.words(np.zeros((0, 0), np.float32)).shape == (0, 2)

@@ -87,7 +87,7 @@ def test_models_folders_and_differences_have_the_reference_of_the_models_own_sco
         flac.write_wav(everything / f"{clip_id}.wav", real(number), RATE)
     shutil.copytree(models["near"], tmp_path / "mine")
     found = judged(models, clips, catalog, {"mine": tmp_path / "mine"})
-    protocol = protocols.load("project").judged_by(["yamnet"]).model_copy(update={"replicates": 20})
+    protocol = protocols.load("project").with_embedders(["yamnet"]).model_copy(update={"replicates": 20})
     setup = evaluator.Setup(protocol, tmp_path / "cache", 1)
     of = {name: evaluator.evaluate(setup, its, everything, unpaired=True).metrics for name, its in models.items()}
     differences = {one["metric"]: one for one in found.differences}

@@ -1,4 +1,4 @@
-"""Protocols: all can be read, mistakes in one are named by key, and other embedders can judge by one."""
+"""Protocols: all can be read, mistakes in one are named by key, and work with other embedders."""
 
 from __future__ import annotations
 
@@ -21,15 +21,11 @@ def test_every_protocol_can_be_read(name):
     assert len({score.key for score in result.scores}) == len(result.scores)
 
 
-def test_every_file_is_a_protocol_by_name():
-    assert sorted(path.stem for path in protocols.DIRECTORY.iterdir()) == sorted(protocols.NAMES)
-
-
 def test_the_command_and_the_stage_score_by_the_same_metrics():
     project = protocols.load("project")
     assert project.label == "soundmill-2"
     assert evaluate.PROTOCOL == project.name
-    assert project.judged_by(list(project.embedders)) == project  # as the stage chooses them
+    assert project.with_embedders(list(project.embedders)) == project  # as the stage chooses them
 
 
 def test_the_published_row_is_in_its_protocol():
@@ -68,18 +64,18 @@ def test_an_own_file_is_a_protocol_too(tmp_path):
         ({"label": "google-fad"}, "label: 'google-fad' does not end with the version, -1"),
         ({"scores": [{"metric": "fadd", "embedder": "vggish"}]}, "scores.0.metric: .*unknown metric 'fadd'; did you mean 'fad'"),
         ({"scores": [{"metric": "fad", "embedder": "vgish"}]}, "scores.0.embedder: .*unknown embedder 'vgish'"),
-        ({"scores": [{"metric": "kl", "embedder": "vggish"}]}, "scores.0: .*kl needs a classifier, and not vggish"),
+        ({"scores": [{"metric": "kl", "embedder": "vggish"}]}, "scores.0: .*kl needs a classifier, not vggish"),
         (
             {"scores": [{"metric": "fad_per_clip", "embedder": "clap"}]},
-            "fad_per_clip needs several embeddings of a clip, and not clap",
+            "fad_per_clip needs several embeddings per clip, not clap",
         ),
         ({"scores": [{"metric": "clap_score", "embedder": "vggish"}]}, "clap_score needs clap"),
-        ({"scores": [{"metric": "fad", "embedder": "vggish"}] * 2}, "scores: fad_vggish is there twice"),
-        ({"embedders": {"vggish": {}, "yamnet": {}}}, "embedders: yamnet has to be both"),
-        ({"embedders": {"vggsh": {}}}, "embedders: .*unknown embedder 'vggsh'; did you mean 'vggish'"),
+        ({"scores": [{"metric": "fad", "embedder": "vggish"}] * 2}, "scores: fad_vggish is listed twice"),
+        ({"embedders": {"vggish": {}, "yamnet": {}}}, "embedders: yamnet must be listed here and in a score"),
+        ({"embedders": {"vggsh": {}}}, "embedders.*: .*unknown embedder 'vggsh'; did you mean 'vggish'"),
         ({"resampler": "sox"}, "resampler: .*unknown resampler 'sox'"),
         ({"parity": []}, "parity: "),
-        ({"name": "other"}, "name: 'other' is not the file's, 'mine'"),
+        ({"name": "other"}, "name: 'other' differs from the file's name, 'mine'"),
     ],
 )
 def test_a_mistake_is_named_by_file_and_key(tmp_path, changes, named):
@@ -92,21 +88,21 @@ def test_an_unknown_name_is_told_with_the_nearest():
         protocols.load("fadtk-vgish")
 
 
-def test_other_embedders_judge_by_what_they_can():
-    result = protocols.load("project").judged_by(["vggish", "clap", "panns_cnn14_16k"])
+def test_other_embedders_score_by_the_metrics_they_support():
+    result = protocols.load("project").with_embedders(["vggish", "clap", "panns_cnn14_16k"])
     keys = [score.key for score in result.scores]
     assert {"fad_vggish", "kl_panns_cnn14_16k", "is_panns_cnn14_16k", "clap_score", "coverage_clap"} < set(keys)
     assert not {"kl_vggish", "is_clap", "clap_score_vggish"} & set(keys)
     assert list(result.embedders) == ["vggish", "clap", "panns_cnn14_16k"]
     with pytest.raises(UserError, match="unknown embedder 'vgish'; did you mean 'vggish'"):
-        result.judged_by(["vgish"])
+        result.with_embedders(["vgish"])
 
 
 def test_all_metrics_can_be_asked_for():
-    requested = {score.metric for score in protocols.load("project").judged_by([*embedders.NAMES]).scores}
+    requested = {score.metric for score in protocols.load("project").with_embedders([*embedders.NAMES]).scores}
     assert requested == set(scores.METRICS) - {"fd"}  # which is fad by its other name
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"absent\.yaml: no such file; give a protocol's, or one of audioldm_eval-16k"):
+    with pytest.raises(UserError, match=r"absent\.yaml: no such file; give a protocol's file, or one of audioldm_eval-16k"):
         protocols.load(str(tmp_path / "absent.yaml"))

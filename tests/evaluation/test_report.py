@@ -144,7 +144,7 @@ def test_scores_that_rank_nothing_and_those_withheld_say_so_everywhere(tmp_path)
     assert (rows["fad_yamnet"]["value"], rows["fad_yamnet"]["ranks"]) == ("", "False")
     assert (rows["mmd_yamnet"]["ranks"], rows["mmd_yamnet"]["note"]) == ("False", reasons["unranked"]["mmd_yamnet"])
     assert rows["kl_yamnet"]["ranks"] == "True"
-    assert (rows["codec_lsd"]["judge"], rows["codec_lsd"]["value"]) == ("waves", "3.5")
+    assert (rows["codec_lsd"]["embedder"], rows["codec_lsd"]["value"]) == ("waves", "3.5")
     text = (directory / "scores.md").read_text(encoding="utf-8")
     for message in ("0.1†", reasons["left_out"]["fad_yamnet"], reasons["unranked"]["mmd_yamnet"]):
         assert message in text
@@ -324,9 +324,9 @@ def test_best_and_worst():
             18.6,
             4.3,
             80,
-            "10% is lost by the representation itself (real clips lose 1.6 in it) and 90% by the model: mostly the model",
+            "10% is due to the codec (real clips lose 1.6 in it) and 90% to the model: the model loses more",
         ),
-        (18.6, 17.0, 80, "mostly the representation is at fault"),
+        (18.6, 17.0, 80, "the codec loses more"),
         (2.0, 8.7, 80, "as close to the reference as other real clips"),
         (50.0, 8.7, 80, "no closer to real ones than silence or noise"),
         (18.6, 8.7, 15, "15 clips through the codec are too few"),
@@ -334,13 +334,13 @@ def test_best_and_worst():
 )
 def test_verdict(value, codec, count, expected):
     baselines = {"floor": 2.6, "codec_floor": 2.7, "codec": codec, "silence": 39.0, "noise": 63.7}
-    row = score_rows.Row("fad_yamnet", "fad", "yamnet", value, None, None, baselines)
+    row = score_rows.ScoreRow("fad_yamnet", "fad", "yamnet", value, None, None, baselines)
     assert expected in score_rows.verdict(row, {"codec": count, "generated": 80})
 
 
 def test_no_verdict_without_baselines():
     def row(metric, baselines):
-        return score_rows.Row(f"{metric}_yamnet", metric, "yamnet", 1.0, None, None, baselines)
+        return score_rows.ScoreRow(f"{metric}_yamnet", metric, "yamnet", 1.0, None, None, baselines)
 
     assert score_rows.verdict(row("fad", {"silence": 2.0}), {"codec": 2, "generated": 2}) is None
     assert score_rows.verdict(row("kl", {"floor": 1.0, "codec": 2.0}), {}) is None

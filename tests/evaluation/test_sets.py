@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from soundmill.errors import UserError
-from soundmill.evaluation.sets import Clip, choose_sets
+from soundmill.evaluation.sets import CatalogClip, choose_sets
 from tests.evaluation.clips import catalog
 
 CATALOG = catalog(60, 12, 18)
@@ -29,7 +29,7 @@ def test_sets_against_the_test_split():
     assert all(clips[name].labels == clips[other].labels for name, other in sets.partners)
     assert len({other for _, other in sets.partners}) == 9
     assert len(sets.probe) == 90
-    assert dict(sets.wanted) == {name: clips[name].labels[0] for name in sets.generated}
+    assert dict(sets.requested) == {name: clips[name].labels[0] for name in sets.generated}
     assert sets.real() >= {*sets.reference, *sets.floor, *sets.codec}
 
 
@@ -74,8 +74,8 @@ def test_ids_without_a_real_clip_are_named():
 
 
 def test_without_single_labels_there_is_no_probe_and_no_floor_of_pairs():
-    unlabelled = [Clip(clip.clip_id, clip.recording_id, 0, clip.split, (), clip.captions) for clip in CATALOG]
+    unlabelled = [CatalogClip(clip.clip_id, clip.recording_id, 0, clip.split, (), clip.captions) for clip in CATALOG]
     sets = choose_sets(unlabelled, ids("test"), ids("valid"), "test", 1000, 0)
-    assert sets.probe == sets.wanted == sets.partners == ()
+    assert sets.probe == sets.requested == sets.partners == ()
     assert len(sets.floor) == len(sets.generated)
     assert choose_sets(CATALOG, ids("test"), ids("valid"), "test", 0, 0).probe == ()

@@ -6,11 +6,13 @@ import pytest
 
 from soundmill.corpora import synthetic
 from soundmill.evaluation import categories, subsets
-from soundmill.evaluation.sets import Clip, choose_sets
+from soundmill.evaluation.sets import CatalogClip, choose_sets
 
 
-def clip(number: int, caption: str | None = "rain", labels: tuple[str, ...] = (), split: str = "test") -> Clip:
-    return Clip(f"c{number:02d}", f"r{number:02d}", 0, split, labels, () if caption is None else (caption, "it rains then stops"))
+def clip(number: int, caption: str | None = "rain", labels: tuple[str, ...] = (), split: str = "test") -> CatalogClip:
+    return CatalogClip(
+        f"c{number:02d}", f"r{number:02d}", 0, split, labels, () if caption is None else (caption, "it rains then stops")
+    )
 
 
 @pytest.mark.parametrize(
@@ -77,7 +79,7 @@ def test_a_group_keeps_its_own_pairs_and_the_probe_of_all():
     part = subsets.within(sets, subsets.groups(catalog, "categories")["animals"])
     assert part.generated == part.reference == tuple(test[1::2])
     assert part.codec == ("c01", "c03")
-    assert {name for name, _ in part.partners} == {name for name, _ in part.wanted} == set(part.generated)
+    assert {name for name, _ in part.partners} == {name for name, _ in part.requested} == set(part.generated)
     assert len(part.floor) == 4
     assert part.probe == sets.probe
     assert subsets.can_be_scored(part)

@@ -87,4 +87,4 @@ def test_pairs_of_files(tmp_path):
     assert (whole["cut"], cut["cut"], silent["cut"]) == (False, True, False)
     assert cut["lsd"] == pytest.approx(whole["lsd"], rel=0.05)
     assert "lsd" not in silent  # nothing is at a distance from silence
-    assert [len(part.ids) for part in waveforms.Pairs(ids * 7, pairs.made * 7, pairs.originals * 7).parts()] == [16, 5]
+    assert [len(part.ids) for part in waveforms.Pairs(ids * 7, pairs.reconstructions * 7, pairs.originals * 7).parts()] == [16, 5]

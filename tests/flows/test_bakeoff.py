@@ -216,7 +216,7 @@ def test_a_folder_is_looked_at_before_anything_is_trained(tmp_path) -> None:
         bakeoff._check(ROOT, {"mine": tmp_path / "empty"})
     for suffix in ("wav", "flac"):
         soundfile.write(tmp_path / "empty" / f"a.{suffix}", [0.0] * 100, 16_000)
-    with pytest.raises(UserError, match="differ in their suffix alone"):
+    with pytest.raises(UserError, match="differ only in their suffix"):
         bakeoff._check(ROOT, {"mine": tmp_path / "empty"})
     (tmp_path / "empty" / "a.flac").unlink()
     bakeoff._check(ROOT, {"mine": tmp_path / "empty"})

@@ -1,80 +1,77 @@
-"""The embedders by name, loaded where they are used."""
+"""The embedders by name. A line in MODULES is all that a new one needs beside its module and its test.
+
+A module has `EMBEDDERS`, a `base.Declaration` by name. It imports torch only inside functions, so listing all embedders is cheap.
+"""
 
 from __future__ import annotations
 
-from functools import cache
+import importlib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from soundmill import hashing, hub, pretrained
+from pydantic import AfterValidator
+
+from soundmill import pretrained
 from soundmill.errors import UserError
-from soundmill.evaluation.embedders.base import Embedder
+from soundmill.evaluation.embedders.base import Declaration, Embedder
 from soundmill.params import did_you_mean
 
-NAMES = ("tagger", "yamnet", "vggish", "panns_cnn14_16k", "panns_cnn14_32k", "clap")
-
-# What metrics say where weights are missing: no path of the machine stands in them.
-MISSING = {
-    **{name: f"{entry.file} is not in the directory ${pretrained.VARIABLE}" for name, entry in pretrained.REGISTRY.items()},
-    "clap": "laion/clap-htsat-unfused is neither below the directory $SOUNDMILL_WEIGHTS nor to be had from the Hugging Face hub",
+MODULES = {
+    "tagger": "soundmill.evaluation.embedders.tagger",
+    "yamnet": "soundmill.evaluation.embedders.yamnet",
+    "vggish": "soundmill.evaluation.embedders.vggish",
+    "panns_cnn14_16k": "soundmill.evaluation.embedders.panns",
+    "panns_cnn14_32k": "soundmill.evaluation.embedders.panns",
+    "clap": "soundmill.evaluation.embedders.clap",
 }
+NAMES = tuple(MODULES)
+
+
+def _check_name(name: str) -> str:
+    if name not in MODULES:
+        raise ValueError(f"unknown embedder {name!r}{did_you_mean(name, list(NAMES))}; there are {', '.join(NAMES)}")
+    return name
+
+
+EmbedderName = Annotated[str, AfterValidator(_check_name)]
+
+
+def find(name: str) -> Declaration:
+    """The embedder of that name, not loaded; an unknown name raises UserError."""
+    try:
+        _check_name(name)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    return importlib.import_module(MODULES[name]).EMBEDDERS[name]
 
 
 def load(name: str, tagger: Path | None, **options: Any) -> Embedder:
-    """The embedder of that name; `tagger` is the directory of the pipeline's own. Missing weights raise UserError.
+    """Load an embedder; missing weights raise UserError.
 
-    `options` are those of the protocol: only `vggish` has one, `front_end`.
+    `tagger` is the directory of the pipeline's tagger, `options` are those that a protocol sets.
     """
-    if options and name != "vggish":
-        raise UserError(f"{name}: has no option {', '.join(map(repr, options))}; only vggish has one, 'front_end'")
-    if name == "tagger":
-        from soundmill.evaluation.embedders.tagger import TaggerEmbedder
-
-        return TaggerEmbedder(tagger)
-    if name == "yamnet":
-        from soundmill.evaluation.embedders import yamnet
-
-        return yamnet.YamnetEmbedder(pretrained.path(name))
-    if name == "vggish":
-        from soundmill.evaluation.embedders import vggish
-
-        return vggish.VggishEmbedder(pretrained.path(name), **options)
-    if name in ("panns_cnn14_16k", "panns_cnn14_32k"):
-        from soundmill.evaluation.embedders import panns
-
-        return panns.Cnn14Embedder(name, pretrained.path(name))
-    if name == "clap":
-        from soundmill.evaluation.embedders import clap
-
-        return clap.ClapEmbedder(clap.weights())
-    raise UserError(f"unknown embedder {name!r}{did_you_mean(name, list(NAMES))}; there are {', '.join(NAMES)}")
+    declared = find(name)
+    for option in options:
+        if option not in declared.options:
+            has = f"only {', '.join(map(repr, declared.options))}" if declared.options else "none"
+            raise UserError(f"{name}: unknown option {option!r}{did_you_mean(option, list(declared.options))}; it has {has}")
+    return declared.load(declared.path(tagger), **options)
 
 
 def digest(name: str, tagger: Path | None) -> str:
-    """Digest of the embedder's weights, which are not loaded: part of the cache's key."""
-    if name in pretrained.REGISTRY:
-        return pretrained.REGISTRY[name].sha256
-    if name == "clap":
-        from soundmill.evaluation.embedders import clap
-
-        return _digest_of_files(clap.weights(), clap.FILES)
-    if name == "tagger":
-        return hashing.file_digest(tagger / "model.safetensors")
-    raise UserError(f"unknown embedder {name!r}{did_you_mean(name, list(NAMES))}; there are {', '.join(NAMES)}")
-
-
-@cache
-def _digest_of_files(directory: Path, files: tuple[str, ...]) -> str:
-    """Read once in a process: they are large."""
-    return hub.digest(directory, files)
+    """Digest of an embedder's weights, which are not loaded: part of the cache's key."""
+    return find(name).digest(tagger)
 
 
 def unavailable(name: str) -> str | None:
-    """Why the embedder's weights cannot be used here and what to do about it, or None: they are there."""
-    if name in pretrained.REGISTRY:
-        return pretrained.unavailable(name)
-    if name == "clap":
-        from soundmill.evaluation.embedders import clap
+    """Why an embedder's weights cannot be used on this machine, with a remedy; None if they can."""
+    reason = find(name).unavailable()
+    if reason is None:
+        return None
+    others = [other for other, weights in published().items() if other != name and pretrained.unavailable(weights) is None]
+    return f"{reason}. Available without it: {', '.join(['tagger', *others])}"
 
-        return clap.unavailable()
-    return None
+
+def published() -> dict[str, pretrained.Weights]:
+    """The published weight files by embedder; `tagger` is trained by the pipeline, `clap` is a repository of the hub."""
+    return {name: weights for name in NAMES if (weights := find(name).weights) is not None}

@@ -1,28 +1,65 @@
-"""The protocol of an embedder: a named, pinned network from waves to patch embeddings and class logits."""
+"""What an embedder is: a pinned network from waves to patch embeddings and class logits, and how it is declared."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from soundmill import pretrained
+from soundmill.pretrained import VARIABLE, Weights
+
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Of N waves: per wave its patches [P, D] float32, and clip-level logits [N, K] float32."""
+    """Of N waves: per wave its patches [P, D] float32, and clip-level logits [N, K] float32 (K = 0: no classifier)."""
 
     frames: list[np.ndarray]
     logits: np.ndarray
 
 
 class Embedder(Protocol):
-    """A network that judges sounds; metrics carry its name (`fad_<name>`, `kl_<name>`)."""
+    """A loaded embedder; metrics carry its name (`fad_<name>`, `kl_<name>`)."""
 
     name: str
     sample_rate: int  # of the waves it takes
 
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
-        """Embed mono waves [T] float32 in [−1, 1] at `sample_rate`; what else is embedded with a wave changes last bits at most."""
+        """Embed mono waves [T] float32 in [−1, 1] at `sample_rate`. The other waves of a call may change last bits only."""
         ...
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """An embedder that is not loaded. `load` takes the path of its weights and, as keywords, the options of a protocol."""
+
+    load: Callable[..., Embedder]
+    weights: Weights | None = None  # a published file; an embedder without one overrides the methods below
+    classifier: bool = True  # it has logits
+    patches: bool = True  # it has several embeddings per clip, hence a covariance of each clip
+    options: tuple[str, ...] = ()  # that a protocol may set
+
+    def path(self, tagger: Path | None) -> Path:
+        """Its weights, verified; `tagger` is the directory of the pipeline's tagger. Missing weights raise UserError."""
+        return pretrained.path(self.weights)
+
+    def digest(self, tagger: Path | None) -> str:
+        """Digest of its weights, which are not loaded: part of the cache's key."""
+        return self.weights.sha256
+
+    def unavailable(self) -> str | None:
+        """Why its weights cannot be used on this machine, with a remedy; None if they can."""
+        return pretrained.unavailable(self.weights)
+
+    @property
+    def missing(self) -> str:
+        """What published metrics say if it is unavailable: no path of this machine."""
+        return f"{self.weights.file} is not in the directory ${VARIABLE}"
+
+    @property
+    def origin(self) -> str:
+        """Where its weights come from, for `soundmill weights list`."""
+        return self.weights.source

@@ -1,14 +1,14 @@
 """CLAP (Wu et al. 2023): embeddings of sounds and texts in one space, by transformers' ClapModel.
 
-The files are those of one commit of a repository of the Hugging Face hub, or lie in a directory of that name below
-`$SOUNDMILL_WEIGHTS`. Weights come from safetensors only, which that commit has and the repository's main branch has not.
+The files are those of one commit of a repository on the Hugging Face hub, or of a directory with its name below
+`$SOUNDMILL_WEIGHTS`. Weights are read from safetensors only, which this commit has and the repository's main branch lacks.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,18 @@ import numpy as np
 
 from soundmill import hub, pretrained
 from soundmill.errors import UserError
-from soundmill.evaluation.embedders.base import Embeddings
+from soundmill.evaluation.embedders.base import Declaration, Embeddings
 
 NAME = "laion/clap-htsat-unfused"
 REVISION = "79b58ed25fc00386262a2bea4b19fd21dc4310a0"
 FILES = ("*.json", "*.txt", "*.safetensors")
 SAMPLE_RATE = 48_000
-WINDOWS_AT_ONCE = 8
-WINDOW = 10 * SAMPLE_RATE  # what the net hears at once; of longer sounds transformers would take a random part
+WINDOWS_AT_ONCE = 8  # in a batch
+WINDOW = 10 * SAMPLE_RATE  # samples of the network's input; transformers would crop longer sounds at random
 
 
 def weights() -> Path:
-    """The directory of the model's files, downloaded if need be; a UserError says which file is missing, and where it belongs."""
+    """The directory of the model's files, downloaded if necessary; a UserError names a missing file and where it belongs."""
     remedies = (
         f"put config.json, model.safetensors, preprocessor_config.json and the tokenizer's files of {NAME} at {REVISION[:7]} "
         f"into the directory ${pretrained.VARIABLE}/{NAME}"
@@ -48,17 +48,8 @@ def _missing(directory: Path) -> str | None:
     return None
 
 
-def unavailable() -> str | None:
-    """Why CLAP cannot be used here and what to do about it, or None; asks the hub where the files are not on this machine."""
-    try:
-        weights()
-    except UserError as error:
-        return str(error)
-    return None
-
-
 class ClapEmbedder:
-    """Embeddings of unit length, one per window of at most ten seconds, and of texts; it is no classifier, so logits are [N, 0]."""
+    """Embeddings of unit length, one per window of at most ten seconds, and of texts; not a classifier, so logits are [N, 0]."""
 
     name = "clap"
     sample_rate = SAMPLE_RATE
@@ -72,7 +63,7 @@ class ClapEmbedder:
         from soundmill.training.device import pick_device
 
         logging.disable_progress_bar()
-        logging.set_verbosity_error()  # what matters of its warnings is checked
+        logging.set_verbosity_error()  # missing keys are checked below
         local = {"local_files_only": True, "trust_remote_code": False}
         try:
             self._processor = ClapProcessor.from_pretrained(directory, **local)
@@ -85,14 +76,14 @@ class ClapEmbedder:
         random = sorted(loading["missing_keys"])
         if random:
             raise UserError(
-                f"{directory}: its weights lack {len(random)} of the net's, the first {random[0]!r}; they would be random. "
-                "Its files do not belong together: get it anew"
+                f"{directory}: its weights lack {len(random)} of the network's tensors (first: {random[0]!r}). "
+                "The files do not belong together; download them again"
             )
         extractor = self._processor.feature_extractor
         if (extractor.sampling_rate, extractor.nb_max_samples) != (SAMPLE_RATE, WINDOW):
             raise UserError(
-                f"{directory}: it takes {extractor.nb_max_samples} samples at {extractor.sampling_rate} Hz, "
-                f"not {WINDOW} at {SAMPLE_RATE}: another model than is meant here"
+                f"{directory}: its input has {extractor.nb_max_samples} samples at {extractor.sampling_rate} Hz, "
+                f"not {WINDOW} at {SAMPLE_RATE} Hz: this is not {NAME}"
             )
         self._net = net.eval().to(pick_device("auto"))
 
@@ -101,49 +92,79 @@ class ClapEmbedder:
 
         from soundmill.training.device import full_precision
 
-        cut = [list(windows(wave)) for wave in waves]
+        by_wave = [list(windows(wave)) for wave in waves]
         extract = partial(self._processor.feature_extractor, sampling_rate=SAMPLE_RATE, return_tensors="pt")
-        inputs = [extract(window) for parts in cut for window in parts]
+        inputs = [extract(window) for parts in by_wave for window in parts]
         embeddings = [np.zeros((0, self._net.config.projection_dim), np.float32)]
         with torch.inference_mode(), full_precision():
             for start in range(0, len(inputs), WINDOWS_AT_ONCE):
                 some = inputs[start : start + WINDOWS_AT_ONCE]
                 sounds = torch.cat([one["input_features"] for one in some]).to(self._net.device)
-                # With feature fusion the processor marks a random sound as longer than it is; none is.
+                # With feature fusion the processor marks a random sound as longer than a window; none is.
                 longer = torch.zeros_like(torch.cat([one["is_longer"] for one in some])).to(self._net.device)
                 embeddings.append(_embeddings(self._net.get_audio_features(input_features=sounds, is_longer=longer)))
-        ends = np.cumsum([len(parts) for parts in cut])[:-1]
-        return Embeddings(np.split(np.concatenate(embeddings), ends) if cut else [], np.zeros((len(waves), 0), np.float32))
+        ends = np.cumsum([len(parts) for parts in by_wave])[:-1]
+        return Embeddings(np.split(np.concatenate(embeddings), ends) if by_wave else [], np.zeros((len(waves), 0), np.float32))
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Embeddings [N, D] float32 of texts, each of unit length; a text longer than the net reads is cut there."""
+        """Embeddings [N, D] float32 of texts, of unit length; texts longer than the network's input are truncated."""
         import torch
 
         from soundmill.training.device import full_precision
 
-        known = {}
-        for text in sorted(set(texts)):  # one at a time: padding to the length of others would change last bits
+        by_text = {}
+        for text in sorted(set(texts)):  # one at a time, as padding would change last bits
             longest = self._net.config.text_config.max_position_embeddings - 2
             tokens = self._processor.tokenizer(text, truncation=True, max_length=longest, return_tensors="pt")
             inputs = {key: tokens[key].to(self._net.device) for key in ("input_ids", "attention_mask")}
             with torch.inference_mode(), full_precision():
-                known[text] = _embeddings(self._net.get_text_features(**inputs))[0]
-        return np.stack([known[text] for text in texts]) if texts else np.zeros((0, self._net.config.projection_dim), np.float32)
+                by_text[text] = _embeddings(self._net.get_text_features(**inputs))[0]
+        return np.stack([by_text[text] for text in texts]) if texts else np.zeros((0, self._net.config.projection_dim), np.float32)
 
     def similarity(self, texts: Sequence[str], waves: Sequence[np.ndarray]) -> np.ndarray:
-        """Cosine of each wave, the mean of its windows, and the text of the same place, [N]."""
+        """Cosine [N] of each wave (the mean of its windows) and the text at the same index."""
         means = np.stack([part.mean(axis=0, dtype=np.float64) for part in self.embed(waves).frames])
         means /= np.linalg.norm(means, axis=1, keepdims=True)
         return (means * self.embed_texts(texts)).sum(axis=1)
 
 
-def _embeddings(answer: Any) -> np.ndarray:
-    return answer.pooler_output.cpu().numpy()
+def _embeddings(output: Any) -> np.ndarray:
+    return output.pooler_output.cpu().numpy()
 
 
 def windows(wave: np.ndarray) -> Iterator[np.ndarray]:
-    """As few windows of ten seconds as cover the wave, spread evenly from its start to its end; a shorter wave is one, as it is."""
+    """The fewest windows of ten seconds that cover the wave, evenly spaced; a shorter wave is one window, unpadded."""
     wave = np.asarray(wave, dtype=np.float32)
     count = max(1, math.ceil(len(wave) / WINDOW))
     for start in np.linspace(0, max(0, len(wave) - WINDOW), count).round().astype(int):
         yield wave[start : start + WINDOW]
+
+
+class ClapDeclaration(Declaration):
+    """Its weights are files of a repository of the Hugging Face hub."""
+
+    origin = "downloaded from the Hugging Face hub on first use"
+    missing = f"{NAME} is neither below the directory ${pretrained.VARIABLE} nor available from the Hugging Face hub"
+
+    def path(self, tagger: Path | None) -> Path:
+        return weights()
+
+    def digest(self, tagger: Path | None) -> str:
+        return _digest(weights())
+
+    def unavailable(self) -> str | None:
+        """As `Declaration.unavailable`; asks the hub if the files are not on this machine."""
+        try:
+            weights()
+        except UserError as error:
+            return str(error)
+        return None
+
+
+@cache
+def _digest(directory: Path) -> str:
+    """Computed once per process: the files are large."""
+    return hub.digest(directory, FILES)
+
+
+EMBEDDERS = {"clap": ClapDeclaration(ClapEmbedder, classifier=False, patches=False)}

@@ -1,4 +1,4 @@
-"""The pipeline's own tagger as an embedder: needs no download, and its metrics carry its name."""
+"""The pipeline's tagger as an embedder; it needs no download."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from soundmill.evaluation.embedders.base import Embeddings
+from soundmill import hashing
+from soundmill.errors import UserError
+from soundmill.evaluation.embedders.base import Declaration, Embeddings
 
 
 class TaggerEmbedder:
-    """Patches of about a second from the classifier trained on this corpus's real training split."""
+    """Patches of about one second, from the classifier trained on this corpus's training split."""
 
     name = "tagger"
 
@@ -24,3 +26,24 @@ class TaggerEmbedder:
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
         frames, logits = self._model.embed(list(waves))
         return Embeddings([np.asarray(part, np.float32) for part in frames], np.asarray(logits, np.float32))
+
+
+class TaggerDeclaration(Declaration):
+    """Its weights are the output of the stage `tagger`."""
+
+    origin = "trained by the pipeline's stage `tagger`"
+    missing = "the stage `tagger` has not run"
+
+    def path(self, tagger: Path | None) -> Path:
+        if tagger is None:
+            raise UserError("tagger: no data/tagger here; run in a checkout whose pipeline has trained it, or use another embedder")
+        return tagger
+
+    def digest(self, tagger: Path | None) -> str:
+        return hashing.file_digest(self.path(tagger) / "model.safetensors")
+
+    def unavailable(self) -> None:
+        return None
+
+
+EMBEDDERS = {"tagger": TaggerDeclaration(TaggerEmbedder)}

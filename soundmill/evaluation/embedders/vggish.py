@@ -1,4 +1,4 @@
-"""VGGish (Hershey et al. 2017), pretrained on YouTube-8M: the net that FAD was defined with, by torchvggish's weights."""
+"""VGGish (Hershey et al. 2017), pretrained on YouTube-8M: the network of the original FAD, with torchvggish's weights."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from soundmill.errors import UserError
-from soundmill.evaluation.embedders.base import Embeddings
+from soundmill.evaluation.embedders.base import Declaration, Embeddings
 from soundmill.params import did_you_mean
-from soundmill.training import weights
-from soundmill.training.device import full_precision, pick_device
-from soundmill.training.vggish import BANDS, DIMENSIONS, FRAMES, Vggish
+from soundmill.pretrained import VGGISH
 
 SAMPLE_RATE = 16_000
+FRAMES, BANDS = 96, 64  # of a patch, as training.vggish.Vggish takes it
 FFT, WINDOW, HOP = 512, 400, 160  # samples
 LOWEST, HIGHEST = 125.0, 7500.0  # Hz
 OFFSET = 0.01  # added before the logarithm
@@ -27,7 +25,7 @@ PATCHES_AT_ONCE = 32
 
 @dataclass(frozen=True)
 class FrontEnd:
-    """How a wave is cut: a patch every `step` samples while `whole` samples are left; whether its peak is brought to 1 first."""
+    """How a wave is cut: a patch every `step` samples while at least `whole` samples remain; `peak`: normalise it first."""
 
     step: int
     whole: int
@@ -41,16 +39,22 @@ FRONT_ENDS = {
 
 
 class VggishEmbedder:
-    """128-d embeddings per patch of 0.96 s, before the last ReLU and without PCA; no classifier, so logits are [N, 0]."""
+    """128-d embeddings per patch of 0.96 s, before the last ReLU and without PCA; not a classifier, so logits are [N, 0]."""
 
     name = "vggish"
     sample_rate = SAMPLE_RATE
 
     def __init__(self, path: Path, *, front_end: str = "torchvggish"):
+        import torch
+
+        from soundmill.training import weights
+        from soundmill.training.device import pick_device
+        from soundmill.training.vggish import Vggish
+
         if front_end not in FRONT_ENDS:
-            known = list(FRONT_ENDS)
+            names = list(FRONT_ENDS)
             raise UserError(
-                f"vggish: unknown front end {front_end!r}{did_you_mean(front_end, known)}; there are {', '.join(known)}"
+                f"vggish: unknown front end {front_end!r}{did_you_mean(front_end, names)}; there are {', '.join(names)}"
             )
         self._front_end = FRONT_ENDS[front_end]
         self._device = pick_device("auto")
@@ -60,6 +64,11 @@ class VggishEmbedder:
         self._net = net.eval().to(self._device, memory_format=torch.channels_last)
 
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
+        import torch
+
+        from soundmill.training.device import full_precision
+        from soundmill.training.vggish import DIMENSIONS
+
         by_wave = [patches(wave, self._front_end) for wave in waves]
         together = np.concatenate([np.zeros((0, FRAMES, BANDS), np.float32), *by_wave])
         embeddings = np.empty((len(together), DIMENSIONS), np.float32)
@@ -72,11 +81,11 @@ class VggishEmbedder:
 
 
 def patches(wave: np.ndarray, front_end: FrontEnd) -> np.ndarray:
-    """Logarithms of mel magnitudes of a wave [T] at 16 kHz, in patches [P, 96, 64] float32; a wave too short for one gives P = 0.
+    """Log-mel magnitudes of a wave [T] at 16 kHz, in patches [P, 96, 64] float32; P = 0 if the wave is too short for one.
 
-    Frames of 25 ms every 10, periodic Hann window, not centred; an incomplete last patch is dropped.
+    Frames of 25 ms every 10 ms, periodic Hann window, not centred; an incomplete last patch is dropped.
     """
-    wave = np.asarray(wave, np.float64)  # in float32, silence between partials would be rounding
+    wave = np.asarray(wave, np.float64)  # float32 rounding would be audible between partials
     count = 1 + (len(wave) - front_end.whole) // front_end.step if len(wave) >= front_end.whole else 0
     if not count:
         return np.zeros((0, FRAMES, BANDS), np.float32)
@@ -91,7 +100,7 @@ def patches(wave: np.ndarray, front_end: FrontEnd) -> np.ndarray:
 
 @cache
 def mel_filters() -> np.ndarray:
-    """Filters float64 [257, 64], triangles over HTK's mel scale rather than over Hz; the constant part has weight zero."""
+    """Filters [257, 64] float64, triangular on HTK's mel scale, not in Hz; the constant component has weight zero."""
 
     def mel(hertz: np.ndarray | float) -> np.ndarray:
         return 1127.0 * np.log(1.0 + np.asarray(hertz) / 700.0)
@@ -103,3 +112,6 @@ def mel_filters() -> np.ndarray:
     filters[0] = 0
     filters.flags.writeable = False
     return filters
+
+
+EMBEDDERS = {"vggish": Declaration(VggishEmbedder, VGGISH, classifier=False, options=("front_end",))}

@@ -13,27 +13,28 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from soundmill.errors import UserError
-from soundmill.evaluation.embedders.base import Embeddings
+from soundmill.evaluation.embedders.base import Declaration, Embeddings
+from soundmill.pretrained import Weights
 
-CLASSES = "yamnet_label_list.txt"  # a file within: the metadata of a TensorFlow Lite model are a zip at its end
+CLASSES = "yamnet_label_list.txt"  # in the zip archive at the end of a TensorFlow Lite model
 
 SAMPLE_RATE = 16_000
 WINDOW = 15_600  # samples, 0.975 s
 HOP = 7_680  # samples, 0.48 s
-HOP_FRAMES = 48  # of the log-mel spectrogram; a window has two hops of them
+HOP_FRAMES = 48  # of the log-mel spectrogram per hop; a window has twice as many
 MELS = 64
 
 
 class Tensor(NamedTuple):
     """One int8 tensor of the network and its quantisation: real = scale · (value − zero point)."""
 
-    suffix: str  # end of its name
+    suffix: str  # of its name
     size: int
     scale: float
     zero_point: int
 
     def find(self, tensors: Sequence[Any]) -> int:
-        """Its index among those of a model, checked against what we know of it."""
+        """Its index among the tensors of a model, after checking size and quantisation."""
         matches = [
             index
             for index, one in enumerate(tensors)
@@ -44,16 +45,16 @@ class Tensor(NamedTuple):
                 f"yamnet: {len(matches)} tensors {self.suffix!r} of {self.size} values, expected one; fetch the file again"
             )
         quantised = tensors[matches[0]].quantization
-        known = list(zip(quantised.scale, quantised.zeroPoint, strict=True))
-        if known != [(np.float32(self.scale), self.zero_point)]:
+        found = list(zip(quantised.scale, quantised.zeroPoint, strict=True))
+        if found != [(np.float32(self.scale), self.zero_point)]:
             raise UserError(
-                f"yamnet: tensor {self.suffix!r} is quantised as {', '.join(f'({scale}, {zero})' for scale, zero in known)}, "
+                f"yamnet: tensor {self.suffix!r} is quantised as {', '.join(f'({scale}, {zero})' for scale, zero in found)}, "
                 f"expected ({self.scale}, {self.zero_point}); fetch the file again"
             )
         return matches[0]
 
     def real(self, values: Sequence[np.ndarray]) -> np.ndarray:
-        """Values of the tensor at several times, [times, size] float32."""
+        """Dequantised values [times, size] float32."""
         flat = np.stack([value.ravel() for value in values]).astype(np.int32)
         return ((flat - self.zero_point) * np.float64(np.float32(self.scale))).astype(np.float32)
 
@@ -64,14 +65,14 @@ LOGITS = Tensor("/layer29/fc/BiasAdd", 521, 0.3471774757, 100)
 
 
 class YamnetEmbedder:
-    """1024-d average-pooled embeddings per 0.975 s window, and logits that are the mean over a clip's windows."""
+    """1024-d average-pooled embeddings per window of 0.975 s, and logits averaged over a clip's windows."""
 
     name = "yamnet"
     sample_rate = SAMPLE_RATE
 
     def __init__(self, path: Path):
         with zipfile.ZipFile(path) as metadata:
-            self.classes = metadata.read(CLASSES).decode().splitlines()  # AudioSet's display names, in the order of the logits
+            self.classes = metadata.read(CLASSES).decode().splitlines()  # AudioSet's names, in the order of the logits
         model = path.read_bytes()
         self._front = _Part(model, None, [SPECTROGRAM])
         self._network = _Part(model, SPECTROGRAM, [EMBEDDING, LOGITS])
@@ -86,10 +87,10 @@ class YamnetEmbedder:
         return Embeddings(frames, np.stack(logits) if logits else np.zeros((0, LOGITS.size), np.float32))
 
     def _spectrograms(self, wave: np.ndarray) -> Iterator[np.ndarray]:
-        """Spectrograms [1, 96, 64] of the windows, as the network takes them.
+        """Spectrograms [1, 96, 64] of the windows, the network's input.
 
-        A window has half its frames in common with the next, and a frame does not depend on others: every second window has all.
-        Their Fourier transforms are half of what the file's own graph takes.
+        Adjacent windows share half their frames, so every second window (and the last) has all frames: this saves half of the
+        Fourier transforms.
         """
         cut = list(windows(wave))
         frames = np.empty((HOP_FRAMES * (len(cut) + 1), MELS), np.int8)
@@ -102,7 +103,7 @@ class YamnetEmbedder:
 
 
 def windows(wave: np.ndarray) -> Iterator[np.ndarray]:
-    """Windows of 15,600 samples every 7,680; an incomplete last one is dropped, a wave under one window padded with zeros."""
+    """Windows of 15,600 samples every 7,680; an incomplete last one is dropped, a shorter wave padded with zeros."""
     wave = np.asarray(wave, dtype=np.float32)
     if len(wave) < WINDOW:
         wave = np.pad(wave, (0, WINDOW - len(wave)))
@@ -111,7 +112,7 @@ def windows(wave: np.ndarray) -> Iterator[np.ndarray]:
 
 
 class _Part:
-    """The operators of a model from one of its tensors (None: its input) to others, with an interpreter of their own."""
+    """An interpreter of part of a model: from one of its tensors (None: its input) to others."""
 
     def __init__(self, model: bytes, start: Tensor | None, ends: Sequence[Tensor]):
         from ai_edge_litert.interpreter import Interpreter
@@ -121,13 +122,13 @@ class _Part:
         graph = whole.subgraphs[0]
         inputs = graph.inputs if start is None else [start.find(graph.tensors)]
         outputs = [end.find(graph.tensors) for end in ends]
-        made_by = {tensor: number for number, operator in enumerate(graph.operators) for tensor in operator.outputs}
-        first = 0 if start is None else made_by[inputs[0]] + 1
-        graph.operators = graph.operators[first : max(made_by[tensor] for tensor in outputs) + 1]  # they are in order
+        producer = {tensor: number for number, operator in enumerate(graph.operators) for tensor in operator.outputs}
+        first = 0 if start is None else producer[inputs[0]] + 1
+        graph.operators = graph.operators[first : max(producer[tensor] for tensor in outputs) + 1]  # operators are in order
         graph.inputs, graph.outputs = inputs, outputs
-        whole.signatureDefs = None  # it names the inputs and outputs of the whole
+        whole.signatureDefs = None  # refers to the inputs and outputs of the whole model
         with _quiet():
-            # One thread: more give other last bits.
+            # More threads change last bits.
             self._network = Interpreter(model_content=bytes(flatbuffer_utils.convert_object_to_bytearray(whole)), num_threads=1)
             self._network.allocate_tensors()
         (self._input,) = (tensor["index"] for tensor in self._network.get_input_details())
@@ -141,13 +142,29 @@ class _Part:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the runtime's start-up chatter, written to stderr by C++ code, out of the pipeline's log."""
-    kept = os.dup(2)
+    """Suppress messages that the runtime's C++ code writes to stderr at start-up."""
+    stderr = os.dup(2)
     sink = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(sink, 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(stderr, 2)
+        os.close(stderr)
         os.close(sink)
+
+
+EMBEDDERS = {
+    "yamnet": Declaration(
+        YamnetEmbedder,
+        Weights(
+            name="yamnet",
+            file="yamnet.tflite",
+            url="https://tfhub.dev/google/lite-model/yamnet/classification/tflite/1?lite-format=tflite",
+            num_bytes=4_126_810,
+            sha256="10c95ea3eb9a7bb4cb8bddf6feb023250381008177ac162ce169694d05c317de",
+            licence="Apache-2.0",
+            source="github.com/tensorflow/models, research/audioset/yamnet",
+        ),
+    )
+}

@@ -167,7 +167,7 @@ def choose(params: DiscriminatorParams, tagger_directory: Path, seed: int, say: 
 
 def _lacking(name: ProjectorName, tagger_directory: Path) -> str | None:
     if name == "vggish":
-        return pretrained.unavailable("vggish")
+        return pretrained.unavailable(pretrained.VGGISH)
     if name == "tagger" and not (tagger_directory / "config.json").is_file():
         return f"{tagger_directory}: no tagger here; `dvc repro tagger` trains it"
     return None
@@ -175,7 +175,7 @@ def _lacking(name: ProjectorName, tagger_directory: Path) -> str | None:
 
 def _net(name: str, params: DiscriminatorParams, tagger_directory: Path, rng: torch.Generator) -> tuple[Stack, list[int]]:
     if name == "vggish":
-        return vggish(pretrained.path("vggish"))
+        return vggish(pretrained.path(pretrained.VGGISH))
     if name == "tagger":
         return tagger(tagger_directory)
     return random(params.random_widths, rng)

@@ -109,7 +109,7 @@ def test_another_net_is_refused(tmp_path):
     right = transform("panns_cnn14_16k")
     conjugate = {**right, TRANSFORM[1]: -right[TRANSFORM[1]]}
     for content, reason in (
-        ([right], "no 'model' in it"),
+        ([right], "it has no 'model'"),
         ({"model": {}}, "conv_real.weight is not a transform of 512 samples"),
         ({"model": transform("panns_cnn14_32k")}, "weights for another sample rate"),
         ({"model": conjugate}, "conv_imag.weight is not the Fourier transform"),

@@ -120,5 +120,5 @@ def test_other_weights_are_refused(theirs, tmp_path):
 def test_an_unknown_front_end_is_refused(tmp_path):
     with pytest.raises(UserError, match="did you mean 'google-fad'"):
         VggishEmbedder(tmp_path, front_end="google_fad")
-    with pytest.raises(UserError, match="yamnet: has no option 'front_end'"):
+    with pytest.raises(UserError, match="yamnet: unknown option 'front_end'; it has none"):
         embedders.load("yamnet", tmp_path, front_end="google-fad")

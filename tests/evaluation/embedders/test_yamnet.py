@@ -39,7 +39,7 @@ def network(shared):
 
 
 def test_values_are_dequantised(network):
-    wave = features.made_up("noise", "any", 80_000, 0)
+    wave = features.synthetic_wave("noise", "any", 80_000, 0)
     result = network.embed([wave, wave[:4_000]])
     assert [part.shape for part in result.frames] == [(9, 1024), (1, 1024)]
     assert result.logits.shape == (2, 521)
@@ -61,7 +61,7 @@ def test_another_quantisation_is_refused(network, shared, monkeypatch):
 
 
 def test_one_wave_does_not_depend_on_the_others(network):
-    waves = [features.made_up("noise", name, 40_000, 0) * scale for name, scale in (("a", 1.0), ("b", 0.1), ("c", 0.01))]
+    waves = [features.synthetic_wave("noise", name, 40_000, 0) * scale for name, scale in (("a", 1.0), ("b", 0.1), ("c", 0.01))]
     together, alone = network.embed(waves), network.embed(waves[1:2])
     np.testing.assert_array_equal(together.frames[1], alone.frames[0])
     np.testing.assert_array_equal(together.logits[1], alone.logits[0])
@@ -80,7 +80,7 @@ def test_the_parts_say_what_the_whole_graph_says(network, shared, num_samples):
         next(tensor for name, tensor in named.items() if name.endswith(wanted.suffix))
         for wanted in (yamnet.EMBEDDING, yamnet.LOGITS)
     )
-    wave = features.made_up("noise", "any", num_samples, 0) * np.linspace(0.01, 1, num_samples, dtype=np.float32)
+    wave = features.synthetic_wave("noise", "any", num_samples, 0) * np.linspace(0.01, 1, num_samples, dtype=np.float32)
     expected = []
     for window in yamnet.windows(wave):
         whole.set_tensor(whole.get_input_details()[0]["index"], window)
@@ -107,10 +107,10 @@ def test_baselines_of_real_recordings(network, shared):
     real = np.concatenate(frames)
     held_out = np.concatenate([part for part, inside in zip(frames, last, strict=True) if inside])
     others = np.concatenate([part for part, inside in zip(frames, last, strict=True) if not inside])
-    made_up = {
-        kind: np.concatenate(network.embed([features.made_up(kind, str(index), 80_000, 0) for index in range(8)]).frames)
+    synthetic = {
+        kind: np.concatenate(network.embed([features.synthetic_wave(kind, str(index), 80_000, 0) for index in range(8)]).frames)
         for kind in ("silence", "noise")
     }
     assert frechet_of_rows(held_out, others) < 5
-    assert frechet_of_rows(made_up["silence"], real) == pytest.approx(39.0, abs=1)
-    assert frechet_of_rows(made_up["noise"], real) == pytest.approx(63.7, abs=3)
+    assert frechet_of_rows(synthetic["silence"], real) == pytest.approx(39.0, abs=1)
+    assert frechet_of_rows(synthetic["noise"], real) == pytest.approx(63.7, abs=3)
