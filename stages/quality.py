@@ -1,11 +1,9 @@
-"""Apply the quality rules to every clip, and write a page with the refused clips and the duplicates."""
+"""Apply the quality rules to every clip; write a page with the measures and the rejected clips."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import Field
 
 from soundmill import manifest, shards, stage
@@ -32,8 +30,8 @@ class Rules(StageParams):
 
 
 class ReportParams(StageParams):
-    examples: int = Field(ge=0, le=200, description="clips to see and hear of each rule, and pairs of duplicates")
-    megabytes: float = Field(ge=0, le=500, description="of sound in the page, at most")
+    examples: int = Field(ge=0, le=200, description="clips to see and hear of each rule")
+    megabytes: float = Field(ge=0, le=500, description="of sound on the page, at most")
 
 
 class QualityParams(StageParams):
@@ -46,28 +44,17 @@ def run(
     ctx: stage.Context,
     corpus: stage.Input,
     clips: stage.Input,
-    duplicates: stage.Input,
     verdicts: stage.Output,
     report: stage.Shown,
 ) -> dict[str, Any]:
-    """Write a verdict on every clip and the page; clips that break a rule go to quarantine.
-
-    `duplicates` are pairs of clips of the variant `default`: the page has those of which both are names of clips here.
-    """
+    """Write a verdict on every clip and the page; clips that break a rule go to quarantine."""
     recordings = shards.read_table(corpus / "recordings.parquet", manifest.RECORDINGS, ["recording_id", "corpus"])
     survey, rejected = judge(clips, recordings, params.rules.limits(), verdicts)
     _check_left(survey, len(rejected))
     ctx.quarantine.extend(rejected)
 
     def show() -> None:
-        names = pa.concat_tables(
-            shards.read_table(path, manifest.CLIPS, ["clip_id", "recording_id"]) for path in shards.shard_paths(clips)
-        )
-        table = shards.read_table(duplicates, manifest.DUPLICATES)
-        here = pc.and_(*(pc.is_in(table[side], names["clip_id"].combine_chunks()) for side in "ab"))
-        pairs = table.filter(here).to_pylist()
-        places = quality_report.places(survey, names, {clip for pair in pairs for clip in (pair["a"], pair["b"])})
-        quality_report.write(report, survey, pairs, places, params.report.examples, int(params.report.megabytes * 1e6))
+        quality_report.write(report, survey, params.report.examples, int(params.report.megabytes * 1e6))
         ctx.tracking.log_file(report)
 
     ctx.show(f"the page ({report.name})", show)

@@ -1,4 +1,4 @@
-"""The page about the quality of a corpus's clips: distributions of the measures, clips that the rules refuse, duplicates."""
+"""Pages about clips: their quality (distributions of the measures, rejected clips), and pairs of duplicates."""
 
 from __future__ import annotations
 
@@ -37,16 +37,6 @@ INK, KEPT, REFUSED = "#010203", "#3b82c4", "#d6336c"  # INK stands for the page'
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a clip lies, and what it was cut from."""
-
-    shard: Path
-    row: int
-    clip_id: str
-    recording_id: str
-
-
-@dataclass(frozen=True)
 class Sound:
     """A clip to show; `flac` is None where it did not fit on the page."""
 
@@ -57,22 +47,10 @@ class Sound:
     flac: bytes | None
 
 
-def places(survey: Survey, names: pa.Table, clip_ids: set[str]) -> dict[str, Place]:
-    """Where the clips of these ids lie; `names` has `clip_id` and `recording_id` of all, in the order of the survey."""
-    numbers = np.flatnonzero(pc.is_in(names["clip_id"], pa.array(clip_ids, pa.string())))
-    rows = names.select(["clip_id", "recording_id"]).take(numbers).to_pylist()
-    return {row["clip_id"]: Place(*place, **row) for place, row in zip(survey.places(numbers), rows, strict=True)}
-
-
-def write(
-    path: Path, survey: Survey, pairs: Sequence[Mapping[str, Any]], places: Mapping[str, Place], examples: int, num_bytes: int
-) -> None:
-    """Write the page: at most `examples` clips of each rule, the worst first, and pairs of duplicates; `num_bytes` of sound."""
+def write(path: Path, survey: Survey, examples: int, num_bytes: int) -> None:
+    """Write the page on quality: at most `examples` clips of each rule, the worst first; at most `num_bytes` of sound."""
     worst = {limit: [survey.place(number) for number in survey.worst(limit, examples)] for limit in survey.limits}
-    shown = _choose(pairs, examples)
-    twice = [tuple((places[pair[side]].shard, places[pair[side]].row) for side in "ab") for pair in shown]
-    ranks = [[clips[rank] for clips in worst.values() if rank < len(clips)] for rank in range(examples)]
-    order = [place for rank in range(examples) for place in (*ranks[rank], *(twice[rank] if rank < len(twice) else ()))]
+    order = [clips[rank] for rank in range(examples) for clips in worst.values() if rank < len(clips)]
     sounds = _read(list(dict.fromkeys(order)), num_bytes)
     parts = [
         page.panel(_corpora(survey)),
@@ -82,10 +60,30 @@ def write(
         page.block("section", "grid", *(_histogram(survey, name) for name in MEASURES)),
         page.heading("Quarantined", "all of them, with their reasons: data/quarantine/quality/"),
         _quarantined(survey, {limit: [sounds[place] for place in clips] for limit, clips in worst.items()}),
-        page.heading("Duplicates", "all of them: data/duplicates.parquet"),
-        _duplicates(pairs, [(pair, *(sounds[place] for place in both)) for pair, both in zip(shown, twice, strict=True)]),
     ]
-    path.write_text(page.document("Quality of the clips", _summary(survey, pairs), parts), encoding="utf-8")
+    path.write_text(page.document("Quality of the clips", _summary(survey), parts), encoding="utf-8")
+
+
+def write_duplicates(path: Path, clips: Path, pairs: Sequence[Mapping[str, Any]], examples: int, num_bytes: int) -> None:
+    """Write the page on duplicates: at most `examples` of `pairs` (rows of manifest.DUPLICATES) of the clips in the shards below
+    `clips`; at most `num_bytes` of sound."""
+    shown = _choose(pairs, examples)
+    places = _places(clips, {pair[side] for pair in shown for side in "ab"})
+    sounds = _read(list(dict.fromkeys(places[pair[side]] for pair in shown for side in "ab")), num_bytes)
+    cards = _duplicates(pairs, [(pair, sounds[places[pair["a"]]], sounds[places[pair["b"]]]) for pair in shown])
+    summary = Markup("<b>{}</b>; all of them: data/duplicates.parquet").format(_count(len(pairs), "pair"))
+    path.write_text(page.document("Duplicates", summary, [cards]), encoding="utf-8")
+
+
+def _places(clips: Path, clip_ids: set[str]) -> dict[str, tuple[Path, int]]:
+    """Shard and row of each of these clips."""
+    names = pa.array(clip_ids, pa.string())
+    places = {}
+    for path in shards.shard_paths(clips) if clip_ids else ():
+        column = shards.read_table(path, manifest.CLIPS, ["clip_id"])["clip_id"]
+        rows = np.flatnonzero(pc.is_in(column, names)).tolist()
+        places.update((column[row].as_py(), (path, row)) for row in rows)
+    return places
 
 
 def _choose(pairs: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
@@ -126,11 +124,11 @@ def _rows(wanted: Iterable[tuple[Path, int]], columns: list[str]) -> dict[tuple[
     }
 
 
-def _summary(survey: Survey, pairs: Sequence[Mapping[str, Any]]) -> Markup:
+def _summary(survey: Survey) -> Markup:
     rejected = int((survey.rejected >= 0).sum())
     hours = survey.measures["seconds"].sum() / 3600
-    return Markup("{} of {:.2f} hours · <b>{} quarantined</b> ({:.1%}) · <b>{} of duplicates</b>").format(
-        _count(len(survey), "clip"), hours, _count(rejected, "clip"), rejected / len(survey), _count(len(pairs), "pair")
+    return Markup("{} of {:.2f} hours · <b>{} quarantined</b> ({:.1%})").format(
+        _count(len(survey), "clip"), hours, _count(rejected, "clip"), rejected / len(survey)
     )
 
 
