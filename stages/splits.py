@@ -44,9 +44,11 @@ def run(
     joins share a split; where the corpus's own splits part them, the run fails or drops one of the two, as the parameters say.
     """
     recordings = shards.read_table(corpus / "recordings.parquet", manifest.RECORDINGS)
-    table = catalog.describe(corpus, clips, quality, "{label}").clips
+    captions = shards.read_table(corpus / "captions.parquet", manifest.CAPTIONS, ["recording_id", "labels"])
+    labels_of, described = assignment.describe(recordings, captions)
+    table = catalog.kept_clips(corpus, recordings, clips, quality)
     pairs = copies.row_pairs(duplicates, table)
-    split_of, decided_by, sources = _assign(params, recordings, table, pairs)
+    split_of, decided_by, sources = _assign(params, recordings, table, pairs, labels_of, described)
     table = catalog.with_splits(table, split_of)
     left_out = _leave_out(params, ctx, recordings, table, pairs, decided_by)
     stretch_of = catalog.stretches(quality, left_out)
@@ -62,8 +64,10 @@ def run(
             f"{ctx.name}: the given splits leave nothing to train on, or call all of it train where there are folds; they are put "
             f"aside, and splits are by {decided_by}"
         )
-    used = (row for row in table.select(["clip_id", "split", "labels"]).to_pylist() if row["clip_id"] not in left_out)
-    for line in assignment.warnings(((row["split"], row["labels"] or ()) for row in used), params.test_fraction, sources):
+    rows = zip(*(table[name].to_pylist() for name in ("clip_id", "recording_id", "split")), strict=True)
+    used = {recording_id: split for clip_id, recording_id, split in rows if clip_id not in left_out}
+    dealt = ((split, labels_of.get(recording_id, ())) for recording_id, split in used.items())
+    for line in assignment.warnings(dealt, params.test_fraction, sources):
         print(f"{ctx.name}: warning: {line}")
     counts = Counter(everyone.values())
     return {
@@ -76,21 +80,23 @@ def run(
 
 
 def _assign(
-    params: SplitsParams, recordings: pa.Table, table: pa.Table, pairs: list[tuple[int, int]]
+    params: SplitsParams,
+    recordings: pa.Table,
+    table: pa.Table,
+    pairs: list[tuple[int, int]],
+    labels_of: dict[str, list[str]],
+    described: set[str],
 ) -> tuple[dict[str, str], assignment.Source, int]:
-    """Split of every recording with a clip, assigned so that pairs share a split unless the corpus's own splits part them; what
-    decided it; and the number of sources, none of which is parted."""
-    usable = recordings.filter(pc.is_in(recordings["recording_id"], table["recording_id"].combine_chunks())).to_pylist()
-    main: dict[str, str] = {}
-    for name, labels in zip(table["recording_id"].to_pylist(), table["labels"].to_pylist(), strict=True):
-        if labels:
-            main.setdefault(name, labels[0])
-    captioned = pc.greater(pc.list_value_length(table["captions"]), 0)
+    """Split of every recording with a clip; what decided it; and the number of sources, each in one split.
+
+    Pairs share a split unless the corpus's own splits separate them.
+    """
     names = table["recording_id"].to_pylist()
+    usable = recordings.filter(pc.is_in(recordings["recording_id"], table["recording_id"].combine_chunks())).to_pylist()
     joined = [(names[a], names[b]) for a, b in pairs]
     rows = assignment.join(usable, joined) if joined else usable
-    described = set(table["recording_id"].filter(captioned).to_pylist())
     fractions = {"valid_fraction": params.valid_fraction, "test_fraction": params.test_fraction}
+    main = {name: labels[0] for name, labels in labels_of.items() if labels}
     split_of, decided_by = assignment.assign(rows, main, described, **fractions, seed=params.seed)
     return split_of, decided_by, len({row["group"] or row["recording_id"] for row in rows})
 

@@ -66,10 +66,31 @@ def describe(corpus: Path, clips: Path, quality: Path, template: str) -> Describ
         tables.append(pa.Table.from_pylist(entries, UNSPLIT))
     if strangers or paths:
         which = f"clip {strangers[0]!r}" if strangers else min(paths)
-        raise UserError(f"{clips}: {which} is of no recording in {corpus}; {REMAKE}")
+        raise _stranger(clips, which, corpus)
     result.clips = pa.concat_tables(tables).combine_chunks()
     _check(result.clips, clips, len(rejected))
     return result
+
+
+def kept_clips(corpus: Path, recordings: pa.Table, clips: Path, quality: Path) -> pa.Table:
+    """`clip_id`, `recording_id` and `source` of the clips below `clips` that `quality` keeps, in the order of the shards.
+
+    `recordings` has `recording_id` of all recordings in `corpus`.
+    """
+    columns = ["clip_id", "recording_id", "source"]
+    tables = [shards.read_table(path, manifest.CLIPS, columns) for path in shards.shard_paths(clips)]
+    table = pa.concat_tables(tables).combine_chunks()
+    strangers = table.filter(pc.invert(pc.is_in(table["recording_id"], recordings["recording_id"].combine_chunks())))
+    if strangers.num_rows:
+        raise _stranger(clips, f"clip {strangers['clip_id'][0].as_py()!r}", corpus)
+    rejected = _rejected(quality)
+    table = table.filter(pc.invert(pc.is_in(table["clip_id"], pa.array(rejected, pa.string()))))
+    _check(table, clips, len(rejected))
+    return table
+
+
+def _stranger(clips: Path, which: str, corpus: Path) -> UserError:
+    return UserError(f"{clips}: {which} is of no recording in {corpus}; {REMAKE}")
 
 
 def with_splits(clips: pa.Table, split_of: Mapping[str, str]) -> pa.Table:

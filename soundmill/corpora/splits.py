@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import pyarrow as pa
+
 from soundmill import shards
 
 PROTECTED = ("test", "valid", "train")  # of a source with recordings in several splits, the first of these that occurs
@@ -85,10 +87,23 @@ def assign(
     return {recording_id: splits.get(key, "train") for recording_id, key in key_of.items()}, source
 
 
-def warnings(clips: Iterable[tuple[str, Sequence[str]]], test_fraction: float, sources: int) -> list[str]:
-    """What is wrong with these splits and labels of clips, and what to do, in a line each; `sources`: how many must not part."""
+def describe(recordings: pa.Table, captions: pa.Table) -> tuple[dict[str, list[str]], set[str]]:
+    """Labels by recording, those of its captions before its own, and the recordings that have a caption or a label.
+
+    `recordings` has `recording_id` and `labels`, `captions` the same.
+    """
+    labels_of: dict[str, list[str]] = defaultdict(list)
+    for table in (captions, recordings):
+        for name, labels in zip(table["recording_id"].to_pylist(), table["labels"].to_pylist(), strict=True):
+            labels_of[name] += labels or ()
+    described = {name for name, labels in labels_of.items() if labels} | set(captions["recording_id"].to_pylist())
+    return dict(labels_of), described
+
+
+def warnings(recordings: Iterable[tuple[str, Sequence[str]]], test_fraction: float, sources: int) -> list[str]:
+    """Problems of these splits and labels of recordings, each with its remedy; `sources`: groups that share a split."""
     of_split: dict[str, set[str]] = defaultdict(set)
-    for split, labels in clips:
+    for split, labels in recordings:
         of_split[split].update(labels)
     lines = []
     if "test" not in of_split:

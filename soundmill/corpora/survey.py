@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from soundmill import shards
+import pyarrow as pa
+
+from soundmill import manifest, shards
 from soundmill.corpora import check, splits
 from soundmill.corpora.sources import Sources
 
+DESCRIBED_BY = pa.schema([manifest.CAPTIONS.field(name) for name in ("recording_id", "labels")])
 PROBED = 200  # headers read for the estimate, spread evenly over the corpus
 # Two cores, clips of 5 s, from runs over ESC-10 and the embedded corpus (docs/results.md), rounded up.
 PREPARE_SECONDS_PER_CLIP = 0.06
@@ -38,7 +41,7 @@ class Survey:
     splits: dict[str, int]
     folds: int
     rows: tuple[dict[str, Any], ...]  # of manifest.RECORDINGS
-    labels_of: dict[str, list[str]]  # by recording: its own and its captions'
+    labels_of: dict[str, list[str]]  # by recording: its captions' and its own
     described: frozenset[str]  # recordings with a caption or labels
     matched: int  # listed clips with their file
     missing: int  # and without
@@ -117,9 +120,8 @@ def survey(directory: Path, follow_links: bool = False) -> Survey:
     lengths = check.probe(Sources({b"": bytes(report.path)}), (row["raw_path"] for row in probed))
     seconds = [length for length in lengths if isinstance(length, float)]
     mean = sum(seconds) / len(probed) if probed else 0.0
-    labels_of: dict[str, list[str]] = {}
-    for row in [*rows, *tables.captions]:
-        labels_of.setdefault(row["recording_id"], []).extend(row["labels"] or [])
+    described_by = (pa.Table.from_pylist(some, DESCRIBED_BY) for some in (rows, tables.captions))
+    labels_of, described = splits.describe(*described_by)
     return Survey(
         directory=report.path,
         format=tables.format,
@@ -129,12 +131,12 @@ def survey(directory: Path, follow_links: bool = False) -> Survey:
         unreadable=len(probed) - len(seconds),
         probed=len(probed),
         captions=len(tables.captions),
-        labels=tuple(sorted({label for row in [*rows, *tables.captions] for label in row["labels"]})),
+        labels=tuple(sorted(set().union(*labels_of.values()))),
         splits=dict(Counter(row["split"] for row in rows if row["split"])),
         folds=len({row["fold"] for row in rows if row["fold"] is not None}),
         rows=tuple(rows),
         labels_of=labels_of,
-        described=frozenset({row["recording_id"] for row in tables.captions} | {name for name, its in labels_of.items() if its}),
+        described=frozenset(described),
         collisions=len(tables.collisions),
         matched=len(tables.matched),
         missing=len(tables.missing),

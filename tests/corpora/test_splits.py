@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 from collections import Counter
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from soundmill import shards
-from soundmill.corpora.splits import assign, join, warnings
+from soundmill.corpora.splits import assign, describe, join, warnings
 
 
 def recording(number, split=None, fold=None, group=None):
@@ -104,6 +105,14 @@ def test_a_corpus_of_many_sources_keeps_its_splits():
     dealt = [deal(rows, labels, which, valid, test, seed) for seed in range(5) for which, valid, test in (
         ((), 0.1, 0.1), (described, 0.1, 0.1), ((), 0.05, 0.3), (described, 0.0, 0.2))]  # fmt: skip
     assert shards.digest([sorted(splits.items()) for splits, _ in dealt]) == "8dc73beebcab6ad595b747ef82d8e67b"
+
+
+def test_labels_of_captions_come_before_those_of_their_recording():
+    recordings = pa.table({"recording_id": ["a", "b", "c", "d"], "labels": [["dog"], [], ["rain"], []]})
+    captions = pa.table({"recording_id": ["a", "d", "gone"], "labels": [["bell"], [], ["wind"]]})
+    labels_of, described = describe(recordings, captions)
+    assert labels_of == {"a": ["bell", "dog"], "b": [], "c": ["rain"], "d": [], "gone": ["wind"]}
+    assert described == {"a", "c", "d", "gone"}
 
 
 def test_what_is_wrong_with_splits_is_told_with_the_remedy():
