@@ -11,7 +11,7 @@ from typing import Any
 
 from soundmill import disk, manifest, shards, stage
 from soundmill.corpora import forgotten as lists
-from soundmill.corpora import inventory, registry, union
+from soundmill.corpora import handover, inventory, registry, union
 from soundmill.corpora.forgotten import Forgotten
 from soundmill.corpora.section import Directory, ScanParams, directories, named
 
@@ -44,7 +44,7 @@ def run(params: ScanParams, ctx: stage.Context, corpus: stage.Output, forgotten:
             os.link(kept / name, corpus / name)
     else:
         ctx.tracking.begin()
-        rejected, metrics = _write_tables(params, sources, left_out, corpus)
+        rejected, metrics = _write_tables(params, sources, left_out, corpus, ctx.scratch.parent)
         outcome = {"rejected": rejected, "metrics": metrics}
         _keep(outcome, corpus, kept)
     ctx.quarantine.extend(outcome["rejected"])
@@ -71,13 +71,15 @@ def _keep(outcome: dict[str, Any], corpus: Path, kept: Path) -> None:
 
 
 def _write_tables(
-    params: ScanParams, sources: list[Source], left_out: Forgotten, corpus: Path
+    params: ScanParams, sources: list[Source], left_out: Forgotten, corpus: Path, work: Path
 ) -> tuple[list[dict[str, str]], dict[str, Any]]:
-    """Read captions and labels, write the tables; returns what was rejected, and the metrics."""
+    """Read captions and labels, or take those that a survey left in `work`, and write the tables; returns what was rejected, and
+    the metrics."""
     parts = []
     for source in sources:
         with named(source.name):
-            tables = registry.read(source.format, source.inventory, params.shards)
+            tables = handover.load(work, source.inventory, source.format, params.shards)
+            tables = tables or registry.read(source.format, source.inventory, params.shards)
         parts.append(union.Part(source.name, source.weight, source.inventory, tables))
     files, tables = union.unite(parts) if params.format == union.NAME else (parts[0].inventory, parts[0].tables)
     left_out.leave_out_recordings(tables)

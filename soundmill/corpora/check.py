@@ -102,16 +102,22 @@ def check(
     before), and those in Parquet tables where several rows call theirs the same, or nothing. `headers`: the header of every
     recording is read, and what cannot be decoded is among the damaged, and missing. `follow_links` as in inventory.take.
     """
+    place = directory_of(directory, format, follow_links)
+    return report_of(place.root, [place], read([place]), headers, progress)
+
+
+def directory_of(directory: Path, format: str = registry.AUTO, follow_links: bool = False) -> Directory:
+    """A corpus by its directory; UserError where it is none."""
     if not directory.is_dir():
         what = "is a file, not a directory" if directory.exists() else "no such directory"
         raise UserError(f"{escape_path(bytes(directory))}: {what}; say where your recordings are")
-    root = directory.resolve()
-    return _check(root, [Directory("", format, 1.0, root, follow_links)], headers, progress)
+    return Directory("", format, 1.0, directory.resolve(), follow_links)
 
 
 def check_params(path: Path, headers: bool = False, progress: Callable[[int], None] = lambda n: None) -> Report:
     """Look at the corpus that a params.yaml names, which may be a union, as the stage `scan` reads it."""
-    return _check(path.resolve(), directories_of(path), headers, progress)
+    places = directories_of(path)
+    return report_of(path.resolve(), places, read(places), headers, progress)
 
 
 def directories_of(path: Path) -> list[Directory]:
@@ -122,13 +128,25 @@ def directories_of(path: Path) -> list[Directory]:
     return directories(params.parse(ScanParams, document, f"{path}: corpus"), path.resolve().parent)
 
 
-def _check(path: Path, places: list[Directory], headers: bool, progress: Callable[[int], None]) -> Report:
+def read(places: list[Directory]) -> list[union.Part]:
+    """The inventory, without digests, and the tables of each directory."""
     parts = []
     for place in places:
         with named(place.name):
             taken = inventory.take(place.root, digests=False, follow_links=place.follow_links)
             name = registry.detect(taken) if place.format == registry.AUTO else place.format
             parts.append(union.Part(place.name, place.weight, taken, registry.read(name, taken, 1, needs_audio=False)))
+    return parts
+
+
+def report_of(
+    path: Path,
+    places: list[Directory],
+    parts: list[union.Part],
+    headers: bool = False,
+    progress: Callable[[int], None] = lambda n: None,
+) -> Report:
+    """Check what was read of these directories; `path` names them. It moves rows of the tables that no recording reaches."""
     united = bool(places[0].name)
     files, tables = union.unite(parts) if united else (parts[0].inventory, parts[0].tables)
     # A union gives another id to a recording whose own an earlier part has.

@@ -84,6 +84,9 @@ class Inventory:
     rejected: list[dict[str, str]] = field(default_factory=list)  # rows of manifest.QUARANTINE
     remarks: dict[tuple[bytes, str], str] = field(default_factory=dict)  # (metadata file, what) → a sentence for reports
     opened: set[bytes] = field(default_factory=set)  # metadata files that were read, whole or from their beginning
+    heads: dict[bytes, bytes] = field(default_factory=dict)  # the first HEAD_BYTES of metadata files, kept by metadata.read_head
+    columns: dict[bytes, list[str]] = field(default_factory=dict)  # the headers of csv files, kept by metadata.csv_columns
+    kept_bytes: int = 0  # of `heads`
     num_files: int = 0
     digests: bool = True  # whether the files' bytes were read
     cache: Path | None = None  # of digests, as in shards.file_digests

@@ -18,6 +18,8 @@ from soundmill.errors import UserError
 from soundmill.manifest import escape_path
 from soundmill.params import TooDeepError, parse_json
 
+HEAD_BYTES = 1 << 16  # of a metadata file, by which formats are told apart
+KEPT_BYTES = 64 << 20  # of heads in memory: of many small files all, which are then opened once
 UTF_16 = codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE  # what a file of it begins with
 MAX_TEXT_BYTES = 1 << 20  # of a caption file or a line of JSON
 MAX_MANIFEST_BYTES = 512 << 20  # of a csv or JSON file: as rows in memory it is some times as large
@@ -29,6 +31,8 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 def _read_bytes(inventory: Inventory, name: bytes, most: int) -> bytes:
     inventory.opened.add(name)
     path = inventory.metadata[name]
+    if (whole := _whole(inventory, name)) is not None:
+        return whole
     try:
         with open(path, "rb") as file:
             raw = file.read(most + 1)
@@ -53,8 +57,10 @@ def read_sidecar(inventory: Inventory, name: bytes) -> str:
     caption, and not the corpus."""
     inventory.opened.add(name)
     try:
-        with open(inventory.metadata[name], "rb") as file:
-            raw = file.read(MAX_TEXT_BYTES + 1)
+        raw = _whole(inventory, name)
+        if raw is None:
+            with open(inventory.metadata[name], "rb") as file:
+                raw = file.read(MAX_TEXT_BYTES + 1)
     except OSError as error:
         raise decode.DecodeError("unreadable caption", error.strerror or "") from None
     if len(raw) > MAX_TEXT_BYTES:
@@ -101,10 +107,12 @@ def _head_text(inventory: Inventory, name: bytes) -> str:
 
 def csv_columns(inventory: Inventory, name: bytes) -> list[str]:
     """The header of a csv, lower case; empty where it has none within MAX_TEXT_BYTES."""
-    try:
-        return _header(_reader(_head_text(inventory, name)))
-    except csv.Error:
-        return []
+    if name not in inventory.columns:
+        try:
+            inventory.columns[name] = _header(_reader(_head_text(inventory, name)))
+        except csv.Error:
+            inventory.columns[name] = []
+    return inventory.columns[name]
 
 
 def head_lines(inventory: Inventory, name: bytes) -> list[str]:
@@ -163,14 +171,29 @@ def _swallows_rows(cells: list[str], columns: list[str], delimiter: str) -> bool
     return len(columns) > 1 and any(line.count(delimiter) >= len(columns) - 1 for line in lines)
 
 
-def read_head(inventory: Inventory, name: bytes, size: int = 1 << 16) -> bytes:
+def read_head(inventory: Inventory, name: bytes, size: int = HEAD_BYTES) -> bytes:
     """The first bytes of a metadata file, unpacked if its name ends in `.gz`; as many as can be read."""
+    if (whole := _whole(inventory, name)) is not None:
+        return whole[:size]
+    if size == HEAD_BYTES and name in inventory.heads:
+        return inventory.heads[name]
     try:
         with open(inventory.metadata[name], "rb") as file:
-            raw = file.read(size)
-        return zlib.decompressobj(wbits=31).decompress(raw, size) if name.lower().endswith(b".gz") else raw
+            head = file.read(size)
+        if name.lower().endswith(b".gz"):
+            head = zlib.decompressobj(wbits=31).decompress(head, size)
     except (OSError, zlib.error):
         return b""
+    if size == HEAD_BYTES and inventory.kept_bytes + len(head) <= KEPT_BYTES:
+        inventory.heads[name] = head
+        inventory.kept_bytes += len(head)
+    return head
+
+
+def _whole(inventory: Inventory, name: bytes) -> bytes | None:
+    """The bytes of a file of which `read_head` has kept all."""
+    head = inventory.heads.get(name)
+    return head if head is not None and len(head) < HEAD_BYTES and not name.lower().endswith(b".gz") else None
 
 
 def begins_with(inventory: Inventory, name: bytes, keys: set[str]) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from soundmill import manifest, shards
-from soundmill.corpora import check, splits
+from soundmill.corpora import check, handover, inventory, registry, splits, union
 from soundmill.corpora.sources import Sources
 
 DESCRIBED_BY = pa.schema([manifest.CAPTIONS.field(name) for name in ("recording_id", "labels")])
@@ -51,6 +51,7 @@ class Survey:
     remarks: tuple[str, ...]
     rejected: tuple[dict[str, str], ...]
     ignored: int
+    packed: bytes | None  # what was read, for `scan`; see handover.py
 
     def describe(self, parameters: dict[str, Any], training_seconds: float) -> list[str]:
         """Lines for a person: what is there, and what the run with these parameters will make of it and take.
@@ -111,9 +112,13 @@ def survey(directory: Path, follow_links: bool = False) -> Survey:
 
     `follow_links` as in inventory.take.
     """
-    report = check.check(directory, follow_links=follow_links)
-    report.inventory.check_not_empty()
-    tables = report.tables
+    place = check.directory_of(directory, follow_links=follow_links)
+    files = inventory.take(place.root, digests=False, follow_links=follow_links)
+    files.check_not_empty()
+    state = handover.state(files)
+    tables = registry.read(registry.AUTO, files, 1, needs_audio=False)
+    packed = handover.pack(state, tables) if state else None
+    report = check.report_of(place.root, [place], [union.Part("", 1.0, files, tables)])
     rows = tables.recordings
     step = max(1, len(rows) // PROBED)
     probed = rows[::step]
@@ -144,7 +149,8 @@ def survey(directory: Path, follow_links: bool = False) -> Survey:
         ambiguous=len(tables.ambiguous),
         remarks=tuple(tables.remarks),
         rejected=tuple(report.damaged),
-        ignored=sum(report.inventory.ignored.values()),
+        ignored=sum(files.ignored.values()),
+        packed=packed,
     )
 
 

@@ -19,7 +19,7 @@ that it would have without one. `key in writer` tells beforehand what will be co
 A whole shard is known by its job's key in the same way: where the last one has it, the function is not called at all.
 """
 
-from soundmill.shards.code import code_identity
+from soundmill.shards.code import code_identity, room_digest
 from soundmill.shards.digests import (
     bytes_digest,
     digest,
@@ -74,6 +74,7 @@ __all__ = [
     "read_table",
     "read_tables",
     "report_path",
+    "room_digest",
     "say_damaged",
     "seal",
     "shard_name",

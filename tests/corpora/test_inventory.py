@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from soundmill.corpora import inventory, metadata
+from soundmill.corpora import inventory, metadata, registry
 from soundmill.errors import UserError
 
 
@@ -388,3 +388,14 @@ def test_what_a_header_rules_out_is_refused_whatever_was_read_before(tmp_path):
     for seconds, kept in ((7200.0, 1), (600.0, 0), (7200.0, 1)):
         result = inventory.take(path.parent, cache=tmp_path / "digests.sqlite", max_seconds=seconds)
         assert len(result.audio) == kept
+
+
+def test_small_metadata_files_are_opened_once_for_all_formats(tmp_path, monkeypatch):
+    for number in range(3):
+        put(tmp_path, f"{number}.wav")
+        put(tmp_path, f"{number}.json", b'{"prompt": "rain"}')
+    taken = inventory.take(tmp_path, digests=False)
+    opened = []
+    monkeypatch.setattr(metadata, "open", lambda path, *args: opened.append(path) or open(path, *args), raising=False)
+    assert len(registry.read("auto", taken, 1).captions) == 3
+    assert sorted(opened) == sorted(taken.metadata.values())

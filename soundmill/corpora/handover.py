@@ -1,0 +1,58 @@
+"""Tables that the survey of `soundmill run DIR` read, handed to the stage `scan`, which reads a corpus itself if it has changed."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from soundmill import disk, shards
+from soundmill.corpora.inventory import Inventory
+from soundmill.corpora.tables import CorpusTables
+
+FILE = Path("survey/tables.json")  # below the stage's directory of scratch; its next run removes it
+
+
+def state(inventory: Inventory) -> list[Any] | None:
+    """What a corpus's tables depend on beside its format; None where files have to be digested first: Parquet tables."""
+    if any(name.lower().endswith(b".parquet") for name in inventory.metadata):
+        return None
+    audio = [[file.path, file.size] for file in inventory.audio]
+    metadata = [[os.fsdecode(name), *_facts(path)] for name, path in inventory.metadata.items()]
+    return [os.fspath(inventory.root), shards.room_digest(Path(__file__).parent), audio, metadata]
+
+
+def _facts(path: bytes) -> list[int]:
+    status = os.stat(path)
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def pack(before: list[Any], tables: CorpusTables) -> bytes:
+    """Tables just read from a corpus, with its `state` before that."""
+    values = {field.name: getattr(tables, field.name) for field in fields(CorpusTables)}
+    recordings = [{key: value for key, value in row.items() if key not in ("raw_path", "digest")} for row in tables.recordings]
+    return shards.seal({"state": before, "tables": {**values, "recordings": recordings, "named": sorted(tables.named)}})
+
+
+def save(packed: bytes, work: Path) -> None:
+    """Write them below `work`, the scratch directory of `scan`."""
+    (work / FILE).parent.mkdir(parents=True, exist_ok=True)
+    disk.write_atomically(work / FILE, lambda path: path.write_bytes(packed))
+
+
+def load(work: Path, inventory: Inventory, format: str, num_shards: int) -> CorpusTables | None:
+    """The tables below `work`, with digests and shards; None where there are none of this format and of the corpus as it is."""
+    try:
+        packed = shards.unseal((work / FILE).read_bytes())
+        if packed["tables"]["format"] != format or packed["state"] != state(inventory):
+            return None
+    except (OSError, ValueError):
+        return None
+    tables = CorpusTables(**packed["tables"])
+    tables.named = set(tables.named)
+    files = {file.path: file for file in inventory.audio}
+    for row in tables.recordings:
+        file = files[row["path"]]
+        row |= {"raw_path": file.raw_path, "digest": file.digest, "shard": shards.shard_of(file.shard_key, num_shards)}
+    return tables
