@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from soundmill import shards
 from soundmill.corpora import sources
-from soundmill.corpora.audioldm import ClassNames
+from soundmill.corpora.class_names import ClassNames
 from soundmill.corpora.folder_splits import METADATA, is_split, split_by_folders, split_of, splits_of_folders
 from soundmill.corpora.hf_columns import Description
 from soundmill.corpora.inventory import AudioFile, Inventory

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from soundmill.corpora.audioldm import MACHINE_ID
+from soundmill.corpora.class_names import MACHINE_ID
 from soundmill.corpora.resolver import youtube_clip
 from soundmill.corpora.rows import MAX_CAPTION
 from soundmill.corpora.tables import SPLIT_NAMES, fold_number, video_id

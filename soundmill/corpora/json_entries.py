@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from soundmill.corpora.audiocaps import split_of_file
-from soundmill.corpora.audioldm import MACHINE_ID, ClassNames
+from soundmill.corpora.class_names import MACHINE_ID, ClassNames
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.join import join
 from soundmill.corpora.metadata import begins_with, read_head, read_json, read_json_lines
@@ -34,6 +34,7 @@ class JsonEntries:
     lines: bool = False  # an entry a line; else a list, or an object with a list `data`
     numbers: bool = False  # the file may be a number
     labels: str | None = None  # key of labels
+    label_separator: str = ";"  # of several labels in one text
     unique: bool = False  # one entry a recording
     part: Callable[[bytes], str] = lambda name: ""  # manifest's name → the word in the folder of its recordings
     parts: Mapping[str, str] | None = None  # all such words
@@ -67,10 +68,19 @@ class JsonEntries:
                     yield name
 
     def rows(
-        self, inventory: Inventory, name: bytes, tables: CorpusTables, classes: ClassNames, of_video: bool = False
+        self,
+        inventory: Inventory,
+        name: bytes,
+        tables: CorpusTables,
+        classes: ClassNames,
+        of_video: bool = False,
+        split: str | None = None,
     ) -> Iterator[Row]:
-        """Rows of one manifest; an entry without file is quarantined. `of_video`: files without a part are of YouTube videos."""
-        split, part = split_of_file(name), self.part(name)
+        """Rows of one manifest; an entry without file is quarantined.
+
+        `of_video`: files without a part are of YouTube videos. `split`: of all rows; else the manifest's name gives it.
+        """
+        split, part = split or split_of_file(name), self.part(name)
         for at, entry in self._entries(inventory, name):
             file = self._file(entry) if isinstance(entry, dict) else ""
             if not file:
@@ -82,7 +92,7 @@ class JsonEntries:
                 at,
                 file,
                 captions=[text for key, value in entry.items() if re.fullmatch(self.captions, key) for text in texts(value)],
-                labels=_labels(entry.get(self.labels), classes) if self.labels else (),
+                labels=self._labels(entry, classes) if self.labels else (),
                 split=split,
                 part=part,
                 of_video=part in self.parts_of_videos or (of_video and not part),
@@ -97,6 +107,14 @@ class JsonEntries:
                 return str(value)
         return ""
 
+    def _labels(self, entry: dict[str, Any], classes: ClassNames) -> list[str]:
+        """Labels; machine ids, of which one label may have several, by the names of their classes."""
+        named = []
+        for label in texts(entry.get(self.labels), self.label_separator):
+            mids = [mid.strip() for mid in label.split(",")]
+            named += classes.call(mids) if all(map(MACHINE_ID.fullmatch, mids)) else [label]
+        return named
+
     def _entries(self, inventory: Inventory, name: bytes) -> Iterator[tuple[int | str, Any]]:
         """(line or place in the list, entry)."""
         if self.lines:
@@ -108,15 +126,6 @@ class JsonEntries:
             raise UserError(f'{escape_path(name)}: expected a list of entries, or `{{"data": [{{…}}, …]}}`')
         for number, entry in enumerate(entries):
             yield (f"data[{number}]" if isinstance(value, dict) else f"[{number}]"), entry
-
-
-def _labels(value: object, classes: ClassNames) -> list[str]:
-    """Labels as they are; of machine ids, several of which may be one text, their classes' names."""
-    named = []
-    for label in texts(value, ";"):
-        mids = [mid.strip() for mid in label.split(",")]
-        named += classes.call(mids) if all(map(MACHINE_ID.fullmatch, mids)) else [label]
-    return named
 
 
 def texts(value: object, separator: str | None = None) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import islice
 
 from soundmill.corpora.audiocaps import split_of_file
-from soundmill.corpora.audioldm import ClassNames
+from soundmill.corpora.class_names import ClassNames
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.join import join
 from soundmill.corpora.json_entries import WAVCAPS

@@ -14,13 +14,12 @@ from soundmill.corpora import (
     folder,
     gtzan,
     ljspeech,
-    musiccaps,
     nsynth,
     panns,
     sources,
     stable_audio,
-    urbansound8k,
 )
+from soundmill.corpora.csv_rows import MUSICCAPS, URBANSOUND8K, CsvRows
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.json_entries import AMPHION, TANGO, WAVCAPS, JsonEntries
 from soundmill.corpora.speech_commands import SC09, SPEECH_COMMANDS, SpeechCommands
@@ -32,14 +31,14 @@ from soundmill.params import did_you_mean
 
 AUTO = "auto"
 # The first whose `detect` says yes is it; a plain folder is what remains.
-ADAPTERS: dict[str, ModuleType | JsonEntries | SpeechCommands] = {
+ADAPTERS: dict[str, ModuleType | JsonEntries | CsvRows | SpeechCommands] = {
     adapter.FORMAT.name: adapter
     for adapter in (
         audiofolder,
         nsynth,
-        urbansound8k,
+        URBANSOUND8K,
         audioldm,
-        musiccaps,
+        MUSICCAPS,
         panns,
         clotho,
         AMPHION,
