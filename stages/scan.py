@@ -80,7 +80,7 @@ def _write_tables(
         with named(source.name):
             tables = handover.load(work, source.inventory, source.format, params.shards)
             tables = tables or registry.read(source.format, source.inventory, params.shards)
-        parts.append(union.Part(source.name, source.weight, source.inventory, tables))
+        parts.append(union.UnionPart(source.name, source.weight, source.inventory, tables))
     files, tables = union.unite(parts) if params.format == union.NAME else (parts[0].inventory, parts[0].tables)
     left_out.leave_out_recordings(tables)
     shards.write_rows(tables.recordings, corpus / "recordings.parquet", manifest.RECORDINGS)

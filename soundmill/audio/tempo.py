@@ -25,10 +25,10 @@ COMPARED_BEATS = 8  # whose onsets are compared with those before, at most
 STEP = 1.001  # from one tempo that is tried to the next
 LENGTHS = tuple(2**power for power in range(7))  # bars of a loop whose length alone tells its tempo
 WHOLE = 0.02  # of a bar, that a loop may be longer or shorter than its bars
-CLEAR = 0.25  # strength of the pulse from which on there is one
-TOLD = 0.2  # the same at a tempo that a name or length tells: by chance one tempo has less of it than the best of hundreds
-HEARD = 0.25  # of the beats' mean strength, from which on the first of them begins a bar
-RIVAL = 0.6  # of the clearest pulse that such a tempo must have
+MIN_PULSE = 0.25  # strength of the pulse at the best of all tempi
+MIN_GIVEN_PULSE = 0.2  # at a tempo given by name or length: lower, since one tempo scores less by chance than the best of hundreds
+MIN_SHARE_OF_BEST = 0.6  # of the strongest pulse, at a tempo given by name or length
+MIN_FIRST_BEAT = 0.25  # of the beats' mean strength: the first bar starts at the first beat that has it
 NAMED = re.compile(r"(?<![\d.])(\d{2,3}(?:\.\d+)?)[ _-]?bpm(?![a-z])|(?<![a-z])bpm[ _-]?(\d{2,3}(?:\.\d+)?)(?!\d)", re.IGNORECASE)
 
 
@@ -75,7 +75,7 @@ def find(wave: np.ndarray, name: str, lowest: float) -> Tempo:
     def believed(bpm: float) -> float | None:
         """The strength of the pulse at a tempo that something else tells; None where the onsets tell another."""
         strength = max(float(pulse.strength(np.array([bpm]))[0]), pulse.strength_around(bpm) if _is_whole(seconds, bpm) else 0.0)
-        return strength if strength >= max(TOLD, RIVAL * clearest) else None
+        return strength if strength >= max(MIN_GIVEN_PULSE, MIN_SHARE_OF_BEST * clearest) else None
 
     by_length = None
     for bars in LENGTHS:
@@ -86,15 +86,15 @@ def find(wave: np.ndarray, name: str, lowest: float) -> Tempo:
     if named:
         strength, fits = believed(named), _is_whole(seconds, named)
         clearer = by_length is not None and not fits and by_length.confidence > (strength or 0.0)
-        if (strength is not None or (fits and clearest < CLEAR)) and not clearer:
+        if (strength is not None or (fits and clearest < MIN_PULSE)) and not clearer:
             start = 0.0 if fits else pulse.first_bar(named)
             return _checked(Tempo(named, "name", start, _bars(seconds - start, named), strength or 0.0, named), seconds)
     if by_length:
         return by_length
-    if clearest < CLEAR:
+    if clearest < MIN_PULSE:
         told = f"; its name says {named:g}, and its length is no number of such bars" if named else ""
         raise NoLoopError(
-            "no tempo", f"the clearest pulse, at {best:.1f} beats a minute, has strength {clearest:.2f}, under {CLEAR:g}{told}"
+            "no tempo", f"the clearest pulse, at {best:.1f} beats a minute, has strength {clearest:.2f}, under {MIN_PULSE:g}{told}"
         )
     start = pulse.first_bar(best)
     return _checked(Tempo(best, "onsets", start, _bars(seconds - start, best), clearest, named), seconds)
@@ -185,5 +185,5 @@ class Pulse:
             phase -= period
         beats, near = phase + period * np.arange(count), np.arange(-SMOOTHED, SMOOTHED + 1)
         strengths = np.interp(beats[:, None] + near, frames, self.onsets).max(1)
-        heard = beats[strengths >= HEARD * strengths.mean()]
+        heard = beats[strengths >= MIN_FIRST_BEAT * strengths.mean()]
         return max(0.0, float(heard[0] / FRAMES_PER_SECOND))

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.join import join
 from soundmill.corpora.metadata import csv_columns, read_csv
-from soundmill.corpora.rows import Row
+from soundmill.corpora.rows import ManifestRow
 from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format, video_id, whole_number
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
@@ -45,7 +45,7 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
         for _, video, start, row in _windows(inventory, name, tables)
     }
     rows = [
-        Row(
+        ManifestRow(
             name,
             line,
             video,

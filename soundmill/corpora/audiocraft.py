@@ -11,7 +11,7 @@ from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.join import join
 from soundmill.corpora.metadata import begins_with, read_json, read_json_lines
 from soundmill.corpora.resolver import FileIndex
-from soundmill.corpora.rows import Row
+from soundmill.corpora.rows import ManifestRow
 from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format
 from soundmill.errors import UserError
 
@@ -46,7 +46,7 @@ def _manifests(inventory: Inventory) -> Iterator[bytes]:
                 yield name
 
 
-def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[Row]:
+def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[ManifestRow]:
     index = FileIndex(inventory)
     manifests = list(_manifests(inventory))
     if not manifests:
@@ -61,7 +61,7 @@ def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[Row]:
             about = _sidecar(inventory, files[0].raw_path, tables) if len(files) == 1 else {}
             labels = _tags(about.get("genre")) or _tags(about.get("keywords"))
             captions = _texts(about.get("captions")) or _texts(about.get("description"))
-            yield Row(name, line, entry["path"], captions=captions, labels=labels, split=split, bare=True)
+            yield ManifestRow(name, line, entry["path"], captions=captions, labels=labels, split=split, bare=True)
 
 
 def _split_of(name: bytes) -> str | None:

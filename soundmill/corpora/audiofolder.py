@@ -18,7 +18,7 @@ from soundmill.corpora.hf_columns import Description
 from soundmill.corpora.inventory import AudioFile, Inventory
 from soundmill.corpora.join import join
 from soundmill.corpora.metadata import csv_columns, read_csv, read_head, read_json_lines
-from soundmill.corpora.rows import MAX_CAPTION, Row
+from soundmill.corpora.rows import MAX_CAPTION, ManifestRow
 from soundmill.corpora.tables import CorpusTables, Format
 from soundmill.decoding.decode import DecodeError
 from soundmill.errors import UserError
@@ -127,7 +127,7 @@ class _Embedded:
             tables.named.add(recording_id)
 
 
-def _rows_of(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[Row]:
+def _rows_of(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[ManifestRow]:
     """Rows of a metadata file; a damaged one fails the run, since the rest of its rows is unknown."""
     if name.endswith(b".csv"):
         yield from (row for at, values in read_csv(inventory, name) if (row := _row(name, at, values, {}, tables)))
@@ -153,14 +153,14 @@ def _rows_of(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterato
         raise UserError(f"{escape_path(name)}: {error}; mend it, or take it out of the corpus") from None
 
 
-def _row(name: bytes, at: int, values: dict[str, Any], names: dict[str, list[str]], tables: CorpusTables) -> Row | None:
+def _row(name: bytes, at: int, values: dict[str, Any], names: dict[str, list[str]], tables: CorpusTables) -> ManifestRow | None:
     key = values.get("file_name")
     if not isinstance(key, str):
         tables.reject(name, "bad id", f"line {at}: no `file_name`")
         return None
     about = Description.of(values, names)
     clip = about.clip and about.clip_with(key)
-    return Row(
+    return ManifestRow(
         name,
         at,
         key,
@@ -176,7 +176,7 @@ def _row(name: bytes, at: int, values: dict[str, Any], names: dict[str, list[str
 
 def _read_table(
     inventory: Inventory, name: bytes, alike: bool, embedded: dict[Any, _Embedded], tables: CorpusTables
-) -> Iterator[Row]:
+) -> Iterator[ManifestRow]:
     """Put a table's recordings into `embedded`; yields rows whose recording is a file that the table names instead.
 
     `alike`: its recordings are digested, though the inventory was taken without digests.
@@ -267,7 +267,7 @@ def _remark_unread_folders(tables: CorpusTables) -> None:
         )
 
 
-def _name_classes(described: Iterable[Row | _Embedded], inventory: Inventory, tables: CorpusTables) -> None:
+def _name_classes(described: Iterable[ManifestRow | _Embedded], inventory: Inventory, tables: CorpusTables) -> None:
     """Replace AudioSet's machine ids among labels by their names."""
     classes = ClassNames.of(inventory)
     for about in described:

@@ -11,7 +11,7 @@ from soundmill.corpora.join import join
 from soundmill.corpora.json_entries import JsonEntries
 from soundmill.corpora.metadata import read_head
 from soundmill.corpora.resolver import FileIndex
-from soundmill.corpora.rows import Row
+from soundmill.corpora.rows import ManifestRow
 from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format
 from soundmill.params import parse_json
 
@@ -58,7 +58,7 @@ def _roots(inventory: Inventory) -> Iterator[tuple[bytes, dict[str, Any]]]:
                 yield name, listed
 
 
-def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[Row]:
+def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[ManifestRow]:
     # What the root lists starts at the directory that training was run in: manifests are resolved like recordings.
     manifests = FileIndex(Inventory(inventory.root, audio=[AudioFile(name, 0, "") for name in inventory.metadata]))
     roots = list(_roots(inventory))

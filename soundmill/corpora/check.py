@@ -128,21 +128,21 @@ def directories_of(path: Path) -> list[Directory]:
     return directories(params.parse(ScanParams, document, f"{path}: corpus"), path.resolve().parent)
 
 
-def read(places: list[Directory]) -> list[union.Part]:
+def read(places: list[Directory]) -> list[union.UnionPart]:
     """The inventory, without digests, and the tables of each directory."""
     parts = []
     for place in places:
         with named(place.name):
             taken = inventory.take(place.root, digests=False, follow_links=place.follow_links)
             name = registry.detect(taken) if place.format == registry.AUTO else place.format
-            parts.append(union.Part(place.name, place.weight, taken, registry.read(name, taken, 1, needs_audio=False)))
+            parts.append(union.UnionPart(place.name, place.weight, taken, registry.read(name, taken, 1, needs_audio=False)))
     return parts
 
 
 def report_of(
     path: Path,
     places: list[Directory],
-    parts: list[union.Part],
+    parts: list[union.UnionPart],
     headers: bool = False,
     progress: Callable[[int], None] = lambda n: None,
 ) -> Report:
@@ -212,7 +212,9 @@ def _as_missing(recording: dict[str, Any], own_id: str, start: float | None) -> 
     return {**entry, "captions": [], "origins": [], "audiocap_ids": []}
 
 
-def _move_to_missing(lost: dict[tuple[str, float | None], dict[str, Any]], tables: CorpusTables, parts: list[union.Part]) -> None:
+def _move_to_missing(
+    lost: dict[tuple[str, float | None], dict[str, Any]], tables: CorpusTables, parts: list[union.UnionPart]
+) -> None:
     origins = {row["origin"] for row in tables.captions if (row["recording_id"], row["start_time"]) in lost}
     numbers = {origin: number for part in parts for origin, number in _numbers(origins, part).items()}
     for row in tables.captions:
@@ -231,7 +233,7 @@ def _move_to_missing(lost: dict[tuple[str, float | None], dict[str, Any]], table
     )
 
 
-def _numbers(origins: set[str], part: union.Part) -> dict[str, str]:
+def _numbers(origins: set[str], part: union.UnionPart) -> dict[str, str]:
     """AudioCaps' ids of rows, by their origins (`train.csv:12`)."""
     tables = {origin.rpartition(":")[0] for origin in origins}
     below = f"{part.name}/" if part.name else ""

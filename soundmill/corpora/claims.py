@@ -10,10 +10,10 @@ from dataclasses import replace
 
 from soundmill.corpora.inventory import AudioFile, Inventory
 from soundmill.corpora.resolver import FileIndex, Resolution, compatible, folders_of_key, shared_folders
-from soundmill.corpora.rows import JoinState, Row
+from soundmill.corpora.rows import JoinState, ManifestRow
 
 
-def claim_all(inventory: Inventory, rows: list[Row], state: JoinState, parts: Mapping[str, str]) -> None:
+def claim_all(inventory: Inventory, rows: list[ManifestRow], state: JoinState, parts: Mapping[str, str]) -> None:
     """Find the file of every row. The index of the files, the largest structure of a join, is freed at the end."""
     index = FileIndex(inventory)
     numbered = _numbered(inventory, index, rows, state)
@@ -45,7 +45,7 @@ def claim_all(inventory: Inventory, rows: list[Row], state: JoinState, parts: Ma
 
 
 def _numbered(
-    inventory: Inventory, index: FileIndex, rows: list[Row], state: JoinState
+    inventory: Inventory, index: FileIndex, rows: list[ManifestRow], state: JoinState
 ) -> dict[tuple[str, float | None], dict[AudioFile, None]]:
     """Files named by AudioCaps' number of a row, by the row's clip.
 
@@ -73,7 +73,7 @@ def _numbered(
     return by_clip
 
 
-def _resolve(index: FileIndex, row: Row, numbered: list[AudioFile]) -> Resolution:
+def _resolve(index: FileIndex, row: ManifestRow, numbered: list[AudioFile]) -> Resolution:
     """`numbered`: files that are named by AudioCaps' number of this row, or of another one of the same clip."""
     if row.start_time is None:
         return index.resolve(row.key, b"" if row.at_root else row.source.rpartition(b"/")[0], row.of_video)
@@ -83,7 +83,7 @@ def _resolve(index: FileIndex, row: Row, numbered: list[AudioFile]) -> Resolutio
     return resolution if resolution.files else index.resolve_inside(row.key, row.start_time)
 
 
-def _local_manifests(index: FileIndex, rows: list[Row]) -> set[bytes]:
+def _local_manifests(index: FileIndex, rows: list[ManifestRow]) -> set[bytes]:
     """Manifests that name files by paths from their own folder: at least half of the rows whose file exists find it so."""
     votes: dict[bytes, int] = defaultdict(int)
     local: set[bytes] = set()
@@ -97,7 +97,7 @@ def _local_manifests(index: FileIndex, rows: list[Row]) -> set[bytes]:
     return {source for source in local if votes[source] >= 0}
 
 
-def _in_own_folder(index: FileIndex, row: Row, resolution: Resolution) -> Resolution:
+def _in_own_folder(index: FileIndex, row: ManifestRow, resolution: Resolution) -> Resolution:
     """Of files matched by name alone, those at the row's path, or at least below its manifest's folder."""
     if resolution.match not in ("name", "stem") or not row.may_be_anywhere:
         return resolution
@@ -109,7 +109,7 @@ def _in_own_folder(index: FileIndex, row: Row, resolution: Resolution) -> Resolu
     )
 
 
-def _outside_of(row: Row, resolution: Resolution, folders: set[bytes]) -> Resolution:
+def _outside_of(row: ManifestRow, resolution: Resolution, folders: set[bytes]) -> Resolution:
     """Of files matched by name alone, those below none of the folders of other local manifests."""
     if resolution.match not in ("name", "stem") or not row.may_be_anywhere:
         return resolution
@@ -123,7 +123,7 @@ def _above(file: AudioFile) -> Iterator[bytes]:
         yield path
 
 
-def _in_part(row: Row, parts: Mapping[str, str], resolution: Resolution) -> Resolution:
+def _in_part(row: ManifestRow, parts: Mapping[str, str], resolution: Resolution) -> Resolution:
     """Of several files those in the folder of the row's part; a file in the folder of another part is not the row's, unless it is
     named by a YouTube id, which only one recording has."""
     if not row.part or not resolution.files:
@@ -156,7 +156,7 @@ class _Words:
         return part in self._words or (len(part) > 7 and part in self._text)
 
 
-def _claim(number: int, row: Row, resolution: Resolution, state: JoinState) -> None:
+def _claim(number: int, row: ManifestRow, resolution: Resolution, state: JoinState) -> None:
     if not resolution.files:
         state.absent.append(number)
         return
@@ -174,7 +174,7 @@ def _claim(number: int, row: Row, resolution: Resolution, state: JoinState) -> N
         state.twins.update((file.raw_path, clip) for file in others)
 
 
-def _settle_claims(file: AudioFile, numbers: list[int], rows: list[Row], state: JoinState) -> None:
+def _settle_claims(file: AudioFile, numbers: list[int], rows: list[ManifestRow], state: JoinState) -> None:
     """Rows that mean different recordings cannot all have the one file: those whose folders agree with it do, if they are one."""
     clips = {number: clip[0] for number in numbers if (clip := rows[number].clip)}
     if len(set(clips.values())) > 1:  # matched by a number that rows of several videos have
@@ -199,7 +199,7 @@ def _settle_claims(file: AudioFile, numbers: list[int], rows: list[Row], state: 
         _give_up(file, list(named), numbers, rows, state)
 
 
-def _give_up(file: AudioFile, lost: list[int], numbers: list[int], rows: list[Row], state: JoinState) -> None:
+def _give_up(file: AudioFile, lost: list[int], numbers: list[int], rows: list[ManifestRow], state: JoinState) -> None:
     """Take the file from rows of different recordings that match no other, and report it."""
     origins = [rows[number].origin for number in lost]
     clips = len({(rows[number].key, rows[number].start_time) for number in lost})

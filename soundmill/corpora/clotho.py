@@ -11,7 +11,7 @@ from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.join import join
 from soundmill.corpora.metadata import csv_columns, read_csv
 from soundmill.corpora.resolver import MAX_KEY, FileIndex, youtube_clip
-from soundmill.corpora.rows import Row
+from soundmill.corpora.rows import ManifestRow
 from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format, whole_number
 
 FORMAT = Format(
@@ -84,14 +84,14 @@ def _rows(
     index: FileIndex,
     splits: dict[str, str],
     tables: CorpusTables,
-) -> Iterator[Row]:
+) -> Iterator[ManifestRow]:
     for name in names:
         part = _part(name)
         if not part:
             tables.count("csv_without_split")
         for line, cells in read_csv(inventory, name):
             captions = [text for column, text in cells.items() if re.fullmatch(r"caption_\d+", column) and text.strip()]
-            yield Row(
+            yield ManifestRow(
                 source=name,
                 at=line,
                 key=_key(cells["file_name"], index),

@@ -11,7 +11,7 @@ from soundmill.corpora.class_names import ClassNames
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.join import join
 from soundmill.corpora.metadata import csv_columns, read_csv
-from soundmill.corpora.rows import Row
+from soundmill.corpora.rows import ManifestRow
 from soundmill.corpora.tables import CorpusTables, Format, fold_number, video_id, whole_number
 
 Cells = dict[str, str]  # a csv's row: column → text
@@ -28,7 +28,7 @@ class CsvRows:
     FORMAT: Format
     columns: frozenset[str]
     remedy: str  # what an error says to put there
-    row: Callable[[Cells], dict[str, Any]]  # fields of Row; BadRowError where the cells give none
+    row: Callable[[Cells], dict[str, Any]]  # fields of ManifestRow; BadRowError where the cells give none
 
     def detect(self, inventory: Inventory) -> bool:
         """Whether a csv has the format's columns."""
@@ -49,7 +49,7 @@ class CsvRows:
         """Csv files with the format's columns."""
         return (name for name in inventory.csv_files() if self.columns <= set(csv_columns(inventory, name)))
 
-    def rows(self, inventory: Inventory, name: bytes, tables: CorpusTables, classes: ClassNames) -> Iterator[Row]:
+    def rows(self, inventory: Inventory, name: bytes, tables: CorpusTables, classes: ClassNames) -> Iterator[ManifestRow]:
         """Rows of one csv; those that describe no recording are quarantined."""
         for line, cells in read_csv(inventory, name):
             try:
@@ -58,7 +58,7 @@ class CsvRows:
                 reason, detail = error.args
                 tables.reject(name, reason, f"line {line}: {detail}")
             else:
-                yield Row(name, line, **{**values, "labels": classes.call(values.get("labels", ()))})
+                yield ManifestRow(name, line, **{**values, "labels": classes.call(values.get("labels", ()))})
 
 
 def _musiccaps(cells: Cells) -> dict[str, Any]:

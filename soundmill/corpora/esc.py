@@ -12,7 +12,7 @@ from soundmill.corpora.inventory import AudioFile, Inventory
 from soundmill.corpora.join import join
 from soundmill.corpora.metadata import csv_columns, read_csv
 from soundmill.corpora.resolver import FileIndex
-from soundmill.corpora.rows import Row
+from soundmill.corpora.rows import ManifestRow
 from soundmill.corpora.tables import CorpusTables, Format, fold_number
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
@@ -54,13 +54,13 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
     return tables
 
 
-def _read_esc50(inventory: Inventory, rows: list[Row], num_shards: int, tables: CorpusTables) -> CorpusTables:
+def _read_esc50(inventory: Inventory, rows: list[ManifestRow], num_shards: int, tables: CorpusTables) -> CorpusTables:
     """Rows joined with their files. Of several files of one name that in the uppermost folder is described: the same folder for
     every row, as where `audio/16000/` holds all of `audio/` again. The others are recordings of the same fold and group.
     """
     index = FileIndex(inventory)
-    first: dict[str, Row] = {}  # of each name
-    twins: dict[AudioFile, Row] = {}
+    first: dict[str, ManifestRow] = {}  # of each name
+    twins: dict[AudioFile, ManifestRow] = {}
     for row in rows:
         if first.setdefault(row.key, row) is not row:
             continue
@@ -97,7 +97,7 @@ def is_esc10(file: AudioFile) -> bool:
     return bool(file.folders and FOLDER.fullmatch(file.folders[-1]) and NAME.fullmatch(file.stem))
 
 
-def _rows(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[Row]:
+def _rows(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[ManifestRow]:
     """A row for each line; a name with a slash in it or a fold that is no number is quarantined."""
     for line, row in read_csv(inventory, name):
         file, fold, category = row["filename"], fold_number(row["fold"]), row["category"].replace("_", " ").strip().lower()
@@ -109,4 +109,4 @@ def _rows(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[R
             tables.reject(name, "empty category", f"line {line}: {file}")
         else:
             source = _told(os.path.splitext(file)[0])[1]
-            yield Row(name, line, file, labels=[category], fold=fold, group=source)
+            yield ManifestRow(name, line, file, labels=[category], fold=fold, group=source)

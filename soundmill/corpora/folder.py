@@ -11,7 +11,7 @@ from soundmill.corpora.inventory import AudioFile, Inventory, is_about_corpus
 from soundmill.corpora.join import join
 from soundmill.corpora.metadata import MAX_TEXT_BYTES, read_head, read_sidecar
 from soundmill.corpora.resolver import clip_of_file, like_words, looks_random
-from soundmill.corpora.rows import Row
+from soundmill.corpora.rows import ManifestRow
 from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format
 from soundmill.decoding.decode import DecodeError
 from soundmill.manifest import escape_path
@@ -178,14 +178,14 @@ def class_label(folder: bytes) -> str:
     return " ".join(words.split()) or name
 
 
-def _without_recording(inventory: Inventory, texts: dict[bytes, bytes], paired: set[bytes]) -> Iterator[Row]:
+def _without_recording(inventory: Inventory, texts: dict[bytes, bytes], paired: set[bytes]) -> Iterator[ManifestRow]:
     """Captions whose recording is missing: texts of one line in folders where others have theirs. Longer ones may be anything."""
     folders = {os.path.dirname(key) for key in paired}
     for key in sorted(texts.keys() - paired):
         name = texts[key]
         if os.path.dirname(key) in folders and not is_about_corpus(name) and (line := _only_line(inventory, name)):
             inventory.opened.add(name)
-            yield Row(name, 1, os.fsdecode(key), captions=[line])
+            yield ManifestRow(name, 1, os.fsdecode(key), captions=[line])
 
 
 def _only_line(inventory: Inventory, name: bytes) -> str | None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from soundmill.corpora.folder import layout_of
 from soundmill.corpora.inventory import AudioFile, Inventory
 from soundmill.corpora.resolver import with_slashes
-from soundmill.corpora.rows import Row
+from soundmill.corpora.rows import ManifestRow
 from soundmill.corpora.tables import SPLIT_NAMES
 
 DEEPEST = 4  # folders above those of splits
@@ -65,7 +65,7 @@ def is_split(folder: bytes) -> bool:
     return folder.decode("utf-8", "replace").lower() in SPLIT_NAMES
 
 
-def split_by_folders(rows: list[Row], inventory: Inventory, splits: dict[bytes, str]) -> None:
+def split_by_folders(rows: list[ManifestRow], inventory: Inventory, splits: dict[bytes, str]) -> None:
     """Give rows without a split that of the folders in their keys, else of their manifest's. `splits`: of files and manifests."""
     places = [
         os.path.normpath(os.path.join(os.path.dirname(row.source), with_slashes(row.key).encode("utf-8", "replace")))

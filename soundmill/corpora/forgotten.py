@@ -30,7 +30,7 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Stretch = tuple[float, float, str]  # seconds into the recording, and why it is left out
 
 
-class Clip(StageParams):
+class ForgottenClip(StageParams):
     """A clip as it was cut before."""
 
     clip_id: str = Field(min_length=1, max_length=4096)
@@ -45,7 +45,7 @@ class Entry(StageParams):
     digest: Digest | None = Field(description="of its file; null where that was not there any more")
     start: float | None = Field(ge=0, description="seconds into the recording; null: all of it")
     end: float | None = Field(gt=0)
-    clips: list[Clip] = Field(description="those that were cut from it, of all variants")
+    clips: list[ForgottenClip] = Field(description="those that were cut from it, of all variants")
     fingerprint: str = Field(description="of its sound, in Base64 (soundmill/audio/fingerprint.py); empty where it has none")
     copy_of: str | None = Field(description="the recording that it was found to be a copy of")
     reason: str = Field(min_length=1)

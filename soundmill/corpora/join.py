@@ -10,7 +10,7 @@ from typing import Any
 from soundmill.corpora.claims import claim_all
 from soundmill.corpora.inventory import AudioFile, Inventory
 from soundmill.corpora.resolver import clip_of_file, key_problem, youtube_clip
-from soundmill.corpora.rows import MAX_CAPTION, JoinState, Row
+from soundmill.corpora.rows import MAX_CAPTION, JoinState, ManifestRow
 from soundmill.corpora.splits import PROTECTED
 from soundmill.corpora.tables import CorpusTables
 from soundmill.manifest import escape_path
@@ -18,7 +18,7 @@ from soundmill.manifest import escape_path
 
 def join(
     inventory: Inventory,
-    rows: Iterable[Row],
+    rows: Iterable[ManifestRow],
     num_shards: int,
     tables: CorpusTables | None = None,
     *,
@@ -52,7 +52,7 @@ def join(
     return tables
 
 
-def _mark_videos(rows: list[Row]) -> None:
+def _mark_videos(rows: list[ManifestRow]) -> None:
     """Where most names in a manifest surely have a YouTube id, those of eleven characters that may be words have one too."""
     votes: dict[bytes, int] = defaultdict(int)
     for row in rows:
@@ -62,7 +62,7 @@ def _mark_videos(rows: list[Row]) -> None:
         row.of_video |= votes[row.source] > 0
 
 
-def _drop_repeated(rows: list[Row], state: JoinState) -> list[Row]:
+def _drop_repeated(rows: list[ManifestRow], state: JoinState) -> list[ManifestRow]:
     """Drop captions that another manifest gives for the same file, or the same second of a video without file; returns the rows
     that have some left.
 
@@ -124,7 +124,7 @@ def _remark(state: JoinState) -> None:
         )
 
 
-def _is_usable(row: Row, tables: CorpusTables) -> bool:
+def _is_usable(row: ManifestRow, tables: CorpusTables) -> bool:
     at = f"line {row.at}" if isinstance(row.at, int) else row.at
     row.captions = tuple(caption for caption in row.captions if caption.strip())
     if problem := key_problem(row.key):
@@ -138,7 +138,7 @@ def _is_usable(row: Row, tables: CorpusTables) -> bool:
     return False
 
 
-def _add_recordings(inventory: Inventory, rows: list[Row], num_shards: int, state: JoinState) -> dict[bytes, str]:
+def _add_recordings(inventory: Inventory, rows: list[ManifestRow], num_shards: int, state: JoinState) -> dict[bytes, str]:
     """Add every file; returns recording ids by raw path."""
     tables = state.tables
     windows = {
@@ -188,7 +188,7 @@ def _add_recordings(inventory: Inventory, rows: list[Row], num_shards: int, stat
     return ids
 
 
-def _window(file: AudioFile, rows: list[Row], state: JoinState) -> tuple[str, float] | None:
+def _window(file: AudioFile, rows: list[ManifestRow], state: JoinState) -> tuple[str, float] | None:
     """(YouTube id, start) of a file; without a start in its name, the only window that rows have of its video, else all of it."""
     clip = next((row.clip for row in rows if row.clip), None) or state.twins.get(file.raw_path)
     own = clip_of_file(file)
@@ -212,13 +212,13 @@ def _window(file: AudioFile, rows: list[Row], state: JoinState) -> tuple[str, fl
     return video, clip[1] or 0.0
 
 
-def _absent(row: Row, state: JoinState) -> str:
+def _absent(row: ManifestRow, state: JoinState) -> str:
     """The identity of a row without a video and a file: its part, its manifest's folder and its key."""
     place = state.homes.get(row.source, b"") if row.may_be_anywhere else b""
     return "/".join(filter(None, (row.part, escape_path(place), row.key)))
 
 
-def _add_captions(row: Row, recording_id: str | None, state: JoinState) -> None:
+def _add_captions(row: ManifestRow, recording_id: str | None, state: JoinState) -> None:
     owner, tables = recording_id, state.tables
     if owner is None:
         clip = row.clip
@@ -231,7 +231,7 @@ def _add_captions(row: Row, recording_id: str | None, state: JoinState) -> None:
         tables.count("captions_with_audio" if recording_id else "captions_without_audio", len(row.captions))
 
 
-def _report_repeated(rows: list[Row], unique: bool, tables: CorpusTables) -> None:
+def _report_repeated(rows: list[ManifestRow], unique: bool, tables: CorpusTables) -> None:
     """Ids that two rows have and only one may: AudioCaps' numbers, and where a format has one row per recording its key."""
     origins: dict[tuple[Any, ...], list[str]] = defaultdict(list)
     for row in rows:
@@ -242,7 +242,7 @@ def _report_repeated(rows: list[Row], unique: bool, tables: CorpusTables) -> Non
     tables.collisions.extend({"id": key, "origins": several} for (_, key, _), several in origins.items() if len(several) > 1)
 
 
-def _report_missing(rows: list[Row], state: JoinState) -> None:
+def _report_missing(rows: list[ManifestRow], state: JoinState) -> None:
     """One entry per described clip; its captions, their origins and AudioCaps' ids are lists of one length."""
     entries: dict[Any, dict[str, Any]] = {}
     for row in rows:

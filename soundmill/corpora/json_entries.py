@@ -12,7 +12,7 @@ from soundmill.corpora.class_names import MACHINE_ID, ClassNames
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.join import join
 from soundmill.corpora.metadata import begins_with, read_head, read_json, read_json_lines
-from soundmill.corpora.rows import Row
+from soundmill.corpora.rows import ManifestRow
 from soundmill.corpora.tables import CorpusTables, Format
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
@@ -75,7 +75,7 @@ class JsonEntries:
         classes: ClassNames,
         of_video: bool = False,
         split: str | None = None,
-    ) -> Iterator[Row]:
+    ) -> Iterator[ManifestRow]:
         """Rows of one manifest; an entry without file is quarantined.
 
         `of_video`: files without a part are of YouTube videos. `split`: of all rows; else the manifest's name gives it.
@@ -87,7 +87,7 @@ class JsonEntries:
                 where = f"line {at}" if self.lines else at
                 tables.reject(name, "bad entry", f"{where}: no `{self.file[0]}`")
                 continue
-            yield Row(
+            yield ManifestRow(
                 name,
                 at,
                 file,

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.join import join
 from soundmill.corpora.metadata import head_lines, read_lines
-from soundmill.corpora.rows import Row
+from soundmill.corpora.rows import ManifestRow
 from soundmill.corpora.tables import CorpusTables, Format
 
 FORMAT = Format(
@@ -55,7 +55,7 @@ def _is_ljspeech(inventory: Inventory, name: bytes) -> bool:
     return 2 * len(ids) >= len(lines) > 0 and (not inventory.audio or not stems.isdisjoint(ids))
 
 
-def _rows(inventory: Inventory, names: list[bytes], tables: CorpusTables) -> Iterator[Row]:
+def _rows(inventory: Inventory, names: list[bytes], tables: CorpusTables) -> Iterator[ManifestRow]:
     for name in names:
         for line, text in read_lines(inventory, name):
             key, *texts = text.split("|")
@@ -65,4 +65,4 @@ def _rows(inventory: Inventory, names: list[bytes], tables: CorpusTables) -> Ite
                 tables.reject(name, "bad id", f"line {line}: empty")
             else:
                 captions = [text for text in reversed(texts) if text.strip()][:1]
-                yield Row(name, line, f"wavs/{key.strip()}", captions=captions)
+                yield ManifestRow(name, line, f"wavs/{key.strip()}", captions=captions)

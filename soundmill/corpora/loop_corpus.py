@@ -23,7 +23,7 @@ STEPS = 16  # of a bar
 SWING = 0.04  # of a step, that a hit is off at most
 # Of each ten loops four tell their tempo in their names, three by a length of whole bars, two are cut anywhere, and one has whole
 # bars and tells a wrong tempo.
-TOLD: tuple[Literal["named", "whole", "loose", "wrong"], ...] = (
+TEMPO_HINTS: tuple[Literal["named", "whole", "loose", "wrong"], ...] = (
     "named", "whole", "loose", "named", "whole", "named", "loose", "whole", "named", "wrong",
 )  # fmt: skip
 WRONG = (0.77, 0.83, 1.19, 1.29)  # times the tempo: no octave, and no share of a beat
@@ -39,7 +39,7 @@ class Loop:
     index: int
     split: str
     label: str
-    told: str  # of TOLD
+    hint: str  # of TEMPO_HINTS
     name: str
     extension: str
     rate: int
@@ -69,20 +69,20 @@ def plan(recordings: int, valid_fraction: float, test_fraction: float, seed: int
     for index in range(recordings):
         label, number = list(PATTERNS)[index % len(PATTERNS)], index // len(PATTERNS)
         split = "test" if number < held_out["test"] else "valid" if number < sum(held_out.values()) else "train"
-        told = TOLD[(index + number) % len(TOLD)]
+        hint = TEMPO_HINTS[(index + number) % len(TEMPO_HINTS)]
         extension, rate, channels = CONTAINERS[int(rng.integers(len(CONTAINERS)))]
         bars, lead, rest = int(rng.choice([1, 2, 2, 4])), 0.0, 0.0
         bpm = round(float(rng.uniform(SLOWEST, FASTEST)), 2)
         name = f"{TITLE}_{index:04d}"
-        if told == "loose":
+        if hint == "loose":
             bars, lead, rest = int(rng.choice([2, 3])), float(rng.uniform(0.05, 0.4)), float(rng.uniform(0.6, 3.4))
-        if told in ("named", "wrong"):
+        if hint in ("named", "wrong"):
             bpm = round(bpm)
-            says = bpm if told == "named" else round(bpm * float(rng.choice(WRONG)))
+            says = bpm if hint == "named" else round(bpm * float(rng.choice(WRONG)))
             name += (f"_{says}bpm", f" {says} BPM", f"-bpm{says}")[index % 3]
         level = float(rng.uniform(-9, -1))
         planned.append(
-            Loop(index, split, label, told, f"{name}.{extension}", extension, rate, channels, bpm, bars, lead, rest, level)
+            Loop(index, split, label, hint, f"{name}.{extension}", extension, rate, channels, bpm, bars, lead, rest, level)
         )
     return planned
 
@@ -102,7 +102,7 @@ def render(loop: Loop, seed: int) -> np.ndarray:
             if strength := within[place % STEPS]:
                 at = loop.lead + (place + (rng.uniform(0, SWING) if place % 4 else 0)) * step
                 add(layer, hit(strength * rng.uniform(0.92, 1.0)), at, loop.rate)
-        if loop.told != "loose":
+        if loop.hint != "loose":
             layer[: 2 * loop.rate][:size] += layer[size:][:size]
         sides = [1.0] if loop.channels == 1 else [np.cos((pan + 1) * np.pi / 4), np.sin((pan + 1) * np.pi / 4)]
         mix += volume * layer[:size, None] * np.array(sides)
@@ -120,8 +120,8 @@ def write_csv(loops: Iterable[Loop], path: Path) -> None:
     """Labels and splits as an `audiofolder` has them, and beside them what is known of each loop."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["file_name", "label", "split", "told", "bpm", "bars"])
-        writer.writerows([loop.name, loop.label, loop.split, loop.told, loop.bpm, loop.bars] for loop in loops)
+        writer.writerow(["file_name", "label", "split", "hint", "bpm", "bars"])
+        writer.writerows([loop.name, loop.label, loop.split, loop.hint, loop.bpm, loop.bars] for loop in loops)
 
 
 Layer = tuple[Hit, Sequence[float], float, float]  # a sound, how hard at each step of a bar (0: not), volume, pan

@@ -10,7 +10,7 @@ from typing import Any
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.join import join
 from soundmill.corpora.metadata import read_head, read_json
-from soundmill.corpora.rows import Row
+from soundmill.corpora.rows import ManifestRow
 from soundmill.corpora.tables import CorpusTables, Format
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
@@ -48,7 +48,7 @@ def _tables(inventory: Inventory) -> list[bytes]:
     ]
 
 
-def _rows(inventory: Inventory, names: list[bytes], tables: CorpusTables) -> Iterator[Row]:
+def _rows(inventory: Inventory, names: list[bytes], tables: CorpusTables) -> Iterator[ManifestRow]:
     for name in names:
         examples = read_json(inventory, name)
         if not isinstance(examples, dict):
@@ -62,7 +62,7 @@ def _rows(inventory: Inventory, names: list[bytes], tables: CorpusTables) -> Ite
                 continue
             family = fields["instrument_family_str"].replace("_", " ")
             group = fields.get("instrument_str")
-            yield Row(
+            yield ManifestRow(
                 name,
                 note.encode("utf-8", "replace").decode(),  # JSON can say half characters, which no table holds
                 f"audio/{note}",

@@ -14,7 +14,7 @@ from soundmill.corpora.join import join
 from soundmill.corpora.json_entries import WAVCAPS
 from soundmill.corpora.metadata import csv_columns, read_csv
 from soundmill.corpora.resolver import youtube_clip
-from soundmill.corpora.rows import Row
+from soundmill.corpora.rows import ManifestRow
 from soundmill.corpora.tables import CorpusTables, Format
 
 FORMAT = Format(
@@ -62,8 +62,8 @@ def _is_of_videos(inventory: Inventory, name: bytes) -> bool:
     return 2 * sum(youtube_clip(key) is not None or _PREFIXED.match(key) is not None for key in keys) > len(keys)
 
 
-def _rows(inventory: Inventory, name: bytes) -> Iterator[Row]:
+def _rows(inventory: Inventory, name: bytes) -> Iterator[ManifestRow]:
     split = split_of_file(name)
     for line, cells in read_csv(inventory, name):
         captions = [text for column, text in cells.items() if re.fullmatch(r"caption(?:_\d+)?", column)]
-        yield Row(name, line, cells["file_name"].strip(), captions=captions, split=split, of_video=True)
+        yield ManifestRow(name, line, cells["file_name"].strip(), captions=captions, split=split, of_video=True)

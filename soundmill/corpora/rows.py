@@ -16,7 +16,7 @@ MAX_CAPTION = 1 << 16  # characters
 
 
 @dataclass(slots=True)
-class Row:
+class ManifestRow:
     """One row of a manifest: the description of one recording."""
 
     source: bytes  # the manifest, by its name in the inventory

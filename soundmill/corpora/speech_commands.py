@@ -12,7 +12,7 @@ from soundmill.corpora.inventory import AudioFile, Inventory
 from soundmill.corpora.join import join
 from soundmill.corpora.metadata import read_lines
 from soundmill.corpora.resolver import folders_of_key
-from soundmill.corpora.rows import Row
+from soundmill.corpora.rows import ManifestRow
 from soundmill.corpora.tables import CorpusTables, Format
 
 NAME = re.compile(r"(?P<speaker>[0-9a-f]+)_nohash_\d+")
@@ -71,12 +71,12 @@ def _word(file: AudioFile) -> str | None:
     return class_label(folder) if folder and not NO_WORD.fullmatch(folder) else None
 
 
-def _rows(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[Row]:
+def _rows(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[ManifestRow]:
     for line, key in read_lines(inventory, name):
         *folders, _ = folders_of_key(key)
         if folders:
             word = class_label(os.fsencode(folders[-1]))
-            yield Row(name, line, key.strip(), labels=[word], split=LISTS[os.path.basename(name)], part=word)
+            yield ManifestRow(name, line, key.strip(), labels=[word], split=LISTS[os.path.basename(name)], part=word)
         else:
             tables.reject(name, "bad path", f"line {line}: {key!r:.80} is no path like `yes/0a7c2a8d_nohash_0.wav`")
 

@@ -11,7 +11,7 @@ from soundmill.corpora.folder import layout_of
 from soundmill.corpora.inventory import AudioFile, Inventory
 from soundmill.corpora.join import join
 from soundmill.corpora.metadata import MAX_TEXT_BYTES, read_head, read_sidecar
-from soundmill.corpora.rows import Row
+from soundmill.corpora.rows import ManifestRow
 from soundmill.corpora.tables import CorpusTables, Format
 from soundmill.decoding.decode import DecodeError
 from soundmill.params import parse_json
@@ -55,7 +55,7 @@ def _pairs(inventory: Inventory, extension: bytes) -> Iterator[tuple[AudioFile, 
             yield file, name
 
 
-def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[Row]:
+def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[ManifestRow]:
     described, paired = set(), set()
     keys = set(KEYS)
     for file, name in _pairs(inventory, b".json"):
@@ -64,16 +64,16 @@ def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[Row]:
         value = _value(inventory, name, tables)
         keys.update(value)
         if prompts := _prompts(value):
-            yield Row(name, "prompt", os.fsdecode(file.raw_path), captions=prompts, at_root=True)
+            yield ManifestRow(name, "prompt", os.fsdecode(file.raw_path), captions=prompts, at_root=True)
     for name in inventory.metadata:
         # Its recording is missing if it says what those beside recordings say, and nothing else; others are no sidecars.
         if name.lower().endswith(b".json") and name not in paired and (prompts := _prompts(value := _peek(inventory, name))):
             if value.keys() <= keys:
                 inventory.opened.add(name)
-                yield Row(name, "prompt", os.fsdecode(os.path.splitext(name)[0]), captions=prompts, at_root=True)
+                yield ManifestRow(name, "prompt", os.fsdecode(os.path.splitext(name)[0]), captions=prompts, at_root=True)
     for file, name in _pairs(inventory, b".txt"):
         if file.raw_path not in described and (text := _text(inventory, name, tables)):
-            yield Row(name, 1, os.fsdecode(file.raw_path), captions=[text], at_root=True)
+            yield ManifestRow(name, 1, os.fsdecode(file.raw_path), captions=[text], at_root=True)
 
 
 def _value(inventory: Inventory, name: bytes, tables: CorpusTables) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def survey(directory: Path, follow_links: bool = False) -> Survey:
     state = handover.state(files)
     tables = registry.read(registry.AUTO, files, 1, needs_audio=False)
     packed = handover.pack(state, tables) if state else None
-    report = check.report_of(place.root, [place], [union.Part("", 1.0, files, tables)])
+    report = check.report_of(place.root, [place], [union.UnionPart("", 1.0, files, tables)])
     rows = tables.recordings
     step = max(1, len(rows) // PROBED)
     probed = rows[::step]

@@ -15,7 +15,7 @@ NAME = "union"
 
 
 @dataclass(frozen=True)
-class Part:
+class UnionPart:
     """One corpus of a union, read by its adapter. `name` is a path's first component, see sources.PART_NAME."""
 
     name: str
@@ -24,7 +24,7 @@ class Part:
     tables: CorpusTables
 
 
-def unite(parts: Iterable[Part]) -> tuple[Inventory, CorpusTables]:
+def unite(parts: Iterable[UnionPart]) -> tuple[Inventory, CorpusTables]:
     """The union of corpora, whatever their order, as if it were one.
 
     Recordings keep their shards, ids and groups. An id that an earlier part (by name) has is a collision: the later recording
@@ -42,7 +42,7 @@ def unite(parts: Iterable[Part]) -> tuple[Inventory, CorpusTables]:
     return inventory, tables
 
 
-def _add_recordings(part: Part, tables: CorpusTables) -> dict[str, str]:
+def _add_recordings(part: UnionPart, tables: CorpusTables) -> dict[str, str]:
     """Add a part's recordings; returns their ids in the union by those in the part."""
     splits = _splits(part.tables.recordings)
     starts = {row["recording_id"]: row["start_time"] for row in tables.recordings}
@@ -79,14 +79,14 @@ def _splits(recordings: list[dict[str, Any]]) -> dict[str, str]:
     return given | {recording_id: "test" if fold == last else "train" for recording_id, fold in folds.items()}
 
 
-def _add_captions(part: Part, ids: dict[str, str], tables: CorpusTables) -> None:
+def _add_captions(part: UnionPart, ids: dict[str, str], tables: CorpusTables) -> None:
     for row in part.tables.captions:
         # An id without recording must not meet one of another part: no id has a slash.
         owner = ids.get(row["recording_id"]) or f"{part.name}/{row['recording_id']}"
         tables.captions.append({**row, "recording_id": owner, "origin": f"{part.name}/{row['origin']}"})
 
 
-def _add_reports(part: Part, inventory: Inventory, tables: CorpusTables) -> None:
+def _add_reports(part: UnionPart, inventory: Inventory, tables: CorpusTables) -> None:
     tables.rejected.extend(_below(part.name, row) for row in part.tables.rejected)
     inventory.rejected.extend(_below(part.name, row) for row in part.inventory.rejected)
     for report in ("missing", "collisions", "ambiguous"):

@@ -64,7 +64,7 @@ def test_the_embedded_loops_become_clips_of_a_bar(project):
     late = [row["path"] for row in found if abs(row["start"] - planned[row["path"]].lead) > 0.03]
     assert late == ["loop_0011.ogg"]  # hi-hats that are louder between the beats
     assert [row["bars"] for row in found] == [planned[row["path"]].bars for row in found]
-    assert metrics["misnamed"] == sum(row["told"] == "wrong" for row in known.values()) > 0
+    assert metrics["misnamed"] == sum(row["hint"] == "wrong" for row in known.values()) > 0
     assert Path("data/loops.png").read_bytes().startswith(b"\x89PNG")
     for row in found:
         assert flac.decode_mono(row["audio"]["bytes"]).shape == (row["bars"] * 32_000,)
