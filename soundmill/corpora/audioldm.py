@@ -1,4 +1,4 @@
-"""AudioLDM: a root json that lists the json files of every split, each a list of `wav`, `labels` and captions."""
+"""AudioLDM: a root json lists the json files of each split, whose entries have `wav`, `labels` and captions."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def detect(inventory: Inventory) -> bool:
 
 
 def read(inventory: Inventory, num_shards: int) -> CorpusTables:
-    """Rows of an AudioLDM corpus; a json that the root lists and that is not there is named and counted."""
+    """Tables of an AudioLDM corpus; a listed json that is missing is quarantined."""
     tables = CorpusTables()
     return join(inventory, list(_rows(inventory, tables)), num_shards, tables)
 
@@ -59,7 +59,7 @@ def _roots(inventory: Inventory) -> Iterator[tuple[bytes, dict[str, Any]]]:
 
 
 def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[ManifestRow]:
-    # What the root lists starts at the directory that training was run in: manifests are resolved like recordings.
+    # Paths in the root json are relative to the directory of training, so they are resolved like recordings.
     manifests = FileIndex(Inventory(inventory.root, audio=[AudioFile(name, 0, "") for name in inventory.metadata]))
     roots = list(_roots(inventory))
     if not roots:

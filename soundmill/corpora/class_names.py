@@ -16,11 +16,11 @@ MACHINE_ID = re.compile(r"/[mtg]/[0-9a-z_]+")
 
 @dataclass
 class ClassNames:
-    """The names of AudioSet's classes by machine id, as a csv of the corpus has them; and what none of them names."""
+    """Names of AudioSet's classes by machine id, from the csv files of a corpus; counts ids without a name."""
 
     names: dict[str, str]
-    nameless: int = 0
-    first: str = ""  # of those
+    nameless: int = 0  # labels with such ids
+    first: str = ""  # the first of them
 
     @classmethod
     def of(cls, inventory: Inventory) -> ClassNames:
@@ -31,23 +31,23 @@ class ClassNames:
         return cls({mid: name for mid, name in names.items() if mid and name})
 
     def call(self, labels: Iterable[str]) -> list[str]:
-        """Labels, machine ids among them by their names; an id that nothing names is no word, and is left out."""
-        called = []
+        """Labels with machine ids replaced by names; ids without a name are dropped."""
+        names = []
         for label in labels:
             if label in self.names:
-                called.append(self.names[label])
+                names.append(self.names[label])
             elif not MACHINE_ID.fullmatch(label):
-                called.append(label)
+                names.append(label)
             else:
                 self.nameless += 1
                 self.first = self.first or label
-        return called
+        return names
 
     def remark(self, tables: CorpusTables) -> None:
-        """Tell what was left out."""
+        """Report the labels that were dropped."""
         if self.nameless:
             tables.count("labels_without_name", self.nameless)
             tables.remarks.append(
-                f"{self.nameless} labels are machine ids of AudioSet's classes (first: {self.first}) that nothing here names, and "
-                "are left out; put AudioSet's class_labels_indices.csv (`mid,display_name`) into the corpus"
+                f"{self.nameless} labels are machine ids of AudioSet classes (first: {self.first}) without a name and are left "
+                "out; put AudioSet's class_labels_indices.csv (`mid,display_name`) into the corpus"
             )

@@ -1,4 +1,4 @@
-"""Formats of csv files, a row for each recording or caption, that differ by their columns: one reader, a declaration for each."""
+"""Formats of csv files with one row per recording that differ in their columns: one reader and a declaration for each."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ Cells = dict[str, str]  # a csv's row: column → text
 
 
 class BadRowError(Exception):
-    """A row that describes no recording: reason and detail for quarantine."""
+    """A row that describes no recording; has the reason and detail for quarantine."""
 
 
 @dataclass(frozen=True)
 class CsvRows:
-    """One format: an adapter (`FORMAT`, `detect`, `read`) made of its columns and what they say of a recording."""
+    """The adapter (`FORMAT`, `detect`, `read`) of one format."""
 
     FORMAT: Format
     columns: frozenset[str]
-    remedy: str  # what an error says to put there
-    row: Callable[[Cells], dict[str, Any]]  # fields of ManifestRow; BadRowError where the cells give none
+    remedy: str  # what to add, in errors
+    row: Callable[[Cells], dict[str, Any]]  # fields of ManifestRow; raises BadRowError
 
     def detect(self, inventory: Inventory) -> bool:
         """Whether a csv has the format's columns."""
         return any(True for _ in self.manifests(inventory))
 
     def read(self, inventory: Inventory, num_shards: int) -> CorpusTables:
-        """Rows of all csv files with these columns, one for each recording."""
+        """Read all csv files with these columns."""
         tables = CorpusTables()
         names = list(self.manifests(inventory))
         if not names:
@@ -64,9 +64,9 @@ class CsvRows:
 def _musiccaps(cells: Cells) -> dict[str, Any]:
     video, start = video_id(cells["ytid"]), seconds(cells["start_s"])
     if not video:
-        raise BadRowError("bad id", f"{cells['ytid']!r:.80} is no YouTube id")
+        raise BadRowError("bad id", f"{cells['ytid']!r:.80} is not a YouTube id")
     if start is None:
-        raise BadRowError("bad start time", f"{cells['start_s']!r:.80} is no number of seconds")
+        raise BadRowError("bad start time", f"{cells['start_s']!r:.80} is not a number of seconds")
     return {
         "key": video,
         "captions": [cells["caption"]],
@@ -76,7 +76,7 @@ def _musiccaps(cells: Cells) -> dict[str, Any]:
     }
 
 
-# Its aspects are free text, thousands of them: they are not taken for labels.
+# Aspects are thousands of free texts, so they are not used as labels.
 MUSICCAPS = CsvRows(
     Format(
         name="musiccaps",
@@ -95,7 +95,7 @@ MUSICCAPS = CsvRows(
 def _urbansound8k(cells: Cells) -> dict[str, Any]:
     fold, label = fold_number(cells["fold"]), cells["class"].replace("_", " ").strip().lower()
     if fold is None:
-        raise BadRowError("bad fold", f"{cells['fold']!r:.80} is no fold's number")
+        raise BadRowError("bad fold", f"{cells['fold']!r:.80} is not a fold number")
     if not label:
         raise BadRowError("empty category", f"{cells['slice_file_name']:.80}")
     return {

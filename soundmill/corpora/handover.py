@@ -11,11 +11,11 @@ from soundmill import disk, shards
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.tables import CorpusTables
 
-FILE = Path("survey/tables.json")  # below the stage's directory of scratch; its next run removes it
+FILE = Path("survey/tables.json")  # in the scratch directory of `scan`, whose next run removes it
 
 
 def state(inventory: Inventory) -> list[Any] | None:
-    """What a corpus's tables depend on beside its format; None where files have to be digested first: Parquet tables."""
+    """Everything a corpus's tables depend on except its format; None if it has Parquet tables, whose recordings need digests."""
     if any(name.lower().endswith(b".parquet") for name in inventory.metadata):
         return None
     audio = [[file.path, file.size] for file in inventory.audio]
@@ -29,20 +29,20 @@ def _facts(path: bytes) -> list[int]:
 
 
 def pack(before: list[Any], tables: CorpusTables) -> bytes:
-    """Tables just read from a corpus, with its `state` before that."""
+    """Serialise tables of a corpus, with its `state` before they were read."""
     values = {field.name: getattr(tables, field.name) for field in fields(CorpusTables)}
     recordings = [{key: value for key, value in row.items() if key not in ("raw_path", "digest")} for row in tables.recordings]
     return shards.seal({"state": before, "tables": {**values, "recordings": recordings, "named": sorted(tables.named)}})
 
 
 def save(packed: bytes, work: Path) -> None:
-    """Write them below `work`, the scratch directory of `scan`."""
+    """Write them to `work`, the scratch directory of `scan`."""
     (work / FILE).parent.mkdir(parents=True, exist_ok=True)
     disk.write_atomically(work / FILE, lambda path: path.write_bytes(packed))
 
 
 def load(work: Path, inventory: Inventory, format: str, num_shards: int) -> CorpusTables | None:
-    """The tables below `work`, with digests and shards; None where there are none of this format and of the corpus as it is."""
+    """The tables in `work`, with digests and shards added; None if there are none, or the format or the corpus has changed."""
     try:
         packed = shards.unseal((work / FILE).read_bytes())
         if packed["tables"]["format"] != format or packed["state"] != state(inventory):

@@ -1,4 +1,4 @@
-"""LJSpeech: `metadata.csv` of `id|transcript|normalised transcript`, without header or quotes, beside a folder `wavs`."""
+"""LJSpeech: `metadata.csv` of `id|transcript|normalised transcript`, without header and quotes, and a folder `wavs`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FORMAT = Format(
     split="none",
 )
 
-LOOKED_AT = 50  # lines, to tell it from other tables of that name
+LOOKED_AT = 50  # lines, for detection among other tables of this name
 ID = re.compile(r"[^\s/\\]+")
 
 
@@ -30,7 +30,7 @@ def detect(inventory: Inventory) -> bool:
 
 
 def read(inventory: Inventory, num_shards: int) -> CorpusTables:
-    """Rows of LJSpeech: one caption each, what is said."""
+    """Tables of LJSpeech: the transcript as the caption."""
     names = _tables(inventory)
     if not names:
         raise inventory.lacks("`metadata.csv` of lines `id|transcript|normalised transcript`", "put it beside its folder `wavs`")
@@ -43,7 +43,7 @@ def _tables(inventory: Inventory) -> list[bytes]:
 
 
 def _is_ljspeech(inventory: Inventory, name: bytes) -> bool:
-    """Whether half of the first lines are an id and one or two texts, and a file of one of these is there, or no file at all."""
+    """Whether half of the first lines have an id and one or two texts, and one of these files exists or there is no audio."""
     ids = []
     lines = [line for line in head_lines(inventory, name)[:LOOKED_AT] if line.strip()]
     for line in lines:

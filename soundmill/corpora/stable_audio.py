@@ -1,4 +1,4 @@
-"""stable-audio-tools: a `.json` (or `.txt`) with the prompt beside every recording, of the same name. LAION-CLAP's say `text`."""
+"""stable-audio-tools: a `.json` (or `.txt`) with the prompt beside each recording; LAION-CLAP's key is `text`."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ FORMAT = Format(
     split="folders named after splits, as in `folder`",
 )
 
-KEYS = ("prompt", "text")  # of which the first counts that says something
-LOOKED_AT = 50  # pairs, to tell these from other jsons beside recordings
+KEYS = ("prompt", "text")  # the first non-empty one is used
+LOOKED_AT = 50  # pairs, for detection among other jsons beside recordings
 
 
 def detect(inventory: Inventory) -> bool:
@@ -36,7 +36,7 @@ def detect(inventory: Inventory) -> bool:
 
 
 def read(inventory: Inventory, num_shards: int) -> CorpusTables:
-    """Rows of such a corpus: a prompt for every recording that has one."""
+    """Tables of such a corpus: the prompt of each recording that has one."""
     tables = CorpusTables()
     rows = list(_rows(inventory, tables))
     if not rows:
@@ -66,7 +66,7 @@ def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[ManifestRow]:
         if prompts := _prompts(value):
             yield ManifestRow(name, "prompt", os.fsdecode(file.raw_path), captions=prompts, at_root=True)
     for name in inventory.metadata:
-        # Its recording is missing if it says what those beside recordings say, and nothing else; others are no sidecars.
+        # A json with only the keys of sidecars has lost its recording; others are not sidecars.
         if name.lower().endswith(b".json") and name not in paired and (prompts := _prompts(value := _peek(inventory, name))):
             if value.keys() <= keys:
                 inventory.opened.add(name)
@@ -77,14 +77,14 @@ def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[ManifestRow]:
 
 
 def _value(inventory: Inventory, name: bytes, tables: CorpusTables) -> dict[str, Any]:
-    """What the json beside a recording says; where it has no prompt it is quarantined."""
+    """The json beside a recording; one without a prompt is quarantined."""
     text = _text(inventory, name, tables)
     if text is None:
         return {}
     try:
         value = parse_json(text) if text else None
     except ValueError:
-        tables.reject(name, "unreadable caption", "no JSON")
+        tables.reject(name, "unreadable caption", "not JSON")
         return {}
     value = value if isinstance(value, dict) else {}
     if not _prompts(value):
@@ -93,7 +93,7 @@ def _value(inventory: Inventory, name: bytes, tables: CorpusTables) -> dict[str,
 
 
 def _peek(inventory: Inventory, name: bytes) -> dict[str, Any]:
-    """What a json that may be anything says; nothing if it is too long for a sidecar."""
+    """The object in any json; empty if it is too long for a sidecar."""
     try:
         value = parse_json(read_head(inventory, name, MAX_TEXT_BYTES))
     except ValueError:
@@ -109,7 +109,7 @@ def _prompts(value: dict[str, Any]) -> list[str]:
 
 
 def _text(inventory: Inventory, name: bytes, tables: CorpusTables) -> str | None:
-    """The file's text; None, and it is quarantined, where that fails: it costs one recording its caption."""
+    """The text of a sidecar; None if it cannot be read and was quarantined."""
     try:
         return read_sidecar(inventory, name)
     except DecodeError as error:

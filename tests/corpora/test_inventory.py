@@ -145,7 +145,7 @@ def test_links_out_of_the_corpus_are_quarantined_and_told(tmp_path, digests):
     assert {row["path"]: row["reason"] for row in result.rejected} == dict.fromkeys(leaving, "link_leaves_corpus")
     assert {row["path"]: row["detail"] for row in result.rejected}["rain/r0.txt"] == f"leads to {outside / 'passwd'}"
     (message,) = result.remarks.values()
-    assert message.startswith("9 links that lead out of the folder and are not followed; corpus.follow_links: true reads")
+    assert message.startswith("9 links that lead out of the folder and are not followed; corpus.follow_links: true follows")
 
 
 @pytest.mark.parametrize("follow_links", [False, True])
@@ -292,7 +292,7 @@ def test_cells_beyond_the_header_are_told(tmp_path):
 @pytest.mark.parametrize(
     ("text", "remark"),
     [
-        ('1,a\n2,"b\n3,c\n4,d\n', "1 texts in quotes that run over lines like rows"),
+        ('1,a\n2,"b\n3,c\n4,d\n', "1 quoted texts that contain lines like rows"),
         ('1,a\n2,"b\n3,c\n4,d"\n5,e\n', "(first: line 3)"),
         ('1,"a\nb"\n2,"c"\n', None),
     ],
@@ -347,7 +347,7 @@ def test_a_column_that_is_there_twice_is_told(tmp_path):
     put(tmp_path, "a.csv", b"name,caption,caption\n1,a,b\n")
     result = inventory.take(tmp_path)
     assert [row["caption"] for _, row in metadata.read_csv(result, b"a.csv")] == ["b"]
-    assert list(result.remarks.values()) == ["a.csv: 1 columns that a header has twice, of which the last is read (first: caption)"]
+    assert list(result.remarks.values()) == ["a.csv: 1 repeated columns in a header, of which the last is read (first: caption)"]
 
 
 def test_halves_of_downloads_and_what_editors_leave_are_no_recordings(tmp_path):
