@@ -21,24 +21,24 @@ if TYPE_CHECKING:
 
 TITLES = {
     "seconds": ("Length", "s", "without padding"),
-    "peak": ("Peak", "of full scale", "above 1: the recording had to be made softer"),
+    "peak": ("Peak", "of full scale", "above 1: the recording was attenuated"),
     "level_db": ("Level", "dB", "A-weighted, of the loudest 128 ms"),
     "silence_ratio": ("Silence", "of the time", "windows below −60 dB of full scale"),
-    "clipping_ratio": ("Clipping", "of the samples", "in runs at the recording’s ceiling"),
+    "clipping_ratio": ("Clipping", "of the samples", "in runs at the recording’s peak"),
     "dc_offset": ("DC offset", "of full scale", "mean of the samples"),
-    "bandwidth_hz": ("Bandwidth", "Hz", "where the spectrum ends"),
-    "channel_correlation": ("Channel correlation", "", "first channel and the one that agrees least"),
+    "bandwidth_hz": ("Bandwidth", "Hz", "upper end of the spectrum"),
+    "channel_correlation": ("Channel correlation", "", "lowest, of the first channel with another"),
 }
 SHOWN_PERCENTILES = ("p0", "p5", "p50", "p95", "p100")
 BARS = 48
 PICTURE_COLUMNS, WAVE_ROWS, SPECTRUM_ROWS = 360, 40, 100
 PICTURE_RANGE_DB = 80.0
-INK, KEPT, REFUSED = "#010203", "#3b82c4", "#d6336c"  # INK stands for the page's own, light or dark
+INK, KEPT, REFUSED = "#010203", "#3b82c4", "#d6336c"  # INK is replaced by the page's text colour
 
 
 @dataclass(frozen=True)
 class Sound:
-    """A clip to show; `flac` is None where it did not fit on the page."""
+    """A clip to show; `flac` is None if it did not fit on the page."""
 
     clip_id: str
     source: str
@@ -87,7 +87,7 @@ def _places(clips: Path, clip_ids: set[str]) -> dict[str, tuple[Path, int]]:
 
 
 def _choose(pairs: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
-    """Of both kinds in turn, the surest first."""
+    """Pairs of both kinds alternately, highest scores first."""
     by_kind: dict[str, list[Mapping[str, Any]]] = {}
     for pair in sorted(pairs, key=lambda pair: (-pair["score"], pair["a"], pair["b"])):
         by_kind.setdefault(pair["kind"], []).append(pair)
@@ -96,11 +96,11 @@ def _choose(pairs: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str,
 
 
 def _read(order: Sequence[tuple[Path, int]], num_bytes: int) -> dict[tuple[Path, int], Sound]:
-    """The clips at these places, with sound as far as the bytes go, in this order."""
+    """The clips at these places; the first ones, up to `num_bytes`, with sound."""
     rows = _rows(order, ["clip_id", "source", "start", "quality", "num_samples"])
     playable, left = [], num_bytes
     for place in order:
-        size = 2 * rows[place]["num_samples"]  # FLAC of 16 bits is hardly ever longer
+        size = 2 * rows[place]["num_samples"]  # upper bound of 16-bit FLAC, nearly always
         if size <= left:
             playable.append(place)
             left -= size
@@ -113,9 +113,9 @@ def _read(order: Sequence[tuple[Path, int]], num_bytes: int) -> dict[tuple[Path,
     }
 
 
-def _rows(wanted: Iterable[tuple[Path, int]], columns: list[str]) -> dict[tuple[Path, int], dict[str, Any]]:
+def _rows(places: Iterable[tuple[Path, int]], columns: list[str]) -> dict[tuple[Path, int], dict[str, Any]]:
     by_shard: dict[Path, list[int]] = {}
-    for path, row in wanted:
+    for path, row in places:
         by_shard.setdefault(path, []).append(row)
     return {
         (path, number): row
@@ -148,7 +148,7 @@ def _corpora(survey: Survey) -> Markup:
 
 
 def _rules(survey: Survey) -> Markup:
-    """One row per measure: its distribution, and each of its limits with the clips beyond."""
+    """One row per measure: its distribution, and its limits with the number of clips beyond."""
     broken, newline = survey.broken(), Markup("<br>")
     rows = []
     for name, spread in survey.spread().items():
@@ -167,19 +167,19 @@ def _refused(count: int) -> str | Markup:
 
 
 def _histogram(survey: Survey, name: str) -> Markup:
-    """A card with the number of clips over the values of one measure, and its limits."""
+    """A card with the histogram of one measure and its limits."""
     from soundmill.drawing import Figure, svg
 
     title, unit, meaning = TITLES[name]
     limits = [limit for limit in survey.limits if limit.measure == name]
     values = survey.measures[name]
     beyond = np.any([limit.excess(survey.measures) > 0 for limit in limits], axis=0) if limits else np.zeros(len(values), bool)
-    known = np.isfinite(values)
-    if known.any():
+    finite = np.isfinite(values)
+    if finite.any():
         figure = Figure(figsize=(3.4, 1.9))
-        # Room for 1,000,000 beside the axis; to measure what is needed takes as long as to draw all.
-        _draw_histogram(figure.add_axes((0.24, 0.13, 0.71, 0.83)), values[known & ~beyond], values[known & beyond], limits)
-        picture = Markup(svg(figure, title).replace(INK, "var(--ink)"))  # the page's own
+        # A fixed margin for 1,000,000: measuring the labels takes as long as drawing.
+        _draw_histogram(figure.add_axes((0.24, 0.13, 0.71, 0.83)), values[finite & ~beyond], values[finite & beyond], limits)
+        picture = Markup(svg(figure, title).replace(INK, "var(--ink)"))
     else:
         picture = page.block("p", "soft", "No clip has a value.")
     rule = "; ".join(f"{limit.name} {limit.value:g}" for limit in limits)
@@ -227,7 +227,7 @@ def _why(limit: Limit, sound: Sound) -> str:
 def _duplicates(pairs: Sequence[Mapping[str, Any]], shown: Sequence[tuple[Mapping[str, Any], Sound, Sound]]) -> Markup:
     if not pairs:
         return page.panel("No duplicates.")
-    kinds = {"sound": "the same by ear", "video": "the same seconds of one video"}
+    kinds = {"sound": "same sound", "video": "same seconds of one video"}
     cards = [
         Markup("<article>{}<p>{}, score {:.2f}</p></article>").format(
             page.block("div", "pair", _figure(first), _figure(second)), kinds.get(pair["kind"], pair["kind"]), pair["score"]
@@ -236,7 +236,7 @@ def _duplicates(pairs: Sequence[Mapping[str, Any]], shown: Sequence[tuple[Mappin
     ]
     part = Markup("")
     if len(shown) < len(pairs):
-        part = page.block("p", "soft", f"{len(shown):,} of {_count(len(pairs), 'pair')}, the surest of each kind")
+        part = page.block("p", "soft", f"{len(shown):,} of {_count(len(pairs), 'pair')}, the highest scores of each kind")
     return part + page.block("div", "pairs", *cards)
 
 
@@ -244,12 +244,12 @@ def _figure(sound: Sound) -> Markup:
     """Name, picture and player of one clip."""
     name = Markup("<b>{}</b> <small>{} · from {:g} s</small>").format(sound.source, sound.clip_id, sound.start)
     if sound.flac is None:
-        return page.figure(name, page.block("p", "soft", "Its sound did not fit on this page (quality.report.megabytes)."))
+        return page.figure(name, page.block("p", "soft", "Sound omitted: the page is limited (report.megabytes)."))
     return page.figure(name, page.image(_picture(sound.flac), "wave and spectrogram"), page.player(sound.flac))
 
 
 def _picture(flac: bytes) -> str:
-    """The wave from -1 to 1 above its spectrogram, low frequencies at the bottom, as a data URI."""
+    """The wave from -1 to 1 above its spectrogram, as a data URI."""
     from matplotlib import colormaps
     from matplotlib.image import imsave
 
@@ -272,7 +272,7 @@ def _picture(flac: bytes) -> str:
 
 
 def _spectrogram(wave: np.ndarray) -> np.ndarray:
-    """[SPECTRUM_ROWS, PICTURE_COLUMNS] from 0, 80 dB below the loudest, to 1; frequencies are linear, so a cut-off shows."""
+    """[SPECTRUM_ROWS, PICTURE_COLUMNS] from 0, 80 dB below the maximum, to 1; linear frequency, so that cut-offs are visible."""
     size = 512
     padded = np.pad(wave, size // 2)
     frames = padded[np.linspace(0, len(wave) - 1, PICTURE_COLUMNS).astype(int)[:, None] + np.arange(size)]

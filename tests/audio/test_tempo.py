@@ -72,7 +72,7 @@ def test_a_name_is_believed_unless_the_onsets_say_otherwise():
     assert wrong.bpm == pytest.approx(100, rel=1e-3)
     pad = np.sin(2 * np.pi * 220 * np.arange(round(9.6 * RATE)) / RATE).astype(np.float32)
     assert find(pad, "pad 100bpm.wav", LOWEST).bars == 4  # no onset speaks against it, and its length is so many bars
-    with pytest.raises(NoLoopError, match=r"no tempo .* its name says 117, and its length is no number of such bars"):
+    with pytest.raises(NoLoopError, match=r"no tempo .* the name says 117 bpm, but the length is not a whole number of such bars"):
         find(pad, "pad 117bpm.wav", LOWEST)
 
 
