@@ -1,4 +1,4 @@
-"""Give the clips of one variant their captions, labels and splits: the table that everything after it joins on."""
+"""Describe the clips of one variant by captions, labels and splits, for all later stages."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from soundmill.corpora import catalog as catalogs
 from soundmill.errors import UserError
 from soundmill.params import StageParams, did_you_mean
 
-NAMED = 20  # how many missing or orphan ids the metrics name
-OVERLAP_SECONDS = 1e-3  # less of a copy than this is the rounding of its ends
+NAMED = 20  # missing and orphan ids in the metrics
+OVERLAP_SECONDS = 1e-3  # smaller overlaps are rounding errors
 
 
 class CatalogParams(StageParams):
     caption_template: str
-    only: list[str] = Field(description="labels: of all clips those that have one of them; []: all")
+    only: list[str] = Field(description="labels; only clips with one of them are used; []: all clips")
 
     @field_validator("caption_template")
     @classmethod
     def _has_label(cls, template: str) -> str:
         if "{label}" not in template:
-            raise ValueError("must contain {label}, the place of the clip's label")
+            raise ValueError("must contain {label}, which is replaced by the clip's label")
         return template
 
 
@@ -41,7 +41,7 @@ def run(
     splits: stage.Input,
     catalog: stage.Output,
 ) -> dict[str, Any]:
-    """Write one row per clip; clips that `quality` rejects, and those with a stretch that `splits` calls a copy, are left out."""
+    """Write one row per clip, without clips that `quality` rejects and copies according to `splits`."""
     described = catalogs.describe(corpus, clips, quality, params.caption_template)
     assigned = shards.read_table(splits, manifest.RECORDING_SPLITS)
     split_of = dict(zip(assigned["recording_id"].to_pylist(), assigned["split"].to_pylist(), strict=True))
@@ -59,7 +59,7 @@ def run(
     label_counts = Counter(pc.list_flatten(table["labels"]).to_pylist())
     training = table.filter(pc.equal(table["split"], "train"))
     recordings = dict(zip(table["recording_id"].to_pylist(), table["split"].to_pylist(), strict=True))
-    _say_gaps(ctx.name, described.missing, orphans)
+    _print_gaps(ctx.name, described.missing, orphans)
     return {
         "clips": table.num_rows,
         "left_out": len(left_out),
@@ -79,20 +79,20 @@ def run(
     }
 
 
-def _with_labels(table: pa.Table, wanted: list[str]) -> pa.Table:
-    """The clips that have one of the labels; a label that no clip has is a UserError."""
-    if not wanted:
+def _with_labels(table: pa.Table, labels: list[str]) -> pa.Table:
+    """The clips with one of the labels; UserError if no clip has one of them."""
+    if not labels:
         return table
-    known = sorted(set(pc.list_flatten(table["labels"]).to_pylist()))
-    for label in wanted:
-        if label not in known:
-            meant = did_you_mean(label, known)
-            raise UserError(f"catalog.only: no clip has the label {label!r}{meant} (labels: {', '.join(known)})")
-    return table.filter(pa.array([not set(wanted).isdisjoint(labels or []) for labels in table["labels"].to_pylist()]))
+    existing = sorted(set(pc.list_flatten(table["labels"]).to_pylist()))
+    for label in labels:
+        if label not in existing:
+            suggestion = did_you_mean(label, existing)
+            raise UserError(f"catalog.only: no clip has the label {label!r}{suggestion} (labels: {', '.join(existing)})")
+    return table.filter(pa.array([not set(labels).isdisjoint(some or []) for some in table["labels"].to_pylist()]))
 
 
 def _copies(table: pa.Table, assigned: pa.Table, quality: Path) -> list[str]:
-    """Ids of the clips that share a stretch of their recording with what is left out of it."""
+    """Ids of the clips that overlap a stretch of their recording that is a copy."""
     some = assigned.filter(pc.greater(pc.list_value_length(assigned["copies"]), 0)).to_pylist()
     copies_of = {row["recording_id"]: row["copies"] for row in some}
     clips = table.filter(pc.is_in(table["recording_id"], pa.array(copies_of, pa.string())))
@@ -110,7 +110,7 @@ def _count(splits: Any) -> dict[str, int]:
     return {split: counts[split] for split in manifest.SPLITS}
 
 
-def _say_gaps(name: str, missing: list[str], orphans: list[str]) -> None:
+def _print_gaps(name: str, missing: list[str], orphans: list[str]) -> None:
     if missing:
         print(f"{name}: {len(missing)} captions have no clip, first {missing[0]}")
     if orphans:

@@ -1,6 +1,6 @@
-"""Make an embedded corpus: synthesised recordings with their metadata, and the tables the pipeline reads.
+"""Synthesise an embedded corpus: recordings, metadata and tables.
 
-`synthetic` has events under AudioCaps names and captions, `loops` has loops whose tempo is known.
+`synthetic`: sound events with names and captions as in AudioCaps. `loops`: loops of known tempo.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class CorpusParams(StageParams):
     shards: int = Field(ge=1, le=4096)
     recordings: int = Field(ge=synthetic.MIN_RECORDINGS, le=10_000)
     valid_fraction: float = Field(
-        ge=0, lt=1, description="share of the recordings that is held out for validation; of events at least 4"
+        ge=0, lt=1, description="share of recordings for validation; for `synthetic` at least 4 recordings"
     )
-    test_fraction: float = Field(ge=0, lt=1, description="and for the test")
+    test_fraction: float = Field(ge=0, lt=1, description="share of recordings for the test")
     window_seconds: Seconds | None = Field(
-        ge=1, description="one caption per window, the segment stage's clip_seconds; of loops null"
+        ge=1, description="window of one caption, as clip_seconds of the stage segment; null for loops"
     )
     min_seconds: Seconds | None
     seed: Seed
@@ -50,9 +50,9 @@ class CorpusParams(StageParams):
 
 
 def run(params: CorpusParams, ctx: stage.Context, corpus: stage.Output, forgotten: stage.Input = None) -> dict[str, Any]:
-    """Render every planned recording, write its metadata, and read that back by an adapter like anybody's corpus.
+    """Render all planned recordings, write their metadata, and read these with an adapter, as for any corpus.
 
-    What is `forgotten` is rendered too, for its digest tells it, and then removed.
+    Recordings that are `forgotten` are rendered, recognised by digest and removed.
     """
     planned, jobs = _planned(params)
     make = loop_corpus.write if params.format == "loops" else synthetic.write_recording
@@ -94,7 +94,7 @@ Planned = list[synthetic.Recording] | list[loop_corpus.Loop]
 
 
 def _planned(params: CorpusParams) -> tuple[Planned, list[shards.Job]]:
-    """The recordings, and the work of making each."""
+    """The planned recordings and a job for each."""
     fractions = params.valid_fraction, params.test_fraction
     if params.format == "loops":
         loops = loop_corpus.plan(params.recordings, *fractions, params.seed)
@@ -105,7 +105,7 @@ def _planned(params: CorpusParams) -> tuple[Planned, list[shards.Job]]:
 
 
 def _remove_others(audio: Path, planned: Planned, names: set[str]) -> Planned:
-    """Remove the files that are not among `names`; returns the recordings that stay."""
+    """Remove the files that are not in `names`; returns the remaining recordings."""
     for recording in planned:
         if recording.name not in names:
             (audio / recording.name).unlink()

@@ -1,4 +1,4 @@
-"""Find duplicates, by sound and by video, among the clips of the variant `default`."""
+"""Find duplicates, by sound and video, among the clips of the variant `default`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ReportParams(StageParams):
 
 
 class DuplicatesParams(StageParams):
-    threshold: Probability = Field(gt=0, description="share of the shorter clip that must be in the other")
+    threshold: Probability = Field(gt=0, description="share of the shorter clip that must be found in the other")
     report: ReportParams
 
 

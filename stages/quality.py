@@ -14,10 +14,10 @@ from soundmill.params import Decibels, Hertz, Probability, Seconds, StageParams
 
 
 class Rules(StageParams):
-    """Limits of what was measured at decoding; null: the rule is off. In this order: the first that is broken is the reason."""
+    """Limits of the measures; null: off. The first broken rule in this order is the reason for rejection."""
 
     min_seconds: Seconds | None
-    min_level_db: Decibels | None  # A-weighted, of the loudest window; digital silence is below every limit
+    min_level_db: Decibels | None  # A-weighted, of the loudest window; digital silence always fails
     max_level_db: Decibels | None
     max_silence_ratio: Probability | None
     max_clipping_ratio: Probability | None
@@ -73,8 +73,8 @@ def _check_left(survey: Survey, rejected: int) -> None:
         limit = max(survey.limits, key=lambda limit: broken[limit.name])
         median = survey.spread()[limit.measure].get("p50", "none")
         raise UserError(
-            f"every one of the {len(survey)} clips breaks a rule, {broken[limit.name]} of them quality.rules.{limit.name} "
-            f"{limit.value:g} (median of {limit.measure}: {median}); loosen it in params.yaml, or switch it off with null"
+            f"all {len(survey)} clips break a rule, {broken[limit.name]} of them quality.rules.{limit.name} "
+            f"{limit.value:g} (median of {limit.measure}: {median}); relax it in params.yaml, or turn it off with null"
         )
 
 

@@ -1,4 +1,4 @@
-"""Decode every recording once, bring it to the channels and rate of its clips, cut it as planned, store the clips as FLAC."""
+"""Decode every recording once, convert channels and rate, cut it as planned, and store the clips as FLAC."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from soundmill.corpora.sources import Sources
 from soundmill.decoding import decode
 from soundmill.errors import UserError
 
-MAX_PEAK = 2.0**32  # integers of 32 bits that were never scaled are sound; beyond there is none
-SPOOL_BYTES = 64 << 20  # a decoded recording beyond this waits on disk, not in memory
+MAX_PEAK = 2.0**32  # the range of unscaled 32-bit integers
+SPOOL_BYTES = 64 << 20  # larger decoded recordings are spooled to disk
 COUNTED = (
     "upsampled_recordings",  # of a lower rate than the clips
     "doubled_recordings",  # of one channel, for clips of two
     "reduced_recordings",  # of more channels than the clips
     "attenuated_recordings",  # beyond full scale
     "length_adjusted_recordings",
-    "silent_clips",  # that no gain makes louder
-    "limited_clips",  # whose gain would have clipped them
+    "silent_clips",  # no gain was applied
+    "limited_clips",  # the gain was limited to avoid clipping
 )
 
 
 def run(params: ClipPlan, ctx: stage.Context, corpus: stage.Input, segments: stage.Input, clips: stage.Output) -> dict[str, Any]:
-    """Write `clips/shard-*.parquet`; a recording that fails anywhere goes to quarantine whole, with its reason."""
+    """Write `clips/shard-*.parquet`; a recording that fails anywhere goes to quarantine as a whole."""
     cuts = shards.read_table(segments, manifest.SEGMENTS)
     sources = Sources.of(corpus, ctx.root, ctx.home)
     jobs = [
@@ -44,12 +44,12 @@ def run(params: ClipPlan, ctx: stage.Context, corpus: stage.Input, segments: sta
         for shard, rows in shards.by_shard(cuts).items()
     ]
     report = ctx.map_shards(resample_shard, jobs, clips)
-    for name in report.details:  # of shards that no clip survived in
+    for name in report.details:  # shards without clips
         (clips / name).unlink()
     reasons = Counter(row["reason"] for row in report.quarantine)
     if not report.counts.get("clips"):
         counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(3))
-        raise UserError(f"no clip survived decoding: {counts}. Look at the recordings, or at `silence_dbfs` of these clips")
+        raise UserError(f"no clip survived decoding: {counts}. Check the recordings, or `silence_dbfs` of these clips")
     return {
         "clips": report.counts["clips"],
         "recordings": report.counts["recordings"],
@@ -70,7 +70,7 @@ def resample_shard(cuts: pa.Table, sources: Sources, params: ClipPlan, output: P
             for recording, key in keyed
             if key not in writer
         )
-        # `segment` probed the files whose digests these places look for.
+        # `segment` has already probed files with these digests.
         with closing(decode.open_all(places, params.max_seconds, sums_checked=True)) as opened:
             for recording, key in keyed:
                 if not writer.copy(key):
@@ -98,7 +98,7 @@ def _write_recording(
     report: shards.Report,
 ) -> None:
     first = cuts[0]
-    # Kept whole before anything is written: its level and its end are known only then, and half a recording must not stay.
+    # Spooled first: its peak and length are known only at the end, and no part of a faulty recording must be written.
     with tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=scratch) as spool:
         try:
             if isinstance(recording, decode.DecodeError):
@@ -126,7 +126,7 @@ def _write_recording(
                     "audio": {"bytes": data, "path": f"{cut['clip_id']}.flac"},
                     "source": cut["source"],
                     "start": cut["start"],
-                    # With the samples: what is made of a clip must be made again when another decoder reads the file otherwise.
+                    # Includes the samples: another decoder may decode the same file differently.
                     "digest": shards.digest(cut["digest"], cut["start_sample"], cut["num_samples"], flac.flac_checksum(data)),
                     "recording_id": cut["recording_id"],
                     "num_samples": wave.shape[1],
@@ -144,7 +144,7 @@ def _write_recording(
 
 
 def _decode(recording: decode.Recording, meter: RecordingMeter, params: ClipPlan, spool: IO[bytes]) -> tuple[int, float]:
-    """Write the recording to `spool` as float32 [T, C] in the form of its clips; returns (T, peak)."""
+    """Write the recording to `spool` as float32 [T, C] with the channels and rate of its clips; returns (T, peak)."""
 
     def fitted() -> Iterator[np.ndarray]:
         for block in recording.blocks:
@@ -166,19 +166,19 @@ def _decode(recording: decode.Recording, meter: RecordingMeter, params: ClipPlan
 def _check_sound(num_samples: int, peak: float, meter: RecordingMeter, planned: int, params: ClipPlan) -> None:
     if abs(num_samples - planned) > params.tolerance_seconds * params.sample_rate:
         reason = "truncated" if num_samples < planned else "corrupt"
-        decoded, wanted = num_samples / params.sample_rate, planned / params.sample_rate
-        raise decode.DecodeError(reason, f"{decoded:.3f} s decoded, {wanted:.3f} s planned")
+        decoded, expected = num_samples / params.sample_rate, planned / params.sample_rate
+        raise decode.DecodeError(reason, f"{decoded:.3f} s decoded, {expected:.3f} s planned")
     if peak == 0.0 or 20 * math.log10(peak) <= params.silence_dbfs:
-        # None where no channel has a sound either.
+        # None if all channels are silent.
         correlation = meter.channel_correlation() if params.channels == 1 else None
         why = f"; its channels, mixed to one, cancel each other: channel_correlation {correlation:g}" if correlation else ""
         if 1 < params.channels < meter.channels:
-            why = f"; of its {meter.channels} channels the first {params.channels} are taken"
-        raise decode.DecodeError("silent", f"never above {params.silence_dbfs:g} dB of full scale{why}")
+            why = f"; only the first {params.channels} of its {meter.channels} channels are used"
+        raise decode.DecodeError("silent", f"never above {params.silence_dbfs:g} dBFS{why}")
 
 
 def _read_spool(spool: IO[bytes], start: int, count: int, num_samples: int, channels: int) -> np.ndarray:
-    """Samples float32 [C, count] from `start` on, as far as the recording goes: it may end within the tolerance before its plan."""
+    """Samples float32 [C, count] from `start`; fewer at the end of a recording that is shorter than planned, within tolerance."""
     spool.seek(4 * channels * min(start, num_samples))
     return np.frombuffer(spool.read(4 * channels * count), np.float32).reshape(-1, channels).T
 

@@ -1,4 +1,4 @@
-"""Take the inventory of an external corpus: its recordings and captions. Files are digested, not decoded."""
+"""List the recordings and captions of an external corpus. Files are digested, not decoded."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from soundmill.corpora.forgotten import Forgotten
 from soundmill.corpora.section import Directory, ScanParams, directories, named
 
 TABLES = ("recordings.parquet", "captions.parquet")
-NAMED = 20  # how many of each the metrics name; `soundmill corpus check` names all
+NAMED = 20  # entries of each kind in the metrics; `soundmill corpus check` lists all
 
 
 def run(params: ScanParams, ctx: stage.Context, corpus: stage.Output, forgotten: stage.Input = None) -> dict[str, Any]:
-    """Write the tables of recordings and captions; what cannot be a recording, or is `forgotten`, goes to quarantine, unopened.
+    """Write the tables of recordings and captions; unusable files and `forgotten` recordings go to quarantine.
 
-    It runs in every `dvc repro`: where no file is another than the last time, its tables are linked, and no run is recorded.
+    Runs in every `dvc repro`. If no file has changed, it links the last tables and records no run.
     """
     left_out = lists.read(forgotten)
     sources = [_take(directory, params, left_out, ctx) for directory in directories(params, ctx.home)]
@@ -52,7 +52,7 @@ def run(params: ScanParams, ctx: stage.Context, corpus: stage.Output, forgotten:
 
 
 def _facts(files: inventory.Inventory, ctx: stage.Context) -> list[Any]:
-    """All that the tables are made from."""
+    """Everything that the tables depend on."""
     audio = [[os.fsdecode(file.raw_path), file.size, file.digest] for file in files.audio]
     names = sorted(files.metadata)
     digests = shards.file_digests([files.metadata[name] for name in names], ctx.digests, ctx.workers)
@@ -61,7 +61,7 @@ def _facts(files: inventory.Inventory, ctx: stage.Context) -> list[Any]:
 
 
 def _keep(outcome: dict[str, Any], corpus: Path, kept: Path) -> None:
-    """Link the tables to where the next run looks for them, in place of the last ones."""
+    """Keep the tables for the next run, in place of the last ones."""
     shutil.rmtree(kept.parent, ignore_errors=True)
     kept.mkdir(parents=True)
     for name in TABLES:
@@ -73,8 +73,7 @@ def _keep(outcome: dict[str, Any], corpus: Path, kept: Path) -> None:
 def _write_tables(
     params: ScanParams, sources: list[Source], left_out: Forgotten, corpus: Path, work: Path
 ) -> tuple[list[dict[str, str]], dict[str, Any]]:
-    """Read captions and labels, or take those that a survey left in `work`, and write the tables; returns what was rejected, and
-    the metrics."""
+    """Read captions and labels, or load the survey's tables in `work`; write the tables; return rejected rows and metrics."""
     parts = []
     for source in sources:
         with named(source.name):
@@ -123,7 +122,7 @@ def _write_tables(
 
 @dataclass(frozen=True)
 class Source:
-    """One directory of recordings; `name` is empty where it is the whole corpus."""
+    """One directory of recordings; `name` is empty without a union."""
 
     name: str
     format: str

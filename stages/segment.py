@@ -1,4 +1,4 @@
-"""Cut every recording into clips of at most `clip_seconds`; the plan is a table of sample-exact cuts, no audio is written here."""
+"""Plan cuts of every recording into clips of at most `clip_seconds`: a table of sample-exact cuts, without audio."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from soundmill.errors import UserError
 def run(
     params: ClipPlan, ctx: stage.Context, corpus: stage.Input, segments: stage.Output, forgotten: stage.Input = None
 ) -> dict[str, Any]:
-    """Plan the cuts of every recording; one that cannot be decoded, or gives no clip, goes to quarantine with its reason.
+    """Plan the cuts of every recording; recordings that cannot be decoded or give no clip go to quarantine.
 
-    So does every cut that has some of a stretch that is `forgotten`.
+    So do cuts that overlap a `forgotten` stretch.
     """
     table = corpus / "recordings.parquet"
     recordings = shards.read_table(table, manifest.RECORDINGS)
@@ -54,7 +54,7 @@ def run(
         "recordings": recordings.num_rows,
         "recordings_cut": report.counts["recordings"],
         "decoded_by": {name: report.counts.get(name, 0) for name in ("libsndfile", "ffmpeg")},
-        "ffmpeg": decode.ffmpeg_version() if report.counts.get("ffmpeg") else None,  # lossy formats decode alike in one version
+        "ffmpeg": decode.ffmpeg_version() if report.counts.get("ffmpeg") else None,  # lossy formats depend on its version
         "clips": report.counts["clips"],
         "seconds": report.counts["samples"] / params.sample_rate,
         "padded_clips": report.counts.get("padded_clips", 0),
@@ -74,9 +74,9 @@ def plan_shard(
     output: Path,
     previous: Path | None = None,
 ) -> shards.Report:
-    """Probe the recordings of one shard and write their cuts, under the names that their clips would like to have.
+    """Probe the recordings of one shard and write their cuts, under preliminary clip names.
 
-    Cuts that have some of these `stretches` (by recording) are left out.
+    Cuts that overlap these `stretches` (by recording) are left out.
     """
     with shards.ItemWriter(output, manifest.SEGMENTS, previous) as writer:
         rows = [(row, _key(row, stretches.get(row["recording_id"], []))) for row in recordings.to_pylist()]
@@ -93,7 +93,7 @@ def plan_shard(
     return writer.report
 
 
-KEY = ["raw_path", "recording_id", "path", "digest", "shard", "start_time"]  # of a recording: what its cuts are made from
+KEY = ["raw_path", "recording_id", "path", "digest", "shard", "start_time"]  # columns that cuts depend on
 
 
 def _key(recording: dict[str, Any], stretches: list[Stretch]) -> str:
@@ -159,7 +159,7 @@ def _plan(
 def _without(
     stretches: list[Stretch], cuts: list[segment.Cut], path: str, sample_rate: int, report: shards.Report
 ) -> list[segment.Cut]:
-    """The cuts that have nothing of the stretches; the others are rejected, by recording and seconds."""
+    """The cuts that do not overlap the stretches; the others are rejected."""
     kept = []
     for cut in cuts:
         start, end = cut.start_sample / sample_rate, (cut.start_sample + cut.num_samples) / sample_rate
@@ -182,10 +182,10 @@ def _check_form(probed: decode.Probe, params: ClipPlan) -> None:
 
 
 class ClipNames:
-    """Every clip's AudioCaps name, once.
+    """Makes the AudioCaps names of clips unique.
 
-    Two recordings of one YouTube video can meet in a name (…_30 cut at 5 s, and …_35): the later one in order is then named
-    after its recording's own id, which is unique.
+    Two recordings of one YouTube video may give the same name (…_30 cut at 5 s, and …_35); the later clip is then named after its
+    recording's id, which is unique.
     """
 
     def __init__(self) -> None:
@@ -193,14 +193,14 @@ class ClipNames:
         self._taken: set[str] = set()
 
     def settle(self, cuts: pa.Table) -> pa.Table:
-        """Rows of manifest.SEGMENTS under the names they have, or where one is taken under a longer one."""
+        """Rows of manifest.SEGMENTS; names in use are replaced by longer ones."""
         settled = []
         for number, name in enumerate(cuts["clip_id"].to_pylist()):
             if name in self._taken:
                 self.renamed += 1
                 name = manifest.clip_name(cuts["recording_id"][number].as_py(), cuts["start"][number].as_py())
                 if name in self._taken:
-                    raise UserError(f"clip id {name!r} comes twice; recording ids in the inventory must be unique: rerun the scan")
+                    raise UserError(f"clip id {name!r} occurs twice; recording ids must be unique: run the scan again")
             self._taken.add(name)
             settled.append(manifest.check_clip_id(name))
         return cuts.set_column(0, manifest.SEGMENTS.field("clip_id"), pa.array(settled, pa.string()))

@@ -1,4 +1,4 @@
-"""Assign recordings to train, valid and test, without duplicates across splits; once for all variants of clips."""
+"""Assign recordings to train, valid and test, without duplicates across splits, for all variants of clips."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from soundmill.params import Probability, Seed, StageParams
 class SplitsParams(StageParams):
     valid_fraction: Probability
     test_fraction: Probability
-    duplicates: Literal["fail", "drop"] = Field(description="what becomes of the same sound in two of the corpus's own splits")
+    duplicates: Literal["fail", "drop"] = Field(description="if the corpus's own splits share a sound: fail, or drop the copies")
     seed: Seed
 
     @model_validator(mode="after")
     def _leaves_training(self) -> SplitsParams:
         if self.valid_fraction + self.test_fraction >= 1:
-            raise ValueError("valid_fraction + test_fraction must be below 1: nothing would be left to train on")
+            raise ValueError("valid_fraction + test_fraction must be below 1, or nothing would be left for training")
         return self
 
 
@@ -38,10 +38,10 @@ def run(
     duplicates: stage.Input,
     splits: stage.Output,
 ) -> dict[str, Any]:
-    """Write the split of every recording, and which stretches of it are copies of what another split has.
+    """Write the split of every recording, and its stretches that are copies of sound in another split.
 
-    Shares are of the recordings that have a clip of the variant `default` which `quality` keeps. Recordings that `duplicates`
-    joins share a split; where the corpus's own splits part them, the run fails or drops one of the two, as the parameters say.
+    Shares count recordings with a clip of the variant `default` that `quality` keeps. Recordings with `duplicates` of each other
+    share a split; if the corpus's own splits separate them, the run fails or drops one of them, depending on the parameters.
     """
     recordings = shards.read_table(corpus / "recordings.parquet", manifest.RECORDINGS)
     captions = shards.read_table(corpus / "captions.parquet", manifest.CAPTIONS, ["recording_id", "labels"])
@@ -61,8 +61,8 @@ def run(
     shards.write_rows(rows, splits, manifest.RECORDING_SPLITS)
     if decided_by != "given" and pc.any(pc.is_valid(recordings["split"])).as_py():
         print(
-            f"{ctx.name}: the given splits leave nothing to train on, or call all of it train where there are folds; they are put "
-            f"aside, and splits are by {decided_by}"
+            f"{ctx.name}: the given splits are ignored, because they have no training part, or only one although there are folds; "
+            f"splits are by {decided_by}"
         )
     rows = zip(*(table[name].to_pylist() for name in ("clip_id", "recording_id", "split")), strict=True)
     used = {recording_id: split for clip_id, recording_id, split in rows if clip_id not in left_out}
@@ -109,7 +109,7 @@ def _leave_out(
     pairs: list[tuple[int, int]],
     decided_by: assignment.Source,
 ) -> dict[str, str]:
-    """Clips to drop (id → recording) because another split has the same sound; without leave to drop them, a UserError."""
+    """Clips to drop (id → recording) because another split has the same sound; UserError if dropping is not allowed."""
     stays_of, split = copies.to_leave_out(recordings, table, pairs, decided_by)
     ids, owners, sources = (table[name].to_pylist() for name in ("clip_id", "recording_id", "source"))
     if stays_of and params.duplicates == "fail":
@@ -119,7 +119,7 @@ def _leave_out(
         )
         raise UserError(
             f"{len(stays_of)} clips are the same sound or video as one in another of the corpus's own splits ({decided_by}), "
-            f"first: {first}. Mend the corpus, or let `splits.duplicates: drop` leave out the copies in training and validation"
+            f"first: {first}. Correct the corpus, or set `splits.duplicates: drop` to drop the copies in training and validation"
         )
     for copy, stays in stays_of.items():
         what = f"{ids[copy]} ({split[copy]}) is the same sound or video as {ids[stays]} ({split[stays]})"

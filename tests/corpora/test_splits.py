@@ -120,10 +120,10 @@ def test_what_is_wrong_with_splits_is_told_with_the_remedy():
     assert warnings(whole, 0.1, 4) == []
     lacking = [("train", ["dog", "rain"]), ("test", ["dog"]), ("test", ["bell"])]
     assert warnings(lacking, 0.1, 3) == [
-        "1 of 3 labels have no clip in train: bell; add recordings of them, or they are not learnt",
+        "1 of 3 labels have no clip in train: bell; add recordings of them, or they are not learned",
         "1 of 3 labels have no clip in test: rain; add recordings of them, or they are not scored",
     ]
-    for fraction, sources, remedy in ((0.0, 9, "raise splits.test_fraction"), (0.1, 1, "of one source or copies of one sound")):
+    for fraction, sources, remedy in ((0.0, 9, "raise splits.test_fraction"), (0.1, 1, "one source or are copies of one sound")):
         (line,) = warnings([("train", ["dog"]), ("valid", ["dog"])], fraction, sources)
         assert "no clip is in test" in line
         assert remedy in line
