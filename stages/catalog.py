@@ -1,4 +1,4 @@
-"""Write the catalog of one clip variant: every used clip with its captions, labels and split."""
+"""Describe the clips of one variant by captions, labels and splits, for all later stages."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from soundmill.corpora import catalog as catalogs
 from soundmill.errors import UserError
 from soundmill.params import StageParams, did_you_mean
 
-NAMED = 20  # how many missing or orphan ids the metrics name
-OVERLAP_SECONDS = 1e-3  # a shorter overlap with a copy is a rounding error
+NAMED = 20  # missing and orphan ids in the metrics
+OVERLAP_SECONDS = 1e-3  # smaller overlaps are rounding errors
 
 
 class CatalogParams(StageParams):
     caption_template: str
-    only: list[str] = Field(description="use only clips with one of these labels; []: all clips")
+    only: list[str] = Field(description="labels; only clips with one of them are used; []: all clips")
 
     @field_validator("caption_template")
     @classmethod
     def _has_label(cls, template: str) -> str:
         if "{label}" not in template:
-            raise ValueError("must contain {label}, which the clip's label replaces")
+            raise ValueError("must contain {label}, which is replaced by the clip's label")
         return template
 
 
@@ -41,7 +41,7 @@ def run(
     splits: stage.Input,
     catalog: stage.Output,
 ) -> dict[str, Any]:
-    """Write one row per clip, except clips that `quality` rejected and clips that overlap a copy listed in `splits`."""
+    """Write one row per clip, without clips that `quality` rejects and copies according to `splits`."""
     described = catalogs.describe(corpus, clips, quality, params.caption_template)
     assigned = shards.read_table(splits, manifest.RECORDING_SPLITS)
     split_of = dict(zip(assigned["recording_id"].to_pylist(), assigned["split"].to_pylist(), strict=True))
@@ -79,22 +79,22 @@ def run(
     }
 
 
-def _with_labels(table: pa.Table, only: list[str]) -> pa.Table:
-    """The clips with one of the labels; UserError for a label that no clip has."""
-    if not only:
+def _with_labels(table: pa.Table, labels: list[str]) -> pa.Table:
+    """The clips with one of the labels; UserError if no clip has one of them."""
+    if not labels:
         return table
-    names = sorted(set(pc.list_flatten(table["labels"]).to_pylist()))
-    for label in only:
-        if label not in names:
-            suggestion = did_you_mean(label, names)
-            raise UserError(f"catalog.only: no clip has the label {label!r}{suggestion} (labels: {', '.join(names)})")
-    return table.filter(pa.array([not set(only).isdisjoint(labels or []) for labels in table["labels"].to_pylist()]))
+    existing = sorted(set(pc.list_flatten(table["labels"]).to_pylist()))
+    for label in labels:
+        if label not in existing:
+            suggestion = did_you_mean(label, existing)
+            raise UserError(f"catalog.only: no clip has the label {label!r}{suggestion} (labels: {', '.join(existing)})")
+    return table.filter(pa.array([not set(labels).isdisjoint(some or []) for some in table["labels"].to_pylist()]))
 
 
 def _copies(table: pa.Table, assigned: pa.Table, quality: Path) -> list[str]:
-    """Ids of the clips that overlap a stretch of their recording that is left out as a copy."""
-    with_copies = assigned.filter(pc.greater(pc.list_value_length(assigned["copies"]), 0)).to_pylist()
-    copies_of = {row["recording_id"]: row["copies"] for row in with_copies}
+    """Ids of the clips that overlap a stretch of their recording that is a copy."""
+    some = assigned.filter(pc.greater(pc.list_value_length(assigned["copies"]), 0)).to_pylist()
+    copies_of = {row["recording_id"]: row["copies"] for row in some}
     clips = table.filter(pc.is_in(table["recording_id"], pa.array(copies_of, pa.string())))
     owner_of = dict(zip(clips["clip_id"].to_pylist(), clips["recording_id"].to_pylist(), strict=True))
     return [

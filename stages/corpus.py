@@ -1,6 +1,6 @@
-"""Synthesise an embedded corpus: recordings with metadata, and the tables that the pipeline reads.
+"""Synthesise an embedded corpus: recordings, metadata and tables.
 
-`synthetic` has sound events with AudioCaps names and captions; `loops` has loops of known tempo.
+`synthetic`: sound events with names and captions as in AudioCaps. `loops`: loops of known tempo.
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ class CorpusParams(StageParams):
     external: list[str] = Field(max_length=0)
     shards: int = Field(ge=1, le=4096)
     recordings: int = Field(ge=synthetic.MIN_RECORDINGS, le=10_000)
-    valid_fraction: float = Field(ge=0, lt=1, description="share of the recordings held out for validation; of events at least 4")
-    test_fraction: float = Field(ge=0, lt=1, description="share held out for the test")
+    valid_fraction: float = Field(
+        ge=0, lt=1, description="share of recordings for validation; for `synthetic` at least 4 recordings"
+    )
+    test_fraction: float = Field(ge=0, lt=1, description="share of recordings for the test")
     window_seconds: Seconds | None = Field(
-        ge=1, description="one caption per window, equal to the segment stage's clip_seconds; null for loops"
+        ge=1, description="window of one caption, as clip_seconds of the stage segment; null for loops"
     )
     min_seconds: Seconds | None
     seed: Seed
@@ -48,9 +50,9 @@ class CorpusParams(StageParams):
 
 
 def run(params: CorpusParams, ctx: stage.Context, corpus: stage.Output, forgotten: stage.Input = None) -> dict[str, Any]:
-    """Render every planned recording, write metadata, and read both with a corpus adapter, as for an external corpus.
+    """Render all planned recordings, write their metadata, and read these with an adapter, as for any corpus.
 
-    Forgotten recordings are rendered too, as their digest identifies them, and then removed.
+    Recordings that are `forgotten` are rendered, recognised by digest and removed.
     """
     planned, jobs = _planned(params)
     make = loop_corpus.write if params.format == "loops" else synthetic.write_recording
@@ -92,7 +94,7 @@ Planned = list[synthetic.Recording] | list[loop_corpus.Loop]
 
 
 def _planned(params: CorpusParams) -> tuple[Planned, list[shards.Job]]:
-    """The recordings, and a job to render each."""
+    """The planned recordings and a job for each."""
     fractions = params.valid_fraction, params.test_fraction
     if params.format == "loops":
         loops = loop_corpus.plan(params.recordings, *fractions, params.seed)

@@ -1,4 +1,4 @@
-"""Find duplicates among the clips of the variant `default`, by sound and by video."""
+"""Find duplicates, by sound and video, among the clips of the variant `default`."""
 
 from __future__ import annotations
 
@@ -8,18 +8,30 @@ from typing import Any
 from pydantic import Field
 
 from soundmill import manifest, shards, stage
+from soundmill.corpora import quality_report
 from soundmill.corpora.duplicates import find
 from soundmill.params import Probability, StageParams
 
 
+class ReportParams(StageParams):
+    examples: int = Field(ge=0, le=200, description="pairs to see and hear")
+    megabytes: float = Field(ge=0, le=500, description="of sound on the page, at most")
+
+
 class DuplicatesParams(StageParams):
-    threshold: Probability = Field(gt=0, description="share of the shorter clip that must occur in the other")
+    threshold: Probability = Field(gt=0, description="share of the shorter clip that must be found in the other")
+    report: ReportParams
 
 
 def run(
-    params: DuplicatesParams, ctx: stage.Context, corpus: stage.Input, clips: stage.Input, duplicates: stage.Output
+    params: DuplicatesParams,
+    ctx: stage.Context,
+    corpus: stage.Input,
+    clips: stage.Input,
+    duplicates: stage.Output,
+    report: stage.Shown,
 ) -> dict[str, Any]:
-    """Write all pairs of clips of different recordings that have the same sound, or the same second of a video."""
+    """Write all pairs of clips, of two recordings each, that are the same sound or seconds of one video, and the page."""
     columns = ["recording_id", "group", "start_time", "corpus"]
     recordings = shards.read_table(corpus / "recordings.parquet", manifest.RECORDINGS, columns)
     scratch = ctx.scratch / "duplicates"
@@ -27,6 +39,12 @@ def run(
     result = find(clips, recordings, ctx.map_shards, scratch, params.threshold)
     shards.write_rows(result.pairs, duplicates, manifest.DUPLICATES)
 
+    def show() -> None:
+        num_bytes = int(params.report.megabytes * 1e6)
+        quality_report.write_duplicates(report, clips, result.pairs, params.report.examples, num_bytes)
+        ctx.tracking.log_file(report)
+
+    ctx.show(f"the page ({report.name})", show)
     recording_of = dict(zip(result.names["clip_id"].to_pylist(), result.names["recording_id"].to_pylist(), strict=True))
     corpus_of = dict(zip(recordings["recording_id"].to_pylist(), recordings["corpus"].to_pylist(), strict=True))
     across = sum(corpus_of[recording_of[pair["a"]]] != corpus_of[recording_of[pair["b"]]] for pair in result.pairs)

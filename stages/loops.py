@@ -1,6 +1,6 @@
-"""Make a corpus of loops: recordings with a detected tempo, cut to whole bars, all bars stretched to the same length.
+"""Make a corpus of loops: recordings with an estimated tempo, cut to whole bars, all bars stretched to one length.
 
-`segment` and `resample` read it like any corpus, and cut it into bars.
+The result is a corpus that `segment` and `resample` cut into bars.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from soundmill.decoding.stretch import Stretcher, stretch
 from soundmill.errors import UserError
 from soundmill.params import Decibels, SampleRate, Seconds, StageParams
 
-NAMED = 20  # recordings that the metrics name
-SHOWN = 12  # loops in the picture
-SHOWN_SECONDS = 8.0  # of each loop
-OCTAVES = (0.5, 1.0, 2.0)  # factors by which a name's tempo may differ from the detected one
-TEMPO_TOLERANCE = 0.02  # relative
+NAMED = 20  # recordings listed in the metrics
+SHOWN = 12  # in the picture
+SHOWN_SECONDS = 8.0  # of each
+OCTAVES = (0.5, 1.0, 2.0)  # ratios of a name's tempo to the estimate that count as equal
+CLOSE = 0.02  # relative tolerance of tempi
 
 
 class LoopsParams(StageParams):
     sample_rate: SampleRate
     channels: Literal[1, 2]
-    bar_seconds: Seconds = Field(ge=0.1, description="the length of every bar after stretching")
-    lowest_bpm: float = Field(ge=30, le=200, description="tempi that are not in the file name are searched from this to twice this")
+    bar_seconds: Seconds = Field(ge=0.1, description="length of every bar after stretching")
+    lowest_bpm: float = Field(ge=30, le=200, description="tempi are estimated between this and twice this, unless a name gives one")
     longest_stretch: float = Field(
-        gt=1, le=4, description="recordings whose bars would be stretched or compressed by more than this factor are rejected"
+        gt=1, le=4, description="recordings whose bars need a larger stretch factor, or a smaller inverse, are rejected"
     )
     stretcher: Stretcher
     silence_dbfs: Decibels = Field(le=0)
@@ -55,13 +55,13 @@ def run(
     picture: stage.Shown,
     forgotten: stage.Input = None,
 ) -> dict[str, Any]:
-    """Write `audio/shard-*.parquet`, one row per loop; recordings without a loop are quarantined.
+    """Write `audio/shard-*.parquet`, one row per loop with its sound and estimate; other recordings go to quarantine.
 
-    Recordings with a forgotten stretch are quarantined too, as its position in the loop is unknown.
+    So do recordings with a `forgotten` stretch, since times change in a loop.
     """
-    recordings = _not_forgotten(shards.read_table(corpus / "recordings.parquet", manifest.RECORDINGS), forgotten, ctx)
+    recordings = _remembered(shards.read_table(corpus / "recordings.parquet", manifest.RECORDINGS), forgotten, ctx)
     if not recordings.num_rows:
-        raise UserError(f"{corpus}: no recording is left: all are in forgotten.yaml")
+        raise UserError(f"{corpus}: no recording is left for loops: all are in forgotten.yaml")
     sources = Sources.of(corpus, ctx.root, ctx.home)
     jobs = [
         shards.Job(shards.shard_name(shard), (rows, sources, params), rows.num_rows, shards.table_digest(rows.select(KEY)))
@@ -74,13 +74,13 @@ def run(
     if not report.counts.get("loops"):
         counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(3))
         raise UserError(
-            f"none of the {recordings.num_rows} recordings is a loop: {counts}; first: {_first(report)}. File names with a tempo "
-            "(`pad 120bpm.wav`) help if the pulse is faint; also check `lowest_bpm` and `longest_stretch` of these loops"
+            f"none of the {recordings.num_rows} recordings is a loop: {counts}; first: {_first(report)}. A tempo in the name "
+            "(`pad 120bpm.wav`) helps if the pulse is weak; check also `lowest_bpm` and `longest_stretch` of these loops"
         )
     found = _write_tables(corpus, loops, recordings)
     misnamed = [row["path"] for row in found if is_misnamed(row["named_bpm"], row["bpm"])]
     for row in [row for row in found if row["path"] in misnamed[:NAMED]]:
-        print(f"{ctx.name}: {row['path']}: named {row['named_bpm']:g} BPM, detected {row['bpm']:.4g} BPM")
+        print(f"{ctx.name}: {row['path']}: its name says {row['named_bpm']:g} bpm, but it has {row['bpm']:.4g}")
     ctx.show(f"the loops ({picture.name})", partial(_draw, loops, picture))
     return {
         "recordings": recordings.num_rows,
@@ -90,31 +90,31 @@ def run(
         "found_by": dict(sorted(Counter(row["found_by"] for row in found).items())),
         "misnamed": len(misnamed),
         "misnamed_first": misnamed[:NAMED],
-        "ffmpeg": decode.ffmpeg_version(),  # stretching is reproducible within one version
+        "ffmpeg": decode.ffmpeg_version(),  # stretching is reproducible only with one version
         "quarantined_for": {reason.replace(" ", "_"): count for reason, count in sorted(reasons.items())},
     }
 
 
-def _not_forgotten(recordings: pa.Table, forgotten: Path | None, ctx: stage.Context) -> pa.Table:
+def _remembered(recordings: pa.Table, forgotten: Path | None, ctx: stage.Context) -> pa.Table:
     """The recordings without a forgotten stretch."""
     stretches = lists.read(forgotten).stretches(recordings.select(["recording_id", "digest"]).to_pylist())
-    forgotten_rows = pc.is_in(recordings["recording_id"], pa.array(stretches, pa.string()))
-    for row in recordings.filter(forgotten_rows).to_pylist():
+    gone = pc.is_in(recordings["recording_id"], pa.array(stretches, pa.string()))
+    for row in recordings.filter(gone).to_pylist():
         ctx.reject(row["path"], lists.REASON, "; ".join(reason for _, _, reason in stretches[row["recording_id"]]))
-    return recordings.filter(pc.invert(forgotten_rows))
+    return recordings.filter(pc.invert(gone))
 
 
 def _first(report: shards.Report) -> str:
-    """The first rejected recording, with its reason."""
+    """The first rejected recording, with the reason."""
     row = min(report.quarantine, key=lambda row: row["path"])
     return f"{row['path']}: {row['reason']} ({row['detail']})"
 
 
 def is_misnamed(named: float | None, found: float) -> bool:
-    return named is not None and all(abs(named / found / octave - 1) > TEMPO_TOLERANCE for octave in OCTAVES)
+    return named is not None and all(abs(named / found / octave - 1) > CLOSE for octave in OCTAVES)
 
 
-KEY = ["raw_path", "recording_id", "path", "digest"]  # the columns that a recording's loop depends on
+KEY = ["raw_path", "recording_id", "path", "digest"]  # columns that a loop depends on
 
 
 def loops_shard(
@@ -123,7 +123,7 @@ def loops_shard(
     """Write the loops of one shard's recordings."""
     import torch
 
-    torch.set_num_threads(1)  # more would change the last bits
+    torch.set_num_threads(1)  # the last bits depend on the number of threads
     with shards.ItemWriter(output, manifest.LOOPS, previous) as writer:
         rows = [(row, hashing.digest(*(row[name] for name in KEY))) for row in recordings.to_pylist()]
         places = (
@@ -146,7 +146,7 @@ def loops_shard(
 
 
 def _loop_of(row: dict[str, Any], recording: decode.Recording | decode.DecodeError, params: LoopsParams) -> dict[str, Any]:
-    """The recording's row of manifest.LOOPS; DecodeError or NoLoopError if it has no loop."""
+    """The row of manifest.LOOPS of a recording; DecodeError or NoLoopError if it is not a loop."""
     if isinstance(recording, decode.DecodeError):
         raise recording
     rate = recording.sample_rate
@@ -154,13 +154,13 @@ def _loop_of(row: dict[str, Any], recording: decode.Recording | decode.DecodeErr
     wave = np.concatenate([np.zeros((0, params.channels), np.float32), *blocks]).T
     peak = float(np.abs(wave).max(initial=0.0))
     if peak == 0 or 20 * math.log10(peak) <= params.silence_dbfs:
-        raise tempo.NoLoopError("silent", f"never above {params.silence_dbfs:g} dB of full scale")
+        raise tempo.NoLoopError("silent", f"never above {params.silence_dbfs:g} dBFS")
     found = tempo.find(resample(wave.mean(0) / np.float32(peak), rate, tempo.RATE), Path(row["path"]).name, params.lowest_bpm)
     ratio = params.bar_seconds / found.bar_seconds
     if not 1 / params.longest_stretch <= ratio <= params.longest_stretch:
         raise tempo.NoLoopError(
             "stretch",
-            f"a bar at {found.bpm:.4g} BPM would become {ratio:.3g} times as long (tempo by {found.found_by})",
+            f"a bar at {found.bpm:.4g} bpm would be stretched by {ratio:.3g} (tempo by {found.found_by})",
         )
     first = segment.to_samples(found.start, rate)
     cut = wave[:, first : first + segment.to_samples(found.bars * found.bar_seconds, rate)]
@@ -185,19 +185,19 @@ def _loop_of(row: dict[str, Any], recording: decode.Recording | decode.DecodeErr
 
 
 def _write_tables(corpus: Path, loops: Path, recordings: pa.Table) -> list[dict[str, Any]]:
-    """Write the loops as recordings of a corpus, with the captions of whole recordings; returns their rows, without audio."""
+    """Write the loops as recordings with the captions of whole recordings; returns their estimates."""
     of_id = {row["recording_id"]: row for row in recordings.to_pylist()}
     rows, found = [], []
     for path in shards.shard_paths(loops / "audio"):
         for number, loop in enumerate(shards.read_rows(path, manifest.LOOPS, manifest.LOOPS.names)):
             size = len(loop.pop("audio")["bytes"])
-            file_facts = {"raw_path": embedded_path(path.name.encode(), number), "size": size, "digest": loop["digest"]}
-            rows.append({**of_id[loop["recording_id"]], **file_facts})
+            place = {"raw_path": embedded_path(path.name.encode(), number), "size": size, "digest": loop["digest"]}
+            rows.append({**of_id[loop["recording_id"]], **place})
             found.append(loop)
     shards.write_rows(rows, loops / "recordings.parquet", manifest.RECORDINGS)
     captions = shards.read_table(corpus / "captions.parquet", manifest.CAPTIONS)
-    of_loops = pc.is_in(captions["recording_id"], pa.array([row["recording_id"] for row in rows], pa.string()))
-    whole = captions.filter(pc.and_(of_loops, pc.is_null(captions["start_time"])))  # captions of windows do not fit a loop
+    ours = pc.is_in(captions["recording_id"], pa.array([row["recording_id"] for row in rows], pa.string()))
+    whole = captions.filter(pc.and_(ours, pc.is_null(captions["start_time"])))  # windows refer to other times than a loop's
     shards.write_rows(whole.to_pylist(), loops / "captions.parquet", manifest.CAPTIONS)
     return sorted(found, key=lambda row: row["path"])
 

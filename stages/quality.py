@@ -1,11 +1,9 @@
-"""Apply the quality rules to every clip, and write a page of rejected clips and duplicates."""
+"""Apply the quality rules to every clip; write a page with the measures and the rejected clips."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import Field
 
 from soundmill import manifest, shards, stage
@@ -16,10 +14,10 @@ from soundmill.params import Decibels, Hertz, Probability, Seconds, StageParams
 
 
 class Rules(StageParams):
-    """Limits of the values measured at decoding; null: the rule is off. The first broken rule is a clip's reason."""
+    """Limits of the measures; null: off. The first broken rule in this order is the reason for rejection."""
 
     min_seconds: Seconds | None
-    min_level_db: Decibels | None  # A-weighted, of the loudest window; digital silence is below every limit
+    min_level_db: Decibels | None  # A-weighted, of the loudest window; digital silence always fails
     max_level_db: Decibels | None
     max_silence_ratio: Probability | None
     max_clipping_ratio: Probability | None
@@ -32,8 +30,8 @@ class Rules(StageParams):
 
 
 class ReportParams(StageParams):
-    examples: int = Field(ge=0, le=200, description="clips shown for each rule, and pairs of duplicates")
-    megabytes: float = Field(ge=0, le=500, description="maximum size of the sounds on the page")
+    examples: int = Field(ge=0, le=200, description="clips to see and hear of each rule")
+    megabytes: float = Field(ge=0, le=500, description="of sound on the page, at most")
 
 
 class QualityParams(StageParams):
@@ -46,28 +44,17 @@ def run(
     ctx: stage.Context,
     corpus: stage.Input,
     clips: stage.Input,
-    duplicates: stage.Input,
     verdicts: stage.Output,
     report: stage.Shown,
 ) -> dict[str, Any]:
-    """Write a verdict on every clip and the page; clips that break a rule are quarantined.
-
-    `duplicates` are pairs of clips of the variant `default`; the page shows those whose ids this variant has too.
-    """
+    """Write a verdict on every clip and the page; clips that break a rule go to quarantine."""
     recordings = shards.read_table(corpus / "recordings.parquet", manifest.RECORDINGS, ["recording_id", "corpus"])
     survey, rejected = judge(clips, recordings, params.rules.limits(), verdicts)
     _check_left(survey, len(rejected))
     ctx.quarantine.extend(rejected)
 
     def show() -> None:
-        names = pa.concat_tables(
-            shards.read_table(path, manifest.CLIPS, ["clip_id", "recording_id"]) for path in shards.shard_paths(clips)
-        )
-        table = shards.read_table(duplicates, manifest.DUPLICATES)
-        here = pc.and_(*(pc.is_in(table[side], names["clip_id"].combine_chunks()) for side in "ab"))
-        pairs = table.filter(here).to_pylist()
-        places = quality_report.places(survey, names, {clip for pair in pairs for clip in (pair["a"], pair["b"])})
-        quality_report.write(report, survey, pairs, places, params.report.examples, int(params.report.megabytes * 1e6))
+        quality_report.write(report, survey, params.report.examples, int(params.report.megabytes * 1e6))
         ctx.tracking.log_file(report)
 
     ctx.show(f"the page ({report.name})", show)
@@ -87,7 +74,7 @@ def _check_left(survey: Survey, rejected: int) -> None:
         median = survey.spread()[limit.measure].get("p50", "none")
         raise UserError(
             f"all {len(survey)} clips break a rule, {broken[limit.name]} of them quality.rules.{limit.name} "
-            f"{limit.value:g} (median of {limit.measure}: {median}); relax it in params.yaml, or switch it off with null"
+            f"{limit.value:g} (median of {limit.measure}: {median}); relax it in params.yaml, or turn it off with null"
         )
 
 

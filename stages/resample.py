@@ -22,21 +22,21 @@ from soundmill.corpora.sources import Sources
 from soundmill.decoding import decode
 from soundmill.errors import UserError
 
-MAX_PEAK = 2.0**32  # unscaled 32-bit integers are accepted; larger values are garbage
-SPOOL_BYTES = 64 << 20  # larger decoded recordings are kept on disk, not in memory
+MAX_PEAK = 2.0**32  # the range of unscaled 32-bit integers
+SPOOL_BYTES = 64 << 20  # larger decoded recordings are spooled to disk
 COUNTED = (
     "upsampled_recordings",  # lower rate than the clips
     "doubled_recordings",  # one channel, clips have two
     "reduced_recordings",  # more channels than the clips
     "attenuated_recordings",  # above full scale
     "length_adjusted_recordings",
-    "silent_clips",  # cannot be amplified
-    "limited_clips",  # gain reduced to avoid clipping
+    "silent_clips",  # no gain was applied
+    "limited_clips",  # the gain was limited to avoid clipping
 )
 
 
 def run(params: ClipPlan, ctx: stage.Context, corpus: stage.Input, segments: stage.Input, clips: stage.Output) -> dict[str, Any]:
-    """Write `clips/shard-*.parquet`; a recording that fails anywhere is quarantined as a whole, with its reason."""
+    """Write `clips/shard-*.parquet`; a recording that fails anywhere goes to quarantine as a whole."""
     cuts = shards.read_table(segments, manifest.SEGMENTS)
     sources = Sources.of(corpus, ctx.root, ctx.home)
     jobs = [
@@ -70,7 +70,7 @@ def resample_shard(cuts: pa.Table, sources: Sources, params: ClipPlan, output: P
             for recording, key in keyed
             if key not in writer
         )
-        # `segment` has already probed these files and checked their digests.
+        # `segment` has already probed files with these digests.
         with closing(decode.open_all(places, params.max_seconds, sums_checked=True)) as opened:
             for recording, key in keyed:
                 if not writer.copy(key):
@@ -98,7 +98,7 @@ def _write_recording(
     report: shards.Report,
 ) -> None:
     first = cuts[0]
-    # Decoded completely before anything is written: its peak and end are needed first, and no partial recording may be kept.
+    # Spooled first: its peak and length are known only at the end, and no part of a faulty recording must be written.
     with tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=scratch) as spool:
         try:
             if isinstance(recording, decode.DecodeError):
@@ -126,7 +126,7 @@ def _write_recording(
                     "audio": {"bytes": data, "path": f"{cut['clip_id']}.flac"},
                     "source": cut["source"],
                     "start": cut["start"],
-                    # With the samples, so that everything is rebuilt if another decoder yields different ones.
+                    # Includes the samples: another decoder may decode the same file differently.
                     "digest": hashing.digest(cut["digest"], cut["start_sample"], cut["num_samples"], flac.flac_checksum(data)),
                     "recording_id": cut["recording_id"],
                     "num_samples": wave.shape[1],
@@ -144,7 +144,7 @@ def _write_recording(
 
 
 def _decode(recording: decode.Recording, meter: RecordingMeter, params: ClipPlan, spool: IO[bytes]) -> tuple[int, float]:
-    """Write the recording to `spool` as float32 [T, C], with the rate and channels of its clips; returns (T, peak)."""
+    """Write the recording to `spool` as float32 [T, C] with the channels and rate of its clips; returns (T, peak)."""
 
     def fitted() -> Iterator[np.ndarray]:
         for block in recording.blocks:
@@ -166,19 +166,19 @@ def _decode(recording: decode.Recording, meter: RecordingMeter, params: ClipPlan
 def _check_sound(num_samples: int, peak: float, meter: RecordingMeter, planned: int, params: ClipPlan) -> None:
     if abs(num_samples - planned) > params.tolerance_seconds * params.sample_rate:
         reason = "truncated" if num_samples < planned else "corrupt"
-        seconds, planned_seconds = num_samples / params.sample_rate, planned / params.sample_rate
-        raise decode.DecodeError(reason, f"{seconds:.3f} s decoded, {planned_seconds:.3f} s planned")
+        decoded, expected = num_samples / params.sample_rate, planned / params.sample_rate
+        raise decode.DecodeError(reason, f"{decoded:.3f} s decoded, {expected:.3f} s planned")
     if peak == 0.0 or 20 * math.log10(peak) <= params.silence_dbfs:
-        # None if every channel is silent.
+        # None if all channels are silent.
         correlation = meter.channel_correlation() if params.channels == 1 else None
         why = f"; its channels cancel when mixed to one: channel_correlation {correlation:g}" if correlation else ""
         if 1 < params.channels < meter.channels:
             why = f"; only the first {params.channels} of its {meter.channels} channels are used"
-        raise decode.DecodeError("silent", f"never above {params.silence_dbfs:g} dB of full scale{why}")
+        raise decode.DecodeError("silent", f"never above {params.silence_dbfs:g} dBFS{why}")
 
 
 def _read_spool(spool: IO[bytes], start: int, count: int, num_samples: int, channels: int) -> np.ndarray:
-    """Samples float32 [C, count] from `start`; fewer if the recording ends earlier than planned, within the tolerance."""
+    """Samples float32 [C, count] from `start`; fewer at the end of a recording that is shorter than planned, within tolerance."""
     spool.seek(4 * channels * min(start, num_samples))
     return np.frombuffer(spool.read(4 * channels * count), np.float32).reshape(-1, channels).T
 

@@ -1,4 +1,4 @@
-"""Take the inventory of an external corpus: its recordings and captions. Files are digested, not decoded."""
+"""List the recordings and captions of an external corpus. Files are digested, not decoded."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any
 
 from soundmill import disk, hashing, manifest, shards, stage
 from soundmill.corpora import forgotten as lists
-from soundmill.corpora import inventory, registry, union
+from soundmill.corpora import handover, inventory, registry, union
 from soundmill.corpora.forgotten import Forgotten
 from soundmill.corpora.section import Directory, ScanParams, directories, named
 
 TABLES = ("recordings.parquet", "captions.parquet")
-NAMED = 20  # how many of each kind the metrics name; `soundmill corpus check` names all
+NAMED = 20  # entries of each kind in the metrics; `soundmill corpus check` lists all
 
 
 def run(params: ScanParams, ctx: stage.Context, corpus: stage.Output, forgotten: stage.Input = None) -> dict[str, Any]:
-    """Write the tables of recordings and captions; unusable and forgotten files are quarantined without being decoded.
+    """Write the tables of recordings and captions; unusable files and `forgotten` recordings go to quarantine.
 
-    This stage runs in every `dvc repro`. If no file changed, the last tables are linked and no run is recorded.
+    Runs in every `dvc repro`. If no file has changed, it links the last tables and records no run.
     """
     left_out = lists.read(forgotten)
     sources = [_take(directory, params, left_out, ctx) for directory in directories(params, ctx.home)]
@@ -44,7 +44,7 @@ def run(params: ScanParams, ctx: stage.Context, corpus: stage.Output, forgotten:
             os.link(kept / name, corpus / name)
     else:
         ctx.tracking.begin()
-        rejected, metrics = _write_tables(params, sources, left_out, corpus)
+        rejected, metrics = _write_tables(params, sources, left_out, corpus, ctx.scratch.parent)
         outcome = {"rejected": rejected, "metrics": metrics}
         _keep(outcome, corpus, kept)
     ctx.quarantine.extend(outcome["rejected"])
@@ -61,7 +61,7 @@ def _facts(files: inventory.Inventory, ctx: stage.Context) -> list[Any]:
 
 
 def _keep(outcome: dict[str, Any], corpus: Path, kept: Path) -> None:
-    """Link the tables for the next run, replacing the last ones."""
+    """Keep the tables for the next run, in place of the last ones."""
     shutil.rmtree(kept.parent, ignore_errors=True)
     kept.mkdir(parents=True)
     for name in TABLES:
@@ -71,14 +71,15 @@ def _keep(outcome: dict[str, Any], corpus: Path, kept: Path) -> None:
 
 
 def _write_tables(
-    params: ScanParams, sources: list[Source], left_out: Forgotten, corpus: Path
+    params: ScanParams, sources: list[Source], left_out: Forgotten, corpus: Path, work: Path
 ) -> tuple[list[dict[str, str]], dict[str, Any]]:
-    """Read captions and labels, write the tables; returns the rejected files and the metrics."""
+    """Read captions and labels, or load the survey's tables in `work`; write the tables; return rejected rows and metrics."""
     parts = []
     for source in sources:
         with named(source.name):
-            tables = registry.read(source.format, source.inventory, params.shards)
-        parts.append(union.Part(source.name, source.weight, source.inventory, tables))
+            tables = handover.load(work, source.inventory, source.format, params.shards)
+            tables = tables or registry.read(source.format, source.inventory, params.shards)
+        parts.append(union.UnionPart(source.name, source.weight, source.inventory, tables))
     files, tables = union.unite(parts) if params.format == union.NAME else (parts[0].inventory, parts[0].tables)
     left_out.leave_out_recordings(tables)
     shards.write_rows(tables.recordings, corpus / "recordings.parquet", manifest.RECORDINGS)
@@ -121,7 +122,7 @@ def _write_tables(
 
 @dataclass(frozen=True)
 class Source:
-    """One directory of recordings; `name` is empty if it is the whole corpus."""
+    """One directory of recordings; `name` is empty without a union."""
 
     name: str
     format: str

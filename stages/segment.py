@@ -1,4 +1,4 @@
-"""Plan sample-exact cuts of every recording into clips of at most `clip_seconds`; writes a table, no audio."""
+"""Plan cuts of every recording into clips of at most `clip_seconds`: a table of sample-exact cuts, without audio."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from soundmill.errors import UserError
 def run(
     params: ClipPlan, ctx: stage.Context, corpus: stage.Input, segments: stage.Output, forgotten: stage.Input = None
 ) -> dict[str, Any]:
-    """Plan the cuts of every recording; recordings that cannot be decoded or give no clip are quarantined with the reason.
+    """Plan the cuts of every recording; recordings that cannot be decoded or give no clip go to quarantine.
 
-    Cuts that overlap a forgotten stretch are quarantined too.
+    So do cuts that overlap a `forgotten` stretch.
     """
     table = corpus / "recordings.parquet"
     recordings = shards.read_table(table, manifest.RECORDINGS)
@@ -54,9 +54,7 @@ def run(
         "recordings": recordings.num_rows,
         "recordings_cut": report.counts["recordings"],
         "decoded_by": {name: report.counts.get(name, 0) for name in ("libsndfile", "ffmpeg")},
-        "ffmpeg": decode.ffmpeg_version()
-        if report.counts.get("ffmpeg")
-        else None,  # lossy decoding is reproducible within one version
+        "ffmpeg": decode.ffmpeg_version() if report.counts.get("ffmpeg") else None,  # lossy formats depend on its version
         "clips": report.counts["clips"],
         "seconds": report.counts["samples"] / params.sample_rate,
         "padded_clips": report.counts.get("padded_clips", 0),
@@ -76,9 +74,9 @@ def plan_shard(
     output: Path,
     previous: Path | None = None,
 ) -> shards.Report:
-    """Probe the recordings of one shard and write their cuts, with preliminary clip names.
+    """Probe the recordings of one shard and write their cuts, under preliminary clip names.
 
-    Cuts that overlap `stretches` (by recording) are left out.
+    Cuts that overlap these `stretches` (by recording) are left out.
     """
     with shards.ItemWriter(output, manifest.SEGMENTS, previous) as writer:
         rows = [(row, _key(row, stretches.get(row["recording_id"], []))) for row in recordings.to_pylist()]
@@ -95,7 +93,7 @@ def plan_shard(
     return writer.report
 
 
-KEY = ["raw_path", "recording_id", "path", "digest", "shard", "start_time"]  # the columns that a recording's cuts depend on
+KEY = ["raw_path", "recording_id", "path", "digest", "shard", "start_time"]  # columns that cuts depend on
 
 
 def _key(recording: dict[str, Any], stretches: list[Stretch]) -> str:
@@ -161,7 +159,7 @@ def _plan(
 def _without(
     stretches: list[Stretch], cuts: list[segment.Cut], path: str, sample_rate: int, report: shards.Report
 ) -> list[segment.Cut]:
-    """The cuts that overlap no stretch; the others are rejected, with their seconds."""
+    """The cuts that do not overlap the stretches; the others are rejected."""
     kept = []
     for cut in cuts:
         start, end = cut.start_sample / sample_rate, (cut.start_sample + cut.num_samples) / sample_rate
@@ -184,9 +182,9 @@ def _check_form(probed: decode.Probe, params: ClipPlan) -> None:
 
 
 class ClipNames:
-    """Makes AudioCaps names unique.
+    """Makes the AudioCaps names of clips unique.
 
-    Two recordings of one YouTube video can yield the same name (…_30 cut at 5 s, and …_35); the later one is then named after its
+    Two recordings of one YouTube video may give the same name (…_30 cut at 5 s, and …_35); the later clip is then named after its
     recording's id, which is unique.
     """
 
@@ -195,14 +193,14 @@ class ClipNames:
         self._taken: set[str] = set()
 
     def settle(self, cuts: pa.Table) -> pa.Table:
-        """Rows of manifest.SEGMENTS with final names."""
+        """Rows of manifest.SEGMENTS; names in use are replaced by longer ones."""
         settled = []
         for number, name in enumerate(cuts["clip_id"].to_pylist()):
             if name in self._taken:
                 self.renamed += 1
                 name = manifest.clip_name(cuts["recording_id"][number].as_py(), cuts["start"][number].as_py())
                 if name in self._taken:
-                    raise UserError(f"clip id {name!r} occurs twice; recording ids must be unique: rerun the stage `scan`")
+                    raise UserError(f"clip id {name!r} occurs twice; recording ids must be unique: run the scan again")
             self._taken.add(name)
             settled.append(manifest.check_clip_id(name))
         return cuts.set_column(0, manifest.SEGMENTS.field("clip_id"), pa.array(settled, pa.string()))

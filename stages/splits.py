@@ -1,4 +1,4 @@
-"""Assign recordings to train, valid and test, without duplicates across splits; once for all clip variants."""
+"""Assign recordings to train, valid and test, without duplicates across splits, for all variants of clips."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from soundmill.params import Probability, Seed, StageParams
 class SplitsParams(StageParams):
     valid_fraction: Probability
     test_fraction: Probability
-    duplicates: Literal["fail", "drop"] = Field(description="what to do if two of the corpus's own splits have the same sound")
+    duplicates: Literal["fail", "drop"] = Field(description="if the corpus's own splits share a sound: fail, or drop the copies")
     seed: Seed
 
     @model_validator(mode="after")
     def _leaves_training(self) -> SplitsParams:
         if self.valid_fraction + self.test_fraction >= 1:
-            raise ValueError("valid_fraction + test_fraction must be below 1: nothing would be left to train on")
+            raise ValueError("valid_fraction + test_fraction must be below 1, or nothing would be left for training")
         return self
 
 
@@ -38,15 +38,17 @@ def run(
     duplicates: stage.Input,
     splits: stage.Output,
 ) -> dict[str, Any]:
-    """Write the split of every recording, and the stretches of it that copy sounds of another split.
+    """Write the split of every recording, and its stretches that are copies of sound in another split.
 
-    Fractions are of the recordings with a clip of the variant `default` that `quality` keeps. Duplicates share a split; if the
-    corpus's own splits separate them, the run fails or drops one of the two, as `duplicates` in the parameters says.
+    Shares count recordings with a clip of the variant `default` that `quality` keeps. Recordings with `duplicates` of each other
+    share a split; if the corpus's own splits separate them, the run fails or drops one of them, depending on the parameters.
     """
     recordings = shards.read_table(corpus / "recordings.parquet", manifest.RECORDINGS)
-    table = catalog.describe(corpus, clips, quality, "{label}").clips
+    captions = shards.read_table(corpus / "captions.parquet", manifest.CAPTIONS, ["recording_id", "labels"])
+    labels_of, described = assignment.describe(recordings, captions)
+    table = catalog.kept_clips(corpus, recordings, clips, quality)
     pairs = copies.row_pairs(duplicates, table)
-    split_of, decided_by, sources = _assign(params, recordings, table, pairs)
+    split_of, decided_by, sources = _assign(params, recordings, table, pairs, labels_of, described)
     table = catalog.with_splits(table, split_of)
     left_out = _leave_out(params, ctx, recordings, table, pairs, decided_by)
     stretch_of = catalog.stretches(quality, left_out)
@@ -59,11 +61,13 @@ def run(
     shards.write_rows(rows, splits, manifest.RECORDING_SPLITS)
     if decided_by != "given" and pc.any(pc.is_valid(recordings["split"])).as_py():
         print(
-            f"{ctx.name}: the given splits are ignored: they leave nothing to train on, or assign everything to train although "
-            f"there are folds; splits are by {decided_by}"
+            f"{ctx.name}: the given splits are ignored, because they have no training part, or only one although there are folds; "
+            f"splits are by {decided_by}"
         )
-    used = (row for row in table.select(["clip_id", "split", "labels"]).to_pylist() if row["clip_id"] not in left_out)
-    for line in assignment.warnings(((row["split"], row["labels"] or ()) for row in used), params.test_fraction, sources):
+    rows = zip(*(table[name].to_pylist() for name in ("clip_id", "recording_id", "split")), strict=True)
+    used = {recording_id: split for clip_id, recording_id, split in rows if clip_id not in left_out}
+    dealt = ((split, labels_of.get(recording_id, ())) for recording_id, split in used.items())
+    for line in assignment.warnings(dealt, params.test_fraction, sources):
         print(f"{ctx.name}: warning: {line}")
     counts = Counter(everyone.values())
     return {
@@ -76,21 +80,23 @@ def run(
 
 
 def _assign(
-    params: SplitsParams, recordings: pa.Table, table: pa.Table, pairs: list[tuple[int, int]]
+    params: SplitsParams,
+    recordings: pa.Table,
+    table: pa.Table,
+    pairs: list[tuple[int, int]],
+    labels_of: dict[str, list[str]],
+    described: set[str],
 ) -> tuple[dict[str, str], assignment.Source, int]:
-    """The split of every recording with a clip, where duplicates share one unless the corpus's own splits separate them; what
-    decided it; and the number of sources, each of which is in one split."""
-    usable = recordings.filter(pc.is_in(recordings["recording_id"], table["recording_id"].combine_chunks())).to_pylist()
-    main: dict[str, str] = {}
-    for name, labels in zip(table["recording_id"].to_pylist(), table["labels"].to_pylist(), strict=True):
-        if labels:
-            main.setdefault(name, labels[0])
-    captioned = pc.greater(pc.list_value_length(table["captions"]), 0)
+    """Split of every recording with a clip; what decided it; and the number of sources, each in one split.
+
+    Pairs share a split unless the corpus's own splits separate them.
+    """
     names = table["recording_id"].to_pylist()
+    usable = recordings.filter(pc.is_in(recordings["recording_id"], table["recording_id"].combine_chunks())).to_pylist()
     joined = [(names[a], names[b]) for a, b in pairs]
     rows = assignment.join(usable, joined) if joined else usable
-    described = set(table["recording_id"].filter(captioned).to_pylist())
     fractions = {"valid_fraction": params.valid_fraction, "test_fraction": params.test_fraction}
+    main = {name: labels[0] for name, labels in labels_of.items() if labels}
     split_of, decided_by = assignment.assign(rows, main, described, **fractions, seed=params.seed)
     return split_of, decided_by, len({row["group"] or row["recording_id"] for row in rows})
 
@@ -103,7 +109,7 @@ def _leave_out(
     pairs: list[tuple[int, int]],
     decided_by: assignment.Source,
 ) -> dict[str, str]:
-    """Clips to drop (id → recording) because another split has the same sound; UserError if `params.duplicates` is `fail`."""
+    """Clips to drop (id → recording) because another split has the same sound; UserError if dropping is not allowed."""
     stays_of, split = copies.to_leave_out(recordings, table, pairs, decided_by)
     ids, owners, sources = (table[name].to_pylist() for name in ("clip_id", "recording_id", "source"))
     if stays_of and params.duplicates == "fail":
@@ -113,7 +119,7 @@ def _leave_out(
         )
         raise UserError(
             f"{len(stays_of)} clips are the same sound or video as one in another of the corpus's own splits ({decided_by}), "
-            f"first: {first}. Correct the corpus, or set `splits.duplicates: drop` to leave out copies in training and validation"
+            f"first: {first}. Correct the corpus, or set `splits.duplicates: drop` to drop the copies in training and validation"
         )
     for copy, stays in stays_of.items():
         what = f"{ids[copy]} ({split[copy]}) is the same sound or video as {ids[stays]} ({split[stays]})"

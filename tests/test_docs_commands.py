@@ -60,7 +60,7 @@ NOT_RUN = {
 }
 # Quick ones that the demo's state is not for: it refuses them with the reason.
 ELSEWHERE = {
-    "corpus check params.yaml": "its corpus is made by the pipeline itself",
+    "corpus check params.yaml": "this corpus is synthesised by the pipeline",
     "vocode rain.wav --checkpoint data/tango/vocoder --fast": "this vocoder makes sound in one step",
 }
 # What a person puts there, and what stands for it in the demo's state; `recordings` and `real` are made from its clips.

@@ -38,7 +38,7 @@ STAGES = (
     "mixup", "spectrogram@ddpm_mel", "spectrogram@tagger", "tagger", "train@ddpm_mel", "generate@ddpm_mel", "evaluate@ddpm_mel",
 )  # fmt: skip
 SAME = (
-    "corpus", "segments", "clips", "duplicates.parquet", "quality", "splits.parquet", "catalog", "mixes",
+    "corpus", "segments", "clips", "duplicates.parquet", "duplicates.html", "quality", "splits.parquet", "catalog", "mixes",
     "spectrograms/clips/ddpm_mel", "spectrograms/clips/tagger", "tagger", "models/ddpm_mel", "generated/ddpm_mel",
     "codec/ddpm_mel", "report/ddpm_mel",
 )  # fmt: skip

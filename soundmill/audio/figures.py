@@ -21,7 +21,7 @@ FREQUENCY_TICKS = (125, 500, 2000, 8000)
 
 
 def draw_log_mels(log_mels: np.ndarray, titles: list[str], spec: MelSpec, columns: int, heading: str) -> Figure:
-    """A grid of log-mels [N, n_mels, frames] (ln), each under its title, which may be any text."""
+    """A grid of log-mels [N, n_mels, frames] (natural log), each with a title."""
     from soundmill.drawing import Figure, shorten
 
     decibels = 20 / spec.power / math.log(10) * np.asarray(log_mels, dtype=np.float64)
@@ -57,7 +57,7 @@ def draw_log_mels(log_mels: np.ndarray, titles: list[str], spec: MelSpec, column
 
 
 def draw_waves(waves: Sequence[tuple[np.ndarray, int]], titles: list[str], columns: int, heading: str) -> Figure:
-    """A grid of sounds (wave [C, T], its rate), each under its title, all as one spec of the highest rate shows them."""
+    """A grid of log-mels of sounds (wave [C, T], rate), each with a title, all at the highest rate."""
     rate = max(rate for _, rate in waves)
     spec = display_spec(rate)
     mono = [resample(np.asarray(wave, np.float32).mean(0), own, rate) for wave, own in waves]
@@ -67,7 +67,7 @@ def draw_waves(waves: Sequence[tuple[np.ndarray, int]], titles: list[str], colum
 
 
 def draw_files(paths: Sequence[Path], titles: list[str], columns: int, heading: str) -> Figure:
-    """The same of WAV files that this project wrote, of long ones the beginning."""
+    """The same for WAV files written by this project; only the first SHOWN_SECONDS of each."""
     import soundfile
 
     waves, cut = [], False
@@ -80,13 +80,13 @@ def draw_files(paths: Sequence[Path], titles: list[str], columns: int, heading: 
 
 
 def display_spec(sample_rate: int) -> MelSpec:
-    """The one way that sounds of a rate are shown: windows of 64 ms or a little less, 80 bands up to half the rate."""
+    """The spec of pictures at a rate: windows of at most 64 ms, 80 bands up to half the rate."""
     n_fft = max(64, 2 ** math.floor(math.log2(0.064 * sample_rate)))
     return picture_spec(sample_rate, n_fft, n_fft, n_fft // 4, min(80, n_fft // 8), 0.0, "slaney")
 
 
 def draw_beats(loops: Sequence[tuple[str, np.ndarray, int, float]], longest: float, beats: int) -> Figure:
-    """Loops (title, wave [T], its rate, seconds of a beat), `longest` seconds of each: where beats are, and bars of so many."""
+    """Waveforms of loops (title, wave [T], rate, seconds per beat), at most `longest` seconds, with lines at beats and bars."""
     from soundmill.drawing import Figure, shorten
 
     columns = min(3, len(loops))
@@ -108,7 +108,7 @@ def draw_beats(loops: Sequence[tuple[str, np.ndarray, int, float]], longest: flo
 
 
 def draw_curves(curves: dict[str, list[tuple[float, float]]], heading: str) -> Figure:
-    """Curves by name, of points (step, value), in one chart."""
+    """A chart of named curves of points (step, value)."""
     from soundmill.drawing import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
@@ -121,5 +121,5 @@ def draw_curves(curves: dict[str, list[tuple[float, float]]], heading: str) -> F
 
 
 def save_png(figure: Figure, path: Path) -> None:
-    """Write a picture whose bytes depend on the figure alone."""
+    """Write a PNG whose bytes depend only on the figure."""
     figure.savefig(path, format="png", dpi=100, metadata={"Software": None})

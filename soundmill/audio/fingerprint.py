@@ -1,8 +1,8 @@
 """Fingerprints: the relative movement of neighbouring bands' levels (after Haitsma & Kalker 2002).
 
-A bit per band and frame is whether the band's level rose against that of the next higher band, in the last 64 ms. Gain cancels in
-the difference of two bands, any steady filter in the difference of two moments, and a lossy coder keeps both. A second word marks
-the bits that are certain: those of bands that are loud enough and move.
+One bit per band and frame: whether the band's level rose relative to the next higher band within the last 64 ms. The difference
+of two bands cancels gain, the difference in time cancels steady filters, and lossy codecs preserve both. A second word marks the
+certain bits: those of bands that are loud enough and change enough.
 """
 
 from __future__ import annotations
@@ -14,37 +14,37 @@ import numpy as np
 import scipy.fft
 
 SAMPLE_RATE = 16_000
-WINDOW = 1024  # samples of one spectrum
+WINDOW = 1024  # samples per spectrum
 HOP = 256
 FRAMES_PER_SECOND = SAMPLE_RATE / HOP
-SMOOTHING = 4  # spectra in one frame: coders shape their noise in time within some 20 ms
-LAG = 4  # frames that a level is compared over
-BANDS = 33  # of equal width in mel; the lowest 25 end below 3.7 kHz, so that sound once sampled at 8 kHz keeps 24 bits
+SMOOTHING = 4  # spectra per frame: codecs shape noise in time within about 20 ms
+LAG = 4  # frames between the compared levels
+BANDS = 33  # of equal width in mel; the lowest 25 end below 3.7 kHz, so that 24 bits survive resampling to 8 kHz
 LOWEST_HZ, HIGHEST_HZ = 100.0, 6800.0
-FLOOR_DB = 60.0  # below the loudest band within FLOOR_SECONDS before and after: there coders keep nothing
+FLOOR_DB = 60.0  # below the loudest band within FLOOR_SECONDS, where codecs keep nothing
 FLOOR_SECONDS = 10.0
-SILENCE = 1e-7  # power of a band of 16-bit noise, some -90 dB of full scale
-LOUDEST = 1e6  # where full scale is 1: squares of wilder samples leave float32
-CERTAIN_DB = 0.5  # a smaller move may go either way after a coder
-BLOCK_FRAMES = 4096  # spectra held at once
-MIN_BITS = 192  # certain ones: fewer may agree by chance, or because one drum is like another
+SILENCE = 1e-7  # power of a band of 16-bit noise, about -90 dBFS
+LOUDEST = 1e6  # full scale is 1; squares of larger samples overflow float32
+CERTAIN_DB = 0.5  # a codec may reverse a smaller change
+BLOCK_FRAMES = 4096  # spectra in memory at once
+MIN_BITS = 192  # certain bits; fewer may agree by chance, or between similar drum hits
 
 
 def fingerprint(wave: np.ndarray) -> np.ndarray:
-    """Fingerprint of mono float32 [T] at 16 kHz: uint32 [frames, 2], one frame every 16 ms, band by band from the lowest bit.
+    """Fingerprint of mono float32 [T] at 16 kHz: uint32 [frames, 2], a frame every 16 ms, the lowest band in the lowest bit.
 
-    The first word has the bits, the second those of them that are certain. Sound too short for a frame has none.
+    The first word has the bits, the second marks the certain ones. Too short a sound has no frames.
     """
     return fingerprint_blocks([wave])
 
 
 def fingerprint_blocks(blocks: Iterable[np.ndarray]) -> np.ndarray:
-    """`fingerprint` of a sound that comes in blocks, in memory that grows by 8 kB a second."""
+    """`fingerprint` of a sound in blocks; memory grows by 8 kB per second of sound."""
     return from_energies(np.concatenate([np.zeros((0, BANDS), dtype=np.float32), *_energies(blocks)]))
 
 
 def from_energies(energies: np.ndarray) -> np.ndarray:
-    """`fingerprint` of the energies of a sound's bands, float32 [spectra, BANDS]."""
+    """`fingerprint` of band energies, float32 [spectra, BANDS]."""
     count = len(energies) - SMOOTHING + 1
     if count <= LAG:
         return np.zeros((0, 2), dtype=np.uint32)
@@ -60,7 +60,7 @@ def from_energies(energies: np.ndarray) -> np.ndarray:
 
 
 def _loudest_near(peaks: np.ndarray) -> np.ndarray:
-    """The greatest of float32 [frames] within FLOOR_SECONDS before and after each."""
+    """The maximum of float32 [frames] within FLOOR_SECONDS of each frame."""
     reach = int(FLOOR_SECONDS * FRAMES_PER_SECOND)
     if len(peaks) <= reach:
         return np.full_like(peaks, peaks.max())
@@ -75,7 +75,7 @@ def _words(bits: np.ndarray) -> np.ndarray:
 
 
 def _energies(blocks: Iterable[np.ndarray]) -> Iterable[np.ndarray]:
-    """Energies of the bands, float32 [frames, BANDS], of each spectrum of the sound."""
+    """Band energies, float32 [frames, BANDS], of the spectra of a sound."""
     edges = _edges()
     window = np.hanning(WINDOW + 1)[:-1].astype(np.float32)
     rest = np.zeros(0, dtype=np.float32)
@@ -100,15 +100,15 @@ def _edges() -> np.ndarray:
 
 
 def num_certain(fingerprint: np.ndarray) -> int:
-    """Number of certain bits; below MIN_BITS the sound is too short, too soft or too steady to be recognised."""
+    """Number of certain bits; below MIN_BITS a sound is too short, soft or steady to be recognised."""
     return int(np.bitwise_count(fingerprint[:, 1]).sum())
 
 
 def similarity(a: np.ndarray, b: np.ndarray, *offsets: int) -> float:
-    """Share in [0, 1] of the lesser fingerprint that is in the other, where frame t of `a` is frame t + offset of `b`; the
-    largest, of several offsets.
+    """Share in [0, 1] of the smaller fingerprint found in the other, with frame t of `a` at frame t + offset of `b`; the maximum
+    over the offsets.
 
-    Certain bits that agree less those that do not: unlike sounds have 0 within chance, one sound before and after a coder 0.6 to 1.
+    Counts certain bits that agree minus those that do not: about 0 for different sounds, 0.6 to 1 for a sound and its coded copy.
     """
     most = min(num_certain(a), num_certain(b))
     return max(0, *(_agreement(a, b, offset) for offset in offsets)) / most if most >= MIN_BITS else 0.0

@@ -17,15 +17,15 @@ SPEC_KEY = b"mel_spec"  # in the schema metadata of every shard
 
 
 def read_spec(directory: Path) -> MelSpec:
-    """The spec that the shards below `directory` were made with; UserError where they differ."""
+    """The spec of the shards below `directory`; UserError if they differ."""
     try:
         return MelSpec.model_validate_json(shards.common_metadata(directory, SPEC_KEY))
     except ValidationError as error:
-        raise UserError(f"{directory}: mel spec not readable ({error.errors()[0]['msg']}); remake it: `dvc repro`") from None
+        raise UserError(f"{directory}: mel spec not readable ({error.errors()[0]['msg']}); make it again: `dvc repro`") from None
 
 
 def iterate_index(directory: Path) -> Iterator[dict[str, Any]]:
-    """`clip_id`, `num_mels`, `num_frames` and `digest` of every row below `directory`, in the order of `iterate_log_mels`."""
+    """`clip_id`, `num_mels`, `num_frames` and `digest` of every row, in the order of `iterate_log_mels`."""
     for path in shards.shard_paths(directory):
         yield from shards.read_rows(path, manifest.SPECTROGRAMS, ["clip_id", "num_mels", "num_frames", "digest"])
 
@@ -37,5 +37,5 @@ def iterate_log_mels(directory: Path) -> Iterator[tuple[str, np.ndarray]]:
             size = row["num_mels"], row["num_frames"]
             values = np.frombuffer(row["log_mel"], dtype="<f2")
             if len(values) != size[0] * size[1]:
-                raise UserError(f"{path}: the spectrogram of clip {row['clip_id']!r} is not {size}; remake it: `dvc repro`")
+                raise UserError(f"{path}: the spectrogram of clip {row['clip_id']!r} is not {size}; make it again: `dvc repro`")
             yield row["clip_id"], values.reshape(size)

@@ -1,4 +1,4 @@
-"""Loops that go on at their beginning."""
+"""Seamless loops."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 
 
 def closed(waves: np.ndarray, start: int, num_samples: int, fade: int) -> np.ndarray:
-    """Of waves float32 [..., T] that go on around a loop, the loop from `start` on; its last `fade` samples fade into what comes
-    before it."""
+    """Cut a loop from waves float32 [..., T] that repeat it: `num_samples` from `start`, the last `fade` samples crossfaded into
+    those before `start`."""
     loop = waves[..., start : start + num_samples].copy()
     share = np.arange(1, fade + 1, dtype=np.float32) / fade
     loop[..., num_samples - fade :] += share * (waves[..., start - fade : start] - loop[..., num_samples - fade :])

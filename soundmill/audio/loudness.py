@@ -1,4 +1,4 @@
-"""Clips brought to one loudness: by their peak, or by ITU-R BS.1770-4 as pyloudnorm measures it."""
+"""Normalising clips by peak, or by loudness (ITU-R BS.1770-4, pyloudnorm)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-FULL_SCALE = 32767 / 32768  # the highest sample of 16 bits
+FULL_SCALE = 32767 / 32768  # the largest 16-bit sample
 BLOCK_SECONDS = 0.4  # of BS.1770; a shorter clip is one block
 
 Outcome = Literal["changed", "silent", "limited"]
@@ -27,16 +27,16 @@ def integrated_loudness(wave: np.ndarray, sample_rate: int) -> float:
     block, overlap = BLOCK_SECONDS, 0.75
     if num_samples < block * sample_rate:
         block, overlap = num_samples / sample_rate, 0.0
-        if block * sample_rate > num_samples:  # by rounding, which pyloudnorm refuses
+        if block * sample_rate > num_samples:  # by rounding; pyloudnorm rejects it
             block = math.nextafter(block, 0)
     meter = pyloudnorm.Meter(sample_rate, block_size=block, overlap=overlap)
     return float(meter.integrated_loudness(wave.T.astype(np.float64)))
 
 
 def level(wave: np.ndarray, sample_rate: int, target: Literal["peak"] | float) -> tuple[np.ndarray, Outcome]:
-    """A wave float32 [C, T] at the target: its peak at full scale, or its loudness at so many LUFS; and what became of it.
+    """Scale a wave float32 [C, T] to the target, peak at full scale or loudness in LUFS; returns the wave and the outcome.
 
-    Silence has no loudness and stays as it is. A gain that would take the peak beyond full scale is limited to what does not.
+    Silence is unchanged. The gain is limited so that the wave does not clip.
     """
     peak = float(np.abs(wave).max(initial=0.0))
     measured = integrated_loudness(wave, sample_rate) if target != "peak" and peak > 0 else 0.0
@@ -50,10 +50,10 @@ def level(wave: np.ndarray, sample_rate: int, target: Literal["peak"] | float) -
 
 
 def matching_gains(sounds: Sequence[tuple[np.ndarray, int]], target: float, lowest: float, most: float) -> list[float]:
-    """Gains in dB that bring sounds (wave [C, T], C at most 2, and its rate) to one loudness, as two loudspeakers play them.
+    """Gains in dB that bring sounds (wave [C, T], C at most 2, and rate) to one loudness on two loudspeakers.
 
-    That loudness is `target` LUFS, or what the sound with the highest peaks for its loudness can reach, but not below `lowest`.
-    What cannot be brought there by `most` dB, or without clipping, gets as much as it can; silence gets none.
+    The loudness is `target` LUFS, or the highest that all sounds reach without clipping, but not below `lowest`. Gains are limited
+    to `most` dB and so that nothing clips; silence gets 0 dB.
     """
     measured = [integrated_loudness(np.broadcast_to(wave, (2, wave.shape[1])), rate) for wave, rate in sounds]
     peaks = [float(np.abs(wave).max(initial=0.0)) for wave, _ in sounds]

@@ -1,4 +1,4 @@
-"""Log-mel spectrograms under a named, complete description (`MelSpec`)."""
+"""Log-mel spectrograms and their complete description (`MelSpec`)."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torchaudio.transforms import MelSpectrogram
 
-FRAMES_AT_ONCE = 4096  # of a wave that comes in blocks
+FRAMES_AT_ONCE = 4096  # for waves in blocks
 
 
 class MelSpec(BaseModel):
-    """Everything a log-mel spectrogram depends on; two equal specs give equal spectrograms.
+    """Everything that a log-mel spectrogram depends on; equal specs give equal spectrograms.
 
     `norm: slaney` gives every band unit area per Hz (librosa's and TANGO's mels), `none` unit peak (HTK's, VGGish's).
     """
@@ -39,7 +39,7 @@ class MelSpec(BaseModel):
     norm: Literal["slaney", "none"]
     power: float = Field(description="1: magnitude, 2: power")
     floor: float = Field(gt=0, description="smallest mel value before the logarithm")
-    peak: float | None = Field(gt=0, description="a wave's mean is subtracted and its peak brought here first; null: as it is")
+    peak: float | None = Field(gt=0, description="first subtract the wave's mean and scale its peak to this; null: do not")
 
     @model_validator(mode="after")
     def _consistent(self) -> MelSpec:
@@ -53,7 +53,7 @@ class MelSpec(BaseModel):
 
 
 class SpectrogramParams(MelSpec):
-    """A mel spec as params.yaml has it: with the variant of clips whose spectrograms are made."""
+    """A mel spec in params.yaml, with the variant of clips that it is used for."""
 
     clips: str = Field(min_length=1)
 
@@ -65,7 +65,7 @@ class SpectrogramParams(MelSpec):
 def picture_spec(
     sample_rate: int, n_fft: int, win_length: int, hop_length: int, n_mels: int, f_min: float, norm: Literal["slaney", "none"]
 ) -> MelSpec:
-    """The spec of a picture: powers up to half the sample rate, in slaney's mels."""
+    """A spec of power spectrograms up to half the sample rate, on the slaney mel scale."""
     return MelSpec(
         sample_rate=sample_rate,
         n_fft=n_fft,
@@ -88,9 +88,9 @@ def num_frames(spec: MelSpec, num_samples: int) -> int:
 
 
 def mel_spectrogram(spec: MelSpec) -> MelSpectrogram:
-    """torchaudio's transform, with a gradient: waves [..., T] → |STFT|^power in mel bands [..., n_mels, frames].
+    """torchaudio's differentiable transform: waves [..., T] → |STFT|^power in mel bands [..., n_mels, frames].
 
-    Centred, reflected at the ends, periodic Hann window. A band so narrow that no FFT bin falls into it is a UserError.
+    Centred, reflected at the ends, periodic Hann window. UserError if a band contains no FFT bin.
     """
     import torchaudio
 
@@ -109,7 +109,7 @@ def mel_spectrogram(spec: MelSpec) -> MelSpectrogram:
     empty = int((transform.mel_scale.fb.amax(0) <= 0).sum())
     if empty:
         raise UserError(
-            f"mel spec: {empty} of {spec.n_mels} bands hold no FFT bin, their rows would be constant; "
+            f"mel spec: {empty} of {spec.n_mels} bands contain no FFT bin, so their rows would be constant; "
             f"raise n_fft (now {spec.n_fft}), raise f_min or lower n_mels"
         )
     return transform
@@ -119,12 +119,12 @@ _on_cpu = functools.lru_cache(maxsize=16)(mel_spectrogram)
 
 
 def mel_filterbank(spec: MelSpec) -> Tensor:
-    """Triangular filters [n_fft // 2 + 1, n_mels] on the CPU; every caller gets the same ones."""
+    """Triangular filters [n_fft // 2 + 1, n_mels] on the CPU, cached."""
     return _on_cpu(spec).mel_scale.fb
 
 
 def of_unit_peak(log_mels: Tensor, spec: MelSpec) -> Tensor:
-    """Log-mels [..., n_mels, frames] of `spec` as bands of unit peak (`norm: none`) have them; those of such a spec as they are."""
+    """Convert log-mels [..., n_mels, frames] of `spec` to bands of unit peak (`norm: none`)."""
     if spec.norm == "none":
         return log_mels
     gain = mel_filterbank(spec).sum(0) / mel_filterbank(spec.model_copy(update={"norm": "none"})).sum(0)
@@ -134,13 +134,13 @@ def of_unit_peak(log_mels: Tensor, spec: MelSpec) -> Tensor:
 def log_mel(waves: np.ndarray, spec: MelSpec) -> np.ndarray:
     """Natural logarithm of the mel spectrogram, not below ln(floor): waves [..., T] → float32 [..., n_mels, frames].
 
-    Each wave by itself: a clip's values do not depend on its neighbours.
+    Waves are processed one by one, so values do not depend on the batch.
     """
     import torch
 
     *batch, num_samples = waves.shape
     transform, frames = _on_cpu(spec), num_frames(spec, num_samples)
-    # Reflection needs more samples than it mirrors; a shorter clip is followed by silence.
+    # Reflection needs a minimum length; shorter clips are zero-padded.
     missing = max(0, spec.n_fft // 2 + 1 - num_samples)
     log_mels = np.empty((math.prod(batch), spec.n_mels, frames), np.float32)
     with torch.inference_mode():
@@ -151,7 +151,7 @@ def log_mel(waves: np.ndarray, spec: MelSpec) -> np.ndarray:
 
 
 def log_mel_of_blocks(blocks: Callable[[], Iterable[np.ndarray]], spec: MelSpec) -> tuple[np.ndarray, int]:
-    """The same [n_mels, frames] of one wave that comes in blocks [n], anew for each call, and how many samples it has."""
+    """The same [n_mels, frames] for one wave in blocks [n] (each call of `blocks` restarts it), and its number of samples."""
     import torch
 
     num_samples, total, low, high = 0, 0.0, np.inf, -np.inf
@@ -178,7 +178,7 @@ def log_mel_of_blocks(blocks: Callable[[], Iterable[np.ndarray]], spec: MelSpec)
 
 
 def levelled(wave: np.ndarray, spec: MelSpec) -> np.ndarray:
-    """The wave [T] as the spec wants it before it is transformed; one that never moves stays at zero."""
+    """The wave [T] with mean and peak as in the spec; a constant wave becomes zero."""
     if spec.peak is None:
         return wave
     centred = wave - np.float32(wave.mean(dtype=np.float64))

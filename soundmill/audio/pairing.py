@@ -1,4 +1,4 @@
-"""Pairs of clips to mix: a deterministic choice that changes little with one more clip; never two clips of one recording."""
+"""Choosing pairs of clips to mix: deterministic, stable when clips are added, never two clips of one recording."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 from soundmill import hashing
 
-# How far the search for a partner of another kind goes before one of the same kind will do.
+# Bounds of the search for a partner of another kind, before one of the same kind is used.
 RECORDINGS_TRIED = 256
-CLIPS_TRIED = 8  # of each recording
+CLIPS_TRIED = 8  # per recording
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A clip that may be mixed, with a clip that shares none of its `kinds` if there is one; empty: with any."""
+    """A clip to mix, preferably with a clip that shares none of its `kinds`."""
 
     clip_id: str
     recording_id: str
@@ -23,10 +23,10 @@ class Candidate:
 
 
 def plan_pairs(candidates: Sequence[Candidate], count: int, seed: int) -> list[tuple[Candidate, Candidate]]:
-    """At most `count` pairs, none twice (in either order), each of two recordings; fewer when the clips allow no more.
+    """At most `count` distinct pairs (in either order), each of two recordings; fewer if there are not enough clips.
 
-    Every clip is `first` equally often (±1). Clips and partners are drawn by hash, so the order of `candidates` does not matter
-    and one more clip changes few of the other pairs.
+    Every clip is `first` equally often (±1). Clips and partners are chosen by hash, so the order of `candidates` does not matter,
+    and an additional clip changes few other pairs.
     """
     turn = sorted(candidates, key=lambda one: (_hash(seed, "first", one.clip_id), one.clip_id))
     clips_of: dict[str, list[Candidate]] = {}
@@ -37,7 +37,7 @@ def plan_pairs(candidates: Sequence[Candidate], count: int, seed: int) -> list[t
     used: set[frozenset[str]] = set()
     for index in range(count if len(clips_of) > 1 else 0):
         lap, place = divmod(index, len(turn))
-        if not place:  # a new ring: on one for all laps, who follows a wide gap would be taken most often in each
+        if not place:  # a new ring per lap: on a single ring, the recording after a wide gap would be chosen most often
             ring = sorted((_hash(seed, f"recording {lap}", name), name) for name in clips_of)
         first = turn[place]
         second = _partner(first, _hash(seed, f"second {lap}", first.clip_id), ring, clips_of, used)
@@ -54,7 +54,7 @@ def _partner(
     clips_of: dict[str, list[Candidate]],
     used: set[frozenset[str]],
 ) -> Candidate | None:
-    """The next clip on the ring from `point` that shares no kind with `first`, else the next one that is allowed at all."""
+    """The next clip on the ring from `point` that shares no kind with `first`, else the next allowed one."""
     start = bisect.bisect_left(ring, (point, ""))
     fallback = None
     for step in range(min(len(ring), RECORDINGS_TRIED)):

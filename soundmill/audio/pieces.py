@@ -1,4 +1,4 @@
-"""Sounds of any length in bounded memory: read in blocks, cut into pieces or windows, faded into one another."""
+"""Processing sounds of any length in bounded memory: blocks, pieces, windows, crossfades."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sound:
-    """A recording that is decoded anew each time it is read, and never lies in memory whole."""
+    """A recording that is decoded each time it is read, and never held in memory."""
 
     sample_rate: int
     channels: int
@@ -28,7 +28,7 @@ class Sound:
 
 @dataclass(frozen=True)
 class Piece:
-    """Some places of a stream, the first of them `start`, and in `values` [..., n] `before` and more places around them."""
+    """`count` samples of a stream from `start`; `values` [..., n] has `before` more in front of them, and some behind."""
 
     values: Tensor
     start: int
@@ -36,18 +36,18 @@ class Piece:
     count: int
 
     def inner(self, made: Tensor, scale: int = 1) -> Tensor:
-        """Of what was made of `values`, `scale` places for each, that of the piece itself."""
+        """The part of `made` (from `values`, `scale` samples for each) that belongs to the piece itself."""
         return made[..., self.before * scale : (self.before + self.count) * scale]
 
 
 def pieces(blocks: Iterable[Tensor], size: int, around: int = 0) -> Iterator[Piece]:
-    """Cut a stream of tensors [..., n] into pieces of `size` places, the last perhaps shorter, with `around` more on both sides.
+    """Cut a stream of tensors [..., n] into pieces of `size`, the last may be shorter, with `around` more samples on both sides.
 
-    At its ends there are as many as there are: what hangs on no more of a sound is the same of a piece as of the whole.
+    There are fewer at the ends of the stream. An operation with this receptive field gives the same for pieces as for the whole.
     """
     import torch
 
-    held, first, start = None, 0, 0  # `first`: the place of the first value that is held
+    held, first, start = None, 0, 0  # `first`: position of the first held value
     for block in blocks:
         held = block if held is None else torch.cat([held, block], -1)
         while first + held.shape[-1] - start >= size + around:
@@ -62,14 +62,14 @@ def pieces(blocks: Iterable[Tensor], size: int, around: int = 0) -> Iterator[Pie
 
 
 def window_starts(length: int, size: int | None, overlap: int) -> list[int]:
-    """Where windows of `size` begin in a sound of so many samples: all whole, each overlapping the one before; None: one of all."""
+    """Starts of windows of `size` in a sound of `length` samples, each overlapping the previous; None: one window."""
     if size is None or length <= size:
         return [0]
     return [*range(0, length - size, size - overlap), length - size]
 
 
 def windows(blocks: Iterable[Tensor], starts: Sequence[int], size: int) -> Iterator[tuple[int, Tensor]]:
-    """(start, [..., size]) of windows of a stream of tensors [..., n]; a stream that is shorter is the first one whole."""
+    """(start, [..., size]) of windows of a stream of tensors [..., n]; a shorter stream is one window."""
     import torch
 
     waiting, held, first = list(starts), None, 0
@@ -85,7 +85,7 @@ def windows(blocks: Iterable[Tensor], starts: Sequence[int], size: int) -> Itera
 
 
 def faded(parts: Iterable[tuple[int, Tensor]], overlap: int, length: int) -> Iterator[Tensor]:
-    """Blocks of the sound of `length` samples that windows [C, n] make, each with its start: crossfaded linearly over `overlap`."""
+    """Blocks of the sound of `length` samples from windows (start, [C, n]), crossfaded linearly over `overlap`."""
     import torch
 
     made = total = torch.zeros(0)

@@ -27,8 +27,8 @@ def window_length(sample_rate: int) -> int:
 
 
 def pressure_level(wave: np.ndarray, sample_rate: int) -> float:
-    """A-weighted level in dB of the loudest moment of a wave [T]: the maximum over Hann windows, half overlapping, of
-    10·log10 Σ A-weighted power, never below -80 dB, so silence has a level too. The last, partial window is followed by silence.
+    """A-weighted level in dB of a wave [T]: the maximum over half-overlapping Hann windows of 10·log10 Σ A-weighted power, at least
+    -80 dB. The last, partial window is zero-padded.
     """
     size = window_length(sample_rate)
     hop = size // 2
@@ -38,7 +38,7 @@ def pressure_level(wave: np.ndarray, sample_rate: int) -> float:
     weights = a_weighting(np.fft.rfftfreq(size, 1 / sample_rate))
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)
     loudest = 0.0
-    for start in range(0, count, 256):  # in pieces: an hour of sound must not become one matrix
+    for start in range(0, count, 256):  # in pieces, for bounded memory
         frames = np.lib.stride_tricks.sliding_window_view(wave, size)[start * hop : (start + 256) * hop : hop]
         loudest = max(loudest, float((np.abs(np.fft.rfft(frames * window)) ** 2 @ weights).max()))
     return max(FLOOR_DB, 10 * math.log10(loudest)) if loudest > 0 else FLOOR_DB
@@ -50,9 +50,9 @@ def mix_ratio(first_level: float, second_level: float) -> float:
 
 
 def mix(first: np.ndarray, second: np.ndarray, ratio: float) -> np.ndarray:
-    """(p·x1 + (1 - p)·x2) / √(p² + (1 - p)²) of waves [T1], [T2] → [max(T1, T2)] float32; the shorter one is followed by silence.
+    """(p·x1 + (1 - p)·x2) / √(p² + (1 - p)²) of waves [T1], [T2] → [max(T1, T2)] float32; the shorter is zero-padded.
 
-    The root keeps the power of unrelated sounds of equal power; the mix of two loud sounds can exceed 1.
+    The root preserves the power of uncorrelated sounds of equal power; a mix of loud sounds can exceed 1.
     """
     mixed = np.zeros(max(len(first), len(second)), np.float64)
     mixed[: len(first)] += ratio * np.asarray(first, np.float64)
@@ -61,5 +61,5 @@ def mix(first: np.ndarray, second: np.ndarray, ratio: float) -> np.ndarray:
 
 
 def join_captions(first: str, second: str) -> str:
-    """`first and second`, the second's first letter lowered, as TANGO joins them."""
+    """`first and second`, the second starting in lower case, as in TANGO."""
     return f"{first} and {second[:1].lower()}{second[1:]}"

@@ -1,4 +1,4 @@
-"""Measures of a clip's quality, taken in the pass that decodes it (the columns of manifest.QUALITY)."""
+"""Quality measures of clips (the columns of manifest.QUALITY), taken while they are decoded."""
 
 from __future__ import annotations
 
@@ -10,47 +10,47 @@ import scipy.fft
 
 from soundmill.audio.pressure import FLOOR_DB, a_weighting, window_length
 
-SILENCE_DBFS = -60.0  # a window whose RMS, its mean apart, stays below this is silent
-NOISE_DBFS = -101.1  # of 16 bits: a step of 2^-15 has the power 2^-30 / 12
-NOISE_MARGIN_DB = 10.0  # above which a band holds sound; dither alone adds 4.8
-SPECTRUM_RANGE_DB = 70.0  # below the strongest band there is what filters and lossy coders leak, not sound
-BANDS = 128  # of equal width, in which the end of the spectrum is looked for
-MIRROR_HZ = 4_000.0  # the end of sound at 8 kHz; what upsamples it badly leaves its mirror image above
-MIRROR_BINS = range(4, 64)  # from there, up to half a kilohertz: next to it, bins are alike by the window alone
-MIRROR_AGREEMENT = 0.98  # images have more, but where little sounds near 4 kHz; real sound has less (bench/bandwidth.py)
-MIRROR_WINDOWS = 3  # that have energy there, at least; one click, which is in two, is its own mirror
-MIRROR_DB = -3.0  # what the worst filter takes of an image; a tone whose harmonics are the mirror of each other has more
-FAR_MIRROR_DB = -50.0  # what every filter takes of an image that is parted from 4 kHz by silence
-STFT_WINDOWS = 40  # held at once: an hour of sound becomes no matrix
+SILENCE_DBFS = -60.0  # a window whose RMS without its mean is below this is silent
+NOISE_DBFS = -101.1  # quantisation noise of 16 bits: power 2^-30 / 12
+NOISE_MARGIN_DB = 10.0  # a band above this contains sound; dither adds 4.8 dB
+SPECTRUM_RANGE_DB = 70.0  # lower bands are leakage of filters and codecs
+BANDS = 128  # of equal width, to find the end of the spectrum
+MIRROR_HZ = 4_000.0  # Nyquist frequency at 8 kHz; poor upsampling leaves a mirror image above it
+MIRROR_BINS = range(4, 64)  # from there, up to 0.5 kHz; nearer bins are correlated by the window
+MIRROR_AGREEMENT = 0.98  # lower bound for images; real sound has less (bench/bandwidth.py)
+MIRROR_WINDOWS = 3  # with energy there, at least; a click, in two windows, is its own mirror
+MIRROR_DB = -3.0  # the worst filter's attenuation of an image; tones with mirrored harmonics are louder
+FAR_MIRROR_DB = -50.0  # every filter's attenuation of an image away from 4 kHz
+STFT_WINDOWS = 40  # in memory at once
 
 CEILING_TOLERANCE = 2**-14  # two steps of 16 bits
-CEILING_RUN = 3  # samples; a peak that touches the ceiling once or twice is no clipping
-LOWEST_CEILING = 10 ** (-40 / 20)  # below it the steps of 16 bits look like a ceiling
-HIGHEST_OVERSHOOT = 4.0  # lossy coders give a clipped wave back beyond full scale; what is further beyond was only scaled
-METER_SAMPLES = 1 << 18  # of all channels: sums are made over blocks of this size, however the decoder cuts, so bits are equal
-MIN_METER_FRAMES = 256  # but no shorter ones, which would cut runs
-BINS_PER_SECOND = 10  # resolution of a recording's clipping, from which that of each clip is taken
+CEILING_RUN = 3  # samples at the ceiling; shorter runs are not clipping
+LOWEST_CEILING = 10 ** (-40 / 20)  # below it quantisation looks like a ceiling
+HIGHEST_OVERSHOOT = 4.0  # codecs decode clipped waves beyond full scale; above this, sound was scaled
+METER_SAMPLES = 1 << 18  # of all channels; fixed block size of sums, so that results do not depend on the decoder's blocks
+MIN_METER_FRAMES = 256  # shorter blocks would cut runs
+BINS_PER_SECOND = 10  # resolution of a recording's clipping counts
 
 
 class RecordingMeter:
-    """Measures of a recording at its own rate and channels: clipping, and the correlation of its channels.
+    """Clipping and channel correlation of a recording, at its own rate and channels.
 
-    Feed it every block in order before reading them. Memory: a number for each tenth of a second and three for each channel.
+    Add all blocks in order before reading results. Memory: one number per 0.1 s and three per channel.
     """
 
     def __init__(self, sample_rate: int):
         self._bin = max(1, round(sample_rate / BINS_PER_SECOND))
         self._sample_rate = sample_rate
         self._pending: list[np.ndarray] = []
-        self._waiting = 0  # frames in them
+        self._waiting = 0  # frames in `_pending`
         self._frames = 0
         self.channels = 0
         self._ceiling = 0.0
-        self._clipped = np.zeros(0, np.int64)  # samples of all channels, by bin
+        self._clipped = np.zeros(0, np.int64)  # clipped samples of all channels, by bin
         self._sums = self._squares = self._products = np.zeros(0)
 
     def add(self, block: np.ndarray) -> None:
-        """Take float32 samples [n, channels] as decoded, before they are mixed down or resampled; they must stay as they are."""
+        """Add float32 samples [n, channels] as decoded, before mixing and resampling; the array must not be changed afterwards."""
         self.channels = block.shape[1]
         size = max(MIN_METER_FRAMES, METER_SAMPLES // self.channels)
         while len(block):
@@ -59,15 +59,15 @@ class RecordingMeter:
             if not self._waiting and len(part) == size:
                 self._measure(part)
                 continue
-            whole = getattr(part.base, "nbytes", part.nbytes)  # a view keeps all that it is of
+            whole = getattr(part.base, "nbytes", part.nbytes)  # a view keeps its base alive
             self._pending.append(part if 2 * part.nbytes > whole else part.copy())
             self._waiting += len(part)
             if self._waiting == size:
                 self._finish()
 
     def channel_correlation(self) -> float | None:
-        """Pearson's correlation of the first channel with the one that agrees with it least: -1 for one wired the wrong way
-        round, 1 for the same sound twice; None where there is nothing to compare.
+        """Lowest Pearson correlation of the first channel with another: -1 for an inverted channel, 1 for equal channels; None if
+        there is nothing to compare.
         """
         self._finish()
         if self.channels < 2:
@@ -81,7 +81,7 @@ class RecordingMeter:
         return _plain(np.clip(common[loud] / np.sqrt(power[loud]), -1, 1).min(), 4) if loud.any() else None
 
     def clipping_ratio(self, start: float, seconds: float) -> float:
-        """Share of the samples, from `start` on, that stand in runs of at least 3 at the ceiling of the recording."""
+        """Share of the samples from `start` on that are in runs of at least 3 at the recording's ceiling."""
         self._finish()
         rate = self._sample_rate
         first, last = math.floor(start * rate / self._bin + 1e-6), math.ceil((start + seconds) * rate / self._bin - 1e-6)
@@ -95,8 +95,8 @@ class RecordingMeter:
             self._measure(block)
 
     def _measure(self, block: np.ndarray) -> None:
-        channels = np.ascontiguousarray(block.T)  # sums along a channel are ten times as fast as across
-        with np.errstate(over="ignore", invalid="ignore"):  # the decoder refuses such samples, in its own words
+        channels = np.ascontiguousarray(block.T)  # sums along contiguous channels are ten times as fast
+        with np.errstate(over="ignore", invalid="ignore"):  # the decoder rejects such samples later
             self._count_clipped(channels)
             if self.channels > 1:
                 self._correlate(channels)
@@ -110,7 +110,7 @@ class RecordingMeter:
         self._products += channels @ channels[0]
 
     def _count_clipped(self, channels: np.ndarray) -> None:
-        """Count by bin the samples [channels, n] in runs at the ceiling; a higher ceiling than before makes all before it none."""
+        """Count by bin the samples [channels, n] in runs at the ceiling; a higher ceiling resets the counts."""
         num_frames = channels.shape[1]
         bins = -(-(self._frames + num_frames) // self._bin)
         if bins > len(self._clipped):
@@ -129,7 +129,7 @@ class RecordingMeter:
             np.flatnonzero(channels <= -threshold) if lowest <= -threshold else (),
         ):
             if len(at) >= CEILING_RUN:
-                breaks = np.flatnonzero((np.diff(at) != 1) | (at[1:] % num_frames == 0)) + 1  # a channel follows another
+                breaks = np.flatnonzero((np.diff(at) != 1) | (at[1:] % num_frames == 0)) + 1  # or the next channel starts
                 lengths = np.diff(breaks, prepend=0, append=len(at))
                 frames = at[np.repeat(lengths >= CEILING_RUN, lengths)] % num_frames + self._frames
                 self._clipped += np.bincount(frames // self._bin, minlength=len(self._clipped))
@@ -138,11 +138,11 @@ class RecordingMeter:
 def measure_clip(
     wave: np.ndarray, sample_rate: int, recording: RecordingMeter, start: float, gain: float = 1.0
 ) -> dict[str, float | None]:
-    """Every measure of one clip: float32 [T] or [C, T] without padding, `start` seconds into its recording.
+    """All measures of a clip, float32 [T] or [C, T] without padding, `start` seconds into its recording.
 
-    The peak is of all channels; level, silence, offset and bandwidth are of their mean. `gain`: the factor that brought it
-    within full scale; the peak is that before it. The result is a value of manifest.QUALITY, rounded to digits that mean
-    something and are equal on every machine.
+    The peak is over all channels; level, silence, offset and bandwidth are of the mean channel. `gain`: the factor that brought the
+    clip within full scale; the peak is before it. Returns a value of manifest.QUALITY, rounded to significant digits that are equal
+    on every machine.
     """
     peak = float(np.abs(wave).max(initial=0.0))
     if wave.ndim > 1:
@@ -163,7 +163,7 @@ def measure_clip(
 
 
 def _silence_ratio(wave: np.ndarray, size: int) -> float:
-    """Share of windows of `size` samples without sound; the last one may be shorter. A constant is no sound."""
+    """Share of silent windows of `size` samples (the last may be shorter); a constant is silent."""
     whole = len(wave) // size * size
     windows = wave[:whole].reshape(-1, size)
     power = np.einsum("ns,ns->n", windows, windows) / size - (windows @ np.full(size, 1 / size, np.float32)) ** 2
@@ -178,19 +178,19 @@ def _silence_ratio(wave: np.ndarray, size: int) -> float:
 def _spectrum(wave: np.ndarray, sample_rate: int, size: int) -> tuple[float | None, np.ndarray]:
     """(A-weighted level in dB, mean power [size // 2 + 1]) of Hann windows of `size`, half overlapping.
 
-    The level is that of audio/pressure.py: the loudest window's. The mean leaves out a last, partial window, whose cut edge
-    has energy at all frequencies, and a mirror image that upsampling left.
+    The level is the loudest window's, as in audio/pressure.py. The mean excludes a last, partial window, whose edge has energy at
+    all frequencies, and mirror images from upsampling.
     """
     window, weights = _window(size), _weights(size, sample_rate)
     hop = size // 2
     whole = max(0, (len(wave) - size) // hop + 1)
-    halves = wave[: whole * hop + hop if whole else 0].reshape(-1, hop)  # a window is one and the next
+    halves = wave[: whole * hop + hop if whole else 0].reshape(-1, hop)  # a window is two halves
     frames = np.empty((STFT_WINDOWS, size), np.float32)
     loudest, total = 0.0, np.zeros(size + 2)
     mirror = _Mirror(sample_rate, size)
 
     def squares(count: int) -> np.ndarray:
-        """Of the first `count` windows in `frames`; of real and imaginary parts in turn."""
+        """Squared real and imaginary parts, interleaved, of the first `count` windows in `frames`."""
         spectra = scipy.fft.rfft(frames[:count])
         mirror.add(spectra)
         parts = spectra.view(np.float32)
@@ -204,7 +204,7 @@ def _spectrum(wave: np.ndarray, sample_rate: int, size: int) -> tuple[float | No
         loudest = max(loudest, float((powers @ weights).max()))
         total += powers.sum(axis=0)
     rest = wave[whole * hop :]
-    if len(rest) > hop or not whole:  # half a window is in the one before
+    if len(rest) > hop or not whole:  # otherwise it is in the previous window
         frames[0] = 0
         np.multiply(rest, window[: len(rest)], out=frames[0, : len(rest)])
         powers = squares(1)
@@ -217,17 +217,17 @@ def _spectrum(wave: np.ndarray, sample_rate: int, size: int) -> tuple[float | No
 
 
 class _Mirror:
-    """Whether a sound above 4 kHz is, softer, what is below it, turned round: upsampled from 8 kHz by a short filter.
+    """Detects a mirror image above 4 kHz: sound upsampled from 8 kHz by a short filter.
 
-    Zeros between the samples of real sound make its spectrum above the middle the conjugate of the one below. Filters of linear
-    phase leave the product of such a pair the same phase in all bins and windows; the phases of other sounds add up to little.
-    Memory: HELD windows of what is near 4 kHz.
+    Inserting zeros between samples makes the upper half of the spectrum the conjugate of the lower. With a linear-phase filter the
+    product of mirrored bins has the same phase in all bins and windows; for other sounds the phases cancel. Memory: HELD windows
+    of the bins near 4 kHz.
     """
 
     HELD = 512
 
     def __init__(self, sample_rate: int, size: int):
-        """Of windows of `size`; where no bin lies at 4 kHz, or not enough above it, nothing is looked for."""
+        """`size`: of the windows. Inactive if no bin is at 4 kHz or there are too few above it."""
         number = MIRROR_HZ * size / sample_rate
         self._bin = int(number) if number.is_integer() and number + MIRROR_BINS.stop <= size // 2 else 0
         self._noise = _bands(size)[2]
@@ -235,7 +235,7 @@ class _Mirror:
         self._windows, self._agreement, self._below, self._above = 0, 0j, 0.0, 0.0
 
     def add(self, spectra: np.ndarray) -> None:
-        """Take spectra complex64 [n, bins] of windows half a window apart."""
+        """Add spectra complex64 [n, bins] of half-overlapping windows."""
         if self._bin:
             self._waiting.append(spectra[:, self._bin - MIRROR_BINS.stop : self._bin + MIRROR_BINS.stop + 1].copy())
             if len(self._waiting) * STFT_WINDOWS >= self.HELD:
@@ -252,13 +252,13 @@ class _Mirror:
         self._windows += int(loud.sum())
         self._above += float(powers.sum())
         self._below += float(np.vdot(below, below).real)
-        if loud.any() and self._above <= self._below * 10 ** (MIRROR_DB / 10):  # else it would not count
+        if loud.any() and self._above <= self._below * 10 ** (MIRROR_DB / 10):  # else it is not an image
             products = below[loud, ::-1] * above[loud]
             agreements = products.sum(axis=1) / np.abs(products).sum(axis=1)
-            self._agreement += complex(agreements.sum())  # a loud moment says no more than a soft one
+            self._agreement += complex(agreements.sum())  # each window counts equally
 
     def leave_out(self, mean: np.ndarray) -> None:
-        """Set to 0 what is an image in the mean power [bins] of the sound."""
+        """Set mirror images in the mean power [bins] to 0."""
         self._look()
         if not self._bin:
             return
@@ -266,14 +266,14 @@ class _Mirror:
         if softer and self._windows >= MIRROR_WINDOWS and abs(self._agreement) >= MIRROR_AGREEMENT * self._windows:
             mean[self._bin + 1 :] = 0
         elif mean[self._bin + MIRROR_BINS.start : self._bin + MIRROR_BINS.stop].mean() <= self._noise:
-            # There is nothing right above 4 kHz, so what comes further up may be the image of deep sound.
+            # Nothing right above 4 kHz: energy further up may be the image of low sounds.
             above = mean[self._bin + 1 : 2 * self._bin + 1]
             below = mean[self._bin - len(above) : self._bin][::-1]
             above[above < below * 10 ** (FAR_MIRROR_DB / 10)] = 0
 
 
 def _bandwidth(spectrum: np.ndarray, sample_rate: int) -> float:
-    """Hz at which the highest band ends that holds more than the noise of 16 bits and the leakage of a filter; 0: none does."""
+    """Upper edge in Hz of the highest band above 16-bit noise and filter leakage; 0 if there is none."""
     size = 2 * (len(spectrum) - 1)
     edges, widths, noise = _bands(size)
     bands = np.add.reduceat(spectrum, edges[:-1]) / widths
@@ -288,7 +288,7 @@ def _window(size: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=4)
 def _bands(size: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """First bins of the bands (the constant apart) and the one after the last, their widths, and the power of noise in a bin."""
+    """Bin edges of the bands (without bin 0), their widths, and the noise power per bin."""
     edges = np.linspace(1, size // 2 + 1, min(BANDS, size // 2) + 1).astype(int)
     noise = 10 ** ((NOISE_DBFS + NOISE_MARGIN_DB) / 10) * float(np.square(_window(size), dtype=np.float64).sum())
     return edges, np.diff(edges), noise
@@ -296,7 +296,7 @@ def _bands(size: int) -> tuple[np.ndarray, np.ndarray, float]:
 
 @functools.lru_cache(maxsize=4)
 def _weights(size: int, sample_rate: int) -> np.ndarray:
-    """A-weighting [size + 2], for real and imaginary parts in turn."""
+    """A-weighting [size + 2] for interleaved real and imaginary parts."""
     return np.repeat(a_weighting(np.fft.rfftfreq(size, 1 / sample_rate)), 2).astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""The one resampler on every path: soxr HQ (aliases 83 dB down where ffmpeg's default leaves 15), streaming, exact lengths."""
+"""The resampler: soxr HQ (aliases at -83 dB, ffmpeg's default at -15 dB), streaming, exact lengths."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ import numpy as np
 import soxr
 
 QUALITY = "HQ"
-BLOCK_SAMPLES = 1 << 18  # of input or output, whichever is more: an upsampled block stays small
-MAX_IDLE = 8  # kept of those that ended
+BLOCK_SAMPLES = 1 << 18  # of input or output, whichever is larger
+MAX_IDLE = 8  # finished streams kept for reuse
 
 
 def resampled_length(num_samples: int, rate_in: int, rate_out: int) -> int:
-    """Samples at `rate_out` of `num_samples` at `rate_in`: the nearest whole number, halves up."""
+    """Samples at `rate_out` of `num_samples` at `rate_in`, rounded half up."""
     return (2 * num_samples * rate_out + rate_in) // (2 * rate_in)
 
 
 def resample_blocks(blocks: Iterable[np.ndarray], rate_in: int, rate_out: int, channels: int = 1) -> Iterator[np.ndarray]:
     """Resample a stream of float32 blocks, [n] of one channel or [n, channels] of several.
 
-    The parts add up to exactly `resampled_length`, however it was cut. Memory stays bounded by the larger of a block in and
-    `BLOCK_SAMPLES`.
+    The total length is exactly `resampled_length`, independent of blocks. Memory is bounded by the input block or `BLOCK_SAMPLES`.
     """
     if rate_in == rate_out:
         for block in blocks:
@@ -49,8 +48,8 @@ def resample_blocks(blocks: Iterable[np.ndarray], rate_in: int, rate_out: int, c
         _idle[kind] = stream
 
 
-# Streams that came to their end, for the next one of the same rates and channels: a new one takes a tenth of the time of 5 s of
-# sound. Taken out while in use, so two at once never share one.
+# Finished streams by rates and channels, for reuse: making one takes a tenth of the time of resampling 5 s. A stream in use is not
+# in the table.
 _idle: dict[tuple[int, int, int], soxr.ResampleStream] = {}
 
 

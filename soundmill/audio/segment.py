@@ -1,4 +1,4 @@
-"""Cutting a recording into clips: arithmetic in samples, so that cuts are exact and cover it without overlap."""
+"""Cutting recordings into clips, in samples, so that cuts are exact and do not overlap."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Tail = Literal["keep", "drop", "pad"]
-SHORTEST_SECONDS = 0.01  # a recording under it is no sound, however it is cut
+SHORTEST_SECONDS = 0.01  # shorter recordings are rejected
 
 
 @dataclass(frozen=True)
@@ -19,15 +19,14 @@ class Cut:
 
 
 def to_samples(seconds: float, sample_rate: int) -> int:
-    """The one rounding from seconds to samples: to the nearest, halves up."""
+    """Seconds to samples, rounded half up."""
     return int(seconds * sample_rate + 0.5)
 
 
 def plan_cuts(num_samples: int, clip_samples: int, tail: Tail, min_samples: int) -> list[Cut]:
-    """Consecutive clips of `clip_samples`; the shorter piece at the end, if any, is kept, dropped or padded as `tail` says.
+    """Consecutive clips of `clip_samples`; a shorter rest is kept, dropped or padded according to `tail`.
 
-    A remainder under `min_samples` is dropped under every policy; a recording that is shorter than a clip is no remainder.
-    What no cut covers is `dropped_samples`.
+    A rest under `min_samples` is always dropped, unless it is the whole recording. `dropped_samples` counts what is dropped.
     """
     if clip_samples < 1:
         raise ValueError(f"a clip needs at least one sample, got {clip_samples}")
@@ -39,5 +38,5 @@ def plan_cuts(num_samples: int, clip_samples: int, tail: Tail, min_samples: int)
 
 
 def dropped_samples(num_samples: int, cuts: list[Cut]) -> int:
-    """Samples at the end of a recording that no cut takes."""
+    """Samples at the end of a recording that are in no cut."""
     return num_samples - sum(cut.num_samples for cut in cuts)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from soundmill.commands.project import Project, project_root, use_recorded_store
 from soundmill.errors import UserError
+
+if TYPE_CHECKING:
+    from soundmill.corpora.survey import Survey
 
 app = typer.Typer()
 
@@ -106,7 +109,8 @@ def run(
 ) -> None:
     """Run the whole pipeline on your own recordings, or for another model, in a workspace separate from the demo."""
     from soundmill import params as parameters
-    from soundmill.corpora import survey
+    from soundmill import stage
+    from soundmill.corpora import handover, survey
     from soundmill.models import registry
 
     root = project_root(project)
@@ -124,8 +128,7 @@ def run(
     registry.check(document)
     if note := registry.vocoder_note(document):
         typer.echo(note, err=True)
-    if folder:
-        _survey(root, folder, document)
+    contents = _survey(root, folder, document) if folder else None
     if dry_run:
         raise typer.Exit(0)
     from flows import checkout, locks
@@ -137,6 +140,8 @@ def run(
     ):  # a second run would change the parameters of the first
         workspace = checkout.workspace(root, name, document)
         typer.echo(f"workspace   {workspace}")
+        if contents and contents.packed:
+            handover.save(contents.packed, workspace / stage.WORK / "scan")
         status = checkout.run_pipeline(workspace)
     raise typer.Exit(status)
 
@@ -190,7 +195,7 @@ def _folder_and_overrides(corpus: str | None, overrides: list[str] | None) -> tu
     return Path(corpus) if corpus else None, overrides or []
 
 
-def _survey(root: Path, corpus: Path, document: dict[str, Any], training_seconds: float | None = None) -> None:
+def _survey(root: Path, corpus: Path, document: dict[str, Any], training_seconds: float | None = None) -> Survey:
     """Print the contents of a folder of recordings and the estimated cost; write its format and path into `document`.
 
     `training_seconds` None: estimated from a few steps of each of the document's families.
@@ -210,6 +215,7 @@ def _survey(root: Path, corpus: Path, document: dict[str, Any], training_seconds
         training_seconds = estimate.training_seconds(root, document, clips, len(contents.labels))
     for line in contents.describe(document, training_seconds):
         typer.echo(line)
+    return contents
 
 
 @app.command()

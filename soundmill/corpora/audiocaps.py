@@ -1,4 +1,4 @@
-"""AudioCaps: csv files of captions per YouTube id and start, beside audio files under any of the names in use."""
+"""AudioCaps: csv files of captions by YouTube id and start, and audio files under any of the common names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.join import join
 from soundmill.corpora.metadata import csv_columns, read_csv
-from soundmill.corpora.rows import Row
+from soundmill.corpora.rows import ManifestRow
 from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format, video_id, whole_number
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
@@ -32,10 +32,10 @@ def detect(inventory: Inventory) -> bool:
 
 
 def read(inventory: Inventory, num_shards: int) -> CorpusTables:
-    """Rows of an AudioCaps corpus: csv files and audio anywhere below its root; each csv's name tells the split.
+    """Tables of an AudioCaps corpus: csv files and audio anywhere below its root; each csv's name gives the split.
 
-    A caption belongs to the recording of its video that starts last before it. Audio that no csv knows stays a recording
-    without captions; captions without audio stay in the table, so that coverage can be computed.
+    A caption belongs to the recording of its video with the last start before it. Audio without a row is a recording without
+    captions; captions without audio stay in the table, so that coverage can be computed.
     """
     tables = CorpusTables()
     with_captions, with_labels = _tables_of(inventory, tables)
@@ -45,7 +45,7 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
         for _, video, start, row in _windows(inventory, name, tables)
     }
     rows = [
-        Row(
+        ManifestRow(
             name,
             line,
             video,
@@ -66,8 +66,10 @@ def _columns(inventory: Inventory, name: bytes) -> set[str]:
 
 
 def _tables_of(inventory: Inventory, tables: CorpusTables) -> tuple[list[bytes], list[bytes]]:
-    """Names of the csv files with captions and of those with labels; one that lacks a column is an error that names it, unless it
-    has no `audiocap_id` and others have captions: lists of failed downloads, and AudioSet's segments, have ids too."""
+    """Names of the csv files with captions and of those with labels; a csv without a required column is a UserError.
+
+    Without `audiocap_id`, and beside others with captions, it is allowed: lists of failed downloads and AudioSet's segments.
+    """
     with_captions, with_labels, strangers, lacking = [], [], [], []
     for name in inventory.csv_files():
         columns = _columns(inventory, name)
@@ -86,7 +88,7 @@ def _tables_of(inventory: Inventory, tables: CorpusTables) -> tuple[list[bytes],
         missing = ", ".join(column for column in COLUMNS if column not in columns)
         raise UserError(
             f"{path}: an AudioCaps csv needs the columns {', '.join(COLUMNS)}; {missing} missing "
-            f"(found: {', '.join(sorted(columns))}); mend its header, or take it out of the corpus"
+            f"(found: {', '.join(sorted(columns))}); correct its header, or remove it from the corpus"
         )
     if not with_captions:
         others = "; ".join(strangers) or "none"
@@ -99,27 +101,27 @@ def _tables_of(inventory: Inventory, tables: CorpusTables) -> tuple[list[bytes],
 
 
 def _windows(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[tuple[int, str, float, dict[str, str]]]:
-    """(line, YouTube id, start, row) of a csv; a row without them is quarantined."""
+    """(line, YouTube id, start, row) of a csv; rows without an id or start are quarantined."""
     for line, row in read_csv(inventory, name):
         row = {ALIASES.get(column, column): text for column, text in row.items()}
         video, start = video_id(row["youtube_id"]), seconds(row["start_time"])
         if not video:
-            tables.reject(name, "bad id", f"line {line}: {row['youtube_id']!r:.80} is no YouTube id")
+            tables.reject(name, "bad id", f"line {line}: {row['youtube_id']!r:.80} is not a YouTube id")
         elif start is None:
-            tables.reject(name, "bad start time", f"line {line}: {row['start_time']!r:.80} is no number of seconds")
+            tables.reject(name, "bad start time", f"line {line}: {row['start_time']!r:.80} is not a number of seconds")
         else:
             yield line, video, start, row
 
 
 def split_of_file(name: bytes) -> str | None:
-    """The split that a file's name tells (`train.csv`, `audiocaps_val.csv`), None where it tells none or several."""
+    """The split in a file's name (`train.csv`, `audiocaps_val.csv`); None if there is none or several."""
     words = re.split(r"[^a-z]+", name.rpartition(b"/")[2].decode("utf-8", "replace").lower())
     splits = {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}
     return splits.pop() if len(splits) == 1 else None
 
 
 def seconds(text: str) -> float | None:
-    """A number of seconds from 0 to 1e6, None for anything else."""
+    """Seconds, from 0 to 1e6; None for anything else."""
     try:
         value = float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""audiocraft: manifests of JSON lines with `path`, `duration`, `sample_rate`, and a json of its own beside every recording."""
+"""audiocraft: manifests of JSON lines with `path`, `duration`, `sample_rate`, and a json beside each recording."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.join import join
 from soundmill.corpora.metadata import begins_with, read_json, read_json_lines
 from soundmill.corpora.resolver import FileIndex
-from soundmill.corpora.rows import Row
+from soundmill.corpora.rows import ManifestRow
 from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format
 from soundmill.errors import UserError
 
@@ -29,12 +29,12 @@ KEYS = {"path", "duration", "sample_rate"}
 
 
 def detect(inventory: Inventory) -> bool:
-    """Whether a file of JSON lines begins like a manifest of audiocraft."""
+    """Whether a file of JSON lines starts like an audiocraft manifest."""
     return any(True for _ in _manifests(inventory))
 
 
 def read(inventory: Inventory, num_shards: int) -> CorpusTables:
-    """Rows of an audiocraft corpus. The manifest tells which recordings there are and their split, their own json what they say."""
+    """Tables of an audiocraft corpus. Manifests give recordings and splits, the json beside a recording its description."""
     tables = CorpusTables()
     return join(inventory, list(_rows(inventory, tables)), num_shards, tables)
 
@@ -46,7 +46,7 @@ def _manifests(inventory: Inventory) -> Iterator[bytes]:
                 yield name
 
 
-def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[Row]:
+def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[ManifestRow]:
     index = FileIndex(inventory)
     manifests = list(_manifests(inventory))
     if not manifests:
@@ -61,11 +61,11 @@ def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[Row]:
             about = _sidecar(inventory, files[0].raw_path, tables) if len(files) == 1 else {}
             labels = _tags(about.get("genre")) or _tags(about.get("keywords"))
             captions = _texts(about.get("captions")) or _texts(about.get("description"))
-            yield Row(name, line, entry["path"], captions=captions, labels=labels, split=split, bare=True)
+            yield ManifestRow(name, line, entry["path"], captions=captions, labels=labels, split=split, bare=True)
 
 
 def _split_of(name: bytes) -> str | None:
-    """What the manifest's name or, from the innermost outwards, one of its folders is called."""
+    """The split in the manifest's name, else in its folders, innermost first."""
     for part in reversed(name.decode("utf-8", "replace").lower().split("/")):
         words = {SPLITS[word] for word in re.split(r"[^a-z]+", part) if word in SPLITS}
         if len(words) == 1:
@@ -74,7 +74,7 @@ def _split_of(name: bytes) -> str | None:
 
 
 def _sidecar(inventory: Inventory, raw_path: bytes, tables: CorpusTables) -> dict[str, Any]:
-    """The json beside a recording; empty where there is none, or none that can be read."""
+    """The json beside a recording; empty if there is none or it cannot be read."""
     name = os.path.splitext(raw_path)[0] + b".json"
     if name not in inventory.metadata:
         return {}
@@ -91,6 +91,6 @@ def _texts(value: Any) -> list[str]:
 
 
 def _tags(value: Any) -> list[str]:
-    """Words of a list, or of a text with commas."""
+    """Tags in a list or a comma-separated text."""
     texts = value.split(",") if isinstance(value, str) else _texts(value)
     return [text.strip().lower() for text in texts if text.strip()]

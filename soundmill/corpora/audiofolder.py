@@ -1,4 +1,4 @@
-"""Hugging Face: an audiofolder with `metadata.csv`, `.jsonl` or `.parquet`, or Parquet tables with the recordings inside."""
+"""Hugging Face: an audiofolder with `metadata.csv`, `.jsonl` or `.parquet`, or Parquet tables with embedded recordings."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 
 from soundmill import hashing
 from soundmill.corpora import sources
-from soundmill.corpora.audioldm import ClassNames
+from soundmill.corpora.class_names import ClassNames
 from soundmill.corpora.folder_splits import METADATA, is_split, split_by_folders, split_of, splits_of_folders
 from soundmill.corpora.hf_columns import Description
 from soundmill.corpora.inventory import AudioFile, Inventory
 from soundmill.corpora.join import join
 from soundmill.corpora.metadata import csv_columns, read_csv, read_head, read_json_lines
-from soundmill.corpora.rows import MAX_CAPTION, Row
+from soundmill.corpora.rows import MAX_CAPTION, ManifestRow
 from soundmill.corpora.tables import CorpusTables, Format
 from soundmill.decoding.decode import DecodeError
 from soundmill.errors import UserError
@@ -39,13 +39,13 @@ FORMAT = Format(
 
 
 def detect(inventory: Inventory) -> bool:
-    """Whether there is a metadata file that names files, or a Parquet table with recordings in it."""
+    """Whether there is a metadata file with `file_name`, or a Parquet table with recordings."""
     tables = sources.tables_of(inventory.metadata)
     return any(_names_files(inventory, name) for name in _manifests(inventory)) or any(True for _ in tables)
 
 
 def read(inventory: Inventory, num_shards: int) -> CorpusTables:
-    """Rows of a Hugging Face dataset. A table's rows with the same recording are one recording with several captions."""
+    """Tables of a Hugging Face dataset. Rows of a table with the same recording are one recording with several captions."""
     tables = CorpusTables()
     manifests = [name for name in _manifests(inventory) if _names_files(inventory, name)]
     embedded: dict[Any, _Embedded] = {}
@@ -54,9 +54,9 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
     split_by_folders(rows, inventory, splits)
     _reject_damaged(inventory, tables)
     names = list(sources.tables_of(inventory.metadata))
-    alike = set() if inventory.digests else _with_names_twice(inventory, names)
+    undigested = set() if inventory.digests else _with_repeated_names(inventory, names)
     for name in names:
-        rows.extend(_read_table(inventory, name, name in alike, embedded, tables))
+        rows.extend(_read_table(inventory, name, name in undigested, embedded, tables))
     if not rows and not embedded:
         raise inventory.lacks(
             "metadata.csv, .jsonl or .parquet with `file_name`, and no Parquet table with usable recordings", "put one there"
@@ -86,7 +86,7 @@ def _names_files(inventory: Inventory, name: bytes) -> bool:
 
 
 def _reject_damaged(inventory: Inventory, tables: CorpusTables) -> None:
-    """Reject the tables that cannot be opened."""
+    """Reject tables that cannot be opened."""
     for name in inventory.metadata:
         if name.lower().endswith(b".parquet"):
             try:
@@ -99,7 +99,7 @@ def _reject_damaged(inventory: Inventory, tables: CorpusTables) -> None:
 
 @dataclass
 class _Embedded:
-    """One recording inside a table, and the descriptions of all its rows."""
+    """An embedded recording and the descriptions of all its rows."""
 
     file: sources.EmbeddedFile
     clip: tuple[str, float | None] | None
@@ -127,8 +127,8 @@ class _Embedded:
             tables.named.add(recording_id)
 
 
-def _rows_of(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[Row]:
-    """Rows of a metadata file; a damaged one fails the run, since the rest of its rows is unknown."""
+def _rows_of(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[ManifestRow]:
+    """Rows of a metadata file; a damaged one is a UserError, since its other rows are unknown."""
     if name.endswith(b".csv"):
         yield from (row for at, values in read_csv(inventory, name) if (row := _row(name, at, values, {}, tables)))
         return
@@ -138,7 +138,7 @@ def _rows_of(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterato
                 if row := _row(name, at, values, {}, tables):
                     yield row
             else:
-                tables.reject(name, "bad entry", f"line {at}: no object")
+                tables.reject(name, "bad entry", f"line {at}: not an object")
         return
     inventory.opened.add(name)
     try:
@@ -150,17 +150,17 @@ def _rows_of(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterato
                         yield row
                     at += 1
     except DecodeError as error:
-        raise UserError(f"{escape_path(name)}: {error}; mend it, or take it out of the corpus") from None
+        raise UserError(f"{escape_path(name)}: {error}; correct it, or remove it from the corpus") from None
 
 
-def _row(name: bytes, at: int, values: dict[str, Any], names: dict[str, list[str]], tables: CorpusTables) -> Row | None:
+def _row(name: bytes, at: int, values: dict[str, Any], names: dict[str, list[str]], tables: CorpusTables) -> ManifestRow | None:
     key = values.get("file_name")
     if not isinstance(key, str):
         tables.reject(name, "bad id", f"line {at}: no `file_name`")
         return None
     about = Description.of(values, names)
     clip = about.clip and about.clip_with(key)
-    return Row(
+    return ManifestRow(
         name,
         at,
         key,
@@ -175,11 +175,11 @@ def _row(name: bytes, at: int, values: dict[str, Any], names: dict[str, list[str
 
 
 def _read_table(
-    inventory: Inventory, name: bytes, alike: bool, embedded: dict[Any, _Embedded], tables: CorpusTables
-) -> Iterator[Row]:
-    """Put a table's recordings into `embedded`; yields rows whose recording is a file that the table names instead.
+    inventory: Inventory, name: bytes, digest: bool, embedded: dict[Any, _Embedded], tables: CorpusTables
+) -> Iterator[ManifestRow]:
+    """Add a table's recordings to `embedded`; yields rows whose recording is a file.
 
-    `alike`: its recordings are digested, though the inventory was taken without digests.
+    `digest`: digest the recordings even if the inventory has no digests.
     """
     count = 0
     inventory.opened.add(name)
@@ -189,7 +189,7 @@ def _read_table(
             others = [field.name for field in file.schema_arrow if field.name != column and sources.is_audio(field.type)]
             if others:
                 tables.count("columns_of_recordings_left_out", len(others))
-            cells = parse_json(_digests(inventory, name, file)) if inventory.digests or alike else None
+            cells = parse_json(_digests(inventory, name, file)) if inventory.digests or digest else None
             for count, (file_or_error, values) in enumerate(sources.embedded_files(name, file, cells), start=1):
                 if isinstance(file_or_error, DecodeError):
                     inner = values.pop(column)
@@ -213,30 +213,30 @@ def _digests(inventory: Inventory, name: bytes, file: pq.ParquetFile) -> str:
     return hashing.cached_value(inventory.metadata[name], what, lambda: json.dumps(sources.digest_cells(file)), inventory.cache)
 
 
-def _with_names_twice(inventory: Inventory, names: list[bytes]) -> set[bytes]:
-    """Tables with recordings of equal names or none, which only their bytes distinguish."""
-    tables: dict[Any, bytes] = {}  # that of the first recording of each name
-    alike: set[bytes] = set()
+def _with_repeated_names(inventory: Inventory, names: list[bytes]) -> set[bytes]:
+    """Tables whose recordings have equal or empty names and are distinguished only by their bytes."""
+    tables: dict[Any, bytes] = {}  # the table of the first recording with each name
+    repeated: set[bytes] = set()
     for name in names:
         with suppress(DecodeError), sources.open_table(inventory.metadata[name]) as file:
             for file_or_error, values in sources.embedded_files(name, file, None):
                 if not isinstance(file_or_error, DecodeError):
                     identity = _identity(file_or_error, Description.of(values, {}))
                     if identity in tables:
-                        alike |= {tables[identity], name}
+                        repeated |= {tables[identity], name}
                     tables.setdefault(identity, name)
-    return alike
+    return repeated
 
 
 def _identity(file: sources.EmbeddedFile, about: Description) -> tuple[str | None, tuple[str, float | None] | None, str]:
-    """(split, clip, name) of a recording in its table; the name is empty where there is a clip."""
+    """(split, clip, name) of a recording in its table; with a clip, the name is empty."""
     clip = about.clip_with(file.inner_path)
     return about.split or split_of(sources.split(file.raw_path)[0]), clip, "" if clip else file.inner_path
 
 
 def _add_embedded(file: sources.EmbeddedFile, about: Description, embedded: dict[Any, _Embedded], tables: CorpusTables) -> None:
-    # AudioCaps and the like repeat a recording in every row that captions it. Equal bytes under two names are two recordings, as
-    # files are: bytes are compared only where names are equal.
+    # Some datasets, such as AudioCaps, repeat a recording for each caption. Equal bytes with two names are two recordings, as with
+    # files: bytes are compared only if names are equal.
     split, clip, _ = identity = _identity(file, about)
     same = (identity, file.digest or file.raw_path)
     if same in embedded:
@@ -248,7 +248,7 @@ def _add_embedded(file: sources.EmbeddedFile, about: Description, embedded: dict
 
 
 def _bounded(about: Description, name: bytes, at: int, tables: CorpusTables) -> list[str]:
-    """The captions of a row that are not too long."""
+    """The captions of a row; those that are too long are rejected."""
     captions = [caption for caption in about.captions if len(caption) <= MAX_CAPTION]
     for caption in about.captions:
         if len(caption) > MAX_CAPTION:
@@ -262,13 +262,13 @@ def _remark_unread_folders(tables: CorpusTables) -> None:
     unread = [row["path"] for row in without if any(map(is_split, row["raw_path"].split(b"/")[:-1]))]
     if unread:
         tables.remarks.append(
-            f"{len(unread)} recordings (first: {unread[0]}) lie in folders named after splits that are not read as such, for other "
-            "folders lie beside them; if they are splits, say so in a column `split`"
+            f"{len(unread)} recordings (first: {unread[0]}) are in folders named after splits that are not read as splits, because "
+            "there are other folders beside them; if they are splits, add a column `split`"
         )
 
 
-def _name_classes(described: Iterable[Row | _Embedded], inventory: Inventory, tables: CorpusTables) -> None:
-    """Replace AudioSet's machine ids among labels by their names."""
+def _name_classes(described: Iterable[ManifestRow | _Embedded], inventory: Inventory, tables: CorpusTables) -> None:
+    """Replace AudioSet's machine ids in labels by class names."""
     classes = ClassNames.of(inventory)
     for about in described:
         kept = classes.call(about.labels)

@@ -1,4 +1,4 @@
-"""The catalog of one variant of clips: the captions, labels, weight and group that each has from its recording."""
+"""The catalog of one variant of clips: captions, labels, weight and group of each clip."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from soundmill.corpora import matching
 from soundmill.errors import UserError
 
 UNSPLIT = pa.schema([column for column in manifest.CATALOG if column.name != "split"])
-REMAKE = "remake them: `dvc repro -f resample`"
+REMAKE = "make them again: `dvc repro -f resample`"
 
 
 @dataclass
 class Described:
-    """Every clip that is kept, as the catalog has it but for the split (a table: lists of mappings take ten times as much)."""
+    """The kept clips as in the catalog, without the split; a table, since lists of dicts take ten times the memory."""
 
     clips: pa.Table
     matched: int  # captions
     missing: list[str]  # captions without a clip
-    origins: Counter[str]  # of captions, by clip
+    origins: Counter[str]  # clips by origin of their captions
     rejected: int  # clips that break a quality rule
 
 
 def describe(corpus: Path, clips: Path, quality: Path, template: str) -> Described:
-    """Match captions with the clips below `clips` that `quality` keeps, one shard of recordings after the other.
+    """Match captions with the clips below `clips` that `quality` keeps, shard by shard.
 
-    A clip of a recording with labels and no caption gets `template`, its `{label}` filled in.
+    The caption of a clip with labels and no caption is `template` with its labels.
     """
     rejected = _rejected(quality)
     columns = ["recording_id", "shard", "start_time", "labels", "corpus", "weight", "group"]
     recordings = shards.read_table(corpus / "recordings.parquet", manifest.RECORDINGS, columns)
     captions = shards.read_table(corpus / "captions.parquet", manifest.CAPTIONS)
-    # A caption whose recording is absent goes with none of the shards, at the end.
+    # Captions of missing recordings come last, as shard -1.
     owners = pc.index_in(captions["recording_id"], recordings["recording_id"].combine_chunks())
     captions = captions.append_column("shard", pc.fill_null(recordings["shard"].take(owners), -1))
     recordings_of, captions_of = shards.by_shard(recordings), shards.by_shard(captions)
@@ -66,14 +66,35 @@ def describe(corpus: Path, clips: Path, quality: Path, template: str) -> Describ
         tables.append(pa.Table.from_pylist(entries, UNSPLIT))
     if strangers or paths:
         which = f"clip {strangers[0]!r}" if strangers else min(paths)
-        raise UserError(f"{clips}: {which} is of no recording in {corpus}; {REMAKE}")
+        raise _stranger(clips, which, corpus)
     result.clips = pa.concat_tables(tables).combine_chunks()
     _check(result.clips, clips, len(rejected))
     return result
 
 
+def kept_clips(corpus: Path, recordings: pa.Table, clips: Path, quality: Path) -> pa.Table:
+    """`clip_id`, `recording_id` and `source` of the clips below `clips` that `quality` keeps, in the order of the shards.
+
+    `recordings` has `recording_id` of all recordings in `corpus`.
+    """
+    columns = ["clip_id", "recording_id", "source"]
+    tables = [shards.read_table(path, manifest.CLIPS, columns) for path in shards.shard_paths(clips)]
+    table = pa.concat_tables(tables).combine_chunks()
+    strangers = table.filter(pc.invert(pc.is_in(table["recording_id"], recordings["recording_id"].combine_chunks())))
+    if strangers.num_rows:
+        raise _stranger(clips, f"clip {strangers['clip_id'][0].as_py()!r}", corpus)
+    rejected = _rejected(quality)
+    table = table.filter(pc.invert(pc.is_in(table["clip_id"], pa.array(rejected, pa.string()))))
+    _check(table, clips, len(rejected))
+    return table
+
+
+def _stranger(clips: Path, which: str, corpus: Path) -> UserError:
+    return UserError(f"{clips}: {which} is of no recording in {corpus}; {REMAKE}")
+
+
 def with_splits(clips: pa.Table, split_of: Mapping[str, str]) -> pa.Table:
-    """The clips with the split of their recordings."""
+    """Add the splits of their recordings to clips."""
     splits = [split_of[recording_id] for recording_id in clips["recording_id"].to_pylist()]
     return clips.append_column("split", pa.array(splits, pa.string()))
 
@@ -85,7 +106,7 @@ def _rejected(quality: Path) -> set[str]:
 
 
 def stretches(quality: Path, clip_ids: Iterable[str]) -> dict[str, tuple[float, float]]:
-    """Of these clips the first second of their recording and the one after the last, by manifest.VERDICTS; padding left out."""
+    """Start and end of these clips in their recordings, in seconds without padding, by manifest.VERDICTS."""
     table = shards.read_table(quality, manifest.VERDICTS, ["clip_id", "start", "quality"])
     rows = table.filter(pc.is_in(table["clip_id"], pa.array(clip_ids, pa.string()))).to_pylist()
     return {row["clip_id"]: (row["start"], row["start"] + row["quality"]["seconds"]) for row in rows}
@@ -96,7 +117,7 @@ def _rows(table: pa.Table | None) -> list[dict[str, Any]]:
 
 
 def _clip_rows(path: Path | None) -> list[dict[str, Any]]:
-    """Names, places and digests of the clips of one shard; `path` None: no clip survived in it."""
+    """Ids, places and digests of the clips of one shard; `path` None: it has no clips."""
     if path is None:
         return []
     table = shards.read_table(path, manifest.CLIPS, ["clip_id", "recording_id", "source", "start", "digest", "quality"])

@@ -1,4 +1,4 @@
-"""A check of a corpus that changes nothing: which clips have files, which do not, and what is ambiguous."""
+"""Check a corpus without changing it: which clips have files, which do not, and what is ambiguous."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from soundmill.manifest import escape_path, naming_stem
 if TYPE_CHECKING:
     from rich.console import Console
 
-LISTED = 10  # of each kind that the report names; the JSON names all
+LISTED = 10  # entries of each kind in the printed report; the JSON has all
 AUDIOCAPS_COLUMNS = ("audiocap_id", "youtube_id", "start_time", "caption")
 
 
@@ -35,24 +35,22 @@ AUDIOCAPS_COLUMNS = ("audiocap_id", "youtube_id", "start_time", "caption")
 class Report:
     """The state of one corpus. Paths are escaped, relative to its directory; in a union their part's name comes first."""
 
-    path: Path  # a directory; of a union, the params.yaml that names its parts
-    detected: bool  # no format was given
-    parts: dict[str, str]  # of a union: their formats
+    path: Path  # the corpus directory; for a union, the params.yaml that lists its parts
+    detected: bool  # the format was detected, not given
+    parts: dict[str, str]  # of a union: format by name
     inventory: Inventory
     tables: CorpusTables
     damaged: list[dict[str, str]]  # path, reason, detail: files and rows that the pipeline would quarantine
-    inside: (
-        int  # of the matched: they begin inside of a recording, and describe a clip that begins there too, or holds their window
-    )
+    inside: int  # matched rows that start later than their recording
 
     @property
     def coverage(self) -> float | None:
-        """Share of the listed clips that have a file; None where nothing is listed."""
+        """Share of the listed clips that have a file; None if nothing is listed."""
         return len(self.tables.matched) / self.listed if self.listed else None
 
     @property
     def listed(self) -> int:
-        """Clips that are matched, missing, or ambiguous with no file taken for them."""
+        """Clips that are matched, missing, or ambiguous without a chosen file."""
         return len(self.tables.matched) + len(self.tables.missing) + self.tables.counts.get("undecided_clips", 0)
 
     def counts(self) -> dict[str, int]:
@@ -96,58 +94,76 @@ def check(
     progress: Callable[[int], None] = lambda n: None,
     follow_links: bool = False,
 ) -> Report:
-    """Look at a corpus; UserError where the path is none.
+    """Check one corpus directory; UserError if the path is not a directory.
 
-    No recording is opened but those of which a row wants a later second than they begin at (such a row is missing if they end
-    before), and those in Parquet tables where several rows call theirs the same, or nothing. `headers`: the header of every
-    recording is read, and what cannot be decoded is among the damaged, and missing. `follow_links` as in inventory.take.
+    Opens a recording only if a row starts later than it (the row is missing if the recording ends first), or if it is in a Parquet
+    table with equal or empty names. With `headers`, the header of every recording is read; those that cannot be decoded are
+    damaged, and their clips missing. `follow_links` as in inventory.take.
     """
+    place = directory_of(directory, format, follow_links)
+    return report_of(place.root, [place], read([place]), headers, progress)
+
+
+def directory_of(directory: Path, format: str = registry.AUTO, follow_links: bool = False) -> Directory:
+    """The directory as a corpus; UserError if it is not a directory."""
     if not directory.is_dir():
         what = "is a file, not a directory" if directory.exists() else "no such directory"
-        raise UserError(f"{escape_path(bytes(directory))}: {what}; say where your recordings are")
-    root = directory.resolve()
-    return _check(root, [Directory("", format, 1.0, root, follow_links)], headers, progress)
+        raise UserError(f"{escape_path(bytes(directory))}: {what}; give the directory of your recordings")
+    return Directory("", format, 1.0, directory.resolve(), follow_links)
 
 
 def check_params(path: Path, headers: bool = False, progress: Callable[[int], None] = lambda n: None) -> Report:
-    """Look at the corpus that a params.yaml names, which may be a union, as the stage `scan` reads it."""
-    return _check(path.resolve(), directories_of(path), headers, progress)
+    """Check the corpus, or union, in a params.yaml, as the stage `scan` reads it."""
+    places = directories_of(path)
+    return report_of(path.resolve(), places, read(places), headers, progress)
 
 
 def directories_of(path: Path) -> list[Directory]:
-    """Where the recordings lie that a params.yaml names."""
+    """The corpus directories in a params.yaml."""
     document = params.section(params.read_yaml(path), "corpus", str(path))
     if isinstance(document, dict) and document.get("embedded"):
-        raise UserError(f"{path}: its corpus is made by the pipeline itself; to look at your own, name their directory")
+        raise UserError(f"{path}: this corpus is synthesised by the pipeline; to check your own recordings, give their directory")
     return directories(params.parse(ScanParams, document, f"{path}: corpus"), path.resolve().parent)
 
 
-def _check(path: Path, places: list[Directory], headers: bool, progress: Callable[[int], None]) -> Report:
+def read(places: list[Directory]) -> list[union.UnionPart]:
+    """Read each directory: its inventory, without digests, and its tables."""
     parts = []
     for place in places:
         with named(place.name):
             taken = inventory.take(place.root, digests=False, follow_links=place.follow_links)
             name = registry.detect(taken) if place.format == registry.AUTO else place.format
-            parts.append(union.Part(place.name, place.weight, taken, registry.read(name, taken, 1, needs_audio=False)))
+            parts.append(union.UnionPart(place.name, place.weight, taken, registry.read(name, taken, 1, needs_audio=False)))
+    return parts
+
+
+def report_of(
+    path: Path,
+    places: list[Directory],
+    parts: list[union.UnionPart],
+    headers: bool = False,
+    progress: Callable[[int], None] = lambda n: None,
+) -> Report:
+    """Check what `read` returned; clips beyond the end of their recording are moved to `missing`. `path` is for the report."""
     united = bool(places[0].name)
     files, tables = union.unite(parts) if united else (parts[0].inventory, parts[0].tables)
-    # A union gives another id to a recording whose own an earlier part has.
+    # In a union, a recording whose id is taken by an earlier part has another one.
     own_ids = {
         (part.name.encode() + b"/" if united else b"") + row["raw_path"]: row["recording_id"]
         for part in parts
         for row in part.tables.recordings
     }
     begins = {row["recording_id"]: row for row in tables.recordings}
-    clips, late = defaultdict(list), set()  # listed clips by recording_id; those that it may be too short for
+    clips, late = defaultdict(list), set()  # listed clips by recording_id; recordings that may be too short for a clip
     for clip in tables.matched:
         clips[clip["id"]].append(clip)
         if clip["start_time"] is not None and clip["start_time"] > begins[clip["id"]]["start_time"] + TOLERANCE:
             late.add(clip["id"])
-    wanted = [row for row in tables.recordings if headers or row["recording_id"] in late]
+    probed = [row for row in tables.recordings if headers or row["recording_id"] in late]
     damaged = files.rejected + tables.rejected
-    lost: dict[tuple[str, float | None], dict[str, Any]] = {}  # clips after the end of their recording or of a damaged one
+    lost: dict[tuple[str, float | None], dict[str, Any]] = {}  # clips of damaged recordings, or beyond the end of theirs
     sources = Sources({place.name.encode(): bytes(place.root) for place in places})
-    for row, seconds in zip(wanted, probe(sources, (row["raw_path"] for row in wanted), progress), strict=True):
+    for row, seconds in zip(probed, probe(sources, (row["raw_path"] for row in probed), progress), strict=True):
         broken = isinstance(seconds, decode.DecodeError)
         if broken:
             damaged.append({"path": row["path"], "reason": seconds.reason, "detail": seconds.detail})
@@ -168,7 +184,7 @@ def _check(path: Path, places: list[Directory], headers: bool, progress: Callabl
 def probe(
     sources: Sources, raw_paths: Iterable[bytes], progress: Callable[[int], None] = lambda n: None
 ) -> list[float | decode.DecodeError]:
-    """Seconds of recordings by their headers, or what is wrong with them, in the order of `raw_paths`."""
+    """Length in seconds of each recording by its header, or its DecodeError, in the order of `raw_paths`."""
 
     def seconds(raw_path: bytes) -> float | decode.DecodeError:
         try:
@@ -187,14 +203,16 @@ def probe(
 
 
 def _as_missing(recording: dict[str, Any], own_id: str, start: float | None) -> dict[str, Any]:
-    """An entry of `missing` for a clip of a recording, without its captions; `own_id` is what its own corpus calls it."""
+    """An entry of `missing` for a clip, without captions; `own_id` is the recording's id in its own part of a union."""
     video = recording["group"] if naming_stem(own_id) == recording["group"] else None
     start = recording["start_time"] if start is None and video else start
     entry = {"id": video or recording["path"], "youtube_id": video, "start_time": start}
     return {**entry, "captions": [], "origins": [], "audiocap_ids": []}
 
 
-def _move_to_missing(lost: dict[tuple[str, float | None], dict[str, Any]], tables: CorpusTables, parts: list[union.Part]) -> None:
+def _move_to_missing(
+    lost: dict[tuple[str, float | None], dict[str, Any]], tables: CorpusTables, parts: list[union.UnionPart]
+) -> None:
     origins = {row["origin"] for row in tables.captions if (row["recording_id"], row["start_time"]) in lost}
     numbers = {origin: number for part in parts for origin, number in _numbers(origins, part).items()}
     for row in tables.captions:
@@ -205,16 +223,16 @@ def _move_to_missing(lost: dict[tuple[str, float | None], dict[str, Any]], table
     described = {clip["id"] for clip in tables.matched}
     tables.matched = [clip for clip in tables.matched if (clip["id"], clip["start_time"]) not in lost]
     tables.missing.extend(lost.values())
-    # A file of which rows want only what it does not reach: nothing lists it.
-    bereft = described - {clip["id"] for clip in tables.matched}
+    # File referenced only beyond its end.
+    undescribed = described - {clip["id"] for clip in tables.matched}
     reported = {path for entry in tables.collisions + tables.ambiguous for path in entry.get("paths", ())}
     tables.orphans.extend(
-        {"path": row["path"]} for row in tables.recordings if row["recording_id"] in bereft and row["path"] not in reported
+        {"path": row["path"]} for row in tables.recordings if row["recording_id"] in undescribed and row["path"] not in reported
     )
 
 
-def _numbers(origins: set[str], part: union.Part) -> dict[str, str]:
-    """AudioCaps' ids of rows, by their origins (`train.csv:12`)."""
+def _numbers(origins: set[str], part: union.UnionPart) -> dict[str, str]:
+    """AudioCaps' row ids by origin (`train.csv:12`)."""
     tables = {origin.rpartition(":")[0] for origin in origins}
     below = f"{part.name}/" if part.name else ""
     return {
@@ -227,15 +245,15 @@ def _numbers(origins: set[str], part: union.Part) -> dict[str, str]:
 
 
 def write_json(report: Report, path: Path) -> None:
-    """Write the whole report; readers see the old file or the new one."""
+    """Write the whole report, atomically."""
     text = json.dumps(report.as_json(), ensure_ascii=False, indent=1)
     _write(path, text + "\n")
 
 
 def write_missing(report: Report, path: Path) -> int:
-    """Write one csv row per caption of a clip without file, for a downloader; returns the number of rows.
+    """Write one csv row per caption of a missing clip, for a downloader; returns the number of rows.
 
-    With AudioCaps' columns where any is YouTube's, and with what the manifest calls them where any is not.
+    YouTube clips have AudioCaps' columns, others the manifest's id and origin.
     """
     import io
 
@@ -263,9 +281,9 @@ def write_missing(report: Report, path: Path) -> int:
 
 
 def check_outside(path: Path, places: list[Path]) -> None:
-    """UserError where a csv would be written into the corpus that it is about."""
+    """UserError if a file would be written into the corpus."""
     if any(path.resolve().is_relative_to(place.resolve()) for place in places):
-        raise UserError(f"{path}: lies in the corpus, and the next look would take it for one of its tables; write it elsewhere")
+        raise UserError(f"{path}: lies in the corpus and would be read as one of its tables; write it elsewhere")
 
 
 def _write(path: Path, text: str) -> None:
@@ -284,7 +302,7 @@ def show(report: Report, console: Console) -> None:
     if report.parts:
         about = "of " + ", ".join(f"{name} ({format})" for name, format in report.parts.items())
     else:
-        source = "recognised" if report.detected else "as given"
+        source = "detected" if report.detected else "as given"
         about = f"({source}: {registry.ADAPTERS[tables.format].FORMAT.layout})"
     _say(console, f"corpus    {escape_path(bytes(report.path))}")
     _say(console, f"format    {tables.format} {about}")
@@ -292,21 +310,21 @@ def show(report: Report, console: Console) -> None:
     of = f"{len(tables.matched)} of {report.listed} listed clips have a file"
     _say(console, f"coverage  {covered}" + (f" ({of})" if report.coverage is not None else ""))
     if report.inside:
-        cut = "for a clip that is cut within half a second of where they begin, or holds all of their window"
-        _say(console, f"          {report.inside:,} of them begin inside of a longer file: {cut}", "yellow")
+        used = "used if a clip starts within 0.5 s of them or contains their window"
+        _say(console, f"          {report.inside:,} of them start inside a longer file: {used}", "yellow")
     if tables.named:
-        _say(console, f"          {len(tables.named):,} of them have neither caption nor label", "yellow")
+        _say(console, f"          {len(tables.named):,} of them have no caption or label", "yellow")
     if tables.rejected:
-        _say(console, f"          {len(tables.rejected):,} rows, or texts of rows, cannot be used: see damaged", "yellow")
+        _say(console, f"          {len(tables.rejected):,} rows or texts cannot be used: see damaged", "yellow")
     meanings = {
-        "recordings": "files that may be recordings",
-        "captions": "with and without a file",
+        "recordings": "possible recordings",
+        "captions": "with or without a file",
         "matched": "listed clips with their file",
         "missing": "listed clips without a file",
-        "orphans": "files that nothing lists",
-        "collisions": "ids that several files or rows have",
-        "ambiguous": "what may mean several things",
-        "damaged": "files and rows that cannot be used",
+        "orphans": "files without a row",
+        "collisions": "ids of several files or rows",
+        "ambiguous": "names with several meanings",
+        "damaged": "unusable files and rows",
     }
     grid = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     grid.add_column(justify="left")
@@ -336,13 +354,13 @@ def show(report: Report, console: Console) -> None:
     if any(counts[name] > LISTED for name in lines):
         _say(
             console,
-            "\n--json FILE names all of them" + ("; --missing FILE.csv lists what to download" if tables.missing else ""),
+            "\n--json FILE lists all of them" + ("; --missing FILE.csv lists what to download" if tables.missing else ""),
             "dim",
         )
 
 
 def _say(console: Console, text: str, style: str = "") -> None:
-    """One line as it is: names are no markup, and are not wrapped."""
+    """Print one line literally: no markup, no wrapping."""
     from rich.text import Text
 
     console.print(Text(text, style=style), soft_wrap=True)

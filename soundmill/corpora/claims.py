@@ -1,4 +1,4 @@
-"""Which file each row of a manifest describes."""
+"""Matching the rows of manifests with files."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from dataclasses import replace
 
 from soundmill.corpora.inventory import AudioFile, Inventory
 from soundmill.corpora.resolver import FileIndex, Resolution, compatible, folders_of_key, shared_folders
-from soundmill.corpora.rows import JoinState, Row
+from soundmill.corpora.rows import JoinState, ManifestRow
 
 
-def claim_all(inventory: Inventory, rows: list[Row], state: JoinState, parts: Mapping[str, str]) -> None:
-    """Find the file of every row. The index of the files, the largest structure of a join, is freed at the end."""
+def claim_all(inventory: Inventory, rows: list[ManifestRow], state: JoinState, parts: Mapping[str, str]) -> None:
+    """Find the file of every row. The file index, the largest structure of a join, is freed on return."""
     index = FileIndex(inventory)
     numbered = _numbered(inventory, index, rows, state)
     local = _local_manifests(index, rows)
@@ -45,36 +45,36 @@ def claim_all(inventory: Inventory, rows: list[Row], state: JoinState, parts: Ma
 
 
 def _numbered(
-    inventory: Inventory, index: FileIndex, rows: list[Row], state: JoinState
+    inventory: Inventory, index: FileIndex, rows: list[ManifestRow], state: JoinState
 ) -> dict[tuple[str, float | None], dict[AudioFile, None]]:
-    """Files named by AudioCaps' number of a row, by the row's clip.
+    """Files named after a row's `audiocap_id`, by the row's clip.
 
-    Where some rows find theirs by YouTube id, only those in folders of whose numbers as many are rows' as are not: Freesound's
-    numbers, which name files of other corpora, overlap with AudioCaps'.
+    If some rows find their file by YouTube id, a folder's files count only if at least half of its numbers are rows' ids:
+    Freesound's numbers, which name files of other corpora, overlap with AudioCaps'.
     """
     files = {row.number: index.resolve(row.number).files for row in rows if row.number}
-    known = {file for some in files.values() for file in some}
+    matched = {file for some in files.values() for file in some}
     votes: dict[bytes, int] = defaultdict(int)  # by folder
-    if known and any(row.number and index.resolve_clip(row.key, row.start_time).files for row in rows):
+    if matched and any(row.number and index.resolve_clip(row.key, row.start_time).files for row in rows):
         for file in inventory.audio:
             if file.stem.isdigit():
-                votes[os.path.dirname(file.raw_path)] += 1 if file in known else -1
-    strange = {file for file in known if votes[os.path.dirname(file.raw_path)] < 0}
-    if strange:
+                votes[os.path.dirname(file.raw_path)] += 1 if file in matched else -1
+    unrelated = {file for file in matched if votes[os.path.dirname(file.raw_path)] < 0}
+    if unrelated:
         state.tables.remarks.append(
-            f"{len(strange)} files are named by a row's `audiocap_id` and not taken for it, for most numbers in their folder "
-            f"are no row's (first: {min(file.path for file in strange)})"
+            f"{len(unrelated)} files are named like a row's `audiocap_id` but not used, since most numbers in their folder "
+            f"belong to no row (first: {min(file.path for file in unrelated)})"
         )
     by_clip: dict[tuple[str, float | None], dict[AudioFile, None]] = defaultdict(dict)
     for row in rows:
         for file in files.get(row.number, ()):
-            if file not in strange:
+            if file not in unrelated:
                 by_clip[row.key, row.start_time][file] = None
     return by_clip
 
 
-def _resolve(index: FileIndex, row: Row, numbered: list[AudioFile]) -> Resolution:
-    """`numbered`: files that are named by AudioCaps' number of this row, or of another one of the same clip."""
+def _resolve(index: FileIndex, row: ManifestRow, numbered: list[AudioFile]) -> Resolution:
+    """`numbered`: files named after the `audiocap_id` of this row or of another row of the same clip."""
     if row.start_time is None:
         return index.resolve(row.key, b"" if row.at_root else row.source.rpartition(b"/")[0], row.of_video)
     resolution = index.resolve_clip(row.key, row.start_time)
@@ -83,8 +83,8 @@ def _resolve(index: FileIndex, row: Row, numbered: list[AudioFile]) -> Resolutio
     return resolution if resolution.files else index.resolve_inside(row.key, row.start_time)
 
 
-def _local_manifests(index: FileIndex, rows: list[Row]) -> set[bytes]:
-    """Manifests that name files by paths from their own folder: at least half of the rows whose file exists find it so."""
+def _local_manifests(index: FileIndex, rows: list[ManifestRow]) -> set[bytes]:
+    """Manifests with paths relative to their folder: at least half of the rows whose file exists find it that way."""
     votes: dict[bytes, int] = defaultdict(int)
     local: set[bytes] = set()
     for row in rows:
@@ -97,8 +97,8 @@ def _local_manifests(index: FileIndex, rows: list[Row]) -> set[bytes]:
     return {source for source in local if votes[source] >= 0}
 
 
-def _in_own_folder(index: FileIndex, row: Row, resolution: Resolution) -> Resolution:
-    """Of files matched by name alone, those at the row's path, or at least below its manifest's folder."""
+def _in_own_folder(index: FileIndex, row: ManifestRow, resolution: Resolution) -> Resolution:
+    """Of files matched by name only, those at the row's path, else those below its manifest's folder."""
     if resolution.match not in ("name", "stem") or not row.may_be_anywhere:
         return resolution
     folder = row.source.rpartition(b"/")[0]
@@ -109,23 +109,23 @@ def _in_own_folder(index: FileIndex, row: Row, resolution: Resolution) -> Resolu
     )
 
 
-def _outside_of(row: Row, resolution: Resolution, folders: set[bytes]) -> Resolution:
-    """Of files matched by name alone, those below none of the folders of other local manifests."""
+def _outside_of(row: ManifestRow, resolution: Resolution, folders: set[bytes]) -> Resolution:
+    """Of files matched by name only, those outside the folders of other local manifests."""
     if resolution.match not in ("name", "stem") or not row.may_be_anywhere:
         return resolution
     return replace(resolution, files=tuple(file for file in resolution.files if not folders.intersection(_above(file))))
 
 
 def _above(file: AudioFile) -> Iterator[bytes]:
-    """The folders that a file lies in, but for the corpus itself."""
+    """The folders above a file, without the corpus itself."""
     path = file.raw_path
     while path := path.rpartition(b"/")[0]:
         yield path
 
 
-def _in_part(row: Row, parts: Mapping[str, str], resolution: Resolution) -> Resolution:
-    """Of several files those in the folder of the row's part; a file in the folder of another part is not the row's, unless it is
-    named by a YouTube id, which only one recording has."""
+def _in_part(row: ManifestRow, parts: Mapping[str, str], resolution: Resolution) -> Resolution:
+    """Of several files, those in the folder of the row's part. A file in another part's folder is excluded, unless its name is a
+    YouTube id, which is unique."""
     if not row.part or not resolution.files:
         return resolution
     above = row.source.split(b"/")[:-1]
@@ -133,18 +133,18 @@ def _in_part(row: Row, parts: Mapping[str, str], resolution: Resolution) -> Reso
         file: _Words(file.folders[len(above) :] if file.folders[: len(above)] == above else file.folders)
         for file in resolution.files
     }
-    alike = [part for part, meaning in parts.items() if meaning == parts[row.part]]
-    others = [part for part in parts if part not in alike]
+    synonyms = [part for part, meaning in parts.items() if meaning == parts[row.part]]
+    others = [part for part in parts if part not in synonyms]
     files = (
         [file for file, words in places.items() if words.have(row.part)]
-        or [file for file, words in places.items() if any(map(words.have, alike))]
+        or [file for file, words in places.items() if any(map(words.have, synonyms))]
         or [file for file, words in places.items() if row.clip or not any(map(words.have, others))]
     )
     return replace(resolution, files=tuple(files))
 
 
 class _Words:
-    """The words of folders' names."""
+    """The words in folder names."""
 
     def __init__(self, folders: Iterable[bytes]):
         names = [re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", folder.decode("utf-8", "replace")) for folder in folders]
@@ -152,17 +152,17 @@ class _Words:
         self._text = "/".join("".join(words).lower() for words in names)
 
     def have(self, part: str) -> bool:
-        """Whether a word is `part`, or, of a long one, which is a piece of no other, some words together have it: `Free_Sound`."""
+        """Whether `part` is one of the words; a part of eight or more letters may be spread over words (`Free_Sound`)."""
         return part in self._words or (len(part) > 7 and part in self._text)
 
 
-def _claim(number: int, row: Row, resolution: Resolution, state: JoinState) -> None:
+def _claim(number: int, row: ManifestRow, resolution: Resolution, state: JoinState) -> None:
     if not resolution.files:
         state.absent.append(number)
         return
     first, *others = resolution.files
     if others and not resolution.same_clip:
-        state.report_ambiguous(row.key, resolution.files, [row.origin], "several files bear this name")
+        state.report_ambiguous(row.key, resolution.files, [row.origin], "several files have this name")
         return
     if resolution.elsewhere:
         state.strays[number] = first
@@ -174,18 +174,18 @@ def _claim(number: int, row: Row, resolution: Resolution, state: JoinState) -> N
         state.twins.update((file.raw_path, clip) for file in others)
 
 
-def _settle_claims(file: AudioFile, numbers: list[int], rows: list[Row], state: JoinState) -> None:
-    """Rows that mean different recordings cannot all have the one file: those whose folders agree with it do, if they are one."""
+def _settle_claims(file: AudioFile, numbers: list[int], rows: list[ManifestRow], state: JoinState) -> None:
+    """If rows of different recordings claim one file, it goes to those whose folders agree with it, if they mean one recording."""
     clips = {number: clip[0] for number in numbers if (clip := rows[number].clip)}
-    if len(set(clips.values())) > 1:  # matched by a number that rows of several videos have
+    if len(set(clips.values())) > 1:  # matched by an `audiocap_id` of several videos
         return _give_up(file, list(clips), numbers, rows, state)
-    if len({rows[number].part for number in numbers} - {""}) > 1:  # each has its folder, and the file lies in neither
+    if len({rows[number].part for number in numbers} - {""}) > 1:  # each part has a folder, and the file is in neither
         return _give_up(file, list(numbers), numbers, rows, state)
     named = {number: folders_of_key(rows[number].key) for number in numbers if number not in clips}
     if _are_one(named.values()):
         return
     agreeing = {number: path for number, path in named.items() if compatible(file, path[:-1])}
-    if not agreeing or not _are_one(agreeing.values()):  # those that share most of its folders, and those with fewer of the same
+    if not agreeing or not _are_one(agreeing.values()):  # rows that share most folders, and suffixes of their paths
         shared = {number: shared_folders(file, path[:-1]) for number, path in named.items()}
         most = max(shared.values())
         longest = max((path for number, path in named.items() if shared[number] == most), key=len)
@@ -199,15 +199,15 @@ def _settle_claims(file: AudioFile, numbers: list[int], rows: list[Row], state: 
         _give_up(file, list(named), numbers, rows, state)
 
 
-def _give_up(file: AudioFile, lost: list[int], numbers: list[int], rows: list[Row], state: JoinState) -> None:
-    """Take the file from rows of different recordings that match no other, and report it."""
+def _give_up(file: AudioFile, lost: list[int], numbers: list[int], rows: list[ManifestRow], state: JoinState) -> None:
+    """Take the file away from rows of different recordings, and report it as ambiguous."""
     origins = [rows[number].origin for number in lost]
     clips = len({(rows[number].key, rows[number].start_time) for number in lost})
-    state.report_ambiguous(rows[lost[0]].key, [file], origins, "rows of different names find only this file", clips=clips)
+    state.report_ambiguous(rows[lost[0]].key, [file], origins, "rows with different names match only this file", clips=clips)
     state.disown(lost, numbers)
 
 
 def _are_one(paths: Iterable[list[str]]) -> bool:
-    """Whether all paths may be one path, with more or fewer of its folders."""
+    """Whether all paths are suffixes of the longest."""
     ordered = sorted(paths, key=len)
     return all(ordered[-1][-len(path) :] == path for path in ordered)

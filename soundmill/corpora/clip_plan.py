@@ -11,10 +11,10 @@ from soundmill.params import Decibels, SampleRate, Seconds, StageParams
 
 
 class ClipPlan(StageParams):
-    source: str = Field(min_length=1)  # below data/: `corpus`, or loops of it, `loops/NAME`
+    source: str = Field(min_length=1)  # below data/: `corpus` or `loops/NAME`
     sample_rate: SampleRate
     channels: Literal[1, 2]
-    upsample: bool  # false: a recording of a lower rate, or with fewer channels, is quarantined
+    upsample: bool  # false: recordings with a lower rate or fewer channels are quarantined
     clip_seconds: Seconds = Field(ge=0.05)  # rounded once to whole samples; clips start at multiples of these
     tail: Tail
     min_seconds: Seconds  # a shorter remainder of a longer recording is dropped and counted

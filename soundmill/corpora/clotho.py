@@ -1,4 +1,4 @@
-"""Clotho: csv files of five captions per recording, whose names are free text, beside a folder of audio for each split."""
+"""Clotho: csv files with five captions per recording, file names of free text, and a folder of audio for each split."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.join import join
 from soundmill.corpora.metadata import csv_columns, read_csv
 from soundmill.corpora.resolver import MAX_KEY, FileIndex, youtube_clip
-from soundmill.corpora.rows import Row
+from soundmill.corpora.rows import ManifestRow
 from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format, whole_number
 
 FORMAT = Format(
@@ -28,16 +28,16 @@ COLUMNS = {"file_name", "caption_1"}
 METADATA_COLUMNS = {"file_name", "sound_id"}
 SPLITS = {"development": "train", **SPLIT_NAMES}
 OWN_WORDS = ("development", "validation", "evaluation")
-LOOKED_AT = 50  # rows, to tell Clotho from lists of YouTube clips with the same columns
+LOOKED_AT = 50  # rows, for detection: lists of YouTube clips have the same columns
 
 
 def detect(inventory: Inventory) -> bool:
-    """Whether a csv has Clotho's columns and names that are no YouTube ids."""
+    """Whether a csv has Clotho's columns and names that are not YouTube ids."""
     return any(_is_clotho(inventory, name) for name in _tables(inventory, COLUMNS))
 
 
 def read(inventory: Inventory, num_shards: int) -> CorpusTables:
-    """Rows of Clotho: five captions for each recording, its split, and the Freesound original as the group."""
+    """Tables of Clotho: five captions per recording, its split, and the Freesound original as its group."""
     names = _tables(inventory, COLUMNS)
     if not names:
         raise inventory.lacks(
@@ -48,14 +48,14 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
     originals = dict(_originals(inventory))
     index = FileIndex(inventory)
     named = {SPLITS[part] for part in map(_part, names) if part not in ("", "dev")}
-    # Clotho's own is short for development: where there is something else to validate with, and nothing else to train on.
+    # In Clotho `dev` means development, if there is another validation set and no other training set.
     splits = {**SPLITS, "dev": "train" if "valid" in named and "train" not in named else SPLITS["dev"]}
     tables = join(
         inventory, _rows(inventory, names, originals, index, splits, tables), num_shards, tables, unique=True, parts=splits
     )
     folders = {file.raw_path: file.folders for file in inventory.audio}
     for recording in tables.recordings:
-        if recording["split"] is None and folders[recording["raw_path"]]:  # its test part has no captions, and is not to train on
+        if recording["split"] is None and folders[recording["raw_path"]]:  # the test set: no captions, not for training
             recording["split"] = splits.get(_part(folders[recording["raw_path"]][-1]))
     return tables
 
@@ -72,7 +72,7 @@ def _is_clotho(inventory: Inventory, name: bytes) -> bool:
 
 
 def _part(name: bytes) -> str:
-    """The word for its split in a csv's name, empty where there is none."""
+    """The word for the split in a csv's name; empty if there is none."""
     words = re.split(r"[^a-z]+", name.rpartition(b"/")[2].decode("utf-8", "replace").lower())
     return next((word for word in SPLITS if word in words), "")
 
@@ -84,39 +84,39 @@ def _rows(
     index: FileIndex,
     splits: dict[str, str],
     tables: CorpusTables,
-) -> Iterator[Row]:
+) -> Iterator[ManifestRow]:
     for name in names:
         part = _part(name)
         if not part:
             tables.count("csv_without_split")
         for line, cells in read_csv(inventory, name):
             captions = [text for column, text in cells.items() if re.fullmatch(r"caption_\d+", column) and text.strip()]
-            yield Row(
+            yield ManifestRow(
                 source=name,
                 at=line,
                 key=_key(cells["file_name"], index),
                 captions=captions,
                 split=splits.get(part),
-                group=originals.get((part, _meant(cells["file_name"]))),
+                group=originals.get((part, _decoded(cells["file_name"]))),
                 part=part,
             )
 
 
 def _key(written: str, index: FileIndex) -> str:
-    """The name that a file bears: as written, or as people mean it."""
+    """The name in a csv as written or decoded, whichever a file has."""
     if index.resolve(written).files:
         return written
-    return meant if index.resolve(meant := _meant(written)).files else written
+    return decoded if index.resolve(decoded := _decoded(written)).files else written
 
 
-def _meant(name: str) -> str:
-    """A name without HTML's characters (`&#39;`), numbers of which may have any length, and without spaces around it."""
+def _decoded(name: str) -> str:
+    """A name without HTML entities (`&#39;`) and surrounding spaces; not decoded if too long for a key."""
     return html.unescape(name).strip() if len(name) <= MAX_KEY else name
 
 
 def _originals(inventory: Inventory) -> Iterator[tuple[tuple[str, str], str]]:
-    """((split's word, file name), Freesound number) of the metadata tables, which are published in Latin-1."""
+    """((word for the split, file name), Freesound number) from the metadata tables, which are in Latin-1."""
     for name in _tables(inventory, METADATA_COLUMNS):
         for _, cells in read_csv(inventory, name):
             if number := whole_number(cells["sound_id"]):
-                yield (_part(name), _meant(cells["file_name"])), number
+                yield (_part(name), _decoded(cells["file_name"])), number

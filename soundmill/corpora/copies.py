@@ -1,4 +1,4 @@
-"""Groups of clips that are copies of one sound, and which of them to leave out where they are in several splits."""
+"""Groups of clips that are copies of one sound, and which of them to leave out if they are in several splits."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from soundmill.corpora import splits
 
 
 def row_pairs(duplicates: Path, clips: pa.Table) -> list[tuple[int, int]]:
-    """Rows of `clips` (`clip_id`, `recording_id`) that are the same sound, of two recordings each.
+    """Pairs of rows of `clips` (`clip_id`, `recording_id`) that are the same sound, of two recordings each.
 
-    They are a pair of manifest.DUPLICATES, or alike to clips that are not in the table and hang together.
+    They are a pair in manifest.DUPLICATES, or connected by pairs with clips that are not in the table.
     """
     row_of = {clip_id: row for row, clip_id in enumerate(clips["clip_id"].to_pylist())}
     recordings = clips["recording_id"].to_pylist()
     table = shards.read_table(duplicates, manifest.DUPLICATES, ["a", "b"])
     pairs = []
-    near: dict[str, list[str]] = defaultdict(list)  # of clips that are not in the table
+    near: dict[str, list[str]] = defaultdict(list)  # neighbours of clips that are not in the table
     for a, b in zip(table["a"].to_pylist(), table["b"].to_pylist(), strict=True):
         if {a, b} <= row_of.keys():
             pairs.append((row_of[a], row_of[b]))
@@ -33,9 +33,9 @@ def row_pairs(duplicates: Path, clips: pa.Table) -> list[tuple[int, int]]:
     seen: set[str] = set()
     for start in near:
         if start not in seen:
-            together = _reached(start, near)
-            seen |= together
-            kept = sorted(row_of[name] for name in together & row_of.keys())
+            connected = _reached(start, near)
+            seen |= connected
+            kept = sorted(row_of[name] for name in connected & row_of.keys())
             own = [row for row in kept if recordings[row] == recordings[kept[0]]]
             others = [row for row in kept if recordings[row] != recordings[kept[0]]]
             pairs.extend(itertools.product(kept[:1], others))
@@ -46,16 +46,17 @@ def row_pairs(duplicates: Path, clips: pa.Table) -> list[tuple[int, int]]:
 def to_leave_out(
     recordings: pa.Table, clips: pa.Table, pairs: list[tuple[int, int]], decided_by: splits.Source
 ) -> tuple[dict[int, int], list[str]]:
-    """Rows of `clips` whose sound or video another split has → the row that stays, and the split of every row by which it is so.
+    """Rows of `clips` to drop, because another split has their sound or video, each with the row that stays; and the split of every
+    row that this is based on.
 
     `clips` has `recording_id` and `split`; `recordings` are rows of manifest.RECORDINGS (`recording_id`, `split`, `group`).
     """
     split = clips["split"].to_pylist()
     stays_of = across_splits(split, pairs)
     if decided_by == "given":
-        # Pairs by sound take precedence: theirs is the better reason.
+        # Pairs by sound take precedence: they are the better reason.
         stays_of = _across_given_splits(recordings.to_pylist(), clips["recording_id"].to_pylist(), split) | stays_of
-        for copy, stays in stays_of.items():  # what stays by sound may have to go by its video
+        for copy, stays in stays_of.items():  # a row that stays by sound may be dropped by video
             while stays in stays_of:
                 stays = stays_of[stays]
             stays_of[copy] = stays
@@ -63,9 +64,9 @@ def to_leave_out(
 
 
 def across_splits(split: list[str], pairs: list[tuple[int, int]]) -> dict[int, int]:
-    """Rows to drop → a row that stays, of rows that hang together by pairs but lie in several splits.
+    """Rows to drop → the row that stays, for connected rows in several splits.
 
-    Of many copies of one sound not every two are a pair, so a copy need not be one with what stays.
+    Not every two of many copies are a pair, so a dropped row need not be paired with the one that stays.
     """
     near: dict[int, list[int]] = defaultdict(list)
     for a, b in pairs:
@@ -76,17 +77,17 @@ def across_splits(split: list[str], pairs: list[tuple[int, int]]) -> dict[int, i
     for start in sorted(near):
         if start in seen:
             continue
-        together = _reached(start, near)
-        seen |= together
-        stays = min(together, key=lambda row: (splits.PROTECTED.index(split[row]), row))
-        stays_of.update((row, stays) for row in together if split[row] != split[stays])
+        connected = _reached(start, near)
+        seen |= connected
+        stays = min(connected, key=lambda row: (splits.PROTECTED.index(split[row]), row))
+        stays_of.update((row, stays) for row in connected if split[row] != split[stays])
     return stays_of
 
 
 def _across_given_splits(recordings: list[dict[str, Any]], owners: list[str], split: list[str]) -> dict[int, int]:
-    """The same for clips of recordings that are of one YouTube video, and which the corpus itself puts into several splits.
+    """The same for recordings of one YouTube video that the corpus itself puts into several splits.
 
-    `split`, which such a video has as a whole, becomes the recordings' own.
+    Sets `split` of their clips, so far that of the video, to that of the recording.
     """
     videos = manifest.youtube_videos(recordings)
     given = {row["recording_id"]: (row["group"], row["split"]) for row in recordings if row["split"] and row["group"] in videos}
@@ -103,10 +104,10 @@ def _across_given_splits(recordings: list[dict[str, Any]], owners: list[str], sp
 
 
 def _reached(start: Any, near: Mapping[Any, list[Any]]) -> set[Any]:
-    """`start` and all that is reached from it."""
-    together, todo = {start}, [start]
+    """`start` and everything connected with it."""
+    reached, todo = {start}, [start]
     while todo:
-        new = [one for one in near.get(todo.pop(), ()) if one not in together]
-        together.update(new)
+        new = [one for one in near.get(todo.pop(), ()) if one not in reached]
+        reached.update(new)
         todo.extend(new)
-    return together
+    return reached

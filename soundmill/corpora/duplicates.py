@@ -1,4 +1,4 @@
-"""Duplicates: pairs of clips that are the same sound (by fingerprint or by bytes) or the same seconds of a video."""
+"""Duplicates: pairs of clips with the same sound (by fingerprint or bytes) or the same seconds of a video."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from soundmill.decoding import decode
 from soundmill.errors import UserError
 
 FILES_PER_JOB = 32
-CLIPS_AT_ONCE = 256  # that the index takes in: 5 MB where they last ten seconds
+CLIPS_AT_ONCE = 256  # added to the index at once: 5 MB for clips of ten seconds
 INDEXED = ["fingerprint", "keys", "probes"]  # columns of manifest.FINGERPRINTS
 
 Pair = dict[str, Any]  # a row of manifest.DUPLICATES
@@ -34,11 +34,11 @@ Pair = dict[str, Any]  # a row of manifest.DUPLICATES
 
 @dataclass
 class Duplicates:
-    """Pairs in the order of their ids, and the clips that were searched."""
+    """Pairs sorted by ids, and the clips that were searched."""
 
     pairs: list[Pair]
-    names: pa.Table  # columns of manifest.FINGERPRINTS that are not INDEXED, clips in the order of their shards
-    featureless: list[str]  # ids of clips too short, soft or steady for a fingerprint: of these only exact copies are pairs
+    names: pa.Table  # columns of manifest.FINGERPRINTS that are not INDEXED; clips in the order of the shards
+    featureless: list[str]  # ids of clips too short, soft or steady for a fingerprint; only their exact copies are found
 
 
 def find(
@@ -48,13 +48,13 @@ def find(
     scratch: Path,
     threshold: float = THRESHOLD,
 ) -> Duplicates:
-    """Duplicates among the clips of the shards below `clips`, cut from `recordings` (`recording_id`, `group`, `start_time`).
+    """Find duplicates among the clips in the shards below `clips`, cut from `recordings` (`recording_id`, `group`, `start_time`).
 
-    `map_shards` is that of stage.Context, `scratch` a directory below the stage's own. Clips of one recording are not compared:
-    they never part.
+    `map_shards` is stage.Context's, `scratch` a directory in its scratch. Clips of one recording are not compared: they share a
+    split anyway.
     """
     prints = scratch / "fingerprints"
-    shutil.rmtree(prints, ignore_errors=True)  # links that a killed run left
+    shutil.rmtree(prints, ignore_errors=True)  # left by a killed run
     sources = shards.shard_paths(clips)
     jobs = [shards.Job(path.name, (path,), path.stat().st_size, hashing.digest(hashing.signature(path))) for path in sources]
     map_shards(fingerprint_shard, jobs, prints, unit="B")
@@ -72,18 +72,17 @@ def find_in_folder(
     progress: Callable[[int], object] = lambda n: None,
     follow_links: bool = False,
 ) -> tuple[Duplicates, list[dict[str, str]]]:
-    """Duplicates among the audio files below `root`, by their relative paths (escaped), and the files that could not be read.
-
-    The second are rows of manifest.QUARANTINE. `follow_links` as in inventory.take.
+    """Find duplicates among the audio files below `root`, by escaped relative path; also returns unreadable files as rows of
+    manifest.QUARANTINE. `follow_links` as in inventory.take.
     """
     if not root.is_dir():
-        raise UserError(f"{root}: no such directory; give the folder that holds the audio files")
+        raise UserError(f"{root}: no such directory; give the folder of the audio files")
     taken = inventory.take(root, workers, follow_links=follow_links)
     batches = [taken.audio[start : start + FILES_PER_JOB] for start in range(0, len(taken.audio), FILES_PER_JOB)]
-    # A row group is read from its beginning by everyone who reads of it.
+    # One job per row group: each reader starts at its beginning.
     batches += [list(group) for _, group in itertools.groupby(_embedded(taken), key=lambda file: file.shard_key)]
     if not batches:
-        raise UserError(f"{root}: no audio file in it ({taken.num_files} files); give the folder that holds the audio files")
+        raise UserError(f"{root}: no audio file in it ({taken.num_files} files); give the folder of the audio files")
     jobs = [
         shards.Job(shards.shard_name(number), (bytes(root.resolve()), batch), weight=len(batch))
         for number, batch in enumerate(batches)
@@ -91,15 +90,15 @@ def find_in_folder(
     with tempfile.TemporaryDirectory(prefix="soundmill-duplicates-") as name:
         prints = Path(name) / "fingerprints"
         report = shards.map_shards(fingerprint_files, jobs, prints, workers=workers, progress=progress)
-        made = [prints / job.name for job in jobs]
-        names = _names(made)
-        pairs, featureless = _by_sound(made, names, threshold, Path(name))
+        written = [prints / job.name for job in jobs]
+        names = _names(written)
+        pairs, featureless = _by_sound(written, names, threshold, Path(name))
     duplicates = Duplicates([pairs[key] for key in sorted(pairs)], names, featureless)
     return duplicates, sorted([*taken.rejected, *report.quarantine], key=lambda row: row["path"])
 
 
 def _embedded(taken: inventory.Inventory) -> Iterator[sources.EmbeddedFile]:
-    """The recordings in Parquet tables; what cannot be used is rejected. One that several rows of a table have is one."""
+    """The recordings in Parquet tables, each once per table; unusable ones are rejected."""
     for name, path in taken.metadata.items():
         if not name.lower().endswith(b".parquet"):
             continue
@@ -120,7 +119,7 @@ def _embedded(taken: inventory.Inventory) -> Iterator[sources.EmbeddedFile]:
 
 
 def write_json(pairs: list[Pair], path: Path) -> None:
-    """Write a list of {a, b, score}; paths as they are, or escaped where they are no UTF-8, which JSON cannot hold."""
+    """Write a list of {a, b, score}; paths that are not UTF-8 stay escaped."""
     plain = [{"a": _unescaped(pair["a"]), "b": _unescaped(pair["b"]), "score": pair["score"]} for pair in pairs]
     text = json.dumps(plain, indent=1, ensure_ascii=False) + "\n"
     disk.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
@@ -134,14 +133,14 @@ def _unescaped(path: str) -> str:
 
 
 def fingerprint_shard(source: Path, output: Path, previous: Path | None = None) -> shards.Report:
-    """Write the fingerprints of one shard's clips; those of unchanged clips are taken from `previous`."""
+    """Write the fingerprints of one shard's clips; those of unchanged clips are copied from `previous`."""
     from soundmill.audio.flac import decode_mono, flac_rate
 
     with shards.ItemWriter(output, manifest.FINGERPRINTS, previous) as writer:
         plain = list(shards.read_rows(source, manifest.CLIPS, ["clip_id", "recording_id", "start", "digest"]))
         keys = [hashing.digest(row) for row in plain]
-        wanted = [number for number, key in enumerate(keys) if key not in writer]
-        audio = shards.read_rows(source, manifest.CLIPS, ["audio"], wanted)
+        new = [number for number, key in enumerate(keys) if key not in writer]
+        audio = shards.read_rows(source, manifest.CLIPS, ["audio"], new)
         for row, key in zip(plain, keys, strict=True):
             if writer.copy(key):
                 continue
@@ -154,7 +153,7 @@ def fingerprint_shard(source: Path, output: Path, previous: Path | None = None) 
 
 
 def fingerprint_files(root: bytes, files: list[inventory.AudioFile], output: Path) -> shards.Report:
-    """Write the fingerprints of some files below `root`, each a clip of its own; what cannot be decoded is rejected."""
+    """Write the fingerprints of files below `root`, each as one clip; files that cannot be decoded are rejected."""
     report, corpus = shards.Report(), sources.Sources({b"": root})
     with shards.ShardWriter(output, manifest.FINGERPRINTS) as writer:
         for file in files:
@@ -167,14 +166,14 @@ def fingerprint_files(root: bytes, files: list[inventory.AudioFile], output: Pat
                 report.reject(file.path, error.reason, error.detail)
                 continue
             seconds = len(words) / fingerprint.FRAMES_PER_SECOND
-            digest = file.digest if sound.any else ""  # silent files are no copies of each other
+            digest = file.digest if sound.any else ""  # silent files are not duplicates
             row = {"clip_id": file.path, "recording_id": file.path, "start": 0.0, "seconds": seconds, "digest": digest}
             writer.write({**row, **landmarks(words)})
     return report
 
 
 class _Blocks:
-    """Blocks of a sound; `any` is whether a sample of those that were taken is not zero."""
+    """Blocks of a sound; `any`: whether a sample iterated so far is not zero."""
 
     def __init__(self, blocks: Iterable[np.ndarray]):
         self._blocks, self.any = blocks, False
@@ -186,7 +185,7 @@ class _Blocks:
 
 
 def _names(prints: list[Path]) -> pa.Table:
-    """The columns of the clips that are not INDEXED, in the order of the shards."""
+    """The columns that are not INDEXED, in the order of the shards."""
     columns = [name for name in manifest.FINGERPRINTS.names if name not in INDEXED]
     return pa.concat_tables(shards.read_table(path, manifest.FINGERPRINTS, columns) for path in prints).combine_chunks()
 
@@ -194,7 +193,7 @@ def _names(prints: list[Path]) -> pa.Table:
 def _by_sound(
     prints: list[Path], names: pa.Table, threshold: float, scratch: Path
 ) -> tuple[dict[tuple[str, str], Pair], list[str]]:
-    """Pairs of clips that sound alike or have the same bytes, and the ids of those without features, sorted."""
+    """Pairs of clips with similar sound or equal bytes, and the sorted ids of featureless clips."""
     with Index(scratch, names["clip_id"], names["recording_id"]) as index:
         first, adding = 0, None
         with ThreadPoolExecutor(1) as pool:
@@ -211,7 +210,7 @@ def _by_sound(
 
 
 def _exact_copies(names: pa.Table) -> Iterator[tuple[str, str]]:
-    """Ids of clips of different recordings that were made from the same bytes."""
+    """Pairs of clips of different recordings with equal digests."""
     by_digest: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in names.take(_shared(names["digest"])).select(["digest", "clip_id", "recording_id"]).to_pylist():
         if row["digest"]:
@@ -225,7 +224,7 @@ def _exact_copies(names: pa.Table) -> Iterator[tuple[str, str]]:
 
 
 def _by_video(names: pa.Table, recordings: pa.Table) -> Iterator[tuple[str, str, float]]:
-    """(id, id, share of the shorter) of clips whose windows of one YouTube video overlap."""
+    """(id, id, overlap as a share of the shorter) of clips with overlapping windows of one YouTube video."""
     grouped = recordings.filter(pc.is_valid(recordings["group"]))
     rows = grouped.take(_shared(grouped["group"])).to_pylist()
     videos = manifest.youtube_videos(rows)
@@ -238,15 +237,15 @@ def _by_video(names: pa.Table, recordings: pa.Table) -> Iterator[tuple[str, str,
     for cuts in windows.values():
         cuts.sort()
         for number, (start, end, recording_id, clip_id) in enumerate(cuts):
-            for begin, stop, other_recording, other in cuts[number + 1 :]:
-                if begin >= end:
+            for other_start, other_end, other_recording, other in cuts[number + 1 :]:
+                if other_start >= end:
                     break
                 if other_recording != recording_id:
-                    share = (min(end, stop) - begin) / min(end - start, stop - begin)
+                    share = (min(end, other_end) - other_start) / min(end - start, other_end - other_start)
                     yield min(clip_id, other), max(clip_id, other), round(share, 4)
 
 
 def _shared(values: pa.ChunkedArray) -> np.ndarray:
-    """Numbers of the rows whose value another row has too."""
+    """Numbers of rows whose value occurs more than once."""
     codes = pc.dictionary_encode(values).combine_chunks().indices.to_numpy()
     return np.flatnonzero(np.bincount(codes, minlength=1)[codes] > 1)

@@ -12,7 +12,7 @@ from soundmill.corpora.inventory import AudioFile, Inventory
 from soundmill.corpora.join import join
 from soundmill.corpora.metadata import csv_columns, read_csv
 from soundmill.corpora.resolver import FileIndex
-from soundmill.corpora.rows import Row
+from soundmill.corpora.rows import ManifestRow
 from soundmill.corpora.tables import CorpusTables, Format, fold_number
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
@@ -36,31 +36,31 @@ def detect(inventory: Inventory) -> bool:
 
 
 def read(inventory: Inventory, num_shards: int) -> CorpusTables:
-    """Rows of ESC-10 or ESC-50: one label each, the fold, and the Freesound original as the group; captions it has none."""
+    """Tables of ESC-10 or ESC-50: one label, the fold, and the Freesound original as group; no captions."""
     tables = CorpusTables()
     if table := meta_csv(inventory):
         return _read_esc50(inventory, list(_rows(inventory, table, tables)), num_shards, tables)
     if not any(is_esc10(file) for file in inventory.audio):
         raise UserError(
-            f"corpus.path: {escape_path(bytes(inventory.root))} holds neither a csv with the columns {', '.join(COLUMNS)} "
+            f"corpus.path: {escape_path(bytes(inventory.root))} has neither a csv with the columns {', '.join(COLUMNS)} "
             "(ESC-50) nor folders like `001 - Dog bark` with files like `1-100032-A.ogg` (ESC-10); "
             "for another layout use `corpus=folder`"
         )
     for file in inventory.audio:
-        # The class is the folder that is called like one, else the innermost: ESC-10 may lie in a folder of its own.
+        # The class is the folder with a class number, else the innermost one.
         label = next((folder for folder in reversed(file.folders) if FOLDER.fullmatch(folder)), b"".join(file.folders[-1:]))
-        fold, source = _told(file.stem)
+        fold, source = _parsed(file.stem)
         tables.add_recording(file, num_shards, labels=[class_label(label)] if label else [], fold=fold, group=source)
     return tables
 
 
-def _read_esc50(inventory: Inventory, rows: list[Row], num_shards: int, tables: CorpusTables) -> CorpusTables:
-    """Rows joined with their files. Of several files of one name that in the uppermost folder is described: the same folder for
-    every row, as where `audio/16000/` holds all of `audio/` again. The others are recordings of the same fold and group.
+def _read_esc50(inventory: Inventory, rows: list[ManifestRow], num_shards: int, tables: CorpusTables) -> CorpusTables:
+    """Join rows with files. Of several files with one name, the uppermost is described, as if `audio/16000/` repeats `audio/`; the
+    others are recordings of the same fold and group.
     """
     index = FileIndex(inventory)
-    first: dict[str, Row] = {}  # of each name
-    twins: dict[AudioFile, Row] = {}
+    first: dict[str, ManifestRow] = {}  # of each name
+    twins: dict[AudioFile, ManifestRow] = {}
     for row in rows:
         if first.setdefault(row.key, row) is not row:
             continue
@@ -68,45 +68,45 @@ def _read_esc50(inventory: Inventory, rows: list[Row], num_shards: int, tables: 
         if len(files) > 1:
             twins.update(dict.fromkeys(files[1:], row))
             tables.collisions.append({"id": row.key, "paths": [file.path for file in files]})
-            row.group = row.group or row.key  # or a split by hash would part them
-    alone = replace(inventory, audio=[file for file in inventory.audio if file not in twins])
-    join(alone, rows, num_shards, tables, unique=True)
+            row.group = row.group or row.key  # keeps them in one split
+    described = replace(inventory, audio=[file for file in inventory.audio if file not in twins])
+    join(described, rows, num_shards, tables, unique=True)
     for file, row in twins.items():
         tables.add_recording(file, num_shards, fold=row.fold, group=row.group)
-    for recording in tables.recordings:  # of a file without row its name still tells fold and original
-        fold, source = _told(os.fsdecode(os.path.splitext(os.path.basename(recording["raw_path"]))[0]))
+    for recording in tables.recordings:  # files without a row: fold and original from the name
+        fold, source = _parsed(os.fsdecode(os.path.splitext(os.path.basename(recording["raw_path"]))[0]))
         recording["fold"] = fold if recording["fold"] is None else recording["fold"]
         recording["group"] = recording["group"] or source
     return tables
 
 
-def _told(stem: str) -> tuple[int | None, str | None]:
-    """(fold, Freesound original) that a file's name tells."""
+def _parsed(stem: str) -> tuple[int | None, str | None]:
+    """(fold, Freesound original) in a file's name."""
     match = NAME.fullmatch(stem)
     return (int(match["fold"]), match["source"]) if match else (None, None)
 
 
 def meta_csv(inventory: Inventory) -> bytes | None:
-    """The table of ESC-50, by its columns; `esc50.csv` if there are several."""
+    """The csv of ESC-50, by its columns; `esc50.csv` if there are several."""
     names = [name for name in inventory.csv_files() if set(COLUMNS) <= set(csv_columns(inventory, name))]
     return min(names, key=lambda name: (not name.endswith(b"esc50.csv"), name), default=None)
 
 
 def is_esc10(file: AudioFile) -> bool:
-    """Whether a file lies and is named as in ESC-10."""
+    """Whether folder and name of a file are as in ESC-10."""
     return bool(file.folders and FOLDER.fullmatch(file.folders[-1]) and NAME.fullmatch(file.stem))
 
 
-def _rows(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[Row]:
-    """A row for each line; a name with a slash in it or a fold that is no number is quarantined."""
+def _rows(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[ManifestRow]:
+    """One row per line; names with a slash, bad folds and empty categories are quarantined."""
     for line, row in read_csv(inventory, name):
         file, fold, category = row["filename"], fold_number(row["fold"]), row["category"].replace("_", " ").strip().lower()
         if not file or "/" in file:
             tables.reject(name, "bad file name", f"line {line}: {file!r:.80}")
         elif fold is None:
-            tables.reject(name, "bad fold", f"line {line}: {row['fold']!r:.80} is no fold's number")
+            tables.reject(name, "bad fold", f"line {line}: {row['fold']!r:.80} is not a fold number")
         elif not category:
             tables.reject(name, "empty category", f"line {line}: {file}")
         else:
-            source = _told(os.path.splitext(file)[0])[1]
-            yield Row(name, line, file, labels=[category], fold=fold, group=source)
+            source = _parsed(os.path.splitext(file)[0])[1]
+            yield ManifestRow(name, line, file, labels=[category], fold=fold, group=source)

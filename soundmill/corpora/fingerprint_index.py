@@ -1,10 +1,10 @@
-"""An index of fingerprints: pairs of clips that have keys in common at one offset, compared by their fingerprints.
+"""An index of fingerprints: clips with common keys at one offset are compared by their fingerprints.
 
-In a bucket (all entries of one key) a clip is compared with the NEIGHBOURS entries around its own place, so hum and noise cost no
-more than anything else, and many copies of one sound still form a chain.
+In a bucket (all entries of one key) a clip is compared only with the NEIGHBOURS entries around its own place, so common keys, as of
+hum and noise, do not make the work quadratic, and many copies of one sound still form a chain.
 
-The keys of all clips are never in memory: keys, and keys that are looked up, are partitioned by key on disk, hits by pair. Parts
-that together have some RECORDS are in memory at once, in each of LOOKING_UP threads.
+Memory is bounded: keys and probes are partitioned on disk by key, hits by pair. Each of LOOKING_UP threads holds parts with about
+RECORDS records.
 """
 
 from __future__ import annotations
@@ -27,39 +27,39 @@ from soundmill.corpora.landmarks import LANDMARK, MIN_KEYS
 from soundmill.corpora.partitions import Partitions, records
 from soundmill.errors import UserError
 
-THRESHOLD = 0.4  # of the score of two duplicates; docs/duplicates.md says how it was measured
-NEIGHBOURS = 8  # entries of a bucket on either side of a clip's own place
-OFFSET_SLACK = 2  # a copy's frames lie between those of the original
-LOOKING_UP = 2  # threads; sorting and searching release the GIL
-SPREAD = np.uint32(2_654_435_769)  # Fibonacci hashing: keys of sounds crowd, their products' highest bits do not
-SPREAD_OTHERWISE = np.uint32(2_246_822_507)  # than into parts: all keys of a part begin alike by the one above
-SLOT_BITS = 22  # of a table of the keys that are in memory: a quarter of a million of them leave most of it empty
-RANK_BITS, RANKS = np.uint64(32), np.uint64((1 << 32) - 1)  # of a clip, below its key, in an entry of the index
+THRESHOLD = 0.4  # lowest score of duplicates; measured in docs/duplicates.md
+NEIGHBOURS = 8  # entries on either side of a clip's place in a bucket
+OFFSET_SLACK = 2  # frames of a copy are not aligned with the original's
+LOOKING_UP = 2  # threads: sorting and searching release the GIL
+SPREAD = np.uint32(2_654_435_769)  # Fibonacci hashing, since keys are not uniformly distributed
+SPREAD_OTHERWISE = np.uint32(2_246_822_507)  # a second hash: keys of one part share the first bits of the first
+SLOT_BITS = 22  # of the hash table of keys in memory; a quarter of a million keys leave it mostly empty
+RANK_BITS, RANKS = np.uint64(32), np.uint64((1 << 32) - 1)  # an entry of the index is key, then rank of the clip
 LARGEST_OFFSET = 1 << 20  # frames, some 4.6 hours
-MOST_CODES = 1 << 42  # pairs that 63 bits can number beside an offset
+MOST_CODES = 1 << 42  # pairs that fit in 63 bits with an offset
 WORDS = np.dtype("<u8")  # both of a frame
 KEY_RECORD = np.dtype([("key", np.uint32), ("rank", np.uint32), ("frame", np.int32)])
 HIT_RECORD = np.dtype([("first", np.uint32), ("second", np.uint32), ("offset", np.int32)])
 
 
 class Index:
-    """Fingerprints of many clips (`ids`) by their keys; clips of one of the `owners` are not compared with each other.
+    """Fingerprints of many clips (`ids`) by key; clips with the same owner (in `owners`) are not compared.
 
-    Words and keys are in files without names below `scratch`; in memory are the names, 40 bytes a clip, and a bounded number of
-    keys. The pairs do not depend on the order of the clips.
+    Words and keys are in unnamed files in `scratch`; in memory are the ids, 40 bytes per clip, and a bounded number of keys. The
+    result does not depend on the order of clips.
     """
 
     def __init__(self, scratch: Path, ids: pa.ChunkedArray, owners: pa.ChunkedArray):
         most = math.isqrt(partitions.PARTS * MOST_CODES)
         if len(ids) > most:
-            raise UserError(f"{len(ids)} clips: more than {most} are not compared; split the corpus")
+            raise UserError(f"{len(ids)} clips: at most {most} can be compared; split the corpus")
         self.featureless: list[str] = []
         self._ids = ids
-        self._order = pc.sort_indices(ids).to_numpy()  # clips by rank
-        self._ranks = np.empty(len(ids), dtype=np.uint32)  # and the reverse
+        self._order = pc.sort_indices(ids).to_numpy()  # clip number by rank
+        self._ranks = np.empty(len(ids), dtype=np.uint32)  # rank by clip number
         self._ranks[self._order] = np.arange(len(ids), dtype=np.uint32)
         self._owners = pc.dictionary_encode(owners).combine_chunks().indices.to_numpy()[self._order]  # by rank
-        self._places = np.zeros((len(ids), 2), dtype=np.int64)  # where each clip's words begin in the file, and their number
+        self._places = np.zeros((len(ids), 2), dtype=np.int64)  # start of each clip's words in the file, and their number
         self._scratch = scratch
         self._file = tempfile.TemporaryFile(dir=scratch)
         self._keys, self._probes = Partitions(scratch, KEY_RECORD), Partitions(scratch, KEY_RECORD)
@@ -72,7 +72,7 @@ class Index:
             file.close()
 
     def add(self, first: int, clips: pa.Table) -> None:
-        """Take in clips that come one after the other among the ids, from the `first` on; columns as in manifest.FINGERPRINTS."""
+        """Add consecutive clips, from id number `first` on; columns as in manifest.FINGERPRINTS."""
         numbers = slice(first, first + clips.num_rows)
         words, frames = _joined(clips["fingerprint"], WORDS)
         self._places[numbers, 0] = self._file.tell() + (np.cumsum(frames) - frames) * WORDS.itemsize
@@ -91,7 +91,7 @@ class Index:
         return np.frombuffer(os.pread(self._file.fileno(), frames * 8, start), dtype=np.uint32).reshape(-1, 2)
 
     def pairs(self, threshold: float) -> Iterator[tuple[str, str, float]]:
-        """(id, id, score) of clips whose score reaches the threshold; the lesser id first."""
+        """(id, id, score) of clips with at least this score; the smaller id first."""
         self._file.flush()
         scores: dict[tuple[int, int], float] = {}
         for first, second, offset in self.candidates():
@@ -105,16 +105,16 @@ class Index:
             yield a, b, round(score, 4)
 
     def candidates(self) -> Iterator[tuple[int, int, int]]:
-        """(rank, rank, offset) of clips with MIN_KEYS keys in common, at the offset that most of them have.
+        """(rank, rank, offset) of clips with MIN_KEYS common keys, at their most frequent offset.
 
-        The first clip of each was looked up; a pair comes once or twice.
+        The first clip was looked up; a pair occurs once or twice.
         """
         count = len(self._ids)
         with closing(Partitions(self._scratch, HIT_RECORD)) as hits:
             with ThreadPoolExecutor(LOOKING_UP) as pool:
                 list(pool.map(lambda parts: self._look_up(parts, hits), self._keys.groups()))
             for parts in hits.groups(most_parts=max(1, MOST_CODES * partitions.PARTS // max(1, count**2))):
-                base = parts.start * count // partitions.PARTS  # no first clip's rank in these parts is less
+                base = parts.start * count // partitions.PARTS  # the lowest rank of a first clip in these parts
                 hit = np.concatenate([np.zeros(0, HIT_RECORD), *hits.read(parts)])
                 pair = (hit["first"].astype(np.int64) - base) * count + hit["second"]
                 for code in _best_offsets(pair * (2 * LARGEST_OFFSET) + hit["offset"] + LARGEST_OFFSET).tolist():
@@ -123,17 +123,17 @@ class Index:
                     yield base + first, second, offset - LARGEST_OFFSET
 
     def _look_up(self, parts: range, hits: Partitions) -> None:
-        """Add the hits of some parts' keys to `hits`, in any order."""
+        """Look up the keys of these parts and add the hits to `hits`, in any order."""
         count = len(self._ids)
         keys = np.concatenate([np.zeros(0, KEY_RECORD), *self._keys.read(parts)])
         places = _places(keys)
         by_place = np.argsort(places, kind="stable")
         places, frames = places[by_place], keys["frame"][by_place]
         runs = _runs(places, self._owners)
-        known = np.zeros(1 << SLOT_BITS, dtype=bool)
-        known[_slot(keys["key"])] = True
+        present = np.zeros(1 << SLOT_BITS, dtype=bool)
+        present[_slot(keys["key"])] = True
         for probes in self._probes.read(parts):
-            probes = probes.take(np.flatnonzero(known[_slot(probes["key"])]))  # most keys are in no clip: they need no place
+            probes = probes.take(np.flatnonzero(present[_slot(probes["key"])]))  # most probes match no key
             for first, second, offset in _neighbours(places, frames, runs, self._owners, _places(probes), probes["frame"]):
                 apart = self._owners[first] != self._owners[second]
                 first, second, offset = first[apart], second[apart], offset[apart]
@@ -141,7 +141,7 @@ class Index:
 
 
 def _joined(column: pa.ChunkedArray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """All values of a binary column in one array, and the number of each row's."""
+    """All values of a binary column in one array, and the number of values in each row."""
     values = column.combine_chunks()
     ends = np.frombuffer(values.buffers()[1], np.int32)[values.offset : values.offset + len(values) + 1] // dtype.itemsize
     return np.frombuffer(values.buffers()[2] or b"", dtype)[ends[0] : ends[-1]], np.diff(ends)
@@ -156,12 +156,12 @@ def _slot(keys: np.ndarray) -> np.ndarray:
 
 
 def _places(keys: np.ndarray) -> np.ndarray:
-    """Where records of keys stand in the index: uint64 [n], by key, then by the clip's rank."""
+    """Positions of records in the index: uint64 [n], sorted by key, then rank."""
     return keys["key"].astype(np.uint64) << RANK_BITS | keys["rank"]
 
 
 def _runs(places: np.ndarray, owners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For every entry, where those around it of its own bucket and owner begin, and where they have ended."""
+    """For every entry, start and end of the run of entries with the same key and owner."""
     entries = (places >> RANK_BITS) << RANK_BITS | owners[(places & RANKS).astype(np.int64)].astype(np.uint64)
     edges = np.flatnonzero(np.diff(entries)) + 1
     starts, ends = np.concatenate([[0], edges]), np.concatenate([edges, [len(places)]])
@@ -174,21 +174,21 @@ def _neighbours(
     frames: np.ndarray,
     runs: tuple[np.ndarray, np.ndarray],
     owners: np.ndarray,
-    wanted: np.ndarray,
+    probes: np.ndarray,
     at: np.ndarray,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """(rank looked up, rank of the entry, offset) of the NEIGHBOURS entries on either side of every wanted place in its bucket.
+    """(rank of the probe, rank of the entry, offset) of the NEIGHBOURS entries on either side of each probe's place in its bucket.
 
-    A clip has its own place even in buckets that none of its keys is in, so that not all clips are given the same few entries.
-    Entries around it of its own recording, which may have a sound a thousand times, do not count.
+    A clip has its own place even in buckets without its keys, so that clips are compared with different entries. Entries of the
+    same recording, which may repeat a sound a thousand times, are skipped.
     """
-    by_place = np.argsort(wanted)  # close places are looked up one after the other
-    wanted, at = wanted[by_place], at[by_place]
+    by_place = np.argsort(probes)  # for locality of the search
+    probes, at = probes[by_place], at[by_place]
     for side, step in (("right", 1), ("left", -1)):
-        entries = np.searchsorted(places, wanted, side=side) - (side == "left")
-        looked, when = wanted, at
+        entries = np.searchsorted(places, probes, side=side) - (side == "left")
+        looked, when = probes, at
         near = np.clip(entries, 0, max(0, len(places) - 1))
-        own = np.zeros(len(wanted), bool)
+        own = np.zeros(len(probes), bool)
         if len(places):
             own = owners[(places[near] & RANKS).astype(np.int64)] == owners[(looked & RANKS).astype(np.int64)]
             own &= (places[near] >> RANK_BITS == looked >> RANK_BITS) & (near == entries)
@@ -202,7 +202,7 @@ def _neighbours(
 
 
 def _best_offsets(hits: np.ndarray) -> np.ndarray:
-    """Of hits (pair · 2 LARGEST_OFFSET + offset), the one of each pair that begins the most crowded OFFSET_SLACK frames."""
+    """Of hits (pair · 2 LARGEST_OFFSET + offset), each pair's first in the OFFSET_SLACK frames with most hits."""
     hits = np.sort(hits)
     crowd = np.searchsorted(hits, hits + OFFSET_SLACK, side="right") - np.arange(len(hits))
     hits, crowd = hits[crowd >= MIN_KEYS], crowd[crowd >= MIN_KEYS]

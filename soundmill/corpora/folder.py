@@ -1,4 +1,4 @@
-"""Any directory of recordings: folders are splits and classes, a `.txt` beside a recording is its caption."""
+"""Any directory of recordings: folders give splits and classes, a `.txt` beside a recording its caption."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from soundmill.corpora.inventory import AudioFile, Inventory, is_about_corpus
 from soundmill.corpora.join import join
 from soundmill.corpora.metadata import MAX_TEXT_BYTES, read_head, read_sidecar
 from soundmill.corpora.resolver import clip_of_file, like_words, looks_random
-from soundmill.corpora.rows import Row
+from soundmill.corpora.rows import ManifestRow
 from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format
 from soundmill.decoding.decode import DecodeError
 from soundmill.manifest import escape_path
@@ -25,7 +25,7 @@ FORMAT = Format(
     "only holds folders is skipped",
     split="folders named `train`, `valid`, `test` above the classes, if they outnumber the folders beside them; else assigned",
 )
-# A lone first-level folder of such a name holds the corpus; it is no class.
+# A single first-level folder with such a name is not a class.
 CONTAINERS = frozenset(
     {b"audio", b"wav", b"wavs", b"flac", b"mp3", b"ogg", b"clips", b"sounds", b"recordings", b"samples", b"data"}
 )
@@ -36,7 +36,7 @@ def detect(inventory: Inventory) -> bool:
 
 
 def read(inventory: Inventory, num_shards: int) -> CorpusTables:
-    """Rows of a plain directory tree; `train/dog/x.wav` gives a split and a label, `dog/x.wav` a label, `x.wav` neither."""
+    """Tables of a directory tree; `train/dog/x.wav` gives a split and a label, `dog/x.wav` a label, `x.wav` neither."""
     tables = CorpusTables()
     layout = layout_of(inventory.audio)
     texts = {name[: -len(b".txt")]: name for name in inventory.metadata if name.lower().endswith(b".txt")}
@@ -70,11 +70,11 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
 
 @dataclass(frozen=True)
 class _Layout:
-    above: tuple[bytes, ...] | None  # the folders in which those named after splits lie; None: there are none
-    level: int  # of the folders that are classes
+    above: tuple[bytes, ...] | None  # path of the folder that contains the split folders; None: no splits
+    level: int  # depth of the class folders
 
     def split_and_label(self, file: AudioFile) -> tuple[str | None, str | None]:
-        """(split, label); a file beside the folders of splits has neither, for its own name neither."""
+        """(split, label); a file beside the split folders has neither."""
         split = None if self.above is None else _split_below(file, self.above)
         if self.above is not None and split is None:
             return None, None
@@ -82,10 +82,10 @@ class _Layout:
 
 
 def layout_of(audio: list[AudioFile]) -> _Layout:
-    """Where the splits and the classes are.
+    """Find the folders of splits and classes.
 
-    `train` is a word for a class, too. Folders named after splits are splits if nothing lies beside them but files; or if they
-    are those of several splits, and more than the folders beside them.
+    `train` may also be a class. Folders named after splits are splits if there are no other folders beside them, or if they name
+    several splits and outnumber the other folders.
     """
     parents = {parent for file in audio if (parent := _above_split(file)) is not None}
     above = min(parents, key=len, default=None)
@@ -104,25 +104,25 @@ def _split_of(folder: bytes) -> str | None:
 
 
 def _above_split(file: AudioFile) -> tuple[bytes, ...] | None:
-    """The folders above a file's first folder that is named after a split."""
+    """The folders above a file's first split folder."""
     return next((tuple(file.folders[:level]) for level, folder in enumerate(file.folders) if _split_of(folder)), None)
 
 
 def _split_below(file: AudioFile, above: tuple[bytes, ...]) -> str | None:
-    """The split that a file's folder directly below `above` is named after."""
+    """The split of a file, from its folder directly below `above`."""
     folders = file.folders
     return _split_of(folders[len(above)]) if len(folders) > len(above) and tuple(folders[: len(above)]) == above else None
 
 
 def _parting(file: AudioFile, above: tuple[bytes, ...]) -> tuple[bytes, ...] | None:
-    """The folder that leads off the way to the splits; None for a file on the way."""
+    """The first folder of a file that is not on the path to the splits; None if there is none."""
     folders = tuple(file.folders)
     return next((folders[: end + 1] for end in range(len(folders)) if folders[: end + 1] != above[: end + 1]), None)
 
 
 def _class_level(audio: list[AudioFile], level: int) -> int:
-    """The level of folders that are classes, from this one on. A lone one is passed if it is a container, or if all lies in
-    several folders below it: then it is what a corpus was packed into."""
+    """The depth of class folders, from `level` on. A single folder is skipped if it is a container, or if all recordings are in
+    several folders below it."""
     while len(names := {file.folders[level].lower() for file in audio if len(file.folders) > level}) == 1:
         if not (names <= CONTAINERS or _parts_below(audio, level + 1)):
             break
@@ -131,7 +131,7 @@ def _class_level(audio: list[AudioFile], level: int) -> int:
 
 
 def _parts_below(audio: list[AudioFile], level: int) -> bool:
-    """Whether all recordings lie in folders of this level or deeper ones, and part there."""
+    """Whether all recordings are in folders at this depth or deeper, and in more than one."""
     while all(len(file.folders) > level for file in audio):
         if len({file.folders[level] for file in audio}) > 1:
             return True
@@ -143,28 +143,27 @@ def _remark(audio: list[AudioFile], layout: _Layout, doubtful: list[AudioFile], 
     if layout.above is None:
         unused = [file for file in audio if _above_split(file) is not None]
         what = (
-            "lie in folders named after splits that are not read as such, for they lie in several folders, or other folders beside "
-            "them; put all recordings into train, valid or test, and the classes below these"
+            "are in folders named after splits that are not read as splits, because they are in several folders or have other "
+            "folders beside them; put all recordings into train, valid or test, and the classes below these"
         )
     else:
         unused = [file for file in audio if layout.split_and_label(file)[0] is None]
         what = (
-            "lie beside the folders of splits: they have no label, and are for training; put them into train, valid or test, or "
-            "take them out of the corpus"
+            "are beside the folders of splits: they have no label and are used for training; put them into train, valid or test, "
+            "or remove them from the corpus"
         )
-    passed = (0 if layout.above is None else len(layout.above) + 1, layout.level)
-    lone = [folder for folder in audio[0].folders[slice(*passed)] if folder.lower() not in CONTAINERS] if audio else []
+    skipped = (0 if layout.above is None else len(layout.above) + 1, layout.level)
+    lone = [folder for folder in audio[0].folders[slice(*skipped)] if folder.lower() not in CONTAINERS] if audio else []
     if lone and len(audio[0].folders) > layout.level:
         tables.remarks.append(
-            f"all recordings lie in {escape_path(b'/'.join(lone))}, which is taken for the corpus's own folder and for no class; "
-            "the labels are the folders in it"
+            f"all recordings are in {escape_path(b'/'.join(lone))}, which is not used as a class; the labels are the folders in it"
         )
     for files, sentence in (
         (unused, what),
         (
             doubtful,
-            "are called like a clip of a YouTube video (its id and a second) and taken for it, though the id reads like words; "
-            "rename them if they are none",
+            "are named like a clip of a YouTube video (id and start) and read as such, though the id looks like words; rename them "
+            "if they are not",
         ),
     ):
         if files:
@@ -172,20 +171,20 @@ def _remark(audio: list[AudioFile], layout: _Layout, doubtful: list[AudioFile], 
 
 
 def class_label(folder: bytes) -> str:
-    """The class in a folder's name: `001 - Dog bark` and `dog_bark` are both "dog bark"."""
+    """The class in a folder's name: `001 - Dog bark` and `dog_bark` both give "dog bark"."""
     name = escape_path(folder)
     words = re.sub(r"^\d+\s*[-_.)]+\s*|^\d+\s+", "", name).replace("_", " ").strip().lower()
     return " ".join(words.split()) or name
 
 
-def _without_recording(inventory: Inventory, texts: dict[bytes, bytes], paired: set[bytes]) -> Iterator[Row]:
-    """Captions whose recording is missing: texts of one line in folders where others have theirs. Longer ones may be anything."""
+def _without_recording(inventory: Inventory, texts: dict[bytes, bytes], paired: set[bytes]) -> Iterator[ManifestRow]:
+    """Captions without a recording: one-line texts in folders with other captions. Longer texts may be anything."""
     folders = {os.path.dirname(key) for key in paired}
     for key in sorted(texts.keys() - paired):
         name = texts[key]
         if os.path.dirname(key) in folders and not is_about_corpus(name) and (line := _only_line(inventory, name)):
             inventory.opened.add(name)
-            yield Row(name, 1, os.fsdecode(key), captions=[line])
+            yield ManifestRow(name, 1, os.fsdecode(key), captions=[line])
 
 
 def _only_line(inventory: Inventory, name: bytes) -> str | None:
@@ -197,7 +196,7 @@ def _only_line(inventory: Inventory, name: bytes) -> str | None:
 
 
 def _read_sidecar(inventory: Inventory, name: bytes, recording_id: str, tables: CorpusTables) -> None:
-    """The whole text is one caption; what is no text is quarantined."""
+    """Add the whole text as one caption; what is not text is quarantined."""
     try:
         text = read_sidecar(inventory, name)
     except DecodeError as error:

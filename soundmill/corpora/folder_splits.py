@@ -1,4 +1,4 @@
-"""Splits from the names of folders and files: `train/`, `test-clean/`, `train_1.wav`."""
+"""Splits in the names of folders and files: `train/`, `test-clean/`, `train_1.wav`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from soundmill.corpora.folder import layout_of
 from soundmill.corpora.inventory import AudioFile, Inventory
 from soundmill.corpora.resolver import with_slashes
-from soundmill.corpora.rows import Row
+from soundmill.corpora.rows import ManifestRow
 from soundmill.corpora.tables import SPLIT_NAMES
 
 DEEPEST = 4  # folders above those of splits
@@ -18,7 +18,7 @@ METADATA = re.compile(rb"(?:^|/)metadata\.(csv|jsonl|parquet)$")
 
 
 def split_of(path: bytes) -> str | None:
-    """The split of the last word in a path that names one (`train-00000-of-00001.parquet`, `bal_train/00.parquet`)."""
+    """The split in the last part of a path that has one (`train-00000-of-00001.parquet`, `bal_train/00.parquet`)."""
     for part in reversed(path.decode("utf-8", "replace").lower().split("/")):
         splits = {SPLIT_NAMES[word] for word in re.split(r"[^a-z]+", part) if word in SPLIT_NAMES}
         if len(splits) == 1:
@@ -27,9 +27,9 @@ def split_of(path: bytes) -> str | None:
 
 
 def splits_of_folders(files: Iterable[AudioFile]) -> dict[bytes, str]:
-    """Splits by raw path, of files in folders named after splits, by the rule of `folder`: `train` is a word for a class, too.
+    """Splits by raw path from folder names, by the rule of the format `folder`: `train` may also be a class.
 
-    Where there are such folders in several (`en/train`, `de/train`), all of these must have them.
+    If split folders are in several folders (`en/train`, `de/train`), all of these must have them.
     """
     files = list(files)
     if not any(is_split(folder) for file in files for folder in file.folders):
@@ -47,8 +47,8 @@ def splits_of_folders(files: Iterable[AudioFile]) -> dict[bytes, str]:
 
 
 def _splits_of_words(files: list[AudioFile]) -> dict[bytes, str]:
-    """Splits by raw path, where words in the names of all folders side by side name some (`train-clean-100`, `test-clean`), or,
-    of files, the first words of all their names (`train_1.wav`, `test_1.wav`)."""
+    """Splits by raw path from words in the names of all sibling folders (`train-clean-100`, `test-clean`), else from the first word
+    of all file names (`train_1.wav`, `test_1.wav`)."""
     files = [file for file in files if not METADATA.search(file.raw_path)]
     if not files:
         return {}
@@ -65,14 +65,14 @@ def is_split(folder: bytes) -> bool:
     return folder.decode("utf-8", "replace").lower() in SPLIT_NAMES
 
 
-def split_by_folders(rows: list[Row], inventory: Inventory, splits: dict[bytes, str]) -> None:
-    """Give rows without a split that of the folders in their keys, else of their manifest's. `splits`: of files and manifests."""
+def split_by_folders(rows: list[ManifestRow], inventory: Inventory, splits: dict[bytes, str]) -> None:
+    """Set missing splits of rows from the folders in their keys, else those of the manifest. `splits`: of files and manifests."""
     places = [
         os.path.normpath(os.path.join(os.path.dirname(row.source), with_slashes(row.key).encode("utf-8", "replace")))
         for row in rows
     ]
     files = {file.raw_path for file in inventory.audio}
-    # Where files were moved, the paths in the manifest still have their published splits.
+    # If files were moved, the paths in the manifest still have the published splits.
     named = {} if files.issuperset(places) else splits_of_folders(AudioFile(place, 0, "") for place in places)
     for row, place in zip(rows, places, strict=True):
         row.split = row.split or (splits if place in files else named).get(place) or splits.get(row.source)

@@ -1,7 +1,7 @@
-"""`forgotten.yaml`: the recordings, and stretches of recordings, that a project must not use, and how they are left out.
+"""`forgotten.yaml`: recordings and stretches of recordings that a project must not use, and leaving them out.
 
-`soundmill forget` writes it (`soundmill/ledger.py`); `corpus` and `scan` leave out the recordings, `segment` every cut that has
-some of a stretch. One is known by its id or by the digest of its file, so a renamed copy is left out too.
+`soundmill forget` writes it (`soundmill/ledger.py`). `corpus` and `scan` leave out recordings, `segment` every cut that overlaps a
+stretch. Recordings are identified by id or by the digest of their file, so renamed copies are left out, too.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ from soundmill.corpora.tables import CorpusTables
 from soundmill.params import StageParams
 
 REASON = "forgotten"  # in quarantine
-OVERLAP_SECONDS = 1e-3  # less in common is the rounding of ends
+OVERLAP_SECONDS = 1e-3  # smaller overlaps are rounding errors
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Stretch = tuple[float, float, str]  # seconds into the recording, and why it is left out
 
 
-class Clip(StageParams):
-    """A clip as it was cut before."""
+class ForgottenClip(StageParams):
+    """A clip of a forgotten recording."""
 
     clip_id: str = Field(min_length=1, max_length=4096)
     digest: Digest
 
 
 class Entry(StageParams):
-    """A recording, or a stretch of one."""
+    """A forgotten recording, or a stretch of one."""
 
     recording_id: str = Field(min_length=1, max_length=4096)
-    source: str = Field(min_length=1, max_length=65536, description="its path when it was forgotten, for people")
-    digest: Digest | None = Field(description="of its file; null where that was not there any more")
+    source: str = Field(min_length=1, max_length=65536, description="its path when it was forgotten, for information")
+    digest: Digest | None = Field(description="of its file; null if the file was already gone")
     start: float | None = Field(ge=0, description="seconds into the recording; null: all of it")
     end: float | None = Field(gt=0)
-    clips: list[Clip] = Field(description="those that were cut from it, of all variants")
-    fingerprint: str = Field(description="of its sound, in Base64 (soundmill/audio/fingerprint.py); empty where it has none")
-    copy_of: str | None = Field(description="the recording that it was found to be a copy of")
+    clips: list[ForgottenClip] = Field(description="clips cut from it, of all variants")
+    fingerprint: str = Field(description="of its sound, in Base64 (soundmill/audio/fingerprint.py); empty if it has none")
+    copy_of: str | None = Field(description="the recording that this is a copy of")
     reason: str = Field(min_length=1)
 
     @field_validator("fingerprint")
@@ -58,13 +58,13 @@ class Entry(StageParams):
         except (binascii.Error, ValueError):
             size = -1
         if size % 8:
-            raise ValueError("is no Base64 of pairs of 32-bit words")
+            raise ValueError("is not Base64 of pairs of 32-bit words")
         return text
 
     @model_validator(mode="after")
     def _is_a_stretch(self) -> Entry:
         if (self.start is None) != (self.end is None) or (self.end is not None and self.end <= self.start):
-            raise ValueError("start and end must be two seconds, the first first, or both null")
+            raise ValueError("start and end must be seconds with start < end, or both null")
         return self
 
     @property
@@ -89,41 +89,41 @@ class _Content(StageParams):
         places = Counter((entry.recording_id, entry.digest, entry.start, entry.end) for entry in entries)
         twice = [place for place, count in places.items() if count > 1]
         if twice:
-            raise ValueError(f"{twice[0][0]!r} is there twice")
+            raise ValueError(f"{twice[0][0]!r} is listed twice")
         return entries
 
 
 @dataclass(frozen=True)
 class Forgotten:
-    """The entries of a project's list."""
+    """The entries of a project's forgotten.yaml."""
 
     entries: tuple[Entry, ...]
 
     @cached_property
     def _whole(self) -> dict[str, Entry]:
-        """By id and by digest."""
+        """Entries of whole recordings by id and by digest."""
         whole = [entry for entry in self.entries if entry.is_whole]
         return {name: entry for entry in whole for name in (entry.recording_id, entry.digest) if name}
 
     def identity(self) -> list[dict[str, Any]]:
-        """All that the stages act on, as plain values."""
+        """Everything that affects the stages, as plain values."""
         return [
             entry.model_dump(mode="json", include={"recording_id", "digest", "start", "end", "reason"}) for entry in self.entries
         ]
 
     def whole(self, recording_id: str, digest: str) -> Entry | None:
-        """The entry by which a recording is forgotten."""
+        """The entry that forgets a recording, or None."""
         return self._whole.get(digest) or self._whole.get(recording_id)
 
     def leave_out_files(self, inventory: Inventory) -> None:
-        """Take forgotten files out of an inventory, into its rejected."""
+        """Move forgotten files of an inventory to its rejected files."""
         for file in inventory.audio:
             if entry := self._whole.get(file.digest):
                 inventory.reject(file.raw_path, REASON, entry.reason)
         inventory.audio = [file for file in inventory.audio if file.digest not in self._whole]
 
     def leave_out_recordings(self, tables: CorpusTables) -> None:
-        """Take forgotten recordings, and their captions, out of tables: those that the inventory could not know by their files."""
+        """Remove forgotten recordings and their captions from tables: those not recognised by the digest of a file."""
         if not self._whole:
             return
         gone = {row["recording_id"] for row in tables.recordings if self.whole(row["recording_id"], row["digest"])}
@@ -144,7 +144,7 @@ class Forgotten:
         return entry.reason if entry else ""
 
     def stretches(self, recordings: Iterable[dict[str, Any]]) -> dict[str, list[Stretch]]:
-        """The forgotten stretches of these rows of RECORDINGS, by id; recordings without one are not in it."""
+        """The forgotten stretches of these rows of RECORDINGS, by id, for recordings that have any."""
         by_name: dict[str, list[Stretch]] = {}
         for entry in self.entries:
             for name in {entry.recording_id, entry.digest} - {None} if not entry.is_whole else ():
@@ -159,17 +159,17 @@ class Forgotten:
 
 
 def read(path: Path | None) -> Forgotten:
-    """The list at `path`, where one is given; a mistake in it is a UserError that names the key."""
+    """The list at `path`, empty if None; UserError, naming the key, if it is invalid."""
     if path is None:
         return Forgotten(())
     return parse(params.read_yaml(path), str(path))
 
 
 def parse(document: dict[str, Any], where: str) -> Forgotten:
-    """The list in a document as `forgotten.yaml` has it; a mistake is a UserError that names `where` and the key."""
+    """The list in the document of a `forgotten.yaml`; UserError, naming `where` and the key, if it is invalid."""
     return Forgotten(tuple(params.parse(_Content, document, where).forgotten))
 
 
 def reason_of(start: float, end: float, stretches: Iterable[Stretch]) -> str | None:
-    """Why the seconds from `start` to `end` are left out; None: they have nothing of a stretch."""
+    """Why the seconds from `start` to `end` are left out; None if they overlap no stretch."""
     return next((why for first, last, why in stretches if min(end, last) - max(start, first) > OVERLAP_SECONDS), None)

@@ -1,4 +1,4 @@
-"""GTZAN: a folder for each of ten genres, with files like `blues.00000.wav`."""
+"""GTZAN: a folder per genre with files like `blues.00000.wav`."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ NAME = re.compile(r"(?P<genre>[a-z]+)\.(?P<number>\d{5})")
 
 
 def detect(inventory: Inventory) -> bool:
-    """Whether most files are named after their genre's folder."""
+    """Whether most files are named after the folder of their genre."""
     return 2 * sum(genre(file) is not None for file in inventory.audio) > len(inventory.audio)
 
 
 def read(inventory: Inventory, num_shards: int) -> CorpusTables:
-    """Rows of GTZAN: one label each. Its known repetitions are for the quality stage to find."""
+    """Tables of GTZAN: one label per recording. Its known repetitions are left to the stage `duplicates`."""
     tables = CorpusTables()
     for file in inventory.audio:
         label = genre(file)
@@ -38,6 +38,6 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
 
 
 def genre(file: AudioFile) -> str | None:
-    """The genre of a file that lies and is named as in GTZAN."""
+    """The genre of a file whose folder and name are as in GTZAN, else None."""
     match = NAME.fullmatch(file.stem)
     return match["genre"] if match and file.folders and file.folders[-1] == match["genre"].encode() else None

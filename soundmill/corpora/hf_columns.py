@@ -1,4 +1,4 @@
-"""A recording's captions, labels, split and clip, from the columns that Hugging Face datasets have for them."""
+"""Captions, labels, split and clip of a recording from the columns of Hugging Face datasets."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from soundmill.corpora.audioldm import MACHINE_ID
+from soundmill.corpora.class_names import MACHINE_ID
 from soundmill.corpora.resolver import youtube_clip
 from soundmill.corpora.rows import MAX_CAPTION
 from soundmill.corpora.tables import SPLIT_NAMES, fold_number, video_id
 from soundmill.params import parse_json
 
 CAPTIONS = re.compile(r"text|captions?|caption_\d+|transcription|transcript|sentence|description|prompt")
-# The first that has a value.
+# The first column with a value is used.
 LABELS = ("human_labels", "labels", "label", "category", "class", "genre")
 VIDEOS = ("youtube_id", "ytid", "youtubeid", "video_id")
 STARTS = ("start_time", "start_s", "start_seconds", "start")
 ORIGINALS = ("fsid", "freesound_id", "src_file", "slice_file_name")  # UrbanSound8K: `{fsID}-{classID}-{occurrence}-{slice}.wav`
-_ORIGINAL = re.compile(r"([1-9]\d{0,9})(?:\.0|-\d+-\d+-\d+)?(?:\.[A-Za-z]\w*)?")  # 1.0 in a column with empty cells
+_ORIGINAL = re.compile(r"([1-9]\d{0,9})(?:\.0|-\d+-\d+-\d+)?(?:\.[A-Za-z]\w*)?")  # `1.0`: integers in a column with empty cells
 
 
 @dataclass
 class Description:
-    """The description of a recording in one row."""
+    """Description of a recording by one row."""
 
     captions: list[str]
     labels: list[str]
     split: str | None
     fold: int | None
     clip: tuple[str, float | None] | None  # YouTube id and start
-    original: str | None  # number of the Freesound file that this is cut from
+    original: str | None  # number of the Freesound original
 
     @classmethod
     def of(cls, values: dict[str, Any], names: dict[str, list[str]]) -> Description:
@@ -58,13 +58,13 @@ class Description:
         )
 
     def clip_with(self, name: str) -> tuple[str, float | None] | None:
-        """The clip of a recording of this name, which may have the start where the columns have the video alone."""
+        """The clip of a recording with this name, which may add the start if the columns have only the video."""
         named = youtube_clip(name, of_video=self.clip is not None)
         return named if self.clip is None or (self.clip[1] is None and named and named[0] == self.clip[0]) else self.clip
 
 
 def _split_in(values: dict[str, Any]) -> str | None:
-    """The split in a row's columns; MusicCaps marks what is for evaluation."""
+    """The split in a row's columns; MusicCaps has `is_audioset_eval`."""
     split, is_eval = values.get("split"), str(values.get("is_audioset_eval")).strip().lower()
     named = SPLIT_NAMES.get(split.strip().lower()) if isinstance(split, str) else None
     return named or {"true": "test", "false": "train"}.get(is_eval)
@@ -75,7 +75,7 @@ def _texts(value: Any) -> list[str]:
 
 
 def _listed(value: Any) -> list[Any]:
-    """A list, also one of texts that a csv's cell has as JSON or as a Python literal; anything else as a list of one."""
+    """A list, also a list of texts in a cell as JSON or Python literal; anything else as a list of one item."""
     if isinstance(value, list):
         return value
     if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
@@ -88,7 +88,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _python_literal(text: str) -> Any:
-    """The value with this `str`; ValueError where there is none: `['a' 'b']`, as numpy prints it, would be one text."""
+    """The value with this `str`, else ValueError: numpy's `['a' 'b']` would be read as one text."""
     value = ast.literal_eval(text)
     if str(value) != text:
         raise ValueError(text)
@@ -96,7 +96,7 @@ def _python_literal(text: str) -> Any:
 
 
 def _classes(value: Any, names: list[str] | None) -> list[str]:
-    """Labels as text: a name, the class that a number stands for, or several of either."""
+    """Labels as text: names, or numbers of classes."""
     classes = []
     for item in value if isinstance(value, list) else [value]:
         if isinstance(item, bool) or item is None:

@@ -1,4 +1,4 @@
-"""The files of a corpus directory: candidate recordings, metadata, and those that must never be opened."""
+"""The files of a corpus directory: possible recordings, metadata, and files that must not be opened."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from soundmill.decoding.containers.sniffing import is_text
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
 
-# Of these a text is a damaged recording: the page of an error that was saved for it.
+# A text with one of these extensions is a damaged recording, such as a saved error page.
 MEDIA = frozenset(
     """
     .wav .wave .flac .mp3 .ogg .oga .opus .m4a .m4b .mp4 .m4v .aac .webm .mkv .mka .mov .avi .mpg .mpeg .ts .aif .aiff .aifc .au
     .snd .wma .caf .amr .ac3 .3gp .w64 .rf64 .wv .ape .tta .spx
     """.split()
 )
-# Everything else that is no text may be a recording: ffmpeg knows hundreds of containers, and the decoder says what is none.
+# Any other file that is not text may be a recording: ffmpeg reads hundreds of containers, and the decoder rejects the rest.
 METADATA = frozenset(
     """
     .srt .vtt .ass .ssa .sbv .lrc .ttml .srv1 .srv2 .srv3 .json3 .description
@@ -38,8 +38,8 @@ METADATA_NAMES = re.compile(
     rb"(licen[cs]e|readme|copying|citation|changelog|changes|authors|credits|notice|makefile)([-_].*)?", re.IGNORECASE
 )
 _TABLE = re.compile(rb"\.((csv|tsv|json|jsonl|ndjson)(\.gz)?|txt|parquet|arrow|ya?ml|xlsx?|ods)$", re.IGNORECASE)
-LARGE_BYTES = 64 << 20  # of a recording whose header is read before all of it is
-MAX_RECORDING_BYTES = 64 << 30  # two hours of eight channels at 192 kHz in float32 are 44 GB
+LARGE_BYTES = 64 << 20  # recordings from this size on have their header checked before they are digested
+MAX_RECORDING_BYTES = 64 << 30  # two hours of eight channels of float32 at 192 kHz are 44 GB
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class AudioFile:
 
     raw_path: bytes
     size: int
-    digest: str  # of its bytes; empty where the inventory was taken without
+    digest: str  # of its bytes; empty in an inventory without digests
 
     @property
     def path(self) -> str:
@@ -56,7 +56,7 @@ class AudioFile:
 
     @property
     def shard_key(self) -> bytes:
-        """What its shard is a hash of."""
+        """Its hash gives the shard."""
         return self.raw_path
 
     @property
@@ -69,27 +69,30 @@ class AudioFile:
 
     @property
     def stem(self) -> str:
-        """Name without extension; undecodable bytes as surrogates."""
+        """Name without extension; undecodable bytes become surrogates."""
         return os.fsdecode(os.path.splitext(self.name)[0])
 
 
 @dataclass
 class Inventory:
-    """The files of one corpus, in the order of their raw paths."""
+    """The files of one corpus, sorted by raw path."""
 
     root: Path
     audio: list[AudioFile] = field(default_factory=list)
-    metadata: dict[bytes, bytes] = field(default_factory=dict)  # name relative to the corpus → path that opens it
-    ignored: dict[str, int] = field(default_factory=dict)  # extension or name → how many
+    metadata: dict[bytes, bytes] = field(default_factory=dict)  # path relative to the corpus → absolute path
+    ignored: dict[str, int] = field(default_factory=dict)  # extension or name → count
     rejected: list[dict[str, str]] = field(default_factory=list)  # rows of manifest.QUARANTINE
-    remarks: dict[tuple[bytes, str], str] = field(default_factory=dict)  # (metadata file, what) → a sentence for reports
-    opened: set[bytes] = field(default_factory=set)  # metadata files that were read, whole or from their beginning
+    remarks: dict[tuple[bytes, str], str] = field(default_factory=dict)  # (metadata file, problem) → sentence for reports
+    opened: set[bytes] = field(default_factory=set)  # metadata files read, at least in part
+    heads: dict[bytes, bytes] = field(default_factory=dict)  # first HEAD_BYTES of metadata files; see metadata.read_head
+    columns: dict[bytes, list[str]] = field(default_factory=dict)  # headers of csv files; see metadata.csv_columns
+    kept_bytes: int = 0  # of `heads`
     num_files: int = 0
-    digests: bool = True  # whether the files' bytes were read
-    cache: Path | None = None  # of digests, as in hashing.file_digests
+    digests: bool = True  # whether the files were digested
+    cache: Path | None = None  # of digests; see hashing.file_digests
 
     def remark(self, name: bytes, what: str, count: int, first: str = "") -> None:
-        """Note what is odd about a metadata file, or the corpus (an empty name), and was read all the same."""
+        """Note a problem of a metadata file, or of the corpus (empty name), that did not prevent reading it."""
         if count:
             where = f"{escape_path(name)}: " if name else ""
             self.remarks[name, what] = f"{where}{count} {what} (first: {first})"
@@ -101,11 +104,11 @@ class Inventory:
         self.rejected.append({"path": escape_path(raw_path), "reason": reason, "detail": detail})
 
     def lacks(self, what: str, remedy: str) -> UserError:
-        """The error of a format whose metadata is not in this corpus."""
+        """The error for a format whose metadata is missing."""
         return UserError(f"corpus.path: no {what} below {escape_path(bytes(self.root))}; {remedy}, or choose another corpus.format")
 
     def check_not_empty(self) -> None:
-        """Raise UserError, naming the folder and its contents, where no file may be a recording or hold some."""
+        """UserError, naming the folder and its contents, if it has no possible recording."""
         if self.audio or any(name.lower().endswith(b".parquet") for name in self.metadata):
             return
         ignored = ", ".join(f"{count} {kind}" for kind, count in sorted(self.ignored.items())[:8])
@@ -128,7 +131,7 @@ class Inventory:
 
 
 def is_about_corpus(name: bytes) -> bool:
-    """Whether a text is a readme, a licence or the like (`README.txt`, `UrbanSound8K_README.txt`)."""
+    """Whether a text is a readme, licence or similar (`README.txt`, `UrbanSound8K_README.txt`)."""
     stem, extension = os.path.splitext(os.path.basename(name))
     return extension.lower() == b".txt" and any(METADATA_NAMES.fullmatch(word) for word in re.split(rb"[^A-Za-z]+", stem))
 
@@ -142,14 +145,13 @@ def take(
     max_seconds: float = decode.MAX_SECONDS,
     progress: Callable[[int], None] = lambda n: None,
 ) -> Inventory:
-    """Walk a corpus; only regular files are ever opened; with `digests=False` only those whose names do not say what they are.
+    """List the files of a corpus. Only regular files are opened; with `digests=False`, only those with unknown extensions.
 
-    Whatever reads a corpus opens files of its inventory alone, so nothing else is ever read as part of it. A link to a file inside
-    counts as the file. A link out of the corpus is quarantined; with `follow_links` what it leads to is read as part of the corpus,
-    a directory once. A link to a directory that is scanned anyway or lies above the corpus is quarantined, as are dangling links,
-    FIFOs, sockets and devices. Dot files, known metadata and texts of other extensions than MEDIA are no recordings: they are
-    counted as ignored. A large file whose header says that it is no use, or longer than `max_seconds`, is quarantined before its
-    digest is made. `cache` as in hashing.file_digests.
+    Everything that reads a corpus opens only files of its inventory. A link to a file inside the corpus counts as a file. A link
+    out of the corpus is quarantined, or with `follow_links` read as part of it, each directory once. Links to directories that are
+    scanned anyway or contain the corpus are quarantined, as are dangling links, FIFOs, sockets and devices. Dot files, known
+    metadata and texts without an extension in MEDIA are ignored and counted. A large file is quarantined before it is digested if
+    its header is unusable or declares more than `max_seconds`. `cache` as in hashing.file_digests.
     """
     inventory = Inventory(root, digests=digests, cache=cache)
     top = os.fsencode(root)
@@ -205,7 +207,7 @@ def _is_text(path: bytes) -> bool:
 
 
 def _walk(top: bytes, inventory: Inventory, follow_links: bool) -> Iterator[tuple[bytes, int]]:
-    """Regular files below `top` as (relative path, size), sorted by relative path; the rest is quarantined or ignored."""
+    """Regular files below `top` as (relative path, size), sorted by path; others are quarantined or ignored."""
     files: list[tuple[bytes, int]] = []
     real_top = os.path.realpath(top)
     seen = {_identity(os.stat(top))}
@@ -213,7 +215,7 @@ def _walk(top: bytes, inventory: Inventory, follow_links: bool) -> Iterator[tupl
     leaving: list[bytes] = []  # links out of the corpus
     todo = [b""]
     while todo or links:
-        # Real directories first, so that a link never takes the place of the directory it leads to.
+        # Real directories first, so that files are listed under their real path.
         if not todo:
             link = links.pop(0)
             if refusal := _refusal(os.path.join(top, link), real_top, seen):
@@ -254,13 +256,13 @@ def _walk(top: bytes, inventory: Inventory, follow_links: bool) -> Iterator[tupl
             elif entry.is_symlink():
                 links.append(raw_path)
             elif _identity(status) in seen:  # through a link to a folder above it
-                inventory.reject(raw_path, "directory link", "a link led here before, and it is scanned already")
+                inventory.reject(raw_path, "directory link", "already scanned through a link")
             else:
                 seen.add(_identity(status))
                 todo.append(raw_path)
         links.sort()
     if leaving:
-        treatment = "followed" if follow_links else "not followed; corpus.follow_links: true reads what they lead to"
+        treatment = "followed" if follow_links else "not followed; corpus.follow_links: true follows them"
         inventory.remark(b"", f"links that lead out of the folder and are {treatment}", len(leaving), escape_path(min(leaving)))
     return iter(sorted(files))
 
@@ -270,15 +272,15 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 
 def _is_below(path: bytes, top: bytes) -> bool:
-    """Whether a path is `top` or lies below it; both without links."""
+    """Whether a path is `top` or below it; both without links."""
     return (path + b"/").startswith(top.rstrip(b"/") + b"/")
 
 
 def _refusal(link: bytes, real_top: bytes, seen: set[tuple[int, int]]) -> str:
-    """Why a directory link is not followed; empty if it may be."""
+    """Why a link to a directory is not followed; empty if it is."""
     real = os.path.realpath(link)
     if _identity(os.stat(link)) in seen or _is_below(real, real_top):
-        return f"leads to {escape_path(real)}, which is scanned already"
+        return f"leads to {escape_path(real)}, which is already scanned"
     if _is_below(real_top, real):
         return f"leads to {escape_path(real)}, above the corpus"
     return ""

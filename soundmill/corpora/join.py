@@ -1,4 +1,4 @@
-"""Recordings and captions of a corpus from the rows of its manifests and its files: the body of most adapters."""
+"""Joining the rows of manifests with files: the main part of most adapters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from soundmill.corpora.claims import claim_all
 from soundmill.corpora.inventory import AudioFile, Inventory
 from soundmill.corpora.resolver import clip_of_file, key_problem, youtube_clip
-from soundmill.corpora.rows import MAX_CAPTION, JoinState, Row
+from soundmill.corpora.rows import MAX_CAPTION, JoinState, ManifestRow
 from soundmill.corpora.splits import PROTECTED
 from soundmill.corpora.tables import CorpusTables
 from soundmill.manifest import escape_path
@@ -18,20 +18,20 @@ from soundmill.manifest import escape_path
 
 def join(
     inventory: Inventory,
-    rows: Iterable[Row],
+    rows: Iterable[ManifestRow],
     num_shards: int,
     tables: CorpusTables | None = None,
     *,
     unique: bool = False,
     parts: Mapping[str, str] | None = None,
 ) -> CorpusTables:
-    """Recordings and captions of a corpus whose manifests have these rows; nothing depends on the order of rows or files.
+    """Recordings and captions of a corpus, independent of the order of rows and files.
 
-    Rows that mean the same file add up. A row without file is `missing`. A row that may mean several files, or several rows
-    that mean different recordings and find but one file, are `ambiguous` and describe nothing. Several files of one YouTube clip
-    collide: one whose name has the start, else the first in the order of paths, is described; the others are recordings
-    without captions. `unique`: the format has one row per recording, so a second one is a collision too (both describe it).
-    `parts`: the words that folders of the format may have, and their meanings; words of one meaning are one part.
+    Rows of one file are combined. A row without a file is `missing`. A row that matches several files, and rows of different
+    recordings that match only one file, are `ambiguous` and describe nothing. Several files of one YouTube clip collide: the one
+    with the start in its name, else the first by path, is described; the others are recordings without captions. `unique`: the
+    format has one row per recording, so a second row is a collision (both describe it). `parts`: words in folder names and
+    their meanings; words with one meaning are one part.
     """
     tables = tables or CorpusTables()
     kept = [row for row in rows if _is_usable(row, tables)]
@@ -45,15 +45,15 @@ def join(
     ids = _add_recordings(inventory, kept, num_shards, state)
     absent = [kept[number] for number in sorted(state.absent)]
     kept.reverse()
-    for number in range(len(kept)):  # each row's room goes to its captions
+    for number in range(len(kept)):  # frees each row once its captions are added
         _add_captions(kept.pop(), ids.get(state.owners.get(number, b"")), state)
     _report_missing(absent, state)
     _remark(state)
     return tables
 
 
-def _mark_videos(rows: list[Row]) -> None:
-    """Where most names in a manifest surely have a YouTube id, those of eleven characters that may be words have one too."""
+def _mark_videos(rows: list[ManifestRow]) -> None:
+    """If most names in a manifest are certainly YouTube ids, its other names of eleven characters are too."""
     votes: dict[bytes, int] = defaultdict(int)
     for row in rows:
         if row.start_time is None:
@@ -62,18 +62,18 @@ def _mark_videos(rows: list[Row]) -> None:
         row.of_video |= votes[row.source] > 0
 
 
-def _drop_repeated(rows: list[Row], state: JoinState) -> list[Row]:
-    """Drop captions that another manifest gives for the same file, or the same second of a video without file; returns the rows
-    that have some left.
+def _drop_repeated(rows: list[ManifestRow], state: JoinState) -> list[ManifestRow]:
+    """Drop captions that another manifest has for the same file, or for the same second of a missing video; returns the rows that
+    still have captions.
 
-    A subset or another version of a list often lies beside it. Rows with labels go first, then the manifests' names decide;
-    captions that one manifest repeats stay, and so do those for another split or under another number.
+    A subset or another version of a list is often beside it. Rows with labels take precedence, then manifests by name. Captions
+    repeated within one manifest stay, as do those for another split or `audiocap_id`.
     """
 
     absent = {number: clip for number in state.absent if (clip := rows[number].clip) and clip[1] is not None}
     places: dict[int, Any] = state.owners | absent
 
-    def what(number: int, caption: str) -> tuple[Any, ...]:
+    def identity(number: int, caption: str) -> tuple[Any, ...]:
         row = rows[number]
         return places[number], row.start_time, row.split, row.number, caption
 
@@ -82,49 +82,49 @@ def _drop_repeated(rows: list[Row], state: JoinState) -> list[Row]:
         row = rows[number]
         for caption in row.captions:
             rank = not row.labels, row.source, tuple(row.labels)
-            key = what(number, caption)
+            key = identity(number, caption)
             first[key] = min(first.get(key, rank), rank)
 
-    def is_news(number: int, caption: str) -> bool:
-        _, source, labels = first[what(number, caption)]
+    def is_new(number: int, caption: str) -> bool:
+        _, source, labels = first[identity(number, caption)]
         return source == rows[number].source or not set(rows[number].labels) <= set(labels)
 
-    again: dict[int, None] = {}
+    repeated: dict[int, None] = {}
     for number in sorted(places):
         row = rows[number]
-        captions = tuple(caption for caption in row.captions if is_news(number, caption))
+        captions = tuple(caption for caption in row.captions if is_new(number, caption))
         if len(captions) < len(row.captions):
             row.captions = captions
-            again[number] = None
-    if again:
-        where = rows[next(iter(again))].origin
+            repeated[number] = None
+    if repeated:
+        where = rows[next(iter(repeated))].origin
         state.tables.remarks.append(
-            f"{len(again)} rows repeat what another manifest has for the same recording (first: {where}); it counts once"
+            f"{len(repeated)} rows repeat another manifest's captions of the same recording (first: {where}); they count once"
         )
-    dropped = {number for number in again if not rows[number].captions}
+    dropped = {number for number in repeated if not rows[number].captions}
     state.absent = [number for number in state.absent if number not in dropped]
     return [row for number, row in enumerate(rows) if number not in dropped]
 
 
 def _remark(state: JoinState) -> None:
-    """Report the assumptions that were made."""
+    """Report assumptions about starts and names."""
     if state.whole:
         state.tables.remarks.append(
-            f"{len(state.whole)} files are named by their YouTube id alone (first: {state.whole[0]}); each is taken to begin at "
-            "the second that its rows are for. Name one that is the whole video `{id}_0`"
+            f"{len(state.whole)} files are named by a YouTube id without a start (first: {state.whole[0]}); each is assumed to "
+            "start at the second given by its rows. Rename files of whole videos to `{id}_0`"
         )
     if state.by_number:
         state.tables.remarks.append(
-            f"{len(state.by_number)} rows matched a file by its name being their `audiocap_id` (first: {state.by_number[0]})"
+            f"{len(state.by_number)} rows matched a file named after their `audiocap_id` (first: {state.by_number[0]})"
         )
     if state.inside:
         state.tables.remarks.append(
-            f"{len(state.inside)} rows are for a second inside of a file that begins before it (first: {state.inside[0]}); they "
-            "describe a clip that begins within half a second of that, or that their whole window lies in"
+            f"{len(state.inside)} rows start inside a longer file (first: {state.inside[0]}); each "
+            "describes a clip that starts within 0.5 s of it or contains its window"
         )
 
 
-def _is_usable(row: Row, tables: CorpusTables) -> bool:
+def _is_usable(row: ManifestRow, tables: CorpusTables) -> bool:
     at = f"line {row.at}" if isinstance(row.at, int) else row.at
     row.captions = tuple(caption for caption in row.captions if caption.strip())
     if problem := key_problem(row.key):
@@ -138,7 +138,7 @@ def _is_usable(row: Row, tables: CorpusTables) -> bool:
     return False
 
 
-def _add_recordings(inventory: Inventory, rows: list[Row], num_shards: int, state: JoinState) -> dict[bytes, str]:
+def _add_recordings(inventory: Inventory, rows: list[ManifestRow], num_shards: int, state: JoinState) -> dict[bytes, str]:
     """Add every file; returns recording ids by raw path."""
     tables = state.tables
     windows = {
@@ -147,16 +147,16 @@ def _add_recordings(inventory: Inventory, rows: list[Row], num_shards: int, stat
     begins: dict[str, float] = {}
     in_pieces = {video for video, start in filter(None, windows.values()) if begins.setdefault(video, start) != start}
 
-    def wanted_id(file: AudioFile) -> str | None:
+    def clip_id(file: AudioFile) -> str | None:
         if window := windows[file.raw_path]:
             video, start = window
             return f"{video}_{start:g}" if video in in_pieces else video
         return None
 
-    bearers: dict[str, AudioFile] = {}  # a described one, else the first in the order of paths
+    bearers: dict[str, AudioFile] = {}  # by id: the described file, else the first by path
     collisions: dict[str, list[AudioFile]] = {}
     for file in sorted(inventory.audio, key=lambda file: not state.claims.get(file.raw_path)):
-        if (recording_id := wanted_id(file)) and bearers.setdefault(recording_id, file) is not file:
+        if (recording_id := clip_id(file)) and bearers.setdefault(recording_id, file) is not file:
             collisions.setdefault(recording_id, [bearers[recording_id]]).append(file)
     for recording_id in filter(collisions.__contains__, bearers):
         tables.collisions.append({"id": recording_id, "paths": [file.path for file in collisions[recording_id]]})
@@ -164,7 +164,7 @@ def _add_recordings(inventory: Inventory, rows: list[Row], num_shards: int, stat
     ids = {}
     for file in inventory.audio:
         own = [rows[number] for number in state.claims.get(file.raw_path, [])]
-        recording_id, window = wanted_id(file), windows[file.raw_path]
+        recording_id, window = clip_id(file), windows[file.raw_path]
         if window is None:
             tables.count("without_id")
         splits = {row.split for row in own if row.split}
@@ -188,8 +188,8 @@ def _add_recordings(inventory: Inventory, rows: list[Row], num_shards: int, stat
     return ids
 
 
-def _window(file: AudioFile, rows: list[Row], state: JoinState) -> tuple[str, float] | None:
-    """(YouTube id, start) of a file; without a start in its name, the only window that rows have of its video, else all of it."""
+def _window(file: AudioFile, rows: list[ManifestRow], state: JoinState) -> tuple[str, float] | None:
+    """(YouTube id, start) of a file; without a start in its name, that of the only window in rows, else 0."""
     clip = next((row.clip for row in rows if row.clip), None) or state.twins.get(file.raw_path)
     own = clip_of_file(file)
     if clip is None:
@@ -198,7 +198,7 @@ def _window(file: AudioFile, rows: list[Row], state: JoinState) -> tuple[str, fl
         clip = own
     video = clip[0]
     if own and own[0] == video and own[1] is not None:
-        milliseconds = clip[1] is not None and own[1] == 1000 * clip[1]  # less than a second of them looks like seconds
+        milliseconds = clip[1] is not None and own[1] == 1000 * clip[1]  # under a second, they look like seconds
         return video, clip[1] if milliseconds else own[1]
     starts = state.starts.get(video, set())
     if len(starts) == 1:
@@ -206,23 +206,23 @@ def _window(file: AudioFile, rows: list[Row], state: JoinState) -> tuple[str, fl
             state.whole.append(file.path)
         return video, min(starts)
     if starts and own and own[0] == video:
-        reason = f"rows have {len(starts)} starts, the file's name none"
-        state.report_ambiguous(video, [file], [row.origin for row in rows], reason, "the whole video, from its beginning")
+        reason = f"rows have {len(starts)} starts, the file name has none"
+        state.report_ambiguous(video, [file], [row.origin for row in rows], reason, "as the whole video")
         return video, 0.0
     return video, clip[1] or 0.0
 
 
-def _absent(row: Row, state: JoinState) -> str:
-    """The identity of a row without a video and a file: its part, its manifest's folder and its key."""
+def _absent(row: ManifestRow, state: JoinState) -> str:
+    """Identity of a missing recording that is not a YouTube clip: part, manifest's folder, key."""
     place = state.homes.get(row.source, b"") if row.may_be_anywhere else b""
     return "/".join(filter(None, (row.part, escape_path(place), row.key)))
 
 
-def _add_captions(row: Row, recording_id: str | None, state: JoinState) -> None:
+def _add_captions(row: ManifestRow, recording_id: str | None, state: JoinState) -> None:
     owner, tables = recording_id, state.tables
     if owner is None:
         clip = row.clip
-        # No recording has such an id: hashes and YouTube ids have no colon, and no recording of that video has this start.
+        # Never a recording's id: hashes and YouTube ids have no colon, and no recording of this video has this start.
         owner = f"{clip[0]}_{clip[1]:g}" if clip and clip[1] is not None else f"missing:{_absent(row, state)}"
     labels = row.labels if row.start_time is not None else ()
     for caption in row.captions:
@@ -231,8 +231,8 @@ def _add_captions(row: Row, recording_id: str | None, state: JoinState) -> None:
         tables.count("captions_with_audio" if recording_id else "captions_without_audio", len(row.captions))
 
 
-def _report_repeated(rows: list[Row], unique: bool, tables: CorpusTables) -> None:
-    """Ids that two rows have and only one may: AudioCaps' numbers, and where a format has one row per recording its key."""
+def _report_repeated(rows: list[ManifestRow], unique: bool, tables: CorpusTables) -> None:
+    """Report repeated ids as collisions: `audiocap_id`s, and keys of formats with one row per recording."""
     origins: dict[tuple[Any, ...], list[str]] = defaultdict(list)
     for row in rows:
         if row.number:
@@ -242,8 +242,8 @@ def _report_repeated(rows: list[Row], unique: bool, tables: CorpusTables) -> Non
     tables.collisions.extend({"id": key, "origins": several} for (_, key, _), several in origins.items() if len(several) > 1)
 
 
-def _report_missing(rows: list[Row], state: JoinState) -> None:
-    """One entry per described clip; its captions, their origins and AudioCaps' ids are lists of one length."""
+def _report_missing(rows: list[ManifestRow], state: JoinState) -> None:
+    """Add one entry per missing clip; captions, origins and `audiocap_ids` are lists of equal length."""
     entries: dict[Any, dict[str, Any]] = {}
     for row in rows:
         clip = row.clip

@@ -1,4 +1,4 @@
-"""Formats of JSON entries, one a recording or a caption, that differ by their keys: one reader, and a declaration for each."""
+"""Formats of JSON entries, one per recording or caption, that differ in their keys: one reader and a declaration for each."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from soundmill.corpora.audiocaps import split_of_file
-from soundmill.corpora.audioldm import MACHINE_ID, ClassNames
+from soundmill.corpora.class_names import MACHINE_ID, ClassNames
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.join import join
 from soundmill.corpora.metadata import begins_with, read_head, read_json, read_json_lines
-from soundmill.corpora.rows import Row
+from soundmill.corpora.rows import ManifestRow
 from soundmill.corpora.tables import CorpusTables, Format
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
@@ -23,29 +23,30 @@ _LIST = re.compile(rb'\s*(?:\xef\xbb\xbf)?\s*(?:\[|\{[^\[{]*"data"\s*:\s*\[)\s*\
 
 @dataclass(frozen=True)
 class JsonEntries:
-    """One format: an adapter (`FORMAT`, `detect`, `read`) made of its keys."""
+    """The adapter (`FORMAT`, `detect`, `read`) of one format."""
 
     FORMAT: Format
-    keys: tuple[str, ...]  # that its first entries have: patterns, but with `lines`
-    file: tuple[str, ...]  # of the path, file name or id: the first that says something counts
-    captions: str  # pattern of the keys of captions: a text or a list of texts
-    looks: str  # what an error calls its manifests
-    remedy: str  # and says to put there
-    lines: bool = False  # an entry a line; else a list, or an object with a list `data`
-    numbers: bool = False  # the file may be a number
+    keys: tuple[str, ...]  # of the first entry, for detection; patterns unless `lines`
+    file: tuple[str, ...]  # keys of the path, file name or id; the first non-empty one is used
+    captions: str  # pattern of keys with captions: a text or a list of texts
+    looks: str  # description of its manifests in errors
+    remedy: str  # what to add, in errors
+    lines: bool = False  # JSON lines; else a list, or an object with a list `data`
+    numbers: bool = False  # the file may be given as a number
     labels: str | None = None  # key of labels
-    unique: bool = False  # one entry a recording
-    part: Callable[[bytes], str] = lambda name: ""  # manifest's name → the word in the folder of its recordings
+    label_separator: str = ";"  # of several labels in one text
+    unique: bool = False  # one entry per recording
+    part: Callable[[bytes], str] = lambda name: ""  # manifest's name → word in the name of its recordings' folder
     parts: Mapping[str, str] | None = None  # all such words
-    parts_of_videos: frozenset[str] = frozenset()
+    parts_of_videos: frozenset[str] = frozenset()  # parts whose files are YouTube videos
     clip: Callable[[str], tuple[str, float] | None] = lambda file: None  # file → (YouTube id, start in seconds)
 
     def detect(self, inventory: Inventory) -> bool:
-        """Whether a JSON file begins with entries of these keys."""
+        """Whether a JSON file starts with entries of these keys."""
         return any(True for _ in self.manifests(inventory))
 
     def read(self, inventory: Inventory, num_shards: int) -> CorpusTables:
-        """Rows of all manifests; those that mean one file add up to one recording with several captions."""
+        """Read all manifests; entries of one file are one recording with several captions."""
         tables = CorpusTables()
         names = list(self.manifests(inventory))
         if not names:
@@ -67,22 +68,31 @@ class JsonEntries:
                     yield name
 
     def rows(
-        self, inventory: Inventory, name: bytes, tables: CorpusTables, classes: ClassNames, of_video: bool = False
-    ) -> Iterator[Row]:
-        """Rows of one manifest; an entry without file is quarantined. `of_video`: files without a part are of YouTube videos."""
-        split, part = split_of_file(name), self.part(name)
+        self,
+        inventory: Inventory,
+        name: bytes,
+        tables: CorpusTables,
+        classes: ClassNames,
+        of_video: bool = False,
+        split: str | None = None,
+    ) -> Iterator[ManifestRow]:
+        """Rows of one manifest; an entry without a file is quarantined.
+
+        `of_video`: files without a part are YouTube videos. `split`: of all rows; default: from the manifest's name.
+        """
+        split, part = split or split_of_file(name), self.part(name)
         for at, entry in self._entries(inventory, name):
             file = self._file(entry) if isinstance(entry, dict) else ""
             if not file:
                 where = f"line {at}" if self.lines else at
                 tables.reject(name, "bad entry", f"{where}: no `{self.file[0]}`")
                 continue
-            yield Row(
+            yield ManifestRow(
                 name,
                 at,
                 file,
                 captions=[text for key, value in entry.items() if re.fullmatch(self.captions, key) for text in texts(value)],
-                labels=_labels(entry.get(self.labels), classes) if self.labels else (),
+                labels=self._labels(entry, classes) if self.labels else (),
                 split=split,
                 part=part,
                 of_video=part in self.parts_of_videos or (of_video and not part),
@@ -97,8 +107,16 @@ class JsonEntries:
                 return str(value)
         return ""
 
+    def _labels(self, entry: dict[str, Any], classes: ClassNames) -> list[str]:
+        """Labels; machine ids, of which one label may contain several, become class names."""
+        named = []
+        for label in texts(entry.get(self.labels), self.label_separator):
+            mids = [mid.strip() for mid in label.split(",")]
+            named += classes.call(mids) if all(map(MACHINE_ID.fullmatch, mids)) else [label]
+        return named
+
     def _entries(self, inventory: Inventory, name: bytes) -> Iterator[tuple[int | str, Any]]:
-        """(line or place in the list, entry)."""
+        """(line or index, entry)."""
         if self.lines:
             yield from read_json_lines(inventory, name)
             return
@@ -110,17 +128,8 @@ class JsonEntries:
             yield (f"data[{number}]" if isinstance(value, dict) else f"[{number}]"), entry
 
 
-def _labels(value: object, classes: ClassNames) -> list[str]:
-    """Labels as they are; of machine ids, several of which may be one text, their classes' names."""
-    named = []
-    for label in texts(value, ";"):
-        mids = [mid.strip() for mid in label.split(",")]
-        named += classes.call(mids) if all(map(MACHINE_ID.fullmatch, mids)) else [label]
-    return named
-
-
 def texts(value: object, separator: str | None = None) -> list[str]:
-    """The texts of a JSON value that is a text, or a list of texts; a text may be several, put together with a separator."""
+    """The texts of a JSON value: a text, which is split at `separator` if given, or a list of texts."""
     if isinstance(value, str):
         value = value.split(separator) if separator else [value]
     return [text.strip() for text in value if isinstance(text, str) and text.strip()] if isinstance(value, list) else []
@@ -172,7 +181,7 @@ AMPHION = JsonEntries(
 )
 
 
-# Numbers of Freesound and of SoundBible overlap: a word in the JSON's path → the word in the folder of its sounds.
+# Word in the JSON's path → word in the folder of its sounds; Freesound's and SoundBible's numbers overlap.
 _SOURCES = {
     "freesound": "freesound",
     "fsd": "freesound",
@@ -185,7 +194,7 @@ _SOURCES = {
 
 
 def _wavcaps_source(name: bytes) -> str:
-    """What the JSON's name, else its folders, tell of where its sounds are from; empty where they tell nothing."""
+    """The source of a JSON's sounds, from its name, else its folders; empty if unknown."""
     for part in reversed(name.decode("utf-8", "replace").lower().split("/")):
         sources = {_SOURCES[word] for word in re.split(r"[^a-z]+", part) if word in _SOURCES}
         if len(sources) == 1:
@@ -211,6 +220,6 @@ WAVCAPS = JsonEntries(
     numbers=True,  # Freesound's
     unique=True,
     part=_wavcaps_source,
-    parts={source: source for source in _SOURCES.values()},  # also those without a JSON here: their sounds are nobody else's
+    parts={source: source for source in _SOURCES.values()},  # also sources without a JSON, whose sounds belong to no other
     parts_of_videos=frozenset({"audioset"}),
 )

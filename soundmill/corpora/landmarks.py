@@ -1,6 +1,6 @@
-"""Landmarks of fingerprints: keys that copies of a sound have in common, and the keys to look up for a clip.
+"""Landmarks of fingerprints: the keys of a clip in the index, and the keys to look up for it (probes).
 
-Two successive moments of a fingerprint make a key. Bits that are uncertain are looked up both ways.
+A key is made of two frames of a fingerprint. Uncertain bits are looked up with both values.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ import numpy as np
 from soundmill.audio import fingerprint
 from soundmill.corpora.partitions import records
 
-KEY_LATER = 4  # frames between the two moments of a key
-KEY_BITS = np.uint32(0x00FFFFFF)  # of the first: bands below 3.7 kHz, which sound once sampled at 8 kHz has too
+KEY_LATER = 4  # frames between the two frames of a key
+KEY_BITS = np.uint32(0x00FFFFFF)  # of the first frame: bands below 3.7 kHz, which remain after resampling to 8 kHz
 KEY_BITS_LATER = np.uint32(0x0000FF00)
-QUIET_FRAMES = 2  # before and after one in which a band is silent, and not just undecided
-KEYS_FRAMES = 312  # about five seconds, each of which has its share of the keys: one loud minute must not have those of an hour
-KEYS, KEYS_PER_SECOND = 64, 16  # of a clip in the index: so many in all and so many more for each second
-MIN_ACTIVE = 8  # bits of a key that are certain because something moves
-MOST_UNCERTAIN = 12  # bits of a key in the index
+QUIET_FRAMES = 2  # before and after a frame in which a silent band is certain
+KEYS_FRAMES = 312  # about five seconds; keys are spread evenly over such stretches
+KEYS, KEYS_PER_SECOND = 64, 16  # of a clip in the index: a constant, and more for each second
+MIN_ACTIVE = 8  # certain bits in active bands of a key
+MOST_UNCERTAIN = 12  # uncertain bits of a key in the index
 PROBES, PROBES_PER_SECOND = 256, 64  # keys looked up for a clip
-MOST_FLIPPED = 7  # uncertain bits of a key that is looked up both ways
-MIN_KEYS = 2  # that a clip must have to be in the index, and a pair in common to be compared
+MOST_FLIPPED = 7  # uncertain bits of a probe that are looked up with both values
+MIN_KEYS = 2  # of a clip in the index, and in common for a comparison
 LANDMARK = np.dtype([("key", "<u4"), ("frame", "<u4")])
 
 
 def landmarks(words: np.ndarray) -> dict[str, bytes]:
-    """A fingerprint uint32 [frames, 2] with its landmarks for the index: none where it has too few certain bits or keys."""
+    """A fingerprint uint32 [frames, 2] with its landmarks; none if it has too few certain bits or keys."""
     keys, uncertain, frames = certain_keys(words)
     if fingerprint.num_certain(words) < fingerprint.MIN_BITS or len(keys) < MIN_KEYS:
         keys, uncertain, frames = keys[:0], uncertain[:0], frames[:0]
@@ -40,29 +40,29 @@ def landmarks(words: np.ndarray) -> dict[str, bytes]:
 
 
 def certain_keys(words: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Keys uint32 [n] of a fingerprint, their uncertain bits uint32 [n] and frames int32 [n], those with the fewest first."""
+    """Keys uint32 [n] of a fingerprint, their uncertain bits uint32 [n] and frames int32 [n], fewest uncertain bits first."""
     count = max(0, len(words) - KEY_LATER)
     signs, certain = words.T
     near = np.zeros(len(words) + 2 * QUIET_FRAMES, dtype=np.uint32)
     near[QUIET_FRAMES : QUIET_FRAMES + len(words)] = signs | certain
     active = np.bitwise_or.reduce([near[shift : shift + len(words)] for shift in range(2 * QUIET_FRAMES + 1)])
-    # A band that is silent for so long is silent in a copy too.
+    # A band that is silent this long is silent in a copy, too.
     keys, loud, certain = (
         word[:count] & KEY_BITS | (word[KEY_LATER : KEY_LATER + count] & KEY_BITS_LATER) << np.uint32(16)
         for word in (signs, certain, certain | ~active)
     )
     number = np.bitwise_count(~certain)
     usable = (number <= MOST_UNCERTAIN) & (np.bitwise_count(loud) >= MIN_ACTIVE)
-    usable[1:] &= keys[1:] != keys[:-1]  # what stands still is in the index once
+    usable[1:] &= keys[1:] != keys[:-1]  # equal consecutive keys count once
     frames = np.flatnonzero(usable).astype(np.int32)
     frames = frames[np.argsort(number[frames], kind="stable")]
-    stretches = max(1, round(len(words) / KEYS_FRAMES))  # of one length, or a rest of a few frames had as much as the others
-    frames = frames[_by_turns(frames * stretches // max(1, len(words)))]
+    stretches = max(1, round(len(words) / KEYS_FRAMES))  # stretches of equal length
+    frames = frames[_round_robin(frames * stretches // max(1, len(words)))]
     return keys[frames], ~certain[frames], frames
 
 
-def _by_turns(groups: np.ndarray) -> np.ndarray:
-    """Numbers of the rows, the first of every group, then the second of every one …"""
+def _round_robin(groups: np.ndarray) -> np.ndarray:
+    """Row numbers: the first row of every group, then the second of every group …"""
     order = np.argsort(groups, kind="stable")
     ordered = groups[order]
     turns = np.empty(len(groups), np.int64)
@@ -71,9 +71,8 @@ def _by_turns(groups: np.ndarray) -> np.ndarray:
 
 
 def turned(keys: np.ndarray, uncertain: np.ndarray, frames: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Keys uint32 [n] to look up and their frames int32 [n]: of these (see certain_keys) the first, uncertain bits both ways.
-
-    A coder changes few bits but uncertain ones, so most keys of a copy are in the index as they are. `most` in all.
+    """At most `most` probes uint32 [n] and their frames int32 [n]: the first keys (see certain_keys), with both values of uncertain
+    bits. Codecs change few other bits, so most keys of a copy are found.
     """
     bits = np.bitwise_count(uncertain)
     count = int(np.searchsorted(np.cumsum(1 << bits[bits <= MOST_FLIPPED].astype(np.int64)), most, side="right"))

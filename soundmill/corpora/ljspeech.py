@@ -1,4 +1,4 @@
-"""LJSpeech: `metadata.csv` of `id|transcript|normalised transcript`, without header or quotes, beside a folder `wavs`."""
+"""LJSpeech: `metadata.csv` of `id|transcript|normalised transcript`, without header and quotes, and a folder `wavs`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.join import join
 from soundmill.corpora.metadata import head_lines, read_lines
-from soundmill.corpora.rows import Row
+from soundmill.corpora.rows import ManifestRow
 from soundmill.corpora.tables import CorpusTables, Format
 
 FORMAT = Format(
@@ -21,7 +21,7 @@ FORMAT = Format(
     split="none",
 )
 
-LOOKED_AT = 50  # lines, to tell it from other tables of that name
+LOOKED_AT = 50  # lines, for detection among other tables of this name
 ID = re.compile(r"[^\s/\\]+")
 
 
@@ -30,7 +30,7 @@ def detect(inventory: Inventory) -> bool:
 
 
 def read(inventory: Inventory, num_shards: int) -> CorpusTables:
-    """Rows of LJSpeech: one caption each, what is said."""
+    """Tables of LJSpeech: the transcript as the caption."""
     names = _tables(inventory)
     if not names:
         raise inventory.lacks("`metadata.csv` of lines `id|transcript|normalised transcript`", "put it beside its folder `wavs`")
@@ -43,7 +43,7 @@ def _tables(inventory: Inventory) -> list[bytes]:
 
 
 def _is_ljspeech(inventory: Inventory, name: bytes) -> bool:
-    """Whether half of the first lines are an id and one or two texts, and a file of one of these is there, or no file at all."""
+    """Whether half of the first lines have an id and one or two texts, and one of these files exists or there is no audio."""
     ids = []
     lines = [line for line in head_lines(inventory, name)[:LOOKED_AT] if line.strip()]
     for line in lines:
@@ -55,7 +55,7 @@ def _is_ljspeech(inventory: Inventory, name: bytes) -> bool:
     return 2 * len(ids) >= len(lines) > 0 and (not inventory.audio or not stems.isdisjoint(ids))
 
 
-def _rows(inventory: Inventory, names: list[bytes], tables: CorpusTables) -> Iterator[Row]:
+def _rows(inventory: Inventory, names: list[bytes], tables: CorpusTables) -> Iterator[ManifestRow]:
     for name in names:
         for line, text in read_lines(inventory, name):
             key, *texts = text.split("|")
@@ -65,4 +65,4 @@ def _rows(inventory: Inventory, names: list[bytes], tables: CorpusTables) -> Ite
                 tables.reject(name, "bad id", f"line {line}: empty")
             else:
                 captions = [text for text in reversed(texts) if text.strip()][:1]
-                yield Row(name, line, f"wavs/{key.strip()}", captions=captions)
+                yield ManifestRow(name, line, f"wavs/{key.strip()}", captions=captions)

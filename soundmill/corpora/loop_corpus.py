@@ -1,6 +1,6 @@
-"""The embedded corpus of loops: drums, basses and chords in 4/4 whose tempo is known, some told by names, some by lengths alone.
+"""The embedded corpus of loops: drums, basses and chords in 4/4 of known tempo, given by file names, lengths, or not at all.
 
-Everything follows from the seed: `plan` says what each file is, `render` makes its sound.
+Everything follows from the seed: `plan` describes each file, `render` makes its sound.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ from soundmill.corpora.synthetic import CONTAINERS, encode
 from soundmill.errors import UserError
 
 SLOWEST, FASTEST = 84.0, 156.0  # beats a minute
-STEPS = 16  # of a bar
-SWING = 0.04  # of a step, that a hit is off at most
-# Of each ten loops four tell their tempo in their names, three by a length of whole bars, two are cut anywhere, and one has whole
-# bars and tells a wrong tempo.
-TOLD: tuple[Literal["named", "whole", "loose", "wrong"], ...] = (
+STEPS = 16  # per bar
+SWING = 0.04  # of a step: largest delay of a hit
+# Of each ten loops four have the tempo in their name, three have whole bars only, two are cut anywhere, and one has whole bars and
+# a wrong tempo in its name.
+TEMPO_HINTS: tuple[Literal["named", "whole", "loose", "wrong"], ...] = (
     "named", "whole", "loose", "named", "whole", "named", "loose", "whole", "named", "wrong",
 )  # fmt: skip
-WRONG = (0.77, 0.83, 1.19, 1.29)  # times the tempo: no octave, and no share of a beat
+WRONG = (0.77, 0.83, 1.19, 1.29)  # times the tempo: neither octaves nor fractions of a beat
 TITLE = "loop"
 
-Hit = Callable[[float], np.ndarray]  # a sound [T], by how hard it is struck
+Hit = Callable[[float], np.ndarray]  # strength → sound [T]
 
 
 @dataclass(frozen=True)
 class Loop:
-    """One file of the corpus, as planned."""
+    """The plan of one file."""
 
     index: int
     split: str
     label: str
-    told: str  # of TOLD
+    hint: str  # of TEMPO_HINTS
     name: str
     extension: str
     rate: int
     channels: int
     bpm: float
-    bars: int  # whole ones
+    bars: int  # whole bars
     lead: float  # seconds before the first
     rest: float  # beats after the last
     level: float  # dBFS of the loudest sample
@@ -56,39 +56,39 @@ class Loop:
 
 
 def plan(recordings: int, valid_fraction: float, test_fraction: float, seed: int) -> list[Loop]:
-    """The whole corpus on paper: as many loops of each label, and of each label the same shares in the splits."""
+    """Plan the corpus: equally many loops of each label, and the same split shares for each label."""
     of_label = recordings // len(PATTERNS)
     held_out = {"valid": round(of_label * valid_fraction), "test": round(of_label * test_fraction)}
     if of_label - sum(held_out.values()) < 1 or not all(held_out.values()):
         raise UserError(
             f"corpus.recordings: {recordings} are {of_label} of each label, {held_out['valid']} of them for validation and "
-            f"{held_out['test']} for the test: each split needs one; raise it, or set the fractions otherwise"
+            f"{held_out['test']} for the test: each split needs one; raise it, or change the fractions"
         )
     rng = np.random.default_rng([seed, 0])
     planned = []
     for index in range(recordings):
         label, number = list(PATTERNS)[index % len(PATTERNS)], index // len(PATTERNS)
         split = "test" if number < held_out["test"] else "valid" if number < sum(held_out.values()) else "train"
-        told = TOLD[(index + number) % len(TOLD)]
+        hint = TEMPO_HINTS[(index + number) % len(TEMPO_HINTS)]
         extension, rate, channels = CONTAINERS[int(rng.integers(len(CONTAINERS)))]
         bars, lead, rest = int(rng.choice([1, 2, 2, 4])), 0.0, 0.0
         bpm = round(float(rng.uniform(SLOWEST, FASTEST)), 2)
         name = f"{TITLE}_{index:04d}"
-        if told == "loose":
+        if hint == "loose":
             bars, lead, rest = int(rng.choice([2, 3])), float(rng.uniform(0.05, 0.4)), float(rng.uniform(0.6, 3.4))
-        if told in ("named", "wrong"):
+        if hint in ("named", "wrong"):
             bpm = round(bpm)
-            says = bpm if told == "named" else round(bpm * float(rng.choice(WRONG)))
-            name += (f"_{says}bpm", f" {says} BPM", f"-bpm{says}")[index % 3]
+            named = bpm if hint == "named" else round(bpm * float(rng.choice(WRONG)))
+            name += (f"_{named}bpm", f" {named} BPM", f"-bpm{named}")[index % 3]
         level = float(rng.uniform(-9, -1))
         planned.append(
-            Loop(index, split, label, told, f"{name}.{extension}", extension, rate, channels, bpm, bars, lead, rest, level)
+            Loop(index, split, label, hint, f"{name}.{extension}", extension, rate, channels, bpm, bars, lead, rest, level)
         )
     return planned
 
 
 def render(loop: Loop, seed: int) -> np.ndarray:
-    """The loop's wave [T, channels] in [-1, 1]; one of whole bars goes on at its beginning, as sounds that end ring on there."""
+    """The loop's wave [T, channels] in [-1, 1]; with whole bars, sounds that ring past the end continue at the start."""
     rng = np.random.default_rng([seed, 1, loop.index])
     size = round(loop.seconds * loop.rate)
     mix = np.zeros((size, loop.channels))
@@ -102,7 +102,7 @@ def render(loop: Loop, seed: int) -> np.ndarray:
             if strength := within[place % STEPS]:
                 at = loop.lead + (place + (rng.uniform(0, SWING) if place % 4 else 0)) * step
                 add(layer, hit(strength * rng.uniform(0.92, 1.0)), at, loop.rate)
-        if loop.told != "loose":
+        if loop.hint != "loose":
             layer[: 2 * loop.rate][:size] += layer[size:][:size]
         sides = [1.0] if loop.channels == 1 else [np.cos((pan + 1) * np.pi / 4), np.sin((pan + 1) * np.pi / 4)]
         mix += volume * layer[:size, None] * np.array(sides)
@@ -117,14 +117,14 @@ def write(loop: Loop, seed: int, output: Path) -> shards.Report:
 
 
 def write_csv(loops: Iterable[Loop], path: Path) -> None:
-    """Labels and splits as an `audiofolder` has them, and beside them what is known of each loop."""
+    """Labels and splits as in an `audiofolder`, and the plan of each loop."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["file_name", "label", "split", "told", "bpm", "bars"])
-        writer.writerows([loop.name, loop.label, loop.split, loop.told, loop.bpm, loop.bars] for loop in loops)
+        writer.writerow(["file_name", "label", "split", "hint", "bpm", "bars"])
+        writer.writerows([loop.name, loop.label, loop.split, loop.hint, loop.bpm, loop.bars] for loop in loops)
 
 
-Layer = tuple[Hit, Sequence[float], float, float]  # a sound, how hard at each step of a bar (0: not), volume, pan
+Layer = tuple[Hit, Sequence[float], float, float]  # sound, strength at each step of a bar (0: no hit), volume, pan
 
 
 def _steps(**hits: float) -> list[float]:
@@ -140,7 +140,7 @@ def _every(interval: int, first: int = 0, soft: float = 0.6) -> list[float]:
 
 
 def _maybe(rng: np.random.Generator, rhythm: Sequence[float], steps: Sequence[int], chance: float, strength: float) -> list[float]:
-    """The rhythm with more hits at some of these steps."""
+    """The rhythm with additional hits at some of these steps."""
     return [strength if step in steps and not old and rng.random() < chance else old for step, old in enumerate(rhythm)]
 
 

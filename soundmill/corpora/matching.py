@@ -1,4 +1,4 @@
-"""Which captions and labels belong to which clip: joined by id and time, never by order."""
+"""Matching captions and labels with clips, by id and time, never by order."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
 
-TOLERANCE = 0.5  # seconds between a caption's start and its clip's: AudioCaps has whole seconds, tools write 79.999 or 80.02
+TOLERANCE = 0.5  # seconds between the starts of caption and clip: AudioCaps has integers, tools write 79.999 or 80.02
 
 Origin = Literal["window", "recording", "label", "none"]
 
 
 @dataclass
 class Description:
-    """What one clip says and is; `origin` tells where the captions come from."""
+    """Captions and labels of a clip; `origin`: where the captions come from."""
 
     captions: list[str] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
@@ -24,22 +24,22 @@ class Description:
 
 @dataclass
 class Matching:
-    """Descriptions by clip, and the captions (as `recording_id` at a start) for which no clip exists."""
+    """Descriptions by clip id, and the captions without a clip."""
 
     clips: dict[str, Description] = field(default_factory=dict)
-    matched: int = 0  # captions that at least one clip has
+    matched: int = 0  # captions of at least one clip
     missing: list[str] = field(default_factory=list)
 
 
 def match(
     recordings: Iterable[dict[str, Any]], captions: Iterable[dict[str, Any]], clips: Iterable[dict[str, Any]], template: str
 ) -> Matching:
-    """Describe every clip: by the captions of its window, else of its recording, else by its labels put into `template`.
+    """Describe every clip by the captions of its window, else of its recording, else by `template` with its labels.
 
-    A caption with a start belongs to the nearest clip within TOLERANCE of it, else to the clip that its window lies in: windows of
-    a recording are as long as the least distance between their starts. A caption without a start holds for the whole
-    recording, and so does a recording's only one (all those of its only window): a ten-second AudioCaps row cut into two
-    clips describes both. Rows are those of manifest.RECORDINGS and CAPTIONS; of CLIPS they have the `seconds` of sound.
+    A caption with a start belongs to the nearest clip within TOLERANCE, else to the clip that contains its window. The length of
+    a recording's windows is the smallest distance between their starts. A caption without a start describes the whole recording,
+    and so do the captions of its only window, if it starts with the recording: a ten-second AudioCaps row cut into two clips
+    describes both. Rows are of manifest.RECORDINGS, CAPTIONS and CLIPS (with `seconds` of sound).
     """
     rows_of: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in captions:
@@ -101,10 +101,10 @@ def _place_within(
     starts: dict[str, float],
     windowed: dict[str, list[dict[str, Any]]],
 ) -> list[dict[str, Any]]:
-    """Give captions whose windows begin with no clip to the clips that these lie in; returns those that lie in none."""
-    known = sorted({row["start_time"] for row in rows if row["start_time"] is not None})
-    length = min((after - before for before, after in pairwise(known) if after - before > TOLERANCE), default=None)
-    if length is None:  # of a lone window the end is not known
+    """Assign captions that start inside clips to the clips that contain their window; returns the others."""
+    times = sorted({row["start_time"] for row in rows if row["start_time"] is not None})
+    length = min((after - before for before, after in pairwise(times) if after - before > TOLERANCE), default=None)
+    if length is None:  # a single window has no known end
         return elsewhere
     ends = {clip["clip_id"]: starts[clip["clip_id"]] + clip["seconds"] for clip in clips}
     strays = []

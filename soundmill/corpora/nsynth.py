@@ -1,4 +1,4 @@
-"""NSynth: `examples.json` with pitch, instrument and qualities of every note beside its folder of audio."""
+"""NSynth: `examples.json` with pitch, instrument and qualities of each note, beside a folder of audio."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.join import join
 from soundmill.corpora.metadata import read_head, read_json
-from soundmill.corpora.rows import Row
+from soundmill.corpora.rows import ManifestRow
 from soundmill.corpora.tables import CorpusTables, Format
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
@@ -32,7 +32,7 @@ def detect(inventory: Inventory) -> bool:
 
 
 def read(inventory: Inventory, num_shards: int) -> CorpusTables:
-    """Rows of NSynth: what is sounding, in the words of its own fields; notes of one instrument never part."""
+    """Tables of NSynth: captions made of its fields; notes of one instrument are a group."""
     names = _tables(inventory)
     if not names:
         raise inventory.lacks("`examples.json` of NSynth's notes", "put it beside its folder `audio`")
@@ -48,12 +48,12 @@ def _tables(inventory: Inventory) -> list[bytes]:
     ]
 
 
-def _rows(inventory: Inventory, names: list[bytes], tables: CorpusTables) -> Iterator[Row]:
+def _rows(inventory: Inventory, names: list[bytes], tables: CorpusTables) -> Iterator[ManifestRow]:
     for name in names:
         examples = read_json(inventory, name)
         if not isinstance(examples, dict):
-            raise UserError(f"{escape_path(name)}: expected notes by their names, as NSynth has them")
-        # One part of NSynth alone has its word in the name of the corpus itself.
+            raise UserError(f"{escape_path(name)}: expected an object of notes by name, as in NSynth")
+        # If the corpus is one split of NSynth, the split is in the name of the corpus directory.
         folder = (os.path.dirname(name) or os.path.basename(os.path.realpath(bytes(inventory.root)))).decode("utf-8", "replace")
         split = next((SPLITS[word] for word in re.split(r"[^a-z]+", folder.lower()) if word in SPLITS), None)
         for note, fields in examples.items():
@@ -62,9 +62,9 @@ def _rows(inventory: Inventory, names: list[bytes], tables: CorpusTables) -> Ite
                 continue
             family = fields["instrument_family_str"].replace("_", " ")
             group = fields.get("instrument_str")
-            yield Row(
+            yield ManifestRow(
                 name,
-                note.encode("utf-8", "replace").decode(),  # JSON can say half characters, which no table holds
+                note.encode("utf-8", "replace").decode(),  # JSON allows lone surrogates, tables do not
                 f"audio/{note}",
                 captions=[_caption(family, fields)],
                 labels=[family],

@@ -1,4 +1,4 @@
-"""AudioCaps as PANNs' lists and WavCaps' code have it: csv or JSON of five captions per `Y{ytid}.wav`."""
+"""AudioCaps as in PANNs' lists and WavCaps' code: csv or JSON with five captions per `Y{ytid}.wav`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import replace
 from itertools import islice
 
 from soundmill.corpora.audiocaps import split_of_file
-from soundmill.corpora.audioldm import ClassNames
+from soundmill.corpora.class_names import ClassNames
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.join import join
 from soundmill.corpora.json_entries import WAVCAPS
 from soundmill.corpora.metadata import csv_columns, read_csv
 from soundmill.corpora.resolver import youtube_clip
-from soundmill.corpora.rows import Row
+from soundmill.corpora.rows import ManifestRow
 from soundmill.corpora.tables import CorpusTables, Format
 
 FORMAT = Format(
@@ -26,19 +26,19 @@ FORMAT = Format(
     split="the manifest's name",
 )
 _PREFIXED = re.compile(r"Y[A-Za-z0-9_-]{11}\.wav$")
-# JSON as WavCaps has it, of several captions an entry; beside it there may be some of one.
+# JSON as in WavCaps, but with several captions per entry; other files may have one caption per entry.
 FIVE_CAPTIONS = replace(WAVCAPS, keys=("id", "caption_1"))
 ANY_CAPTIONS = replace(WAVCAPS, keys=("id", r"caption\w*"))
-LOOKED_AT = 50  # rows, to tell YouTube names from free text: Clotho has the same columns
+LOOKED_AT = 50  # rows, for detection: Clotho has the same columns but free text as names
 
 
 def detect(inventory: Inventory) -> bool:
-    """Whether a csv or JSON has numbered captions of files that are named after YouTube videos."""
+    """Whether a csv or JSON has numbered captions of files named after YouTube videos."""
     return any(_is_of_videos(inventory, name) for name in _csv_files(inventory)) or FIVE_CAPTIONS.detect(inventory)
 
 
 def read(inventory: Inventory, num_shards: int) -> CorpusTables:
-    """Rows of all such csv and JSON files; where some JSON has five captions an entry and some one, both are read."""
+    """Read all such csv and JSON files, also JSON files with one caption per entry."""
     tables = CorpusTables()
     rows = [row for name in _csv_files(inventory) for row in _rows(inventory, name)]
     rows += [
@@ -56,14 +56,14 @@ def _csv_files(inventory: Inventory) -> list[bytes]:
 
 
 def _is_of_videos(inventory: Inventory, name: bytes) -> bool:
-    if b"clotho" in name.rpartition(b"/")[2].lower():  # whose names may look like anything
+    if b"clotho" in name.rpartition(b"/")[2].lower():  # its file names are free text
         return False
     keys = [cells["file_name"] for _, cells in islice(read_csv(inventory, name), LOOKED_AT)]
     return 2 * sum(youtube_clip(key) is not None or _PREFIXED.match(key) is not None for key in keys) > len(keys)
 
 
-def _rows(inventory: Inventory, name: bytes) -> Iterator[Row]:
+def _rows(inventory: Inventory, name: bytes) -> Iterator[ManifestRow]:
     split = split_of_file(name)
     for line, cells in read_csv(inventory, name):
         captions = [text for column, text in cells.items() if re.fullmatch(r"caption(?:_\d+)?", column)]
-        yield Row(name, line, cells["file_name"].strip(), captions=captions, split=split, of_video=True)
+        yield ManifestRow(name, line, cells["file_name"].strip(), captions=captions, split=split, of_video=True)

@@ -1,4 +1,4 @@
-"""Records in a file on disk, in parts by their keys, so that a table larger than memory is worked on part by part."""
+"""Records on disk, partitioned by key, to process a table larger than memory part by part."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-RECORDS = 1 << 18  # that are in memory at once
-PARTS = 1 << 9  # each is held whole, so more than so many times RECORDS take more memory
+RECORDS = 1 << 18  # in memory at once
+PARTS = 1 << 9  # a part is read whole, so beyond PARTS · RECORDS memory grows
 
 
 class Partitions:
-    """Records in PARTS parts of a file without a name. Threads may add at the same time, and read once all have added."""
+    """Records in PARTS parts of an unnamed file. Threads may add concurrently; read only after all have been added."""
 
     def __init__(self, scratch: Path, dtype: np.dtype):
         self._file = tempfile.TemporaryFile(dir=scratch)
@@ -23,10 +23,10 @@ class Partitions:
         self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
         self._num_waiting = 0
         self._lock = threading.Lock()
-        self._runs: list[np.ndarray] = []  # of each write: where in the file, in records, its parts begin and end
+        self._runs: list[np.ndarray] = []  # of each write: start and end of its parts in the file, in records
 
     def add(self, records: np.ndarray, parts: np.ndarray) -> None:
-        """Add records [n] to the parts [n] of their numbers."""
+        """Add records [n] to these parts [n]."""
         with self._lock:
             self._waiting.append((records, parts.astype(np.uint16)))
             self._num_waiting += len(records)
@@ -39,7 +39,7 @@ class Partitions:
             order = np.argsort(parts, kind="stable")
             start = int(self._runs[-1][-1]) if self._runs else 0
             self._runs.append(start + np.searchsorted(parts[order], np.arange(PARTS + 1)))
-            self._file.write(records.take(order).data)  # an index in brackets takes records field by field, eighteen times as long
+            self._file.write(records.take(order).data)  # 18 times as fast as indexing, which copies field by field
             self._waiting, self._num_waiting = [], 0
 
     def _finish(self) -> None:
@@ -48,7 +48,7 @@ class Partitions:
             self._file.flush()
 
     def groups(self, most_parts: int = PARTS) -> Iterator[range]:
-        """Parts that are held at once: some RECORDS together, or one part."""
+        """Ranges of parts with about RECORDS records in all, or of one part."""
         self._finish()
         sizes = sum((np.diff(run) for run in self._runs), np.zeros(PARTS, np.int64)).tolist()
         start, total = 0, 0
@@ -60,7 +60,7 @@ class Partitions:
         yield range(start, PARTS)
 
     def read(self, parts: range) -> Iterator[np.ndarray]:
-        """The records of some parts, some RECORDS at once."""
+        """The records of these parts, about RECORDS at once."""
         self._finish()
         read, total = [], 0
         for run in self._runs:
@@ -79,7 +79,7 @@ class Partitions:
 
 
 def records(dtype: np.dtype, *columns: np.ndarray) -> np.ndarray:
-    """A structured array [n] of its fields' columns [n]."""
+    """A structured array [n] from its columns [n]."""
     rows = np.empty(len(columns[0]), dtype=dtype)
     for name, column in zip(dtype.names, columns, strict=True):
         rows[name] = column

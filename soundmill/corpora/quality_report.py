@@ -1,4 +1,4 @@
-"""The page about the quality of a corpus's clips: distributions of the measures, clips that the rules refuse, duplicates."""
+"""Pages about clips: their quality (distributions of the measures, rejected clips), and pairs of duplicates."""
 
 from __future__ import annotations
 
@@ -20,29 +20,19 @@ if TYPE_CHECKING:
 
 TITLES = {
     "seconds": ("Length", "s", "without padding"),
-    "peak": ("Peak", "of full scale", "above 1: the recording had to be made softer"),
+    "peak": ("Peak", "of full scale", "above 1: the recording was attenuated"),
     "level_db": ("Level", "dB", "A-weighted, of the loudest 128 ms"),
     "silence_ratio": ("Silence", "of the time", "windows below −60 dB of full scale"),
-    "clipping_ratio": ("Clipping", "of the samples", "in runs at the recording’s ceiling"),
+    "clipping_ratio": ("Clipping", "of the samples", "in runs at the recording’s peak"),
     "dc_offset": ("DC offset", "of full scale", "mean of the samples"),
-    "bandwidth_hz": ("Bandwidth", "Hz", "where the spectrum ends"),
-    "channel_correlation": ("Channel correlation", "", "first channel and the one that agrees least"),
+    "bandwidth_hz": ("Bandwidth", "Hz", "upper end of the spectrum"),
+    "channel_correlation": ("Channel correlation", "", "lowest, of the first channel with another"),
 }
 SHOWN_PERCENTILES = ("p0", "p5", "p50", "p95", "p100")
 BARS = 48
 PICTURE_COLUMNS, WAVE_ROWS, SPECTRUM_ROWS = 360, 40, 100
 PICTURE_RANGE_DB = 80.0
-INK, KEPT, REFUSED = "#010203", "#3b82c4", "#d6336c"  # INK stands for the page's own, light or dark
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a clip lies, and what it was cut from."""
-
-    shard: Path
-    row: int
-    clip_id: str
-    recording_id: str
+INK, KEPT, REFUSED = "#010203", "#3b82c4", "#d6336c"  # INK is replaced by the page's text colour
 
 
 @dataclass(frozen=True)
@@ -62,22 +52,10 @@ class Sound:
         return limit.say(np.nan if value is None else value)
 
 
-def places(survey: Survey, names: pa.Table, clip_ids: set[str]) -> dict[str, Place]:
-    """Where the clips of these ids lie; `names` has `clip_id` and `recording_id` of all, in the order of the survey."""
-    numbers = np.flatnonzero(pc.is_in(names["clip_id"], pa.array(clip_ids, pa.string())))
-    rows = names.select(["clip_id", "recording_id"]).take(numbers).to_pylist()
-    return {row["clip_id"]: Place(*place, **row) for place, row in zip(survey.places(numbers), rows, strict=True)}
-
-
-def write(
-    path: Path, survey: Survey, pairs: Sequence[Mapping[str, Any]], places: Mapping[str, Place], examples: int, num_bytes: int
-) -> None:
-    """Write the page: at most `examples` clips of each rule, the worst first, and pairs of duplicates; `num_bytes` of sound."""
+def write(path: Path, survey: Survey, examples: int, num_bytes: int) -> None:
+    """Write the page on quality: at most `examples` clips of each rule, the worst first; at most `num_bytes` of sound."""
     worst = {limit: [survey.place(number) for number in survey.worst(limit, examples)] for limit in survey.limits}
-    shown = _choose(pairs, examples)
-    twice = [tuple((places[pair[side]].shard, places[pair[side]].row) for side in "ab") for pair in shown]
-    ranks = [[clips[rank] for clips in worst.values() if rank < len(clips)] for rank in range(examples)]
-    order = [place for rank in range(examples) for place in (*ranks[rank], *(twice[rank] if rank < len(twice) else ()))]
+    order = [clips[rank] for rank in range(examples) for clips in worst.values() if rank < len(clips)]
     sounds = _read(list(dict.fromkeys(order)), num_bytes)
     text = page.render(
         "soundmill.corpora",
@@ -90,14 +68,41 @@ def write(
         broken=survey.broken(),
         measures=_measures(survey),
         worst={limit: [sounds[place] for place in clips] for limit, clips in worst.items()},
-        num_pairs=len(pairs),
-        pairs=[(pair, *(sounds[place] for place in both)) for pair, both in zip(shown, twice, strict=True)],
     )
     path.write_text(text, encoding="utf-8")
 
 
+def write_duplicates(path: Path, clips: Path, pairs: Sequence[Mapping[str, Any]], examples: int, num_bytes: int) -> None:
+    """Write the page on duplicates: at most `examples` of `pairs` (rows of manifest.DUPLICATES), with at most `num_bytes` of sound.
+
+    `clips` is the directory of the shards with the pairs' clips.
+    """
+    shown = _choose(pairs, examples)
+    places = _places(clips, {pair[side] for pair in shown for side in "ab"})
+    sounds = _read(list(dict.fromkeys(places[pair[side]] for pair in shown for side in "ab")), num_bytes)
+    text = page.render(
+        "soundmill.corpora",
+        "duplicates.html",
+        title="Duplicates",
+        num_pairs=len(pairs),
+        pairs=[(pair, sounds[places[pair["a"]]], sounds[places[pair["b"]]]) for pair in shown],
+    )
+    path.write_text(text, encoding="utf-8")
+
+
+def _places(clips: Path, clip_ids: set[str]) -> dict[str, tuple[Path, int]]:
+    """Shard and row of each of these clips."""
+    names = pa.array(clip_ids, pa.string())
+    places = {}
+    for path in shards.shard_paths(clips) if clip_ids else ():
+        column = shards.read_table(path, manifest.CLIPS, ["clip_id"])["clip_id"]
+        rows = np.flatnonzero(pc.is_in(column, names)).tolist()
+        places.update((column[row].as_py(), (path, row)) for row in rows)
+    return places
+
+
 def _choose(pairs: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
-    """Of both kinds in turn, the surest first."""
+    """Pairs of both kinds alternately, highest scores first."""
     by_kind: dict[str, list[Mapping[str, Any]]] = {}
     for pair in sorted(pairs, key=lambda pair: (-pair["score"], pair["a"], pair["b"])):
         by_kind.setdefault(pair["kind"], []).append(pair)
@@ -106,11 +111,11 @@ def _choose(pairs: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str,
 
 
 def _read(order: Sequence[tuple[Path, int]], num_bytes: int) -> dict[tuple[Path, int], Sound]:
-    """The clips at these places, with sound as far as the bytes go, in this order."""
+    """The clips at these places; the first ones, up to `num_bytes`, with sound."""
     rows = _rows(order, ["clip_id", "source", "start", "quality", "num_samples"])
     playable, left = [], num_bytes
     for place in order:
-        size = 2 * rows[place]["num_samples"]  # FLAC of 16 bits is hardly ever longer
+        size = 2 * rows[place]["num_samples"]  # upper bound of 16-bit FLAC, nearly always
         if size <= left:
             playable.append(place)
             left -= size
@@ -122,9 +127,9 @@ def _read(order: Sequence[tuple[Path, int]], num_bytes: int) -> dict[tuple[Path,
     }
 
 
-def _rows(wanted: Iterable[tuple[Path, int]], columns: list[str]) -> dict[tuple[Path, int], dict[str, Any]]:
+def _rows(places: Iterable[tuple[Path, int]], columns: list[str]) -> dict[tuple[Path, int], dict[str, Any]]:
     by_shard: dict[Path, list[int]] = {}
-    for path, row in wanted:
+    for path, row in places:
         by_shard.setdefault(path, []).append(row)
     return {
         (path, number): row
@@ -223,7 +228,7 @@ def _picture(flac: bytes) -> bytes:
 
 
 def _spectrogram(wave: np.ndarray) -> np.ndarray:
-    """[SPECTRUM_ROWS, PICTURE_COLUMNS] from 0, 80 dB below the loudest, to 1; frequencies are linear, so a cut-off shows."""
+    """[SPECTRUM_ROWS, PICTURE_COLUMNS] from 0, 80 dB below the maximum, to 1; linear frequency, so that cut-offs are visible."""
     size = 512
     padded = np.pad(wave, size // 2)
     frames = padded[np.linspace(0, len(wave) - 1, PICTURE_COLUMNS).astype(int)[:, None] + np.arange(size)]

@@ -1,4 +1,4 @@
-"""The formats of corpora by name, in the order in which they are looked for."""
+"""Corpus formats by name, in the order of detection."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from soundmill.corpora import (
     folder,
     gtzan,
     ljspeech,
-    musiccaps,
     nsynth,
     panns,
     sources,
     stable_audio,
-    urbansound8k,
 )
+from soundmill.corpora.csv_rows import MUSICCAPS, URBANSOUND8K, CsvRows
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.json_entries import AMPHION, TANGO, WAVCAPS, JsonEntries
 from soundmill.corpora.speech_commands import SC09, SPEECH_COMMANDS, SpeechCommands
@@ -31,15 +30,15 @@ from soundmill.manifest import escape_path
 from soundmill.params import did_you_mean
 
 AUTO = "auto"
-# The first whose `detect` says yes is it; a plain folder is what remains.
-ADAPTERS: dict[str, ModuleType | JsonEntries | SpeechCommands] = {
+# The first adapter whose `detect` is true; a plain folder is the last.
+ADAPTERS: dict[str, ModuleType | JsonEntries | CsvRows | SpeechCommands] = {
     adapter.FORMAT.name: adapter
     for adapter in (
         audiofolder,
         nsynth,
-        urbansound8k,
+        URBANSOUND8K,
         audioldm,
-        musiccaps,
+        MUSICCAPS,
         panns,
         clotho,
         AMPHION,
@@ -60,31 +59,31 @@ NAMES = (AUTO, *ADAPTERS)
 
 
 def read(name: str, inventory: Inventory, num_shards: int, needs_audio: bool = True) -> CorpusTables:
-    """Rows of the corpus in the named format (`auto`: the one detected); recordings and captions in stable order.
+    """The tables of a corpus in the named format (`auto`: detect it), in stable order.
 
-    No recording at all is a UserError, unless the question is what is missing (`needs_audio`).
+    A corpus without recordings is a UserError if `needs_audio`.
     """
     if name == AUTO:
         name = detect(inventory)
     if name not in ADAPTERS:
-        raise UserError(f"corpus.format: {name!r} is not known{did_you_mean(name, NAMES)}; choose one of {', '.join(NAMES)}")
-    inventory.opened.clear()  # by looking for the format
+        raise UserError(f"corpus.format: {name!r} is unknown{did_you_mean(name, NAMES)}; choose one of {', '.join(NAMES)}")
+    inventory.opened.clear()  # by detection
     tables = ADAPTERS[name].read(inventory, num_shards)
     if needs_audio and not tables.recordings:
         raise UserError(
             f"corpus.path: no recording in {escape_path(bytes(inventory.root))}, read as {name}{_parquet(inventory)}; "
-            "docs/corpora.md tells the formats"
+            "see docs/corpora.md for the formats"
         )
     tables.remarks += sorted(inventory.remarks.values())
     if unread := inventory.unread():
-        what = f"{len(unread)} tables, lists or texts not read, which say nothing that {name} knows of"
-        tables.remarks.append(f"{what} (first: {escape_path(unread[0])}); if there are captions in them, see docs/corpora.md")
+        what = f"{len(unread)} tables, lists or texts not read, since they are not part of the format {name}"
+        tables.remarks.append(f"{what} (first: {escape_path(unread[0])}); if they contain captions, see docs/corpora.md")
     tables.settle(name)
     return tables
 
 
 def detect(inventory: Inventory) -> str:
-    """The format of a corpus, detected from its metadata and file names; opens metadata only."""
+    """Detect the format of a corpus from its metadata and file names; opens metadata only."""
     for name, adapter in ADAPTERS.items():
         if adapter.detect(inventory):
             return name
@@ -96,7 +95,7 @@ def detect(inventory: Inventory) -> str:
 
 
 def _parquet(inventory: Inventory) -> str:
-    """What an error says of Parquet tables where nothing else is."""
+    """The part of an error about Parquet tables, if there is nothing else."""
     names = [name for name in inventory.metadata if name.lower().endswith(b".parquet")]
     if inventory.audio or not names:
         return ""
@@ -105,4 +104,4 @@ def _parquet(inventory: Inventory) -> str:
         sources.open_table(inventory.metadata[names[0]]).close()
     except DecodeError as error:
         why = f": {error}"
-    return f" ({len(names)} Parquet tables without a column of recordings that can be read, first: {escape_path(names[0])}{why})"
+    return f" ({len(names)} Parquet tables without a readable column of recordings, first: {escape_path(names[0])}{why})"

@@ -1,4 +1,4 @@
-"""The file that a manifest's row names: by path, name or id, never by order. Ambiguities are reported, not guessed."""
+"""Finding the files that a manifest's row names: by path, name or id, never by order. Ambiguities are reported, not guessed."""
 
 from __future__ import annotations
 
@@ -17,23 +17,22 @@ from urllib.parse import unquote
 
 from soundmill.corpora.inventory import MEDIA, AudioFile, Inventory
 
-TOLERANCE = 0.5  # seconds by which the starts of a row and its file may differ: tools write 80, 80.0 or 79.999
-MANY = 20  # files of one name that a resolution has at most
+TOLERANCE = 0.5  # seconds between the starts of a row and its file: tools write 80, 80.0 or 79.999
+MANY = 20  # files in a resolution, at most
 MAX_KEY = 4096  # characters of a row's path, name or id
 
-# `{id}`, `{id}_{start}`, `{id}_{start}_{end}` or `{id}_{start}-{end}`, each perhaps after a `Y`: `Y` is a legal first character of
-# an id, so it is dropped only where eleven characters remain. At most one reading fits: the character after the id must be `_`, and
-# a digit after that.
+# `{id}`, `{id}_{start}`, `{id}_{start}_{end}` or `{id}_{start}-{end}`, optionally after `Y`. An id may itself start with `Y`, so it
+# is dropped only if eleven characters remain. The match is unique: the id is followed by `_` and a digit.
 _CLIP_NAME = re.compile(
     r"Y?(?P<video>[A-Za-z0-9_-]{11})(?:_(?P<start>[0-9]{1,9}(?:\.[0-9]{1,9})?)(?:[_-](?P<end>[0-9]{1,9}(?:\.[0-9]{1,9})?))?)?"
 )
-# `Title [{id}]`, as yt-dlp names a whole video, and `[{id}]` or `[{id}]-[{start}-{end}]`, as downloaders of MusicCaps name pieces.
+# `Title [{id}]`: a whole video by yt-dlp. `[{id}]`, `[{id}]-[{start}-{end}]`: clips by downloaders of MusicCaps.
 _WHOLE = re.compile(r".* \[(?P<video>[A-Za-z0-9_-]{11})\]")
 _PIECE = re.compile(r"\[(?P<video>[A-Za-z0-9_-]{11})\](?:-\[(?P<start>[0-9]{1,9})-[0-9]{1,9}\])?")
-_WINDOW = re.compile(  # from … to, or a start with decimals
+_WINDOW = re.compile(  # start and end, or a start with decimals
     r"_[0-9]+(?:\.[0-9]+)?_[0-9]+(?:\.[0-9]+)?$|_[0-9]+\.[0-9]+(?:-[0-9]+\.[0-9]+)?$|\]-\[[0-9]+-[0-9]+\]$"
 )
-# What may be cut off a name in a manifest; off a file's name, anything with a letter in it.
+# Extensions in manifests; a file's extension is anything with a letter.
 _MEDIA = re.compile(rf"(?:{'|'.join(map(re.escape, sorted(MEDIA)))})$", re.IGNORECASE)
 _EXTENSION = re.compile(r"\.(?=[^.]*[A-Za-z])[A-Za-z0-9_~-]{1,12}$")
 
@@ -42,10 +41,10 @@ Match = Literal["path", "name", "stem", "youtube id", "inside", "none"]
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """The files that a key may mean; one file is an answer, several (MANY at most) are for a person to tell apart.
+    """The files that match a key: one, or several (at most MANY) if it is ambiguous.
 
-    `same_clip`: the files bear the same YouTube id and start, so any of them is right.
-    `elsewhere`: the file lies in another folder than the key says, and only its name agrees.
+    `same_clip`: the files have one YouTube id and start, so any of them is right.
+    `elsewhere`: the file has the key's name but is in another folder.
     """
 
     files: tuple[AudioFile, ...]
@@ -59,7 +58,7 @@ NO_FILES: tuple[list[float], list[AudioFile]] = ([], [])
 
 
 def key_problem(key: str) -> str | None:
-    """Why a manifest's path, name or id is refused; None if it may be looked up. Nothing else of it ever meets the file system."""
+    """Why a manifest's path, name or id is rejected; None if it may be looked up. Keys are never opened as paths."""
     if not key.strip():
         return "empty"
     if len(key) > MAX_KEY:
@@ -70,10 +69,10 @@ def key_problem(key: str) -> str | None:
 
 
 def youtube_clip(key: str, of_video: bool = False) -> tuple[str, float | None] | None:
-    """(YouTube id, start) of a manifest's path or file name that surely has a video's id: a random one, or before a start that
-    is no mere number. `thunderclap_2` is not one.
+    """(YouTube id, start) of a manifest's path or file name, if it certainly has an id: one that looks random, or that is followed
+    by a window. `thunderclap_2` has none.
 
-    `of_video`: it is known that the name is one of a video.
+    `of_video`: the name is known to be a video's.
     """
     stem = key_stem(_fold(with_slashes(key)).rpartition("/")[2])
     clip = clip_of_name(stem)
@@ -81,14 +80,14 @@ def youtube_clip(key: str, of_video: bool = False) -> tuple[str, float | None] |
         return None  # `Dog [HD-Remaster]`
     if clip is None or of_video or _WINDOW.match(stem.partition(clip[0])[2]):
         return clip
-    # What may be words is an id where a second stands behind it: a number of theirs harms less than a video without its group.
+    # Words followed by a start count as an id: a false group does less harm than a video split over groups.
     return clip if looks_random(clip[0]) and (clip[1] is not None or not like_words(clip[0])) else None
 
 
 def clip_of_name(stem: str) -> tuple[str, float | None] | None:
-    """(YouTube id, start in seconds or None) in a file name without extension; None if it has no such form.
+    """(YouTube id, start in seconds or None) of a file name without extension; None if it has no id.
 
-    Two whole numbers at least 1000 apart are milliseconds (`{id}_30000_40000`), others seconds (`{id}_30_40`,
+    Two integers at least 1000 apart are milliseconds (`{id}_30000_40000`), others seconds (`{id}_30_40`,
     `{id}_30.000_40.000`).
     """
     if stem.endswith("]"):
@@ -107,7 +106,7 @@ def clip_of_name(stem: str) -> tuple[str, float | None] | None:
 
 
 class _Files(dict[Any, AudioFile | list[AudioFile]]):
-    """Files by something that they may have in common; a list, which takes 90 bytes, only where they do."""
+    """Files by a common key. A list (90 bytes) is stored only for several files."""
 
     def add(self, key: Any, file: AudioFile) -> None:
         there = self.setdefault(key, file)
@@ -122,12 +121,12 @@ class _Files(dict[Any, AudioFile | list[AudioFile]]):
 
 
 class FileIndex:
-    """The recordings of an inventory by path, name, name without extension, and YouTube id; each look-up takes constant time."""
+    """Recordings by path, name, stem and YouTube id, each in constant time."""
 
     def __init__(self, inventory: Inventory) -> None:
         self._files = inventory.audio
         self._paths, self._names, self._stems = _Files(), _Files(), _Files()
-        self._bare = _Files()  # by YouTube id, without a start in their name
+        self._bare = _Files()  # by YouTube id, names without a start
         timed: dict[str, list[tuple[float, bytes, AudioFile]]] = defaultdict(list)
         for file in inventory.audio:
             path = _fold(os.fsdecode(file.raw_path))
@@ -142,7 +141,7 @@ class FileIndex:
                     self._bare.add(video, file)
                 else:
                     timed[video].append((start, file.raw_path, file))
-        # In the order of their starts: a day may be one video in pieces of a second.
+        # Sorted by start: one video may be thousands of clips.
         self._timed = {
             video: ([start for start, _, _ in clips], [file for _, _, file in clips])
             for video, clips in ((video, sorted(clips, key=lambda clip: clip[:2])) for video, clips in timed.items())
@@ -150,7 +149,7 @@ class FileIndex:
 
     @cached_property
     def _nested(self) -> _Files:
-        """By last folder and stem: made where many files bear one name."""
+        """By last folder and stem; needed if many files have one name."""
         files = _Files()
         for file in self._files:
             folders, _, name = _fold(os.fsdecode(file.raw_path)).rpartition("/")
@@ -159,16 +158,15 @@ class FileIndex:
 
     @cached_property
     def _folder_names(self) -> set[str]:
-        """Names of the folders that files lie in."""
+        """Names of all folders with files."""
         return {_fold(os.fsdecode(folder)) for file in self._files for folder in file.folders}
 
     def resolve(self, key: str, base: bytes = b"", of_video: bool = False) -> Resolution:
-        """Files meant by a path (relative to the corpus or to `base`, the manifest's folder in it), a file name or an id.
+        """Files that match a path (relative to the corpus or to `base`, the manifest's folder), a file name or an id.
 
-        In this order, the first that matches any: the path itself; its name with this or any extension; the YouTube id (and start)
-        in its name; the same without spaces around it, or as in a URL (`rain%20on.wav`). Of several files of
-        one name those stay that agree best with the key's folders and extension. A key that climbs out of the corpus means nothing.
-        `of_video`: see youtube_clip.
+        The first match in this order: the path; its name with this or any extension; the YouTube id (and start) in its name; the
+        same without surrounding spaces or percent-encoding (`rain%20on.wav`). Of several files with one name, those that agree best
+        with the key's folders and extension. A key that leaves the corpus matches nothing. `of_video`: see youtube_clip.
         """
         return next((resolution for one in _spellings(key) if (resolution := self._resolve(one, base, of_video)).files), NOTHING)
 
@@ -187,34 +185,34 @@ class FileIndex:
         clip = youtube_clip(key, of_video)
         if files := _nearest(self._namesakes(name, stem, folders), folders, name):
             same = len(files) > 1 and clip is not None
-            # A path of another machine places the file only where its folder exists here too.
-            known = not path.startswith("/") or bool(folders and folders[-1] in self._folder_names)
-            stray = len(files) == 1 and clip is None and known and not compatible(files[0], folders)
+            # The folders of another machine's path count only if the last one exists here.
+            has_folder = not path.startswith("/") or bool(folders and folders[-1] in self._folder_names)
+            stray = len(files) == 1 and clip is None and has_folder and not compatible(files[0], folders)
             return Resolution(tuple(files), "name" if _name(files[0]) == name else "stem", same, stray)
         return self.resolve_clip(*clip) if clip else NOTHING
 
     def at(self, key: str, base: bytes) -> list[AudioFile]:
-        """The files that lie where a key says, as a path from the manifest's folder `base`, with its or any extension."""
+        """The files at a key, as a path relative to the manifest's folder `base`, with this or any extension."""
         start = os.fsdecode(base)
         places = (posixpath.normpath(posixpath.join(start, _fold(with_slashes(one)))) for one in _spellings(key))
         return next((files for place in places if (files := self._at(place))), [])
 
     def bears(self, key: str) -> bool:
-        """Whether any file has the name of a key, with its or any extension."""
+        """Whether any file has the key's name, with this or any extension."""
         names = [_fold(with_slashes(one)).rpartition("/")[2] for one in _spellings(key)]
         return any(name in self._names or name in self._stems or key_stem(name) in self._stems for name in names)
 
     def _at(self, path: str) -> list[AudioFile]:
-        """The files of a path in the corpus, with its or any extension."""
+        """The files at a path in the corpus, with this or any extension."""
         *folders, name = path.split("/")
         return self._paths.of(path) or [
             file for file in self._namesakes(name, key_stem(name), folders) if _folders(file) == folders
         ]
 
     def _namesakes(self, name: str, stem: str, folders: list[str]) -> list[AudioFile]:
-        """Files of this name, with this or any extension; of more than MANY, those in the key's last folder or at the root.
+        """Files with this name and any extension; of more than MANY, those in the key's last folder or at the root.
 
-        Where thousands of files bear one name, no row may look at all of them.
+        Bounded, since thousands of files may have one name.
         """
         stem = name if name in self._stems else stem
         files = dict.fromkeys(islice(chain(self._names.of(name), self._stems.of(stem)), MANY + 1))
@@ -224,7 +222,7 @@ class FileIndex:
         return list(files)[:MANY]
 
     def resolve_clip(self, video: str, start: float | None = None) -> Resolution:
-        """Files named after a YouTube video that begin at `start`, else those whose name has no start; without it, all."""
+        """Files of a YouTube video that start at `start`, else those without a start; all if `start` is None."""
         starts, files = self._timed.get(video, NO_FILES)
         bare = self._bare.of(video)
         if start is None:
@@ -236,7 +234,7 @@ class FileIndex:
         return _resolution(near or bare, same_clip=True)
 
     def resolve_inside(self, video: str, start: float) -> Resolution:
-        """The file of a YouTube video that begins last before `start`: it holds that second, if it is long enough."""
+        """The file of a YouTube video with the last start before `start`; it contains that second if it is long enough."""
         starts, files = self._timed.get(video, NO_FILES)
         end = bisect_right(starts, start)
         first = bisect_left(starts, starts[end - 1]) if end else 0
@@ -248,7 +246,7 @@ def _resolution(files: list[AudioFile], same_clip: bool) -> Resolution:
 
 
 def looks_random(video: str) -> bool:
-    """Whether eleven characters may be one of YouTube's random ids rather than a word: 99.1 % of AudioCaps' ids may."""
+    """Whether eleven characters look like a random YouTube id, not a word; 99.1 % of AudioCaps' ids do."""
     return (
         any(char.isupper() for char in video)
         and any(char.islower() for char in video)
@@ -260,48 +258,48 @@ _WORDS = re.compile(r"[A-Za-z][a-z]+(?:[A-Z][a-z]+|[_-]+[A-Za-z][a-z]+)*[_-]*[0-
 
 
 def like_words(video: str) -> bool:
-    """Whether eleven characters may be words too: `RainAtNight`, `GlassBreak1`, `Dog_bark_01`. So may 0.6 % of AudioCaps' ids."""
+    """Whether eleven characters look like words: `RainAtNight`, `GlassBreak1`, `Dog_bark_01`; 0.6 % of AudioCaps' ids do."""
     return _WORDS.fullmatch(video) is not None
 
 
 def is_absolute(key: str) -> bool:
-    """Whether a key is a path from the root of some machine's disk."""
+    """Whether a key is an absolute path, of any system."""
     return with_slashes(key).startswith("/")
 
 
 def file_stem(name: str) -> str:
-    """A file's name without its extension; decimals (`…_80.000_90.000`) are none."""
+    """A file name without extension; decimals (`…_80.000_90.000`) are not an extension."""
     return _EXTENSION.sub("", name) or name
 
 
 def key_stem(name: str) -> str:
-    """A manifest's file name without its extension, if that is one of audio or video."""
+    """A manifest's file name without its audio or video extension."""
     return _MEDIA.sub("", name) or name
 
 
 def clip_of_file(file: AudioFile) -> tuple[str, float | None] | None:
-    """(YouTube id, start) in a file's own name."""
+    """(YouTube id, start) in the name of a file."""
     return clip_of_name(file_stem(os.fsdecode(file.name)))
 
 
 def folders_of_key(key: str) -> list[str]:
-    """A key's path, folder by folder, its last part without extension."""
+    """The folders of a key and its name without extension."""
     *folders, name = [part for part in _fold(with_slashes(unquote(key).strip())).split("/") if part not in ("", ".")] or [""]
     return [*folders, key_stem(name)]
 
 
 def _spellings(key: str) -> Iterable[str]:
-    """A key as it stands, then as its program meant it: without spaces around it, or an address on the web (`rain%20on.wav`)."""
+    """A key as written, then without surrounding spaces and percent-encoding (`rain%20on.wav`)."""
     return dict.fromkeys((key, unquote(key).strip()))
 
 
 def _fold(text: str) -> str:
-    """Composed Unicode: some systems store `é` as two characters, and manifests say it in one."""
+    """Composed Unicode (NFC): some file systems store `é` as two characters."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def with_slashes(key: str) -> str:
-    """A path with `/`, also if it was written on Windows."""
+    """A path with `/`, also if written on Windows."""
     drive = re.match(r"[A-Za-z]:[\\/]", key)
     if not drive and ("\\" not in key or "/" in key):
         return key
@@ -324,7 +322,7 @@ def shared_folders(file: AudioFile, folders: Sequence[str]) -> int:
 
 
 def _nearest(files: list[AudioFile], folders: Sequence[str], name: str) -> list[AudioFile]:
-    """The files that agree best with a key: in its folders, then in its name with extension, then in more of its folders."""
+    """The files that agree best with a key: by compatible folders, then name and extension, then number of shared folders."""
     if len(files) < 2:
         return files
     ranks = [(compatible(file, folders), _name(file) == name, shared_folders(file, folders)) for file in files]
@@ -336,5 +334,5 @@ def _name(file: AudioFile) -> str:
 
 
 def compatible(file: AudioFile, folders: Sequence[str]) -> bool:
-    """Whether key and file agree in all the folders that both have."""
+    """Whether key and file agree in all folders that both have."""
     return shared_folders(file, folders) == min(len(file.folders), len(folders))

@@ -1,4 +1,4 @@
-"""The section `corpus` of params.yaml for external recordings: their directories and formats."""
+"""The section `corpus` of params.yaml for external recordings: directories and formats."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from soundmill.errors import UserError
 from soundmill.params import Seconds, StageParams
 
 
-class Part(StageParams):
+class PartParams(StageParams):
     """One corpus of a union."""
 
     format: Literal[registry.NAMES]
@@ -27,17 +27,17 @@ class Part(StageParams):
 class ScanParams(StageParams):
     format: Literal[(*registry.NAMES, union.NAME)]
     path: str | None = Field(description="the corpus directory; a relative one starts at the checkout; null for a union")
-    parts: dict[Annotated[str, Field(pattern=rf"^{PART_NAME.pattern}$")], Part] = Field(description="of a union, by name")
+    parts: dict[Annotated[str, Field(pattern=rf"^{PART_NAME.pattern}$")], PartParams] = Field(description="of a union, by name")
     embedded: list[str] = Field(max_length=0)
     external: list[str] = Field(min_length=1, max_length=1)
     shards: int = Field(ge=1, le=4096)
-    follow_links: bool = Field(description="read what links lead to that lead out of the corpus; else they are quarantined")
-    max_seconds: Seconds = Field(gt=0, description="a large file whose header says more is quarantined before it is read")
+    follow_links: bool = Field(description="follow links that leave the corpus; else they are quarantined")
+    max_seconds: Seconds = Field(gt=0, description="a large file with a longer duration in its header is quarantined unread")
 
 
 @dataclass(frozen=True)
 class Directory:
-    """A corpus, or one of a union; `name` is empty where it is the whole."""
+    """A corpus, or a part of a union; `name` is empty without a union."""
 
     name: str
     format: str
@@ -47,10 +47,10 @@ class Directory:
 
 
 def directories(params: ScanParams, home: Path) -> list[Directory]:
-    """The corpus, or those that it is the union of, in the order of their names; relative paths start at `home`."""
+    """The corpus, or the parts of a union in the order of their names; relative paths start at `home`."""
     if params.format != union.NAME:
         if params.parts:
-            raise UserError("params.yaml: corpus.parts is of a union alone; set corpus.format to union, or corpus.parts to {}")
+            raise UserError("params.yaml: corpus.parts is for a union only; set corpus.format to union, or corpus.parts to {}")
         return [Directory("", params.format, 1.0, _existing(params.path, home), params.follow_links)]
     if params.path is not None or not params.parts:
         raise UserError(
@@ -66,7 +66,7 @@ def directories(params: ScanParams, home: Path) -> list[Directory]:
 
 @contextmanager
 def named(part: str) -> Iterator[None]:
-    """Say which part of a union an error is about."""
+    """Prefix errors with the part of the union that they are about."""
     try:
         yield
     except UserError as error:
@@ -74,7 +74,7 @@ def named(part: str) -> Iterator[None]:
 
 
 def _existing(path: str | None, home: Path) -> Path:
-    """The directory that corpus.path names, or a UserError that says what is wrong with it."""
+    """The directory at corpus.path; UserError if it is not one."""
     remedy = "set it to the directory of your recordings: `make run CORPUS=DIR`, or `soundmill params corpus=auto corpus.path=DIR`"
     if not path:
         raise UserError(f"params.yaml: corpus.path is not set; {remedy}")

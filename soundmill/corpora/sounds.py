@@ -1,6 +1,6 @@
-"""Sound-event generators of the embedded corpus: numpy only, each `f(rng, seconds, rate) -> wave [T]` float64, one take.
+"""Sound-event generators of the embedded corpus, with numpy only: `f(rng, seconds, rate) -> wave [T]` float64.
 
-Every take draws its own pitch, pace, brightness and small irregularities from `rng`; levels are the caller's business.
+Pitch, pace, brightness and small irregularities are drawn from `rng`; the caller sets the level.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ def time_axis(seconds: float, rate: int) -> Wave:
 
 
 def oscillator(frequency: Wave | float, rate: int, size: int) -> Wave:
-    """Phase [T] in radians of an oscillator whose frequency in Hz may move."""
+    """Phase [T] in radians of an oscillator of constant or varying frequency in Hz."""
     return 2 * np.pi * np.cumsum(np.broadcast_to(frequency, size)) / rate
 
 
 def _shaped(wave: Wave, rate: int, gain: Callable[[Wave], Wave]) -> Wave:
-    """Filter by a magnitude over frequency, zero phase."""
-    # Zeros behind keep the end from wrapping round to the start, and make the length one the transform is quick at.
+    """Zero-phase filter with this gain by frequency."""
+    # Zero-padded, so that the end does not wrap around, to a length with a fast transform.
     size = 1 << (len(wave) + rate // 20 - 1).bit_length() if len(wave) < rate else _smooth_size(len(wave) + rate // 20)
     spectrum = np.fft.rfft(wave, size)
     return np.fft.irfft(spectrum * gain(np.fft.rfftfreq(size, 1 / rate)), size)[: len(wave)]
 
 
 def _smooth_size(size: int) -> int:
-    """The next multiple of a power of two with a small odd factor: 1, 3, 5 … 15 times 2^k."""
+    """The next length with a fast transform: 1, 3, 5 … 15 times 2^k."""
     step = 1 << max(0, size.bit_length() - 4)
     return -(-size // step) * step
 
@@ -61,7 +61,7 @@ def noise(rng: np.random.Generator, seconds: float, rate: int, gain: Callable[[W
 
 
 def _drift(rng: np.random.Generator, seconds: float, rate: int, period: float) -> Wave:
-    """A smooth random curve [T] in [-1, 1] that takes about `period` seconds from knot to knot."""
+    """A smooth random curve [T] in [-1, 1] with a knot every `period` seconds."""
     size = round(seconds * rate)
     knots = rng.uniform(-1, 1, int(np.ceil(seconds / period)) + 3)
     position = np.arange(size) / rate / period
@@ -76,14 +76,14 @@ def decay(seconds: float, rate: int, half_life: float, attack: float = 0.002) ->
 
 
 def add(wave: Wave, sound: Wave, at: float, rate: int) -> None:
-    """Add a sound at a time in seconds; what goes beyond the end is cut."""
+    """Add a sound at a time in seconds, cut at the end of the wave."""
     start = round(at * rate)
     part = sound[: max(0, len(wave) - start)]
     wave[start : start + len(part)] += part
 
 
 def _in_a_room(rng: np.random.Generator, wave: Wave, rate: int, decay: float, level: float) -> Wave:
-    """Add the sound's echo: noise that falls by 1/e in `decay` seconds, with `level` of the sound's own strength."""
+    """Add reverberation: noise with time constant `decay` in seconds, at `level` relative to the sound."""
     echo = rng.standard_normal(round(6 * decay * rate)) * np.exp(-time_axis(6 * decay, rate) / decay)
     size = _smooth_size(len(wave) + len(echo))
     wet = np.fft.irfft(np.fft.rfft(wave, size) * np.fft.rfft(echo, size), size)[: len(wave)]
@@ -91,7 +91,7 @@ def _in_a_room(rng: np.random.Generator, wave: Wave, rate: int, decay: float, le
 
 
 def _steady_times(rng: np.random.Generator, seconds: float, interval: float, jitter: float) -> list[float]:
-    """Moments `interval` seconds apart, each off by up to `jitter` of it, the first at once."""
+    """Times every `interval` seconds from 0, each but the first shifted by up to `jitter` intervals."""
     times = [
         (number + (rng.uniform(-jitter, jitter) if number else 0)) * interval for number in range(int(np.ceil(seconds / interval)))
     ]

@@ -1,8 +1,8 @@
-"""The source of a recording: a file below the corpus, or a cell of a Parquet table; in a union, of one of several corpora.
+"""Where recordings are stored: in files or in cells of Parquet tables, in one corpus or the parts of a union.
 
-`raw_path` of manifest.RECORDINGS says which. A file's is its path relative to the corpus; that of a recording embedded in a table
-is the table's path, a zero byte (which no path can have) and the row in ten digits, so that the order of bytes is that of rows.
-In a union either one starts with the part's name and a slash.
+`raw_path` of manifest.RECORDINGS identifies a recording. For a file it is the path relative to the corpus. For a recording embedded
+in a table it is the table's path, a zero byte (which no path contains) and the row as ten digits, so that byte order is row order.
+In a union, both start with the part's name and a slash.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from soundmill.decoding.decode import DecodeError, open_regular
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
 
-MAX_BYTES = 256 << 20  # of one embedded recording: a cell is held in memory whole, a file never is
-PART_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")  # of a part of a union: a path's first component
-MAX_PLAIN_BYTES = 4 << 20  # of a row group's plain values, as its footer says, to be read ROWS at once; of more, one by one
-ROWS = 64  # that may all repeat the group's longest text: a table says it once
-MOST_UNPACKED = 64  # times the packed size, of what is larger than MAX_BYTES: recordings hardly pack, text by ten or twenty
+MAX_BYTES = 256 << 20  # of one embedded recording: a cell is read into memory whole, unlike a file
+PART_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")  # of a part of a union, the first component of its paths
+MAX_PLAIN_BYTES = 4 << 20  # of a row group's plain values by its footer; larger groups are read row by row, others ROWS at once
+ROWS = 64  # each may repeat the longest text of the group, which is stored once
+MOST_UNPACKED = 64  # unpacked to packed size, beyond MAX_BYTES: recordings hardly compress, text ten or twenty times
 _MARK = b"\0"
 NO_BYTES = ("empty", "no bytes in its cell")
 
 
 @dataclass(frozen=True)
 class EmbeddedFile(AudioFile):
-    """A recording in a cell of a Parquet table; `inner_path` is what the table itself calls it."""
+    """A recording in a cell of a Parquet table; `inner_path` is its path in the table."""
 
     row: int = 0
     row_group: int = 0
@@ -51,7 +51,7 @@ class EmbeddedFile(AudioFile):
 
     @property
     def shard_key(self) -> bytes:
-        """Recordings of one row group are read together, so they share a shard."""
+        """Recordings of one row group share a shard, since they are read together."""
         return b"%s%s%d" % (split(self.raw_path)[0], _MARK, self.row_group)
 
     @property
@@ -60,40 +60,40 @@ class EmbeddedFile(AudioFile):
 
     @property
     def name(self) -> bytes:
-        """The file that the table says it was; its place in the table where it says nothing."""
+        """The file name in the table, else table and row."""
         return os.fsencode(os.path.basename(self.inner_path)) or os.fsencode(os.path.basename(self.path))
 
 
 def embedded_path(table: bytes, row: int) -> bytes:
-    """`raw_path` of the recording in one row of a table."""
+    """`raw_path` of the recording in a row of a table."""
     return b"%s%s%010d" % (table, _MARK, row)
 
 
 def split(raw_path: bytes) -> tuple[bytes, int | None]:
-    """(path of the file that holds the recording, its row in it; None where it is the file)."""
+    """(path of the file or table, row in the table or None)."""
     path, mark, row = raw_path.partition(_MARK)
     return path, int(row) if mark else None
 
 
 def shown(raw_path: bytes) -> str:
-    """A `raw_path` for people and tables: escaped, `<table>#<row>` where it is embedded."""
+    """A printable `raw_path`: escaped, `<table>#<row>` if embedded."""
     path, row = split(raw_path)
     return escape_path(path) + ("" if row is None else f"#{row}")
 
 
 @dataclass(frozen=True)
 class Sources:
-    """The directories that the recordings of one corpus lie in; picklable, so that it can go where the work is done.
+    """The directories of one corpus; picklable, for worker processes.
 
-    `roots` by the first component of a `raw_path` (the parts of a union), or one under the empty name.
+    `roots`: the directory of each part of a union, or of the whole corpus under the empty name.
     """
 
     roots: dict[bytes, bytes]
 
     @classmethod
     def of(cls, corpus: Path, root: Path, home: Path) -> Sources:
-        """Those of the recordings in `corpus/recordings.parquet`: beside it (embedded), else where `corpus.path` or the paths
-        of `corpus.parts` lead. `root` has params.yaml; relative paths start at `home` (both are in stage.Context).
+        """The directories of the recordings in `corpus/recordings.parquet`: `corpus/audio` if it exists, else `corpus.path` or
+        the paths of `corpus.parts`. `root` has params.yaml; relative paths start at `home` (both are in stage.Context).
         """
         beside = corpus / "audio"
         if beside.is_dir():
@@ -102,11 +102,11 @@ class Sources:
         if parts := section.get("parts"):
             return cls({os.fsencode(name): bytes((home / part["path"]).resolve()) for name, part in parts.items()})
         if not section.get("path"):
-            raise UserError("params.yaml: corpus.path is not set, and the corpus brings no recordings of its own")
+            raise UserError("params.yaml: corpus.path is not set, and the corpus has no recordings of its own")
         return cls({b"": bytes((home / section["path"]).resolve())})
 
     def locate(self, raw_path: bytes) -> tuple[bytes, int | None]:
-        """(absolute path of the file that holds a recording, its row in it; None where it is the file)."""
+        """(absolute path of the file or table, row in the table or None)."""
         path, row = split(raw_path)
         root = self.roots.get(b"")
         if root is None:
@@ -120,9 +120,9 @@ class Sources:
 
     @contextmanager
     def open_unchanged(self, raw_path: bytes, digest: str, name: str, scratch: Path | str | bytes) -> Iterator[BinaryIO]:
-        """The opened file of a recording, which must be what it was when the corpus was scanned: a UserError, naming it, if not.
+        """Open the file of a recording; UserError, naming it, if it has changed since the corpus was scanned.
 
-        What is made of another file, or of none, would be kept for this one's digest.
+        Otherwise results of a changed file would be stored under the old digest.
         """
         with ExitStack() as stack:
             try:
@@ -137,10 +137,10 @@ class Sources:
 
     @contextmanager
     def open(self, raw_path: bytes, scratch: Path | str | bytes) -> Iterator[bytes]:
-        """A path to decode: that of the file, or of a temporary file below `scratch` with an embedded recording's bytes.
+        """A path to decode: the file, or a temporary file below `scratch` with the bytes of an embedded recording.
 
-        A file is neither opened nor looked for. What keeps a cell from being read raises DecodeError. Recordings of one table
-        are cheapest in the order of their `raw_path`: each row group is then read once, a row at a time.
+        It is not checked that a file exists; a cell that cannot be read raises DecodeError. Reading a table's recordings in the
+        order of `raw_path` reads each row group only once.
         """
         path, row = self.locate(raw_path)
         if row is None:
@@ -157,20 +157,20 @@ def open_table(path: bytes) -> pq.ParquetFile:
     """A Parquet table from outside, opened by its descriptor so that its name never matters; DecodeError if it is none."""
     with open_regular(path) as file:
         try:
-            # Not read ahead: a row group may be larger than memory, a page of it is what we hold.
+            # No read-ahead: a row group may be larger than memory, so only a page is held.
             table = pq.ParquetFile(f"/proc/self/fd/{file.fileno()}", pre_buffer=False, buffer_size=1 << 20)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise DecodeError("unreadable table", _one_line(error)) from None
         if table.metadata.num_rows > os.fstat(file.fileno()).st_size:
-            raise DecodeError("unreadable table", f"it claims {table.metadata.num_rows} rows, more than it has bytes")
+            raise DecodeError("unreadable table", f"{table.metadata.num_rows} rows declared, more than its bytes")
         if len(set(table.schema_arrow.names)) < len(table.schema_arrow.names):
-            raise DecodeError("unreadable table", "two columns have one name")
+            raise DecodeError("unreadable table", "two columns have the same name")
         _check_sizes(table.metadata)
         return table
 
 
 def tables_of(metadata: Mapping[bytes, bytes]) -> Iterator[bytes]:
-    """Names of the Parquet tables with recordings in them, among those of a corpus (inventory.Inventory.metadata)."""
+    """Names of the Parquet tables with embedded recordings in `metadata` of an inventory."""
     for name, path in metadata.items():
         if name.lower().endswith(b".parquet"):
             with suppress(DecodeError), open_table(path) as file:
@@ -179,7 +179,7 @@ def tables_of(metadata: Mapping[bytes, bytes]) -> Iterator[bytes]:
 
 
 def _check_sizes(about: pq.FileMetaData) -> None:
-    """DecodeError where a column would unpack to what no recording and no text is: pages of it are held in memory whole."""
+    """DecodeError if a column would unpack to an implausible size: its pages are held in memory."""
     for group in range(about.num_row_groups):
         row_group = about.row_group(group)
         for number in range(row_group.num_columns):
@@ -191,7 +191,7 @@ def _check_sizes(about: pq.FileMetaData) -> None:
 
 
 def audio_column(schema: pa.Schema) -> str | None:
-    """The column of Hugging Face's `Audio` type, `audio` if there are several: a struct of `bytes` and maybe `path`."""
+    """The column of Hugging Face's `Audio` type (a struct of `bytes` and optionally `path`), `audio` if there are several."""
     columns = [field.name for field in schema if is_audio(field.type)]
     return min(columns, key=lambda name: name != "audio", default=None)
 
@@ -204,13 +204,13 @@ def is_audio(kind: pa.DataType) -> bool:
 
 
 def read_rows(file: pq.ParquetFile, group: int) -> Iterator[dict[str, Any]]:
-    """Rows of one row group, as mappings of what may be a caption, a label or a split; the recordings stay where they are.
+    """Rows of one row group: their text, numbers and lists, without the recordings.
 
-    Under the recordings' column is `{"path": …}`, if it has that. DecodeError is raised where the table is damaged.
+    The column of recordings holds `{"path": …}` if it has paths. A damaged table raises DecodeError.
     """
     schema = file.schema_arrow
     column = audio_column(schema)
-    # A dot in a name is taken for the way into a struct.
+    # Parquet reads a dot in a name as a path into a struct.
     names = [field.name for field in schema if _is_plain(field.type) and "." not in field.name]
     columns = list(names)
     if column and schema.field(column).type.get_field_index("path") >= 0:
@@ -238,7 +238,7 @@ def _plain_bytes(file: pq.ParquetFile, group: int, columns: list[str]) -> int:
 
 
 def _is_plain(kind: pa.DataType) -> bool:
-    """Text, numbers, truth, and lists of them."""
+    """Whether a column holds text, numbers, booleans or lists of these."""
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_dictionary(kind):
         kind = kind.value_type
     tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
@@ -246,7 +246,7 @@ def _is_plain(kind: pa.DataType) -> bool:
 
 
 def read_cells(file: pq.ParquetFile, group: int) -> Iterator[pa.Buffer | None]:
-    """The embedded recordings of one row group, one at a time; None where there are no bytes."""
+    """The embedded recordings of one row group, one at a time; None for a null."""
     column = audio_column(file.schema_arrow)
     if column is None:
         raise DecodeError("unreadable table", "no column of recordings")
@@ -258,7 +258,7 @@ def read_cells(file: pq.ParquetFile, group: int) -> Iterator[pa.Buffer | None]:
 
 
 def _absent_cells(file: pq.ParquetFile, group: int) -> Iterable[int]:
-    """Which rows of a row group have no bytes at all. Only where some have and some have not are they read for it."""
+    """Rows of a row group without bytes. The column is read only if some rows have bytes and others do not."""
     about = file.metadata.row_group(group)
     path = f"{audio_column(file.schema_arrow)}.bytes"
     of_bytes = next(column for column in map(about.column, range(about.num_columns)) if column.path_in_schema == path)
@@ -270,18 +270,18 @@ def _absent_cells(file: pq.ParquetFile, group: int) -> Iterable[int]:
 
 
 def check_cell(data: pa.Buffer | None) -> pa.Buffer:
-    """The bytes of a recording; DecodeError where there are none, or too many."""
+    """The bytes of a recording; DecodeError if there are none or too many."""
     if data is None:
         raise DecodeError(*NO_BYTES)
     if data.size == 0:
         raise DecodeError("empty", "zero bytes")
     if data.size > MAX_BYTES:
-        raise DecodeError("too large", f"{data.size} bytes in one cell, {MAX_BYTES} are allowed; keep it as a file")
+        raise DecodeError("too large", f"{data.size} bytes in one cell, at most {MAX_BYTES} allowed; store it as a file")
     return data
 
 
 class _Cursor:
-    """A place in one table: the row to come, and the rest of its row group."""
+    """A position in a table: the next row and the rest of its row group."""
 
     def __init__(self, path: bytes, identity: tuple[int, ...]):
         self.identity = identity
@@ -309,7 +309,7 @@ class _Cursor:
         self._file.close()
 
 
-_open = threading.local()  # the cursor of each thread: consecutive recordings come from one row group
+_open = threading.local()  # one cursor per thread: consecutive recordings share a row group
 
 
 def _cell(path: bytes, row: int) -> pa.Buffer:
@@ -328,7 +328,7 @@ def _cell(path: bytes, row: int) -> pa.Buffer:
 
 
 def digest_cells(file: pq.ParquetFile) -> list[list[Any]]:
-    """[size, digest] of every recording in a table, [reason, detail] of one that cannot be used; plain values."""
+    """[size, digest] of every recording in a table, or [reason, detail] if it cannot be used."""
     cells: list[list[Any]] = []
     for group in range(file.num_row_groups):
         end = len(cells) + file.metadata.row_group(group).num_rows
@@ -348,12 +348,11 @@ def digest_cells(file: pq.ParquetFile) -> list[list[Any]]:
 def embedded_files(
     table: bytes, file: pq.ParquetFile, cells: list[list[Any]] | None
 ) -> Iterator[tuple[EmbeddedFile | DecodeError, dict[str, Any]]]:
-    """The recordings embedded in an opened table (`table` in the corpus), each with its row's plain values.
+    """The recordings embedded in an opened table (`table` in the corpus), each with the plain values of its row.
 
-    `cells` are those of digest_cells; one that cannot be used gives a DecodeError instead, and what the table calls it under the
-    recordings' column. None: only which are absent is given, where the table counts these, and sizes
-    are shares of their row groups'.
-    DecodeError is raised where the rest of the table is damaged.
+    `cells` is the result of digest_cells. An unusable cell gives a DecodeError, and its path under the column of recordings. With
+    `cells` None, only nulls are detected, and sizes are averages of the row group. Raises DecodeError if the rest of the table is
+    damaged.
     """
     column = audio_column(file.schema_arrow)
     row, end = 0, 0
@@ -376,7 +375,7 @@ def embedded_files(
 
 
 def class_names(schema: pa.Schema) -> dict[str, list[str]]:
-    """The names of the classes that columns of numbers stand for, as `datasets` keeps them in a table's metadata."""
+    """Class names of integer columns, which `datasets` stores in the metadata of a table."""
     try:
         features = params.parse_json((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
         classes = {column: (feature.get("feature") or feature).get("names") for column, feature in features.items()}

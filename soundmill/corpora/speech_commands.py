@@ -1,4 +1,4 @@
-"""Speech Commands: a folder of recordings for each word, and lists of those for validation and test. SC09: its ten digits."""
+"""Speech Commands: a folder per word and lists of the files for validation and test. SC09: its ten digits."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from soundmill.corpora.inventory import AudioFile, Inventory
 from soundmill.corpora.join import join
 from soundmill.corpora.metadata import read_lines
 from soundmill.corpora.resolver import folders_of_key
-from soundmill.corpora.rows import Row
+from soundmill.corpora.rows import ManifestRow
 from soundmill.corpora.tables import CorpusTables, Format
 
 NAME = re.compile(r"(?P<speaker>[0-9a-f]+)_nohash_\d+")
-NO_WORD = re.compile(rb"_.*_")  # `_background_noise_`; `_silence_` and `_unknown_` of the test set that is published by itself
+NO_WORD = re.compile(rb"_.*_")  # `_background_noise_`; `_silence_` and `_unknown_` of the separate test set
 LISTS = {b"validation_list.txt": "valid", b"testing_list.txt": "test"}
 DIGITS = frozenset({"zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"})
 
 
 @dataclass(frozen=True)
 class SpeechCommands:
-    """The adapter of all words, or of these alone."""
+    """The adapter for all words, or only `words`."""
 
     FORMAT: Format
     words: frozenset[str] | None = None
 
     def detect(self, inventory: Inventory) -> bool:
-        """Whether most files are named and lie as here, and none of those in another word's folder."""
+        """Whether most files have such names and folders, all of them in folders of `words`."""
         spoken = [word for file in inventory.audio if (word := _word(file)) and NAME.fullmatch(file.stem)]
         return 2 * len(spoken) > len(inventory.audio) and (self.words is None or self.words >= set(spoken))
 
     def read(self, inventory: Inventory, num_shards: int) -> CorpusTables:
-        """Rows of words: one label each, the speaker as the group; where there are lists, what they leave out trains.
+        """Tables of words: one label per recording, the speaker as the group; with lists, all other files are for training.
 
-        Recordings of no word or of another one are left out, and a remark counts them.
+        Recordings of other words, or of none, are left out and counted in a remark.
         """
         tables = CorpusTables()
         lists = sorted(name for name in inventory.metadata if os.path.basename(name) in LISTS)
@@ -45,7 +45,7 @@ class SpeechCommands:
         if not word_of and not rows:
             raise inventory.lacks("file like `yes/0a7c2a8d_nohash_0.wav`", "put Speech Commands' folders of words there")
         for of_word, what in (
-            (False, "recordings that are no words, as in `_background_noise_`, which are left out"),
+            (False, "recordings that are not words, as in `_background_noise_`, which are left out"),
             (True, f"recordings of other words than those of {self.FORMAT.name}, which are left out"),
         ):
             others = [file.path for file in inventory.audio if file not in word_of and bool(_word(file)) is of_word]
@@ -53,7 +53,7 @@ class SpeechCommands:
         parts = {word: word for word in word_of.values()}
         join(replace(inventory, audio=list(word_of)), rows, num_shards, tables, unique=True, parts=parts)
         files = {file.raw_path: file for file in word_of}
-        for recording in tables.recordings:  # folder and name tell all but the split
+        for recording in tables.recordings:  # label and group come from folder and name
             file = files[recording["raw_path"]]
             name = NAME.fullmatch(file.stem)
             recording["labels"] = [word_of[file]]
@@ -71,14 +71,14 @@ def _word(file: AudioFile) -> str | None:
     return class_label(folder) if folder and not NO_WORD.fullmatch(folder) else None
 
 
-def _rows(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[Row]:
+def _rows(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[ManifestRow]:
     for line, key in read_lines(inventory, name):
         *folders, _ = folders_of_key(key)
         if folders:
             word = class_label(os.fsencode(folders[-1]))
-            yield Row(name, line, key.strip(), labels=[word], split=LISTS[os.path.basename(name)], part=word)
+            yield ManifestRow(name, line, key.strip(), labels=[word], split=LISTS[os.path.basename(name)], part=word)
         else:
-            tables.reject(name, "bad path", f"line {line}: {key!r:.80} is no path like `yes/0a7c2a8d_nohash_0.wav`")
+            tables.reject(name, "bad path", f"line {line}: {key!r:.80} is not a path like `yes/0a7c2a8d_nohash_0.wav`")
 
 
 SPEECH_COMMANDS = SpeechCommands(

@@ -1,4 +1,4 @@
-"""Train, valid and test: whole recordings are assigned, by their given split, their fold, or a stable hash."""
+"""Assigning recordings to train, valid and test: by given split, fold or a stable hash."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import pyarrow as pa
+
 from soundmill import hashing
 
-PROTECTED = ("test", "valid", "train")  # of a source with recordings in several splits, the first of these that occurs
+PROTECTED = ("test", "valid", "train")  # a source with several splits gets the first of these that occurs
 
 Source = Literal["given", "folds", "hash"]
 NAMED = 12  # labels, in a warning
@@ -18,7 +20,7 @@ NAMED = 12  # labels, in a warning
 
 @dataclass(slots=True)
 class _Unit:
-    """Recordings that must not part: cuts of one video or one original."""
+    """Recordings that must share a split: parts of one video or original."""
 
     key: str
     stratum: str = ""
@@ -40,12 +42,11 @@ def assign(
 ) -> tuple[dict[str, str], Source]:
     """Split of every recording (rows of manifest.RECORDINGS) and what decided it.
 
-    Given splits hold; else the highest of several folds is test. Where that leaves test or valid without a recording, a share
-    `test_fraction` of the training part, then `valid_fraction` of the rest, becomes it, by a hash that ignores the order. Shares
-    are of recordings, spread over their `labels` (recording_id → main label), and of `described` ones (that have a caption)
-    where there are any: the others are no use outside training. (Test takes of all where one source alone is described.)
-    Of few sources each split gets one, test before valid. Train is never empty: splits or folds that would leave it so are put
-    aside, and a lone source trains.
+    Given splits are used; else the highest of several folds is test. If test or valid is then empty, it gets a share of the
+    training recordings (`test_fraction`, then `valid_fraction` of the rest), by a hash that does not depend on their order. Shares
+    count recordings, are spread over their main label (`labels`, by recording id), and are taken from `described` recordings, if
+    any, since others are useful only for training; if only one source is described, test is taken from all. With few sources each
+    split gets one, test before valid. Train is never empty: splits or folds without it are ignored, and a single source is train.
     """
     units: dict[str, _Unit] = {}
     key_of: dict[str, str] = {}
@@ -69,7 +70,7 @@ def assign(
     source: Source = "hash"
     choices: list[tuple[Source, dict[str, str]]] = [("given", given), ("folds", by_fold)]
     if set(given.values()) == {"train"} and by_fold:
-        choices.reverse()  # a corpus without splits of its own has all of it called train; folds say more
+        choices.reverse()  # all train means no splits; folds are more useful
     for name, choice in choices:
         if choice and (len(choice) < len(everything) or "train" in choice.values()):
             splits, source = choice, name
@@ -85,29 +86,42 @@ def assign(
     return {recording_id: splits.get(key, "train") for recording_id, key in key_of.items()}, source
 
 
-def warnings(clips: Iterable[tuple[str, Sequence[str]]], test_fraction: float, sources: int) -> list[str]:
-    """What is wrong with these splits and labels of clips, and what to do, in a line each; `sources`: how many must not part."""
+def describe(recordings: pa.Table, captions: pa.Table) -> tuple[dict[str, list[str]], set[str]]:
+    """Labels by recording, those of its captions before its own, and the recordings that have a caption or a label.
+
+    `recordings` has `recording_id` and `labels`, `captions` the same.
+    """
+    labels_of: dict[str, list[str]] = defaultdict(list)
+    for table in (captions, recordings):
+        for name, labels in zip(table["recording_id"].to_pylist(), table["labels"].to_pylist(), strict=True):
+            labels_of[name] += labels or ()
+    described = {name for name, labels in labels_of.items() if labels} | set(captions["recording_id"].to_pylist())
+    return dict(labels_of), described
+
+
+def warnings(recordings: Iterable[tuple[str, Sequence[str]]], test_fraction: float, sources: int) -> list[str]:
+    """Problems of these splits and labels of recordings, each with its remedy; `sources`: groups that share a split."""
     of_split: dict[str, set[str]] = defaultdict(set)
-    for split, labels in clips:
+    for split, labels in recordings:
         of_split[split].update(labels)
     lines = []
     if "test" not in of_split:
         if test_fraction == 0:
             remedy = "raise splits.test_fraction"
         elif sources < 2:
-            remedy = "all recordings are of one source or copies of one sound, and stay in one split: add others"
+            remedy = "all recordings have one source or are copies of one sound, so they share a split: add others"
         else:
             remedy = "raise splits.test_fraction, or add recordings"
         lines.append(
-            f"no clip is in test, so `generate` and `evaluate` will fail after the training: {remedy}. `soundmill generate` makes "
-            "sounds of what is trained"
+            f"no clip is in test, so `generate` and `evaluate` will fail after training: {remedy}. `soundmill generate` works "
+            "without test clips"
         )
     every = sorted(set().union(*of_split.values()))
     for split in ("train", "test"):
         lacking = [label for label in every if label not in of_split[split]] if split in of_split else []
         if lacking:
             named = ", ".join(lacking[:NAMED]) + (" …" if len(lacking) > NAMED else "")
-            what = "they are not learnt" if split == "train" else "they are not scored"
+            what = "they are not learned" if split == "train" else "they are not scored"
             lines.append(
                 f"{len(lacking)} of {len(every)} labels have no clip in {split}: {named}; add recordings of them, or {what}"
             )
@@ -115,14 +129,14 @@ def warnings(clips: Iterable[tuple[str, Sequence[str]]], test_fraction: float, s
 
 
 def extend(recordings: Iterable[dict[str, Any]], split_of: dict[str, str], decided_by: Source) -> dict[str, str]:
-    """Split of every recording (rows of manifest.RECORDINGS), where `split_of`, as `decided_by` says, has only some.
+    """Split of every recording (rows of manifest.RECORDINGS), given those of some in `split_of`.
 
-    Another one goes with its group; else by its own given split or fold, where these decide; else it trains.
+    The others get the split of their group; else their given split or fold, if `decided_by` that; else train.
     """
     rows = list(recordings)
-    known = [row for row in rows if row["recording_id"] in split_of]
-    of_group = {row["group"]: split_of[row["recording_id"]] for row in known if row["group"]}
-    test_folds = {row["fold"] for row in known if split_of[row["recording_id"]] == "test"} if decided_by == "folds" else set()
+    assigned = [row for row in rows if row["recording_id"] in split_of]
+    of_group = {row["group"]: split_of[row["recording_id"]] for row in assigned if row["group"]}
+    test_folds = {row["fold"] for row in assigned if split_of[row["recording_id"]] == "test"} if decided_by == "folds" else set()
 
     def rest(row: dict[str, Any]) -> str:
         own = row["split"] if decided_by == "given" else "test" if row["fold"] in test_folds else None
@@ -132,9 +146,9 @@ def extend(recordings: Iterable[dict[str, Any]], split_of: dict[str, str], decid
 
 
 def join(recordings: Iterable[dict[str, Any]], pairs: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
-    """The rows with a `group` that holds together what `pairs` of recording ids, or the groups that rows have, hold together.
+    """The rows with a `group` that is shared by all recordings connected by `pairs` of ids or by their groups.
 
-    Given splits and folds win: where they part a pair, it stays parted, for else one duplicate in test would take the other there.
+    Pairs whose given splits or folds differ are not joined: a duplicate in test would take the other one with it.
     """
     rows = list(recordings)
     key_of = {row["recording_id"]: row["group"] or row["recording_id"] for row in rows}
@@ -157,25 +171,25 @@ def join(recordings: Iterable[dict[str, Any]], pairs: Iterable[tuple[str, str]])
 def _share(units: list[_Unit], fraction: float, keep: int) -> list[str]:
     """Keys of units with a share of the recordings, at least one if the fraction is not 0, spread evenly over strata.
 
-    `units` are in the order of their hashes. A stratum loses its only unit last: a class should stay in training. At least one
-    unit is left, and `keep` where there are more than that.
+    `units` are sorted by hash. A stratum loses its only unit last, so that every class stays in training. At least one unit is
+    left, and `keep` if there are more.
     """
     most = len(units) - min(keep, max(1, len(units) - 1))
     total = sum(unit.size for unit in units)
-    wanted = max(1, math.floor(total * fraction + 0.5)) if fraction > 0 and len(units) > 1 else 0
+    target = max(1, math.floor(total * fraction + 0.5)) if fraction > 0 and len(units) > 1 else 0
     strata: dict[str, list[_Unit]] = defaultdict(list)
     for unit in units:
         strata[unit.stratum].append(unit)
     taken: dict[str, _Unit] = {}
     seen = 0
     for _, members in sorted(strata.items()):
-        before = math.floor(seen * wanted / total + 0.5)
+        before = math.floor(seen * target / total + 0.5)
         seen += sum(unit.size for unit in members)
-        due = math.floor(seen * wanted / total + 0.5) - before
+        due = math.floor(seen * target / total + 0.5) - before
         _take(members, due, min(len(members) - 1, most - len(taken)), taken)
     left = {name: sum(unit.key not in taken for unit in members) for name, members in strata.items()}
-    missing = wanted - sum(unit.size for unit in taken.values())
-    for at_least in (2, 1):  # what a stratum must still have to give one more
+    missing = target - sum(unit.size for unit in taken.values())
+    for at_least in (2, 1):  # units left in a stratum that gives another one
         for unit in units:
             lacking = missing if len(taken) < most else 0
             if lacking < 1:
@@ -185,14 +199,14 @@ def _share(units: list[_Unit], fraction: float, keep: int) -> list[str]:
                 taken[unit.key] = unit
                 missing -= unit.size
                 left[unit.stratum] -= 1
-    if wanted and not taken:  # each that may go is more than half of all
+    if target and not taken:  # each candidate has more than half of the recordings
         smallest = min(units, key=lambda unit: (left[unit.stratum] < 2, unit.size, unit.order))
         taken[smallest.key] = smallest
     return sorted(taken)
 
 
 def _take(members: list[_Unit], due: int, most: int, taken: dict[str, _Unit]) -> None:
-    """Take units of one stratum with `due` recordings in all, or the smallest one if each has more; `most` units at most."""
+    """Add at most `most` units of one stratum with `due` recordings in all, or the smallest if each has more, to `taken`."""
     fitting = []
     room = due
     for unit in members:

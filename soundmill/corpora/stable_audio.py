@@ -1,4 +1,4 @@
-"""stable-audio-tools: a `.json` (or `.txt`) with the prompt beside every recording, of the same name. LAION-CLAP's say `text`."""
+"""stable-audio-tools: a `.json` (or `.txt`) with the prompt beside each recording; LAION-CLAP's key is `text`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from soundmill.corpora.folder import layout_of
 from soundmill.corpora.inventory import AudioFile, Inventory
 from soundmill.corpora.join import join
 from soundmill.corpora.metadata import MAX_TEXT_BYTES, read_head, read_sidecar
-from soundmill.corpora.rows import Row
+from soundmill.corpora.rows import ManifestRow
 from soundmill.corpora.tables import CorpusTables, Format
 from soundmill.decoding.decode import DecodeError
 from soundmill.params import parse_json
@@ -25,8 +25,8 @@ FORMAT = Format(
     split="folders named after splits, as in `folder`",
 )
 
-KEYS = ("prompt", "text")  # of which the first counts that says something
-LOOKED_AT = 50  # pairs, to tell these from other jsons beside recordings
+KEYS = ("prompt", "text")  # the first non-empty one is used
+LOOKED_AT = 50  # pairs, for detection among other jsons beside recordings
 
 
 def detect(inventory: Inventory) -> bool:
@@ -36,7 +36,7 @@ def detect(inventory: Inventory) -> bool:
 
 
 def read(inventory: Inventory, num_shards: int) -> CorpusTables:
-    """Rows of such a corpus: a prompt for every recording that has one."""
+    """Tables of such a corpus: the prompt of each recording that has one."""
     tables = CorpusTables()
     rows = list(_rows(inventory, tables))
     if not rows:
@@ -55,7 +55,7 @@ def _pairs(inventory: Inventory, extension: bytes) -> Iterator[tuple[AudioFile, 
             yield file, name
 
 
-def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[Row]:
+def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[ManifestRow]:
     described, paired = set(), set()
     keys = set(KEYS)
     for file, name in _pairs(inventory, b".json"):
@@ -64,27 +64,27 @@ def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[Row]:
         value = _value(inventory, name, tables)
         keys.update(value)
         if prompts := _prompts(value):
-            yield Row(name, "prompt", os.fsdecode(file.raw_path), captions=prompts, at_root=True)
+            yield ManifestRow(name, "prompt", os.fsdecode(file.raw_path), captions=prompts, at_root=True)
     for name in inventory.metadata:
-        # Its recording is missing if it says what those beside recordings say, and nothing else; others are no sidecars.
+        # A json with only the keys of sidecars has lost its recording; others are not sidecars.
         if name.lower().endswith(b".json") and name not in paired and (prompts := _prompts(value := _peek(inventory, name))):
             if value.keys() <= keys:
                 inventory.opened.add(name)
-                yield Row(name, "prompt", os.fsdecode(os.path.splitext(name)[0]), captions=prompts, at_root=True)
+                yield ManifestRow(name, "prompt", os.fsdecode(os.path.splitext(name)[0]), captions=prompts, at_root=True)
     for file, name in _pairs(inventory, b".txt"):
         if file.raw_path not in described and (text := _text(inventory, name, tables)):
-            yield Row(name, 1, os.fsdecode(file.raw_path), captions=[text], at_root=True)
+            yield ManifestRow(name, 1, os.fsdecode(file.raw_path), captions=[text], at_root=True)
 
 
 def _value(inventory: Inventory, name: bytes, tables: CorpusTables) -> dict[str, Any]:
-    """What the json beside a recording says; where it has no prompt it is quarantined."""
+    """The json beside a recording; one without a prompt is quarantined."""
     text = _text(inventory, name, tables)
     if text is None:
         return {}
     try:
         value = parse_json(text) if text else None
     except ValueError:
-        tables.reject(name, "unreadable caption", "no JSON")
+        tables.reject(name, "unreadable caption", "not JSON")
         return {}
     value = value if isinstance(value, dict) else {}
     if not _prompts(value):
@@ -93,7 +93,7 @@ def _value(inventory: Inventory, name: bytes, tables: CorpusTables) -> dict[str,
 
 
 def _peek(inventory: Inventory, name: bytes) -> dict[str, Any]:
-    """What a json that may be anything says; nothing if it is too long for a sidecar."""
+    """The object in any json; empty if it is too long for a sidecar."""
     try:
         value = parse_json(read_head(inventory, name, MAX_TEXT_BYTES))
     except ValueError:
@@ -109,7 +109,7 @@ def _prompts(value: dict[str, Any]) -> list[str]:
 
 
 def _text(inventory: Inventory, name: bytes, tables: CorpusTables) -> str | None:
-    """The file's text; None, and it is quarantined, where that fails: it costs one recording its caption."""
+    """The text of a sidecar; None if it cannot be read and was quarantined."""
     try:
         return read_sidecar(inventory, name)
     except DecodeError as error:

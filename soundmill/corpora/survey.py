@@ -1,4 +1,4 @@
-"""A survey of a folder of recordings: its contents, and the cost of the pipeline over it. Opens headers only, writes nothing."""
+"""Survey of a folder of recordings: its contents and the estimated cost of the pipeline. Reads headers only, writes nothing."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from soundmill import hashing
-from soundmill.corpora import check, splits
+import pyarrow as pa
+
+from soundmill import hashing, manifest
+from soundmill.corpora import check, handover, inventory, registry, splits, union
 from soundmill.corpora.sources import Sources
 
-PROBED = 200  # headers read for the estimate, spread evenly over the corpus
-# Two cores, clips of 5 s, from runs over ESC-10 and the embedded corpus (docs/results.md), rounded up.
+DESCRIBED_BY = pa.schema([manifest.CAPTIONS.field(name) for name in ("recording_id", "labels")])
+PROBED = 200  # headers read for the estimate, evenly spaced over the corpus
+# Measured on two cores with 5 s clips of ESC-10 and the embedded corpus (docs/results.md), rounded up.
 PREPARE_SECONDS_PER_CLIP = 0.06
 STAGE_SECONDS = 90.0  # starting the stages, the tagger, scoring
 BYTES_PER_AUDIO_SECOND = 110_000  # clips and mixes (FLAC), named WAVs, spectrograms, and DVC's cache of all of them
@@ -24,56 +27,57 @@ BYTES_PER_AUDIO_SECOND = 110_000  # clips and mixes (FLAC), named WAVs, spectrog
 
 @dataclass(frozen=True)
 class Survey:
-    """The contents of one directory."""
+    """Contents of one directory."""
 
     directory: Path
     format: str
     recordings: int
     size: int  # bytes
     seconds: float  # estimated from the headers of up to PROBED recordings
-    unreadable: int  # of the probed ones
+    unreadable: int  # of `probed`
     probed: int
     captions: int
     labels: tuple[str, ...]
     splits: dict[str, int]
     folds: int
     rows: tuple[dict[str, Any], ...]  # of manifest.RECORDINGS
-    labels_of: dict[str, list[str]]  # by recording: its own and its captions'
+    labels_of: dict[str, list[str]]  # by recording id; labels of captions come first
     described: frozenset[str]  # recordings with a caption or labels
-    matched: int  # listed clips with their file
-    missing: int  # and without
-    orphans: int  # files that nothing lists
+    matched: int  # listed clips with a file
+    missing: int  # listed clips without a file
+    orphans: int  # files without a row
     collisions: int
     ambiguous: int
     remarks: tuple[str, ...]
     rejected: tuple[dict[str, str], ...]
     ignored: int
+    packed: bytes | None  # the tables for `scan`; see handover.py
 
     def describe(self, parameters: dict[str, Any], training_seconds: float) -> list[str]:
-        """Lines for a person: what is there, and what the run with these parameters will make of it and take.
+        """Lines to print: the contents, and the estimated clips, time and disk space of a run with these parameters.
 
-        `training_seconds`: what the families will take, on this machine.
+        `training_seconds`: estimated training time of all families on this machine.
         """
         lines = [
             f"corpus      {self.directory}",
             f"format      {self.format}",
             f"recordings  {self.recordings} ({_size(self.size)}, about {_duration(self.seconds)}); {self.ignored} other files",
             f"captions    {self.captions or 'none'}" + ("" if self.captions or not self.labels else "; made from the labels"),
-            f"described   {self.matched} clips with a file, {self.missing} without (missing); {self.orphans} files have neither",
+            f"described   {self.matched} clips with a file, {self.missing} without (missing); {self.orphans} files without a row",
             f"labels      {_listed(self.labels)}",
             f"splits      {self._splits()}",
         ]
         if self.unreadable:
-            lines.append(f"unreadable  {self.unreadable} of {self.probed} looked at; they will be quarantined with the reason")
+            lines.append(f"unreadable  {self.unreadable} of {self.probed} headers read; such files will be quarantined")
         if self.rejected:
             first = self.rejected[0]
             lines.append(f"rejected    {len(self.rejected)} (first: {first['path']}: {first['reason']})")
         if self.collisions:
-            lines.append(f"collisions  {self.collisions} ids are those of several files or rows")
+            lines.append(f"collisions  {self.collisions} ids of several files or rows")
         if self.ambiguous:
-            lines.append(f"ambiguous   {self.ambiguous} names may mean several things")
+            lines.append(f"ambiguous   {self.ambiguous} names with several meanings")
         if self.missing or self.collisions or self.ambiguous:
-            lines.append(f"            all of them: soundmill corpus check {shlex.quote(str(self.directory))}")
+            lines.append(f"            list them all: soundmill corpus check {shlex.quote(str(self.directory))}")
         lines += [f"note        {remark}" for remark in self.remarks]
         lines += [f"warning     {line}" for line in self.warnings(parameters["splits"])]
         clips = self.num_clips(parameters["clips"]["default"]["clip_seconds"])
@@ -89,7 +93,7 @@ class Survey:
         return max(self.recordings, math.ceil(self.seconds / clip_seconds))
 
     def warnings(self, parameters: dict[str, Any]) -> list[str]:
-        """What will be wrong with the splits by the section `splits`, as far as headers tell; they do not tell copies."""
+        """Expected problems with the splits under the section `splits`; duplicates are not known yet."""
         main = {name: labels[0] for name, labels in self.labels_of.items() if labels}
         fractions = {name: parameters[name] for name in ("valid_fraction", "test_fraction")}
         split_of, _ = splits.assign(self.rows, main, set(self.described), **fractions, seed=parameters["seed"])
@@ -100,26 +104,26 @@ class Survey:
     def _splits(self) -> str:
         if self.splits:
             return ", ".join(f"{name} {count}" for name, count in sorted(self.splits.items()))
-        return f"{self.folds} folds; the highest is test" if self.folds > 1 else "none given; a stable hash will deal them out"
+        return f"{self.folds} folds; the highest is test" if self.folds > 1 else "none given; a stable hash will assign them"
 
 
 def survey(directory: Path, follow_links: bool = False) -> Survey:
-    """Look at a directory; raises UserError, naming it, where it holds nothing that may be a recording.
-
-    `follow_links` as in inventory.take.
-    """
-    report = check.check(directory, follow_links=follow_links)
-    report.inventory.check_not_empty()
-    tables = report.tables
+    """Survey a directory; UserError, naming it, if it has no possible recording. `follow_links` as in inventory.take."""
+    place = check.directory_of(directory, follow_links=follow_links)
+    files = inventory.take(place.root, digests=False, follow_links=follow_links)
+    files.check_not_empty()
+    state = handover.state(files)
+    tables = registry.read(registry.AUTO, files, 1, needs_audio=False)
+    packed = handover.pack(state, tables) if state else None
+    report = check.report_of(place.root, [place], [union.UnionPart("", 1.0, files, tables)])
     rows = tables.recordings
     step = max(1, len(rows) // PROBED)
     probed = rows[::step]
     lengths = check.probe(Sources({b"": bytes(report.path)}), (row["raw_path"] for row in probed))
     seconds = [length for length in lengths if isinstance(length, float)]
     mean = sum(seconds) / len(probed) if probed else 0.0
-    labels_of: dict[str, list[str]] = {}
-    for row in [*rows, *tables.captions]:
-        labels_of.setdefault(row["recording_id"], []).extend(row["labels"] or [])
+    described_by = (pa.Table.from_pylist(some, DESCRIBED_BY) for some in (rows, tables.captions))
+    labels_of, described = splits.describe(*described_by)
     return Survey(
         directory=report.path,
         format=tables.format,
@@ -129,12 +133,12 @@ def survey(directory: Path, follow_links: bool = False) -> Survey:
         unreadable=len(probed) - len(seconds),
         probed=len(probed),
         captions=len(tables.captions),
-        labels=tuple(sorted({label for row in [*rows, *tables.captions] for label in row["labels"]})),
+        labels=tuple(sorted(set().union(*labels_of.values()))),
         splits=dict(Counter(row["split"] for row in rows if row["split"])),
         folds=len({row["fold"] for row in rows if row["fold"] is not None}),
         rows=tuple(rows),
         labels_of=labels_of,
-        described=frozenset({row["recording_id"] for row in tables.captions} | {name for name, its in labels_of.items() if its}),
+        described=frozenset(described),
         collisions=len(tables.collisions),
         matched=len(tables.matched),
         missing=len(tables.missing),
@@ -142,12 +146,13 @@ def survey(directory: Path, follow_links: bool = False) -> Survey:
         ambiguous=len(tables.ambiguous),
         remarks=tuple(tables.remarks),
         rejected=tuple(report.damaged),
-        ignored=sum(report.inventory.ignored.values()),
+        ignored=sum(files.ignored.values()),
+        packed=packed,
     )
 
 
 def slug(directory: Path) -> str:
-    """A name for the workspace of a corpus: readable, and another one for another directory of the same name."""
+    """A readable workspace name for a corpus, distinct for directories of the same name."""
     path = os.fsencode(directory.resolve())
     readable = re.sub(rb"[^A-Za-z0-9]+", b"-", os.path.basename(path)).strip(b"-").lower().decode() or "corpus"
     return f"{readable[:40]}-{hashing.digest(path)[:6]}"

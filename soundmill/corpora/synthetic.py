@@ -1,6 +1,6 @@
-"""The embedded corpus: recordings of synthesised sound events, and captions composed from what each clip window really holds.
+"""The embedded corpus: recordings of synthesised sound events, with captions composed from the events in each clip window.
 
-Everything follows from the seed: `plan` says which events sound when in which recording, `render` makes one recording of it.
+Everything follows from the seed: `plan` places events in recordings, `render` makes the sound of one.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from soundmill.corpora.sounds import GENERATORS
 from soundmill.errors import UserError
 
 LABELS = tuple(sorted(GENERATORS))
-MIN_TRAINING = 8  # recordings, below which the training split could not hold every event
+MIN_TRAINING = 8  # recordings; fewer could not contain every event
 MIN_RECORDINGS = MIN_TRAINING + 2 * 4
 
-# Captions of each event; each phrase has a word that no other event's phrases have.
+# Captions of each event; each phrase has a word that is unique to its event.
 PHRASES: dict[str, tuple[str, ...]] = {
     "bell": ("a bell rings", "a bell tolls"),
     "bird": ("a bird sings", "a bird chirps"),
@@ -38,10 +38,10 @@ PHRASES: dict[str, tuple[str, ...]] = {
     "snare drum": ("a snare drum is played", "a snare drum cracks"),
     "wind": ("wind blows", "wind howls"),
 }
-CONTINUOUS = ("rain", "wind", "engine", "clock")  # what can go on behind another event
+CONTINUOUS = ("rain", "wind", "engine", "clock")  # events that may continue behind another
 SILENT_CAPTION = "hardly anything is heard"
 
-# (extension, rate, channels): what AudioCaps downloads come as.
+# (extension, rate, channels) of AudioCaps downloads.
 CONTAINERS = (("wav", 44_100, 2), ("flac", 48_000, 1), ("ogg", 32_000, 1), ("mp3", 44_100, 2), ("m4a", 48_000, 2))
 ENCODERS = {
     "ogg": ("-c:a", "libvorbis", "-q:a", "6", "-f", "ogg"),
@@ -50,16 +50,16 @@ ENCODERS = {
 }
 ENCODE_TIMEOUT = 120  # seconds; 35 s of sound take less than one
 
-EDGE_SECONDS = 0.8  # an event overlaps a window by at least this or not at all, so a caption is never arguable
+EDGE_SECONDS = 0.8  # an event overlaps a window by at least this or not at all, so captions are unambiguous
 PAUSE_SECONDS = 0.35  # between events in sequence
 FADE_SECONDS = 0.02
 OVERLAP_SECONDS = 0.3  # events that overlap at least this long are joined by "while", others by "then"
-ROOM_DBFS = -66.0  # noise floor, so no recording is digitally silent
+ROOM_DBFS = -66.0  # noise floor, so that no recording is digitally silent
 
 
 @dataclass(frozen=True)
 class Event:
-    """One sound from `onset` to `offset` seconds; `gain` in dB beside the others, `pan` from -1 (left) to 1."""
+    """One sound from `onset` to `offset` seconds; relative `gain` in dB, `pan` from -1 (left) to 1."""
 
     label: str
     onset: float
@@ -70,10 +70,10 @@ class Event:
 
 @dataclass(frozen=True)
 class Recording:
-    """One file of the corpus, as planned."""
+    """The plan of one file."""
 
     index: int
-    split: str  # train | val | test, as AudioCaps names its csv files
+    split: str  # train | val | test, as in AudioCaps' csv names
     video: str
     start: int  # seconds into the imagined video
     name: str
@@ -87,7 +87,7 @@ class Recording:
 
 @dataclass(frozen=True)
 class Window:
-    """What is in one clip: `labels` with the longest-sounding event first; times relative to the recording."""
+    """Contents of one clip; `labels` sorted by duration, longest first; times relative to the recording."""
 
     start: float
     caption: str
@@ -97,7 +97,7 @@ class Window:
 def plan(
     recordings: int, valid_fraction: float, test_fraction: float, window_seconds: float, min_seconds: float, seed: int
 ) -> list[Recording]:
-    """The whole corpus on paper: `val` and `test` hold every event alone, `train` single events, sequences and overlaps."""
+    """Plan the corpus: `val` and `test` have every event alone, `train` single events, sequences and overlaps."""
     held_out = {"val": max(4, round(recordings * valid_fraction)), "test": max(4, round(recordings * test_fraction))}
     training = recordings - sum(held_out.values())
     if training < MIN_TRAINING:
@@ -111,7 +111,7 @@ def plan(
     ] + [("train", scene) for scene in _training_scenes(rng, training, window_seconds, min_seconds)]
     videos = _videos(rng, recordings)
     starts = [int(start) * 10 for start in rng.integers(0, 58, recordings)]
-    # One video of which two stretches were taken, as happens in the wild: its id alone does not name a file.
+    # Two recordings of one video, as in real corpora: its id alone does not identify a file.
     videos[-1], starts[-1], starts[-2] = videos[-2], 300, 30
     planned = []
     for index, (split, (seconds, events)) in enumerate(scenes):
@@ -129,7 +129,7 @@ Scene = tuple[float, list[Event]]  # seconds, events
 
 
 def _held_out_scenes(rng: np.random.Generator, count: int, window: float, shortest: float) -> list[Scene]:
-    """Every event once, alone in windows of its own; every third scene goes on with a second event over the last."""
+    """Every event once, alone in its windows; every third scene ends with a second event over the last."""
     order = [str(label) for label in rng.permutation(LABELS)]
     scenes = []
     for number in range(count):
@@ -147,7 +147,7 @@ def _held_out_scenes(rng: np.random.Generator, count: int, window: float, shorte
 
 
 def _training_scenes(rng: np.random.Generator, count: int, window: float, shortest: float) -> list[Scene]:
-    """Two thirds single events of 2–20 s, all events equally often; the rest sequences and overlaps of 12–35 s."""
+    """Two thirds single events of 2–20 s, all equally often; the rest sequences and overlaps of 12–35 s."""
     singles = count - count // 3
     dealt = [str(label) for _ in range(-(-singles // len(LABELS))) for label in rng.permutation(LABELS)][:singles]
     scenes: list[Scene] = []
@@ -156,7 +156,7 @@ def _training_scenes(rng: np.random.Generator, count: int, window: float, shorte
         seconds = _cut(rng.uniform(2, 4.5) if number % 6 == 5 else rng.uniform(8, 20), window, shortest)
         scenes.append((seconds, [_event(rng, label, 0, seconds, window, seconds)]))
     makers = (_sequence_scene, _overlap_scene, _layered_scene)
-    undealt = [label for label in LABELS if label not in dealt]  # in a small corpus: these come in sequences
+    undealt = [label for label in LABELS if label not in dealt]  # in a small corpus; they are added to sequences
     for number in range(count - singles):
         seconds = _cut(35.0 if number == 0 else rng.uniform(12, 30), window, shortest)
         if undealt:
@@ -175,7 +175,7 @@ def _sequence_scene(rng: np.random.Generator, seconds: float, window: float) -> 
 
 
 def _overlap_scene(rng: np.random.Generator, seconds: float, window: float) -> list[Event]:
-    """Something goes on while something else comes and goes."""
+    """One event during another, continuous one."""
     behind = str(rng.choice(CONTINUOUS))
     before = _other(rng, CONTINUOUS)
     onset, offset = seconds * rng.uniform(0.15, 0.3), seconds * rng.uniform(0.65, 0.85)
@@ -183,7 +183,7 @@ def _overlap_scene(rng: np.random.Generator, seconds: float, window: float) -> l
 
 
 def _layered_scene(rng: np.random.Generator, seconds: float, window: float) -> list[Event]:
-    """Two at once, then a third: "a siren wails while rain falls, then a bell rings"."""
+    """Two events at once, then a third: "a siren wails while rain falls, then a bell rings"."""
     behind = str(rng.choice(CONTINUOUS))
     first = _other(rng, CONTINUOUS)
     then = _other(rng, [behind, first])
@@ -196,7 +196,7 @@ def _layered_scene(rng: np.random.Generator, seconds: float, window: float) -> l
 
 
 def _in_turn(rng: np.random.Generator, labels: Sequence[str], seconds: float, window: float, aligned: bool) -> list[Event]:
-    """Events one after the other; `aligned`: changing with the windows, so that each window holds one."""
+    """Events in sequence; `aligned`: changing at window edges, so that each window has one event."""
     share = seconds / len(labels)
     if aligned and share >= window:
         share = window * int(share / window)
@@ -219,7 +219,7 @@ def _other(rng: np.random.Generator, taken: Sequence[str]) -> str:
 
 
 def _event(rng: np.random.Generator, label: str, onset: float, offset: float, window: float, seconds: float) -> Event:
-    """An event whose ends are moved to the next window's edge where they would be a mere touch of a window."""
+    """An event; ends that would overlap a window by less than EDGE_SECONDS are moved to the window edge."""
     edge = min(EDGE_SECONDS, window / 2)
 
     def snapped(time: float) -> float:
@@ -237,7 +237,7 @@ def _behind(event: Event) -> Event:
 
 
 def _cut(seconds: float, window: float, shortest: float) -> float:
-    """A duration whose last window is whole, or clearly long enough to become a clip, whatever padding a codec adds."""
+    """A duration whose last window is whole, or clearly long enough for a clip, whatever padding a codec adds."""
     rest = seconds % window
     if rest < min(shortest + EDGE_SECONDS, window) and seconds > window:
         seconds -= rest
@@ -245,27 +245,27 @@ def _cut(seconds: float, window: float, shortest: float) -> float:
 
 
 def _videos(rng: np.random.Generator, count: int) -> list[str]:
-    """Random ids as YouTube's; the first few have what trips parsers: a leading `-`, `_` before digits, a leading `Y`."""
+    """Random ids like YouTube's; the first few are hard to parse: a leading `-`, `_` before digits, a leading `Y`."""
     alphabet = np.array(list("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"))
     videos = ["".join(rng.choice(alphabet, 11)) for _ in range(count)]
     videos[1] = "-" + videos[1][1:]
     videos[2] = videos[2][:8] + "_30"
     videos[3] = "Y" + videos[3][1:]
-    videos[4] = "Y" + videos[4][1:]  # and `Y` before it in the file's name
+    videos[4] = "Y" + videos[4][1:]  # with another `Y` before it in the file name
     videos[5] = "--" + videos[5][2:10] + "_"
     assert len(set(videos)) == count
     return videos
 
 
 def windows_of(seconds: float, window_seconds: float, min_seconds: float) -> list[tuple[float, float]]:
-    """Start and end of the clips that the segment stage cuts; a last one under `min_seconds` is none."""
+    """Start and end of the clips that the stage `segment` will cut; a last one under `min_seconds` is dropped."""
     starts = [number * window_seconds for number in range(int(seconds / window_seconds + 1e-9) + 1)]
     ends = [min(start + window_seconds, seconds) for start in starts]
     return [(start, end) for start, end in zip(starts, ends, strict=True) if end - start >= max(min_seconds, 1e-6)]
 
 
 def describe(events: Iterable[Event], start: float, end: float, rng: np.random.Generator) -> Window:
-    """Caption and labels of the events between two moments of a recording."""
+    """Caption and labels of the events between two times in a recording."""
     inside = [
         (max(event.onset, start), min(event.offset, end), event.label)
         for event in events
@@ -275,32 +275,32 @@ def describe(events: Iterable[Event], start: float, end: float, rng: np.random.G
     if not inside:
         return Window(start, SILENT_CAPTION, ())
     phrases = {label: str(rng.choice(PHRASES[label])) for _, _, label in sorted(inside)}
-    return Window(start, _tell(sorted(inside), phrases), tuple(dict.fromkeys(label for _, _, label in longest_first)))
+    return Window(start, _sentence(sorted(inside), phrases), tuple(dict.fromkeys(label for _, _, label in longest_first)))
 
 
-def _tell(parts: list[tuple[float, float, str]], phrases: dict[str, str]) -> str:
-    """One sentence on (onset, offset, label) parts: "then" between those in turn, "while" for those at once."""
+def _sentence(parts: list[tuple[float, float, str]], phrases: dict[str, str]) -> str:
+    """One sentence about (onset, offset, label) parts: "then" between successive, "while" between simultaneous ones."""
     groups: list[list[tuple[float, float, str]]] = []
     for part in sorted(parts):
         if groups and part[0] < max(offset for _, offset, _ in groups[-1]) - OVERLAP_SECONDS:
             groups[-1].append(part)
         else:
             groups.append([part])
-    return ", then ".join(_tell_group(group, phrases) for group in groups)
+    return ", then ".join(_simultaneous(group, phrases) for group in groups)
 
 
-def _tell_group(group: list[tuple[float, float, str]], phrases: dict[str, str]) -> str:
+def _simultaneous(group: list[tuple[float, float, str]], phrases: dict[str, str]) -> str:
     if len(group) == 1:
         return phrases[group[0][2]]
     behind = max(group, key=lambda part: (part[1] - part[0], part))
     others = [part for part in group if part is not behind]
     if len(others) == 1:
         return f"{phrases[others[0][2]]} while {phrases[behind[2]]}"
-    return f"{phrases[behind[2]]} while {_tell(others, phrases).replace(', then ', ' and then ')}"
+    return f"{phrases[behind[2]]} while {_sentence(others, phrases).replace(', then ', ' and then ')}"
 
 
 def render(recording: Recording, seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The recording's wave [T, channels] in [-1, 1], and each event's share of its mono sum [T], zero outside the event."""
+    """The recording's wave [T, channels] in [-1, 1], and each event's part of its mono mix [T]."""
     rng = np.random.default_rng([seed, 1, recording.index])
     size = round(recording.seconds * recording.rate)
     stems = []
@@ -323,7 +323,7 @@ def render(recording: Recording, seed: int) -> tuple[np.ndarray, list[np.ndarray
 
 
 def _loudness(sound: np.ndarray, rate: int) -> float:
-    """RMS of the louder 50 ms frames, so that a tick and a hiss of one loudness mix as equals."""
+    """RMS of the louder 50 ms frames, so that short and steady sounds are mixed at equal loudness."""
     frame = max(1, rate // 20)
     frames = sound[: len(sound) // frame * frame].reshape(-1, frame) if len(sound) >= frame else sound[None]
     power = np.mean(frames**2, axis=1)
@@ -331,7 +331,7 @@ def _loudness(sound: np.ndarray, rate: int) -> float:
 
 
 def write_recording(recording: Recording, seed: int, window_seconds: float, min_seconds: float, output: Path) -> shards.Report:
-    """Render one recording into the file `output`; the report's one detail holds its windows' captions and labels."""
+    """Render one recording to `output`; the detail of the report has the captions and labels of its windows."""
     wave, _ = render(recording, seed)
     samples = np.round(wave * 32767).astype("<i2")
     disk.write_atomically(output, lambda path: encode(samples, recording.rate, recording.extension, path))
@@ -344,9 +344,9 @@ def write_recording(recording: Recording, seed: int, window_seconds: float, min_
 
 
 def encode(samples: np.ndarray, rate: int, extension: str, path: Path) -> None:
-    """Write int16 samples [T, channels] in the container that `extension` names; the same bytes every time.
+    """Write int16 samples [T, channels] in the container `extension`, deterministically.
 
-    Ogg, too, is by ffmpeg: libsndfile gives each file a random serial number.
+    Ogg is written by ffmpeg, since libsndfile uses random serial numbers.
     """
     import soundfile
 
@@ -379,7 +379,7 @@ def encode(samples: np.ndarray, rate: int, extension: str, path: Path) -> None:
 
 
 def write_csv(details: Iterable[list[Any]], directory: Path) -> None:
-    """Write train.csv, val.csv, test.csv as AudioCaps does, and labels.csv beside them; `details` are those of write_recording."""
+    """Write train.csv, val.csv and test.csv as in AudioCaps, and labels.csv; `details` are from write_recording."""
     tables: dict[str, list[list[Any]]] = {"train": [], "val": [], "test": []}
     labels: list[list[Any]] = []
     number = 0

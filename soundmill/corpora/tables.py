@@ -1,4 +1,4 @@
-"""The result of every adapter: rows of RECORDINGS and CAPTIONS, and what it rejected."""
+"""The result of an adapter: rows of RECORDINGS and CAPTIONS, and reports."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from soundmill.corpora.inventory import AudioFile
 from soundmill.errors import UserError
 from soundmill.manifest import VIDEO_ID, escape_path
 
-MAX_TEXT = 1 << 28  # characters of captions and labels that are held of a corpus's tables: those of some two million clips
+MAX_TEXT = 1 << 28  # characters of captions and labels in memory: some two million clips
 
 SPLIT_NAMES = {
     "train": "train",
@@ -30,10 +30,10 @@ SPLIT_NAMES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """The row of docs/corpora.md on one format: where an adapter finds what it knows of a recording."""
+    """Documentation of one format, a row of docs/corpora.md: where each field of a recording comes from."""
 
     name: str  # value of corpus.format
-    layout: str  # what such a corpus looks like, and so what it is known by
+    layout: str  # files, from which the format is detected
     id: str
     caption: str
     label: str
@@ -42,9 +42,9 @@ class Format:
 
 @dataclass
 class CorpusTables:
-    """Rows in stable order. Captions keep rows whose recording is absent, so that coverage can be computed.
+    """Rows in stable order. Captions of missing recordings stay, so that coverage can be computed.
 
-    Paths in the lists are escaped and relative to the corpus; an `origin` is a metadata file and its line or key.
+    Paths in reports are escaped and relative to the corpus; an `origin` is a metadata file and its line or key.
     """
 
     format: str = ""
@@ -52,13 +52,13 @@ class CorpusTables:
     captions: list[dict[str, Any]] = field(default_factory=list)
     rejected: list[dict[str, str]] = field(default_factory=list)  # rows of manifest.QUARANTINE
     matched: list[dict[str, Any]] = field(default_factory=list)  # listed clips with a file: id, path, start_time, captions
-    missing: list[dict[str, Any]] = field(default_factory=list)  # those without: id, youtube_id, start_time, captions, origins
-    orphans: list[dict[str, Any]] = field(default_factory=list)  # files that nothing lists: path
-    collisions: list[dict[str, Any]] = field(default_factory=list)  # one id, several files (paths) or rows (origins)
-    ambiguous: list[dict[str, Any]] = field(default_factory=list)  # what may mean several things, and what was made of it (taken)
-    counts: dict[str, int] = field(default_factory=dict)  # further counts of the adapter, for the metrics
-    named: set[str] = field(default_factory=set)  # ids of recordings that a manifest lists and says nothing of
-    remarks: list[str] = field(default_factory=list)  # what is odd about metadata and was read all the same
+    missing: list[dict[str, Any]] = field(default_factory=list)  # without: id, youtube_id, start_time, captions, origins
+    orphans: list[dict[str, Any]] = field(default_factory=list)  # files without a row: path
+    collisions: list[dict[str, Any]] = field(default_factory=list)  # an id of several files (paths) or rows (origins)
+    ambiguous: list[dict[str, Any]] = field(default_factory=list)  # names with several meanings, and the one chosen (taken)
+    counts: dict[str, int] = field(default_factory=dict)  # of the adapter, for the metrics
+    named: set[str] = field(default_factory=set)  # ids of listed recordings without captions and labels
+    remarks: list[str] = field(default_factory=list)  # problems of metadata that did not prevent reading it
 
     def __post_init__(self) -> None:
         self._ids: dict[str, str] = {}  # recording_id → path
@@ -68,11 +68,11 @@ class CorpusTables:
         self.counts[key] = self.counts.get(key, 0) + by
 
     def hold(self, texts: Iterable[str], raw_path: bytes) -> None:
-        """Count text that a small table may unpack to, or say thousands of times; too much of it is a UserError that names it."""
+        """Count text of a table, which may unpack to far more than its size; UserError, naming it, beyond MAX_TEXT."""
         self._held += sum(map(len, texts))
         if self._held > MAX_TEXT:
-            what = f"captions and labels of more than {MAX_TEXT} characters, which memory may not hold"
-            raise UserError(f"{escape_path(raw_path)}: {what}; take it out of the corpus, or divide the corpus")
+            what = f"captions and labels of more than {MAX_TEXT} characters, too many for memory"
+            raise UserError(f"{escape_path(raw_path)}: {what}; remove it from the corpus, or divide the corpus")
 
     def reject(self, raw_path: bytes, reason: str, detail: str = "") -> None:
         self.rejected.append({"path": escape_path(raw_path), "reason": reason, "detail": detail})
@@ -91,7 +91,7 @@ class CorpusTables:
         corpus: str = "",
         weight: float = 1.0,
     ) -> str:
-        """Add one recording and return its id: the one given if it is free, else a hash of the path."""
+        """Add a recording and return its id: the given one if it is free, else a hash of the path."""
         recording_id = self.take_id(recording_id, file.raw_path, file.path)
         self.recordings.append(
             {
@@ -113,12 +113,12 @@ class CorpusTables:
         return recording_id
 
     def take_id(self, recording_id: str | None, raw_path: bytes, path: str) -> str:
-        """The id given if it is free, else a hash of the path; that it was not free is a collision."""
+        """The given id if it is free, else a hash of the path; an id in use is a collision."""
         if recording_id in self._ids:
             self.collisions.append({"id": recording_id, "paths": [self._ids[recording_id], path]})
             recording_id = None
         while recording_id is None:
-            # Hashed again in the (10⁻⁹ at 500 files) case that another path has it.
+            # Hashed again if another path has the same hash (10⁻⁹ at 500 files).
             hashed, raw_path = id_of_path(raw_path), raw_path + b"\0"
             recording_id = hashed if hashed not in self._ids else None
         self._ids[recording_id] = path
@@ -138,7 +138,7 @@ class CorpusTables:
         )
 
     def settle(self, corpus: str) -> None:
-        """Once all is read: name every recording's corpus, and separate listed clips (`matched`) from the others."""
+        """After reading: set each recording's corpus, and fill `matched` and `orphans`."""
         self.format = corpus
         described: dict[tuple[str, float | None], dict[str, Any]] = {}
         paths = {row["recording_id"]: row["path"] for row in self.recordings}
@@ -161,29 +161,28 @@ class CorpusTables:
 
 
 def id_of_path(raw_path: bytes) -> str:
-    """The id of a recording that has none of its own: 12 hex digits of its path's hash."""
+    """Id of a recording without another one: 12 hex digits of its path's hash."""
     return hashing.short_digest(raw_path)
 
 
 def _clean(text: str) -> str:
-    """One line; half characters, which JSON can say and no file can hold, as `?`."""
+    """Text as one line; lone surrogates, which JSON allows and UTF-8 does not, become `?`."""
     return " ".join(text.split()).encode("utf-8", "replace").decode()
 
 
 def whole_number(text: str) -> str:
-    """The digits of a whole number, also of one that a table program wrote as `5.0`; empty for anything else."""
+    """The digits of an integer, also if written as `5.0`; empty for anything else."""
     match = re.fullmatch(r"([0-9]{1,18})(?:\.0{1,9})?", text.strip())
     return match[1] if match else ""
 
 
 def fold_number(text: str) -> int | None:
-    """A fold's number of at most four digits, read as `whole_number` does; None for anything else."""
+    """A fold number of at most four digits, see `whole_number`; None for anything else."""
     number = whole_number(text)
     return int(number) if 0 < len(number) <= 4 else None
 
 
 def video_id(text: str) -> str:
-    """A YouTube id, also in the forms in which table programs keep one with a dash before it (`'-0abc`, `="-0abc"`); empty for
-    anything else."""
+    """A YouTube id, also as spreadsheets escape a leading dash (`'-0abc`, `="-0abc"`); empty for anything else."""
     text = text.strip().lstrip("'=").strip('"')
     return text if VIDEO_ID.fullmatch(text) else ""

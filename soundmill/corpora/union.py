@@ -1,4 +1,4 @@
-"""A union of corpora as one corpus: the tables of its parts, every path beginning with its part's name."""
+"""A union of corpora as one corpus: the tables of its parts, each path prefixed with the name of its part."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ NAME = "union"
 
 
 @dataclass(frozen=True)
-class Part:
-    """One corpus of a union, read by its adapter. `name` is a path's first component, see sources.PART_NAME."""
+class UnionPart:
+    """One corpus of a union, read by its adapter. `name` is the first component of its paths; see sources.PART_NAME."""
 
     name: str
     weight: float  # expected number of draws of each of its clips per epoch of training
@@ -24,13 +24,12 @@ class Part:
     tables: CorpusTables
 
 
-def unite(parts: Iterable[Part]) -> tuple[Inventory, CorpusTables]:
-    """The union of corpora, whatever their order, as if it were one.
+def unite(parts: Iterable[UnionPart]) -> tuple[Inventory, CorpusTables]:
+    """The union of corpora as one corpus, whatever their order.
 
-    Recordings keep their shards, ids and groups. An id that an earlier part (by name) has is a collision: the later recording
-    gets a hash of its path; that both are the same video keeps them in one split, for they keep one group. Captions describe
-    recordings of their own part alone. A part's folds become its splits (the highest is test), so that they stand beside
-    the splits that others bring.
+    Recordings keep their shards, ids and groups. An id that an earlier part (by name) has is a collision: the later recording gets
+    a hash of its path; two files of one video still share a split, since they keep their group. Captions describe recordings of
+    their own part only. A part's folds become splits (the highest is test), so that they can be combined with other parts' splits.
     """
     inventory, tables = Inventory(Path()), CorpusTables()
     for part in sorted(parts, key=lambda part: part.name):
@@ -42,18 +41,18 @@ def unite(parts: Iterable[Part]) -> tuple[Inventory, CorpusTables]:
     return inventory, tables
 
 
-def _add_recordings(part: Part, tables: CorpusTables) -> dict[str, str]:
-    """Add a part's recordings; returns their ids in the union by those in the part."""
+def _add_recordings(part: UnionPart, tables: CorpusTables) -> dict[str, str]:
+    """Add a part's recordings; returns id in the part → id in the union."""
     splits = _splits(part.tables.recordings)
     starts = {row["recording_id"]: row["start_time"] for row in tables.recordings}
     ids = {}
     for row in part.tables.recordings:
         old, path, raw_path = row["recording_id"], f"{part.name}/{row['path']}", part.name.encode() + b"/" + row["raw_path"]
-        # Files of one name in two corpora have the same hash and nothing else in common.
-        wanted = None if old == id_of_path(row["raw_path"]) else old
+        # Files with one path in two corpora have the same hash but are different recordings.
+        recording_id = None if old == id_of_path(row["raw_path"]) else old
         if VIDEO_ID.fullmatch(old) and starts.get(old, row["start_time"]) != row["start_time"]:
-            wanted = f"{old}_{row['start_time']:g}"  # another stretch of the video: as within one corpus
-        ids[old] = tables.take_id(wanted, raw_path, path)
+            recording_id = f"{old}_{row['start_time']:g}"  # another part of the video, as within one corpus
+        ids[old] = tables.take_id(recording_id, raw_path, path)
         tables.recordings.append(
             {
                 **row,
@@ -69,8 +68,8 @@ def _add_recordings(part: Part, tables: CorpusTables) -> dict[str, str]:
 
 
 def _splits(recordings: list[dict[str, Any]]) -> dict[str, str]:
-    """Given splits by recording id; without any, or where all is called train, test for the highest of several folds and train for
-    the others: as splits.assign has it for a corpus by itself."""
+    """Given splits by recording id. Without any, or if all are train, the highest of several folds is test and the others train, as
+    in splits.assign."""
     given = {row["recording_id"]: row["split"] for row in recordings if row["split"]}
     folds = {row["recording_id"]: row["fold"] for row in recordings if row["fold"] is not None}
     if set(given.values()) - {"train"} or len(set(folds.values())) < 2:
@@ -79,14 +78,14 @@ def _splits(recordings: list[dict[str, Any]]) -> dict[str, str]:
     return given | {recording_id: "test" if fold == last else "train" for recording_id, fold in folds.items()}
 
 
-def _add_captions(part: Part, ids: dict[str, str], tables: CorpusTables) -> None:
+def _add_captions(part: UnionPart, ids: dict[str, str], tables: CorpusTables) -> None:
     for row in part.tables.captions:
-        # An id without recording must not meet one of another part: no id has a slash.
+        # Ids of missing recordings are prefixed, so that they do not match another part's: no id has a slash.
         owner = ids.get(row["recording_id"]) or f"{part.name}/{row['recording_id']}"
         tables.captions.append({**row, "recording_id": owner, "origin": f"{part.name}/{row['origin']}"})
 
 
-def _add_reports(part: Part, inventory: Inventory, tables: CorpusTables) -> None:
+def _add_reports(part: UnionPart, inventory: Inventory, tables: CorpusTables) -> None:
     tables.rejected.extend(_below(part.name, row) for row in part.tables.rejected)
     inventory.rejected.extend(_below(part.name, row) for row in part.inventory.rejected)
     for report in ("missing", "collisions", "ambiguous"):
@@ -100,7 +99,7 @@ def _add_reports(part: Part, inventory: Inventory, tables: CorpusTables) -> None
 
 
 def _below(name: str, entry: dict[str, Any]) -> dict[str, Any]:
-    """An entry of a report, with its paths and origins below the part's name."""
+    """An entry of a report, its paths and origins prefixed with the name of the part."""
     entry = dict(entry)
     for key in ("path", "taken"):
         if isinstance(entry.get(key), str) and (key == "path" or entry[key] in entry.get("paths", ())):

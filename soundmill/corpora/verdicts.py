@@ -1,4 +1,4 @@
-"""Which clips of a corpus break which quality limit, and the distributions of the measures."""
+"""Comparing the measures of clips with quality limits, and distributions of the measures."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from soundmill.errors import UserError
 
 MEASURES = tuple(column.name for column in manifest.QUALITY)
 PERCENTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
-COLUMNS = ["clip_id", "source", "start", "recording_id", "quality"]  # of the shards, beside which nothing is read
+COLUMNS = ["clip_id", "source", "start", "recording_id", "quality"]  # read of the shards
 CLIPS_AT_ONCE = 8192
 SIGNED = ("dc_offset",)  # limited on both sides of zero
 
 
 @dataclass(frozen=True)
 class Limit:
-    """One rule, `min_<measure>` or `max_<measure>`, that is on."""
+    """An active rule: `min_<measure>` or `max_<measure>`."""
 
     name: str
     value: float
@@ -32,14 +32,14 @@ class Limit:
         return self.name.partition("_")[2]
 
     def excess(self, measures: Mapping[str, np.ndarray]) -> np.ndarray:
-        """How far each clip [N] is beyond the limit: positive where it breaks it, infinite for the level of digital silence."""
+        """By how much each clip [N] exceeds the limit: positive if it breaks it, infinite for the level of digital silence."""
         values = measures[self.measure]
         if self.measure == "level_db":
             values = np.nan_to_num(values, nan=-np.inf, neginf=-np.inf)
         elif self.measure in SIGNED:
             values = np.abs(values)
         beyond = self.value - values if self.name.startswith("min_") else values - self.value
-        return np.nan_to_num(beyond, nan=-np.inf, posinf=np.inf, neginf=-np.inf)  # nothing measured, nothing broken
+        return np.nan_to_num(beyond, nan=-np.inf, posinf=np.inf, neginf=-np.inf)  # no value, no violation
 
     def say(self, value: float) -> str:
         """The measured value beside the limit: `clipping_ratio 0.31 > max_clipping_ratio 0.1`."""
@@ -51,13 +51,13 @@ class Limit:
 
 @dataclass
 class Survey:
-    """The measures of all clips, in the order of the shards: 70 bytes a clip, without names."""
+    """The measures of all clips, in the order of the shards: 70 bytes per clip, without ids."""
 
     limits: list[Limit]
     shards: list[Path]
     corpora: list[str]
-    starts: list[int] = field(default_factory=lambda: [0])  # of each shard's clips
-    measures: dict[str, np.ndarray] = field(default_factory=dict)  # [N] each, NaN where there is no value
+    starts: list[int] = field(default_factory=lambda: [0])  # number of the first clip of each shard
+    measures: dict[str, np.ndarray] = field(default_factory=dict)  # [N] each; NaN: no value
     corpus: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))  # [N], into `corpora`
     rejected: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int16))  # [N], into `limits`; -1: kept
 
@@ -65,25 +65,25 @@ class Survey:
         return self.starts[-1]
 
     def broken(self) -> dict[str, int]:
-        """Clips that break each limit; one may break several."""
+        """Number of clips that break each limit; a clip may break several."""
         return {limit.name: int((limit.excess(self.measures) > 0).sum()) for limit in self.limits}
 
     def rejected_for(self) -> dict[str, int]:
-        """Clips by the first limit they break."""
+        """Number of clips by the first limit that they break."""
         return {limit.name: int((self.rejected == number).sum()) for number, limit in enumerate(self.limits)}
 
     def spread(self) -> dict[str, dict[str, float]]:
-        """Percentiles of every measure, and the number of clips without a value where there are any."""
+        """Percentiles of every measure, and the number of clips without a value, if any."""
         percentiles: dict[str, dict[str, float]] = {}
         for name, values in self.measures.items():
-            known = values[~np.isnan(values)]
-            percentiles[name] = {f"p{p}": float(value) for p, value in zip(PERCENTILES, _percentiles(known), strict=False)}
-            if len(known) < len(values):
-                percentiles[name]["none"] = len(values) - len(known)
+            measured = values[~np.isnan(values)]
+            percentiles[name] = {f"p{p}": float(value) for p, value in zip(PERCENTILES, _percentiles(measured), strict=False)}
+            if len(measured) < len(values):
+                percentiles[name]["none"] = len(values) - len(measured)
         return percentiles
 
     def worst(self, limit: Limit, count: int) -> list[int]:
-        """Numbers of the clips that are furthest beyond a limit, the worst first."""
+        """Numbers of the clips that exceed a limit most, worst first."""
         excess = limit.excess(self.measures)
         broken = np.flatnonzero(excess > 0)
         return broken[np.argsort(-excess[broken], kind="stable")[:count]].tolist()
@@ -106,8 +106,8 @@ def _percentiles(values: np.ndarray) -> np.ndarray:
 
 
 def judge(clips: Path, recordings: pa.Table, limits: Iterable[Limit], verdicts: Path) -> tuple[Survey, list[dict[str, str]]]:
-    """Write manifest.VERDICTS of the clips in the shards below `clips`; returns their survey and the rejected as rows of
-    manifest.QUARANTINE. Of the shards only names and measures are read. `recordings` has `recording_id` and `corpus`.
+    """Write manifest.VERDICTS of the clips in the shards below `clips`; returns their measures, and the rejected as rows of
+    manifest.QUARANTINE. Reads only ids and measures. `recordings` has `recording_id` and `corpus`.
     """
     survey = Survey(list(limits), shards.shard_paths(clips), sorted(pc.unique(recordings["corpus"]).to_pylist()))
     collected: dict[str, list[np.ndarray]] = {name: [] for name in (*MEASURES, "rejected")}
@@ -146,12 +146,12 @@ def judge(clips: Path, recordings: pa.Table, limits: Iterable[Limit], verdicts: 
 
 
 def _corpus_numbers(owners: pa.ChunkedArray, recordings: pa.Table, corpora: list[str], clips: Path) -> np.ndarray:
-    """Of every clip, by the recording that it is of, the number int32 [N] of its corpus."""
-    # One look-up for all: each makes a table of all recordings anew.
+    """The number int32 [N] of each clip's corpus."""
+    # One look-up for all clips: each builds a hash table of all recordings.
     owner_rows = pc.index_in(owners, recordings["recording_id"].combine_chunks())
     if owner_rows.null_count:
         stray = owners.filter(pc.is_null(owner_rows))[0]
-        raise UserError(f"{clips}: no recording has the id {stray} of a clip's; remake it: `dvc repro -f resample`")
+        raise UserError(f"{clips}: a clip's recording {stray} does not exist; make them again: `dvc repro -f resample`")
     return pc.index_in(recordings["corpus"], pa.array(corpora, pa.string())).take(owner_rows).to_numpy().astype(np.int32)
 
 
@@ -159,5 +159,5 @@ def _measures(table: pa.Table, clips: Path) -> dict[str, np.ndarray]:
     quality = table["quality"].combine_chunks()
     if quality.null_count:
         first = table["clip_id"][pc.index(pc.is_null(quality), True).as_py()]
-        raise UserError(f"{clips}: clips were never measured (first: {first}); remake it: `dvc repro -f resample`")
+        raise UserError(f"{clips}: clips without measures (first: {first}); make them again: `dvc repro -f resample`")
     return {name: pc.struct_field(quality, name).to_numpy(zero_copy_only=False).astype(np.float64) for name in MEASURES}

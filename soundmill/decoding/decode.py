@@ -1,7 +1,7 @@
-"""Any audio file to samples, streaming and in bounded memory; a faulty file raises DecodeError with a reason.
+"""Decoding audio files, streaming and in bounded memory; a faulty file raises DecodeError with a reason.
 
-libsndfile decodes what it can read (libsndfile.py), ffmpeg the rest, many short files at a time (ffmpeg.py). containers/ checks
-files before either starts.
+libsndfile decodes the formats that it supports (libsndfile.py), ffmpeg the rest, many short files at a time (ffmpeg.py).
+containers/ checks files before decoding.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ __all__ = [
     "read_mono",
 ]
 
-BATCH_FILES = 32  # that one ffmpeg decodes together
-MAX_SECONDS = 7200.0  # a longer file is refused, where no parameter says another limit: conf/config.yaml has the same
-LOOKAHEAD = 64  # files that are opened to fill a batch
-READ_AHEAD = 1 << 18  # of a file that is opened: a short one is read by one call
-ASSUMED_BYTES_PER_SECOND = 4 * 2 * 48_000  # decoded, where only the time is known
-ASSUMED_CODED_BYTES_PER_SECOND = 4_000  # where not even that: 32 kbit/s
+BATCH_FILES = 32  # decoded by one ffmpeg
+MAX_SECONDS = 7200.0  # longer files are rejected, if no parameter sets the limit; same as in conf/config.yaml
+LOOKAHEAD = 64  # files opened to fill a batch
+READ_AHEAD = 1 << 18  # buffer of an open file; short files are read at once
+ASSUMED_BYTES_PER_SECOND = 4 * 2 * 48_000  # decoded size, if only the duration is known
+ASSUMED_CODED_BYTES_PER_SECOND = 4_000  # if the duration is unknown: 32 kbit/s
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What a file holds, at its own rate; `num_frames` counts samples of one channel, `backend` decodes it."""
+    """Properties of a file; `num_frames`: samples per channel at its own rate."""
 
     format: str
     sample_rate: int
@@ -65,9 +65,9 @@ class Probe:
 
 @dataclass
 class Recording:
-    """An opened file: `blocks` of float32 [n, channels] come once; `num_frames` is None where only decoding shows it.
+    """An opened file: `blocks` of float32 [n, channels], to iterate once; `num_frames` is None if only decoding gives it.
 
-    DecodeError may be raised at any block: the file is good only when its last one has come.
+    Any block may raise DecodeError: a file is valid only after its last block.
     """
 
     format: str
@@ -78,7 +78,7 @@ class Recording:
     blocks: Iterator[np.ndarray]
 
     def probe(self) -> Probe:
-        """What it holds, in exact numbers; decodes only where the header cannot be relied on."""
+        """Exact properties; decodes only if the header is unreliable."""
         num_frames = self.num_frames
         if num_frames is None:
             num_frames = sum(len(block) for block in self.blocks)
@@ -89,7 +89,7 @@ class Recording:
 
 @dataclass
 class _File:
-    """An opened and inspected file, and its samples where ffmpeg decoded it in a batch."""
+    """An opened and inspected file, with its samples if ffmpeg decoded it in a batch."""
 
     file: BinaryIO
     size: int
@@ -97,7 +97,7 @@ class _File:
     layout: Layout
     release: ExitStack
     decoded: ffmpeg.Decoded | None = None
-    tried: bool = False  # in a batch
+    tried: bool = False  # in a batch already
 
     @property
     def decoded_bytes(self) -> float:
@@ -115,7 +115,7 @@ class _File:
 
 
 def open_regular(path: bytes | str | Path) -> BinaryIO:
-    """Open a regular file for reading, never waiting: FIFOs, sockets, devices and directories raise DecodeError."""
+    """Open a regular file without blocking: FIFOs, sockets, devices and directories raise DecodeError."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -134,7 +134,7 @@ def _cannot_open(path: bytes | str | Path, error: OSError) -> DecodeError:
     except OSError:
         return DecodeError("missing", error.strerror or "")
     if stat.S_ISLNK(mode) and not os.path.exists(path):
-        return DecodeError("dangling link", "the file that the link names is not there")
+        return DecodeError("dangling link", "its target does not exist")
     if not stat.S_ISREG(mode) and not stat.S_ISLNK(mode):
         return DecodeError("not a regular file", _kind_of(mode))
     return DecodeError("unreadable", error.strerror or "")
@@ -152,13 +152,13 @@ def _kind_of(mode: int) -> str:
 
 
 def probe(path: bytes | str | Path, max_seconds: float) -> Probe:
-    """Rate, channels and exact length of a file; raises DecodeError. Decodes only where the header cannot be relied on."""
+    """Rate, channels and exact length of a file; raises DecodeError. Decodes only if the header is unreliable."""
     with ExitStack() as stack:
         return _open(_look_into(open_regular(path), max_seconds, stack), max_seconds).probe()
 
 
 def check_header(path: bytes | str | Path, max_seconds: float) -> None:
-    """Raise DecodeError where a file is unusable by its kind, declared sizes or length, without decoding it."""
+    """DecodeError if a file is unusable by its type, declared sizes or length, without decoding it."""
     with ExitStack() as stack:
         file = _look_into(open_regular(path), max_seconds, stack, sums_checked=True)
         if file.layout.sndfile and file.layout.exact and (sound := file.open_libsndfile()):
@@ -166,9 +166,9 @@ def check_header(path: bytes | str | Path, max_seconds: float) -> None:
 
 
 def decode_channels(path: bytes | str | Path, max_seconds: float) -> tuple[int, int, Iterator[np.ndarray]]:
-    """(sample rate, channels, float32 blocks [n, channels]) of a file in bounded memory; numbers are not looked at.
+    """(sample rate, channels, float32 blocks [n, channels]) of a file, in bounded memory; samples may be NaN.
 
-    DecodeError may be raised by the call or at any block: a file is good only when its last block has come.
+    The call and any block may raise DecodeError: a file is valid only after its last block.
     """
     with ExitStack() as stack:
         recording = _open(_look_into(open_regular(path), max_seconds, stack), max_seconds)
@@ -182,38 +182,38 @@ def decode_channels(path: bytes | str | Path, max_seconds: float) -> tuple[int, 
 
 
 def decode_blocks(path: bytes | str | Path, max_seconds: float) -> tuple[int, Iterator[np.ndarray]]:
-    """(sample rate, mono float32 blocks [n]) of a file, the mean of its channels, as `decode_channels` gives them."""
+    """(sample rate, float32 blocks [n]) of a file mixed down to mono; see `decode_channels`."""
     rate, _, blocks = decode_channels(path, max_seconds)
     return rate, (mix_down(block) for block in blocks)
 
 
 def check_numbers(block: np.ndarray) -> np.ndarray:
-    """The block; samples in it that are no numbers raise DecodeError."""
+    """The block; DecodeError if it has non-finite samples."""
     if not np.isfinite(block).all():
-        raise DecodeError("nan", "samples that are no numbers")
+        raise DecodeError("nan", "non-finite samples")
     return block
 
 
 def to_stereo(block: np.ndarray) -> np.ndarray:
-    """Two channels [n, 2] of float32 [n, channels]: one is doubled, of more the first two are taken (left and right in front).
+    """Float32 [n, channels] as two channels [n, 2]: mono is doubled, of more the first two (front left and right) are used.
 
-    Samples that are no numbers raise DecodeError.
+    Non-finite samples raise DecodeError.
     """
     return check_numbers(np.repeat(block, 2, axis=1) if block.shape[1] == 1 else block[:, :2])
 
 
 def mix_down(block: np.ndarray) -> np.ndarray:
-    """The mean [n] of the channels of float32 [n, channels]; samples that are no numbers raise DecodeError."""
+    """The mean [n] of the channels of float32 [n, channels]; non-finite samples raise DecodeError."""
     channels = block.shape[1]
     with np.errstate(over="ignore", invalid="ignore"):
         mono = block[:, 0]
         if channels > 1:
             mono = mono.copy()
-            for channel in range(1, channels):  # numpy's mean of so short rows takes fifteen times as long
+            for channel in range(1, channels):  # 15 times as fast as numpy's mean of short rows
                 mono += block[:, channel]
             mono /= np.float32(channels)
-    if not np.isfinite(mono).all():  # one such channel makes the mean one
-        raise DecodeError("nan", "samples that are no numbers")
+    if not np.isfinite(mono).all():  # a non-finite channel makes the mean non-finite
+        raise DecodeError("nan", "non-finite samples")
     return mono
 
 
@@ -224,22 +224,22 @@ def read_mono(path: bytes | str | Path, sample_rate: int, max_seconds: float) ->
 
 
 def read_channels(path: bytes | str | Path, max_seconds: float) -> tuple[np.ndarray, int]:
-    """A whole file as float32 [C, T], and its rate; samples that are no numbers raise DecodeError."""
+    """A whole file as float32 [C, T], and its rate; non-finite samples raise DecodeError."""
     with ExitStack() as stack:
         recording = _open(_look_into(open_regular(path), max_seconds, stack), max_seconds)
         wave = np.concatenate([np.zeros((0, recording.channels), np.float32), *recording.blocks]).T
     if not np.isfinite(wave).all():
-        raise DecodeError("nan", "samples that are no numbers")
+        raise DecodeError("nan", "non-finite samples")
     return wave, recording.sample_rate
 
 
 def open_all(
     places: Iterable[AbstractContextManager[BinaryIO]], max_seconds: float, sums_checked: bool = False
 ) -> Iterator[Recording | DecodeError]:
-    """Every file in order, opened, or its DecodeError; use a Recording before taking the next one.
+    """Open every file in order, or give its DecodeError; use each Recording before the next one.
 
-    Places give open files when entered, and are left when their file is done with. Files that ffmpeg has to read are decoded many
-    at a time, ahead of their turn; bytes and errors are the same as one by one. `sums_checked`: the same bytes were probed before.
+    `places` are context managers of open files. Files for ffmpeg are decoded in batches ahead of their turn, with the same samples
+    and errors as one by one. `sums_checked`: the same bytes were probed before, so checksums are not verified again.
     """
     waiting = iter(places)
     ahead: deque[_File | DecodeError] = deque()
@@ -280,12 +280,12 @@ def open_all(
 
 
 def _may_share(file: _File) -> bool:
-    """Whether it should be decoded by ffmpeg together with others: of a long one, starting the process costs nothing."""
+    """Whether ffmpeg should decode it together with others; for a long file, starting a process costs little."""
     return not (file.layout.sndfile or file.tried) and file.decoded_bytes <= ffmpeg.BATCH_BYTES / 4
 
 
 def _decode_ahead(ahead: deque[_File | DecodeError], look_at_next: Callable[[], bool], max_seconds: float) -> None:
-    """Fill a batch from the files ahead, the first among them, and have it decoded."""
+    """Fill a batch with the first file and others ahead, and decode it."""
     batch: list[_File] = []
     room = float(ffmpeg.BATCH_BYTES)
     index = 0
@@ -303,7 +303,7 @@ def _decode_ahead(ahead: deque[_File | DecodeError], look_at_next: Callable[[], 
 
 
 def _decode_batch(batch: list[_File], max_seconds: float) -> None:
-    """Decode together what can be; where anything is wrong the halves are tried, and a single file is left to be decoded alone."""
+    """Decode a batch; on any failure try its halves. A single file is left to be decoded by itself."""
     if len(batch) < 2:
         return
     decoded = ffmpeg.decode_together([file.input for file in batch], max_seconds)

@@ -1,7 +1,7 @@
-"""ffmpeg as a decoder: the type forced, one file and no network allowed, killed when it stalls or gives more than the bound.
+"""Decoding with ffmpeg: forced input type, one file, no network; killed if it stalls or exceeds the limits.
 
-Starting it costs more than decoding ten seconds, so many short files go through one process (`decode_together`). A failure
-there does not show which file is at fault: the caller then decodes them one by one (`stream`), which gives the same samples.
+Starting it takes longer than decoding ten seconds, so one process decodes many short files (`decode_together`). If that fails, the
+faulty file is unknown, and the caller decodes them one by one (`stream`), with the same samples.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from soundmill.decoding.ffmpeg_log import Log
 from soundmill.decoding.limits import BLOCK_SAMPLES, MAX_CHANNELS, MIN_SAMPLES, DecodeError, check_bound, check_length
 from soundmill.errors import UserError
 
-STALL_SECONDS = 60.0  # ffmpeg giving nothing for so long has hung
-MEMORY = 4 << 30  # address space of the child
-BATCH_BYTES = 128 << 20  # of decoded samples in one batch, in memory: 32 times 10 s of stereo
-POLL_SECONDS = 0.05  # how often that is looked at
+STALL_SECONDS = 60.0  # without output, after which ffmpeg is killed
+MEMORY = 4 << 30  # of the child's address space
+BATCH_BYTES = 128 << 20  # of decoded samples per batch: 32 times 10 s of stereo
+POLL_SECONDS = 0.05  # interval of checking that
 LENGTH_TOLERANCE_SAMPLES = 2048  # a lossy codec may lose a frame at an end
-FRAMES_AT_ONCE = 8192  # that ffmpeg hands from thread to thread; codecs' own frames are of a thousand
+FRAMES_AT_ONCE = 8192  # passed between ffmpeg's threads; codec frames have about a thousand
 
-# What ffmpeg may choose from where the type was not sniffed: no playlists, network, devices, pictures, subtitles or raw data.
+# Formats that ffmpeg may detect if sniffing failed: no playlists, network, devices, pictures, subtitles or raw data.
 HARMLESS_DEMUXERS = """
     3dostr 4xm aac aax ac3 ac4 ace acm act adp ads adx aea afc aix alp amr amrnb amrwb apac apc ape apm aptx aptx_hd
     argo_asf argo_brp argo_cvg asf asf_o ast avi avr avs bethsoftvid bfi bfstm bink binka bit bmv boa bonk brstm c93 caf
@@ -54,7 +54,7 @@ HARMLESS_DEMUXERS = """
 
 @functools.cache
 def ffmpeg_executable() -> Path:
-    """The ffmpeg that decodes here (see `_program`), which runs; a UserError with the remedy where none does."""
+    """The ffmpeg to use (see `_program`); UserError with the remedy if none runs."""
     program = _program()
     if program and version_of(program):
         return program
@@ -66,15 +66,14 @@ def ffmpeg_executable() -> Path:
 
 
 def ffmpeg_version() -> str:
-    """Version of `ffmpeg_executable()`; lossy formats decode bit-equal for one version only."""
+    """Version of `ffmpeg_executable()`; lossy formats decode bit-equal only with one version."""
     return version_of(ffmpeg_executable())
 
 
 def installed_version() -> str:
-    """What tells the ffmpeg that decodes here from others; `none` where none runs: whoever has no need of it works without.
+    """Identity of the ffmpeg in use; `none` if none runs, which is allowed where it is not needed.
 
-    Every stage that decodes asks, and to run it takes a tenth of what starting a stage does: of the wheel's it is the name, whether
-    it runs or not.
+    For the wheel's ffmpeg it is the file name, unchecked: running it would take a tenth of the start of a stage.
     """
     program = _program()
     if program and program == _of_wheel():
@@ -83,8 +82,7 @@ def installed_version() -> str:
 
 
 def _program() -> Path | None:
-    """What IMAGEIO_FFMPEG_EXE names, else the ffmpeg of imageio-ffmpeg's wheel, whose version is pinned with the rest, else the
-    one on PATH; whether it runs is not tried."""
+    """IMAGEIO_FFMPEG_EXE, else the ffmpeg of imageio-ffmpeg's wheel, whose version is pinned, else the one on PATH; not checked."""
     if named := os.environ.get("IMAGEIO_FFMPEG_EXE"):
         return Path(shutil.which(named) or named)
     if wheels := _of_wheel():
@@ -102,7 +100,7 @@ def _of_wheel() -> Path | None:
 
 @functools.cache
 def version_of(executable: Path) -> str:
-    """What ffmpeg calls itself; empty if it does not run."""
+    """Version that ffmpeg reports; empty if it does not run."""
     try:
         done = subprocess.run([executable, "-version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=STALL_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
@@ -112,9 +110,9 @@ def version_of(executable: Path) -> str:
 
 
 def compile_command(inputs: list[tuple[int, Kind]], outputs: list[int]) -> list[str]:
-    """ffmpeg's command line that decodes the first sound of each input; both are descriptors that the process inherits.
+    """ffmpeg's command line to decode the first audio stream of each input; inputs and outputs are inherited descriptors.
 
-    An opened file has no name that could be misread, and is the very one that was looked into.
+    Descriptors avoid special characters in names, and refer to the file that was inspected.
     """
     head = [str(ffmpeg_executable()), "-nostdin", "-hide_banner", "-nostats", "-loglevel", "repeat+level+info"]
     parts = [_options(kind.demuxer) for _, kind in inputs]
@@ -128,21 +126,21 @@ def compile_command(inputs: list[tuple[int, Kind]], outputs: list[int]) -> list[
 
 @functools.cache
 def _options(demuxer: str | None) -> tuple[list[str], list[str]]:
-    """(input options up to `-i`, output options) of one file; compiling many at once takes time that grows with their square."""
+    """(input options up to `-i`, output options) of one file; compiling many files at once takes quadratic time."""
     import ffmpeg
 
     force = {"f": demuxer} if demuxer else {"format_whitelist": ",".join(HARMLESS_DEMUXERS)}
-    # AU on a pipe: its header tells rate and channels, and unlike WAV's has no limit of size.
+    # AU: its header has rate and channels, and unlike WAV no size limit.
     out = {
         "map_metadata": "-1",
         "fflags": "+bitexact",
         "flags:a": "+bitexact",
         "c:a": "pcm_f32be",
-        "af": f"asetnsamples=n={FRAMES_AT_ONCE}:p=0,asetpts=N/SR/TB",  # clocks that stumble are no damage to the sound
+        "af": f"asetnsamples=n={FRAMES_AT_ONCE}:p=0,asetpts=N/SR/TB",  # irregular timestamps do not damage sound
         "f": "au",
         "threads": 1,
     }
-    # Checksums that FLAC, WavPack, TTA and AC-3 have of their own; left to itself, ffmpeg plays on.
+    # Checksums of FLAC, WavPack, TTA and AC-3, which ffmpeg ignores by default.
     compiled = (
         ffmpeg.input("file:", protocol_whitelist="file", err_detect="crccheck", threads=1, **force)
         .output("pipe:", **out)
@@ -153,9 +151,9 @@ def _options(demuxer: str | None) -> tuple[list[str], list[str]]:
 
 
 class _Child:
-    """An ffmpeg process and its log; it never outlives this object, waits for nothing and is bounded.
+    """An ffmpeg process with limits, and its log; it is killed with this object.
 
-    `patience`: seconds that all waiting for it may take together. `file_bytes`: the most that it may write to one file.
+    `patience`: total seconds of waiting for it. `file_bytes`: maximum size of an output file.
     """
 
     def __init__(self, inputs: list[tuple[int, Kind]], outputs: list[int], log: Log, patience: float, file_bytes: int = 0):
@@ -168,11 +166,11 @@ class _Child:
             stdout=subprocess.PIPE if piped else subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             pass_fds=[file for file, _ in inputs] + ([] if piped else outputs),
-            env={**os.environ, "MALLOC_ARENA_MAX": "2"},  # of its many threads, each would have one of its own
+            env={**os.environ, "MALLOC_ARENA_MAX": "2"},  # instead of one arena per thread
             preexec_fn=lifetime.with_this_process(),
         )
         limits = {resource.RLIMIT_AS: MEMORY, resource.RLIMIT_CPU: patience + 1, resource.RLIMIT_FSIZE: file_bytes}
-        with suppress(ProcessLookupError):  # it may have ended already
+        with suppress(ProcessLookupError):  # it may have exited already
             for limit, most in limits.items():
                 if most and math.isfinite(most):
                     resource.prlimit(self._process.pid, limit, (int(most), int(most)))
@@ -194,7 +192,7 @@ class _Child:
                 pipe.close()
 
     def read_exactly(self, count: int) -> bytes:
-        """The next `count` bytes of output; fewer only at its end."""
+        """The next `count` bytes of output; fewer only at the end."""
         while len(self._ready) < count and self._process.stdout in self._open_pipes():
             self._wait()
         data = bytes(self._ready[:count])
@@ -202,11 +200,11 @@ class _Child:
         return data
 
     def finish(self, watch: Callable[[], None] = lambda: None, every: float = math.inf) -> None:
-        """Read the pipes to their ends and take note of how the process ended; `watch` is called that often meanwhile, and then."""
+        """Read the pipes to their end and record the exit status; call `watch` every `every` seconds and at the end."""
         due = time.monotonic() + every
         while self._open_pipes():
             self._wait(max(0.0, min(every, due - time.monotonic())))
-            if time.monotonic() >= due:  # not at every line that it says
+            if time.monotonic() >= due:  # not at every line of output
                 watch()
                 due = time.monotonic() + every
         watch()
@@ -220,7 +218,7 @@ class _Child:
         events = self._pipes.select(min(STALL_SECONDS, self._patience, at_most))
         self._patience -= time.monotonic() - before
         if self._patience <= 0 or (not events and at_most > STALL_SECONDS):
-            raise DecodeError("timeout", "ffmpeg takes too long over it")
+            raise DecodeError("timeout", "ffmpeg takes too long")
         for key, _ in events:
             data = os.read(key.fd, 1 << 20)
             if not data:
@@ -233,7 +231,7 @@ class _Child:
 
 @dataclass(frozen=True)
 class Input:
-    """An opened file to decode; `streamed`: it declares no length, and its last packet may be a short one."""
+    """An opened file to decode; `streamed`: it declares no length, and its last packet may be incomplete."""
 
     file: BinaryIO
     kind: Kind
@@ -242,7 +240,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Decoded:
-    """A file's samples, held in memory outside of this process's own: `data` is a nameless file of AU that the kernel frees."""
+    """Samples of a file; `data` is an anonymous in-memory file (memfd) in AU format."""
 
     data: BinaryIO
     start: int
@@ -260,7 +258,7 @@ class Decoded:
 def stream(source: Input, max_seconds: float, stack: ExitStack) -> tuple[int, int, Iterator[np.ndarray]]:
     """(sample rate, channels, blocks float32 [n, channels]) of one file, in bounded memory; the child ends with `stack`.
 
-    DecodeError may be raised by the call or at any block: a file is good only when its last block has come.
+    The call and any block may raise DecodeError: a file is valid only after its last block.
     """
     log = Log([source.streamed])
     inputs = [(source.file.fileno(), source.kind)]
@@ -268,15 +266,15 @@ def stream(source: Input, max_seconds: float, stack: ExitStack) -> tuple[int, in
     head = child.read_exactly(24)
     if len(head) < 24 or head[:4] != b".snd":
         child.finish()
-        raise log.error(source.kind) or DecodeError("corrupt", "ffmpeg finds no sound in it")
+        raise log.error(source.kind) or DecodeError("corrupt", "ffmpeg finds no audio")
     start, rate, channels = _au_header(head)
     child.read_exactly(start - 24)
     frame_bytes = 4 * max(1, min(channels, MAX_CHANNELS))
-    wanted = max(1, BLOCK_SAMPLES // channels) * frame_bytes if channels else frame_bytes
+    block_bytes = max(1, BLOCK_SAMPLES // channels) * frame_bytes if channels else frame_bytes
 
     def blocks() -> Iterator[np.ndarray]:
         total = 0
-        while data := child.read_exactly(wanted):
+        while data := child.read_exactly(block_bytes):
             block = _samples(data[: len(data) - len(data) % frame_bytes], channels)
             total += len(block)
             check_bound(total, rate, channels, max_seconds)
@@ -290,9 +288,9 @@ def stream(source: Input, max_seconds: float, stack: ExitStack) -> tuple[int, in
 
 
 def decode_together(sources: list[Input], max_seconds: float) -> list[Decoded] | None:
-    """All files decoded by one process; None if ffmpeg complained of anything, or gave too much, too little or nothing of one.
+    """Decode all files by one process; None if ffmpeg reported any problem, or the length of any file is wrong.
 
-    Their samples together are bounded by `BATCH_BYTES`: those of about 400 s of stereo.
+    All samples together are bounded by `BATCH_BYTES`, about 400 s of stereo.
     """
     log = Log([source.streamed for source in sources])
     with ExitStack() as stack:
@@ -330,7 +328,7 @@ def decode_together(sources: list[Input], max_seconds: float) -> list[Decoded] |
 
 
 def _au_header(head: bytes) -> tuple[int, int, int]:
-    """(where the samples start, sample rate, channels)."""
+    """(offset of the samples, sample rate, channels)."""
     start, _, _, rate, channels = struct.unpack(">5I", head[4:])
     return start, rate, channels
 

@@ -1,4 +1,4 @@
-"""Parsing ffmpeg's log: its errors, and the declarations of the containers' headers."""
+"""Parsing ffmpeg's log: errors, and what container headers declare."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from soundmill.decoding.limits import DecodeError
 from soundmill.errors import UserError
 
 _TRUNCATED = re.compile(r"packet corrupt|truncat|prematurely|moov atom not found|incomplete frame|partial file|end of file", re.I)
-_DAMAGE = re.compile(r"corrupt|truncat|prematurely|size mismatch|check failed", re.I)  # in what are only warnings
+_DAMAGE = re.compile(r"corrupt|truncat|prematurely|size mismatch|check failed", re.I)  # in warnings
 _SHORT_PACKET = re.compile(r"packet corrupt|corrupt input packet", re.I)
 
 
 @dataclass
 class _Declared:
-    """What the header of one input says."""
+    """Declarations of one input's header."""
 
     streams: int = 0
     seconds: float | None = None
@@ -25,9 +25,9 @@ class _Declared:
 
 
 class Log:
-    """The lines of one process; `streamed`: of each input, whether it declares no length."""
+    """The log of one process; `streamed`: for each input, whether it declares no length."""
 
-    MOST = 1000  # different complaints kept
+    MOST = 1000  # distinct complaints kept
     LONGEST = 1 << 16  # bytes of one line
 
     def __init__(self, streamed: list[bool]) -> None:
@@ -47,7 +47,7 @@ class Log:
 
     def _line(self, line: str) -> None:
         match = re.search(r"\[(info|warning|error|fatal|panic)\] ?(.*)", line)
-        if not match:  # the rest of a text with line breaks: a tag's, for one
+        if not match:  # continuation of a multi-line text, such as a tag
             return
         level, text = match[1], match[2]
         if level == "info":
@@ -61,7 +61,7 @@ class Log:
             self._complaints.add(one_line(text))
 
     def _information(self, text: str) -> None:
-        # What the header holds is indented less than the tags, whose names are anybody's.
+        # Tags, whose names are arbitrary, are indented more than header fields.
         if text.startswith("Input #"):
             self._inputs.append(_Declared(estimated=self._estimated))
             self._estimated, self._in_input = False, True
@@ -82,23 +82,23 @@ class Log:
         return bool(self._complaints) or self._status != 0
 
     def seconds(self, index: int) -> float | None:
-        """What one input declares for the whole file, where that is what its sound should last."""
+        """Declared duration of an input, if its audio should have that duration."""
         if index >= len(self._inputs):
             return None
         declared = self._inputs[index]
-        # A film may last longer than its sound, and what is guessed from the bit rate proves nothing.
+        # A film may be longer than its audio, and estimates from the bit rate are unreliable.
         whole = declared.streams == 1 and not declared.estimated and not self._streamed[index]
         return declared.seconds if whole else None
 
     def error(self, kind: Kind) -> DecodeError | None:
-        """What all the complaints come to, whatever order the process's threads made them in; None if there are none."""
+        """The error that follows from all complaints, whatever their order; None if there are none."""
         if not self.complained:
             return None
-        if self._status in (-signal.SIGKILL, -signal.SIGTERM):  # which we do not send to one whose end we wait for
+        if self._status in (-signal.SIGKILL, -signal.SIGTERM):  # not sent by us here
             raise UserError(
                 f"ffmpeg was killed (signal {-self._status}) while it decoded: out of memory? Run it again: finished work is kept"
             )
-        complaints = sorted(text for text in self._complaints if "/proc/self/fd" not in text)  # they differ from run to run
+        complaints = sorted(text for text in self._complaints if "/proc/self/fd" not in text)  # differs from run to run
         together = "\n".join(complaints)
         detail = complaints[0] if complaints else f"ffmpeg ended with status {self._status}"
         if "matches no streams" in together or "does not contain any stream" in together:
@@ -106,12 +106,12 @@ class Log:
         if re.search(r"no decoder found|[Dd]ecoder \S* ?not found|[Uu]nknown decoder", together):
             return DecodeError("unknown codec", detail)
         if kind.demuxer is None and re.search(r"whitelist|Error opening input", together):
-            return DecodeError("unknown format", "no audio format that is known by its bytes")
+            return DecodeError("unknown format", "no known audio format")
         if _TRUNCATED.search(together):
             return DecodeError("truncated", next(text for text in complaints if _TRUNCATED.search(text)))
         return DecodeError("corrupt", detail)
 
 
 def one_line(text: str) -> str:
-    """A decoder's message without what differs from run to run (addresses) or could break a table."""
+    """A decoder's message as one line, without addresses, which differ from run to run."""
     return re.sub(r"\s+", " ", re.sub(r" ?@ ?0x[0-9a-f]+|0x[0-9a-f]{6,}", "", text)).strip()[:200]

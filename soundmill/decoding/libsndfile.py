@@ -1,4 +1,4 @@
-"""Decoding by libsndfile, in this process; declared lengths and checksums are verified."""
+"""Decoding with libsndfile; declared lengths and checksums are verified."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from soundmill.decoding.containers.sniffing import Kind
 from soundmill.decoding.ffmpeg_log import one_line
 from soundmill.decoding.limits import BLOCK_SAMPLES, MIN_SAMPLES, DecodeError, check_bound, check_length
 
-LOST_SAMPLES = 2 * 1152  # frames at the start of MPEG audio that need what was in those before
+LOST_SAMPLES = 2 * 1152  # first frames of MPEG audio cut from a longer stream
 
 
 def open_sound(file: BinaryIO, layout: Layout) -> soundfile.SoundFile | None:
-    """The file for libsndfile, by its descriptor, whatever its name is; None if ffmpeg has to read it. The caller closes it."""
+    """Open a file with libsndfile by its descriptor; None if ffmpeg has to decode it. The caller closes it."""
     os.lseek(file.fileno(), 0, os.SEEK_SET)
     try:
         sound = soundfile.SoundFile(file.fileno(), closefd=False)
     except soundfile.SoundFileError:
         return None
-    # libsndfile gives no more frames than it announces, and of mp3 without a count it announces an estimate.
+    # libsndfile stops at its announced length, which is an estimate for mp3 without a frame count.
     if layout.exact or sound.frames >= layout.at_least:
         return sound
     sound.close()
@@ -36,7 +36,7 @@ def open_sound(file: BinaryIO, layout: Layout) -> soundfile.SoundFile | None:
 
 
 def blocks(sound: soundfile.SoundFile, file: BinaryIO, kind: Kind, layout: Layout, max_seconds: float) -> Iterator[np.ndarray]:
-    """float32 [n, channels] of an opened file; DecodeError where it is damaged, which the last block may show."""
+    """float32 [n, channels] of an opened file; DecodeError if it is damaged, perhaps only at the last block."""
     checksum = hashlib.md5(usedforsecurity=False) if layout.md5 and layout.bits in (8, 16, 24) else None
     most = max(1, BLOCK_SAMPLES // sound.channels)
     total = 0
@@ -62,19 +62,19 @@ def blocks(sound: soundfile.SoundFile, file: BinaryIO, kind: Kind, layout: Layou
     if total < MIN_SAMPLES:
         raise DecodeError("too short", "no or one sample")
     if checksum and checksum.digest() != layout.md5:
-        raise DecodeError("corrupt", "the decoded samples do not match the file's own checksum")
+        raise DecodeError("corrupt", "decoded samples do not match the checksum in the file")
 
 
 _STDERR = threading.Lock()
-# A stream that starts in the middle begins with a frame whose bits were in those before: that is no damage.
+# The first frames of a cut stream refer to bits of earlier frames; that is not damage.
 _MPG123_ERROR = re.compile(rb"libmpg123\S* error: (?!part2_3_length)([^\n]*)")
 
 
 @contextmanager
 def _mpg123_errors_raised() -> Iterator[None]:
-    """DecodeError where libmpg123 reports a damaged frame, which libsndfile passes over: it only writes to standard error.
+    """DecodeError if libmpg123 reports a damaged frame, which libsndfile ignores: it is only written to standard error.
 
-    One thread at a time; whatever else is written to standard error meanwhile is written afterwards.
+    One thread at a time; other output to standard error is written afterwards.
     """
     with _STDERR, ExitStack() as stack:
         log = os.memfd_create("log")
@@ -94,6 +94,6 @@ def _mpg123_errors_raised() -> Iterator[None]:
 
 
 def _integers(block: np.ndarray, bits: int) -> bytes:
-    """The little-endian integers that float32 samples were made from: exact up to 24 bits."""
+    """The little-endian integers that float32 samples came from; exact up to 24 bits."""
     values = np.rint(block * np.float32(1 << bits - 1)).astype("<i4")
     return values.view(np.uint8).reshape(*values.shape, 4)[..., : bits // 8].tobytes()

@@ -1,4 +1,4 @@
-"""Loops made longer or shorter at their pitch, by ffmpeg: its rubberband, or its atempo, which is rougher."""
+"""Time-stretching loops with ffmpeg's rubberband, or with atempo, which sounds worse."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from soundmill.decoding.ffmpeg import STALL_SECONDS, ffmpeg_executable
 from soundmill.errors import UserError
 
 Stretcher = Literal["rubberband", "atempo"]
-CONTEXT_SECONDS = 0.5  # of the loop's end before it and of its beginning after it, that the stretcher hears too
-SLOWEST_ATEMPO = 0.5  # what it takes; to go slower, it is run several times
-FADE_SECONDS = 0.02  # at a loop's end, in which it becomes what comes before its beginning
-LARGEST_DELAY = 0.08  # seconds that a stretcher may come late or early by
+CONTEXT_SECONDS = 0.5  # of the repeated loop before and after it, as context for the stretcher
+SLOWEST_ATEMPO = 0.5  # its minimum; chained for slower tempi
+FADE_SECONDS = 0.02  # crossfade at the end of a loop
+LARGEST_DELAY = 0.08  # seconds of delay, positive or negative
 
 
 @functools.cache
 def best_stretcher() -> Stretcher:
-    """Rubberband where the ffmpeg that runs here has it."""
+    """rubberband if this ffmpeg has it, else atempo."""
     command = [str(ffmpeg_executable()), "-hide_banner", "-filters"]
     listed = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=STALL_SECONDS).stdout
     return "rubberband" if " rubberband " in listed else "atempo"
 
 
 def stretch(wave: np.ndarray, sample_rate: int, num_samples: int, stretcher: Stretcher) -> np.ndarray:
-    """A loop float32 [C, T] as one of `num_samples`; one as long as that stays as it is. A loop goes on at its beginning.
+    """Stretch a seamless loop float32 [C, T] to `num_samples`; unchanged if it has that length.
 
-    Beats stay where they are in it: how late the stretcher comes is found by comparing how loudness rises. Its tones keep their
-    pitch and so are cut anywhere in a period: the end fades into what the stretcher made before the beginning. An ffmpeg without
-    rubberband is a UserError.
+    Beats keep their relative positions: the stretcher's delay is found by correlating level increases. Since tones keep their
+    pitch, periods do not fit the new length, so the end is crossfaded into the sound before the start. UserError if ffmpeg
+    does not have the stretcher.
     """
     length = wave.shape[1]
     if length == num_samples:
@@ -42,10 +42,10 @@ def stretch(wave: np.ndarray, sample_rate: int, num_samples: int, stretcher: Str
     before = round(CONTEXT_SECONDS * sample_rate * max(1.0, tempo))
     given = np.take(wave, np.arange(-before, length + before), axis=1, mode="wrap")
     times = math.ceil(math.log(tempo, SLOWEST_ATEMPO)) if stretcher == "atempo" and tempo < SLOWEST_ATEMPO else 1
-    made = _run(given, sample_rate, ",".join([f"{stretcher}=tempo={tempo ** (1 / times):.9f}"] * times), stretcher)
-    start = round(before / tempo) + _delay(made, given, tempo, sample_rate)
+    stretched = _run(given, sample_rate, ",".join([f"{stretcher}=tempo={tempo ** (1 / times):.9f}"] * times), stretcher)
+    start = round(before / tempo) + _delay(stretched, given, tempo, sample_rate)
     fade = min(round(FADE_SECONDS * sample_rate), num_samples // 4)
-    around = np.take(made, np.arange(start - fade, start + num_samples), axis=1, mode="clip")
+    around = np.take(stretched, np.arange(start - fade, start + num_samples), axis=1, mode="clip")
     return np.ascontiguousarray(closed(around, fade, num_samples, fade))
 
 
@@ -55,18 +55,18 @@ def _run(wave: np.ndarray, sample_rate: int, audio_filter: str, stretcher: Stret
     command += ["-i", "pipe:0", "-af", audio_filter, *form, "pipe:1"]
     done = subprocess.run(command, input=wave.T.astype("<f4").tobytes(), capture_output=True, timeout=STALL_SECONDS)
     if done.returncode or done.stderr:
-        said = " ".join(done.stderr.decode("utf-8", "replace").split())[:300]
+        message = " ".join(done.stderr.decode("utf-8", "replace").split())[:300]
         raise UserError(
-            f"ffmpeg could not stretch by {stretcher}: {said or f'exit status {done.returncode}'}; see `soundmill doctor`, or for "
-            f"the stage `loops` set its `stretcher` to {'atempo' if stretcher == 'rubberband' else 'rubberband'}"
+            f"ffmpeg could not stretch by {stretcher}: {message or f'exit status {done.returncode}'}; see `soundmill doctor`, or "
+            f"for the stage `loops` set its `stretcher` to {'atempo' if stretcher == 'rubberband' else 'rubberband'}"
         )
     return np.frombuffer(done.stdout, "<f4").reshape(-1, len(wave)).T
 
 
-def _delay(made: np.ndarray, given: np.ndarray, tempo: float, sample_rate: int) -> int:
-    """Samples by which `made` comes later than `given` at this tempo: where their rises of loudness fit best."""
+def _delay(stretched: np.ndarray, given: np.ndarray, tempo: float, sample_rate: int) -> int:
+    """Delay of `stretched` against `given` in samples, where their level increases correlate best."""
     frame = sample_rate // 1000
-    here, there = _rises(made, frame), _rises(given, frame)
+    here, there = _rises(stretched, frame), _rises(given, frame)
     expected = np.interp(np.arange(len(here)) * tempo, np.arange(len(there)), there)
     lags = np.arange(-round(1000 * LARGEST_DELAY), round(1000 * LARGEST_DELAY) + 1)
     likeness = [float(np.dot(np.roll(here, -lag), expected)) for lag in lags]

@@ -17,7 +17,7 @@ import numpy as np
 
 from soundmill import hashing, ledger, tracking
 from soundmill.corpora import forgotten
-from soundmill.corpora.forgotten import Clip, Entry, Forgotten
+from soundmill.corpora.forgotten import Entry, Forgotten, ForgottenClip
 from soundmill.corpora.sources import Sources
 from soundmill.decoding import decode
 from soundmill.errors import UserError
@@ -130,7 +130,7 @@ def describe(project: Project, piece: Piece, reason: str, copy_of: str | None) -
         digest=row["digest"] if row else None,
         start=None if piece.is_whole else float(piece.start),
         end=None if piece.is_whole else float(piece.end),
-        clips=[Clip(clip_id=clip_id, digest=digest) for clip_id, digest in sorted(clips)],
+        clips=[ForgottenClip(clip_id=clip_id, digest=digest) for clip_id, digest in sorted(clips)],
         fingerprint=encoded(_fingerprint(project, row, piece)) if row else "",
         copy_of=copy_of,
         reason=reason,

@@ -157,5 +157,5 @@ def test_a_spec_that_makes_no_sense_is_refused(change, says):
 
 
 def test_bands_narrower_than_a_bin_are_refused():
-    with pytest.raises(UserError, match="hold no FFT bin"):
+    with pytest.raises(UserError, match="contain no FFT bin"):
         mel.mel_filterbank(TANGO.model_copy(update={"n_mels": 512}))

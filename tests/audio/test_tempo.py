@@ -72,7 +72,7 @@ def test_a_name_is_believed_unless_the_onsets_say_otherwise():
     assert wrong.bpm == pytest.approx(100, rel=1e-3)
     pad = np.sin(2 * np.pi * 220 * np.arange(round(9.6 * RATE)) / RATE).astype(np.float32)
     assert find(pad, "pad 100bpm.wav", LOWEST).bars == 4  # no onset speaks against it, and its length is so many bars
-    with pytest.raises(NoLoopError, match=r"no tempo .* its name says 117, and its length is no number of such bars"):
+    with pytest.raises(NoLoopError, match=r"no tempo .* the name says 117 bpm, but the length is not a whole number of such bars"):
         find(pad, "pad 117bpm.wav", LOWEST)
 
 
@@ -88,7 +88,7 @@ def test_a_rounded_name_loses_to_the_length_that_fits():
 def test_a_name_that_is_wrong_by_a_share_of_a_beat_loses_to_whole_bars(wrong):
     """At such tempi many onsets lie on beats too."""
     right = []
-    for loop in [one for one in loop_corpus.plan(240, 0.1, 0.25, 0) if one.told != "loose"][:36]:
+    for loop in [one for one in loop_corpus.plan(240, 0.1, 0.25, 0) if one.hint != "loose"][:36]:
         wave = resample(loop_corpus.render(loop, 0).mean(1).astype(np.float32), loop.rate, RATE)
         found = find(wave, f"x {round(loop.bpm * wrong)}bpm.wav", LOWEST)
         right.append(found.bpm == pytest.approx(loop.bpm, rel=0.01))
@@ -137,6 +137,6 @@ def test_bars_of_the_embedded_loops_are_found():
         wave = resample(loop_corpus.render(loop, 0).mean(1).astype(np.float32), loop.rate, RATE)
         found = find(wave, loop.name, LOWEST)
         begins = abs(found.start - loop.lead) < 0.03 and found.bars == loop.bars
-        right.setdefault(loop.told, []).append(abs(found.bpm / loop.bpm - 1) < 0.01 and begins)
-    assert set(right) == set(loop_corpus.TOLD)
+        right.setdefault(loop.hint, []).append(abs(found.bpm / loop.bpm - 1) < 0.01 and begins)
+    assert set(right) == set(loop_corpus.TEMPO_HINTS)
     assert min(np.mean(its) for its in right.values()) >= 0.95, {told: np.mean(its) for told, its in right.items()}

@@ -79,12 +79,14 @@ def test_a_folder_beside_a_bake_off_is_that_where_the_person_stands(root, tmp_pa
 
 
 @pytest.fixture
-def runs(monkeypatch):
+def runs(monkeypatch, tmp_path):
     """What `soundmill run` would run: the name of the workspace, and its parameters."""
     from flows import checkout
 
     begun = []
-    monkeypatch.setattr(checkout, "workspace", lambda root, name, document: begun.append((name, document)) or root)
+    monkeypatch.setattr(
+        checkout, "workspace", lambda root, name, document: begun.append((name, document)) or tmp_path / "workspace"
+    )
     monkeypatch.setattr(checkout, "run_pipeline", lambda workspace: 0)
     return begun
 

@@ -95,8 +95,8 @@ def test_goes_from_one_to_another(home):
         (["restyle", "long.wav", "--label", "ran"], f"unknown label 'ran'; did you mean 'rain'? (labels: {', '.join(LABELS)})"),
         (["restyle", "none.wav"], "none.wav"),
         (["restyle", "empty.wav"], "empty.wav: too short"),
-        (["restyle", "nan.wav"], "nan.wav: nan samples that are no numbers"),
-        (["restyle", "long.wav", "nan.wav"], "nan.wav: nan samples that are no numbers"),
+        (["restyle", "nan.wav"], "nan.wav: nan non-finite samples"),
+        (["restyle", "long.wav", "nan.wav"], "nan.wav: nan non-finite samples"),
         (
             ["reconstruct", "long.wav"],
             "the family 'waveform_unet' cannot reconstruct; it can generate and transform and interpolate",

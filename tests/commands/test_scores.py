@@ -86,7 +86,7 @@ def test_sounds_of_any_rate_and_level_are_scored_seen_and_heard(tmp_path, root, 
     done = soundmill("evaluate", *folders, *options, cwd=root)
     assert done.returncode == 1
     for name in ("nan", "inf"):
-        assert f"{made}/{name}.wav: cannot be scored: nan samples that are no numbers" in done.stderr
+        assert f"{made}/{name}.wav: cannot be scored: nan non-finite samples" in done.stderr
 
 
 def test_folders_are_scored_and_compared(tmp_path, root, shared, monkeypatch):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from soundmill.corpora.inventory import AudioFile, Inventory
 from soundmill.corpora.join import join
-from soundmill.corpora.rows import Row
+from soundmill.corpora.rows import ManifestRow
 
 VIDEO = "r1nicOVtvkQ"
 
@@ -15,8 +15,8 @@ def inventory(*names: str) -> Inventory:
     return Inventory(Path("/corpus"), audio=[AudioFile(name.encode(), 1, "") for name in sorted(names)])
 
 
-def row(key: str, caption: str = "a sound", at: int = 2, source: bytes = b"m.csv", **rest) -> Row:
-    return Row(source, at, key, captions=[caption], **rest)
+def row(key: str, caption: str = "a sound", at: int = 2, source: bytes = b"m.csv", **rest) -> ManifestRow:
+    return ManifestRow(source, at, key, captions=[caption], **rest)
 
 
 def joined(names, rows, **options):

@@ -81,7 +81,7 @@ def test_split_folders_wherever_they_lie(tmp_path, above, beside):
     tables = registry.read("folder", result, 1)
     expected = {above + name: outcome for name, outcome in SPLIT_ROWS.items()}
     assert rows(tables, "split", "labels") == expected | ({beside: (None, [])} if beside else {})
-    assert [remark.partition(" lie")[0] for remark in tables.remarks] == ([f"1 recordings (first: {beside})"] if beside else [])
+    assert [remark.partition(" are")[0] for remark in tables.remarks] == ([f"1 recordings (first: {beside})"] if beside else [])
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_folders_named_after_splits_among_classes_are_classes_and_told(tmp_path,
     assert sorted(label for row in tables.recordings for label in row["labels"]) == labels
     assert {row["split"] for row in tables.recordings} == {None}
     (remark,) = tables.remarks
-    assert "in folders named after splits that are not read as such" in remark
+    assert "in folders named after splits that are not read as splits" in remark
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_texts_without_recording_are_missing(tmp_path):
     assert [(row["id"], row["captions"], row["origins"]) for row in tables.missing] == [("d/b", ["A cat"], ["d/b.txt:1"])]
     assert len(tables.matched) == 1
     (remark,) = tables.remarks  # of a list, and of a text in a folder without captions
-    assert remark.startswith("2 tables, lists or texts not read, which say nothing that folder knows of (first: d/list.txt)")
+    assert remark.startswith("2 tables, lists or texts not read, since they are not part of the format folder (first: d/list.txt)")
 
 
 def test_captions_that_lie_in_formats_that_nothing_reads_are_told_of(tmp_path):
@@ -146,7 +146,7 @@ def test_captions_that_lie_in_formats_that_nothing_reads_are_told_of(tmp_path):
     for name in ("MACS.yaml", "captions.xlsx", "cover.png", "data.arrow"):
         (tmp_path / name).write_bytes(b"files: []")
     (remark,) = scan(tmp_path).remarks
-    assert remark.startswith("3 tables, lists or texts not read, which say nothing that folder knows of (first: MACS.yaml)")
+    assert remark.startswith("3 tables, lists or texts not read, since they are not part of the format folder (first: MACS.yaml)")
 
 
 def test_texts_with_the_extension_of_their_recording(tmp_path):
@@ -188,7 +188,7 @@ def test_youtube_names_in_a_plain_folder_keep_their_ids(tmp_path):
 def test_words_that_are_taken_for_a_youtube_id_are_told(tmp_path):
     tables = registry.read("folder", make(tmp_path, "RainAtNight_1.wav", "RainAtNight_2.wav", "r1nicOVtvkQ_10.wav"), 1)
     (remark,) = tables.remarks
-    assert remark.startswith("2 recordings (first: RainAtNight_1.wav) are called like a clip of a YouTube video")
+    assert remark.startswith("2 recordings (first: RainAtNight_1.wav) are named like a clip of a YouTube video")
 
 
 def test_esc10_folders(tmp_path):

@@ -70,7 +70,7 @@ def test_a_packed_manifest_that_breaks_off_is_an_error_that_names_it(corpus):
 
 def test_a_line_without_end_is_refused_and_not_held(corpus):
     write(corpus, "egs/example/train/data.jsonl.gz", gzip.compress(lines("sfx/a.flac").encode() + b" " * (3 << 20)))
-    with pytest.raises(UserError, match="a line of more than 1048576 bytes"):
+    with pytest.raises(UserError, match="a line over 1048576 bytes"):
         scan(corpus, "audiocraft")
 
 

@@ -225,7 +225,7 @@ def test_labels_that_people_can_read_win_over_machine_ids(tmp_path):
         ("r1nicOVtvkQ", [], "train", "r1nicOVtvkQ"),
     ]
     assert tables.counts["labels_without_name"] == 3
-    assert [remark.partition("(")[0] for remark in tables.remarks] == ["3 labels are machine ids of AudioSet's classes "]
+    assert [remark.partition("(")[0] for remark in tables.remarks] == ["3 labels are machine ids of AudioSet classes "]
     write(tmp_path, "class_labels_indices.csv", 'index,mid,display_name\n0,/m/0k4j,Car\n1,/m/0_ksk,"Car alarm"\n2,/m/04rlf,Music\n')
     tables = scan(tmp_path)
     assert list(recordings(tables, "labels").values()) == [["Speech", "Gush"], ["Car", "Car alarm"], ["Music"]]
@@ -263,7 +263,7 @@ def test_a_class_folder_called_train_is_no_split(tmp_path):
     tables = scan(tmp_path)
     assert recordings(tables, "split") == {"cat/0.wav": None, "dog/0.wav": None, "train/0.wav": None}
     assert [remark.partition(",")[0] for remark in tables.remarks] == [
-        "1 recordings (first: train/0.wav) lie in folders named after splits that are not read as such"
+        "1 recordings (first: train/0.wav) are in folders named after splits that are not read as splits"
     ]
     (tmp_path / "metadata.csv").unlink()
     for folder in ("train", "dog"):

@@ -81,7 +81,7 @@ def test_splits_are_where_the_root_lists_them(corpus):
 
 
 def test_a_list_of_another_form_is_an_error_that_names_it(corpus):
-    write(corpus, "dataset/metadata/audiocaps/datafiles/train.json", "[1, 2]")
+    write(corpus, "dataset/metadata/audiocaps/datafiles/train.json", '{"items": []}')
     with pytest.raises(UserError, match=r'datafiles/train\.json: expected .*"data"'):
         scan(corpus)
 

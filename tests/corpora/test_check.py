@@ -206,7 +206,7 @@ def test_the_survey_has_the_same_numbers(corpus):
     assert (result.format, result.collisions) == ("audiocaps", len(report.tables.collisions))
     parameters = {"clips": {"default": {"clip_seconds": 5.0}}, "mixup": {"ratio": 0.5}, "splits": SPLITS}
     text = "\n".join(result.describe(parameters, 0.0))
-    assert "3 clips with a file, 1 without (missing); 1 files have neither" in text
+    assert "3 clips with a file, 1 without (missing); 1 files without a row" in text
     assert "soundmill corpus check" in text
 
 
@@ -218,9 +218,7 @@ def test_the_survey_warns_of_splits_before_anything_runs(tmp_path):
         (tmp_path / "dog").mkdir(exist_ok=True)
         soundfile.write(tmp_path / "dog" / f"AbcdefghijK_{10 * number}.wav", np.zeros(800), 8000)
     (line,) = surveyed()
-    assert line.startswith(
-        "no clip is in test, so `generate` and `evaluate` will fail after the training: all recordings are of one "
-    )
+    assert line.startswith("no clip is in test, so `generate` and `evaluate` will fail after training: all recordings have one ")
     for label, count in (("rain", 20), ("bell", 1)):
         (tmp_path / label).mkdir()
         for number in range(count):
@@ -348,10 +346,10 @@ PART = {"format": "auto", "path": ".", "weight": 1.0}
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"format": "synthetic", "embedded": ["synthetic"]}, "made by the pipeline itself"),
+        ({"format": "synthetic", "embedded": ["synthetic"]}, "synthesised by the pipeline"),
         ({"parts": {}}, "set corpus.parts to"),
         ({"parts": {"a": PART}, "path": "."}, "corpus.path is null"),
-        ({"format": "folder", "parts": {"a": PART}, "path": "."}, "of a union alone"),
+        ({"format": "folder", "parts": {"a": PART}, "path": "."}, "for a union only"),
         ({"parts": {"a": 3}}, r"corpus\.parts\.a"),
         ({"parts": {"": PART, "a": PART}}, r"corpus\.parts"),
         ({"parts": {"../a": PART}}, r"corpus\.parts"),
@@ -443,7 +441,7 @@ def test_seconds_inside_of_a_recording_are_told_apart_and_no_clip_may_have_them(
     assert (report.coverage, report.inside, report.as_json()["inside"]) == (1.0, 3, 3)
     with (tmp_path / "report.txt").open("w+") as file:
         check.show(report, Console(file=file, width=200))
-    assert "3 of them begin inside of a longer file" in (tmp_path / "report.txt").read_text()
+    assert "3 of them start inside a longer file" in (tmp_path / "report.txt").read_text()
     clips = [
         {"clip_id": row["recording_id"], "recording_id": row["recording_id"], "start": 0.0, "seconds": 5.0}
         for row in report.tables.recordings
@@ -468,4 +466,4 @@ def test_ids_as_table_programs_keep_them_and_rows_that_cannot_be_used(lay, tmp_p
     assert report.as_json()["unusable"] == 1
     with (tmp_path / "report.txt").open("w+") as file:
         check.show(report, Console(file=file, width=200))
-    assert "1 rows, or texts of rows, cannot be used" in (tmp_path / "report.txt").read_text()
+    assert "1 rows or texts cannot be used" in (tmp_path / "report.txt").read_text()

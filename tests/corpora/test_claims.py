@@ -15,7 +15,7 @@ def test_two_files_of_a_rows_name_are_reported_and_neither_is_described():
             "id": "x.wav",
             "paths": ["a/x.wav", "b/x.wav"],
             "origins": ["m.csv:2", "m.csv:3"],
-            "reason": "several files bear this name",
+            "reason": "several files have this name",
             "taken": None,
         }
     ]
@@ -26,7 +26,7 @@ def test_two_files_of_a_rows_name_are_reported_and_neither_is_described():
 def test_two_rows_that_find_one_file_are_reported_and_it_is_not_described():
     tables = joined(["x.wav"], [row("/home/train/x.wav", "one"), row("/home/test/x.wav", "two", at=3)])
     assert captions_of(tables) == {None: ["one", "two"]}
-    assert tables.ambiguous[0]["reason"] == "rows of different names find only this file"
+    assert tables.ambiguous[0]["reason"] == "rows with different names match only this file"
     assert tables.ambiguous[0]["origins"] == ["m.csv:2", "m.csv:3"]
 
 
@@ -79,7 +79,7 @@ def test_a_number_of_two_videos_names_neither():
     tables = joined(["7.wav"], rows)
     assert captions_of(tables) == {None: ["one", "two"]}
     assert tables.collisions == [{"id": "7", "origins": ["m.csv:2", "m.csv:3"]}]
-    assert tables.ambiguous[0]["reason"] == "rows of different names find only this file"
+    assert tables.ambiguous[0]["reason"] == "rows with different names match only this file"
 
 
 def test_a_path_from_the_manifests_folder_means_no_other_folders_file():
@@ -187,7 +187,7 @@ def test_files_called_by_freesounds_numbers_are_not_taken_for_audiocaps():
     assert captions_of(strange) == {None: ["a sound"], "Y0aBcDe_gHi_10.wav": ["a sound"]}
     beside = joined(["fsd/7.wav", "fsd/100.wav", "fsd/101.wav", "own/Y0aBcDe_gHi_10.wav"], rows)
     assert captions_of(beside) == {None: ["a sound"], "own/Y0aBcDe_gHi_10.wav": ["a sound"]}
-    assert beside.remarks[0].startswith("1 files are named by a row's `audiocap_id` and not taken for it")
+    assert beside.remarks[0].startswith("1 files are named like a row's `audiocap_id` but not used")
     numbers_alone = joined(["all/7.wav", "all/100.wav", "all/101.wav"], rows)  # a csv of some of them
     assert captions_of(numbers_alone) == {None: ["a sound"], "all/7.wav": ["a sound"]}
 

@@ -194,7 +194,7 @@ def test_memory_does_not_grow_with_the_keys(tmp_path, monkeypatch):
 def test_more_clips_than_can_be_numbered_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(fingerprint_index, "MOST_CODES", 1)
     names = pa.chunked_array([[f"{number}" for number in range(30)]])
-    with pytest.raises(UserError, match="30 clips: more than 22 are not compared"):
+    with pytest.raises(UserError, match="30 clips: at most 22 can be compared"):
         fingerprint_index.Index(tmp_path, names, names)
 
 

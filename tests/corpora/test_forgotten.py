@@ -71,7 +71,7 @@ def test_what_is_no_list_is_refused(tmp_path, text):
 
 def test_the_same_twice_is_refused(tmp_path):
     params.write_yaml({"forgotten": [WHOLE, WHOLE]}, tmp_path / "forgotten.yaml")
-    with pytest.raises(UserError, match="'dog' is there twice"):
+    with pytest.raises(UserError, match="'dog' is listed twice"):
         forgotten.read(tmp_path / "forgotten.yaml")
 
 

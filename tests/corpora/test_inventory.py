@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from soundmill.corpora import inventory, metadata
+from soundmill.corpora import inventory, metadata, registry
 from soundmill.errors import UserError
 
 
@@ -145,7 +145,7 @@ def test_links_out_of_the_corpus_are_quarantined_and_told(tmp_path, digests):
     assert {row["path"]: row["reason"] for row in result.rejected} == dict.fromkeys(leaving, "link_leaves_corpus")
     assert {row["path"]: row["detail"] for row in result.rejected}["rain/r0.txt"] == f"leads to {outside / 'passwd'}"
     (message,) = result.remarks.values()
-    assert message.startswith("9 links that lead out of the folder and are not followed; corpus.follow_links: true reads")
+    assert message.startswith("9 links that lead out of the folder and are not followed; corpus.follow_links: true follows")
 
 
 @pytest.mark.parametrize("follow_links", [False, True])
@@ -219,8 +219,8 @@ def test_a_recording_that_its_header_rules_out_is_not_read(tmp_path):
     assert names(result) == [b"whole.wav"]
     assert {row["path"]: (row["reason"], row["detail"]) for row in result.rejected} == {
         "sparse.wav": ("too long", "more than 7200 s"),
-        "tail.wav": ("corrupt", "it ends in more than 1048576 zeros"),
-        "zeros.ogg": ("corrupt", "it ends in more than 1048576 zeros"),
+        "tail.wav": ("corrupt", "ends in more than 1048576 zeros"),
+        "zeros.ogg": ("corrupt", "ends in more than 1048576 zeros"),
     }
 
 
@@ -292,7 +292,7 @@ def test_cells_beyond_the_header_are_told(tmp_path):
 @pytest.mark.parametrize(
     ("text", "remark"),
     [
-        ('1,a\n2,"b\n3,c\n4,d\n', "1 texts in quotes that run over lines like rows"),
+        ('1,a\n2,"b\n3,c\n4,d\n', "1 quoted texts that contain lines like rows"),
         ('1,a\n2,"b\n3,c\n4,d"\n5,e\n', "(first: line 3)"),
         ('1,"a\nb"\n2,"c"\n', None),
     ],
@@ -347,7 +347,7 @@ def test_a_column_that_is_there_twice_is_told(tmp_path):
     put(tmp_path, "a.csv", b"name,caption,caption\n1,a,b\n")
     result = inventory.take(tmp_path)
     assert [row["caption"] for _, row in metadata.read_csv(result, b"a.csv")] == ["b"]
-    assert list(result.remarks.values()) == ["a.csv: 1 columns that a header has twice, of which the last is read (first: caption)"]
+    assert list(result.remarks.values()) == ["a.csv: 1 repeated columns in a header, of which the last is read (first: caption)"]
 
 
 def test_halves_of_downloads_and_what_editors_leave_are_no_recordings(tmp_path):
@@ -388,3 +388,14 @@ def test_what_a_header_rules_out_is_refused_whatever_was_read_before(tmp_path):
     for seconds, kept in ((7200.0, 1), (600.0, 0), (7200.0, 1)):
         result = inventory.take(path.parent, cache=tmp_path / "digests.sqlite", max_seconds=seconds)
         assert len(result.audio) == kept
+
+
+def test_small_metadata_files_are_opened_once_for_all_formats(tmp_path, monkeypatch):
+    for number in range(3):
+        put(tmp_path, f"{number}.wav")
+        put(tmp_path, f"{number}.json", b'{"prompt": "rain"}')
+    taken = inventory.take(tmp_path, digests=False)
+    opened = []
+    monkeypatch.setattr(metadata, "open", lambda path, *args: opened.append(path) or open(path, *args), raising=False)
+    assert len(registry.read("auto", taken, 1).captions) == 3
+    assert sorted(opened) == sorted(taken.metadata.values())

@@ -41,7 +41,7 @@ def test_a_file_without_start_is_the_only_window_or_the_whole_video_and_that_is_
     assert not one.ambiguous
     two = joined([f"{VIDEO}.wav"], [row(VIDEO, "a", start_time=30.0), row(VIDEO, "b", at=3, start_time=60.0)])
     assert two.recordings[0]["start_time"] == 0.0
-    assert two.ambiguous[0]["reason"] == "rows have 2 starts, the file's name none"
+    assert two.ambiguous[0]["reason"] == "rows have 2 starts, the file name has none"
 
 
 def test_repeated_ids_are_told_where_each_may_be_there_once():
@@ -56,8 +56,8 @@ def test_what_is_taken_for_granted_is_told():
     )
     assert [recording["start_time"] for recording in tables.recordings] == [29.0, 130.0]
     bare, inside = tables.remarks
-    assert bare.startswith(f"1 files are named by their YouTube id alone (first: {VIDEO}.wav)")
-    assert inside.startswith("1 rows are for a second inside of a file that begins before it (first: m.csv:3)")
+    assert bare.startswith(f"1 files are named by a YouTube id without a start (first: {VIDEO}.wav)")
+    assert inside.startswith("1 rows start inside a longer file (first: m.csv:3)")
     assert joined([f"{VIDEO}_30.wav"], [row(VIDEO, start_time=30.0)]).remarks == []
 
 
@@ -225,7 +225,7 @@ def test_what_several_manifests_tell_of_a_file_counts_once():
     }
     assert [recording["labels"] for recording in tables.recordings if recording["path"] == "x.wav"] == [["dog"]]
     (remark,) = tables.remarks
-    assert remark.startswith("2 rows repeat what another manifest has for the same recording (first: all.json:2)")
+    assert remark.startswith("2 rows repeat another manifest's captions of the same recording (first: all.json:2)")
     gone = [row("r1nicOVtvkQ", "a dog", source=name, start_time=30.0, number="7") for name in (b"v1.csv", b"v2.csv")]
     tables = joined(["x.wav"], gone)
     assert [(entry["captions"], entry["audiocap_ids"]) for entry in tables.missing] == [(["a dog"], ["7"])]

@@ -18,7 +18,7 @@ def test_every_label_is_in_every_split_and_told_in_every_way():
     assert len({loop.name for loop in loops}) == 240
     assert set(Counter((loop.label, loop.split) for loop in loops).values()) == {26, 4, 10}
     for label in loop_corpus.PATTERNS:
-        assert {loop.told for loop in loops if loop.label == label} == set(loop_corpus.TOLD)
+        assert {loop.hint for loop in loops if loop.label == label} == set(loop_corpus.TEMPO_HINTS)
     assert all(loop_corpus.SLOWEST <= loop.bpm <= loop_corpus.FASTEST for loop in loops)
 
 
@@ -29,7 +29,7 @@ def test_a_split_without_a_loop_is_refused():
 
 def test_a_loop_of_whole_bars_goes_on_at_its_beginning():
     """What rings at its end begins its beginning: there is no jump where it wraps."""
-    loops = [loop for loop in loop_corpus.plan(60, 0.2, 0.2, 0) if loop.told == "whole"][:6]
+    loops = [loop for loop in loop_corpus.plan(60, 0.2, 0.2, 0) if loop.hint == "whole"][:6]
     for loop in loops:
         wave = loop_corpus.render(loop, 0)
         assert len(wave) == round(loop.bars * 240 / loop.bpm * loop.rate)

@@ -32,7 +32,7 @@ def test_rows_splits_and_classes(lay, captions_of):
 def test_without_the_class_csv_there_are_no_labels(lay):
     tables = registry.read("musiccaps", lay("-0Gj8-vB1q4.wav", **{"m.csv": HEADER + ROWS}), 4)
     assert not any(row["labels"] for row in tables.captions + tables.recordings)
-    assert any("machine ids of AudioSet's classes" in remark for remark in tables.remarks)
+    assert any("machine ids of AudioSet classes" in remark for remark in tables.remarks)
 
 
 def test_another_csv_is_an_error_that_names_the_columns(lay):

@@ -66,7 +66,7 @@ def test_tables_that_no_format_is_like_are_told(lay, other):
     beside = registry.read("auto", lay(**MANIFESTS["audiocaps"]), 4)
     assert (beside.format, len(beside.matched)) == ("audiocaps", 1)
     assert beside.remarks[-1].startswith(
-        "1 tables, lists or texts not read, which say nothing that audiocaps knows of (first: val.csv);"
+        "1 tables, lists or texts not read, since they are not part of the format audiocaps (first: val.csv);"
     )
 
 
@@ -79,7 +79,7 @@ def test_a_parquet_without_recordings_is_told(tmp_path):
     tables = scan(put(tmp_path, "a.wav"))
     assert (tables.format, [remark.partition(";")[0] for remark in tables.remarks]) == (
         "folder",
-        ["1 tables, lists or texts not read, which say nothing that folder knows of (first: captions.parquet)"],
+        ["1 tables, lists or texts not read, since they are not part of the format folder (first: captions.parquet)"],
     )
 
 
@@ -110,7 +110,7 @@ def test_texts_that_were_not_read_are_told_and_readmes_are_not(tmp_path):
 
 def test_what_the_join_takes_for_granted_is_told(lay):
     tables = registry.read("auto", lay("r1nicOVtvkQ.wav", **MANIFESTS["audiocaps"]), 4)
-    assert ["named by their YouTube id alone" in remark for remark in tables.remarks] == [True]
+    assert ["named by a YouTube id without a start" in remark for remark in tables.remarks] == [True]
 
 
 CLAIMS = {  # a manifest of each format that names a recording as @

@@ -41,7 +41,7 @@ def test_speech_commands(tmp_path):
     assert (tables.captions, tables.missing, tables.orphans, tables.collisions, tables.rejected) == ([], [], [], [], [])
     assert len(tables.matched) == len(WORDS)
     (remark,) = tables.remarks
-    assert remark == f"1 recordings that are no words, as in `_background_noise_`, which are left out (first: {NOISE})"
+    assert remark == f"1 recordings that are not words, as in `_background_noise_`, which are left out (first: {NOISE})"
 
 
 def test_sc09_is_the_ten_digits_of_speech_commands(tmp_path):
@@ -119,7 +119,7 @@ def test_what_is_no_word_s_is_told(tmp_path):
     tables = scan(tmp_path)
     assert recordings(tables, "labels", "group")["yes/odd.wav"] == (["yes"], None)
     assert "stray.wav" not in recordings(tables, "labels")
-    assert "1 recordings that are no words" in tables.remarks[0]
+    assert "1 recordings that are not words" in tables.remarks[0]
 
 
 LINES = (

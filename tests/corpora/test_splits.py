@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 from collections import Counter
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from soundmill import hashing
-from soundmill.corpora.splits import assign, join, warnings
+from soundmill.corpora.splits import assign, describe, join, warnings
 
 
 def recording(number, split=None, fold=None, group=None):
@@ -106,15 +107,23 @@ def test_a_corpus_of_many_sources_keeps_its_splits():
     assert hashing.digest([sorted(splits.items()) for splits, _ in dealt]) == "8dc73beebcab6ad595b747ef82d8e67b"
 
 
+def test_labels_of_captions_come_before_those_of_their_recording():
+    recordings = pa.table({"recording_id": ["a", "b", "c", "d"], "labels": [["dog"], [], ["rain"], []]})
+    captions = pa.table({"recording_id": ["a", "d", "gone"], "labels": [["bell"], [], ["wind"]]})
+    labels_of, described = describe(recordings, captions)
+    assert labels_of == {"a": ["bell", "dog"], "b": [], "c": ["rain"], "d": [], "gone": ["wind"]}
+    assert described == {"a", "c", "d", "gone"}
+
+
 def test_what_is_wrong_with_splits_is_told_with_the_remedy():
     whole = [("train", ["dog", "rain"]), ("valid", []), ("test", ["dog"]), ("test", ["rain"])]
     assert warnings(whole, 0.1, 4) == []
     lacking = [("train", ["dog", "rain"]), ("test", ["dog"]), ("test", ["bell"])]
     assert warnings(lacking, 0.1, 3) == [
-        "1 of 3 labels have no clip in train: bell; add recordings of them, or they are not learnt",
+        "1 of 3 labels have no clip in train: bell; add recordings of them, or they are not learned",
         "1 of 3 labels have no clip in test: rain; add recordings of them, or they are not scored",
     ]
-    for fraction, sources, remedy in ((0.0, 9, "raise splits.test_fraction"), (0.1, 1, "of one source or copies of one sound")):
+    for fraction, sources, remedy in ((0.0, 9, "raise splits.test_fraction"), (0.1, 1, "one source or are copies of one sound")):
         (line,) = warnings([("train", ["dog"]), ("valid", ["dog"])], fraction, sources)
         assert "no clip is in test" in line
         assert remedy in line

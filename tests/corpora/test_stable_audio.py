@@ -71,7 +71,9 @@ def test_prompts_without_a_recording_are_missing(tmp_path):
     ]
     assert (len(tables.matched), tables.rejected, tables.ambiguous) == (1, [], [])
     (remark,) = tables.remarks
-    assert remark.startswith("2 tables, lists or texts not read, which say nothing that stable_audio knows of (first: list.json)")
+    assert remark.startswith(
+        "2 tables, lists or texts not read, since they are not part of the format stable_audio (first: list.json)"
+    )
 
 
 def test_jsons_without_prompts_are_something_else(tmp_path):

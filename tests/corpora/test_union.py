@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from soundmill.corpora import inventory, registry, sources
-from soundmill.corpora.union import Part, unite
+from soundmill.corpora.union import UnionPart, unite
 from tests.corpora.tiny import captions, cell, put, recordings, write, write_table
 
 HEADER = "audiocap_id,youtube_id,start_time,caption\n"
 
 
-def part(root, name: str, weight: float = 1.0, format: str = "auto") -> Part:
+def part(root, name: str, weight: float = 1.0, format: str = "auto") -> UnionPart:
     result = inventory.take(root)
-    return Part(name, weight, result, registry.read(format, result, 8))
+    return UnionPart(name, weight, result, registry.read(format, result, 8))
 
 
 @pytest.fixture

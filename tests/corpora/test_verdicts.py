@@ -134,7 +134,7 @@ def test_without_rules_nothing_is_rejected(tmp_path):
 
 
 def test_clips_that_were_never_measured_are_an_error_that_says_what_to_do(tmp_path):
-    with pytest.raises(UserError, match=r"clips were never measured \(first: 1\).*dvc repro -f resample"):
+    with pytest.raises(UserError, match=r"clips without measures \(first: 1\).*dvc repro -f resample"):
         verdicts_of(tmp_path, [{}, None])
 
 

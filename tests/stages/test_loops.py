@@ -64,7 +64,7 @@ def test_the_embedded_loops_become_clips_of_a_bar(project):
     late = [row["path"] for row in found if abs(row["start"] - planned[row["path"]].lead) > 0.03]
     assert late == ["loop_0011.ogg"]  # hi-hats that are louder between the beats
     assert [row["bars"] for row in found] == [planned[row["path"]].bars for row in found]
-    assert metrics["misnamed"] == sum(row["told"] == "wrong" for row in known.values()) > 0
+    assert metrics["misnamed"] == sum(row["hint"] == "wrong" for row in known.values()) > 0
     assert Path("data/loops.png").read_bytes().startswith(b"\x89PNG")
     for row in found:
         assert flac.decode_mono(row["audio"]["bytes"]).shape == (row["bars"] * 32_000,)
@@ -93,7 +93,7 @@ def test_a_folder_without_loops_is_refused_with_the_commonest_reasons(folder, ca
     call(scan, "--corpus", "data/corpus", section="corpus")
     said = failure(capsys, loops, *LOOPS)
     assert (
-        "none of the 4 recordings is a loop: 2 no tempo, 1 too short, 1 silent; first: noise 0.wav: no tempo (the clearest" in said
+        "none of the 4 recordings is a loop: 2 no tempo, 1 too short, 1 silent; first: noise 0.wav: no tempo (the strongest" in said
     )
 
 
@@ -105,7 +105,7 @@ def test_a_corpus_of_which_all_is_forgotten_is_refused(folder, capsys):
     entry |= {"source": "groove.wav", "clips": [], "fingerprint": "", "copy_of": None, "reason": "asked for"}
     params.write_yaml({"forgotten": [entry | {"start": 1.0, "end": 2.0}]}, Path("forgotten.yaml"))
     said = failure(capsys, loops, *LOOPS, "--forgotten", "forgotten.yaml")
-    assert "no recording is left: all are in forgotten.yaml" in said
+    assert "no recording is left for loops: all are in forgotten.yaml" in said
 
 
 def test_one_loop_is_enough_and_a_wrong_name_is_told(folder, capsys):
@@ -115,9 +115,9 @@ def test_one_loop_is_enough_and_a_wrong_name_is_told(folder, capsys):
     call(scan, "--corpus", "data/corpus", section="corpus")
     metrics = call_loops()
     assert (metrics["loops"], metrics["bars"], metrics["misnamed_first"]) == (1, 2, ["groove 131bpm.wav"])
-    assert "groove 131bpm.wav: named 131 BPM, detected 100" in capsys.readouterr().out
+    assert "groove 131bpm.wav: its name says 131 bpm, but it has 100" in capsys.readouterr().out
     refused = {row["path"]: (row["reason"], row["detail"]) for row in table("data/quarantine/loops.parquet")}
-    assert refused["slow 60bpm.wav"] == ("stretch", "a bar at 60 BPM would become 0.5 times as long (tempo by name)")
+    assert refused["slow 60bpm.wav"] == ("stretch", "a bar at 60 bpm would be stretched by 0.5 (tempo by name)")
     assert refused["rain.wav"][0] == "no tempo"
 
 

@@ -34,7 +34,7 @@ RULES = {
 PARAMS = {
     "execution": {"workers": 1, "dask": None},
     "clips": {"default": PLAN},
-    "duplicates": {"threshold": 0.4},
+    "duplicates": {"threshold": 0.4, "report": {"examples": 8, "megabytes": 10.0}},
     "quality": {"rules": RULES, "report": {"examples": 8, "megabytes": 10.0}},
 }
 ARGUMENTS = {
@@ -44,10 +44,13 @@ ARGUMENTS = {
         *("--variant", "default", "--corpus", "data/corpus"),
         *("--segments", "data/segments.parquet", "--clips", "data/clips"),
     ],
-    duplicates: ["--corpus", "data/corpus", "--clips", "data/clips", "--duplicates", "data/duplicates.parquet"],
+    duplicates: [
+        *("--corpus", "data/corpus", "--clips", "data/clips"),
+        *("--duplicates", "data/duplicates.parquet", "--report", "data/duplicates.html"),
+    ],
     quality: [
-        *("--corpus", "data/corpus", "--clips", "data/clips", "--verdicts", "data/quality.parquet"),
-        *("--duplicates", "data/duplicates.parquet", "--report", "data/quality.html"),
+        *("--corpus", "data/corpus", "--clips", "data/clips"),
+        *("--verdicts", "data/quality.parquet", "--report", "data/quality.html"),
     ],
 }
 
@@ -56,7 +59,8 @@ def settle(project: Path, corpus: Path, **changes) -> None:
     """Write params.yaml; `changes` are of the rules, but `report` and `workers`."""
     sections = {name: dict(values) for name, values in PARAMS.items()}
     sections["execution"]["workers"] = changes.pop("workers", 1)
-    sections["quality"]["report"] = changes.pop("report", sections["quality"]["report"])
+    report = changes.pop("report", sections["quality"]["report"])
+    sections["quality"]["report"] = sections["duplicates"]["report"] = report
     sections["quality"]["rules"] = RULES | changes
     where = {"format": "folder", "path": str(corpus), "parts": {}, "embedded": [], "external": ["folder"], "shards": 3}
     where |= {"follow_links": False, "max_seconds": 7200.0}
@@ -74,7 +78,7 @@ def call(module) -> dict:
 
 @pytest.fixture(scope="module")
 def project(shared, tmp_path_factory) -> Path:
-    """Clips of six real recordings, one copy of the first, and six that are broken; measured, not yet judged."""
+    """Clips of six real recordings, one copy of the first, and six that are broken; measured, not yet compared with the rules."""
     project = tmp_path_factory.mktemp("quality")
     corpus = project / "recordings"
     good, bad = corpus / "good", corpus / HOSTILE
@@ -120,7 +124,6 @@ def here(project, tmp_path, monkeypatch) -> Path:
     (tmp_path / "data").mkdir()
     for name in ("corpus", "clips"):
         shutil.copytree(project / "data" / name, tmp_path / "data" / name)
-    shutil.copy(project / "data/duplicates.parquet", tmp_path / "data")
     settle(tmp_path, project / "recordings")
     return tmp_path
 
@@ -192,7 +195,7 @@ def test_broken_clips_are_quarantined_with_value_and_limit_and_good_ones_kept(ju
 def test_the_page_shows_and_plays_what_is_wrong_and_other_peoples_names_stay_text(judged):
     text = (judged / "data/quality.html").read_text(encoding="utf-8")
     page = Page(text)
-    assert page.tags["audio"] == page.tags["img"] == 6 + 2  # a clip of each broken rule, a pair of duplicates
+    assert page.tags["audio"] == page.tags["img"] == 6  # a clip of each broken rule
     assert page.tags["svg"] == 8
     assert page.handlers == []
     assert page.tags["script"] == text.count("'sha256-") == 1  # that of the players, which the page's policy names
@@ -204,8 +207,17 @@ def test_the_page_shows_and_plays_what_is_wrong_and_other_peoples_names_stay_tex
         wave, rate = soundfile.read(io.BytesIO(base64.b64decode(source.partition(",")[2])))
         assert (len(wave), rate) == (80_000, 16_000)
     assert "<img src=x" not in text
-    original = sorted(path.name for path in (judged / "recordings/good").iterdir())[1]
-    pair = page.text.rpartition("sounds the same")[0].rpartition("Duplicates")[2]  # its names stand before what is said of it
+
+
+def test_the_page_of_duplicates_shows_and_plays_both_clips_of_a_pair(project):
+    text = (project / "data/duplicates.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert page.tags["audio"] == page.tags["img"] == 2
+    assert page.handlers == []
+    assert "<img src=x" not in text
+    assert "1 pair" in page.text
+    original = sorted(path.name for path in (project / "recordings/good").iterdir())[1]
+    pair = page.text.partition("same sound")[0]  # the names come before the kind
     assert f"{HOSTILE}/copy.ogg" in pair
     assert f"good/{original}" in pair
 
@@ -229,7 +241,11 @@ def test_the_page_stays_within_its_bounds(here, project):
     call(quality)
     page = Page(Path("data/quality.html").read_text(encoding="utf-8"))
     assert page.tags["audio"] == 3  # of 160 kB each, before they are packed
-    assert page.text.count("Left out to limit the size") == 5
+    assert page.text.count("Sound omitted") == 3
+    settle(here, project / "recordings", report={"examples": 1, "megabytes": 0.2})
+    call(duplicates)
+    page = Page(Path("data/duplicates.html").read_text(encoding="utf-8"))
+    assert (page.tags["audio"], page.text.count("Sound omitted")) == (1, 1)
 
 
 def test_the_same_bytes_again_and_with_another_number_of_workers(judged, here, project):
@@ -237,13 +253,16 @@ def test_the_same_bytes_again_and_with_another_number_of_workers(judged, here, p
     for _ in range(2):  # the second takes over the fingerprints of the first
         call(duplicates)
         call(quality)
-        for name in ("quality.parquet", "duplicates.parquet", "quality.html", "quarantine/quality.parquet", "metrics/quality.json"):
+        tables = "quality.parquet", "duplicates.parquet", "quarantine/quality.parquet"
+        for name in (*tables, "quality.html", "duplicates.html", "metrics/quality.json"):
             assert Path("data", name).read_bytes() == (judged / "data" / name).read_bytes()
 
 
 def test_rules_that_leave_nothing_are_an_error_that_names_the_rule(here, project):
     settle(here, project / "recordings", min_seconds=9.0)
-    with pytest.raises(SystemExit, match=r"quality: all 13 clips.*quality\.rules\.min_seconds 9 .*median of seconds: 5\.0"):
+    with pytest.raises(
+        SystemExit, match=r"quality: all 13 clips break a rule.*quality\.rules\.min_seconds 9 .*median of seconds: 5\.0"
+    ):
         call(quality)
     assert not Path("data/quality.parquet").exists()
 

@@ -109,7 +109,7 @@ def test_copies_of_one_sound_leave_no_test_and_are_told_so(small, capsys):
     call_splits(duplicate("-aaaaaaaaaa_35", "bbbbbbbbbbb_0"), duplicate("bbbbbbbbbbb_0", "0123456789ab_0"))
     said = capsys.readouterr().out
     assert "splits: warning: no clip is in test" in said
-    assert "all recordings are of one source or copies of one sound" in said
+    assert "all recordings have one source or are copies of one sound" in said
 
 
 def test_only_clips_with_a_wanted_label_are_used(small, capsys):

@@ -134,7 +134,7 @@ def test_a_union_from_scan_to_catalog(project, shared):
     [
         (union_of(), r"corpus\.parts to \{name:"),
         ({**union_of(a={"format": "auto", "path": "../a", "weight": 1.0}), "path": "x"}, r"corpus\.path is null"),
-        ({**union_of(a={"format": "auto", "path": "../a", "weight": 1.0}), "format": "auto"}, r"corpus\.parts is of a union alone"),
+        ({**union_of(a={"format": "auto", "path": "../a", "weight": 1.0}), "format": "auto"}, r"corpus\.parts is for a union only"),
         (union_of(a={"format": "auto", "path": "../gone", "weight": 1.0}), r"corpus\.parts\.a: .*gone: no such directory"),
         (union_of(a={"format": "esc", "path": "../a", "weight": 1.0}), r"corpus\.parts\.a: corpus\.path: .*ESC-50"),
         (union_of(a={"format": "auto", "path": "../a", "weight": 0.0}), r"corpus\.parts\.a\.weight: .*greater than 0"),

@@ -1,8 +1,8 @@
 """The format of a file and whether it is complete, from its bytes, before any decoder reads it.
 
-Decoders resynchronise, fill gaps and end early without a word (a cut mp3 or ogg decodes with exit code 0), and some "audio"
-is a text list that makes ffmpeg read other files. So the type is sniffed here, text is refused, and the containers whose
-decoders hide damage are walked: declared sizes against the file's end, checksums of Ogg pages, frames of MPEG audio.
+Decoders silently resynchronise, fill gaps and end early (a cut mp3 or ogg decodes with exit code 0), and some "audio" is a text
+list that makes ffmpeg read other files. So the type is sniffed here, text is rejected, and containers whose decoders hide damage
+are walked: declared sizes against the file size, checksums of Ogg pages, frames of MPEG audio.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from soundmill.decoding.containers import chunks, films, frames, ogg
 from soundmill.decoding.containers.layout import Layout, refuse_zeros
 from soundmill.decoding.containers.sniffing import Kind
 
-# Samples as they are, or a part of the file: zeros at its end may be sound. Those that declare where it ends are held to that.
+# Formats whose zeros at the end may be sound. If they declare the end of the sound, it is checked.
 _MAY_END_IN_SILENCE = frozenset("wav w64 aiff au caf ircam nist iff sox voc mp4 unknown tagged".split())
 
 
 def inspect(kind: Kind, file: BinaryIO, size: int, max_seconds: float, sums_checked: bool = False) -> Layout:
-    """Walk the container; declared sizes beyond the end, bad checksums and cut frames raise DecodeError.
+    """Walk the container; sizes beyond the end, bad checksums and cut frames raise DecodeError.
 
-    `sums_checked`: an earlier walk through the same bytes has checked the checksums of the pages, so it is not repeated.
+    `sums_checked`: the checksums of the same bytes were verified before.
     """
     if kind.name not in _MAY_END_IN_SILENCE:
         refuse_zeros(file, 0, size)

@@ -1,4 +1,4 @@
-"""Files made of chunks, like IFF, and others that declare the size of their data: WAV, Wave64, AIFF, AU, CAF; and AVI."""
+"""Formats of chunks, as in IFF, and others that declare the size of their data: WAV, Wave64, AIFF, AU, CAF, AVI."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from soundmill.decoding.containers.tags import tag_end
 from soundmill.decoding.limits import DecodeError, check_bound
 
 SOX_STREAMED_SIZE = 0x7FFFF000  # SoX's, rounded down to whole frames
-# PCM, MS ADPCM, float, A-law, µ-law, IMA ADPCM, GSM 6.10, extensible; of MP3 in WAV libsndfile only estimates the length.
-PLAIN_WAV_CODECS = (1, 3, 6, 7, 0xFFFE)  # whose frames are of one sample of each channel
+PLAIN_WAV_CODECS = (1, 3, 6, 7, 0xFFFE)  # with frames of one sample per channel
+# PCM, MS ADPCM, float, A-law, µ-law, IMA ADPCM, GSM 6.10, extensible; for MP3 in WAV libsndfile only estimates the length.
 SNDFILE_WAV_CODECS = (1, 2, 3, 6, 7, 0x11, 0x31, 0xFFFE)
-AVI_PADDING = 4096  # zeros: writers fill up to a sector or a page
+AVI_PADDING = 4096  # zeros up to a sector or page
 
 
 def chunks(
     file: BinaryIO, start: int, size: int, header: struct.Struct, align: int, counts_itself: int = 0, most: int = MAX_CHUNKS
 ) -> Iterator[tuple[bytes, int, int]]:
-    """(id, where its data starts, declared data size) of the chunks of an IFF-like file.
+    """(id, start of the data, declared data size) of the chunks of an IFF-like file.
 
-    `align`: what chunks are padded to; `counts_itself`: how much of the header the declared size includes.
+    `align`: padding of chunks; `counts_itself`: bytes of the header in the declared size.
     """
     position = start
     for _ in range(most):
@@ -70,11 +70,11 @@ def walk_wav(file: BinaryIO, size: int, max_seconds: float) -> Layout:
             streamed = declared in STREAMED_SIZES or 0 <= SOX_STREAMED_SIZE - declared < max(frame_bytes, 1)
             if at + declared > size and not streamed:
                 raise truncated(at + declared, size, "the sound data")
-            # Sizes of 32 bits: what a writer put behind its mark for `unknown`, or counted round, no reader would look for.
+            # A 32-bit size that overflowed, or data after an unknown size, would not be read.
             if declared and ((streamed and declared < size - at) or size - at - declared >= 2**32):
                 raise DecodeError("corrupt", f"{size - at} bytes of sound, more than WAV can count ({declared} declared)")
             if declared == 0:
-                # libsndfile takes a size of nothing at its word; what follows is sound unless it is a chunk that fits.
+                # libsndfile believes a size of 0; what follows is sound unless it is a valid chunk.
                 follow = read(file, at, 8)
                 if at == size or (len(follow) == 8 and _fits(follow, header, size - at)):
                     raise DecodeError("too short", "no samples")
@@ -117,7 +117,7 @@ def walk_aiff(file: BinaryIO, size: int, max_seconds: float) -> Layout:
         if {b"COMM", b"SSND"} <= seen:  # what follows is not needed
             refuse_zeros(file, at + declared, size)
             return Layout(sndfile=True)
-    if b"COMM" in seen:  # allowed when there is no sound at all
+    if b"COMM" in seen:  # allowed if there are no samples
         raise DecodeError("too short", "no samples")
     raise DecodeError("truncated", "the file ends before its sound data")
 
@@ -154,11 +154,11 @@ def walk_avi(file: BinaryIO, size: int, max_seconds: float) -> Layout:
             raise truncated(at + declared, size, "the RIFF chunk")
         for part, inside, length in chunks(file, at + 4, at + declared, header, align=2):
             if part == b"LIST" and read(file, inside, 4) == b"movi":
-                # A download that was given its size at the start and never ended has zeros for the rest.
+                # A preallocated, incomplete download has zeros at its end.
                 end = min(inside + length, at + declared)
                 for packet, data, _ in chunks(file, inside + 4, end, header, align=2, most=MAX_FRAMES):
                     if packet == b"\0\0\0\0":
                         if (hole := zeros_end(file, data, end) - data) > AVI_PADDING:
                             raise DecodeError("corrupt", f"{hole} zeros where a packet should start, at byte {data - header.size}")
-                        break  # ffmpeg finds the packets behind a few
+                        break  # ffmpeg finds packets after a few zeros
     return Layout(sndfile=False)

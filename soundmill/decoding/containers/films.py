@@ -1,4 +1,4 @@
-"""Containers that also hold pictures: MP4, Matroska, FLV, ASF. (AVI is made of chunks.)"""
+"""Containers of audio and video: MP4, Matroska, FLV, ASF; AVI is in chunks.py."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def walk_mp4(file: BinaryIO, size: int, max_seconds: float) -> Layout:
             length = int.from_bytes(wide, "big")
         if 0 < length < 8 or not all(32 <= byte < 127 for byte in name):
             refuse_zeros(file, position, size)
-            return Layout(sndfile=False, seconds=seconds)  # not a box: what stands here is for ffmpeg to judge
+            return Layout(sndfile=False, seconds=seconds)  # not a box; ffmpeg decides
         if length == 0:  # to the end of the file
             return Layout(sndfile=False, seconds=seconds)
         if position + length > size:

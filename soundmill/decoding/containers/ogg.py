@@ -13,7 +13,7 @@ _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def ogg_checksum(page: bytes) -> int:
-    """CRC-32 of an Ogg page (RFC 3533): zlib's polynomial, but neither reflected nor inverted, hence the turned bits."""
+    """CRC-32 of an Ogg page (RFC 3533): zlib's polynomial, but neither reflected nor inverted, hence the reversed bits."""
     turned = zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{turned:032b}"[::-1], 2)
 
@@ -53,7 +53,7 @@ def walk_ogg(file: BinaryIO, size: int, sums_checked: bool) -> Layout:
         elif number != next_page.get(serial, number):
             raise DecodeError("corrupt", f"pages are missing before byte {position}")
         next_page[serial] = number + 1
-        if codecs == [b"OpusHead"] and number > 1:  # the stream's head and its tags come before
+        if codecs == [b"OpusHead"] and number > 1:  # after the header and tags
             opus.add(flags, struct.unpack("<q", header[6:14])[0], lengths, content)
         if flags & 4:
             open_streams.discard(serial)
@@ -61,19 +61,19 @@ def walk_ogg(file: BinaryIO, size: int, sums_checked: bool) -> Layout:
     if open_streams:
         raise DecodeError("truncated", "the Ogg stream has no end")
     simple = len(codecs) == 1 and (codecs[0].startswith(b"\x01vorbis") or codecs[0] == b"OpusHead")
-    # libsndfile fails in the middle of a stream whose pages count other samples than their packets have. ffmpeg writes such ones
-    # where it encodes a stream with gaps or overlaps, and plays them, as others do.
+    # libsndfile fails if granule positions differ from the samples in packets. ffmpeg writes such streams for input with gaps or
+    # overlaps, and decodes them.
     return Layout(sndfile=simple and opus.agree)
 
 
 class _OpusTimes:
-    """Whether the positions that the pages of an Opus stream tell are those of their packets (RFC 7845, 4)."""
+    """Whether the granule positions of an Opus stream agree with its packets (RFC 7845, 4)."""
 
     def __init__(self) -> None:
         self.agree = True
-        self._samples = 0  # at 48 kHz, of all packets that have ended
-        self._offset: int | None = None  # the stream's own beginning: a recording of a broadcast starts somewhere
-        self._begun = b""  # the first bytes of a packet that goes on in the next page
+        self._samples = 0  # at 48 kHz, of all complete packets
+        self._offset: int | None = None  # start of the stream; not 0 in recordings of broadcasts
+        self._begun = b""  # first bytes of a packet that continues on the next page
 
     def add(self, flags: int, position: int, lengths: bytes, content: bytes) -> None:
         at = 0
@@ -88,7 +88,7 @@ class _OpusTimes:
         if self._offset is None:
             self._offset = max(0, position - self._samples) if not flags & 4 else 0
         declared = position - self._offset
-        # The last page may declare less: what is beyond is cut off.
+        # The last page may declare less; the rest is trimmed.
         self.agree &= declared <= self._samples if flags & 4 else declared == self._samples
 
 

@@ -1,4 +1,4 @@
-"""The format of a file from its first bytes; text, playlists and other files than audio are refused."""
+"""The format of a file from its first bytes; text, playlists and files other than audio are rejected."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from soundmill.decoding.limits import DecodeError
 
 @dataclass(frozen=True)
 class Kind:
-    """A sniffed type: `demuxer` is what ffmpeg is forced to (None: it may choose among harmless ones)."""
+    """A sniffed type; `demuxer`: forced for ffmpeg (None: it may choose a harmless one)."""
 
     name: str
     demuxer: str | None
-    sndfile: bool = False  # libsndfile reads it, so ffmpeg is the second choice
+    sndfile: bool = False  # libsndfile reads it, ffmpeg is the fallback
 
 
 UNKNOWN = Kind("unknown", None)
@@ -131,7 +131,7 @@ def sniff(file: BinaryIO, size: int) -> Kind:
 
 
 def is_text(head: bytes) -> bool:
-    """Whether a file that begins so is a text or a playlist, by the rule of `sniff`."""
+    """Whether a file with this head is text or a playlist, as in `sniff`."""
     try:
         _refuse_text(head)
     except DecodeError:
@@ -140,7 +140,7 @@ def is_text(head: bytes) -> bool:
 
 
 def _refuse_text(head: bytes) -> None:
-    """Raise for text of any kind: no audio file goes on for long without a control byte, and no text has one."""
+    """DecodeError for text: audio soon has a control byte, and text has none."""
     text = head
     for bom, encoding in ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be")):
         if head.startswith(bom):
@@ -149,9 +149,9 @@ def _refuse_text(head: bytes) -> None:
                 text = decoded.encode("utf-8", "replace")
             break
     if _PLAYLIST.match(text.lstrip()):
-        raise DecodeError("playlist", "a list that points to other files, not audio itself")
+        raise DecodeError("playlist", "a list of other files, not audio")
     if not _CONTROL.search(text):
-        raise DecodeError("text", "the file holds text, not audio")
+        raise DecodeError("text", "the file contains text, not audio")
 
 
 def _is_transport_stream(body: bytes) -> bool:
@@ -163,6 +163,6 @@ def _is_transport_stream(body: bytes) -> bool:
 
 
 def _follows(body: bytes, frame: FrameParser) -> bool:
-    """Whether a second frame, or the end of a very short file, stands where the first one ends."""
+    """Whether a second frame, or the end of a very short file, follows the first."""
     first = frame(body[:7])
     return first is not None and (len(body) <= first[0] or frame(body[first[0] : first[0] + 7]) is not None)

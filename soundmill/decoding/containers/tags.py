@@ -1,4 +1,4 @@
-"""Tags before, between and behind sound: ID3, Lyrics3, APE."""
+"""Tags before, between and after sound: ID3, Lyrics3, APE."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import BinaryIO
 
 from soundmill.decoding.containers.layout import read
 
-LYRICS_BYTES = 1 << 20  # in which the end of a Lyrics3 tag is looked for
+LYRICS_BYTES = 1 << 20  # searched for the end of a Lyrics3 tag
 
 
 def tag_end(head: bytes) -> int:
-    """Where the audio starts behind ID3v2 tags (0 without one)."""
+    """Start of the audio after ID3v2 tags (0 without tags)."""
     position = 0
     while head[position : position + 3] == b"ID3" and len(head) >= position + 10:
         a, b, c, d = head[position + 6 : position + 10]
@@ -23,7 +23,7 @@ def tag_end(head: bytes) -> int:
 
 
 def tag_end_at(file: BinaryIO, position: int, size: int, header: bytes) -> int | None:
-    """Where a tag ends that begins at `position`; None where none does. Sound may follow: files are joined by `cat`."""
+    """End of the tag at `position`, or None. Sound may follow in files joined by `cat`."""
     if header.startswith(b"ID3"):
         return position + max(tag_end(header), 10)
     if header.startswith(b"3DI"):
@@ -35,7 +35,7 @@ def tag_end_at(file: BinaryIO, position: int, size: int, header: bytes) -> int |
     if header.startswith(b"APETAGEX"):
         head = read(file, position, 32)
         counted, flags = struct.unpack("<I4xI", head[12:24]) if len(head) == 32 else (0, 0)
-        return position + 32 + (counted if flags & 1 << 29 else 0)  # a header; else the footer of a tag that has none
+        return position + 32 + (counted if flags & 1 << 29 else 0)  # a header; otherwise a footer
     if header.startswith(b"LYRICSBEG"):
         text = read(file, position, LYRICS_BYTES)
         ends = [text.find(mark) for mark in (b"LYRICS200", b"LYRICSEND")]

@@ -1,0 +1,122 @@
+"""Formats of csv files with one row per recording that differ in their columns: one reader and a declaration for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from soundmill.corpora.audiocaps import seconds
+from soundmill.corpora.class_names import ClassNames
+from soundmill.corpora.inventory import Inventory
+from soundmill.corpora.join import join
+from soundmill.corpora.metadata import csv_columns, read_csv
+from soundmill.corpora.rows import ManifestRow
+from soundmill.corpora.tables import CorpusTables, Format, fold_number, video_id, whole_number
+
+Cells = dict[str, str]  # a csv's row: column → text
+
+
+class BadRowError(Exception):
+    """A row that describes no recording; has the reason and detail for quarantine."""
+
+
+@dataclass(frozen=True)
+class CsvRows:
+    """The adapter (`FORMAT`, `detect`, `read`) of one format."""
+
+    FORMAT: Format
+    columns: frozenset[str]
+    remedy: str  # what to add, in errors
+    row: Callable[[Cells], dict[str, Any]]  # fields of ManifestRow; raises BadRowError
+
+    def detect(self, inventory: Inventory) -> bool:
+        """Whether a csv has the format's columns."""
+        return any(True for _ in self.manifests(inventory))
+
+    def read(self, inventory: Inventory, num_shards: int) -> CorpusTables:
+        """Read all csv files with these columns."""
+        tables = CorpusTables()
+        names = list(self.manifests(inventory))
+        if not names:
+            raise inventory.lacks(f"csv with the columns {', '.join(sorted(self.columns))}", f"put {self.remedy} there")
+        classes = ClassNames.of(inventory)
+        rows = [row for name in names for row in self.rows(inventory, name, tables, classes)]
+        classes.remark(tables)
+        return join(inventory, rows, num_shards, tables, unique=True)
+
+    def manifests(self, inventory: Inventory) -> Iterator[bytes]:
+        """Csv files with the format's columns."""
+        return (name for name in inventory.csv_files() if self.columns <= set(csv_columns(inventory, name)))
+
+    def rows(self, inventory: Inventory, name: bytes, tables: CorpusTables, classes: ClassNames) -> Iterator[ManifestRow]:
+        """Rows of one csv; those that describe no recording are quarantined."""
+        for line, cells in read_csv(inventory, name):
+            try:
+                values = self.row(cells)
+            except BadRowError as error:
+                reason, detail = error.args
+                tables.reject(name, reason, f"line {line}: {detail}")
+            else:
+                yield ManifestRow(name, line, **{**values, "labels": classes.call(values.get("labels", ()))})
+
+
+def _musiccaps(cells: Cells) -> dict[str, Any]:
+    video, start = video_id(cells["ytid"]), seconds(cells["start_s"])
+    if not video:
+        raise BadRowError("bad id", f"{cells['ytid']!r:.80} is not a YouTube id")
+    if start is None:
+        raise BadRowError("bad start time", f"{cells['start_s']!r:.80} is not a number of seconds")
+    return {
+        "key": video,
+        "captions": [cells["caption"]],
+        "labels": [label.strip() for label in cells.get("audioset_positive_labels", "").split(",") if label.strip()],
+        "start_time": start,
+        "split": {"true": "test", "false": "train"}.get(cells.get("is_audioset_eval", "").strip().lower()),
+    }
+
+
+# Aspects are thousands of free texts, so they are not used as labels.
+MUSICCAPS = CsvRows(
+    Format(
+        name="musiccaps",
+        layout="a csv with `ytid,start_s,end_s,audioset_positive_labels,aspect_list,caption,…`",
+        id="`ytid` and `start_s`; the file under any of AudioCaps' names",
+        caption="`caption`",
+        label="`audioset_positive_labels`, looked up in AudioSet's class label csv (`mid,display_name`), if present",
+        split="`is_audioset_eval`: True is test, False train",
+    ),
+    columns=frozenset({"ytid", "start_s", "caption"}),
+    remedy="musiccaps-public.csv",
+    row=_musiccaps,
+)
+
+
+def _urbansound8k(cells: Cells) -> dict[str, Any]:
+    fold, label = fold_number(cells["fold"]), cells["class"].replace("_", " ").strip().lower()
+    if fold is None:
+        raise BadRowError("bad fold", f"{cells['fold']!r:.80} is not a fold number")
+    if not label:
+        raise BadRowError("empty category", f"{cells['slice_file_name']:.80}")
+    return {
+        "key": f"fold{fold}/{cells['slice_file_name'].strip()}",
+        "labels": [label],
+        "fold": fold,
+        "group": whole_number(cells["fsid"]) or cells["fsid"].strip() or None,
+    }
+
+
+URBANSOUND8K = CsvRows(
+    Format(
+        name="urbansound8k",
+        layout="`metadata/UrbanSound8K.csv` with `slice_file_name,fsID,start,end,salience,fold,classID,class`; "
+        "`audio/fold1/*.wav` …",
+        id="hash of the path; the file is `slice_file_name`, in the folder of its fold",
+        caption="none (made from the label)",
+        label="`class`",
+        split="`fold` (1 to 10); group: `fsID`, the Freesound original",
+    ),
+    columns=frozenset({"slice_file_name", "fsid", "fold", "class"}),
+    remedy="UrbanSound8K.csv",
+    row=_urbansound8k,
+)
