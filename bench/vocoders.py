@@ -1,8 +1,8 @@
 """Vocoders beside each other: sounds of real clips' own log-mels, scored against these clips.
 
 Every directory holds a vocoder for the same log-mels; a DiffWave makes sounds in the steps that its directory says and in every
-step of its training. Griffin-Lim (32 iterations) stands beside them. FAD and KL are YAMNet's. Seconds are of one thread, CPU
-seconds for a second of sound.
+step of its training. Griffin-Lim (32 iterations), without and with speckle, stands beside them. FAD and KL are YAMNet's. Seconds
+are of one thread, CPU seconds for a second of sound.
 
 SOUNDMILL_WEIGHTS=../shared/models python -m bench.vocoders ../vocoders/diffwave ../vocoders/hifigan --reference data
 """
@@ -78,7 +78,10 @@ def vocoders(directories: list[Path], fast_only: bool) -> dict[str, Vocoder]:
         for betas in ways:
             steps = vocoder.noise.num_timesteps if betas == "trained" else len(betas)
             named[f"{directory}, {steps} steps"] = replace(vocoder, sampling=vocoder.sampling.model_copy(update={"betas": betas}))
-    return named | {"Griffin-Lim": GriffinLim(spec, GriffinLimParams(**GRIFFIN_LIM))}
+    grains = {"Griffin-Lim": "none", "Griffin-Lim, speckle": "speckle"}
+    return named | {
+        name: GriffinLim(spec, GriffinLimParams(**GRIFFIN_LIM, griffin_lim_grain=grain)) for name, grain in grains.items()
+    }
 
 
 def read(data: Path, spec: MelSpec, count: int, seconds: float, real: Path) -> list[LogMel]:

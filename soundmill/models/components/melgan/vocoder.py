@@ -37,7 +37,7 @@ class MelGan:
         self.net.to(device)
         return self
 
-    def vocode(self, log_mels: Tensor) -> Tensor:
+    def vocode(self, log_mels: Tensor, seed: int = 0) -> Tensor:
         """Waves [N, 1, frames · hop_length] of log-mels [N, n_mels, frames]."""
         return torch.cat(list(self.pieces(log_mels)), 2)
 
