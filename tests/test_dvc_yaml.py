@@ -66,7 +66,7 @@ def test_deps_are_the_rooms_that_a_stage_runs():
     """All of its code, and no room that it never enters; so a change elsewhere reruns nothing."""
     choices = [
         f"vocoder={vocoder}"
-        for vocoder in ("griffin_lim", "hifigan_laptop", "melgan_laptop", "diffwave_laptop", "diffusion_laptop")
+        for vocoder in ("griffin_lim", "hifigan_laptop", "istft_laptop", "melgan_laptop", "diffwave_laptop", "diffusion_laptop")
     ]
     documents = {choice: params.compose(ROOT / "conf", [EVERY_FAMILY, choice]) for choice in [*choices, "latents=rave"]}
     faults = [fault for name in STAGES for fault in code_faults(name, documents)]

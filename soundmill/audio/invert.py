@@ -108,10 +108,7 @@ def griffin_lim(magnitude: Tensor, spec: MelSpec, num_samples: int, iterations: 
     torchaudio's, on the CPU. Every item starts from the same phases, drawn from `seed`, so a clip sounds the same whatever
     shares its batch.
     """
-    if spec.hop_length > spec.win_length // 2:
-        raise UserError(
-            f"mel spec: hop_length {spec.hop_length} must be at most half of win_length {spec.win_length} to get sound back"
-        )
+    check_overlap(spec)
     length = max(num_samples, spec.n_fft // 2 + 1)  # what the centred STFT can mirror
     frames = num_frames(spec, length)
     magnitude = pad(magnitude, (0, max(0, frames - magnitude.shape[-1])))[..., :frames]
@@ -124,6 +121,14 @@ def griffin_lim(magnitude: Tensor, spec: MelSpec, num_samples: int, iterations: 
             torch.default_generator.manual_seed(seed)
             waves.append(invert(item))
     return torch.stack(waves)[:, :num_samples]
+
+
+def check_overlap(spec: MelSpec) -> None:
+    """UserError where the windows of a spec leave gaps."""
+    if spec.hop_length > spec.win_length // 2:
+        raise UserError(
+            f"mel spec: hop_length {spec.hop_length} must be at most half of win_length {spec.win_length} to get sound back"
+        )
 
 
 def mel_to_wave(

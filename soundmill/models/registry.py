@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from soundmill import disk
-from soundmill.audio.mel import MelSpec
+from soundmill.audio.mel import MelSpec, SpectrogramParams, mel_filterbank
 from soundmill.errors import UserError
 from soundmill.models.components.contracts import Encoder, Kind, LatentCodec, Vocoder
 from soundmill.models.family import Family
@@ -35,6 +35,7 @@ FAMILIES = {
 VOCODERS = {  # that the stage makes; Griffin-Lim needs none
     "diffwave": "soundmill.models.components.diffwave",
     "hifigan": "soundmill.models.components.hifigan",
+    "istft": "soundmill.models.components.istft",
     "melgan": "soundmill.models.components.melgan",
     "unet1d": "soundmill.models.components.unet1d.vocoder",
 }
@@ -73,7 +74,15 @@ def _find(known: Mapping[str, str], name: str, what: str) -> str:
 
 
 def check(document: dict[str, Any]) -> None:
-    """Raise UserError where the content of a params.yaml has something that training or generating would refuse, hours later."""
+    """Raise UserError where the content of a params.yaml has something that a stage would refuse, perhaps hours later."""
+    for name, values in document["spectrogram"].items():
+        spec = parse(SpectrogramParams, values, f"spectrogram.{name}").spec
+        try:
+            mel_filterbank(spec)
+        except UserError as error:
+            raise UserError(f"spectrogram.{name}: {error}") from None
+    if document["vocoder"]:
+        parse(params_of_vocoder(document["vocoder"]), document["vocoder"], "vocoder")
     for name in document["families"]:
         its = family(name)
         for stage, model in (("train", its.train_params), ("generate", its.generate_params)):
@@ -87,7 +96,7 @@ def vocoder_note(document: dict[str, Any]) -> str | None:
         return None
     return (
         f"note: {' and '.join(keeping)} will sound by Griffin-Lim: this vocoder of kind {document['vocoder']['kind']!r} is loaded "
-        "for `tango`'s log-mels; `vocoder=diffwave_laptop` and `diffusion_laptop` train one for any"
+        "for `tango`'s log-mels; `vocoder=istft_laptop`, `diffwave_laptop` and `diffusion_laptop` train one for any"
     )
 
 
