@@ -1,10 +1,8 @@
 """Comparison of vocoders: real clips reconstructed from their log-mels, scored against the originals.
 
 Every directory holds a vocoder for the same log-mels. A DiffWave is run with the steps configured in its directory and with all
-steps of its training. Griffin-Lim (32 iterations) is included. FAD and KL are YAMNet's. Speed: CPU seconds of one thread per second
-of sound.
-
-SOUNDMILL_WEIGHTS=../shared/models python -m bench.vocoders ../vocoders/diffwave ../vocoders/hifigan --reference data
+steps of its training. Griffin-Lim (32 iterations) is included, with and without speckle. FAD and KL are those of YAMNet. Speed is
+in CPU seconds of one thread per second of sound.
 """
 
 from __future__ import annotations
@@ -79,7 +77,10 @@ def vocoders(directories: list[Path], fast_only: bool) -> dict[str, Vocoder]:
         for betas in ways:
             steps = vocoder.noise.num_timesteps if betas == "trained" else len(betas)
             named[f"{directory}, {steps} steps"] = replace(vocoder, sampling=vocoder.sampling.model_copy(update={"betas": betas}))
-    return named | {"Griffin-Lim": GriffinLim(spec, GriffinLimParams(**GRIFFIN_LIM))}
+    grains = {"Griffin-Lim": "none", "Griffin-Lim, speckle": "speckle"}
+    return named | {
+        name: GriffinLim(spec, GriffinLimParams(**GRIFFIN_LIM, griffin_lim_grain=grain)) for name, grain in grains.items()
+    }
 
 
 def read(data: Path, spec: MelSpec, count: int, seconds: float, real: Path) -> list[LogMel]:

@@ -99,6 +99,23 @@ def test_every_family_stands_alone_at_every_scale(model, scale):
     registry.check(params.compose(ROOT / "conf", [f"model={model}", f"scale={scale}"]))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            "spectrogram.tango.n_mels=400",
+            r"spectrogram\.tango: mel spec: \d+ of 400 bands contain no FFT bin.* raise n_fft",
+        ),
+        ("spectrogram.tango.f_max=9000.0", r"spectrogram\.tango: .*f_max 9000"),
+        ("vocoder.weights.batch_size=0", r"vocoder\.weights\..*batch_size: .*greater than or equal to 1"),
+        ("vocoder.network.head=wave", r"vocoder: .*network\.head 'wave' is trained with discriminators"),
+    ],
+)
+def test_what_a_stage_would_refuse_is_refused_before_one_runs(change, message):
+    with pytest.raises(UserError, match=message):
+        registry.check(params.compose(ROOT / "conf", ["model=tango", "vocoder=istft_laptop", change]))
+
+
 @pytest.mark.parametrize("scale", ["laptop", "gpu", "paper"])
 def test_what_latent_families_need_is_there(scale):
     assert params.compose(ROOT / "conf", ["model=ddpm_mel"])["latent_families"] == {}

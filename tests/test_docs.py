@@ -86,7 +86,14 @@ def test_tests_that_docs_name_exist():
 
 def test_parameters_that_docs_name_exist():
     """`section.key` in backticks is a key of params.yaml."""
-    choices = ([], ["corpus=auto"], ["waveform_unet=captions"], ["corpus=union", "scale=paper"], ["corpus=synthetic"])
+    choices = (
+        [],
+        ["corpus=auto"],
+        ["waveform_unet=captions"],
+        ["corpus=union", "scale=paper"],
+        ["corpus=synthetic"],
+        ["vocoder=istft_laptop"],
+    )
     documents = [params.compose(ROOT / "conf", [EVERY_FAMILY, *choice]) for choice in choices]
 
     def is_key(name: str) -> bool:

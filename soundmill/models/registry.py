@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from soundmill import disk
+from soundmill.audio.mel import SpectrogramParams, mel_filterbank
 from soundmill.errors import UserError
 from soundmill.models.components import registry as components
 from soundmill.models.family import Family
@@ -42,7 +43,15 @@ def code(name: str, parameters: dict[str, Any]) -> list[str]:
 
 
 def check(document: dict[str, Any]) -> None:
-    """Raise UserError where the content of a params.yaml has something that training or generating would refuse, hours later."""
+    """Raise UserError where the content of a params.yaml has something that a stage would refuse, perhaps hours later."""
+    for name, values in document["spectrogram"].items():
+        spec = parse(SpectrogramParams, values, f"spectrogram.{name}").spec
+        try:
+            mel_filterbank(spec)
+        except UserError as error:
+            raise UserError(f"spectrogram.{name}: {error}") from None
+    if document["vocoder"]:
+        parse(components.params_of_vocoder(document["vocoder"]), document["vocoder"], "vocoder")
     for name in document["families"]:
         its = family(name)
         for stage, model in (("train", its.train_params), ("generate", its.generate_params)):

@@ -9,7 +9,7 @@ import soxr
 import torch
 
 from soundmill.audio import mel
-from soundmill.audio.invert import griffin_lim, mel_to_linear, mel_to_wave
+from soundmill.audio.invert import griffin_lim, mel_to_linear, mel_to_wave, noisiness, with_speckle
 from soundmill.audio.mel import MelSpec, mel_filterbank
 from soundmill.errors import UserError
 from tests.mels import spec_with
@@ -111,3 +111,77 @@ def test_real_clips_keep_their_spectrogram(shared):
     loud = wanted > wanted.amax((1, 2), keepdim=True) - math.log(1e6)
     assert len(paths) >= 4
     assert float((back - wanted).abs()[loud].mean()) < 0.25  # nepers of power: about one decibel
+
+
+NOISE = 0.1 * torch.randn(1, 80_000, generator=torch.Generator().manual_seed(5))
+TONE = 0.3 * torch.sin(2 * math.pi * 440 * torch.arange(80_000) / 16_000)[None]
+BANDS = spec_with(hop_length=256, n_mels=80, f_min=20.0, mel_scale="htk", norm="none")
+
+
+def sidebands(wave: torch.Tensor, away: float) -> float:
+    """Energy of one wave [1, 80000] farther than `away` Hz from 440 Hz, in dB of all of it; its ends are left out."""
+    inner = wave[0, 8000:-8000].double()
+    power = torch.fft.rfft(inner * torch.hann_window(len(inner), dtype=torch.float64)).abs().square()
+    far = (torch.fft.rfftfreq(len(inner), 1 / 16_000) - 440).abs() > away
+    return 10 * math.log10(float(power[far].sum() / power.sum()))
+
+
+@pytest.mark.parametrize("spec", [BANDS, SPEC, spec_with(n_fft=512, win_length=400)], ids=["80/256", "128/313", "64/160"])
+def test_noise_is_noise_and_tones_are_none(spec):
+    """Of any colour and level; what rises or decays evenly is as little noise as what is steady."""
+    coloured = torch.nn.functional.conv1d(NOISE[None], torch.tensor([[[0.2, 0.5, 1.0]]]), padding=1)[0]
+    values = noisiness(log_mel(torch.cat([NOISE, 0.03 * coloured]), spec), spec)
+    assert values.mean(2).min() > 0.75
+    assert values.mean() > 0.9
+    decaying = TONE * torch.exp(-torch.arange(80_000) / 16_000)
+    low = values.new_tensor([0.25])
+    bands = (log_mel(TONE, spec)[0].mean(1) - log_mel(TONE, spec)[0].mean(1).max()) > -10
+    assert (noisiness(log_mel(torch.cat([TONE, decaying]), spec), spec)[:, bands, 4:-4].mean((1, 2)) < low).all()
+    assert torch.equal(noisiness(torch.full((1, spec.n_mels, 2), -3.0), spec), torch.zeros(1, spec.n_mels, 2))
+
+
+def test_speckle_gives_noise_its_magnitudes_and_keeps_its_bands():
+    """Within a band the bins of noise spread as Rayleigh's distribution says: 5.57 dB of deviation."""
+    wanted = log_mel(NOISE, BANDS)
+    plain = mel_to_linear(wanted, BANDS)
+    speckled = with_speckle(plain, wanted, BANDS, seed=0)
+    wide = slice(300, 500)  # bins of bands that have several
+
+    def deviation(magnitude: torch.Tensor) -> float:
+        return float((20 * magnitude[0, wide, 4:-4].log10()).std(0).mean())
+
+    assert deviation(spectrogram(NOISE, BANDS)) == pytest.approx(5.57, abs=0.2)
+    assert deviation(plain) < 2.5
+    assert deviation(speckled) == pytest.approx(5.57, abs=0.6)
+    result = (mel_filterbank(BANDS).T @ speckled).log()
+    assert float((result - wanted).abs().mean()) < 0.1  # a decibel
+
+
+def test_a_tone_stays_one():
+    """Its sidebands stay 30 dB down, and are no louder than without speckle."""
+    picture = log_mel(TONE, BANDS)
+    plain, grainy = (mel_to_wave(picture, BANDS, 80_000, 32, 0.99, 0, speckle_seed) for speckle_seed in (None, 3))
+    assert sidebands(grainy, 50) < -40
+    for away in (5, 20, 50):
+        assert sidebands(grainy, away) < sidebands(plain, away) + 1.5
+
+
+def test_speckle_is_drawn_by_its_seed_alone():
+    pictures = log_mel(torch.cat([NOISE[:, :16_000], sweep()]), BANDS)
+
+    def waves(some: torch.Tensor, speckle_seed: int | None) -> torch.Tensor:
+        return mel_to_wave(some, BANDS, 16_000, 2, 0.99, 0, speckle_seed)
+
+    together = waves(pictures, 1)
+    assert torch.equal(together, waves(pictures, 1))
+    assert torch.equal(together[:1], waves(pictures[:1], 1))
+    assert (together - waves(pictures, 2)).abs().max() > 0.01
+    assert torch.equal(waves(pictures, None), griffin_lim(mel_to_linear(pictures, BANDS), BANDS, 16_000, 2, 0.99, 0))
+
+
+@pytest.mark.parametrize("value", [-1e4, 0.0, 1e4])
+@pytest.mark.parametrize("frames", [1, 2, 20])
+def test_any_picture_gives_finite_sound_with_speckle(value, frames):
+    picture = torch.full((1, 128, frames), value)
+    picture[:, ::3, ::2] = 2.0
+    assert mel_to_wave(picture, SPEC, 6000, 2, 0.99, 0, 0).isfinite().all()

@@ -68,7 +68,7 @@ def test_vocoders(tmp_path, monkeypatch, shared, data, voices):
     vocoders.main()
     found = json.loads((tmp_path / "vocoders.json").read_text())
     assert found["items"] == CLIPS  # test clips alone
-    names = {f"{voices[0]}, 2 steps", f"{voices[0]}, 5 steps", str(voices[1]), "Griffin-Lim"}
+    names = {f"{voices[0]}, 2 steps", f"{voices[0]}, 5 steps", str(voices[1]), "Griffin-Lim", "Griffin-Lim, speckle"}
     assert set(found["seconds"]) == set(found["scores"]) == names
     for scores in found["scores"].values():
         assert set(scores) == {"fad_yamnet", "kl_yamnet", "mrstft", "lsd"}

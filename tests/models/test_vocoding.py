@@ -20,6 +20,8 @@ from soundmill.models.components.diffwave.params import NetworkParams, NoisePara
 from soundmill.models.components.diffwave.vocoder import DiffWave
 from soundmill.models.components.hifigan import vocoder as hifigan
 from soundmill.models.components.hifigan.vocoder import HifiGan, build_vocoder
+from soundmill.models.components.istft.params import NetworkParams as IstftSizes
+from soundmill.models.components.istft.vocoder import Istft, build
 from soundmill.models.components.melgan.network import MelGanNet
 from soundmill.models.components.melgan.params import NetworkParams as MelGanSizes
 from soundmill.models.components.melgan.vocoder import MelGan
@@ -104,6 +106,7 @@ def test_the_fast_steps_are_those_of_the_noise_it_was_trained_on(waves, tmp_path
 
 
 MELGAN = MelGanSizes(channels=2, rates=[5, 4, 4, 2], residual_layers=2)
+FRAMES = IstftSizes(head="wave", layers=2, width=8, hidden=16)
 LEVELS = UNet1dParams(
     channels=[8, 16],
     factors=[1, 4],
@@ -131,10 +134,11 @@ def voices() -> dict[str, tuple[Any, str, int]]:
         "diffwave": (DiffWave(deep, NOISE, sampling, SPEC, net), "diffwave.vocoder.PIECE_SAMPLES", 2000),
         "hifigan": (HifiGan(VOICE, SPEC, loud), "frame_vocoder.PIECE_FRAMES", 9),
         "melgan": (MelGan(MELGAN, SPEC, MelGanNet(MELGAN, SPEC.n_mels).eval()), "frame_vocoder.PIECE_FRAMES", 9),
+        "istft": (Istft(FRAMES, None, SPEC, build(FRAMES, SPEC).eval()), "istft.vocoder.PIECE_FRAMES", 9),
     }
 
 
-@pytest.mark.parametrize("kind", ["diffwave", "hifigan", "melgan"])
+@pytest.mark.parametrize("kind", ["diffwave", "hifigan", "istft", "melgan"])
 @pytest.mark.parametrize("frames", [1, 9, 60, 101])
 def test_a_sound_in_pieces_is_that_in_one(kind, frames, monkeypatch):
     vocoder, limit, size = voices()[kind]

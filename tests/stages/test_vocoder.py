@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from soundmill import hashing, manifest, params, shards
@@ -27,6 +29,10 @@ TINY = {"channels": 32, "rates": [8, 5, 4], "kernels": [16, 11, 8], "resblock_ke
 NETWORKS = {"hifigan": TINY, "diffwave": {"layers": 4, "channels": 16, "dilation_cycle": 4}}
 NETWORKS["melgan"] = {"channels": 4, "rates": [8, 5, 4], "residual_layers": 1}
 LEVELS = {"channels": [8, 16], "factors": [1, 4], "items": [1, 1], "attention": [False, False], "text_attention": [False, False]}
+NETWORKS["istft"] = {"head": "magnitude", "layers": 2, "width": 16, "hidden": 32}
+NETWORKS["vocos"] = NETWORKS["istft"] | {"head": "wave"}
+CONF = {"vocos": ("vocos", ["vocoder.weights.discriminator_width=4"])}  # where it is not `KIND_laptop`
+CROPS = {"istft": 12}  # frames
 NETWORKS["diffusion"] = LEVELS | {"heads": 1, "head_width": 8, "groups": 4, "modulation": 16}
 
 
@@ -77,12 +83,13 @@ def make(
     more=(),
 ) -> dict:
     """Run the stage in this process, on the laptop's configuration, shrunk; returns its metrics."""
+    conf, smaller = CONF.get(kind, (f"{kind}_laptop", []))
     changes = [
-        "model=tango", f"vocoder={kind}_laptop", "vocoder.hardware.threads=1", "vocoder.hardware.accelerator=cpu",
+        "model=tango", f"vocoder={conf}", "vocoder.hardware.threads=1", "vocoder.hardware.accelerator=cpu",
         "vocoder.griffin_lim_iterations=4", "execution.workers=1",
-        f"vocoder.weights.steps={steps}", "vocoder.weights.batch_size=2", "vocoder.weights.crop_frames=8",
+        f"vocoder.weights.steps={steps}", "vocoder.weights.batch_size=2", f"vocoder.weights.crop_frames={CROPS.get(kind, 8)}",
         f"vocoder.weights.checkpoint_seconds={checkpoint_seconds}", "vocoder.weights.log_every_steps=2",
-        f"vocoder.weights.optimiser.learning_rate={rate}", f"vocoder.weights.start_from={start_from}", *more,
+        f"vocoder.weights.optimiser.learning_rate={rate}", f"vocoder.weights.start_from={start_from}", *smaller, *more,
     ]  # fmt: skip
     document = params.compose(root / "conf", changes)
     document["vocoder"] |= {"network": network or NETWORKS[kind]} | ({"weights": weights} if weights else {})
@@ -187,6 +194,26 @@ def test_a_picture_that_fails_loses_no_vocoder(tmp_path, data, root, monkeypatch
     assert make(tmp_path, data, root, 1)["steps"] == 1
     assert registry.load_vocoder(tmp_path / "vocoder", SPEC).spec == SPEC
     assert "vocoder/tango: the picture (grid.png) could not be made: ValueError: no picture" in capfd.readouterr().err
+
+
+def test_silent_recordings_are_refused_before_the_training(tmp_path, data, root):
+    schema = manifest.SPECTROGRAMS.with_metadata({SPEC_KEY: SPEC.model_dump_json().encode()})
+    rows = shards.read_table(data / "mels" / shards.shard_name(0), manifest.SPECTROGRAMS).to_pylist()
+    for row in rows:
+        values = log_mel(np.zeros(int(SECONDS * SPEC.sample_rate), np.float32), SPEC).astype("<f2")
+        row["log_mel"] = values.tobytes()
+    silent = tmp_path / "silent"
+    shutil.copytree(data, silent)
+    (silent / "mels" / shards.shard_name(0)).unlink()
+    shards.write_rows(rows, silent / "mels" / shards.shard_name(0), schema)
+    with pytest.raises(SystemExit, match=r"mels: all 8 training clips are silent.* check corpus\.path"):
+        make(tmp_path / "home", silent, root, 1, kind="istft")
+    assert not (tmp_path / "home/vocoder").exists()
+
+
+def test_a_crop_of_ends_alone_is_refused(tmp_path, data, root):
+    with pytest.raises(SystemExit, match=r"vocoder\.weights\.crop_frames 4 must be more than"):
+        make(tmp_path / "home", data, root, 1, kind="istft", more=["vocoder.weights.crop_frames=4"])
 
 
 def test_rates_of_another_hop_are_refused(tmp_path, data, root):

@@ -34,8 +34,11 @@ class Vocoder(Protocol):
 
     def to(self, device: Any) -> Vocoder: ...
 
-    def vocode(self, log_mels: Tensor) -> Tensor:
-        """Waves [N, channels, frames · hop_length] of log-mels [N, n_mels, frames]; not clipped."""
+    def vocode(self, log_mels: Tensor, seed: int = 0) -> Tensor:
+        """Waves [N, channels, frames · hop_length] of log-mels [N, n_mels, frames]; not clipped.
+
+        `seed`: of the grain; a vocoder without grain makes the same of any.
+        """
 
     def pieces(self, log_mels: Tensor) -> Iterator[Tensor]:
         """The same in pieces [N, channels, n], so that memory does not grow with the sound."""
@@ -86,8 +89,8 @@ class Codec(Protocol):
     def encode(self, waves: Tensor) -> Tensor:
         """Latents [N, …] of waves [N, channels, T]."""
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Waves [N, channels, T] in [−1, 1] of latents."""
+    def decode(self, latents: Tensor, seeds: Sequence[int] = ()) -> Tensor:
+        """Waves [N, channels, T] in [−1, 1] of latents; `seeds`: of each one's grain, where log-mels become sound."""
 
 
 class Encoder(Protocol):

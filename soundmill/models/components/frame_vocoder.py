@@ -31,7 +31,7 @@ class FrameVocoder:
         """Waves [N, frames · hop_length] of log-mels [N, n_mels, frames]."""
         return self.net(log_mels)
 
-    def vocode(self, log_mels: Tensor) -> Tensor:
+    def vocode(self, log_mels: Tensor, seed: int = 0) -> Tensor:
         """Waves [N, 1, frames · hop_length] of log-mels [N, n_mels, frames]; not clipped."""
         return torch.cat(list(self.pieces(log_mels)), 2)
 

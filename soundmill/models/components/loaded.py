@@ -25,7 +25,7 @@ LICENCE = (
 
 
 class LoadedParams(StageParams):
-    """Weights that others trained, in AudioLDM's layout: the autoencoder in `vae/`, the vocoder in `vocoder/`, as safetensors."""
+    """Weights that others trained: AudioLDM's (the autoencoder in `vae/`, the vocoder in `vocoder/`), or those of Vocos."""
 
     kind: Literal["load"]
     name: str = Field(min_length=1, description="id on the Hugging Face hub, or a directory")

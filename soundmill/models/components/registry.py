@@ -23,6 +23,7 @@ VOCODER = "vocoder"  # directory of a family's own
 VOCODERS = {  # that the stage `vocoder` makes; Griffin-Lim needs none
     "diffwave": "soundmill.models.components.diffwave",
     "hifigan": "soundmill.models.components.hifigan",
+    "istft": "soundmill.models.components.istft",
     "melgan": "soundmill.models.components.melgan",
     "unet1d": "soundmill.models.components.unet1d.vocoder",
 }

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from soundmill import hashing
 from soundmill.audio import mel
 from soundmill.audio.log_mels import read_spec
 from soundmill.audio.mel import MelSpec
+from soundmill.errors import UserError
 from soundmill.models.catalog import choose_by_hash, read_weights
 from soundmill.models.components import vocoder_errors
 from soundmill.models.components.contracts import Made
@@ -28,6 +32,7 @@ from soundmill.training.starting import compare
 from soundmill.training.validation import HeldOut
 
 MEASURED_CLIPS = 16  # held-out ones, at most
+SILENCE = 0.1  # nepers above the floor that are still silence
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ class Making:
         """Train `module`, by whose net `model` speaks; returns facts of it too."""
         wanted, ctx = self.params.weights, self.ctx
         pairs = self._pairs(list(self.splits["train"]))
+        self._check_sound(pairs.log_mels)
         valid = choose_by_hash(list(self.splits["valid"]), wanted.validate_batches * wanted.batch_size)
         unseen = self._pairs(valid) if valid else None
         fitted = fit_averaged(
@@ -106,6 +112,15 @@ class Making:
             **({**fitted.metrics, "steps": steps} if fitted else {}),
         }
         return Made(save, fitted.points if fitted else [], metrics, steps, self._draw(model, log_mels))
+
+    def _check_sound(self, log_mels: LogMels) -> None:
+        quietest = np.float16(math.log(self.spec.floor)) + SILENCE
+        if not any((log_mels.arrays.read(item) > quietest).any() for item in range(len(log_mels))):
+            raise UserError(
+                f"{self.mels}: all {len(log_mels)} training clips are silent, no band rises above spectrogram floor "
+                f"{self.spec.floor:g}: there is nothing to train a vocoder on; check corpus.path, or take Griffin-Lim "
+                "(`vocoder=griffin_lim`)"
+            )
 
     def _pairs(self, clip_ids: Sequence[str]) -> Pairs:
         waves = gather_waves(self.clips, clip_ids, self.ctx.scratch, partial(mel.levelled, spec=self.spec))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -9,14 +11,22 @@ from soundmill.errors import UserError
 from soundmill.models.components.contracts import Vocoder
 
 
-def to_waves(vocoder: Vocoder, log_mels: Tensor, device: torch.device, num_samples: int | None = None) -> Tensor:
+def to_waves(
+    vocoder: Vocoder, log_mels: Tensor, device: torch.device, num_samples: int | None = None, seeds: Sequence[int] = ()
+) -> Tensor:
     """Waves [N, C, T] in [−1, 1] on the CPU, at most `num_samples` long, of log-mels [N, n_mels, frames].
 
-    One after another, so that none hangs on its neighbours; one that is louder than 1 is turned down whole.
+    One after another, so that none hangs on its neighbours; one that is louder than 1 is turned down whole. `seeds` are of the
+    grain of each; without, as for recordings, all have the same.
     """
     if not torch.isfinite(log_mels).all():
         raise UserError("the model's log-mels are not finite; choose a gentler sampling, or retrain with `dvc repro`")
     vocoder = vocoder.to(device)
     with torch.no_grad():
-        waves = torch.cat([vocoder.vocode(log_mel[None].to(device)).cpu()[..., :num_samples] for log_mel in log_mels])
+        waves = torch.cat(
+            [
+                vocoder.vocode(log_mel[None].to(device), seed).cpu()[..., :num_samples]
+                for log_mel, seed in zip(log_mels, seeds or [0] * len(log_mels), strict=True)
+            ]
+        )
     return waves / waves.abs().amax((1, 2), keepdim=True).clamp_min(1)

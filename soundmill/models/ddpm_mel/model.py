@@ -72,7 +72,8 @@ class DdpmMel:
     def generate(self, requests: Sequence[Request], run: Run) -> Tensor:
         """Noise → latents → log-mels → waves; a request's labels share the condition equally."""
         conditions = torch.stack([label_weights(request.labels, self.labels) for request in requests])
-        return self._to_waves(sample_log_mels(self, conditions, [request.seed for request in requests], run), run)
+        seeds = [request.seed for request in requests]
+        return self._to_waves(sample_log_mels(self, conditions, seeds, run), run, seeds)
 
     def reconstruct(self, waves: Tensor, run: Run) -> Tensor:
         """Wave → log-mel → picture → log-mel → wave."""
@@ -83,8 +84,9 @@ class DdpmMel:
             rebuilt = picture.decode(*picture.encode(torch.from_numpy(log_mel(fitted.numpy(), self.spec))))
         return self._to_waves(rebuilt, run)[..., :length]
 
-    def _to_waves(self, log_mels: Tensor, run: Run) -> Tensor:
-        return vocoding.to_waves(self.vocoder or GriffinLim(self.spec, run.sampling), log_mels, run.device, self.num_samples)
+    def _to_waves(self, log_mels: Tensor, run: Run, seeds: Sequence[int] = ()) -> Tensor:
+        vocoder = self.vocoder or GriffinLim(self.spec, run.sampling)
+        return vocoding.to_waves(vocoder, log_mels, run.device, self.num_samples, seeds)
 
 
 def sample_log_mels(model: DdpmMel, conditions: Tensor, seeds: list[int], run: Run) -> Tensor:

@@ -79,7 +79,8 @@ class ProjectedGan:
     def generate(self, requests: Sequence[Request], run: Run) -> Tensor:
         """Latent → style → picture → log-mel → wave; a request's labels share the condition equally, one without gets one drawn."""
         styles = [self._style(request, run.sampling.psi) for request in requests]
-        return self._to_waves(self._pictures(styles, [request.seed for request in requests], run), run)
+        seeds = [request.seed for request in requests]
+        return self._to_waves(self._pictures(styles, seeds, run), run, seeds)
 
     def reconstruct(self, waves: Tensor, run: Run) -> Tensor:
         """Wave → log-mel → picture → log-mel → wave."""
@@ -95,7 +96,8 @@ class ProjectedGan:
             raise UserError(f"the family {FAMILY!r} goes from seed to seed: it knows no style of a recording; give two seeds")
         first, second = (self._style(request, run.sampling.psi) for request in ends)
         styles = [torch.lerp(first, second, share) for share in shares]
-        return self._to_waves(self._pictures(styles, [ends[0].seed] * len(shares), run), run)
+        seeds = [ends[0].seed] * len(shares)
+        return self._to_waves(self._pictures(styles, seeds, run), run, seeds)
 
     @torch.no_grad()
     def _style(self, request: Request, psi: float) -> Tensor:
@@ -127,11 +129,11 @@ class ProjectedGan:
                 run.progress(len(some))
         return torch.cat(made)
 
-    def _to_waves(self, pictures: Tensor, run: Run) -> Tensor:
+    def _to_waves(self, pictures: Tensor, run: Run, seeds: Sequence[int] = ()) -> Tensor:
         """Waves that go on at their beginning: the vocoder hears each with its own end and beginning around it."""
         log_mels = self.picture.cpu().decode(pictures)
         around = torch.cat([log_mels[..., -CONTEXT:], log_mels, log_mels[..., :CONTEXT]], 2)
-        waves = vocoding.to_waves(self.vocoder or GriffinLim(self.spec, run.sampling), around, run.device)
+        waves = vocoding.to_waves(self.vocoder or GriffinLim(self.spec, run.sampling), around, run.device, seeds=seeds)
         fade = round(FADE_SECONDS * self.sample_rate)
         return torch.from_numpy(closed(waves.numpy(), CONTEXT * self.spec.hop_length, self.num_samples, fade))
 

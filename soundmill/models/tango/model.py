@@ -74,8 +74,8 @@ class Tango:
     def generate(self, requests: Sequence[Request], run: Run) -> Tensor:
         """Noise and a text → latents → waves, by way of log-mels where the latents are of such."""
         states, null = self._states([request.caption for request in requests], run)
-        latents = sample_latents(self, states, null, [request.seed for request in requests], run)
-        return self.codec(run).decode(latents)
+        seeds = [request.seed for request in requests]
+        return self.codec(run).decode(sample_latents(self, states, null, seeds, run), seeds)
 
     def reconstruct(self, waves: Tensor, run: Run) -> Tensor:
         """Wave → latent → wave."""

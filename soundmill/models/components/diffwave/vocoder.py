@@ -52,7 +52,7 @@ class DiffWave:
         self.net.to(device)
         return self
 
-    def vocode(self, log_mels: Tensor) -> Tensor:
+    def vocode(self, log_mels: Tensor, seed: int = 0) -> Tensor:
         """Waves [N, 1, frames · hop_length] in [−1, 1] of log-mels [N, n_mels, frames]; each from the same noise."""
         return torch.cat(list(self.pieces(log_mels)), 2)
 

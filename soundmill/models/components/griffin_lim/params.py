@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from soundmill.params import StageParams
@@ -10,3 +12,7 @@ from soundmill.params import StageParams
 class GriffinLimParams(StageParams):
     griffin_lim_iterations: int = Field(ge=1)
     griffin_lim_momentum: float = Field(ge=0, lt=1)
+    # With a default, since earlier checkpoints do not have this key.
+    griffin_lim_grain: Literal["none", "speckle"] = Field(
+        "none", description="what bands average away: left out, or drawn by the request's seed where they fluctuate as noise does"
+    )

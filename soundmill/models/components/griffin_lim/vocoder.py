@@ -12,6 +12,7 @@ from torch import Tensor
 from soundmill.audio.invert import mel_to_wave
 from soundmill.audio.mel import MelSpec
 from soundmill.models.components.griffin_lim.params import GriffinLimParams
+from soundmill.training.seeds import seed_of
 
 SEED = 0  # the phases it starts from are the same for every clip, real or generated
 
@@ -26,13 +27,14 @@ class GriffinLim:
     def to(self, device: Any) -> GriffinLim:
         return self
 
-    def vocode(self, log_mels: Tensor) -> Tensor:
+    def vocode(self, log_mels: Tensor, seed: int = 0) -> Tensor:
         """Waves [N, 1, frames · hop_length] on the CPU."""
         num_samples = log_mels.shape[2] * self.spec.hop_length
         iterations, momentum = self.params.griffin_lim_iterations, self.params.griffin_lim_momentum
         # Frames stand in the middle of their windows: without one more, the last of them would fade out.
         log_mels = torch.cat([log_mels, log_mels[..., -1:]], 2).cpu()
-        return mel_to_wave(log_mels, self.spec, num_samples, iterations, momentum, SEED)[:, None]
+        speckle_seed = seed_of(seed, "grain") if self.params.griffin_lim_grain == "speckle" else None
+        return mel_to_wave(log_mels, self.spec, num_samples, iterations, momentum, SEED, speckle_seed)[:, None]
 
     def pieces(self, log_mels: Tensor) -> Iterator[Tensor]:
         """All of it: its phases hang on one another."""

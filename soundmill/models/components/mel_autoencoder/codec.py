@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,9 +45,9 @@ class MelCodec:
         means = [autoencoder.posterior([wave], self.num_samples)[:, 0].cpu() for wave in waves.numpy()]
         return torch.cat(means) * autoencoder.scaling_factor
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, seeds: Sequence[int] = ()) -> Tensor:
         """Waves [N, 1, num_samples] in [−1, 1] on the CPU."""
-        return vocoding.to_waves(self.vocoder, self.to_log_mels(latents), self.device)
+        return vocoding.to_waves(self.vocoder, self.to_log_mels(latents), self.device, seeds=seeds)
 
     def to_log_mels(self, latents: Tensor) -> Tensor:
         """Log-mels [N, n_mels, frames] with their grain, on the CPU; one at a time: a long one fills a small machine's memory."""

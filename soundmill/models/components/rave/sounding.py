@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,8 +39,8 @@ class Sounding:
         codec, padded = self.codec.to(self.device), F.pad(waves, (0, self.num_samples - waves.shape[2]))
         return torch.cat([codec.encode(wave[None].to(self.device)).cpu() for wave in padded])[..., None]
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Waves [N, 1, num_samples] in [−1, 1], on the CPU."""
+    def decode(self, latents: Tensor, seeds: Sequence[int] = ()) -> Tensor:
+        """Waves [N, 1, num_samples] in [−1, 1], on the CPU; no log-mel is on the way, so `seeds` change nothing."""
         codec = self.codec.to(self.device)
         return torch.cat([codec.decode(latent[None, ..., 0].to(self.device)).cpu() for latent in latents])
 

@@ -46,7 +46,7 @@ class DiffusionVocoder:
         return self
 
     @torch.no_grad()
-    def vocode(self, log_mels: Tensor) -> Tensor:
+    def vocode(self, log_mels: Tensor, seed: int = 0) -> Tensor:
         """Waves [N, 1, frames · hop_length] of log-mels [N, n_mels, frames]; each from the same noise, not clipped."""
         prepared = self.net.prepare(log_mels)
         noise = torch.randn(1, 1, prepared.shape[2], generator=torch.Generator().manual_seed(self.sampling.seed))

@@ -1,0 +1,8 @@
+"""A ConvNeXt at the rate of frames and an inverse STFT (Vocos, Siuzdak 2024, arXiv:2306.00814): trained here, or loaded."""
+
+from __future__ import annotations
+
+from soundmill.models.components.contracts import Kind
+from soundmill.models.components.istft.params import IstftParams
+
+KIND = Kind(IstftParams, making=f"{__name__}.making", component=f"{__name__}.vocoder")

@@ -1,0 +1,42 @@
+"""The vocoder with an inverse STFT as its stage publishes it: trained on the corpus's training clips, or loaded."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from soundmill.audio.invert import check_overlap
+from soundmill.models.components.contracts import Made
+from soundmill.models.components.istft import published, training, vocoder
+from soundmill.models.components.istft.params import IstftParams
+from soundmill.models.components.istft.vocoder import Istft
+from soundmill.models.components.loaded import LoadedParams
+from soundmill.models.components.vocoder_adversary import check_crop
+from soundmill.models.components.vocoder_making import Making
+from soundmill.training.device import use_threads
+
+
+def make(params: IstftParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> Made:
+    making, weights = Making.of(params, ctx, clips, mels, catalog), params.weights
+    spec = making.spec
+    check_overlap(spec)
+    use_threads(params.hardware.threads)
+    if isinstance(weights, LoadedParams):
+        fitted = None
+        model, facts = published.load(weights, params.network, spec, ctx.home, ctx.digests)
+    else:
+        (training.check_crop if params.sampling else check_crop)(weights.crop_frames, spec)
+        torch.manual_seed(weights.seed)
+        build = partial(vocoder.build, params.network, spec)
+        model = Istft(params.network, params.sampling, spec, build())
+        started_from = making.begin(model, vocoder.load, ("network",))
+        if params.sampling:
+            module = training.LikelihoodModule(weights, model.net, spec)
+        else:
+            module = training.against_discriminators(weights, model.net, build, spec)
+        fitted, facts = making.train(module, model, started_from)
+        model.net.eval()
+    return making.made(model, fitted, lambda directory: vocoder.save(model, directory, {"kind": weights.kind, **facts}))

@@ -1,0 +1,113 @@
+"""Nets at the rate of frames; weights are named as those of Vocos (Siuzdak 2024, arXiv:2306.00814, gemelo-ai/vocos)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu
+
+from soundmill.audio.invert import mel_to_linear
+from soundmill.audio.mel import MelSpec
+from soundmill.models.components.istft.params import NetworkParams
+
+KERNEL = 7  # frames that a convolution sees
+LOUDEST = 100.0  # magnitude that Vocos makes, at most
+
+# Of ln |noise| over its mean, as Rayleigh's distribution has it: the median, and the mean absolute deviation from that.
+SPECKLE_MEDIAN = -0.5 * math.log(math.pi / (4 * math.log(2)))
+SPECKLE_SPREAD = 0.4840
+LARGEST_CHANGE = 7.0  # nepers, of a median or a spread
+
+
+def ended(log_mel: Tensor) -> Tensor:
+    """With the last frame once more: frames stand in the middle of their windows, and the last of them would fade out."""
+    return torch.cat([log_mel, log_mel[..., -1:]], 2)
+
+
+class ConvNeXtBlock(nn.Module):
+    """A depthwise convolution over time and two layers of each frame (Liu et al. 2022), scaled, beside what comes in."""
+
+    def __init__(self, width: int, hidden: int, scale: float):
+        super().__init__()
+        self.dwconv = nn.Conv1d(width, width, KERNEL, padding=KERNEL // 2, groups=width)
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.pwconv1 = nn.Linear(width, hidden)
+        self.pwconv2 = nn.Linear(hidden, width)
+        self.gamma = nn.Parameter(torch.full((width,), scale))
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.norm(self.dwconv(x).transpose(1, 2))
+        return x + (self.gamma * self.pwconv2(gelu(self.pwconv1(inner)))).transpose(1, 2)
+
+
+class Backbone(nn.Module):
+    """Log-mels [B, n_mels, frames] to features [B, frames, width]."""
+
+    def __init__(self, params: NetworkParams, n_mels: int):
+        super().__init__()
+        self.embed = nn.Conv1d(n_mels, params.width, KERNEL, padding=KERNEL // 2)
+        self.norm = nn.LayerNorm(params.width, eps=1e-6)
+        blocks = [ConvNeXtBlock(params.width, params.hidden, 1 / params.layers) for _ in range(params.layers)]
+        self.convnext = nn.ModuleList(blocks)
+        self.final_layer_norm = nn.LayerNorm(params.width, eps=1e-6)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv1d | nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, log_mel: Tensor) -> Tensor:
+        x = self.norm(self.embed(log_mel).transpose(1, 2)).transpose(1, 2)
+        for block in self.convnext:
+            x = block(x)
+        return self.final_layer_norm(x.transpose(1, 2))
+
+
+class Head(nn.Module):
+    """Features [B, frames, width] to two numbers of each bin, [B, bins, frames] each."""
+
+    def __init__(self, width: int, bins: int):
+        super().__init__()
+        self.out = nn.Linear(width, 2 * bins)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        first, second = self.out(features).transpose(1, 2).chunk(2, 1)
+        return first, second
+
+
+class MagnitudeNet(nn.Module):
+    """Log-mels [B, n_mels, frames] to the median of each bin's magnitude, and the spread of its logarithm, [B, bins, frames] each.
+
+    The magnitude's logarithm is Laplace's: the spread is its mean absolute deviation from the median. Before any training the
+    median is that of Griffin-Lim, by least squares, and the spread that of noise. A bin outside all bands is 0.
+    """
+
+    def __init__(self, params: NetworkParams, spec: MelSpec):
+        super().__init__()
+        self.spec = spec
+        self.backbone, self.head = Backbone(params, spec.n_mels), Head(params.width, spec.n_fft // 2 + 1)
+        nn.init.zeros_(self.head.out.weight)
+        nn.init.zeros_(self.head.out.bias)
+
+    def forward(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
+        change, wider = (values.float().clamp(-LARGEST_CHANGE, LARGEST_CHANGE) for values in self.head(self.backbone(log_mel)))
+        return mel_to_linear(log_mel.float(), self.spec) * change.exp(), SPECKLE_SPREAD * wider.exp()
+
+
+class VocosNet(nn.Module):
+    """Log-mels [B, n_mels, frames] to waves [B, (frames − 1) · hop_length], by magnitudes, phases and the inverse STFT."""
+
+    def __init__(self, params: NetworkParams, spec: MelSpec):
+        super().__init__()
+        self.spec = spec
+        self.backbone, self.head = Backbone(params, spec.n_mels), Head(params.width, spec.n_fft // 2 + 1)
+        nn.init.trunc_normal_(self.head.out.weight, std=0.02)
+        nn.init.zeros_(self.head.out.bias)
+
+    def forward(self, log_mel: Tensor) -> Tensor:
+        log_magnitude, phase = (values.float() for values in self.head(self.backbone(log_mel)))
+        spectrum = torch.polar(log_magnitude.exp().clamp_max(LOUDEST), phase)
+        spec = self.spec
+        window = torch.hann_window(spec.win_length, device=spectrum.device)
+        return torch.istft(spectrum, spec.n_fft, spec.hop_length, spec.win_length, window)

@@ -1,0 +1,64 @@
+"""Parameters of the vocoder with an inverse STFT."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from soundmill.models.components.loaded import LoadedParams
+from soundmill.models.components.vocoder_params import AdversaryParams, CropsParams, NetVocoderParams
+from soundmill.params import StageParams
+
+
+class NetworkParams(StageParams):
+    """A ConvNeXt at the rate of frames (Vocos: 8 layers of 512, 1,536 hidden)."""
+
+    head: Literal["magnitude", "wave"] = Field(
+        description="median and spread of magnitudes, whose phases are Griffin-Lim's, or magnitudes and phases, as Vocos does"
+    )
+    layers: int = Field(ge=1)
+    width: int = Field(ge=1, description="channels")
+    hidden: int = Field(ge=1, description="channels within a block")
+
+    @property
+    def context(self) -> int:
+        """Frames on either side that the net sees."""
+        return 3 * (1 + self.layers)
+
+
+class SamplingParams(StageParams):
+    """From median and spread of magnitudes to sound."""
+
+    iterations: int = Field(ge=1, description="of Griffin-Lim")
+    momentum: float = Field(ge=0, lt=1)
+    grain: float = Field(ge=0, description="of the spread, the share that magnitudes are drawn with; 0: they are their medians")
+
+
+def _training(weights: Any) -> str:
+    values = weights if isinstance(weights, dict) else weights.model_dump()
+    if values.get("kind") == "load":
+        return "load"
+    return "adversary" if "discriminator_width" in values else "likelihood"
+
+
+class IstftParams(NetVocoderParams):
+    kind: Literal["istft"]
+    network: NetworkParams = Field(description="of a loaded one as well: it must be so")
+    weights: Annotated[
+        Annotated[CropsParams, Tag("likelihood")]
+        | Annotated[AdversaryParams, Tag("adversary")]
+        | Annotated[LoadedParams, Tag("load")],
+        Discriminator(_training),
+    ]
+    sampling: SamplingParams | None = Field(description="of the head `magnitude`; null: of the head `wave`, which draws nothing")
+
+    @model_validator(mode="after")
+    def _head_fits(self) -> IstftParams:
+        of_magnitudes = self.network.head == "magnitude"
+        if of_magnitudes == (_training(self.weights) != "likelihood"):
+            needed = "no discriminators, and none is loaded" if of_magnitudes else "discriminators, or is loaded"
+            raise ValueError(f"network.head {self.network.head!r} is trained with {needed}: see conf/vocoder/")
+        if of_magnitudes == (self.sampling is None):
+            raise ValueError(f"network.head {self.network.head!r} {'needs' if of_magnitudes else 'has no'} sampling")
+        return self
