@@ -285,7 +285,7 @@ def test_a_gpu_has_one_process(project, monkeypatch):
 
 def test_a_length_that_does_not_fit_is_named(project):
     assert make_latents(project, latents={**LATENTS, "num_samples": 3200})["silent_samples"] == 800
-    with pytest.raises(SystemExit, match=r"clip 'clip0' has 3200 samples; raise latents.num_samples, now 2880"):
+    with pytest.raises(SystemExit, match=r"clip 'clip0' has 3200 samples; raise latents.num_samples \(now 2880\)"):
         make_latents(project, latents={**LATENTS, "num_samples": 2880})
     with pytest.raises(SystemExit, match=r"num_samples 3360 must be a multiple of 320, hop_length · 2"):
         make_latents(project, latents={**LATENTS, "num_samples": 3360})

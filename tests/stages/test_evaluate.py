@@ -239,7 +239,7 @@ def test_training_clips_that_come_again_are_found(project):
     page = (project / "data" / "report" / "index.html").read_text(encoding="utf-8")
     assert "Nearest of 16 training clips" in page
     assert page.index("nearest: clip03_0") < page.index("nearest: clip", page.index("nearest: clip03_0") + 5)
-    assert "1 of 52 generated sounds are training clips again" in page
+    assert "1 of 52 generated sounds are copies of training clips" in page
 
 
 def test_labels_and_captions_may_be_any_text_and_what_cannot_be_drawn_is_told(project, capfd, monkeypatch):
@@ -310,7 +310,7 @@ def test_unknown_embedder_and_typos_are_named(project):
     with pytest.raises(SystemExit, match=r"evaluate\.embedders\.0: .*unknown embedder 'vggishh'; did you mean 'vggish'"):
         evaluate_in(project)
     write_params(project, embedders=["tagger", "tagger"])
-    with pytest.raises(SystemExit, match="named twice"):
+    with pytest.raises(SystemExit, match="a name twice"):
         evaluate_in(project)
     write_params(project, bootstraps=3)
     with pytest.raises(SystemExit, match="did you mean 'bootstrap'"):

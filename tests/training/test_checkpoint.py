@@ -66,7 +66,7 @@ def test_a_directory_with_a_config_is_complete(tmp_path, monkeypatch):
     [
         (None, r"one: no vocoder here \(config\.json is missing\); `dvc repro` makes one"),
         ("{", r"config\.json: not readable as JSON: .*; remake it with `dvc repro`"),
-        ("[" * 100_000, r"config\.json: not readable as JSON: brackets within brackets"),
+        ("[" * 100_000, r"config\.json: not readable as JSON: nested too deeply"),
         ("[]", r"config\.json: not a JSON object; remake it with `dvc repro`"),
         (
             {"kind": "linear", "widht": 3, "labels": []},
