@@ -340,7 +340,7 @@ def test_a_batch_of_another_step_is_refused(loader, tmp_path):
         made.__class__ = Forgetful
         return made
 
-    with pytest.raises(RuntimeError, match="batch 9 was awaited, and batch 0 given"):
+    with pytest.raises(RuntimeError, match="expected batch 9, got batch 0"):
         _fit(forgetful, tmp_path)
 
 
