@@ -152,9 +152,9 @@ def test_a_training_resumed_from_damaged_checkpoints_ends_like_an_unbroken_one(l
     assert _same(whole, resumed)
     assert whole_curve == resumed_curve
     said = capsys.readouterr().out
-    assert f"{LAST}: is not as it was written" in said
+    assert f"{LAST}: damaged" in said
     assert ("resuming at step" in said) == (damaged == [LAST])
-    assert ("training starts from its beginning" in said) == (damaged != [LAST])
+    assert ("training starts from the beginning" in said) == (damaged != [LAST])
 
 
 def test_a_finished_training_is_taken_as_it_is(loader, tmp_path):
