@@ -314,7 +314,7 @@ def _even():
 
 def test_a_process_that_dies_ends_the_training_and_says_how_to_go_on(loader, tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "Regression", DiesElsewhere)
-    with pytest.raises(UserError, match=r"a process that trains together with this one ended .* resumes from its last checkpoint"):
+    with pytest.raises(UserError, match=r"another process of this training ended .* resumes from its last checkpoint"):
         _fit(loader, tmp_path, TWO)
     assert not multiprocessing.active_children()
 
