@@ -1,4 +1,4 @@
-"""The tagger: a small CNN on log-mels, trained on the real training split; the offline scores use its embeddings of ~1 s patches."""
+"""The tagger: a small CNN on log-mels, trained on the real training split, whose embeddings of ~1 s patches the scores use."""
 
 from __future__ import annotations
 
