@@ -1,4 +1,4 @@
-"""Reverse processes over other noise schedules than a net was trained on, by fractional timesteps (DiffWave: Kong et al. 2021)."""
+"""Reverse processes over noise schedules that differ from the training's, by fractional timesteps (DiffWave: Kong et al. 2021)."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from soundmill.diffusion.objectives import Net
 from soundmill.diffusion.schedules import alpha_bar_to_betas, betas_to_alpha_bar
 from soundmill.errors import UserError
 
-TOLERANCE = 1e-9  # of noise levels that should be equal
+TOLERANCE = 1e-9  # for comparing noise levels
 
 
 def aligned_timesteps(betas: Tensor, table: Tensor) -> Tensor:
-    """The fractional timestep [N], float64, at which a net trained on alpha_bar `table` [T] saw the noise of each of N steps.
+    """Fractional timesteps [N], float64, at which a net trained on alpha_bar `table` [T] saw the noise levels of `betas` [N].
 
-    Between timesteps √alpha_bar is interpolated linearly (Kong et al. 2021, appendix B). Betas that are no rising noise, and a
-    level that the training never had, are a UserError.
+    √alpha_bar is interpolated linearly between timesteps (Kong et al. 2021, appendix B). UserError if betas do not increase within
+    (0, 1), or if a noise level is outside the training's range.
     """
     if ((betas <= 0) | (betas >= 1)).any():
         raise UserError(f"noise schedule {betas.tolist()}: every beta must lie between 0 and 1")
     if (betas[1:] <= betas[:-1]).any():
         raise UserError(f"noise schedule {betas.tolist()}: betas must increase")
-    levels, known = betas_to_alpha_bar(betas).sqrt(), table.sqrt()
-    if levels[0] > known[0] + TOLERANCE or levels[-1] < known[-1] - TOLERANCE:
+    levels, trained = betas_to_alpha_bar(betas).sqrt(), table.sqrt()
+    if levels[0] > trained[0] + TOLERANCE or levels[-1] < trained[-1] - TOLERANCE:
         raise UserError(
-            f"noise schedule {betas.tolist()}: its alpha_bar goes from {levels[0] ** 2:.6g} to {levels[-1] ** 2:.6g}, that of the "
-            f"training from {known[0] ** 2:.6g} to {known[-1] ** 2:.6g}; stay within"
+            f"noise schedule {betas.tolist()}: its alpha_bar goes from {levels[0] ** 2:.6g} to {levels[-1] ** 2:.6g}; it must stay "
+            f"within the training's range, {trained[0] ** 2:.6g} to {trained[-1] ** 2:.6g}"
         )
-    before = (torch.searchsorted(-known, -levels, right=True) - 1).clamp(0, len(table) - 2)
-    share = (known[before] - levels) / (known[before] - known[before + 1])
-    return before + share.clamp(0, 1)
+    before = (torch.searchsorted(-trained, -levels, right=True) - 1).clamp(0, len(table) - 2)
+    fraction = (trained[before] - levels) / (trained[before] - trained[before + 1])
+    return before + fraction.clamp(0, 1)
 
 
 def spread_betas(table: Tensor, num_steps: int) -> Tensor:
-    """Betas [N], float64, of N timesteps evenly spaced from the first to the last of alpha_bar `table` [T], of one the last."""
+    """Betas [N], float64, at N timesteps evenly spaced over alpha_bar `table` [T]; for N = 1, the last."""
     timesteps = torch.linspace(len(table) - 1, 0, num_steps, dtype=torch.float64).flip(0)
     before = timesteps.long().clamp(max=len(table) - 2)
-    known = table.sqrt()
-    return alpha_bar_to_betas(torch.lerp(known[before], known[before + 1], timesteps - before).square())
+    levels = table.sqrt()
+    return alpha_bar_to_betas(torch.lerp(levels[before], levels[before + 1], timesteps - before).square())
 
 
 def ancestral(
@@ -52,9 +52,9 @@ def ancestral(
     rngs: Sequence[torch.Generator],
     callback: Callable[[int], Any] = lambda step: None,
 ) -> Tensor:
-    """Denoise `noise` [B, …] over steps of `betas` [N] by `net(xt, t [B])`, which predicts noise; `timesteps` [N] are its t.
+    """Denoise `noise` [B, …] over the steps of `betas` [N] by `net(xt, t [B])`, which predicts noise; t is taken from `timesteps`.
 
-    The noise of each step is drawn from one CPU generator for each item.
+    Each item has its own CPU generator, from which the noise of every step is drawn.
     """
     xt = noise
     for step in reversed(range(len(betas))):
@@ -66,9 +66,9 @@ def ancestral(
 
 
 def ancestral_step(xt: Tensor, predicted: Tensor, betas: Tensor, step: int, noise: Tensor | None) -> Tensor:
-    """What lies below `xt` [B, …], in which a net `predicted` noise, at `step` of `betas` [N]; step 0 takes no noise.
+    """One reverse step from `xt` [B, …], given the `predicted` noise, at `step` of `betas` [N]; step 0 adds no noise.
 
-    sigma² = beta·(1 − alpha_bar_{n−1}) / (1 − alpha_bar_n) (Ho et al. 2020, section 3.2); held within ±1, as DiffWave samples.
+    sigma² = beta·(1 − alpha_bar_{n−1}) / (1 − alpha_bar_n) (Ho et al. 2020, section 3.2); clipped to ±1, as in DiffWave.
     """
     alpha_bar = betas_to_alpha_bar(betas)
     beta, level = float(betas[step]), float(alpha_bar[step])

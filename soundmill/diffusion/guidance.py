@@ -1,4 +1,4 @@
-"""Classifier-free guidance (Ho & Salimans 2022): one pass of the net, of items with a condition also without it."""
+"""Classifier-free guidance (Ho & Salimans 2022), with conditional and unconditional items in one batch."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ Condition = tuple[Tensor, ...]  # each [B, …]: label weights, or text states a
 
 
 def guided(net: Callable[..., Tensor], condition: Condition, null: Condition, scale: float) -> Net:
-    """(xt [B, …], t [B]) → u + scale·(c − u) of the conditional answer c = net(xt, t, *condition) and the unconditional u.
+    """A net (xt [B, …], t [B]) → u + scale·(c − u), with c = net(xt, t, *condition) and u = net(xt, t, *null).
 
-    `null` has the shapes of `condition`. A scale of 1 is the conditional answer itself, and so is an item whose condition is the
-    null one: these are computed once. Which items those are is read here, once for all steps: it waits for a GPU.
+    `null` has the shapes of `condition`. With scale 1, and for items whose condition equals the null one, the result is c, so u is
+    not computed. These items are found here, once for all steps, because reading them waits for the GPU.
     """
     if scale == 1:
         return lambda xt, t: net(xt, t, *condition)
-    differing = [(given != nothing).reshape(len(given), -1).any(1) for given, nothing in zip(condition, null, strict=True)]
+    differing = [(c != u).reshape(len(c), -1).any(1) for c, u in zip(condition, null, strict=True)]
     items = torch.stack(differing).any(0).nonzero()[:, 0]
     count = len(condition[0])
-    whole = len(items) == count
-    both = [torch.cat([given, nothing if whole else nothing[items]]) for given, nothing in zip(condition, null, strict=True)]
+    all_guided = len(items) == count
+    both = [torch.cat([c, u if all_guided else u[items]]) for c, u in zip(condition, null, strict=True)]
 
-    def answer(xt: Tensor, t: Tensor) -> Tensor:
-        again = (xt, t) if whole else (xt[items], t[items])
-        answers = net(*[torch.cat(parts) for parts in zip((xt, t), again, strict=True)], *both)
-        conditional, unconditional = answers[:count], answers[count:]
-        if whole:
+    def predict(xt: Tensor, t: Tensor) -> Tensor:
+        guided_items = (xt, t) if all_guided else (xt[items], t[items])
+        outputs = net(*[torch.cat(parts) for parts in zip((xt, t), guided_items, strict=True)], *both)
+        conditional, unconditional = outputs[:count], outputs[count:]
+        if all_guided:
             return unconditional + scale * (conditional - unconditional)
         return conditional.index_copy(0, items, unconditional + scale * (conditional[items] - unconditional))
 
-    return answer
+    return predict

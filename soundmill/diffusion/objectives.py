@@ -1,4 +1,4 @@
-"""What a net predicts — the noise (eps), the clean picture (x0) or the velocity (v) — and its errors."""
+"""Prediction targets — the noise (eps), the clean picture (x0) or the velocity (v) — and their losses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def diffuse(x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
 
 
 def target(objective: Objective, x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """What a perfect net answers at (xt, t); v is alpha·noise − sigma·x0 (Salimans & Ho 2022, appendix D)."""
+    """The target that a net predicts at (xt, t); v is alpha·noise − sigma·x0 (Salimans & Ho 2022, appendix D)."""
     if objective == "eps":
         return noise
     if objective == "x0":
@@ -31,7 +31,7 @@ def target(objective: Objective, x0: Tensor, noise: Tensor, alpha: Tensor, sigma
 
 
 def to_x0(objective: Objective, output: Tensor, xt: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """The clean picture that an answer of the net implies."""
+    """The clean picture implied by an output of the net."""
     if objective == "eps":
         return (xt - sigma * output) / alpha
     if objective == "x0":
@@ -40,10 +40,10 @@ def to_x0(objective: Objective, output: Tensor, xt: Tensor, alpha: Tensor, sigma
 
 
 def weights(objective: Objective, weighting: Weighting, snr: Tensor, gamma: float) -> Tensor:
-    """Per-item loss weights [B]; Min-SNR is min(SNR, gamma) on the x0 error, put in terms of the objective's own error.
+    """Per-item loss weights [B]. Min-SNR weights the x0 error by min(SNR, gamma), converted to the error of the objective.
 
-    Hang et al. 2023: ÷ SNR for eps, ÷ (SNR + 1) for v, nothing for x0. `min_snr_tango` is ÷ SNR for all of them, as TANGO's
-    training has it: with v, it counts errors at high noise up to (SNR + 1) / SNR times as much.
+    Hang et al. 2023 divide by SNR for eps, by SNR + 1 for v, and not at all for x0. `min_snr_tango` divides by SNR for all of them,
+    as TANGO's code does: with v, this weights errors (SNR + 1) / SNR times as much, most of all at high noise.
     """
     if weighting == "none":
         return torch.ones_like(snr)
@@ -58,8 +58,8 @@ def per_item_loss(
 ) -> Tensor:
     """Mean squared error [B] of `net(xt, t)`; x0, noise [B, C, H, W], t [B] integer, table: alpha_bar [T].
 
-    A net that answers 0 has loss 1 in the mean with the eps objective. `importance`, broadcast over x0 and of mean 1, says
-    how much each channel's errors count; what the best net answers does not depend on it.
+    A net that outputs 0 has expected loss 1 with the eps objective. `importance`, broadcast over x0 and with mean 1, weights the
+    errors of each channel; it does not change the optimal output.
     """
     alpha, sigma = alpha_sigma(table, t, x0.ndim)
     output = net(diffuse(x0, noise, alpha, sigma), t)

@@ -1,4 +1,4 @@
-"""Parameters of every diffusion: noise schedule, objective, sampler."""
+"""Parameters of diffusion: noise schedule, objective, sampler."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from soundmill.params import StageParams
 
 
 class DiffusionParams(StageParams):
-    """The noise schedule, what is predicted and how errors are weighted."""
+    """The noise schedule, the prediction target and the loss weighting."""
 
     num_timesteps: int = Field(ge=2)
     schedule: Literal["linear", "scaled_linear", "cosine", "shifted_cosine"]
-    beta_start: float = Field(gt=0, lt=1, description="of the linear ones")
-    beta_end: float = Field(gt=0, lt=1, description="of the linear ones")
-    shift: float = Field(gt=0, description="of `shifted_cosine`; below 1: more of it at high noise")
+    beta_start: float = Field(gt=0, lt=1, description="for `linear` and `scaled_linear`")
+    beta_end: float = Field(gt=0, lt=1, description="for `linear` and `scaled_linear`")
+    shift: float = Field(gt=0, description="for `shifted_cosine`; below 1: more timesteps at high noise")
     objective: Literal["eps", "x0", "v"]
     weighting: Literal["none", "min_snr", "min_snr_tango"]
     min_snr_gamma: float = Field(gt=0)
-    stratified: bool = Field(description="spread a batch's timesteps evenly, instead of drawing them independently")
+    stratified: bool = Field(description="spread the timesteps of a batch evenly instead of drawing them independently")
 
 
 class SamplerParams(StageParams):
     sampler: Literal["ddpm", "ddim", "dpm++", "unipc"]
     num_steps: int = Field(ge=1)
-    guidance_scale: float = Field(ge=0, description="1: the conditional net alone")
+    guidance_scale: float = Field(ge=0, description="1: no guidance")

@@ -1,4 +1,4 @@
-"""From noise to a picture: the reverse process with a trained net, by the step rules of diffusers' schedulers."""
+"""Sampling: the reverse process of a trained net, with the update rules of diffusers' schedulers."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def sample(
 ) -> Tensor:
     """Denoise `noise` [B, C, H, W] in `num_steps` calls of `net(xt, t [B])`; returns x0, float32.
 
-    `table` is alpha_bar [T]. `ddpm` draws its noise from one generator per item, so an item's result does not hang on its
-    neighbours; its sigma² is beta_t (`large`) or beta_t·(1 − alpha_bar_{t−1}) / (1 − alpha_bar_t) (`small`; Ho et al. 2020, section
-    3.2). `ddim` is Song et al. 2021 with eta 0, `dpm++` the second-order multistep
-    solver of Lu et al. 2022, `unipc` the second-order predictor and corrector of Zhao et al. 2023. Every answer of the net is
-    put as x0, held to ±`clip` if that is given, and stepped from. More steps than there are timesteps are a UserError.
+    `table` is alpha_bar [T]. `ddpm` draws noise from one generator per item, so an item does not depend on the rest of the batch;
+    its sigma² is beta_t (`large`) or beta_t·(1 − alpha_bar_{t−1}) / (1 − alpha_bar_t) (`small`; Ho et al. 2020, section 3.2).
+    `ddim` is Song et al. 2021 with eta 0, `dpm++` the second-order multistep solver of Lu et al. 2022, `unipc` the second-order
+    predictor-corrector of Zhao et al. 2023. Each output of the net is converted to x0 and clipped to ±`clip` if given. UserError
+    if there are more steps than timesteps.
 
-    `first` is the first timestep that the net was trained on: none below is visited, and `ddpm` ends at the mean of the step
-    from the last one visited to the level below `first`.
+    `first` is the first timestep that the net was trained on: earlier ones are not visited, and `ddpm` returns the posterior mean
+    of the step from the last visited timestep to the one before `first`.
     """
     visited = timesteps(len(table), num_steps, spacing, first)
     scheduler = _scheduler(sampler, table[visited[::-1]], variance)
@@ -76,11 +76,11 @@ def sample_each(
     spacing: Spacing = "trailing",
     variance: Variance = "large",
 ) -> Tensor:
-    """x0 [N, *shape] on the CPU, an item for each seed, by `sample`; `denoiser` gives the net for the items of a batch."""
-    made, table = [], alpha_bar(diffusion)
+    """x0 [N, *shape] on the CPU, one item per seed, by `sample`; `denoiser` returns the net for a batch, a slice of the items."""
+    samples, table = [], alpha_bar(diffusion)
     for start in range(0, len(seeds), batch_size):
         part = slice(start, start + batch_size)
-        # Drawn on the CPU: a seed means the same sound with and without a GPU, up to rounding.
+        # Drawn on the CPU, so that a seed gives the same sound with and without a GPU, up to rounding.
         rngs = [torch.Generator().manual_seed(seed) for seed in seeds[part]]
         x0 = sample(
             denoiser(part),
@@ -95,24 +95,24 @@ def sample_each(
             spacing=spacing,
             variance=variance,
         )
-        made.append(x0.cpu())
+        samples.append(x0.cpu())
         progress(len(x0))
-    return torch.cat(made)
+    return torch.cat(samples)
 
 
 def timesteps(num_timesteps: int, num_steps: int, spacing: Spacing, first: int = 0) -> list[int]:
-    """`num_steps` evenly spaced timesteps from `first` on, falling (Lin et al. 2024, table 2).
+    """`num_steps` evenly spaced timesteps from `first` on, in descending order (Lin et al. 2024, table 2).
 
-    `trailing` begins at the last, where training ended: pure noise. `leading` ends at timestep 1, as Stable Diffusion and TANGO
-    sample, and begins below the last.
+    `trailing` starts at the last timestep, pure noise. `leading` starts below it and ends at timestep 1, as in Stable Diffusion
+    and TANGO.
     """
     trained = num_timesteps - first
     if num_steps > trained:
-        raise UserError(f"{num_steps} sampling steps of a model with {trained} timesteps: take at most so many")
+        raise UserError(f"{num_steps} sampling steps exceed the model's {trained} timesteps; take at most {trained}")
     if spacing == "trailing":
         return [first + round(trained * (num_steps - step) / num_steps) - 1 for step in range(num_steps)]
     stride = trained // num_steps
-    offset = max(first, min(1, num_timesteps - 1 - (num_steps - 1) * stride))  # 0 where every timestep is visited
+    offset = max(first, min(1, num_timesteps - 1 - (num_steps - 1) * stride))  # 0 if every timestep is visited
     return [offset + stride * step for step in reversed(range(num_steps))]
 
 
@@ -123,9 +123,9 @@ def _posterior_mean(x0: Tensor, xt: Tensor, level: Tensor, before: Tensor) -> Te
 
 
 def _scheduler(sampler: Sampler, visited: Tensor, variance: Variance) -> Any:
-    """diffusers' scheduler of the process that has only the visited timesteps, alpha_bar [num_steps].
+    """A scheduler of diffusers for a process of only the `visited` timesteps, given by their alpha_bar [num_steps].
 
-    So all samplers share our spacing: their own rules differ, and some are off where num_steps does not divide T.
+    This way all samplers use our spacing; the schedulers' rules differ, and some are wrong if num_steps does not divide T.
     """
     common = {
         "num_train_timesteps": len(visited),
@@ -133,7 +133,7 @@ def _scheduler(sampler: Sampler, visited: Tensor, variance: Variance) -> Any:
         "prediction_type": "sample",
         "timestep_spacing": "trailing",
     }
-    if sampler == "ddpm":  # each by its own path: the solvers import scipy.stats, which takes a second
+    if sampler == "ddpm":  # separate imports: the solvers import scipy.stats, which takes a second
         from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
         scheduler = DDPMScheduler(**common, variance_type=f"fixed_{variance}", clip_sample=False)
@@ -151,6 +151,6 @@ def _scheduler(sampler: Sampler, visited: Tensor, variance: Variance) -> Any:
         scheduler = UniPCMultistepScheduler(**common, solver_order=2, solver_type="bh2")
     else:
         raise ValueError(f"unknown sampler {sampler!r}")
-    # Theirs is multiplied up in float32, where a large step's beta of 1 − 1e-9 is 1 and all signal lost.
+    # diffusers computes it in float32, which rounds a beta of 1 − 1e-9 to 1 and so loses all signal.
     scheduler.alphas_cumprod = visited.float()
     return scheduler

@@ -1,4 +1,4 @@
-"""Noise schedules as tables of alpha_bar over the training timesteps, in float64: pure functions of their numbers."""
+"""Noise schedules as tables of alpha_bar over the training timesteps, in float64."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def shifted_cosine(num_timesteps: int, shift: float) -> Tensor:
 
 
 def alpha_bar(params: DiffusionParams) -> Tensor:
-    """The table [T] of the schedule named; the numbers that it has no use for are ignored."""
+    """alpha_bar [T] of the schedule in `params`, whose unused parameters are ignored."""
     if params.schedule == "linear":
         return linear(params.num_timesteps, params.beta_start, params.beta_end)
     if params.schedule == "scaled_linear":
@@ -56,7 +56,7 @@ def betas_to_alpha_bar(betas: Tensor) -> Tensor:
 
 
 def alpha_bar_to_betas(table: Tensor) -> Tensor:
-    """The betas [T] that multiply up to `table` [T]."""
+    """The betas [T] of alpha_bar `table` [T]."""
     before = torch.cat([torch.ones(1, dtype=table.dtype), table[:-1]])
     return 1 - table / before
 

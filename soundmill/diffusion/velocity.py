@@ -1,6 +1,6 @@
-"""Diffusion of the velocity v on a half circle, over noise levels in [0, 1] (Salimans & Ho 2022, appendix D).
+"""v-diffusion over continuous noise levels in [0, 1] (Salimans & Ho 2022, appendix D).
 
-At level s a sound is cos(sπ/2)·x0 + sin(sπ/2)·noise: 0 is the sound itself, 1 is noise.
+At level s, xt = cos(sπ/2)·x0 + sin(sπ/2)·noise: level 0 is the sound, level 1 pure noise.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from soundmill.diffusion.objectives import Net, diffuse, target
 
 
 def alpha_sigma(level: float) -> tuple[float, float]:
-    """Signal and noise scale at a level; exactly 1 and 0 at level 0, 0 and 1 at level 1."""
+    """Signal and noise scale at a level: exactly (1, 0) at level 0 and (0, 1) at level 1."""
     if level in (0.0, 1.0):
         return 1.0 - level, level
     return math.cos(level * math.pi / 2), math.sin(level * math.pi / 2)
@@ -25,18 +25,18 @@ def alpha_sigma(level: float) -> tuple[float, float]:
 def loss(net: Net, x0: Tensor, level: Tensor, noise: Tensor) -> Tensor:
     """Mean squared error of v = net(xt, level); x0, noise [B, …], level [B].
 
-    A net that answers 0 has (1 + Var x0) / 2 in the mean.
+    A net that outputs 0 has expected loss (1 + Var x0) / 2.
     """
     angle = level.reshape(-1, *[1] * (x0.ndim - 1)) * (math.pi / 2)
     alpha, sigma = angle.cos(), angle.sin()
-    answer = net(diffuse(x0, noise, alpha, sigma), level)
-    return (answer.float() - target("v", x0, noise, alpha, sigma)).square().mean()
+    output = net(diffuse(x0, noise, alpha, sigma), level)
+    return (output.float() - target("v", x0, noise, alpha, sigma)).square().mean()
 
 
 def sample(net: Net, xt: Tensor, num_steps: int, *, start: float = 1.0) -> Tensor:
-    """x0 of `xt` [B, …] at level `start`, by `num_steps` evenly spaced levels down to 0 (DDIM with eta 0; Song et al. 2021).
+    """Denoise `xt` [B, …] from level `start` to 0 in `num_steps` evenly spaced steps (DDIM with eta 0; Song et al. 2021).
 
-    Nothing is clipped on the way. `net(xt, level [B])` answers v.
+    `net(xt, level [B])` predicts v. Nothing is clipped.
     """
     for now, after in pairwise(_levels(num_steps, start)):
         xt = _step(net, xt, now, after)
@@ -44,7 +44,7 @@ def sample(net: Net, xt: Tensor, num_steps: int, *, start: float = 1.0) -> Tenso
 
 
 def restyle(net: Net, sounds: Tensor, noise: Tensor, num_steps: int, amount: float) -> Tensor:
-    """Sounds [B, …] with noise of level `amount`, sampled from there (Meng et al. 2022): 0 changes nothing, 1 keeps nothing."""
+    """Add noise of level `amount` to sounds [B, …] and denoise them (Meng et al. 2022); 0 changes nothing, 1 keeps nothing."""
     if amount == 0:
         return sounds
     alpha, sigma = alpha_sigma(amount)
@@ -52,10 +52,10 @@ def restyle(net: Net, sounds: Tensor, noise: Tensor, num_steps: int, amount: flo
 
 
 def inpaint(net: Net, sounds: Tensor, keep: Tensor, rngs: Sequence[torch.Generator], num_steps: int, resamples: int = 1) -> Tensor:
-    """Sounds [B, …] with all but what `keep` (boolean, broadcast over them) says made anew; what is kept is kept bit for bit.
+    """Regenerate sounds [B, …] where `keep` (boolean, broadcast) is false; the rest is unchanged, bit for bit.
 
-    At every level the kept part is the known sound with fresh noise (Lugmayr et al. 2022); a step is taken `resamples` times,
-    noised again in between, so that both parts grow together. One CPU generator for each sound.
+    At every level the kept part is the given sound with fresh noise (RePaint: Lugmayr et al. 2022). Each step is taken `resamples`
+    times, with noise added in between, so that the parts fit together. Each sound has its own CPU generator.
     """
 
     def draw() -> Tensor:
@@ -74,7 +74,7 @@ def inpaint(net: Net, sounds: Tensor, keep: Tensor, rngs: Sequence[torch.Generat
 
 
 def slerp(first: Tensor, second: Tensor, share: float) -> Tensor:
-    """Noise on the way from one to another along the sphere that noise lies on (Shoemake 1985): 0 is the first, 1 the second."""
+    """Spherical interpolation between two noises (Shoemake 1985); a `share` of 0 is the first, 1 the second."""
     angle = torch.arccos(torch.nn.functional.cosine_similarity(first.flatten(), second.flatten(), dim=0).clamp(-1, 1))
     if angle < 1e-6:
         return torch.lerp(first, second, share)
@@ -86,7 +86,7 @@ def _levels(num_steps: int, start: float) -> list[float]:
 
 
 def _step(net: Net, xt: Tensor, now: float, after: float) -> Tensor:
-    """From level `now` to `after`."""
+    """One DDIM step from level `now` to `after`."""
     v = net(xt, torch.full((len(xt),), now, device=xt.device, dtype=xt.dtype)).to(xt.dtype)
     (alpha, sigma), (to_alpha, to_sigma) = alpha_sigma(now), alpha_sigma(after)
     return to_alpha * (alpha * xt - sigma * v) + to_sigma * (sigma * xt + alpha * v)

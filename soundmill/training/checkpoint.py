@@ -1,6 +1,6 @@
-"""A trained model on disk: a directory of `config.json` and safetensors, rebuilt from that directory alone.
+"""Trained models on disk: a directory with `config.json` and safetensors, enough to rebuild the model.
 
-Families, vocoders, codecs and the tagger are all saved and loaded here. Nothing in a checkpoint runs code.
+Families, vocoders, codecs and the tagger are all saved and loaded here. Loading a checkpoint runs no code from it.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-BEST = "best.safetensors"  # weights of the lowest held-out loss, beside the last ones
+BEST = "best.safetensors"  # weights with the lowest held-out loss
 
 
 class Config(StageParams):
-    """What a `config.json` holds: everything but the weights that a model is rebuilt from."""
+    """The contents of a `config.json`: everything but the weights that is needed to rebuild a model."""
 
 
 C = TypeVar("C", bound=Config)
 
 
 def weights_of_step(step: int) -> str:
-    """Name of the file with the weights of a step before the last."""
+    """Name of the weights file of a step before the last."""
     return f"step-{step}.safetensors"
 
 
@@ -43,7 +43,7 @@ def save(
     metadata: dict[str, str] | None = None,
     parts: Sequence[Path] = (),
 ) -> None:
-    """Write a checkpoint into a new directory; `parts` are the checkpoints it is built on, copied into it under their own names.
+    """Write a checkpoint into a new directory; `parts` are checkpoints that it needs, copied into it under their names.
 
     The config is written last: a directory that has one is complete.
     """
@@ -67,7 +67,7 @@ def write_weights(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str,
 
 
 def read(directory: Path, what: str = "checkpoint", remedy: str = "`dvc repro` makes one") -> dict[str, Any]:
-    """Content of the `config.json` of a vocoder, an autoencoder, …; UserError where there is none or it is not readable."""
+    """The `config.json` of a vocoder, an autoencoder, …; UserError if it is missing or unreadable."""
     try:
         config = params.read_json(directory / CONFIG, "remake it with `dvc repro`")
     except FileNotFoundError:
@@ -78,7 +78,7 @@ def read(directory: Path, what: str = "checkpoint", remedy: str = "`dvc repro` m
 
 
 def load_config(directory: Path, model: type[C], what: str = "checkpoint") -> C:
-    """The `config.json` in a directory as `model`; UserError names the keys that do not fit."""
+    """The `config.json` in a directory, parsed as `model`; UserError names the keys that do not fit."""
     path = directory / CONFIG
     try:
         return params.parse(model, read(directory, what), str(path))
@@ -92,7 +92,7 @@ def load_config(directory: Path, model: type[C], what: str = "checkpoint") -> C:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file; UserError where it is missing or damaged."""
+    """Tensors of a safetensors file; UserError if it is missing or damaged."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -103,7 +103,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def load_weights(net: nn.Module, path: Path) -> nn.Module:
-    """The net with exactly the weights of a file, in evaluation mode; UserError names a tensor that does not fit."""
+    """Load exactly the weights of a file into the net and set evaluation mode; UserError names a tensor that does not fit."""
     tensors = read_weights(path)
     with must_fit(path):
         net.load_state_dict(tensors)
@@ -112,11 +112,11 @@ def load_weights(net: nn.Module, path: Path) -> nn.Module:
 
 @contextmanager
 def must_fit(path: Path) -> Iterator[None]:
-    """Report tensors of `path` whose name or shape the net does not have as a UserError."""
+    """Raise a UserError if the names or shapes of the tensors in `path` differ from the net's."""
     try:
         yield
     except (RuntimeError, KeyError) as error:
         first = " ".join(line.strip() for line in str(error).strip().splitlines()[:2])
         raise UserError(
-            f"{path}: weights of another architecture than its {CONFIG} says ({first}); remake them with `dvc repro`"
+            f"{path}: the weights do not fit the architecture in {CONFIG} ({first}); remake them with `dvc repro`"
         ) from None

@@ -1,4 +1,4 @@
-"""The curve of a training, and its progress on a terminal or in a log."""
+"""The loss curve of a training run, and its progress on a terminal or in a log."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from torch import Tensor
 
 from soundmill.errors import UserError
 
-TRAIN, VALID = "loss/train", "loss/valid"  # names of the curves; MLflow groups by what is before the slash
-LOG_SECONDS = 10  # between lines where there is no terminal to draw a bar on
-WARM_UP_STEPS = 3  # of a process, slower than those that follow
+TRAIN, VALID = "loss/train", "loss/valid"  # names of the curves; MLflow groups them by the part before the slash
+LOG_SECONDS = 10  # between log lines, if there is no terminal for a bar
+WARM_UP_STEPS = 3  # first steps of a process, too slow to time
 
 
 class Curve:
-    """Mean loss over every `every` steps; part of the checkpoint, so a resumed curve is whole.
+    """Mean loss over every `every` steps; saved in the checkpoint, so a resumed curve is complete.
 
-    Batches on which the net took no turn do not count: what its discriminators lose is no loss of its own.
+    Batches on which only the discriminators stepped do not count: their loss is not the net's.
     """
 
     def __init__(self, every: int):
         self.every = every
         self.points: list[dict[str, float]] = []
         self._losses: list[Tensor] = []
-        self._before: list[float] = []  # losses of the process that was killed
+        self._restored: list[float] = []  # losses from the checkpoint, not yet in a point
 
     def add(self, loss: Tensor) -> None:
         """The net's loss on a batch."""
         self._losses.append(loss)
 
     def due(self, step: int, steps: int) -> bool:
-        return bool(self._losses or self._before) and (step % self.every == 0 or step == steps)
+        return bool(self._losses or self._restored) and (step % self.every == 0 or step == steps)
 
     def point(self, step: int, rate: float) -> tuple[dict[str, float], int]:
         """Add a point; returns its values and its step."""
-        losses, self._losses, self._before = self._read(), [], []
+        losses, self._losses, self._restored = self._read(), [], []
         if not math.isfinite(sum(losses)):
             raise UserError(
                 f"the loss is no longer a number at step {step}: lower optimiser.learning_rate, bound optimiser.clip_norm, or set "
@@ -51,20 +51,20 @@ class Curve:
         return values, step
 
     def _read(self) -> list[float]:
-        """All losses at once, which waits for a GPU."""
-        return self._before + (torch.stack(self._losses).tolist() if self._losses else [])
+        """All losses at once, because reading them waits for the GPU."""
+        return self._restored + (torch.stack(self._losses).tolist() if self._losses else [])
 
     def state_dict(self) -> dict[str, Any]:
         return {"points": [dict(point) for point in self.points], "losses": self._read()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.points, self._before = state["points"], state["losses"]
+        self.points, self._restored = state["points"], state["losses"]
 
 
 def side_by_side(training: list[dict[str, float]], validation: list[dict[str, float]]) -> list[dict[str, float]]:
-    """A point for every measurement of the held-out loss, with the mean training loss since the one before.
+    """Points of the held-out loss, each with the mean training loss since the previous one.
 
-    Without any, the training's own points.
+    If the held-out loss was never measured, the points of the training loss.
     """
     joined, before = [], 0
     for point in validation:
@@ -77,7 +77,7 @@ def side_by_side(training: list[dict[str, float]], validation: list[dict[str, fl
 
 
 def write_curve(points: list[dict[str, float]], path: Path) -> None:
-    """The points as CSV; all have the same keys. None: a header."""
+    """Write the points, which all have the same keys, as CSV; without points, only a header."""
     columns = list(points[0]) if points else ["step", TRAIN]
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
@@ -86,7 +86,7 @@ def write_curve(points: list[dict[str, float]], path: Path) -> None:
 
 
 class Progress:
-    """A bar with rate and time left on a terminal; elsewhere a line about every ten seconds."""
+    """A progress bar on a terminal; elsewhere a line with rate and time left about every ten seconds."""
 
     def __init__(self, label: str):
         self.label = label
@@ -94,17 +94,17 @@ class Progress:
         self._loss: Any = None
         self._total = 0
         self._since = (0.0, 0)
-        self._steps = 0  # of this process
-        self._warm = self._latest = 0.0  # when the first ones were done, and the last one
+        self._steps = 0  # taken by this process
+        self._warm = self._latest = 0.0  # times at which the warm-up and the latest step ended
 
     @property
     def seconds_per_step(self) -> float | None:
-        """Of this process's steps, with what lies between them; None where it took too few."""
+        """Mean wall time of this process's steps after warm-up, with all that runs between them; None if there are none."""
         counted = self._steps - WARM_UP_STEPS
         return (self._latest - self._warm) / counted if counted > 0 else None
 
     def begin(self, step: int, total: int) -> None:
-        """`step` of `total` are taken."""
+        """Start at `step` of `total`."""
         self._total, self._since = total, (time.monotonic(), step)
         if sys.stderr.isatty():
             from tqdm import tqdm
@@ -114,7 +114,7 @@ class Progress:
             print(f"{self.label}: resuming at step {step} of {total}", flush=True)
 
     def stepped(self, step: int, loss: Tensor) -> float | None:
-        """So many steps are taken; returns steps per second where there is something to show."""
+        """Report that `step` steps are done; returns steps per second if it is time to show them."""
         self._loss = loss if self._loss is None else self._loss + 0.05 * (loss - self._loss)
         now, (then, before) = time.monotonic(), self._since
         self._steps += 1

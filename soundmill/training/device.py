@@ -1,4 +1,4 @@
-"""Where a net runs and how: device, precision, evaluation mode."""
+"""The device, precision and mode that a net runs in."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ def pick_device(accelerator: str) -> torch.device:
 
 
 def use_threads(threads: int) -> None:
-    """Fix the number of CPU threads: sums are split among them, so it shows in the last bits."""
+    """Set the number of CPU threads: sums are split among them, so it affects the last bits."""
     torch.set_num_threads(threads)
 
 
 def usable_precision(device: torch.device, precision: str) -> str:
-    """`precision`, but 32 where a processor has no instructions for bfloat16: oneDNN leaves it to loops a hundred times as slow.
+    """`precision`, or 32 on a CPU without bfloat16 instructions, where oneDNN would be a hundred times slower.
 
-    fp16 on a CPU is a UserError: it has no such products, and nobody scales its losses there.
+    fp16 on a CPU is a UserError: it has no fp16 matrix products, and losses are not scaled there.
     """
     if precision == "fp16" and device.type == "cpu":
-        raise UserError("precision is `fp16`, which wants a GPU, and there is none here; set it to `bf16` or `32`")
+        raise UserError("precision is `fp16`, which needs a GPU, and there is none here; set it to `bf16` or `32`")
     emulated = precision == "bf16" and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return "32" if emulated else precision
 
@@ -48,14 +48,14 @@ def evaluating(net: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Let no GPU round float32 to TF32 in a convolution or a product: a score must not depend on who computed it."""
+    """Keep GPUs from rounding float32 to TF32 in convolutions and matrix products: scores must not depend on the machine."""
     with _float32("ieee"):
         yield
 
 
 @contextmanager
 def fast_kernels(device: torch.device) -> Iterator[None]:
-    """Let a GPU round float32 to TF32 in convolutions and products, and cuDNN take the algorithm that it finds fastest."""
+    """Let GPUs round float32 to TF32 in convolutions and matrix products, and cuDNN choose the fastest algorithm."""
     if device.type == "cpu":
         yield
         return

@@ -1,4 +1,4 @@
-"""The moving average of a net's weights that is sampled from."""
+"""The exponential moving average of a net's weights, from which sounds are sampled."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from soundmill.training.params import EmaParams
 
 
 class Ema:
-    """Average of the weights of `net`: call `before_step` and `step` around every step of the optimiser.
+    """Average of the weights of `net`; call `before_step` and `step` around every optimiser step.
 
-    Without `params` it is the net's own weights.
+    Without `params` there is no average, and the net's weights are used as they are.
     """
 
     def __init__(self, net: nn.Module, params: EmaParams | None):
@@ -25,12 +25,12 @@ class Ema:
         self.shadow = [weight.detach().clone() for weight in net.parameters()] if params else []  # in the net's order
 
     def before_step(self, net: nn.Module, batches: int) -> None:
-        """The optimiser is about to take a step, for so many batches."""
+        """Call before each optimiser step, with the number of its batches."""
         if self._counts_batches:
             self._update(net, batches)
 
     def step(self, net: nn.Module) -> None:
-        """The optimiser took a step."""
+        """Call after each optimiser step."""
         if self.params and not self._counts_batches:
             self._update(net, 1)
 
@@ -40,7 +40,7 @@ class Ema:
 
     @torch.no_grad()
     def _update(self, net: nn.Module, count: int) -> None:
-        """So many updates with the same weights at once: what remains of the average is the product of their decays."""
+        """Apply `count` updates with the same weights at once: their decays multiply."""
         decays = [decay_at(self.params, self.steps + number) for number in range(count)]
         self.steps += count
         decays = [decay for decay in decays if decay is not None]
@@ -52,13 +52,13 @@ class Ema:
 
     @contextmanager
     def applied(self, net: nn.Module) -> Iterator[None]:
-        """Within, `net` carries the averaged weights."""
-        kept = [weight.detach().clone() for weight in net.parameters()] if self.params else []
+        """Give `net` the averaged weights in the block."""
+        original = [weight.detach().clone() for weight in net.parameters()] if self.params else []
         self.copy_to(net)
         try:
             yield
         finally:
-            _copy(kept, net)
+            _copy(original, net)
 
     def copy_to(self, net: nn.Module) -> None:
         _copy(self.shadow, net)
@@ -77,9 +77,9 @@ def _copy(weights: list[Tensor], net: nn.Module) -> None:
 
 
 def decay_at(params: EmaParams, steps: int) -> float | None:
-    """The share of the average that remains at its next step, after so many of them; None: it is left as it is.
+    """Decay of the next update after `steps` updates; 0 copies the weights, None skips the update.
 
-    0 copies the weights. `diffusers` as its EMAModel (0.35) does without warm-up, `ema_pytorch` as ema-pytorch's EMA (0.8) does.
+    `diffusers` follows EMAModel of diffusers 0.35 without warm-up, `ema_pytorch` follows EMA of ema-pytorch 0.8.
     """
     since = steps - params.update_after_step
     if params.kind == "diffusers":

@@ -1,4 +1,4 @@
-"""Training as a stage does it: batches, held-out loss, curves sent to tracking, averaged weights at the end."""
+"""Training in a stage: batches, held-out loss, curves sent to tracking, averaged weights at the end."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from soundmill.training.validation import HeldOut, Validation
 
 @dataclass(frozen=True)
 class Fitted:
-    """What came of a training, beside the weights in its module."""
+    """The result of a training, beside the weights in its module."""
 
-    points: list[dict[str, float]]  # of the curve, as `side_by_side` gives them
-    facts: dict[str, Any]  # of the hardware, and of the weights
-    best: dict[str, Tensor]  # averaged weights of the lowest held-out loss; empty where no clip is held out
+    points: list[dict[str, float]]  # of the curve, from `side_by_side`
+    facts: dict[str, Any]  # about the hardware and the weights
+    best: dict[str, Tensor]  # averaged weights with the lowest held-out loss; empty if no clip is held out
     kept: Mapping[int, Path]  # files of averaged weights, by step
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """Losses at the end, and at their lowest."""
+        """The last losses, and the lowest held-out loss with its step."""
         best = self.facts["weights"].get("best")
         if best is None:
             return {"loss": self.points[-1][TRAIN]}
@@ -41,14 +41,14 @@ class Fitted:
         return {**losses, "best_step": best["step"], "best_valid_loss": best["valid_loss"]}
 
     def take(self, module: TrainingModule, which: Use) -> None:
-        """Give the module's net its best weights, or those of a step, where `which` says so; it has its last."""
+        """Load the weights chosen by `which` into the module's net: the best, or those of a step. It already has the last."""
         if which == "best":
             module.net.load_state_dict(self.best)
         elif which in self.kept:
             module.net.load_state_dict(checkpoint.read_weights(self.kept[which]))
 
     def save(self, directory: Path) -> None:
-        """Write all weights but the last beside them."""
+        """Write the best weights and those of earlier steps into the `directory` of the last ones."""
         if self.best:
             checkpoint.write_weights(self.best, directory / checkpoint.BEST)
         for step, path in self.kept.items():
@@ -69,7 +69,7 @@ def fit_averaged(
 ) -> Fitted:
     """Train on the batches of `Loader(source, order, draw)`; `module.net` ends with its averaged weights of the last step.
 
-    `started_from` is the digest of what `module` started from: a killed training that started from something else is not resumed.
+    `started_from` is the digest of the weights that `module` started from: a training that started from others is not resumed.
     """
     params = module.params
     scratch = ctx.scratch / (f"training-{started_from}" if started_from else "training")
@@ -82,7 +82,7 @@ def fit_averaged(
         order,
         draw,
         steps=module.steps * module.accumulate,
-        # On CPU the net has all cores, and reading a batch takes a thousandth of its step.
+        # On a CPU the net uses all cores, and reading a batch takes a thousandth of a step.
         workers=max(1, ctx.workers // hardware.devices) if on_gpu else 0,
         pinned=on_gpu,
     )
@@ -102,17 +102,17 @@ def fit_averaged(
         sampling=sampling,
         report=ctx.tracking.log_curve,
     )
-    if (pace := progress.seconds_per_step) is not None:
-        ctx.cost["seconds_per_step"] = pace
+    if (seconds := progress.seconds_per_step) is not None:
+        ctx.cost["seconds_per_step"] = seconds
     module.ema.copy_to(module.net)
     losses = {point["step"]: {"valid_loss": point[VALID]} for point in validation.points} if validation else {}
-    of_weights = {str(step): {"step": step, **losses.get(step, {})} for step in kept_steps}
-    of_weights["last"] = {"step": module.steps, **losses.get(module.steps, {})}
+    weights = {str(step): {"step": step, **losses.get(step, {})} for step in kept_steps}
+    weights["last"] = {"step": module.steps, **losses.get(module.steps, {})}
     if validation:
-        of_weights["best"] = {"step": validation.step, "valid_loss": validation.loss}
+        weights["best"] = {"step": validation.step, "valid_loss": validation.loss}
     return Fitted(
         side_by_side(curve.points, validation.points if validation else []),
-        {**facts, "weights": of_weights},
+        {**facts, "weights": weights},
         validation.weights if validation else {},
         {step: kept.path(step) for step in kept_steps},
     )
@@ -121,11 +121,10 @@ def fit_averaged(
 def _check_use(name: str, params: TrainingParams, steps: list[int], held_out: HeldOut | None) -> None:
     if params.use == "best" and held_out is None:
         raise UserError(
-            f"{name}: `use` is `best`, and there is no clip of the validation split; raise splits.valid_fraction, or set it to "
-            "`last`"
+            f"{name}: `use` is `best`, but the validation split has no clip; raise splits.valid_fraction, or set `use` to `last`"
         )
     if isinstance(params.use, int) and params.use not in steps:
         raise UserError(
-            f"{name}: `use` is step {params.use}, whose weights are not kept (those of {', '.join(map(str, steps))} are); set "
-            "keep_every_steps and keep so that they are"
+            f"{name}: `use` is step {params.use}, whose weights are not kept (those of {', '.join(map(str, steps))} are); change "
+            "keep_every_steps and keep to keep them"
         )

@@ -1,4 +1,4 @@
-"""Weights of a running training that are kept beside its last and its best."""
+"""Weights of earlier steps that a training keeps beside the last and the best."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from soundmill.training.module import TrainingModule
 
 @dataclass(frozen=True)
 class Kept:
-    """Averaged weights in `directory`, of every `every` steps before the last one; the newest `keep` of them stay."""
+    """Averaged weights in `directory`, saved every `every` steps but the last; only the newest `keep` stay."""
 
     directory: Path
     every: int
     keep: int
 
     def steps(self, step: int, steps: int) -> list[int]:
-        """Those that there are weights of after step `step` of `steps`, in order."""
+        """The steps, in order, whose weights are kept after step `step` of `steps`."""
         newest = min(step, steps - 1) // self.every
         return [self.every * number for number in range(max(1, newest - self.keep + 1), newest + 1)]
 
@@ -29,10 +29,10 @@ class Kept:
         return self.directory / checkpoint.weights_of_step(step)
 
     def save(self, module: TrainingModule) -> None:
-        """Those of the module's step. A training that was killed saves them again, so newer ones may be there."""
+        """Save the weights of the current step. A resumed training saves some again, so newer files may already exist."""
         with module.ema.applied(module.net):
             checkpoint.write_weights(module.net.state_dict(), self.path(module.step))
-        staying = {self.path(step) for step in self.steps(module.step, module.steps)}
+        newest = {self.path(step) for step in self.steps(module.step, module.steps)}
         for step in range(self.every, module.step, self.every):
-            if self.path(step) not in staying:
+            if self.path(step) not in newest:
                 self.path(step).unlink(missing_ok=True)

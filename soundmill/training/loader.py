@@ -1,6 +1,6 @@
-"""Batches for a training: arrays read at random from one flat file, in an endless shuffled order, by workers ahead of the net.
+"""Training batches: worker processes prefetch arrays from one flat file in an endless shuffled order.
 
-Step k's batch follows from (seed, k) alone: not from the number of workers or ranks, nor from where a killed training resumed.
+Batch k depends only on (seed, k): not on the number of workers or ranks, nor on the step from which a killed run resumed.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from soundmill.training.seeds import seed_of
 
 @dataclass(frozen=True)
 class Arrays:
-    """Arrays of float16 by id, in one flat file, one after another; each has its own shape.
+    """float16 arrays of different shapes, stored one after another in a flat file and looked up by id.
 
-    Read with `pread`, not mapped: what is in use stays in the kernel's page cache, and no process grows with the corpus. Opened
-    anew in every process that it is handed to.
+    They are read with `pread` instead of mapped, so no process's memory grows with the corpus; the page cache holds what is in
+    use. Each process opens the file for itself.
     """
 
     path: Path
@@ -52,7 +52,7 @@ class Arrays:
         return self.path.open("rb", buffering=0)
 
     def read(self, item: int) -> np.ndarray:
-        """One item's array, float16."""
+        """The array of one item, float16; UserError if it cannot be read."""
         values = np.empty(self.shapes[item], "<f2")
         try:
             count = os.preadv(self._file.fileno(), [values], self.offsets[item])
@@ -64,7 +64,7 @@ class Arrays:
 
 
 class Described(NamedTuple):
-    """Id, shape and digest of a stored array."""
+    """One entry of the index: id, shape and digest of a stored array."""
 
     id: str
     shape: tuple[int, ...]
@@ -78,22 +78,23 @@ def gather(
     path: Path,
     what: str,
 ) -> Arrays:
-    """The arrays of `ids`, in that order, out of `contents()`; copied once to a flat file whose name begins with `path`.
+    """Copy the arrays of `ids` from `contents()` to a flat file whose name starts with `path`, and return them in that order.
 
-    A shard is compressed in groups of rows, so one item at random would cost a whole group. `index()` describes the same arrays in
-    the same order; where it says something else once they are copied, somebody remade them meanwhile: a UserError. The file's name
-    ends with digests of what was copied and of its bytes: another call finds it, and makes a damaged one anew. An item that is
-    missing or there twice is a UserError that names it, and `what` it lacks (`data/…: spectrogram of clip`).
+    Shards are compressed in groups of rows, so reading one random item would decompress a whole group. `index()` describes the
+    arrays in the order of `contents()`; it is read again after the copy, and a difference is a UserError: another process rewrote
+    the arrays meanwhile. The file name ends with a digest of the index and one of the bytes, so later calls reuse the file and
+    replace it if it is damaged. A missing or duplicate item is a UserError that names it; `what` describes the arrays in that
+    message (`data/…: spectrogram of clip`).
     """
-    wanted = {one: item for item, one in enumerate(ids)}
-    shapes: list[tuple[int, ...] | None] = [None] * len(wanted)
-    offsets, stored, end = np.zeros(len(wanted), np.int64), [], 0
+    item_of = {one: item for item, one in enumerate(ids)}
+    shapes: list[tuple[int, ...] | None] = [None] * len(item_of)
+    offsets, stored, end = np.zeros(len(item_of), np.int64), [], 0
     for row in index():
-        item = wanted.get(row.id)
+        item = item_of.get(row.id)
         if item is None:
             continue
         if shapes[item] is not None:
-            raise UserError(f"{what} {row.id!r} is there twice; remake it: `dvc repro`")
+            raise UserError(f"{what} {row.id!r} is stored twice; remake it: `dvc repro`")
         shapes[item], offsets[item] = row.shape, end
         end += 2 * math.prod(row.shape)
         stored.append(list(row))
@@ -104,46 +105,46 @@ def gather(
     def copy(target: Path) -> None:
         with target.open("wb") as file:
             for one, values in contents():
-                if one in wanted:
+                if one in item_of:
                     file.write(values)
-        again = [list(row) for row in index() if row.id in wanted]
-        if again != stored or target.stat().st_size != end:
-            raise UserError(f"{what} {ids[0]!r} or one beside it was remade while they were read; run it again")
+        stored_now = [list(row) for row in index() if row.id in item_of]
+        if stored_now != stored or target.stat().st_size != end:
+            raise UserError(f"{what} {ids[0]!r} or another one was rewritten while they were being read; run it again")
 
-    begin = f"{path.name}-{hashing.digest(stored)}-"
-    for copied in sorted(path.parent.glob(f"{begin}*.f16")):
-        if copied.name == f"{begin}{hashing.file_digest(copied)}.f16":
+    prefix = f"{path.name}-{hashing.digest(stored)}-"
+    for copied in sorted(path.parent.glob(f"{prefix}*.f16")):
+        if copied.name == f"{prefix}{hashing.file_digest(copied)}.f16":
             break
         shards.report_damaged(path.parent, [copied.name])
         copied.unlink()
     else:
-        new = path.with_name(f"{begin}{os.getpid()}")
+        new = path.with_name(f"{prefix}{os.getpid()}")
         try:
             disk.write_atomically(new, copy)
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
-            raise UserError(f"{new}: the disk is full; training needs {end:,} bytes here for what it reads") from None
-        copied = path.with_name(f"{begin}{hashing.file_digest(new)}.f16")
+            raise UserError(f"{new}: the disk is full; training needs {end:,} bytes here for its copy of the data") from None
+        copied = path.with_name(f"{prefix}{hashing.file_digest(new)}.f16")
         os.replace(new, copied)
     return Arrays(copied, list(ids), np.array(shapes, np.int64), offsets)
 
 
 def start_of(place: float, length: int, frames: int) -> int:
-    """First frame of a crop at `place` in [0, 1) of an array; 0 if the array is shorter than the crop."""
+    """First frame of a crop of `frames` at relative position `place` in [0, 1); 0 if the array is shorter than the crop."""
     return int(place * (max(0, length - frames) + 1))
 
 
 def crop_places(seed: int, batch_size: int, step: int) -> Tensor:
-    """Where in its clip each crop of a whole batch begins, in [0, 1)."""
+    """Relative start [batch_size] of each crop in its clip, in [0, 1), for the batch of all ranks."""
     return torch.rand(batch_size, generator=torch.Generator().manual_seed(seed_of(seed, "crop", step)))
 
 
 class Order:
-    """Which items each step takes: one shuffle of all items after another, cut into batches of `batch_size`.
+    """The items of each batch: shuffled epochs, concatenated and cut into batches of `batch_size`.
 
-    A batch that reaches the end of an epoch goes on with the next epoch: none is short, none is padded, and all ranks have
-    equally many. In every epoch an item of weight w is drawn floor(w) times, and once more with probability w − floor(w).
+    A batch may span two epochs, so none is short or padded, and all ranks get equally many items. In each epoch an item of weight
+    w is drawn floor(w) times, and once more with probability w − floor(w).
     """
 
     def __init__(self, seed: int, weights: Mapping[str, float], batch_size: int):
@@ -154,17 +155,17 @@ class Order:
         values = torch.tensor(list(weights.values()), dtype=torch.float64)
         self._times = values.floor().long()
         self._chance = values - self._times
-        self._even = not self._chance.any()  # every epoch is as long as the first
-        if values.sum() < 1 - 1e-9:  # six times a sixth are 0.9999999999999999
+        self._even = not self._chance.any()  # all epochs have the same length
+        if values.sum() < 1 - 1e-9:  # six weights of 1/6 sum to 0.9999999999999999
             raise UserError(f"nothing to train on: the weights of {len(values)} clips add up to less than one draw per epoch")
-        self._ends: list[int] = []  # of epochs, as places in the endless order
+        self._ends: list[int] = []  # of epochs, as positions in the endless order
         self._last: tuple[int, np.ndarray] | None = None
         self._weights = weights
         self.num_items = len(values)
 
     @cached_property
     def digest(self) -> str:
-        """Of all that the order follows from."""
+        """Digest of everything that determines the order."""
         return hashing.digest(self.seed, self.batch_size, list(self._weights.items()))
 
     def epoch(self, epoch: int) -> np.ndarray:
@@ -177,7 +178,7 @@ class Order:
         return self._last[1]
 
     def end(self, epoch: int) -> int:
-        """The place after the last of an epoch; −1: 0."""
+        """The position just after an epoch; 0 for epoch −1."""
         if self._even:
             return (epoch + 1) * int(self._times.sum())
         while len(self._ends) <= epoch:
@@ -186,7 +187,7 @@ class Order:
         return self._ends[epoch] if epoch >= 0 else 0
 
     def epoch_at(self, place: int) -> int:
-        """The epoch that a place lies in."""
+        """The epoch of a position."""
         if self._even:
             return place // self.end(0)
         while not self._ends or self._ends[-1] <= place:
@@ -199,19 +200,19 @@ class Order:
         parts = []
         while place < end:
             epoch = self.epoch_at(place)
-            begin = self.end(epoch - 1)
-            parts.append(self.epoch(epoch)[place - begin : end - begin])
+            start = self.end(epoch - 1)
+            parts.append(self.epoch(epoch)[place - start : end - start])
             place += len(parts[-1])
         return np.concatenate(parts)
 
     def beginning(self, step: int) -> tuple[int, int]:
-        """The epoch in which batch `step` begins, and the place in it."""
+        """The epoch in which batch `step` starts, and the position within it."""
         place = step * self.batch_size
         epoch = self.epoch_at(place)
         return epoch, place - self.end(epoch - 1)
 
     def steps(self, epochs: int) -> int:
-        """Steps after which so many epochs are through, at least one."""
+        """Number of steps that complete `epochs` epochs, at least 1."""
         return max(1, math.ceil(self.end(epochs - 1) / self.batch_size))
 
     def _draws(self, epoch: int) -> Tensor:
@@ -223,9 +224,9 @@ class Order:
 
 
 class Joined:
-    """Two orders as one: every one of `devices` gets its share of a batch of the first, then of the second.
+    """Two orders joined: each device's share of a batch is its share of the first order's batch, then of the second's.
 
-    Items of the second are numbered after all of the first's. Epochs are the first's.
+    Items of the second order are numbered after those of the first. Epochs are counted in the first.
     """
 
     def __init__(self, first: Order, second: Order, devices: int):
@@ -241,9 +242,9 @@ class Joined:
 
     def batch(self, step: int) -> np.ndarray:
         """Items [batch_size] of step `step`, of all ranks together."""
-        mine, other = self.first.batch(step), self.second.batch(step) + self.first.num_items
-        dealt = ((share(mine, rank, self.devices), share(other, rank, self.devices)) for rank in range(self.devices))
-        return np.concatenate([part for pair in dealt for part in pair])
+        first, second = self.first.batch(step), self.second.batch(step) + self.first.num_items
+        shares = ((share(first, rank, self.devices), share(second, rank, self.devices)) for rank in range(self.devices))
+        return np.concatenate([part for pair in shares for part in pair])
 
 
 def _rng(*key: Any) -> torch.Generator:
@@ -254,7 +255,7 @@ Drawn = TypeVar("Drawn", np.ndarray, Tensor)
 
 
 def share(batch: Drawn, rank: int, world_size: int) -> Drawn:
-    """This rank's part of values drawn for the whole batch; the ranks' parts in order are the batch."""
+    """This rank's part of the values drawn for the batch of all ranks; the parts in rank order make up that batch."""
     size = len(batch) // world_size
     return batch[rank * size : (rank + 1) * size]
 
@@ -271,17 +272,18 @@ class Batch(NamedTuple):
 
 
 class Source(Protocol):
-    """Where a batch's tensors come from; every worker is handed a copy."""
+    """Reads the tensors of a batch; each worker has a copy."""
 
     def batch(self, items: np.ndarray, drawn: np.ndarray) -> tuple[Tensor, ...]:
-        """Each [b, …], of items [b] and of what was drawn for them [b, …]."""
+        """Tensors, each [b, …], of items [b] and the random numbers [b, …] drawn for them."""
 
 
 class Loader:
-    """Batches 0 … `steps` − 1, this rank's part of each.
+    """This rank's part of batches 0 … `steps` − 1.
 
-    `draw(step)` [batch_size, …] is what the source needs of chance. `workers` processes read ahead; 0: read when asked, in this
-    process. `pinned` memory is for copying to a GPU. The state is that of the batches handed out, however far the workers are.
+    `draw(step)` gives the random numbers [batch_size, …] that the source needs. `workers` processes prefetch; with 0, this process
+    reads each batch on demand. `pinned` memory speeds up copying to a GPU. The state counts the batches yielded, not those
+    prefetched.
     """
 
     def __init__(
@@ -297,18 +299,18 @@ class Loader:
         self.source, self.order, self.draw = source, order, draw
         self.steps, self.workers, self.pinned = steps, workers, pinned
         self.step = 0  # of the next batch
-        self.rank, self.world_size = 0, 1  # of this process, and number of those that train together
+        self.rank, self.world_size = 0, 1
 
     def __len__(self) -> int:
         return self.steps
 
     def state_dict(self) -> dict[str, Any]:
-        """The next step, and the epoch and place in it where that begins."""
+        """The next step, the epoch and position where it starts, and the digest of the order."""
         epoch, place = self.order.beginning(self.step)
         return {"step": self.step, "epoch": epoch, "place": place, "order": self.order.digest}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state; one of other clips, weights, batch size or seed is a UserError."""
+        """Continue from a state; UserError if its clips, weights, batch size or seed differ."""
         if state["order"] != self.order.digest:
             raise UserError(
                 f"the training that stopped at step {state['step']} had other clips, weights, batch size or seed; "
@@ -321,7 +323,7 @@ class Loader:
             _Reader(self.source),
             sampler=self._plan(),
             batch_size=None,
-            collate_fn=_as_it_is,
+            collate_fn=_unchanged,
             num_workers=self.workers,
             # Spawned, not forked: a fork of a process that has run torch or Arrow threads can hang.
             multiprocessing_context="spawn" if self.workers else None,
@@ -335,10 +337,10 @@ class Loader:
                         raise batch
                     self.step = batch.step + 1
                     yield batch
-            except (OSError, EOFError) as error:  # the sender of a batch is gone, and torch has not noticed yet
+            except (OSError, EOFError) as error:  # a worker died, and torch has not noticed yet
                 if not self.workers:
                     raise
-                with suppress(RuntimeError):  # torch's own word on it comes in the midst of anything: let it be this
+                with suppress(RuntimeError):  # torch raises its own error from a signal handler: catch it here
                     time.sleep(1.0)
                 raise _worker_death(error) from None
 
@@ -346,12 +348,12 @@ class Loader:
         if self.order.batch_size % self.world_size:
             raise UserError(f"a batch of {self.order.batch_size} cannot be shared evenly by {self.world_size} processes")
         for step in range(self.step, self.steps):
-            whole = self.order.batch(step), self.draw(step).numpy()
-            yield step, *(share(values, self.rank, self.world_size) for values in whole)
+            full = self.order.batch(step), self.draw(step).numpy()
+            yield step, *(share(values, self.rank, self.world_size) for values in full)
 
 
 class _Reader(Dataset):
-    """What a worker does: a planned batch in, its tensors out."""
+    """Reads planned batches, in a worker."""
 
     def __init__(self, source: Source):
         self.source = source
@@ -360,24 +362,24 @@ class _Reader(Dataset):
         step, items, drawn = planned
         try:
             return Batch(step, items, self.source.batch(items, drawn))
-        except UserError as error:  # raised here, torch would bury it in the worker's traceback
+        except UserError as error:  # if raised here, torch would bury it in the worker's traceback
             return error
 
 
-def _as_it_is(batch: Batch | UserError) -> Batch | UserError:
+def _unchanged(batch: Batch | UserError) -> Batch | UserError:
     return batch
 
 
 def _start_worker(parent: int, worker: int) -> None:
     lifetime.die_with_parent(parent)
-    # Of a loop that ends early a thread may still be sending a batch. If it is in torch's own code when Python winds up, the
-    # process aborts, and torch raises that in the trainer.
+    # When a loop ends early, a thread may still be sending a batch. If it is inside torch while the interpreter shuts down, the
+    # process aborts, and torch raises an error in the trainer.
     atexit.register(os._exit, 0)
 
 
 @contextmanager
 def worker_deaths_explained() -> Iterator[None]:
-    """Turn torch's error on a dead worker (raised anywhere in the main thread) into a UserError."""
+    """Turn torch's error about a dead worker, which it may raise anywhere in the main thread, into a UserError."""
     try:
         yield
     except RuntimeError as error:
@@ -388,6 +390,6 @@ def worker_deaths_explained() -> Iterator[None]:
 
 def _worker_death(error: Exception) -> UserError:
     return UserError(
-        f"a process that reads for the training died ({str(error).partition(chr(10))[0]}): out of memory, or killed. "
-        "Run it again: it resumes from its last checkpoint; with a smaller `execution.workers` if memory was short"
+        f"a worker that reads training data died ({str(error).partition(chr(10))[0]}): it ran out of memory or was killed. "
+        "Run it again, with a smaller `execution.workers` if memory was short: it resumes from its last checkpoint"
     )

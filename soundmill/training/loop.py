@@ -1,4 +1,4 @@
-"""The one training loop, of a net alone and of nets in turns, on one device or several."""
+"""The training loop, for a single net or several trained in turn, on one or more devices."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Report = Callable[[dict[str, float], int], None]  # points of curves, live
 
 @dataclass(frozen=True)
 class Sampling:
-    """`show(module, step)` after every `every` steps, the last not included: samples of a running training."""
+    """Calls `show(module, step)` every `every` steps but the last, to make samples while training."""
 
     every: int
     show: Callable[[TrainingModule, int], None]
@@ -52,19 +52,19 @@ def fit(
     sampling: Sampling | None = None,
     report: Report = lambda values, step: None,
 ) -> dict[str, Any]:
-    """Train for `module.steps` steps, from the last checkpoint in `scratch` if there is one; `module` ends trained, on the CPU.
+    """Train for `module.steps` steps, resuming from the last checkpoint in `scratch`; leaves the trained `module` on the CPU.
 
-    `loader` has `module.accumulate` batches for each step. On several devices this process trains on the first, and its `report`,
-    `progress` and `sampling` are what is seen. `curve` and `validation` end with all points. Returns what the hardware came to:
-    device, number of them, precision.
+    `loader` has `module.accumulate` batches for each step. With several devices this process trains on the first one, and only it
+    uses `report`, `progress`, `kept` and `sampling`. `curve` and `validation` hold all points at the end. Returns the device type,
+    the number of devices and the precision that were used.
     """
     if hardware.accelerator == "gpu" and not torch.cuda.is_available():
-        raise UserError("hardware.accelerator is `gpu`, but torch sees none here; set it to `cpu` or `auto`")
+        raise UserError("hardware.accelerator is `gpu`, but torch finds no GPU; set it to `cpu` or `auto`")
     device = pick_device(hardware.accelerator)
     precision = usable_precision(device, hardware.precision)
     if precision != hardware.precision:
         print(
-            f"{progress.label}: this processor has no instructions for {hardware.precision}, the training is in {precision} bits",
+            f"{progress.label}: this processor has no instructions for {hardware.precision}; training in {precision} bits",
             flush=True,
         )
     scratch.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ def _train(
     sampling: Sampling | None = None,
     report: Report | None = None,
 ) -> None:
-    """In one process of those that train together; the last four are of the first one."""
+    """Train in one process; the last four arguments are given only to the first process."""
     with processes.accelerated(hardware, precision, module.accumulate) as accelerator, fast_kernels(accelerator.device):
         optimisers = place(module, accelerator, hardware)
         loader.rank, loader.world_size = module.rank, module.world_size
@@ -106,7 +106,7 @@ def _train(
             loss, net_stepped = train_on(module, batch, accelerator, optimisers)
             if net_stepped:
                 curve.add(loss)
-            if not accelerator.sync_gradients:  # one of several batches of a step
+            if not accelerator.sync_gradients:  # more batches of this step follow
                 continue
             step = module.step
             if curve.due(step, module.steps):
@@ -131,20 +131,21 @@ def _train(
 
 
 def _train_elsewhere(module: TrainingModule, *training: Any) -> None:
-    """In another process than the first. Tensors that were sent to it share the first one's memory, so it trains a copy."""
+    """Train in a process other than the first. Tensors sent to it share memory with the first process, so it trains a copy."""
     _train(copy.deepcopy(module), *training)
 
 
 def train_on(
     module: TrainingModule, batch: Batch, accelerator: Accelerator, optimisers: dict[str, AcceleratedOptimizer]
 ) -> tuple[Tensor, bool]:
-    """All turns of a batch; returns the loss of `module.net`, or of the last who stepped where it did not, and whether it did.
+    """Train on one batch, all turns; returns a loss and whether `module.net` stepped.
 
-    The loss is that of all processes, and stays on the device: to read it would wait for a GPU.
+    The loss is that of `module.net` if it stepped, else of the last net that did, averaged over processes. It stays on the device,
+    because reading it would wait for the GPU.
     """
     expected = module.step * module.accumulate + batch.step % module.accumulate
     if batch.step != expected:  # the loader resumes from its own state in the checkpoint
-        raise RuntimeError(f"batch {expected} was awaited, and batch {batch.step} given")
+        raise RuntimeError(f"expected batch {expected}, got batch {batch.step}")
     batch = batch.to(module.device)
     torch.manual_seed(seed_of(module.params.seed, module.rank, "net", batch.step))  # dropout draws from the global generator
     losses = {}
@@ -171,7 +172,7 @@ def train_on(
 
 
 def rehearse(module: TrainingModule, batch: Callable[[int], Batch], hardware: HardwareParams, count: int) -> list[float]:
-    """Wall time in seconds of each of `count` batches, trained on as `fit` does, on one device; it trains `module` by them."""
+    """Train `module` on `count` batches on one device, as `fit` does; returns the wall time of each in seconds."""
     alone = hardware.model_copy(update={"devices": 1})
     precision = usable_precision(pick_device(hardware.accelerator), hardware.precision)
     seconds = []
@@ -179,15 +180,15 @@ def rehearse(module: TrainingModule, batch: Callable[[int], Batch], hardware: Ha
         optimisers = place(module, accelerator, alone)
         for number in range(count):
             one = batch(number)
-            begun = time.perf_counter()
+            start = time.perf_counter()
             loss, _ = train_on(module, one, accelerator, optimisers)
-            loss.item()  # waits for a GPU
-            seconds.append(time.perf_counter() - begun)
+            loss.item()  # waits for the GPU
+            seconds.append(time.perf_counter() - start)
     return seconds
 
 
 def place(module: TrainingModule, accelerator: Accelerator, hardware: HardwareParams) -> dict[str, AcceleratedOptimizer]:
-    """Bring a module to where it is trained; returns its optimisers, by net."""
+    """Move a module to the device it is trained on; returns its optimisers by net."""
     use_threads(hardware.threads)
     module.device, module.rank, module.world_size = accelerator.device, accelerator.process_index, accelerator.num_processes
     module.to(accelerator.device)
@@ -198,7 +199,7 @@ def place(module: TrainingModule, accelerator: Accelerator, hardware: HardwarePa
 
 
 def _set_rates(module: TrainingModule, optimisers: dict[str, AcceleratedOptimizer]) -> None:
-    """For the next step."""
+    """Set the learning rates of the next step."""
     for net, optimiser in optimisers.items():
         for group in optimiser.param_groups:
             group["lr"] = module.optimised[net].learning_rate * module.share_of_rate(net, module.step)
@@ -211,12 +212,12 @@ def _clip(module: TrainingModule, net: str, accelerator: Accelerator, optimiser:
 
 
 def _average_gradients(net: nn.Module, accelerator: Accelerator) -> None:
-    """Give every process the mean gradient. DistributedDataParallel wants one forward pass of a whole net, which turns have not."""
+    """Average gradients over processes. DistributedDataParallel cannot: it expects one forward pass of the whole net per step."""
     _average([weight.grad for weight in net.parameters() if weight.grad is not None], accelerator)
 
 
 def _average_statistics(module: nn.Module, accelerator: Accelerator) -> None:
-    """Give every process the mean statistics of batch norms."""
+    """Average the running statistics of batch norms over processes."""
     norms = [one for one in module.modules() if isinstance(one, nn.BatchNorm1d | nn.BatchNorm2d) and one.track_running_stats]
     _average([values for one in norms for values in (one.running_mean, one.running_var)], accelerator)
 

@@ -1,6 +1,6 @@
-"""What is trained: nets with an optimiser each, an average of one of them, and the loss of a batch.
+"""The base class of everything that is trained: nets with one optimiser each, a weight average, and the loss of a batch.
 
-What step k sees follows from (seed, k) alone, so a resumed training equals an unbroken one.
+Step k depends only on (seed, k) and the state before it, so a resumed training equals an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -20,36 +20,36 @@ from soundmill.training.params import OptimiserParams, TrainingParams
 from soundmill.training.seeds import seed_of
 from soundmill.training.starting import take_weights
 
-FINAL_SHARE = 0.045  # of the rate, where it decays exponentially: what HiFi-GAN's 0.999 per epoch came to in its 3,100 epochs
+FINAL_SHARE = 0.045  # of the rate at the end of exponential decay: HiFi-GAN's 0.999 per epoch after its 3,100 epochs
 
 
 class TrainingModule(nn.Module):
-    """A net, its optimiser and its average; a family says in `loss` what one batch of it is.
+    """A net, its optimiser and its average; subclasses define `loss`.
 
-    `loss` must take all its randomness from (seed, number of the batch), as `self.rng(step)` does, and draw it for the batches of
-    all processes together, of which it takes `self.mine`. A step of the optimiser takes the mean gradient of `accumulate` batches;
-    only where that is 1, its number is the batch's.
+    `loss` must seed all randomness by (seed, batch number), as `self.rng(step)` does, draw it for the batch of all processes, and
+    use only its own part, `self.share(…)`. An optimiser step uses the mean gradient of `accumulate` batches, so step and batch
+    numbers agree only if that is 1.
     """
 
     def __init__(self, net: nn.Module, params: TrainingParams, steps: int, accumulate: int = 1):
         super().__init__()
         self.net, self.params, self.steps, self.accumulate = net, params, steps, accumulate
-        self.ema = Ema(net, params.ema)  # begun anew where the training begins
-        self.optimised = {"net": params.optimiser}  # names of nets
-        self.step = 0  # steps taken
+        self.ema = Ema(net, params.ema)  # replaced when training starts
+        self.optimised = {"net": params.optimiser}  # by the name of the net
+        self.step = 0  # number of steps taken
         self.device = torch.device("cpu")
-        self.rank, self.world_size = 0, 1  # of this process, and number of those that train together
+        self.rank, self.world_size = 0, 1
 
     @abstractmethod
     def loss(self, step: int, batch: Batch) -> Tensor:
         """Scalar loss of this process's share of batch `step` (from 0)."""
 
     def turns(self, batch: Batch) -> Iterator[tuple[str, Callable[[], Tensor]]]:
-        """Names of the nets that take a step on a batch, one after another, and what computes the loss of each."""
+        """Names of the nets that take a step on a batch, in order, each with a function that computes its loss."""
         yield "net", partial(self.loss, batch.step, batch)
 
     def start_from(self, weights: Mapping[str, Tensor], where: str) -> None:
-        """Start from weights that another training made, in the directory `where`; those of another net are a UserError."""
+        """Start from the weights of an earlier training in directory `where`; UserError if they do not fit the net."""
         take_weights(self.net, weights, where)
 
     def valid_loss(self, step: int, batch: Batch) -> Tensor:
@@ -60,52 +60,52 @@ class TrainingModule(nn.Module):
         """A generator on the training device, seeded by (seed, key): the same in every process."""
         return torch.Generator(self.device).manual_seed(seed_of(self.params.seed, 0, *key))
 
-    def mine(self, drawn: Tensor) -> Tensor:
-        """This process's part of what was drawn for the batches of all."""
+    def share(self, drawn: Tensor) -> Tensor:
+        """This process's part of values drawn for the batch of all processes."""
         return share(drawn, self.rank, self.world_size)
 
     def uniform(self, count: int, rng: torch.Generator) -> Tensor:
-        """[count] in [0, 1), this process's part."""
-        return self.mine(torch.rand(count * self.world_size, generator=rng, device=self.device))
+        """Uniform values [count] in [0, 1), this process's part."""
+        return self.share(torch.rand(count * self.world_size, generator=rng, device=self.device))
 
     def noise_like(self, values: Tensor, rng: torch.Generator) -> Tensor:
-        """Standard normal noise of the form of `values`, this process's part."""
+        """Standard normal noise with the shape of `values`, this process's part."""
         size = len(values) * self.world_size, *values.shape[1:]
-        layout = sorted(range(values.ndim), key=values.stride, reverse=True)  # noise is drawn in the order of memory
-        whole = torch.empty_permuted(size, layout, dtype=values.dtype, device=values.device)
-        return self.mine(whole.normal_(generator=rng))
+        layout = sorted(range(values.ndim), key=values.stride, reverse=True)  # normal_ fills in memory order
+        noise = torch.empty_permuted(size, layout, dtype=values.dtype, device=values.device)
+        return self.share(noise.normal_(generator=rng))
 
     def optimisers(self) -> dict[str, torch.optim.AdamW]:
-        """New ones, by net."""
-        return {name: _optimiser(self.get_submodule(name), kept) for name, kept in self.optimised.items()}
+        """New optimisers, by net."""
+        return {name: _optimiser(self.get_submodule(name), params) for name, params in self.optimised.items()}
 
     def share_of_rate(self, net: str, step: int) -> float:
-        """Share of a net's learning rate at `step` (from 0)."""
+        """Factor on a net's learning rate at `step` (from 0)."""
         return rate_factor(step, self.steps, self.optimised[net])
 
     def more_state(self) -> dict[str, Any]:
-        """What a checkpoint holds beside weights, average and optimisers: plain values and tensors."""
+        """Further state for the checkpoint, beside weights, average and optimisers: plain values and tensors."""
         return {}
 
     def check_state(self, state: dict[str, Any]) -> None:
-        """UserError where a training with this `more_state` cannot go on as this one."""
+        """UserError if this training cannot resume from a checkpoint with this `more_state`."""
 
 
-def _optimiser(net: nn.Module, kept: OptimiserParams) -> torch.optim.AdamW:
+def _optimiser(net: nn.Module, params: OptimiserParams) -> torch.optim.AdamW:
     matrices = [weight for weight in net.parameters() if weight.ndim >= 2]
     vectors = [weight for weight in net.parameters() if weight.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": kept.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    groups = [{"params": matrices, "weight_decay": params.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],
-        lr=kept.learning_rate,
-        betas=tuple(kept.betas),
-        eps=kept.eps,
+        lr=params.learning_rate,
+        betas=tuple(params.betas),
+        eps=params.eps,
         fused=True,
     )
 
 
 def rate_factor(step: int, steps: int, params: OptimiserParams) -> float:
-    """Share of the learning rate at `step` (from 0), which falls for `steps`."""
+    """Factor on the learning rate at `step` (from 0) of a training of `steps` steps: warm-up times decay."""
     warm = min(1.0, (step + 1) / (params.warmup_steps + 1))
     done = min(step / steps, 1.0)
     if params.decay == "linear":

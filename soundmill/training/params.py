@@ -1,4 +1,4 @@
-"""Parameters of every training: hardware, optimiser, average of the weights, logging."""
+"""Parameters of every training: hardware, optimiser, weight average, logging."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ Use = Literal["last", "best"] | Annotated[int, Field(ge=1)]
 
 
 class HardwareParams(StageParams):
-    """What the training runs on; each of these may change the last bits of the weights, so they are parameters."""
+    """The hardware; each setting may change the last bits of the weights, so all of them are parameters."""
 
     accelerator: Literal["cpu", "gpu", "auto"]
-    devices: int = Field(ge=1, description="more than one: data parallel, each takes its share of the batch")
-    precision: Precision = Field(description="fp16 wants a GPU; bf16 is 32 on a CPU that has no instructions for it")
-    threads: int = Field(ge=1, description="CPU threads of torch; weights are bit-equal for the same number")
+    devices: int = Field(ge=1, description="more than one: data parallel, the batch is split among them")
+    precision: Precision = Field(description="fp16 needs a GPU; bf16 falls back to 32 on a CPU without bf16 instructions")
+    threads: int = Field(ge=1, description="CPU threads of torch; the same number gives bit-identical weights")
 
     @model_validator(mode="after")
     def _precision_exists(self) -> HardwareParams:
         if self.accelerator == "cpu" and self.precision == "fp16":
-            raise ValueError("precision fp16 is a GPU's; on a CPU take bf16 or 32")
+            raise ValueError("precision fp16 needs a GPU; on a CPU use bf16 or 32")
         return self
 
 
 class OptimiserParams(StageParams):
-    """AdamW, its rate raised over `warmup_steps` and then held or lowered: to zero at the last step (`linear`, `cosine`),
-    exponentially to 4.5 %, linearly to a tenth, or linearly to three quarters."""
+    """AdamW. The learning rate rises over `warmup_steps`, then stays (`none`) or decays by the last step: to zero (`linear`,
+    `cosine`), exponentially to 4.5 % (`exponential`), linearly to a tenth (`tenth`) or to three quarters (`three_quarters`)."""
 
     learning_rate: float = Field(gt=0)
     betas: list[Probability] = Field(min_length=2, max_length=2)
@@ -41,7 +41,7 @@ class OptimiserParams(StageParams):
 
 
 class DiffusersEmaParams(StageParams):
-    """As EMAModel of diffusers: copies the weights for `update_after_step` + 1 steps; n steps later it decays by
+    """EMAModel of diffusers: copies the weights for `update_after_step` + 1 steps; n steps later its decay is
     max(min(decay, (1 + n) / (10 + n)), min_decay)."""
 
     kind: Literal["diffusers"]
@@ -51,16 +51,16 @@ class DiffusersEmaParams(StageParams):
 
 
 class EmaPytorchParams(StageParams):
-    """As EMA of ema-pytorch: goes on every `update_every` counts; copies the weights up to `update_after_step`, and n counts later
-    decays by min(max(1 − (1 + n / inv_gamma)^−power, min_decay), decay)."""
+    """EMA of ema-pytorch: updates every `update_every` counts; copies the weights up to `update_after_step`, and n counts later
+    its decay is min(max(1 − (1 + n / inv_gamma)^−power, min_decay), decay)."""
 
     kind: Literal["ema_pytorch"]
     counts: Literal["steps", "batches"] = Field(
-        "steps",  # as checkpoints did that do not say it
-        description="calls of its `update`: after each step of the optimiser, or on each batch that a step adds up, before it",
+        "steps",  # for checkpoints that lack this key
+        description="when `update` is called: once after each optimiser step, or once for each batch of the step, before it",
     )
-    decay: Probability = Field(description="its `beta`")
-    min_decay: Probability = Field(description="its `min_value`")
+    decay: Probability = Field(description="`beta` of ema-pytorch")
+    min_decay: Probability = Field(description="`min_value` of ema-pytorch")
     update_after_step: int = Field(ge=0)
     update_every: int = Field(ge=1)
     inv_gamma: float = Field(gt=0)
@@ -71,20 +71,22 @@ EmaParams = DiffusersEmaParams | EmaPytorchParams
 
 
 class TrainingParams(StageParams):
-    """Parameters of every training beside its length and hardware."""
+    """Parameters of every training except its length and hardware."""
 
     seed: Seed
-    start_from: str | None = Field(min_length=1, description="directory of trained weights to start from; null: random ones")
+    start_from: str | None = Field(min_length=1, description="directory of trained weights to start from; null: random weights")
     optimiser: OptimiserParams
     ema: EmaParams | None = Field(discriminator="kind", description="null: no average")
     log_every_steps: int = Field(ge=1)
     checkpoint_seconds: Seconds
-    validate_every_steps: int | None = Field(ge=1, description="measure the held-out loss so often; null: only at the end")
-    validate_batches: int = Field(ge=1, description="held-out batches each time; one costs a third of a trained one")
-    # With defaults, since earlier checkpoints do not have these two keys.
+    validate_every_steps: int | None = Field(ge=1, description="steps between held-out losses; null: only at the end")
+    validate_batches: int = Field(ge=1, description="held-out batches each time; one costs a third of a training batch")
+    # The defaults are for earlier checkpoints, which lack these two keys.
     keep_every_steps: int | None = Field(
-        None, ge=1, description="keep the averaged weights so often; null: the last and best alone"
+        None, ge=1, description="steps between averaged weights to keep; null: only the last and the best"
     )
-    keep: int = Field(1, ge=1, description="how many of these, the newest")
-    use: Use = Field(description="last: the last weights; best: those of the lowest held-out loss; a number: of that step, if kept")
-    samples_every_steps: int | None = Field(ge=1, description="samples for tracking so often; null: only at the end")
+    keep: int = Field(1, ge=1, description="how many of these to keep, the newest")
+    use: Use = Field(
+        description="last: the last weights; best: the lowest held-out loss; a number: that step, if its weights are kept"
+    )
+    samples_every_steps: int | None = Field(ge=1, description="steps between samples for tracking; null: only at the end")

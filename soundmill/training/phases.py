@@ -1,4 +1,4 @@
-"""Training several nets in turns, such as a generator and its discriminators."""
+"""Training several nets in turn, such as a generator and its discriminators."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from soundmill.training.params import OptimiserParams, TrainingParams
 
 @dataclass(frozen=True)
 class Turn:
-    """One net's step on a batch; `due` says on which batches it takes one."""
+    """One net's step on a batch, taken on the batches for which `due` is true."""
 
     net: str
     due: Callable[[int], bool] = lambda step: True
@@ -27,11 +27,11 @@ class Turn:
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of a training: which nets step on each batch, in which order, by which losses, and what is frozen.
+    """A phase of a training: which nets step on each batch, in which order, with which losses, and what is frozen.
 
-    `losses(step, batch, nets)` gives the loss of each of `nets`, those that are due on batch `step`, in order; each is computed
-    when those before have stepped. `frozen` names nets or parts of them (`net.encoder`). The last phase has no `steps`, it goes on
-    to the end.
+    `losses(step, batch, nets)` yields in order the loss of each of `nets`, those due on batch `step`; each is computed after the
+    nets before it have stepped. `frozen` names nets or submodules (`net.encoder`). The last phase has no `steps`: it runs to the
+    end.
     """
 
     turns: tuple[Turn, ...]
@@ -41,46 +41,46 @@ class Phase:
 
 
 class PhasedModule(TrainingModule):
-    """Nets with an optimiser each, which step as the phases say; every batch is one step of the training.
+    """Several nets with one optimiser each, which step as the phases say; every batch is one training step.
 
-    `net` is what is averaged, measured and kept; `others` are the nets that it learns against, by name, with their optimisers'
+    `net` is averaged, validated and saved; `others` are the nets that it is trained against, by name, each with its optimiser's
     parameters.
     """
 
     def __init__(self, net: nn.Module, others: Mapping[str, tuple[nn.Module, OptimiserParams]], params: TrainingParams, steps: int):
         super().__init__(net, params, steps)
-        self.optimised |= {name: its for name, (_, its) in others.items()}
+        self.optimised |= {name: optimiser for name, (_, optimiser) in others.items()}
         for name, (other, _) in others.items():
             self.add_module(name, other)
 
     @abstractmethod
     def phases(self) -> Sequence[Phase]:
-        """In order."""
+        """All phases, in order."""
 
     def phase(self, step: int) -> Phase:
-        """The one that batch `step` is in."""
+        """The phase of batch `step`."""
         first = 0
         for phase in self.phases():
             if phase.steps is None or step < first + phase.steps:
                 return phase
             first += phase.steps
-        raise ValueError(f"no phase has batch {step}: the last one must have no `steps`")
+        raise ValueError(f"batch {step} is in no phase: the last phase must have no `steps`")
 
     def turns(self, batch: Batch) -> Iterator[tuple[str, Callable[[], Tensor]]]:
-        """As the phase says. A net's loss is computed, and its step taken, while those before it and those not due stand still."""
+        """The turns of the phase. Nets that have had their turn on this batch, or have none, get no gradients meanwhile."""
         phase = self.phase(batch.step)
         due = [turn.net for turn in phase.turns if turn.due(batch.step)]
         if not due:
-            raise ValueError(f"nobody's turn on batch {batch.step}: every batch is a step of somebody")
+            raise ValueError(f"no net is due on batch {batch.step}: at least one must step on every batch")
         losses = phase.losses(batch.step, batch, due)
         for place, name in enumerate(due):
-            # What is to come may share its way forward with this turn: only who is done, or not due, is left out.
-            with self._still({*self.optimised} - {*due[place:]} | {*phase.frozen}):
+            # Later turns may reuse this turn's forward pass, so only nets that are done or not due lose their gradients.
+            with self._without_gradients({*self.optimised} - {*due[place:]} | {*phase.frozen}):
                 yield name, partial(next, losses)
 
     @contextmanager
-    def _still(self, names: Iterable[str]) -> Iterator[None]:
-        """Inside, these get no gradient, which halves their backward pass."""
+    def _without_gradients(self, names: Iterable[str]) -> Iterator[None]:
+        """Compute no weight gradients of these nets in the block, which halves their backward pass."""
         weights = [weight for name in names for weight in self.get_submodule(name).parameters() if weight.requires_grad]
         for weight in weights:
             weight.requires_grad_(False)
@@ -92,23 +92,23 @@ class PhasedModule(TrainingModule):
 
 
 def rebuilt(make: Callable[..., nn.Module], arguments: Sequence[Any], state: Mapping[str, Tensor]) -> nn.Module:
-    """`make(*arguments)` with this state: what a net is pickled as whose layers are under torch's norms, which refuse it."""
+    """`make(*arguments)` with this state; used to pickle nets with torch's weight norms, which cannot be pickled."""
     net = make(*arguments)
     net.load_state_dict(state)
     return net
 
 
-def discriminator_loss(real: Sequence[Tensor], made: Sequence[Tensor]) -> Tensor:
-    """Least squares (Mao et al. 2017), summed over discriminators: scores of what is real go to 1, of what is made to 0."""
-    return torch.stack([(1 - mine).square().mean() + its.square().mean() for mine, its in zip(real, made, strict=True)]).sum()
+def discriminator_loss(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
+    """Least-squares loss (Mao et al. 2017), summed over discriminators: real scores go to 1, fake ones to 0."""
+    return torch.stack([(1 - r).square().mean() + f.square().mean() for r, f in zip(real, fake, strict=True)]).sum()
 
 
-def generator_loss(made: Sequence[Tensor]) -> Tensor:
-    """Least squares, summed over discriminators: scores of what is made go to 1."""
-    return torch.stack([(1 - its).square().mean() for its in made]).sum()
+def generator_loss(fake: Sequence[Tensor]) -> Tensor:
+    """Least-squares loss, summed over discriminators: fake scores go to 1."""
+    return torch.stack([(1 - scores).square().mean() for scores in fake]).sum()
 
 
-def feature_loss(real: Sequence[Sequence[Tensor]], made: Sequence[Sequence[Tensor]]) -> Tensor:
+def feature_loss(real: Sequence[Sequence[Tensor]], fake: Sequence[Sequence[Tensor]]) -> Tensor:
     """Mean absolute difference of feature maps (Larsen et al. 2016; Kumar et al. 2019), summed over maps and discriminators."""
-    pairs = [pair for mine, its in zip(real, made, strict=True) for pair in zip(mine, its, strict=True)]
-    return torch.stack([(mine - its).abs().mean() for mine, its in pairs]).sum()
+    pairs = [pair for maps in zip(real, fake, strict=True) for pair in zip(*maps, strict=True)]
+    return torch.stack([(r - f).abs().mean() for r, f in pairs]).sum()

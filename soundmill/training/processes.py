@@ -1,4 +1,4 @@
-"""The processes that train together: this one and, for several devices, others that end with it."""
+"""The processes of one training: this one and, for several devices, child processes that end with it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from soundmill.training.params import HardwareParams
 
 
 def together(devices: int, here: Callable[[], None], elsewhere: Callable[[], None]) -> None:
-    """Run `here` in this process and `elsewhere`, which is pickled, in as many others as make `devices`; ends when all have."""
+    """Run `here` in this process and `elsewhere` (pickled) in `devices` − 1 others; returns when all have ended."""
     if devices == 1:
         here()
         return
     place = {"world_size": devices, "local_world_size": devices, "master_addr": "127.0.0.1", "master_port": get_free_port()}
-    # accelerate takes all cores where this is not set; the number of threads is a parameter here
+    # Without it, accelerate would use all cores; the number of threads is a parameter.
     place["omp_num_threads"] = os.environ.get("OMP_NUM_THREADS", "1")
     spawn = multiprocessing.get_context("spawn")  # not forked: a fork of a process that has run torch's threads can hang
     others = [spawn.Process(target=_elsewhere, args=(os.getpid(), place | _rank(rank), elsewhere)) for rank in range(1, devices)]
@@ -36,14 +36,14 @@ def together(devices: int, here: Callable[[], None], elsewhere: Callable[[], Non
             here()
         for other in others:
             other.join()
-    except RuntimeError as error:  # what torch makes of a process that is gone
+    except RuntimeError as error:  # torch's error for a process that died
         for other in others:
             other.join(1.0)
         if not any(other.exitcode for other in others):
             raise
         raise UserError(
-            f"a process that trains together with this one ended ({str(error).partition(chr(10))[0]}); what it said is above. Run "
-            "it again: it resumes from its last checkpoint"
+            f"another process of this training ended ({str(error).partition(chr(10))[0]}); its error is above. Run it again: it "
+            "resumes from its last checkpoint"
         ) from None
     finally:
         for other in others:
@@ -65,7 +65,7 @@ def _elsewhere(parent: int, place: dict[str, str | int], run: Callable[[], None]
     except RuntimeError as error:
         if "Connection closed by peer" not in str(error):
             raise
-        sys.exit(1)  # another has ended, and says why
+        sys.exit(1)  # another process ended, and reports why
 
 
 @contextmanager
@@ -80,7 +80,7 @@ def accelerated(hardware: HardwareParams, precision: str, accumulate: int) -> It
         yield accelerator
     finally:
         accelerator.end_training()
-        # accelerate keeps its state for a process's life, and has no public way to forget it; the next training in this process may
-        # have other devices or another precision.
+        # accelerate keeps global state without a public way to reset it; the next training in this process may use other devices
+        # or another precision.
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()

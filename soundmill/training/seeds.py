@@ -1,4 +1,4 @@
-"""Seeds from plain values, so that a step draws the same whatever ran before it."""
+"""Seeds derived from plain values, so that what a step draws does not depend on what ran before it."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from soundmill import hashing
 if TYPE_CHECKING:
     from torch import Tensor
 
-BLOCK = 4096  # samples of a sound whose noise is drawn together
+BLOCK = 4096  # samples whose noise shares one seed
 
 
 def seed_of(*key: Any) -> int:
-    """A 63-bit seed from plain values: equal on every machine, unrelated for neighbouring keys."""
+    """A 63-bit seed from plain values: the same on every machine, and independent for neighbouring keys."""
     return hashing.uint64("\0".join(str(part) for part in key).encode()) >> 1
 
 
 def noise_at(first: int, length: int, channels: int, *key: Any) -> Tensor:
-    """Noise [channels, length] of a sound's samples from `first` on, drawn on the CPU: parts that overlap share it."""
+    """Standard normal noise [channels, length] for samples from `first` on, drawn on the CPU: equal where ranges overlap."""
     import torch
 
     blocks = []

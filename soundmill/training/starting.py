@@ -1,4 +1,4 @@
-"""Starting a training from the weights that another one made."""
+"""Starting a training from the weights of an earlier one."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from soundmill.errors import UserError
 
-NAMED = 3  # differences in a message
+NAMED = 3  # differences listed in an error
 REMEDY = "make them agree, or train from nothing (`start_from: null`)"
 
 
 def compare(where: str, there: Mapping[str, Any], here: Mapping[str, Any], keys: Sequence[str] | None = None) -> None:
-    """UserError that names what of two nested mappings differs, below `keys` (dotted; None: all of them)."""
+    """UserError that lists the differences of two nested mappings below `keys` (dotted; None: all keys)."""
     there, here = _flat(there), _flat(here)
     compared = [key for key in {**here, **there} if keys is None or any(f"{key}.".startswith(f"{part}.") for part in keys)]
     _refuse(
@@ -23,7 +23,7 @@ def compare(where: str, there: Mapping[str, Any], here: Mapping[str, Any], keys:
 
 
 def take_weights(net: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
-    """Give `net` these weights; a name or shape that differs from its own is a UserError that names it."""
+    """Load `weights` into `net`; UserError lists the tensors whose name or shape differs."""
     own = {name: list(value.shape) for name, value in net.state_dict().items()}
     theirs = {name: list(value.shape) for name, value in weights.items()}
     _refuse(

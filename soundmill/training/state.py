@@ -1,4 +1,4 @@
-"""State of a running training on disk. It survives a kill at any moment: written beside, synced, renamed; the last one is kept."""
+"""The state of a running training on disk. Writes are atomic and the previous state is kept, so it survives a kill at any time."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
 @dataclass(frozen=True)
 class State:
-    """All that a training goes on from."""
+    """Everything that a training resumes from."""
 
     module: TrainingModule
     optimisers: Mapping[str, Any]
     loader: Loader
     curve: Curve
     validation: Validation | None
-    scaler: Any = None  # of fp16's losses
+    scaler: Any = None  # of the loss, for fp16
 
     def values(self) -> dict[str, Any]:
         module = self.module
@@ -48,7 +48,7 @@ class State:
         }
 
     def restore(self, path: Path) -> None:
-        """Go on from what was saved as `path`."""
+        """Restore the state saved in `path`."""
         values, module = load(path), self.module
         module.check_state(values["more"])
         self.loader.load_state_dict(values["loader"])
@@ -66,7 +66,7 @@ class State:
 
 
 class Timed:
-    """Saves `directory/last.ckpt` when `seconds` have passed (looked at every `every` steps), and when it is told to."""
+    """Saves `directory/last.ckpt`; `due` every `seconds`, checked every `every` steps."""
 
     def __init__(self, directory: Path, seconds: float, every: int):
         self.path, self.seconds, self.every = directory / LAST, seconds, every
@@ -81,42 +81,44 @@ class Timed:
 
 
 def save(values: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint; the one before is kept."""
+    """Write a checkpoint and keep the previous one."""
     if path.exists():
         os.replace(path, path.with_name(PREVIOUS))
     try:
         write_atomically(path, lambda temporary: torch.save(values, temporary))
-    except RuntimeError as error:  # what torch makes of a full disk
+    except RuntimeError as error:  # torch's error for a full disk
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{path}: the checkpoint could not be written ({reason}); is the disk full? The last one is kept") from None
+        raise UserError(
+            f"{path}: the checkpoint could not be written ({reason}); is the disk full? The previous one is kept"
+        ) from None
 
 
 def load(path: Path) -> dict[str, Any]:
-    """What `save` wrote; runs no code."""
+    """The values that `save` wrote; runs no code from the file."""
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def resume_point(directory: Path) -> Path | None:
-    """The newest checkpoint in `directory` that is as it was written; one that is not is named and passed over."""
+    """The newest undamaged checkpoint in `directory`, or None; damaged ones are reported and skipped."""
     candidates = [path for path in (directory / LAST, directory / PREVIOUS) if path.exists()]
     for path in candidates:
         try:
             _check_sums(path)
             values = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except Exception as error:  # what damage is taken for: zipfile, zlib, pickle and torch each raise their own
-            print(f"{path}: is not as it was written ({error}), so passed over", flush=True)
+        except Exception as error:  # on damage, zipfile, zlib, pickle and torch each raise their own errors
+            print(f"{path}: damaged ({error}); skipped", flush=True)
             continue
         if "optimizer_states" not in values:
             return path
-        print(f"{path}: of an earlier version of Soundmill, which is needed to go on from it; passed over", flush=True)
+        print(f"{path}: written by an earlier version of Soundmill, which alone can resume it; skipped", flush=True)
     if candidates:
-        print(f"{directory}: no checkpoint to resume from; training starts from its beginning", flush=True)
+        print(f"{directory}: no checkpoint to resume from; training starts from the beginning", flush=True)
     return None
 
 
 def _check_sums(path: Path) -> None:
-    """Raise where a part of a checkpoint has another checksum than when it was written: torch notes them and reads over them."""
-    with zipfile.ZipFile(path) as parts:
-        damaged = parts.testzip()
+    """Raise if a part of a checkpoint does not match its checksum: torch writes checksums but never checks them."""
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
     if damaged:
         raise ValueError(f"{damaged} is damaged")

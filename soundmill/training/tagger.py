@@ -1,4 +1,4 @@
-"""The small classifier behind the offline scores: a CNN on log-mels, trained on the real training split, embedding ~1 s patches."""
+"""The tagger: a small CNN on log-mels, trained on the real training split, whose embeddings of ~1 s patches the scores use."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from soundmill.training import checkpoint
 from soundmill.training.tagger_targets import Targets
 
 POOLED = 8  # frames of the spectrogram per frame of the network's features
-CLIPS_AT_ONCE = 16  # in embedding
+CLIPS_AT_ONCE = 16  # batch size outside training
 
 
 class AugmentationParams(StageParams):
-    """What makes the tagger indifferent to level, position and small gaps; drawn anew for every clip and step."""
+    """Augmentations that make the tagger invariant to level, position and small gaps; drawn for every clip and step."""
 
-    gain_db: Decibels = Field(ge=0, le=60, description="level changes by at most this much, either way")
-    roll: bool = Field(description="start the clip anywhere; its end is followed by its beginning")
-    masked_bands: Probability = Field(description="largest share of bands set to the mean")
-    masked_frames: Probability = Field(description="largest share of frames set to the mean")
+    gain_db: Decibels = Field(ge=0, le=60, description="largest gain, up or down")
+    roll: bool = Field(description="shift the clip circularly by a random time")
+    masked_bands: Probability = Field(description="largest fraction of bands set to the mean")
+    masked_frames: Probability = Field(description="largest fraction of frames set to the mean")
 
 
 class TaggerParams(StageParams):
@@ -41,17 +41,17 @@ class TaggerParams(StageParams):
     width: int = Field(ge=4, le=1024, description="channels of the first block")
     embedding_size: int = Field(ge=2, le=8192)
     patch_seconds: Seconds = Field(gt=0, le=60)
-    crop_seconds: Seconds = Field(gt=0, le=600, description="of each clip, seen in one step")
+    crop_seconds: Seconds = Field(gt=0, le=600, description="length of the crop of each clip in one step")
     dropout: float = Field(ge=0, lt=1)
     epochs: int = Field(ge=1)
-    max_steps: int = Field(ge=1, description="fewer than `epochs` for a large corpus")
-    max_clips: int = Field(ge=1, description="held in memory; beyond it, a fixed choice by hash")
+    max_steps: int = Field(ge=1, description="ends training before `epochs` on a large corpus")
+    max_clips: int = Field(ge=1, description="training clips held in memory; of more, a fixed subset chosen by hash")
     batch_size: int = Field(ge=1)
     learning_rate: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
     augmentation: AugmentationParams
-    max_words: int = Field(ge=2, description="classes where clips have captions and no labels")
-    clusters: int = Field(ge=2, description="classes where clips have neither")
+    max_words: int = Field(ge=2, description="number of classes if clips have captions and no labels")
+    clusters: int = Field(ge=2, description="number of classes if clips have neither")
     seed: Seed
     threads: int = Field(ge=1)
 
@@ -59,8 +59,8 @@ class TaggerParams(StageParams):
 class Tagger(nn.Module):
     """Log-mels [B, n_mels, frames] → embeddings [B, P, D] of overlapping patches, and clip-level logits [B, K].
 
-    A patch's embedding is linear (before the last ReLU), as VGGish is scored; the logits see the mean and the maximum over patches,
-    so that an event of one second counts in a long clip.
+    Embeddings are taken before the last ReLU, as is usual for VGGish. Logits use the mean and the maximum over patches, so that an
+    event of one second counts in a long clip.
     """
 
     def __init__(self, spec: MelSpec, num_classes: int, width: int, embedding_size: int, patch_seconds: float, dropout: float):
@@ -98,14 +98,14 @@ class TaggerConfig(checkpoint.Config):
 
     params: TaggerParams
     mel_spec: MelSpec
-    targets: str  # what its classes are: labels, caption words, clusters
+    targets: str  # kind of classes: labels, caption words, clusters
     labels: list[str]
     digest: str  # of the weights
 
 
 @dataclass
 class TaggerModel:
-    """A trained tagger and what it was trained for; rebuilt from its directory alone."""
+    """A trained tagger with its parameters and classes."""
 
     net: Tagger
     spec: MelSpec
@@ -117,7 +117,8 @@ class TaggerModel:
     def embed(self, waves: Sequence[np.ndarray], threads: int | None = None) -> tuple[list[np.ndarray], np.ndarray]:
         """Embeddings [P_i, D] of every wave [T_i] (float32, at `spec.sample_rate`), and logits [N, K], both float32.
 
-        `threads` of torch (None: as they are); a clip shorter than a patch is followed by silence and has one patch.
+        `threads` is the number of torch's threads (None: unchanged). A clip shorter than a patch is padded with silence to one
+        patch.
         """
         embeddings: list[np.ndarray] = [np.empty(0)] * len(waves)
         logits = np.zeros((len(waves), len(self.labels)), np.float32)
@@ -138,7 +139,7 @@ class TaggerModel:
 
 @contextlib.contextmanager
 def torch_threads(count: int | None) -> Iterator[None]:
-    """Give torch `count` threads for a while (None: leave them)."""
+    """Let torch use `count` threads in the block (None: unchanged)."""
     before = torch.get_num_threads()
     if count is not None:
         torch.set_num_threads(count)
@@ -149,7 +150,7 @@ def torch_threads(count: int | None) -> Iterator[None]:
 
 
 def num_steps(params: TaggerParams, num_clips: int) -> int:
-    """Optimiser steps of a training on so many clips."""
+    """Number of optimiser steps of a training on `num_clips` clips."""
     return min(params.epochs * math.ceil(num_clips / params.batch_size), params.max_steps)
 
 
@@ -163,9 +164,9 @@ def train_tagger(
     on_epoch: Callable[[dict[str, float], int], None],
     tick: Callable[[int], None],
 ) -> tuple[Tagger, list[dict[str, float]]]:
-    """Fit a tagger to the `training` clips (those with a target); returns it and its learning curve.
+    """Fit a tagger to the `training` clips, which all have targets; returns it and its learning curve.
 
-    `log_mels` are float16 [n_mels, frames] by clip id. Bit-equal for the same inputs, parameters and number of threads.
+    `log_mels` are float16 [n_mels, frames] by clip id. Bit-identical for the same inputs, parameters and number of threads.
     """
     with torch_threads(params.threads), torch.random.fork_rng(devices=[]), _deterministic():
         torch.manual_seed(params.seed)
@@ -240,7 +241,7 @@ def _batch(
 ) -> tuple[Tensor, Tensor]:
     """Augmented crops [B, n_mels, frames] and their targets [B, K]."""
     x = np.full((len(clip_ids), spec.n_mels, frames), net.silence, np.float32)
-    decibel = math.log(10) / 20 * spec.power  # in the logarithm of magnitude or power
+    decibel = math.log(10) / 20 * spec.power  # 1 dB in log-mel units
     for item, clip_id in zip(x, clip_ids, strict=True):
         values = log_mels[clip_id]
         if augmentation.roll:
@@ -262,7 +263,7 @@ def _batch(
 
 
 def evaluate(net: Tagger, log_mels: Mapping[str, np.ndarray], targets: Targets, clip_ids: Sequence[str]) -> dict[str, float]:
-    """Cross-entropy, accuracy (the best class is one of the clip's) and mean average precision; nothing for no clips."""
+    """Cross-entropy, accuracy (the top class is one of the clip's) and mean average precision; empty without clips."""
     if not clip_ids:
         return {}
     net.eval()
@@ -279,13 +280,13 @@ def evaluate(net: Tagger, log_mels: Mapping[str, np.ndarray], targets: Targets, 
                 relevant.append(torch.from_numpy(np.stack([targets.of_clip[clip_id] for clip_id in some])))
         scores, target = torch.cat(logits), torch.cat(relevant)
         loss = float(cross_entropy(scores, target))
-        right = target.gather(1, scores.argmax(1, keepdim=True)) > 0
+        correct = target.gather(1, scores.argmax(1, keepdim=True)) > 0
     precision = [average_precision(s, t) for s, t in zip(scores.T.numpy(), (target > 0).T.numpy(), strict=True) if t.any()]
-    return {"loss": loss, "accuracy": float(right.double().mean()), "mean_average_precision": float(np.mean(precision))}
+    return {"loss": loss, "accuracy": float(correct.double().mean()), "mean_average_precision": float(np.mean(precision))}
 
 
 def average_precision(scores: np.ndarray, relevant: np.ndarray) -> float:
-    """Mean of the precision at each relevant item, items by falling score (equal scores: in the order given)."""
+    """Mean precision at each relevant item, with items sorted by descending score (ties keep their order)."""
     hits = relevant[np.argsort(-scores, kind="stable")]
     return float((np.cumsum(hits) / np.arange(1, len(hits) + 1))[hits].mean())
 
@@ -301,18 +302,18 @@ def save_tagger(net: Tagger, params: TaggerParams, spec: MelSpec, targets: Targe
 
 
 def load_tagger(directory: Path) -> TaggerModel:
-    """Rebuild the tagger that was saved in `directory`, from its own parameters."""
+    """Load the tagger saved in `directory`."""
     config, weights = checkpoint.load_config(directory, TaggerConfig, "tagger"), directory / checkpoint.WEIGHTS
     params, spec, labels = config.params, config.mel_spec, config.labels
     net = Tagger(spec, len(labels), params.width, params.embedding_size, params.patch_seconds, params.dropout)
     checkpoint.load_weights(net, weights)
     if hashing.file_digest(weights) != config.digest:
-        raise UserError(f"{weights}: not the weights that {checkpoint.CONFIG} describes; train again: `dvc repro -f tagger`")
+        raise UserError(f"{weights}: the digest differs from that in {checkpoint.CONFIG}; train again: `dvc repro -f tagger`")
     return TaggerModel(net.to(memory_format=torch.channels_last), spec, params, config.targets, labels, config.digest)
 
 
 def write_curve(curve: Sequence[Mapping[str, float]], path: Path) -> None:
-    """The learning curve as CSV; without validation clips their columns are empty."""
+    """Write the learning curve as CSV; without validation clips, their columns are empty."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ["step", "loss/train", "loss/valid", "accuracy/valid"], lineterminator="\n")
         writer.writeheader()

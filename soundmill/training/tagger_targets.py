@@ -1,4 +1,4 @@
-"""The classes that the tagger learns: labels; where a corpus has none, words of its captions; where it has neither, clusters."""
+"""The classes that the tagger learns: labels; words of captions if a corpus has no labels; clusters if it has neither."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-# Words that say how a caption is built, not what sounds.
+# Words that name no sound.
 FUNCTION_WORDS = frozenset(
     """
     about above after again all along also and another are around away back background before behind being below between both but
@@ -35,35 +35,35 @@ class Targets:
 def from_names(
     names: Mapping[str, Sequence[str]], training: Sequence[str], kind: Literal["labels", "caption words"]
 ) -> Targets | None:
-    """Targets that share a clip's weight among its names; None when the training clips do not tell two classes apart."""
+    """Targets that split each clip's weight evenly among its names; None if the training clips have fewer than two classes."""
     classes = sorted({name for clip_id in training for name in names[clip_id]})
     if len(classes) < 2:
         return None
-    place = {name: index for index, name in enumerate(classes)}
+    index_of = {name: index for index, name in enumerate(classes)}
     of_clip = {}
-    for clip_id, own in names.items():
-        known = sorted({place[name] for name in own if name in place})
-        if known:
+    for clip_id, clip_names in names.items():
+        indices = sorted({index_of[name] for name in clip_names if name in index_of})
+        if indices:
             of_clip[clip_id] = np.zeros(len(classes), np.float32)
-            of_clip[clip_id][known] = 1 / len(known)
+            of_clip[clip_id][indices] = 1 / len(indices)
     return Targets(kind, classes, of_clip)
 
 
 def caption_words(captions: Mapping[str, Sequence[str]], training: Sequence[str], count: int) -> dict[str, list[str]]:
-    """The content words of each clip's captions, among the `count` that most training clips have (but not nearly all)."""
+    """The content words of each clip's captions: of the `count` most frequent in training clips, without near-universal ones."""
     words = {
         clip_id: sorted({word for text in texts for word in re.findall(r"[^\W\d_]{3,}", text.lower())} - FUNCTION_WORDS)
         for clip_id, texts in captions.items()
     }
     frequency = Counter(word for clip_id in training for word in words[clip_id])
-    # A word of one clip cannot be learnt, one of nearly every clip separates nothing.
+    # A word of a single clip cannot be learnt; one of nearly every clip distinguishes nothing.
     ranked = [(-number, word) for word, number in frequency.items() if 2 <= number <= 0.9 * len(training)]
     kept = {word for _, word in sorted(ranked)[:count]}
     return {clip_id: [word for word in own if word in kept] for clip_id, own in words.items()}
 
 
 def cluster(statistics: Mapping[str, np.ndarray], training: Sequence[str], count: int, rounds: int = 50) -> Targets:
-    """k-means on standardised statistics of the sound [F]; seeds are the clips farthest from those before, so no draw is needed."""
+    """k-means on standardised statistics [F] of clips; initialised by farthest points, so nothing is random."""
     ids = sorted(training)
     points = np.stack([statistics[clip_id] for clip_id in ids]).astype(np.float64)
     mean, deviation = points.mean(0), points.std(0)
@@ -71,7 +71,7 @@ def cluster(statistics: Mapping[str, np.ndarray], training: Sequence[str], count
     centres = points[[np.argmin((points**2).sum(1))]]
     while len(centres) < count:
         distance = ((points[:, None] - centres[None]) ** 2).sum(2).min(1)
-        if distance.max() <= 1e-12:  # fewer different sounds than clusters
+        if distance.max() <= 1e-12:  # fewer distinct sounds than clusters
             break
         centres = np.vstack([centres, points[distance.argmax()]])
     for _ in range(rounds):

@@ -1,4 +1,4 @@
-"""What weights were trained on, as a table beside them."""
+"""The table of clips that weights were trained on, stored beside them."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ def write_trained_on(
 ) -> None:
     """Write the table of manifest.TRAINED_ON into a directory of weights: the clips, both clips of each of the `mixes` (by id).
 
-    `start`: the directory that the training started from; all that its weights and parts were trained on is told on.
+    `start` is the directory of weights that the training started from; the rows of its tables are added.
     """
-    known = {row["clip_id"]: row for row in shards.read_table(catalog, manifest.CATALOG, FROM_CATALOG).to_pylist()}
-    heard = [(None, clip_id) for clip_id in sorted(clip_ids)]
-    heard += [(mix, clip_id) for mix, both in sorted((mixes or {}).items()) for clip_id in both]
-    own = ({"clip_id": clip_id, **known.get(clip_id, {}), "mix": mix, "earlier": False} for mix, clip_id in heard)
+    catalogued = {row["clip_id"]: row for row in shards.read_table(catalog, manifest.CATALOG, FROM_CATALOG).to_pylist()}
+    clips = [(None, clip_id) for clip_id in sorted(clip_ids)]
+    clips += [(mix, clip_id) for mix, both in sorted((mixes or {}).items()) for clip_id in both]
+    rows = ({"clip_id": clip_id, **catalogued.get(clip_id, {}), "mix": mix, "earlier": False} for mix, clip_id in clips)
     with shards.ShardWriter(directory / manifest.TRAINED_ON_FILE, manifest.TRAINED_ON) as writer:
-        for row in (*own, *_earlier(start)):
+        for row in (*rows, *_earlier(start)):
             writer.write(row)
 
 
 def _earlier(start: Path | None) -> Iterator[dict[str, Any]]:
-    """Rows of all tables below a directory of weights, each once."""
+    """Distinct rows of all tables below a directory of weights."""
     seen = set()
     for table in sorted(start.rglob(manifest.TRAINED_ON_FILE)) if start else ():
         for row in shards.read_rows(table, manifest.TRAINED_ON):

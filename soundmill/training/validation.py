@@ -1,4 +1,4 @@
-"""The loss on held-out clips while a training runs, and the weights for which it was lowest."""
+"""The held-out loss during training, and the weights for which it was lowest."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from soundmill.training.module import TrainingModule
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Clips that are not trained on: `num_items` of a source like the training's."""
+    """Clips that are not trained on: `num_items` items of a source."""
 
     source: Source
     num_items: int
 
 
 class Validation:
-    """Every `every` steps (None: never) and after the last: measure the averaged net, and remember the weights of the lowest loss.
+    """Measures the averaged net every `every` steps (None: never) and after the last, and keeps the weights of the lowest loss.
 
-    The batches are the same each time, and so is what chance decides of them: their numbers are below 0, which no batch of the
-    training has. Part of the checkpoint, so a resumed training still has the best weights.
+    The batches and their random draws are the same each time; their numbers are negative, so that they differ from training
+    batches. Saved in the checkpoint, so a resumed training still has the best weights.
     """
 
     def __init__(self, held_out: HeldOut, draw: Callable[[int], Tensor], batch_size: int, *, batches: int, every: int | None):
@@ -44,7 +44,7 @@ class Validation:
         return step == steps or (self.every is not None and step % self.every == 0)
 
     def measure(self, module: TrainingModule, accelerator: Accelerator) -> tuple[dict[str, float], int]:
-        """Add a point, of all processes; returns its values and its step."""
+        """Add a point, averaged over processes; returns its values and its step."""
         step = module.step
         with module.ema.applied(module.net):
             loss = self._measure(module, accelerator)
@@ -60,7 +60,7 @@ class Validation:
         return {VALID: loss}, step
 
     def _measure(self, module: TrainingModule, accelerator: Accelerator) -> float:
-        """Mean loss of all batches, each process's share by itself."""
+        """Mean loss of all batches, of which each process measures its share."""
         losses = []
         with torch.no_grad(), evaluating(module.net), accelerator.autocast():
             for number in range(self.batches):

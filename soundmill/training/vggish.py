@@ -1,4 +1,4 @@
-"""VGGish's net (Hershey et al. 2017, arXiv:1609.09430): it judges sounds, and discriminators look through it."""
+"""The VGGish net (Hershey et al. 2017, arXiv:1609.09430), used as an embedder for scores and inside discriminators."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ FRAMES, BANDS, DIMENSIONS = 96, 64, 128  # of a patch, and of its embedding
 
 
 class Vggish(nn.Module):
-    """Log-mel patches [N, 1, 96, 64] → embeddings [N, 128]; its state has the names of torchvggish's."""
+    """Log-mel patches [N, 1, 96, 64] → embeddings [N, 128]; the state has the names of torchvggish."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,4 +28,4 @@ class Vggish(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         features = self.features(patches.contiguous(memory_format=torch.channels_last))
-        return self.embeddings(features.permute(0, 2, 3, 1).flatten(1))  # the weights are TensorFlow's: channels come last
+        return self.embeddings(features.permute(0, 2, 3, 1).flatten(1))  # the weights expect TensorFlow's channels-last order

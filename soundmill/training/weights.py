@@ -1,4 +1,4 @@
-"""Weights that others published, as `torch.save` wrote them: tensors and plain values only."""
+"""Published weights, as written by `torch.save`: tensors and plain values only."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from soundmill.errors import UserError
 
 
 def read_checkpoint(path: Path, allowed: Sequence[Any] = (), remedy: str = "fetch it again") -> Any:
-    """What torch.save wrote, tensors and plain values only, and objects made by the functions and classes `allowed`.
+    """Read a file of torch.save: tensors, plain values, and objects of the functions and classes `allowed`.
 
-    A file that holds anything else could run code; it is refused by UserError, as a damaged one is.
+    Anything else could run code, so it is a UserError, as is a damaged file.
     """
     try:
         with torch.serialization.safe_globals(list(allowed)):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file fails in a dozen ways
-        # Of torch's page on what else it could do, what it found.
+    except Exception as error:  # damaged files raise many kinds of errors
+        # Keep only what torch found, not its advice.
         found = str(error).rpartition("WeightsUnpickler error: ")[2].partition(". Please use")[0]
         reason = " ".join(found.split())[:300]
         raise UserError(f"{path}: cannot be read as weights ({type(error).__name__}: {reason}); {remedy}") from None
 
 
 def load_state(net: nn.Module, state: Mapping[str, Any], path: Path, remedy: str = "fetch it again") -> None:
-    """Give a net exactly these tensors, as its own; one too many, too few or of another shape raises UserError."""
+    """Make a net use exactly these tensors, without a copy; UserError if one is missing, unexpected or of another shape."""
     try:
         net.load_state_dict(state, strict=True, assign=True)
     except (RuntimeError, TypeError, AttributeError) as error:

@@ -28,8 +28,8 @@ def test_the_training_schedule_lies_at_its_own_timesteps():
     [
         ([1e-4, 1e-4, 0.5], "betas must increase"),
         ([0.0, 0.1], "between 0 and 1"),
-        ([1e-5, 0.5], "stay within"),
-        ([0.1, 0.9], "stay within"),
+        ([1e-5, 0.5], "must stay within"),
+        ([0.1, 0.9], "must stay within"),
     ],
 )
 def test_a_schedule_that_the_training_never_had_is_refused(betas, message):

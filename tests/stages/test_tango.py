@@ -354,7 +354,7 @@ def test_there_is_no_best_without_held_out_clips(tmp_path, data, composed):
     shutil.copytree(data, tmp_path, dirs_exist_ok=True)
     about = read_about(tmp_path / "tango" / "latents" / "clips")
     write_latents(tmp_path / "tango" / "latents" / "clips", {k: v for k, v in CAPTIONS.items() if k != "held-0"}, about)
-    with pytest.raises(SystemExit, match=r"train/tango: `use` is `best`, and there is no clip of the validation split"):
+    with pytest.raises(SystemExit, match=r"train/tango: `use` is `best`, but the validation split has no clip"):
         train(tmp_path, tmp_path, composed, use="best")
     assert "valid_loss" not in train(tmp_path, tmp_path, composed)
     document = json.loads(json.dumps(composed))

@@ -222,7 +222,7 @@ def test_rates_of_another_hop_are_refused(tmp_path, data, root):
 
 
 def test_a_noise_schedule_that_the_training_never_has_is_refused_before_it(tmp_path, data, root):
-    for betas, said in (("[0.5,0.2]", "betas must increase"), ("[1e-5,0.5]", "stay within")):
+    for betas, said in (("[0.5,0.2]", "betas must increase"), ("[1e-5,0.5]", "must stay within")):
         with pytest.raises(SystemExit, match=said):
             make(tmp_path / "home", data, root, 1, kind="diffwave", more=[f"vocoder.sampling.betas={betas}"])
     assert not (tmp_path / "home/vocoder").exists()

@@ -87,9 +87,9 @@ def test_a_config_that_does_not_fit_is_named(tmp_path, content, message):
 @pytest.mark.parametrize(
     ("net", "message"),
     [
-        (nn.Linear(3, 4), r"model\.safetensors: weights of another architecture .*size mismatch for weight.*dvc repro"),
-        (nn.Linear(3, 2, bias=False), r"model\.safetensors: weights of another architecture .*Unexpected key.*bias"),
-        (nn.Sequential(nn.Linear(3, 2)), r'model\.safetensors: weights of another architecture .*Missing key.*"0\.weight"'),
+        (nn.Linear(3, 4), r"model\.safetensors: the weights do not fit the architecture .*size mismatch for weight.*dvc repro"),
+        (nn.Linear(3, 2, bias=False), r"model\.safetensors: the weights do not fit the architecture .*Unexpected key.*bias"),
+        (nn.Sequential(nn.Linear(3, 2)), r'model\.safetensors: the weights do not fit the architecture .*Missing key.*"0\.weight"'),
     ],
 )
 def test_weights_of_another_net_are_named(tmp_path, net, message):

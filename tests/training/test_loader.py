@@ -124,7 +124,7 @@ def test_shards_that_are_remade_while_they_are_copied_are_told_and_nothing_is_ke
 
     with monkeypatch.context() as patch:
         patch.setattr(log_mels, "iterate_log_mels", remade)
-        with pytest.raises(UserError, match=r"mels: the spectrogram of clip .* or one beside it was remade while they were read"):
+        with pytest.raises(UserError, match=r"mels: the spectrogram of clip .* or another one was rewritten while they were"):
             gather_log_mels(tmp_path / "mels", ["a", "b"], tmp_path)
     assert list(tmp_path.glob("*.f16")) == []
     np.testing.assert_array_equal(gather_log_mels(tmp_path / "mels", ["a", "b"], tmp_path).arrays.read(1), log_mel_of(1, 8))
@@ -135,7 +135,7 @@ def test_a_missing_or_doubled_clip_is_named(tmp_path):
     with pytest.raises(UserError, match=r"the spectrogram of clip 'lost' is missing \(2 in all\)"):
         gather_log_mels(tmp_path / "mels", ["a", "lost", "gone"], tmp_path)
     write_shards(tmp_path / "mels" / "again", {"b": 9})
-    with pytest.raises(UserError, match=r"the spectrogram of clip 'b' is there twice"):
+    with pytest.raises(UserError, match=r"the spectrogram of clip 'b' is stored twice"):
         gather_log_mels(tmp_path / "mels", ["a", "b"], tmp_path)
     gather_log_mels(tmp_path / "mels", ["a"], tmp_path)
 

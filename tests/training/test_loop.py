@@ -152,9 +152,9 @@ def test_a_training_resumed_from_damaged_checkpoints_ends_like_an_unbroken_one(l
     assert _same(whole, resumed)
     assert whole_curve == resumed_curve
     said = capsys.readouterr().out
-    assert f"{LAST}: is not as it was written" in said
+    assert f"{LAST}: damaged" in said
     assert ("resuming at step" in said) == (damaged == [LAST])
-    assert ("training starts from its beginning" in said) == (damaged != [LAST])
+    assert ("training starts from the beginning" in said) == (damaged != [LAST])
 
 
 def test_a_finished_training_is_taken_as_it_is(loader, tmp_path):
@@ -314,7 +314,7 @@ def _even():
 
 def test_a_process_that_dies_ends_the_training_and_says_how_to_go_on(loader, tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "Regression", DiesElsewhere)
-    with pytest.raises(UserError, match=r"a process that trains together with this one ended .* resumes from its last checkpoint"):
+    with pytest.raises(UserError, match=r"another process of this training ended .* resumes from its last checkpoint"):
         _fit(loader, tmp_path, TWO)
     assert not multiprocessing.active_children()
 
@@ -340,7 +340,7 @@ def test_a_batch_of_another_step_is_refused(loader, tmp_path):
         made.__class__ = Forgetful
         return made
 
-    with pytest.raises(RuntimeError, match="batch 9 was awaited, and batch 0 given"):
+    with pytest.raises(RuntimeError, match="expected batch 9, got batch 0"):
         _fit(forgetful, tmp_path)
 
 

@@ -36,10 +36,10 @@ def test_torch_tells_whether_this_processor_has_them():
 
 def test_fp16_is_a_gpus():
     assert usable_precision(GPU, "fp16") == "fp16"
-    with pytest.raises(UserError, match=r"`fp16`, which wants a GPU, and there is none here; set it to `bf16` or `32`"):
+    with pytest.raises(UserError, match=r"`fp16`, which needs a GPU, and there is none here; set it to `bf16` or `32`"):
         usable_precision(CPU, "fp16")
     hardware = {"accelerator": "cpu", "devices": 1, "precision": "fp16", "threads": 1}
-    with pytest.raises(UserError, match="precision fp16 is a GPU's; on a CPU take bf16 or 32"):
+    with pytest.raises(UserError, match="precision fp16 needs a GPU; on a CPU use bf16 or 32"):
         parse(HardwareParams, hardware, "params.yaml: hardware")
 
 

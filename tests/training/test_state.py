@@ -41,7 +41,7 @@ def test_no_lost_bit_is_trained_on(tmp_path, capsys):
         lose_a_bit(tmp_path / LAST, rng.random() if turn % 2 else 1 - 0.2 * rng.random() ** 2)  # the last part is the index
         found = resume_point(tmp_path)
         damaged = found == tmp_path / PREVIOUS
-        assert damaged == ("last.ckpt: is not as it was written" in capsys.readouterr().out)
+        assert damaged == ("last.ckpt: damaged" in capsys.readouterr().out)
         passed_over += damaged
         read = load(found)  # a bit of what nobody reads, as the time of writing, may be another
         assert torch.equal(read.pop("weights"), checkpoint["weights"])
@@ -57,8 +57,8 @@ def test_where_both_are_damaged_it_is_said_that_training_starts_anew(tmp_path, c
         lose_a_bit(tmp_path / name, 0.5)
     assert resume_point(tmp_path) is None
     said = capsys.readouterr().out
-    assert f"{LAST}: is not as it was written" in said
-    assert "training starts from its beginning" in said
+    assert f"{LAST}: damaged" in said
+    assert "training starts from the beginning" in said
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
@@ -67,7 +67,7 @@ def test_nothing_to_resume_from(tmp_path, capsys, content):
     assert capsys.readouterr().out == ""
     (tmp_path / LAST).write_bytes(content)
     assert resume_point(tmp_path) is None
-    assert "training starts from its beginning" in capsys.readouterr().out
+    assert "training starts from the beginning" in capsys.readouterr().out
 
 
 def test_a_failed_write_leaves_the_good_one(tmp_path):
@@ -105,5 +105,5 @@ def test_one_of_an_earlier_version_is_passed_over_and_named(tmp_path, capsys):
     save({"state_dict": {}, "optimizer_states": [], "global_step": 3}, tmp_path / LAST)
     assert resume_point(tmp_path) is None
     said = capsys.readouterr().out
-    assert f"{LAST}: of an earlier version of Soundmill, which is needed to go on from it" in said
-    assert "training starts from its beginning" in said
+    assert f"{LAST}: written by an earlier version of Soundmill, which alone can resume it" in said
+    assert "training starts from the beginning" in said

@@ -115,7 +115,7 @@ class DdpmModule(TrainingModule):
 
     def loss(self, step: int, batch: Batch) -> Tensor:
         params, diffusion = self.params, self.params.diffusion
-        mine = Draws(*map(self.mine, draws(params, self.picture.frames, step)))
+        mine = Draws(*map(self.share, draws(params, self.picture.frames, step)))
         log_mel, label_weights = batch.values
         condition = label_weights * mine.kept.to(self.device, non_blocking=True)
         t = mine.timesteps.to(self.device, non_blocking=True)

@@ -64,12 +64,12 @@ class ProjectedGanModule(PhasedModule):
         """Pictures [count, 1, frames, n_mels]; in some, layers from one on have another style (Karras et al. 2019, 3.1)."""
         net, width = self.net, self.params.generator.z_width
         whole, on = count * self.world_size, {"generator": rng, "device": rng.device}
-        first, second = (net.styles(self.mine(torch.randn(whole, width, **on)), labels) for _ in range(2))
-        mixed = self.mine(torch.rand(whole, 1, **on)) < self.params.generator.style_mixing
-        change = self.mine(torch.randint(1, net.layers, (whole, 1), **on))
+        first, second = (net.styles(self.share(torch.randn(whole, width, **on)), labels) for _ in range(2))
+        mixed = self.share(torch.rand(whole, 1, **on)) < self.params.generator.style_mixing
+        change = self.share(torch.randint(1, net.layers, (whole, 1), **on))
         later = (torch.arange(net.layers, device=rng.device) >= change) & mixed
         return net(
-            torch.where(later[..., None], second[:, None], first[:, None]), [self.mine(one) for one in net.noise(whole, rng)]
+            torch.where(later[..., None], second[:, None], first[:, None]), [self.share(one) for one in net.noise(whole, rng)]
         )
 
     def valid_loss(self, step: int, batch: Batch) -> Tensor:

@@ -108,7 +108,7 @@ class TangoModule(TrainingModule):
         posterior, states, mask = batch.values
         x0 = draw_x0(posterior, self.scaling_factor, self.noise_like(posterior[:, 0].float(), self.rng("posterior", step)))
         noise = self.noise_like(x0, self.rng("noise", step))
-        t = self.mine(draw_timesteps(self.params, self.batch_size, step)).to(self.device, non_blocking=True)
+        t = self.share(draw_timesteps(self.params, self.batch_size, step)).to(self.device, non_blocking=True)
         answer = partial(_answer, self.net, states.float(), mask)
         return training_loss(answer, self.params.diffusion, self.table, x0, t, noise)
 

@@ -166,7 +166,7 @@ def test_what_cannot_be_read_is_refused(model, tmp_path):
     config = json.loads(path.read_text())
     config["network"]["channels"] = 64
     path.write_text(json.dumps(config))
-    with pytest.raises(UserError, match="weights of another architecture"):
+    with pytest.raises(UserError, match="the weights do not fit the architecture"):
         vocoders.load(tmp_path / "one", SPEC)
     for content in ("{", "[" * 100_000):
         path.write_text(content)

@@ -268,7 +268,7 @@ def test_what_is_saved_is_loaded_and_nothing_else(tmp_path, sampling):
     config = json.loads(path.read_text())
     config["network"]["width"] = 24
     path.write_text(json.dumps(config))
-    with pytest.raises(UserError, match="weights of another architecture"):
+    with pytest.raises(UserError, match="the weights do not fit the architecture"):
         load(tmp_path / "one", TANGO)
 
 

@@ -146,7 +146,7 @@ def test_weights_of_another_architecture_are_refused(model, tmp_path):
     config = json.loads((tmp_path / "one" / "config.json").read_text())
     config["network"]["widths"] = [8, 8]
     (tmp_path / "one" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match="weights of another architecture"):
+    with pytest.raises(UserError, match="the weights do not fit the architecture"):
         autoencoders.load(tmp_path / "one")
     (tmp_path / "one" / "model.safetensors").write_bytes(b"\0" * 100)
     with pytest.raises(UserError, match="cannot be read"):

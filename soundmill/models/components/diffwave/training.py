@@ -34,7 +34,7 @@ class DiffWaveModule(TrainingModule):
         else:
             x0, condition = (*batch.values, None)[:2]
         rng = self.rng("noise", step)
-        t = self.mine(torch.randint(len(self.table), (len(x0) * self.world_size,), generator=rng, device=self.device))
+        t = self.share(torch.randint(len(self.table), (len(x0) * self.world_size,), generator=rng, device=self.device))
         noise = self.noise_like(x0, rng)
         return noise_loss(lambda xt, t: self.net(xt, t, condition), self.table, x0, t, noise, self.params.loss).mean()
 

@@ -96,7 +96,7 @@ class RaveModule(PhasedModule):
     def _noise(self, latents: Tensor, step: int) -> Tensor | None:
         whole = latents.repeat(self.world_size, 1, 1)
         noise = self.net.draw_noise(whole, self.rng("noise", step))
-        return None if noise is None else self.mine(noise)
+        return None if noise is None else self.share(noise)
 
 
 def told_before(minutes: float, clips: int, params: WeightsParams, sample_rate: int) -> list[str]:
