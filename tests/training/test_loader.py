@@ -312,7 +312,7 @@ def test_a_killed_worker_is_explained(tmp_path):
         variables = {**os.environ, "TMPDIR": own}
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert re.fullmatch(r"a process that reads .* died \(.*\): .* Run it again: it resumes from .*\n", done.stdout)
+    assert re.fullmatch(r"a worker that reads .* died \(.*\): .* Run it again, .*: it resumes from .*\n", done.stdout)
 
 
 class _Busy:

@@ -158,7 +158,7 @@ def test_tampered_or_missing_files_are_named(trained, tmp_path):
     with (tmp_path / "model.safetensors").open("r+b") as file:
         file.seek(-1, 2)
         file.write(b"\x01")
-    with pytest.raises(UserError, match="not the weights"):
+    with pytest.raises(UserError, match="the digest differs"):
         load_tagger(tmp_path)
     (tmp_path / "config.json").write_text('{"params": ' + "[" * 100_000)
     with pytest.raises(UserError, match=r"config\.json: not readable as JSON: .*dvc repro"):
