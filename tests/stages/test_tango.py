@@ -292,7 +292,7 @@ def test_a_checkpoint_of_another_architecture(tmp_path, trained, data, composed)
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     config["params"]["network"]["widths"] = [8, 8]
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(SystemExit, match="another architecture"):
+    with pytest.raises(SystemExit, match="do not fit the architecture"):
         generate(tmp_path, data, composed)
     (tmp_path / "model" / "unet.safetensors").write_bytes(b"torn")
     with pytest.raises(SystemExit, match="weights cannot be read"):

@@ -227,7 +227,7 @@ def test_a_training_that_is_to_use_weights_that_it_will_not_keep_is_refused(tmp_
     document["ddpm_mel"]["train"]["use"] = 5
     params.write_yaml(document, tmp_path / "params.yaml")
     with pytest.raises(
-        SystemExit, match=r"`use` is step 5, whose weights are not kept \(those of 8, 12 are\); set keep_every_steps"
+        SystemExit, match=r"`use` is step 5, whose weights are not kept \(those of 8, 12 are\); change keep_every_steps"
     ):
         _train(tmp_path, data)
 
@@ -489,7 +489,7 @@ def test_a_checkpoint_of_another_architecture(tmp_path, trained, data, composed)
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
     (tmp_path / "model" / "model.safetensors").write_bytes((trained / "model" / "model.safetensors").read_bytes())
     params.write_yaml(composed, tmp_path / "params.yaml")
-    with pytest.raises(SystemExit, match="another architecture"):
+    with pytest.raises(SystemExit, match="do not fit the architecture"):
         _generate(tmp_path, data)
 
     (tmp_path / "model" / "model.safetensors").write_bytes(b"torn")
