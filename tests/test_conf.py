@@ -161,6 +161,18 @@ def test_an_override_counts_above_an_experiment_and_the_experiment_above_groups(
     assert params.compose(ROOT / "conf", ["experiment=loops_projected_gan", "corpus=esc"])["corpus"]["format"] == "esc"
 
 
+def test_the_demo_with_the_published_objective_keeps_the_settings_of_its_table():
+    document = params.compose(ROOT / "conf", ["experiment=demo_epsilon"])
+    train = document["ddpm_mel"]["train"]
+    assert (document["corpus"]["recordings"], document["corpus"]["test_fraction"]) == (60, 0.2)
+    assert document["spectrogram"]["ddpm_mel"]["hop_length"] == 313
+    assert (train["picture"]["width"], train["picture"]["patch"]) == (256, [4, 4])
+    assert (train["network"]["widths"], train["optimiser"]["learning_rate"], train["ema"]["decay"]) == ([96, 192, 256], 1e-3, 0.995)
+    assert (train["diffusion"]["objective"], train["diffusion"]["schedule"]) == ("eps", "linear")
+    for sampling in (train["sampling"], document["ddpm_mel"]["generate"]["sampling"]):
+        assert (sampling["num_steps"], sampling["guidance_scale"], sampling["griffin_lim_grain"]) == (25, 1.0, "none")
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
