@@ -1,10 +1,10 @@
-# The two commands of the README are `make demo` and `make test`; `make help` lists the rest.
+# Start with `make demo` and `make test`; `make help` lists the rest.
 SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON3 ?= $(shell command -v python3.11 || command -v python3)
 export DVC_NO_ANALYTICS := 1
-# Some environments forbid to keep compiled code; each of the many processes of a pipeline, and of the tests, would compile it again.
+# With PYTHONDONTWRITEBYTECODE set, each of the many processes of a pipeline or test run would recompile all code.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test test-all test-bench fuzz attack browse run bakeoff server schedule params docs lint bench bench-scale constraints clean-venv
@@ -19,14 +19,14 @@ test: $(VENV)/.test  ## set up and run the quick tests, before every commit
 	@$(check)
 	@$(pytest) -m "not slow"
 
-test-all: $(VENV)/.test  ## these and the slow ones: random kills, sweeps, bake-offs, Dask, Chromium, whole trainings
+test-all: $(VENV)/.test  ## set up and run all tests, with the slow ones: random kills, sweeps, bake-offs, Dask, Chromium, whole trainings
 	@$(check)
 	@$(pytest)
 
-test-bench: $(VENV)/.bench  ## run the tests of the benches
+test-bench: $(VENV)/.bench  ## run the tests of the benchmarks
 	@$(pytest) tests/bench
 
-fuzz: $(VENV)/.test  ## damage manifests and audio files at random, for an hour or so
+fuzz: $(VENV)/.test  ## damage manifests and audio files at random (about an hour)
 	@HYPOTHESIS_PROFILE=long $(BIN)/pytest tests/corpora/test_fuzz.py tests/decoding/test_containers.py -k damage
 
 attack: $(VENV)/.test  ## 200 random kills, 1,000 hostile names, files and manifests (half an hour)
@@ -59,10 +59,10 @@ lint: $(VENV)/.test  ## format and check the code
 	@$(BIN)/ruff format soundmill stages flows bench tests
 	@$(BIN)/ruff check --fix soundmill stages flows bench tests
 
-bench: $(VENV)/.bench  ## measure the data plane beside other tools; results in data/bench
+bench: $(VENV)/.bench  ## compare with other tools; results in data/bench
 	@$(BIN)/python -m bench
 
-bench-scale: $(VENV)/.bench  ## measure 50,000 clips and what one per cent more costs (two hours)
+bench-scale: $(VENV)/.bench  ## measure 50,000 clips and the cost of adding 1 % (two hours)
 	@$(BIN)/python -m bench.scale
 	@$(BIN)/python -m bench.incremental --clips 20000
 	@$(BIN)/python -m bench.incremental --clips 20000 --form youtube
@@ -71,8 +71,8 @@ bench-scale: $(VENV)/.bench  ## measure 50,000 clips and what one per cent more 
 check = $(BIN)/ruff check soundmill stages flows bench tests && $(BIN)/ruff format --check -q soundmill stages flows bench tests
 pytest = OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 4 --dist worksteal
 comma := ,
-# Everything is pinned by constraints.txt; the stamps make a second call instant. uv takes a fifth of pip's time; where it cannot be had, or
-# cannot reach what pip's own settings name, pip does it.
+# Everything is pinned by constraints.txt; the stamps make a second call instant. uv needs a fifth of pip's time; if it cannot be
+# installed, or cannot reach the index that pip is configured for, pip installs everything.
 install = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv \
 	&& $(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e '.$(1)' \
 	|| $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.$(1)'
@@ -82,7 +82,7 @@ $(VENV)/.test: $(VENV)/.installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt nn_tilde cached-conv
 	@touch $@
 
-# What is measured against is no dependency of the project.
+# The competitors in the benchmarks are not dependencies of the project.
 $(VENV)/.bench: $(VENV)/.test
 	@$(call install,[bench])
 	@touch $@
@@ -90,14 +90,14 @@ $(VENV)/.bench: $(VENV)/.test
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON3)" || { echo 'Soundmill needs Python 3.11 or 3.12: apt-get install python3 python3-venv' >&2; exit 1; }
 	@$(PYTHON3) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
-		{ echo 'Soundmill needs Python 3.11 or 3.12; say which with PYTHON3=/path/to/python3.11' >&2; exit 1; }
+		{ echo 'Soundmill needs Python 3.11 or 3.12; set PYTHON3=/path/to/python3.11' >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON3) -m venv $(VENV) || \
-		{ echo 'could not make $(VENV): on Debian, apt-get install python3-venv' >&2; exit 1; }
+		{ echo 'could not create $(VENV): on Debian, apt-get install python3-venv' >&2; exit 1; }
 	@echo 'Installing into $(VENV) (a minute or two the first time) …'
 	@$(call install,)
 	@touch $@
 
-constraints: $(VENV)/.bench  ## pin what is installed now
+constraints: $(VENV)/.bench  ## pin the installed versions
 	@$(BIN)/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools | grep '==' > constraints.txt
 
 clean-venv:  ## remove the environment

@@ -132,8 +132,8 @@ def test_docs_give_one_time_for_each_suite():
     time = r"`make test(?:-all)?`[^;.:]*?(?:minutes|hour)[^;.:]*"
     spoken = [(doc.name, told) for doc in DOCS for told in re.findall(time, doc.read_text(encoding="utf-8"))]
     assert spoken == [
-        ("architecture.md", "`make test` is for every commit, in some eight minutes on two cores"),
-        ("architecture.md", "`make test-all`, some twenty-five minutes"),
+        ("architecture.md", "`make test` is for every commit and takes eight minutes on two cores"),
+        ("architecture.md", "`make test-all`, which takes twenty-five minutes"),
     ]
 
 
