@@ -166,7 +166,7 @@ def test_the_demo_with_the_published_objective_keeps_the_settings_of_its_table()
     train = document["ddpm_mel"]["train"]
     assert (document["corpus"]["recordings"], document["corpus"]["test_fraction"]) == (60, 0.2)
     assert document["spectrogram"]["ddpm_mel"]["hop_length"] == 313
-    assert (train["picture"]["width"], train["picture"]["patch"]) == (256, [4, 4])
+    assert (train["steps"], train["picture"]["width"], train["picture"]["patch"]) == (300, 256, [4, 4])
     assert (train["network"]["widths"], train["optimiser"]["learning_rate"], train["ema"]["decay"]) == ([96, 192, 256], 1e-3, 0.995)
     assert (train["diffusion"]["objective"], train["diffusion"]["schedule"]) == ("eps", "linear")
     for sampling in (train["sampling"], document["ddpm_mel"]["generate"]["sampling"]):
