@@ -28,7 +28,7 @@ Files = Annotated[
     list[Path],
     typer.Argument(
         help="Recordings of up to two hours, in any format that ffmpeg reads. They are resampled to the model's rate; if their "
-        "channels differ from the model's, they are mixed to mono, and duplicated for stereo. Silence is allowed; NaN and infinite "
+        "channels differ from the model's, they are mixed to mono, and duplicated for stereo. Silence is allowed; non-finite "
         "samples are an error."
     ),
 ]
