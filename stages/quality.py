@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from soundmill import manifest, shards, stage
-from soundmill.corpora import quality_report
+from soundmill.corpora import clip_pages
 from soundmill.corpora.verdicts import ClipQuality, Limit, judge
 from soundmill.errors import UserError
 from soundmill.params import Decibels, Hertz, Probability, Seconds, StageParams
@@ -54,7 +54,7 @@ def run(
     ctx.quarantine.extend(rejected)
 
     def show() -> None:
-        quality_report.write(report, quality, params.report.examples, int(params.report.megabytes * 1e6))
+        clip_pages.write_quality(report, quality, params.report.examples, int(params.report.megabytes * 1e6))
         ctx.tracking.log_file(report)
 
     ctx.show(f"the page ({report.name})", show)

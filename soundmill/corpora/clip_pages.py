@@ -52,7 +52,7 @@ class Sound:
         return limit.say(np.nan if value is None else value)
 
 
-def write(path: Path, quality: ClipQuality, examples: int, num_bytes: int) -> None:
+def write_quality(path: Path, quality: ClipQuality, examples: int, num_bytes: int) -> None:
     """Write the page on quality: at most `examples` clips of each rule, the worst first; at most `num_bytes` of sound."""
     worst = {limit: quality.places(quality.worst(limit, examples)) for limit in quality.limits}
     order = [clips[rank] for rank in range(examples) for clips in worst.values() if rank < len(clips)]
