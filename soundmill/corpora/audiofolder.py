@@ -269,7 +269,7 @@ def _remark_unread_folders(tables: CorpusTables) -> None:
 
 def _name_classes(described: Iterable[ManifestRow | _Embedded], inventory: Inventory, tables: CorpusTables) -> None:
     """Replace AudioSet's machine ids in labels by class names."""
-    classes = ClassNames.of(inventory)
+    classes = ClassNames(inventory)
     for about in described:
         kept = classes.call(about.labels)
         about.labels = dict.fromkeys(kept) if isinstance(about, _Embedded) else kept
