@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 from soundmill import hashing
 from soundmill.corpora import sources
 from soundmill.corpora.class_names import ClassNames
-from soundmill.corpora.folder_splits import METADATA, is_split, split_by_folders, split_of, splits_of_folders
+from soundmill.corpora.folder_splits import METADATA, is_split, split_by_folders, splits_of_folders
 from soundmill.corpora.hf_columns import Description
 from soundmill.corpora.inventory import AudioFile, Inventory
 from soundmill.corpora.join import join
 from soundmill.corpora.metadata import csv_columns, read_csv, read_head, read_json_lines
 from soundmill.corpora.rows import MAX_CAPTION, ManifestRow
-from soundmill.corpora.tables import CorpusTables, Format
+from soundmill.corpora.tables import CorpusTables, Format, split_of
 from soundmill.decoding.decode import DecodeError
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path

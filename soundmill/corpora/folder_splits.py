@@ -11,19 +11,10 @@ from soundmill.corpora.folder import layout_of
 from soundmill.corpora.inventory import AudioFile, Inventory
 from soundmill.corpora.resolver import with_slashes
 from soundmill.corpora.rows import ManifestRow
-from soundmill.corpora.tables import SPLIT_NAMES
+from soundmill.corpora.tables import SPLIT_NAMES, split_of
 
 DEEPEST = 4  # folders above those of splits
 METADATA = re.compile(rb"(?:^|/)metadata\.(csv|jsonl|parquet)$")
-
-
-def split_of(path: bytes) -> str | None:
-    """The split in the last part of a path that has one (`train-00000-of-00001.parquet`, `bal_train/00.parquet`)."""
-    for part in reversed(path.decode("utf-8", "replace").lower().split("/")):
-        splits = {SPLIT_NAMES[word] for word in re.split(r"[^a-z]+", part) if word in SPLIT_NAMES}
-        if len(splits) == 1:
-            return splits.pop()
-    return None
 
 
 def splits_of_folders(files: Iterable[AudioFile]) -> dict[bytes, str]:

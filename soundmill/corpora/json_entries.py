@@ -13,7 +13,7 @@ from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.manifest_format import ManifestFormat
 from soundmill.corpora.metadata import begins_with, read_head, read_json, read_json_lines
 from soundmill.corpora.rows import ManifestRow
-from soundmill.corpora.tables import CorpusTables, Format
+from soundmill.corpora.tables import CorpusTables, Format, keyword_in
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
 
@@ -166,7 +166,7 @@ AMPHION = JsonEntries(
 )
 
 
-# Word in the JSON's path → word in the folder of its sounds; Freesound's and SoundBible's numbers overlap.
+# Word in the JSON's name, else in its folders → word in the folder of its sounds; Freesound's and SoundBible's numbers overlap.
 _SOURCES = {
     "freesound": "freesound",
     "fsd": "freesound",
@@ -176,15 +176,6 @@ _SOURCES = {
     "audioset": "audioset",
     "as": "audioset",
 }
-
-
-def _wavcaps_source(name: bytes) -> str:
-    """The source of a JSON's sounds, from its name, else its folders; empty if unknown."""
-    for part in reversed(name.decode("utf-8", "replace").lower().split("/")):
-        sources = {_SOURCES[word] for word in re.split(r"[^a-z]+", part) if word in _SOURCES}
-        if len(sources) == 1:
-            return sources.pop()
-    return ""
 
 
 WAVCAPS = JsonEntries(
@@ -204,7 +195,7 @@ WAVCAPS = JsonEntries(
     remedy="WavCaps' json_files",
     numbers=True,  # Freesound's
     unique=True,
-    part=_wavcaps_source,
+    part=lambda name: keyword_in(name, _SOURCES) or "",
     parts={source: source for source in _SOURCES.values()},  # also sources without a JSON, whose sounds belong to no other
     parts_of_videos=frozenset({"audioset"}),
 )
