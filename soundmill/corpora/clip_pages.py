@@ -36,7 +36,7 @@ INK, KEPT, REFUSED = "#010203", "#3b82c4", "#d6336c"  # INK is replaced by the p
 
 
 @dataclass(frozen=True)
-class Sound:
+class ShownClip:
     """A clip on the page; `flac` and `picture` (JPEG) are None where it did not fit."""
 
     clip_id: str
@@ -110,7 +110,7 @@ def _choose(pairs: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str,
     return [pair for _, _, pair in sorted(ranked, key=lambda item: item[:2])[:count]]
 
 
-def _read(order: Sequence[tuple[Path, int]], num_bytes: int) -> dict[tuple[Path, int], Sound]:
+def _read(order: Sequence[tuple[Path, int]], num_bytes: int) -> dict[tuple[Path, int], ShownClip]:
     """The clips at these places; the first ones, up to `num_bytes`, with sound."""
     rows = _rows(order, ["clip_id", "source", "start", "quality", "num_samples"])
     playable, left = [], num_bytes
@@ -122,7 +122,7 @@ def _read(order: Sequence[tuple[Path, int]], num_bytes: int) -> dict[tuple[Path,
     audio = {place: row["audio"]["bytes"] for place, row in _rows(playable, ["audio"]).items()}
     pictures = {place: _picture(flac) for place, flac in audio.items()}
     return {
-        place: Sound(row["clip_id"], row["source"], row["start"], row["quality"], audio.get(place), pictures.get(place))
+        place: ShownClip(row["clip_id"], row["source"], row["start"], row["quality"], audio.get(place), pictures.get(place))
         for place, row in rows.items()
     }
 
