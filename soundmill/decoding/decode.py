@@ -42,6 +42,7 @@ __all__ = [
     "probe",
     "read_channels",
     "read_mono",
+    "to_stereo",
 ]
 
 BATCH_FILES = 32  # decoded by one ffmpeg
