@@ -103,7 +103,7 @@ def test_an_empty_index_has_no_pairs(tmp_path):
     assert indexed({}, tmp_path) == ([], [])
 
 
-def test_uncertain_bits_are_turned_both_ways_as_far_as_the_number_goes():
+def test_uncertain_bits_are_looked_up_with_both_values_up_to_the_limit():
     keys, uncertain, frames = (np.array(values, np.uint32) for values in ([16, 8, 1, 2], [0, 0b101, 0b10, 0xFF], [30, 20, 10, 0]))
     keys, at = landmarks.probes_of(keys, uncertain, frames, 7)
     assert sorted(zip(at.tolist(), keys.tolist(), strict=True)) == [
@@ -400,7 +400,7 @@ def _write_with_report(output: Path, previous: Path | None, source: Path) -> Non
     shards.write_report(output, report)
 
 
-def test_a_missing_shard_is_said(tmp_path):
+def test_a_missing_shard_is_an_error(tmp_path):
     with pytest.raises(UserError, match="no shards"):
         duplicates.find(tmp_path, GROUPS.empty_table(), lambda *_: None, tmp_path / "scratch")
 

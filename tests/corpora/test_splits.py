@@ -114,7 +114,7 @@ def test_labels_of_captions_come_before_those_of_their_recording():
     assert described == {"a", "c", "d", "gone"}
 
 
-def test_what_is_wrong_with_splits_is_told_with_the_remedy():
+def test_problems_of_splits_are_reported_with_the_remedy():
     whole = [("train", ["dog", "rain"]), ("valid", []), ("test", ["dog"]), ("test", ["rain"])]
     assert warnings(whole, 0.1, 4) == []
     lacking = [("train", ["dog", "rain"]), ("test", ["dog"]), ("test", ["bell"])]
