@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 from soundmill import hashing
 from soundmill.corpora import sources
 from soundmill.corpora.class_names import ClassNames
-from soundmill.corpora.folder_splits import METADATA, is_split, split_by_folders, splits_of_folders
+from soundmill.corpora.folder import split_of_folder
+from soundmill.corpora.folder_splits import METADATA, split_by_folders, splits_of_folders
 from soundmill.corpora.hf_columns import Description
 from soundmill.corpora.inventory import AudioFile, Inventory
 from soundmill.corpora.join import join
@@ -259,7 +260,7 @@ def _bounded(about: Description, name: bytes, at: int, tables: CorpusTables) -> 
 
 def _remark_unread_folders(tables: CorpusTables) -> None:
     without = [row for row in tables.recordings if not row["split"]]
-    unread = [row["path"] for row in without if any(map(is_split, row["raw_path"].split(b"/")[:-1]))]
+    unread = [row["path"] for row in without if any(map(split_of_folder, row["raw_path"].split(b"/")[:-1]))]
     if unread:
         tables.remarks.append(
             f"{len(unread)} recordings (first: {unread[0]}) are in folders named after splits that are not read as splits, because "
