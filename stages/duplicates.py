@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from soundmill import manifest, shards, stage
-from soundmill.corpora import quality_report
+from soundmill.corpora import clip_pages
 from soundmill.corpora.duplicates import find
 from soundmill.params import Probability, StageParams
 
@@ -41,7 +41,7 @@ def run(
 
     def show() -> None:
         num_bytes = int(params.report.megabytes * 1e6)
-        quality_report.write_duplicates(report, clips, result.pairs, params.report.examples, num_bytes)
+        clip_pages.write_duplicates(report, clips, result.pairs, params.report.examples, num_bytes)
         ctx.tracking.log_file(report)
 
     ctx.show(f"the page ({report.name})", show)

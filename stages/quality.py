@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import Field
 
 from soundmill import manifest, shards, stage
-from soundmill.corpora import quality_report
-from soundmill.corpora.verdicts import Limit, Survey, judge
+from soundmill.corpora import clip_pages
+from soundmill.corpora.verdicts import ClipQuality, Limit, judge
 from soundmill.errors import UserError
 from soundmill.params import Decibels, Hertz, Probability, Seconds, StageParams
 
@@ -49,31 +49,31 @@ def run(
 ) -> dict[str, Any]:
     """Write a verdict on every clip and the page; clips that break a rule go to quarantine."""
     recordings = shards.read_table(corpus / "recordings.parquet", manifest.RECORDINGS, ["recording_id", "corpus"])
-    survey, rejected = judge(clips, recordings, params.rules.limits(), verdicts)
-    _check_left(survey, len(rejected))
+    quality, rejected = judge(clips, recordings, params.rules.limits(), verdicts)
+    _check_left(quality, len(rejected))
     ctx.quarantine.extend(rejected)
 
     def show() -> None:
-        quality_report.write(report, survey, params.report.examples, int(params.report.megabytes * 1e6))
+        clip_pages.write_quality(report, quality, params.report.examples, int(params.report.megabytes * 1e6))
         ctx.tracking.log_file(report)
 
     ctx.show(f"the page ({report.name})", show)
     return {
-        "clips": len(survey),
-        "kept": len(survey) - len(rejected),
-        "rejected_for": survey.rejected_for(),
-        "broken": survey.broken(),
-        "measures": survey.spread(),
+        "clips": len(quality),
+        "kept": len(quality) - len(rejected),
+        "rejected_for": quality.rejected_for(),
+        "broken": quality.broken(),
+        "measures": quality.spread(),
     }
 
 
-def _check_left(survey: Survey, rejected: int) -> None:
-    if rejected == len(survey):
-        broken = survey.broken()
-        limit = max(survey.limits, key=lambda limit: broken[limit.name])
-        median = survey.spread()[limit.measure].get("p50", "none")
+def _check_left(quality: ClipQuality, rejected: int) -> None:
+    if rejected == len(quality):
+        broken = quality.broken()
+        limit = max(quality.limits, key=lambda limit: broken[limit.name])
+        median = quality.spread()[limit.measure].get("p50", "none")
         raise UserError(
-            f"all {len(survey)} clips break a rule, {broken[limit.name]} of them quality.rules.{limit.name} "
+            f"all {len(quality)} clips break a rule, {broken[limit.name]} of them quality.rules.{limit.name} "
             f"{limit.value:g} (median of {limit.measure}: {median}); relax it in params.yaml, or turn it off with null"
         )
 

@@ -66,8 +66,8 @@ def _keep(outcome: dict[str, Any], corpus: Path, kept: Path) -> None:
     kept.mkdir(parents=True)
     for name in TABLES:
         os.link(corpus / name, kept / name)
-    sealed = hashing.dump_checksummed({**outcome, "tables": {name: hashing.file_digest(kept / name) for name in TABLES}})
-    disk.write_atomically(kept / "outcome.json", lambda path: path.write_bytes(sealed))
+    packed = hashing.dump_checksummed({**outcome, "tables": {name: hashing.file_digest(kept / name) for name in TABLES}})
+    disk.write_atomically(kept / "outcome.json", lambda path: path.write_bytes(packed))
 
 
 def _write_tables(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -45,7 +46,7 @@ def run(
     """
     recordings = shards.read_table(corpus / "recordings.parquet", manifest.RECORDINGS)
     captions = shards.read_table(corpus / "captions.parquet", manifest.CAPTIONS, ["recording_id", "labels"])
-    labels_of, described = assignment.describe(recordings, captions)
+    labels_of, described = assignment.describe(*map(_labels, (recordings, captions)))
     table = catalog.kept_clips(corpus, recordings, clips, quality)
     pairs = copies.row_pairs(duplicates, table)
     split_of, decided_by, sources = _assign(params, recordings, table, pairs, labels_of, described)
@@ -77,6 +78,10 @@ def run(
         "duplicate_pairs": len(pairs),
         "duplicates_dropped": len(left_out),
     }
+
+
+def _labels(table: pa.Table) -> Iterator[tuple[str, list[str]]]:
+    return zip(table["recording_id"].to_pylist(), table["labels"].to_pylist(), strict=True)
 
 
 def _assign(

@@ -165,7 +165,7 @@ def log_mel_of_blocks(blocks: Callable[[], Iterable[np.ndarray]], spec: MelSpec)
     scale = np.float32(spec.peak / max(high - mean, mean - low, 1e-8)) if spec.peak is not None else None
     missing, hop = max(0, spec.n_fft // 2 + 1 - num_samples), spec.hop_length
     around = -(-(spec.n_fft // 2 + 1) // hop) * hop
-    transform, made, frames = _on_cpu(spec), [np.zeros((spec.n_mels, 0), np.float32)], num_frames(spec, num_samples)
+    transform, parts, frames = _on_cpu(spec), [np.zeros((spec.n_mels, 0), np.float32)], num_frames(spec, num_samples)
     with torch.inference_mode():
         for piece in pieces((torch.from_numpy(block) for block in blocks()), FRAMES_AT_ONCE * hop, around):
             samples = piece.values if scale is None else (piece.values - mean) * scale
@@ -173,8 +173,8 @@ def log_mel_of_blocks(blocks: Callable[[], Iterable[np.ndarray]], spec: MelSpec)
             is_last = len(piece.values) == piece.before + piece.count
             count = frames - piece.start // hop if is_last else FRAMES_AT_ONCE
             log_mels = transform(samples)[:, piece.before // hop :][:, :count]
-            made.append(log_mels.clamp_min(spec.floor).log().numpy())
-    return np.concatenate(made, 1), num_samples
+            parts.append(log_mels.clamp_min(spec.floor).log().numpy())
+    return np.concatenate(parts, 1), num_samples
 
 
 def levelled(wave: np.ndarray, spec: MelSpec) -> np.ndarray:

@@ -35,9 +35,9 @@ class Piece:
     before: int
     count: int
 
-    def inner(self, made: Tensor, scale: int = 1) -> Tensor:
-        """The part of `made` (from `values`, `scale` samples for each) that belongs to the piece itself."""
-        return made[..., self.before * scale : (self.before + self.count) * scale]
+    def inner(self, output: Tensor, scale: int = 1) -> Tensor:
+        """The part of `output` (from `values`, `scale` samples for each) that belongs to the piece itself."""
+        return output[..., self.before * scale : (self.before + self.count) * scale]
 
 
 def pieces(blocks: Iterable[Tensor], size: int, around: int = 0) -> Iterator[Piece]:
@@ -88,7 +88,7 @@ def faded(parts: Iterable[tuple[int, Tensor]], overlap: int, length: int) -> Ite
     """Blocks of the sound of `length` samples from windows (start, [C, n]), crossfaded linearly over `overlap`."""
     import torch
 
-    made = total = torch.zeros(0)
+    mixed = total = torch.zeros(0)
     first = 0
     for start, part in parts:
         fade = torch.linspace(0, 1, overlap + 2, device=part.device)[1:-1]
@@ -98,11 +98,11 @@ def faded(parts: Iterable[tuple[int, Tensor]], overlap: int, length: int) -> Ite
         if start + part.shape[1] < length:
             weight[part.shape[1] - overlap :] = fade.flip(0)
         if start > first:
-            yield made[:, : start - first] / total[: start - first]
-            made, total, first = made[:, start - first :], total[start - first :], start
+            yield mixed[:, : start - first] / total[: start - first]
+            mixed, total, first = mixed[:, start - first :], total[start - first :], start
         more = part.shape[1] - len(total)
-        made = torch.cat([made, part.new_zeros(len(part), more)], 1) if len(total) else torch.zeros_like(part)
+        mixed = torch.cat([mixed, part.new_zeros(len(part), more)], 1) if len(total) else torch.zeros_like(part)
         total = torch.cat([total.to(weight), weight.new_zeros(more)])
-        made += part * weight
+        mixed += part * weight
         total += weight
-    yield made / total
+    yield mixed / total

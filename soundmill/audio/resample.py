@@ -34,9 +34,9 @@ def resample_blocks(blocks: Iterable[np.ndarray], rate_in: int, rate_out: int, c
         for start in range(0, len(block), most):
             part = np.ascontiguousarray(block[start : start + most], dtype=np.float32)
             taken += len(part)
-            made = stream.resample_chunk(part)
-            given += len(made)
-            yield made
+            resampled = stream.resample_chunk(part)
+            given += len(resampled)
+            yield resampled
     left = resampled_length(taken, rate_in, rate_out) - given
     tail = np.zeros(left if channels == 1 else (left, channels), dtype=np.float32)
     if taken:

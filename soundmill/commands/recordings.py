@@ -28,7 +28,7 @@ Files = Annotated[
     list[Path],
     typer.Argument(
         help="Recordings of up to two hours, in any format that ffmpeg reads. They are resampled to the model's rate; if their "
-        "channels differ from the model's, they are mixed to mono, and duplicated for stereo. Silence is allowed; NaN and infinite "
+        "channels differ from the model's, they are mixed to mono, and duplicated for stereo. Silence is allowed; non-finite "
         "samples are an error."
     ),
 ]
@@ -262,11 +262,11 @@ def _sound(path: Path) -> Sound:
 
     def blocks() -> Iterator[np.ndarray]:
         with named():
-            yield from map(decode.check_numbers, decode.decode_channels(path, decode.MAX_SECONDS)[2])
+            yield from map(decode.check_finite, decode.decode_channels(path, decode.MAX_SECONDS)[2])
 
     with named():
         rate, channels, first = decode.decode_channels(path, decode.MAX_SECONDS)
-        num_samples = sum(len(decode.check_numbers(block)) for block in first)
+        num_samples = sum(len(decode.check_finite(block)) for block in first)
         if not num_samples:
             raise decode.DecodeError("too short", "no sample")
         return Sound(rate, channels, num_samples, blocks)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.join import join
 from soundmill.corpora.metadata import csv_columns, read_csv
 from soundmill.corpora.rows import ManifestRow
-from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format, video_id, whole_number
+from soundmill.corpora.tables import CorpusTables, Format, split_of, video_id, whole_number
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
 
@@ -115,9 +114,7 @@ def _windows(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterato
 
 def split_of_file(name: bytes) -> str | None:
     """The split in a file's name (`train.csv`, `audiocaps_val.csv`); None if there is none or several."""
-    words = re.split(r"[^a-z]+", name.rpartition(b"/")[2].decode("utf-8", "replace").lower())
-    splits = {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}
-    return splits.pop() if len(splits) == 1 else None
+    return split_of(name.rpartition(b"/")[2])
 
 
 def seconds(text: str) -> float | None:

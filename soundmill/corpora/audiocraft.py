@@ -12,7 +12,7 @@ from soundmill.corpora.join import join
 from soundmill.corpora.metadata import begins_with, read_json, read_json_lines
 from soundmill.corpora.resolver import FileIndex
 from soundmill.corpora.rows import ManifestRow
-from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format
+from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format, keyword_in
 from soundmill.errors import UserError
 
 FORMAT = Format(
@@ -52,7 +52,7 @@ def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[ManifestRow]:
     if not manifests:
         raise inventory.lacks(f"manifest of JSON lines with {', '.join(sorted(KEYS))}", "put audiocraft's data.jsonl.gz there")
     for name in manifests:
-        split = _split_of(name)
+        split = keyword_in(name, SPLITS)
         for line, entry in read_json_lines(inventory, name):
             if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
                 tables.reject(name, "bad entry", f"line {line}: no `path`")
@@ -62,15 +62,6 @@ def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[ManifestRow]:
             labels = _tags(about.get("genre")) or _tags(about.get("keywords"))
             captions = _texts(about.get("captions")) or _texts(about.get("description"))
             yield ManifestRow(name, line, entry["path"], captions=captions, labels=labels, split=split, bare=True)
-
-
-def _split_of(name: bytes) -> str | None:
-    """The split in the manifest's name, else in its folders, innermost first."""
-    for part in reversed(name.decode("utf-8", "replace").lower().split("/")):
-        words = {SPLITS[word] for word in re.split(r"[^a-z]+", part) if word in SPLITS}
-        if len(words) == 1:
-            return words.pop()
-    return None
 
 
 def _sidecar(inventory: Inventory, raw_path: bytes, tables: CorpusTables) -> dict[str, Any]:

@@ -13,13 +13,14 @@ import pyarrow.parquet as pq
 from soundmill import hashing
 from soundmill.corpora import sources
 from soundmill.corpora.class_names import ClassNames
-from soundmill.corpora.folder_splits import METADATA, is_split, split_by_folders, split_of, splits_of_folders
+from soundmill.corpora.folder import split_of_folder
+from soundmill.corpora.folder_splits import METADATA, split_by_folders, splits_of_folders
 from soundmill.corpora.hf_columns import Description
 from soundmill.corpora.inventory import AudioFile, Inventory
 from soundmill.corpora.join import join
 from soundmill.corpora.metadata import csv_columns, read_csv, read_head, read_json_lines
 from soundmill.corpora.rows import MAX_CAPTION, ManifestRow
-from soundmill.corpora.tables import CorpusTables, Format
+from soundmill.corpora.tables import CorpusTables, Format, split_of
 from soundmill.decoding.decode import DecodeError
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
@@ -259,7 +260,7 @@ def _bounded(about: Description, name: bytes, at: int, tables: CorpusTables) -> 
 
 def _remark_unread_folders(tables: CorpusTables) -> None:
     without = [row for row in tables.recordings if not row["split"]]
-    unread = [row["path"] for row in without if any(map(is_split, row["raw_path"].split(b"/")[:-1]))]
+    unread = [row["path"] for row in without if any(map(split_of_folder, row["raw_path"].split(b"/")[:-1]))]
     if unread:
         tables.remarks.append(
             f"{len(unread)} recordings (first: {unread[0]}) are in folders named after splits that are not read as splits, because "
@@ -269,7 +270,7 @@ def _remark_unread_folders(tables: CorpusTables) -> None:
 
 def _name_classes(described: Iterable[ManifestRow | _Embedded], inventory: Inventory, tables: CorpusTables) -> None:
     """Replace AudioSet's machine ids in labels by class names."""
-    classes = ClassNames.of(inventory)
+    classes = ClassNames(inventory)
     for about in described:
         kept = classes.call(about.labels)
         about.labels = dict.fromkeys(kept) if isinstance(about, _Embedded) else kept

@@ -64,7 +64,7 @@ def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[ManifestRow]:
     roots = list(_roots(inventory))
     if not roots:
         raise inventory.lacks(ENTRIES.looks, f"put {ENTRIES.remedy} there")
-    classes = ClassNames.of(inventory)
+    classes = ClassNames(inventory)
     for root, listed in roots:
         inventory.opened.add(root)
         for splits in listed.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import tempfile
@@ -153,12 +154,16 @@ def report_of(
         for part in parts
         for row in part.tables.recordings
     }
-    begins = {row["recording_id"]: row for row in tables.recordings}
-    clips, late = defaultdict(list), set()  # listed clips by recording_id; recordings that may be too short for a clip
+    row_of = {row["recording_id"]: row for row in tables.recordings}
+
+    def starts_inside(clip: dict[str, Any]) -> bool:
+        start = clip["start_time"]
+        return start is not None and start > row_of[clip["id"]]["start_time"] + TOLERANCE
+
+    clips = defaultdict(list)  # listed clips by recording_id
     for clip in tables.matched:
         clips[clip["id"]].append(clip)
-        if clip["start_time"] is not None and clip["start_time"] > begins[clip["id"]]["start_time"] + TOLERANCE:
-            late.add(clip["id"])
+    late = {clip["id"] for clip in filter(starts_inside, tables.matched)}  # recordings that may be too short for a clip
     probed = [row for row in tables.recordings if headers or row["recording_id"] in late]
     damaged = files.rejected + tables.rejected
     lost: dict[tuple[str, float | None], dict[str, Any]] = {}  # clips of damaged recordings, or beyond the end of theirs
@@ -173,10 +178,7 @@ def report_of(
                 lost[clip["id"], start] = _as_missing(row, own_ids[row["raw_path"]], start)
     if lost:
         _move_to_missing(lost, tables, parts)
-    inside = sum(
-        clip["start_time"] is not None and clip["start_time"] > begins[clip["id"]]["start_time"] + TOLERANCE
-        for clip in tables.matched
-    )
+    inside = sum(map(starts_inside, tables.matched))
     formats = {part.name: part.tables.format for part in parts} if united else {}
     return Report(path, all(place.format == registry.AUTO for place in places), formats, files, tables, damaged, inside)
 
@@ -255,8 +257,6 @@ def write_missing(report: Report, path: Path) -> int:
 
     YouTube clips have AudioCaps' columns, others the manifest's id and origin.
     """
-    import io
-
     of_video = [bool(entry.get("youtube_id")) for entry in report.tables.missing]
     columns = AUDIOCAPS_COLUMNS + (() if all(of_video) else ("id", "origin")) if any(of_video) else ("id", "caption", "origin")
     text = io.StringIO(newline="")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.metadata import csv_columns, read_csv
@@ -18,17 +19,19 @@ MACHINE_ID = re.compile(r"/[mtg]/[0-9a-z_]+")
 class ClassNames:
     """Names of AudioSet's classes by machine id, from the csv files of a corpus; counts ids without a name."""
 
-    names: dict[str, str]
+    inventory: Inventory
     nameless: int = 0  # labels with such ids
     first: str = ""  # the first of them
 
-    @classmethod
-    def of(cls, inventory: Inventory) -> ClassNames:
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """Name by machine id; read once there is a label."""
         names = {}
-        for name in inventory.csv_files():
-            if LABEL_COLUMNS <= set(csv_columns(inventory, name)):
-                names.update((cells["mid"].strip(), cells["display_name"].strip()) for _, cells in read_csv(inventory, name))
-        return cls({mid: name for mid, name in names.items() if mid and name})
+        for name in self.inventory.csv_files():
+            if LABEL_COLUMNS <= set(csv_columns(self.inventory, name)):
+                rows = read_csv(self.inventory, name)
+                names.update((cells["mid"].strip(), cells["display_name"].strip()) for _, cells in rows)
+        return {mid: name for mid, name in names.items() if mid and name}
 
     def call(self, labels: Iterable[str]) -> list[str]:
         """Labels with machine ids replaced by names; ids without a name are dropped."""

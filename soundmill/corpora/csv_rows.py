@@ -9,7 +9,7 @@ from typing import Any
 from soundmill.corpora.audiocaps import seconds
 from soundmill.corpora.class_names import ClassNames
 from soundmill.corpora.inventory import Inventory
-from soundmill.corpora.join import join
+from soundmill.corpora.manifest_format import ManifestFormat
 from soundmill.corpora.metadata import csv_columns, read_csv
 from soundmill.corpora.rows import ManifestRow
 from soundmill.corpora.tables import CorpusTables, Format, fold_number, video_id, whole_number
@@ -22,35 +22,24 @@ class BadRowError(Exception):
 
 
 @dataclass(frozen=True)
-class CsvRows:
-    """The adapter (`FORMAT`, `detect`, `read`) of one format."""
+class CsvRows(ManifestFormat):
+    """A format of csv files with these columns."""
 
     FORMAT: Format
     columns: frozenset[str]
-    remedy: str  # what to add, in errors
+    remedy: str
     row: Callable[[Cells], dict[str, Any]]  # fields of ManifestRow; raises BadRowError
+    unique = True
 
-    def detect(self, inventory: Inventory) -> bool:
-        """Whether a csv has the format's columns."""
-        return any(True for _ in self.manifests(inventory))
-
-    def read(self, inventory: Inventory, num_shards: int) -> CorpusTables:
-        """Read all csv files with these columns."""
-        tables = CorpusTables()
-        names = list(self.manifests(inventory))
-        if not names:
-            raise inventory.lacks(f"csv with the columns {', '.join(sorted(self.columns))}", f"put {self.remedy} there")
-        classes = ClassNames.of(inventory)
-        rows = [row for name in names for row in self.rows(inventory, name, tables, classes)]
-        classes.remark(tables)
-        return join(inventory, rows, num_shards, tables, unique=True)
+    @property
+    def looks(self) -> str:
+        return f"csv with the columns {', '.join(sorted(self.columns))}"
 
     def manifests(self, inventory: Inventory) -> Iterator[bytes]:
-        """Csv files with the format's columns."""
+        """Names of the csv files with these columns."""
         return (name for name in inventory.csv_files() if self.columns <= set(csv_columns(inventory, name)))
 
     def rows(self, inventory: Inventory, name: bytes, tables: CorpusTables, classes: ClassNames) -> Iterator[ManifestRow]:
-        """Rows of one csv; those that describe no recording are quarantined."""
         for line, cells in read_csv(inventory, name):
             try:
                 values = self.row(cells)

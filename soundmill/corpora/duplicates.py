@@ -55,8 +55,8 @@ def find(
     """
     prints = scratch / "fingerprints"
     shutil.rmtree(prints, ignore_errors=True)  # left by a killed run
-    sources = shards.shard_paths(clips)
-    jobs = [shards.Job(path.name, (path,), path.stat().st_size, hashing.digest(hashing.signature(path))) for path in sources]
+    paths = shards.shard_paths(clips)
+    jobs = [shards.Job(path.name, (path,), path.stat().st_size, hashing.digest(hashing.signature(path))) for path in paths]
     map_shards(fingerprint_shard, jobs, prints, unit="B")
     names = _names([prints / job.name for job in jobs])
     pairs, featureless = _by_sound([prints / job.name for job in jobs], names, threshold, scratch)

@@ -94,24 +94,25 @@ def layout_of(audio: list[AudioFile]) -> _Layout:
     inside = [file for file in audio if _split_below(file, above)]
     named = {file.folders[len(above)] for file in inside}
     beside = {_parting(file, above) for file in audio if not _split_below(file, above)} - {None}
-    if beside and not (len({_split_of(folder) for folder in named}) > 1 and len(named) > len(beside)):
+    if beside and not (len({split_of_folder(folder) for folder in named}) > 1 and len(named) > len(beside)):
         return _Layout(None, _class_level(audio, 0))
     return _Layout(above, _class_level(inside, len(above) + 1))
 
 
-def _split_of(folder: bytes) -> str | None:
+def split_of_folder(folder: bytes) -> str | None:
+    """The split that a folder is named after."""
     return SPLIT_NAMES.get(folder.decode("utf-8", "replace").lower())
 
 
 def _above_split(file: AudioFile) -> tuple[bytes, ...] | None:
     """The folders above a file's first split folder."""
-    return next((tuple(file.folders[:level]) for level, folder in enumerate(file.folders) if _split_of(folder)), None)
+    return next((tuple(file.folders[:level]) for level, folder in enumerate(file.folders) if split_of_folder(folder)), None)
 
 
 def _split_below(file: AudioFile, above: tuple[bytes, ...]) -> str | None:
     """The split of a file, from its folder directly below `above`."""
     folders = file.folders
-    return _split_of(folders[len(above)]) if len(folders) > len(above) and tuple(folders[: len(above)]) == above else None
+    return split_of_folder(folders[len(above)]) if len(folders) > len(above) and tuple(folders[: len(above)]) == above else None
 
 
 def _parting(file: AudioFile, above: tuple[bytes, ...]) -> tuple[bytes, ...] | None:

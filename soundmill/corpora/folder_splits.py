@@ -7,23 +7,14 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 
-from soundmill.corpora.folder import layout_of
+from soundmill.corpora.folder import layout_of, split_of_folder
 from soundmill.corpora.inventory import AudioFile, Inventory
 from soundmill.corpora.resolver import with_slashes
 from soundmill.corpora.rows import ManifestRow
-from soundmill.corpora.tables import SPLIT_NAMES
+from soundmill.corpora.tables import SPLIT_NAMES, split_of
 
 DEEPEST = 4  # folders above those of splits
 METADATA = re.compile(rb"(?:^|/)metadata\.(csv|jsonl|parquet)$")
-
-
-def split_of(path: bytes) -> str | None:
-    """The split in the last part of a path that has one (`train-00000-of-00001.parquet`, `bal_train/00.parquet`)."""
-    for part in reversed(path.decode("utf-8", "replace").lower().split("/")):
-        splits = {SPLIT_NAMES[word] for word in re.split(r"[^a-z]+", part) if word in SPLIT_NAMES}
-        if len(splits) == 1:
-            return splits.pop()
-    return None
 
 
 def splits_of_folders(files: Iterable[AudioFile]) -> dict[bytes, str]:
@@ -32,7 +23,7 @@ def splits_of_folders(files: Iterable[AudioFile]) -> dict[bytes, str]:
     If split folders are in several folders (`en/train`, `de/train`), all of these must have them.
     """
     files = list(files)
-    if not any(is_split(folder) for file in files for folder in file.folders):
+    if not any(split_of_folder(folder) for file in files for folder in file.folders):
         return _splits_of_words(files)
     files = [file for file in files if file.folders]
     for depth in range(min(DEEPEST, max(len(file.folders) for file in files))):
@@ -59,10 +50,6 @@ def _splits_of_words(files: list[AudioFile]) -> dict[bytes, str]:
     words = {file.raw_path: re.split(rb"[^a-z]", file.name.lower(), maxsplit=1)[0].decode() for file in files}
     splits = {raw_path: SPLIT_NAMES.get(word) for raw_path, word in words.items()}
     return splits if None not in splits.values() and len(set(splits.values())) > 1 else {}
-
-
-def is_split(folder: bytes) -> bool:
-    return folder.decode("utf-8", "replace").lower() in SPLIT_NAMES
 
 
 def split_by_folders(rows: list[ManifestRow], inventory: Inventory, splits: dict[bytes, str]) -> None:

@@ -182,8 +182,8 @@ def take(
             return error
         return None
 
-    digests = hashing.file_digests([os.path.join(top, path) for path, _ in candidates], cache, workers, check=check)
-    for (raw_path, size), result in zip(candidates, digests, strict=True):
+    results = hashing.file_digests([os.path.join(top, path) for path, _ in candidates], cache, workers, check=check)
+    for (raw_path, size), result in zip(candidates, results, strict=True):
         progress(1)
         if isinstance(result, OSError):
             inventory.reject(raw_path, "unreadable", result.strerror or str(result))

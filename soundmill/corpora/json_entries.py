@@ -10,10 +10,10 @@ from typing import Any
 from soundmill.corpora.audiocaps import split_of_file
 from soundmill.corpora.class_names import MACHINE_ID, ClassNames
 from soundmill.corpora.inventory import Inventory
-from soundmill.corpora.join import join
+from soundmill.corpora.manifest_format import ManifestFormat
 from soundmill.corpora.metadata import begins_with, read_head, read_json, read_json_lines
 from soundmill.corpora.rows import ManifestRow
-from soundmill.corpora.tables import CorpusTables, Format
+from soundmill.corpora.tables import CorpusTables, Format, keyword_in
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
 
@@ -22,42 +22,27 @@ _LIST = re.compile(rb'\s*(?:\xef\xbb\xbf)?\s*(?:\[|\{[^\[{]*"data"\s*:\s*\[)\s*\
 
 
 @dataclass(frozen=True)
-class JsonEntries:
-    """The adapter (`FORMAT`, `detect`, `read`) of one format."""
+class JsonEntries(ManifestFormat):
+    """A format of JSON entries with these keys."""
 
     FORMAT: Format
     keys: tuple[str, ...]  # of the first entry, for detection; patterns unless `lines`
     file: tuple[str, ...]  # keys of the path, file name or id; the first non-empty one is used
     captions: str  # pattern of keys with captions: a text or a list of texts
-    looks: str  # description of its manifests in errors
-    remedy: str  # what to add, in errors
+    looks: str
+    remedy: str
     lines: bool = False  # JSON lines; else a list, or an object with a list `data`
     numbers: bool = False  # the file may be given as a number
     labels: str | None = None  # key of labels
     label_separator: str = ";"  # of several labels in one text
-    unique: bool = False  # one entry per recording
+    unique: bool = False
     part: Callable[[bytes], str] = lambda name: ""  # manifest's name → word in the name of its recordings' folder
     parts: Mapping[str, str] | None = None  # all such words
     parts_of_videos: frozenset[str] = frozenset()  # parts whose files are YouTube videos
     clip: Callable[[str], tuple[str, float] | None] = lambda file: None  # file → (YouTube id, start in seconds)
 
-    def detect(self, inventory: Inventory) -> bool:
-        """Whether a JSON file starts with entries of these keys."""
-        return any(True for _ in self.manifests(inventory))
-
-    def read(self, inventory: Inventory, num_shards: int) -> CorpusTables:
-        """Read all manifests; entries of one file are one recording with several captions."""
-        tables = CorpusTables()
-        names = list(self.manifests(inventory))
-        if not names:
-            raise inventory.lacks(self.looks, f"put {self.remedy} there")
-        classes = ClassNames.of(inventory) if self.labels else ClassNames({})
-        rows = [row for name in names for row in self.rows(inventory, name, tables, classes)]
-        classes.remark(tables)
-        return join(inventory, rows, num_shards, tables, unique=self.unique, parts=self.parts)
-
     def manifests(self, inventory: Inventory) -> Iterator[bytes]:
-        """JSON files whose first entries have the format's keys."""
+        """Names of the JSON files whose first entries have these keys."""
         for name in inventory.metadata:
             if self.lines:
                 if _LINES.search(name.lower()) and begins_with(inventory, name, set(self.keys)):
@@ -181,7 +166,7 @@ AMPHION = JsonEntries(
 )
 
 
-# Word in the JSON's path → word in the folder of its sounds; Freesound's and SoundBible's numbers overlap.
+# Word in the JSON's name, else in its folders → word in the folder of its sounds; Freesound's and SoundBible's numbers overlap.
 _SOURCES = {
     "freesound": "freesound",
     "fsd": "freesound",
@@ -191,15 +176,6 @@ _SOURCES = {
     "audioset": "audioset",
     "as": "audioset",
 }
-
-
-def _wavcaps_source(name: bytes) -> str:
-    """The source of a JSON's sounds, from its name, else its folders; empty if unknown."""
-    for part in reversed(name.decode("utf-8", "replace").lower().split("/")):
-        sources = {_SOURCES[word] for word in re.split(r"[^a-z]+", part) if word in _SOURCES}
-        if len(sources) == 1:
-            return sources.pop()
-    return ""
 
 
 WAVCAPS = JsonEntries(
@@ -219,7 +195,7 @@ WAVCAPS = JsonEntries(
     remedy="WavCaps' json_files",
     numbers=True,  # Freesound's
     unique=True,
-    part=_wavcaps_source,
+    part=lambda name: keyword_in(name, _SOURCES) or "",
     parts={source: source for source in _SOURCES.values()},  # also sources without a JSON, whose sounds belong to no other
     parts_of_videos=frozenset({"audioset"}),
 )

@@ -31,7 +31,7 @@ def landmarks(words: np.ndarray) -> dict[str, bytes]:
         keys, uncertain, frames = keys[:0], uncertain[:0], frames[:0]
     seconds = len(words) / fingerprint.FRAMES_PER_SECOND
     most = KEYS + int(KEYS_PER_SECOND * seconds)
-    probes = turned(keys, uncertain, frames, PROBES + int(PROBES_PER_SECOND * seconds))
+    probes = probes_of(keys, uncertain, frames, PROBES + int(PROBES_PER_SECOND * seconds))
     return {
         "fingerprint": words.astype("<u4").tobytes(),
         "keys": records(LANDMARK, keys[:most], frames[:most]).tobytes(),
@@ -70,7 +70,7 @@ def _round_robin(groups: np.ndarray) -> np.ndarray:
     return np.argsort(turns, kind="stable")
 
 
-def turned(keys: np.ndarray, uncertain: np.ndarray, frames: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+def probes_of(keys: np.ndarray, uncertain: np.ndarray, frames: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
     """At most `most` probes uint32 [n] and their frames int32 [n]: the first keys (see certain_keys), with both values of uncertain
     bits. Codecs change few other bits, so most keys of a copy are found.
     """

@@ -28,25 +28,29 @@ MAX_UNPACKED_BYTES = MAX_MANIFEST_BYTES  # of a compressed manifest
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
 
-def _read_bytes(inventory: Inventory, name: bytes, most: int) -> bytes:
+def _read_at_most(inventory: Inventory, name: bytes, count: int) -> bytes:
     inventory.opened.add(name)
-    path = inventory.metadata[name]
     if (whole := _whole(inventory, name)) is not None:
         return whole
+    with open(inventory.metadata[name], "rb") as file:
+        return file.read(count)
+
+
+def _read_manifest(inventory: Inventory, name: bytes) -> bytes:
+    path = escape_path(inventory.metadata[name])
     try:
-        with open(path, "rb") as file:
-            raw = file.read(most + 1)
+        raw = _read_at_most(inventory, name, MAX_MANIFEST_BYTES + 1)
     except OSError as error:
-        raise UserError(f"{escape_path(path)}: {error.strerror}; make it readable, or remove it from the corpus") from None
-    if len(raw) > most:
-        raise UserError(f"{escape_path(path)}: more than {most >> 20} MiB; split it into several files")
+        raise UserError(f"{path}: {error.strerror}; make it readable, or remove it from the corpus") from None
+    if len(raw) > MAX_MANIFEST_BYTES:
+        raise UserError(f"{path}: more than {MAX_MANIFEST_BYTES >> 20} MiB; split it into several files")
     return raw
 
 
 def read_text(inventory: Inventory, name: bytes) -> str:
     """Text of a metadata file (UTF-8, with or without byte order mark); UserError, naming it, if it is not UTF-8."""
     try:
-        return _read_bytes(inventory, name, MAX_MANIFEST_BYTES).decode("utf-8-sig")
+        return _read_manifest(inventory, name).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         path = escape_path(inventory.metadata[name])
         raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
@@ -54,12 +58,8 @@ def read_text(inventory: Inventory, name: bytes) -> str:
 
 def read_sidecar(inventory: Inventory, name: bytes) -> str:
     """The text beside a recording, stripped; DecodeError if it cannot be read, so that only this recording loses its caption."""
-    inventory.opened.add(name)
     try:
-        raw = _whole(inventory, name)
-        if raw is None:
-            with open(inventory.metadata[name], "rb") as file:
-                raw = file.read(MAX_TEXT_BYTES + 1)
+        raw = _read_at_most(inventory, name, MAX_TEXT_BYTES + 1)
     except OSError as error:
         raise decode.DecodeError("unreadable caption", error.strerror or "") from None
     if len(raw) > MAX_TEXT_BYTES:
@@ -72,7 +72,7 @@ def read_sidecar(inventory: Inventory, name: bytes) -> str:
 
 def _read_table(inventory: Inventory, name: bytes) -> str:
     """Text of a csv or list in UTF-16 or UTF-8; lines that are not UTF-8 are read as Windows-1252."""
-    raw = _read_bytes(inventory, name, MAX_MANIFEST_BYTES)
+    raw = _read_manifest(inventory, name)
     if raw.startswith(UTF_16) and "\0" not in (text := raw.decode("utf-16", "replace")):
         return text
     if b"\0" in raw:

@@ -44,7 +44,7 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
     rows += [
         row
         for name in ANY_CAPTIONS.manifests(inventory)
-        for row in ANY_CAPTIONS.rows(inventory, name, tables, ClassNames({}), of_video=True)
+        for row in ANY_CAPTIONS.rows(inventory, name, tables, ClassNames(inventory), of_video=True)
     ]
     if not rows:
         raise inventory.lacks("csv with `file_name,caption_1` and no JSON with `id` and `caption_1`", "put one there")

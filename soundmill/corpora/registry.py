@@ -19,9 +19,10 @@ from soundmill.corpora import (
     sources,
     stable_audio,
 )
-from soundmill.corpora.csv_rows import MUSICCAPS, URBANSOUND8K, CsvRows
+from soundmill.corpora.csv_rows import MUSICCAPS, URBANSOUND8K
 from soundmill.corpora.inventory import Inventory
-from soundmill.corpora.json_entries import AMPHION, TANGO, WAVCAPS, JsonEntries
+from soundmill.corpora.json_entries import AMPHION, TANGO, WAVCAPS
+from soundmill.corpora.manifest_format import ManifestFormat
 from soundmill.corpora.speech_commands import SC09, SPEECH_COMMANDS, SpeechCommands
 from soundmill.corpora.tables import CorpusTables
 from soundmill.decoding.decode import DecodeError
@@ -31,7 +32,7 @@ from soundmill.params import did_you_mean
 
 AUTO = "auto"
 # The first adapter whose `detect` is true; a plain folder is the last.
-ADAPTERS: dict[str, ModuleType | JsonEntries | CsvRows | SpeechCommands] = {
+ADAPTERS: dict[str, ModuleType | ManifestFormat | SpeechCommands] = {
     adapter.FORMAT.name: adapter
     for adapter in (
         audiofolder,

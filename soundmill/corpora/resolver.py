@@ -229,8 +229,9 @@ class FileIndex:
             return _resolution(bare + files[:MANY], same_clip=not (bare and files) and len(set(starts[:1] + starts[-1:])) < 2)
         first, end = bisect_left(starts, start - TOLERANCE), bisect_right(starts, start + TOLERANCE)
         end = min(end, first + 50 * MANY)
-        closest = min((abs(begin - start) for begin in starts[first:end]), default=0.0)
-        near = [file for begin, file in zip(starts[first:end], files[first:end], strict=True) if abs(begin - start) == closest]
+        distances = [abs(other - start) for other in starts[first:end]]
+        closest = min(distances, default=0.0)
+        near = [file for distance, file in zip(distances, files[first:end], strict=True) if distance == closest]
         return _resolution(near or bare, same_clip=True)
 
     def resolve_inside(self, video: str, start: float) -> Resolution:

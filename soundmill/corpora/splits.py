@@ -8,8 +8,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import pyarrow as pa
-
 from soundmill import hashing
 
 PROTECTED = ("test", "valid", "train")  # a source with several splits gets the first of these that occurs
@@ -86,17 +84,20 @@ def assign(
     return {recording_id: splits.get(key, "train") for recording_id, key in key_of.items()}, source
 
 
-def describe(recordings: pa.Table, captions: pa.Table) -> tuple[dict[str, list[str]], set[str]]:
+def describe(
+    recordings: Iterable[tuple[str, Sequence[str]]], captions: Iterable[tuple[str, Sequence[str]]]
+) -> tuple[dict[str, list[str]], set[str]]:
     """Labels by recording, those of its captions before its own, and the recordings that have a caption or a label.
 
-    `recordings` has `recording_id` and `labels`, `captions` the same.
+    Recordings and captions are given as (recording id, labels).
     """
     labels_of: dict[str, list[str]] = defaultdict(list)
-    for table in (captions, recordings):
-        for name, labels in zip(table["recording_id"].to_pylist(), table["labels"].to_pylist(), strict=True):
-            labels_of[name] += labels or ()
-    described = {name for name, labels in labels_of.items() if labels} | set(captions["recording_id"].to_pylist())
-    return dict(labels_of), described
+    for name, labels in captions:
+        labels_of[name] += labels
+    described = set(labels_of)
+    for name, labels in recordings:
+        labels_of[name] += labels
+    return dict(labels_of), described | {name for name, labels in labels_of.items() if labels}
 
 
 def warnings(recordings: Iterable[tuple[str, Sequence[str]]], test_fraction: float, sources: int) -> list[str]:

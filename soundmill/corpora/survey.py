@@ -11,13 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
-from soundmill import hashing, manifest
+from soundmill import hashing
 from soundmill.corpora import check, handover, inventory, registry, splits, union
 from soundmill.corpora.sources import Sources
 
-DESCRIBED_BY = pa.schema([manifest.CAPTIONS.field(name) for name in ("recording_id", "labels")])
 PROBED = 200  # headers read for the estimate, evenly spaced over the corpus
 # Measured on two cores with 5 s clips of ESC-10 and the embedded corpus (docs/results.md), rounded up.
 PREPARE_SECONDS_PER_CLIP = 0.06
@@ -122,8 +119,8 @@ def survey(directory: Path, follow_links: bool = False) -> Survey:
     lengths = check.probe(Sources({b"": bytes(report.path)}), (row["raw_path"] for row in probed))
     seconds = [length for length in lengths if isinstance(length, float)]
     mean = sum(seconds) / len(probed) if probed else 0.0
-    described_by = (pa.Table.from_pylist(some, DESCRIBED_BY) for some in (rows, tables.captions))
-    labels_of, described = splits.describe(*described_by)
+    labels = (((row["recording_id"], row["labels"]) for row in some) for some in (rows, tables.captions))
+    labels_of, described = splits.describe(*labels)
     return Survey(
         directory=report.path,
         format=tables.format,

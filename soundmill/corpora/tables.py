@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -180,6 +180,20 @@ def fold_number(text: str) -> int | None:
     """A fold number of at most four digits, see `whole_number`; None for anything else."""
     number = whole_number(text)
     return int(number) if 0 < len(number) <= 4 else None
+
+
+def keyword_in(path: bytes, meanings: Mapping[str, str]) -> str | None:
+    """The meaning of the words in the last part of a path that has exactly one meaning; None if no part has."""
+    for part in reversed(path.decode("utf-8", "replace").lower().split("/")):
+        found = {meanings[word] for word in re.split(r"[^a-z]+", part) if word in meanings}
+        if len(found) == 1:
+            return found.pop()
+    return None
+
+
+def split_of(path: bytes) -> str | None:
+    """The split in the last part of a path that has one (`train-00000-of-00001.parquet`, `bal_train/00.parquet`)."""
+    return keyword_in(path, SPLIT_NAMES)
 
 
 def video_id(text: str) -> str:

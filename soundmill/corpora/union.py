@@ -47,19 +47,19 @@ def _add_recordings(part: UnionPart, tables: CorpusTables) -> dict[str, str]:
     starts = {row["recording_id"]: row["start_time"] for row in tables.recordings}
     ids = {}
     for row in part.tables.recordings:
-        old, path, raw_path = row["recording_id"], f"{part.name}/{row['path']}", part.name.encode() + b"/" + row["raw_path"]
+        own_id, path, raw_path = row["recording_id"], f"{part.name}/{row['path']}", part.name.encode() + b"/" + row["raw_path"]
         # Files with one path in two corpora have the same hash but are different recordings.
-        recording_id = None if old == id_of_path(row["raw_path"]) else old
-        if VIDEO_ID.fullmatch(old) and starts.get(old, row["start_time"]) != row["start_time"]:
-            recording_id = f"{old}_{row['start_time']:g}"  # another part of the video, as within one corpus
-        ids[old] = tables.take_id(recording_id, raw_path, path)
+        recording_id = None if own_id == id_of_path(row["raw_path"]) else own_id
+        if VIDEO_ID.fullmatch(own_id) and starts.get(own_id, row["start_time"]) != row["start_time"]:
+            recording_id = f"{own_id}_{row['start_time']:g}"  # another part of the video, as within one corpus
+        ids[own_id] = tables.take_id(recording_id, raw_path, path)
         tables.recordings.append(
             {
                 **row,
-                "recording_id": ids[old],
+                "recording_id": ids[own_id],
                 "path": path,
                 "raw_path": raw_path,
-                "split": splits.get(old),
+                "split": splits.get(own_id),
                 "corpus": part.name,
                 "weight": row["weight"] * part.weight,
             }

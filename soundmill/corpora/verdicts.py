@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,8 +50,8 @@ class Limit:
 
 
 @dataclass
-class Survey:
-    """The measures of all clips, in the order of the shards: 70 bytes per clip, without ids."""
+class ClipQuality:
+    """Measures and verdicts of all clips, in the order of the shards: 70 bytes per clip, without ids."""
 
     limits: list[Limit]
     shards: list[Path]
@@ -88,49 +88,46 @@ class Survey:
         broken = np.flatnonzero(excess > 0)
         return broken[np.argsort(-excess[broken], kind="stable")[:count]].tolist()
 
-    def place(self, number: int) -> tuple[Path, int]:
-        """Shard and row of a clip."""
-        return self.places(np.array([number]))[0]
-
-    def places(self, numbers: np.ndarray) -> list[tuple[Path, int]]:
+    def places(self, numbers: Sequence[int]) -> list[tuple[Path, int]]:
         """Shard and row of each of these clips."""
         starts = np.array(self.starts)
         shard_of = np.searchsorted(starts, numbers, side="right") - 1
-        return [
-            (self.shards[shard], row) for shard, row in zip(shard_of.tolist(), (numbers - starts[shard_of]).tolist(), strict=True)
-        ]
+        rows = np.asarray(numbers, int) - starts[shard_of]
+        return [(self.shards[shard], row) for shard, row in zip(shard_of.tolist(), rows.tolist(), strict=True)]
 
 
 def _percentiles(values: np.ndarray) -> np.ndarray:
     return np.round(np.percentile(values, PERCENTILES), 6) if len(values) else np.zeros(0)
 
 
-def judge(clips: Path, recordings: pa.Table, limits: Iterable[Limit], verdicts: Path) -> tuple[Survey, list[dict[str, str]]]:
-    """Write manifest.VERDICTS of the clips in the shards below `clips`; returns their measures, and the rejected as rows of
+def judge(clips: Path, recordings: pa.Table, limits: Iterable[Limit], verdicts: Path) -> tuple[ClipQuality, list[dict[str, str]]]:
+    """Write manifest.VERDICTS of the clips in the shards below `clips`; returns their quality, and the rejected as rows of
     manifest.QUARANTINE. Reads only ids and measures. `recordings` has `recording_id` and `corpus`.
     """
-    survey = Survey(list(limits), shards.shard_paths(clips), sorted(pc.unique(recordings["corpus"]).to_pylist()))
+    quality = ClipQuality(list(limits), shards.shard_paths(clips), sorted(pc.unique(recordings["corpus"]).to_pylist()))
     collected: dict[str, list[np.ndarray]] = {name: [] for name in (*MEASURES, "rejected")}
     owners: list[pa.Array] = []
     rows: list[dict[str, str]] = []
     with shards.ShardWriter(verdicts, manifest.VERDICTS) as writer:
-        for tables in shards.read_tables(survey.shards, manifest.CLIPS, COLUMNS, CLIPS_AT_ONCE):
+        for tables in shards.read_tables(quality.shards, manifest.CLIPS, COLUMNS, CLIPS_AT_ONCE):
             for some in tables:
-                survey.starts.append(len(survey) + some.num_rows)
+                quality.starts.append(len(quality) + some.num_rows)
             table = pa.concat_tables(tables)
             measures = _measures(table, clips)
-            broken = np.stack([limit.excess(measures) > 0 for limit in survey.limits] or [np.zeros(table.num_rows, bool)])
+            broken = np.stack([limit.excess(measures) > 0 for limit in quality.limits] or [np.zeros(table.num_rows, bool)])
             first = np.where(broken.any(axis=0), broken.argmax(axis=0), -1)
             details: list[str | None] = [None] * table.num_rows
             for row in np.flatnonzero(first >= 0).tolist():
                 reasons = [
-                    limit.say(measures[limit.measure][row]) for limit, hit in zip(survey.limits, broken[:, row], strict=True) if hit
+                    limit.say(measures[limit.measure][row])
+                    for limit, hit in zip(quality.limits, broken[:, row], strict=True)
+                    if hit
                 ]
                 details[row] = "; ".join(reasons)
                 clip_id, source = table["clip_id"][row].as_py(), table["source"][row].as_py()
-                reason = survey.limits[first[row]].name
+                reason = quality.limits[first[row]].name
                 rows.append({"path": source, "reason": reason, "detail": f"{details[row]}, clip {clip_id}"})
-            names = [survey.limits[number].name if number >= 0 else None for number in first.tolist()]
+            names = [quality.limits[number].name if number >= 0 else None for number in first.tolist()]
             verdict = table.append_column("rejected", pa.array(names, pa.string())).append_column(
                 "detail", pa.array(details, pa.string())
             )
@@ -140,9 +137,9 @@ def judge(clips: Path, recordings: pa.Table, limits: Iterable[Limit], verdicts: 
             owners += table["recording_id"].chunks
             collected["rejected"].append(first.astype(np.int16))
     joined = {name: np.concatenate(parts) for name, parts in collected.items()}
-    survey.rejected, survey.measures = joined.pop("rejected"), joined
-    survey.corpus = _corpus_numbers(pa.chunked_array(owners, pa.string()), recordings, survey.corpora, clips)
-    return survey, rows
+    quality.rejected, quality.measures = joined.pop("rejected"), joined
+    quality.corpus = _corpus_numbers(pa.chunked_array(owners, pa.string()), recordings, quality.corpora, clips)
+    return quality, rows
 
 
 def _corpus_numbers(owners: pa.ChunkedArray, recordings: pa.Table, corpora: list[str], clips: Path) -> np.ndarray:

@@ -29,8 +29,8 @@ __all__ = [
     "DecodeError",
     "Probe",
     "Recording",
+    "check_finite",
     "check_header",
-    "check_numbers",
     "decode_blocks",
     "decode_channels",
     "ffmpeg_executable",
@@ -42,6 +42,7 @@ __all__ = [
     "probe",
     "read_channels",
     "read_mono",
+    "to_stereo",
 ]
 
 BATCH_FILES = 32  # decoded by one ffmpeg
@@ -187,7 +188,7 @@ def decode_blocks(path: bytes | str | Path, max_seconds: float) -> tuple[int, It
     return rate, (mix_down(block) for block in blocks)
 
 
-def check_numbers(block: np.ndarray) -> np.ndarray:
+def check_finite(block: np.ndarray) -> np.ndarray:
     """The block; DecodeError if it has non-finite samples."""
     if not np.isfinite(block).all():
         raise DecodeError("nan", "non-finite samples")
@@ -199,7 +200,7 @@ def to_stereo(block: np.ndarray) -> np.ndarray:
 
     Non-finite samples raise DecodeError.
     """
-    return check_numbers(np.repeat(block, 2, axis=1) if block.shape[1] == 1 else block[:, :2])
+    return check_finite(np.repeat(block, 2, axis=1) if block.shape[1] == 1 else block[:, :2])
 
 
 def mix_down(block: np.ndarray) -> np.ndarray:
@@ -212,9 +213,7 @@ def mix_down(block: np.ndarray) -> np.ndarray:
             for channel in range(1, channels):  # 15 times as fast as numpy's mean of short rows
                 mono += block[:, channel]
             mono /= np.float32(channels)
-    if not np.isfinite(mono).all():  # a non-finite channel makes the mean non-finite
-        raise DecodeError("nan", "non-finite samples")
-    return mono
+    return check_finite(mono)  # a non-finite channel makes the mean non-finite
 
 
 def read_mono(path: bytes | str | Path, sample_rate: int, max_seconds: float) -> np.ndarray:
@@ -228,9 +227,7 @@ def read_channels(path: bytes | str | Path, max_seconds: float) -> tuple[np.ndar
     with ExitStack() as stack:
         recording = _open(_look_into(open_regular(path), max_seconds, stack), max_seconds)
         wave = np.concatenate([np.zeros((0, recording.channels), np.float32), *recording.blocks]).T
-    if not np.isfinite(wave).all():
-        raise DecodeError("nan", "non-finite samples")
-    return wave, recording.sample_rate
+    return check_finite(wave), recording.sample_rate
 
 
 def open_all(
@@ -329,8 +326,8 @@ def _look_into(place: AbstractContextManager[BinaryIO], max_seconds: float, stac
 
 def _open(file: _File, max_seconds: float) -> Recording:
     if file.decoded:
-        made = file.decoded
-        recording = Recording(file.kind.name, made.sample_rate, made.channels, made.num_frames, "ffmpeg", made.blocks())
+        decoded = file.decoded
+        recording = Recording(file.kind.name, decoded.sample_rate, decoded.channels, decoded.num_frames, "ffmpeg", decoded.blocks())
     elif file.layout.sndfile and (sound := file.open_libsndfile()):
         num_frames = sound.frames if file.layout.exact else None
         blocks = libsndfile.blocks(sound, file.file, file.kind, file.layout, max_seconds)

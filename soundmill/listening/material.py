@@ -159,7 +159,7 @@ def _read_sounds(path: Path) -> dict[str, dict[str, float]]:
             except (KeyError, TypeError, ValueError):
                 raise UserError(f"{path}:{rows.line_num}: expected an id and numbers; score the sounds again") from None
     if not all(math.isfinite(value) for values in scores.values() for value in values.values()):
-        raise UserError(f"{path}: NaN or infinite values; score the sounds again")
+        raise UserError(f"{path}: non-finite values; score the sounds again")
     return scores
 
 

@@ -97,7 +97,7 @@ def read_log_mel(path: Path, spec: MelSpec) -> LogMel:
             "make its log-mels by the spec in the vocoder's config.json, one sound in a file"
         )
     if not np.isfinite(values).all():
-        raise UserError(f"{path}: has values that are no numbers; make it anew")
+        raise UserError(f"{path}: has non-finite values; make it again")
     if values.min() >= 0 and values.max() <= 1:
         raise UserError(
             f"{path}: all values lie between 0 and 1, as where decibels were scaled; what is wanted is the natural logarithm of "

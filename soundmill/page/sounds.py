@@ -49,12 +49,12 @@ class Sound:
         return min(max(self.sample_rate, MIN_RATE), MAX_RATE)
 
     def excerpt(self) -> np.ndarray:
-        """The part of the wave that is on the page; UserError where there is none or it has NaN or infinite samples."""
+        """The part of the wave that is on the page; UserError where there is none or it has non-finite samples."""
         if self.fault:
             raise UserError(self.fault)
         wave = self.wave[..., : self.max_samples]
         if not np.isfinite(wave).all():
-            raise UserError("NaN or infinite samples")
+            raise UserError("non-finite samples")
         return wave
 
     def peak(self) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from soundmill.corpora import inventory
+from tests.corpora import manifest_rows
 
 
 @pytest.fixture
@@ -31,13 +32,4 @@ def lay(tmp_path) -> Callable[..., inventory.Inventory]:
 
 @pytest.fixture
 def captions_of() -> Callable[[Any], dict[str | None, list[str]]]:
-    """Captions by the path of their recording; under None those without one."""
-
-    def captions(tables: Any) -> dict[str | None, list[str]]:
-        of = {recording["recording_id"]: recording["path"] for recording in tables.recordings}
-        result: dict[str | None, list[str]] = {}
-        for caption in tables.captions:
-            result.setdefault(of.get(caption["recording_id"]), []).append(caption["caption"])
-        return result
-
-    return captions
+    return manifest_rows.captions_of

@@ -92,7 +92,7 @@ def test_split_folders_wherever_they_lie(tmp_path, above, beside):
         (("dev/a.wav", "test/b.wav", "cat/c.wav", "dog/d.wav"), ["cat", "dev", "dog", "test"]),
     ],
 )
-def test_folders_named_after_splits_among_classes_are_classes_and_told(tmp_path, names, labels):
+def test_folders_named_after_splits_among_classes_are_classes_and_reported(tmp_path, names, labels):
     tables = registry.read("folder", make(tmp_path, *names), 1)
     assert sorted(label for row in tables.recordings for label in row["labels"]) == labels
     assert {row["split"] for row in tables.recordings} == {None}
@@ -141,7 +141,7 @@ def test_texts_without_recording_are_missing(tmp_path):
     assert remark.startswith("2 tables, lists or texts not read, since they are not part of the format folder (first: d/list.txt)")
 
 
-def test_captions_that_lie_in_formats_that_nothing_reads_are_told_of(tmp_path):
+def test_captions_in_formats_that_nothing_reads_are_reported(tmp_path):
     put(tmp_path, "macs/a.wav")
     for name in ("MACS.yaml", "captions.xlsx", "cover.png", "data.arrow"):
         (tmp_path / name).write_bytes(b"files: []")
@@ -185,7 +185,7 @@ def test_youtube_names_in_a_plain_folder_keep_their_ids(tmp_path):
     assert registry.read("folder", inventory.take(tmp_path), 1).remarks == []
 
 
-def test_words_that_are_taken_for_a_youtube_id_are_told(tmp_path):
+def test_words_that_are_taken_for_a_youtube_id_are_reported(tmp_path):
     tables = registry.read("folder", make(tmp_path, "RainAtNight_1.wav", "RainAtNight_2.wav", "r1nicOVtvkQ_10.wav"), 1)
     (remark,) = tables.remarks
     assert remark.startswith("2 recordings (first: RainAtNight_1.wav) are named like a clip of a YouTube video")
@@ -261,7 +261,7 @@ def test_esc50_twice_is_a_collision_and_one_folder_is_described(tmp_path):
     assert (tables.missing, tables.orphans, tables.ambiguous, len(tables.matched)) == ([], [], [], 3)
 
 
-def test_esc50_rows_of_one_file_are_told(tmp_path):
+def test_esc50_rows_of_one_file_are_reported(tmp_path):
     meta = ESC50 + "1-1-A-0.wav,1,0,dog,,1,A\n1-1-A-0.wav,2,1,rooster,,1,A\n"
     tables = registry.read("esc", make(tmp_path, "audio/1-1-A-0.wav", esc50_csv=meta), 1)
     assert tables.collisions == [{"id": "1-1-A-0.wav", "origins": ["esc50.csv:2", "esc50.csv:3"]}]

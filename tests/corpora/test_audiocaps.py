@@ -101,7 +101,7 @@ def test_collisions_get_a_hash_and_are_reported(tmp_path):
     assert captions(tables) == [("r1nicOVtvkQ", 30.0, "a")]
 
 
-def test_audio_that_no_csv_knows_stays_without_captions(tmp_path):
+def test_audio_in_no_csv_has_no_captions(tmp_path):
     tables = corpus(tmp_path, ["noise.wav", "r1nicOVtvkQ_30.wav"], train=HEADER + "1,AAAAAAAAAAA,30,a\n")
     assert [row["split"] for row in tables.recordings] == [None, None]
     assert tables.counts["without_id"] == 1
@@ -143,7 +143,7 @@ def test_headers_of_all_versions(tmp_path, header):
     assert captions(tables) == [("r1nicOVtvkQ", 30.0, "a")]
 
 
-def test_a_csv_of_two_encodings_loses_no_row_and_is_told(tmp_path):
+def test_a_csv_of_two_encodings_loses_no_row_and_is_reported(tmp_path):
     rows = (HEADER + "1,r1nicOVtvkQ,30,a café\r\n").encode() + "2,AAAAAAAAAAA,0,“naïve”\r\n".encode("cp1252")
     (tmp_path / "train.csv").write_bytes(b"\xef\xbb\xbf" + rows)
     (tmp_path / "r1nicOVtvkQ.wav").write_bytes(b"RIFF")

@@ -74,6 +74,6 @@ def test_a_line_without_end_is_refused_and_not_held(corpus):
         scan(corpus, "audiocraft")
 
 
-def test_another_layout_is_told_what_audiocraft_is(tmp_path):
+def test_another_layout_is_an_error_that_describes_audiocraft(tmp_path):
     with pytest.raises(UserError, match=r"duration, path, sample_rate.*data\.jsonl\.gz"):
         scan(put(tmp_path, "a.wav"), "audiocraft")

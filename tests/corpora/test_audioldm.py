@@ -86,6 +86,6 @@ def test_a_list_of_another_form_is_an_error_that_names_it(corpus):
         scan(corpus)
 
 
-def test_another_layout_is_told_what_audioldm_is(tmp_path):
+def test_another_layout_is_an_error_that_describes_audioldm(tmp_path):
     with pytest.raises(UserError, match="no json with AudioLDM's splits"):
         scan(put(tmp_path, "a.wav"), "audioldm")

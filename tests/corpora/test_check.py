@@ -86,7 +86,7 @@ def test_every_list_has_what_belongs_there_and_nothing_is_written(corpus):
     }
 
 
-def test_a_clip_in_two_splits_is_told(lay, tmp_path):
+def test_a_clip_in_two_splits_is_reported(lay, tmp_path):
     lay("r1nicOVtvkQ_30.wav", **{"train.csv": HEADER + "1,r1nicOVtvkQ,30,a\n", "test.csv": HEADER + "2,r1nicOVtvkQ,30,b\n"})
     report = check.check(tmp_path)
     assert [row["split"] for row in report.tables.recordings] == ["test"]
@@ -228,7 +228,7 @@ def test_the_survey_warns_of_splits_before_anything_runs(tmp_path):
     assert "raise splits.test_fraction" in line
 
 
-def test_links_out_of_the_corpus_are_told_as_the_scan_tells_them(tmp_path, root):
+def test_links_out_of_the_corpus_are_reported_as_by_the_scan(tmp_path, root):
     (tmp_path / "corpus").mkdir()
     soundfile.write(tmp_path / "a.wav", np.zeros(8000), 8000)
     shutil.copy(tmp_path / "a.wav", tmp_path / "corpus/b.wav")
@@ -405,7 +405,7 @@ def test_real_recordings_and_captions(shared, tmp_path):
     assert check.write_missing(report, tmp_path / "missing.csv") == 57_188
 
 
-def test_what_nobody_can_decide_is_not_covered(lay, tmp_path):
+def test_undecided_clips_are_not_covered(lay, tmp_path):
     lay("a/x.wav", "b/x.wav", "y.wav", **{"metadata.csv": "file_name,text\nx.wav,one\nx.wav,again\ny.wav,two\ngone.wav,three\n"})
     report = check.check(tmp_path)
     assert (report.listed, report.coverage) == (3, pytest.approx(1 / 3))
@@ -431,7 +431,7 @@ def test_a_table_that_names_files_is_checked_as_it_is_scanned(tmp_path):
     assert report.tables.orphans == []
 
 
-def test_seconds_inside_of_a_recording_are_told_apart_and_no_clip_may_have_them(lay, tmp_path):
+def test_rows_that_start_inside_a_recording_are_counted_and_may_have_no_clip(lay, tmp_path):
     """Files cut a second before what rows say: found, but their captions are a second off, and stay without a clip."""
     videos = [f"abcdEFGH12{number}" for number in range(5)]
     lay(**{"train.csv": HEADER + "".join(f"{number},{video},30,a sound\n" for number, video in enumerate(videos))})

@@ -36,7 +36,7 @@ def test_the_row_whose_folder_agrees_has_the_file_and_the_other_is_missing():
     assert [entry["id"] for entry in tables.missing] == ["dog/1.wav"]
 
 
-def test_a_file_in_another_folder_than_its_row_says_is_taken_and_told():
+def test_a_file_in_another_folder_than_in_its_row_is_used_and_reported():
     tables = joined(["sounds/dog.wav"], [row("audio/dog.wav")])
     assert captions_of(tables) == {"sounds/dog.wav": ["a sound"]}
     assert [(entry["reason"], entry["taken"]) for entry in tables.ambiguous] == [("found in another folder", "sounds/dog.wav")]
@@ -130,7 +130,7 @@ def test_one_file_beside_its_table_takes_nothing_from_those_in_other_folders(nam
     assert tables.ambiguous == []
 
 
-def test_two_corpora_in_one_need_not_name_their_files_alike():
+def test_two_corpora_in_one_may_name_their_files_differently():
     rows = [row("a.wav", source=b"A/metadata.csv"), *(row(f"b{n}.wav", source=b"B/meta/metadata.csv", at=n) for n in range(3))]
     names = ["A/a.wav", "B/audio/b0.wav", "B/audio/b1.wav", "B/audio/b2.wav"]
     assert captions_of(joined(names, rows)) == {name: ["a sound"] for name in names}
@@ -158,7 +158,7 @@ def test_a_path_that_climbs_within_the_corpus_may_have_another_extension():
     assert captions_of(tables) == {"audio/one.flac": ["a sound"], None: ["out"]}
 
 
-def test_a_part_that_the_format_may_have_is_nobody_elses_folder():
+def test_the_folder_of_a_possible_part_belongs_to_no_other_part():
     rows = [row("b.wav", part="development", source=b"clotho_captions_development.csv")]
     parts = {"development": "train", "evaluation": "test"}
     assert captions_of(joined(["evaluation/b.wav"], rows, parts=parts)) == {None: ["a sound"]}
@@ -174,7 +174,7 @@ def test_a_path_of_windows_without_a_drive_is_one_from_the_manifests_folder():
     assert [(entry["reason"], entry["paths"]) for entry in tables.ambiguous] == [("found in another folder", ["test/2.wav"])]
 
 
-def test_a_file_in_another_folder_of_the_corpus_than_another_machines_path_says_is_told():
+def test_a_file_in_another_folder_than_another_machines_path_is_reported():
     rows = [row("/home/me/train/1.wav"), row("/home/me/train/2.wav", at=3), row("/home/me/deep/3.wav", at=4)]
     tables = joined(["train/1.wav", "test/2.wav", "test/3.wav"], rows)
     assert [(entry["reason"], entry["paths"]) for entry in tables.ambiguous] == [("found in another folder", ["test/2.wav"])]

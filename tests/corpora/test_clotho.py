@@ -70,7 +70,7 @@ def test_lists_of_youtube_clips_with_the_same_columns_are_not_clotho(tmp_path):
     assert detected(tmp_path) != "clotho"
 
 
-def test_another_layout_is_told_what_clotho_is(tmp_path):
+def test_another_layout_is_an_error_that_describes_clotho(tmp_path):
     with pytest.raises(UserError, match=r"caption_1, file_name.*clotho_captions_development\.csv"):
         scan(put(tmp_path, "a.wav"), "clotho")
 

@@ -103,9 +103,9 @@ def test_an_empty_index_has_no_pairs(tmp_path):
     assert indexed({}, tmp_path) == ([], [])
 
 
-def test_uncertain_bits_are_turned_both_ways_as_far_as_the_number_goes():
+def test_uncertain_bits_are_looked_up_with_both_values_up_to_the_limit():
     keys, uncertain, frames = (np.array(values, np.uint32) for values in ([16, 8, 1, 2], [0, 0b101, 0b10, 0xFF], [30, 20, 10, 0]))
-    keys, at = landmarks.turned(keys, uncertain, frames, 7)
+    keys, at = landmarks.probes_of(keys, uncertain, frames, 7)
     assert sorted(zip(at.tolist(), keys.tolist(), strict=True)) == [
         (10, 1),
         (10, 3),
@@ -115,7 +115,7 @@ def test_uncertain_bits_are_turned_both_ways_as_far_as_the_number_goes():
         (20, 13),
         (30, 16),
     ]
-    assert landmarks.turned(keys[:0], uncertain[:0], frames[:0], 7)[0].size == 0
+    assert landmarks.probes_of(keys[:0], uncertain[:0], frames[:0], 7)[0].size == 0
 
 
 def test_the_most_certain_keys_come_first_and_none_that_is_a_guess():
@@ -144,7 +144,7 @@ def candidates_by_rule(words: dict[str, np.ndarray], owners: dict[str, str]) -> 
             buckets[key].append((name, frame))
     for name, actual, certain in ranked:
         most = landmarks.PROBES + int(landmarks.PROBES_PER_SECOND * len(actual) / fingerprint.FRAMES_PER_SECOND)
-        for key, frame in zip(*(column.tolist() for column in landmarks.turned(*certain, most)), strict=True):
+        for key, frame in zip(*(column.tolist() for column in landmarks.probes_of(*certain, most)), strict=True):
             before = [entry for entry in reversed(buckets[key]) if entry[0] < name]
             after = [entry for entry in buckets[key] if entry[0] > name]
             for other, at in _beyond(before, owners, name) + _beyond(after, owners, name):
@@ -400,7 +400,7 @@ def _write_with_report(output: Path, previous: Path | None, source: Path) -> Non
     shards.write_report(output, report)
 
 
-def test_a_missing_shard_is_said(tmp_path):
+def test_a_missing_shard_is_an_error(tmp_path):
     with pytest.raises(UserError, match="no shards"):
         duplicates.find(tmp_path, GROUPS.empty_table(), lambda *_: None, tmp_path / "scratch")
 

@@ -116,7 +116,7 @@ def test_links_to_files_count_and_links_to_directories_are_followed_once(tmp_pat
 
 
 @pytest.mark.parametrize("digests", [True, False])
-def test_links_out_of_the_corpus_are_quarantined_and_told(tmp_path, digests):
+def test_links_out_of_the_corpus_are_quarantined_and_reported(tmp_path, digests):
     corpus, outside = tmp_path / "corpus", tmp_path / "outside"
     put(outside, "passwd", b"root:x:0:0")
     put(outside, "deep/b.wav")
@@ -149,7 +149,7 @@ def test_links_out_of_the_corpus_are_quarantined_and_told(tmp_path, digests):
 
 
 @pytest.mark.parametrize("follow_links", [False, True])
-def test_links_to_what_can_hang_or_is_not_there_are_told(tmp_path, follow_links):
+def test_links_to_what_can_hang_or_is_not_there_are_reported(tmp_path, follow_links):
     put(tmp_path, "corpus/x.wav")
     os.mkfifo(tmp_path / "pipe")
     os.mkfifo(tmp_path / "corpus/pipe.csv")
@@ -281,7 +281,7 @@ def test_lines_of_another_encoding_are_read_as_windows_1252_and_counted(tmp_path
     assert list(result.remarks.values()) == ["mixed.csv: 2 lines that are not UTF-8, read as Windows-1252 (first: line 3)"]
 
 
-def test_cells_beyond_the_header_are_told(tmp_path):
+def test_cells_beyond_the_header_are_reported(tmp_path):
     put(tmp_path, "a.csv", b'id,caption\n1,a dog, barking\n2,"a cat, meowing"\n')
     result = inventory.take(tmp_path)
     assert [row["caption"] for _, row in metadata.read_csv(result, b"a.csv")] == ["a dog", "a cat, meowing"]
@@ -297,7 +297,7 @@ def test_cells_beyond_the_header_are_told(tmp_path):
         ('1,"a\nb"\n2,"c"\n', None),
     ],
 )
-def test_a_quote_left_open_that_swallows_rows_is_told(tmp_path, text, remark):
+def test_a_quote_left_open_that_swallows_rows_is_reported(tmp_path, text, remark):
     put(tmp_path, "a.csv", f"id,caption\n{text}".encode())
     result = inventory.take(tmp_path)
     list(metadata.read_csv(result, b"a.csv"))
@@ -343,7 +343,7 @@ def test_csv_as_table_programs_save_it(tmp_path, mark, encoding):
     assert [tuple(row.values()) for _, row in metadata.read_csv(result, b"a.csv")] == [("1", "a, b; c"), ("2", "café")]
 
 
-def test_a_column_that_is_there_twice_is_told(tmp_path):
+def test_a_column_that_is_there_twice_is_reported(tmp_path):
     put(tmp_path, "a.csv", b"name,caption,caption\n1,a,b\n")
     result = inventory.take(tmp_path)
     assert [row["caption"] for _, row in metadata.read_csv(result, b"a.csv")] == ["b"]

@@ -35,7 +35,7 @@ def test_files_of_one_clip_collide_and_the_first_is_described():
     assert not tables.orphans
 
 
-def test_a_file_without_start_is_the_only_window_or_the_whole_video_and_that_is_told():
+def test_a_file_without_start_is_the_only_window_or_the_whole_video_and_that_is_reported():
     one = joined([f"{VIDEO}.wav"], [row(VIDEO, start_time=30.0)])
     assert one.recordings[0]["start_time"] == 30.0
     assert not one.ambiguous
@@ -44,13 +44,13 @@ def test_a_file_without_start_is_the_only_window_or_the_whole_video_and_that_is_
     assert two.ambiguous[0]["reason"] == "rows have 2 starts, the file name has none"
 
 
-def test_repeated_ids_are_told_where_each_may_be_there_once():
+def test_repeated_ids_are_reported_if_each_may_occur_once():
     rows = [row("x", "one"), row("x", "two", at=9)]
     assert joined(["x.wav"], rows, unique=True).collisions == [{"id": "x", "origins": ["m.csv:2", "m.csv:9"]}]
     assert joined(["x.wav"], rows).collisions == []
 
 
-def test_what_is_taken_for_granted_is_told():
+def test_assumptions_are_reported():
     tables = joined(
         [f"{VIDEO}.wav", "UDGBjjwyaqE_29.wav"], [row(VIDEO, start_time=130.0), row("UDGBjjwyaqE", start_time=30.0, at=3)]
     )
@@ -75,7 +75,7 @@ def test_a_clip_that_other_columns_tell_is_the_recordings_and_the_missing_ones()
     ]
 
 
-def test_missing_clips_are_told_once_with_all_their_captions():
+def test_missing_clips_are_reported_once_with_all_their_captions():
     rows = [
         row(VIDEO, "one", start_time=30.0, number="7"),
         row(VIDEO, "two", at=3, start_time=30.0, number="8"),

@@ -12,7 +12,7 @@ from soundmill.corpora import loop_corpus
 from soundmill.errors import UserError
 
 
-def test_every_label_is_in_every_split_and_told_in_every_way():
+def test_every_label_is_in_every_split_with_every_tempo_hint():
     loops = loop_corpus.plan(240, 0.1, 0.25, 0)
     assert loops == loop_corpus.plan(240, 0.1, 0.25, 0) != loop_corpus.plan(240, 0.1, 0.25, 1)
     assert len({loop.name for loop in loops}) == 240
@@ -38,7 +38,7 @@ def test_a_loop_of_whole_bars_goes_on_at_its_beginning():
         assert jumps[-1] <= np.quantile(jumps, 0.9999) + 1e-3  # attacks, which loops begin with, are jumps themselves
 
 
-def test_the_table_tells_what_is_known(tmp_path):
+def test_the_table_has_the_plan_of_each_loop(tmp_path):
     loops = loop_corpus.plan(30, 0.2, 0.2, 0)
     loop_corpus.write_csv(loops, tmp_path / "metadata.csv")
     with (tmp_path / "metadata.csv").open(encoding="utf-8", newline="") as file:

@@ -90,6 +90,6 @@ def test_one_part_of_nsynth_has_its_split_in_its_own_name(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["urbansound8k", "gtzan", "nsynth"])
-def test_another_layout_is_told_what_was_expected(tmp_path, name):
+def test_another_layout_is_an_error_that_describes_the_expected_one(tmp_path, name):
     with pytest.raises(UserError, match=r"corpus\.path: no (csv|file like|`examples\.json`).*choose another corpus\.format"):
         scan(put(tmp_path, "a.wav"), name)

@@ -30,7 +30,7 @@ def test_the_documentation_has_the_row_of_every_format(root):
     assert [row for row in (table_row(adapter.FORMAT) for adapter in registry.ADAPTERS.values()) if row not in text] == []
 
 
-def test_every_format_says_where_all_it_knows_comes_from():
+def test_every_format_documents_where_its_fields_come_from():
     for name, adapter in registry.ADAPTERS.items():
         assert all(getattr(adapter.FORMAT, field.name) for field in fields(Format)), name
 
@@ -59,7 +59,7 @@ def test_a_format_is_known_by_what_its_metadata_says_whatever_that_is_called(lay
 
 
 @pytest.mark.parametrize("other", ["audiocap_id|youtube_id|start_time|caption\n1|r1nicOVtvkQ|30|a\n", "\ufeffx"])
-def test_tables_that_no_format_is_like_are_told(lay, other):
+def test_tables_that_no_format_is_like_are_reported(lay, other):
     """A csv with strokes for commas looks like nothing; that its captions are not there is not kept quiet."""
     alone = registry.read("auto", lay("r1nicOVtvkQ.wav", **{"val.csv": other.encode("utf-16")}), 4)
     assert (alone.format, len(alone.remarks)) == ("folder", 1)
@@ -70,7 +70,7 @@ def test_tables_that_no_format_is_like_are_told(lay, other):
     )
 
 
-def test_a_parquet_without_recordings_is_told(tmp_path):
+def test_a_parquet_without_recordings_is_reported(tmp_path):
     pq.write_table(pa.table({"file_name": ["a.wav"], "caption": ["a dog"]}), tmp_path / "captions.parquet")
     with pytest.raises(UserError, match=r"no recording in .*1 Parquet tables without .*first: captions\.parquet"):
         scan(tmp_path)
@@ -83,13 +83,13 @@ def test_a_parquet_without_recordings_is_told(tmp_path):
     )
 
 
-def test_why_the_only_parquet_cannot_be_read_is_told(tmp_path):
+def test_why_the_only_parquet_cannot_be_read_is_reported(tmp_path):
     (tmp_path / "train.parquet").write_bytes(b"PAR1 no table PAR1")
     with pytest.raises(UserError, match=r"first: train\.parquet: unreadable table"):
         scan(tmp_path)
 
 
-def test_parquet_tables_that_were_read_are_not_told(tmp_path):
+def test_parquet_tables_that_were_read_are_not_reported(tmp_path):
     write_table(tmp_path / "train.parquet", [cell(1), cell(2)], text=["a", "b"])
     write_table(tmp_path / "again.parquet", [cell(1)], text=["a"])
     assert (scan(tmp_path).format, scan(tmp_path).remarks) == ("audiofolder", [])
@@ -99,7 +99,7 @@ def test_parquet_tables_that_were_read_are_not_told(tmp_path):
     assert len(tables.recordings) == 3
 
 
-def test_texts_that_were_not_read_are_told_and_readmes_are_not(tmp_path):
+def test_texts_that_were_not_read_are_reported_and_readmes_are_not(tmp_path):
     put(tmp_path, "audio/a.wav", "audio/b.wav")
     for name in ("README.txt", "UrbanSound8K_README.txt", "license.txt", "LICENSE-audio.txt"):
         write(tmp_path, name, "All of it is free.")
@@ -108,7 +108,7 @@ def test_texts_that_were_not_read_are_told_and_readmes_are_not(tmp_path):
     assert "first: captions/a.txt" in scan(tmp_path).remarks[0]
 
 
-def test_what_the_join_takes_for_granted_is_told(lay):
+def test_what_the_join_takes_for_granted_is_reported(lay):
     tables = registry.read("auto", lay("r1nicOVtvkQ.wav", **MANIFESTS["audiocaps"]), 4)
     assert ["named by a YouTube id without a start" in remark for remark in tables.remarks] == [True]
 

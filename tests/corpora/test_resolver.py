@@ -161,7 +161,7 @@ def test_thousands_of_files_of_one_name_are_told_apart_by_folders_without_lookin
     assert len(looked_at) < 3 * 3000
 
 
-def test_what_lies_in_another_folder_than_a_relative_path_says_is_told():
+def test_what_lies_in_another_folder_than_a_relative_path_says_is_reported():
     result = index("dog/1.wav")
     assert result.resolve("cat/1.wav").elsewhere
     assert not result.resolve("1.wav").elsewhere

@@ -114,7 +114,7 @@ def test_recordings_in_another_container_are_found(tmp_path):
     assert (tables.missing, recordings(tables, "split")[WORDS[3].replace(".wav", ".flac")]) == ([], "test")
 
 
-def test_what_is_no_word_s_is_told(tmp_path):
+def test_what_is_no_word_s_is_reported(tmp_path):
     put(tmp_path, *WORDS, "yes/odd.wav", "stray.wav")
     tables = scan(tmp_path)
     assert recordings(tables, "labels", "group")["yes/odd.wav"] == (["yes"], None)
@@ -214,6 +214,6 @@ def test_a_header_with_file_name_is_an_audiofolder_s(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["speech_commands", "sc09", "ljspeech"])
-def test_another_layout_is_told_what_was_expected(tmp_path, name):
+def test_another_layout_is_an_error_that_describes_the_expected_one(tmp_path, name):
     with pytest.raises(UserError, match=r"corpus\.path: no (file like|`metadata\.csv`).*choose another corpus\.format"):
         scan(put(tmp_path, "a.wav"), name)

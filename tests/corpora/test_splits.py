@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections import Counter
 
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -108,14 +107,14 @@ def test_a_corpus_of_many_sources_keeps_its_splits():
 
 
 def test_labels_of_captions_come_before_those_of_their_recording():
-    recordings = pa.table({"recording_id": ["a", "b", "c", "d"], "labels": [["dog"], [], ["rain"], []]})
-    captions = pa.table({"recording_id": ["a", "d", "gone"], "labels": [["bell"], [], ["wind"]]})
+    recordings = [("a", ["dog"]), ("b", []), ("c", ["rain"]), ("d", [])]
+    captions = [("a", ["bell"]), ("d", []), ("gone", ["wind"])]
     labels_of, described = describe(recordings, captions)
     assert labels_of == {"a": ["bell", "dog"], "b": [], "c": ["rain"], "d": [], "gone": ["wind"]}
     assert described == {"a", "c", "d", "gone"}
 
 
-def test_what_is_wrong_with_splits_is_told_with_the_remedy():
+def test_problems_of_splits_are_reported_with_the_remedy():
     whole = [("train", ["dog", "rain"]), ("valid", []), ("test", ["dog"]), ("test", ["rain"])]
     assert warnings(whole, 0.1, 4) == []
     lacking = [("train", ["dog", "rain"]), ("test", ["dog"]), ("test", ["bell"])]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from soundmill import manifest, shards
 from soundmill.corpora import verdicts
-from soundmill.corpora.verdicts import MEASURES, Limit, Survey, judge
+from soundmill.corpora.verdicts import MEASURES, ClipQuality, Limit, judge
 from soundmill.errors import UserError
 
 GOOD = {
@@ -60,17 +60,17 @@ def write_clips(directory: Path, *by_shard: list[dict | None]) -> Path:
 
 def verdicts_of(
     tmp_path: Path, *by_shard: list[dict | None], limits: list[Limit] = LIMITS
-) -> tuple[Survey, list[dict], list[dict]]:
+) -> tuple[ClipQuality, list[dict], list[dict]]:
     clips = write_clips(tmp_path / "clips", *by_shard)
     recordings = pa.table({"recording_id": [f"r{number}" for number in range(100)], "corpus": ["even", "odd"] * 50})
-    survey, rejected = judge(clips, recordings, limits, tmp_path / "verdicts.parquet")
+    quality, rejected = judge(clips, recordings, limits, tmp_path / "verdicts.parquet")
     table = pq.read_table(tmp_path / "verdicts.parquet")
     assert table.schema.equals(manifest.VERDICTS)
-    return survey, rejected, table.to_pylist()
+    return quality, rejected, table.to_pylist()
 
 
 def test_every_clip_has_a_verdict_and_the_rejected_a_reason(tmp_path):
-    survey, rejected, rows = verdicts_of(
+    quality, rejected, rows = verdicts_of(
         tmp_path,
         [{}, {"clipping_ratio": 0.31}, {"dc_offset": -0.25, "clipping_ratio": 0.1}],
         [{"level_db": None}, {"channel_correlation": -1.0, "dc_offset": 0.5}, {"channel_correlation": -0.95}],
@@ -89,24 +89,24 @@ def test_every_clip_has_a_verdict_and_the_rejected_a_reason(tmp_path):
             "detail": "|dc_offset| 0.5 > max_dc_offset 0.2; channel_correlation -1 < min_channel_correlation -0.95, clip 4",
         },
     ]
-    assert survey.broken() == {"min_level_db": 1, "max_clipping_ratio": 1, "max_dc_offset": 2, "min_channel_correlation": 1}
-    assert survey.rejected_for() == {"min_level_db": 1, "max_clipping_ratio": 1, "max_dc_offset": 2, "min_channel_correlation": 0}
-    assert [survey.corpora[number] for number in survey.corpus] == ["even", "odd"] * 3
+    assert quality.broken() == {"min_level_db": 1, "max_clipping_ratio": 1, "max_dc_offset": 2, "min_channel_correlation": 1}
+    assert quality.rejected_for() == {"min_level_db": 1, "max_clipping_ratio": 1, "max_dc_offset": 2, "min_channel_correlation": 0}
+    assert [quality.corpora[number] for number in quality.corpus] == ["even", "odd"] * 3
 
 
 def test_the_spread_and_the_worst_are_of_all_shards_together(tmp_path):
     ratios = [0.2, 0.0, 0.9, 0.4, 0.05, 0.9]
-    survey, _, _ = verdicts_of(
+    quality, _, _ = verdicts_of(
         tmp_path, [{"clipping_ratio": ratio} for ratio in ratios[:2]], [{"clipping_ratio": ratio} for ratio in ratios[2:]]
     )
-    assert len(survey) == 6
-    spread = survey.spread()
+    assert len(quality) == 6
+    spread = quality.spread()
     assert spread["clipping_ratio"]["p50"] == 0.3
     assert (spread["clipping_ratio"]["p0"], spread["clipping_ratio"]["p100"]) == (0.0, 0.9)
     assert spread["channel_correlation"] == {"none": 6}
-    assert survey.worst(LIMITS[1], 3) == [2, 5, 3]
-    assert survey.worst(LIMITS[1], 99) == [2, 5, 3, 0]
-    assert [(path.name, row) for path, row in map(survey.place, (0, 1, 2, 5))] == [
+    assert quality.worst(LIMITS[1], 3) == [2, 5, 3]
+    assert quality.worst(LIMITS[1], 99) == [2, 5, 3, 0]
+    assert [(path.name, row) for path, row in quality.places([0, 1, 2, 5])] == [
         ("shard-00000.parquet", 0), ("shard-00000.parquet", 1), ("shard-00001.parquet", 0), ("shard-00001.parquet", 3),
     ]  # fmt: skip
 
@@ -115,22 +115,23 @@ def test_verdicts_are_the_same_however_many_clips_are_judged_at_once(tmp_path, m
     by_shard = [[{}, {"clipping_ratio": 0.31}], [], [{"dc_offset": -0.25}], [{"level_db": None}, {}]]
     (tmp_path / "one").mkdir()
     (tmp_path / "other").mkdir()
-    survey, rejected, rows = verdicts_of(tmp_path / "one", *by_shard)
+    quality, rejected, rows = verdicts_of(tmp_path / "one", *by_shard)
     monkeypatch.setattr(verdicts, "CLIPS_AT_ONCE", 1)
     again, rejected_again, rows_again = verdicts_of(tmp_path / "other", *by_shard)
-    assert (rejected_again, rows_again, again.starts) == (rejected, rows, survey.starts)
-    assert (again.spread(), again.broken(), again.rejected.tolist()) == (survey.spread(), survey.broken(), survey.rejected.tolist())
-    assert survey.starts == [0, 2, 2, 3, 5]
-    names = [path.name for path, _ in survey.places(np.arange(5))]
+    assert (rejected_again, rows_again, again.starts) == (rejected, rows, quality.starts)
+    assert (again.spread(), again.broken()) == (quality.spread(), quality.broken())
+    assert again.rejected.tolist() == quality.rejected.tolist()
+    assert quality.starts == [0, 2, 2, 3, 5]
+    names = [path.name for path, _ in quality.places(np.arange(5))]
     assert names == [shards.shard_name(index) for index in (0, 0, 2, 3, 3)]
-    assert [row for _, row in survey.places(np.arange(5))] == [0, 1, 0, 0, 1]
+    assert [row for _, row in quality.places(np.arange(5))] == [0, 1, 0, 0, 1]
 
 
 def test_without_rules_nothing_is_rejected(tmp_path):
-    survey, rejected, rows = verdicts_of(tmp_path, [{"level_db": None}, {"clipping_ratio": 1.0}], limits=[])
+    quality, rejected, rows = verdicts_of(tmp_path, [{"level_db": None}, {"clipping_ratio": 1.0}], limits=[])
     assert rejected == []
     assert [row["rejected"] for row in rows] == [None, None]
-    assert survey.broken() == {}
+    assert quality.broken() == {}
 
 
 def test_clips_that_were_never_measured_are_an_error_that_says_what_to_do(tmp_path):

@@ -273,8 +273,8 @@ def test_a_damaged_sound_is_named_and_all_others_are_there(tmp_path, capsys):
     assert page.count("<img") == page.count("<audio") == 5
     message = capsys.readouterr().err
     for name, why in (
-        ("nan", "NaN or infinite samples"),
-        ("inf", "NaN or infinite samples"),
+        ("nan", "non-finite samples"),
+        ("inf", "non-finite samples"),
         ("gone", "gone.wav: missing"),
     ):
         for what in ("picture", "player"):

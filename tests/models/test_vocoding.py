@@ -234,7 +234,7 @@ def archive() -> bytes:
         (np.zeros((1, 16, 3)), r"its shape is \(1, 16, 3\).* one sound in a file"),
         (np.zeros((16, 0)), r"its shape is \(16, 0\)"),
         (np.zeros((16, 3), np.int16), "no array of floating-point numbers"),
-        (np.full((16, 3), np.nan), "values that are no numbers"),
+        (np.full((16, 3), np.nan), "has non-finite values; make it again"),
         (np.linspace(0, 1, 48).reshape(16, 3), "lie between 0 and 1.* natural logarithm"),
         (np.array([{"a": 1}]), "cannot be read as an array .*allow_pickle=False"),
         (b"", "cannot be read as an array"),

@@ -95,16 +95,20 @@ def test_scan_takes_over_what_the_survey_read_and_writes_the_same_tables(surveye
     assert tree(surveyed / "data" / "corpus") == tables
 
 
-@pytest.mark.parametrize("change", ["caption", "recording", "format"])
+@pytest.mark.parametrize("change", ["caption", "recording", "link", "format"])
 def test_scan_reads_again_what_changed_after_the_survey(surveyed, monkeypatch, change):
     if change == "caption":
         (surveyed / "sounds/a.json").write_text(json.dumps({"prompt": "sound z"}))
     elif change == "recording":
         (surveyed / "sounds/d.wav").write_bytes(b"RIFF")
+    elif change == "link":
+        (surveyed / "d.wav").write_bytes(b"RIFF")
+        (surveyed / "sounds/d.wav").symlink_to("../d.wav")
     else:
         settle(surveyed, corpus=external("sounds", "folder"))
     metrics, reads = scan_counting_reads(monkeypatch)
     assert len(reads) == 1
+    assert bool(metrics["remarks"]) == (change in ("link", "format"))
     assert metrics["recordings"] == (4 if change == "recording" else 3)
     captions = {row["caption"] for row in table("data/corpus/captions.parquet")}
     assert captions == (set() if change == "format" else {f"sound {'z' if change == 'caption' else 'a'}", "sound b", "sound c"})

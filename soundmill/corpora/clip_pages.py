@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from soundmill import manifest, page, shards
-from soundmill.corpora.verdicts import Limit, Survey
+from soundmill.corpora.verdicts import SIGNED, ClipQuality, Limit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +36,7 @@ INK, KEPT, REFUSED = "#010203", "#3b82c4", "#d6336c"  # INK is replaced by the p
 
 
 @dataclass(frozen=True)
-class Sound:
+class ShownClip:
     """A clip on the page; `flac` and `picture` (JPEG) are None where it did not fit."""
 
     clip_id: str
@@ -52,21 +52,21 @@ class Sound:
         return limit.say(np.nan if value is None else value)
 
 
-def write(path: Path, survey: Survey, examples: int, num_bytes: int) -> None:
+def write_quality(path: Path, quality: ClipQuality, examples: int, num_bytes: int) -> None:
     """Write the page on quality: at most `examples` clips of each rule, the worst first; at most `num_bytes` of sound."""
-    worst = {limit: [survey.place(number) for number in survey.worst(limit, examples)] for limit in survey.limits}
+    worst = {limit: quality.places(quality.worst(limit, examples)) for limit in quality.limits}
     order = [clips[rank] for rank in range(examples) for clips in worst.values() if rank < len(clips)]
     sounds = _read(list(dict.fromkeys(order)), num_bytes)
     text = page.render(
         "soundmill.corpora",
         "quality.html",
         title="Quality of the clips",
-        num_clips=len(survey),
-        hours=survey.measures["seconds"].sum() / 3600,
-        num_rejected=int((survey.rejected >= 0).sum()),
-        corpora=_corpora(survey),
-        broken=survey.broken(),
-        measures=_measures(survey),
+        num_clips=len(quality),
+        hours=quality.measures["seconds"].sum() / 3600,
+        num_rejected=int((quality.rejected >= 0).sum()),
+        corpora=_corpora(quality),
+        broken=quality.broken(),
+        measures=_measures(quality),
         worst={limit: [sounds[place] for place in clips] for limit, clips in worst.items()},
     )
     path.write_text(text, encoding="utf-8")
@@ -110,7 +110,7 @@ def _choose(pairs: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str,
     return [pair for _, _, pair in sorted(ranked, key=lambda item: item[:2])[:count]]
 
 
-def _read(order: Sequence[tuple[Path, int]], num_bytes: int) -> dict[tuple[Path, int], Sound]:
+def _read(order: Sequence[tuple[Path, int]], num_bytes: int) -> dict[tuple[Path, int], ShownClip]:
     """The clips at these places; the first ones, up to `num_bytes`, with sound."""
     rows = _rows(order, ["clip_id", "source", "start", "quality", "num_samples"])
     playable, left = [], num_bytes
@@ -122,7 +122,7 @@ def _read(order: Sequence[tuple[Path, int]], num_bytes: int) -> dict[tuple[Path,
     audio = {place: row["audio"]["bytes"] for place, row in _rows(playable, ["audio"]).items()}
     pictures = {place: _picture(flac) for place, flac in audio.items()}
     return {
-        place: Sound(row["clip_id"], row["source"], row["start"], row["quality"], audio.get(place), pictures.get(place))
+        place: ShownClip(row["clip_id"], row["source"], row["start"], row["quality"], audio.get(place), pictures.get(place))
         for place, row in rows.items()
     }
 
@@ -138,24 +138,24 @@ def _rows(places: Iterable[tuple[Path, int]], columns: list[str]) -> dict[tuple[
     }
 
 
-def _corpora(survey: Survey) -> list[list[str]]:
+def _corpora(quality: ClipQuality) -> list[list[str]]:
     rows = []
-    for number, name in enumerate(survey.corpora):
-        of = survey.corpus == number
-        rejected = int((survey.rejected[of] >= 0).sum())
+    for number, name in enumerate(quality.corpora):
+        of = quality.corpus == number
+        rejected = int((quality.rejected[of] >= 0).sum())
         share = f"{rejected / of.sum():.1%}" if of.any() else "–"
-        hours = survey.measures["seconds"][of].sum() / 3600
+        hours = quality.measures["seconds"][of].sum() / 3600
         rows.append([name, f"{of.sum():,}", f"{hours:.2f}", f"{rejected:,}", share])
     return rows
 
 
-def _measures(survey: Survey) -> list[dict[str, Any]]:
+def _measures(quality: ClipQuality) -> list[dict[str, Any]]:
     """Of each measure its distribution, its limits, and the number of clips beyond any of them."""
     measures = []
-    for name, spread in survey.spread().items():
+    for name, spread in quality.spread().items():
         title, unit, meaning = TITLES[name]
-        limits = [limit for limit in survey.limits if limit.measure == name]
-        beyond = np.any([np.zeros(len(survey), bool), *(limit.excess(survey.measures) > 0 for limit in limits)], axis=0)
+        limits = [limit for limit in quality.limits if limit.measure == name]
+        beyond = np.any([np.zeros(len(quality), bool), *(limit.excess(quality.measures) > 0 for limit in limits)], axis=0)
         measures.append(
             {
                 "title": title,
@@ -165,7 +165,7 @@ def _measures(survey: Survey) -> list[dict[str, Any]]:
                 "without_value": spread.get("none", 0),
                 "limits": limits,
                 "num_beyond": int(beyond.sum()),
-                "histogram": _histogram(title, survey.measures[name], beyond, limits),
+                "histogram": _histogram(title, quality.measures[name], beyond, limits),
             }
         )
     return measures
@@ -185,7 +185,7 @@ def _histogram(title: str, values: np.ndarray, beyond: np.ndarray, limits: Seque
 
 
 def _draw_histogram(axes: Axes, kept: np.ndarray, refused: np.ndarray, limits: Sequence[Limit]) -> None:
-    marks = [sign * limit.value for limit in limits for sign in ((1, -1) if limit.measure == "dc_offset" else (1,))]
+    marks = [sign * limit.value for limit in limits for sign in ((1, -1) if limit.measure in SIGNED else (1,))]
     drawn = np.concatenate([kept, refused, marks])
     low, high = float(drawn.min()), float(drawn.max())
     margin = 0.03 * (high - low) or max(abs(low), 1e-3) * 0.1
