@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -299,11 +298,8 @@ def _embeddings(
 
 @cache
 def _load(config: EmbedderConfig) -> Embedder:
-    """Once per worker process. One thread each: the processes share the cores, and more threads change last bits."""
-    embedder = config.load()
-    if torch := sys.modules.get("torch"):  # only if the embedder uses it: importing it takes seconds
-        torch.set_num_threads(1)
-    return embedder
+    """Once per worker process."""
+    return config.load()
 
 
 def _batches(items: Iterable[tuple[Sound, np.ndarray, int]]) -> Iterator[list[tuple[Sound, np.ndarray, int]]]:
