@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -27,14 +27,6 @@ class Source:
     codec: Mapping[str, Path]
     about: folders.About
     transferred: Mapping[str, Path] = field(default_factory=dict)  # left-out clips, in the model's timbre
-
-    def shards_of(self, clip_ids: set[str]) -> dict[Path, set[str]]:
-        """The clips by shard."""
-        by_shard: dict[Path, set[str]] = {}
-        for clip in self.catalog:
-            if clip.clip_id in clip_ids:
-                by_shard.setdefault(self.clips / shards.shard_name(clip.shard), set()).add(clip.clip_id)
-        return by_shard
 
     @property
     def reconstructed(self) -> bool:
@@ -91,6 +83,15 @@ def read_catalog(path: Path) -> list[CatalogClip]:
     return sorted(clips, key=lambda clip: clip.clip_id)
 
 
+def shards_of(catalog: Iterable[CatalogClip], clips: Path, clip_ids: Collection[str]) -> dict[Path, set[str]]:
+    """Ids of these clips by their shard in the directory `clips`."""
+    by_shard: dict[Path, set[str]] = {}
+    for clip in catalog:
+        if clip.clip_id in clip_ids:
+            by_shard.setdefault(clips / shards.shard_name(clip.shard), set()).add(clip.clip_id)
+    return by_shard
+
+
 def sound_files(directory: Path) -> dict[str, Path]:
     """The files `<clip id>.wav` of a directory by id."""
     return {path.stem: path for path in sorted(directory.glob("*.wav"))}
@@ -103,7 +104,7 @@ def evaluate(setup: Setup, source: Source, options: Options, unavailable: Mappin
     sounds = {
         "generated": in_files(source.generated),
         "codec": in_files(source.codec),
-        "real": in_shards(source.shards_of(sets.real())),
+        "real": in_shards(shards_of(source.catalog, source.clips, sets.real())),
     }
     reference = Members.of("real", sets.reference)
     library = embed(setup, sounds, reference)
@@ -229,5 +230,6 @@ def _look_for_copies(setup: Setup, source: Source, sets: Sets, training: set[str
     """The nearest training clips of generated sounds and, for comparison, of held-out real ones."""
     reference = set(sets.reference)
     held_out = {clip.clip_id for clip in source.catalog if clip.clip_id in reference and clip.split != "train"}
-    real, trained = (list(in_shards(source.shards_of(ids)).values()) for ids in (held_out, training))
+    by_shard = [shards_of(source.catalog, source.clips, ids) for ids in (held_out, training)]
+    real, trained = (list(in_shards(ids_of_shards).values()) for ids_of_shards in by_shard)
     return memorisation.search_for_copies(setup, list(in_files(source.generated).values()), real, trained)

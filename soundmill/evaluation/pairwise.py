@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from soundmill import shards
 from soundmill.audio.flac import write_wav
 from soundmill.errors import UserError
 from soundmill.evaluation import evaluator, family, features, protocols, scores
@@ -66,12 +65,13 @@ def compare(
 
     with tempfile.TemporaryDirectory(prefix="soundmill-pairwise-") as place:
         reference, asked_for = Path(place) / "reference", Path(place) / "asked for"
-        known = {clip.clip_id for clip in family.read_catalog(catalog) if like["reference"] == "all" or clip.split == "test"}
-        _write_clips(clips, catalog, known, reference)
+        listed = family.read_catalog(catalog)
+        known = {clip.clip_id for clip in listed if like["reference"] == "all" or clip.split == "test"}
+        _write_clips(family.shards_of(listed, clips, known), reference)
         by_set = {metric for metric in COMPARED if not scores.METRICS[metric].paired}
         rounds = [(set(COMPARED), reference, False)]
         if wanted != known:  # a clip's own distance is to the one that was asked for, a set's to the whole reference
-            _write_clips(clips, catalog, wanted & known, asked_for)
+            _write_clips(family.shards_of(listed, clips, wanted & known), asked_for)
             rounds = [(by_set, reference, True), ({*COMPARED} - by_set, asked_for, False)]
         differences = []
         for a, b in pairs:
@@ -104,13 +104,9 @@ def _corrected(differences: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return differences
 
 
-def _write_clips(clips: Path, catalog: Path, wanted: set[str] | frozenset[str], directory: Path) -> None:
-    """Clips of a variant as `<clip id>.wav`."""
-    by_shard: dict[str, set[str]] = {}
-    for clip in family.read_catalog(catalog):
-        if clip.clip_id in wanted:
-            by_shard.setdefault(shards.shard_name(clip.shard), set()).add(clip.clip_id)
+def _write_clips(by_shard: Mapping[Path, set[str]], directory: Path) -> None:
+    """Write clips (shard → ids) as `<clip id>.wav`."""
     directory.mkdir()
-    for shard, of_it in sorted(by_shard.items()):
-        for clip_id, wave, rate in features.clips_of(clips / shard, of_it):
+    for shard, clip_ids in by_shard.items():
+        for clip_id, wave, rate in features.clips_of(shard, clip_ids):
             write_wav(directory / f"{clip_id}.wav", wave, rate)
