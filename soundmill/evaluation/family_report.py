@@ -125,9 +125,13 @@ def _copies(evaluation: FamilyEvaluation, source: Source) -> Section:
     """The closest pairs of a generated sound and a training clip."""
     nearest = evaluation.memorised.worst(report.GALLERY)
     training = _real(source, {near.copy_of or near.neighbour for near in nearest})
-    make = {"generated": lambda clip_id: _file("generated", source.generated[clip_id], source)}
-    make["training"] = lambda clip_id: Sound("training", *training[clip_id], loops=source.about.loops)
-    return report.copies(evaluation.memorised, lambda role, clip_id: make[role](clip_id))
+
+    def sound_of(role: str, clip_id: str) -> Sound:
+        if role == "generated":
+            return _file(role, source.generated[clip_id], source)
+        return Sound(role, *training[clip_id], loops=source.about.loops)
+
+    return report.copies(evaluation.memorised, sound_of)
 
 
 def by_label(evaluation: FamilyEvaluation, source: Source) -> dict[str, dict[str, float]]:
