@@ -243,12 +243,20 @@ def embed_texts(config: EmbedderConfig, texts: Mapping[str, str], cache: Path) -
     cached = Embedded(directory, set(keys.values()))
     missing = sorted({text for clip_id, text in texts.items() if keys[clip_id] not in cached})
     if missing:
-        rows = [
-            Embedding(hashing.digest("text", text), WaveFacts(0, False, False, ""), 0, row[None], np.zeros(0, np.float32))
-            for text, row in zip(missing, config.load().embed_texts(missing), strict=True)
-        ]
-        add(directory, rows)
+        job = shards.Job("texts", (config, directory, missing), len(missing))
+        with tempfile.TemporaryDirectory(prefix="soundmill-evaluate-") as place:  # in a process of one thread, as sounds
+            shards.map_shards(_embed_texts, [job], Path(place) / "done", workers=1)
     return View(directory, keys)
+
+
+def _embed_texts(config: EmbedderConfig, directory: Path, texts: Sequence[str], output: Path) -> shards.Report:
+    rows = [
+        Embedding(hashing.digest("text", text), WaveFacts(0, False, False, ""), 0, row[None], np.zeros(0, np.float32))
+        for text, row in zip(texts, _load(config).embed_texts(texts), strict=True)
+    ]
+    add(directory, rows)
+    output.touch()
+    return shards.Report()
 
 
 def refuse(rows: Iterable[Mapping[str, str]]) -> None:

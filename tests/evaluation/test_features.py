@@ -58,6 +58,23 @@ def embedded(config, sounds, cache, workers: int = 1) -> SimpleNamespace:
     return SimpleNamespace(frames=dict(view.frames()), logits=features.Logits(view.open(), view.keys))
 
 
+class TextConfig(features.EmbedderConfig):
+    """Embeds a text as 1 if its process has one thread, else as 0."""
+
+    weights = "none"
+
+    def load(self):
+        one_thread = os.environ.get("OMP_NUM_THREADS") == "1"
+        return SimpleNamespace(embed_texts=lambda texts: np.full((len(texts), 1), one_thread, np.float32))
+
+
+def test_texts_are_embedded_in_a_process_of_one_thread(tmp_path, pool, monkeypatch):
+    """More threads change last bits, which the cache would keep."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    view = features.embed_texts(TextConfig("texts"), {"b": "rain", "a": "wind", "c": "rain"}, tmp_path)
+    assert {name: frames.item() for name, frames in view.frames()} == {"a": 1, "b": 1, "c": 1}
+
+
 def test_clips_of_a_shard(shard, tmp_path):
     result = {name: (wave, rate) for name, wave, rate in features.clips_of(shard, {"clip1", "clip3"})}
     assert list(result) == ["clip1", "clip3"]
