@@ -13,6 +13,7 @@ from soundmill.errors import UserError
 from soundmill.evaluation import features, folders, memorisation, probe, scorer, scores, subsets
 from soundmill.evaluation import sets as sets_of
 from soundmill.evaluation.library import Library, Members, Setup, about_damaged, embed, in_files, in_shards, rounded
+from soundmill.evaluation.protocols import Protocol
 from soundmill.evaluation.scorer import Scored
 from soundmill.evaluation.sets import CatalogClip, Sets
 
@@ -145,16 +146,26 @@ def evaluate(setup: Setup, source: Source, options: Options, unavailable: Mappin
 
 def _score(library: Library, sets: Sets, source: Source, guesses: Mapping[str, probe.Guesses]) -> Scored:
     """The protocol's scores, and the label accuracy by each embedder's probe."""
-    protocol, against = library.setup.protocol, source.about.trained_against
+    against = source.about.trained_against
     scored = scorer.score(library.setup, library, sets_of.comparisons(sets, library, source.reconstructed), against)
     for name, guessed in guesses.items():
         if sets.requested:
-            of, baselines = probe.label_accuracy(guessed, sets.probe, dict(sets.requested), sets.codec)
-            key = f"label_accuracy_{name}"
-            scored.add(key, scores.mean_with_interval(of, protocol.seed, protocol.replicates))
-            scored.baselines[key] = {role: rounded(value) for role, value in sorted(baselines.items())}
-            scored.check_rank(key, "label_accuracy", name, against)
+            _add_label_accuracy(scored, library.setup.protocol, sets, name, guessed)
+            scored.check_rank(f"label_accuracy_{name}", "label_accuracy", name, against)
     return scored
+
+
+def _add_label_accuracy(scored: Scored, protocol: Protocol, sets: Sets, name: str, guessed: probe.Guesses) -> None:
+    """The accuracy over the classified sounds; it is left out if there are none."""
+    key = f"label_accuracy_{name}"
+    requested = {clip_id: label for clip_id, label in sets.requested if clip_id in guessed.generated}
+    if not requested:
+        scored.left_out[key] = f"too few sounds are long enough for a patch of {name}"
+        scored.warnings.append(f"{key} is left out: {scored.left_out[key]}.")
+        return
+    of, baselines = probe.label_accuracy(guessed, sets.probe, requested, sets.codec)
+    scored.add(key, scores.mean_with_interval(of, protocol.seed, protocol.replicates))
+    scored.baselines[key] = {role: rounded(value) for role, value in sorted(baselines.items())}
 
 
 def _guess(library: Library, sets: Sets) -> dict[str, probe.Guesses]:

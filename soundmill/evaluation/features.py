@@ -152,14 +152,9 @@ class View:
         embedded = self.open()
         return {clip_id: embedded.facts[key] for clip_id, key in self.keys.items()}
 
-    def means(self) -> np.ndarray:
-        """Mean embedding of every sound [N, D] float64, sorted by id; a sound without a patch raises UserError."""
-        rows = []
-        for clip_id, patches in self.frames():
-            if not len(patches):
-                raise UserError(f"clip {clip_id}: too short for a patch of the embedder")
-            rows.append(patches.mean(axis=0, dtype=np.float64))
-        return np.stack(rows)
+    def means(self) -> dict[str, np.ndarray]:
+        """Mean embedding [D] float64 of every sound that has patches, by id, sorted."""
+        return {clip_id: patches.mean(axis=0, dtype=np.float64) for clip_id, patches in self.frames() if len(patches)}
 
 
 @dataclass(frozen=True)
