@@ -210,13 +210,14 @@ def peak_memory(work: Callable[[], Any]) -> int:
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # return freed memory, so that `work` cannot reuse it
     Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
-    before = _memory_bytes("VmRSS")
+    before = memory_bytes("VmRSS")
     work()
-    return _memory_bytes("VmHWM") - before
+    return memory_bytes("VmHWM") - before
 
 
-def _memory_bytes(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
+def memory_bytes(key: str, process: int | str = "self") -> int:
+    """Memory of a process: `VmRSS`, resident, or `VmHWM`, its peak; with mapped files."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{key}:"))
 
 
