@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.peers import WORKERS as WORKERS
+from soundmill import pretrained
 from soundmill.decoding.decode import ffmpeg_version
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -255,6 +256,11 @@ def parser(description: str | None, **sizes: int) -> argparse.ArgumentParser:
     for size, default in sizes.items():
         parser.add_argument(f"--{size}", type=int, default=default, help=f"default: {default}")
     return parser
+
+
+def weights_directory() -> Path:
+    """Directory of published weights: $SOUNDMILL_WEIGHTS, else the one beside the checkout."""
+    return Path(os.environ.get(pretrained.VARIABLE) or ROOT.parent / "shared" / "models")
 
 
 def workplace(parent: Path | None) -> tempfile.TemporaryDirectory[str]:
