@@ -131,7 +131,7 @@ def found_tempo(bar: np.ndarray, rate: int, bpm: float) -> float:
     pulse = tempo.Pulse(tempo.onset_strength(resample(bar, rate, tempo.RATE)))
     tempi = bpm / 2**0.5 * tempo.STEP ** np.arange(np.log(2) / np.log(tempo.STEP))
     strengths = pulse.strength(tempi)
-    return float(tempi[strengths.argmax()]) if strengths.max() >= tempo.CLEAR else 0.0
+    return float(tempi[strengths.argmax()]) if strengths.max() >= tempo.MIN_PULSE else 0.0
 
 
 def step(name: str, args: argparse.Namespace) -> dict[str, Any]:
