@@ -58,8 +58,8 @@ def put(library: Library, role: str, clip_ids: list[str], offset: float, jitter:
 @pytest.fixture
 def library(tmp_path):
     result = protocols.load("project").with_embedders(["tagger"])
-    wanted = [score for score in result.scores if score.metric in ("fad", "kl", "precision")]
-    protocol = result.model_copy(update={"scores": wanted, "replicates": 60})
+    compared = [score for score in result.scores if score.metric in ("fad", "kl", "precision")]
+    protocol = result.model_copy(update={"scores": compared, "replicates": 60})
     library = Library(Given(protocol, tmp_path, 1), {})
     put(library, "real", [clip.clip_id for clip in CATALOG], 0.0, 0.3, 0)
     put(library, "generated", ids("test"), 1.0, 0.3, 1)

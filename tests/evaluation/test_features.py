@@ -84,7 +84,7 @@ def test_clips_of_a_shard(shard, tmp_path):
         list(features.clips_of(tmp_path / "shard-00009.parquet", {"clip1"}))
 
 
-def test_made_up_waves_are_as_long_as_a_sound_and_depend_on_the_id():
+def test_synthetic_waves_are_as_long_as_a_sound_and_depend_on_the_id():
     facts = Facts(WaveFacts(20_000, False, False, ""), 16_000, 1)
     report = shards.Report()
     noises = [features.noise(name, facts, 1) for name in "ab"]
