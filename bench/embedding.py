@@ -29,7 +29,6 @@ from soundmill.evaluation.embedders.base import Embedder, Embeddings
 
 SECONDS = 5
 YAMNET_RATE = 16_000
-YAMNET = ROOT.parent / "shared" / "models"
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def main() -> None:
             for name in references.PACKAGES
         ]
         more: dict[str, Any] = {}
-        yamnet = Path(os.environ.get(pretrained.VARIABLE) or YAMNET) / embedders.published()["yamnet"].file
+        yamnet = measure.weights_directory() / embedders.published()["yamnet"].file
         if yamnet.is_file():
             in_fresh_process(write_flac, work / "recordings", args.yamnet_clips, work / "flac")
             alone = measure.in_turns({"yamnet": recorded("yamnet", ours, "yamnet", yamnet, work / "flac")}, args.repetitions)

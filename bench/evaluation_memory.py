@@ -16,7 +16,7 @@ import numpy as np
 
 from bench import measure
 from bench.checkout import Usage, run
-from bench.measure import ROOT, WORKERS, Target
+from bench.measure import WORKERS, Target
 from bench.scale import soundmill
 from soundmill import params, pretrained
 from soundmill.audio.flac import encode_flac
@@ -26,18 +26,17 @@ RATE = 16_000
 SECONDS = 1.5
 WINDOWS = 2  # of YAMNet, in each sound
 FOLDER = 1000  # sounds per folder
-MODELS = ROOT.parent / "shared" / "models"
 
 
 def main() -> None:
     parser = measure.parser(__doc__, reference=1000)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 5_000, 10_000], help="numbers of generated sounds")
     args = parser.parse_args()
-    models = Path(os.environ.get(pretrained.VARIABLE) or MODELS)
-    if not (models / embedders.published()["yamnet"].file).is_file():
-        print(f"evaluation_memory is skipped: missing {models / embedders.published()['yamnet'].file}")
+    yamnet = measure.weights_directory() / embedders.published()["yamnet"].file
+    if not yamnet.is_file():
+        print(f"evaluation_memory is skipped: missing {yamnet}")
         return
-    os.environ[pretrained.VARIABLE] = str(models.resolve())
+    os.environ[pretrained.VARIABLE] = str(yamnet.parent.resolve())
     streamed: dict[int, Usage] = {}
     whole: dict[int, Usage] = {}
     with measure.workplace(args.work) as place:

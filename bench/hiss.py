@@ -15,10 +15,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from bench.recordings import some_clips
 from soundmill.errors import UserError
-from soundmill.models.catalog import waves_of
-from soundmill.shards import shard_paths
-from soundmill.training.seeds import seed_of
 
 MAX_REAL = 500  # clips, a fixed choice
 FLOOR = 1e-12  # share of the energy: -120 dB
@@ -32,19 +30,9 @@ def main() -> None:
     args = parser.parse_args()
     results = {
         "generated": shares((soundfile.read(path, always_2d=True) for path in sorted(args.generated.glob("*.wav"))), args.above),
-        "real": shares(real(args.real), args.above),
+        "real": shares(((wave.T, rate) for wave, rate in some_clips(args.real, MAX_REAL)), args.above),
     }
     print(json.dumps({"above_hz": args.above, **results}, indent=2))
-
-
-def real(clips: Path) -> Iterator[tuple[np.ndarray, int]]:
-    """(wave [T, C], rate) of a fixed choice of clips."""
-    import pyarrow.parquet as pq
-
-    ids = [clip_id for path in shard_paths(clips) for clip_id in pq.read_table(path, columns=["clip_id"])["clip_id"].to_pylist()]
-    chosen = sorted(ids, key=lambda clip_id: seed_of(0, clip_id))[:MAX_REAL]
-    for _, (wave, rate) in waves_of(clips, set(chosen)):
-        yield wave.T, rate
 
 
 def shares(sounds: Iterator[tuple[np.ndarray, int]], above: float) -> dict[str, float]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import time
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -169,16 +168,11 @@ def drain(batches: Iterable[Any], count: int) -> tuple[float, dict[str, Any]]:
     for number, log_mel in enumerate(stream, start=2):
         log_mel.float()
         if number == count - 1:  # before the last batch, while the workers are alive
-            peaks = [peak_bytes(pid) for pid in (os.getpid(), *(child.pid for child in multiprocessing.active_children()))]
+            processes = ["self", *(child.pid for child in multiprocessing.active_children())]
+            peaks = [measure.memory_bytes("VmHWM", process) for process in processes]
         last = time.perf_counter()  # without the end of the workers
     seconds = (last - first) * count / (count - 1)
     return seconds, {"seconds_to_first_batch": first - start, "peak_bytes": peaks}
-
-
-def peak_bytes(pid: int) -> int:
-    """Peak resident memory of a process, including mapped files."""
-    (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM:")]
-    return int(line.split()[1]) * 1024
 
 
 if __name__ == "__main__":

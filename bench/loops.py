@@ -27,13 +27,12 @@ import numpy as np
 import soundfile
 
 from bench import measure
+from bench.recordings import some_clips
 from soundmill import params
 from soundmill.audio import tempo
 from soundmill.audio.mel import log_mel, picture_spec
 from soundmill.audio.resample import resample
 from soundmill.decoding.stretch import stretch
-from soundmill.models.catalog import choose_by_hash, waves_of
-from soundmill.shards import shard_paths
 
 HOP_SECONDS = 0.008
 NEAR = 2  # frames on either side that the seam affects
@@ -52,7 +51,10 @@ def main() -> None:
     args = parser.parse_args()
     results: dict[str, Any] = {}
     if args.real:
-        sides = {"generated": list(generated(args.generated, args.clips)), "real": list(real(args.real, args.clips))}
+        sides = {
+            "generated": list(generated(args.generated, args.clips)),
+            "real": [(wave.mean(0), rate) for wave, rate in some_clips(args.real, args.clips)],
+        }
         results = {name: describe(sounds, args.bpm) for name, sounds in sides.items()}
         results["random cut"] = describe(join_cuts(sides["real"]), args.bpm)
         results["noise"] = describe(noise_like(sides["real"]), args.bpm)
@@ -66,14 +68,6 @@ def generated(directory: Path, count: int) -> Iterator[tuple[np.ndarray, int]]:
     for path in sorted(directory.glob("*.wav"))[:count]:
         wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
         yield wave.mean(1), rate
-
-
-def real(clips: Path, count: int) -> Iterator[tuple[np.ndarray, int]]:
-    import pyarrow.parquet as pq
-
-    ids = [clip_id for path in shard_paths(clips) for clip_id in pq.read_table(path, columns=["clip_id"])["clip_id"].to_pylist()]
-    for _, (wave, rate) in waves_of(clips, set(choose_by_hash(ids, count))):
-        yield wave.mean(0), rate
 
 
 def join_cuts(sounds: Sounds) -> Iterator[tuple[np.ndarray, int]]:
@@ -137,7 +131,7 @@ def found_tempo(bar: np.ndarray, rate: int, bpm: float) -> float:
     pulse = tempo.Pulse(tempo.onset_strength(resample(bar, rate, tempo.RATE)))
     tempi = bpm / 2**0.5 * tempo.STEP ** np.arange(np.log(2) / np.log(tempo.STEP))
     strengths = pulse.strength(tempi)
-    return float(tempi[strengths.argmax()]) if strengths.max() >= tempo.CLEAR else 0.0
+    return float(tempi[strengths.argmax()]) if strengths.max() >= tempo.MIN_PULSE else 0.0
 
 
 def step(name: str, args: argparse.Namespace) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.peers import WORKERS as WORKERS
+from soundmill import pretrained
 from soundmill.decoding.decode import ffmpeg_version
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -210,13 +211,14 @@ def peak_memory(work: Callable[[], Any]) -> int:
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # return freed memory, so that `work` cannot reuse it
     Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
-    before = _memory_bytes("VmRSS")
+    before = memory_bytes("VmRSS")
     work()
-    return _memory_bytes("VmHWM") - before
+    return memory_bytes("VmHWM") - before
 
 
-def _memory_bytes(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
+def memory_bytes(key: str, process: int | str = "self") -> int:
+    """Memory of a process: `VmRSS`, resident, or `VmHWM`, its peak; with mapped files."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{key}:"))
 
 
@@ -254,6 +256,11 @@ def parser(description: str | None, **sizes: int) -> argparse.ArgumentParser:
     for size, default in sizes.items():
         parser.add_argument(f"--{size}", type=int, default=default, help=f"default: {default}")
     return parser
+
+
+def weights_directory() -> Path:
+    """Directory of published weights: $SOUNDMILL_WEIGHTS, else the one beside the checkout."""
+    return Path(os.environ.get(pretrained.VARIABLE) or ROOT.parent / "shared" / "models")
 
 
 def workplace(parent: Path | None) -> tempfile.TemporaryDirectory[str]:

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from bench.measure import ROOT
+from soundmill import manifest
 from soundmill.errors import UserError
+from soundmill.models.catalog import choose_by_hash, waves_of
+from soundmill.shards import read_rows, shard_paths
 
 SHARED = ROOT.parent / "shared" / "data" / "esc10"
 EXTENSIONS = {".ogg", ".flac", ".wav", ".mp3"}
@@ -34,6 +40,13 @@ def embedded(directory: Path) -> list[Path]:
     project = Project.make(directory, ["corpus=synthetic"])
     project.run("corpus")
     return sorted((project.root / "data/corpus/audio").rglob("*.*"))
+
+
+def some_clips(clips: Path, count: int) -> Iterator[tuple[np.ndarray, int]]:
+    """(wave [C, T], rate) of at most `count` clips of a directory of shards, chosen by hash."""
+    ids = [row["clip_id"] for path in shard_paths(clips) for row in read_rows(path, manifest.CLIPS, ["clip_id"])]
+    for _, sound in waves_of(clips, set(choose_by_hash(ids, count))):
+        yield sound
 
 
 def repeat(recordings: list[Path], count: int, directory: Path) -> None:

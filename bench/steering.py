@@ -27,8 +27,7 @@ from soundmill.decoding import decode
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders, features
 from soundmill.evaluation.divergence import paired_kl
-from soundmill.evaluation.family import Source, read_catalog
-from soundmill.evaluation.folders import About
+from soundmill.evaluation.family import read_catalog, shards_of
 
 if TYPE_CHECKING:
     from soundmill.models.tango.model import Tango
@@ -124,9 +123,8 @@ def prompts(reference: Path, count: int) -> dict[str, Prompt]:
 
 def real_waves(reference: Path, asked: dict[str, Prompt]) -> dict[str, list[np.ndarray]]:
     clip_ids = {clip_id for prompt in asked.values() for clip_id in prompt.clips}
-    catalog = read_catalog(reference / "catalog/default.parquet")
-    ids_of_shards = Source(catalog, reference / "clips/default", {}, {}, About()).shards_of(clip_ids)
-    waves = {clip_id: wave.mean(axis=0) for path, ids in ids_of_shards.items() for clip_id, wave, _ in features.clips_of(path, ids)}
+    by_shard = shards_of(read_catalog(reference / "catalog/default.parquet"), reference / "clips/default", clip_ids)
+    waves = {clip_id: wave.mean(axis=0) for path, ids in by_shard.items() for clip_id, wave, _ in features.clips_of(path, ids)}
     return {family: [waves[clip_id] for clip_id in prompt.clips] for family, prompt in asked.items()}
 
 

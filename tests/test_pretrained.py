@@ -144,7 +144,7 @@ def test_what_a_kill_left_is_used(place, server):
 
 def test_another_file_is_thrown_away(place, server):
     server.content = bytes(len(CONTENT))
-    with pytest.raises(UserError, match=r"not the weights this project scores with .sha256 .* thrown away"):
+    with pytest.raises(UserError, match=r"not the published weights .sha256 .* was deleted; fetch it again"):
         fetch()
     assert names(place) == []
     server.content = CONTENT
@@ -153,7 +153,7 @@ def test_another_file_is_thrown_away(place, server):
 
 def test_the_publishers_own_digest_counts_too(place, monkeypatch):
     publish(monkeypatch, dataclasses.replace(published(), md5="0" * 32))
-    with pytest.raises(UserError, match=r"md5 .* wanted 000"):
+    with pytest.raises(UserError, match=r"md5 .* expected 000"):
         fetch()
     assert names(place) == []
 
@@ -162,7 +162,7 @@ def test_a_damaged_file_is_refused_and_replaced(place):
     path = fetch()
     path.write_bytes(CONTENT[:-1] + b"x")
     for use in (pretrained.path, pretrained.verify):
-        with pytest.raises(UserError, match=r"not the weights .* fetch it again: `soundmill weights fetch panns_cnn14_16k`"):
+        with pytest.raises(UserError, match=r"not the published weights .* fetch it again: `soundmill weights fetch panns"):
             use(published())
     assert fetch().read_bytes() == CONTENT
 
@@ -174,7 +174,7 @@ def test_a_mirror_is_as_good_as_the_net(place, server, tmp_path):
         fetch(mirror)
     assert not list(place.glob(".*.partial"))
     (mirror / "Cnn14_16k_mAP=0.438.pth").write_bytes(CONTENT[:-1])
-    with pytest.raises(UserError, match="not the weights"):
+    with pytest.raises(UserError, match="not the published weights"):
         fetch(mirror)
     (mirror / "Cnn14_16k_mAP=0.438.pth").write_bytes(CONTENT)
     assert fetch(mirror).read_bytes() == CONTENT
@@ -184,7 +184,7 @@ def test_a_mirror_is_as_good_as_the_net(place, server, tmp_path):
 def test_two_fetches_do_not_mix(place):
     place.mkdir()
     with (
-        pretrained._alone(place / ".Cnn14_16k_mAP=0.438.pth.partial"),
+        pretrained._locked(place / ".Cnn14_16k_mAP=0.438.pth.partial"),
         pytest.raises(UserError, match="another process is fetching"),
     ):
         fetch()
@@ -200,7 +200,7 @@ def test_offline_says_which_file_where_and_what_still_works(place, server):
     (place / "yamnet.tflite").write_bytes(b"another network")
     assert embedders.unavailable("panns_cnn14_16k").endswith("Available without it: tagger, yamnet")
     assert embedders.unavailable("yamnet") is None  # whether it is the right one shows when it is loaded
-    with pytest.raises(UserError, match=r"yamnet\.tflite: not the weights this project scores with"):
+    with pytest.raises(UserError, match=r"yamnet\.tflite: not the published weights"):
         embedders.load("yamnet", place)
     server.shutdown()
     server.server_close()
@@ -253,7 +253,7 @@ def test_the_command(place, server):
     (place / "Cnn14_16k_mAP=0.438.pth").write_bytes(b"torn")
     failed = soundmill("verify")
     assert failed.exit_code == 1
-    assert "not the weights" in failed.stderr
+    assert "not the published weights" in failed.stderr
     assert soundmill("path", "vggish").exit_code == 1
     assert "unknown weights 'vgish'; did you mean 'vggish'" in soundmill("path", "vgish").stderr
     assert "clap: downloaded from the Hugging Face hub" in soundmill("list").stderr

@@ -147,8 +147,7 @@ def compare(setup: Setup, a: Path, b: Path, reference: Path, unpaired: bool = Fa
             except UserError as error:
                 left_out[spec.key] = str(error)
     if not results:
-        lines = "".join(f"\n  {key}: {why}" for key, why in left_out.items())
-        raise UserError(f"no score of protocol {protocol.label} can be measured of these sounds:{lines}")
+        raise scorer.none_measured(protocol, left_out)
     for key in scored.unranked.keys() & results.keys():
         results[key]["better"] = "unranked"
     return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from soundmill.errors import UserError
 from soundmill.evaluation import features, folders, memorisation, probe, scorer, scores, subsets
 from soundmill.evaluation import sets as sets_of
 from soundmill.evaluation.library import Library, Members, Setup, about_damaged, embed, in_files, in_shards, rounded
+from soundmill.evaluation.protocols import Protocol
 from soundmill.evaluation.scorer import Scored
 from soundmill.evaluation.sets import CatalogClip, Sets
 
@@ -27,14 +28,6 @@ class Source:
     codec: Mapping[str, Path]
     about: folders.About
     transferred: Mapping[str, Path] = field(default_factory=dict)  # left-out clips, in the model's timbre
-
-    def shards_of(self, clip_ids: set[str]) -> dict[Path, set[str]]:
-        """The clips by shard."""
-        by_shard: dict[Path, set[str]] = {}
-        for clip in self.catalog:
-            if clip.clip_id in clip_ids:
-                by_shard.setdefault(self.clips / shards.shard_name(clip.shard), set()).add(clip.clip_id)
-        return by_shard
 
     @property
     def reconstructed(self) -> bool:
@@ -91,6 +84,15 @@ def read_catalog(path: Path) -> list[CatalogClip]:
     return sorted(clips, key=lambda clip: clip.clip_id)
 
 
+def shards_of(catalog: Iterable[CatalogClip], clips: Path, clip_ids: Collection[str]) -> dict[Path, set[str]]:
+    """Ids of these clips by their shard in the directory `clips`."""
+    by_shard: dict[Path, set[str]] = {}
+    for clip in catalog:
+        if clip.clip_id in clip_ids:
+            by_shard.setdefault(clips / shards.shard_name(clip.shard), set()).add(clip.clip_id)
+    return by_shard
+
+
 def sound_files(directory: Path) -> dict[str, Path]:
     """The files `<clip id>.wav` of a directory by id."""
     return {path.stem: path for path in sorted(directory.glob("*.wav"))}
@@ -103,7 +105,7 @@ def evaluate(setup: Setup, source: Source, options: Options, unavailable: Mappin
     sounds = {
         "generated": in_files(source.generated),
         "codec": in_files(source.codec),
-        "real": in_shards(source.shards_of(sets.real())),
+        "real": in_shards(shards_of(source.catalog, source.clips, sets.real())),
     }
     reference = Members.of("real", sets.reference)
     library = embed(setup, sounds, reference)
@@ -144,16 +146,26 @@ def evaluate(setup: Setup, source: Source, options: Options, unavailable: Mappin
 
 def _score(library: Library, sets: Sets, source: Source, guesses: Mapping[str, probe.Guesses]) -> Scored:
     """The protocol's scores, and the label accuracy by each embedder's probe."""
-    protocol, against = library.setup.protocol, source.about.trained_against
+    against = source.about.trained_against
     scored = scorer.score(library.setup, library, sets_of.comparisons(sets, library, source.reconstructed), against)
     for name, guessed in guesses.items():
         if sets.requested:
-            of, baselines = probe.label_accuracy(guessed, sets.probe, dict(sets.requested), sets.codec)
-            key = f"label_accuracy_{name}"
-            scored.add(key, scores.mean_with_interval(of, protocol.seed, protocol.replicates))
-            scored.baselines[key] = {role: rounded(value) for role, value in sorted(baselines.items())}
-            scored.check_rank(key, "label_accuracy", name, against)
+            _add_label_accuracy(scored, library.setup.protocol, sets, name, guessed)
+            scored.check_rank(f"label_accuracy_{name}", "label_accuracy", name, against)
     return scored
+
+
+def _add_label_accuracy(scored: Scored, protocol: Protocol, sets: Sets, name: str, guessed: probe.Guesses) -> None:
+    """The accuracy over the classified sounds; it is left out if there are none."""
+    key = f"label_accuracy_{name}"
+    requested = {clip_id: label for clip_id, label in sets.requested if clip_id in guessed.generated}
+    if not requested:
+        scored.left_out[key] = f"too few sounds are long enough for a patch of {name}"
+        scored.warnings.append(f"{key} is left out: {scored.left_out[key]}.")
+        return
+    of, baselines = probe.label_accuracy(guessed, sets.probe, requested, sets.codec)
+    scored.add(key, scores.mean_with_interval(of, protocol.seed, protocol.replicates))
+    scored.baselines[key] = {role: rounded(value) for role, value in sorted(baselines.items())}
 
 
 def _guess(library: Library, sets: Sets) -> dict[str, probe.Guesses]:
@@ -229,5 +241,6 @@ def _look_for_copies(setup: Setup, source: Source, sets: Sets, training: set[str
     """The nearest training clips of generated sounds and, for comparison, of held-out real ones."""
     reference = set(sets.reference)
     held_out = {clip.clip_id for clip in source.catalog if clip.clip_id in reference and clip.split != "train"}
-    real, trained = (list(in_shards(source.shards_of(ids)).values()) for ids in (held_out, training))
+    by_shard = [shards_of(source.catalog, source.clips, ids) for ids in (held_out, training)]
+    real, trained = (list(in_shards(ids_of_shards).values()) for ids_of_shards in by_shard)
     return memorisation.search_for_copies(setup, list(in_files(source.generated).values()), real, trained)

@@ -12,7 +12,7 @@ import numpy as np
 
 from soundmill import manifest
 from soundmill.evaluation import features, report
-from soundmill.evaluation.family import FamilyEvaluation, Source
+from soundmill.evaluation.family import FamilyEvaluation, Source, shards_of
 from soundmill.evaluation.library import rounded
 from soundmill.evaluation.sets import CatalogClip
 from soundmill.page.sounds import Card, Chip, Section, Sound
@@ -106,7 +106,8 @@ def _file(role: str, path: Path, source: Source) -> Sound:
 
 def _real(source: Source, ids: set[str]) -> dict[str, tuple[np.ndarray, int]]:
     """The clips as mono waves with their rates."""
-    of_shards = (features.clips_of(shard, clip_ids) for shard, clip_ids in source.shards_of(ids).items())
+    by_shard = shards_of(source.catalog, source.clips, ids)
+    of_shards = (features.clips_of(shard, clip_ids) for shard, clip_ids in by_shard.items())
     return {clip_id: (wave.mean(axis=0), rate) for clips in of_shards for clip_id, wave, rate in clips}
 
 
@@ -124,9 +125,13 @@ def _copies(evaluation: FamilyEvaluation, source: Source) -> Section:
     """The closest pairs of a generated sound and a training clip."""
     nearest = evaluation.memorised.worst(report.GALLERY)
     training = _real(source, {near.copy_of or near.neighbour for near in nearest})
-    make = {"generated": lambda clip_id: _file("generated", source.generated[clip_id], source)}
-    make["training"] = lambda clip_id: Sound("training", *training[clip_id], loops=source.about.loops)
-    return report.copies(evaluation.memorised, lambda role, clip_id: make[role](clip_id))
+
+    def sound_of(role: str, clip_id: str) -> Sound:
+        if role == "generated":
+            return _file(role, source.generated[clip_id], source)
+        return Sound(role, *training[clip_id], loops=source.about.loops)
+
+    return report.copies(evaluation.memorised, sound_of)
 
 
 def by_label(evaluation: FamilyEvaluation, source: Source) -> dict[str, dict[str, float]]:

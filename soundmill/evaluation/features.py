@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -153,14 +152,9 @@ class View:
         embedded = self.open()
         return {clip_id: embedded.facts[key] for clip_id, key in self.keys.items()}
 
-    def means(self) -> np.ndarray:
-        """Mean embedding of every sound [N, D] float64, sorted by id; a sound without a patch raises UserError."""
-        rows = []
-        for clip_id, patches in self.frames():
-            if not len(patches):
-                raise UserError(f"clip {clip_id}: too short for a patch of the embedder")
-            rows.append(patches.mean(axis=0, dtype=np.float64))
-        return np.stack(rows)
+    def means(self) -> dict[str, np.ndarray]:
+        """Mean embedding [D] float64 of every sound that has patches, by id, sorted."""
+        return {clip_id: patches.mean(axis=0, dtype=np.float64) for clip_id, patches in self.frames() if len(patches)}
 
 
 @dataclass(frozen=True)
@@ -244,12 +238,20 @@ def embed_texts(config: EmbedderConfig, texts: Mapping[str, str], cache: Path) -
     cached = Embedded(directory, set(keys.values()))
     missing = sorted({text for clip_id, text in texts.items() if keys[clip_id] not in cached})
     if missing:
-        rows = [
-            Embedding(hashing.digest("text", text), WaveFacts(0, False, False, ""), 0, row[None], np.zeros(0, np.float32))
-            for text, row in zip(missing, config.load().embed_texts(missing), strict=True)
-        ]
-        add(directory, rows)
+        job = shards.Job("texts", (config, directory, missing), len(missing))
+        with tempfile.TemporaryDirectory(prefix="soundmill-evaluate-") as place:  # in a process of one thread, as sounds
+            shards.map_shards(_embed_texts, [job], Path(place) / "done", workers=1)
     return View(directory, keys)
+
+
+def _embed_texts(config: EmbedderConfig, directory: Path, texts: Sequence[str], output: Path) -> shards.Report:
+    rows = [
+        Embedding(hashing.digest("text", text), WaveFacts(0, False, False, ""), 0, row[None], np.zeros(0, np.float32))
+        for text, row in zip(texts, _load(config).embed_texts(texts), strict=True)
+    ]
+    add(directory, rows)
+    output.touch()
+    return shards.Report()
 
 
 def refuse(rows: Iterable[Mapping[str, str]]) -> None:
@@ -299,11 +301,8 @@ def _embeddings(
 
 @cache
 def _load(config: EmbedderConfig) -> Embedder:
-    """Once per worker process. One thread each: the processes share the cores, and more threads change last bits."""
-    embedder = config.load()
-    if torch := sys.modules.get("torch"):  # only if the embedder uses it: importing it takes seconds
-        torch.set_num_threads(1)
-    return embedder
+    """Once per worker process."""
+    return config.load()
 
 
 def _batches(items: Iterable[tuple[Sound, np.ndarray, int]]) -> Iterator[list[tuple[Sound, np.ndarray, int]]]:

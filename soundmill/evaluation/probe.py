@@ -73,7 +73,10 @@ def folds(groups: Sequence[str], labels: Sequence[str], seed: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Guesses:
-    """Classes predicted by probes, by id; real clips and the codec's by the probe of the other folds."""
+    """Classes predicted by probes, by id; real clips and the codec's by the probe of the other folds.
+
+    Sounds too short for a patch of the embedder have none; if that leaves under two classes of real clips, no sound has one.
+    """
 
     generated: Mapping[str, str]
     real: Mapping[str, str]
@@ -84,8 +87,9 @@ def guess(clips: Sequence[tuple[str, str, int]], real: features.View, generated:
     """Fit probes to real clips (id, label, fold) and classify all sounds; no clip is classified by a probe fitted to its fold."""
     label_of = {clip_id: label for clip_id, label, _ in clips}
     fold_of = {clip_id: fold for clip_id, _, fold in clips}
-    means = dict(zip(real.keys, real.means(), strict=True))
-    codec_means = dict(zip(codec.keys, codec.means(), strict=True)) if codec.keys else {}
+    means, codec_means = real.means(), codec.means()
+    if len({label_of[clip_id] for clip_id in means}) < 2:
+        return Guesses({}, {}, {})
     of_real: dict[str, str] = {}
     of_codec: dict[str, str] = {}
     for fold in sorted(set(fold_of.values())):
@@ -94,11 +98,13 @@ def guess(clips: Sequence[tuple[str, str, int]], real: features.View, generated:
             continue
         model = fit(np.stack([means[clip_id] for clip_id in others]), [label_of[clip_id] for clip_id in others])
         for rows, guesses in ((means, of_real), (codec_means, of_codec)):
-            inside = [clip_id for clip_id in rows if fold_of.get(clip_id) == fold]
-            if inside:
-                guesses |= zip(inside, model.predict(np.stack([rows[clip_id] for clip_id in inside])), strict=True)
+            guesses |= _predict(model, {clip_id: row for clip_id, row in rows.items() if fold_of.get(clip_id) == fold})
     model = fit(np.stack(list(means.values())), [label_of[clip_id] for clip_id in means])
-    return Guesses(dict(zip(generated.keys, model.predict(generated.means()), strict=True)), of_real, of_codec)
+    return Guesses(_predict(model, generated.means()), of_real, of_codec)
+
+
+def _predict(model: Probe, means: Mapping[str, np.ndarray]) -> dict[str, str]:
+    return dict(zip(means, model.predict(np.stack(list(means.values()))), strict=True)) if means else {}
 
 
 def label_accuracy(

@@ -133,12 +133,16 @@ def score(setup: Setup, library: Library, comparisons: Comparisons, trained_agai
         elif "value" in result:
             scored.baselines[key][role] = rounded(result["value"])
     if all(spec.key in scored.left_out for spec in protocol.scores) and not comparisons.waves:
-        lines = "".join(f"\n  {key}: {why}" for key, why in scored.left_out.items())
-        raise UserError(f"no score of protocol {protocol.label} can be measured of these sounds:{lines}")
+        raise none_measured(protocol, scored.left_out)
     scored.warnings += [f"{key} is left out: {why}." for key, why in scored.left_out.items()]
     for spec in protocol.scores:
         scored.check_rank(spec.key, spec.metric, spec.embedder, trained_against)
     return scored
+
+
+def none_measured(protocol: protocols.Protocol, left_out: Mapping[str, str]) -> UserError:
+    lines = "".join(f"\n  {key}: {why}" for key, why in left_out.items())
+    return UserError(f"no score of protocol {protocol.label} can be measured of these sounds:{lines}")
 
 
 def _why_not(spec: protocols.ScoreSpec, comparisons: Comparisons) -> str | None:

@@ -18,6 +18,7 @@ from soundmill.exports.target import (
 
 # Keys that audiocraft's MusicDataset requires; null is allowed.
 AUDIOCRAFT_UNKNOWN = ("title", "artist", "key", "bpm", "genre", "moods", "instrument")
+WITH_VAL = {"train": "train", "valid": "val", "test": "test"}  # names of the splits in several formats
 AUDIOCAPS_CAPTIONS = 5  # caption_1 … caption_5 are always columns
 
 
@@ -36,7 +37,6 @@ def video_place(clip: ExportClip) -> str:
 
 
 def write_audiocaps(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
-    names = {"train": "train", "valid": "val", "test": "test"}
     number = 0
     for split, rows in by_split(placed):
         table = []
@@ -45,7 +45,7 @@ def write_audiocaps(placed: list[tuple[ExportClip, str]], directory: Path, final
             for caption in clip.captions:
                 table.append([number, video, plain_number(start), caption])
                 number += 1
-        write_csv(directory / f"{names[split]}.csv", ["audiocap_id", "youtube_id", "start_time", "caption"], table)
+        write_csv(directory / f"{WITH_VAL[split]}.csv", ["audiocap_id", "youtube_id", "start_time", "caption"], table)
 
 
 def write_tango(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
@@ -60,10 +60,9 @@ def write_tango(placed: list[tuple[ExportClip, str]], directory: Path, final: Pa
 
 def write_panns(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
     columns = _caption_columns(placed)
-    names = {"train": "train", "valid": "val", "test": "test"}
     for split, rows in by_split(placed):
         table = [[Path(place).name, *_numbered(clip.captions, len(columns))] for clip, place in rows]
-        write_csv(directory / f"{names[split]}.csv", ["file_name", *columns], table)
+        write_csv(directory / f"{WITH_VAL[split]}.csv", ["file_name", *columns], table)
 
 
 def write_clotho(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
@@ -149,7 +148,6 @@ def write_musiccaps(placed: list[tuple[ExportClip, str]], directory: Path, final
 
 
 def write_audioldm(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
-    names = {"train": "train", "valid": "val", "test": "test"}
     labels = sorted({label for clip, _ in placed for label in clip.labels})
     # AudioLDM splits labels at commas and looks up each; it replaces a clip with an unknown label by another clip.
     codes = {label: f"/soundmill/{index}" for index, label in enumerate(labels)}
@@ -161,8 +159,8 @@ def write_audioldm(placed: list[tuple[ExportClip, str]], directory: Path, final:
             wav = str(Path(place).relative_to("audio"))
             classes = {"labels": ",".join(codes[label] for label in clip.labels)} if clip.labels else {}
             data.append({"wav": wav, "seg_label": "", **classes, "caption": clip.captions[0], **numbered})
-        paths[names[split]] = f"./metadata/{names[split]}.json"
-        write_json(directory / paths[names[split]], {"data": data})
+        paths[WITH_VAL[split]] = f"./metadata/{WITH_VAL[split]}.json"
+        write_json(directory / paths[WITH_VAL[split]], {"data": data})
     write_csv(
         directory / "metadata/class_labels_indices.csv",
         ["index", "mid", "display_name"],

@@ -32,8 +32,13 @@ def _fold(clip: ExportClip, count: int) -> int:
     return 1 + shards.shard_of(clip.group, count - 2)
 
 
+def _numbers(placed: list[tuple[ExportClip, str]]) -> dict[str, int]:
+    """Number of each label, in alphabetical order."""
+    return {label: number for number, label in enumerate(sorted({clip.labels[0] for clip, _ in placed}))}
+
+
 def write_esc(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
-    targets = {label: number for number, label in enumerate(sorted({clip.labels[0] for clip, _ in placed}))}
+    targets = _numbers(placed)
     rows = [
         [
             Path(place).name,
@@ -54,7 +59,7 @@ def urbansound_place(clip: ExportClip) -> str:
 
 
 def write_urbansound(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
-    targets = {label: number for number, label in enumerate(sorted({clip.labels[0] for clip, _ in placed}))}
+    targets = _numbers(placed)
     rows = [
         [
             Path(place).name,
@@ -100,7 +105,7 @@ def nsynth_place(clip: ExportClip) -> str:
 
 def write_nsynth(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
     """A note for each clip: its label is the instrument's family, its `group` the instrument; pitch and velocity are unknown."""
-    families = {label: number for number, label in enumerate(sorted({clip.labels[0] for clip, _ in placed}))}
+    families = _numbers(placed)
     for split, rows in by_split(placed):
         notes = {
             clip.clip_id: {

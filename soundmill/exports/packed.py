@@ -6,16 +6,13 @@ import io
 import json
 import tarfile
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 
 import pyarrow as pa
 
 from soundmill import manifest, shards
-from soundmill.exports.target import (
-    HUGGING_FACE,
-    ExportClip,
-    Target,
-)
+from soundmill.exports.target import HUGGING_FACE, ExportClip, Target
 
 CLIPS_PER_TAR = 1000
 
@@ -78,12 +75,14 @@ class HuggingFaceParquet(Target):
     def __init__(self, directory: Path, final: Path):
         super().__init__(directory, final)
         self.writers: dict[str, shards.ShardWriter] = {}
+        self.open = ExitStack()
 
     def add(self, clip: ExportClip, flac: bytes) -> None:
         split = HUGGING_FACE[clip.split]
         if split not in self.writers:
             schema = PARQUET.with_metadata({"huggingface": json.dumps(_FEATURES)})
-            self.writers[split] = shards.ShardWriter(self.directory / f"data/{split}-00000-of-00001.parquet", schema)
+            path = self.directory / f"data/{split}-00000-of-00001.parquet"
+            self.writers[split] = self.open.enter_context(shards.ShardWriter(path, schema))
         self.writers[split].write(
             {
                 "clip_id": clip.clip_id,
@@ -94,8 +93,7 @@ class HuggingFaceParquet(Target):
         )
 
     def finish(self) -> None:
-        for writer in self.writers.values():
-            writer.__exit__(None, None)
+        self.open.close()
 
 
 _TEXT = {"dtype": "string", "_type": "Value"}

@@ -64,18 +64,15 @@ class Key(StageParams):
         return self.orders[(rater - 1) % len(self.orders)]
 
     def trials(self, rater: int) -> list[Trial]:
+        numbers = self.request_numbers
         return [
-            tuple(Stimulus(self.sounds[name].system, self.request_numbers[self.sounds[name].request]) for name in names)
+            tuple(Stimulus(self.sounds[name].system, numbers[self.sounds[name].request]) for name in names)
             for names in self.order_of(rater)
         ]
 
     @property
-    def requests(self) -> list[str]:
-        return sorted({sound.request for sound in self.sounds.values()})
-
-    @property
     def request_numbers(self) -> dict[str, int]:
-        return {name: number for number, name in enumerate(self.requests)}
+        return {name: number for number, name in enumerate(sorted({sound.request for sound in self.sounds.values()}))}
 
 
 @dataclass(frozen=True)

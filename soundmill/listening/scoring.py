@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from soundmill.errors import UserError
-from soundmill.evaluation.comparison import holm
+from soundmill.evaluation.comparison import LEVEL, holm
 from soundmill.evaluation.library import rounded
 from soundmill.listening import design
 from soundmill.listening.answers import BAD, FIRST, REAL, SAME, Answers, Key
@@ -20,7 +20,6 @@ from soundmill.listening.design import Trial
 MARGIN = 0.25  # of the scale: least mean difference of real sounds and bad anchors, greatest mean difference of repeated answers
 MIN_REAL_PREFERRED = 0.75  # share of comparisons of a real sound with a bad anchor
 MIN_REPEATED_EQUAL = 0.5  # share of repeated comparisons with the same answer
-LEVEL = 0.05  # of significance, for corrected p
 MIN_RANKED = 3  # values of a rank correlation
 
 
@@ -168,7 +167,7 @@ def _scored_requests(key: Key) -> list[str]:
 def _ratings(key: Key, raters: Sequence[Answers], question: str) -> dict[str, np.ndarray]:
     """Answers [raters, requests] by system, without repeats and anchors; in a comparison by `A against B`: 1 if A is
     preferred, 0 if B is, 0.5 for no difference."""
-    requests = {name: number for number, name in enumerate(key.requests)}
+    requests = key.request_numbers
     columns = [requests[name] for name in _scored_requests(key)]
     ratings: dict[str, np.ndarray] = {}
     for row, answers in enumerate(raters):

@@ -14,7 +14,7 @@ from soundmill.audio.loudness import matching_gains
 from soundmill.audio.resample import resample
 from soundmill.errors import UserError
 from soundmill.listening.material import Material, Model, Request, Sounds, Wave
-from soundmill.page.sounds import Card, Preview, Sound, draw, preview
+from soundmill.page.sounds import MIN_RATE, Card, Preview, Sound, draw, preview
 
 LOUDNESS = -23.0  # LUFS of the sounds of a row: EBU R 128
 MIN_LOUDNESS = -35.0  # LUFS of a row whose peaks leave no headroom
@@ -113,7 +113,7 @@ def _highest_rate(columns: Sequence[Column], order: Sequence[str]) -> int:
                     break
                 except UserError:
                     continue
-    return max(rates, default=8_000)
+    return max(rates, default=MIN_RATE)
 
 
 def _card(clip_id: str, material: Material, columns: Sequence[Column]) -> Card:
@@ -132,7 +132,7 @@ def _sound(column: Column, clip_id: str) -> Sound | None:
     try:
         wave, rate = column.sounds[clip_id]()
     except UserError as error:
-        return Sound(column.name, np.zeros((1, 0), np.float32), 8_000, str(error))
+        return Sound(column.name, np.zeros((1, 0), np.float32), MIN_RATE, str(error))
     sound = Sound(column.name, wave, rate)
     played = sound.played_rate
     return Sound(column.name, np.stack([resample(channel, rate, played) for channel in wave]), played)

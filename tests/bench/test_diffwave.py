@@ -31,9 +31,9 @@ def test_with_its_weights_the_net_says_the_same(theirs, t):
     net, ours = theirs
     wave, mel = torch.randn(2, 6 * 256), torch.rand(2, 80, 6)
     with torch.no_grad():
-        wanted = net(wave, mel, torch.tensor([t]))
-        torch.testing.assert_close(ours.net(wave[:, None], torch.full((2,), float(t)), mel), wanted, atol=1e-5, rtol=1e-5)
-    assert wanted.abs().max() > 0.01
+        expected = net(wave, mel, torch.tensor([t]))
+        torch.testing.assert_close(ours.net(wave[:, None], torch.full((2,), float(t)), mel), expected, atol=1e-5, rtol=1e-5)
+    assert expected.abs().max() > 0.01
 
 
 def test_its_fast_sampling_makes_the_same_wave(theirs, monkeypatch):

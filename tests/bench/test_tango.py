@@ -16,7 +16,7 @@ from soundmill import manifest, params, shards, text
 from soundmill.audio import flac
 from soundmill.decoding import decode
 from soundmill.errors import UserError
-from soundmill.models import registry
+from soundmill.models.components import registry
 from soundmill.models.components.mel_autoencoder import autoencoder as autoencoders
 from soundmill.models.components.mel_autoencoder.autoencoder import Autoencoder, build_autoencoder
 from soundmill.models.components.text_states.states import TextConfig

@@ -9,7 +9,6 @@ from soundmill.evaluation import features
 @pytest.fixture
 def in_this_process(monkeypatch):
     """Nothing is started, as worker processes would not know of weights that are patched in, and take seconds to import torch."""
-    import torch
 
     def map_here(function, jobs, directory, **_):
         directory.mkdir(parents=True)
@@ -18,8 +17,6 @@ def in_this_process(monkeypatch):
             total.add(function(*job.args, directory / job.name))
         return total
 
-    threads = torch.get_num_threads()
     monkeypatch.setattr(shards, "map_shards", map_here)
     yield
     features._load.cache_clear()
-    torch.set_num_threads(threads)

@@ -38,8 +38,8 @@ def test_agree_with_another_implementation(block, monkeypatch):
     monkeypatch.setattr(coverage, "BLOCK", block)
     random = np.random.default_rng(0)
     generated, reference = random.standard_normal((90, 5)) * 0.8 + 0.3, random.standard_normal((110, 5))
-    for name, wanted in by_another(generated, reference).items():
-        assert by_neighbours(name, clips(generated), clips(reference))[0] == pytest.approx(wanted, abs=1e-12)
+    for name, expected in by_another(generated, reference).items():
+        assert by_neighbours(name, clips(generated), clips(reference))[0] == pytest.approx(expected, abs=1e-12)
 
 
 def test_identical_sets_lie_within_each_other_even_where_all_rows_are_alike():

@@ -164,8 +164,8 @@ def test_every_file_that_cannot_be_decoded_is_named_and_nothing_is_scored(setup,
 def test_a_reference_of_one_sound_has_no_floor(tmp_path, setup):
     made = put(tmp_path / "made", [f"{index}.wav" for index in range(8)])
     real = put(tmp_path / "real", ["x.wav"], 9)
-    wanted = evaluator.Setup(protocol("kid", "mmd", "recall", "coverage"), setup.cache, 1)
-    result = evaluator.evaluate(wanted, made, real).metrics
+    pairwise = evaluator.Setup(protocol("kid", "mmd", "recall", "coverage"), setup.cache, 1)
+    result = evaluator.evaluate(pairwise, made, real).metrics
     assert "mmd_yamnet" in result
     assert set(result["baselines"]["mmd_yamnet"]) == {"silence", "noise"}
     assert "1 clips are too few" in result["left_out"]["coverage_yamnet"]
@@ -303,8 +303,8 @@ def test_metrics_that_silence_passes_rank_no_models(setup, shared, tmp_path):
         root = tmp_path / ("made" if index % 4 == 0 else "real")
         root.mkdir(exist_ok=True)
         shutil.copy(path, root / path.name)
-    wanted = protocol("fad", "fad_per_clip", "mmd", "precision", "recall", "density", "coverage", replicates=0)
-    metrics = evaluator.evaluate(evaluator.Setup(wanted, setup.cache, 1), tmp_path / "made", tmp_path / "real").metrics
+    compared = protocol("fad", "fad_per_clip", "mmd", "precision", "recall", "density", "coverage", replicates=0)
+    metrics = evaluator.evaluate(evaluator.Setup(compared, setup.cache, 1), tmp_path / "made", tmp_path / "real").metrics
     assert metrics["counts"]["reference"] >= 50
     assert metrics["baselines"]["precision_yamnet"]["silence"] == 1.0
     unfit = {"precision_yamnet", "density_yamnet", "fad_per_clip_yamnet"}

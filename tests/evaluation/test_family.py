@@ -58,8 +58,8 @@ def put(library: Library, role: str, clip_ids: list[str], offset: float, jitter:
 @pytest.fixture
 def library(tmp_path):
     result = protocols.load("project").with_embedders(["tagger"])
-    wanted = [score for score in result.scores if score.metric in ("fad", "kl", "precision")]
-    protocol = result.model_copy(update={"scores": wanted, "replicates": 60})
+    compared = [score for score in result.scores if score.metric in ("fad", "kl", "precision")]
+    protocol = result.model_copy(update={"scores": compared, "replicates": 60})
     library = Library(Given(protocol, tmp_path, 1), {})
     put(library, "real", [clip.clip_id for clip in CATALOG], 0.0, 0.3, 0)
     put(library, "generated", ids("test"), 1.0, 0.3, 1)
@@ -142,6 +142,38 @@ def test_a_probe_tells_classes_and_never_sees_the_fold_it_classifies(library):
     assert baselines == {"real": 1.0, "chance": pytest.approx(1 / 3), "codec": 1.0}
     wrong = {clip_id: "bell" for clip_id, _ in sets.requested}
     assert np.mean(list(probe.label_accuracy(guesses, sets.probe, wrong, ())[0].values())) == pytest.approx(1 / 3)
+
+
+def remove_patches(library: Library, role: str, clip_ids: list[str]) -> None:
+    """Replace sounds by sounds that are too short for a patch."""
+    wave = WaveFacts(RATE // 10, False, False, "short")
+    empty, logits = np.zeros((0, 0), np.float32), np.zeros(6, np.float32)
+    rows = [cache.Embedding(f"{role} {name}, short", wave, RATE, empty, logits) for name in clip_ids]
+    cache.add(library.setup.cache / "tagger", rows)
+    library.sounds[role] |= {name: features.Sound(name, row.key) for name, row in zip(clip_ids, rows, strict=True)}
+
+
+def test_sounds_too_short_for_a_patch_are_not_classified(library):
+    sets = choose_sets(CATALOG, ids("test"), ids("valid"), "test", 1000, 0)
+    source = family.Source(CATALOG, library.setup.cache, {}, {}, folders.About())
+    real = [clip_id for clip_id, _, _ in sets.probe][:2]
+    for role, short in (("real", real), ("generated", [sets.generated[0]]), ("codec", [sets.codec[0]])):
+        remove_patches(library, role, short)
+    guesses = family._guess(library, sets)
+    scored = family._score(library, replace(sets, codec=(), codec_reference=()), source, guesses)
+    assert scored.of["label_accuracy_tagger"].keys() == set(sets.generated[1:])
+    assert scored.baselines["label_accuracy_tagger"]["real"] == 1.0
+    assert guesses["tagger"].real.keys() == {clip_id for clip_id, _, _ in sets.probe} - set(real)
+
+
+@pytest.mark.parametrize("role", ["real", "generated"])
+def test_without_any_patch_label_accuracy_is_left_out(library, role):
+    sets = choose_sets(CATALOG, ids("test"), ids("valid"), "test", 1000, 0)
+    remove_patches(library, role, sorted(library.sounds[role]))
+    scored = scorer.Scored()
+    family._add_label_accuracy(scored, library.setup.protocol, sets, "tagger", family._guess(library, sets)["tagger"])
+    assert not scored.values
+    assert scored.warnings == ["label_accuracy_tagger is left out: too few sounds are long enough for a patch of tagger."]
 
 
 def test_what_a_result_says_of_the_sounds_themselves(library):

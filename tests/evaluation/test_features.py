@@ -58,6 +58,23 @@ def embedded(config, sounds, cache, workers: int = 1) -> SimpleNamespace:
     return SimpleNamespace(frames=dict(view.frames()), logits=features.Logits(view.open(), view.keys))
 
 
+class TextConfig(features.EmbedderConfig):
+    """Embeds a text as 1 if its process has one thread, else as 0."""
+
+    weights = "none"
+
+    def load(self):
+        one_thread = os.environ.get("OMP_NUM_THREADS") == "1"
+        return SimpleNamespace(embed_texts=lambda texts: np.full((len(texts), 1), one_thread, np.float32))
+
+
+def test_texts_are_embedded_in_a_process_of_one_thread(tmp_path, pool, monkeypatch):
+    """More threads change last bits, which the cache would keep."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    view = features.embed_texts(TextConfig("texts"), {"b": "rain", "a": "wind", "c": "rain"}, tmp_path)
+    assert {name: frames.item() for name, frames in view.frames()} == {"a": 1, "b": 1, "c": 1}
+
+
 def test_clips_of_a_shard(shard, tmp_path):
     result = {name: (wave, rate) for name, wave, rate in features.clips_of(shard, {"clip1", "clip3"})}
     assert list(result) == ["clip1", "clip3"]
@@ -67,7 +84,7 @@ def test_clips_of_a_shard(shard, tmp_path):
         list(features.clips_of(tmp_path / "shard-00009.parquet", {"clip1"}))
 
 
-def test_made_up_waves_are_as_long_as_a_sound_and_depend_on_the_id():
+def test_synthetic_waves_are_as_long_as_a_sound_and_depend_on_the_id():
     facts = Facts(WaveFacts(20_000, False, False, ""), 16_000, 1)
     report = shards.Report()
     noises = [features.noise(name, facts, 1) for name in "ab"]
@@ -132,7 +149,7 @@ def test_clips_and_files_are_heard_at_the_embedders_rate(config, shard, tmp_path
     assert intermediate_rate.shape == (1, 1024)
     assert not np.array_equal(intermediate_rate, result.frames["clip0"])
     view = features.view(config, clips, tmp_path / "cache")
-    np.testing.assert_allclose(view.means()[1], result.frames["clip2"].mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(view.means()["clip2"], result.frames["clip2"].mean(axis=0), rtol=1e-6)
     with pytest.raises(UserError, match="clip clip9 missing, but listed in the catalog"):
         features.embed_all([config], [features.clip("clip9", shard, "digest")], tmp_path / "cache", 1)
 

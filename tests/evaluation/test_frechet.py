@@ -31,7 +31,7 @@ def rank_one(*values: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("mean1", "cov1", "mean2", "cov2", "wanted"),
+    ("mean1", "cov1", "mean2", "cov2", "expected"),
     [
         ([0, 0], np.diag([1, 4]), [3, 4], np.diag([9, 16]), 33.0),
         (ZERO, [[2, 1], [1, 2]], ZERO, np.diag([1, 4]), 0.7712204476543416),
@@ -41,9 +41,9 @@ def rank_one(*values: float) -> np.ndarray:
         (ZERO, np.zeros((2, 2)), [1, 1], np.zeros((2, 2)), 2.0),
     ],
 )
-def test_known_answers(mean1, cov1, mean2, cov2, wanted):
-    assert of_gaussians(mean1, cov1, mean2, cov2) == pytest.approx(wanted, abs=1e-12)
-    assert of_gaussians(mean2, cov2, mean1, cov1) == pytest.approx(wanted, abs=1e-12)
+def test_known_answers(mean1, cov1, mean2, cov2, expected):
+    assert of_gaussians(mean1, cov1, mean2, cov2) == pytest.approx(expected, abs=1e-12)
+    assert of_gaussians(mean2, cov2, mean1, cov1) == pytest.approx(expected, abs=1e-12)
 
 
 @given(st.floats(0, 10), st.integers(0, 2**32 - 1))
@@ -68,8 +68,8 @@ def test_agrees_with_the_matrix_square_root_where_that_can_be_trusted():
     x, y = random.standard_normal((500, 8)) @ random.standard_normal((8, 8)), random.standard_normal((400, 8)) + 0.5
     c1, c2 = np.cov(x.T), np.cov(y.T)
     shift = x.mean(0) - y.mean(0)
-    wanted = shift @ shift + np.trace(c1 + c2 - 2 * sqrtm(c1 @ c2).real)
-    assert frechet_of_rows(x, y) == pytest.approx(wanted, rel=1e-10)
+    expected = shift @ shift + np.trace(c1 + c2 - 2 * sqrtm(c1 @ c2).real)
+    assert frechet_of_rows(x, y) == pytest.approx(expected, rel=1e-10)
 
 
 def test_same_set_is_at_distance_zero_even_when_rank_deficient():

@@ -11,20 +11,20 @@ from soundmill.evaluation.kernels import discrepancy, discrepancy_by_clip, gauss
 
 
 @pytest.mark.parametrize(
-    ("x", "y", "wanted"),
+    ("x", "y", "expected"),
     [([1, -1], [1, -1], -8), ([0, 0], [1, 1], 7)],
 )
-def test_known_answers(x, y, wanted):
+def test_known_answers(x, y, expected):
     x, y = (np.array(values, dtype=np.float64)[:, None] for values in (x, y))
-    assert discrepancy(x, y, polynomial) == pytest.approx(wanted, abs=1e-12)
-    assert discrepancy_by_clip(list(x[:, None]), list(y[:, None]), polynomial)[0] == pytest.approx(wanted, abs=1e-12)
+    assert discrepancy(x, y, polynomial) == pytest.approx(expected, abs=1e-12)
+    assert discrepancy_by_clip(list(x[:, None]), list(y[:, None]), polynomial)[0] == pytest.approx(expected, abs=1e-12)
 
 
 def test_gaussian_kernel_by_hand():
     x, y = np.array([[0.0, 0], [3, 4]]), np.array([[0.0, 0], [0, 1]])
     k = lambda squared: np.exp(-squared / 8)  # noqa: E731
-    wanted = k(25) + k(1) - (k(0) + k(1) + k(25) + k(18)) / 2
-    assert discrepancy(x, y, gaussian(2)) == pytest.approx(wanted, abs=1e-15)
+    expected = k(25) + k(1) - (k(0) + k(1) + k(25) + k(18)) / 2
+    assert discrepancy(x, y, gaussian(2)) == pytest.approx(expected, abs=1e-15)
 
 
 def test_kid_is_that_of_its_definition():
@@ -33,8 +33,8 @@ def test_kid_is_that_of_its_definition():
     x, y = random.standard_normal((6, 3)), random.standard_normal((5, 3)) + 0.5
     pairs = {"x": (x, x), "y": (y, y), "xy": (x, y)}
     k = {name: np.array([[(a @ b / 3 + 1) ** 3 for b in right] for a in left]) for name, (left, right) in pairs.items()}
-    wanted = (k["x"].sum() - np.trace(k["x"])) / 30 + (k["y"].sum() - np.trace(k["y"])) / 20 - 2 * k["xy"].mean()
-    assert discrepancy(x, y, polynomial) == pytest.approx(wanted, abs=1e-12)
+    expected = (k["x"].sum() - np.trace(k["x"])) / 30 + (k["y"].sum() - np.trace(k["y"])) / 20 - 2 * k["xy"].mean()
+    assert discrepancy(x, y, polynomial) == pytest.approx(expected, abs=1e-12)
 
 
 def test_neither_is_biased():
@@ -79,5 +79,5 @@ def test_what_a_clip_adds_is_what_is_lost_without_it(kernel, monkeypatch):
     monkeypatch.setattr(kernels, "BLOCK", 300)  # three rows at a time
     again, of_clips = discrepancy_by_clip(np.split(x, [2, 2, 9, 70]), np.split(y, [30]), kernel)  # the second has no row
     assert again == pytest.approx(value, abs=1e-12)
-    wanted = [part.sum() for part in np.split(added.generated.sums, [2, 2, 9, 70])]
-    np.testing.assert_allclose(of_clips.generated.sums, wanted, atol=1e-9)
+    expected = [part.sum() for part in np.split(added.generated.sums, [2, 2, 9, 70])]
+    np.testing.assert_allclose(of_clips.generated.sums, expected, atol=1e-9)

@@ -1,4 +1,4 @@
-"""Several models beside each other: how many permutations it takes, and what they are measured against."""
+"""Comparison of several models: number of permutations, correction of p, and the reference."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from soundmill.audio import flac
 from soundmill.evaluation import evaluator, pairwise, protocols
 
 RATE = 16_000
-LIKE = {"reference": "test", "seed": 0, "replicates": 20}
+MODEL_METRICS = {"reference": "test", "seed": 0, "replicates": 20}
 
 
 def real(number: int) -> np.ndarray:
@@ -50,18 +50,18 @@ def made(directory, ids, noise: float):
 
 
 @pytest.fixture
-def judged(tmp_path, shared, monkeypatch, in_this_process):
+def compare(tmp_path, shared, monkeypatch, in_this_process):
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(shared / "models"))
-    where = {"like": LIKE, "embedder": "yamnet", "tagger": tmp_path / "no tagger", "cache": tmp_path / "cache"}
+    where = {"model_metrics": MODEL_METRICS, "embedder": "yamnet", "tagger": tmp_path / "no tagger", "cache": tmp_path / "cache"}
     return lambda models, clips, catalog, others=(): pairwise.compare(models, dict(others), clips, catalog, **where)
 
 
 @pytest.mark.slow
-def test_of_seven_models_a_clear_difference_can_be_told(corpus, judged, tmp_path):
+def test_of_seven_models_a_clear_difference_can_be_told(corpus, compare, tmp_path):
     """Of 42 tests p is multiplied by up to 42: 500 permutations would leave nothing under 0.05."""
     clips, catalog, ids = corpus(16)
     models = {f"model{level}": made(tmp_path / f"model{level}", ids, 10 ** (level / 2 - 3.5)) for level in range(7)}
-    found = judged(models, clips, catalog)
+    found = compare(models, clips, catalog)
     assert len(found.differences) == 42
     sure = {(one["a"], one["b"]) for one in found.differences if one["better"] == "model0" and one["p"] < 0.05}
     assert sure >= {("model0", f"model{level}") for level in (4, 5, 6)}
@@ -77,7 +77,7 @@ def test_p_is_corrected_for_the_number_of_tests_that_rank() -> None:
     assert pairwise._corrected([{"p": 0.001, "better": "a", "low": -0.1, "high": 0.3}])[0]["better"] == "neither"
 
 
-def test_models_folders_and_differences_have_the_reference_of_the_models_own_scores(corpus, judged, tmp_path):
+def test_models_folders_and_differences_have_the_reference_of_the_models_own_scores(corpus, compare, tmp_path):
     """Sets are measured against all test clips, whatever was asked for; a folder with a model's sounds has its scores."""
     clips, catalog, ids = corpus(9)
     asked = ids[:5]
@@ -86,10 +86,10 @@ def test_models_folders_and_differences_have_the_reference_of_the_models_own_sco
     for number, clip_id in enumerate(ids):
         flac.write_wav(everything / f"{clip_id}.wav", real(number), RATE)
     shutil.copytree(models["near"], tmp_path / "mine")
-    found = judged(models, clips, catalog, {"mine": tmp_path / "mine"})
+    found = compare(models, clips, catalog, {"mine": tmp_path / "mine"})
     protocol = protocols.load("project").with_embedders(["yamnet"]).model_copy(update={"replicates": 20})
     setup = evaluator.Setup(protocol, tmp_path / "cache", 1)
-    of = {name: evaluator.evaluate(setup, its, everything, unpaired=True).metrics for name, its in models.items()}
+    of = {name: evaluator.evaluate(setup, folder, everything, unpaired=True).metrics for name, folder in models.items()}
     differences = {one["metric"]: one for one in found.differences}
     assert set(differences) == {"mmd", "kl"}
     assert differences["mmd"]["value"] == pytest.approx(of["near"]["mmd_yamnet"] - of["far"]["mmd_yamnet"], rel=1e-4)
@@ -97,13 +97,13 @@ def test_models_folders_and_differences_have_the_reference_of_the_models_own_sco
     assert found.others["mine"]["files"]["reference"] == of["near"]["files"]["reference"]
 
 
-def test_most_models_are_paired_and_a_bad_folder_costs_itself_alone(corpus, judged, tmp_path):
+def test_most_models_are_paired_and_a_bad_folder_costs_itself_alone(corpus, compare, tmp_path):
     clips, catalog, ids = corpus(6)
     models = {"alone": made(tmp_path / "alone", ids[:2], 0.1)}
     models |= {name: made(tmp_path / name, ids[2:], noise) for name, noise in (("one", 0.01), ("two", 0.1))}
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.wav").write_bytes(b"RIFF and nothing more")
-    found = judged(models, clips, catalog, {"bad": tmp_path / "bad", "good": models["one"]})
+    found = compare(models, clips, catalog, {"bad": tmp_path / "bad", "good": models["one"]})
     assert found.unpaired == ["alone"]
     assert {(one["a"], one["b"]) for one in found.differences} == {("one", "two")}
     assert set(found.failed) == {"bad"}

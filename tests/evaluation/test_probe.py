@@ -19,8 +19,8 @@ def blobs(seed: int, count: int = 30, dimensions: int = 12) -> tuple[np.ndarray,
 
 def test_recovers_classes_of_unseen_rows():
     rows, labels = blobs(0)
-    other, wanted = blobs(1)
-    assert probe.fit(rows, labels).predict(other) == wanted
+    other, expected = blobs(1)
+    assert probe.fit(rows, labels).predict(other) == expected
 
 
 def test_agrees_with_scikit_learn():

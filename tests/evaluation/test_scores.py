@@ -84,10 +84,10 @@ def test_values_are_those_of_their_definitions():
     bandwidth = compute("mmd", generated, reference, seed=0, replicates=0)["bandwidth"]
     assert value("mmd") == pytest.approx(kernels.discrepancy(*rows, kernels.gaussian(bandwidth)), rel=1e-9)
     assert value("kid") == kernels.in_subsets(*rows, 0)[0]
-    wanted = [
+    expected = [
         kl_divergence(softmax(reference.logits[clip_id]), softmax(generated.logits[clip_id]), EPSILON) for clip_id in generated.ids
     ]
-    assert value("kl") == pytest.approx(np.mean(wanted), rel=1e-12)
+    assert value("kl") == pytest.approx(np.mean(expected), rel=1e-12)
     per_clip = compute("fad_per_clip", generated, reference, seed=0, replicates=0)
     first = dict(generated.frames())[generated.ids[0]]
     assert per_clip["of"][generated.ids[0]] == pytest.approx(frechet.frechet_of_rows(first, rows[1]), rel=1e-9)

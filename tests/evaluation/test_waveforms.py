@@ -50,16 +50,16 @@ def test_one_frame_by_hand():
         levels.append(np.abs(np.fft.rfft(frames * (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(2048) / 2048)), axis=1)))
     floor = levels[1].max() * 1e-4
     first, second = (20 * np.log10(np.maximum(level, floor)) for level in levels)
-    wanted = np.sqrt(((first - second) ** 2).mean(axis=1)).mean()
-    assert log_spectral_distance(other, wave) == pytest.approx(wanted, rel=1e-9)
+    expected = np.sqrt(((first - second) ** 2).mean(axis=1)).mean()
+    assert log_spectral_distance(other, wave) == pytest.approx(expected, rel=1e-9)
 
 
 def test_mrstft_is_auraloss_as_it_is_by_default():
     from auraloss.freq import MultiResolutionSTFTLoss
 
     made, original = noise(6, 2), noise(7, 2)
-    wanted = MultiResolutionSTFTLoss()(torch.from_numpy(made)[None], torch.from_numpy(original)[None])
-    assert multi_resolution_stft(made, original) == pytest.approx(float(wanted), rel=1e-4)
+    expected = MultiResolutionSTFTLoss()(torch.from_numpy(made)[None], torch.from_numpy(original)[None])
+    assert multi_resolution_stft(made, original) == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_waves_of_other_rates_channels_and_lengths_are_fitted_to_the_original():

@@ -49,7 +49,7 @@ def answered(key: Key, rater: int, rate: Callable[..., int | str]) -> dict[str, 
         again = frozenset(names) in seen
         seen.add(frozenset(names))
         given = {
-            one: rate(one, [sound.system for sound in sounds], key.requests.index(sounds[0].request), again)
+            one: rate(one, [sound.system for sound in sounds], key.request_numbers[sounds[0].request], again)
             for one in key.questions
         }
         answers.append({"sounds": names, **given})

@@ -34,10 +34,10 @@ def test_every_treatment_with_every_request_and_checks_between(models, requests)
     for trials in made:
         again = design.repeats(trials)
         firsts = Counter(trial for place, trial in enumerate(trials) if place not in again)
-        wanted = [(Stimulus(name, request),) for (name,) in treatments for request in range(requests)]
-        wanted += [(Stimulus("bad", request),) for request in range(design.checks(requests))]
-        assert firsts == Counter(wanted)
-        assert len(again) == min(design.checks(requests), len(trials) - len(wanted))
+        expected = [(Stimulus(name, request),) for (name,) in treatments for request in range(requests)]
+        expected += [(Stimulus("bad", request),) for request in range(design.checks(requests))]
+        assert firsts == Counter(expected)
+        assert len(again) == min(design.checks(requests), len(trials) - len(expected))
         assert min(place - first for place, first in again.items()) >= min(design.REPEAT_AFTER, len(treatments) * requests // 2)
         assert not any(trials[place][0].system == "bad" for place in again)
     first_heard = Counter(next(trial for trial in trials if trial[0].system != "bad")[0].system for trials in made)

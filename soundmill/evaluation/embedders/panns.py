@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy._core.multiarray import _reconstruct
 
 from soundmill.errors import UserError
 from soundmill.evaluation.embedders.base import Declaration, Embeddings
@@ -21,7 +20,7 @@ SECONDS_AT_ONCE = 80.0  # of waves in a batch: 400 MB of activations
 TRANSFORM = ("spectrogram_extractor.stft.conv_real.weight", "spectrogram_extractor.stft.conv_imag.weight")
 # NumPy objects in the 16 kHz checkpoint: the state of its sampler.
 NUMPY = (
-    (_reconstruct, "numpy.core.multiarray._reconstruct"),  # its name in older versions
+    (np.empty(0).__reduce__()[0], "numpy.core.multiarray._reconstruct"),  # rebuilds an array; its name in older versions
     np.ndarray,
     np.dtype,
     type(np.dtype(np.int64)),

@@ -77,8 +77,8 @@ def test_the_parts_say_what_the_whole_graph_says(network, shared, num_samples):
     whole.allocate_tensors()
     named = {tensor["name"]: tensor for tensor in whole.get_tensor_details()}
     frames, logits = (
-        next(tensor for name, tensor in named.items() if name.endswith(wanted.suffix))
-        for wanted in (yamnet.EMBEDDING, yamnet.LOGITS)
+        next(tensor for name, tensor in named.items() if name.endswith(tensor_spec.suffix))
+        for tensor_spec in (yamnet.EMBEDDING, yamnet.LOGITS)
     )
     wave = features.synthetic_wave("noise", "any", num_samples, 0) * np.linspace(0.01, 1, num_samples, dtype=np.float32)
     expected = []
