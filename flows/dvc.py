@@ -225,12 +225,12 @@ def _running(command: list[str], root: Path, variables: dict[str, str]) -> Itera
                 process.wait()
 
 
-def _run(root: Path, *arguments: str, extra: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def _run(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [executable(), *arguments]
     return subprocess.run(
         command,
         cwd=root,
-        env=environment(extra),
+        env=environment(),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
