@@ -15,7 +15,7 @@ from flows import checkout, crashed_runs, dvc, locks, publishing, sweep_figure, 
 from flows.pipeline import run_to_end
 from flows.results_table import ResultsTable
 from flows.scores import read_scores, shown
-from flows.sweep_points import absolute_paths, listed, nested_under, numbers, run_pipeline
+from flows.sweep_points import Name, absolute_paths, listed, nested_under, numbers, run_pipeline
 from flows.sweep_table import Outcome
 from flows.terminal import tell
 from soundmill import params as parameters
@@ -31,7 +31,6 @@ from pydantic import Field, StringConstraints
 FILES = Path("conf/sweep")
 RESULTS = Path("sweeps")  # in the project, a folder per sweep
 TARGET = "evaluate"  # the stage to run, with its dependencies
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$")]
 PointName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,60}$")]  # as MLflow allows in metric names
 Measure = Annotated[str, StringConstraints(pattern=f"^({'|'.join(sweep_table.PAPER)})$")]
 
