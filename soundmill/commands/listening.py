@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from soundmill.commands.project import Project, progress_bar, project_root, writable_file
+from soundmill.commands.project import Project, progress_bar, project_root, tables, writable_file
 from soundmill.errors import UserError
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def gather(models: list[str], reference: Path | None, captions: Path | None, sco
     requests: dict[str, Request] = {}
     real: Sounds = {}
     for text in models:
-        if root and _is_family(root, text):
+        if text in _families(root):
             data = root / "data"
             made.append(material.read_family(text, *(data / kind / text for kind in ("generated", "codec", "report"))))
             clips, clip_requests = material.real_clips(_clips_of(root, text), made[-1].sounds.keys())
@@ -214,18 +214,13 @@ def _named(text: str, what: str) -> tuple[str, Path]:
     return name, Path(directory)
 
 
-def _is_family(root: Path, text: str) -> bool:
-    return text in _families(root)
-
-
 def _families(root: Path | None) -> list[str]:
     return sorted(path.name for path in (root / "data" / "generated").glob("*") if path.is_dir()) if root else []
 
 
 def _clips_of(root: Path, family: str):
     """The reference clips of a family; those of the variant `default` if params.yaml no longer has the family."""
-    from soundmill import clips, params
+    from soundmill import params
 
     families = params.read_yaml(root / "params.yaml").get("families") or {}
-    variant = (families.get(family) or {}).get("clips", "default")
-    return clips.Tables(root / "data" / "clips" / variant, root / "data" / "catalog" / f"{variant}.parquet")
+    return tables(root, (families.get(family) or {}).get("clips", "default"))
