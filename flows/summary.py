@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.results_table import metrics_in
-from flows.scores import by_baseline
+from flows.scores import by_baseline, markdown_table
 from soundmill import hashing, tracking
 from soundmill.errors import UserError
 from soundmill.params import compose, read_yaml
@@ -49,13 +49,7 @@ def table(metrics: dict[str, Any]) -> str:
         unfit = " (not ranked)" if key in metrics.get("unranked", {}) else ""
         cells = [f"{baselines[name]:.3g}" if name in baselines else "" for name in names]
         rows.append([key, f"**{metrics[key]:.3g}**{unfit}", interval, *cells])
-    return _markdown_table(rows)
-
-
-def _markdown_table(rows: list[list[str]]) -> str:
-    """A Markdown table; the first row is its head."""
-    head, *body = [f"| {f'{SPACE}| '.join(row)} |" for row in rows]
-    return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
+    return markdown_table(rows, SPACE)
 
 
 def page_of(family: str) -> str:
@@ -114,7 +108,7 @@ def _changed(root: Path) -> str:
         return ""
     rows = [[key, str(value), str(default)] for key, (value, default) in list(changed.items())[:SHOWN_CHANGES]]
     more = f"\n\nand {len(changed) - SHOWN_CHANGES} more" if len(changed) > SHOWN_CHANGES else ""
-    return "### Changed from conf/\n\n" + _markdown_table([["parameter", "here", "default"], *rows]) + more
+    return "### Changed from conf/\n\n" + markdown_table([["parameter", "here", "default"], *rows], SPACE) + more
 
 
 def changed_parameters(root: Path) -> dict[str, tuple[Any, Any]]:
