@@ -102,15 +102,18 @@ def plan(home: Path, definition: Sweep, extra: Sequence[str], points: Sequence[s
     if len(values) > 1 and not definition.seeds.keys:
         raise UserError("seeds.keys: empty, so all seeds would give the same run; name the parameters to set to the seed")
     subsets = [f"evaluate.subsets=[{definition.subsets}]"] if definition.subsets else []
+    prepared = []
+    for point, own in chosen.items():
+        overrides = [*definition.overrides, *subsets, *extra, *own]
+        document = _compose(home, overrides, point)
+        families = list(document.get("families") or {})
+        keys = dict.fromkeys(key.replace("{family}", family) for key in definition.seeds.keys for family in families)
+        prepared.append((point, overrides, keys, absolute_paths(document, home)))
     runs = []
     for seed in values:
-        for point, own in chosen.items():
-            overrides = [*definition.overrides, *subsets, *extra, *own]
-            document = _compose(home, overrides, point)
-            families = list(document.get("families") or {})
-            keys = dict.fromkeys(key.replace("{family}", family) for key in definition.seeds.keys for family in families)
-            overrides += [f"{key}={seed}" for key in keys] + absolute_paths(document, home)
-            runs.append(Run(point, seed, overrides, _compose(home, overrides, point)))
+        for point, overrides, keys, paths in prepared:
+            seeded = [*overrides, *(f"{key}={seed}" for key in keys), *paths]
+            runs.append(Run(point, seed, seeded, _compose(home, seeded, point)))
     return runs
 
 
