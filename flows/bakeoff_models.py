@@ -112,9 +112,8 @@ def choose_models(home: Path, plan: Plan, extra: Sequence[str], families: Sequen
         raise UserError(
             f"{chosen[0]}: a bake-off sets `model` for each family; choose families with --families A,B (make: FAMILIES=A,B)"
         )
-    corpus = (
-        [] if any(override.startswith("corpus=") for override in extra) else [f"corpus={CORPUS}"]
-    )  # a family's defaults may name another one
+    # A family's defaults may name another corpus.
+    corpus = [] if any(override.startswith("corpus=") for override in extra) else [f"corpus={CORPUS}"]
     models, excluded = [], []
     for family in [name for name in all_families if not families or name in families]:
         others = {name for name in all_families if name != family}
