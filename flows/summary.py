@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +77,17 @@ def record(run: tracking.PipelineRun, root: Path, scores: dict[str, dict[str, An
 
 
 def best(scores: dict[str, dict[str, Any]]) -> tuple[str, dict[str, Any]]:
-    """The family with the lowest distance and its metrics, for the list of runs; empty without scores."""
+    """The family with the lowest ranked distance and its metrics, for the list of runs; empty without scores."""
     if not scores:
         return "", {}
     first = next(iter(metrics_in(scores.values())), None)
-    return min(scores.items(), key=lambda item: item[1].get(first, float("inf")))
+
+    def distance(family: str) -> float:
+        value = scores[family].get(first)
+        return math.inf if value is None or first in scores[family].get("unranked", {}) else value
+
+    family = min(scores, key=distance)
+    return family, scores[family]
 
 
 def ranked(metrics: dict[str, Any]) -> dict[str, float]:
