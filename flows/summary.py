@@ -62,12 +62,12 @@ def record(run: tracking.PipelineRun, root: Path, scores: dict[str, dict[str, An
     """Log the scores that the run is listed by, the models' scores, and the reports."""
     family, metrics = best(scores)
     if family:
-        run.log_metrics_tree(ranked(metrics))
+        run.log_metrics_tree(values_with_intervals(metrics))
         run.set_tags({"family": family if len(scores) == 1 else f"{family} (best of {len(scores)})"})
     for name in scores:
         if (root / MODELS / name).is_dir():
             unranked = scores[name].get("unranked", {})
-            values = {key: value for key, value in ranked(scores[name]).items() if key not in unranked}
+            values = {key: value for key, value in values_with_intervals(scores[name]).items() if key not in unranked}
             run.log_model_scores(hashing.model_digest(root / MODELS / name), name, values)
         for path in sorted((root / REPORT / name).glob("*")):
             if path.name == "index.html":
@@ -90,7 +90,7 @@ def best(scores: dict[str, dict[str, Any]]) -> tuple[str, dict[str, Any]]:
     return family, scores[family]
 
 
-def ranked(metrics: dict[str, Any]) -> dict[str, float]:
+def values_with_intervals(metrics: dict[str, Any]) -> dict[str, float]:
     """A family's scores with their intervals, under the names that all families share."""
     keys = [name for key in metrics_in([metrics]) for name in (key, f"{key}_low", f"{key}_high")]
     return {key: metrics[key] for key in keys if isinstance(metrics.get(key), int | float)}
