@@ -8,17 +8,17 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from flows import bakeoff_figure, bakeoff_page, bakeoff_rows, bakeoff_runs, bakeoff_table, checkout, crashed_runs, locks, publishing
-from flows.bakeoff_models import Model, Name, choose_models, in_a_line, read_plan
+from flows.bakeoff_models import Model, choose_models, in_a_line, read_plan
 from flows.bakeoff_rows import Difference, ModelRow
 from flows.pipeline import run_to_end
 from flows.scores import shown
-from flows.sweep_points import listed, nested_under, numbers
+from flows.sweep_points import NAME, Name, listed, nested_under, numbers
 from flows.terminal import tell
 from soundmill import tracking
 from soundmill.errors import UserError, report_failure
@@ -233,15 +233,13 @@ def main(argv: list[str] | None = None) -> int:
     names = [name for name, _ in args.extra]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         parser.error(f"--extra: several folders are named {', '.join(repeated)}")
-    call: Callable[[], State[Any]] = lambda: bakeoff(  # noqa: E731
-        args.minutes, args.overrides, args.families, args.seeds, dict(args.extra), args.plan, return_state=True
-    )
-    return run_to_end("bakeoff", "families", call)
+    options = args.minutes, args.overrides, args.families, args.seeds, dict(args.extra), args.plan
+    return run_to_end("bakeoff", "families", lambda: bakeoff(*options, return_state=True))
 
 
 def _folder(text: str) -> tuple[str, Path]:
     name, equals, folder = text.partition("=")
-    if not (equals and folder and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}", name)):
+    if not (equals and folder and re.fullmatch(NAME, name)):
         raise argparse.ArgumentTypeError(f"{text!r}: must be NAME=DIR, with a name of letters, digits, dots and dashes")
     return name, Path(folder).resolve()
 

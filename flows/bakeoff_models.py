@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field, StringConstraints
+from pydantic import Field
 
 from flows.bakeoff_rows import ModelRow
-from flows.sweep_points import absolute_paths
+from flows.sweep_points import Name, absolute_paths
 from soundmill import params as parameters
 from soundmill.errors import UserError
 from soundmill.params import StageParams, did_you_mean
@@ -24,7 +24,6 @@ TIMED_STEPS = 15  # of each training, to estimate how many fit into its minutes
 MAX_VALIDATIONS = 20  # per training; not counted in its minutes, and none during the timed steps
 WARM_UP_STEPS = 3  # of the timed steps, not counted (soundmill/training/curve.py)
 SCHEDULE = re.compile(r"(^|\.)(phase_1_steps|warmup_steps|kl\.steps)$")  # parameters that scale with a training's steps
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$")]
 
 
 class Plan(StageParams):
@@ -113,9 +112,8 @@ def choose_models(home: Path, plan: Plan, extra: Sequence[str], families: Sequen
         raise UserError(
             f"{chosen[0]}: a bake-off sets `model` for each family; choose families with --families A,B (make: FAMILIES=A,B)"
         )
-    corpus = (
-        [] if any(override.startswith("corpus=") for override in extra) else [f"corpus={CORPUS}"]
-    )  # a family's defaults may name another one
+    # A family's defaults may name another corpus.
+    corpus = [] if any(override.startswith("corpus=") for override in extra) else [f"corpus={CORPUS}"]
     models, excluded = [], []
     for family in [name for name in all_families if not families or name in families]:
         others = {name for name in all_families if name != family}

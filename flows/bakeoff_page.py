@@ -29,10 +29,10 @@ def write(
     from soundmill.listening import material, side_by_side
 
     runs = {row.name: directory / "runs" / f"{row.name}-{seed}" for row in rows if row.trainings and not row.why_not}
-    models = [material.read_family(name, run / "generated", run / "codec", run / "report") for name, run in runs.items()]
-    models += [material.read_folder(name, material.open_folder(folder)) for name, folder in extra.items()]
     if not runs:
         return
+    models = [material.read_family(name, run / "generated", run / "codec", run / "report") for name, run in runs.items()]
+    models += [material.read_folder(name, material.open_folder(folder)) for name, folder in extra.items()]
     tables = clips.Tables(workspace / "data" / "clips" / variant, workspace / "data" / "catalog" / f"{variant}.parquet")
     real, requests = material.real_clips(tables, {clip_id for model in models for clip_id in model.sounds})
     figure = directory / FIGURE

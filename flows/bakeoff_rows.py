@@ -81,10 +81,9 @@ def wilson(share: float, count: int | None) -> Estimate:
     """A share of `count` clips with Wilson's 95 % interval (1927), which is valid for 0 and 100 % too."""
     if not count:
         return Estimate(share)
-    square = 1.96**2
-    middle = (share + square / (2 * count)) / (1 + square / count)
-    half = 1.96 * math.sqrt(share * (1 - share) / count + square / (4 * count**2)) / (1 + square / count)
-    return Estimate(share, max(0.0, middle - half), min(1.0, middle + half))
+    from scipy.stats import binomtest
+
+    return Estimate(share, *map(float, binomtest(round(share * count), count).proportion_ci(method="wilson")))
 
 
 def slope(losses: Sequence[tuple[int, float]]) -> Estimate | None:
@@ -94,17 +93,15 @@ def slope(losses: Sequence[tuple[int, float]]) -> Estimate | None:
     None with fewer than MIN_LOSSES losses, or if the last one is not positive.
     """
     late = losses[len(losses) // 2 :]
-    if len(losses) < MIN_LOSSES or losses[-1][1] <= 0 or len(late) < 3:
+    if len(losses) < MIN_LOSSES or losses[-1][1] <= 0:
         return None
+    import numpy as np
     from scipy.stats import t
 
-    xs, ys = [math.log2(step) for step, _ in late], [loss for _, loss in late]
-    x_mean, y_mean = sum(xs) / len(xs), sum(ys) / len(ys)
-    x_variation = sum((x - x_mean) ** 2 for x in xs)
-    tilt = sum((x - x_mean) * (y - y_mean) for x, y in zip(xs, ys, strict=True)) / x_variation
-    residual = sum((y - y_mean - tilt * (x - x_mean)) ** 2 for x, y in zip(xs, ys, strict=True))
-    half = float(t.ppf(0.975, len(xs) - 2)) * math.sqrt(residual / (len(xs) - 2) / x_variation)
-    return Estimate(tilt / ys[-1], (tilt - half) / ys[-1], (tilt + half) / ys[-1])
+    steps, values = np.array(late).T
+    (tilt, _), covariance = np.polyfit(np.log2(steps), values, 1, cov=True)
+    half = t.ppf(0.975, len(late) - 2) * covariance[0, 0] ** 0.5
+    return Estimate(*(float(end / values[-1]) for end in (tilt, tilt - half, tilt + half)))
 
 
 def falling(row: ModelRow) -> list[Training]:

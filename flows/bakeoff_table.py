@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -150,19 +148,18 @@ def latex(rows: Sequence[ModelRow]) -> str:
 
 def csv_text(rows: Sequence[ModelRow]) -> str:
     """All numbers, a line per row."""
-    text = io.StringIO()
+    import pandas as pd
+
     facts = ["family", "kind", "parameters", "minutes", "steps", "peak_memory_bytes", "seconds_per_second"]
     ends = [f"{metric}{end}" for metric in METRICS for end in ("", "_low", "_high", *(f"_{name}" for name in BASELINES))]
-    writer = csv.DictWriter(text, [*facts, *ends, "unranked", "why_not"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(_numbers(row, facts) for row in rows)
-    return text.getvalue()
+    lines = pd.DataFrame(map(_numbers, rows), columns=[*facts, *ends, "unranked", "why_not"], dtype=object)  # keeps whole numbers
+    return lines.to_csv(index=False, lineterminator="\n")
 
 
-def _numbers(row: ModelRow, facts: Sequence[str]) -> Mapping[str, Any]:
-    line: dict[str, Any] = {name: getattr(row, name) for name in facts if name not in ("family", "steps")}
-    line |= {"family": row.name, "steps": sum(one.steps for one in row.trainings) or None, "why_not": row.why_not}
-    line["unranked"] = " ".join(metric for metric, score in row.scores.items() if score.unranked) or None
+def _numbers(row: ModelRow) -> dict[str, Any]:
+    steps = sum(one.steps for one in row.trainings) or None
+    unranked = " ".join(metric for metric, score in row.scores.items() if score.unranked) or None
+    line = {**vars(row), "family": row.name, "minutes": row.minutes, "steps": steps, "unranked": unranked}
     for metric, score in row.scores.items():
         line |= {metric: score.total.value, f"{metric}_low": score.total.low, f"{metric}_high": score.total.high}
         line |= {f"{metric}_{name}": value for name, value in score.baselines.items()}

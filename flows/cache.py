@@ -32,8 +32,7 @@ class Unused:
 
 def share(root: Path, owner: Path) -> None:
     """Let the checkout at `root` use the cache of the one at `owner`, and add both to the cache's list of users."""
-    dvc.share_cache(root, owner)
-    cache = dvc.cache_directory(owner)
+    cache = dvc.share_cache(root, owner)
     with disk.exclusive(cache):
         paths = dict.fromkeys([*_noted(cache), owner.resolve(), root.resolve()])
         text = "".join(f"{path}\n" for path in paths)

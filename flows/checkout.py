@@ -190,8 +190,8 @@ def _outputs(destination: Path) -> list[str]:
     missing = []
     for stage in dvc.stages(destination):
         reasons = changed.get(stage.name, [])
-        complete = not any(path in absent for path in dvc.outputs_of(destination, stage.name))
-        if reasons and not (reasons == ["always changed"] and complete):
+        restored = reasons == ["always changed"] and not set(absent) & set(dvc.outputs_of(destination, stage.name))
+        if reasons and not restored:
             missing.append(
                 f"stage {stage.name}: dvc.lock and the cache do not have its results; "
                 f"`dvc repro {stage.name}` there takes them from the run cache, or rebuilds them"

@@ -225,12 +225,12 @@ def _running(command: list[str], root: Path, variables: dict[str, str]) -> Itera
                 process.wait()
 
 
-def _run(root: Path, *arguments: str, extra: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def _run(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [executable(), *arguments]
     return subprocess.run(
         command,
         cwd=root,
-        env=environment(extra),
+        env=environment(),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -251,11 +251,12 @@ def _dvc(root: Path, *arguments: str) -> str:
 # The cache
 
 
-def share_cache(root: Path, owner: Path) -> None:
-    """Let the checkout at `root` use the cache of the one at `owner` (in config.local, which git ignores)."""
+def share_cache(root: Path, owner: Path) -> Path:
+    """Let the checkout at `root` use the cache of the one at `owner` (in config.local, which git ignores); returns its path."""
     path = cache_directory(owner)
     path.mkdir(parents=True, exist_ok=True)
     _dvc(root, "cache", "dir", "--local", str(path))
+    return path
 
 
 def cache_directory(root: Path) -> Path:

@@ -168,7 +168,7 @@ def _pipeline(root: Path, names: list[str], force: bool, retries: int, wait_seco
         text = f"Stage `{failure[0]}` failed; its last lines:\n\n{lines}"
         last = failure[1].splitlines()[-1].strip()
         create_markdown_artifact(text, key="failed-stage", description=f"`{failure[0]}`: {last}")  # a card shows its first line
-        tell(f"\nstage {failure[0]} failed; its last lines:\n" + "\n".join(f"    {line}" for line in failure[1].splitlines()))
+        tell(f"\nstage {failure[0]} failed; its last lines:\n{lines}")
         tell(f"Finished stages and their metrics are kept. Fix the error and run again, to continue with {failure[0]}.")
         tell(f"Log      {shown(root / LOG, root)}")
         for line in run.not_recorded:

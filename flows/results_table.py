@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -93,10 +92,9 @@ def over_seeds(values: Sequence[float]) -> Estimate:
     mean = sum(values) / len(values)
     if len(values) == 1:
         return Estimate(mean)
-    from scipy.stats import t
+    from scipy.stats import sem, t
 
-    standard_error = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
-    half = float(t.ppf(0.975, len(values) - 1)) * standard_error
+    half = float(t.ppf(0.975, len(values) - 1) * sem(values))
     return Estimate(mean, mean - half, mean + half)
 
 

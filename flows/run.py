@@ -40,13 +40,15 @@ def main(argv: list[str] | None = None) -> int:
     if not (root / "dvc.yaml").exists():
         tell("pipeline: no dvc.yaml here; run it from the root of a Soundmill checkout")
         return 1
-    try:  # before Prefect starts, which takes seconds
-        dvc.check_changes(root, tell)
-        read_yaml(root / "params.yaml")
+    try:
+        read_yaml(root / "params.yaml")  # before Prefect starts, which takes seconds
+        nothing_to_do = not args.force and up_to_date(root, args.stages)
+        if nothing_to_do:  # otherwise the pipeline checks
+            dvc.check_changes(root, tell)
     except UserError as error:
         tell(f"pipeline: {error}")
         return 1
-    if not args.force and up_to_date(root, args.stages):
+    if nothing_to_do:
         tell("Nothing has changed since the last run.")
         for line in closing_lines(root, read_scores(root)):
             tell(line)

@@ -61,8 +61,13 @@ def markdown(scores: dict[str, dict[str, Any]]) -> str:
     table = rows(scores)
     if len(table) == 1:
         return "No scores with baselines in data/metrics/evaluate."
-    head, *body = [f"| {' | '.join(row)} |" for row in table]
-    return "\n".join([head, "|" + "---|" * len(table[0]), *body])
+    return markdown_table(table)
+
+
+def markdown_table(rows: list[list[str]], gap: str = " ") -> str:
+    """A Markdown table; the first row is its head, and `gap` ends each cell but the last."""
+    head, *body = [f"| {f'{gap}| '.join(row)} |" for row in rows]
+    return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
 
 
 def closing_lines(root: Path, scores: dict[str, dict[str, Any]], page: str | None = None) -> list[str]:

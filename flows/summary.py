@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from flows.results_table import metrics_in
-from flows.scores import by_baseline
+from flows.scores import by_baseline, markdown_table
 from soundmill import hashing, tracking
 from soundmill.errors import UserError
 from soundmill.params import compose, read_yaml
@@ -49,13 +50,7 @@ def table(metrics: dict[str, Any]) -> str:
         unfit = " (not ranked)" if key in metrics.get("unranked", {}) else ""
         cells = [f"{baselines[name]:.3g}" if name in baselines else "" for name in names]
         rows.append([key, f"**{metrics[key]:.3g}**{unfit}", interval, *cells])
-    return _markdown_table(rows)
-
-
-def _markdown_table(rows: list[list[str]]) -> str:
-    """A Markdown table; the first row is its head."""
-    head, *body = [f"| {f'{SPACE}| '.join(row)} |" for row in rows]
-    return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
+    return markdown_table(rows, SPACE)
 
 
 def page_of(family: str) -> str:
@@ -67,12 +62,12 @@ def record(run: tracking.PipelineRun, root: Path, scores: dict[str, dict[str, An
     """Log the scores that the run is listed by, the models' scores, and the reports."""
     family, metrics = best(scores)
     if family:
-        run.log_metrics_tree(ranked(metrics))
+        run.log_metrics_tree(values_with_intervals(metrics))
         run.set_tags({"family": family if len(scores) == 1 else f"{family} (best of {len(scores)})"})
     for name in scores:
         if (root / MODELS / name).is_dir():
             unranked = scores[name].get("unranked", {})
-            values = {key: value for key, value in ranked(scores[name]).items() if key not in unranked}
+            values = {key: value for key, value in values_with_intervals(scores[name]).items() if key not in unranked}
             run.log_model_scores(hashing.model_digest(root / MODELS / name), name, values)
         for path in sorted((root / REPORT / name).glob("*")):
             if path.name == "index.html":
@@ -82,14 +77,20 @@ def record(run: tracking.PipelineRun, root: Path, scores: dict[str, dict[str, An
 
 
 def best(scores: dict[str, dict[str, Any]]) -> tuple[str, dict[str, Any]]:
-    """The family with the lowest distance and its metrics, for the list of runs; empty without scores."""
+    """The family with the lowest ranked distance and its metrics, for the list of runs; empty without scores."""
     if not scores:
         return "", {}
     first = next(iter(metrics_in(scores.values())), None)
-    return min(scores.items(), key=lambda item: item[1].get(first, float("inf")))
+
+    def distance(family: str) -> float:
+        value = scores[family].get(first)
+        return math.inf if value is None or first in scores[family].get("unranked", {}) else value
+
+    family = min(scores, key=distance)
+    return family, scores[family]
 
 
-def ranked(metrics: dict[str, Any]) -> dict[str, float]:
+def values_with_intervals(metrics: dict[str, Any]) -> dict[str, float]:
     """A family's scores with their intervals, under the names that all families share."""
     keys = [name for key in metrics_in([metrics]) for name in (key, f"{key}_low", f"{key}_high")]
     return {key: metrics[key] for key in keys if isinstance(metrics.get(key), int | float)}
@@ -114,7 +115,7 @@ def _changed(root: Path) -> str:
         return ""
     rows = [[key, str(value), str(default)] for key, (value, default) in list(changed.items())[:SHOWN_CHANGES]]
     more = f"\n\nand {len(changed) - SHOWN_CHANGES} more" if len(changed) > SHOWN_CHANGES else ""
-    return "### Changed from conf/\n\n" + _markdown_table([["parameter", "here", "default"], *rows]) + more
+    return "### Changed from conf/\n\n" + markdown_table([["parameter", "here", "default"], *rows], SPACE) + more
 
 
 def changed_parameters(root: Path) -> dict[str, tuple[Any, Any]]:

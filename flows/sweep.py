@@ -15,7 +15,7 @@ from flows import checkout, crashed_runs, dvc, locks, publishing, sweep_figure, 
 from flows.pipeline import run_to_end
 from flows.results_table import ResultsTable
 from flows.scores import read_scores, shown
-from flows.sweep_points import absolute_paths, listed, nested_under, numbers, run_pipeline
+from flows.sweep_points import Name, absolute_paths, listed, nested_under, numbers, run_pipeline
 from flows.sweep_table import Outcome
 from flows.terminal import tell
 from soundmill import params as parameters
@@ -31,7 +31,6 @@ from pydantic import Field, StringConstraints
 FILES = Path("conf/sweep")
 RESULTS = Path("sweeps")  # in the project, a folder per sweep
 TARGET = "evaluate"  # the stage to run, with its dependencies
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$")]
 PointName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,60}$")]  # as MLflow allows in metric names
 Measure = Annotated[str, StringConstraints(pattern=f"^({'|'.join(sweep_table.PAPER)})$")]
 
@@ -103,15 +102,18 @@ def plan(home: Path, definition: Sweep, extra: Sequence[str], points: Sequence[s
     if len(values) > 1 and not definition.seeds.keys:
         raise UserError("seeds.keys: empty, so all seeds would give the same run; name the parameters to set to the seed")
     subsets = [f"evaluate.subsets=[{definition.subsets}]"] if definition.subsets else []
+    prepared = []
+    for point, own in chosen.items():
+        overrides = [*definition.overrides, *subsets, *extra, *own]
+        document = _compose(home, overrides, point)
+        families = list(document.get("families") or {})
+        keys = dict.fromkeys(key.replace("{family}", family) for key in definition.seeds.keys for family in families)
+        prepared.append((point, overrides, keys, absolute_paths(document, home)))
     runs = []
     for seed in values:
-        for point, own in chosen.items():
-            overrides = [*definition.overrides, *subsets, *extra, *own]
-            document = _compose(home, overrides, point)
-            families = list(document.get("families") or {})
-            keys = dict.fromkeys(key.replace("{family}", family) for key in definition.seeds.keys for family in families)
-            overrides += [f"{key}={seed}" for key in keys] + absolute_paths(document, home)
-            runs.append(Run(point, seed, overrides, _compose(home, overrides, point)))
+        for point, overrides, keys, paths in prepared:
+            seeded = [*overrides, *(f"{key}={seed}" for key in keys), *paths]
+            runs.append(Run(point, seed, seeded, _compose(home, seeded, point)))
     return runs
 
 

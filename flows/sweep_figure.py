@@ -102,16 +102,8 @@ def _draw_score(axes: Axes, index: int, score: MetricResult, factor: float, seve
         for place, estimate in enumerate(score.by_seed.values()):
             y = index - 0.12 - step * (len(score.by_seed) - 1 - place)
             _draw_estimate(axes, y, estimate, factor, color=SEED_COLOR, marker="o", size=3.5, width=1.2)
-    _draw_estimate(
-        axes,
-        index + (0.06 if several else 0),
-        shown_total(score, several),
-        factor,
-        color=TOTAL_COLOR,
-        marker="D",
-        size=6.5,
-        width=3,
-    )
+    y = index + (0.06 if several else 0)
+    _draw_estimate(axes, y, shown_total(score, several), factor, color=TOTAL_COLOR, marker="D", size=6.5, width=3)
 
 
 def _draw_estimate(

@@ -7,12 +7,17 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import StringConstraints
 
 from flows import checkout, locks
 from flows.pipeline import pipeline
 from flows.terminal import tell
 from soundmill import params as parameters
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$"  # of a sweep, a family, a folder of sounds
+Name = Annotated[str, StringConstraints(pattern=NAME)]
 
 
 def run_pipeline(workspace: Path, document: dict[str, Any], stages: Sequence[str], name: str) -> str | None:

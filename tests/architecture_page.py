@@ -17,7 +17,7 @@ PAGE = ROOT / "docs" / "architecture.md"
 NAMES = {"item.inputs": "INPUTS", "item.parts": "PARTS", "item.tagger": "TAGGER", "item.mel": "SPEC", "tagger.mel": "SPEC"}
 NAMES |= {"item.source": "SOURCE"} | dict.fromkeys(("item.clips", "rename.clips", "mixup.clips"), "VARIANT")
 KEYS = {"spectrogram": "SPEC", "clips": "VARIANT", "loops": "VARIANT"}  # of stages for each of these; else FAMILY
-DATA = ("data/", "${item.inputs}", "${item.parts}", "${item.tagger}", "forgotten.yaml")  # how a dep begins that is no code
+DATA = ("data/", "${item.inputs}", "${item.parts}", "${item.tagger}", "forgotten.yaml")  # prefixes of deps that are not code
 
 
 def spans(cell: str) -> list[str]:
@@ -46,7 +46,7 @@ def generated(page: str) -> str:
 
 
 def _graph() -> list[tuple[str, str, str, str]]:
-    """Name, list that it has a stage for each of, what it reads and what it writes (but for metrics and plots), of every stage."""
+    """For every stage: its name, the list that it is repeated for, what it reads, and what it writes without metrics and plots."""
     rows = []
     for name, entry in params.read_yaml(ROOT / "dvc.yaml")["stages"].items():
         stage, over = entry.get("do", entry), entry.get("foreach", "").strip("${}")

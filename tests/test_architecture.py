@@ -15,8 +15,8 @@ from tests.imports import module_name, modules
 
 ALLOWED = allowed_imports()
 
-# Who alone may import a library. Figures of matplotlib's own take a `$` in a label for mathematics, and may raise.
-ALONE = {
+# The only room that may import a library. matplotlib's figures read a `$` in a label as mathematics, and may raise.
+SOLE_IMPORTERS = {
     "mlflow": "soundmill.tracking",
     "prefect": "flows",
     "dvc": "bench",  # flows/dvc.py calls the command
@@ -72,9 +72,9 @@ def test_who_may_import_whom():
     for path in modules():
         name = module_name(path)
         if name != "soundmill" and not any(inside(name, prefix) for prefix in ALLOWED):
-            breaches.append(f"{name} belongs to no room of ALLOWED")
+            breaches.append(f"{name} belongs to no room of docs/architecture.md")
         if VAGUE & set(name.split(".")):
-            breaches.append(f"{name}: a name that does not say what it is")
+            breaches.append(f"{name}: a vague name")
         targets = [target for target in imported(path) if target.split(".")[0] in PACKAGES and target != "soundmill"]
         breaches += [f"{name} may not import {target}" for target in targets if not may_import(name, target)]
     assert not breaches, "\n".join(breaches)
@@ -116,12 +116,12 @@ def imported_or_named(path: Path) -> set[str]:
     return {target for target in targets if module_path(target)} - {name}
 
 
-def test_who_alone_may_know_a_library():
+def test_libraries_with_a_sole_importer():
     """MLflow, Prefect, DVC, matplotlib's figures, others' JSON, pickle."""
     breaches = []
     for path in (*modules(), *sorted((ROOT / "bench").glob("*.py"))):
         name = module_name(path)
-        for library, owner in ALONE.items():
+        for library, owner in SOLE_IMPORTERS.items():
             if not inside(name, owner) and any(inside(target, library) for target in imported(path)):
                 breaches.append(f"{name} imports {library}; who may: {owner}")
         source = path.read_text(encoding="utf-8")

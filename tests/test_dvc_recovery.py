@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import dvc
+from flows import dvc, run
 from soundmill import dvc_recovery
 from soundmill.commands import doctor
 from soundmill.errors import UserError
@@ -163,6 +163,19 @@ def test_files_that_were_changed_since_are_compared_not_overwritten(killed: Path
     said: list[str] = []
     dvc.check_changes(killed, said.append)
     assert "git diff 'stash@{0}' -- first.py" in said[0]
+
+
+def test_a_run_names_a_leftover_once(killed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The pipeline names it, or the command itself if no pipeline has to start."""
+    subprocess.run("git restore --source='stash@{0}' -- .dvcignore 'new file.txt'", shell=True, cwd=killed, check=True)
+    (killed / "first.py").write_text("# changed since\n")
+    monkeypatch.chdir(killed)
+    monkeypatch.setattr("flows.pipeline.run_to_end", lambda *_: 0)
+    assert run.main([]) == 0
+    assert "git diff" not in capsys.readouterr().out
+    monkeypatch.setattr(run, "up_to_date", lambda *_: True)
+    assert run.main([]) == 0
+    assert capsys.readouterr().out.count("`git diff 'stash@{0}' -- first.py` shows") == 1
 
 
 @pytest.fixture

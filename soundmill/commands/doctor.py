@@ -153,13 +153,12 @@ def _dvc_lock(root: Path) -> Finding:
     path = root / "dvc.lock"
     if not path.exists():
         return Finding("dvc.lock", "optional", "none yet", "`make demo` builds everything for the first time")
+    from flows import lockfile
     from soundmill import params
 
-    try:
-        stages = params.read_yaml(path).get("stages", {})
-    except UserError as error:
-        return Finding("dvc.lock", "lacking", str(error), "it is truncated (full disk?): `git checkout dvc.lock`, then `dvc repro`")
-    return Finding("dvc.lock", "ok", f"{len(stages)} stages built")
+    if fault := lockfile.fault_of(path):
+        return Finding("dvc.lock", "lacking", fault, "it is truncated (full disk?): `git checkout dvc.lock`, then `dvc repro`")
+    return Finding("dvc.lock", "ok", f"{len(params.read_yaml(path).get('stages', {}))} stages built")
 
 
 def _changes(root: Path) -> Finding:

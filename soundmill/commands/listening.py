@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from soundmill.commands.project import Project, progress_bar, project_root, writable_file
+from soundmill.commands.project import Project, progress_bar, project_root, tables, writable_file
 from soundmill.errors import UserError
 
 if TYPE_CHECKING:
@@ -179,32 +179,32 @@ def gather(models: list[str], reference: Path | None, captions: Path | None, sco
         if project:
             raise
         root = None
+    families = _families(root)
     reports = dict(_named(text, "--scores") for text in scores)
-    made: list[Model] = []
+    opened: list[Model] = []
     requests: dict[str, Request] = {}
     real: Sounds = {}
     for text in models:
-        if root and _is_family(root, text):
+        if text in families:
             data = root / "data"
-            made.append(material.read_family(text, *(data / kind / text for kind in ("generated", "codec", "report"))))
-            clips, clip_requests = material.real_clips(_clips_of(root, text), made[-1].sounds.keys())
+            opened.append(material.read_family(text, *(data / kind / text for kind in ("generated", "codec", "report"))))
+            clips, clip_requests = material.real_clips(_clips_of(root, text), opened[-1].sounds.keys())
             real, requests = {**clips, **real}, {**requests, **clip_requests}  # the catalog's requests are the most complete
             continue
         name, directory = _named(text, "a model") if "=" in text else (Path(text).resolve().name, Path(text))
         if not directory.is_dir():
-            families = _families(root)
             raise UserError(
                 f"{text}: neither a folder nor a family with sounds here (there are: {', '.join(families) or 'none'}); "
                 "give NAME=DIR, or make sounds with `dvc repro`"
             )
         folder = material.open_folder(directory)
-        made.append(material.read_folder(name, folder, reports.pop(name, None)))
+        opened.append(material.read_folder(name, folder, reports.pop(name, None)))
         requests = {**material.folder_requests(folder, captions), **requests}
     if reports:
         raise UserError(f"--scores: no folder is named {', '.join(sorted(reports))}; use a name given as NAME=DIR or DIR")
     if reference:
         real = material.folder_sounds(material.open_folder(reference))
-    return material.gather(made, real, requests)
+    return material.gather(opened, real, requests)
 
 
 def _named(text: str, what: str) -> tuple[str, Path]:
@@ -214,18 +214,13 @@ def _named(text: str, what: str) -> tuple[str, Path]:
     return name, Path(directory)
 
 
-def _is_family(root: Path, text: str) -> bool:
-    return text in _families(root)
-
-
 def _families(root: Path | None) -> list[str]:
     return sorted(path.name for path in (root / "data" / "generated").glob("*") if path.is_dir()) if root else []
 
 
 def _clips_of(root: Path, family: str):
     """The reference clips of a family; those of the variant `default` if params.yaml no longer has the family."""
-    from soundmill import clips, params
+    from soundmill import params
 
     families = params.read_yaml(root / "params.yaml").get("families") or {}
-    variant = (families.get(family) or {}).get("clips", "default")
-    return clips.Tables(root / "data" / "clips" / variant, root / "data" / "catalog" / f"{variant}.parquet")
+    return tables(root, (families.get(family) or {}).get("clips", "default"))

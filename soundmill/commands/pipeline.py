@@ -135,9 +135,8 @@ def run(
 
     experiment = [document["experiment"]["name"]] if "experiment" in document else []
     name = name or "-".join([survey.slug(folder), *experiment] if folder else experiment or document["families"])
-    with locks.exclusive_lock(
-        checkout.place_of(root, name) / ".dvc/tmp/run.lock"
-    ):  # a second run would change the parameters of the first
+    # A second run would change the parameters of the first.
+    with locks.exclusive_lock(checkout.place_of(root, name) / ".dvc/tmp/run.lock"):
         workspace = checkout.workspace(root, name, document)
         typer.echo(f"workspace   {workspace}")
         if contents and contents.packed:

@@ -142,17 +142,17 @@ def test_trainings_are_counted_that_there_are() -> None:
 @pytest.fixture
 def workspace(tmp_path, monkeypatch) -> SimpleNamespace:
     """A workspace whose pipeline and stages write what they took, where `ran` has them."""
-    its = SimpleNamespace(path=tmp_path, ran=set(), pipelines=[], forced=[], speed=2.0)
+    calls = SimpleNamespace(path=tmp_path, ran=set(), pipelines=[], forced=[], speed=2.0)
 
     def cost(stage: str) -> None:
         path = tmp_path / "data" / ".work" / stage.replace("@", "-") / "cost.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        facts = {"seconds_per_step": 0.5, "peak_memory_bytes": 1e9, "seconds": 8.0, "seconds_per_second": its.speed}
+        facts = {"seconds_per_step": 0.5, "peak_memory_bytes": 1e9, "seconds": 8.0, "seconds_per_second": calls.speed}
         path.write_text(json.dumps(facts))
 
     def run_pipeline(place, document, stages, name):
-        its.pipelines.append(*stages)
-        for stage in its.ran:
+        calls.pipelines.append(*stages)
+        for stage in calls.ran:
             cost(stage)
         for name, content in {
             "metrics/evaluate/tiny.json": "{}",
@@ -166,12 +166,12 @@ def workspace(tmp_path, monkeypatch) -> SimpleNamespace:
 
     def repro(place, stage, say, force):
         assert force
-        its.forced.append(stage)
+        calls.forced.append(stage)
         cost(stage)
 
     monkeypatch.setattr(bakeoff_runs, "run_pipeline", run_pipeline)
     monkeypatch.setattr(bakeoff_runs.dvc, "repro", repro)
-    return its
+    return calls
 
 
 def test_a_training_that_is_in_the_cache_is_timed_again_and_alone(workspace, tmp_path) -> None:
@@ -194,17 +194,17 @@ def test_a_training_that_is_in_the_cache_is_timed_again_and_alone(workspace, tmp
 
 
 def test_the_speed_is_that_of_the_run_that_made_the_sounds(workspace, tmp_path) -> None:
-    its = tmp_path / "results" / "runs" / "tiny-0"
+    directory = tmp_path / "results" / "runs" / "tiny-0"
 
     def run(seed: int, **section: int) -> float:
         document = {"tiny": {"generate": {"seed": seed, **section}}, "evaluate": section}
-        return bakeoff_runs._run(tmp_path, document, "tiny", seed, ["train"], its)["seconds_per_second"]
+        return bakeoff_runs._run(tmp_path, document, "tiny", seed, ["train"], directory)["seconds_per_second"]
 
     workspace.ran = {"generate@tiny", "train@tiny"}
     assert run(0) == 2.0
     workspace.ran, workspace.speed = set(), 9.0  # what another seed left in the workspace
     assert run(0) == 2.0
-    assert json.loads((its / "run.json").read_text())["took"]["training"] == 8.0
+    assert json.loads((directory / "run.json").read_text())["took"]["training"] == 8.0
     assert workspace.forced == []
     assert run(0, count=3) == 9.0  # from the cache, and never made here
     assert workspace.forced == ["generate@tiny"]

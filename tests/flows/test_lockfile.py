@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from flows import lockfile
+from soundmill.commands import doctor
 
 GOOD = """schema: '2.0'
 stages:
@@ -38,6 +39,10 @@ def test_a_cut_lock_file_is_noticed(tmp_path: Path, text: str, fault: str | None
     path.write_text(text)
     found = lockfile.fault_of(path)
     assert found is None if fault is None else fault in str(found)
+    finding = doctor._dvc_lock(tmp_path)
+    assert (finding.state, finding.detail) == (
+        ("ok", f"{text.count('cmd:')} stages built") if fault is None else ("lacking", found)
+    )
 
 
 def test_the_last_whole_lock_file_comes_back(tmp_path: Path) -> None:

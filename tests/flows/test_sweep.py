@@ -152,16 +152,16 @@ def planned(name: str) -> list[sweep.Run]:
 
 @pytest.mark.parametrize("name", sorted(sweep.files(ROOT)))
 def test_the_projects_sweeps_compose_and_their_points_differ(name: str) -> None:
-    wanted, runs = sweep.read(ROOT, name), planned(name)
-    assert [(run.point, run.seed) for run in runs] == [(point, seed) for seed in (3, 4) for point in wanted.points]
-    known = {"events": {"one event", "several events"}, "labels": {"1 label", "2 labels", "3 or more labels"}}
-    ours = known.get(wanted.subsets, set()) if wanted.subsets else set(wanted.points)
-    assert wanted.paper is None or ours & set(wanted.paper.rows)  # the paper's rows are called as ours are
+    definition, runs = sweep.read(ROOT, name), planned(name)
+    assert [(run.point, run.seed) for run in runs] == [(point, seed) for seed in (3, 4) for point in definition.points]
+    groups = {"events": {"one event", "several events"}, "labels": {"1 label", "2 labels", "3 or more labels"}}
+    ours = groups.get(definition.subsets, set()) if definition.subsets else set(definition.points)
+    assert definition.paper is None or ours & set(definition.paper.rows)  # the paper's rows are called as ours are
     documents = [json.dumps(run.document, sort_keys=True) for run in runs]
     assert len(set(documents)) == len(runs)
     for run in runs:
         assert run.document["corpus"]["path"] == str((ROOT / "../somewhere").resolve())
-        assert run.document["evaluate"]["subsets"] == ([wanted.subsets] if wanted.subsets else [])
+        assert run.document["evaluate"]["subsets"] == ([definition.subsets] if definition.subsets else [])
 
 
 def test_points_of_one_training_differ_in_sampling_alone() -> None:
@@ -173,15 +173,15 @@ def test_points_of_one_training_differ_in_sampling_alone() -> None:
 
 
 def test_a_mistake_is_named_before_anything_runs(project: Path) -> None:
-    wanted = sweep.read(project, "numbers")
+    definition = sweep.read(project, "numbers")
     with pytest.raises(UserError, match=r"no sweep 'numbrs' .*did you mean 'numbers'\?"):
         sweep.read(project, "numbrs")
     with pytest.raises(UserError, match=r"point 'two': .*first\.numbre"):
-        sweep.plan(project, wanted, ["first.numbre=3"], [], [])
+        sweep.plan(project, definition, ["first.numbre=3"], [], [])
     with pytest.raises(UserError, match="no point 'tow'; did you mean 'two'"):
-        sweep.plan(project, wanted, [], ["tow"], [])
+        sweep.plan(project, definition, [], ["tow"], [])
     with pytest.raises(UserError, match=r"evaluate\.number=7: the points of this sweep differ in evaluate\.number"):
-        sweep.plan(project, wanted, ["evaluate.number=7"], [], [])
+        sweep.plan(project, definition, ["evaluate.number=7"], [], [])
     (project / "conf/sweep/numbers.yaml").write_text(FILE.replace("title:", "titel:"))
     with pytest.raises(UserError, match=r"numbers.yaml.titel: unknown key; did you mean 'title'\?"):
         sweep.read(project, "numbers")
@@ -191,7 +191,7 @@ def test_a_mistake_is_named_before_anything_runs(project: Path) -> None:
 
 
 def test_a_seed_goes_into_every_family_of_a_point(project: Path) -> None:
-    wanted = sweep.read(ROOT, "mixup")
-    keys = wanted.seeds.model_copy(update={"keys": ["{family}.train.seed", "mixup.seed"]})
-    (run,) = sweep.plan(ROOT, wanted.model_copy(update={"seeds": keys}), ["model=[ddpm_mel,tango]"], ["random"], [5])
+    definition = sweep.read(ROOT, "mixup")
+    keys = definition.seeds.model_copy(update={"keys": ["{family}.train.seed", "mixup.seed"]})
+    (run,) = sweep.plan(ROOT, definition.model_copy(update={"seeds": keys}), ["model=[ddpm_mel,tango]"], ["random"], [5])
     assert run.overrides[-3:] == ["ddpm_mel.train.seed=5", "tango.train.seed=5", "mixup.seed=5"]
