@@ -27,6 +27,11 @@ class FrameVocoder:
         self.net.to(device)
         return self
 
+    @property
+    def context(self) -> int:
+        """Frames on either side that the samples of a frame depend on."""
+        return self.network.context
+
     def synthesise(self, log_mels: Tensor) -> Tensor:
         """Waves [N, frames · hop_length] of log-mels [N, n_mels, frames]."""
         return self.net(log_mels)
@@ -36,7 +41,7 @@ class FrameVocoder:
         return torch.cat(list(self.pieces(log_mels)), 2)
 
     def pieces(self, log_mels: Tensor) -> Iterator[Tensor]:
-        """The same, piece by piece, each from as many more frames as the net sees."""
-        for piece in pieces([log_mels], PIECE_FRAMES, self.network.context):
+        """The same, piece by piece, each computed with its context."""
+        for piece in pieces([log_mels], PIECE_FRAMES, self.context):
             with torch.no_grad():
                 yield piece.inner(self.synthesise(piece.values)[:, None], self.spec.hop_length)

@@ -43,7 +43,7 @@ def load(
     net = VocosNet(network, spec)
     weights.load_state(net, _of_net(tensors, spec, path), path, REMEDY)
     facts = {"name": wanted.name, "revision": commit, "digest": hub.digest(directory, (CONFIG, path.name), digests)}
-    return Istft(network, None, spec, net.eval()), facts
+    return Istft(network, spec, net.eval(), None), facts
 
 
 def _missing(directory: Path) -> str | None:
