@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from soundmill import disk
-from soundmill.audio.mel import SpectrogramParams, mel_filterbank
+from soundmill.audio.mel import SpectrogramParams, check_bands
 from soundmill.errors import UserError
 from soundmill.models.components import registry as components
 from soundmill.models.family import Family
@@ -47,7 +47,7 @@ def check(document: dict[str, Any]) -> None:
     for name, values in document["spectrogram"].items():
         spec = parse(SpectrogramParams, values, f"spectrogram.{name}").spec
         try:
-            mel_filterbank(spec)
+            check_bands(spec)
         except UserError as error:
             raise UserError(f"spectrogram.{name}: {error}") from None
     if document["vocoder"]:
