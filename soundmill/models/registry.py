@@ -15,7 +15,7 @@ from soundmill.audio.mel import SpectrogramParams, check_bands
 from soundmill.errors import UserError
 from soundmill.models.components import registry as components
 from soundmill.models.family import Family
-from soundmill.params import compose, did_you_mean, parse, section
+from soundmill.params import compose, did_you_mean, parse_section
 
 FAMILIES = {
     "ddpm_mel": "soundmill.models.ddpm_mel",
@@ -44,18 +44,19 @@ def code(name: str, parameters: dict[str, Any]) -> list[str]:
 
 def check(document: dict[str, Any]) -> None:
     """Raise UserError where the content of a params.yaml has something that a stage would refuse, perhaps hours later."""
-    for name, values in document["spectrogram"].items():
-        spec = parse(SpectrogramParams, values, f"spectrogram.{name}").spec
+    for name in document["spectrogram"]:
+        spec = parse_section(document, f"spectrogram.{name}", SpectrogramParams)
         try:
             check_bands(spec)
         except UserError as error:
-            raise UserError(f"spectrogram.{name}: {error}") from None
+            raise UserError(f"params.yaml: spectrogram.{name}: {error}") from None
     if document["vocoder"]:
-        parse(components.params_of_vocoder(document["vocoder"]), document["vocoder"], "vocoder")
+        parse_section(document, "vocoder", components.params_of_vocoder(document["vocoder"]))
+    for name in document["latent_families"]:
+        components.codec_params(document, name)
     for name in document["families"]:
-        its = family(name)
-        for stage, model in (("train", its.train_params), ("generate", its.generate_params)):
-            parse(model, section(document, f"{name}.{stage}", "parameters"), f"{name}.{stage}")
+        parse_section(document, f"{name}.train", family(name).train_params)
+        parse_section(document, f"{name}.generate", family(name).generate_params)
 
 
 def vocoder_note(document: dict[str, Any]) -> str | None:
