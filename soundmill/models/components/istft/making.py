@@ -1,4 +1,4 @@
-"""The vocoder with an inverse STFT as its stage publishes it: trained on the corpus's training clips, or loaded."""
+"""Making the vocoder with an inverse STFT: training it on the corpus's training clips, or loading it."""
 
 from __future__ import annotations
 

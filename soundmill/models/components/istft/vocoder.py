@@ -1,4 +1,4 @@
-"""The vocoder with an inverse STFT. On disk it is a directory: `model.safetensors`, and `config.json` with all else."""
+"""The vocoder with an inverse STFT. On disk: a directory with `model.safetensors`, and `config.json` with everything else."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ class Istft(FrameVocoder):
 def drawn(median: Tensor, spread: Tensor, spec: MelSpec, seed: int) -> Tensor:
     """Magnitudes [B, bins, frames] drawn with these medians and spreads.
 
-    What is drawn is white noise, whose magnitudes hang together between bins and frames as those of a sound do: where the spread is
-    that of noise they become noise's.
+    They follow the STFT of white noise, so that neighbouring bins and frames are correlated as in sounds; with the spread of noise,
+    they are the magnitudes of noise.
     """
     grain = speckle(spec, median.shape[2], seed).clamp_min(1e-6).log()
     return median * (spread * ((grain - SPECKLE_MEDIAN) / SPECKLE_SPREAD)).exp()
@@ -92,13 +92,13 @@ def network(params: IstftParams, spec: dict[str, Any]) -> nn.Module:
 
 
 def save(model: Istft, directory: Path, source: dict[str, Any]) -> dict[str, Any]:
-    """As contracts.py says; `source`: plain values."""
+    """Write the vocoder (contracts.save_vocoder); `source` has plain values."""
     parts = {"network": model.network, "sampling": model.sampling}
     return save_vocoder(directory, IstftConfig(kind="istft", mel_spec=model.spec, source=source, **parts), model.net)
 
 
 def load(directory: Path, spec: MelSpec | None) -> Istft:
-    """The vocoder that `save` wrote; one for other log-mels than `spec`'s, or weights of another net, are a UserError."""
+    """Load what `save` wrote; UserError if it is for another spec than `spec` (None: any), or if the weights do not fit."""
     saved = read_vocoder(directory, IstftConfig, spec)
     net = checkpoint.load_weights(build(saved.network, saved.mel_spec), directory / checkpoint.WEIGHTS)
     return Istft(saved.network, saved.mel_spec, net, saved.sampling)
