@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 from soundmill import disk
 from soundmill.errors import UserError
 
-VARIABLE = "SOUNDMILL_WEIGHTS"  # the directory of all of them; else the user's cache
-BLOCK = 1 << 16  # bytes read at once: what a broken connection loses of what came
+VARIABLE = "SOUNDMILL_WEIGHTS"  # names the directory of all weights
+BLOCK = 1 << 16  # bytes read at once, the most that a broken connection loses
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Weights:
     md5: str | None = None
 
 
-VGGISH = Weights(  # here, as an embedder and a family's discriminators use it
+VGGISH = Weights(  # here because an embedder and a family's discriminators use it
     name="vggish",
     file="vggish-10086976.pth",
     url="https://github.com/harritaylor/torchvggish/releases/download/v0.1/vggish-10086976.pth",
@@ -45,7 +45,7 @@ VGGISH = Weights(  # here, as an embedder and a family's discriminators use it
 
 
 def directory() -> Path:
-    """Where weights are looked for, and fetched to: `$SOUNDMILL_WEIGHTS`, else the user's cache."""
+    """The directory of weights: `$SOUNDMILL_WEIGHTS`, otherwise in the user's cache."""
     named = os.environ.get(VARIABLE)
     if named:
         return Path(named)
@@ -92,9 +92,9 @@ def _sha256(path: str, modified: int, size: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _check_digest(path: Path, algorithm: str, computed: str, wanted: str, remedy: str) -> None:
-    if computed != wanted:
-        raise UserError(f"{path}: not the weights this project scores with ({algorithm} {computed}, wanted {wanted}); {remedy}")
+def _check_digest(path: Path, algorithm: str, computed: str, expected: str, remedy: str) -> None:
+    if computed != expected:
+        raise UserError(f"{path}: not the weights this project scores with ({algorithm} {computed}, expected {expected}); {remedy}")
 
 
 def verify(weights: Weights) -> Path:
@@ -112,10 +112,10 @@ def _check_publisher(path: Path, weights: Weights, remedy: str) -> None:
 
 
 def fetch(weights: Weights, mirror: Path | None = None, progress: Any = False) -> Path:
-    """Download the weights, or copy them from the directory `mirror`; they appear in `directory()` verified, or not at all.
+    """Download the weights, or copy them from the directory `mirror`; they appear in `directory()` only when verified.
 
-    What a broken download left is continued by the next. `progress`: what pooch takes as a progress bar. UserError says what went
-    wrong: no connection, another file, no room, no such file in the mirror.
+    An interrupted download is resumed by the next. `progress` is pooch's option `progressbar`. UserError if that fails: no
+    connection, wrong digest, full disk, or no such file in the mirror.
     """
     target = directory() / weights.file
     if target.is_file() and sha256(target) == weights.sha256:
@@ -125,13 +125,13 @@ def fetch(weights: Weights, mirror: Path | None = None, progress: Any = False) -
     part = target.with_name(f".{weights.file}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(part) as file:
+        with _locked(part) as file:
             if mirror is None:
                 _download(weights, file, progress)
             else:
                 _copy(weights, mirror, file)
             disk.sync_file(part)
-            remedy = "what came is thrown away; fetch again, or get the file elsewhere and use `--from DIRECTORY`"
+            remedy = "the download is deleted; fetch it again, or get the file elsewhere and use `--from DIRECTORY`"
             try:
                 _check_digest(part, "sha256", sha256(part), weights.sha256, remedy)
                 _check_publisher(part, weights, remedy)
@@ -152,14 +152,14 @@ def fetch(weights: Weights, mirror: Path | None = None, progress: Any = False) -
 
 
 @contextlib.contextmanager
-def _alone(part: Path) -> Iterator[BinaryIO]:
-    """The unfinished file, to append to; nobody else may at the same time."""
+def _locked(part: Path) -> Iterator[BinaryIO]:
+    """The unfinished file, opened for appending and locked; UserError if another process has locked it."""
     with part.open("ab") as file:
-        try:  # the other may have put it in place meanwhile
-            alone = disk.try_lock(file) and os.path.samestat(os.fstat(file.fileno()), part.stat())
+        try:  # another process may have moved it into place meanwhile
+            is_ours = disk.try_lock(file) and os.path.samestat(os.fstat(file.fileno()), part.stat())
         except FileNotFoundError:
-            alone = False
-        if not alone:
+            is_ours = False
+        if not is_ours:
             raise UserError(f"{part}: another process is fetching this file; wait for it")
         yield file
 
@@ -173,15 +173,15 @@ def _download(weights: Weights, file: BinaryIO, progress: Any) -> None:
     if start == weights.num_bytes:
         return
 
-    def begin_anew(response: Any, **_: Any) -> None:
-        if response.status_code == 200:  # not 206: the server sends all of it
+    def restart(response: Any, **_: Any) -> None:
+        if response.status_code == 200:  # not 206: the server sends the whole file
             file.truncate(0)
 
     get = pooch.HTTPDownloader(
         progressbar=progress,
         chunk_size=BLOCK,
         headers={"Range": f"bytes={start}-", "Accept-Encoding": "identity"},
-        hooks={"response": begin_anew},
+        hooks={"response": restart},
     )
     get(weights.url, file, None)
 

@@ -144,7 +144,7 @@ def test_what_a_kill_left_is_used(place, server):
 
 def test_another_file_is_thrown_away(place, server):
     server.content = bytes(len(CONTENT))
-    with pytest.raises(UserError, match=r"not the weights this project scores with .sha256 .* thrown away"):
+    with pytest.raises(UserError, match=r"not the weights this project scores with .sha256 .* download is deleted"):
         fetch()
     assert names(place) == []
     server.content = CONTENT
@@ -153,7 +153,7 @@ def test_another_file_is_thrown_away(place, server):
 
 def test_the_publishers_own_digest_counts_too(place, monkeypatch):
     publish(monkeypatch, dataclasses.replace(published(), md5="0" * 32))
-    with pytest.raises(UserError, match=r"md5 .* wanted 000"):
+    with pytest.raises(UserError, match=r"md5 .* expected 000"):
         fetch()
     assert names(place) == []
 
@@ -184,7 +184,7 @@ def test_a_mirror_is_as_good_as_the_net(place, server, tmp_path):
 def test_two_fetches_do_not_mix(place):
     place.mkdir()
     with (
-        pretrained._alone(place / ".Cnn14_16k_mAP=0.438.pth.partial"),
+        pretrained._locked(place / ".Cnn14_16k_mAP=0.438.pth.partial"),
         pytest.raises(UserError, match="another process is fetching"),
     ):
         fetch()
