@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import cache, dvc, lockfile, locks
-from soundmill import dvc_recovery, ledger, lifetime, pretrained, tracking
+from soundmill import ledger, lifetime, pretrained, provenance, tracking
 from soundmill import params as parameters
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders
@@ -278,7 +278,7 @@ def run_pipeline(root: Path) -> int:
 def _code_files(home: Path) -> list[str]:
     """Tracked and new files of the project, except NOT_COPIED."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    done = subprocess.run(command, cwd=home, capture_output=True, env=dvc_recovery.without_outer_git())
+    done = subprocess.run(command, cwd=home, capture_output=True, env=provenance.without_outer_git())
     if done.returncode:
         raise UserError(f"{home} is not a git checkout; clone the project with git to use workspaces")
     names = [os.fsdecode(raw) for raw in done.stdout.split(b"\0") if raw]
@@ -314,7 +314,7 @@ def _git(where: Path, *arguments: str) -> bool:
 
 
 def _git_output(where: Path, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(["git", *arguments], cwd=where, input=stdin, capture_output=True, env=dvc_recovery.without_outer_git())
+    return subprocess.run(["git", *arguments], cwd=where, input=stdin, capture_output=True, env=provenance.without_outer_git())
 
 
 def _read(path: Path) -> bytes:

@@ -100,10 +100,6 @@ def lock(file: IO | int, shared: bool = False) -> None:
     fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
 
 
-def unlock(file: IO | int) -> None:
-    fcntl.flock(file, fcntl.LOCK_UN)
-
-
 @contextmanager
 def exclusive(directory: Path) -> Iterator[None]:
     """Lock a directory while a file in it is read, changed and written, so that no concurrent change is lost."""

@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shlex
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -196,16 +195,5 @@ def _read(path: Path) -> bytes:
         return b""
 
 
-def without_outer_git() -> dict[str, str]:
-    """The environment without git's own variables (set in hooks), which would point every command at another repository."""
-    return {key: value for key, value in os.environ.items() if key not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")}
-
-
 def _git(root: Path, *arguments: str) -> str:
-    """Output of a git command that changes nothing; empty when it fails."""
-    environment = {**without_outer_git(), "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
-    try:
-        done = subprocess.run(["git", *arguments], cwd=root, env=environment, capture_output=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return os.fsdecode(done.stdout) if done.returncode == 0 else ""
+    return os.fsdecode(provenance.git(root, *arguments))

@@ -217,7 +217,7 @@ TEXT_STATES = pa.schema(
 )
 
 # Latents of clips and mixes. `posterior` is float16 [2, channels, frames, bands] row by row: mean and ln(variance). The schema's
-# metadata names the autoencoder (soundmill/models/components/mel_autoencoder/latents.py).
+# metadata names the autoencoder (soundmill/models/components/latents/store.py).
 LATENTS = pa.schema(
     [
         ("clip_id", pa.string()),

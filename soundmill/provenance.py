@@ -37,10 +37,10 @@ class State:
 def capture(root: Path) -> State:
     """The state of the project at `root`; outside git without sha and diff."""
     params, lock = _read(root / "params.yaml"), _read(root / "dvc.lock")
-    sha = _git(root, "rev-parse", "HEAD").decode().strip()
+    sha = git(root, "rev-parse", "HEAD").decode().strip()
     diff, left_out = _diff_with_untracked(root) if sha else (b"", ())
-    tracked = _git(root, "diff", "--binary", "HEAD", "--", ".", *REWRITTEN) if sha else b""
-    new = _git(root, "ls-files", "--others", "--exclude-standard", "--", ".", *REWRITTEN) if sha else b""
+    tracked = git(root, "diff", "--binary", "HEAD", "--", ".", *REWRITTEN) if sha else b""
+    new = git(root, "ls-files", "--others", "--exclude-standard", "--", ".", *REWRITTEN) if sha else b""
     identity = hashing.digest(sha, params, _read(root / "dvc.yaml"), tracked)
     return State(sha, diff, left_out, bool(tracked or new), params, lock, identity)
 
@@ -58,15 +58,15 @@ def git_directories(root: Path) -> tuple[Path | None, Path | None]:
 
 def _diff_with_untracked(root: Path) -> tuple[bytes, tuple[str, ...]]:
     """Changes against HEAD, new files included; git's index stays as it is."""
-    top = Path(os.fsdecode(_git(root, "rev-parse", "--show-toplevel").rstrip(b"\n")))
+    top = Path(os.fsdecode(git(root, "rev-parse", "--show-toplevel").rstrip(b"\n")))
     kept, left_out = [], []
-    for raw in _git(root, "ls-files", "--others", "--exclude-standard", "--full-name", "-z").split(b"\0"):
+    for raw in git(root, "ls-files", "--others", "--exclude-standard", "--full-name", "-z").split(b"\0"):
         if raw:
             name = os.fsdecode(raw)
             path = top / name
             small = path.is_file() and not path.is_symlink() and path.stat().st_size <= MAX_UNTRACKED_FILE
             (kept if small else left_out).append(name)
-    index = os.fsdecode(_git(root, "rev-parse", "--path-format=absolute", "--git-path", "index").rstrip(b"\n"))
+    index = os.fsdecode(git(root, "rev-parse", "--path-format=absolute", "--git-path", "index").rstrip(b"\n"))
     with tempfile.TemporaryDirectory(prefix="soundmill-index-") as scratch:
         copy = Path(scratch) / "index"
         if Path(index).exists():
@@ -75,16 +75,21 @@ def _diff_with_untracked(root: Path) -> tuple[bytes, tuple[str, ...]]:
         if kept:
             names = b"\0".join(os.fsencode(name) for name in kept)
             arguments = ("add", "--intent-to-add", "--force", "--pathspec-from-file=-", "--pathspec-file-nul")
-            _git(top, "--literal-pathspecs", *arguments, extra=extra, stdin=names)
-        diff = _git(top, "diff", "--binary", "HEAD", extra=extra)
+            git(top, "--literal-pathspecs", *arguments, extra=extra, stdin=names)
+        diff = git(top, "diff", "--binary", "HEAD", extra=extra)
     if len(diff) > MAX_DIFF:
         return b"", (*left_out, f"the uncommitted diff ({len(diff):,} bytes)")
     return diff, tuple(left_out)
 
 
-def _git(where: Path, *arguments: str, extra: dict[str, str] | None = None, stdin: bytes = b"") -> bytes:
+def without_outer_git() -> dict[str, str]:
+    """The environment without git's own variables (set in hooks), which would point every command at another repository."""
+    return {key: value for key, value in os.environ.items() if key not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")}
+
+
+def git(where: Path, *arguments: str, extra: dict[str, str] | None = None, stdin: bytes = b"") -> bytes:
     """Output of a git command; empty if it fails (no git, no repository, no commit)."""
-    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C", **(extra or {})}
+    environment = {**without_outer_git(), "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C", **(extra or {})}
     try:
         done = subprocess.run(
             ["git", "-c", "core.quotePath=off", *arguments],

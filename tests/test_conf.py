@@ -107,6 +107,7 @@ def test_every_family_stands_alone_at_every_scale(model, scale):
             r"spectrogram\.tango: mel spec: \d+ of 400 bands contain no FFT bin.* raise n_fft",
         ),
         ("spectrogram.tango.f_max=9000.0", r"spectrogram\.tango: .*f_max 9000"),
+        ("tango.autoencoder.weights.batch_size=0", r"tango\.autoencoder\.weights\..*batch_size: .*greater than or equal to 1"),
         ("vocoder.weights.batch_size=0", r"vocoder\.weights\..*batch_size: .*greater than or equal to 1"),
         ("vocoder.network.head=wave", r"vocoder: .*network\.head 'wave' is trained with discriminators"),
     ],

@@ -66,3 +66,19 @@ def test_the_diff_restores_new_binary_and_oddly_named_files(home: Path, tmp_path
     assert not (tmp_path / "copy" / "params.yaml").exists()
     status = subprocess.run(["git", "status", "--short"], cwd=home, capture_output=True, text=True, check=True).stdout
     assert "??" in status  # the project's own index was not touched
+
+
+def test_a_hook_of_another_repository_changes_nothing(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for root in (home, other):
+        git(root, "init", "-q")
+        git(root, "add", "-A")
+        git(root, "commit", "-qm", "first", "--allow-empty")
+    (home / "new.py").write_text("a = 1\n")
+    state = provenance.capture(home)
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(other / ".git/index"))
+    assert provenance.capture(home) == state
+    assert state.sha
+    assert b"new.py" in state.diff

@@ -16,11 +16,10 @@ from soundmill.errors import UserError
 # Multiplicative updates. FAD (YAMNet) of 80 real clips reconstructed from 128 mels and 256 frames: 3.7 after 4, 3.3 after 12, 3.2
 # after 40 updates; clamped pseudo-inverse 3.9.
 NNLS_ITERATIONS = 12
-LOUDEST = 60.0  # log-mels are held below, so that no update overflows
+LOUDEST = 60.0  # log-mels are clamped to this, so that no update overflows
 
-# Of the neighbourhood, bands by frames, in which log-mels are compared with those of noise; both are odd.
-AROUND = 3, 9
-NOISE_FRAMES = 1024  # of the noise that they are compared with
+AROUND = 3, 9  # bands and frames of the neighbourhood in which log-mels are compared with those of noise; both odd
+NOISE_FRAMES = 1024  # of that noise
 
 
 def mel_to_linear(log_mel: Tensor, spec: MelSpec) -> Tensor:
@@ -37,7 +36,7 @@ def mel_to_linear(log_mel: Tensor, spec: MelSpec) -> Tensor:
 
 
 def corrected(magnitude: Tensor, log_mel: Tensor, spec: MelSpec) -> Tensor:
-    """Magnitudes [B, bins, frames] brought nearer to the mel bands of log_mel by one update of `mel_to_linear`."""
+    """Magnitudes [B, bins, frames] moved towards the mel bands of log_mel by one update of `mel_to_linear`."""
     linear = _updated(magnitude**spec.power, _mel(log_mel, spec), mel_filterbank(spec).to(log_mel))
     return linear if spec.power == 1.0 else linear.sqrt()
 
@@ -47,9 +46,9 @@ def _mel(log_mel: Tensor, spec: MelSpec) -> Tensor:
 
 
 def _spread(bands: Tensor, bank: Tensor) -> Tensor:
-    """Values of bands [B, n_mels, frames] over their bins [B, bins, frames], by their filters.
+    """Mean [B, bins, frames] of the bands [B, n_mels, frames] around each bin, weighted by their filters.
 
-    Scaled to one per bin, so that an update cannot overflow however loud the picture.
+    The weights of a bin sum to 1, so that no update overflows.
     """
     return (bank @ bands) / bank.sum(1)[:, None].clamp_min(1e-12)
 
@@ -59,28 +58,28 @@ def _updated(linear: Tensor, mel: Tensor, bank: Tensor) -> Tensor:
 
 
 def speckle(spec: MelSpec, frames: int, seed: int) -> Tensor:
-    """|STFT| of white noise drawn from `seed`, over its mean: [bins, frames] on the CPU."""
-    num_samples = max(frames * spec.hop_length, spec.n_fft // 2 + 1)  # what the centred STFT can mirror
+    """|STFT| of white noise drawn from `seed`, divided by its mean: [bins, frames] on the CPU."""
+    num_samples = max(frames * spec.hop_length, spec.n_fft // 2 + 1)  # minimum for reflection by the centred STFT
     noise = torch.randn(num_samples, generator=torch.Generator().manual_seed(seed))
     magnitude = Spectrogram(spec.n_fft, spec.win_length, spec.hop_length, power=1.0)(noise)[:, :frames]
     return magnitude / magnitude.mean()
 
 
 def with_speckle(magnitude: Tensor, log_mel: Tensor, spec: MelSpec, seed: int) -> Tensor:
-    """Magnitudes [B, bins, frames] with the speckle that log_mel [B, n_mels, frames] has averaged away, and the same mel bands.
+    """Magnitudes [B, bins, frames] with the speckle that the mel bands of log_mel [B, n_mels, frames] average away.
 
-    Least squares gives all bins of a band the same outline, which sounds like tones. So they are multiplied by the magnitudes of
-    white noise, as far as the log-mels fluctuate as those of noise do, and are corrected once to the mel bands: noise becomes
-    noise, and a steady tone stays one.
+    Least squares gives all bins of a band the same envelope, which sounds like tones. So the magnitudes are multiplied by those of
+    white noise, to the degree that the log-mels fluctuate like noise, and corrected once to the mel bands: noise becomes noise, and
+    a steady tone remains a tone.
     """
     share = _spread(noisiness(log_mel, spec), mel_filterbank(spec).to(log_mel))
     return corrected(magnitude * speckle(spec, log_mel.shape[2], seed).to(magnitude) ** share, log_mel, spec)
 
 
 def noisiness(log_mel: Tensor, spec: MelSpec) -> Tensor:
-    """How much log_mel [B, n_mels, frames] fluctuates in time, of what white noise does in the same band: within [0, 1].
+    """Fluctuation of log_mel [B, n_mels, frames] in time relative to white noise in the same band, in [0, 1].
 
-    0 for what is steady, rises or decays; 1 for noise of any colour.
+    0 for steady, rising and decaying sounds; 1 for noise of any colour.
     """
     bands, frames = (size // 2 for size in AROUND)
     around = pad(_curvature(log_mel)[:, None], (frames, frames, bands, bands), "replicate")
@@ -90,13 +89,13 @@ def noisiness(log_mel: Tensor, spec: MelSpec) -> Tensor:
 
 @functools.lru_cache(maxsize=16)
 def _fluctuation_of_noise(spec: MelSpec) -> Tensor:
-    """[n_mels]."""
+    """Root mean square [n_mels] of the second differences of white noise's log-mels."""
     noise = torch.randn(NOISE_FRAMES * spec.hop_length + spec.n_fft, generator=torch.Generator().manual_seed(0))
     return _curvature(mel_spectrogram(spec)(noise).log()[None])[0].mean(1).sqrt()
 
 
 def _curvature(log_mel: Tensor) -> Tensor:
-    """Squared second differences in time [B, n_mels, frames]; those of the first and the last frame are their neighbours'."""
+    """Squared second differences in time [B, n_mels, frames]; the first and last frame repeat their neighbours."""
     if log_mel.shape[2] < 3:
         return torch.zeros_like(log_mel)
     return pad(log_mel.diff(n=2, dim=2).square(), (1, 1), "replicate")
@@ -123,7 +122,7 @@ def griffin_lim(magnitude: Tensor, spec: MelSpec, num_samples: int, iterations: 
 
 
 def check_overlap(spec: MelSpec) -> None:
-    """UserError where the windows of a spec leave gaps."""
+    """UserError if the windows of a spec overlap too little for Griffin-Lim."""
     if spec.hop_length > spec.win_length // 2:
         raise UserError(
             f"mel spec: hop_length {spec.hop_length} must be at most half of win_length {spec.win_length} to get sound back"

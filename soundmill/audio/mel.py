@@ -87,6 +87,32 @@ def num_frames(spec: MelSpec, num_samples: int) -> int:
     return 1 + num_samples // spec.hop_length
 
 
+def check_bands(spec: MelSpec) -> None:
+    """UserError if a band contains no FFT bin; without torch, so that parameters are checked in milliseconds."""
+    bins = np.linspace(0, spec.sample_rate // 2, spec.n_fft // 2 + 1)  # Hz, as torchaudio has them
+    edges = _band_edges(spec)
+    margin = 1e-5 * bins[1]  # so near to an edge, the float32 filters are rounding errors
+    inside = np.searchsorted(bins, edges[2:] - margin) - np.searchsorted(bins, edges[:-2] + margin)
+    empty = int((inside <= 0).sum())
+    if empty:
+        raise UserError(
+            f"mel spec: {empty} of {spec.n_mels} bands contain no FFT bin, so their rows would be constant; "
+            f"raise n_fft (now {spec.n_fft}), raise f_min or lower n_mels"
+        )
+
+
+def _band_edges(spec: MelSpec) -> np.ndarray:
+    """Hz [n_mels + 2], equally spaced in mels; band m lies between edges m and m + 2."""
+    if spec.mel_scale == "htk":
+        low, high = (math.log1p(hertz / 700) for hertz in (spec.f_min, spec.f_max))
+        return 700 * np.expm1(np.linspace(low, high, spec.n_mels + 2))
+    # slaney: linear below 1 kHz, with 15 mels, and logarithmic above, with 27 per factor of 6.4.
+    step = math.log(6.4) / 27
+    low, high = (15 * hertz / 1000 if hertz < 1000 else 15 + math.log(hertz / 1000) / step for hertz in (spec.f_min, spec.f_max))
+    mels = np.linspace(low, high, spec.n_mels + 2)
+    return np.where(mels < 15, mels * 1000 / 15, 1000 * np.exp(step * (mels - 15)))
+
+
 def mel_spectrogram(spec: MelSpec) -> MelSpectrogram:
     """torchaudio's differentiable transform: waves [..., T] → |STFT|^power in mel bands [..., n_mels, frames].
 
@@ -94,7 +120,8 @@ def mel_spectrogram(spec: MelSpec) -> MelSpectrogram:
     """
     import torchaudio
 
-    transform = torchaudio.transforms.MelSpectrogram(
+    check_bands(spec)
+    return torchaudio.transforms.MelSpectrogram(
         sample_rate=spec.sample_rate,
         n_fft=spec.n_fft,
         win_length=spec.win_length,
@@ -106,13 +133,6 @@ def mel_spectrogram(spec: MelSpec) -> MelSpectrogram:
         norm=None if spec.norm == "none" else spec.norm,
         mel_scale=spec.mel_scale,
     )
-    empty = int((transform.mel_scale.fb.amax(0) <= 0).sum())
-    if empty:
-        raise UserError(
-            f"mel spec: {empty} of {spec.n_mels} bands contain no FFT bin, so their rows would be constant; "
-            f"raise n_fft (now {spec.n_fft}), raise f_min or lower n_mels"
-        )
-    return transform
 
 
 _on_cpu = functools.lru_cache(maxsize=16)(mel_spectrogram)

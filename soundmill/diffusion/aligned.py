@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -44,14 +43,7 @@ def spread_betas(table: Tensor, num_steps: int) -> Tensor:
     return alpha_bar_to_betas(torch.lerp(levels[before], levels[before + 1], timesteps - before).square())
 
 
-def ancestral(
-    net: Net,
-    noise: Tensor,
-    betas: Tensor,
-    timesteps: Tensor,
-    rngs: Sequence[torch.Generator],
-    callback: Callable[[int], Any] = lambda step: None,
-) -> Tensor:
+def ancestral(net: Net, noise: Tensor, betas: Tensor, timesteps: Tensor, rngs: Sequence[torch.Generator]) -> Tensor:
     """Denoise `noise` [B, …] over the steps of `betas` [N] by `net(xt, t [B])`, which predicts noise; t is taken from `timesteps`.
 
     Each item has its own CPU generator, from which the noise of every step is drawn.
@@ -61,7 +53,6 @@ def ancestral(
         predicted = net(xt, torch.full((len(xt),), float(timesteps[step]), device=xt.device))
         drawn = torch.stack([torch.randn(xt.shape[1:], generator=rng) for rng in rngs]) if step else None
         xt = ancestral_step(xt, predicted, betas, step, drawn)
-        callback(step)
     return xt
 
 

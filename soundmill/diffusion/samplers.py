@@ -31,7 +31,6 @@ def sample(
     first: int = 0,
     spacing: Spacing = "trailing",
     variance: Variance = "large",
-    callback: Callable[[int], Any] = lambda step: None,
 ) -> Tensor:
     """Denoise `noise` [B, C, H, W] in `num_steps` calls of `net(xt, t [B])`; returns x0, float32.
 
@@ -55,7 +54,6 @@ def sample(
         x0 = to_x0(objective, net(xt, times).float(), xt, alpha, sigma)
         if clip is not None:
             x0 = x0.clamp(-clip, clip)
-        callback(step)
         if step + 1 < num_steps:
             xt = scheduler.step(x0, scheduler.timesteps[step], xt, **extra).prev_sample
     return _posterior_mean(x0, xt, table[visited[-1]], table[first - 1]) if sampler == "ddpm" and first else x0

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from soundmill.diffusion.params import DiffusionParams
 
+OFFSET = 0.008  # of the cosine, s in Nichol & Dhariwal 2021, eq. 17
 MAX_BETA = 0.999  # Nichol & Dhariwal 2021, section 3.2: keeps the last step from being singular
 
 
@@ -23,10 +24,10 @@ def scaled_linear(num_timesteps: int, beta_start: float, beta_end: float) -> Ten
     return betas_to_alpha_bar(roots.square())
 
 
-def cosine(num_timesteps: int, offset: float = 0.008) -> Tensor:
+def cosine(num_timesteps: int) -> Tensor:
     """alpha_bar [T] of a squared cosine, betas at most 0.999 (Nichol & Dhariwal 2021, eq. 17)."""
     time = torch.linspace(0, 1, num_timesteps + 1, dtype=torch.float64)
-    level = torch.cos((time + offset) / (1 + offset) * math.pi / 2).square()
+    level = torch.cos((time + OFFSET) / (1 + OFFSET) * math.pi / 2).square()
     return betas_to_alpha_bar((1 - level[1:] / level[:-1]).clamp(max=MAX_BETA))
 
 

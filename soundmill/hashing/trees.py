@@ -46,7 +46,7 @@ def is_intact(path: Path, expected: str) -> bool:
 
 
 def model_digest(directory: Path) -> str:
-    """SHA-256 of a checkpoint's file names and contents, by which the model registry knows its versions."""
+    """SHA-256 of a checkpoint's file names and contents, which identifies versions in the model registry."""
     state = hashlib.sha256()
     for path in sorted(path for path in directory.rglob("*") if path.is_file() and path.name != ".gitignore"):
         with path.open("rb") as file:

@@ -73,9 +73,8 @@ class Held:
     clips: dict[str, list[dict[str, Any]]]  # by variant: rows of CLIPS without sound
     mixes: dict[str, tuple[str, str]]
     shards: dict[str, int]  # path below data/ → its rows
-    weights: list[
-        tuple[Weights, str, int, int]
-    ]  # with the part ("": itself), and the numbers of their clips and mixes in its training
+    # With the part ("": itself), and the numbers of their clips and mixes in its training.
+    weights: list[tuple[Weights, str, int, int]]
     files: list[str]  # below data/: sounds named after a clip of them
     reports: list[str]  # below data/: texts that name a clip or recording
 
@@ -116,11 +115,10 @@ class Project:
         tables = {}
         for directory in sorted(self.data.glob("clips/*"), key=lambda path: (path.name != "default", path.name)):
             parts = [shards.read_table(path, manifest.CLIPS, names) for path in shards.shard_paths(directory)]
-            if parts:
-                table = pa.concat_tables(parts)
-                seconds = pc.struct_field(table["quality"], "seconds")
-                table = table.drop_columns("quality").append_column("seconds", seconds)
-                tables[directory.name] = self._unstretched(directory.name, table)
+            table = pa.concat_tables(parts)
+            seconds = pc.struct_field(table["quality"], "seconds")
+            table = table.drop_columns("quality").append_column("seconds", seconds)
+            tables[directory.name] = self._unstretched(directory.name, table)
         if not tables:
             self.gone.append("data/clips is missing: clips are known from checkpoints only (`dvc repro` rebuilds it)")
         return tables

@@ -29,65 +29,65 @@ Capability = Literal["generate", "reconstruct", "transform", "interpolate"]
 
 @dataclass(frozen=True)
 class Request:
-    """One sound wanted; empty means unconditional."""
+    """A request for one sound; empty means unconditional."""
 
     labels: tuple[str, ...] = ()
     caption: str = ""
     seed: int = 0
-    start: int | None = None  # of a part of a longer sound, its first sample there
+    start: int | None = None  # for a part of a longer sound: its first sample
 
 
 @dataclass(frozen=True)
 class Run:
     """Settings of one call: sampling, device, batches."""
 
-    sampling: Any  # the family's own section: steps, guidance, masks, amounts …
+    sampling: Any  # the family's section `generate`: steps, guidance, masks, amounts …
     device: torch.device
     precision: str
     batch_size: int
-    home: Path  # where relative names of text encoders start
+    home: Path  # base of relative paths of text encoders
     scratch: Path
     digests: Path | None = None  # cache of file digests
-    progress: Callable[[int], Any] = lambda n: None  # `generate` tells how many more sounds are made
+    progress: Callable[[int], Any] = lambda n: None  # called by `generate` with the number of new sounds
 
 
 class Model(Protocol):
-    """A trained model, rebuilt from its checkpoint alone. It has those of the last four that it can (`can`).
+    """A trained model, rebuilt from its checkpoint alone. It has only some of the four methods; see `can`.
 
-    All waves are float32 [N, channels, T] in [−1, 1] at `sample_rate`; T is `num_samples` where that is not None.
+    All waves are float32 [N, channels, T] in [−1, 1] at `sample_rate`; T is `num_samples` unless that is None.
     """
 
-    params: FamilyTrainParams  # the training's
-    net: nn.Module  # that was trained
+    params: FamilyTrainParams  # of its training
+    net: nn.Module  # the trained network
     sample_rate: int
     channels: int
     num_samples: int | None
-    condition: Literal["labels", "caption", "none"]  # what of a request it reads
-    labels: Sequence[str]  # those it knows
+    condition: Literal["labels", "caption", "none"]  # the part of a request that it uses
+    labels: Sequence[str]  # that it was trained on
 
     def generate(self, requests: Sequence[Request], run: Run) -> Tensor:
         """A wave for each request, each from its own seed."""
 
     def reconstruct(self, waves: Tensor, run: Run) -> Tensor:
-        """Through the model's representation and back; as long as they were, but not longer than `num_samples`."""
+        """Waves encoded as the model's representation and decoded; cut to `num_samples` if longer."""
 
     def transform(self, waves: Tensor, requests: Sequence[Request], run: Run) -> Tensor:
-        """Restyled, inpainted, enlarged: one for each wave."""
+        """Each wave restyled, inpainted or upsampled."""
 
     def interpolate(self, ends: tuple[Request, Request], waves: Tensor | None, shares: Sequence[float], run: Run) -> Tensor:
-        """Sounds on the way between two requests' seeds, or between `waves` [2, channels, T] where they are given: for each share.
+        """A sound for each share, from 0 (the first end) to 1 (the second), between two seeds or two `waves` [2, channels, T].
 
-        0 is the first, 1 the second; what is asked for beside the seed is the first's.
+        Labels and caption are those of the first request.
         """
 
 
 class FamilyConfig(checkpoint.Config):
-    """The `config.json` of a family's checkpoint, beside facts for people; a family adds what its model is rebuilt from."""
+    """The `config.json` of a family's checkpoint, without the facts for people; a family adds the fields that its model needs."""
 
     model_config = ConfigDict(extra="ignore")
 
-    family: str  # a family makes it a Literal of its name, which is the default
-    params: Any  # and this its training's parameters
+    family: str  # overridden by a Literal of the family's name, with that as the default
+    params: Any  # overridden by the type of the family's training parameters
 
 
 F = TypeVar("F", bound=FamilyConfig)
@@ -95,65 +95,65 @@ F = TypeVar("F", bound=FamilyConfig)
 
 @dataclass
 class Prepared:
-    """A training as a family prepared it from its inputs."""
+    """A training that a family prepared from its inputs."""
 
     module: TrainingModule
-    model: Model  # whose nets the module trains
+    model: Model  # its nets are those that the module trains
     source: Source
     order: Order | Joined
-    draw: Callable[[int], Tensor]  # chance of a step, as Loader takes it
-    clip_ids: Sequence[str]  # trained on
-    counts: dict[str, int]  # beside the clips: labels, mixes, captions
+    draw: Callable[[int], Tensor]  # the random numbers of a step, for Loader
+    clip_ids: Sequence[str]  # of the training clips
+    counts: dict[str, int]  # of labels, mixes, captions
     samples: Sequence[Request] | Tensor  # shown while it trains: sounds to generate, or real waves [N, C, T] to reconstruct
     columns: int  # of the picture of samples
-    held_out: HeldOut | None  # None where the validation split has no clip
-    save: Callable[[Path, dict[str, Any]], None]  # the checkpoint into a directory, with facts for people
-    mixes: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # trained on: by id, the clips in each
+    held_out: HeldOut | None  # None if the validation split has no clip
+    save: Callable[[Path, dict[str, Any]], None]  # writes the checkpoint into a directory, with facts for people
+    mixes: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # training mixes: id → the two clips
 
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """A family's training on noise, to time its own loss."""
+    """A family's training on noise, to measure the time of its steps."""
 
     module: TrainingModule
-    batch: Callable[[int], Batch]  # of step 0, 1, …
-    clips: int  # in a batch; an epoch counts them
-    passes: int  # of its net for one generated sound
+    batch: Callable[[int], Batch]  # for step 0, 1, …
+    clips: int  # per batch, to count epochs
+    passes: int  # of the net per generated sound
 
 
 @dataclass(frozen=True)
 class Family:
-    """What a family's package offers as `FAMILY`. Its modules are named, not imported: parameters are read without torch."""
+    """A family; its package defines it as `FAMILY`. Modules are named, not imported: parameters are read without torch."""
 
-    title: str  # what it is, and where it comes from: a line each
-    paper: str
+    title: str  # one line
+    paper: str  # its source, one line
     train_params: type[FamilyTrainParams]  # of `<family>.train`
     generate_params: type[FamilyGenerateParams]  # of `<family>.generate`
-    model: str  # module that has `load` and `networks`
-    training: str  # module that has `prepare` and `rehearse`
-    fixed: tuple[str, ...] = ()  # parts of `<family>.train` that a net's weights are of: a training from others is refused
-    published: str = ""  # module that has `read`, of files with its `SUFFIX` that others published, where there are such
-    tagger: bool = False  # its training takes the project's tagger
-    loops: bool = False  # its sounds are loops of one bar in 4/4, as long as its `num_samples`
-    trained_against: tuple[str, ...] = ()  # embedders whose networks are in its losses: they do not rank it
+    model: str  # module with `load` and `networks`
+    training: str  # module with `prepare` and `rehearse`
+    fixed: tuple[str, ...] = ()  # parts of `<family>.train` that `start_from` requires to be equal
+    published: str = ""  # module with `read` for published files with its `SUFFIX`, if there are any
+    tagger: bool = False  # its training uses the project's tagger
+    loops: bool = False  # its sounds are loops of one bar in 4/4, `num_samples` long
+    trained_against: tuple[str, ...] = ()  # embedders whose networks are in its losses, so they do not rank it
 
     def load(self, directory: Path) -> Model:
-        """A model from its checkpoint directory, with its last weights."""
+        """Load a model from its checkpoint directory, with its last weights."""
         return import_module(self.model).load(directory)
 
     def networks(self, document: dict[str, Any]) -> dict[str, nn.Module]:
-        """Its networks by part, freshly initialised, for the content of a params.yaml.
+        """Its networks by part, newly initialised, for the content of a params.yaml.
 
-        Called on torch's meta device, so that any scale can be counted: it must not read a weight's value.
+        Called on torch's meta device, to count parameters at any scale, so it must not read the values of weights.
         """
         return import_module(self.model).networks(document)
 
     def prepare(
         self, params: FamilyTrainParams, ctx: Any, inputs: Path, parts: Path, tagger: Path, catalog: Path, start: Model | None
     ) -> Prepared:
-        """A training, for models/training.py, which gives it the weights of `start`: of the same `fixed` parts, or None.
+        """Prepare a training; models/training.py then loads the weights of `start`, whose `fixed` parts are equal (None: random).
 
-        In `parts` lies what stages made for the family beside its inputs: `vocoder/`, `text/`. `tagger` is for those that take it.
+        `parts` is the directory with the family's `vocoder/` and `text/`; `tagger` is passed on only if the family uses it.
         """
         more = {"tagger": tagger} if self.tagger else {}
         return import_module(self.training).prepare(params, ctx, inputs, parts, catalog, start, **more)
@@ -168,25 +168,25 @@ def can(model: Model, what: Capability) -> bool:
 
 
 def require(model: Model, what: Capability, name: str) -> None:
-    """UserError where a model of the family `name` cannot do this."""
+    """UserError if a model of the family `name` cannot do this."""
     if not can(model, what):
         able = [other for other in get_args(Capability) if can(model, other)]
         raise UserError(f"the family {name!r} cannot {what}; it can {' and '.join(able)}")
 
 
 def save(directory: Path, config: FamilyConfig, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], **more: Any) -> None:
-    """Write a family's checkpoint with `facts` for people; `more` as `checkpoint.save` takes it."""
+    """Write a family's checkpoint with `facts` for people; `more` are options of `checkpoint.save`."""
     checkpoint.save(directory, {**config.model_dump(mode="json"), **facts}, tensors, **more)
 
 
 def read_config(directory: Path, config: type[F]) -> F:
-    """The config of a checkpoint; UserError where it is of another family, or does not fit this version."""
+    """The config of a checkpoint; UserError if it is of another family, or does not fit this version."""
     family_of(directory, config.model_fields["family"].default)
     return checkpoint.load_config(directory, config)
 
 
 def family_of(directory: Path, expected: str | None = None) -> str:
-    """The family of a checkpoint; UserError where there is none, or it is of another family than `expected`."""
+    """The family of a checkpoint; UserError if there is none, or if it is not `expected`."""
     family = checkpoint.read(directory).get("family")
     if not isinstance(family, str):
         raise UserError(f"{directory / checkpoint.CONFIG}: not a Soundmill checkpoint: it names no `family`")
@@ -196,7 +196,7 @@ def family_of(directory: Path, expected: str | None = None) -> str:
 
 
 def is_checkpoint(directory: Path) -> bool:
-    """Whether a directory is the checkpoint of a family, and not of a component."""
+    """Whether a directory is the checkpoint of a family, not of a component."""
     return (directory / checkpoint.CONFIG).is_file() and "family" in checkpoint.read(directory)
 
 
@@ -206,16 +206,16 @@ def origin(directory: Path) -> dict[str, str]:
 
 
 def use_weights(model: Model, directory: Path, which: Use) -> str:
-    """Give a model that was loaded from `directory` the weights of `which`; returns what it has now, in words.
+    """Load the weights `which` into a model that was loaded from `directory`, with its last weights; returns a description.
 
-    A loaded model has its last weights. Weights that are not in the checkpoint are a UserError.
+    UserError if the checkpoint lacks these weights.
     """
     stored = checkpoint.read(directory).get("weights")
     if not isinstance(stored, dict):
         raise UserError(f"{directory / checkpoint.CONFIG}: `weights` is missing: not a whole checkpoint; retrain with `dvc repro`")
     if which == "best" and "best" not in stored:
         raise UserError(f"{directory}: no clip was held out from this training, so it has no best weights; set `use` to `last`")
-    name = next((one for one in (str(which), "last", "best") if one in stored and which in (one, stored[one]["step"])), None)
+    name = next((key for key in (str(which), "last", "best") if key in stored and which in (key, stored[key]["step"])), None)
     if name is None:
         steps = ", ".join(str(step) for step in sorted({weights["step"] for weights in stored.values()}))
         raise UserError(f"{directory}: has no weights of step {which}; it has those of steps {steps} (keep_every_steps keeps more)")

@@ -1,6 +1,6 @@
-"""Families by name. A line here is all that a new one needs beside its package and its conf; no stage depends on it.
+"""Families by name. A new one needs its package, its conf and a line here; no stage depends on this file.
 
-A package is imported only when it is used, and offers its `FAMILY`.
+A package is imported only when it is used; it defines a `FAMILY`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from soundmill import disk
-from soundmill.audio.mel import SpectrogramParams, mel_filterbank
+from soundmill.audio.mel import SpectrogramParams, check_bands
 from soundmill.errors import UserError
 from soundmill.models.components import registry as components
 from soundmill.models.family import Family
-from soundmill.params import compose, did_you_mean, parse, section
+from soundmill.params import compose, did_you_mean, parse_section
 
 FAMILIES = {
     "ddpm_mel": "soundmill.models.ddpm_mel",
@@ -32,56 +32,56 @@ FAMILIES = {
 
 def family(name: str) -> Family:
     if name not in FAMILIES:
-        known = list(FAMILIES)
-        raise UserError(f"no model family {name!r}{did_you_mean(name, known)} (there are: {', '.join(sorted(known))})")
+        raise UserError(f"no model family {name!r}{did_you_mean(name, list(FAMILIES))} (there are: {', '.join(sorted(FAMILIES))})")
     return importlib.import_module(FAMILIES[name]).FAMILY
 
 
 def code(name: str, parameters: dict[str, Any]) -> list[str]:
-    """What a family's code finds by name: its own package, and what loads the vocoder and codec that params.yaml names for it."""
+    """Modules that stages find by the name of a family: its package, and those that load its vocoder and codec in params.yaml."""
     return [FAMILIES[name], *components.code(parameters["families"][name]["components"])]
 
 
 def check(document: dict[str, Any]) -> None:
-    """Raise UserError where the content of a params.yaml has something that a stage would refuse, perhaps hours later."""
-    for name, values in document["spectrogram"].items():
-        spec = parse(SpectrogramParams, values, f"spectrogram.{name}").spec
+    """UserError if the content of a params.yaml has values that a stage would refuse, perhaps hours later."""
+    for name in document["spectrogram"]:
+        spec = parse_section(document, f"spectrogram.{name}", SpectrogramParams)
         try:
-            mel_filterbank(spec)
+            check_bands(spec)
         except UserError as error:
-            raise UserError(f"spectrogram.{name}: {error}") from None
+            raise UserError(f"params.yaml: spectrogram.{name}: {error}") from None
     if document["vocoder"]:
-        parse(components.params_of_vocoder(document["vocoder"]), document["vocoder"], "vocoder")
+        parse_section(document, "vocoder", components.params_of_vocoder(document["vocoder"]))
+    for name in document["latent_families"]:
+        components.codec_params(document, name)
     for name in document["families"]:
-        its = family(name)
-        for stage, model in (("train", its.train_params), ("generate", its.generate_params)):
-            parse(model, section(document, f"{name}.{stage}", "parameters"), f"{name}.{stage}")
+        parse_section(document, f"{name}.train", family(name).train_params)
+        parse_section(document, f"{name}.generate", family(name).generate_params)
 
 
 def vocoder_note(document: dict[str, Any]) -> str | None:
-    """Which families keep Griffin-Lim beside the vocoder that the content of a params.yaml has; None: all, or none does."""
-    keeping = [name for name in document["mel_families"] if name not in document["vocoder_families"]]
-    if not document["vocoder"] or not keeping:
+    """A note about families that use Griffin-Lim although the content of a params.yaml has a vocoder; None if there are none."""
+    without = [name for name in document["mel_families"] if name not in document["vocoder_families"]]
+    if not document["vocoder"] or not without:
         return None
     return (
-        f"note: {' and '.join(keeping)} will sound by Griffin-Lim: this vocoder of kind {document['vocoder']['kind']!r} is loaded "
+        f"note: {' and '.join(without)} will sound by Griffin-Lim: this vocoder of kind {document['vocoder']['kind']!r} is loaded "
         "for `tango`'s log-mels; docs/parameters.md#vocoders lists those that are trained for any"
     )
 
 
 def parameter_counts(name: str, document: dict[str, Any]) -> dict[str, int]:
-    """Number of trained or loaded parameters of each part of a family, as the content of a params.yaml has it."""
+    """Number of parameters of each part of a family, for the content of a params.yaml."""
     import torch
 
     with torch.device("meta"):
         parts = family(name).networks(document)
-    return {which: sum(weight.numel() for weight in net.parameters()) for which, net in parts.items()}
+    return {part: sum(weight.numel() for weight in net.parameters()) for part, net in parts.items()}
 
 
 def describe(conf: Path, sizes: bool) -> dict[str, dict[str, Any]]:
-    """Every family: `what` it is, its `source`, and if asked for each scale below `conf` (Hydra's groups) its parameters by part.
+    """Every family: `what` it is, its `source`, and with `sizes` its parameters by part at each scale in `conf` (Hydra's groups).
 
-    So `["ddpm_mel"]["paper"]["unet"]` is the size of that net as it was published. Counting takes seconds: it builds the nets.
+    `["ddpm_mel"]["paper"]["unet"]` is the published size of that net. Counting builds the nets, which takes seconds.
     """
     scales = sorted(path.stem for path in (conf / "scale").glob("*.yaml")) if sizes else []
     return {

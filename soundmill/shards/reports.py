@@ -20,9 +20,7 @@ class Report:
     quarantine: list[dict[str, str]] = field(default_factory=list)  # rows of manifest.QUARANTINE
     details: list[Any] = field(default_factory=list)  # JSON values
     items: list[Any] = field(default_factory=list)  # JSON values that the next run needs to reuse the shard; not summed
-    damaged: list[str] = field(
-        default_factory=list, compare=False
-    )  # names of kept shards whose content had changed since they were written
+    damaged: list[str] = field(default_factory=list, compare=False)  # names of kept shards whose content had changed
 
     def count(self, key: str, by: int = 1) -> None:
         self.counts[key] = self.counts.get(key, 0) + by

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+ROUNDS = 50  # of k-means, at most
 # Words that name no sound.
 FUNCTION_WORDS = frozenset(
     """
@@ -62,7 +63,7 @@ def caption_words(captions: Mapping[str, Sequence[str]], training: Sequence[str]
     return {clip_id: [word for word in own if word in kept] for clip_id, own in words.items()}
 
 
-def cluster(statistics: Mapping[str, np.ndarray], training: Sequence[str], count: int, rounds: int = 50) -> Targets:
+def cluster(statistics: Mapping[str, np.ndarray], training: Sequence[str], count: int) -> Targets:
     """k-means on standardised statistics [F] of clips; initialised by farthest points, so nothing is random."""
     ids = sorted(training)
     points = np.stack([statistics[clip_id] for clip_id in ids]).astype(np.float64)
@@ -74,7 +75,7 @@ def cluster(statistics: Mapping[str, np.ndarray], training: Sequence[str], count
         if distance.max() <= 1e-12:  # fewer distinct sounds than clusters
             break
         centres = np.vstack([centres, points[distance.argmax()]])
-    for _ in range(rounds):
+    for _ in range(ROUNDS):
         nearest = ((points[:, None] - centres[None]) ** 2).sum(2).argmin(1)
         moved = np.stack([points[nearest == k].mean(0) if (nearest == k).any() else centre for k, centre in enumerate(centres)])
         if np.array_equal(moved, centres):

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from torchaudio.functional import melscale_fbanks
 
 from soundmill.audio import mel
 from soundmill.errors import UserError
@@ -159,3 +161,15 @@ def test_a_spec_that_makes_no_sense_is_refused(change, says):
 def test_bands_narrower_than_a_bin_are_refused():
     with pytest.raises(UserError, match="contain no FFT bin"):
         mel.mel_filterbank(TANGO.model_copy(update={"n_mels": 512}))
+
+
+@pytest.mark.filterwarnings("ignore:At least one mel filterbank has all zero values")
+@pytest.mark.parametrize("spec", [TANGO, HTK], ids=["slaney", "htk"])
+@pytest.mark.parametrize("n_fft", [256, 512, 1024])
+@pytest.mark.parametrize("f_min", [0.0, 30.0])
+def test_bands_without_a_bin_are_those_that_torchaudio_leaves_empty(spec, n_fft, f_min):
+    changes = {"n_fft": n_fft, "win_length": n_fft, "n_mels": 128, "f_min": f_min}
+    spec = spec.model_copy(update=changes)
+    empty = int((melscale_fbanks(n_fft // 2 + 1, f_min, 8000.0, 128, 16_000, None, spec.mel_scale).amax(0) == 0).sum())
+    with pytest.raises(UserError, match=f"{empty} of 128 bands contain no FFT bin") if empty else nullcontext():
+        mel.check_bands(spec)

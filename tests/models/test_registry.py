@@ -45,9 +45,13 @@ def test_counts_follow_the_parameters_and_allocate_nothing(root):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB: torch may be imported here
 
 
-def test_parameters_are_read_without_torch():
-    code = "import sys; from soundmill.models import registry; registry.family('ddpm_mel'); assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_parameters_are_checked_without_torch(root):
+    code = (
+        "import sys; from pathlib import Path; from soundmill import params; from soundmill.models import registry; "
+        "document = params.compose(Path(sys.argv[1]), ['model=tango', 'vocoder=istft_laptop']); "
+        "registry.check(document); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, str(root / "conf")], check=True)
 
 
 def test_unknown_family_is_named_with_the_nearest():

@@ -134,7 +134,7 @@ def voices() -> dict[str, tuple[Any, str, int]]:
         "diffwave": (DiffWave(deep, NOISE, sampling, SPEC, net), "diffwave.vocoder.PIECE_SAMPLES", 2000),
         "hifigan": (HifiGan(VOICE, SPEC, loud), "frame_vocoder.PIECE_FRAMES", 9),
         "melgan": (MelGan(MELGAN, SPEC, MelGanNet(MELGAN, SPEC.n_mels).eval()), "frame_vocoder.PIECE_FRAMES", 9),
-        "istft": (Istft(FRAMES, None, SPEC, build(FRAMES, SPEC).eval()), "istft.vocoder.PIECE_FRAMES", 9),
+        "istft": (Istft(FRAMES, SPEC, build(FRAMES, SPEC).eval(), None), "frame_vocoder.PIECE_FRAMES", 9),
     }
 
 

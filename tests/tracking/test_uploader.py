@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -120,7 +121,8 @@ def test_what_was_sent_is_sent_again_without_harm(
     assert mlflow.get_experiment("1").tags["mlflow.experiment.primaryMetric.name"] == "fad_vggish"
 
 
-def upload_here(home: str) -> None:
+def upload_here(home: str, temporary: str) -> None:
+    tempfile.tempdir = temporary  # MLflow builds a model in a folder there, which remains when the process is killed
     uploader.POLL_SECONDS = 0.01
     uploader.upload(tracking.store(Path(home)), idle_seconds=0, try_seconds=0)
 
@@ -136,7 +138,7 @@ def test_an_uploader_killed_ten_times_loses_and_doubles_nothing(home: Path, brin
                 pass
         del os.environ[tracking.PARENT]
     for _ in range(10):
-        process = context.Process(target=upload_here, args=(str(home),))
+        process = context.Process(target=upload_here, args=(str(home), str(tmp_path)))
         process.start()
         process.join(chance.uniform(0.2, 1.2))
         process.kill()

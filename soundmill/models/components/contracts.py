@@ -1,4 +1,4 @@
-"""The two contracts of components that several families share: `Vocoder` and `Codec`; and `Kind`, by which stages make them."""
+"""The contracts of components that families share, `Vocoder` and `Codec`, and `Kind`, by which stages make them."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from soundmill.models.samples import Samples
 
 
-PYTORCH = {"format": "pt"}  # metadata that other programs look for in the weights of a component
+PYTORCH = {"format": "pt"}  # metadata of the weights; other programs expect it
 
 
 class Vocoder(Protocol):
-    """From log-mels of one spec to sound."""
+    """Turns log-mels of one spec into waves."""
 
     spec: MelSpec
 
@@ -37,41 +37,41 @@ class Vocoder(Protocol):
     def vocode(self, log_mels: Tensor, seed: int = 0) -> Tensor:
         """Waves [N, channels, frames · hop_length] of log-mels [N, n_mels, frames]; not clipped.
 
-        `seed`: of the grain; a vocoder without grain makes the same of any.
+        `seed` is that of the grain; vocoders without grain ignore it.
         """
 
     def pieces(self, log_mels: Tensor) -> Iterator[Tensor]:
-        """The same in pieces [N, channels, n], so that memory does not grow with the sound."""
+        """`vocode` in pieces [N, channels, n], so that memory does not grow with the length of the sound."""
 
 
 class VocoderConfig(checkpoint.Config):
     """The `config.json` of a vocoder; a kind adds how its net is built."""
 
     kind: str
-    mel_spec: MelSpec  # of the log-mels that it takes
-    source: dict[str, Any]  # `kind`: train | load, and what came of it
+    mel_spec: MelSpec  # of its input
+    source: dict[str, Any]  # `kind`: train | load, and facts about that
 
 
 C = TypeVar("C", bound=VocoderConfig)
 
 
 def save_vocoder(directory: Path, config: VocoderConfig, net: nn.Module) -> dict[str, Any]:
-    """Write a vocoder into a new directory; returns its metrics, of which there are none."""
+    """Write a vocoder into a new directory; returns its metrics, always empty, as `Made.save` requires."""
     checkpoint.save(directory, config.model_dump(mode="json"), net.state_dict(), metadata=PYTORCH)
     return {}
 
 
 def read_vocoder(directory: Path, config: type[C], spec: MelSpec | None) -> C:
-    """The config of a saved vocoder; UserError where there is none, or it is for other log-mels than `spec`'s, if given."""
+    """The config of a saved vocoder; UserError if there is none, or if it is for another spec than `spec` (None: any)."""
     saved = checkpoint.load_config(directory, config, "vocoder")
     if spec:
         check_vocoder_spec(str(directory), saved.mel_spec.model_dump(), spec)
     return saved
 
 
-def check_vocoder_spec(where: str, wants: Mapping[str, Any], spec: MelSpec, more: Sequence[str] = ()) -> None:
-    """UserError where a vocoder is for other log-mels than `spec`'s: what it `wants` of a spec, and in words what `more`."""
-    differing = [f"{key} {value}, not {getattr(spec, key)}" for key, value in wants.items() if value != getattr(spec, key)]
+def check_vocoder_spec(where: str, required: Mapping[str, Any], spec: MelSpec, more: Sequence[str] = ()) -> None:
+    """UserError if `spec` lacks the values that a vocoder requires; `more` are further differences, in words."""
+    differing = [f"{key} {value}, not {getattr(spec, key)}" for key, value in required.items() if value != getattr(spec, key)]
     if differing or more:
         raise UserError(
             f"{where}: this vocoder is for other spectrograms than these ({'; '.join([*differing, *more])}); make them agree, or "
@@ -80,21 +80,21 @@ def check_vocoder_spec(where: str, wants: Mapping[str, Any], spec: MelSpec, more
 
 
 class Codec(Protocol):
-    """Between waves and latents."""
+    """Encodes waves as latents, and decodes them."""
 
     sample_rate: int
     channels: int
-    latent_rate: float  # latents a second
+    latent_rate: float  # latents per second
 
     def encode(self, waves: Tensor) -> Tensor:
         """Latents [N, …] of waves [N, channels, T]."""
 
     def decode(self, latents: Tensor, seeds: Sequence[int] = ()) -> Tensor:
-        """Waves [N, channels, T] in [−1, 1] of latents; `seeds`: of each one's grain, where log-mels become sound."""
+        """Waves [N, channels, T] in [−1, 1] of latents; `seeds` are those of each item's grain, if a vocoder makes the waves."""
 
 
 class Encoder(Protocol):
-    """What the stage `latents` needs of a codec, and its kind's `load` gives."""
+    """What the stage `latents` needs of a codec; a kind's `load` returns it."""
 
     sample_rate: int
     channels: int
@@ -102,26 +102,26 @@ class Encoder(Protocol):
     def to(self, device: Any) -> Encoder: ...
 
     def posterior(self, waves: Sequence[np.ndarray], num_samples: int) -> Tensor:
-        """Mean and ln variance [N, 2, latent channels, frames, bands] of the latents, not scaled; a codec of waves has one band.
+        """Mean and ln variance [N, 2, latent channels, frames, bands] of the unscaled latents; a codec of waves has one band.
 
-        Of waves [channels, T] each, followed by silence to `num_samples`. A length that it cannot encode is a UserError.
+        The waves, [channels, T] each, are padded with silence to `num_samples`. UserError if it cannot encode that length.
         """
 
 
 class LatentCodec(Encoder, Protocol):
-    """What a family that diffuses latents [N, channels, frames, bands] needs of a codec beside: its kind has a `sounding`."""
+    """What a family that diffuses latents [N, channels, frames, bands] also needs of a codec; its kind has a `sounding`."""
 
-    spec: MelSpec | None  # of the log-mels that a vocoder makes sound of; None: it makes sound itself
-    samples_per_frame: int  # `frames` of a sound are so many samples each
+    spec: MelSpec | None  # of the log-mels that it decodes to, which need a vocoder; None: it decodes to waves
+    samples_per_frame: int  # of the sound, per frame of the latents
     digest: str
     scaling_factor: float  # x0 = scaling_factor · latent
 
     def latent_shape(self, frames: int) -> tuple[int, int, int]:
-        """(channels, frames, bands) of the latent of so many frames of a sound."""
+        """(channels, frames, bands) of the latent of a sound of `frames` frames."""
 
 
 class CodecIdentity(checkpoint.Config):
-    """What every codec's `config.json` has."""
+    """The part of `config.json` that all codecs have."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -139,7 +139,7 @@ class CodecConfig(CodecIdentity):
 
 
 def save_codec(directory: Path, config: CodecConfig, net: nn.Module) -> str:
-    """Write a codec into a new directory; returns its digest, which takes the place of the config's."""
+    """Write a codec into a new directory; returns its digest, which replaces that of `config`."""
     directory.mkdir(parents=True)
     weights = directory / checkpoint.WEIGHTS
     checkpoint.write_weights(net.state_dict(), weights, PYTORCH)
@@ -150,7 +150,7 @@ def save_codec(directory: Path, config: CodecConfig, net: nn.Module) -> str:
 
 
 def read_codec(directory: Path) -> CodecIdentity:
-    """What identifies the codec in a directory; it is not loaded. UserError where there is none."""
+    """The identity of the codec in a directory, without loading it; UserError if there is none."""
     return checkpoint.load_config(directory, CodecIdentity, "autoencoder")
 
 
@@ -158,39 +158,40 @@ def read_codec(directory: Path) -> CodecIdentity:
 class Made:
     """A component that was trained or loaded, for its stage to publish."""
 
-    save: Callable[[Path], dict[str, Any]]  # into a directory that is not there yet; more metrics, such as its digest
-    points: list[dict[str, float]]  # of the training's curve; loaded: none
+    save: Callable[[Path], dict[str, Any]]  # writes it into a new directory; returns more metrics, such as its digest
+    points: list[dict[str, float]]  # of the training's curve; empty if it was loaded
     metrics: dict[str, Any]
-    steps: int  # of the training; loaded: 0
-    draw: Callable[[int], Samples]  # what it does to held-out clips, after so many steps
+    steps: int  # of the training; 0 if it was loaded
+    draw: Callable[[int], Samples]  # what it makes of held-out clips, after the given number of steps
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What the package of a vocoder or codec offers as `KIND`. Its modules are named, not imported, as a family's are.
+    """A kind of vocoder or codec; its package defines it as `KIND`.
 
-    What it saves has a `config.json` with its `kind`; a codec's has all of `CodecIdentity`.
+    Its modules are named, not imported: parameters are read without torch. The directories that it saves have a `config.json` with
+    its `kind`; a codec's has all of `CodecIdentity`.
     """
 
     params: type[StageParams]  # with a `kind`
-    making: str  # module that has `make`
-    component: str  # module that has `load` and `network`
-    sounding: str = ""  # of a kind whose `load` gives a LatentCodec: module that has `sounding`
+    making: str  # module with `make`
+    component: str  # module with `load` and `network`
+    sounding: str = ""  # module with `sounding`, if `load` returns a LatentCodec
 
     def make(self, params: StageParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> Made:
         return import_module(self.making).make(params, ctx, clips, mels, catalog)
 
     def load(self, directory: Path, *spec: MelSpec | None) -> Any:
-        """What `Made.save` wrote; a vocoder's `spec` is the one that it must be for, or None: whichever it is for."""
+        """Load what `Made.save` wrote; a vocoder must be for `spec` (None: any)."""
         return import_module(self.component).load(directory, *spec)
 
     def sound(self, codec: LatentCodec, vocoder: Vocoder | None, frames: int, grain: float, device: torch.device) -> Codec:
-        """The codec, with a vocoder where it makes log-mels, between waves of so many frames and scaled latents, both on the CPU.
+        """A codec between waves of `frames` frames and scaled latents, both on the CPU; it decodes log-mels with `vocoder`.
 
-        `grain`: of the noise that it smoothed away, the share to give back.
+        `grain` is the share to restore of the noise that the codec smooths away.
         """
         return import_module(self.sounding).sounding(codec, vocoder, frames, grain, device)
 
     def network(self, params: StageParams, spec: dict[str, Any]) -> nn.Module:
-        """Its net, freshly initialised; `spec` as plain values."""
+        """Its net, newly initialised; `spec` as plain values."""
         return import_module(self.component).network(params, spec)

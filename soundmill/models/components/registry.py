@@ -1,6 +1,6 @@
-"""Vocoders and codecs by kind. A line here is all that a new one needs beside its package and its conf; no stage depends on it.
+"""Vocoders and codecs by kind. A new one needs its package, its conf and a line here; no stage depends on this file.
 
-A package is imported only when it is used, and offers its `KIND`.
+A package is imported only when it is used; it defines a `KIND`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from soundmill.training import checkpoint
 if TYPE_CHECKING:
     from torch import nn
 
-VOCODER = "vocoder"  # directory of a family's own
-VOCODERS = {  # that the stage `vocoder` makes; Griffin-Lim needs none
+VOCODER = "vocoder"  # directory of the vocoder within a checkpoint
+VOCODERS = {  # made by the stage `vocoder`; Griffin-Lim needs no stage
     "diffwave": "soundmill.models.components.diffwave",
     "hifigan": "soundmill.models.components.hifigan",
     "istft": "soundmill.models.components.istft",
@@ -49,10 +49,14 @@ def _find(packages: Mapping[str, str], kind: str, what: str) -> str:
 
 
 def code(components: dict[str, Any]) -> list[str]:
-    """Modules that load a family's vocoder and codec, by its `components` in params.yaml."""
-    vocoders = [vocoder(kind).component for kind in VOCODERS if kind == components.get("vocoder")]
-    codecs = [codec(kind) for kind in CODECS if kind == components.get("codec")]
-    return [*vocoders, *(part for kind in codecs for part in (kind.component, kind.sounding) if part)]
+    """Modules that load a family's vocoder and codec, which its `components` in params.yaml name."""
+    modules = []
+    if components.get("vocoder") in VOCODERS:  # otherwise Griffin-Lim, or none
+        modules.append(vocoder(components["vocoder"]).component)
+    if components.get("codec") in CODECS:
+        kind = codec(components["codec"])
+        modules += filter(None, (kind.component, kind.sounding))
+    return modules
 
 
 def params_of_vocoder(section: dict[str, Any]) -> type[StageParams]:
@@ -64,23 +68,23 @@ def params_of_codec(section: dict[str, Any]) -> type[StageParams]:
 
 
 def load_vocoder(directory: Path, spec: MelSpec | None) -> Vocoder:
-    """The vocoder of any kind that its stage wrote; one for other log-mels than `spec`'s (if given) is a UserError."""
+    """Load a vocoder of any kind; UserError if it is for another spec than `spec` (None: any)."""
     remedy = "choose one (`vocoder=hifigan_laptop`) and `dvc repro`, or take Griffin-Lim (`vocoder=griffin_lim`)"
     return vocoder(_kind_of(directory, "vocoder", remedy)).load(directory, spec)
 
 
 def vocoder_in(directory: Path, spec: MelSpec) -> Vocoder | None:
-    """The vocoder within a checkpoint, or within what a training was given; None where there is none."""
+    """The vocoder below a checkpoint, or below the components given to a training; None if there is none."""
     return load_vocoder(directory / VOCODER, spec) if (directory / VOCODER).is_dir() else None
 
 
 def load_codec(directory: Path) -> Encoder:
-    """The codec of any kind that its stage wrote."""
+    """Load a codec of any kind."""
     return codec(_kind_of(directory, "autoencoder")).load(directory)
 
 
 def load_latent_codec(directory: Path) -> tuple[Kind, LatentCodec]:
-    """The codec of a family that diffuses its latents, and its kind; a kind without a `sounding` is a UserError."""
+    """Load the codec of a family that diffuses its latents; returns its kind, too. UserError if that has no `sounding`."""
     name = _kind_of(directory, "autoencoder")
     kind = codec(name)
     if not kind.sounding:
@@ -92,13 +96,13 @@ def load_latent_codec(directory: Path) -> tuple[Kind, LatentCodec]:
 
 
 def codec_params(document: dict[str, Any], family: str) -> Any:
-    """The section `FAMILY.autoencoder` of the content of a params.yaml, as its kind's parameters."""
+    """The section `FAMILY.autoencoder` of the content of a params.yaml, parsed as its kind's parameters."""
     name = f"{family}.autoencoder"
     return parse_section(document, name, params_of_codec(section(document, name, "params.yaml")))
 
 
 def vocoder_network(document: dict[str, Any], family: str) -> dict[str, nn.Module]:
-    """The net of a family's vocoder by the content of a params.yaml, freshly initialised, as `vocoder`; {}: it has none."""
+    """`vocoder` → the net of a family's vocoder, newly initialised, by the content of a params.yaml; empty if it has none."""
     if family not in document["vocoder_families"]:
         return {}
     kind = vocoder(_kind(section(document, "vocoder", "params.yaml"), VOCODERS))

@@ -1,4 +1,4 @@
-"""A vocoder as its stage publishes it: trained on the corpus's training clips or loaded, and measured beside Griffin-Lim."""
+"""Making a vocoder: training it on the corpus's training clips, and measuring it beside Griffin-Lim."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from soundmill.training.module import TrainingModule
 from soundmill.training.starting import compare
 from soundmill.training.validation import HeldOut
 
-MEASURED_CLIPS = 16  # held-out ones, at most
-SILENCE = 0.1  # nepers above the floor that are still silence
+MEASURED_CLIPS = 16  # held-out clips, at most
+SILENCE = 0.1  # nepers above the floor that still count as silence
 
 
 @dataclass(frozen=True)
 class Making:
-    """A vocoder's parameters (`weights`, `hardware`, Griffin-Lim's), and what it is trained on.
+    """A vocoder's parameters (`weights`, `hardware`, Griffin-Lim's), and its training data.
 
-    A `model` has, beside what every `Vocoder` has, the `net` that is trained.
+    A `model` below is a `Vocoder` whose attribute `net` is trained.
     """
 
     params: Any
@@ -47,58 +47,58 @@ class Making:
     clips: Path
     mels: Path
     spec: MelSpec
-    splits: Mapping[str, Mapping[str, float]]  # clip id → weight, as `Order` takes them
+    splits: Mapping[str, Mapping[str, float]]  # split → clip id → weight, as in `Order`
 
     @classmethod
     def of(cls, params: Any, ctx: Any, clips: Path, mels: Path, catalog: Path) -> Making:
         return cls(params, ctx, clips, mels, read_spec(mels), read_weights(catalog))
 
     def begin(self, model: Any, load: Callable[[Path, MelSpec], Any], parts: Sequence[str]) -> str | None:
-        """Say what is trained, and give `model.net` the weights that `weights.start_from` names; returns their digest.
+        """Print what is trained, and load the weights of `weights.start_from` into `model.net`; returns their digest, or None.
 
-        They must be of a vocoder with the same `parts`. None where it starts from nothing.
+        UserError if they are of a vocoder whose `parts` differ from those of `model`.
         """
-        wanted, spec, ctx = self.params.weights, self.spec, self.ctx
+        weights, spec, ctx = self.params.weights, self.spec, self.ctx
         print(
-            f"{ctx.name}: {len(self.splits['train'])} clips, {_size(model):,} parameters, {wanted.steps} steps of "
-            f"{wanted.batch_size} crops of {wanted.crop_frames * spec.hop_length / spec.sample_rate:g} s",
+            f"{ctx.name}: {len(self.splits['train'])} clips, {_size(model):,} parameters, {weights.steps} steps of "
+            f"{weights.batch_size} crops of {weights.crop_frames * spec.hop_length / spec.sample_rate:g} s",
             flush=True,
         )
-        if wanted.start_from is None:
+        if weights.start_from is None:
             return None
-        where = ctx.home / wanted.start_from
+        where = ctx.home / weights.start_from
         start = load(where, spec)
-        there, here = ({part: getattr(one, part).model_dump() for part in parts} for one in (start, model))
+        there, here = ({part: getattr(vocoder, part).model_dump() for part in parts} for vocoder in (start, model))
         compare(str(where), there, here)
         model.net.load_state_dict(start.net.state_dict())
-        print(f"{ctx.name}: starts from {wanted.start_from}", flush=True)
+        print(f"{ctx.name}: starts from {weights.start_from}", flush=True)
         return hashing.file_digest(where / checkpoint.WEIGHTS)
 
     def train(self, module: TrainingModule, model: Any, started_from: str | None) -> tuple[Fitted, dict[str, Any]]:
-        """Train `module`, by whose net `model` speaks; returns facts of it too."""
-        wanted, ctx = self.params.weights, self.ctx
+        """Train `module`, whose net is that of `model`; also returns facts for the config."""
+        weights, ctx = self.params.weights, self.ctx
         pairs = self._pairs(list(self.splits["train"]))
         self._check_sound(pairs.log_mels)
-        valid = choose_by_hash(list(self.splits["valid"]), wanted.validate_batches * wanted.batch_size)
+        valid = choose_by_hash(list(self.splits["valid"]), weights.validate_batches * weights.batch_size)
         unseen = self._pairs(valid) if valid else None
         fitted = fit_averaged(
             module,
             pairs,
-            Order(wanted.seed, self.splits["train"], wanted.batch_size),
-            partial(crop_places, wanted.seed, wanted.batch_size),
+            Order(weights.seed, self.splits["train"], weights.batch_size),
+            partial(crop_places, weights.seed, weights.batch_size),
             self.params.hardware,
             ctx,
             held_out=unseen and HeldOut(unseen, len(unseen.log_mels)),
             started_from=started_from,
-            sampling=sampling(wanted.samples_every_steps, ctx, self._draw(model, (unseen or pairs).log_mels)),
+            sampling=sampling(weights.samples_every_steps, ctx, self._draw(model, (unseen or pairs).log_mels)),
         )
-        fitted.take(module, wanted.use)
-        begun = {"started_from": started_from} if started_from else {}
-        facts = {**fitted.facts, "use": wanted.use, "steps": wanted.steps, "clips": len(self.splits["train"])}
-        return fitted, facts | begun
+        fitted.take(module, weights.use)
+        start = {"started_from": started_from} if started_from else {}
+        facts = {**fitted.facts, "use": weights.use, "steps": weights.steps, "clips": len(self.splits["train"])}
+        return fitted, facts | start
 
     def made(self, model: Any, fitted: Fitted | None, save: Callable[[Path], dict[str, Any]]) -> Made:
-        """What the stage publishes; `fitted` None: a vocoder that was loaded."""
+        """The vocoder for its stage to publish; `fitted` is None if it was loaded."""
         split = "valid" if self.splits["valid"] else "train"
         chosen = choose_by_hash(list(self.splits[split]), MEASURED_CLIPS)
         log_mels = gather_log_mels(self.mels, chosen, self.ctx.scratch)

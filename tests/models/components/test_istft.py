@@ -41,7 +41,7 @@ def pictures(spec: MelSpec = TANGO) -> torch.Tensor:
 
 def untrained(spec: MelSpec = TANGO, sampling: SamplingParams = PLAIN) -> Istft:
     torch.manual_seed(0)
-    return Istft(SMALL, sampling, spec, build(SMALL, spec).eval())
+    return Istft(SMALL, spec, build(SMALL, spec).eval(), sampling)
 
 
 @pytest.mark.parametrize("spec", [TANGO, spec_with(power=2.0, floor=1e-10, hop_length=313), spec_with(win_length=400, n_fft=512)])
@@ -83,7 +83,7 @@ def test_a_long_sound_goes_through_the_net_in_pieces(monkeypatch):
     vocoder = untrained(sampling=GRAINY)
     torch.nn.init.normal_(vocoder.net.head.out.weight, std=0.05)
     whole = vocoder.vocode(pictures())
-    monkeypatch.setattr("soundmill.models.components.istft.vocoder.PIECE_FRAMES", 9)
+    monkeypatch.setattr("soundmill.models.components.frame_vocoder.PIECE_FRAMES", 9)
     torch.testing.assert_close(vocoder.vocode(pictures()), whole, atol=1e-4, rtol=0)
 
 
@@ -257,7 +257,7 @@ def test_another_configuration_is_refused(tmp_path, root, monkeypatch, change, m
 def test_what_is_saved_is_loaded_and_nothing_else(tmp_path, sampling):
     sizes = SMALL if sampling else WAVES
     torch.manual_seed(0)
-    model = Istft(sizes, sampling, TANGO, build(sizes, TANGO).eval())
+    model = Istft(sizes, TANGO, build(sizes, TANGO).eval(), sampling)
     save(model, tmp_path / "one", {"kind": "train"})
     again = load(tmp_path / "one", TANGO)
     assert (again.network, again.sampling) == (sizes, sampling)

@@ -1,4 +1,4 @@
-"""A ConvNeXt at the rate of frames and an inverse STFT (Vocos, Siuzdak 2024, arXiv:2306.00814): trained here, or loaded."""
+"""A vocoder: a ConvNeXt at frame rate and an inverse STFT (Vocos, Siuzdak 2024, arXiv:2306.00814), trained or loaded."""
 
 from __future__ import annotations
 

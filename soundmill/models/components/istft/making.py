@@ -1,4 +1,4 @@
-"""The vocoder with an inverse STFT as its stage publishes it: trained on the corpus's training clips, or loaded."""
+"""Making the vocoder with an inverse STFT: training it on the corpus's training clips, or loading it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def make(params: IstftParams, ctx: Any, clips: Path, mels: Path, catalog: Path) 
         (training.check_crop if params.sampling else check_crop)(weights.crop_frames, spec)
         torch.manual_seed(weights.seed)
         build = partial(vocoder.build, params.network, spec)
-        model = Istft(params.network, params.sampling, spec, build())
+        model = Istft(params.network, spec, build(), params.sampling)
         started_from = making.begin(model, vocoder.load, ("network",))
         if params.sampling:
             module = training.LikelihoodModule(weights, model.net, spec)

@@ -1,4 +1,4 @@
-"""Nets at the rate of frames; weights are named as those of Vocos (Siuzdak 2024, arXiv:2306.00814, gemelo-ai/vocos)."""
+"""Nets at frame rate; the weights have the names of Vocos (Siuzdak 2024, arXiv:2306.00814, gemelo-ai/vocos)."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from soundmill.audio.invert import mel_to_linear
 from soundmill.audio.mel import MelSpec
 from soundmill.models.components.istft.params import NetworkParams
 
-KERNEL = 7  # frames that a convolution sees
-LOUDEST = 100.0  # magnitude that Vocos makes, at most
+KERNEL = 7  # frames
+LOUDEST = 100.0  # the largest magnitude of Vocos
 
-# Of ln |noise| over its mean, as Rayleigh's distribution has it: the median, and the mean absolute deviation from that.
+# The median of ln(|noise| / mean |noise|), whose magnitudes are Rayleigh-distributed, and the mean absolute deviation from it.
 SPECKLE_MEDIAN = -0.5 * math.log(math.pi / (4 * math.log(2)))
 SPECKLE_SPREAD = 0.4840
-LARGEST_CHANGE = 7.0  # nepers, of a median or a spread
+LARGEST_CHANGE = 7.0  # nepers, of a median or a spread, by the net
 
 
 def ended(log_mel: Tensor) -> Tensor:
-    """With the last frame once more: frames stand in the middle of their windows, and the last of them would fade out."""
+    """Log-mels with the last frame repeated: a frame is at the centre of its window, so sounds would fade out in it."""
     return torch.cat([log_mel, log_mel[..., -1:]], 2)
 
 
 class ConvNeXtBlock(nn.Module):
-    """A depthwise convolution over time and two layers of each frame (Liu et al. 2022), scaled, beside what comes in."""
+    """A residual block (Liu et al. 2022): a depthwise convolution over time, and two layers applied to each frame."""
 
     def __init__(self, width: int, hidden: int, scale: float):
         super().__init__()
@@ -79,8 +79,8 @@ class Head(nn.Module):
 class MagnitudeNet(nn.Module):
     """Log-mels [B, n_mels, frames] to the median of each bin's magnitude, and the spread of its logarithm, [B, bins, frames] each.
 
-    The magnitude's logarithm is Laplace's: the spread is its mean absolute deviation from the median. Before any training the
-    median is that of Griffin-Lim, by least squares, and the spread that of noise. A bin outside all bands is 0.
+    The logarithm of the magnitude has a Laplace distribution; the spread is its mean absolute deviation from the median. An
+    untrained net returns the magnitudes of `mel_to_linear` and the spread of noise. Bins outside all bands have median 0.
     """
 
     def __init__(self, params: NetworkParams, spec: MelSpec):
@@ -96,7 +96,7 @@ class MagnitudeNet(nn.Module):
 
 
 class VocosNet(nn.Module):
-    """Log-mels [B, n_mels, frames] to waves [B, (frames − 1) · hop_length], by magnitudes, phases and the inverse STFT."""
+    """Log-mels [B, n_mels, frames] to waves [B, (frames − 1) · hop_length], by the inverse STFT of magnitudes and phases."""
 
     def __init__(self, params: NetworkParams, spec: MelSpec):
         super().__init__()

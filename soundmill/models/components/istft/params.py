@@ -12,10 +12,10 @@ from soundmill.params import StageParams
 
 
 class NetworkParams(StageParams):
-    """A ConvNeXt at the rate of frames (Vocos: 8 layers of 512, 1,536 hidden)."""
+    """A ConvNeXt at frame rate (Vocos: 8 layers of width 512, 1,536 hidden)."""
 
     head: Literal["magnitude", "wave"] = Field(
-        description="median and spread of magnitudes, whose phases are Griffin-Lim's, or magnitudes and phases, as Vocos does"
+        description="magnitude: median and spread of magnitudes, phases by Griffin-Lim; wave: magnitudes and phases, as in Vocos"
     )
     layers: int = Field(ge=1)
     width: int = Field(ge=1, description="channels")
@@ -23,16 +23,16 @@ class NetworkParams(StageParams):
 
     @property
     def context(self) -> int:
-        """Frames on either side that the net sees."""
+        """Frames on either side in the net's receptive field."""
         return 3 * (1 + self.layers)
 
 
 class SamplingParams(StageParams):
-    """From median and spread of magnitudes to sound."""
+    """How median and spread of magnitudes become sound."""
 
     iterations: int = Field(ge=1, description="of Griffin-Lim")
     momentum: float = Field(ge=0, lt=1)
-    grain: float = Field(ge=0, description="of the spread, the share that magnitudes are drawn with; 0: they are their medians")
+    grain: float = Field(ge=0, description="factor on the spread with which magnitudes are drawn; 0: they are the medians")
 
 
 def _training(weights: Any) -> str:
@@ -44,14 +44,14 @@ def _training(weights: Any) -> str:
 
 class IstftParams(NetVocoderParams):
     kind: Literal["istft"]
-    network: NetworkParams = Field(description="of a loaded one as well: it must be so")
+    network: NetworkParams = Field(description="a loaded net must have these sizes, too")
     weights: Annotated[
         Annotated[CropsParams, Tag("likelihood")]
         | Annotated[AdversaryParams, Tag("adversary")]
         | Annotated[LoadedParams, Tag("load")],
         Discriminator(_training),
     ]
-    sampling: SamplingParams | None = Field(description="of the head `magnitude`; null: of the head `wave`, which draws nothing")
+    sampling: SamplingParams | None = Field(description="for the head `magnitude`; null for the head `wave`, which draws nothing")
 
     @model_validator(mode="after")
     def _head_fits(self) -> IstftParams:

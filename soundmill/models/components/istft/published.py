@@ -1,4 +1,4 @@
-"""Vocos as its authors publish it (gemelo-ai/vocos): `config.yaml`, and weights in `pytorch_model.bin` or `model.safetensors`."""
+"""Reading a published Vocos (gemelo-ai/vocos): `config.yaml`, and weights in `pytorch_model.bin` or `model.safetensors`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from soundmill.models.components.loaded import LoadedParams, compare
 from soundmill.training import checkpoint, weights
 
 CONFIG = "config.yaml"
-FILES = ("model.safetensors", "pytorch_model.bin")  # the first that is there is read
+FILES = ("model.safetensors", "pytorch_model.bin")  # the first that exists is read
 FLOOR = 1e-7  # of its log-mels
 FEATURES = "vocos.feature_extractors.MelSpectrogramFeatures"
 FILTERS = "feature_extractor.mel_spec.mel_scale.fb"
@@ -29,31 +29,31 @@ REMEDY = "fetch it again, or train one (`vocoder=vocos`)"
 
 
 def load(
-    wanted: LoadedParams, network: NetworkParams, spec: MelSpec, home: Path, digests: Path | None = None
+    source: LoadedParams, network: NetworkParams, spec: MelSpec, home: Path, digests: Path | None = None
 ) -> tuple[Istft, dict[str, Any]]:
-    """The vocoder that `wanted` names, and what identifies its files.
+    """Load the vocoder that `source` names; also returns the identity of its files.
 
-    One that is not built as `network` says, or is for other spectrograms than `spec`'s, is a UserError.
+    UserError if its sizes differ from `network`, or the spec of its log-mels from `spec`.
     """
     remedies = f"put {CONFIG} and {FILES[1]} into a directory and set vocoder.weights.name to that, or train one (`vocoder=vocos`)"
-    directory, commit = hub.find(wanted.name, wanted.revision, home, (CONFIG, *FILES), _missing, remedies)
+    directory, commit = hub.find(source.name, source.revision, home, (CONFIG, *FILES), _missing, remedies)
     _check(directory, network, spec)
     path = next(directory / file for file in FILES if (directory / file).is_file())
     tensors = checkpoint.read_weights(path) if path.suffix == ".safetensors" else weights.read_checkpoint(path, remedy=REMEDY)
     net = VocosNet(network, spec)
     weights.load_state(net, _of_net(tensors, spec, path), path, REMEDY)
-    facts = {"name": wanted.name, "revision": commit, "digest": hub.digest(directory, (CONFIG, path.name), digests)}
-    return Istft(network, None, spec, net.eval()), facts
+    facts = {"name": source.name, "revision": commit, "digest": hub.digest(directory, (CONFIG, path.name), digests)}
+    return Istft(network, spec, net.eval(), None), facts
 
 
 def _missing(directory: Path) -> str | None:
     if not (directory / CONFIG).is_file():
         return CONFIG
-    return None if any((directory / file).is_file() for file in FILES) else f"{' or '.join(FILES)}"
+    return None if any((directory / file).is_file() for file in FILES) else " or ".join(FILES)
 
 
 def _check(directory: Path, network: NetworkParams, spec: MelSpec) -> None:
-    """UserError where the configuration is of another net, or of other log-mels."""
+    """UserError if the configuration is of a net with other sizes, or for other log-mels."""
     path = directory / CONFIG
     config = params.read_yaml(path)
     try:
@@ -67,15 +67,15 @@ def _check(directory: Path, network: NetworkParams, spec: MelSpec) -> None:
         raise UserError(f"{path}: no configuration of Vocos ({type(error).__name__}: {error}); {REMEDY}") from None
     if kind != FEATURES or padding != {"center"} or not fits:
         raise UserError(f"{path}: only a Vocos for log-mels with centred windows can be loaded (vocos-mel-24khz is one); {REMEDY}")
-    theirs = {"sample_rate": rate, "n_fft": n_fft, "win_length": n_fft, "hop_length": hop, "n_mels": bands}
-    theirs |= {"f_min": 0.0, "f_max": rate / 2, "mel_scale": "htk", "norm": "none", "power": 1.0, "floor": FLOOR, "peak": None}
-    check_vocoder_spec(str(directory), theirs, spec)
+    required = {"sample_rate": rate, "n_fft": n_fft, "win_length": n_fft, "hop_length": hop, "n_mels": bands}
+    required |= {"f_min": 0.0, "f_max": rate / 2, "mel_scale": "htk", "norm": "none", "power": 1.0, "floor": FLOOR, "peak": None}
+    check_vocoder_spec(str(directory), required, spec)
     here = network.model_dump()
     compare(path, {key: (value, here[key]) for key, value in ({"head": "wave"} | sizes).items()}, "vocoder.network")
 
 
 def _of_net(tensors: Mapping[str, Tensor], spec: MelSpec, path: Path) -> dict[str, Tensor]:
-    """Its weights, without what a spec says; UserError where the filters or windows that it was trained with differ from those."""
+    """The tensors without mel filters and windows; UserError if these differ from those of `spec`."""
     filters, window = mel_filterbank(spec), torch.hann_window(spec.win_length)
     for name, expected in ((FILTERS, filters), *((name, window) for name in WINDOWS)):
         found = tensors.get(name)

@@ -1,4 +1,4 @@
-"""Training: magnitudes by the likelihood of real ones, waves against discriminators."""
+"""Training: magnitudes by maximum likelihood, waves against discriminators."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from soundmill.training.loader import Batch
 from soundmill.training.module import TrainingModule
 from soundmill.training.phases import rebuilt
 
-QUIETEST = 1e-4  # magnitude; what 16 bits round to is louder
+QUIETEST = 1e-4  # magnitude, below the rounding noise of 16 bits
 
 
 class LikelihoodModule(TrainingModule):
     """A batch: log-mels of crops [B, n_mels, frames] and their waves [B, frames · hop_length].
 
-    The loss is the mean of −ln p of the logarithms of magnitudes, up to ln 2, where p is Laplace's distribution. Of silence, which
-    would be certain, and of bins outside all bands there is none; nor of the frames at the ends of a crop, whose windows go beyond.
+    The loss is the mean of −ln p − ln 2 over log-magnitudes, where p is a Laplace distribution. Silence, whose density would grow
+    without bound, and bins outside all bands are left out, as are the frames at the ends of a crop, whose windows reach beyond it.
     """
 
     def __init__(self, params: Any, net: nn.Module, spec: MelSpec):
@@ -39,18 +39,18 @@ class LikelihoodModule(TrainingModule):
         with torch.autocast(wave.device.type, enabled=False):
             real = self.spectrogram(wave.float())[..., inner]
         median, spread = (values[..., inner] for values in self.net(log_mel.float()))
-        heard = (real > QUIETEST) & (median > 0)
+        counted = (real > QUIETEST) & (median > 0)
         distance = (real.clamp_min(QUIETEST).log() - median.clamp_min(1e-12).log()).abs() / spread + spread.log()
-        return torch.where(heard, distance, 0).sum() / heard.sum().clamp_min(1)
+        return torch.where(counted, distance, 0).sum() / counted.sum().clamp_min(1)
 
 
 def edge(spec: MelSpec) -> int:
-    """Frames at either end of a crop whose windows go beyond it."""
+    """Number of frames at either end of a crop whose windows reach beyond it."""
     return -(-(spec.n_fft // 2) // spec.hop_length)
 
 
 def check_crop(frames: int, spec: MelSpec) -> None:
-    """UserError where every frame of a crop is at its ends."""
+    """UserError if the windows of all frames of a crop reach beyond it."""
     if frames <= 2 * edge(spec):
         raise UserError(
             f"vocoder.weights.crop_frames {frames} must be more than {2 * edge(spec)}: so many frames of {spec.hop_length} samples "
@@ -59,7 +59,7 @@ def check_crop(frames: int, spec: MelSpec) -> None:
 
 
 class WaveModule(VocoderModule):
-    """As HiFi-GAN is trained, but the net's kernels have no norms."""
+    """Trained as HiFi-GAN is, but without weight norms."""
 
     def __reduce__(self) -> Any:
         return rebuilt, (_module, self.arguments, self.state_dict())
