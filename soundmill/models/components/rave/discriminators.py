@@ -1,7 +1,7 @@
-"""What phase 2 is trained against: discriminators of waves at several rates (Kumar et al. 2019) and periods (Kong et al. 2020).
+"""The discriminators of phase 2, of waves at several rates (Kumar et al. 2019) and periods (Kong et al. 2020).
 
-Each says how real it takes every place of a wave [N, 1, T] to be, and what it saw on the way: its feature maps. At 64 channels
-and four layers, three scales have 7,751,619 weights.
+Each returns its feature maps of a wave [N, 1, T], the last of which are the scores. Three scales with 64 channels and four layers
+have 7,751,619 weights.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class JudgingConv(Normed, nn.Conv2d):
 
 
 class Discriminator(nn.Module):
-    """Convolutions with a stride of four over rows of every `period`-th sample; 1: of all samples."""
+    """Convolutions with a stride of four along every `period`-th sample; with period 1, along all samples."""
 
     def __init__(self, channels: int, layers: int, period: int):
         super().__init__()
@@ -40,7 +40,7 @@ class Discriminator(nn.Module):
         self.layers = nn.ModuleList(JudgingConv(below, above, kernel, STRIDE) for below, above in pairwise(widths))
         for layer in self.layers:
             layer.norm()
-        self.last = JudgingConv(widths[-1], 1, 1, 1)  # published without a norm
+        self.last = JudgingConv(widths[-1], 1, 1, 1)  # no weight norm, as in the published code
 
     def forward(self, waves: Tensor) -> Judgement:
         signal, maps = F.pad(waves, (0, -waves.shape[2] % self.period)).unflatten(2, (-1, self.period)), []
@@ -51,7 +51,7 @@ class Discriminator(nn.Module):
 
 
 class Discriminators(nn.Module):
-    """All of them, with separate weights."""
+    """All scale and period discriminators, with separate weights."""
 
     def __init__(self, params: DiscriminatorsParams):
         super().__init__()
@@ -59,7 +59,7 @@ class Discriminators(nn.Module):
         self.periods = nn.ModuleList(Discriminator(params.channels, params.layers, period) for period in params.periods)
 
     def forward(self, waves: Tensor) -> list[Judgement]:
-        """A judgement of each discriminator, in an order that stays."""
+        """Feature maps of each discriminator, always in the same order."""
         judgements, slower = [period(waves) for period in self.periods], waves
         for scale in self.scales:
             judgements.append(scale(slower))
