@@ -216,4 +216,4 @@ def test_a_family_of_other_sounds_has_no_tempo(tmp_path, trained, monkeypatch):
     checkpoint = ["--checkpoint", f"{trained}/data/models/projected_gan", "--output", str(tmp_path)]
     refused = CliRunner().invoke(app, ["generate", "--bpm", "120", *checkpoint])
     assert refused.exit_code == 1
-    assert "--bpm and --repeat are for loops, and the family 'projected_gan' makes none; leave them out" in refused.output
+    assert "--bpm and --repeat are for loop families, which 'projected_gan' is not; leave them out" in refused.output

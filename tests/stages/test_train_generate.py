@@ -564,7 +564,7 @@ def test_the_words_of_a_prompt_name_one_label(prompt, label):
 
 def test_a_prompt_that_names_several_labels_or_none_says_what_there_is():
     known = ["dog_barking", "rain", "train"]
-    with pytest.raises(UserError, match="could be any of: dog_barking, rain; say which"):
+    with pytest.raises(UserError, match="could be any of: dog_barking, rain; choose one"):
         match_label("a dog barks while rain falls", known)
     with pytest.raises(UserError, match="unknown label 'a bell rings'"):
         match_label("a bell rings", known)
