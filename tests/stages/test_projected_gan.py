@@ -203,9 +203,7 @@ def test_between_two_seeds(tmp_path, trained):
     checkpoint = ["--checkpoint", f"{trained}/data/models/projected_gan"]
     refused = CliRunner().invoke(app, ["interpolate", str(tmp_path / "a.wav"), str(tmp_path / "a.wav"), *checkpoint])
     assert refused.exit_code == 1
-    assert (
-        "this family cannot go from a recording to another, but from seed to seed: its sampling has no 'amount'" in refused.output
-    )
+    assert "this family cannot interpolate between recordings, only between seeds: its sampling has no 'amount'" in refused.output
 
 
 def test_a_family_of_other_sounds_has_no_tempo(tmp_path, trained, monkeypatch):
