@@ -231,7 +231,7 @@ def archive() -> bytes:
     [
         (np.zeros((40, 3)), r"its shape is \(40, 3\).* n_mels must be 16"),
         (np.zeros((3, 16)), r"its shape is \(3, 16\)"),
-        (np.zeros((1, 16, 3)), r"its shape is \(1, 16, 3\).* one sound in a file"),
+        (np.zeros((1, 16, 3)), r"its shape is \(1, 16, 3\).* one sound per file"),
         (np.zeros((16, 0)), r"its shape is \(16, 0\)"),
         (np.zeros((16, 3), np.int16), "not an array of floating-point numbers"),
         (np.full((16, 3), np.nan), "values that are not finite"),

@@ -1,4 +1,4 @@
-"""Knobs that vocoders trained here have in common."""
+"""Parameters that vocoders trained here have in common."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class CropsParams(TrainingParams):
     kind: Literal["train"]
     batch_size: int = Field(ge=1)
     steps: int = Field(ge=1)
-    crop_frames: int = Field(ge=1, description="of each clip, seen in one step; a shorter one is followed by silence")
+    crop_frames: int = Field(ge=1, description="length of a crop of each clip; shorter clips are padded with silence")
 
 
 class AdversaryParams(CropsParams):

@@ -158,7 +158,7 @@ def build_net(params: TrainParams, num_labels: int) -> nn.Module:
 
 
 def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
-    """As models/family.py says; without labels, each of which adds an embedding."""
+    """See models/family.py; without labels, each of which adds an embedding."""
     params = strict.parse_section(document, f"{FAMILY}.train", TrainParams)
     return {"unet": build_net(params, num_labels=0), **registry.vocoder_network(document, FAMILY)}
 

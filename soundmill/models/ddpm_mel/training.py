@@ -203,7 +203,7 @@ def _answer(net: torch.nn.Module, condition: Tensor, xt: Tensor, t: Tensor) -> T
 
 
 def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
-    """As models/family.py says."""
+    """See models/family.py."""
     params = strict.parse_section(document, f"{FAMILY}.train", TrainParams)
     generate = strict.parse_section(document, f"{FAMILY}.generate", GenerateParams)
     spec = strict.parse_section(document, f"spectrogram.{FAMILY}", mel.SpectrogramParams).spec

@@ -21,7 +21,7 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
 
 
 def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
-    """As models/family.py says; a sound takes the passes of its latents, and as many of the decoder as they, which is larger."""
+    """See models/family.py; a sound takes the passes of its latents, and as many of the decoder as they, which is larger."""
     read = partial(strict.parse_section, document)
     params, sampling = read(f"{FAMILY}.train", TrainParams), read(f"{FAMILY}.generate", GenerateParams).sampling
     autoencoder = read(f"{FAMILY}.autoencoder", AutoencoderParams)

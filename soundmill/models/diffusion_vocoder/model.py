@@ -63,7 +63,7 @@ class VocodingModel:
 
 
 def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
-    """As models/family.py says."""
+    """See models/family.py."""
     params = strict.parse_section(document, f"{FAMILY}.train", TrainParams)
     return {"net": VocoderNet(params.network, params.mel)}
 

@@ -123,7 +123,7 @@ def build_model(params: TrainParams, net: DiffWaveNet, sample_rate: int, labels:
 
 
 def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
-    """As models/family.py says; without labels, each of which adds an embedding."""
+    """See models/family.py; without labels, each of which adds an embedding."""
     params = strict.parse_section(document, f"{FAMILY}.train", TrainParams)
     return {"net": build_net(params, num_labels=0)}
 

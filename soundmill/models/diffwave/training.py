@@ -103,7 +103,7 @@ def samples(params: TrainParams, clips: Path, clip_ids: Sequence[str], labels: S
 
 
 def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
-    """As models/family.py says."""
+    """See models/family.py."""
     read = partial(strict.parse_section, document)
     params, generate = read(f"{FAMILY}.train", TrainParams), read(f"{FAMILY}.generate", GenerateParams)
     clips = strict.section(document, f"clips.{document['families'][FAMILY]['clips']}", "params.yaml")

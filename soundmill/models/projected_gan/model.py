@@ -152,7 +152,7 @@ def check_bands(params: TrainParams, spec: MelSpec) -> None:
 
 
 def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
-    """As models/family.py says; without labels, each of which adds an embedding."""
+    """See models/family.py; without labels, each of which adds an embedding."""
     params = strict.parse_section(document, f"{FAMILY}.train", TrainParams)
     return {"generator": build_net(params, num_labels=0), **registry.vocoder_network(document, FAMILY)}
 

@@ -172,7 +172,7 @@ def _all(log_mels: LogMels, picture: LoopPicture) -> Iterator[Tensor]:
 
 
 def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
-    """As models/family.py says; projectors whose weights are not there are timed with random ones."""
+    """See models/family.py; projectors whose weights are not there are timed with random ones."""
     read = partial(strict.parse_section, document)
     params, spec = read(f"{FAMILY}.train", TrainParams), read(f"spectrogram.{FAMILY}", mel.SpectrogramParams).spec
     seconds = strict.section(document, f"clips.{document['families'][FAMILY]['clips']}", "params.yaml")["clip_seconds"]

@@ -40,7 +40,7 @@ class Rave(LatentPrior):
 
 
 def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
-    """As models/family.py says; without labels, each of which adds an embedding. The diffusion's with all latents: fidelity, which
+    """See models/family.py; without labels, each of which adds an embedding. The diffusion's with all latents: fidelity, which
     is known once they are trained, leaves some out.
     """
     params, autoencoder, frames = read(document)

@@ -19,7 +19,7 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
 
 
 def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
-    """As models/family.py says; the codec's one pass for a sound counts as one of the net's. No latent is left out here."""
+    """See models/family.py; the codec's one pass for a sound counts as one of the net's. No latent is left out here."""
     params, autoencoder, frames = models.read(document)
     sampling = strict.parse_section(document, f"{FAMILY}.generate", GenerateParams).sampling
     guided = sampling.guidance_scale != 1 and params.condition != "none"

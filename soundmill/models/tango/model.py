@@ -144,7 +144,7 @@ def build_net(params: TrainParams, latent_shape: tuple[int, int, int]) -> TextUN
 
 
 def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
-    """As models/family.py says; the text encoder's size is not known without its files."""
+    """See models/family.py; the text encoder's size is not known without its files."""
     train = strict.parse_section(document, f"{FAMILY}.train", TrainParams)
     autoencoder, spec = registry.codec_params(document, FAMILY), strict.section(document, f"spectrogram.{FAMILY}", "params.yaml")
     vae = registry.codec(autoencoder.kind).network(autoencoder, spec)

@@ -222,7 +222,7 @@ def _source(
 
 
 def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
-    """As models/family.py says."""
+    """See models/family.py."""
     read = partial(strict.parse_section, document)
     params, generate = read(f"{FAMILY}.train", TrainParams), read(f"{FAMILY}.generate", GenerateParams)
     spec, num_samples = read(f"spectrogram.{FAMILY}", SpectrogramParams).spec, read(f"{FAMILY}.latents", LatentsParams).num_samples

@@ -84,7 +84,7 @@ def build_net(params: TrainParams, channels: int) -> UNet1d:
 
 
 def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
-    """As models/family.py says."""
+    """See models/family.py."""
     params = strict.parse_section(document, f"{FAMILY}.train", TrainParams)
     clips = strict.section(document, f"clips.{document['families'][FAMILY]['clips']}", "params.yaml")
     return {"unet": build_net(params, clips["channels"])}

@@ -85,7 +85,7 @@ class WaveformUNet:
         return self._in_batches(work, requests, waves, run)[..., :length]
 
     def interpolate(self, ends: tuple[Request, Request], waves: Tensor | None, shares: Sequence[float], run: Run) -> Tensor:
-        """As models/family.py says; recordings are mixed, noised by `amount` and sampled from there."""
+        """See models/family.py; recordings are mixed, noised by `amount` and sampled from there."""
         first, second = noise_of(ends, self.channels, self.num_samples)
         noise = torch.stack([velocity.slerp(first, second, share) for share in shares])
         length = self.num_samples if waves is None else waves.shape[2]
@@ -147,7 +147,7 @@ def build_net(params: TrainParams, channels: int, num_labels: int) -> UNet1d:
 
 
 def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
-    """As models/family.py says; without labels, each of which adds an embedding."""
+    """See models/family.py; without labels, each of which adds an embedding."""
     params = strict.parse_section(document, f"{FAMILY}.train", TrainParams)
     clips = strict.section(document, f"clips.{document['families'][FAMILY]['clips']}", "params.yaml")
     return {"unet": build_net(params, clips["channels"], num_labels=0)}

@@ -145,7 +145,7 @@ def _captions(catalog: Path) -> Mapping[str, list[str]]:
 
 
 def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
-    """As models/family.py says."""
+    """See models/family.py."""
     read = partial(strict.parse_section, document)
     params, generate = read(f"{FAMILY}.train", TrainParams), read(f"{FAMILY}.generate", GenerateParams)
     channels = strict.section(document, f"clips.{document['families'][FAMILY]['clips']}", "params.yaml")["channels"]

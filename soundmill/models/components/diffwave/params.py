@@ -1,4 +1,4 @@
-"""Knobs of DiffWave."""
+"""Parameters of DiffWave."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """DiffWave as a vocoder: from log-mels of any spec to sound, in as many steps as its noise schedule has.
 
-On disk it is a directory: `model.safetensors`, and `config.json` with all else.
+On disk: a directory with `model.safetensors` and `config.json`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class DiffWaveConfig(VocoderConfig):
 
 @dataclass
 class DiffWave:
-    """A `Vocoder` (components/contracts.py): the net, in evaluation mode and float32."""
+    """A `Vocoder` (components/contracts.py): the network, in evaluation mode and float32."""
 
     network: NetworkParams
     noise: NoiseParams
@@ -121,13 +121,13 @@ def network(params: DiffWaveParams, spec: dict[str, Any]) -> DiffWaveNet:
 
 
 def save(model: DiffWave, directory: Path, source: dict[str, Any]) -> dict[str, Any]:
-    """As contracts.py says; `source`: plain values."""
+    """See contracts.py; `source`: plain values."""
     parts = {"network": model.network, "noise": model.noise, "sampling": model.sampling}
     return save_vocoder(directory, DiffWaveConfig(kind="diffwave", mel_spec=model.spec, source=source, **parts), model.net)
 
 
 def load(directory: Path, spec: MelSpec | None) -> DiffWave:
-    """The vocoder that `save` wrote; one for other log-mels than `spec`'s, or weights of another net, are a UserError."""
+    """The vocoder that `save` wrote; UserError if its mel spec differs from `spec` (if given) or the weights do not fit."""
     saved = read_vocoder(directory, DiffWaveConfig, spec)
     net = checkpoint.load_weights(DiffWaveNet(saved.network, saved.mel_spec), directory / checkpoint.WEIGHTS)
     return DiffWave(saved.network, saved.noise, saved.sampling, saved.mel_spec, net)

@@ -1,4 +1,4 @@
-"""Knobs of Griffin-Lim."""
+"""Parameters of Griffin-Lim."""
 
 from __future__ import annotations
 

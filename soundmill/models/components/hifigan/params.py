@@ -1,4 +1,4 @@
-"""Knobs of HiFi-GAN."""
+"""Parameters of HiFi-GAN."""
 
 from __future__ import annotations
 
@@ -47,5 +47,5 @@ class NetworkParams(StageParams):
 
 class HifiGanParams(NetVocoderParams):
     kind: Literal["hifigan"]
-    network: NetworkParams = Field(description="of a loaded one as well: it must be so")
+    network: NetworkParams = Field(description="loaded weights must have the same architecture")
     weights: AdversaryParams | LoadedParams = Field(discriminator="kind")

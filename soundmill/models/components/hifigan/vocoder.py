@@ -1,6 +1,6 @@
 """HiFi-GAN by transformers: from log-mels to sound, where one was trained here or loaded.
 
-On disk it is a directory: `model.safetensors` in transformers' own names, and `config.json` with all else.
+On disk: a directory with `model.safetensors` (transformers' names) and `config.json`.
 """
 
 from __future__ import annotations
@@ -86,13 +86,13 @@ def check_config(config: Any, spec: MelSpec, where: str) -> None:
 
 
 def save(model: HifiGan, directory: Path, source: dict[str, Any]) -> dict[str, Any]:
-    """As contracts.py says; `source`: plain values."""
+    """See contracts.py; `source`: plain values."""
     config = HifiGanConfig(kind="hifigan", network=model.network, mel_spec=model.spec, source=source)
     return save_vocoder(directory, config, model.net)
 
 
 def load(directory: Path, spec: MelSpec | None) -> HifiGan:
-    """The vocoder that `save` wrote; one for other log-mels than `spec`'s, or weights of another net, are a UserError."""
+    """The vocoder that `save` wrote; UserError if its mel spec differs from `spec` (if given) or the weights do not fit."""
     saved = read_vocoder(directory, HifiGanConfig, spec)
     net = build_vocoder(saved.network, saved.mel_spec.n_mels, saved.mel_spec.sample_rate)
     return HifiGan(saved.network, saved.mel_spec, checkpoint.load_weights(net, directory / checkpoint.WEIGHTS))

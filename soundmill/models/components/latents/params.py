@@ -1,4 +1,4 @@
-"""Knobs of the stage that encodes clips and mixes."""
+"""Parameters of the stage that encodes clips and mixes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Knobs of MelGAN."""
+"""Parameters of MelGAN."""
 
 from __future__ import annotations
 

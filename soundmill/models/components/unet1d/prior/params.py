@@ -1,4 +1,4 @@
-"""Knobs of the diffusion over latents."""
+"""Parameters of the diffusion over latents."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def prepare(
 def rehearse(
     kind: type[LatentPrior], params: PriorTrainParams, channels: int, frames: int, num_labels: int, passes: int
 ) -> Rehearsal:
-    """As models/family.py says, over noise as latents [channels, frames]; `passes` of the net make a sound."""
+    """See models/family.py, over noise as latents [channels, frames]; `passes` of the net make a sound."""
     labels = num_labels if params.condition == "label" else 0
     module = LatentModule(params, kind.build_net(params, channels, frames, labels), 1.0, steps=1)
 

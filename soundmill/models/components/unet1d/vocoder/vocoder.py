@@ -1,6 +1,6 @@
 """The diffusion vocoder: from log-mels of one spec to sound.
 
-On disk it is a directory: `model.safetensors`, and `config.json` with all else.
+On disk: a directory with `model.safetensors` and `config.json`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class DiffusionVocoderConfig(VocoderConfig):
 
 @dataclass
 class DiffusionVocoder:
-    """A `Vocoder` (components/contracts.py): the net, in evaluation mode and float32."""
+    """A `Vocoder` (components/contracts.py): the network, in evaluation mode and float32."""
 
     network: UNet1dParams
     sampling: SamplingParams
@@ -68,13 +68,13 @@ def network(params: DiffusionVocoderParams, spec: dict[str, Any]) -> VocoderNet:
 
 
 def save(model: DiffusionVocoder, directory: Path, source: dict[str, Any]) -> dict[str, Any]:
-    """As contracts.py says; `source`: plain values."""
+    """See contracts.py; `source`: plain values."""
     parts = {"network": model.network, "sampling": model.sampling}
     return save_vocoder(directory, DiffusionVocoderConfig(kind=KIND, mel_spec=model.spec, source=source, **parts), model.net)
 
 
 def load(directory: Path, spec: MelSpec | None) -> DiffusionVocoder:
-    """The vocoder that `save` wrote; one for other log-mels than `spec`'s, or weights of another net, are a UserError."""
+    """The vocoder that `save` wrote; UserError if its mel spec differs from `spec` (if given) or the weights do not fit."""
     saved = read_vocoder(directory, DiffusionVocoderConfig, spec)
     net = checkpoint.load_weights(VocoderNet(saved.network, saved.mel_spec), directory / checkpoint.WEIGHTS)
     return DiffusionVocoder(saved.network, saved.sampling, saved.mel_spec, net)
