@@ -177,7 +177,7 @@ def test_a_killed_autoencoder_ends_like_an_unbroken_one(tmp_path, monkeypatch, c
         ("diffusion_ae.autoencoder.weights.num_samples=1000", "must be a multiple of 32"),
         ("spectrogram.diffusion_ae.peak=0.5", "set its spectrogram's `peak` to null"),
         ("diffusion_ae.autoencoder.weights.num_samples=512", "num_samples 512 must be more than half of n_fft 1024"),
-        ("spectrogram.diffusion_ae.sample_rate=22050", "has 16000 Hz, and the autoencoder's mels have 22050; make them agree"),
+        ("spectrogram.diffusion_ae.sample_rate=22050", "has 16000 Hz, but the autoencoder's mels have 22050; make them agree"),
     ],
 )
 def test_an_autoencoder_that_does_not_fit_is_refused(tmp_path, change, message):

@@ -364,7 +364,9 @@ def test_the_bands_distance_leaves_out_where_padding_is_heard():
     made.grad = None
     module_of("weights.valid_signal_crop=false")._distance(made, bands, waveform, waveform).backward()
     assert made.grad[0].abs().sum(0).all()
-    with pytest.raises(UserError, match=r"leaves 104 frames of a crop's bands, and the shortest of weights\.scales has 128: raise"):
+    with pytest.raises(
+        UserError, match=r"leaves 104 band frames of a crop, fewer than the shortest of weights\.scales \(128\): raise"
+    ):
         module_of("weights.valid_signal_crop=true", "weights.num_samples=1024")
 
 
