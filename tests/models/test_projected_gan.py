@@ -225,7 +225,7 @@ def test_each_picture_is_projected_once_for_all_discriminators_and_both_turns():
 def test_a_killed_training_that_looked_through_other_nets_is_not_resumed():
     training = module(["random"])
     training.check_state(training.more_state())
-    with pytest.raises(UserError, match=r"looked through vggish, and now there is random: put the weights back, or begin anew"):
+    with pytest.raises(UserError, match=r"used the projectors vggish, this one has random: restore the weights, or start over"):
         training.check_state({"projectors": ["vggish"]})
 
 

@@ -188,5 +188,5 @@ def test_an_autoencoder_that_does_not_fit_is_refused(tmp_path, change, message):
 
 
 def test_a_net_that_does_not_fit_the_latents_is_refused(tmp_path, data):
-    with pytest.raises(SystemExit, match=r"a sound has 64 latents, and diffusion_ae\.train\.network wants a multiple of 48"):
+    with pytest.raises(SystemExit, match=r"a sound has 64 latents, and diffusion_ae\.train\.network needs a multiple of 48"):
         train(tmp_path / "home", data, composed("diffusion_ae.train.network.factors=[1,48]"))

@@ -143,7 +143,7 @@ def test_weights_that_are_not_there_are_told(tmp_path, data, monkeypatch, capsys
     )
     said = capsys.readouterr().out
     assert "projector 'vggish': vggish-10086976.pth is not in the directory" in said
-    assert "Random weights stand in for it; an untrained projector costs quality" in said
+    assert "Using random weights; an untrained projector reduces quality" in said
     assert json.loads((tmp_path / "model/config.json").read_text())["projectors"] == ["random"]
 
 
@@ -161,7 +161,7 @@ def test_one_loop_is_enough_to_train_on(tmp_path, data):
 def test_clips_that_are_no_loops_are_refused(tmp_path, data):
     with pytest.raises(SystemExit) as refused:
         train(tmp_path, data, composed("projected_gan.train.generator.rows=12"), inputs="mels", parts="mels", tagger="tagger")
-    assert "clips of 1.36 s; projected_gan wants loops that are all of one length, of 1.92 s or more" in str(refused.value)
+    assert "clips of 1.36 s; projected_gan needs loops of equal length, at least 1.92 s" in str(refused.value)
     with pytest.raises(SystemExit) as refused:
         train(tmp_path, data, composed("projected_gan.train.generator.columns=4"), inputs="mels", parts="mels", tagger="tagger")
     assert "projected_gan.train.generator has 64 mels, and spectrogram.projected_gan.n_mels is 32" in str(refused.value)
