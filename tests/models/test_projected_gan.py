@@ -157,7 +157,7 @@ def test_a_projector_without_weights_is_told_and_replaced_or_refused(monkeypatch
     said: list[str] = []
     assert projectors.choose(wanted, tmp_path, 0, say=said.append).names == ("random", "random")
     assert "soundmill weights fetch vggish" in said[0]
-    assert f"projector 'tagger': {tmp_path}: no tagger here; `dvc repro tagger` trains it. Random weights stand in" in said[1]
+    assert f"projector 'tagger': {tmp_path}: no tagger here; `dvc repro tagger` trains it. Using random weights" in said[1]
 
 
 @pytest.mark.parametrize(("name", "remedy"), [("vggish", "soundmill weights fetch vggish"), ("tagger", "dvc repro tagger")])

@@ -65,7 +65,7 @@ class _NetworkParams(StageParams):
 
 
 class UNetParams(_NetworkParams):
-    """The seed's U-Net (unet.py); its own sizes: widths 64, 128, 256, 256, attention 0–3, 4 heads, embedding 256."""
+    """The U-Net of unet.py. Original sizes: widths 64, 128, 256, 256, attention 0–3, 4 heads, embedding 256."""
 
     kind: Literal["unet"]
 

@@ -84,7 +84,7 @@ class Generating:
         return "labels" if self.params.condition == "label" else "none"
 
     def generate(self, requests: Sequence[Request], run: Run) -> Tensor:
-        """Noise → waves; the condition averages a request's labels; a request without labels gets one drawn by its seed."""
+        """Noise → waves; the condition averages a request's labels, or is a label drawn by its seed."""
         betas, timesteps = schedule(self.params.noise, run.sampling)
         net, outputs = self.net.to(run.device), []
         with torch.no_grad(), evaluating(net):

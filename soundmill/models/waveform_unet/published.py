@@ -116,11 +116,11 @@ class Described:
 
     @classmethod
     def of(cls, theirs: Mapping[str, Tensor]) -> Described:
-        there, here = "blocks.2.net.", "levels."
-        described = cls(theirs[f"{there}block.blocks.0.block.weight"].shape[1])
-        while there:
-            inner = described._add(theirs, there, here)
-            there, here = inner, f"{here}inner."
+        published, ours = "blocks.2.net.", "levels."
+        described = cls(theirs[f"{published}block.blocks.0.block.weight"].shape[1])
+        while published:
+            inner = described._add(theirs, published, ours)
+            published, ours = inner, f"{ours}inner."
         return described
 
     @property
@@ -134,30 +134,32 @@ class Described:
             "groups": GROUPS,
         }
 
-    def _add(self, theirs: Mapping[str, Tensor], there: str, here: str) -> str:
-        """Add the level whose tensor names start with `there`; returns the prefix of the level below, "" if there is none."""
+    def _add(self, theirs: Mapping[str, Tensor], prefix: str, our_prefix: str) -> str:
+        """Add the level whose tensor names start with `prefix`; returns the prefix of the level below, "" if there is none."""
         modules: dict[int, set[str]] = {}
         for name in theirs:
-            if match := re.match(re.escape(there) + r"block\.blocks\.(\d+)\.(.*)", name):
+            if match := re.match(re.escape(prefix) + r"block\.blocks\.(\d+)\.(.*)", name):
                 modules.setdefault(int(match[1]), set()).add(match[2].rpartition(".")[0])
         last = max(modules)
         inner = next((place for place, names in modules.items() if "skip.blocks.0.1" in names), None)
-        width, _, factor = theirs[f"{there}block.blocks.0.block.weight"].shape
+        width, _, factor = theirs[f"{prefix}block.blocks.0.block.weight"].shape
         self.channels.append(width)
         self.factors.append(factor)
         half = (last - 1) // 2
         before = range(1, 1 + half)
-        items = self._items(theirs, f"{there}block.blocks.", f"{here}before.", before, modules)
-        self._items(theirs, f"{there}block.blocks.", f"{here}after.", range(last - half, last), modules)
+        items = self._items(theirs, f"{prefix}block.blocks.", f"{our_prefix}before.", before, modules)
+        self._items(theirs, f"{prefix}block.blocks.", f"{our_prefix}after.", range(last - half, last), modules)
         self.items.append(items)
         self.attention.append(any("blocks.0.block.to_q" in modules[place] for place in before))
-        self._name(f"{here}down", f"{there}block.blocks.0.block")
-        self._name(f"{here}up", f"{there}block.blocks.{last}.block.1")
-        self._name(f"{here}scale.1", f"{there}skip.blocks.0.1")
-        self._name(f"{here}adapter", f"{there}skip_adapter.block")
-        return "" if inner is None else f"{there}block.blocks.{inner}."
+        self._name(f"{our_prefix}down", f"{prefix}block.blocks.0.block")
+        self._name(f"{our_prefix}up", f"{prefix}block.blocks.{last}.block.1")
+        self._name(f"{our_prefix}scale.1", f"{prefix}skip.blocks.0.1")
+        self._name(f"{our_prefix}adapter", f"{prefix}skip_adapter.block")
+        return "" if inner is None else f"{prefix}block.blocks.{inner}."
 
-    def _items(self, theirs: Mapping[str, Tensor], there: str, here: str, places: range, modules: dict[int, set[str]]) -> int:
+    def _items(
+        self, theirs: Mapping[str, Tensor], prefix: str, our_prefix: str, places: range, modules: dict[int, set[str]]
+    ) -> int:
         """Name the items whose modules are at `places`; returns their number."""
         number = -1
         for place in places:
@@ -165,11 +167,11 @@ class Described:
                 number, names = number + 1, RESIDUAL
             elif "blocks.0.block.to_q" in modules[place]:
                 names = ATTENTION
-                self.heads = theirs[f"{there}{place}.blocks.0.block.to_q.weight"].shape[0] // HEAD_WIDTH
+                self.heads = theirs[f"{prefix}{place}.blocks.0.block.to_q.weight"].shape[0] // HEAD_WIDTH
             else:
                 names = MODULATION
             for ours, published in names.items():
-                self._name(f"{here}{number}.{ours}", f"{there}{place}.{published}")
+                self._name(f"{our_prefix}{number}.{ours}", f"{prefix}{place}.{published}")
         return number + 1
 
     def _name(self, ours: str, published: str) -> None:

@@ -16,9 +16,9 @@ Beta = Annotated[float, Field(gt=0, lt=1)]
 class NetworkParams(StageParams):
     """DiffWave's network; the dilations of the residual layers double from 1 within each cycle."""
 
-    layers: int = Field(ge=1, description="the paper's vocoders have 30, its others 36")
-    channels: int = Field(ge=1, description="the paper's small vocoder has 64, the large one 128, its others 256")
-    dilation_cycle: int = Field(ge=1, le=20, description="the paper's vocoders have 10, its others 12")
+    layers: int = Field(ge=1, description="30 in the paper's vocoders, 36 in its other models")
+    channels: int = Field(ge=1, description="64 in the paper's small vocoder, 128 in the large one, 256 in its other models")
+    dilation_cycle: int = Field(ge=1, le=20, description="10 in the paper's vocoders, 12 in its other models")
 
     @property
     def context(self) -> int:
