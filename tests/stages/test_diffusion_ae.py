@@ -173,7 +173,7 @@ def test_a_killed_autoencoder_ends_like_an_unbroken_one(tmp_path, monkeypatch, c
             "diffusion_ae.autoencoder.encoder.factor=1",
             r"a latent of 16 samples .* has a frame of 32: make them equal",
         ),
-        ("diffusion_ae.autoencoder.latents_at=2", "latents_at 2: the net has levels 0 to 1"),
+        ("diffusion_ae.autoencoder.latents_at=2", "latents_at 2: the network has levels 0 to 1"),
         ("diffusion_ae.autoencoder.weights.num_samples=1000", "must be a multiple of 32"),
         ("spectrogram.diffusion_ae.peak=0.5", "set its spectrogram's `peak` to null"),
         ("diffusion_ae.autoencoder.weights.num_samples=512", "num_samples 512 must be more than half of n_fft 1024"),
