@@ -154,7 +154,7 @@ def test_one_loop_is_enough_to_train_on(tmp_path, data):
     (tmp_path / "mels").symlink_to(data / "mels")
     metrics = train(tmp_path, tmp_path, composed(), inputs="mels", parts="mels", tagger="clips")
     assert (metrics["clips"], metrics["steps"]) == (1, 4)
-    with pytest.raises(SystemExit, match="the test split is empty.* The checkpoint is complete: `soundmill generate`"):
+    with pytest.raises(SystemExit, match=r"the test split is empty.* The checkpoint is complete: `soundmill generate`"):
         generate(tmp_path, tmp_path, composed())
 
 
