@@ -276,7 +276,7 @@ def test_starts_from_a_checkpoint_and_adds_rows_for_new_labels(tmp_path, further
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"start_from": "nowhere"}, r"nowhere: no such directory.* keep a copy of it elsewhere"),
+        ({"start_from": "nowhere"}, r"nowhere: no such directory.* copy it elsewhere first"),
         ({"conditional": False}, "conditional is True there and False here; make them agree, or train from nothing"),
         ({"network": {"widths": [8, 16, 16]}}, r"before: network\.widths is \[8, 16, 24\] there and \[8, 16, 16\] here"),
         ({"diffusion": {"objective": "eps"}}, r"diffusion\.objective is v there and eps here"),
