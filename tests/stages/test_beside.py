@@ -116,7 +116,7 @@ def test_an_upsampler_hears_no_more_than_the_low_band(tmp_path, data):
 @pytest.mark.parametrize(
     ("family", "changes", "message"),
     [
-        ("diffusion_vocoder", ["mel.sample_rate=22050"], r"mel\.sample_rate is 22050, and .* has 16000; make them agree"),
+        ("diffusion_vocoder", ["mel.sample_rate=22050"], r"mel\.sample_rate is 22050, but .* has 16000; make them agree"),
         ("upsampler", ["num_samples=1022"], "num_samples 1022 must be a multiple of 4 and of 4"),
         ("upsampler", ["batch_size=3", "hardware.devices=2"], "batch_size 3 must be a multiple of hardware.devices 2"),
     ],
