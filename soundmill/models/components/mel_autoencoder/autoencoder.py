@@ -130,7 +130,7 @@ class Autoencoder:
 def padded_log_mel(wave: np.ndarray, spec: MelSpec, num_samples: int) -> np.ndarray:
     """Log-mel float32 [n_mels, num_samples / hop_length] of a wave [channels, T], cut or padded with silence to `num_samples`.
 
-    The level is set before padding, so padding does not change it.
+    The level is that of the whole wave: it is set before cutting or padding.
     """
     mono = levelled(wave.mean(0), spec)[:num_samples]
     mono = np.pad(mono, (0, num_samples - len(mono)))
