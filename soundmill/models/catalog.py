@@ -1,4 +1,4 @@
-"""The real clips of a family: choosing, measuring and reading those to generate for, to reconstruct and to compare with."""
+"""Choose and read real clips, to generate for, to reconstruct or to compare with."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from soundmill.errors import UserError
 
 
 def choose_balanced(clip_labels: dict[str, list[str]], count: int | None) -> list[str]:
-    """`count` clip ids (None: all), taken in turn from every set of labels in stable order; returned sorted."""
+    """`count` clip ids (None: all), taken round-robin from the sets of labels in a stable order; returned sorted."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for clip_id in sorted(clip_labels):
         groups.setdefault(tuple(clip_labels[clip_id]), []).append(clip_id)
-    turns = [(place, labels, clip_id) for labels, ids in groups.items() for place, clip_id in enumerate(ids)]
+    turns = [(turn, labels, clip_id) for labels, ids in groups.items() for turn, clip_id in enumerate(ids)]
     return sorted(clip_id for _, _, clip_id in sorted(turns)[:count])
 
 
 def choose_by_hash(clip_ids: Sequence[str], count: int) -> list[str]:
-    """Of more than `count` clips those with the smallest hash, so a larger corpus keeps most of a choice; sorted."""
+    """At most `count` clip ids, those with the smallest hash, so that a growing corpus keeps most of the choice; sorted."""
     return sorted(hashing.hash_order(clip_ids)[:count])
 
 
 def track_sounds(ctx: Any, clips: Path, chosen: list[str], output: Path) -> None:
-    """Send some sounds to tracking, each beside the real clip of the same name."""
+    """Log sounds to tracking, each with the real clip of the same id."""
     pairs = ctx.scratch / "listen"
     pairs.mkdir(parents=True, exist_ok=True)
     for clip_id, (wave, rate) in waves_of(clips, set(chosen)):
@@ -40,7 +40,7 @@ def track_sounds(ctx: Any, clips: Path, chosen: list[str], output: Path) -> None
 
 
 def read_weights(catalog: Path) -> dict[str, dict[str, float]]:
-    """Weight with which a clip is drawn, by clip id (sorted) by split; no clip to train on is a UserError."""
+    """Sampling weights: split → clip id (sorted) → weight. UserError if the training split is empty."""
     table = shards.read_table(catalog, manifest.CATALOG, ["clip_id", "split", "weight"])
     splits: dict[str, dict[str, float]] = {split: {} for split in manifest.SPLITS}
     for row in sorted(table.to_pylist(), key=lambda row: row["clip_id"]):
@@ -51,17 +51,17 @@ def read_weights(catalog: Path) -> dict[str, dict[str, float]]:
 
 
 def read_left_out(catalog: Path) -> list[str]:
-    """Clips that `catalog.only` left out for their labels: nothing was trained on them, and nothing is wrong with them."""
+    """Valid clips that `catalog.only` excluded for their labels, so nothing was trained on them."""
     with shards.open_parquet(catalog) as file:
         return params.parse_json((file.schema_arrow.metadata or {}).get(manifest.LEFT_OUT, b"[]"))
 
 
 def no_training_clip(where: Path) -> UserError:
-    return UserError(f"{where}: no clip of the training split; check the fractions of `splits` and the corpus's own splits")
+    return UserError(f"{where}: the training split is empty; check the fractions in `splits` and the splits of the corpus")
 
 
 def read_labels(catalog: Path) -> dict[str, dict[str, list[str]]]:
-    """Labels by clip id by split."""
+    """Sorted labels: split → clip id → labels."""
     table = shards.read_table(catalog, manifest.CATALOG, ["clip_id", "split", "labels"])
     splits: dict[str, dict[str, list[str]]] = {split: {} for split in manifest.SPLITS}
     for row in sorted(table.to_pylist(), key=lambda row: row["clip_id"]):
@@ -69,31 +69,31 @@ def read_labels(catalog: Path) -> dict[str, dict[str, list[str]]]:
     return splits
 
 
-def durations_of(clips: Path, wanted: Iterable[str]) -> dict[str, float]:
-    """Seconds of each clip."""
+def durations_of(clips: Path, clip_ids: Iterable[str]) -> dict[str, float]:
+    """Duration of each clip in seconds."""
     lengths: dict[str, int] = {}
     paths = shards.shard_paths(clips)
     for path in paths:
         for row in shards.read_table(path, manifest.CLIPS, ["clip_id", "num_samples"]).to_pylist():
             lengths[row["clip_id"]] = row["num_samples"]
-    missing = sorted(set(wanted) - set(lengths))
+    missing = sorted(set(clip_ids) - set(lengths))
     if missing:
-        raise UserError(f"{clips}: {len(missing)} clips of the catalog are missing, the first {missing[0]!r}; run `dvc repro`")
+        raise UserError(f"{clips}: {len(missing)} clips of the catalog are missing, first {missing[0]!r}; run `dvc repro`")
     rate = next(flac_rate(row["audio"]["bytes"]) for path in paths for row in shards.read_rows(path, manifest.CLIPS, ["audio"]))
-    return {clip_id: lengths[clip_id] / rate for clip_id in wanted}
+    return {clip_id: lengths[clip_id] / rate for clip_id in clip_ids}
 
 
 def beginnings(clips: Path, clip_ids: Sequence[str], count: int) -> np.ndarray:
-    """Waves float32 [N, C, T] of `count` clips (at least one), a fixed choice, each as long as the shortest of them."""
+    """Waves float32 [N, C, T] of `count` clips (at least one), chosen by hash and cut to the shortest of them."""
     waves = [wave for _, (wave, _) in waves_of(clips, set(choose_by_hash(clip_ids, max(1, count))))]
     length = min(wave.shape[1] for wave in waves)
     return np.stack([wave[:, :length] for wave in waves]).astype(np.float32)
 
 
-def waves_of(clips: Path, wanted: set[str]) -> Iterator[tuple[str, tuple[np.ndarray, int]]]:
-    """(clip id, (wave [C, T], its rate)) of those that are wanted, shard by shard."""
+def waves_of(clips: Path, clip_ids: set[str]) -> Iterator[tuple[str, tuple[np.ndarray, int]]]:
+    """(clip id, (wave [C, T], its rate)) of the clips in `clip_ids`, in the order of the shards."""
     for path in shards.shard_paths(clips):
         for row in shards.read_rows(path, manifest.CLIPS, ["clip_id", "audio"]):
-            if row["clip_id"] in wanted:
+            if row["clip_id"] in clip_ids:
                 data = row["audio"]["bytes"]
                 yield row["clip_id"], (decode_flac(data), flac_rate(data))

@@ -1,4 +1,4 @@
-"""An estimate of the time to train a family and generate with it on this machine: a few steps of its own loss on noise.
+"""Estimate the time to train a family and generate with it on this machine, from a few training steps on noise.
 
 `python -m soundmill.models.cost` times them: a JSON object with the arguments of `time_steps` on stdin, a Timing on stdout.
 """
@@ -23,32 +23,32 @@ from soundmill.models.params import FamilyGenerateParams, FamilyTrainParams
 from soundmill.shards import code
 
 TIMED_STEPS = 3
-SOUND_SECONDS = 0.5  # from what a net makes to a wave; small beside its steps
+SOUND_SECONDS = 0.5  # from a network's output to a wave; small next to the sampling steps
 
 
 @dataclass(frozen=True)
 class Timing:
-    """A family's batch on this machine."""
+    """The time for one batch of a family on this machine."""
 
-    seconds: float  # of wall time, of the fastest of TIMED_STEPS
-    clips: int  # in it
-    accumulate: int  # of it to a step
-    passes: int  # of the net for one generated sound
+    seconds: float  # wall time, the fastest of TIMED_STEPS
+    clips: int  # per batch
+    accumulate: int  # batches per step
+    passes: int  # network evaluations per generated sound
 
 
 def time_steps(family: str, document: dict[str, Any], num_labels: int) -> Timing:
-    """Time steps of a family by its sections in the content of a params.yaml. It loads torch, and trains on noise."""
+    """Time training steps of a family on noise; `document` is the content of a params.yaml. Loads torch."""
     from soundmill.training.loop import rehearse
 
-    its = registry.family(family)
-    train: FamilyTrainParams = strict.parse_section(document, f"{family}.train", its.train_params)
-    rehearsal = its.rehearse(document, num_labels)
+    kind = registry.family(family)
+    train: FamilyTrainParams = strict.parse_section(document, f"{family}.train", kind.train_params)
+    rehearsal = kind.rehearse(document, num_labels)
     batch = min(rehearse(rehearsal.module, rehearsal.batch, train.hardware, TIMED_STEPS))
     return Timing(batch, rehearsal.clips, rehearsal.module.accumulate, rehearsal.passes)
 
 
 def timing_key(family: str, document: dict[str, Any], num_labels: int) -> str:
-    """Digest of all that decides a Timing: parameters, code, versions of packages, processors and GPUs."""
+    """Digest of everything that a Timing depends on: parameters, code, package versions, processors and GPUs."""
     train = {name: value for name, value in document[family]["train"].items() if name not in ("steps", "epochs")}
     sections = {name: document[name] for name in ("clips", "families", "spectrogram", "vocoder")}
     return hashing.digest(
@@ -64,18 +64,18 @@ def timing_key(family: str, document: dict[str, Any], num_labels: int) -> str:
 
 
 def seconds(timing: Timing, family: str, document: dict[str, Any], num_clips: int) -> float:
-    """Seconds of wall time for training on `num_clips` clips and generating after it.
+    """Seconds of wall time to train on `num_clips` clips and then generate; `document` is the content of a params.yaml.
 
-    By a family's sections in the content of a params.yaml. What other stages make for it (latents, text states) is not in it.
+    Excludes the stages before the training, such as latents and text states.
     """
-    its = registry.family(family)
-    train: FamilyTrainParams = strict.parse_section(document, f"{family}.train", its.train_params)
-    generate: FamilyGenerateParams = strict.parse_section(document, f"{family}.generate", its.generate_params)
+    kind = registry.family(family)
+    train: FamilyTrainParams = strict.parse_section(document, f"{family}.train", kind.train_params)
+    generate: FamilyGenerateParams = strict.parse_section(document, f"{family}.generate", kind.generate_params)
     batches = train.steps * timing.accumulate if train.steps else math.ceil(train.epochs * num_clips / timing.clips)
     sounds = min(generate.count or num_clips, num_clips)
     forward = timing.seconds / 3  # backward costs about twice the forward pass
-    looks = 1 + batches // (train.validate_every_steps * timing.accumulate) if train.validate_every_steps else 1
-    held_out = looks * train.validate_batches * forward
+    validations = 1 + batches // (train.validate_every_steps * timing.accumulate) if train.validate_every_steps else 1
+    held_out = validations * train.validate_batches * forward
     return batches * timing.seconds + held_out + sounds * (timing.passes * forward / train.items + SOUND_SECONDS)
 
 

@@ -1,4 +1,4 @@
-"""Sounds of a trained checkpoint of any family: for test clips, for prompts, and reconstructions of real sounds."""
+"""Generate sounds with a checkpoint of any family, for test clips or prompts, and reconstruct real sounds."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ from soundmill.models.requests import describe, of_clips, of_prompts, tell_label
 from soundmill.params import override
 from soundmill.training.device import pick_device, use_threads
 
-SHOWN = 12  # clips in a picture
+SHOWN = 12  # clips in the figure
 TRACKED = 6  # clips sent to tracking
-LONGEST_PROMPT = 300  # letters in the comment of a sound, of which libsndfile reads none of 2,048 bytes and more
-OVERLAP_SECONDS = 0.1  # of the windows that a long sound is cut into
-BATCHES_AT_ONCE = 4  # whose sounds are in memory before they are written
+LONGEST_PROMPT = 300  # characters stored in a WAV comment: libsndfile ignores comments of 2,048 bytes or more
+OVERLAP_SECONDS = 0.1  # between the windows that a long sound is cut into
+BATCHES_AT_ONCE = 4  # generated before their sounds are written, to limit memory
 
 
 def run(
     family: str, params: FamilyGenerateParams, ctx: Any, model: Path, clips: Path, catalog: Path, generated: Path, codec: Path
 ) -> dict[str, Any]:
-    """Write a sound for every chosen test clip, of its length, and the codec's real clips; returns metrics.
+    """Write a sound as long as each chosen test clip, and the codec's reconstructions of real clips; returns metrics.
 
-    A family that cannot generate is judged by its reconstructions of the test clips, and has no codec line.
+    A family that cannot generate reconstructs the test clips instead, and has no codec line.
     """
     use_threads(params.threads)
     kind = registry.family(family)
@@ -60,21 +60,21 @@ def run(
     used = ", ".join([use_weights(trained, model, params.use), *remarks_on(trained)])
     print(f"{ctx.name}: {used}", flush=True)
     labels = read_labels(catalog)
-    wanted = choose_balanced(labels["test"], params.count)
-    if not wanted:
+    clip_ids = choose_balanced(labels["test"], params.count)
+    if not clip_ids:
         raise UserError(
-            f"{catalog}: no test clip to generate for; raise splits.test_fraction or give the corpus a test split. Of a corpus too "
-            "small for one the training is done: `soundmill generate` makes sounds of its checkpoint"
+            f"{catalog}: the test split is empty; raise splits.test_fraction or give the corpus a test split. The checkpoint is "
+            "complete: `soundmill generate` works with it"
         )
-    if params.count is not None and len(wanted) < params.count:
-        print(f"{ctx.name}: {params.count} sounds are wanted, but there are {len(wanted)} test clips: one for each of them")
+    if params.count is not None and len(clip_ids) < params.count:
+        print(f"{ctx.name}: only {len(clip_ids)} test clips, so {len(clip_ids)} sounds instead of {params.count}")
 
     def run_settings(progress: Callable[[int], Any]) -> Run:
         device = pick_device(params.accelerator)
         return Run(params.sampling, device, params.precision, params.batch_size, ctx.home, ctx.scratch, ctx.digests, progress)
 
     def write(directory: Path, sounds: Iterable[tuple[str, Tensor]]) -> float:
-        """Returns the seconds of sound that were written."""
+        """Returns the total duration in seconds."""
         directory.mkdir(parents=True)
         seconds = 0.0
         for clip_id, wave in sounds:
@@ -83,29 +83,31 @@ def run(
         return seconds
 
     requests: dict[str, Request] = {}
-    seconds = durations_of(clips, wanted)
+    seconds = durations_of(clips, clip_ids)
     if can(trained, "generate"):
         _warn_of_cuts(ctx.name, trained, max(seconds.values()))
-        requests = of_clips(trained, catalog, wanted, params.seed)
-        lengths = {clip_id: round(seconds[clip_id] * trained.sample_rate) for clip_id in wanted}
-        begun = time.monotonic()
-        with ctx.progress(len(wanted), ctx.name) as tick:
-            made = generate_each(trained, list(requests.values()), run_settings(tick))
-            written = write(generated, ((clip_id, wave[:, : lengths[clip_id]]) for clip_id, wave in zip(wanted, made, strict=True)))
-        ctx.cost["seconds_per_second"] = (time.monotonic() - begun) / written
-        through = choose_balanced(labels[params.codec_split], params.codec_count) if can(trained, "reconstruct") else []
-        if not through:
-            print(f"{ctx.name}: no clip in split {params.codec_split!r}, or no codec: there is no codec line")
-        with ctx.progress(len(through), f"{ctx.name}: codec") as tick:
-            write(codec, reconstruct_each(trained, waves_of(clips, set(through)), run_settings(tick)))
+        requests = of_clips(trained, catalog, clip_ids, params.seed)
+        lengths = {clip_id: round(seconds[clip_id] * trained.sample_rate) for clip_id in clip_ids}
+        start = time.monotonic()
+        with ctx.progress(len(clip_ids), ctx.name) as tick:
+            waves = generate_each(trained, list(requests.values()), run_settings(tick))
+            written = write(
+                generated, ((clip_id, wave[:, : lengths[clip_id]]) for clip_id, wave in zip(clip_ids, waves, strict=True))
+            )
+        ctx.cost["seconds_per_second"] = (time.monotonic() - start) / written
+        codec_ids = choose_balanced(labels[params.codec_split], params.codec_count) if can(trained, "reconstruct") else []
+        if not codec_ids:
+            print(f"{ctx.name}: no clip in split {params.codec_split!r}, or no codec: no codec line")
+        with ctx.progress(len(codec_ids), f"{ctx.name}: codec") as tick:
+            write(codec, reconstruct_each(trained, waves_of(clips, set(codec_ids)), run_settings(tick)))
     else:
-        through = []
-        with ctx.progress(len(wanted), f"{ctx.name}: reconstruct") as tick:
-            write(generated, reconstruct_each(trained, waves_of(clips, set(wanted)), run_settings(tick), whole=True))
+        codec_ids = []
+        with ctx.progress(len(clip_ids), f"{ctx.name}: reconstruct") as tick:
+            write(generated, reconstruct_each(trained, waves_of(clips, set(clip_ids)), run_settings(tick), whole=True))
         codec.mkdir(parents=True)
-    strangers = choose_by_hash(read_left_out(catalog), params.transfers)
-    if strangers:
-        write(codec / manifest.TRANSFERRED, _transferred(trained, waves_of(clips, set(strangers)), run_settings(lambda n: None)))
+    left_out_ids = choose_by_hash(read_left_out(catalog), params.transfers)
+    if left_out_ids:
+        write(codec / manifest.TRANSFERRED, _transferred(trained, waves_of(clips, set(left_out_ids)), run_settings(lambda n: None)))
     about = {
         **origin(model),
         "made_by": "generate" if requests else "reconstruct",
@@ -115,40 +117,40 @@ def run(
     }
     (generated / manifest.ABOUT_SOUNDS).write_text(json.dumps(about, sort_keys=True) + "\n", encoding="utf-8")
 
-    its_labels = {clip_id: labels["test"][clip_id] for clip_id in wanted}
+    clip_labels = {clip_id: labels["test"][clip_id] for clip_id in clip_ids}
 
     def show_spectrograms() -> None:
-        shown = choose_balanced(its_labels, SHOWN)
+        shown = choose_balanced(clip_labels, SHOWN)
         titles = [describe(requests.get(clip_id, Request())) or clip_id for clip_id in shown]
         paths = [generated / f"{clip_id}.wav" for clip_id in shown]
         ctx.tracking.log_figure(figures.draw_files(paths, titles, 4, about["made_by"]), "generated_spectrograms")
 
     ctx.show("the spectrograms", show_spectrograms)
-    ctx.show("the sounds to hear", partial(track_sounds, ctx, clips, choose_balanced(its_labels, TRACKED), generated))
+    ctx.show("the sounds to hear", partial(track_sounds, ctx, clips, choose_balanced(clip_labels, TRACKED), generated))
     conditioned = sum(bool(describe(request)) for request in requests.values())
-    return {"generated": len(wanted), "conditioned": conditioned, "codec": len(through), "threads": params.threads}
+    return {"generated": len(clip_ids), "conditioned": conditioned, "codec": len(codec_ids), "threads": params.threads}
 
 
 def _transferred(model: Model, sounds: Iterable[tuple[str, tuple[np.ndarray, int]]], run: Run) -> Iterator[tuple[str, Tensor]]:
-    """Each sound's beginning as the model takes it (`NAME-input`), and what the model makes of it (`NAME`)."""
+    """The start of each sound at the model's rate and channels (`NAME-input`), and the transformed sound (`NAME`)."""
     for name, (wave, rate) in sounds:
-        given = torch.from_numpy(as_model_takes(wave, rate, model))[:, : model.num_samples]
-        yield f"{name}{manifest.INPUT}", given
-        yield name, finite(model.transform(given[None], [Request()], run), run)[0]
+        source = torch.from_numpy(as_model_takes(wave, rate, model))[:, : model.num_samples]
+        yield f"{name}{manifest.INPUT}", source
+        yield name, finite(model.transform(source[None], [Request()], run), run)[0]
 
 
 def remarks_on(model: Model) -> list[str]:
-    """What else reports say of a checkpoint."""
+    """Further notes on a checkpoint for reports."""
     return [model.remark] if hasattr(model, "remark") else []
 
 
 def _warn_of_cuts(name: str, model: Model, longest: float) -> None:
-    if model.num_samples is not None and longest > (makes := model.num_samples / model.sample_rate):
-        print(f"{name}: the model makes {makes:g} s, the longest clip has {longest:g} s: longer clips get the model's length")
+    if model.num_samples is not None and longest > (limit := model.num_samples / model.sample_rate):
+        print(f"{name}: the longest clip has {longest:g} s, but the model's limit is {limit:g} s: sounds for longer clips are cut")
 
 
 def generate_each(model: Model, requests: Sequence[Request], run: Run) -> Iterator[Tensor]:
-    """A wave [C, T] for each request, a few batches in memory at once; one that is not finite is a UserError."""
+    """A wave [C, T] for each request, with a few batches in memory at once; UserError if one is not finite."""
     size = run.batch_size * BATCHES_AT_ONCE
     for start in range(0, len(requests), size):
         yield from finite(model.generate(requests[start : start + size], run), run)
@@ -157,36 +159,36 @@ def generate_each(model: Model, requests: Sequence[Request], run: Run) -> Iterat
 def reconstruct_each(
     model: Model, sounds: Iterable[tuple[str, tuple[np.ndarray, int]]], run: Run, whole: bool = False
 ) -> Iterator[tuple[str, Tensor]]:
-    """(name, wave [C, T]) of (name, (wave [C, T] at a rate, that rate)): through the model's representation and back.
+    """Reconstruct waves with the model's encoder and decoder: (name, (wave [C, T], its rate)) → (name, wave [C, T]).
 
-    A wave is brought to the model's rate and channels first. One that is longer than the model makes is cut, or goes through
-    `whole`, in windows.
+    A wave is first converted to the model's rate and channels. One longer than the model's length is cut, or with `whole`
+    processed in windows.
     """
-    quietly = replace(run, progress=lambda n: None)  # progress is counted here, in sounds
+    silent = replace(run, progress=lambda n: None)  # progress counts sounds, below
     for name, (wave, rate) in sounds:
         fitted = torch.from_numpy(as_model_takes(wave, rate, model))
         fitted = fitted if whole else fitted[:, : model.num_samples]
-        yield name, in_windows(lambda part, start: finite(model.reconstruct(part, quietly), quietly), fitted, model)
+        yield name, in_windows(lambda part, start: finite(model.reconstruct(part, silent), silent), fitted, model)
         run.progress(1)
 
 
 def finite(waves: Tensor, run: Run) -> Tensor:
-    """The waves; UserError where one is not finite."""
+    """The waves, unchanged; UserError if a value is not finite."""
     if not torch.isfinite(waves).all():
         raise UserError(
-            f"the model's sounds are not finite with {run.sampling}; choose a gentler sampling, or retrain with `dvc repro`"
+            f"the model's output is not finite with {run.sampling}; choose milder sampling settings, or retrain with `dvc repro`"
         )
     return waves
 
 
 def as_model_takes(wave: np.ndarray, rate: int, model: Model) -> np.ndarray:
-    """A wave [C, T] at the model's rate and with its channels: the mean of all, or one doubled, where their numbers differ."""
-    none = np.zeros((model.channels, 0), np.float32)
-    return np.concatenate([none, *_fitted([wave.T], rate, model)], 1)
+    """A wave [C, T] at the model's rate and channel count; if the counts differ, the mean of all channels, repeated."""
+    empty = np.zeros((model.channels, 0), np.float32)
+    return np.concatenate([empty, *_fitted([wave.T], rate, model)], 1)
 
 
 def read_as_model_takes(sound: Sound, model: Model) -> Iterator[Tensor]:
-    """The same of a recording, in blocks [C, n]."""
+    """As `as_model_takes` for a recording, in blocks [C, n]."""
     return map(torch.from_numpy, _fitted(sound.blocks(), sound.sample_rate, model))
 
 
@@ -195,7 +197,7 @@ def length_as_model_takes(sound: Sound, model: Model) -> int:
 
 
 def _fitted(blocks: Iterable[np.ndarray], rate: int, model: Model) -> Iterator[np.ndarray]:
-    """Blocks [n, channels] of any channels as float32 [C, n] of the model's rate and channels."""
+    """Blocks [n, channels] with any channel count as float32 [C, n] at the model's rate and channel count."""
 
     def with_channels() -> Iterator[np.ndarray]:
         for block in blocks:
@@ -208,14 +210,14 @@ def _fitted(blocks: Iterable[np.ndarray], rate: int, model: Model) -> Iterator[n
 
 
 def overlap_of(model: Model) -> int:
-    """Samples that windows of what the model makes share."""
+    """Overlap in samples of windows of the model's length."""
     return 0 if model.num_samples is None else min(round(OVERLAP_SECONDS * model.sample_rate), model.num_samples // 4)
 
 
 def through_windows(work: Callable[[Tensor, int], Tensor], blocks: Iterable[Tensor], length: int, model: Model) -> Iterator[Tensor]:
-    """`work` ([1, C, T] from a sample on → [1, C, T]) over blocks [C, n] of a sound, in windows of what the model makes.
+    """Apply `work` ([1, C, T], first sample → [1, C, T]) to blocks [C, n] of a sound, in windows of the model's length.
 
-    They are crossfaded linearly; what is done comes out in blocks.
+    Overlaps are crossfaded linearly; yields finished blocks [C, n].
     """
     size, overlap = model.num_samples or length, overlap_of(model)
     cut = windows(blocks, window_starts(length, size, overlap), size)
@@ -223,19 +225,19 @@ def through_windows(work: Callable[[Tensor, int], Tensor], blocks: Iterable[Tens
 
 
 def in_windows(work: Callable[[Tensor, int], Tensor], wave: Tensor, model: Model) -> Tensor:
-    """The same over a wave [C, T] of any length, at once."""
+    """As `through_windows` for a whole wave [C, T] of any length."""
     return torch.cat(list(through_windows(work, [wave], wave.shape[1], model)), 1)
 
 
-# Of waves [C, T] at a rate, and the prompt of each ("" without): the places of those that are kept.
+# (prompts ("" if none), waves [C, T], rate) → indices of the sounds to keep.
 Choice = Callable[[list[str], list[np.ndarray], int], list[int]]
 
 
 @dataclass(frozen=True)
 class Looped:
-    """How loops of one bar are written: at `bpm` beats a minute (None: as they are), `repeat` times over.
+    """How loops of one bar are written: at `bpm` beats per minute (None: unstretched), repeated `repeat` times.
 
-    `stretch` takes a loop [C, T], its rate and the number of samples that it is to have: models know no ffmpeg.
+    `stretch` takes a loop [C, T], its rate and the desired number of samples; it is passed in because models may not use ffmpeg.
     """
 
     bpm: float | None
@@ -243,11 +245,11 @@ class Looped:
     stretch: Callable[[np.ndarray, int, int], np.ndarray]
 
     def write(self, path: Path, wave: np.ndarray, rate: int, facts: dict[str, Any]) -> Path:
-        """Write a loop; its tempo is in the name, which is returned, and where samplers and sequencers look for it."""
+        """Write a loop; its tempo goes into the file name and the chunk that samplers read. Returns the path."""
         bpm = self.bpm or natural_tempo(wave.shape[1], rate)
         if self.bpm is not None:
             wave = self.stretch(wave, rate, round(60 * BEATS * rate / bpm))
-        wave = np.tile(wave / max(1.0, float(np.abs(wave).max())), self.repeat)  # stretched, it may be louder than full scale
+        wave = np.tile(wave / max(1.0, float(np.abs(wave).max())), self.repeat)  # stretching may exceed full scale
         path = path.with_name(f"{path.stem}-{bpm:g}bpm{path.suffix}")
         comment = json.dumps({**facts, "bpm": bpm, "bars": self.repeat}, ensure_ascii=False)
         write_wav(path, wave, rate, comment, tempo=(bpm, BEATS * self.repeat))
@@ -255,14 +257,14 @@ class Looped:
 
 
 def _unstretched(wave: np.ndarray, rate: int, num_samples: int) -> np.ndarray:
-    raise ValueError("a loop as it is made has its own tempo")
+    raise ValueError("a loop without `bpm` is not stretched")
 
 
 AS_MADE = Looped(None, 1, _unstretched)
 
 
 def natural_tempo(num_samples: int, rate: int) -> float:
-    """Beats a minute of a loop of one bar, to the thousandth."""
+    """Beats per minute of a loop of one bar, rounded to 0.001."""
     return round(60 * BEATS * rate / num_samples, 3)
 
 
@@ -281,18 +283,18 @@ def generate_sounds(
     choose: Choice = keep_all,
     looped: Looped | None = None,
 ) -> list[Path]:
-    """Make `count` sounds of `prompts` (requests.of_prompts) with a trained checkpoint of any family that generates.
+    """Generate `count` sounds from `prompts` (see requests.of_prompts) with a checkpoint of any family that generates.
 
-    Writes WAVs, with the prompt and settings in their comments, and a picture, `spectrograms.png`, into `output_dir`, which is made
-    before any sound is; returns the WAVs. `home` is where relative paths of text encoders start. `settings` (`num_steps=50`)
-    replace the checkpoint's own sampling. `choose` selects the sounds to write; it changes neither their content nor their names.
-    `looped` is for a family of loops alone: another one is a UserError.
+    Writes WAVs, with prompt and settings in their comments, and `spectrograms.png` into `output_dir`, which is created before
+    sampling starts; returns the paths of the WAVs. Relative paths of text encoders start at `home`. `settings` (`num_steps=50`)
+    override the checkpoint's sampling. `choose` selects the sounds to write; it changes neither their content nor their names.
+    `looped` is for loop families only: UserError for any other.
     """
-    model, whose = load(checkpoint_dir, "generate")
-    if registry.family(whose["family"]).loops:
+    model, source_facts = load(checkpoint_dir, "generate")
+    if registry.family(source_facts["family"]).loops:
         looped = looped or AS_MADE
     elif looped:
-        raise UserError(f"--bpm and --repeat are for loops, and the family {whose['family']!r} makes none; leave them out")
+        raise UserError(f"--bpm and --repeat are for loop families, which {source_facts['family']!r} is not; leave them out")
     requests = of_prompts(model, prompts, count, seed)
     tell_labels(model, prompts)
     make_directory(output_dir)
@@ -306,53 +308,53 @@ def generate_sounds(
         prompt = descriptions[index]
         path = output_dir / f"{_stem(prompt)}-{seed}-{index + 1:03d}.wav"
         prompt = prompt if len(prompt) <= LONGEST_PROMPT else prompt[: LONGEST_PROMPT - 1] + "…"
-        facts = {**whose, "prompt": prompt, "seed": seed, "number": index + 1, "sampling": sampling}
+        facts = {**source_facts, "prompt": prompt, "seed": seed, "number": index + 1, "sampling": sampling}
         if looped:
             path = looped.write(path, waves[index], model.sample_rate, facts)
         else:
             write_wav(path, waves[index], model.sample_rate, json.dumps(facts, ensure_ascii=False))
         paths.append(path)
     titles = [descriptions[index] or path.stem for index, path in zip(kept, paths, strict=True)]
-    draw(paths, titles, min(4, len(paths)), whose["family"], output_dir / "spectrograms.png")
+    draw(paths, titles, min(4, len(paths)), source_facts["family"], output_dir / "spectrograms.png")
     return paths
 
 
 def draw(paths: Sequence[Path], titles: list[str], columns: int, heading: str, picture: Path) -> None:
-    """A picture of the spectrograms of sounds; what goes wrong with it is said, and loses no sound."""
+    """Draw the spectrograms of sound files into `picture`; a failure is reported but not raised."""
     with report_failure(str(picture)):
         figures.save_png(figures.draw_files(paths, titles, columns, heading), picture)
 
 
 def load(checkpoint_dir: Path, what: Any) -> tuple[Model, dict[str, str]]:
-    """A checkpoint's model, which can do this, with the weights that its training says to use; and what tells it from others."""
-    whose = origin(checkpoint_dir)
-    model = registry.family(whose["family"]).load(checkpoint_dir)
-    require(model, what, whose["family"])
+    """The model of a checkpoint, with the weights that its params select, and its origin; UserError if it lacks the capability."""
+    source_facts = origin(checkpoint_dir)
+    model = registry.family(source_facts["family"]).load(checkpoint_dir)
+    require(model, what, source_facts["family"])
     used = ", ".join([use_weights(model, checkpoint_dir, model.params.use), *remarks_on(model)])
-    return model, {**whose, "weights": used}
+    return model, {**source_facts, "weights": used}
 
 
 def make_directory(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{path}: no sound can be written there ({error.strerror}); name another directory") from None
+        raise UserError(f"{path}: cannot create this directory ({error.strerror}); choose another one") from None
 
 
 @contextmanager
 def running(model: Model, home: Path, settings: Sequence[str] = ()) -> Iterator[Run]:
-    """A `Run` by the checkpoint's own sampling, with `settings` in place of some of it; its scratch is gone at the end."""
+    """A `Run` with the checkpoint's sampling, overridden by `settings`; its scratch directory is deleted on exit."""
     params = model.params
     sampling = override(params.sampling, settings, "sampling")
     use_threads(params.hardware.threads)
     device, precision = pick_device("auto"), params.hardware.precision
     if precision == "fp16" and device.type == "cpu":
-        print("trained in fp16, which wants a GPU: sounds are made in 32 bits here")
+        print("trained in fp16, which needs a GPU; using 32 bits")
         precision = "32"
     with tempfile.TemporaryDirectory(prefix="soundmill-") as folder:
         yield Run(sampling, device, precision, params.items, home, Path(folder))
 
 
 def _stem(prompt: str) -> str:
-    """The prompt as part of a file's name."""
+    """The prompt as part of a file name."""
     return re.sub(r"[^a-z0-9]+", "-", prompt.lower())[:60].strip("-") or "sound"

@@ -1,4 +1,4 @@
-"""Weights that others published, as what this project makes itself."""
+"""Convert published weights into checkpoints and vocoders of this project."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from soundmill.models.components.diffwave import vocoder as vocoders
 from soundmill.models.generation import make_directory
 from soundmill.stage import publish
 
-Read = tuple[nn.Module, Callable[[Path], object]]  # a net, and what writes it into a directory
+Read = tuple[nn.Module, Callable[[Path], object]]  # network, and a function that writes it into a directory
 
 
 def import_published(path: Path, output: Path, conf: Callable[[], Path]) -> int:
-    """Make a file that a family knows by its suffix a checkpoint, and any other, as DiffWave's weights, the directory of a vocoder.
+    """Convert a file with a family's suffix into a checkpoint, and any other, as DiffWave weights, into a vocoder directory.
 
-    `output` must not be there yet, and appears whole or not at all; `conf` is the project's. Returns the number of parameters.
+    `output` must not exist; it is written atomically. `conf` returns the project's conf. Returns the number of parameters.
     """
     if output.exists():
         raise UserError(f"{output}: already exists; name a new directory")

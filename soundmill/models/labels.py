@@ -1,4 +1,4 @@
-"""Labels as a condition of a net."""
+"""Conditioning on labels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from soundmill.training.loader import Source
 
 
 def label_weights(labels: Iterable[str], known: Sequence[str]) -> Tensor:
-    """[len(known)]: equal shares, summing to 1; all zero for no label (or none that is known)."""
+    """Weights [len(known)] of the known labels: equal and summing to 1, or all zero if there are none."""
     weights = torch.zeros(len(known))
     for label in set(labels) & set(known):
         weights[known.index(label)] = 1
@@ -23,7 +23,7 @@ def label_weights(labels: Iterable[str], known: Sequence[str]) -> Tensor:
 
 
 def known_labels(clip_labels: Iterable[Iterable[str]], before: Sequence[str], catalog: Path, remedy: str) -> list[str]:
-    """The labels of training clips, those that a model knew `before` first; none at all is a UserError that says what to do."""
+    """Labels of the training clips, after those of an earlier model (`before`); UserError with the remedy if clips have none."""
     found = sorted({label for labels in clip_labels for label in labels})
     if not found:
         raise UserError(f"{catalog}: no training clip has a label; {remedy}")
@@ -32,7 +32,7 @@ def known_labels(clip_labels: Iterable[Iterable[str]], before: Sequence[str], ca
 
 @dataclass(frozen=True)
 class Labelled:
-    """A source of what another gives, and label weights [b, num_labels] behind it."""
+    """A source that appends label weights [b, num_labels] to the batches of another."""
 
     source: Source
     label_weights: Tensor  # [N, num_labels]

@@ -1,4 +1,4 @@
-"""Parameters that every family has; a family adds its own to them."""
+"""Parameters common to all families; each family adds its own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from soundmill.training.params import HardwareParams, Precision, TrainingParams,
 
 
 class GridParams(StageParams):
-    """The picture of samples that is drawn at the end of a training, and for tracking while it runs."""
+    """Size of the grid of samples that training draws at its end and, for tracking, while it runs."""
 
     columns: int = Field(ge=1)
     rows: int = Field(ge=1)
@@ -26,27 +26,29 @@ class FamilyTrainParams(TrainingParams):
     @property
     @abstractmethod
     def items(self) -> int:
-        """In a batch."""
+        """Items per batch."""
 
     @model_validator(mode="after")
     def _one_length(self) -> FamilyTrainParams:
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError("set one of steps and epochs, and the other to null")
+            raise ValueError("set one of steps and epochs, and set the other to null")
         return self
 
 
 class FamilyGenerateParams(StageParams):
     seed: Seed
-    use: Use = Field(description="weights of the checkpoint: the last, those of the lowest held-out loss, or of a kept step")
-    count: int | None = Field(ge=1, description="sounds for so many test clips; null: for all")
+    use: Use = Field(
+        description="weights of the checkpoint: the last, those with the lowest held-out loss, or those of a kept step"
+    )
+    count: int | None = Field(ge=1, description="number of test clips to generate for; null: all")
     batch_size: int = Field(ge=1)
     accelerator: Literal["cpu", "gpu", "auto"]
-    precision: Precision = Field(description="fp16 wants a GPU; bf16 is 32 on a CPU that has no instructions for it")
+    precision: Precision = Field(description="fp16 needs a GPU; bf16 becomes 32 on a CPU without bf16 instructions")
     threads: int = Field(ge=1)
-    codec_count: int | None = Field(ge=1, description="real clips sent through the family's representation and back; null: all")
+    codec_count: int | None = Field(ge=1, description="number of real clips that the codec reconstructs; null: all")
     codec_split: Literal["train", "valid", "test"]
 
     @property
     def transfers(self) -> int:
-        """Clips that `catalog.only` leaves out, transformed for the report; a family that does it says how many."""
+        """Number of clips excluded by `catalog.only` to transform for the report; families that transform override it."""
         return 0

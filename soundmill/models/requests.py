@@ -1,4 +1,4 @@
-"""Requests for sounds, from test clips or from prompts."""
+"""Build generation requests from test clips or prompts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from soundmill.training.seeds import seed_of
 
 
 class NoLabel(UserError):
-    """A prompt that names no label of a model, or several; `example` is a label, "" of a model without any."""
+    """A prompt that matches no label of the model, or several; `example` is a valid label, "" if the model has none."""
 
     def __init__(self, message: str, example: str) -> None:
         super().__init__(message)
@@ -24,7 +24,7 @@ class NoLabel(UserError):
 
 
 def of_clips(model: Model, catalog: Path, clip_ids: Sequence[str], seed: int) -> dict[str, Request]:
-    """Clip id → request with its labels or first caption, whichever the model is conditioned on; each has its own seed."""
+    """Request by clip id: labels or first caption, as the model is conditioned on, and a seed derived from the id."""
     rows = shards.read_table(catalog, manifest.CATALOG, ["clip_id", "labels", "captions"]).to_pylist()
     by_id = {row["clip_id"]: row for row in rows}
     requests = {}
@@ -32,14 +32,14 @@ def of_clips(model: Model, catalog: Path, clip_ids: Sequence[str], seed: int) ->
     for clip_id in clip_ids:
         labels, caption = (), ""
         if model.condition == "labels":
-            its = sorted(set(by_id[clip_id]["labels"] or []))
-            unknown.update(set(its) - set(model.labels))
-            labels = tuple(label for label in its if label in model.labels)
+            clip_labels = sorted(set(by_id[clip_id]["labels"] or []))
+            unknown.update(set(clip_labels) - set(model.labels))
+            labels = tuple(label for label in clip_labels if label in model.labels)
         elif model.condition == "caption":
             caption = (by_id[clip_id]["captions"] or [""])[0]
         requests[clip_id] = Request(labels, caption, seed_of(seed, clip_id))
     if unknown:
-        print(f"labels the model was not trained on, left out of the condition: {', '.join(sorted(unknown))}")
+        print(f"ignoring labels that the model was not trained on: {', '.join(sorted(unknown))}")
     return requests
 
 
@@ -57,13 +57,13 @@ def of_prompts(model: Model, prompts: Sequence[str], count: int, seed: int) -> l
 
 
 def of_grid(grid: GridParams, seed: int, labels: Sequence[str]) -> list[Request]:
-    """Requests for the picture of samples, the labels in turn; no labels: unconditional."""
+    """Requests for the grid of samples, cycling through the labels; unconditional if there are none."""
     conditions = [(labels[cell % len(labels)],) if labels else () for cell in range(grid.columns * grid.rows)]
-    return [Request(its, seed=seed_of(seed, "grid", cell)) for cell, its in enumerate(conditions)]
+    return [Request(condition, seed=seed_of(seed, "grid", cell)) for cell, condition in enumerate(conditions)]
 
 
 def of_captions(grid: GridParams, seed: int, captions: Sequence[str]) -> list[Request]:
-    """Requests for the picture of samples, of captions spread evenly over all in the order given; no caption: no text."""
+    """Requests for the grid of samples, with captions taken at even intervals; empty text if there are none."""
     count = grid.rows * grid.columns
     chosen = [captions[index * len(captions) // count] if captions else "" for index in range(count)]
     return [Request(caption=caption, seed=seed_of(seed, "grid", cell)) for cell, caption in enumerate(chosen)]
@@ -75,8 +75,8 @@ def describe(request: Request) -> str:
 
 
 def match_label(text: str, known: Sequence[str]) -> str:
-    """The known label meant: the same but for case, the only one that contains the text, or the only one all of whose words the
-    text has, whatever their endings (`a dog barks`: `dog`, `dog_barking`). Of labels that share words the longer one is meant."""
+    """The label that a prompt means: equal up to case, the only one that contains the text, or the only one whose words (stemmed)
+    all occur in the text (`a dog barks`: `dog`, `dog_barking`), where a label whose words include another's wins."""
     if not known:
         raise NoLabel(f"label {text!r}: this model was trained without labels; leave it out", "")
     exact = [label for label in known if label.casefold() == text.casefold()]
@@ -88,16 +88,16 @@ def match_label(text: str, known: Sequence[str]) -> str:
     if len(matching) == 1:
         return matching[0]
     if matching:
-        raise NoLabel(f"label {text!r} could be any of: {', '.join(matching)}; say which", matching[0])
+        raise NoLabel(f"label {text!r} could be any of: {', '.join(matching)}; choose one", matching[0])
     raise NoLabel(f"unknown label {text!r}{did_you_mean(text, list(known))} (labels: {', '.join(known)})", known[0])
 
 
 def tell_labels(model: Model, prompts: Sequence[str]) -> None:
-    """Say on stderr which label each prompt is taken for, where it is not that label itself."""
+    """Print to stderr which label each prompt matched, unless it is that label."""
     for prompt in prompts if model.condition == "labels" else ():
         label = match_label(prompt, model.labels)
         if label.casefold() != prompt.casefold():
-            print(f"{prompt!r} is taken for the label {label!r}", file=sys.stderr)
+            print(f"{prompt!r} matches the label {label!r}", file=sys.stderr)
 
 
 def _stems(text: str) -> frozenset[str]:
@@ -105,8 +105,8 @@ def _stems(text: str) -> frozenset[str]:
 
 
 def _stem(word: str) -> str:
-    """An English word without the endings of plurals and verbs: `barks`, `barked` and `barking` are `bark`, `cries` is `cri` as
-    `cry` is. A short form of step 1 of Porter (1980)."""
+    """An English word without plural and verb endings: `barks`, `barked`, `barking` → `bark`; `cries`, `cry` → `cri`. A simplified
+    step 1 of Porter (1980)."""
     if len(word) > 3:
         word = re.sub(r"(?<![su])s$", "", word)
         word = re.sub(r"^(?=.*[aeiouy].*(?:ing|ed)$)(.{3,})(?:ing|ed)$", r"\1", word)

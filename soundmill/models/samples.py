@@ -1,4 +1,4 @@
-"""What a training makes for people to see and hear, sent to tracking: a picture and sounds now and then, its curves at the end."""
+"""Figures and sounds that a training logs to tracking: samples at intervals, samples and loss curves at the end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from soundmill.training.loop import Sampling
 
 @dataclass(frozen=True)
 class Samples:
-    """A picture, and sounds (wave [C, T], its rate) with their titles."""
+    """A figure, and sounds (wave [C, T], its rate) with titles."""
 
     figure: Any
     titles: Sequence[str]
@@ -28,19 +28,19 @@ class Samples:
 
 
 def sampling(every: int | None, ctx: Any, draw: Callable[[int], Samples]) -> Sampling | None:
-    """What sends `draw(step)`, made with averaged weights, after every `every` steps; nothing where that is None."""
+    """A callback that logs `draw(step)` with averaged weights every `every` steps; None if `every` is None."""
     return Sampling(every, partial(_send_now, ctx, draw)) if every else None
 
 
 def show_last(ctx: Any, draw: Callable[[int], Samples], steps: int, picture: Path) -> None:
-    """Write the picture of the samples at the end, and send it with its sounds."""
+    """Save the figure of the final samples and log it with its sounds."""
     samples = draw(steps)
     figures.save_png(samples.figure, picture)
     _send(ctx, samples, "final")
 
 
 def show_losses(ctx: Any, points: Sequence[dict[str, float]]) -> None:
-    """Send the curves of a training in one chart; of less than two points none."""
+    """Log the loss curves in one chart, if there are at least two points."""
     curves = {name: [(point["step"], point[name]) for point in points] for name in (TRAIN, VALID) if points and name in points[0]}
     if len(points) > 1:
         ctx.tracking.log_figure(figures.draw_curves(curves, ctx.name), "loss")

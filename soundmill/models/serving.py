@@ -1,6 +1,6 @@
-"""The served model of any family, run by the model registry: rows (`label`, `seed`) in, waves [N, channels, T] out.
+"""Serve a model of any family from the model registry: rows (`label`, `seed`) in, waves [N, channels, T] out.
 
-MLflow executes this file; beside it lie safetensors and JSON only, so loading a registered model unpickles nothing.
+MLflow executes this file; its model consists of safetensors and JSON, so loading a registered model unpickles nothing.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from soundmill.models.family import family_of
 
 
 def load(directory: Path) -> Path:
-    """Check that this is a checkpoint; it is read anew for every call, so one served model holds no state."""
+    """Check that this is a checkpoint. Each call reads it again, so a served model has no state."""
     family_of(directory)
     return directory
 
 
 def predict(directory: Path, rows: Any) -> np.ndarray:
-    """One sound per row; `label` may be empty (any sound) where the family knows labels, and is the prompt of one that reads text.
+    """One sound per row. `label` is a label (empty: unconditional) or, for a text-conditioned family, the prompt.
 
-    `seed` makes it repeatable.
+    The same `seed` gives the same sound.
     """
     waves = []
     for label, seed in zip(rows["label"], rows["seed"], strict=True):

@@ -1,4 +1,4 @@
-"""Training of any family: loading, checkpoints, curve and pictures around the family's own nets, batches and loss."""
+"""Train any family: initial weights, checkpoint, loss curve and samples; the family supplies network, batches and loss."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from soundmill.training.fitting import fit_averaged
 from soundmill.training.starting import compare
 from soundmill.training.trained_on import write_trained_on
 
-LABELS = "labels.weight"  # of a net that is conditioned on labels: a row for each
+LABELS = "labels.weight"  # label embeddings of a label-conditioned network, one row per label
 CONDITIONS = {"labels": ["labels"], "caption": ["captions"], "none": []}  # columns of the catalog
 
 
@@ -39,11 +39,11 @@ def run(
     curves: Path,
     grid: Path,
 ) -> dict[str, Any]:
-    """Train a family and write the checkpoint directory, the curve (CSV) and a picture of samples (PNG); returns metrics."""
+    """Train a family; write the checkpoint directory, the loss curve (CSV) and the grid of samples (PNG). Returns metrics."""
     use_threads(params.hardware.threads)
     start = read_start(family, params, ctx.home)
     prepared = registry.family(family).prepare(params, ctx, inputs, parts, tagger, catalog, start and start.model)
-    begun = begin(prepared, start, ctx.name) if start else {}
+    start_facts = start_weights(prepared, start, ctx.name) if start else {}
     module, order, steps = prepared.module, prepared.order, prepared.module.steps
     counts = {"clips": len(prepared.clip_ids), **prepared.counts}
     parameters = sum(weight.numel() for weight in module.net.parameters())
@@ -66,7 +66,7 @@ def run(
     )
     write_curve(fitted.points, curves)
     items = {f"training_{what}": count for what, count in counts.items() if what in ("clips", "mixes")}
-    prepared.save(model, {"steps": steps, **items, "parameters": parameters, **begun, **fitted.facts})
+    prepared.save(model, {"steps": steps, **items, "parameters": parameters, **start_facts, **fitted.facts})
     fitted.save(model)
     write_trained_on(model, catalog, prepared.clip_ids, prepared.mixes, start and Path(start.where))
     metrics = {**fitted.metrics, "steps": steps, **counts, "parameters": parameters, "threads": params.hardware.threads}
@@ -82,52 +82,49 @@ def run(
 
 @dataclass(frozen=True)
 class Start:
-    """A checkpoint that a training starts from."""
+    """The checkpoint that a training starts from."""
 
     where: str
     model: Model
     digest: str
-    weights: str  # which of its weights, in words
+    weights: str  # description of the weights used
 
 
 def read_start(family: str, params: FamilyTrainParams, home: Path) -> Start | None:
-    """The checkpoint that `start_from` names, None for none; one of another family, or with other `fixed` parts, is a UserError."""
+    """The checkpoint named by `start_from`, if any; UserError if its family or a `fixed` parameter differs."""
     if params.start_from is None:
         return None
     where = home / params.start_from
     if not where.is_dir():
         raise UserError(
-            f"start_from: {where}: no such directory. To start from what this project made, keep a copy of it elsewhere: DVC "
+            f"start_from: {where}: no such directory. To start from an output of this project, copy it elsewhere first: DVC "
             "removes the outputs of a stage before it runs"
         )
-    kind, whose = registry.family(family), origin(where)
-    if whose["family"] != family:
-        raise UserError(f"start_from: {where} is a checkpoint of family {whose['family']!r}, not {family!r}")
+    kind, source_facts = registry.family(family), origin(where)
+    if source_facts["family"] != family:
+        raise UserError(f"start_from: {where} is a checkpoint of family {source_facts['family']!r}, not {family!r}")
     model = kind.load(where)
     compare(str(where), model.params.model_dump(), params.model_dump(), kind.fixed)
-    return Start(str(where), model, whose["checkpoint"], use_weights(model, where, model.params.use))
+    return Start(str(where), model, source_facts["checkpoint"], use_weights(model, where, model.params.use))
 
 
-def begin(prepared: Prepared, start: Start, name: str) -> dict[str, Any]:
-    """Give the training its first weights: those of `start`, and random rows of embeddings for labels that it did not know.
-
-    Returns facts.
-    """
-    net, taken = prepared.module.net, dict(start.model.net.state_dict())
-    known, labels = start.model.labels, prepared.model.labels
-    new = [label for label in labels if label not in known]
+def start_weights(prepared: Prepared, start: Start, name: str) -> dict[str, Any]:
+    """Initialise the network with the weights of `start`; new labels keep their random embeddings. Returns facts."""
+    net, weights = prepared.module.net, dict(start.model.net.state_dict())
+    old_labels, labels = start.model.labels, prepared.model.labels
+    new = [label for label in labels if label not in old_labels]
     if new:
         rows = net.state_dict()[LABELS].clone()
-        if known:
-            rows[[labels.index(label) for label in known]] = taken[LABELS]
-        taken[LABELS] = rows
+        if old_labels:
+            rows[[labels.index(label) for label in old_labels]] = weights[LABELS]
+        weights[LABELS] = rows
     print(f"{name}: starts from {start.weights} of {start.where}" + (f"; new labels: {', '.join(new)}" if new else ""), flush=True)
-    prepared.module.start_from(taken, start.where)
+    prepared.module.start_from(weights, start.where)
     return {"started_from": {"checkpoint": start.digest, "weights": start.weights, "new_labels": new}}
 
 
 def draw_samples(family: str, prepared: Prepared, params: FamilyTrainParams, ctx: Any, step: int) -> Samples:
-    """Samples with the current weights, after so many steps; their seeds are the same each time."""
+    """Samples with the current weights after `step` steps; the seeds are the same every time."""
     model, samples, hardware = prepared.model, prepared.samples, params.hardware
     run = Run(
         params.sampling, pick_device(hardware.accelerator), hardware.precision, params.items, ctx.home, ctx.scratch, ctx.digests

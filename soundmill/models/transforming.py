@@ -1,4 +1,4 @@
-"""Recordings through a trained checkpoint of any family that can: reconstructed, restyled, inpainted, upsampled, interpolated."""
+"""Transform recordings with a checkpoint: reconstruct, restyle, inpaint, upsample, interpolate."""
 
 from __future__ import annotations
 
@@ -34,42 +34,44 @@ from soundmill.models.generation import (
 from soundmill.models.requests import of_prompts, tell_labels
 from soundmill.training.seeds import seed_of
 
-SHOWN = 12  # of many recordings, in the picture
-TOLD_SPANS = 20  # in a sound's comment
+SHOWN = 12  # recordings in the figure
+COMMENT_SPANS = 20  # in the comment of a WAV
 
 Sounds = Mapping[str, Sound]  # by name
-Work = Callable[[str, Iterable[Tensor], int], Iterator[Tensor]]  # of a sound's name, blocks [C, n] for the model, length
+Work = Callable[
+    [str, Iterable[Tensor], int], Iterator[Tensor]
+]  # sound name, blocks [C, n] as the model takes them, length → blocks
 Spans = Sequence[tuple[float, float | None]]  # seconds; None: to the end
 
 
 @dataclass(frozen=True)
 class Asked:
-    """How recordings are to sound, and the seed."""
+    """The prompts and the seed of a transformation."""
 
     prompts: Sequence[str] = ()
     seed: int = 0
 
     def check(self, model: Model) -> None:
-        """UserError where the model does not know what is asked for; says which labels prompts are taken for."""
+        """UserError if the model cannot follow the prompts; prints the labels that they match."""
         if model.condition == "caption" and len(self.prompts) > 1:
-            raise UserError("this model reads one caption: give one --prompt")
+            raise UserError("this model takes a single caption: give one --prompt")
         self.request(model)
         tell_labels(model, self.prompts)
 
     def request(self, model: Model, name: str = "", start: int | None = None) -> Request:
-        """What is asked for, for a sound of that name from a sample on."""
-        wanted = of_prompts(model, self.prompts, 1, self.seed)[0] if self.prompts else Request()
-        return replace(wanted, seed=seed_of(self.seed, name), start=start)
+        """The request for the sound `name`, or for its window that starts at sample `start`."""
+        request = of_prompts(model, self.prompts, 1, self.seed)[0] if self.prompts else Request()
+        return replace(request, seed=seed_of(self.seed, name), start=start)
 
     @property
     def facts(self) -> dict[str, Any]:
-        """For a sound's comment, of which libsndfile reads none of 2,048 bytes and more."""
+        """For the comment of a WAV, with long prompts shortened (LONGEST_PROMPT)."""
         prompts = ", ".join(self.prompts)
         return {"seed": self.seed, "prompts": prompts if len(prompts) <= LONGEST_PROMPT else prompts[: LONGEST_PROMPT - 1] + "…"}
 
 
 def reconstruct(checkpoint: Path, sounds: Sounds, output: Path, home: Path, settings: Sequence[str] = ()) -> list[Path]:
-    """Send sounds through a checkpoint's representation and back."""
+    """Encode sounds and decode them again."""
 
     def work(model: Model, run: Run, name: str, blocks: Iterable[Tensor], length: int) -> Iterator[Tensor]:
         return through_windows(lambda part, start: finite(model.reconstruct(part, run), run), blocks, length, model)
@@ -78,7 +80,7 @@ def reconstruct(checkpoint: Path, sounds: Sounds, output: Path, home: Path, sett
 
 
 def restyle(checkpoint: Path, sounds: Sounds, asked: Asked, output: Path, home: Path, settings: Sequence[str] = ()) -> list[Path]:
-    """Noise sounds and sample them from there, by the setting `amount`; a family that has none is a UserError."""
+    """Add noise to sounds and denoise them; `amount` sets how much. UserError for a family without that setting."""
 
     def work(model: Model, run: Run, name: str, blocks: Iterable[Tensor], length: int) -> Iterator[Tensor]:
         def window(part: Tensor, start: int) -> Tensor:
@@ -90,7 +92,7 @@ def restyle(checkpoint: Path, sounds: Sounds, asked: Asked, output: Path, home: 
         _must_have(model, "amount", "restyle")
         asked.check(model)
         if any(setting.partition("=")[0] == "keep" for setting in settings):
-            raise UserError("--set keep=…: `soundmill inpaint` keeps parts of a recording")
+            raise UserError("--set keep=…: to keep parts of a recording, use `soundmill inpaint`")
 
     return _each(checkpoint, "transform", "restyled", work, sounds, output, home, settings, check, **asked.facts)
 
@@ -98,30 +100,30 @@ def restyle(checkpoint: Path, sounds: Sounds, asked: Asked, output: Path, home: 
 def inpaint(
     checkpoint: Path, sounds: Sounds, keep: Spans, asked: Asked, output: Path, home: Path, settings: Sequence[str] = ()
 ) -> list[Path]:
-    """Make all but the spans `keep` of each sound anew; what is kept is the sound as the model takes it, sample by sample.
+    """Regenerate all of each sound except the spans `keep`, whose samples stay unchanged (at the model's rate and channels).
 
-    Of a longer sound every window keeps also what the one before made of it. A span that lies outside a sound is a UserError before
-    anything is written.
+    In a sound longer than the model's length, each window also keeps its overlap with the window before. A span outside a sound is
+    a UserError before anything is written.
     """
 
     def work(model: Model, run: Run, name: str, blocks: Iterable[Tensor], length: int) -> Iterator[Tensor]:
         spans = [
             (round(start * model.sample_rate), length if stop is None else round(stop * model.sample_rate)) for start, stop in keep
         ]
-        size, before, made_to = model.num_samples or length, torch.zeros(model.channels, 0), 0
+        size, previous, done_to = model.num_samples or length, torch.zeros(model.channels, 0), 0
         for start, part in windows(blocks, window_starts(length, size, overlap_of(model)), size):
-            yield before[:, : before.shape[1] - (made_to - start)]
-            part, done = part.clone(), torch.zeros(part.shape[1], dtype=torch.bool)
+            yield previous[:, : previous.shape[1] - (done_to - start)]
+            part, kept = part.clone(), torch.zeros(part.shape[1], dtype=torch.bool)
             for first, stop in spans:
-                done[max(0, first - start) : max(0, stop - start)] = True
-            part[:, : made_to - start] = before[:, before.shape[1] - (made_to - start) :]
-            done[: made_to - start] = True
-            if not done.all():
-                its = replace(run, sampling=run.sampling.model_copy(update={"keep": spans_of(done)}))
+                kept[max(0, first - start) : max(0, stop - start)] = True
+            part[:, : done_to - start] = previous[:, previous.shape[1] - (done_to - start) :]
+            kept[: done_to - start] = True
+            if not kept.all():
+                keeping = replace(run, sampling=run.sampling.model_copy(update={"keep": spans_of(kept)}))
                 request = replace(asked.request(model, name), seed=seed_of(asked.seed, name, start))
-                part = finite(model.transform(part[None], [request], its), its)[0]
-            before, made_to = part, start + part.shape[1]
-        yield before
+                part = finite(model.transform(part[None], [request], keeping), keeping)[0]
+            previous, done_to = part, start + part.shape[1]
+        yield previous
 
     def check(model: Model) -> None:
         _must_have(model, "keep", "inpaint")
@@ -129,12 +131,12 @@ def inpaint(
         for name, sound in sounds.items():
             check_spans(keep, sound.seconds, name)
 
-    about = {**asked.facts, "kept_seconds": [list(span) for span in keep[:TOLD_SPANS]]}
+    about = {**asked.facts, "kept_seconds": [list(span) for span in keep[:COMMENT_SPANS]]}
     return _each(checkpoint, "transform", "inpainted", work, sounds, output, home, settings, check, **about)
 
 
 def upsample(checkpoint: Path, sounds: Sounds, output: Path, home: Path, settings: Sequence[str] = ()) -> list[Path]:
-    """Bring sounds of a low rate to the model's, with the band that they lack; a family that does not is a UserError."""
+    """Raise the sample rate of sounds to the model's and generate the missing band; UserError for any other family."""
 
     def work(model: Model, run: Run, name: str, blocks: Iterable[Tensor], length: int) -> Iterator[Tensor]:
         def window(part: Tensor, start: int) -> Tensor:
@@ -144,13 +146,16 @@ def upsample(checkpoint: Path, sounds: Sounds, output: Path, home: Path, setting
 
     def check(model: Model) -> None:
         if "factor" not in type(model.params).model_fields:
-            raise UserError("this family cannot upsample: take a checkpoint of `upsampler`")
+            raise UserError("this family cannot upsample: use a checkpoint of `upsampler`")
         low = model.sample_rate / model.params.factor
         for name, sound in sounds.items():
             if sound.sample_rate > low:
-                print(f"{name}: has {sound.sample_rate} Hz; what is above {low / 2:g} Hz in it is made anew")
+                print(f"{name}: has {sound.sample_rate} Hz; content above {low / 2:g} Hz is replaced")
             elif sound.sample_rate < low:
-                print(f"{name}: has {sound.sample_rate} Hz, and the model begins at {low:g}: what lies between is not made")
+                print(
+                    f"{name}: has {sound.sample_rate} Hz, the model expects {low:g} Hz: "
+                    f"the band from {sound.sample_rate / 2:g} to {low / 2:g} Hz stays empty"
+                )
 
     return _each(checkpoint, "transform", "upsampled", work, sounds, output, home, settings, check)
 
@@ -165,18 +170,17 @@ def interpolate(
     home: Path,
     settings: Sequence[str] = (),
 ) -> list[Path]:
-    """Write `steps` sounds on the way between two seeds, or between two sounds with their names: `00.wav` to the last.
+    """Write `steps` sounds that interpolate between two seeds or two named sounds: `00.wav`, `01.wav`, …
 
-    A seed stands for the first sound that `generate_sounds` makes of it. Of sounds that are longer than the model makes it takes
-    the beginning.
+    A seed stands for the first sound that `generate_sounds` makes with it. Sounds longer than the model's length are cut.
     """
-    model, whose = load(checkpoint, "interpolate")
+    model, source_facts = load(checkpoint, "interpolate")
     ends = [of_prompts(model, prompts, 1, seed)[0] for seed in seeds]
     tell_labels(model, prompts)
     shares = [step / (steps - 1) for step in range(steps)]
     waves = None
     if sounds:
-        _must_have(model, "amount", "go from a recording to another, but from seed to seed")
+        _must_have(model, "amount", "interpolate between recordings, only between seeds")
         both = [_beginning(sound, model) for _, sound in sounds]
         waves = torch.zeros(2, model.channels, max(wave.shape[1] for wave in both))
         for row, wave in zip(waves, both, strict=True):
@@ -185,44 +189,46 @@ def interpolate(
     with running(model, home, settings) as run:
         make_directory(output)
         between = {"between": [name for name, _ in sounds] or list(seeds), "seeds": list(seeds)}
-        about = {**whose, "sampling": run.sampling.model_dump(mode="json"), **between, **Asked(prompts).facts}
+        about = {**source_facts, "sampling": run.sampling.model_dump(mode="json"), **between, **Asked(prompts).facts}
         for step, wave in enumerate(finite(model.interpolate((ends[0], ends[1]), waves, shares, run), run)):
             paths.append(output / f"{step:02d}.wav")
             comment = json.dumps({**about, "share": shares[step]}, ensure_ascii=False)
-            tempo = (natural_tempo(wave.shape[1], model.sample_rate), BEATS) if registry.family(whose["family"]).loops else None
+            tempo = (
+                (natural_tempo(wave.shape[1], model.sample_rate), BEATS) if registry.family(source_facts["family"]).loops else None
+            )
             write_wav(paths[-1], wave.numpy(), model.sample_rate, comment, tempo=tempo)
-    draw(paths, [f"{share:.0%}" for share in shares], min(4, steps), whose["family"], output / "spectrograms.png")
+    draw(paths, [f"{share:.0%}" for share in shares], min(4, steps), source_facts["family"], output / "spectrograms.png")
     return paths
 
 
 def transfer(source: live.Trained | live.Published, sounds: Sounds, output: Path, **facts: Any) -> list[Path]:
-    """Send sounds through a codec that was trained on others: they take on its timbre. `facts` are for the comments."""
+    """Timbre transfer: encode and decode sounds with a codec trained on other sounds. `facts` go into the WAV comments."""
     make_directory(output)
 
     def work(name: str, blocks: Iterable[Tensor], length: int) -> Iterator[Tensor]:
-        for made in source.stream(blocks, length):
-            if not torch.isfinite(made).all():
-                raise UserError(f"{name}: what the model makes of it is not finite; move latents less far, or take another model")
-            yield made
+        for block in source.stream(blocks, length):
+            if not torch.isfinite(block).all():
+                raise UserError(f"{name}: the model's output is not finite; use smaller latent edits or another model")
+            yield block
 
     return _write_each(source, work, sounds, output, "transferred", "transfer", facts)
 
 
 def _beginning(sound: Sound, model: Model) -> Tensor:
-    """As much of a sound [C, T] as the model makes."""
+    """The start of a sound [C, T], at most the model's length."""
     return next(windows(read_as_model_takes(sound, model), [0], model.num_samples or length_as_model_takes(sound, model)))[1]
 
 
 def check_spans(keep: Spans, seconds: float, name: str) -> None:
-    """UserError where a span is none, or lies outside a sound of so many seconds."""
+    """UserError if a span is empty or lies outside a sound of `seconds`."""
     for start, stop in keep:
         if not 0 <= start < (seconds if stop is None else stop) <= seconds:
-            wanted = f"{start:g}:{'end' if stop is None else format(stop, 'g')}"
-            raise UserError(f"{name}: it has {seconds:g} s, and {wanted} is no part of that; name a span within it")
+            span = f"{start:g}:{'end' if stop is None else format(stop, 'g')}"
+            raise UserError(f"{name}: the span {span} is not within the sound's {seconds:g} s; choose a span inside it")
 
 
 def spans_of(kept: Tensor) -> list[list[int]]:
-    """Where a boolean mask [T] is true, as [start, stop)."""
+    """The spans [start, stop) where a boolean mask [T] is true."""
     edges = torch.cat([torch.zeros(1, dtype=torch.bool), kept, torch.zeros(1, dtype=torch.bool)]).int().diff()
     return [list(span) for span in zip((edges == 1).nonzero()[:, 0].tolist(), (edges == -1).nonzero()[:, 0].tolist(), strict=True)]
 
@@ -244,16 +250,16 @@ def _each(
     check: Callable[[Model], None] = lambda model: None,
     **more: Any,
 ) -> list[Path]:
-    """Write `<name>.wav` of each sound, beside it what went in as the model takes it, `<name>-input.wav`, and a picture of both.
+    """Write for each sound the output `<name>.wav` and the input as the model takes it, `<name>-input.wav`, and a figure of both.
 
-    Returns the former. `check` refuses what cannot be done before anything is written; `more` are facts for the comments.
+    Returns the paths of the outputs. `check` raises before anything is written; `more` are facts for the WAV comments.
     """
-    model, whose = load(checkpoint, capability)
+    model, source_facts = load(checkpoint, capability)
     check(model)
     with running(model, home, settings) as run:
         make_directory(output)
-        facts = {**whose, "sampling": run.sampling.model_dump(mode="json"), **more}
-        return _write_each(model, partial(work, model, run), sounds, output, verb, whose["family"], facts)
+        facts = {**source_facts, "sampling": run.sampling.model_dump(mode="json"), **more}
+        return _write_each(model, partial(work, model, run), sounds, output, verb, source_facts["family"], facts)
 
 
 def _write_each(
@@ -265,16 +271,16 @@ def _write_each(
     heading: str,
     facts: Mapping[str, Any],
 ) -> list[Path]:
-    """The files of `_each`, of anything that has a rate and channels, block by block."""
+    """Write the files of `_each` block by block, for any `model` with a sample rate and channels."""
     paths, shown, titles = [], [], []
     for name, sound in sounds.items():
-        path, before = output / f"{name}.wav", output / f"{name}-input.wav"
+        path, input_path = output / f"{name}.wav", output / f"{name}-input.wav"
         comment = json.dumps({**facts, verb: name}, ensure_ascii=False)
-        made = work(name, read_as_model_takes(sound, model), length_as_model_takes(sound, model))
-        for file, blocks, about in ((path, made, comment), (before, read_as_model_takes(sound, model), None)):
+        result = work(name, read_as_model_takes(sound, model), length_as_model_takes(sound, model))
+        for file, blocks, about in ((path, result, comment), (input_path, read_as_model_takes(sound, model), None)):
             write_wav_blocks(file, (block.numpy() for block in blocks), model.sample_rate, model.channels, about)
         paths.append(path)
-        shown += [before, path]
+        shown += [input_path, path]
         titles += [name, verb]
     draw(shown[: 2 * SHOWN], titles[: 2 * SHOWN], 2, heading, output / "spectrograms.png")
     return paths

@@ -1,4 +1,4 @@
-"""Sounds of log-mels, wherever these are from, by the directory of a vocoder of any kind."""
+"""Turn log-mels from any source into sound with a vocoder of any kind."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from soundmill.models.family import family_of, is_checkpoint, use_weights
 from soundmill.models.generation import make_directory
 from soundmill.training.device import pick_device
 
-# Betas, as published with DiffWave (Kong et al. 2021, appendix B) for nets of 50 timesteps and of 200.
+# Betas published with DiffWave (Kong et al. 2021, appendix B) for networks trained on 50 and on 200 timesteps.
 FAST, FAST_OF_200 = [1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5], [1e-4, 1e-3, 0.01, 0.05, 0.2, 0.7]
-READ_SAMPLES = 1 << 18  # that are brought to their level at once
+READ_SAMPLES = 1 << 18  # per block of the second pass, which sets the level
 
 
 @dataclass(frozen=True)
 class LogMel:
-    """One to make a sound of: values [n_mels, frames], natural logarithms; `num_samples` None: as long as its frames."""
+    """Input of a vocoder: values [n_mels, frames], natural logarithms; `num_samples` None: frames · hop_length."""
 
     name: str
     values: np.ndarray
@@ -41,30 +41,32 @@ class LogMel:
 
 @dataclass
 class Timing:
-    """Seconds of sound that were made, and of making them."""
+    """Seconds of sound, and seconds of work to synthesise it."""
 
     sound: float = 0.0
     work: float = 0.0
 
     @property
     def real_time_factor(self) -> float:
-        """Seconds of work for a second of sound."""
+        """Seconds of work per second of sound."""
         return self.work / self.sound
 
 
 def load(directory: Path, spec: MelSpec | None, steps: int | None, fast: bool) -> Vocoder:
-    """A vocoder, or the one in a family's checkpoint, for log-mels of `spec` (None: of whichever it is for).
+    """The vocoder in a directory or in a family's checkpoint; UserError if its mel spec differs from `spec` (None: any).
 
-    A DiffWave in `steps`, or by the fast schedule, if wanted.
+    `steps` or `fast` replaces the noise schedule of a DiffWave; UserError for other vocoders.
     """
     vocoder = _of_family(directory, spec) if is_checkpoint(directory) else components.load_vocoder(directory, spec)
     if steps is None and not fast:
         return vocoder
     if not isinstance(vocoder, DiffWave):
-        raise UserError(f"{directory}: this vocoder makes sound in one step, by no noise schedule; leave --fast and --steps out")
+        raise UserError(
+            f"{directory}: this vocoder makes sound in one step, without a noise schedule; leave --fast and --steps out"
+        )
     table = alpha_bar_of(vocoder.noise)
     if steps is not None and steps > len(table):
-        raise UserError(f"{directory}: trained on {len(table)} timesteps: --steps {steps} is too many, take at most {len(table)}")
+        raise UserError(f"{directory}: trained on {len(table)} timesteps: --steps {steps} is too many, use at most {len(table)}")
     published = FAST_OF_200 if len(table) == 200 else FAST
     betas = published if fast else spread_betas(table, steps).tolist()
     return replace(vocoder, sampling=SamplingParams(betas=betas, seed=vocoder.sampling.seed))
@@ -84,35 +86,35 @@ def _of_family(directory: Path, spec: MelSpec | None) -> Vocoder:
 
 
 def read_log_mel(path: Path, spec: MelSpec) -> LogMel:
-    """The log-mel in a `.npy` file; what cannot be one of `spec` is a UserError."""
+    """The log-mel in a `.npy` file; UserError if it does not fit `spec`."""
     try:
         values = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path}: cannot be read as an array ({error}); write it with numpy.save") from None
     if not isinstance(values, np.ndarray) or values.dtype.kind != "f":
-        raise UserError(f"{path}: no array of floating-point numbers; write log-mels with numpy.save")
+        raise UserError(f"{path}: not an array of floating-point numbers; write log-mels with numpy.save")
     if values.ndim != 2 or len(values) != spec.n_mels or not values.shape[1]:
         raise UserError(
-            f"{path}: its shape is {values.shape}, and the vocoder is for ({spec.n_mels}, frames): n_mels must be {spec.n_mels}; "
-            "make its log-mels by the spec in the vocoder's config.json, one sound in a file"
+            f"{path}: its shape is {values.shape}, the vocoder needs ({spec.n_mels}, frames): n_mels must be {spec.n_mels}; "
+            "compute log-mels with the spec in the vocoder's config.json, one sound per file"
         )
     if not np.isfinite(values).all():
-        raise UserError(f"{path}: has non-finite values; make it again")
+        raise UserError(f"{path}: has values that are not finite; compute it again")
     if values.min() >= 0 and values.max() <= 1:
         raise UserError(
-            f"{path}: all values lie between 0 and 1, as where decibels were scaled; what is wanted is the natural logarithm of "
-            "mels, with no other scale"
+            f"{path}: all values lie between 0 and 1, like scaled decibels; the vocoder needs the natural logarithm of mels, "
+            "not scaled"
         )
     return LogMel(path.stem, values)
 
 
 def write_sounds(vocoder: Vocoder, log_mels: Iterable[LogMel], output: Path) -> tuple[list[Path], Timing]:
-    """Write `NAME.wav` of every log-mel, one after another; returns the files, and how long the vocoder worked."""
+    """Write `NAME.wav` for each log-mel, one after another; returns the paths and the vocoder's timing."""
     make_directory(output)
     device, paths, timing = pick_device("auto"), [], Timing()
     for log_mel in log_mels:
         start, path = time.perf_counter(), output / f"{log_mel.name}.wav"
-        with tempfile.TemporaryFile(dir=output) as scratch:  # how loud it is, is known at its end
+        with tempfile.TemporaryFile(dir=output) as scratch:  # the peak is known only at the end
             peak, written = 1.0, 0
             for piece in _pieces(vocoder, log_mel, device):
                 if not np.isfinite(piece).all():
@@ -129,7 +131,7 @@ def write_sounds(vocoder: Vocoder, log_mels: Iterable[LogMel], output: Path) -> 
 
 
 def _pieces(vocoder: Vocoder, log_mel: LogMel, device: torch.device) -> Iterator[np.ndarray]:
-    """float32 [C, n] of a sound, no more than its samples; its log-mel alone is in memory whole."""
+    """float32 [C, n] pieces of a sound, cut to its length; only the log-mel is in memory whole."""
     log_mels = torch.tensor(log_mel.values, dtype=torch.float32)[None].to(device)
     left = log_mel.num_samples if log_mel.num_samples is not None else log_mels.shape[2] * vocoder.spec.hop_length
     for piece in vocoder.to(device).pieces(log_mels):
@@ -138,6 +140,6 @@ def _pieces(vocoder: Vocoder, log_mel: LogMel, device: torch.device) -> Iterator
 
 
 def _read_back(file: IO[bytes], channels: int) -> Iterator[np.ndarray]:
-    """float32 [C, n] of interleaved samples."""
+    """Blocks float32 [C, n] from a file of interleaved samples."""
     while data := file.read(4 * channels * READ_SAMPLES):
         yield np.frombuffer(data, np.float32).reshape(-1, channels).T

@@ -34,7 +34,7 @@ def test_a_sentence_that_names_a_label_is_taken_for_it(built_graph, tmp_path):
     asked = (*GENERATE, "--project", str(built_graph))
     done = soundmill(*asked, "a dog barks", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == "'a dog barks' is taken for the label 'dog'\n"
+    assert done.stderr == "'a dog barks' matches the label 'dog'\n"
     assert done.stdout == "sounds/dog-0-001.wav\n"
     itself = soundmill(*asked, "Dog", cwd=tmp_path)
     assert (itself.returncode, itself.stderr) == (0, "")

@@ -85,8 +85,11 @@ def test_goes_from_one_to_another(home):
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (["inpaint", "long.wav", "--keep", "0:0.4"], "long: it has 0.3 s, and 0:0.4 is no part of that; name a span within it"),
-        (["inpaint", "long.wav", "--keep", "0.2:0.1"], "0.2:0.1 is no part of that"),
+        (
+            ["inpaint", "long.wav", "--keep", "0:0.4"],
+            "long: the span 0:0.4 is not within the sound's 0.3 s; choose a span inside it",
+        ),
+        (["inpaint", "long.wav", "--keep", "0.2:0.1"], "the span 0.2:0.1 is not within"),
         (
             ["inpaint", "long.wav", "--keep", "soon"],
             "--keep soon: neither spans of seconds, as 0:1.2,2:end, nor a readable text file",
@@ -107,7 +110,7 @@ def test_goes_from_one_to_another(home):
             ["restyle", "long.wav", "long-input.wav"],
             "several results would be named long-input.wav; give these",
         ),
-        (["restyle", "long.wav", "--set", "keep=[[0,5]]"], "`soundmill inpaint` keeps parts of a recording"),
+        (["restyle", "long.wav", "--set", "keep=[[0,5]]"], "to keep parts of a recording, use `soundmill inpaint`"),
         (["inpaint", "long.wav", "--keep", "0:0.1", "--set", "resamples=0"], "resamples"),
         (["inpaint", "long.wav", "--keep", "0:0.1", "--set", "keep=[[0,1]]"], "use --keep instead"),
         (["interpolate", "1", "2", "--set", "nosuch=1"], "nosuch"),

@@ -97,7 +97,7 @@ def catalog(tmp_path):
 def test_test_clips_ask_for_what_the_model_reads(catalog, capsys):
     by_label = requests.of_clips(Model(condition="labels", labels=["dog", "rain"]), catalog, ["a", "b"], 7)
     assert [(request.labels, request.caption) for request in by_label.values()] == [(("dog", "rain"), ""), ((), "")]
-    assert "left out of the condition: unknown" in capsys.readouterr().out
+    assert "not trained on: unknown" in capsys.readouterr().out
     by_caption = requests.of_clips(Model(condition="caption"), catalog, ["a", "b"], 7)
     assert [(request.labels, request.caption) for request in by_caption.values()] == [((), "first"), ((), "")]
     assert [request.seed for request in by_caption.values()] == [request.seed for request in by_label.values()]

@@ -238,7 +238,7 @@ def test_transfers_any_recording(tmp_path, directory):
 
 def test_what_is_not_finite_is_refused(tmp_path, directory):
     source = live.Trained(codecs.load(directory), ["0=*1e38", "0=*1e38"])
-    with pytest.raises(UserError, match="voice: what the model makes of it is not finite; move latents less far"):
+    with pytest.raises(UserError, match="voice: the model's output is not finite; use smaller latent edits"):
         transforming.transfer(source, {"voice": Sound(RATE, 1, 1000, lambda: [sound(1000)[0].T.numpy()])}, tmp_path / "out")
 
 
@@ -273,7 +273,7 @@ def test_a_published_file_is_run_only_if_trusted(tmp_path, directory, monkeypatc
     live.export_streaming(tmp_path / "model.ts", codecs.load(directory))
     refused = soundmill("transfer", "voice.wav", "--checkpoint", "model.ts", cwd=tmp_path)
     assert refused.returncode == 1
-    assert "a TorchScript file is a program, and it would be run: add --trust" in refused.stderr
+    assert "a TorchScript file runs code when loaded; add --trust" in refused.stderr
     assert not (tmp_path / "transferred").exists()
     done = soundmill("transfer", "voice.wav", "--checkpoint", "model.ts", "--trust", "--latent", "1=*0.5", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -324,15 +324,15 @@ def test_what_cannot_be_a_codec_is_refused(tmp_path, directory):
     with pytest.raises(UserError, match="no RAVE codec here; name data/rave/autoencoder"):
         live.read(tmp_path / "nothing", [], False, None)
     (tmp_path / "config.json").write_text(json.dumps({"kind": "unet1d", "digest": "", "scaling_factor": 1.0}))
-    with pytest.raises(UserError, match="an autoencoder of kind 'unet1d', and this is for those of kind 'rave'"):
+    with pytest.raises(UserError, match="an autoencoder of kind 'unet1d'; only kind 'rave' is supported here"):
         live.read(tmp_path, [], False, None)
     (tmp_path / "broken.ts").write_bytes(b"nothing")
     with pytest.raises(UserError, match="cannot be read as TorchScript"):
         live.read(tmp_path / "broken.ts", [], True, None)
     torch.jit.save(torch.jit.script(torch.nn.ReLU()), str(tmp_path / "other.ts"))
-    with pytest.raises(UserError, match="does not tell its sample rate; say it by --sample-rate"):
+    with pytest.raises(UserError, match="does not state its sample rate; give --sample-rate"):
         live.read(tmp_path / "other.ts", [], True, None)
-    with pytest.raises(UserError, match="neither `forward` nor `encode` of nn~ is in it"):
+    with pytest.raises(UserError, match="no nn~ method `forward` or `encode`"):
         live.read(tmp_path / "other.ts", [], True, 48_000)
 
 

@@ -157,7 +157,7 @@ def test_a_projector_without_weights_is_told_and_replaced_or_refused(monkeypatch
     said: list[str] = []
     assert projectors.choose(wanted, tmp_path, 0, say=said.append).names == ("random", "random")
     assert "soundmill weights fetch vggish" in said[0]
-    assert f"projector 'tagger': {tmp_path}: no tagger here; `dvc repro tagger` trains it. Random weights stand in" in said[1]
+    assert f"projector 'tagger': {tmp_path}: no tagger here; `dvc repro tagger` trains it. Using random weights" in said[1]
 
 
 @pytest.mark.parametrize(("name", "remedy"), [("vggish", "soundmill weights fetch vggish"), ("tagger", "dvc repro tagger")])
@@ -225,7 +225,7 @@ def test_each_picture_is_projected_once_for_all_discriminators_and_both_turns():
 def test_a_killed_training_that_looked_through_other_nets_is_not_resumed():
     training = module(["random"])
     training.check_state(training.more_state())
-    with pytest.raises(UserError, match=r"looked through vggish, and now there is random: put the weights back, or begin anew"):
+    with pytest.raises(UserError, match=r"used the projectors vggish, this one has random: restore the weights, or start over"):
         training.check_state({"projectors": ["vggish"]})
 
 

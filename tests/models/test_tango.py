@@ -234,4 +234,4 @@ def test_a_prompt_that_is_cut_is_told(tmp_path, capsys):
     config = conditions.TextConfig(**encoder.identity(), max_tokens=8, scratch=sizes)
     states = conditions.encode(config, ["rain", "rain upon rain", "rain"], tmp_path, tmp_path / "two")
     assert [len(part) for part in states] == [5, 8, 5]  # bytes, and the end
-    assert capsys.readouterr().out == "a prompt is longer than 8 tokens, and is cut there: 'rain upon rain'…\n"
+    assert capsys.readouterr().out == "a prompt is longer than 8 tokens and is truncated: 'rain upon rain'…\n"

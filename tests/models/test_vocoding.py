@@ -231,15 +231,15 @@ def archive() -> bytes:
     [
         (np.zeros((40, 3)), r"its shape is \(40, 3\).* n_mels must be 16"),
         (np.zeros((3, 16)), r"its shape is \(3, 16\)"),
-        (np.zeros((1, 16, 3)), r"its shape is \(1, 16, 3\).* one sound in a file"),
+        (np.zeros((1, 16, 3)), r"its shape is \(1, 16, 3\).* one sound per file"),
         (np.zeros((16, 0)), r"its shape is \(16, 0\)"),
-        (np.zeros((16, 3), np.int16), "no array of floating-point numbers"),
-        (np.full((16, 3), np.nan), "has non-finite values; make it again"),
+        (np.zeros((16, 3), np.int16), "not an array of floating-point numbers"),
+        (np.full((16, 3), np.nan), "values that are not finite"),
         (np.linspace(0, 1, 48).reshape(16, 3), "lie between 0 and 1.* natural logarithm"),
         (np.array([{"a": 1}]), "cannot be read as an array .*allow_pickle=False"),
         (b"", "cannot be read as an array"),
         (b"\x93NUMPY\x01\x00", "cannot be read as an array"),
-        (archive(), "no array of floating-point numbers"),
+        (archive(), "not an array of floating-point numbers"),
     ],
 )
 def test_what_is_no_log_mel_of_the_spec_is_refused(tmp_path, values, message):

@@ -99,7 +99,7 @@ def test_an_upsampler_hears_no_more_than_the_low_band(tmp_path, data):
     soundfile.write(tmp_path / "high.wav", 0.1 * np.random.default_rng(0).standard_normal(1000), 8000)
     done = soundmill("upsample", "low.wav", "high.wav", "--checkpoint", "model", "--output", "up", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "high: has 8000 Hz; what is above 2000 Hz in it is made anew" in done.stdout
+    assert "high: has 8000 Hz; content above 2000 Hz is replaced" in done.stdout
     assert "low: has" not in done.stdout
     info = soundfile.info(tmp_path / "up/low.wav")
     assert (info.samplerate, info.channels, info.frames) == (16_000, 2, 4000)
@@ -116,7 +116,7 @@ def test_an_upsampler_hears_no_more_than_the_low_band(tmp_path, data):
 @pytest.mark.parametrize(
     ("family", "changes", "message"),
     [
-        ("diffusion_vocoder", ["mel.sample_rate=22050"], r"mel\.sample_rate is 22050, and .* has 16000; make them agree"),
+        ("diffusion_vocoder", ["mel.sample_rate=22050"], r"mel\.sample_rate is 22050, but .* has 16000; make them agree"),
         ("upsampler", ["num_samples=1022"], "num_samples 1022 must be a multiple of 4 and of 4"),
         ("upsampler", ["batch_size=3", "hardware.devices=2"], "batch_size 3 must be a multiple of hardware.devices 2"),
     ],

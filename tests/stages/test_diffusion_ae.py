@@ -173,11 +173,11 @@ def test_a_killed_autoencoder_ends_like_an_unbroken_one(tmp_path, monkeypatch, c
             "diffusion_ae.autoencoder.encoder.factor=1",
             r"a latent of 16 samples .* has a frame of 32: make them equal",
         ),
-        ("diffusion_ae.autoencoder.latents_at=2", "latents_at 2: the net has levels 0 to 1"),
+        ("diffusion_ae.autoencoder.latents_at=2", "latents_at 2: the network has levels 0 to 1"),
         ("diffusion_ae.autoencoder.weights.num_samples=1000", "must be a multiple of 32"),
         ("spectrogram.diffusion_ae.peak=0.5", "set its spectrogram's `peak` to null"),
         ("diffusion_ae.autoencoder.weights.num_samples=512", "num_samples 512 must be more than half of n_fft 1024"),
-        ("spectrogram.diffusion_ae.sample_rate=22050", "has 16000 Hz, and the autoencoder's mels have 22050; make them agree"),
+        ("spectrogram.diffusion_ae.sample_rate=22050", "has 16000 Hz, but the autoencoder's mels have 22050; make them agree"),
     ],
 )
 def test_an_autoencoder_that_does_not_fit_is_refused(tmp_path, change, message):
@@ -188,5 +188,5 @@ def test_an_autoencoder_that_does_not_fit_is_refused(tmp_path, change, message):
 
 
 def test_a_net_that_does_not_fit_the_latents_is_refused(tmp_path, data):
-    with pytest.raises(SystemExit, match=r"a sound has 64 latents, and diffusion_ae\.train\.network wants a multiple of 48"):
+    with pytest.raises(SystemExit, match=r"a sound has 64 latents, and diffusion_ae\.train\.network needs a multiple of 48"):
         train(tmp_path / "home", data, composed("diffusion_ae.train.network.factors=[1,48]"))

@@ -179,7 +179,7 @@ def test_prompts_become_sounds_that_say_what_they_are(tmp_path, trained):
 
 def test_nothing_is_made_that_cannot_be_written_or_heard(tmp_path, trained):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="no sound can be written there"):
+    with pytest.raises(UserError, match="cannot create this directory"):
         generation.generate_sounds(trained / "model", ["a bell"], 1, 5, tmp_path / "file", tmp_path)
     with pytest.raises(UserError, match="log-mels are not finite"):
         generation.generate_sounds(
@@ -312,8 +312,8 @@ def test_starts_from_a_checkpoint_and_says_what_is_other(tmp_path, trained, data
     train(tmp_path, data, composed, start_from="before", steps=1)
     said = capfd.readouterr().out
     assert "starts from last weights (step 4, held-out loss " in said
-    assert "the text encoder was theirs and is byt5-scratch: the net learns anew to read it" in said
-    assert "the autoencoder is another" in said
+    assert "the text encoder changed from theirs to byt5-scratch: the network must adapt to it" in said
+    assert "the autoencoder changed" in said
     network = {**composed["tango"]["train"]["network"], "blocks": 2}
     with pytest.raises(SystemExit, match=r"start_from: .*before: network\.blocks is 1 there and 2 here"):
         train(tmp_path, data, composed, start_from="before", network=network)
@@ -403,7 +403,7 @@ def test_inputs_that_do_not_belong_together_are_refused(tmp_path, data, composed
     with pytest.raises(SystemExit, match="latents of another autoencoder"):
         train(tmp_path, tmp_path, composed)
     write_latents(mixes, {}, about)
-    with pytest.raises(SystemExit, match=r"no mix, and train\.mixed_items is 1; set it to 0, or `mixup\.pairing`"):
+    with pytest.raises(SystemExit, match=r"no mixes, but train\.mixed_items is 1; set it to 0, or `mixup\.pairing`"):
         train(tmp_path, tmp_path, composed)
     write_latents(tmp_path / "tango" / "latents" / "clips", {**CAPTIONS, "clip-0": ["never encoded"]}, about)
     with pytest.raises(SystemExit, match="the state of caption 'never encoded' is missing"):

@@ -276,7 +276,7 @@ def test_starts_from_a_checkpoint_and_adds_rows_for_new_labels(tmp_path, further
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"start_from": "nowhere"}, r"nowhere: no such directory.* keep a copy of it elsewhere"),
+        ({"start_from": "nowhere"}, r"nowhere: no such directory.* copy it elsewhere first"),
         ({"conditional": False}, "conditional is True there and False here; make them agree, or train from nothing"),
         ({"network": {"widths": [8, 16, 16]}}, r"before: network\.widths is \[8, 16, 24\] there and \[8, 16, 16\] here"),
         ({"diffusion": {"objective": "eps"}}, r"diffusion\.objective is v there and eps here"),
@@ -564,7 +564,7 @@ def test_the_words_of_a_prompt_name_one_label(prompt, label):
 
 def test_a_prompt_that_names_several_labels_or_none_says_what_there_is():
     known = ["dog_barking", "rain", "train"]
-    with pytest.raises(UserError, match="could be any of: dog_barking, rain; say which"):
+    with pytest.raises(UserError, match="could be any of: dog_barking, rain; choose one"):
         match_label("a dog barks while rain falls", known)
     with pytest.raises(UserError, match="unknown label 'a bell rings'"):
         match_label("a bell rings", known)

@@ -217,7 +217,7 @@ def test_a_crop_of_ends_alone_is_refused(tmp_path, data, root):
 
 
 def test_rates_of_another_hop_are_refused(tmp_path, data, root):
-    with pytest.raises(SystemExit, match=r"make 80 samples of a frame, and hop_length of its spectrogram is 160"):
+    with pytest.raises(SystemExit, match=r"multiply to 80 samples per frame, but hop_length of its spectrogram is 160"):
         make(tmp_path / "home", data, root, 1, {**TINY, "rates": [4, 5, 4]})
 
 

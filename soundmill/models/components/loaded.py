@@ -1,6 +1,6 @@
-"""Pretrained components in the layout of AudioLDM's repositories: a folder `vae`, a folder `vocoder`.
+"""Pretrained components in the layout of AudioLDM's repositories: directories `vae` and `vocoder`.
 
-Weights come from safetensors only.
+Weights are read from safetensors only.
 """
 
 from __future__ import annotations
@@ -19,54 +19,54 @@ from soundmill.errors import UserError
 from soundmill.params import StageParams
 
 LICENCE = (
-    "these weights have a licence of their own, which holds for what is made with them (AudioLDM's: CC BY-NC-SA 4.0, no "
+    "these weights have their own licence, which also applies to what is generated with them (AudioLDM's: CC BY-NC-SA 4.0, no "
     "commercial use)"
 )
 
 
 class LoadedParams(StageParams):
-    """Weights that others trained: AudioLDM's (the autoencoder in `vae/`, the vocoder in `vocoder/`), or those of Vocos."""
+    """Pretrained weights: AudioLDM's (autoencoder in `vae/`, vocoder in `vocoder/`) or Vocos'."""
 
     kind: Literal["load"]
     name: str = Field(min_length=1, description="id on the Hugging Face hub, or a directory")
-    revision: str | None = Field(description="of the hub: the commit, 40 hex digits")
+    revision: str | None = Field(description="commit on the hub, 40 hex digits")
 
 
 def find(
-    wanted: LoadedParams, files: tuple[str, ...], section: str, home: Path, digests: Path | None
+    weights: LoadedParams, files: tuple[str, ...], section: str, home: Path, digests: Path | None
 ) -> tuple[Path, dict[str, Any]]:
-    """The directory that `wanted` names (see hub.find), and what identifies its `files`."""
+    """The directory that `weights` names (see hub.find), and the identity of its `files`."""
     remedies = f"put {', '.join(files)} into a directory and set {section}.weights.name to that, or train one (`kind: train`)"
-    directory, commit = hub.find(wanted.name, wanted.revision, home, files, partial(_missing, files), remedies)
-    return directory, {"name": wanted.name, "revision": commit, "digest": hub.digest(directory, files, digests)}
+    directory, commit = hub.find(weights.name, weights.revision, home, files, partial(_missing, files), remedies)
+    return directory, {"name": weights.name, "revision": commit, "digest": hub.digest(directory, files, digests)}
 
 
 def _missing(files: tuple[str, ...], directory: Path) -> str | None:
     absent = [file for file in files if not (directory / file).is_file()]
-    return f"{', '.join(absent)} (weights in other formats can run code, and are not read)" if absent else None
+    return f"{', '.join(absent)} (weights in other formats can run code and are not read)" if absent else None
 
 
 def compare(directory: Path, values: dict[str, tuple[Any, Any]], other: str) -> None:
-    """`values`: key → (value in the configuration, value it must have)."""
-    differing = [f"{key} is {value}, {other} has {wanted}" for key, (value, wanted) in values.items() if value != wanted]
+    """UserError if `values` differ: key → (value in the configuration, expected value)."""
+    differing = [f"{key} is {value}, {other} has {expected}" for key, (value, expected) in values.items() if value != expected]
     if differing:
         raise UserError(f"{directory / 'config.json'}: {'; '.join(differing)}; make them agree")
 
 
 def check_whole(directory: Path, loading: dict[str, Any]) -> None:
-    """The libraries fill what is missing with random numbers, and leave out what they do not know."""
+    """UserError for missing or unknown tensors: the libraries would initialise the former at random and ignore the latter."""
     missing, unknown = sorted(loading["missing_keys"]), sorted(loading["unexpected_keys"])
     if missing or unknown or loading["mismatched_keys"]:
-        kind, names = ("lack", missing) if missing else ("have other shapes or more than", unknown or ["a matrix"])
+        problem, names = ("lack", missing) if missing else ("have other shapes or more than", unknown or ["a matrix"])
         raise UserError(
-            f"{directory}: its weights {kind} what config.json says ({max(len(names), 1)} tensors, the first {names[0]!r}); "
-            "its files do not belong together: get it anew"
+            f"{directory}: its weights {problem} what config.json says ({max(len(names), 1)} tensors, the first {names[0]!r}); "
+            "its files do not belong together: download them again"
         )
 
 
 @contextmanager
 def explained(directory: Path) -> Iterator[None]:
-    """The libraries' errors as one of ours, without their warnings and bars: what matters of them is checked, and an error."""
+    """Turn the libraries' errors into a UserError, and silence their warnings and progress bars."""
     from diffusers.utils import logging as diffusers_logging
     from safetensors import SafetensorError
     from transformers.utils import logging as transformers_logging

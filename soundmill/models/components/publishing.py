@@ -1,4 +1,4 @@
-"""Outputs of the stages that make a component: its directory, its curve and its picture."""
+"""Write the outputs of the stages that make a component: its directory, loss curve and figure."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from soundmill.training.trained_on import write_trained_on
 
 
 def publish(made: Made, params: Any, ctx: Any, catalog: Path, directory: Path, curves: Path, grid: Path) -> dict[str, Any]:
-    """Write a component, what it was trained on (if it was), its curve (CSV) and its picture (PNG); returns metrics."""
-    more = made.save(directory)
+    """Write a component, its training clips (if trained), its loss curve (CSV) and figure (PNG); returns metrics."""
+    save_metrics = made.save(directory)
     if made.steps:
         start = params.weights.start_from
         write_trained_on(directory, catalog, read_weights(catalog)["train"], start=start and ctx.home / start)
@@ -23,4 +23,4 @@ def publish(made: Made, params: Any, ctx: Any, catalog: Path, directory: Path, c
 
     ctx.show("the curves", partial(show_losses, ctx, made.points))
     ctx.show(f"the picture ({grid.name})", partial(show_last, ctx, made.draw, made.steps, grid))
-    return {**made.metrics, **more}
+    return {**made.metrics, **save_metrics}

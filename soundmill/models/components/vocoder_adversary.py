@@ -1,6 +1,6 @@
-"""Training a vocoder against discriminators of waves: HiFi-GAN and MelGAN differ in their nets and in what these are told.
+"""Adversarial training of a vocoder; HiFi-GAN and MelGAN differ in their networks and adversarial losses.
 
-What it hears of real clips is what their log-mels were made of: `MelSpec.peak` holds for both.
+Real clips have the level that their log-mels were computed from: `MelSpec.peak` applies to both.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from soundmill.training.loader import Batch
 from soundmill.training.phases import Phase, PhasedModule, Turn, feature_loss, rebuilt
 
 Synthesise = Callable[[nn.Module, Tensor, int], Tensor]  # net, log-mels [B, n_mels, frames], hop → waves [B, frames · hop]
-Scores = Sequence[Tensor]  # of each discriminator
+Scores = Sequence[Tensor]  # one tensor per discriminator
 
 
 class LogMel(nn.Module):
-    """`mel.log_mel` of waves [B, T] that are already at their peak, with a gradient."""
+    """Differentiable `mel.log_mel` of waves [B, T] whose peak is already set."""
 
     def __init__(self, spec: MelSpec):
         super().__init__()
@@ -40,10 +40,10 @@ class LogMel(nn.Module):
 
 
 class VocoderModule(PhasedModule):
-    """A batch: crops of clips, made anew from their log-mels by `synthesise`, beside what they were.
+    """A batch: log-mels and waves of crops; `synthesise` generates waves from the log-mels.
 
-    `params` has `steps`, `optimiser`, `feature_weight` and `mel_weight`. `build` makes another `net`, without norms. `told` and
-    `fooled` are the losses of the discriminators and of the net: least squares or hinge.
+    `params` has `steps`, `optimiser`, `feature_weight` and `mel_weight`. `build` makes a new `net` without weight normalisation.
+    `discriminator_loss` and `generator_loss` are the adversarial losses: least squares or hinge.
     """
 
     def __init__(
@@ -54,12 +54,13 @@ class VocoderModule(PhasedModule):
         spec: MelSpec,
         synthesise: Synthesise,
         discriminator: nn.Module,
-        told: Callable[[Scores, Scores], Tensor] = phases.discriminator_loss,
-        fooled: Callable[[Scores], Tensor] = phases.generator_loss,
+        discriminator_loss: Callable[[Scores, Scores], Tensor] = phases.discriminator_loss,
+        generator_loss: Callable[[Scores], Tensor] = phases.generator_loss,
     ):
         super().__init__(net, {"discriminator": (discriminator, params.optimiser)}, params, params.steps)
-        self.log_mel, self.synthesise, self.told, self.fooled = LogMel(spec), synthesise, told, fooled
-        self.arguments = params, build, spec, synthesise, discriminator, told, fooled
+        self.log_mel, self.synthesise = LogMel(spec), synthesise
+        self.discriminator_loss, self.generator_loss = discriminator_loss, generator_loss
+        self.arguments = params, build, spec, synthesise, discriminator, discriminator_loss, generator_loss
 
     def __reduce__(self) -> Any:
         return rebuilt, (_with_norms, self.arguments, self.state_dict())
@@ -68,47 +69,47 @@ class VocoderModule(PhasedModule):
         return [Phase((Turn("discriminator"), Turn("net")), self.losses)]
 
     def valid_loss(self, step: int, batch: Batch) -> Tensor:
-        """The weighted error of log-mels, or unweighted where it is not trained on: what discriminators say does not compare."""
+        """The weighted log-mel error (unweighted if its weight is 0); adversarial losses are not comparable between steps."""
         log_mel, real = batch.values
-        made = self.synthesise(self.net, log_mel.float(), self.log_mel.spec.hop_length)
-        return (self.params.mel_weight or 1.0) * self._spectral(made, real)
+        fake = self.synthesise(self.net, log_mel.float(), self.log_mel.spec.hop_length)
+        return (self.params.mel_weight or 1.0) * self._spectral(fake, real)
 
-    def _spectral(self, made: Tensor, real: Tensor) -> Tensor:
-        return (self.log_mel(made) - self.log_mel(real)).abs().mean()
+    def _spectral(self, fake: Tensor, real: Tensor) -> Tensor:
+        return (self.log_mel(fake) - self.log_mel(real)).abs().mean()
 
     def losses(self, step: int, batch: Batch, nets: Sequence[str]) -> Iterator[Tensor]:
         log_mel, real = batch.values
-        made = self.synthesise(self.net, log_mel.float(), self.log_mel.spec.hop_length)
-        of_real, of_made = self.discriminator(real), self.discriminator(made.detach())
-        yield self.told([scores for scores, _ in of_real], [scores for scores, _ in of_made])
+        fake = self.synthesise(self.net, log_mel.float(), self.log_mel.spec.hop_length)
+        real_outputs, fake_outputs = self.discriminator(real), self.discriminator(fake.detach())
+        yield self.discriminator_loss([scores for scores, _ in real_outputs], [scores for scores, _ in fake_outputs])
 
-        of_real, of_made = self.discriminator(real), self.discriminator(made)
-        features = feature_loss([maps for _, maps in of_real], [maps for _, maps in of_made])
-        fooled = self.fooled([scores for scores, _ in of_made])
-        yield fooled + self.params.feature_weight * features + self.params.mel_weight * self._spectral(made, real)
-
-
-def hinge_discriminator_loss(real: Scores, made: Scores) -> Tensor:
-    """Hinge (Lim & Ye 2017), summed over discriminators: scores of what is real go above 1, of what is made below −1."""
-    return torch.stack([relu(1 - mine).mean() + relu(1 + its).mean() for mine, its in zip(real, made, strict=True)]).sum()
+        real_outputs, fake_outputs = self.discriminator(real), self.discriminator(fake)
+        features = feature_loss([maps for _, maps in real_outputs], [maps for _, maps in fake_outputs])
+        adversarial = self.generator_loss([scores for scores, _ in fake_outputs])
+        yield adversarial + self.params.feature_weight * features + self.params.mel_weight * self._spectral(fake, real)
 
 
-def hinge_generator_loss(made: Scores) -> Tensor:
-    return torch.stack([-its.mean() for its in made]).sum()
+def hinge_discriminator_loss(real: Scores, fake: Scores) -> Tensor:
+    """Hinge loss (Lim & Ye 2017), summed over discriminators: pushes real scores above 1 and generated ones below −1."""
+    return torch.stack([relu(1 - x).mean() + relu(1 + y).mean() for x, y in zip(real, fake, strict=True)]).sum()
+
+
+def hinge_generator_loss(fake: Scores) -> Tensor:
+    return torch.stack([-scores.mean() for scores in fake]).sum()
 
 
 def check_hop(rates: Sequence[int], spec: MelSpec) -> None:
-    """UserError where a net makes another number of samples of a frame than the spec has."""
-    made = math.prod(rates)
-    if made != spec.hop_length:
+    """UserError if the product of a network's rates differs from the spec's hop length."""
+    product = math.prod(rates)
+    if product != spec.hop_length:
         raise UserError(
-            f"vocoder.network.rates {rates} make {made} samples of a frame, and hop_length of its spectrogram is "
+            f"vocoder.network.rates {rates} multiply to {product} samples per frame, but hop_length of its spectrogram is "
             f"{spec.hop_length}; make them agree"
         )
 
 
 def check_crop(frames: int, spec: MelSpec) -> None:
-    """UserError where a crop is shorter than what the centred transform mirrors at its ends."""
+    """UserError if a crop is shorter than the reflection padding of the centred transform."""
     if frames * spec.hop_length <= spec.n_fft // 2:
         raise UserError(
             f"vocoder.weights.crop_frames {frames} of {spec.hop_length} samples must be more than half of n_fft {spec.n_fft}"
@@ -124,14 +125,14 @@ def convolutions(net: nn.Module) -> list[nn.Module]:
 
 
 def with_norms(net: nn.Module) -> nn.Module:
-    """The net with length and direction of its kernels apart (Salimans & Kingma 2016), as it is trained."""
+    """Apply weight normalisation (Salimans & Kingma 2016), as in training."""
     for layer in convolutions(net):
         weight_norm(layer)
     return net
 
 
 def without_norms(net: nn.Module) -> nn.Module:
-    """The net with its kernels as they are."""
+    """Fold weight normalisation into the kernels."""
     for layer in convolutions(net):
         parametrize.remove_parametrizations(layer, "weight")
     return net

@@ -1,4 +1,4 @@
-"""Knobs that vocoders trained here have in common."""
+"""Parameters common to trained vocoders."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from soundmill.training.params import HardwareParams, TrainingParams
 
 
 class CropsParams(TrainingParams):
-    """The vocoder is trained on the corpus's training clips."""
+    """Train the vocoder on the training clips."""
 
     kind: Literal["train"]
     batch_size: int = Field(ge=1)
     steps: int = Field(ge=1)
-    crop_frames: int = Field(ge=1, description="of each clip, seen in one step; a shorter one is followed by silence")
+    crop_frames: int = Field(ge=1, description="length of a crop of each clip; shorter clips are padded with silence")
 
 
 class AdversaryParams(CropsParams):
-    """The vocoder is trained on the corpus's training clips, against discriminators."""
+    """Train the vocoder on the training clips, against discriminators."""
 
     discriminator_width: int = Field(ge=4, multiple_of=4, description="32 in HiFi-GAN's paper")
-    feature_weight: float = Field(ge=0, description="of the difference of the discriminators' feature maps; MelGAN's paper: 10")
-    mel_weight: float = Field(ge=0, description="of the difference of log-mels; MelGAN's paper: 0")
+    feature_weight: float = Field(ge=0, description="of the feature matching loss; MelGAN's paper: 10")
+    mel_weight: float = Field(ge=0, description="of the log-mel loss; MelGAN's paper: 0")
 
 
 class NetVocoderParams(GriffinLimParams):
-    """`griffin_lim_iterations` and `griffin_lim_momentum` are of what the vocoder is measured beside."""
+    """`griffin_lim_iterations` and `griffin_lim_momentum` configure Griffin-Lim as the baseline of the vocoder's error."""
 
     hardware: HardwareParams
 
@@ -36,7 +36,7 @@ class NetVocoderParams(GriffinLimParams):
     def _shared_among_devices(self) -> Self:
         weights, devices = self.weights, self.hardware.devices
         if weights.kind == "load" and devices != 1:
-            raise ValueError("hardware.devices must be 1 for weights that are loaded")
+            raise ValueError("hardware.devices must be 1 for loaded weights")
         if weights.kind == "train" and weights.batch_size % devices:
             raise ValueError(f"weights.batch_size {weights.batch_size} must be a multiple of hardware.devices {devices}")
         return self

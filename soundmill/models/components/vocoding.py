@@ -1,4 +1,4 @@
-"""Waves of log-mels by any vocoder."""
+"""Vocode log-mels with any vocoder."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def to_waves(
 ) -> Tensor:
     """Waves [N, C, T] in [−1, 1] on the CPU, at most `num_samples` long, of log-mels [N, n_mels, frames].
 
-    One after another, so that none hangs on its neighbours; one that is louder than 1 is turned down whole. `seeds` are of the
-    grain of each; without, as for recordings, all have the same.
+    Log-mels are vocoded one by one, so that results do not depend on the batch; a wave with a peak above 1 is scaled to 1. `seeds`
+    are for the vocoder's noise; without them, as for recordings, all items use the same.
     """
     if not torch.isfinite(log_mels).all():
-        raise UserError("the model's log-mels are not finite; choose a gentler sampling, or retrain with `dvc repro`")
+        raise UserError("the model's log-mels are not finite; choose milder sampling settings, or retrain with `dvc repro`")
     vocoder = vocoder.to(device)
     with torch.no_grad():
         waves = torch.cat(

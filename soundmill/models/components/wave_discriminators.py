@@ -1,7 +1,7 @@
-"""Discriminators of waves: HiFi-GAN's of several periods and scales (Kong, Kim & Bae 2020), or of scales alone, as MelGAN has.
+"""Discriminators of waves: of several periods and scales as in HiFi-GAN (Kong, Kim & Bae 2020), or of scales only as in MelGAN.
 
-Each looks at a wave [B, 1, T] and says how real it takes every place of it to be, [B, places], and what it saw on the way: its
-feature maps. At the paper's width, 32, they have 41,105,770 and 29,618,821 weights, counting the norms'.
+Each returns the scores [B, positions] of a wave [B, 1, T] and its feature maps. At the paper's width of 32, those of periods have
+41,105,770 parameters and those of scales 29,618,821, including weight normalisation.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from soundmill.training.phases import rebuilt
 
-Judgement = tuple[Tensor, list[Tensor]]  # scores, feature maps
+Output = tuple[Tensor, list[Tensor]]  # scores, feature maps
 
-PERIODS = (2, 3, 5, 7, 11)  # primes, so that they overlap as little as can be
-SCALES = 3  # each sees the wave at half the rate of the one before
+PERIODS = (2, 3, 5, 7, 11)  # primes, so that they overlap as little as possible
+SCALES = 3  # each at half the rate of the one before
 SLOPE = 0.1  # of the leaky ReLUs
 
 
@@ -28,7 +28,7 @@ class Convolutions(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(layers)
 
-    def forward(self, signal: Tensor) -> Judgement:
+    def forward(self, signal: Tensor) -> Output:
         features = []
         for layer in self.layers[:-1]:
             signal = nn.functional.leaky_relu(layer(signal), SLOPE)
@@ -38,7 +38,7 @@ class Convolutions(nn.Module):
 
 
 class PeriodDiscriminator(nn.Module):
-    """Sees every `period`-th sample only, in rows of a picture [B, 1, T / period, period]."""
+    """Convolutions along every `period`-th sample of a wave reshaped to [B, 1, T / period, period]."""
 
     def __init__(self, period: int, width: int):
         super().__init__()
@@ -51,14 +51,14 @@ class PeriodDiscriminator(nn.Module):
         ]
         self.stack = Convolutions([*layers, weight_norm(nn.Conv2d(widths[-1], 1, (3, 1), 1, (1, 0)))])
 
-    def forward(self, wave: Tensor) -> Judgement:
+    def forward(self, wave: Tensor) -> Output:
         missing = -wave.shape[2] % self.period
         wave = nn.functional.pad(wave, (0, missing), mode="reflect")
         return self.stack(wave.unflatten(2, (-1, self.period)))
 
 
 class ScaleDiscriminator(nn.Module):
-    """Sees a wave as it is, in ever wider grouped convolutions."""
+    """Grouped convolutions of the wave with increasing width."""
 
     def __init__(self, width: int, norm: Callable[[nn.Module], nn.Module]):
         super().__init__()
@@ -80,29 +80,29 @@ class ScaleDiscriminator(nn.Module):
             ]
         )
 
-    def forward(self, wave: Tensor) -> Judgement:
+    def forward(self, wave: Tensor) -> Output:
         return self.stack(wave)
 
 
 class Discriminators(nn.Module):
-    """All of them, with separate weights; `width`, a multiple of 4, is 32 in HiFi-GAN's paper."""
+    """All period and scale discriminators, with separate weights; `width`, a multiple of 4, is 32 in HiFi-GAN's paper."""
 
     def __init__(self, width: int, periods: Sequence[int] = PERIODS):
         super().__init__()
         self.arguments = width, periods
         self.periods = nn.ModuleList([PeriodDiscriminator(period, width) for period in periods])
-        norms = [spectral_norm] + [weight_norm] * (SCALES - 1)  # the paper's code has it so for the first, which sees raw waves
+        norms = [spectral_norm] + [weight_norm] * (SCALES - 1)  # as in the paper's code: spectral norm for the first, on raw waves
         self.scales = nn.ModuleList([ScaleDiscriminator(width, norm) for norm in norms])
         self.halve = nn.AvgPool1d(4, 2, padding=2)
 
     def __reduce__(self) -> Any:
         return rebuilt, (Discriminators, self.arguments, self.state_dict())
 
-    def forward(self, wave: Tensor) -> list[Judgement]:
-        """Of waves [B, T]: a judgement of each discriminator, in an order that stays."""
+    def forward(self, wave: Tensor) -> list[Output]:
+        """Outputs of each discriminator for waves [B, T], always in the same order."""
         wave = wave[:, None]
-        judgements = [period(wave) for period in self.periods]
+        outputs = [period(wave) for period in self.periods]
         for number, scale in enumerate(self.scales):
             wave = wave if number == 0 else self.halve(wave)
-            judgements.append(scale(wave))
-        return judgements
+            outputs.append(scale(wave))
+        return outputs

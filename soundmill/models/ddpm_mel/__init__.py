@@ -1,4 +1,4 @@
-"""The family `ddpm_mel`: diffusion on mel-spectrogram pictures, unconditional or by label."""
+"""The family `ddpm_mel`: diffusion of mel-spectrogram pictures, unconditional or by label."""
 
 from __future__ import annotations
 

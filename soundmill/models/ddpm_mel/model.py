@@ -1,4 +1,4 @@
-"""A trained diffusion of mel pictures: what it can do, and its checkpoint."""
+"""A trained diffusion of mel pictures: the model and its checkpoint."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class Config(FamilyConfig):
 
 @dataclass
 class DdpmMel:
-    """A `Model` (models/family.py); `net` carries the averaged weights.
+    """A `Model` (models/family.py); `net` has the averaged weights.
 
-    `levels` [N] are the training clips' picture levels and `level_labels` [N, num_labels] their label weights: a generated
-    clip draws its level from them (one row, unused, when the level is absolute).
+    `levels` [N] are the levels of the training clips and `level_labels` [N, num_labels] their label weights: the level of a
+    generated clip is drawn from them (a single unused row if the level is absolute).
     """
 
     params: TrainParams
@@ -54,7 +54,7 @@ class DdpmMel:
     picture: PictureCodec
     levels: Tensor
     level_labels: Tensor
-    vocoder: Vocoder | None = None  # none: Griffin-Lim
+    vocoder: Vocoder | None = None  # None: Griffin-Lim
     channels: int = 1
 
     @property
@@ -70,7 +70,7 @@ class DdpmMel:
         return "labels" if self.labels else "none"
 
     def generate(self, requests: Sequence[Request], run: Run) -> Tensor:
-        """Noise → latents → log-mels → waves; a request's labels share the condition equally."""
+        """Noise → latents → log-mels → waves; the condition is the mean of a request's labels."""
         conditions = torch.stack([label_weights(request.labels, self.labels) for request in requests])
         seeds = [request.seed for request in requests]
         return self._to_waves(sample_log_mels(self, conditions, seeds, run), run, seeds)
@@ -100,7 +100,7 @@ def sample_log_mels(model: DdpmMel, conditions: Tensor, seeds: list[int], run: R
         null = torch.zeros_like(condition)
         outside = guided(net, (condition,), (null,), 1.0)
         inside = guided(net, (condition,), (null,), sampling.guidance_scale) if model.labels else outside
-        # The timesteps that `sample` visits, in its order: to read them from `t` would wait for a GPU at each step.
+        # The timesteps of `sample` in order: reading them from `t` would synchronise with the GPU at each step.
         visited = iter(timesteps(diffusion.num_timesteps, sampling.num_steps, "trailing", diffusion.first_timestep))
 
         def denoise(xt: Tensor, t: Tensor) -> Tensor:
@@ -134,15 +134,15 @@ def sample_log_mels(model: DdpmMel, conditions: Tensor, seeds: list[int], run: R
 
 
 def _draw_level(model: DdpmMel, condition: Tensor, seed: int) -> Tensor:
-    """The level of a training clip whose labels are most like `condition`, drawn by the item's seed."""
-    likeness = model.level_labels @ condition
-    candidates = model.levels[likeness >= likeness.max() - 1e-6]
+    """The level of a random training clip among those whose labels match `condition` best, drawn by the item's seed."""
+    similarity = model.level_labels @ condition
+    candidates = model.levels[similarity >= similarity.max() - 1e-6]
     rng = torch.Generator().manual_seed(seed_of(seed, "level"))
     return candidates[int(torch.randint(len(candidates), (), generator=rng))]
 
 
 def build_net(params: TrainParams, num_labels: int) -> nn.Module:
-    """The net of the parameters, initialised from torch's global generator: (xt, t, label weights) → prediction."""
+    """The network, initialised from torch's global generator: (xt, t, label weights) → prediction."""
     network, picture = params.network, params.picture
     sizes = (network.widths, network.attention_levels, network.heads, network.embedding_size, num_labels)
     channels, rows, columns = (
@@ -158,13 +158,13 @@ def build_net(params: TrainParams, num_labels: int) -> nn.Module:
 
 
 def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
-    """As models/family.py says; without labels, each of which adds an embedding."""
+    """See models/family.py; without label embeddings."""
     params = strict.parse_section(document, f"{FAMILY}.train", TrainParams)
     return {"unet": build_net(params, num_labels=0), **registry.vocoder_network(document, FAMILY)}
 
 
 def save(model: DdpmMel, parts: Path, directory: Path, facts: dict[str, Any]) -> None:
-    """Write the checkpoint, with a copy of the vocoder in `parts`, the directory that the training took."""
+    """Write the checkpoint, with a copy of the vocoder in `parts`, the training's input directory."""
     config = Config(params=model.params, labels=model.labels, mel_spec=model.spec)
     tensors = {**_nets(model.net, model.picture).state_dict(), "levels": model.levels, "level_labels": model.level_labels}
     family.save(directory, config, tensors, facts, parts=[parts / registry.VOCODER] if model.vocoder else [])
@@ -192,5 +192,5 @@ def load(directory: Path) -> DdpmMel:
 
 
 def _nets(net: nn.Module, picture: nn.Module) -> nn.ModuleDict:
-    """Both as one, as their weights are saved."""
+    """Both as one module, whose weights are saved together."""
     return nn.ModuleDict({"net": net, "picture": picture})

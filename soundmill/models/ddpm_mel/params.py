@@ -1,4 +1,4 @@
-"""Every knob of the family; the checkpoint carries the training's, so that nothing needs params.yaml later."""
+"""Parameters of the family; the checkpoint stores the training parameters, so using it does not need params.yaml."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from soundmill.params import Decibels, Probability, Seconds, StageParams
 
 
 class PictureParams(StageParams):
-    """The mapping of a log-mel spectrogram to the numbers the net sees, and back.
+    """The mapping between log-mel spectrograms and the network's input.
 
-    A mel value is taken relative to a level: `top_db` (10·log10 of the mel value, for every clip the same) or the clip's own
-    maximum, which is then stored and drawn for a generated clip. `log` maps `range_db` below the level to −1 and the level to
-    1; `power` maps q to 2·q^exponent − 1. With `min_max` the picture is then stretched until its minimum is −1 too, which is
-    not undone on the way back; `polarity: dark` turns its sign. The picture is resized to height × width, cut into patches
+    A mel value is relative to a level: `top_db` (10·log10 of the mel value, the same for every clip) or the clip's maximum, which
+    is stored and drawn for a generated clip. `log` maps `range_db` below the level to −1 and the level to
+    1; `power` maps q to 2·q^exponent − 1. `min_max` then stretches the picture so that its minimum is −1, which is
+    not undone by decoding; `polarity: dark` flips its sign. The picture is resized to height × width, cut into patches
     that become channels, and standardised with constants of the training set that the checkpoint stores.
     """
 
-    seconds: Seconds = Field(gt=0, description="of sound in one picture; a shorter clip is followed by silence")
+    seconds: Seconds = Field(gt=0, description="of sound in one picture; shorter clips are padded with silence")
     height: int = Field(ge=4)
     width: int = Field(ge=4)
     level: Literal["absolute", "clip"]
     top_db: Decibels
     compression: Literal["log", "power"]
     range_db: Decibels = Field(gt=0, description="of `log`")
-    exponent: float = Field(gt=0, le=1, description="of `power`, on mel values of the spec's own power")
+    exponent: float = Field(gt=0, le=1, description="of `power`, applied to mel values with the spec's power")
     min_max: bool = Field(description="of `level: clip`: stretch every picture to [−1, 1]")
-    polarity: Literal["bright", "dark"] = Field(description="what loud is")
+    polarity: Literal["bright", "dark"] = Field(description="appearance of loud sound")
     patch: list[int] = Field(min_length=2, max_length=2, description="rows, columns that become channels")
     patch_basis: Literal["pixels", "dct"] = Field(description="channels are a patch's pixels, or its cosine transform (JPEG's)")
     standardise: Literal["none", "global", "band", "channel"]
@@ -42,7 +42,7 @@ class PictureParams(StageParams):
         if min(self.patch) < 1 or self.height % self.patch[0] or self.width % self.patch[1]:
             raise ValueError(f"patch {self.patch} must divide the picture's height {self.height} and width {self.width}")
         if self.min_max and self.level != "clip":
-            raise ValueError("min_max loses the level of a picture: it needs `level: clip`, which stores it")
+            raise ValueError("min_max loses the level of a picture: use `level: clip`, which stores it")
         return self
 
 
@@ -65,13 +65,13 @@ class _NetworkParams(StageParams):
 
 
 class UNetParams(_NetworkParams):
-    """The seed's U-Net (unet.py); its own sizes: widths 64, 128, 256, 256, attention 0–3, 4 heads, embedding 256."""
+    """The U-Net of unet.py. Original sizes: widths 64, 128, 256, 256, attention 0–3, 4 heads, embedding 256."""
 
     kind: Literal["unet"]
 
 
 class ResidualUNetParams(_NetworkParams):
-    """A residual U-Net whose norms are scaled and shifted by the noise level, and that knows frequencies apart (residual.py)."""
+    """A residual U-Net with adaptive norms and learned frequency and position embeddings (residual.py)."""
 
     kind: Literal["residual"]
     blocks: int = Field(ge=1, description="residual blocks per level")
@@ -88,7 +88,7 @@ class ResidualUNetParams(_NetworkParams):
 class PictureDiffusionParams(DiffusionParams):
     first_timestep: int = Field(ge=0, description="timesteps below are neither trained on nor sampled")
     errors_in: Literal["latent", "picture"] = Field(
-        description="where errors are measured; `picture`: outlines, which were lowered by whitening, count more than grain"
+        description="where errors are measured; `picture` gives outlines, which whitening attenuates, more weight than grain"
     )
 
 
@@ -104,8 +104,8 @@ class SamplingParams(SamplerParams, GriffinLimParams):
     guidance_interval: list[Probability] = Field(
         min_length=2, max_length=2, description="guide only at t/T within it (Kynkäänniemi et al. 2024)"
     )
-    clip: float | None = Field(gt=0, description="hold every estimate of x0 within ± this; null: do not")
-    rescale: bool = Field(description="a sampled picture less its mean, held within ±1, over its maximum")
+    clip: float | None = Field(gt=0, description="clip every estimate of x0 to ± this; null: no clipping")
+    rescale: bool = Field(description="subtract a sampled picture's mean, clip to ±1, divide by the maximum")
 
     @model_validator(mode="after")
     def _interval_rises(self) -> SamplingParams:
@@ -133,7 +133,7 @@ class TrainParams(FamilyTrainParams):
             if size // patch % halvings:
                 raise ValueError(
                     f"picture.{side} / patch = {size // patch} must be a multiple of {halvings}: "
-                    f"the net halves it {len(self.network.widths) - 1} times"
+                    f"the network halves it {len(self.network.widths) - 1} times"
                 )
         if not self.diffusion.first_timestep < self.diffusion.num_timesteps:
             raise ValueError("diffusion.first_timestep must be below num_timesteps")

@@ -1,4 +1,4 @@
-"""The one mapping between log-mel spectrograms and the pictures that are diffused; the level is kept beside them."""
+"""The mapping between log-mel spectrograms and the diffused pictures; the level is stored separately."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from soundmill.audio.mel import MelSpec, num_frames
 from soundmill.models.ddpm_mel.params import PictureParams
 
-HEADROOM = 1.2  # a generated picture may be this bright; brighter would only be a louder mistake
+HEADROOM = 1.2  # maximum of a generated picture; anything brighter is an error
 
 
 class PictureCodec(nn.Module):
-    """log_mel [B, n_mels, frames] ↔ picture [B, 1, H, W] in about [−1, 1] ↔ what the net sees [B, C, H/patch, W/patch].
+    """log_mel [B, n_mels, frames] ↔ picture [B, 1, H, W] in about [−1, 1] ↔ the network's input [B, C, H/patch, W/patch].
 
-    `level` [B] is the natural logarithm of the power that the picture's 1 stands for. The constants of standardisation are
-    buffers: `fit` sets them, the checkpoint carries them.
+    `level` [B] is the natural logarithm of the power that maps to 1. The constants of standardisation are buffers, set by `fit`
+    and stored in the checkpoint.
     """
 
     def __init__(self, params: PictureParams, spec: MelSpec):
@@ -34,11 +34,11 @@ class PictureCodec(nn.Module):
         self.register_buffer("mean", torch.zeros(constants[params.standardise]))
         self.register_buffer("deviation", torch.ones(constants[params.standardise]))
         self.register_buffer("_basis", _cosine_basis(*params.patch), persistent=False)
-        self._exponent = params.exponent * spec.power / 2  # of `power`, on powers
+        self._exponent = params.exponent * spec.power / 2  # of `power`, applied to powers
         self._floor = -params.range_db * math.log(10) / 10  # of `log`: ln of the power that maps to -1, relative to the level
 
     def level(self, log_mel: Tensor) -> Tensor:
-        """ln of the reference power [B]: the same for all, or each clip's own maximum."""
+        """ln of the reference power [B]: the same for all clips, or each clip's maximum."""
         if self.params.level == "absolute":
             return torch.full((len(log_mel),), self.params.top_db * math.log(10) / 10, device=log_mel.device)
         return self._log_power(log_mel).amax((1, 2))
@@ -53,13 +53,13 @@ class PictureCodec(nn.Module):
             picture = 2 * torch.exp(self._exponent * relative) - 1
         if self.params.min_max:
             lowest = picture.amin((1, 2), keepdim=True)
-            picture = 2 * (picture - lowest) / (1 - lowest).clamp_min(1e-6) - 1  # a clip of one value is all −1
+            picture = 2 * (picture - lowest) / (1 - lowest).clamp_min(1e-6) - 1  # a constant clip becomes −1
         if self.params.polarity == "dark":
             picture = -picture
         return _resize(picture[:, None], (self.params.height, self.params.width), "bilinear"), level
 
     def from_picture(self, picture: Tensor, level: Tensor) -> Tensor:
-        """log_mel [B, n_mels, frames]; a picture of another size than the spectrogram is enlarged bicubically."""
+        """log_mel [B, n_mels, frames]; a picture of another size than the spectrogram is resized bicubically."""
         picture = _resize(picture, (self.spec.n_mels, self.frames), "bicubic")[:, 0]
         if self.params.polarity == "dark":
             picture = -picture
@@ -73,7 +73,7 @@ class PictureCodec(nn.Module):
         return ((relative + level[:, None, None]) * (self.spec.power / 2)).clamp_min(self.silence)
 
     def to_latent(self, picture: Tensor) -> Tensor:
-        """The net's view: patches as channels, standardised."""
+        """The network's input: patches as channels, standardised."""
         return self._standardise(self._split(picture), picture)
 
     def from_latent(self, latent: Tensor) -> Tensor:
@@ -103,14 +103,14 @@ class PictureCodec(nn.Module):
         mean = total / count
         deviation = (squares / count - mean.square()).clamp_min(1e-8).sqrt()
         if self.params.standardise == "channel":
-            # Weak channels (fine detail) are raised only part of the way: at full strength the net spends itself on noise.
-            rest = deviation ** (1 - self.params.whitening)
-            deviation = deviation**self.params.whitening * rest.square().mean().sqrt()
+            # Amplify weak channels (fine detail) only partly: fully whitened, the network spends its capacity on noise.
+            unwhitened = deviation ** (1 - self.params.whitening)
+            deviation = deviation**self.params.whitening * unwhitened.square().mean().sqrt()
         self.mean.copy_(mean.reshape(self.mean.shape))
         self.deviation.copy_(deviation.reshape(self.deviation.shape))
 
     def importance(self) -> Tensor:
-        """What an error of 1 in each channel of the latent means in the picture, squared, of mean 1; broadcasts over latents."""
+        """Squared error in the picture per unit error in each latent channel, normalised to mean 1; broadcasts over latents."""
         if self.params.standardise == "band":
             return torch.ones((), device=self.deviation.device)
         return self.deviation.square() / self.deviation.square().mean()
@@ -138,7 +138,7 @@ class PictureCodec(nn.Module):
 
 
 def rescaled(picture: Tensor) -> Tensor:
-    """Sampled pictures [B, 1, H, W] each less its mean, held within ±1, over its maximum: in [−1, 1], the brightest place 1."""
+    """Sampled pictures [B, 1, H, W], each minus its mean, clipped to ±1 and divided by its maximum, in [−1, 1]."""
     centred = (picture - picture.mean((1, 2, 3), keepdim=True)).clamp(-1, 1)
     return (centred / centred.amax((1, 2, 3), keepdim=True).clamp_min(1e-6)).clamp_min(-1)
 
@@ -153,8 +153,8 @@ def _cosine_basis(rows: int, columns: int) -> Tensor:
     """Orthonormal two-dimensional DCT-II of a patch, [coefficient, pixel], both row by row."""
 
     def one(size: int) -> Tensor:
-        place, order = torch.arange(size, dtype=torch.float64) + 0.5, torch.arange(size, dtype=torch.float64)
-        basis = torch.cos(math.pi / size * order[:, None] * place) * math.sqrt(2 / size)
+        position, order = torch.arange(size, dtype=torch.float64) + 0.5, torch.arange(size, dtype=torch.float64)
+        basis = torch.cos(math.pi / size * order[:, None] * position) * math.sqrt(2 / size)
         basis[0] /= math.sqrt(2)
         return basis
 

@@ -1,7 +1,7 @@
 """A residual U-Net for small machines: fewer, wider levels; noise level and label scale and shift its norms (AdaGN).
 
-A spectrogram is no photograph: its rows mean different things. So every row has a learned bias at the entrance, and attention
-knows the place of what it compares.
+Unlike in a photograph, the rows of a spectrogram have different meanings. So each row has a learned bias at the input, and
+attention has a learned position embedding.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class ResidualBlock(nn.Module):
 
 
 class PlacedAttention(nn.Module):
-    """Self-attention over all places of a picture, with a learned bias for each place; begins as the identity."""
+    """Self-attention over all positions, with a learned position embedding; initially the identity."""
 
     def __init__(self, shape: tuple[int, int, int], heads: int):
         super().__init__()
@@ -53,7 +53,7 @@ class PlacedAttention(nn.Module):
 
 
 class Stack(nn.Module):
-    """One residual block, and attention behind it where the level has it."""
+    """A residual block, then attention if the level has it."""
 
     def __init__(
         self, channels_in: int, shape: tuple[int, int, int], attends: bool, heads: int, embedding_size: int, dropout: float
@@ -69,8 +69,8 @@ class Stack(nn.Module):
 class ResidualUNet(nn.Module):
     """Predicts from (xt, t, condition): [B, *shape], [B] timesteps, [B, num_labels] label weights (all zero: no label).
 
-    `shape` is (channels, rows, columns); rows and columns are halved between levels, of which there are len(widths). It begins
-    by answering 0 to everything.
+    `shape` is (channels, rows, columns); rows and columns are halved between levels, of which there are len(widths). Untrained, it
+    predicts 0.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Train the family on the training split's spectrograms: noise in, pictures out."""
+"""Train the family on the spectrograms of the training split."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from soundmill.training.seeds import seed_of
 from soundmill.training.starting import compare
 from soundmill.training.validation import HeldOut
 
-AT_ONCE = 32  # clips whose levels and constants are measured
+AT_ONCE = 32  # clips per batch when measuring levels and constants
 
 
 @dataclass
 class Clips:
-    """Clips of one split in stable order: spectrograms, label weights [N, num_labels], and how a picture is cut from one."""
+    """Clips of one split in stable order: spectrograms, label weights [N, num_labels], and the length of a picture."""
 
     log_mels: LogMels
     label_weights: Tensor
@@ -54,7 +54,7 @@ class Clips:
         return Labelled(Crops(self.log_mels, self.frames, self.silence), self.label_weights)
 
     def beginnings(self, size: int) -> Iterator[Tensor]:
-        """log_mel [B, n_mels, frames] of all clips in order, from their beginnings."""
+        """log_mel [B, n_mels, frames] of all clips in order, from the start of each clip."""
         for first in range(0, len(self), size):
             items = range(first, min(first + size, len(self)))
             yield self.log_mels.crops(items, [0.0] * len(items), self.frames, self.silence).float()
@@ -69,19 +69,19 @@ def read_catalog(catalog: Path, split: str) -> tuple[dict[str, list[str]], dict[
 
 
 def read_clips(mels: Path, clip_labels: dict[str, list[str]], known: list[str], picture: PictureCodec, scratch: Path) -> Clips:
-    """Spectrograms of the clips named; a shorter one than a picture is followed by silence, a longer one is cropped."""
+    """Spectrograms of the clips, padded with silence or cropped to the length of a picture."""
     weights = [label_weights(labels, known) for labels in clip_labels.values()]
     log_mels = gather_log_mels(mels, list(clip_labels), scratch)
     return Clips(log_mels, torch.stack(weights), picture.frames, picture.silence)
 
 
 class Draws(NamedTuple):
-    """What chance decides of a step's whole batch, whichever rank an item goes to."""
+    """Random draws for a step's whole batch, independent of the number of ranks."""
 
-    places: Tensor  # [B] of the crop, in [0, 1)
+    places: Tensor  # [B] relative start of the crop, in [0, 1)
     shifts: Tensor  # [B] frames rolled
     gains: Tensor  # [B, 1, 1] dB
-    kept: Tensor  # [B, 1] whether the label is
+    kept: Tensor  # [B, 1] whether the label is kept
     timesteps: Tensor  # [B]
 
 
@@ -105,7 +105,7 @@ def crop_places(params: TrainParams, frames: int, step: int) -> Tensor:
 
 
 class DdpmModule(TrainingModule):
-    """A step: its clips, rolled, made louder or softer, put as pictures, noised, predicted."""
+    """A batch: clips, augmented by rotation and gain, encoded as pictures, noised, and denoised by the network."""
 
     def __init__(self, params: TrainParams, model: DdpmMel, steps: int):
         super().__init__(model.net, params, steps)
@@ -115,35 +115,35 @@ class DdpmModule(TrainingModule):
 
     def loss(self, step: int, batch: Batch) -> Tensor:
         params, diffusion = self.params, self.params.diffusion
-        mine = Draws(*map(self.share, draws(params, self.picture.frames, step)))
+        draw = Draws(*map(self.share, draws(params, self.picture.frames, step)))
         log_mel, label_weights = batch.values
-        condition = label_weights * mine.kept.to(self.device, non_blocking=True)
-        t = mine.timesteps.to(self.device, non_blocking=True)
+        condition = label_weights * draw.kept.to(self.device, non_blocking=True)
+        t = draw.timesteps.to(self.device, non_blocking=True)
 
         with torch.autocast(self.device.type, enabled=False):
-            x0 = self.picture.encode(self._augment(log_mel.float(), mine))[0]
+            x0 = self.picture.encode(self._augment(log_mel.float(), draw))[0]
         if params.network.channels_last:
             x0 = x0.contiguous(memory_format=torch.channels_last)
         noise = self.noise_like(x0, self.rng("noise", step))
         importance = self.picture.importance() if diffusion.errors_in == "picture" else 1.0
-        answer = partial(_answer, self.net, condition)
-        return training_loss(answer, diffusion, self.table, x0, t, noise, importance)
+        predict = partial(_predict, self.net, condition)
+        return training_loss(predict, diffusion, self.table, x0, t, noise, importance)
 
-    def _augment(self, log_mel: Tensor, mine: Draws) -> Tensor:
-        """log_mel [b, n_mels, frames], rotated in time, with another gain."""
+    def _augment(self, log_mel: Tensor, draw: Draws) -> Tensor:
+        """log_mel [b, n_mels, frames], rotated in time and with a random gain."""
         if self.params.augmentation.time_roll:
-            log_mel = torch.stack([one.roll(shift, dims=1) for one, shift in zip(log_mel, mine.shifts.tolist(), strict=True)])
-        louder = log_mel + mine.gains.to(log_mel, non_blocking=True) * (math.log(10) / 20 * self.model.spec.power)
+            log_mel = torch.stack([one.roll(shift, dims=1) for one, shift in zip(log_mel, draw.shifts.tolist(), strict=True)])
+        louder = log_mel + draw.gains.to(log_mel, non_blocking=True) * (math.log(10) / 20 * self.model.spec.power)
         return louder.clamp_min(self.picture.silence)
 
 
 def prepare(params: TrainParams, ctx: Any, mels: Path, parts: Path, catalog: Path, start: DdpmMel | None) -> Prepared:
-    """A training that starts from another knows its labels too, and sees pictures standardised as that did."""
+    """A training that starts from another keeps its labels and the standardisation of its pictures."""
     clip_labels, weights = read_catalog(catalog, "train")
     if not clip_labels:
         raise no_training_clip(catalog)
-    before = start.labels if start else []
-    labels = [*before, *(label for label in _labels(clip_labels, params.conditional) if label not in before)]
+    start_labels = start.labels if start else []
+    labels = [*start_labels, *(label for label in _labels(clip_labels, params.conditional) if label not in start_labels)]
     spec = read_spec(mels)
     if start:
         compare(params.start_from, {"mel_spec": start.spec.model_dump()}, {"mel_spec": spec.model_dump()})
@@ -194,16 +194,16 @@ def _held_out(
     chosen = choose_by_hash(list(clip_labels), params.validate_batches * params.batch_size)
     if not chosen:
         return None
-    unseen = read_clips(mels, {clip_id: clip_labels[clip_id] for clip_id in chosen}, labels, picture, scratch)
-    return HeldOut(unseen.source(), len(unseen))
+    held_out = read_clips(mels, {clip_id: clip_labels[clip_id] for clip_id in chosen}, labels, picture, scratch)
+    return HeldOut(held_out.source(), len(held_out))
 
 
-def _answer(net: torch.nn.Module, condition: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+def _predict(net: torch.nn.Module, condition: Tensor, xt: Tensor, t: Tensor) -> Tensor:
     return net(xt, t, condition)
 
 
 def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
-    """As models/family.py says."""
+    """See models/family.py."""
     params = strict.parse_section(document, f"{FAMILY}.train", TrainParams)
     generate = strict.parse_section(document, f"{FAMILY}.generate", GenerateParams)
     spec = strict.parse_section(document, f"spectrogram.{FAMILY}", mel.SpectrogramParams).spec

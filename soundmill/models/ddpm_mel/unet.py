@@ -1,4 +1,4 @@
-"""The U-Net of the mel DDPM: pooled double convolutions with attention, and the noise level added at every scale.
+"""The U-Net of the mel DDPM: double convolutions with pooling and attention, and the noise level added at every scale.
 
 Every size is a parameter. With widths (64, 128, 256, 256), attention on levels 0–3 and a 256-d embedding on one-channel 64×64
 pictures it has 23,331,457 parameters, and 256 more for every class.
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 class DoubleConv(nn.Module):
-    """Two 3×3 convolutions over normalised channels; [B, i, H, W] → [B, o, H, W], with the input added where `residual`."""
+    """Two 3×3 convolutions over normalised channels; [B, i, H, W] → [B, o, H, W], with the input added if `residual`."""
 
     def __init__(self, channels_in: int, channels_out: int, channels_between: int | None = None, residual: bool = False):
         super().__init__()
@@ -33,7 +33,7 @@ class DoubleConv(nn.Module):
 
 
 class Scale(nn.Module):
-    """One level's work: residual and widening double convolution, plus the embedding [B, E] as a bias per channel."""
+    """One level: a residual and a widening double convolution, plus the embedding [B, E] as a bias per channel."""
 
     def __init__(self, channels_in: int, channels_out: int, channels_between: int | None, embedding_size: int):
         super().__init__()
@@ -47,7 +47,7 @@ class Scale(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Every place of the picture attends to every other (pre-norm transformer block of Vaswani et al. 2017); shape kept."""
+    """Self-attention over all positions (a pre-norm transformer block, Vaswani et al. 2017); keeps the shape."""
 
     def __init__(self, channels: int, heads: int):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The family `diffusion_ae`: a diffusion autoencoder of waves, and a second diffusion over its latents that generates."""
+"""The family `diffusion_ae`: a diffusion autoencoder of waves, and a generative diffusion over its latents."""
 
 from __future__ import annotations
 

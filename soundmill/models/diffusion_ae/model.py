@@ -1,4 +1,4 @@
-"""A trained model, its autoencoder within."""
+"""A trained model and its autoencoder."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class DiffusionAE(LatentPrior):
 
 
 def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
-    """As models/family.py says; without labels, each of which adds an embedding."""
+    """See models/family.py; without label embeddings."""
     read = partial(strict.parse_section, document)
     params, autoencoder = read(f"{FAMILY}.train", TrainParams), read(f"{FAMILY}.autoencoder", AutoencoderParams)
     channels = strict.section(document, f"clips.{document['families'][FAMILY]['clips']}", "params.yaml")["channels"]

@@ -1,4 +1,4 @@
-"""Every knob of the family; the checkpoint carries the training's, so that nothing needs params.yaml later."""
+"""Parameters of the family; the checkpoint stores the training parameters, so using it does not need params.yaml."""
 
 from __future__ import annotations
 

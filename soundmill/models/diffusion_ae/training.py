@@ -16,12 +16,12 @@ from soundmill.models.family import Prepared, Rehearsal
 
 
 def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: Path, start: DiffusionAE | None) -> Prepared:
-    """Of `inputs`: autoencoder/, latents/."""
+    """Reads autoencoder/ and latents/ in `inputs`."""
     return training.prepare(DiffusionAE, params, ctx, inputs, catalog, start)
 
 
 def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
-    """As models/family.py says; a sound takes the passes of its latents, and as many of the decoder as they, which is larger."""
+    """See models/family.py; a sound needs the steps of the latents plus those of the larger decoder."""
     read = partial(strict.parse_section, document)
     params, sampling = read(f"{FAMILY}.train", TrainParams), read(f"{FAMILY}.generate", GenerateParams).sampling
     autoencoder = read(f"{FAMILY}.autoencoder", AutoencoderParams)

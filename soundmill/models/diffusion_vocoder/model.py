@@ -1,4 +1,4 @@
-"""A trained diffusion vocoder: what it can do, and its checkpoint."""
+"""A trained diffusion vocoder: the model and its checkpoint."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Config(FamilyConfig):
 
 @dataclass
 class VocodingModel:
-    """A `Model` (models/family.py) that reconstructs; each channel of a wave by itself."""
+    """A `Model` (models/family.py) that reconstructs, one channel at a time."""
 
     params: TrainParams
     net: VocoderNet
@@ -45,7 +45,7 @@ class VocodingModel:
 
     @property
     def num_samples(self) -> int:
-        """Of a window: a longer sound goes through it in several."""
+        """Length of a window; longer sounds are processed in several."""
         return round(WINDOW_SECONDS * self.sample_rate / self.params.mel.hop_length) * self.params.mel.hop_length
 
     @property
@@ -57,13 +57,13 @@ class VocodingModel:
         vocoder = replace(self.vocoder, sampling=run.sampling).to(run.device)
         log_mels = torch.from_numpy(log_mel(waves.flatten(0, 1).numpy(), self.params.mel))
         with torch.no_grad(), evaluating(self.net):
-            made = torch.cat([vocoder.vocode(one[None].to(run.device)).cpu() for one in log_mels])
-        made = made[..., : waves.shape[2]].reshape(waves.shape)
-        return made / made.abs().amax((1, 2), keepdim=True).clamp_min(1)
+            rebuilt = torch.cat([vocoder.vocode(one[None].to(run.device)).cpu() for one in log_mels])
+        rebuilt = rebuilt[..., : waves.shape[2]].reshape(waves.shape)
+        return rebuilt / rebuilt.abs().amax((1, 2), keepdim=True).clamp_min(1)
 
 
 def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
-    """As models/family.py says."""
+    """See models/family.py."""
     params = strict.parse_section(document, f"{FAMILY}.train", TrainParams)
     return {"net": VocoderNet(params.network, params.mel)}
 

@@ -1,4 +1,4 @@
-"""Every knob of the family; the checkpoint carries the training's, so that nothing needs params.yaml later."""
+"""Parameters of the family; the checkpoint stores the training parameters, so using it does not need params.yaml."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from soundmill.models.params import FamilyGenerateParams, GridParams
 
 
 class TrainParams(BatchedTrainParams):
-    crop_frames: int = Field(ge=1, description="of each clip, seen in one step; a shorter one is followed by silence")
+    crop_frames: int = Field(ge=1, description="length of a crop of each clip; shorter clips are padded with silence")
     mel: MelSpec
     network: UNet1dParams
     grid: GridParams

@@ -1,4 +1,4 @@
-"""Train the family on crops of the training clips' waves (the mean of their channels) beside their log-mels."""
+"""Train the family on crops of the training clips' waves (the mean of their channels) and their log-mels."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Pa
     splits = read_weights(catalog)
     _, (wave, rate) = next(waves_of(clips, set(splits["train"])))
     if params.mel.sample_rate != rate:
-        raise UserError(f"{FAMILY}.train.mel.sample_rate is {params.mel.sample_rate}, and {clips} has {rate}; make them agree")
+        raise UserError(f"{FAMILY}.train.mel.sample_rate is {params.mel.sample_rate}, but {clips} has {rate}; make them agree")
 
     def source_of(clip_ids: Sequence[str]) -> Pairs:
         waves = gather_waves(clips, clip_ids, ctx.scratch, partial(mel.levelled, spec=params.mel))
@@ -56,7 +56,7 @@ def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Pa
 
 
 def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
-    """As models/family.py says."""
+    """See models/family.py."""
     read = partial(strict.parse_section, document)
     params, generate = read(f"{FAMILY}.train", TrainParams), read(f"{FAMILY}.generate", GenerateParams)
     clips = strict.section(document, f"clips.{document['families'][FAMILY]['clips']}", "params.yaml")

@@ -1,4 +1,4 @@
-"""A trained DiffWave: what it can do, and its checkpoint."""
+"""A trained DiffWave: the model and its checkpoint."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Vocoding:
 
     @property
     def num_samples(self) -> int:
-        """Of a window: a longer sound goes through it in several."""
+        """Length of a window; longer sounds are processed in several."""
         return round(WINDOW_SECONDS * self.sample_rate / self.params.mel.hop_length) * self.params.mel.hop_length
 
     @property
@@ -84,9 +84,9 @@ class Generating:
         return "labels" if self.params.condition == "label" else "none"
 
     def generate(self, requests: Sequence[Request], run: Run) -> Tensor:
-        """Noise → waves; a request's labels share the condition equally, and one without gets a label by its seed."""
+        """Noise → waves; the condition averages a request's labels, or is a label drawn by its seed."""
         betas, timesteps = schedule(self.params.noise, run.sampling)
-        net, made = self.net.to(run.device), []
+        net, outputs = self.net.to(run.device), []
         with torch.no_grad(), evaluating(net):
             for start in range(0, len(requests), run.batch_size):
                 part = requests[start : start + run.batch_size]
@@ -98,22 +98,22 @@ class Generating:
 
                 rngs = [torch.Generator().manual_seed(request.seed) for request in part]
                 noise = torch.stack([torch.randn(self.channels, self.num_samples, generator=rng) for rng in rngs])
-                made.append(ancestral(denoise, noise.to(run.device), betas, timesteps, rngs).cpu())
+                outputs.append(ancestral(denoise, noise.to(run.device), betas, timesteps, rngs).cpu())
                 run.progress(len(part))
-        return torch.cat(made)
+        return torch.cat(outputs)
 
     def _conditions(self, requests: Sequence[Request], device: torch.device) -> Tensor | None:
         if self.condition == "none":
             return None
-        drawn = [request.labels or (self._drawn(request.seed),) for request in requests]
-        return torch.stack([label_weights(labels, self.labels) for labels in drawn]).to(device)
+        chosen = [request.labels or (self._draw_label(request.seed),) for request in requests]
+        return torch.stack([label_weights(labels, self.labels) for labels in chosen]).to(device)
 
-    def _drawn(self, seed: int) -> str:
+    def _draw_label(self, seed: int) -> str:
         return self.labels[int(np.random.default_rng(seed_of(seed, "label")).integers(len(self.labels)))]
 
 
 def build_net(params: TrainParams, num_labels: int) -> DiffWaveNet:
-    """The net of the parameters, initialised from torch's global generator."""
+    """The network, initialised from torch's global generator."""
     spec = params.mel if params.condition == "mel" else None
     return DiffWaveNet(params.network, spec, num_labels if params.condition == "label" else None)
 
@@ -123,7 +123,7 @@ def build_model(params: TrainParams, net: DiffWaveNet, sample_rate: int, labels:
 
 
 def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
-    """As models/family.py says; without labels, each of which adds an embedding."""
+    """See models/family.py; without label embeddings."""
     params = strict.parse_section(document, f"{FAMILY}.train", TrainParams)
     return {"net": build_net(params, num_labels=0)}
 

@@ -1,4 +1,4 @@
-"""Every knob of the family; the checkpoint carries the training's, so that nothing needs params.yaml later."""
+"""Parameters of the family; the checkpoint stores the training parameters, so using it does not need params.yaml."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from soundmill.params import Seconds
 class TrainParams(FamilyTrainParams):
     condition: Literal["mel", "label", "none"] = Field(description="mel: a vocoder, which reconstructs; the others generate")
     batch_size: int = Field(ge=1)
-    crop_seconds: Seconds = Field(gt=0, description="of each clip, seen in one step; what has no mels generates sounds so long")
+    crop_seconds: Seconds = Field(
+        gt=0, description="length of a crop of each clip; without mels also the length of generated sounds"
+    )
     mel: MelSpec = Field(description="of `condition: mel`")
     network: NetworkParams
     noise: NoiseParams
@@ -28,7 +30,7 @@ class TrainParams(FamilyTrainParams):
         if self.batch_size % self.hardware.devices:
             raise ValueError(f"batch_size {self.batch_size} must be a multiple of hardware.devices {self.hardware.devices}")
         if self.condition == "mel" and not self.crop_frames:
-            raise ValueError(f"crop_seconds {self.crop_seconds} must be a frame (mel.hop_length {self.mel.hop_length}) or more")
+            raise ValueError(f"crop_seconds {self.crop_seconds} must be at least one frame (mel.hop_length {self.mel.hop_length})")
         return self
 
     @property
@@ -40,7 +42,7 @@ class TrainParams(FamilyTrainParams):
         return round(self.crop_seconds * self.mel.sample_rate / self.mel.hop_length)
 
     def crop_samples(self, sample_rate: int) -> int:
-        """Whole frames of a vocoder's crop."""
+        """Samples of a crop; for a vocoder a whole number of frames."""
         return self.crop_frames * self.mel.hop_length if self.condition == "mel" else round(self.crop_seconds * sample_rate)
 
 

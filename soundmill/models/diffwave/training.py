@@ -1,4 +1,4 @@
-"""Train the family on crops of the training clips' waves; of clips that are shorter than a crop none."""
+"""Train the family on crops of the training clips' waves; clips shorter than a crop are left out."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from soundmill.training.validation import HeldOut
 def prepare(
     params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Path, start: Vocoding | Generating | None
 ) -> Prepared:
-    """A training that starts from another knows its labels too; one of another rate or mel spec is refused."""
-    schedule(params.noise, params.sampling)  # what it refuses, it refuses before the training
+    """A training that starts from another keeps its labels; UserError if the rate or mel spec differs."""
+    schedule(params.noise, params.sampling)  # raises before the training if they do not fit
     splits = read_weights(catalog)
     seconds = durations_of(clips, [*splits["train"], *splits["valid"]])
     _, (_, rate) = next(waves_of(clips, set(splits["train"])))
@@ -50,8 +50,8 @@ def prepare(
     clip_labels = {clip_id: labels for of_split in read_labels(catalog).values() for clip_id, labels in of_split.items()}
     labels = []
     if params.condition == "label":
-        its = [clip_labels[clip_id] for clip_id in long["train"]]
-        labels = known_labels(its, start.labels if start else (), catalog, f"set {FAMILY}.train.condition to `none`")
+        train_labels = [clip_labels[clip_id] for clip_id in long["train"]]
+        labels = known_labels(train_labels, start.labels if start else (), catalog, f"set {FAMILY}.train.condition to `none`")
 
     def source_of(clip_ids: Sequence[str]) -> Source:
         return source(params, rate, clips, clip_ids, [label_weights(clip_labels[one], labels) for one in clip_ids], ctx.scratch)
@@ -77,17 +77,17 @@ def prepare(
 
 
 def check_rate(params: TrainParams, rate: int, clips: Path, start: Vocoding | Generating | None) -> None:
-    """UserError where mels, or the checkpoint that is started from, are of another rate than the clips, or of other mels."""
+    """UserError if the sample rate of mels or of the start checkpoint differs from the clips', or its mel spec differs."""
     if params.condition == "mel" and params.mel.sample_rate != rate:
-        raise UserError(f"{FAMILY}.train.mel.sample_rate is {params.mel.sample_rate}, and {clips} has {rate}; make them agree")
+        raise UserError(f"{FAMILY}.train.mel.sample_rate is {params.mel.sample_rate}, but {clips} has {rate}; make them agree")
     if start:
         mels = params.condition == "mel"
-        there = {"sample_rate": start.sample_rate, "mel": start.params.mel.model_dump() if mels else {}}
-        compare(params.start_from, there, {"sample_rate": rate, "mel": params.mel.model_dump() if mels else {}})
+        theirs = {"sample_rate": start.sample_rate, "mel": start.params.mel.model_dump() if mels else {}}
+        compare(params.start_from, theirs, {"sample_rate": rate, "mel": params.mel.model_dump() if mels else {}})
 
 
 def source(params: TrainParams, rate: int, clips: Path, clip_ids: Sequence[str], labels: Sequence[Tensor], scratch: Path) -> Source:
-    """Crops of clips, as DiffWaveModule takes them."""
+    """The source of crops for DiffWaveModule."""
     if params.condition == "mel":
         waves = gather_waves(clips, clip_ids, scratch, partial(mel.levelled, spec=params.mel))
         return Pairs(log_mels_of(waves, params.mel, scratch), waves, params.crop_frames, params.mel)
@@ -96,14 +96,14 @@ def source(params: TrainParams, rate: int, clips: Path, clip_ids: Sequence[str],
 
 
 def samples(params: TrainParams, clips: Path, clip_ids: Sequence[str], labels: Sequence[str]) -> Any:
-    """Requests of a grid; of a vocoder, real waves [N, 1, T] of which half a grid has room."""
+    """Requests for the grid; for a vocoder real waves [N, 1, T] for half of its cells."""
     if params.condition != "mel":
         return of_grid(params.grid, params.seed, labels)
     return torch.from_numpy(beginnings(clips, clip_ids, params.grid.columns * params.grid.rows // 2).mean(1, keepdims=True))
 
 
 def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
-    """As models/family.py says."""
+    """See models/family.py."""
     read = partial(strict.parse_section, document)
     params, generate = read(f"{FAMILY}.train", TrainParams), read(f"{FAMILY}.generate", GenerateParams)
     clips = strict.section(document, f"clips.{document['families'][FAMILY]['clips']}", "params.yaml")

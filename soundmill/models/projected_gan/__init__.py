@@ -1,4 +1,4 @@
-"""The family `projected_gan`: one-bar loops by a GAN on mel pictures, whose discriminators look through frozen nets."""
+"""The family `projected_gan`: one-bar loops by a GAN on mel pictures, with discriminators on frozen features."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Discriminators of projected GANs (Sauer et al. 2021, arXiv:2111.01007): one for each scale of frozen maps."""
+"""Discriminators of projected GANs (Sauer et al. 2021, arXiv:2111.01007): one for each scale of frozen feature maps."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from torch.nn.utils.parametrizations import spectral_norm
 from soundmill.training.phases import rebuilt
 
 SLOPE = 0.2  # of the leaky ReLUs
-GROUP = 4  # items whose deviation is shown to a discriminator
-LABEL_WIDTH = 64  # of what a label is compared with
+GROUP = 4  # items per minibatch standard deviation
+LABEL_WIDTH = 64  # of the label projection
 
 
 class DownBlock(nn.Module):
-    """A separable convolution under spectral norm, batch norm, leaky ReLU; half as large."""
+    """A separable convolution under spectral norm, batch norm, leaky ReLU and pooling by 2."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
@@ -37,7 +37,7 @@ class DownBlock(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """How real each place of maps [B, inputs, H, W] is: logits [B, places]. `widths` are the channels between its blocks."""
+    """Logits [B, positions] of feature maps [B, inputs, H, W]. `widths` are the channels between the blocks."""
 
     def __init__(self, inputs: int, widths: Sequence[int], num_labels: int = 0):
         super().__init__()
@@ -49,23 +49,23 @@ class Discriminator(nn.Module):
 
     def forward(self, maps: Tensor, label_weights: Tensor | None = None) -> Tensor:
         logits = self.head(with_deviation(self.blocks(self.first(maps))))
-        if self.labels is not None:  # how well a place fits the label (Miyato & Koyama 2018)
+        if self.labels is not None:  # projection discriminator (Miyato & Koyama 2018)
             logits = (logits * self.labels(label_weights)[:, :, None, None]).sum(1, keepdim=True) / math.sqrt(LABEL_WIDTH)
         return logits.flatten(1)
 
 
 def with_deviation(x: Tensor) -> Tensor:
-    """[B, C + 1, H, W]: behind x the mean deviation over `GROUP` items, which tells a batch of one sound (Karras et al. 2018)."""
+    """Append the minibatch standard deviation over `GROUP` items: [B, C + 1, H, W] (Karras et al. 2018, section 3)."""
     group = math.gcd(len(x), GROUP)
     deviation = x.unflatten(0, (group, -1)).var(0, unbiased=False).add(1e-8).sqrt().mean((1, 2, 3))
     return torch.cat([x, deviation.repeat(group)[:, None, None, None].expand(-1, 1, *x.shape[2:])], 1)
 
 
 class Discriminators(nn.Module):
-    """For each projector, which gives maps of these `inputs`, one discriminator a scale, the finest maps halved oftenest.
+    """One discriminator per projector and scale; the finest maps are halved most often.
 
-    `widths` are of all scales and of what all end with: each halving brings maps to the channels of the next. What those of two
-    projectors say is added.
+    `inputs` are the channels of each projector's maps. `widths` are the channels of all scales and of the common last maps: each
+    halving goes to the next. The logits of two projectors are added.
     """
 
     def __init__(self, inputs: Sequence[Sequence[int]], widths: Sequence[int], num_labels: int = 0):
@@ -82,18 +82,18 @@ class Discriminators(nn.Module):
         return rebuilt, (Discriminators, self.arguments, self.state_dict())
 
     def forward(self, maps: Sequence[Sequence[Tensor]], label_weights: Tensor | None = None) -> Tensor:
-        """Logits [B, places of all scales] of each projector's maps."""
-        told = [
-            torch.cat([judge(one, label_weights) for judge, one in zip(judges, each, strict=True)], 1)
-            for judges, each in zip(self.of_projector, maps, strict=True)
+        """Logits [B, positions of all scales], summed over projectors."""
+        logits = [
+            torch.cat([discriminator(one, label_weights) for discriminator, one in zip(discriminators, each, strict=True)], 1)
+            for discriminators, each in zip(self.of_projector, maps, strict=True)
         ]
-        return torch.stack(told).sum(0)
+        return torch.stack(logits).sum(0)
 
 
-def discriminator_loss(real: Tensor, made: Tensor) -> Tensor:
-    """Hinge (Lim & Ye 2017): real ones are to be above 1, made ones below −1; 2 where nothing is said."""
-    return relu(1 - real).mean() + relu(1 + made).mean()
+def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Hinge loss (Lim & Ye 2017): pushes real logits above 1 and generated ones below −1; 2 if all logits are 0."""
+    return relu(1 - real).mean() + relu(1 + fake).mean()
 
 
-def generator_loss(made: Tensor) -> Tensor:
-    return -made.mean()
+def generator_loss(fake: Tensor) -> Tensor:
+    return -fake.mean()

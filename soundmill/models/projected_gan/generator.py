@@ -1,4 +1,4 @@
-"""StyleGAN2's generator (Karras et al. 2020, arXiv:1912.04958), of pictures of mels."""
+"""StyleGAN2's generator (Karras et al. 2020, arXiv:1912.04958), on mel pictures."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch.nn.functional import conv2d, conv_transpose2d, interpolate, pad
 from soundmill.models.projected_gan.params import GeneratorParams
 
 SLOPE = 0.2  # of the leaky ReLUs
-MAPPING_RATE = 0.01  # of the mapping's weights beside the others' (its appendix B)
+MAPPING_RATE = 0.01  # relative learning rate of the mapping (appendix B)
 
 
 class EqualLinear(nn.Module):
-    """A linear layer whose weights are drawn at one size and scaled where they are used (Karras et al. 2018, sec. 4.1)."""
+    """A linear layer with equalised learning rate (Karras et al. 2018, sec. 4.1)."""
 
     def __init__(self, inputs: int, outputs: int, bias: float = 0.0, rate: float = 1.0):
         super().__init__()
@@ -29,7 +29,7 @@ class EqualLinear(nn.Module):
 
 
 class Mapping(nn.Module):
-    """Latents z [B, z_width], and label weights' vectors where there are any, to styles w [B, w_width]."""
+    """Latents z [B, z_width], and optional label embeddings, to styles w [B, w_width]."""
 
     def __init__(self, params: GeneratorParams, label_width: int):
         super().__init__()
@@ -52,9 +52,9 @@ def _activate(x: Tensor) -> Tensor:
 
 
 class ModulatedConv(nn.Module):
-    """A convolution whose input channels each item's style scales, and its outputs back to unit variance (sec. 2.2).
+    """A convolution modulated by each item's style and demodulated to unit variance (sec. 2.2).
 
-    Scaling what goes in and what comes out is the same as scaling weights, which would have to be each item's own.
+    Scaling inputs and outputs is equivalent to scaling the weights, and needs no separate weights per item.
     """
 
     def __init__(
@@ -73,16 +73,16 @@ class ModulatedConv(nn.Module):
         return x * self.norms(style)[:, :, None, None] if self.demodulate else x
 
     def norms(self, style: Tensor) -> Tensor:
-        """What brings each item's weights [B, outputs] to unit norm, for styles [B, inputs]."""
+        """Demodulation factors [B, outputs] for styles [B, inputs]."""
         energies = (self.weight * self.scale).square().sum((2, 3))
         return torch.rsqrt(style.square() @ energies.T + 1e-8)
 
     def _convolved(self, x: Tensor, weight: Tensor) -> Tensor:
-        around = weight.shape[-1] // 2
-        return conv2d(_around(x, around), weight, padding=(0, around)) if self.looped else conv2d(x, weight, padding=around)
+        padding = weight.shape[-1] // 2
+        return conv2d(_around(x, padding), weight, padding=(0, padding)) if self.looped else conv2d(x, weight, padding=padding)
 
     def _twice_convolved(self, x: Tensor, weight: Tensor) -> Tensor:
-        """A convolution of `_twice(x)`, but for its edges: filtered after it, four times less is multiplied."""
+        """A convolution of `_twice(x)` except at its edges: filtering afterwards needs a quarter of the multiplications."""
         x = conv_transpose2d(_around(x, 1) if self.looped else x, weight.transpose(0, 1).flip(2, 3), stride=2)
         taps = torch.tensor([1.0, 3.0, 3.0, 1.0], device=x.device, dtype=x.dtype) / 4
         x = conv2d(x, (taps[:, None] * taps).expand(x.shape[1], 1, -1, -1), groups=x.shape[1], padding=1)
@@ -90,7 +90,7 @@ class ModulatedConv(nn.Module):
 
 
 class StyledConv(nn.Module):
-    """A modulated convolution, noise of a learned strength, bias, leaky ReLU; twice as large a picture where it is `up`."""
+    """A modulated convolution, noise of a learned strength, bias, leaky ReLU; `up` doubles the resolution."""
 
     def __init__(self, inputs: int, outputs: int, w_width: int, looped: bool, up: bool = False):
         super().__init__()
@@ -103,17 +103,17 @@ class StyledConv(nn.Module):
 
 
 def _around(x: Tensor, rows: int) -> Tensor:
-    """With so many rows of the end before it, and of the beginning after it."""
+    """Circular padding by `rows` at both ends of the time axis."""
     return pad(x, (0, 0, rows, rows), mode="circular")
 
 
 def _twice(x: Tensor) -> Tensor:
-    """Twice as large by the filter 1 3 3 1, which is bilinear."""
+    """Upsample by 2 with the filter 1 3 3 1 (bilinear)."""
     return interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
 class ToPicture(nn.Module):
-    """One channel of what a resolution has, added to the picture so far."""
+    """Projects the features of a resolution to one channel and adds them to the upsampled picture."""
 
     def __init__(self, inputs: int, w_width: int, looped: bool):
         super().__init__()
@@ -121,18 +121,18 @@ class ToPicture(nn.Module):
         self.bias, self.looped = nn.Parameter(torch.zeros(1)), looped
 
     def forward(self, x: Tensor, w: Tensor, picture: Tensor | None) -> Tensor:
-        mine = self.conv(x, w) + self.bias[:, None, None]
+        detail = self.conv(x, w) + self.bias[:, None, None]
         if picture is None:
-            return mine
-        return mine + (_twice(_around(picture, 1))[:, :, 2:-2] if self.looped else _twice(picture))
+            return detail
+        return detail + (_twice(_around(picture, 1))[:, :, 2:-2] if self.looped else _twice(picture))
 
 
 class Generator(nn.Module):
-    """Pictures [B, 1, frames, n_mels] of styles, one [B, w_width] for each layer.
+    """Pictures [B, 1, frames, n_mels] from styles, one [B, w_width] for each layer.
 
-    At the paper's sizes it has 21,754,254 weights; labels, which are optional, add a vector each and room for it in the mapping.
-    Of a `looped` picture the last frame lies beside the first one: convolutions see the end before the beginning. The paper's
-    pictures end before their loop does, and have zeros around them.
+    At the paper's sizes it has 21,754,254 weights; optional labels add an embedding each and inputs of the mapping.
+    A `looped` picture is circular in time: convolutions pad with the other end. The paper's pictures end before their loop and are
+    zero-padded.
     """
 
     def __init__(self, params: GeneratorParams, num_labels: int = 0, looped: bool = False):
@@ -159,7 +159,7 @@ class Generator(nn.Module):
 
     @property
     def layers(self) -> int:
-        """Whose styles can differ."""
+        """Number of layers with a style."""
         return 2 * self.params.stages + 2
 
     def sizes(self) -> list[tuple[int, int]]:
@@ -172,12 +172,12 @@ class Generator(nn.Module):
         return [torch.randn(count, 1, *size, generator=rng, device=rng.device) for size in self.sizes()]
 
     def styles(self, z: Tensor, label_weights: Tensor | None = None) -> Tensor:
-        """Styles w [B, w_width] of latents z [B, z_width] and shares of labels [B, num_labels]."""
+        """Styles w [B, w_width] from latents z [B, z_width] and label weights [B, num_labels]."""
         label = None if self.labels is None else label_weights @ self.labels.weight
         return self.mapping(z, label)
 
     def forward(self, w: Tensor, noise: list[Tensor]) -> Tensor:
-        """Of styles [B, layers, w_width]."""
+        """Pictures from styles [B, layers, w_width]."""
         x = self.constant.expand(len(w), -1, -1, -1)
         x = self.first(x, w[:, 0], noise[0])
         picture = self.first_picture(x, w[:, 1], None)

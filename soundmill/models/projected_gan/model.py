@@ -1,4 +1,4 @@
-"""A trained projected GAN: what it can do, and its checkpoint."""
+"""A trained projected GAN: the model and its checkpoint."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from soundmill.training.device import autocast, evaluating
 from soundmill.training.seeds import seed_of
 
 FAMILY = "projected_gan"
-EMBEDDERS = ("vggish", "tagger")  # projectors whose networks judge sounds too
-MEAN_OF = 4096  # latents whose styles' mean truncation goes to
-CONTEXT = 32  # frames of the loop's end before it, and of its beginning after it, that the vocoder hears too
-FADE_SECONDS = 0.02  # of the sound before the loop, into which its end fades
+EMBEDDERS = ("vggish", "tagger")  # projectors whose networks are also embedders of the evaluation
+MEAN_OF = 4096  # latents that estimate the mean style for truncation
+CONTEXT = 32  # frames of circular padding at both ends of a loop for the vocoder
+FADE_SECONDS = 0.02  # crossfade of a loop's end into the sound before its start
 
 
 class Config(FamilyConfig):
@@ -47,8 +47,8 @@ class Config(FamilyConfig):
 
 @dataclass
 class ProjectedGan:
-    """A `Model` (models/family.py); `net` carries the averaged weights. `projectors` are what its discriminators looked through,
-    `trained_against` those embedders among them and among those of the trainings that it started from: they do not rank it."""
+    """A `Model` (models/family.py); `net` has the averaged weights. `projectors` are those of its discriminators; `trained_against`
+    are the embedders among them and among those of earlier trainings: these do not rank the model."""
 
     params: TrainParams
     spec: MelSpec
@@ -57,7 +57,7 @@ class ProjectedGan:
     picture: LoopPicture
     projectors: Sequence[str]
     trained_against: Sequence[str]
-    vocoder: Vocoder | None = None  # none: Griffin-Lim
+    vocoder: Vocoder | None = None  # None: Griffin-Lim
     channels: int = 1
 
     @property
@@ -77,7 +77,7 @@ class ProjectedGan:
         return f"discriminators on {' and '.join(self.projectors)}".replace("none", "the pictures themselves")
 
     def generate(self, requests: Sequence[Request], run: Run) -> Tensor:
-        """Latent → style → picture → log-mel → wave; a request's labels share the condition equally, one without gets one drawn."""
+        """Latent → style → picture → log-mel → wave; the condition averages a request's labels or is a random one."""
         styles = [self._style(request, run.sampling.psi) for request in requests]
         seeds = [request.seed for request in requests]
         return self._to_waves(self._pictures(styles, seeds, run), run, seeds)
@@ -91,9 +91,9 @@ class ProjectedGan:
         return self._to_waves(pictures, run)[..., :length]
 
     def interpolate(self, ends: tuple[Request, Request], waves: Tensor | None, shares: Sequence[float], run: Run) -> Tensor:
-        """Between the styles of two seeds, under the first one's noise."""
+        """Interpolate between the styles of two seeds, with the noise of the first."""
         if waves is not None:
-            raise UserError(f"the family {FAMILY!r} goes from seed to seed: it knows no style of a recording; give two seeds")
+            raise UserError(f"the family {FAMILY!r} interpolates only between seeds: recordings have no style; give two seeds")
         first, second = (self._style(request, run.sampling.psi) for request in ends)
         styles = [torch.lerp(first, second, share) for share in shares]
         seeds = [ends[0].seed] * len(shares)
@@ -101,64 +101,64 @@ class ProjectedGan:
 
     @torch.no_grad()
     def _style(self, request: Request, psi: float) -> Tensor:
-        """The style [w_width] of a request, brought nearer to the mean of its label's (Karras et al. 2019, sec. 2.1)."""
+        """The style [w_width] of a request, truncated towards the mean style of its label (Karras et al. 2019, sec. 2.1)."""
         net = self.net.cpu()
-        label = label_weights(self._known(request), self.labels)[None] if self.labels else None
+        label = label_weights(self._labels_of(request), self.labels)[None] if self.labels else None
         rng = torch.Generator().manual_seed(seed_of(request.seed, "z"))
         z = torch.randn(1, net.params.z_width, generator=rng)
-        all_of_it = torch.randn(MEAN_OF, net.params.z_width, generator=torch.Generator().manual_seed(0))
-        mean = net.styles(all_of_it, None if label is None else label.expand(MEAN_OF, -1)).mean(0)
+        latents = torch.randn(MEAN_OF, net.params.z_width, generator=torch.Generator().manual_seed(0))
+        mean = net.styles(latents, None if label is None else label.expand(MEAN_OF, -1)).mean(0)
         return torch.lerp(mean, net.styles(z, label)[0], psi)
 
-    def _known(self, request: Request) -> Sequence[str]:
-        """A request's labels that the model knows; without any, one by its seed: no label at all was never trained."""
-        known = [label for label in request.labels if label in self.labels]
-        return known or [self.labels[seed_of(request.seed, "label") % len(self.labels)]]
+    def _labels_of(self, request: Request) -> Sequence[str]:
+        """The labels of a request that the model was trained on, or one drawn by the seed, as training is never unlabelled."""
+        labels = [label for label in request.labels if label in self.labels]
+        return labels or [self.labels[seed_of(request.seed, "label") % len(self.labels)]]
 
     def _pictures(self, styles: Sequence[Tensor], seeds: Sequence[int], run: Run) -> Tensor:
-        """On the CPU, each under the noise of its seed."""
-        made = []
+        """Generated pictures, on the CPU, each with the noise of its seed."""
+        outputs = []
         net = self.net.to(run.device)
         with torch.no_grad(), evaluating(net):
             for start in range(0, len(styles), run.batch_size):
-                some = torch.stack(list(styles[start : start + run.batch_size])).to(run.device)
+                part = torch.stack(list(styles[start : start + run.batch_size])).to(run.device)
                 rngs = [torch.Generator().manual_seed(seed_of(seed, "noise")) for seed in seeds[start : start + run.batch_size]]
                 noise = [torch.cat(layer).to(run.device) for layer in zip(*(net.noise(1, rng) for rng in rngs), strict=True)]
                 with autocast(run.device, run.precision):
-                    made.append(net(some[:, None].expand(-1, net.layers, -1), noise).float().cpu())
-                run.progress(len(some))
-        return torch.cat(made)
+                    outputs.append(net(part[:, None].expand(-1, net.layers, -1), noise).float().cpu())
+                run.progress(len(part))
+        return torch.cat(outputs)
 
     def _to_waves(self, pictures: Tensor, run: Run, seeds: Sequence[int] = ()) -> Tensor:
-        """Waves that go on at their beginning: the vocoder hears each with its own end and beginning around it."""
+        """Seamless loops: log-mels are padded circularly before vocoding."""
         log_mels = self.picture.cpu().decode(pictures)
-        around = torch.cat([log_mels[..., -CONTEXT:], log_mels, log_mels[..., :CONTEXT]], 2)
-        waves = vocoding.to_waves(self.vocoder or GriffinLim(self.spec, run.sampling), around, run.device, seeds=seeds)
+        padded = torch.cat([log_mels[..., -CONTEXT:], log_mels, log_mels[..., :CONTEXT]], 2)
+        waves = vocoding.to_waves(self.vocoder or GriffinLim(self.spec, run.sampling), padded, run.device, seeds=seeds)
         fade = round(FADE_SECONDS * self.sample_rate)
         return torch.from_numpy(closed(waves.numpy(), CONTEXT * self.spec.hop_length, self.num_samples, fade))
 
 
 def build_net(params: TrainParams, num_labels: int) -> Generator:
-    """The generator of the parameters, initialised from torch's global generator."""
+    """The generator, initialised from torch's global generator."""
     return Generator(params.generator, num_labels, looped=params.fit == "resize")
 
 
 def check_bands(params: TrainParams, spec: MelSpec) -> None:
     if params.generator.bands != spec.n_mels:
         raise UserError(
-            f"{FAMILY}.train.generator has {params.generator.bands} mels, and spectrogram.{FAMILY}.n_mels is {spec.n_mels}; make "
+            f"{FAMILY}.train.generator has {params.generator.bands} mels, but spectrogram.{FAMILY}.n_mels is {spec.n_mels}; make "
             "them agree"
         )
 
 
 def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
-    """As models/family.py says; without labels, each of which adds an embedding."""
+    """See models/family.py; without label embeddings."""
     params = strict.parse_section(document, f"{FAMILY}.train", TrainParams)
     return {"generator": build_net(params, num_labels=0), **registry.vocoder_network(document, FAMILY)}
 
 
 def save(model: ProjectedGan, parts: Path, directory: Path, facts: dict[str, Any]) -> None:
-    """Write the checkpoint, with a copy of the vocoder in `parts`, the directory that the training took."""
+    """Write the checkpoint, with a copy of the vocoder in `parts`, the training's input directory."""
     config = Config(
         params=model.params,
         mel_spec=model.spec,
@@ -182,5 +182,5 @@ def load(directory: Path) -> ProjectedGan:
 
 
 def _nets(net: nn.Module, picture: nn.Module) -> nn.ModuleDict:
-    """Both as one, as their weights are saved."""
+    """Both as one module, whose weights are saved together."""
     return nn.ModuleDict({"net": net, "picture": picture})

@@ -1,4 +1,4 @@
-"""Every knob of the family; the checkpoint carries the training's, so that nothing needs params.yaml later."""
+"""Parameters of the family; the checkpoint stores the training parameters, so using it does not need params.yaml."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from soundmill.params import Probability, StageParams
 from soundmill.training.params import OptimiserParams
 
 ProjectorName = Literal["vggish", "tagger", "random", "none"]
-SCALES = 4  # of maps, each half the one before; a discriminator for each
+SCALES = 4  # of feature maps, each half the size of the one before, with a discriminator each
 
 
 class GeneratorParams(StageParams):
-    """StyleGAN2 on pictures of mels; its smallest picture is rows (time) × columns (mels), and each stage doubles both."""
+    """StyleGAN2 on pictures of mels; its initial picture is rows (time) × columns (mels), and each stage doubles both."""
 
     z_width: int = Field(ge=1)
     w_width: int = Field(ge=1)
@@ -25,7 +25,7 @@ class GeneratorParams(StageParams):
     rows: int = Field(ge=1)
     columns: int = Field(ge=1)
     stages: int = Field(ge=1)
-    style_mixing: Probability = Field(description="share of items whose later layers have another style")
+    style_mixing: Probability = Field(description="share of items whose later layers use a second style")
 
     @property
     def frames(self) -> int:
@@ -38,14 +38,14 @@ class GeneratorParams(StageParams):
 
 class DiscriminatorParams(StageParams):
     projectors: list[ProjectorName] = Field(
-        min_length=1, max_length=2, description="whose frozen maps the discriminators see; of two, what both say is added"
+        min_length=1, max_length=2, description="networks whose frozen features the discriminators use; the logits of two are added"
     )
-    missing: Literal["random", "fail"] = Field(description="what stands in where a projector's weights are not there")
+    missing: Literal["random", "fail"] = Field(description="if a projector's weights are unavailable: use random weights, or fail")
     random_widths: list[int] = Field(min_length=SCALES, max_length=SCALES, description="channels of the maps of `random`")
     mixed_widths: list[int] = Field(
         min_length=SCALES,
         max_length=SCALES,
-        description="channels that maps are brought to, finest first; and those of the discriminators' blocks",
+        description="channels of the mixed feature maps, finest first, and of the discriminators' blocks",
     )
     optimiser: OptimiserParams
 
@@ -55,7 +55,7 @@ class DiscriminatorParams(StageParams):
         if len(set(names)) < len(names):
             raise ValueError("a projector is named twice")
         if "none" in names and len(names) > 1:
-            raise ValueError("`none` stands alone: its discriminators see the pictures themselves")
+            raise ValueError("`none` cannot be combined: its discriminators use the pictures themselves")
         return names
 
 
@@ -63,7 +63,7 @@ class SamplingParams(GriffinLimParams):
     """From latents to sound."""
 
     psi: float = Field(
-        ge=0, le=2, description="truncation: 1 is all that it learned, less is nearer to the mean style, 0 that itself"
+        ge=0, le=2, description="truncation: 1 is none, smaller values are closer to the mean style, 0 is the mean style"
     )
 
 
@@ -71,7 +71,7 @@ class TrainParams(FamilyTrainParams):
     conditional: bool = Field(description="by label, where the training clips have labels")
     batch_size: int = Field(ge=1)
     fit: Literal["cut", "resize"] = Field(
-        description="a clip with more frames than the picture: its end is cut and silence, or all of it is brought to the picture"
+        description="if a clip has more frames than the picture: cut its end (decoded as silence), or resize it"
     )
     generator: GeneratorParams
     discriminators: DiscriminatorParams
@@ -85,7 +85,7 @@ class TrainParams(FamilyTrainParams):
         frames, bands = self.generator.frames, self.generator.bands
         if frames % 32 or frames < 128 or bands % 16 or bands < 32:
             raise ValueError(
-                f"the generator makes {frames} frames of {bands} mels; discriminators want a multiple of 32 frames, at least "
+                f"the generator makes {frames} frames of {bands} mels; discriminators need a multiple of 32 frames, at least "
                 "128, and a multiple of 16 mels, at least 32"
             )
         return self

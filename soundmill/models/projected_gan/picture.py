@@ -1,4 +1,4 @@
-"""The mapping between log-mels and the pictures that are generated."""
+"""The mapping between log-mels and generated pictures."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from soundmill.audio.mel import MelSpec
 
 
 class LoopPicture(nn.Module):
-    """log_mel [B, n_mels, frames] ↔ picture [B, 1, rows, n_mels], each band of mean 0 and deviation 1 over the training clips.
+    """log_mel [B, n_mels, frames] ↔ picture [B, 1, rows, n_mels], each band with mean 0 and deviation 1 over the training clips.
 
-    A loop goes on at its beginning: the frame at its end is its first one. Of more frames than `rows` the last are cut, and silence
-    on the way back, or all are brought to `rows` (`resize`).
+    A loop is circular: the frame at its end is its first one. If there are more frames than `rows`, the last ones are cut (and
+    decoded as silence), or all are resized to `rows` (`resize`).
     """
 
     def __init__(self, spec: MelSpec, num_samples: int, rows: int, fit: Literal["cut", "resize"]):
@@ -29,7 +29,7 @@ class LoopPicture(nn.Module):
         self.register_buffer("deviation", torch.ones(spec.n_mels))
 
     def measure(self, log_mels: Iterable[Tensor]) -> None:
-        """Set mean and deviation to those of training clips."""
+        """Set mean and deviation from the training clips."""
         count, total, squares = 0, 0.0, 0.0
         for log_mel in log_mels:
             values = log_mel.double()
@@ -40,7 +40,7 @@ class LoopPicture(nn.Module):
         self.deviation.copy_((squares / count - mean.square()).clamp_min(1e-4).sqrt())
 
     def encode(self, log_mel: Tensor) -> Tensor:
-        """Of log-mels with `frames` frames or more."""
+        """Pictures from log-mels with at least `frames` frames."""
         x = (log_mel[:, :, : self.frames] - self.mean[:, None]) / self.deviation[:, None]
         x = x[:, :, : self.rows] if self.fit == "cut" else _in_time(x, self.rows)
         return x.transpose(1, 2)[:, None]
@@ -54,10 +54,10 @@ class LoopPicture(nn.Module):
 
 
 def _in_time(x: Tensor, size: int) -> Tensor:
-    """[B, n_mels, frames] with so many frames, the last beside the first."""
+    """[B, n_mels, frames] resized to `size` frames, treated as circular."""
     if x.shape[2] == size:
         return x
-    around = torch.cat([x[..., -1:], x, x[..., :1]], 2)
-    places = (torch.arange(size, device=x.device) * (x.shape[2] / size)) + 1
-    below = places.floor().long()
-    return torch.lerp(around[..., below], around[..., below + 1], (places - below).to(x))
+    padded = torch.cat([x[..., -1:], x, x[..., :1]], 2)
+    positions = (torch.arange(size, device=x.device) * (x.shape[2] / size)) + 1
+    below = positions.floor().long()
+    return torch.lerp(padded[..., below], padded[..., below + 1], (positions - below).to(x))

@@ -1,7 +1,7 @@
-"""Frozen nets that discriminators look through: VGGish, the project's tagger or random weights; and the mixing of their maps.
+"""Frozen feature networks of the discriminators (VGGish, the project's tagger or random weights), and feature mixing.
 
 Projected GANs (Sauer et al. 2021, arXiv:2111.01007): maps of four scales are mixed across channels (CCM) and across scales (CSM),
-by random weights that stay. Pictures are cut into halves of time, each is projected, and the maps are joined along the mels.
+by fixed random weights. Pictures are split in two halves in time, each is projected, and the maps are joined along the mels.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from soundmill.training.seeds import seed_of
 from soundmill.training.tagger import load_tagger
 from soundmill.training.vggish import Vggish
 
-COST = "an untrained projector costs quality"
+COST = "an untrained projector reduces quality"
 
 
 class Stack(nn.Module):
-    """Blocks of layers, each of which halves its picture: their maps, finest first."""
+    """Blocks of layers, each of which halves the resolution; returns their feature maps, finest first."""
 
     def __init__(self, blocks: Sequence[nn.Module], transposed: bool = False):
         super().__init__()
@@ -42,14 +42,14 @@ class Stack(nn.Module):
 
 
 def vggish(path: Path) -> tuple[Stack, list[int]]:
-    """VGGish's convolutions up to each of its four poolings: 64, 128, 256, 512 channels."""
+    """VGGish's convolutions up to each of its four pooling layers: 64, 128, 256, 512 channels."""
     net = Vggish()
     weights.load_state(net, weights.read_checkpoint(path), path)
     return _cut(net.features, nn.MaxPool2d), [64, 128, 256, 512]
 
 
 def tagger(directory: Path) -> tuple[Stack, list[int]]:
-    """The tagger's four blocks, whose last is halved here: it sees [mels, time]."""
+    """The tagger's four blocks, with pooling added to the last; its input is [mels, time]."""
     net = load_tagger(directory).net
     blocks = _cut(net.trunk, nn.AvgPool2d, transposed=True)
     blocks.blocks[-1].append(nn.AvgPool2d(2))
@@ -58,7 +58,7 @@ def tagger(directory: Path) -> tuple[Stack, list[int]]:
 
 
 def random(widths: Sequence[int], rng: torch.Generator) -> tuple[Stack, list[int]]:
-    """Convolutions of random weights that keep the size of what goes through."""
+    """Convolutions with random weights that preserve the scale of activations."""
     blocks = []
     for before, after in zip([1, *widths], widths, strict=False):
         conv = nn.Conv2d(before, after, 3, padding=1)
@@ -69,7 +69,7 @@ def random(widths: Sequence[int], rng: torch.Generator) -> tuple[Stack, list[int
 
 
 def _cut(layers: nn.Sequential, after: type[nn.Module], transposed: bool = False) -> Stack:
-    """A net in blocks that end with a layer of this kind; the last with the net's end."""
+    """Split a network into blocks after each layer of the type `after`."""
     blocks: list[list[nn.Module]] = [[]]
     for layer in layers:
         blocks[-1].append(layer)
@@ -79,7 +79,7 @@ def _cut(layers: nn.Sequential, after: type[nn.Module], transposed: bool = False
 
 
 class Mixing(nn.Module):
-    """Random 1×1 convolutions: of each scale to `widths` channels, then from the deepest up, each enlarged and added on."""
+    """Random 1×1 convolutions: each scale to `widths` channels, then from the coarsest up, each upsampled and added."""
 
     def __init__(self, channels: Sequence[int], widths: Sequence[int], rng: torch.Generator):
         super().__init__()
@@ -89,14 +89,14 @@ class Mixing(nn.Module):
         self.widths = finer
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Maps twice as large as those given, finest first."""
+        """Mixed maps, twice as large as the inputs, finest first."""
         mixed = [mix(one) for mix, one in zip(self.across_channels, maps, strict=True)]
-        made: list[Tensor] = []
+        outputs: list[Tensor] = []
         for scale in reversed(range(len(mixed))):
-            x = mixed[scale] + made[0] if made else mixed[scale]
+            x = mixed[scale] + outputs[0] if outputs else mixed[scale]
             x = interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-            made.insert(0, self.across_scales[scale](x))
-        return made
+            outputs.insert(0, self.across_scales[scale](x))
+        return outputs
 
 
 def _random_1x1(inputs: int, outputs: int, rng: torch.Generator) -> nn.Conv2d:
@@ -107,7 +107,7 @@ def _random_1x1(inputs: int, outputs: int, rng: torch.Generator) -> nn.Conv2d:
 
 
 class Projector(nn.Module):
-    """Pictures [B, 1, frames, n_mels] to mixed maps of four scales; frozen, always as in evaluation."""
+    """Pictures [B, 1, frames, n_mels] to mixed maps of four scales; frozen and always in evaluation mode."""
 
     def __init__(self, net: Stack, channels: Sequence[int], widths: Sequence[int], rng: torch.Generator):
         super().__init__()
@@ -125,7 +125,7 @@ class Projector(nn.Module):
 
 
 class Unprojected(nn.Module):
-    """No projector: the picture itself, in halves as others have it, at the sizes of their maps."""
+    """No projector: the picture itself, in halves, at the sizes of the other projectors' maps."""
 
     channels = (1,) * SCALES
 
@@ -138,23 +138,23 @@ class Unprojected(nn.Module):
 
 @dataclass(frozen=True)
 class Chosen:
-    """The projectors of a training; `names` are those that are used."""
+    """The projectors of a training; `names` are those actually used."""
 
     nets: nn.ModuleList
     names: tuple[str, ...]
 
 
 def choose(params: DiscriminatorParams, tagger_directory: Path, seed: int, say: Callable[[str], None] = print) -> Chosen:
-    """The projectors that the parameters name; one whose weights are not there is said, and replaced as `missing` says."""
+    """The projectors that the parameters name; if weights are unavailable, `missing` decides, and `say` reports it."""
     nets, names = [], []
-    for number, wanted in enumerate(params.projectors):
-        name = wanted
-        if reason := _lacking(wanted, tagger_directory):
+    for number, requested in enumerate(params.projectors):
+        name = requested
+        if reason := _lacking(requested, tagger_directory):
             if params.missing == "fail":
                 raise UserError(
-                    f"projector {wanted!r}: {reason}; or set projected_gan.train.discriminators.missing to `random`: {COST}"
+                    f"projector {requested!r}: {reason}; or set projected_gan.train.discriminators.missing to `random`: {COST}"
                 )
-            say(f"projector {wanted!r}: {reason}. Random weights stand in for it; {COST}")
+            say(f"projector {requested!r}: {reason}. Using random weights; {COST}")
             name = "random"
         rng = torch.Generator().manual_seed(seed_of(seed, "projector", number))
         if name == "none":

@@ -1,4 +1,4 @@
-"""Train the generator against discriminators that look through frozen nets."""
+"""Train the generator against discriminators on features of frozen networks."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ from soundmill.training.phases import Phase, PhasedModule, Turn
 from soundmill.training.starting import compare
 from soundmill.training.validation import HeldOut
 
-AT_ONCE = 32  # clips whose mean and deviation are measured
+AT_ONCE = 32  # clips per batch when measuring mean and deviation
 
 
 class ProjectedGanModule(PhasedModule):
-    """A batch: as many pictures made as there are real ones. Each is projected once, for all discriminators and both turns."""
+    """A batch: real pictures, and as many generated ones. Each is projected once, for all discriminators and both turns."""
 
     def __init__(self, params: TrainParams, net: Generator, picture: LoopPicture, chosen: Chosen, num_labels: int, steps: int):
-        wanted = params.discriminators
+        sizes = params.discriminators
         inputs = [projector.channels for projector in chosen.nets]
-        judges = Discriminators(inputs, [wanted.mixed_widths[0], *wanted.mixed_widths], num_labels)
-        super().__init__(net, {"discriminator": (judges, wanted.optimiser)}, params, steps)
+        discriminators = Discriminators(inputs, [sizes.mixed_widths[0], *sizes.mixed_widths], num_labels)
+        super().__init__(net, {"discriminator": (discriminators, sizes.optimiser)}, params, steps)
         self.picture, self.projectors, self.names = picture, chosen.nets, chosen.names
 
     def phases(self) -> list[Phase]:
@@ -52,31 +52,31 @@ class ProjectedGanModule(PhasedModule):
 
     def losses(self, step: int, batch: Batch, nets: Sequence[str]) -> Iterator[Tensor]:
         real, labels = self._real(batch)
-        made = self.make(len(real), labels, self.rng("latent", step))
+        fake = self.make(len(real), labels, self.rng("latent", step))
         with torch.no_grad():
-            of_real = [project(real) for project in self.projectors]
-        of_made = [project(made) for project in self.projectors]
-        detached = [[one.detach() for one in maps] for maps in of_made]
-        yield discriminator_loss(self.discriminator(of_real, labels), self.discriminator(detached, labels))
-        yield generator_loss(self.discriminator(of_made, labels))
+            real_maps = [project(real) for project in self.projectors]
+        fake_maps = [project(fake) for project in self.projectors]
+        detached = [[one.detach() for one in maps] for maps in fake_maps]
+        yield discriminator_loss(self.discriminator(real_maps, labels), self.discriminator(detached, labels))
+        yield generator_loss(self.discriminator(fake_maps, labels))
 
     def make(self, count: int, labels: Tensor | None, rng: torch.Generator) -> Tensor:
-        """Pictures [count, 1, frames, n_mels]; in some, layers from one on have another style (Karras et al. 2019, 3.1)."""
+        """Generated pictures [count, 1, frames, n_mels], with style mixing (Karras et al. 2019, 3.1)."""
         net, width = self.net, self.params.generator.z_width
-        whole, on = count * self.world_size, {"generator": rng, "device": rng.device}
-        first, second = (net.styles(self.share(torch.randn(whole, width, **on)), labels) for _ in range(2))
-        mixed = self.share(torch.rand(whole, 1, **on)) < self.params.generator.style_mixing
-        change = self.share(torch.randint(1, net.layers, (whole, 1), **on))
+        total, on = count * self.world_size, {"generator": rng, "device": rng.device}
+        first, second = (net.styles(self.share(torch.randn(total, width, **on)), labels) for _ in range(2))
+        mixed = self.share(torch.rand(total, 1, **on)) < self.params.generator.style_mixing
+        change = self.share(torch.randint(1, net.layers, (total, 1), **on))
         later = (torch.arange(net.layers, device=rng.device) >= change) & mixed
         return net(
-            torch.where(later[..., None], second[:, None], first[:, None]), [self.share(one) for one in net.noise(whole, rng)]
+            torch.where(later[..., None], second[:, None], first[:, None]), [self.share(one) for one in net.noise(total, rng)]
         )
 
     def valid_loss(self, step: int, batch: Batch) -> Tensor:
-        """How far mean and deviation of each band are from real ones: what discriminators say does not compare between steps."""
+        """Difference of each band's mean and deviation from real ones; adversarial losses are not comparable between steps."""
         real, labels = self._real(batch)
-        made = self.make(len(real), labels, self.rng("held out", step)).float()
-        differences = [made.mean((0, 1, 2)) - real.mean((0, 1, 2)), made.std((0, 1, 2)) - real.std((0, 1, 2))]
+        fake = self.make(len(real), labels, self.rng("held out", step)).float()
+        differences = [fake.mean((0, 1, 2)) - real.mean((0, 1, 2)), fake.std((0, 1, 2)) - real.std((0, 1, 2))]
         return torch.stack(differences).abs().mean(1).sum()
 
     def _real(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
@@ -90,28 +90,28 @@ class ProjectedGanModule(PhasedModule):
     def check_state(self, state: dict[str, Any]) -> None:
         if state["projectors"] != list(self.names):
             raise UserError(
-                f"the training that was killed looked through {', '.join(state['projectors'])}, and now there is "
-                f"{', '.join(self.names)}: put the weights back, or begin anew (remove data/.work/train-{FAMILY})"
+                f"the interrupted training used the projectors {', '.join(state['projectors'])}, this one has "
+                f"{', '.join(self.names)}: restore the weights, or start over (remove data/.work/train-{FAMILY})"
             )
 
 
 def prepare(
     params: TrainParams, ctx: Any, mels: Path, parts: Path, catalog: Path, start: ProjectedGan | None, tagger: Path
 ) -> Prepared:
-    """A training that starts from another knows its labels too, and sees pictures standardised as that did."""
+    """A training that starts from another keeps its labels and the standardisation of its pictures."""
     spec, splits = read_spec(mels), read_weights(catalog)
     models.check_bands(params, spec)
     clip_labels = _labels_of(catalog)
     labels: list[str] = []
     if params.conditional:
-        its = [clip_labels[clip_id] for clip_id in splits["train"]]
-        labels = known_labels(its, start.labels if start else (), catalog, f"set {FAMILY}.train.conditional to false")
+        train_labels = [clip_labels[clip_id] for clip_id in splits["train"]]
+        labels = known_labels(train_labels, start.labels if start else (), catalog, f"set {FAMILY}.train.conditional to false")
     log_mels = gather_log_mels(mels, list(splits["train"]), ctx.scratch)
     picture = LoopPicture(spec, _length(log_mels, spec, params, mels), params.generator.frames, params.fit)
     if start:
         about = ("mel_spec", "num_samples")
-        there, here = (dict(zip(about, (one.spec.model_dump(), one.num_samples), strict=True)) for one in (start, picture))
-        compare(params.start_from, there, here)
+        theirs, ours = (dict(zip(about, (one.spec.model_dump(), one.num_samples), strict=True)) for one in (start, picture))
+        compare(params.start_from, theirs, ours)
         picture.load_state_dict(start.picture.state_dict())
     else:
         picture.measure(_all(log_mels, picture))
@@ -143,7 +143,7 @@ def prepare(
 
 
 def _beginnings(count: int, step: int) -> Tensor:
-    """Where crops begin: a loop is seen from its first beat on."""
+    """Relative start of each crop: always 0, the first beat of the loop."""
     return torch.zeros(count)
 
 
@@ -153,13 +153,13 @@ def _labels_of(catalog: Path) -> Mapping[str, list[str]]:
 
 
 def _length(log_mels: LogMels, spec: mel.MelSpec, params: TrainParams, mels: Path) -> int:
-    """Samples of the clips; UserError where they differ, or are shorter than the pictures."""
+    """Length of the clips in samples; UserError if lengths differ or are shorter than the pictures."""
     frames = {int(count) - 1 for count in log_mels.arrays.shapes[:, 1]}
     if len(frames) > 1 or min(frames) < params.generator.frames:
-        found = " and ".join(f"{count * spec.hop_length / spec.sample_rate:g}" for count in sorted(frames)[:2])
+        lengths = " and ".join(f"{count * spec.hop_length / spec.sample_rate:g}" for count in sorted(frames)[:2])
         least = params.generator.frames * spec.hop_length / spec.sample_rate
         raise UserError(
-            f"{mels}: clips of {found} s; {FAMILY} wants loops that are all of one length, of {least:g} s or more: those of "
+            f"{mels}: clips of {lengths} s; {FAMILY} needs loops of equal length, at least {least:g} s: use the clips of "
             f"`loops`, as families.{FAMILY}.clips has them"
         )
     return frames.pop() * spec.hop_length
@@ -172,7 +172,7 @@ def _all(log_mels: LogMels, picture: LoopPicture) -> Iterator[Tensor]:
 
 
 def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
-    """As models/family.py says; projectors whose weights are not there are timed with random ones."""
+    """See models/family.py; projectors whose weights are unavailable are timed with random ones."""
     read = partial(strict.parse_section, document)
     params, spec = read(f"{FAMILY}.train", TrainParams), read(f"spectrogram.{FAMILY}", mel.SpectrogramParams).spec
     seconds = strict.section(document, f"clips.{document['families'][FAMILY]['clips']}", "params.yaml")["clip_seconds"]

@@ -1,4 +1,4 @@
-"""The family `rave`: a codec of multiband waves that plays in real time, and a diffusion over its latents that generates."""
+"""The family `rave`: a real-time codec of multiband waves, and a generative diffusion over its latents."""
 
 from __future__ import annotations
 

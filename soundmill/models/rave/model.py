@@ -1,4 +1,4 @@
-"""A trained model, its codec within."""
+"""A trained model and its codec."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Config(PriorConfig):
 
 
 class Rave(LatentPrior):
-    """The codec makes sound of latents in one pass."""
+    """Decodes latents with the codec in a single pass."""
 
     family, config, load_codec = FAMILY, Config, staticmethod(codecs.load)
 
@@ -34,14 +34,14 @@ class Rave(LatentPrior):
         return self.codec.decode(latents, run.sampling.seed)
 
     def transform(self, waves: Tensor, requests: Sequence[Request], run: Run) -> Tensor:
-        """Wave → latents, edited as the sampling says → wave. What is asked for plays no part: the timbre is the model's."""
+        """Wave → latents, edited by `sampling.latent` → wave, with the model's timbre. The requests are ignored."""
         edits, codec = parse_edits(run.sampling.latent, self.codec.rank), self.codec.to(run.device)
         return torch.cat([codec.through(wave[None].to(run.device), edits, run.sampling.seed).cpu() for wave in waves])
 
 
 def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
-    """As models/family.py says; without labels, each of which adds an embedding. The diffusion's with all latents: fidelity, which
-    is known once they are trained, leaves some out.
+    """See models/family.py; without label embeddings. The diffusion has all
+    latents here; fidelity leaves some out after the codec is trained.
     """
     params, autoencoder, frames = read(document)
     net = Rave.build_net(params, autoencoder.network.latent_channels, frames, num_labels=0)

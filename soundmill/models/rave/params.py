@@ -1,4 +1,4 @@
-"""Every knob of the family; the checkpoint carries the training's, so that nothing needs params.yaml later."""
+"""Parameters of the family; the checkpoint stores the training parameters, so using it does not need params.yaml."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from soundmill.params import Seed
 
 
 class SamplingParams(PriorSamplingParams):
-    seed: Seed = Field(description="of the latents that fidelity left out, and of the decoder's noise")
-    latent: list[str] = Field(description="of the report's transfers: edits of latents, DIM=VALUE, DIM=+VALUE or DIM=*VALUE")
+    seed: Seed = Field(description="of the components left out by fidelity, and of the decoder's noise")
+    latent: list[str] = Field(description="latent edits for the report's transfers: DIM=VALUE, DIM=+VALUE or DIM=*VALUE")
 
 
 class TrainParams(PriorTrainParams):
@@ -20,7 +20,9 @@ class TrainParams(PriorTrainParams):
 
 class GenerateParams(FamilyGenerateParams):
     sampling: SamplingParams
-    transfer_count: int = Field(ge=0, description="clips that `catalog.only` leaves out, given the codec's timbre for the report")
+    transfer_count: int = Field(
+        ge=0, description="number of clips excluded by `catalog.only` to transfer to the codec's timbre for the report"
+    )
 
     @property
     def transfers(self) -> int:

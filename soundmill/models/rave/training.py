@@ -14,12 +14,12 @@ from soundmill.models.rave.params import GenerateParams, TrainParams
 
 
 def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: Path, start: Rave | None) -> Prepared:
-    """Of `inputs`: autoencoder/, latents/."""
+    """Reads autoencoder/ and latents/ in `inputs`."""
     return training.prepare(Rave, params, ctx, inputs, catalog, start)
 
 
 def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
-    """As models/family.py says; the codec's one pass for a sound counts as one of the net's. No latent is left out here."""
+    """See models/family.py; the codec's single pass counts as one of the network's. All latents are kept here."""
     params, autoencoder, frames = models.read(document)
     sampling = strict.parse_section(document, f"{FAMILY}.generate", GenerateParams).sampling
     guided = sampling.guidance_scale != 1 and params.condition != "none"

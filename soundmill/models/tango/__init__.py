@@ -1,4 +1,4 @@
-"""The family `tango`: sounds from text, by diffusion over latents of log-mels."""
+"""The family `tango`: text to audio, by diffusion over latents of log-mels."""
 
 from __future__ import annotations
 

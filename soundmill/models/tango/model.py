@@ -1,7 +1,7 @@
-"""A trained TANGO: what it can do, and its checkpoint.
+"""A trained TANGO: the model and its checkpoint.
 
-The checkpoint contains those of its autoencoder and vocoder. The text encoder is too large for that (a gigabyte and more): it is
-loaded by name, and must have the same digest.
+The checkpoint contains its autoencoder and vocoder. The text encoder is too large for that (over a gigabyte): it is loaded by
+name and must have the same digest.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ class Config(FamilyConfig):
 
 @dataclass
 class Tango:
-    """A `Model` (models/family.py); `net` carries the averaged weights. Of a request it reads the caption."""
+    """A `Model` (models/family.py); `net` has the averaged weights. It is conditioned on the request's caption."""
 
     params: TrainParams
     net: TextUNet
     kind: Kind  # of the autoencoder
     autoencoder: LatentCodec
-    frames: int  # of the log-mels it makes; where it makes none, latents
+    frames: int  # of the generated log-mels, or of latents if the codec has no log-mels
     text: TextConfig
-    vocoder: Vocoder | None = None  # none: Griffin-Lim
-    texts: Texts | None = None  # while it trains, states that a stage made: the text encoder is not loaded
+    vocoder: Vocoder | None = None  # None: Griffin-Lim
+    texts: Texts | None = None  # during training: precomputed states, so the text encoder is not loaded
     channels: int = 1
     condition: Literal["caption"] = "caption"
     labels: tuple[str, ...] = ()
@@ -72,7 +72,7 @@ class Tango:
         return self.frames * self.autoencoder.samples_per_frame
 
     def generate(self, requests: Sequence[Request], run: Run) -> Tensor:
-        """Noise and a text → latents → waves, by way of log-mels where the latents are of such."""
+        """Noise and a text → latents → waves, through log-mels if the codec has them."""
         states, null = self._states([request.caption for request in requests], run)
         seeds = [request.seed for request in requests]
         return self.codec(run).decode(sample_latents(self, states, null, seeds, run), seeds)
@@ -83,7 +83,7 @@ class Tango:
         return codec.decode(codec.encode(waves))[..., : waves.shape[2]]
 
     def codec(self, run: Run) -> Codec:
-        """The autoencoder with the vocoder that the run asks for, if it needs one."""
+        """The autoencoder, with the vocoder of the run if it needs one."""
         return self.kind.sound(self.autoencoder, self._vocoder(run), self.frames, run.sampling.grain, run.device)
 
     def _vocoder(self, run: Run) -> Vocoder | None:
@@ -98,7 +98,7 @@ class Tango:
         return self.vocoder
 
     def _states(self, captions: Sequence[str], run: Run) -> tuple[list[np.ndarray], np.ndarray]:
-        """States [tokens, width] of captions, and those of no text."""
+        """States [tokens, width] of each caption, and of the null text."""
         if self.texts is not None:
             return [self.texts.of(caption) for caption in captions], self.texts.null
         *states, empty = text_states.encode(self.text, [*captions, ""], run.home, run.scratch, run.digests)
@@ -106,28 +106,28 @@ class Tango:
 
 
 def sample_latents(model: Tango, states: Sequence[np.ndarray], null: np.ndarray, seeds: Sequence[int], run: Run) -> Tensor:
-    """x0 [N, channels, frames, bands] on the CPU for texts [tokens, width]; `null` are those of no text. `model.net` is moved."""
+    """x0 [N, channels, frames, bands] on the CPU for text states [tokens, width] and the null text; moves `model.net`."""
     sampling, device = run.sampling, run.device
     net = model.net.to(device)
 
     def denoiser(part: slice) -> Net:
-        values, mask = text_states.pad([*states[part], null])  # to one length, as guidance's single pass needs
+        values, mask = text_states.pad([*states[part], null])  # padded to one length for the single pass of guidance
         values, mask = values.float().to(device), mask.to(device)
         condition = values[:-1], mask[:-1]
         unconditional = values[-1:].expand_as(condition[0]), mask[-1:].expand_as(condition[1])
 
-        answer = guided(net, condition, unconditional, sampling.guidance_scale)
+        predict = guided(net, condition, unconditional, sampling.guidance_scale)
 
         def denoise(xt: Tensor, t: Tensor) -> Tensor:
             with autocast(device, run.precision):
-                return answer(xt, t).float()
+                return predict(xt, t).float()
 
         return denoise
 
-    rule = {"spacing": sampling.spacing, "variance": sampling.variance}
+    options = {"spacing": sampling.spacing, "variance": sampling.variance}
     with torch.no_grad(), evaluating(net):
         return sample_each(
-            denoiser, seeds, model.latent_shape, model.params.diffusion, sampling, device, run.batch_size, run.progress, **rule
+            denoiser, seeds, model.latent_shape, model.params.diffusion, sampling, device, run.batch_size, run.progress, **options
         )
 
 
@@ -135,16 +135,16 @@ def build_net(params: TrainParams, latent_shape: tuple[int, int, int]) -> TextUN
     """The U-Net over latents [channels, frames, bands], initialised from torch's global generator."""
     channels, *sides = latent_shape
     halvings = len(params.network.widths) - 1
-    if any(side % 2**halvings for side in sides if side > 1):  # a single band stays one
+    if any(side % 2**halvings for side in sides if side > 1):  # a single band is not halved
         raise UserError(
-            f"latents of {sides[0]} frames and {sides[1]} bands cannot be halved {halvings} times, as train.network.widths want; "
+            f"latents of {sides[0]} frames and {sides[1]} bands cannot be halved {halvings} times, as train.network.widths need; "
             "change latents.num_samples or the number of widths"
         )
     return TextUNet(params.network, channels)
 
 
 def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
-    """As models/family.py says; the text encoder's size is not known without its files."""
+    """See models/family.py; without the text encoder, whose size is unknown without its files."""
     train = strict.parse_section(document, f"{FAMILY}.train", TrainParams)
     autoencoder, spec = registry.codec_params(document, FAMILY), strict.section(document, f"spectrogram.{FAMILY}", "params.yaml")
     vae = registry.codec(autoencoder.kind).network(autoencoder, spec)
@@ -153,7 +153,7 @@ def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
 
 
 def save(model: Tango, inputs: Path, parts: Path, directory: Path, facts: dict[str, Any]) -> None:
-    """Write the checkpoint, with copies of the autoencoder in `inputs` and the vocoder in `parts`, which the training took."""
+    """Write the checkpoint, with copies of the autoencoder in `inputs` and the vocoder in `parts`, the training's inputs."""
     config = Config(params=model.params, frames=model.frames, text=model.text)
     components = [inputs / AUTOENCODER, *([parts / registry.VOCODER] if model.vocoder else [])]
     family.save(directory, config, model.net.state_dict(), facts, weights=WEIGHTS, parts=components)
@@ -169,11 +169,11 @@ def load(directory: Path) -> Tango:
 
 
 def load_vocoder(params: TrainParams, directory: Path, autoencoder: LatentCodec) -> Vocoder | None:
-    """The vocoder in `directory`, if one is given; it must take the log-mels that the autoencoder makes."""
+    """The vocoder in `directory`, if the params use one; UserError if its mel spec differs from the autoencoder's."""
     if params.sampling.vocoder != "trained":
         return None
     if autoencoder.spec is None:
         raise UserError(
-            "latents of waves need no vocoder: leave `vocoder=` out, or take those of log-mels (`latents=mel_autoencoder`)"
+            "latents of waves need no vocoder: leave `vocoder=` out, or use latents of log-mels (`latents=mel_autoencoder`)"
         )
     return registry.load_vocoder(directory / registry.VOCODER, autoencoder.spec)

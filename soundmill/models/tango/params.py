@@ -1,4 +1,4 @@
-"""Every knob of the family; the checkpoint carries the training's, so that nothing needs params.yaml later."""
+"""Parameters of the family; the checkpoint stores the training parameters, so using it does not need params.yaml."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class UNetParams(StageParams):
 
     widths: list[int] = Field(min_length=2, description="channels of levels 0, 1, …, each half the size of the one before")
     heads: list[int] = Field(description="attention heads of each level")
-    text_levels: list[int] = Field(description="levels that attend to themselves and to the text; the middle always does")
+    text_levels: list[int] = Field(description="levels with self- and cross-attention; the middle block always has them")
     blocks: int = Field(ge=1, description="residual blocks per level")
     groups: int = Field(ge=1, description="of the group norms")
     text_width: int = Field(ge=1, description="of the text encoder's states; conf/text/ sets it with the encoder")
-    gradient_checkpointing: bool = Field(description="compute activations again on the way back: less memory, a third more time")
+    gradient_checkpointing: bool = Field(description="recompute activations in the backward pass: less memory, a third more time")
 
     @model_validator(mode="after")
     def _levels_fit(self) -> UNetParams:
         if len(self.heads) != len(self.widths):
-            raise ValueError(f"heads {self.heads} must be one for each of widths {self.widths}")
+            raise ValueError(f"heads {self.heads} must have one value for each of widths {self.widths}")
         for width, heads in zip(self.widths, self.heads, strict=True):
             if heads < 1 or width % heads or width % self.groups:
                 raise ValueError(f"width {width} must be a multiple of its {heads} heads and of {self.groups} groups")
@@ -42,13 +42,13 @@ class SamplingParams(SamplerParams, GriffinLimParams):
     vocoder: Literal["griffin_lim", "trained"] = Field(description="trained: the one that the stage `vocoder` made")
     spacing: Literal["trailing", "leading"] = Field(description="of the timesteps; `leading` ends at 1, as TANGO does")
     variance: Literal["large", "small"] = Field(description="of ddpm's noise")
-    grain: float = Field(ge=0, description="of the noise that the autoencoder smoothed away, the share to give back; 0: none")
+    grain: float = Field(ge=0, description="share of the noise lost in reconstruction that decoding adds back; 0: none")
 
 
 class TrainParams(FamilyTrainParams):
     real_items: int = Field(ge=1, description="clips in a batch of one device")
-    mixed_items: int = Field(ge=0, description="mixes in a batch of one device, beside the clips")
-    accumulate: int = Field(ge=1, description="batches whose gradients add up in one step")
+    mixed_items: int = Field(ge=0, description="mixes in a batch of one device, in addition to the clips")
+    accumulate: int = Field(ge=1, description="batches whose gradients are accumulated per step")
     text_dropout: Probability = Field(description="share of items trained with the null text, as guidance needs")
     null_text: Literal["empty", "zeros"] = Field(description="the encoder's states of the empty caption, or one state of zeros")
     network: UNetParams
@@ -62,6 +62,6 @@ class TrainParams(FamilyTrainParams):
 
 
 class GenerateParams(FamilyGenerateParams):
-    """A sound is made for a clip by its first caption."""
+    """Each sound is generated from the first caption of a clip."""
 
     sampling: SamplingParams

@@ -1,4 +1,4 @@
-"""Train the family on latents and text states: noise and a caption in, latents out. Neither autoencoder nor text encoder is run."""
+"""Train the family on stored latents and text states, without running the autoencoder or the text encoder."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ from soundmill.training.module import TrainingModule
 from soundmill.training.seeds import seed_of
 from soundmill.training.validation import HeldOut
 
-TIMED_TOKENS = 24  # of a caption, to time a step
+TIMED_TOKENS = 24  # tokens per caption when timing a step
 
 
 class Listing:
-    """What a directory of latents has, without the numbers: captions and split by clip id."""
+    """Index of a directory of latents: captions and split by clip id."""
 
     def __init__(self, directory: Path):
         self.directory, self.about = directory, read_about(directory)
@@ -54,18 +54,18 @@ class Listing:
 
     def of(self, split: str) -> list[str]:
         """Ids of one split, sorted."""
-        return sorted(clip_id for clip_id, its in self.splits.items() if its == split)
+        return sorted(clip_id for clip_id, clip_split in self.splits.items() if clip_split == split)
 
 
 @dataclass(frozen=True)
 class LatentsAndTexts:
-    """A source of posteriors [b, 2, channels, frames, bands], and of the states of one caption of each (text_states.Condition).
+    """A source of posteriors [b, 2, channels, frames, bands] and the states of one caption each (text_states.Condition).
 
-    Drawn for each item, in [0, 1): which of its captions, and what is below `dropout` where it gets no text.
+    `drawn` [b, 2] in [0, 1): selects one of the captions; below `dropout`, the text is dropped.
     """
 
     posteriors: Arrays
-    captions: Sequence[Sequence[int]]  # their numbers, of each item
+    captions: Sequence[Sequence[int]]  # numbers of each item's captions
     texts: Texts
     dropout: float
 
@@ -80,15 +80,15 @@ class LatentsAndTexts:
 
 
 def draw_texts(seed: int, batch_size: int, step: int) -> Tensor:
-    """[batch_size, 2] in [0, 1), for LatentsAndTexts."""
+    """Random numbers [batch_size, 2] in [0, 1) for LatentsAndTexts."""
     return torch.rand(batch_size, 2, generator=torch.Generator().manual_seed(seed_of(seed, "text", step)))
 
 
 def draw_timesteps(params: TrainParams, batch_size: int, step: int) -> Tensor:
-    """[batch_size], of all ranks together."""
+    """Timesteps [batch_size] of all ranks together."""
     rng = torch.Generator().manual_seed(seed_of(params.seed, "timesteps", step))
     if params.diffusion.stratified:
-        # In any order: a batch has its clips before its mixes, and each kind must see all of time.
+        # Shuffled: a batch has clips before mixes, and both must cover all timesteps.
         time = (torch.randperm(batch_size, generator=rng) + torch.rand((), generator=rng)) / batch_size
     else:
         time = torch.rand(batch_size, generator=rng)
@@ -97,7 +97,7 @@ def draw_timesteps(params: TrainParams, batch_size: int, step: int) -> Tensor:
 
 
 class TangoModule(TrainingModule):
-    """A batch: latents drawn from their posteriors, noised, predicted from what is left and the text."""
+    """A batch: latents sampled from their posteriors, noised, and denoised given the text."""
 
     def __init__(self, params: TrainParams, net: torch.nn.Module, scaling_factor: float, batch_size: int, steps: int):
         super().__init__(net, params, steps, params.accumulate)
@@ -109,24 +109,24 @@ class TangoModule(TrainingModule):
         x0 = draw_x0(posterior, self.scaling_factor, self.noise_like(posterior[:, 0].float(), self.rng("posterior", step)))
         noise = self.noise_like(x0, self.rng("noise", step))
         t = self.share(draw_timesteps(self.params, self.batch_size, step)).to(self.device, non_blocking=True)
-        answer = partial(_answer, self.net, states.float(), mask)
-        return training_loss(answer, self.params.diffusion, self.table, x0, t, noise)
+        predict = partial(_predict, self.net, states.float(), mask)
+        return training_loss(predict, self.params.diffusion, self.table, x0, t, noise)
 
 
 def draw_x0(posterior: Tensor, scaling_factor: float, noise: Tensor) -> Tensor:
-    """Scaled latents [b, channels, frames, bands] of posteriors [b, 2, channels, frames, bands] (mean, ln variance), float32."""
+    """Scaled samples [b, channels, frames, bands] of posteriors [b, 2, channels, frames, bands] (mean, ln variance), float32."""
     mean, log_variance = posterior.float().unbind(1)
     return scaling_factor * (mean + (0.5 * log_variance).exp() * noise)
 
 
-def _answer(net: torch.nn.Module, states: Tensor, mask: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+def _predict(net: torch.nn.Module, states: Tensor, mask: Tensor, xt: Tensor, t: Tensor) -> Tensor:
     return net(xt, t, states, mask)
 
 
 def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: Path, start: Tango | None) -> Prepared:
-    """Of `inputs`: autoencoder/, latents/, text/; of `parts`, vocoder/, where sounds are made by one.
+    """Reads autoencoder/, latents/ and text/ in `inputs`, and vocoder/ in `parts` if the params use one.
 
-    A training that starts from another may have another text encoder of the same width, and another autoencoder: it says so.
+    A training that starts from another may have another text encoder of the same width, or another autoencoder; this is printed.
     """
     devices = params.hardware.devices
     clips, mixes, about = _listings(params, inputs)
@@ -139,8 +139,10 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
         second = Order(seed_of(params.seed, "mixes"), dict.fromkeys(mix_ids, 1.0), params.mixed_items * devices)
         order = Joined(order, second, devices)
 
-    spoken = {caption for listing in (clips, mixes) if listing for of_one in listing.captions.values() for caption in of_one}
-    captions = sorted(spoken)
+    distinct_captions = {
+        caption for listing in (clips, mixes) if listing for of_one in listing.captions.values() for caption in of_one
+    }
+    captions = sorted(distinct_captions)
     texts = text_states.read_texts(inputs / "text", captions, params.null_text, params.network.text_width, ctx.scratch)
     numbers = {caption: number for number, caption in enumerate(captions)}
     source = _source([listing for listing in (clips, mixes) if listing], [*clip_ids, *mix_ids], texts, numbers, params, ctx.scratch)
@@ -155,7 +157,7 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
     vocoder = models.load_vocoder(params, parts, autoencoder)
     model = Tango(params, net, kind, autoencoder, frames, text_states.read_config(inputs / "text"), vocoder, texts)
     if start:
-        _say_other_parts(ctx.name, start, model)
+        _report_new_parts(ctx.name, start, model)
     module = TangoModule(params, net, autoencoder.scaling_factor, order.batch_size, -(-batches // params.accumulate))
 
     return Prepared(
@@ -174,43 +176,45 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
     )
 
 
-def _say_other_parts(name: str, before: Tango, now: Tango) -> None:
+def _report_new_parts(name: str, before: Tango, now: Tango) -> None:
     if before.text.digest != now.text.digest:
-        print(f"{name}: the text encoder was {before.text.name} and is {now.text.name}: the net learns anew to read it", flush=True)
+        print(
+            f"{name}: the text encoder changed from {before.text.name} to {now.text.name}: the network must adapt to it", flush=True
+        )
     if before.autoencoder.digest != now.autoencoder.digest:
-        print(f"{name}: the autoencoder is another: the net learns its latents anew", flush=True)
+        print(f"{name}: the autoencoder changed: the network must adapt to its latents", flush=True)
 
 
 def _listings(params: TrainParams, inputs: Path) -> tuple[Listing, Listing | None, LatentsAbout]:
-    """Latents of clips and (where they are asked for, and there are captions to join) of mixes.
+    """Latents of clips and, if mixes are used and clips have captions, of mixes.
 
-    They must be of one autoencoder: the one beside them.
+    UserError if they are not from the autoencoder in `inputs`.
     """
     clips = Listing(inputs / "latents" / "clips")
-    # Of clips without any caption no mix is made, and what is trained knows no text.
+    # Without captions there are no mixes, and the training is unconditional.
     mixes = Listing(inputs / "latents" / "mixes") if params.mixed_items and any(clips.captions.values()) else None
     if mixes and not mixes.of("train"):
         raise UserError(
-            f"{mixes.directory}: no mix, and train.mixed_items is {params.mixed_items}; set it to 0, or `mixup.pairing` to "
+            f"{mixes.directory}: no mixes, but train.mixed_items is {params.mixed_items}; set it to 0, or `mixup.pairing` to "
             "`pressure` or `random`"
         )
     digest = read_codec(inputs / "autoencoder").digest
     for listing in (clips, mixes):
         if listing and (listing.about.autoencoder != digest or listing.about != clips.about):
             raise UserError(
-                f"{listing.directory}: latents of another autoencoder than {inputs} has, or of other lengths: `dvc repro`"
+                f"{listing.directory}: latents of another autoencoder than in {inputs}, or of another length; run `dvc repro`"
             )
     return clips, mixes, clips.about
 
 
 def _weights(catalog: Path, clip_ids: Sequence[str]) -> dict[str, float]:
-    """How often each clip is drawn in an epoch."""
+    """Sampling weights of clips."""
     table = shards.read_table(catalog, manifest.CATALOG, ["clip_id", "weight"]).to_pylist()
-    known = {row["clip_id"]: row["weight"] for row in table}
-    missing = [clip_id for clip_id in clip_ids if clip_id not in known]
+    weights = {row["clip_id"]: row["weight"] for row in table}
+    missing = [clip_id for clip_id in clip_ids if clip_id not in weights]
     if missing:
-        raise UserError(f"{catalog}: no clip {missing[0]!r}, of which there are latents ({len(missing)} such); `dvc repro`")
-    return {clip_id: known[clip_id] for clip_id in clip_ids}
+        raise UserError(f"{catalog}: {len(missing)} clips with latents are missing, first {missing[0]!r}; run `dvc repro`")
+    return {clip_id: weights[clip_id] for clip_id in clip_ids}
 
 
 def _source(
@@ -222,7 +226,7 @@ def _source(
 
 
 def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
-    """As models/family.py says."""
+    """See models/family.py."""
     read = partial(strict.parse_section, document)
     params, generate = read(f"{FAMILY}.train", TrainParams), read(f"{FAMILY}.generate", GenerateParams)
     spec, num_samples = read(f"spectrogram.{FAMILY}", SpectrogramParams).spec, read(f"{FAMILY}.latents", LatentsParams).num_samples

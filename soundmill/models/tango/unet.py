@@ -1,4 +1,4 @@
-"""The U-Net that removes noise from latents, conditioned on a text: diffusers' UNet2DConditionModel."""
+"""The text-conditioned U-Net that denoises latents: diffusers' UNet2DConditionModel."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from soundmill.models.tango.params import UNetParams
 class TextUNet(nn.Module):
     """Predicts from (xt, t, states, mask): [B, z, frames, bands], [B], [B, L, text_width], boolean [B, L] (true: a token).
 
-    865,933,768 parameters at TANGO's sizes.
+    It has 865,933,768 parameters at TANGO's sizes.
     """
 
     def __init__(self, params: UNetParams, latent_channels: int):
@@ -26,7 +26,7 @@ class TextUNet(nn.Module):
             up_block_types=["CrossAttnUpBlock2D" if level in params.text_levels else "UpBlock2D" for level in reversed(levels)],
             layers_per_block=params.blocks,
             cross_attention_dim=params.text_width,
-            attention_head_dim=params.heads,  # diffusers' old name: it is the number of heads
+            attention_head_dim=params.heads,  # in diffusers this is the number of heads
             use_linear_projection=True,
             norm_num_groups=params.groups,
             norm_eps=1e-5,

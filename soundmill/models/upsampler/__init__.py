@@ -1,4 +1,4 @@
-"""The family `upsampler`: v-diffusion of the band that a lower sample rate does not have."""
+"""The family `upsampler`: v-diffusion of the band missing at a lower sample rate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A trained upsampler: what it can do, and its checkpoint."""
+"""A trained upsampler: the model and its checkpoint."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Config(FamilyConfig):
 
 @dataclass
 class Upsampler:
-    """A `Model` (models/family.py): it reconstructs, down and up, and transforms, which is the same."""
+    """A `Model` (models/family.py): it reconstructs (downsamples and restores) and transforms, which is the same."""
 
     params: TrainParams
     net: UNet1d
@@ -49,12 +49,12 @@ class Upsampler:
         return self.params.num_samples
 
     def reconstruct(self, waves: Tensor, run: Run) -> Tensor:
-        """Each by its own seed, that of the sampling."""
+        """As `transform`, with the seed of the sampling."""
         return self.transform(waves, [Request(seed=run.sampling.seed)] * len(waves), run)
 
     def transform(self, waves: Tensor, requests: Sequence[Request], run: Run) -> Tensor:
-        """Down to 1 / factor of the rate, and up again with another upper band."""
-        net, length, made = self.net.to(run.device), waves.shape[2], []
+        """Downsample to 1 / factor of the rate, and upsample with a new upper band."""
+        net, length, outputs = self.net.to(run.device), waves.shape[2], []
         padded = F.pad(waves, (0, self.num_samples - length))
         with torch.no_grad(), evaluating(net):
             for start in range(0, len(waves), run.batch_size):
@@ -66,25 +66,25 @@ class Upsampler:
                         return net(xt, level, beside=low).float()
 
                 noise = noise_of(requests[items], self.channels, self.num_samples).to(run.device)
-                made.append(velocity.sample(denoise, noise, run.sampling.num_steps).cpu())
-                run.progress(len(made[-1]))
-        return torch.cat(made)[..., :length]
+                outputs.append(velocity.sample(denoise, noise, run.sampling.num_steps).cpu())
+                run.progress(len(outputs[-1]))
+        return torch.cat(outputs)[..., :length]
 
 
 def without_upper_band(waves: Tensor, factor: int) -> Tensor:
-    """Waves [N, C, T] at 1 / factor of their rate and back, by windowed sinc (roll-off 0.99, width 6); T a multiple of it."""
+    """Resample waves [N, C, T] to 1 / factor of their rate and back (windowed sinc, roll-off 0.99, width 6); T a multiple of it."""
     from torchaudio.functional import resample
 
     return resample(resample(waves, factor, 1), 1, factor)
 
 
 def build_net(params: TrainParams, channels: int) -> UNet1d:
-    """The net of the parameters, initialised from torch's global generator."""
+    """The network, initialised from torch's global generator."""
     return UNet1d(params.network, NO_TRANSFORM, 2 * channels, channels)
 
 
 def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
-    """As models/family.py says."""
+    """See models/family.py."""
     params = strict.parse_section(document, f"{FAMILY}.train", TrainParams)
     clips = strict.section(document, f"clips.{document['families'][FAMILY]['clips']}", "params.yaml")
     return {"unet": build_net(params, clips["channels"])}

@@ -1,4 +1,4 @@
-"""Every knob of the family; the checkpoint carries the training's, so that nothing needs params.yaml later."""
+"""Parameters of the family; the checkpoint stores the training parameters, so using it does not need params.yaml."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from soundmill.models.params import FamilyGenerateParams, GridParams
 
 
 class TrainParams(BatchedTrainParams):
-    factor: int = Field(ge=2, description="of the clips' rate to that which sounds are enlarged from: 16 from 3 to 48 kHz")
-    num_samples: int = Field(ge=1, description="of a crop of each clip, and of a window of a sound")
+    factor: int = Field(ge=2, description="clip rate divided by the input rate: 16 upsamples 3 to 48 kHz")
+    num_samples: int = Field(ge=1, description="length of a crop of each clip, and of a window of a sound")
     crop: Literal["start", "random"] = Field(description="where a crop of a longer clip is taken")
     network: UNet1dParams
     grid: GridParams

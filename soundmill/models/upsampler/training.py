@@ -1,4 +1,4 @@
-"""Train the family on crops of the training clips' waves, with the channels that they have."""
+"""Train the family on crops of the training clips' waves, with all their channels."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Pa
     _, (wave, rate) = next(waves_of(clips, set(splits["train"])))
     channels = len(wave)
     if start:
-        there = {"sample_rate": start.sample_rate, "channels": start.channels}
-        compare(params.start_from, there, {"sample_rate": rate, "channels": channels})
+        theirs = {"sample_rate": start.sample_rate, "channels": start.channels}
+        compare(params.start_from, theirs, {"sample_rate": rate, "channels": channels})
 
     def source_of(clip_ids: Sequence[str]) -> WaveCrops:
         return WaveCrops(gather_waves(clips, clip_ids, ctx.scratch, channels=channels), params.num_samples)
@@ -66,12 +66,12 @@ def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Pa
 
 
 def _places(params: TrainParams, step: int) -> Tensor:
-    """Where crops begin, [B] in [0, 1)."""
+    """Relative start of each crop, [B] in [0, 1)."""
     return torch.zeros(params.batch_size) if params.crop == "start" else crop_places(params.seed, params.batch_size, step)
 
 
 def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
-    """As models/family.py says."""
+    """See models/family.py."""
     read = partial(strict.parse_section, document)
     params, generate = read(f"{FAMILY}.train", TrainParams), read(f"{FAMILY}.generate", GenerateParams)
     clips = strict.section(document, f"clips.{document['families'][FAMILY]['clips']}", "params.yaml")

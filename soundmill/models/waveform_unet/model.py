@@ -1,4 +1,4 @@
-"""A trained waveform U-Net: what it can do, and its checkpoint."""
+"""A trained waveform U-Net: the model and its checkpoint."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ class Config(FamilyConfig):
 
 @dataclass
 class WaveformUNet:
-    """A `Model` (models/family.py); `net` carries the averaged weights."""
+    """A `Model` (models/family.py); `net` has the averaged weights."""
 
     params: TrainParams
     net: UNet1d
     sample_rate: int
     channels: int
     labels: Sequence[str]
-    text: TextConfig | None = None  # of a net that reads captions
-    texts: Texts | None = None  # while it trains, states that a stage made: the text encoder is not loaded
+    text: TextConfig | None = None  # if conditioned on captions
+    texts: Texts | None = None  # during training: precomputed states, so the text encoder is not loaded
 
     @property
     def num_samples(self) -> int:
@@ -68,7 +68,7 @@ class WaveformUNet:
         return self._in_batches(work, requests, None, run)
 
     def transform(self, waves: Tensor, requests: Sequence[Request], run: Run) -> Tensor:
-        """Restyled by `amount`, or where `keep` is set all but that made anew; those shorter than `num_samples` end in silence."""
+        """Restyle by `amount`, or if `keep` is set regenerate everything else; shorter waves are padded with silence."""
         sampling, length = run.sampling, waves.shape[2]
 
         def work(net: Net, part: Sequence[Request], waves: Tensor | None) -> Tensor:
@@ -85,7 +85,7 @@ class WaveformUNet:
         return self._in_batches(work, requests, waves, run)[..., :length]
 
     def interpolate(self, ends: tuple[Request, Request], waves: Tensor | None, shares: Sequence[float], run: Run) -> Tensor:
-        """As models/family.py says; recordings are mixed, noised by `amount` and sampled from there."""
+        """See models/family.py; recordings are mixed, noised by `amount` and denoised."""
         first, second = noise_of(ends, self.channels, self.num_samples)
         noise = torch.stack([velocity.slerp(first, second, share) for share in shares])
         length = self.num_samples if waves is None else waves.shape[2]
@@ -103,51 +103,51 @@ class WaveformUNet:
         return torch.nn.functional.pad(waves, (0, self.num_samples - waves.shape[2]))
 
     def _in_batches(self, work: Any, requests: Sequence[Request], waves: Tensor | None, run: Run) -> Tensor:
-        net, made = self.net.to(run.device), []
+        net, outputs = self.net.to(run.device), []
         with torch.no_grad(), evaluating(net):
             for start in range(0, len(requests), run.batch_size):
                 items = slice(start, start + run.batch_size)
                 denoise = self._denoiser(*self._conditions(requests[items], run), run)
-                made.append(work(denoise, requests[items], None if waves is None else waves[items]).cpu())
-                run.progress(len(made[-1]))
-        return torch.cat(made)
+                outputs.append(work(denoise, requests[items], None if waves is None else waves[items]).cpu())
+                run.progress(len(outputs[-1]))
+        return torch.cat(outputs)
 
     def _denoiser(self, condition: Condition, null: Condition, run: Run) -> Net:
-        answer = guided(self.net, condition, null, run.sampling.guidance_scale if condition else 1.0)
+        predict = guided(self.net, condition, null, run.sampling.guidance_scale if condition else 1.0)
 
         def denoise(xt: Tensor, level: Tensor) -> Tensor:
             with autocast(run.device, run.precision):
-                return answer(xt, level).float()
+                return predict(xt, level).float()
 
         return denoise
 
     def _conditions(self, requests: Sequence[Request], run: Run) -> tuple[Condition, Condition]:
-        """Of each request, and what stands for none, as the net takes them."""
+        """The conditions of the requests, and the null condition, as the network takes them."""
         if self.condition == "none":
             return (), ()
         if self.condition == "labels":
-            known = torch.stack([label_weights(request.labels, self.labels) for request in requests]).to(run.device)
-            return (known,), (torch.zeros_like(known),)
+            weights = torch.stack([label_weights(request.labels, self.labels) for request in requests]).to(run.device)
+            return (weights,), (torch.zeros_like(weights),)
         captions = [request.caption for request in requests]
         if self.texts is not None:
             states = [self.texts.of(caption) for caption in captions]
         else:
             states = text_states.encode(self.text, captions, run.home, run.scratch, run.digests)
         values, mask = text_states.pad(states)
-        seen = values.float().to(run.device), mask.to(run.device)
+        text = values.float().to(run.device), mask.to(run.device)
         dropped = torch.tensor([not caption for caption in captions], device=run.device)
-        return (*seen, dropped), (*seen, torch.ones_like(dropped))
+        return (*text, dropped), (*text, torch.ones_like(dropped))
 
 
 def build_net(params: TrainParams, channels: int, num_labels: int) -> UNet1d:
-    """The net of the parameters, initialised from torch's global generator."""
+    """The network, initialised from torch's global generator."""
     text = {"text_width": params.text.width, "null_tokens": params.text.null_tokens} if params.condition == "caption" else {}
     labels = {"num_labels": num_labels} if params.condition == "label" else {}
     return UNet1d(params.network, params.transform, channels, channels, **labels, **text)
 
 
 def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
-    """As models/family.py says; without labels, each of which adds an embedding."""
+    """See models/family.py; without label embeddings."""
     params = strict.parse_section(document, f"{FAMILY}.train", TrainParams)
     clips = strict.section(document, f"clips.{document['families'][FAMILY]['clips']}", "params.yaml")
     return {"unet": build_net(params, clips["channels"], num_labels=0)}

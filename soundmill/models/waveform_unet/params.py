@@ -1,4 +1,4 @@
-"""Every knob of the family; the checkpoint carries the training's, so that nothing needs params.yaml later."""
+"""Parameters of the family; the checkpoint stores the training parameters, so using it does not need params.yaml."""
 
 from __future__ import annotations
 
@@ -13,35 +13,37 @@ from soundmill.params import Probability, StageParams
 
 
 class TextParams(StageParams):
-    """What the net reads of captions; conf/waveform_unet/ sets it with the encoder."""
+    """Conditioning on captions; conf/waveform_unet/ sets it together with the encoder."""
 
     width: int = Field(ge=1, description="of the text encoder's states")
-    null_tokens: int = Field(ge=1, description="length of the learned text that stands for none")
+    null_tokens: int = Field(ge=1, description="length of the learned null text")
 
 
 class SamplingParams(StageParams):
-    """From noise, or from a recording and noise, to sound."""
+    """Sampling from noise, or from a recording and noise."""
 
     num_steps: int = Field(ge=1, description="evenly spaced noise levels; 10 to 100")
     guidance_scale: float = Field(ge=0, description="1: none")
-    amount: Probability = Field(description="of noise that a recording takes before it is restyled; 0 changes nothing, 1 all")
+    amount: Probability = Field(description="of noise added to a recording before restyling; 0 changes nothing, 1 everything")
     keep: list[Annotated[list[int], Field(min_length=2, max_length=2)]] | None = Field(
-        description="samples [start, stop) of a recording that stay while all others are made anew; null: restyle it"
+        description="samples [start, stop) of a recording to keep while the rest is regenerated; null: restyle"
     )
-    resamples: int = Field(ge=1, description="how often each step of an inpainting is taken")
+    resamples: int = Field(ge=1, description="how often each step of inpainting is repeated")
 
     @field_validator("keep")
     @classmethod
     def _spans_fit(cls, keep: list[list[int]] | None) -> list[list[int]] | None:
         if odd := [span for span in keep or [] if not 0 <= span[0] < span[1]]:
-            raise ValueError(f"{odd[0]} is no span of samples: its start must be 0 or more, and its stop beyond it")
+            raise ValueError(f"{odd[0]} is not a span of samples: 0 <= start < stop must hold")
         return keep
 
 
 class TrainParams(BatchedTrainParams):
     condition: Literal["none", "label", "caption"]
-    accumulate: int = Field(ge=1, description="batches whose gradients add up in one step")
-    num_samples: int = Field(ge=1, description="of a sound, and of a crop of each clip; shorter clips are followed by silence")
+    accumulate: int = Field(ge=1, description="batches whose gradients are accumulated per step")
+    num_samples: int = Field(
+        ge=1, description="length of a sound and of a crop of each clip; shorter clips are padded with silence"
+    )
     crop: Literal["start", "random"] = Field(description="where a crop of a longer clip is taken")
     condition_dropout: Probability = Field(description="share of items trained without their label or caption, as guidance needs")
     transform: TransformParams
@@ -57,7 +59,7 @@ class TrainParams(BatchedTrainParams):
             raise ValueError(f"num_samples {self.num_samples} must be a multiple of {stride}, the strides of transform and network")
         if self.sampling.guidance_scale != 1 and self.condition != "none" and self.condition_dropout == 0:
             raise ValueError(
-                "sampling.guidance_scale wants a net trained without conditions too: raise condition_dropout, or set it to 1"
+                "sampling.guidance_scale needs a network trained also without conditions: raise condition_dropout, or set it to 1"
             )
         return self
 

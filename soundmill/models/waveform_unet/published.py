@@ -1,4 +1,4 @@
-"""Checkpoints of tiny-audio-diffusion (a net of a-unet's) as models of ours: the same net under other names."""
+"""Convert checkpoints of tiny-audio-diffusion: the same network (from a-unet) with other tensor names."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from soundmill.models.waveform_unet.params import TrainParams
 from soundmill.training import weights
 
 REMEDY = (
-    "get the file anew; or, where it holds more than tensors, save it again with the program that wrote it: "
+    "download the file again; or, if it contains more than tensors, save it again with the program that wrote it: "
     "torch.save({'state_dict': old['state_dict'], 'global_step': old['global_step']}, FILE)"
 )
-AVERAGED, TRAINED = "model_ema.ema_model.net.", "model.net."  # prefixes of the weights that are sampled from, and of the others
+AVERAGED, TRAINED = "model_ema.ema_model.net.", "model.net."  # prefixes of the averaged and of the raw weights
 SUFFIX = ".ckpt"
-SAMPLE_RATE, HEAD_WIDTH, GROUPS = 44_100, 64, 8  # of all that was published; the tensors do not tell them
+SAMPLE_RATE, HEAD_WIDTH, GROUPS = 44_100, 64, 8  # of all published checkpoints; the tensors do not determine them
 EMBEDDING = {
     "embedding.frequencies": "blocks.0.weights",
     "embedding.first.weight": "blocks.0.to_out.weight",
@@ -50,16 +50,16 @@ ATTENTION = {
 
 
 def read(path: Path, document: dict[str, Any]) -> tuple[WaveformUNet, dict[str, Any], Callable[..., None]]:
-    """The model in a Lightning checkpoint, with the weights that it sampled from; facts, and what saves it.
+    """The model in a Lightning checkpoint, with its averaged weights if it has them; facts, and the function that saves it.
 
-    All but its net is as the content of a params.yaml has it. Tensors and plain values are read of the file and nothing else; what
-    is no such file, or of another net, is a UserError.
+    `document`, the content of a params.yaml, gives everything but the network. Reads only tensors and plain values. UserError for
+    any other file or network.
     """
     params = strict.parse_section(document, f"{FAMILY}.train", TrainParams)
-    found = weights.read_checkpoint(path, remedy=REMEDY)
-    state = found.get("state_dict") if isinstance(found, dict) else None
+    contents = weights.read_checkpoint(path, remedy=REMEDY)
+    state = contents.get("state_dict") if isinstance(contents, dict) else None
     if not isinstance(state, dict):
-        raise UserError(f"{path}: not what tiny-audio-diffusion's training writes: `state_dict` is not in it")
+        raise UserError(f"{path}: not a checkpoint of tiny-audio-diffusion: it has no `state_dict`")
     check_tensors(state, path)
     prefix = AVERAGED if any(name.startswith(AVERAGED) for name in state) else TRAINED
     theirs = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
@@ -67,44 +67,44 @@ def read(path: Path, document: dict[str, Any]) -> tuple[WaveformUNet, dict[str, 
         net = Described.of(theirs)
         modulation, channels = theirs["blocks.0.to_out.weight"].shape[0], net.in_channels
     except (KeyError, IndexError, ValueError):
-        raise UserError(f"{path}: no U-Net of tiny-audio-diffusion's is in it ({prefix}…); {REMEDY}") from None
+        raise UserError(f"{path}: contains no U-Net of tiny-audio-diffusion ({prefix}…); {REMEDY}") from None
     if not net.heads:
-        raise UserError(f"{path}: its U-Net has no attention, so it is none of the published ones; nothing else is imported")
+        raise UserError(f"{path}: its U-Net has no attention, unlike all published ones; only those can be imported")
     network = strict.parse(UNet1dParams, net.sizes | {"modulation": modulation}, str(path))
     params = params.model_copy(update={"network": network, "condition": "none", "use": "last"})
     tensors = renamed(theirs, EMBEDDING | net.names)
-    with torch.device("meta"):  # before memory is taken for what the shapes claim
+    with torch.device("meta"):  # checks the shapes before allocating memory
         weights.load_state(models.build_net(params, channels, 0), tensors, path, REMEDY)
     model = WaveformUNet(params, models.build_net(params, channels, 0), SAMPLE_RATE, channels, [])
     weights.load_state(model.net, tensors, path, REMEDY)
-    print(f"{path.name}: taken to make sounds of {SAMPLE_RATE} Hz, as all of tiny-audio-diffusion's do: the file does not tell")
-    step = found.get("global_step")
+    print(f"{path.name}: assuming {SAMPLE_RATE} Hz, as in all of tiny-audio-diffusion's models: the file does not state it")
+    step = contents.get("global_step")
     step = step if isinstance(step, int) else 0
     return model, {"steps": step, "weights": {"last": {"step": step}}}, models.save
 
 
 def check_tensors(state: Mapping[Any, Any], path: Path) -> None:
-    """UserError where not all are finite floating-point numbers that are in the file, each by a name."""
+    """UserError unless all are named tensors, fully stored in the file, of finite real numbers."""
     for name, value in state.items():
-        whole = isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
-        if not (isinstance(name, str) and whole and value.untyped_storage().nbytes() >= value.numel() * value.element_size()):
-            raise UserError(f"{path}: {str(name)[:100]!r} is no tensor that is whole; {REMEDY}")
+        dense = isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+        if not (isinstance(name, str) and dense and value.untyped_storage().nbytes() >= value.numel() * value.element_size()):
+            raise UserError(f"{path}: {str(name)[:100]!r} is not a complete tensor; {REMEDY}")
         if value.is_complex() or (value.is_floating_point() and not value.isfinite().all()):
-            raise UserError(f"{path}: {name[:100]!r} has values that are no real numbers; {REMEDY}")
+            raise UserError(f"{path}: {name[:100]!r} has values that are not finite real numbers; {REMEDY}")
 
 
 def renamed(theirs: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
-    """Tensors by our names; those that are unknown keep theirs, and are refused with what does not fit.
+    """Tensors with our names; unknown names stay unchanged and fail when the weights are loaded.
 
-    The embedding's second layer is there twice, once for each time that it is used.
+    The embedding's second layer is stored twice, once for each use.
     """
-    ours = {there: here for here, there in names.items()}
-    return {ours.get(name, name): value for name, value in theirs.items() if not name.startswith("blocks.1.blocks.1.")}
+    our_names = {theirs: ours for ours, theirs in names.items()}
+    return {our_names.get(name, name): value for name, value in theirs.items() if not name.startswith("blocks.1.blocks.1.")}
 
 
 @dataclass
 class Described:
-    """What the tensors tell of a net: sizes of its levels, and its tensors' names by ours."""
+    """The sizes of a network, inferred from its tensors, and their names by ours."""
 
     in_channels: int
     heads: int = 0
@@ -116,61 +116,63 @@ class Described:
 
     @classmethod
     def of(cls, theirs: Mapping[str, Tensor]) -> Described:
-        there, here = "blocks.2.net.", "levels."
-        described = cls(theirs[f"{there}block.blocks.0.block.weight"].shape[1])
-        while there:
-            inner = described._add(theirs, there, here)
-            there, here = inner, f"{here}inner."
+        published, ours = "blocks.2.net.", "levels."
+        described = cls(theirs[f"{published}block.blocks.0.block.weight"].shape[1])
+        while published:
+            inner = described._add(theirs, published, ours)
+            published, ours = inner, f"{ours}inner."
         return described
 
     @property
     def sizes(self) -> dict[str, Any]:
-        of_levels = {name: getattr(self, name) for name in ("channels", "factors", "items", "attention")}
+        levels = {name: getattr(self, name) for name in ("channels", "factors", "items", "attention")}
         return {
-            **of_levels,
+            **levels,
             "text_attention": [False] * len(self.items),
             "heads": self.heads,
             "head_width": HEAD_WIDTH,
             "groups": GROUPS,
         }
 
-    def _add(self, theirs: Mapping[str, Tensor], there: str, here: str) -> str:
-        """Note the level whose tensors' names begin with `there`; returns how those of the one below begin, "" for none."""
+    def _add(self, theirs: Mapping[str, Tensor], prefix: str, our_prefix: str) -> str:
+        """Add the level whose tensor names start with `prefix`; returns the prefix of the level below, "" if there is none."""
         modules: dict[int, set[str]] = {}
         for name in theirs:
-            if match := re.match(re.escape(there) + r"block\.blocks\.(\d+)\.(.*)", name):
+            if match := re.match(re.escape(prefix) + r"block\.blocks\.(\d+)\.(.*)", name):
                 modules.setdefault(int(match[1]), set()).add(match[2].rpartition(".")[0])
         last = max(modules)
         inner = next((place for place, names in modules.items() if "skip.blocks.0.1" in names), None)
-        width, _, factor = theirs[f"{there}block.blocks.0.block.weight"].shape
+        width, _, factor = theirs[f"{prefix}block.blocks.0.block.weight"].shape
         self.channels.append(width)
         self.factors.append(factor)
         half = (last - 1) // 2
         before = range(1, 1 + half)
-        items = self._items(theirs, f"{there}block.blocks.", f"{here}before.", before, modules)
-        self._items(theirs, f"{there}block.blocks.", f"{here}after.", range(last - half, last), modules)
+        items = self._items(theirs, f"{prefix}block.blocks.", f"{our_prefix}before.", before, modules)
+        self._items(theirs, f"{prefix}block.blocks.", f"{our_prefix}after.", range(last - half, last), modules)
         self.items.append(items)
         self.attention.append(any("blocks.0.block.to_q" in modules[place] for place in before))
-        self._name(f"{here}down", f"{there}block.blocks.0.block")
-        self._name(f"{here}up", f"{there}block.blocks.{last}.block.1")
-        self._name(f"{here}scale.1", f"{there}skip.blocks.0.1")
-        self._name(f"{here}adapter", f"{there}skip_adapter.block")
-        return "" if inner is None else f"{there}block.blocks.{inner}."
+        self._name(f"{our_prefix}down", f"{prefix}block.blocks.0.block")
+        self._name(f"{our_prefix}up", f"{prefix}block.blocks.{last}.block.1")
+        self._name(f"{our_prefix}scale.1", f"{prefix}skip.blocks.0.1")
+        self._name(f"{our_prefix}adapter", f"{prefix}skip_adapter.block")
+        return "" if inner is None else f"{prefix}block.blocks.{inner}."
 
-    def _items(self, theirs: Mapping[str, Tensor], there: str, here: str, places: range, modules: dict[int, set[str]]) -> int:
-        """Name the items whose modules lie at `places`; returns their number."""
+    def _items(
+        self, theirs: Mapping[str, Tensor], prefix: str, our_prefix: str, places: range, modules: dict[int, set[str]]
+    ) -> int:
+        """Name the items whose modules are at `places`; returns their number."""
         number = -1
         for place in places:
             if "block.blocks.0.blocks.0.0" in modules[place]:
-                number, known = number + 1, RESIDUAL
+                number, names = number + 1, RESIDUAL
             elif "blocks.0.block.to_q" in modules[place]:
-                known = ATTENTION
-                self.heads = theirs[f"{there}{place}.blocks.0.block.to_q.weight"].shape[0] // HEAD_WIDTH
+                names = ATTENTION
+                self.heads = theirs[f"{prefix}{place}.blocks.0.block.to_q.weight"].shape[0] // HEAD_WIDTH
             else:
-                known = MODULATION
-            for mine, its in known.items():
-                self._name(f"{here}{number}.{mine}", f"{there}{place}.{its}")
+                names = MODULATION
+            for ours, published in names.items():
+                self._name(f"{our_prefix}{number}.{ours}", f"{prefix}{place}.{published}")
         return number + 1
 
-    def _name(self, mine: str, its: str) -> None:
-        self.names |= {f"{mine}.{kind}": f"{its}.{kind}" for kind in ("weight", "bias")}
+    def _name(self, ours: str, published: str) -> None:
+        self.names |= {f"{ours}.{kind}": f"{published}.{kind}" for kind in ("weight", "bias")}

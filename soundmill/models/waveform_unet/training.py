@@ -1,4 +1,4 @@
-"""Train the family on crops of the training clips' waves, with the channels that they have."""
+"""Train the family on crops of the training clips' waves, with all their channels."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from soundmill.training.seeds import seed_of
 from soundmill.training.starting import compare
 from soundmill.training.validation import HeldOut
 
-TIMED_TOKENS = 24  # of a caption, to time a step
+TIMED_TOKENS = 24  # tokens per caption when timing a step
 
 
 class WaveformModule(VelocityModule):
-    """A batch: waves [b, channels, T], and label weights, or text states, their mask and which items have no caption."""
+    """A batch: waves [b, channels, T], and label weights, or text states, their mask and a mask of items without caption."""
 
     def __init__(self, params: TrainParams, net: torch.nn.Module, steps: int):
         super().__init__(net, params, steps, params.accumulate)
@@ -54,13 +54,13 @@ class WaveformModule(VelocityModule):
 
 @dataclass(frozen=True)
 class Captioned:
-    """A source of what another gives, and behind it the states of one caption of each item, their mask, and which have none [b].
+    """A source that appends the states of one caption per item, their mask, and a mask of items without caption [b].
 
-    Drawn for each item, in [0, 1): what the other takes, and which of its captions.
+    `drawn` [b, 2] in [0, 1): for the other source, and to select a caption.
     """
 
     source: Source
-    captions: Sequence[Sequence[int]]  # their numbers, of each item
+    captions: Sequence[Sequence[int]]  # numbers of each item's captions
     texts: Texts
 
     def batch(self, items: np.ndarray, drawn: np.ndarray) -> tuple[Tensor, ...]:
@@ -74,7 +74,7 @@ class Captioned:
 
 
 def draw(params: TrainParams, step: int) -> Tensor:
-    """Where crops begin, and of captions which: [B], or [B, 2], in [0, 1)."""
+    """Random numbers for the start of each crop, and for its caption: [B] or [B, 2], in [0, 1)."""
     drawn = torch.rand(params.batch_size, 2, generator=torch.Generator().manual_seed(seed_of(params.seed, "crop", step)))
     if params.crop == "start":
         drawn[:, 0] = 0
@@ -82,7 +82,7 @@ def draw(params: TrainParams, step: int) -> Tensor:
 
 
 def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Path, start: WaveformUNet | None) -> Prepared:
-    """Of `parts`: text/, where the net reads captions. A training that starts from another knows its labels too."""
+    """Reads text/ in `parts` if conditioned on captions. A training that starts from another keeps its labels."""
     splits = read_weights(catalog)
     _, (wave, rate) = next(waves_of(clips, set(splits["train"])))
     channels = len(wave)
@@ -91,13 +91,15 @@ def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Pa
     clip_labels = {clip_id: labels for of_split in read_labels(catalog).values() for clip_id, labels in of_split.items()}
     labels = []
     if params.condition == "label":
-        its = [clip_labels[clip_id] for clip_id in splits["train"]]
-        labels = known_labels(its, start.labels if start else (), catalog, f"set {FAMILY}.train.condition to `none` or `caption`")
+        train_labels = [clip_labels[clip_id] for clip_id in splits["train"]]
+        labels = known_labels(
+            train_labels, start.labels if start else (), catalog, f"set {FAMILY}.train.condition to `none` or `caption`"
+        )
     captions = _captions(catalog) if params.condition == "caption" else {}
-    known = sorted({caption for its in captions.values() for caption in its})
+    all_captions = sorted({caption for clip_captions in captions.values() for caption in clip_captions})
     texts = text = None
     if params.condition == "caption":
-        texts = text_states.read_texts(parts / "text", known, "zeros", params.text.width, ctx.scratch)
+        texts = text_states.read_texts(parts / "text", all_captions, "zeros", params.text.width, ctx.scratch)
         text = text_states.read_config(parts / "text")
 
     def source_of(clip_ids: Sequence[str]) -> Source:
@@ -105,7 +107,7 @@ def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Pa
         if params.condition == "label":
             return Labelled(crops, torch.stack([label_weights(clip_labels[clip_id], labels) for clip_id in clip_ids]))
         if texts is not None:
-            numbers = {caption: number for number, caption in enumerate(known)}
+            numbers = {caption: number for number, caption in enumerate(all_captions)}
             return Captioned(crops, [[numbers[one] for one in captions[clip_id]] for clip_id in clip_ids], texts)
         return crops
 
@@ -115,7 +117,7 @@ def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Pa
     order = Order(params.seed, splits["train"], params.batch_size)
     steps = params.steps or -(-order.steps(params.epochs) // params.accumulate)
     unseen = choose_by_hash(list(splits["valid"]), params.validate_batches * params.batch_size)
-    wanted = of_captions(params.grid, params.seed, known) if texts else of_grid(params.grid, params.seed, labels)
+    samples = of_captions(params.grid, params.seed, all_captions) if texts else of_grid(params.grid, params.seed, labels)
     return Prepared(
         WaveformModule(params, net, steps),
         model,
@@ -123,8 +125,8 @@ def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Pa
         order,
         partial(draw, params),
         clip_ids=list(splits["train"]),
-        counts={"captions": len(known)} if texts else {"labels": len(labels)},
-        samples=wanted,
+        counts={"captions": len(all_captions)} if texts else {"labels": len(labels)},
+        samples=samples,
         columns=params.grid.columns,
         held_out=HeldOut(source_of(unseen), len(unseen)) if unseen else None,
         save=partial(models.save, model),
@@ -136,7 +138,7 @@ def _form(rate: int, channels: int) -> dict[str, int]:
 
 
 def _captions(catalog: Path) -> Mapping[str, list[str]]:
-    """By clip id."""
+    """Captions by clip id; UserError if no clip has one."""
     rows = shards.read_table(catalog, manifest.CATALOG, ["clip_id", "captions"]).to_pylist()
     captions = {row["clip_id"]: [caption for caption in row["captions"] or [] if caption] for row in rows}
     if not any(captions.values()):
@@ -145,7 +147,7 @@ def _captions(catalog: Path) -> Mapping[str, list[str]]:
 
 
 def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
-    """As models/family.py says."""
+    """See models/family.py."""
     read = partial(strict.parse_section, document)
     params, generate = read(f"{FAMILY}.train", TrainParams), read(f"{FAMILY}.generate", GenerateParams)
     channels = strict.section(document, f"clips.{document['families'][FAMILY]['clips']}", "params.yaml")["channels"]

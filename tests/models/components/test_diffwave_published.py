@@ -140,8 +140,8 @@ def without(prefix: str) -> dict[str, Tensor]:
     [
         ({"params": AttrDict(PARAMS)}, r"AttrDict was not an allowed global .*save it again .*dict\(old\['params'\]\)"),
         ({"params": {**PARAMS, "noise_schedule": np.linspace(1e-4, 0.05, 50)}}, "cannot be read as weights .* as lists"),
-        ({"params": None}, "`model` and `params` are not both in it"),
-        ({"model": without("spectrogram_upsampler.")}, "takes no mels"),
+        ({"params": None}, "it needs both `model` and `params`"),
+        ({"model": without("spectrogram_upsampler.")}, "an unconditional network"),
         ({"model": without("skip_projection.bias")}, r"not the weights of DiffWaveNet .*skip\.bias"),
         ({"model": {**state(), "more.weight": torch.ones(1)}}, r"not the weights of DiffWaveNet .*more\.weight"),
         ({"model": {**state(), "skip_projection.bias": "0"}}, "not the weights of DiffWaveNet"),

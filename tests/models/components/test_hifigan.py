@@ -176,7 +176,7 @@ def test_what_cannot_be_read_is_refused(model, tmp_path):
 
 def test_rates_make_as_many_samples_as_a_frame_has():
     vocoder_adversary.check_hop(VOICE.rates, SPEC)
-    with pytest.raises(UserError, match=r"\[5, 4, 2, 2, 2\] make 160 samples of a frame, and hop_length .* is 200"):
+    with pytest.raises(UserError, match=r"\[5, 4, 2, 2, 2\] multiply to 160 samples per frame, but hop_length .* is 200"):
         vocoder_adversary.check_hop(VOICE.rates, SPEC.model_copy(update={"hop_length": 200}))
 
 

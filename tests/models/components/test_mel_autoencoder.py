@@ -122,7 +122,7 @@ def test_what_is_measured_as_lost_is_the_deviation_of_real_from_rebuilt(model, t
     wrong = torch.full((SPEC.n_mels, 20), 0.25)
     wrong[3] = torch.tensor([1.0, -1.0]).repeat(10)
     heard = iter([*log_mels])
-    monkeypatch.setattr(training, "wholes", lambda model, log_mels: iter(one[None] for one in log_mels))
+    monkeypatch.setattr(training, "whole_clips", lambda model, log_mels: iter(one[None] for one in log_mels))
     monkeypatch.setattr(Autoencoder, "decode", lambda self, x0: (next(heard) + wrong)[None])
     training.measure(model, log_mels)
     assert model.residual == [1.0 if band == 3 else 0.25 for band in range(SPEC.n_mels)]

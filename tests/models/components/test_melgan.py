@@ -36,7 +36,7 @@ def test_a_frame_becomes_a_hop(tmp_path, frames):
 
 
 def test_rates_of_another_hop_are_refused():
-    with pytest.raises(UserError, match=r"rates \[5, 4, 4, 2\] make 160 samples of a frame, and hop_length .* is 200"):
+    with pytest.raises(UserError, match=r"rates \[5, 4, 4, 2\] multiply to 160 samples per frame, but hop_length .* is 200"):
         check_hop(SMALL.rates, TANGO.model_copy(update={"hop_length": 200}))
 
 

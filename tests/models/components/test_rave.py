@@ -20,10 +20,10 @@ from soundmill.models.components.rave.discriminators import Discriminators
 from soundmill.models.components.rave.editing import edited, parse_edits
 from soundmill.models.components.rave.fidelity import components
 from soundmill.models.components.rave.losses import (
+    discriminator_loss,
     distance,
     features_loss,
-    fooling_loss,
-    judges_loss,
+    generator_loss,
     kl_divergence,
     magnitudes,
 )
@@ -208,10 +208,10 @@ def test_losses_have_their_known_values():
     mean, deviation = torch.tensor([[[2.0, 0.0], [0.0, 0.0]]]), torch.ones(1, 2, 2)
     assert kl_divergence(mean, deviation) == 2  # 4 at one of two times
     assert kl_divergence(0 * mean, 2 * deviation) == pytest.approx(2 * (4 - math.log(4) - 1))
-    assert judges_loss([torch.tensor([2.0, 0.0])], [torch.tensor([-3.0, 0.0])]) == 0.5 + 0.5
-    assert judges_loss([torch.tensor([2.0])] * 2, [torch.tensor([-3.0])] * 2) == 0
-    assert judges_loss([torch.tensor([2.0, 0.0])] * 3, [torch.tensor([-3.0, 0.0])] * 3) == 3  # the sum over discriminators
-    assert fooling_loss([torch.tensor([1.0, 3.0]), torch.tensor([-4.0])]) == 2
+    assert discriminator_loss([torch.tensor([2.0, 0.0])], [torch.tensor([-3.0, 0.0])]) == 0.5 + 0.5
+    assert discriminator_loss([torch.tensor([2.0])] * 2, [torch.tensor([-3.0])] * 2) == 0
+    assert discriminator_loss([torch.tensor([2.0, 0.0])] * 3, [torch.tensor([-3.0, 0.0])] * 3) == 3  # the sum over discriminators
+    assert generator_loss([torch.tensor([1.0, 3.0]), torch.tensor([-4.0])]) == 2
     maps = [[torch.full((2,), 9.0), torch.full((4,), 2.0)]]
     other = [[torch.full((2,), 8.0), torch.full((4,), 1.0)]]
     assert features_loss(maps, other, FeaturesParams(weight=10.0, relative=False, skip=0)) == 1
@@ -262,7 +262,7 @@ def test_a_codec_turns_latents_back_and_draws_what_is_left_out(sizes):
     posterior = codec.posterior([wave.numpy() for wave in given], 1024)
     assert posterior.shape == (2, 2, 2, 32, 1)
     torch.testing.assert_close(posterior[:, 0, :, :, 0], few)
-    with pytest.raises(ValueError, match="waves of 2 channels, and this codec takes one"):
+    with pytest.raises(ValueError, match="waves of 2 channels, but this codec takes one"):
         codec.encode(given.expand(-1, 2, -1))
     with pytest.raises(UserError, match=r"num_samples 1000 must be a multiple of 32, the samples of a latent: 992 or 1024"):
         codec.posterior([given[0].numpy()], 1000)
@@ -287,7 +287,7 @@ def test_latents_are_set_moved_and_scaled():
     [
         ({"dilations": [[1]]}, "one list for each of ratios"),
         ({"ratios": [4, 1]}, "must be 2 or more"),
-        ({"noise": {"ratios": [3], "filters": 3}}, "no part of the 8 of a latent"),
+        ({"noise": {"ratios": [3], "filters": 3}}, "does not divide the 8 frames"),
         ({"dilations": [[0], [1]]}, "must be 1 or more"),
     ],
 )
@@ -364,7 +364,9 @@ def test_the_bands_distance_leaves_out_where_padding_is_heard():
     made.grad = None
     module_of("weights.valid_signal_crop=false")._distance(made, bands, waveform, waveform).backward()
     assert made.grad[0].abs().sum(0).all()
-    with pytest.raises(UserError, match=r"leaves 104 frames of a crop's bands, and the shortest of weights\.scales has 128: raise"):
+    with pytest.raises(
+        UserError, match=r"leaves 104 band frames of a crop, fewer than the shortest of weights\.scales \(128\): raise"
+    ):
         module_of("weights.valid_signal_crop=true", "weights.num_samples=1024")
 
 

@@ -161,7 +161,7 @@ def test_parts_of_a_longer_sound_share_the_noise_of_their_place():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"items": [1]}, "items .* must have one for each of channels"),
+        ({"items": [1]}, "items .* must have one value for each of channels"),
         ({"factors": [1, 0]}, "must be 1 or more"),
         ({"channels": [8, 10]}, "multiples of 4 groups"),
     ],

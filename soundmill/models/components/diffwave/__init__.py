@@ -1,4 +1,4 @@
-"""DiffWave (Kong et al. 2021, arXiv:2009.09761): diffusion on waves, here as a vocoder that is trained on the corpus."""
+"""DiffWave (Kong et al. 2021, arXiv:2009.09761): diffusion of waves, here as a vocoder trained on the corpus."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DiffWave as its stage publishes it."""
+"""Make DiffWave for its stage."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from soundmill.training.device import use_threads
 
 def make(params: DiffWaveParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> Made:
     making = Making.of(params, ctx, clips, mels, catalog)
-    vocoder.schedule(params.noise, params.sampling)  # what it refuses, it refuses before the training
+    vocoder.schedule(params.noise, params.sampling)  # raises before the training if they do not fit
     use_threads(params.hardware.threads)
     torch.manual_seed(params.weights.seed)
     net = DiffWaveNet(params.network, making.spec)

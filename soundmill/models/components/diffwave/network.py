@@ -1,4 +1,4 @@
-"""DiffWave's net (Kong et al. 2021, section 3 and figure 2): the noise in a wave, from the wave, the timestep and a condition.
+"""DiffWave's network (Kong et al. 2021, section 3 and figure 2): predicts the noise in a wave, given timestep and condition.
 
 | paper | here |
 |---|---|
@@ -16,17 +16,17 @@ from torch import Tensor, nn
 from soundmill.audio.mel import MelSpec
 from soundmill.models.components.diffwave.params import NetworkParams
 
-EMBEDDING, WIDTH = 128, 512  # of timesteps (equation 9) and of labels; what the former become
+EMBEDDING, WIDTH = 128, 512  # embedding of timesteps (equation 9) and labels; timesteps after their layers
 SLOPE = 0.4  # of the upsampler's leaky ReLUs
 
 
 class TimestepEmbedding(nn.Module):
-    """Timesteps [B] → [B, 512]. Sines and cosines are of whole timesteps; a fractional one lies between its two."""
+    """Timesteps [B] → [B, 512]; a fractional timestep interpolates between the sinusoids of its two neighbours."""
 
     def __init__(self) -> None:
         super().__init__()
         half = EMBEDDING // 2
-        # In float32, as published weights saw them: of the last angle at t = 49, 490,000, it knows no more than 0.03.
+        # In float32, as with the published weights: the last angle at t = 49, 490,000, has an error of up to 0.03.
         self.register_buffer("frequencies", 10.0 ** (torch.arange(half) * 4.0 / (half - 1)), persistent=False)
         self.layers = nn.Sequential(nn.Linear(EMBEDDING, WIDTH), nn.SiLU(), nn.Linear(WIDTH, WIDTH), nn.SiLU())
 
@@ -50,21 +50,21 @@ class Upsampler(nn.Module):
     def forward(self, mel: Tensor) -> Tensor:
         mel = mel[:, None]
         for layer in self.layers:
-            # Half a stride is cut from both ends; of an odd one, a sample more from the last.
+            # Padding cuts half a stride at both ends; an odd stride leaves one more sample at the end.
             mel = nn.functional.leaky_relu(layer(mel)[..., : mel.shape[3] * layer.stride[1]], SLOPE)
         return mel[:, 0]
 
 
 def strides(hop_length: int) -> tuple[int, int]:
-    """The two factors of a hop that are nearest to each other, the larger one first: 16 and 16 of the published 256."""
+    """The two factors of a hop that are closest to each other, the larger first: 16 and 16 for the published 256."""
     smaller = max(factor for factor in range(1, math.isqrt(hop_length) + 1) if hop_length % factor == 0)
     return hop_length // smaller, smaller
 
 
 class ResidualLayer(nn.Module):
-    """A gated dilated convolution; gives what goes on and what goes to the end, both [B, C, T].
+    """A gated dilated convolution; returns the residual output and the skip output, both [B, C, T].
 
-    The condition [B, `conditions`, T], or of one sample for all of T, is added before the gate; `conditions` 0: there is none.
+    The condition [B, `conditions`, T or 1] is added before the gate; with `conditions` 0 there is none.
     """
 
     def __init__(self, channels: int, dilation: int, conditions: int):
@@ -84,10 +84,10 @@ class ResidualLayer(nn.Module):
 
 
 class DiffWaveNet(nn.Module):
-    """(xt [B, 1, T], t [B], condition) → noise [B, 1, T]; it begins by predicting none.
+    """(xt [B, 1, T], t [B], condition) → noise [B, 1, T]; untrained, it predicts zero.
 
-    The condition is one of: mels within [0, 1] [B, n_mels, T / hop_length] of `spec`; label weights [B, `num_labels`]; None, where
-    the net has neither.
+    The condition is mels of `spec` in [0, 1], [B, n_mels, T / hop_length], or label weights [B, `num_labels`], or None if the
+    network has neither.
     """
 
     def __init__(self, params: NetworkParams, spec: MelSpec | None = None, num_labels: int | None = None):
@@ -113,7 +113,7 @@ class DiffWaveNet(nn.Module):
         return self.denoise(xt, t, self.prepare(condition))
 
     def prepare(self, condition: Tensor | None) -> Tensor | None:
-        """What `denoise` takes of a condition: the same at every timestep."""
+        """The part of the condition that is the same at every timestep, for `denoise`."""
         if self.upsampler is not None:
             return self.upsampler(condition)
         return condition if self.labels is None else (condition @ self.labels.weight)[:, :, None]

@@ -1,4 +1,4 @@
-"""Knobs of DiffWave."""
+"""Parameters of DiffWave."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from pydantic import Field
 from soundmill.models.components.vocoder_params import CropsParams, NetVocoderParams
 from soundmill.params import Seed, StageParams
 
-NoiseLoss = Annotated[Literal["l1", "l2"], Field(description="of the noise that is predicted")]
+NoiseLoss = Annotated[Literal["l1", "l2"], Field(description="distance of the predicted noise")]
 Beta = Annotated[float, Field(gt=0, lt=1)]
 
 
 class NetworkParams(StageParams):
-    """DiffWave's net: dilations of the residual layers go 1, 2, 4 … through a cycle, and begin again."""
+    """DiffWave's network; the dilations of the residual layers double from 1 within each cycle."""
 
-    layers: int = Field(ge=1, description="the paper's vocoders have 30, its others 36")
-    channels: int = Field(ge=1, description="the paper's small vocoder has 64, the large one 128, its others 256")
-    dilation_cycle: int = Field(ge=1, le=20, description="the paper's vocoders have 10, its others 12")
+    layers: int = Field(ge=1, description="30 in the paper's vocoders, 36 in its other models")
+    channels: int = Field(ge=1, description="64 in the paper's small vocoder, 128 in the large one, 256 in its other models")
+    dilation_cycle: int = Field(ge=1, le=20, description="10 in the paper's vocoders, 12 in its other models")
 
     @property
     def context(self) -> int:
-        """Samples on either side that the net sees."""
+        """Receptive field on either side, in samples."""
         return sum(2 ** (layer % self.dilation_cycle) for layer in range(self.layers))
 
 
 class NoiseParams(StageParams):
-    """The schedule that the net is trained on: betas evenly spaced."""
+    """The noise schedule of the training: evenly spaced betas."""
 
     num_timesteps: int = Field(ge=2)
     beta_start: Beta
@@ -36,9 +36,9 @@ class NoiseParams(StageParams):
 
 class SamplingParams(StageParams):
     betas: Annotated[list[Beta], Field(min_length=1)] | Literal["trained"] = Field(
-        description="the steps to sound; trained: every timestep of the training"
+        description="noise schedule of sampling; trained: every timestep of the training"
     )
-    seed: Seed = Field(description="of what a vocoder's sounds begin with")
+    seed: Seed = Field(description="of the initial noise of a vocoder")
 
 
 class WeightsParams(CropsParams):

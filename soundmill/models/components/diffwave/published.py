@@ -1,4 +1,4 @@
-"""Weights of DiffWave's published implementation (`lmnt-com/diffwave`) as a vocoder of ours: the same net under other names."""
+"""Convert weights of DiffWave's published implementation (`lmnt-com/diffwave`): the same network with other tensor names."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from soundmill.params import parse
 from soundmill.training import weights
 
 REMEDY = (
-    "get the file anew; or, if its `params` are no plain dictionary, save it again with the program that wrote it: "
+    "download the file again; or, if its `params` are not a plain dictionary, save it again with the program that wrote it: "
     "torch.save({'model': old['model'], 'params': dict(old['params'])}, FILE), arrays in `params` as lists"
 )
-UNEVEN = 1e-6  # of a beta: they are written as decimals
+UNEVEN = 1e-6  # tolerance of a beta: they are stored as decimals
 NAMES = {
     "input_projection": "first",
     "diffusion_embedding.projection1": "embedding.layers.0",
@@ -41,7 +41,7 @@ OF_A_LAYER = {
 
 
 class Published(BaseModel):
-    """What its `params` say of the net, the noise and the mels; the others are of the training."""
+    """The `params` that describe network, noise and mels; the others concern the training."""
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -57,7 +57,7 @@ class Published(BaseModel):
 
     @property
     def spec(self) -> MelSpec:
-        """Of `diffwave.preprocess`. Its `normalized` is in the conditioner; its floor is below what that cuts off."""
+        """The mel spec of `diffwave.preprocess`. Its `normalized` is part of the conditioner, which clips above this floor."""
         values = {
             "sample_rate": self.sample_rate,
             "n_fft": self.n_fft,
@@ -87,27 +87,27 @@ class Published(BaseModel):
     def noise(self) -> NoiseParams:
         betas = torch.tensor(self.noise_schedule, dtype=torch.float64)
         if (betas - torch.linspace(betas[0], betas[-1], len(betas), dtype=torch.float64)).abs().max() > UNEVEN:
-            raise UserError("params.noise_schedule: its betas are not evenly spaced, and no other training is known here")
+            raise UserError("params.noise_schedule: its betas are not evenly spaced, which is not supported")
         values = {"num_timesteps": len(betas), "beta_start": self.noise_schedule[0], "beta_end": self.noise_schedule[-1]}
         return parse(NoiseParams, values, "params.noise_schedule")
 
 
 def read(path: Path) -> DiffWave:
-    """The vocoder in a file `weights-*.pt`; it samples by the file's `inference_noise_schedule`, with seed 0.
+    """The vocoder in a file `weights-*.pt`; it samples with the file's `inference_noise_schedule` and seed 0.
 
-    Tensors and plain values are read of it and nothing else; what is no such file, or of another net, is a UserError.
+    Reads only tensors and plain values. UserError for any other file or network.
     """
-    found = weights.read_checkpoint(path, remedy=REMEDY)
-    if not isinstance(found, dict) or not all(isinstance(found.get(key), dict) for key in ("model", "params")):
-        raise UserError(f"{path}: not what DiffWave's implementation writes: `model` and `params` are not both in it")
-    published = parse(Published, found["params"], f"{path}: params")
+    contents = weights.read_checkpoint(path, remedy=REMEDY)
+    if not isinstance(contents, dict) or not all(isinstance(contents.get(key), dict) for key in ("model", "params")):
+        raise UserError(f"{path}: not a file of DiffWave's implementation: it needs both `model` and `params`")
+    published = parse(Published, contents["params"], f"{path}: params")
     try:
         network, noise, spec = published.network, published.noise, published.spec
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     sampling = parse(SamplingParams, {"betas": published.inference_noise_schedule, "seed": 0}, f"{path}: params")
-    tensors = renamed(found["model"], path)
-    with torch.device("meta"):  # before memory is taken for what `params` claim
+    tensors = renamed(contents["model"], path)
+    with torch.device("meta"):  # checks the shapes before allocating the sizes that `params` claim
         weights.load_state(DiffWaveNet(network, spec), tensors, path, REMEDY)
     net = DiffWaveNet(network, spec)
     weights.load_state(net, tensors, path, REMEDY)
@@ -115,14 +115,14 @@ def read(path: Path) -> DiffWave:
 
 
 def renamed(state: dict[str, Any], path: Path) -> dict[str, Tensor]:
-    """Its tensors by our names; UserError for a net without mels."""
+    """The tensors with our names; UserError for a network without mels."""
     if not any(name.startswith("spectrogram_upsampler.") for name in state):
-        raise UserError(f"{path}: its net takes no mels (`unconditional`), so it is no vocoder; nothing else is imported")
+        raise UserError(f"{path}: an unconditional network, not a vocoder; only vocoders can be imported")
     return {_renamed(name): value for name, value in state.items()}
 
 
 def _renamed(name: str) -> str:
-    """Our name of a tensor; one that is unknown stays as it is, and is refused with the others that do not fit."""
+    """Our name of a tensor; unknown names stay unchanged and fail when the weights are loaded."""
     module, _, kind = name.rpartition(".")
     if layer := re.fullmatch(r"residual_layers\.(\d+)\.(\w+)", module):
         return f"layers.{layer[1]}.{OF_A_LAYER.get(layer[2], layer[2])}.{kind}"

@@ -1,4 +1,4 @@
-"""Train DiffWave's net to predict the noise in crops of waves (Kong et al. 2021, algorithm 1)."""
+"""Train DiffWave to predict the noise in crops of waves (Kong et al. 2021, algorithm 1)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from soundmill.training.params import TrainingParams
 class DiffWaveModule(TrainingModule):
     """A batch: log-mels [b, n_mels, frames] of `spec` and their waves [b, T]; or waves [b, 1, T], and label weights if there are.
 
-    `params` have a `loss` beside what every training has.
+    `params` are `TrainingParams` with a `loss`.
     """
 
     def __init__(self, params: TrainingParams, net: DiffWaveNet, noise: NoiseParams, steps: int, spec: MelSpec | None = None):
@@ -42,7 +42,7 @@ class DiffWaveModule(TrainingModule):
 def noise_loss(net: Net, table: Tensor, x0: Tensor, t: Tensor, noise: Tensor, kind: str) -> Tensor:
     """Error [B] of the noise that `net(xt, t)` predicts, `l1` or `l2`; x0, noise [B, 1, T], t [B] whole, table: alpha_bar [T].
 
-    A net that predicts none has an l1 of √(2/π) in the mean.
+    Predicting zero gives a mean l1 of √(2/π).
     """
     predicted = net(diffuse(x0, noise, *alpha_sigma(table, t, x0.ndim)), t.float())
     error = (predicted.float() - noise).abs()

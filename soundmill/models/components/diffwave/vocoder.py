@@ -1,6 +1,6 @@
-"""DiffWave as a vocoder: from log-mels of any spec to sound, in as many steps as its noise schedule has.
+"""DiffWave as a vocoder for log-mels of any spec.
 
-On disk it is a directory: `model.safetensors`, and `config.json` with all else.
+On disk: a directory with `model.safetensors` and `config.json`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from soundmill.models.components.diffwave.params import DiffWaveParams, NetworkP
 from soundmill.training import checkpoint
 from soundmill.training.seeds import noise_at
 
-# The published mels: 20·log10 of a magnitude, less 20, of the 100 dB below which is [0, 1].
+# The published mels: 20·log10 of a magnitude, minus 20, with the 100 dB below that scaled to [0, 1].
 TOP_DB, RANGE_DB = 20.0, 100.0
-PIECE_SAMPLES = 1 << 16  # of a sound that are in the net at once; 30 layers of 64 channels take 64 MB for a second of 22.05 kHz
-STEPS_AT_ONCE = 200  # that are generators within one another: Python allows a thousand frames
-UPSAMPLED = 2  # frames on either side that the upsampler sees
+PIECE_SAMPLES = 1 << 16  # per network call; 30 layers of 64 channels use 64 MB per second of 22.05 kHz
+STEPS_AT_ONCE = 200  # nested generators; Python allows a thousand frames
+UPSAMPLED = 2  # receptive field of the upsampler on either side, in frames
 
 
 class DiffWaveConfig(VocoderConfig):
@@ -40,7 +40,7 @@ class DiffWaveConfig(VocoderConfig):
 
 @dataclass
 class DiffWave:
-    """A `Vocoder` (components/contracts.py): the net, in evaluation mode and float32."""
+    """A `Vocoder` (components/contracts.py): the network, in evaluation mode and float32."""
 
     network: NetworkParams
     noise: NoiseParams
@@ -53,12 +53,12 @@ class DiffWave:
         return self
 
     def vocode(self, log_mels: Tensor, seed: int = 0) -> Tensor:
-        """Waves [N, 1, frames · hop_length] in [−1, 1] of log-mels [N, n_mels, frames]; each from the same noise."""
+        """Waves [N, 1, frames · hop_length] in [−1, 1] from log-mels [N, n_mels, frames]; all start from the same noise."""
         return torch.cat(list(self.pieces(log_mels)), 2)
 
     def pieces(self, log_mels: Tensor) -> Iterator[Tensor]:
-        """The same, piece by piece. A piece takes a step as soon as its neighbours, as far as the net sees, have taken the one
-        before: no step waits for the whole sound, but where there are more than `STEPS_AT_ONCE`."""
+        """As `vocode`, piece by piece. A piece takes a step as soon as its neighbours within the receptive field have taken the
+        previous one, so no step needs the whole sound in memory, except after every `STEPS_AT_ONCE` steps."""
         hop = self.spec.hop_length
         betas, timesteps = schedule(self.noise, self.sampling)
         size = max(1, PIECE_SAMPLES // hop) * hop
@@ -84,7 +84,7 @@ class DiffWave:
                 yield ancestral_step(piece.inner(piece.values), piece.inner(predicted), betas, step, noise)
 
     def _prepared(self, log_mels: Tensor, first: int, count: int) -> Tensor:
-        """What the net takes of so many frames, computed with those around them that its upsampler sees."""
+        """The prepared condition of `count` frames, computed with the upsampler's context around them."""
         before = min(first, UPSAMPLED)
         around = log_mels[..., first - before : first + count + UPSAMPLED]
         prepared = self.net.prepare(conditioner(around, self.spec))
@@ -95,7 +95,7 @@ class DiffWave:
 
 
 def schedule(noise: NoiseParams, sampling: SamplingParams) -> tuple[Tensor, Tensor]:
-    """The betas [N] to sample by, and the net's timestep [N] at each."""
+    """The betas [N] of sampling, and the network's timestep [N] for each."""
     table = alpha_bar_of(noise)
     if sampling.betas == "trained":
         return alpha_bar_to_betas(table), torch.arange(len(table), dtype=torch.float64)
@@ -108,8 +108,8 @@ def alpha_bar_of(noise: NoiseParams) -> Tensor:
 
 
 def conditioner(log_mels: Tensor, spec: MelSpec) -> Tensor:
-    """Log-mels (ln) as the published net takes them: decibels of bands of unit peak and a window of unit energy, scaled and
-    held to [0, 1].
+    """Log-mels (ln) in the published format: decibels with bands of unit peak and a window of unit energy, scaled and clipped to
+    [0, 1].
     """
     decibels = 20 / spec.power / math.log(10) * of_unit_peak(log_mels, spec)
     energy = 10 * math.log10(3 / 8 * spec.win_length)  # Σ w² of a Hann window
@@ -121,13 +121,13 @@ def network(params: DiffWaveParams, spec: dict[str, Any]) -> DiffWaveNet:
 
 
 def save(model: DiffWave, directory: Path, source: dict[str, Any]) -> dict[str, Any]:
-    """As contracts.py says; `source`: plain values."""
+    """See contracts.py; `source`: plain values."""
     parts = {"network": model.network, "noise": model.noise, "sampling": model.sampling}
     return save_vocoder(directory, DiffWaveConfig(kind="diffwave", mel_spec=model.spec, source=source, **parts), model.net)
 
 
 def load(directory: Path, spec: MelSpec | None) -> DiffWave:
-    """The vocoder that `save` wrote; one for other log-mels than `spec`'s, or weights of another net, are a UserError."""
+    """The vocoder that `save` wrote; UserError if its mel spec differs from `spec` (if given) or the weights do not fit."""
     saved = read_vocoder(directory, DiffWaveConfig, spec)
     net = checkpoint.load_weights(DiffWaveNet(saved.network, saved.mel_spec), directory / checkpoint.WEIGHTS)
     return DiffWave(saved.network, saved.noise, saved.sampling, saved.mel_spec, net)

@@ -1,4 +1,4 @@
-"""Knobs of Griffin-Lim."""
+"""Parameters of Griffin-Lim."""
 
 from __future__ import annotations
 
@@ -14,5 +14,6 @@ class GriffinLimParams(StageParams):
     griffin_lim_momentum: float = Field(ge=0, lt=1)
     # With a default, since earlier checkpoints do not have this key.
     griffin_lim_grain: Literal["none", "speckle"] = Field(
-        "none", description="what bands average away: left out, or drawn by the request's seed where they fluctuate as noise does"
+        "none",
+        description="fluctuations that bands average away: none, or drawn by the request's seed in noisy bands",
     )

@@ -14,7 +14,7 @@ from soundmill.audio.mel import MelSpec
 from soundmill.models.components.griffin_lim.params import GriffinLimParams
 from soundmill.training.seeds import seed_of
 
-SEED = 0  # the phases it starts from are the same for every clip, real or generated
+SEED = 0  # of the initial phases, which are the same for every clip, real or generated
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class GriffinLim:
         """Waves [N, 1, frames · hop_length] on the CPU."""
         num_samples = log_mels.shape[2] * self.spec.hop_length
         iterations, momentum = self.params.griffin_lim_iterations, self.params.griffin_lim_momentum
-        # Frames stand in the middle of their windows: without one more, the last of them would fade out.
+        # Frames are centred in their windows: without an extra frame, the last one would fade out.
         log_mels = torch.cat([log_mels, log_mels[..., -1:]], 2).cpu()
         speckle_seed = seed_of(seed, "grain") if self.params.griffin_lim_grain == "speckle" else None
         return mel_to_wave(log_mels, self.spec, num_samples, iterations, momentum, SEED, speckle_seed)[:, None]
 
     def pieces(self, log_mels: Tensor) -> Iterator[Tensor]:
-        """All of it: its phases hang on one another."""
+        """The whole wave as one piece, as its phases depend on one another."""
         yield self.vocode(log_mels)

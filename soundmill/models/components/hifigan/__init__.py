@@ -1,4 +1,4 @@
-"""HiFi-GAN (Kong, Kim & Bae 2020, arXiv:2010.05646): a vocoder trained here against discriminators, or loaded."""
+"""HiFi-GAN (Kong, Kim & Bae 2020, arXiv:2010.05646): a vocoder trained against discriminators, or loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HiFi-GAN as its stage publishes it: trained on the corpus's training clips, or loaded."""
+"""Make HiFi-GAN for its stage: train it on the training clips, or load it."""
 
 from __future__ import annotations
 

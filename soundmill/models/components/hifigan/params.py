@@ -1,4 +1,4 @@
-"""Knobs of HiFi-GAN."""
+"""Parameters of HiFi-GAN."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from soundmill.params import StageParams
 class NetworkParams(StageParams):
     """HiFi-GAN (Kong et al. 2020): the product of `rates` is the hop."""
 
-    channels: int = Field(ge=2, description="at the rate of frames; each of `rates` halves them")
+    channels: int = Field(ge=2, description="at the frame rate; halved after each of `rates`")
     rates: list[int] = Field(min_length=1)
     kernels: list[int]
     resblock_kernels: list[int] = Field(min_length=1)
@@ -35,11 +35,11 @@ class NetworkParams(StageParams):
 
     @property
     def context(self) -> int:
-        """Frames on either side that the net sees."""
+        """Receptive field on either side, in frames."""
         seen, rate = 3.0, 1
-        for its, kernel in zip(self.rates, self.kernels, strict=True):
-            seen += kernel / its / rate
-            rate *= its
+        for factor, kernel in zip(self.rates, self.kernels, strict=True):
+            seen += kernel / factor / rate
+            rate *= factor
             blocks = zip(self.resblock_kernels, self.resblock_dilations, strict=True)
             seen += max(sum((size - 1) / 2 * (dilation + 1) for dilation in dilations) for size, dilations in blocks) / rate
         return math.ceil(seen + 3 / rate)
@@ -47,5 +47,5 @@ class NetworkParams(StageParams):
 
 class HifiGanParams(NetVocoderParams):
     kind: Literal["hifigan"]
-    network: NetworkParams = Field(description="of a loaded one as well: it must be so")
+    network: NetworkParams = Field(description="loaded weights must have the same architecture")
     weights: AdversaryParams | LoadedParams = Field(discriminator="kind")

@@ -1,4 +1,4 @@
-"""AudioLDM's vocoder."""
+"""Load AudioLDM's vocoder."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ FILES = ("vocoder/config.json", "vocoder/model.safetensors")
 
 
 def load(
-    wanted: LoadedParams, network: NetworkParams, spec: MelSpec, home: Path, digests: Path | None = None
+    weights: LoadedParams, network: NetworkParams, spec: MelSpec, home: Path, digests: Path | None = None
 ) -> tuple[HifiGan, dict[str, Any]]:
-    """The vocoder that `wanted` names, and what identifies its files.
+    """The vocoder that `weights` names, and the identity of its files.
 
-    One that is not built as `network` says, or is for other spectrograms than `spec`'s, is a UserError.
+    UserError if its architecture differs from `network`, or its mel spec from `spec`.
     """
-    directory, facts = find(wanted, FILES, "vocoder", home, digests)
+    directory, facts = find(weights, FILES, "vocoder", home, digests)
     return HifiGan(network, spec, _load_net(directory / "vocoder", network, spec)), facts
 
 
@@ -39,6 +39,9 @@ def _load_net(directory: Path, params: NetworkParams, spec: MelSpec) -> nn.Modul
     vocoder.check_config(net.config, spec, str(directory))
     sizes = vocoder.sizes_of(net.config).model_dump()
     compare(directory, {key: (sizes[key], value) for key, value in params.model_dump().items()}, "vocoder.network")
-    slope, usual = net.config.leaky_relu_slope, vocoder.build_vocoder(params, spec.n_mels, spec.sample_rate).config.leaky_relu_slope
-    compare(directory, {"leaky_relu_slope": (slope, usual)}, "this program")
+    slope, expected_slope = (
+        net.config.leaky_relu_slope,
+        vocoder.build_vocoder(params, spec.n_mels, spec.sample_rate).config.leaky_relu_slope,
+    )
+    compare(directory, {"leaky_relu_slope": (slope, expected_slope)}, "this program")
     return net.eval()

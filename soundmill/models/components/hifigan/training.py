@@ -20,23 +20,23 @@ from soundmill.training.fitting import Fitted
 
 
 def train(params: HifiGanParams, making: Making) -> tuple[HifiGan, Fitted, dict[str, Any]]:
-    """The trained vocoder, its training, and facts of it."""
-    wanted, spec = params.weights, making.spec
-    check_crop(wanted.crop_frames, spec)
-    torch.manual_seed(wanted.seed)
+    """The trained vocoder, its training, and facts."""
+    weights, spec = params.weights, making.spec
+    check_crop(weights.crop_frames, spec)
+    torch.manual_seed(weights.seed)
     build = partial(build_vocoder, params.network, spec.n_mels, spec.sample_rate)
-    net = start_anew(build())
+    net = reinitialised(build())
     model = HifiGan(params.network, spec, net)
     started_from = making.begin(model, load, ("network",))
     with_norms(net)
-    module = VocoderModule(wanted, net, build, spec, synthesise, Discriminators(wanted.discriminator_width))
+    module = VocoderModule(weights, net, build, spec, synthesise, Discriminators(weights.discriminator_width))
     fitted, facts = making.train(module, model, started_from)
     without_norms(net).eval()
     return model, fitted, facts
 
 
-def start_anew(net: nn.Module) -> nn.Module:
-    """The net with torch's own first weights: transformers' fit 512 channels, and a narrow net would begin in silence."""
+def reinitialised(net: nn.Module) -> nn.Module:
+    """Initialise with torch's defaults: transformers' scale suits 512 channels, and a narrow network would start silent."""
     for layer in convolutions(net):
         layer.reset_parameters()
     return net

@@ -1,6 +1,6 @@
-"""HiFi-GAN by transformers: from log-mels to sound, where one was trained here or loaded.
+"""HiFi-GAN, by transformers, as a vocoder.
 
-On disk it is a directory: `model.safetensors` in transformers' own names, and `config.json` with all else.
+On disk: a directory with `model.safetensors` (transformers' names) and `config.json`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def network(params: HifiGanParams, spec: dict[str, Any]) -> Any:
 
 
 def build_vocoder(params: NetworkParams, n_mels: int, sample_rate: int) -> Any:
-    """The net, initialised from torch's global generator: 55,264,897 parameters at AudioLDM's sizes."""
+    """The network, initialised from torch's global generator: 55,264,897 parameters at AudioLDM's sizes."""
     from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 
     return SpeechT5HifiGan(
@@ -54,13 +54,13 @@ def build_vocoder(params: NetworkParams, n_mels: int, sample_rate: int) -> Any:
             upsample_kernel_sizes=params.kernels,
             resblock_kernel_sizes=params.resblock_kernels,
             resblock_dilation_sizes=params.resblock_dilations,
-            normalize_before=False,  # log-mels go in as they are
+            normalize_before=False,  # the input is not normalised
         )
     )
 
 
 def sizes_of(config: Any) -> NetworkParams:
-    """The sizes in a configuration of transformers'."""
+    """The sizes in a transformers configuration."""
     return NetworkParams(
         channels=config.upsample_initial_channel,
         rates=list(config.upsample_rates),
@@ -73,26 +73,26 @@ def sizes_of(config: Any) -> NetworkParams:
 def synthesise(net: nn.Module, log_mel: Tensor, hop_length: int) -> Tensor:
     """Waves [B, frames · hop_length] for log-mels [B, n_mels, frames].
 
-    Kernels that differ from their rate by an odd number leave some samples more at the end (32 at AudioLDM's sizes): they are cut.
+    A kernel that differs from its rate by an odd number adds samples at the end (32 at AudioLDM's sizes), which are cut.
     """
     return net(log_mel.transpose(1, 2))[:, : log_mel.shape[2] * hop_length]
 
 
 def check_config(config: Any, spec: MelSpec, where: str) -> None:
-    """UserError where a net of transformers' is for another sample rate, number of bands or hop: more it does not say."""
+    """UserError if sample rate, bands or hop of a transformers configuration differ from `spec`; it states no more."""
     hop = math.prod(config.upsample_rates)
     wants = {"sample_rate": config.sampling_rate, "n_mels": config.model_in_dim, "hop_length": hop}
-    check_vocoder_spec(where, wants, spec, ["log-mels normalised by constants of its own"] if config.normalize_before else [])
+    check_vocoder_spec(where, wants, spec, ["log-mels normalised by the vocoder's constants"] if config.normalize_before else [])
 
 
 def save(model: HifiGan, directory: Path, source: dict[str, Any]) -> dict[str, Any]:
-    """As contracts.py says; `source`: plain values."""
+    """See contracts.py; `source`: plain values."""
     config = HifiGanConfig(kind="hifigan", network=model.network, mel_spec=model.spec, source=source)
     return save_vocoder(directory, config, model.net)
 
 
 def load(directory: Path, spec: MelSpec | None) -> HifiGan:
-    """The vocoder that `save` wrote; one for other log-mels than `spec`'s, or weights of another net, are a UserError."""
+    """The vocoder that `save` wrote; UserError if its mel spec differs from `spec` (if given) or the weights do not fit."""
     saved = read_vocoder(directory, HifiGanConfig, spec)
     net = build_vocoder(saved.network, saved.mel_spec.n_mels, saved.mel_spec.sample_rate)
     return HifiGan(saved.network, saved.mel_spec, checkpoint.load_weights(net, directory / checkpoint.WEIGHTS))

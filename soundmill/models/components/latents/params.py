@@ -1,4 +1,4 @@
-"""Knobs of the stage that encodes clips and mixes."""
+"""Parameters of the stage `latents`, which encodes clips and mixes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from soundmill.params import StageParams
 
 
 class LatentsParams(StageParams):
-    num_samples: int = Field(ge=1, description="of every wave before it is encoded: silence follows a shorter one")
-    batch_size: int = Field(ge=1, description="of a GPU; a CPU takes clips one at a time")
+    num_samples: int = Field(ge=1, description="length of every encoded wave; shorter ones are padded with silence")
+    batch_size: int = Field(ge=1, description="on a GPU; a CPU encodes clips one by one")
     accelerator: Literal["cpu", "gpu", "auto"]
-    precision: Literal["32", "bf16"] = Field(description="of a GPU")
+    precision: Literal["32", "bf16"] = Field(description="on a GPU")

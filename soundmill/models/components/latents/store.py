@@ -1,4 +1,4 @@
-"""Latents of clips and mixes on disk: for each the posterior of the codec, so that a training still draws from it."""
+"""Latents of clips and mixes on disk, stored as posteriors of the codec so that training can sample them."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ ABOUT_KEY = b"latents"  # in the schema metadata of every shard
 
 
 class LatentsAbout(BaseModel):
-    """The description of all latents of a directory."""
+    """Description of all latents in a directory."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     autoencoder: str  # its digest
     scaling_factor: float  # x0 = scaling_factor · latent
-    num_samples: int  # of the wave that each was made of
+    num_samples: int  # of each encoded wave
 
 
 def read_about(directory: Path) -> LatentsAbout:
-    """The description that all shards below `directory` share; UserError where they differ."""
+    """The description that all shards below `directory` share; UserError if they differ."""
     try:
         return LatentsAbout.model_validate_json(shards.common_metadata(directory, ABOUT_KEY))
     except ValidationError as error:
@@ -36,7 +36,7 @@ def read_about(directory: Path) -> LatentsAbout:
 
 
 def iterate_index(directory: Path) -> Iterator[dict[str, Any]]:
-    """Every row below `directory` without its numbers, in the order of `iterate_posteriors`."""
+    """Every row below `directory` without its posterior, in the order of `iterate_posteriors`."""
     columns = [name for name in manifest.LATENTS.names if name != "posterior"]
     for path in shards.shard_paths(directory):
         yield from shards.read_rows(path, manifest.LATENTS, columns)

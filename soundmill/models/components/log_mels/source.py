@@ -26,22 +26,22 @@ class LogMels:
         return len(self.arrays)
 
     def crops(self, items: Sequence[int], places: Sequence[float], frames: int, fill: float) -> Tensor:
-        """`frames` of each item, float16 [B, n_mels, frames].
+        """Crops of `frames` of each item, float16 [B, n_mels, frames].
 
-        `places` in [0, 1) say where: 0 is the beginning, all starts are equally wide. A shorter clip is followed by `fill`.
+        `places` in [0, 1) select the start of each crop, uniformly; 0 is the first frame. Shorter clips are padded with `fill`.
         """
         batch = np.empty((len(items), self.arrays.shapes[0, 0], frames), "<f2")
         for crop, item, place in zip(batch, items, places, strict=True):
             values = self.arrays.read(item)
             start = start_of(place, values.shape[1], frames)
-            known = values[:, start : start + frames]
-            crop[:, : known.shape[1]] = known
-            crop[:, known.shape[1] :] = fill
+            part = values[:, start : start + frames]
+            crop[:, : part.shape[1]] = part
+            crop[:, part.shape[1] :] = fill
         return torch.from_numpy(batch)
 
 
 def gather_log_mels(directory: Path, clip_ids: Sequence[str], scratch: Path) -> LogMels:
-    """The log-mels of `clip_ids`, in that order, from the shards below `directory`, in a flat file in `scratch`."""
+    """The log-mels of `clip_ids`, in that order, from the shards below `directory`, as a flat file in `scratch`."""
 
     def index() -> Iterator[Described]:
         for row in log_mels.iterate_index(directory):
@@ -58,7 +58,7 @@ def gather_log_mels(directory: Path, clip_ids: Sequence[str], scratch: Path) -> 
 
 @dataclass(frozen=True)
 class Crops:
-    """A source of `frames` of each log-mel, [b, n_mels, frames]: drawn in [0, 1) is where. A shorter one is followed by `fill`."""
+    """A source of crops [b, n_mels, frames]; `drawn` in [0, 1) selects their start. Shorter log-mels are padded with `fill`."""
 
     log_mels: LogMels
     frames: int

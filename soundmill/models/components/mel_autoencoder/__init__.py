@@ -1,4 +1,4 @@
-"""The mel autoencoder: log-mels to latents and back, by diffusers' AutoencoderKL (Rombach et al. 2022, as AudioLDM has it)."""
+"""The mel autoencoder: diffusers' AutoencoderKL on log-mels (Rombach et al. 2022; as in AudioLDM)."""
 
 from __future__ import annotations
 

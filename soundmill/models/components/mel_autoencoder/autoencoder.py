@@ -1,6 +1,6 @@
-"""The autoencoder of log-mels that latents come from: diffusers' AutoencoderKL, and its constants.
+"""The autoencoder of log-mels: diffusers' AutoencoderKL and its constants.
 
-On disk it is a directory: `model.safetensors` in diffusers' own names, and `config.json` with all else.
+On disk: a directory with `model.safetensors` (diffusers' names) and `config.json`.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def network(params: AutoencoderParams, spec: dict[str, Any]) -> Any:
 
 
 def build_autoencoder(params: AutoencoderNetParams) -> Any:
-    """The net over pictures [B, 1, frames, n_mels], initialised from torch's global generator; attention in its middle only.
+    """The network on images [B, 1, frames, n_mels], initialised from torch's global generator; attention only in the middle block.
 
-    55,376,873 parameters at AudioLDM's sizes.
+    It has 55,376,873 parameters at AudioLDM's sizes.
     """
     from diffusers import AutoencoderKL
 
@@ -50,19 +50,19 @@ def build_autoencoder(params: AutoencoderNetParams) -> Any:
 
 
 class AutoencoderConfig(CodecConfig):
-    """How the net is built, the log-mels it is for, and how they are standardised."""
+    """Architecture, mel spec and standardisation of the log-mels."""
 
     kind: Literal["mel_autoencoder"]
     network: AutoencoderNetParams
     mel_spec: MelSpec
-    mean: float  # of log-mels: the net sees (log_mel − mean) / deviation
+    mean: float  # of log-mels: the network's input is (log_mel − mean) / deviation
     deviation: float
-    residual: list[float]  # deviation, band by band, of real log-mels from rebuilt ones
+    residual: list[float]  # standard deviation of the reconstruction error per band
 
 
 @dataclass
 class Autoencoder:
-    """The net, in evaluation mode and float32, and what `config.json` says of it."""
+    """The network, in evaluation mode and float32, and the content of `config.json`."""
 
     network: AutoencoderNetParams
     spec: MelSpec
@@ -70,8 +70,8 @@ class Autoencoder:
     mean: float
     deviation: float
     scaling_factor: float
-    residual: list[float] = field(default_factory=list)  # of each band; once it is measured
-    digest: str = ""  # once it is saved
+    residual: list[float] = field(default_factory=list)  # per band; set by `measure`
+    digest: str = ""  # set when saved
 
     @property
     def factor(self) -> int:
@@ -87,7 +87,7 @@ class Autoencoder:
         return math.log(self.spec.floor)
 
     def latent_shape(self, frames: int) -> tuple[int, int, int]:
-        """(channels, frames, bands) of the latent of a log-mel of so many frames."""
+        """Shape (channels, frames, bands) of the latent of a log-mel of `frames` frames."""
         return self.network.latent_channels, frames // self.factor, self.spec.n_mels // self.factor
 
     def to(self, device: torch.device | str) -> Autoencoder:
@@ -103,7 +103,7 @@ class Autoencoder:
         return 1
 
     def posterior(self, waves: Sequence[np.ndarray], num_samples: int) -> Tensor:
-        """As components/contracts.py says, of their log-mels: num_samples / hop_length frames."""
+        """See components/contracts.py, of their log-mels: num_samples / hop_length frames."""
         per_latent = self.spec.hop_length * self.factor
         if num_samples % per_latent:
             raise UserError(f"num_samples {num_samples} must be a multiple of {per_latent}, hop_length · {self.factor}")
@@ -115,22 +115,22 @@ class Autoencoder:
     def encode(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and ln variance of the posterior, [B, channels, frames / factor, n_mels / factor], of log-mels [B, n_mels, frames].
 
-        `frames` must be a multiple of `factor`. Neither is scaled.
+        `frames` must be a multiple of `factor`. The results are not scaled.
         """
         posterior = self.net.encode(to_picture(log_mel, self.mean, self.deviation)).latent_dist
         return posterior.mean.float(), posterior.logvar.float()
 
     @torch.no_grad()
     def decode(self, x0: Tensor) -> Tensor:
-        """Log-mels [B, n_mels, frames], not below the spec's floor, of scaled latents [B, channels, frames / factor, bands]."""
+        """Log-mels [B, n_mels, frames], at least the spec's floor, from scaled latents [B, channels, frames / factor, bands]."""
         picture = self.net.decode(x0 / self.scaling_factor).sample.float()
         return (picture[:, 0].transpose(1, 2) * self.deviation + self.mean).clamp_min(self.silence)
 
 
 def padded_log_mel(wave: np.ndarray, spec: MelSpec, num_samples: int) -> np.ndarray:
-    """Log-mel float32 [n_mels, num_samples / hop_length] of a wave [channels, T], of which the end is cut or silence follows it.
+    """Log-mel float32 [n_mels, num_samples / hop_length] of a wave [channels, T], cut or padded with silence to `num_samples`.
 
-    Its level is set first, so that silence is zero.
+    The level is that of the whole wave: it is set before cutting or padding.
     """
     mono = levelled(wave.mean(0), spec)[:num_samples]
     mono = np.pad(mono, (0, num_samples - len(mono)))
@@ -138,17 +138,17 @@ def padded_log_mel(wave: np.ndarray, spec: MelSpec, num_samples: int) -> np.ndar
 
 
 def to_picture(log_mel: Tensor, mean: float, deviation: float) -> Tensor:
-    """What the net sees, [B, 1, frames, n_mels], of log-mels [B, n_mels, frames]."""
+    """The network's input [B, 1, frames, n_mels] from log-mels [B, n_mels, frames]."""
     return ((log_mel - mean) / deviation).transpose(1, 2)[:, None]
 
 
 def sample_posterior(mean: Tensor, log_variance: Tensor, noise: Tensor, scaling_factor: float) -> Tensor:
-    """x0: a draw of the posterior by standard normal `noise`, scaled."""
+    """x0: a scaled sample of the posterior from standard normal `noise`."""
     return scaling_factor * (mean + (0.5 * log_variance).exp() * noise)
 
 
 def check_shape(network: AutoencoderNetParams, spec: MelSpec) -> None:
-    """UserError where the net cannot halve the spec's bands as often as it must."""
+    """UserError if the spec's bands cannot be halved as often as the network does."""
     if spec.n_mels % network.factor:
         raise UserError(
             f"mel spec: n_mels {spec.n_mels} must be a multiple of {network.factor}: the autoencoder halves it "
@@ -157,7 +157,7 @@ def check_shape(network: AutoencoderNetParams, spec: MelSpec) -> None:
 
 
 def save(model: Autoencoder, directory: Path, source: dict[str, Any]) -> str:
-    """As contracts.py says; returns the autoencoder's digest. `source`: plain values."""
+    """See contracts.py; returns the autoencoder's digest. `source`: plain values."""
     constants = {name: getattr(model, name) for name in CONSTANTS}
     config = AutoencoderConfig(kind=KIND, network=model.network, mel_spec=model.spec, source=source, digest="", **constants)
     model.digest = save_codec(directory, config, model.net)
@@ -165,7 +165,7 @@ def save(model: Autoencoder, directory: Path, source: dict[str, Any]) -> str:
 
 
 def load(directory: Path) -> Autoencoder:
-    """The autoencoder that `save` wrote; weights of another architecture are a UserError."""
+    """The autoencoder that `save` wrote; UserError if the weights do not fit the architecture."""
     saved = checkpoint.load_config(directory, AutoencoderConfig, "autoencoder")
     net = checkpoint.load_weights(build_autoencoder(saved.network), directory / checkpoint.WEIGHTS)
     constants = {name: getattr(saved, name) for name in CONSTANTS}

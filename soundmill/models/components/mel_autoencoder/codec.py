@@ -1,4 +1,4 @@
-"""A mel autoencoder and a vocoder together: a `Codec` (components/contracts.py) from waves to latents and back."""
+"""A mel autoencoder combined with a vocoder as a `Codec` (components/contracts.py)."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class MelCodec:
 
     autoencoder: Autoencoder
     vocoder: Vocoder
-    frames: int  # of the log-mels: a shorter one is followed by silence, a longer one is cut
-    grain: float  # share of the noise that the autoencoder smoothed away, to give back
+    frames: int  # of the log-mels; shorter ones are padded with silence, longer ones cut
+    grain: float  # share of the noise lost in reconstruction that decoding adds back
     device: torch.device
     channels: int = 1
 
@@ -40,7 +40,7 @@ class MelCodec:
         return self.frames * self.autoencoder.spec.hop_length
 
     def encode(self, waves: Tensor) -> Tensor:
-        """Means of the posteriors, scaled, on the CPU."""
+        """Scaled posterior means, on the CPU."""
         autoencoder = self.autoencoder.to(self.device)
         means = [autoencoder.posterior([wave], self.num_samples)[:, 0].cpu() for wave in waves.numpy()]
         return torch.cat(means) * autoencoder.scaling_factor
@@ -50,24 +50,24 @@ class MelCodec:
         return vocoding.to_waves(self.vocoder, self.to_log_mels(latents), self.device, seeds=seeds)
 
     def to_log_mels(self, latents: Tensor) -> Tensor:
-        """Log-mels [N, n_mels, frames] with their grain, on the CPU; one at a time: a long one fills a small machine's memory."""
+        """Log-mels [N, n_mels, frames] with grain, on the CPU; decoded one by one to limit memory."""
         autoencoder = self.autoencoder.to(self.device)
         log_mels = torch.cat([autoencoder.decode(latent[None].to(self.device)).cpu() for latent in latents])
         return with_grain(log_mels, autoencoder, self.grain)
 
 
 def sounding(autoencoder: Autoencoder, vocoder: Vocoder | None, frames: int, grain: float, device: torch.device) -> MelCodec:
-    """As components/contracts.py says."""
+    """See components/contracts.py."""
     if vocoder is None:
         raise ValueError("log-mels need a vocoder")
     return MelCodec(autoencoder, vocoder, frames, grain, device)
 
 
 def with_grain(log_mels: Tensor, autoencoder: Autoencoder, grain: float) -> Tensor:
-    """Log-mels [N, n_mels, frames] with noise of `grain` times the deviation that real ones have from rebuilt ones, in each band.
+    """Add noise to log-mels [N, n_mels, frames]: in each band `grain` times the deviation of the reconstruction error.
 
-    An autoencoder gives the expected log-mel, without the speckle of a real one, and Griffin-Lim makes tones of what is smooth.
-    As with the phases that it starts from, every sound is given the same noise.
+    An autoencoder decodes to the expected log-mel, without the speckle of a real one, and Griffin-Lim turns smooth log-mels into
+    tones. Every sound gets the same noise, as it gets the same initial phases.
     """
     if not grain:
         return log_mels

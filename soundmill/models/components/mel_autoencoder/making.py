@@ -1,4 +1,4 @@
-"""The mel autoencoder as its stage publishes it: trained on the corpus's training clips, or loaded, and measured."""
+"""Make the mel autoencoder for its stage: train it on the training clips or load it, and measure it."""
 
 from __future__ import annotations
 

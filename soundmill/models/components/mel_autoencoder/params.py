@@ -1,4 +1,4 @@
-"""Knobs of the mel autoencoder."""
+"""Parameters of the mel autoencoder."""
 
 from __future__ import annotations
 
@@ -29,28 +29,30 @@ class AutoencoderNetParams(StageParams):
 
     @property
     def factor(self) -> int:
-        """By which both axes of a log-mel shrink."""
+        """Downsampling factor of both axes of a log-mel."""
         return 2 ** (len(self.widths) - 1)
 
 
 class TrainedParams(TrainingParams):
-    """The autoencoder is trained on the corpus's training clips."""
+    """Train the autoencoder on the training clips."""
 
     kind: Literal["train"]
     batch_size: int = Field(ge=1)
     steps: int = Field(ge=1)
-    crop_frames: int = Field(ge=1, description="of each clip, seen in one step; a shorter one is followed by silence")
-    kl_weight: float = Field(ge=0, description="of the KL divergence per latent value; errors count in deviations of the corpus")
+    crop_frames: int = Field(ge=1, description="length of a crop of each clip; shorter clips are padded with silence")
+    kl_weight: float = Field(
+        ge=0, description="of the KL divergence per latent value; errors are in standard deviations of the log-mels"
+    )
 
 
 class AutoencoderParams(StageParams):
     kind: Literal["mel_autoencoder"]
-    network: AutoencoderNetParams = Field(description="of a loaded one as well: it must be so")
+    network: AutoencoderNetParams = Field(description="loaded weights must have the same architecture")
     weights: TrainedParams | LoadedParams = Field(discriminator="kind")
     hardware: HardwareParams
 
     def latent_shape(self, spec: MelSpec, num_samples: int) -> tuple[int, int, int]:
-        """(channels, frames, bands) of the latent of so many samples."""
+        """Shape (channels, frames, bands) of the latent of `num_samples`."""
         factor = self.network.factor
         return self.network.latent_channels, num_samples // spec.hop_length // factor, spec.n_mels // factor
 
@@ -59,7 +61,7 @@ class AutoencoderParams(StageParams):
         weights = self.weights
         if weights.kind == "load":
             if self.hardware.devices != 1:
-                raise ValueError("hardware.devices must be 1 for weights that are loaded")
+                raise ValueError("hardware.devices must be 1 for loaded weights")
             return self
         if weights.crop_frames % self.network.factor:
             raise ValueError(

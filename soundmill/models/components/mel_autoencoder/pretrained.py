@@ -1,4 +1,4 @@
-"""AudioLDM's autoencoder."""
+"""Load AudioLDM's autoencoder."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ FILES = ("vae/config.json", "vae/diffusion_pytorch_model.safetensors")
 
 
 def load(
-    wanted: LoadedParams, network: AutoencoderNetParams, spec: MelSpec, home: Path, digests: Path | None = None
+    weights: LoadedParams, network: AutoencoderNetParams, spec: MelSpec, home: Path, digests: Path | None = None
 ) -> tuple[Autoencoder, dict[str, Any]]:
-    """The autoencoder that `wanted` names (see hub.find), and what identifies its files.
+    """The autoencoder that `weights` names (see hub.find), and the identity of its files.
 
-    Its log-mels are neither centred nor scaled. One that is not built as `network` says is a UserError.
+    Its log-mels are not standardised. UserError if its architecture differs from `network`.
     """
-    directory, facts = find(wanted, FILES, "autoencoder", home, digests)
+    directory, facts = find(weights, FILES, "autoencoder", home, digests)
     net, scaling_factor = _load_vae(directory / "vae", network)
     return Autoencoder(network, spec, net, 0.0, 1.0, scaling_factor), facts
 
 
 def _load_vae(directory: Path, network: AutoencoderNetParams) -> tuple[nn.Module, float]:
-    """The net, and its scaling factor: that is of these weights, and no other model's."""
+    """The network and its scaling factor, which belongs to these weights."""
     from diffusers import AutoencoderKL
 
     with explained(directory):
-        config = params.read_json(directory / "config.json", "get it anew")
+        config = params.read_json(directory / "config.json", "download it again")
         scaling_factor = config.get("scaling_factor") if isinstance(config, dict) else None
         net, loading = AutoencoderKL.from_pretrained(
             directory, use_safetensors=True, local_files_only=True, torch_dtype=torch.float32, output_loading_info=True
@@ -49,7 +49,7 @@ def _load_vae(directory: Path, network: AutoencoderNetParams) -> tuple[nn.Module
     compare(directory, {key: (_plain(net.config[key]), _plain(expected[key])) for key in keys}, "autoencoder.network")
     shifts = [key for key in ("shift_factor", "latents_mean", "latents_std") if net.config.get(key) is not None]
     if shifts:
-        raise UserError(f"{directory / 'config.json'}: its latents are shifted ({', '.join(shifts)}), which is not supported here")
+        raise UserError(f"{directory / 'config.json'}: its latents are shifted ({', '.join(shifts)}), which is not supported")
     return net.eval(), scaling_factor
 
 

@@ -1,4 +1,4 @@
-"""Train the autoencoder on the training clips' log-mels, and say how well one rebuilds sounds that it has not seen."""
+"""Train the autoencoder on the training clips' log-mels, and measure its reconstruction of held-out ones."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ from soundmill.training.module import TrainingModule
 from soundmill.training.starting import compare
 from soundmill.training.validation import HeldOut
 
-POOLED = (2, 4, 8)  # sides of the squares that the coarser errors are averaged over
-CONTRASTED = (4, 8, 16)  # sides of the squares that contrast is compared in
-SCALING_CLIPS = 256  # that the scaling factor is measured on, at most
-MEASURED_CLIPS = 64  # held-out ones, at most
+POOLED = (2, 4, 8)  # sides of the squares of the pooled errors
+CONTRASTED = (4, 8, 16)  # sides of the squares of the contrast errors
+SCALING_CLIPS = 256  # at most, to measure the scaling factor
+MEASURED_CLIPS = 64  # held-out clips, at most
 DRAWN_CLIPS = 4
-AUDIBLE = GriffinLimParams(griffin_lim_iterations=16, griffin_lim_momentum=0.0)  # of the samples
+AUDIBLE = GriffinLimParams(griffin_lim_iterations=16, griffin_lim_momentum=0.0)  # for the samples
 
 
 class AutoencoderModule(TrainingModule):
-    """A step: crops of log-mels, encoded, drawn from their posteriors, decoded."""
+    """A batch: crops of log-mels, encoded, sampled from their posteriors and decoded."""
 
     def __init__(self, params: TrainedParams, net: nn.Module, mean: float, deviation: float):
         super().__init__(net, params, params.steps)
@@ -63,18 +63,18 @@ class AutoencoderModule(TrainingModule):
 
 
 def reconstruction_error(rebuilt: Tensor, picture: Tensor) -> Tensor:
-    """Mean absolute error of [B, 1, frames, n_mels], plus that of two things which squares of several sizes have.
+    """Mean absolute error of [B, 1, frames, n_mels], plus that of the mean and deviation of squares of several sizes.
 
-    Their mean: what is wrong for a while and a band's width weighs more than grain, whose errors cancel out. Their standard
-    deviation: grain that cannot be rebuilt as it was, and that the least absolute error would smooth away, stays as strong.
+    The mean gives errors of whole regions more weight than grain, whose errors cancel out. The standard deviation keeps the
+    strength of grain, which cannot be reconstructed exactly and which the absolute error alone would smooth away.
     """
     fine = (rebuilt - picture).abs().mean()
     return fine + _multi_resolution(_pooled, POOLED, rebuilt, picture) + _multi_resolution(_contrast, CONTRASTED, rebuilt, picture)
 
 
-def _multi_resolution(of: Callable[[Tensor, int], Tensor], sides: Sequence[int], rebuilt: Tensor, picture: Tensor) -> Tensor:
+def _multi_resolution(statistic: Callable[[Tensor, int], Tensor], sides: Sequence[int], rebuilt: Tensor, picture: Tensor) -> Tensor:
     fitting = [side for side in sides if side <= min(picture.shape[2:])]
-    errors = [(of(rebuilt, side) - of(picture, side)).abs().mean() for side in fitting]
+    errors = [(statistic(rebuilt, side) - statistic(picture, side)).abs().mean() for side in fitting]
     return torch.stack(errors).mean() if errors else picture.new_zeros(())
 
 
@@ -86,74 +86,81 @@ def _contrast(picture: Tensor, side: int) -> Tensor:
     """Standard deviation within squares that overlap by half."""
     pool = partial(nn.functional.avg_pool2d, kernel_size=side, stride=side // 2)
     variance = pool(picture.square()) - pool(picture).square()
-    return (variance.clamp_min(0) + 1e-4).sqrt()  # a root has no slope at 0
+    return (variance.clamp_min(0) + 1e-4).sqrt()  # keeps the gradient of the root finite
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Of the posterior from the standard normal, in nats, mean over latent values."""
+    """KL divergence of the posterior from the standard normal in nats, mean over latent values."""
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
 
 
 def train(
-    params: AutoencoderParams, ctx: Any, mels: Path, weights_of_clips: Mapping[str, float], valid: Sequence[str]
+    params: AutoencoderParams, ctx: Any, mels: Path, clip_weights: Mapping[str, float], valid: Sequence[str]
 ) -> tuple[Autoencoder, Fitted, dict[str, Any]]:
-    """The trained autoencoder, its training, and facts of it; `weights_of_clips` as `Order` takes them, `valid` are held out."""
-    wanted, network, spec = params.weights, params.network, read_spec(mels)
+    """The trained autoencoder, its training and facts; `clip_weights` as for `Order`, `valid` are held-out clip ids."""
+    weights, network, spec = params.weights, params.network, read_spec(mels)
     use_threads(params.hardware.threads)
     check_shape(network, spec)
-    log_mels = gather_log_mels(mels, list(weights_of_clips), ctx.scratch)
+    log_mels = gather_log_mels(mels, list(clip_weights), ctx.scratch)
     start = _read_start(params, spec, ctx.home)
-    mean, deviation = (start.mean, start.deviation) if start else standard(log_mels)
-    torch.manual_seed(wanted.seed)
+    mean, deviation = (start.mean, start.deviation) if start else standardisation(log_mels)
+    torch.manual_seed(weights.seed)
     net = build_autoencoder(network)
     parameters = sum(weight.numel() for weight in net.parameters())
     print(
-        f"{ctx.name}: {len(log_mels)} clips, {parameters:,} parameters on {wanted.crop_frames} frames of {spec.n_mels} bands, "
-        f"{wanted.steps} steps of {wanted.batch_size}",
+        f"{ctx.name}: {len(log_mels)} clips, {parameters:,} parameters on {weights.crop_frames} frames of {spec.n_mels} bands, "
+        f"{weights.steps} steps of {weights.batch_size}",
         flush=True,
     )
-    module = AutoencoderModule(params.weights, net, mean, deviation)
+    module = AutoencoderModule(weights, net, mean, deviation)
     if start:
-        print(f"{ctx.name}: starts from {wanted.start_from}", flush=True)
-        module.start_from(start.net.state_dict(), wanted.start_from)
+        print(f"{ctx.name}: starts from {weights.start_from}", flush=True)
+        module.start_from(start.net.state_dict(), weights.start_from)
     model = Autoencoder(network, spec, net, mean, deviation, scaling_factor=1.0)
-    unseen = (
-        gather_log_mels(mels, choose_by_hash(valid, wanted.validate_batches * wanted.batch_size), ctx.scratch) if valid else None
+    held_out_mels = (
+        gather_log_mels(mels, choose_by_hash(valid, weights.validate_batches * weights.batch_size), ctx.scratch) if valid else None
     )
     fitted = fit_averaged(
         module,
-        Crops(log_mels, wanted.crop_frames, math.log(spec.floor)),
-        Order(wanted.seed, weights_of_clips, wanted.batch_size),
-        partial(crop_places, wanted.seed, wanted.batch_size),
+        Crops(log_mels, weights.crop_frames, math.log(spec.floor)),
+        Order(weights.seed, clip_weights, weights.batch_size),
+        partial(crop_places, weights.seed, weights.batch_size),
         params.hardware,
         ctx,
-        held_out=unseen and HeldOut(Crops(unseen, wanted.crop_frames, math.log(spec.floor)), len(unseen)),
+        held_out=held_out_mels and HeldOut(Crops(held_out_mels, weights.crop_frames, math.log(spec.floor)), len(held_out_mels)),
         started_from=start and start.digest,
-        sampling=sampling(wanted.samples_every_steps, ctx, partial(samples, model, unseen or log_mels)),
+        sampling=sampling(weights.samples_every_steps, ctx, partial(samples, model, held_out_mels or log_mels)),
     )
-    fitted.take(module, wanted.use)
+    fitted.take(module, weights.use)
     net.eval()
     model.to(pick_device(params.hardware.accelerator))
-    few = gather_log_mels(mels, choose_by_hash(list(weights_of_clips), SCALING_CLIPS), ctx.scratch)
-    model.scaling_factor = round(1 / latent_deviation(model, few), 6)
-    begun = {"started_from": start.digest} if start else {}
-    facts = {**begun, **fitted.facts, "use": wanted.use, "steps": wanted.steps, "clips": len(log_mels), "parameters": parameters}
+    scaling_mels = gather_log_mels(mels, choose_by_hash(list(clip_weights), SCALING_CLIPS), ctx.scratch)
+    model.scaling_factor = round(1 / latent_deviation(model, scaling_mels), 6)
+    start_facts = {"started_from": start.digest} if start else {}
+    facts = {
+        **start_facts,
+        **fitted.facts,
+        "use": weights.use,
+        "steps": weights.steps,
+        "clips": len(log_mels),
+        "parameters": parameters,
+    }
     return model, fitted, facts
 
 
 def _read_start(params: AutoencoderParams, spec: MelSpec, home: Path) -> Autoencoder | None:
-    """The autoencoder that `start_from` names, if it does; one that is built otherwise, or for other log-mels, is a UserError."""
+    """The autoencoder named by `start_from`, if any; UserError if its architecture or mel spec differs."""
     if params.weights.start_from is None:
         return None
     where = home / params.weights.start_from
     start = load(where)
-    here = {"network": params.network.model_dump(), "mel_spec": spec.model_dump()}
-    compare(str(where), {"network": start.network.model_dump(), "mel_spec": start.spec.model_dump()}, here)
+    expected = {"network": params.network.model_dump(), "mel_spec": spec.model_dump()}
+    compare(str(where), {"network": start.network.model_dump(), "mel_spec": start.spec.model_dump()}, expected)
     return start
 
 
-def standard(log_mels: LogMels) -> tuple[float, float]:
-    """Mean and deviation of all values, to digits that do not depend on the processor."""
+def standardisation(log_mels: LogMels) -> tuple[float, float]:
+    """Mean and standard deviation of all values, rounded so that they do not depend on the processor."""
     count, total, squares = 0, 0.0, 0.0
     for item in range(len(log_mels)):
         values = log_mels.arrays.read(item).astype(np.float64)
@@ -162,8 +169,8 @@ def standard(log_mels: LogMels) -> tuple[float, float]:
     return round(float(mean), 6), round(math.sqrt(max(squares / count - mean**2, 1e-12)), 6)
 
 
-def wholes(model: Autoencoder, log_mels: LogMels) -> Iterator[Tensor]:
-    """Clip after clip [1, n_mels, frames], of a length that the net takes: some last frames are cut, or silence follows."""
+def whole_clips(model: Autoencoder, log_mels: LogMels) -> Iterator[Tensor]:
+    """Each whole clip [1, n_mels, frames], cut or padded with silence to a length that the network accepts."""
     device = next(model.net.parameters()).device
     for item, (_, frames) in enumerate(log_mels.arrays.shapes.tolist()):
         length = max(model.factor, frames // model.factor * model.factor)
@@ -171,27 +178,27 @@ def wholes(model: Autoencoder, log_mels: LogMels) -> Iterator[Tensor]:
 
 
 def latent_deviation(model: Autoencoder, log_mels: LogMels) -> float:
-    """Standard deviation of draws from the posteriors of whole clips, not scaled."""
+    """Standard deviation of unscaled posterior samples of whole clips."""
     count, total, squares = 0, 0.0, 0.0
-    for log_mel in wholes(model, log_mels):
+    for log_mel in whole_clips(model, log_mels):
         mean, log_variance = (values.double() for values in model.encode(log_mel))
         count, total = count + mean.numel(), total + float(mean.sum())
-        squares += float((mean.square() + log_variance.exp()).sum())  # of a draw: that of its mean, and its variance
+        squares += float((mean.square() + log_variance.exp()).sum())  # E[z²] = mean² + variance
     return math.sqrt(max(squares / count - (total / count) ** 2, 1e-12))
 
 
 def held_out(mels: Path, clip_ids: Sequence[str], scratch: Path) -> LogMels:
-    """Log-mels of the clips to measure on."""
+    """Log-mels of the clips for `measure`."""
     return gather_log_mels(mels, choose_by_hash(clip_ids, MEASURED_CLIPS), scratch)
 
 
 def measure(model: Autoencoder, log_mels: LogMels) -> dict[str, float]:
-    """`l1_db`, mean error of the rebuilt log-mels in dB; `kl`, nats per latent value; `latent_std`, of scaled latents.
+    """`l1_db`: mean absolute error of reconstructed log-mels in dB; `kl`: nats per latent value; `latent_std`: of scaled latents.
 
     Sets `model.residual`.
     """
     errors, divergences, frames, squares = [], [], 0, 0.0
-    for log_mel in wholes(model, log_mels):
+    for log_mel in whole_clips(model, log_mels):
         mean, log_variance = model.encode(log_mel)
         residual = (log_mel - model.decode(model.scaling_factor * mean))[0].double()
         errors.append(float(residual.abs().mean()))
@@ -207,9 +214,9 @@ def measure(model: Autoencoder, log_mels: LogMels) -> dict[str, float]:
 
 
 def samples(model: Autoencoder, log_mels: LogMels, step: int) -> Samples:
-    """Some clips, each beside what the autoencoder makes of it, to see and, by Griffin-Lim, to hear."""
+    """Some clips and their reconstructions, as figure and, by Griffin-Lim, as sounds."""
     with evaluating(model.net):
-        real = list(islice(wholes(model, log_mels), DRAWN_CLIPS))
+        real = list(islice(whole_clips(model, log_mels), DRAWN_CLIPS))
         rebuilt = [model.decode(model.scaling_factor * model.encode(log_mel)[0]) for log_mel in real]
     frames = min(log_mel.shape[2] for log_mel in real)
     pictures = torch.cat([picture[:, :, :frames].cpu() for pair in zip(real, rebuilt, strict=True) for picture in pair])

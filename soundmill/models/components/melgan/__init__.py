@@ -1,4 +1,4 @@
-"""MelGAN (Kumar et al. 2019, arXiv:1910.06711): a vocoder trained here against discriminators of several scales."""
+"""MelGAN (Kumar et al. 2019, arXiv:1910.06711): a vocoder trained against discriminators of several scales."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MelGAN as its stage publishes it: trained on the corpus's training clips."""
+"""Make MelGAN for its stage: train it on the training clips."""
 
 from __future__ import annotations
 
@@ -29,20 +29,22 @@ from soundmill.training.device import use_threads
 
 
 def make(params: MelGanParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> Made:
-    """Hinge, feature maps and, if weighted, log-mels (Kumar et al. 2019, sec. 2.3), against discriminators of three scales."""
-    making, wanted = Making.of(params, ctx, clips, mels, catalog), params.weights
+    """Train with hinge, feature matching and optional log-mel losses, and three scale discriminators (Kumar et al. 2019, 2.3)."""
+    making, weights = Making.of(params, ctx, clips, mels, catalog), params.weights
     check_hop(params.network.rates, making.spec)
-    check_crop(wanted.crop_frames, making.spec)
+    check_crop(weights.crop_frames, making.spec)
     use_threads(params.hardware.threads)
-    torch.manual_seed(wanted.seed)
+    torch.manual_seed(weights.seed)
     build = partial(MelGanNet, params.network, making.spec.n_mels)
     net = build()
     model = MelGan(params.network, making.spec, net)
     started_from = making.begin(model, vocoder.load, ("network",))
     with_norms(net)
-    judges = Discriminators(wanted.discriminator_width, periods=())
+    discriminators = Discriminators(weights.discriminator_width, periods=())
     losses = hinge_discriminator_loss, hinge_generator_loss
-    fitted, facts = making.train(VocoderModule(wanted, net, build, making.spec, _synthesise, judges, *losses), model, started_from)
+    fitted, facts = making.train(
+        VocoderModule(weights, net, build, making.spec, _synthesise, discriminators, *losses), model, started_from
+    )
     without_norms(net).eval()
     return making.made(model, fitted, lambda directory: vocoder.save(model, directory, {"kind": "train", **facts}))
 

@@ -11,11 +11,11 @@ from torch.nn.functional import leaky_relu, pad
 from soundmill.models.components.melgan.params import NetworkParams
 
 SLOPE = 0.2  # of the leaky ReLUs
-ENDS = 7  # samples or frames that the first and the last convolution see
+ENDS = 7  # kernel size of the first and the last convolution
 
 
 class Residual(nn.Module):
-    """A dilated convolution and one of single places, beside a convolution of single places."""
+    """A dilated convolution and a pointwise one, with a pointwise convolution as shortcut."""
 
     def __init__(self, channels: int, dilation: int):
         super().__init__()
@@ -59,5 +59,5 @@ class MelGanNet(nn.Module):
 
 
 def _mirrored(x: Tensor, size: int) -> Tensor:
-    """With so many places more at both ends, mirrored as far as there are any."""
+    """Reflection padding by `size` at both ends, or replication padding if x is too short."""
     return pad(x, (size, size), "reflect" if x.shape[2] > size else "replicate")

@@ -1,4 +1,4 @@
-"""Knobs of MelGAN."""
+"""Parameters of MelGAN."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from soundmill.params import StageParams
 class NetworkParams(StageParams):
     """MelGAN's generator: the product of `rates` is the hop."""
 
-    channels: int = Field(ge=1, description="at the rate of samples; before each of `rates` twice as many")
+    channels: int = Field(ge=1, description="at the sample rate; doubled before each of `rates`")
     rates: list[int] = Field(min_length=1)
-    residual_layers: int = Field(ge=1, description="behind each of the rates, of dilations 1, 3, 9 …")
+    residual_layers: int = Field(ge=1, description="after each of the rates, with dilations 1, 3, 9 …")
 
     @property
     def context(self) -> int:
-        """Frames on either side that the net sees."""
+        """Receptive field on either side, in frames."""
         seen, rate = 3.0, 1
-        for its in self.rates:
+        for factor in self.rates:
             seen += 2 / rate
-            rate *= its
+            rate *= factor
             seen += sum(3**layer for layer in range(self.residual_layers)) / rate
         return math.ceil(seen + 3 / rate)
 

@@ -1,4 +1,4 @@
-"""MelGAN as a vocoder. On disk it is a directory: `model.safetensors`, and `config.json` with all else."""
+"""MelGAN as a vocoder. On disk: a directory with `model.safetensors` and `config.json`."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def network(params: MelGanParams, spec: dict[str, Any]) -> nn.Module:
 
 
 def save(model: MelGan, directory: Path, source: dict[str, Any]) -> dict[str, Any]:
-    """As contracts.py says; `source`: plain values."""
+    """See contracts.py; `source`: plain values."""
     config = MelGanConfig(kind="melgan", network=model.network, mel_spec=model.spec, source=source)
     return save_vocoder(directory, config, model.net)
 
 
 def load(directory: Path, spec: MelSpec | None) -> MelGan:
-    """The vocoder that `save` wrote; one for other log-mels than `spec`'s, or weights of another net, are a UserError."""
+    """The vocoder that `save` wrote; UserError if its mel spec differs from `spec` (if given) or the weights do not fit."""
     saved = read_vocoder(directory, MelGanConfig, spec)
     net = MelGanNet(saved.network, saved.mel_spec.n_mels)
     return MelGan(saved.network, saved.mel_spec, checkpoint.load_weights(net, directory / checkpoint.WEIGHTS))

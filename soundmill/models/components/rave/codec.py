@@ -1,6 +1,6 @@
-"""RAVE as a `Codec` (components/contracts.py): waves to the principal components of its posterior, and back.
+"""RAVE as a `Codec` (components/contracts.py): encodes waves to the principal components of its posterior, and decodes them.
 
-On disk it is a directory: `model.safetensors`, and `config.json` with all else.
+On disk: a directory with `model.safetensors` and `config.json`.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ class RaveConfig(CodecConfig):
     kind: Literal["rave"]
     network: NetworkParams
     sample_rate: int
-    phase: Literal[1, 2]  # that the weights are of
+    phase: Literal[1, 2]  # in which the weights were trained
     fidelity: float
-    rank: int  # of the components, those that are kept
-    scaling_factor: float = 1.0  # of codecs that have one: its components are of unit deviation as they are
+    rank: int  # number of components kept
+    scaling_factor: float = 1.0  # always 1: the components have unit deviation
 
 
 @dataclass
 class RaveCodec:
-    """The nets, in evaluation mode and float32. Latents are the first `rank` principal components, each of unit deviation."""
+    """The network, in evaluation mode and float32. Latents are the first `rank` principal components, with unit deviation."""
 
     network: NetworkParams
     sample_rate: int
@@ -47,9 +47,9 @@ class RaveCodec:
     fidelity: float
     rank: int
     scaling_factor: float = 1.0
-    digest: str = field(default="")  # once it is saved
+    digest: str = field(default="")  # set when saved
     channels: int = 1
-    spec: None = None  # it has no log-mels
+    spec: None = None  # uses no log-mels
 
     @property
     def samples_per_latent(self) -> int:
@@ -60,7 +60,7 @@ class RaveCodec:
         return self.samples_per_latent
 
     def latent_shape(self, frames: int) -> tuple[int, int, int]:
-        """(channels, frames, bands) of so many latents."""
+        """Shape (channels, frames, bands) of `frames` latents."""
         return self.rank, frames, 1
 
     @property
@@ -79,11 +79,11 @@ class RaveCodec:
     def components(self, waves: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of all principal components [N, latent_channels, ⌈T / samples_per_latent⌉] of waves [N, 1, T]."""
         if waves.shape[1] != 1:
-            raise ValueError(f"waves of {waves.shape[1]} channels, and this codec takes one: give their mean")
+            raise ValueError(f"waves of {waves.shape[1]} channels, but this codec takes one: give their mean")
         padded = F.pad(waves, (0, -waves.shape[2] % self.samples_per_latent))
         mean, deviation = self.net.posterior(self.net.pqmf.analysis(padded))
-        turned = self.net.rotation / self.net.spread[:, None]
-        return self.net.components_of(mean.float()), turned.square() @ deviation.float().square()
+        scaled_rotation = self.net.rotation / self.net.spread[:, None]
+        return self.net.components_of(mean.float()), scaled_rotation.square() @ deviation.float().square()
 
     def encode(self, waves: Tensor) -> Tensor:
         """Latents [N, rank, ⌈T / samples_per_latent⌉] of waves [N, 1, T]."""
@@ -91,22 +91,22 @@ class RaveCodec:
 
     @torch.no_grad()
     def decode(self, latents: Tensor, seed: int = 0) -> Tensor:
-        """Waves [N, 1, T] in [−1, 1] of latents; what is left out of them, and noise, is drawn alike for each."""
+        """Waves [N, 1, T] in [−1, 1] from latents; every item gets the same random components left out and the same noise."""
         rng = torch.Generator().manual_seed(seed)
-        count, known, length = latents.shape
-        left_out = torch.randn(1, self.network.latent_channels - known, length, generator=rng).expand(count, -1, -1)
-        whole = torch.cat([latents.float(), left_out.to(latents)], 1)
-        noise = self.net.draw_noise(whole[:1].cpu(), rng) if self.phase == 2 else None
-        noise = None if noise is None else noise.expand(count, -1, -1, -1).to(whole)
-        made = self.net.decoder(self.net.latents_of(whole), noise)
-        return self.net.pqmf.synthesis(made).clamp(-1, 1)
+        count, rank, length = latents.shape
+        left_out = torch.randn(1, self.network.latent_channels - rank, length, generator=rng).expand(count, -1, -1)
+        components = torch.cat([latents.float(), left_out.to(latents)], 1)
+        noise = self.net.draw_noise(components[:1].cpu(), rng) if self.phase == 2 else None
+        noise = None if noise is None else noise.expand(count, -1, -1, -1).to(components)
+        bands = self.net.decoder(self.net.latents_of(components), noise)
+        return self.net.pqmf.synthesis(bands).clamp(-1, 1)
 
     def through(self, waves: Tensor, edits: Sequence[Edit], seed: int = 0) -> Tensor:
-        """Waves [N, 1, T], as long as they were, by way of their latents with these changes."""
+        """Encode waves [N, 1, T], edit the latents and decode them; same length."""
         return self.decode(edited(self.encode(waves), edits), seed)[..., : waves.shape[2]]
 
     def posterior(self, waves: Sequence[np.ndarray], num_samples: int) -> Tensor:
-        """As components/contracts.py says: [N, 2, rank, num_samples / samples_per_latent, 1]."""
+        """See components/contracts.py: [N, 2, rank, num_samples / samples_per_latent, 1]."""
         if num_samples % self.samples_per_latent:
             nearest = num_samples // self.samples_per_latent * self.samples_per_latent
             raise UserError(
@@ -119,12 +119,12 @@ class RaveCodec:
 
 
 def network(params: RaveParams, spec: dict[str, Any]) -> RaveNet:
-    """As it is trained: weights of the norms count."""
+    """The network as trained, so that the parameters of weight normalisation count."""
     return RaveNet(params.network).with_norms()
 
 
 def save(model: RaveCodec, directory: Path, source: dict[str, Any]) -> dict[str, Any]:
-    """As contracts.py says; returns the codec's digest. `source`: plain values."""
+    """See contracts.py; returns the codec's digest. `source`: plain values."""
     constants = {name: getattr(model, name) for name in CONSTANTS}
     config = RaveConfig(kind=KIND, network=model.network, source=source, digest="", **constants)
     model.digest = save_codec(directory, config, model.net)
@@ -132,7 +132,7 @@ def save(model: RaveCodec, directory: Path, source: dict[str, Any]) -> dict[str,
 
 
 def load(directory: Path) -> RaveCodec:
-    """The codec that `save` wrote; weights of another architecture are a UserError."""
+    """The codec that `save` wrote; UserError if the weights do not fit the architecture."""
     saved = checkpoint.load_config(directory, RaveConfig, "autoencoder")
     net = checkpoint.load_weights(RaveNet(saved.network), directory / checkpoint.WEIGHTS)
     return RaveCodec(saved.network, net=net, digest=saved.digest, **{name: getattr(saved, name) for name in CONSTANTS})

@@ -1,4 +1,4 @@
-"""Latents moved by hand, before they are decoded."""
+"""Manual edits of latents before decoding."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ LARGEST = torch.finfo(torch.float32).max
 
 
 class Edit(NamedTuple):
-    dimension: int  # 0: the one of the largest variance
+    dimension: int  # 0: the component with the largest variance
     how: Literal["", "+", "*"]
     value: float
 
 
 def parse_edits(texts: Sequence[str], count: int) -> list[Edit]:
-    """`0=1.5` sets a latent of `count`, `0=+0.5` adds to it and `0=*2` multiplies it; anything else is a UserError."""
+    """Parse `0=1.5` (set), `0=+0.5` (add) or `0=*2` (multiply) for one of `count` latents; UserError for anything else."""
     edits = []
     for text in texts:
         match = EDIT.fullmatch(text.strip())
@@ -33,22 +33,22 @@ def parse_edits(texts: Sequence[str], count: int) -> list[Edit]:
                 f"--latent {text[:100]!r}: write DIM=VALUE to set a latent, DIM=+VALUE to add to it, DIM=*VALUE to scale it"
             )
         if int(match[1]) >= count:
-            raise UserError(f"--latent {text[:100]!r}: this model has latents 0 to {count - 1}, the first varies the most")
+            raise UserError(f"--latent {text[:100]!r}: this model has latents 0 to {count - 1}, ordered by variance")
         value = float(match[3])
         if abs(value) > LARGEST:
-            raise UserError(f"--latent {text[:100]!r}: {value:g} is beyond {LARGEST:.3g}; latents are of deviation 1")
+            raise UserError(f"--latent {text[:100]!r}: {value:g} is beyond {LARGEST:.3g}; latents have unit deviation")
         edits.append(Edit(int(match[1]), match[2], value))
     return edits
 
 
 def edited(latents: Tensor, edits: Sequence[Edit]) -> Tensor:
-    """Latents [N, count, T] with these changes, in their order."""
-    changed = latents.clone()
+    """Latents [N, count, T] with the edits applied in order."""
+    result = latents.clone()
     for dimension, how, value in edits:
         if how == "":
-            changed[:, dimension] = value
+            result[:, dimension] = value
         elif how == "+":
-            changed[:, dimension] += value
+            result[:, dimension] += value
         else:
-            changed[:, dimension] *= value
-    return changed
+            result[:, dimension] *= value
+    return result

@@ -1,4 +1,4 @@
-"""How many latents matter: principal components of posterior means, and how few keep a share of their variance."""
+"""Principal components of posterior means, and the number of them that keeps a given share of the variance."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Components:
-    """Of latents: `rotation` @ (latent − `mean`), ordered by variance."""
+    """Principal components of latents: `rotation` @ (latent − `mean`), ordered by variance."""
 
     mean: Tensor  # [channels]
     rotation: Tensor  # [channels, channels], orthogonal
-    kept: Tensor  # [channels], float64: shares of the variance that the first 1, 2, … have
-    variance: float  # of all together
+    kept: Tensor  # [channels], float64: share of the variance that the first 1, 2, … components keep
+    variance: float  # total
 
     def rank(self, fidelity: float) -> int:
-        """The smallest number of components that keep so much of the variance."""
-        enough = (self.kept >= fidelity - ROUNDING).nonzero()
-        return int(enough[0]) + 1 if len(enough) else len(self.kept)
+        """The smallest number of components that keep the share `fidelity` of the variance."""
+        sufficient = (self.kept >= fidelity - ROUNDING).nonzero()
+        return int(sufficient[0]) + 1 if len(sufficient) else len(self.kept)
 
 
 def components(means: Iterable[Tensor]) -> Components:
-    """Of posterior means [channels, T], piece after piece."""
+    """Principal components of posterior means, given as pieces [channels, T]."""
     count, total, products = 0, torch.zeros(()), torch.zeros(())
     for piece in means:
         values = piece.double()

@@ -1,7 +1,7 @@
-"""RAVE's nets: bands of a wave to a posterior, and latents to bands (Caillon & Esling 2021; v2 as its authors' second version).
+"""RAVE's encoder (bands of a wave to a posterior) and decoder (latents to bands): Caillon & Esling 2021, and its authors' v2.
 
-Every convolution keeps the length, divided by its stride: zeros stand before and behind a signal, if it is causal before it only.
-What a layer looks `ahead` of the end of a frame is what it lags behind when it is played live (streaming.py).
+Every convolution is zero-padded to keep the length divided by its stride; a causal one only at the start. The lookahead of a layer
+beyond the end of a frame (`ahead`) becomes its delay when streaming (streaming.py).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from soundmill.models.components.rave.pqmf import Pqmf
 
 SLOPE = 0.2  # of the leaky ReLUs
 LEAST_DEVIATION = 1e-4
-QUIET = -5.0  # added to the noise's gains before their sigmoid, so that it starts low
+QUIET = -5.0  # bias of the noise gains before the sigmoid, so that noise starts quiet
 
 
 class Conv(Normed, nn.Conv1d):
@@ -28,9 +28,8 @@ class Conv(Normed, nn.Conv1d):
     def __init__(self, below: int, above: int, kernel: int, causal: bool, stride: int = 1, dilation: int = 1, groups: int = 1):
         super().__init__(below, above, kernel, stride, dilation=dilation, groups=groups, bias=False)
         self.register_parameter("length", None)
-        self.missing = (
-            (kernel - 1) * dilation + 1 - stride
-        )  # samples of a frame's window beyond the frame; below 0: not all are seen
+        # Samples of a frame's window beyond the frame; negative: the window does not cover the frame.
+        self.missing = (kernel - 1) * dilation + 1 - stride
         self.ahead = 0 if causal else max(0, self.missing // 2)
 
     def forward(self, signal: Tensor) -> Tensor:
@@ -38,14 +37,14 @@ class Conv(Normed, nn.Conv1d):
         return F.conv1d(padded, self.kernel(), None, self.stride, 0, self.dilation, self.groups)
 
     def seen(self, first: int, last: int) -> tuple[int, int]:
-        """The first and the last frame of its input that frames `first` to `last` of its output follow from."""
+        """First and last input frame that output frames `first` to `last` depend on."""
         (stride,), (dilation,), (kernel,) = self.stride, self.dilation, self.kernel_size
         before = self.missing - self.ahead
         return first * stride - before, last * stride - before + (kernel - 1) * dilation
 
 
 class Up(Normed, nn.ConvTranspose1d):
-    """A transposed convolution without bias: `ratio` samples of each, from windows of twice as many."""
+    """A transposed convolution without bias: upsamples by `ratio`, with a kernel of twice that length."""
 
     def __init__(self, below: int, above: int, ratio: int, causal: bool):
         super().__init__(below, above, 2 * ratio, ratio, bias=False)
@@ -53,16 +52,16 @@ class Up(Normed, nn.ConvTranspose1d):
         self.ratio, self.ahead = ratio, 0 if causal else ratio // 2  # samples of its output
 
     def forward(self, signal: Tensor) -> Tensor:
-        whole = F.conv_transpose1d(signal, self.kernel(), None, self.ratio)
-        return whole[..., self.ahead : self.ahead + self.ratio * signal.shape[2]]
+        upsampled = F.conv_transpose1d(signal, self.kernel(), None, self.ratio)
+        return upsampled[..., self.ahead : self.ahead + self.ratio * signal.shape[2]]
 
     def seen(self, first: int, last: int) -> tuple[int, int]:
-        """As of a `Conv`."""
+        """As `Conv.seen`."""
         return (first + self.ahead) // self.ratio - 1, (last + self.ahead) // self.ratio
 
 
 class Residual(nn.Module):
-    """A signal, and what layers of stride 1 add to it."""
+    """A residual connection around layers of stride 1."""
 
     def __init__(self, *layers: nn.Module):
         super().__init__()
@@ -83,7 +82,7 @@ def _leaky() -> nn.LeakyReLU:
 
 
 def encoder(params: NetworkParams) -> nn.Sequential:
-    """Bands [N, bands, frames] to means and what deviations come of, [N, 2 · latent_channels, frames / ratios]."""
+    """Bands [N, bands, frames] to means and raw deviations, [N, 2 · latent_channels, frames / ratios]."""
     v1, causal, width = params.version == "v1", params.causal, params.channels
     layers: list[nn.Module] = [Conv(params.bands, width, 7, causal)]
     for ratio, dilations in zip(params.ratios, params.dilations, strict=True):
@@ -98,14 +97,14 @@ def encoder(params: NetworkParams) -> nn.Sequential:
 
 
 class Decoder(nn.Module):
-    """Latents [N, latent_channels, T] to bands [N, bands, ratios · T]: a trunk, and on it a wave, its loudness and noise."""
+    """Latents [N, latent_channels, T] to bands [N, bands, ratios · T]: a trunk with heads for wave, loudness and noise."""
 
     def __init__(self, params: NetworkParams):
         super().__init__()
         v1, causal = params.version == "v1", params.causal
         width = params.channels * 2 ** len(params.ratios)
         layers: list[nn.Module] = [Conv(params.latent_channels, width, 7 if v1 else 3, causal)]
-        # Published so: v1 has its ratios in the encoder's order, v2 the other way round.
+        # As published: v1 has its ratios in the encoder's order, v2 in reverse.
         order = list(zip(params.ratios, params.dilations, strict=True))
         for ratio, dilations in order if v1 else order[::-1]:
             width //= 2
@@ -117,7 +116,7 @@ class Decoder(nn.Module):
         self.noise = Noise(params.noise, width, params.bands, causal) if params.noise else None
 
     def forward(self, latents: Tensor, noise: Tensor | None) -> Tensor:
-        """With `noise` even in [−1, 1] as `Noise` takes it, or without that branch."""
+        """`noise`, uniform in [−1, 1], is the input of the noise branch; None skips it."""
         hidden = self.trunk(latents)
         gains = self.noise.gains(hidden) if self.noise is not None and noise is not None else None
         added = self.noise.shaped(gains, noise) if gains is not None else None
@@ -125,7 +124,7 @@ class Decoder(nn.Module):
 
 
 def _seen(layer: nn.Module, first: int, last: int) -> tuple[int, int]:
-    """As of a `Conv`, of any layer: a residual one's own see the signal that they are added to."""
+    """`Conv.seen` for any layer; in a `Residual`, the layers see all that the identity path does."""
     if isinstance(layer, Residual):
         layer = layer.layers
     if isinstance(layer, nn.Sequential):
@@ -136,22 +135,22 @@ def _seen(layer: nn.Module, first: int, last: int) -> tuple[int, int]:
 
 
 def joined(wave: Tensor, loudness: Tensor | None, noise: Tensor | None) -> Tensor:
-    """Bands of what the heads say: v1 has a loudness, v2 a gain for each band in the wave's second half."""
+    """Bands from the outputs of the heads: v1 has a loudness, v2 a gain per band in the second half of `wave`."""
     if loudness is not None:
         bands = torch.tanh(wave) * gain(loudness)
         return bands if noise is None else bands + noise
-    value, own = wave.chunk(2, 1)
-    bands = value * torch.sigmoid(own)
+    value, band_gain = wave.chunk(2, 1)
+    bands = value * torch.sigmoid(band_gain)
     return torch.tanh(bands if noise is None else bands + noise)
 
 
 def gain(value: Tensor) -> Tensor:
-    """2 σ(x)^2.3 + 1e-7 (Engel et al. 2020, DDSP), above 0 and at most 2."""
+    """2 σ(x)^2.3 + 1e-7 (Engel et al. 2020, DDSP)."""
     return 2 * torch.sigmoid(value) ** 2.3 + 1e-7
 
 
 class Noise(nn.Module):
-    """White noise, in each band and frame shaped by gains that are interpolated over the band (Engel et al. 2020, DDSP)."""
+    """White noise filtered per band and frame, with gains interpolated over frequency (Engel et al. 2020, DDSP)."""
 
     def __init__(self, params: NoiseParams, width: int, bands: int, causal: bool):
         super().__init__()
@@ -164,39 +163,39 @@ class Noise(nn.Module):
         self.register_buffer("parts", parts_of_noise(self.frame, params.filters), persistent=False)
 
     def gains(self, hidden: Tensor) -> Tensor:
-        """[N, bands · filters, frames / frame]."""
+        """Gains [N, bands · filters, frames / frame]."""
         return gain(self.layers(hidden) + QUIET)
 
     def shaped(self, gains: Tensor, noise: Tensor) -> Tensor:
-        """[N, bands, T] of gains [N, bands · filters, T / frame] and noise [N, T / frame, bands, frame]."""
+        """Filtered noise [N, bands, T] from gains [N, bands · filters, T / frame] and noise [N, T / frame, bands, frame]."""
         split = (noise @ self.parts).unflatten(3, (self.filters, self.frame))
         loud = gains.transpose(1, 2).unflatten(2, (self.bands, self.filters))
         return (loud[..., None] * split).sum(3).transpose(1, 2).flatten(2)
 
 
 def parts_of_noise(frame: int, filters: int) -> Tensor:
-    """[frame, filters · frame]: white noise of a frame times this is its parts, by frequency; they add up to it.
+    """Matrix [frame, filters · frame] that splits a frame of white noise into `filters` frequency parts, which add up to it.
 
-    Part i is the noise filtered by a triangle around i / (filters − 1) of the band, whole turns within the frame.
+    Part i is the noise after circular filtering with a triangle centred at i / (filters − 1) of the band.
     """
-    place = np.linspace(0, filters - 1, frame // 2 + 1)
-    triangles = np.maximum(1 - np.abs(place[None] - np.arange(filters)[:, None]), 0)
+    position = np.linspace(0, filters - 1, frame // 2 + 1)
+    triangles = np.maximum(1 - np.abs(position[None] - np.arange(filters)[:, None]), 0)
     spectra = np.fft.rfft(np.eye(frame))
     parts = np.concatenate([np.fft.irfft(spectra * triangle, frame) for triangle in triangles], 1)
     return torch.from_numpy(parts.astype(np.float32))
 
 
 class RaveNet(nn.Module):
-    """The filter bank and both nets.
+    """The filter bank, the encoder and the decoder.
 
-    With the norms that they are trained with, v1 has 17,612,369 weights and v2 31,536,000 at the published sizes.
+    With weight normalisation, v1 has 17,612,369 parameters and v2 31,536,000 at the published sizes.
     """
 
     def __init__(self, params: NetworkParams):
         super().__init__()
         self.samples_per_latent = params.samples_per_latent
         self.pqmf, self.encoder, self.decoder = Pqmf(params.bands), encoder(params), Decoder(params)
-        # What makes principal components of latents, those that are kept of unit deviation: of those that its training ends with.
+        # From latents to principal components, of which the kept ones have unit deviation; set after training.
         self.register_buffer("center", torch.zeros(params.latent_channels))
         self.register_buffer("rotation", torch.eye(params.latent_channels))
         self.register_buffer("spread", torch.ones(params.latent_channels))
@@ -208,24 +207,24 @@ class RaveNet(nn.Module):
         return mean, F.softplus(value) + LEAST_DEVIATION
 
     def receptive_field(self) -> tuple[int, int]:
-        """Frames of bands before a frame and behind it that its reconstruction follows from, filter bank included, noise not.
+        """Band frames before and after a frame that its reconstruction depends on, with the filter bank, without the noise.
 
-        The frame is the first of a latent.
+        For the first frame of a latent.
         """
-        first, last = -self.pqmf.ahead[0], self.pqmf.ahead[1]  # of the synthesis
+        first, last = -self.pqmf.ahead[0], self.pqmf.ahead[1]  # of the synthesis filters
         for layer in (self.decoder.wave, self.decoder.trunk, self.encoder):
             first, last = _seen(layer, first, last)
         return self.pqmf.ahead[1] - first, last + self.pqmf.ahead[0]
 
     def components_of(self, latents: Tensor) -> Tensor:
-        """Principal components [N, latent_channels, T] of latents."""
+        """Principal components [N, latent_channels, T] from latents."""
         return self.rotation @ (latents - self.center[:, None]) / self.spread[:, None]
 
     def latents_of(self, components: Tensor) -> Tensor:
         return self.rotation.T @ (components * self.spread[:, None]) + self.center[:, None]
 
     def draw_noise(self, latents: Tensor, rng: torch.Generator | None) -> Tensor | None:
-        """Even noise in [−1, 1] that the decoder's branch takes beside latents; None: it has no such branch."""
+        """Uniform noise in [−1, 1] for the decoder's noise branch; None if it has none."""
         branch = self.decoder.noise
         if branch is None:
             return None
@@ -234,13 +233,13 @@ class RaveNet(nn.Module):
         return 2 * drawn.to(latents) - 1
 
     def with_norms(self) -> RaveNet:
-        """As it is trained; v1's encoder has batch norms."""
+        """Apply weight normalisation, as in training; v1's encoder has batch norms instead."""
         for layer in self._convolutions():
             layer.norm()
         return self
 
     def without_norms(self) -> RaveNet:
-        """With its kernels as they are."""
+        """Fold weight normalisation into the kernels."""
         for layer in self._convolutions():
             layer.fold()
         return self

@@ -1,6 +1,6 @@
-"""Weight norm (Salimans & Kingma 2016) of convolutions: length and direction of their kernels apart.
+"""Weight normalisation (Salimans & Kingma 2016) of convolutions: separate parameters for the length and direction of a kernel.
 
-Torch's own makes modules that cannot be handed to other processes, as a training on several devices does.
+Torch's own version makes modules that cannot be pickled, as training on several devices requires.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class Normed(nn.Module):
-    """A mixin of torch's convolutions; they take `kernel()` for their weight."""
+    """A mixin for torch's convolutions, which use `kernel()` as their weight."""
 
     weight: nn.Parameter
     length: nn.Parameter | None
@@ -19,7 +19,7 @@ class Normed(nn.Module):
         self.length = nn.Parameter(_lengths(self.weight).detach())
 
     def fold(self) -> None:
-        """Leave the kernels as they are, in one piece."""
+        """Replace weight and length by the kernel itself."""
         self.weight.data, self.length = self.kernel().detach(), None
 
     def kernel(self) -> Tensor:
@@ -27,5 +27,5 @@ class Normed(nn.Module):
 
 
 def _lengths(weight: Tensor) -> Tensor:
-    """Of the kernels of the first axis, [N, 1, …]."""
+    """Norms [N, 1, …] of the kernels along the first axis."""
     return torch.linalg.vector_norm(weight, dim=tuple(range(1, weight.ndim)), keepdim=True)

@@ -1,4 +1,4 @@
-"""Knobs of RAVE."""
+"""Parameters of RAVE."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ from soundmill.training.params import HardwareParams, OptimiserParams, TrainingP
 
 
 class NoiseParams(StageParams):
-    """The branch that adds filtered noise to the bands; it speaks in phase 2 alone."""
+    """The branch that adds filtered noise to the bands, in phase 2 only."""
 
-    ratios: list[int] = Field(min_length=1, description="its filters change once in so many frames of the bands, multiplied")
-    filters: int = Field(ge=2, description="gains that each band's noise is shaped by, evenly spaced over the band")
+    ratios: list[int] = Field(
+        min_length=1, description="strides of its layers; the filters change once per product of them, in band frames"
+    )
+    filters: int = Field(ge=2, description="number of gains per band, evenly spaced in frequency")
 
 
 class NetworkParams(StageParams):
     """RAVE (Caillon & Esling 2021; v1: 64 channels, ratios 4, 4, 4, 2, latents 128) or its second version (v2: 96 channels)."""
 
     version: Literal["v1", "v2"]
-    bands: int = Field(ge=2, multiple_of=2, description="that the PQMF makes of a wave, each at a `bands`-th of its rate")
-    channels: int = Field(ge=1, description="of the first level; each of `ratios` doubles them")
-    ratios: list[int] = Field(min_length=1, description="by which each level is shorter than the one before")
-    dilations: list[list[int]] = Field(description="of the residual units of each level; v1 has them in its decoder alone")
+    bands: int = Field(ge=2, multiple_of=2, description="number of PQMF bands, each at 1 / `bands` of the sample rate")
+    channels: int = Field(ge=1, description="of the first level; doubled at each further level")
+    ratios: list[int] = Field(min_length=1, description="downsampling factor of each level")
+    dilations: list[list[int]] = Field(description="of the residual units of each level; in v1 only in the decoder")
     latent_channels: int = Field(ge=1)
-    noise: NoiseParams | None = Field(description="null: no such branch")
-    causal: bool = Field(description="no layer looks ahead: the least latency when it is played live")
+    noise: NoiseParams | None = Field(description="null: no noise branch")
+    causal: bool = Field(description="no lookahead, which minimises the latency of streaming")
 
     @model_validator(mode="after")
     def _levels_fit(self) -> NetworkParams:
@@ -41,7 +43,8 @@ class NetworkParams(StageParams):
             raise ValueError(f"dilations {self.dilations} must be 1 or more")
         if self.noise and math.prod(self.ratios) % (frames := math.prod(self.noise.ratios)):
             raise ValueError(
-                f"noise.ratios {self.noise.ratios} make frames of {frames}, no part of the {math.prod(self.ratios)} of a latent"
+                f"noise.ratios {self.noise.ratios} multiply to {frames}, which does not divide the {math.prod(self.ratios)} "
+                "frames of a latent"
             )
         return self
 
@@ -51,17 +54,17 @@ class NetworkParams(StageParams):
 
 
 class DiscriminatorsParams(StageParams):
-    """What phase 2 is trained against: waves at `scales` rates, and (v2) rows of every `period`-th sample."""
+    """The discriminators of phase 2: of waves at `scales` rates, and (v2) of every `period`-th sample."""
 
-    channels: int = Field(ge=1, description="of the first layer; each further one doubles them. 64 in the paper")
+    channels: int = Field(ge=1, description="of the first layer; doubled at each further one. 64 in the paper")
     layers: int = Field(ge=1)
-    scales: int = Field(ge=1, description="each sees the wave at half the rate of the one before")
+    scales: int = Field(ge=1, description="number of scale discriminators, each at half the rate of the one before")
     periods: list[int] = Field(description="2, 3, 5, 7, 11 in v2; [] in v1")
     optimiser: OptimiserParams
 
 
 class KlParams(StageParams):
-    """Weight of the KL divergence: from `first` to `last` over `steps`, evenly in its logarithm; then it stays."""
+    """Weight of the KL divergence: from `first` to `last` over `steps`, linear in its logarithm, then constant."""
 
     first: float = Field(gt=0)
     last: float = Field(gt=0)
@@ -73,46 +76,50 @@ class KlParams(StageParams):
 
 
 class FeaturesParams(StageParams):
-    """The difference of the discriminators' feature maps, in phase 2."""
+    """Feature matching in phase 2."""
 
-    weight: float = Field(ge=0, description="used once; the code of its authors multiplies with it twice")
-    relative: bool = Field(description="to the mean size of the real ones (v2)")
-    skip: int = Field(ge=0, description="first maps that do not count (v2: 1); the last is that of the scores")
+    weight: float = Field(ge=0, description="applied once; the authors' code applies it twice")
+    relative: bool = Field(description="divide by the mean absolute value of the real maps (v2)")
+    skip: int = Field(ge=0, description="number of first maps to skip (v2: 1); the last map is the scores")
 
 
 class AugmentationParams(StageParams):
-    """What happens to training crops; held-out ones stay as they are."""
+    """Augmentation of training crops; held-out crops are not augmented."""
 
-    phase_mangle: Probability = Field(description="share of crops whose phases an all-pass filter turns; 0.8 as published")
-    dequantise_bits: int | None = Field(ge=1, description="noise even in [0, 2^-bits) is added; 16 as published; null: none")
+    phase_mangle: Probability = Field(description="share of crops whose phases an all-pass filter changes; 0.8 as published")
+    dequantise_bits: int | None = Field(ge=1, description="add uniform noise in [0, 2^-bits); 16 as published; null: none")
 
 
 class WeightsParams(TrainingParams):
-    """The codec is trained on the corpus's training clips: representation, then (encoder frozen) against discriminators."""
+    """Train the codec on the training clips: representation learning, then (encoder frozen) adversarial training."""
 
     kind: Literal["train"]
     batch_size: int = Field(ge=1)
     steps: int = Field(ge=1, description="of both phases")
-    phase_1_steps: int = Field(ge=1, description="phase 2 begins after so many; as many as `steps`: there is none")
-    num_samples: int = Field(ge=1, description="of a crop of each clip; a shorter one is followed by silence")
-    scales: list[int] = Field(min_length=1, description="windows of the spectral distance, in samples of the wave and of the bands")
-    valid_signal_crop: bool = Field(description="the bands' distance leaves out the ends, where padding is heard (v2)")
+    phase_1_steps: int = Field(ge=1, description="steps before phase 2; equal to `steps`: no phase 2")
+    num_samples: int = Field(ge=1, description="length of a crop of each clip; shorter clips are padded with silence")
+    scales: list[int] = Field(
+        min_length=1, description="window lengths of the spectral distance, in samples of the wave and of the bands"
+    )
+    valid_signal_crop: bool = Field(description="exclude the ends, which padding affects, from the bands' distance (v2)")
     augmentation: AugmentationParams
     kl: KlParams
     features: FeaturesParams
     discriminators: DiscriminatorsParams
-    discriminator_every: int = Field(ge=2, description="in phase 2 each so-manieth batch is theirs, and not the generator's")
+    discriminator_every: int = Field(
+        ge=2, description="in phase 2 every n-th batch trains the discriminators, the others the generator"
+    )
 
 
 class RaveParams(StageParams):
     kind: Literal["rave"]
     network: NetworkParams
-    fidelity: Probability = Field(gt=0, description="share of the latents' variance that is kept: it chooses their number")
+    fidelity: Probability = Field(gt=0, description="share of the latents' variance to keep; sets the number of latents")
     weights: WeightsParams
     hardware: HardwareParams
 
     def latent_shape(self, spec: MelSpec, num_samples: int) -> tuple[int, int, int]:
-        """(channels, frames, bands) of the latent of so many samples, none of them left out."""
+        """Shape (channels, frames, bands) of the latent of `num_samples`, with all components."""
         return self.network.latent_channels, num_samples // self.network.samples_per_latent, 1
 
     @model_validator(mode="after")
@@ -128,16 +135,16 @@ class RaveParams(StageParams):
             raise ValueError(f"weights.phase_1_steps {weights.phase_1_steps} must not exceed weights.steps {weights.steps}")
         if weights.features.skip > (layers := weights.discriminators.layers):
             raise ValueError(
-                f"weights.features.skip {weights.features.skip} leaves nothing of a discriminator's {layers + 1} maps "
+                f"weights.features.skip {weights.features.skip} leaves none of a discriminator's {layers + 1} maps "
                 "(weights.discriminators.layers, and the scores)"
             )
         if weights.phase_1_steps < weights.steps and weights.optimiser.decay in ("linear", "cosine"):
             raise ValueError(
-                f"weights.optimiser.decay {weights.optimiser.decay} is at zero when phase 1 ends: in phase 2 nothing would be "
-                "learned; take none, exponential or tenth"
+                f"weights.optimiser.decay {weights.optimiser.decay} reaches zero at the end of phase 1, so phase 2 would learn "
+                "nothing; use none, exponential or tenth"
             )
         if weights.ema is not None:
-            raise ValueError("weights.ema must be null: an average would go on moving the encoder after phase 1")
+            raise ValueError("weights.ema must be null: an average would keep changing the encoder after phase 1")
         if weights.batch_size % self.hardware.devices:
             raise ValueError(f"weights.batch_size {weights.batch_size} must be a multiple of hardware.devices")
         return self

@@ -1,4 +1,4 @@
-"""A pseudo-quadrature mirror filter bank (Nguyen 1994): a wave as `bands` signals at a `bands`-th of its rate, and back."""
+"""A pseudo-quadrature mirror filter bank (Nguyen 1994): splits a wave into `bands` signals at 1 / `bands` of its rate, and back."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 ATTENUATION_DB = 100.0
-SEARCHED = (0.9, 1.5)  # where the cut-off is looked for, in parts of pi / (2 bands)
+SEARCHED = (0.9, 1.5)  # range of the cut-off search, in units of pi / (2 bands)
 
 
 class Pqmf(nn.Module):
-    """Near-perfect: what comes back has no lag, and an error some 60 dB below it. Computed by polyphase.
+    """Near-perfect reconstruction: no delay, and an error about 60 dB below the signal. Computed in polyphase form.
 
-    Both directions look `ahead` and back by whole frames of `bands` samples: analysis by ahead[0], synthesis by ahead[1].
+    `ahead` is the lookahead in frames of `bands` samples: of analysis ahead[0], of synthesis ahead[1].
     """
 
     def __init__(self, bands: int):
@@ -56,7 +56,7 @@ def unfold(frames: Tensor) -> Tensor:
 
 
 def flips(bands: int, frames: int, first: int = 0) -> Tensor:
-    """−1 where an odd band has an odd frame, counted from `first`, else 1: so no band's spectrum runs backwards."""
+    """−1 where an odd band has an odd frame, counted from `first`, else 1: undoes the spectral inversion of the odd bands."""
     odd = torch.arange(bands)[:, None] * (torch.arange(frames) + first)[None]
     return 1.0 - 2.0 * (odd % 2)
 
@@ -71,7 +71,7 @@ def _polyphase(filters: np.ndarray, back: int, frames: int) -> Tensor:
 
 @lru_cache(maxsize=4)
 def filter_bank(bands: int) -> np.ndarray:
-    """Analysis filters [bands, taps], an odd number of taps around time 0; synthesis has them backwards, times `bands`."""
+    """Analysis filters [bands, taps], an odd number of taps centred on time 0; synthesis uses them time-reversed, times `bands`."""
     taps = prototype(bands)
     time = np.arange(len(taps)) - len(taps) // 2
     band = np.arange(bands)[:, None]
@@ -80,7 +80,7 @@ def filter_bank(bands: int) -> np.ndarray:
 
 
 def prototype(bands: int) -> np.ndarray:
-    """A Kaiser-windowed low pass whose square leaves nothing at shifts of 2 · bands: its cut-off is searched for that.
+    """A Kaiser-windowed low pass; its cut-off minimises its autocorrelation at multiples of 2 · bands samples.
 
     For 16 bands 377 taps, cut off at 0.1075 rad.
     """
@@ -91,7 +91,7 @@ def prototype(bands: int) -> np.ndarray:
         autocorrelation = np.convolve(taps, taps, "full")[len(taps) - 1 :: 2 * bands]
         return float(np.abs(autocorrelation[1:]).max())
 
-    # The number of taps jumps with the cut-off: the lowest of a grid first, then what lies beside it.
+    # The number of taps jumps with the cut-off, so search a grid first and refine between the neighbours of its minimum.
     grid = math.pi / (2 * bands) * np.linspace(*SEARCHED, 121)
     place = int(np.clip(np.argmin([leaking(cutoff) for cutoff in grid]), 1, len(grid) - 2))
     found = minimize_scalar(leaking, bounds=grid[[place - 1, place + 1]], method="bounded", options={"xatol": 1e-9})
@@ -99,7 +99,7 @@ def prototype(bands: int) -> np.ndarray:
 
 
 def low_pass(cutoff: float) -> np.ndarray:
-    """As wide in its transition as its pass band, both `cutoff` rad; unit gain at 0."""
+    """A low pass with unit gain at 0, whose pass band and transition band are both `cutoff` rad wide."""
     from scipy.signal import firwin, kaiserord
 
     count, beta = kaiserord(ATTENUATION_DB, cutoff / math.pi)

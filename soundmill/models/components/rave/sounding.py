@@ -1,4 +1,4 @@
-"""RAVE for families that diffuse latents of a picture's shape: its own have one band, and no vocoder is needed."""
+"""RAVE for families that diffuse 2-D latents: its latents have a single band, and it needs no vocoder."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ class Sounding:
         return self.frames * self.codec.samples_per_latent
 
     def encode(self, waves: Tensor) -> Tensor:
-        """Means of the posteriors, on the CPU; of a shorter wave with silence behind it, of a longer one the beginning."""
+        """Posterior means, on the CPU; waves are padded with silence or cut to `num_samples`."""
         codec, padded = self.codec.to(self.device), F.pad(waves, (0, self.num_samples - waves.shape[2]))
         return torch.cat([codec.encode(wave[None].to(self.device)).cpu() for wave in padded])[..., None]
 
     def decode(self, latents: Tensor, seeds: Sequence[int] = ()) -> Tensor:
-        """Waves [N, 1, num_samples] in [−1, 1], on the CPU; no log-mel is on the way, so `seeds` change nothing."""
+        """Waves [N, 1, num_samples] in [−1, 1], on the CPU; `seeds` are ignored, as there is no vocoder."""
         codec = self.codec.to(self.device)
         return torch.cat([codec.decode(latent[None, ..., 0].to(self.device)).cpu() for latent in latents])
 
 
 def sounding(codec: RaveCodec, vocoder: Vocoder | None, frames: int, grain: float, device: torch.device) -> Sounding:
-    """As components/contracts.py says; nothing is smoothed away that could be given back."""
+    """See components/contracts.py; `grain` is ignored."""
     return Sounding(codec, frames, device)

@@ -1,8 +1,8 @@
-"""RAVE for live use: convolutions that remember what came before, so blocks of a sound give what the whole of it would.
+"""Streaming RAVE: convolutions with cached past samples, so processing block by block gives the same output as offline.
 
-A layer that looks `ahead` cannot when it is played live: it lags instead. Where branches meet, the earlier one waits. Latents lie
-on a grid, and the grid is laid so that the encoder's layers need not wait for it: what comes out is what the codec makes of the
-sound with `offset` samples of silence before it, `lag` samples later.
+A layer with lookahead (`ahead`) cannot see the future in a stream, so it delays its output instead; where branches meet, the
+earlier one is delayed to match. The latent grid is shifted so that the encoder adds no delay: the output equals the
+offline output for the sound with `offset` samples of silence before it, delayed by `lag` samples.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from soundmill.models.components.rave.codec import RaveCodec
 from soundmill.models.components.rave.network import QUIET, Conv, Noise, Residual, Up, gain, joined
 from soundmill.models.components.rave.pqmf import flips, fold, unfold
 
-FEW = 12  # frames: of fewer torch's convolution reads its weights two to three times as slowly as a product of matrices does
+FEW = 12  # frames: up to this many, a matrix product is two to three times as fast as torch's convolution
 
 
 class Remembering(nn.Module):
-    """Puts the last `kept` samples of what came before in front of a block."""
+    """Prepends the last `kept` samples of the preceding blocks to a block."""
 
     def __init__(self, channels: int, kept: int):
         super().__init__()
@@ -36,7 +36,7 @@ class Remembering(nn.Module):
 
 
 class Waiting(nn.Module):
-    """What came `by` samples ago."""
+    """Delays a signal by `by` samples."""
 
     def __init__(self, channels: int, by: int):
         super().__init__()
@@ -58,15 +58,14 @@ class LiveConv(nn.Module):
         windows = seen.unfold(2, (self.weight.shape[2] - 1) * self.dilation + 1, self.stride)[..., :: self.dilation]
         if windows.shape[2] > self.few:
             return F.conv1d(seen, self.weight, None, self.stride, 0, self.dilation, self.groups)
-        made, weights = [], self.weight.chunk(self.groups, 0)
+        outputs, weights = [], self.weight.chunk(self.groups, 0)
         for number, part in enumerate(windows.chunk(self.groups, 1)):
-            made.append(F.linear(part.transpose(1, 2).flatten(2), weights[number].flatten(1)).transpose(1, 2))
-        return torch.cat(made, 1)
+            outputs.append(F.linear(part.transpose(1, 2).flatten(2), weights[number].flatten(1)).transpose(1, 2))
+        return torch.cat(outputs, 1)
 
 
 class LiveUp(nn.Module):
-    """A window reaches over two of its frames: this one's and the one's before. As a convolution over these, which torch has a fast
-    way for where blocks are short."""
+    """A transposed convolution as a convolution: each output frame depends on the current input frame and the previous one."""
 
     def __init__(self, weight: Tensor, ratio: int):
         super().__init__()
@@ -75,8 +74,8 @@ class LiveUp(nn.Module):
         self.convolution = LiveConv(both.permute(1, 2, 0, 3).flatten(0, 1), 1)
 
     def forward(self, block: Tensor) -> Tensor:
-        made = self.convolution(block)
-        return made.reshape(block.shape[0], self.above, self.ratio, block.shape[2]).transpose(2, 3).flatten(2)
+        frames = self.convolution(block)
+        return frames.reshape(block.shape[0], self.above, self.ratio, block.shape[2]).transpose(2, 3).flatten(2)
 
 
 class LiveResidual(nn.Module):
@@ -89,12 +88,12 @@ class LiveResidual(nn.Module):
 
 
 def live(layer: nn.Module, late: int) -> tuple[nn.Module, int]:
-    """A layer for live use, and how late its output is where its input is `late`, each in its own samples."""
+    """The streaming version of a layer, and the delay of its output if its input is delayed by `late`; each in its own samples."""
     if isinstance(layer, nn.Sequential):
         layers = []
         for inner in layer:
-            made, late = live(inner, late)
-            layers.append(made)
+            streaming, late = live(inner, late)
+            layers.append(streaming)
         return nn.Sequential(*layers), late
     if isinstance(layer, Residual):
         layers, after = live(layer.layers, late)
@@ -102,17 +101,17 @@ def live(layer: nn.Module, late: int) -> tuple[nn.Module, int]:
         return LiveResidual(layers, Waiting(channels, after - late)), after
     if isinstance(layer, Conv):
         (stride,), (dilation,) = layer.stride, layer.dilation
-        whole, rest = divmod(late + layer.ahead, stride)
-        if rest:
-            raise ValueError(f"a signal that is {late} late does not lie on a grid of {stride}")
-        return LiveConv(layer.kernel(), layer.missing, stride, dilation, layer.groups), whole
+        frames, remainder = divmod(late + layer.ahead, stride)
+        if remainder:
+            raise ValueError(f"a delay of {late} samples plus lookahead is not a multiple of the stride {stride}")
+        return LiveConv(layer.kernel(), layer.missing, stride, dilation, layer.groups), frames
     if isinstance(layer, Up):
         return LiveUp(layer.kernel(), layer.ratio), late * layer.ratio + layer.ahead
-    return layer, late  # one sample to one sample
+    return layer, late  # pointwise: adds no delay
 
 
 def ahead_of(layers: nn.Module) -> int:
-    """How far convolutions look beyond a frame's end altogether, in samples of their input."""
+    """Total lookahead of the convolutions beyond the end of a frame, in samples of their input."""
     if isinstance(layers, nn.Sequential):
         ahead = 0
         for layer in reversed(layers):
@@ -122,7 +121,7 @@ def ahead_of(layers: nn.Module) -> int:
 
 
 class LiveNoise(nn.Module):
-    """The noise branch: gains by its layers, noise by its place."""
+    """The noise branch: gains come from its layers, the noise depends only on the position in the stream."""
 
     def __init__(self, branch: Noise, late: int):
         super().__init__()
@@ -135,7 +134,7 @@ class LiveNoise(nn.Module):
         self.register_buffer("parts", branch.parts.clone())
 
     def forward(self, hidden: Tensor, first: int) -> Tensor:
-        """From band sample `first` on."""
+        """Noise for a block that starts at band sample `first`."""
         gains = gain(self.layers(self.waiting(hidden)) + self.quiet)
         frames = gains.shape[2]
         noise = 2 * even(first * self.bands, frames * self.bands * self.frame) - 1
@@ -147,9 +146,9 @@ class LiveNoise(nn.Module):
 
 
 def even(first: int, count: int) -> Tensor:
-    """Numbers `first`, first + 1 … of an endless list of random ones, even in (0, 1): a mixing of their places (splitmix64).
+    """`count` numbers from position `first` of an endless uniform random sequence in (0, 1): splitmix64 of each position.
 
-    In float64: in float32 one in many millions would be 0 or 1, whose normal number is infinite.
+    In float64: float32 would round some numbers to 0 or 1, where the normal quantile is infinite.
     """
     mixed = torch.arange(first, first + count) * -7046029254386353131
     mixed = (mixed ^ ((mixed >> 30) & 0x3FFFFFFFF)) * -4658895280553007687
@@ -159,9 +158,9 @@ def even(first: int, count: int) -> Tensor:
 
 
 class Live(nn.Module):
-    """The codec for programs that play nn~ models: `encode`, `decode`, and `forward`, which is both; a block after another.
+    """The streaming codec for programs that play nn~ models: `encode`, `decode` and `forward` (both), called block by block.
 
-    Latents are `latents` principal components, not scaled. Blocks are multiples of `ratio` samples.
+    Latents are the first `latents` principal components, unscaled. The length of a block is a multiple of `ratio` samples.
     """
 
     def __init__(self, codec: RaveCodec, latents: int):
@@ -174,7 +173,7 @@ class Live(nn.Module):
         self.split = LiveConv(net.pqmf.forward_taps, forth + back)
         self.encoder, late = live(net.encoder, -beyond)
         if late:
-            raise ValueError(f"latents are {late} late")
+            raise ValueError(f"the encoder delays its latents by {late} frames; it must not delay them")
         decoder = net.decoder
         self.trunk, late = live(decoder.trunk, 0)
         self.wave, of_wave = live(decoder.wave, late)
@@ -185,7 +184,7 @@ class Live(nn.Module):
         self.loudness_waits = Waiting(1, last - of_loudness) if decoder.loudness is not None else None
         self.noise_waits = Waiting(self.bands, last - self.noise.late) if self.noise is not None else None
         self.join = LiveConv(net.pqmf.backward_taps, forth + back)
-        self.odd_split, self.odd_join = beyond % 2, last % 2  # whether a band's first sample is an odd one of the codec's
+        self.odd_split, self.odd_join = beyond % 2, last % 2  # parity of a band's first sample on the offline codec's grid
         self.offset, self.lag = self.bands * (forth + beyond), self.bands * (last + back)
         self.register_buffer("turn", net.rotation / net.spread[:, None])
         self.register_buffer("back", net.rotation.T * net.spread)
@@ -193,16 +192,16 @@ class Live(nn.Module):
         self._register_methods()
 
     def _register_methods(self) -> None:
-        """As nn~ reads them of a model: numbers of channels and, for each, samples of the sound that one is for."""
+        """The metadata that nn~ reads: for each method, its input channels and ratio, then its output channels and ratio."""
         sizes = {"forward": (1, 1, 1, 1), "encode": (1, 1, self.latents, self.ratio), "decode": (self.latents, self.ratio, 1, 1)}
         self._methods, self._attributes = list(sizes), torch.jit.Attribute([], list[str])
-        for name, (channels, ratio, made, made_ratio) in sizes.items():
-            self.register_buffer(f"{name}_params", torch.tensor([channels, ratio, made, made_ratio]))
+        for name, (channels, ratio, out_channels, out_ratio) in sizes.items():
+            self.register_buffer(f"{name}_params", torch.tensor([channels, ratio, out_channels, out_ratio]))
             setattr(self, f"{name}_input_labels", [f"(signal) model input {number}" for number in range(channels)])
-            setattr(self, f"{name}_output_labels", [f"(signal) model output {number}" for number in range(made)])
+            setattr(self, f"{name}_output_labels", [f"(signal) model output {number}" for number in range(out_channels)])
 
     def forward(self, waves: Tensor) -> Tensor:
-        """Waves [N, 1, T], later by `get_latency` samples."""
+        """Reconstructed waves [N, 1, T], delayed by `get_latency` samples."""
         return self.decode(self.encode(waves))
 
     @torch.jit.export
@@ -221,13 +220,13 @@ class Live(nn.Module):
 
     @torch.jit.export
     def decode(self, latents: Tensor) -> Tensor:
-        """Waves [N, 1, ratio · T] of latents [N, latents, T]; the ones left out are drawn."""
+        """Waves [N, 1, ratio · T] from latents [N, latents, T]; the remaining components are drawn from the standard normal."""
         count, frames = latents.shape[0], latents.shape[2]
         if self.left_out > 0:
             drawn = even(-(1 << 40) + self.position * self.left_out, frames * self.left_out)
             normal = 1.4142135623730951 * torch.erfinv(2 * drawn - 1)
-            rest = normal.to(latents).reshape(1, frames, self.left_out).transpose(1, 2).expand(count, -1, -1)
-            latents = torch.cat([latents, rest], 1)
+            remaining = normal.to(latents).reshape(1, frames, self.left_out).transpose(1, 2).expand(count, -1, -1)
+            latents = torch.cat([latents, remaining], 1)
         hidden = self.trunk(self.back @ latents + self.center)
         wave = self.wave_waits(self.wave(hidden))
         loudness: Tensor | None = None
@@ -255,14 +254,15 @@ class Live(nn.Module):
 
     @torch.jit.export
     def get_latency(self) -> int:
-        """Samples that `forward` is behind."""
+        """Delay of `forward`, in samples."""
         return self.offset + self.lag
 
 
 def scripted(codec: RaveCodec, latents: int) -> torch.jit.ScriptModule:
-    """`Live` as TorchScript, which runs without this program; it has just heard silence."""
+    """`Live` as TorchScript, which runs without this package; its caches are as after a long silence."""
     model = Live(codec, latents).eval()
-    reach = sum(memory.kept for memory in model.modules() if isinstance(memory, Remembering))  # more than it remembers, in latents
+    # An upper bound of its memory, in latent frames.
+    reach = sum(memory.kept for memory in model.modules() if isinstance(memory, Remembering))
     with torch.no_grad():
         for _ in range(math.ceil(reach / 64)):
             model(torch.zeros(1, 1, 64 * model.ratio))

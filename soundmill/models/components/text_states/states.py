@@ -1,4 +1,4 @@
-"""Text conditions: states of captions that a stage encoded, or of prompts that are encoded now by the same encoder."""
+"""Text conditions: stored states of captions, or states of prompts encoded by the same encoder."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from soundmill.errors import UserError
 from soundmill.params import parse, parse_json
 from soundmill.training.loader import Arrays, Described, gather
 
-LENGTHS = 8  # states are padded to a multiple of it: few shapes, which a GPU likes
+LENGTHS = 8  # states are padded to a multiple of this, to limit the number of shapes on a GPU
 Condition = tuple[Tensor, Tensor]  # states float32 [B, L, width], mask boolean [B, L]
 
 
 class TextConfig(BaseModel):
-    """Which encoder's states a model knows."""
+    """The text encoder that a model was trained with."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -31,35 +31,35 @@ class TextConfig(BaseModel):
     digest: str
     pretrained: bool
     max_tokens: int
-    scratch: dict[str, int] | None  # sizes and seed of one with random weights
+    scratch: dict[str, int] | None  # sizes and seed of an encoder with random weights
 
 
 def read_config(directory: Path) -> TextConfig:
-    """The encoder of all shards below `directory`; UserError where they differ."""
+    """The encoder of all shards below `directory`; UserError if they differ."""
     try:
         return parse(TextConfig, parse_json(shards.common_metadata(directory, text.ENCODER_KEY)), str(directory))
     except ValueError as error:
-        raise UserError(f"{directory}: the encoder's description is no JSON: {error}; remake it: `dvc repro`") from None
+        raise UserError(f"{directory}: the encoder's description is not JSON: {error}; remake it: `dvc repro`") from None
 
 
 @dataclass(frozen=True)
 class Texts:
-    """States of captions by their number, and those of no text at all."""
+    """States of captions by number, and of the null text."""
 
     states: Arrays
     null: np.ndarray  # [tokens, width]
 
     def of(self, caption: str) -> np.ndarray:
-        """States [tokens, width] of one of the captions; "" is no text."""
+        """States [tokens, width] of a caption; "" gives the null text."""
         return self.states.read(self.states.ids.index(caption)) if caption else self.null
 
     def padded(self, numbers: Sequence[int | None]) -> Condition:
-        """States of captions, None: the null text; in float16, as they are stored."""
+        """Padded states of captions by number (None: the null text), in float16 as stored."""
         return pad([self.null if number is None else self.states.read(number) for number in numbers])
 
 
 def read_texts(directory: Path, captions: Sequence[str], null_text: str, width: int, scratch: Path) -> Texts:
-    """States of `captions` ("" not among them), in that order; `scratch` holds their copy. Another width is a UserError."""
+    """States of `captions` (without ""), in that order, copied to `scratch`. UserError if the width differs."""
     what = f"{directory}: the state of caption"
     states = gather(partial(_index, directory), partial(_contents, directory), [*captions, ""], scratch / "text-states", what)
     stored = int(states.shapes[0, 1])
@@ -69,18 +69,18 @@ def read_texts(directory: Path, captions: Sequence[str], null_text: str, width: 
 
 
 def null_of(null_text: str, empty: np.ndarray) -> np.ndarray:
-    """States of no text, out of those of the empty caption [tokens, width]."""
+    """States of the null text, given those of the empty caption [tokens, width]."""
     return empty if null_text == "empty" else np.zeros((1, empty.shape[1]), empty.dtype)
 
 
 def pad(states: Sequence[np.ndarray]) -> Condition:
-    """States [tokens, width] each as one [B, L, width], and the mask of what are tokens [B, L]."""
+    """States [tokens, width] padded to [B, L, width], and the mask of tokens [B, L]."""
     longest = -(-max(len(one) for one in states) // LENGTHS) * LENGTHS
     values = np.zeros((len(states), longest, states[0].shape[1]), states[0].dtype)
     mask = np.zeros((len(states), longest), bool)
-    for row, hidden, one in zip(values, mask, states, strict=True):
+    for row, row_mask, one in zip(values, mask, states, strict=True):
         row[: len(one)] = one
-        hidden[: len(one)] = True
+        row_mask[: len(one)] = True
     return torch.from_numpy(values), torch.from_numpy(mask)
 
 
@@ -97,24 +97,24 @@ def _contents(directory: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def encode(config: TextConfig, prompts: Sequence[str], home: Path, scratch: Path, digests: Path | None = None) -> list[np.ndarray]:
-    """States float16 [tokens, width] of each prompt, by the encoder that a model was trained with; any other is a UserError.
+    """States float16 [tokens, width] of each prompt; UserError if the encoder is not the one of the training.
 
-    `home` is where relative names of encoders start; below `scratch` one with random weights is made again.
+    Relative names of encoders start at `home`; an encoder with random weights is rebuilt below `scratch`.
     """
     threads = torch.get_num_threads()
     try:
         read = _reader(config.model_dump_json(), home, scratch, digests)
-        torch.set_num_threads(1)  # others give other last bits
-        known = {prompt: read(prompt) for prompt in dict.fromkeys(prompts)}
+        torch.set_num_threads(1)  # more threads change the last bits
+        states_of = {prompt: read(prompt) for prompt in dict.fromkeys(prompts)}
     finally:
         torch.set_num_threads(threads)
-    for prompt, states in known.items():
+    for prompt, states in states_of.items():
         if states.truncated:
-            print(f"a prompt is longer than {config.max_tokens} tokens, and is cut there: {prompt[:60]!r}…")
-    return [known[prompt].values for prompt in prompts]
+            print(f"a prompt is longer than {config.max_tokens} tokens and is truncated: {prompt[:60]!r}…")
+    return [states_of[prompt].values for prompt in prompts]
 
 
-@lru_cache(maxsize=1)  # one is loaded for many batches of prompts
+@lru_cache(maxsize=1)  # reused for all batches of prompts
 def _reader(config_json: str, home: Path, scratch: Path, digests: Path | None) -> Callable[[str], text.States]:
     config = TextConfig.model_validate_json(config_json)
     if config.pretrained:
@@ -124,6 +124,6 @@ def _reader(config_json: str, home: Path, scratch: Path, digests: Path | None) -
     if encoder.digest != config.digest:
         raise UserError(
             f"the text encoder {config.name!r} is not the one this model was trained with (its files differ): "
-            "bring that one back, or encode the captions anew and retrain: `dvc repro`"
+            "restore that encoder, or encode the captions again and retrain: `dvc repro`"
         )
     return text.load(encoder, config.max_tokens)

@@ -1,4 +1,4 @@
-"""What families on this U-Net have in common."""
+"""Parameters common to the families that use this U-Net."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from soundmill.models.params import FamilyTrainParams
 
 
 class BatchedTrainParams(FamilyTrainParams):
-    """Of a family on this U-Net: what all of them check of a batch."""
+    """Training parameters with a batch size, checked against the devices."""
 
     batch_size: int = Field(ge=1)
 

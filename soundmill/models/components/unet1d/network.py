@@ -1,8 +1,8 @@
-"""One 1-D U-Net for every diffusion of waves, and its four conditions: a label, a text, latents, and a signal beside the noisy one.
+"""The 1-D U-Net of all diffusion models of waves; conditions: a label, a text, latents, or a second signal.
 
-The architecture is that of a-unet's UNetV0 (Schneider et al. 2023, Moûsai, section 4; weights can be copied between them). Every
-level shortens time by its factor, goes through its items, the level below and its items again, and adds what came of that, scaled
-by the noise level, to what it was given.
+The architecture is that of a-unet's UNetV0 (Schneider et al. 2023, Moûsai, section 4; weights can be copied between them). Each
+level downsamples by its factor, applies its items, the level below and more items, upsamples, and adds the result, scaled by the
+noise level, to its input.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 from soundmill.models.components.unet1d.params import TransformParams, UNet1dParams
 
-FREQUENCIES = 128  # of the noise level's Fourier features
+FREQUENCIES = 128  # number of Fourier features of the noise level
 
 
 class UNet1d(nn.Module):
-    """v [B, out_channels, T] = net(xt [B, in_channels, T], level [B], …); T a multiple of both strides multiplied.
+    """v [B, out_channels, T] = net(xt [B, in_channels, T], level [B], …); T a multiple of the product of both strides.
 
-    `condition` is label weights [B, num_labels], or text states [B, L, text_width], a mask of what are tokens [B, L] and which
-    items are to be seen without their text [B]. `latents` [B, channels, frames] join at the level `latents_at`, where frames are as
-    many as there; `beside` [B, channels, T] is appended to xt, and `in_channels` counts it.
+    `condition` is label weights [B, num_labels], or text states [B, L, text_width], a mask of tokens [B, L] and a mask of items
+    whose text is dropped [B]. `latents` [B, channels, frames] join at the level `latents_at`, which must have as many frames;
+    `beside` [B, channels, T] is concatenated to xt and counts towards `in_channels`.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class UNet1d(nn.Module):
         return self.decode(self.levels(self.encode(waves), modulation, text, latents))
 
     def _text(self, states: Tensor, mask: Tensor, dropped: Tensor) -> tuple[Tensor, Tensor]:
-        """States and mask with the learned null text in place of dropped ones, at least as long as that."""
+        """States and mask, padded to at least the null text's length, with the learned null text for dropped items."""
         length = max(states.shape[1], len(self.null_text))
         states = F.pad(states, (0, 0, 0, length - states.shape[1]))
         null = F.pad(self.null_text, (0, 0, 0, length - len(self.null_text)))
@@ -73,7 +73,7 @@ class UNet1d(nn.Module):
 
 
 class Level(nn.Module):
-    """A level and those below; `inner` None: the lowest."""
+    """A level and those below it; `inner` is None at the lowest."""
 
     def __init__(
         self,
@@ -91,8 +91,7 @@ class Level(nn.Module):
 
         def items() -> nn.ModuleList:
             heads = (params.heads, params.head_width) if params.attention[level] else None
-            its = (params, width, latents, heads, text)
-            return nn.ModuleList(Item(*its) for _ in range(params.items[level]))
+            return nn.ModuleList(Item(params, width, latents, heads, text) for _ in range(params.items[level]))
 
         self.down = nn.Conv1d(in_channels, width, self.factor, stride=self.factor)
         self.before, self.inner, self.after = items(), inner, items()
@@ -113,7 +112,7 @@ class Level(nn.Module):
 
 
 class Item(nn.Module):
-    """A residual block, modulated by the noise level; then latents and attention, where the level has them."""
+    """A residual block, modulated by the noise level; then latents and attention, if the level has them."""
 
     def __init__(self, params: UNet1dParams, width: int, latents: int, heads: tuple[int, int] | None, text: int | None):
         super().__init__()
@@ -142,7 +141,7 @@ def _convolution(groups: int, width: int) -> tuple[nn.Module, ...]:
 
 
 class Attention(nn.Module):
-    """Of x [B, T, width] to itself, or to a context [B, L, context_width] with a mask [B, L]; pre-normed, without its residual."""
+    """Attention of x [B, T, width] to itself or to a context [B, L, context_width] with mask [B, L]; pre-norm, no residual."""
 
     def __init__(self, width: int, context_width: int, heads: int, head_width: int):
         super().__init__()
@@ -156,12 +155,12 @@ class Attention(nn.Module):
         q = self.to_q(self.norm(x))
         k, v = self.to_kv(self.norm_context(x if context is None else context.to(x.dtype))).chunk(2, dim=-1)
         q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))
-        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[:, None, None])
-        return self.to_out(seen.transpose(1, 2).flatten(2))
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[:, None, None])
+        return self.to_out(attended.transpose(1, 2).flatten(2))
 
 
 class LevelEmbedding(nn.Module):
-    """The noise level [B] as learned Fourier features [B, width]; the second layer is used twice, with the same weights."""
+    """Embedding [B, width] of the noise level [B] by learned Fourier features; the second layer is applied twice."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -176,7 +175,7 @@ class LevelEmbedding(nn.Module):
 
 
 class Patches(nn.Module):
-    """`size` samples side by side as channels: [B, C, T] → [B, C · size, T / size]."""
+    """Patches of `size` samples as channels: [B, C, T] → [B, C · size, T / size]."""
 
     def __init__(self, size: int):
         super().__init__()
@@ -187,18 +186,18 @@ class Patches(nn.Module):
 
 
 class Joined(Patches):
-    """The way back."""
+    """The inverse of `Patches`."""
 
     def forward(self, patches: Tensor) -> Tensor:
         return patches.unflatten(1, (-1, self.size)).permute(0, 1, 3, 2).flatten(2)
 
 
 def _transforms(params: TransformParams, in_channels: int, out_channels: int) -> tuple[nn.Module, nn.Module]:
-    """From waves to what the levels see, and from their answer to waves."""
+    """The transform from waves to the input of the levels, and from their output to waves."""
     if params.kind == "none":
         return nn.Identity(), nn.Identity()
     if params.kind == "patch":
         return Patches(params.size), Joined(params.size)
     filters = {"kernel_size": params.size, "stride": params.size, "bias": False}
-    there = nn.Conv1d(in_channels, params.channels(in_channels), **filters)
-    return there, nn.ConvTranspose1d(params.channels(out_channels), out_channels, **filters)
+    analysis = nn.Conv1d(in_channels, params.channels(in_channels), **filters)
+    return analysis, nn.ConvTranspose1d(params.channels(out_channels), out_channels, **filters)

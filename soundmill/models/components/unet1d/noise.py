@@ -1,4 +1,4 @@
-"""What sounds begin with."""
+"""Initial noise of samples."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from soundmill.training.seeds import noise_at
 
 
 def noise_of(requests: Sequence[Request], channels: int, length: int) -> Tensor:
-    """Noise [N, channels, length] of each request's seed, drawn on the CPU: the same, up to rounding, with and without a GPU.
+    """Noise [N, channels, length] from each request's seed, drawn on the CPU so that a GPU gives the same up to rounding.
 
-    That of parts of a longer sound is its own at each place, so parts that overlap share it.
+    For windows of a longer sound it depends on the position, so overlapping windows share it.
     """
     return torch.stack([_noise(request, channels, length) for request in requests])
 

@@ -11,14 +11,14 @@ from soundmill.params import Seed, StageParams
 
 
 class TransformParams(StageParams):
-    """What stands between waves and the U-Net: nothing, `size` samples side by side as channels, or a learned filter bank."""
+    """The transform between waves and the U-Net: none, patches of `size` samples as channels, or a learned filter bank."""
 
     kind: Literal["none", "patch", "learned"]
     size: int = Field(ge=1, description="samples of a patch; window and stride of the filters")
-    filters: int = Field(ge=1, description="of `learned`, for each channel of the waves")
+    filters: int = Field(ge=1, description="number of learned filters per channel of the waves")
 
     def channels(self, waves: int) -> int:
-        """That the U-Net sees of so many channels of waves."""
+        """Channels of the U-Net's input for `waves` channels."""
         return waves * {"none": 1, "patch": self.size, "learned": self.filters}[self.kind]
 
     @property
@@ -30,20 +30,20 @@ NO_TRANSFORM = TransformParams(kind="none", size=1, filters=1)
 
 
 class SamplingParams(StageParams):
-    """Of a net whose sounds follow from what it is given: all begin with the same noise."""
+    """Sampling of a network that decodes its condition: all sounds start from the same noise."""
 
     num_steps: int = Field(ge=1, description="evenly spaced noise levels; 10 to 100")
-    seed: Seed = Field(description="of what sounds begin with")
+    seed: Seed = Field(description="of the initial noise")
 
 
 class UNet1dParams(StageParams):
     """The U-Net of waves (tiny-audio-diffusion's: 32, 32, 64, 64, 128, 128, 256, 256; factors 1 and seven times 2)."""
 
     channels: list[int] = Field(min_length=1, description="of levels 0, 1, …")
-    factors: list[int] = Field(description="by which each level is shorter than the one before")
-    items: list[int] = Field(description="residual blocks on the way down, and as many on the way up, of each level")
-    attention: list[bool] = Field(description="levels that attend to themselves")
-    text_attention: list[bool] = Field(description="levels that attend to a text; without texts, they do not")
+    factors: list[int] = Field(description="downsampling factor of each level")
+    items: list[int] = Field(description="residual blocks per level on the way down, and again on the way up")
+    attention: list[bool] = Field(description="levels with self-attention")
+    text_attention: list[bool] = Field(description="levels with cross-attention to a text, if there is one")
     heads: int = Field(ge=1, description="of attention")
     head_width: int = Field(ge=1)
     groups: int = Field(ge=1, description="of the group norms")
@@ -53,7 +53,7 @@ class UNet1dParams(StageParams):
     def _levels_fit(self) -> UNet1dParams:
         for name in ("factors", "items", "attention", "text_attention"):
             if len(getattr(self, name)) != len(self.channels):
-                raise ValueError(f"{name} {getattr(self, name)} must have one for each of channels {self.channels}")
+                raise ValueError(f"{name} {getattr(self, name)} must have one value for each of channels {self.channels}")
         if min(self.factors) < 1 or min(self.items) < 1:
             raise ValueError(f"factors {self.factors} and items {self.items} must be 1 or more")
         if unfit := [width for width in self.channels if width < 1 or width % self.groups]:
@@ -62,5 +62,5 @@ class UNet1dParams(StageParams):
 
     @property
     def stride(self) -> int:
-        """Samples of a frame of the lowest level."""
+        """Samples per frame of the lowest level."""
         return math.prod(self.factors)

@@ -1,4 +1,4 @@
-"""Training of a U-Net on waves: v at noise levels drawn evenly from [0, 1]."""
+"""v-diffusion training of a U-Net, with noise levels uniform in [0, 1]."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from soundmill.training.module import TrainingModule
 
 
 class VelocityModule(TrainingModule):
-    """A training whose `loss` is `v_loss` of waves and a net over them."""
+    """Training whose `loss` is `v_loss` of a network and its targets."""
 
     def v_loss(self, net: Net, x0: Tensor, step: int) -> Tensor:
         level = self.uniform(len(x0), self.rng("level", step))

@@ -1,4 +1,4 @@
-"""Waves as a training source, alone and beside their log-mels."""
+"""Waves as a training source, alone or with their log-mels."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from soundmill.training.loader import Arrays, Described, gather, start_of
 
 @dataclass(frozen=True)
 class Pairs:
-    """A source of crops of log-mels [b, n_mels, frames] and the waves they are of [b, frames · hop_length].
+    """A source of crops of log-mels [b, n_mels, frames] and of their waves [b, frames · hop_length].
 
-    Drawn in [0, 1) is where. A shorter clip is followed by silence.
+    `drawn` in [0, 1) selects the start of each crop. Shorter clips are padded with silence.
     """
 
     log_mels: LogMels
@@ -42,9 +42,9 @@ class Pairs:
 
 @dataclass(frozen=True)
 class WaveCrops:
-    """A source of `num_samples` of each wave, [b, channels, num_samples]; silence follows a shorter one.
+    """A source of crops of waves [b, channels, num_samples]; shorter waves are padded with silence.
 
-    Drawn in [0, 1) is where.
+    `drawn` in [0, 1) selects the start of each crop.
     """
 
     waves: Arrays  # [T], or [channels, T]
@@ -56,13 +56,13 @@ class WaveCrops:
         for crop, item, place in zip(crops, items, drawn.tolist(), strict=True):
             wave = np.atleast_2d(self.waves.read(item))
             start = start_of(place, wave.shape[1], self.num_samples)
-            known = wave[:, start : start + self.num_samples]
-            crop[:, : known.shape[1]] = known
+            part = wave[:, start : start + self.num_samples]
+            crop[:, : part.shape[1]] = part
         return (torch.from_numpy(crops),)
 
 
 def log_mels_of(waves: Arrays, spec: MelSpec, scratch: Path) -> LogMels:
-    """Log-mels of gathered waves [T], made once."""
+    """Log-mels of gathered waves [T], computed once."""
     items = range(len(waves))
 
     def index() -> Iterator[Described]:
@@ -86,7 +86,7 @@ def gather_waves(
 ) -> Arrays:
     """The waves of `clip_ids`, float16 [T] each, in that order, from the shards below `clips`; `level` sets their level.
 
-    They are the mean of their channels; with `channels`, the number that all clips have, they keep them: [channels, T].
+    By default the mean of the channels; with `channels`, the channel count of all clips, waves [channels, T].
     """
 
     def index() -> Iterator[Described]:

@@ -1,4 +1,4 @@
-"""An autoencoder of waves: an encoder of mels, and a U-Net that diffuses waves given its latents (Schneider et al. 2023)."""
+"""The diffusion autoencoder: an encoder of mels, and a U-Net that diffuses waves given the latents (Schneider et al. 2023)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The diffusion autoencoder as a `Codec` (components/contracts.py).
 
-On disk it is a directory: `model.safetensors`, and `config.json` with all else.
+On disk: a directory with `model.safetensors` and `config.json`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from soundmill.models.components.unet1d.params import SamplingParams
 from soundmill.training import checkpoint
 
 KIND = "unet1d"
-CERTAIN = -30.0  # ln variance of a posterior: the encoder gives one latent
+CERTAIN = -30.0  # ln variance of a posterior: the encoder is deterministic
 
 
 class DiffusionCodecConfig(CodecConfig):
@@ -36,14 +36,14 @@ class DiffusionCodecConfig(CodecConfig):
 
 @dataclass
 class DiffusionCodec:
-    """The nets, in evaluation mode and float32."""
+    """The networks, in evaluation mode and float32."""
 
     params: AutoencoderParams
     spec: MelSpec
     channels: int
     net: AutoencoderNet
     scaling_factor: float = 1.0
-    digest: str = field(default="")  # once it is saved
+    digest: str = field(default="")  # set when saved
 
     @property
     def sample_rate(self) -> int:
@@ -72,18 +72,18 @@ class DiffusionCodec:
 
     @torch.no_grad()
     def decode(self, latents: Tensor, decoding: SamplingParams | None = None) -> Tensor:
-        """Waves [N, channels, T] of scaled latents; each begins with the same noise."""
-        chosen = decoding or self.params.decoding
+        """Waves [N, channels, T] from scaled latents; all start from the same noise."""
+        sampling = decoding or self.params.decoding
         latents = latents / self.scaling_factor
         length = latents.shape[2] * self.samples_per_latent
-        noise = torch.randn(1, self.channels, length, generator=torch.Generator().manual_seed(chosen.seed))
+        noise = torch.randn(1, self.channels, length, generator=torch.Generator().manual_seed(sampling.seed))
         start = noise.expand(len(latents), -1, -1).to(latents)
-        return velocity.sample(lambda xt, level: self.net(xt, level, latents), start, chosen.num_steps).clamp(-1, 1)
+        return velocity.sample(lambda xt, level: self.net(xt, level, latents), start, sampling.num_steps).clamp(-1, 1)
 
     def posterior(self, waves: Sequence[np.ndarray], num_samples: int) -> Tensor:
-        """As components/contracts.py says: [N, 2, latent_channels, num_samples / samples_per_latent, 1], not scaled."""
+        """See components/contracts.py: [N, 2, latent_channels, num_samples / samples_per_latent, 1], not scaled."""
         if num_samples % self.params.network.stride:
-            raise UserError(f"num_samples {num_samples} must be a multiple of {self.params.network.stride}, the net's stride")
+            raise UserError(f"num_samples {num_samples} must be a multiple of {self.params.network.stride}, the network's stride")
         if num_samples <= self.spec.n_fft // 2:
             raise UserError(f"num_samples {num_samples} must be more than half of n_fft {self.spec.n_fft}")
         padded = np.stack([np.pad(wave[:, :num_samples], ((0, 0), (0, max(0, num_samples - wave.shape[1])))) for wave in waves])
@@ -94,15 +94,15 @@ class DiffusionCodec:
 
 
 def check_frames(params: AutoencoderParams, spec: MelSpec) -> None:
-    """UserError where the encoder does not make as many latents as the net's level has frames."""
-    made = spec.hop_length * params.encoder.factor
-    if made != params.samples_per_latent:
+    """UserError if the encoder's latents do not have the rate of the U-Net level that they join."""
+    samples = spec.hop_length * params.encoder.factor
+    if samples != params.samples_per_latent:
         raise UserError(
-            f"the encoder makes a latent of {made} samples (hop_length · encoder.factor), and level {params.latents_at} of the net "
-            f"has a frame of {params.samples_per_latent}: make them equal"
+            f"the encoder makes a latent of {samples} samples (hop_length · encoder.factor), but level {params.latents_at} of the "
+            f"network has a frame of {params.samples_per_latent}: make them equal"
         )
     if spec.peak is not None:
-        raise UserError("the encoder takes waves at the level that they have: set its spectrogram's `peak` to null")
+        raise UserError("the encoder does not change the level of waves: set its spectrogram's `peak` to null")
     if params.weights.num_samples <= spec.n_fft // 2:
         raise UserError(f"weights.num_samples {params.weights.num_samples} must be more than half of n_fft {spec.n_fft}")
 
@@ -112,7 +112,7 @@ def network(params: AutoencoderParams, spec: dict[str, Any], channels: int = 1) 
 
 
 def save(model: DiffusionCodec, directory: Path, source: dict[str, Any]) -> dict[str, Any]:
-    """As contracts.py says; returns the autoencoder's digest. `source`: plain values."""
+    """See contracts.py; returns the autoencoder's digest. `source`: plain values."""
     built = {"params": model.params, "mel_spec": model.spec, "channels": model.channels}
     config = DiffusionCodecConfig(kind=KIND, scaling_factor=model.scaling_factor, source=source, digest="", **built)
     model.digest = save_codec(directory, config, model.net)
@@ -120,7 +120,7 @@ def save(model: DiffusionCodec, directory: Path, source: dict[str, Any]) -> dict
 
 
 def load(directory: Path) -> DiffusionCodec:
-    """The autoencoder that `save` wrote; weights of another architecture are a UserError."""
+    """The autoencoder that `save` wrote; UserError if the weights do not fit the architecture."""
     saved = checkpoint.load_config(directory, DiffusionCodecConfig, "autoencoder")
     net = checkpoint.load_weights(AutoencoderNet(saved.params, saved.mel_spec, saved.channels), directory / checkpoint.WEIGHTS)
     return DiffusionCodec(saved.params, saved.mel_spec, saved.channels, net, saved.scaling_factor, saved.digest)

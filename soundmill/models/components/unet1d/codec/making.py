@@ -1,4 +1,4 @@
-"""The diffusion autoencoder as its stage publishes it: trained on the corpus's training clips, and measured."""
+"""Make the diffusion autoencoder for its stage: train it on the training clips, and measure its latents."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SHOWN, SCALING_CROPS = 4, 64
 
 
 class AutoencoderModule(VelocityModule):
-    """A batch: waves [b, channels, T]; encoder and U-Net learn together."""
+    """A batch: waves [b, channels, T]; encoder and U-Net are trained jointly."""
 
     def loss(self, step: int, batch: Batch) -> Tensor:
         (waves,) = batch.values
@@ -44,69 +44,76 @@ class AutoencoderModule(VelocityModule):
 
 
 def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> Made:
-    splits, spec, wanted = read_weights(catalog), read_spec(mels), params.weights
+    splits, spec, weights = read_weights(catalog), read_spec(mels), params.weights
     codecs.check_frames(params, spec)
     use_threads(params.hardware.threads)
     _, (wave, rate) = next(waves_of(clips, set(splits["train"])))
     if rate != spec.sample_rate:
-        raise UserError(f"{clips} has {rate} Hz, and the autoencoder's mels have {spec.sample_rate}; make them agree")
+        raise UserError(f"{clips} has {rate} Hz, but the autoencoder's mels have {spec.sample_rate}; make them agree")
 
     def source_of(clip_ids: Sequence[str]) -> WaveCrops:
-        return WaveCrops(gather_waves(clips, clip_ids, ctx.scratch, channels=len(wave)), wanted.num_samples)
+        return WaveCrops(gather_waves(clips, clip_ids, ctx.scratch, channels=len(wave)), weights.num_samples)
 
-    torch.manual_seed(wanted.seed)
+    torch.manual_seed(weights.seed)
     net = AutoencoderNet(params, spec, len(wave))
     model = DiffusionCodec(params, spec, len(wave), net)
     parameters = sum(weight.numel() for weight in net.parameters())
     size = f"{len(splits['train'])} clips, {parameters:,} parameters"
-    print(f"{ctx.name}: {size}, {wanted.steps} steps of {wanted.batch_size}", flush=True)
-    module = AutoencoderModule(net, wanted, wanted.steps)
-    begun = _start(module, params, spec.model_dump(), ctx) if wanted.start_from else None
-    train, valid = list(splits["train"]), choose_by_hash(list(splits["valid"]), wanted.validate_batches * wanted.batch_size)
+    print(f"{ctx.name}: {size}, {weights.steps} steps of {weights.batch_size}", flush=True)
+    module = AutoencoderModule(net, weights, weights.steps)
+    started_from = _start(module, params, spec.model_dump(), ctx) if weights.start_from else None
+    train, valid = list(splits["train"]), choose_by_hash(list(splits["valid"]), weights.validate_batches * weights.batch_size)
     draw = partial(samples, model, clips, valid or train, pick_device(params.hardware.accelerator))
     fitted = fit_averaged(
         module,
         source_of(train),
-        Order(wanted.seed, splits["train"], wanted.batch_size),
-        partial(crop_places, wanted.seed, wanted.batch_size),
+        Order(weights.seed, splits["train"], weights.batch_size),
+        partial(crop_places, weights.seed, weights.batch_size),
         params.hardware,
         ctx,
         held_out=HeldOut(source_of(valid), len(valid)) if valid else None,
-        started_from=begun,
-        sampling=sampling(wanted.samples_every_steps, ctx, draw),
+        started_from=started_from,
+        sampling=sampling(weights.samples_every_steps, ctx, draw),
     )
-    fitted.take(module, wanted.use)
+    fitted.take(module, weights.use)
     net.eval()
     model.to(pick_device(params.hardware.accelerator))
     model.scaling_factor = round(1 / deviation(model, source_of(choose_by_hash(train, SCALING_CROPS))), 6)
-    begun_from = {"started_from": begun} if begun else {}
-    facts = {**begun_from, **fitted.facts, "use": wanted.use, "steps": wanted.steps, "clips": len(train), "parameters": parameters}
+    start_facts = {"started_from": started_from} if started_from else {}
+    facts = {
+        **start_facts,
+        **fitted.facts,
+        "use": weights.use,
+        "steps": weights.steps,
+        "clips": len(train),
+        "parameters": parameters,
+    }
     metrics = {
         "parameters": parameters,
         "scaling_factor": model.scaling_factor,
         "latent_rate": model.latent_rate,
         "latent_values_per_second": model.latent_rate * model.latent_channels,
-        "steps": wanted.steps,
+        "steps": weights.steps,
         **fitted.metrics,
     }
-    return Made(partial(codecs.save, model, source=facts), fitted.points, metrics, wanted.steps, draw)
+    return Made(partial(codecs.save, model, source=facts), fitted.points, metrics, weights.steps, draw)
 
 
 def _start(module: AutoencoderModule, params: AutoencoderParams, spec: dict[str, Any], ctx: Any) -> str:
-    """Give the nets the weights that `weights.start_from` names; returns the digest of that autoencoder."""
+    """Load the weights of the autoencoder `weights.start_from`; returns their digest."""
     where = ctx.home / params.weights.start_from
-    there = codecs.load(where)
+    start = codecs.load(where)
     parts = {"encoder", "network", "latents_at"}
-    known, here = (one.model_dump(include=parts) for one in (there.params, params))
-    compare(str(where), known | {"mel_spec": there.spec.model_dump()}, here | {"mel_spec": spec})
-    module.start_from(there.net.state_dict(), params.weights.start_from)
+    theirs, ours = (one.model_dump(include=parts) for one in (start.params, params))
+    compare(str(where), theirs | {"mel_spec": start.spec.model_dump()}, ours | {"mel_spec": spec})
+    module.start_from(start.net.state_dict(), params.weights.start_from)
     print(f"{ctx.name}: starts from {params.weights.start_from}", flush=True)
     return hashing.file_digest(where / checkpoint.WEIGHTS)
 
 
 @torch.no_grad()
 def deviation(model: DiffusionCodec, source: WaveCrops) -> float:
-    """Standard deviation of the latents of the beginnings of clips, not scaled."""
+    """Standard deviation of the unscaled latents of the first crop of each clip."""
     device = next(model.net.parameters()).device
     count = len(source.waves)
     latents = [model.net.encoder(source.batch(np.array([item]), np.zeros(1))[0].to(device)) for item in range(count)]
@@ -114,14 +121,14 @@ def deviation(model: DiffusionCodec, source: WaveCrops) -> float:
 
 
 def samples(model: DiffusionCodec, clips: Path, clip_ids: Sequence[str], device: torch.device, step: int) -> Samples:
-    """Real clips beside what becomes of them."""
+    """Real clips and their reconstructions."""
     stride = model.params.network.stride
     waves = torch.from_numpy(beginnings(clips, clip_ids, SHOWN))
     waves = waves[..., : max(stride, min(waves.shape[2], 4 * model.params.weights.num_samples) // stride * stride)]
     waves = torch.nn.functional.pad(waves, (0, -waves.shape[2] % stride))
     model.to(device)
     with evaluating(model.net):
-        made = model.decode(model.encode(waves.to(device))).cpu()
-    sounds = [(wave.numpy(), model.sample_rate) for pair in zip(waves, made, strict=True) for wave in pair]
+        decoded = model.decode(model.encode(waves.to(device))).cpu()
+    sounds = [(wave.numpy(), model.sample_rate) for pair in zip(waves, decoded, strict=True) for wave in pair]
     titles = ["real", "decoded"] * len(waves)
     return Samples(figures.draw_waves(sounds, titles, 2, f"autoencoder after {step} steps"), titles, sounds)

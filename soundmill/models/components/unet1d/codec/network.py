@@ -1,4 +1,4 @@
-"""The autoencoder's nets: waves to latents, and a U-Net that takes them."""
+"""The autoencoder's networks: an encoder of waves, and a U-Net conditioned on its latents."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ class Encoder(nn.Module):
 
 @lru_cache(maxsize=4)
 def _mels(spec: MelSpec, device: torch.device) -> nn.Module:
-    """No part of the net: it has nothing to learn or to save."""
+    """Not part of the network: it has nothing to train or to save."""
     return mel_spectrogram(spec).to(device)
 
 
 def _block(width: int, groups: int) -> nn.Sequential:
-    """Two normed convolutions."""
+    """Two convolutions, each after normalisation and activation."""
     parts = (part for _ in range(2) for part in (nn.GroupNorm(groups, width), nn.SiLU(), nn.Conv1d(width, width, 3, padding=1)))
     return nn.Sequential(*parts)

@@ -1,4 +1,4 @@
-"""Knobs of the diffusion autoencoder."""
+"""Parameters of the diffusion autoencoder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from soundmill.training.params import HardwareParams, TrainingParams
 
 
 class EncoderParams(StageParams):
-    """Residual blocks over mels, after one convolution that makes them `factor` times fewer."""
+    """Residual blocks over mels, after a convolution with stride `factor`."""
 
     channels: int = Field(ge=1)
     blocks: int = Field(ge=1)
@@ -29,19 +29,19 @@ class EncoderParams(StageParams):
 
 
 class WeightsParams(TrainingParams):
-    """The autoencoder is trained on the corpus's training clips."""
+    """Train the autoencoder on the training clips."""
 
     kind: Literal["train"]
     batch_size: int = Field(ge=1)
     steps: int = Field(ge=1)
-    num_samples: int = Field(ge=1, description="of a crop of each clip; a shorter one is followed by silence")
+    num_samples: int = Field(ge=1, description="length of a crop of each clip; shorter clips are padded with silence")
 
 
 class AutoencoderParams(StageParams):
     kind: Literal["unet1d"]
     encoder: EncoderParams
     network: UNet1dParams
-    latents_at: int = Field(ge=0, description="level of the net that the latents join; it has as many frames as they")
+    latents_at: int = Field(ge=0, description="U-Net level that the latents join; it must have the same number of frames")
     weights: WeightsParams
     decoding: SamplingParams
     hardware: HardwareParams
@@ -51,12 +51,12 @@ class AutoencoderParams(StageParams):
         if self.weights.batch_size % self.hardware.devices:
             raise ValueError(f"weights.batch_size {self.weights.batch_size} must be a multiple of hardware.devices")
         if self.latents_at >= len(self.network.channels):
-            raise ValueError(f"latents_at {self.latents_at}: the net has levels 0 to {len(self.network.channels) - 1}")
+            raise ValueError(f"latents_at {self.latents_at}: the network has levels 0 to {len(self.network.channels) - 1}")
         if self.weights.num_samples % self.network.stride:
             raise ValueError(f"weights.num_samples {self.weights.num_samples} must be a multiple of {self.network.stride}")
         return self
 
     @property
     def samples_per_latent(self) -> int:
-        """Of the level that latents join."""
+        """Samples per frame of the level that the latents join."""
         return math.prod(self.network.factors[: self.latents_at + 1])

@@ -1,4 +1,4 @@
-"""A diffusion over a codec's latents; its checkpoint contains the codec's."""
+"""A diffusion over a codec's latents; its checkpoint contains the codec."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class PriorConfig(FamilyConfig):
 
 @dataclass
 class LatentPrior(ABC):
-    """A `Model` (models/family.py); `net` carries the averaged weights. A family says whose latents these are."""
+    """A `Model` (models/family.py); `net` has the averaged weights. A family supplies the codec."""
 
     family: ClassVar[str]
     config: ClassVar[type[PriorConfig]]
@@ -65,7 +65,7 @@ class LatentPrior(ABC):
 
     @abstractmethod
     def decode(self, latents: Tensor, run: Run) -> Tensor:
-        """Waves [N, channels, T] of latents, on the run's device."""
+        """Waves [N, channels, T] from latents, on the run's device."""
 
     @property
     def sample_rate(self) -> int:
@@ -85,40 +85,40 @@ class LatentPrior(ABC):
 
     def generate(self, requests: Sequence[Request], run: Run) -> Tensor:
         """Noise → latents → waves; a request without labels is unconditional."""
-        net, codec, made = self.net.to(run.device), self.codec.to(run.device), []
+        net, codec, outputs = self.net.to(run.device), self.codec.to(run.device), []
         scale = run.sampling.guidance_scale if self.condition == "labels" else 1.0
         with torch.no_grad(), evaluating(net):
             for start in range(0, len(requests), run.batch_size):
                 part = requests[start : start + run.batch_size]
-                known = [label_weights(request.labels, self.labels) for request in part]
-                condition = (torch.stack(known).to(run.device),) if self.condition == "labels" else ()
+                weights = [label_weights(request.labels, self.labels) for request in part]
+                condition = (torch.stack(weights).to(run.device),) if self.condition == "labels" else ()
                 null = tuple(torch.zeros_like(one) for one in condition)
 
-                answer = guided(net, condition, null, scale)
+                predict = guided(net, condition, null, scale)
 
-                def denoise(xt: Tensor, level: Tensor, answer: Net = answer) -> Tensor:
+                def denoise(xt: Tensor, level: Tensor, predict: Net = predict) -> Tensor:
                     with autocast(run.device, run.precision):
-                        return answer(xt, level).float()
+                        return predict(xt, level).float()
 
                 noise = noise_of(part, codec.latent_channels, self.frames).to(run.device)
-                made.append(self.decode(velocity.sample(denoise, noise, run.sampling.num_steps), run).cpu())
+                outputs.append(self.decode(velocity.sample(denoise, noise, run.sampling.num_steps), run).cpu())
                 run.progress(len(part))
-        return torch.cat(made)
+        return torch.cat(outputs)
 
     def reconstruct(self, waves: Tensor, run: Run) -> Tensor:
-        """Wave → latents → wave, one after another."""
+        """Wave → latents → wave, one by one."""
         codec, length = self.codec.to(run.device), waves.shape[2]
         padded = F.pad(waves, (0, self.num_samples - length))
-        made = [self.decode(codec.encode(wave[None].to(run.device)), run).cpu() for wave in padded]
-        return torch.cat(made)[..., :length]
+        waves_out = [self.decode(codec.encode(wave[None].to(run.device)), run).cpu() for wave in padded]
+        return torch.cat(waves_out)[..., :length]
 
     @classmethod
     def build_net(cls, params: PriorTrainParams, latent_channels: int, frames: int, num_labels: int) -> UNet1d:
-        """The net over latents [channels, frames], initialised from torch's global generator."""
+        """The network on latents [channels, frames], initialised from torch's global generator."""
         if frames % params.network.stride:
             raise UserError(
-                f"a sound has {frames} latents, and {cls.family}.train.network wants a multiple of {params.network.stride}: change "
-                f"{cls.family}.latents.num_samples, or the net's factors"
+                f"a sound has {frames} latents, and {cls.family}.train.network needs a multiple of {params.network.stride}: change "
+                f"{cls.family}.latents.num_samples, or the network's factors"
             )
         labels = {"num_labels": num_labels} if params.condition == "label" else {}
         return UNet1d(params.network, NO_TRANSFORM, latent_channels, latent_channels, **labels)

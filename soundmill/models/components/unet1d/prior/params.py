@@ -1,4 +1,4 @@
-"""Knobs of the diffusion over latents."""
+"""Parameters of the diffusion over latents."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from soundmill.params import Probability, StageParams
 
 
 class PriorSamplingParams(StageParams):
-    """From noise to latents; a family adds how its codec makes sound of them."""
+    """Sampling of latents; a family adds the decoding by its codec."""
 
     num_steps: int = Field(ge=1, description="evenly spaced noise levels of the latents")
     guidance_scale: float = Field(ge=0, description="1: none")
@@ -29,5 +29,7 @@ class PriorTrainParams(BatchedTrainParams):
     @model_validator(mode="after")
     def _consistent(self) -> PriorTrainParams:
         if self.sampling.guidance_scale != 1 and self.condition != "none" and self.condition_dropout == 0:
-            raise ValueError("sampling.guidance_scale wants a net trained without labels too: raise condition_dropout, or set 1")
+            raise ValueError(
+                "sampling.guidance_scale needs a network trained also without labels: raise condition_dropout, or set it to 1"
+            )
         return self

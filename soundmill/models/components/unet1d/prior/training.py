@@ -1,4 +1,4 @@
-"""Train the diffusion over latents: noise and a label in, latents out. The codec is not run."""
+"""Train the diffusion on stored latents, without running the codec."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from soundmill.training.validation import HeldOut
 
 
 class LatentModule(VelocityModule):
-    """A batch: latents [b, channels, frames], not scaled, and label weights if there are."""
+    """A batch: unscaled latents [b, channels, frames], and label weights if conditional."""
 
     def __init__(self, params: PriorTrainParams, net: torch.nn.Module, scaling_factor: float, steps: int):
         super().__init__(net, params, steps)
@@ -42,7 +42,7 @@ class LatentModule(VelocityModule):
 
 @dataclass(frozen=True)
 class Means:
-    """A source of the means of posteriors, [b, channels, frames]."""
+    """A source of posterior means [b, channels, frames]."""
 
     posteriors: Arrays  # [2, channels, frames, 1]
 
@@ -51,26 +51,26 @@ class Means:
 
 
 def draw_nothing(batch_size: int, step: int) -> Tensor:
-    """Latents are taken whole."""
+    """No random draws: latents are not cropped."""
     return torch.zeros(batch_size)
 
 
 def prepare(
     kind: type[LatentPrior], params: PriorTrainParams, ctx: Any, inputs: Path, catalog: Path, start: LatentPrior | None
 ) -> Prepared:
-    """Of `inputs`: autoencoder/, latents/. A training that starts from another knows its labels too."""
+    """Reads autoencoder/ and latents/ in `inputs`. A training that starts from another keeps its labels."""
     splits, codec = read_weights(catalog), kind.load_codec(inputs / AUTOENCODER)
     directory = inputs / "latents" / "clips"
     about = read_about(directory)
     if about.autoencoder != codec.digest:
-        raise UserError(f"{directory}: latents of another autoencoder than {inputs} has: `dvc repro`")
+        raise UserError(f"{directory}: latents of another autoencoder than in {inputs}; run `dvc repro`")
     if start and start.codec.digest != codec.digest:
-        print(f"{ctx.name}: the autoencoder is another: the net learns its latents anew", flush=True)
+        print(f"{ctx.name}: the autoencoder changed: the network must adapt to its latents", flush=True)
     clip_labels = {clip_id: labels for of_split in read_labels(catalog).values() for clip_id, labels in of_split.items()}
     labels = []
     if params.condition == "label":
-        its = [clip_labels[clip_id] for clip_id in splits["train"]]
-        labels = known_labels(its, start.labels if start else (), catalog, f"set {kind.family}.train.condition to `none`")
+        train_labels = [clip_labels[clip_id] for clip_id in splits["train"]]
+        labels = known_labels(train_labels, start.labels if start else (), catalog, f"set {kind.family}.train.condition to `none`")
 
     def source_of(clip_ids: Sequence[str]) -> Source:
         means = Means(gather_posteriors([directory], clip_ids, ctx.scratch))
@@ -102,7 +102,7 @@ def prepare(
 def rehearse(
     kind: type[LatentPrior], params: PriorTrainParams, channels: int, frames: int, num_labels: int, passes: int
 ) -> Rehearsal:
-    """As models/family.py says, over noise as latents [channels, frames]; `passes` of the net make a sound."""
+    """See models/family.py, with noise as latents [channels, frames]; a sound needs `passes` network evaluations."""
     labels = num_labels if params.condition == "label" else 0
     module = LatentModule(params, kind.build_net(params, channels, frames, labels), 1.0, steps=1)
 

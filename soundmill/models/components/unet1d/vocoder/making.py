@@ -1,4 +1,4 @@
-"""The diffusion vocoder as its stage publishes it."""
+"""Make the diffusion vocoder for its stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The vocoder's net: a U-Net that sees beside the noisy wave what a transposed convolution makes of the log-mel."""
+"""The vocoder's network: a U-Net on the noisy wave and a transposed convolution of the log-mel."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from soundmill.audio.mel import MelSpec, of_unit_peak
 from soundmill.models.components.unet1d.network import UNet1d
 from soundmill.models.components.unet1d.params import NO_TRANSFORM, UNet1dParams
 
-LOWEST = -11.512925464970229  # ln 1e-5, of a magnitude: what is quieter is not told apart
+LOWEST = -11.512925464970229  # ln 1e-5: lower limit of ln magnitudes
 
 
 class VocoderNet(nn.Module):
     """v [N, 1, T] of noisy waves [N, 1, T] at levels [N], given log-mels [N, n_mels, frames]; T is frames · hop_length.
 
-    Several channels of a wave are items of a batch.
+    The channels of a wave are separate items of a batch.
     """
 
     def __init__(self, params: UNet1dParams, spec: MelSpec):
@@ -30,15 +30,16 @@ class VocoderNet(nn.Module):
         return self.denoise(xt, level, self.prepare(log_mels))
 
     def prepare(self, log_mels: Tensor) -> Tensor:
-        """What `denoise` takes of log-mels, [N, 1, T]: the same at every level. They are
-        brought to those of magnitudes in bands of unit peak first.
+        """The input of `denoise` from log-mels, [N, 1, T], which is the same at every level.
+
+        Log-mels are first converted to magnitudes in bands of unit peak.
         """
-        wanted = log_mels.shape[2] * self.spec.hop_length
+        length = log_mels.shape[2] * self.spec.hop_length
         log_mels = of_unit_peak(log_mels, self.spec) / self.spec.power
-        wave = self.to_wave(log_mels.clamp_min(LOWEST))[..., :wanted]
-        return F.pad(wave, (0, wanted - wave.shape[2]))
+        wave = self.to_wave(log_mels.clamp_min(LOWEST))[..., :length]
+        return F.pad(wave, (0, length - wave.shape[2]))
 
     def denoise(self, xt: Tensor, level: Tensor, prepared: Tensor) -> Tensor:
         length = xt.shape[2]
-        more = (0, -length % self.stride)  # silence, for every level to be of whole frames
-        return self.unet(F.pad(xt, more), level, beside=F.pad(prepared, more))[..., :length]
+        padding = (0, -length % self.stride)  # silence, so that every level has whole frames
+        return self.unet(F.pad(xt, padding), level, beside=F.pad(prepared, padding))[..., :length]

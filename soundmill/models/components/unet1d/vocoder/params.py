@@ -1,4 +1,4 @@
-"""Knobs of the diffusion vocoder."""
+"""Parameters of the diffusion vocoder."""
 
 from __future__ import annotations
 

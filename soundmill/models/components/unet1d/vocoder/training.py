@@ -1,4 +1,4 @@
-"""Train the vocoder's net on crops of waves beside their log-mels."""
+"""Train the vocoder's network on crops of waves and their log-mels."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The diffusion vocoder: from log-mels of one spec to sound.
+"""The diffusion vocoder for log-mels of one spec.
 
-On disk it is a directory: `model.safetensors`, and `config.json` with all else.
+On disk: a directory with `model.safetensors` and `config.json`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from soundmill.models.components.unet1d.vocoder.params import DiffusionVocoderPa
 from soundmill.training import checkpoint
 
 KIND = "unet1d"
-WINDOW_SECONDS, FADE_SECONDS = 10.0, 0.1  # of a longer sound
+WINDOW_SECONDS, FADE_SECONDS = 10.0, 0.1  # for longer sounds
 
 
 class DiffusionVocoderConfig(VocoderConfig):
@@ -34,7 +34,7 @@ class DiffusionVocoderConfig(VocoderConfig):
 
 @dataclass
 class DiffusionVocoder:
-    """A `Vocoder` (components/contracts.py): the net, in evaluation mode and float32."""
+    """A `Vocoder` (components/contracts.py): the network, in evaluation mode and float32."""
 
     network: UNet1dParams
     sampling: SamplingParams
@@ -47,20 +47,20 @@ class DiffusionVocoder:
 
     @torch.no_grad()
     def vocode(self, log_mels: Tensor, seed: int = 0) -> Tensor:
-        """Waves [N, 1, frames · hop_length] of log-mels [N, n_mels, frames]; each from the same noise, not clipped."""
+        """Waves [N, 1, frames · hop_length] from log-mels [N, n_mels, frames]; all start from the same noise; not clipped."""
         prepared = self.net.prepare(log_mels)
         noise = torch.randn(1, 1, prepared.shape[2], generator=torch.Generator().manual_seed(self.sampling.seed))
         start = noise.expand_as(prepared).to(prepared)
         return velocity.sample(lambda xt, level: self.net.denoise(xt, level, prepared), start, self.sampling.num_steps)
 
     def pieces(self, log_mels: Tensor) -> Iterator[Tensor]:
-        """The same in windows that fade into one another: the net's norms are over all that it is given."""
+        """As `vocode`, in crossfaded windows, as the network normalises over its whole input."""
         hop, rate, frames = self.spec.hop_length, self.spec.sample_rate, log_mels.shape[2]
         size = round(WINDOW_SECONDS * rate / hop)
         overlap = min(-(-round(FADE_SECONDS * rate) // hop), size // 4)  # whole frames
         starts = window_starts(frames, size, overlap)
-        made = ((start * hop, self.vocode(log_mels[..., start : start + size])[:, 0]) for start in starts)
-        return (block[:, None] for block in faded(made, overlap * hop, frames * hop))
+        blocks = ((start * hop, self.vocode(log_mels[..., start : start + size])[:, 0]) for start in starts)
+        return (block[:, None] for block in faded(blocks, overlap * hop, frames * hop))
 
 
 def network(params: DiffusionVocoderParams, spec: dict[str, Any]) -> VocoderNet:
@@ -68,13 +68,13 @@ def network(params: DiffusionVocoderParams, spec: dict[str, Any]) -> VocoderNet:
 
 
 def save(model: DiffusionVocoder, directory: Path, source: dict[str, Any]) -> dict[str, Any]:
-    """As contracts.py says; `source`: plain values."""
+    """See contracts.py; `source`: plain values."""
     parts = {"network": model.network, "sampling": model.sampling}
     return save_vocoder(directory, DiffusionVocoderConfig(kind=KIND, mel_spec=model.spec, source=source, **parts), model.net)
 
 
 def load(directory: Path, spec: MelSpec | None) -> DiffusionVocoder:
-    """The vocoder that `save` wrote; one for other log-mels than `spec`'s, or weights of another net, are a UserError."""
+    """The vocoder that `save` wrote; UserError if its mel spec differs from `spec` (if given) or the weights do not fit."""
     saved = read_vocoder(directory, DiffusionVocoderConfig, spec)
     net = checkpoint.load_weights(VocoderNet(saved.network, saved.mel_spec), directory / checkpoint.WEIGHTS)
     return DiffusionVocoder(saved.network, saved.sampling, saved.mel_spec, net)
