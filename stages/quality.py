@@ -8,7 +8,7 @@ from pydantic import Field
 
 from soundmill import manifest, shards, stage
 from soundmill.corpora import clip_pages
-from soundmill.corpora.verdicts import ClipQuality, Limit, judge
+from soundmill.corpora.verdicts import ClipQuality, Limit, apply_rules
 from soundmill.errors import UserError
 from soundmill.params import Decibels, Hertz, Probability, Seconds, StageParams
 
@@ -49,7 +49,7 @@ def run(
 ) -> dict[str, Any]:
     """Write a verdict on every clip and the page; clips that break a rule go to quarantine."""
     recordings = shards.read_table(corpus / "recordings.parquet", manifest.RECORDINGS, ["recording_id", "corpus"])
-    quality, rejected = judge(clips, recordings, params.rules.limits(), verdicts)
+    quality, rejected = apply_rules(clips, recordings, params.rules.limits(), verdicts)
     _check_left(quality, len(rejected))
     ctx.quarantine.extend(rejected)
 

@@ -100,7 +100,9 @@ def _percentiles(values: np.ndarray) -> np.ndarray:
     return np.round(np.percentile(values, PERCENTILES), 6) if len(values) else np.zeros(0)
 
 
-def judge(clips: Path, recordings: pa.Table, limits: Iterable[Limit], verdicts: Path) -> tuple[ClipQuality, list[dict[str, str]]]:
+def apply_rules(
+    clips: Path, recordings: pa.Table, limits: Iterable[Limit], verdicts: Path
+) -> tuple[ClipQuality, list[dict[str, str]]]:
     """Write manifest.VERDICTS of the clips in the shards below `clips`; returns their quality, and the rejected as rows of
     manifest.QUARANTINE. Reads only ids and measures. `recordings` has `recording_id` and `corpus`.
     """
