@@ -1,4 +1,4 @@
-"""Keeps dvc.lock intact: DVC rewrites it in place, so a full disk truncates it."""
+"""Keeps dvc.lock intact: DVC rewrites it in place, so a full disk or a kill truncates it."""
 
 from __future__ import annotations
 

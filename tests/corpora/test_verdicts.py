@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from soundmill import manifest, shards
 from soundmill.corpora import verdicts
-from soundmill.corpora.verdicts import MEASURES, ClipQuality, Limit, judge
+from soundmill.corpora.verdicts import MEASURES, ClipQuality, Limit, apply_rules
 from soundmill.errors import UserError
 
 GOOD = {
@@ -63,7 +63,7 @@ def verdicts_of(
 ) -> tuple[ClipQuality, list[dict], list[dict]]:
     clips = write_clips(tmp_path / "clips", *by_shard)
     recordings = pa.table({"recording_id": [f"r{number}" for number in range(100)], "corpus": ["even", "odd"] * 50})
-    quality, rejected = judge(clips, recordings, limits, tmp_path / "verdicts.parquet")
+    quality, rejected = apply_rules(clips, recordings, limits, tmp_path / "verdicts.parquet")
     table = pq.read_table(tmp_path / "verdicts.parquet")
     assert table.schema.equals(manifest.VERDICTS)
     return quality, rejected, table.to_pylist()
