@@ -90,8 +90,8 @@ def test_a_copied_checkpoint_tells_its_recordings_where_data_is_gone(built_graph
 
 
 def test_a_generated_sound_leads_to_its_checkpoint_and_recordings(built_graph, catalog, tmp_path):
-    made = soundmill("generate", "--family", "ddpm_mel", "--output", str(tmp_path / "made"), cwd=built_graph)
-    assert made.returncode == 0, made.stderr
+    output = soundmill("generate", "--family", "ddpm_mel", "--output", str(tmp_path / "made"), cwd=built_graph)
+    assert output.returncode == 0, output.stderr
     sound = min((tmp_path / "made").glob("*.wav"))
     done = soundmill("lineage", str(sound), "--json", str(tmp_path / "it.json"), cwd=built_graph)
     assert done.returncode == 0, done.stderr

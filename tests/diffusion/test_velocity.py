@@ -66,10 +66,10 @@ def test_restyling_goes_from_nothing_to_everything():
 def test_inpainting_keeps_what_it_is_told_to_bit_for_bit(resamples):
     keep, other = torch.zeros(500, dtype=torch.bool), -X0
     keep[100:300] = True
-    made = velocity.inpaint(perfect(other), X0, keep, rngs(), 5, resamples)
-    assert torch.equal(made[..., keep], X0[..., keep])
-    assert (made[..., ~keep] - other[..., ~keep]).abs().max() < 1e-13
-    assert torch.equal(made, velocity.inpaint(perfect(other), X0, keep, rngs(), 5, resamples))
+    output = velocity.inpaint(perfect(other), X0, keep, rngs(), 5, resamples)
+    assert torch.equal(output[..., keep], X0[..., keep])
+    assert (output[..., ~keep] - other[..., ~keep]).abs().max() < 1e-13
+    assert torch.equal(output, velocity.inpaint(perfect(other), X0, keep, rngs(), 5, resamples))
 
 
 def test_an_inpainting_s_noise_has_the_level_s_strength():
@@ -83,6 +83,6 @@ def test_an_inpainting_s_noise_has_the_level_s_strength():
 
     velocity.inpaint(net, silence, keep, [torch.Generator().manual_seed(seed) for seed in range(64)], 5, 3)
     assert len(seen) == 15
-    for sigma, kept, made in seen:
+    for sigma, kept, output in seen:
         assert kept == pytest.approx(sigma, rel=0.02)
-        assert made == pytest.approx(sigma, rel=0.02)
+        assert output == pytest.approx(sigma, rel=0.02)

@@ -253,10 +253,10 @@ def test_a_bake_off_is_killed_goes_on_to_the_same_steps_and_an_error_costs_its_r
     gone = {"recording_id": "gone", "source": "gone.wav", "digest": "f" * 32, "start": None, "end": None}
     gone |= {"clips": [], "fingerprint": "", "copy_of": None, "reason": "asked for"}
     ledger.add(project, [gone])
-    mine = tmp_path / "mine"
-    shutil.copytree(project / "data" / "generated" / "ddpm_mel", mine)
+    folder = tmp_path / "mine"
+    shutil.copytree(project / "data" / "generated" / "ddpm_mel", folder)
     families = "ddpm_mel,waveform_unet,diffusion_ae,upsampler"
-    command = [sys.executable, "-m", "flows.bakeoff", *SMALL, "--minutes", "0.02", "--families", families, f"--extra=mine={mine}"]
+    command = [sys.executable, "-m", "flows.bakeoff", *SMALL, "--minutes", "0.02", "--families", families, f"--extra=mine={folder}"]
     variables = environment(tmp_path, prefect_server)
     quiet = variables | {tracking.SWITCH: "off"}  # one whole pass is recorded
     workspace, results = project / "workspaces" / "bakeoff", project / "data" / "report" / "bakeoff"

@@ -109,14 +109,14 @@ def test_trains_generates_and_reconstructs(tmp_path, data):
     assert (metrics["clips"], metrics["labels"], metrics["steps"]) == (5, 2, 4)
     model = registry.family("rave").load(tmp_path / "model")
     assert (model.num_samples, model.frames, model.channels) == (2048, 64, 1)
-    made = of_waves.generate("rave", tmp_path, data, composed())
-    assert list(made) == ["clip-6.wav", "clip-7.wav"]
+    output = of_waves.generate("rave", tmp_path, data, composed())
+    assert list(output) == ["clip-6.wav", "clip-7.wav"]
     assert len(list((tmp_path / "codec").glob("*.wav"))) == 1
     info = soundfile.info(tmp_path / "generated/clip-6.wav")
     assert (info.samplerate, info.channels, info.frames) == (of_waves.RATE, 1, 1600)
     alone = of_waves.generate("rave", tmp_path, data, composed("rave.generate.batch_size=1"))
-    for name in made:
-        one, other = (np.frombuffer(content[44:], "<i2").astype(int) for content in (made[name], alone[name]))
+    for name in output:
+        one, other = (np.frombuffer(content[44:], "<i2").astype(int) for content in (output[name], alone[name]))
         assert np.abs(one - other).max() <= 1
     soundfile.write(tmp_path / "some.wav", 0.1 * np.random.default_rng(0).standard_normal((5000, 2)), of_waves.RATE)
     done = soundmill("reconstruct", "some.wav", "--checkpoint", "model", "--output", "byhand", cwd=tmp_path)
@@ -134,8 +134,8 @@ def test_what_is_left_out_for_its_label_is_transferred_for_the_report(tmp_path, 
     rows = [row for row in shards.read_rows(data / "catalog.parquet", manifest.CATALOG) if row["clip_id"] not in missing]
     shards.write_rows(rows, some / "catalog.parquet", manifest.CATALOG.with_metadata({manifest.LEFT_OUT: '["clip-0"]'}))
     of_waves.generate("rave", tmp_path, some, composed("rave.generate.transfer_count=2", "rave.train.sampling.latent=['0=+2']"))
-    made = {path.name for path in (tmp_path / "codec/transferred").iterdir()}
-    assert made == {"clip-0.wav", "clip-0-input.wav"}
+    output = {path.name for path in (tmp_path / "codec/transferred").iterdir()}
+    assert output == {"clip-0.wav", "clip-0-input.wav"}
     given, transferred = (soundfile.read(tmp_path / f"codec/transferred/{name}")[0] for name in ("clip-0-input.wav", "clip-0.wav"))
     assert given.shape == transferred.shape == (1600,)
     assert np.abs(given - transferred).max() > 0.01

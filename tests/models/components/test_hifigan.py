@@ -42,10 +42,10 @@ def model() -> HifiGan:
 
 def test_nets_have_the_published_sizes(root):
     document = compose(root / "conf", ["model=tango", "vocoder=hifigan"])["vocoder"]
-    wanted = parse(HifiGanParams, document, "vocoder")
+    expected = parse(HifiGanParams, document, "vocoder")
     with torch.device("meta"):
-        assert size(build_vocoder(wanted.network, 64, 16_000)) == 55_264_897
-        built = Discriminators(wanted.weights.discriminator_width)
+        assert size(build_vocoder(expected.network, 64, 16_000)) == 55_264_897
+        built = Discriminators(expected.weights.discriminator_width)
     assert (size(built.periods), size(built.scales)) == (41_105_770, 29_618_821)  # 70.7 M, with the norms' own
 
 
@@ -63,10 +63,10 @@ def test_every_discriminator_judges_every_wave():
 @pytest.mark.parametrize("period", [2, 7])
 def test_a_period_discriminator_compares_only_samples_a_period_apart(period):
     torch.manual_seed(0)
-    judge, wave = PeriodDiscriminator(period, 4), torch.randn(1, 1, 40 * period)
+    discriminator, wave = PeriodDiscriminator(period, 4), torch.randn(1, 1, 40 * period)
     changed = wave.clone()
     changed[..., 1::period] += 1
-    for one, other in zip(judge(wave)[1], judge(changed)[1], strict=True):
+    for one, other in zip(discriminator(wave)[1], discriminator(changed)[1], strict=True):
         same = [torch.equal(one[..., phase], other[..., phase]) for phase in range(period)]
         assert same == [phase != 1 for phase in range(period)]
 
@@ -207,8 +207,8 @@ def published(tmp_path) -> Path:
 
 
 def fetch(directory: Path, network=VOICE, spec=SPEC):
-    wanted = LoadedParams(kind="load", name=str(directory), revision=None)
-    return pretrained.load(wanted, network, spec, directory.parent)
+    expected = LoadedParams(kind="load", name=str(directory), revision=None)
+    return pretrained.load(expected, network, spec, directory.parent)
 
 
 def test_one_that_others_trained_is_loaded(published):

@@ -184,9 +184,9 @@ head:
 
 def fetch(directory: Path, root: Path, spec: MelSpec = VOCOS, **network: int) -> Istft:
     (directory / "config.yaml").write_text(CONFIG)
-    wanted = LoadedParams(kind="load", name=str(directory), revision=None)
+    expected = LoadedParams(kind="load", name=str(directory), revision=None)
     sizes = weights_of("vocos_mel_24khz", root).network.model_copy(update=network)
-    return published.load(wanted, sizes, spec, directory.parent)[0]
+    return published.load(expected, sizes, spec, directory.parent)[0]
 
 
 @pytest.mark.parametrize("file", ["pytorch_model.bin", "model.safetensors"])
@@ -203,12 +203,12 @@ def test_it_equals_vocos(tmp_path, root, vocos, file):
     assert 0.05 < expected.std() < 1
     with torch.no_grad():
         torch.testing.assert_close(model.net(features), expected, atol=1e-5, rtol=0)
-    made = model.vocode(features)
-    assert made.shape == (1, 1, features.shape[2] * 256)
+    output = model.vocode(features)
+    assert output.shape == (1, 1, features.shape[2] * 256)
     inner = slice(0, expected.shape[1] - 40 * 256)  # the last frame, which is once more there, is seen by 27 others
-    torch.testing.assert_close(made[0, :, inner], expected[:, inner], atol=1e-5, rtol=0)
+    torch.testing.assert_close(output[0, :, inner], expected[:, inner], atol=1e-5, rtol=0)
     save(model, tmp_path / "ours", {"kind": "load"})
-    assert torch.equal(load(tmp_path / "ours", VOCOS).vocode(features), made)
+    assert torch.equal(load(tmp_path / "ours", VOCOS).vocode(features), output)
 
 
 class Harmful:

@@ -44,8 +44,8 @@ def published(tmp_path) -> Path:
 
 
 def load(directory: Path, network=TINY):
-    wanted = LoadedParams(kind="load", name=str(directory), revision=None)
-    return pretrained.load(wanted, network, SPEC, directory.parent)
+    expected = LoadedParams(kind="load", name=str(directory), revision=None)
+    return pretrained.load(expected, network, SPEC, directory.parent)
 
 
 def size(net: torch.nn.Module) -> int:

@@ -41,10 +41,10 @@ def test_rates_of_another_hop_are_refused():
 
 
 def test_hinge_of_scales_alone():
-    judges = Discriminators(4, periods=())
-    told = [scores for scores, _ in judges(torch.randn(2, 4000))]
-    assert len(told) == 3
-    nothing = [torch.zeros_like(scores) for scores in told]
+    discriminators = Discriminators(4, periods=())
+    outputs = [scores for scores, _ in discriminators(torch.randn(2, 4000))]
+    assert len(outputs) == 3
+    nothing = [torch.zeros_like(scores) for scores in outputs]
     assert hinge_discriminator_loss(nothing, nothing) == 2 * 3
     assert hinge_generator_loss(nothing) == 0
     assert hinge_discriminator_loss([one + 1 for one in nothing], [one - 1 for one in nothing]) == 0

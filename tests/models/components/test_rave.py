@@ -105,10 +105,10 @@ def test_published_sizes(choice, size):
     assert registry.parameter_counts("rave", document)["autoencoder"] == size
     kept = params.parse(RaveParams, document["rave"]["autoencoder"], choice).weights.discriminators
     with torch.device("meta"):
-        judges = Discriminators(kept)
-    of_scales, of_periods = (sum(weight.numel() for weight in part.parameters()) for part in (judges.scales, judges.periods))
+        discriminators = Discriminators(kept)
+    of_scales, of_periods = (sum(weight.numel() for weight in part.parameters()) for part in (discriminators.scales, discriminators.periods))
     assert of_scales == 7_751_619
-    assert (len(judges.periods), of_periods) == ((5, 4_314_565) if choice == "rave=v2" else (0, 0))
+    assert (len(discriminators.periods), of_periods) == ((5, 4_314_565) if choice == "rave=v2" else (0, 0))
 
 
 @pytest.mark.parametrize("sizes", [SMALL, FIRST], ids=["v2", "v1"])
@@ -122,12 +122,12 @@ def test_every_weight_and_sample_takes_part(sizes, causal):
     assert mean.shape == deviation.shape == (2, 6, 1024 // 32)
     assert (deviation > 0).all()
     noise = built.draw_noise(mean, torch.Generator().manual_seed(0))
-    made = built.decoder(mean + deviation, noise)
-    assert made.shape == bands.shape
+    output = built.decoder(mean + deviation, noise)
+    assert output.shape == bands.shape
     torch.testing.assert_close(
-        built.decoder((mean + deviation)[1:], None if noise is None else noise[1:]), made[1:], atol=1e-5, rtol=1e-4
+        built.decoder((mean + deviation)[1:], None if noise is None else noise[1:]), output[1:], atol=1e-5, rtol=1e-4
     )
-    made.square().sum().backward()
+    output.square().sum().backward()
     assert (given.grad != 0).float().mean() > 0.99
     assert not [name for name, weight in built.named_parameters() if weight.grad is None or not weight.grad.any()]
     with torch.no_grad():
@@ -179,12 +179,12 @@ def test_magnitudes_are_not_normalised():
     assert expected == pytest.approx(_logarithms(faint, 2 * faint), rel=1e-3)
 
 
-def _logarithms(real: torch.Tensor, made: torch.Tensor) -> float:
+def _logarithms(real: torch.Tensor, fake: torch.Tensor) -> float:
     """Mean |ln(X + 1e-7) − ln(Y + 1e-7)| of an STFT written down anew, float64."""
     window = torch.hann_window(256, dtype=torch.float64)
     one, other = (
         (torch.fft.rfft(F.pad(wave.double(), (128, 128), mode="reflect")[0, 0].unfold(0, 256, 64) * window).abs() + 1e-7).log()
-        for wave in (real, made)
+        for wave in (real, fake)
     )
     return float((one - other).abs().mean())
 
@@ -196,8 +196,8 @@ def test_silence_gives_numbers(sizes):
     for real in (torch.zeros(2, 1, 4096), torch.cat([torch.zeros(1, 1, 4096), waves(1)])):
         bands = built.pqmf.analysis(real)
         mean, deviation = built.posterior(bands)
-        made = built.decoder(mean + deviation, built.draw_noise(mean, None))
-        loss = distance(made, bands, [512, 128]) + distance(built.pqmf.synthesis(made), real, [512, 128])
+        output = built.decoder(mean + deviation, built.draw_noise(mean, None))
+        loss = distance(output, bands, [512, 128]) + distance(built.pqmf.synthesis(output), real, [512, 128])
         loss = loss + kl_divergence(mean, deviation)
         loss.backward()
         assert torch.isfinite(loss)
@@ -256,9 +256,9 @@ def test_a_codec_turns_latents_back_and_draws_what_is_left_out(sizes):
     codec.rank = 2
     few = codec.encode(given)
     torch.testing.assert_close(few, latents[:, :2])
-    made = codec.decode(few)
-    torch.testing.assert_close(codec.decode(few[1:]), made[1:], atol=1e-5, rtol=0)
-    assert (codec.decode(few, seed=1) - made).abs().max() > 1e-4
+    output = codec.decode(few)
+    torch.testing.assert_close(codec.decode(few[1:]), output[1:], atol=1e-5, rtol=0)
+    assert (codec.decode(few, seed=1) - output).abs().max() > 1e-4
     posterior = codec.posterior([wave.numpy() for wave in given], 1024)
     assert posterior.shape == (2, 2, 2, 32, 1)
     torch.testing.assert_close(posterior[:, 0, :, :, 0], few)
@@ -296,7 +296,7 @@ def test_sizes_that_do_not_fit_are_refused(change, message):
         NetworkParams(**SMALL.model_dump() | change)
 
 
-def test_the_rate_of_the_judges_begins_with_phase_2():
+def test_the_rate_of_the_discriminators_begins_with_phase_2():
     changes = ["network.channels=2", "weights.discriminators.channels=1", "weights.discriminators.optimiser.decay=linear"]
     changes += ["weights.discriminators.optimiser.warmup_steps=9", "weights.steps=300", "weights.phase_1_steps=100"]
     document = params.compose(ROOT / "conf", ["model=rave", *(f"rave.autoencoder.{change}" for change in changes)])
@@ -310,11 +310,11 @@ def test_the_rate_of_the_judges_begins_with_phase_2():
 def test_discriminators_see_all_of_a_wave():
     kept = params.parse(RaveParams, params.compose(ROOT / "conf", ["model=rave"])["rave"]["autoencoder"], "").weights.discriminators
     torch.manual_seed(0)
-    judges = Discriminators(DiscriminatorsParams(**kept.model_dump() | {"channels": 4}))
+    discriminators = Discriminators(DiscriminatorsParams(**kept.model_dump() | {"channels": 4}))
     given = waves(1, 2048).requires_grad_()
-    judgements = judges(given)
-    assert [len(maps) for maps in judgements] == [5] * 6
-    for maps in judgements:
+    outputs = discriminators(given)
+    assert [len(maps) for maps in outputs] == [5] * 6
+    for maps in outputs:
         (grad,) = torch.autograd.grad(maps[-1].square().sum(), given, retain_graph=True)
         assert (grad != 0).float().mean() > 0.9
 
@@ -323,14 +323,14 @@ def test_feature_maps_are_what_convolutions_say():
     """Before the activation, and the scores are one of them; only the last convolution, which makes them, has no norm."""
     torch.manual_seed(0)
     optimiser = params.compose(ROOT / "conf", ["model=rave"])["rave"]["autoencoder"]["weights"]["optimiser"]
-    (judge,) = Discriminators(DiscriminatorsParams(channels=2, layers=2, scales=1, periods=[], optimiser=optimiser)).scales
+    (discriminator,) = Discriminators(DiscriminatorsParams(channels=2, layers=2, scales=1, periods=[], optimiser=optimiser)).scales
     given = waves(1, 256)
-    first, second, scores = judge(given)
-    assert torch.equal(first, judge.layers[0](given[..., None]))
+    first, second, scores = discriminator(given)
+    assert torch.equal(first, discriminator.layers[0](given[..., None]))
     assert (first < 0).any()
-    assert torch.equal(second, judge.layers[1](F.leaky_relu(first, 0.2)))
-    assert torch.equal(scores, judge.last(F.leaky_relu(second, 0.2)))
-    assert [layer.length is None for layer in (*judge.layers, judge.last)] == [False, False, True]
+    assert torch.equal(second, discriminator.layers[1](F.leaky_relu(first, 0.2)))
+    assert torch.equal(scores, discriminator.last(F.leaky_relu(second, 0.2)))
+    assert [layer.length is None for layer in (*discriminator.layers, discriminator.last)] == [False, False, True]
 
 
 @pytest.mark.parametrize("sizes", [SMALL, FIRST], ids=["v2", "v1"])
@@ -355,15 +355,15 @@ def module_of(*changes: str) -> RaveModule:
 
 def test_the_bands_distance_leaves_out_where_padding_is_heard():
     """The waves' does not, as published."""
-    bands, made, waveform = waves(4, 1024).transpose(0, 1), waves(4, 1024).flip(0).transpose(0, 1), torch.zeros(1, 1, 4096)
-    made.requires_grad_()
+    bands, output, waveform = waves(4, 1024).transpose(0, 1), waves(4, 1024).flip(0).transpose(0, 1), torch.zeros(1, 1, 4096)
+    output.requires_grad_()
     module = module_of("weights.valid_signal_crop=true")
-    module._distance(made, bands, waveform, waveform).backward()
-    moved = made.grad[0].abs().sum(0).nonzero().flatten()
+    module._distance(output, bands, waveform, waveform).backward()
+    moved = output.grad[0].abs().sum(0).nonzero().flatten()
     assert (int(moved[0]), 1023 - int(moved[-1])) == module.net.receptive_field() == (77, 75)
-    made.grad = None
-    module_of("weights.valid_signal_crop=false")._distance(made, bands, waveform, waveform).backward()
-    assert made.grad[0].abs().sum(0).all()
+    output.grad = None
+    module_of("weights.valid_signal_crop=false")._distance(output, bands, waveform, waveform).backward()
+    assert output.grad[0].abs().sum(0).all()
     with pytest.raises(
         UserError, match=r"leaves 104 band frames of a crop, fewer than the shortest of weights\.scales \(128\): raise"
     ):

@@ -131,7 +131,7 @@ def train(
         started_from=start and start.digest,
         sampling=sampling(weights.samples_every_steps, ctx, partial(samples, model, held_out_mels or log_mels)),
     )
-    fitted.take(module, weights.use)
+    fitted.load_into(module, weights.use)
     net.eval()
     model.to(pick_device(params.hardware.accelerator))
     scaling_mels = gather_log_mels(mels, choose_by_hash(list(clip_weights), SCALING_CLIPS), ctx.scratch)

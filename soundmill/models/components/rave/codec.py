@@ -101,7 +101,7 @@ class RaveCodec:
         bands = self.net.decoder(self.net.latents_of(components), noise)
         return self.net.pqmf.synthesis(bands).clamp(-1, 1)
 
-    def through(self, waves: Tensor, edits: Sequence[Edit], seed: int = 0) -> Tensor:
+    def edit(self, waves: Tensor, edits: Sequence[Edit], seed: int = 0) -> Tensor:
         """Encode waves [N, 1, T], edit the latents and decode them; same length."""
         return self.decode(edited(self.encode(waves), edits), seed)[..., : waves.shape[2]]
 

@@ -20,7 +20,7 @@ from soundmill.models.components.rave.pqmf import flips, fold, unfold
 FEW = 12  # frames: up to this many, a matrix product is two to three times as fast as torch's convolution
 
 
-class Remembering(nn.Module):
+class CachedPadding(nn.Module):
     """Prepends the last `kept` samples of the preceding blocks to a block."""
 
     def __init__(self, channels: int, kept: int):
@@ -35,12 +35,12 @@ class Remembering(nn.Module):
         return joined_with_past
 
 
-class Waiting(nn.Module):
+class Delay(nn.Module):
     """Delays a signal by `by` samples."""
 
     def __init__(self, channels: int, by: int):
         super().__init__()
-        self.memory = Remembering(channels, by)
+        self.memory = CachedPadding(channels, by)
 
     def forward(self, block: Tensor) -> Tensor:
         return self.memory(block)[:, :, : block.shape[2]]
@@ -50,7 +50,7 @@ class LiveConv(nn.Module):
     def __init__(self, weight: Tensor, kept: int, stride: int = 1, dilation: int = 1, groups: int = 1):
         super().__init__()
         self.stride, self.dilation, self.groups, self.left_out, self.few = stride, dilation, groups, max(0, -kept), FEW
-        self.memory = Remembering(weight.shape[1] * groups, max(0, kept))
+        self.memory = CachedPadding(weight.shape[1] * groups, max(0, kept))
         self.register_buffer("weight", weight.detach().clone(memory_format=torch.contiguous_format))
 
     def forward(self, block: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ def live(layer: nn.Module, late: int) -> tuple[nn.Module, int]:
     if isinstance(layer, Residual):
         layers, after = live(layer.layers, late)
         channels = next(inner for inner in layer.layers if isinstance(inner, Conv)).in_channels
-        return LiveResidual(layers, Waiting(channels, after - late)), after
+        return LiveResidual(layers, Delay(channels, after - late)), after
     if isinstance(layer, Conv):
         (stride,), (dilation,) = layer.stride, layer.dilation
         frames, remainder = divmod(late + layer.ahead, stride)
@@ -128,7 +128,7 @@ class LiveNoise(nn.Module):
         self.frame, self.bands, self.filters, self.quiet = branch.frame, branch.bands, branch.filters, QUIET
         width = next(layer for layer in branch.layers if isinstance(layer, Conv)).in_channels
         wait = -(late + ahead_of(branch.layers)) % branch.frame
-        self.waiting = Waiting(width, wait)
+        self.waiting = Delay(width, wait)
         self.layers, frames = live(branch.layers, late + wait)
         self.late = frames * branch.frame
         self.register_buffer("parts", branch.parts.clone())
@@ -180,9 +180,9 @@ class Live(nn.Module):
         self.loudness, of_loudness = live(decoder.loudness, late) if decoder.loudness is not None else (None, 0)
         self.noise = LiveNoise(decoder.noise, late) if decoder.noise is not None and codec.phase == 2 else None
         last = max(of_wave, of_loudness, self.noise.late if self.noise is not None else 0)
-        self.wave_waits = Waiting(decoder.wave.out_channels, last - of_wave)
-        self.loudness_waits = Waiting(1, last - of_loudness) if decoder.loudness is not None else None
-        self.noise_waits = Waiting(self.bands, last - self.noise.late) if self.noise is not None else None
+        self.wave_waits = Delay(decoder.wave.out_channels, last - of_wave)
+        self.loudness_waits = Delay(1, last - of_loudness) if decoder.loudness is not None else None
+        self.noise_waits = Delay(self.bands, last - self.noise.late) if self.noise is not None else None
         self.join = LiveConv(net.pqmf.backward_taps, forth + back)
         self.odd_split, self.odd_join = beyond % 2, last % 2  # parity of a band's first sample on the offline codec's grid
         self.offset, self.lag = self.bands * (forth + beyond), self.bands * (last + back)
@@ -262,7 +262,7 @@ def scripted(codec: RaveCodec, latents: int) -> torch.jit.ScriptModule:
     """`Live` as TorchScript, which runs without this package; its caches are as after a long silence."""
     model = Live(codec, latents).eval()
     # An upper bound of its memory, in latent frames.
-    reach = sum(memory.kept for memory in model.modules() if isinstance(memory, Remembering))
+    reach = sum(memory.kept for memory in model.modules() if isinstance(memory, CachedPadding))
     with torch.no_grad():
         for _ in range(math.ceil(reach / 64)):
             model(torch.zeros(1, 1, 64 * model.ratio))

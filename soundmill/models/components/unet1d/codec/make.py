@@ -16,7 +16,7 @@ from soundmill.audio import figures
 from soundmill.audio.log_mels import read_spec
 from soundmill.errors import UserError
 from soundmill.models.catalog import beginnings, choose_by_hash, read_weights, waves_of
-from soundmill.models.components.contracts import Made
+from soundmill.models.components.contracts import MadeComponent
 from soundmill.models.components.unet1d.codec import codec as codecs
 from soundmill.models.components.unet1d.codec.codec import DiffusionCodec
 from soundmill.models.components.unet1d.codec.network import AutoencoderNet
@@ -43,7 +43,7 @@ class AutoencoderModule(VelocityModule):
         return self.v_loss(lambda xt, level: self.net(xt, level, latents), waves, step)
 
 
-def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> Made:
+def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:
     splits, spec, weights = read_weights(catalog), read_spec(mels), params.weights
     codecs.check_frames(params, spec)
     use_threads(params.hardware.threads)
@@ -75,7 +75,7 @@ def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: 
         started_from=started_from,
         sampling=sampling(weights.samples_every_steps, ctx, draw),
     )
-    fitted.take(module, weights.use)
+    fitted.load_into(module, weights.use)
     net.eval()
     model.to(pick_device(params.hardware.accelerator))
     model.scaling_factor = round(1 / deviation(model, source_of(choose_by_hash(train, SCALING_CROPS))), 6)
@@ -96,7 +96,7 @@ def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: 
         "steps": weights.steps,
         **fitted.metrics,
     }
-    return Made(partial(codecs.save, model, source=facts), fitted.points, metrics, weights.steps, draw)
+    return MadeComponent(partial(codecs.save, model, source=facts), fitted.points, metrics, weights.steps, draw)
 
 
 def _start(module: AutoencoderModule, params: AutoencoderParams, spec: dict[str, Any], ctx: Any) -> str:

@@ -1,4 +1,4 @@
-"""Making a vocoder: training it on the corpus's training clips, and measuring it beside Griffin-Lim."""
+"""Training a vocoder on the corpus's training clips, and measuring it beside Griffin-Lim."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
 from soundmill.models.catalog import choose_by_hash, read_weights
 from soundmill.models.components import vocoder_errors
-from soundmill.models.components.contracts import Made
+from soundmill.models.components.contracts import MadeComponent
 from soundmill.models.components.griffin_lim.vocoder import GriffinLim
 from soundmill.models.components.log_mels.source import LogMels, gather_log_mels
 from soundmill.models.components.waves.source import Pairs, gather_waves
@@ -36,7 +36,7 @@ SILENCE = 0.1  # nepers above the floor that still count as silence
 
 
 @dataclass(frozen=True)
-class Making:
+class VocoderTrainer:
     """A vocoder's parameters (`weights`, `hardware`, Griffin-Lim's), and its training data.
 
     A `model` below is a `Vocoder` whose attribute `net` is trained.
@@ -50,10 +50,10 @@ class Making:
     splits: Mapping[str, Mapping[str, float]]  # split → clip id → weight, as in `Order`
 
     @classmethod
-    def of(cls, params: Any, ctx: Any, clips: Path, mels: Path, catalog: Path) -> Making:
+    def of(cls, params: Any, ctx: Any, clips: Path, mels: Path, catalog: Path) -> VocoderTrainer:
         return cls(params, ctx, clips, mels, read_spec(mels), read_weights(catalog))
 
-    def begin(self, model: Any, load: Callable[[Path, MelSpec], Any], parts: Sequence[str]) -> str | None:
+    def start(self, model: Any, load: Callable[[Path, MelSpec], Any], parts: Sequence[str]) -> str | None:
         """Print what is trained, and load the weights of `weights.start_from` into `model.net`; returns their digest, or None.
 
         UserError if they are of a vocoder whose `parts` differ from those of `model`.
@@ -92,12 +92,12 @@ class Making:
             started_from=started_from,
             sampling=sampling(weights.samples_every_steps, ctx, self._draw(model, (unseen or pairs).log_mels)),
         )
-        fitted.take(module, weights.use)
+        fitted.load_into(module, weights.use)
         start = {"started_from": started_from} if started_from else {}
         facts = {**fitted.facts, "use": weights.use, "steps": weights.steps, "clips": len(self.splits["train"])}
         return fitted, facts | start
 
-    def made(self, model: Any, fitted: Fitted | None, save: Callable[[Path], dict[str, Any]]) -> Made:
+    def result(self, model: Any, fitted: Fitted | None, save: Callable[[Path], dict[str, Any]]) -> MadeComponent:
         """The vocoder for its stage to publish; `fitted` is None if it was loaded."""
         split = "valid" if self.splits["valid"] else "train"
         chosen = choose_by_hash(list(self.splits[split]), MEASURED_CLIPS)
@@ -111,7 +111,7 @@ class Making:
             **{f"{split}_{key}": value for key, value in measured.items()},
             **({**fitted.metrics, "steps": steps} if fitted else {}),
         }
-        return Made(save, fitted.points if fitted else [], metrics, steps, self._draw(model, log_mels))
+        return MadeComponent(save, fitted.points if fitted else [], metrics, steps, self._draw(model, log_mels))
 
     def _check_sound(self, log_mels: LogMels) -> None:
         quietest = np.float16(math.log(self.spec.floor)) + SILENCE

@@ -14,7 +14,7 @@ from torch import Tensor
 from soundmill import hashing
 from soundmill.audio import figures
 from soundmill.models.catalog import beginnings, choose_by_hash, durations_of, read_weights, waves_of
-from soundmill.models.components.contracts import Made
+from soundmill.models.components.contracts import MadeComponent
 from soundmill.models.components.rave import codec as codecs
 from soundmill.models.components.rave.augmentation import AugmentedCrops, draw_crops
 from soundmill.models.components.rave.codec import RaveCodec
@@ -37,7 +37,7 @@ COMPONENT_CLIPS = 1024  # at most, for the principal components
 FIDELITIES = (0.8, 0.9, 0.95, 0.99)  # whose ranks are reported
 
 
-def make(params: RaveParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> Made:
+def make(params: RaveParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:
     splits, weights = read_weights(catalog), params.weights
     use_threads(params.hardware.threads)
     _, (_, rate) = next(waves_of(clips, set(splits["train"])))
@@ -68,7 +68,7 @@ def make(params: RaveParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -
         started_from=started_from,
         sampling=sampling(weights.samples_every_steps, ctx, draw),
     )
-    fitted.take(module, weights.use)
+    fitted.load_into(module, weights.use)
     net.without_norms().eval()
     model.to(pick_device(params.hardware.accelerator))
     model.phase = phase_of(weights, fitted.facts)
@@ -102,7 +102,7 @@ def make(params: RaveParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -
         "steps": weights.steps,
         **fitted.metrics,
     }
-    return Made(partial(codecs.save, model, source=facts), fitted.points, metrics, weights.steps, draw)
+    return MadeComponent(partial(codecs.save, model, source=facts), fitted.points, metrics, weights.steps, draw)
 
 
 def _start(net: RaveNet, params: RaveParams, rate: int, ctx: Any) -> str:

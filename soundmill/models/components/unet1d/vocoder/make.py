@@ -1,0 +1,29 @@
+"""Make the diffusion vocoder for its stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from soundmill.models.components.contracts import MadeComponent
+from soundmill.models.components.unet1d.vocoder import vocoder
+from soundmill.models.components.unet1d.vocoder.network import VocoderNet
+from soundmill.models.components.unet1d.vocoder.params import DiffusionVocoderParams
+from soundmill.models.components.unet1d.vocoder.training import VocoderModule
+from soundmill.models.components.unet1d.vocoder.vocoder import DiffusionVocoder
+from soundmill.models.components.vocoder_trainer import VocoderTrainer
+from soundmill.training.device import use_threads
+
+
+def make(params: DiffusionVocoderParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:
+    trainer = VocoderTrainer.of(params, ctx, clips, mels, catalog)
+    use_threads(params.hardware.threads)
+    torch.manual_seed(params.weights.seed)
+    net = VocoderNet(params.network, trainer.spec)
+    model = DiffusionVocoder(params.network, params.sampling, trainer.spec, net)
+    started_from = trainer.start(model, vocoder.load, ("network",))
+    fitted, facts = trainer.train(VocoderModule(net, params.weights, params.weights.steps), model, started_from)
+    net.eval()
+    return trainer.result(model, fitted, lambda directory: vocoder.save(model, directory, {"kind": "train", **facts}))
