@@ -26,7 +26,7 @@ from soundmill.models.components.rave.codec import RaveCodec
 from soundmill.models.components.rave.editing import edited, parse_edits
 from soundmill.models.components.rave.network import RaveNet
 from soundmill.models.family import is_checkpoint
-from soundmill.models.generation import stream_in_windows
+from soundmill.models.generation import stream_windows
 
 ABOUT = "soundmill.json"  # metadata inside an exported TorchScript file
 PUBLISHED = ".ts"
@@ -154,7 +154,7 @@ class Trained:
 
     def stream(self, blocks: Iterable[Tensor], length: int) -> Iterator[Tensor]:
         """Process a whole sound in windows; yields blocks [1, n] of the same total length."""
-        return stream_in_windows(self.process, blocks, length, self)
+        return stream_windows(self.process, blocks, length, self)
 
 
 @dataclass

@@ -14,11 +14,11 @@ import torch
 from soundmill.audio.mel import log_mel
 from soundmill.errors import UserError
 from soundmill.models import vocoding
+from soundmill.models.components.contracts import save_vocoder
 from soundmill.models.components.diffwave import vocoder as diffwave
 from soundmill.models.components.diffwave.network import DiffWaveNet
 from soundmill.models.components.diffwave.params import NetworkParams, NoiseParams, SamplingParams
 from soundmill.models.components.diffwave.vocoder import DiffWave
-from soundmill.models.components.hifigan import vocoder as hifigan
 from soundmill.models.components.hifigan.vocoder import HifiGan, build_vocoder
 from soundmill.models.components.istft.params import NetworkParams as IstftSizes
 from soundmill.models.components.istft.vocoder import Istft, build
@@ -45,7 +45,7 @@ def waves(tmp_path):
     torch.manual_seed(0)
     net = DiffWaveNet(NETWORK, SPEC)
     torch.nn.init.normal_(net.last.weight, std=0.1)
-    diffwave.save(DiffWave(NETWORK, NOISE, SamplingParams(betas=[1e-4, 0.1, 0.4], seed=3), SPEC, net), tmp_path / "voice", {})
+    save_vocoder(DiffWave(NETWORK, NOISE, SamplingParams(betas=[1e-4, 0.1, 0.4], seed=3), SPEC, net), tmp_path / "voice", {})
     return tmp_path / "voice"
 
 
@@ -53,7 +53,7 @@ def waves(tmp_path):
 def one_step(tmp_path):
     torch.manual_seed(0)
     net = build_vocoder(VOICE, SPEC.n_mels, SPEC.sample_rate)
-    hifigan.save(HifiGan(VOICE, SPEC, net), tmp_path / "hifigan", {})
+    save_vocoder(HifiGan(VOICE, SPEC, net), tmp_path / "hifigan", {})
     return tmp_path / "hifigan"
 
 
@@ -101,7 +101,7 @@ def test_sounds_are_as_long_as_what_they_are_made_of(waves, tmp_path):
 def test_the_fast_steps_are_those_of_the_noise_it_was_trained_on(waves, tmp_path):
     large = vocoding.load(waves, None, None, False)
     noise = NoiseParams(num_timesteps=200, beta_start=1e-4, beta_end=0.02)
-    diffwave.save(DiffWave(NETWORK, noise, large.sampling, SPEC, large.net), tmp_path / "large", {})
+    save_vocoder(DiffWave(NETWORK, noise, large.sampling, SPEC, large.net), tmp_path / "large", {})
     assert vocoding.load(tmp_path / "large", None, None, True).sampling.betas == [1e-4, 1e-3, 0.01, 0.05, 0.2, 0.7]
 
 

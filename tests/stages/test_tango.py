@@ -18,10 +18,9 @@ from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
 from soundmill.evaluation.embedders import clap
 from soundmill.models import cost, generation
-from soundmill.models.components.diffwave import vocoder as diffwave_vocoder
+from soundmill.models.components.contracts import save_vocoder
 from soundmill.models.components.diffwave.network import DiffWaveNet
 from soundmill.models.components.diffwave.vocoder import DiffWave
-from soundmill.models.components.hifigan import vocoder as hifigan_vocoder
 from soundmill.models.components.hifigan.vocoder import HifiGan, build_vocoder
 from soundmill.models.components.latents.store import read_about
 from tests import clap_weights
@@ -193,12 +192,12 @@ def test_nothing_is_made_that_cannot_be_written_or_heard(tmp_path, trained):
     assert "did you mean 'tango'" in done.output
 
 
-def hifigan(spec: MelSpec) -> tuple:
-    return hifigan_vocoder, HifiGan(VOICE, spec, build_vocoder(VOICE, spec.n_mels, spec.sample_rate).eval())
+def hifigan(spec: MelSpec) -> HifiGan:
+    return HifiGan(VOICE, spec, build_vocoder(VOICE, spec.n_mels, spec.sample_rate).eval())
 
 
-def diffwave(spec: MelSpec) -> tuple:
-    return diffwave_vocoder, DiffWave(TINY, NOISE, FAST, spec, DiffWaveNet(TINY, spec).eval())
+def diffwave(spec: MelSpec) -> DiffWave:
+    return DiffWave(TINY, NOISE, FAST, spec, DiffWaveNet(TINY, spec).eval())
 
 
 @pytest.mark.parametrize("build", [hifigan, diffwave])
@@ -211,13 +210,13 @@ def test_a_checkpoint_takes_its_vocoder_along(tmp_path, data, composed, build):
     expected = {"sampling": sampling, "steps": 1, "accumulate": 1}
     with pytest.raises(SystemExit, match=r"no vocoder here .*choose one"):
         train(tmp_path, tmp_path / "data", composed, **expected)
-    vocoders, voice = build(SPEC.model_copy(update={"f_max": 7000.0}))
-    vocoders.save(voice, tmp_path / "data" / "tango" / "vocoder", {"kind": "train"})
+    voice = build(SPEC.model_copy(update={"f_max": 7000.0}))
+    save_vocoder(voice, tmp_path / "data" / "tango" / "vocoder", {"kind": "train"})
     with pytest.raises(SystemExit, match=r"for other spectrograms than these \(f_max 7000.0, not 8000.0\)"):
         train(tmp_path, tmp_path / "data", composed, **expected)
     shutil.rmtree(tmp_path / "data" / "tango" / "vocoder")
     voice.spec = SPEC
-    vocoders.save(voice, tmp_path / "data" / "tango" / "vocoder", {"kind": "train"})
+    save_vocoder(voice, tmp_path / "data" / "tango" / "vocoder", {"kind": "train"})
     train(tmp_path, tmp_path / "data", composed, **expected)
     shutil.rmtree(tmp_path / "data" / "tango")
     generate(tmp_path, tmp_path / "data", document)

@@ -27,7 +27,7 @@ from soundmill.errors import UserError
 from soundmill.evaluation import folders
 from soundmill.models import generation, registry
 from soundmill.models.catalog import choose_balanced
-from soundmill.models.components.diffwave import vocoder as vocoders
+from soundmill.models.components.contracts import save_vocoder
 from soundmill.models.components.diffwave.network import DiffWaveNet
 from soundmill.models.components.diffwave.vocoder import DiffWave
 from soundmill.models.requests import match_label
@@ -186,7 +186,7 @@ def test_a_checkpoint_takes_its_vocoder_along(tmp_path, data, composed):
         shutil.rmtree(where, ignore_errors=True)
         torch.manual_seed(0)
         made_for = spec.model_copy(update=change)
-        vocoders.save(
+        save_vocoder(
             DiffWave(TINY, NOISE, FAST.model_copy(update={"betas": [1e-4, 0.5]}), made_for, DiffWaveNet(TINY, made_for)),
             where,
             {"kind": "train"},

@@ -55,10 +55,17 @@ class VocoderConfig(checkpoint.Config):
 C = TypeVar("C", bound=VocoderConfig)
 
 
-def save_vocoder(directory: Path, config: VocoderConfig, net: nn.Module) -> dict[str, Any]:
-    """Write a vocoder into a new directory; returns its metrics, always empty, as `MadeComponent.save` requires."""
-    checkpoint.save(directory, config.model_dump(mode="json"), net.state_dict(), metadata=PYTORCH)
-    return {}
+class NetVocoder(Vocoder, Protocol):
+    """A vocoder with weights."""
+
+    net: nn.Module  # in evaluation mode and float32, without weight norms
+
+    def config(self, source: dict[str, Any]) -> VocoderConfig: ...
+
+
+def save_vocoder(model: NetVocoder, directory: Path, source: dict[str, Any]) -> None:
+    """Write a vocoder into a new directory; `source` as in `VocoderConfig`."""
+    checkpoint.save(directory, model.config(source).model_dump(mode="json"), model.net.state_dict(), metadata=PYTORCH)
 
 
 def read_vocoder(directory: Path, config: type[C], spec: MelSpec | None) -> C:
@@ -158,7 +165,7 @@ def read_codec(directory: Path) -> CodecIdentity:
 class MadeComponent:
     """A component that was trained or loaded, for its stage to publish."""
 
-    save: Callable[[Path], dict[str, Any]]  # writes it into a new directory; returns more metrics, such as its digest
+    save: Callable[[Path], dict[str, Any] | None]  # writes it into a new directory; returns more metrics, such as its digest
     points: list[dict[str, float]]  # of the training's curve; empty if it was loaded
     metrics: dict[str, Any]
     steps: int  # of the training; 0 if it was loaded

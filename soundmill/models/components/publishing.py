@@ -17,7 +17,7 @@ def publish(
     component: MadeComponent, params: Any, ctx: Any, catalog: Path, directory: Path, curves: Path, grid: Path
 ) -> dict[str, Any]:
     """Write a component, its training clips (if trained), its loss curve (CSV) and figure (PNG); returns metrics."""
-    save_metrics = component.save(directory)
+    save_metrics = component.save(directory) or {}
     if component.steps:
         start = params.weights.start_from
         write_trained_on(directory, catalog, read_weights(catalog)["train"], start=start and ctx.home / start)

@@ -18,7 +18,7 @@ from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
 from soundmill.models.catalog import choose_by_hash, read_weights
 from soundmill.models.components import vocoder_errors
-from soundmill.models.components.contracts import MadeComponent
+from soundmill.models.components.contracts import MadeComponent, save_vocoder
 from soundmill.models.components.griffin_lim.vocoder import GriffinLim
 from soundmill.models.components.log_mels.source import LogMels, gather_log_mels
 from soundmill.models.components.waves.source import Pairs, gather_waves
@@ -39,7 +39,7 @@ SILENCE = 0.1  # nepers above the floor that still count as silence
 class VocoderTrainer:
     """A vocoder's parameters (`weights`, `hardware`, Griffin-Lim's), and its training data.
 
-    A `model` below is a `Vocoder` whose attribute `net` is trained.
+    A `model` below is a `NetVocoder`, whose `net` is trained.
     """
 
     params: Any
@@ -97,8 +97,8 @@ class VocoderTrainer:
         facts = {**fitted.facts, "use": weights.use, "steps": weights.steps, "clips": len(self.splits["train"])}
         return fitted, facts | start
 
-    def result(self, model: Any, fitted: Fitted | None, save: Callable[[Path], dict[str, Any]]) -> MadeComponent:
-        """The vocoder for its stage to publish; `fitted` is None if it was loaded."""
+    def result(self, model: Any, facts: Mapping[str, Any], fitted: Fitted | None) -> MadeComponent:
+        """The vocoder for its stage to publish; `facts` are for its config, and `fitted` is None if it was loaded."""
         split = "valid" if self.splits["valid"] else "train"
         chosen = choose_by_hash(list(self.splits[split]), MEASURED_CLIPS)
         log_mels = gather_log_mels(self.mels, chosen, self.ctx.scratch)
@@ -111,6 +111,7 @@ class VocoderTrainer:
             **{f"{split}_{key}": value for key, value in measured.items()},
             **({**fitted.metrics, "steps": steps} if fitted else {}),
         }
+        save = partial(save_vocoder, model, source={"kind": self.params.weights.kind, **facts})
         return MadeComponent(save, fitted.points if fitted else [], metrics, steps, self._draw(model, log_mels))
 
     def _check_sound(self, log_mels: LogMels) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 from soundmill.audio.mel import log_mel
 from soundmill.errors import UserError
 from soundmill.evaluation.waveforms import log_spectral_distance
+from soundmill.models.components.contracts import save_vocoder
 from soundmill.models.components.diffwave import vocoder as vocoders
 from soundmill.models.components.diffwave.network import DiffWaveNet, TimestepEmbedding, Upsampler, strides
 from soundmill.models.components.diffwave.params import DiffWaveParams, NetworkParams, NoiseParams, SamplingParams
@@ -140,7 +141,7 @@ def test_six_steps_make_a_clip_that_it_has_learned(tmp_path):
     near, far = (log_spectral_distance(other, wave[None]) for other in (output[0].numpy(), untrained))
     assert near < 0.5 * far
 
-    vocoders.save(model, tmp_path / "vocoder", {"kind": "train"})
+    save_vocoder(model, tmp_path / "vocoder", {"kind": "train"})
     torch.testing.assert_close(vocoders.load(tmp_path / "vocoder", SPEC).vocode(log_mels), output, atol=0, rtol=0)
     with pytest.raises(UserError, match=r"for other spectrograms than these \(sample_rate 16000, not 22050\)"):
         vocoders.load(tmp_path / "vocoder", spec_with(**SPEC.model_dump() | {"sample_rate": 22_050}))

@@ -17,6 +17,7 @@ from soundmill import manifest, shards
 from soundmill.audio import flac, mel
 from soundmill.errors import UserError
 from soundmill.models.components import vocoder_adversary
+from soundmill.models.components.contracts import save_vocoder
 from soundmill.models.components.hifigan import pretrained
 from soundmill.models.components.hifigan import vocoder as vocoders
 from soundmill.models.components.hifigan.params import HifiGanParams, NetworkParams
@@ -135,7 +136,7 @@ def test_a_crops_wave_is_what_its_log_mel_was_made_of(pairs, place):
 
 
 def test_what_is_saved_is_loaded(model, tmp_path):
-    vocoders.save(model, tmp_path / "one", {"kind": "train"})
+    save_vocoder(model, tmp_path / "one", {"kind": "train"})
     found = vocoders.load(tmp_path / "one", SPEC)
     log_mel = torch.randn(1, 16, 8)
     assert torch.equal(found.vocode(log_mel), model.vocode(log_mel))
@@ -153,7 +154,7 @@ def test_what_is_saved_is_loaded(model, tmp_path):
     ],
 )
 def test_one_for_other_spectrograms_is_refused(model, tmp_path, change, said):
-    vocoders.save(model, tmp_path / "one", {"kind": "train"})
+    save_vocoder(model, tmp_path / "one", {"kind": "train"})
     with pytest.raises(UserError, match=f"for other spectrograms than these .*{said}"):
         vocoders.load(tmp_path / "one", SPEC.model_copy(update=change))
 
@@ -161,7 +162,7 @@ def test_one_for_other_spectrograms_is_refused(model, tmp_path, change, said):
 def test_what_cannot_be_read_is_refused(model, tmp_path):
     with pytest.raises(UserError, match=r"no vocoder here \(config.json"):
         vocoders.load(tmp_path, SPEC)
-    vocoders.save(model, tmp_path / "one", {"kind": "train"})
+    save_vocoder(model, tmp_path / "one", {"kind": "train"})
     path = tmp_path / "one" / "config.json"
     config = json.loads(path.read_text())
     config["network"]["channels"] = 64

@@ -106,7 +106,9 @@ def test_published_sizes(choice, size):
     kept = params.parse(RaveParams, document["rave"]["autoencoder"], choice).weights.discriminators
     with torch.device("meta"):
         discriminators = Discriminators(kept)
-    of_scales, of_periods = (sum(weight.numel() for weight in part.parameters()) for part in (discriminators.scales, discriminators.periods))
+    of_scales, of_periods = (
+        sum(weight.numel() for weight in part.parameters()) for part in (discriminators.scales, discriminators.periods)
+    )
     assert of_scales == 7_751_619
     assert (len(discriminators.periods), of_periods) == ((5, 4_314_565) if choice == "rave=v2" else (0, 0))
 

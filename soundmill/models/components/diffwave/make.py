@@ -28,4 +28,4 @@ def make(params: DiffWaveParams, ctx: Any, clips: Path, mels: Path, catalog: Pat
     module = DiffWaveModule(params.weights, net, params.noise, params.weights.steps, trainer.spec)
     fitted, facts = trainer.train(module, model, started_from)
     net.eval()
-    return trainer.result(model, fitted, lambda directory: vocoder.save(model, directory, {"kind": "train", **facts}))
+    return trainer.result(model, facts, fitted)

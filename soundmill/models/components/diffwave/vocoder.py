@@ -18,7 +18,7 @@ from soundmill.audio.mel import MelSpec, SpectrogramParams, of_unit_peak
 from soundmill.audio.pieces import pieces
 from soundmill.diffusion.aligned import aligned_timesteps, ancestral_step
 from soundmill.diffusion.schedules import alpha_bar_to_betas, linear
-from soundmill.models.components.contracts import VocoderConfig, read_vocoder, save_vocoder
+from soundmill.models.components.contracts import VocoderConfig, read_vocoder
 from soundmill.models.components.diffwave.network import DiffWaveNet
 from soundmill.models.components.diffwave.params import DiffWaveParams, NetworkParams, NoiseParams, SamplingParams
 from soundmill.training import checkpoint
@@ -51,6 +51,11 @@ class DiffWave:
     def to(self, device: torch.device | str) -> DiffWave:
         self.net.to(device)
         return self
+
+    def config(self, source: dict[str, Any]) -> DiffWaveConfig:
+        return DiffWaveConfig(
+            kind="diffwave", network=self.network, noise=self.noise, sampling=self.sampling, mel_spec=self.spec, source=source
+        )
 
     def vocode(self, log_mels: Tensor, seed: int = 0) -> Tensor:
         """Waves [N, 1, frames · hop_length] in [−1, 1] from log-mels [N, n_mels, frames]; all start from the same noise."""
@@ -120,14 +125,8 @@ def network(params: DiffWaveParams, spec: dict[str, Any]) -> DiffWaveNet:
     return DiffWaveNet(params.network, SpectrogramParams(**spec).spec)
 
 
-def save(model: DiffWave, directory: Path, source: dict[str, Any]) -> dict[str, Any]:
-    """See contracts.py; `source`: plain values."""
-    parts = {"network": model.network, "noise": model.noise, "sampling": model.sampling}
-    return save_vocoder(directory, DiffWaveConfig(kind="diffwave", mel_spec=model.spec, source=source, **parts), model.net)
-
-
 def load(directory: Path, spec: MelSpec | None) -> DiffWave:
-    """The vocoder that `save` wrote; UserError if its mel spec differs from `spec` (if given) or the weights do not fit."""
+    """The vocoder that `save_vocoder` wrote; UserError if its mel spec differs from `spec` (if given) or the weights do not fit."""
     saved = read_vocoder(directory, DiffWaveConfig, spec)
     net = checkpoint.load_weights(DiffWaveNet(saved.network, saved.mel_spec), directory / checkpoint.WEIGHTS)
     return DiffWave(saved.network, saved.noise, saved.sampling, saved.mel_spec, net)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from soundmill.models.components.contracts import MadeComponent
-from soundmill.models.components.hifigan import pretrained, training, vocoder
+from soundmill.models.components.hifigan import pretrained, training
 from soundmill.models.components.hifigan.params import HifiGanParams
 from soundmill.models.components.loaded import LICENCE
 from soundmill.models.components.vocoder_adversary import check_hop
@@ -24,4 +24,4 @@ def make(params: HifiGanParams, ctx: Any, clips: Path, mels: Path, catalog: Path
         fitted = None
         model, facts = pretrained.load(weights, params.network, trainer.spec, ctx.home, ctx.digests)
         print(f"{ctx.name}: {LICENCE}", flush=True)
-    return trainer.result(model, fitted, lambda directory: vocoder.save(model, directory, {"kind": weights.kind, **facts}))
+    return trainer.result(model, facts, fitted)

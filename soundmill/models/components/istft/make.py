@@ -1,4 +1,4 @@
-"""VocoderTrainer the vocoder with an inverse STFT: training it on the corpus's training clips, or loading it."""
+"""Make the vocoder with an inverse STFT: train it on the training clips, or load it."""
 
 from __future__ import annotations
 
@@ -39,4 +39,4 @@ def make(params: IstftParams, ctx: Any, clips: Path, mels: Path, catalog: Path) 
             module = training.against_discriminators(weights, model.net, build, spec)
         fitted, facts = trainer.train(module, model, started_from)
         model.net.eval()
-    return trainer.result(model, fitted, lambda directory: vocoder.save(model, directory, {"kind": weights.kind, **facts}))
+    return trainer.result(model, facts, fitted)

@@ -46,7 +46,7 @@ def make(params: MelGanParams, ctx: Any, clips: Path, mels: Path, catalog: Path)
         VocoderModule(weights, net, build, trainer.spec, _synthesise, discriminators, *losses), model, started_from
     )
     without_norms(net).eval()
-    return trainer.result(model, fitted, lambda directory: vocoder.save(model, directory, {"kind": "train", **facts}))
+    return trainer.result(model, facts, fitted)
 
 
 def _synthesise(net: nn.Module, log_mel: Tensor, hop_length: int) -> Tensor:

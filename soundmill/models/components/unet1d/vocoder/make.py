@@ -26,4 +26,4 @@ def make(params: DiffusionVocoderParams, ctx: Any, clips: Path, mels: Path, cata
     started_from = trainer.start(model, vocoder.load, ("network",))
     fitted, facts = trainer.train(VocoderModule(net, params.weights, params.weights.steps), model, started_from)
     net.eval()
-    return trainer.result(model, fitted, lambda directory: vocoder.save(model, directory, {"kind": "train", **facts}))
+    return trainer.result(model, facts, fitted)

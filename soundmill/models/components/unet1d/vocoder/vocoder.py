@@ -16,7 +16,7 @@ from torch import Tensor
 from soundmill.audio.mel import MelSpec, SpectrogramParams
 from soundmill.audio.pieces import faded, window_starts
 from soundmill.diffusion import velocity
-from soundmill.models.components.contracts import VocoderConfig, read_vocoder, save_vocoder
+from soundmill.models.components.contracts import VocoderConfig, read_vocoder
 from soundmill.models.components.unet1d.params import SamplingParams, UNet1dParams
 from soundmill.models.components.unet1d.vocoder.network import VocoderNet
 from soundmill.models.components.unet1d.vocoder.params import DiffusionVocoderParams
@@ -45,6 +45,9 @@ class DiffusionVocoder:
         self.net.to(device)
         return self
 
+    def config(self, source: dict[str, Any]) -> DiffusionVocoderConfig:
+        return DiffusionVocoderConfig(kind=KIND, network=self.network, sampling=self.sampling, mel_spec=self.spec, source=source)
+
     @torch.no_grad()
     def vocode(self, log_mels: Tensor, seed: int = 0) -> Tensor:
         """Waves [N, 1, frames · hop_length] from log-mels [N, n_mels, frames]; all start from the same noise; not clipped."""
@@ -67,14 +70,8 @@ def network(params: DiffusionVocoderParams, spec: dict[str, Any]) -> VocoderNet:
     return VocoderNet(params.network, SpectrogramParams(**spec).spec)
 
 
-def save(model: DiffusionVocoder, directory: Path, source: dict[str, Any]) -> dict[str, Any]:
-    """See contracts.py; `source`: plain values."""
-    parts = {"network": model.network, "sampling": model.sampling}
-    return save_vocoder(directory, DiffusionVocoderConfig(kind=KIND, mel_spec=model.spec, source=source, **parts), model.net)
-
-
 def load(directory: Path, spec: MelSpec | None) -> DiffusionVocoder:
-    """The vocoder that `save` wrote; UserError if its mel spec differs from `spec` (if given) or the weights do not fit."""
+    """The vocoder that `save_vocoder` wrote; UserError if its mel spec differs from `spec` (if given) or the weights do not fit."""
     saved = read_vocoder(directory, DiffusionVocoderConfig, spec)
     net = checkpoint.load_weights(VocoderNet(saved.network, saved.mel_spec), directory / checkpoint.WEIGHTS)
     return DiffusionVocoder(saved.network, saved.sampling, saved.mel_spec, net)
