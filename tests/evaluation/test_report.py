@@ -64,6 +64,19 @@ def write(directory, **changes):
     return directory
 
 
+def test_an_interrupted_report_leaves_the_earlier_one_whole(tmp_path, monkeypatch):
+    directory = write(tmp_path / "report")
+    before = {path.name: path.read_bytes() for path in directory.iterdir()}
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(report.page, "render", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write(directory, warnings=["another"])
+    assert {path.name: path.read_bytes() for path in directory.iterdir()} == before
+
+
 def test_page_holds_scores_sounds_warnings_and_provenance(tmp_path):
     directory = write(tmp_path / "report")
     page = (directory / "index.html").read_text(encoding="utf-8")
