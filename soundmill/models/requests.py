@@ -76,7 +76,7 @@ def describe(request: Request) -> str:
 
 def match_label(text: str, labels: Sequence[str]) -> str:
     """The label that a prompt means: equal up to case, the only one that contains the text, or the only one whose words (stemmed)
-    all occur in the text (`a dog barks`: `dog`, `dog_barking`), where a label whose words include another's wins."""
+    all occur in the text (`a dog barks`: `dog`, `dog_barking`). Of `drum` and `kick drum` the longer one counts."""
     if not labels:
         raise NoLabel(f"label {text!r}: this model was trained without labels; leave it out", "")
     exact = [label for label in labels if label.casefold() == text.casefold()]

@@ -179,7 +179,7 @@ def test_the_encoder_stands_still_in_phase_2(tmp_path, capfd):
     before = weights_of(tmp_path)
     assert make_codec(tmp_path, composed(*V1))["phase"] == 2
     told = capfd.readouterr().out
-    sound = "0.0 minutes of sound: 5 crops of 0.06 s an epoch, one of each clip; in 6 steps of 2 each second is heard 1.71 times"
+    sound = "0.0 minutes of sound: 5 crops of 0.06 s an epoch, one of each clip; in 6 steps of 2 each second is used 1.71 times"
     assert sound in told
     assert "phase 2 (encoder frozen, against discriminators) begins at step 3 of 6" in told
     assert told.index("begins at step 3 of 6") < told.index("phase 2 begins at step 3 of 6: the encoder is frozen")

@@ -104,11 +104,11 @@ class RaveModule(PhasedModule):
 
 
 def describe_training(minutes: float, clips: int, params: WeightsParams, sample_rate: int) -> list[str]:
-    """Lines to print before training: how much sound there is, how often it is heard, and when phase 2 begins."""
+    """Lines to print before training: how much sound there is, how often each second is used, and when phase 2 begins."""
     crop = params.num_samples / sample_rate
     times = params.steps * params.batch_size * crop / (60 * minutes)
     sound = f"{minutes:.1f} minutes of sound: {clips} crops of {crop:.2f} s an epoch, one of each clip; in {params.steps} steps of "
-    sound += f"{params.batch_size} each second is heard {times:.3g} times"
+    sound += f"{params.batch_size} each second is used {times:.3g} times"
     if params.phase_1_steps == params.steps:
         return [sound, f"phase 1 only, without discriminators: phase_1_steps {params.phase_1_steps} equals steps"]
     phase_2 = f"phase 2 (encoder frozen, against discriminators) begins at step {params.phase_1_steps} of {params.steps}"
