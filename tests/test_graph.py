@@ -97,7 +97,7 @@ families:
     inputs: data/clips/default
     parts: data/clips/default
     tagger: data/clips/default
-    components: {source: waves, codec: waves, vocoder: waves, condition: waves}
+    components: {source: waves, codec: log_mels, vocoder: waves, condition: waves}
 tiny_codec:
   train:
     seed: 0

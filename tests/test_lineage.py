@@ -76,7 +76,7 @@ def test_a_copied_checkpoint_tells_its_recordings_where_data_is_gone(built_graph
     trained = catalog[catalog.split == "train"]
     found = lineage.trace(tmp_path, str(tmp_path / "kept"))
     for part in ("this checkpoint", "autoencoder", "vocoder"):
-        expected = ("training data of", part)
+        expected = "training data of", part
         (training_data,) = [node for node in found.comes_from if (node.kind, node.name) == expected]
         assert {node.name for node in training_data.below} == set(trained.recording_id)
         assert {clip for node in training_data.below for clip in node.facts["clips"]} == set(trained.index)
