@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from soundmill.models.components.unet1d.params import SamplingParams, UNet1dParams
+from soundmill.models.components.unet1d.params import SamplingParams, UNet1dParams, UnitVariance
 from soundmill.params import StageParams
 from soundmill.training.params import HardwareParams, TrainingParams
 
@@ -35,6 +35,7 @@ class WeightsParams(TrainingParams):
     batch_size: int = Field(ge=1)
     steps: int = Field(ge=1)
     num_samples: int = Field(ge=1, description="length of a crop of each clip; shorter clips are padded with silence")
+    unit_variance: UnitVariance = False
 
 
 class AutoencoderParams(StageParams):

@@ -14,6 +14,7 @@ from soundmill.models.components.unet1d.vocoder.params import DiffusionVocoderPa
 from soundmill.models.components.unet1d.vocoder.training import VocoderModule
 from soundmill.models.components.unet1d.vocoder.vocoder import DiffusionVocoder
 from soundmill.models.components.vocoder_making import Making
+from soundmill.models.components.waves.source import wave_deviation
 from soundmill.training.device import use_threads
 
 
@@ -23,7 +24,10 @@ def make(params: DiffusionVocoderParams, ctx: Any, clips: Path, mels: Path, cata
     torch.manual_seed(params.weights.seed)
     net = VocoderNet(params.network, making.spec)
     model = DiffusionVocoder(params.network, params.sampling, making.spec, net)
-    started_from = making.begin(model, vocoder.load, ("network",))
-    fitted, facts = making.train(VocoderModule(net, params.weights, params.weights.steps), model, started_from)
+    started_from = making.begin(model, vocoder.load, ("network",), kept=("sigma_data",))
+    if params.weights.unit_variance and not started_from:
+        model.sigma_data = wave_deviation(making.training_pairs().waves, "vocoder.weights.unit_variance")
+    module = VocoderModule(net, params.weights, params.weights.steps, sigma_data=model.sigma_data)
+    fitted, facts = making.train(module, model, started_from)
     net.eval()
     return making.made(model, fitted, lambda directory: vocoder.save(model, directory, {"kind": "train", **facts}))
