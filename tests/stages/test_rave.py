@@ -320,7 +320,7 @@ def test_tango_diffuses_its_latents_and_needs_no_vocoder(tmp_path, data):
 
 
 def test_a_corpus_of_silence_trains(tmp_path):
-    """Nothing varies, and all stays finite."""
+    """Nothing varies, and all stays finite; principal components it has none."""
     of_waves.write(tmp_path)
     silent = [
         {
@@ -334,6 +334,8 @@ def test_a_corpus_of_silence_trains(tmp_path):
     ]
     (tmp_path / "clips" / shards.shard_name(0)).unlink()
     shards.write_rows(silent, tmp_path / "clips" / shards.shard_name(0), manifest.CLIPS)
-    metrics = make_codec(tmp_path, composed(*V1))
+    with pytest.raises(SystemExit, match=r"autoencoder\.network\.pca: all training clips are silent"):
+        make_codec(tmp_path, composed(*V1))
+    metrics = make_codec(tmp_path, composed(*V1, "rave.autoencoder.network.pca=false"))
     assert np.isfinite(metrics["valid_loss"])
     assert all(torch.isfinite(value).all() for value in weights_of(tmp_path).values())

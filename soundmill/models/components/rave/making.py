@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from soundmill import hashing
@@ -52,7 +51,7 @@ def make(params: RaveParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -
     started_from = _start(net, params, rate, ctx) if weights.start_from else None
     module = RaveModule(weights, net.with_norms())
     if params.network.pca and not started_from:
-        net.start_from_components(whole_waves(source_of(list(splits["train"]))), "autoencoder.network.pca")
+        net.start_from_components(source_of(list(splits["train"])).whole(), "autoencoder.network.pca")
     parameters, discriminator_parameters = (sum(w.numel() for w in one.parameters()) for one in (net, module.discriminators))
     train, valid = list(splits["train"]), choose_by_hash(list(splits["valid"]), weights.validate_batches * weights.batch_size)
     minutes = sum(durations_of(clips, train).values()) / 60
@@ -118,13 +117,6 @@ def _start(net: RaveNet, params: RaveParams, rate: int, ctx: Any) -> str:
     net.center.zero_(), net.rotation.copy_(torch.eye(len(net.rotation))), net.spread.fill_(1)
     print(f"{ctx.name}: starts from {params.weights.start_from}", flush=True)
     return hashing.file_digest(where / checkpoint.WEIGHTS)
-
-
-def whole_waves(source: WaveCrops) -> Iterator[Tensor]:
-    """Each clip's consecutive crops [n, 1, num_samples]; the end of the last one is silence."""
-    for item in range(len(source.waves)):
-        wave = torch.from_numpy(source.waves.read(item).astype(np.float32))
-        yield F.pad(wave, (0, -len(wave) % source.num_samples)).reshape(-1, 1, source.num_samples)
 
 
 @torch.no_grad()

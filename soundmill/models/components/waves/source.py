@@ -61,6 +61,13 @@ class WaveCrops:
             crop[:, : part.shape[1]] = part
         return (torch.from_numpy(crops),)
 
+    def whole(self) -> Iterator[Tensor]:
+        """Each wave as consecutive crops [n, channels, num_samples]; the end of the last one is silence."""
+        for item in range(len(self.waves)):
+            wave = torch.from_numpy(np.atleast_2d(self.waves.read(item)).astype(np.float32))
+            padded = torch.nn.functional.pad(wave, (0, -wave.shape[1] % self.num_samples))
+            yield padded.unflatten(1, (-1, self.num_samples)).transpose(0, 1)
+
 
 def wave_deviation(waves: Arrays, key: str) -> float:
     """Root mean square of all samples: the standard deviation of waves around zero.

@@ -16,6 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from soundmill.audio.invert import check_overlap
 from soundmill.audio.mel import MelSpec, SpectrogramParams
 from soundmill.diffusion import velocity
 from soundmill.errors import UserError
@@ -110,6 +111,13 @@ def check_frames(params: AutoencoderParams, spec: MelSpec) -> None:
         raise UserError("the encoder does not change the level of waves: set its spectrogram's `peak` to null")
     if params.weights.num_samples <= spec.n_fft // 2:
         raise UserError(f"weights.num_samples {params.weights.num_samples} must be more than half of n_fft {spec.n_fft}")
+    if params.encoder.pca:
+        check_overlap(spec)
+        if params.encoder.latent_channels > (numbers := spec.n_mels * params.encoder.factor):
+            raise UserError(
+                f"encoder.latent_channels {params.encoder.latent_channels}: with encoder.pca at most {numbers}, the numbers of "
+                f"{params.encoder.factor} frames of {spec.n_mels} bands"
+            )
 
 
 def network(params: AutoencoderParams, spec: dict[str, Any], channels: int = 1) -> AutoencoderNet:

@@ -66,6 +66,8 @@ def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: 
     if weights.unit_variance and not started_from:
         model.sigma_data = wave_deviation(source_of(train).waves, "autoencoder.weights.unit_variance")
     module.sigma_data = model.sigma_data
+    if params.encoder.pca and not started_from:
+        net.start_from_components(source_of(train).whole(), model.sigma_data, "autoencoder.encoder.pca")
     draw = partial(samples, model, clips, valid or train, pick_device(params.hardware.accelerator))
     fitted = fit_averaged(
         module,

@@ -20,6 +20,11 @@ class EncoderParams(StageParams):
     factor: int = Field(ge=1)
     latent_channels: int = Field(ge=1)
     groups: int = Field(ge=1, description="of the group norms; must divide `channels`")
+    pca: bool = Field(  # earlier checkpoints lack this key
+        default=False,
+        description="start from the principal components of the training clips' log-mels, decoded to noise with their spectrum, and "
+        "learn only what they lack",
+    )
 
     @model_validator(mode="after")
     def _groups_fit(self) -> EncoderParams:
