@@ -15,7 +15,6 @@ from soundmill.models.components.unet1d.codec.params import AutoencoderParams, E
 from soundmill.models.components.unet1d.network import UNet1d
 from soundmill.models.components.unet1d.params import NO_TRANSFORM
 
-
 LEAST_POWER = 1e-6  # of a bin, relative to white noise of unit variance
 
 

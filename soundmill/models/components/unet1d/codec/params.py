@@ -22,7 +22,7 @@ class EncoderParams(StageParams):
     groups: int = Field(ge=1, description="of the group norms; must divide `channels`")
     pca: bool = Field(  # earlier checkpoints lack this key
         default=False,
-        description="start from the principal components of the training clips' log-mels, decoded to noise with their spectrum, and "
+        description="start from principal components of the training clips' log-mels, decoded to noise with their spectrum, and "
         "learn only what they lack",
     )
 
