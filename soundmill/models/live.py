@@ -93,7 +93,7 @@ def export_onnx(path: Path, codec: RaveCodec) -> dict[str, list[Any]]:
         raise UserError("ONNX export needs more packages: pip install 'soundmill[export]'") from None
     frames, kept = 4, offered(codec)
     latents = torch.zeros(1, codec.network.latent_channels, frames)
-    noise = codec.net.draw_noise(latents, torch.Generator().manual_seed(0)) if codec.phase == 2 else None
+    noise = codec.net.draw_noise(latents, torch.Generator().manual_seed(0)) if codec.noisy else None
     given = {"latents": latents[:, :kept], "left_out": latents[:, kept:], "noise": noise}
     given = {name: value for name, value in given.items() if value is not None and value.numel()}
     length = torch.export.Dim("frames", min=1, max=1 << 20)

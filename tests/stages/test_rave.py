@@ -31,6 +31,7 @@ SHRUNK = [
     "rave.autoencoder.network.ratios=[4,2]",
     "rave.autoencoder.network.dilations=[[1,3],[1]]",
     "rave.autoencoder.network.latent_channels=6",
+    "rave.autoencoder.network.noise={ratios: [4], filters: 3}",
     "rave.autoencoder.weights.steps=6",
     "rave.autoencoder.weights.phase_1_steps=3",
     "rave.autoencoder.weights.batch_size=2",
@@ -89,7 +90,7 @@ def data(tmp_path_factory) -> Path:
     of_waves.write(home, channels=2)
     metrics = make_codec(home, composed())
     assert metrics["phase"] == 2
-    assert 1 <= metrics["rank_0.8"] <= metrics["rank_0.95"] == metrics["rank"] <= 6
+    assert 1 <= metrics["rank_0.8"] <= metrics["rank_0.95"] <= metrics["rank"] == 6
     assert metrics["latent_rate"] == 500
     assert metrics["latent_values_per_second"] == 500 * metrics["rank"]
     assert 0 < metrics["best_valid_loss"] <= metrics["valid_loss"]
@@ -319,7 +320,7 @@ def test_tango_diffuses_its_latents_and_needs_no_vocoder(tmp_path, data):
 
 
 def test_a_corpus_of_silence_trains(tmp_path):
-    """Nothing varies, and all stays finite."""
+    """Nothing varies, and all stays finite; principal components it has none."""
     of_waves.write(tmp_path)
     silent = [
         {
@@ -333,6 +334,8 @@ def test_a_corpus_of_silence_trains(tmp_path):
     ]
     (tmp_path / "clips" / shards.shard_name(0)).unlink()
     shards.write_rows(silent, tmp_path / "clips" / shards.shard_name(0), manifest.CLIPS)
-    metrics = make_codec(tmp_path, composed(*V1))
+    with pytest.raises(SystemExit, match=r"autoencoder\.network\.pca: all training clips are silent"):
+        make_codec(tmp_path, composed(*V1))
+    metrics = make_codec(tmp_path, composed(*V1, "rave.autoencoder.network.pca=false"))
     assert np.isfinite(metrics["valid_loss"])
     assert all(torch.isfinite(value).all() for value in weights_of(tmp_path).values())

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from soundmill.audio import mel
 from soundmill.models.components.contracts import MadeComponent
-from soundmill.models.components.diffwave import vocoder
+from soundmill.models.components.diffwave import prior, vocoder
 from soundmill.models.components.diffwave.network import DiffWaveNet
 from soundmill.models.components.diffwave.params import DiffWaveParams
 from soundmill.models.components.diffwave.training import DiffWaveModule
@@ -18,7 +19,9 @@ from soundmill.training.device import use_threads
 
 
 def make(params: DiffWaveParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:
-    trainer = VocoderTrainer.of(params, ctx, clips, mels, catalog)
+    level = prior.whitened if params.noise.prior == "mel" else mel.levelled
+    trainer = VocoderTrainer.of(params, ctx, clips, mels, catalog, level)
+    vocoder.check_prior(params.noise, trainer.spec)
     vocoder.schedule(params.noise, params.sampling)  # raises before the training if they do not fit
     use_threads(params.hardware.threads)
     torch.manual_seed(params.weights.seed)

@@ -15,10 +15,10 @@ from soundmill import hashing
 from soundmill.audio import figures
 from soundmill.models.catalog import beginnings, choose_by_hash, durations_of, read_weights, waves_of
 from soundmill.models.components.contracts import MadeComponent
+from soundmill.models.components.pca import Components, components
 from soundmill.models.components.rave import codec as codecs
 from soundmill.models.components.rave.augmentation import AugmentedCrops, draw_crops
 from soundmill.models.components.rave.codec import RaveCodec
-from soundmill.models.components.rave.fidelity import Components, components
 from soundmill.models.components.rave.network import RaveNet
 from soundmill.models.components.rave.params import RaveParams
 from soundmill.models.components.rave.training import RaveModule, describe_training, phase_of
@@ -50,6 +50,8 @@ def make(params: RaveParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -
     model = RaveCodec(params.network, rate, net, 2, params.fidelity, params.network.latent_channels)
     started_from = _start(net, params, rate, ctx) if weights.start_from else None
     module = RaveModule(weights, net.with_norms())
+    if params.network.pca and not started_from:
+        net.start_from_components(source_of(list(splits["train"])).whole(), "autoencoder.network.pca")
     parameters, discriminator_parameters = (sum(w.numel() for w in one.parameters()) for one in (net, module.discriminators))
     train, valid = list(splits["train"]), choose_by_hash(list(splits["valid"]), weights.validate_batches * weights.batch_size)
     minutes = sum(durations_of(clips, train).values()) / 60
@@ -132,7 +134,7 @@ def fit_latents(model: RaveCodec, latent_components: Components) -> None:
     """
     model.rank = latent_components.rank(model.fidelity)
     model.net.center.copy_(latent_components.mean), model.net.rotation.copy_(latent_components.rotation)
-    deviations = (latent_components.variance * latent_components.kept.diff(prepend=torch.zeros(1))).sqrt().clamp_min(LEAST_SPREAD)
+    deviations = latent_components.variances.sqrt().clamp_min(LEAST_SPREAD)
     model.net.spread.fill_(1)[: model.rank].copy_(deviations[: model.rank])
 
 

@@ -22,7 +22,7 @@ from soundmill.models.components.unet1d.codec.codec import DiffusionCodec
 from soundmill.models.components.unet1d.codec.network import AutoencoderNet
 from soundmill.models.components.unet1d.codec.params import AutoencoderParams
 from soundmill.models.components.unet1d.training import VelocityModule
-from soundmill.models.components.waves.source import WaveCrops, gather_waves
+from soundmill.models.components.waves.source import WaveCrops, gather_waves, wave_deviation
 from soundmill.models.samples import Samples, sampling
 from soundmill.training import checkpoint
 from soundmill.training.device import evaluating, pick_device, use_threads
@@ -61,8 +61,13 @@ def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: 
     size = f"{len(splits['train'])} clips, {parameters:,} parameters"
     print(f"{ctx.name}: {size}, {weights.steps} steps of {weights.batch_size}", flush=True)
     module = AutoencoderModule(net, weights, weights.steps)
-    started_from = _start(module, params, spec.model_dump(), ctx) if weights.start_from else None
+    started_from = _start(module, model, ctx) if weights.start_from else None
     train, valid = list(splits["train"]), choose_by_hash(list(splits["valid"]), weights.validate_batches * weights.batch_size)
+    if weights.unit_variance and not started_from:
+        model.sigma_data = wave_deviation(source_of(train).waves, "autoencoder.weights.unit_variance")
+    module.sigma_data = model.sigma_data
+    if params.encoder.pca and not started_from:
+        net.start_from_components(source_of(train).whole(), model.sigma_data, "autoencoder.encoder.pca")
     draw = partial(samples, model, clips, valid or train, pick_device(params.hardware.accelerator))
     fitted = fit_averaged(
         module,
@@ -99,15 +104,17 @@ def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: 
     return MadeComponent(partial(codecs.save, model, source=facts), fitted.points, metrics, weights.steps, draw)
 
 
-def _start(module: AutoencoderModule, params: AutoencoderParams, spec: dict[str, Any], ctx: Any) -> str:
-    """Load the weights of the autoencoder `weights.start_from`; returns their digest."""
-    where = ctx.home / params.weights.start_from
+def _start(module: AutoencoderModule, model: DiffusionCodec, ctx: Any) -> str:
+    """Load weights and scale of the autoencoder `weights.start_from`; returns the weights' digest."""
+    weights = model.params.weights
+    where = ctx.home / weights.start_from
     start = codecs.load(where)
     parts = {"encoder", "network", "latents_at"}
-    theirs, ours = (one.model_dump(include=parts) for one in (start.params, params))
-    compare(str(where), theirs | {"mel_spec": start.spec.model_dump()}, ours | {"mel_spec": spec})
-    module.start_from(start.net.state_dict(), params.weights.start_from)
-    print(f"{ctx.name}: starts from {params.weights.start_from}", flush=True)
+    theirs, ours = (one.params.model_dump(include=parts) | {"mel_spec": one.spec.model_dump()} for one in (start, model))
+    compare(str(where), theirs, ours)
+    module.start_from(start.net.state_dict(), weights.start_from)
+    model.sigma_data = start.sigma_data
+    print(f"{ctx.name}: starts from {weights.start_from}", flush=True)
     return hashing.file_digest(where / checkpoint.WEIGHTS)
 
 
