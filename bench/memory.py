@@ -161,7 +161,7 @@ def codec_training(codec: Any, document: dict[str, Any], family: str) -> tuple[A
         module = RaveModule(codec.weights, RaveNet(codec.network).with_norms())
     else:
         from soundmill.audio.mel import SpectrogramParams
-        from soundmill.models.components.unet1d.codec.making import AutoencoderModule
+        from soundmill.models.components.unet1d.codec.make import AutoencoderModule
         from soundmill.models.components.unet1d.codec.network import AutoencoderNet
 
         channels = document["clips"][document["families"][family]["clips"]]["channels"]

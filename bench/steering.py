@@ -53,7 +53,7 @@ def main() -> None:
     rate = model.sample_rate
     asked = prompts(args.reference, args.sounds)
     waves = {REAL: real_waves(args.reference, asked)}
-    waves[CODEC] = through_codec(model, waves[REAL])
+    waves[CODEC] = decode_encoded(model, waves[REAL])
     seconds = {}
     with measure.workplace(args.work) as place:
         for scale in args.guidance:
@@ -128,7 +128,7 @@ def real_waves(reference: Path, asked: dict[str, Prompt]) -> dict[str, list[np.n
     return {family: [waves[clip_id] for clip_id in prompt.clips] for family, prompt in asked.items()}
 
 
-def through_codec(model: Tango, waves: dict[str, list[np.ndarray]]) -> dict[str, list[np.ndarray]]:
+def decode_encoded(model: Tango, waves: dict[str, list[np.ndarray]]) -> dict[str, list[np.ndarray]]:
     from soundmill.models import generation
 
     def back(wave: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ MESSAGE = "its process was killed; found by the next run"
 def end_last(path: Path) -> None:
     """Mark the run that `path` names, and its tasks, as crashed unless they have ended; then write this run's id to `path`.
 
-    The caller must hold the lock that only one run at a time can hold, so the last run is over whatever its state in Prefect.
+    The caller must hold the lock that only one run at a time can hold, so the last run has ended, even if Prefect says otherwise.
     """
     last = None
     with suppress(OSError, ValueError):

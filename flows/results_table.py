@@ -23,7 +23,7 @@ METRICS = {
     "fad": Metric("Fréchet distance", "FAD"),
     "mmd": Metric("Kernel distance (MMD)", "MMD"),
     "kl": Metric("KL divergence", "KL"),
-    "label_accuracy": Metric("Label accuracy", "class asked for", higher_is_better=True, is_share=True),
+    "label_accuracy": Metric("Label accuracy", "requested class", higher_is_better=True, is_share=True),
     "recall": Metric("Recall", "recall", higher_is_better=True, is_share=True),
     "coverage": Metric("Coverage", "coverage", higher_is_better=True, is_share=True),
     "memorised": Metric("Near-copies", "near-copies", is_share=True),

@@ -139,7 +139,7 @@ def main(
 
     The parameters' type is the annotation of `run`'s first argument, or `params_type(family, section)` if families or kinds differ.
     `code_by_name(family, section, parameters)` lists the modules and packages that `run` finds by name instead of importing them.
-    With `always_runs` (the stage runs in every `dvc repro`), a run is recorded only after `ctx.tracking.begin()`.
+    With `always_runs` (the stage runs in every `dvc repro`), a run is recorded only after `ctx.tracking.start()`.
     """
     run = _by_name(run)
     name = run.__module__.removeprefix("stages.") if run.__module__.startswith("stages.") else section
@@ -235,7 +235,7 @@ def _main(
             path.parent.mkdir(parents=True)
 
         recorded = values.model_dump(mode="json")
-        with tracking.stage_run(project_home(root), name, recorded, root, args.family, begin=not always_runs) as tracked:
+        with tracking.stage_run(project_home(root), name, recorded, root, args.family, start=not always_runs) as tracked:
             home = project_home(root)
             ctx = Context(name, args.family, root, home, scratch, kept, digests, workers, cluster, found_by_name, tracked)
             started = time.monotonic()

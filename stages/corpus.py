@@ -57,7 +57,7 @@ def run(params: CorpusParams, ctx: stage.Context, corpus: stage.Output, forgotte
     planned, jobs = _planned(params)
     make = loop_corpus.write if params.format == "loops" else synthetic.write_recording
     report = ctx.map_shards(make, jobs, corpus / "audio", unit="recording")
-    files = inventory.take(corpus / "audio", ctx.workers)
+    files = inventory.list_files(corpus / "audio", ctx.workers)
     left_out = lists.read(forgotten)
     left_out.leave_out_files(files)
     kept = _remove_others(corpus / "audio", planned, {file.path for file in files.audio})

@@ -92,7 +92,7 @@ class Encoding:
 
 @lru_cache(maxsize=1)
 def _load(directory: Path, digest: str, accelerator: str) -> Encoder:
-    """Once per process, with one thread, as more would change the last bits; `digest` makes a changed codec load anew."""
+    """Load the codec, once per process and `digest`, with one thread: more would change the last bits."""
     torch.set_num_threads(1)
     return registry.load_codec(directory).to(pick_device(accelerator))
 

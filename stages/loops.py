@@ -81,7 +81,7 @@ def run(
     misnamed = [row["path"] for row in found if is_misnamed(row["named_bpm"], row["bpm"])]
     for row in [row for row in found if row["path"] in misnamed[:NAMED]]:
         print(f"{ctx.name}: {row['path']}: its name says {row['named_bpm']:g} bpm, but it has {row['bpm']:.4g}")
-    ctx.show(f"the loops ({picture.name})", partial(_draw, loops, picture))
+    ctx.show(f"the loops ({picture.name})", partial(_draw, loops, found, picture))
     return {
         "recordings": recordings.num_rows,
         "loops": len(found),
@@ -202,17 +202,16 @@ def _write_tables(corpus: Path, loops: Path, recordings: pa.Table) -> list[dict[
     return sorted(found, key=lambda row: row["path"])
 
 
-def _draw(loops: Path, picture: Path) -> None:
-    rows = [row for path in shards.shard_paths(loops / "audio") for row in shards.read_rows(path, manifest.LOOPS, ["path", "bpm"])]
-    chosen = {row["path"] for row in sorted(rows, key=lambda row: hashing.digest(row["path"]))[:SHOWN]}
+def _draw(loops: Path, found: list[dict[str, Any]], picture: Path) -> None:
+    chosen = {row["path"] for row in sorted(found, key=lambda row: hashing.digest(row["path"]))[:SHOWN]}
     shown = []
     for path in shards.shard_paths(loops / "audio"):
         for row in shards.read_rows(path, manifest.LOOPS, manifest.LOOPS.names):
             if row["path"] in chosen:
                 data = row["audio"]["bytes"]
+                wave, rate = flac.decode_mono(data), flac.flac_rate(data)
                 title = f"{Path(row['path']).name}: {row['bpm']:.4g} by {row['found_by']}"
-                beat = len(flac.decode_mono(data)) / flac.flac_rate(data) / row["bars"] / tempo.BEATS
-                shown.append((title, flac.decode_mono(data), flac.flac_rate(data), beat))
+                shown.append((title, wave, rate, len(wave) / rate / row["bars"] / tempo.BEATS))
     figures.save_png(figures.draw_beats(shown, SHOWN_SECONDS, tempo.BEATS), picture)
 
 

@@ -23,7 +23,7 @@ FULL_SCALE = 32767 / 32768
 
 
 class MixupParams(StageParams):
-    pairing: Literal["pressure", "random", "none"]  # random: both clips have equal weight, whatever their levels
+    pairing: Literal["pressure", "random", "none"]  # random: both clips have equal weight, regardless of their levels
     ratio: float = Field(ge=0, le=100, description="mixes per captioned training clip")
     partner: Literal["any", "other"] = Field(
         description="other: prefer a clip with different labels (or captions, if it has no labels)"

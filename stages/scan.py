@@ -43,7 +43,7 @@ def run(params: ScanParams, ctx: stage.Context, corpus: stage.Output, forgotten:
         for name in TABLES:
             os.link(kept / name, corpus / name)
     else:
-        ctx.tracking.begin()
+        ctx.tracking.start()
         rejected, metrics = _write_tables(params, sources, left_out, corpus, ctx.scratch.parent)
         outcome = {"rejected": rejected, "metrics": metrics}
         _keep(outcome, corpus, kept)
@@ -133,7 +133,7 @@ class Source:
 def _take(directory: Directory, params: ScanParams, left_out: Forgotten, ctx: stage.Context) -> Source:
     with named(directory.name):
         with ctx.progress(0, f"scan {directory.name}".strip(), "file") as tick:
-            files = inventory.take(
+            files = inventory.list_files(
                 directory.root,
                 ctx.workers,
                 cache=ctx.digests,

@@ -42,9 +42,9 @@ def ports(pids: Iterator[int] | dict[int, str]) -> set[int]:
     return {port for port, inode in _listening() if f"socket:[{inode}]" in sockets}
 
 
-def still_open(wanted: set[int]) -> set[int]:
+def still_open(ports: set[int]) -> set[int]:
     """Those of these ports that anybody listens at."""
-    return wanted & {port for port, _ in _listening()}
+    return ports & {port for port, _ in _listening()}
 
 
 def _listening() -> list[tuple[int, str]]:

@@ -90,8 +90,8 @@ def test_random_kills_leave_the_same_bytes(graph_copy):
             assert refused < 20, dvc(checkout, "repro", *TARGETS).stderr[-3000:]
             time.sleep(0.5)
         stages = params.read_yaml(checkout / "dvc.lock")["stages"].values()
-        made = tuple(out["path"].removeprefix("data/") for entry in stages for out in entry["outs"])
-        whole = {name: digest for name, digest in built.items() if name.startswith(made)}
+        output = tuple(out["path"].removeprefix("data/") for entry in stages for out in entry["outs"])
+        whole = {name: digest for name, digest in built.items() if name.startswith(output)}
         assert digests(checkout / "data") == whole, f"after {kills} kills"
     print(f"{kills} kills; left truncated: DVC's rwlock {remedied} times, dvc.lock {truncated} times")
 

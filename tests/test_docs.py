@@ -53,12 +53,12 @@ def test_links_lead_somewhere():
 
 
 def test_files_that_docs_name_exist():
-    made = [PLACEHOLDER.sub("*", path) for stage in DVC.values() for path in outputs(stage)]
+    output = [PLACEHOLDER.sub("*", path) for stage in DVC.values() for path in outputs(stage)]
 
     def is_made(path: str) -> bool:
         parts = glob(path).split("/")
         return path.startswith(UNTRACKED) or any(
-            all(fnmatch(a, b) or fnmatch(b, a) for a, b in zip(parts, other.split("/"), strict=False)) for other in made
+            all(fnmatch(a, b) or fnmatch(b, a) for a, b in zip(parts, other.split("/"), strict=False)) for other in output
         )
 
     missing = []
@@ -122,15 +122,15 @@ def test_readme_begins_with_two_commands_and_is_short():
 
 def test_the_stages_that_run_on_a_cluster_are_those_that_docs_name():
     text = (ROOT / "docs" / "orchestration.md").read_text("utf-8")
-    told = re.search(r"The stages ([^.]*) then process\s+their\s+shards\s+on the cluster", text)[1]
-    its = {path.stem: path.read_text("utf-8") for path in (ROOT / "stages").glob("*.py")}
-    mapping = {name for name, text in its.items() if re.search(r"ctx\.(map|make)_shards", text)}
-    assert set(spans(told)) == mapping
+    named = re.search(r"The stages ([^.]*) then process\s+their\s+shards\s+on the cluster", text)[1]
+    sources = {path.stem: path.read_text("utf-8") for path in (ROOT / "stages").glob("*.py")}
+    mapping = {name for name, text in sources.items() if re.search(r"ctx\.(map|make)_shards", text)}
+    assert set(spans(named)) == mapping
 
 
 def test_docs_give_one_time_for_each_suite():
     time = r"`make test(?:-all)?`[^;.:]*?(?:minutes|hour)[^;.:]*"
-    spoken = [(doc.name, told) for doc in DOCS for told in re.findall(time, doc.read_text(encoding="utf-8"))]
+    spoken = [(doc.name, named) for doc in DOCS for named in re.findall(time, doc.read_text(encoding="utf-8"))]
     assert spoken == [
         ("architecture.md", "`make test` is for every commit and takes eight minutes on two cores"),
         ("architecture.md", "`make test-all`, which takes twenty-five minutes"),

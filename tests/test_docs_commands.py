@@ -198,8 +198,8 @@ def check_soundmill(command: Command) -> None:
         return
     name, arguments = leaf(words)
     if command.named and not [word for word in arguments if not word.startswith("--")]:
-        known = {option for param in own_commands()[name].params for option in (*param.opts, *param.secondary_opts)} | {"--help"}
-        if unknown := [word for word in arguments if word.partition("=")[0] not in known]:
+        options = {option for param in own_commands()[name].params for option in (*param.opts, *param.secondary_opts)} | {"--help"}
+        if unknown := [word for word in arguments if word.partition("=")[0] not in options]:
             raise UserError(f"no option {', '.join(unknown)}")
         return
     try:
@@ -341,12 +341,12 @@ def runnable() -> list[Command]:
 def demo(built_graph: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's state, where its model is the newest, with recordings to work on: real clips by the names of generated ones."""
     project = copy(built_graph, tmp_path_factory.mktemp("demo") / "a checkout")
-    made = sorted(path.stem for path in (project / "data/generated/ddpm_mel").glob("*.wav"))
-    done = soundmill("clips", "export", "--output", "real", "--", *made, cwd=project)
+    output = sorted(path.stem for path in (project / "data/generated/ddpm_mel").glob("*.wav"))
+    done = soundmill("clips", "export", "--output", "real", "--", *output, cwd=project)
     assert done.returncode == 0, done.stderr
     shutil.copytree(project / "real", project / "recordings")
-    (project / "captions.csv").write_text("id,caption\n" + "".join(f"{name},a dog barks\n" for name in made), encoding="utf-8")
-    wave, rate = soundfile.read(project / "real" / f"{made[0]}.wav")
+    (project / "captions.csv").write_text("id,caption\n" + "".join(f"{name},a dog barks\n" for name in output), encoding="utf-8")
+    wave, rate = soundfile.read(project / "real" / f"{output[0]}.wav")
     for name in ("rain.wav", "talk.mp3"):
         soundfile.write(project / name, wave, rate)
     os.utime(project / "data/models/ddpm_mel/config.json")

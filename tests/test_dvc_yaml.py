@@ -26,7 +26,7 @@ def resolved(name: str, document: dict) -> list[tuple[str, dict]]:
     if over is None:
         return [("", DVC[name])]
     items = params.section(document, over.removeprefix("${").removesuffix("}"), "params.yaml")
-    made = []
+    output = []
     for key in items:
         item = items[key] if isinstance(items, dict) else {}
 
@@ -37,8 +37,8 @@ def resolved(name: str, document: dict) -> list[tuple[str, dict]]:
             inside = place.removeprefix("item.")
             return str(params.section(item if inside != place else document, inside, place))
 
-        made.append((key, json.loads(re.sub(r"\$\{([^}]+)\}", value, json.dumps(STAGES[name])))))
-    return made
+        output.append((key, json.loads(re.sub(r"\$\{([^}]+)\}", value, json.dumps(STAGES[name])))))
+    return output
 
 
 def rooms_of(stage: dict, key: str, document: dict) -> set[str]:

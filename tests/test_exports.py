@@ -141,7 +141,7 @@ def test_every_row_tells_datasets_the_types(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["audiofolder", "audiofolder_csv"])
 def test_what_stands_for_no_text_is_read_back_as_none(tmp_path, monkeypatch, name):
     exports.export(with_rows(tmp_path, monkeypatch, *AS_AUDIOCAPS), name, tmp_path / "out", RATE)
-    tables = registry.read("auto", inventory.take(tmp_path / "out"), 1)
+    tables = registry.read("auto", inventory.list_files(tmp_path / "out"), 1)
     assert tables.format == "audiofolder"
     ids = {row["recording_id"]: row["path"] for row in tables.recordings}
     captions = sorted((ids[row["recording_id"]].partition("/")[0], row["caption"]) for row in tables.captions)

@@ -77,7 +77,7 @@ def never_had(checkout: Path, recording: str, clip: str) -> None:
     for name, rows in {"labels": labels[labels.youtube_id != row.group], **dict(list(captions.groupby("split")))}.items():
         (corpus / f"{name}.csv").unlink()
         rows.drop(columns="split", errors="ignore").to_csv(corpus / f"{name}.csv", index=False)
-    files = inventory.take(corpus / "audio")
+    files = inventory.list_files(corpus / "audio")
     files.metadata = {name.encode(): bytes(corpus / name) for name in CSV_FILES}
     tables = audiocaps.read(files, 2)
     tables.settle("synthetic")

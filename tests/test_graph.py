@@ -97,7 +97,7 @@ families:
     inputs: data/clips/default
     parts: data/clips/default
     tagger: data/clips/default
-    components: {source: waves, codec: waves, vocoder: waves, condition: waves}
+    components: {source: waves, codec: log_mels, vocoder: waves, condition: waves}
 tiny_codec:
   train:
     seed: 0
@@ -147,15 +147,15 @@ def test_a_new_family_reruns_nothing_and_works(graph_copy, tracked):
     params.write_yaml(
         document | {"families": document["families"] | new["families"], "tiny_codec": new["tiny_codec"]}, checkout / "params.yaml"
     )
-    its = {"train@tiny_codec", "generate@tiny_codec", "evaluate@tiny_codec"}
-    assert set(json.loads(dvc(checkout, "status", "--json").stdout)) == its
+    stages = {"train@tiny_codec", "generate@tiny_codec", "evaluate@tiny_codec"}
+    assert set(json.loads(dvc(checkout, "status", "--json").stdout)) == stages
     done = dvc(checkout, "repro")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert set(re.findall(r"Running stage '(\S+)'", done.stdout)) == its
+    assert set(re.findall(r"Running stage '(\S+)'", done.stdout)) == stages
 
-    made = sorted((checkout / "data/generated/tiny_codec").glob("*.wav"))
-    assert len(made) == metrics(checkout, "generate/tiny_codec")["generated"] > 1
-    assert [(info.samplerate, info.channels) for info in map(soundfile.info, made)] == [(22_050, 2)] * len(made)
+    output = sorted((checkout / "data/generated/tiny_codec").glob("*.wav"))
+    assert len(output) == metrics(checkout, "generate/tiny_codec")["generated"] > 1
+    assert [(info.samplerate, info.channels) for info in map(soundfile.info, output)] == [(22_050, 2)] * len(output)
     scores = metrics(checkout, "evaluate/tiny_codec")
     assert scores["kl_tagger"] > -1e-3  # a mean of logarithms with an epsilon
     assert "codec" not in scores["baselines"]["kl_tagger"]
@@ -166,7 +166,7 @@ def test_a_new_family_reruns_nothing_and_works(graph_copy, tracked):
     client = MlflowClient(f"sqlite:///{checkout / 'mlflow.db'}")
     (experiment,) = [found for found in client.search_experiments() if found.name == tracking.EXPERIMENT]
     recorded = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-    assert its <= {name.replace("/", "@") for name in recorded}
+    assert stages <= {name.replace("/", "@") for name in recorded}
     training = recorded["train/tiny_codec"].info.run_id
     steps = {name: [point.step for point in client.get_metric_history(training, f"loss/{name}")] for name in ("train", "valid")}
     assert steps == {"train": [10, 20, 30], "valid": [10, 20, 30]}
@@ -205,9 +205,9 @@ def test_embedded_corpus_from_recordings_to_scores(built_graph):
             clip_id = Path(row["location"]).stem
             assert row["captions"] in list(catalog.captions[clip_id])
     assert metrics(checkout, "catalog/default")["missing"] == metrics(checkout, "catalog/default")["orphans"] == 0
-    made = {path.stem for path in (checkout / "data/generated/ddpm_mel").glob("*.wav")}
-    assert len(made) == metrics(checkout, "generate/ddpm_mel")["generated"] > 1
-    assert set(catalog.split[list(made)]) == {"test"}
+    output = {path.stem for path in (checkout / "data/generated/ddpm_mel").glob("*.wav")}
+    assert len(output) == metrics(checkout, "generate/ddpm_mel")["generated"] > 1
+    assert set(catalog.split[list(output)]) == {"test"}
     scores = metrics(checkout, "evaluate/ddpm_mel")
     assert scores["kl_tagger_low"] <= scores["kl_tagger"] <= scores["kl_tagger_high"]
     assert {"codec", "silence", "noise"} <= set(scores["baselines"]["kl_tagger"])
@@ -216,10 +216,10 @@ def test_embedded_corpus_from_recordings_to_scores(built_graph):
     assert "mmd_yamnet" not in scores
     assert (checkout / "data/report/ddpm_mel/index.html").stat().st_size > 10_000
     mixes = metrics(checkout, "latents/mixes_tango")
-    trained, made = metrics(checkout, "train/tango"), metrics(checkout, "generate/tango")
+    trained, output = metrics(checkout, "train/tango"), metrics(checkout, "generate/tango")
     assert metrics(checkout, "latents/clips_tango")["clips"] == len(catalog)
     assert (trained["clips"], trained["mixes"], trained["steps"]) == ((catalog.split == "train").sum(), mixes["clips"], 2)
-    assert len(list((checkout / "data/generated/tango").glob("*.wav"))) == made["generated"] > 1
+    assert len(list((checkout / "data/generated/tango").glob("*.wav"))) == output["generated"] > 1
     assert metrics(checkout, "evaluate/tango")["kl_tagger"] > -1e-3
     for table in (checkout / "data/quarantine").rglob("*.parquet"):
         assert pq.read_schema(table).names == ["path", "reason", "detail"]

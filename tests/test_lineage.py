@@ -42,13 +42,13 @@ def test_a_recording_downstream(built_graph, catalog):
     }
     assert names([node for node in found.came_of_it if node.name == "default"], "clip") == clips
     assert names(found.came_of_it, "mix") == set(mixes.index[mixes["first"].isin(clips) | mixes["second"].isin(clips)])
-    heard = clips | names(found.came_of_it, "mix")
+    training_data = clips | names(found.came_of_it, "mix")
     places = [
         path
         for pattern in ("clips/*", "mixes", "spectrograms/clips/*", "tango/latents/*", "catalog", "segments", "quality")
         for path in (built_graph / "data").glob(pattern)
     ]
-    holding = [path for place in places for path in place.glob("*.parquet") if heard & set(pd.read_parquet(path).clip_id)]
+    holding = [path for place in places for path in place.glob("*.parquet") if training_data & set(pd.read_parquet(path).clip_id)]
     assert names(found.came_of_it, "shard") == {str(path.relative_to(built_graph)) for path in holding}
     assert names(found.came_of_it, "checkpoint") == TRAINED
     (whole,) = [node for node in found.came_of_it if node.name == "data/models/tango" and "part" not in node.facts]
@@ -75,11 +75,12 @@ def test_a_copied_checkpoint_tells_its_recordings_where_data_is_gone(built_graph
     shutil.copytree(built_graph / "data/models/tango", tmp_path / "kept")
     trained = catalog[catalog.split == "train"]
     found = lineage.trace(tmp_path, str(tmp_path / "kept"))
-    for part in ("itself", "autoencoder", "vocoder"):
-        (heard,) = [node for node in found.comes_from if (node.kind, node.name) == ("heard by", part)]
-        assert {node.name for node in heard.below} == set(trained.recording_id)
-        assert {clip for node in heard.below for clip in node.facts["clips"]} == set(trained.index)
-        assert all(node.facts["gone"] for node in heard.below)
+    for part in ("this checkpoint", "autoencoder", "vocoder"):
+        expected = "training data of", part
+        (training_data,) = [node for node in found.comes_from if (node.kind, node.name) == expected]
+        assert {node.name for node in training_data.below} == set(trained.recording_id)
+        assert {clip for node in training_data.below for clip in node.facts["clips"]} == set(trained.index)
+        assert all(node.facts["gone"] for node in training_data.below)
     assert any("data/corpus is missing" in sentence for sentence in found.gone)
     assert any("MLflow" in sentence for sentence in found.gone)
     (tmp_path / "data/models").mkdir(parents=True)
@@ -90,17 +91,17 @@ def test_a_copied_checkpoint_tells_its_recordings_where_data_is_gone(built_graph
 
 
 def test_a_generated_sound_leads_to_its_checkpoint_and_recordings(built_graph, catalog, tmp_path):
-    made = soundmill("generate", "--family", "ddpm_mel", "--output", str(tmp_path / "made"), cwd=built_graph)
-    assert made.returncode == 0, made.stderr
+    output = soundmill("generate", "--family", "ddpm_mel", "--output", str(tmp_path / "made"), cwd=built_graph)
+    assert output.returncode == 0, output.stderr
     sound = min((tmp_path / "made").glob("*.wav"))
     done = soundmill("lineage", str(sound), "--json", str(tmp_path / "it.json"), cwd=built_graph)
     assert done.returncode == 0, done.stderr
     assert "data/models/ddpm_mel" in done.stdout
-    told = json.loads((tmp_path / "it.json").read_text())
-    assert told["thing"]["family"] == "ddpm_mel"
-    (checkpoint,) = told["comes_from"]
-    (heard,) = [node for node in checkpoint["below"] if node["kind"] == "heard by"]
-    assert {node["name"] for node in heard["below"]} == set(catalog.recording_id[catalog.split == "train"])
+    document = json.loads((tmp_path / "it.json").read_text())
+    assert document["thing"]["family"] == "ddpm_mel"
+    (checkpoint,) = document["comes_from"]
+    (training_data,) = [node for node in checkpoint["below"] if node["kind"] == "training data of"]
+    assert {node["name"] for node in training_data["below"]} == set(catalog.recording_id[catalog.split == "train"])
     (training,) = [node for node in checkpoint["below"] if node["kind"] == "training"]
     assert training["parameters"]["steps"] == 40
 
@@ -118,18 +119,21 @@ def test_a_generated_sound_leads_to_its_checkpoint_and_recordings(built_graph, c
     assert any("neither below data/ nor a registered model" in sentence for sentence in lost.gone)
 
 
-@pytest.mark.parametrize("told", [True, False])
-def test_what_a_checkpoint_heard_before_this_training_is_told_or_missed(tmp_path, told):
+@pytest.mark.parametrize("listed", [True, False])
+def test_what_a_checkpoint_was_trained_on_earlier_is_listed_or_reported_missing(tmp_path, listed):
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept/config.json").write_text('{"family": "tiny", "started_from": "a digest"}')
     row = {"clip_id": "dog_5", "recording_id": "dog", "source": "dog.wav", "start": 5.0, "seconds": 5.0, "digest": "d"}
-    rows = [row | {"earlier": earlier} for earlier in (False, True)[: 1 + told]]
+    rows = [row | {"earlier": earlier} for earlier in (False, True)[: 1 + listed]]
     shards.write_rows(rows, tmp_path / "kept" / manifest.TRAINED_ON_FILE, manifest.TRAINED_ON)
     found = lineage.trace(tmp_path, str(tmp_path / "kept"))
-    assert [node.name for node in found.comes_from if node.kind == "heard by"] == ["itself", "itself, in an earlier training"][
-        : len(rows)
-    ]
-    assert any("what the checkpoint that it started from was trained on is unknown" in sentence for sentence in found.gone) != told
+    assert [node.name for node in found.comes_from if node.kind == "training data of"] == [
+        "this checkpoint",
+        "this checkpoint, in an earlier training",
+    ][: len(rows)]
+    assert (
+        any("what the checkpoint that it started from was trained on is unknown" in sentence for sentence in found.gone) != listed
+    )
 
 
 def test_what_is_not_there_is_named(built_graph, catalog, tmp_path):

@@ -39,9 +39,9 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        wanted = self.headers.get("Range")
-        self.server.requested.append(wanted)
-        start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted and self.server.ranges else 0
+        expected = self.headers.get("Range")
+        self.server.requested.append(expected)
+        start = int(re.fullmatch(r"bytes=(\d+)-", expected)[1]) if expected and self.server.ranges else 0
         body = self.server.content[start:]
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(body)))
@@ -118,7 +118,7 @@ def test_a_broken_download_is_no_file_and_is_continued(place, server):
         with pytest.raises(UserError, match="is not in the directory"):
             pretrained.path(published())
     assert fetch().read_bytes() == CONTENT
-    assert server.requested == [f"bytes={begin}-" for begin in begins]
+    assert server.requested == [f"bytes={start}-" for start in begins]
     assert names(place) == ["Cnn14_16k_mAP=0.438.pth"]
 
 

@@ -99,7 +99,7 @@ def check(
 
     Opens a recording only if a row starts later than it (the row is missing if the recording ends first), or if it is in a Parquet
     table with equal or empty names. With `headers`, the header of every recording is read; those that cannot be decoded are
-    damaged, and their clips missing. `follow_links` as in inventory.take.
+    damaged, and their clips missing. `follow_links` as in inventory.list_files.
     """
     place = directory_of(directory, format, follow_links)
     return report_of(place.root, [place], read([place]), headers, progress)
@@ -132,7 +132,7 @@ def read(places: list[Directory]) -> list[union.UnionPart]:
     parts = []
     for place in places:
         with named(place.name):
-            taken = inventory.take(place.root, digests=False, follow_links=place.follow_links)
+            taken = inventory.list_files(place.root, digests=False, follow_links=place.follow_links)
             name = registry.detect(taken) if place.format == registry.AUTO else place.format
             parts.append(union.UnionPart(place.name, place.weight, taken, registry.read(name, taken, 1, needs_audio=False)))
     return parts

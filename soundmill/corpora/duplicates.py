@@ -73,11 +73,11 @@ def find_in_folder(
     follow_links: bool = False,
 ) -> tuple[Duplicates, list[dict[str, str]]]:
     """Find duplicates among the audio files below `root`, by escaped relative path; also returns unreadable files as rows of
-    manifest.QUARANTINE. `follow_links` as in inventory.take.
+    manifest.QUARANTINE. `follow_links` as in inventory.list_files.
     """
     if not root.is_dir():
         raise UserError(f"{root}: no such directory; give the folder of the audio files")
-    taken = inventory.take(root, workers, follow_links=follow_links)
+    taken = inventory.list_files(root, workers, follow_links=follow_links)
     batches = [taken.audio[start : start + FILES_PER_JOB] for start in range(0, len(taken.audio), FILES_PER_JOB)]
     # One job per row group: each reader starts at its beginning.
     batches += [list(group) for _, group in itertools.groupby(_embedded(taken), key=lambda file: file.shard_key)]

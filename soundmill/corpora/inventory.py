@@ -136,7 +136,7 @@ def is_about_corpus(name: bytes) -> bool:
     return extension.lower() == b".txt" and any(METADATA_NAMES.fullmatch(word) for word in re.split(rb"[^A-Za-z]+", stem))
 
 
-def take(
+def list_files(
     root: Path,
     workers: int = 1,
     digests: bool = True,

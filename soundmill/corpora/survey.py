@@ -105,9 +105,9 @@ class Survey:
 
 
 def survey(directory: Path, follow_links: bool = False) -> Survey:
-    """Survey a directory; UserError, naming it, if it has no possible recording. `follow_links` as in inventory.take."""
+    """Survey a directory; UserError, naming it, if it has no possible recording. `follow_links` as in inventory.list_files."""
     place = check.directory_of(directory, follow_links=follow_links)
-    files = inventory.take(place.root, digests=False, follow_links=follow_links)
+    files = inventory.list_files(place.root, digests=False, follow_links=follow_links)
     files.check_not_empty()
     state = handover.state(files)
     tables = registry.read(registry.AUTO, files, 1, needs_audio=False)

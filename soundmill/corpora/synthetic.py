@@ -237,7 +237,7 @@ def _behind(event: Event) -> Event:
 
 
 def _cut(seconds: float, window: float, shortest: float) -> float:
-    """A duration whose last window is whole, or clearly long enough for a clip, whatever padding a codec adds."""
+    """A duration whose last window is whole, or clearly long enough for a clip, even with a codec's padding."""
     rest = seconds % window
     if rest < min(shortest + EDGE_SECONDS, window) and seconds > window:
         seconds -= rest

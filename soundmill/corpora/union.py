@@ -25,7 +25,7 @@ class UnionPart:
 
 
 def unite(parts: Iterable[UnionPart]) -> tuple[Inventory, CorpusTables]:
-    """The union of corpora as one corpus, whatever their order.
+    """The union of corpora as one corpus; their order changes nothing.
 
     Recordings keep their shards, ids and groups. An id that an earlier part (by name) has is a collision: the later recording gets
     a hash of its path; two files of one video still share a split, since they keep their group. Captions describe recordings of

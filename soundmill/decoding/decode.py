@@ -300,7 +300,7 @@ def _decode_ahead(ahead: deque[_File | DecodeError], look_at_next: Callable[[], 
 
 
 def _decode_batch(batch: list[_File], max_seconds: float) -> None:
-    """Decode a batch; on any failure try its halves. A single file is left to be decoded by itself."""
+    """Decode a batch; on any failure try its halves. A single file is then decoded alone."""
     if len(batch) < 2:
         return
     decoded = ffmpeg.decode_together([file.input for file in batch], max_seconds)

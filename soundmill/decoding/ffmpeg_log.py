@@ -91,7 +91,7 @@ class Log:
         return declared.seconds if whole else None
 
     def error(self, kind: Kind) -> DecodeError | None:
-        """The error that follows from all complaints, whatever their order; None if there are none."""
+        """The error that all complaints amount to, in any order; None if there are none."""
         if not self.complained:
             return None
         if self._status in (-signal.SIGKILL, -signal.SIGTERM):  # not sent by us here

@@ -43,23 +43,28 @@ def spread_betas(table: Tensor, num_steps: int) -> Tensor:
     return alpha_bar_to_betas(torch.lerp(levels[before], levels[before + 1], timesteps - before).square())
 
 
-def ancestral(net: Net, noise: Tensor, betas: Tensor, timesteps: Tensor, rngs: Sequence[torch.Generator]) -> Tensor:
+def ancestral(
+    net: Net, noise: Tensor, betas: Tensor, timesteps: Tensor, rngs: Sequence[torch.Generator], clip: float | None = 1.0
+) -> Tensor:
     """Denoise `noise` [B, …] over the steps of `betas` [N] by `net(xt, t [B])`, which predicts noise; t is taken from `timesteps`.
 
-    Each item has its own CPU generator, from which the noise of every step is drawn.
+    Each item has its own CPU generator, from which the noise of every step is drawn. `clip` is that of `ancestral_step`.
     """
     xt = noise
     for step in reversed(range(len(betas))):
         predicted = net(xt, torch.full((len(xt),), float(timesteps[step]), device=xt.device))
         drawn = torch.stack([torch.randn(xt.shape[1:], generator=rng) for rng in rngs]) if step else None
-        xt = ancestral_step(xt, predicted, betas, step, drawn)
+        xt = ancestral_step(xt, predicted, betas, step, drawn, clip)
     return xt
 
 
-def ancestral_step(xt: Tensor, predicted: Tensor, betas: Tensor, step: int, noise: Tensor | None) -> Tensor:
+def ancestral_step(
+    xt: Tensor, predicted: Tensor, betas: Tensor, step: int, noise: Tensor | None, clip: float | None = 1.0
+) -> Tensor:
     """One reverse step from `xt` [B, …], given the `predicted` noise, at `step` of `betas` [N]; step 0 adds no noise.
 
-    sigma² = beta·(1 − alpha_bar_{n−1}) / (1 − alpha_bar_n) (Ho et al. 2020, section 3.2); clipped to ±1, as in DiffWave.
+    sigma² = beta·(1 − alpha_bar_{n−1}) / (1 − alpha_bar_n) (Ho et al. 2020, section 3.2). The result is clipped to
+    ±`clip`, if given; DiffWave clips to 1.
     """
     alpha_bar = betas_to_alpha_bar(betas)
     beta, level = float(betas[step]), float(alpha_bar[step])
@@ -67,4 +72,4 @@ def ancestral_step(xt: Tensor, predicted: Tensor, betas: Tensor, step: int, nois
     if step:
         sigma = (beta * (1 - float(alpha_bar[step - 1])) / (1 - level)) ** 0.5
         xt = xt + sigma * noise.to(xt)
-    return xt.clamp(-1, 1)
+    return xt if clip is None else xt.clamp(-clip, clip)

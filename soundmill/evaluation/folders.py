@@ -39,7 +39,7 @@ def read(root: Path, workers: int, digests: Path | None = None) -> Folder:
     """
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; give one with audio files")
-    inventoried = inventory.take(root, workers, cache=digests, follow_links=True, max_seconds=features.MAX_SECONDS)
+    inventoried = inventory.list_files(root, workers, cache=digests, follow_links=True, max_seconds=features.MAX_SECONDS)
     remarks = [*inventoried.remarks.values()]
     remarks += [
         f"{row['path']}: {row['reason']}, {row['detail']}" for row in inventoried.rejected if row["reason"] == "directory link"

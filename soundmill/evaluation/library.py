@@ -95,7 +95,7 @@ class Library:
         return features.View(config.directory(self.setup.cache), keys)
 
     def synthetic(self, role: str, ids: Iterable[str]) -> Members:
-        """Silence or noise in place of each of these sounds; a sound without its own takes that of another, in turn."""
+        """Silence or noise in place of each of these sounds; those that have none reuse the others', in turn."""
         own = list(self.sounds[role])
         return Members(
             role, {clip_id: clip_id if clip_id in self.sounds[role] else own[turn % len(own)] for turn, clip_id in enumerate(ids)}

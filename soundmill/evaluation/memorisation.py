@@ -34,7 +34,7 @@ BLOCK = 1024  # clips compared in one product
 
 
 class Fingerprinter:
-    """Fingerprints in the form of embeddings, so that they are computed and cached likewise; each number holds 16 bits."""
+    """Fingerprints in the form of embeddings, so that they are computed and cached in the same way; each number holds 16 bits."""
 
     name = "fingerprint"
     sample_rate = fingerprint.SAMPLE_RATE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from soundmill import page
+from soundmill import disk, page
 from soundmill.evaluation import chart, tables
 from soundmill.evaluation.score_rows import BASELINES, MEANINGS, METRICS, TITLES, ScoreRow, rows_of, verdict
 from soundmill.page.sounds import LONGEST_TITLE, Card, Chip, Section, Sound, attempt, draw_section
@@ -63,38 +64,40 @@ def write_report(
     classes: Mapping[str, Mapping[str, float]] | None = None,
     note: str = "",
 ) -> None:
-    """Write scores.json, .csv, .tex, .md, sounds.csv, then scores.png and index.html (one self-contained page) into a directory.
+    """Write scores.png, index.html (one self-contained page), sounds.csv, scores.csv, .tex, .md and .json into a directory.
 
-    If a picture or player cannot be made, the page and standard error name it, and the rest is written. `of`: values of single
-    sounds by score and id. `classes`: number of sounds (`generated`) and mean scores by class.
+    Nothing is written before all is made; each file is written atomically, scores.json last. If a picture or player cannot be made,
+    the page and standard error name it, and the rest is written. `of`: values of single sounds by score and id. `classes`:
+    number of sounds (`generated`) and mean scores, by class.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     document = {**metrics, "title": title} | ({"classes": dict(classes)} if classes else {})
+    faults: list[str] = []
+    picture, svg = attempt("no chart", partial(_draw, metrics), faults) or (None, None)
     texts = {
-        "scores.json": json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n",
+        "index.html": _page(title, metrics, sections, classes or {}, note, svg, faults),
+        "sounds.csv": tables.sounds({key: values for key, values in of.items() if metrics.get(key) is not None}),
         "scores.csv": tables.csv(metrics),
         "scores.tex": tables.latex(metrics),
         "scores.md": tables.markdown(metrics),
-        "sounds.csv": tables.sounds({key: values for key, values in of.items() if metrics.get(key) is not None}),
+        "scores.json": json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n",
     }
-    for name, text in texts.items():
-        (directory / name).write_text(text, encoding="utf-8")
-    faults: list[str] = []
-    picture = attempt("no chart", partial(_draw, metrics, directory / "scores.png"), faults)
-    text = _page(title, metrics, sections, classes or {}, note, picture, faults)
-    (directory / "index.html").write_text(text, encoding="utf-8")
+    files = {name: text.encode() for name, text in texts.items()}
+    if picture:
+        files = {"scores.png": picture, **files}
+    for name, content in files.items():
+        disk.write_atomically(directory / name, lambda temporary, content=content: temporary.write_bytes(content))
     for fault in faults:
         print(f"{directory.name}/index.html: {fault}", file=sys.stderr, flush=True)
 
 
-def _draw(metrics: Mapping[str, Any], path: Path) -> str:
-    """Write the chart as a PNG; return it as SVG."""
+def _draw(metrics: Mapping[str, Any]) -> tuple[bytes, str]:
+    """The chart as a PNG and as SVG."""
     from soundmill.drawing import svg
 
-    figure = chart.draw(metrics)
+    figure, png = chart.draw(metrics), io.BytesIO()
     text = svg(figure, "baselines")
-    figure.savefig(path, dpi=150, facecolor="white", metadata={"Software": None})
-    return text
+    figure.savefig(png, dpi=150, facecolor="white", metadata={"Software": None})
+    return png.getvalue(), text
 
 
 def _page(

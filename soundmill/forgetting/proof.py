@@ -87,7 +87,7 @@ def _entries(project: Project, listed: Forgotten, thing: str) -> list[Entry]:
     """What a word names: an entry of the lists, something of the project, or a file that is in no table."""
     entries = [entry for entry in listed.entries if thing in (entry.recording_id, entry.source, str(entry))]
     if project.find(thing):
-        entries.append(describe(project, one(project, thing), "asked for", None))
+        entries.append(describe(project, one(project, thing), "requested", None))
     if entries:
         return entries
     path = next((path for path in (Path(thing), *(place / thing for place in project.corpora)) if path.is_file()), None)
@@ -99,7 +99,7 @@ def _entries(project: Project, listed: Forgotten, thing: str) -> list[Entry]:
         raise UserError(f"{path}: cannot be decoded ({error})") from None
     digest = hashing.file_digest(path)
     values = {"recording_id": digest, "source": thing, "digest": digest, "start": None, "end": None, "clips": []}
-    return [Entry(**values, fingerprint=words, copy_of=None, reason="asked for")]
+    return [Entry(**values, fingerprint=words, copy_of=None, reason="requested")]
 
 
 def _holding(project: Project, listed: Forgotten, proof: Proof, prefix: str, remedy: str, progress: Progress) -> Traces:

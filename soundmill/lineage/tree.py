@@ -192,7 +192,7 @@ def _trainings(weights: Weights) -> list[Node]:
 def _upstream(project: Project, weights: Weights) -> list[Node]:
     nodes, start_is_known = _trainings(weights), False
     for part in weights.parts:
-        name = "itself" if part == weights.directory else part.name
+        name = "this checkpoint" if part == weights.directory else part.name
         table = weights.trained_on(part)
         if table is None:
             text = "loaded with it" if part != weights.directory else "imported, or trained before this was recorded"
@@ -228,7 +228,7 @@ def _trained_on(project: Project, rows: pa.Table, name: str) -> Node:
         project.gone.append(f"{gone} of {len(recordings)} recordings that trained {name} are no longer in data/corpus")
     mixes = pc.count_distinct(rows["mix"]).as_py()
     counts = {"recordings": len(recordings), "clips": sum(map(len, clips.values()))} | ({"mixes": mixes} if mixes else {})
-    return Node("heard by", name, counts, recordings)
+    return Node("training data of", name, counts, recordings)
 
 
 def _products(project: Project, weights: Weights) -> list[Node]:

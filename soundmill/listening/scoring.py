@@ -56,7 +56,7 @@ def estimate(values: np.ndarray) -> Estimate:
     """
     raters, requests = values.shape
     if requests < 2:
-        raise UserError("a mean over one request has no interval; ask for more with --per-model")
+        raise UserError("a mean over one request has no interval; use more requests (--per-model)")
     mean = float(values.mean())
     by_rater, by_request = values.mean(axis=1), values.mean(axis=0)
     square_requests = raters * float(((by_request - mean) ** 2).sum()) / (requests - 1)

@@ -214,7 +214,7 @@ def overlap_of(model: Model) -> int:
     return 0 if model.num_samples is None else min(round(OVERLAP_SECONDS * model.sample_rate), model.num_samples // 4)
 
 
-def through_windows(work: Callable[[Tensor, int], Tensor], blocks: Iterable[Tensor], length: int, model: Model) -> Iterator[Tensor]:
+def stream_windows(work: Callable[[Tensor, int], Tensor], blocks: Iterable[Tensor], length: int, model: Model) -> Iterator[Tensor]:
     """Apply `work` ([1, C, T], first sample → [1, C, T]) to blocks [C, n] of a sound, in windows of the model's length.
 
     Overlaps are crossfaded linearly; yields finished blocks [C, n].
@@ -225,8 +225,8 @@ def through_windows(work: Callable[[Tensor, int], Tensor], blocks: Iterable[Tens
 
 
 def in_windows(work: Callable[[Tensor, int], Tensor], wave: Tensor, model: Model) -> Tensor:
-    """As `through_windows` for a whole wave [C, T] of any length."""
-    return torch.cat(list(through_windows(work, [wave], wave.shape[1], model)), 1)
+    """As `stream_windows` for a whole wave [C, T] of any length."""
+    return torch.cat(list(stream_windows(work, [wave], wave.shape[1], model)), 1)
 
 
 # (prompts ("" if none), waves [C, T], rate) → indices of the sounds to keep.

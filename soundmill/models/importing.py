@@ -14,8 +14,8 @@ from soundmill import params
 from soundmill.errors import UserError
 from soundmill.hashing import file_digest
 from soundmill.models import registry
+from soundmill.models.components.contracts import save_vocoder
 from soundmill.models.components.diffwave import published as diffwave
-from soundmill.models.components.diffwave import vocoder as vocoders
 from soundmill.models.generation import make_directory
 from soundmill.stage import publish
 
@@ -51,4 +51,4 @@ def _of_family(path: Path, conf: Callable[[], Path]) -> Read | None:
 def _vocoder(path: Path) -> Read:
     model = diffwave.read(path)
     source = {"kind": "load", "name": path.name, "digest": file_digest(path)}
-    return model.net, lambda directory: vocoders.save(model, directory, source)
+    return model.net, partial(save_vocoder, model, source=source)

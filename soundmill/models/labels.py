@@ -14,11 +14,11 @@ from soundmill.errors import UserError
 from soundmill.training.loader import Source
 
 
-def label_weights(labels: Iterable[str], known: Sequence[str]) -> Tensor:
-    """Weights [len(known)] of the known labels: equal and summing to 1, or all zero if there are none."""
-    weights = torch.zeros(len(known))
-    for label in set(labels) & set(known):
-        weights[known.index(label)] = 1
+def label_weights(labels: Iterable[str], label_names: Sequence[str]) -> Tensor:
+    """Weights [len(label_names)] of the labels in `label_names`: equal and summing to 1, or all zero if there are none."""
+    weights = torch.zeros(len(label_names))
+    for label in set(labels) & set(label_names):
+        weights[label_names.index(label)] = 1
     return weights / weights.sum().clamp_min(1)
 
 

@@ -26,7 +26,7 @@ from soundmill.models.components.rave.codec import RaveCodec
 from soundmill.models.components.rave.editing import edited, parse_edits
 from soundmill.models.components.rave.network import RaveNet
 from soundmill.models.family import is_checkpoint
-from soundmill.models.generation import through_windows
+from soundmill.models.generation import stream_windows
 
 ABOUT = "soundmill.json"  # metadata inside an exported TorchScript file
 PUBLISHED = ".ts"
@@ -93,7 +93,7 @@ def export_onnx(path: Path, codec: RaveCodec) -> dict[str, list[Any]]:
         raise UserError("ONNX export needs more packages: pip install 'soundmill[export]'") from None
     frames, kept = 4, offered(codec)
     latents = torch.zeros(1, codec.network.latent_channels, frames)
-    noise = codec.net.draw_noise(latents, torch.Generator().manual_seed(0)) if codec.phase == 2 else None
+    noise = codec.net.draw_noise(latents, torch.Generator().manual_seed(0)) if codec.noisy else None
     given = {"latents": latents[:, :kept], "left_out": latents[:, kept:], "noise": noise}
     given = {name: value for name, value in given.items() if value is not None and value.numel()}
     length = torch.export.Dim("frames", min=1, max=1 << 20)
@@ -147,14 +147,14 @@ class Trained:
         stride = self.codec.samples_per_latent
         return max(1, round(WINDOW_SECONDS * self.sample_rate / stride)) * stride
 
-    def through(self, waves: Tensor, start: int = 0) -> Tensor:
+    def process(self, waves: Tensor, start: int = 0) -> Tensor:
         """Process waves [N, 1, T] that start at sample `start` of a sound, on the latent grid of the whole sound; same length."""
         before = start % self.codec.samples_per_latent
-        return self.codec.through(nn.functional.pad(waves, (before, 0)), self.parsed, self.seed)[..., before:]
+        return self.codec.edit(nn.functional.pad(waves, (before, 0)), self.parsed, self.seed)[..., before:]
 
     def stream(self, blocks: Iterable[Tensor], length: int) -> Iterator[Tensor]:
         """Process a whole sound in windows; yields blocks [1, n] of the same total length."""
-        return through_windows(self.through, blocks, length, self)
+        return stream_windows(self.process, blocks, length, self)
 
 
 @dataclass

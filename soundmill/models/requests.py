@@ -46,7 +46,7 @@ def of_clips(model: Model, catalog: Path, clip_ids: Sequence[str], seed: int) ->
 def of_prompts(model: Model, prompts: Sequence[str], count: int, seed: int) -> list[Request]:
     """Requests for `count` sounds: of each prompt if the model is conditioned on captions; of all prompts together if on labels.
 
-    No prompts: unconditional, which a model conditioned on captions refuses. An unknown label is a NoLabel that lists the known.
+    No prompts: unconditional, which a model conditioned on captions refuses. An unknown label is a NoLabel that lists the labels.
     """
     if model.condition == "caption":
         if not prompts:
@@ -74,22 +74,22 @@ def describe(request: Request) -> str:
     return request.caption or ", ".join(request.labels)
 
 
-def match_label(text: str, known: Sequence[str]) -> str:
+def match_label(text: str, labels: Sequence[str]) -> str:
     """The label that a prompt means: equal up to case, the only one that contains the text, or the only one whose words (stemmed)
-    all occur in the text (`a dog barks`: `dog`, `dog_barking`), where a label whose words include another's wins."""
-    if not known:
+    all occur in the text (`a dog barks`: `dog`, `dog_barking`). Of `drum` and `kick drum` the longer one counts."""
+    if not labels:
         raise NoLabel(f"label {text!r}: this model was trained without labels; leave it out", "")
-    exact = [label for label in known if label.casefold() == text.casefold()]
-    within = [label for label in known if text.strip() and text.casefold() in label.casefold()]
+    exact = [label for label in labels if label.casefold() == text.casefold()]
+    within = [label for label in labels if text.strip() and text.casefold() in label.casefold()]
     words = _stems(text)
-    named = {label: stems for label in known if (stems := _stems(label)) and stems <= words}
+    named = {label: stems for label in labels if (stems := _stems(label)) and stems <= words}
     longest = [label for label, stems in named.items() if not any(stems < others for others in named.values())]
     matching = exact or within or longest
     if len(matching) == 1:
         return matching[0]
     if matching:
         raise NoLabel(f"label {text!r} could be any of: {', '.join(matching)}; choose one", matching[0])
-    raise NoLabel(f"unknown label {text!r}{did_you_mean(text, list(known))} (labels: {', '.join(known)})", known[0])
+    raise NoLabel(f"unknown label {text!r}{did_you_mean(text, list(labels))} (labels: {', '.join(labels)})", labels[0])
 
 
 def tell_labels(model: Model, prompts: Sequence[str]) -> None:

@@ -70,7 +70,7 @@ def run(
     fitted.save(model)
     write_trained_on(model, catalog, prepared.clip_ids, prepared.mixes, start and Path(start.where))
     metrics = {**fitted.metrics, "steps": steps, **counts, "parameters": parameters, "threads": params.hardware.threads}
-    fitted.take(module, params.use)
+    fitted.load_into(module, params.use)
     if can(prepared.model, "generate"):
         example = {"label": [describe(prepared.samples[0])], "seed": [0]}
         shape = 1, prepared.model.channels, prepared.model.num_samples or prepared.model.sample_rate

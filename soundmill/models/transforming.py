@@ -29,7 +29,7 @@ from soundmill.models.generation import (
     overlap_of,
     read_as_model_takes,
     running,
-    through_windows,
+    stream_windows,
 )
 from soundmill.models.requests import of_prompts, tell_labels
 from soundmill.training.seeds import seed_of
@@ -74,7 +74,7 @@ def reconstruct(checkpoint: Path, sounds: Sounds, output: Path, home: Path, sett
     """Encode sounds and decode them again."""
 
     def work(model: Model, run: Run, name: str, blocks: Iterable[Tensor], length: int) -> Iterator[Tensor]:
-        return through_windows(lambda part, start: finite(model.reconstruct(part, run), run), blocks, length, model)
+        return stream_windows(lambda part, start: finite(model.reconstruct(part, run), run), blocks, length, model)
 
     return _each(checkpoint, "reconstruct", "reconstructed", work, sounds, output, home, settings)
 
@@ -86,7 +86,7 @@ def restyle(checkpoint: Path, sounds: Sounds, asked: Asked, output: Path, home: 
         def window(part: Tensor, start: int) -> Tensor:
             return finite(model.transform(part, [asked.request(model, name, start)], run), run)
 
-        return through_windows(window, blocks, length, model)
+        return stream_windows(window, blocks, length, model)
 
     def check(model: Model) -> None:
         _must_have(model, "amount", "restyle")
@@ -142,7 +142,7 @@ def upsample(checkpoint: Path, sounds: Sounds, output: Path, home: Path, setting
         def window(part: Tensor, start: int) -> Tensor:
             return finite(model.transform(part, [Request(seed=seed_of(run.sampling.seed, name), start=start)], run), run)
 
-        return through_windows(window, blocks, length, model)
+        return stream_windows(window, blocks, length, model)
 
     def check(model: Model) -> None:
         if "factor" not in type(model.params).model_fields:

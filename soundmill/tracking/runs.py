@@ -44,8 +44,8 @@ class StageRun:
         self._fills_parent = False  # not if a pipeline does so, with `mirror`
         self._outcome = ("FINISHED", "")
 
-    def begin(self) -> None:
-        """Start recording, if `stage_run` did not (`begin=False`); anything logged before is dropped."""
+    def start(self) -> None:
+        """Start recording, if `stage_run` did not (`start=False`); anything logged before is dropped."""
         if self._open:
             open, self._open = self._open, None
             try:
@@ -213,12 +213,12 @@ def metrics_name(path: Path) -> str:
 
 @contextmanager
 def stage_run(
-    home: Path, name: str, params: dict[str, Any], root: Path | None = None, family: str | None = None, begin: bool = True
+    home: Path, name: str, params: dict[str, Any], root: Path | None = None, family: str | None = None, start: bool = True
 ) -> Iterator[StageRun]:
     """Record one stage, below the pipeline's run, or below the run that the stages of a plain `dvc repro` share.
 
     `home` has the store, `root` the code, params.yaml and dvc.lock; they differ only under `dvc exp run --temp`.
-    With `begin=False`, nothing is recorded unless the stage calls `begin` or fails.
+    With `start=False`, nothing is recorded unless the stage calls `start` or fails.
     """
     root = root or home
 
@@ -236,8 +236,8 @@ def stage_run(
 
     run = StageRun(None if is_off() else open, name)
     with _ended(run, home):
-        if begin:
-            run.begin()
+        if start:
+            run.start()
         yield run
 
 
@@ -273,7 +273,7 @@ def pipeline_run(
     run = PipelineRun(None if is_off() else open)
     run.home = home
     with _ended(run, home):
-        run.begin()
+        run.start()
         yield run
 
 
@@ -287,7 +287,7 @@ def result_run(home: Path, name: str, kind: str, tags: dict[str, Any], parent: S
 
     run = StageRun(None if is_off() else open)
     with _ended(run, home):
-        run.begin()
+        run.start()
         yield run
 
 
@@ -321,7 +321,7 @@ def _ended(run: StageRun, home: Path) -> Iterator[None]:
         yield
     except BaseException as error:
         if isinstance(error, Exception):
-            run.begin()
+            run.start()
         stopped = isinstance(error, KeyboardInterrupt | GeneratorExit)
         run._outcome = ("KILLED", "interrupted") if stopped else ("FAILED", str(error) or type(error).__name__)
         raise

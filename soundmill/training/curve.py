@@ -103,7 +103,7 @@ class Progress:
         counted = self._steps - WARM_UP_STEPS
         return (self._latest - self._warm) / counted if counted > 0 else None
 
-    def begin(self, step: int, total: int) -> None:
+    def start(self, step: int, total: int) -> None:
         """Start at `step` of `total`."""
         self._total, self._since = total, (time.monotonic(), step)
         if sys.stderr.isatty():

@@ -40,7 +40,7 @@ class Fitted:
         losses = {"loss": self.points[-1][TRAIN], "valid_loss": self.points[-1][VALID]}
         return {**losses, "best_step": best["step"], "best_valid_loss": best["valid_loss"]}
 
-    def take(self, module: TrainingModule, which: Use) -> None:
+    def load_into(self, module: TrainingModule, which: Use) -> None:
         """Load the weights chosen by `which` into the module's net: the best, or those of a step. It already has the last."""
         if which == "best":
             module.net.load_state_dict(self.best)

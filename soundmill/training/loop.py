@@ -100,7 +100,7 @@ def _train(
         saver = Timed(scratch, module.params.checkpoint_seconds, module.params.log_every_steps)
         first = progress is not None
         if first:
-            progress.begin(module.step, module.steps)
+            progress.start(module.step, module.steps)
 
         for batch in loader:
             loss, net_stepped = train_on(module, batch, accelerator, optimisers)

@@ -34,11 +34,11 @@ def sweep(seconds: float = 1.0) -> torch.Tensor:
 @pytest.mark.parametrize("power", [1.0, 2.0])
 def test_linear_spectrum_has_the_wanted_mel_bands(power):
     spec = SPEC.model_copy(update={"power": power})
-    wanted = log_mel(sweep(), spec)
-    linear = mel_to_linear(wanted, spec)
+    expected = log_mel(sweep(), spec)
+    linear = mel_to_linear(expected, spec)
     result = (mel_filterbank(spec).T @ linear**power).clamp_min(spec.floor).log()
     assert (linear >= 0).all()
-    assert float((result - wanted).abs()[wanted > wanted.max() - 7].mean()) < 0.05
+    assert float((result - expected).abs()[expected > expected.max() - 7].mean()) < 0.05
 
 
 def test_griffin_lim_finds_a_wave_with_the_magnitudes():
@@ -74,10 +74,10 @@ def test_same_seed_same_wave_whatever_shares_the_batch():
 
 def test_the_global_random_state_is_left_alone():
     torch.manual_seed(3)
-    wanted = torch.rand(1)
+    expected = torch.rand(1)
     torch.manual_seed(3)
     mel_to_wave(log_mel(sweep(0.2), SPEC), SPEC, 3200, 2, 0.99, seed=0)
-    assert torch.equal(torch.rand(1), wanted)
+    assert torch.equal(torch.rand(1), expected)
 
 
 @pytest.mark.parametrize("value", [-1e4, math.log(1e-10), 0.0, 20.0, 1e4])
@@ -106,11 +106,11 @@ def test_real_clips_keep_their_spectrogram(shared):
         wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
         wave = soxr.resample(wave.mean(1), rate, 16_000)[:80_000]
         waves.append(np.pad(wave, (0, 80_000 - len(wave))))
-    wanted = log_mel(torch.from_numpy(np.stack(waves)), SPEC)
-    back = log_mel(mel_to_wave(wanted, SPEC, 80_000, 32, 0.99, seed=0), SPEC)
-    loud = wanted > wanted.amax((1, 2), keepdim=True) - math.log(1e6)
+    expected = log_mel(torch.from_numpy(np.stack(waves)), SPEC)
+    back = log_mel(mel_to_wave(expected, SPEC, 80_000, 32, 0.99, seed=0), SPEC)
+    loud = expected > expected.amax((1, 2), keepdim=True) - math.log(1e6)
     assert len(paths) >= 4
-    assert float((back - wanted).abs()[loud].mean()) < 0.25  # nepers of power: about one decibel
+    assert float((back - expected).abs()[loud].mean()) < 0.25  # nepers of power: about one decibel
 
 
 NOISE = 0.1 * torch.randn(1, 80_000, generator=torch.Generator().manual_seed(5))
@@ -142,9 +142,9 @@ def test_noise_is_noise_and_tones_are_none(spec):
 
 def test_speckle_gives_noise_its_magnitudes_and_keeps_its_bands():
     """Within a band the bins of noise spread as Rayleigh's distribution says: 5.57 dB of deviation."""
-    wanted = log_mel(NOISE, BANDS)
-    plain = mel_to_linear(wanted, BANDS)
-    speckled = with_speckle(plain, wanted, BANDS, seed=0)
+    expected = log_mel(NOISE, BANDS)
+    plain = mel_to_linear(expected, BANDS)
+    speckled = with_speckle(plain, expected, BANDS, seed=0)
     wide = slice(300, 500)  # bins of bands that have several
 
     def deviation(magnitude: torch.Tensor) -> float:
@@ -154,7 +154,7 @@ def test_speckle_gives_noise_its_magnitudes_and_keeps_its_bands():
     assert deviation(plain) < 2.5
     assert deviation(speckled) == pytest.approx(5.57, abs=0.6)
     result = (mel_filterbank(BANDS).T @ speckled).log()
-    assert float((result - wanted).abs().mean()) < 0.1  # a decibel
+    assert float((result - expected).abs().mean()) < 0.1  # a decibel
 
 
 def test_a_tone_stays_one():

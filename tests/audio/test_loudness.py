@@ -39,24 +39,24 @@ def test_a_clip_comes_to_the_target(seconds):
 def test_a_gain_that_would_clip_is_limited():
     wave = tone(2.0, 16_000, amplitude=0.001)
     wave[0, 16_000] = 0.5
-    made, outcome = level(wave, 16_000, -10.0)
+    output, outcome = level(wave, 16_000, -10.0)
     assert outcome == "limited"
-    assert np.abs(made).max() == pytest.approx(FULL_SCALE, abs=1e-6)
+    assert np.abs(output).max() == pytest.approx(FULL_SCALE, abs=1e-6)
 
 
 def test_the_peak_comes_to_full_scale():
-    made, outcome = level(tone(0.05, 16_000, amplitude=0.2), 16_000, "peak")
+    output, outcome = level(tone(0.05, 16_000, amplitude=0.2), 16_000, "peak")
     assert outcome == "changed"
-    assert np.abs(made).max() == pytest.approx(FULL_SCALE, abs=1e-6)
+    assert np.abs(output).max() == pytest.approx(FULL_SCALE, abs=1e-6)
 
 
 @pytest.mark.parametrize("target", ["peak", -23.0])
 @pytest.mark.parametrize("samples", [0, 100, 48_000])
 def test_silence_stays_as_it_is(target, samples):
-    made, outcome = level(np.zeros((2, samples), np.float32), 48_000, target)
+    output, outcome = level(np.zeros((2, samples), np.float32), 48_000, target)
     assert outcome == "silent"
-    assert made.shape == (2, samples)
-    assert not made.any()
+    assert output.shape == (2, samples)
+    assert not output.any()
 
 
 def test_what_no_block_hears_is_silent():

@@ -100,10 +100,10 @@ def test_values_are_the_definition_s(change):
     window[start : start + spec.win_length] = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(spec.win_length) / spec.win_length)
     frames = np.lib.stride_tricks.sliding_window_view(mirrored, spec.n_fft)[:: spec.hop_length]
     spectrum = np.abs(np.fft.rfft(frames * window)) ** spec.power
-    wanted = np.log(np.maximum(spectrum @ triangles(spec), spec.floor)).T
+    expected = np.log(np.maximum(spectrum @ triangles(spec), spec.floor)).T
     values = mel.log_mel(wave, spec)
-    assert values.shape == wanted.shape
-    assert np.abs(values - wanted).max() < 2e-3
+    assert values.shape == expected.shape
+    assert np.abs(values - expected).max() < 2e-3
 
 
 @pytest.mark.parametrize("spec", [TANGO, HTK], ids=["slaney", "htk"])

@@ -21,13 +21,13 @@ def blocks_of(wave: torch.Tensor, size: int, taken: list[int]) -> Iterator[torch
 def test_a_convolution_of_pieces_is_that_of_the_whole(length, size, around):
     wave, kernel = torch.randn(2, 1, length), torch.randn(1, 1, 2 * around + 1)
     whole = torch.nn.functional.conv1d(wave, kernel, padding=around)
-    taken, given, made = [], 0, []
+    taken, given, output = [], 0, []
     for piece in pieces(blocks_of(wave, 64, taken), size, around):
-        made.append(piece.inner(torch.nn.functional.conv1d(piece.values, kernel, padding=around)))
+        output.append(piece.inner(torch.nn.functional.conv1d(piece.values, kernel, padding=around)))
         assert piece.start == given
         given += piece.count
         assert sum(taken) - given <= 64 + around + size  # it has read no further than it had to
-    torch.testing.assert_close(torch.cat(made, 2), whole)
+    torch.testing.assert_close(torch.cat(output, 2), whole)
 
 
 @pytest.mark.parametrize("length", [1, 999, 1000, 1001, 1899, 1901, 7777])
@@ -39,16 +39,16 @@ def test_windows_are_cut_and_faded_as_of_the_whole(length):
     assert all(torch.equal(part, wave[:, start : start + size]) for start, part in cut.items())
 
     parts = {start: torch.randn(2, min(size, length)) for start in starts}
-    fade, made, total = torch.linspace(0, 1, overlap + 2)[1:-1], torch.zeros(2, length), torch.zeros(length)
+    fade, output, total = torch.linspace(0, 1, overlap + 2)[1:-1], torch.zeros(2, length), torch.zeros(length)
     for start, part in parts.items():
         weight = torch.ones(part.shape[1])
         if start:
             weight[:overlap] = fade
         if start + size < length:
             weight[-overlap:] = fade.flip(0)
-        made[:, start : start + size] += part * weight
+        output[:, start : start + size] += part * weight
         total[start : start + size] += weight
-    assert torch.equal(torch.cat(list(faded(iter(parts.items()), overlap, length)), 1), made / total)
+    assert torch.equal(torch.cat(list(faded(iter(parts.items()), overlap, length)), 1), output / total)
 
 
 def test_windows_are_faded_on_the_device_that_they_are_on():

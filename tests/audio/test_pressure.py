@@ -39,8 +39,8 @@ def test_window_at_the_rates_of_the_paper():
 
 def test_level_of_a_full_scale_tone():
     # Hann: the bin and its two neighbours hold (A·N/4)²·(1 + 1/4 + 1/4)
-    wanted = 10 * math.log10((2048 / 4) ** 2 * 1.5)
-    assert pressure_level(tone(1000, amplitude=1.0), 16_000) == pytest.approx(wanted, abs=0.02)
+    expected = 10 * math.log10((2048 / 4) ** 2 * 1.5)
+    assert pressure_level(tone(1000, amplitude=1.0), 16_000) == pytest.approx(expected, abs=0.02)
 
 
 @pytest.mark.parametrize("rate", RATES)
@@ -118,15 +118,15 @@ def clips(count: int, kinds: int = 3, per_recording: int = 2) -> list[Candidate]
 
 
 @given(st.integers(2, 40), st.integers(0, 60), st.integers(0, 5), st.randoms())
-def test_pairs_are_of_two_recordings_never_twice_and_independent_of_order(count, wanted, seed, random):
+def test_pairs_are_of_two_recordings_never_twice_and_independent_of_order(count, limit, seed, random):
     some = clips(count)
-    pairs = plan_pairs(some, wanted, seed)
-    assert len(pairs) <= wanted
+    pairs = plan_pairs(some, limit, seed)
+    assert len(pairs) <= limit
     assert all(a.recording_id != b.recording_id for a, b in pairs)
     assert len({frozenset((a.clip_id, b.clip_id)) for a, b in pairs}) == len(pairs)
     shuffled = list(some)
     random.shuffle(shuffled)
-    assert plan_pairs(shuffled, wanted, seed) == pairs
+    assert plan_pairs(shuffled, limit, seed) == pairs
 
 
 def test_pairs_are_of_different_kinds_while_there_are_any():

@@ -55,10 +55,10 @@ def test_aliases_are_more_than_60_db_down(frequency):
 
 @pytest.mark.parametrize("rate", RATES)
 def test_a_tone_in_band_keeps_its_level_and_place(rate):
-    made = resample(tone(1000, rate, 1.0), rate, 16_000)
-    wanted = tone(1000, 16_000, 1.0)
+    output = resample(tone(1000, rate, 1.0), rate, 16_000)
+    expected = tone(1000, 16_000, 1.0)
     middle = slice(4000, 12_000)
-    np.testing.assert_allclose(made[middle], wanted[middle], atol=2e-3)
+    np.testing.assert_allclose(output[middle], expected[middle], atol=2e-3)
 
 
 def test_the_same_rate_changes_nothing():

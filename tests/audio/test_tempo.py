@@ -139,4 +139,4 @@ def test_bars_of_the_embedded_loops_are_found():
         begins = abs(found.start - loop.lead) < 0.03 and found.bars == loop.bars
         right.setdefault(loop.hint, []).append(abs(found.bpm / loop.bpm - 1) < 0.01 and begins)
     assert set(right) == set(loop_corpus.TEMPO_HINTS)
-    assert min(np.mean(its) for its in right.values()) >= 0.95, {told: np.mean(its) for told, its in right.items()}
+    assert min(np.mean(hits) for hits in right.values()) >= 0.95, {hint: np.mean(hits) for hint, hits in right.items()}

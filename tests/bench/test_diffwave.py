@@ -39,15 +39,15 @@ def test_with_its_weights_the_net_says_the_same(theirs, t):
 def test_its_fast_sampling_makes_the_same_wave(theirs, monkeypatch):
     net, ours = theirs
     log_mels = torch.linspace(-6, 2, 80 * 5).reshape(1, 80, 5)
-    made, steps = ours.vocode(log_mels), iter(["start", *reversed(range(1, len(ours.sampling.betas)))])
+    output, steps = ours.vocode(log_mels), iter(["start", *reversed(range(1, len(ours.sampling.betas)))])
     drawn = {step: noise_at(0, 5 * ours.spec.hop_length, 1, ours.sampling.seed, step) for step in ["start", *range(6)]}
     monkeypatch.setattr(torch, "randn", lambda *shape, device: drawn[next(steps)])
     monkeypatch.setattr(torch, "randn_like", lambda like: drawn[next(steps)])
     monkeypatch.setitem(inference.models, "theirs", net)
     wave, rate = inference.predict(conditioner(log_mels, ours.spec), "theirs", device=torch.device("cpu"), fast_sampling=True)
     assert rate == ours.spec.sample_rate
-    torch.testing.assert_close(made[:, 0], wave, atol=1e-4, rtol=0)
-    assert made.std() > 0.01
+    torch.testing.assert_close(output[:, 0], wave, atol=1e-4, rtol=0)
+    assert output.std() > 0.01
 
 
 @pytest.mark.slow(minutes=1)

@@ -52,8 +52,8 @@ def captions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_rounds_run_all_competitors_and_turn_around():
     order = []
-    made = {name: (lambda name=name: (order.append(name), float(len(order)))[1]) for name in ("a", "b", "c")}
-    seconds = measure.in_turns(made, 3).seconds
+    output = {name: (lambda name=name: (order.append(name), float(len(order)))[1]) for name in ("a", "b", "c")}
+    seconds = measure.in_turns(output, 3).seconds
     assert order == ["a", "b", "c", "c", "b", "a", "a", "b", "c"]
     assert seconds == {"a": [1.0, 6.0, 7.0], "b": [2.0, 5.0, 8.0], "c": [3.0, 4.0, 9.0]}
     assert measure.ratio([10.0, 40.0, 90.0], [10.0, 20.0, 10.0]) == 2.0  # the median of 1, 2, 9; of the sums it would be 3.5
@@ -98,9 +98,9 @@ def test_generated_sounds_are_each_ids_own(captions, tmp_path):
     assert {Path(clip.path()).suffix for clip in clips} == {".flac", ".wav", ".ogg"}
     generator.generate(clips[:6], tmp_path / "one", 1.0, 1)
     generator.generate(clips[:6], tmp_path / "other", 1.0, 2)
-    made = [(tmp_path / "one" / clip.path()).read_bytes() for clip in clips[:6]]
-    assert len(set(made)) == 6
-    for clip, raw in zip(clips, made, strict=False):
+    output = [(tmp_path / "one" / clip.path()).read_bytes() for clip in clips[:6]]
+    assert len(set(output)) == 6
+    for clip, raw in zip(clips, output, strict=False):
         if not clip.path().endswith(".ogg"):  # a stream of which has a random serial number
             assert (tmp_path / "other" / clip.path()).read_bytes() == raw
 
@@ -111,13 +111,13 @@ def test_sounds_made_of_recordings_are_each_ids_own(captions, tmp_path):
         recordings.append(tmp_path / f"{number}.wav")
         soundfile.write(recordings[-1], np.random.default_rng(number).uniform(-0.5, 0.5, (16_000, 2)), 16_000)
     generator.generate(clips, tmp_path / "corpus", 1.5, 2, tuple(recordings), "ogg")
-    made = [soundfile.read(tmp_path / "corpus" / clip.path("ogg"))[0] for clip in clips]
+    output = [soundfile.read(tmp_path / "corpus" / clip.path("ogg"))[0] for clip in clips]
     waves = generator._waves(tuple(recordings))
-    for clip, wave in zip(clips, made, strict=True):
+    for clip, wave in zip(clips, output, strict=True):
         assert wave.shape == (round(1.5 * generator.RECORDED_RATE),)
         expected = generator.mixed(waves, clip.choice, 1.5)[:, 0]
         assert np.corrcoef(wave, expected)[0, 1] > 0.9
-        assert abs(np.corrcoef(wave, made[clips.index(clip) - 1])[0, 1]) < 0.2
+        assert abs(np.corrcoef(wave, output[clips.index(clip) - 1])[0, 1]) < 0.2
     generator.generate(clips, tmp_path / "youtube", 1.5, 2, tuple(recordings), "youtube")
     coded = [tmp_path / "youtube" / clip.path("youtube") for clip in clips]
     assert {path.suffix for path in coded} == {".m4a", ".webm"}

@@ -23,14 +23,14 @@ def test_the_real_clip_is_at_zero_and_sinc_leaves_the_band_empty():
 
 def test_half_the_amplitude_above_is_six_decibels_whatever_is_below():
     low = by_sinc(NOISE, FACTOR)
-    made = low * 3 + (NOISE - low) * 0.5
+    output = low * 3 + (NOISE - low) * 0.5
     spectrum = np.fft.rfft(NOISE[0])
     spectrum[np.fft.rfftfreq(RATE, 1 / RATE) > RATE / (2 * FACTOR)] *= 0.5
     exact = np.fft.irfft(spectrum)[None]
     found = compare(iter([(exact, NOISE, RATE)]), FACTOR)
     assert found["generated_lsd"][0] == pytest.approx(6.02, abs=0.1)
     assert found["generated_energy_db"][0] == pytest.approx(-6.02, abs=0.01)
-    assert compare(iter([(made, NOISE, RATE)]), FACTOR)["generated_lsd"][0] == pytest.approx(6.02, abs=0.6)
+    assert compare(iter([(output, NOISE, RATE)]), FACTOR)["generated_lsd"][0] == pytest.approx(6.02, abs=0.6)
 
 
 def test_energy_is_of_the_band_and_clips_without_it_are_left_out():

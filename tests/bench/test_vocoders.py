@@ -14,6 +14,7 @@ from bench import vocoders
 from soundmill import manifest, shards
 from soundmill.audio import flac
 from soundmill.errors import UserError
+from soundmill.models.components.contracts import save_vocoder
 from soundmill.models.components.diffwave import vocoder as diffwave
 from soundmill.models.components.diffwave.network import DiffWaveNet
 from soundmill.models.components.diffwave.params import NetworkParams, NoiseParams, SamplingParams
@@ -54,9 +55,9 @@ def voices(tmp_path) -> list[Path]:
     torch.manual_seed(0)
     noise, sampling = NoiseParams(num_timesteps=5, beta_start=1e-4, beta_end=0.05), SamplingParams(betas=[1e-4, 0.05], seed=0)
     waves = diffwave.DiffWave(NETWORK, noise, sampling, SPEC, DiffWaveNet(NETWORK, SPEC))
-    diffwave.save(waves, tmp_path / "diffwave", {})
+    save_vocoder(waves, tmp_path / "diffwave", {})
     gan = hifigan.HifiGan(VOICE, SPEC, hifigan.build_vocoder(VOICE, SPEC.n_mels, SPEC.sample_rate))
-    hifigan.save(gan, tmp_path / "hifigan", {})
+    save_vocoder(gan, tmp_path / "hifigan", {})
     return [tmp_path / "diffwave", tmp_path / "hifigan"]
 
 
@@ -80,7 +81,7 @@ def test_vocoders(tmp_path, monkeypatch, shared, data, voices):
 def test_vocoders_for_other_log_mels_are_refused(tmp_path, voices):
     other = spec_with(hop_length=80)
     net = HifiGanNetwork(**VOICE.model_dump() | {"rates": [8, 10]})
-    hifigan.save(hifigan.HifiGan(net, other, hifigan.build_vocoder(net, 64, 16_000)), tmp_path / "other", {})
+    save_vocoder(hifigan.HifiGan(net, other, hifigan.build_vocoder(net, 64, 16_000)), tmp_path / "other", {})
     with pytest.raises(UserError, match="hop_length"):
         vocoders.vocoders([*voices, tmp_path / "other"], fast_only=False)
 

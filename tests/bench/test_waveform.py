@@ -37,9 +37,9 @@ def test_with_its_weights_the_net_says_the_same(pair):
 
 def test_its_sample_in_five_steps_is_the_same(pair):
     with torch.no_grad():
-        made = velocity.sample(pair.ours.net, pair.noise, 5)
-    torch.testing.assert_close(made, pair.theirs.sample(pair.noise, num_steps=5), atol=1e-5, rtol=0)
-    assert (made - pair.noise).abs().mean() > 0.1
+        output = velocity.sample(pair.ours.net, pair.noise, 5)
+    torch.testing.assert_close(output, pair.theirs.sample(pair.noise, num_steps=5), atol=1e-5, rtol=0)
+    assert (output - pair.noise).abs().mean() > 0.1
 
 
 def test_its_loss_and_gradients_are_the_same(pair, monkeypatch):

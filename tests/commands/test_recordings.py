@@ -41,8 +41,8 @@ def test_restyles(home):
     for name, frames in (("long", 13_230), ("mono", round(2000 / 16_000 * RATE))):
         info = soundfile.info(home / f"restyled/{name}.wav")
         assert (info.samplerate, info.channels, info.frames) == (RATE, 2, pytest.approx(frames, abs=2))
-    given, made = (soundfile.read(home / f"restyled/long{kind}.wav")[0] for kind in ("-input", ""))
-    assert np.abs(given - made).mean() > 1e-3
+    given, output = (soundfile.read(home / f"restyled/long{kind}.wav")[0] for kind in ("-input", ""))
+    assert np.abs(given - output).mean() > 1e-3
     comment = json.loads(soundfile.SoundFile(home / "restyled/long.wav").comment)
     assert (comment["family"], comment["restyled"], comment["prompts"]) == ("waveform_unet", "long", "rain")
     assert comment["sampling"]["amount"] == 0.3
@@ -62,10 +62,10 @@ def test_inpaints_and_keeps_the_file_s_samples_bit_for_bit(home, keep):
     (home / "spans.txt").write_text("0\t0.05\tbeginning\n0.2\t0.3\n")
     done = run(home, "inpaint", "long.wav", "--keep", keep, "--output", "inpainted")
     assert done.returncode == 0, done.stderr
-    (given, _), (made, _) = (soundfile.read(home / place, dtype="int16") for place in ("long.wav", "inpainted/long.wav"))
+    (given, _), (output, _) = (soundfile.read(home / place, dtype="int16") for place in ("long.wav", "inpainted/long.wav"))
     kept = np.r_[0 : round(0.05 * RATE), round(0.2 * RATE) : 13_230]
-    assert (given[kept] == made[kept]).all()
-    anew = np.delete(np.abs(given.astype(int) - made).max(1), kept)
+    assert (given[kept] == output[kept]).all()
+    anew = np.delete(np.abs(given.astype(int) - output).max(1), kept)
     assert (anew > 0).mean() > 0.9
 
 

@@ -42,9 +42,9 @@ def test_sounds_of_any_rate_and_level_are_scored_seen_and_heard(tmp_path, root, 
             path.parent.mkdir(parents=True, exist_ok=True)
             wave = factor * random.uniform(-1, 1, int(1.1 * rate))
             soundfile.write(path, wave.astype(np.float32), rate, subtype="FLOAT")
-    made, real = (tmp_path / "[" / "b]" / folder for folder in ("made", "real"))
+    output, real = (tmp_path / "[" / "b]" / folder for folder in ("made", "real"))
     (real / "about.json").write_text("{}")
-    folders = [str(made), str(real)]
+    folders = [str(output), str(real)]
     (tmp_path / "small.yaml").write_text(PROTOCOL)
     options = ["--protocol", str(tmp_path / "small.yaml"), "--cache", str(tmp_path / "cache"), "--workers", "1"]
     done = soundmill("evaluate", *folders, *options, "--report", str(tmp_path / "page"), cwd=root)
@@ -81,12 +81,12 @@ def test_sounds_of_any_rate_and_level_are_scored_seen_and_heard(tmp_path, root, 
     assert json.loads((tmp_path / "out.json").read_text())["mmd_yamnet"] == scores["mmd_yamnet"]
     assert json.loads((tmp_path / "none" / "scores.json").read_text())["mmd_yamnet"] == scores["mmd_yamnet"]
     for name, value in (("nan", np.nan), ("inf", np.inf)):
-        soundfile.write(made / f"{name}.wav", np.full(20_000, value), 16_000, subtype="FLOAT")
+        soundfile.write(output / f"{name}.wav", np.full(20_000, value), 16_000, subtype="FLOAT")
         soundfile.write(real / f"{name}.wav", np.zeros(20_000), 16_000)
     done = soundmill("evaluate", *folders, *options, cwd=root)
     assert done.returncode == 1
     for name in ("nan", "inf"):
-        assert f"{made}/{name}.wav: cannot be scored: nan non-finite samples" in done.stderr
+        assert f"{output}/{name}.wav: cannot be scored: nan non-finite samples" in done.stderr
 
 
 def test_folders_are_scored_and_compared(tmp_path, root, shared, monkeypatch):

@@ -65,8 +65,8 @@ def test_sounds_of_a_folder_of_log_mels_and_recordings(voice, tmp_path):
     factor, sound, _, faster = map(float, re.fullmatch(pattern, said[2]).groups())
     assert sound == 0.2  # 12 frames of 256 samples, and 1,500 samples
     assert factor * faster == pytest.approx(1, rel=0.01)
-    made = [soundfile.read(tmp_path / "made" / name) for name in ("array.wav", "stereo.wav")]
-    assert [(len(samples), rate) for samples, rate in made] == [(12 * 256, 22_050), (1500, 22_050)]
+    output = [soundfile.read(tmp_path / "made" / name) for name in ("array.wav", "stereo.wav")]
+    assert [(len(samples), rate) for samples, rate in output] == [(12 * 256, 22_050), (1500, 22_050)]
     run("vocode", given / "array.npy", "--checkpoint", voice, "--steps", "6", "--output", tmp_path / "six")
     assert (tmp_path / "six" / "array.wav").read_bytes() != (tmp_path / "made" / "array.wav").read_bytes()
     run("vocode", given / "array.npy", "--checkpoint", voice, "--output", tmp_path / "again")  # by its own schedule: the fast one

@@ -25,7 +25,7 @@ def lay(tmp_path) -> Callable[..., inventory.Inventory]:
             path = tmp_path / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-        return inventory.take(tmp_path)
+        return inventory.list_files(tmp_path)
 
     return put
 

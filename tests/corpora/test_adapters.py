@@ -20,7 +20,7 @@ def make(root, *names: str, **texts: str):
         path.write_bytes(b"sound of " + name.encode())
     for name, text in texts.items():
         (root / name.replace("__", "/").replace("_csv", ".csv").replace("_txt", ".txt")).write_text(text, encoding="utf-8")
-    return inventory.take(root)
+    return inventory.list_files(root)
 
 
 def rows(tables, *keys):
@@ -162,7 +162,7 @@ def test_sidecar_texts_are_captions(tmp_path):
     (tmp_path / "d").mkdir()
     result = make(tmp_path, "d/a.wav", "d/a.mp3", "b.wav", "c.wav", d__a_txt="\ufeffA dog\n barks. ", b_txt=" \n", other_txt="x")
     (tmp_path / "c.txt").write_bytes(b"\xff\xfe\x00")
-    result = inventory.take(tmp_path)
+    result = inventory.list_files(tmp_path)
     tables = registry.read("folder", result, 1)
     ids = {row["path"]: row["recording_id"] for row in tables.recordings}
     assert {(row["recording_id"], row["caption"], row["start_time"], row["origin"]) for row in tables.captions} == {
@@ -182,7 +182,7 @@ def test_youtube_names_in_a_plain_folder_keep_their_ids(tmp_path):
     assert result["r1nicOVtvkQ_10.wav"] == ("r1nicOVtvkQ_10", 10.0, "r1nicOVtvkQ")
     assert result["drum_kick_a_12.wav"][1:] == result["Drum_kicker_2.wav"][1:] == (0.0, None)
     assert not looks_random("kick_drum_a")
-    assert registry.read("folder", inventory.take(tmp_path), 1).remarks == []
+    assert registry.read("folder", inventory.list_files(tmp_path), 1).remarks == []
 
 
 def test_words_that_are_taken_for_a_youtube_id_are_reported(tmp_path):
@@ -279,7 +279,7 @@ def test_unknown_format_names_the_choices(tmp_path):
 
 
 def detect(directory):
-    return registry.detect(inventory.take(directory, digests=False))
+    return registry.detect(inventory.list_files(directory, digests=False))
 
 
 def test_detection(tmp_path, shared):
@@ -295,7 +295,7 @@ def test_detection(tmp_path, shared):
 
 
 def test_real_esc10(shared):
-    tables = registry.read("esc", inventory.take(shared / "data" / "esc10", digests=False), 16)
+    tables = registry.read("esc", inventory.list_files(shared / "data" / "esc10", digests=False), 16)
     assert len(tables.recordings) == 240
     assert sorted(row["fold"] for row in tables.recordings) == [1] * 80 + [2] * 80 + [3] * 80
     assert len({row["labels"][0] for row in tables.recordings}) == 10

@@ -40,5 +40,5 @@ def test_a_uid_of_less_than_a_second_is_in_milliseconds_too(lay, tmp_path):
         "-Yb_cdEfG1h_30000_30500.wav",
         **{"train.json": '[{"Dataset": "x", "Uid": "-Yb_cdEfG1h_30000_30500", "Caption": "a click"}]'},
     )
-    (recording,) = registry.read("amphion", inventory.take(tmp_path), 1).recordings
+    (recording,) = registry.read("amphion", inventory.list_files(tmp_path), 1).recordings
     assert (recording["group"], recording["start_time"]) == ("-Yb_cdEfG1h", 30.0)

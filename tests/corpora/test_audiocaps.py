@@ -24,7 +24,7 @@ def corpus(root, files=(), **tables):
         path.write_bytes(b"x" + name.encode())
     for name, text in tables.items():
         (root / f"{name}.csv").write_bytes(text.encode())
-    return audiocaps.read(inventory.take(root), 8)
+    return audiocaps.read(inventory.list_files(root), 8)
 
 
 def recordings(tables):
@@ -147,7 +147,7 @@ def test_a_csv_of_two_encodings_loses_no_row_and_is_reported(tmp_path):
     rows = (HEADER + "1,r1nicOVtvkQ,30,a café\r\n").encode() + "2,AAAAAAAAAAA,0,“naïve”\r\n".encode("cp1252")
     (tmp_path / "train.csv").write_bytes(b"\xef\xbb\xbf" + rows)
     (tmp_path / "r1nicOVtvkQ.wav").write_bytes(b"RIFF")
-    tables = registry.read("auto", inventory.take(tmp_path), 8)
+    tables = registry.read("auto", inventory.list_files(tmp_path), 8)
     assert [row[2] for row in captions(tables)] == ["a café", "“naïve”"]
     assert "train.csv: 1 lines that are not UTF-8, read as Windows-1252 (first: line 3)" in tables.remarks
 
@@ -198,7 +198,7 @@ def test_real_captions(shared, tmp_path):
     for number, window in enumerate(sorted(windows)):
         (tmp_path / forms[number % 4].format(*window)).write_bytes(b"RIFF")
 
-    tables = audiocaps.read(inventory.take(tmp_path), 16)
+    tables = audiocaps.read(inventory.list_files(tmp_path), 16)
     assert not tables.rejected
     assert not tables.collisions
     assert len(tables.captions) == 49_838 + 2_475 + 4_875

@@ -152,7 +152,7 @@ def test_text_that_a_small_table_repeats_is_bounded(tmp_path, monkeypatch):
 def test_a_look_without_digests_opens_no_recording(tmp_path, monkeypatch):
     write_table(tmp_path / "train.parquet", [cell(n) for n in range(3)], text=list("abc"))
     monkeypatch.setattr(sources, "read_cells", lambda *_: pytest.fail("a recording was read"))
-    tables = registry.read("auto", inventory.take(tmp_path, digests=False), 1)
+    tables = registry.read("auto", inventory.list_files(tmp_path, digests=False), 1)
     assert [row["path"] for row in tables.recordings] == [f"train.parquet#{row}" for row in range(3)]
 
 
@@ -189,7 +189,7 @@ def test_recordings_are_read_again_only_where_their_table_changed(tmp_path, monk
     monkeypatch.setattr(sources, "digest_cells", lambda file: read.append(file.metadata.num_rows) or digest_cells(file))
 
     def scanned() -> list[dict]:
-        return registry.read("audiofolder", inventory.take(corpus, cache=cache), 4).recordings
+        return registry.read("audiofolder", inventory.list_files(corpus, cache=cache), 4).recordings
 
     first = scanned()
     assert scanned() == first
@@ -337,7 +337,7 @@ def test_a_look_finds_what_the_pipeline_finds(tmp_path, cells, columns, counts):
     write_table(tmp_path / "a.parquet", cells[:1], text=["a"], **{name: values[:1] for name, values in columns.items()})
     more = {name: values[1:] for name, values in columns.items()}
     write_table(tmp_path / "b.parquet", cells[1:], text=list("bcdef")[: len(cells) - 1], **more)
-    looked, scanned = registry.read("auto", inventory.take(tmp_path, digests=False), 4), scan(tmp_path)
+    looked, scanned = registry.read("auto", inventory.list_files(tmp_path, digests=False), 4), scan(tmp_path)
     assert list(map(len, captions(looked).values())) == counts
     assert captions(looked) == captions(scanned)
     for report in ("matched", "missing", "orphans", "collisions", "ambiguous", "rejected"):

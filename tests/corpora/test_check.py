@@ -125,7 +125,7 @@ def test_a_manifest_without_any_audio_is_all_missing(lay, tmp_path):
     report = check.check(tmp_path)
     assert (report.coverage, len(report.tables.missing), report.tables.recordings) == (0.0, 4, [])
     with pytest.raises(UserError, match="no recording"):
-        registry.read("auto", inventory.take(tmp_path), 4)
+        registry.read("auto", inventory.list_files(tmp_path), 4)
 
 
 @pytest.mark.parametrize("name", ["nothing", "file.wav", "empty"])

@@ -344,11 +344,11 @@ def test_clips_of_two_recordings_are_paired_by_sound_and_those_of_one_are_not(tm
 
 def test_how_many_clips_the_index_takes_in_at_once_changes_nothing(tmp_path, monkeypatch):
     rows = [clip(f"{name}_{part}", name, part, noise(ord(name) % 5)[part * 800 :]) for name in "abcdefgh" for part in (0, 3)]
-    wanted = find(rows, [recording(name) for name in "abcdefgh"], tmp_path / "one")
-    assert len(wanted.pairs) > 3
+    expected = find(rows, [recording(name) for name in "abcdefgh"], tmp_path / "one")
+    assert len(expected.pairs) > 3
     monkeypatch.setattr(duplicates, "CLIPS_AT_ONCE", 1)
     result = find(rows, [recording(name) for name in "abcdefgh"], tmp_path / "other")
-    assert (result.pairs, result.names, result.featureless) == (wanted.pairs, wanted.names, wanted.featureless)
+    assert (result.pairs, result.names, result.featureless) == (expected.pairs, expected.names, expected.featureless)
 
 
 @pytest.mark.parametrize("step", ["add", "_look_up"])

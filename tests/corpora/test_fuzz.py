@@ -70,7 +70,7 @@ def test_a_damaged_manifest_gives_tables_or_a_message(corpora, choice):
     whole = victim.read_bytes()
     try:
         victim.write_bytes(choice.draw(damage(whole), label="content"))
-        result = inventory.take(corpus)
+        result = inventory.list_files(corpus)
         for format_of in (lambda _: "auto", registry.detect):
             try:
                 tables = registry.read(format_of(result), result, 4)

@@ -40,7 +40,7 @@ def test_awkward_names_are_recordings_in_stable_order(tmp_path):
     ]
     for name in reversed(awkward):
         put(tmp_path, name, b"\0" + name)
-    result = inventory.take(tmp_path)
+    result = inventory.list_files(tmp_path)
     assert names(result) == sorted(awkward)
     digests = {name: hashlib.sha256(b"\0" + name).hexdigest()[:32] for name in awkward}
     assert {file.raw_path: file.digest for file in result.audio} == digests
@@ -52,7 +52,7 @@ def test_awkward_names_are_recordings_in_stable_order(tmp_path):
 def test_digests_and_order_do_not_depend_on_workers(tmp_path):
     for number in range(40):
         put(tmp_path, f"d{number % 3}/{number}.wav", bytes([number + 1]) * 1000)
-    assert inventory.take(tmp_path, 1).audio == inventory.take(tmp_path, 8).audio
+    assert inventory.list_files(tmp_path, 1).audio == inventory.list_files(tmp_path, 8).audio
 
 
 def test_metadata_and_dot_files_are_ignored_and_counted(tmp_path):
@@ -69,7 +69,7 @@ def test_metadata_and_dot_files_are_ignored_and_counted(tmp_path):
     ):
         put(tmp_path, name)
     put(tmp_path, "license_to_kill.wav")
-    result = inventory.take(tmp_path)
+    result = inventory.list_files(tmp_path)
     assert names(result) == [b"license_to_kill.wav", b"x.txt.wav"]
     assert result.ignored == {".txt": 1, "LICENSE": 1, ".md": 1, ".csv": 1, ".jpg": 1, "dot files": 3}
     assert result.csv_files() == [b"meta/a.CSV"]
@@ -84,7 +84,7 @@ def test_what_cannot_be_read_is_named_and_never_opened(tmp_path):
     (tmp_path / "self.wav").symlink_to("self.wav")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "s.wav"))
-        result = inventory.take(tmp_path)
+        result = inventory.list_files(tmp_path)
     assert names(result) == [b"ok.wav"]
     assert result.csv_files() == []
     reasons = {row["path"]: (row["reason"], row["detail"]) for row in result.rejected}
@@ -107,7 +107,7 @@ def test_links_to_files_count_and_links_to_directories_are_followed_once(tmp_pat
     (corpus / "above").symlink_to(tmp_path)
     (corpus / "root").symlink_to("/")
     (outside / "back").symlink_to(corpus)
-    result = inventory.take(corpus, follow_links=True)
+    result = inventory.list_files(corpus, follow_links=True)
     assert names(result) == [b"dog/a.wav", b"elsewhere/bark/b.wav", b"linked.wav"]
     assert {row["path"] for row in result.rejected} == {"again", "above", "root", "dog/loop", "elsewhere2", "elsewhere/back"}
     assert {row["reason"] for row in result.rejected} == {"directory link"}
@@ -139,7 +139,7 @@ def test_links_out_of_the_corpus_are_quarantined_and_reported(tmp_path, digests)
     staying = {"rain/again.wav": "r0.wav", "r1.wav": ".annex/r1.wav", "out-and-in.wav": "../corpus/rain/r0.wav"}
     for name, target in (leaving | staying).items():
         (corpus / name).symlink_to(target)
-    result = inventory.take(corpus, digests=digests)
+    result = inventory.list_files(corpus, digests=digests)
     assert names(result) == [b"out-and-in.wav", b"r1.wav", b"rain/again.wav", b"rain/r0.wav"]
     assert list(result.metadata) == [b"rain/r0.json"]
     assert {row["path"]: row["reason"] for row in result.rejected} == dict.fromkeys(leaving, "link_leaves_corpus")
@@ -168,7 +168,7 @@ def test_links_to_what_can_hang_or_is_not_there_are_reported(tmp_path, follow_li
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "socket"))
         (tmp_path / "corpus/s.txt").symlink_to(tmp_path / "socket")
-        result = inventory.take(tmp_path / "corpus", follow_links=follow_links)
+        result = inventory.list_files(tmp_path / "corpus", follow_links=follow_links)
     assert (names(result), result.metadata) == ([b"x.wav"], {})
     reasons = {row["path"]: row["reason"] for row in result.rejected}
     special, gone = ("a.txt", "b.wav", "c.json", "pipe.csv", "s.txt"), ("e.csv", "f.wav", "g.wav", "h.wav", "i")
@@ -180,7 +180,7 @@ def test_nothing_but_links_out_of_the_corpus_is_an_error_that_says_what_to_set(t
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus/a.wav").symlink_to(tmp_path / "outside/a.wav")
     with pytest.raises(UserError, match=r"a\.wav: link_leaves_corpus; 1 links .* corpus\.follow_links: true"):
-        inventory.take(tmp_path / "corpus").check_not_empty()
+        inventory.list_files(tmp_path / "corpus").check_not_empty()
 
 
 @pytest.mark.parametrize("digests", [True, False])
@@ -190,7 +190,7 @@ def test_texts_of_unknown_extensions_are_no_recordings(tmp_path, digests):
         put(tmp_path, name, "é Quark(name: 1)".encode("utf-16" if name.startswith("utf16") else "utf-8"))
     put(tmp_path, "sound.quark", b"OggS\0\2")
     put(tmp_path, "error.wav", b"<html>404</html>")  # was to be a recording, and is a damaged one
-    result = inventory.take(tmp_path, digests=digests)
+    result = inventory.list_files(tmp_path, digests=digests)
     assert names(result) == [b"error.wav", b"sound.quark"]
     assert (result.ignored, result.rejected) == ({".quark": 3, ".m3u8": 1, "notes": 1, ".sfz": 1}, [])
 
@@ -214,7 +214,7 @@ def test_a_recording_that_its_header_rules_out_is_not_read(tmp_path):
     os.truncate(tmp_path / "tail.wav", 4 << 30)
     os.truncate(tmp_path / "zeros.ogg", 2 << 30)
     before = bytes_read()
-    result = inventory.take(tmp_path, workers=2, max_seconds=7200.0)
+    result = inventory.list_files(tmp_path, workers=2, max_seconds=7200.0)
     assert bytes_read() - before < 32 << 20
     assert names(result) == [b"whole.wav"]
     assert {row["path"]: (row["reason"], row["detail"]) for row in result.rejected} == {
@@ -230,7 +230,7 @@ def test_a_folder_that_a_link_led_to_before_is_not_walked_again(tmp_path):
     put(corpus, "x.wav")
     (corpus / "a").symlink_to(outside / "sub")
     (corpus / "b").symlink_to(outside)
-    result = inventory.take(corpus, follow_links=True)
+    result = inventory.list_files(corpus, follow_links=True)
     assert names(result) == [b"a/a.wav", b"x.wav"]
     assert [(row["path"], row["reason"]) for row in result.rejected] == [("b/sub", "directory link")]
 
@@ -241,23 +241,23 @@ def test_what_no_recording_can_be_is_neither_read_nor_lost(tmp_path):
         file.truncate(inventory.MAX_RECORDING_BYTES + 1)  # takes no room on the disk
     with open(tmp_path / "notes.csv", "wb") as file:
         file.truncate(3 << 30)
-    result = inventory.take(tmp_path)
+    result = inventory.list_files(tmp_path)
     assert [(row["path"], row["reason"]) for row in result.rejected] == [("zeros.wav", "too large")]
     assert metadata.csv_columns(result, b"notes.csv") == []
 
 
 def test_nothing_to_find_is_an_error_that_says_what_was_there(tmp_path):
     with pytest.raises(UserError, match=r"corpus\.path: no recording in .*no files"):
-        inventory.take(tmp_path).check_not_empty()
+        inventory.list_files(tmp_path).check_not_empty()
     put(tmp_path, "notes.txt")
     put(tmp_path, "zero.wav", b"")
     with pytest.raises(UserError, match=r"1 \.txt.*zero\.wav: empty.*set it to"):
-        inventory.take(tmp_path).check_not_empty()
+        inventory.list_files(tmp_path).check_not_empty()
 
 
 def test_csv_with_byte_order_mark_crlf_quotes_and_short_rows(tmp_path):
     put(tmp_path, "a.csv", b'\xef\xbb\xbfName , Caption\r\n1,"a, ""b""\nc"\r\n\r\n2\r\n')
-    result = inventory.take(tmp_path)
+    result = inventory.list_files(tmp_path)
     assert metadata.csv_columns(result, b"a.csv") == ["name", "caption"]
     assert list(metadata.read_csv(result, b"a.csv")) == [
         (3, {"name": "1", "caption": 'a, "b"\nc'}),
@@ -267,7 +267,7 @@ def test_csv_with_byte_order_mark_crlf_quotes_and_short_rows(tmp_path):
 
 def test_csv_that_is_no_text_is_an_error_that_names_it(tmp_path):
     put(tmp_path, "bad.csv", "name\nx".encode("utf-16-le"))
-    result = inventory.take(tmp_path)
+    result = inventory.list_files(tmp_path)
     with pytest.raises(UserError, match=r"bad\.csv: not UTF-8 text"):
         list(metadata.read_csv(result, b"bad.csv"))
 
@@ -276,14 +276,14 @@ def test_lines_of_another_encoding_are_read_as_windows_1252_and_counted(tmp_path
     lines = ["Name,Caption", "1,café", "2,naïve “dog”", "3,ordinary"]
     mixed = [lines[0].encode(), lines[1].encode(), lines[2].encode("cp1252"), lines[3].encode() + b"\x81"]
     put(tmp_path, "mixed.csv", b"\xef\xbb\xbf" + b"\r\n".join(mixed))
-    result = inventory.take(tmp_path)
+    result = inventory.list_files(tmp_path)
     assert [row["caption"] for _, row in metadata.read_csv(result, b"mixed.csv")] == ["café", "naïve “dog”", "ordinary\ufffd"]
     assert list(result.remarks.values()) == ["mixed.csv: 2 lines that are not UTF-8, read as Windows-1252 (first: line 3)"]
 
 
 def test_cells_beyond_the_header_are_reported(tmp_path):
     put(tmp_path, "a.csv", b'id,caption\n1,a dog, barking\n2,"a cat, meowing"\n')
-    result = inventory.take(tmp_path)
+    result = inventory.list_files(tmp_path)
     assert [row["caption"] for _, row in metadata.read_csv(result, b"a.csv")] == ["a dog", "a cat, meowing"]
     assert "1 rows with more cells than the header" in next(iter(result.remarks.values()))
     assert "line 2" in next(iter(result.remarks.values()))
@@ -299,7 +299,7 @@ def test_cells_beyond_the_header_are_reported(tmp_path):
 )
 def test_a_quote_left_open_that_swallows_rows_is_reported(tmp_path, text, remark):
     put(tmp_path, "a.csv", f"id,caption\n{text}".encode())
-    result = inventory.take(tmp_path)
+    result = inventory.list_files(tmp_path)
     list(metadata.read_csv(result, b"a.csv"))
     assert [remark in message for message in result.remarks.values()] == ([True] if remark else [])
 
@@ -309,7 +309,7 @@ def test_json_with_repeated_keys_and_deep_nesting(tmp_path):
     put(tmp_path, "lines.json", b'{"id": 1}\n\n{"id": 2, "id": 3}\r\n')
     put(tmp_path, "deep.json", b"[" * 200_000)
     put(tmp_path, "cut.json", b'[{"id": "x"')
-    result = inventory.take(tmp_path)
+    result = inventory.list_files(tmp_path)
     assert metadata.read_json(result, b"a.json") == [{"id": "y", "caption": "a"}]
     assert list(metadata.read_json_lines(result, b"lines.json")) == [(1, {"id": 1}), (3, {"id": 3})]
     assert {name: text.split("(")[1] for (name, _), text in result.remarks.items()} == {
@@ -327,7 +327,7 @@ def test_a_manifest_too_large_to_be_read_at_once_is_an_error(tmp_path, monkeypat
     monkeypatch.setattr(metadata, "MAX_MANIFEST_BYTES", 1 << 20)
     put(tmp_path, "large.csv", b"id\n" + b"x\n" * (1 << 19))
     put(tmp_path, "large.json", b"[" + b" " * (1 << 20) + b"]")
-    result = inventory.take(tmp_path)
+    result = inventory.list_files(tmp_path)
     with pytest.raises(UserError, match=r"large\.csv: more than 1 MiB"):
         list(metadata.read_csv(result, b"large.csv"))
     with pytest.raises(UserError, match=r"large\.json: more than 1 MiB"):
@@ -338,14 +338,14 @@ def test_a_manifest_too_large_to_be_read_at_once_is_an_error(tmp_path, monkeypat
 def test_csv_as_table_programs_save_it(tmp_path, mark, encoding):
     lines = [["name", "caption"], ["1", '"a, b; c"'], ["2", "café"]]
     put(tmp_path, "a.csv", "\r\n".join(map(mark.join, lines)).encode(encoding))
-    result = inventory.take(tmp_path)
+    result = inventory.list_files(tmp_path)
     assert metadata.csv_columns(result, b"a.csv") == ["name", "caption"]
     assert [tuple(row.values()) for _, row in metadata.read_csv(result, b"a.csv")] == [("1", "a, b; c"), ("2", "café")]
 
 
 def test_a_column_that_is_there_twice_is_reported(tmp_path):
     put(tmp_path, "a.csv", b"name,caption,caption\n1,a,b\n")
-    result = inventory.take(tmp_path)
+    result = inventory.list_files(tmp_path)
     assert [row["caption"] for _, row in metadata.read_csv(result, b"a.csv")] == ["b"]
     assert list(result.remarks.values()) == ["a.csv: 1 repeated columns in a header, of which the last is read (first: caption)"]
 
@@ -353,7 +353,7 @@ def test_a_column_that_is_there_twice_is_reported(tmp_path):
 def test_halves_of_downloads_and_what_editors_leave_are_no_recordings(tmp_path):
     for name in ("a.wav", "b.wav.part", "c.wav~", "a.pkf", "d.m4a.ytdl"):
         put(tmp_path, name, b"RIFF")
-    assert [file.path for file in inventory.take(tmp_path).audio] == ["a.wav"]
+    assert [file.path for file in inventory.list_files(tmp_path).audio] == ["a.wav"]
 
 
 @pytest.mark.parametrize(
@@ -369,7 +369,7 @@ def test_halves_of_downloads_and_what_editors_leave_are_no_recordings(tmp_path):
 )
 def test_a_header_with_other_marks_in_it_has_commas(tmp_path, text):
     put(tmp_path, "a.csv", text.encode())
-    result = inventory.take(tmp_path)
+    result = inventory.list_files(tmp_path)
     name, caption = metadata.csv_columns(result, b"a.csv")[:2]
     assert (name, caption[:7]) == ("name", "caption")
     assert [row[caption][0] for _, row in metadata.read_csv(result, b"a.csv")] == ["a"]
@@ -386,7 +386,7 @@ def test_what_a_header_rules_out_is_refused_whatever_was_read_before(tmp_path):
         file.write(size.to_bytes(4, "little"))
     os.utime(path, (1, 1))  # not so new that its digest is not kept
     for seconds, kept in ((7200.0, 1), (600.0, 0), (7200.0, 1)):
-        result = inventory.take(path.parent, cache=tmp_path / "digests.sqlite", max_seconds=seconds)
+        result = inventory.list_files(path.parent, cache=tmp_path / "digests.sqlite", max_seconds=seconds)
         assert len(result.audio) == kept
 
 
@@ -394,7 +394,7 @@ def test_small_metadata_files_are_opened_once_for_all_formats(tmp_path, monkeypa
     for number in range(3):
         put(tmp_path, f"{number}.wav")
         put(tmp_path, f"{number}.json", b'{"prompt": "rain"}')
-    taken = inventory.take(tmp_path, digests=False)
+    taken = inventory.list_files(tmp_path, digests=False)
     opened = []
     monkeypatch.setattr(metadata, "open", lambda path, *args: opened.append(path) or open(path, *args), raising=False)
     assert len(registry.read("auto", taken, 1).captions) == 3

@@ -181,7 +181,11 @@ def test_links_out_of_the_corpus_are_followed_for_no_format(tmp_path):
             link = linked / path.relative_to(export)
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(path)
-        result, followed, there = inventory.take(linked), inventory.take(linked, follow_links=True), inventory.take(export)
+        result, followed, there = (
+            inventory.list_files(linked),
+            inventory.list_files(linked, follow_links=True),
+            inventory.list_files(export),
+        )
         assert (result.audio, result.metadata, len(result.rejected)) == ([], {}, there.num_files), name
         assert (followed.audio, set(followed.metadata)) == (there.audio, set(there.metadata)), name
 

@@ -74,8 +74,8 @@ def test_every_row_finds_its_own_file_whatever_the_naming_and_the_order(clips, r
     st.text(max_size=40), st.lists(st.text(min_size=1, max_size=12).filter(lambda n: "/" not in n and "\0" not in n), max_size=8)
 )
 def test_keys_of_any_kind_give_files_of_the_index_or_nothing(key, names):
-    known = {name.encode("utf-8", "surrogatepass") for name in names if name not in (".", "..")}
-    files = [AudioFile(name, 1, "") for name in sorted(known)]
+    paths = {name.encode("utf-8", "surrogatepass") for name in names if name not in (".", "..")}
+    files = [AudioFile(name, 1, "") for name in sorted(paths)]
     result = FileIndex(Inventory(Path("/corpus"), audio=files)).resolve(key)
     assert set(result.files) <= set(files)
     assert bool(result.files) == (result.match != "none")

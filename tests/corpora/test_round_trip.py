@@ -28,7 +28,7 @@ WITHOUT_CAPTIONS = {"esc", "gtzan", "nsynth", "urbansound8k"}
 def test_an_export_is_detected_and_says_the_same(tmp_path, name):
     tables = prepare(tmp_path / "prepared")
     result = exports.export(tables, name, tmp_path / "out", RATE)
-    actual = inventory.take(tmp_path / "out")
+    actual = inventory.list_files(tmp_path / "out")
     adapter = READ_AS.get(name, name)
     assert registry.detect(actual) == adapter
     read = registry.read(adapter, actual, 4)
@@ -47,14 +47,14 @@ def test_an_export_is_detected_and_says_the_same(tmp_path, name):
         number = next(number for number in range(len(ROWS)) if np.allclose(wave, wave_of(number), atol=1e-3))
         outcome[ROWS[number][0]] = row, sorted(captions.get(row["recording_id"], []))
     assert set(outcome) == {clip_id for clip_id, *_ in ROWS} - left
-    for clip_id, split, wanted, labels in ROWS:
+    for clip_id, split, expected, labels in ROWS:
         if clip_id in left:
             continue
         row, found_captions = outcome[clip_id]
         if name in ONE_CAPTION:
-            wanted = wanted[:1]
+            expected = expected[:1]
         if name not in WITHOUT_CAPTIONS:
-            assert found_captions == sorted(" ".join(caption.split()) for caption in wanted)
+            assert found_captions == sorted(" ".join(caption.split()) for caption in expected)
         if name not in WITHOUT_SPLITS and row["fold"] is None:
             assert row["split"] == split
         if name in WITHOUT_CAPTIONS:
@@ -66,5 +66,5 @@ def test_recordings_without_youtube_id_have_one_in_formats_that_know_no_other(tm
     rows = [(f"{number:012x}_{start}", "train", ["a dog"], []) for number, start in ((0xF << 8, 0), (0xF << 8, 5), (0xE << 8, 0))]
     monkeypatch.setattr(prepared, "ROWS", rows)
     exports.export(prepare(tmp_path / "prepared"), name, tmp_path / "out", RATE)
-    read = registry.read("auto", inventory.take(tmp_path / "out"), 4)
+    read = registry.read("auto", inventory.list_files(tmp_path / "out"), 4)
     assert (read.format, read.rejected, read.missing, read.orphans, len(read.matched)) == (name, [], [], [], 3)

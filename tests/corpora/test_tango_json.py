@@ -72,7 +72,7 @@ def test_real_manifests_find_files_under_other_names(shared, tmp_path, captions_
     source = shared / "data" / "audiocaps"
     for name in ("tango_style_test.json", "tango_style_valid.json"):
         shutil.copy(source / name, tmp_path / name)
-    wanted = {}
+    expected = {}
     forms = ("{v}_{s}.wav", "Y{v}.flac", "a/{v}_{s}000_{e}000.mp3", "{v}_{s}.000_{e}.000.ogg", "b/{v}.m4a")
     for name, split in (("tango_style_test.json", "test"), ("tango_style_valid.json", "valid")):
         for number, line in enumerate((source / name).read_text(encoding="utf-8").splitlines()[:300]):
@@ -81,14 +81,14 @@ def test_real_manifests_find_files_under_other_names(shared, tmp_path, captions_
             path = tmp_path / forms[number % 5].format(v=video, s=start, e=int(start) + 10)
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(b"RIFF")
-            wanted[str(path.relative_to(tmp_path))] = (row["captions"].strip(), split)
-    result = inventory.take(tmp_path)
+            expected[str(path.relative_to(tmp_path))] = (row["captions"].strip(), split)
+    result = inventory.list_files(tmp_path)
     assert TANGO.detect(result)
     tables = registry.read("auto", result, 4)
     captions = captions_of(tables)
     assert len(captions.pop(None)) == 975 + 495 - 600
     assert {path: " ".join(text) for path, text in captions.items()} == {
-        path: " ".join(t.split()) for path, (t, _) in wanted.items()
+        path: " ".join(t.split()) for path, (t, _) in expected.items()
     }
-    assert {row["path"]: row["split"] for row in tables.recordings} == {path: split for path, (_, split) in wanted.items()}
+    assert {row["path"]: row["split"] for row in tables.recordings} == {path: split for path, (_, split) in expected.items()}
     assert tables.collisions == tables.ambiguous == tables.orphans == tables.rejected == []

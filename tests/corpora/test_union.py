@@ -12,7 +12,7 @@ HEADER = "audiocap_id,youtube_id,start_time,caption\n"
 
 
 def part(root, name: str, weight: float = 1.0, format: str = "auto") -> UnionPart:
-    result = inventory.take(root)
+    result = inventory.list_files(root)
     return UnionPart(name, weight, result, registry.read(format, result, 8))
 
 

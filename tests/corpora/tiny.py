@@ -51,11 +51,11 @@ def cell(number: int) -> dict[str, Any]:
 
 def scan(root: Path, name: str = "auto", num_shards: int = 4) -> CorpusTables:
     """What the adapter makes of the corpus; without a name, the one that is detected."""
-    return registry.read(name, inventory.take(root), num_shards)
+    return registry.read(name, inventory.list_files(root), num_shards)
 
 
 def detected(root: Path) -> str:
-    return registry.detect(inventory.take(root, digests=False))
+    return registry.detect(inventory.list_files(root, digests=False))
 
 
 def recordings(tables: CorpusTables, *keys: str) -> dict[str, Any]:

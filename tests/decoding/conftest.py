@@ -8,7 +8,7 @@ from tests.decoding.files import FILMS, VALID, ffmpeg
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with one file of every kind above, and films with and without sound."""
     directory = tmp_path_factory.mktemp("made")
     tone = ["-f", "lavfi", "-i", "aevalsrc=0.5*sin(440*2*PI*t)|0.5*sin(440*2*PI*t):s=44100:d=1"]

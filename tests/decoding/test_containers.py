@@ -25,18 +25,18 @@ from soundmill.decoding.decode import DecodeError
 from tests.decoding.files import FILMS, MAX_SECONDS, VALID, ffmpeg, reason_of, whole
 
 
-def test_extensions_mean_nothing(made, tmp_path):
+def test_extensions_mean_nothing(media, tmp_path):
     for name in ("a.m4a", "a.flac", "cbr.mp3"):
-        (tmp_path / "x.wav").write_bytes((made / name).read_bytes())
-        assert decode.probe(tmp_path / "x.wav", MAX_SECONDS) == decode.probe(made / name, MAX_SECONDS)
+        (tmp_path / "x.wav").write_bytes((media / name).read_bytes())
+        assert decode.probe(tmp_path / "x.wav", MAX_SECONDS) == decode.probe(media / name, MAX_SECONDS)
 
 
 @pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x80000000, 0x7FFFF000])
-def test_streamed_wav_headers_are_valid(made, tmp_path, size):
-    data = (made / "pcm16.wav").read_bytes()
+def test_streamed_wav_headers_are_valid(media, tmp_path, size):
+    data = (media / "pcm16.wav").read_bytes()
     at = data.index(b"data") + 4
     (tmp_path / "x.wav").write_bytes(data[:at] + struct.pack("<I", size) + data[at + 4 :])
-    np.testing.assert_array_equal(whole(tmp_path / "x.wav")[1], whole(made / "pcm16.wav")[1])
+    np.testing.assert_array_equal(whole(tmp_path / "x.wav")[1], whole(media / "pcm16.wav")[1])
 
 
 @pytest.mark.parametrize("form", ["wav", "flac", "au", "caf", "w64", "aiff", "ogg", "mp3", "matroska", "avi", "mpegts"])
@@ -59,15 +59,15 @@ UNMARKED = {"a.nut", "a.tta", "a.mpg", "a.rm", "a.ts", "tagged.mp3", "film.mpg"}
 
 
 @pytest.mark.parametrize("name", sorted({*VALID, *FILMS}))
-def test_a_file_cut_in_the_middle_is_refused(made, tmp_path, name):
-    data = (made / name).read_bytes()
+def test_a_file_cut_in_the_middle_is_refused(media, tmp_path, name):
+    data = (media / name).read_bytes()
     (tmp_path / "x").write_bytes(data[: int(len(data) * 0.613) + 1])
     assert reason_of(tmp_path / "x") in ("truncated", "corrupt")
 
 
 @pytest.mark.parametrize("name", sorted({*VALID, *FILMS} - UNMARKED))
-def test_a_file_without_its_last_bytes_is_refused(made, tmp_path, name):
-    (tmp_path / "x").write_bytes((made / name).read_bytes()[:-7])
+def test_a_file_without_its_last_bytes_is_refused(media, tmp_path, name):
+    (tmp_path / "x").write_bytes((media / name).read_bytes()[:-7])
     assert reason_of(tmp_path / "x") in ("truncated", "corrupt")
 
 
@@ -88,33 +88,33 @@ def test_a_file_without_its_last_bytes_is_refused(made, tmp_path, name):
         "a.aac",
     ],
 )
-def test_noise_in_the_middle_is_refused(made, tmp_path, name):
-    data = bytearray((made / name).read_bytes())
+def test_noise_in_the_middle_is_refused(media, tmp_path, name):
+    data = bytearray((media / name).read_bytes())
     middle = len(data) // 2
     data[middle : middle + 600] = random.Random(0).randbytes(600)
     (tmp_path / "x").write_bytes(data)
     assert reason_of(tmp_path / "x") in ("truncated", "corrupt")
 
 
-def test_one_wrong_bit_in_an_ogg_page_is_corrupt(made, tmp_path):
-    data = bytearray((made / "a.ogg").read_bytes())
+def test_one_wrong_bit_in_an_ogg_page_is_corrupt(media, tmp_path):
+    data = bytearray((media / "a.ogg").read_bytes())
     data[len(data) // 2] ^= 1
     (tmp_path / "x.ogg").write_bytes(data)
     assert reason_of(tmp_path / "x.ogg") == "corrupt"
 
 
-def test_ogg_checksum_is_the_one_in_the_page(made):
-    data = (made / "a.ogg").read_bytes()
+def test_ogg_checksum_is_the_one_in_the_page(media):
+    data = (media / "a.ogg").read_bytes()
     end = data.index(b"OggS", 4)
     page = data[:22] + b"\0\0\0\0" + data[26:end]
     assert ogg.ogg_checksum(page) == int.from_bytes(data[22:26], "little")
     assert ogg.ogg_checksum(b"123456789") == 0x89A1897F  # CRC-32 without reflection and inversion
 
 
-def test_checksums_of_pages_are_made_once_for_the_same_bytes(made, tmp_path, monkeypatch):
+def test_checksums_of_pages_are_made_once_for_the_same_bytes(media, tmp_path, monkeypatch):
     """Whoever probed a file, and knows its bytes again, decodes it without: libogg leaves out a page with a wrong one, and its
     samples are missed."""
-    data = bytearray((made / "a.ogg").read_bytes())
+    data = bytearray((media / "a.ogg").read_bytes())
     data[len(data) // 2] ^= 1
     (tmp_path / "x.ogg").write_bytes(data)
 
@@ -130,11 +130,11 @@ def test_checksums_of_pages_are_made_once_for_the_same_bytes(made, tmp_path, mon
 
     assert lengths(tmp_path / "x.ogg").startswith("corrupt (wrong checksum of the Ogg page at byte ")
     assert lengths(tmp_path / "x.ogg", sums_checked=True).startswith(("corrupt", "truncated"))
-    whole_sound = lengths(made / "a.ogg")
+    whole_sound = lengths(media / "a.ogg")
     monkeypatch.setattr(ogg, "ogg_checksum", lambda page: pytest.fail("made again"))
-    assert lengths(made / "a.ogg", sums_checked=True) == whole_sound
+    assert lengths(media / "a.ogg", sums_checked=True) == whole_sound
     with pytest.raises(pytest.fail.Exception):
-        lengths(made / "a.ogg")
+        lengths(media / "a.ogg")
 
 
 def opus_with_shifted_pages(tmp_path: Path, by: int) -> Path:
@@ -171,15 +171,15 @@ def test_the_length_of_an_opus_packet_is_in_its_first_two_bytes():
     assert ogg.opus_samples(b"") == 0
 
 
-def test_chained_ogg_is_read_to_its_end(made, tmp_path):
-    (tmp_path / "x.ogg").write_bytes((made / "a.ogg").read_bytes() * 2)
+def test_chained_ogg_is_read_to_its_end(media, tmp_path):
+    (tmp_path / "x.ogg").write_bytes((media / "a.ogg").read_bytes() * 2)
     rate, wave = whole(tmp_path / "x.ogg")
     assert 1.95 < len(wave) / rate < 2.1
 
 
 @pytest.mark.parametrize("name", FILMS)
-def test_a_film_without_sound_has_no_audio_stream(made, name):
-    assert reason_of(made / f"mute-{name}") == "no audio stream"
+def test_a_film_without_sound_has_no_audio_stream(media, name):
+    assert reason_of(media / f"mute-{name}") == "no audio stream"
 
 
 PLAYLISTS = {
@@ -201,49 +201,49 @@ TEXTS = {
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 @pytest.mark.parametrize(("name", "reason"), [*((name, "playlist") for name in PLAYLISTS), *((name, "text") for name in TEXTS)])
-def test_text_is_refused_before_any_decoder_sees_it(made, tmp_path, monkeypatch, name, reason, encoding):
+def test_text_is_refused_before_any_decoder_sees_it(media, tmp_path, monkeypatch, name, reason, encoding):
     def never(*_: object, **__: object) -> None:
         raise AssertionError("a decoder was started on text")
 
     monkeypatch.setattr(ffmpeg_module.subprocess, "Popen", never)
     monkeypatch.setattr(decode.soundfile, "SoundFile", never)
-    text = {**PLAYLISTS, **TEXTS}[name].format(other=made / "pcm16.wav") if reason == "playlist" else TEXTS[name]
+    text = {**PLAYLISTS, **TEXTS}[name].format(other=media / "pcm16.wav") if reason == "playlist" else TEXTS[name]
     (tmp_path / name).write_bytes(text.encode(encoding))
     assert reason_of(tmp_path / name) == reason
 
 
 @pytest.mark.parametrize("name", PLAYLISTS)
-def test_a_playlist_dressed_as_binary_reads_no_other_file(made, tmp_path, name):
-    text = PLAYLISTS[name].format(other=made / "pcm16.wav").encode()
+def test_a_playlist_dressed_as_binary_reads_no_other_file(media, tmp_path, name):
+    text = PLAYLISTS[name].format(other=media / "pcm16.wav").encode()
     for dressed in (text + b"\0" * 100, b"\0" + text, b"ID3\x04\0\0\0\0\0\x0a" + b"\0" * 10 + text, b"\x01\x02" + text):
         (tmp_path / name).write_bytes(dressed)
         assert reason_of(tmp_path / name) in ("playlist", "text", "unknown format", "corrupt", "truncated")
 
 
-def test_a_file_that_goes_on_as_gigabytes_of_zeros_is_refused_unread(made, tmp_path):
+def test_a_file_that_goes_on_as_gigabytes_of_zeros_is_refused_unread(media, tmp_path):
     """Sparse files, which take no room. Decoders read some to the end, which takes minutes, and of others only the sound."""
     unwalked = {"a.nut", "a.voc"}  # nothing tells where their sound ends
     for name in sorted({*VALID, *FILMS} - unwalked):
         path = tmp_path / name
-        shutil.copy(made / name, path)
+        shutil.copy(media / name, path)
         os.truncate(path, 2 << 30)
         assert reason_of(path) == "corrupt", name
         path.unlink()
 
 
-def test_padding_and_silence_at_the_end_are_no_damage(made, tmp_path):
+def test_padding_and_silence_at_the_end_are_no_damage(media, tmp_path):
     sound = np.concatenate([np.full(8000, 0.1), np.zeros(2 << 20)])  # seconds of plain zeros
     for form in ("WAV", "AIFF", "AU", "W64", "CAF", "FLAC"):
         soundfile.write(tmp_path / "silence", sound, 48_000, format=form)
         assert len(whole(tmp_path / "silence")[1]) == len(sound), form
     for name in ("a.ogg", "cbr.mp3", "pcm16.wav", "a.m4a"):
-        (tmp_path / name).write_bytes((made / name).read_bytes() + bytes(4096))
-        assert len(whole(tmp_path / name)[1]) == len(whole(made / name)[1])
+        (tmp_path / name).write_bytes((media / name).read_bytes() + bytes(4096))
+        assert len(whole(tmp_path / name)[1]) == len(whole(media / name)[1])
 
 
-def test_gigabytes_of_anything_behind_the_sound_are_refused(made, tmp_path):
+def test_gigabytes_of_anything_behind_the_sound_are_refused(media, tmp_path):
     for name, detail in (("a.ogg", "behind the last Ogg page"), ("cbr.mp3", "more than 1048576 zeros from byte")):
-        shutil.copy(made / name, tmp_path / name)
+        shutil.copy(media / name, tmp_path / name)
         os.truncate(tmp_path / name, 2 << 30)
         with open(tmp_path / name, "ab") as file:
             file.write(b"end")
@@ -277,8 +277,8 @@ def test_binary_that_is_no_audio_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("declared", [10**6, 2**31 - 1, 2**32 - 2])
-def test_a_wav_header_that_lies_about_its_length_is_truncated(made, tmp_path, declared):
-    data = (made / "pcm16.wav").read_bytes()
+def test_a_wav_header_that_lies_about_its_length_is_truncated(media, tmp_path, declared):
+    data = (media / "pcm16.wav").read_bytes()
     at = data.index(b"data") + 4
     (tmp_path / "x.wav").write_bytes(data[:at] + struct.pack("<I", declared) + data[at + 4 :])
     assert reason_of(tmp_path / "x.wav") == "truncated"
@@ -289,11 +289,11 @@ def test_millions_of_empty_chunks_are_not_walked_for_ever(tmp_path):
     assert reason_of(tmp_path / "x.wav") == "corrupt"
 
 
-def test_mpeg_audio_whose_rate_or_channels_change_is_not_cut_there(made, tmp_path):
+def test_mpeg_audio_whose_rate_or_channels_change_is_not_cut_there(media, tmp_path):
     """libmpg123 ends at such a frame, and libsndfile says nothing of it."""
     for name, options in {"mono": ["-ac", "1"], "slow": ["-ar", "22050"], "same": []}.items():
         coded = ["-b:a", "64k", "-write_xing", "0", "-id3v2_version", "0", tmp_path / f"{name}.mp3"]
-        ffmpeg("-i", made / "pcm16.wav", *options, *coded)
+        ffmpeg("-i", media / "pcm16.wav", *options, *coded)
     same = (tmp_path / "same.mp3").read_bytes()
     (tmp_path / "twice.mp3").write_bytes(same * 2)
     assert len(whole(tmp_path / "twice.mp3")[1]) == 2 * len(whole(tmp_path / "same.mp3")[1])
@@ -318,10 +318,10 @@ TAGS = {
 
 
 @pytest.mark.parametrize("tag", TAGS)
-def test_tags_end_where_they_say_and_sound_behind_them_is_heard(made, tmp_path, tag):
-    coded = (made / "uncounted.mp3").read_bytes()
+def test_tags_end_where_they_say_and_sound_behind_them_is_heard(media, tmp_path, tag):
+    coded = (media / "uncounted.mp3").read_bytes()
     coded = coded[tags.tag_end(coded) :]
-    alone = len(whole(made / "uncounted.mp3")[1])
+    alone = len(whole(media / "uncounted.mp3")[1])
     for name, data, count in (
         ("behind", coded + TAGS[tag], 1),
         ("padded", coded + TAGS[tag] + bytes(500), 1),
@@ -334,14 +334,14 @@ def test_tags_end_where_they_say_and_sound_behind_them_is_heard(made, tmp_path, 
         assert containers.inspect(
             sniffing.Kind("mpeg-audio", "mp3", sndfile=True), (tmp_path / "x.mp3").open("rb"), len(data), MAX_SECONDS
         ).at_least == pytest.approx(count * alone, abs=2 * 1152), name
-    counted = (made / "tagged.mp3").read_bytes()
-    assert len(whole(made / "tagged.mp3")[1]) == 44_100
+    counted = (media / "tagged.mp3").read_bytes()
+    assert len(whole(media / "tagged.mp3")[1]) == 44_100
     (tmp_path / "twice.mp3").write_bytes(counted * 2)
     assert reason_of(tmp_path / "twice.mp3") == "corrupt"  # its header counts half of it
 
 
-def test_a_hole_between_frames_is_corrupt(made, tmp_path):
-    coded = bytearray((made / "uncounted.mp3").read_bytes())
+def test_a_hole_between_frames_is_corrupt(media, tmp_path):
+    coded = bytearray((media / "uncounted.mp3").read_bytes())
     at = tags.tag_end(bytes(coded))
     frames = []
     while at + 7 < len(coded) and (frame := mpeg_frame(coded[at : at + 7])):
@@ -353,8 +353,8 @@ def test_a_hole_between_frames_is_corrupt(made, tmp_path):
 
 
 @pytest.mark.parametrize("declared", [0xFFFFFFFF, 0x80000000, 0x7FFFF000])
-def test_a_streamed_wav_of_more_than_its_size_can_say_is_refused(made, tmp_path, declared):
-    data = (made / "pcm16.wav").read_bytes()
+def test_a_streamed_wav_of_more_than_its_size_can_say_is_refused(media, tmp_path, declared):
+    data = (media / "pcm16.wav").read_bytes()
     at = data.index(b"data") + 4
     with (tmp_path / "x.wav").open("wb") as file:
         file.write(data[:at] + struct.pack("<I", declared) + data[at + 4 :])
@@ -372,9 +372,9 @@ def test_a_streamed_wav_of_more_than_its_size_can_say_is_refused(made, tmp_path,
         decode.probe(tmp_path / "x.wav", 10 * 3600)
 
 
-def test_a_film_of_which_a_part_never_came_is_corrupt(made, tmp_path):
+def test_a_film_of_which_a_part_never_came_is_corrupt(media, tmp_path):
     """A download that was given its whole size at the start: ffmpeg plays what there is."""
-    whole_film = (made / "film.avi").read_bytes()
+    whole_film = (media / "film.avi").read_bytes()
     for start, stop in ((0.6, 1.0), (0.4, 0.5)):
         first, last = int(start * len(whole_film)), int(stop * len(whole_film))
         (tmp_path / "x.avi").write_bytes(whole_film[:first] + bytes(last - first) + whole_film[last:])
@@ -385,7 +385,7 @@ def test_a_film_of_which_a_part_never_came_is_corrupt(made, tmp_path):
         for where in (4, whole_film.index(b"movi") - 4):
             padded[where : where + 4] = struct.pack("<I", int.from_bytes(padded[where : where + 4], "little") + count)
         (tmp_path / "x.avi").write_bytes(padded)
-        assert len(whole(tmp_path / "x.avi")[1]) == len(whole(made / "film.avi")[1])
+        assert len(whole(tmp_path / "x.avi")[1]) == len(whole(media / "film.avi")[1])
 
 
 MUTATED = [
@@ -407,8 +407,8 @@ MUTATED = [
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_any_damage_is_either_harmless_or_a_decode_error(made, tmp_path, data):
-    content = bytearray((made / data.draw(st.sampled_from(MUTATED))).read_bytes())
+def test_any_damage_is_either_harmless_or_a_decode_error(media, tmp_path, data):
+    content = bytearray((media / data.draw(st.sampled_from(MUTATED))).read_bytes())
     for _ in range(data.draw(st.integers(1, 8))):
         content[data.draw(st.integers(0, min(400, len(content) - 1)))] = data.draw(st.integers(0, 255))
     (tmp_path / "x").write_bytes(content[: data.draw(st.integers(1, len(content)))])

@@ -21,9 +21,9 @@ from tests.decoding.files import FILMS, MAX_SECONDS, VALID, ffmpeg, reason_of, w
 
 
 @pytest.mark.parametrize("name", [*VALID, *FILMS])
-def test_every_kind_of_file_gives_its_tone(made, name):
-    probed = decode.probe(made / name, MAX_SECONDS)
-    rate, wave = whole(made / name)
+def test_every_kind_of_file_gives_its_tone(media, name):
+    probed = decode.probe(media / name, MAX_SECONDS)
+    rate, wave = whole(media / name)
     assert (rate, len(wave)) == (probed.sample_rate, probed.num_frames)
     assert 0.9 < len(wave) / rate < 1.15
     middle = wave[len(wave) // 4 : -len(wave) // 4]
@@ -46,18 +46,18 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("source", ["pcm16.wav", "cbr.mp3", "a.m4a"])
-def test_names_never_matter(made, tmp_path, monkeypatch, name, source):
+def test_names_never_matter(media, tmp_path, monkeypatch, name, source):
     path = os.path.join(os.fsencode(tmp_path), name)
     with open(path, "wb") as file:
-        file.write((made / source).read_bytes())
-    expected = decode.probe(made / source, MAX_SECONDS)
+        file.write((media / source).read_bytes())
+    expected = decode.probe(media / source, MAX_SECONDS)
     assert decode.probe(path, MAX_SECONDS) == expected
     monkeypatch.chdir(tmp_path)
     assert decode.probe(name, MAX_SECONDS) == expected
 
 
-def test_flac_whose_samples_are_not_the_ones_it_signed_is_corrupt(made, tmp_path):
-    data = bytearray((made / "a.flac").read_bytes())
+def test_flac_whose_samples_are_not_the_ones_it_signed_is_corrupt(media, tmp_path):
+    data = bytearray((media / "a.flac").read_bytes())
     data[30] ^= 1  # the signature stands in bytes 26–41
     (tmp_path / "x.flac").write_bytes(data)
     assert reason_of(tmp_path / "x.flac") == "corrupt"
@@ -83,9 +83,9 @@ def test_what_is_not_a_regular_file_is_refused_at_once(tmp_path):
         assert time.monotonic() - started < 5
 
 
-def test_a_link_to_a_recording_is_that_recording(made, tmp_path):
-    (tmp_path / "link.wav").symlink_to(made / "a.m4a")
-    assert decode.probe(tmp_path / "link.wav", MAX_SECONDS) == decode.probe(made / "a.m4a", MAX_SECONDS)
+def test_a_link_to_a_recording_is_that_recording(media, tmp_path):
+    (tmp_path / "link.wav").symlink_to(media / "a.m4a")
+    assert decode.probe(tmp_path / "link.wav", MAX_SECONDS) == decode.probe(media / "a.m4a", MAX_SECONDS)
 
 
 def test_empty_and_too_short_files_say_so(tmp_path):
@@ -182,9 +182,9 @@ def test_many_channels_count_against_the_bound(tmp_path):
     assert reason_of(tmp_path / "wide.wav", max_seconds=1.0) == "too long"
 
 
-def test_an_mp3_whose_frames_hold_noise_is_corrupt_and_one_taken_up_in_the_middle_is_not(made, tmp_path, capfd):
+def test_an_mp3_whose_frames_hold_noise_is_corrupt_and_one_taken_up_in_the_middle_is_not(media, tmp_path, capfd):
     """libsndfile decodes both without a word."""
-    coded = (made / "cbr.mp3").read_bytes()
+    coded = (media / "cbr.mp3").read_bytes()
     frames, at = [], 10 + sum(byte << 7 * (3 - n) for n, byte in enumerate(coded[6:10])) if coded[:3] == b"ID3" else 0
     while at + 7 < len(coded) and (frame := mpeg_frame(coded[at : at + 7])):
         frames.append((at, frame[0]))
@@ -212,7 +212,7 @@ def test_an_mp3_whose_frames_hold_noise_is_corrupt_and_one_taken_up_in_the_middl
         "a.tta": [],
     }.items(),
 )
-def test_one_wrong_bit_is_told_by_the_formats_own_checksums_through_ffmpeg_too(made, tmp_path, name, options):
+def test_one_wrong_bit_is_told_by_the_formats_own_checksums_through_ffmpeg_too(media, tmp_path, name, options):
     noise = ["-f", "lavfi", "-i", "anoisesrc=d=1:a=0.5:seed=1:r=44100"]
     if name.startswith("streamed"):
         data = ffmpeg(*noise, *options, "-")
@@ -238,9 +238,9 @@ def test_the_mix_is_the_mean_of_the_channels(tmp_path):
         np.testing.assert_array_equal(whole(tmp_path / "x.wav")[1], np.full(1000, 0.125, dtype=np.float32))
 
 
-def test_both_backends_give_the_same_samples(made, tmp_path):
-    ffmpeg("-i", made / "pcm16.wav", "-c:a", "alac", tmp_path / "x.m4a")
-    np.testing.assert_array_equal(whole(tmp_path / "x.m4a")[1], whole(made / "pcm16.wav")[1])
+def test_both_backends_give_the_same_samples(media, tmp_path):
+    ffmpeg("-i", media / "pcm16.wav", "-c:a", "alac", tmp_path / "x.m4a")
+    np.testing.assert_array_equal(whole(tmp_path / "x.m4a")[1], whole(media / "pcm16.wav")[1])
 
 
 def test_blocks_are_bounded_and_do_not_share_memory(tmp_path):
@@ -252,8 +252,8 @@ def test_blocks_are_bounded_and_do_not_share_memory(tmp_path):
     np.testing.assert_array_equal(np.concatenate(kept), wave / np.float32(32768))
 
 
-def test_read_mono_resamples(made):
-    assert 15_500 < len(decode.read_mono(made / "a.m4a", 16_000, MAX_SECONDS)) < 17_500
+def test_read_mono_resamples(media):
+    assert 15_500 < len(decode.read_mono(media / "a.m4a", 16_000, MAX_SECONDS)) < 17_500
 
 
 def test_a_decode_error_crosses_processes():

@@ -26,21 +26,21 @@ from tests.processes import assert_nothing_is_left, marked, new_mark, wait_for
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_ffmpeg_that_hangs_is_killed(made, tmp_path, monkeypatch):
+def test_ffmpeg_that_hangs_is_killed(media, tmp_path, monkeypatch):
     fake = tmp_path / "ffmpeg"
     fake.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 100\n")
     fake.chmod(0o755)
     monkeypatch.setattr(ffmpeg_module, "ffmpeg_executable", lambda: fake)
     monkeypatch.setattr(ffmpeg_module, "STALL_SECONDS", 1.0)
-    assert reason_of(made / "a.m4a", max_seconds=1.5) == "timeout"
+    assert reason_of(media / "a.m4a", max_seconds=1.5) == "timeout"
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
-def test_ffmpeg_that_is_stuck_ends_with_the_process_that_started_it(made):
+def test_ffmpeg_that_is_stuck_ends_with_the_process_that_started_it(media):
     mark = new_mark()
     code = "import sys; from soundmill.decoding import decode; next(decode.decode_blocks(sys.argv[1], 60.0)[1]); input()"
-    command = [sys.executable, "-c", code, str(made / "a.m4a")]
+    command = [sys.executable, "-c", code, str(media / "a.m4a")]
     parent = subprocess.Popen(command, env={**os.environ, **mark, "PYTHONPATH": str(ROOT)}, stdin=subprocess.PIPE)
     child = wait_for(lambda: [pid for pid, command in marked(mark).items() if "-loglevel" in command])[0]
     os.kill(child, signal.SIGSTOP)
@@ -50,40 +50,40 @@ def test_ffmpeg_that_is_stuck_ends_with_the_process_that_started_it(made):
     assert_nothing_is_left(mark, set())
 
 
-def test_ffmpeg_that_somebody_kills_says_nothing_of_the_file(made, tmp_path, monkeypatch):
+def test_ffmpeg_that_somebody_kills_says_nothing_of_the_file(media, tmp_path, monkeypatch):
     """As the kernel does where memory is short: the file must not be called damaged."""
     fake = tmp_path / "ffmpeg"
     fake.write_text("#!/bin/sh\nkill -9 $$\n")
     fake.chmod(0o755)
     monkeypatch.setattr(ffmpeg_module, "ffmpeg_executable", lambda: fake)
     with pytest.raises(UserError, match=r"ffmpeg was killed \(signal 9\).*Run it again"):
-        decode.probe(made / "a.m4a", MAX_SECONDS)
+        decode.probe(media / "a.m4a", MAX_SECONDS)
 
 
-def test_ffmpeg_ends_when_its_reader_stops(made, monkeypatch):
+def test_ffmpeg_ends_when_its_reader_stops(media, monkeypatch):
     children = []
     popen = subprocess.Popen
     monkeypatch.setattr(
         ffmpeg_module.subprocess, "Popen", lambda *args, **kwargs: children.append(popen(*args, **kwargs)) or children[-1]
     )
-    _, blocks = decode.decode_blocks(made / "surround.m4a", MAX_SECONDS)
+    _, blocks = decode.decode_blocks(media / "surround.m4a", MAX_SECONDS)
     next(blocks)
     blocks.close()
     assert [child.poll() is not None for child in children] == [True]
 
 
-def test_ffmpeg_missing_names_the_remedy(made, monkeypatch):
+def test_ffmpeg_missing_names_the_remedy(media, monkeypatch):
     decode.ffmpeg_executable.cache_clear()
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
     try:
         with pytest.raises(UserError, match="imageio-ffmpeg"):
-            decode.probe(made / "a.m4a", MAX_SECONDS)
-        assert decode.probe(made / "a.flac", MAX_SECONDS).backend == "libsndfile"
+            decode.probe(media / "a.m4a", MAX_SECONDS)
+        assert decode.probe(media / "a.flac", MAX_SECONDS).backend == "libsndfile"
     finally:
         decode.ffmpeg_executable.cache_clear()
 
 
-def test_ffmpeg_that_does_not_run_is_not_blamed_on_the_files(made, tmp_path, monkeypatch):
+def test_ffmpeg_that_does_not_run_is_not_blamed_on_the_files(media, tmp_path, monkeypatch):
     broken = tmp_path / "ffmpeg"
     broken.write_text("#!/bin/sh\nexit 127\n")
     broken.chmod(0o755)
@@ -91,7 +91,7 @@ def test_ffmpeg_that_does_not_run_is_not_blamed_on_the_files(made, tmp_path, mon
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(broken))
     try:
         with pytest.raises(UserError, match="does not run"):
-            decode.probe(made / "a.m4a", MAX_SECONDS)
+            decode.probe(media / "a.m4a", MAX_SECONDS)
     finally:
         decode.ffmpeg_executable.cache_clear()
 
@@ -116,10 +116,10 @@ def test_which_ffmpeg_is_known_without_running_the_wheels(monkeypatch, tmp_path)
     assert decode.installed_version() == "none"
 
 
-def test_complaints_are_told_the_same_way_every_time(made, tmp_path):
+def test_complaints_are_told_the_same_way_every_time(media, tmp_path):
     """ffmpeg's threads complain in any order; the quarantine table must not show it."""
     for name in ("a.m4a", "a.webm", "a.wma", "a.ac3", "film.mp4"):
-        data = bytearray((made / name).read_bytes())
+        data = bytearray((media / name).read_bytes())
         middle = len(data) // 2
         data[middle : middle + 600] = random.Random(0).randbytes(600)
         (tmp_path / "x").write_bytes(data)
@@ -183,19 +183,19 @@ def outcomes(paths: list[Path]) -> list[tuple[object, ...]]:
 
 
 @pytest.fixture(scope="module")
-def mixed(made, tmp_path_factory) -> dict[Path, tuple[object, ...]]:
+def mixed(media, tmp_path_factory) -> dict[Path, tuple[object, ...]]:
     """Good and damaged files of many kinds, each with what it comes to when it is decoded alone."""
     directory = tmp_path_factory.mktemp("mixed")
     names = ["a.m4a", "fast.m4a", "fragments.mp4", "alac.m4a", "surround.m4a", "a.webm", "a.wma", "a.aac", "a.avi", "film.mp4"]
     for name in [*names, "film.mkv", "a.ts", "a.ac3", "a.amr", "a.flv", "yamaha.wav", "pcm16.wav", "a.ogg"]:
-        data = (made / name).read_bytes()
+        data = (media / name).read_bytes()
         (directory / name).write_bytes(data)
         if name in ("a.m4a", "a.webm", "film.mp4", "a.aac", "a.wma", "a.ogg"):
             (directory / f"cut-{name}").write_bytes(data[: len(data) * 2 // 3])
             middle = len(data) // 2
             noise = random.Random(0).randbytes(600)
             (directory / f"noisy-{name}").write_bytes(data[:middle] + noise + data[middle + 600 :])
-    (directory / "mute.mp4").write_bytes((made / "mute-film.mp4").read_bytes())
+    (directory / "mute.mp4").write_bytes((media / "mute-film.mp4").read_bytes())
     (directory / "junk").write_bytes(random.Random(1).randbytes(5000))
     (directory / "page.m4a").write_text("<html>not found</html>")
     return {path: outcomes([path])[0] for path in sorted(directory.iterdir())}
@@ -221,7 +221,7 @@ def test_good_files_share_one_process(mixed, monkeypatch):
     assert started == [len(good)]
 
 
-def test_a_file_that_lies_about_its_length_bursts_its_batch_and_no_other_file(made, mixed, tmp_path, monkeypatch):
+def test_a_file_that_lies_about_its_length_bursts_its_batch_and_no_other_file(media, mixed, tmp_path, monkeypatch):
     ffmpeg("-f", "lavfi", "-i", "anullsrc=r=8000:cl=mono", "-t", "90", tmp_path / "long.m4a")
     data = (tmp_path / "long.m4a").read_bytes()
     at = data.index(b"mvhd") + 16

@@ -14,8 +14,8 @@ TABLE = linear(50, 1e-4, 0.05)
 
 
 def test_the_published_fast_schedule_lies_at_these_timesteps():
-    known = torch.tensor([0, 0.894, 4.087, 10.452, 22.992, 42.919], dtype=torch.float64)
-    torch.testing.assert_close(aligned_timesteps(FAST, TABLE), known, atol=5e-4, rtol=0)
+    expected = torch.tensor([0, 0.894, 4.087, 10.452, 22.992, 42.919], dtype=torch.float64)
+    torch.testing.assert_close(aligned_timesteps(FAST, TABLE), expected, atol=5e-4, rtol=0)
     assert float(TABLE[-1]) == pytest.approx(0.2796725, abs=5e-8)
 
 
@@ -58,8 +58,8 @@ def test_a_perfect_net_gives_the_wave_back_whatever_shares_its_batch():
 
 @pytest.mark.parametrize("steps", [1, 2, 6, 7, 31, 49, 50])
 def test_so_many_steps_are_spread_over_the_timesteps(steps):
-    known = torch.linspace(49, 0, steps, dtype=torch.float64).flip(0)
-    torch.testing.assert_close(aligned_timesteps(spread_betas(TABLE, steps), TABLE), known, atol=1e-6, rtol=0)
+    expected = torch.linspace(49, 0, steps, dtype=torch.float64).flip(0)
+    torch.testing.assert_close(aligned_timesteps(spread_betas(TABLE, steps), TABLE), expected, atol=1e-6, rtol=0)
 
 
 def test_all_steps_are_the_training_s():

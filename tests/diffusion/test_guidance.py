@@ -59,12 +59,12 @@ def test_items_without_a_condition_are_computed_once(plain):
         evaluated.append(len(xt))
         return _net(xt, t, states, mask)
 
-    mixed = tuple(its.clone() for its in TEXT)
-    for its, nothing in zip(mixed, NULL, strict=True):
-        its[plain] = nothing[plain]
+    mixed = tuple(states.clone() for states in TEXT)
+    for states, nothing in zip(mixed, NULL, strict=True):
+        states[plain] = nothing[plain]
     conditional, unconditional = _net(XT, T, *mixed), _net(XT, T, *NULL)
-    made = guided(counting, mixed, NULL, 3.0)(XT, T)
-    torch.testing.assert_close(made, unconditional + 3 * (conditional - unconditional))
+    output = guided(counting, mixed, NULL, 3.0)(XT, T)
+    torch.testing.assert_close(output, unconditional + 3 * (conditional - unconditional))
     assert evaluated == [3 + 3 - len(plain)]
 
 
@@ -77,8 +77,8 @@ def test_an_item_may_differ_by_a_mark_alone():
         return _net(xt, t, states, mask) * (~dropped)[:, None]
 
     dropped = torch.tensor([False, True, False])
-    made = guided(net, (*TEXT, dropped), (*TEXT, torch.ones(3, dtype=torch.bool)), 3.0)(XT, T)
-    torch.testing.assert_close(made, 3 * net(XT, T, *TEXT, dropped))
+    output = guided(net, (*TEXT, dropped), (*TEXT, torch.ones(3, dtype=torch.bool)), 3.0)(XT, T)
+    torch.testing.assert_close(output, 3 * net(XT, T, *TEXT, dropped))
     assert evaluated[0] == 5
 
 

@@ -30,7 +30,7 @@ def test_perfect_net_leads_to_x0(sampler, objective, num_steps, spacing, table):
         alpha, sigma = schedules.alpha_sigma(TABLES[table], t, xt.ndim)
         return objectives.target(objective, X0, (xt - alpha * X0) / sigma, alpha, sigma)
 
-    made = samplers.sample(
+    output = samplers.sample(
         perfect,
         torch.randn(X0.shape, generator=torch.Generator().manual_seed(1)),
         table=TABLES[table],
@@ -41,7 +41,7 @@ def test_perfect_net_leads_to_x0(sampler, objective, num_steps, spacing, table):
         clip=None,
         rngs=_rngs(2, 3),
     )
-    torch.testing.assert_close(made, X0, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(output, X0, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -55,11 +55,11 @@ def test_gaussian_data_keep_their_mean_and_spread(sampler):
         return mean + gain * (xt - alpha * mean)
 
     noise = torch.randn(4, 1, 64, 64, generator=torch.Generator().manual_seed(0))
-    made = samplers.sample(
+    output = samplers.sample(
         best, noise, table=table, objective="x0", sampler=sampler, num_steps=100, clip=None, rngs=_rngs(0, 1, 2, 3)
     )
-    assert made.mean().item() == pytest.approx(mean, abs=0.02)
-    assert made.std().item() == pytest.approx(spread, rel=0.07)
+    assert output.mean().item() == pytest.approx(mean, abs=0.02)
+    assert output.std().item() == pytest.approx(spread, rel=0.07)
 
 
 @pytest.mark.parametrize("variance", ["large", "small"])
@@ -77,15 +77,15 @@ def test_ddpm_adds_noise_of_the_variance_asked_for(variance):
     before, now = table[499], table[999]
     kept, beta = now / before, 1 - now / before
     drawn = seen[1] - kept.sqrt() * (1 - before) / (1 - now) * seen[0]
-    wanted = beta if variance == "large" else beta * (1 - before) / (1 - now)
-    assert drawn.var().item() == pytest.approx(wanted.item(), rel=0.05)
+    expected = beta if variance == "large" else beta * (1 - before) / (1 - now)
+    assert drawn.var().item() == pytest.approx(expected.item(), rel=0.05)
 
 
 def test_an_item_does_not_hang_on_its_neighbours():
     noise = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(5))
-    made = {}
+    output = {}
     for seeds, items in (((1, 2), [0, 1]), ((2,), [1])):
-        made[seeds] = samplers.sample(
+        output[seeds] = samplers.sample(
             lambda xt, t: xt * 0.1,
             noise[items],
             table=TABLES["linear"],
@@ -95,11 +95,11 @@ def test_an_item_does_not_hang_on_its_neighbours():
             clip=None,
             rngs=_rngs(*seeds),
         )
-    torch.testing.assert_close(made[1, 2][1:], made[2,])
+    torch.testing.assert_close(output[1, 2][1:], output[2,])
 
 
 def test_clip_holds_the_picture():
-    made = samplers.sample(
+    output = samplers.sample(
         lambda xt, t: xt * 50,
         torch.randn(1, 1, 4, 4),
         table=TABLES["linear"],
@@ -109,7 +109,7 @@ def test_clip_holds_the_picture():
         clip=1.0,
         rngs=_rngs(0),
     )
-    assert made.abs().max() <= 1
+    assert output.abs().max() <= 1
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -13,14 +13,14 @@ from soundmill.params import parse
 PAPER = {"num_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02}
 
 
-@pytest.mark.parametrize(("t", "known"), [(0, 0.9999), (499, 0.078587), (999, 4.0358e-5)])
-def test_linear_of_ddpm(t, known):
-    assert schedules.linear(**PAPER)[t].item() == pytest.approx(known, rel=1e-4)
+@pytest.mark.parametrize(("t", "expected"), [(0, 0.9999), (499, 0.078587), (999, 4.0358e-5)])
+def test_linear_of_ddpm(t, expected):
+    assert schedules.linear(**PAPER)[t].item() == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize(("t", "known"), [(0, 0.99915), (500, 0.27633), (999, 0.0046601)])
-def test_scaled_linear_of_latent_diffusion(t, known):
-    assert schedules.scaled_linear(1000, 0.00085, 0.012)[t].item() == pytest.approx(known, rel=1e-4)
+@pytest.mark.parametrize(("t", "expected"), [(0, 0.99915), (500, 0.27633), (999, 0.0046601)])
+def test_scaled_linear_of_latent_diffusion(t, expected):
+    assert schedules.scaled_linear(1000, 0.00085, 0.012)[t].item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_min_snr_threshold_of_latent_diffusion():

@@ -66,10 +66,10 @@ def test_restyling_goes_from_nothing_to_everything():
 def test_inpainting_keeps_what_it_is_told_to_bit_for_bit(resamples):
     keep, other = torch.zeros(500, dtype=torch.bool), -X0
     keep[100:300] = True
-    made = velocity.inpaint(perfect(other), X0, keep, rngs(), 5, resamples)
-    assert torch.equal(made[..., keep], X0[..., keep])
-    assert (made[..., ~keep] - other[..., ~keep]).abs().max() < 1e-13
-    assert torch.equal(made, velocity.inpaint(perfect(other), X0, keep, rngs(), 5, resamples))
+    output = velocity.inpaint(perfect(other), X0, keep, rngs(), 5, resamples)
+    assert torch.equal(output[..., keep], X0[..., keep])
+    assert (output[..., ~keep] - other[..., ~keep]).abs().max() < 1e-13
+    assert torch.equal(output, velocity.inpaint(perfect(other), X0, keep, rngs(), 5, resamples))
 
 
 def test_an_inpainting_s_noise_has_the_level_s_strength():
@@ -83,6 +83,59 @@ def test_an_inpainting_s_noise_has_the_level_s_strength():
 
     velocity.inpaint(net, silence, keep, [torch.Generator().manual_seed(seed) for seed in range(64)], 5, 3)
     assert len(seen) == 15
-    for sigma, kept, made in seen:
+    for sigma, kept, output in seen:
         assert kept == pytest.approx(sigma, rel=0.02)
-        assert made == pytest.approx(sigma, rel=0.02)
+        assert output == pytest.approx(sigma, rel=0.02)
+
+
+SCALE = 0.088  # of waves, as quiet as ESC-10's
+
+
+def net_of_x0(xt: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+    return xt.tanh() * level.reshape(-1, 1, 1) - 0.1
+
+
+def test_scaled_waves_are_those_of_unit_variance():
+    """A net on waves of standard deviation σ is one of unit variance on waves / σ: the same loss, and samples σ times as large."""
+    noise, level = torch.randn_like(X0), torch.tensor([0.05, 0.4, 0.9], dtype=torch.float64)
+    waves, keep = SCALE * X0, torch.arange(500) < 200
+    close = {"rtol": 1e-12, "atol": 1e-14}
+    torch.testing.assert_close(
+        velocity.loss(net_of_x0, waves, level, noise, SCALE), velocity.loss(net_of_x0, X0, level, noise), **close
+    )
+    torch.testing.assert_close(velocity.sample(net_of_x0, noise, 5, SCALE), SCALE * velocity.sample(net_of_x0, noise, 5), **close)
+    torch.testing.assert_close(
+        velocity.restyle(net_of_x0, waves, noise, 5, 0.6, SCALE), SCALE * velocity.restyle(net_of_x0, X0, noise, 5, 0.6), **close
+    )
+    inpainted = velocity.inpaint(net_of_x0, waves, keep, rngs(), 5, 2, SCALE)
+    torch.testing.assert_close(inpainted, SCALE * velocity.inpaint(net_of_x0, X0, keep, rngs(), 5, 2), **close)
+    assert torch.equal(inpainted[..., keep], waves[..., keep])
+
+
+def test_a_perfect_net_of_scaled_waves_finds_them():
+    found = velocity.sample(perfect(X0 / 0.3), torch.randn_like(X0), 10, 0.3)
+    assert (found - X0).abs().max() < 1e-14
+
+
+def test_a_scale_of_one_changes_no_bit():
+    noise = torch.randn(X0.shape, generator=torch.Generator().manual_seed(3))
+    level = torch.tensor([0.05, 0.4, 0.9])
+    x0 = X0.float()
+    angle = level.reshape(-1, 1, 1) * (math.pi / 2)
+    v = net_of_x0(angle.cos() * x0 + angle.sin() * noise, level)
+    published = (v - (angle.cos() * noise - angle.sin() * x0)).square().mean()
+    assert torch.equal(velocity.loss(net_of_x0, x0, level, noise, 1.0), published)
+    xt = noise
+    for now, after in [(1.0, 0.5), (0.5, 0.0)]:
+        v = net_of_x0(xt, torch.full((len(xt),), now))
+        (alpha, sigma), (to_alpha, to_sigma) = velocity.alpha_sigma(now), velocity.alpha_sigma(after)
+        xt = to_alpha * (alpha * xt - sigma * v) + to_sigma * (sigma * xt + alpha * v)
+    assert torch.equal(velocity.sample(net_of_x0, noise, 2), xt)
+
+
+def test_half_of_the_levels_have_more_signal_than_noise():
+    """SNR = 1 lies at level 0.5 for scaled waves, and at 0.056 for waves of ESC-10's median without scale."""
+    for sigma_data, expected in ((1.0, 0.5), (SCALE, 0.056)):
+        levels = torch.linspace(1e-4, 1 - 1e-4, 9999, dtype=torch.float64) * (math.pi / 2)
+        snr = sigma_data * levels.cos() / levels.sin()
+        assert float((snr > 1).double().mean()) == pytest.approx(expected, abs=1e-3)

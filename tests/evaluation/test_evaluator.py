@@ -92,11 +92,11 @@ def test_folders_of_any_format_and_without_pairs(setup, tmp_path):
 
 def test_a_damaged_cache_changes_no_score_and_is_counted(setup, tmp_path, monkeypatch, in_this_process):
     monkeypatch.setattr(features, "TASK_SIZE", 2)
-    made, real = put(tmp_path / "made", ["a.wav", "b.wav", "c.wav"]), put(tmp_path / "real", ["a.wav", "b.wav", "c.wav"], 20)
-    for path in [*made.iterdir(), *real.iterdir()]:
+    output, real = put(tmp_path / "made", ["a.wav", "b.wav", "c.wav"]), put(tmp_path / "real", ["a.wav", "b.wav", "c.wav"], 20)
+    for path in [*output.iterdir(), *real.iterdir()]:
         os.utime(path, (10**9, 10**9))
     setup = evaluator.Setup(protocol("mmd", "kl", replicates=2), setup.cache, 1)
-    first = evaluator.evaluate(setup, made, real).metrics
+    first = evaluator.evaluate(setup, output, real).metrics
     assert "damaged" not in first["counts"]
     files = sorted(path for path in setup.cache.rglob("*") if path.is_file())
     assert {path.suffix for path in files} == {".parquet", ".sqlite"}
@@ -107,7 +107,7 @@ def test_a_damaged_cache_changes_no_score_and_is_counted(setup, tmp_path, monkey
         # Its data, its end (of Parquet the metadata and the footer), and of a database the first page, which says what it is
         place = [rng.random, lambda: 1 - 0.2 * rng.random() ** 2, lambda: 0.2 * rng.random() ** 2][turn // len(files) % 3]()
         lose_a_bit(path, min(place, 0.9999))
-        metrics = evaluator.evaluate(setup, made, real).metrics
+        metrics = evaluator.evaluate(setup, output, real).metrics
         count = metrics["counts"].pop("damaged", 0)
         damaged = [text for text in metrics["warnings"] if "cached embeddings were damaged" in text]
         assert (count, len(damaged)) == ((1, 1) if path.suffix == ".parquet" else (0, 0))
@@ -119,14 +119,14 @@ def test_a_damaged_cache_changes_no_score_and_is_counted(setup, tmp_path, monkey
 
 
 def test_pairs_by_id_whatever_the_format(setup, tmp_path):
-    made = put(tmp_path / "made", ["rain/a.wav", "rain/b.flac", "c.wav"])
+    output = put(tmp_path / "made", ["rain/a.wav", "rain/b.flac", "c.wav"])
     real = put(tmp_path / "real", ["c.flac", "rain/a.flac", "rain/b.wav"], 20)
-    result = evaluator.evaluate(setup, made, real)
+    result = evaluator.evaluate(setup, output, real)
     assert result.metrics["counts"]["pairs"] == 3
     assert set(result.of["kl_yamnet"]) == {"rain/a", "rain/b", "c"}
     assert result.metrics["kl_yamnet"] == pytest.approx(np.mean(list(result.of["kl_yamnet"].values())), rel=1e-5)
     assert result.metrics["baselines"]["kl_yamnet"].keys() == {"silence", "noise"}
-    alone = evaluator.evaluate(setup, made, real, unpaired=True)
+    alone = evaluator.evaluate(setup, output, real, unpaired=True)
     assert alone.metrics["left_out"] == {"kl_yamnet": "equal names are ignored (--unpaired)"}
     assert alone.metrics["mmd_yamnet"] == result.metrics["mmd_yamnet"]
 
@@ -143,57 +143,57 @@ def test_three_missing_of_886_are_named(setup, tmp_path):
 
 
 def test_every_file_that_cannot_be_decoded_is_named_and_nothing_is_scored(setup, tmp_path):
-    made = put(tmp_path / "made", ["a.wav", "b.wav", "c.wav"])
+    output = put(tmp_path / "made", ["a.wav", "b.wav", "c.wav"])
     real = put(tmp_path / "real", ["x.wav", "y.wav"], 9)
-    (made / "b.wav").write_bytes((made / "b.wav").read_bytes()[:3000])
+    (output / "b.wav").write_bytes((output / "b.wav").read_bytes()[:3000])
     (real / "list.mp3").write_text("#EXTM3U\nfile:///etc/passwd\n")
     (real / "notes.m3u").write_text("#EXTM3U\nx.wav\n")  # by name and content no sound
     with pytest.raises(UserError) as error:
-        evaluator.evaluate(setup, made, real)
-    for path in (made / "b.wav", real / "list.mp3"):
+        evaluator.evaluate(setup, output, real)
+    for path in (output / "b.wav", real / "list.mp3"):
         assert f"{path}: cannot be scored" in str(error.value)
-    (made / "empty.wav").touch()  # which no decoder sees
+    (output / "empty.wav").touch()  # which no decoder sees
     (tmp_path / "trained").mkdir()
     (tmp_path / "trained" / "gone.wav").symlink_to(tmp_path / "nowhere.wav")
     with pytest.raises(UserError) as error:
-        evaluator.evaluate(setup, made, real, training=tmp_path / "trained")
-    for path in (made / "b.wav", real / "list.mp3", made / "empty.wav", tmp_path / "trained" / "gone.wav"):
+        evaluator.evaluate(setup, output, real, training=tmp_path / "trained")
+    for path in (output / "b.wav", real / "list.mp3", output / "empty.wav", tmp_path / "trained" / "gone.wav"):
         assert f"{path}: cannot be scored" in str(error.value)
 
 
 def test_a_reference_of_one_sound_has_no_floor(tmp_path, setup):
-    made = put(tmp_path / "made", [f"{index}.wav" for index in range(8)])
+    output = put(tmp_path / "made", [f"{index}.wav" for index in range(8)])
     real = put(tmp_path / "real", ["x.wav"], 9)
     pairwise = evaluator.Setup(protocol("kid", "mmd", "recall", "coverage"), setup.cache, 1)
-    result = evaluator.evaluate(pairwise, made, real).metrics
+    result = evaluator.evaluate(pairwise, output, real).metrics
     assert "mmd_yamnet" in result
     assert set(result["baselines"]["mmd_yamnet"]) == {"silence", "noise"}
     assert "1 clips are too few" in result["left_out"]["coverage_yamnet"]
 
 
 def test_a_second_run_needs_no_weights_and_a_deleted_file_does_not_count(setup, tmp_path, monkeypatch):
-    made = put(tmp_path / "made", [f"{index}.wav" for index in range(5)])
+    output = put(tmp_path / "made", [f"{index}.wav" for index in range(5)])
     real = put(tmp_path / "real", [f"r{index}.wav" for index in range(5)], 30)
-    first = evaluator.evaluate(setup, made, real).metrics
+    first = evaluator.evaluate(setup, output, real).metrics
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path))  # an embedder cannot be loaded any more
-    assert evaluator.evaluate(setup, made, real).metrics == first
+    assert evaluator.evaluate(setup, output, real).metrics == first
     other = evaluator.Setup(protocol("kid", "is"), setup.cache, 1)
-    assert "kid_yamnet" in evaluator.evaluate(other, made, real).metrics
+    assert "kid_yamnet" in evaluator.evaluate(other, output, real).metrics
 
-    (made / "4.wav").unlink()
-    fewer = evaluator.evaluate(setup, made, real).metrics
+    (output / "4.wav").unlink()
+    fewer = evaluator.evaluate(setup, output, real).metrics
     assert fewer["counts"]["generated"] == 4
     assert fewer["mmd_yamnet"] != first["mmd_yamnet"]
     assert fewer["files"]["generated"] != first["files"]["generated"]
-    write_wav(made / "3.wav", wave(99), RATE)  # a changed one is not what it was
+    write_wav(output / "3.wav", wave(99), RATE)  # a changed one is not what it was
     with pytest.raises(UserError, match=r"as weights are missing:\n  yamnet: yamnet.tflite"):
-        evaluator.evaluate(setup, made, real)
+        evaluator.evaluate(setup, output, real)
 
 
 def test_results_depend_on_nothing_but_the_files(setup, tmp_path, monkeypatch):
-    made = put(tmp_path / "made", [f"{index}.wav" for index in range(7)])
+    output = put(tmp_path / "made", [f"{index}.wav" for index in range(7)])
     real = put(tmp_path / "real", [f"{index}.wav" for index in range(7)], 30)
-    first = evaluator.evaluate(setup, made, real).metrics
+    first = evaluator.evaluate(setup, output, real).metrics
     # The same files written in another order, embedded in other portions by two processes, and by content under other names.
     for name in ("made", "real"):
         (tmp_path / "again" / name).mkdir(parents=True)
@@ -209,16 +209,16 @@ def test_results_depend_on_nothing_but_the_files(setup, tmp_path, monkeypatch):
 
 
 def test_sounds_too_short_for_a_patch_are_counted_and_one_patch_poisons_nothing(setup, tmp_path):
-    made = put(tmp_path / "made", [f"{index}.wav" for index in range(4)])
+    output = put(tmp_path / "made", [f"{index}.wav" for index in range(4)])
     real = put(tmp_path / "real", [f"r{index}.wav" for index in range(4)], 30)
-    write_wav(made / "tiny.wav", wave(70, 0.3), RATE)
-    write_wav(made / "one.wav", wave(71, 0.98), RATE)
-    folder = folders.read(made, 1)
+    write_wav(output / "tiny.wav", wave(70, 0.3), RATE)
+    write_wav(output / "one.wav", wave(71, 0.98), RATE)
+    folder = folders.read(output, 1)
     (config,) = setup.configs
     (tiny,) = [sound for sound in folder.sounds if sound.clip_id == "tiny"]
     nothing = cache.Embedding(tiny.key, WaveFacts(4_800, False, False, "t"), RATE, np.zeros((0, 1024)), np.zeros(521))
     cache.add(config.directory(setup.cache), [nothing])  # as an embedder that does not pad would say
-    metrics = evaluator.evaluate(setup, made, real).metrics
+    metrics = evaluator.evaluate(setup, output, real).metrics
     assert np.isfinite(metrics["mmd_yamnet"])
     assert metrics["counts"]["generated_too_short_yamnet"] == 1
     assert "1 of the generated sounds are too short for a patch of yamnet: tiny." in metrics["warnings"]
@@ -324,7 +324,7 @@ def test_sounds_and_prompts_belong_together_by_id(tmp_path, monkeypatch, in_this
 
     clap_weights.write(tmp_path / "weights" / "laion/clap-htsat-unfused")
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path / "weights"))
-    made = put(tmp_path / "made", ["a.wav", "b.wav", "c.wav"])
+    output = put(tmp_path / "made", ["a.wav", "b.wav", "c.wav"])
     real = put(tmp_path / "real", ["x.wav", "y.wav"], 9)
     prompts = {"c": "rain", "a": "a dog barks", "b": "rain, then thunder"}
     lines = [f'{name},"{text}"' for name, text in prompts.items()]  # in another order than the files
@@ -332,15 +332,15 @@ def test_sounds_and_prompts_belong_together_by_id(tmp_path, monkeypatch, in_this
     score = [ScoreSpec(metric="clap_score", embedder="clap")]
     chosen = protocol().model_copy(update={"embedders": {"clap": {}}, "scores": score})
     setup = evaluator.Setup(chosen, tmp_path / "cache", 1)
-    result = evaluator.evaluate(setup, made, real, captions=tmp_path / "captions.csv")
+    result = evaluator.evaluate(setup, output, real, captions=tmp_path / "captions.csv")
     network = embedders.load("clap", None)
     for name, text in prompts.items():
-        sound = resample(decode.read_mono(made / f"{name}.wav", RATE, features.MAX_SECONDS), RATE, network.sample_rate)
+        sound = resample(decode.read_mono(output / f"{name}.wav", RATE, features.MAX_SECONDS), RATE, network.sample_rate)
         assert result.of["clap_score"][name] == pytest.approx(float(network.similarity([text], [sound])[0]), abs=1e-5)
     assert result.metrics["clap_score"] == pytest.approx(np.mean(list(result.of["clap_score"].values())), rel=1e-4)
     assert result.metrics["baselines"]["clap_score"].keys() == {"silence", "noise"}
     with pytest.raises(UserError, match=r"clap_score: no prompts are given \(--captions\)"):
-        evaluator.evaluate(setup, made, real)
+        evaluator.evaluate(setup, output, real)
 
 
 @pytest.mark.slow
@@ -364,11 +364,11 @@ def test_a_published_protocol_from_end_to_end_at_random_weights(tmp_path, monkey
         monkeypatch.setitem(module.EMBEDDERS, name, replace(embedders.find(name), weights=weights))
 
     names = [f"{index}.wav" for index in range(4)]
-    made, real = put(tmp_path / "made", names), put(tmp_path / "real", names, 30)
-    for root, seed in ((made, 60), (real, 61)):
+    output, real = put(tmp_path / "made", names), put(tmp_path / "real", names, 30)
+    for root, seed in ((output, 60), (real, 61)):
         write_wav(root / "short.wav", wave(seed, 0.5), RATE)
     chosen = protocols.load("audioldm_eval-16k").model_copy(update={"replicates": 20})
-    metrics = evaluator.evaluate(evaluator.Setup(chosen, tmp_path / "cache", 1), made, real).metrics
+    metrics = evaluator.evaluate(evaluator.Setup(chosen, tmp_path / "cache", 1), output, real).metrics
     keys = {f"{metric}_panns_cnn14_16k" for metric in ("kl", "is", "kid")}
     assert all(np.isfinite(metrics[key]) for key in keys)
     assert [metrics[key] for key in ("fd_panns_cnn14_16k", "fad_vggish", "fad_inf_vggish")] == [None] * 3  # of 5 sounds

@@ -131,10 +131,10 @@ def test_each_of_several_files_of_the_same_bytes_is_named(config, tmp_path):
 
 def test_a_file_that_changes_meanwhile_is_not_taken_for_what_it_was(config, tmp_path):
     write_wav(tmp_path / "a.wav", tone(300), 16_000)
-    known = sound(tmp_path / "a.wav")
+    before = sound(tmp_path / "a.wav")
     write_wav(tmp_path / "a.wav", tone(500), 16_000)
     with pytest.raises(UserError, match=r"a\.wav: cannot be scored: changed"):
-        features.embed_all([config], [known], tmp_path / "cache", 1)
+        features.embed_all([config], [before], tmp_path / "cache", 1)
 
 
 def test_clips_and_files_are_heard_at_the_embedders_rate(config, shard, tmp_path):

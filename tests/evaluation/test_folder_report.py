@@ -17,11 +17,11 @@ def test_a_sound_that_is_damaged_after_scoring_is_named_and_all_others_are_there
     for side in ("made", "real"):
         for name in "abcd":
             write_wav(tmp_path / side / f"{name}.wav", (0.1 * random.standard_normal(RATE)).astype(np.float32), RATE)
-    made, real = (folders.read(tmp_path / side, 1) for side in ("made", "real"))
+    output, real = (folders.read(tmp_path / side, 1) for side in ("made", "real"))
     of = {"kl_yamnet": {name: float(index) for index, name in enumerate("abcd")}}
     (tmp_path / "made" / "a.wav").unlink()
     (tmp_path / "real" / "d.wav").write_bytes((tmp_path / "real" / "d.wav").read_bytes()[:1000])
-    folder_report.write(Evaluation(metrics(warnings=[]), of, made, real, paired=True), tmp_path / "page")
+    folder_report.write(Evaluation(metrics(warnings=[]), of, output, real, paired=True), tmp_path / "page")
     text = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
     assert text.count("<img") == text.count("<audio") == 4  # of the best, the middling and the worst
     message = capsys.readouterr().err

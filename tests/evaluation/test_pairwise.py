@@ -32,8 +32,8 @@ def corpus(tmp_path):
             sound = {"bytes": flac.encode_flac(real(number), RATE), "path": f"{clip_id}.flac"}
             rows.append({**whose, "audio": sound, "digest": clip_id, "num_samples": RATE, "quality": None})
             split = "train" if clip_id == "trained" else "test"
-            known = {"split": split, "captions": [], "labels": [], "corpus": "test", "weight": 1.0, "group": None}
-            catalog.append({**whose, **known, "shard": 0})
+            details = {"split": split, "captions": [], "labels": [], "corpus": "test", "weight": 1.0, "group": None}
+            catalog.append({**whose, **details, "shard": 0})
         shards.write_rows(rows, tmp_path / "clips" / shards.shard_name(0), manifest.CLIPS)
         shards.write_rows(catalog, tmp_path / "catalog.parquet", manifest.CATALOG)
         return tmp_path / "clips", tmp_path / "catalog.parquet", ids
@@ -41,7 +41,7 @@ def corpus(tmp_path):
     return make
 
 
-def made(directory, ids, noise: float):
+def write_noisy(directory, ids, noise: float):
     """The clips' own sounds in noise."""
     random = np.random.default_rng(1)
     for number, clip_id in enumerate(ids):
@@ -60,7 +60,7 @@ def compare(tmp_path, shared, monkeypatch, in_this_process):
 def test_of_seven_models_a_clear_difference_can_be_told(corpus, compare, tmp_path):
     """Of 42 tests p is multiplied by up to 42: 500 permutations would leave nothing under 0.05."""
     clips, catalog, ids = corpus(16)
-    models = {f"model{level}": made(tmp_path / f"model{level}", ids, 10 ** (level / 2 - 3.5)) for level in range(7)}
+    models = {f"model{level}": write_noisy(tmp_path / f"model{level}", ids, 10 ** (level / 2 - 3.5)) for level in range(7)}
     found = compare(models, clips, catalog)
     assert len(found.differences) == 42
     sure = {(one["a"], one["b"]) for one in found.differences if one["better"] == "model0" and one["p"] < 0.05}
@@ -81,7 +81,7 @@ def test_models_folders_and_differences_have_the_reference_of_the_models_own_sco
     """Sets are measured against all test clips, whatever was asked for; a folder with a model's sounds has its scores."""
     clips, catalog, ids = corpus(9)
     asked = ids[:5]
-    models = {name: made(tmp_path / name, asked, noise) for name, noise in (("near", 0.003), ("far", 0.3))}
+    models = {name: write_noisy(tmp_path / name, asked, noise) for name, noise in (("near", 0.003), ("far", 0.3))}
     everything = tmp_path / "real"
     for number, clip_id in enumerate(ids):
         flac.write_wav(everything / f"{clip_id}.wav", real(number), RATE)
@@ -99,8 +99,8 @@ def test_models_folders_and_differences_have_the_reference_of_the_models_own_sco
 
 def test_most_models_are_paired_and_a_bad_folder_costs_itself_alone(corpus, compare, tmp_path):
     clips, catalog, ids = corpus(6)
-    models = {"alone": made(tmp_path / "alone", ids[:2], 0.1)}
-    models |= {name: made(tmp_path / name, ids[2:], noise) for name, noise in (("one", 0.01), ("two", 0.1))}
+    models = {"alone": write_noisy(tmp_path / "alone", ids[:2], 0.1)}
+    models |= {name: write_noisy(tmp_path / name, ids[2:], noise) for name, noise in (("one", 0.01), ("two", 0.1))}
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.wav").write_bytes(b"RIFF and nothing more")
     found = compare(models, clips, catalog, {"bad": tmp_path / "bad", "good": models["one"]})

@@ -64,6 +64,19 @@ def write(directory, **changes):
     return directory
 
 
+def test_an_interrupted_report_leaves_the_earlier_one_whole(tmp_path, monkeypatch):
+    directory = write(tmp_path / "report")
+    before = {path.name: path.read_bytes() for path in directory.iterdir()}
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(report.page, "render", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write(directory, warnings=["another"])
+    assert {path.name: path.read_bytes() for path in directory.iterdir()} == before
+
+
 def test_page_holds_scores_sounds_warnings_and_provenance(tmp_path):
     directory = write(tmp_path / "report")
     page = (directory / "index.html").read_text(encoding="utf-8")
@@ -265,7 +278,7 @@ def test_a_damaged_sound_is_named_and_all_others_are_there(tmp_path, capsys):
     wave = good.sounds[0].wave
     bad = {"nan": np.where(wave == wave.max(), np.nan, wave), "inf": np.where(wave == wave.max(), np.inf, wave)}
     cards = [good] + [
-        sounds.Card(name, name, "", (sounds.Sound("generated", made, 16_000), good.sounds[1])) for name, made in bad.items()
+        sounds.Card(name, name, "", (sounds.Sound("generated", output, 16_000), good.sounds[1])) for name, output in bad.items()
     ]
     cards.append(sounds.Card("gone", "gone", "", (sounds.Sound("generated", wave[:0], 1, "gone.wav: missing"), good.sounds[1])))
     report.write_report(tmp_path, "x", metrics(), [sounds.Section("all", "", tuple(cards))], {})

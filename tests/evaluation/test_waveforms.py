@@ -57,22 +57,22 @@ def test_one_frame_by_hand():
 def test_mrstft_is_auraloss_as_it_is_by_default():
     from auraloss.freq import MultiResolutionSTFTLoss
 
-    made, original = noise(6, 2), noise(7, 2)
-    expected = MultiResolutionSTFTLoss()(torch.from_numpy(made)[None], torch.from_numpy(original)[None])
-    assert multi_resolution_stft(made, original) == pytest.approx(float(expected), rel=1e-4)
+    output, original = noise(6, 2), noise(7, 2)
+    expected = MultiResolutionSTFTLoss()(torch.from_numpy(output)[None], torch.from_numpy(original)[None])
+    assert multi_resolution_stft(output, original) == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_waves_of_other_rates_channels_and_lengths_are_fitted_to_the_original():
-    made, original = fit(noise(8, 2, 44_100), 44_100, noise(9, 1, 16_500), 16_000)
-    assert made.shape == original.shape == (1, 16_000)
+    output, original = fit(noise(8, 2, 44_100), 44_100, noise(9, 1, 16_500), 16_000)
+    assert output.shape == original.shape == (1, 16_000)
     stereo, same = fit(noise(8, 2, 300), 22_050, noise(9, 2, 200), 22_050)
     assert stereo.shape == same.shape == (2, 200)
 
 
 def test_pairs_of_files(tmp_path):
-    original, made = noise(10, 2, 22_050), noise(10, 2, 22_050) / 2
+    original, output = noise(10, 2, 22_050), noise(10, 2, 22_050) / 2
     sounds = {}
-    for name, wave in (("original", original), ("made", made), ("short", made[:, :11_025]), ("silent", 0 * original)):
+    for name, wave in (("original", original), ("made", output), ("short", output[:, :11_025]), ("silent", 0 * original)):
         soundfile.write(tmp_path / f"{name}.wav", wave.T, 22_050, subtype="FLOAT")
         path = tmp_path / f"{name}.wav"
         sounds[name] = features.file(name, path, hashing.file_digest(path))

@@ -89,7 +89,7 @@ def test_who_takes_part_and_what_is_for_whom() -> None:
 
 
 def test_an_override_that_names_a_family_anywhere_is_for_it_alone() -> None:
-    extra = ["families.tango.trainings.autoencoder=0.45", "spectrogram.tango.n_fft=512", "tango=laptop"]
+    extra = ["families.tango.trainings.autoencoder=0.6", "spectrogram.tango.n_fft=512", "tango=laptop"]
     models, excluded = bakeoff_models.choose_models(ROOT, the_plan(), extra, ["tango", "ddpm_mel", "rave"])
     assert excluded == []
     assert {model.family: model.shares for model in models}["tango"] == {"autoencoder": 0.5, "train": 0.5}
@@ -128,10 +128,10 @@ def test_trainings_are_counted_that_there_are() -> None:
             assert document["vocoder"]["weights"]["steps"] == 9
         return tango.shares
 
-    assert shares() == pytest.approx({"autoencoder": 0.4, "train": 0.6})
-    assert shares("vocoder=hifigan_laptop") == pytest.approx({"autoencoder": 0.3, "vocoder": 0.25, "train": 0.45})
+    assert shares() == pytest.approx({"autoencoder": 0.2, "train": 0.8})
+    assert shares("vocoder=hifigan_laptop") == pytest.approx({"autoencoder": 0.15, "vocoder": 0.25, "train": 0.6})
     assert shares("scale=paper") == {"train": 1.0}
-    assert shares("tango.train.epochs=3", "tango.train.steps=null") == pytest.approx({"autoencoder": 0.4, "train": 0.6})
+    assert shares("tango.train.epochs=3", "tango.train.steps=null") == pytest.approx({"autoencoder": 0.2, "train": 0.8})
     models, excluded = bakeoff_models.choose_models(ROOT, plan, ["scale=paper"], [])
     assert {"ddpm_mel", "rave"} <= {model.family for model in models}
     broken, excluded = bakeoff_models.choose_models(ROOT, plan, ["+families.rave.trainings.stew=1"], ["rave", "ddpm_mel"])
@@ -253,10 +253,10 @@ def test_a_bake_off_is_killed_goes_on_to_the_same_steps_and_an_error_costs_its_r
     gone = {"recording_id": "gone", "source": "gone.wav", "digest": "f" * 32, "start": None, "end": None}
     gone |= {"clips": [], "fingerprint": "", "copy_of": None, "reason": "asked for"}
     ledger.add(project, [gone])
-    mine = tmp_path / "mine"
-    shutil.copytree(project / "data" / "generated" / "ddpm_mel", mine)
+    folder = tmp_path / "mine"
+    shutil.copytree(project / "data" / "generated" / "ddpm_mel", folder)
     families = "ddpm_mel,waveform_unet,diffusion_ae,upsampler"
-    command = [sys.executable, "-m", "flows.bakeoff", *SMALL, "--minutes", "0.02", "--families", families, f"--extra=mine={mine}"]
+    command = [sys.executable, "-m", "flows.bakeoff", *SMALL, "--minutes", "0.02", "--families", families, f"--extra=mine={folder}"]
     variables = environment(tmp_path, prefect_server)
     quiet = variables | {tracking.SWITCH: "off"}  # one whole pass is recorded
     workspace, results = project / "workspaces" / "bakeoff", project / "data" / "report" / "bakeoff"

@@ -146,7 +146,7 @@ def test_the_table_in_every_form():
     facts = shown.loc[1, ["parameters", "minutes", "steps", "peak memory"]]
     assert list(facts) == ["1,000", "2", "train 300 in 2", "1.00 GiB"]
     assert shown.loc[1]["FAD"] == "10 (9 … 11), floor 3"
-    assert shown.loc[1]["class asked for"] == "50 %"
+    assert shown.loc[1]["requested class"] == "50 %"
     assert shown.loc[4]["no score because"] == "does not generate sound from a request"
     text = results("A bake-off", rows, [difference("slow", "poor", -10, 0.001)], ["a note"]).markdown()
     assert "| FAD     | slow | poor" in text.replace("| score   ", "")

@@ -17,9 +17,9 @@ def make_key(
     questions: Sequence[str] = ("quality",),
     scale: int = 5,
     compare: bool = False,
-    **known: Any,
+    **facts: Any,
 ) -> Key:
-    """The key of a test of requests `q0`, `q1` …; `known`: by model, its `scores` and those of single sounds, `of`."""
+    """The key of a test of requests `q0`, `q1` …; `facts`: by model, its `scores` and those of single sounds, `of`."""
     treatments = [(name,) for name in (*models, "real")]
     if compare:
         treatments = [(a, b) for index, a in enumerate(models) for b in models[index + 1 :]]
@@ -36,7 +36,7 @@ def make_key(
             "seed": 0,
             "sounds": {names[one]: {"system": one.system, "request": f"q{one.request}"} for one in heard},
             "orders": [[[names[one] for one in trial] for trial in trials] for trials in orders],
-            "models": {name: {"family": "", "weights": "", "scores": {}, "of": {}, **known.get(name, {})} for name in models},
+            "models": {name: {"family": "", "weights": "", "scores": {}, "of": {}, **facts.get(name, {})} for name in models},
         }
     )
 

@@ -159,8 +159,8 @@ def test_scores_and_weights_go_into_the_key(tmp_path):
     write_models(tmp_path)
     report = write_report(tmp_path / "report", {"beep/1": 0.5, "hiss/2": 1.0, "other": 2.0})
     model = material.read_folder("soft", material.open_folder(tmp_path / "soft"), report)
-    made = material.gather([model], material.folder_sounds(material.open_folder(tmp_path / "real")), {})
-    secret = answers.read_key(blind.write(tmp_path / "test", made, Plan(("quality",), 4, 0))[1])
+    output = material.gather([model], material.folder_sounds(material.open_folder(tmp_path / "real")), {})
+    secret = answers.read_key(blind.write(tmp_path / "test", output, Plan(("quality",), 4, 0))[1])
     assert secret.models["soft"].scores == {"kl_yamnet": 1.5}
     assert secret.models["soft"].of == {"beep/1": {"kl_yamnet": 0.5}, "hiss/2": {"kl_yamnet": 1.0}}
 

@@ -27,11 +27,11 @@ def test_a_latin_square_balanced_for_carry_over(size):
 @pytest.mark.parametrize(("models", "requests"), [(1, 3), (2, 5), (3, 20), (5, 4)])
 def test_every_treatment_with_every_request_and_checks_between(models, requests):
     treatments = [(f"m{number}",) for number in range(models)] + [("real",)]
-    made = design.orders(treatments, ("bad",), requests, seed=7)
-    assert made == design.orders(treatments, ("bad",), requests, seed=7)
-    assert made != design.orders(treatments, ("bad",), requests, seed=8)
-    assert len(made) == len(design.williams(models + 1))
-    for trials in made:
+    output = design.orders(treatments, ("bad",), requests, seed=7)
+    assert output == design.orders(treatments, ("bad",), requests, seed=7)
+    assert output != design.orders(treatments, ("bad",), requests, seed=8)
+    assert len(output) == len(design.williams(models + 1))
+    for trials in output:
         again = design.repeats(trials)
         firsts = Counter(trial for place, trial in enumerate(trials) if place not in again)
         expected = [(Stimulus(name, request),) for (name,) in treatments for request in range(requests)]
@@ -40,18 +40,18 @@ def test_every_treatment_with_every_request_and_checks_between(models, requests)
         assert len(again) == min(design.checks(requests), len(trials) - len(expected))
         assert min(place - first for place, first in again.items()) >= min(design.REPEAT_AFTER, len(treatments) * requests // 2)
         assert not any(trials[place][0].system == "bad" for place in again)
-    first_heard = Counter(next(trial for trial in trials if trial[0].system != "bad")[0].system for trials in made)
+    first_heard = Counter(next(trial for trial in trials if trial[0].system != "bad")[0].system for trials in output)
     assert len(set(first_heard.values())) == 1  # no system has the ear that is still fresh more often
 
 
 def test_pairs_change_sides_from_rater_to_rater_and_where_they_are_repeated():
-    made = design.orders([("a", "b"), ("a", "c"), ("b", "c")], ("real", "bad"), 10, seed=0)
-    first = {frozenset(trial): trial for trial in made[0][::-1]}
-    second = {frozenset(trial): trial for trial in made[1][::-1]}
+    output = design.orders([("a", "b"), ("a", "c"), ("b", "c")], ("real", "bad"), 10, seed=0)
+    first = {frozenset(trial): trial for trial in output[0][::-1]}
+    second = {frozenset(trial): trial for trial in output[1][::-1]}
     assert all(first[pair] == second[pair][::-1] for pair in first if "bad" not in {one.system for one in pair})
     sides = Counter(trial[0].system == "a" for trial in first.values() if {one.system for one in trial} == {"a", "b"})
     assert sides == {True: 5, False: 5}
-    for trials in made:
+    for trials in output:
         again = design.repeats(trials)
         assert len(again) == 3
         assert all(trials[place] == trials[earlier][::-1] for place, earlier in again.items())

@@ -38,7 +38,7 @@ def until(chrome, condition) -> None:
     WebDriverWait(chrome, 20, 0.02).until(lambda _: condition())
 
 
-def begin(chrome, page, rater: int) -> None:
+def start(chrome, page, rater: int) -> None:
     """Through the volume check, which takes no wrong count."""
     chrome.get(page.as_uri())
     chrome.find_element(By.ID, "rater").send_keys(str(rater))
@@ -76,7 +76,7 @@ def test_from_the_first_click_to_the_score(sounds, tmp_path):
         )
         chrome.get(page.as_uri())
         chrome.save_screenshot(tmp_path / "welcome.png")
-        begin(chrome, page, 2)
+        start(chrome, page, 2)
         assert chrome.execute_script("return document.documentElement.scrollWidth") == 360
         for place, names in enumerate(order):
             (sound,) = (key.sounds[name] for name in names)
@@ -91,7 +91,7 @@ def test_from_the_first_click_to_the_score(sounds, tmp_path):
                 chrome.save_screenshot(tmp_path / "trial.png")
             go_on(chrome)
             if place == 4:
-                begin(chrome, page, 2)  # a reload resumes the test
+                start(chrome, page, 2)  # a reload resumes the test
         until(chrome, lambda: "last sound" in chrome.find_element(By.ID, "stage").text)
         chrome.find_element(By.CSS_SELECTOR, ".next").click()
         saved = tmp_path / "down" / f"answers-{key.test}-2.json"
@@ -121,7 +121,7 @@ def test_a_scale_of_a_hundred_and_comparisons(sounds, tmp_path):
     wide, wide_key = make(sounds, "wide", "mine", "--questions", "similarity", "--scale", "100")
     pairs, pairs_key = make(sounds, "pairs", "mine", "other", "--questions", "quality,loopability", "--ab")
     with chromium.browser() as chrome:
-        begin(chrome, wide, 1)
+        start(chrome, wide, 1)
         hear(chrome)  # the reference, too
         assert not chrome.find_element(By.CSS_SELECTOR, ".next").is_enabled()
         slider = chrome.find_element(By.CSS_SELECTOR, "input[type=range]")
@@ -132,7 +132,7 @@ def test_a_scale_of_a_hundred_and_comparisons(sounds, tmp_path):
         assert json.loads(kept)[0]["sounds"] == wide_key.order_of(1)[0]
         assert json.loads(kept)[0]["similarity"] in (50, 51)
 
-        begin(chrome, pairs, 3)
+        start(chrome, pairs, 3)
         hear(chrome)
         assert len(chrome.find_elements(By.CSS_SELECTOR, ".player")) == 2
         chrome.find_element(By.TAG_NAME, "body").send_keys("3")  # B, of the first question

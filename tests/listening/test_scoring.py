@@ -171,12 +171,12 @@ def test_the_scale_of_a_hundred_has_margins_of_its_own(tmp_path):
 def test_ranks_of_scores_and_of_ears(tmp_path):
     """FAD ranks as the ears do, KL the other way round."""
     liked = {"a": 4, "b": 3, "c": 2, "real": 5, "bad": 1}
-    known = {
+    facts = {
         "a": {"scores": {"fad_x": 1.0, "kl_x": 3.0}},
         "b": {"scores": {"fad_x": 2.0, "kl_x": 2.0, "mmd_x": 1.0}},
         "c": {"scores": {"fad_x": 9.0, "kl_x": 1.0}},
     }
-    key = make_key(["a", "b", "c"], 3, **known)
+    key = make_key(["a", "b", "c"], 3, **facts)
     result = scoring.score(key, rated(key, (1, 2), tmp_path, lambda rater, question, systems, *_: liked[systems[0]]))
     found = result["questions"]["quality"]["correlation"]["models"]
     assert found == {"fad_x": {"rho": -1.0, "count": 3}, "kl_x": {"rho": 1.0, "count": 3}}  # what not all have is left out

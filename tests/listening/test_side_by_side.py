@@ -37,8 +37,8 @@ def gathered(root, **kl: dict[str, float]) -> material.Material:
 def page(tmp_path):
     write_models(tmp_path)
     values = {"beep/1": 0.5, "beep/2": 1.5, "hiss/1": 2.5, "hiss/2": 3.5}
-    made = gathered(tmp_path, soft=values, wide={"beep/1": 4.0, "beep/2": 3.0, "hiss/1": 1.0})
-    written = side_by_side.write(tmp_path / "page.html", made, 40.0, above=WIDE)
+    output = gathered(tmp_path, soft=values, wide={"beep/1": 4.0, "beep/2": 3.0, "hiss/1": 1.0})
+    written = side_by_side.write(tmp_path / "page.html", output, 40.0, above=WIDE)
     assert written.shown == ["beep/1", "beep/2", "hiss/1", "hiss/2"]
     assert not written.left_out + written.faults
     return tmp_path / "page.html"
@@ -87,10 +87,10 @@ def test_bytes_do_not_change_and_nothing_outside_is_asked_for(page, tmp_path):
 
 def test_requests_that_do_not_fit_are_named(tmp_path):
     write_models(tmp_path)
-    made = gathered(tmp_path)
-    whole = side_by_side.write(tmp_path / "whole.html", made, 40.0)
+    output = gathered(tmp_path)
+    whole = side_by_side.write(tmp_path / "whole.html", output, 40.0)
     size = (tmp_path / "whole.html").stat().st_size / 1e6
-    written = side_by_side.write(tmp_path / "page.html", made, 0.6 * size)
+    written = side_by_side.write(tmp_path / "page.html", output, 0.6 * size)
     assert 0 < len(written.shown) < len(whole.shown) == 4
     assert sorted(written.shown + written.left_out) == whole.shown
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
@@ -98,7 +98,7 @@ def test_requests_that_do_not_fit_are_named(tmp_path):
     assert f"Left out to limit the size of this page: {', '.join(written.left_out)}." in text
     assert f"{len(written.shown)} of 4 requests" in text
     assert "No scores of single sounds for soft, wide." in text
-    assert side_by_side.write(tmp_path / "one.html", made, 1e-6).shown == ["beep/1"]  # one in any case
+    assert side_by_side.write(tmp_path / "one.html", output, 1e-6).shown == ["beep/1"]  # one in any case
 
 
 def test_damaged_and_silent_sounds_are_named_and_hostile_names_are_text(tmp_path):
@@ -106,10 +106,10 @@ def test_damaged_and_silent_sounds_are_named_and_hostile_names_are_text(tmp_path
     evil = '"><script>alert(1)</script>'
     write_wav(tmp_path / "soft" / "beep" / "evil.wav", tone(500, 16_000), 16_000, json.dumps({"prompt": evil}))
     write_wav(tmp_path / "soft" / "beep" / "silent.wav", np.zeros(8_000, np.float32), 16_000)
-    made = gathered(tmp_path)
+    output = gathered(tmp_path)
     path = tmp_path / "soft" / "hiss" / "1.wav"
     path.write_bytes(path.read_bytes()[:100])
-    written = side_by_side.write(tmp_path / "page.html", made, 40.0)
+    written = side_by_side.write(tmp_path / "page.html", output, 40.0)
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert len(written.shown) == 6
     assert any("hiss/1, soft: no player" in fault and "1.wav" in fault for fault in written.faults)

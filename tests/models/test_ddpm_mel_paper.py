@@ -52,11 +52,11 @@ def magnitude_mel(wave: np.ndarray, spec: MelSpec) -> np.ndarray:
 
 def test_the_picture_is_the_fourth_root_of_magnitudes_from_minimum_to_maximum_loud_dark(train, spec, wave):
     root = magnitude_mel(wave, spec) ** 0.25
-    wanted = 1 - 2 * (root - root.min()) / (root.max() - root.min())
+    expected = 1 - 2 * (root - root.min()) / (root.max() - root.min())
     codec = PictureCodec(train.picture.model_copy(update={"height": 512, "width": 501}), spec)
     values = torch.from_numpy(log_mel(wave, spec))[None]
     picture, _ = codec.to_picture(values)
-    np.testing.assert_allclose(picture[0, 0], wanted, atol=2e-3)
+    np.testing.assert_allclose(picture[0, 0], expected, atol=2e-3)
     assert (picture.amin(), picture.amax()) == (-1, pytest.approx(1, abs=1e-6))
 
     assert codec.frames == 501  # of 5 s, whatever other families' clips have
@@ -87,8 +87,8 @@ def test_min_max_wants_the_level_stored(train):
 def test_sampled_pictures_are_put_right_as_published(train):
     assert train.sampling.rescale
     picture = torch.tensor([[0.9, 0.7, 0.7, -1.5], [0.0, 0.0, 0.0, 0.4]]).reshape(2, 1, 2, 2)  # means 0.2 and 0.1
-    wanted = torch.tensor([[1.0, 0.5 / 0.7, 0.5 / 0.7, -1.0], [-1 / 3, -1 / 3, -1 / 3, 1.0]])
-    torch.testing.assert_close(rescaled(picture).flatten(1), wanted)
+    expected = torch.tensor([[1.0, 0.5 / 0.7, 0.5 / 0.7, -1.0], [-1 / 3, -1 / 3, -1 / 3, 1.0]])
+    torch.testing.assert_close(rescaled(picture).flatten(1), expected)
     assert (rescaled(torch.full((1, 1, 2, 2), 0.3)) == 0).all()
 
 
@@ -117,29 +117,29 @@ def test_the_sampler_is_the_published_loop_from_999_to_1(paper, train):
         visited.append(int(t))
         return torch.tanh(xt) * (0.5 + t / 2000)
 
-    made = samplers.sample_each(
+    output = samplers.sample_each(
         lambda part: net, [7], (1, 4, 4), diffusion, sampling, torch.device("cpu"), 1, first=diffusion.first_timestep
     )
     assert visited == list(range(999, 0, -1))
     rng = torch.Generator().manual_seed(7)
     noise = torch.randn(1, 4, 4, generator=rng)[None]
-    wanted, steps = published_loop(net, noise, rng)
+    expected, steps = published_loop(net, noise, rng)
     assert visited[: len(steps)] == steps
-    torch.testing.assert_close(made, wanted.float(), atol=2e-3, rtol=2e-3)
+    torch.testing.assert_close(output, expected.float(), atol=2e-3, rtol=2e-3)
 
 
 def test_the_last_step_ends_at_the_level_below_the_first_timestep():
     """Where it differs most from x0: one step to alpha_bar_0 of a steep schedule."""
     table = schedules.linear(10, 0.2, 0.3)
     xt, x0 = torch.tensor([[[[1.0]]]]), 0.25
-    made = samplers.sample(
+    output = samplers.sample(
         lambda *_: torch.full_like(xt, x0), xt, table=table, objective="x0", sampler="ddpm", num_steps=1, clip=None,
         rngs=[torch.Generator()], first=1,
     )  # fmt: skip
     before, now = float(table[0]), float(table[9])
     kept = now / before
-    wanted = (before**0.5 * (1 - kept) * x0 + kept**0.5 * (1 - before)) / (1 - now)
-    assert made.item() == pytest.approx(wanted, rel=1e-5)
+    expected = (before**0.5 * (1 - kept) * x0 + kept**0.5 * (1 - before)) / (1 - now)
+    assert output.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_more_steps_than_timesteps_trained_on_are_refused(paper):

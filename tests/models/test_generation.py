@@ -42,19 +42,19 @@ def test_windows_of_what_is_not_changed_are_the_whole(length, channels):
         longest.append(part.shape[2])
         return part
 
-    made = generation.in_windows(work, wave, Model(channels=channels, num_samples=1000))
-    torch.testing.assert_close(made, wave)
+    output = generation.in_windows(work, wave, Model(channels=channels, num_samples=1000))
+    torch.testing.assert_close(output, wave)
     assert max(longest) <= 1000
 
 
 def test_windows_fade_into_one_another():
     turns = iter(range(100))
-    made = generation.in_windows(
+    output = generation.in_windows(
         lambda part, start: torch.full_like(part, float(next(turns))), torch.zeros(1, 2750), Model(num_samples=1000)
     )
-    steps = made[0].diff()
-    assert made[0, 0] == 0
-    assert made[0, -1] == 3
+    steps = output[0].diff()
+    assert output[0, 0] == 0
+    assert output[0, -1] == 3
     assert steps.min() >= 0
     assert steps.max() < 0.01  # a cut would be a step of 1
 
@@ -73,8 +73,8 @@ def test_a_wave_is_brought_to_the_models_rate_and_channels():
 def test_a_stretched_loop_that_overshoots_is_made_quieter_not_cut_off(tmp_path):
     louder = 1.5 * np.sin(np.linspace(0, 100, 8000, dtype=np.float32))[None]
     looped = generation.Looped(120.0, 2, lambda wave, rate, num_samples: louder)
-    made, _ = soundfile.read(looped.write(tmp_path / "loop.wav", louder / 1.5, 16_000, {}))
-    np.testing.assert_allclose(made, np.tile(louder[0] / np.abs(louder).max(), 2), atol=1e-4)
+    output, _ = soundfile.read(looped.write(tmp_path / "loop.wav", louder / 1.5, 16_000, {}))
+    np.testing.assert_allclose(output, np.tile(louder[0] / np.abs(louder).max(), 2), atol=1e-4)
 
 
 def test_what_a_model_can_and_cannot():
@@ -121,10 +121,10 @@ def test_prompts_are_texts_or_labels():
 
 
 class Short(Model):
-    """Makes a tenth of a second, whatever is wanted."""
+    """Makes a tenth of a second, whatever the request."""
 
-    def generate(self, wanted, run):
-        return torch.zeros(len(wanted), 1, 1600)
+    def generate(self, requests, run):
+        return torch.zeros(len(requests), 1, 1600)
 
 
 def test_speed_is_of_the_sound_that_was_made(tmp_path, monkeypatch):
@@ -141,7 +141,7 @@ def test_speed_is_of_the_sound_that_was_made(tmp_path, monkeypatch):
     params.codec_split, params.codec_count, params.transfers = "valid", 0, 0
     ctx = SimpleNamespace(name="generate", cost={}, home=tmp_path, scratch=tmp_path, digests=None, show=lambda *_: None)
     ctx.progress = lambda *_: nullcontext(lambda count: None)
-    monkeypatch.setattr(generation, "of_clips", lambda model, catalog, wanted, seed: {clip_id: Request() for clip_id in wanted})
-    made = generation.run("short", params, ctx, tmp_path, tables.clips, tables.catalog, tmp_path / "made", tmp_path / "codec")
-    assert made["generated"] == 2
+    monkeypatch.setattr(generation, "of_clips", lambda model, catalog, clips, seed: {clip_id: Request() for clip_id in clips})
+    output = generation.run("short", params, ctx, tmp_path, tables.clips, tables.catalog, tmp_path / "made", tmp_path / "codec")
+    assert output["generated"] == 2
     assert ctx.cost["seconds_per_second"] == pytest.approx(3.0 / 0.2)

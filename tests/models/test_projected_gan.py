@@ -46,12 +46,12 @@ def projector() -> projectors.Projector:
 
 
 def module(names: list[str], steps: int = 1, **changes: object) -> ProjectedGanModule:
-    wanted = TRAIN.discriminators.model_copy(
+    settings = TRAIN.discriminators.model_copy(
         update={"projectors": names, "random_widths": [2, 4, 4, 8], "mixed_widths": [2, 4, 4, 8]}
     )
-    trained = TRAIN.model_copy(update={"discriminators": wanted, **changes})
+    trained = TRAIN.model_copy(update={"discriminators": settings, **changes})
     torch.manual_seed(0)
-    chosen = projectors.choose(wanted, ROOT / "nowhere", 0, say=lambda text: None)
+    chosen = projectors.choose(settings, ROOT / "nowhere", 0, say=lambda text: None)
     return ProjectedGanModule(trained, Generator(trained.generator), LoopPicture(TANGO, 32_000, 192, "resize"), chosen, 0, steps)
 
 
@@ -101,17 +101,17 @@ def test_demodulated_weights_have_unit_norm_and_are_what_is_convolved(up):
     assert torch.allclose(weights.square().sum((2, 3, 4)), torch.ones(3, 5), atol=1e-5)
     for item in range(3):  # the published way: each item's own weights
         given = x[item][None]
-        wanted = nn.functional.conv2d(generator._twice(given) if up else given, weights[item], padding=1)[0]
+        expected = nn.functional.conv2d(generator._twice(given) if up else given, weights[item], padding=1)[0]
         inside = (slice(None), slice(3, -3), slice(3, -3)) if up else slice(None)
-        assert torch.allclose(conv(x, w)[item][inside], wanted[inside], atol=1e-5)
+        assert torch.allclose(conv(x, w)[item][inside], expected[inside], atol=1e-5)
 
 
 def test_four_discriminators_give_sixty_logits():
-    judges = discriminators.Discriminators([[2, 2, 4, 4]], [2, 2, 4, 4, 8])
+    group = discriminators.Discriminators([[2, 2, 4, 4]], [2, 2, 4, 4, 8])
     shown = projector()(torch.randn(4, 1, 192, 64))
     assert [tuple(one.shape[1:]) for one in shown] == [(2, 96, 128), (2, 48, 64), (4, 24, 32), (4, 12, 16)]
-    assert judges([shown]).shape == (4, 60)
-    assert [sum(1 for _ in judge.blocks) for judge in judges.of_projector[0]] == [4, 3, 2, 1]
+    assert group([shown]).shape == (4, 60)
+    assert [sum(1 for _ in discriminator.blocks) for discriminator in group.of_projector[0]] == [4, 3, 2, 1]
 
 
 def test_saying_nothing_costs_two_and_gains_nothing():
@@ -153,9 +153,9 @@ def test_vggish_and_the_tagger_have_maps_of_four_halved_sizes():
 
 def test_a_projector_without_weights_is_told_and_replaced_or_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path))
-    wanted = TRAIN.discriminators.model_copy(update={"projectors": ["vggish", "tagger"]})
+    settings = TRAIN.discriminators.model_copy(update={"projectors": ["vggish", "tagger"]})
     said: list[str] = []
-    assert projectors.choose(wanted, tmp_path, 0, say=said.append).names == ("random", "random")
+    assert projectors.choose(settings, tmp_path, 0, say=said.append).names == ("random", "random")
     assert "soundmill weights fetch vggish" in said[0]
     assert f"projector 'tagger': {tmp_path}: no tagger here; `dvc repro tagger` trains it. Using random weights" in said[1]
 
@@ -163,35 +163,35 @@ def test_a_projector_without_weights_is_told_and_replaced_or_refused(monkeypatch
 @pytest.mark.parametrize(("name", "remedy"), [("vggish", "soundmill weights fetch vggish"), ("tagger", "dvc repro tagger")])
 def test_a_published_training_does_not_start_with_random_projectors(monkeypatch, tmp_path, name, remedy):
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path))
-    wanted = PAPER.discriminators
-    assert wanted.projectors == ["vggish", "tagger"]
+    settings = PAPER.discriminators
+    assert settings.projectors == ["vggish", "tagger"]
     message = rf"projector '{name}': .*`{remedy}`.* or set projected_gan\.train\.discriminators\.missing to `random`"
     with pytest.raises(UserError, match=message):
-        projectors.choose(wanted.model_copy(update={"projectors": [name]}), tmp_path, 0)
+        projectors.choose(settings.model_copy(update={"projectors": [name]}), tmp_path, 0)
     with pytest.raises(UserError, match="projector 'vggish'"):
-        projectors.choose(wanted, tmp_path, 0)
+        projectors.choose(settings, tmp_path, 0)
 
 
 def test_discriminators_have_the_published_channels():
     """pg_modules/discriminator.py: 64-64-128-256-512, the others begin later; separable convolutions, norms, a 4×4 head."""
-    its = PAPER.discriminators
+    sizes = PAPER.discriminators
     with torch.device("meta"):
         chosen = projectors.Chosen(
             nn.ModuleList(
-                projectors.Projector(*projectors.random(its.mixed_widths, None), its.mixed_widths, None) for _ in range(2)
+                projectors.Projector(*projectors.random(sizes.mixed_widths, None), sizes.mixed_widths, None) for _ in range(2)
             ),
             ("", ""),
         )
         trained = ProjectedGanModule(PAPER, nn.Identity(), nn.Identity(), chosen, 0, 1)
-    judges = trained.discriminator.of_projector
+    groups = trained.discriminator.of_projector
     widths = [
-        [layer.out_channels for layer in judge.modules() if isinstance(layer, nn.Conv2d) and layer.groups == 1]
-        for judge in judges[0]
+        [layer.out_channels for layer in discriminator.modules() if isinstance(layer, nn.Conv2d) and layer.groups == 1]
+        for discriminator in groups[0]
     ]
     assert widths == [[64, 128, 256, 512, 1], [128, 256, 512, 1], [256, 512, 1], [512, 1]]
     block = [9 * before + before * after + 2 * after for before, after in [(64, 64), (64, 128), (128, 256), (256, 512)]]
     head = 16 * (512 + 1)
-    counts = [sum(weight.numel() for weight in judge.parameters()) for judge in judges[0]]
+    counts = [sum(weight.numel() for weight in discriminator.parameters()) for discriminator in groups[0]]
     assert counts == [sum(block[first:]) + head for first in range(4)]
     assert sum(weight.numel() for weight in trained.discriminator.parameters()) == 2 * 696_576
 
@@ -202,7 +202,7 @@ def test_two_projectors_are_fused_by_adding_what_is_said_of_both():
     both.of_projector[0].load_state_dict(one.discriminator.of_projector[0].state_dict())
     both.of_projector[1].load_state_dict(two.discriminator.of_projector[0].state_dict())
     maps = [one.projectors[0](torch.randn(4, 1, 192, 64)), two.projectors[0](torch.randn(4, 1, 192, 64))]
-    alone = [its.discriminator.eval()([shown]) for its, shown in zip((one, two), maps, strict=True)]
+    alone = [trained.discriminator.eval()([shown]) for trained, shown in zip((one, two), maps, strict=True)]
     assert torch.allclose(both(maps), alone[0] + alone[1], atol=1e-6)
 
 
@@ -266,10 +266,10 @@ def test_two_seconds_are_200_frames_and_pictures_come_back(fit):
     time = torch.arange(201) / 200 * 2 * math.pi
     log_mel = (torch.sin(3 * time) * torch.linspace(1, 2, 64)[:, None] - 4)[None]
     picture.measure([log_mel[..., :200]])
-    made = picture.encode(log_mel)
-    assert made.shape == (1, 1, 192, 64)
-    assert made.mean((0, 1, 2)).abs().max() < 0.15
-    back = picture.decode(made)
+    output = picture.encode(log_mel)
+    assert output.shape == (1, 1, 192, 64)
+    assert output.mean((0, 1, 2)).abs().max() < 0.15
+    back = picture.decode(output)
     assert back.shape == (1, 64, 200)
     if fit == "resize":
         assert (back - log_mel[..., :200]).abs().max() < 0.02

@@ -92,8 +92,8 @@ def test_activations_computed_again_give_the_same_gradients(net):
     xt, states = torch.randn(1, 8, 16, 8, generator=rng), torch.randn(1, 5, 12, generator=rng)
     for one in (net, thrifty):
         one.train()(xt, torch.tensor([3]), states, torch.ones(1, 5, dtype=torch.bool)).square().mean().backward()
-    for mine, theirs in zip(net.parameters(), thrifty.parameters(), strict=True):
-        torch.testing.assert_close(mine.grad, theirs.grad)
+    for plain_weight, thrifty_weight in zip(net.parameters(), thrifty.parameters(), strict=True):
+        torch.testing.assert_close(plain_weight.grad, thrifty_weight.grad)
 
 
 def test_the_published_net_takes_latents_of_ten_seconds():

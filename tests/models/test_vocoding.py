@@ -14,11 +14,11 @@ import torch
 from soundmill.audio.mel import log_mel
 from soundmill.errors import UserError
 from soundmill.models import vocoding
+from soundmill.models.components.contracts import save_vocoder
 from soundmill.models.components.diffwave import vocoder as diffwave
 from soundmill.models.components.diffwave.network import DiffWaveNet
 from soundmill.models.components.diffwave.params import NetworkParams, NoiseParams, SamplingParams
 from soundmill.models.components.diffwave.vocoder import DiffWave
-from soundmill.models.components.hifigan import vocoder as hifigan
 from soundmill.models.components.hifigan.vocoder import HifiGan, build_vocoder
 from soundmill.models.components.istft.params import NetworkParams as IstftSizes
 from soundmill.models.components.istft.vocoder import Istft, build
@@ -45,7 +45,7 @@ def waves(tmp_path):
     torch.manual_seed(0)
     net = DiffWaveNet(NETWORK, SPEC)
     torch.nn.init.normal_(net.last.weight, std=0.1)
-    diffwave.save(DiffWave(NETWORK, NOISE, SamplingParams(betas=[1e-4, 0.1, 0.4], seed=3), SPEC, net), tmp_path / "voice", {})
+    save_vocoder(DiffWave(NETWORK, NOISE, SamplingParams(betas=[1e-4, 0.1, 0.4], seed=3), SPEC, net), tmp_path / "voice", {})
     return tmp_path / "voice"
 
 
@@ -53,7 +53,7 @@ def waves(tmp_path):
 def one_step(tmp_path):
     torch.manual_seed(0)
     net = build_vocoder(VOICE, SPEC.n_mels, SPEC.sample_rate)
-    hifigan.save(HifiGan(VOICE, SPEC, net), tmp_path / "hifigan", {})
+    save_vocoder(HifiGan(VOICE, SPEC, net), tmp_path / "hifigan", {})
     return tmp_path / "hifigan"
 
 
@@ -90,18 +90,18 @@ def test_sounds_are_as_long_as_what_they_are_made_of(waves, tmp_path):
     vocoder = vocoding.load(waves, None, None, True)
     paths, timing = vocoding.write_sounds(vocoder, given, tmp_path / "out" / "deep")
     assert [path.name for path in paths] == ["a.wav", "b.wav"]
-    made = [soundfile.read(path) for path in paths]
-    assert [(len(samples), rate) for samples, rate in made] == [(1000, 16_000), (800, 16_000)]
+    output = [soundfile.read(path) for path in paths]
+    assert [(len(samples), rate) for samples, rate in output] == [(1000, 16_000), (800, 16_000)]
     assert timing.sound == 1800 / 16_000
     assert timing.real_time_factor == timing.work / timing.sound > 0
-    for samples, _ in made:
+    for samples, _ in output:
         assert np.abs(samples).max() > 0.01
 
 
 def test_the_fast_steps_are_those_of_the_noise_it_was_trained_on(waves, tmp_path):
     large = vocoding.load(waves, None, None, False)
     noise = NoiseParams(num_timesteps=200, beta_start=1e-4, beta_end=0.02)
-    diffwave.save(DiffWave(NETWORK, noise, large.sampling, SPEC, large.net), tmp_path / "large", {})
+    save_vocoder(DiffWave(NETWORK, noise, large.sampling, SPEC, large.net), tmp_path / "large", {})
     assert vocoding.load(tmp_path / "large", None, None, True).sampling.betas == [1e-4, 1e-3, 0.01, 0.05, 0.2, 0.7]
 
 
@@ -158,13 +158,13 @@ def test_windows_of_the_diffusion_vocoder_fade_into_one_another(monkeypatch):
     hop, log_mels = SPEC.hop_length, torch.randn(2, SPEC.n_mels, 50)
     monkeypatch.setattr(unet1d, "WINDOW_SECONDS", 20 * hop / SPEC.sample_rate)
     monkeypatch.setattr(unet1d, "FADE_SECONDS", 3 * hop / SPEC.sample_rate)
-    made = torch.cat(list(vocoder.pieces(log_mels)), 2)
-    assert made.shape == (2, 1, 50 * hop)
-    assert made.std() > 0.1
+    output = torch.cat(list(vocoder.pieces(log_mels)), 2)
+    assert output.shape == (2, 1, 50 * hop)
+    assert output.std() > 0.1
     for start, first, stop in ((0, 0, 17), (17, 20, 30), (30, 37, 50)):  # the frames of a window that no other has
         alone = vocoder.vocode(log_mels[..., start : start + 20])
         part = slice((first - start) * hop, (stop - start) * hop)
-        torch.testing.assert_close(made[..., first * hop : stop * hop], alone[..., part])
+        torch.testing.assert_close(output[..., first * hop : stop * hop], alone[..., part])
     (short,) = vocoder.pieces(log_mels[..., :20])
     assert torch.equal(short, vocoder.vocode(log_mels[..., :20]))
 
@@ -197,11 +197,11 @@ def test_a_sound_that_is_too_loud_is_turned_down_whole(tmp_path, monkeypatch):
     vocoder, _, _ = voices()["hifigan"]
     monkeypatch.setattr("soundmill.models.components.frame_vocoder.PIECE_FRAMES", 9)
     log_mels = torch.randn(SPEC.n_mels, 60)
-    wanted = vocoder.vocode(log_mels[None])[0, 0, :9000]
-    loud = replace(vocoder, net=lambda given: 3 / wanted.abs().max() * vocoder.net(given))
+    expected = vocoder.vocode(log_mels[None])[0, 0, :9000]
+    loud = replace(vocoder, net=lambda given: 3 / expected.abs().max() * vocoder.net(given))
     loud.to = lambda device: loud
     (path,), _ = vocoding.write_sounds(loud, [vocoding.LogMel("a", log_mels.numpy(), 9000)], tmp_path)
-    np.testing.assert_allclose(soundfile.read(path)[0], wanted.detach() / wanted.abs().max(), atol=1e-4)
+    np.testing.assert_allclose(soundfile.read(path)[0], expected.detach() / expected.abs().max(), atol=1e-4)
 
 
 def test_damaged_weights_make_no_sound(waves, tmp_path):

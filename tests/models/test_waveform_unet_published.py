@@ -50,9 +50,9 @@ def test_with_its_weights_the_net_says_the_same_and_makes_sounds(tmp_path):
     ours = models.load(tmp_path / "imported/tiny")
     waves, level = torch.randn(3, 2, 64), torch.tensor([0.0, 0.3, 1.0])
     with torch.no_grad():
-        wanted = theirs(waves, level)
-        torch.testing.assert_close(ours.net(waves, level), wanted, atol=1e-5, rtol=1e-5)
-    assert wanted.std() > 0.1
+        expected = theirs(waves, level)
+        torch.testing.assert_close(ours.net(waves, level), expected, atol=1e-5, rtol=1e-5)
+    assert expected.std() > 0.1
     config = json.loads((tmp_path / "imported/tiny/config.json").read_text())
     assert (config["sample_rate"], config["channels"], config["steps"], config["imported"]["name"]) == (44_100, 2, 700, "tiny.ckpt")
     paths = generation.generate_sounds(tmp_path / "imported/tiny", [], 1, 0, tmp_path / "sounds", tmp_path, ["num_steps=1"])

@@ -72,8 +72,8 @@ class TinyCodec:
     def reconstruct(self, waves: Tensor, run: Run) -> Tensor:
         length = waves.shape[2]
         with torch.no_grad():
-            made = self.net.cpu()(nn.functional.pad(waves, (0, -length % STRIDE)))
-        return (run.sampling.gain * made[..., :length]).clamp(-1, 1)
+            output = self.net.cpu()(nn.functional.pad(waves, (0, -length % STRIDE)))
+        return (run.sampling.gain * output[..., :length]).clamp(-1, 1)
 
 
 class Module(TrainingModule):

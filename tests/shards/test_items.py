@@ -22,13 +22,13 @@ def changes(draw) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
     return before, [(name, count + draw(st.sampled_from([0, 0, 0, 1]))) for name, count in after]
 
 
-def write_items(items: list[tuple[str, int]], output: Path, previous: Path | None, made: list[str]) -> shards.Report:
+def write_items(items: list[tuple[str, int]], output: Path, previous: Path | None, written: list[str]) -> shards.Report:
     with shards.ItemWriter(output, manifest.MIXES, previous) as writer:
         for name, count in items:
             key = f"{name}/{count}"
             assert (key in writer) == (previous is not None and key in {item[0] for item in shards.read_items(previous)})
             if not writer.copy(key):
-                made.append(name)
+                written.append(name)
                 with writer.item(key) as report:
                     report.count("rows", count)
                     report.details.append(name)
@@ -58,11 +58,11 @@ def test_reused_items_give_the_bytes_and_the_report_of_a_run_from_scratch(items)
     with tempfile.TemporaryDirectory() as folder:
         old, new, fresh = (Path(folder) / name for name in ("old.parquet", "new.parquet", "fresh.parquet"))
         finished(old, write_items(before, old, None, []))
-        made: list[str] = []
-        report = write_items(after, new, old, made)
+        output: list[str] = []
+        report = write_items(after, new, old, output)
         assert report == write_items(after, fresh, None, [])
         assert new.read_bytes() == fresh.read_bytes()
-        assert sorted(made) == sorted(name for name, count in after if (name, count) not in before or count == 5)
+        assert sorted(output) == sorted(name for name, count in after if (name, count) not in before or count == 5)
         if before == after and all(count < 5 for _, count in before):
             assert new.samefile(old)
 
@@ -72,8 +72,8 @@ def test_many_items_are_copied_over_row_groups(tmp_path):
     after = [*before[:100], ("new", 3), *before[101:250], *reversed(before[250:])]
     old, new, fresh = (tmp_path / name for name in ("old.parquet", "new.parquet", "fresh.parquet"))
     finished(old, write_items(before, old, None, []))
-    made: list[str] = []
-    assert write_items(after, new, old, made) == write_items(after, fresh, None, [])
-    assert made == ["new"]
+    output: list[str] = []
+    assert write_items(after, new, old, output) == write_items(after, fresh, None, [])
+    assert output == ["new"]
     assert new.read_bytes() == fresh.read_bytes()
     assert pq.read_metadata(new).num_row_groups > 8

@@ -39,10 +39,10 @@ def keyed(words: list[list[str]]) -> list[shards.Job]:
 
 def folder_of(words: list[str], output: Path, previous: Path | None = None) -> shards.Report:
     """A folder with a file for each word; those that were there are linked."""
-    known = shards.read_items(previous) if previous else []
+    kept = shards.read_items(previous) if previous else []
     output.mkdir()
     for word in words:
-        os.link(previous / word, output / word) if word in known else (output / word).write_text(word * 99)
+        os.link(previous / word, output / word) if word in kept else (output / word).write_text(word * 99)
     return shards.Report(items=words)
 
 
@@ -55,14 +55,14 @@ def remade(place: Path, *words: list[str], damaged: Sequence[str] = ()) -> list[
     ticks: list[int] = []
     report = shards.map_shards(lines, keyed(list(words)), place / "kept", workers=1, progress=ticks.append)
     assert report.damaged == list(damaged)
-    made = (place / "calls").read_text().splitlines() if (place / "calls").exists() else []
+    output = (place / "calls").read_text().splitlines() if (place / "calls").exists() else []
     with tempfile.TemporaryDirectory(dir=place) as afresh:
         assert report == shards.map_shards(lines, keyed(list(words)), Path(afresh) / "kept", workers=1)
         assert contents(place / "kept") == contents(Path(afresh) / "kept")
         left = {path.name.removesuffix(".report.json") for path in (place / "kept").iterdir()} - {"reports.json"}
         assert left == {job.name for job in keyed(list(words))}
     assert sum(ticks) == sum(map(len, words))
-    return sorted(made)
+    return sorted(output)
 
 
 def test_only_shards_with_another_key_are_made_again(tmp_path):
@@ -195,6 +195,6 @@ def test_kept_shards_survive_a_kill_and_are_finished_by_the_next_run(pool, tmp_p
     with pytest.raises(UserError, match="a worker process died"):
         remade(tmp_path, ["a", "deadly"], ["b", "c", "new"], ["d", "e", "f", "new"])
     (tmp_path / "poison").unlink()
-    made = remade(tmp_path, ["a", "deadly"], ["b", "c", "new"], ["d", "e", "f", "new"])
-    assert "000 after" in made
-    assert "002 after" not in made  # the largest was first, and finished
+    output = remade(tmp_path, ["a", "deadly"], ["b", "c", "new"], ["d", "e", "f", "new"])
+    assert "000 after" in output
+    assert "002 after" not in output  # the largest was first, and finished

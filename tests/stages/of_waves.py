@@ -29,8 +29,8 @@ def write(home: Path, rate: int = RATE, channels: int = 1, seconds: float = SECO
         audio = {"bytes": flac.encode_flac(wave, rate), "path": f"clip-{number}.flac"}
         clips.append({**common, "audio": audio, "num_samples": wave.shape[1], "digest": str(number), "quality": None})
         label = LABELS[number % 2]
-        its = {"labels": [label], "captions": [f"a {label} rings"], "corpus": "test", "weight": 1.0}
-        catalog.append({**common, **its, "shard": 0, "split": split})
+        fields = {"labels": [label], "captions": [f"a {label} rings"], "corpus": "test", "weight": 1.0}
+        catalog.append({**common, **fields, "shard": 0, "split": split})
     shards.write_rows(clips, home / "clips" / shards.shard_name(0), manifest.CLIPS)
     shards.write_rows(catalog, home / "catalog.parquet", manifest.CATALOG)
     plain = [{**row, "labels": [], "captions": []} for row in catalog]

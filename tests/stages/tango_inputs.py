@@ -37,7 +37,7 @@ def write(directory: Path) -> Path:
     write_latents(directory / "tango" / "latents" / "clips", CAPTIONS, about)
     write_latents(directory / "tango" / "latents" / "mixes", MIXES, about)
     encoder = text.make_scratch(directory / "encoder", **SCRATCH)
-    spoken = sorted({"", *(one for its in [*CAPTIONS.values(), *MIXES.values()] for one in its)})
+    spoken = sorted({"", *(one for texts in [*CAPTIONS.values(), *MIXES.values()] for one in texts)})
     config = {**encoder.identity(), "max_tokens": 64, "scratch": SCRATCH}
     (directory / "tango" / "text").mkdir()
     encode_shard(spoken, encoder, config, directory / "tango" / "text" / shard_name(0))
@@ -58,10 +58,10 @@ def write(directory: Path) -> Path:
 def write_latents(directory: Path, captions: dict[str, list[str]], about: LatentsAbout) -> None:
     schema = manifest.LATENTS.with_metadata({ABOUT_KEY: about.model_dump_json().encode()})
     rows = []
-    for number, (one, its) in enumerate(captions.items()):
+    for number, (one, texts) in enumerate(captions.items()):
         posterior = np.stack([np.full((4, 16, 8), number), np.full((4, 16, 8), -4.0)]).astype("<f2")
         size = {"channels": 4, "frames": 16, "bands": 8, "digest": f"{one} {about.autoencoder}"}
         mixed = dict(zip(("first", "second"), MIXED.get(one, (None, None)), strict=True))
         split = SPLITS.get(one[:4], "train")
-        rows.append({"clip_id": one, "split": split, "captions": its, **mixed, "posterior": posterior.tobytes(), **size})
+        rows.append({"clip_id": one, "split": split, "captions": texts, **mixed, "posterior": posterior.tobytes(), **size})
     shards.write_rows(rows, directory / shard_name(0), schema)

@@ -260,8 +260,8 @@ def test_any_codec_makes_latents(project, monkeypatch):
     wave_codec.save(project / "data/waves")
     metrics = make_latents(project, {**OF_CLIPS, "autoencoder": "waves"})
     assert (metrics["clips"], metrics["autoencoder"]) == (6, "waves")
-    made = dict(iterate_posteriors(project / "data/clips"))
-    mean, log_variance = made["clip2"]
+    output = dict(iterate_posteriors(project / "data/clips"))
+    mean, log_variance = output["clip2"]
     assert mean.shape == (8, 480, 1)
     np.testing.assert_allclose(mean[..., 0].T.reshape(-1)[:2400], sound(2), atol=1e-3)
     assert not mean[..., 0].T.reshape(-1)[2400:].any()
@@ -312,12 +312,12 @@ def encoded(monkeypatch) -> list[int]:
     return clips
 
 
-def latents_of(project: Path, scratch: str, kept: str, known: dict[str, dict]) -> dict[str, bytes]:
+def latents_of(project: Path, scratch: str, kept: str, facts: dict[str, dict]) -> dict[str, bytes]:
     """The latents of one shard, as a stage makes them where it needs to."""
     config = read_codec(project / "data/autoencoder")
     about = latents.LatentsAbout(autoencoder=config.digest, scaling_factor=config.scaling_factor, num_samples=3840)
     encoding = latents.Encoding(project / "data/autoencoder", about, "cpu", 2, "32")
-    job = shards.Job(shards.shard_name(0), (project / "data/sounds" / shards.shard_name(0), known, encoding), key="another")
+    job = shards.Job(shards.shard_name(0), (project / "data/sounds" / shards.shard_name(0), facts, encoding), key="another")
     (project / kept).mkdir(exist_ok=True)
     run_job(latents.encode_shard, job, project / kept)
     shutil.copytree(project / kept, project / scratch)

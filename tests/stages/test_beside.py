@@ -44,9 +44,9 @@ def data(tmp_path_factory) -> Path:
 
 
 def composed(family: str, *changes: str) -> dict:
-    its = [f"{family}.train.{key}={value}" for key, value in SHRUNK.items()]
-    its += [f"{family}.train.{change}" for change in (*FAMILIES[family], *changes)]
-    return params.compose(ROOT / "conf", [f"model={family}", *its, f"{family}.generate.count=2"])
+    overrides = [f"{family}.train.{key}={value}" for key, value in SHRUNK.items()]
+    overrides += [f"{family}.train.{change}" for change in (*FAMILIES[family], *changes)]
+    return params.compose(ROOT / "conf", [f"model={family}", *overrides, f"{family}.generate.count=2"])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -56,12 +56,12 @@ def test_trains_and_is_judged_by_its_reconstructions(tmp_path, data, family):
     assert (metrics["clips"], metrics["steps"]) == (5, 4)
     assert 0 < metrics["best_valid_loss"] <= metrics["valid_loss"]
     assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
-    made = of_waves.generate(family, tmp_path, data, composed(family))
-    assert list(made) == ["clip-6.wav", "clip-7.wav"]
+    output = of_waves.generate(family, tmp_path, data, composed(family))
+    assert list(output) == ["clip-6.wav", "clip-7.wav"]
     info = soundfile.info(tmp_path / "generated/clip-6.wav")
     assert (info.samplerate, info.channels, info.frames) == (of_waves.RATE, 2, 1600)
     assert json.loads((tmp_path / "generated" / manifest.ABOUT_SOUNDS).read_text())["made_by"] == "reconstruct"
-    assert of_waves.generate(family, tmp_path, data, composed(family)) == made
+    assert of_waves.generate(family, tmp_path, data, composed(family)) == output
     soundfile.write(tmp_path / "some.wav", 0.1 * np.random.default_rng(0).standard_normal((3000, 2)), of_waves.RATE)
     done = soundmill("reconstruct", "some.wav", "--checkpoint", "model", "--output", "byhand", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -91,9 +91,9 @@ def test_an_upsampler_hears_no_more_than_the_low_band(tmp_path, data):
     time = torch.arange(1024) / of_waves.RATE
     low, high = (0.3 * torch.sin(2 * torch.pi * hertz * time).expand(1, 2, -1) for hertz in (800, 5000))
     with generation.running(model, tmp_path) as run:
-        made, same, other = (model.reconstruct(waves, run) for waves in (low, low + high, -low))
-    torch.testing.assert_close(made[..., 200:-200], same[..., 200:-200], atol=2e-3, rtol=0)
-    assert (made - other).abs().max() > 1e-2
+        output, same, other = (model.reconstruct(waves, run) for waves in (low, low + high, -low))
+    torch.testing.assert_close(output[..., 200:-200], same[..., 200:-200], atol=2e-3, rtol=0)
+    assert (output - other).abs().max() > 1e-2
 
     soundfile.write(tmp_path / "low.wav", 0.1 * np.random.default_rng(0).standard_normal(1000), 4000)
     soundfile.write(tmp_path / "high.wav", 0.1 * np.random.default_rng(0).standard_normal(1000), 8000)

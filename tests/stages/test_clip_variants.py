@@ -74,8 +74,8 @@ def test_what_reads_clips_takes_one_shots_of_20_milliseconds(one_shots, tmp_path
     lengths = {clip["clip_id"]: clip["num_samples"] for clips in clips_of(tmp_path).values() for clip in clips}
     for path in shards.shard_paths(tmp_path / "data/clips"):
         for make, arguments in ((fingerprint_shard, ()), (spectrogram_shard, (spec.model_dump_json(),))):
-            made = tmp_path / make.__name__ / path.name
-            assert make(path, *arguments, made).quarantine == []
+            output = tmp_path / make.__name__ / path.name
+            assert make(path, *arguments, output).quarantine == []
     log_mels = dict(iterate_log_mels(tmp_path / "spectrogram_shard"))
     assert {name: values.shape for name, values in log_mels.items()} == {
         name: (spec.n_mels, num_frames(spec, samples)) for name, samples in lengths.items()
@@ -134,12 +134,12 @@ def test_surround_gives_its_first_two_channels_to_stereo_and_the_mean_to_mono(tm
     folder.mkdir()
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, (rate, 6)).astype(np.float32)
     soundfile.write(folder / "surround.wav", noise, rate, subtype="FLOAT")
-    for channels, wanted in ((1, noise.mean(axis=1, keepdims=True)), (2, noise[:, :2])):
+    for channels, expected in ((1, noise.mean(axis=1, keepdims=True)), (2, noise[:, :2])):
         project = tmp_path / str(channels)
         project.mkdir()
         metrics = cut(project, folder, sample_rate=rate, channels=channels, clip_seconds=1.0)
         (clip,) = clips_of(project)["surround.wav"]
-        np.testing.assert_allclose(flac.decode_flac(clip["audio"]["bytes"]), wanted.T, atol=0.6 / 32768)
+        np.testing.assert_allclose(flac.decode_flac(clip["audio"]["bytes"]), expected.T, atol=0.6 / 32768)
         assert metrics["reduced_recordings"] == 1
 
 
@@ -159,9 +159,9 @@ def test_another_variant_reruns_nothing_and_has_the_same_splits(graph_copy):
 
     document["clips"]["hifi"] = {**document["clips"]["default"], **HIFI}
     params.write_yaml(document, checkout / "params.yaml")
-    its = {f"{stage}@hifi" for stage in ("segment", "resample", "quality", "catalog")}
+    expected = {f"{stage}@hifi" for stage in ("segment", "resample", "quality", "catalog")}
     assert set(json.loads(dvc(checkout, "status", "--json").stdout)) & {*DATA, "splits", "duplicates"} == set()
-    assert running(dvc(checkout, "repro", *DATA, "catalog@hifi")) == its
+    assert running(dvc(checkout, "repro", *DATA, "catalog@hifi")) == expected
     assert {path: path.read_bytes() for path in before} == before
 
     tables = {name: pq.read_table(checkout / f"data/catalog/{name}.parquet").to_pylist() for name in ("default", "hifi")}

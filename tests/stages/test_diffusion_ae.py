@@ -109,14 +109,14 @@ def test_trains_generates_and_reconstructs_in_stereo(tmp_path, data):
     waves = torch.randn(3, 2, 2048, generator=torch.Generator().manual_seed(0))
     assert model.codec.encode(waves).shape == (3, 3, 64)
     assert model.codec.decode(model.codec.encode(waves)).shape == waves.shape
-    made = of_waves.generate("diffusion_ae", tmp_path, data, composed())
-    assert list(made) == ["clip-6.wav", "clip-7.wav"]
+    output = of_waves.generate("diffusion_ae", tmp_path, data, composed())
+    assert list(output) == ["clip-6.wav", "clip-7.wav"]
     assert len(list((tmp_path / "codec").glob("*.wav"))) == 1
     info = soundfile.info(tmp_path / "generated/clip-6.wav")
     assert (info.samplerate, info.channels, info.frames) == (of_waves.RATE, 2, 1600)
     alone = of_waves.generate("diffusion_ae", tmp_path, data, composed("diffusion_ae.generate.batch_size=1"))
-    for name in made:
-        one, other = (np.frombuffer(content[44:], "<i2").astype(int) for content in (made[name], alone[name]))
+    for name in output:
+        one, other = (np.frombuffer(content[44:], "<i2").astype(int) for content in (output[name], alone[name]))
         assert np.abs(one - other).max() <= 1
     soundfile.write(tmp_path / "some.wav", 0.1 * np.random.default_rng(0).standard_normal((5000, 2)), of_waves.RATE)
     done = soundmill("reconstruct", "some.wav", "--checkpoint", "model", "--output", "byhand", cwd=tmp_path)

@@ -75,15 +75,15 @@ def test_trains_and_makes_sounds(tmp_path, data, condition, capfd):
     assert metrics["labels"] == (2 if condition == "label" else 0)
     assert 0 < metrics["best_valid_loss"] <= metrics["valid_loss"]
     assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
-    made = generate(tmp_path, data, composed(condition))
-    assert list(made) == ["clip-6.wav", "clip-7.wav"]
+    output = generate(tmp_path, data, composed(condition))
+    assert list(output) == ["clip-6.wav", "clip-7.wav"]
     info = soundfile.info(tmp_path / "generated/clip-6.wav")
     assert (info.samplerate, info.channels, info.frames) == (RATE, 1, 1600)
     about = json.loads((tmp_path / "generated" / manifest.ABOUT_SOUNDS).read_text())
     assert about["made_by"] == ("reconstruct" if condition == "mel" else "generate")
     shutil.rmtree(tmp_path / "generated")
-    assert generate(tmp_path, data, composed(condition, "diffwave.generate.batch_size=1")).keys() == made.keys()
-    for name, before in made.items():
+    assert generate(tmp_path, data, composed(condition, "diffwave.generate.batch_size=1")).keys() == output.keys()
+    for name, before in output.items():
         one, other = (np.frombuffer(data[44:], "<i2") for data in (before, (tmp_path / "generated" / name).read_bytes()))
         assert np.abs(one.astype(int) - other).max() <= 1
 
@@ -124,8 +124,8 @@ def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, data, capfd, monk
 
 
 def test_a_request_without_labels_gets_one_by_its_seed():
-    wanted = params.parse(registry.family("diffwave").train_params, composed("label")["diffwave"]["train"], "diffwave.train")
-    model = Generating(wanted, None, RATE, LABELS)
+    expected = params.parse(registry.family("diffwave").train_params, composed("label")["diffwave"]["train"], "diffwave.train")
+    model = Generating(expected, None, RATE, LABELS)
     drawn = model._conditions([Request(seed=seed) for seed in range(20)], "cpu")
     assert set(map(tuple, drawn.tolist())) == {(1.0, 0.0), (0.0, 1.0)}
     assert model._conditions([Request(LABELS), Request(("rain",))], "cpu").tolist() == [[0.5, 0.5], [0.0, 1.0]]

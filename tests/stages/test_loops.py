@@ -56,15 +56,15 @@ def test_the_embedded_loops_become_clips_of_a_bar(project):
     assert call(corpus, "--corpus", "data/corpus")["recordings"] == 18
     metrics = call_loops()
     with Path("data/corpus/metadata.csv").open(encoding="utf-8", newline="") as file:
-        known = {row["file_name"]: row for row in csv.DictReader(file)}
+        listed = {row["file_name"]: row for row in csv.DictReader(file)}
     found = [row for path in sorted(Path("data/loops/one_bar/audio").iterdir()) for row in table(path)]
     assert metrics["loops"] == len(found) == 18
-    assert all(abs(row["bpm"] / float(known[row["path"]]["bpm"]) - 1) < 0.01 for row in found)
+    assert all(abs(row["bpm"] / float(listed[row["path"]]["bpm"]) - 1) < 0.01 for row in found)
     planned = {loop.name: loop for loop in loop_corpus.plan(18, 0.4, 0.25, 0)}
     late = [row["path"] for row in found if abs(row["start"] - planned[row["path"]].lead) > 0.03]
     assert late == ["loop_0011.ogg"]  # hi-hats that are louder between the beats
     assert [row["bars"] for row in found] == [planned[row["path"]].bars for row in found]
-    assert metrics["misnamed"] == sum(row["hint"] == "wrong" for row in known.values()) > 0
+    assert metrics["misnamed"] == sum(row["hint"] == "wrong" for row in listed.values()) > 0
     assert Path("data/loops.png").read_bytes().startswith(b"\x89PNG")
     for row in found:
         assert flac.decode_mono(row["audio"]["bytes"]).shape == (row["bars"] * 32_000,)

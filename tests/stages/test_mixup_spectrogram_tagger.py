@@ -179,11 +179,11 @@ def test_mixes_are_of_the_training_split_at_equal_pressure(project):
         a, b = waves[row["first"]], waves[row["second"]]
         assert row["level_first"] == pressure_level(a, 16_000)
         assert row["ratio"] == mix_ratio(row["level_first"], row["level_second"])
-        wanted, found = mix(a, b, row["ratio"]), decode_mono(row["audio"]["bytes"])
-        scaled += np.abs(wanted).max() > 1
-        wanted *= min(1, 32767 / 32768 / np.abs(wanted).max())
+        expected, found = mix(a, b, row["ratio"]), decode_mono(row["audio"]["bytes"])
+        scaled += np.abs(expected).max() > 1
+        expected *= min(1, 32767 / 32768 / np.abs(expected).max())
         assert row["num_samples"] == len(found) == max(len(a), len(b))
-        np.testing.assert_allclose(found, wanted, atol=2 / 32768)
+        np.testing.assert_allclose(found, expected, atol=2 / 32768)
         assert row["audio"]["path"] == f"{row['clip_id']}.flac"
     assert metrics["scaled_down"] == scaled > 0
 

@@ -95,8 +95,8 @@ def test_trains_generates_and_reconstructs(tmp_path, data, names):
     assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
     config = json.loads((tmp_path / "model/config.json").read_text())
     assert config["projectors"] == names.strip("[]").split(",")
-    made = generate(tmp_path, data, document)
-    assert list(made) == ["clip-6.wav", "clip-7.wav"]
+    output = generate(tmp_path, data, document)
+    assert list(output) == ["clip-6.wav", "clip-7.wav"]
     assert soundfile.info(tmp_path / "generated/clip-6.wav").frames == round(SECONDS * of_waves.RATE)
     about = json.loads((tmp_path / "generated/about.json").read_text())
     assert about["loops"] is True
@@ -104,14 +104,14 @@ def test_trains_generates_and_reconstructs(tmp_path, data, names):
     assert "discriminators on " in about["weights"]
     (back,) = (tmp_path / "codec").iterdir()
     assert np.abs(soundfile.read(back)[0]).max() > 0.01
-    assert generate(tmp_path, data, document) == made
+    assert generate(tmp_path, data, document) == output
 
 
 @pytest.mark.parametrize("vocoder", ["griffin_lim", "melgan_laptop"])
 def test_the_tagger_is_there_whatever_makes_the_sound(vocoder):
-    its = composed(f"vocoder={vocoder}")["families"]["projected_gan"]
-    assert its["tagger"] == "data/tagger"
-    assert its["parts"] == ("data/projected_gan" if vocoder == "melgan_laptop" else its["inputs"])
+    wiring = composed(f"vocoder={vocoder}")["families"]["projected_gan"]
+    assert wiring["tagger"] == "data/tagger"
+    assert wiring["parts"] == ("data/projected_gan" if vocoder == "melgan_laptop" else wiring["inputs"])
 
 
 def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, data, monkeypatch, capfd):

@@ -31,6 +31,7 @@ SHRUNK = [
     "rave.autoencoder.network.ratios=[4,2]",
     "rave.autoencoder.network.dilations=[[1,3],[1]]",
     "rave.autoencoder.network.latent_channels=6",
+    "rave.autoencoder.network.noise={ratios: [4], filters: 3}",
     "rave.autoencoder.weights.steps=6",
     "rave.autoencoder.weights.phase_1_steps=3",
     "rave.autoencoder.weights.batch_size=2",
@@ -89,7 +90,7 @@ def data(tmp_path_factory) -> Path:
     of_waves.write(home, channels=2)
     metrics = make_codec(home, composed())
     assert metrics["phase"] == 2
-    assert 1 <= metrics["rank_0.8"] <= metrics["rank_0.95"] == metrics["rank"] <= 6
+    assert 1 <= metrics["rank_0.8"] <= metrics["rank_0.95"] <= metrics["rank"] == 6
     assert metrics["latent_rate"] == 500
     assert metrics["latent_values_per_second"] == 500 * metrics["rank"]
     assert 0 < metrics["best_valid_loss"] <= metrics["valid_loss"]
@@ -109,14 +110,14 @@ def test_trains_generates_and_reconstructs(tmp_path, data):
     assert (metrics["clips"], metrics["labels"], metrics["steps"]) == (5, 2, 4)
     model = registry.family("rave").load(tmp_path / "model")
     assert (model.num_samples, model.frames, model.channels) == (2048, 64, 1)
-    made = of_waves.generate("rave", tmp_path, data, composed())
-    assert list(made) == ["clip-6.wav", "clip-7.wav"]
+    output = of_waves.generate("rave", tmp_path, data, composed())
+    assert list(output) == ["clip-6.wav", "clip-7.wav"]
     assert len(list((tmp_path / "codec").glob("*.wav"))) == 1
     info = soundfile.info(tmp_path / "generated/clip-6.wav")
     assert (info.samplerate, info.channels, info.frames) == (of_waves.RATE, 1, 1600)
     alone = of_waves.generate("rave", tmp_path, data, composed("rave.generate.batch_size=1"))
-    for name in made:
-        one, other = (np.frombuffer(content[44:], "<i2").astype(int) for content in (made[name], alone[name]))
+    for name in output:
+        one, other = (np.frombuffer(content[44:], "<i2").astype(int) for content in (output[name], alone[name]))
         assert np.abs(one - other).max() <= 1
     soundfile.write(tmp_path / "some.wav", 0.1 * np.random.default_rng(0).standard_normal((5000, 2)), of_waves.RATE)
     done = soundmill("reconstruct", "some.wav", "--checkpoint", "model", "--output", "byhand", cwd=tmp_path)
@@ -134,8 +135,8 @@ def test_what_is_left_out_for_its_label_is_transferred_for_the_report(tmp_path, 
     rows = [row for row in shards.read_rows(data / "catalog.parquet", manifest.CATALOG) if row["clip_id"] not in missing]
     shards.write_rows(rows, some / "catalog.parquet", manifest.CATALOG.with_metadata({manifest.LEFT_OUT: '["clip-0"]'}))
     of_waves.generate("rave", tmp_path, some, composed("rave.generate.transfer_count=2", "rave.train.sampling.latent=['0=+2']"))
-    made = {path.name for path in (tmp_path / "codec/transferred").iterdir()}
-    assert made == {"clip-0.wav", "clip-0-input.wav"}
+    output = {path.name for path in (tmp_path / "codec/transferred").iterdir()}
+    assert output == {"clip-0.wav", "clip-0-input.wav"}
     given, transferred = (soundfile.read(tmp_path / f"codec/transferred/{name}")[0] for name in ("clip-0-input.wav", "clip-0.wav"))
     assert given.shape == transferred.shape == (1600,)
     assert np.abs(given - transferred).max() > 0.01
@@ -179,7 +180,7 @@ def test_the_encoder_stands_still_in_phase_2(tmp_path, capfd):
     before = weights_of(tmp_path)
     assert make_codec(tmp_path, composed(*V1))["phase"] == 2
     told = capfd.readouterr().out
-    sound = "0.0 minutes of sound: 5 crops of 0.06 s an epoch, one of each clip; in 6 steps of 2 each second is heard 1.71 times"
+    sound = "0.0 minutes of sound: 5 crops of 0.06 s an epoch, one of each clip; in 6 steps of 2 each second is used 1.71 times"
     assert sound in told
     assert "phase 2 (encoder frozen, against discriminators) begins at step 3 of 6" in told
     assert told.index("begins at step 3 of 6") < told.index("phase 2 begins at step 3 of 6: the encoder is frozen")
@@ -319,7 +320,7 @@ def test_tango_diffuses_its_latents_and_needs_no_vocoder(tmp_path, data):
 
 
 def test_a_corpus_of_silence_trains(tmp_path):
-    """Nothing varies, and all stays finite."""
+    """Nothing varies, and all stays finite; principal components it has none."""
     of_waves.write(tmp_path)
     silent = [
         {
@@ -333,6 +334,8 @@ def test_a_corpus_of_silence_trains(tmp_path):
     ]
     (tmp_path / "clips" / shards.shard_name(0)).unlink()
     shards.write_rows(silent, tmp_path / "clips" / shards.shard_name(0), manifest.CLIPS)
-    metrics = make_codec(tmp_path, composed(*V1))
+    with pytest.raises(SystemExit, match=r"autoencoder\.network\.pca: all training clips are silent"):
+        make_codec(tmp_path, composed(*V1))
+    metrics = make_codec(tmp_path, composed(*V1, "rave.autoencoder.network.pca=false"))
     assert np.isfinite(metrics["valid_loss"])
     assert all(torch.isfinite(value).all() for value in weights_of(tmp_path).values())

@@ -58,12 +58,12 @@ def test_named_audio_has_the_clips_samples_bit_by_bit(small):
     call_rename()
     for number in (0, 1):
         for row in shards.read_rows(small / "data/clips" / shards.shard_name(number), manifest.CLIPS):
-            wanted, _ = soundfile.read(io.BytesIO(row["audio"]["bytes"]), dtype="int16")
+            expected, _ = soundfile.read(io.BytesIO(row["audio"]["bytes"]), dtype="int16")
             path = small / "data/audiocaps/audio" / f"{row['clip_id']}.wav"
             found, rate = soundfile.read(path, dtype="int16")
             assert rate == RATE
             assert soundfile.info(path).subtype == "PCM_16"
-            assert np.array_equal(found, wanted)
+            assert np.array_equal(found, expected)
 
 
 def test_rename_has_the_same_bytes_with_one_worker_or_two_and_after_a_kill(small):

@@ -253,12 +253,12 @@ def test_nothing_is_lost_without_a_word(everything):
     quarantined = [*reasons_of(everything, "segment"), *reasons_of(everything, "resample")]
     assert sorted([*clips_of(everything), *quarantined]) == sorted(recordings)
     planned = json.loads((everything / "data/metrics/segment.json").read_text())
-    made = json.loads((everything / "data/metrics/resample.json").read_text())
+    output = json.loads((everything / "data/metrics/resample.json").read_text())
     assert planned["recordings"] == len(recordings)
     assert planned["recordings_cut"] + planned["quarantined"] == len(recordings)
     assert sum(planned["quarantined_for"].values()) == planned["quarantined"]
-    assert planned["clips"] == made["clips"] + made["lost_clips"]
-    assert made["clips"] == sum(map(len, clips_of(everything).values()))
+    assert planned["clips"] == output["clips"] + output["lost_clips"]
+    assert output["clips"] == sum(map(len, clips_of(everything).values()))
 
 
 def test_a_whole_recording_is_cut_bit_for_bit(everything):
@@ -433,15 +433,15 @@ def test_recordings_inside_a_table_are_cut_like_files(tmp_path):
             }
             for index, (raw, file) in enumerate(zip(raw_paths, files, strict=True))
         ]
-        made = tmp_path / name
-        made.mkdir()
+        output = tmp_path / name
+        output.mkdir()
         assert not plan_shard(
-            pa.Table.from_pylist(rows, manifest.RECORDINGS), sources, params, {}, made / "plan.parquet"
+            pa.Table.from_pylist(rows, manifest.RECORDINGS), sources, params, {}, output / "plan.parquet"
         ).quarantine
-        plan = shards.read_table(made / "plan.parquet", manifest.SEGMENTS)
-        assert not resample_shard(plan, sources, params, made / "clips.parquet").quarantine
-        assert sorted(os.listdir(made)) == ["clips.parquet", "plan.parquet"]
-        return [{**row, "source": None} for row in shards.read_rows(made / "clips.parquet", manifest.CLIPS)]
+        plan = shards.read_table(output / "plan.parquet", manifest.SEGMENTS)
+        assert not resample_shard(plan, sources, params, output / "clips.parquet").quarantine
+        assert sorted(os.listdir(output)) == ["clips.parquet", "plan.parquet"]
+        return [{**row, "source": None} for row in shards.read_rows(output / "clips.parquet", manifest.CLIPS)]
 
     inside = clips([embedded_path(b"t.parquet", row) for row in range(3)], "inside")
     assert len(inside) == 5
@@ -582,5 +582,5 @@ def test_esc10_with_padding_gives_242_clips(shared, tmp_path):
     project = project_over(audio, tmp_path / "esc", workers=2)
     settle(project, {"clip_seconds": 5.0, "min_seconds": 1.0}, corpus={"path": str(audio)})
     run_both(project)
-    made = json.loads((project / "data/metrics/resample.json").read_text())
-    assert (made["recordings"], made["clips"], made["seconds"], made["quarantined"]) == (240, 242, 1210.0, 0)
+    output = json.loads((project / "data/metrics/resample.json").read_text())
+    assert (output["recordings"], output["clips"], output["seconds"], output["quarantined"]) == (240, 242, 1210.0, 0)

@@ -18,10 +18,9 @@ from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
 from soundmill.evaluation.embedders import clap
 from soundmill.models import cost, generation
-from soundmill.models.components.diffwave import vocoder as diffwave_vocoder
+from soundmill.models.components.contracts import save_vocoder
 from soundmill.models.components.diffwave.network import DiffWaveNet
 from soundmill.models.components.diffwave.vocoder import DiffWave
-from soundmill.models.components.hifigan import vocoder as hifigan_vocoder
 from soundmill.models.components.hifigan.vocoder import HifiGan, build_vocoder
 from soundmill.models.components.latents.store import read_about
 from tests import clap_weights
@@ -136,7 +135,7 @@ def test_a_killed_training_with_accumulation_ends_like_an_unbroken_one(tmp_path,
 
 
 def test_generates_for_test_clips_by_their_captions(tmp_path, trained, data, composed, capfd):
-    made = []
+    output = []
     for turn in ("one", "two"):
         home = tmp_path / turn
         home.mkdir()
@@ -144,10 +143,10 @@ def test_generates_for_test_clips_by_their_captions(tmp_path, trained, data, com
         document = json.loads(json.dumps(composed))
         document["tango"]["train"]["network"]["widths"] = [64, 128]  # today's; the checkpoint has its own
         metrics = generate(home, data, composed if turn == "one" else document)
-        made.append({path.name: path.read_bytes() for path in sorted((home / "generated").glob("*.wav"))})
-    assert made[0] == made[1]
-    assert list(made[0]) == ["test-0.wav", "test-1.wav"]
-    assert made[0]["test-0.wav"] != made[0]["test-1.wav"]
+        output.append({path.name: path.read_bytes() for path in sorted((home / "generated").glob("*.wav"))})
+    assert output[0] == output[1]
+    assert list(output[0]) == ["test-0.wav", "test-1.wav"]
+    assert output[0]["test-0.wav"] != output[0]["test-1.wav"]
     assert (metrics["generated"], metrics["conditioned"], metrics["codec"]) == (2, 2, 1)
     for path in [*(tmp_path / "one" / "generated").glob("*.wav"), *(tmp_path / "one" / "codec").iterdir()]:
         assert soundfile.info(path).frames == 4000
@@ -193,12 +192,12 @@ def test_nothing_is_made_that_cannot_be_written_or_heard(tmp_path, trained):
     assert "did you mean 'tango'" in done.output
 
 
-def hifigan(spec: MelSpec) -> tuple:
-    return hifigan_vocoder, HifiGan(VOICE, spec, build_vocoder(VOICE, spec.n_mels, spec.sample_rate).eval())
+def hifigan(spec: MelSpec) -> HifiGan:
+    return HifiGan(VOICE, spec, build_vocoder(VOICE, spec.n_mels, spec.sample_rate).eval())
 
 
-def diffwave(spec: MelSpec) -> tuple:
-    return diffwave_vocoder, DiffWave(TINY, NOISE, FAST, spec, DiffWaveNet(TINY, spec).eval())
+def diffwave(spec: MelSpec) -> DiffWave:
+    return DiffWave(TINY, NOISE, FAST, spec, DiffWaveNet(TINY, spec).eval())
 
 
 @pytest.mark.parametrize("build", [hifigan, diffwave])
@@ -208,17 +207,17 @@ def test_a_checkpoint_takes_its_vocoder_along(tmp_path, data, composed, build):
     document["tango"]["generate"]["sampling"]["vocoder"] = "trained"
     sampling = document["tango"]["train"]["sampling"] | {"vocoder": "trained"}
     shutil.copytree(data, tmp_path / "data")
-    wanted = {"sampling": sampling, "steps": 1, "accumulate": 1}
+    expected = {"sampling": sampling, "steps": 1, "accumulate": 1}
     with pytest.raises(SystemExit, match=r"no vocoder here .*choose one"):
-        train(tmp_path, tmp_path / "data", composed, **wanted)
-    vocoders, voice = build(SPEC.model_copy(update={"f_max": 7000.0}))
-    vocoders.save(voice, tmp_path / "data" / "tango" / "vocoder", {"kind": "train"})
+        train(tmp_path, tmp_path / "data", composed, **expected)
+    voice = build(SPEC.model_copy(update={"f_max": 7000.0}))
+    save_vocoder(voice, tmp_path / "data" / "tango" / "vocoder", {"kind": "train"})
     with pytest.raises(SystemExit, match=r"for other spectrograms than these \(f_max 7000.0, not 8000.0\)"):
-        train(tmp_path, tmp_path / "data", composed, **wanted)
+        train(tmp_path, tmp_path / "data", composed, **expected)
     shutil.rmtree(tmp_path / "data" / "tango" / "vocoder")
     voice.spec = SPEC
-    vocoders.save(voice, tmp_path / "data" / "tango" / "vocoder", {"kind": "train"})
-    train(tmp_path, tmp_path / "data", composed, **wanted)
+    save_vocoder(voice, tmp_path / "data" / "tango" / "vocoder", {"kind": "train"})
+    train(tmp_path, tmp_path / "data", composed, **expected)
     shutil.rmtree(tmp_path / "data" / "tango")
     generate(tmp_path, tmp_path / "data", document)
     assert soundfile.info(tmp_path / "codec" / "held-0.wav").frames == 4000
@@ -248,9 +247,9 @@ def test_the_command_line_takes_a_prompt(tmp_path, trained):
     arguments += ["--checkpoint", str(trained / "model"), "--output", str(tmp_path)]
     done = CliRunner().invoke(commands.app, arguments)
     assert done.exit_code == 0, done.output
-    made = sorted(tmp_path.glob("*.wav"))
-    assert [str(path) for path in made] == done.output.split()
-    with soundfile.SoundFile(made[0]) as sound:
+    output = sorted(tmp_path.glob("*.wav"))
+    assert [str(path) for path in output] == done.output.split()
+    with soundfile.SoundFile(output[0]) as sound:
         assert json.loads(sound.comment)["prompt"] == "a dog barks, then rain"
 
 
@@ -345,9 +344,11 @@ def test_the_published_training_keeps_the_best_weights_and_sounds_are_made_by_th
     generate(tmp_path / "best", data, paper)
     paper["tango"]["generate"]["use"] = "last"
     generate(tmp_path / "short", data, paper)
-    made = [{path.name: path.read_bytes() for path in (tmp_path / name / "generated").glob("*.wav")} for name in ("best", "short")]
-    assert made[0] == made[1]
-    assert len(made[0]) == 2
+    output = [
+        {path.name: path.read_bytes() for path in (tmp_path / name / "generated").glob("*.wav")} for name in ("best", "short")
+    ]
+    assert output[0] == output[1]
+    assert len(output[0]) == 2
 
 
 def test_there_is_no_best_without_held_out_clips(tmp_path, data, composed):

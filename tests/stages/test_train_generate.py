@@ -27,7 +27,7 @@ from soundmill.errors import UserError
 from soundmill.evaluation import folders
 from soundmill.models import generation, registry
 from soundmill.models.catalog import choose_balanced
-from soundmill.models.components.diffwave import vocoder as vocoders
+from soundmill.models.components.contracts import save_vocoder
 from soundmill.models.components.diffwave.network import DiffWaveNet
 from soundmill.models.components.diffwave.vocoder import DiffWave
 from soundmill.models.requests import match_label
@@ -186,7 +186,7 @@ def test_a_checkpoint_takes_its_vocoder_along(tmp_path, data, composed):
         shutil.rmtree(where, ignore_errors=True)
         torch.manual_seed(0)
         made_for = spec.model_copy(update=change)
-        vocoders.save(
+        save_vocoder(
             DiffWave(TINY, NOISE, FAST.model_copy(update={"betas": [1e-4, 0.5]}), made_for, DiffWaveNet(TINY, made_for)),
             where,
             {"kind": "train"},
@@ -199,21 +199,21 @@ def test_a_checkpoint_takes_its_vocoder_along(tmp_path, data, composed):
     model = registry.family("ddpm_mel").load(tmp_path / "model")
     assert isinstance(model.vocoder, DiffWave)
     _generate(tmp_path, data)
-    made, _ = soundfile.read(next((tmp_path / "generated").glob("*.wav")))
-    assert np.abs(made).max() > 0.99  # a net that predicts no noise leaves it all, held within 1
+    output, _ = soundfile.read(next((tmp_path / "generated").glob("*.wav")))
+    assert np.abs(output).max() > 0.99  # a net that predicts no noise leaves it all, held within 1
     assert sorted(registry.parameter_counts("ddpm_mel", params.compose(ROOT / "conf", ["vocoder=diffwave"]))) == ["unet", "vocoder"]
 
 
 def test_sounds_are_made_with_the_weights_of_any_step_that_was_kept(tmp_path, trained, data, composed, capfd):
     shutil.copytree(trained / "model", tmp_path / "model")
-    document, made = json.loads(json.dumps(composed)), {}
+    document, output = json.loads(json.dumps(composed)), {}
     for use, said in (("last", "last weights (step 12,"), (12, "last weights (step 12,"), (8, "weights of step 8, held-out loss ")):
         document["ddpm_mel"]["generate"]["use"] = use
         params.write_yaml(document, tmp_path / "params.yaml")
         _generate(tmp_path, data)
         assert said in capfd.readouterr().out
-        made[use] = [path.read_bytes() for path in sorted((tmp_path / "generated").glob("*.wav"))]
-    assert made["last"] == made[12] != made[8]
+        output[use] = [path.read_bytes() for path in sorted((tmp_path / "generated").glob("*.wav"))]
+    assert output["last"] == output[12] != output[8]
     kept, last = (checkpoint.read_weights(tmp_path / "model" / name) for name in ("step-8.safetensors", "model.safetensors"))
     assert any(not torch.equal(value, last[f"net.{name}"]) for name, value in kept.items())
     document["ddpm_mel"]["generate"]["use"] = 4
@@ -283,9 +283,9 @@ def test_starts_from_a_checkpoint_and_adds_rows_for_new_labels(tmp_path, further
     ],
 )
 def test_a_start_that_does_not_fit_is_refused(further, composed, changes, message):
-    its = composed["ddpm_mel"]["train"]
+    defaults = composed["ddpm_mel"]["train"]
     with pytest.raises(SystemExit, match=message):
-        further(**{key: {**its[key], **value} if isinstance(value, dict) else value for key, value in changes.items()})
+        further(**{key: {**defaults[key], **value} if isinstance(value, dict) else value for key, value in changes.items()})
 
 
 def test_a_start_of_another_family_is_refused(tmp_path, further):
@@ -325,16 +325,16 @@ def test_generates_from_the_checkpoint_alone(tmp_path, trained, data, composed):
     other = json.loads(json.dumps(composed))
     other["ddpm_mel"]["train"]["network"]["widths"] = [64, 128, 256]
     other["ddpm_mel"]["train"]["picture"]["whitening"] = 1.0
-    made = []
+    output = []
     for turn, document in (("one", composed), ("two", other)):
         home = tmp_path / turn
         home.mkdir()
         params.write_yaml(document, home / "params.yaml")
         (home / "model").symlink_to(trained / "model")
         _generate(home, data)
-        made.append({path.name: path.read_bytes() for path in sorted((home / "generated").glob("*.wav"))})
-    assert made[0] == made[1]
-    assert sorted(made[0]) == ["clip-15_0.wav", "clip-16_0.wav", "clip-17_0.wav"]
+        output.append({path.name: path.read_bytes() for path in sorted((home / "generated").glob("*.wav"))})
+    assert output[0] == output[1]
+    assert sorted(output[0]) == ["clip-15_0.wav", "clip-16_0.wav", "clip-17_0.wav"]
 
     home = tmp_path / "one"
     for name, num_samples in (("clip-15_0", 80_000), ("clip-17_0", 40_000)):
@@ -342,8 +342,8 @@ def test_generates_from_the_checkpoint_alone(tmp_path, trained, data, composed):
         assert (info.samplerate, info.frames, info.channels, info.subtype) == (16_000, num_samples, 1, "PCM_16")
     assert len(list((home / "codec").iterdir())) == 2
     assert json.loads((home / "generate.json").read_text())["generated"] == 3
-    its = json.loads((trained / "model" / "config.json").read_text())["weights"]
-    said = f"last weights (step 12, held-out loss {its['last']['valid_loss']:.4g})"
+    weights = json.loads((trained / "model" / "config.json").read_text())["weights"]
+    said = f"last weights (step 12, held-out loss {weights['last']['valid_loss']:.4g})"
     assert folders.about(home / "generated") == folders.About("generate", (), said)
 
 
@@ -541,11 +541,11 @@ def test_sounds_on_demand(tmp_path, trained):
 
 
 def test_label_by_part():
-    known = ["Dog bark", "cat", "cat purr", "hot dog"]
-    assert match_label("CAT", known) == "cat"
-    assert match_label("purr", known) == "cat purr"
+    labels = ["Dog bark", "cat", "cat purr", "hot dog"]
+    assert match_label("CAT", labels) == "cat"
+    assert match_label("purr", labels) == "cat purr"
     with pytest.raises(UserError, match="Dog bark, hot dog"):
-        match_label("dog", known)
+        match_label("dog", labels)
 
 
 @pytest.mark.parametrize(
@@ -563,11 +563,11 @@ def test_the_words_of_a_prompt_name_one_label(prompt, label):
 
 
 def test_a_prompt_that_names_several_labels_or_none_says_what_there_is():
-    known = ["dog_barking", "rain", "train"]
+    labels = ["dog_barking", "rain", "train"]
     with pytest.raises(UserError, match="could be any of: dog_barking, rain; choose one"):
-        match_label("a dog barks while rain falls", known)
+        match_label("a dog barks while rain falls", labels)
     with pytest.raises(UserError, match="unknown label 'a bell rings'"):
-        match_label("a bell rings", known)
+        match_label("a bell rings", labels)
 
 
 def test_choice_is_balanced_and_stable():

@@ -121,8 +121,8 @@ def test_a_union_from_scan_to_catalog(project, shared):
     # The samples of a recording inside a table are those of the file that it was.
     for row, path in enumerate(inside[:5]):
         source = f"hf/data/train-00000-of-00001.parquet#{row}"
-        mine = next(clip for clip in clips.values() if clip["source"] == source and clip["start"] == 0)
-        wave, _ = soundfile.read(io.BytesIO(mine["audio"]["bytes"]), dtype="float32")
+        clip = next(clip for clip in clips.values() if clip["source"] == source and clip["start"] == 0)
+        wave, _ = soundfile.read(io.BytesIO(clip["audio"]["bytes"]), dtype="float32")
         expected = decode.read_mono(path, RATE, 60.0)[: len(wave)]
         peak = max(1.0, float(np.abs(decode.read_mono(path, RATE, 60.0)).max()))
         assert np.abs(wave[: len(expected)] - expected / peak).max() < 1.1 / 32768

@@ -15,6 +15,7 @@ from soundmill.audio.log_mels import SPEC_KEY
 from soundmill.audio.mel import log_mel
 from soundmill.decoding import decode
 from soundmill.models.components import registry
+from soundmill.models.components.contracts import save_vocoder
 from soundmill.models.components.diffwave import vocoder as diffwave
 from soundmill.models.components.diffwave.network import DiffWaveNet
 from soundmill.models.components.hifigan.vocoder import build_vocoder
@@ -181,7 +182,7 @@ def test_training_starts_from_another(tmp_path, data, root):
 def test_training_of_a_diffwave_starts_only_from_one_of_the_same_noise(tmp_path, data, root):
     network = diffwave.NetworkParams(**NETWORKS["diffwave"])
     voice = diffwave.DiffWave(network, NOISE.model_copy(update={"beta_end": 0.02}), FAST, SPEC, DiffWaveNet(network, SPEC))
-    diffwave.save(voice, tmp_path / "other", {"kind": "train"})
+    save_vocoder(voice, tmp_path / "other", {"kind": "train"})
     with pytest.raises(SystemExit, match=r"noise\.beta_end is 0\.02 there and 0\.05 here; make them agree"):
         make(tmp_path / "home", data, root, 1, start_from=tmp_path / "other", kind="diffwave")
 

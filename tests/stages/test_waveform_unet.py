@@ -54,9 +54,9 @@ def data(tmp_path_factory) -> Path:
 
 
 def composed(condition: str, *changes: str) -> dict:
-    its = [f"waveform_unet={CHOICES[condition]}", f"waveform_unet.train.condition={condition}"]
+    choice = [f"waveform_unet={CHOICES[condition]}", f"waveform_unet.train.condition={condition}"]
     text = ["text.waveform_unet.scratch.width=16"] if condition == "caption" else []
-    return params.compose(ROOT / "conf", [*SHRUNK, *its, *text, *changes])
+    return params.compose(ROOT / "conf", [*SHRUNK, *choice, *text, *changes])
 
 
 def load(home: Path):
@@ -75,12 +75,12 @@ def test_trains_and_makes_stereo_sounds(tmp_path, data, condition):
     }[condition]
     assert 0 < metrics["best_valid_loss"] <= metrics["valid_loss"]
     assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
-    made = generate(tmp_path, data, composed(condition))
-    assert list(made) == ["clip-6.wav", "clip-7.wav"]
+    output = generate(tmp_path, data, composed(condition))
+    assert list(output) == ["clip-6.wav", "clip-7.wav"]
     info = soundfile.info(tmp_path / "generated/clip-6.wav")
     assert (info.samplerate, info.channels, info.frames) == (RATE, 2, 4096)
     for name, alone in generate(tmp_path, data, composed(condition, "waveform_unet.generate.batch_size=1")).items():
-        one, other = (np.frombuffer(content[44:], "<i2").astype(int) for content in (made[name], alone))
+        one, other = (np.frombuffer(content[44:], "<i2").astype(int) for content in (output[name], alone))
         assert np.abs(one - other).max() <= 1
     # By hand, with guidance: a caption's states come from the encoder now.
     asked = {"none": [], "label": ["bell"], "caption": ["a bell rings"]}[condition]
@@ -107,17 +107,17 @@ def test_restyles_and_inpaints(tmp_path, data):
     train(tmp_path, data, composed("label"))
     model = load(tmp_path)
     waves = 0.3 * torch.randn(2, 2, 3000, generator=torch.Generator().manual_seed(0))
-    wanted = [Request(("bell",), seed=1), Request(("rain",), seed=2)]
+    expected = [Request(("bell",), seed=1), Request(("rain",), seed=2)]
 
     def transformed(*settings: str) -> torch.Tensor:
         with generation.running(model, tmp_path, settings) as run:
-            return model.transform(waves, wanted, run)
+            return model.transform(waves, expected, run)
 
     assert torch.equal(transformed("amount=0.0"), waves)
     changes = [float((transformed(f"amount={amount}") - waves).square().mean()) for amount in (0.1, 1.0)]
     assert 0 < changes[0] < changes[1]
     with generation.running(model, tmp_path) as run:
-        torch.testing.assert_close(transformed("amount=1.0"), model.generate(wanted, run)[..., :3000])
+        torch.testing.assert_close(transformed("amount=1.0"), model.generate(expected, run)[..., :3000])
     inpainted = transformed("keep=[[0,1000],[2500,3000]]", "resamples=2")
     assert torch.equal(inpainted[..., :1000], waves[..., :1000])
     assert torch.equal(inpainted[..., 2500:], waves[..., 2500:])
@@ -174,13 +174,13 @@ def test_shorter_clips_end_in_silence_and_crops_begin_where_they_are_told_to(tmp
     kind = registry.family("waveform_unet")
     for crop, fixed in (("start", True), ("random", False)):
         document = composed("none", f"waveform_unet.train.crop={crop}", "waveform_unet.train.num_samples=4000")
-        wanted = params.parse(kind.train_params, document["waveform_unet"]["train"], "waveform_unet.train")
+        expected = params.parse(kind.train_params, document["waveform_unet"]["train"], "waveform_unet.train")
 
         class Context:
             scratch = tmp_path / crop
 
         Context.scratch.mkdir()
-        prepared = kind.prepare(wanted, Context, data / "clips", data / "parts", tmp_path, data / "catalog.parquet", None)
+        prepared = kind.prepare(expected, Context, data / "clips", data / "parts", tmp_path, data / "catalog.parquet", None)
         first, second = (prepared.source.batch(np.array([0, 4]), prepared.draw(step).numpy())[0] for step in (0, 1))
         assert first.shape == (2, 2, 4000)
         assert torch.equal(first[0], second[0]) == fixed

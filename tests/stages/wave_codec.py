@@ -13,7 +13,7 @@ from torch import Tensor
 from soundmill.models.components.contracts import Kind
 from soundmill.params import StageParams
 
-KIND = Kind(StageParams, making=__name__, component=__name__)
+KIND = Kind(StageParams, maker=__name__, component=__name__)
 
 
 class WaveCodec:

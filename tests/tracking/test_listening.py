@@ -15,8 +15,8 @@ LIKED = {"tiny": 4, "other": 3, "real": 5, "bad": 1}
 
 def test_a_listening_test_stands_beside_the_scores(home: Path, bring: Callable[[Path], None]) -> None:
     (home / "dvc.yaml").write_text("stages: {}\n")
-    known = {"tiny": {"family": "tiny", "weights": "abc", "scores": {"fad_x": 2.5}}, "other": {"scores": {"fad_x": 7.0}}}
-    key = make_key(["tiny", "other"], 3, **known)
+    facts = {"tiny": {"family": "tiny", "weights": "abc", "scores": {"fad_x": 2.5}}, "other": {"scores": {"fad_x": 7.0}}}
+    key = make_key(["tiny", "other"], 3, **facts)
     (home / "listening-test").mkdir()
     write(home / "listening-test" / "key.json", key.model_dump(mode="json"))
     for rater in (1, 2):

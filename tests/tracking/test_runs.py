@@ -145,16 +145,16 @@ def test_a_moved_project_records_where_it_is_now(home: Path, tmp_path: Path, bri
 
 
 def test_a_stage_that_finds_nothing_to_do_is_no_run_unless_it_fails(home: Path, bring: Bring) -> None:
-    with tracking.stage_run(home, "scan", {}, begin=False) as run:
+    with tracking.stage_run(home, "scan", {}, start=False) as run:
         run.log_metrics_tree({"files": 1})
     assert not (home / "mlflow.db.state").exists()
-    with pytest.raises(UserError), tracking.stage_run(home, "scan", {"path": "x"}, begin=False):
+    with pytest.raises(UserError), tracking.stage_run(home, "scan", {"path": "x"}, start=False):
         raise UserError("no such directory")
     bring(home)
     failed = runs(home)["scan"]
     assert (failed.info.status, failed.data.params) == ("FAILED", {"path": "x"})
-    with tracking.stage_run(home, "scan", {}, begin=False) as run:
-        run.begin()
+    with tracking.stage_run(home, "scan", {}, start=False) as run:
+        run.start()
         run.log_metrics_tree({"files": 1})
     bring(home)
     assert (runs(home)["scan"].info.status, runs(home)["scan"].data.metrics) == ("FINISHED", {"files": 1.0})

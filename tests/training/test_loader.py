@@ -93,8 +93,8 @@ def test_clips_are_what_the_shards_hold_in_the_order_asked_for(tmp_path):
 def test_the_copy_is_made_once_and_again_when_cut_short_or_of_other_content(tmp_path):
     write_shards(tmp_path / "mels", {"a": 8, "b": 9})
     first = gather_log_mels(tmp_path / "mels", ["a", "b"], tmp_path).arrays.path
-    made = first.stat().st_ino
-    assert gather_log_mels(tmp_path / "mels", ["b", "a"], tmp_path).arrays.path.stat().st_ino == made
+    output = first.stat().st_ino
+    assert gather_log_mels(tmp_path / "mels", ["b", "a"], tmp_path).arrays.path.stat().st_ino == output
     first.write_bytes(first.read_bytes()[:-2])
     np.testing.assert_array_equal(gather_log_mels(tmp_path / "mels", ["a", "b"], tmp_path).arrays.read(1), log_mel_of(1, 9))
     write_shards(tmp_path / "mels", {"a": 8, "b": 10})
@@ -250,9 +250,9 @@ def test_two_orders_are_dealt_out_to_every_device():
         for step in range(12):
             whole, beyond = joined.batch(step), []
             for rank in range(devices):
-                mine = share(whole, rank, devices)
-                assert [item >= 10 for item in mine] == [False] * (4 // devices) + [True] * (2 // devices)
-                beyond.append(mine[4 // devices :])
+                own = share(whole, rank, devices)
+                assert [item >= 10 for item in own] == [False] * (4 // devices) + [True] * (2 // devices)
+                beyond.append(own[4 // devices :])
             assert sorted(item for item in whole if item < 10) == sorted(clips.batch(step))
             np.testing.assert_array_equal(np.concatenate(beyond) - 10, mixes.batch(step))
         assert joined.beginning(7) == clips.beginning(7) == (2, 8)

@@ -171,18 +171,18 @@ def test_gradients_of_two_batches_are_those_of_one_twice_as_large(loader, tmp_pa
     monkeypatch.setattr(sys.modules[__name__], "_net", _linear)
 
     def wider(steps):
-        made = loader(steps)
-        order, made.order = made.order, Order(5, dict.fromkeys(map(str, range(20)), 1.0), 16)
-        made.draw = lambda step: torch.cat([places(2 * step), places(2 * step + 1)])
-        assert (made.order.batch(0) == np.concatenate([order.batch(0), order.batch(1)])).all()
-        return made
+        output = loader(steps)
+        order, output.order = output.order, Order(5, dict.fromkeys(map(str, range(20)), 1.0), 16)
+        output.draw = lambda step: torch.cat([places(2 * step), places(2 * step + 1)])
+        assert (output.order.batch(0) == np.concatenate([order.batch(0), order.batch(1)])).all()
+        return output
 
     two, two_curve = _fit(loader, tmp_path / "two", accumulate=2)
     one, one_curve = _fit(wider, tmp_path / "one")
     torch.testing.assert_close(two.net.weight, one.net.weight)
     assert [point["step"] for point in two_curve] == [4, 8, 12, 16, 20, 23]
-    for mine, theirs in zip(two_curve, one_curve, strict=True):
-        assert mine == pytest.approx(theirs)
+    for accumulated, whole in zip(two_curve, one_curve, strict=True):
+        assert accumulated == pytest.approx(whole)
 
 
 def _linear():
@@ -300,10 +300,10 @@ def test_two_processes_train_what_one_does_and_the_first_shows_it_live(loader, t
 
     alone = _validation(loader)
     one, one_curve = _fit(loader, tmp_path / "one", accumulate=2, validation=alone)
-    for mine, theirs in zip([*two_curve, *measured.points], [*one_curve, *alone.points], strict=True):
-        assert mine == pytest.approx(theirs, rel=1e-5)
-    for mine, theirs in ((two.net.parameters(), one.net.parameters()), (two.ema.shadow, one.ema.shadow)):
-        torch.testing.assert_close([*mine], [*theirs])
+    for accumulated, whole in zip([*two_curve, *measured.points], [*one_curve, *alone.points], strict=True):
+        assert accumulated == pytest.approx(whole, rel=1e-5)
+    for accumulated, whole in ((two.net.parameters(), one.net.parameters()), (two.ema.shadow, one.ema.shadow)):
+        torch.testing.assert_close([*accumulated], [*whole])
     torch.testing.assert_close(measured.weights, alone.weights)
 
 
@@ -336,9 +336,9 @@ def test_a_batch_of_another_step_is_refused(loader, tmp_path):
     _killed(10, loader, tmp_path)
 
     def forgetful(steps):
-        made = loader(steps)
-        made.__class__ = Forgetful
-        return made
+        output = loader(steps)
+        output.__class__ = Forgetful
+        return output
 
     with pytest.raises(RuntimeError, match="expected batch 9, got batch 0"):
         _fit(forgetful, tmp_path)

@@ -27,9 +27,9 @@ PARAMS = test_loop.PARAMS.model_copy(update={"seed": 3, "optimiser": OPTIMISER, 
 
 
 def test_losses_have_their_known_values():
-    real, made = [torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0]])], [torch.tensor([[0.0, 1.0]]), torch.tensor([[2.0]])]
-    assert phases.discriminator_loss(real, made) == (0.5 + 0.5) + (4 + 4)
-    assert phases.generator_loss(made) == 0.5 + 1
+    real, output = [torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0]])], [torch.tensor([[0.0, 1.0]]), torch.tensor([[2.0]])]
+    assert phases.discriminator_loss(real, output) == (0.5 + 0.5) + (4 + 4)
+    assert phases.generator_loss(output) == 0.5 + 1
     maps = [[torch.zeros(2, 3), torch.ones(2, 4)], [torch.zeros(1)]]
     others = [[torch.full((2, 3), 0.5), torch.ones(2, 4)], [torch.tensor([-2.0])]]
     assert phases.feature_loss(maps, others) == 0.5 + 0 + 2
@@ -52,10 +52,10 @@ class Duel(PhasedModule):
 
     def losses(self, step, batch, nets):
         real = batch.values[0]
-        made = self.net(torch.randn(len(real), 2, generator=self.rng("noise", step)))
-        judge = self.discriminator
-        yield phases.discriminator_loss([judge(real)], [judge(made.detach())])
-        yield phases.generator_loss([judge(made)])
+        output = self.net(torch.randn(len(real), 2, generator=self.rng("noise", step)))
+        discriminator = self.discriminator
+        yield phases.discriminator_loss([discriminator(real)], [discriminator(output.detach())])
+        yield phases.generator_loss([discriminator(output)])
 
 
 class Watched:
@@ -66,13 +66,13 @@ class Watched:
         self.rates, self.counts, self.weights = [], [], []
 
     def optimisers(self):
-        self.known = super().optimisers()
-        return self.known
+        self.net_optimisers = super().optimisers()
+        return self.net_optimisers
 
     def turns(self, batch):
-        self.rates.append([optimiser.param_groups[0]["lr"] for optimiser in self.known.values()])
+        self.rates.append([optimiser.param_groups[0]["lr"] for optimiser in self.net_optimisers.values()])
         yield from super().turns(batch)
-        states = [optimiser.state.values() for optimiser in self.known.values()]
+        states = [optimiser.state.values() for optimiser in self.net_optimisers.values()]
         self.counts.append([int(next(iter(state))["step"]) if state else 0 for state in states])
         self.weights.append({name: value.clone() for name, value in self.state_dict().items()})
 
@@ -132,8 +132,8 @@ class TwoPhases(Duel):
 
     def in_turn(self, step, batch, nets):
         assert nets == (["net"] if step % 2 else ["discriminator"])
-        real, (mine, other) = batch.values[0], self.losses(step, batch, nets)
-        yield other if step % 2 else mine + 0 * real.sum()
+        real, (own, other) = batch.values[0], self.losses(step, batch, nets)
+        yield other if step % 2 else own + 0 * real.sum()
 
 
 class WatchedPhases(Watched, TwoPhases):

@@ -56,23 +56,23 @@ def duel(params, steps):
     return test_phases.Duel(test_phases.layers(2), {"discriminator": (test_phases.layers(1), params.optimiser)}, params, steps)
 
 
-@pytest.mark.parametrize("made", [alone, duel])
+@pytest.mark.parametrize("build", [alone, duel])
 @pytest.mark.parametrize("clip_norm", [1e-3, 20.0, None])
-def test_steps_of_fp16_are_those_of_32_bits_whatever_the_scale_of_its_losses(made, clip_norm):
+def test_steps_of_fp16_are_those_of_32_bits_whatever_the_scale_of_its_losses(build, clip_norm):
     """The gradients are longer than the first bound and shorter than the second; both nets' steps are fused."""
-    whole, half = (lengths(made, clip_norm, scale) for scale in (None, 1024.0))
-    assert len(half) == (3 if made is alone else 6)
+    whole, half = (lengths(build, clip_norm, scale) for scale in (None, 1024.0))
+    assert len(half) == (3 if build is alone else 6)
     assert half == pytest.approx(whole, rel=0.05)
     if clip_norm:  # the first moment begins with half of the gradient: its beta is 0.5
         assert (whole[0] == pytest.approx(clip_norm / 2)) == (clip_norm < 1)
 
 
-def lengths(made, clip_norm: float | None, scale: float | None) -> list[float]:
+def lengths(build, clip_norm: float | None, scale: float | None) -> list[float]:
     """Length of each optimiser's first moments after each of its steps, a sum of the gradients that it took."""
     params = test_phases.PARAMS.model_copy(update={"optimiser": test_phases.OPTIMISER.model_copy(update={"clip_norm": clip_norm})})
     seen: list[float] = []
     torch.manual_seed(0)
-    module = made(params, 3)
+    module = build(params, 3)
     with processes.accelerated(test_phases.CPU, "fp16" if scale else "32", 1) as accelerator:
         if scale:  # which accelerate leaves to a GPU
             accelerator.scaler, accelerator.native_amp = torch.amp.GradScaler("cpu", init_scale=scale), True

@@ -70,7 +70,7 @@ def _mlp_frame(header: bytes) -> tuple[int, int, int, int] | None:
 
 def _walk_frames(file: BinaryIO, position: int, size: int, frame: FrameParser, max_seconds: float) -> tuple[int, int, float]:
     """(frames, samples, seconds) from `position` to the end; what stands between frames and is no tag raises DecodeError, and
-    so does another rate or number of channels: libmpg123 ends there without a word, and ffmpeg begins to count anew.
+    so does another rate or number of channels: libmpg123 ends there silently, and ffmpeg restarts its count.
     """
     count, total, seconds, steps = 0, 0, 0.0, 0
     form: tuple[int, int] | None = None

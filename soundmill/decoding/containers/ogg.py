@@ -13,7 +13,7 @@ _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def ogg_checksum(page: bytes) -> int:
-    """CRC-32 of an Ogg page (RFC 3533): zlib's polynomial, but neither reflected nor inverted, hence the reversed bits."""
+    """CRC-32 of an Ogg page (RFC 3533): zlib's polynomial, but neither reflected nor inverted, so bits are reversed here."""
     turned = zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{turned:032b}"[::-1], 2)
 

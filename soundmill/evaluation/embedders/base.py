@@ -39,7 +39,7 @@ class Declaration:
     load: Callable[..., Embedder]
     weights: Weights | None = None  # a published file; an embedder without one overrides the methods below
     classifier: bool = True  # it has logits
-    patches: bool = True  # it has several embeddings per clip, hence a covariance of each clip
+    patches: bool = True  # several embeddings per clip, so each clip has a covariance
     options: tuple[str, ...] = ()  # that a protocol may set
 
     def path(self, tagger: Path | None) -> Path:

@@ -46,21 +46,21 @@ class Cnn14Embedder:
         import torch
 
         from soundmill.evaluation.embedders.cnn14 import Cnn14
-        from soundmill.training import weights
+        from soundmill.training import torch_weights
         from soundmill.training.device import pick_device
 
         self.name = name
         self._variant = VARIANTS[name]
         self.sample_rate = self._variant.sample_rate
         self._device = pick_device("auto")
-        checkpoint = weights.read_checkpoint(path, NUMPY)
+        checkpoint = torch_weights.read_checkpoint(path, NUMPY)
         state = checkpoint.get("model") if isinstance(checkpoint, dict) else None
         if not isinstance(state, dict):
             raise UserError(f"{path}: not a checkpoint of PANNs (it has no 'model'); fetch it again")
         state = _without_transform(state, self._variant, path)
         with torch.device("meta"):
             net = Cnn14(self._variant.window, self._variant.hop)
-        weights.load_state(net, state, path)
+        torch_weights.load_state(net, state, path)
         self._net = net.eval().fused().to(self._device, memory_format=torch.channels_last)
 
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:

@@ -47,7 +47,7 @@ class VggishEmbedder:
     def __init__(self, path: Path, *, front_end: str = "torchvggish"):
         import torch
 
-        from soundmill.training import weights
+        from soundmill.training import torch_weights
         from soundmill.training.device import pick_device
         from soundmill.training.vggish import Vggish
 
@@ -60,7 +60,7 @@ class VggishEmbedder:
         self._device = pick_device("auto")
         with torch.device("meta"):
             net = Vggish()
-        weights.load_state(net, weights.read_checkpoint(path), path)
+        torch_weights.load_state(net, torch_weights.read_checkpoint(path), path)
         self._net = net.eval().to(self._device, memory_format=torch.channels_last)
 
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:

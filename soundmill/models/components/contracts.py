@@ -55,10 +55,17 @@ class VocoderConfig(checkpoint.Config):
 C = TypeVar("C", bound=VocoderConfig)
 
 
-def save_vocoder(directory: Path, config: VocoderConfig, net: nn.Module) -> dict[str, Any]:
-    """Write a vocoder into a new directory; returns its metrics, always empty, as `Made.save` requires."""
-    checkpoint.save(directory, config.model_dump(mode="json"), net.state_dict(), metadata=PYTORCH)
-    return {}
+class NetVocoder(Vocoder, Protocol):
+    """A vocoder with weights."""
+
+    net: nn.Module  # in evaluation mode and float32, without weight norms
+
+    def config(self, source: dict[str, Any]) -> VocoderConfig: ...
+
+
+def save_vocoder(model: NetVocoder, directory: Path, source: dict[str, Any]) -> None:
+    """Write a vocoder into a new directory; `source` as in `VocoderConfig`."""
+    checkpoint.save(directory, model.config(source).model_dump(mode="json"), model.net.state_dict(), metadata=PYTORCH)
 
 
 def read_vocoder(directory: Path, config: type[C], spec: MelSpec | None) -> C:
@@ -155,10 +162,10 @@ def read_codec(directory: Path) -> CodecIdentity:
 
 
 @dataclass(frozen=True)
-class Made:
+class MadeComponent:
     """A component that was trained or loaded, for its stage to publish."""
 
-    save: Callable[[Path], dict[str, Any]]  # writes it into a new directory; returns more metrics, such as its digest
+    save: Callable[[Path], dict[str, Any] | None]  # writes it into a new directory; returns more metrics, such as its digest
     points: list[dict[str, float]]  # of the training's curve; empty if it was loaded
     metrics: dict[str, Any]
     steps: int  # of the training; 0 if it was loaded
@@ -174,15 +181,15 @@ class Kind:
     """
 
     params: type[StageParams]  # with a `kind`
-    making: str  # module with `make`
+    maker: str  # module with `make`
     component: str  # module with `load` and `network`
     sounding: str = ""  # module with `sounding`, if `load` returns a LatentCodec
 
-    def make(self, params: StageParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> Made:
-        return import_module(self.making).make(params, ctx, clips, mels, catalog)
+    def make(self, params: StageParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:
+        return import_module(self.maker).make(params, ctx, clips, mels, catalog)
 
     def load(self, directory: Path, *spec: MelSpec | None) -> Any:
-        """Load what `Made.save` wrote; a vocoder must be for `spec` (None: any)."""
+        """Load what `MadeComponent.save` wrote; a vocoder must be for `spec` (None: any)."""
         return import_module(self.component).load(directory, *spec)
 
     def sound(self, codec: LatentCodec, vocoder: Vocoder | None, frames: int, grain: float, device: torch.device) -> Codec:

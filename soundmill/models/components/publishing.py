@@ -7,20 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from soundmill.models.catalog import read_weights
-from soundmill.models.components.contracts import Made
+from soundmill.models.components.contracts import MadeComponent
 from soundmill.models.samples import show_last, show_losses
 from soundmill.training.curve import write_curve
 from soundmill.training.trained_on import write_trained_on
 
 
-def publish(made: Made, params: Any, ctx: Any, catalog: Path, directory: Path, curves: Path, grid: Path) -> dict[str, Any]:
+def publish(
+    component: MadeComponent, params: Any, ctx: Any, catalog: Path, directory: Path, curves: Path, grid: Path
+) -> dict[str, Any]:
     """Write a component, its training clips (if trained), its loss curve (CSV) and figure (PNG); returns metrics."""
-    save_metrics = made.save(directory)
-    if made.steps:
+    save_metrics = component.save(directory) or {}
+    if component.steps:
         start = params.weights.start_from
         write_trained_on(directory, catalog, read_weights(catalog)["train"], start=start and ctx.home / start)
-    write_curve(made.points, curves)
+    write_curve(component.points, curves)
 
-    ctx.show("the curves", partial(show_losses, ctx, made.points))
-    ctx.show(f"the picture ({grid.name})", partial(show_last, ctx, made.draw, made.steps, grid))
-    return {**made.metrics, **save_metrics}
+    ctx.show("the curves", partial(show_losses, ctx, component.points))
+    ctx.show(f"the picture ({grid.name})", partial(show_last, ctx, component.draw, component.steps, grid))
+    return {**component.metrics, **save_metrics}

@@ -68,9 +68,11 @@ def read_catalog(catalog: Path, split: str) -> tuple[dict[str, list[str]], dict[
     return labels, {row["clip_id"]: row["weight"] for row in rows}
 
 
-def read_clips(mels: Path, clip_labels: dict[str, list[str]], known: list[str], picture: PictureCodec, scratch: Path) -> Clips:
+def read_clips(
+    mels: Path, clip_labels: dict[str, list[str]], label_names: list[str], picture: PictureCodec, scratch: Path
+) -> Clips:
     """Spectrograms of the clips, padded with silence or cropped to the length of a picture."""
-    weights = [label_weights(labels, known) for labels in clip_labels.values()]
+    weights = [label_weights(labels, label_names) for labels in clip_labels.values()]
     log_mels = gather_log_mels(mels, list(clip_labels), scratch)
     return Clips(log_mels, torch.stack(weights), picture.frames, picture.silence)
 

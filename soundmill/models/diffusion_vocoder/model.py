@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from soundmill import params as strict
@@ -27,6 +28,7 @@ class Config(FamilyConfig):
     family: Literal["diffusion_vocoder"] = FAMILY
     params: TrainParams
     channels: int
+    sigma_data: float = Field(1.0, gt=0)  # earlier checkpoints lack it
 
 
 @dataclass
@@ -36,6 +38,7 @@ class VocodingModel:
     params: TrainParams
     net: VocoderNet
     channels: int
+    sigma_data: float = 1.0  # standard deviation of the waves that the net sees as of unit variance
     labels: tuple[str, ...] = ()
     condition: Literal["none"] = "none"
 
@@ -50,7 +53,7 @@ class VocodingModel:
 
     @property
     def vocoder(self) -> DiffusionVocoder:
-        return DiffusionVocoder(self.params.network, self.params.sampling, self.params.mel, self.net)
+        return DiffusionVocoder(self.params.network, self.params.sampling, self.params.mel, self.net, self.sigma_data)
 
     def reconstruct(self, waves: Tensor, run: Run) -> Tensor:
         """Wave → log-mel → wave."""
@@ -69,10 +72,11 @@ def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
 
 
 def save(model: VocodingModel, directory: Path, facts: dict[str, Any]) -> None:
-    family.save(directory, Config(params=model.params, channels=model.channels), model.net.state_dict(), facts)
+    config = Config(params=model.params, channels=model.channels, sigma_data=model.sigma_data)
+    family.save(directory, config, model.net.state_dict(), facts)
 
 
 def load(directory: Path) -> VocodingModel:
     config = family.read_config(directory, Config)
     net = checkpoint.load_weights(VocoderNet(config.params.network, config.params.mel), directory / checkpoint.WEIGHTS)
-    return VocodingModel(config.params, net, config.channels)
+    return VocodingModel(config.params, net, config.channels, config.sigma_data)

@@ -6,13 +6,14 @@ from pydantic import Field
 
 from soundmill.audio.mel import MelSpec
 from soundmill.models.components.unet1d.family import BatchedTrainParams
-from soundmill.models.components.unet1d.params import SamplingParams, UNet1dParams
+from soundmill.models.components.unet1d.params import SamplingParams, UNet1dParams, UnitVariance
 from soundmill.models.params import FamilyGenerateParams, GridParams
 
 
 class TrainParams(BatchedTrainParams):
     crop_frames: int = Field(ge=1, description="length of a crop of each clip; shorter clips are padded with silence")
     mel: MelSpec
+    unit_variance: UnitVariance = False
     network: UNet1dParams
     grid: GridParams
     sampling: SamplingParams = Field(description="how the grid, and `soundmill reconstruct`, sample the checkpoint")

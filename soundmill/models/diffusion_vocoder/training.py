@@ -16,7 +16,7 @@ from soundmill.errors import UserError
 from soundmill.models.catalog import beginnings, choose_by_hash, read_weights, waves_of
 from soundmill.models.components.unet1d.vocoder.network import VocoderNet
 from soundmill.models.components.unet1d.vocoder.training import VocoderModule
-from soundmill.models.components.waves.source import Pairs, gather_waves, log_mels_of
+from soundmill.models.components.waves.source import Pairs, gather_waves, log_mels_of, wave_deviation
 from soundmill.models.diffusion_vocoder import model as models
 from soundmill.models.diffusion_vocoder.model import FAMILY, VocodingModel
 from soundmill.models.diffusion_vocoder.params import GenerateParams, TrainParams
@@ -26,6 +26,7 @@ from soundmill.training.validation import HeldOut
 
 
 def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Path, start: VocodingModel | None) -> Prepared:
+    """A training that starts from another keeps its scale."""
     splits = read_weights(catalog)
     _, (wave, rate) = next(waves_of(clips, set(splits["train"])))
     if params.mel.sample_rate != rate:
@@ -35,15 +36,18 @@ def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Pa
         waves = gather_waves(clips, clip_ids, ctx.scratch, partial(mel.levelled, spec=params.mel))
         return Pairs(log_mels_of(waves, params.mel, ctx.scratch), waves, params.crop_frames, params.mel)
 
+    train, sigma_data = source_of(list(splits["train"])), start.sigma_data if start else 1.0
+    if params.unit_variance and not start:
+        sigma_data = wave_deviation(train.waves, f"{FAMILY}.train.unit_variance")
     torch.manual_seed(params.seed)
-    model = VocodingModel(params, VocoderNet(params.network, params.mel), len(wave))
+    model = VocodingModel(params, VocoderNet(params.network, params.mel), len(wave), sigma_data)
     order = Order(params.seed, splits["train"], params.batch_size)
     unseen = choose_by_hash(list(splits["valid"]), params.validate_batches * params.batch_size)
     shown = beginnings(clips, unseen or list(splits["train"]), params.grid.columns * params.grid.rows // 2)
     return Prepared(
-        VocoderModule(model.net, params, params.steps or order.steps(params.epochs)),
+        VocoderModule(model.net, params, params.steps or order.steps(params.epochs), sigma_data=sigma_data),
         model,
-        source_of(list(splits["train"])),
+        train,
         order,
         partial(crop_places, params.seed, params.batch_size),
         clip_ids=list(splits["train"]),

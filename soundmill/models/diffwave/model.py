@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from soundmill import params as strict
@@ -34,6 +35,7 @@ class Config(FamilyConfig):
     params: TrainParams
     sample_rate: int
     labels: list[str]
+    sigma_data: float = Field(1.0, gt=0)  # earlier checkpoints lack it
 
 
 @dataclass
@@ -44,6 +46,7 @@ class Vocoding:
     net: DiffWaveNet
     sample_rate: int
     labels: Sequence[str] = ()
+    sigma_data: float = 1.0
     channels: int = 1
     condition: Literal["none"] = "none"
 
@@ -73,6 +76,7 @@ class Generating:
     net: DiffWaveNet
     sample_rate: int
     labels: Sequence[str]
+    sigma_data: float = 1.0  # standard deviation of the waves that the net sees as of unit variance
     channels: int = 1
 
     @property
@@ -98,7 +102,8 @@ class Generating:
 
                 rngs = [torch.Generator().manual_seed(request.seed) for request in part]
                 noise = torch.stack([torch.randn(self.channels, self.num_samples, generator=rng) for rng in rngs])
-                outputs.append(ancestral(denoise, noise.to(run.device), betas, timesteps, rngs).cpu())
+                waves = ancestral(denoise, noise.to(run.device), betas, timesteps, rngs, clip=1 / self.sigma_data)
+                outputs.append(self.sigma_data * waves.cpu())
                 run.progress(len(part))
         return torch.cat(outputs)
 
@@ -118,8 +123,12 @@ def build_net(params: TrainParams, num_labels: int) -> DiffWaveNet:
     return DiffWaveNet(params.network, spec, num_labels if params.condition == "label" else None)
 
 
-def build_model(params: TrainParams, net: DiffWaveNet, sample_rate: int, labels: Sequence[str]) -> Vocoding | Generating:
-    return Vocoding(params, net, sample_rate) if params.condition == "mel" else Generating(params, net, sample_rate, labels)
+def build_model(
+    params: TrainParams, net: DiffWaveNet, sample_rate: int, labels: Sequence[str], sigma_data: float
+) -> Vocoding | Generating:
+    if params.condition == "mel":
+        return Vocoding(params, net, sample_rate)
+    return Generating(params, net, sample_rate, labels, sigma_data)
 
 
 def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
@@ -129,11 +138,12 @@ def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
 
 
 def save(model: Vocoding | Generating, directory: Path, facts: dict[str, Any]) -> None:
-    config = Config(params=model.params, sample_rate=model.sample_rate, labels=list(model.labels))
+    about = {"sample_rate": model.sample_rate, "labels": list(model.labels), "sigma_data": model.sigma_data}
+    config = Config(params=model.params, **about)
     family.save(directory, config, model.net.state_dict(), facts)
 
 
 def load(directory: Path) -> Vocoding | Generating:
     config = family.read_config(directory, Config)
     net = checkpoint.load_weights(build_net(config.params, len(config.labels)), directory / checkpoint.WEIGHTS)
-    return build_model(config.params, net, config.sample_rate, config.labels)
+    return build_model(config.params, net, config.sample_rate, config.labels, config.sigma_data)

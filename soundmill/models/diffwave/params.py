@@ -21,6 +21,10 @@ class TrainParams(FamilyTrainParams):
     mel: MelSpec = Field(description="of `condition: mel`")
     network: NetworkParams
     noise: NoiseParams
+    unit_variance: bool = Field(
+        False,  # for checkpoints that lack this key
+        description="divide waves by the standard deviation of the training clips; of conditions other than mel",
+    )
     loss: NoiseLoss
     grid: GridParams
     sampling: SamplingParams = Field(description="how the grid, and `soundmill generate` and `reconstruct`, sample the checkpoint")
@@ -31,6 +35,10 @@ class TrainParams(FamilyTrainParams):
             raise ValueError(f"batch_size {self.batch_size} must be a multiple of hardware.devices {self.hardware.devices}")
         if self.condition == "mel" and not self.crop_frames:
             raise ValueError(f"crop_seconds {self.crop_seconds} must be at least one frame (mel.hop_length {self.mel.hop_length})")
+        if self.condition == "mel" and self.unit_variance:
+            raise ValueError("unit_variance is for waves without mels: a vocoder's mels give the level; set noise.prior to `mel`")
+        if self.condition != "mel" and self.noise.prior == "mel":
+            raise ValueError(f"noise.prior `mel` needs mels, which condition `{self.condition}` lacks; set it to `standard`")
         return self
 
     @property

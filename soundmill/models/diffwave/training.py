@@ -15,9 +15,10 @@ from soundmill import params as strict
 from soundmill.audio import mel
 from soundmill.errors import UserError
 from soundmill.models.catalog import beginnings, choose_by_hash, durations_of, read_labels, read_weights, waves_of
+from soundmill.models.components.diffwave import prior
 from soundmill.models.components.diffwave.training import DiffWaveModule
-from soundmill.models.components.diffwave.vocoder import schedule
-from soundmill.models.components.waves.source import Pairs, WaveCrops, gather_waves, log_mels_of
+from soundmill.models.components.diffwave.vocoder import check_prior, schedule
+from soundmill.models.components.waves.source import Pairs, WaveCrops, gather_waves, log_mels_of, wave_deviation
 from soundmill.models.diffwave import model as models
 from soundmill.models.diffwave.model import FAMILY, Generating, Vocoding
 from soundmill.models.diffwave.params import GenerateParams, TrainParams
@@ -32,8 +33,9 @@ from soundmill.training.validation import HeldOut
 def prepare(
     params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Path, start: Vocoding | Generating | None
 ) -> Prepared:
-    """A training that starts from another keeps its labels; UserError if the rate or mel spec differs."""
+    """A training that starts from another keeps its labels and scale; UserError if the rate or mel spec differs."""
     schedule(params.noise, params.sampling)  # raises before the training if they do not fit
+    check_prior(params.noise, params.mel)
     splits = read_weights(catalog)
     seconds = durations_of(clips, [*splits["train"], *splits["valid"]])
     _, (_, rate) = next(waves_of(clips, set(splits["train"])))
@@ -56,15 +58,19 @@ def prepare(
     def source_of(clip_ids: Sequence[str]) -> Source:
         return source(params, rate, clips, clip_ids, [label_weights(clip_labels[one], labels) for one in clip_ids], ctx.scratch)
 
+    train, sigma_data = source_of(long["train"]), start.sigma_data if start else 1.0
+    if params.unit_variance and not start:
+        waves = gather_waves(clips, long["train"], ctx.scratch)
+        sigma_data = wave_deviation(waves, f"{FAMILY}.train.unit_variance")
     torch.manual_seed(params.seed)
-    model = models.build_model(params, models.build_net(params, len(labels)), rate, labels)
+    model = models.build_model(params, models.build_net(params, len(labels)), rate, labels, sigma_data)
     order = Order(params.seed, {clip_id: splits["train"][clip_id] for clip_id in long["train"]}, params.batch_size)
     steps = params.steps or order.steps(params.epochs)
     unseen = choose_by_hash(long["valid"], params.validate_batches * params.batch_size)
     return Prepared(
-        DiffWaveModule(params, model.net, params.noise, steps, params.mel if params.condition == "mel" else None),
+        DiffWaveModule(params, model.net, params.noise, steps, params.mel if params.condition == "mel" else None, sigma_data),
         model,
-        source_of(long["train"]),
+        train,
         order,
         partial(crop_places, params.seed, params.batch_size),
         clip_ids=long["train"],
@@ -90,7 +96,10 @@ def source(params: TrainParams, rate: int, clips: Path, clip_ids: Sequence[str],
     """The source of crops for DiffWaveModule."""
     if params.condition == "mel":
         waves = gather_waves(clips, clip_ids, scratch, partial(mel.levelled, spec=params.mel))
-        return Pairs(log_mels_of(waves, params.mel, scratch), waves, params.crop_frames, params.mel)
+        log_mels = log_mels_of(waves, params.mel, scratch)
+        if params.noise.prior == "mel":
+            waves = gather_waves(clips, clip_ids, scratch / "whitened", partial(prior.whitened, spec=params.mel))
+        return Pairs(log_mels, waves, params.crop_frames, params.mel)
     crops = WaveCrops(gather_waves(clips, clip_ids, scratch), params.crop_samples(rate))
     return Labelled(crops, torch.stack(list(labels))) if params.condition == "label" else crops
 

@@ -17,7 +17,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 from soundmill import pretrained
 from soundmill.errors import UserError
 from soundmill.models.projected_gan.params import SCALES, DiscriminatorParams, ProjectorName
-from soundmill.training import weights
+from soundmill.training import torch_weights
 from soundmill.training.seeds import seed_of
 from soundmill.training.tagger import load_tagger
 from soundmill.training.vggish import Vggish
@@ -44,7 +44,7 @@ class Stack(nn.Module):
 def vggish(path: Path) -> tuple[Stack, list[int]]:
     """VGGish's convolutions up to each of its four pooling layers: 64, 128, 256, 512 channels."""
     net = Vggish()
-    weights.load_state(net, weights.read_checkpoint(path), path)
+    torch_weights.load_state(net, torch_weights.read_checkpoint(path), path)
     return _cut(net.features, nn.MaxPool2d), [64, 128, 256, 512]
 
 

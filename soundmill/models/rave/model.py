@@ -36,7 +36,7 @@ class Rave(LatentPrior):
     def transform(self, waves: Tensor, requests: Sequence[Request], run: Run) -> Tensor:
         """Wave → latents, edited by `sampling.latent` → wave, with the model's timbre. The requests are ignored."""
         edits, codec = parse_edits(run.sampling.latent, self.codec.rank), self.codec.to(run.device)
-        return torch.cat([codec.through(wave[None].to(run.device), edits, run.sampling.seed).cpu() for wave in waves])
+        return torch.cat([codec.edit(wave[None].to(run.device), edits, run.sampling.seed).cpu() for wave in waves])
 
 
 def networks(document: dict[str, Any]) -> dict[str, nn.Module]:

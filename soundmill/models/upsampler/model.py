@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from soundmill import params as strict
@@ -31,6 +32,7 @@ class Config(FamilyConfig):
     params: TrainParams
     sample_rate: int
     channels: int
+    sigma_data: float = Field(1.0, gt=0)  # earlier checkpoints lack it
 
 
 @dataclass
@@ -41,6 +43,7 @@ class Upsampler:
     net: UNet1d
     sample_rate: int
     channels: int
+    sigma_data: float = 1.0  # standard deviation of the waves that the net sees as of unit variance
     labels: tuple[str, ...] = ()
     condition: Literal["none"] = "none"
 
@@ -59,14 +62,14 @@ class Upsampler:
         with torch.no_grad(), evaluating(net):
             for start in range(0, len(waves), run.batch_size):
                 items = slice(start, start + run.batch_size)
-                low = without_upper_band(padded[items].to(run.device), self.params.factor)
+                low = without_upper_band(padded[items].to(run.device), self.params.factor) / self.sigma_data
 
                 def denoise(xt: Tensor, level: Tensor, low: Tensor = low) -> Tensor:
                     with autocast(run.device, run.precision):
                         return net(xt, level, beside=low).float()
 
                 noise = noise_of(requests[items], self.channels, self.num_samples).to(run.device)
-                outputs.append(velocity.sample(denoise, noise, run.sampling.num_steps).cpu())
+                outputs.append(velocity.sample(denoise, noise, run.sampling.num_steps, self.sigma_data).cpu())
                 run.progress(len(outputs[-1]))
         return torch.cat(outputs)[..., :length]
 
@@ -91,11 +94,12 @@ def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
 
 
 def save(model: Upsampler, directory: Path, facts: dict[str, Any]) -> None:
-    config = Config(params=model.params, sample_rate=model.sample_rate, channels=model.channels)
+    about = {"sample_rate": model.sample_rate, "channels": model.channels, "sigma_data": model.sigma_data}
+    config = Config(params=model.params, **about)
     family.save(directory, config, model.net.state_dict(), facts, weights=WEIGHTS)
 
 
 def load(directory: Path) -> Upsampler:
     config = family.read_config(directory, Config)
     net = checkpoint.load_weights(build_net(config.params, config.channels), directory / WEIGHTS)
-    return Upsampler(config.params, net, config.sample_rate, config.channels)
+    return Upsampler(config.params, net, config.sample_rate, config.channels, config.sigma_data)

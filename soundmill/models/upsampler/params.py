@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from soundmill.models.components.unet1d.family import BatchedTrainParams
-from soundmill.models.components.unet1d.params import SamplingParams, UNet1dParams
+from soundmill.models.components.unet1d.params import SamplingParams, UNet1dParams, UnitVariance
 from soundmill.models.params import FamilyGenerateParams, GridParams
 
 
@@ -15,6 +15,7 @@ class TrainParams(BatchedTrainParams):
     factor: int = Field(ge=2, description="clip rate divided by the input rate: 16 upsamples 3 to 48 kHz")
     num_samples: int = Field(ge=1, description="length of a crop of each clip, and of a window of a sound")
     crop: Literal["start", "random"] = Field(description="where a crop of a longer clip is taken")
+    unit_variance: UnitVariance = False
     network: UNet1dParams
     grid: GridParams
     sampling: SamplingParams = Field(description="how the grid, and the commands that make sound, sample the checkpoint")

@@ -14,7 +14,7 @@ from torch import Tensor
 from soundmill import params as strict
 from soundmill.models.catalog import beginnings, choose_by_hash, read_weights, waves_of
 from soundmill.models.components.unet1d.training import VelocityModule
-from soundmill.models.components.waves.source import WaveCrops, gather_waves
+from soundmill.models.components.waves.source import WaveCrops, gather_waves, wave_deviation
 from soundmill.models.family import Prepared, Rehearsal
 from soundmill.models.upsampler import model as models
 from soundmill.models.upsampler.model import FAMILY, Upsampler, without_upper_band
@@ -30,11 +30,12 @@ class UpsamplerModule(VelocityModule):
     def loss(self, step: int, batch: Batch) -> Tensor:
         (waves,) = batch.values
         with torch.autocast(self.device.type, enabled=False):
-            low = without_upper_band(waves.float(), self.params.factor)
+            low = without_upper_band(waves.float(), self.params.factor) / self.sigma_data
         return self.v_loss(lambda xt, level: self.net(xt, level, beside=low), waves, step)
 
 
 def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Path, start: Upsampler | None) -> Prepared:
+    """A training that starts from another keeps its scale."""
     splits = read_weights(catalog)
     _, (wave, rate) = next(waves_of(clips, set(splits["train"])))
     channels = len(wave)
@@ -45,15 +46,18 @@ def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Pa
     def source_of(clip_ids: Sequence[str]) -> WaveCrops:
         return WaveCrops(gather_waves(clips, clip_ids, ctx.scratch, channels=channels), params.num_samples)
 
+    train, sigma_data = source_of(list(splits["train"])), start.sigma_data if start else 1.0
+    if params.unit_variance and not start:
+        sigma_data = wave_deviation(train.waves, f"{FAMILY}.train.unit_variance")
     torch.manual_seed(params.seed)
-    model = Upsampler(params, models.build_net(params, channels), rate, channels)
+    model = Upsampler(params, models.build_net(params, channels), rate, channels, sigma_data)
     order = Order(params.seed, splits["train"], params.batch_size)
     unseen = choose_by_hash(list(splits["valid"]), params.validate_batches * params.batch_size)
     shown = beginnings(clips, unseen or list(splits["train"]), params.grid.columns * params.grid.rows // 2)
     return Prepared(
-        UpsamplerModule(model.net, params, params.steps or order.steps(params.epochs)),
+        UpsamplerModule(model.net, params, params.steps or order.steps(params.epochs), sigma_data=sigma_data),
         model,
-        source_of(list(splits["train"])),
+        train,
         order,
         partial(_places, params),
         clip_ids=list(splits["train"]),

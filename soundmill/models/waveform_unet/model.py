@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from soundmill import params as strict
@@ -36,6 +37,7 @@ class Config(FamilyConfig):
     channels: int
     labels: list[str]
     text: TextConfig | None
+    sigma_data: float = Field(1.0, gt=0)  # earlier checkpoints lack it
 
 
 @dataclass
@@ -48,6 +50,7 @@ class WaveformUNet:
     channels: int
     labels: Sequence[str]
     text: TextConfig | None = None  # if conditioned on captions
+    sigma_data: float = 1.0  # standard deviation of the waves that the net sees as of unit variance
     texts: Texts | None = None  # during training: precomputed states, so the text encoder is not loaded
 
     @property
@@ -63,7 +66,7 @@ class WaveformUNet:
 
         def work(net: Net, part: Sequence[Request], waves: Tensor | None) -> Tensor:
             noise = noise_of(part, self.channels, self.num_samples).to(run.device)
-            return velocity.sample(net, noise, run.sampling.num_steps)
+            return velocity.sample(net, noise, run.sampling.num_steps, self.sigma_data)
 
         return self._in_batches(work, requests, None, run)
 
@@ -75,12 +78,13 @@ class WaveformUNet:
             sounds = self._padded(waves).to(run.device)
             if sampling.keep is None:
                 noise = noise_of(part, self.channels, self.num_samples).to(run.device)
-                return velocity.restyle(net, sounds, noise, sampling.num_steps, sampling.amount)
+                return velocity.restyle(net, sounds, noise, sampling.num_steps, sampling.amount, self.sigma_data)
             kept = torch.zeros(self.num_samples, dtype=torch.bool)
             for start, stop in [*sampling.keep, [length, self.num_samples]]:
                 kept[start:stop] = True
             rngs = [torch.Generator().manual_seed(request.seed) for request in part]
-            return velocity.inpaint(net, sounds, kept.to(run.device), rngs, sampling.num_steps, sampling.resamples)
+            steps, resamples = sampling.num_steps, sampling.resamples
+            return velocity.inpaint(net, sounds, kept.to(run.device), rngs, steps, resamples, self.sigma_data)
 
         return self._in_batches(work, requests, waves, run)[..., :length]
 
@@ -95,7 +99,7 @@ class WaveformUNet:
 
         def work(net: Net, part: Sequence[Request], starts: Tensor | None) -> Tensor:
             sounds, noise = starts.to(run.device).unbind(1)
-            return velocity.restyle(net, sounds, noise, run.sampling.num_steps, amount)
+            return velocity.restyle(net, sounds, noise, run.sampling.num_steps, amount, self.sigma_data)
 
         return self._in_batches(work, [ends[0]] * len(shares), starts, run)[..., :length]
 
@@ -154,12 +158,19 @@ def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
 
 
 def save(model: WaveformUNet, directory: Path, facts: dict[str, Any]) -> None:
-    about = {"sample_rate": model.sample_rate, "channels": model.channels, "labels": list(model.labels), "text": model.text}
-    family.save(directory, Config(params=model.params, **about), model.net.state_dict(), facts, weights=WEIGHTS)
+    config = Config(
+        params=model.params,
+        sample_rate=model.sample_rate,
+        channels=model.channels,
+        labels=list(model.labels),
+        text=model.text,
+        sigma_data=model.sigma_data,
+    )
+    family.save(directory, config, model.net.state_dict(), facts, weights=WEIGHTS)
 
 
 def load(directory: Path) -> WaveformUNet:
     config = family.read_config(directory, Config)
     net = build_net(config.params, config.channels, len(config.labels))
     checkpoint.load_weights(net, directory / WEIGHTS)
-    return WaveformUNet(config.params, net, config.sample_rate, config.channels, config.labels, config.text)
+    return WaveformUNet(config.params, net, config.sample_rate, config.channels, config.labels, config.text, config.sigma_data)

@@ -17,7 +17,7 @@ from soundmill.models.components.unet1d.params import UNet1dParams
 from soundmill.models.waveform_unet import model as models
 from soundmill.models.waveform_unet.model import FAMILY, WaveformUNet
 from soundmill.models.waveform_unet.params import TrainParams
-from soundmill.training import weights
+from soundmill.training import torch_weights
 
 REMEDY = (
     "download the file again; or, if it contains more than tensors, save it again with the program that wrote it: "
@@ -56,7 +56,7 @@ def read(path: Path, document: dict[str, Any]) -> tuple[WaveformUNet, dict[str, 
     any other file or network.
     """
     params = strict.parse_section(document, f"{FAMILY}.train", TrainParams)
-    contents = weights.read_checkpoint(path, remedy=REMEDY)
+    contents = torch_weights.read_checkpoint(path, remedy=REMEDY)
     state = contents.get("state_dict") if isinstance(contents, dict) else None
     if not isinstance(state, dict):
         raise UserError(f"{path}: not a checkpoint of tiny-audio-diffusion: it has no `state_dict`")
@@ -71,12 +71,12 @@ def read(path: Path, document: dict[str, Any]) -> tuple[WaveformUNet, dict[str, 
     if not net.heads:
         raise UserError(f"{path}: its U-Net has no attention, unlike all published ones; only those can be imported")
     network = strict.parse(UNet1dParams, net.sizes | {"modulation": modulation}, str(path))
-    params = params.model_copy(update={"network": network, "condition": "none", "use": "last"})
+    params = params.model_copy(update={"network": network, "condition": "none", "unit_variance": False, "use": "last"})
     tensors = renamed(theirs, EMBEDDING | net.names)
     with torch.device("meta"):  # checks the shapes before allocating memory
-        weights.load_state(models.build_net(params, channels, 0), tensors, path, REMEDY)
+        torch_weights.load_state(models.build_net(params, channels, 0), tensors, path, REMEDY)
     model = WaveformUNet(params, models.build_net(params, channels, 0), SAMPLE_RATE, channels, [])
-    weights.load_state(model.net, tensors, path, REMEDY)
+    torch_weights.load_state(model.net, tensors, path, REMEDY)
     print(f"{path.name}: assuming {SAMPLE_RATE} Hz, as in all of tiny-audio-diffusion's models: the file does not state it")
     step = contents.get("global_step")
     step = step if isinstance(step, int) else 0

@@ -19,14 +19,14 @@ from soundmill.models.catalog import choose_by_hash, read_labels, read_weights, 
 from soundmill.models.components.text_states import states as text_states
 from soundmill.models.components.text_states.states import Texts
 from soundmill.models.components.unet1d.training import VelocityModule
-from soundmill.models.components.waves.source import WaveCrops, gather_waves
+from soundmill.models.components.waves.source import WaveCrops, gather_waves, wave_deviation
 from soundmill.models.family import Prepared, Rehearsal
 from soundmill.models.labels import Labelled, known_labels, label_weights
 from soundmill.models.requests import of_captions, of_grid
 from soundmill.models.waveform_unet import model as models
 from soundmill.models.waveform_unet.model import FAMILY, WaveformUNet
 from soundmill.models.waveform_unet.params import GenerateParams, TrainParams
-from soundmill.training.loader import Batch, Order, Source
+from soundmill.training.loader import Arrays, Batch, Order, Source
 from soundmill.training.seeds import seed_of
 from soundmill.training.starting import compare
 from soundmill.training.validation import HeldOut
@@ -37,8 +37,8 @@ TIMED_TOKENS = 24  # tokens per caption when timing a step
 class WaveformModule(VelocityModule):
     """A batch: waves [b, channels, T], and label weights, or text states, their mask and a mask of items without caption."""
 
-    def __init__(self, params: TrainParams, net: torch.nn.Module, steps: int):
-        super().__init__(net, params, steps, params.accumulate)
+    def __init__(self, params: TrainParams, net: torch.nn.Module, steps: int, sigma_data: float = 1.0):
+        super().__init__(net, params, steps, params.accumulate, sigma_data)
 
     def loss(self, step: int, batch: Batch) -> Tensor:
         x0, *condition = batch.values
@@ -82,7 +82,7 @@ def draw(params: TrainParams, step: int) -> Tensor:
 
 
 def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Path, start: WaveformUNet | None) -> Prepared:
-    """Reads text/ in `parts` if conditioned on captions. A training that starts from another keeps its labels."""
+    """Reads text/ in `parts` if conditioned on captions. A training that starts from another keeps its labels and scale."""
     splits = read_weights(catalog)
     _, (wave, rate) = next(waves_of(clips, set(splits["train"])))
     channels = len(wave)
@@ -102,8 +102,11 @@ def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Pa
         texts = text_states.read_texts(parts / "text", all_captions, "zeros", params.text.width, ctx.scratch)
         text = text_states.read_config(parts / "text")
 
+    def waves_of_clips(clip_ids: Sequence[str]) -> Arrays:
+        return gather_waves(clips, clip_ids, ctx.scratch, channels=channels)
+
     def source_of(clip_ids: Sequence[str]) -> Source:
-        crops = WaveCrops(gather_waves(clips, clip_ids, ctx.scratch, channels=channels), params.num_samples)
+        crops = WaveCrops(waves_of_clips(clip_ids), params.num_samples)
         if params.condition == "label":
             return Labelled(crops, torch.stack([label_weights(clip_labels[clip_id], labels) for clip_id in clip_ids]))
         if texts is not None:
@@ -111,15 +114,18 @@ def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Pa
             return Captioned(crops, [[numbers[one] for one in captions[clip_id]] for clip_id in clip_ids], texts)
         return crops
 
+    sigma_data = start.sigma_data if start else 1.0
+    if params.unit_variance and not start:
+        sigma_data = wave_deviation(waves_of_clips(list(splits["train"])), f"{FAMILY}.train.unit_variance")
     torch.manual_seed(params.seed)
     net = models.build_net(params, channels, len(labels))
-    model = WaveformUNet(params, net, rate, channels, labels, text, texts)
+    model = WaveformUNet(params, net, rate, channels, labels, text, sigma_data, texts)
     order = Order(params.seed, splits["train"], params.batch_size)
     steps = params.steps or -(-order.steps(params.epochs) // params.accumulate)
     unseen = choose_by_hash(list(splits["valid"]), params.validate_batches * params.batch_size)
     samples = of_captions(params.grid, params.seed, all_captions) if texts else of_grid(params.grid, params.seed, labels)
     return Prepared(
-        WaveformModule(params, net, steps),
+        WaveformModule(params, net, steps, sigma_data),
         model,
         source_of(list(splits["train"])),
         order,

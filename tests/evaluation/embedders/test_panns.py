@@ -14,7 +14,7 @@ from bench import references
 from soundmill.decoding.decode import read_mono
 from soundmill.errors import UserError
 from soundmill.evaluation.embedders.panns import NUMPY, TRANSFORM, VARIANTS, Cnn14Embedder
-from soundmill.training import weights
+from soundmill.training import torch_weights
 
 
 def noise(num_samples: int, seed: int = 0) -> np.ndarray:
@@ -141,11 +141,11 @@ def test_a_file_with_anything_but_tensors_is_refused(tmp_path, format):
     assert not touched.exists()
     torch.save({"model": np.arange(3)}, path, _use_new_zipfile_serialization=format)
     with pytest.raises(UserError, match="cannot be read as weights"):
-        weights.read_checkpoint(path)  # arrays of numpy only where they are allowed
+        torch_weights.read_checkpoint(path)  # arrays of numpy only where they are allowed
     content = path.read_bytes()
     random = np.random.default_rng(0)
     flipped = [bytes(random.integers(256) if random.random() < 0.2 else byte for byte in content) for _ in range(20)]
     for damaged in (b"", content[: len(content) // 2], b"\x80" + content, bytes(1000), *flipped):
         path.write_bytes(damaged)
         with pytest.raises(UserError, match="cannot be read as weights"):
-            weights.read_checkpoint(path, NUMPY)
+            torch_weights.read_checkpoint(path, NUMPY)

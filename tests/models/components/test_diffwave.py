@@ -12,6 +12,7 @@ from torch import nn
 from soundmill.audio.mel import log_mel
 from soundmill.errors import UserError
 from soundmill.evaluation.waveforms import log_spectral_distance
+from soundmill.models.components.contracts import save_vocoder
 from soundmill.models.components.diffwave import vocoder as vocoders
 from soundmill.models.components.diffwave.network import DiffWaveNet, TimestepEmbedding, Upsampler, strides
 from soundmill.models.components.diffwave.params import DiffWaveParams, NetworkParams, NoiseParams, SamplingParams
@@ -36,8 +37,8 @@ def test_nets_have_the_published_sizes(root):
     with torch.device("meta"):
         assert size(DiffWaveNet(published(64), PUBLISHED)) == 2_619_971
         assert size(DiffWaveNet(published(128), PUBLISHED)) == 6_885_315
-    wanted = parse(DiffWaveParams, compose(root / "conf", ["vocoder=diffwave"])["vocoder"], "vocoder")
-    assert (wanted.network, wanted.noise, wanted.sampling) == (published(64), NOISE, FAST)
+    expected = parse(DiffWaveParams, compose(root / "conf", ["vocoder=diffwave"])["vocoder"], "vocoder")
+    assert (expected.network, expected.noise, expected.sampling) == (published(64), NOISE, FAST)
 
 
 @pytest.mark.parametrize("choice", ["large", "sc09", "sc09_laptop"])
@@ -51,8 +52,11 @@ def test_nets_of_200_timesteps_have_the_paper_s_noise_and_six_steps(root, choice
         return
     assert train.sampling.betas == [1e-4, 1e-3, 0.01, 0.05, 0.2, 0.7]
     _, timesteps = schedule(train.noise, train.sampling)
-    levels, known = np.cumprod(1 - np.array(train.sampling.betas)) ** 0.5, np.cumprod(1 - np.linspace(1e-4, 0.02, 200)) ** 0.5
-    np.testing.assert_allclose(np.interp(-levels, -known, np.arange(200)), timesteps, atol=1e-6)
+    levels, trained_levels = (
+        np.cumprod(1 - np.array(train.sampling.betas)) ** 0.5,
+        np.cumprod(1 - np.linspace(1e-4, 0.02, 200)) ** 0.5,
+    )
+    np.testing.assert_allclose(np.interp(-levels, -trained_levels, np.arange(200)), timesteps, atol=1e-6)
 
 
 @pytest.mark.parametrize(("layers", "cycle", "samples"), [(30, 10, 6_139), (36, 12, 24_571), (12, 6, 253)])
@@ -131,14 +135,14 @@ def test_six_steps_make_a_clip_that_it_has_learned(tmp_path):
         optimiser.step()
         losses.append(loss.item())
     assert np.mean(losses[-20:]) < 0.5 * losses[0]
-    made = model.vocode(log_mels)
-    assert made.shape == (1, 1, len(wave))
-    assert made.abs().max() <= 1
-    near, far = (log_spectral_distance(other, wave[None]) for other in (made[0].numpy(), untrained))
+    output = model.vocode(log_mels)
+    assert output.shape == (1, 1, len(wave))
+    assert output.abs().max() <= 1
+    near, far = (log_spectral_distance(other, wave[None]) for other in (output[0].numpy(), untrained))
     assert near < 0.5 * far
 
-    vocoders.save(model, tmp_path / "vocoder", {"kind": "train"})
-    torch.testing.assert_close(vocoders.load(tmp_path / "vocoder", SPEC).vocode(log_mels), made, atol=0, rtol=0)
+    save_vocoder(model, tmp_path / "vocoder", {"kind": "train"})
+    torch.testing.assert_close(vocoders.load(tmp_path / "vocoder", SPEC).vocode(log_mels), output, atol=0, rtol=0)
     with pytest.raises(UserError, match=r"for other spectrograms than these \(sample_rate 16000, not 22050\)"):
         vocoders.load(tmp_path / "vocoder", spec_with(**SPEC.model_dump() | {"sample_rate": 22_050}))
 

@@ -113,8 +113,8 @@ def test_it_is_the_same_net_under_other_names(tmp_path):
             )
     assert (model.noise.num_timesteps, model.noise.beta_end) == (50, 0.05)
     assert model.sampling.betas == PARAMS["inference_noise_schedule"]
-    made = model.vocode(torch.full((1, BANDS, 3), -5.0))
-    assert made.shape == (1, 1, 3 * 256)
+    output = model.vocode(torch.full((1, BANDS, 3), -5.0))
+    assert output.shape == (1, 1, 3 * 256)
     assert not model.net.training
 
 

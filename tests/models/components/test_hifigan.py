@@ -17,6 +17,7 @@ from soundmill import manifest, shards
 from soundmill.audio import flac, mel
 from soundmill.errors import UserError
 from soundmill.models.components import vocoder_adversary
+from soundmill.models.components.contracts import save_vocoder
 from soundmill.models.components.hifigan import pretrained
 from soundmill.models.components.hifigan import vocoder as vocoders
 from soundmill.models.components.hifigan.params import HifiGanParams, NetworkParams
@@ -42,10 +43,10 @@ def model() -> HifiGan:
 
 def test_nets_have_the_published_sizes(root):
     document = compose(root / "conf", ["model=tango", "vocoder=hifigan"])["vocoder"]
-    wanted = parse(HifiGanParams, document, "vocoder")
+    expected = parse(HifiGanParams, document, "vocoder")
     with torch.device("meta"):
-        assert size(build_vocoder(wanted.network, 64, 16_000)) == 55_264_897
-        built = Discriminators(wanted.weights.discriminator_width)
+        assert size(build_vocoder(expected.network, 64, 16_000)) == 55_264_897
+        built = Discriminators(expected.weights.discriminator_width)
     assert (size(built.periods), size(built.scales)) == (41_105_770, 29_618_821)  # 70.7 M, with the norms' own
 
 
@@ -63,10 +64,10 @@ def test_every_discriminator_judges_every_wave():
 @pytest.mark.parametrize("period", [2, 7])
 def test_a_period_discriminator_compares_only_samples_a_period_apart(period):
     torch.manual_seed(0)
-    judge, wave = PeriodDiscriminator(period, 4), torch.randn(1, 1, 40 * period)
+    discriminator, wave = PeriodDiscriminator(period, 4), torch.randn(1, 1, 40 * period)
     changed = wave.clone()
     changed[..., 1::period] += 1
-    for one, other in zip(judge(wave)[1], judge(changed)[1], strict=True):
+    for one, other in zip(discriminator(wave)[1], discriminator(changed)[1], strict=True):
         same = [torch.equal(one[..., phase], other[..., phase]) for phase in range(period)]
         assert same == [phase != 1 for phase in range(period)]
 
@@ -135,7 +136,7 @@ def test_a_crops_wave_is_what_its_log_mel_was_made_of(pairs, place):
 
 
 def test_what_is_saved_is_loaded(model, tmp_path):
-    vocoders.save(model, tmp_path / "one", {"kind": "train"})
+    save_vocoder(model, tmp_path / "one", {"kind": "train"})
     found = vocoders.load(tmp_path / "one", SPEC)
     log_mel = torch.randn(1, 16, 8)
     assert torch.equal(found.vocode(log_mel), model.vocode(log_mel))
@@ -153,7 +154,7 @@ def test_what_is_saved_is_loaded(model, tmp_path):
     ],
 )
 def test_one_for_other_spectrograms_is_refused(model, tmp_path, change, said):
-    vocoders.save(model, tmp_path / "one", {"kind": "train"})
+    save_vocoder(model, tmp_path / "one", {"kind": "train"})
     with pytest.raises(UserError, match=f"for other spectrograms than these .*{said}"):
         vocoders.load(tmp_path / "one", SPEC.model_copy(update=change))
 
@@ -161,7 +162,7 @@ def test_one_for_other_spectrograms_is_refused(model, tmp_path, change, said):
 def test_what_cannot_be_read_is_refused(model, tmp_path):
     with pytest.raises(UserError, match=r"no vocoder here \(config.json"):
         vocoders.load(tmp_path, SPEC)
-    vocoders.save(model, tmp_path / "one", {"kind": "train"})
+    save_vocoder(model, tmp_path / "one", {"kind": "train"})
     path = tmp_path / "one" / "config.json"
     config = json.loads(path.read_text())
     config["network"]["channels"] = 64
@@ -207,8 +208,8 @@ def published(tmp_path) -> Path:
 
 
 def fetch(directory: Path, network=VOICE, spec=SPEC):
-    wanted = LoadedParams(kind="load", name=str(directory), revision=None)
-    return pretrained.load(wanted, network, spec, directory.parent)
+    expected = LoadedParams(kind="load", name=str(directory), revision=None)
+    return pretrained.load(expected, network, spec, directory.parent)
 
 
 def test_one_that_others_trained_is_loaded(published):

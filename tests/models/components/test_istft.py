@@ -15,10 +15,11 @@ from safetensors.torch import save_file
 from soundmill.audio.invert import corrected, griffin_lim, mel_to_linear, speckle
 from soundmill.audio.mel import MelSpec, log_mel
 from soundmill.errors import UserError
+from soundmill.models.components.contracts import save_vocoder
 from soundmill.models.components.istft import published, training
 from soundmill.models.components.istft.network import SPECKLE_MEDIAN, SPECKLE_SPREAD, MagnitudeNet, VocosNet
 from soundmill.models.components.istft.params import IstftParams, NetworkParams, SamplingParams
-from soundmill.models.components.istft.vocoder import Istft, build, drawn, load, save
+from soundmill.models.components.istft.vocoder import Istft, build, drawn, load
 from soundmill.models.components.loaded import LoadedParams
 from soundmill.params import compose, parse
 from soundmill.training.loader import Batch
@@ -184,9 +185,9 @@ head:
 
 def fetch(directory: Path, root: Path, spec: MelSpec = VOCOS, **network: int) -> Istft:
     (directory / "config.yaml").write_text(CONFIG)
-    wanted = LoadedParams(kind="load", name=str(directory), revision=None)
+    expected = LoadedParams(kind="load", name=str(directory), revision=None)
     sizes = weights_of("vocos_mel_24khz", root).network.model_copy(update=network)
-    return published.load(wanted, sizes, spec, directory.parent)[0]
+    return published.load(expected, sizes, spec, directory.parent)[0]
 
 
 @pytest.mark.parametrize("file", ["pytorch_model.bin", "model.safetensors"])
@@ -203,12 +204,12 @@ def test_it_equals_vocos(tmp_path, root, vocos, file):
     assert 0.05 < expected.std() < 1
     with torch.no_grad():
         torch.testing.assert_close(model.net(features), expected, atol=1e-5, rtol=0)
-    made = model.vocode(features)
-    assert made.shape == (1, 1, features.shape[2] * 256)
+    output = model.vocode(features)
+    assert output.shape == (1, 1, features.shape[2] * 256)
     inner = slice(0, expected.shape[1] - 40 * 256)  # the last frame, which is once more there, is seen by 27 others
-    torch.testing.assert_close(made[0, :, inner], expected[:, inner], atol=1e-5, rtol=0)
-    save(model, tmp_path / "ours", {"kind": "load"})
-    assert torch.equal(load(tmp_path / "ours", VOCOS).vocode(features), made)
+    torch.testing.assert_close(output[0, :, inner], expected[:, inner], atol=1e-5, rtol=0)
+    save_vocoder(model, tmp_path / "ours", {"kind": "load"})
+    assert torch.equal(load(tmp_path / "ours", VOCOS).vocode(features), output)
 
 
 class Harmful:
@@ -258,7 +259,7 @@ def test_what_is_saved_is_loaded_and_nothing_else(tmp_path, sampling):
     sizes = SMALL if sampling else WAVES
     torch.manual_seed(0)
     model = Istft(sizes, TANGO, build(sizes, TANGO).eval(), sampling)
-    save(model, tmp_path / "one", {"kind": "train"})
+    save_vocoder(model, tmp_path / "one", {"kind": "train"})
     again = load(tmp_path / "one", TANGO)
     assert (again.network, again.sampling) == (sizes, sampling)
     assert torch.equal(again.vocode(pictures(), 5), model.vocode(pictures(), 5))

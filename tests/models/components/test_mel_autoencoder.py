@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -24,6 +25,7 @@ from soundmill.params import compose, parse
 from tests.mels import spec_with
 
 TINY = AutoencoderNetParams(widths=[8, 16], blocks=1, latent_channels=4, groups=4)
+STARTED = AutoencoderNetParams(widths=[8, 16], blocks=1, latent_channels=3, groups=4, pca=True)
 SPEC = spec_with(n_mels=16, peak=0.5)
 
 
@@ -44,8 +46,8 @@ def published(tmp_path) -> Path:
 
 
 def load(directory: Path, network=TINY):
-    wanted = LoadedParams(kind="load", name=str(directory), revision=None)
-    return pretrained.load(wanted, network, SPEC, directory.parent)
+    expected = LoadedParams(kind="load", name=str(directory), revision=None)
+    return pretrained.load(expected, network, SPEC, directory.parent)
 
 
 def size(net: torch.nn.Module) -> int:
@@ -74,6 +76,72 @@ def test_shapes_and_scale(model):
     with torch.no_grad():
         expected = model.net.decode(model.net.encode(picture).latent_dist.mean).sample[:, 0].transpose(1, 2) * 3.0 - 5.5
     torch.testing.assert_close(rebuilt, expected.clamp_min(math.log(1e-5)))
+
+
+def started(fitted: bool = True) -> Autoencoder:
+    torch.manual_seed(0)
+    net = build_autoencoder(STARTED).eval()
+    if fitted:
+        net.pca.fit((net.rows(autoencoders.to_picture(one[None], -5.5, 3.0)) for one in smooth_log_mels()), "")
+    return Autoencoder(STARTED, SPEC, net, mean=-5.5, deviation=3.0, scaling_factor=1.0)
+
+
+def smooth_log_mels() -> torch.Tensor:
+    """[6, 16, 40]: sums of neighbouring normal values."""
+    white = torch.randn(6, 1, 18, 42, generator=torch.Generator().manual_seed(0))
+    return (torch.nn.functional.avg_pool2d(white, 3, 1) * 6 - 5)[:, 0]
+
+
+def test_an_untrained_autoencoder_is_the_closed_form_of_principal_components():
+    """Patches of 2 × 2 become their first three components, of unit variance, and those the nearest patches."""
+    model, log_mels = started(), smooth_log_mels()
+    mean, log_variance = model.encode(log_mels)
+    patches = log_mels.double().numpy().reshape(6, 8, 2, 20, 2).transpose(0, 1, 3, 2, 4).reshape(-1, 4)
+    center = patches.mean(0)
+    axes = np.linalg.svd(patches - center, full_matrices=False)[2][:3]
+    components = (patches - center) @ axes.T
+    nearest = (components @ axes + center).reshape(6, 8, 20, 2, 2).transpose(0, 1, 3, 2, 4).reshape(6, 16, 40)
+    expected = torch.from_numpy(nearest).float().clamp_min(math.log(1e-5))
+    torch.testing.assert_close(model.decode(mean), expected, atol=1e-5, rtol=0)
+    unit = (components / components.std(0)).reshape(6, 8, 20, 3).transpose(0, 3, 2, 1)
+    found = mean.numpy() * np.sign((mean.numpy() * unit).sum((0, 2, 3)))[None, :, None, None]
+    np.testing.assert_allclose(found, unit, atol=1e-4)  # [6, 3, 20, 8]
+    assert (log_variance == -8).all()
+
+
+def test_an_autoencoder_that_starts_from_components_learns():
+    net = started().net.train()
+    optimiser, picture = torch.optim.SGD(net.parameters(), 0.1), torch.randn(2, 1, 8, 16)
+    for _ in range(2):  # the first step reaches only the last layers, which are 0
+        posterior = net.encode(picture).latent_dist
+        loss = (net.decode(posterior.mean).sample - picture).square().mean() + posterior.logvar.mean()
+        optimiser.zero_grad(), loss.backward(), optimiser.step()
+    assert not [name for name, weight in net.named_parameters() if weight.grad is None or not weight.grad.any()]
+
+
+def test_components_are_the_same_bytes_and_saved(tmp_path):
+    for name in ("one", "other"):
+        autoencoders.save(started(), tmp_path / name, {"kind": "train"})
+    one, other = (tmp_path / name / "model.safetensors" for name in ("one", "other"))
+    assert one.read_bytes() == other.read_bytes()
+    log_mels = smooth_log_mels()
+    loaded, unfitted = autoencoders.load(tmp_path / "one"), started(fitted=False)
+    assert torch.equal(loaded.encode(log_mels)[0], started().encode(log_mels)[0])
+    assert not torch.equal(loaded.encode(log_mels)[0], unfitted.encode(log_mels)[0])
+
+
+def test_an_autoencoder_saved_before_there_were_components_loads(model, tmp_path):
+    autoencoders.save(model, tmp_path / "one", {"kind": "train"})
+    config = json.loads((tmp_path / "one" / "config.json").read_text())
+    del config["network"]["pca"]
+    (tmp_path / "one" / "config.json").write_text(json.dumps(config))
+    assert autoencoders.load(tmp_path / "one").network == TINY
+
+
+def test_silent_recordings_have_no_components():
+    net = build_autoencoder(STARTED)
+    with pytest.raises(UserError, match=r"autoencoder\.network\.pca: all training clips are silent .* set .* to false"):
+        net.pca.fit(iter([torch.full((8, 2, 40), -2.0)]), "autoencoder.network.pca")
 
 
 def test_nothing_is_softer_than_silence(model):
@@ -225,6 +293,8 @@ def test_parameters_that_do_not_fit_are_refused(root):
     for change, said in (
         ({"weights": values["weights"] | {"crop_frames": 130}}, "must be a multiple of 4"),
         ({"network": values["network"] | {"groups": 6}}, "cannot be split into 6 groups"),
+        ({"network": values["network"] | {"latent_channels": 17}}, "with pca at most 16, the numbers of a patch"),
+        ({"weights": {"kind": "load", "name": "x", "revision": None}}, "network.pca must be false for loaded weights"),
         ({"weights": {"kind": "load", "name": "x", "revision": None, "steps": 3}}, "unknown key|Extra inputs"),
     ):
         with pytest.raises(ValidationError, match=said):

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from soundmill.errors import UserError
+from soundmill.models.components.contracts import save_vocoder
 from soundmill.models.components.melgan.network import MelGanNet
 from soundmill.models.components.melgan.params import NetworkParams
-from soundmill.models.components.melgan.vocoder import MelGan, load, save
+from soundmill.models.components.melgan.vocoder import MelGan, load
 from soundmill.models.components.vocoder_adversary import check_hop, hinge_discriminator_loss, hinge_generator_loss
 from soundmill.models.components.wave_discriminators import Discriminators
 from tests.mels import TANGO
@@ -31,7 +32,7 @@ def test_a_frame_becomes_a_hop(tmp_path, frames):
     waves = model.vocode(log_mels)
     assert waves.shape == (2, 1, frames * TANGO.hop_length)
     assert waves.abs().max() <= 1
-    save(model, tmp_path / "vocoder", {"kind": "train"})
+    save_vocoder(model, tmp_path / "vocoder", {"kind": "train"})
     assert torch.equal(load(tmp_path / "vocoder", TANGO).vocode(log_mels), waves)
 
 
@@ -41,10 +42,10 @@ def test_rates_of_another_hop_are_refused():
 
 
 def test_hinge_of_scales_alone():
-    judges = Discriminators(4, periods=())
-    told = [scores for scores, _ in judges(torch.randn(2, 4000))]
-    assert len(told) == 3
-    nothing = [torch.zeros_like(scores) for scores in told]
+    discriminators = Discriminators(4, periods=())
+    outputs = [scores for scores, _ in discriminators(torch.randn(2, 4000))]
+    assert len(outputs) == 3
+    nothing = [torch.zeros_like(scores) for scores in outputs]
     assert hinge_discriminator_loss(nothing, nothing) == 2 * 3
     assert hinge_generator_loss(nothing) == 0
     assert hinge_discriminator_loss([one + 1 for one in nothing], [one - 1 for one in nothing]) == 0

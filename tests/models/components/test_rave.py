@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -13,12 +14,13 @@ import torch.nn.functional as F
 from soundmill import params
 from soundmill.errors import UserError
 from soundmill.models import registry
+from soundmill.models.components.pca import components
+from soundmill.models.components.rave import codec as codecs
 from soundmill.models.components.rave import pqmf
 from soundmill.models.components.rave.augmentation import AugmentedCrops, draw_crops, phase_mangled
 from soundmill.models.components.rave.codec import RaveCodec
 from soundmill.models.components.rave.discriminators import Discriminators
 from soundmill.models.components.rave.editing import edited, parse_edits
-from soundmill.models.components.rave.fidelity import components
 from soundmill.models.components.rave.losses import (
     discriminator_loss,
     distance,
@@ -46,6 +48,7 @@ from tests.imports import ROOT
 SMALL = NetworkParams(
     version="v2", bands=4, channels=4, ratios=[4, 2], dilations=[[1, 3], [1]], latent_channels=6, noise=None, causal=False
 )
+STARTED = SMALL.model_copy(update={"noise": NoiseParams(ratios=[2, 2], filters=3), "pca": True})
 FIRST = SMALL.model_copy(update={"version": "v1", "noise": NoiseParams(ratios=[2, 2], filters=3)})
 
 
@@ -105,10 +108,12 @@ def test_published_sizes(choice, size):
     assert registry.parameter_counts("rave", document)["autoencoder"] == size
     kept = params.parse(RaveParams, document["rave"]["autoencoder"], choice).weights.discriminators
     with torch.device("meta"):
-        judges = Discriminators(kept)
-    of_scales, of_periods = (sum(weight.numel() for weight in part.parameters()) for part in (judges.scales, judges.periods))
+        discriminators = Discriminators(kept)
+    of_scales, of_periods = (
+        sum(weight.numel() for weight in part.parameters()) for part in (discriminators.scales, discriminators.periods)
+    )
     assert of_scales == 7_751_619
-    assert (len(judges.periods), of_periods) == ((5, 4_314_565) if choice == "rave=v2" else (0, 0))
+    assert (len(discriminators.periods), of_periods) == ((5, 4_314_565) if choice == "rave=v2" else (0, 0))
 
 
 @pytest.mark.parametrize("sizes", [SMALL, FIRST], ids=["v2", "v1"])
@@ -122,12 +127,12 @@ def test_every_weight_and_sample_takes_part(sizes, causal):
     assert mean.shape == deviation.shape == (2, 6, 1024 // 32)
     assert (deviation > 0).all()
     noise = built.draw_noise(mean, torch.Generator().manual_seed(0))
-    made = built.decoder(mean + deviation, noise)
-    assert made.shape == bands.shape
+    output = built.decoder(mean + deviation, noise)
+    assert output.shape == bands.shape
     torch.testing.assert_close(
-        built.decoder((mean + deviation)[1:], None if noise is None else noise[1:]), made[1:], atol=1e-5, rtol=1e-4
+        built.decoder((mean + deviation)[1:], None if noise is None else noise[1:]), output[1:], atol=1e-5, rtol=1e-4
     )
-    made.square().sum().backward()
+    output.square().sum().backward()
     assert (given.grad != 0).float().mean() > 0.99
     assert not [name for name, weight in built.named_parameters() if weight.grad is None or not weight.grad.any()]
     with torch.no_grad():
@@ -158,33 +163,114 @@ def test_gains_of_noise_are_those_of_its_frequencies():
     assert power[1, [0, 8]].max() < 1e-9 * power[1, 4]
 
 
+def levels(given: torch.Tensor) -> np.ndarray:
+    """ln (σ(x) / (1 − σ(x))) of noise as loud as waves in each part of a band, by the definition: [N, parts, T / 16], float64."""
+    split = (Pqmf(4).analysis(given).unflatten(2, (-1, 4)) @ parts_of_noise(4, 3)).unflatten(3, (3, 4)).double().numpy()
+    energy = np.square(parts_of_noise(4, 3).double().numpy().reshape(4, 3, 4)).sum((0, 2)) / 12  # of independent values: each 1/3
+    share = (np.sqrt(np.square(split).mean(4) / energy + 1e-10) / 2) ** (1 / 2.3)
+    return np.log(share / (1 - share)).transpose(0, 1, 3, 2).reshape(len(given), 12, -1)
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_an_untrained_codec_is_the_closed_form_of_principal_components(version):
+    """Noise of the levels that the first six components of a latent's 24 levels give."""
+    sizes = STARTED.model_copy(update={"version": version})
+    built, given = (
+        RaveNet(sizes).with_norms(),
+        waves(8) * torch.linspace(0.01, 0.5, 4096) * torch.linspace(0.1, 1, 8)[:, None, None],
+    )
+    built.start_from_components(iter(given[:, None]), "autoencoder.network.pca")
+    model = RaveCodec(sizes, 16_000, built.without_norms().eval(), 1, 1.0, 6)
+    output = model.decode(model.encode(given), seed=3)
+    blocks = levels(given).reshape(8, 12, -1, 2).transpose(0, 2, 1, 3).reshape(-1, 24)
+    center = blocks.mean(0)
+    axes = np.linalg.svd(blocks - center, full_matrices=False)[2][:6]
+    nearest = ((blocks - center) @ axes.T @ axes + center).reshape(8, -1, 12, 2).transpose(0, 2, 1, 3).reshape(8, 12, -1)
+    gains = 2 / (1 + np.exp(-nearest)) ** 2.3 + 1e-7
+    noise = 2 * torch.rand(1, 256, 4, 4, generator=torch.Generator().manual_seed(3)).double().numpy() - 1
+    parts = (noise @ parts_of_noise(4, 3).double().numpy()).reshape(1, 256, 4, 3, 4)
+    bands = (gains.transpose(0, 2, 1).reshape(8, 256, 4, 3, 1) * parts).sum(3).transpose(0, 2, 1, 3).reshape(8, 4, 1024)
+    expected = built.pqmf.synthesis(torch.from_numpy(np.tanh(bands) if version == "v2" else bands).float()).clamp(-1, 1)
+    torch.testing.assert_close(output, expected, atol=1e-5, rtol=0)
+    assert 0.5 < output.std() / given.std() < 1.5
+
+
+def test_a_codec_that_starts_from_components_learns_in_every_weight():
+    built = RaveNet(STARTED).with_norms()
+    built.start_from_components(iter(waves(8)[:, None]), "autoencoder.network.pca")
+    optimiser = torch.optim.SGD(built.parameters(), 0.1)
+    for step in range(3):  # the first steps reach only the last layers, which are 0
+        bands = built.pqmf.analysis(waves())
+        mean, deviation = built.posterior(bands)
+        output = built.decoder(mean + deviation, built.draw_noise(mean, torch.Generator().manual_seed(step)))
+        loss = distance(output, bands, [128], 1e-4)
+        optimiser.zero_grad(), loss.backward(), optimiser.step()
+    assert torch.isfinite(loss)
+    assert not [name for name, weight in built.named_parameters() if weight.grad is None or not weight.grad.any()]
+
+
+def test_silent_recordings_have_no_components():
+    with pytest.raises(UserError, match=r"autoencoder\.network\.pca: all training clips are silent .* set .* to false"):
+        RaveNet(STARTED).start_from_components(iter(torch.zeros(3, 1, 1, 1024)), "autoencoder.network.pca")
+
+
+def test_components_are_the_same_bytes_and_saved(tmp_path):
+    for name in ("one", "other"):
+        torch.manual_seed(0)
+        built = RaveNet(STARTED).with_norms()
+        built.start_from_components(iter(waves(8)[:, None]), "autoencoder.network.pca")
+        codecs.save(RaveCodec(STARTED, 16_000, built.without_norms(), 1, 1.0, 6), tmp_path / name, {})
+    one, other = (tmp_path / name / "model.safetensors" for name in ("one", "other"))
+    assert one.read_bytes() == other.read_bytes()
+    loaded = codecs.load(tmp_path / "one")
+    torch.testing.assert_close(loaded.encode(waves()), RaveCodec(STARTED, 16_000, built.eval(), 1, 1.0, 6).encode(waves()))
+    older = json.loads((tmp_path / "one/config.json").read_text())
+    del older["network"]["pca"]
+    (tmp_path / "one/config.json").write_text(json.dumps(older))
+    with pytest.raises(UserError, match="the weights do not fit"):  # without the key it is a codec without components
+        codecs.load(tmp_path / "one")
+
+
+def test_a_codec_saved_before_there_were_components_loads(tmp_path):
+    codecs.save(RaveCodec(SMALL, 16_000, net(SMALL), 1, 1.0, 6), tmp_path / "rave", {})
+    older = json.loads((tmp_path / "rave/config.json").read_text())
+    del older["network"]["pca"]
+    (tmp_path / "rave/config.json").write_text(json.dumps(older))
+    assert codecs.load(tmp_path / "rave").network == SMALL
+
+
 def test_a_spectral_distance_has_its_known_values():
     """0 of the same; of twice as loud, at each window a fourth of the power and ln 2."""
     real = waves(3, 4096)
     scales = [2048, 512, 128]
-    assert distance(real, real, scales) == 0
-    assert float(distance(real, 2 * real, scales)) == pytest.approx(3 * (0.25 + math.log(2)), rel=1e-3)
-    assert torch.equal(
-        distance(real[..., :1024], 2 * real[..., :1024], scales), distance(real[..., :1024], 2 * real[..., :1024], scales[1:])
-    )
+    assert distance(real, real, scales, 1e-7) == 0
+    assert float(distance(real, 2 * real, scales, 1e-7)) == pytest.approx(3 * (0.25 + math.log(2)), rel=1e-3)
+    short = real[..., :1024]
+    assert torch.equal(distance(short, 2 * short, scales, 1e-7), distance(short, 2 * short, scales[1:], 1e-7))
     with pytest.raises(ValueError, match="no window of"):
-        distance(real[..., :64], real[..., :64], scales)
+        distance(real[..., :64], real[..., :64], scales, 1e-7)
 
 
 def test_magnitudes_are_not_normalised():
     """A constant 1 is the sum of the window at 0 Hz; and what is added before the logarithm is as loud as published."""
     assert magnitudes(torch.ones(1, 1, 1024), 256)[0, 0].tolist() == pytest.approx([128.0] * 17)
     faint = torch.full((1, 1, 1024), 1e-7 / 128)
-    expected = float(distance(2 * faint, faint, [256]) - distance(faint, faint, [256]))
+    expected = float(distance(2 * faint, faint, [256], 1e-7) - distance(faint, faint, [256], 1e-7))
     assert expected == pytest.approx(_logarithms(faint, 2 * faint), rel=1e-3)
 
 
-def _logarithms(real: torch.Tensor, made: torch.Tensor) -> float:
+def test_the_floor_of_magnitudes_decides_what_silence_costs():
+    silence, noise = torch.zeros(1, 1, 1024), 1e-5 * waves(1, 1024)
+    assert float(distance(noise, silence, [256], 1e-4) - distance(silence, silence, [256], 1e-4)) < 0.5
+    assert float(distance(noise, silence, [256], 1e-7) - distance(silence, silence, [256], 1e-7)) > 5
+
+
+def _logarithms(real: torch.Tensor, fake: torch.Tensor) -> float:
     """Mean |ln(X + 1e-7) − ln(Y + 1e-7)| of an STFT written down anew, float64."""
     window = torch.hann_window(256, dtype=torch.float64)
     one, other = (
         (torch.fft.rfft(F.pad(wave.double(), (128, 128), mode="reflect")[0, 0].unfold(0, 256, 64) * window).abs() + 1e-7).log()
-        for wave in (real, made)
+        for wave in (real, fake)
     )
     return float((one - other).abs().mean())
 
@@ -196,8 +282,9 @@ def test_silence_gives_numbers(sizes):
     for real in (torch.zeros(2, 1, 4096), torch.cat([torch.zeros(1, 1, 4096), waves(1)])):
         bands = built.pqmf.analysis(real)
         mean, deviation = built.posterior(bands)
-        made = built.decoder(mean + deviation, built.draw_noise(mean, None))
-        loss = distance(made, bands, [512, 128]) + distance(built.pqmf.synthesis(made), real, [512, 128])
+        output = built.decoder(mean + deviation, built.draw_noise(mean, None))
+        loss = distance(output, bands, [512, 128], 1e-7)
+        loss = loss + distance(built.pqmf.synthesis(output), real, [512, 128], 1e-7)
         loss = loss + kl_divergence(mean, deviation)
         loss.backward()
         assert torch.isfinite(loss)
@@ -256,9 +343,9 @@ def test_a_codec_turns_latents_back_and_draws_what_is_left_out(sizes):
     codec.rank = 2
     few = codec.encode(given)
     torch.testing.assert_close(few, latents[:, :2])
-    made = codec.decode(few)
-    torch.testing.assert_close(codec.decode(few[1:]), made[1:], atol=1e-5, rtol=0)
-    assert (codec.decode(few, seed=1) - made).abs().max() > 1e-4
+    output = codec.decode(few)
+    torch.testing.assert_close(codec.decode(few[1:]), output[1:], atol=1e-5, rtol=0)
+    assert (codec.decode(few, seed=1) - output).abs().max() > 1e-4
     posterior = codec.posterior([wave.numpy() for wave in given], 1024)
     assert posterior.shape == (2, 2, 2, 32, 1)
     torch.testing.assert_close(posterior[:, 0, :, :, 0], few)
@@ -289,6 +376,9 @@ def test_latents_are_set_moved_and_scaled():
         ({"ratios": [4, 1]}, "must be 2 or more"),
         ({"noise": {"ratios": [3], "filters": 3}}, "does not divide the 8 frames"),
         ({"dilations": [[0], [1]]}, "must be 1 or more"),
+        ({"pca": True}, "pca needs noise"),
+        ({"pca": True, "noise": {"ratios": [2], "filters": 3}}, "with pca at most 2, .* more would be empty"),
+        ({"pca": True, "noise": {"ratios": [4, 2], "filters": 2}, "latent_channels": 9}, "with pca at most 8, the number of gains"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(change, message):
@@ -296,7 +386,7 @@ def test_sizes_that_do_not_fit_are_refused(change, message):
         NetworkParams(**SMALL.model_dump() | change)
 
 
-def test_the_rate_of_the_judges_begins_with_phase_2():
+def test_the_rate_of_the_discriminators_begins_with_phase_2():
     changes = ["network.channels=2", "weights.discriminators.channels=1", "weights.discriminators.optimiser.decay=linear"]
     changes += ["weights.discriminators.optimiser.warmup_steps=9", "weights.steps=300", "weights.phase_1_steps=100"]
     document = params.compose(ROOT / "conf", ["model=rave", *(f"rave.autoencoder.{change}" for change in changes)])
@@ -310,11 +400,11 @@ def test_the_rate_of_the_judges_begins_with_phase_2():
 def test_discriminators_see_all_of_a_wave():
     kept = params.parse(RaveParams, params.compose(ROOT / "conf", ["model=rave"])["rave"]["autoencoder"], "").weights.discriminators
     torch.manual_seed(0)
-    judges = Discriminators(DiscriminatorsParams(**kept.model_dump() | {"channels": 4}))
+    discriminators = Discriminators(DiscriminatorsParams(**kept.model_dump() | {"channels": 4}))
     given = waves(1, 2048).requires_grad_()
-    judgements = judges(given)
-    assert [len(maps) for maps in judgements] == [5] * 6
-    for maps in judgements:
+    outputs = discriminators(given)
+    assert [len(maps) for maps in outputs] == [5] * 6
+    for maps in outputs:
         (grad,) = torch.autograd.grad(maps[-1].square().sum(), given, retain_graph=True)
         assert (grad != 0).float().mean() > 0.9
 
@@ -323,14 +413,14 @@ def test_feature_maps_are_what_convolutions_say():
     """Before the activation, and the scores are one of them; only the last convolution, which makes them, has no norm."""
     torch.manual_seed(0)
     optimiser = params.compose(ROOT / "conf", ["model=rave"])["rave"]["autoencoder"]["weights"]["optimiser"]
-    (judge,) = Discriminators(DiscriminatorsParams(channels=2, layers=2, scales=1, periods=[], optimiser=optimiser)).scales
+    (discriminator,) = Discriminators(DiscriminatorsParams(channels=2, layers=2, scales=1, periods=[], optimiser=optimiser)).scales
     given = waves(1, 256)
-    first, second, scores = judge(given)
-    assert torch.equal(first, judge.layers[0](given[..., None]))
+    first, second, scores = discriminator(given)
+    assert torch.equal(first, discriminator.layers[0](given[..., None]))
     assert (first < 0).any()
-    assert torch.equal(second, judge.layers[1](F.leaky_relu(first, 0.2)))
-    assert torch.equal(scores, judge.last(F.leaky_relu(second, 0.2)))
-    assert [layer.length is None for layer in (*judge.layers, judge.last)] == [False, False, True]
+    assert torch.equal(second, discriminator.layers[1](F.leaky_relu(first, 0.2)))
+    assert torch.equal(scores, discriminator.last(F.leaky_relu(second, 0.2)))
+    assert [layer.length is None for layer in (*discriminator.layers, discriminator.last)] == [False, False, True]
 
 
 @pytest.mark.parametrize("sizes", [SMALL, FIRST], ids=["v2", "v1"])
@@ -345,7 +435,7 @@ def test_the_receptive_field_is_where_gradients_are(sizes, causal):
 
 
 def module_of(*changes: str) -> RaveModule:
-    sizes = ["bands=4", "channels=4", "ratios=[4,2]", "dilations=[[1,3],[1]]", "latent_channels=6"]
+    sizes = ["bands=4", "channels=4", "ratios=[4,2]", "dilations=[[1,3],[1]]", "latent_channels=6", "noise=null", "pca=false"]
     changes = (*(f"network.{size}" for size in sizes), "weights.num_samples=4096", "weights.scales=[128]", *changes)
     document = params.compose(ROOT / "conf", ["model=rave", *(f"rave.autoencoder.{change}" for change in changes)])
     chosen = params.parse(RaveParams, document["rave"]["autoencoder"], "")
@@ -355,15 +445,15 @@ def module_of(*changes: str) -> RaveModule:
 
 def test_the_bands_distance_leaves_out_where_padding_is_heard():
     """The waves' does not, as published."""
-    bands, made, waveform = waves(4, 1024).transpose(0, 1), waves(4, 1024).flip(0).transpose(0, 1), torch.zeros(1, 1, 4096)
-    made.requires_grad_()
+    bands, output, waveform = waves(4, 1024).transpose(0, 1), waves(4, 1024).flip(0).transpose(0, 1), torch.zeros(1, 1, 4096)
+    output.requires_grad_()
     module = module_of("weights.valid_signal_crop=true")
-    module._distance(made, bands, waveform, waveform).backward()
-    moved = made.grad[0].abs().sum(0).nonzero().flatten()
+    module._distance(output, bands, waveform, waveform).backward()
+    moved = output.grad[0].abs().sum(0).nonzero().flatten()
     assert (int(moved[0]), 1023 - int(moved[-1])) == module.net.receptive_field() == (77, 75)
-    made.grad = None
-    module_of("weights.valid_signal_crop=false")._distance(made, bands, waveform, waveform).backward()
-    assert made.grad[0].abs().sum(0).all()
+    output.grad = None
+    module_of("weights.valid_signal_crop=false")._distance(output, bands, waveform, waveform).backward()
+    assert output.grad[0].abs().sum(0).all()
     with pytest.raises(
         UserError, match=r"leaves 104 band frames of a crop, fewer than the shortest of weights\.scales \(128\): raise"
     ):

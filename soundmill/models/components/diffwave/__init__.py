@@ -5,4 +5,4 @@ from __future__ import annotations
 from soundmill.models.components.contracts import Kind
 from soundmill.models.components.diffwave.params import DiffWaveParams
 
-KIND = Kind(DiffWaveParams, making=f"{__name__}.making", component=f"{__name__}.vocoder")
+KIND = Kind(DiffWaveParams, maker=f"{__name__}.make", component=f"{__name__}.vocoder")

@@ -27,11 +27,15 @@ class NetworkParams(StageParams):
 
 
 class NoiseParams(StageParams):
-    """The noise schedule of the training: evenly spaced betas."""
+    """The noise of the training: its schedule, evenly spaced betas, and its spectrum."""
 
     num_timesteps: int = Field(ge=2)
     beta_start: Beta
     beta_end: Beta
+    prior: Literal["standard", "mel"] = Field(
+        "standard",  # for checkpoints that lack this key
+        description="noise of unit variance, or with the spectral envelope of the log-mel; mel: vocoders only",
+    )
 
 
 class SamplingParams(StageParams):

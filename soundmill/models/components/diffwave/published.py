@@ -16,7 +16,7 @@ from soundmill.models.components.diffwave.network import DiffWaveNet
 from soundmill.models.components.diffwave.params import NetworkParams, NoiseParams, SamplingParams
 from soundmill.models.components.diffwave.vocoder import DiffWave
 from soundmill.params import parse
-from soundmill.training import weights
+from soundmill.training import torch_weights
 
 REMEDY = (
     "download the file again; or, if its `params` are not a plain dictionary, save it again with the program that wrote it: "
@@ -97,7 +97,7 @@ def read(path: Path) -> DiffWave:
 
     Reads only tensors and plain values. UserError for any other file or network.
     """
-    contents = weights.read_checkpoint(path, remedy=REMEDY)
+    contents = torch_weights.read_checkpoint(path, remedy=REMEDY)
     if not isinstance(contents, dict) or not all(isinstance(contents.get(key), dict) for key in ("model", "params")):
         raise UserError(f"{path}: not a file of DiffWave's implementation: it needs both `model` and `params`")
     published = parse(Published, contents["params"], f"{path}: params")
@@ -108,9 +108,9 @@ def read(path: Path) -> DiffWave:
     sampling = parse(SamplingParams, {"betas": published.inference_noise_schedule, "seed": 0}, f"{path}: params")
     tensors = renamed(contents["model"], path)
     with torch.device("meta"):  # checks the shapes before allocating the sizes that `params` claim
-        weights.load_state(DiffWaveNet(network, spec), tensors, path, REMEDY)
+        torch_weights.load_state(DiffWaveNet(network, spec), tensors, path, REMEDY)
     net = DiffWaveNet(network, spec)
-    weights.load_state(net, tensors, path, REMEDY)
+    torch_weights.load_state(net, tensors, path, REMEDY)
     return DiffWave(network, noise, sampling, spec, net.float().eval())
 
 

@@ -19,12 +19,21 @@ from soundmill.training.params import TrainingParams
 class DiffWaveModule(TrainingModule):
     """A batch: log-mels [b, n_mels, frames] of `spec` and their waves [b, T]; or waves [b, 1, T], and label weights if there are.
 
-    `params` are `TrainingParams` with a `loss`.
+    With `prior: mel` these waves are whitened (prior.py); others are divided by `sigma_data`. `params` are `TrainingParams` with
+    a `loss`.
     """
 
-    def __init__(self, params: TrainingParams, net: DiffWaveNet, noise: NoiseParams, steps: int, spec: MelSpec | None = None):
+    def __init__(
+        self,
+        params: TrainingParams,
+        net: DiffWaveNet,
+        noise: NoiseParams,
+        steps: int,
+        spec: MelSpec | None = None,
+        sigma_data: float = 1.0,
+    ):
         super().__init__(net, params, steps)
-        self.spec = spec
+        self.spec, self.sigma_data = spec, sigma_data
         self.register_buffer("table", alpha_bar_of(noise), persistent=False)
 
     def loss(self, step: int, batch: Batch) -> Tensor:
@@ -33,7 +42,7 @@ class DiffWaveModule(TrainingModule):
             x0, condition = waves[:, None], conditioner(log_mels.float(), self.spec)
         else:
             x0, condition = (*batch.values, None)[:2]
-        rng = self.rng("noise", step)
+        x0, rng = x0 / self.sigma_data, self.rng("noise", step)
         t = self.share(torch.randint(len(self.table), (len(x0) * self.world_size,), generator=rng, device=self.device))
         noise = self.noise_like(x0, rng)
         return noise_loss(lambda xt, t: self.net(xt, t, condition), self.table, x0, t, noise, self.params.loss).mean()

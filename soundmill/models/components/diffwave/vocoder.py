@@ -14,13 +14,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from soundmill.audio.invert import check_overlap
 from soundmill.audio.mel import MelSpec, SpectrogramParams, of_unit_peak
 from soundmill.audio.pieces import pieces
 from soundmill.diffusion.aligned import aligned_timesteps, ancestral_step
 from soundmill.diffusion.schedules import alpha_bar_to_betas, linear
-from soundmill.models.components.contracts import VocoderConfig, read_vocoder, save_vocoder
+from soundmill.models.components.contracts import VocoderConfig, read_vocoder
 from soundmill.models.components.diffwave.network import DiffWaveNet
 from soundmill.models.components.diffwave.params import DiffWaveParams, NetworkParams, NoiseParams, SamplingParams
+from soundmill.models.components.diffwave.prior import envelope, filtered
 from soundmill.training import checkpoint
 from soundmill.training.seeds import noise_at
 
@@ -52,6 +54,11 @@ class DiffWave:
         self.net.to(device)
         return self
 
+    def config(self, source: dict[str, Any]) -> DiffWaveConfig:
+        return DiffWaveConfig(
+            kind="diffwave", network=self.network, noise=self.noise, sampling=self.sampling, mel_spec=self.spec, source=source
+        )
+
     def vocode(self, log_mels: Tensor, seed: int = 0) -> Tensor:
         """Waves [N, 1, frames · hop_length] in [−1, 1] from log-mels [N, n_mels, frames]; all start from the same noise."""
         return torch.cat(list(self.pieces(log_mels)), 2)
@@ -68,7 +75,7 @@ class DiffWave:
             if taken and taken % STEPS_AT_ONCE == 0:
                 blocks = list(blocks)
             blocks = self._step(blocks, log_mels, betas, step, float(timesteps[step]), size)
-        return blocks
+        return blocks if self.noise.prior == "standard" else self._coloured(blocks, log_mels, size)
 
     def _step(
         self, blocks: Iterable[Tensor], log_mels: Tensor, betas: Tensor, step: int, timestep: float, size: int
@@ -81,7 +88,20 @@ class DiffWave:
                 t = torch.full((len(log_mels),), timestep, device=log_mels.device)
                 predicted = self.net.denoise(piece.values, t, self._prepared(log_mels, first // hop, count // hop))
                 noise = self._noise(log_mels, step, piece.start, piece.count) if step else None
-                yield ancestral_step(piece.inner(piece.values), piece.inner(predicted), betas, step, noise)
+                yield ancestral_step(piece.inner(piece.values), piece.inner(predicted), betas, step, noise, self._clip)
+
+    @property
+    def _clip(self) -> float | None:
+        return 1.0 if self.noise.prior == "standard" else None
+
+    def _coloured(self, blocks: Iterable[Tensor], log_mels: Tensor, size: int) -> Iterator[Tensor]:
+        """White waves with the envelope of the log-mels."""
+        hop = self.spec.hop_length
+        log_mels = torch.cat([log_mels, log_mels[..., -1:]], 2)  # a frame at the end of the last sample, too
+        for piece in pieces(blocks, size, -(-self.spec.n_fft // hop) * hop):
+            first, count = (piece.start - piece.before) // hop, piece.values.shape[2] // hop
+            factors = envelope(log_mels[..., first : first + count + 1], self.spec)
+            yield piece.inner(filtered(piece.values[:, 0], factors, self.spec)[:, None]).clamp(-1, 1)
 
     def _prepared(self, log_mels: Tensor, first: int, count: int) -> Tensor:
         """The prepared condition of `count` frames, computed with the upsampler's context around them."""
@@ -92,6 +112,12 @@ class DiffWave:
 
     def _noise(self, log_mels: Tensor, step: int | str, first: int, length: int) -> Tensor:
         return noise_at(first, length, 1, self.sampling.seed, step).expand(len(log_mels), -1, -1).to(log_mels.device)
+
+
+def check_prior(noise: NoiseParams, spec: MelSpec) -> None:
+    """UserError if the windows of `spec` overlap too little for `prior: mel`."""
+    if noise.prior == "mel":
+        check_overlap(spec)
 
 
 def schedule(noise: NoiseParams, sampling: SamplingParams) -> tuple[Tensor, Tensor]:
@@ -120,14 +146,8 @@ def network(params: DiffWaveParams, spec: dict[str, Any]) -> DiffWaveNet:
     return DiffWaveNet(params.network, SpectrogramParams(**spec).spec)
 
 
-def save(model: DiffWave, directory: Path, source: dict[str, Any]) -> dict[str, Any]:
-    """See contracts.py; `source`: plain values."""
-    parts = {"network": model.network, "noise": model.noise, "sampling": model.sampling}
-    return save_vocoder(directory, DiffWaveConfig(kind="diffwave", mel_spec=model.spec, source=source, **parts), model.net)
-
-
 def load(directory: Path, spec: MelSpec | None) -> DiffWave:
-    """The vocoder that `save` wrote; UserError if its mel spec differs from `spec` (if given) or the weights do not fit."""
+    """The vocoder that `save_vocoder` wrote; UserError if its mel spec differs from `spec` (if given) or the weights do not fit."""
     saved = read_vocoder(directory, DiffWaveConfig, spec)
     net = checkpoint.load_weights(DiffWaveNet(saved.network, saved.mel_spec), directory / checkpoint.WEIGHTS)
     return DiffWave(saved.network, saved.noise, saved.sampling, saved.mel_spec, net)

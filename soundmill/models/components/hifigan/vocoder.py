@@ -16,7 +16,6 @@ from soundmill.models.components.contracts import (
     VocoderConfig,
     check_vocoder_spec,
     read_vocoder,
-    save_vocoder,
 )
 from soundmill.models.components.frame_vocoder import FrameVocoder
 from soundmill.models.components.hifigan.params import HifiGanParams, NetworkParams
@@ -32,6 +31,9 @@ class HifiGan(FrameVocoder):
     """A `Vocoder` (components/contracts.py)."""
 
     network: NetworkParams
+
+    def config(self, source: dict[str, Any]) -> HifiGanConfig:
+        return HifiGanConfig(kind="hifigan", network=self.network, mel_spec=self.spec, source=source)
 
     def synthesise(self, log_mels: Tensor) -> Tensor:
         return synthesise(self.net, log_mels, self.spec.hop_length)
@@ -81,18 +83,12 @@ def synthesise(net: nn.Module, log_mel: Tensor, hop_length: int) -> Tensor:
 def check_config(config: Any, spec: MelSpec, where: str) -> None:
     """UserError if sample rate, bands or hop of a transformers configuration differ from `spec`; it states no more."""
     hop = math.prod(config.upsample_rates)
-    wants = {"sample_rate": config.sampling_rate, "n_mels": config.model_in_dim, "hop_length": hop}
-    check_vocoder_spec(where, wants, spec, ["log-mels normalised by the vocoder's constants"] if config.normalize_before else [])
-
-
-def save(model: HifiGan, directory: Path, source: dict[str, Any]) -> dict[str, Any]:
-    """See contracts.py; `source`: plain values."""
-    config = HifiGanConfig(kind="hifigan", network=model.network, mel_spec=model.spec, source=source)
-    return save_vocoder(directory, config, model.net)
+    required = {"sample_rate": config.sampling_rate, "n_mels": config.model_in_dim, "hop_length": hop}
+    check_vocoder_spec(where, required, spec, ["log-mels normalised by the vocoder's constants"] if config.normalize_before else [])
 
 
 def load(directory: Path, spec: MelSpec | None) -> HifiGan:
-    """The vocoder that `save` wrote; UserError if its mel spec differs from `spec` (if given) or the weights do not fit."""
+    """The vocoder that `save_vocoder` wrote; UserError if its mel spec differs from `spec` (if given) or the weights do not fit."""
     saved = read_vocoder(directory, HifiGanConfig, spec)
     net = build_vocoder(saved.network, saved.mel_spec.n_mels, saved.mel_spec.sample_rate)
     return HifiGan(saved.network, saved.mel_spec, checkpoint.load_weights(net, directory / checkpoint.WEIGHTS))

@@ -17,7 +17,7 @@ from soundmill.models.components.istft.network import VocosNet
 from soundmill.models.components.istft.params import NetworkParams
 from soundmill.models.components.istft.vocoder import Istft
 from soundmill.models.components.loaded import LoadedParams, compare
-from soundmill.training import checkpoint, weights
+from soundmill.training import checkpoint, torch_weights
 
 CONFIG = "config.yaml"
 FILES = ("model.safetensors", "pytorch_model.bin")  # the first that exists is read
@@ -39,9 +39,9 @@ def load(
     directory, commit = hub.find(source.name, source.revision, home, (CONFIG, *FILES), _missing, remedies)
     _check(directory, network, spec)
     path = next(directory / file for file in FILES if (directory / file).is_file())
-    tensors = checkpoint.read_weights(path) if path.suffix == ".safetensors" else weights.read_checkpoint(path, remedy=REMEDY)
+    tensors = checkpoint.read_weights(path) if path.suffix == ".safetensors" else torch_weights.read_checkpoint(path, remedy=REMEDY)
     net = VocosNet(network, spec)
-    weights.load_state(net, _of_net(tensors, spec, path), path, REMEDY)
+    torch_weights.load_state(net, _of_net(tensors, spec, path), path, REMEDY)
     facts = {"name": source.name, "revision": commit, "digest": hub.digest(directory, (CONFIG, path.name), digests)}
     return Istft(network, spec, net.eval(), None), facts
 

@@ -14,7 +14,7 @@ from soundmill.audio.invert import corrected, griffin_lim, speckle
 from soundmill.audio.mel import MelSpec, SpectrogramParams
 from soundmill.audio.pieces import pieces
 from soundmill.models.components import frame_vocoder
-from soundmill.models.components.contracts import VocoderConfig, read_vocoder, save_vocoder
+from soundmill.models.components.contracts import VocoderConfig, read_vocoder
 from soundmill.models.components.frame_vocoder import FrameVocoder
 from soundmill.models.components.istft.network import SPECKLE_MEDIAN, SPECKLE_SPREAD, MagnitudeNet, VocosNet, ended
 from soundmill.models.components.istft.params import IstftParams, NetworkParams, SamplingParams
@@ -41,6 +41,9 @@ class Istft(FrameVocoder):
     def context(self) -> int:
         windows = 0 if self.sampling else -(-self.spec.n_fft // self.spec.hop_length)  # which overlap
         return super().context + windows
+
+    def config(self, source: dict[str, Any]) -> IstftConfig:
+        return IstftConfig(kind="istft", network=self.network, sampling=self.sampling, mel_spec=self.spec, source=source)
 
     def synthesise(self, log_mels: Tensor) -> Tensor:
         return self.net(ended(log_mels))
@@ -91,14 +94,8 @@ def network(params: IstftParams, spec: dict[str, Any]) -> nn.Module:
     return build(params.network, SpectrogramParams(**spec).spec)
 
 
-def save(model: Istft, directory: Path, source: dict[str, Any]) -> dict[str, Any]:
-    """Write the vocoder (contracts.save_vocoder); `source` has plain values."""
-    parts = {"network": model.network, "sampling": model.sampling}
-    return save_vocoder(directory, IstftConfig(kind="istft", mel_spec=model.spec, source=source, **parts), model.net)
-
-
 def load(directory: Path, spec: MelSpec | None) -> Istft:
-    """Load what `save` wrote; UserError if it is for another spec than `spec` (None: any), or if the weights do not fit."""
+    """The vocoder that `save_vocoder` wrote; UserError if its mel spec differs from `spec` (if given) or the weights do not fit."""
     saved = read_vocoder(directory, IstftConfig, spec)
     net = checkpoint.load_weights(build(saved.network, saved.mel_spec), directory / checkpoint.WEIGHTS)
     return Istft(saved.network, saved.mel_spec, net, saved.sampling)

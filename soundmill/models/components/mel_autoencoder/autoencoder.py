@@ -1,6 +1,6 @@
-"""The autoencoder of log-mels: diffusers' AutoencoderKL and its constants.
+"""The autoencoder of log-mels: diffusers' AutoencoderKL, alone or on top of principal components, and its constants.
 
-On disk: a directory with `model.safetensors` (diffusers' names) and `config.json`.
+On disk: a directory with `model.safetensors` (diffusers' names, below `residual.` if there are components) and `config.json`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from soundmill.audio.mel import MelSpec, levelled, log_mel
 from soundmill.errors import UserError
 from soundmill.models.components.contracts import CodecConfig, save_codec
 from soundmill.models.components.mel_autoencoder.params import AutoencoderNetParams, AutoencoderParams
+from soundmill.models.components.pca import Pca
 from soundmill.training import checkpoint
 
 KIND = "mel_autoencoder"
 CONSTANTS = ("mean", "deviation", "scaling_factor", "residual")
+LOG_VARIANCE = -8.0  # of the posterior, before training with principal components, whose own variance is 1
 
 
 def network(params: AutoencoderParams, spec: dict[str, Any]) -> Any:
@@ -37,7 +39,7 @@ def build_autoencoder(params: AutoencoderNetParams) -> Any:
     from diffusers import AutoencoderKL
 
     levels = len(params.widths)
-    return AutoencoderKL(
+    net = AutoencoderKL(
         in_channels=1,
         out_channels=1,
         down_block_types=["DownEncoderBlock2D"] * levels,
@@ -47,6 +49,39 @@ def build_autoencoder(params: AutoencoderNetParams) -> Any:
         latent_channels=params.latent_channels,
         norm_num_groups=params.groups,
     )
+    return PcaAutoencoder(net, params) if params.pca else net
+
+
+class PcaAutoencoder(nn.Module):
+    """An AutoencoderKL that learns what the principal components of patches lack; it is called like an AutoencoderKL.
+
+    A patch has `factor` frames and `factor` bands. Untrained, the posterior's mean is the components of each patch, of unit
+    variance, and the decoder inverts them.
+    """
+
+    def __init__(self, residual: Any, params: AutoencoderNetParams):
+        super().__init__()
+        self.residual, self.factor = residual, params.factor
+        self.pca = Pca(params.factor, params.factor, params.latent_channels)
+        for last in (residual.quant_conv, residual.decoder.conv_out):
+            nn.init.zeros_(last.weight), nn.init.zeros_(last.bias)
+        residual.quant_conv.bias.data[params.latent_channels :] = LOG_VARIANCE
+
+    def rows(self, picture: Tensor) -> Tensor:
+        """Rows of patches [B · n_mels / factor, factor, frames] of pictures [B, 1, frames, n_mels]."""
+        return picture[:, 0].transpose(1, 2).unflatten(1, (-1, self.factor)).flatten(0, 1)
+
+    def encode(self, picture: Tensor) -> Any:
+        encoded = self.residual.encode(picture)
+        components = self.pca.encode(self.rows(picture)).unflatten(0, (len(picture), -1))  # [B, bands, channels, frames]
+        encoded.latent_dist.mean = encoded.latent_dist.mean + components.permute(0, 2, 3, 1)
+        return encoded
+
+    def decode(self, latents: Tensor) -> Any:
+        decoded = self.residual.decode(latents)
+        rows = self.pca.decode(latents.permute(0, 3, 1, 2).flatten(0, 1)).unflatten(0, (len(latents), -1))
+        decoded.sample = decoded.sample + rows.flatten(1, 2).transpose(1, 2)[:, None]
+        return decoded
 
 
 class AutoencoderConfig(CodecConfig):

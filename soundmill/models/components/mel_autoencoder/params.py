@@ -19,12 +19,18 @@ class AutoencoderNetParams(StageParams):
     blocks: int = Field(ge=1, description="residual blocks per level")
     latent_channels: int = Field(ge=1)
     groups: int = Field(ge=1, description="of the group norms; must divide every width")
+    pca: bool = Field(  # earlier checkpoints lack this key
+        default=False,
+        description="start from the principal components of the training clips' patches and learn only what they lack",
+    )
 
     @model_validator(mode="after")
     def _groups_fit(self) -> AutoencoderNetParams:
         odd = [width for width in self.widths if width < 1 or width % self.groups]
         if odd:
             raise ValueError(f"widths {odd} cannot be split into {self.groups} groups")
+        if self.pca and self.latent_channels > self.factor**2:
+            raise ValueError(f"latent_channels {self.latent_channels}: with pca at most {self.factor**2}, the numbers of a patch")
         return self
 
     @property
@@ -60,6 +66,8 @@ class AutoencoderParams(StageParams):
     def _consistent(self) -> AutoencoderParams:
         weights = self.weights
         if weights.kind == "load":
+            if self.network.pca:
+                raise ValueError("network.pca must be false for loaded weights, which have no principal components")
             if self.hardware.devices != 1:
                 raise ValueError("hardware.devices must be 1 for loaded weights")
             return self

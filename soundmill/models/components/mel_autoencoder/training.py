@@ -23,6 +23,7 @@ from soundmill.models.components.griffin_lim.vocoder import GriffinLim
 from soundmill.models.components.log_mels.source import Crops, LogMels, gather_log_mels
 from soundmill.models.components.mel_autoencoder.autoencoder import (
     Autoencoder,
+    PcaAutoencoder,
     build_autoencoder,
     check_shape,
     load,
@@ -106,6 +107,8 @@ def train(
     mean, deviation = (start.mean, start.deviation) if start else standardisation(log_mels)
     torch.manual_seed(weights.seed)
     net = build_autoencoder(network)
+    if network.pca and not start:
+        net.pca.fit(_rows(net, log_mels, mean, deviation), "autoencoder.network.pca")
     parameters = sum(weight.numel() for weight in net.parameters())
     print(
         f"{ctx.name}: {len(log_mels)} clips, {parameters:,} parameters on {weights.crop_frames} frames of {spec.n_mels} bands, "
@@ -131,7 +134,7 @@ def train(
         started_from=start and start.digest,
         sampling=sampling(weights.samples_every_steps, ctx, partial(samples, model, held_out_mels or log_mels)),
     )
-    fitted.take(module, weights.use)
+    fitted.load_into(module, weights.use)
     net.eval()
     model.to(pick_device(params.hardware.accelerator))
     scaling_mels = gather_log_mels(mels, choose_by_hash(list(clip_weights), SCALING_CLIPS), ctx.scratch)
@@ -157,6 +160,13 @@ def _read_start(params: AutoencoderParams, spec: MelSpec, home: Path) -> Autoenc
     expected = {"network": params.network.model_dump(), "mel_spec": spec.model_dump()}
     compare(str(where), {"network": start.network.model_dump(), "mel_spec": start.spec.model_dump()}, expected)
     return start
+
+
+def _rows(net: PcaAutoencoder, log_mels: LogMels, mean: float, deviation: float) -> Iterator[Tensor]:
+    """Rows of patches of each whole clip, [rows, factor, frames]."""
+    for item in range(len(log_mels)):
+        values = torch.from_numpy(log_mels.arrays.read(item).astype(np.float32))
+        yield net.rows(to_picture(values[None, :, : values.shape[1] // net.factor * net.factor], mean, deviation))
 
 
 def standardisation(log_mels: LogMels) -> tuple[float, float]:

@@ -5,4 +5,4 @@ from __future__ import annotations
 from soundmill.models.components.contracts import Kind
 from soundmill.models.components.melgan.params import MelGanParams
 
-KIND = Kind(MelGanParams, making=f"{__name__}.making", component=f"{__name__}.vocoder")
+KIND = Kind(MelGanParams, maker=f"{__name__}.make", component=f"{__name__}.vocoder")

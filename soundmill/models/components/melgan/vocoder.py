@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import nn
 
 from soundmill.audio.mel import MelSpec
-from soundmill.models.components.contracts import VocoderConfig, read_vocoder, save_vocoder
+from soundmill.models.components.contracts import VocoderConfig, read_vocoder
 from soundmill.models.components.frame_vocoder import FrameVocoder
 from soundmill.models.components.melgan.network import MelGanNet
 from soundmill.models.components.melgan.params import MelGanParams, NetworkParams
@@ -25,19 +25,16 @@ class MelGan(FrameVocoder):
 
     network: NetworkParams
 
+    def config(self, source: dict[str, Any]) -> MelGanConfig:
+        return MelGanConfig(kind="melgan", network=self.network, mel_spec=self.spec, source=source)
+
 
 def network(params: MelGanParams, spec: dict[str, Any]) -> nn.Module:
     return MelGanNet(params.network, spec["n_mels"])
 
 
-def save(model: MelGan, directory: Path, source: dict[str, Any]) -> dict[str, Any]:
-    """See contracts.py; `source`: plain values."""
-    config = MelGanConfig(kind="melgan", network=model.network, mel_spec=model.spec, source=source)
-    return save_vocoder(directory, config, model.net)
-
-
 def load(directory: Path, spec: MelSpec | None) -> MelGan:
-    """The vocoder that `save` wrote; UserError if its mel spec differs from `spec` (if given) or the weights do not fit."""
+    """The vocoder that `save_vocoder` wrote; UserError if its mel spec differs from `spec` (if given) or the weights do not fit."""
     saved = read_vocoder(directory, MelGanConfig, spec)
     net = MelGanNet(saved.network, saved.mel_spec.n_mels)
     return MelGan(saved.network, saved.mel_spec, checkpoint.load_weights(net, directory / checkpoint.WEIGHTS))

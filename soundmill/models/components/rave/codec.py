@@ -71,6 +71,11 @@ class RaveCodec:
     def latent_channels(self) -> int:
         return self.rank
 
+    @property
+    def noisy(self) -> bool:
+        """Whether the decoder uses its noise branch, if it has one."""
+        return self.phase == 2 or self.network.pca
+
     def to(self, device: torch.device | str) -> RaveCodec:
         self.net.to(device)
         return self
@@ -96,12 +101,12 @@ class RaveCodec:
         count, rank, length = latents.shape
         left_out = torch.randn(1, self.network.latent_channels - rank, length, generator=rng).expand(count, -1, -1)
         components = torch.cat([latents.float(), left_out.to(latents)], 1)
-        noise = self.net.draw_noise(components[:1].cpu(), rng) if self.phase == 2 else None
+        noise = self.net.draw_noise(components[:1].cpu(), rng) if self.noisy else None
         noise = None if noise is None else noise.expand(count, -1, -1, -1).to(components)
         bands = self.net.decoder(self.net.latents_of(components), noise)
         return self.net.pqmf.synthesis(bands).clamp(-1, 1)
 
-    def through(self, waves: Tensor, edits: Sequence[Edit], seed: int = 0) -> Tensor:
+    def edit(self, waves: Tensor, edits: Sequence[Edit], seed: int = 0) -> Tensor:
         """Encode waves [N, 1, T], edit the latents and decode them; same length."""
         return self.decode(edited(self.encode(waves), edits), seed)[..., : waves.shape[2]]
 

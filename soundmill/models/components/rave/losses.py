@@ -9,24 +9,25 @@ from torch import Tensor
 
 from soundmill.models.components.rave.params import FeaturesParams
 
-LEAST_MAGNITUDE = 1e-7  # added before a logarithm
+LEAST_MAGNITUDE = 1e-7  # added to a divisor
 LEAST_POWER = 1e-8  # of a bin per sample of the window, added to the mean power of the real signal, which is 0 for silence
 
 
-def distance(fake: Tensor, real: Tensor, scales: Sequence[int]) -> Tensor:
+def distance(fake: Tensor, real: Tensor, scales: Sequence[int], log_epsilon: float) -> Tensor:
     """Spectral distance of signals [N, channels, T], summed over `scales`, the window lengths; those longer than T are skipped.
 
-    For each, ‖X − Y‖² / ‖X‖² + mean |ln X − ln Y| of magnitudes X (real) and Y (fake), with a hop of a quarter window.
+    For each, ‖X − Y‖² / ‖X‖² + mean |ln (X + ε) − ln (Y + ε)| of magnitudes X (real) and Y (fake), with a hop of a quarter window
+    and ε = `log_epsilon`.
     """
     fitting = [scale for scale in scales if scale <= real.shape[2]]
     if not fitting:
         raise ValueError(f"no window of {list(scales)} fits into {real.shape[2]} samples")
-    return torch.stack([_at(magnitudes(fake, scale), magnitudes(real, scale), scale) for scale in fitting]).sum()
+    return torch.stack([_at(magnitudes(fake, scale), magnitudes(real, scale), scale, log_epsilon) for scale in fitting]).sum()
 
 
-def _at(fake: Tensor, real: Tensor, scale: int) -> Tensor:
+def _at(fake: Tensor, real: Tensor, scale: int, log_epsilon: float) -> Tensor:
     linear = (real - fake).square().mean() / (real.square().mean() + scale * LEAST_POWER)
-    return linear + ((real + LEAST_MAGNITUDE).log() - (fake + LEAST_MAGNITUDE).log()).abs().mean()
+    return linear + ((real + log_epsilon).log() - (fake + log_epsilon).log()).abs().mean()
 
 
 def magnitudes(signals: Tensor, scale: int) -> Tensor:

@@ -7,19 +7,22 @@ beyond the end of a frame (`ahead`) becomes its delay when streaming (streaming.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from soundmill.models.components.pca import Pca
 from soundmill.models.components.rave.norms import Normed
-from soundmill.models.components.rave.params import NetworkParams, NoiseParams
+from soundmill.models.components.rave.params import NetworkParams
 from soundmill.models.components.rave.pqmf import Pqmf
 
 SLOPE = 0.2  # of the leaky ReLUs
 LEAST_DEVIATION = 1e-4
 QUIET = -5.0  # bias of the noise gains before the sigmoid, so that noise starts quiet
+CERTAIN = -3.0  # bias of the raw deviations if the means start from principal components: a deviation of 0.05
 
 
 class Conv(Normed, nn.Conv1d):
@@ -113,12 +116,12 @@ class Decoder(nn.Module):
         self.trunk = nn.Sequential(*layers) if v1 else nn.Sequential(*layers, _leaky())
         self.wave = Conv(width, params.bands * (1 if v1 else 2), 7, causal)
         self.loudness = Conv(width, 1, 3, causal) if v1 else None
-        self.noise = Noise(params.noise, width, params.bands, causal) if params.noise else None
+        self.noise = Noise(params, width) if params.noise else None
 
     def forward(self, latents: Tensor, noise: Tensor | None) -> Tensor:
         """`noise`, uniform in [−1, 1], is the input of the noise branch; None skips it."""
         hidden = self.trunk(latents)
-        gains = self.noise.gains(hidden) if self.noise is not None and noise is not None else None
+        gains = self.noise.gains(hidden, latents) if self.noise is not None and noise is not None else None
         added = self.noise.shaped(gains, noise) if gains is not None else None
         return joined(self.wave(hidden), self.loudness(hidden) if self.loudness is not None else None, added)
 
@@ -149,22 +152,44 @@ def gain(value: Tensor) -> Tensor:
     return 2 * torch.sigmoid(value) ** 2.3 + 1e-7
 
 
-class Noise(nn.Module):
-    """White noise filtered per band and frame, with gains interpolated over frequency (Engel et al. 2020, DDSP)."""
+def measured(bands: Tensor, parts: Tensor, filters: int) -> Tensor:
+    """Values [N, bands · filters, T / frame] whose `gain` gives noise the level of bands [N, bands, T] in each part.
 
-    def __init__(self, params: NoiseParams, width: int, bands: int, causal: bool):
+    `parts` are those of `parts_of_noise`. Levels are held between −100 dB and 6 dB of noise uniform in [−1, 1].
+    """
+    count, channels, frame = bands.shape[0], bands.shape[1], parts.shape[0]
+    energies = parts.reshape(frame, filters, frame).square().sum(2).sum(0) / (3 * frame)  # of the noise: a variance of 1/3
+    split = (bands.reshape(count, channels, -1, frame) @ parts).reshape(count, channels, -1, filters, frame)
+    level = (split.square().mean(4) / energies + 1e-10).sqrt().clamp_max(1.99)
+    return torch.logit((level / 2) ** (1 / 2.3)).transpose(2, 3).reshape(count, channels * filters, -1)
+
+
+class Noise(nn.Module):
+    """White noise filtered per band and frame, with gains interpolated over frequency (Engel et al. 2020, DDSP).
+
+    With `pca`, the latents are principal components of the gains that make noise as loud as a sound in every part.
+    """
+
+    def __init__(self, net: NetworkParams, width: int):
         super().__init__()
+        params, bands = net.noise, net.bands
         self.frame, self.bands, self.filters = math.prod(params.ratios), bands, params.filters
         widths = [width] * len(params.ratios) + [bands * params.filters]
         layers: list[nn.Module] = []
         for below, above, ratio in zip(widths, widths[1:], params.ratios, strict=False):
-            layers += [Conv(below, above, 3, causal, stride=ratio), _leaky()]
+            layers += [Conv(below, above, 3, net.causal, stride=ratio), _leaky()]
         self.layers = nn.Sequential(*layers[:-1])
         self.register_buffer("parts", parts_of_noise(self.frame, params.filters), persistent=False)
+        frames = math.prod(net.ratios) // self.frame
+        self.pca = Pca(bands * params.filters, frames, net.latent_channels) if net.pca else None
 
-    def gains(self, hidden: Tensor) -> Tensor:
+    def measured(self, bands: Tensor) -> Tensor:
+        """See the function `measured`."""
+        return measured(bands, self.parts, self.filters)
+
+    def gains(self, hidden: Tensor, latents: Tensor) -> Tensor:
         """Gains [N, bands · filters, frames / frame]."""
-        return gain(self.layers(hidden) + QUIET)
+        return gain(self.layers(hidden) + (QUIET if self.pca is None else self.pca.decode(latents)))
 
     def shaped(self, gains: Tensor, noise: Tensor) -> Tensor:
         """Filtered noise [N, bands, T] from gains [N, bands · filters, T / frame] and noise [N, T / frame, bands, frame]."""
@@ -204,7 +229,23 @@ class RaveNet(nn.Module):
     def posterior(self, bands: Tensor) -> tuple[Tensor, Tensor]:
         """Means and deviations [N, latent_channels, T] of bands [N, bands, T · ratios]."""
         mean, value = self.encoder(bands).chunk(2, 1)
+        if self.pca is not None:
+            mean, value = mean + self.pca.encode(self.decoder.noise.measured(bands)), value + CERTAIN
         return mean, F.softplus(value) + LEAST_DEVIATION
+
+    @property
+    def pca(self) -> Pca | None:
+        return self.decoder.noise.pca if self.decoder.noise is not None else None
+
+    def start_from_components(self, waves: Iterable[Tensor], key: str) -> None:
+        """Make it encode waves [N, 1, T] to principal components, and decode them to noise; all else is learned from there.
+
+        UserError, which names the parameter `key`, if the waves are silent.
+        """
+        noise = self.decoder.noise
+        noise.pca.fit((noise.measured(self.pqmf.analysis(some)) for some in waves), key)
+        for last in (self.encoder[-1], self.decoder.wave, noise.layers[-1]):
+            last.silence()
 
     def receptive_field(self) -> tuple[int, int]:
         """Band frames before and after a frame that its reconstruction depends on, with the filter bank, without the noise.

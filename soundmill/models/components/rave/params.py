@@ -13,7 +13,7 @@ from soundmill.training.params import HardwareParams, OptimiserParams, TrainingP
 
 
 class NoiseParams(StageParams):
-    """The branch that adds filtered noise to the bands, in phase 2 only."""
+    """The branch that adds filtered noise to the bands: in phase 2 only, unless it starts from principal components."""
 
     ratios: list[int] = Field(
         min_length=1, description="strides of its layers; the filters change once per product of them, in band frames"
@@ -32,6 +32,11 @@ class NetworkParams(StageParams):
     latent_channels: int = Field(ge=1)
     noise: NoiseParams | None = Field(description="null: no noise branch")
     causal: bool = Field(description="no lookahead, which minimises the latency of streaming")
+    pca: bool = Field(  # earlier checkpoints lack this key
+        default=False,
+        description="start from principal components of the gains that make noise as loud as the training clips in every part of "
+        "the bands, and learn only what they lack",
+    )
 
     @model_validator(mode="after")
     def _levels_fit(self) -> NetworkParams:
@@ -46,7 +51,21 @@ class NetworkParams(StageParams):
                 f"noise.ratios {self.noise.ratios} multiply to {frames}, which does not divide the {math.prod(self.ratios)} "
                 "frames of a latent"
             )
+        if self.pca and not self.noise:
+            raise ValueError("pca needs noise, whose gains it starts from")
+        if self.pca and self.noise.filters > (bins := math.prod(self.noise.ratios) // 2 + 1):
+            raise ValueError(
+                f"noise.filters {self.noise.filters}: with pca at most {bins}, the frequencies in a frame of "
+                f"{math.prod(self.noise.ratios)}; more would be empty"
+            )
+        if self.pca and self.latent_channels > (levels := self.levels_per_latent):
+            raise ValueError(f"latent_channels {self.latent_channels}: with pca at most {levels}, the number of gains in a latent")
         return self
+
+    @property
+    def levels_per_latent(self) -> int:
+        """Number of gains of the noise branch in the time of a latent."""
+        return self.bands * self.noise.filters * math.prod(self.ratios) // math.prod(self.noise.ratios)
 
     @property
     def samples_per_latent(self) -> int:
@@ -100,6 +119,9 @@ class WeightsParams(TrainingParams):
     num_samples: int = Field(ge=1, description="length of a crop of each clip; shorter clips are padded with silence")
     scales: list[int] = Field(
         min_length=1, description="window lengths of the spectral distance, in samples of the wave and of the bands"
+    )
+    log_epsilon: float = Field(
+        gt=0, description="added to the magnitudes whose logarithms the spectral distance compares; 1e-7 as published"
     )
     valid_signal_crop: bool = Field(description="exclude the ends, which padding affects, from the bands' distance (v2)")
     augmentation: AugmentationParams

@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from soundmill.models.components.rave.codec import RaveCodec
-from soundmill.models.components.rave.network import QUIET, Conv, Noise, Residual, Up, gain, joined
+from soundmill.models.components.rave.network import QUIET, Conv, Noise, Residual, Up, gain, joined, measured
 from soundmill.models.components.rave.pqmf import flips, fold, unfold
 
 FEW = 12  # frames: up to this many, a matrix product is two to three times as fast as torch's convolution
 
 
-class Remembering(nn.Module):
+class CachedPadding(nn.Module):
     """Prepends the last `kept` samples of the preceding blocks to a block."""
 
     def __init__(self, channels: int, kept: int):
@@ -35,12 +35,12 @@ class Remembering(nn.Module):
         return joined_with_past
 
 
-class Waiting(nn.Module):
+class Delay(nn.Module):
     """Delays a signal by `by` samples."""
 
     def __init__(self, channels: int, by: int):
         super().__init__()
-        self.memory = Remembering(channels, by)
+        self.memory = CachedPadding(channels, by)
 
     def forward(self, block: Tensor) -> Tensor:
         return self.memory(block)[:, :, : block.shape[2]]
@@ -50,7 +50,7 @@ class LiveConv(nn.Module):
     def __init__(self, weight: Tensor, kept: int, stride: int = 1, dilation: int = 1, groups: int = 1):
         super().__init__()
         self.stride, self.dilation, self.groups, self.left_out, self.few = stride, dilation, groups, max(0, -kept), FEW
-        self.memory = Remembering(weight.shape[1] * groups, max(0, kept))
+        self.memory = CachedPadding(weight.shape[1] * groups, max(0, kept))
         self.register_buffer("weight", weight.detach().clone(memory_format=torch.contiguous_format))
 
     def forward(self, block: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ def live(layer: nn.Module, late: int) -> tuple[nn.Module, int]:
     if isinstance(layer, Residual):
         layers, after = live(layer.layers, late)
         channels = next(inner for inner in layer.layers if isinstance(inner, Conv)).in_channels
-        return LiveResidual(layers, Waiting(channels, after - late)), after
+        return LiveResidual(layers, Delay(channels, after - late)), after
     if isinstance(layer, Conv):
         (stride,), (dilation,) = layer.stride, layer.dilation
         frames, remainder = divmod(late + layer.ahead, stride)
@@ -128,14 +128,20 @@ class LiveNoise(nn.Module):
         self.frame, self.bands, self.filters, self.quiet = branch.frame, branch.bands, branch.filters, QUIET
         width = next(layer for layer in branch.layers if isinstance(layer, Conv)).in_channels
         wait = -(late + ahead_of(branch.layers)) % branch.frame
-        self.waiting = Waiting(width, wait)
+        self.waiting = Delay(width, wait)
         self.layers, frames = live(branch.layers, late + wait)
         self.late = frames * branch.frame
         self.register_buffer("parts", branch.parts.clone())
+        self.pca = branch.pca
+        self.pca_waits = Delay(branch.bands * branch.filters, frames) if branch.pca is not None else None
 
-    def forward(self, hidden: Tensor, first: int) -> Tensor:
+    def forward(self, hidden: Tensor, latents: Tensor, first: int) -> Tensor:
         """Noise for a block that starts at band sample `first`."""
-        gains = gain(self.layers(self.waiting(hidden)) + self.quiet)
+        raw = self.layers(self.waiting(hidden))
+        if self.pca is not None and self.pca_waits is not None:
+            gains = gain(raw + self.pca_waits(self.pca.decode(latents)))
+        else:
+            gains = gain(raw + self.quiet)
         frames = gains.shape[2]
         noise = 2 * even(first * self.bands, frames * self.bands * self.frame) - 1
         split = (noise.to(gains).reshape(1, frames, self.bands, self.frame) @ self.parts).reshape(
@@ -155,6 +161,18 @@ def even(first: int, count: int) -> Tensor:
     mixed = (mixed ^ ((mixed >> 27) & 0x1FFFFFFFFF)) * -7723592293110705685
     mixed = mixed ^ ((mixed >> 31) & 0x1FFFFFFFF)
     return (((mixed >> 12) & 0xFFFFFFFFFFFFF).to(torch.float64) + 0.5) / 4503599627370496.0
+
+
+class LiveComponents(nn.Module):
+    """The principal components of a block of bands; bands are delayed by the encoder's lookahead, as its latents lag by it."""
+
+    def __init__(self, branch: Noise, beyond: int):
+        super().__init__()
+        self.pca, self.filters, self.waiting = branch.pca, branch.filters, Delay(branch.bands, beyond)
+        self.register_buffer("parts", branch.parts.clone())
+
+    def forward(self, bands: Tensor) -> Tensor:
+        return self.pca.encode(measured(self.waiting(bands), self.parts, self.filters))
 
 
 class Live(nn.Module):
@@ -178,11 +196,12 @@ class Live(nn.Module):
         self.trunk, late = live(decoder.trunk, 0)
         self.wave, of_wave = live(decoder.wave, late)
         self.loudness, of_loudness = live(decoder.loudness, late) if decoder.loudness is not None else (None, 0)
-        self.noise = LiveNoise(decoder.noise, late) if decoder.noise is not None and codec.phase == 2 else None
+        self.noise = LiveNoise(decoder.noise, late) if decoder.noise is not None and codec.noisy else None
+        self.components = LiveComponents(decoder.noise, beyond) if net.pca is not None else None
         last = max(of_wave, of_loudness, self.noise.late if self.noise is not None else 0)
-        self.wave_waits = Waiting(decoder.wave.out_channels, last - of_wave)
-        self.loudness_waits = Waiting(1, last - of_loudness) if decoder.loudness is not None else None
-        self.noise_waits = Waiting(self.bands, last - self.noise.late) if self.noise is not None else None
+        self.wave_waits = Delay(decoder.wave.out_channels, last - of_wave)
+        self.loudness_waits = Delay(1, last - of_loudness) if decoder.loudness is not None else None
+        self.noise_waits = Delay(self.bands, last - self.noise.late) if self.noise is not None else None
         self.join = LiveConv(net.pqmf.backward_taps, forth + back)
         self.odd_split, self.odd_join = beyond % 2, last % 2  # parity of a band's first sample on the offline codec's grid
         self.offset, self.lag = self.bands * (forth + beyond), self.bands * (last + back)
@@ -216,6 +235,8 @@ class Live(nn.Module):
         bands = self.split(fold(waves, self.bands))
         bands = bands * flips(self.bands, bands.shape[2], self.odd_split).to(bands)
         mean = self.encoder(bands)[:, : self.latents + self.left_out]
+        if self.components is not None:
+            mean = mean + self.components(bands)
         return (self.turn @ (mean - self.center))[:, : self.latents]
 
     @torch.jit.export
@@ -227,14 +248,15 @@ class Live(nn.Module):
             normal = 1.4142135623730951 * torch.erfinv(2 * drawn - 1)
             remaining = normal.to(latents).reshape(1, frames, self.left_out).transpose(1, 2).expand(count, -1, -1)
             latents = torch.cat([latents, remaining], 1)
-        hidden = self.trunk(self.back @ latents + self.center)
+        latents = self.back @ latents + self.center
+        hidden = self.trunk(latents)
         wave = self.wave_waits(self.wave(hidden))
         loudness: Tensor | None = None
         if self.loudness is not None:
             loudness = self.loudness_waits(self.loudness(hidden))
         noise: Tensor | None = None
         if self.noise is not None:
-            noise = self.noise_waits(self.noise(hidden, self.position * (self.ratio // self.bands)))
+            noise = self.noise_waits(self.noise(hidden, latents, self.position * (self.ratio // self.bands)))
         self.position += frames
         bands = joined(wave, loudness, noise)
         bands = bands * flips(self.bands, bands.shape[2], self.odd_join).to(bands)
@@ -262,7 +284,7 @@ def scripted(codec: RaveCodec, latents: int) -> torch.jit.ScriptModule:
     """`Live` as TorchScript, which runs without this package; its caches are as after a long silence."""
     model = Live(codec, latents).eval()
     # An upper bound of its memory, in latent frames.
-    reach = sum(memory.kept for memory in model.modules() if isinstance(memory, Remembering))
+    reach = sum(memory.kept for memory in model.modules() if isinstance(memory, CachedPadding))
     with torch.no_grad():
         for _ in range(math.ceil(reach / 64)):
             model(torch.zeros(1, 1, 64 * model.ratio))

@@ -55,7 +55,8 @@ class RaveModule(PhasedModule):
         """Phase 1: the spectral distance plus the weighted KL divergence."""
         bands = self.net.pqmf.analysis(batch.values[0])
         mean, deviation = self.net.posterior(bands)
-        decoded = self.net.decoder(self._sample(mean, deviation, step), None)
+        latents = self._sample(mean, deviation, step)
+        decoded = self.net.decoder(latents, self._noise(latents, step) if self.net.pca is not None else None)
         divergence = kl_divergence(mean.float(), deviation.float())
         yield self._distance(decoded, bands, batch.values[0]) + self.params.kl.weight(step) * divergence
 
@@ -84,15 +85,19 @@ class RaveModule(PhasedModule):
         (waves,) = batch.values
         bands = self.net.pqmf.analysis(waves)
         mean, _ = self.net.posterior(bands)
-        noise = self._noise(mean, step) if self.step > self.params.phase_1_steps else None
+        noisy = self.step > self.params.phase_1_steps or self.net.pca is not None
+        noise = self._noise(mean, step) if noisy else None
         return self._distance(self.net.decoder(mean, noise), bands, waves)
 
     def _distance(self, decoded: Tensor, bands: Tensor, waves: Tensor, sounds: Tensor | None = None) -> Tensor:
         """Spectral distance of decoded from real bands, without their ends (`valid_signal_crop`), plus that of the whole waves."""
         sounds = self.net.pqmf.synthesis(decoded) if sounds is None else sounds
         valid = slice(self.ends[0], bands.shape[2] - self.ends[1])
-        band_distance = distance(decoded[..., valid], bands[..., valid], self.params.scales)
-        return band_distance + distance(sounds, waves, self.params.scales)
+        band_distance = self._spectral(decoded[..., valid], bands[..., valid])
+        return band_distance + self._spectral(sounds, waves)
+
+    def _spectral(self, fake: Tensor, real: Tensor) -> Tensor:
+        return distance(fake, real, self.params.scales, self.params.log_epsilon)
 
     def _sample(self, mean: Tensor, deviation: Tensor, step: int) -> Tensor:
         return mean + deviation * self.noise_like(mean, self.rng("posterior", step))
@@ -104,11 +109,11 @@ class RaveModule(PhasedModule):
 
 
 def describe_training(minutes: float, clips: int, params: WeightsParams, sample_rate: int) -> list[str]:
-    """Lines to print before training: how much sound there is, how often it is heard, and when phase 2 begins."""
+    """Lines to print before training: how much sound there is, how often each second is used, and when phase 2 begins."""
     crop = params.num_samples / sample_rate
     times = params.steps * params.batch_size * crop / (60 * minutes)
     sound = f"{minutes:.1f} minutes of sound: {clips} crops of {crop:.2f} s an epoch, one of each clip; in {params.steps} steps of "
-    sound += f"{params.batch_size} each second is heard {times:.3g} times"
+    sound += f"{params.batch_size} each second is used {times:.3g} times"
     if params.phase_1_steps == params.steps:
         return [sound, f"phase 1 only, without discriminators: phase_1_steps {params.phase_1_steps} equals steps"]
     phase_2 = f"phase 2 (encoder frozen, against discriminators) begins at step {params.phase_1_steps} of {params.steps}"

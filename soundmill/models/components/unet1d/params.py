@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -27,6 +27,10 @@ class TransformParams(StageParams):
 
 
 NO_TRANSFORM = TransformParams(kind="none", size=1, filters=1)
+
+
+# False by default, because earlier checkpoints lack this key.
+UnitVariance = Annotated[bool, Field(description="divide waves by the standard deviation of the training clips")]
 
 
 class SamplingParams(StageParams):

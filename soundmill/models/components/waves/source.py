@@ -14,6 +14,7 @@ from torch import Tensor
 from soundmill import manifest, shards
 from soundmill.audio import mel
 from soundmill.audio.mel import MelSpec
+from soundmill.errors import UserError
 from soundmill.models.catalog import waves_of
 from soundmill.models.components.log_mels.source import LogMels
 from soundmill.training.loader import Arrays, Described, gather, start_of
@@ -59,6 +60,27 @@ class WaveCrops:
             part = wave[:, start : start + self.num_samples]
             crop[:, : part.shape[1]] = part
         return (torch.from_numpy(crops),)
+
+    def whole(self) -> Iterator[Tensor]:
+        """Each wave as consecutive crops [n, channels, num_samples]; the end of the last one is silence."""
+        for item in range(len(self.waves)):
+            wave = torch.from_numpy(np.atleast_2d(self.waves.read(item)).astype(np.float32))
+            padded = torch.nn.functional.pad(wave, (0, -wave.shape[1] % self.num_samples))
+            yield padded.unflatten(1, (-1, self.num_samples)).transpose(0, 1)
+
+
+def wave_deviation(waves: Arrays, key: str) -> float:
+    """Root mean square of all samples: the standard deviation of waves around zero.
+
+    UserError, which names the parameter `key` that asks for it, if all waves are silent.
+    """
+    energy = sum(float(np.square(waves.read(item), dtype=np.float64).sum()) for item in range(len(waves)))
+    if energy == 0:
+        raise UserError(
+            f"all {len(waves)} training clips are digital silence: there is nothing to train on, and {key} cannot divide by their "
+            "standard deviation, 0; check corpus.path"
+        )
+    return math.sqrt(energy / sum(math.prod(shape) for shape in waves.shapes.tolist()))
 
 
 def log_mels_of(waves: Arrays, spec: MelSpec, scratch: Path) -> LogMels:

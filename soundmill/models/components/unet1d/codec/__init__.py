@@ -5,4 +5,4 @@ from __future__ import annotations
 from soundmill.models.components.contracts import Kind
 from soundmill.models.components.unet1d.codec.params import AutoencoderParams
 
-KIND = Kind(AutoencoderParams, making=f"{__name__}.making", component=f"{__name__}.codec")
+KIND = Kind(AutoencoderParams, maker=f"{__name__}.make", component=f"{__name__}.codec")

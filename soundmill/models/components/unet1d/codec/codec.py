@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from soundmill.audio.invert import check_overlap
 from soundmill.audio.mel import MelSpec, SpectrogramParams
 from soundmill.diffusion import velocity
 from soundmill.errors import UserError
@@ -32,6 +35,7 @@ class DiffusionCodecConfig(CodecConfig):
     params: AutoencoderParams
     mel_spec: MelSpec
     channels: int
+    sigma_data: float = Field(1.0, gt=0)  # earlier checkpoints lack it
 
 
 @dataclass
@@ -42,6 +46,7 @@ class DiffusionCodec:
     spec: MelSpec
     channels: int
     net: AutoencoderNet
+    sigma_data: float = 1.0  # standard deviation of the waves that the U-Net sees as of unit variance
     scaling_factor: float = 1.0
     digest: str = field(default="")  # set when saved
 
@@ -78,7 +83,8 @@ class DiffusionCodec:
         length = latents.shape[2] * self.samples_per_latent
         noise = torch.randn(1, self.channels, length, generator=torch.Generator().manual_seed(sampling.seed))
         start = noise.expand(len(latents), -1, -1).to(latents)
-        return velocity.sample(lambda xt, level: self.net(xt, level, latents), start, sampling.num_steps).clamp(-1, 1)
+        net = partial(self.net, latents=latents)
+        return velocity.sample(net, start, sampling.num_steps, self.sigma_data).clamp(-1, 1)
 
     def posterior(self, waves: Sequence[np.ndarray], num_samples: int) -> Tensor:
         """See components/contracts.py: [N, 2, latent_channels, num_samples / samples_per_latent, 1], not scaled."""
@@ -105,6 +111,13 @@ def check_frames(params: AutoencoderParams, spec: MelSpec) -> None:
         raise UserError("the encoder does not change the level of waves: set its spectrogram's `peak` to null")
     if params.weights.num_samples <= spec.n_fft // 2:
         raise UserError(f"weights.num_samples {params.weights.num_samples} must be more than half of n_fft {spec.n_fft}")
+    if params.encoder.pca:
+        check_overlap(spec)
+        if params.encoder.latent_channels > (numbers := spec.n_mels * params.encoder.factor):
+            raise UserError(
+                f"encoder.latent_channels {params.encoder.latent_channels}: with encoder.pca at most {numbers}, the numbers of "
+                f"{params.encoder.factor} frames of {spec.n_mels} bands"
+            )
 
 
 def network(params: AutoencoderParams, spec: dict[str, Any], channels: int = 1) -> AutoencoderNet:
@@ -113,7 +126,7 @@ def network(params: AutoencoderParams, spec: dict[str, Any], channels: int = 1) 
 
 def save(model: DiffusionCodec, directory: Path, source: dict[str, Any]) -> dict[str, Any]:
     """See contracts.py; returns the autoencoder's digest. `source`: plain values."""
-    built = {"params": model.params, "mel_spec": model.spec, "channels": model.channels}
+    built = {"params": model.params, "mel_spec": model.spec, "channels": model.channels, "sigma_data": model.sigma_data}
     config = DiffusionCodecConfig(kind=KIND, scaling_factor=model.scaling_factor, source=source, digest="", **built)
     model.digest = save_codec(directory, config, model.net)
     return {"digest": model.digest}
@@ -123,4 +136,4 @@ def load(directory: Path) -> DiffusionCodec:
     """The autoencoder that `save` wrote; UserError if the weights do not fit the architecture."""
     saved = checkpoint.load_config(directory, DiffusionCodecConfig, "autoencoder")
     net = checkpoint.load_weights(AutoencoderNet(saved.params, saved.mel_spec, saved.channels), directory / checkpoint.WEIGHTS)
-    return DiffusionCodec(saved.params, saved.mel_spec, saved.channels, net, saved.scaling_factor, saved.digest)
+    return DiffusionCodec(saved.params, saved.mel_spec, saved.channels, net, saved.sigma_data, saved.scaling_factor, saved.digest)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from soundmill.models.components.unet1d.params import SamplingParams, UNet1dParams
+from soundmill.models.components.unet1d.params import SamplingParams, UNet1dParams, UnitVariance
 from soundmill.params import StageParams
 from soundmill.training.params import HardwareParams, TrainingParams
 
@@ -20,6 +20,11 @@ class EncoderParams(StageParams):
     factor: int = Field(ge=1)
     latent_channels: int = Field(ge=1)
     groups: int = Field(ge=1, description="of the group norms; must divide `channels`")
+    pca: bool = Field(  # earlier checkpoints lack this key
+        default=False,
+        description="start from principal components of the training clips' log-mels, decoded to noise with their spectrum, and "
+        "learn only what they lack",
+    )
 
     @model_validator(mode="after")
     def _groups_fit(self) -> EncoderParams:
@@ -35,6 +40,7 @@ class WeightsParams(TrainingParams):
     batch_size: int = Field(ge=1)
     steps: int = Field(ge=1)
     num_samples: int = Field(ge=1, description="length of a crop of each clip; shorter clips are padded with silence")
+    unit_variance: UnitVariance = False
 
 
 class AutoencoderParams(StageParams):

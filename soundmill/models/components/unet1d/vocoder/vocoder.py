@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from soundmill.audio.mel import MelSpec, SpectrogramParams
 from soundmill.audio.pieces import faded, window_starts
 from soundmill.diffusion import velocity
-from soundmill.models.components.contracts import VocoderConfig, read_vocoder, save_vocoder
+from soundmill.models.components.contracts import VocoderConfig, read_vocoder
 from soundmill.models.components.unet1d.params import SamplingParams, UNet1dParams
 from soundmill.models.components.unet1d.vocoder.network import VocoderNet
 from soundmill.models.components.unet1d.vocoder.params import DiffusionVocoderParams
@@ -30,6 +31,7 @@ class DiffusionVocoderConfig(VocoderConfig):
     kind: Literal["unet1d"]
     network: UNet1dParams
     sampling: SamplingParams
+    sigma_data: float = Field(1.0, gt=0)  # earlier checkpoints lack it
 
 
 @dataclass
@@ -40,10 +42,15 @@ class DiffusionVocoder:
     sampling: SamplingParams
     spec: MelSpec
     net: VocoderNet
+    sigma_data: float = 1.0  # standard deviation of the waves that the net sees as of unit variance
 
     def to(self, device: torch.device | str) -> DiffusionVocoder:
         self.net.to(device)
         return self
+
+    def config(self, source: dict[str, Any]) -> DiffusionVocoderConfig:
+        parts = {"network": self.network, "sampling": self.sampling, "sigma_data": self.sigma_data}
+        return DiffusionVocoderConfig(kind=KIND, mel_spec=self.spec, source=source, **parts)
 
     @torch.no_grad()
     def vocode(self, log_mels: Tensor, seed: int = 0) -> Tensor:
@@ -51,7 +58,8 @@ class DiffusionVocoder:
         prepared = self.net.prepare(log_mels)
         noise = torch.randn(1, 1, prepared.shape[2], generator=torch.Generator().manual_seed(self.sampling.seed))
         start = noise.expand_as(prepared).to(prepared)
-        return velocity.sample(lambda xt, level: self.net.denoise(xt, level, prepared), start, self.sampling.num_steps)
+        steps, sigma_data = self.sampling.num_steps, self.sigma_data
+        return velocity.sample(lambda xt, level: self.net.denoise(xt, level, prepared), start, steps, sigma_data)
 
     def pieces(self, log_mels: Tensor) -> Iterator[Tensor]:
         """As `vocode`, in crossfaded windows, as the network normalises over its whole input."""
@@ -67,14 +75,8 @@ def network(params: DiffusionVocoderParams, spec: dict[str, Any]) -> VocoderNet:
     return VocoderNet(params.network, SpectrogramParams(**spec).spec)
 
 
-def save(model: DiffusionVocoder, directory: Path, source: dict[str, Any]) -> dict[str, Any]:
-    """See contracts.py; `source`: plain values."""
-    parts = {"network": model.network, "sampling": model.sampling}
-    return save_vocoder(directory, DiffusionVocoderConfig(kind=KIND, mel_spec=model.spec, source=source, **parts), model.net)
-
-
 def load(directory: Path, spec: MelSpec | None) -> DiffusionVocoder:
-    """The vocoder that `save` wrote; UserError if its mel spec differs from `spec` (if given) or the weights do not fit."""
+    """The vocoder that `save_vocoder` wrote; UserError if its mel spec differs from `spec` (if given) or the weights do not fit."""
     saved = read_vocoder(directory, DiffusionVocoderConfig, spec)
     net = checkpoint.load_weights(VocoderNet(saved.network, saved.mel_spec), directory / checkpoint.WEIGHTS)
-    return DiffusionVocoder(saved.network, saved.sampling, saved.mel_spec, net)
+    return DiffusionVocoder(saved.network, saved.sampling, saved.mel_spec, net, saved.sigma_data)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from soundmill.models.components.contracts import Made
+from soundmill.models.components.contracts import MadeComponent
 from soundmill.models.components.melgan import vocoder
 from soundmill.models.components.melgan.network import MelGanNet
 from soundmill.models.components.melgan.params import MelGanParams
@@ -23,30 +23,30 @@ from soundmill.models.components.vocoder_adversary import (
     with_norms,
     without_norms,
 )
-from soundmill.models.components.vocoder_making import Making
+from soundmill.models.components.vocoder_trainer import VocoderTrainer
 from soundmill.models.components.wave_discriminators import Discriminators
 from soundmill.training.device import use_threads
 
 
-def make(params: MelGanParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> Made:
+def make(params: MelGanParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:
     """Train with hinge, feature matching and optional log-mel losses, and three scale discriminators (Kumar et al. 2019, 2.3)."""
-    making, weights = Making.of(params, ctx, clips, mels, catalog), params.weights
-    check_hop(params.network.rates, making.spec)
-    check_crop(weights.crop_frames, making.spec)
+    trainer, weights = VocoderTrainer.of(params, ctx, clips, mels, catalog), params.weights
+    check_hop(params.network.rates, trainer.spec)
+    check_crop(weights.crop_frames, trainer.spec)
     use_threads(params.hardware.threads)
     torch.manual_seed(weights.seed)
-    build = partial(MelGanNet, params.network, making.spec.n_mels)
+    build = partial(MelGanNet, params.network, trainer.spec.n_mels)
     net = build()
-    model = MelGan(params.network, making.spec, net)
-    started_from = making.begin(model, vocoder.load, ("network",))
+    model = MelGan(params.network, trainer.spec, net)
+    started_from = trainer.start(model, vocoder.load, ("network",))
     with_norms(net)
     discriminators = Discriminators(weights.discriminator_width, periods=())
     losses = hinge_discriminator_loss, hinge_generator_loss
-    fitted, facts = making.train(
-        VocoderModule(weights, net, build, making.spec, _synthesise, discriminators, *losses), model, started_from
+    fitted, facts = trainer.train(
+        VocoderModule(weights, net, build, trainer.spec, _synthesise, discriminators, *losses), model, started_from
     )
     without_norms(net).eval()
-    return making.made(model, fitted, lambda directory: vocoder.save(model, directory, {"kind": "train", **facts}))
+    return trainer.result(model, facts, fitted)
 
 
 def _synthesise(net: nn.Module, log_mel: Tensor, hop_length: int) -> Tensor:

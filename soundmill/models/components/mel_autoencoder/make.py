@@ -8,14 +8,14 @@ from typing import Any
 
 from soundmill.audio.log_mels import read_spec
 from soundmill.models.catalog import read_weights
-from soundmill.models.components.contracts import Made
+from soundmill.models.components.contracts import MadeComponent
 from soundmill.models.components.loaded import LICENCE
 from soundmill.models.components.mel_autoencoder import autoencoder, pretrained, training
 from soundmill.models.components.mel_autoencoder.params import AutoencoderParams
 from soundmill.training.device import pick_device, use_threads
 
 
-def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> Made:
+def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:
     splits = read_weights(catalog)
     weights = params.weights
     use_threads(params.hardware.threads)
@@ -40,7 +40,7 @@ def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: 
         "latent_std": measured["latent_std"],
         **({**fitted.metrics, "steps": weights.steps} if fitted else {}),
     }
-    return Made(
+    return MadeComponent(
         save=lambda directory: {"digest": autoencoder.save(model, directory, {"kind": weights.kind, **facts})},
         points=fitted.points if fitted else [],
         metrics=metrics,

@@ -16,13 +16,13 @@ from soundmill.audio import figures
 from soundmill.audio.log_mels import read_spec
 from soundmill.errors import UserError
 from soundmill.models.catalog import beginnings, choose_by_hash, read_weights, waves_of
-from soundmill.models.components.contracts import Made
+from soundmill.models.components.contracts import MadeComponent
 from soundmill.models.components.unet1d.codec import codec as codecs
 from soundmill.models.components.unet1d.codec.codec import DiffusionCodec
 from soundmill.models.components.unet1d.codec.network import AutoencoderNet
 from soundmill.models.components.unet1d.codec.params import AutoencoderParams
 from soundmill.models.components.unet1d.training import VelocityModule
-from soundmill.models.components.waves.source import WaveCrops, gather_waves
+from soundmill.models.components.waves.source import WaveCrops, gather_waves, wave_deviation
 from soundmill.models.samples import Samples, sampling
 from soundmill.training import checkpoint
 from soundmill.training.device import evaluating, pick_device, use_threads
@@ -43,7 +43,7 @@ class AutoencoderModule(VelocityModule):
         return self.v_loss(lambda xt, level: self.net(xt, level, latents), waves, step)
 
 
-def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> Made:
+def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:
     splits, spec, weights = read_weights(catalog), read_spec(mels), params.weights
     codecs.check_frames(params, spec)
     use_threads(params.hardware.threads)
@@ -61,8 +61,13 @@ def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: 
     size = f"{len(splits['train'])} clips, {parameters:,} parameters"
     print(f"{ctx.name}: {size}, {weights.steps} steps of {weights.batch_size}", flush=True)
     module = AutoencoderModule(net, weights, weights.steps)
-    started_from = _start(module, params, spec.model_dump(), ctx) if weights.start_from else None
+    started_from = _start(module, model, ctx) if weights.start_from else None
     train, valid = list(splits["train"]), choose_by_hash(list(splits["valid"]), weights.validate_batches * weights.batch_size)
+    if weights.unit_variance and not started_from:
+        model.sigma_data = wave_deviation(source_of(train).waves, "autoencoder.weights.unit_variance")
+    module.sigma_data = model.sigma_data
+    if params.encoder.pca and not started_from:
+        net.start_from_components(source_of(train).whole(), model.sigma_data, "autoencoder.encoder.pca")
     draw = partial(samples, model, clips, valid or train, pick_device(params.hardware.accelerator))
     fitted = fit_averaged(
         module,
@@ -75,7 +80,7 @@ def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: 
         started_from=started_from,
         sampling=sampling(weights.samples_every_steps, ctx, draw),
     )
-    fitted.take(module, weights.use)
+    fitted.load_into(module, weights.use)
     net.eval()
     model.to(pick_device(params.hardware.accelerator))
     model.scaling_factor = round(1 / deviation(model, source_of(choose_by_hash(train, SCALING_CROPS))), 6)
@@ -96,18 +101,20 @@ def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: 
         "steps": weights.steps,
         **fitted.metrics,
     }
-    return Made(partial(codecs.save, model, source=facts), fitted.points, metrics, weights.steps, draw)
+    return MadeComponent(partial(codecs.save, model, source=facts), fitted.points, metrics, weights.steps, draw)
 
 
-def _start(module: AutoencoderModule, params: AutoencoderParams, spec: dict[str, Any], ctx: Any) -> str:
-    """Load the weights of the autoencoder `weights.start_from`; returns their digest."""
-    where = ctx.home / params.weights.start_from
+def _start(module: AutoencoderModule, model: DiffusionCodec, ctx: Any) -> str:
+    """Load weights and scale of the autoencoder `weights.start_from`; returns the weights' digest."""
+    weights = model.params.weights
+    where = ctx.home / weights.start_from
     start = codecs.load(where)
     parts = {"encoder", "network", "latents_at"}
-    theirs, ours = (one.model_dump(include=parts) for one in (start.params, params))
-    compare(str(where), theirs | {"mel_spec": start.spec.model_dump()}, ours | {"mel_spec": spec})
-    module.start_from(start.net.state_dict(), params.weights.start_from)
-    print(f"{ctx.name}: starts from {params.weights.start_from}", flush=True)
+    theirs, ours = (one.params.model_dump(include=parts) | {"mel_spec": one.spec.model_dump()} for one in (start, model))
+    compare(str(where), theirs, ours)
+    module.start_from(start.net.state_dict(), weights.start_from)
+    model.sigma_data = start.sigma_data
+    print(f"{ctx.name}: starts from {weights.start_from}", flush=True)
     return hashing.file_digest(where / checkpoint.WEIGHTS)
 
 

@@ -1,4 +1,4 @@
-"""Making a vocoder: training it on the corpus's training clips, and measuring it beside Griffin-Lim."""
+"""Training a vocoder on the corpus's training clips, and measuring it beside Griffin-Lim."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
 from soundmill.models.catalog import choose_by_hash, read_weights
 from soundmill.models.components import vocoder_errors
-from soundmill.models.components.contracts import Made
+from soundmill.models.components.contracts import MadeComponent, save_vocoder
 from soundmill.models.components.griffin_lim.vocoder import GriffinLim
 from soundmill.models.components.log_mels.source import LogMels, gather_log_mels
 from soundmill.models.components.waves.source import Pairs, gather_waves
@@ -34,12 +34,14 @@ from soundmill.training.validation import HeldOut
 MEASURED_CLIPS = 16  # held-out clips, at most
 SILENCE = 0.1  # nepers above the floor that still count as silence
 
+Level = Callable[[np.ndarray, MelSpec], np.ndarray]
+
 
 @dataclass(frozen=True)
-class Making:
+class VocoderTrainer:
     """A vocoder's parameters (`weights`, `hardware`, Griffin-Lim's), and its training data.
 
-    A `model` below is a `Vocoder` whose attribute `net` is trained.
+    A `model` below is a `NetVocoder`, whose `net` is trained.
     """
 
     params: Any
@@ -48,15 +50,17 @@ class Making:
     mels: Path
     spec: MelSpec
     splits: Mapping[str, Mapping[str, float]]  # split → clip id → weight, as in `Order`
+    level: Level
 
     @classmethod
-    def of(cls, params: Any, ctx: Any, clips: Path, mels: Path, catalog: Path) -> Making:
-        return cls(params, ctx, clips, mels, read_spec(mels), read_weights(catalog))
+    def of(cls, params: Any, ctx: Any, clips: Path, mels: Path, catalog: Path, level: Level = mel.levelled) -> VocoderTrainer:
+        """`level` makes the wave [T] to train on from a clip's."""
+        return cls(params, ctx, clips, mels, read_spec(mels), read_weights(catalog), level)
 
-    def begin(self, model: Any, load: Callable[[Path, MelSpec], Any], parts: Sequence[str]) -> str | None:
+    def start(self, model: Any, load: Callable[[Path, MelSpec], Any], parts: Sequence[str], kept: Sequence[str] = ()) -> str | None:
         """Print what is trained, and load the weights of `weights.start_from` into `model.net`; returns their digest, or None.
 
-        UserError if they are of a vocoder whose `parts` differ from those of `model`.
+        The attributes `kept` are taken over, too. UserError if it is a vocoder whose `parts` differ from those of `model`.
         """
         weights, spec, ctx = self.params.weights, self.spec, self.ctx
         print(
@@ -71,14 +75,15 @@ class Making:
         there, here = ({part: getattr(vocoder, part).model_dump() for part in parts} for vocoder in (start, model))
         compare(str(where), there, here)
         model.net.load_state_dict(start.net.state_dict())
+        for name in kept:
+            setattr(model, name, getattr(start, name))
         print(f"{ctx.name}: starts from {weights.start_from}", flush=True)
         return hashing.file_digest(where / checkpoint.WEIGHTS)
 
     def train(self, module: TrainingModule, model: Any, started_from: str | None) -> tuple[Fitted, dict[str, Any]]:
         """Train `module`, whose net is that of `model`; also returns facts for the config."""
         weights, ctx = self.params.weights, self.ctx
-        pairs = self._pairs(list(self.splits["train"]))
-        self._check_sound(pairs.log_mels)
+        pairs = self.training_pairs()
         valid = choose_by_hash(list(self.splits["valid"]), weights.validate_batches * weights.batch_size)
         unseen = self._pairs(valid) if valid else None
         fitted = fit_averaged(
@@ -92,13 +97,13 @@ class Making:
             started_from=started_from,
             sampling=sampling(weights.samples_every_steps, ctx, self._draw(model, (unseen or pairs).log_mels)),
         )
-        fitted.take(module, weights.use)
+        fitted.load_into(module, weights.use)
         start = {"started_from": started_from} if started_from else {}
         facts = {**fitted.facts, "use": weights.use, "steps": weights.steps, "clips": len(self.splits["train"])}
         return fitted, facts | start
 
-    def made(self, model: Any, fitted: Fitted | None, save: Callable[[Path], dict[str, Any]]) -> Made:
-        """The vocoder for its stage to publish; `fitted` is None if it was loaded."""
+    def result(self, model: Any, facts: Mapping[str, Any], fitted: Fitted | None) -> MadeComponent:
+        """The vocoder for its stage to publish; `facts` are for its config, and `fitted` is None if it was loaded."""
         split = "valid" if self.splits["valid"] else "train"
         chosen = choose_by_hash(list(self.splits[split]), MEASURED_CLIPS)
         log_mels = gather_log_mels(self.mels, chosen, self.ctx.scratch)
@@ -111,7 +116,14 @@ class Making:
             **{f"{split}_{key}": value for key, value in measured.items()},
             **({**fitted.metrics, "steps": steps} if fitted else {}),
         }
-        return Made(save, fitted.points if fitted else [], metrics, steps, self._draw(model, log_mels))
+        save = partial(save_vocoder, model, source={"kind": self.params.weights.kind, **facts})
+        return MadeComponent(save, fitted.points if fitted else [], metrics, steps, self._draw(model, log_mels))
+
+    def training_pairs(self) -> Pairs:
+        """Log-mels and waves of the training clips; UserError if all are silent."""
+        pairs = self._pairs(list(self.splits["train"]))
+        self._check_sound(pairs.log_mels)
+        return pairs
 
     def _check_sound(self, log_mels: LogMels) -> None:
         quietest = np.float16(math.log(self.spec.floor)) + SILENCE
@@ -123,7 +135,7 @@ class Making:
             )
 
     def _pairs(self, clip_ids: Sequence[str]) -> Pairs:
-        waves = gather_waves(self.clips, clip_ids, self.ctx.scratch, partial(mel.levelled, spec=self.spec))
+        waves = gather_waves(self.clips, clip_ids, self.ctx.scratch / self.level.__name__, partial(self.level, spec=self.spec))
         log_mels = gather_log_mels(self.mels, clip_ids, self.ctx.scratch)
         return Pairs(log_mels, waves, self.params.weights.crop_frames, self.spec)
 

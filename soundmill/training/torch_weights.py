@@ -1,4 +1,4 @@
-"""Published weights, as written by `torch.save`: tensors and plain values only."""
+"""Published weights in files of `torch.save`, read as tensors and plain values only."""
 
 from __future__ import annotations
 

@@ -14,11 +14,11 @@ from torch import Tensor
 from soundmill import hashing
 from soundmill.audio import figures
 from soundmill.models.catalog import beginnings, choose_by_hash, durations_of, read_weights, waves_of
-from soundmill.models.components.contracts import Made
+from soundmill.models.components.contracts import MadeComponent
+from soundmill.models.components.pca import Components, components
 from soundmill.models.components.rave import codec as codecs
 from soundmill.models.components.rave.augmentation import AugmentedCrops, draw_crops
 from soundmill.models.components.rave.codec import RaveCodec
-from soundmill.models.components.rave.fidelity import Components, components
 from soundmill.models.components.rave.network import RaveNet
 from soundmill.models.components.rave.params import RaveParams
 from soundmill.models.components.rave.training import RaveModule, describe_training, phase_of
@@ -37,7 +37,7 @@ COMPONENT_CLIPS = 1024  # at most, for the principal components
 FIDELITIES = (0.8, 0.9, 0.95, 0.99)  # whose ranks are reported
 
 
-def make(params: RaveParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> Made:
+def make(params: RaveParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:
     splits, weights = read_weights(catalog), params.weights
     use_threads(params.hardware.threads)
     _, (_, rate) = next(waves_of(clips, set(splits["train"])))
@@ -50,6 +50,8 @@ def make(params: RaveParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -
     model = RaveCodec(params.network, rate, net, 2, params.fidelity, params.network.latent_channels)
     started_from = _start(net, params, rate, ctx) if weights.start_from else None
     module = RaveModule(weights, net.with_norms())
+    if params.network.pca and not started_from:
+        net.start_from_components(source_of(list(splits["train"])).whole(), "autoencoder.network.pca")
     parameters, discriminator_parameters = (sum(w.numel() for w in one.parameters()) for one in (net, module.discriminators))
     train, valid = list(splits["train"]), choose_by_hash(list(splits["valid"]), weights.validate_batches * weights.batch_size)
     minutes = sum(durations_of(clips, train).values()) / 60
@@ -68,7 +70,7 @@ def make(params: RaveParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -
         started_from=started_from,
         sampling=sampling(weights.samples_every_steps, ctx, draw),
     )
-    fitted.take(module, weights.use)
+    fitted.load_into(module, weights.use)
     net.without_norms().eval()
     model.to(pick_device(params.hardware.accelerator))
     model.phase = phase_of(weights, fitted.facts)
@@ -102,7 +104,7 @@ def make(params: RaveParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -
         "steps": weights.steps,
         **fitted.metrics,
     }
-    return Made(partial(codecs.save, model, source=facts), fitted.points, metrics, weights.steps, draw)
+    return MadeComponent(partial(codecs.save, model, source=facts), fitted.points, metrics, weights.steps, draw)
 
 
 def _start(net: RaveNet, params: RaveParams, rate: int, ctx: Any) -> str:
@@ -132,7 +134,7 @@ def fit_latents(model: RaveCodec, latent_components: Components) -> None:
     """
     model.rank = latent_components.rank(model.fidelity)
     model.net.center.copy_(latent_components.mean), model.net.rotation.copy_(latent_components.rotation)
-    deviations = (latent_components.variance * latent_components.kept.diff(prepend=torch.zeros(1))).sqrt().clamp_min(LEAST_SPREAD)
+    deviations = latent_components.variances.sqrt().clamp_min(LEAST_SPREAD)
     model.net.spread.fill_(1)[: model.rank].copy_(deviations[: model.rank])
 
 

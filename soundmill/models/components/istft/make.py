@@ -1,4 +1,4 @@
-"""Making the vocoder with an inverse STFT: training it on the corpus's training clips, or loading it."""
+"""Make the vocoder with an inverse STFT: train it on the training clips, or load it."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 import torch
 
 from soundmill.audio.invert import check_overlap
-from soundmill.models.components.contracts import Made
+from soundmill.models.components.contracts import MadeComponent
 from soundmill.models.components.istft import published, training, vocoder
 from soundmill.models.components.istft.params import IstftParams
 from soundmill.models.components.istft.vocoder import Istft
 from soundmill.models.components.loaded import LoadedParams
 from soundmill.models.components.vocoder_adversary import check_crop
-from soundmill.models.components.vocoder_making import Making
+from soundmill.models.components.vocoder_trainer import VocoderTrainer
 from soundmill.training.device import use_threads
 
 
-def make(params: IstftParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> Made:
-    making, weights = Making.of(params, ctx, clips, mels, catalog), params.weights
-    spec = making.spec
+def make(params: IstftParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:
+    trainer, weights = VocoderTrainer.of(params, ctx, clips, mels, catalog), params.weights
+    spec = trainer.spec
     check_overlap(spec)
     use_threads(params.hardware.threads)
     if isinstance(weights, LoadedParams):
@@ -32,11 +32,11 @@ def make(params: IstftParams, ctx: Any, clips: Path, mels: Path, catalog: Path) 
         torch.manual_seed(weights.seed)
         build = partial(vocoder.build, params.network, spec)
         model = Istft(params.network, spec, build(), params.sampling)
-        started_from = making.begin(model, vocoder.load, ("network",))
+        started_from = trainer.start(model, vocoder.load, ("network",))
         if params.sampling:
             module = training.LikelihoodModule(weights, model.net, spec)
         else:
             module = training.against_discriminators(weights, model.net, build, spec)
-        fitted, facts = making.train(module, model, started_from)
+        fitted, facts = trainer.train(module, model, started_from)
         model.net.eval()
-    return making.made(model, fitted, lambda directory: vocoder.save(model, directory, {"kind": weights.kind, **facts}))
+    return trainer.result(model, facts, fitted)

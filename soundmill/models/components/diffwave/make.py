@@ -1,0 +1,34 @@
+"""Make DiffWave for its stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from soundmill.audio import mel
+from soundmill.models.components.contracts import MadeComponent
+from soundmill.models.components.diffwave import prior, vocoder
+from soundmill.models.components.diffwave.network import DiffWaveNet
+from soundmill.models.components.diffwave.params import DiffWaveParams
+from soundmill.models.components.diffwave.training import DiffWaveModule
+from soundmill.models.components.diffwave.vocoder import DiffWave
+from soundmill.models.components.vocoder_trainer import VocoderTrainer
+from soundmill.training.device import use_threads
+
+
+def make(params: DiffWaveParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:
+    level = prior.whitened if params.noise.prior == "mel" else mel.levelled
+    trainer = VocoderTrainer.of(params, ctx, clips, mels, catalog, level)
+    vocoder.check_prior(params.noise, trainer.spec)
+    vocoder.schedule(params.noise, params.sampling)  # raises before the training if they do not fit
+    use_threads(params.hardware.threads)
+    torch.manual_seed(params.weights.seed)
+    net = DiffWaveNet(params.network, trainer.spec)
+    model = DiffWave(params.network, params.noise, params.sampling, trainer.spec, net)
+    started_from = trainer.start(model, vocoder.load, ("network", "noise"))
+    module = DiffWaveModule(params.weights, net, params.noise, params.weights.steps, trainer.spec)
+    fitted, facts = trainer.train(module, model, started_from)
+    net.eval()
+    return trainer.result(model, facts, fitted)
