@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from soundmill import clips, shards
+from soundmill import clips, hashing, shards
 from soundmill.audio import invert, mel
 from soundmill.audio.flac import decode_mono, write_wav
 from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
-from soundmill.evaluation import family, features, probe, scorer, sets
+from soundmill.evaluation import embedders, family, features, probe, scorer, sets
 from soundmill.evaluation.library import Setup, about_damaged, in_files, in_shards, rounded
 from soundmill.params import parse
 
 if TYPE_CHECKING:
     from soundmill.models.components.griffin_lim.params import GriffinLimParams
 
-Grain = Literal["none", "speckle"]
-GRAINS: tuple[Grain, ...] = get_args(Grain)
+GRAINS = ("none", "speckle")  # of Griffin-Lim
 SHORT = re.compile(r"(\d+)x(\d+)(?::(\d+))?/(\d+)")
-SILENT = 1e-4  # peak of a clip that counts as silence
+SILENT = 1e-4  # clips with lower peaks are silence
 
 
 def parse_spec(text: str, base: MelSpec) -> MelSpec:
@@ -75,37 +74,57 @@ def around(spec: MelSpec) -> list[MelSpec]:
 
 @dataclass(frozen=True)
 class Line:
-    """Scores of the clips of one spec and grain; `fad` has `value` and the ends of its 95 % interval, `low` and `high`."""
+    """Scores of the clips after log-mels of one spec; `fad` has `value` and the ends `low` and `high` of its 95 % interval."""
 
     spec: MelSpec
-    grain: Grain
+    grain: str
+    frames: int  # of the longest clip
     fad: Mapping[str, float]
-    accuracy: float | None  # share whose class is recognised; None without classes
-
-    @property
-    def numbers_per_second(self) -> float:
-        return self.spec.n_mels * self.spec.sample_rate / self.spec.hop_length
+    accuracy: float | None  # share of clips that the probe puts into their class; None without classes
 
 
 @dataclass(frozen=True)
 class Comparison:
+    setup: Setup
     lines: Sequence[Line]
-    real_accuracy: float | None
-    clip_ids: Sequence[str]
+    real_accuracy: float | None  # of the same clips, unchanged
+    clips: Mapping[str, str]  # id → key of its content
     warnings: Sequence[str]
 
+    def document(self) -> dict[str, Any]:
+        """The result as JSON."""
+        rows = []
+        for line in self.lines:
+            fad = {"fad" if name == "value" else f"fad_{name}": value for name, value in line.fad.items()}
+            sizes = {
+                "label_accuracy": line.accuracy,
+                "numbers_per_second": rounded(numbers_per_second(line.spec)),
+                "mel_spec": line.spec.model_dump(),
+            }
+            rows.append({"spec": short(line.spec), "grain": line.grain, "frames": line.frames, **fad} | sizes)
+        return {
+            **scorer.provenance(self.setup),
+            "counts": {"clips": len(self.clips)},
+            "files": {"clips": features.list_digest(self.clips)},
+            "real_label_accuracy": self.real_accuracy,
+            "spectrograms": rows,
+            "warnings": list(self.warnings),
+        }
 
-def choose(catalog: Sequence[sets.CatalogClip], split: str | None, count: int, seed: int, where: Path) -> list[str]:
-    """At most `count` clips of a split, chosen by the seed; UserError if a Fréchet distance needs more. None: all but `test`."""
-    from soundmill.hashing import hash_order
 
-    ids = [clip.clip_id for clip in catalog if (clip.split != "test" if split is None else clip.split == split)]
-    chosen = sorted(hash_order(ids, "spectrograms", seed)[:count])
+def numbers_per_second(spec: MelSpec) -> float:
+    return spec.n_mels * spec.sample_rate / spec.hop_length
+
+
+def choose(tables: clips.Tables, split: str | None, count: int, seed: int) -> list[str]:
+    """At most `count` clips, chosen by the seed from a split (None: all but the test split); UserError if FAD needs more."""
+    ids = [row["clip_id"] for row in clips.find(tables, split=split) if split or row["split"] != "test"]
+    chosen = sorted(hashing.hash_order(ids, "spectrograms", seed)[:count])
     if len(chosen) < scorer.FEWEST_REFERENCE:
-        source = f"split {split!r}" if split else "splits 'train' and 'valid'"
+        where = f"split {split!r} has" if split else "the splits 'train' and 'valid' have"
         raise UserError(
-            f"{where}: {len(chosen)} clips of the {source}, but a Fréchet distance needs {scorer.FEWEST_REFERENCE}; "
-            "use another --split, a larger --number or more recordings"
+            f"{tables.catalog}: a Fréchet distance needs {scorer.FEWEST_REFERENCE} clips, but {where} {len(ids)} and --number is "
+            f"{count}; use another --split, a larger --number, or more recordings"
         )
     return chosen
 
@@ -113,7 +132,6 @@ def choose(catalog: Sequence[sets.CatalogClip], split: str | None, count: int, s
 def compare(
     setup: Setup,
     tables: clips.Tables,
-    catalog: Sequence[sets.CatalogClip],
     clip_ids: Sequence[str],
     specs: Sequence[MelSpec],
     params: GriffinLimParams,
@@ -125,10 +143,9 @@ def compare(
     at most `probe_clips` real clips of other folds.
     """
     config, seed = setup.configs[0], setup.protocol.seed
-    if reason := config.unavailable():
-        raise UserError(f"{config.name}: {reason}")
-    config.weights  # noqa: B018  raises UserError if the tagger is missing
-    check_sound(tables, clip_ids)
+    embedders.find(config.name).path(setup.tagger)  # a UserError if its weights are missing
+    longest = check_clips(tables, clip_ids, specs[0].sample_rate)
+    catalog = family.read_catalog(tables.catalog)
     labelled = sets.choose_sets(catalog, clip_ids, (), "all", probe_clips, seed).probe
     real = in_shards(family.shards_of(catalog, tables.clips, {*clip_ids, *(clip_id for clip_id, _, _ in labelled)}))
     ways = [(spec, grain) for spec in specs for grain in GRAINS]
@@ -153,12 +170,13 @@ def compare(
     lines = []
     with setup.progress(len(ways), "score", "spectrogram") as tick:
         for (spec, grain), view, accuracy in zip(ways, views, accuracies, strict=True):
-            lines.append(Line(spec, grain, _fad(setup, view, reference.of(clip_ids)), accuracy))
+            frames = mel.num_frames(spec, longest)
+            lines.append(Line(spec, grain, frames, _fad(setup, view, reference.of(clip_ids)), accuracy))
             tick(1)
     warnings = [about_damaged(damaged)] if damaged else []
     if real_accuracy is None:
         warnings.append("No class accuracy: fewer than two classes have clips of two recordings with a single label.")
-    return Comparison(lines, real_accuracy, clip_ids, warnings)
+    return Comparison(setup, lines, real_accuracy, reference.of(clip_ids).keys, warnings)
 
 
 def _fad(setup: Setup, sounds: features.View, reference: features.View) -> dict[str, float]:
@@ -195,14 +213,19 @@ def _accuracies(
     return [share(names) for names in by_set], share({name: guess for name, guess in guessed.real.items() if name in compared})
 
 
-def check_sound(tables: clips.Tables, clip_ids: Sequence[str]) -> None:
-    """UserError if all of these clips are silent."""
-    rows = clips.with_audio(tables, set(clip_ids))
-    if all(np.abs(decode_mono(row["audio"]["bytes"])).max(initial=0.0) < SILENT for row in rows):
+def check_clips(tables: clips.Tables, clip_ids: Sequence[str], sample_rate: int) -> int:
+    """The length of the longest of these clips; UserError if they have another rate, or if all are silent."""
+    peak, longest = 0.0, 0
+    for row in clips.with_audio(tables, set(clip_ids)):
+        clips.check_rate(row, sample_rate)
+        wave = decode_mono(row["audio"]["bytes"])
+        peak, longest = max(peak, float(np.abs(wave).max(initial=0.0))), max(longest, len(wave))
+    if peak < SILENT:
         raise UserError(
-            f"{tables.clips}: all {len(clip_ids)} chosen clips are silent, so there is nothing to compare; check `corpus.path` and "
-            "`quality.rules`, then `dvc repro`"
+            f"{tables.clips}: all {len(clip_ids)} clips are silent, so there is nothing to compare; check `corpus.path` and "
+            "`quality.rules`, then run `dvc repro`"
         )
+    return longest
 
 
 def resynthesise(
@@ -215,7 +238,6 @@ def resynthesise(
     spec = MelSpec.model_validate_json(spec_json)
     output.mkdir()
     for row in clips.with_audio(tables, set(clip_ids)):
-        clips.check_rate(row, spec.sample_rate)
         wave = decode_mono(row["audio"]["bytes"])
         write_wav(output / f"{row['clip_id']}.wav", round_trip(wave, spec, params)[None], spec.sample_rate)
     return shards.Report()
