@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from soundmill import clips, hashing, shards
-from soundmill.audio import invert, mel
+from soundmill.audio import mel
 from soundmill.audio.flac import decode_mono, write_wav
 from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
@@ -40,7 +40,7 @@ def parse_spec(text: str, base: MelSpec) -> MelSpec:
     spec = parse(MelSpec, base.model_dump() | sizes, f"--spec {text}")
     try:
         mel.check_bands(spec)
-        invert.check_overlap(spec)
+        mel.check_overlap(spec)
     except UserError as error:
         raise UserError(f"--spec {text}: {error}") from None
     return spec

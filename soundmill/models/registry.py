@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from soundmill import disk
-from soundmill.audio.mel import SpectrogramParams, check_bands
+from soundmill.audio.mel import SpectrogramParams, check_bands, check_overlap
 from soundmill.errors import UserError
 from soundmill.models.components import registry as components
 from soundmill.models.family import Family
@@ -43,14 +43,21 @@ def code(name: str, parameters: dict[str, Any]) -> list[str]:
 
 def check(document: dict[str, Any]) -> None:
     """UserError if the content of a params.yaml has values that a stage would refuse, perhaps hours later."""
+    vocoder = None
+    if document["vocoder"]:
+        vocoder = parse_section(document, "vocoder", components.params_of_vocoder(document["vocoder"]))
+    inverted = {item["mel"] for item in document["mel_families"].values()}
+    vocoded = {item["mel"] for item in document["vocoder_families"].values()}
     for name in document["spectrogram"]:
         spec = parse_section(document, f"spectrogram.{name}", SpectrogramParams)
         try:
             check_bands(spec)
+            if name in inverted:
+                check_overlap(spec)
+            if name in vocoded:
+                vocoder.check_spec(spec)
         except UserError as error:
             raise UserError(f"params.yaml: spectrogram.{name}: {error}") from None
-    if document["vocoder"]:
-        parse_section(document, "vocoder", components.params_of_vocoder(document["vocoder"]))
     for name in document["latent_families"]:
         components.codec_params(document, name)
     for name in document["families"]:

@@ -51,7 +51,9 @@ class Making:
 
     @classmethod
     def of(cls, params: Any, ctx: Any, clips: Path, mels: Path, catalog: Path) -> Making:
-        return cls(params, ctx, clips, mels, read_spec(mels), read_weights(catalog))
+        spec = read_spec(mels)
+        params.check_spec(spec)
+        return cls(params, ctx, clips, mels, spec, read_weights(catalog))
 
     def begin(self, model: Any, load: Callable[[Path, MelSpec], Any], parts: Sequence[str]) -> str | None:
         """Print what is trained, and load the weights of `weights.start_from` into `model.net`; returns their digest, or None.
