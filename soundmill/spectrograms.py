@@ -16,7 +16,7 @@ from soundmill.audio import mel
 from soundmill.audio.flac import decode_mono, write_wav
 from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
-from soundmill.evaluation import embedders, family, features, probe, scorer, sets
+from soundmill.evaluation import embedders, family, features, probe, scorer, sets, waveforms
 from soundmill.evaluation.library import Setup, about_damaged, in_files, in_shards, rounded
 from soundmill.params import parse
 
@@ -79,6 +79,7 @@ class Line:
     spec: MelSpec
     grain: str
     frames: int  # of the longest clip
+    mrstft: float  # mean over clips
     fad: Mapping[str, float]
     accuracy: float | None  # share of clips that the probe puts into their class; None without classes
 
@@ -101,7 +102,9 @@ class Comparison:
                 "numbers_per_second": rounded(numbers_per_second(line.spec)),
                 "mel_spec": line.spec.model_dump(),
             }
-            rows.append({"spec": short(line.spec), "grain": line.grain, "frames": line.frames, **fad} | sizes)
+            rows.append(
+                {"spec": short(line.spec), "grain": line.grain, "frames": line.frames, "mrstft": line.mrstft, **fad} | sizes
+            )
         return {
             **scorer.provenance(self.setup),
             "counts": {"clips": len(self.clips)},
@@ -139,8 +142,8 @@ def compare(
 ) -> Comparison:
     """Score every spec with and without speckle by the protocol's first embedder.
 
-    FAD compares the clips after `round_trip` with the same clips. Their classes are recognised by a linear probe that is fitted to
-    at most `probe_clips` real clips of other folds.
+    FAD and mrstft compare the clips after `round_trip` with the same clips. Classes are recognised by a linear probe, which is fitted
+    to at most `probe_clips` real clips of other folds.
     """
     config, seed = setup.configs[0], setup.protocol.seed
     embedders.find(config.name).path(setup.tagger)  # a UserError if its weights are missing
@@ -159,7 +162,7 @@ def compare(
             for number, (spec, grain) in enumerate(ways)
         ]
         with setup.progress(len(jobs) * len(clip_ids), "log-mels to sounds", "clip") as tick:
-            shards.map_shards(resynthesise, jobs, Path(place), workers=setup.workers, progress=tick)
+            report = shards.map_shards(resynthesise, jobs, Path(place), workers=setup.workers, progress=tick)
         sounds = [in_files(family.sound_files(Path(place) / job.name)) for job in jobs]
         every = [*real.values(), *(sound for of in sounds for sound in of.values())]
         with setup.progress(len(every), "embed", "clip") as tick:
@@ -169,9 +172,9 @@ def compare(
     accuracies, real_accuracy = _accuracies(labelled, reference, views)
     lines = []
     with setup.progress(len(ways), "score", "spectrogram") as tick:
-        for (spec, grain), view, accuracy in zip(ways, views, accuracies, strict=True):
+        for (spec, grain), view, accuracy, mrstft in zip(ways, views, accuracies, report.details, strict=True):
             frames = mel.num_frames(spec, longest)
-            lines.append(Line(spec, grain, frames, _fad(setup, view, reference.of(clip_ids)), accuracy))
+            lines.append(Line(spec, grain, frames, rounded(mrstft), _fad(setup, view, reference.of(clip_ids)), accuracy))
             tick(1)
     warnings = [about_damaged(damaged)] if damaged else []
     if real_accuracy is None:
@@ -231,16 +234,20 @@ def check_clips(tables: clips.Tables, clip_ids: Sequence[str], sample_rate: int)
 def resynthesise(
     tables: clips.Tables, clip_ids: Sequence[str], spec_json: str, params: GriffinLimParams, output: Path
 ) -> shards.Report:
-    """Write `<clip id>.wav` of each clip after `round_trip` into the directory `output`."""
+    """Write `<clip id>.wav` of each clip after `round_trip` into the directory `output`; `details` is their mean mrstft."""
     import torch
 
     torch.set_num_threads(1)  # more would change the last bits
     spec = MelSpec.model_validate_json(spec_json)
     output.mkdir()
+    distances = []
     for row in clips.with_audio(tables, set(clip_ids)):
         wave = decode_mono(row["audio"]["bytes"])
-        write_wav(output / f"{row['clip_id']}.wav", round_trip(wave, spec, params)[None], spec.sample_rate)
-    return shards.Report()
+        sound = round_trip(wave, spec, params)
+        if wave.any():
+            distances.append(waveforms.multi_resolution_stft(sound[None], wave[None]))
+        write_wav(output / f"{row['clip_id']}.wav", sound[None], spec.sample_rate)
+    return shards.Report(details=[float(np.mean(distances))])
 
 
 def round_trip(wave: np.ndarray, spec: MelSpec, params: GriffinLimParams) -> np.ndarray:

@@ -48,10 +48,10 @@ def compare_spectrograms(
 ) -> None:
     """Measure how much of your recordings each mel spectrogram keeps, before a model is trained on it.
 
-    Clips of the pipeline (`dvc repro` makes them) become log-mels and sound again, by Griffin-Lim without and with speckle. FAD
-    compares them with the same clips; "in class" is the share that a linear probe, fitted to other real clips, puts into their
-    class. No model of this family can sound better than its line. Settings should not be chosen on the test split, so the default
-    is all clips but those.
+    Clips of the pipeline (`dvc repro` makes them) become log-mels and sound again, by Griffin-Lim without and with speckle. FAD and
+    mrstft compare them with the same clips; "in class" is the share that a linear probe, fitted to other real clips, puts into
+    their class. A model of log-mels sounds no better than its line. An embedder favours spectrograms like those that it computes
+    itself, so look at mrstft, too. The default is all clips outside the test split, which is for final scores.
     """
     from soundmill import spectrograms
     from soundmill.evaluation import evaluator
@@ -84,8 +84,8 @@ def _settings(root: Path, family: str) -> tuple[MelSpec, GriffinLimParams, str, 
         rate = params.section(document, "clips.default.sample_rate", "params.yaml")
         document = params.compose(root / "conf", [f"model={family}", f"clips.default.sample_rate={rate}"])
     if family not in document["mel_families"]:
-        inverted = [name for name in registry.FAMILIES if params.compose(root / "conf", [f"model={name}"])["mel_families"]]
-        raise UserError(f"--family {family}: it makes no log-mels; choose {' or '.join(inverted)}")
+        of_mels = params.compose(root / "conf", [f"model=[{','.join(registry.FAMILIES)}]"])["mel_families"]
+        raise UserError(f"--family {family}: it makes no log-mels; choose {' or '.join(of_mels)}")
     spectrogram = params.parse_section(document, f"spectrogram.{document['mel_families'][family]['mel']}", SpectrogramParams)
     sampling = params.section(document, f"{family}.generate.sampling", "params.yaml")
     chosen = {name: sampling[name] for name in GriffinLimParams.model_fields}
@@ -105,15 +105,24 @@ def _show(comparison: Comparison, what: str, base: MelSpec) -> None:
     console = folder_report.open_console()
     console.print(f"[bold]{what}[/bold]  {len(comparison.clips)} clips; {what.partition(',')[0]} has {short(base)} now")
     table = Table("bands x n_fft:window/hop", "grain", box=box.SIMPLE, pad_edge=False)
-    for name in ("frames", "numbers/s", "FAD", "95 %", "in class"):
+    for name in ("frames", "numbers/s", "FAD", "95 %", "in class", "mrstft"):
         table.add_column(name, justify="right", no_wrap=True)
     for line in comparison.lines:
         ends = [f"{line.fad[end]:.3g}" for end in ("low", "high") if end in line.fad]
         accuracy = "–" if line.accuracy is None else f"{line.accuracy:.1%}"
         numbers = f"{numbers_per_second(line.spec):,.0f}"
-        table.add_row(short(line.spec), line.grain, str(line.frames), numbers, f"{line.fad['value']:.3g}", "–".join(ends), accuracy)
+        table.add_row(
+            short(line.spec),
+            line.grain,
+            str(line.frames),
+            numbers,
+            f"{line.fad['value']:.3g}",
+            "–".join(ends),
+            accuracy,
+            f"{line.mrstft:.3g}",
+        )
     if comparison.real_accuracy is not None:
-        table.add_row("the clips themselves", "", "", "", "0", "", f"{comparison.real_accuracy:.1%}")
+        table.add_row("the clips themselves", "", "", "", "0", "", f"{comparison.real_accuracy:.1%}", "0")
     console.print(table)
     for warning in comparison.warnings:
         console.print(f"· {warning}", style="yellow", soft_wrap=True, markup=False)
