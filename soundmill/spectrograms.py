@@ -142,8 +142,8 @@ def compare(
 ) -> Comparison:
     """Score every spec with and without speckle by the protocol's first embedder.
 
-    FAD and mrstft compare the clips after `round_trip` with the same clips. Classes are recognised by a linear probe, which is fitted
-    to at most `probe_clips` real clips of other folds.
+    FAD and mrstft compare the clips after `round_trip` with the same clips. Classes are recognised by a linear probe, fitted to at
+    most `probe_clips` real clips of other folds.
     """
     config, seed = setup.configs[0], setup.protocol.seed
     embedders.find(config.name).path(setup.tagger)  # a UserError if its weights are missing

@@ -105,6 +105,7 @@ def test_a_fine_spec_keeps_more_of_the_sounds_than_a_coarse_one(tmp_path, shared
     rows = compared.document()["spectrograms"]
     assert [row["numbers_per_second"] for row in rows] == [6400, 6400, 187.5, 187.5]
     assert rows[0]["fad"] == fine[0].fad["value"]
+    assert max(line.mrstft for line in fine) < min(line.mrstft for line in coarse)
 
 
 def test_without_classes_there_is_no_accuracy(tmp_path, shared, monkeypatch):

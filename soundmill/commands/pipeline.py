@@ -125,7 +125,7 @@ def run(
         raise UserError(
             f"give the folder of recordings (corpus={document['corpus']['format']}): soundmill run DIR {' '.join(chosen)}"
         )
-    registry.check(document)
+    registry.check(document, root)
     if note := registry.vocoder_note(document):
         typer.echo(note, err=True)
     contents = _survey(root, folder, document) if folder else None
@@ -248,7 +248,7 @@ def params(
 
     root = project_root(project)
     document = parameters.compose(root / "conf", overrides or [])
-    registry.check(document)
+    registry.check(document, root)
     if note := registry.vocoder_note(document):
         typer.echo(note, err=True)
     if show:

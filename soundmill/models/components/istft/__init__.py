@@ -5,4 +5,4 @@ from __future__ import annotations
 from soundmill.models.components.contracts import Kind
 from soundmill.models.components.istft.params import IstftParams
 
-KIND = Kind(IstftParams, making=f"{__name__}.making", component=f"{__name__}.vocoder")
+KIND = Kind(IstftParams, making=f"{__name__}.making", component=f"{__name__}.vocoder", loading=f"{__name__}.published")
