@@ -206,6 +206,7 @@ def _survey(root: Path, corpus: Path, document: dict[str, Any], training_seconds
     if document["corpus"]["format"] == "auto":
         document["corpus"]["format"] = contents.format
     document["corpus"]["path"] = str(corpus.resolve())
+    contents.check_sound(document["clips"]["default"]["silence_dbfs"])
     if training_seconds is None:
         clips = {
             name: contents.num_clips(document["clips"][family["clips"]]["clip_seconds"])
