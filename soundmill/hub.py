@@ -32,6 +32,11 @@ def find(
     return directory, revision
 
 
+def is_directory(name: str, home: Path) -> bool:
+    """Whether `find` takes the name for a directory, not for an id of the hub."""
+    return name.startswith(("/", ".", "~")) or (home / name).is_dir()
+
+
 def digest(directory: Path, files: Sequence[str], cache: Path | None = None) -> str:
     """Digest of the names and contents of the files that match the patterns; `cache` as in hashing.file_digests."""
     return hashing.files_digest(directory, sorted({path for pattern in files for path in directory.glob(pattern)}), cache)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ PLAN = {
     "max_seconds": 600.0,
 }
 VIDEO = "-Yb_cdEfG1h"  # a legal id: a leading `-`, a `Y`, a `_`
-ROWS = [
-    # clip id, split, captions, labels
+Row = tuple[str, str, list[str], list[str]]  # clip id, split, captions, labels
+ROWS: list[Row] = [
     (f"{VIDEO}_30", "train", ["a dog barks, then “rain” falls"], ["dog"]),
     ("abcdefghijk_5.5", "train", ["an engine idles", "a car waits\tnearby"], ["engine", "car"]),
     ("0f0f0f0f0f0f_0", "train", [], ["dog"]),
@@ -37,21 +38,21 @@ ROWS = [
 ]
 
 
-def prepare(directory: Path) -> clips.Tables:
-    """Six clips of half a second in two shards, and their catalog."""
+def prepare(directory: Path, rows: Sequence[Row] = ROWS, wave: Callable[[int], np.ndarray] | None = None) -> clips.Tables:
+    """Clips in two shards, and their catalog: by default six tones of half a second."""
     sounds, catalog = {0: [], 1: []}, []
-    for number, (clip_id, split, captions, labels) in enumerate(ROWS):
+    for number, (clip_id, split, captions, labels) in enumerate(rows):
         shard, stem = number % 2, clip_id.rpartition("_")[0]
-        wave = wave_of(number)
+        samples = (wave or wave_of)(number)
         sounds[shard].append(
             {
                 "clip_id": clip_id,
-                "audio": {"bytes": flac.encode_flac(wave, RATE), "path": f"{clip_id}.flac"},
+                "audio": {"bytes": flac.encode_flac(samples, RATE), "path": f"{clip_id}.flac"},
                 "source": f"folder/{stem}.ogg",
                 "start": 0.0,
                 "digest": str(number),
                 "recording_id": stem,
-                "num_samples": len(wave),
+                "num_samples": len(samples),
                 "quality": None,
             }
         )
@@ -70,8 +71,8 @@ def prepare(directory: Path) -> clips.Tables:
                 "group": None,
             }
         )
-    for shard, rows in sounds.items():
-        shards.write_rows(rows, directory / "clips" / shards.shard_name(shard), manifest.CLIPS)
+    for shard, of_shard in sounds.items():
+        shards.write_rows(of_shard, directory / "clips" / shards.shard_name(shard), manifest.CLIPS)
     shards.write_rows(catalog, directory / "catalog.parquet", manifest.CATALOG)
     return clips.Tables(directory / "clips", directory / "catalog.parquet")
 

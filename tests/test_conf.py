@@ -110,11 +110,19 @@ def test_every_family_stands_alone_at_every_scale(model, scale):
         ("tango.autoencoder.weights.batch_size=0", r"tango\.autoencoder\.weights\..*batch_size: .*greater than or equal to 1"),
         ("vocoder.weights.batch_size=0", r"vocoder\.weights\..*batch_size: .*greater than or equal to 1"),
         ("vocoder.network.head=wave", r"vocoder: .*network\.head 'wave' is trained with discriminators"),
+        ("spectrogram.tango.hop_length=513", r"spectrogram\.tango: .*hop_length 513 must be at most half of win_length 1024"),
+        ("vocoder=griffin_lim spectrogram.tango.hop_length=513", r"spectrogram\.tango: .*hop_length 513 must be at most half"),
+        (
+            "vocoder=hifigan_laptop spectrogram.tango.hop_length=200",
+            r"spectrogram\.tango: vocoder\.network\.rates .* 160 .* is 200",
+        ),
+        ("vocoder=melgan_laptop spectrogram.tango.hop_length=200", r"spectrogram\.tango: vocoder\.network\.rates .* 160 .* is 200"),
     ],
 )
 def test_what_a_stage_would_refuse_is_refused_before_one_runs(change, message):
+    choices = change.split() if change.startswith("vocoder=") else ["vocoder=istft_laptop", change]
     with pytest.raises(UserError, match=message):
-        registry.check(params.compose(ROOT / "conf", ["model=tango", "vocoder=istft_laptop", change]))
+        registry.check(params.compose(ROOT / "conf", ["model=tango", *choices]))
 
 
 @pytest.mark.parametrize("scale", ["laptop", "gpu", "paper"])

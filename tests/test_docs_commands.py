@@ -52,6 +52,7 @@ NOT_RUN = {
     "reproduce": "the demo of the tests is not recorded",
     "restyle": "the demo has no family that can",
     "run": "trains for minutes",
+    "spectrogram compare": "wants more clips than the demo of the tests has",
     "transfer": "the demo has no family that can",
     "upsample": "the demo has no family that can",
     "weights fetch": "downloads",

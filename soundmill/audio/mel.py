@@ -101,6 +101,14 @@ def check_bands(spec: MelSpec) -> None:
         )
 
 
+def check_overlap(spec: MelSpec) -> None:
+    """UserError if the windows of a spec overlap too little for Griffin-Lim."""
+    if spec.hop_length > spec.win_length // 2:
+        raise UserError(
+            f"mel spec: hop_length {spec.hop_length} must be at most half of win_length {spec.win_length} to get sound back"
+        )
+
+
 def _band_edges(spec: MelSpec) -> np.ndarray:
     """Hz [n_mels + 2], equally spaced in mels; band m lies between edges m and m + 2."""
     if spec.mel_scale == "htk":

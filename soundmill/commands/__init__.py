@@ -17,6 +17,7 @@ from soundmill.commands import (
     pipeline,
     recordings,
     scores,
+    spectrograms,
     vocoders,
     weights,
 )
@@ -55,4 +56,5 @@ for group in (doctor, pipeline, models, recordings, vocoders, scores, lineage, f
     app.add_typer(group.app)
 app.add_typer(clips.app, name="clips")
 app.add_typer(corpus.app, name="corpus")
+app.add_typer(spectrograms.app, name="spectrogram")
 app.add_typer(weights.app, name="weights")

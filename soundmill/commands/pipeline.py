@@ -125,7 +125,7 @@ def run(
         raise UserError(
             f"give the folder of recordings (corpus={document['corpus']['format']}): soundmill run DIR {' '.join(chosen)}"
         )
-    registry.check(document)
+    registry.check(document, root)
     if note := registry.vocoder_note(document):
         typer.echo(note, err=True)
     contents = _survey(root, folder, document) if folder else None
@@ -206,6 +206,7 @@ def _survey(root: Path, corpus: Path, document: dict[str, Any], training_seconds
     if document["corpus"]["format"] == "auto":
         document["corpus"]["format"] = contents.format
     document["corpus"]["path"] = str(corpus.resolve())
+    contents.check_sound(document["clips"]["default"]["silence_dbfs"])
     if training_seconds is None:
         clips = {
             name: contents.num_clips(document["clips"][family["clips"]]["clip_seconds"])
@@ -248,7 +249,7 @@ def params(
 
     root = project_root(project)
     document = parameters.compose(root / "conf", overrides or [])
-    registry.check(document)
+    registry.check(document, root)
     if note := registry.vocoder_note(document):
         typer.echo(note, err=True)
     if show:

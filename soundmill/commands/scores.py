@@ -73,7 +73,7 @@ def evaluate(
 
     if paired and unpaired:
         raise UserError("--paired and --unpaired exclude each other; give one")
-    setup = _scoring(protocol, embedder, seed, cache, workers, project)
+    setup = scoring_setup(protocol, embedder, seed, cache, workers, project)
     if report:
         folder_report.prepare(report)
     evaluation = evaluator.evaluate(setup, generated, reference, unpaired, training, captions, paired)
@@ -110,14 +110,14 @@ def compare(
     """
     from soundmill.evaluation import evaluator, folder_report
 
-    comparison = evaluator.compare(_scoring(protocol, embedder, seed, cache, workers, project), a, b, reference, unpaired)
+    comparison = evaluator.compare(scoring_setup(protocol, embedder, seed, cache, workers, project), a, b, reference, unpaired)
     if json:
         evaluator.write_json(comparison, json)
     with report_failure("the table of differences"):
         folder_report.show_comparison(comparison, a, b)
 
 
-def _scoring(
+def scoring_setup(
     protocol: str | None,
     embedder: list[str] | None,
     seed: int | None,

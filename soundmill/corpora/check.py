@@ -10,9 +10,12 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from soundmill import disk, params
 from soundmill.corpora import inventory, metadata, registry, union
@@ -202,6 +205,19 @@ def probe(
             results.append(result)
             progress(1)
     return results
+
+
+def all_silent(sources: Sources, raw_paths: Iterable[bytes], silence_dbfs: float) -> bool:
+    """Whether some recordings can be decoded, and none of them rises above `silence_dbfs`; stops at the first that does."""
+    limit, decoded = 10 ** (silence_dbfs / 20), False
+    with tempfile.TemporaryDirectory() as scratch:
+        for raw_path in raw_paths:
+            with suppress(decode.DecodeError), sources.open(raw_path, scratch) as path:
+                for block in decode.decode_channels(path, decode.MAX_SECONDS)[2]:
+                    if np.abs(decode.check_finite(block)).max(initial=0.0) > limit:
+                        return False
+                decoded = True
+    return decoded
 
 
 def _as_missing(recording: dict[str, Any], own_id: str, start: float | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Survey of a folder of recordings: its contents and the estimated cost of the pipeline. Reads headers only, writes nothing."""
+"""Survey of a folder of recordings: its contents and the estimated cost of the pipeline. Reads headers, writes nothing."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 from soundmill import hashing
 from soundmill.corpora import check, handover, inventory, registry, splits, union
 from soundmill.corpora.sources import Sources
+from soundmill.errors import UserError
 
 PROBED = 200  # headers read for the estimate, evenly spaced over the corpus
 # Measured on two cores with 5 s clips of ESC-10 and the embedded corpus (docs/results.md), rounded up.
@@ -49,6 +50,15 @@ class Survey:
     rejected: tuple[dict[str, str], ...]
     ignored: int
     packed: bytes | None  # the tables for `scan`; see handover.py
+
+    def check_sound(self, silence_dbfs: float) -> None:
+        """UserError if all recordings that can be decoded are silent."""
+        sources = Sources({b"": bytes(self.directory)})
+        if check.all_silent(sources, (row["raw_path"] for row in self.rows), silence_dbfs):
+            raise UserError(
+                f"{self.directory}: all recordings are silent: none rises above {silence_dbfs:g} dBFS "
+                "(`clips.default.silence_dbfs`); give another folder, or lower that level"
+            )
 
     def describe(self, parameters: dict[str, Any], training_seconds: float) -> list[str]:
         """Lines to print: the contents, and the estimated clips, time and disk space of a run with these parameters.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from soundmill import disk
-from soundmill.audio.mel import SpectrogramParams, check_bands
+from soundmill.audio.mel import SpectrogramParams, check_bands, check_overlap
 from soundmill.errors import UserError
 from soundmill.models.components import registry as components
 from soundmill.models.family import Family
@@ -41,18 +41,35 @@ def code(name: str, parameters: dict[str, Any]) -> list[str]:
     return [FAMILIES[name], *components.code(parameters["families"][name]["components"])]
 
 
-def check(document: dict[str, Any]) -> None:
-    """UserError if the content of a params.yaml has values that a stage would refuse, perhaps hours later."""
+def check(document: dict[str, Any], home: Path | None = None) -> None:
+    """UserError if the content of a params.yaml has values that a stage would refuse, perhaps hours later.
+
+    `home`: the checkout, to which paths of published weights are relative; None: these are not looked at.
+    """
+    specs, vocoder = {}, None
+    if document["vocoder"]:
+        vocoder = parse_section(document, "vocoder", components.params_of_vocoder(document["vocoder"]))
+    inverted = {item["mel"] for item in document["mel_families"].values()}
+    vocoded = {item["mel"] for item in document["vocoder_families"].values()}
     for name in document["spectrogram"]:
-        spec = parse_section(document, f"spectrogram.{name}", SpectrogramParams)
+        specs[name] = parse_section(document, f"spectrogram.{name}", SpectrogramParams).spec
         try:
-            check_bands(spec)
+            check_bands(specs[name])
+            if name in inverted:
+                check_overlap(specs[name])
+            if name in vocoded:
+                vocoder.check_spec(specs[name])
+                if home:
+                    components.check_weights(components.vocoder(vocoder.kind), vocoder, specs[name], home)
         except UserError as error:
             raise UserError(f"params.yaml: spectrogram.{name}: {error}") from None
-    if document["vocoder"]:
-        parse_section(document, "vocoder", components.params_of_vocoder(document["vocoder"]))
-    for name in document["latent_families"]:
-        components.codec_params(document, name)
+    for name, item in document["latent_families"].items():
+        codec = components.codec_params(document, name)
+        if home and item["mel"] in specs:
+            try:
+                components.check_weights(components.codec(codec.kind), codec, specs[item["mel"]], home)
+            except UserError as error:
+                raise UserError(f"params.yaml: {name}.autoencoder: {error}") from None
     for name in document["families"]:
         parse_section(document, f"{name}.train", family(name).train_params)
         parse_section(document, f"{name}.generate", family(name).generate_params)

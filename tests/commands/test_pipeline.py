@@ -114,6 +114,22 @@ def test_a_folder_whose_name_has_an_equals_sign_is_a_folder(root, tmp_path, runs
     assert runs[0][1]["corpus"]["path"] == str(recordings)
 
 
+def test_a_folder_of_silence_is_refused_before_a_stage_runs(root, tmp_path, runs, monkeypatch):
+    from soundmill.commands import estimate
+
+    monkeypatch.setattr(estimate, "training_seconds", lambda *_: 1.0)
+    hiss = np.random.default_rng(0).uniform(-2e-5, 2e-5, 16_000)  # -94 dBFS
+    for number, wave in enumerate((np.zeros(16_000), hiss, np.full(16_000, np.nan))):
+        soundfile.write(tmp_path / f"{number}.wav", wave, 16_000, subtype="FLOAT")
+    chosen = ["run", ".", "--project", str(root)]
+    done = soundmill(*chosen, cwd=tmp_path)
+    assert (done.returncode, runs) == (1, [])
+    assert f"{tmp_path}: all recordings are silent: none rises above -90 dBFS (`clips.default.silence_dbfs`)" in done.stderr
+    assert soundmill(*chosen, "clips.default.silence_dbfs=-100.0", "--dry-run", cwd=tmp_path).returncode == 0
+    soundfile.write(tmp_path / "3.wav", 100 * hiss, 16_000)
+    assert soundmill(*chosen, cwd=tmp_path).returncode == 0
+
+
 def test_an_experiment_runs_over_the_folder_that_is_named_by_its_own_format(root, tmp_path, runs, monkeypatch):
     from soundmill.commands import estimate
     from soundmill.corpora import survey

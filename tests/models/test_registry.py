@@ -8,13 +8,18 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from soundmill import params
 from soundmill.errors import UserError
 from soundmill.models import registry
+from soundmill.models.components import registry as components
+from soundmill.models.components.hifigan.vocoder import build_vocoder
+from soundmill.models.components.mel_autoencoder.autoencoder import build_autoencoder
 from soundmill.models.family import family_of
 from soundmill.models.params import FamilyGenerateParams, FamilyTrainParams
 from tests.imports import MODELS, components_of, families
+from tests.models.components.test_istft import CONFIG as VOCOS
 
 
 def test_offers_the_families_with_their_interface():
@@ -75,3 +80,52 @@ def test_a_directory_that_is_no_such_checkpoint(tmp_path, content, message):
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(UserError, match=message):
         family_of(tmp_path, "ddpm_mel")
+
+
+@pytest.fixture
+def published(root, tmp_path):
+    """Directories with AudioLDM's and Vocos' configurations, and empty files in place of their weights."""
+    loaded = params.compose(root / "conf", ["model=tango", "latents=audioldm", "vocoder=audioldm"])
+    vocoder = components.params_of_vocoder(loaded["vocoder"]).model_validate(loaded["vocoder"])
+    with torch.device("meta"):
+        build_vocoder(vocoder.network, 64, 16_000).config.save_pretrained(tmp_path / "audioldm/vocoder")
+        build_autoencoder(components.codec_params(loaded, "tango").network).save_config(tmp_path / "audioldm/vae")
+    for name in ("vocoder/model.safetensors", "vae/diffusion_pytorch_model.safetensors"):
+        (tmp_path / "audioldm" / name).touch()
+    (tmp_path / "vocos").mkdir()
+    (tmp_path / "vocos/config.yaml").write_text(VOCOS)
+    (tmp_path / "vocos/model.safetensors").touch()
+    return tmp_path
+
+
+AUDIOLDM = ["model=tango", "latents=audioldm", "tango.autoencoder.weights.name=./audioldm"]
+VOICED = [*AUDIOLDM, "vocoder=audioldm", "vocoder.weights.name=./audioldm"]
+
+
+def test_published_weights_that_fit_are_accepted_by_their_configuration(root, published):
+    registry.check(params.compose(root / "conf", VOICED), published)
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        (
+            [*VOICED, "spectrogram.tango.n_mels=80"],
+            r"spectrogram\.tango: .*other spectrograms than these \(n_mels 64, not 80\)",
+        ),
+        ([*VOICED, "vocoder.network.channels=512"], r"channels is 1024, vocoder\.network has 512; make them agree"),
+        (
+            [*AUDIOLDM, "tango.autoencoder.network.widths=[64,128,256]"],
+            r"tango\.autoencoder: .*block_out_channels is \[128, 256, 512\], autoencoder\.network has \[64, 128, 256\]",
+        ),
+        ([*AUDIOLDM, "spectrogram.tango.n_mels=70"], r"tango\.autoencoder: .*n_mels 70 must be a multiple of 4"),
+        (
+            ["vocoder=vocos_mel_24khz", "vocoder.weights.name=./vocos"],
+            r"spectrogram\.ddpm_mel: .*for other spectrograms than these .*n_mels 100, not 64.*`vocoder=griffin_lim`",
+        ),
+        ([*AUDIOLDM[:2], "tango.autoencoder.weights.name=./nowhere"], r"tango\.autoencoder: \./nowhere: no such directory"),
+    ],
+)
+def test_published_weights_that_do_not_fit_are_refused_before_a_stage_runs(root, published, choices, message):
+    with pytest.raises(UserError, match=message):
+        registry.check(params.compose(root / "conf", choices), published)

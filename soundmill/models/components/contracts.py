@@ -184,6 +184,7 @@ class Kind:
     maker: str  # module with `make`
     component: str  # module with `load` and `network`
     sounding: str = ""  # module with `sounding`, if `load` returns a LatentCodec
+    loading: str = ""  # module with `check`, if `params.weights` can be published ones
 
     def make(self, params: StageParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:
         return import_module(self.maker).make(params, ctx, clips, mels, catalog)

@@ -36,9 +36,14 @@ def find(
     weights: LoadedParams, files: tuple[str, ...], section: str, home: Path, digests: Path | None
 ) -> tuple[Path, dict[str, Any]]:
     """The directory that `weights` names (see hub.find), and the identity of its `files`."""
-    remedies = f"put {', '.join(files)} into a directory and set {section}.weights.name to that, or train one (`kind: train`)"
-    directory, commit = hub.find(weights.name, weights.revision, home, files, partial(_missing, files), remedies)
+    directory, commit = locate(weights, files, section, home)
     return directory, {"name": weights.name, "revision": commit, "digest": hub.digest(directory, files, digests)}
+
+
+def locate(weights: LoadedParams, files: tuple[str, ...], section: str, home: Path) -> tuple[Path, str | None]:
+    """The directory that `weights` names, and its commit."""
+    remedies = f"put {', '.join(files)} into a directory and set {section}.weights.name to that, or train one (`kind: train`)"
+    return hub.find(weights.name, weights.revision, home, files, partial(_missing, files), remedies)
 
 
 def _missing(files: tuple[str, ...], directory: Path) -> str | None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from soundmill import hub
 from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
 from soundmill.models.components.contracts import Encoder, Kind, LatentCodec, Vocoder
@@ -99,6 +100,12 @@ def codec_params(document: dict[str, Any], family: str) -> Any:
     """The section `FAMILY.autoencoder` of the content of a params.yaml, parsed as its kind's parameters."""
     name = f"{family}.autoencoder"
     return parse_section(document, name, params_of_codec(section(document, name, "params.yaml")))
+
+
+def check_weights(kind: Kind, params: Any, spec: MelSpec, home: Path) -> None:
+    """UserError if published weights in a directory do not fit `params` or `spec`; the hub's are checked when they are loaded."""
+    if kind.loading and params.weights.kind == "load" and hub.is_directory(params.weights.name, home):
+        importlib.import_module(kind.loading).check(params.weights, params.network, spec, home)
 
 
 def vocoder_network(document: dict[str, Any], family: str) -> dict[str, nn.Module]:

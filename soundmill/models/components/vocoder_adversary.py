@@ -5,7 +5,6 @@ Real clips have the level that their log-mels were computed from: `MelSpec.peak`
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -96,16 +95,6 @@ def hinge_discriminator_loss(real: Scores, fake: Scores) -> Tensor:
 
 def hinge_generator_loss(fake: Scores) -> Tensor:
     return torch.stack([-scores.mean() for scores in fake]).sum()
-
-
-def check_hop(rates: Sequence[int], spec: MelSpec) -> None:
-    """UserError if the product of a network's rates differs from the spec's hop length."""
-    product = math.prod(rates)
-    if product != spec.hop_length:
-        raise UserError(
-            f"vocoder.network.rates {rates} multiply to {product} samples per frame, but hop_length of its spectrogram is "
-            f"{spec.hop_length}; make them agree"
-        )
 
 
 def check_crop(frames: int, spec: MelSpec) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from soundmill.audio.mel import MelSpec, check_overlap
+from soundmill.errors import UserError
 from soundmill.models.components.griffin_lim.params import GriffinLimParams
 from soundmill.training.params import HardwareParams, TrainingParams
 
@@ -40,3 +44,17 @@ class NetVocoderParams(GriffinLimParams):
         if weights.kind == "train" and weights.batch_size % devices:
             raise ValueError(f"weights.batch_size {weights.batch_size} must be a multiple of hardware.devices {devices}")
         return self
+
+    def check_spec(self, spec: MelSpec) -> None:
+        """UserError if this vocoder cannot be made for log-mels of `spec`, or not be compared with Griffin-Lim."""
+        check_overlap(spec)
+
+
+def check_hop(rates: Sequence[int], spec: MelSpec) -> None:
+    """UserError if the product of a network's rates differs from the spec's hop length."""
+    product = math.prod(rates)
+    if product != spec.hop_length:
+        raise UserError(
+            f"vocoder.network.rates {rates} multiply to {product} samples per frame, but hop_length of its spectrogram is "
+            f"{spec.hop_length}; make them agree"
+        )

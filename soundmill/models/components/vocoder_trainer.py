@@ -55,7 +55,9 @@ class VocoderTrainer:
     @classmethod
     def of(cls, params: Any, ctx: Any, clips: Path, mels: Path, catalog: Path, level: Level = mel.levelled) -> VocoderTrainer:
         """`level` makes the wave [T] to train on from a clip's."""
-        return cls(params, ctx, clips, mels, read_spec(mels), read_weights(catalog), level)
+        spec = read_spec(mels)
+        params.check_spec(spec)
+        return cls(params, ctx, clips, mels, spec, read_weights(catalog), level)
 
     def start(self, model: Any, load: Callable[[Path, MelSpec], Any], parts: Sequence[str], kept: Sequence[str] = ()) -> str | None:
         """Print what is trained, and load the weights of `weights.start_from` into `model.net`; returns their digest, or None.

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from soundmill import manifest, shards
 from soundmill.audio import flac, mel
 from soundmill.errors import UserError
-from soundmill.models.components import vocoder_adversary
+from soundmill.models.components import vocoder_adversary, vocoder_params
 from soundmill.models.components.contracts import save_vocoder
 from soundmill.models.components.hifigan import pretrained
 from soundmill.models.components.hifigan import vocoder as vocoders
@@ -176,9 +176,9 @@ def test_what_cannot_be_read_is_refused(model, tmp_path):
 
 
 def test_rates_make_as_many_samples_as_a_frame_has():
-    vocoder_adversary.check_hop(VOICE.rates, SPEC)
+    vocoder_params.check_hop(VOICE.rates, SPEC)
     with pytest.raises(UserError, match=r"\[5, 4, 2, 2, 2\] multiply to 160 samples per frame, but hop_length .* is 200"):
-        vocoder_adversary.check_hop(VOICE.rates, SPEC.model_copy(update={"hop_length": 200}))
+        vocoder_params.check_hop(VOICE.rates, SPEC.model_copy(update={"hop_length": 200}))
 
 
 def test_a_crop_is_longer_than_what_is_mirrored():

@@ -10,7 +10,8 @@ from soundmill.models.components.contracts import save_vocoder
 from soundmill.models.components.melgan.network import MelGanNet
 from soundmill.models.components.melgan.params import NetworkParams
 from soundmill.models.components.melgan.vocoder import MelGan, load
-from soundmill.models.components.vocoder_adversary import check_hop, hinge_discriminator_loss, hinge_generator_loss
+from soundmill.models.components.vocoder_adversary import hinge_discriminator_loss, hinge_generator_loss
+from soundmill.models.components.vocoder_params import check_hop
 from soundmill.models.components.wave_discriminators import Discriminators
 from tests.mels import TANGO
 

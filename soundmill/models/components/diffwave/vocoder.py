@@ -14,8 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from soundmill.audio.invert import check_overlap
-from soundmill.audio.mel import MelSpec, SpectrogramParams, of_unit_peak
+from soundmill.audio.mel import MelSpec, SpectrogramParams, check_overlap, of_unit_peak
 from soundmill.audio.pieces import pieces
 from soundmill.diffusion.aligned import aligned_timesteps, ancestral_step
 from soundmill.diffusion.schedules import alpha_bar_to_betas, linear

@@ -9,14 +9,12 @@ from soundmill.models.components.contracts import MadeComponent
 from soundmill.models.components.hifigan import pretrained, training
 from soundmill.models.components.hifigan.params import HifiGanParams
 from soundmill.models.components.loaded import LICENCE
-from soundmill.models.components.vocoder_adversary import check_hop
 from soundmill.models.components.vocoder_trainer import VocoderTrainer
 from soundmill.training.device import use_threads
 
 
 def make(params: HifiGanParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:
     trainer, weights = VocoderTrainer.of(params, ctx, clips, mels, catalog), params.weights
-    check_hop(params.network.rates, trainer.spec)
     use_threads(params.hardware.threads)
     if weights.kind == "train":
         model, fitted, facts = training.train(params, trainer)

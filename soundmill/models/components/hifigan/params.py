@@ -7,8 +7,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from soundmill.audio.mel import MelSpec
 from soundmill.models.components.loaded import LoadedParams
-from soundmill.models.components.vocoder_params import AdversaryParams, NetVocoderParams
+from soundmill.models.components.vocoder_params import AdversaryParams, NetVocoderParams, check_hop
 from soundmill.params import StageParams
 
 
@@ -49,3 +50,7 @@ class HifiGanParams(NetVocoderParams):
     kind: Literal["hifigan"]
     network: NetworkParams = Field(description="loaded weights must have the same architecture")
     weights: AdversaryParams | LoadedParams = Field(discriminator="kind")
+
+    def check_spec(self, spec: MelSpec) -> None:
+        super().check_spec(spec)
+        check_hop(self.network.rates, spec)

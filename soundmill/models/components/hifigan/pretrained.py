@@ -12,7 +12,7 @@ from soundmill.audio.mel import MelSpec
 from soundmill.models.components.hifigan import vocoder
 from soundmill.models.components.hifigan.params import NetworkParams
 from soundmill.models.components.hifigan.vocoder import HifiGan
-from soundmill.models.components.loaded import LoadedParams, check_whole, compare, explained, find
+from soundmill.models.components.loaded import LoadedParams, check_whole, compare, explained, find, locate
 
 FILES = ("vocoder/config.json", "vocoder/model.safetensors")
 
@@ -28,6 +28,16 @@ def load(
     return HifiGan(network, spec, _load_net(directory / "vocoder", network, spec)), facts
 
 
+def check(weights: LoadedParams, network: NetworkParams, spec: MelSpec, home: Path) -> None:
+    """UserError as `load`, from the configuration alone."""
+    from transformers import SpeechT5HifiGanConfig
+
+    directory = locate(weights, FILES, "vocoder", home)[0] / "vocoder"
+    with explained(directory):
+        config = SpeechT5HifiGanConfig.from_pretrained(directory, local_files_only=True)
+    _check_config(config, directory, network, spec)
+
+
 def _load_net(directory: Path, params: NetworkParams, spec: MelSpec) -> nn.Module:
     from transformers import SpeechT5HifiGan
 
@@ -36,12 +46,16 @@ def _load_net(directory: Path, params: NetworkParams, spec: MelSpec) -> nn.Modul
             directory, use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
         )
     check_whole(directory, loading)
-    vocoder.check_config(net.config, spec, str(directory))
-    sizes = vocoder.sizes_of(net.config).model_dump()
+    _check_config(net.config, directory, params, spec)
+    return net.eval()
+
+
+def _check_config(config: Any, directory: Path, params: NetworkParams, spec: MelSpec) -> None:
+    vocoder.check_config(config, spec, str(directory))
+    sizes = vocoder.sizes_of(config).model_dump()
     compare(directory, {key: (sizes[key], value) for key, value in params.model_dump().items()}, "vocoder.network")
     slope, expected_slope = (
-        net.config.leaky_relu_slope,
+        config.leaky_relu_slope,
         vocoder.build_vocoder(params, spec.n_mels, spec.sample_rate).config.leaky_relu_slope,
     )
     compare(directory, {"leaky_relu_slope": (slope, expected_slope)}, "this program")
-    return net.eval()

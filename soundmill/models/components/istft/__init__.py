@@ -5,4 +5,4 @@ from __future__ import annotations
 from soundmill.models.components.contracts import Kind
 from soundmill.models.components.istft.params import IstftParams
 
-KIND = Kind(IstftParams, maker=f"{__name__}.make", component=f"{__name__}.vocoder")
+KIND = Kind(IstftParams, maker=f"{__name__}.make", component=f"{__name__}.vocoder", loading=f"{__name__}.published")

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from soundmill.audio.invert import check_overlap
 from soundmill.models.components.contracts import MadeComponent
 from soundmill.models.components.istft import published, training, vocoder
 from soundmill.models.components.istft.params import IstftParams
@@ -22,7 +21,6 @@ from soundmill.training.device import use_threads
 def make(params: IstftParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:
     trainer, weights = VocoderTrainer.of(params, ctx, clips, mels, catalog), params.weights
     spec = trainer.spec
-    check_overlap(spec)
     use_threads(params.hardware.threads)
     if isinstance(weights, LoadedParams):
         fitted = None

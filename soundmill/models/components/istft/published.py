@@ -35,9 +35,8 @@ def load(
 
     UserError if its sizes differ from `network`, or the spec of its log-mels from `spec`.
     """
-    remedies = f"put {CONFIG} and {FILES[1]} into a directory and set vocoder.weights.name to that, or train one (`vocoder=vocos`)"
-    directory, commit = hub.find(source.name, source.revision, home, (CONFIG, *FILES), _missing, remedies)
-    _check(directory, network, spec)
+    directory, commit = _locate(source, home)
+    _check_config(directory, network, spec)
     path = next(directory / file for file in FILES if (directory / file).is_file())
     tensors = checkpoint.read_weights(path) if path.suffix == ".safetensors" else torch_weights.read_checkpoint(path, remedy=REMEDY)
     net = VocosNet(network, spec)
@@ -46,13 +45,23 @@ def load(
     return Istft(network, spec, net.eval(), None), facts
 
 
+def check(source: LoadedParams, network: NetworkParams, spec: MelSpec, home: Path) -> None:
+    """UserError as `load`, from the configuration alone."""
+    _check_config(_locate(source, home)[0], network, spec)
+
+
+def _locate(source: LoadedParams, home: Path) -> tuple[Path, str | None]:
+    remedies = f"put {CONFIG} and {FILES[1]} into a directory and set vocoder.weights.name to that, or train one (`vocoder=vocos`)"
+    return hub.find(source.name, source.revision, home, (CONFIG, *FILES), _missing, remedies)
+
+
 def _missing(directory: Path) -> str | None:
     if not (directory / CONFIG).is_file():
         return CONFIG
     return None if any((directory / file).is_file() for file in FILES) else " or ".join(FILES)
 
 
-def _check(directory: Path, network: NetworkParams, spec: MelSpec) -> None:
+def _check_config(directory: Path, network: NetworkParams, spec: MelSpec) -> None:
     """UserError if the configuration is of a net with other sizes, or for other log-mels."""
     path = directory / CONFIG
     config = params.read_yaml(path)

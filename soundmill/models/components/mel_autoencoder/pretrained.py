@@ -11,8 +11,8 @@ from torch import nn
 from soundmill import params
 from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
-from soundmill.models.components.loaded import LoadedParams, check_whole, compare, explained, find
-from soundmill.models.components.mel_autoencoder.autoencoder import Autoencoder, build_autoencoder
+from soundmill.models.components.loaded import LoadedParams, check_whole, compare, explained, find, locate
+from soundmill.models.components.mel_autoencoder.autoencoder import Autoencoder, build_autoencoder, check_shape
 from soundmill.models.components.mel_autoencoder.params import AutoencoderNetParams
 
 FILES = ("vae/config.json", "vae/diffusion_pytorch_model.safetensors")
@@ -30,6 +30,17 @@ def load(
     return Autoencoder(network, spec, net, 0.0, 1.0, scaling_factor), facts
 
 
+def check(weights: LoadedParams, network: AutoencoderNetParams, spec: MelSpec, home: Path) -> None:
+    """UserError as `load`, from the configuration alone."""
+    from diffusers import AutoencoderKL
+
+    check_shape(network, spec)
+    directory = locate(weights, FILES, "autoencoder", home)[0] / "vae"
+    with explained(directory), torch.device("meta"):
+        net = AutoencoderKL.from_config(AutoencoderKL.load_config(directory, local_files_only=True))
+    _check_config(net, directory, network)
+
+
 def _load_vae(directory: Path, network: AutoencoderNetParams) -> tuple[nn.Module, float]:
     """The network and its scaling factor, which belongs to these weights."""
     from diffusers import AutoencoderKL
@@ -43,6 +54,11 @@ def _load_vae(directory: Path, network: AutoencoderNetParams) -> tuple[nn.Module
     check_whole(directory, loading)
     if not isinstance(scaling_factor, float) or not 0 < scaling_factor < float("inf"):
         raise UserError(f"{directory / 'config.json'}: scaling_factor must be a number above 0, found {scaling_factor!r}")
+    _check_config(net, directory, network)
+    return net.eval(), scaling_factor
+
+
+def _check_config(net: nn.Module, directory: Path, network: AutoencoderNetParams) -> None:
     expected = build_autoencoder(network).config
     keys = ("in_channels", "out_channels", "block_out_channels", "layers_per_block", "latent_channels", "norm_num_groups")
     keys += ("down_block_types", "up_block_types", "act_fn", "mid_block_add_attention", "use_quant_conv", "use_post_quant_conv")
@@ -50,7 +66,6 @@ def _load_vae(directory: Path, network: AutoencoderNetParams) -> tuple[nn.Module
     shifts = [key for key in ("shift_factor", "latents_mean", "latents_std") if net.config.get(key) is not None]
     if shifts:
         raise UserError(f"{directory / 'config.json'}: its latents are shifted ({', '.join(shifts)}), which is not supported")
-    return net.eval(), scaling_factor
 
 
 def _plain(value: Any) -> Any:

@@ -17,7 +17,6 @@ from soundmill.models.components.melgan.vocoder import MelGan
 from soundmill.models.components.vocoder_adversary import (
     VocoderModule,
     check_crop,
-    check_hop,
     hinge_discriminator_loss,
     hinge_generator_loss,
     with_norms,
@@ -31,7 +30,6 @@ from soundmill.training.device import use_threads
 def make(params: MelGanParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:
     """Train with hinge, feature matching and optional log-mel losses, and three scale discriminators (Kumar et al. 2019, 2.3)."""
     trainer, weights = VocoderTrainer.of(params, ctx, clips, mels, catalog), params.weights
-    check_hop(params.network.rates, trainer.spec)
     check_crop(weights.crop_frames, trainer.spec)
     use_threads(params.hardware.threads)
     torch.manual_seed(weights.seed)

@@ -7,7 +7,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from soundmill.models.components.vocoder_params import AdversaryParams, NetVocoderParams
+from soundmill.audio.mel import MelSpec
+from soundmill.models.components.vocoder_params import AdversaryParams, NetVocoderParams, check_hop
 from soundmill.params import StageParams
 
 
@@ -33,3 +34,7 @@ class MelGanParams(NetVocoderParams):
     kind: Literal["melgan"]
     network: NetworkParams
     weights: AdversaryParams
+
+    def check_spec(self, spec: MelSpec) -> None:
+        super().check_spec(spec)
+        check_hop(self.network.rates, spec)

@@ -16,8 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from soundmill.audio.invert import check_overlap
-from soundmill.audio.mel import MelSpec, SpectrogramParams
+from soundmill.audio.mel import MelSpec, SpectrogramParams, check_overlap
 from soundmill.diffusion import velocity
 from soundmill.errors import UserError
 from soundmill.models.components.contracts import CodecConfig, save_codec
