@@ -141,7 +141,9 @@ def test_latents_are_those_of_the_waves_alone(data):
     for row, of_stage in zip(rows, values, strict=True):
         wave = flac.decode_flac(clips[row["clip_id"]]["audio"]["bytes"])
         padded = torch.from_numpy(np.pad(wave, ((0, 0), (0, 2048 - wave.shape[1]))))[None]
-        torch.testing.assert_close(torch.from_numpy(of_stage[0]), codec.encode(padded)[0] / codec.scaling_factor, atol=2e-3, rtol=0)
+        torch.testing.assert_close(
+            torch.from_numpy(of_stage[0]), codec.encode(padded)[0] / codec.scaling_factor, atol=2e-3, rtol=1e-3
+        )
     assert 0.5 < codec.scaling_factor * values[:, 0].std() < 2
 
 
