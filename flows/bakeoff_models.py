@@ -23,7 +23,7 @@ CORPUS = "synthetic"  # by default
 TIMED_STEPS = 15  # of each training, to estimate how many fit into its minutes
 MAX_VALIDATIONS = 20  # per training; not counted in its minutes, and none during the timed steps
 WARM_UP_STEPS = 3  # of the timed steps, not counted (soundmill/training/curve.py)
-SCHEDULE = re.compile(r"(^|\.)(phase_1_steps|warmup_steps|kl\.steps)$")  # parameters that scale with a training's steps
+SCHEDULE = re.compile(r"(^|\.)(phase_1_steps|warmup_steps)$")  # parameters that scale with a training's steps
 
 
 class Plan(StageParams):

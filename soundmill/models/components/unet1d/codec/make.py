@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,7 +30,7 @@ from soundmill.training.loader import Batch, Order, crop_places
 from soundmill.training.starting import compare
 from soundmill.training.validation import HeldOut
 
-SHOWN, SCALING_CROPS = 4, 64
+SHOWN, SCALING_CLIPS = 4, 64
 
 
 class AutoencoderModule(VelocityModule):
@@ -83,7 +82,7 @@ def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: 
     fitted.load_into(module, weights.use)
     net.eval()
     model.to(pick_device(params.hardware.accelerator))
-    model.scaling_factor = round(1 / deviation(model, source_of(choose_by_hash(train, SCALING_CROPS))), 6)
+    model.scaling_factor = round(1 / deviation(model, source_of(choose_by_hash(train, SCALING_CLIPS))), 6)
     start_facts = {"started_from": started_from} if started_from else {}
     facts = {
         **start_facts,
@@ -120,10 +119,9 @@ def _start(module: AutoencoderModule, model: DiffusionCodec, ctx: Any) -> str:
 
 @torch.no_grad()
 def deviation(model: DiffusionCodec, source: WaveCrops) -> float:
-    """Standard deviation of the unscaled latents of the first crop of each clip."""
+    """Standard deviation of the unscaled latents of each whole clip."""
     device = next(model.net.parameters()).device
-    count = len(source.waves)
-    latents = [model.net.encoder(source.batch(np.array([item]), np.zeros(1))[0].to(device)) for item in range(count)]
+    latents = [model.net.encoder(crops.to(device)).flatten() for crops in source.whole()]
     return max(float(torch.cat(latents).double().std()), 1e-6)
 
 
