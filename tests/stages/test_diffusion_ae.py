@@ -131,7 +131,7 @@ def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, data, monkeypatch
 
 
 def test_latents_are_those_of_the_waves_alone(data):
-    """The stage's, without their neighbours, are the codec's own; once scaled, those of training clips have about unit deviation."""
+    """The stage's are the codec's own, without their neighbours; scaled, those of training clips have about unit deviation."""
     codec = codecs.load(data / "autoencoder")
     rows = [row for path in shards.shard_paths(data / "latents/clips") for row in shards.read_rows(path, manifest.LATENTS)]
     assert {(row["channels"], row["frames"], row["bands"]) for row in rows} == {(3, 64, 1)}
