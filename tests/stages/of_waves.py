@@ -37,6 +37,17 @@ def write(home: Path, rate: int = RATE, channels: int = 1, seconds: float = SECO
     shards.write_rows(plain, home / "unlabelled.parquet", manifest.CATALOG)
 
 
+def silence(home: Path) -> None:
+    """Replace the mono clips that `write` wrote by digital silence."""
+    path = home / "clips" / shards.shard_name(0)
+    rows = shards.read_table(path, manifest.CLIPS).to_pylist()
+    for row in rows:
+        silent = flac.encode_flac(np.zeros((1, row["num_samples"]), np.float32), RATE)
+        row["audio"] = {**row["audio"], "bytes": silent}
+    path.unlink()
+    shards.write_rows(rows, path, manifest.CLIPS)
+
+
 def train(
     family: str,
     home: Path,

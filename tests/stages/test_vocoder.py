@@ -181,7 +181,9 @@ def test_training_starts_from_another(tmp_path, data, root):
 
 def test_training_of_a_diffwave_starts_only_from_one_of_the_same_noise(tmp_path, data, root):
     network = diffwave.NetworkParams(**NETWORKS["diffwave"])
-    voice = diffwave.DiffWave(network, NOISE.model_copy(update={"beta_end": 0.02}), FAST, SPEC, DiffWaveNet(network, SPEC))
+    voice = diffwave.DiffWave(
+        network, NOISE.model_copy(update={"beta_end": 0.02, "prior": "mel"}), FAST, SPEC, DiffWaveNet(network, SPEC)
+    )
     save_vocoder(voice, tmp_path / "other", {"kind": "train"})
     with pytest.raises(SystemExit, match=r"noise\.beta_end is 0\.02 there and 0\.05 here; make them agree"):
         make(tmp_path / "home", data, root, 1, start_from=tmp_path / "other", kind="diffwave")

@@ -87,7 +87,7 @@ def test_trains_and_makes_stereo_sounds(tmp_path, data, condition):
     guided = generation.generate_sounds(tmp_path / "model", asked, 1, 0, tmp_path / "byhand", tmp_path, ["guidance_scale=2.0"])
     plain = generation.generate_sounds(tmp_path / "model", asked, 1, 0, tmp_path / "plain", tmp_path, ["guidance_scale=1.0"])
     differ = np.abs(soundfile.read(guided[0])[0] - soundfile.read(plain[0])[0]).max()
-    assert (differ > 1e-3) == (condition != "none")
+    assert (differ > 1e-4) == (condition != "none")  # of waves of standard deviation 0.1
 
 
 def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, data, capfd, monkeypatch):
