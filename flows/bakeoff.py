@@ -104,7 +104,7 @@ def _bakeoff(
         _remove_others(directory / "runs", {f"{name}-{seed}" for name in scored for seed in seeds})
         comparable = [model.family for model in models if model.family in scored and model.variant == variant]
         comparison = _compare(workspace, directory, comparable, variant, seeds[0], extra)
-        seconds, training = bakeoff_runs.took(directory, rows, seeds)
+        seconds, training = bakeoff_runs.total_seconds(directory, rows, seeds)
         total = seconds + time.monotonic() - start
         all_rows = [*rows, *comparison.rows, *excluded]
         notes = _notes(minutes, seeds, rows, comparison)

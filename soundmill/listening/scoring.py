@@ -77,10 +77,10 @@ def estimate(values: np.ndarray) -> Estimate:
     return Estimate(mean, math.sqrt(total / (raters * requests)), freedom, requests)
 
 
-def score(key: Key, everyone: Sequence[Answers]) -> dict[str, Any]:
+def score(key: Key, all_answers: Sequence[Answers]) -> dict[str, Any]:
     """The result of the raters who passed the checks; failed raters have reasons and separate means."""
-    failed = {answers.rater: reasons for answers in everyone if (reasons := _failures(key, answers))}
-    passed = [answers for answers in everyone if answers.rater not in failed]
+    failed = {answers.rater: reasons for answers in all_answers if (reasons := _failures(key, answers))}
+    passed = [answers for answers in all_answers if answers.rater not in failed]
     result: dict[str, Any] = {
         "test": key.test,
         "scale": "comparison" if key.compare else f"1 to {key.scale}",
@@ -98,7 +98,7 @@ def score(key: Key, everyone: Sequence[Answers]) -> dict[str, Any]:
         if passed:
             result["questions"][question] = _score_question(key, passed, question)
         if failed:
-            rejected = [answers for answers in everyone if answers.rater in failed]
+            rejected = [answers for answers in all_answers if answers.rater in failed]
             result["failed_means"][question] = {
                 name: rounded(float(values.mean())) for name, values in _ratings(key, rejected, question).items()
             }
