@@ -92,7 +92,7 @@ def _bakeoff(
             try:
                 with nested_under(record.environment):
                     rows.append(bakeoff_runs.row(workspace, home, directory, model, minutes, seeds))
-            except Exception as error:  # a family costs its row only
+            except Exception as error:  # a failure costs only the row of this family
                 get_run_logger().exception(model.family)
                 rows.append(ModelRow(model.family, why_not=in_a_line(error)))
             if rows[-1].why_not:
@@ -108,7 +108,7 @@ def _bakeoff(
         total = seconds + time.monotonic() - start
         all_rows = [*rows, *comparison.rows, *excluded]
         notes = _notes(minutes, seeds, rows, comparison)
-        notes.append(f"It took {total / 60:.3g} minutes in all, {training / 60:.3g} of them in trainings.")
+        notes.append(f"It took {total / 60:.3g} minutes in all, {training / 60:.3g} of them for training.")
         results = bakeoff_table.results(title, all_rows, comparison.differences, notes)
         publishing.write(directory, results, lambda: bakeoff_figure.draw(title, all_rows))
         (directory / publishing.PAGE).unlink(missing_ok=True)  # of earlier rows

@@ -62,7 +62,7 @@ def run_stage(stage: str, project: Path, force: bool, wait_seconds: float, extra
             notice(repaired)
         outcome = dvc.repro(project, stage, say, force, extra)
     except dvc.StageFailed as failed:
-        return Failed(name=MAY_PASS if failed.passing else None, message="\n".join(failed.lines))
+        return Failed(name=MAY_PASS if failed.transient else None, message="\n".join(failed.lines))
     except UserError as error:
         return Failed(message=str(error))
     finally:

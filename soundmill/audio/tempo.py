@@ -164,7 +164,7 @@ class Pulse:
         return (values * valid).sum(1) / np.maximum(valid.sum(1), 1)
 
     def strength_around(self, bpm: float) -> float:
-        """The same with circular autocorrelation, for a seamless loop."""
+        """`strength` with circular autocorrelation, for a seamless loop."""
         size = len(self.onsets)
         spectrum = np.fft.rfft(self._centred)
         circular = np.fft.irfft(np.abs(spectrum) ** 2, size)

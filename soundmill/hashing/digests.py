@@ -62,7 +62,7 @@ def bytes_digest(data: bytes | pa.Buffer) -> str:
 
 
 def signature(path: Path | str) -> list[Any]:
-    """Size and modification time of a file, or of every file in a directory; changes when somebody writes to it."""
+    """Size and modification time of a file, or of every file in a directory; changes when a file is written."""
     status = os.stat(path)
     if stat.S_ISDIR(status.st_mode):
         return sorted([entry.name, *_size_and_time(entry.stat())] for entry in os.scandir(path))

@@ -141,7 +141,7 @@ def write(
 def _requests(material: Material, plan: Plan) -> list[str]:
     """Ids of the first `plan.per_model` requests with a real sound and one of every model."""
     if reserved := sorted({REAL, BAD} & {model.name for model in material.models}):
-        raise UserError(f"{reserved[0]!r} is a reserved name; give the model another one: NAME=DIR")
+        raise UserError(f"{reserved[0]!r} is a reserved name; give the model another name: NAME=DIR")
     common = [
         clip_id
         for clip_id in material.order()

@@ -260,7 +260,7 @@ def _over_models(key: Key, model_means: Mapping[str, float]) -> dict[str, dict[s
 
 
 def _over_sounds(key: Key, sound_means: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
-    """The same over the single sounds of all models, for each score that they have."""
+    """`_over_models`, but over the single sounds of all models, for each score that they have."""
     pairs: dict[str, list[tuple[float, float]]] = {}
     for name, model in key.models.items():
         for request, rating in zip(_scored_requests(key), sound_means[name], strict=True):

@@ -114,7 +114,7 @@ class Uploader:
         position = reader.position
         run_id = position.parent_run_id if events[0].get("on") == "parent" else position.run_id
         if not run_id or ("path" in events[0] and not (reader.folder / events[0]["path"]).exists()):
-            return  # already sent: the file is removed after that
+            return  # already sent: files are removed only after that
         for attempt in range(1, TRIES + 1):
             try:
                 return self.runs.write(run_id, events, reader.folder)

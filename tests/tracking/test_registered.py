@@ -54,20 +54,20 @@ def test_a_registered_model_is_found_when_data_is_gone(home: Path, bring: Callab
     assert hashing.model_digest(model.directory) == model.digest == hashing.model_digest(directory)
 
     found = lineage.trace(home, "recording:dog")
-    (checkpoint,) = found.came_of_it
+    (checkpoint,) = found.made_from_it
     assert (checkpoint.name, checkpoint.facts["clips_of_it"]) == ("data/models/tiny", 1)
     training = {node.kind: node for node in checkpoint.below}["training"]
     assert (training.facts["run"], training.facts["commit"]) == (model.run_id, model.commit)
 
     shutil.rmtree(home / "data")
-    (registered,) = lineage.trace(home, "clip:dog_5").came_of_it
+    (registered,) = lineage.trace(home, "clip:dog_5").made_from_it
     assert registered.name == "soundmill-tiny version 1"
     assert lineage.trace(home, "dog.wav").thing.facts["gone"]
 
     tracking.mark_forgotten(home, [model], add=["dog: its owner asks for it"])
     (model,) = tracking.registered_models(home)
     assert model.tags[tracking.FORGOTTEN] == "dog: its owner asks for it"
-    (registered,) = lineage.trace(home, "recording:dog").came_of_it
+    (registered,) = lineage.trace(home, "recording:dog").made_from_it
     assert {node.kind: node for node in registered.below}["registered"].facts["forgotten"] == "dog: its owner asks for it"
 
     tracking.mark_forgotten(home, [model], add=["cat: so does hers"])
