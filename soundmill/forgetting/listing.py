@@ -47,7 +47,7 @@ def forget(root: Path, things: Sequence[str], reason: str, progress: Progress = 
     ledger.update(root)
     project = Project(root)
     listed = in_force(root)
-    pieces = [one(project, thing) for thing in things]
+    pieces = [piece_of_name(project, thing) for thing in things]
     listed_before = [entry for piece in pieces if (entry := _entry_of(listed, piece))]
     unlisted = list(dict.fromkeys(piece for piece in pieces if not _entry_of(listed, piece)))
     new = [describe(project, piece, reason.strip(), None) for piece in unlisted]
@@ -95,7 +95,7 @@ def _named(entries: Sequence[Entry], thing: str) -> list[Entry]:
     return found
 
 
-def one(project: Project, thing: str) -> Piece:
+def piece_of_name(project: Project, thing: str) -> Piece:
     pieces = project.find(thing)
     if not pieces:
         raise project.unknown(thing)

@@ -109,7 +109,7 @@ def test_an_empty_store_and_one_beside_another_are_named_first(
     own, elsewhere = f"sqlite:///{home}/mlflow.db", f"sqlite:///{home.parent}/elsewhere.db"
     (home / "dvc.yaml").write_text("stages: {}\n")
     lineage_of = ("lineage", "recording:dog")
-    assert tracking.look_where_recorded(home) == f"MLflow: {own} has no runs; set MLFLOW_TRACKING_URI to use another store"
+    assert tracking.use_last_store(home) == f"MLflow: {own} has no runs; set MLFLOW_TRACKING_URI to use another store"
     register(home, bring)
     assert first_line(home, *lineage_of).startswith("recording dog")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", elsewhere)
