@@ -40,7 +40,7 @@ class Outcome:
 def forget(root: Path, things: Sequence[str], reason: str, progress: Progress = lambda n: None) -> Outcome:
     """Add recordings and clips, and all copies of their sound, to the project's list; mark registered models trained on them.
 
-    UserError, and nothing is written, if a word names nothing, or both a clip and a recording.
+    UserError, and nothing is written, if one of `things` names nothing, or both a clip and a recording.
     """
     if not reason.strip():
         raise UserError("--reason: must not be empty; the list and the quarantine record it")
@@ -71,8 +71,8 @@ def in_force(root: Path) -> Forgotten:
 def use_again(root: Path, things: Sequence[str]) -> list[Entry]:
     """Remove entries, and the copies listed with them, from the list, and their marks from registered models; returns the entries.
 
-    A word is the path or id of a recording, or the id of a clip, as in the list. UserError, and nothing is changed, if a word names
-    no entry, or an entry of a project that contains this checkout.
+    Each of `things` is the path or id of a recording, or the id of a clip, as in the list. UserError, and nothing is changed, if
+    one names no entry, or an entry of a project that contains this checkout.
     """
     entries = in_force(root).entries
     named = [entry for thing in things for entry in _named(entries, thing)]

@@ -17,7 +17,7 @@ from soundmill.listening import design
 from soundmill.listening.answers import BAD, FIRST, REAL, SAME, Answers, Key
 from soundmill.listening.design import Trial
 
-MARGIN = 0.25  # of the scale: least mean difference of real sounds and bad anchors, greatest mean difference of repeated answers
+MARGIN = 0.25  # of the scale: minimum for real sounds above bad anchors, maximum for differences of repeated answers
 MIN_REAL_PREFERRED = 0.75  # share of comparisons of a real sound with a bad anchor
 MIN_REPEATED_EQUAL = 0.5  # share of repeated comparisons with the same answer
 MIN_RANKED = 3  # values of a rank correlation
