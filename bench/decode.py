@@ -17,7 +17,7 @@ from bench.project import Project
 from soundmill import tracking
 from soundmill.decoding.ffmpeg import ffmpeg_executable, version_of
 
-CLIPS_PER_SHARD = 50  # about; small, so that a slowed process gets fewer shards
+CLIPS_PER_SHARD = 50  # about that; small, so that a slow process gets fewer shards
 STANDARD_PATH = "/usr/local/bin:/usr/bin:/bin"  # where scripts find ffmpeg
 
 # One ffmpeg after the other, as in a shell script. $1: ffmpeg, $2: recordings, $3: output.

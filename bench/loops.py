@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("generated", type=Path, nargs="?", help="directory of WAV files")
     parser.add_argument("real", type=Path, nargs="?", help="directory of clips (data/clips/one_bar)")
     parser.add_argument("--bpm", type=float, action="append", default=[], help="tempo to stretch to; several times")
-    parser.add_argument("--batch-size", type=int, default=4, help="of a step of the published nets (default: 4)")
+    parser.add_argument("--batch-size", type=int, default=4, help="items of a step of the published nets (default: 4)")
     args = parser.parse_args()
     results: dict[str, Any] = {}
     if args.real:

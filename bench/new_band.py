@@ -31,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("generated", type=Path, help="directory of WAV files, such as data/generated/upsampler")
     parser.add_argument("clips", type=Path, help="directory of the clips that they were generated from (data/clips/VARIANT)")
-    parser.add_argument("--factor", type=int, default=4, help="of the upsampler (default: 4)")
+    parser.add_argument("--factor", type=int, default=4, help="factor of the upsampler (default: 4)")
     args = parser.parse_args()
     print(json.dumps(compare(pairs(args.generated, args.clips), args.factor), indent=2))
 

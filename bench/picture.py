@@ -10,7 +10,7 @@ from bench import measure
 
 INK, MUTED, GRID = "#1c2733", "#5b6b7a", "#d9e0e6"
 MET, MISSED = "#2a78b0", "#c8553d"
-LEAST, MOST = 0.25, 16.0  # range of the bars, as multiples of the target; longer bars are cut and marked
+MIN_BAR, MAX_BAR = 0.25, 16.0  # range of the bars, as multiples of the target; longer bars are cut and marked
 TICKS = 0.5, 1, 2, 4, 8, 16
 
 
@@ -33,7 +33,7 @@ def draw(results: Path, path: Path) -> None:
             continue
         labels.append(entry["name"])
         better = goodness(entry)
-        end = min(max(better, LEAST), MOST)
+        end = min(max(better, MIN_BAR), MAX_BAR)
         axes.barh(place, end - 1, left=1, height=0.62, color=MET if entry["met"] else MISSED)
         cut = "» " if end != better else ""
         value = f"{entry['value']:,.0f}" if entry["value"] >= 1000 else f"{entry['value']:.3g}"
@@ -41,7 +41,7 @@ def draw(results: Path, path: Path) -> None:
         axes.annotate(text, (max(end, 1), place), (6, 0), textcoords="offset points", va="center", fontsize=9, color=INK)
     axes.axvline(1, color=INK, linewidth=1)
     axes.set_xscale("log")
-    axes.set_xlim(LEAST, MOST * 5)
+    axes.set_xlim(MIN_BAR, MAX_BAR * 5)
     axes.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS])
     axes.minorticks_off()
     axes.set_yticks(range(len(entries)), labels, fontsize=9)

@@ -69,8 +69,8 @@ def family_of_top_class(scores: ClassScores, names: Sequence[str]) -> str | None
 
 
 def matches(heard: Mapping[str, Sequence[str | None]]) -> tuple[np.ndarray, np.ndarray]:
-    """From the families heard, by requested family, two tables [families, sounds]: 1 for a match; and the expected match if prompts
-    are shuffled so that none keeps its own, which is the share of other prompts that would match."""
+    """Two tables [families, sounds] from the recognised families, `heard`, by requested family: 1 for a match, and the share of the
+    other prompts that would match, which is the expected match with shuffled prompts."""
     asked = list(heard)
     own = np.array([[float(one == family) for one in heard[family]] for family in asked])
     any_of_them = np.array([[float(one in asked) for one in heard[family]] for family in asked])

@@ -242,9 +242,9 @@ def show(found: dict[str, Any]) -> None:
         top, above = found["top_class_matches"][source]["own"], found["heard_above_others"][source]
         print(
             f"{source}: {own['value']:.1%} ({own['low']:.1%} to {own['high']:.1%}; for these prompts {own['low_these']:.1%} to "
-            f"{own['high_these']:.1%}) are heard as their prompt, with prompts shuffled "
+            f"{own['high_these']:.1%}) match their prompt, with prompts shuffled "
             f"{shuffled['value']:.1%} ({shuffled['low']:.1%} to {shuffled['high']:.1%}); by the top class {top['value']:.1%}; "
-            f"their family is heard more than in {above['value']:.1%} ({above['low']:.1%} to {above['high']:.1%}) of other sounds"
+            f"their family scores higher than in {above['value']:.1%} ({above['low']:.1%} to {above['high']:.1%}) of other sounds"
         )
     for what, row in [*found["kl_yamnet"].items(), *found["differences"].items()]:
         print(
@@ -285,8 +285,8 @@ def _draw_table(axes: Any, heard: dict[str, dict[str, int]], source: str) -> Non
     axes.set_xticks(range(len(asked)), asked, rotation=45, ha="right")
     axes.set_yticks(range(len(asked)), asked)
     axes.set_ylabel("requested")
-    axes.set_xlabel("heard")
-    axes.set_title(f"Families heard in {counts.sum()} sounds, {source}", loc="left", color=INK)
+    axes.set_xlabel("recognised")
+    axes.set_title(f"Families recognised in {counts.sum()} sounds, {source}", loc="left", color=INK)
 
 
 def _draw_kl(axes: Any, found: dict[str, Any], compared: list[str]) -> None:

@@ -92,7 +92,7 @@ def _bakeoff(
             try:
                 with nested_under(record.environment):
                     rows.append(bakeoff_runs.row(workspace, home, directory, model, minutes, seeds))
-            except Exception as error:  # a family costs its row only
+            except Exception as error:  # a failure costs only the row of this family
                 get_run_logger().exception(model.family)
                 rows.append(ModelRow(model.family, why_not=in_a_line(error)))
             if rows[-1].why_not:
@@ -104,11 +104,11 @@ def _bakeoff(
         _remove_others(directory / "runs", {f"{name}-{seed}" for name in scored for seed in seeds})
         comparable = [model.family for model in models if model.family in scored and model.variant == variant]
         comparison = _compare(workspace, directory, comparable, variant, seeds[0], extra)
-        seconds, training = bakeoff_runs.took(directory, rows, seeds)
+        seconds, training = bakeoff_runs.total_seconds(directory, rows, seeds)
         total = seconds + time.monotonic() - start
         all_rows = [*rows, *comparison.rows, *excluded]
         notes = _notes(minutes, seeds, rows, comparison)
-        notes.append(f"It took {total / 60:.3g} minutes in all, {training / 60:.3g} of them in trainings.")
+        notes.append(f"It took {total / 60:.3g} minutes in all, {training / 60:.3g} of them for training.")
         results = bakeoff_table.results(title, all_rows, comparison.differences, notes)
         publishing.write(directory, results, lambda: bakeoff_figure.draw(title, all_rows))
         (directory / publishing.PAGE).unlink(missing_ok=True)  # of earlier rows

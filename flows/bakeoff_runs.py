@@ -142,7 +142,7 @@ def _held_out(curve: Path) -> list[tuple[int, float]]:
         return [(int(point["step"]), float(point["loss/valid"])) for point in csv.DictReader(file) if point.get("loss/valid")]
 
 
-def took(results: Path, rows: Sequence[ModelRow], seeds: Sequence[int]) -> tuple[float, float]:
+def total_seconds(results: Path, rows: Sequence[ModelRow], seeds: Sequence[int]) -> tuple[float, float]:
     """Seconds for timing, training, generating and scoring these rows, and for training alone, as recorded when each was done."""
     runs = [_read(results / "runs" / f"{row.name}-{seed}" / "run.json").get("took", {}) for row in rows for seed in seeds]
     timing = sum(_read(results / "measured" / f"{row.name}.json").get("seconds", 0.0) for row in rows)

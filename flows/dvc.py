@@ -27,10 +27,10 @@ DATA_METRICS = "data/metrics/"
 
 
 class StageFailed(UserError):
-    """A stage failed. `lines` are its last lines; `passing` is whether a retry may help."""
+    """A stage failed. `lines` are its last lines; `transient`: a retry may help."""
 
-    def __init__(self, stage: str, lines: list[str], passing: bool):
-        self.stage, self.lines, self.passing = stage, lines, passing
+    def __init__(self, stage: str, lines: list[str], transient: bool):
+        self.stage, self.lines, self.transient = stage, lines, transient
         super().__init__(f"stage {stage} failed:\n" + "\n".join(f"  {line}" for line in lines))
 
 
@@ -175,11 +175,11 @@ def _failure(stage: str, lines: list[str], code: int) -> StageFailed:
             own.append(
                 f"killed by {_signal_name(-status if status < 0 else status - 128)}; if memory ran out, lower execution.workers"
             )
-        return StageFailed(stage, own[-KEPT_LINES:] or [f"no message; its command exited with {status}"], passing=killed)
+        return StageFailed(stage, own[-KEPT_LINES:] or [f"no message; its command exited with {status}"], transient=killed)
     own = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ") or not _is_noise(line)]
     if code < 0:
         own.append(f"dvc was killed by {_signal_name(-code)}")
-    return StageFailed(stage, own[-KEPT_LINES:] or [f"dvc exited with {code} and no message"], passing=busy or code < 0)
+    return StageFailed(stage, own[-KEPT_LINES:] or [f"dvc exited with {code} and no message"], transient=busy or code < 0)
 
 
 def _signal_name(number: int) -> str:

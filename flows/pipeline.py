@@ -35,7 +35,7 @@ from soundmill.params import did_you_mean
 
 RETRY_DELAY_SECONDS = 10
 BROWSER_PORT = 5000  # of `make browse`
-MAY_PASS = "MayPass"  # name of a failed state that a retry may repair: a killed stage or a locked DVC, never a stage's own error
+TRANSIENT = "Transient"  # name of a failure that a retry may repair: a killed stage or a locked DVC, never a stage's own error
 
 STATES: dict[dvc.Outcome, str] = {"ran": "Ran", "cached": "FromCache", "unchanged": "UpToDate"}  # names of completed states
 WORDS = {"Ran": "ran", "FromCache": "done before: taken from the cache", "UpToDate": "up to date"}
@@ -62,7 +62,7 @@ def run_stage(stage: str, project: Path, force: bool, wait_seconds: float, extra
             notice(repaired)
         outcome = dvc.repro(project, stage, say, force, extra)
     except dvc.StageFailed as failed:
-        return Failed(name=MAY_PASS if failed.passing else None, message="\n".join(failed.lines))
+        return Failed(name=TRANSIENT if failed.transient else None, message="\n".join(failed.lines))
     except UserError as error:
         return Failed(message=str(error))
     finally:
@@ -77,8 +77,8 @@ def note_up_to_date(stage: str) -> State[Any]:
     return Completed(name=STATES["unchanged"], message=f"{stage} did not change")
 
 
-def may_pass(task: Any, task_run: Any, state: State[Any]) -> bool:
-    return state.name == MAY_PASS
+def is_transient(task: Any, task_run: Any, state: State[Any]) -> bool:
+    return state.name == TRANSIENT
 
 
 @flow(name="pipeline", persist_result=False)
@@ -135,7 +135,7 @@ def _pipeline(root: Path, names: list[str], force: bool, retries: int, wait_seco
             dependency_changed = any(done.get(name) not in (None, STATES["unchanged"]) for name in stage.needs)
             if force or stage.name in changed or dependency_changed:
                 start = time.monotonic()
-                options = {"retries": retries, "retry_delay_seconds": RETRY_DELAY_SECONDS, "retry_condition_fn": may_pass}
+                options = {"retries": retries, "retry_delay_seconds": RETRY_DELAY_SECONDS, "retry_condition_fn": is_transient}
                 with screen.stage(head):
                     state = run_stage.with_options(**options)(
                         stage.name, root, force, wait_seconds, extra, screen, return_state=True

@@ -78,7 +78,7 @@ def is_device(path: Path) -> bool:
 def break_cache_link(path: Path) -> None:
     """Make DVC check a damaged file, or the files of a directory, again: new modification time, writable.
 
-    They may be hard links to DVC's cache, which would restore them: it trusts read-only files, and others by size and time.
+    The files may be hard links to DVC's cache. DVC takes a read-only one, or one of known size and time, for undamaged.
     """
     for file in path.iterdir() if path.is_dir() else [path]:
         with suppress(OSError):

@@ -32,7 +32,7 @@ RECORDINGS = pa.schema(
         ("labels", pa.list_(pa.string())),  # of the whole recording
         ("fold", pa.int32()),  # null if the corpus has none
         ("split", pa.string()),  # null if the corpus defines none
-        ("group", pa.string()),  # recordings of one source (a video, a Freesound original) stay in one split; null: no other
+        ("group", pa.string()),  # source (video, Freesound original), whose recordings share a split; null: a source of its own
         ("corpus", pa.string()),  # name of its part in a union, otherwise the corpus format
         ("weight", pa.float64()),  # mean number of draws of each of its clips per training epoch
     ]

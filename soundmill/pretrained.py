@@ -114,8 +114,8 @@ def _check_publisher(path: Path, weights: Weights, remedy: str) -> None:
 def fetch(weights: Weights, mirror: Path | None = None, progress: Any = False) -> Path:
     """Download the weights, or copy them from the directory `mirror`; they appear in `directory()` verified, or not at all.
 
-    An interrupted download is resumed. `progress`: pooch's `progressbar`. UserError if there is no connection, the file is another
-    one, the disk is full, or the mirror does not have the file.
+    An interrupted download is resumed. `progress`: pooch's `progressbar`. UserError if there is no connection, the digest differs,
+    the disk is full, or the mirror does not have the file.
     """
     target = directory() / weights.file
     if target.is_file() and sha256(target) == weights.sha256:

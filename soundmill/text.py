@@ -46,7 +46,7 @@ def find(name: str, revision: str | None, home: Path, digests: Path | None = Non
 
 
 def make_scratch(directory: Path, *, width: int, layers: int, heads: int, seed: int) -> Encoder:
-    """Write a byte-level T5 encoder with random weights into `directory`: untrained, so its states only tell captions apart.
+    """Write a byte-level T5 encoder with random weights into `directory`; its states distinguish captions but not their meaning.
 
     It needs no files, and the same seed gives the same states.
     """

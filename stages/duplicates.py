@@ -15,7 +15,7 @@ from soundmill.params import Probability, StageParams
 
 class ReportParams(StageParams):
     examples: int = Field(ge=0, le=200, description="pairs to see and hear")
-    megabytes: float = Field(ge=0, le=500, description="of sound on the page, at most")
+    megabytes: float = Field(ge=0, le=500, description="maximum of sound on the page")
 
 
 class DuplicatesParams(StageParams):

@@ -31,7 +31,7 @@ class Rules(StageParams):
 
 class ReportParams(StageParams):
     examples: int = Field(ge=0, le=200, description="clips to see and hear of each rule")
-    megabytes: float = Field(ge=0, le=500, description="of sound on the page, at most")
+    megabytes: float = Field(ge=0, le=500, description="maximum of sound on the page")
 
 
 class QualityParams(StageParams):

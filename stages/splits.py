@@ -57,8 +57,8 @@ def run(
     for clip_id, recording_id in left_out.items():
         start, end = stretch_of[clip_id]
         stretches[recording_id].append({"start": start, "end": end})
-    everyone = assignment.extend(recordings.to_pylist(), split_of, decided_by)
-    rows = [{"recording_id": name, "split": split, "copies": stretches[name]} for name, split in everyone.items()]
+    all_splits = assignment.extend(recordings.to_pylist(), split_of, decided_by)
+    rows = [{"recording_id": name, "split": split, "copies": stretches[name]} for name, split in all_splits.items()]
     shards.write_rows(rows, splits, manifest.RECORDING_SPLITS)
     if decided_by != "given" and pc.any(pc.is_valid(recordings["split"])).as_py():
         print(
@@ -67,14 +67,14 @@ def run(
         )
     rows = zip(*(table[name].to_pylist() for name in ("clip_id", "recording_id", "split")), strict=True)
     used = {recording_id: split for clip_id, recording_id, split in rows if clip_id not in left_out}
-    dealt = ((split, labels_of.get(recording_id, ())) for recording_id, split in used.items())
-    for line in assignment.warnings(dealt, params.test_fraction, sources):
+    labels_by_split = ((split, labels_of.get(recording_id, ())) for recording_id, split in used.items())
+    for line in assignment.warnings(labels_by_split, params.test_fraction, sources):
         print(f"{ctx.name}: warning: {line}")
-    counts = Counter(everyone.values())
+    counts = Counter(all_splits.values())
     return {
         "splits_by": decided_by,
         "recordings_by_split": {split: counts[split] for split in manifest.SPLITS},
-        "without_default_clip": len(everyone) - len(split_of),
+        "without_default_clip": len(all_splits) - len(split_of),
         "duplicate_pairs": len(pairs),
         "duplicates_dropped": len(left_out),
     }

@@ -89,7 +89,7 @@ def test_a_vocoder_that_no_family_takes_is_refused(model, vocoder):
 )
 def test_families_that_keep_griffin_lim_beside_a_vocoder_are_told(choices, keeping):
     note = registry.vocoder_note(params.compose(ROOT / "conf", choices))
-    assert (note or "").startswith(f"note: {keeping} will sound by Griffin-Lim: this vocoder" if keeping else "")
+    assert (note or "").startswith(f"note: {keeping} will use Griffin-Lim: this vocoder" if keeping else "")
     assert (note is None) == (keeping is None)
 
 

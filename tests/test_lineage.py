@@ -37,22 +37,22 @@ def test_a_recording_downstream(built_graph, catalog):
     clips = set(catalog.index[catalog.recording_id == recording_id])
     found = lineage.trace(built_graph, source)
     assert found.thing.name == recording_id
-    assert {node.name for node in found.came_of_it if node.kind == "clips"} == {
+    assert {node.name for node in found.made_from_it if node.kind == "clips"} == {
         path.name for path in (built_graph / "data/clips").iterdir()
     }
-    assert names([node for node in found.came_of_it if node.name == "default"], "clip") == clips
-    assert names(found.came_of_it, "mix") == set(mixes.index[mixes["first"].isin(clips) | mixes["second"].isin(clips)])
-    training_data = clips | names(found.came_of_it, "mix")
+    assert names([node for node in found.made_from_it if node.name == "default"], "clip") == clips
+    assert names(found.made_from_it, "mix") == set(mixes.index[mixes["first"].isin(clips) | mixes["second"].isin(clips)])
+    training_data = clips | names(found.made_from_it, "mix")
     places = [
         path
         for pattern in ("clips/*", "mixes", "spectrograms/clips/*", "tango/latents/*", "catalog", "segments", "quality")
         for path in (built_graph / "data").glob(pattern)
     ]
     holding = [path for place in places for path in place.glob("*.parquet") if training_data & set(pd.read_parquet(path).clip_id)]
-    assert names(found.came_of_it, "shard") == {str(path.relative_to(built_graph)) for path in holding}
-    assert names(found.came_of_it, "checkpoint") == TRAINED
-    (whole,) = [node for node in found.came_of_it if node.name == "data/models/tango" and "part" not in node.facts]
-    assert (whole.facts["clips_of_it"], whole.facts["mixes_of_it"]) == (len(clips), len(names(found.came_of_it, "mix")))
+    assert names(found.made_from_it, "shard") == {str(path.relative_to(built_graph)) for path in holding}
+    assert names(found.made_from_it, "checkpoint") == TRAINED
+    (whole,) = [node for node in found.made_from_it if node.name == "data/models/tango" and "part" not in node.facts]
+    assert (whole.facts["clips_of_it"], whole.facts["mixes_of_it"]) == (len(clips), len(names(found.made_from_it, "mix")))
     assert len(nodes([whole], "sound")) == len(list((built_graph / "data/generated/tango").glob("*.wav")))
     (scores,) = nodes([whole], "scores")
     assert scores.facts["kl_tagger"] == json.loads((built_graph / "data/metrics/evaluate/tango.json").read_text())["kl_tagger"]
@@ -62,10 +62,10 @@ def test_a_clip_of_the_test_split_was_trained_on_by_nothing(built_graph, catalog
     clip_id = catalog.index[catalog.split == "test"][0]
     found = lineage.trace(built_graph, f"clip:{clip_id}")
     assert names(found.comes_from, "recording") == {catalog.recording_id[clip_id]}
-    assert names(found.came_of_it, "checkpoint") == set()
-    assert names(found.came_of_it, "mix") == set()
-    assert clip_id in names(found.came_of_it, "clip")
-    assert any(clip_id in name for name in names(found.came_of_it, "sound"))
+    assert names(found.made_from_it, "checkpoint") == set()
+    assert names(found.made_from_it, "mix") == set()
+    assert clip_id in names(found.made_from_it, "clip")
+    assert any(clip_id in name for name in names(found.made_from_it, "sound"))
     assert found.thing.facts["start"] == catalog.start[clip_id]
 
 
@@ -87,7 +87,7 @@ def test_a_copied_checkpoint_tells_its_recordings_where_data_is_gone(built_graph
     (tmp_path / "kept").rename(tmp_path / "data/models/tango")
     back = lineage.trace(tmp_path, f"recording:{trained.recording_id.iloc[0]}")
     assert back.thing.facts["gone"]
-    assert "data/models/tango" in names(back.came_of_it, "checkpoint")
+    assert "data/models/tango" in names(back.made_from_it, "checkpoint")
 
 
 def test_a_generated_sound_leads_to_its_checkpoint_and_recordings(built_graph, catalog, tmp_path):

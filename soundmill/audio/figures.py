@@ -67,7 +67,7 @@ def draw_waves(waves: Sequence[tuple[np.ndarray, int]], titles: list[str], colum
 
 
 def draw_files(paths: Sequence[Path], titles: list[str], columns: int, heading: str) -> Figure:
-    """The same for WAV files written by this project; only the first SHOWN_SECONDS of each."""
+    """`draw_waves` of WAV files written by this project, only the first SHOWN_SECONDS of each."""
     import soundfile
 
     waves, cut = [], False

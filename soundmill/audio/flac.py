@@ -75,7 +75,7 @@ def write_wav(
 
 
 def write_wav_blocks(path: Path, blocks: Iterable[np.ndarray], sample_rate: int, channels: int, comment: str | None = None) -> None:
-    """The same for float32 blocks [C, n], without holding the whole sound in memory; UserError above 4 GiB."""
+    """`write_wav` for float32 blocks [C, n], without holding the whole sound in memory; UserError above 4 GiB."""
     buffer = io.BytesIO()
     with soundfile.SoundFile(buffer, "w", sample_rate, channels, format="WAV", subtype="PCM_16") as sound:
         if comment is not None:

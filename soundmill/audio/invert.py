@@ -17,8 +17,8 @@ from soundmill.audio.mel import MelSpec, check_overlap, mel_filterbank, mel_spec
 NNLS_ITERATIONS = 12
 LOUDEST = 60.0  # log-mels are clamped to this, so that no update overflows
 
-AROUND = 3, 9  # bands and frames of the neighbourhood in which log-mels are compared with those of noise; both odd
-NOISE_FRAMES = 1024  # of that noise
+NEIGHBOURHOOD = 3, 9  # bands and frames over which fluctuations are averaged; both odd
+NOISE_FRAMES = 1024  # of the noise that log-mels are compared with
 
 
 def mel_to_linear(log_mel: Tensor, spec: MelSpec) -> Tensor:
@@ -80,9 +80,9 @@ def noisiness(log_mel: Tensor, spec: MelSpec) -> Tensor:
 
     0 for steady, rising and decaying sounds; 1 for noise of any colour.
     """
-    bands, frames = (size // 2 for size in AROUND)
+    bands, frames = (size // 2 for size in NEIGHBOURHOOD)
     around = pad(_curvature(log_mel)[:, None], (frames, frames, bands, bands), "replicate")
-    fluctuation = avg_pool2d(around, AROUND, 1)[:, 0].sqrt()
+    fluctuation = avg_pool2d(around, NEIGHBOURHOOD, 1)[:, 0].sqrt()
     return (fluctuation / _fluctuation_of_noise(spec).to(log_mel)[:, None]).clamp_max(1.0)
 
 

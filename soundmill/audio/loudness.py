@@ -49,11 +49,11 @@ def level(wave: np.ndarray, sample_rate: int, target: Literal["peak"] | float) -
     return wave * np.float32(min(gain, most)), "limited" if gain > most else "changed"
 
 
-def matching_gains(sounds: Sequence[tuple[np.ndarray, int]], target: float, lowest: float, most: float) -> list[float]:
+def matching_gains(sounds: Sequence[tuple[np.ndarray, int]], target: float, lowest: float, max_gain: float) -> list[float]:
     """Gains in dB that bring sounds (wave [C, T], C at most 2, and rate) to one loudness on two loudspeakers.
 
     The loudness is `target` LUFS, or the highest that all sounds reach without clipping, but not below `lowest`. Gains are limited
-    to `most` dB and so that nothing clips; silence gets 0 dB.
+    to `max_gain` dB and so that nothing clips; silence gets 0 dB.
     """
     measured = [integrated_loudness(np.broadcast_to(wave, (2, wave.shape[1])), rate) for wave, rate in sounds]
     peaks = [float(np.abs(wave).max(initial=0.0)) for wave, _ in sounds]
@@ -61,5 +61,6 @@ def matching_gains(sounds: Sequence[tuple[np.ndarray, int]], target: float, lowe
     reachable = [loudness + room for loudness, room in zip(measured, room, strict=True) if loudness > -math.inf]
     common = max(lowest, min([target, *reachable]))
     return [
-        min(common - loudness, room, most) if loudness > -math.inf else 0.0 for loudness, room in zip(measured, room, strict=True)
+        min(common - loudness, room, max_gain) if loudness > -math.inf else 0.0
+        for loudness, room in zip(measured, room, strict=True)
     ]

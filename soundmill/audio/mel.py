@@ -179,7 +179,7 @@ def log_mel(waves: np.ndarray, spec: MelSpec) -> np.ndarray:
 
 
 def log_mel_of_blocks(blocks: Callable[[], Iterable[np.ndarray]], spec: MelSpec) -> tuple[np.ndarray, int]:
-    """The same [n_mels, frames] for one wave in blocks [n] (each call of `blocks` restarts it), and its number of samples."""
+    """`log_mel` [n_mels, frames] of one wave in blocks [n] (each call of `blocks` restarts it), and its number of samples."""
     import torch
 
     num_samples, total, low, high = 0, 0.0, np.inf, -np.inf

@@ -28,7 +28,7 @@ class Sound:
 
 @dataclass(frozen=True)
 class Piece:
-    """`count` samples of a stream from `start`; `values` [..., n] has `before` more in front of them, and some behind."""
+    """`count` samples of a stream from `start`; `values` [..., n] also has `before` samples in front of them, and some after."""
 
     values: Tensor
     start: int

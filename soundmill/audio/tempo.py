@@ -24,7 +24,7 @@ SMOOTHED = 5  # frames: tolerance for onsets played by hand
 COMPARED_BEATS = 8  # largest lag of the autocorrelation, in beats
 STEP = 1.001  # ratio of successive candidate tempi
 LENGTHS = tuple(2**power for power in range(7))  # bars of loops whose tempo may follow from their length
-WHOLE = 0.02  # tolerance of a loop's length, in bars
+LENGTH_TOLERANCE = 0.02  # in bars
 MIN_PULSE = 0.25  # strength of the pulse at the best of all tempi
 MIN_GIVEN_PULSE = 0.2  # at a tempo given by name or length: lower, since one tempo scores less by chance than the best of hundreds
 MIN_SHARE_OF_BEST = 0.6  # of the strongest pulse, at a tempo given by name or length
@@ -63,7 +63,7 @@ def find(wave: np.ndarray, name: str, lowest: float) -> Tempo:
     If both apply and differ, the one with the stronger pulse is used, since names may be wrong or rounded.
     """
     seconds, named = len(wave) / RATE, named_tempo(name)
-    if seconds < (1 - WHOLE) * 60 * BEATS / max(2 * lowest, named or 0):
+    if seconds < (1 - LENGTH_TOLERANCE) * 60 * BEATS / max(2 * lowest, named or 0):
         raise NoLoopError("too short", f"{seconds:.3g} s are less than a bar at {2 * lowest:g} bpm")
     if not np.any(wave):
         raise NoLoopError("silent", "all samples are zero")
@@ -80,7 +80,7 @@ def find(wave: np.ndarray, name: str, lowest: float) -> Tempo:
     by_length = None
     for bars in LENGTHS:
         bpm = 60 * BEATS * bars / seconds
-        if lowest * (1 - WHOLE / 2) <= bpm < 2 * lowest and (strength := confirmed(bpm)) is not None:
+        if lowest * (1 - LENGTH_TOLERANCE / 2) <= bpm < 2 * lowest and (strength := confirmed(bpm)) is not None:
             by_length = Tempo(bpm, "length", 0.0, bars, strength, named)
             break
     if named:
@@ -118,11 +118,11 @@ def named_tempo(name: str) -> float | None:
 def _is_whole(seconds: float, bpm: float) -> bool:
     """Whether a length is a power of two bars."""
     bars = seconds * bpm / (60 * BEATS)
-    return any(abs(bars - whole) <= WHOLE for whole in LENGTHS)
+    return any(abs(bars - whole) <= LENGTH_TOLERANCE for whole in LENGTHS)
 
 
 def _bars(seconds: float, bpm: float) -> int:
-    return int(seconds * bpm / (60 * BEATS) + WHOLE)
+    return int(seconds * bpm / (60 * BEATS) + LENGTH_TOLERANCE)
 
 
 def onset_strength(wave: np.ndarray) -> np.ndarray:
@@ -164,7 +164,7 @@ class Pulse:
         return (values * valid).sum(1) / np.maximum(valid.sum(1), 1)
 
     def strength_around(self, bpm: float) -> float:
-        """The same with circular autocorrelation, for a seamless loop."""
+        """`strength` with circular autocorrelation, for a seamless loop."""
         size = len(self.onsets)
         spectrum = np.fft.rfft(self._centred)
         circular = np.fft.irfft(np.abs(spectrum) ** 2, size)

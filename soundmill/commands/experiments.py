@@ -19,8 +19,8 @@ class Experiment(StageParams):
 
     name: str = Field(description="name of the file, without .yaml")
     title: str
-    corpus: str = Field(description="the recordings, for people")
-    minutes: float = Field(gt=0, description="of its trainings on two CPU cores, as last measured")
+    corpus: str = Field(description="name of the recordings, for display")
+    minutes: float = Field(gt=0, description="minutes of training on two CPU cores, as last measured")
 
 
 def read_experiments(conf: Path) -> dict[str, Experiment]:

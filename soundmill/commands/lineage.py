@@ -49,12 +49,12 @@ def lineage(
     found = trace(root, thing)
     console = Console(highlight=False, markup=False)
     console.print(_line(found.thing, all))
-    for heading, nodes in (("comes from", found.comes_from), ("made from it", found.came_of_it)):
+    for heading, nodes in (("comes from", found.comes_from), ("made from it", found.made_from_it)):
         if nodes:
             tree = Tree(heading)
             _grow(tree, nodes, all)
             console.print(tree)
-    if not found.comes_from + found.came_of_it:
+    if not found.comes_from + found.made_from_it:
         console.print("nothing related was found here")
     for sentence in dict.fromkeys(found.gone):
         typer.echo(f"note: {sentence}", err=True)

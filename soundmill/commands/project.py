@@ -37,7 +37,7 @@ def use_recorded_store(root: Path) -> None:
     """Use the store that runs were last recorded in; print which, unless it is the project's own mlflow.db."""
     from soundmill import tracking
 
-    if line := tracking.look_where_recorded(root):
+    if line := tracking.use_last_store(root):
         typer.echo(line)
 
 

@@ -112,7 +112,7 @@ def restyle(
     directory, home = checkpoint_of(checkpoint, family, project)
     from soundmill.models import transforming
 
-    request = transforming.Asked(prompt or [], seed)
+    request = transforming.Prompting(prompt or [], seed)
     _say(transforming.restyle(directory, _read(files, output), request, output, home, [*(settings or []), f"amount={amount}"]))
 
 
@@ -146,7 +146,7 @@ def inpaint(
     directory, home = checkpoint_of(checkpoint, family, project)
     from soundmill.models import transforming
 
-    request = transforming.Asked(prompt or [], seed)
+    request = transforming.Prompting(prompt or [], seed)
     _say(transforming.inpaint(directory, _read(files, output), spans, request, output, home, settings or []))
 
 

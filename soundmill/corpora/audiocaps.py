@@ -67,9 +67,9 @@ def _columns(inventory: Inventory, name: bytes) -> set[str]:
 def _tables_of(inventory: Inventory, tables: CorpusTables) -> tuple[list[bytes], list[bytes]]:
     """Names of the csv files with captions and of those with labels; a csv without a required column is a UserError.
 
-    Without `audiocap_id`, and beside others with captions, it is allowed: lists of failed downloads and AudioSet's segments.
+    Other csv files, without `audiocap_id`, are ignored beside those: lists of failed downloads, AudioSet's segments.
     """
-    with_captions, with_labels, strangers, lacking = [], [], [], []
+    with_captions, with_labels, other_csvs, lacking = [], [], [], []
     for name in inventory.csv_files():
         columns = _columns(inventory, name)
         path = escape_path(name)
@@ -78,7 +78,7 @@ def _tables_of(inventory: Inventory, tables: CorpusTables) -> tuple[list[bytes],
         elif set(LABEL_COLUMNS) <= columns:
             with_labels.append(name)
         else:
-            strangers.append(f"{path} ({', '.join(sorted(columns)) or 'no header'})")
+            other_csvs.append(f"{path} ({', '.join(sorted(columns)) or 'no header'})")
             if len(columns & set(COLUMNS)) > 1:
                 lacking.append((path, columns))
     lacking.sort(key=lambda table: "audiocap_id" not in table[1])
@@ -90,12 +90,12 @@ def _tables_of(inventory: Inventory, tables: CorpusTables) -> tuple[list[bytes],
             f"(found: {', '.join(sorted(columns))}); correct its header, or remove it from the corpus"
         )
     if not with_captions:
-        others = "; ".join(strangers) or "none"
+        others = "; ".join(other_csvs) or "none"
         raise UserError(
             f"corpus.path: no csv with the columns {', '.join(COLUMNS)} below {escape_path(bytes(inventory.root))} "
             f"(csv files: {others}); put AudioCaps' train.csv, val.csv, test.csv beside the audio, or use `corpus=folder`"
         )
-    tables.count("other_csv", len(strangers))
+    tables.count("other_csv", len(other_csvs))
     return with_captions, with_labels
 
 

@@ -45,12 +45,12 @@ def describe(corpus: Path, clips: Path, quality: Path, template: str) -> Describ
     recordings_of, captions_of = shards.by_shard(recordings), shards.by_shard(captions)
     paths = {path.name: path for path in shards.shard_paths(clips)}
     result = Described(UNSPLIT.empty_table(), 0, [], Counter(), len(rejected))
-    tables, strangers = [], []
+    tables, unknown = [], []
     for shard in [*recordings_of, -1]:
         own = _rows(recordings_of.get(shard))
         recording_of = {row["recording_id"]: row for row in own}
         rows = _clip_rows(paths.pop(shards.shard_name(shard), None))
-        strangers += [row["clip_id"] for row in rows if row["recording_id"] not in recording_of]
+        unknown += [row["clip_id"] for row in rows if row["recording_id"] not in recording_of]
         rows = [row for row in rows if row["recording_id"] in recording_of]
         matched = matching.match(own, _rows(captions_of.get(shard)), rows, template)
         result.matched += matched.matched
@@ -64,9 +64,9 @@ def describe(corpus: Path, clips: Path, quality: Path, template: str) -> Describ
             text = {"captions": description.captions, "labels": description.labels}
             entries.append({**row, **text, **{name: recording[name] for name in ("shard", "corpus", "weight", "group")}})
         tables.append(pa.Table.from_pylist(entries, UNSPLIT))
-    if strangers or paths:
-        which = f"clip {strangers[0]!r}" if strangers else min(paths)
-        raise _stranger(clips, which, corpus)
+    if unknown or paths:
+        which = f"clip {unknown[0]!r}" if unknown else min(paths)
+        raise _unknown_recording(clips, which, corpus)
     result.clips = pa.concat_tables(tables).combine_chunks()
     _check(result.clips, clips, len(rejected))
     return result
@@ -80,16 +80,16 @@ def kept_clips(corpus: Path, recordings: pa.Table, clips: Path, quality: Path) -
     columns = ["clip_id", "recording_id", "source"]
     tables = [shards.read_table(path, manifest.CLIPS, columns) for path in shards.shard_paths(clips)]
     table = pa.concat_tables(tables).combine_chunks()
-    strangers = table.filter(pc.invert(pc.is_in(table["recording_id"], recordings["recording_id"].combine_chunks())))
-    if strangers.num_rows:
-        raise _stranger(clips, f"clip {strangers['clip_id'][0].as_py()!r}", corpus)
+    unknown = table.filter(pc.invert(pc.is_in(table["recording_id"], recordings["recording_id"].combine_chunks())))
+    if unknown.num_rows:
+        raise _unknown_recording(clips, f"clip {unknown['clip_id'][0].as_py()!r}", corpus)
     rejected = _rejected(quality)
     table = table.filter(pc.invert(pc.is_in(table["clip_id"], pa.array(rejected, pa.string()))))
     _check(table, clips, len(rejected))
     return table
 
 
-def _stranger(clips: Path, which: str, corpus: Path) -> UserError:
+def _unknown_recording(clips: Path, which: str, corpus: Path) -> UserError:
     return UserError(f"{clips}: {which} is of no recording in {corpus}; {REMAKE}")
 
 

@@ -45,7 +45,7 @@ class Report:
     inventory: Inventory
     tables: CorpusTables
     damaged: list[dict[str, str]]  # path, reason, detail: files and rows that the pipeline would quarantine
-    inside: int  # matched rows that start later than their recording
+    inside: int  # matched rows that start inside their recording
 
     @property
     def coverage(self) -> float | None:
@@ -100,7 +100,7 @@ def check(
 ) -> Report:
     """Check one corpus directory; UserError if the path is not a directory.
 
-    Opens a recording only if a row starts later than it (the row is missing if the recording ends first), or if it is in a Parquet
+    Opens a recording only if a row starts inside it (the row is missing if the recording ends first), or if it is in a Parquet
     table with equal or empty names. With `headers`, the header of every recording is read; those that cannot be decoded are
     damaged, and their clips missing. `follow_links` as in inventory.list_files.
     """
@@ -151,7 +151,7 @@ def report_of(
     """Check what `read` returned; clips beyond the end of their recording are moved to `missing`. `path` is for the report."""
     united = bool(places[0].name)
     files, tables = union.unite(parts) if united else (parts[0].inventory, parts[0].tables)
-    # In a union, a recording whose id is taken by an earlier part has another one.
+    # In a union, a recording gets another id if an earlier part has its id.
     own_ids = {
         (part.name.encode() + b"/" if united else b"") + row["raw_path"]: row["recording_id"]
         for part in parts

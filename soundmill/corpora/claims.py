@@ -93,7 +93,7 @@ def _local_manifests(index: FileIndex, rows: list[ManifestRow]) -> set[bytes]:
                 votes[row.source] += 1
                 local.add(row.source)
             else:
-                votes[row.source] -= index.bears(row.key)
+                votes[row.source] -= index.has_name_of(row.key)
     return {source for source in local if votes[source] >= 0}
 
 
@@ -136,9 +136,9 @@ def _in_part(row: ManifestRow, parts: Mapping[str, str], resolution: Resolution)
     synonyms = [part for part, meaning in parts.items() if meaning == parts[row.part]]
     others = [part for part in parts if part not in synonyms]
     files = (
-        [file for file, words in places.items() if words.have(row.part)]
-        or [file for file, words in places.items() if any(map(words.have, synonyms))]
-        or [file for file, words in places.items() if row.clip or not any(map(words.have, others))]
+        [file for file, words in places.items() if words.contain(row.part)]
+        or [file for file, words in places.items() if any(map(words.contain, synonyms))]
+        or [file for file, words in places.items() if row.clip or not any(map(words.contain, others))]
     )
     return replace(resolution, files=tuple(files))
 
@@ -151,7 +151,7 @@ class _Words:
         self._words = {word.lower() for words in names for word in words}
         self._text = "/".join("".join(words).lower() for words in names)
 
-    def have(self, part: str) -> bool:
+    def contain(self, part: str) -> bool:
         """Whether `part` is one of the words; a part of eight or more letters may be spread over words (`Free_Sound`)."""
         return part in self._words or (len(part) > 7 and part in self._text)
 

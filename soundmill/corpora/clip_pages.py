@@ -49,7 +49,7 @@ class ShownClip:
     def breaks(self, limit: Limit) -> str:
         """The measured value beside the limit."""
         value = self.quality[limit.measure]
-        return limit.say(np.nan if value is None else value)
+        return limit.describe(np.nan if value is None else value)
 
 
 def write_quality(path: Path, quality: ClipQuality, examples: int, num_bytes: int) -> None:

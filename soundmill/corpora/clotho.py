@@ -28,7 +28,7 @@ COLUMNS = {"file_name", "caption_1"}
 METADATA_COLUMNS = {"file_name", "sound_id"}
 SPLITS = {"development": "train", **SPLIT_NAMES}
 OWN_WORDS = ("development", "validation", "evaluation")
-LOOKED_AT = 50  # rows, for detection: lists of YouTube clips have the same columns
+DETECTION_ROWS = 50  # rows, for detection: lists of YouTube clips have the same columns
 
 
 def detect(inventory: Inventory) -> bool:
@@ -67,7 +67,7 @@ def _tables(inventory: Inventory, columns: set[str]) -> list[bytes]:
 def _is_clotho(inventory: Inventory, name: bytes) -> bool:
     if _part(name) in OWN_WORDS:
         return True
-    keys = [cells["file_name"] for _, cells in islice(read_csv(inventory, name), LOOKED_AT)]
+    keys = [cells["file_name"] for _, cells in islice(read_csv(inventory, name), DETECTION_ROWS)]
     return 2 * sum(youtube_clip(key) is not None for key in keys) < len(keys)
 
 

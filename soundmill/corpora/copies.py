@@ -46,8 +46,7 @@ def row_pairs(duplicates: Path, clips: pa.Table) -> list[tuple[int, int]]:
 def to_leave_out(
     recordings: pa.Table, clips: pa.Table, pairs: list[tuple[int, int]], decided_by: splits.Source
 ) -> tuple[dict[int, int], list[str]]:
-    """Rows of `clips` to drop, because another split has their sound or video, each with the row that stays; and the split of every
-    row that this is based on.
+    """Rows of `clips` to drop → the row that stays in another split with their sound or video; and the split of each row.
 
     `clips` has `recording_id` and `split`; `recordings` are rows of manifest.RECORDINGS (`recording_id`, `split`, `group`).
     """
@@ -85,9 +84,9 @@ def across_splits(split: list[str], pairs: list[tuple[int, int]]) -> dict[int, i
 
 
 def _across_given_splits(recordings: list[dict[str, Any]], owners: list[str], split: list[str]) -> dict[int, int]:
-    """The same for recordings of one YouTube video that the corpus itself puts into several splits.
+    """`across_splits` for recordings of one YouTube video that the corpus itself puts into several splits.
 
-    Sets `split` of their clips, so far that of the video, to that of the recording.
+    The `split` of their clips, so far that of the video, becomes that of the recording.
     """
     videos = manifest.youtube_videos(recordings)
     given = {row["recording_id"]: (row["group"], row["split"]) for row in recordings if row["split"] and row["group"] in videos}

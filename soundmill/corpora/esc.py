@@ -55,7 +55,7 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
 
 
 def _read_esc50(inventory: Inventory, rows: list[ManifestRow], num_shards: int, tables: CorpusTables) -> CorpusTables:
-    """Join rows with files. Of several files with one name, the uppermost is described, as if `audio/16000/` repeats `audio/`; the
+    """Join rows with files. Of several files with one name (`audio/16000/` may repeat `audio/`), the uppermost is described; the
     others are recordings of the same fold and group.
     """
     index = FileIndex(inventory)

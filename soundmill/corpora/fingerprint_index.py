@@ -31,8 +31,8 @@ THRESHOLD = 0.4  # lowest score of duplicates; measured in docs/duplicates.md
 NEIGHBOURS = 8  # entries on either side of a clip's place in a bucket
 OFFSET_SLACK = 2  # frames of a copy are not aligned with the original's
 LOOKING_UP = 2  # threads: sorting and searching release the GIL
-SPREAD = np.uint32(2_654_435_769)  # Fibonacci hashing, since keys are not uniformly distributed
-SPREAD_OTHERWISE = np.uint32(2_246_822_507)  # a second hash: keys of one part share the first bits of the first
+FIRST_HASH = np.uint32(2_654_435_769)  # Fibonacci hashing, since keys are not uniformly distributed
+SECOND_HASH = np.uint32(2_246_822_507)  # a second hash: keys of one part share the first bits of the first
 SLOT_BITS = 22  # of the hash table of keys in memory; a quarter of a million keys leave it mostly empty
 RANK_BITS, RANKS = np.uint64(32), np.uint64((1 << 32) - 1)  # an entry of the index is key, then rank of the clip
 LARGEST_OFFSET = 1 << 20  # frames, some 4.6 hours
@@ -148,11 +148,11 @@ def _joined(column: pa.ChunkedArray, dtype: np.dtype) -> tuple[np.ndarray, np.nd
 
 
 def _part_of_key(keys: np.ndarray) -> np.ndarray:
-    return (keys * SPREAD) >> np.uint32(32 - partitions.PARTS.bit_length() + 1)
+    return (keys * FIRST_HASH) >> np.uint32(32 - partitions.PARTS.bit_length() + 1)
 
 
 def _slot(keys: np.ndarray) -> np.ndarray:
-    return keys * SPREAD_OTHERWISE >> np.uint32(32 - SLOT_BITS)
+    return keys * SECOND_HASH >> np.uint32(32 - SLOT_BITS)
 
 
 def _places(keys: np.ndarray) -> np.ndarray:

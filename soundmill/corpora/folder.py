@@ -93,7 +93,7 @@ def layout_of(audio: list[AudioFile]) -> _Layout:
         return _Layout(None, _class_level(audio, 0))
     inside = [file for file in audio if _split_below(file, above)]
     named = {file.folders[len(above)] for file in inside}
-    beside = {_parting(file, above) for file in audio if not _split_below(file, above)} - {None}
+    beside = {_folder_beside(file, above) for file in audio if not _split_below(file, above)} - {None}
     if beside and not (len({split_of_folder(folder) for folder in named}) > 1 and len(named) > len(beside)):
         return _Layout(None, _class_level(audio, 0))
     return _Layout(above, _class_level(inside, len(above) + 1))
@@ -115,7 +115,7 @@ def _split_below(file: AudioFile, above: tuple[bytes, ...]) -> str | None:
     return split_of_folder(folders[len(above)]) if len(folders) > len(above) and tuple(folders[: len(above)]) == above else None
 
 
-def _parting(file: AudioFile, above: tuple[bytes, ...]) -> tuple[bytes, ...] | None:
+def _folder_beside(file: AudioFile, above: tuple[bytes, ...]) -> tuple[bytes, ...] | None:
     """The first folder of a file that is not on the path to the splits; None if there is none."""
     folders = tuple(file.folders)
     return next((folders[: end + 1] for end in range(len(folders)) if folders[: end + 1] != above[: end + 1]), None)

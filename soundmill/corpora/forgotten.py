@@ -42,11 +42,11 @@ class Entry(StageParams):
 
     recording_id: str = Field(min_length=1, max_length=4096)
     source: str = Field(min_length=1, max_length=65536, description="its path when it was forgotten, for information")
-    digest: Digest | None = Field(description="of its file; null if the file was already gone")
+    digest: Digest | None = Field(description="digest of its file; null if the file was already gone")
     start: float | None = Field(ge=0, description="seconds into the recording; null: all of it")
     end: float | None = Field(gt=0)
     clips: list[ForgottenClip] = Field(description="clips cut from it, of all variants")
-    fingerprint: str = Field(description="of its sound, in Base64 (soundmill/audio/fingerprint.py); empty if it has none")
+    fingerprint: str = Field(description="its fingerprint in Base64 (soundmill/audio/fingerprint.py); empty if it has none")
     copy_of: str | None = Field(description="the recording that this is a copy of")
     reason: str = Field(min_length=1)
 

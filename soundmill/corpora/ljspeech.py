@@ -21,7 +21,7 @@ FORMAT = Format(
     split="none",
 )
 
-LOOKED_AT = 50  # lines, for detection among other tables of this name
+DETECTION_LINES = 50  # lines, for detection among other tables of this name
 ID = re.compile(r"[^\s/\\]+")
 
 
@@ -45,7 +45,7 @@ def _tables(inventory: Inventory) -> list[bytes]:
 def _is_ljspeech(inventory: Inventory, name: bytes) -> bool:
     """Whether half of the first lines have an id and one or two texts, and one of these files exists or there is no audio."""
     ids = []
-    lines = [line for line in head_lines(inventory, name)[:LOOKED_AT] if line.strip()]
+    lines = [line for line in head_lines(inventory, name)[:DETECTION_LINES] if line.strip()]
     for line in lines:
         first, *texts = line.split("|")
         if len(texts) in (1, 2) and ID.fullmatch(first):

@@ -29,7 +29,7 @@ _PREFIXED = re.compile(r"Y[A-Za-z0-9_-]{11}\.wav$")
 # JSON as in WavCaps, but with several captions per entry; other files may have one caption per entry.
 FIVE_CAPTIONS = replace(WAVCAPS, keys=("id", "caption_1"))
 ANY_CAPTIONS = replace(WAVCAPS, keys=("id", r"caption\w*"))
-LOOKED_AT = 50  # rows, for detection: Clotho has the same columns but free text as names
+DETECTION_ROWS = 50  # rows, for detection: Clotho has the same columns but free text as names
 
 
 def detect(inventory: Inventory) -> bool:
@@ -58,7 +58,7 @@ def _csv_files(inventory: Inventory) -> list[bytes]:
 def _is_of_videos(inventory: Inventory, name: bytes) -> bool:
     if b"clotho" in name.rpartition(b"/")[2].lower():  # its file names are free text
         return False
-    keys = [cells["file_name"] for _, cells in islice(read_csv(inventory, name), LOOKED_AT)]
+    keys = [cells["file_name"] for _, cells in islice(read_csv(inventory, name), DETECTION_ROWS)]
     return 2 * sum(youtube_clip(key) is not None or _PREFIXED.match(key) is not None for key in keys) > len(keys)
 
 

@@ -18,7 +18,7 @@ from urllib.parse import unquote
 from soundmill.corpora.inventory import MEDIA, AudioFile, Inventory
 
 TOLERANCE = 0.5  # seconds between the starts of a row and its file: tools write 80, 80.0 or 79.999
-MANY = 20  # files in a resolution, at most
+MAX_FILES = 20  # files in a resolution, at most
 MAX_KEY = 4096  # characters of a row's path, name or id
 
 # `{id}`, `{id}_{start}`, `{id}_{start}_{end}` or `{id}_{start}-{end}`, optionally after `Y`. An id may itself start with `Y`, so it
@@ -41,7 +41,7 @@ Match = Literal["path", "name", "stem", "youtube id", "inside", "none"]
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """The files that match a key: one, or several (at most MANY) if it is ambiguous.
+    """The files that match a key: one, or several (at most MAX_FILES) if it is ambiguous.
 
     `same_clip`: the files have one YouTube id and start, so any of them is right.
     `elsewhere`: the file has the key's name but is in another folder.
@@ -197,7 +197,7 @@ class FileIndex:
         places = (posixpath.normpath(posixpath.join(start, _fold(with_slashes(one)))) for one in _spellings(key))
         return next((files for place in places if (files := self._at(place))), [])
 
-    def bears(self, key: str) -> bool:
+    def has_name_of(self, key: str) -> bool:
         """Whether any file has the key's name, with this or any extension."""
         names = [_fold(with_slashes(one)).rpartition("/")[2] for one in _spellings(key)]
         return any(name in self._names or name in self._stems or key_stem(name) in self._stems for name in names)
@@ -210,25 +210,25 @@ class FileIndex:
         ]
 
     def _namesakes(self, name: str, stem: str, folders: list[str]) -> list[AudioFile]:
-        """Files with this name and any extension; of more than MANY, those in the key's last folder or at the root.
+        """Files with this name and any extension; of more than MAX_FILES, those in the key's last folder or at the root.
 
         Bounded, since thousands of files may have one name.
         """
         stem = name if name in self._stems else stem
-        files = dict.fromkeys(islice(chain(self._names.of(name), self._stems.of(stem)), MANY + 1))
-        if len(files) > MANY and folders:
+        files = dict.fromkeys(islice(chain(self._names.of(name), self._stems.of(stem)), MAX_FILES + 1))
+        if len(files) > MAX_FILES and folders:
             near = chain(self._nested.of((folders[-1], stem)), self._nested.of(("", stem)))
-            files = dict.fromkeys(islice(near, MANY)) or files
-        return list(files)[:MANY]
+            files = dict.fromkeys(islice(near, MAX_FILES)) or files
+        return list(files)[:MAX_FILES]
 
     def resolve_clip(self, video: str, start: float | None = None) -> Resolution:
         """Files of a YouTube video that start at `start`, else those without a start; all if `start` is None."""
         starts, files = self._timed.get(video, NO_FILES)
         bare = self._bare.of(video)
         if start is None:
-            return _resolution(bare + files[:MANY], same_clip=not (bare and files) and len(set(starts[:1] + starts[-1:])) < 2)
+            return _resolution(bare + files[:MAX_FILES], same_clip=not (bare and files) and len(set(starts[:1] + starts[-1:])) < 2)
         first, end = bisect_left(starts, start - TOLERANCE), bisect_right(starts, start + TOLERANCE)
-        end = min(end, first + 50 * MANY)
+        end = min(end, first + 50 * MAX_FILES)
         distances = [abs(other - start) for other in starts[first:end]]
         closest = min(distances, default=0.0)
         near = [file for distance, file in zip(distances, files[first:end], strict=True) if distance == closest]
@@ -239,11 +239,11 @@ class FileIndex:
         starts, files = self._timed.get(video, NO_FILES)
         end = bisect_right(starts, start)
         first = bisect_left(starts, starts[end - 1]) if end else 0
-        return replace(_resolution(files[first : min(end, first + MANY)], same_clip=True), match="inside")
+        return replace(_resolution(files[first : min(end, first + MAX_FILES)], same_clip=True), match="inside")
 
 
 def _resolution(files: list[AudioFile], same_clip: bool) -> Resolution:
-    return Resolution(tuple(files[:MANY]), "youtube id", same_clip) if files else NOTHING
+    return Resolution(tuple(files[:MAX_FILES]), "youtube id", same_clip) if files else NOTHING
 
 
 def looks_random(video: str) -> bool:

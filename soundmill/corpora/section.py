@@ -27,7 +27,7 @@ class PartParams(StageParams):
 class ScanParams(StageParams):
     format: Literal[(*registry.NAMES, union.NAME)]
     path: str | None = Field(description="the corpus directory; a relative one starts at the checkout; null for a union")
-    parts: dict[Annotated[str, Field(pattern=rf"^{PART_NAME.pattern}$")], PartParams] = Field(description="of a union, by name")
+    parts: dict[Annotated[str, Field(pattern=rf"^{PART_NAME.pattern}$")], PartParams] = Field(description="corpora of a union")
     embedded: list[str] = Field(max_length=0)
     external: list[str] = Field(min_length=1, max_length=1)
     shards: int = Field(ge=1, le=4096)

@@ -154,7 +154,7 @@ class Sources:
 
 
 def open_table(path: bytes) -> pq.ParquetFile:
-    """A Parquet table from outside, opened by its descriptor so that its name never matters; DecodeError if it is none."""
+    """A Parquet table from outside, opened by its descriptor so that its name never matters; DecodeError if it is not a table."""
     with open_regular(path) as file:
         try:
             # No read-ahead: a row group may be larger than memory, so only a page is held.

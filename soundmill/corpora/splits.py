@@ -190,7 +190,7 @@ def _share(units: list[_Unit], fraction: float, keep: int) -> list[str]:
         _take(members, due, min(len(members) - 1, most - len(taken)), taken)
     left = {name: sum(unit.key not in taken for unit in members) for name, members in strata.items()}
     missing = target - sum(unit.size for unit in taken.values())
-    for at_least in (2, 1):  # units left in a stratum that gives another one
+    for at_least in (2, 1):  # units left in a stratum before it gives one more
         for unit in units:
             lacking = missing if len(taken) < most else 0
             if lacking < 1:

@@ -26,12 +26,12 @@ FORMAT = Format(
 )
 
 KEYS = ("prompt", "text")  # the first non-empty one is used
-LOOKED_AT = 50  # pairs, for detection among other jsons beside recordings
+DETECTION_PAIRS = 50  # pairs, for detection among other jsons beside recordings
 
 
 def detect(inventory: Inventory) -> bool:
     """Whether most of the first jsons beside recordings have a prompt or a text."""
-    pairs = list(islice((name for _, name in _pairs(inventory, b".json")), LOOKED_AT))
+    pairs = list(islice((name for _, name in _pairs(inventory, b".json")), DETECTION_PAIRS))
     return 2 * sum(any(b'"%s"' % key.encode() in read_head(inventory, name) for key in KEYS) for name in pairs) > len(pairs)
 
 

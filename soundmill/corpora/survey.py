@@ -104,9 +104,9 @@ class Survey:
         main = {name: labels[0] for name, labels in self.labels_of.items() if labels}
         fractions = {name: parameters[name] for name in ("valid_fraction", "test_fraction")}
         split_of, _ = splits.assign(self.rows, main, set(self.described), **fractions, seed=parameters["seed"])
-        dealt = ((split, self.labels_of.get(name, [])) for name, split in split_of.items())
+        labels_by_split = ((split, self.labels_of.get(name, [])) for name, split in split_of.items())
         sources = len({row["group"] or row["recording_id"] for row in self.rows})
-        return splits.warnings(dealt, parameters["test_fraction"], sources)
+        return splits.warnings(labels_by_split, parameters["test_fraction"], sources)
 
     def _splits(self) -> str:
         if self.splits:

@@ -149,19 +149,19 @@ def _held_out_scenes(rng: np.random.Generator, count: int, window: float, shorte
 def _training_scenes(rng: np.random.Generator, count: int, window: float, shortest: float) -> list[Scene]:
     """Two thirds single events of 2–20 s, all equally often; the rest sequences and overlaps of 12–35 s."""
     singles = count - count // 3
-    dealt = [str(label) for _ in range(-(-singles // len(LABELS))) for label in rng.permutation(LABELS)][:singles]
+    single_labels = [str(label) for _ in range(-(-singles // len(LABELS))) for label in rng.permutation(LABELS)][:singles]
     scenes: list[Scene] = []
-    for number, label in enumerate(dealt):
+    for number, label in enumerate(single_labels):
         # One in six is a short one-shot; the others fill several windows.
         seconds = _cut(rng.uniform(2, 4.5) if number % 6 == 5 else rng.uniform(8, 20), window, shortest)
         scenes.append((seconds, [_event(rng, label, 0, seconds, window, seconds)]))
     makers = (_sequence_scene, _overlap_scene, _layered_scene)
-    undealt = [label for label in LABELS if label not in dealt]  # in a small corpus; they are added to sequences
+    unused = [label for label in LABELS if label not in single_labels]  # in a small corpus; they are added to sequences
     for number in range(count - singles):
         seconds = _cut(35.0 if number == 0 else rng.uniform(12, 30), window, shortest)
-        if undealt:
-            share = -(-len(undealt) // (count - singles - number))
-            labels, undealt = undealt[:share], undealt[share:]
+        if unused:
+            share = -(-len(unused) // (count - singles - number))
+            labels, unused = unused[:share], unused[share:]
             labels += [_other(rng, labels)] if share == 1 else []
             scenes.append((seconds, _in_turn(rng, labels, seconds, window, aligned=True)))
         else:

@@ -161,7 +161,7 @@ class CorpusTables:
 
 
 def id_of_path(raw_path: bytes) -> str:
-    """Id of a recording without another one: 12 hex digits of its path's hash."""
+    """Id of a recording that has no other id: 12 hex digits of its path's hash."""
     return hashing.short_digest(raw_path)
 
 

@@ -41,7 +41,7 @@ class Limit:
         beyond = self.value - values if self.name.startswith("min_") else values - self.value
         return np.nan_to_num(beyond, nan=-np.inf, posinf=np.inf, neginf=-np.inf)  # no value, no violation
 
-    def say(self, value: float) -> str:
+    def describe(self, value: float) -> str:
         """The measured value beside the limit: `clipping_ratio 0.31 > max_clipping_ratio 0.1`."""
         sign = "<" if self.name.startswith("min_") else ">"
         what = f"|{self.measure}|" if self.measure in SIGNED else self.measure
@@ -121,7 +121,7 @@ def apply_rules(
             details: list[str | None] = [None] * table.num_rows
             for row in np.flatnonzero(first >= 0).tolist():
                 reasons = [
-                    limit.say(measures[limit.measure][row])
+                    limit.describe(measures[limit.measure][row])
                     for limit, hit in zip(quality.limits, broken[:, row], strict=True)
                     if hit
                 ]

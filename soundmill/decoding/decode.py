@@ -196,7 +196,7 @@ def check_finite(block: np.ndarray) -> np.ndarray:
 
 
 def to_stereo(block: np.ndarray) -> np.ndarray:
-    """Float32 [n, channels] as two channels [n, 2]: mono is doubled, of more the first two (front left and right) are used.
+    """Float32 [n, channels] as two channels [n, 2]: mono is doubled; of more than two, the first two stay.
 
     Non-finite samples raise DecodeError.
     """

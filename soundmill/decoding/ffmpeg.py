@@ -34,7 +34,7 @@ from soundmill.errors import UserError
 STALL_SECONDS = 60.0  # without output, after which ffmpeg is killed
 MEMORY = 4 << 30  # of the child's address space
 BATCH_BYTES = 128 << 20  # of decoded samples per batch: 32 times 10 s of stereo
-POLL_SECONDS = 0.05  # interval of checking that
+POLL_SECONDS = 0.05  # between checks of that size
 LENGTH_TOLERANCE_SAMPLES = 2048  # a lossy codec may lose a frame at an end
 FRAMES_AT_ONCE = 8192  # passed between ffmpeg's threads; codec frames have about a thousand
 

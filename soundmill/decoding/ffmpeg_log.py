@@ -27,7 +27,7 @@ class _Declared:
 class Log:
     """The log of one process; `streamed`: for each input, whether it declares no length."""
 
-    MOST = 1000  # distinct complaints kept
+    MAX_COMPLAINTS = 1000  # distinct complaints kept
     LONGEST = 1 << 16  # bytes of one line
 
     def __init__(self, streamed: list[bool]) -> None:
@@ -57,7 +57,7 @@ class Log:
             self._estimated = True
         if level == "warning" and (not _DAMAGE.search(text) or (self._streamed == [True] and _SHORT_PACKET.search(text))):
             return
-        if len(self._complaints) < self.MOST:
+        if len(self._complaints) < self.MAX_COMPLAINTS:
             self._complaints.add(one_line(text))
 
     def _information(self, text: str) -> None:
@@ -94,7 +94,7 @@ class Log:
         """The error that all complaints amount to, in any order; None if there are none."""
         if not self.complained:
             return None
-        if self._status in (-signal.SIGKILL, -signal.SIGTERM):  # not sent by us here
+        if self._status in (-signal.SIGKILL, -signal.SIGTERM):  # not by this process, which reports its own kills
             raise UserError(
                 f"ffmpeg was killed (signal {-self._status}) while it decoded: out of memory? Run it again: finished work is kept"
             )

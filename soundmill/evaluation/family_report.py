@@ -93,7 +93,7 @@ def _chips(clip: CatalogClip, evaluation: FamilyEvaluation) -> Iterable[Chip]:
     for name, guesses in sorted(evaluation.guesses.items()):
         if (label := guesses.generated.get(clip.clip_id)) is not None:
             right = label in clip.labels
-            yield Chip(f"{name} hears {label} {'✓' if right else '✗'}", right)
+            yield Chip(f"{name} predicts {label} {'✓' if right else '✗'}", right)
     for key, of in sorted(evaluation.of.items()):
         if evaluation.metrics.get(key) is not None and clip.clip_id in of and not key.startswith("label_accuracy"):
             yield Chip(f"{key} {of[clip.clip_id]:.3g}")

@@ -34,8 +34,8 @@ from soundmill.evaluation.wave_facts import shares
 FEWEST_REFERENCE = 50  # sounds; with fewer a Fréchet distance is mostly bias
 FRECHET = ("fad", "fad_inf", "fad_per_clip", "fd")
 BIASED = ("fad", "fd")  # pure bias between sets from one distribution
-PER_CLIP = "fad_per_clip"  # ranks the clips on the report page,
-RANKING = "ranking"  # in this role if it is not a score of the protocol
+PER_CLIP = "fad_per_clip"  # ranks the clips on the report page
+RANKING = "ranking"  # role of PER_CLIP if the protocol does not score it
 LENGTH_TOLERANCE = 0.05  # relative difference of mean lengths above which a warning is given
 FAULTS = {"silent": "silent", "clipped": "clipped", "duplicate": "copies of another one"}
 

@@ -30,7 +30,7 @@ class EmbeddingSet:
     """One embedder's embeddings of a set of sounds; each call of `frames` streams (clip id, patches [P, D]) of every clip once.
 
     `ids` are sorted here; the stream may have any order. `logits` [K] are by id and may include other clips; they are empty if the
-    embedder is no classifier. A clip with P = 0 does not count in metrics of patches.
+    embedder is not a classifier. A clip with P = 0 does not count in metrics of patches.
     """
 
     ids: tuple[str, ...]

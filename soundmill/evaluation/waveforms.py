@@ -74,7 +74,7 @@ def fit(generated: np.ndarray, generated_rate: int, original: np.ndarray, rate: 
         generated = np.stack([resample(channel, generated_rate, rate) for channel in generated])
     length = min(generated.shape[1], original.shape[1])
     if not length:
-        raise UserError("an empty wave has no distance from another one")
+        raise UserError("an empty wave has no distance from another wave")
     return generated[:, :length], original[:, :length]
 
 

@@ -46,7 +46,7 @@ class ExportClip:
 
     @property
     def video_and_start(self) -> tuple[str, float]:
-        """The same for formats with YouTube ids only; a hash stands in for a missing id, cut to 11 characters."""
+        """`stem_and_start` for formats with YouTube ids only; a hash stands in for a missing id, cut to 11 characters."""
         stem, start = self.stem_and_start
         video = stem[:11] if _HASH.fullmatch(stem) else stem
         if not manifest.VIDEO_ID.fullmatch(video):

@@ -40,14 +40,14 @@ class Outcome:
 def forget(root: Path, things: Sequence[str], reason: str, progress: Progress = lambda n: None) -> Outcome:
     """Add recordings and clips, and all copies of their sound, to the project's list; mark registered models trained on them.
 
-    UserError, and nothing is written, if a word names nothing, or both a clip and a recording.
+    UserError, and nothing is written, if one of `things` names nothing, or both a clip and a recording.
     """
     if not reason.strip():
         raise UserError("--reason: must not be empty; the list and the quarantine record it")
     ledger.update(root)
     project = Project(root)
     listed = in_force(root)
-    pieces = [one(project, thing) for thing in things]
+    pieces = [piece_of_name(project, thing) for thing in things]
     listed_before = [entry for piece in pieces if (entry := _entry_of(listed, piece))]
     unlisted = list(dict.fromkeys(piece for piece in pieces if not _entry_of(listed, piece)))
     new = [describe(project, piece, reason.strip(), None) for piece in unlisted]
@@ -71,8 +71,8 @@ def in_force(root: Path) -> Forgotten:
 def use_again(root: Path, things: Sequence[str]) -> list[Entry]:
     """Remove entries, and the copies listed with them, from the list, and their marks from registered models; returns the entries.
 
-    A word is the path or id of a recording, or the id of a clip, as in the list. UserError, and nothing is changed, if a word names
-    no entry, or an entry of a project that contains this checkout.
+    Each of `things` is the path or id of a recording, or the id of a clip, as in the list. UserError, and nothing is changed, if
+    one names no entry, or an entry of a project that contains this checkout.
     """
     entries = in_force(root).entries
     named = [entry for thing in things for entry in _named(entries, thing)]
@@ -95,7 +95,7 @@ def _named(entries: Sequence[Entry], thing: str) -> list[Entry]:
     return found
 
 
-def one(project: Project, thing: str) -> Piece:
+def piece_of_name(project: Project, thing: str) -> Piece:
     pieces = project.find(thing)
     if not pieces:
         raise project.unknown(thing)

@@ -15,7 +15,7 @@ from soundmill.decoding import decode
 from soundmill.errors import UserError
 from soundmill.forgetting import leftovers
 from soundmill.forgetting.leftovers import Traces
-from soundmill.forgetting.listing import describe, encoded, in_force, one, piece_of_entry
+from soundmill.forgetting.listing import describe, encoded, in_force, piece_of_entry, piece_of_name
 from soundmill.forgetting.searching import Progress, clips_like, files_like, words_of_file
 from soundmill.lineage import Project, piece_of
 
@@ -87,7 +87,7 @@ def _entries(project: Project, listed: Forgotten, thing: str) -> list[Entry]:
     """What a word names: an entry of the lists, something of the project, or a file that is in no table."""
     entries = [entry for entry in listed.entries if thing in (entry.recording_id, entry.source, str(entry))]
     if project.find(thing):
-        entries.append(describe(project, one(project, thing), "requested", None))
+        entries.append(describe(project, piece_of_name(project, thing), "requested", None))
     if entries:
         return entries
     path = next((path for path in (Path(thing), *(place / thing for place in project.corpora)) if path.is_file()), None)

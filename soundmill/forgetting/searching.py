@@ -46,7 +46,7 @@ def _search(
         shards.map_shards(function, jobs, scratch / "prints", workers=min(os.cpu_count() or 1, len(jobs)), progress=progress)
         tables = [shards.read_table(scratch / "prints" / job.name, manifest.FINGERPRINTS) for job in jobs]
         searched = pa.concat_tables(tables)
-        # Only the forgotten are looked up, and only among the others: clip ids contain no space.
+        # Look up the forgotten sounds (probes only) among the searched ones (keys only). No clip has their ids, which have a space.
         marks = [landmarks.landmarks(fingerprint) | {"keys": b""} for fingerprint in words.values()]
         kind = pa.schema([(column, pa.binary()) for column in duplicates.INDEXED])
         ids = pa.chunked_array([pa.array(words), searched["clip_id"].combine_chunks()])

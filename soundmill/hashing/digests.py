@@ -32,12 +32,12 @@ def short_digest(data: bytes) -> str:
 
 
 def uint64(data: bytes) -> int:
-    """Digest of bytes as a uniform number below 2^64 (BLAKE2b), for seeds and for dealing things out."""
+    """Digest of bytes as a uniform number below 2^64 (BLAKE2b), for seeds and even distribution."""
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
 
 
 def hash_order(ids: Iterable[str], *salt: Any) -> list[str]:
-    """Ids in the order of their digests: shuffled by `salt`; more ids leave the order of the others as it is."""
+    """Ids in the order of their digests: shuffled by `salt`; adding ids keeps the order of the others."""
     return sorted(ids, key=lambda name: (digest(*salt, name), name))
 
 
@@ -62,7 +62,7 @@ def bytes_digest(data: bytes | pa.Buffer) -> str:
 
 
 def signature(path: Path | str) -> list[Any]:
-    """Size and modification time of a file, or of every file in a directory; changes when somebody writes to it."""
+    """Size and modification time of a file, or of every file in a directory; changes when a file is written."""
     status = os.stat(path)
     if stat.S_ISDIR(status.st_mode):
         return sorted([entry.name, *_size_and_time(entry.stat())] for entry in os.scandir(path))

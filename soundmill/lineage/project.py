@@ -73,7 +73,7 @@ class Held:
     clips: dict[str, list[dict[str, Any]]]  # by variant: rows of CLIPS without sound
     mixes: dict[str, tuple[str, str]]
     shards: dict[str, int]  # path below data/ → its rows
-    # With the part ("": itself), and the numbers of their clips and mixes in its training.
+    # Weights; the part of them ("": the whole) that was trained on the pieces; how many of their clips and mixes it was trained on.
     weights: list[tuple[Weights, str, int, int]]
     files: list[str]  # below data/: sounds named after a clip of them
     reports: list[str]  # below data/: texts that name a clip or recording

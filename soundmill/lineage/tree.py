@@ -25,7 +25,7 @@ class Node:
     below: list[Node] = field(default_factory=list)
 
     def plain(self) -> dict[str, Any]:
-        """For JSON."""
+        """As plain values, for JSON."""
         below = {"below": [node.plain() for node in self.below]} if self.below else {}
         return {"kind": self.kind, "name": self.name, **self.facts, **below}
 
@@ -36,12 +36,12 @@ class Lineage:
 
     thing: Node
     comes_from: list[Node]
-    came_of_it: list[Node]
+    made_from_it: list[Node]
     gone: list[str]
 
     def plain(self) -> dict[str, Any]:
-        """For JSON."""
-        ends = {name: [node.plain() for node in getattr(self, name)] for name in ("comes_from", "came_of_it")}
+        """As plain values, for JSON."""
+        ends = {name: [node.plain() for node in getattr(self, name)] for name in ("comes_from", "made_from_it")}
         return {"thing": self.thing.plain(), **ends, "gone": self.gone}
 
 

@@ -141,7 +141,7 @@ def write(
 def _requests(material: Material, plan: Plan) -> list[str]:
     """Ids of the first `plan.per_model` requests with a real sound and one of every model."""
     if reserved := sorted({REAL, BAD} & {model.name for model in material.models}):
-        raise UserError(f"{reserved[0]!r} is a reserved name; give the model another one: NAME=DIR")
+        raise UserError(f"{reserved[0]!r} is a reserved name; give the model another name: NAME=DIR")
     common = [
         clip_id
         for clip_id in material.order()
@@ -159,8 +159,10 @@ def _requests(material: Material, plan: Plan) -> list[str]:
 
 
 def _treatments(material: Material, compare: bool) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:
-    """Systems heard for every request, and the anchor: each model and the real sound; or pairs of models (one model: it and the
-    real sound)."""
+    """The treatments of every request, and the bad anchor: the systems (models and real sound), or pairs of models to compare.
+
+    A single model is compared with the real sound.
+    """
     names = [model.name for model in material.models]
     if not compare:
         return [(name,) for name in (*names, REAL)], (BAD,)

@@ -17,7 +17,7 @@ from soundmill.listening import design
 from soundmill.listening.answers import BAD, FIRST, REAL, SAME, Answers, Key
 from soundmill.listening.design import Trial
 
-MARGIN = 0.25  # of the scale: least mean difference of real sounds and bad anchors, greatest mean difference of repeated answers
+MARGIN = 0.25  # of the scale: minimum for real sounds above bad anchors, maximum for differences of repeated answers
 MIN_REAL_PREFERRED = 0.75  # share of comparisons of a real sound with a bad anchor
 MIN_REPEATED_EQUAL = 0.5  # share of repeated comparisons with the same answer
 MIN_RANKED = 3  # values of a rank correlation
@@ -77,10 +77,10 @@ def estimate(values: np.ndarray) -> Estimate:
     return Estimate(mean, math.sqrt(total / (raters * requests)), freedom, requests)
 
 
-def score(key: Key, everyone: Sequence[Answers]) -> dict[str, Any]:
+def score(key: Key, all_answers: Sequence[Answers]) -> dict[str, Any]:
     """The result of the raters who passed the checks; failed raters have reasons and separate means."""
-    failed = {answers.rater: reasons for answers in everyone if (reasons := _failures(key, answers))}
-    passed = [answers for answers in everyone if answers.rater not in failed]
+    failed = {answers.rater: reasons for answers in all_answers if (reasons := _failures(key, answers))}
+    passed = [answers for answers in all_answers if answers.rater not in failed]
     result: dict[str, Any] = {
         "test": key.test,
         "scale": "comparison" if key.compare else f"1 to {key.scale}",
@@ -98,7 +98,7 @@ def score(key: Key, everyone: Sequence[Answers]) -> dict[str, Any]:
         if passed:
             result["questions"][question] = _score_question(key, passed, question)
         if failed:
-            rejected = [answers for answers in everyone if answers.rater in failed]
+            rejected = [answers for answers in all_answers if answers.rater in failed]
             result["failed_means"][question] = {
                 name: rounded(float(values.mean())) for name, values in _ratings(key, rejected, question).items()
             }
@@ -260,7 +260,7 @@ def _over_models(key: Key, model_means: Mapping[str, float]) -> dict[str, dict[s
 
 
 def _over_sounds(key: Key, sound_means: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
-    """The same over the single sounds of all models, for each score that they have."""
+    """`_over_models`, but over the single sounds of all models, for each score that they have."""
     pairs: dict[str, list[tuple[float, float]]] = {}
     for name, model in key.models.items():
         for request, rating in zip(_scored_requests(key), sound_means[name], strict=True):

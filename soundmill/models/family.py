@@ -82,7 +82,7 @@ class Model(Protocol):
 
 
 class FamilyConfig(checkpoint.Config):
-    """The `config.json` of a family's checkpoint, without the facts for people; a family adds the fields that its model needs."""
+    """The `config.json` of a family's checkpoint, without human-readable facts; a family adds the fields that its model needs."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -107,7 +107,7 @@ class Prepared:
     samples: Sequence[Request] | Tensor  # shown while it trains: sounds to generate, or real waves [N, C, T] to reconstruct
     columns: int  # of the picture of samples
     held_out: HeldOut | None  # None if the validation split has no clip
-    save: Callable[[Path, dict[str, Any]], None]  # writes the checkpoint into a directory, with facts for people
+    save: Callable[[Path, dict[str, Any]], None]  # writes the checkpoint into a directory, with human-readable facts
     mixes: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # training mixes: id → the two clips
 
 
@@ -175,7 +175,7 @@ def require(model: Model, what: Capability, name: str) -> None:
 
 
 def save(directory: Path, config: FamilyConfig, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], **more: Any) -> None:
-    """Write a family's checkpoint with `facts` for people; `more` are options of `checkpoint.save`."""
+    """Write a family's checkpoint with human-readable `facts`; `more` are options of `checkpoint.save`."""
     checkpoint.save(directory, {**config.model_dump(mode="json"), **facts}, tensors, **more)
 
 

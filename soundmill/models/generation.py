@@ -36,7 +36,7 @@ from soundmill.models.catalog import (
 )
 from soundmill.models.family import Model, Request, Run, can, origin, require, use_weights
 from soundmill.models.params import FamilyGenerateParams
-from soundmill.models.requests import describe, of_clips, of_prompts, tell_labels
+from soundmill.models.requests import describe, of_clips, of_prompts, print_matched_labels
 from soundmill.params import override
 from soundmill.training.device import pick_device, use_threads
 
@@ -134,7 +134,7 @@ def run(
 def _transferred(model: Model, sounds: Iterable[tuple[str, tuple[np.ndarray, int]]], run: Run) -> Iterator[tuple[str, Tensor]]:
     """The start of each sound at the model's rate and channels (`NAME-input`), and the transformed sound (`NAME`)."""
     for name, (wave, rate) in sounds:
-        source = torch.from_numpy(as_model_takes(wave, rate, model))[:, : model.num_samples]
+        source = torch.from_numpy(in_model_format(wave, rate, model))[:, : model.num_samples]
         yield f"{name}{manifest.INPUT}", source
         yield name, finite(model.transform(source[None], [Request()], run), run)[0]
 
@@ -166,7 +166,7 @@ def reconstruct_each(
     """
     silent = replace(run, progress=lambda n: None)  # progress counts sounds, below
     for name, (wave, rate) in sounds:
-        fitted = torch.from_numpy(as_model_takes(wave, rate, model))
+        fitted = torch.from_numpy(in_model_format(wave, rate, model))
         fitted = fitted if whole else fitted[:, : model.num_samples]
         yield name, in_windows(lambda part, start: finite(model.reconstruct(part, silent), silent), fitted, model)
         run.progress(1)
@@ -181,18 +181,18 @@ def finite(waves: Tensor, run: Run) -> Tensor:
     return waves
 
 
-def as_model_takes(wave: np.ndarray, rate: int, model: Model) -> np.ndarray:
+def in_model_format(wave: np.ndarray, rate: int, model: Model) -> np.ndarray:
     """A wave [C, T] at the model's rate and channel count; if the counts differ, the mean of all channels, repeated."""
     empty = np.zeros((model.channels, 0), np.float32)
     return np.concatenate([empty, *_fitted([wave.T], rate, model)], 1)
 
 
-def read_as_model_takes(sound: Sound, model: Model) -> Iterator[Tensor]:
-    """As `as_model_takes` for a recording, in blocks [C, n]."""
+def read_in_model_format(sound: Sound, model: Model) -> Iterator[Tensor]:
+    """As `in_model_format` for a recording, in blocks [C, n]."""
     return map(torch.from_numpy, _fitted(sound.blocks(), sound.sample_rate, model))
 
 
-def length_as_model_takes(sound: Sound, model: Model) -> int:
+def length_in_model_format(sound: Sound, model: Model) -> int:
     return resampled_length(sound.num_samples, sound.sample_rate, model.sample_rate)
 
 
@@ -296,7 +296,7 @@ def generate_sounds(
     elif looped:
         raise UserError(f"--bpm and --repeat are for loop families, which {source_facts['family']!r} is not; leave them out")
     requests = of_prompts(model, prompts, count, seed)
-    tell_labels(model, prompts)
+    print_matched_labels(model, prompts)
     make_directory(output_dir)
     with running(model, home, settings) as run:
         waves = [wave.numpy() for wave in generate_each(model, requests, run)]

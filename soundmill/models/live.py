@@ -46,7 +46,7 @@ def find(path: Path) -> RaveCodec:
     return codecs.load(directory)
 
 
-def offered(codec: RaveCodec) -> int:
+def exported_latents(codec: RaveCodec) -> int:
     """Number of latents of an exported model: the codec's rank, rounded up to a power of two."""
     return min(codec.network.latent_channels, 2 ** math.ceil(math.log2(codec.rank)))
 
@@ -55,10 +55,10 @@ def export_streaming(path: Path, codec: RaveCodec) -> dict[str, Any]:
     """Write a codec as TorchScript with cached convolutions, for programs that play nn~ models; returns its metadata."""
     from soundmill.models.components.rave.streaming import scripted
 
-    model = scripted(codec, offered(codec))
+    model = scripted(codec, exported_latents(codec))
     facts = {
         "sample_rate": codec.sample_rate,
-        "latents": offered(codec),
+        "latents": exported_latents(codec),
         "block": codec.samples_per_latent,
         "latency": model.get_latency(),
         "causal": codec.network.causal,
@@ -91,7 +91,7 @@ def export_onnx(path: Path, codec: RaveCodec) -> dict[str, list[Any]]:
         import onnxscript  # noqa: F401  used by torch.onnx
     except ImportError:
         raise UserError("ONNX export needs more packages: pip install 'soundmill[export]'") from None
-    frames, kept = 4, offered(codec)
+    frames, kept = 4, exported_latents(codec)
     latents = torch.zeros(1, codec.network.latent_channels, frames)
     noise = codec.net.draw_noise(latents, torch.Generator().manual_seed(0)) if codec.noisy else None
     given = {"latents": latents[:, :kept], "left_out": latents[:, kept:], "noise": noise}

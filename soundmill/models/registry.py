@@ -81,7 +81,7 @@ def vocoder_note(document: dict[str, Any]) -> str | None:
     if not document["vocoder"] or not without:
         return None
     return (
-        f"note: {' and '.join(without)} will sound by Griffin-Lim: this vocoder of kind {document['vocoder']['kind']!r} is loaded "
+        f"note: {' and '.join(without)} will use Griffin-Lim: this vocoder of kind {document['vocoder']['kind']!r} is loaded "
         "for `tango`'s log-mels; docs/parameters.md#vocoders lists those that are trained for any"
     )
 

@@ -92,7 +92,7 @@ def match_label(text: str, labels: Sequence[str]) -> str:
     raise NoLabel(f"unknown label {text!r}{did_you_mean(text, list(labels))} (labels: {', '.join(labels)})", labels[0])
 
 
-def tell_labels(model: Model, prompts: Sequence[str]) -> None:
+def print_matched_labels(model: Model, prompts: Sequence[str]) -> None:
     """Print to stderr which label each prompt matched, unless it is that label."""
     for prompt in prompts if model.condition == "labels" else ():
         label = match_label(prompt, model.labels)

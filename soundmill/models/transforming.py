@@ -22,16 +22,16 @@ from soundmill.models.generation import (
     LONGEST_PROMPT,
     draw,
     finite,
-    length_as_model_takes,
+    length_in_model_format,
     load,
     make_directory,
     natural_tempo,
     overlap_of,
-    read_as_model_takes,
+    read_in_model_format,
     running,
     stream_windows,
 )
-from soundmill.models.requests import of_prompts, tell_labels
+from soundmill.models.requests import of_prompts, print_matched_labels
 from soundmill.training.seeds import seed_of
 
 SHOWN = 12  # recordings in the figure
@@ -45,7 +45,7 @@ Spans = Sequence[tuple[float, float | None]]  # seconds; None: to the end
 
 
 @dataclass(frozen=True)
-class Asked:
+class Prompting:
     """The prompts and the seed of a transformation."""
 
     prompts: Sequence[str] = ()
@@ -56,7 +56,7 @@ class Asked:
         if model.condition == "caption" and len(self.prompts) > 1:
             raise UserError("this model takes a single caption: give one --prompt")
         self.request(model)
-        tell_labels(model, self.prompts)
+        print_matched_labels(model, self.prompts)
 
     def request(self, model: Model, name: str = "", start: int | None = None) -> Request:
         """The request for the sound `name`, or for its window that starts at sample `start`."""
@@ -79,26 +79,28 @@ def reconstruct(checkpoint: Path, sounds: Sounds, output: Path, home: Path, sett
     return _each(checkpoint, "reconstruct", "reconstructed", work, sounds, output, home, settings)
 
 
-def restyle(checkpoint: Path, sounds: Sounds, asked: Asked, output: Path, home: Path, settings: Sequence[str] = ()) -> list[Path]:
+def restyle(
+    checkpoint: Path, sounds: Sounds, prompting: Prompting, output: Path, home: Path, settings: Sequence[str] = ()
+) -> list[Path]:
     """Add noise to sounds and denoise them; `amount` sets how much. UserError for a family without that setting."""
 
     def work(model: Model, run: Run, name: str, blocks: Iterable[Tensor], length: int) -> Iterator[Tensor]:
         def window(part: Tensor, start: int) -> Tensor:
-            return finite(model.transform(part, [asked.request(model, name, start)], run), run)
+            return finite(model.transform(part, [prompting.request(model, name, start)], run), run)
 
         return stream_windows(window, blocks, length, model)
 
     def check(model: Model) -> None:
         _must_have(model, "amount", "restyle")
-        asked.check(model)
+        prompting.check(model)
         if any(setting.partition("=")[0] == "keep" for setting in settings):
             raise UserError("--set keep=…: to keep parts of a recording, use `soundmill inpaint`")
 
-    return _each(checkpoint, "transform", "restyled", work, sounds, output, home, settings, check, **asked.facts)
+    return _each(checkpoint, "transform", "restyled", work, sounds, output, home, settings, check, **prompting.facts)
 
 
 def inpaint(
-    checkpoint: Path, sounds: Sounds, keep: Spans, asked: Asked, output: Path, home: Path, settings: Sequence[str] = ()
+    checkpoint: Path, sounds: Sounds, keep: Spans, prompting: Prompting, output: Path, home: Path, settings: Sequence[str] = ()
 ) -> list[Path]:
     """Regenerate all of each sound except the spans `keep`, whose samples stay unchanged (at the model's rate and channels).
 
@@ -120,18 +122,18 @@ def inpaint(
             kept[: done_to - start] = True
             if not kept.all():
                 keeping = replace(run, sampling=run.sampling.model_copy(update={"keep": spans_of(kept)}))
-                request = replace(asked.request(model, name), seed=seed_of(asked.seed, name, start))
+                request = replace(prompting.request(model, name), seed=seed_of(prompting.seed, name, start))
                 part = finite(model.transform(part[None], [request], keeping), keeping)[0]
             previous, done_to = part, start + part.shape[1]
         yield previous
 
     def check(model: Model) -> None:
         _must_have(model, "keep", "inpaint")
-        asked.check(model)
+        prompting.check(model)
         for name, sound in sounds.items():
             check_spans(keep, sound.seconds, name)
 
-    about = {**asked.facts, "kept_seconds": [list(span) for span in keep[:COMMENT_SPANS]]}
+    about = {**prompting.facts, "kept_seconds": [list(span) for span in keep[:COMMENT_SPANS]]}
     return _each(checkpoint, "transform", "inpainted", work, sounds, output, home, settings, check, **about)
 
 
@@ -176,7 +178,7 @@ def interpolate(
     """
     model, source_facts = load(checkpoint, "interpolate")
     ends = [of_prompts(model, prompts, 1, seed)[0] for seed in seeds]
-    tell_labels(model, prompts)
+    print_matched_labels(model, prompts)
     shares = [step / (steps - 1) for step in range(steps)]
     waves = None
     if sounds:
@@ -189,7 +191,7 @@ def interpolate(
     with running(model, home, settings) as run:
         make_directory(output)
         between = {"between": [name for name, _ in sounds] or list(seeds), "seeds": list(seeds)}
-        about = {**source_facts, "sampling": run.sampling.model_dump(mode="json"), **between, **Asked(prompts).facts}
+        about = {**source_facts, "sampling": run.sampling.model_dump(mode="json"), **between, **Prompting(prompts).facts}
         for step, wave in enumerate(finite(model.interpolate((ends[0], ends[1]), waves, shares, run), run)):
             paths.append(output / f"{step:02d}.wav")
             comment = json.dumps({**about, "share": shares[step]}, ensure_ascii=False)
@@ -216,7 +218,7 @@ def transfer(source: live.Trained | live.Published, sounds: Sounds, output: Path
 
 def _beginning(sound: Sound, model: Model) -> Tensor:
     """The start of a sound [C, T], at most the model's length."""
-    return next(windows(read_as_model_takes(sound, model), [0], model.num_samples or length_as_model_takes(sound, model)))[1]
+    return next(windows(read_in_model_format(sound, model), [0], model.num_samples or length_in_model_format(sound, model)))[1]
 
 
 def check_spans(keep: Spans, seconds: float, name: str) -> None:
@@ -276,8 +278,8 @@ def _write_each(
     for name, sound in sounds.items():
         path, input_path = output / f"{name}.wav", output / f"{name}-input.wav"
         comment = json.dumps({**facts, verb: name}, ensure_ascii=False)
-        result = work(name, read_as_model_takes(sound, model), length_as_model_takes(sound, model))
-        for file, blocks, about in ((path, result, comment), (input_path, read_as_model_takes(sound, model), None)):
+        result = work(name, read_in_model_format(sound, model), length_in_model_format(sound, model))
+        for file, blocks, about in ((path, result, comment), (input_path, read_in_model_format(sound, model), None)):
             write_wav_blocks(file, (block.numpy() for block in blocks), model.sample_rate, model.channels, about)
         paths.append(path)
         shown += [input_path, path]

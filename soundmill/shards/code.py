@@ -23,10 +23,10 @@ from soundmill.hashing import files_digest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("soundmill", "stages", "flows")
-HOUSES = ("soundmill", "soundmill/models", "soundmill/models/components", "stages")  # each file and directory in these is a room
+ROOM_PARENTS = ("soundmill", "soundmill/models", "soundmill/models/components", "stages")  # each file and directory in them is one
 # Code that no output depends on: the version number; `lifetime` ends a stage with its parent; `ledger` refuses an outdated list of
 # forgotten recordings; tracking records runs; the registries find families and components by name.
-NO_ROOMS = (
+NOT_ROOMS = (
     "soundmill/__init__.py",
     "soundmill/ledger.py",
     "soundmill/lifetime.py",
@@ -68,7 +68,7 @@ def running(names: Iterable[str]) -> set[Path]:
             parts = name.split(".")
             for depth in range(1, len(parts) + 1):
                 target = module_path(".".join(parts[:depth]))
-                if target and not _is_no_room(target):
+                if target and not _is_not_room(target):
                     todo.append((target, depth == len(parts)))
     return {path for path in called if path.stat().st_size}
 
@@ -122,10 +122,10 @@ def module_path(name: str) -> Path | None:
 
 
 def room_of(path: Path) -> Path:
-    """The room of a file of the project; a file outside the houses is its own room."""
-    for house in sorted(HOUSES, key=len, reverse=True):
-        if path.is_relative_to(ROOT / house):
-            return ROOT / house / path.relative_to(ROOT / house).parts[0]
+    """The room of a file of the project; a file outside ROOM_PARENTS is its own room."""
+    for parent in sorted(ROOM_PARENTS, key=len, reverse=True):
+        if path.is_relative_to(ROOT / parent):
+            return ROOT / parent / path.relative_to(ROOT / parent).parts[0]
     return path
 
 
@@ -156,8 +156,8 @@ def _sources(name: str) -> list[Path]:
     return sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]
 
 
-def _is_no_room(path: Path) -> bool:
-    return any(path.is_relative_to(ROOT / place) for place in NO_ROOMS)
+def _is_not_room(path: Path) -> bool:
+    return any(path.is_relative_to(ROOT / place) for place in NOT_ROOMS)
 
 
 def _files(room: Path) -> Iterator[Path]:

@@ -11,8 +11,8 @@ from soundmill.tracking.history import (
     ScoredRun,
     files_of_runs,
     last_scores,
-    look_where_recorded,
     read_state,
+    use_last_store,
 )
 from soundmill.tracking.registered import FORGOTTEN, RegisteredModel, delete_versions, mark_forgotten, registered_models
 from soundmill.tracking.runs import (
@@ -64,7 +64,6 @@ __all__ = [
     "files_of_runs",
     "flatten",
     "last_scores",
-    "look_where_recorded",
     "mark_forgotten",
     "metrics_name",
     "numbers",
@@ -79,5 +78,6 @@ __all__ = [
     "store",
     "sync",
     "unreachable",
+    "use_last_store",
     "waiting",
 ]

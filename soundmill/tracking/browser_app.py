@@ -30,7 +30,7 @@ REFUSED = (  # path components after /api/VERSION/mlflow/, or at the start
 )
 _REFUSED = re.compile(rf"/+(?:(?:ajax-)?api/+[\d.]+/+(?:mlflow/+)?)?(?:{'|'.join(REFUSED)})(?:/.*)?", re.DOTALL)
 # On a local address, the page opens the assistant's panel by itself, even if the server refuses it.
-SHUT = """<script>
+HIDE_ASSISTANT = """<script>
 localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true');
 localStorage.setItem('mlflow.assistant.panelOpen_v1', 'false');
 </script><style>[data-assistant-ui] { display: none !important }</style>"""
@@ -49,7 +49,7 @@ def create_app() -> FastAPI:
     from mlflow.server.fastapi_app import create_fastapi_app
 
     os.environ.pop("MLFLOW_DEPLOYMENTS_TARGET", None)  # otherwise /gateway-proxy, which every page requests, calls this server
-    first = (Path(pages.static_folder) / "index.html").read_text(encoding="utf-8").replace("<head>", f"<head>{SHUT}", 1)
+    first = (Path(pages.static_folder) / "index.html").read_text(encoding="utf-8").replace("<head>", f"<head>{HIDE_ASSISTANT}", 1)
     pages.view_functions["serve"] = lambda: first
     app = create_fastapi_app(pages)
 

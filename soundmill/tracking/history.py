@@ -29,7 +29,7 @@ SCORES = re.compile(r"(fad|mmd|kl|label_accuracy|mos|preference)_[a-z0-9]+")  # 
 MOST_RUNS = 1000  # searched for scores
 
 
-def look_where_recorded(home: Path) -> str:
+def use_last_store(home: Path) -> str:
     """Make this process use the store that last recorded runs of the project, unless MLFLOW_TRACKING_URI names one.
 
     Returns a line about it for the user; empty if it is the project's own file, contains runs, and is the only store so far.

@@ -114,7 +114,7 @@ class Uploader:
         position = reader.position
         run_id = position.parent_run_id if events[0].get("on") == "parent" else position.run_id
         if not run_id or ("path" in events[0] and not (reader.folder / events[0]["path"]).exists()):
-            return  # already sent: the file is removed after that
+            return  # already sent: files are removed only after that
         for attempt in range(1, TRIES + 1):
             try:
                 return self.runs.write(run_id, events, reader.folder)
@@ -168,7 +168,7 @@ def upload(where: Store, idle_seconds: float = IDLE_SECONDS, try_seconds: float 
 def _upload(where: Store, idle_seconds: float, try_seconds: float) -> str:
     """`upload` with the lock held; returns the error if journals are left, otherwise an empty text."""
     uploader, database, trouble = None, None, ""
-    last_use = last_hope = time.monotonic()
+    last_use = last_active = time.monotonic()
     pause = POLL_SECONDS
     while True:
         try:
@@ -191,8 +191,8 @@ def _upload(where: Store, idle_seconds: float, try_seconds: float) -> str:
         if left:
             last_use = moment
         if not trouble or any(map(journal.is_alive, left)):
-            last_hope = moment
-        if moment - last_hope >= try_seconds and trouble:
+            last_active = moment
+        if moment - last_active >= try_seconds and trouble:
             return trouble
         if moment - last_use >= idle_seconds and not left:
             return ""

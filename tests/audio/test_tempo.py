@@ -55,7 +55,7 @@ def test_clicks_anywhere_have_their_tempo(bpm, start, seconds):
         assert (found.start, found.bars * found.bar_seconds) == (0, pytest.approx(seconds, abs=1 / RATE))
     else:
         assert abs(found.start - start) < 0.03
-    assert found.start + (found.bars - tempo.WHOLE) * found.bar_seconds <= seconds
+    assert found.start + (found.bars - tempo.LENGTH_TOLERANCE) * found.bar_seconds <= seconds
 
 
 def test_a_length_of_whole_bars_is_the_tempo_to_the_sample():

@@ -18,7 +18,7 @@ def test_params_prints_a_composition(root):
 
 def test_a_family_that_keeps_griffin_lim_is_told(root):
     done = soundmill("params", "--print", "model=[ddpm_mel,tango]", "vocoder=audioldm", cwd=root)
-    assert "note: ddpm_mel will sound by Griffin-Lim" in done.stderr
+    assert "note: ddpm_mel will use Griffin-Lim" in done.stderr
 
 
 def test_a_value_that_a_late_stage_would_refuse_is_refused_at_once(root):

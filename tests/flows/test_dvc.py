@@ -57,7 +57,7 @@ def test_a_failing_stage_shows_its_own_last_lines(tiny: Path, set_param: Callabl
     with pytest.raises(dvc.StageFailed) as caught:
         dvc.repro(tiny, "first", lambda line: None)
     assert caught.value.lines == ["working on 1", "first: the number is wrong; give another one"]
-    assert not caught.value.passing  # another try would say the same
+    assert not caught.value.transient  # another try would say the same
     set_param("first", fail="perhaps")
     with pytest.raises(dvc.StageFailed, match=r"first\.fail: Input should be a valid boolean"):
         dvc.repro(tiny, "first", lambda line: None)
@@ -68,11 +68,11 @@ def test_a_killed_stage_may_pass_another_time() -> None:
     failed = dvc._failure(
         "first", [*lines, "ERROR: failed to reproduce 'first': failed to run: python first.py, exited with -9"], 255
     )
-    assert failed.passing
+    assert failed.transient
     assert failed.lines[0] == "working on 1"
     assert "SIGKILL" in failed.lines[-1]
     busy = dvc._failure("first", ["ERROR: 'data/first.txt' is busy, it is being blocked by:", "  (PID 1): dvc repro"], 255)
-    assert busy.passing
+    assert busy.transient
     assert "(PID 1): dvc repro" in str(busy)
 
 

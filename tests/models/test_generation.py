@@ -61,13 +61,13 @@ def test_windows_fade_into_one_another():
 
 def test_a_wave_is_brought_to_the_models_rate_and_channels():
     stereo = np.stack([np.full(8000, 0.5, np.float32), np.full(8000, -0.1, np.float32)])
-    mono = generation.as_model_takes(stereo, 16_000, Model())
+    mono = generation.in_model_format(stereo, 16_000, Model())
     np.testing.assert_allclose(mono, np.full((1, 8000), 0.2), atol=1e-6)
-    doubled = generation.as_model_takes(mono, 16_000, Model(sample_rate=44_100, channels=2))
+    doubled = generation.in_model_format(mono, 16_000, Model(sample_rate=44_100, channels=2))
     assert doubled.shape == (2, 22_050)
     np.testing.assert_array_equal(doubled[0], doubled[1])
     np.testing.assert_allclose(doubled[0, 2000:-2000], 0.2, atol=1e-3)
-    assert generation.as_model_takes(stereo, 16_000, Model(channels=2)).shape == (2, 8000)
+    assert generation.in_model_format(stereo, 16_000, Model(channels=2)).shape == (2, 8000)
 
 
 def test_a_stretched_loop_that_overshoots_is_made_quieter_not_cut_off(tmp_path):

@@ -51,7 +51,7 @@ def module(names: list[str], steps: int = 1, **changes: object) -> ProjectedGanM
     )
     trained = TRAIN.model_copy(update={"discriminators": settings, **changes})
     torch.manual_seed(0)
-    chosen = projectors.choose(settings, ROOT / "nowhere", 0, say=lambda text: None)
+    chosen = projectors.choose(settings, ROOT / "nowhere", 0, report=lambda text: None)
     return ProjectedGanModule(trained, Generator(trained.generator), LoopPicture(TANGO, 32_000, 192, "resize"), chosen, 0, steps)
 
 
@@ -155,7 +155,7 @@ def test_a_projector_without_weights_is_told_and_replaced_or_refused(monkeypatch
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path))
     settings = TRAIN.discriminators.model_copy(update={"projectors": ["vggish", "tagger"]})
     said: list[str] = []
-    assert projectors.choose(settings, tmp_path, 0, say=said.append).names == ("random", "random")
+    assert projectors.choose(settings, tmp_path, 0, report=said.append).names == ("random", "random")
     assert "soundmill weights fetch vggish" in said[0]
     assert f"projector 'tagger': {tmp_path}: no tagger here; `dvc repro tagger` trains it. Using random weights" in said[1]
 

@@ -54,20 +54,20 @@ def test_a_registered_model_is_found_when_data_is_gone(home: Path, bring: Callab
     assert hashing.model_digest(model.directory) == model.digest == hashing.model_digest(directory)
 
     found = lineage.trace(home, "recording:dog")
-    (checkpoint,) = found.came_of_it
+    (checkpoint,) = found.made_from_it
     assert (checkpoint.name, checkpoint.facts["clips_of_it"]) == ("data/models/tiny", 1)
     training = {node.kind: node for node in checkpoint.below}["training"]
     assert (training.facts["run"], training.facts["commit"]) == (model.run_id, model.commit)
 
     shutil.rmtree(home / "data")
-    (registered,) = lineage.trace(home, "clip:dog_5").came_of_it
+    (registered,) = lineage.trace(home, "clip:dog_5").made_from_it
     assert registered.name == "soundmill-tiny version 1"
     assert lineage.trace(home, "dog.wav").thing.facts["gone"]
 
     tracking.mark_forgotten(home, [model], add=["dog: its owner asks for it"])
     (model,) = tracking.registered_models(home)
     assert model.tags[tracking.FORGOTTEN] == "dog: its owner asks for it"
-    (registered,) = lineage.trace(home, "recording:dog").came_of_it
+    (registered,) = lineage.trace(home, "recording:dog").made_from_it
     assert {node.kind: node for node in registered.below}["registered"].facts["forgotten"] == "dog: its owner asks for it"
 
     tracking.mark_forgotten(home, [model], add=["cat: so does hers"])
@@ -109,7 +109,7 @@ def test_an_empty_store_and_one_beside_another_are_named_first(
     own, elsewhere = f"sqlite:///{home}/mlflow.db", f"sqlite:///{home.parent}/elsewhere.db"
     (home / "dvc.yaml").write_text("stages: {}\n")
     lineage_of = ("lineage", "recording:dog")
-    assert tracking.look_where_recorded(home) == f"MLflow: {own} has no runs; set MLFLOW_TRACKING_URI to use another store"
+    assert tracking.use_last_store(home) == f"MLflow: {own} has no runs; set MLFLOW_TRACKING_URI to use another store"
     register(home, bring)
     assert first_line(home, *lineage_of).startswith("recording dog")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", elsewhere)

@@ -69,8 +69,9 @@ def _mlp_frame(header: bytes) -> tuple[int, int, int, int] | None:
 
 
 def _walk_frames(file: BinaryIO, position: int, size: int, frame: FrameParser, max_seconds: float) -> tuple[int, int, float]:
-    """(frames, samples, seconds) from `position` to the end; what stands between frames and is no tag raises DecodeError, and
-    so does another rate or number of channels: libmpg123 ends there silently, and ffmpeg restarts its count.
+    """(frames, samples, seconds) from `position` to the end. Bytes between frames that are not a tag raise DecodeError.
+
+    So does a change of rate or channels, where libmpg123 ends silently and ffmpeg restarts its count.
     """
     count, total, seconds, steps = 0, 0, 0.0, 0
     form: tuple[int, int] | None = None
@@ -88,7 +89,7 @@ def _walk_frames(file: BinaryIO, position: int, size: int, frame: FrameParser, m
                 position, free, zeros = tag, True, False
                 continue
             after = zeros_end(file, position, size)
-            if after == size or (free and count and after == position):  # behind a tag comes sound or nothing
+            if after == size or (free and count and after == position):  # padding at the end, or no more sound after a tag
                 break
             if count and size - position <= FILLED_BYTES and not read(file, position, FILLED_BYTES).strip(FILLING):
                 break
@@ -105,7 +106,7 @@ def _walk_frames(file: BinaryIO, position: int, size: int, frame: FrameParser, m
         if count == 1:  # the first may be an encoder's note
             form = rate, channels
         elif form is not None and form != (rate, channels):
-            raise DecodeError("corrupt", f"from byte {position} on another rate or number of channels; cut the file there")
+            raise DecodeError("corrupt", f"the rate or number of channels changes at byte {position}; cut the file there")
         position += length
         free = zeros = False
         count += 1

@@ -31,9 +31,9 @@ def walk_ogg(file: BinaryIO, size: int, sums_checked: bool) -> Layout:
             raise too_many_parts()
         header = read(file, position, 27)
         if header[:4] != b"OggS":
-            if not open_streams and codecs:  # tags or padding behind the last page
+            if not open_streams and codecs:  # tags or padding after the last page
                 if size - position > MAX_PADDING:
-                    raise DecodeError("corrupt", f"{size - position} bytes behind the last Ogg page, at byte {position}")
+                    raise DecodeError("corrupt", f"{size - position} bytes after the last Ogg page, at byte {position}")
                 break
             raise DecodeError("truncated" if position + 27 > size else "corrupt", f"no Ogg page at byte {position}")
         if len(header) < 27:

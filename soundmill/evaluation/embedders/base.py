@@ -28,7 +28,7 @@ class Embedder(Protocol):
     sample_rate: int  # of the waves it takes
 
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
-        """Embed mono waves [T] float32 in [−1, 1] at `sample_rate`. The other waves of a call may change last bits only."""
+        """Embed mono waves [T] float32 in [−1, 1] at `sample_rate`. Other waves in the call change at most the last bits."""
         ...
 
 

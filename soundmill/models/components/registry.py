@@ -85,7 +85,7 @@ def load_codec(directory: Path) -> Encoder:
 
 
 def load_latent_codec(directory: Path) -> tuple[Kind, LatentCodec]:
-    """Load the codec of a family that diffuses its latents; returns its kind, too. UserError if that has no `sounding`."""
+    """Load the codec of a family that diffuses its latents; also returns its kind. UserError if the kind has no `sounding`."""
     name = _kind_of(directory, "autoencoder")
     kind = codec(name)
     if not kind.sounding:

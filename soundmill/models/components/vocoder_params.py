@@ -27,8 +27,8 @@ class AdversaryParams(CropsParams):
     """Train the vocoder on the training clips, against discriminators."""
 
     discriminator_width: int = Field(ge=4, multiple_of=4, description="32 in HiFi-GAN's paper")
-    feature_weight: float = Field(ge=0, description="of the feature matching loss; MelGAN's paper: 10")
-    mel_weight: float = Field(ge=0, description="of the log-mel loss; MelGAN's paper: 0")
+    feature_weight: float = Field(ge=0, description="weight of the feature matching loss; MelGAN's paper: 10")
+    mel_weight: float = Field(ge=0, description="weight of the log-mel loss; MelGAN's paper: 0")
 
 
 class NetVocoderParams(GriffinLimParams):

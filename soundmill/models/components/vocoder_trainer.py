@@ -62,7 +62,7 @@ class VocoderTrainer:
     def start(self, model: Any, load: Callable[[Path, MelSpec], Any], parts: Sequence[str], kept: Sequence[str] = ()) -> str | None:
         """Print what is trained, and load the weights of `weights.start_from` into `model.net`; returns their digest, or None.
 
-        The attributes `kept` are taken over, too. UserError if it is a vocoder whose `parts` differ from those of `model`.
+        Copies the attributes `kept`, too. UserError if it is a vocoder whose `parts` differ from those of `model`.
         """
         weights, spec, ctx = self.params.weights, self.spec, self.ctx
         print(

@@ -22,20 +22,20 @@ class PictureParams(StageParams):
     that become channels, and standardised with constants of the training set that the checkpoint stores.
     """
 
-    seconds: Seconds = Field(gt=0, description="of sound in one picture; shorter clips are padded with silence")
+    seconds: Seconds = Field(gt=0, description="length of the sound in a picture; shorter clips are padded with silence")
     height: int = Field(ge=4)
     width: int = Field(ge=4)
     level: Literal["absolute", "clip"]
     top_db: Decibels
     compression: Literal["log", "power"]
-    range_db: Decibels = Field(gt=0, description="of `log`")
-    exponent: float = Field(gt=0, le=1, description="of `power`, applied to mel values with the spec's power")
-    min_max: bool = Field(description="of `level: clip`: stretch every picture to [−1, 1]")
+    range_db: Decibels = Field(gt=0, description="range of `log`")
+    exponent: float = Field(gt=0, le=1, description="exponent of `power`, applied to mel values with the spec's power")
+    min_max: bool = Field(description="with `level: clip`: stretch every picture to [−1, 1]")
     polarity: Literal["bright", "dark"] = Field(description="appearance of loud sound")
     patch: list[int] = Field(min_length=2, max_length=2, description="rows, columns that become channels")
     patch_basis: Literal["pixels", "dct"] = Field(description="channels are a patch's pixels, or its cosine transform (JPEG's)")
     standardise: Literal["none", "global", "band", "channel"]
-    whitening: Probability = Field(description="of `channel`: 1 gives every channel unit variance, 0 one factor to all")
+    whitening: Probability = Field(description="with `channel`: 1 gives every channel unit variance, 0 one factor to all")
 
     @model_validator(mode="after")
     def _patches_fit(self) -> PictureParams:

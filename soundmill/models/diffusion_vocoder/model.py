@@ -38,7 +38,7 @@ class VocodingModel:
     params: TrainParams
     net: VocoderNet
     channels: int
-    sigma_data: float = 1.0  # standard deviation of the waves that the net sees as of unit variance
+    sigma_data: float = 1.0  # standard deviation of the waves, by which the net's input is divided
     labels: tuple[str, ...] = ()
     condition: Literal["none"] = "none"
 

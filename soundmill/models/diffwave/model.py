@@ -76,7 +76,7 @@ class Generating:
     net: DiffWaveNet
     sample_rate: int
     labels: Sequence[str]
-    sigma_data: float = 1.0  # standard deviation of the waves that the net sees as of unit variance
+    sigma_data: float = 1.0  # standard deviation of the waves, by which the net's input is divided
     channels: int = 1
 
     @property

@@ -18,7 +18,7 @@ class TrainParams(FamilyTrainParams):
     crop_seconds: Seconds = Field(
         gt=0, description="length of a crop of each clip; without mels also the length of generated sounds"
     )
-    mel: MelSpec = Field(description="of `condition: mel`")
+    mel: MelSpec = Field(description="mel spec of `condition: mel`")
     network: NetworkParams
     noise: NoiseParams
     unit_variance: bool = Field(

@@ -144,8 +144,8 @@ class Chosen:
     names: tuple[str, ...]
 
 
-def choose(params: DiscriminatorParams, tagger_directory: Path, seed: int, say: Callable[[str], None] = print) -> Chosen:
-    """The projectors that the parameters name; if weights are unavailable, `missing` decides, and `say` reports it."""
+def choose(params: DiscriminatorParams, tagger_directory: Path, seed: int, report: Callable[[str], None] = print) -> Chosen:
+    """The projectors that the parameters name; if weights are unavailable, `missing` decides, and `report` gets a message."""
     nets, names = [], []
     for number, requested in enumerate(params.projectors):
         name = requested
@@ -154,7 +154,7 @@ def choose(params: DiscriminatorParams, tagger_directory: Path, seed: int, say: 
                 raise UserError(
                     f"projector {requested!r}: {reason}; or set projected_gan.train.discriminators.missing to `random`: {COST}"
                 )
-            say(f"projector {requested!r}: {reason}. Using random weights; {COST}")
+            report(f"projector {requested!r}: {reason}. Using random weights; {COST}")
             name = "random"
         rng = torch.Generator().manual_seed(seed_of(seed, "projector", number))
         if name == "none":

@@ -122,7 +122,7 @@ def prepare(
 
     torch.manual_seed(params.seed)
     net = models.build_net(params, len(labels))
-    chosen = choose(params.discriminators, tagger, params.seed, say=lambda text: print(f"{ctx.name}: {text}", flush=True))
+    chosen = choose(params.discriminators, tagger, params.seed, report=lambda text: print(f"{ctx.name}: {text}", flush=True))
     against = sorted({*(name for name in chosen.names if name in models.EMBEDDERS), *(start.trained_against if start else ())})
     model = ProjectedGan(params, spec, labels, net, picture, chosen.names, against, registry.vocoder_in(parts, spec))
     order = Order(params.seed, splits["train"], params.batch_size)
@@ -179,7 +179,7 @@ def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
     labels = num_labels if params.conditional else 0
     picture = LoopPicture(spec, round(seconds * spec.sample_rate), params.generator.frames, params.fit)
     stand_in = params.discriminators.model_copy(update={"missing": "random"})
-    chosen = choose(stand_in, Path(document["families"][FAMILY]["tagger"]), params.seed, say=lambda text: None)
+    chosen = choose(stand_in, Path(document["families"][FAMILY]["tagger"]), params.seed, report=lambda text: None)
     module = ProjectedGanModule(params, models.build_net(params, labels), picture, chosen, labels, steps=1)
 
     def batch(step: int) -> Batch:

@@ -10,7 +10,7 @@ from soundmill.params import Seed
 
 
 class SamplingParams(PriorSamplingParams):
-    seed: Seed = Field(description="of the components left out by fidelity, and of the decoder's noise")
+    seed: Seed = Field(description="seed of the components left out by fidelity, and of the decoder's noise")
     latent: list[str] = Field(description="latent edits for the report's transfers: DIM=VALUE, DIM=+VALUE or DIM=*VALUE")
 
 

@@ -19,8 +19,8 @@ class UNetParams(StageParams):
     heads: list[int] = Field(description="attention heads of each level")
     text_levels: list[int] = Field(description="levels with self- and cross-attention; the middle block always has them")
     blocks: int = Field(ge=1, description="residual blocks per level")
-    groups: int = Field(ge=1, description="of the group norms")
-    text_width: int = Field(ge=1, description="of the text encoder's states; conf/text/ sets it with the encoder")
+    groups: int = Field(ge=1, description="groups of the group norms")
+    text_width: int = Field(ge=1, description="width of the text encoder's states; conf/text/ sets it with the encoder")
     gradient_checkpointing: bool = Field(description="recompute activations in the backward pass: less memory, a third more time")
 
     @model_validator(mode="after")
@@ -40,8 +40,8 @@ class SamplingParams(SamplerParams, GriffinLimParams):
     """From noise and a prompt to sound."""
 
     vocoder: Literal["griffin_lim", "trained"] = Field(description="trained: the one that the stage `vocoder` made")
-    spacing: Literal["trailing", "leading"] = Field(description="of the timesteps; `leading` ends at 1, as TANGO does")
-    variance: Literal["large", "small"] = Field(description="of ddpm's noise")
+    spacing: Literal["trailing", "leading"] = Field(description="spacing of the timesteps; `leading` ends at 1, as TANGO does")
+    variance: Literal["large", "small"] = Field(description="variance of ddpm's noise")
     grain: float = Field(ge=0, description="share of the noise lost in reconstruction that decoding adds back; 0: none")
 
 

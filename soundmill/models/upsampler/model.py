@@ -44,7 +44,7 @@ class Upsampler:
     net: UNet1d
     sample_rate: int
     channels: int
-    sigma_data: float = 1.0  # standard deviation of the waves that the net sees as of unit variance
+    sigma_data: float = 1.0  # standard deviation of the waves, by which the net's input is divided
     labels: tuple[str, ...] = ()
     condition: Literal["none"] = "none"
 

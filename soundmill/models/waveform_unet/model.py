@@ -51,7 +51,7 @@ class WaveformUNet:
     channels: int
     labels: Sequence[str]
     text: TextConfig | None = None  # if conditioned on captions
-    sigma_data: float = 1.0  # standard deviation of the waves that the net sees as of unit variance
+    sigma_data: float = 1.0  # standard deviation of the waves, by which the net's input is divided
     texts: Texts | None = None  # during training: precomputed states, so the text encoder is not loaded
 
     @property

@@ -15,7 +15,7 @@ from soundmill.params import Probability, StageParams
 class TextParams(StageParams):
     """Conditioning on captions; conf/waveform_unet/ sets it together with the encoder."""
 
-    width: int = Field(ge=1, description="of the text encoder's states")
+    width: int = Field(ge=1, description="width of the text encoder's states")
     null_tokens: int = Field(ge=1, description="length of the learned null text")
 
 
@@ -24,7 +24,7 @@ class SamplingParams(StageParams):
 
     num_steps: int = Field(ge=1, description="evenly spaced noise levels; 10 to 100")
     guidance_scale: float = Field(ge=0, description="1: none")
-    amount: Probability = Field(description="of noise added to a recording before restyling; 0 changes nothing, 1 everything")
+    amount: Probability = Field(description="amount of noise added to a recording to restyle it; 0 changes nothing, 1 everything")
     keep: list[Annotated[list[int], Field(min_length=2, max_length=2)]] | None = Field(
         description="samples [start, stop) of a recording to keep while the rest is regenerated; null: restyle"
     )
@@ -54,7 +54,7 @@ class TrainParams(BatchedTrainParams):
     condition_dropout: Probability = Field(description="share of items trained without their label or caption, as guidance needs")
     transform: TransformParams
     network: UNet1dParams
-    text: TextParams = Field(description="of `condition: caption`")
+    text: TextParams = Field(description="text encoding of `condition: caption`")
     grid: GridParams
     sampling: SamplingParams = Field(description="how the grid, and the commands that make sound, sample the checkpoint")
 

@@ -42,7 +42,7 @@ class SamplingParams(StageParams):
     betas: Annotated[list[Beta], Field(min_length=1)] | Literal["trained"] = Field(
         description="noise schedule of sampling; trained: every timestep of the training"
     )
-    seed: Seed = Field(description="of the initial noise of a vocoder")
+    seed: Seed = Field(description="seed of the initial noise of a vocoder")
 
 
 class WeightsParams(CropsParams):

@@ -22,7 +22,7 @@ REMEDY = (
     "download the file again; or, if its `params` are not a plain dictionary, save it again with the program that wrote it: "
     "torch.save({'model': old['model'], 'params': dict(old['params'])}, FILE), arrays in `params` as lists"
 )
-UNEVEN = 1e-6  # tolerance of a beta: they are stored as decimals
+BETA_TOLERANCE = 1e-6  # tolerance of a beta: they are stored as decimals
 NAMES = {
     "input_projection": "first",
     "diffusion_embedding.projection1": "embedding.layers.0",
@@ -86,7 +86,7 @@ class Published(BaseModel):
     @property
     def noise(self) -> NoiseParams:
         betas = torch.tensor(self.noise_schedule, dtype=torch.float64)
-        if (betas - torch.linspace(betas[0], betas[-1], len(betas), dtype=torch.float64)).abs().max() > UNEVEN:
+        if (betas - torch.linspace(betas[0], betas[-1], len(betas), dtype=torch.float64)).abs().max() > BETA_TOLERANCE:
             raise UserError("params.noise_schedule: its betas are not evenly spaced, which is not supported")
         values = {"num_timesteps": len(betas), "beta_start": self.noise_schedule[0], "beta_end": self.noise_schedule[-1]}
         return parse(NoiseParams, values, "params.noise_schedule")

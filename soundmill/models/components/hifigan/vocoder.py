@@ -81,7 +81,7 @@ def synthesise(net: nn.Module, log_mel: Tensor, hop_length: int) -> Tensor:
 
 
 def check_config(config: Any, spec: MelSpec, where: str) -> None:
-    """UserError if sample rate, bands or hop of a transformers configuration differ from `spec`; it states no more."""
+    """UserError if sample rate, bands or hop, the only mel parameters of a transformers configuration, differ from `spec`."""
     hop = math.prod(config.upsample_rates)
     required = {"sample_rate": config.sampling_rate, "n_mels": config.model_in_dim, "hop_length": hop}
     check_vocoder_spec(where, required, spec, ["log-mels normalised by the vocoder's constants"] if config.normalize_before else [])

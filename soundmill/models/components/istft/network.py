@@ -18,7 +18,7 @@ LOUDEST = 100.0  # the largest magnitude of Vocos
 # The median of ln(|noise| / mean |noise|), whose magnitudes are Rayleigh-distributed, and the mean absolute deviation from it.
 SPECKLE_MEDIAN = -0.5 * math.log(math.pi / (4 * math.log(2)))
 SPECKLE_SPREAD = 0.4840
-LARGEST_CHANGE = 7.0  # nepers, of a median or a spread, by the net
+LARGEST_CHANGE = 7.0  # nepers by which the net may change a median or a spread
 
 
 def ended(log_mel: Tensor) -> Tensor:

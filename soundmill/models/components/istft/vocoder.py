@@ -39,7 +39,7 @@ class Istft(FrameVocoder):
 
     @property
     def context(self) -> int:
-        windows = 0 if self.sampling else -(-self.spec.n_fft // self.spec.hop_length)  # which overlap
+        windows = 0 if self.sampling else -(-self.spec.n_fft // self.spec.hop_length)  # frames that the inverse STFT overlaps
         return super().context + windows
 
     def config(self, source: dict[str, Any]) -> IstftConfig:
@@ -62,7 +62,7 @@ class Istft(FrameVocoder):
         return griffin_lim(magnitude, self.spec, num_samples, iterations, momentum, PHASE_SEED)[:, None]
 
     def pieces(self, log_mels: Tensor) -> Iterator[Tensor]:
-        """The same: in one piece if Griffin-Lim finds the phases, which it does for the whole sound."""
+        """`vocode` in pieces; a single one if Griffin-Lim finds the phases, since it needs the whole sound."""
         return super().pieces(log_mels) if self.sampling is None else iter([self.vocode(log_mels)])
 
     @torch.no_grad()

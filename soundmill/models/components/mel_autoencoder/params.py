@@ -18,7 +18,7 @@ class AutoencoderNetParams(StageParams):
     widths: list[int] = Field(min_length=2, description="channels of levels 0, 1, …")
     blocks: int = Field(ge=1, description="residual blocks per level")
     latent_channels: int = Field(ge=1)
-    groups: int = Field(ge=1, description="of the group norms; must divide every width")
+    groups: int = Field(ge=1, description="groups of the group norms; must divide every width")
     pca: bool = Field(  # earlier checkpoints lack this key
         default=False,
         description="start from the principal components of the training clips' patches and learn only what they lack",
@@ -47,7 +47,7 @@ class TrainedParams(TrainingParams):
     steps: int = Field(ge=1)
     crop_frames: int = Field(ge=1, description="length of a crop of each clip; shorter clips are padded with silence")
     kl_weight: float = Field(
-        ge=0, description="of the KL divergence per latent value; errors are in standard deviations of the log-mels"
+        ge=0, description="weight of the KL divergence per latent value; errors are in standard deviations of the log-mels"
     )
 
 

@@ -26,9 +26,9 @@ class NetworkParams(StageParams):
 
     version: Literal["v1", "v2"]
     bands: int = Field(ge=2, multiple_of=2, description="number of PQMF bands, each at 1 / `bands` of the sample rate")
-    channels: int = Field(ge=1, description="of the first level; doubled at each further level")
+    channels: int = Field(ge=1, description="channels of the first level; doubled at each further level")
     ratios: list[int] = Field(min_length=1, description="downsampling factor of each level")
-    dilations: list[list[int]] = Field(description="of the residual units of each level; in v1 only in the decoder")
+    dilations: list[list[int]] = Field(description="dilations of the residual units of each level; in v1 only in the decoder")
     latent_channels: int = Field(ge=1)
     noise: NoiseParams | None = Field(description="null: no noise branch")
     causal: bool = Field(description="no lookahead, which minimises the latency of streaming")
@@ -75,7 +75,7 @@ class NetworkParams(StageParams):
 class DiscriminatorsParams(StageParams):
     """The discriminators of phase 2: of waves at `scales` rates, and (v2) of every `period`-th sample."""
 
-    channels: int = Field(ge=1, description="of the first layer; doubled at each further one. 64 in the paper")
+    channels: int = Field(ge=1, description="channels of the first layer, 64 in the paper; doubled at each further one")
     layers: int = Field(ge=1)
     scales: int = Field(ge=1, description="number of scale discriminators, each at half the rate of the one before")
     periods: list[int] = Field(description="2, 3, 5, 7, 11 in v2; [] in v1")
@@ -114,7 +114,7 @@ class WeightsParams(TrainingParams):
 
     kind: Literal["train"]
     batch_size: int = Field(ge=1)
-    steps: int = Field(ge=1, description="of both phases")
+    steps: int = Field(ge=1, description="steps of both phases together")
     phase_1_steps: int = Field(ge=1, description="steps before phase 2; equal to `steps`: no phase 2")
     num_samples: int = Field(ge=1, description="length of a crop of each clip; shorter clips are padded with silence")
     scales: list[int] = Field(

@@ -37,20 +37,20 @@ class SamplingParams(StageParams):
     """Sampling of a network that decodes its condition: all sounds start from the same noise."""
 
     num_steps: int = Field(ge=1, description="evenly spaced noise levels; 10 to 100")
-    seed: Seed = Field(description="of the initial noise")
+    seed: Seed = Field(description="seed of the initial noise")
 
 
 class UNet1dParams(StageParams):
     """The U-Net of waves (tiny-audio-diffusion's: 32, 32, 64, 64, 128, 128, 256, 256; factors 1 and seven times 2)."""
 
-    channels: list[int] = Field(min_length=1, description="of levels 0, 1, …")
+    channels: list[int] = Field(min_length=1, description="channels of levels 0, 1, …")
     factors: list[int] = Field(description="downsampling factor of each level")
     items: list[int] = Field(description="residual blocks per level on the way down, and again on the way up")
     attention: list[bool] = Field(description="levels with self-attention")
     text_attention: list[bool] = Field(description="levels with cross-attention to a text, if there is one")
-    heads: int = Field(ge=1, description="of attention")
+    heads: int = Field(ge=1, description="attention heads")
     head_width: int = Field(ge=1)
-    groups: int = Field(ge=1, description="of the group norms")
+    groups: int = Field(ge=1, description="groups of the group norms")
     modulation: int = Field(ge=1, description="width of the embedding of noise level and label")
 
     @model_validator(mode="after")

@@ -46,7 +46,7 @@ class DiffusionCodec:
     spec: MelSpec
     channels: int
     net: AutoencoderNet
-    sigma_data: float = 1.0  # standard deviation of the waves that the U-Net sees as of unit variance
+    sigma_data: float = 1.0  # standard deviation of the waves, by which the U-Net's input is divided
     scaling_factor: float = 1.0
     digest: str = field(default="")  # set when saved
 

@@ -19,7 +19,7 @@ class EncoderParams(StageParams):
     blocks: int = Field(ge=1)
     factor: int = Field(ge=1)
     latent_channels: int = Field(ge=1)
-    groups: int = Field(ge=1, description="of the group norms; must divide `channels`")
+    groups: int = Field(ge=1, description="groups of the group norms; must divide `channels`")
     pca: bool = Field(  # earlier checkpoints lack this key
         default=False,
         description="start from principal components of the training clips' log-mels, decoded to noise with their spectrum, and "

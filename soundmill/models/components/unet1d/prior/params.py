@@ -22,7 +22,7 @@ class PriorSamplingParams(StageParams):
 class PriorTrainParams(BatchedTrainParams):
     condition: Literal["none", "label"]
     condition_dropout: Probability = Field(description="share of items trained without their label, as guidance needs")
-    network: UNet1dParams = Field(description="of the latents")
+    network: UNet1dParams = Field(description="U-Net on the latents")
     grid: GridParams
     sampling: PriorSamplingParams = Field(description="how the grid, and the commands that make sound, sample the checkpoint")
 

@@ -43,7 +43,7 @@ class DiffusionVocoder:
     sampling: SamplingParams
     spec: MelSpec
     net: VocoderNet
-    sigma_data: float = 1.0  # standard deviation of the waves that the net sees as of unit variance
+    sigma_data: float = 1.0  # standard deviation of the waves, by which the net's input is divided
 
     def to(self, device: torch.device | str) -> DiffusionVocoder:
         self.net.to(device)
