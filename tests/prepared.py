@@ -38,10 +38,10 @@ ROWS: list[Row] = [
 ]
 
 
-def prepare(directory: Path, rows: Sequence[Row] = ROWS, wave: Callable[[int], np.ndarray] | None = None) -> clips.Tables:
+def prepare(directory: Path, rows: Sequence[Row] | None = None, wave: Callable[[int], np.ndarray] | None = None) -> clips.Tables:
     """Clips in two shards, and their catalog: by default six tones of half a second."""
     sounds, catalog = {0: [], 1: []}, []
-    for number, (clip_id, split, captions, labels) in enumerate(rows):
+    for number, (clip_id, split, captions, labels) in enumerate(rows or ROWS):
         shard, stem = number % 2, clip_id.rpartition("_")[0]
         samples = (wave or wave_of)(number)
         sounds[shard].append(

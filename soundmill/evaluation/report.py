@@ -64,9 +64,9 @@ def write_report(
     classes: Mapping[str, Mapping[str, float]] | None = None,
     note: str = "",
 ) -> None:
-    """Write scores.png, index.html (one self-contained page), sounds.csv, scores.csv, .tex, .md and .json into a directory.
+    """Write scores.png, sounds.csv, scores.csv, .tex, .md, .json and index.html (one self-contained page) into a directory.
 
-    Nothing is written before all is made; each file is written atomically, scores.json last. If a picture or player cannot be made,
+    Nothing is written before all is made; each file is written atomically, the page last. If a picture or player cannot be made,
     the page and standard error name it, and the rest is written. `of`: values of single sounds by score and id. `classes`:
     number of sounds (`generated`) and mean scores, by class.
     """
@@ -74,12 +74,12 @@ def write_report(
     faults: list[str] = []
     picture, svg = attempt("no chart", partial(_draw, metrics), faults) or (None, None)
     texts = {
-        "index.html": _page(title, metrics, sections, classes or {}, note, svg, faults),
         "sounds.csv": tables.sounds({key: values for key, values in of.items() if metrics.get(key) is not None}),
         "scores.csv": tables.csv(metrics),
         "scores.tex": tables.latex(metrics),
         "scores.md": tables.markdown(metrics),
         "scores.json": json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n",
+        "index.html": _page(title, metrics, sections, classes or {}, note, svg, faults),
     }
     files = {name: text.encode() for name, text in texts.items()}
     if picture:

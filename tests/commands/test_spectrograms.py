@@ -35,7 +35,7 @@ def test_specs_are_compared_in_one_table(project):
     done = soundmill("spectrogram", "compare", *chosen, cwd=project)
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
-    assert lines[0] == ["ddpm_mel,", "yamnet", "12", "clips;", "ddpm_mel", "has", "64x1024/157", "now"]
+    assert lines[0] == ["ddpm_mel,", "yamnet", "12", "clips;", "ddpm_mel", "has", "64x1024:640/157", "now"]
     rows = [line for line in lines if line[1:2] in (["none"], ["speckle"])]
     assert [(row[0], row[1], row[2], row[3]) for row in rows] == [
         ("64x1024/157", "none", "102", "6,522"),

@@ -28,7 +28,7 @@ from tests.stages.handling import (
 
 def test_scan_records_a_run_where_it_found_something_new(project, monkeypatch):
     begun = []
-    monkeypatch.setattr(tracking.StageRun, "begin", lambda run: begun.append(run))
+    monkeypatch.setattr(tracking.StageRun, "start", lambda run: begun.append(run))
     (project / "sounds").mkdir()
     settle(project, corpus=external("sounds"))
     for name, count in (("a", 1), ("a", 1), ("b", 2)):

@@ -48,7 +48,7 @@ def test_each_has_its_title_recordings_minutes_and_last_scores(project, bring):
     bring(project)
     assert shown(project, "esc10_ddpm_mel") == [
         "esc10_ddpm_mel: The mel DDPM by label",
-        "  ESC-10, 30 minutes of training",
+        "  ESC-10, 45 minutes of training",
         "  fad_yamnet 10.2 (a pipeline)",
     ]
     assert shown(project, "loops_projected_gan")[-1] == "  kl_tagger 1.5 (a pipeline; with other projected_gan.train.steps)"

@@ -97,12 +97,13 @@ class GaussianDenoiser(nn.Module):
     def __init__(self, spec: MelSpec, channels: int):
         super().__init__()
         self.spec, self.channels = spec, channels
-        bank = mel_filterbank(spec)
-        inside = bank.sum(1).nonzero()[:, 0]  # bins; those outside all bands take the power of the nearest of these
-        nearest = inside[(torch.arange(len(bank))[:, None] - inside).abs().argmin(1)]
-        shares = bank / bank.sum(1, keepdim=True).clamp_min(1e-12) / bank.sum(0)
-        self.register_buffer("shares", shares[nearest], persistent=False)  # [bins, n_mels]
-        self.register_buffer("window", torch.hann_window(spec.win_length), persistent=False)
+        with torch.device("cpu"):  # also where only parameters are counted, on the meta device
+            bank = mel_filterbank(spec)
+            inside = bank.sum(1).nonzero()[:, 0]  # bins; those outside all bands take the power of the nearest of these
+            nearest = inside[(torch.arange(len(bank))[:, None] - inside).abs().argmin(1)]
+            shares = bank / bank.sum(1, keepdim=True).clamp_min(1e-12) / bank.sum(0)
+            self.register_buffer("shares", shares[nearest], persistent=False)  # [bins, n_mels]
+            self.register_buffer("window", torch.hann_window(spec.win_length), persistent=False)
 
     def forward(self, xt: Tensor, level: Tensor, log_mels: Tensor) -> Tensor:
         """v of xt [N, channels, T] at level [N]; log-mels of x0 [N, channels · n_mels, T / hop_length]."""
