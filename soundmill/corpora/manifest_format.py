@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 
 from soundmill.corpora.class_names import ClassNames
@@ -11,7 +12,7 @@ from soundmill.corpora.rows import ManifestRow
 from soundmill.corpora.tables import CorpusTables, Format
 
 
-class ManifestFormat:
+class ManifestFormat(ABC):
     """The adapter (`FORMAT`, `detect`, `read`) of one format; subclasses find its manifests and read their rows."""
 
     FORMAT: Format
@@ -35,10 +36,10 @@ class ManifestFormat:
         classes.remark(tables)
         return join(inventory, rows, num_shards, tables, unique=self.unique, parts=self.parts)
 
+    @abstractmethod
     def manifests(self, inventory: Inventory) -> Iterator[bytes]:
         """Names of its manifests in the inventory."""
-        raise NotImplementedError
 
+    @abstractmethod
     def rows(self, inventory: Inventory, name: bytes, tables: CorpusTables, classes: ClassNames) -> Iterator[ManifestRow]:
         """Rows of one manifest; those that describe no recording are quarantined."""
-        raise NotImplementedError

@@ -40,6 +40,12 @@ class Fitted:
         losses = {"loss": self.points[-1][TRAIN], "valid_loss": self.points[-1][VALID]}
         return {**losses, "best_step": best["step"], "best_valid_loss": best["valid_loss"]}
 
+    def codec_facts(self, weights: Any, started_from: str | None, clips: int, parameters: int) -> dict[str, Any]:
+        """Facts for the config of a codec trained with `weights` (its section of params.yaml); `started_from` is a digest."""
+        start = {"started_from": started_from} if started_from else {}
+        counts = {"use": weights.use, "steps": weights.steps, "clips": clips, "parameters": parameters}
+        return {**start, **self.facts, **counts}
+
     def load_into(self, module: TrainingModule, which: Use) -> None:
         """Load the weights chosen by `which` into the module's net: the best, or those of a step. It already has the last."""
         if which == "best":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,13 +40,6 @@ SHRUNK = [
 ]
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    home = tmp_path_factory.mktemp("data")
-    of_waves.write(home)
-    return home
-
-
 def composed(condition: str, *changes: str) -> dict:
     return params.compose(ROOT / "conf", [*SHRUNK, *CHOICES[condition], f"diffwave.train.condition={condition}", *changes])
 
@@ -68,21 +60,21 @@ def test_counts_of_the_published_systems():
 
 
 @pytest.mark.parametrize("condition", CHOICES)
-def test_trains_and_makes_sounds(tmp_path, data, condition, capfd):
+def test_trains_and_makes_sounds(tmp_path, mono, condition, capfd):
     """Four training clips of five are long enough; the same checkpoint makes the same sounds, one at a time or together."""
-    metrics = train(tmp_path, data, composed(condition))
+    metrics = train(tmp_path, mono, composed(condition))
     assert (metrics["clips"], metrics["dropped"], metrics["steps"]) == (4, 1, 4)
     assert metrics["labels"] == (2 if condition == "label" else 0)
     assert 0 < metrics["best_valid_loss"] <= metrics["valid_loss"]
     assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
-    output = generate(tmp_path, data, composed(condition))
+    output = generate(tmp_path, mono, composed(condition))
     assert list(output) == ["clip-6.wav", "clip-7.wav"]
     info = soundfile.info(tmp_path / "generated/clip-6.wav")
     assert (info.samplerate, info.channels, info.frames) == (RATE, 1, 1600)
     about = json.loads((tmp_path / "generated" / manifest.ABOUT_SOUNDS).read_text())
     assert about["made_by"] == ("reconstruct" if condition == "mel" else "generate")
     shutil.rmtree(tmp_path / "generated")
-    assert generate(tmp_path, data, composed(condition, "diffwave.generate.batch_size=1")).keys() == output.keys()
+    assert generate(tmp_path, mono, composed(condition, "diffwave.generate.batch_size=1")).keys() == output.keys()
     for name, before in output.items():
         one, other = (np.frombuffer(data[44:], "<i2") for data in (before, (tmp_path / "generated" / name).read_bytes()))
         assert np.abs(one.astype(int) - other).max() <= 1
@@ -118,8 +110,8 @@ def test_trains_and_makes_sounds(tmp_path, data, condition, capfd):
     assert np.abs(vocoded).max() > 0.01
 
 
-def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, data, capfd, monkeypatch):
-    of_waves.check_resuming("diffwave", tmp_path, data, composed("label"), monkeypatch)
+def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, mono, capfd, monkeypatch):
+    of_waves.check_resuming("diffwave", tmp_path, mono, composed("label"), monkeypatch)
     assert "resuming at step 2 of 4" in capfd.readouterr().out
 
 
@@ -148,16 +140,16 @@ def test_a_request_without_labels_gets_one_by_its_seed():
         ("none", ["diffwave.train.optimiser.learning_rate=1e30"], "catalog", "loss is no longer a number at step"),
     ],
 )
-def test_what_does_not_fit_is_refused(tmp_path, data, condition, changes, catalog, message):
+def test_what_does_not_fit_is_refused(tmp_path, mono, condition, changes, catalog, message):
     with pytest.raises(SystemExit, match=message):
-        train(tmp_path / "home", data, composed(condition, *changes), f"{catalog}.parquet")
+        train(tmp_path / "home", mono, composed(condition, *changes), f"{catalog}.parquet")
     assert not (tmp_path / "home/model").exists()
 
 
-def test_a_checkpoint_of_another_rate_is_refused(tmp_path, data):
-    train(tmp_path / "first", data, composed("none"))
+def test_a_checkpoint_of_another_rate_is_refused(tmp_path, mono):
+    train(tmp_path / "first", mono, composed("none"))
     of_waves.write(tmp_path / "other", 22_050)
     start = f"diffwave.train.start_from={tmp_path / 'first/model'}"
     with pytest.raises(SystemExit, match=r"sample_rate is 16000 there and 22050 here; make them agree"):
         train(tmp_path / "second", tmp_path / "other", composed("none", start))
-    assert train(tmp_path / "second", data, composed("none", start))["steps"] == 4
+    assert train(tmp_path / "second", mono, composed("none", start))["steps"] == 4

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -13,13 +12,6 @@ from tests.imports import ROOT
 from tests.stages import of_waves, test_beside, test_diffwave
 
 LEVEL = 0.1  # of the clips
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    home = tmp_path_factory.mktemp("data")
-    of_waves.write(home)
-    return home
 
 
 def composed(family: str, *changes: str) -> dict:
@@ -33,23 +25,23 @@ def composed(family: str, *changes: str) -> dict:
 
 
 @pytest.mark.parametrize("family", ["waveform_unet", "upsampler", "diffusion_vocoder", "diffwave"])
-def test_the_scale_of_the_waves_is_measured_and_stored(tmp_path, data, family):
-    of_waves.train(family, tmp_path / "unit", data, composed(family))
+def test_the_scale_of_the_waves_is_measured_and_stored(tmp_path, mono, family):
+    of_waves.train(family, tmp_path / "unit", mono, composed(family))
     stored = json.loads((tmp_path / "unit/model/config.json").read_text())["sigma_data"]
     assert stored == pytest.approx(LEVEL, rel=0.05)
     assert registry.family(family).load(tmp_path / "unit/model").sigma_data == stored
     # What starts from it keeps the scale of its weights.
     start = composed(family, f"start_from={tmp_path / 'unit/model'}", "unit_variance=false")
-    of_waves.train(family, tmp_path / "second", data, start)
+    of_waves.train(family, tmp_path / "second", mono, start)
     assert json.loads((tmp_path / "second/model/config.json").read_text())["sigma_data"] == stored
 
 
 @pytest.mark.parametrize("family", ["waveform_unet", "upsampler", "diffusion_vocoder", "diffwave"])
-def test_an_earlier_checkpoint_makes_the_same_sounds(tmp_path, data, family):
+def test_an_earlier_checkpoint_makes_the_same_sounds(tmp_path, mono, family):
     even = ["level_exponent=1.0"] if family == "waveform_unet" else []
     document = composed(family, "unit_variance=false", *even)
-    of_waves.train(family, tmp_path, data, document)
-    made = of_waves.generate(family, tmp_path, data, document)
+    of_waves.train(family, tmp_path, mono, document)
+    made = of_waves.generate(family, tmp_path, mono, document)
     config = tmp_path / "model/config.json"
     earlier = json.loads(config.read_text())
     assert earlier.pop("sigma_data") == 1
@@ -58,7 +50,7 @@ def test_an_earlier_checkpoint_makes_the_same_sounds(tmp_path, data, family):
     config.write_text(json.dumps(earlier))
     for path in (tmp_path / "generated", tmp_path / "codec"):
         path.rename(path.with_name(f"first-{path.name}"))
-    assert of_waves.generate(family, tmp_path, data, document) == made
+    assert of_waves.generate(family, tmp_path, mono, document) == made
 
 
 @pytest.mark.parametrize("family", ["waveform_unet", "upsampler", "diffusion_vocoder", "diffwave"])

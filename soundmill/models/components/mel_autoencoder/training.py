@@ -139,15 +139,7 @@ def train(
     model.to(pick_device(params.hardware.accelerator))
     scaling_mels = gather_log_mels(mels, choose_by_hash(list(clip_weights), SCALING_CLIPS), ctx.scratch)
     model.scaling_factor = round(1 / latent_deviation(model, scaling_mels), 6)
-    start_facts = {"started_from": start.digest} if start else {}
-    facts = {
-        **start_facts,
-        **fitted.facts,
-        "use": weights.use,
-        "steps": weights.steps,
-        "clips": len(log_mels),
-        "parameters": parameters,
-    }
+    facts = fitted.codec_facts(weights, start and start.digest, len(log_mels), parameters)
     return model, fitted, facts
 
 

@@ -83,15 +83,7 @@ def make(params: RaveParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -
         f"{ctx.name}: {model.rank} of {params.network.latent_channels} latents keep {params.fidelity:.0%} of their variance",
         flush=True,
     )
-    start_facts = {"started_from": started_from} if started_from else {}
-    facts = {
-        **start_facts,
-        **fitted.facts,
-        "use": weights.use,
-        "steps": weights.steps,
-        "clips": len(train),
-        "parameters": parameters,
-    }
+    facts = fitted.codec_facts(weights, started_from, len(train), parameters)
     metrics = {
         "parameters": parameters,
         "discriminator_parameters": discriminator_parameters,

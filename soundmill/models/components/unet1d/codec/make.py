@@ -84,15 +84,7 @@ def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: 
     net.eval()
     model.to(pick_device(params.hardware.accelerator))
     model.scaling_factor = round(1 / deviation(model, source_of(choose_by_hash(train, SCALING_CLIPS))), 6)
-    start_facts = {"started_from": started_from} if started_from else {}
-    facts = {
-        **start_facts,
-        **fitted.facts,
-        "use": weights.use,
-        "steps": weights.steps,
-        "clips": len(train),
-        "parameters": parameters,
-    }
+    facts = fitted.codec_facts(weights, started_from, len(train), parameters)
     metrics = {
         "parameters": parameters,
         "scaling_factor": model.scaling_factor,
