@@ -1,39 +1,22 @@
 """v-diffusion over continuous noise levels in [0, 1] (Salimans & Ho 2022, appendix D).
 
-At level s, xt = cos(sπ/2)·x0 + sin(sπ/2)·noise: level 0 is the sound, level 1 pure noise. A `Schedule` scales the noise and bends
-the levels.
+At level s, xt = cos(sπ/2)·x0 + sin(sπ/2)·noise: level 0 is the sound, level 1 pure noise.
+
+The net works on x0 of unit variance. Where x0 has another standard deviation, `sigma_data`, the noise is scaled to it, and the net
+gets xt / sigma_data and predicts v / sigma_data (Karras et al. 2022, section 5, scale the net's input likewise). So half of the
+levels have more signal than noise; with quiet waves and noise of unit variance, nearly all levels would be noise.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from soundmill.diffusion.objectives import Net, diffuse, target
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """The scale of the noise, and the angle of each level; by default as published.
-
-    The net works on x0 of unit variance. Where x0 has another standard deviation, `sigma_data`, the noise is scaled to it, and the
-    net gets xt / sigma_data and predicts v / sigma_data (Karras et al. 2022, section 5, scale the net's input likewise). So half of
-    the levels have more signal than noise; with quiet waves and noise of unit variance, nearly all levels would be noise.
-
-    The angle of level s is s^exponent·π/2. An exponent above 1 gives more levels to little noise, which decides about quiet bands
-    and pauses.
-    """
-
-    sigma_data: float = 1.0
-    exponent: float = 1.0
-
-
-PUBLISHED = Schedule()
 
 
 def alpha_sigma(level: float) -> tuple[float, float]:
@@ -43,32 +26,32 @@ def alpha_sigma(level: float) -> tuple[float, float]:
     return math.cos(level * math.pi / 2), math.sin(level * math.pi / 2)
 
 
-def loss(net: Net, x0: Tensor, level: Tensor, noise: Tensor, schedule: Schedule = PUBLISHED) -> Tensor:
+def loss(net: Net, x0: Tensor, level: Tensor, noise: Tensor, sigma_data: float = 1.0) -> Tensor:
     """Mean squared error of v / sigma_data = net(xt / sigma_data, level); x0, noise [B, …], level [B].
 
     A net that outputs 0 has expected loss (1 + Var x0 / sigma_data²) / 2.
     """
-    x0 = x0 / schedule.sigma_data
-    angle = (level**schedule.exponent).reshape(-1, *[1] * (x0.ndim - 1)) * (math.pi / 2)
+    x0 = x0 / sigma_data
+    angle = level.reshape(-1, *[1] * (x0.ndim - 1)) * (math.pi / 2)
     alpha, sigma = angle.cos(), angle.sin()
     output = net(diffuse(x0, noise, alpha, sigma), level)
     return (output.float() - target("v", x0, noise, alpha, sigma)).square().mean()
 
 
-def sample(net: Net, noise: Tensor, num_steps: int, schedule: Schedule = PUBLISHED) -> Tensor:
+def sample(net: Net, noise: Tensor, num_steps: int, sigma_data: float = 1.0) -> Tensor:
     """Denoise standard normal `noise` [B, …] in `num_steps` evenly spaced steps (DDIM with eta 0; Song et al. 2021).
 
     `net(xt / sigma_data, level [B])` predicts v / sigma_data. Nothing is clipped.
     """
-    return _denoise(net, schedule.sigma_data * noise, _levels(num_steps, 1.0), schedule)
+    return _denoise(net, sigma_data * noise, _levels(num_steps, 1.0), sigma_data)
 
 
-def restyle(net: Net, sounds: Tensor, noise: Tensor, num_steps: int, amount: float, schedule: Schedule = PUBLISHED) -> Tensor:
+def restyle(net: Net, sounds: Tensor, noise: Tensor, num_steps: int, amount: float, sigma_data: float = 1.0) -> Tensor:
     """Add noise of level `amount` to sounds [B, …] and denoise them (Meng et al. 2022); 0 changes nothing, 1 keeps nothing."""
     if amount == 0:
         return sounds
-    alpha, sigma = alpha_sigma(amount**schedule.exponent)
-    return _denoise(net, alpha * sounds + sigma * schedule.sigma_data * noise, _levels(num_steps, amount), schedule)
+    alpha, sigma = alpha_sigma(amount)
+    return _denoise(net, alpha * sounds + sigma * sigma_data * noise, _levels(num_steps, amount), sigma_data)
 
 
 def inpaint(
@@ -78,7 +61,7 @@ def inpaint(
     rngs: Sequence[torch.Generator],
     num_steps: int,
     resamples: int = 1,
-    schedule: Schedule = PUBLISHED,
+    sigma_data: float = 1.0,
 ) -> Tensor:
     """Regenerate sounds [B, …] where `keep` (boolean, broadcast) is false; the rest is unchanged, bit for bit.
 
@@ -87,15 +70,15 @@ def inpaint(
     """
 
     def draw() -> Tensor:
-        return schedule.sigma_data * torch.stack([torch.randn(sounds.shape[1:], generator=rng) for rng in rngs]).to(sounds)
+        return sigma_data * torch.stack([torch.randn(sounds.shape[1:], generator=rng) for rng in rngs]).to(sounds)
 
     xt = draw()
     for now, after in pairwise(_levels(num_steps, 1.0)):
-        alpha, sigma = alpha_sigma(after**schedule.exponent)
+        alpha, sigma = alpha_sigma(after)
         for turn in range(resamples):
-            xt = torch.where(keep, alpha * sounds + sigma * draw(), _step(net, xt, now, after, schedule))
+            xt = torch.where(keep, alpha * sounds + sigma * draw(), _step(net, xt, now, after, sigma_data))
             if turn + 1 < resamples:
-                alpha_now, sigma_now = alpha_sigma(now**schedule.exponent)
+                alpha_now, sigma_now = alpha_sigma(now)
                 ratio = alpha_now / alpha
                 xt = ratio * xt + math.sqrt(max(sigma_now**2 - (ratio * sigma) ** 2, 0.0)) * draw()
     return torch.where(keep, sounds, xt)
@@ -113,15 +96,15 @@ def _levels(num_steps: int, start: float) -> list[float]:
     return [start * (num_steps - step) / num_steps for step in range(num_steps + 1)]
 
 
-def _denoise(net: Net, xt: Tensor, levels: Sequence[float], schedule: Schedule) -> Tensor:
+def _denoise(net: Net, xt: Tensor, levels: Sequence[float], sigma_data: float) -> Tensor:
     for now, after in pairwise(levels):
-        xt = _step(net, xt, now, after, schedule)
+        xt = _step(net, xt, now, after, sigma_data)
     return xt
 
 
-def _step(net: Net, xt: Tensor, now: float, after: float, schedule: Schedule) -> Tensor:
+def _step(net: Net, xt: Tensor, now: float, after: float, sigma_data: float) -> Tensor:
     """One DDIM step from level `now` to `after`."""
     level = torch.full((len(xt),), now, device=xt.device, dtype=xt.dtype)
-    v = schedule.sigma_data * net(xt / schedule.sigma_data, level).to(xt.dtype)
-    (alpha, sigma), (to_alpha, to_sigma) = (alpha_sigma(one**schedule.exponent) for one in (now, after))
+    v = sigma_data * net(xt / sigma_data, level).to(xt.dtype)
+    (alpha, sigma), (to_alpha, to_sigma) = (alpha_sigma(one) for one in (now, after))
     return to_alpha * (alpha * xt - sigma * v) + to_sigma * (sigma * xt + alpha * v)

@@ -38,15 +38,13 @@ def test_the_scale_of_the_waves_is_measured_and_stored(tmp_path, mono, family):
 
 @pytest.mark.parametrize("family", ["waveform_unet", "upsampler", "diffusion_vocoder", "diffwave"])
 def test_an_earlier_checkpoint_makes_the_same_sounds(tmp_path, mono, family):
-    even = ["level_exponent=1.0"] if family == "waveform_unet" else []
-    document = composed(family, "unit_variance=false", *even)
+    document = composed(family, "unit_variance=false")
     of_waves.train(family, tmp_path, mono, document)
     made = of_waves.generate(family, tmp_path, mono, document)
     config = tmp_path / "model/config.json"
     earlier = json.loads(config.read_text())
     assert earlier.pop("sigma_data") == 1
-    for key in ("unit_variance", "level_exponent"):
-        earlier["params"].pop(key, None)
+    earlier["params"].pop("unit_variance", None)
     config.write_text(json.dumps(earlier))
     for path in (tmp_path / "generated", tmp_path / "codec"):
         path.rename(path.with_name(f"first-{path.name}"))
@@ -69,4 +67,3 @@ def test_published_scales_keep_the_published_noise(family):
     for scale, unit in (("paper", False), ("gpu", True), ("laptop", True)):
         train = params.compose(ROOT / "conf", [f"model={family}", f"scale={scale}"])[family]["train"]
         assert train["unit_variance"] == unit
-        assert train.get("level_exponent", 1.0) == (2.0 if unit and family == "waveform_unet" else 1.0)

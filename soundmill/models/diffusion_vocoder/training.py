@@ -12,7 +12,6 @@ import torch
 
 from soundmill import params as strict
 from soundmill.audio import mel
-from soundmill.diffusion.velocity import Schedule
 from soundmill.errors import UserError
 from soundmill.models.catalog import beginnings, choose_by_hash, read_weights, waves_of
 from soundmill.models.components.unet1d.vocoder.network import VocoderNet
@@ -46,7 +45,7 @@ def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Pa
     unseen = choose_by_hash(list(splits["valid"]), params.validate_batches * params.batch_size)
     shown = beginnings(clips, unseen or list(splits["train"]), params.grid.columns * params.grid.rows // 2)
     return Prepared(
-        VocoderModule(model.net, params, params.steps or order.steps(params.epochs), schedule=Schedule(sigma_data)),
+        VocoderModule(model.net, params, params.steps or order.steps(params.epochs), sigma_data=sigma_data),
         model,
         train,
         order,

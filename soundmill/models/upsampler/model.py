@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from soundmill import params as strict
 from soundmill.diffusion import velocity
-from soundmill.diffusion.velocity import Schedule
 from soundmill.models import family
 from soundmill.models.components.unet1d.network import UNet1d
 from soundmill.models.components.unet1d.noise import noise_of
@@ -70,7 +69,7 @@ class Upsampler:
                         return net(xt, level, beside=low).float()
 
                 noise = noise_of(requests[items], self.channels, self.num_samples).to(run.device)
-                outputs.append(velocity.sample(denoise, noise, run.sampling.num_steps, Schedule(self.sigma_data)).cpu())
+                outputs.append(velocity.sample(denoise, noise, run.sampling.num_steps, self.sigma_data).cpu())
                 run.progress(len(outputs[-1]))
         return torch.cat(outputs)[..., :length]
 

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from soundmill import params as strict
-from soundmill.diffusion.velocity import Schedule
 from soundmill.models.catalog import beginnings, choose_by_hash, read_weights, waves_of
 from soundmill.models.components.unet1d.training import VelocityModule
 from soundmill.models.components.waves.source import WaveCrops, gather_waves, wave_deviation
@@ -31,7 +30,7 @@ class UpsamplerModule(VelocityModule):
     def loss(self, step: int, batch: Batch) -> Tensor:
         (waves,) = batch.values
         with torch.autocast(self.device.type, enabled=False):
-            low = without_upper_band(waves.float(), self.params.factor) / self.schedule.sigma_data
+            low = without_upper_band(waves.float(), self.params.factor) / self.sigma_data
         return self.v_loss(lambda xt, level: self.net(xt, level, beside=low), waves, step)
 
 
@@ -56,7 +55,7 @@ def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Pa
     unseen = choose_by_hash(list(splits["valid"]), params.validate_batches * params.batch_size)
     shown = beginnings(clips, unseen or list(splits["train"]), params.grid.columns * params.grid.rows // 2)
     return Prepared(
-        UpsamplerModule(model.net, params, params.steps or order.steps(params.epochs), schedule=Schedule(sigma_data)),
+        UpsamplerModule(model.net, params, params.steps or order.steps(params.epochs), sigma_data=sigma_data),
         model,
         train,
         order,

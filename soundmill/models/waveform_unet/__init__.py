@@ -13,5 +13,5 @@ FAMILY = Family(
     model=f"{__name__}.model",
     training=f"{__name__}.training",
     published=f"{__name__}.published",
-    fixed=("condition", "level_exponent", "transform", "network", "text"),
+    fixed=("condition", "transform", "network", "text"),
 )

@@ -15,7 +15,6 @@ from soundmill import params as strict
 from soundmill.diffusion import velocity
 from soundmill.diffusion.guidance import Condition, guided
 from soundmill.diffusion.objectives import Net
-from soundmill.diffusion.velocity import Schedule
 from soundmill.models import family
 from soundmill.models.components.text_states import states as text_states
 from soundmill.models.components.text_states.states import TextConfig, Texts
@@ -59,10 +58,6 @@ class WaveformUNet:
         return self.params.num_samples
 
     @property
-    def schedule(self) -> Schedule:
-        return Schedule(self.sigma_data, self.params.level_exponent)
-
-    @property
     def condition(self) -> Literal["labels", "caption", "none"]:
         return {"label": "labels", "caption": "caption", "none": "none"}[self.params.condition]
 
@@ -71,7 +66,7 @@ class WaveformUNet:
 
         def work(net: Net, part: Sequence[Request], waves: Tensor | None) -> Tensor:
             noise = noise_of(part, self.channels, self.num_samples).to(run.device)
-            return velocity.sample(net, noise, run.sampling.num_steps, self.schedule)
+            return velocity.sample(net, noise, run.sampling.num_steps, self.sigma_data)
 
         return self._in_batches(work, requests, None, run)
 
@@ -83,13 +78,13 @@ class WaveformUNet:
             sounds = self._padded(waves).to(run.device)
             if sampling.keep is None:
                 noise = noise_of(part, self.channels, self.num_samples).to(run.device)
-                return velocity.restyle(net, sounds, noise, sampling.num_steps, sampling.amount, self.schedule)
+                return velocity.restyle(net, sounds, noise, sampling.num_steps, sampling.amount, self.sigma_data)
             kept = torch.zeros(self.num_samples, dtype=torch.bool)
             for start, stop in [*sampling.keep, [length, self.num_samples]]:
                 kept[start:stop] = True
             rngs = [torch.Generator().manual_seed(request.seed) for request in part]
             steps, resamples = sampling.num_steps, sampling.resamples
-            return velocity.inpaint(net, sounds, kept.to(run.device), rngs, steps, resamples, self.schedule)
+            return velocity.inpaint(net, sounds, kept.to(run.device), rngs, steps, resamples, self.sigma_data)
 
         return self._in_batches(work, requests, waves, run)[..., :length]
 
@@ -104,7 +99,7 @@ class WaveformUNet:
 
         def work(net: Net, part: Sequence[Request], starts: Tensor | None) -> Tensor:
             sounds, noise = starts.to(run.device).unbind(1)
-            return velocity.restyle(net, sounds, noise, run.sampling.num_steps, amount, self.schedule)
+            return velocity.restyle(net, sounds, noise, run.sampling.num_steps, amount, self.sigma_data)
 
         return self._in_batches(work, [ends[0]] * len(shares), starts, run)[..., :length]
 

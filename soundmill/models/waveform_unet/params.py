@@ -46,11 +46,6 @@ class TrainParams(BatchedTrainParams):
     )
     crop: Literal["start", "random"] = Field(description="where a crop of a longer clip is taken")
     unit_variance: UnitVariance = False
-    level_exponent: float = Field(
-        1.0,  # for checkpoints that lack this key
-        gt=0,
-        description="noise levels are uniform values to this power; 1: published, above 1: more of them have little noise",
-    )
     condition_dropout: Probability = Field(description="share of items trained without their label or caption, as guidance needs")
     transform: TransformParams
     network: UNet1dParams

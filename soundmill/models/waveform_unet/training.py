@@ -14,7 +14,6 @@ from torch import Tensor
 
 from soundmill import manifest, shards
 from soundmill import params as strict
-from soundmill.diffusion.velocity import Schedule
 from soundmill.errors import UserError
 from soundmill.models.catalog import choose_by_hash, read_labels, read_weights, waves_of
 from soundmill.models.components.text_states import states as text_states
@@ -39,7 +38,7 @@ class WaveformModule(VelocityModule):
     """A batch: waves [b, channels, T], and label weights, or text states, their mask and a mask of items without caption."""
 
     def __init__(self, params: TrainParams, net: torch.nn.Module, steps: int, sigma_data: float = 1.0):
-        super().__init__(net, params, steps, params.accumulate, Schedule(sigma_data, params.level_exponent))
+        super().__init__(net, params, steps, params.accumulate, sigma_data)
 
     def loss(self, step: int, batch: Batch) -> Tensor:
         x0, *condition = batch.values

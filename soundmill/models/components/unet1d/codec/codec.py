@@ -18,7 +18,6 @@ from torch import Tensor
 
 from soundmill.audio.mel import MelSpec, SpectrogramParams, check_overlap
 from soundmill.diffusion import velocity
-from soundmill.diffusion.velocity import Schedule
 from soundmill.errors import UserError
 from soundmill.models.components.contracts import CodecConfig, save_codec
 from soundmill.models.components.unet1d.codec.network import AutoencoderNet
@@ -84,7 +83,7 @@ class DiffusionCodec:
         noise = torch.randn(1, self.channels, length, generator=torch.Generator().manual_seed(sampling.seed))
         start = noise.expand(len(latents), -1, -1).to(latents)
         net = partial(self.net, latents=latents)
-        return velocity.sample(net, start, sampling.num_steps, Schedule(self.sigma_data)).clamp(-1, 1)
+        return velocity.sample(net, start, sampling.num_steps, self.sigma_data).clamp(-1, 1)
 
     def posterior(self, waves: Sequence[np.ndarray], num_samples: int) -> Tensor:
         """See components/contracts.py: [N, 2, latent_channels, num_samples / samples_per_latent, 1], not scaled."""

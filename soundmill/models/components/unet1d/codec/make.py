@@ -13,7 +13,6 @@ from torch import Tensor
 from soundmill import hashing
 from soundmill.audio import figures
 from soundmill.audio.log_mels import read_spec
-from soundmill.diffusion.velocity import Schedule
 from soundmill.errors import UserError
 from soundmill.models.catalog import beginnings, choose_by_hash, read_weights, waves_of
 from soundmill.models.components.contracts import MadeComponent
@@ -65,7 +64,7 @@ def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: 
     train, valid = list(splits["train"]), choose_by_hash(list(splits["valid"]), weights.validate_batches * weights.batch_size)
     if weights.unit_variance and not started_from:
         model.sigma_data = wave_deviation(source_of(train).waves, "autoencoder.weights.unit_variance")
-    module.schedule = Schedule(model.sigma_data)
+    module.sigma_data = model.sigma_data
     if params.encoder.pca and not started_from:
         net.start_from_components(source_of(train).whole(), model.sigma_data, "autoencoder.encoder.pca")
     draw = partial(samples, model, clips, valid or train, pick_device(params.hardware.accelerator))

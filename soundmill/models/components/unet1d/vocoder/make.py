@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from soundmill.diffusion.velocity import Schedule
 from soundmill.models.components.contracts import MadeComponent
 from soundmill.models.components.unet1d.vocoder import vocoder
 from soundmill.models.components.unet1d.vocoder.network import VocoderNet
@@ -28,7 +27,7 @@ def make(params: DiffusionVocoderParams, ctx: Any, clips: Path, mels: Path, cata
     started_from = trainer.start(model, vocoder.load, ("network",), kept=("sigma_data",))
     if params.weights.unit_variance and not started_from:
         model.sigma_data = wave_deviation(trainer.training_pairs().waves, "vocoder.weights.unit_variance")
-    module = VocoderModule(net, params.weights, params.weights.steps, schedule=Schedule(model.sigma_data))
+    module = VocoderModule(net, params.weights, params.weights.steps, sigma_data=model.sigma_data)
     fitted, facts = trainer.train(module, model, started_from)
     net.eval()
     return trainer.result(model, facts, fitted)

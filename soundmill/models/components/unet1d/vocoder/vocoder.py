@@ -17,7 +17,6 @@ from torch import Tensor
 from soundmill.audio.mel import MelSpec, SpectrogramParams
 from soundmill.audio.pieces import faded, window_starts
 from soundmill.diffusion import velocity
-from soundmill.diffusion.velocity import Schedule
 from soundmill.models.components.contracts import VocoderConfig, read_vocoder
 from soundmill.models.components.unet1d.params import SamplingParams, UNet1dParams
 from soundmill.models.components.unet1d.vocoder.network import VocoderNet
@@ -59,8 +58,9 @@ class DiffusionVocoder:
         prepared = self.net.prepare(log_mels)
         noise = torch.randn(1, 1, prepared.shape[2], generator=torch.Generator().manual_seed(self.sampling.seed))
         start = noise.expand_as(prepared).to(prepared)
-        steps, schedule = self.sampling.num_steps, Schedule(self.sigma_data)
-        return velocity.sample(lambda xt, level: self.net.denoise(xt, level, prepared), start, steps, schedule)
+        return velocity.sample(
+            lambda xt, level: self.net.denoise(xt, level, prepared), start, self.sampling.num_steps, self.sigma_data
+        )
 
     def pieces(self, log_mels: Tensor) -> Iterator[Tensor]:
         """As `vocode`, in crossfaded windows, as the network normalises over its whole input."""
