@@ -43,12 +43,12 @@ class Model:
     shares: dict[str, float]
     variant: str = "default"  # of the clips that it is scored against
 
-    def document(self, home: Path, steps: dict[str, int], seed: int, timed: bool = False) -> dict[str, Any]:
+    def document(self, home: Path, steps: dict[str, int], seed: int, timed: str | None = None) -> dict[str, Any]:
         """The content of params.yaml with these steps per training; schedules counted in steps are scaled with them.
 
-        `timed`: schedules are scaled to the steps after the warm-up, and the sample grid is as small as possible.
+        `timed` names the training that only times its steps: its schedules are scaled to the steps after the warm-up, and its
+        sample grid is as small as possible.
         """
-        uncounted = WARM_UP_STEPS if timed else 0
         composed = parameters.compose(home / "conf", self.overrides)
         own = [f"{self.family}.generate.seed={seed}"]
         for stage, count in steps.items():
@@ -61,9 +61,10 @@ class Model:
             ]
             if "epochs" in values:
                 own.append(f"{section}.epochs=null")
-            if timed and "grid" in values:  # drawing samples would take longer than the steps
+            if stage == timed and "grid" in values:  # drawing samples would take longer than the steps
                 own += [f"{section}.grid.columns=1", f"{section}.grid.rows=1"]
             if values["steps"]:  # null if the training is counted in epochs
+                uncounted = WARM_UP_STEPS if stage == timed else 0
                 share = (count - uncounted) / values["steps"]
                 own += [
                     f"{section}.{key}={max(1, uncounted + round(value * share))}"

@@ -26,13 +26,14 @@ IRRELEVANT = ("evaluate", "rename", "execution")  # sections that change neither
 def row(workspace: Path, home: Path, results: Path, model: Model, minutes: float, seeds: Sequence[int]) -> ModelRow:
     """Time a model's steps unless that is done; then train, generate and score it with every seed."""
     family, kind = model.family, _kind(model.family)
+    steps: dict[str, int] = {}
+    measured = {}
     try:
-        measured = measure(workspace, home, results, model)
+        for stage, share in model.shares.items():
+            measured[stage] = measure(workspace, home, results, model, stage, steps, seeds[0])
+            steps[stage] = max(1, round(60 * minutes * share / measured[stage]["seconds_per_step"]))
     except UserError as error:
         return ModelRow(family, kind=kind, why_not=str(error))
-    steps = {
-        stage: max(1, round(60 * minutes * share / measured[stage]["seconds_per_step"])) for stage, share in model.shares.items()
-    }
     trainings = [Training(stage, count, count * measured[stage]["seconds_per_step"] / 60) for stage, count in steps.items()]
     tell(f"== {family}: " + ", ".join(f"{one.stage} {one.steps:,} steps in {one.minutes:.3g} minutes" for one in trainings))
     peak = max(facts["peak_memory_bytes"] for facts in measured.values())
@@ -55,29 +56,36 @@ def row(workspace: Path, home: Path, results: Path, model: Model, minutes: float
     )
 
 
-def measure(workspace: Path, home: Path, results: Path, model: Model) -> dict[str, dict[str, float]]:
-    """`seconds_per_step` and `peak_memory_bytes` of each training, from a few steps; kept, so that a rerun trains as many."""
-    document = model.document(home, dict.fromkeys(model.shares, TIMED_STEPS), 0, timed=True)
-    read = {name: content for name, content in document.items() if name not in IRRELEVANT}
-    read[model.family] = {name: content for name, content in read[model.family].items() if name != "generate"}
-    path = results / "measured" / f"{model.family}.json"
+def measure(
+    workspace: Path, home: Path, results: Path, model: Model, stage: str, earlier: dict[str, int], seed: int
+) -> dict[str, float]:
+    """`seconds_per_step` and `peak_memory_bytes` of a training, from a few steps; kept, so that a rerun trains as many.
+
+    The `earlier` trainings that it needs are done with their own steps, so that the model's run finds them in DVC's cache.
+    """
+    family, name = model.family, f"{stage}@{model.family}"
+    document = model.document(home, {**earlier, stage: TIMED_STEPS}, seed, timed=stage)
+    read = {section: content for section, content in document.items() if section not in IRRELEVANT}
+    read[family] = {section: content for section, content in read[family].items() if section != "generate"}
+    path = _measured(results, family, stage)
     with suppress(OSError, ValueError, KeyError):
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept["params"] == read:
             return kept["measured"]
-    start, measured = time.monotonic(), {}
+    costs = {one: _cost(workspace, one, family) for one in (*earlier, stage)}
+    for cost in costs.values():
+        cost.unlink(missing_ok=True)
+    start = time.monotonic()
     with nested_under({tracking.TRIAL: "1"}):
-        for stage in model.shares:
-            name, cost = f"{stage}@{model.family}", _cost(workspace, stage, model.family)
-            cost.unlink(missing_ok=True)
-            if why := run_pipeline(workspace, document, [name], f"bakeoff: {model.family}, timing {stage}"):
-                raise UserError(why)
-            if "seconds_per_step" not in _read(cost):  # the training came from DVC's cache, or was resumed
-                dvc.repro(workspace, name, tell, force=True)
-            measured[stage] = _read(cost)
-            if "seconds_per_step" not in measured[stage]:
-                raise UserError(f"{name}: a step could not be timed")
-    kept = {"params": read, "measured": measured, "seconds": time.monotonic() - start}
+        if why := run_pipeline(workspace, document, [name], f"bakeoff: {family}, timing {stage}"):
+            raise UserError(why)
+        if "seconds_per_step" not in _read(costs[stage]):  # the training came from DVC's cache, or was resumed
+            dvc.repro(workspace, name, tell, force=True)
+    measured = _read(costs[stage])
+    if "seconds_per_step" not in measured:
+        raise UserError(f"{name}: a step could not be timed")
+    training = sum(_read(costs[one]).get("seconds", 0.0) for one in earlier)
+    kept = {"params": read, "measured": measured, "took": {"seconds": time.monotonic() - start, "training": training}}
     disk.write_atomically(path, lambda file: file.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8"))
     return measured
 
@@ -129,6 +137,10 @@ def _cost(workspace: Path, stage: str, family: str) -> Path:
     return workspace / "data" / ".work" / f"{stage}-{family}" / "cost.json"
 
 
+def _measured(results: Path, family: str, stage: str) -> Path:
+    return results / "measured" / f"{family}-{stage}.json"
+
+
 def _read(path: Path) -> dict[str, Any]:
     """The content of a JSON file; empty if it is missing or damaged."""
     with suppress(OSError, ValueError):
@@ -144,9 +156,10 @@ def _held_out(curve: Path) -> list[tuple[int, float]]:
 
 def total_seconds(results: Path, rows: Sequence[ModelRow], seeds: Sequence[int]) -> tuple[float, float]:
     """Seconds for timing, training, generating and scoring these rows, and for training alone, as recorded when each was done."""
-    runs = [_read(results / "runs" / f"{row.name}-{seed}" / "run.json").get("took", {}) for row in rows for seed in seeds]
-    timing = sum(_read(results / "measured" / f"{row.name}.json").get("seconds", 0.0) for row in rows)
-    return timing + sum(one.get("seconds", 0.0) for one in runs), sum(one.get("training", 0.0) for one in runs)
+    files = [results / "runs" / f"{row.name}-{seed}" / "run.json" for row in rows for seed in seeds]
+    files += [_measured(results, row.name, training.stage) for row in rows for training in row.trainings]
+    took = [_read(file).get("took", {}) for file in files]
+    return sum(one.get("seconds", 0.0) for one in took), sum(one.get("training", 0.0) for one in took)
 
 
 def chosen_embedder(metrics: dict[str, Any]) -> str:

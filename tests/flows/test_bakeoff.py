@@ -16,7 +16,7 @@ import soundfile
 
 from flows import bakeoff, bakeoff_models, bakeoff_runs, locks
 from flows.bakeoff_models import MAX_VALIDATIONS, TIMED_STEPS, WARM_UP_STEPS
-from flows.bakeoff_rows import ModelRow
+from flows.bakeoff_rows import ModelRow, Training
 from flows.results_table import Estimate, MetricResult
 from flows.terminal import LOG
 from soundmill import ledger, params, tracking
@@ -74,10 +74,13 @@ def test_who_takes_part_and_what_is_for_whom() -> None:
         assert model.document(ROOT, {"train": steps}, 0)["ddpm_mel"]["train"]["validate_every_steps"] == looks_every
     weights = documents["rave"]["rave"]["autoencoder"]["weights"]  # of 3000, of which 2000 are the first phase's
     assert (weights["steps"], weights["phase_1_steps"], weights["kl"]["steps"]) == (50, 33, 20000)  # the ramp is absolute
-    timed = next(model for model in models if model.family == "rave").document(
-        ROOT, {"autoencoder": TIMED_STEPS, "train": TIMED_STEPS}, 0, timed=True
-    )
+    rave = next(model for model in models if model.family == "rave")
+    timed = rave.document(ROOT, {"autoencoder": 50, "train": TIMED_STEPS}, 0, timed="train")
     assert (timed["rave"]["train"]["grid"], documents["rave"]["rave"]["train"]["grid"]["rows"]) == ({"columns": 1, "rows": 1}, 3)
+    assert timed["rave"]["autoencoder"] == documents["rave"]["rave"]["autoencoder"] | {
+        "weights": documents["rave"]["rave"]["autoencoder"]["weights"] | {"seed": 0}
+    }  # so that DVC has it in its cache
+    timed = rave.document(ROOT, {"autoencoder": TIMED_STEPS}, 0, timed="autoencoder")
     first = timed["rave"]["autoencoder"]["weights"]["phase_1_steps"]
     assert first - WARM_UP_STEPS == 2 * (TIMED_STEPS - first) == 8  # the training's own two to one, of what is counted
     assert WARM_UP_STEPS == curve.WARM_UP_STEPS
@@ -177,20 +180,25 @@ def workspace(tmp_path, monkeypatch) -> SimpleNamespace:
 def test_a_training_that_is_in_the_cache_is_timed_again_and_alone(workspace, tmp_path) -> None:
     results = tmp_path / "results"
 
-    def measure(*more: str) -> dict[str, dict[str, float]]:
+    def measure(stage: str, *more: str) -> dict[str, float]:
         (model,), _ = bakeoff_models.choose_models(ROOT, the_plan(), more, ["rave"])
-        return bakeoff_runs.measure(tmp_path, ROOT, results, model)
+        earlier = {"autoencoder": 40} if stage == "train" else {}
+        return bakeoff_runs.measure(tmp_path, ROOT, results, model, stage, earlier, 0)
 
-    found = measure()
+    found = [measure("autoencoder"), measure("train")]
     assert workspace.forced == ["autoencoder@rave", "train@rave"]
-    assert {facts["seconds_per_step"] for facts in found.values()} == {0.5}
+    assert {facts["seconds_per_step"] for facts in found} == {0.5}
     workspace.forced.clear()
-    assert measure("rave.generate.count=3", "evaluate.embedders=[tagger]") == found  # neither changes a training
+    irrelevant = "rave.generate.count=3", "evaluate.embedders=[tagger]"  # neither changes a training
+    assert [measure("autoencoder", *irrelevant), measure("train", *irrelevant)] == found
     assert workspace.forced == []
     workspace.ran = {"autoencoder@rave", "train@rave"}
-    measure("rave.train.batch_size=3")
+    measure("train", "rave.train.batch_size=3")
     assert workspace.forced == []
-    assert len(workspace.pipelines) == 4
+    assert workspace.pipelines == ["autoencoder@rave", "train@rave", "train@rave"]
+    row = ModelRow("rave", trainings=[Training(stage, 9, 1.0) for stage in ("autoencoder", "train")])
+    seconds, training = bakeoff_runs.total_seconds(results, [row], [])
+    assert (seconds < 8.0, training) == (True, 8.0)  # the autoencoder's own training, done before `train` was timed
 
 
 def test_the_speed_is_that_of_the_run_that_made_the_sounds(workspace, tmp_path) -> None:
@@ -261,7 +269,7 @@ def test_a_bake_off_is_killed_goes_on_to_the_same_steps_and_an_error_costs_its_r
     quiet = variables | {tracking.SWITCH: "off"}  # one whole pass is recorded
     workspace, results = project / "workspaces" / "bakeoff", project / "data" / "report" / "bakeoff"
 
-    measured = results / "measured" / "ddpm_mel.json"
+    measured = results / "measured" / "ddpm_mel-train.json"
     killed = subprocess.Popen(command, cwd=project, env=quiet, stdout=subprocess.DEVNULL)
     wait_for(lambda: measured.exists() and "evaluate@ddpm_mel" in (workspace / LOG).read_text(), seconds=400)
     killed.kill()
@@ -286,7 +294,7 @@ def test_a_bake_off_is_killed_goes_on_to_the_same_steps_and_an_error_costs_its_r
         assert row["peak_memory_bytes"] > 2**27
         (training,) = row["trainings"]
         assert training["minutes"] == pytest.approx(0.02, rel=0.5)
-        timed = json.loads((results / "measured" / f"{family}.json").read_text())["measured"]["train"]["seconds_per_step"]
+        timed = json.loads((results / "measured" / f"{family}-train.json").read_text())["measured"]["seconds_per_step"]
         took = json.loads((results / "runs" / f"{family}-0" / "run.json").read_text())["took"]
         assert took["training"] <= took["seconds"]
         assert training["minutes"] == pytest.approx(training["steps"] * timed / 60)
@@ -312,7 +320,7 @@ def test_a_bake_off_is_killed_goes_on_to_the_same_steps_and_an_error_costs_its_r
     assert ours.data.metrics["ddpm_mel.mmd"] == pytest.approx(rows["ddpm_mel"]["scores"]["mmd"]["total"]["value"])
 
     # What is done is not done again; a time that was removed, as docs/sweeps.md says, is taken again of what DVC has in its cache.
-    (results / "measured" / "waveform_unet.json").unlink()
+    (results / "measured" / "waveform_unet-train.json").unlink()
     command[command.index(families)] = "ddpm_mel,waveform_unet"
     again = subprocess.run(command, cwd=project, env=quiet, capture_output=True, text=True, timeout=600)
     assert again.returncode == 0, again.stdout + again.stderr
