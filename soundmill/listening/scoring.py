@@ -14,6 +14,7 @@ from soundmill.errors import UserError
 from soundmill.evaluation.comparison import LEVEL, holm
 from soundmill.evaluation.library import rounded
 from soundmill.listening import design
+from soundmill.listening.agreement import krippendorff_alpha
 from soundmill.listening.answers import BAD, FIRST, REAL, SAME, Answers, Key
 from soundmill.listening.design import Trial
 
@@ -227,15 +228,13 @@ def _failures(key: Key, answers: Answers) -> list[str]:
 
 def _agreement(key: Key, raters: Sequence[Answers], question: str) -> float | None:
     """Krippendorff's alpha over all scored answers; None with one rater or if all answers are equal."""
-    import krippendorff
-
     if len(raters) < 2:
         return None
     units = np.concatenate(list(_ratings(key, raters, question).values()), axis=1)
     if len(np.unique(units)) < 2:
         return None
     level = "nominal" if key.compare else "ordinal" if key.scale == 5 else "interval"
-    return rounded(float(krippendorff.alpha(reliability_data=units, level_of_measurement=level)))
+    return rounded(krippendorff_alpha(units, level))
 
 
 def _by_model(key: Key, ratings: Mapping[str, np.ndarray]) -> tuple[dict[str, float], dict[str, np.ndarray]]:
