@@ -52,8 +52,9 @@ schedule: $(VENV)/.installed  ## run the pipeline every night (needs `make serve
 params: $(VENV)/.installed  ## compose params.yaml from conf/
 	@$(BIN)/soundmill params
 
-docs: $(VENV)/.test  ## fill in the generated columns of docs/architecture.md
+docs: $(VENV)/.test  ## fill in the generated tables of docs/architecture.md and docs/licences.md
 	@$(BIN)/python -m tests.architecture_page
+	@$(BIN)/python -m tests.licences_page
 
 lint: $(VENV)/.test  ## format and check the code
 	@$(BIN)/ruff format soundmill stages flows bench tests

@@ -9,6 +9,7 @@ from itertools import chain
 
 from soundmill import params
 from soundmill.errors import UserError
+from tests import licences_page
 from tests.architecture_page import PAGE, generated, spans
 from tests.imports import EVERY_FAMILY, ROOT
 
@@ -141,3 +142,26 @@ def test_generated_columns_of_architecture_are_current():
     page = PAGE.read_text(encoding="utf-8")
     assert page == generated(page), "run `make docs`"
     assert "TODO" not in page, "say what a stage does, and where a table is"
+
+
+def test_licences_are_those_of_the_installed_packages():
+    """Extras that are not installed here (`make bench`'s) are not in the table."""
+    page = licences_page.PAGE.read_text(encoding="utf-8")
+    assert page == licences_page.generated(page), "run `make docs`"
+    words, _, _ = page.partition("| licence |")
+    for package in licences_page.packages(["export", "test"]):
+        if not licences_page.is_permissive(licences_page.licence(package)):
+            assert any(fnmatch(package, name) for name in spans(words)), f"{package}: {licences_page.licence(package)}"
+
+
+def test_which_licences_are_permissive():
+    for expression in ("MIT", "BSD-3-Clause AND (Apache-2.0 OR MIT)", "Apache-2.0 OR GPL-2.0-or-later"):
+        assert licences_page.is_permissive(expression), expression
+    for expression in (
+        "GPL-3.0-or-later",
+        "MPL-2.0 AND (Apache-2.0 OR MIT)",
+        "LGPL-2.1-or-later",
+        "CC-BY-NC-4.0",
+        "Other/Proprietary License",
+    ):
+        assert not licences_page.is_permissive(expression), expression
