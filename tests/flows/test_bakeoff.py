@@ -92,7 +92,7 @@ def test_who_takes_part_and_what_is_for_whom() -> None:
 
 
 def test_an_override_that_names_a_family_anywhere_is_for_it_alone() -> None:
-    extra = ["families.tango.trainings.autoencoder=0.6", "spectrogram.tango.n_fft=512", "tango=laptop"]
+    extra = ["families.tango.trainings.autoencoder=0.7", "spectrogram.tango.n_fft=2048", "tango=laptop"]
     models, excluded = bakeoff_models.choose_models(ROOT, the_plan(), extra, ["tango", "ddpm_mel", "rave"])
     assert excluded == []
     assert {model.family: model.shares for model in models}["tango"] == {"autoencoder": 0.5, "train": 0.5}
@@ -131,10 +131,10 @@ def test_trainings_are_counted_that_there_are() -> None:
             assert document["vocoder"]["weights"]["steps"] == 9
         return tango.shares
 
-    assert shares() == pytest.approx({"autoencoder": 0.2, "train": 0.8})
-    assert shares("vocoder=hifigan_laptop") == pytest.approx({"autoencoder": 0.15, "vocoder": 0.25, "train": 0.6})
+    assert shares() == pytest.approx({"autoencoder": 0.02 / 0.72, "train": 0.7 / 0.72})
+    assert shares("vocoder=hifigan_laptop") == pytest.approx({"autoencoder": 0.02, "vocoder": 0.28, "train": 0.7})
     assert shares("scale=paper") == {"train": 1.0}
-    assert shares("tango.train.epochs=3", "tango.train.steps=null") == pytest.approx({"autoencoder": 0.2, "train": 0.8})
+    assert shares("tango.train.epochs=3", "tango.train.steps=null") == pytest.approx({"autoencoder": 0.02 / 0.72, "train": 0.7 / 0.72})
     models, excluded = bakeoff_models.choose_models(ROOT, plan, ["scale=paper"], [])
     assert {"ddpm_mel", "rave"} <= {model.family for model in models}
     broken, excluded = bakeoff_models.choose_models(ROOT, plan, ["+families.rave.trainings.stew=1"], ["rave", "ddpm_mel"])
