@@ -46,6 +46,7 @@ class Project:
             kept=work / "kept",
             digests=work / "digests.sqlite",
             workers=WORKERS,
+            devices=1,
             cluster=None,
             found_by_name=(),
             tracking=tracking.StageRun(),

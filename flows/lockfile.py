@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
+from flows import locks
 from soundmill import disk, params
 from soundmill.errors import UserError
 
@@ -16,18 +21,111 @@ def keep_intact(root: Path) -> str | None:
     """Copy dvc.lock while it is intact, and restore it if it is not; returns a message if it was repaired, or None."""
     lock, good = root / "dvc.lock", root / LAST_INTACT
     if not lock.exists():
+        good.unlink(missing_ok=True)
         return None
     fault = fault_of(lock)
     if fault is None:
-        if not good.exists() or good.read_bytes() != lock.read_bytes():
-            disk.write_atomically(good, lambda path: path.write_bytes(lock.read_bytes()))
+        _copy(lock, good)
         return None
-    shutil.copyfile(lock, root / ".dvc" / "tmp" / "dvc.lock.broken")
+    _keep_broken(root)
     if good.exists() and fault_of(good) is None:
-        disk.write_atomically(lock, lambda path: path.write_bytes(good.read_bytes()))
+        _copy(good, lock)
         return f"dvc.lock was damaged ({fault}): restored the last intact one; later stages come from the run cache or run again"
     lock.unlink()
     return f"dvc.lock was damaged ({fault}), and there is no intact copy: it is rebuilt, from the run cache where possible"
+
+
+class Entries:
+    """The entries of dvc.lock while the stages of one pipeline write theirs, several at the same time.
+
+    If a `dvc` is killed while it rewrites the file, another may read what is left of it and write that back. So the last intact
+    copy has the entries of all stages that have finished, and what is lost or truncated is restored from it.
+    """
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.damages = 0  # found so far
+        self._before = list(_entries(root / "dvc.lock"))
+        self._running: set[str] = set()
+
+    @contextmanager
+    def written_by(self, stage: str, say: locks.Say) -> Iterator[None]:
+        """Let a stage write its entry, then check the file and repair it.
+
+        After a repair, the stage's own entry may be missing; another `dvc repro` of the stage writes it.
+        """
+        with locks.repository(self.root):
+            self._running.add(stage)
+        finished = False
+        try:
+            yield
+            finished = True
+        finally:
+            if repaired := self._check(stage, finished):
+                self.damages += 1
+                say(repaired)
+
+    def _check(self, stage: str, finished: bool) -> str | None:
+        lock, good = self.root / "dvc.lock", self.root / LAST_INTACT
+        with locks.repository(self.root):  # otherwise another `dvc` could be writing the file
+            self._running.discard(stage)
+            if not lock.exists() and not good.exists():
+                return None
+            fault, found, kept = fault_of(lock), _entries(lock), _entries(good)
+            may_differ = found.keys() & (self._running | ({stage} if finished else set()))
+            restored = [name for name, entry in kept.items() if name not in may_differ and found.get(name) != entry]
+            if fault is None and not restored:
+                _copy(lock, good)
+                return None
+            _keep_broken(self.root)
+            _write(lock, {**dict.fromkeys(kept, good), **dict.fromkeys(found, lock), **dict.fromkeys(restored, good)})
+            _copy(lock, good)
+        reason = fault or f"the entry of {restored[0]} was lost"
+        return f"dvc.lock was damaged ({reason}): restored from the last intact copy"
+
+    def sort(self, names: Sequence[str]) -> None:
+        """Put the entries that were added into the order of `names`, in which stages that run one after the other add them."""
+        lock = self.root / "dvc.lock"
+        with locks.repository(self.root):
+            if not lock.exists() or fault_of(lock):
+                return
+            entries = list(_entries(lock))
+            added = sorted((name for name in entries if name not in self._before and name in names), key=names.index)
+            others = [name for name in entries if name not in added]
+            if [*others, *added] != entries:
+                _write(lock, dict.fromkeys([*others, *added], lock))
+                _copy(lock, self.root / LAST_INTACT)
+
+
+def _copy(source: Path, target: Path) -> None:
+    content = source.read_bytes()
+    if not target.exists() or target.read_bytes() != content:
+        disk.write_atomically(target, lambda path: path.write_bytes(content))
+
+
+def _keep_broken(root: Path) -> None:
+    if (root / "dvc.lock").exists():
+        shutil.copyfile(root / "dvc.lock", root / ".dvc" / "tmp" / "dvc.lock.broken")
+
+
+def _entries(path: Path) -> dict[str, Any]:
+    """The intact entries of a dvc.lock, by stage; none if it is missing or not readable as YAML."""
+    try:
+        entries = params.read_yaml(path).get("stages")
+    except UserError:
+        return {}
+    return {name: entry for name, entry in entries.items() if not _fault_in(name, entry)} if isinstance(entries, dict) else {}
+
+
+def _write(lock: Path, entries: dict[str, Path]) -> None:
+    """Write a dvc.lock of these entries, each as it is in the given file; formatted as DVC does."""
+    from ruamel.yaml import YAML
+
+    yaml, text = YAML(), StringIO()
+    yaml.default_flow_style = False
+    loaded = {path: yaml.load(path.read_text(encoding="utf-8"))["stages"] for path in set(entries.values())}
+    yaml.dump({"schema": "2.0", "stages": {name: loaded[path][name] for name, path in entries.items()}}, text)
+    disk.write_atomically(lock, lambda path: path.write_text(text.getvalue(), encoding="utf-8"))
 
 
 _HASH = re.compile(r"[0-9a-f]{32}(\.dir)?")
@@ -46,17 +144,20 @@ def fault_of(path: Path) -> str | None:
     entries = document.get("stages") or {}
     if not isinstance(entries, dict):
         return "`stages` is not a mapping"
-    for name, entry in entries.items():
-        if not isinstance(entry, dict) or not isinstance(entry.get("cmd"), str | list):
-            return f"stage {name} has no command"
-        listed = [entry.get("deps") or [], entry.get("outs") or []]
-        if not all(isinstance(items, list) for items in listed):
-            return f"stage {name} has no list of dependencies or outputs"
-        for item in [item for items in listed for item in items]:
-            if not isinstance(item, dict) or not isinstance(item.get("path"), str):
-                return f"stage {name} has an entry without a path"
-            if "md5" in item and not _HASH.fullmatch(str(item["md5"])):
-                return f"stage {name}: the hash of {item['path']} is truncated"
-            if "md5" not in item and item.get("hash", "md5") == "md5":
-                return f"stage {name}: {item['path']} has no hash"
+    return next(filter(None, (_fault_in(name, entry) for name, entry in entries.items())), None)
+
+
+def _fault_in(name: str, entry: Any) -> str | None:
+    if not isinstance(entry, dict) or not isinstance(entry.get("cmd"), str | list):
+        return f"stage {name} has no command"
+    listed = [entry.get("deps", []), entry.get("outs", [])]
+    if not all(isinstance(items, list) for items in listed):
+        return f"stage {name} has no list of dependencies or outputs"
+    for item in [item for items in listed for item in items]:
+        if not isinstance(item, dict) or not isinstance(item.get("path"), str):
+            return f"stage {name} has an entry without a path"
+        if "md5" in item and not _HASH.fullmatch(str(item["md5"])):
+            return f"stage {name}: the hash of {item['path']} is truncated"
+        if "md5" not in item and item.get("hash", "md5") == "md5":
+            return f"stage {name}: {item['path']} has no hash"
     return None

@@ -31,11 +31,20 @@ class StageParams(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
+class SlotsParams(StageParams):
+    """What stages that the flow runs at the same time share."""
+
+    cpu: int = Field(ge=1, description="CPU threads")
+    gpu: int = Field(ge=0, description="GPUs; 0: stages see all GPUs, and one that uses them takes CPU threads")
+
+
 class ExecutionParams(StageParams):
     """Workers. Nothing here may change a byte of any output, so no stage lists it under `params:`."""
 
     workers: int | None = Field(ge=1, description="processes for data stages; null: one per CPU core")
+    devices: int | None = Field(ge=1, description="processes of `generate`, and of `latents` on GPUs; null: one per GPU, else one")
     dask: str | None = Field(description="address of a Dask scheduler, whose workers then run the data stages")
+    slots: SlotsParams
 
 
 P = TypeVar("P", bound=BaseModel)

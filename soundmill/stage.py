@@ -55,6 +55,7 @@ class Context:
     kept: Path  # shards for the next run with these parameters and this code
     digests: Path  # cache of hashing.file_digests
     workers: int
+    devices: int  # processes that generate, and that encode on GPUs
     cluster: str | None  # address of the Dask scheduler whose workers run the shards
     found_by_name: tuple[str, ...]  # modules and packages, see `code_by_name` of `main`
     tracking: Any  # soundmill.tracking.StageRun
@@ -203,6 +204,7 @@ def _main(
     execution = load(params.ExecutionParams, "execution")
     cluster = execution.dask or os.environ.get("DASK_SCHEDULER_ADDRESS")
     workers = execution.workers or os.cpu_count() or 1
+    devices = execution.devices or len(shards.visible_gpus()) or 1
     if args.family and _has_family_section(document, args.params, args.family, section):
         where = f"{args.family}.{section}"
     else:
@@ -237,7 +239,7 @@ def _main(
         recorded = values.model_dump(mode="json")
         with tracking.stage_run(project_home(root), name, recorded, root, args.family, start=not always_runs) as tracked:
             home = project_home(root)
-            ctx = Context(name, args.family, root, home, scratch, kept, digests, workers, cluster, found_by_name, tracked)
+            ctx = Context(name, args.family, root, home, scratch, kept, digests, workers, devices, cluster, found_by_name, tracked)
             started = time.monotonic()
             metrics = run(values, ctx, **inputs, **staged)
             ctx.cost |= {

@@ -38,7 +38,7 @@ from soundmill.shards.parquet import (
     write_rows,
 )
 from soundmill.shards.reports import Report, read_items, report_damaged, report_path, write_report
-from soundmill.shards.run import map_shards
+from soundmill.shards.run import map_shards, visible_gpus
 
 __all__ = [
     "TABLE_ROWS_PER_GROUP",
@@ -61,6 +61,7 @@ __all__ = [
     "shard_of",
     "shard_paths",
     "table_digest",
+    "visible_gpus",
     "write_report",
     "write_rows",
 ]

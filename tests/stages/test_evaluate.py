@@ -18,6 +18,7 @@ from soundmill.evaluation.family import Source
 from soundmill.evaluation.sets import CatalogClip
 from stages import evaluate
 from tests.mels import spec_with
+from tests.prepared import execution
 
 RATE = 16_000
 LABELS = ("beep", "hiss")
@@ -134,7 +135,7 @@ def write_params(project: Path, workers: int = 1, **changes) -> None:
         "seed": 0,
         **changes,
     }
-    document = {"execution": {"workers": workers, "dask": None}, "ddpm_mel": {}, "evaluate": section}
+    document = {"execution": execution(workers), "ddpm_mel": {}, "evaluate": section}
     params.write_yaml(document, project / "params.yaml")
 
 
