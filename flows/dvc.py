@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -57,7 +58,21 @@ def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     weights = os.environ.get("SOUNDMILL_WEIGHTS")  # made absolute, as children run in other directories
     weights_at = {"SOUNDMILL_WEIGHTS": str(Path(weights).absolute())} if weights else {}
-    return {**os.environ, **weights_at, "PATH": path, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1", **(extra or {})}
+    more = {**weights_at, "PATH": path, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}
+    return {**os.environ, **more, **_variables.get(), **(extra or {})}
+
+
+_variables: ContextVar[dict[str, str]] = ContextVar("variables", default={})  # noqa: B039 - never changed
+
+
+@contextmanager
+def with_variables(variables: dict[str, str]) -> Iterator[None]:
+    """Set environment variables of every `dvc` that is started inside; other threads keep theirs."""
+    before = _variables.set(_variables.get() | variables)
+    try:
+        yield
+    finally:
+        _variables.reset(before)
 
 
 def stages(root: Path) -> list[Stage]:

@@ -38,14 +38,15 @@ def keep_intact(root: Path) -> str | None:
 class Entries:
     """The entries of dvc.lock while the stages of one pipeline write theirs, several at the same time.
 
-    If a `dvc` is killed while it rewrites the file, another may read what is left of it and write that back. So the last intact
-    copy has the entries of all stages that have finished, and what is lost or truncated is restored from it.
+    If a `dvc` is killed while it rewrites the file, another may read what is left of it and write that back. So the entries of all
+    stages that do not run are known here, and restored if they are lost, truncated or changed.
     """
 
     def __init__(self, root: Path):
         self.root = root
         self.damages = 0  # found so far
-        self._before = list(_entries(root / "dvc.lock"))
+        self._settled = _entries(root / "dvc.lock")
+        self._before = list(self._settled)
         self._running: set[str] = set()
 
     @contextmanager
@@ -61,40 +62,47 @@ class Entries:
             yield
             finished = True
         finally:
-            if repaired := self._check(stage, finished):
+            if fault := self._check(stage, finished):
                 self.damages += 1
-                say(repaired)
+                say(f"dvc.lock was damaged ({fault}): its intact entries and those of finished stages were restored")
 
     def _check(self, stage: str, finished: bool) -> str | None:
-        lock, good = self.root / "dvc.lock", self.root / LAST_INTACT
+        """Repair the file; returns what was wrong with it, or None."""
+        lock = self.root / "dvc.lock"
         with locks.repository(self.root):  # otherwise another `dvc` could be writing the file
             self._running.discard(stage)
-            if not lock.exists() and not good.exists():
+            if not lock.exists() and not self._settled:
                 return None
-            fault, found, kept = fault_of(lock), _entries(lock), _entries(good)
-            may_differ = found.keys() & (self._running | ({stage} if finished else set()))
-            restored = [name for name, entry in kept.items() if name not in may_differ and found.get(name) != entry]
-            if fault is None and not restored:
-                _copy(lock, good)
+            fault, found = fault_of(lock), _entries(lock)
+            self._settled |= {name: entry for name, entry in found.items() if name == stage and finished}
+            unsettled = {name: entry for name, entry in found.items() if name in self._running or name not in self._settled}
+            wanted = self._settled | unsettled
+            if fault is None and wanted == found:
+                _copy(lock, self.root / LAST_INTACT)
                 return None
             _keep_broken(self.root)
-            _write(lock, {**dict.fromkeys(kept, good), **dict.fromkeys(found, lock), **dict.fromkeys(restored, good)})
-            _copy(lock, good)
-        reason = fault or f"the entry of {restored[0]} was lost"
-        return f"dvc.lock was damaged ({reason}): restored from the last intact copy"
+            self._write({name: wanted[name] for name in dict.fromkeys([*self._before, *found, *wanted])})
+            changed = next((name for name, entry in wanted.items() if found.get(name) != entry), None)
+            return fault or f"the entry of {changed} was lost"
 
     def sort(self, names: Sequence[str]) -> None:
         """Put the entries that were added into the order of `names`, in which stages that run one after the other add them."""
-        lock = self.root / "dvc.lock"
         with locks.repository(self.root):
-            if not lock.exists() or fault_of(lock):
-                return
-            entries = list(_entries(lock))
+            entries = _entries(self.root / "dvc.lock")
             added = sorted((name for name in entries if name not in self._before and name in names), key=names.index)
-            others = [name for name in entries if name not in added]
-            if [*others, *added] != entries:
-                _write(lock, dict.fromkeys([*others, *added], lock))
-                _copy(lock, self.root / LAST_INTACT)
+            ordered = [*(name for name in entries if name not in added), *added]
+            if ordered != list(entries):
+                self._write({name: entries[name] for name in ordered})
+
+    def _write(self, entries: dict[str, Any]) -> None:
+        """Write the file with these entries, formatted as DVC does."""
+        from ruamel.yaml import YAML
+
+        yaml, text, lock = YAML(), StringIO(), self.root / "dvc.lock"
+        yaml.default_flow_style = False
+        yaml.dump({"schema": "2.0", "stages": entries}, text)
+        disk.write_atomically(lock, lambda path: path.write_text(text.getvalue(), encoding="utf-8"))
+        _copy(lock, self.root / LAST_INTACT)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -115,17 +123,6 @@ def _entries(path: Path) -> dict[str, Any]:
     except UserError:
         return {}
     return {name: entry for name, entry in entries.items() if not _fault_in(name, entry)} if isinstance(entries, dict) else {}
-
-
-def _write(lock: Path, entries: dict[str, Path]) -> None:
-    """Write a dvc.lock of these entries, each as it is in the given file; formatted as DVC does."""
-    from ruamel.yaml import YAML
-
-    yaml, text = YAML(), StringIO()
-    yaml.default_flow_style = False
-    loaded = {path: yaml.load(path.read_text(encoding="utf-8"))["stages"] for path in set(entries.values())}
-    yaml.dump({"schema": "2.0", "stages": {name: loaded[path][name] for name, path in entries.items()}}, text)
-    disk.write_atomically(lock, lambda path: path.write_text(text.getvalue(), encoding="utf-8"))
 
 
 _HASH = re.compile(r"[0-9a-f]{32}(\.dir)?")

@@ -39,21 +39,10 @@ def run_stage(stage: str, work: Work, taken: Taken, row: Row) -> State[Any]:
         logger.info(line)
         row.line(line)
 
-    damages = work.entries.damages
     try:
-        if work.slots.stopped:
-            raise UserError("interrupted")
-        locks.wait_until_free(work.root, work.wait_seconds, notice)
-        variables = work.environment | taken.environment
-        with work.entries.written_by(stage, notice):
-            outcome = dvc.repro(work.root, stage, say, work.force, variables)
-        if work.entries.damages > damages:  # its own entry may be lost or truncated: DVC finds the outputs and writes it again
-            with work.entries.written_by(stage, notice):
-                dvc.repro(work.root, stage, say, False, variables)
+        outcome = work.attempt(stage, taken.environment, say, notice)
     except dvc.StageFailed as failed:
-        work.entries.damages += failed.transient
-        retry = work.entries.damages > damages and not work.slots.stopped
-        return Failed(name=TRANSIENT if retry else None, message="\n".join(failed.lines))
+        return Failed(name=TRANSIENT if failed.transient else None, message="\n".join(failed.lines))
     except UserError as error:
         return Failed(message=str(error))
     if outcome == "unchanged" and runtime.task_run.run_count > 1:  # an earlier attempt was killed after it had made the outputs
@@ -153,6 +142,28 @@ class Work:
         self.entries.sort([stage.name for stage in self.stages])
         if self.slots.stopped:
             raise UserError("interrupted")
+
+    def attempt(self, stage: str, variables: dict[str, str], say: locks.Say, notice: locks.Say) -> dvc.Outcome:
+        """Run one stage, while others may run in other threads; raises StageFailed.
+
+        `say` gets the lines of the stage, `notice` remarks about it.
+        """
+        if self.slots.stopped:
+            raise UserError("interrupted")
+        locks.wait_until_free(self.root, self.wait_seconds, notice)
+        variables = self.environment | variables
+        damages = self.entries.damages
+        try:
+            with self.entries.written_by(stage, notice):
+                outcome = dvc.repro(self.root, stage, say, self.force, variables)
+            if self.entries.damages > damages:  # its entry may be lost or truncated: DVC finds the outputs and writes it again
+                with self.entries.written_by(stage, notice):
+                    dvc.repro(self.root, stage, say, False, variables)
+        except dvc.StageFailed as failed:
+            self.entries.damages += failed.transient
+            failed.transient = self.entries.damages > damages and not self.slots.stopped
+            raise
+        return outcome
 
     def _start(self, stage: str, taken: Taken) -> tuple[PrefectConcurrentFuture[Any], Row, float]:
         row = self.screen.start(self._heads[stage], stage)
