@@ -222,6 +222,22 @@ def test_sounds_are_made_with_the_weights_of_any_step_that_was_kept(tmp_path, tr
         _generate(tmp_path, data)
 
 
+def test_two_processes_generate_the_bytes_of_one(tmp_path, trained, data, composed):
+    """Each makes whole batches: other sounds in a batch would change the last bits."""
+    shutil.copytree(trained / "model", tmp_path / "model")
+    document, output = json.loads(json.dumps(composed)), {}
+    document["ddpm_mel"]["generate"]["batch_size"] = 2
+    for devices in (1, 2):
+        document["execution"]["devices"] = devices
+        params.write_yaml(document, tmp_path / "params.yaml")
+        _generate(tmp_path, data)
+        output[devices] = hashing.tree_digest(tmp_path / "generated"), hashing.tree_digest(tmp_path / "codec")
+        metrics = json.loads((tmp_path / "generate.json").read_text())
+        assert len(list((tmp_path / "generated").glob("*.wav"))) == metrics["generated"] == 3
+        assert json.loads((tmp_path / "data/.work/generate-ddpm_mel/cost.json").read_text())["seconds_per_second"] > 0
+    assert output[1] == output[2]
+
+
 def test_a_training_that_is_to_use_weights_that_it_will_not_keep_is_refused(tmp_path, data, composed):
     document = json.loads(json.dumps(composed))
     document["ddpm_mel"]["train"]["use"] = 5
