@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ class Entries:
     def __init__(self, root: Path):
         self.root = root
         self.damages = 0  # found so far
-        self._settled = _entries(root / "dvc.lock")
+        self._settled = _read(root / "dvc.lock")[1]
         self._before = list(self._settled)
         self._running: set[str] = set()
 
@@ -73,7 +73,7 @@ class Entries:
             self._running.discard(stage)
             if not lock.exists() and not self._settled:
                 return None
-            fault, found = fault_of(lock), _entries(lock)
+            fault, found = _read(lock)
             self._settled |= {name: entry for name, entry in found.items() if name == stage and finished}
             unsettled = {name: entry for name, entry in found.items() if name in self._running or name not in self._settled}
             wanted = self._settled | unsettled
@@ -88,19 +88,21 @@ class Entries:
     def sort(self, names: Sequence[str]) -> None:
         """Put the entries that were added into the order of `names`, in which stages that run one after the other add them."""
         with locks.repository(self.root):
-            entries = _entries(self.root / "dvc.lock")
+            fault, entries = _read(self.root / "dvc.lock")
             added = sorted((name for name in entries if name not in self._before and name in names), key=names.index)
             ordered = [*(name for name in entries if name not in added), *added]
-            if ordered != list(entries):
+            if fault is None and ordered != list(entries):
                 self._write({name: entries[name] for name in ordered})
 
     def _write(self, entries: dict[str, Any]) -> None:
         """Write the file with these entries, formatted as DVC does."""
         from ruamel.yaml import YAML
 
-        yaml, text, lock = YAML(), StringIO(), self.root / "dvc.lock"
+        yaml, text, lock, document = YAML(), StringIO(), self.root / "dvc.lock", {}
+        with suppress(UserError):
+            document = params.read_yaml(lock)
         yaml.default_flow_style = False
-        yaml.dump({"schema": "2.0", "stages": entries}, text)
+        yaml.dump({"schema": "2.0", **document, "stages": entries}, text)
         disk.write_atomically(lock, lambda path: path.write_text(text.getvalue(), encoding="utf-8"))
         _copy(lock, self.root / LAST_INTACT)
 
@@ -116,32 +118,30 @@ def _keep_broken(root: Path) -> None:
         shutil.copyfile(root / "dvc.lock", root / ".dvc" / "tmp" / "dvc.lock.broken")
 
 
-def _entries(path: Path) -> dict[str, Any]:
-    """The intact entries of a dvc.lock, by stage; none if it is missing or not readable as YAML."""
-    try:
-        entries = params.read_yaml(path).get("stages")
-    except UserError:
-        return {}
-    return {name: entry for name, entry in entries.items() if not _fault_in(name, entry)} if isinstance(entries, dict) else {}
-
-
 _HASH = re.compile(r"[0-9a-f]{32}(\.dir)?")
 
 
 def fault_of(path: Path) -> str | None:
     """What is wrong with a dvc.lock, or None: it must parse, and every entry needs a command and complete hashes."""
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[str | None, dict[str, Any]]:
+    """What is wrong with a dvc.lock, and its intact entries."""
     try:
         document = params.read_yaml(path)
     except UserError as error:
-        return str(error).splitlines()[0]
-    if not path.read_bytes().endswith(b"\n"):
-        return "its last line is truncated"
-    if document.get("schema") != "2.0":
-        return "no `schema: '2.0'`"
+        return str(error).splitlines()[0], {}
     entries = document.get("stages") or {}
     if not isinstance(entries, dict):
-        return "`stages` is not a mapping"
-    return next(filter(None, (_fault_in(name, entry) for name, entry in entries.items())), None)
+        return "`stages` is not a mapping", {}
+    faults = {name: _fault_in(name, entry) for name, entry in entries.items()}
+    intact = {name: entry for name, entry in entries.items() if not faults[name]}
+    if not path.read_bytes().endswith(b"\n"):
+        return "its last line is truncated", intact
+    if document.get("schema") != "2.0":
+        return "no `schema: '2.0'`", intact
+    return next(filter(None, faults.values()), None), intact
 
 
 def _fault_in(name: str, entry: Any) -> str | None:

@@ -21,17 +21,17 @@ from tests.flows.tiny import make_tiny
 from tests.graph import SHRUNK
 from tests.processes import assert_nothing_is_left, contents, marked, new_mark, wait_for
 
-COMMAND = """
+ADDED = """
   NAME:
-    cmd: sleep SECONDS && mkdir -p data && echo NAME > data/NAME.txt
+    cmd: COMMAND && echo NAME > data/NAME.txt
     outs: [data/NAME.txt]
 """
 
 
-def add_stage(project: Path, name: str, seconds: float) -> None:
+def add_stage(project: Path, name: str, command: str) -> None:
     """A stage that needs no other."""
     with (project / "dvc.yaml").open("a") as graph:
-        graph.write(COMMAND.replace("NAME", name).replace("SECONDS", str(seconds)))
+        graph.write(ADDED.replace("NAME", name).replace("COMMAND", command))
 
 
 def two_slots(project: Path) -> None:
@@ -73,8 +73,8 @@ def test_when_a_stage_fails_those_that_run_finish_and_no_other_starts(
 ) -> None:
     two_slots(tiny)
     set_param("first", fail=True)
-    add_stage(tiny, "running", 8.0)
-    add_stage(tiny, "waiting", 0.0)
+    add_stage(tiny, "running", f"until grep -q 'first. failed' {LOG}; do sleep 0.1; done")
+    add_stage(tiny, "waiting", "true")
     done = pipeline(tiny, tmp_path, prefect_server)
     assert done.returncode == 1
     assert "stage first failed; its last lines:" in done.stdout
@@ -91,7 +91,7 @@ def test_when_a_stage_fails_those_that_run_finish_and_no_other_starts(
 def test_an_interrupt_stops_all_stages(tiny: Path, tmp_path: Path, prefect_server: str, set_param: Callable[..., None]) -> None:
     two_slots(tiny)
     set_param("first", seconds=60.0)
-    add_stage(tiny, "running", 60.0)
+    add_stage(tiny, "running", "sleep 60")
     mark = new_mark()
     variables = environment(tmp_path, prefect_server) | mark
     command = [sys.executable, "-m", "flows.run"]
