@@ -106,32 +106,27 @@ class Work:
         running: dict[str, tuple[PrefectConcurrentFuture[Any], Row, float]] = {}  # with the time at which it started
         try:
             while running or (waiting and not self.failures and not self.slots.stopped):
-                changes, ended = self.slots.changes, []
-                for stage in [] if self.failures else list(waiting):
+                changes, moved = self.slots.changes, False
+                for name in [name for name, (future, _, _) in running.items() if future.wrapped_future.done()]:
+                    future, row, start = running.pop(name)
+                    future.wait()
+                    row.ended(f"{WORDS.get(future.state.name, 'failed')}, {duration(time.monotonic() - start)}")
+                    self._end(name, future.state, report)
+                    moved = True
+                for stage in [] if self.failures or self.slots.stopped else list(waiting):
                     needs = stage.needs & names
                     if not needs <= self.done.keys():
                         continue
                     if stage.name not in changed and all(self.done[name] == STATES["unchanged"] for name in needs):
-                        ended.append((stage.name, note_up_to_date(stage.name, return_state=True)))
                         tell(f"{self._heads[stage.name]}  {WORDS[STATES['unchanged']]}")
-                        self.done[stage.name] = STATES["unchanged"]
+                        self._end(stage.name, note_up_to_date(stage.name, return_state=True), report)
+                        moved = True
                     elif taken := self.slots.take(self._results[stage.name], self._shares[stage.name]):
                         running[stage.name] = self._start(stage.name, taken)
                     else:
                         continue
                     waiting.remove(stage)
-                for name in [name for name, (future, _, _) in running.items() if future.wrapped_future.done()]:
-                    future, row, start = running.pop(name)
-                    future.wait()
-                    row.ended(f"{WORDS.get(future.state.name, 'failed')}, {duration(time.monotonic() - start)}")
-                    ended.append((name, future.state))
-                for name, state in ended:
-                    if state.is_completed():
-                        self.done[name] = state.name
-                        report(name, state.name)
-                    else:
-                        self.failures[name] = state.message or "no message"
-                if not ended:
+                if not moved:
                     self.slots.wait(changes)
         except BaseException:
             self.slots.stop()
@@ -142,6 +137,13 @@ class Work:
         self.entries.sort([stage.name for stage in self.stages])
         if self.slots.stopped:
             raise UserError("interrupted")
+
+    def _end(self, stage: str, state: State[Any], report: Callable[[str, str], None]) -> None:
+        if state.is_completed():
+            self.done[stage] = state.name
+            report(stage, state.name)
+        else:
+            self.failures[stage] = state.message or "no message"
 
     def attempt(self, stage: str, variables: dict[str, str], say: locks.Say, notice: locks.Say) -> dvc.Outcome:
         """Run one stage, while others may run in other threads; raises StageFailed.
