@@ -101,15 +101,17 @@ def share_of(section: Mapping[str, Any], execution: ExecutionParams) -> Share:
     """What a stage takes, from its section of the parameters.
 
     A training takes its `hardware`: `devices` GPUs if it may use them and there are slots for them, else `threads` for each device.
-    Other stages take `execution.devices` GPUs or the `threads` of their section, or else `execution.workers`.
+    `generate` and `latents`, which have an `accelerator` too, do so with `execution.devices`. Others take the `threads` of their
+    section or `execution.workers`.
     """
+    workers = execution.workers or os.cpu_count() or 1
     hardware = section.get("hardware", section)
+    if "accelerator" not in hardware:
+        return Share(cpu=hardware.get("threads", workers))
     devices = hardware.get("devices", execution.devices)
-    if execution.slots.gpu and hardware.get("accelerator", "cpu") != "cpu":
+    if execution.slots.gpu and hardware["accelerator"] != "cpu":
         return Share(gpu=devices)
-    if "threads" in hardware:
-        return Share(cpu=hardware["threads"] * (devices or 1))
-    return Share(cpu=execution.workers or os.cpu_count() or 1)
+    return Share(cpu=hardware["threads"] * (devices or 1) if "threads" in hardware else workers)
 
 
 current: ContextVar[Slots | None] = ContextVar("slots", default=None)  # those of a sweep or bake-off, for its pipelines

@@ -47,7 +47,8 @@ def test_a_training_takes_its_threads_or_its_gpus_and_a_data_stage_its_workers()
     assert (found["generate"], found["latents"]) == (Share(gpu=None), Share(gpu=None))
     assert shares("execution.slots.gpu=4", "execution.devices=2")["generate"] == Share(gpu=2)
     on_cpu = shares("execution.slots.gpu=4", "ddpm_mel.train.hardware.accelerator=cpu", "execution.devices=2")
-    assert (on_cpu["train"], on_cpu["generate"]) == (Share(cpu=1), Share(cpu=2))
+    assert (on_cpu["train"], on_cpu["generate"], on_cpu["tagger"]) == (Share(cpu=1), Share(cpu=2), Share(cpu=1))
+    assert shares("model=tango")["latents"] == Share(cpu=2)
 
 
 def test_each_stage_sees_its_own_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
