@@ -84,7 +84,8 @@ def _pipeline(root: Path, names: list[str], force: bool, retries: int, wait_seco
     slots = shared or Slots(execution.slots)
     name = runtime.flow_run.name if os.environ.get(tracking.PARENT) else None  # a sweep names the runs of its points
     screen = Screen(log, slots.several)
-    work = Work(root, chosen, execution, slots, screen, (name or "") if shared else "", force, retries, wait_seconds)
+    title = runtime.flow_run.name or "" if shared else ""
+    work = Work(root, chosen, execution, slots, screen, title, force, retries, wait_seconds)
     changed = {stage.name for stage in chosen} if force else set(dvc.changed(root))
     progress = create_progress_artifact(0.0, key="pipeline-progress", description=f"{len(chosen)} stages")
 
