@@ -69,13 +69,15 @@ def fit_averaged(
     hardware: HardwareParams,
     ctx: Any,
     *,
+    item_seconds: float,
     held_out: HeldOut | None,
     started_from: str | None = None,
     sampling: Sampling | None = None,
 ) -> Fitted:
     """Train on the batches of `Loader(source, order, draw)`; `module.net` ends with its averaged weights of the last step.
 
-    `started_from` is the digest of the weights that `module` started from: a training that started from others is not resumed.
+    An item has `item_seconds` seconds of sound. `started_from` is the digest of the weights that `module` started from: a training
+    that started from others is not resumed.
     """
     params = module.params
     scratch = ctx.scratch / (f"training-{started_from}" if started_from else "training")
@@ -92,7 +94,7 @@ def fit_averaged(
         workers=max(1, ctx.workers // hardware.devices) if on_gpu else 0,
         pinned=on_gpu,
     )
-    curve, progress = Curve(params.log_every_steps), Progress(ctx.name)
+    curve, progress = Curve(params.log_every_steps), Progress(ctx.name, item_seconds)
     validation = held_out and Validation(
         held_out, draw, order.batch_size, batches=params.validate_batches, every=params.validate_every_steps
     )

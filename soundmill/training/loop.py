@@ -100,7 +100,7 @@ def _train(
         saver = Timed(scratch, module.params.checkpoint_seconds, module.params.log_every_steps)
         first = progress is not None
         if first:
-            progress.start(module.step, module.steps)
+            progress.start(module.step, module.steps, loader)
 
         for batch in loader:
             loss, net_stepped = train_on(module, batch, accelerator, optimisers)
@@ -112,8 +112,8 @@ def _train(
             if curve.due(step, module.steps):
                 point = curve.point(step, optimisers["net"].param_groups[0]["lr"])
                 report and report(*point)
-            if first and (rate := progress.stepped(step, loss)):
-                report({"steps_per_second": rate}, step)
+            if first and (speed := progress.stepped(step, loss)):
+                report(speed, step)
             if validation and validation.due(step, module.steps):
                 point = validation.measure(module, accelerator)
                 report and report(*point)
