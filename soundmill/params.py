@@ -36,6 +36,7 @@ class ExecutionParams(StageParams):
 
     workers: int | None = Field(ge=1, description="processes for data stages; null: one per CPU core")
     dask: str | None = Field(description="address of a Dask scheduler, whose workers then run the data stages")
+    system_metrics: bool = Field(True, description="log CPU, memory, disk, network and GPUs of trainings")
 
 
 P = TypeVar("P", bound=BaseModel)

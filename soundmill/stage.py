@@ -235,8 +235,10 @@ def _main(
             path.parent.mkdir(parents=True)
 
         recorded = values.model_dump(mode="json")
-        with tracking.stage_run(project_home(root), name, recorded, root, args.family, start=not always_runs) as tracked:
-            home = project_home(root)
+        home = project_home(root)
+        with tracking.stage_run(
+            home, name, recorded, root, args.family, start=not always_runs, system_metrics=execution.system_metrics
+        ) as tracked:
             ctx = Context(name, args.family, root, home, scratch, kept, digests, workers, cluster, found_by_name, tracked)
             started = time.monotonic()
             metrics = run(values, ctx, **inputs, **staged)

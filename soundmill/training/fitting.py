@@ -98,18 +98,19 @@ def fit_averaged(
     validation = held_out and Validation(
         held_out, draw, order.batch_size, batches=params.validate_batches, every=params.validate_every_steps
     )
-    facts = fit(
-        module,
-        loader,
-        hardware=hardware,
-        scratch=scratch,
-        curve=curve,
-        progress=progress,
-        validation=validation,
-        kept=kept,
-        sampling=sampling,
-        report=ctx.tracking.log_curve,
-    )
+    with ctx.tracking.system_metrics():
+        facts = fit(
+            module,
+            loader,
+            hardware=hardware,
+            scratch=scratch,
+            curve=curve,
+            progress=progress,
+            validation=validation,
+            kept=kept,
+            sampling=sampling,
+            report=ctx.tracking.log_curve,
+        )
     if (seconds := progress.seconds_per_step) is not None:
         ctx.cost["seconds_per_step"] = seconds
     module.ema.copy_to(module.net)
