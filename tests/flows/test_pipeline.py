@@ -167,7 +167,9 @@ def test_a_killed_flow_is_ended_as_crashed_by_the_next_one_and_both_are_offered(
     assert {task["state_type"] for task in tasks} == {"CRASHED"}
 
     prefect = Path(sys.executable).parent / "prefect"
-    for arguments in (("work-pool", "create", "soundmill", "--type", "process"), ("--no-prompt", "deploy", "--all")):
+    flows = ("pipeline/on-demand", "sweep/on-demand", "bakeoff/on-demand")
+    deploy = ["--no-prompt", "deploy", *(word for flow in flows for word in ("--name", flow))]
+    for arguments in (["work-pool", "create", "soundmill", "--type", "process"], deploy):
         said = subprocess.run([prefect, *arguments], cwd=ROOT, env=variables, capture_output=True, text=True)
         assert said.returncode == 0, said.stdout + said.stderr
     offered = ask(prefect_server, "deployments/filter", work_pools={"name": {"any_": ["soundmill"]}})
