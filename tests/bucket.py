@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +19,16 @@ NAME = "the-team"
 @dataclass(frozen=True)
 class Bucket:
     url: str
+    process: subprocess.Popen[bytes]
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """In the block it takes requests and answers none."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -50,7 +61,7 @@ def running() -> Iterator[Bucket]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        bucket = Bucket(f"http://127.0.0.1:{port}")
+        bucket = Bucket(f"http://127.0.0.1:{port}", server)
         client, deadline = bucket.client(), time.monotonic() + 120
         while True:
             try:

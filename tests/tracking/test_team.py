@@ -18,6 +18,8 @@ import pytest
 
 from soundmill import tracking
 from soundmill.commands import doctor
+from soundmill.tracking import uploader
+from soundmill.tracking.stores import HTTP
 from tests import bucket as buckets
 from tests import postgres as postgreses
 from tests.bucket import Bucket
@@ -158,7 +160,9 @@ def test_doctor_tries_everything_and_leaves_nothing(
 ) -> None:
     before = bucket.keys()
     findings = found(machines[0])
-    assert {name: state for name, (state, _) in findings.items()} == dict.fromkeys(("tracking", "MLflow", "recording"), "ok")
+    assert {name: state for name, (state, _) in findings.items()} == dict.fromkeys(
+        ("tracking", "MLflow", "clocks", "recording"), "ok"
+    )
     assert bucket.keys() == before
     experiment = client(machines[0]).get_experiment_by_name(os.environ["MLFLOW_EXPERIMENT_NAME"])
     assert [name for name in experiment.tags if name.startswith("doctor")] == []
@@ -218,6 +222,26 @@ def test_runs_pass_the_entrance_with_its_password_only(
     assert (stage.info.status, stage.data.metrics["loss"]) == ("FINISHED", 0.5)
     with pytest.raises(urllib.request.HTTPError, match="401"):
         urllib.request.urlopen(f"{entrance}/api/2.0/mlflow/experiments/get?experiment_id=0", timeout=30)
+
+
+@pytest.mark.slow
+def test_a_file_that_the_bucket_takes_long_for_arrives(
+    server: Server, bucket: Bucket, machines: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than the time limit of other requests, which is short here, and all its tries together."""
+    monkeypatch.setitem(HTTP, uploader.TIMEOUT, "2")
+    monkeypatch.delenv(uploader.TIMEOUT, raising=False)
+    (tmp_path / "checkpoint").write_bytes(b"weights")
+    with tracking.stage_run(machines[0], "train/large", {}) as run:
+        run.log_metrics_tree({"loss": 0.5})
+        assert tracking.sync(machines[0], PATIENCE_SECONDS) == (0, "")
+        with bucket.hanging():
+            run.log_file(tmp_path / "checkpoint")
+            time.sleep(5 * uploader.TRIES)
+    assert tracking.sync(machines[0], PATIENCE_SECONDS) == (0, "")
+    (stage,) = stages(machines[0])
+    assert (stage.info.status, stage.data.tags.get("incomplete")) == ("FINISHED", None)
+    assert text(machines[0], stage.info.run_id, "checkpoint") == "weights"
 
 
 @pytest.mark.slow(minutes=1)
