@@ -242,7 +242,9 @@ def test_prefect_on_postgresql_has_all_deployments_and_runs_after_a_kill_and_in_
     for name in ("PREFECT_HOME", "PREFECT_API_URL"):
         monkeypatch.setenv(name, environment[name])
     with temporary_settings({PREFECT_API_AUTH_STRING: LOGIN}):
-        assert [(one.name, one.state) for one in doctor._prefect(ROOT)] == [("Prefect", "ok"), ("Prefect", "ok")]
+        assert [(one.name, one.state) for one in doctor._prefect(ROOT)] == [
+            (name, "ok") for name in ("Prefect", "Prefect", "clocks")
+        ]
     with temporary_settings({PREFECT_API_AUTH_STRING: "team:wrong"}):
         refused = doctor._prefect(ROOT)[1]
     assert (refused.state, refused.remedy) == ("optional", "set PREFECT_API_AUTH_STRING to those of the server")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -187,18 +188,22 @@ def _compared(package: str, url: str, login: tuple[str, str], variables: str) ->
     except httpx.HTTPError as error:
         return [Finding(package, "optional", str(error), "does the server's address answer from here?")]
     now, found, url = (asked + time.time()) / 2, [], url.partition("://")[2].rpartition("@")[2]  # without a password
+    there, here = answer.text.strip().strip('"'), version(package.lower())
     if answer.status_code in (401, 403):
         found.append(Finding(package, "optional", f"{url} refuses this login", f"set {variables} to those of the server"))
-    elif not answer.is_success:
-        found.append(Finding(package, "optional", f"{url}: status {answer.status_code}", "is that the server's address?"))
+    elif not answer.is_success or not re.fullmatch(r"\d[\w.+-]*", there):
+        found.append(
+            Finding(package, "optional", f"{url}: no version (status {answer.status_code})", "is that the server's address?")
+        )
+    elif there.split(".")[:2] != here.split(".")[:2]:
+        found.append(Finding(package, "optional", f"version {there} there, {here} here", "install the same version there and here"))
     else:
-        there, here = answer.text.strip().strip('"'), version(package.lower())
-        same = there.split(".")[:2] == here.split(".")[:2]
-        remedy = "" if same else "install the same version there and here"
-        found.append(Finding(package, "ok" if same else "optional", f"version {there} there, {here} here", remedy))
+        found.append(Finding(package, "ok", f"version {there} there, {here} here"))
     if date := answer.headers.get("date"):
         ahead = parsedate_to_datetime(date).timestamp() + 0.5 - now  # it has whole seconds
-        if abs(ahead) > CLOCK_SECONDS:
+        if abs(ahead) <= CLOCK_SECONDS:
+            found.append(Finding("clocks", "ok", f"that of {url} agrees"))
+        else:
             detail = f"that of {url} is {abs(ahead):.0f} s {'ahead' if ahead > 0 else 'behind'}"
             found.append(Finding("clocks", "optional", detail, "set both by NTP: curves and durations mix the times of both"))
     return found
