@@ -187,7 +187,7 @@ def _compared(package: str, url: str, login: tuple[str, str], variables: str) ->
         answer = httpx.get(url, auth=login if login[0] else None, timeout=ANSWER_SECONDS)
     except httpx.HTTPError as error:
         return [Finding(package, "optional", str(error), "does the server's address answer from here?")]
-    now, found, url = (asked + time.time()) / 2, [], url.partition("://")[2].rpartition("@")[2]  # without a password
+    answered, found, url = time.time(), [], url.partition("://")[2].rpartition("@")[2]  # without a password
     there, here = answer.text.strip().strip('"'), version(package.lower())
     if answer.status_code in (401, 403):
         found.append(Finding(package, "optional", f"{url} refuses this login", f"set {variables} to those of the server"))
@@ -200,11 +200,12 @@ def _compared(package: str, url: str, login: tuple[str, str], variables: str) ->
     else:
         found.append(Finding(package, "ok", f"version {there} there, {here} here"))
     if date := answer.headers.get("date"):
-        ahead = parsedate_to_datetime(date).timestamp() + 0.5 - now  # it has whole seconds
-        if abs(ahead) <= CLOCK_SECONDS:
+        there_now = parsedate_to_datetime(date).timestamp()  # whole seconds, between `asked` and `answered`
+        behind, ahead = asked - there_now - 1, there_now - answered
+        if max(behind, ahead) <= CLOCK_SECONDS:
             found.append(Finding("clocks", "ok", f"that of {url} agrees"))
         else:
-            detail = f"that of {url} is {abs(ahead):.0f} s {'ahead' if ahead > 0 else 'behind'}"
+            detail = f"that of {url} is {max(behind, ahead):.0f} s {'ahead' if ahead > behind else 'behind'}"
             found.append(Finding("clocks", "optional", detail, "set both by NTP: curves and durations mix the times of both"))
     return found
 
