@@ -91,6 +91,25 @@ def sync(project: Project = None) -> None:
 
 
 @app.command()
+def join(
+    head: Annotated[str, typer.Argument(metavar="HOST:PORT", help="The machine that runs the pipeline, and its `hardware.port`.")],
+    project: Project = None,
+) -> None:
+    """Take part in the trainings of another machine, one after the other, until Ctrl-C (docs/orchestration.md).
+
+    That machine runs `dvc repro` with `hardware.nodes` above 1. Both need this checkout on a shared disk, under the same path.
+    """
+    root = project_root(project)
+    host, _, port = head.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise UserError(f"{head!r} is not HOST:PORT; for example `soundmill join node1:29400`")
+    from soundmill.training import joining
+
+    with suppress(KeyboardInterrupt):
+        joining.join(host.strip("[]"), int(port), root)
+
+
+@app.command()
 def run(
     corpus: Corpus = None,
     overrides: Annotated[

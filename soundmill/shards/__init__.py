@@ -19,7 +19,7 @@ it. If items are made in batches, `key in writer` tells which ones will be copie
 A whole shard is reused in the same way: if the last one has the key of its job, the function is not called.
 """
 
-from soundmill.shards.code import code_identity
+from soundmill.shards.code import code_identity, differences
 from soundmill.shards.items import ItemWriter
 from soundmill.shards.jobs import Job
 from soundmill.shards.parquet import (
@@ -49,6 +49,7 @@ __all__ = [
     "by_shard",
     "code_identity",
     "common_metadata",
+    "differences",
     "map_shards",
     "open_parquet",
     "read_items",

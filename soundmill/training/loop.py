@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -39,6 +39,18 @@ class Sampling:
     show: Callable[[TrainingModule, int], None]
 
 
+class Training(NamedTuple):
+    """What every process of a training needs."""
+
+    module: TrainingModule
+    loader: Loader
+    hardware: HardwareParams
+    precision: str
+    scratch: Path
+    curve: Curve
+    validation: Validation | None
+
+
 def fit(
     module: TrainingModule,
     loader: Loader,
@@ -55,8 +67,8 @@ def fit(
     """Train for `module.steps` steps, resuming from the last checkpoint in `scratch`; leaves the trained `module` on the CPU.
 
     `loader` has `module.accumulate` batches for each step. With several devices this process trains on the first one, and only it
-    uses `report`, `progress`, `kept` and `sampling`. `curve` and `validation` hold all points at the end. Returns the device type,
-    the number of devices and the precision that were used.
+    uses `report`, `progress`, `kept` and `sampling`. With several nodes a child process trains on the first device. `curve` and
+    `validation` hold all points at the end. Returns the device type, the number of devices and the precision that were used.
     """
     if hardware.accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("hardware.accelerator is `gpu`, but torch finds no GPU; set it to `cpu` or `auto`")
@@ -68,11 +80,16 @@ def fit(
             flush=True,
         )
     scratch.mkdir(parents=True, exist_ok=True)
-    start = resume_point(scratch)
-    training = module, loader, hardware, precision, scratch, start, curve, validation
-    here = partial(_train, *training, progress=progress, kept=kept, sampling=sampling, report=report)
-    with worker_deaths_explained():
-        processes.together(hardware.devices, here, partial(_train_elsewhere, *training))
+    training = Training(module, loader, hardware, precision, scratch, curve, validation)
+    if hardware.nodes > 1:
+        from soundmill.training import nodes  # imports torch's elastic agent
+
+        nodes.together(_train, training, progress, kept, sampling, report)
+    else:
+        start = resume_point(scratch)
+        here = partial(_train, *training, start, progress=progress, kept=kept, sampling=sampling, report=report)
+        with worker_deaths_explained():
+            processes.together(hardware.devices, here, partial(_train_elsewhere, *training, start))
     return {"device": device.type, "devices": hardware.devices, "precision": precision}
 
 
@@ -82,9 +99,9 @@ def _train(
     hardware: HardwareParams,
     precision: str,
     scratch: Path,
-    start: Path | None,
     curve: Curve,
     validation: Validation | None,
+    start: Path | None,
     progress: Progress | None = None,
     kept: Kept | None = None,
     sampling: Sampling | None = None,
