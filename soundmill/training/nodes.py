@@ -93,7 +93,7 @@ class _Place:
     port: int
     agent: int  # pid
     near: Path  # directory for copies of features
-    stage: tuple[str, bytes] | None = None  # socket and key
+    stage: tuple[tuple[str, int], bytes] | None = None  # address and key
 
 
 Train = Callable[..., None]  # `loop._train`
@@ -123,25 +123,25 @@ def _train_elsewhere(
     disk.write_atomically(file, lambda temporary: _write(temporary, (train, training, progress, kept, sampling and sampling.every)))
     modules = [train.__module__, type(module).__module__, type(loader.source).__module__]
     site = Site(
-        secrets.token_hex(8),
-        progress.label,
-        os.getcwd(),
-        str(file),
-        hashing.file_digest(file),
-        modules,
-        shards.code_identity(*modules),
-        pick_device(hardware.accelerator).type,
-        hardware.devices,
-        hardware.nodes,
-        hardware.min_nodes,
-        hardware.copy_gb,
+        run=secrets.token_hex(8),
+        label=progress.label,
+        start=os.getcwd(),
+        file=str(file),
+        digest=hashing.file_digest(file),
+        modules=modules,
+        code=shards.code_identity(*modules),
+        device=pick_device(hardware.accelerator).type,
+        devices=hardware.devices,
+        nodes=hardware.nodes,
+        min_nodes=hardware.min_nodes,
+        copy_gb=hardware.copy_gb,
     )
     store = _open_store(hardware.port)
     store.set(SITE, json.dumps(asdict(site)))
     join = f"`soundmill join {socket.gethostname()}:{hardware.port}`"
     print(f"{site.label}: trains on up to {site.nodes} machines; on each of the others, in this directory: {join}", flush=True)
     with tempfile.TemporaryDirectory(prefix="soundmill-") as private:
-        stage = _Stage(Path(private) / "stage", training, sampling, report)
+        stage = _Stage(training, sampling, report)
         place = _Place("127.0.0.1", hardware.port, os.getpid(), Path(private), stage.address)
         waiting = f"{site.label}: waits for {site.min_nodes} machines (hardware.min_nodes); on each of the others: {join}"
         with stage.open(waiting if site.min_nodes > 1 else ""):
@@ -152,8 +152,7 @@ def _train_elsewhere(
         raise UserError(end["error"]) if end["user"] else RuntimeError(end["error"])
     if result is None or result.is_failed():
         raise UserError(
-            f"the processes of this training ended {RESTARTS} times in a row; their errors are above. Run it again: it resumes "
-            "from its last checkpoint"
+            "the processes of this training ended; their errors are above. Run it again: it resumes from its last checkpoint"
         )
     progress.measured_elsewhere(next((value for value in result.return_values.values() if value is not None), None))
 
@@ -173,8 +172,10 @@ def _open_store(port: int) -> TCPStore:
 class _Stage:
     """Serves the first process, from a thread of the stage: sends points of curves to tracking, and draws samples."""
 
-    def __init__(self, socket_path: Path, training: Training, sampling: Sampling | None, report: Report):
-        self.address = str(socket_path), secrets.token_bytes(32)
+    def __init__(self, training: Training, sampling: Sampling | None, report: Report):
+        self._key = secrets.token_bytes(32)
+        self._listener = Listener(("127.0.0.1", 0), authkey=self._key)
+        self.address = self._listener.address, self._key
         self.error: BaseException | None = None
         self.training, self.sampling, self.report = training, sampling, report
         self._connected, self._closed = threading.Event(), threading.Event()
@@ -183,30 +184,31 @@ class _Stage:
     @contextmanager
     def open(self, waiting: str) -> Iterator[None]:
         """Serve in the block; prints `waiting`, if given, while there is nobody to serve."""
-        path, key = self.address
-        threads = [threading.Thread(target=self._remind, args=(waiting,), daemon=True)]
-        with Listener(path, authkey=key) as listener:
-            threads.append(threading.Thread(target=self._serve, args=(listener,), daemon=True))
+        threads = [
+            threading.Thread(target=self._serve, daemon=True),
+            threading.Thread(target=self._remind, args=(waiting,), daemon=True),
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            self._closed.set()
+            with suppress(OSError), Client(self.address[0], authkey=self._key):  # ends its wait for a connection
+                pass
             for thread in threads:
-                thread.start()
-            try:
-                yield
-            finally:
-                self._closed.set()
-                with suppress(OSError), Client(path, authkey=key):  # ends its wait for a connection
-                    pass
-                for thread in threads:
-                    thread.join()
+                thread.join()
+            self._listener.close()
 
     def _remind(self, waiting: str) -> None:
         while not self._closed.wait(WAITING_SECONDS):
             if waiting and not self._connected.is_set():
                 print(waiting, flush=True)
 
-    def _serve(self, listener: Listener) -> None:
+    def _serve(self) -> None:
         while not self._closed.is_set():
             # A process may die at any time, also in the middle of a message.
-            with suppress(EOFError, OSError, ValueError, pickle.PickleError, AuthenticationError), listener.accept() as line:
+            with suppress(EOFError, OSError, ValueError, pickle.PickleError, AuthenticationError), self._listener.accept() as line:
                 self._connected.set()
                 while not self._closed.is_set():
                     line.send(self._answer(*line.recv()))
@@ -254,7 +256,6 @@ def take_part(host: str, port: int, root: Path) -> None:
         if store is None:
             return
         _check(site, root)
-        os.chdir(site.start)
         print(f"joins {site.label} at {host}:{port}", flush=True)
         with socket.create_connection((host, port), CONNECT_SECONDS) as probe:
             address = probe.getsockname()[0]
@@ -382,6 +383,7 @@ def _work(place: _Place, site: Site) -> float | None:
     """One process of a training; returns the seconds per step that the first one measured."""
     lifetime.die_with_parent(place.agent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the agent ends this process
+    os.chdir(site.start)
     store = TCPStore(place.host, place.port, is_master=False, wait_for_workers=False)
     try:
         with worker_deaths_explained():

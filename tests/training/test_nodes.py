@@ -45,7 +45,8 @@ def start(tmp_path):
 
     def start(name, *command, cwd=ROOT):
         log = (tmp_path / f"{name}.log").open("wb")
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        (tmp_path / "temporary").mkdir(exist_ok=True)  # a machine that is killed leaves its files
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path / "temporary")}
         process = subprocess.Popen([sys.executable, *command], cwd=cwd, env=env, stdout=log, stderr=log, start_new_session=True)
         started.append(process)
         return process

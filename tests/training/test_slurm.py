@@ -34,7 +34,7 @@ def test_the_job_script_of_the_docs_trains_on_two_nodes(tmp_path):
         quoted = " ".join(f"'{argument}'" for argument in [sys.executable, *arguments])
         path = project / ".venv" / "bin" / name
         given = '"$@"' if name == "soundmill" else ""
-        path.write_text(f"#!/bin/sh\nexport OMP_NUM_THREADS=1 PYTHONPATH='{ROOT}'\nexec {quoted} {given}\n")
+        path.write_text(f"#!/bin/sh\nexport OMP_NUM_THREADS=1 PYTHONPATH='{ROOT}' TMPDIR='{tmp_path}'\nexec {quoted} {given}\n")
         path.chmod(0o755)
     # No GPUs here; the port is a free one.
     text = SCRIPT[1].replace("#SBATCH --gpus-per-node=8\n", "").replace("29400", str(port))
