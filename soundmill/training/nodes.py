@@ -173,12 +173,12 @@ class _Stage:
     """Serves the first process, from a thread of the stage: sends points of curves to tracking, and draws samples."""
 
     def __init__(self, training: Training, sampling: Sampling | None, report: Report):
-        self._key = secrets.token_bytes(32)
-        self._listener = Listener(("127.0.0.1", 0), authkey=self._key)
-        self.address = self._listener.address, self._key
+        key = secrets.token_bytes(32)
+        self._listener = Listener(("127.0.0.1", 0), authkey=key)
+        self.address = self._listener.address, key
         self.error: BaseException | None = None
         self.training, self.sampling, self.report = training, sampling, report
-        self._connected, self._closed = threading.Event(), threading.Event()
+        self._connected, self._ended, self._closed = threading.Event(), threading.Event(), threading.Event()
         self._step, self._restarts = -1, 0  # of the latest checkpoint that the processes resumed from, and then
 
     @contextmanager
@@ -193,15 +193,15 @@ class _Stage:
         try:
             yield
         finally:
-            self._closed.set()
-            with suppress(OSError), Client(self.address[0], authkey=self._key):  # ends its wait for a connection
-                pass
+            self._ended.set(), self._closed.set()
+            with suppress(OSError):
+                socket.create_connection(self.address[0]).close()  # ends its wait for a connection
             for thread in threads:
                 thread.join()
             self._listener.close()
 
     def _remind(self, waiting: str) -> None:
-        while not self._closed.wait(WAITING_SECONDS):
+        while not self._ended.wait(WAITING_SECONDS):
             if waiting and not self._connected.is_set():
                 print(waiting, flush=True)
 
@@ -217,7 +217,7 @@ class _Stage:
     def _answer(self, what: str, *values: Any) -> str | None:
         """None, or why the training must end."""
         try:
-            {"started": self._started, "report": self.report, "sample": self._sample}[what](*values)
+            {"started": self._started, "report": self.report, "sample": self._sample, "ended": self._ended.set}[what](*values)
         except Exception as error:
             self.error = error
             return "the stage failed"
@@ -261,7 +261,7 @@ def take_part(host: str, port: int, root: Path) -> None:
             address = probe.getsockname()[0]
         with tempfile.TemporaryDirectory(prefix="soundmill-") as near:
             _run_agent(store, site, _Place(host, port, os.getpid(), Path(near)), address)
-        print(f"{site.label} has ended, or has no place for this machine", flush=True)
+        print(f"{site.label} has ended", flush=True)
     except (RendezvousError, DistError):
         print(f"the training at {host}:{port} is over", flush=True)
     except SignalException:
@@ -375,7 +375,7 @@ def _run_agent(store: TCPStore, site: Site, place: _Place, address: str) -> RunR
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
-        if place.stage:
+        if place.stage or _has_ended(store):
             handler.shutdown()  # ends the wait of machines that have no place
 
 
@@ -456,6 +456,7 @@ def _train_part(store: TCPStore, place: _Place, site: Site) -> float | None:
         stage.call("started", step, int(environment["TORCHELASTIC_RESTART_COUNT"]))
         sampling = Sampling(every, stage.sample) if every else None
         train(*training, start, progress=progress, kept=kept, sampling=sampling, report=stage.report)
+        stage.call("ended")
     store.set(END, json.dumps(None))
     return progress.seconds_per_step
 
