@@ -1,6 +1,7 @@
 """Two processes of one thread against one: `python -m bench.scale_out training`.
 
-`training`: steps of the laptop-scale mel DDPM in 32 bits on noise, the same batch split between the processes.
+`training`: steps of the laptop-scale mel DDPM in 32 bits on noise, the same batch split between the processes. Each of them takes
+the optimiser's step for all weights and exchanges all gradients, so a larger batch gains more.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ WARM_UP_STEPS = 3
 
 
 def main() -> None:
-    parser = measure.parser(__doc__, steps=40, repetitions=3)
+    parser = measure.parser(__doc__, steps=20, batch=64, repetitions=3)
     parser.add_argument("what", choices=["training"])
     args = parser.parse_args()
     {"training": training}[args.what](args)
@@ -34,7 +35,7 @@ def training(args: argparse.Namespace) -> None:
         def run(processes: int) -> float:
             number = len(cpu_seconds.setdefault(str(processes), []))
             work = Path(place) / f"{processes}-{number}"
-            seconds, cpu = in_fresh_process(train, processes, args.steps + WARM_UP_STEPS, work)
+            seconds, cpu = in_fresh_process(train, processes, args.steps + WARM_UP_STEPS, args.batch, work)
             cpu_seconds[str(processes)].append(cpu)
             return seconds
 
@@ -49,11 +50,12 @@ def training(args: argparse.Namespace) -> None:
             # What the first figure comes to if each process has a core to itself, also on a busy machine.
             Target("… by CPU seconds of the busier process", ratio(cpu_seconds["1"], cpu_seconds["2"]), 1.6),
         ],
+        batch=args.batch,
         cpu_seconds_per_step=cpu_seconds,
     )
 
 
-def train(processes: int, steps: int, work: Path) -> tuple[float, float]:
+def train(processes: int, steps: int, batch: int, work: Path) -> tuple[float, float]:
     """Wall seconds per step after the first few, and CPU seconds of the busier process."""
     from soundmill import params
     from soundmill.models import registry
@@ -63,13 +65,14 @@ def train(processes: int, steps: int, work: Path) -> tuple[float, float]:
     from soundmill.training.params import HardwareParams
 
     work.mkdir(parents=True)
-    rehearsal = registry.family("ddpm_mel").rehearse(params.compose(measure.ROOT / "conf", ["model=ddpm_mel"]), 0)
-    module, size = rehearsal.module, rehearsal.clips
+    document = params.compose(measure.ROOT / "conf", ["model=ddpm_mel", f"ddpm_mel.train.batch_size={batch}"])
+    rehearsal = registry.family("ddpm_mel").rehearse(document, 0)
+    module = rehearsal.module
     module.steps = steps
     source = Noise([tuple(value.shape[1:]) for value in rehearsal.batch(0).values], work)
-    order = Order(0, dict.fromkeys(map(str, range(size)), 1.0), size)
+    order = Order(0, dict.fromkeys(map(str, range(batch)), 1.0), batch)
     hardware = HardwareParams(accelerator="cpu", devices=processes, precision="32", threads=1)
-    loader = Loader(source, order, Zeros(size), steps=steps)
+    loader = Loader(source, order, Zeros(batch), steps=steps)
     fit(module, loader, hardware=hardware, scratch=work, curve=Curve(steps), progress=Progress("bench"))
     times = [np.array([line.split() for line in path.read_text().splitlines()], float) for path in work.glob("times-*")]
     assert [len(one) for one in times] == [steps] * processes

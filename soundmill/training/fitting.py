@@ -16,9 +16,10 @@ from soundmill.training.curve import TRAIN, VALID, Curve, Progress, side_by_side
 from soundmill.training.device import pick_device
 from soundmill.training.kept import Kept
 from soundmill.training.loader import Joined, Loader, Order, Source
-from soundmill.training.loop import Sampling, fit
+from soundmill.training.loop import fit
 from soundmill.training.module import TrainingModule
 from soundmill.training.params import HardwareParams, TrainingParams, Use
+from soundmill.training.parts import Sampling
 from soundmill.training.validation import HeldOut, Validation
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -24,31 +23,10 @@ from soundmill.training.kept import Kept
 from soundmill.training.loader import Batch, Loader, worker_deaths_explained
 from soundmill.training.module import TrainingModule
 from soundmill.training.params import HardwareParams
+from soundmill.training.parts import Report, Sampling, Training
 from soundmill.training.seeds import seed_of
 from soundmill.training.state import State, Timed, resume_point
 from soundmill.training.validation import Validation
-
-Report = Callable[[dict[str, float], int], None]  # points of curves, live
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """Calls `show(module, step)` every `every` steps but the last, to make samples while training."""
-
-    every: int
-    show: Callable[[TrainingModule, int], None]
-
-
-class Training(NamedTuple):
-    """What every process of a training needs."""
-
-    module: TrainingModule
-    loader: Loader
-    hardware: HardwareParams
-    precision: str
-    scratch: Path
-    curve: Curve
-    validation: Validation | None
 
 
 def fit(
@@ -243,6 +221,8 @@ def _average_statistics(module: nn.Module, accelerator: Accelerator) -> None:
 def _average(tensors: list[Tensor], accelerator: Accelerator) -> None:
     if accelerator.num_processes == 1 or not tensors:
         return
-    mean = accelerator.reduce(torch.cat([one.flatten() for one in tensors]), "mean")
+    mean = torch.cat([one.flatten() for one in tensors])
+    torch.distributed.all_reduce(mean)  # accelerate's `reduce` would copy it first
+    mean /= accelerator.num_processes
     for one, part in zip(tensors, mean.split([one.numel() for one in tensors]), strict=True):
         one.copy_(part.view_as(one))

@@ -45,17 +45,18 @@ from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRende
 
 from soundmill import disk, hashing, lifetime, shards
 from soundmill.errors import UserError
+from soundmill.params import parse_json
 from soundmill.training import state
 from soundmill.training.curve import Progress
 from soundmill.training.device import pick_device
-from soundmill.training.joining import CONNECT_SECONDS
 from soundmill.training.kept import Kept
 from soundmill.training.loader import Arrays, worker_deaths_explained
-from soundmill.training.loop import Report, Sampling, Training
 from soundmill.training.module import TrainingModule
+from soundmill.training.parts import Report, Sampling, Training
 
 FILE, SAMPLED = "training.pickle", "sampled.ckpt"
 SITE, END = "site", "end"  # keys of the store: what a machine needs to join; how the training ended
+CONNECT_SECONDS = 10.0
 ANSWER_SECONDS = 20  # of the head's store
 LAST_CALL_SECONDS = 10.0  # for more machines, once there are enough
 HEARTBEAT_SECONDS, HEARTBEATS = 2, 5  # a machine that misses this many is lost
@@ -148,7 +149,7 @@ def _train_elsewhere(
             result = _run_agent(store, site, place, "127.0.0.1")
     if stage.error:
         raise stage.error
-    if store.check([END]) and (end := json.loads(store.get(END))):
+    if store.check([END]) and (end := parse_json(store.get(END))):
         raise UserError(end["error"]) if end["user"] else RuntimeError(end["error"])
     if result is None or result.is_failed():
         raise UserError(
@@ -276,7 +277,7 @@ def _find(host: str, port: int) -> tuple[TCPStore | None, Site | None]:
         while store.check([END]):  # until the head closes it
             signal.alarm(0)
             time.sleep(0.5)
-        site = Site(**json.loads(store.get(SITE)))
+        site = Site(**parse_json(store.get(SITE)))
         store.set_timeout(timedelta(seconds=60))
         return store, site
     except (DistError, RuntimeError, ValueError, TypeError) as error:

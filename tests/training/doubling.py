@@ -20,9 +20,10 @@ from soundmill.models.components.log_mels.source import Crops, gather_log_mels
 from soundmill.training.curve import Curve, Progress
 from soundmill.training.kept import Kept
 from soundmill.training.loader import Loader, Order
-from soundmill.training.loop import Sampling, fit
+from soundmill.training.loop import fit
 from soundmill.training.module import TrainingModule
 from soundmill.training.params import DiffusersEmaParams, HardwareParams, OptimiserParams, TrainingParams
+from soundmill.training.parts import Sampling
 from soundmill.training.validation import HeldOut, Validation
 
 STEPS, BATCH = 60, 8

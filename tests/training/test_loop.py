@@ -19,8 +19,9 @@ from soundmill.training import curve as curves
 from soundmill.training.curve import Curve, Progress
 from soundmill.training.kept import Kept
 from soundmill.training.loader import Loader, Order
-from soundmill.training.loop import Sampling, fit
+from soundmill.training.loop import fit
 from soundmill.training.params import DiffusersEmaParams, HardwareParams, OptimiserParams, TrainingParams
+from soundmill.training.parts import Sampling
 from soundmill.training.seeds import seed_of
 from soundmill.training.state import LAST, PREVIOUS
 from soundmill.training.validation import HeldOut, Validation
