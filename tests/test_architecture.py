@@ -33,7 +33,7 @@ READERS = (
     "soundmill.exports",
     "soundmill.text",
 )
-UNSAFE = ("pickle.load", "Unpickler", "weights_only=False")  # pickle's exceptions may be named
+UNSAFE = ("pickle.load", "pickle.Unpickler", "Unpickler(", "weights_only=False")  # pickle's exceptions may be named
 UNPICKLES = {"soundmill.training.nodes"}  # what the head of a training wrote to the directory that all its machines share
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc"}
 HEAVY = (
