@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import cache, dvc, lockfile, locks
-from soundmill import ledger, lifetime, pretrained, provenance, tracking
+from soundmill import disk, ledger, lifetime, pretrained, provenance, tracking
 from soundmill import params as parameters
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders
@@ -245,8 +245,7 @@ def workspace(home: Path, name: str, params: dict[str, Any]) -> Path:
     dvc.check_changes(home, print)
     names = _code_files(home)
     with locks.only_one(root, 0, print):
-        if not (root / ".git").exists():
-            _must(root, "init", "--quiet")
+        _must(root, "init", "--quiet")  # again where it exists: it completes one that failed
         _must(root, "fetch", "--quiet", "--no-tags", str(home), "HEAD")
         _must(root, "update-ref", "--no-deref", "HEAD", "FETCH_HEAD")
         _must(root, "read-tree", "HEAD")
@@ -298,15 +297,14 @@ def _copy_code(home: Path, root: Path, names: list[str]) -> None:
     before = record.read_text(encoding="utf-8", errors="surrogateescape").split("\0") if record.exists() else []
     for name in {name for name in before if not name.startswith(NOT_COPIED)} - set(names):
         (root / name).unlink(missing_ok=True)
-    record.parent.mkdir(parents=True, exist_ok=True)
-    record.write_text("\0".join(names), encoding="utf-8", errors="surrogateescape")
+    disk.write_atomically(record, lambda path: path.write_text("\0".join(names), encoding="utf-8", errors="surrogateescape"))
 
 
 def _must(where: Path, *arguments: str) -> None:
     done = _git_output(where, *arguments)
     if done.returncode:
         words = " ".join(done.stderr.decode("utf-8", "replace").split())[:300]
-        raise UserError(f"`git {' '.join(arguments)}` failed in {where}: {words}")
+        raise UserError(f"`git {' '.join(arguments)}` failed in {where}: {words}; fix it and run again")
 
 
 def _git(where: Path, *arguments: str) -> bool:

@@ -243,7 +243,8 @@ def _dvc(root: Path, *arguments: str) -> str:
     done = _run(root, *arguments)
     if done.returncode:
         words = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.strip()]
-        raise UserError(f"`dvc {' '.join(arguments)}` failed in {root}:\n" + "\n".join(f"  {line}" for line in words[-KEPT_LINES:]))
+        lines = "\n".join(f"  {line}" for line in words[-KEPT_LINES:])
+        raise UserError(f"`dvc {' '.join(arguments)}` failed in {root}; fix it and run again:\n{lines}")
     return done.stdout
 
 

@@ -30,7 +30,7 @@ from flows import crashed_runs, dvc, lockfile, locks, server, summary
 from flows.scores import closing_lines, markdown, read_scores, shown
 from flows.terminal import LOG, Screen, duration, tell
 from soundmill import ledger, tracking
-from soundmill.errors import UserError, report_failure
+from soundmill.errors import UserError, fault_of_disk, report_failure
 from soundmill.params import did_you_mean
 
 RETRY_DELAY_SECONDS = 10
@@ -217,7 +217,7 @@ def run_to_end(name: str, parts: str, flow: Callable[[], State]) -> int:
             server.check(url)
         with nullcontext() if url else server.own_server():
             state = flow()
-        if isinstance(error := state.result(raise_on_failure=False), httpx.HTTPError):
+        if isinstance(error := state.result(raise_on_failure=False), httpx.HTTPError | OSError):
             raise error
     except UserError as error:
         tell(f"{name}: {error}")
@@ -229,5 +229,8 @@ def run_to_end(name: str, parts: str, flow: Callable[[], State]) -> int:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         logging.raiseExceptions = False  # otherwise Prefect reports every log line that it could not send, until the end
         tell(f"{name}: Prefect's server is gone ({reason}); finished {parts} are kept, run it again to continue")
+        return 1
+    except OSError as error:
+        tell(f"{name}: {fault_of_disk(error, Path.cwd())}: finished {parts} are kept")
         return 1
     return 0 if state.is_completed() else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import traceback
 from collections.abc import Iterator
@@ -13,6 +14,14 @@ LONGEST_REASON = 300  # characters; a message may quote a whole caption
 
 class UserError(Exception):
     """Something that the user can fix; the message says what and how."""
+
+
+def fault_of_disk(error: OSError, where: Path) -> str:
+    """What an OSError says to a user: the fault, the file, or `where` if the error has none, and the remedy."""
+    path = Path(error.filename or where).resolve()
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"no space left for {path}; free some and run again"
+    return f"{error.strerror or error} ({path}); fix it and run again"
 
 
 def reason(error: BaseException) -> str:

@@ -12,7 +12,6 @@ follows from the signature, `python -m stages.segment --corpus data/corpus --seg
 from __future__ import annotations
 
 import argparse
-import errno
 import importlib
 import inspect
 import json
@@ -31,7 +30,7 @@ from typing import Annotated, Any, get_type_hints
 from pydantic import BaseModel
 
 from soundmill import disk, hashing, ledger, lifetime, manifest, params, shards
-from soundmill.errors import UserError, report_failure
+from soundmill.errors import UserError, fault_of_disk, report_failure
 
 Input = Annotated[Path, "input"]
 Output = Annotated[Path, "output"]
@@ -150,11 +149,7 @@ def main(
     except KeyboardInterrupt:
         sys.exit(f"{name}: interrupted; run it again to continue: finished work is kept")
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            where = Path(error.filename or WORK.parent).resolve()  # errors of an open file lack it
-            sys.exit(f"{name}: no space left for {where}; free some and run again: finished work is kept")
-        where = f" ({error.filename})" if error.filename else ""
-        sys.exit(f"{name}: {error.strerror or error}{where}; fix it and run again: finished work is kept")
+        sys.exit(f"{name}: {fault_of_disk(error, WORK.parent)}: finished work is kept")
     except Exception as error:
         log = Path(WORK) / f"{name}.traceback.txt"
         log.parent.mkdir(parents=True, exist_ok=True)

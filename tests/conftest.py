@@ -98,19 +98,14 @@ def leave_alone(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_worker_is_this_process() -> Iterator[Callable[..., None]]:
-    """Shards that a test has one worker make are made in its own process: a pool takes a second to start, and longer where its
-    processes import torch. Two workers are a pool, as always; gives what makes it."""
+    """Shards that a test has one worker make are made in its own process. Two workers are a pool, as always, which this gives."""
     from soundmill.shards import run
-    from soundmill.shards.jobs import run_job
+    from tests.shards.here import run_here
 
     pool = run._run_here
 
     def make(function, jobs, directory, workers, progress):
-        if workers > 1:
-            return pool(function, jobs, directory, workers, progress)
-        for job in jobs:
-            run_job(function, job, directory)
-            progress(job.weight)
+        (pool if workers > 1 else run_here)(function, jobs, directory, workers, progress)
 
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(run, "_run_here", make)

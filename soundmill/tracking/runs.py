@@ -294,8 +294,11 @@ def result_run(home: Path, name: str, kind: str, tags: dict[str, Any], parent: S
 def _begin(run: StageRun, home: Path, name: str, tags: dict[str, str], parent: Any, params: dict[str, Any]) -> None:
     opening = {"name": name, "tags": tags, "parent": parent, "params": _texts(params), "experiment": experiment()}
     run._journal = journal.Writer(store(home).journals, opening)
-    remember(home)
-    uploader.start(home)
+    try:
+        remember(home)
+        uploader.start(home)
+    except OSError as error:  # a thread tries to start it again
+        say(f"tracking: {error}: the run is recorded, and sent to MLflow later")
     threading.Thread(target=_restart_uploader, args=(home, run._journal.closed), daemon=True).start()
 
 

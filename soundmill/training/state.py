@@ -89,7 +89,7 @@ def save(values: dict[str, Any], path: Path) -> None:
     except RuntimeError as error:  # torch's error for a full disk
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"{path}: the checkpoint could not be written ({reason}); is the disk full? The previous one is kept"
+            f"{path}: the checkpoint could not be written ({reason}); free some space and run again. The previous one is kept"
         ) from None
 
 
