@@ -285,6 +285,12 @@ def _code_files(home: Path) -> list[str]:
 
 
 def _copy_code(home: Path, root: Path, names: list[str]) -> None:
+    """Copy these files, and remove those copied before that are not among them, even by a run that failed half-way."""
+    record = root / COPIED
+    before = record.read_text(encoding="utf-8", errors="surrogateescape").split("\0") if record.exists() else []
+    gone = sorted({name for name in before if not name.startswith(NOT_COPIED)} - set(names))
+    if names != before:
+        _record(record, [*names, *gone])
     for name in names:
         source, target = home / name, root / name
         if source.is_dir():  # a nested repository is not code of the project
@@ -293,11 +299,15 @@ def _copy_code(home: Path, root: Path, names: list[str]) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.unlink(missing_ok=True)
             shutil.copy2(source, target, follow_symlinks=False)
-    record = root / COPIED
-    before = record.read_text(encoding="utf-8", errors="surrogateescape").split("\0") if record.exists() else []
-    for name in {name for name in before if not name.startswith(NOT_COPIED)} - set(names):
+    for name in gone:
         (root / name).unlink(missing_ok=True)
-    disk.write_atomically(record, lambda path: path.write_text("\0".join(names), encoding="utf-8", errors="surrogateescape"))
+    if gone:
+        _record(record, names)
+
+
+def _record(path: Path, names: list[str]) -> None:
+    text = "\0".join(names)
+    disk.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8", errors="surrogateescape"))
 
 
 def _must(where: Path, *arguments: str) -> None:

@@ -18,7 +18,7 @@ class UserError(Exception):
 
 def fault_of_disk(error: OSError, where: Path) -> str:
     """What an OSError says to a user: the fault, the file, or `where` if the error has none, and the remedy."""
-    path = Path(error.filename or where).resolve()
+    path = Path(error.filename2 or error.filename or where).resolve()  # of a copy, the second is the one that was written
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"no space left for {path}; free some and run again"
     return f"{error.strerror or error} ({path}); fix it and run again"

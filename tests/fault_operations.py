@@ -21,7 +21,7 @@ from tests.processes import contents
 
 def files(project: Path) -> dict[str, str]:
     """Digests of all files but those with times in them."""
-    changing = re.compile(r"mlflow\.db|data/\.work/digests\.sqlite|.*/(lock|cost\.json)$")
+    changing = re.compile(r"mlflow\.db|data/\.work/digests\.sqlite|.*/(lock|pipeline\.lock|cost\.json)$")
     return {name: digest for name, digest in contents(project).items() if not changing.match(name)}
 
 

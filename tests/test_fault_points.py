@@ -1,6 +1,6 @@
 """Every call that changes a file fails once: a plain error, or success, and the next run ends with the bytes of an unbroken one.
 
-`make attack` tries every call with every error and prints the table of docs/faults.md; the suite tries a few.
+`make attack` tries every call with every error and prints the table of docs/orchestration.md; the suite tries a few.
 """
 
 from __future__ import annotations
@@ -58,8 +58,16 @@ def attempts(operation: str, library: Path, directory: Path) -> Iterator[Attempt
         assert process.returncode == 0, stderr.read()[-3000:]
 
 
+@pytest.fixture(scope="module")
+def table() -> Iterator[list[str]]:
+    """Rows of what was tried, which are printed at the end."""
+    rows = ["| operation | calls | faults | errors | told, and went on | as if nothing had failed |", "|---|---|---|---|---|---|"]
+    yield rows
+    print("\n" + "\n".join(rows))
+
+
 @pytest.mark.parametrize("operation", ["journal", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
-def test_a_call_that_fails(operation: str, library: Path, tmp_path: Path) -> None:
+def test_a_call_that_fails(operation: str, library: Path, tmp_path: Path, table: list[str]) -> None:
     tried = list(attempts(operation, library, tmp_path))
     faults = [attempt for attempt in tried if attempt.call]
     assert len(faults) == len(tried) - (len(fault_points.ERRORS) if WHOLE else 0)  # beyond the last call, nothing fails
@@ -69,7 +77,7 @@ def test_a_call_that_fails(operation: str, library: Path, tmp_path: Path) -> Non
     warned = sum(bool(attempt.differs) and not attempt.status for attempt in faults)
     calls = len({attempt.number for attempt in faults})
     assert calls
-    print(f"\n| `{operation}` | {calls} | {len(faults)} | {errors} | {warned} | {len(faults) - errors - warned} |")
+    table.append(f"| `{operation}` | {calls} | {len(faults)} | {errors} | {warned} | {len(faults) - errors - warned} |")
 
 
 def fault_of(attempt: Attempt) -> str:

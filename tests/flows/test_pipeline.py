@@ -286,6 +286,17 @@ def test_a_server_that_dies_is_named_and_no_traceback_is_shown(tiny: Path, tmp_p
     assert not any("Traceback" in line for line in said)
 
 
+@pytest.mark.slow
+def test_a_fault_of_the_disk_is_told_in_a_line(tiny: Path, tmp_path: Path, prefect_server: str) -> None:
+    """Here, of the flow's own log: in its place is what cannot be written to."""
+    (tiny / LOG).mkdir(parents=True)
+    done = pipeline(tiny, tmp_path, prefect_server)
+    assert done.returncode == 1
+    said = done.stdout + done.stderr
+    assert f"pipeline: Is a directory ({tiny / LOG}); fix it and run again: finished stages are kept" in said
+    assert "Traceback" not in said
+
+
 def read(path: str | Path) -> bytes:
     with contextlib.suppress(OSError), open(path, "rb") as file:
         return file.read()
