@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ def fault_of_disk(error: OSError, where: Path) -> str:
     path = Path(error.filename2 or error.filename or where).resolve()  # of a copy, the second is the one that was written
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"no space left for {path}; free some and run again"
-    return f"{error.strerror or error} ({path}); fix it and run again"
+    return f"{os.strerror(error.errno) if error.errno else error} ({path}); fix it and run again"
 
 
 def reason(error: BaseException) -> str:

@@ -40,7 +40,6 @@ def prepare_training(project: Path) -> None:
     from soundmill import params
     from tests.stages.test_train_generate import ROOT, SHRUNK, write_data
 
-    alone()
     document = params.compose(ROOT / "conf", [*SHRUNK, *(f"ddpm_mel.train.{change}" for change in TINY)])
     write_data(project / "inputs", document)
     params.write_yaml(document, project / "params.yaml")
@@ -56,7 +55,6 @@ def train(project: Path) -> None:
 def prepare_evaluation(project: Path) -> None:
     from tests.stages.test_evaluate import fill, train_tagger, write_params
 
-    alone()
     train_tagger(project.parent / "tagger")
     fill(project, project.parent / "tagger")
     write_params(project, bootstrap=2, probe_clips=10, examples=1)
@@ -70,14 +68,15 @@ def evaluate(project: Path) -> None:
     stage.main(evaluate.run, "evaluate", evaluate_arguments(), code_by_name=evaluate.code_by_name)
 
 
-def alone() -> None:
-    """In this process only, with no uploader beside it."""
+def work_alone() -> None:
+    """Do everything in this process, with no pool and no uploader beside it."""
     from soundmill.shards import run
     from soundmill.tracking import uploader
     from tests.shards.here import run_here
 
     run._run_here = run_here
     uploader.start = lambda home: None
+    os.cpu_count = lambda: 1
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -91,9 +90,7 @@ def prepare_forgetting(project: Path) -> None:
     from tests.stages.handling import external, settle
     from tests.test_forgetting import RATE, make
 
-    alone()
     os.environ["SOUNDMILL_TRACKING"] = "off"
-    os.cpu_count = lambda: 1
     rng = np.random.default_rng(0)
     noise, other = (0.1 * rng.standard_normal(RATE * 6) for _ in range(2))
     (project / "sounds").mkdir()
@@ -150,7 +147,6 @@ def call(app: typer.Typer, *words: str) -> None:
 
 
 def prepare_journal(project: Path) -> None:
-    alone()
     (project / "params.yaml").write_text("train: {rate: 1e-4}\n")
     (project / "a.wav").write_bytes(b"RIFF")
 
@@ -181,16 +177,23 @@ def last_journal(project: Path) -> dict[str, str]:
 def prepare_upload(project: Path) -> None:
     from mlflow import MlflowClient
 
-    from soundmill.tracking import uploader
-
     prepare_journal(project)
+    (project / "dvc.yaml").write_text("stages: {}\n")
     record(project)
     MlflowClient(f"sqlite:///{project}/mlflow.db").search_experiments()  # makes the tables, which takes seconds
-    uploader.POLL_SECONDS = 0.0
-    uploader.start = lambda home: uploader.upload(tracking.store(home), idle_seconds=0, try_seconds=0)
+
+
+def warm_upload(project: Path) -> None:
+    """MLflow would keep the file open that every attempt replaces."""
+    import mlflow.store.tracking.sqlalchemy_store
+    import soundmill.tracking.mlflow_runs  # noqa: F401
 
 
 def upload(project: Path) -> None:
+    from soundmill.tracking import uploader
+
+    uploader.POLL_SECONDS = 0.0
+    uploader.start = lambda home: uploader.upload(tracking.store(home), idle_seconds=0, try_seconds=0)
     soundmill("sync")
 
 
@@ -260,7 +263,7 @@ OPERATIONS = {
     "forget": Operation(prepare_forgetting, forget, files),
     "forget --erase": Operation(prepare_erasing, erase, files),
     "journal": Operation(prepare_journal, record, last_journal),
-    "upload": Operation(prepare_upload, upload, uploaded),
+    "upload": Operation(prepare_upload, upload, uploaded, warm_upload),
     "run": Operation(prepare_run, run, workspace),
     "first run": Operation(prepare_first_run, run, workspace),
 }

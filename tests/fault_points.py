@@ -39,6 +39,7 @@ class Operation:
     prepare: Callable[[Path], None]
     run: Callable[[Path], object]
     results: Callable[[Path], dict[str, str]]  # what must be the same afterwards, as digests by name
+    warm: Callable[[Path], object] | None = None  # instead of `run`, to import what it imports before the first fork
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,11 @@ def attempts(name: str, operation: Operation, directory: Path, sample: tuple[int
     project.mkdir(parents=True)
     (here / "tmp").mkdir()
     os.environ["TMPDIR"] = str(here / "tmp")
+    status, text = _in_a_fork(lambda: operation.prepare(project), project, said)
+    assert status == 0, text
+    shutil.copytree(project, template, symlinks=True)
     with contextlib.chdir(project), contextlib.redirect_stdout(sys.stderr):
-        operation.prepare(project)
-        shutil.copytree(project, template, symlinks=True)
-        operation.run(project)  # imports what is imported on first use
+        (operation.warm or operation.run)(project)
 
     def run(number: int = -1, error: int = 0) -> tuple[int, str]:
         faults.arm(number, error, here)
@@ -117,6 +119,7 @@ def attempts(name: str, operation: Operation, directory: Path, sample: tuple[int
     assert status == 0, text
     unbroken = operation.results(project)
     assert unbroken
+    print(f"{name}: {count} calls", file=sys.stderr, flush=True)
     numbers = range(1, count + 2)  # beyond the last one, nothing fails
     pairs = [(number, error) for number in numbers for error in ERRORS]
     if sample:
@@ -171,6 +174,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int, nargs=2)
     args = parser.parse_args()
     operation = fault_operations.OPERATIONS[args.operation]
+    fault_operations.work_alone()
     for attempt in attempts(args.operation, operation, args.directory.resolve(), args.sample):
         print(json.dumps(asdict(attempt)), flush=True)
 
