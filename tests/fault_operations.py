@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shutil
@@ -84,7 +85,7 @@ def work_alone() -> None:
 
 
 def prepare_forgetting(project: Path) -> None:
-    """A project in git, of a recording, a copy of it and another, with a stage's scratch and a run's file."""
+    """A project in git, of a recording, a copy of it and another."""
     from soundmill import ledger
     from tests.flows.tiny import git
     from tests.stages.handling import external, settle
@@ -111,7 +112,7 @@ def forget(project: Path) -> None:
 
 
 def prepare_erasing(project: Path) -> None:
-    """Forgotten, and what holds it has been made again without it."""
+    """Forgotten, and made again without it; a killed stage's scratch and a file of a run still hold it."""
     from tests.test_forgetting import make
 
     prepare_forgetting(project)
@@ -185,8 +186,8 @@ def prepare_upload(project: Path) -> None:
 
 def warm_upload(project: Path) -> None:
     """MLflow would keep the file open that every attempt replaces."""
-    import mlflow.store.tracking.sqlalchemy_store
-    import soundmill.tracking.mlflow_runs  # noqa: F401
+    for name in ("mlflow.store.tracking.sqlalchemy_store", "soundmill.tracking.mlflow_runs"):
+        importlib.import_module(name)
 
 
 def upload(project: Path) -> None:
@@ -261,7 +262,7 @@ OPERATIONS = {
     "train": Operation(prepare_training, train, files),
     "evaluate": Operation(prepare_evaluation, evaluate, files),
     "forget": Operation(prepare_forgetting, forget, files),
-    "forget --erase": Operation(prepare_erasing, erase, files),
+    "erase": Operation(prepare_erasing, erase, files),
     "journal": Operation(prepare_journal, record, last_journal),
     "upload": Operation(prepare_upload, upload, uploaded, warm_upload),
     "run": Operation(prepare_run, run, workspace),
