@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import re
 import shutil
@@ -193,6 +194,7 @@ def warm_upload(project: Path) -> None:
 def upload(project: Path) -> None:
     from soundmill.tracking import uploader
 
+    logging.disable()  # what MLflow logs is not said to a user: the uploader has a log of its own
     uploader.POLL_SECONDS = 0.0
     uploader.start = lambda home: uploader.upload(tracking.store(home), idle_seconds=0, try_seconds=0)
     soundmill("sync")

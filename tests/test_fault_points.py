@@ -105,7 +105,7 @@ def test_the_library_fails_the_call_it_is_told_to(library: Path, tmp_path: Path)
     """Without it, the tests above would find nothing wrong."""
     file = tmp_path / "state"
     file.write_bytes(bytes(2**16))
-    code = "import os, sys; [open(f'{sys.argv[1]}/{number}', 'w').write('x') for number in range(3)]"
+    code = "import pathlib, sys; [pathlib.Path(sys.argv[1], name).write_text('x') for name in '012']"
     faults = fault_points.Faults(file)
     outside, inside = tmp_path / "outside", tmp_path / "inside"
     for directory in (outside, inside):
@@ -114,8 +114,7 @@ def test_the_library_fails_the_call_it_is_told_to(library: Path, tmp_path: Path)
         environment = {**os.environ, "LD_PRELOAD": str(library), "FAULT_POINTS": str(file)}
         done = subprocess.run([sys.executable, "-c", code, directory], env=environment, capture_output=True, text=True)
         assert (done.returncode, "No space left on device" in done.stderr) == ((1, True) if directory == inside else (0, False))
-    count, call, path = faults.disarm()
-    assert (count, call, path) == (4, "write", str(inside / "1"))
+    assert faults.disarm()[1:] == ("write", str(inside / "1"))
 
 
 def test_a_disk_that_takes_a_part(tmp_path: Path) -> None:
