@@ -196,6 +196,7 @@ def _main(
     args = _parse(run, section, ports, argv)
     lifetime.die_with_dvc()
     document = params.read_yaml(args.params)
+    params.check_urls(document, args.params.stem)
 
     def load(model: type[BaseModel], name: str) -> Any:
         return params.parse(model, params.section(document, name, str(args.params)), f"{args.params}: {name}")

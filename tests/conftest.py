@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests import graph
+from tests import buckets, graph
 from tests.checkouts import BIN, copy_project, track
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,6 +75,23 @@ def mlflow_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tables") / "mlflow.db"
     MlflowClient(f"sqlite:///{path}").search_experiments()
     return path
+
+
+@pytest.fixture(scope="session")
+def _store() -> Iterator[buckets.Store]:
+    with buckets.running() as store:
+        yield store
+
+
+@pytest.fixture
+def bucket(_store: buckets.Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[buckets.Store]:
+    """A store whose credentials are in the environment, and whose answers a test may spoil."""
+    for name, value in {**buckets.ENVIRONMENT, "AWS_ENDPOINT_URL": _store.url}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("soundmill.corpora.buckets.FIRST_PAUSE", 0.01)
+    _store.forget()
+    yield _store
+    _store.forget()
 
 
 @pytest.fixture
