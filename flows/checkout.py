@@ -205,7 +205,7 @@ def _outside(home: Path, destination: Path) -> list[str]:
     missing = []
     corpus = document.get("corpus")
     path = corpus.get("path") if isinstance(corpus, dict) else None
-    if isinstance(path, str) and path and not (destination / path).exists():
+    if isinstance(path, str) and path and "://" not in path and not (destination / path).exists():
         found = f" (it is at {home / path}: give its absolute path)" if (home / path).exists() else ""
         missing.append(f"corpus.path {path}: does not exist{found}; needed to scan the recordings again, not for cached outputs")
     evaluate = document.get("evaluate")
@@ -267,11 +267,11 @@ def with_absolute_paths(value: Any, home: Path) -> Any:
     return str((home / value).resolve()) if isinstance(value, str) and re.match(r"\.\.?(/|$)", value) else value
 
 
-def run_pipeline(root: Path) -> int:
-    """Run the pipeline flow in a workspace, with this Python; returns its exit status."""
+def run_pipeline(root: Path, push: bool = False) -> int:
+    """Run the pipeline flow in a workspace, with this Python; returns its exit status. `push`: then push to the default remote."""
     home = root.resolve().parents[1]
     settings = {"PREFECT_HOME": str(home / ".prefect")}
-    command = [sys.executable, "-m", "flows.run"]
+    command = [sys.executable, "-m", "flows.run", *(["--push"] if push else [])]
     return subprocess.run(command, cwd=root, env=dvc.environment(settings), preexec_fn=lifetime.with_this_process()).returncode
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import configparser
+import functools
 import itertools
 import json
 import os
@@ -119,10 +121,18 @@ def _read_lock(root: Path) -> dict[str, Any]:
 Outcome = Literal["ran", "cached", "unchanged"]  # `cached`: outputs restored from an earlier run with the same inputs
 
 
-def repro(root: Path, stage: str, say: locks.Say, force: bool = False, extra: dict[str, str] | None = None) -> Outcome:
-    """Run one stage if it changed; `say` gets each line as it arrives. Raises StageFailed with the stage's last lines."""
+def repro(
+    root: Path, stage: str, say: locks.Say, force: bool = False, extra: dict[str, str] | None = None, pull: bool = True
+) -> Outcome:
+    """Run one stage if it changed; `say` gets each line as it arrives. Raises StageFailed with the stage's last lines.
+
+    `pull`: if it has never run here, or an output is missing, take the outputs from the default remote if it has them.
+    """
     locks.remove_unreadable(root, say)
-    command = [executable(), "repro", "--single-item", *(["--force"] if force else []), stage]
+    outputs = outputs_of(root, stage)
+    pull = pull and not force and not (outputs and all((root / path).exists() for path in outputs)) and bool(remote(root))
+    options = [*(["--force"] if force else []), *(["--pull"] if pull else [])]
+    command = [executable(), "repro", "--single-item", *options, stage]
     lines: deque[str] = deque(maxlen=400)
     outcome: Outcome = "unchanged"
     with _running(command, root, environment(extra)) as process:
@@ -135,6 +145,11 @@ def repro(root: Path, stage: str, say: locks.Say, force: bool = False, extra: di
             if not _is_noise(line):
                 say(line)
         code = process.wait()
+    if code and pull and outcome == "unchanged":
+        failed = _failure(stage, list(lines), code)
+        if not failed.transient:
+            say(f"nothing was pulled from the remote {remote(root)}: {failed.lines[-1]}")
+            return repro(root, stage, say, force, extra, pull=False)
     if code:
         raise _failure(stage, list(lines), code)
     return outcome
@@ -245,6 +260,49 @@ def _dvc(root: Path, *arguments: str) -> str:
         words = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.strip()]
         raise UserError(f"`dvc {' '.join(arguments)}` failed in {root}:\n" + "\n".join(f"  {line}" for line in words[-KEPT_LINES:]))
     return done.stdout
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The remote
+
+
+@functools.cache
+def config(root: Path) -> dict[str, str]:
+    """DVC's settings in the checkout at `root`, with absolute paths, by `section.key`; looked up once."""
+    lines = _dvc(root, "config", "--list").splitlines()
+    return {key: value for key, _, value in (line.partition("=") for line in lines)}
+
+
+def write_config(place: Path, settings: dict[str, str]) -> None:
+    """Make the directory `place` a DVC project with these settings, readable only by this user: they may have secrets."""
+    (place / ".dvc").mkdir()
+    sections = configparser.RawConfigParser()
+    for key, value in settings.items():
+        section, _, name = key.rpartition(".")
+        kind, _, which = section.partition(".")
+        heading = f"'{kind} \"{which}\"'" if which else kind
+        sections.read_dict({heading: {name: value}})
+    with open(place / ".dvc/config", "w", encoding="utf-8", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+        sections.write(file)
+
+
+def remote(root: Path) -> str | None:
+    """The name of the default remote of the checkout at `root`."""
+    return config(root).get("core.remote")
+
+
+def not_in_remote(root: Path, target: str) -> list[str]:
+    """The outputs, and files in them, of a target whose content the default remote lacks."""
+    states = json.loads(_dvc(root, "status", "--cloud", "--json", target) or "{}")
+    missing = sorted(name for name, state in states.items() if state == "missing")
+    if missing:
+        raise UserError(f"{root}: the cache lacks {', '.join(missing[:3])}; run `dvc repro` again")
+    return sorted(name for name, state in states.items() if state == "new")
+
+
+def push(root: Path, target: str) -> None:
+    """Copy a target's outputs and the run cache to the default remote."""
+    _dvc(root, "push", "--run-cache", target)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

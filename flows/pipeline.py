@@ -26,14 +26,15 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed, State
 from pydantic import Field
 
-from flows import crashed_runs, dvc, lockfile, locks, server, summary
+from flows import crashed_runs, dvc, lockfile, locks, remote, server, summary
 from flows.scores import closing_lines, markdown, read_scores, shown
 from flows.terminal import LOG, Screen, duration, tell
 from soundmill import ledger, tracking
 from soundmill.errors import UserError, report_failure
-from soundmill.params import did_you_mean
+from soundmill.params import check_urls, did_you_mean, read_yaml
 
 RETRY_DELAY_SECONDS = 10
+PUSH_DELAYS = [10, 60, 300]  # seconds before each retry of a push
 BROWSER_PORT = 5000  # of `make browse`
 TRANSIENT = "Transient"  # name of a failure that a retry may repair: a killed stage or a locked DVC, never a stage's own error
 
@@ -77,6 +78,23 @@ def note_up_to_date(stage: str) -> State[Any]:
     return Completed(name=STATES["unchanged"], message=f"{stage} did not change")
 
 
+@task(name="push", retries=len(PUSH_DELAYS), retry_delay_seconds=PUSH_DELAYS, cache_policy=NO_CACHE, persist_result=False)
+def push_outputs(project: Path) -> remote.Pushed:
+    """Copy the results to DVC's default remote; an artifact has how much and how long."""
+    try:
+        pushed = remote.push(project)
+    except UserError as error:
+        get_run_logger().warning(str(error))
+        raise
+    create_markdown_artifact(
+        f"| remote | objects | bytes | seconds |\n|---|---|---|---|\n"
+        f"| {pushed.remote} | {pushed.objects} | {pushed.size} | {pushed.seconds:.1f} |",
+        key="push",
+        description=str(pushed),
+    )
+    return pushed
+
+
 def is_transient(task: Any, task_run: Any, state: State[Any]) -> bool:
     return state.name == TRANSIENT
 
@@ -87,16 +105,20 @@ def pipeline(
     force: bool = False,
     retries: Annotated[int, Field(ge=0, le=3)] = 1,
     wait_minutes: Annotated[float, Field(ge=0, le=24 * 60)] = 0,
+    push: bool = False,
     project: Path | None = None,
 ) -> State[Any]:
     """Bring the project up to date, as `dvc repro` does: `stages` and their dependencies (none named: the whole graph).
 
     `force` runs stages even if nothing changed; `retries` apply to stages that were killed or found DVC locked, never to a stage's
-    own error; `wait_minutes` is how long to wait for another `dvc repro`. `project` is the checkout (default: the current
-    directory).
+    own error; `wait_minutes` is how long to wait for another `dvc repro`; `push` copies the results to DVC's default remote.
+    `project` is the checkout (default: the current directory).
     """
     root = (project or Path.cwd()).resolve()
     try:
+        check_urls(read_yaml(root / "params.yaml"), "params")
+        if push:
+            remote.check(root)
         with locks.only_one(root, wait_minutes * 60, _say):
             crashed_runs.end_last(root / ".dvc" / "tmp" / "pipeline.run")
             dvc.check_changes(root, _say)
@@ -104,11 +126,23 @@ def pipeline(
                 _say(f"{ledger.FILE} was out of date; added: {ledger.sources(added)}")
             (root / LOG).parent.mkdir(exist_ok=True)
             with (root / LOG).open("w", encoding="utf-8") as log:
-                return _pipeline(root, stages, force, retries, wait_minutes * 60, Screen(log))
+                state = _pipeline(root, stages, force, retries, wait_minutes * 60, Screen(log))
+            return _pushed(root, state) if push and state.is_completed() else state
     except UserError as error:
         get_run_logger().error(str(error))
         tell(f"pipeline: {error}")
         return Failed(message=str(error))
+
+
+def _pushed(root: Path, built: State[Any]) -> State[Any]:
+    """`built` once its results are in the remote; Failed if they cannot get there."""
+    state = push_outputs(root, return_state=True)
+    if not state.is_completed():
+        why = str(state.result(raise_on_failure=False))
+        tell(f"Not pushed: {why}\nEverything is built; run it again to push it.")
+        return Failed(message=f"built, but not pushed: {why}")
+    tell(f"Pushed   {state.result()}")
+    return built
 
 
 def _say(line: str) -> None:
