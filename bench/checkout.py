@@ -19,7 +19,7 @@ from soundmill import hashing, params
 from soundmill.errors import UserError
 
 DATA_STAGES = ("scan", "segment", "resample", "duplicates", "quality", "splits", "catalog", "rename", "mixup", "spectrogram")
-CODE = ("soundmill/", "stages/", "flows/", "conf/", ".dvc/", "dvc.yaml", ".dvcignore", ".gitignore")
+CODE = ("soundmill/", "stages/", "flows/", "conf/", ".dvc/", "dvc.yaml", "forgotten.yaml", ".dvcignore", ".gitignore")
 
 
 @dataclass(frozen=True)
