@@ -29,8 +29,8 @@ test-bench: $(VENV)/.bench  ## run the tests of the benchmarks
 fuzz: $(VENV)/.test  ## damage manifests and audio files at random (about an hour)
 	@HYPOTHESIS_PROFILE=long $(BIN)/pytest tests/corpora/test_fuzz.py tests/decoding/test_containers.py -k damage
 
-attack: $(VENV)/.test  ## 200 random kills, 1,000 hostile names, files and manifests (half an hour)
-	@OMP_NUM_THREADS=1 SOUNDMILL_ATTACK=whole $(BIN)/pytest tests/test_attack.py
+attack: $(VENV)/.test  ## random kills, pairs of stages, hostile names, files and manifests, every fault of a disk (hours)
+	@OMP_NUM_THREADS=1 SOUNDMILL_ATTACK=whole $(BIN)/pytest -s tests/test_attack.py tests/test_fault_points.py
 
 browse: $(VENV)/.installed  ## open the experiment browser on http://127.0.0.1:5000
 	@$(BIN)/soundmill browse

@@ -19,7 +19,29 @@ from soundmill import hashing, params
 from soundmill.errors import UserError
 
 DATA_STAGES = ("scan", "segment", "resample", "duplicates", "quality", "splits", "catalog", "rename", "mixup", "spectrogram")
-CODE = ("soundmill/", "stages/", "flows/", "conf/", ".dvc/", "dvc.yaml", ".dvcignore", ".gitignore")
+CODE = ("soundmill/", "stages/", "flows/", "conf/", ".dvc/", "dvc.yaml", ".dvcignore", ".gitignore", "forgotten.yaml")
+
+
+def copy_code(root: Path, overrides: list[str]) -> None:
+    """Copy the code of this project, and compose params.yaml."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *CODE], cwd=ROOT, capture_output=True, check=True
+    )
+    for name in filter(None, os.fsdecode(listed.stdout).split("\0")):
+        if (ROOT / name).is_file():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, root / name)
+    params.write_yaml(params.compose(ROOT / "conf", overrides), root / "params.yaml")
+    (root / ".venv").symlink_to(ROOT / ".venv")
+
+
+def commit(root: Path) -> None:
+    for command in (
+        ["init", "--quiet"],
+        ["add", "--all"],
+        ["-c", "user.name=bench", "-c", "user.email=bench@localhost", "commit", "--quiet", "-m", "start"],
+    ):
+        subprocess.run(["git", *command], cwd=root, check=True)
 
 
 @dataclass(frozen=True)
@@ -29,29 +51,11 @@ class Checkout:
     @classmethod
     def make(cls, root: Path, overrides: list[str]) -> Checkout:
         """Copy the code, compose params.yaml for one family, and reduce the graph to the data stages."""
-        listed = subprocess.run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *CODE],
-            cwd=ROOT,
-            capture_output=True,
-            check=True,
-        )
-        for name in filter(None, os.fsdecode(listed.stdout).split("\0")):
-            if (ROOT / name).is_file():
-                (root / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, root / name)
-        params.write_yaml(
-            params.compose(ROOT / "conf", ["model=ddpm_mel", *overrides, f"execution.workers={WORKERS}"]), root / "params.yaml"
-        )
+        copy_code(root, ["model=ddpm_mel", *overrides, f"execution.workers={WORKERS}"])
         graph = params.read_yaml(root / "dvc.yaml")
         graph["stages"] = {name: stage for name, stage in graph["stages"].items() if name.startswith(DATA_STAGES)}
         params.write_yaml(graph, root / "dvc.yaml")
-        (root / ".venv").symlink_to(ROOT / ".venv")
-        for command in (
-            ["init", "--quiet"],
-            ["add", "--all"],
-            ["-c", "user.name=bench", "-c", "user.email=bench@localhost", "commit", "--quiet", "-m", "start"],
-        ):
-            subprocess.run(["git", *command], cwd=root, check=True)
+        commit(root)
         return cls(root)
 
     def stages(self) -> list[tuple[str, str]]:

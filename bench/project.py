@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import json
+import os
 import time
 import uuid
 from collections.abc import Callable
@@ -21,20 +23,24 @@ class Project:
     """A directory with a params.yaml; `run` calls a stage's `run` as its command line does."""
 
     root: Path
+    workers: int = WORKERS
 
     @classmethod
-    def make(cls, root: Path, overrides: list[str]) -> Project:
+    def make(cls, root: Path, overrides: list[str], workers: int = WORKERS) -> Project:
         root.mkdir(parents=True)
-        params.write_yaml(params.compose(ROOT / "conf", [*overrides, f"execution.workers={WORKERS}"]), root / "params.yaml")
-        return cls(root)
+        params.write_yaml(params.compose(ROOT / "conf", [*overrides, f"execution.workers={workers}"]), root / "params.yaml")
+        return cls(root, workers)
 
     def run(self, module: str, section: str | None = None, imported: tuple[str, ...] = (), **ports: Path) -> float:
-        """Run `stages.<module>`, whose workers also import the modules `imported`; ports not given are below `data/`. Returns the
-        seconds from the start of the first shard to the end of the last."""
+        """Run `stages.<module>`, whose workers also import the modules `imported`; ports not given are below `data/`, and optional
+        inputs are left out. Returns the seconds from the start of the first shard to the end of the last."""
         run = importlib.import_module(f"stages.{module}").run
         hints = get_type_hints(run, include_extras=True)
+        optional = {name for name, port in inspect.signature(run).parameters.items() if port.default is None}
         names = {
-            name: self.root / "data" / name for name, hint in hints.items() if hint in (stage.Input, stage.Output, stage.Shown)
+            name: self.root / "data" / name
+            for name, hint in hints.items()
+            if hint in (stage.Input, stage.Output, stage.Shown) and name not in optional
         }
         work = self.root / "data/.work" / module
         context = TimedContext(
@@ -45,7 +51,8 @@ class Project:
             scratch=work / "scratch",
             kept=work / "kept",
             digests=work / "digests.sqlite",
-            workers=WORKERS,
+            workers=self.workers,
+            devices=1,
             cluster=None,
             found_by_name=(),
             tracking=tracking.StageRun(),
@@ -60,8 +67,15 @@ class Project:
             # stage.publish syncs the whole file system instead, which would include other competitors' files here.
             for path in output.rglob("*") if output.is_dir() else [output]:
                 disk.sync_directory(path) if path.is_dir() else disk.sync_file(path)
-        times = [json.loads(path.read_text()) for path in context.times.iterdir()]
-        return max((end for _, end in times), default=0.0) - min((start for start, _ in times), default=0.0)
+        times = read_times(context.times)
+        return max((end for _, end, *_ in times), default=0.0) - min((start for start, *_ in times), default=0.0)
+
+    def busiest(self, module: str) -> float:
+        """CPU seconds of the process of `stages.<module>` that needed most, without its start."""
+        by_process: dict[int, float] = {}
+        for _, _, process, cpu in read_times(self.root / "data/.work" / module / "times"):
+            by_process[process] = by_process.get(process, 0.0) + cpu
+        return max(by_process.values(), default=0.0)
 
 
 @dataclass
@@ -80,7 +94,13 @@ def record_times(
 ) -> shards.Report:
     for name in imported:
         importlib.import_module(name)
-    start = time.monotonic()  # the same clock in every process
+    start, cpu = time.monotonic(), time.process_time()  # the first is the same clock in every process
     report = function(*args, **options)
-    (times / uuid.uuid4().hex).write_text(json.dumps([start, time.monotonic()]))
+    record = [start, time.monotonic(), os.getpid(), time.process_time() - cpu]
+    (times / uuid.uuid4().hex).write_text(json.dumps(record))
     return report
+
+
+def read_times(times: Path) -> list[list[Any]]:
+    """(start, end, process, CPU seconds) of every shard."""
+    return [json.loads(path.read_text()) for path in times.iterdir()]

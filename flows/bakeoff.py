@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from flows import bakeoff_figure, bakeoff_page, bakeoff_rows, bakeoff_runs, bakeoff_table, checkout, crashed_runs, locks, publishing
+from flows import bakeoff_figure, bakeoff_page, bakeoff_rows, bakeoff_runs, bakeoff_table, crashed_runs, lanes, locks, publishing
 from flows.bakeoff_models import Model, choose_models, in_a_line, read_plan
 from flows.bakeoff_rows import Difference, ModelRow
 from flows.pipeline import run_to_end
@@ -83,32 +83,47 @@ def _bakeoff(
     extra: dict[str, Path],
 ) -> State[Any]:
     directory = home / RESULTS
-    workspace = checkout.workspace(home, "bakeoff", models[0].document(home, {}, seeds[0]))
-    tell(f"bakeoff: {len(models)} families for {minutes:g} minutes each, {len(seeds)} seeds, in {shown(workspace, home)}")
-    rows: list[ModelRow] = []
-    with tracking.pipeline_run(home, "bakeoff", root=workspace, tags={"kind": "bakeoff"}) as record:
-        for number, model in enumerate(models, start=1):
-            tell(f"\n== {number}/{len(models)}: {model.family}")
-            try:
-                with nested_under(record.environment):
-                    rows.append(bakeoff_runs.row(workspace, home, directory, model, minutes, seeds))
-            except Exception as error:  # a failure costs only the row of this family
-                get_run_logger().exception(model.family)
-                rows.append(ModelRow(model.family, why_not=in_a_line(error)))
-            if rows[-1].why_not:
-                tell(f"== {model.family}: no score: {rows[-1].why_not}")
+    document = models[0].document(home, {}, seeds[0])
+    workspaces = lanes.workspaces(home, "bakeoff", document, len(models))
+    tell(f"bakeoff: {len(models)} families for {minutes:g} minutes each, {len(seeds)} seeds, in {shown(workspaces[0], home)}")
+    by_family: dict[str, ModelRow] = {}
+    places: dict[str, Path] = {}  # family → the workspace that has its clips
+
+    def work(index: int, workspace: Path) -> ModelRow:
+        model = models[index]
+        places[model.family] = workspace
+        tell(f"\n== {index + 1}/{len(models)}: {model.family}")
+        try:
+            row = bakeoff_runs.row(workspace, home, directory, model, minutes, seeds)
+        except Exception as error:  # a failure costs only the row of this family
+            get_run_logger().exception(model.family)
+            row = ModelRow(model.family, why_not=in_a_line(error))
+        if row.why_not:
+            tell(f"== {model.family}: no score: {row.why_not}")
+        return row
+
+    def ended(index: int, row: ModelRow) -> None:
+        by_family[models[index].family] = row
+
+    with tracking.pipeline_run(home, "bakeoff", root=workspaces[0], tags={"kind": "bakeoff"}) as record:
+        with nested_under(record.environment):
+            lanes.run_all([model.family for model in models], workspaces, document, work, ended)
         start = time.monotonic()
-        variant, rows = _same_variant(rows, {model.family: model.variant for model in models})
+        variant, rows = _same_variant(
+            [by_family[model.family] for model in models], {model.family: model.variant for model in models}
+        )
         scored = [row.name for row in rows if not row.why_not]
         failed = [row.name for row in rows if row.why_not]
         _remove_others(directory / "runs", {f"{name}-{seed}" for name in scored for seed in seeds})
         comparable = [model.family for model in models if model.family in scored and model.variant == variant]
+        workspace = places[comparable[0]] if comparable else workspaces[0]
         comparison = _compare(workspace, directory, comparable, variant, seeds[0], extra)
         seconds, training = bakeoff_runs.total_seconds(directory, rows, seeds)
         total = seconds + time.monotonic() - start
         all_rows = [*rows, *comparison.rows, *excluded]
         notes = _notes(minutes, seeds, rows, comparison)
-        notes.append(f"It took {total / 60:.3g} minutes in all, {training / 60:.3g} of them for training.")
+        together = " (the sum over families, which ran at the same time)" if len(workspaces) > 1 else ""
+        notes.append(f"It took {total / 60:.3g} minutes in all, {training / 60:.3g} of them for training{together}.")
         results = bakeoff_table.results(title, all_rows, comparison.differences, notes)
         publishing.write(directory, results, lambda: bakeoff_figure.draw(title, all_rows))
         (directory / publishing.PAGE).unlink(missing_ok=True)  # of earlier rows

@@ -15,7 +15,7 @@ from typing import Any
 from flows import bakeoff_rows, dvc
 from flows.bakeoff_models import TIMED_STEPS, Model
 from flows.bakeoff_rows import ModelRow, Training
-from flows.sweep_points import nested_under, run_pipeline
+from flows.sweep_points import run_pipeline
 from flows.terminal import tell
 from soundmill import disk, tracking
 from soundmill.errors import UserError
@@ -76,7 +76,7 @@ def measure(
     for cost in costs.values():
         cost.unlink(missing_ok=True)
     start = time.monotonic()
-    with nested_under({tracking.TRIAL: "1"}):
+    with dvc.with_variables({tracking.TRIAL: "1"}):
         if why := run_pipeline(workspace, document, [name], f"bakeoff: {family}, timing {stage}"):
             raise UserError(why)
         if "seconds_per_step" not in _read(costs[stage]):  # the training came from DVC's cache, or was resumed

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import cache, dvc, lockfile, locks
-from soundmill import ledger, lifetime, pretrained, provenance, tracking
+from soundmill import disk, ledger, lifetime, pretrained, provenance, tracking
 from soundmill import params as parameters
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders
@@ -205,7 +205,7 @@ def _outside(home: Path, destination: Path) -> list[str]:
     missing = []
     corpus = document.get("corpus")
     path = corpus.get("path") if isinstance(corpus, dict) else None
-    if isinstance(path, str) and path and not (destination / path).exists():
+    if isinstance(path, str) and path and "://" not in path and not (destination / path).exists():
         found = f" (it is at {home / path}: give its absolute path)" if (home / path).exists() else ""
         missing.append(f"corpus.path {path}: does not exist{found}; needed to scan the recordings again, not for cached outputs")
     evaluate = document.get("evaluate")
@@ -245,8 +245,7 @@ def workspace(home: Path, name: str, params: dict[str, Any]) -> Path:
     dvc.check_changes(home, print)
     names = _code_files(home)
     with locks.only_one(root, 0, print):
-        if not (root / ".git").exists():
-            _must(root, "init", "--quiet")
+        _must(root, "init", "--quiet")  # again where it exists: it completes one that failed
         _must(root, "fetch", "--quiet", "--no-tags", str(home), "HEAD")
         _must(root, "update-ref", "--no-deref", "HEAD", "FETCH_HEAD")
         _must(root, "read-tree", "HEAD")
@@ -267,11 +266,11 @@ def with_absolute_paths(value: Any, home: Path) -> Any:
     return str((home / value).resolve()) if isinstance(value, str) and re.match(r"\.\.?(/|$)", value) else value
 
 
-def run_pipeline(root: Path) -> int:
-    """Run the pipeline flow in a workspace, with this Python; returns its exit status."""
+def run_pipeline(root: Path, push: bool = False) -> int:
+    """Run the pipeline flow in a workspace, with this Python; returns its exit status. `push`: then push to the default remote."""
     home = root.resolve().parents[1]
     settings = {"PREFECT_HOME": str(home / ".prefect")}
-    command = [sys.executable, "-m", "flows.run"]
+    command = [sys.executable, "-m", "flows.run", *(["--push"] if push else [])]
     return subprocess.run(command, cwd=root, env=dvc.environment(settings), preexec_fn=lifetime.with_this_process()).returncode
 
 
@@ -286,6 +285,12 @@ def _code_files(home: Path) -> list[str]:
 
 
 def _copy_code(home: Path, root: Path, names: list[str]) -> None:
+    """Copy these files, and remove those copied before that are not among them, even by a run that failed half-way."""
+    record = root / COPIED
+    before = record.read_text(encoding="utf-8", errors="surrogateescape").split("\0") if record.exists() else []
+    gone = sorted({name for name in before if not name.startswith(NOT_COPIED)} - set(names))
+    if names != before:
+        _record(record, [*names, *gone])
     for name in names:
         source, target = home / name, root / name
         if source.is_dir():  # a nested repository is not code of the project
@@ -294,19 +299,22 @@ def _copy_code(home: Path, root: Path, names: list[str]) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.unlink(missing_ok=True)
             shutil.copy2(source, target, follow_symlinks=False)
-    record = root / COPIED
-    before = record.read_text(encoding="utf-8", errors="surrogateescape").split("\0") if record.exists() else []
-    for name in {name for name in before if not name.startswith(NOT_COPIED)} - set(names):
+    for name in gone:
         (root / name).unlink(missing_ok=True)
-    record.parent.mkdir(parents=True, exist_ok=True)
-    record.write_text("\0".join(names), encoding="utf-8", errors="surrogateescape")
+    if gone:
+        _record(record, names)
+
+
+def _record(path: Path, names: list[str]) -> None:
+    text = "\0".join(names)
+    disk.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8", errors="surrogateescape"))
 
 
 def _must(where: Path, *arguments: str) -> None:
     done = _git_output(where, *arguments)
     if done.returncode:
         words = " ".join(done.stderr.decode("utf-8", "replace").split())[:300]
-        raise UserError(f"`git {' '.join(arguments)}` failed in {where}: {words}")
+        raise UserError(f"`git {' '.join(arguments)}` failed in {where}: {words}; fix it and run again")
 
 
 def _git(where: Path, *arguments: str) -> bool:

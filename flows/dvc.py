@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import configparser
+import functools
 import itertools
 import json
 import os
@@ -10,10 +12,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,7 +60,21 @@ def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     weights = os.environ.get("SOUNDMILL_WEIGHTS")  # made absolute, as children run in other directories
     weights_at = {"SOUNDMILL_WEIGHTS": str(Path(weights).absolute())} if weights else {}
-    return {**os.environ, **weights_at, "PATH": path, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1", **(extra or {})}
+    more = {**weights_at, "PATH": path, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}
+    return {**os.environ, **more, **_variables.get(), **(extra or {})}
+
+
+_variables: ContextVar[dict[str, str]] = ContextVar("variables", default={})  # noqa: B039 - never changed
+
+
+@contextmanager
+def with_variables(variables: dict[str, str]) -> Iterator[None]:
+    """Set environment variables of every `dvc` that is started inside; other threads keep theirs."""
+    before = _variables.set(_variables.get() | variables)
+    try:
+        yield
+    finally:
+        _variables.reset(before)
 
 
 def stages(root: Path) -> list[Stage]:
@@ -79,6 +97,17 @@ def _sorted(order: list[str], above: dict[str, set[str]]) -> list[Stage]:
         parents = above.get(ready, set())
         done[ready] = Stage(ready, frozenset(parents.union(*(done[parent].needs for parent in parents))))
     return list(done.values())
+
+
+def sections(root: Path, stages: Sequence[Stage]) -> dict[str, dict[str, Any]]:
+    """The parameters that each stage reads: its section of params.yaml, which dvc.yaml names."""
+    graph, document = params.read_yaml(root / "dvc.yaml")["stages"], params.read_yaml(root / "params.yaml")
+    found = {}
+    for stage in stages:
+        name, _, key = stage.name.partition("@")
+        listed = graph[name].get("do", graph[name]).get("params", [])
+        found[stage.name] = params.section(document, listed[0].replace("${key}", key), "params.yaml") if listed else {}
+    return found
 
 
 def changed(root: Path, stages: Sequence[str] = ()) -> dict[str, list[Any]]:
@@ -119,23 +148,40 @@ def _read_lock(root: Path) -> dict[str, Any]:
 Outcome = Literal["ran", "cached", "unchanged"]  # `cached`: outputs restored from an earlier run with the same inputs
 
 
-def repro(root: Path, stage: str, say: locks.Say, force: bool = False, extra: dict[str, str] | None = None) -> Outcome:
-    """Run one stage if it changed; `say` gets each line as it arrives. Raises StageFailed with the stage's last lines."""
-    locks.remove_unreadable(root, say)
-    command = [executable(), "repro", "--single-item", *(["--force"] if force else []), stage]
+def repro(
+    root: Path, stage: str, say: locks.Say, force: bool = False, extra: dict[str, str] | None = None, pull: bool = True
+) -> Outcome:
+    """Run one stage if it changed; `say` gets each line as it arrives. Raises StageFailed with the stage's last lines.
+
+    Several may run at the same time, each in its own thread. DVC's lock on the repository is free while a stage's command runs.
+    `pull`: if it has never run here, or an output is missing, take the outputs from the default remote if it has them.
+    """
+    locks.repair_unreadable(root, _records(root), say)
+    outputs = outputs_of(root, stage)
+    pull = pull and not force and not (outputs and all((root / path).exists() for path in outputs)) and bool(remote(root))
+    options = [*(["--force"] if force else []), *(["--pull"] if pull else [])]
+    command = [executable(), "--wait-for-lock", "repro", "--single-item", *options, stage]
     lines: deque[str] = deque(maxlen=400)
     outcome: Outcome = "unchanged"
-    with _running(command, root, environment(extra)) as process:
-        for line in map(str.rstrip, process.stdout):
+    with _running(command, root, environment(extra)) as child:
+        for line in map(str.rstrip, child.process.stdout):
             lines.append(line)
             if line.startswith("> "):
                 outcome = "ran"
+                child.record = locks.record_of(root, child.process.pid)
             elif outcome == "unchanged" and line.endswith(CACHED):
                 outcome = "cached"
             if not _is_noise(line):
                 say(line)
-        code = process.wait()
+        code = child.process.wait()
+    if code and pull and outcome == "unchanged":
+        failed = _failure(stage, list(lines), code)
+        if not failed.transient:
+            say(f"nothing was pulled from the remote {remote(root)}: {failed.lines[-1]}")
+            return repro(root, stage, say, force, extra, pull=False)
     if code:
+        if records := _records(root):
+            locks.repair_unreadable(root, records, say)
         raise _failure(stage, list(lines), code)
     return outcome
 
@@ -165,7 +211,9 @@ def _failure(stage: str, lines: list[str], code: int) -> StageFailed:
     """The error to show: the stage's own lines if it ran, else DVC's."""
     text = "\n".join(lines)
     exited = re.search(r"^ERROR: failed to reproduce .*exited with (-?\d+)$", text, re.MULTILINE)
-    busy = "is busy, it is being blocked by" in text or "Unable to acquire lock" in text
+    busy = re.search(r"is busy, it is being blocked by|Unable to acquire lock", text)
+    # A `dvc` that ran at the same time was killed while it wrote the file; the flow repairs both.
+    damaged = re.search(r"Unable to read RWLock-file|dvc\.lock' validation failed|unable to read: '.*dvc\.lock'", text)
     if exited:
         start = max((index + 1 for index, line in enumerate(lines) if line.startswith("> ")), default=0)
         own = [line for line in lines[start:] if line.strip() and not line.startswith("ERROR: failed to reproduce")]
@@ -179,7 +227,9 @@ def _failure(stage: str, lines: list[str], code: int) -> StageFailed:
     own = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ") or not _is_noise(line)]
     if code < 0:
         own.append(f"dvc was killed by {_signal_name(-code)}")
-    return StageFailed(stage, own[-KEPT_LINES:] or [f"dvc exited with {code} and no message"], transient=busy or code < 0)
+    return StageFailed(
+        stage, own[-KEPT_LINES:] or [f"dvc exited with {code} and no message"], transient=bool(busy or damaged) or code < 0
+    )
 
 
 def _signal_name(number: int) -> str:
@@ -198,8 +248,24 @@ def check_changes(root: Path, say: locks.Say) -> None:
         say(str(leftover))
 
 
+@dataclass(eq=False)
+class _Child:
+    """A running `dvc`, and what it holds while its stage's command runs."""
+
+    process: subprocess.Popen[str]
+    root: Path
+    record: locks.Record = field(default_factory=dict)
+
+
+_children: set[_Child] = set()
+
+
+def _records(root: Path) -> list[locks.Record]:
+    return [child.record for child in list(_children) if child.root == root and child.process.poll() is None]
+
+
 @contextmanager
-def _running(command: list[str], root: Path, variables: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+def _running(command: list[str], root: Path, variables: dict[str, str]) -> Iterator[_Child]:
     """A process with its output as a pipe; it is interrupted if it still runs at the end."""
     process = subprocess.Popen(
         command,
@@ -212,17 +278,31 @@ def _running(command: list[str], root: Path, variables: dict[str, str]) -> Itera
         errors="replace",
         preexec_fn=lifetime.with_this_process(),
     )
+    _children.add(child := _Child(process, root))
     try:
-        yield process
+        yield child
     finally:
+        _children.remove(child)
         process.stdout.close()
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-            try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        _interrupt([process])
+
+
+def interrupt_all() -> None:
+    """Interrupt every `dvc` that another thread of this process runs, and wait until they have ended."""
+    _interrupt([child.process for child in list(_children)])
+
+
+def _interrupt(processes: Sequence[subprocess.Popen[str]]) -> None:
+    running = [process for process in processes if process.poll() is None]
+    for process in running:
+        process.send_signal(signal.SIGINT)
+    deadline = time.monotonic() + STOP_SECONDS
+    for process in running:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _run(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -243,8 +323,52 @@ def _dvc(root: Path, *arguments: str) -> str:
     done = _run(root, *arguments)
     if done.returncode:
         words = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.strip()]
-        raise UserError(f"`dvc {' '.join(arguments)}` failed in {root}:\n" + "\n".join(f"  {line}" for line in words[-KEPT_LINES:]))
+        lines = "\n".join(f"  {line}" for line in words[-KEPT_LINES:])
+        raise UserError(f"`dvc {' '.join(arguments)}` failed in {root}; fix it and run again:\n{lines}")
     return done.stdout
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The remote
+
+
+@functools.cache
+def config(root: Path) -> dict[str, str]:
+    """DVC's settings in the checkout at `root`, with absolute paths, by `section.key`; looked up once."""
+    lines = _dvc(root, "config", "--list").splitlines()
+    return {key: value for key, _, value in (line.partition("=") for line in lines)}
+
+
+def write_config(place: Path, settings: dict[str, str]) -> None:
+    """Make the directory `place` a DVC project with these settings, readable only by this user: they may have secrets."""
+    (place / ".dvc").mkdir()
+    sections = configparser.RawConfigParser()
+    for key, value in settings.items():
+        section, _, name = key.rpartition(".")
+        kind, _, which = section.partition(".")
+        heading = f"'{kind} \"{which}\"'" if which else kind
+        sections.read_dict({heading: {name: value}})
+    with open(place / ".dvc/config", "w", encoding="utf-8", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+        sections.write(file)
+
+
+def remote(root: Path) -> str | None:
+    """The name of the default remote of the checkout at `root`."""
+    return config(root).get("core.remote")
+
+
+def not_in_remote(root: Path, target: str) -> list[str]:
+    """The outputs, and files in them, of a target whose content the default remote lacks."""
+    states = json.loads(_dvc(root, "status", "--cloud", "--json", target) or "{}")
+    missing = sorted(name for name, state in states.items() if state == "missing")
+    if missing:
+        raise UserError(f"{root}: the cache lacks {', '.join(missing[:3])}; run `dvc repro` again")
+    return sorted(name for name, state in states.items() if state == "new")
+
+
+def push(root: Path, target: str) -> None:
+    """Copy a target's outputs and the run cache to the default remote."""
+    _dvc(root, "push", "--run-cache", target)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

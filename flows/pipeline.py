@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 # flows/terminal.py prints what the terminal shows; Prefect's own log has all lines of the stages too.
 os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
@@ -26,59 +26,37 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed, State
 from pydantic import Field
 
-from flows import crashed_runs, dvc, lockfile, locks, server, summary
+from flows import crashed_runs, dvc, lockfile, locks, remote, server, summary
 from flows.scores import closing_lines, markdown, read_scores, shown
+from flows.slots import Slots
+from flows.slots import current as current_slots
+from flows.stage_runs import WORDS, Work
 from flows.terminal import LOG, Screen, duration, tell
 from soundmill import ledger, tracking
-from soundmill.errors import UserError, report_failure
-from soundmill.params import did_you_mean
+from soundmill.errors import UserError, fault_of_disk, report_failure
+from soundmill.params import ExecutionParams, check_urls, did_you_mean, load, read_yaml
 
-RETRY_DELAY_SECONDS = 10
+PUSH_DELAYS = [10, 60, 300]  # seconds before each retry of a push
 BROWSER_PORT = 5000  # of `make browse`
-TRANSIENT = "Transient"  # name of a failure that a retry may repair: a killed stage or a locked DVC, never a stage's own error
-
-STATES: dict[dvc.Outcome, str] = {"ran": "Ran", "cached": "FromCache", "unchanged": "UpToDate"}  # names of completed states
-WORDS = {"Ran": "ran", "FromCache": "done before: taken from the cache", "UpToDate": "up to date"}
 
 StageName = Annotated[str, Field(pattern=r"^[\w@./-]+$", max_length=200)]
 
 
-@task(name="stage", task_run_name="{stage}", cache_policy=NO_CACHE, persist_result=False)
-def run_stage(stage: str, project: Path, force: bool, wait_seconds: float, extra: dict[str, str], screen: Screen) -> State[Any]:
-    """`dvc repro --single-item STAGE`; its lines go to Prefect's log and the pipeline's as they arrive."""
-    logger = get_run_logger()
-
-    def notice(line: str) -> None:
-        logger.info(line)
-        screen.notice(line)
-
-    def say(line: str) -> None:
-        logger.info(line)
-        screen.line(line)
-
+@task(name="push", retries=len(PUSH_DELAYS), retry_delay_seconds=PUSH_DELAYS, cache_policy=NO_CACHE, persist_result=False)
+def push_outputs(project: Path) -> remote.Pushed:
+    """Copy the results to DVC's default remote; an artifact has how much and how long."""
     try:
-        locks.wait_until_free(project, wait_seconds, notice)
-        if repaired := lockfile.keep_intact(project):
-            notice(repaired)
-        outcome = dvc.repro(project, stage, say, force, extra)
-    except dvc.StageFailed as failed:
-        return Failed(name=TRANSIENT if failed.transient else None, message="\n".join(failed.lines))
+        pushed = remote.push(project)
     except UserError as error:
-        return Failed(message=str(error))
-    finally:
-        if repaired := lockfile.keep_intact(project):
-            notice(repaired)
-    return Completed(name=STATES[outcome])
-
-
-@task(name="up to date", task_run_name="{stage}", cache_policy=NO_CACHE, persist_result=False)
-def note_up_to_date(stage: str) -> State[Any]:
-    """Record a stage that is unchanged, with all its dependencies, without running it."""
-    return Completed(name=STATES["unchanged"], message=f"{stage} did not change")
-
-
-def is_transient(task: Any, task_run: Any, state: State[Any]) -> bool:
-    return state.name == TRANSIENT
+        get_run_logger().warning(str(error))
+        raise
+    create_markdown_artifact(
+        f"| remote | objects | bytes | seconds |\n|---|---|---|---|\n"
+        f"| {pushed.remote} | {pushed.objects} | {pushed.size} | {pushed.seconds:.1f} |",
+        key="push",
+        description=str(pushed),
+    )
+    return pushed
 
 
 @flow(name="pipeline", persist_result=False)
@@ -87,16 +65,20 @@ def pipeline(
     force: bool = False,
     retries: Annotated[int, Field(ge=0, le=3)] = 1,
     wait_minutes: Annotated[float, Field(ge=0, le=24 * 60)] = 0,
+    push: bool = False,
     project: Path | None = None,
 ) -> State[Any]:
     """Bring the project up to date, as `dvc repro` does: `stages` and their dependencies (none named: the whole graph).
 
     `force` runs stages even if nothing changed; `retries` apply to stages that were killed or found DVC locked, never to a stage's
-    own error; `wait_minutes` is how long to wait for another `dvc repro`. `project` is the checkout (default: the current
-    directory).
+    own error; `wait_minutes` is how long to wait for another `dvc repro`; `push` copies the results to DVC's default remote.
+    `project` is the checkout (default: the current directory).
     """
     root = (project or Path.cwd()).resolve()
     try:
+        check_urls(read_yaml(root / "params.yaml"), "params")
+        if push:
+            remote.check(root)
         with locks.only_one(root, wait_minutes * 60, _say):
             crashed_runs.end_last(root / ".dvc" / "tmp" / "pipeline.run")
             dvc.check_changes(root, _say)
@@ -104,11 +86,23 @@ def pipeline(
                 _say(f"{ledger.FILE} was out of date; added: {ledger.sources(added)}")
             (root / LOG).parent.mkdir(exist_ok=True)
             with (root / LOG).open("w", encoding="utf-8") as log:
-                return _pipeline(root, stages, force, retries, wait_minutes * 60, Screen(log))
+                state = _pipeline(root, stages, force, retries, wait_minutes * 60, log)
+            return _pushed(root, state) if push and state.is_completed() else state
     except UserError as error:
         get_run_logger().error(str(error))
         tell(f"pipeline: {error}")
         return Failed(message=str(error))
+
+
+def _pushed(root: Path, built: State[Any]) -> State[Any]:
+    """`built` once its results are in the remote; Failed if they cannot get there."""
+    state = push_outputs(root, return_state=True)
+    if not state.is_completed():
+        why = str(state.result(raise_on_failure=False))
+        tell(f"Not pushed: {why}\nEverything is built; run it again to push it.")
+        return Failed(message=f"built, but not pushed: {why}")
+    tell(f"Pushed   {state.result()}")
+    return built
 
 
 def _say(line: str) -> None:
@@ -116,68 +110,49 @@ def _say(line: str) -> None:
     tell(line)
 
 
-def _pipeline(root: Path, names: list[str], force: bool, retries: int, wait_seconds: float, screen: Screen) -> State[Any]:
+def _pipeline(root: Path, names: list[str], force: bool, retries: int, wait_seconds: float, log: TextIO) -> State[Any]:
     if repaired := lockfile.keep_intact(root):
         _say(repaired)
     chosen = choose(dvc.stages(root), names)
-    changed = dvc.changed(root)
-    progress = create_progress_artifact(0.0, key="pipeline-progress", description=f"{len(chosen)} stages")
-    done: dict[str, str] = {}
-    pipeline_start = time.monotonic()
-    width = max(len(stage.name) for stage in chosen)
-    tags = {"prefect_flow_run": runtime.flow_run.id or ""}
+    execution = load(ExecutionParams, root / "params.yaml", "execution")
+    shared = current_slots.get()
+    slots = shared or Slots(execution.slots)
     name = runtime.flow_run.name if os.environ.get(tracking.PARENT) else None  # a sweep names the runs of its points
+    screen = Screen(log, slots.several)
+    title = runtime.flow_run.name or "" if shared else ""
+    work = Work(root, chosen, execution, slots, screen, title, force, retries, wait_seconds)
+    changed = {stage.name for stage in chosen} if force else set(dvc.changed(root))
+    progress = create_progress_artifact(0.0, key="pipeline-progress", description=f"{len(chosen)} stages")
+
+    def report(stage: str, state: str) -> None:
+        update_progress_artifact(progress, progress=100.0 * len(work.done) / len(chosen), description=f"{stage}: {state}")
+
+    pipeline_start = time.monotonic()
+    tags = {"prefect_flow_run": runtime.flow_run.id or ""}
     with tracking.pipeline_run(root, name, tags=tags, first=list(summary.changed_parameters(root))) as run:
-        extra = run.environment
-        failure = None
-        for number, stage in enumerate(chosen, start=1):
-            head = f"[{number:>{len(str(len(chosen)))}}/{len(chosen)}] {stage.name:<{width}}"
-            dependency_changed = any(done.get(name) not in (None, STATES["unchanged"]) for name in stage.needs)
-            if force or stage.name in changed or dependency_changed:
-                start = time.monotonic()
-                options = {"retries": retries, "retry_delay_seconds": RETRY_DELAY_SECONDS, "retry_condition_fn": is_transient}
-                with screen.stage(head):
-                    state = run_stage.with_options(**options)(
-                        stage.name, root, force, wait_seconds, extra, screen, return_state=True
-                    )
-                how = WORDS.get(state.name, "failed")
-                screen.ended(f"{how}, {duration(time.monotonic() - start)}")
-            else:
-                state = note_up_to_date(stage.name, return_state=True)
-                tell(f"{head}  {WORDS[state.name]}")
-            if not state.is_completed():
-                failure = (stage.name, state.message or "no message")
-                break
-            done[stage.name] = state.name
-            update_progress_artifact(progress, progress=100.0 * number / len(chosen), description=f"{stage.name}: {state.name}")
+        work.run(changed, run.environment, report)
+        done, failures = work.done, work.failures
         scores = read_scores(root)
-        complete_scores = scores if not failure else {}
+        complete_scores = scores if not failures else {}
         with report_failure("the page of this run in MLflow"):
-            run.describe(f"{summary.markdown(root, complete_scores)}\n\n{describe(chosen, done, failure)}")
+            run.describe(f"{summary.markdown(root, complete_scores)}\n\n{describe(chosen, done, failures)}")
             summary.record(run, root, complete_scores)
         run.mirror(root, dvc.metrics_of(root, set(done)))
         run.set_tags({"stages_run": " ".join(name for name, state in done.items() if state == "Ran") or "none"})
-        if failure:
-            message = f"stage {failure[0]} failed:\n{failure[1]}"
+        message = "\n".join(f"stage {stage} failed:\n{lines}" for stage, lines in failures.items())
+        if failures:
             run.fail(message)
         page = run.page(BROWSER_PORT)
         link = page or run.browser(BROWSER_PORT)
         create_link_artifact(link, "The run in MLflow (`make browse`)", key="mlflow", description=f"[{link}]({link})")
-    if failure:
-        lines = "\n".join(f"    {line}" for line in failure[1].splitlines())
-        text = f"Stage `{failure[0]}` failed; its last lines:\n\n{lines}"
-        last = failure[1].splitlines()[-1].strip()
-        create_markdown_artifact(text, key="failed-stage", description=f"`{failure[0]}`: {last}")  # a card shows its first line
-        tell(f"\nstage {failure[0]} failed; its last lines:\n{lines}")
-        tell(f"Finished stages and their metrics are kept. Fix the error and run again, to continue with {failure[0]}.")
-        tell(f"Log      {shown(root / LOG, root)}")
+    if failures:
+        _show_failures(root, failures)
         for line in run.not_recorded:
             _say(line)
         return Failed(message=message)
     create_markdown_artifact(markdown(scores), key="pipeline-scores", description="Scores, each with its baselines")
-    for line in closing_lines(root, scores, page):
-        tell(line)
-    tell(f"Log      {shown(root / LOG, root)}\nDone in {duration(time.monotonic() - pipeline_start)}.")
+    closing = [f"Log      {shown(root / LOG, root)}", f"Done in {duration(time.monotonic() - pipeline_start)}."]
+    tell("\n".join([*closing_lines(root, scores, page), *closing]))
     for line in run.not_recorded:
         _say(line)
     return Completed(message=f"{sum(state == 'Ran' for state in done.values())} of {len(chosen)} stages ran")
@@ -197,13 +172,26 @@ def choose(graph: list[dvc.Stage], names: list[str]) -> list[dvc.Stage]:
     return [stage for stage in graph if stage.name in keep]
 
 
-def describe(chosen: list[dvc.Stage], done: dict[str, str], failure: tuple[str, str] | None) -> str:
+def _show_failures(root: Path, failures: dict[str, str]) -> None:
+    """Show the last lines of failed stages in Prefect and on the terminal."""
+    texts, said, cards = [], [], []
+    for stage, message in failures.items():
+        lines = "\n".join(f"    {line}" for line in message.splitlines())
+        texts.append(f"Stage `{stage}` failed; its last lines:\n\n{lines}")
+        said.append(f"\nstage {stage} failed; its last lines:\n{lines}")
+        cards.append(f"`{stage}`: {message.splitlines()[-1].strip()}")
+    create_markdown_artifact("\n\n".join(texts), key="failed-stage", description="; ".join(cards))  # a card shows its first line
+    names = " and ".join(failures)
+    said.append(f"Finished stages and their metrics are kept. Fix the error and run again, to continue with {names}.")
+    tell("\n".join([*said, f"Log      {shown(root / LOG, root)}"]))
+
+
+def describe(chosen: list[dvc.Stage], done: dict[str, str], failures: dict[str, str]) -> str:
     """The stages, for the pipeline's page in MLflow."""
-    state = {stage.name: WORDS.get(done.get(stage.name, ""), "not reached") for stage in chosen}
-    parts = []
-    if failure:
-        state[failure[0]] = "**failed**"
-        parts.append(f"Stage `{failure[0]}` failed:\n\n```\n{failure[1]}\n```")
+    state = {stage.name: WORDS.get(done.get(stage.name, ""), "not reached") for stage in chosen} | dict.fromkeys(
+        failures, "**failed**"
+    )
+    parts = [f"Stage `{stage}` failed:\n\n```\n{message}\n```" for stage, message in failures.items()]
     parts.append("| stage | |\n|---|---|\n" + "\n".join(f"| {name} | {word} |" for name, word in state.items()))
     return "\n\n".join(parts)
 
@@ -217,7 +205,7 @@ def run_to_end(name: str, parts: str, flow: Callable[[], State]) -> int:
             server.check(url)
         with nullcontext() if url else server.own_server():
             state = flow()
-        if isinstance(error := state.result(raise_on_failure=False), httpx.HTTPError):
+        if isinstance(error := state.result(raise_on_failure=False), httpx.HTTPError | OSError):
             raise error
     except UserError as error:
         tell(f"{name}: {error}")
@@ -229,5 +217,8 @@ def run_to_end(name: str, parts: str, flow: Callable[[], State]) -> int:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         logging.raiseExceptions = False  # otherwise Prefect reports every log line that it could not send, until the end
         tell(f"{name}: Prefect's server is gone ({reason}); finished {parts} are kept, run it again to continue")
+        return 1
+    except OSError as error:
+        tell(f"{name}: {fault_of_disk(error, Path.cwd())}: finished {parts} are kept")
         return 1
     return 0 if state.is_completed() else 1

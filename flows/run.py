@@ -6,12 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from flows import dvc, lockfile
+from flows import dvc, lockfile, remote
 from flows.scores import closing_lines, read_scores
 from flows.terminal import tell
 from soundmill import ledger
 from soundmill.errors import UserError
-from soundmill.params import read_yaml
+from soundmill.params import check_urls, read_yaml
 
 
 def up_to_date(root: Path, stages: list[str]) -> bool:
@@ -35,14 +35,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--force", action="store_true", help="run stages even if nothing changed")
     parser.add_argument("--retries", type=int, default=1, choices=range(4), help="for stages that were killed or found DVC locked")
     parser.add_argument("--wait-minutes", type=float, default=0, help="how long to wait for another `dvc repro`")
+    parser.add_argument("--push", action="store_true", help="copy the results to DVC's default remote")
     args = parser.parse_args(argv)
     root = Path.cwd()
     if not (root / "dvc.yaml").exists():
         tell("pipeline: no dvc.yaml here; run it from the root of a Soundmill checkout")
         return 1
     try:
-        read_yaml(root / "params.yaml")  # before Prefect starts, which takes seconds
-        nothing_to_do = not args.force and up_to_date(root, args.stages)
+        check_urls(read_yaml(root / "params.yaml"), "params")  # before Prefect starts, which takes seconds
+        nothing_to_do = not args.force and not (args.push and not remote.is_pushed(root)) and up_to_date(root, args.stages)
         if nothing_to_do:  # otherwise the pipeline checks
             dvc.check_changes(root, tell)
     except UserError as error:
@@ -57,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
 
     flow = pipeline.pipeline
     return pipeline.run_to_end(
-        "pipeline", "stages", lambda: flow(args.stages, args.force, args.retries, args.wait_minutes, return_state=True)
+        "pipeline", "stages", lambda: flow(args.stages, args.force, args.retries, args.wait_minutes, args.push, return_state=True)
     )
 
 

@@ -19,7 +19,7 @@ NAME = "scheduled"
 LOCAL = "http://127.0.0.1:4200/api"  # the server of `make server`
 
 
-def deployment(root: Path, cron: str, wait_minutes: float, retries: int) -> RunnerDeployment:
+def deployment(root: Path, cron: str, wait_minutes: float, retries: int, push: bool = False) -> RunnerDeployment:
     """The pipeline at the times of `cron`, one run at a time; a run also waits for a manual `dvc repro`."""
     try:
         return pipeline.to_deployment(
@@ -27,7 +27,7 @@ def deployment(root: Path, cron: str, wait_minutes: float, retries: int) -> Runn
             cron=cron,
             # One at a time, even if a second `flows.serve` runs somewhere; later runs queue.
             concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE),
-            parameters={"project": str(root), "wait_minutes": wait_minutes, "retries": retries},
+            parameters={"project": str(root), "wait_minutes": wait_minutes, "retries": retries, "push": push},
             description="The whole pipeline; unchanged stages are not run.",
             tags=["soundmill"],
         )
@@ -42,13 +42,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--cron", default="0 3 * * *", help="when to run (default: every night at three)")
     parser.add_argument("--wait-minutes", type=float, default=120, help="how long a run waits for a manual `dvc repro`")
     parser.add_argument("--retries", type=int, default=1, choices=range(4), help="for stages that were killed or found DVC locked")
+    parser.add_argument("--push", action="store_true", help="copy the results to DVC's default remote")
     args = parser.parse_args(argv)
     url = server.address() or LOCAL
     try:
         if not Path("dvc.yaml").exists():
             raise UserError("no dvc.yaml here; run it from the root of a Soundmill checkout")
         server.check(url)
-        planned = deployment(Path.cwd(), args.cron, args.wait_minutes, args.retries)
+        planned = deployment(Path.cwd(), args.cron, args.wait_minutes, args.retries, args.push)
     except UserError as error:
         print(f"serve: {error}", file=sys.stderr)
         return 1

@@ -37,6 +37,14 @@ def address() -> str | None:
     return PREFECT_API_URL.value()
 
 
+def login() -> tuple[str, str]:
+    """Name and password for the server that Prefect's settings name; empty if it asks for none."""
+    from prefect.settings import PREFECT_API_AUTH_STRING
+
+    name, _, password = (PREFECT_API_AUTH_STRING.value() or "").partition(":")
+    return name, password
+
+
 def check(url: str) -> None:
     """UserError with the remedy unless a Prefect server answers at `url`."""
     try:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from flows import checkout, crashed_runs, dvc, locks, publishing, sweep_figure, sweep_table
+from flows import crashed_runs, dvc, lanes, locks, publishing, sweep_figure, sweep_table
 from flows.pipeline import run_to_end
 from flows.results_table import ResultsTable
 from flows.scores import read_scores, shown
@@ -168,23 +168,32 @@ def sweep(
 
 
 def _sweep(home: Path, name: str, definition: Sweep, runs: list[Run]) -> State[Any]:
-    workspace = checkout.workspace(home, f"sweep-{name}", runs[0].document)  # all points use the current code
+    document = runs[0].document
+    workspaces = lanes.workspaces(home, f"sweep-{name}", document, len(runs))  # all points use the current code
     directory = home / RESULTS / name
-    tell(f"sweep {name}: {definition.title}; {len(runs)} runs in {shown(workspace, home)}")
-    outcomes: list[Outcome] = []
+    tell(f"sweep {name}: {definition.title}; {len(runs)} runs in {shown(workspaces[0], home)}")
+    outcomes: dict[int, list[Outcome]] = {}
     failed: list[Run] = []
-    with tracking.pipeline_run(home, f"sweep/{name}", root=workspace, tags={"kind": "sweep", "sweep": name}) as record:
-        for number, run in enumerate(runs, start=1):
-            own = " ".join(override for override in run.overrides if override not in definition.overrides)
-            tell(f"\n== {name} {number}/{len(runs)}: {run} ({own})")
-            start = time.monotonic()
-            with nested_under(record.environment):
-                outcomes_of_run = _run(workspace, name, definition, run)
-            reasons = [outcome.failure for outcome in outcomes_of_run if outcome.failure]
-            tell(f"== {run}: {f'failed: {reasons[0]}' if reasons else 'done'}, {time.monotonic() - start:.0f} s")
-            outcomes += outcomes_of_run
-            failed += [run] if reasons else []
-            results = _publish(directory, definition, outcomes)
+    results: ResultsTable | None = None
+
+    def work(index: int, workspace: Path) -> list[Outcome]:
+        run, start = runs[index], time.monotonic()
+        own = " ".join(override for override in run.overrides if override not in definition.overrides)
+        tell(f"\n== {name} {index + 1}/{len(runs)}: {run} ({own})")
+        rows = _run(workspace, name, definition, run)
+        reasons = [outcome.failure for outcome in rows if outcome.failure]
+        tell(f"== {run}: {f'failed: {reasons[0]}' if reasons else 'done'}, {time.monotonic() - start:.0f} s")
+        return rows
+
+    def ended(index: int, rows: list[Outcome]) -> None:
+        nonlocal results
+        outcomes[index] = rows
+        failed.extend([runs[index]] if any(outcome.failure for outcome in rows) else [])
+        results = _publish(directory, definition, [outcome for _, rows in sorted(outcomes.items()) for outcome in rows])
+
+    with tracking.pipeline_run(home, f"sweep/{name}", root=workspaces[0], tags={"kind": "sweep", "sweep": name}) as record:
+        with nested_under(record.environment):
+            lanes.run_all([str(run) for run in runs], workspaces, document, work, ended)
         page = publishing.record(record, directory, results)
         message = f"{len(failed)} of {len(runs)} runs failed: {'; '.join(map(str, failed))}"
         if failed:

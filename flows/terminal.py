@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -33,83 +33,107 @@ def duration(seconds: float) -> str:
 
 
 class Screen:
-    """The terminal and the log of one pipeline."""
+    """The terminal and the log of one pipeline; `several`: of stages that run at the same time."""
 
-    def __init__(self, log: TextIO):
+    def __init__(self, log: TextIO, several: bool = False):
         self.log = log
-        self._bar: tuple[Progress, TaskID] | None = None
-        self._head = ""  # of the unfinished line
-        self._announced = False
-        self._start = 0.0
+        self.several = several
 
-    @contextmanager
-    def stage(self, head: str) -> Iterator[None]:
-        """Show a stage while it works; `ended` completes its line."""
-        self._head, self._announced, self._start = head, False, time.monotonic()
+    def start(self, head: str, stage: str) -> Row:
+        """Show a stage while it works, until its row has `ended`."""
         self.write(head.rstrip())
-        if not sys.stdout.isatty():
-            print(head, end="  ", flush=True)
-            yield
-            return
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+        return Row(self, head, f"    {stage}: " if self.several else "    ")
 
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TextColumn("{task.fields[left]}"),
-            TimeElapsedColumn(),
-        )
-        with Progress(*columns, transient=True) as bar:
-            self._bar = bar, bar.add_task(head, total=None, left="")
-            try:
-                yield
-            finally:
-                self._bar = None
+    def write(self, line: str) -> None:
+        with suppress(OSError):  # if the disk is full, the stage fails and reports it
+            self.log.write(line + "\n")
+            self.log.flush()
+
+
+class Row:
+    """A stage on the screen."""
+
+    def __init__(self, screen: Screen, head: str, indent: str):
+        self._screen, self._head, self._indent = screen, head, indent
+        self._announced, self._start = False, time.monotonic()
+        self._bar = _add_bar(head) if sys.stdout.isatty() else None
+        self._open = not self._bar and not screen.several  # whether its line is begun
+        if self._open:
+            print(head, end="  ", flush=True)
 
     def ended(self, how: str) -> None:
         """Complete the stage's line."""
-        self.write(f"    {how}")
-        tell(f"{self._head}  {how}" if sys.stdout.isatty() else how)
-        self._head = ""
+        self.close()
+        self._screen.write(f"{self._indent}{how}")
+        tell(how if self._open else f"{self._head}  {how}")
+        self._open = False
+
+    def close(self) -> None:
+        """Remove its bar."""
+        if self._bar:
+            _remove_bar(self._bar[1])
+            self._bar = None
 
     def line(self, line: str) -> None:
         """Process a line that a stage printed: write it to the log, and show progress and warnings."""
         if WARNING.match(line):
             self.notice(line)
             return
-        self.write(f"    {line}")
+        self._screen.write(f"{self._indent}{line}")
         if resumed := RESUMED.search(line):
             self._remark(resumed[1])
         done, left = progress(line)
         if done is None:
             return
-        if self._bar:
-            bar, task = self._bar
-            bar.update(task, total=1.0, completed=done, left=f"{duration(left)} left" if left is not None else "")
+        if bar := self._bar:
+            bar[0].update(bar[1], total=1.0, completed=done, left=f"{duration(left)} left" if left is not None else "")
         elif not self._announced and left is not None and left > LONG_SECONDS:
             # With the time so far, as the line will show the stage's whole duration.
             self._remark(f"takes about {duration(time.monotonic() - self._start + left)}")
             self._announced = True
 
     def _remark(self, what: str) -> None:
-        """Print a few words in the stage's line, or above the bar."""
-        if self._bar:
-            self._bar[0].console.print(f"{self._head.rstrip()}  {what}", markup=False, highlight=False)
-        else:
+        """Print a few words in the stage's line, or above the bars."""
+        if self._open:
             print(f"{what} …", end="  ", flush=True)
+        else:
+            self._print(f"{self._head.rstrip()}  {what}")
 
     def notice(self, line: str) -> None:
         """Show and log a line that needs attention."""
-        self.write(line)
-        if self._bar:
-            self._bar[0].console.print(line, markup=False, highlight=False)
-        else:
-            tell(f"\n{line}" if self._head else line)
+        self._screen.write(line)
+        self._print(f"\n{line}" if self._open else line)
 
-    def write(self, line: str) -> None:
-        with suppress(OSError):  # if the disk is full, the stage fails and reports it
-            self.log.write(line + "\n")
-            self.log.flush()
+    def _print(self, line: str) -> None:
+        if bar := self._bar:
+            bar[0].console.print(line, markup=False, highlight=False)
+        else:
+            tell(line)
+
+
+_bars: Progress | None = None  # of all running stages: a terminal has one place for them
+_guard = threading.Lock()
+
+
+def _add_bar(head: str) -> tuple[Progress, TaskID]:
+    global _bars
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    with _guard:
+        if _bars is None:
+            left = TextColumn("{task.fields[left]}")
+            _bars = Progress(TextColumn("{task.description}", markup=False), BarColumn(), left, TimeElapsedColumn(), transient=True)
+            _bars.start()
+        return _bars, _bars.add_task(head, total=None, left="")
+
+
+def _remove_bar(task: TaskID) -> None:
+    global _bars
+    with _guard:
+        _bars.remove_task(task)
+        if not _bars.task_ids:
+            _bars.stop()
+            _bars = None
 
 
 def progress(line: str) -> tuple[float | None, int | None]:

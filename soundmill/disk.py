@@ -56,17 +56,27 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> Any:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")  # several ranks may write one file
     try:
-        result = write(temporary)
-        sync_file(temporary)
-        os.replace(temporary, path)
-    except BaseException as error:
+        with named(path):
+            result = write(temporary)
+            sync_file(temporary)
+            os.replace(temporary, path)
+            sync_directory(path.parent)
+    except BaseException:
         with suppress(OSError):
             temporary.unlink()
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # errors of an open file lack it
         raise
-    sync_directory(path.parent)
     return result
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Name the file in an OSError that lacks it, as errors of an open file do."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def is_device(path: Path) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -13,6 +15,14 @@ LONGEST_REASON = 300  # characters; a message may quote a whole caption
 
 class UserError(Exception):
     """Something that the user can fix; the message says what and how."""
+
+
+def fault_of_disk(error: OSError, where: Path) -> str:
+    """What an OSError says to a user: the fault, the file, or `where` if the error has none, and the remedy."""
+    path = Path(error.filename2 or error.filename or where).resolve()  # of a copy, the second is the one that was written
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"no space left for {path}; free some and run again"
+    return f"{os.strerror(error.errno) if error.errno else error} ({path}); fix it and run again"
 
 
 def reason(error: BaseException) -> str:

@@ -55,7 +55,7 @@ def die_with_dvc() -> None:
     while ancestors[-1] not in running:
         if ancestors[-1] <= 1:
             sys.exit("the `dvc` that started this stage was killed; run it again (if you started it by hand, unset DVC_ROOT)")
-        ancestors.append(_parent(ancestors[-1]))
+        ancestors.append(parent_of(ancestors[-1]))
     _ancestors = ancestors
     die_if_dvc_did()
     threading.Thread(target=_watch, daemon=True).start()
@@ -89,10 +89,11 @@ def _watch() -> None:
 
 
 def _alive(ancestors: list[int]) -> bool:
-    return os.getppid() == ancestors[0] and all(_parent(child) == parent for child, parent in pairwise(ancestors))
+    return os.getppid() == ancestors[0] and all(parent_of(child) == parent for child, parent in pairwise(ancestors))
 
 
-def _parent(pid: int) -> int:
+def parent_of(pid: int) -> int:
+    """The pid of a process's parent; 0 if it does not run."""
     try:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     except (OSError, ValueError, IndexError):

@@ -31,11 +31,21 @@ class StageParams(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
+class SlotsParams(StageParams):
+    """What stages that the flow runs at the same time share."""
+
+    cpu: int = Field(ge=1, description="CPU threads")
+    gpu: int = Field(ge=0, description="GPUs; 0: stages see all GPUs, and one that uses them takes CPU threads")
+
+
 class ExecutionParams(StageParams):
     """Workers. Nothing here may change a byte of any output, so no stage lists it under `params:`."""
 
     workers: int | None = Field(ge=1, description="processes for data stages; null: one per CPU core")
+    devices: int | None = Field(ge=1, description="processes of `generate`, and of `latents` on GPUs; null: one per GPU, else one")
     dask: str | None = Field(description="address of a Dask scheduler, whose workers then run the data stages")
+    slots: SlotsParams
+    system_metrics: bool = Field(True, description="log CPU, memory, disk, network and GPUs of trainings")
 
 
 P = TypeVar("P", bound=BaseModel)
@@ -61,6 +71,7 @@ def compose(conf: Path, overrides: list[str]) -> dict[str, Any]:
             section(groups | compose(conf, choices), unknown[1], str(conf))  # raises with a suggestion
         raise UserError(f"{conf}: {error}") from None
     _check_vocoder(document, overrides)
+    check_urls(document, "params")
     return document
 
 
@@ -82,6 +93,18 @@ def _check_vocoder(document: dict[str, Any], overrides: list[str]) -> None:
             f"{selected}: no family of model={','.join(document['families'])} uses it; leave it out, select another of "
             "conf/vocoder/, or add a family that uses it to model= (docs/parameters.md#vocoders)"
         )
+
+
+def check_urls(document: Any, where: str) -> None:
+    """UserError, without repeating it, if a URL in the parameters has credentials: every run records them."""
+    if isinstance(document, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://[^/]*@", document):
+        raise UserError(
+            f"{where}: the URL has credentials in it; remove them, change them, and put the new ones into the environment "
+            "(docs/corpora.md#buckets)"
+        )
+    items = document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
+    for key, value in items:
+        check_urls(value, f"{where}.{key}")
 
 
 class TooDeepError(ValueError):

@@ -12,7 +12,6 @@ follows from the signature, `python -m stages.segment --corpus data/corpus --seg
 from __future__ import annotations
 
 import argparse
-import errno
 import importlib
 import inspect
 import json
@@ -31,7 +30,7 @@ from typing import Annotated, Any, get_type_hints
 from pydantic import BaseModel
 
 from soundmill import disk, hashing, ledger, lifetime, manifest, params, shards
-from soundmill.errors import UserError, report_failure
+from soundmill.errors import UserError, fault_of_disk, report_failure
 
 Input = Annotated[Path, "input"]
 Output = Annotated[Path, "output"]
@@ -55,6 +54,7 @@ class Context:
     kept: Path  # shards for the next run with these parameters and this code
     digests: Path  # cache of hashing.file_digests
     workers: int
+    devices: int  # processes that generate, and that encode on GPUs
     cluster: str | None  # address of the Dask scheduler whose workers run the shards
     found_by_name: tuple[str, ...]  # modules and packages, see `code_by_name` of `main`
     tracking: Any  # soundmill.tracking.StageRun
@@ -150,11 +150,7 @@ def main(
     except KeyboardInterrupt:
         sys.exit(f"{name}: interrupted; run it again to continue: finished work is kept")
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            where = Path(error.filename or WORK.parent).resolve()  # errors of an open file lack it
-            sys.exit(f"{name}: no space left for {where}; free some and run again: finished work is kept")
-        where = f" ({error.filename})" if error.filename else ""
-        sys.exit(f"{name}: {error.strerror or error}{where}; fix it and run again: finished work is kept")
+        sys.exit(f"{name}: {fault_of_disk(error, WORK.parent)}: finished work is kept")
     except Exception as error:
         log = Path(WORK) / f"{name}.traceback.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -196,6 +192,7 @@ def _main(
     args = _parse(run, section, ports, argv)
     lifetime.die_with_dvc()
     document = params.read_yaml(args.params)
+    params.check_urls(document, args.params.stem)
 
     def load(model: type[BaseModel], name: str) -> Any:
         return params.parse(model, params.section(document, name, str(args.params)), f"{args.params}: {name}")
@@ -203,6 +200,7 @@ def _main(
     execution = load(params.ExecutionParams, "execution")
     cluster = execution.dask or os.environ.get("DASK_SCHEDULER_ADDRESS")
     workers = execution.workers or os.cpu_count() or 1
+    devices = execution.devices or len(shards.visible_gpus()) or 1
     if args.family and _has_family_section(document, args.params, args.family, section):
         where = f"{args.family}.{section}"
     else:
@@ -235,9 +233,11 @@ def _main(
             path.parent.mkdir(parents=True)
 
         recorded = values.model_dump(mode="json")
-        with tracking.stage_run(project_home(root), name, recorded, root, args.family, start=not always_runs) as tracked:
-            home = project_home(root)
-            ctx = Context(name, args.family, root, home, scratch, kept, digests, workers, cluster, found_by_name, tracked)
+        home = project_home(root)
+        with tracking.stage_run(
+            home, name, recorded, root, args.family, start=not always_runs, system_metrics=execution.system_metrics
+        ) as tracked:
+            ctx = Context(name, args.family, root, home, scratch, kept, digests, workers, devices, cluster, found_by_name, tracked)
             started = time.monotonic()
             metrics = run(values, ctx, **inputs, **staged)
             ctx.cost |= {

@@ -126,12 +126,9 @@ def loops_shard(
     torch.set_num_threads(1)  # the last bits depend on the number of threads
     with shards.ItemWriter(output, manifest.LOOPS, previous) as writer:
         rows = [(row, hashing.digest(*(row[name] for name in KEY))) for row in recordings.to_pylist()]
-        places = (
-            sources.open_unchanged(row["raw_path"], row["digest"], row["path"], output.parent)
-            for row, key in rows
-            if key not in writer
-        )
-        with closing(decode.open_all(places, params.max_seconds)) as opened:
+        wanted = [(row["raw_path"], row["digest"]) for row, key in rows if key not in writer]
+        places = sources.open_unchanged(wanted, output.parent)
+        with closing(places), closing(decode.open_all(places, params.max_seconds)) as opened:
             for row, key in rows:
                 if not writer.copy(key):
                     with writer.item(key) as report:

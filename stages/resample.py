@@ -65,13 +65,10 @@ def resample_shard(cuts: pa.Table, sources: Sources, params: ClipPlan, output: P
     with shards.ItemWriter(output, manifest.CLIPS, previous) as writer:
         planned = [list(recording) for _, recording in groupby(cuts.to_pylist(), key=lambda cut: cut["raw_path"])]
         keyed = [(recording, _key(recording)) for recording in planned]
-        places = (
-            sources.open_unchanged(recording[0]["raw_path"], recording[0]["digest"], recording[0]["source"], output.parent)
-            for recording, key in keyed
-            if key not in writer
-        )
+        wanted = [(recording[0]["raw_path"], recording[0]["digest"]) for recording, key in keyed if key not in writer]
+        places = sources.open_unchanged(wanted, output.parent)
         # `segment` has already probed files with these digests.
-        with closing(decode.open_all(places, params.max_seconds, sums_checked=True)) as opened:
+        with closing(places), closing(decode.open_all(places, params.max_seconds, sums_checked=True)) as opened:
             for recording, key in keyed:
                 if not writer.copy(key):
                     with writer.item(key) as report:

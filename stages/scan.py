@@ -54,9 +54,9 @@ def run(params: ScanParams, ctx: stage.Context, corpus: stage.Output, forgotten:
 def _facts(files: inventory.Inventory, ctx: stage.Context) -> list[Any]:
     """Everything that the tables depend on."""
     audio = [[os.fsdecode(file.raw_path), file.size, file.digest] for file in files.audio]
-    names = sorted(files.metadata)
-    digests = hashing.file_digests([files.metadata[name] for name in names], ctx.digests, ctx.workers)
-    metadata = [[os.fsdecode(name), str(value)] for name, value in zip(names, digests, strict=True)]
+    metadata = [
+        list(pair) for pair in zip(map(os.fsdecode, sorted(files.metadata)), files.metadata_digests(ctx.workers), strict=True)
+    ]
     return [audio, metadata, files.rejected, files.ignored, files.num_files, list(files.remarks.values())]
 
 

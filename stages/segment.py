@@ -80,12 +80,9 @@ def plan_shard(
     """
     with shards.ItemWriter(output, manifest.SEGMENTS, previous) as writer:
         rows = [(row, _key(row, stretches.get(row["recording_id"], []))) for row in recordings.to_pylist()]
-        places = (
-            sources.open_unchanged(row["raw_path"], row["digest"], row["path"], output.parent)
-            for row, key in rows
-            if key not in writer
-        )
-        with closing(decode.open_all(places, params.max_seconds)) as opened:
+        wanted = [(row["raw_path"], row["digest"]) for row, key in rows if key not in writer]
+        places = sources.open_unchanged(wanted, output.parent)
+        with closing(places), closing(decode.open_all(places, params.max_seconds)) as opened:
             for row, key in rows:
                 if not writer.copy(key):
                     with writer.item(key) as report:

@@ -47,7 +47,8 @@ def run(params: TaggerParams, ctx: Context, mels: Input, catalog: Input, tagger:
             f"tagger: too few clips have labels; its classes, and its scores, are of {len(targets.classes)} {targets.kind} instead"
         )
     ctx.tracking.log_dataset("training clips", hashing.file_digest(catalog), len(usable["train"]), catalog, "training")
-    with ctx.progress(num_steps(params, len(usable["train"])), ctx.name, "step") as tick:
+    steps = num_steps(params, len(usable["train"]))
+    with ctx.tracking.system_metrics(), ctx.progress(steps, ctx.name, "step") as tick:
         net, curve = train_tagger(params, spec, log_mels, targets, usable["train"], usable["valid"], ctx.tracking.log_curve, tick)
     digest = save_tagger(net, params, spec, targets, tagger)
     write_trained_on(tagger, catalog, usable["train"])

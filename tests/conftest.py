@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests import graph
+from tests import buckets, graph
 from tests.checkouts import BIN, copy_project, track
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -77,6 +77,23 @@ def mlflow_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def _store() -> Iterator[buckets.Store]:
+    with buckets.running() as store:
+        yield store
+
+
+@pytest.fixture
+def bucket(_store: buckets.Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[buckets.Store]:
+    """A store whose credentials are in the environment, and whose answers a test may spoil."""
+    for name, value in {**buckets.ENVIRONMENT, "AWS_ENDPOINT_URL": _store.url}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("soundmill.corpora.buckets.FIRST_PAUSE", 0.01)
+    _store.forget()
+    yield _store
+    _store.forget()
+
+
 @pytest.fixture
 def tracked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs are recorded, each in its project's own store."""
@@ -98,19 +115,14 @@ def leave_alone(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_worker_is_this_process() -> Iterator[Callable[..., None]]:
-    """Shards that a test has one worker make are made in its own process: a pool takes a second to start, and longer where its
-    processes import torch. Two workers are a pool, as always; gives what makes it."""
+    """Shards that a test has one worker make are made in its own process. Two workers are a pool, as always, which this gives."""
     from soundmill.shards import run
-    from soundmill.shards.jobs import run_job
+    from tests.shards.here import run_here
 
     pool = run._run_here
 
     def make(function, jobs, directory, workers, progress):
-        if workers > 1:
-            return pool(function, jobs, directory, workers, progress)
-        for job in jobs:
-            run_job(function, job, directory)
-            progress(job.weight)
+        (pool if workers > 1 else run_here)(function, jobs, directory, workers, progress)
 
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(run, "_run_here", make)

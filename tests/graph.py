@@ -27,6 +27,7 @@ SHRUNK = [
     "ddpm_mel.train.sampling.num_steps=2",
     "ddpm_mel.train.sampling.griffin_lim_iterations=2",
     "ddpm_mel.generate.count=6",
+    "ddpm_mel.generate.batch_size=4",
     "ddpm_mel.generate.codec_count=4",
     "vocoder=hifigan_laptop",
     "vocoder_families=${latent_families}",  # its rates are those of TANGO's hop

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -17,3 +20,14 @@ def lose_a_bit(path: Path, place: float) -> None:
         file.write(data)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     path.chmod(mode)
+
+
+@contextmanager
+def room_in_files(size: int) -> Iterator[None]:
+    """No file of this process grows beyond `size` bytes: as a disk that fills up, it takes a part of a write, then nothing."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -9,11 +9,14 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from soundmill import tracking
+
+START_SECONDS = 600.0  # on a busy machine
 
 
 def free_port() -> int:
@@ -23,28 +26,34 @@ def free_port() -> int:
 
 
 class Server:
-    """Its database, artifacts and log lie in `folder`; its address stays the same."""
+    """Its log lies in `folder`, and so do database and artifacts, unless they are elsewhere; its address stays the same."""
 
-    def __init__(self, folder: Path):
+    def __init__(
+        self,
+        folder: Path,
+        database: str | None = None,
+        artifacts: str | None = None,
+        environment: Mapping[str, str] | None = None,
+        workers: int = 1,
+    ):
         self.folder, self.port = folder, free_port()
+        self.database, self.artifacts = database or f"sqlite:///{folder}/server.db", artifacts or f"{folder}/artifacts"
+        self.environment, self.workers = environment or {}, workers
         self.address = f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
-        stores = [
-            "--backend-store-uri",
-            f"sqlite:///{self.folder}/server.db",
-            "--artifacts-destination",
-            f"{self.folder}/artifacts",
-        ]
-        environment = {**os.environ, **tracking.QUIET, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        place = ["--host", "127.0.0.1", "--port", str(self.port), "--workers", str(self.workers)]
+        stores = ["--backend-store-uri", self.database, "--artifacts-destination", self.artifacts]
+        command = [sys.executable, "-m", "mlflow", "server", "--app-name", "soundmill", *place]
+        environment = {**os.environ, **tracking.QUIET, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **self.environment}
         environment.pop("MLFLOW_TRACKING_URI", None)
         with (self.folder / "server.log").open("w") as log:
             self._process = subprocess.Popen(
                 [*command, *stores], env=environment, cwd=self.folder, stdout=log, stderr=log, start_new_session=True
             )
-        for _ in range(240):
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
             try:
                 urllib.request.urlopen(f"{self.address}/health", timeout=1).close()
                 return

@@ -28,7 +28,7 @@ from tests import graph
 from tests.checkouts import dvc
 from tests.commands.running import soundmill
 from tests.imports import ROOT
-from tests.prepared import PLAN
+from tests.prepared import PLAN, execution
 from tests.stages.handling import call, external, settle
 from tests.stages.test_loops import LOOPS, beats
 
@@ -285,7 +285,7 @@ def looped(tmp_path, monkeypatch) -> Path:
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     ledger.write([], tmp_path / ledger.FILE)
     document = params.compose(ROOT / "conf", ["corpus=folder", f"corpus.path={tmp_path / 'mine'}", "loops=one_bar"])
-    settle(tmp_path, **{**document, "execution": {"workers": 1, "dask": None}})
+    settle(tmp_path, **{**document, "execution": execution()})
     monkeypatch.chdir(tmp_path)
     make_loops()
     return tmp_path

@@ -93,7 +93,9 @@ def project(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_params(project: Path, seconds: float) -> None:
-    (project / "params.yaml").write_text(f"execution: {{workers: 2, dask: null}}\nresample: {{seconds: {seconds}}}\n")
+    (project / "params.yaml").write_text(
+        f"execution: {{workers: 2, devices: null, dask: null, slots: {{cpu: 1, gpu: 0}}}}\nresample: {{seconds: {seconds}}}\n"
+    )
 
 
 def environment(root: Path, **more: str) -> dict[str, str]:

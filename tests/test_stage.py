@@ -16,6 +16,8 @@ from soundmill import hashing, shards, stage
 from tests.flows.tiny import DVC
 from tests.lost_bits import lose_a_bit
 
+EXECUTION = "execution: {workers: 2, devices: null, dask: null, slots: {cpu: 1, gpu: 0}}\n"
+
 # A real stage, small: copies lines of a text to shards, one line a second where it is told to be slow.
 STAGE = '''
 import os, signal, sys, time
@@ -73,7 +75,7 @@ if __name__ == "__main__":
 @pytest.fixture
 def project(tmp_path):
     (tmp_path / "copy_stage.py").write_text(STAGE)
-    (tmp_path / "params.yaml").write_text("execution: {workers: 2, dask: null}\ncopy: {repeat: 2}\n")
+    (tmp_path / "params.yaml").write_text(EXECUTION + "copy: {repeat: 2}\n")
     (tmp_path / "words").write_text("one two bad three")
     return tmp_path
 
@@ -142,7 +144,7 @@ def test_a_picture_that_fails_is_told_in_a_line_and_the_stage_ends_well(project)
 def test_same_bytes_with_one_worker_and_again(project):
     run(project)
     first = outputs(project)
-    (project / "params.yaml").write_text("execution: {workers: 1, dask: null}\ncopy: {repeat: 2}\n")
+    (project / "params.yaml").write_text(EXECUTION + "copy: {repeat: 2}\n")
     assert run(project)[0] == 0
     assert outputs(project) == first
 
@@ -151,9 +153,17 @@ def test_same_bytes_with_one_worker_and_again(project):
     ("words", "params", "said"),
     [
         ("", None, "words: is empty; put words in it"),
-        ("one", "execution: {workers: 2, dask: null}\ncopy: {repeet: 2}\n", "did you mean 'repeat'"),
-        ("one", "execution: {workers: 0, dask: null}\ncopy: {repeat: 2}\n", "execution.workers"),
-        ("one", "execution: {workers: 1, dask: null}\n", "section 'copy' is missing"),
+        (
+            "one",
+            EXECUTION + "copy: {repeet: 2}\n",
+            "did you mean 'repeat'",
+        ),
+        (
+            "one",
+            EXECUTION.replace("2", "0") + "copy: {repeat: 2}\n",
+            "execution.workers",
+        ),
+        ("one", EXECUTION, "section 'copy' is missing"),
         ("boom", None, "RuntimeError: a fault"),
         ("forget", None, "did not write its output out/note"),
     ],
@@ -251,7 +261,7 @@ def test_replacing_an_output_never_writes_through_a_link(project):
     run(project)
     cached = project / "cache"
     os.link(project / "out/note", cached)
-    (project / "params.yaml").write_text("execution: {workers: 2, dask: null}\ncopy: {repeat: 1}\n")
+    (project / "params.yaml").write_text(EXECUTION + "copy: {repeat: 1}\n")
     before = cached.stat().st_ino
     run(project)
     assert cached.read_text() == "done"

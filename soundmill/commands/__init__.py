@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 
 import typer
 
@@ -21,13 +22,13 @@ from soundmill.commands import (
     vocoders,
     weights,
 )
-from soundmill.errors import UserError
+from soundmill.errors import UserError, fault_of_disk
 
-FAULTS_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+FAULTS_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.EINTR)
 
 
 class Group(typer.core.TyperGroup):
-    """Shows a UserError, and errors of a full or read-only disk, as one message, never a traceback."""
+    """Shows a UserError, and errors of a full, read-only or failing disk, as one message, never a traceback."""
 
     def invoke(self, ctx: typer.Context) -> object:
         try:
@@ -40,7 +41,7 @@ class Group(typer.core.TyperGroup):
         except OSError as error:
             if error.errno not in FAULTS_OF_THE_DISK:
                 raise
-            typer.secho(str(error), fg="red", err=True)
+            typer.secho(fault_of_disk(error, Path.cwd()), fg="red", err=True)
             raise typer.Exit(1) from None
 
 

@@ -30,8 +30,10 @@ FollowLinks = Annotated[
 @app.command("check")
 def check_corpus(
     path: Annotated[
-        Path,
-        typer.Argument(help="Folder of recordings and metadata; or a params.yaml, for the corpus (or union) that it names."),
+        str,
+        typer.Argument(
+            help="Folder or bucket of recordings and metadata; or a params.yaml, for the corpus (or union) that it names."
+        ),
     ],
     format: Annotated[str, typer.Option(help="Format (docs/corpora.md); auto: detect it.")] = "auto",
     json: Annotated[Path | None, typer.Option(help="Write the whole report to this file.")] = None,
@@ -42,20 +44,21 @@ def check_corpus(
     """Report what a corpus contains: coverage, missing clips, orphans, collisions, ambiguous and damaged files."""
     from rich.console import Console
 
-    from soundmill.corpora import check
+    from soundmill.corpora import buckets, check
 
-    from_params = path.is_file() and path.suffix.lower() in (".yaml", ".yml")
+    place = buckets.root_of(path, Path()) if buckets.is_url(path) else Path(path)
+    from_params = isinstance(place, Path) and place.is_file() and place.suffix.lower() in (".yaml", ".yml")
     if from_params and (format != "auto" or follow_links):
         raise UserError(f"{path}: has corpus.format and corpus.follow_links; leave out --format and --follow-links")
-    if from_params and path.resolve() in [output.resolve() for output in (json, missing) if output]:
+    if from_params and place.resolve() in [output.resolve() for output in (json, missing) if output]:
         raise UserError(f"{path}: would be overwritten; choose another file")
     if missing:
-        check.check_outside(missing, [place.root for place in check.directories_of(path)] if from_params else [path])
+        check.check_outside(missing, [part.root for part in check.directories_of(place)] if from_params else [place])
     with progress_bar(None, "headers", "recording") as tick:
         if from_params:
-            report = check.check_params(path, headers, tick)
+            report = check.check_params(place, headers, tick)
         else:
-            report = check.check(path, format, headers, tick, follow_links)
+            report = check.check(place, format, headers, tick, follow_links)
     check.show(report, Console())
     if json:
         check.write_json(report, json)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +20,9 @@ from soundmill.errors import UserError
 
 app = typer.Typer()
 
-LOW_DISK_GB = 5.0
+LOW_DISK_GB, LOW_TEMPORARY_GB = 5.0, 1.0
+CLOCK_SECONDS = 5.0  # that a server's clock may differ
+ANSWER_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -45,13 +50,14 @@ def doctor(project: Project = None) -> None:
 
 def examine(root: Path) -> Iterator[Finding]:
     """Findings about the project at `root`, one at a time (some take a second)."""
-    checks: list[Callable[[Path], Finding]] = [
+    checks: list[Callable[[Path], Finding | list[Finding]]] = [
         _python,
         _ffmpeg,
         _tools,
         _cores,
         _gpu,
         _disk,
+        _temporary,
         _weights,
         _tracking,
         _prefect,
@@ -59,7 +65,8 @@ def examine(root: Path) -> Iterator[Finding]:
         _changes,
     ]
     for check in checks:
-        yield check(root)
+        found = check(root)
+        yield from found if isinstance(found, list) else [found]
 
 
 def _python(root: Path) -> Finding:
@@ -101,12 +108,25 @@ def _gpu(root: Path) -> Finding:
 
 
 def _disk(root: Path) -> Finding:
-    free = shutil.disk_usage(root).free / 1e9
+    cache = root / ".dvc" / "cache"
+    places = [root, *([cache] if cache.exists() else [])]  # the cache may be a link to another disk
+    for place in places:
+        if not os.access(place, os.W_OK):
+            return Finding("disk", "lacking", f"{place} is not writable", "give its files to the user who runs Soundmill")
+    free = min(shutil.disk_usage(place).free for place in places) / 1e9
     if free < LOW_DISK_GB:
         return Finding(
             "disk", "lacking", f"{free:.1f} GB free", "free some space; `soundmill clean` shows which old outputs can be removed"
         )
     return Finding("disk", "ok", f"{free:.0f} GB free")
+
+
+def _temporary(root: Path) -> Finding:
+    place = Path(tempfile.gettempdir())
+    free = shutil.disk_usage(place).free / 1e9
+    if free < LOW_TEMPORARY_GB:
+        return Finding("temporary", "optional", f"{free:.1f} GB free in {place}", "free some space, or set TMPDIR to another disk")
+    return Finding("temporary", "ok", f"{free:.0f} GB free in {place}")
 
 
 def _weights(root: Path) -> Finding:
@@ -123,20 +143,74 @@ def _weights(root: Path) -> Finding:
     return Finding("weights", "optional", present, remedy)
 
 
-def _tracking(root: Path) -> Finding:
+def _tracking(root: Path) -> Finding | list[Finding]:
     from soundmill import tracking
 
     works, where = tracking.status(root)
     count, why = tracking.waiting(root)
-    if works and why:
-        return Finding("tracking", "optional", f"{where}; {count} runs not uploaded yet ({why})", "`soundmill sync` uploads them")
-    if works:
-        return Finding("tracking", "ok", f"{where}; `make browse` shows the runs")
-    remedy = "start that server, or unset MLFLOW_TRACKING_URI to use the local store; until then runs are kept on disk"
-    return Finding("tracking", "optional", where, remedy)
+    if not works:
+        remedy = "start that server, or unset MLFLOW_TRACKING_URI to use the local store; until then runs are kept on disk"
+        return Finding("tracking", "optional", where, remedy)
+    if why:
+        found = Finding("tracking", "optional", f"{where}; {count} runs not uploaded yet ({why})", "`soundmill sync` uploads them")
+    else:
+        found = Finding("tracking", "ok", f"{where}; `make browse` shows the runs")
+    store = tracking.store(root)
+    if not store.is_server:
+        return found
+    user, password = (os.environ.get(f"MLFLOW_TRACKING_{name}", "") for name in ("USERNAME", "PASSWORD"))
+    return [
+        found,
+        *_compared("MLflow", f"{store.uri.rstrip('/')}/version", (user, password), "MLFLOW_TRACKING_USERNAME and _PASSWORD"),
+        _writing(root),
+    ]
 
 
-def _prefect(root: Path) -> Finding:
+def _writing(root: Path) -> Finding:
+    from soundmill import tracking
+
+    try:
+        return Finding("recording", "ok", f"allowed; a file was written to {tracking.check_writing(root)}, read and deleted")
+    except UserError as error:
+        return Finding("recording", "optional", str(error), "until then runs are kept on disk; `soundmill sync` uploads them")
+
+
+def _compared(package: str, url: str, login: tuple[str, str], variables: str) -> list[Finding]:
+    """The version of a server (the answer of `url`) and its clock, compared with those here."""
+    from email.utils import parsedate_to_datetime
+    from importlib.metadata import version
+
+    import httpx
+
+    asked = time.time()
+    try:
+        answer = httpx.get(url, auth=login if login[0] else None, timeout=ANSWER_SECONDS)
+    except httpx.HTTPError as error:
+        return [Finding(package, "optional", str(error), "does the server's address answer from here?")]
+    answered, found, url = time.time(), [], url.partition("://")[2].rpartition("@")[2]  # without a password
+    there, here = answer.text.strip().strip('"'), version(package.lower())
+    if answer.status_code in (401, 403):
+        found.append(Finding(package, "optional", f"{url} refuses this login", f"set {variables} to those of the server"))
+    elif not answer.is_success or not re.fullmatch(r"\d[\w.+-]*", there):
+        found.append(
+            Finding(package, "optional", f"{url}: no version (status {answer.status_code})", "is that the server's address?")
+        )
+    elif there.split(".")[:2] != here.split(".")[:2]:
+        found.append(Finding(package, "optional", f"version {there} there, {here} here", "install the same version there and here"))
+    else:
+        found.append(Finding(package, "ok", f"version {there} there, {here} here"))
+    if date := answer.headers.get("date"):
+        there_now = parsedate_to_datetime(date).timestamp()  # whole seconds, between `asked` and `answered`
+        behind, ahead = asked - there_now - 1, there_now - answered
+        if max(behind, ahead) <= CLOCK_SECONDS:
+            found.append(Finding("clocks", "ok", f"that of {url} agrees"))
+        else:
+            detail = f"that of {url} is {max(behind, ahead):.0f} s {'ahead' if ahead > behind else 'behind'}"
+            found.append(Finding("clocks", "optional", detail, "set both by NTP: curves and durations mix the times of both"))
+    return found
+
+
+def _prefect(root: Path) -> Finding | list[Finding]:
     from flows import server
 
     url = server.address()
@@ -146,7 +220,10 @@ def _prefect(root: Path) -> Finding:
         server.check(url)
     except UserError as error:
         return Finding("Prefect", "optional", str(error), "or unset PREFECT_API_URL: each run then starts its own server")
-    return Finding("Prefect", "ok", f"{url} answers")
+    return [
+        Finding("Prefect", "ok", f"{url} answers"),
+        *_compared("Prefect", f"{url.rstrip('/')}/admin/version", server.login(), "PREFECT_API_AUTH_STRING"),
+    ]
 
 
 def _dvc_lock(root: Path) -> Finding:

@@ -12,13 +12,16 @@ from soundmill.commands.project import Project, project_root, use_recorded_store
 from soundmill.errors import UserError
 
 if TYPE_CHECKING:
+    from soundmill.corpora.buckets import Bucket
     from soundmill.corpora.survey import Survey
 
 app = typer.Typer()
 
 Corpus = Annotated[
     str | None,
-    typer.Argument(help="Folder of recordings; captions, class folders and splits are detected (default: the embedded corpus)."),
+    typer.Argument(
+        help="Folder or bucket of recordings; captions, class folders and splits are detected (default: the embedded corpus)."
+    ),
 ]
 LOCK_SECONDS = 10.0  # to wait for another command; a pipeline takes longer, and the error names it
 SYNC_SECONDS = 20.0  # at most, to upload the last runs first
@@ -91,6 +94,25 @@ def sync(project: Project = None) -> None:
 
 
 @app.command()
+def join(
+    head: Annotated[str, typer.Argument(metavar="HOST:PORT", help="The machine that runs the pipeline, and its `hardware.port`.")],
+    project: Project = None,
+) -> None:
+    """Take part in the trainings of another machine, one after the other, until Ctrl-C (docs/orchestration.md).
+
+    That machine runs `dvc repro` with `hardware.nodes` above 1. Both need this checkout on a shared disk, under the same path.
+    """
+    root = project_root(project)
+    host, _, port = head.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise UserError(f"{head!r} is not HOST:PORT; for example `soundmill join node1:29400`")
+    from soundmill.training import joining
+
+    with suppress(KeyboardInterrupt):
+        joining.join(host.strip("[]"), int(port), root)
+
+
+@app.command()
 def run(
     corpus: Corpus = None,
     overrides: Annotated[
@@ -105,6 +127,7 @@ def run(
         str | None, typer.Option(help="Name of the workspace (default: the folder's and the experiment's, or the families').")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the contents and the estimated cost.")] = False,
+    push: Annotated[bool, typer.Option("--push", help="Copy the results to DVC's default remote.")] = False,
     project: Project = None,
 ) -> None:
     """Run the whole pipeline on your own recordings, or for another model, in a workspace separate from the demo."""
@@ -141,7 +164,7 @@ def run(
         typer.echo(f"workspace   {workspace}")
         if contents and contents.packed:
             handover.save(contents.packed, workspace / stage.WORK / "scan")
-        status = checkout.run_pipeline(workspace)
+        status = checkout.run_pipeline(workspace, push)
     raise typer.Exit(status)
 
 
@@ -187,14 +210,18 @@ def bakeoff(
     raise typer.Exit(subprocess.run(command, cwd=root, preexec_fn=lifetime.with_this_process()).returncode)
 
 
-def _folder_and_overrides(corpus: str | None, overrides: list[str] | None) -> tuple[Path | None, list[str]]:
-    """The folder of recordings, if given, and the parameters to change, the first of which may take the folder's place."""
+def _folder_and_overrides(corpus: str | None, overrides: list[str] | None) -> tuple[Path | Bucket | None, list[str]]:
+    """The folder or bucket, if given, and the parameters to change, the first of which may take the folder's place."""
+    from soundmill.corpora import buckets
+
+    if corpus and buckets.is_url(corpus):
+        return buckets.root_of(corpus, Path()), overrides or []
     if corpus and "=" in corpus and not Path(corpus).is_dir():
         return None, [corpus, *(overrides or [])]
     return Path(corpus) if corpus else None, overrides or []
 
 
-def _survey(root: Path, corpus: Path, document: dict[str, Any], training_seconds: float | None = None) -> Survey:
+def _survey(root: Path, corpus: Path | Bucket, document: dict[str, Any], training_seconds: float | None = None) -> Survey:
     """Print the contents of a folder of recordings and the estimated cost; write its format and path into `document`.
 
     `training_seconds` None: estimated from a few steps of each of the document's families.
@@ -205,7 +232,7 @@ def _survey(root: Path, corpus: Path, document: dict[str, Any], training_seconds
     contents = survey.survey(corpus, document["corpus"].get("follow_links", False))
     if document["corpus"]["format"] == "auto":
         document["corpus"]["format"] = contents.format
-    document["corpus"]["path"] = str(corpus.resolve())
+    document["corpus"]["path"] = str(contents.directory)
     contents.check_sound(document["clips"]["default"]["silence_dbfs"])
     if training_seconds is None:
         clips = {

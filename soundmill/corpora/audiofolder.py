@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from soundmill import hashing
 from soundmill.corpora import sources
 from soundmill.corpora.class_names import ClassNames
 from soundmill.corpora.folder import split_of_folder
@@ -211,7 +210,7 @@ def _read_table(
 
 def _digests(inventory: Inventory, name: bytes, file: pq.ParquetFile) -> str:
     what = f"recordings of at most {sources.MAX_BYTES} bytes"
-    return hashing.cached_value(inventory.metadata[name], what, lambda: json.dumps(sources.digest_cells(file)), inventory.cache)
+    return inventory.cached(name, what, lambda: json.dumps(sources.digest_cells(file)))
 
 
 def _with_repeated_names(inventory: Inventory, names: list[bytes]) -> set[bytes]:

@@ -19,6 +19,7 @@ import numpy as np
 
 from soundmill import disk, params
 from soundmill.corpora import inventory, metadata, registry, union
+from soundmill.corpora.buckets import Bucket
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.resolver import TOLERANCE
 from soundmill.corpora.section import Directory, ScanParams, directories, named
@@ -39,7 +40,7 @@ AUDIOCAPS_COLUMNS = ("audiocap_id", "youtube_id", "start_time", "caption")
 class Report:
     """The state of one corpus. Paths are escaped, relative to its directory; in a union their part's name comes first."""
 
-    path: Path  # the corpus directory; for a union, the params.yaml that lists its parts
+    path: Path | Bucket  # the corpus directory; for a union, the params.yaml that lists its parts
     detected: bool  # the format was detected, not given
     parts: dict[str, str]  # of a union: format by name
     inventory: Inventory
@@ -92,7 +93,7 @@ class Report:
 
 
 def check(
-    directory: Path,
+    directory: Path | Bucket,
     format: str = registry.AUTO,
     headers: bool = False,
     progress: Callable[[int], None] = lambda n: None,
@@ -108,8 +109,10 @@ def check(
     return report_of(place.root, [place], read([place]), headers, progress)
 
 
-def directory_of(directory: Path, format: str = registry.AUTO, follow_links: bool = False) -> Directory:
-    """The directory as a corpus; UserError if it is not a directory."""
+def directory_of(directory: Path | Bucket, format: str = registry.AUTO, follow_links: bool = False) -> Directory:
+    """The directory or bucket as a corpus; UserError if it is no directory."""
+    if isinstance(directory, Bucket):
+        return Directory("", format, 1.0, directory, follow_links)
     if not directory.is_dir():
         what = "is a file, not a directory" if directory.exists() else "no such directory"
         raise UserError(f"{escape_path(bytes(directory))}: {what}; give the directory of your recordings")
@@ -142,7 +145,7 @@ def read(places: list[Directory]) -> list[union.UnionPart]:
 
 
 def report_of(
-    path: Path,
+    path: Path | Bucket,
     places: list[Directory],
     parts: list[union.UnionPart],
     headers: bool = False,
@@ -296,9 +299,9 @@ def write_missing(report: Report, path: Path) -> int:
     return count
 
 
-def check_outside(path: Path, places: list[Path]) -> None:
+def check_outside(path: Path, places: list[Path | Bucket]) -> None:
     """UserError if a file would be written into the corpus."""
-    if any(path.resolve().is_relative_to(place.resolve()) for place in places):
+    if any(path.resolve().is_relative_to(place.resolve()) for place in places if isinstance(place, Path)):
         raise UserError(f"{path}: lies in the corpus and would be read as one of its tables; write it elsewhere")
 
 

@@ -22,14 +22,9 @@ def state(inventory: Inventory) -> str | None:
     if any(name.lower().endswith(b".parquet") for name in inventory.metadata):
         return None
     audio = [[file.path, file.size] for file in inventory.audio]
-    metadata = [[os.fsdecode(name), *_facts(path)] for name, path in inventory.metadata.items()]
+    metadata = [[os.fsdecode(name), *inventory.facts(name)] for name in inventory.metadata]
     remarks = list(inventory.remarks.values())
-    return hashing.digest(os.fspath(inventory.root), room_digest(Path(__file__).parent), audio, metadata, remarks)
-
-
-def _facts(path: bytes) -> list[int]:
-    status = os.stat(path)
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+    return hashing.digest(os.fsdecode(bytes(inventory.root)), room_digest(Path(__file__).parent), audio, metadata, remarks)
 
 
 def pack(before: str, tables: CorpusTables) -> bytes:

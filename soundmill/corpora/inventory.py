@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import bisect
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from soundmill import hashing
+from soundmill.corpora import buckets
+from soundmill.corpora.buckets import Bucket
 from soundmill.decoding import decode
 from soundmill.decoding.containers.layout import HEAD_BYTES
 from soundmill.decoding.containers.sniffing import is_text
@@ -77,9 +80,10 @@ class AudioFile:
 class Inventory:
     """The files of one corpus, sorted by raw path."""
 
-    root: Path
+    root: Path | Bucket
     audio: list[AudioFile] = field(default_factory=list)
-    metadata: dict[bytes, bytes] = field(default_factory=dict)  # path relative to the corpus → absolute path
+    metadata: dict[bytes, bytes] = field(default_factory=dict)  # path relative to the corpus → absolute path or URL
+    objects: dict[bytes, buckets.Object] = field(default_factory=dict)  # of a bucket: its metadata
     ignored: dict[str, int] = field(default_factory=dict)  # extension or name → count
     rejected: list[dict[str, str]] = field(default_factory=list)  # rows of manifest.QUARANTINE
     remarks: dict[tuple[bytes, str], str] = field(default_factory=dict)  # (metadata file, problem) → sentence for reports
@@ -90,6 +94,7 @@ class Inventory:
     num_files: int = 0
     digests: bool = True  # whether the files were digested
     cache: Path | None = None  # of digests; see hashing.file_digests
+    _names: list[bytes] = field(default_factory=list)  # of `objects`
 
     def remark(self, name: bytes, what: str, count: int, first: str = "") -> None:
         """Note a problem of a metadata file, or of the corpus (empty name), that did not prevent reading it."""
@@ -122,6 +127,36 @@ class Inventory:
             + "); set it to the directory that holds the audio files"
         )
 
+    def following(self, name: bytes, count: int) -> list[bytes]:
+        """At most `count` of the `objects`, from this one on."""
+        if not self._names:
+            self._names = list(self.objects)
+        first = bisect.bisect_left(self._names, name)
+        return self._names[first : first + count]
+
+    def facts(self, name: bytes) -> list[int | str]:
+        """What changes if a metadata file does."""
+        if name in self.objects:
+            return [self.objects[name].size, self.objects[name].tag]
+        status = os.stat(self.metadata[name])
+        return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+    def metadata_digests(self, workers: int) -> list[str]:
+        """What identifies the content of each metadata file, in the order of their names: a digest, or an object's tag."""
+        names = sorted(self.metadata)
+        if self.objects:
+            return [f"{self.objects[name].size} {self.objects[name].tag}" for name in names]
+        return [str(value) for value in hashing.file_digests([self.metadata[name] for name in names], self.cache, workers)]
+
+    def cached(self, name: bytes, what: str, make: Callable[[], str]) -> str:
+        """`make()`, a text that depends on a metadata file, from the cache if the file has not changed."""
+        if name not in self.objects:
+            return hashing.cached_value(self.metadata[name], what, make, self.cache)
+        one = self.objects[name]
+        row = (self.metadata[name] + b"\0" + what.encode(), f"{one.size} {one.tag}")
+        (text,) = hashing.cached_values([row], lambda _: make(), self.cache)
+        return text
+
     def unread(self) -> list[bytes]:
         """Tables, lists and texts that were not read."""
         return [name for name in self.metadata if _TABLE.search(name) and name not in self.opened and not is_about_corpus(name)]
@@ -137,7 +172,7 @@ def is_about_corpus(name: bytes) -> bool:
 
 
 def list_files(
-    root: Path,
+    root: Path | Bucket,
     workers: int = 1,
     digests: bool = True,
     cache: Path | None = None,
@@ -151,18 +186,30 @@ def list_files(
     out of the corpus is quarantined, or with `follow_links` read as part of it, each directory once. Links to directories that are
     scanned anyway or contain the corpus are quarantined, as are dangling links, FIFOs, sockets and devices. Dot files, known
     metadata and texts without an extension in MEDIA are ignored and counted. A large file is quarantined before it is digested if
-    its header is unusable or declares more than `max_seconds`. `cache` as in hashing.file_digests.
+    its header is unusable or declares more than `max_seconds`. `cache` as in hashing.file_digests. Objects of a bucket are treated
+    as files; large ones too are digested.
     """
     inventory = Inventory(root, digests=digests, cache=cache)
-    top = os.fsencode(root)
+    top = bytes(root)
     candidates: list[tuple[bytes, int]] = []
-    for raw_path, size in _walk(top, inventory, follow_links):
+    if isinstance(root, Bucket):
+        listed = _objects(root, inventory)
+        entries = ((path, one.size) for path, one in listed.items())
+        has_text = _texts(root, listed).__contains__
+    else:
+        listed, entries = {}, _walk(top, inventory, follow_links)
+
+        def has_text(raw_path: bytes) -> bool:
+            return _begins_as_text(os.path.join(top, raw_path))
+
+    for raw_path, size in entries:
         inventory.num_files += 1
         name = os.path.basename(raw_path)
         extension = os.path.splitext(name)[1].lower()
-        path = os.path.join(top, raw_path)
-        if _is_metadata(name, extension) or (size and os.fsdecode(extension) not in MEDIA and _is_text(path)):
-            inventory.metadata[raw_path] = path
+        if _is_metadata(name, extension) or (size and os.fsdecode(extension) not in MEDIA and has_text(raw_path)):
+            inventory.metadata[raw_path] = os.path.join(top, raw_path)
+            if raw_path in listed:
+                inventory.objects[raw_path] = listed[raw_path]
             inventory.ignore(escape_path(extension or name))
         elif size == 0:
             inventory.reject(raw_path, "empty", "zero bytes")
@@ -182,7 +229,10 @@ def list_files(
             return error
         return None
 
-    results = hashing.file_digests([os.path.join(top, path) for path, _ in candidates], cache, workers, check=check)
+    if isinstance(root, Bucket):
+        results = buckets.digests(root, [listed[path] for path, _ in candidates], cache)
+    else:
+        results = hashing.file_digests([os.path.join(top, path) for path, _ in candidates], cache, workers, check=check)
     for (raw_path, size), result in zip(candidates, results, strict=True):
         progress(1)
         if isinstance(result, OSError):
@@ -198,12 +248,44 @@ def _is_metadata(name: bytes, extension: bytes) -> bool:
     return os.fsdecode(extension) in METADATA or extension.endswith(b"~") or bool(not extension and METADATA_NAMES.fullmatch(name))
 
 
-def _is_text(path: bytes) -> bool:
+def _has_known_kind(name: bytes) -> bool:
+    extension = os.path.splitext(name)[1].lower()
+    return os.fsdecode(extension) in MEDIA or _is_metadata(name, extension)
+
+
+def _begins_as_text(path: bytes) -> bool:
     try:
         with open(path, "rb") as file:
             return is_text(file.read(HEAD_BYTES))
     except OSError:
         return False
+
+
+def _texts(bucket: Bucket, listed: Mapping[bytes, buckets.Object]) -> set[bytes]:
+    """Objects whose first bytes show that they are texts, which their name does not."""
+    unknown = [path for path, one in listed.items() if one.size and not _has_known_kind(os.path.basename(path))]
+    heads = buckets.read_all([buckets.join(bucket, path) for path in unknown], HEAD_BYTES)
+    return {path for path, head in zip(unknown, heads, strict=True) if is_text(head)}
+
+
+def _objects(bucket: Bucket, inventory: Inventory) -> dict[bytes, buckets.Object]:
+    """Objects by path, sorted; those that would be no regular file, or hidden, are quarantined or ignored."""
+    files = {}
+    hidden = set()
+    for one in buckets.objects(bucket):
+        parts = one.raw_path.split(b"/")
+        dot = next((number for number, part in enumerate(parts, start=1) if part.startswith(b".")), 0)
+        if dot:
+            hidden.add(b"/".join(parts[:dot]))
+        elif not parts[-1] and not one.size:
+            inventory.ignore("folder markers")
+        elif b"" in parts or b"\0" in one.raw_path or b"?versionId=" in one.raw_path:
+            inventory.reject(one.raw_path, "unreadable", "no file can have this name")
+        else:
+            files[one.raw_path] = one
+    for _ in hidden:
+        inventory.ignore("dot files")
+    return files
 
 
 def _walk(top: bytes, inventory: Inventory, follow_links: bool) -> Iterator[tuple[bytes, int]]:

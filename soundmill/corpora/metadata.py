@@ -7,11 +7,13 @@ import csv
 import gzip
 import io
 import itertools
+import os
 import re
 import zlib
 from collections.abc import Iterator
 from typing import IO, Any
 
+from soundmill.corpora import buckets
 from soundmill.corpora.inventory import Inventory
 from soundmill.decoding import decode
 from soundmill.errors import UserError
@@ -20,6 +22,7 @@ from soundmill.params import TooDeepError, parse_json
 
 HEAD_BYTES = 1 << 16  # from which formats are detected
 KEPT_BYTES = 64 << 20  # of heads in memory; small files are then opened only once
+READ_AHEAD = 256  # small objects of a bucket read together: one by one, each would take a round trip
 UTF_16 = codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE  # byte order marks
 MAX_TEXT_BYTES = 1 << 20  # of a caption file or a JSON line
 MAX_MANIFEST_BYTES = 512 << 20  # of a csv or JSON file, which takes several times as much memory as rows
@@ -32,7 +35,7 @@ def _read_at_most(inventory: Inventory, name: bytes, count: int) -> bytes:
     inventory.opened.add(name)
     if (whole := _whole(inventory, name)) is not None:
         return whole
-    with open(inventory.metadata[name], "rb") as file:
+    with buckets.open_file(inventory.metadata[name]) as file:
         return file.read(count)
 
 
@@ -97,7 +100,7 @@ def _read_table(inventory: Inventory, name: bytes) -> str:
 def _head_text(inventory: Inventory, name: bytes) -> str:
     """Text of the first MAX_TEXT_BYTES of a csv or list; UserError, naming it, if it cannot be read."""
     try:
-        with open(inventory.metadata[name], "rb") as file:
+        with buckets.open_file(inventory.metadata[name]) as file:
             head = file.read(MAX_TEXT_BYTES)
     except OSError as error:
         raise UserError(f"{escape_path(name)}: {error.strerror}; make it readable, or remove it from the corpus") from None
@@ -177,7 +180,7 @@ def read_head(inventory: Inventory, name: bytes, size: int = HEAD_BYTES) -> byte
     if size == HEAD_BYTES and name in inventory.heads:
         return inventory.heads[name]
     try:
-        with open(inventory.metadata[name], "rb") as file:
+        with buckets.open_file(inventory.metadata[name]) as file:
             head = file.read(size)
         if name.lower().endswith(b".gz"):
             head = zlib.decompressobj(wbits=31).decompress(head, size)
@@ -191,8 +194,26 @@ def read_head(inventory: Inventory, name: bytes, size: int = HEAD_BYTES) -> byte
 
 def _whole(inventory: Inventory, name: bytes) -> bytes | None:
     """All bytes of a file, if `read_head` has kept them."""
+    if name in inventory.objects and name not in inventory.heads:
+        _read_ahead(inventory, name)
     head = inventory.heads.get(name)
     return head if head is not None and len(head) < HEAD_BYTES and not name.lower().endswith(b".gz") else None
+
+
+def _read_ahead(inventory: Inventory, name: bytes) -> None:
+    """Keep this small object of a bucket and those of its kind that follow it; none if it is not small."""
+    extension = os.path.splitext(name)[1]
+    following = inventory.following(name, 4 * READ_AHEAD)
+    alike = (other for other in following if other.endswith(extension) and 0 < inventory.objects[other].size < HEAD_BYTES)
+    names = list(itertools.islice(alike, READ_AHEAD))
+    if names[:1] != [name] or extension.lower() == b".gz":
+        return
+    if inventory.kept_bytes > KEPT_BYTES:
+        inventory.heads.clear()
+        inventory.kept_bytes = 0
+    heads = buckets.read_all([inventory.metadata[other] for other in names], HEAD_BYTES)
+    inventory.heads |= zip(names, heads, strict=True)
+    inventory.kept_bytes += sum(map(len, heads))
 
 
 def begins_with(inventory: Inventory, name: bytes, keys: set[str]) -> bool:
@@ -248,4 +269,5 @@ def _object(pairs: list[tuple[str, Any]], repeated: list[str]) -> dict[str, Any]
 
 
 def _open_packed(path: bytes, name: bytes) -> IO[bytes]:
-    return gzip.open(path) if name.lower().endswith(b".gz") else open(path, "rb")
+    file = buckets.open_file(path)
+    return gzip.open(file) if name.lower().endswith(b".gz") else file

@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from soundmill.corpora import registry, union
+from soundmill.corpora import buckets, registry, union
+from soundmill.corpora.buckets import Bucket
 from soundmill.corpora.sources import PART_NAME
 from soundmill.errors import UserError
 from soundmill.params import Seconds, StageParams
@@ -26,7 +27,7 @@ class PartParams(StageParams):
 
 class ScanParams(StageParams):
     format: Literal[(*registry.NAMES, union.NAME)]
-    path: str | None = Field(description="the corpus directory; a relative one starts at the checkout; null for a union")
+    path: str | None = Field(description="the corpus directory or bucket; a relative one starts at the checkout; null for a union")
     parts: dict[Annotated[str, Field(pattern=rf"^{PART_NAME.pattern}$")], PartParams] = Field(description="corpora of a union")
     embedded: list[str] = Field(max_length=0)
     external: list[str] = Field(min_length=1, max_length=1)
@@ -42,7 +43,7 @@ class Directory:
     name: str
     format: str
     weight: float
-    root: Path
+    root: Path | Bucket
     follow_links: bool
 
 
@@ -73,11 +74,13 @@ def named(part: str) -> Iterator[None]:
         raise UserError(f"corpus.parts.{part}: {error}" if part else str(error)) from None
 
 
-def _existing(path: str | None, home: Path) -> Path:
-    """The directory at corpus.path; UserError if it is not one."""
+def _existing(path: str | None, home: Path) -> Path | Bucket:
+    """The directory or bucket at corpus.path; UserError if it is none. A bucket is not looked up."""
     remedy = "set it to the directory of your recordings: `make run CORPUS=DIR`, or `soundmill params corpus=auto corpus.path=DIR`"
     if not path:
         raise UserError(f"params.yaml: corpus.path is not set; {remedy}")
+    if buckets.is_url(path):
+        return buckets.root_of(path, home)
     root = home / path
     try:
         root.stat()

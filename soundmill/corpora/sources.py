@@ -1,4 +1,4 @@
-"""Where recordings are stored: in files or in cells of Parquet tables, in one corpus or the parts of a union.
+"""Where recordings are stored: in files or objects, or in cells of Parquet tables, in one corpus or the parts of a union.
 
 `raw_path` of manifest.RECORDINGS identifies a recording. For a file it is the path relative to the corpus. For a recording embedded
 in a table it is the table's path, a zero byte (which no path contains) and the row as ten digits, so that byte order is row order.
@@ -8,13 +8,14 @@ In a union, both start with the part's name and a slash.
 from __future__ import annotations
 
 import bisect
+import io
 import itertools
 import os
 import re
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from soundmill import hashing, params
+from soundmill.corpora import buckets
 from soundmill.corpora.inventory import AudioFile
 from soundmill.decoding.decode import DecodeError, open_regular
 from soundmill.errors import UserError
@@ -83,9 +85,9 @@ def shown(raw_path: bytes) -> str:
 
 @dataclass(frozen=True)
 class Sources:
-    """The directories of one corpus; picklable, for worker processes.
+    """The directories or buckets of one corpus; picklable, for worker processes.
 
-    `roots`: the directory of each part of a union, or of the whole corpus under the empty name.
+    `roots`: the directory or URL of each part of a union, or of the whole corpus under the empty name.
     """
 
     roots: dict[bytes, bytes]
@@ -100,13 +102,13 @@ class Sources:
             return cls({b"": bytes(beside)})
         section = params.section(params.read_yaml(root / "params.yaml"), "corpus", "params.yaml")
         if parts := section.get("parts"):
-            return cls({os.fsencode(name): bytes((home / part["path"]).resolve()) for name, part in parts.items()})
+            return cls({os.fsencode(name): bytes(buckets.root_of(part["path"], home)) for name, part in parts.items()})
         if not section.get("path"):
             raise UserError("params.yaml: corpus.path is not set, and the corpus has no recordings of its own")
-        return cls({b"": bytes((home / section["path"]).resolve())})
+        return cls({b"": bytes(buckets.root_of(section["path"], home))})
 
     def locate(self, raw_path: bytes) -> tuple[bytes, int | None]:
-        """(absolute path of the file or table, row in the table or None)."""
+        """(absolute path or URL of the file or table, row in the table or None)."""
         path, row = split(raw_path)
         root = self.roots.get(b"")
         if root is None:
@@ -118,31 +120,47 @@ class Sources:
                 )
         return os.path.join(root, path), row
 
-    @contextmanager
-    def open_unchanged(self, raw_path: bytes, digest: str, name: str, scratch: Path | str | bytes) -> Iterator[BinaryIO]:
-        """Open the file of a recording; UserError, naming it, if it has changed since the corpus was scanned.
+    def open_unchanged(self, wanted: Iterable[tuple[bytes, str]], scratch: Path) -> Iterator[AbstractContextManager[BinaryIO]]:
+        """For every recording (raw_path, digest), a context manager that opens its file.
 
-        Otherwise results of a changed file would be stored under the old digest.
+        UserError, naming it, if it has changed since the corpus was scanned: results of a changed file would be stored under the
+        old digest. Objects of a bucket are copied to `scratch` shortly before their turn and removed after it; close the iterator.
         """
+        wanted = list(wanted)
+        urls = [path for path, row in (self.locate(raw_path) for raw_path, _ in wanted) if row is None and buckets.is_url(path)]
+        with closing(buckets.fetch_ahead(urls, scratch)) if urls else nullcontext(iter(())) as copies:
+            for raw_path, digest in wanted:
+                path, row = self.locate(raw_path)
+                copied = next(copies) if row is None and buckets.is_url(path) else None
+                yield self._unchanged(raw_path, digest, scratch, copied)
+
+    @contextmanager
+    def _unchanged(self, raw_path: bytes, digest: str, scratch: Path, copied: Callable[[], Path] | None) -> Iterator[BinaryIO]:
         with ExitStack() as stack:
             try:
-                file = stack.enter_context(open_regular(stack.enter_context(self.open(raw_path, scratch))))
+                place = _copy(copied) if copied else self.open(raw_path, scratch)
+                file = stack.enter_context(open_regular(stack.enter_context(place)))
                 actual = hashing.opened_digest(file)
             except DecodeError as error:
                 actual = str(error)
             if actual != digest:
+                name = shown(raw_path) if copied is None else escape_path(self.locate(raw_path)[0])
                 raise UserError(f"{name}: the file has changed since the corpus was scanned; run it again (`dvc repro`)")
             file.seek(0)
             yield file
 
     @contextmanager
     def open(self, raw_path: bytes, scratch: Path | str | bytes) -> Iterator[bytes]:
-        """A path to decode: the file, or a temporary file below `scratch` with the bytes of an embedded recording.
+        """A path to decode: the file, or a temporary one below `scratch` with the bytes of an object or an embedded recording.
 
         It is not checked that a file exists; a cell that cannot be read raises DecodeError. Reading a table's recordings in the
         order of `raw_path` reads each row group only once.
         """
         path, row = self.locate(raw_path)
+        if row is None and buckets.is_url(path):
+            with closing(buckets.fetch_ahead([path], Path(os.fsdecode(scratch)))) as copies, _copy(next(copies)) as copy:
+                yield copy
+            return
         if row is None:
             yield path
             return
@@ -153,15 +171,36 @@ class Sources:
             yield file.name
 
 
+@contextmanager
+def _copy(copied: Callable[[], Path]) -> Iterator[bytes]:
+    """The path of an object's copy from buckets.fetch_ahead, removed at the end; DecodeError if the object is gone or forbidden."""
+    try:
+        path = copied()
+    except OSError as error:
+        raise DecodeError("missing" if isinstance(error, FileNotFoundError) else "unreadable", error.strerror or "") from None
+    try:
+        yield bytes(path)
+    finally:
+        path.unlink(missing_ok=True)
+
+
 def open_table(path: bytes) -> pq.ParquetFile:
-    """A Parquet table from outside, opened by its descriptor so that its name never matters; DecodeError if it is not a table."""
-    with open_regular(path) as file:
+    """A Parquet table from outside, opened by its descriptor so that its name never matters; DecodeError if it is not a table.
+
+    A table in a bucket is read by ranges.
+    """
+    try:
+        file = buckets.open_file(path) if buckets.is_url(path) else open_regular(path)
+    except OSError as error:
+        raise DecodeError("unreadable", error.strerror or "no such object") from None
+    with nullcontext(file) if buckets.is_url(path) else file:
         try:
             # No read-ahead: a row group may be larger than memory, so only a page is held.
-            table = pq.ParquetFile(f"/proc/self/fd/{file.fileno()}", pre_buffer=False, buffer_size=1 << 20)
+            place = file if buckets.is_url(path) else f"/proc/self/fd/{file.fileno()}"
+            table = pq.ParquetFile(place, pre_buffer=False, buffer_size=1 << 20)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise DecodeError("unreadable table", _one_line(error)) from None
-        if table.metadata.num_rows > os.fstat(file.fileno()).st_size:
+        if table.metadata.num_rows > file.seek(0, io.SEEK_END):
             raise DecodeError("unreadable table", f"{table.metadata.num_rows} rows declared, more than its bytes")
         if len(set(table.schema_arrow.names)) < len(table.schema_arrow.names):
             raise DecodeError("unreadable table", "two columns have the same name")
@@ -283,7 +322,7 @@ def check_cell(data: pa.Buffer | None) -> pa.Buffer:
 class _Cursor:
     """A position in a table: the next row and the rest of its row group."""
 
-    def __init__(self, path: bytes, identity: tuple[int, ...]):
+    def __init__(self, path: bytes, identity: tuple[int | bytes, ...]):
         self.identity = identity
         self._file = open_table(path)
         self._starts = [0]
@@ -314,10 +353,11 @@ _open = threading.local()  # one cursor per thread: consecutive recordings share
 
 def _cell(path: bytes, row: int) -> pa.Buffer:
     try:
-        status = os.stat(path)
+        # The cells of a table in a bucket are recognised by their digests only, without a request for each.
+        status = None if buckets.is_url(path) else os.stat(path)
     except OSError as error:
         raise DecodeError("missing", error.strerror or "") from None
-    identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns) if status else (path,)
     cursor = getattr(_open, "cursor", None)
     if cursor is None or cursor.identity != identity:
         if cursor:

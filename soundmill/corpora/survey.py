@@ -13,6 +13,7 @@ from typing import Any
 
 from soundmill import hashing
 from soundmill.corpora import check, handover, inventory, registry, splits, union
+from soundmill.corpora.buckets import Bucket
 from soundmill.corpora.sources import Sources
 from soundmill.errors import UserError
 
@@ -27,7 +28,7 @@ BYTES_PER_AUDIO_SECOND = 110_000  # clips and mixes (FLAC), named WAVs, spectrog
 class Survey:
     """Contents of one directory."""
 
-    directory: Path
+    directory: Path | Bucket
     format: str
     recordings: int
     size: int  # bytes
@@ -114,7 +115,7 @@ class Survey:
         return f"{self.folds} folds; the highest is test" if self.folds > 1 else "none given; a stable hash will assign them"
 
 
-def survey(directory: Path, follow_links: bool = False) -> Survey:
+def survey(directory: Path | Bucket, follow_links: bool = False) -> Survey:
     """Survey a directory; UserError, naming it, if it has no possible recording. `follow_links` as in inventory.list_files."""
     place = check.directory_of(directory, follow_links=follow_links)
     files = inventory.list_files(place.root, digests=False, follow_links=follow_links)
@@ -158,9 +159,9 @@ def survey(directory: Path, follow_links: bool = False) -> Survey:
     )
 
 
-def slug(directory: Path) -> str:
+def slug(directory: Path | Bucket) -> str:
     """A readable workspace name for a corpus, distinct for directories of the same name."""
-    path = os.fsencode(directory.resolve())
+    path = bytes(directory if isinstance(directory, Bucket) else directory.resolve())
     readable = re.sub(rb"[^A-Za-z0-9]+", b"-", os.path.basename(path)).strip(b"-").lower().decode() or "corpus"
     return f"{readable[:40]}-{hashing.digest(path)[:6]}"
 

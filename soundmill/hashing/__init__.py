@@ -15,12 +15,13 @@ from soundmill.hashing.digests import (
     signature,
     uint64,
 )
-from soundmill.hashing.file_cache import cached_value, file_digests
+from soundmill.hashing.file_cache import cached_value, cached_values, file_digests
 from soundmill.hashing.trees import files_digest, is_intact, model_digest, tree_digest
 
 __all__ = [
     "bytes_digest",
     "cached_value",
+    "cached_values",
     "digest",
     "dump_checksummed",
     "file_digest",

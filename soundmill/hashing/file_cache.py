@@ -69,6 +69,26 @@ def cached_value(path: bytes, name: str, make: Callable[[], str], cache: Path | 
         return text
 
 
+def cached_values(
+    rows: Sequence[tuple[bytes, str]], make: Callable[[int], str | Exception], cache: Path | None = None, workers: int = 1
+) -> Iterator[str | Exception]:
+    """`make(number)`, a text for each row (name, state), in order, or the exception that it returns.
+
+    With a `cache`, a text is kept under the row's name while the row has the same state.
+    """
+    with closing(_open_cache(cache)) if cache else nullcontext() as store, ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(rows), _BATCH):
+            batch = rows[start : start + _BATCH]
+            cached = _look_up(store, [name for name, _ in batch]) if store else {}
+            known = [cached[name][1] if name in cached and cached[name][0] == state else None for name, state in batch]
+            made = pool.map(make, (start + number for number, value in enumerate(known) if value is None))
+            values = [next(made) if value is None else value for value in known]
+            if store:
+                new = zip(batch, known, values, strict=True)
+                _insert(store, [(*row, value) for row, before, value in new if before is None and isinstance(value, str)])
+            yield from values
+
+
 def _open_cache(path: Path) -> sqlite3.Connection:
     try:
         store = sqlite3.connect(path, timeout=60)

@@ -88,13 +88,13 @@ class Project:
 
     @cached_property
     def corpora(self) -> list[Path]:
-        """The corpus directories in params.yaml."""
+        """The corpus directories in params.yaml, without buckets."""
         path = self.root / "params.yaml"
         corpus = params.read_yaml(path).get("corpus") if path.is_file() else None
         parts = corpus.get("parts") if isinstance(corpus, dict) else None
         sections = [corpus, *(parts.values() if isinstance(parts, dict) else [])]
         paths = [section.get("path") for section in sections if isinstance(section, dict)]
-        return [self.root / path for path in paths if isinstance(path, str) and path]
+        return [self.root / path for path in paths if isinstance(path, str) and path and "://" not in path]
 
     @cached_property
     def recordings(self) -> dict[str, dict[str, Any]]:

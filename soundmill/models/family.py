@@ -102,6 +102,7 @@ class Prepared:
     source: Source
     order: Order | Joined
     draw: Callable[[int], Tensor]  # the random numbers of a step, for Loader
+    item_seconds: float  # sound in an item
     clip_ids: Sequence[str]  # of the training clips
     counts: dict[str, int]  # of labels, mixes, captions
     samples: Sequence[Request] | Tensor  # shown while it trains: sounds to generate, or real waves [N, C, T] to reconstruct

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from soundmill import manifest
+from soundmill import manifest, shards
 from soundmill.audio import figures
 from soundmill.audio.flac import write_wav
 from soundmill.audio.pieces import Sound, faded, window_starts, windows
@@ -39,12 +41,12 @@ from soundmill.models.params import FamilyGenerateParams
 from soundmill.models.requests import describe, of_clips, of_prompts, print_matched_labels
 from soundmill.params import override
 from soundmill.training.device import pick_device, use_threads
+from soundmill.training.params import Use
 
 SHOWN = 12  # clips in the figure
 TRACKED = 6  # clips sent to tracking
 LONGEST_PROMPT = 300  # characters stored in a WAV comment: libsndfile ignores comments of 2,048 bytes or more
 OVERLAP_SECONDS = 0.1  # between the windows that a long sound is cut into
-BATCHES_AT_ONCE = 4  # generated before their sounds are written, to limit memory
 
 
 def run(
@@ -69,18 +71,7 @@ def run(
     if params.count is not None and len(clip_ids) < params.count:
         print(f"{ctx.name}: only {len(clip_ids)} test clips, so {len(clip_ids)} sounds instead of {params.count}")
 
-    def run_settings(progress: Callable[[int], Any]) -> Run:
-        device = pick_device(params.accelerator)
-        return Run(params.sampling, device, params.precision, params.batch_size, ctx.home, ctx.scratch, ctx.digests, progress)
-
-    def write(directory: Path, sounds: Iterable[tuple[str, Tensor]]) -> float:
-        """Returns the total duration in seconds."""
-        directory.mkdir(parents=True)
-        seconds = 0.0
-        for clip_id, wave in sounds:
-            write_wav(directory / f"{manifest.check_clip_id(clip_id)}.wav", wave.numpy(), trained.sample_rate)
-            seconds += wave.shape[-1] / trained.sample_rate
-        return seconds
+    settings = Settings(params, ctx.home, ctx.scratch, ctx.digests)
 
     requests: dict[str, Request] = {}
     seconds = durations_of(clips, clip_ids)
@@ -89,25 +80,29 @@ def run(
         requests = of_clips(trained, catalog, clip_ids, params.seed)
         lengths = {clip_id: round(seconds[clip_id] * trained.sample_rate) for clip_id in clip_ids}
         start = time.monotonic()
-        with ctx.progress(len(clip_ids), ctx.name) as tick:
-            waves = generate_each(trained, list(requests.values()), run_settings(tick))
-            written = write(
-                generated, ((clip_id, wave[:, : lengths[clip_id]]) for clip_id, wave in zip(clip_ids, waves, strict=True))
-            )
-        ctx.cost["seconds_per_second"] = (time.monotonic() - start) / written
+        processes = min(ctx.devices, math.ceil(len(clip_ids) / params.batch_size))
+        if processes == 1:
+            with ctx.progress(len(clip_ids), ctx.name) as tick:
+                samples = _write_generated(trained, requests, lengths, settings.run(tick), generated)
+        else:
+            shared = replace(ctx, workers=processes, cluster=None)
+            samples = _generate_in_processes(shared, family, model, requests, lengths, settings, generated)
+        ctx.cost["seconds_per_second"] = processes * (time.monotonic() - start) * trained.sample_rate / samples
         codec_ids = choose_balanced(labels[params.codec_split], params.codec_count) if can(trained, "reconstruct") else []
         if not codec_ids:
             print(f"{ctx.name}: no clip in split {params.codec_split!r}, or no codec: no codec line")
         with ctx.progress(len(codec_ids), f"{ctx.name}: codec") as tick:
-            write(codec, reconstruct_each(trained, waves_of(clips, set(codec_ids)), run_settings(tick)))
+            _write(codec, reconstruct_each(trained, waves_of(clips, set(codec_ids)), settings.run(tick)), trained.sample_rate)
     else:
         codec_ids = []
         with ctx.progress(len(clip_ids), f"{ctx.name}: reconstruct") as tick:
-            write(generated, reconstruct_each(trained, waves_of(clips, set(clip_ids)), run_settings(tick), whole=True))
+            sounds = reconstruct_each(trained, waves_of(clips, set(clip_ids)), settings.run(tick), whole=True)
+            _write(generated, sounds, trained.sample_rate)
         codec.mkdir(parents=True)
     left_out_ids = choose_by_hash(read_left_out(catalog), params.transfers)
     if left_out_ids:
-        write(codec / manifest.TRANSFERRED, _transferred(trained, waves_of(clips, set(left_out_ids)), run_settings(lambda n: None)))
+        sounds = _transferred(trained, waves_of(clips, set(left_out_ids)), settings.run())
+        _write(codec / manifest.TRANSFERRED, sounds, trained.sample_rate)
     about = {
         **origin(model),
         "made_by": "generate" if requests else "reconstruct",
@@ -131,6 +126,79 @@ def run(
     return {"generated": len(clip_ids), "conditioned": conditioned, "codec": len(codec_ids), "threads": params.threads}
 
 
+@dataclass(frozen=True)
+class Settings:
+    """How the stage calls a model; plain values that other processes can unpickle."""
+
+    params: FamilyGenerateParams
+    home: Path
+    scratch: Path
+    digests: Path
+
+    def run(self, progress: Callable[[int], Any] = lambda n: None) -> Run:
+        params = self.params
+        device = pick_device(params.accelerator)
+        return Run(params.sampling, device, params.precision, params.batch_size, self.home, self.scratch, self.digests, progress)
+
+
+def _generate_in_processes(
+    ctx: Any,
+    family: str,
+    model: Path,
+    requests: Mapping[str, Request],
+    lengths: Mapping[str, int],
+    settings: Settings,
+    generated: Path,
+) -> int:
+    """As `_write_generated`, in `ctx.workers` processes. Each makes whole batches, as one process would: same bytes."""
+    clip_ids, size = list(requests), settings.params.batch_size
+    jobs = []
+    for start in range(0, len(clip_ids), size):
+        batch = clip_ids[start : start + size]
+        wanted = {clip_id: requests[clip_id] for clip_id in batch}
+        arguments = family, model, wanted, {clip_id: lengths[clip_id] for clip_id in batch}, settings
+        jobs.append(shards.Job(f"{len(jobs):06d}", arguments, len(batch)))
+    report, directory = ctx.make_shards(_generate_batch, jobs, "generated")
+    generated.mkdir(parents=True)
+    for path in sorted(directory.glob("*/*.wav")):
+        os.link(path, generated / path.name)  # not moved: after a kill here, the rerun still finds every finished batch
+    return report.counts["samples"]
+
+
+def _generate_batch(
+    family: str, model: Path, requests: Mapping[str, Request], lengths: Mapping[str, int], settings: Settings, output: Path
+) -> shards.Report:
+    trained = _loaded(family, model, settings.params.use, settings.params.threads)
+    own = replace(settings, scratch=settings.scratch / f"process-{os.getpid()}")
+    report = shards.Report()
+    report.count("samples", _write_generated(trained, requests, lengths, own.run(), output))
+    return report
+
+
+@lru_cache(maxsize=1)
+def _loaded(family: str, directory: Path, use: Use, threads: int) -> Model:
+    """Load a checkpoint, once per process."""
+    use_threads(threads)
+    trained = registry.family(family).load(directory)
+    use_weights(trained, directory, use)
+    return trained
+
+
+def _write_generated(model: Model, requests: Mapping[str, Request], lengths: Mapping[str, int], run: Run, directory: Path) -> int:
+    """Write the sound of each request (clip id → request), cut to its length in samples; returns the number of samples."""
+    waves = zip(requests, generate_each(model, list(requests.values()), run), strict=True)
+    return _write(directory, ((clip_id, wave[:, : lengths[clip_id]]) for clip_id, wave in waves), model.sample_rate)
+
+
+def _write(directory: Path, sounds: Iterable[tuple[str, Tensor]], sample_rate: int) -> int:
+    directory.mkdir(parents=True)
+    samples = 0
+    for clip_id, wave in sounds:
+        write_wav(directory / f"{manifest.check_clip_id(clip_id)}.wav", wave.numpy(), sample_rate)
+        samples += wave.shape[-1]
+    return samples
+
+
 def _transferred(model: Model, sounds: Iterable[tuple[str, tuple[np.ndarray, int]]], run: Run) -> Iterator[tuple[str, Tensor]]:
     """The start of each sound at the model's rate and channels (`NAME-input`), and the transformed sound (`NAME`)."""
     for name, (wave, rate) in sounds:
@@ -150,10 +218,9 @@ def _warn_of_cuts(name: str, model: Model, longest: float) -> None:
 
 
 def generate_each(model: Model, requests: Sequence[Request], run: Run) -> Iterator[Tensor]:
-    """A wave [C, T] for each request, with a few batches in memory at once; UserError if one is not finite."""
-    size = run.batch_size * BATCHES_AT_ONCE
-    for start in range(0, len(requests), size):
-        yield from finite(model.generate(requests[start : start + size], run), run)
+    """A wave [C, T] for each request, with one batch in memory at a time; UserError if one is not finite."""
+    for start in range(0, len(requests), run.batch_size):
+        yield from finite(model.generate(requests[start : start + run.batch_size], run), run)
 
 
 def reconstruct_each(

@@ -15,7 +15,7 @@ from soundmill.audio import figures
 from soundmill.audio.flac import write_wav
 from soundmill.errors import report_failure
 from soundmill.training.curve import TRAIN, VALID
-from soundmill.training.loop import Sampling
+from soundmill.training.parts import Sampling
 
 
 @dataclass(frozen=True)

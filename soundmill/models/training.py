@@ -60,6 +60,7 @@ def run(
         prepared.draw,
         params.hardware,
         ctx,
+        item_seconds=prepared.item_seconds,
         held_out=prepared.held_out,
         started_from=start and start.digest,
         sampling=sampling(params.samples_every_steps, ctx, draw),

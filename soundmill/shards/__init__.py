@@ -19,7 +19,7 @@ it. If items are made in batches, `key in writer` tells which ones will be copie
 A whole shard is reused in the same way: if the last one has the key of its job, the function is not called.
 """
 
-from soundmill.shards.code import code_identity
+from soundmill.shards.code import code_identity, differences
 from soundmill.shards.items import ItemWriter
 from soundmill.shards.jobs import Job
 from soundmill.shards.parquet import (
@@ -38,7 +38,7 @@ from soundmill.shards.parquet import (
     write_rows,
 )
 from soundmill.shards.reports import Report, read_items, report_damaged, report_path, write_report
-from soundmill.shards.run import map_shards
+from soundmill.shards.run import map_shards, visible_gpus
 
 __all__ = [
     "TABLE_ROWS_PER_GROUP",
@@ -49,6 +49,7 @@ __all__ = [
     "by_shard",
     "code_identity",
     "common_metadata",
+    "differences",
     "map_shards",
     "open_parquet",
     "read_items",
@@ -61,6 +62,7 @@ __all__ = [
     "shard_of",
     "shard_paths",
     "table_digest",
+    "visible_gpus",
     "write_report",
     "write_rows",
 ]

@@ -13,7 +13,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatch
 from functools import cache
 from importlib.metadata import distributions
@@ -50,6 +50,13 @@ def code_identity(*names: str) -> dict[str, str]:
     if "soundmill/decoding" in rooms:  # by name: with an import statement, every stage would depend on decoding
         identity["ffmpeg"] = importlib.import_module("soundmill.decoding.ffmpeg").installed_version()
     return identity | package_versions(name for path in files for name in imports(path))
+
+
+def differences(expected: Mapping[str, str], *names: str) -> str:
+    """The rooms and packages that differ from another process, whose `code_identity(*names)` is `expected`; "" if none does."""
+    own = code_identity(*names)
+    differing = [name for name in expected if name in own and own[name] != expected[name]]
+    return ", ".join(f"{name} {own[name]}, not {expected[name]}" for name in differing[:5])
 
 
 def running(names: Iterable[str]) -> set[Path]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from soundmill.errors import UserError
-from soundmill.shards.code import code_identity
+from soundmill.shards.code import code_identity, differences
 from soundmill.shards.jobs import ONE_THREAD, Job, attempts, run_job
 from soundmill.shards.reports import Report
 
@@ -126,11 +126,8 @@ def _run_on_worker(function: Callable[..., Report], job: Job, directory: Path, s
         )
     if not (directory / site.token).exists():
         raise UserError(f"worker {worker.address}: does not see {directory}; workers need a shared file system")
-    own = code_identity(*site.modules)
-    differing = [name for name in site.code if name in own and own[name] != site.code[name]]
-    if differing:
-        names = ", ".join(f"{name} {own[name]}, not {site.code[name]}" for name in differing[:5])
-        raise UserError(f"worker {worker.address}: runs other software ({names}); restart it in this checkout's environment")
+    if differing := differences(site.code, *site.modules):
+        raise UserError(f"worker {worker.address}: runs other software ({differing}); restart it in this checkout's environment")
     if len(attempts(directory, job)) >= DEATHS:
         raise UserError(
             f"{job.name}: {DEATHS} workers died on this shard (out of memory?); the other shards are kept. "

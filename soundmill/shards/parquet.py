@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from soundmill import hashing
+from soundmill import disk, hashing
 from soundmill.errors import UserError
 
 ROWS_PER_GROUP = 64  # of rows with audio: a reader must load these to reach one clip
@@ -92,7 +92,8 @@ class ShardWriter:
         self._pending = 0  # rows in both
         path.parent.mkdir(parents=True, exist_ok=True)
         self._temporary = path.with_name(f".{path.name}.partial")
-        self._writer = pq.ParquetWriter(self._temporary, schema, **_column_options(schema))
+        with disk.named(path):
+            self._writer = pq.ParquetWriter(self._temporary, schema, **_column_options(schema))
 
     def write(self, row: dict[str, Any]) -> None:
         self._rows.append(row)
@@ -123,20 +124,23 @@ class ShardWriter:
         self._gather()
         if self._tables:
             # One chunk: Parquet's pages end where chunks do, so the bytes would depend on how the rows arrived.
-            self._writer.write_table(pa.concat_tables(self._tables).combine_chunks(), row_group_size=self.rows_per_group)
+            with disk.named(self.path):
+                self._writer.write_table(pa.concat_tables(self._tables).combine_chunks(), row_group_size=self.rows_per_group)
             self._tables, self._pending = [], 0
 
     def __enter__(self) -> ShardWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._flush()
-        self._writer.close()
-        if kind is None:
-            os.replace(self._temporary, self.path)
-        else:
-            self._temporary.unlink(missing_ok=True)
+        try:
+            if kind is None:
+                self._flush()
+            with disk.named(self.path):
+                self._writer.close()
+            if kind is None:
+                os.replace(self._temporary, self.path)
+        finally:
+            self._temporary.unlink(missing_ok=True)  # if it could not be written
 
 
 def write_rows(rows: Iterable[dict[str, Any]], path: Path, schema: pa.Schema) -> int:

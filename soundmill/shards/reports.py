@@ -52,7 +52,8 @@ def report_path(shard: Path) -> Path:
 def write_report(shard: Path, report: Report, key: str | None = None) -> None:
     """Write the report of a finished shard, with its key, signature and digest, next to it."""
     finished = Finished(key, hashing.signature(shard), hashing.tree_digest(shard), report)
-    report_path(shard).write_bytes(hashing.dump_checksummed(vars(finished) | {"report": vars(report)}))
+    with disk.named(report_path(shard)):
+        report_path(shard).write_bytes(hashing.dump_checksummed(vars(finished) | {"report": vars(report)}))
 
 
 def read_report(shard: Path) -> Finished:

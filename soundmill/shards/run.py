@@ -12,6 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, Thr
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import forkserver
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 from soundmill import disk, hashing
@@ -35,7 +36,8 @@ def map_shards(
     """Run `function(*job.args, output)` for every job, making `directory / job.name`; returns the summed Report.
 
     The jobs run in `workers` local processes, or on the workers of the Dask `cluster` at that address, which must see the same
-    files and have the same code, including the modules `code` that the function finds by name. A finished shard stays in
+    files and have the same code, including the modules `code` that the function finds by name. If there are GPUs, each local
+    process sees one of them, in turn. A finished shard stays in
     `directory` with its report: a killed run resumes with the missing ones. Reports are summed in the order of `jobs`. The function
     must be importable (top level).
 
@@ -141,7 +143,7 @@ def _collect(running: dict[Future[None], Job], progress: Callable[[int], None]) 
 
 @contextmanager
 def _pool(module: str, workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes of one thread each, forked from a server that has imported `module`."""
+    """Processes of one thread each, forked from a server that has imported `module`; each sees one GPU, in turn."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([module, "pandas"])  # Arrow imports it on first use of a list
     before = dict(os.environ)
@@ -154,13 +156,25 @@ def _pool(module: str, workers: int) -> Iterator[ProcessPoolExecutor]:
         os.environ.clear()
         os.environ.update(before)
     # The server keeps its first environment, but the environment may change between maps.
-    with ProcessPoolExecutor(workers, context, _start_worker, (before | ONE_THREAD,)) as pool:
+    turns = context.SimpleQueue() if (gpus := visible_gpus()) else None
+    for turn in range(workers if turns else 0):
+        turns.put(gpus[turn % len(gpus)])
+    with ProcessPoolExecutor(workers, context, _start_worker, (before | ONE_THREAD, turns)) as pool:
         yield pool
 
 
-def _start_worker(environment: dict[str, str]) -> None:
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    if (names := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [name for name in names.split(",") if name]
+    return [str(number) for number, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
+
+
+def _start_worker(environment: dict[str, str], gpus: SimpleQueue[str] | None) -> None:
     os.environ.clear()
     os.environ.update(environment)
+    if gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus.get()  # CUDA reads it on first use
     signal.signal(signal.SIGINT, lambda *_: os._exit(1))  # the mapping process reports the interrupt
     threading.Thread(target=_die_with_mapper, daemon=True).start()
 

@@ -6,6 +6,7 @@ of a run dies, the run ends as KILLED; a parent ends after all runs below it.
 """
 
 from soundmill.tracking.browsing import scores_page
+from soundmill.tracking.checking import check_writing
 from soundmill.tracking.history import (
     RecordedState,
     ScoredRun,
@@ -59,6 +60,7 @@ __all__ = [
     "StageRun",
     "Store",
     "browser_command",
+    "check_writing",
     "corpus_name",
     "delete_versions",
     "files_of_runs",

@@ -37,14 +37,27 @@ class Writer:
         disk.lock(self._file)
         self._files = 0
         self.closed = threading.Event()
-        self._file.write(_line({"op": "open", **opening, "time": now()}))
+        self._append({"op": "open", **opening, "time": now()})
         hidden.rename(self.folder)  # visible only when it is locked and has its first line
 
     def send(self, event: dict[str, Any]) -> None:
         try:
-            self._file.write(_line(event))
+            self._append(event)
         except OSError as error:
             say(f"tracking: {self.folder}: {error.strerror}: {event['op']} is not recorded")
+
+    def _append(self, event: dict[str, Any]) -> None:
+        """Append a line, or nothing: a part of one would spoil the next too."""
+        before = os.fstat(self._file.fileno()).st_size
+        line = memoryview(_line(event))
+        try:
+            with disk.named(self.folder / EVENTS):
+                while line:  # a disk that is nearly full takes a part
+                    line = line[self._file.write(line) :]
+        except OSError:
+            with suppress(OSError):
+                self._file.truncate(before)
+            raise
 
     def send_file(self, path: Path, event: dict[str, Any], name: str) -> None:
         """Record a snapshot of a file or directory, linked or copied: the stage may move or rewrite it later."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -13,7 +14,7 @@ from typing import Any
 
 from soundmill import hashing, provenance
 from soundmill.errors import report_failure
-from soundmill.tracking import journal, uploader
+from soundmill.tracking import journal, system, uploader
 from soundmill.tracking.stores import (
     MAX_PARAM,
     MAX_TAG,
@@ -38,9 +39,9 @@ class StageRun:
     `stage_run` and `pipeline_run` create it; `StageRun()` records nothing.
     """
 
-    def __init__(self, open: Callable[[], None] | None = None, stage: str = ""):
+    def __init__(self, open: Callable[[], None] | None = None, stage: str = "", disk: Path | None = None):
         self._journal: journal.Writer | None = None
-        self._open, self._stage = open, stage
+        self._open, self._stage, self._disk = open, stage, disk
         self._fills_parent = False  # not if a pipeline does so, with `mirror`
         self._outcome = ("FINISHED", "")
 
@@ -72,6 +73,15 @@ class StageRun:
     def log_curve(self, values: dict[str, float], step: int) -> None:
         """Log one point of each learning curve."""
         self._send({"op": "metrics", "values": numbers(values), "step": int(step), "time": journal.now()})
+
+    @contextmanager
+    def system_metrics(self) -> Iterator[None]:
+        """While the block runs, log the use of this machine, unless `stage_run` was told not to."""
+        if not self._journal or not self._disk:
+            yield
+            return
+        with system.watched(self.log_curve, self._disk):
+            yield
 
     def log_figure(self, figure: Any, name: str) -> None:
         """Log a matplotlib figure, or the path of a picture, as `figures/<name>` (`.png` if the name has no suffix)."""
@@ -213,12 +223,19 @@ def metrics_name(path: Path) -> str:
 
 @contextmanager
 def stage_run(
-    home: Path, name: str, params: dict[str, Any], root: Path | None = None, family: str | None = None, start: bool = True
+    home: Path,
+    name: str,
+    params: dict[str, Any],
+    root: Path | None = None,
+    family: str | None = None,
+    start: bool = True,
+    system_metrics: bool = True,
 ) -> Iterator[StageRun]:
     """Record one stage, below the pipeline's run, or below the run that the stages of a plain `dvc repro` share.
 
     `home` has the store, `root` the code, params.yaml and dvc.lock; they differ only under `dvc exp run --temp`.
-    With `start=False`, nothing is recorded unless the stage calls `start` or fails.
+    With `start=False`, nothing is recorded unless the stage calls `start` or fails; with `system_metrics=False`, nothing about the
+    machine.
     """
     root = root or home
 
@@ -229,12 +246,12 @@ def stage_run(
         tags = {"kind": "stage", "stage": kind, "mlflow.source.name": f"stages/{kind}.py"} | _state_tags(state)["values"]
         if family:
             tags["family"] = family
-        _begin(run, home, name, tags, {"id": parent_id} if parent_id else _shared_parent(state), params)
+        _begin(run, home, name, tags, {"id": parent_id} if parent_id else _shared_parent(home, state), params)
         run._fills_parent = not parent_id
         if not parent_id:
             run._send_state(state, on="parent")
 
-    run = StageRun(None if is_off() else open, name)
+    run = StageRun(None if is_off() else open, name, root if system_metrics else None)
     with _ended(run, home):
         if start:
             run.start()
@@ -294,8 +311,11 @@ def result_run(home: Path, name: str, kind: str, tags: dict[str, Any], parent: S
 def _begin(run: StageRun, home: Path, name: str, tags: dict[str, str], parent: Any, params: dict[str, Any]) -> None:
     opening = {"name": name, "tags": tags, "parent": parent, "params": _texts(params), "experiment": experiment()}
     run._journal = journal.Writer(store(home).journals, opening)
-    remember(home)
-    uploader.start(home)
+    try:
+        remember(home)
+        uploader.start(home)
+    except OSError as error:  # a thread tries to start it again
+        say(f"tracking: {error}: the run is recorded, and sent to MLflow later")
     threading.Thread(target=_restart_uploader, args=(home, run._journal.closed), daemon=True).start()
 
 
@@ -334,11 +354,14 @@ def _ended(run: StageRun, home: Path) -> Iterator[None]:
                 uploader.start(home)  # in case it was killed
 
 
-def _shared_parent(state: provenance.State) -> dict[str, Any]:
-    """The run that stages with the same code and parameters share if no flow created one."""
+def _shared_parent(home: Path, state: provenance.State) -> dict[str, Any]:
+    """The run that this checkout's stages with the same code and parameters share if no flow created one.
+
+    Other checkouts may record into the same server at the same time: they have their own.
+    """
     experiment = os.environ.get("DVC_EXP_NAME")
     name = f"dvc exp {experiment}" if experiment else f"dvc repro {_commit(state)}"
-    identity = hashing.digest(state.identity, experiment or "")
+    identity = hashing.digest(state.identity, experiment or "", socket.gethostname(), str(home.resolve()))
     kind = "experiment" if experiment else "repro"
     tags = {"kind": kind, "mlflow.source.name": "dvc repro", **_state_tags(state)["values"]}
     return {"id": identity, "shared": {"name": name, "tags": tags, "params": _params_of(state)}}

@@ -87,7 +87,7 @@ def _project(home: Path) -> Path:
 def remember(home: Path) -> None:
     """Record the store of a project's runs, for shells without MLFLOW_TRACKING_URI; passwords are removed."""
     uri = store(home).uri
-    where = OWN if uri == store(home, OWN).uri else _without_password(uri)
+    where = OWN if uri == store(home, OWN).uri else without_password(uri)
     if where != [OWN, *recorded_in(home)][-1]:
         path = store(home, OWN).scratch / RECORDED_IN
         path.parent.mkdir(exist_ok=True)
@@ -102,7 +102,8 @@ def recorded_in(home: Path) -> list[str]:
     return list(dict.fromkeys(reversed(lines)))[::-1]
 
 
-def _without_password(uri: str) -> str:
+def without_password(uri: str) -> str:
+    """An address to show or store."""
     password = urlsplit(uri).password
     return uri.replace(f":{password}@", "@", 1) if password else uri
 
@@ -136,14 +137,14 @@ def status(home: Path) -> tuple[bool, str]:
         return False, f"off ({SWITCH}={os.environ[SWITCH]})"
     where = store(home)
     if where.is_server:
-        why = unreachable(where.uri)
-        return (False, f"{where.uri} is unreachable ({why})") if why else (True, f"{where.uri} answers")
+        why, shown = unreachable(where.uri), without_password(where.uri)
+        return (False, f"{shown} is unreachable ({why})") if why else (True, f"{shown} answers")
     if where.database:
         folder = where.database if where.database.exists() else where.database.parent
         if not os.access(folder, os.W_OK):
             return False, f"{folder} is not writable"
         return True, f"{where.uri}" + ("" if where.database.exists() else " (created by the first run)")
-    return True, where.uri
+    return True, without_password(where.uri)
 
 
 def browser_command(home: Path, port: int) -> list[str]:

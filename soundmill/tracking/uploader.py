@@ -26,6 +26,8 @@ IDLE_SECONDS = 15.0
 TRY_SECONDS = 60.0  # after the last run, while MLflow does not answer; the next run tries again
 LONGEST_PAUSE = 10.0
 OLD_SECONDS = 60.0
+# MLflow's server answers when a file is in its bucket, which takes minutes for a checkpoint of gigabytes.
+TIMEOUT, TIMEOUT_SECONDS = "MLFLOW_HTTP_REQUEST_TIMEOUT", "900"
 TRIES = 3  # per event that MLflow rejects
 DIED = "the process died (killed, or out of memory)"
 TROUBLE, LOCK, LOG = "trouble.txt", "uploader.lock", "uploader.log"
@@ -217,6 +219,8 @@ def start(home: Path) -> None:
             return
     (where.journals / TROUBLE).unlink(missing_ok=True)  # of an earlier uploader
     environment = {**HTTP, **QUIET, **os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    if environment[TIMEOUT] == HTTP[TIMEOUT]:  # which this process may have set for itself
+        environment[TIMEOUT] = TIMEOUT_SECONDS
     environment.pop("MLFLOW_RUN_ID", None)
     package = str(Path(__file__).resolve().parents[2])
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH")]))

@@ -60,10 +60,15 @@ def write_config(config: Mapping[str, Any], directory: Path, sort_keys: bool = T
 
 
 def write_weights(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file; UserError if the disk does not take it."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     contents = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    disk.write_atomically(path, lambda temporary: save_file(contents, temporary, metadata))
+    try:
+        disk.write_atomically(path, lambda temporary: save_file(contents, temporary, metadata))
+    except SafetensorError as error:  # its error for a full disk
+        raise UserError(f"{path}: the weights could not be written ({error}); free some space and run again") from None
 
 
 def read(directory: Path, what: str = "checkpoint", remedy: str = "`dvc repro` makes one") -> dict[str, Any]:

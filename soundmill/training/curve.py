@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import resource
 import sys
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from soundmill.errors import UserError
+from soundmill.training.loader import Loader
 
 TRAIN, VALID = "loss/train", "loss/valid"  # names of the curves; MLflow groups them by the part before the slash
 LOG_SECONDS = 10  # between log lines, if there is no terminal for a bar
@@ -86,26 +88,35 @@ def write_curve(points: list[dict[str, float]], path: Path) -> None:
 
 
 class Progress:
-    """A progress bar on a terminal; elsewhere a line with rate and time left about every ten seconds."""
+    """A progress bar on a terminal; elsewhere a line with rate and time left about every ten seconds.
 
-    def __init__(self, label: str):
-        self.label = label
+    An item has `item_seconds` seconds of sound.
+    """
+
+    def __init__(self, label: str, item_seconds: float):
+        self.label, self.item_seconds = label, item_seconds
         self._bar: Any = None
         self._loss: Any = None
         self._total = 0
-        self._since = (0.0, 0)
+        self._loader: Any = None
+        self._since = (0.0, 0, 0, 0.0)
         self._steps = 0  # taken by this process
         self._warm = self._latest = 0.0  # times at which the warm-up and the latest step ended
+        self._elsewhere: float | None = None  # measured by another process
 
     @property
     def seconds_per_step(self) -> float | None:
         """Mean wall time of this process's steps after warm-up, with all that runs between them; None if there are none."""
         counted = self._steps - WARM_UP_STEPS
-        return (self._latest - self._warm) / counted if counted > 0 else None
+        return (self._latest - self._warm) / counted if counted > 0 else self._elsewhere
 
-    def start(self, step: int, total: int) -> None:
-        """Start at `step` of `total`."""
-        self._total, self._since = total, (time.monotonic(), step)
+    def measured_elsewhere(self, seconds_per_step: float | None) -> None:
+        """Another process trained; it measured this."""
+        self._elsewhere = seconds_per_step
+
+    def start(self, step: int, total: int, loader: Loader) -> None:
+        """Start at `step` of `total`, with batches of `loader`."""
+        self._total, self._loader, self._since = total, loader, (time.monotonic(), step, loader.step, loader.waited)
         if sys.stderr.isatty():
             from tqdm import tqdm
 
@@ -113,10 +124,10 @@ class Progress:
         elif step:
             print(f"{self.label}: resuming at step {step} of {total}", flush=True)
 
-    def stepped(self, step: int, loss: Tensor) -> float | None:
-        """Report that `step` steps are done; returns steps per second if it is time to show them."""
+    def stepped(self, step: int, loss: Tensor) -> dict[str, float] | None:
+        """Report that `step` steps are done; returns points of the curves of speed and memory if it is time to show them."""
         self._loss = loss if self._loss is None else self._loss + 0.05 * (loss - self._loss)
-        now, (then, before) = time.monotonic(), self._since
+        now, (then, before, batches, waited) = time.monotonic(), self._since
         self._steps += 1
         self._latest = now
         if self._steps == WARM_UP_STEPS:
@@ -125,7 +136,8 @@ class Progress:
             self._bar.update(step - self._bar.n)
         if now - then <= LOG_SECONDS and step != self._total:
             return None
-        rate = (step - before) / max(now - then, 1e-9)
+        seconds = max(now - then, 1e-9)
+        rate = (step - before) / seconds
         left = round((self._total - step) / max(rate, 1e-9))
         if self._bar is not None:
             self._bar.set_postfix(loss=f"{float(self._loss):.4f}")
@@ -135,9 +147,23 @@ class Progress:
                 f"{left // 60} min {left % 60} s left",
                 flush=True,
             )
-        self._since = (now, step)
-        return rate
+        items = (self._loader.step - batches) * self._loader.order.batch_size  # of all devices
+        share = (self._loader.waited - waited) / seconds
+        self._since = (now, step, self._loader.step, self._loader.waited)
+        return {
+            "steps_per_second": rate,
+            "items_per_second": items / seconds,
+            "sound_seconds_per_second": items / seconds * self.item_seconds,
+            "data_wait_share": share,
+            **_peak_memory(),
+        }
 
     def end(self) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def _peak_memory() -> dict[str, float]:
+    """Largest memory of this process so far, and of its tensors on its GPU; reading them does not wait for the GPU."""
+    peak = {"peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0}
+    return peak | ({"peak_gpu_memory_bytes": float(torch.cuda.max_memory_allocated())} if torch.cuda.is_initialized() else {})

@@ -16,9 +16,10 @@ from soundmill.training.curve import TRAIN, VALID, Curve, Progress, side_by_side
 from soundmill.training.device import pick_device
 from soundmill.training.kept import Kept
 from soundmill.training.loader import Joined, Loader, Order, Source
-from soundmill.training.loop import Sampling, fit
+from soundmill.training.loop import fit
 from soundmill.training.module import TrainingModule
 from soundmill.training.params import HardwareParams, TrainingParams, Use
+from soundmill.training.parts import Sampling
 from soundmill.training.validation import HeldOut, Validation
 
 
@@ -69,13 +70,15 @@ def fit_averaged(
     hardware: HardwareParams,
     ctx: Any,
     *,
+    item_seconds: float,
     held_out: HeldOut | None,
     started_from: str | None = None,
     sampling: Sampling | None = None,
 ) -> Fitted:
     """Train on the batches of `Loader(source, order, draw)`; `module.net` ends with its averaged weights of the last step.
 
-    `started_from` is the digest of the weights that `module` started from: a training that started from others is not resumed.
+    An item has `item_seconds` seconds of sound. `started_from` is the digest of the weights that `module` started from: a training
+    that started from others is not resumed.
     """
     params = module.params
     scratch = ctx.scratch / (f"training-{started_from}" if started_from else "training")
@@ -92,22 +95,23 @@ def fit_averaged(
         workers=max(1, ctx.workers // hardware.devices) if on_gpu else 0,
         pinned=on_gpu,
     )
-    curve, progress = Curve(params.log_every_steps), Progress(ctx.name)
+    curve, progress = Curve(params.log_every_steps), Progress(ctx.name, item_seconds)
     validation = held_out and Validation(
         held_out, draw, order.batch_size, batches=params.validate_batches, every=params.validate_every_steps
     )
-    facts = fit(
-        module,
-        loader,
-        hardware=hardware,
-        scratch=scratch,
-        curve=curve,
-        progress=progress,
-        validation=validation,
-        kept=kept,
-        sampling=sampling,
-        report=ctx.tracking.log_curve,
-    )
+    with ctx.tracking.system_metrics():
+        facts = fit(
+            module,
+            loader,
+            hardware=hardware,
+            scratch=scratch,
+            curve=curve,
+            progress=progress,
+            validation=validation,
+            kept=kept,
+            sampling=sampling,
+            report=ctx.tracking.log_curve,
+        )
     if (seconds := progress.seconds_per_step) is not None:
         ctx.cost["seconds_per_step"] = seconds
     module.ema.copy_to(module.net)

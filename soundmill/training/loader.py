@@ -299,6 +299,7 @@ class Loader:
         self.source, self.order, self.draw = source, order, draw
         self.steps, self.workers, self.pinned = steps, workers, pinned
         self.step = 0  # of the next batch
+        self.waited = 0.0  # seconds that this process has waited for batches
         self.rank, self.world_size = 0, 1
 
     def __len__(self) -> int:
@@ -332,11 +333,14 @@ class Loader:
         )
         with worker_deaths_explained():
             try:
+                asked = time.monotonic()
                 for batch in source:
                     if isinstance(batch, UserError):
                         raise batch
                     self.step = batch.step + 1
+                    self.waited += time.monotonic() - asked
                     yield batch
+                    asked = time.monotonic()
             except (OSError, EOFError) as error:  # a worker died, and torch has not noticed yet
                 if not self.workers:
                     raise

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,19 +23,10 @@ from soundmill.training.kept import Kept
 from soundmill.training.loader import Batch, Loader, worker_deaths_explained
 from soundmill.training.module import TrainingModule
 from soundmill.training.params import HardwareParams
+from soundmill.training.parts import Report, Sampling, Training
 from soundmill.training.seeds import seed_of
 from soundmill.training.state import State, Timed, resume_point
 from soundmill.training.validation import Validation
-
-Report = Callable[[dict[str, float], int], None]  # points of curves, live
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """Calls `show(module, step)` every `every` steps but the last, to make samples while training."""
-
-    every: int
-    show: Callable[[TrainingModule, int], None]
 
 
 def fit(
@@ -55,8 +45,8 @@ def fit(
     """Train for `module.steps` steps, resuming from the last checkpoint in `scratch`; leaves the trained `module` on the CPU.
 
     `loader` has `module.accumulate` batches for each step. With several devices this process trains on the first one, and only it
-    uses `report`, `progress`, `kept` and `sampling`. `curve` and `validation` hold all points at the end. Returns the device type,
-    the number of devices and the precision that were used.
+    uses `report`, `progress`, `kept` and `sampling`. With several nodes a child process trains on the first device. `curve` and
+    `validation` hold all points at the end. Returns the device type, the number of devices and the precision that were used.
     """
     if hardware.accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("hardware.accelerator is `gpu`, but torch finds no GPU; set it to `cpu` or `auto`")
@@ -68,11 +58,16 @@ def fit(
             flush=True,
         )
     scratch.mkdir(parents=True, exist_ok=True)
-    start = resume_point(scratch)
-    training = module, loader, hardware, precision, scratch, start, curve, validation
-    here = partial(_train, *training, progress=progress, kept=kept, sampling=sampling, report=report)
-    with worker_deaths_explained():
-        processes.together(hardware.devices, here, partial(_train_elsewhere, *training))
+    training = Training(module, loader, hardware, precision, scratch, curve, validation)
+    if hardware.nodes > 1:
+        from soundmill.training import nodes  # imports torch's elastic agent
+
+        nodes.together(_train, training, progress, kept, sampling, report)
+    else:
+        start = resume_point(scratch)
+        here = partial(_train, *training, start, progress=progress, kept=kept, sampling=sampling, report=report)
+        with worker_deaths_explained():
+            processes.together(hardware.devices, here, partial(_train_elsewhere, *training, start))
     return {"device": device.type, "devices": hardware.devices, "precision": precision}
 
 
@@ -82,9 +77,9 @@ def _train(
     hardware: HardwareParams,
     precision: str,
     scratch: Path,
-    start: Path | None,
     curve: Curve,
     validation: Validation | None,
+    start: Path | None,
     progress: Progress | None = None,
     kept: Kept | None = None,
     sampling: Sampling | None = None,
@@ -100,7 +95,7 @@ def _train(
         saver = Timed(scratch, module.params.checkpoint_seconds, module.params.log_every_steps)
         first = progress is not None
         if first:
-            progress.start(module.step, module.steps)
+            progress.start(module.step, module.steps, loader)
 
         for batch in loader:
             loss, net_stepped = train_on(module, batch, accelerator, optimisers)
@@ -112,8 +107,8 @@ def _train(
             if curve.due(step, module.steps):
                 point = curve.point(step, optimisers["net"].param_groups[0]["lr"])
                 report and report(*point)
-            if first and (rate := progress.stepped(step, loss)):
-                report({"steps_per_second": rate}, step)
+            if first and (speed := progress.stepped(step, loss)):
+                report(speed, step)
             if validation and validation.due(step, module.steps):
                 point = validation.measure(module, accelerator)
                 report and report(*point)
@@ -226,6 +221,8 @@ def _average_statistics(module: nn.Module, accelerator: Accelerator) -> None:
 def _average(tensors: list[Tensor], accelerator: Accelerator) -> None:
     if accelerator.num_processes == 1 or not tensors:
         return
-    mean = accelerator.reduce(torch.cat([one.flatten() for one in tensors]), "mean")
+    mean = torch.cat([one.flatten() for one in tensors])
+    torch.distributed.all_reduce(mean)  # accelerate's `reduce` would copy it first
+    mean /= accelerator.num_processes
     for one, part in zip(tensors, mean.split([one.numel() for one in tensors]), strict=True):
         one.copy_(part.view_as(one))

@@ -13,17 +13,32 @@ Use = Literal["last", "best"] | Annotated[int, Field(ge=1)]
 
 
 class HardwareParams(StageParams):
-    """The hardware; each setting may change the last bits of the weights, so all of them are parameters."""
+    """The hardware; each setting may change the last bits of the weights, so all of them are parameters.
+
+    Machines come and go during a training, so their number and connection are no part of its identity: `model_dump` leaves them
+    out, and a killed training resumes with others.
+    """
 
     accelerator: Literal["cpu", "gpu", "auto"]
-    devices: int = Field(ge=1, description="more than one: data parallel, the batch is split among them")
+    devices: int = Field(ge=1, description="of each machine; more than one: data parallel, the batch is split among them")
     precision: Precision = Field(description="fp16 needs a GPU; bf16 falls back to 32 on a CPU without bf16 instructions")
     threads: int = Field(ge=1, description="CPU threads of torch; the same number gives bit-identical weights")
+    # The defaults are for checkpoints, which lack these four keys.
+    nodes: int = Field(1, ge=1, exclude=True, description="machines at most; the batch is split among all their devices")
+    min_nodes: int = Field(1, ge=1, exclude=True, description="with fewer machines, the training waits")
+    port: int = Field(29400, ge=1024, le=65535, exclude=True, description="of the machine whose stage trains, for the others")
+    copy_gb: float = Field(0.0, ge=0, exclude=True, description="features up to this size are copied to each machine first")
 
     @model_validator(mode="after")
     def _precision_exists(self) -> HardwareParams:
         if self.accelerator == "cpu" and self.precision == "fp16":
             raise ValueError("precision fp16 needs a GPU; on a CPU use bf16 or 32")
+        return self
+
+    @model_validator(mode="after")
+    def _enough_nodes(self) -> HardwareParams:
+        if self.min_nodes > self.nodes:
+            raise ValueError(f"min_nodes {self.min_nodes} is more than nodes {self.nodes}")
         return self
 
 

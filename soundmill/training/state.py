@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from soundmill import hashing
 from soundmill.disk import write_atomically
 from soundmill.errors import UserError
 from soundmill.training.curve import Curve
@@ -49,20 +50,25 @@ class State:
 
     def restore(self, path: Path) -> None:
         """Restore the state saved in `path`."""
-        values, module = load(path), self.module
-        module.check_state(values["more"])
+        values = load(path)
+        self.module.check_state(values["more"])
         self.loader.load_state_dict(values["loader"])
-        module.load_state_dict(values["module"])
-        module.step = values["step"]
-        module.ema.load_state_dict(values["ema"])
-        module.ema.to(module.device)
+        take(values, self.module, self.curve, self.validation)
         for optimiser, state in zip(self.optimisers.values(), values["optimisers"], strict=True):
             optimiser.load_state_dict(state)
         if self.scaler:
             self.scaler.load_state_dict(values["scaler"])
-        self.curve.load_state_dict(values["curve"])
-        if self.validation:
-            self.validation.load_state_dict(values["validation"])
+
+
+def take(values: dict[str, Any], module: TrainingModule, curve: Curve, validation: Validation | None) -> None:
+    """Restore what remains of a state when no step follows: weights, average, curve and held-out losses."""
+    module.load_state_dict(values["module"])
+    module.step = values["step"]
+    module.ema.load_state_dict(values["ema"])
+    module.ema.to(module.device)
+    curve.load_state_dict(values["curve"])
+    if validation:
+        validation.load_state_dict(values["validation"])
 
 
 class Timed:
@@ -89,7 +95,7 @@ def save(values: dict[str, Any], path: Path) -> None:
     except RuntimeError as error:  # torch's error for a full disk
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"{path}: the checkpoint could not be written ({reason}); is the disk full? The previous one is kept"
+            f"{path}: the checkpoint could not be written ({reason}); free some space and run again. The previous one is kept"
         ) from None
 
 
@@ -114,6 +120,12 @@ def resume_point(directory: Path) -> Path | None:
     if candidates:
         print(f"{directory}: no checkpoint to resume from; training starts from the beginning", flush=True)
     return None
+
+
+def identity(path: Path) -> str:
+    """A digest of the checksums in a checkpoint."""
+    with zipfile.ZipFile(path) as archive:
+        return hashing.digest([[part.filename, part.CRC] for part in archive.infolist()])
 
 
 def _check_sums(path: Path) -> None:

@@ -130,6 +130,14 @@ def test_sounds_made_of_recordings_are_each_ids_own(captions, tmp_path):
 
 
 @pytest.mark.slow(minutes=1)
+def test_scale_out_of_training(root, tmp_path):
+    arguments = ("training", "--steps", "3", "--repetitions", "1")
+    document = bench(root, tmp_path, "scale_out", *arguments, results_name="scale_out_training")
+    assert set(document["seconds"]) == set(document["cpu_seconds_per_step"]) == {"1", "2"}
+    assert [target["limit"] for target in document["targets"]] == [1.6, 1.6]
+
+
+@pytest.mark.slow(minutes=1)
 def test_decode(root, tmp_path):
     document = bench(root, tmp_path, "decode", "--clips", "4", "--repetitions", "1")
     assert {"soundmill", "lhotse", "bare loop", "shell loop of the pinned ffmpeg"} <= set(document["seconds"])

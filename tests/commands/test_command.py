@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import typer
 from typer.testing import CliRunner
 
@@ -45,11 +46,19 @@ def test_a_half_file_of_weights_is_not_listed_as_whole(tmp_path, monkeypatch):
     assert "!!  yamnet" in CliRunner().invoke(commands.app, ["weights", "list"]).output
 
 
-def test_a_full_disk_is_told_in_a_line(monkeypatch):
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device", "out.wav")
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ((28, "No space left on device", "/out.wav"), "no space left for /out.wav; free some and run again\n"),
+        ((28, "No space left on device", "/in.wav", None, "/out.wav"), "no space left for /out.wav; free some and run again\n"),
+        ((5, "Input/output error", "/out.wav"), "Input/output error (/out.wav); fix it and run again\n"),
+    ],
+)
+def test_a_fault_of_the_disk_is_told_in_a_line(monkeypatch, fault, said):
+    def fail(*_: object) -> None:
+        raise OSError(*fault)
 
-    monkeypatch.setattr(models, "project_root", full)
+    monkeypatch.setattr(models, "project_root", fail)
     done = CliRunner().invoke(commands.app, ["families"])
     assert done.exit_code == 1
-    assert done.output == "[Errno 28] No space left on device: 'out.wav'\n"
+    assert done.output == said

@@ -396,6 +396,6 @@ def test_small_metadata_files_are_opened_once_for_all_formats(tmp_path, monkeypa
         put(tmp_path, f"{number}.json", b'{"prompt": "rain"}')
     taken = inventory.list_files(tmp_path, digests=False)
     opened = []
-    monkeypatch.setattr(metadata, "open", lambda path, *args: opened.append(path) or open(path, *args), raising=False)
+    monkeypatch.setattr(metadata.buckets, "open_file", lambda path: opened.append(path) or open(path, "rb"))
     assert len(registry.read("auto", taken, 1).captions) == 3
     assert sorted(opened) == sorted(taken.metadata.values())

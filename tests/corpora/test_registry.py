@@ -204,7 +204,7 @@ def test_detection_opens_no_recording(lay, monkeypatch):
     result = lay("r1nicOVtvkQ.wav", **MANIFESTS["audiocaps"])
     opened = []
     real = open
-    for module in (inventory, metadata):
+    for module in (inventory, metadata.buckets):
         monkeypatch.setattr(
             module, "open", lambda path, *rest, **more: opened.append(path) or real(path, *rest, **more), raising=False
         )

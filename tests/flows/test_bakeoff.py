@@ -134,7 +134,9 @@ def test_trainings_are_counted_that_there_are() -> None:
     assert shares() == pytest.approx({"autoencoder": 0.02 / 0.72, "train": 0.7 / 0.72})
     assert shares("vocoder=hifigan_laptop") == pytest.approx({"autoencoder": 0.02, "vocoder": 0.28, "train": 0.7})
     assert shares("scale=paper") == {"train": 1.0}
-    assert shares("tango.train.epochs=3", "tango.train.steps=null") == pytest.approx({"autoencoder": 0.02 / 0.72, "train": 0.7 / 0.72})
+    assert shares("tango.train.epochs=3", "tango.train.steps=null") == pytest.approx(
+        {"autoencoder": 0.02 / 0.72, "train": 0.7 / 0.72}
+    )
     models, excluded = bakeoff_models.choose_models(ROOT, plan, ["scale=paper"], [])
     assert {"ddpm_mel", "rave"} <= {model.family for model in models}
     broken, excluded = bakeoff_models.choose_models(ROOT, plan, ["+families.rave.trainings.stew=1"], ["rave", "ddpm_mel"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import shutil
 from collections.abc import Callable
@@ -91,6 +92,29 @@ def test_a_workspace_has_its_own_outputs_and_follows_the_code(tiny: Path, tracke
     assert "workspaces/my-sounds/data/generated/tiny" in capfd.readouterr().out
     assert (root / "data/generated/tiny/a.wav").read_text() == "6 5 "
     assert "up to date" not in dvc_command(tiny, "status").stdout  # the project has still run nothing
+
+
+@pytest.mark.slow
+def test_a_workspace_whose_making_failed_is_completed(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`git init` left half of its directory; later, the disk filled up after a file was copied that the project has no longer."""
+    document = params.read_yaml(tiny / "params.yaml")
+    (tiny / "workspaces/mine/.git").mkdir(parents=True)
+    root = checkout.workspace(tiny, "mine", document)
+    assert (root / "first.py").is_file()
+
+    def full(source: Path, target: Path, **options: bool) -> None:
+        target.write_bytes(source.read_bytes())
+        raise OSError(errno.ENOSPC, "No space left on device", str(source), None, str(target))
+
+    (tiny / "brief.py").write_text("")
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
+        patched.setattr(shutil, "copy2", full)
+        checkout.workspace(tiny, "mine", document)
+    assert (root / "brief.py").exists()
+    (tiny / "brief.py").unlink()
+    checkout.workspace(tiny, "mine", document)
+    assert not (root / "brief.py").exists()
+    assert "brief.py" not in (root / checkout.COPIED).read_text()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from flows import dvc, locks, scores
+from flows import dvc, locks, scores, terminal
 from flows.run import up_to_date
 from flows.terminal import LOG, Screen, progress
 from soundmill import tracking
@@ -167,7 +167,9 @@ def test_a_killed_flow_is_ended_as_crashed_by_the_next_one_and_both_are_offered(
     assert {task["state_type"] for task in tasks} == {"CRASHED"}
 
     prefect = Path(sys.executable).parent / "prefect"
-    for arguments in (("work-pool", "create", "soundmill", "--type", "process"), ("--no-prompt", "deploy", "--all")):
+    flows = ("pipeline/on-demand", "sweep/on-demand", "bakeoff/on-demand")
+    deploy = ["--no-prompt", "deploy", *(word for flow in flows for word in ("--name", flow))]
+    for arguments in (["work-pool", "create", "soundmill", "--type", "process"], deploy):
         said = subprocess.run([prefect, *arguments], cwd=ROOT, env=variables, capture_output=True, text=True)
         assert said.returncode == 0, said.stdout + said.stderr
     offered = ask(prefect_server, "deployments/filter", work_pools={"name": {"any_": ["soundmill"]}})
@@ -286,6 +288,17 @@ def test_a_server_that_dies_is_named_and_no_traceback_is_shown(tiny: Path, tmp_p
     assert not any("Traceback" in line for line in said)
 
 
+@pytest.mark.slow
+def test_a_fault_of_the_disk_is_told_in_a_line(tiny: Path, tmp_path: Path, prefect_server: str) -> None:
+    """Here, of the flow's own log: in its place is what cannot be written to."""
+    (tiny / LOG).mkdir(parents=True)
+    done = pipeline(tiny, tmp_path, prefect_server)
+    assert done.returncode == 1
+    said = done.stdout + done.stderr
+    assert f"pipeline: Is a directory ({tiny / LOG}); fix it and run again: finished stages are kept" in said
+    assert "Traceback" not in said
+
+
 def read(path: str | Path) -> bytes:
     with contextlib.suppress(OSError), open(path, "rb") as file:
         return file.read()
@@ -357,17 +370,16 @@ def test_a_stage_is_one_line_and_all_it_says_is_in_the_log(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flows.terminal.time.monotonic", iter([100.0, 121.4]).__next__)  # it begins; it has made three steps
-    screen = Screen(log := io.StringIO())
-    with screen.stage("[1/2] train@x"):
-        for line in (
-            "train/x: resuming at step 2 of 300",
-            "train/x: step 3 of 300, loss 0.9, 1.20 steps/s, 4 min 0 s left",
-            "a warning",
-            "splits: warning: no clip is in test",
-            "train/x: step 9 of 300, loss 0.8, 1.20 steps/s, 3 min 50 s left",
-        ):
-            screen.line(line)
-    screen.ended("ran, 4 min 22 s")
+    row = Screen(log := io.StringIO()).start("[1/2] train@x", "train@x")
+    for line in (
+        "train/x: resuming at step 2 of 300",
+        "train/x: step 3 of 300, loss 0.9, 1.20 steps/s, 4 min 0 s left",
+        "a warning",
+        "splits: warning: no clip is in test",
+        "train/x: step 9 of 300, loss 0.8, 1.20 steps/s, 3 min 50 s left",
+    ):
+        row.line(line)
+    row.ended("ran, 4 min 22 s")
     assert capsys.readouterr().out == (
         "[1/2] train@x  resuming at step 2 of 300 …  takes about 4 min 21 s …  \nsplits: warning: no clip is in test\n"
         "ran, 4 min 22 s\n"
@@ -375,3 +387,31 @@ def test_a_stage_is_one_line_and_all_it_says_is_in_the_log(
     assert "a warning" in log.getvalue()
     assert progress("resample/default: 21%") == (0.21, None)
     assert progress("scores are 21% better") == (None, None)
+
+
+def test_stages_at_the_same_time_have_a_whole_line_each_when_they_end(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = Screen(log := io.StringIO(), several=True)
+    first, second = screen.start("[1/2] train@x", "train@x"), screen.start("[2/2] tagger ", "tagger")
+    first.line("train/x: step 3 of 300, loss 0.9, 1.20 steps/s, 4 min 0 s left")
+    second.line("tagger: 21%")
+    second.ended("ran, 5 s")
+    first.ended("ran, 4 min 22 s")
+    assert (
+        capsys.readouterr().out
+        == "[1/2] train@x  takes about 4 min 00 s\n[2/2] tagger   ran, 5 s\n[1/2] train@x  ran, 4 min 22 s\n"
+    )
+    assert "    tagger: tagger: 21%\n    tagger: ran, 5 s\n" in log.getvalue()
+
+
+def test_bars_of_stages_at_the_same_time_share_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rich allows one live display; it ends with the last stage."""
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    screen = Screen(io.StringIO(), several=True)
+    first, second = screen.start("first", "first"), screen.start("second", "second")
+    bars = terminal._bars
+    assert [task.description for task in bars.tasks] == ["first", "second"]
+    second.line("resample: 21%")
+    first.ended("ran")
+    assert [(task.description, task.completed) for task in terminal._bars.tasks] == [("second", 0.21)]
+    second.close()
+    assert terminal._bars is None

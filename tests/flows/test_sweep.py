@@ -140,6 +140,29 @@ def test_a_sweep_takes_what_the_queue_did_is_killed_goes_on_and_names_the_point_
     assert b"number: 5" in state.files["params.yaml"]
 
 
+@pytest.mark.slow(minutes=1)
+def test_two_points_at_a_time_each_have_a_workspace_and_run_a_common_stage_once(
+    project: Path, tmp_path: Path, prefect_server: str
+) -> None:
+    variables = environment(tmp_path, prefect_server) | {tracking.SWITCH: "off"}
+    arguments = ["--points", "two,five", "execution.slots.cpu=2", "evaluate.seconds=3.0"]
+    file = project / "conf" / "sweep" / "numbers.yaml"
+    file.write_text(FILE.replace(", evaluate.seconds=3.0", ""))
+    done = subprocess.run(command(*arguments), cwd=project, env=variables, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {path.name for path in (project / "workspaces").iterdir()} == {"sweep-numbers", "sweep-numbers.lane2"}
+    first = [line for line in done.stdout.splitlines() if "[1/2] first " in line]
+    assert sorted(line.partition("  ")[2].strip().partition(",")[0] for line in first) == [
+        "done before: taken from the cache",
+        "ran",
+    ]
+    assert {line.partition(": [")[0] for line in first} == {"numbers: two, seed 1", "numbers: five, seed 1"}
+    runs = ask(prefect_server, "flow_runs/filter", sort="START_TIME_DESC", flows={"name": {"any_": ["pipeline"]}}, limit=2)
+    assert max(run["start_time"] for run in runs) < min(run["end_time"] for run in runs)
+    rows = json.loads((project / "sweeps" / "numbers" / "table.json").read_text())["rows"]
+    assert {row["name"]: row["scores"]["fad_tagger"]["total"]["value"] for row in rows} == {"two": 2.1, "five": 5.1}
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The files
 

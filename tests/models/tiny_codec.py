@@ -97,6 +97,7 @@ def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Pa
         WaveCrops(gather_waves(clips, list(clip_weights), ctx.scratch), 8_000),
         order,
         partial(crop_places, params.seed, params.batch_size),
+        8_000 / RATE,
         clip_ids=list(clip_weights),
         counts={},
         samples=0.1 * torch.randn(2, CHANNELS, RATE, generator=rng),

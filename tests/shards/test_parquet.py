@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from soundmill import shards
 from soundmill.errors import UserError
+from tests.lost_bits import room_in_files
 from tests.shards.work import SCHEMA
 
 
@@ -26,6 +27,15 @@ def test_shard_of_known_answers():
     for n in range(8000):
         counts[shards.shard_of(str(n), 8)] += 1
     assert min(counts) > 850
+
+
+@pytest.mark.parametrize("room", [100, 400])  # within the rows, within the foot
+def test_a_shard_that_the_disk_does_not_take_is_named_and_leaves_nothing(tmp_path, room):
+    rows = [{"name": f"clip {n}", "data": bytes(range(256))} for n in range(2)]
+    with room_in_files(room), pytest.raises(OSError, match="File too large") as failed:
+        shards.write_rows(rows, tmp_path / "a.parquet", SCHEMA)
+    assert failed.value.filename == str(tmp_path / "a.parquet")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_rows_round_trip_in_groups_and_bytes_are_stable(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 from soundmill import shards
 from soundmill.errors import UserError
 from soundmill.shards.jobs import ONE_THREAD
-from tests.shards.work import contents, jobs, square, value_of_worker
+from tests.shards.work import contents, gpu_of_worker, jobs, square, value_of_worker
 
 
 def test_map_gives_the_same_bytes_and_report_with_any_number_of_workers(tmp_path):
@@ -96,6 +96,15 @@ def test_workers_have_the_environment_of_now(tmp_path, monkeypatch):
         monkeypatch.setenv("SOUNDMILL_WEIGHTS", value)
         report = shards.map_shards(value_of_worker, [shards.Job("job", ())], tmp_path / value, workers=2)
         assert report.details == [[value]]
+
+
+def test_each_worker_sees_one_of_the_gpus(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    assert shards.visible_gpus() == ["4", "7"]
+    two = [shards.Job(str(number), (tmp_path, 2)) for number in range(2)]
+    assert sorted(shards.map_shards(gpu_of_worker, two, tmp_path / "seen", workers=2).details) == ["4", "7"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert shards.visible_gpus() == []
 
 
 def test_an_interrupt_is_told_by_the_mapping_process_alone(tmp_path):

@@ -54,3 +54,12 @@ def threads_of_worker(output: Path) -> shards.Report:
 def value_of_worker(output: Path) -> shards.Report:
     output.touch()
     return shards.Report(details=[[os.environ.get("SOUNDMILL_WEIGHTS")]])
+
+
+def gpu_of_worker(place: Path, count: int, output: Path) -> shards.Report:
+    """What GPUs a worker sees; it waits until `count` workers are at work."""
+    (place / f"worker-{os.getpid()}").touch()
+    while len(list(place.glob("worker-*"))) < count:
+        time.sleep(0.05)
+    output.touch()
+    return shards.Report(details=[os.environ.get("CUDA_VISIBLE_DEVICES")])

@@ -14,7 +14,7 @@ import soundfile
 
 from soundmill import manifest, params, shards, stage
 from stages import catalog, rename, resample, segment, splits
-from tests.prepared import PLAN, json_lines
+from tests.prepared import PLAN, execution, json_lines
 
 CORPUS = {
     "format": "synthetic",
@@ -46,7 +46,7 @@ RATE = 16_000
 
 
 def settle(project: Path, workers: int = 1, **sections) -> None:
-    params.write_yaml({"execution": {"workers": workers, "dask": None}, **sections}, project / "params.yaml")
+    params.write_yaml({"execution": execution(workers), **sections}, project / "params.yaml")
 
 
 def call(module, *argv: str, section: str | None = None) -> dict:

@@ -31,6 +31,7 @@ from soundmill.shards import run as shard_run
 from soundmill.shards.jobs import run_job
 from stages import autoencoder, latents
 from tests.models.components.test_mel_autoencoder import SPEC, TINY
+from tests.prepared import execution
 from tests.stages import wave_codec
 
 LENGTHS = [3200, 3200, 2400, 3200, 3200, 3200]  # samples of each clip
@@ -135,9 +136,8 @@ def project(tmp_path, root, monkeypatch) -> Path:
 
 def arguments(project: Path, ports: dict[str, str], workers: int = 1, **sections) -> list[str]:
     document = {"autoencoder": PARAMETERS, "latents": LATENTS} | sections
-    execution = {"workers": workers, "dask": None}
     codecs = {"tango": {"codec": "mel_autoencoder"}}
-    write_yaml({"execution": execution, "latent_families": codecs, "tango": document}, project / "params.yaml")
+    write_yaml({"execution": execution(workers), "latent_families": codecs, "tango": document}, project / "params.yaml")
     argv = [word for port, path in ports.items() for word in (f"--{port}", str(project / "data" / path))]
     return [*argv, "--family", "tango", "--params", str(project / "params.yaml")]
 

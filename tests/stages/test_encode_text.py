@@ -17,6 +17,7 @@ from soundmill import manifest, shards, stage, text
 from soundmill.params import write_yaml
 from soundmill.shards.jobs import run_job
 from stages import encode_text
+from tests.prepared import execution
 
 SIZES = {"width": 16, "layers": 1, "heads": 2}
 CAPTIONS = [["a dog barks", "a hound is heard"], ["rain falls"], [], ["a dog barks"]]
@@ -51,7 +52,7 @@ def arguments(project: Path, workers: int = 1, **changes) -> list[str]:
         "max_tokens": 24,
         "scratch": {**SIZES, "seed": 0},
     } | changes
-    write_yaml({"execution": {"workers": workers, "dask": None}, "text": {"mine": params}}, project / "params.yaml")
+    write_yaml({"execution": execution(workers), "text": {"mine": params}}, project / "params.yaml")
     paths = {"catalog": "catalog.parquet", "mixes": "mixes", "states": "text/mine", "metrics": "text.json"}
     argv = [word for port, path in paths.items() for word in (f"--{port}", str(project / "data" / path))]
     return [*argv, "--variant", "mine", "--name", "encode_text/mine", "--params", str(project / "params.yaml")]

@@ -18,6 +18,7 @@ from soundmill.evaluation.family import Source
 from soundmill.evaluation.sets import CatalogClip
 from stages import evaluate
 from tests.mels import spec_with
+from tests.prepared import execution
 
 RATE = 16_000
 LABELS = ("beep", "hiss")
@@ -51,8 +52,13 @@ def corpus() -> list[dict]:
 
 @pytest.fixture(scope="module")
 def tagger(tmp_path_factory):
-    """A small tagger, really trained on the training clips; about a second."""
+    directory = tmp_path_factory.mktemp("tagger")
+    train_tagger(directory)
+    return directory
 
+
+def train_tagger(directory: Path) -> None:
+    """A small tagger, really trained on the training clips; about a second."""
     from soundmill.audio.mel import log_mel
     from soundmill.training import tagger
     from soundmill.training.tagger_targets import from_names
@@ -84,17 +90,20 @@ def tagger(tmp_path_factory):
     targets = from_names({row["clip_id"]: row["labels"] for row in rows}, training, "labels")
     settings = params.parse(tagger.TaggerParams, values, "tagger")
     net, _ = tagger.train_tagger(settings, spec, mels, targets, training, [], lambda *_: None, lambda _: None)
-    directory = tmp_path_factory.mktemp("tagger")
     tagger.save_tagger(net, settings, spec, targets, directory)
-    return directory
 
 
 @pytest.fixture
 def project(tmp_path, monkeypatch, tagger):
-    """A project with clips, catalog, sounds of a family that does fairly well, and parameters; the tagger judges."""
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path / "none"))
     monkeypatch.chdir(tmp_path)
-    data = tmp_path / "data"
+    fill(tmp_path, tagger)
+    return tmp_path
+
+
+def fill(project: Path, tagger: Path) -> None:
+    """A project with clips, catalog, sounds of a family that does fairly well, and parameters; the tagger judges."""
+    data = project / "data"
     rows = corpus()
     for shard in (0, 1):
         clips = [
@@ -118,8 +127,7 @@ def project(tmp_path, monkeypatch, tagger):
                 wave = 0.8 * sound(row["labels"][0], index + 1000 * (split == "test"))
                 write_wav(data / folder / f"{row['clip_id']}.wav", wave, RATE)
     shutil.copytree(tagger, data / "tagger")
-    write_params(tmp_path)
-    return tmp_path
+    write_params(project)
 
 
 def write_params(project: Path, workers: int = 1, **changes) -> None:
@@ -134,15 +142,18 @@ def write_params(project: Path, workers: int = 1, **changes) -> None:
         "seed": 0,
         **changes,
     }
-    document = {"execution": {"workers": workers, "dask": None}, "ddpm_mel": {}, "evaluate": section}
+    document = {"execution": execution(workers), "ddpm_mel": {}, "evaluate": section}
     params.write_yaml(document, project / "params.yaml")
 
 
-def evaluate_in(project: Path, report: str = "report") -> dict:
+def evaluate_arguments(report: str = "report") -> list[str]:
     ports = {name: f"data/{name}" for name in ("generated", "codec", "clips", "tagger")} | {"catalog": "data/catalog.parquet"}
     argv = [word for name, path in ports.items() for word in (f"--{name}", path)]
-    argv += ["--family", "ddpm_mel", "--report", f"data/{report}", "--metrics", f"data/{report}.json"]
-    stage.main(evaluate.run, section="evaluate", argv=argv)
+    return [*argv, "--family", "ddpm_mel", "--report", f"data/{report}", "--metrics", f"data/{report}.json"]
+
+
+def evaluate_in(project: Path, report: str = "report") -> dict:
+    stage.main(evaluate.run, section="evaluate", argv=evaluate_arguments(report))
     return json.loads((project / "data" / f"{report}.json").read_text(encoding="utf-8"))
 
 

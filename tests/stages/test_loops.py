@@ -14,6 +14,7 @@ from soundmill.audio import flac
 from soundmill.corpora import loop_corpus
 from stages import corpus, loops, resample, scan, segment
 from tests.imports import ROOT
+from tests.prepared import execution
 from tests.stages.handling import call, failure, settle, table, tree
 
 DOCUMENT = params.compose(ROOT / "conf", ["corpus=loops", "loops=one_bar", "corpus.recordings=18", "corpus.valid_fraction=0.4"])
@@ -26,7 +27,7 @@ def call_loops() -> dict:
 
 
 def settle_with(project: Path, document: dict, workers: int = 1) -> None:
-    settle(project, **{**document, "execution": {"workers": workers, "dask": None}})
+    settle(project, **{**document, "execution": execution(workers)})
 
 
 @pytest.fixture

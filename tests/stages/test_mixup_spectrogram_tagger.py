@@ -21,6 +21,7 @@ from soundmill.params import read_yaml, write_yaml
 from soundmill.training.tagger import load_tagger
 from stages import mixup, spectrogram, tagger
 from tests.cluster import Cluster
+from tests.prepared import execution
 
 SHARDS = 3
 KINDS = ("bell", "rain", "clicks")
@@ -60,7 +61,7 @@ def project(tmp_path, root, monkeypatch) -> Path:
     monkeypatch.chdir(root)
     document = read_yaml(root / "params.yaml")
     sections = {name: document[name] for name in ("execution", "mixup", "spectrogram", "tagger")}
-    sections["execution"] = {"workers": 1, "dask": None}
+    sections["execution"] = execution()
     sections["tagger"] |= {"width": 4, "embedding_size": 8, "epochs": 6, "batch_size": 8, "crop_seconds": 1.0, "threads": 1}
     write_yaml(sections, tmp_path / "params.yaml")
     write_corpus(tmp_path / "data")

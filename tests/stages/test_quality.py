@@ -18,7 +18,7 @@ import soxr
 from soundmill import manifest, params, stage, tracking
 from soundmill.decoding import decode
 from stages import duplicates, quality, resample, scan, segment
-from tests.prepared import PLAN
+from tests.prepared import PLAN, execution
 
 HOSTILE = '<img src=x onerror=alert(1)> & "planted"'  # a folder's name
 RULES = {
@@ -32,7 +32,7 @@ RULES = {
     "min_channel_correlation": -0.95,
 }
 PARAMS = {
-    "execution": {"workers": 1, "dask": None},
+    "execution": execution(),
     "clips": {"default": PLAN},
     "duplicates": {"threshold": 0.4, "report": {"examples": 8, "megabytes": 10.0}},
     "quality": {"rules": RULES, "report": {"examples": 8, "megabytes": 10.0}},

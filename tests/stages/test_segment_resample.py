@@ -32,9 +32,10 @@ from stages.resample import resample_shard
 from stages.segment import ClipNames, plan_shard
 from tests import prepared
 from tests.cluster import Cluster
+from tests.prepared import execution
 
 PARAMS = {
-    "execution": {"workers": 1, "dask": None},
+    "execution": execution(),
     "corpus": {"path": None},
 }
 PLAN = {**prepared.PLAN, "clip_seconds": 2.0, "min_seconds": 0.5, "max_seconds": 60.0}
@@ -324,7 +325,7 @@ SHARDS = 10
 def project_over(audio: Path, directory: Path, workers: int) -> Path:
     directory.mkdir()
     inventory(directory, audio, count=SHARDS)
-    settle(directory, corpus={"path": str(audio)}, execution={"workers": workers, "dask": None})
+    settle(directory, corpus={"path": str(audio)}, execution=execution(workers))
     return directory
 
 
@@ -371,12 +372,12 @@ def test_the_same_bytes_on_a_dask_cluster_named_in_the_params_or_the_environment
     try:
         cluster.start_scheduler()
         cluster.start_two_workers()
-        settle(there, corpus={"path": str(many)}, execution={"workers": 1, "dask": cluster.address})
+        settle(there, corpus={"path": str(many)}, execution=execution(dask=cluster.address))
         with Client(cluster.address) as client:
             run(there, "segment")
             planned = sum(client.run(steps_taken).values())
             assert planned > 0
-            settle(there, corpus={"path": str(many)}, execution={"workers": 1, "dask": None})
+            settle(there, corpus={"path": str(many)}, execution=execution())
             monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", cluster.address)
             run(there, "resample")
             assert sum(client.run(steps_taken).values()) > planned

@@ -87,8 +87,13 @@ def composed() -> dict:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory, composed) -> Path:
-    """Catalog, clips and spectrograms of 18 clips with one label each, one with two and a short one."""
     home = tmp_path_factory.mktemp("data")
+    write_data(home, composed)
+    return home
+
+
+def write_data(home: Path, composed: dict) -> None:
+    """Catalog, clips and spectrograms of 18 clips with one label each, one with two and a short one."""
     spec = SpectrogramParams(**composed["spectrogram"]["ddpm_mel"]).spec
     catalog, clips = [], []
     for index in range(18):
@@ -104,7 +109,6 @@ def data(tmp_path_factory, composed) -> Path:
     shards.write_rows(unlabelled, home / "unlabelled.parquet", manifest.CATALOG)
     shards.write_rows(clips, home / "clips" / "shard-00000.parquet", manifest.CLIPS)
     write_log_mels(home / "clips", home / "mels", spec)
-    return home
 
 
 def write_log_mels(clips: Path, mels: Path, spec: MelSpec) -> None:
@@ -112,7 +116,7 @@ def write_log_mels(clips: Path, mels: Path, spec: MelSpec) -> None:
     spectrogram_shard(clips / "shard-00000.parquet", spec.model_dump_json(), mels / "shard-00000.parquet")
 
 
-def _train_arguments(home: Path, data: Path, catalog: str = "catalog.parquet", vocoders: str = "mels") -> list[str]:
+def train_arguments(home: Path, data: Path, catalog: str = "catalog.parquet", vocoders: str = "mels") -> list[str]:
     return [
         "--family", "ddpm_mel", "--inputs", f"{data}/mels", "--parts", f"{data}/{vocoders}", "--tagger", f"{data}/mels",
         "--catalog", f"{data}/{catalog}", "--model", f"{home}/model", "--curves", f"{home}/curve.csv", "--grid", f"{home}/grid.png",
@@ -121,7 +125,7 @@ def _train_arguments(home: Path, data: Path, catalog: str = "catalog.parquet", v
 
 
 def _train(home: Path, data: Path, catalog: str = "catalog.parquet") -> None:
-    stages.train.main(_train_arguments(home, data, catalog))
+    stages.train.main(train_arguments(home, data, catalog))
 
 
 def _generate(home: Path, data: Path) -> None:
@@ -139,7 +143,7 @@ def trained(tmp_path_factory, data, composed) -> Path:
     params.write_yaml(composed, home / "params.yaml")
     # A process of its own: what it prints is what a person sees, and the thread count is fixed before torch starts.
     done = subprocess.run(
-        [sys.executable, "-m", "stages.train", *_train_arguments(home, data)], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "stages.train", *train_arguments(home, data)], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "warn" not in (done.stdout + done.stderr).lower()
@@ -179,7 +183,7 @@ def test_a_checkpoint_takes_its_vocoder_along(tmp_path, data, composed):
     for name in ("mels", "clips", "catalog.parquet"):
         (tmp_path / "data").mkdir(exist_ok=True)
         (tmp_path / "data" / name).symlink_to(data / name)
-    arguments = _train_arguments(tmp_path, tmp_path / "data", vocoders="made")
+    arguments = train_arguments(tmp_path, tmp_path / "data", vocoders="made")
     where = tmp_path / "data/made/vocoder"
     where.parent.mkdir()
     for change, message in (({"f_max": 7000.0}, r"f_max 7000\.0, not 8000\.0"), ({}, None)):
@@ -220,6 +224,22 @@ def test_sounds_are_made_with_the_weights_of_any_step_that_was_kept(tmp_path, tr
     params.write_yaml(document, tmp_path / "params.yaml")
     with pytest.raises(SystemExit, match=r"has no weights of step 4; it has those of steps (\d+, )?8, 12"):
         _generate(tmp_path, data)
+
+
+def test_two_processes_generate_the_bytes_of_one(tmp_path, trained, data, composed):
+    """Each makes whole batches: other sounds in a batch would change the last bits."""
+    shutil.copytree(trained / "model", tmp_path / "model")
+    document, output = json.loads(json.dumps(composed)), {}
+    document["ddpm_mel"]["generate"]["batch_size"] = 2
+    for devices in (1, 2):
+        document["execution"]["devices"] = devices
+        params.write_yaml(document, tmp_path / "params.yaml")
+        _generate(tmp_path, data)
+        output[devices] = hashing.tree_digest(tmp_path / "generated"), hashing.tree_digest(tmp_path / "codec")
+        metrics = json.loads((tmp_path / "generate.json").read_text())
+        assert len(list((tmp_path / "generated").glob("*.wav"))) == metrics["generated"] == 3
+        assert json.loads((tmp_path / "data/.work/generate-ddpm_mel/cost.json").read_text())["seconds_per_second"] > 0
+    assert output[1] == output[2]
 
 
 def test_a_training_that_is_to_use_weights_that_it_will_not_keep_is_refused(tmp_path, data, composed):
@@ -300,7 +320,7 @@ def test_kill_9_and_rerun_end_like_an_unbroken_run(tmp_path, trained, data, comp
     monkeypatch.setattr(StageRun, "log_file", lambda self, path, folder="": sent.setdefault(folder, []).append(path.name))
     monkeypatch.setattr(StageRun, "log_figure", lambda self, figure, name: drawn.append(name))
     params.write_yaml(composed, tmp_path / "params.yaml")
-    command = [sys.executable, "-m", "stages.train", *_train_arguments(tmp_path, data)]
+    command = [sys.executable, "-m", "stages.train", *train_arguments(tmp_path, data)]
     running = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     give_up = time.monotonic() + 120
     while not list(tmp_path.glob("data/.work/train-ddpm_mel/*/training/previous.ckpt")):

@@ -16,7 +16,7 @@ from soundmill import manifest, params, shards, stage
 from soundmill.decoding import decode
 from stages import catalog, resample, scan, segment, splits
 from tests.corpora.tiny import put, sound, write, write_table
-from tests.prepared import PLAN
+from tests.prepared import PLAN, execution
 
 RATE = 16_000
 SECTIONS = {
@@ -40,7 +40,7 @@ def project(tmp_path, monkeypatch) -> Path:
 
 
 def settle(corpus: dict, workers: int = 1) -> None:
-    params.write_yaml({"execution": {"workers": workers, "dask": None}, "corpus": corpus, **SECTIONS}, Path("params.yaml"))
+    params.write_yaml({"execution": execution(workers), "corpus": corpus, **SECTIONS}, Path("params.yaml"))
 
 
 def call(module, *argv: str, section: str | None = None) -> dict:

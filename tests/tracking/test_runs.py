@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -12,7 +13,8 @@ import pytest
 
 from soundmill import tracking
 from soundmill.errors import UserError
-from soundmill.tracking import history
+from soundmill.tracking import history, journal
+from tests.lost_bits import room_in_files
 from tests.mlflow_server import free_port
 from tests.test_provenance import git
 from tests.tracking.reading import client, files, runs
@@ -100,6 +102,19 @@ def test_an_unwritable_store_stops_no_stage(
     with tracking.stage_run(home, "segment", {}) as run:
         run.log_metrics_tree({"clips": 1})
     assert "this run is not recorded; its metrics files are kept" in capsys.readouterr().err
+
+
+def test_a_record_that_the_disk_takes_in_part_spoils_none_after_it(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with tracking.stage_run(home, "train/tiny", {}) as run:
+        events = run._journal.folder / journal.EVENTS
+        run.log_curve({"loss": 1.0}, 0)
+        with room_in_files(events.stat().st_size + 20):
+            run.log_curve({"loss": 0.5}, 1)
+        run.log_curve({"loss": 0.25}, 2)
+        recorded = [json.loads(line) for line in events.read_text().splitlines()]
+    assert [event["step"] for event in recorded if event["op"] == "metrics"] == [0, 2]
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "File too large" in line]
+    assert said.endswith("metrics is not recorded")
 
 
 def test_what_a_broken_database_does_not_take_is_kept(home: Path, mlflow_tables: Path, bring: Bring) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 
 from soundmill.errors import UserError
 from soundmill.training import checkpoint
+from tests.lost_bits import room_in_files
 
 
 class Config(checkpoint.Config):
@@ -59,6 +60,12 @@ def test_a_directory_with_a_config_is_complete(tmp_path, monkeypatch):
     assert list((tmp_path / "one").iterdir()) == []
     with pytest.raises(FileExistsError):
         save(tmp_path / "one", nn.Linear(3, 2))
+
+
+def test_weights_that_the_disk_does_not_take_are_named(tmp_path):
+    with room_in_files(100), pytest.raises(UserError, match=r"model\.safetensors: the weights could not be written .*run again"):
+        save(tmp_path / "one", nn.Linear(30, 2))
+    assert list((tmp_path / "one").iterdir()) == []
 
 
 @pytest.mark.parametrize(

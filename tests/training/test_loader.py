@@ -263,6 +263,26 @@ def test_two_orders_are_dealt_out_to_every_device():
 # the loader
 
 
+@pytest.mark.parametrize("joined", [False, True])
+def test_one_two_and_four_processes_see_the_same_items_in_the_same_order(tmp_path, joined):
+    """In the order of ranks; a training may go on with another number of them."""
+
+    def items(count, rank, start=0):
+        loader = make_loader(tmp_path, batch_size=8)
+        if joined:
+            loader.order = Joined(Order(7, even(6), 4), Order(8, even(5), 4), 2)
+        loader.rank, loader.world_size, loader.step = rank, count, start
+        return {batch.step: (batch.items, batch.values[0]) for batch in loader}
+
+    whole = items(1, 0)
+    assert len(whole) == 9
+    for count, start in ((2, 0), (4, 0), (4, 5), (8, 7)):
+        parts = [items(count, rank, start) for rank in range(count)]
+        for step in range(start, 9):
+            for number, expected in enumerate(whole[step]):
+                np.testing.assert_array_equal(np.concatenate([part[step][number] for part in parts]), expected)
+
+
 def test_batches_are_the_same_with_any_number_of_workers_and_after_a_resume(tmp_path):
     whole = contents(make_loader(tmp_path))
     assert [step for step, _, _ in whole] == list(range(9))

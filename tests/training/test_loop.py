@@ -19,8 +19,9 @@ from soundmill.training import curve as curves
 from soundmill.training.curve import Curve, Progress
 from soundmill.training.kept import Kept
 from soundmill.training.loader import Loader, Order
-from soundmill.training.loop import Sampling, fit
+from soundmill.training.loop import fit
 from soundmill.training.params import DiffusersEmaParams, HardwareParams, OptimiserParams, TrainingParams
+from soundmill.training.parts import Sampling
 from soundmill.training.seeds import seed_of
 from soundmill.training.state import LAST, PREVIOUS
 from soundmill.training.validation import HeldOut, Validation
@@ -84,7 +85,7 @@ def _fit(loader, scratch, hardware=CPU, steps=23, accumulate=1, until=None, **mo
     """Train, for `until` of `steps` steps; returns what was trained, and the points of its curve."""
     trained, curve = Regression(_net(), PARAMS, steps, accumulate), Curve(4)
     batches = loader((until or steps) * accumulate)
-    fit(trained, batches, hardware=hardware, scratch=scratch, progress=Progress("test"), curve=curve, **more)
+    fit(trained, batches, hardware=hardware, scratch=scratch, progress=Progress("test", 0.5), curve=curve, **more)
     return trained, curve.points
 
 
@@ -355,7 +356,7 @@ def test_an_average_that_counts_batches_is_updated_on_each_as_the_training_goes(
     net = _net()
     literal = EveryBatch(net[0].weight)
     trained = Literal(net, PARAMS.model_copy(update={"ema": TINY_AUDIO}), 60, 4)
-    fit(trained, loader(240), hardware=CPU, scratch=tmp_path, progress=Progress("test"), curve=Curve(4))
+    fit(trained, loader(240), hardware=CPU, scratch=tmp_path, progress=Progress("test", 0.5), curve=Curve(4))
     assert trained.ema.steps == literal.calls == 240
     torch.testing.assert_close(trained.ema.shadow[0], literal.average)
     assert not torch.allclose(literal.average, net[0].weight)
@@ -401,7 +402,7 @@ def test_weights_of_another_net_are_refused_by_name(loader):
 def test_the_pace_is_of_the_steps_after_the_first_few(loader, tmp_path):
     pace = {}
     for steps in (curves.WARM_UP_STEPS, 12):
-        trained, progress = Regression(_net(), PARAMS, steps, 1), Progress("test")
+        trained, progress = Regression(_net(), PARAMS, steps, 1), Progress("test", 0.5)
         began = time.monotonic()
         fit(trained, loader(steps), hardware=CPU, scratch=tmp_path / str(steps), progress=progress, curve=Curve(4))
         pace[steps] = progress.seconds_per_step
@@ -414,7 +415,7 @@ def test_the_look_after_the_last_step_is_not_in_the_pace(loader, tmp_path, monke
     """A bake-off times a few steps with one look after them, which costs as much as two or three of them."""
     look = 5.0
     monkeypatch.setattr(Validation, "_measure", lambda *_: time.sleep(look) or 1.0)
-    progress = Progress("test")
+    progress = Progress("test", 0.5)
     fit(
         Regression(_net(), PARAMS, 8, 1),
         loader(8),
@@ -425,3 +426,46 @@ def test_the_look_after_the_last_step_is_not_in_the_pace(loader, tmp_path, monke
         validation=_validation(loader, every=8),
     )
     assert 0 < progress.seconds_per_step < look / 5
+
+
+def test_curves_of_speed_count_items_of_all_batches_and_the_time_waited_for_them(loader, tmp_path, monkeypatch):
+    clock = 100.0
+
+    def pass_time(seconds):
+        nonlocal clock
+        clock += seconds
+
+    monkeypatch.setattr(time, "monotonic", lambda: clock)
+
+    class Slow(Regression):
+        def loss(self, step, batch):
+            pass_time(1.0)
+            return super().loss(step, batch)
+
+    class SlowCrops(Crops):
+        def batch(self, items, drawn):
+            pass_time(3.0)
+            return super().batch(items, drawn)
+
+    batches, points = loader(8), []
+    batches.source = SlowCrops(**vars(batches.source))
+    fit(
+        Slow(_net(), PARAMS, 4, 2),  # two batches of eight items, four seconds each, per step
+        batches,
+        hardware=CPU,
+        scratch=tmp_path,
+        progress=Progress("test", 0.5),
+        curve=Curve(10),
+        report=lambda values, step: points.append((step, values)),
+    )
+    speeds = [(step, values) for step, values in points if "steps_per_second" in values]
+    assert [step for step, _ in speeds] == [2, 4]
+    for _, values in speeds:
+        assert values.pop("peak_memory_bytes") > 2**20
+        values.pop("peak_gpu_memory_bytes", None)
+        assert values == {
+            "steps_per_second": 0.125,
+            "items_per_second": 2.0,
+            "sound_seconds_per_second": 1.0,
+            "data_wait_share": 0.75,
+        }

@@ -91,7 +91,7 @@ def fit(scratch, steps=12, kind=Duel):
     order = Order(3, dict.fromkeys("abcdefgh", 1.0), 4)
     loader = Loader(Points(), order, lambda step: torch.rand(4, generator=torch.Generator().manual_seed(step)), steps=steps)
     curve = Curve(4)
-    train(duel, loader, hardware=CPU, scratch=scratch, progress=Progress("duel"), curve=curve)
+    train(duel, loader, hardware=CPU, scratch=scratch, progress=Progress("duel", 0.5), curve=curve)
     return duel, curve.points
 
 

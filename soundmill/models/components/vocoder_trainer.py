@@ -95,6 +95,7 @@ class VocoderTrainer:
             partial(crop_places, weights.seed, weights.batch_size),
             self.params.hardware,
             ctx,
+            item_seconds=weights.crop_frames * self.spec.hop_length / self.spec.sample_rate,
             held_out=unseen and HeldOut(unseen, len(unseen.log_mels)),
             started_from=started_from,
             sampling=sampling(weights.samples_every_steps, ctx, self._draw(model, (unseen or pairs).log_mels)),

@@ -171,6 +171,7 @@ def prepare(params: TrainParams, ctx: Any, mels: Path, parts: Path, catalog: Pat
         clips.source(),
         order,
         partial(crop_places, params, clips.frames),
+        clips.frames * spec.hop_length / spec.sample_rate,
         clip_ids=list(clip_labels),
         counts={"labels": len(labels)},
         samples=of_grid(params.grid, params.seed, labels),

@@ -50,6 +50,7 @@ def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Pa
         train,
         order,
         partial(crop_places, params.seed, params.batch_size),
+        params.crop_frames * params.mel.hop_length / rate,
         clip_ids=list(splits["train"]),
         counts={},
         samples=torch.from_numpy(shown),

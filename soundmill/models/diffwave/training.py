@@ -73,6 +73,7 @@ def prepare(
         train,
         order,
         partial(crop_places, params.seed, params.batch_size),
+        length / rate,
         clip_ids=long["train"],
         counts={"dropped": len(splits["train"]) - len(long["train"]), "labels": len(labels)},
         samples=samples(params, clips, unseen or long["train"], labels),

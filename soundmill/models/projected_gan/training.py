@@ -133,6 +133,7 @@ def prepare(
         source_of(list(splits["train"]), log_mels),
         order,
         partial(_beginnings, params.batch_size),
+        picture.num_samples / spec.sample_rate,
         clip_ids=list(splits["train"]),
         counts={"labels": len(labels)},
         samples=of_grid(params.grid, params.seed, labels),

@@ -166,6 +166,7 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
         source,
         order,
         partial(draw_texts, params.seed, order.batch_size),
+        about.num_samples / autoencoder.sample_rate,
         clip_ids=clip_ids,
         counts={"mixes": len(mix_ids), "captions": len(captions)},
         samples=of_captions(params.grid, params.seed, captions),

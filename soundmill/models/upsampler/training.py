@@ -60,6 +60,7 @@ def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Pa
         train,
         order,
         partial(_places, params),
+        params.num_samples / rate,
         clip_ids=list(splits["train"]),
         counts={},
         samples=torch.from_numpy(shown)[..., : params.num_samples],

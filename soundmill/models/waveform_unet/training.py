@@ -130,6 +130,7 @@ def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Pa
         source_of(list(splits["train"])),
         order,
         partial(draw, params),
+        params.num_samples / rate,
         clip_ids=list(splits["train"]),
         counts={"captions": len(all_captions)} if texts else {"labels": len(labels)},
         samples=samples,

@@ -130,6 +130,7 @@ def train(
         partial(crop_places, weights.seed, weights.batch_size),
         params.hardware,
         ctx,
+        item_seconds=weights.crop_frames * spec.hop_length / spec.sample_rate,
         held_out=held_out_mels and HeldOut(Crops(held_out_mels, weights.crop_frames, math.log(spec.floor)), len(held_out_mels)),
         started_from=start and start.digest,
         sampling=sampling(weights.samples_every_steps, ctx, partial(samples, model, held_out_mels or log_mels)),

@@ -66,6 +66,7 @@ def make(params: RaveParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -
         partial(draw_crops, weights.seed, weights.batch_size),
         params.hardware,
         ctx,
+        item_seconds=weights.num_samples / rate,
         held_out=HeldOut(AugmentedCrops(source_of(valid), rate, None), len(valid)) if valid else None,
         started_from=started_from,
         sampling=sampling(weights.samples_every_steps, ctx, draw),

@@ -75,6 +75,7 @@ def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: 
         partial(crop_places, weights.seed, weights.batch_size),
         params.hardware,
         ctx,
+        item_seconds=weights.num_samples / rate,
         held_out=HeldOut(source_of(valid), len(valid)) if valid else None,
         started_from=started_from,
         sampling=sampling(weights.samples_every_steps, ctx, draw),

@@ -90,6 +90,7 @@ def prepare(
         source_of(list(splits["train"])),
         order,
         partial(draw_nothing, params.batch_size),
+        about.num_samples / codec.sample_rate,
         clip_ids=list(splits["train"]),
         counts={"labels": len(labels)},
         samples=of_grid(params.grid, params.seed, labels),

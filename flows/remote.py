@@ -1,0 +1,101 @@
+"""What the pipeline has built goes to DVC's default remote, where other checkouts find it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows import dvc
+from soundmill import disk, hashing, params
+from soundmill.errors import UserError
+
+PUSHED = Path(".dvc/tmp/pushed")  # digest of the dvc.lock that was pushed last, and the remote
+WORK = Path(".dvc/tmp/push")
+TARGET = "made.dvc"
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What the remote lacked and has now."""
+
+    remote: str
+    objects: int
+    size: int  # bytes
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.objects} objects, {self.size / 1e6:.1f} MB, in {self.seconds:.1f} s, to {self.remote}"
+
+
+def push(root: Path) -> Pushed:
+    """Copy what the outputs and metrics in dvc.lock consist of, and these stages' entries of the run cache, to the default remote.
+
+    `dvc push` alone leaves out metrics, without which the run cache restores no stage, and `--run-cache` copies all entries of all
+    checkouts that share the cache. So it runs in a project beside this one, with the objects of its cache. UserError if there is no
+    default remote, or it cannot be reached.
+    """
+    start = time.monotonic()
+    name = check(root)
+    state = _state(root)
+    with _beside(root) as (place, sizes):
+        lacking = dvc.not_in_remote(place, TARGET)
+        dvc.push(place, TARGET)
+    (root / PUSHED).parent.mkdir(parents=True, exist_ok=True)
+    disk.write_atomically(root / PUSHED, lambda path: path.write_text(state, encoding="utf-8"))
+    return Pushed(name, len(lacking), sum(sizes[path] for path in lacking), time.monotonic() - start)
+
+
+def check(root: Path) -> str:
+    """The name of the default remote; UserError, with the remedy, if there is none."""
+    if name := dvc.remote(root):
+        return name
+    raise UserError(f"{root}: DVC has no default remote to push to; add one: `dvc remote add -d NAME s3://BUCKET/PREFIX`")
+
+
+def is_pushed(root: Path) -> bool:
+    """Whether what dvc.lock has was pushed already."""
+    known = (root / PUSHED).is_file() and (root / "dvc.lock").is_file()
+    return known and (root / PUSHED).read_text(encoding="utf-8") == _state(root)
+
+
+def _state(root: Path) -> str:
+    return f"{hashing.file_digest(root / 'dvc.lock')} {dvc.remote(root)}"
+
+
+@contextmanager
+def _beside(root: Path) -> Iterator[tuple[Path, dict[str, int]]]:
+    """A DVC project with the cache's objects and the remotes of the one at `root`, whose TARGET has all outputs in dvc.lock as its
+    own; and the size of every object by the name that DVC gives it there."""
+    place, cache = root / WORK, Path(dvc.config(root).get("cache.dir", root / ".dvc/cache"))
+    shutil.rmtree(place, ignore_errors=True)
+    try:
+        (place / "cache").mkdir(parents=True)
+        (place / "cache/files").symlink_to(cache / "files")
+        stages = list(params.read_yaml(root / "dvc.lock").get("stages", {}).values())
+        outs = list({out["md5"]: out for stage in stages for out in stage.get("outs", [])}.values())
+        params.write_yaml({"outs": [{**out, "path": f"objects/{number}"} for number, out in enumerate(outs)]}, place / TARGET)
+        for entry in sorted((cache / "runs").glob("*/*/*")):
+            if params.read_yaml(entry) in stages:
+                target = place / "cache" / entry.relative_to(cache)
+                target.parent.mkdir(parents=True)
+                shutil.copyfile(entry, target)
+        dvc.write_config(place, {**dvc.config(root), "cache.dir": str(place / "cache"), "core.no_scm": "true"})
+        yield place, {name: size for number, out in enumerate(outs) for name, size in _sizes(f"objects/{number}", out, cache)}
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _sizes(name: str, out: dict[str, Any], cache: Path) -> Iterator[tuple[str, int]]:
+    def path(md5: str) -> Path:
+        return cache / "files/md5" / md5[:2] / md5[2:]
+
+    yield name, path(out["md5"]).stat().st_size
+    if out["md5"].endswith(".dir"):
+        for entry in json.loads(path(out["md5"]).read_bytes()):
+            yield f"{name}/{entry['relpath']}", path(entry["md5"]).stat().st_size

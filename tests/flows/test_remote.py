@@ -1,0 +1,152 @@
+"""What one checkout has built and pushed, another pulls: from a real S3 server, and from a folder."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from flows import dvc, remote, serve
+from soundmill import params, tracking
+from soundmill.corpora.buckets import Bucket
+from soundmill.errors import UserError
+from tests.buckets import ENVIRONMENT, Store, unavailable
+from tests.corpora.tiny import put
+from tests.flows.test_pipeline import ask, pipeline
+from tests.flows.tiny import dvc_command, git
+from tests.stages.handling import tree
+
+SECRETS = [ENVIRONMENT[name].encode() for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")]
+
+
+def with_remote(project: Path, url: str) -> Path:
+    """Make the bucket or folder the default remote of a project, and commit that."""
+    assert dvc_command(project, "remote", "add", "--default", "store", url).returncode == 0
+    git(project, "commit", "--quiet", "--all", "--message", "add a remote")
+    return project
+
+
+def clone(project: Path, name: str) -> Path:
+    target = project.parent / name
+    git(project, "clone", "--quiet", str(project), str(target))
+    return target
+
+
+def results(project: Path) -> dict[str, bytes]:
+    return {name: content for name, content in tree(project / "data").items() if name.startswith(("first", "generated", "metrics"))}
+
+
+def bucket_of(store: Store, name: str) -> str:
+    store.client.create_bucket(Bucket=name)
+    return f"s3://{name}/dvc"
+
+
+@pytest.mark.slow(1)
+def test_a_clone_takes_what_was_pushed_instead_of_building(tiny: Path, bucket: Store, alone: None) -> None:
+    with_remote(tiny, bucket_of(bucket, "pushed"))
+    assert dvc_command(tiny, "repro").returncode == 0
+    assert not remote.is_pushed(tiny)
+    pushed = remote.push(tiny)
+    sizes = [path.stat().st_size for path in (tiny / ".dvc/cache/files").rglob("*") if path.is_file()]
+    assert (pushed.remote, pushed.objects, pushed.size) == ("store", len(sizes), sum(sizes))
+    assert remote.is_pushed(tiny)
+    assert not (tiny / remote.WORK).exists()
+    said: list[str] = []
+    fresh = clone(tiny, "fresh")
+    outcomes = [dvc.repro(fresh, stage.name, said.append) for stage in dvc.stages(fresh)]
+    assert outcomes == ["cached", "cached"], said
+    assert results(fresh) == results(tiny)
+
+
+def test_only_the_entries_of_current_stages_are_pushed(tiny: Path, tmp_path: Path, set_param, alone: None) -> None:
+    with_remote(tiny, str(tmp_path / "store"))
+    for number in (5, 6):
+        set_param("evaluate", number=number)
+        assert dvc_command(tiny, "repro").returncode == 0
+    remote.push(tiny)
+    assert len(list((tiny / ".dvc/cache/runs").glob("*/*/*"))) == 3
+    pushed = [params.read_yaml(path) for path in (tmp_path / "store/runs").glob("*/*/*")]
+    assert sorted(entry["cmd"] for entry in pushed) == sorted(
+        entry["cmd"] for entry in params.read_yaml(tiny / "dvc.lock")["stages"].values()
+    )
+
+
+def test_without_a_remote_the_remedy_is_named_and_an_unreachable_one_stops_no_build(
+    tiny: Path, bucket: Store, alone: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match="dvc remote add -d NAME"):
+        remote.push(tiny)
+    other = with_remote(clone(tiny, "other"), "s3://bucket/dvc")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    said: list[str] = []
+    assert dvc.repro(other, "first", said.append) == "ran"
+    assert any(line.startswith("nothing was pulled from the remote store: ") for line in said)
+
+
+def test_a_schedule_pushes(tmp_path: Path) -> None:
+    assert serve.deployment(tmp_path, "0 3 * * *", 0, 1, push=True).parameters["push"] is True
+
+
+@pytest.mark.slow(2)
+def test_a_flow_pushes_and_other_machines_have_the_same_reports(
+    tiny: Path, tracked: None, tmp_path: Path, prefect_server: str, bucket: Store
+) -> None:
+    with_remote(tiny, bucket_of(bucket, "team"))
+    bucket.fail(r"PUT /team/dvc/files", unavailable, times=3)
+    done = pipeline(tiny, tmp_path, prefect_server, "--push")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Pushed   5 objects" in done.stdout
+    assert bucket.failures_left() == 0
+    (flow_run,) = ask(prefect_server, "flow_runs/filter", sort="START_TIME_DESC", limit=1)
+    artifacts = ask(prefect_server, "artifacts/filter", artifacts={"flow_run_id": {"any_": [flow_run["id"]]}})
+    (report,) = [artifact for artifact in artifacts if artifact["key"] == "push"]
+    assert "| bytes |" in report["data"]
+
+    git(tiny, "add", "dvc.lock", "data/metrics")
+    git(tiny, "commit", "--quiet", "--message", "results")
+    with_lock = clone(tiny, "with lock")
+    assert dvc_command(with_lock, "pull").returncode == 0
+    assert results(with_lock) == results(tiny)
+    without = clone(tiny, "without lock")
+    git(without, "rm", "-r", "--quiet", "dvc.lock", "data/metrics")
+    shutil.copy(tiny / "mlflow.db", without / "mlflow.db")
+    done = pipeline(without, tmp_path, prefect_server)
+    assert done.stdout.count("done before: taken from the cache") == 2, done.stdout + done.stderr
+    assert results(without) == results(tiny)
+
+    done = pipeline(tiny, tmp_path, "http://127.0.0.1:9/api", "--push")  # nothing to do, and no server is asked
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert secrets_in(tiny) == secrets_in(without) == secrets_in_prefect(prefect_server) == []
+
+
+@pytest.mark.slow(3)
+def test_credentials_are_in_the_environment_only(checkout: Path, tracked: None, tmp_path: Path, bucket: Store) -> None:
+    """Parameters, output, MLflow's store and journals, tables and pages of a run over a bucket have no key in them."""
+    sounds = put(tmp_path / "sounds", *(f"{label}/{number}.wav" for label in ("dog", "rain") for number in range(4)), seconds=5)
+    root = Bucket(bucket.upload(sounds, "recordings", "mine"))
+    changes = ["corpus=folder", f"corpus.path={root}", "execution.workers=1", "corpus.shards=2"]
+    params.write_yaml(params.compose(checkout / "conf", changes), checkout / "params.yaml")
+    bucket.fail(r"GET /recordings/mine/dog/1", unavailable)
+    done = dvc_command(checkout, "repro", "quality@default")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "s3://recordings/mine/dog/1.wav: failed 1 of 6 times" in done.stdout + done.stderr
+    assert (checkout / "data/quality/default.html").is_file()
+    assert tracking.sync(checkout)[0] == 0
+    assert (checkout / "mlflow.db").is_file()
+    assert secrets_in(checkout) == []
+    assert not any(secret in (done.stdout + done.stderr).encode() for secret in SECRETS)
+
+
+def secrets_in(place: Path) -> list[str]:
+    """Files below a directory that contain a credential."""
+    found = [path for path in place.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert len(found) > 10
+    return [str(path) for path in found if any(secret in path.read_bytes() for secret in SECRETS)]
+
+
+def secrets_in_prefect(server: str) -> list[str]:
+    """What Prefect's server keeps that contains a credential."""
+    kept = {what: str(ask(server, f"{what}/filter", limit=200)) for what in ("logs", "artifacts", "flow_runs", "task_runs")}
+    assert all(len(text) > 100 for text in kept.values())
+    return [what for what, text in kept.items() if any(secret.decode() in text for secret in SECRETS)]

@@ -1,0 +1,126 @@
+"""From a bucket to clips through the real stages: the same bytes as from a folder, whatever the server does."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from soundmill.corpora import buckets
+from soundmill.decoding.decode import ffmpeg_executable
+from stages import resample, scan, segment
+from tests.buckets import Store, cut, slow, unavailable
+from tests.corpora.tiny import cell, put, sound, write, write_table
+from tests.prepared import PLAN
+from tests.stages.handling import call, external, failure, settle, table, tree
+
+VARIANT = {"default": {**PLAN, "clip_seconds": 1.0, "min_seconds": 0.1}}
+RECORDING = r"GET /[^ ?]+\.(wav|flac|m4a)"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Recordings for libsndfile and for ffmpeg, a damaged one, captions beside them, and a table with recordings inside."""
+    root = put(tmp_path / "sounds", *(f"{kind}/{number}.{kind}" for kind in ("wav", "flac") for number in range(6)), seconds=1.5)
+    for number in range(3):
+        write(root, f"m4a/{number}.wav", sound(20 + number, seconds=1.5))
+        source, target = root / f"m4a/{number}.wav", root / f"m4a/{number}.m4a"
+        subprocess.run([ffmpeg_executable(), "-loglevel", "error", "-i", source, "-c:a", "aac", target], check=True)
+        source.unlink()
+    write(root, "wav/broken.wav", sound(3)[:300])
+    write(root, "wav/1.txt", "the second tone")
+    return root
+
+
+def build(project: Path, path: str, workers: int = 1) -> dict[str, bytes]:
+    """Scan, plan and cut the corpus at `path`; returns the outputs and metrics, by name."""
+    settle(project, workers=workers, corpus=external(path), clips=VARIANT)
+    call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")
+    cut_clips()
+    return tree(project / "data/clips") | {
+        name: (project / "data" / name).read_bytes()
+        for name in ("corpus/recordings.parquet", "corpus/captions.parquet", "segments.parquet", "metrics/scan.json")
+    }
+
+
+def cut_clips() -> None:
+    ports = ("--variant", "default", "--corpus", "data/corpus", "--segments", "data/segments.parquet")
+    call(segment, "--name", "segment", *ports, section="clips")
+    call(resample, "--name", "resample", *ports, "--clips", "data/clips", section="clips")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_bucket_gives_the_bytes_of_a_folder_whatever_the_server_does(project, folder, bucket: Store, workers):
+    expected = build(project, str(folder))
+    quarantined = table("data/quarantine/segment.parquet")
+    assert [row["path"] for row in quarantined] == ["wav/broken.wav"]
+    shutil.rmtree(project / "data")
+    url = bucket.upload(folder, f"whole-{workers}", "some/where")
+    for fault in (unavailable, cut, slow):
+        bucket.fail(RECORDING, fault, times=4)
+    actual = build(project, url, workers)
+    assert actual == expected
+    assert table("data/quarantine/segment.parquet") == quarantined
+    assert bucket.failures_left() == 0
+    assert not list(project.rglob("objects-*"))
+
+
+def test_recordings_inside_tables_of_a_bucket_give_the_bytes_of_a_folder(project, tmp_path, bucket):
+    root = tmp_path / "tables"
+    write_table(root / "data" / "train-0.parquet", [cell(number) for number in range(9)], text=[f"tone {n}" for n in range(9)])
+    expected = build_tables(project, str(root))
+    shutil.rmtree(project / "data")
+    assert build_tables(project, bucket.upload(root, "parquet")) == expected
+
+
+def build_tables(project: Path, path: str) -> dict[str, bytes]:
+    settle(project, corpus=external(path, "audiofolder"), clips=VARIANT)
+    call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")
+    cut_clips()
+    return tree(project / "data/clips") | tree(project / "data/corpus")
+
+
+@pytest.mark.parametrize("change", ["other", "gone"])
+def test_an_object_that_changed_since_the_scan_is_named(project, folder, bucket, capsys, change):
+    url = bucket.upload(folder, f"changed-{change}")
+    settle(project, corpus=external(url), clips=VARIANT)
+    call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")
+    if change == "other":
+        bucket.put("changed-other", "wav/2.wav", sound(9))
+    else:
+        bucket.client.delete_object(Bucket="changed-gone", Key="wav/2.wav")
+    ports = ("--variant", "default", "--name", "segment", "--corpus", "data/corpus", "--segments", "data/segments.parquet")
+    message = failure(capsys, segment, *ports, section="clips")
+    assert f"{url}/wav/2.wav: the file has changed since the corpus was scanned" in message
+    metrics = call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")
+    assert metrics["recordings"] == (16 if change == "other" else 15)
+    cut_clips()
+
+
+def test_a_stage_whose_server_stays_away_fails_with_the_objects_name_and_continues_later(project, folder, bucket, capsys):
+    url = bucket.upload(folder, "away-for-a-while")
+    settle(project, corpus=external(url), clips=VARIANT)
+    call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")
+    bucket.fail(r"GET /[^ ?]+/flac/3\.flac", unavailable, times=1000)
+    ports = ("--variant", "default", "--name", "segment", "--corpus", "data/corpus", "--segments", "data/segments.parquet")
+    message = failure(capsys, segment, *ports, section="clips")
+    assert f"{url}/flac/3.flac: failed 6 times, lastly: " in message
+    bucket.forget()
+    cut_clips()
+    assert {row["source"] for row in table("data/segments.parquet")} >= {"flac/3.flac", "m4a/0.m4a"}
+
+
+def test_only_some_objects_are_on_disk_at_once(tmp_path, folder, bucket, monkeypatch):
+    monkeypatch.setattr(buckets, "AHEAD", 3)
+    url = bucket.upload(folder, "few").encode()
+    most = 0
+    for copied in buckets.fetch_ahead(
+        [url + f"/{kind}/{n}.{kind}".encode() for kind in ("wav", "flac") for n in range(6)], tmp_path
+    ):
+        path = copied()
+        most = max(most, sum(len(list(place.iterdir())) for place in tmp_path.glob("objects-*")))
+        path.unlink()
+    assert 0 < most <= 4
+    assert not list(tmp_path.glob("objects-*"))
