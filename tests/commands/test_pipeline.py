@@ -87,7 +87,7 @@ def runs(monkeypatch, tmp_path):
     monkeypatch.setattr(
         checkout, "workspace", lambda root, name, document: begun.append((name, document)) or tmp_path / "workspace"
     )
-    monkeypatch.setattr(checkout, "run_pipeline", lambda workspace: 0)
+    monkeypatch.setattr(checkout, "run_pipeline", lambda workspace, push: 0)
     return begun
 
 

@@ -139,7 +139,7 @@ def test_speed_is_of_the_sound_that_was_made(tmp_path, monkeypatch):
         threads=1, use="last", count=None, seed=0, sampling=None, accelerator="cpu", precision="32", batch_size=2
     )
     params.codec_split, params.codec_count, params.transfers = "valid", 0, 0
-    ctx = SimpleNamespace(name="generate", cost={}, home=tmp_path, scratch=tmp_path, digests=None, show=lambda *_: None)
+    ctx = SimpleNamespace(name="generate", cost={}, devices=1, home=tmp_path, scratch=tmp_path, digests=None, show=lambda *_: None)
     ctx.progress = lambda *_: nullcontext(lambda count: None)
     monkeypatch.setattr(generation, "of_clips", lambda model, catalog, clips, seed: {clip_id: Request() for clip_id in clips})
     output = generation.run("short", params, ctx, tmp_path, tables.clips, tables.catalog, tmp_path / "made", tmp_path / "codec")

@@ -83,7 +83,7 @@ def test_a_full_disk_is_told(tmp_path, monkeypatch):
 
     save({"step": 1}, tmp_path / LAST)
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(UserError, match="disk full"):
+    with pytest.raises(UserError, match="free some space and run again"):
         save({"step": 2}, tmp_path / LAST)
     assert load(resume_point(tmp_path))["step"] == 1
 
