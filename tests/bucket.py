@@ -5,13 +5,13 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from tests.mlflow_server import free_port
+from tests.processes import still_open, wait_for
 
 NAME = "the-team"
 
@@ -61,16 +61,9 @@ def running() -> Iterator[Bucket]:
         stderr=subprocess.DEVNULL,
     )
     try:
+        wait_for(lambda: server.poll() is not None or still_open({port}), 120, 0.5)
         bucket = Bucket(f"http://127.0.0.1:{port}", server)
-        client, deadline = bucket.client(), time.monotonic() + 120
-        while True:
-            try:
-                client.create_bucket(Bucket=NAME)
-                break
-            except Exception:  # it does not listen yet
-                assert server.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.5)
+        bucket.client().create_bucket(Bucket=NAME)
         yield bucket
     finally:
         server.kill()

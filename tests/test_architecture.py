@@ -34,7 +34,7 @@ READERS = (
     "soundmill.text",
 )
 UNSAFE = ("pickle.load", "pickle.Unpickler", "Unpickler(", "weights_only=False")  # pickle's exceptions may be named
-UNPICKLES = {"soundmill.training.nodes"}  # what the head of a training wrote to the directory that all its machines share
+UNPICKLES = {"soundmill.training.shipping"}  # what the head of a training wrote to the directory that all its machines share
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc"}
 HEAVY = (
     "torch",

@@ -5,8 +5,7 @@ On each, an agent starts `hardware.devices` processes. When a machine is lost or
 start all processes anew: they resume from the last checkpoint with the machines that are there. Everything else is as on one
 machine: the first process, on the head, saves checkpoints, and its stage tracks and draws samples.
 
-Torch's store and this module's file of the training hold pickles, as torch's own tools do: whoever reaches the port, or writes to
-the project's directory, can run code.
+Torch's store holds pickles, as the file of the training does (shipping.py): whoever reaches the port can run code.
 """
 
 from __future__ import annotations
@@ -14,24 +13,19 @@ from __future__ import annotations
 import json
 import logging
 import os
-import pickle
 import secrets
-import shutil
 import signal
 import socket
 import sys
 import tempfile
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from multiprocessing import AuthenticationError
-from multiprocessing.connection import Client, Listener
+from multiprocessing.connection import Client
 from pathlib import Path
-from typing import IO, Any
 
 import torch
 from torch import distributed
@@ -46,15 +40,15 @@ from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRende
 from soundmill import disk, hashing, lifetime, shards
 from soundmill.errors import UserError
 from soundmill.params import parse_json
-from soundmill.training import state
+from soundmill.training import shipping, state
 from soundmill.training.curve import Progress
 from soundmill.training.device import pick_device
 from soundmill.training.kept import Kept
-from soundmill.training.loader import Arrays, worker_deaths_explained
-from soundmill.training.module import TrainingModule
+from soundmill.training.loader import worker_deaths_explained
 from soundmill.training.parts import Report, Sampling, Training
+from soundmill.training.stage_line import ProcessEnd, StageEnd
 
-FILE, SAMPLED = "training.pickle", "sampled.ckpt"
+FILE = "training.pickle"
 SITE, END = "site", "end"  # keys of the store: what a machine needs to join; how the training ended
 CONNECT_SECONDS = 10.0
 ANSWER_SECONDS = 20  # of the head's store
@@ -62,9 +56,7 @@ LAST_CALL_SECONDS = 10.0  # for more machines, once there are enough
 HEARTBEAT_SECONDS, HEARTBEATS = 2, 5  # a machine that misses this many is lost
 SHARED_SECONDS = 120.0  # until a file written on one machine is seen by all: NFS caches directories for a minute
 END_SECONDS = 3.0  # until the process that ends a training has said why
-WAITING_SECONDS = 30.0  # between messages that machines are missing
 MEETING_SECONDS = 600.0  # for all processes to start; else the machines meet again
-RESTARTS = 5  # without a later checkpoint; then the training fails
 FOREVER = timedelta(days=365)
 
 
@@ -121,7 +113,8 @@ def _train_elsewhere(
 ) -> None:
     module, loader, hardware, scratch = training.module, training.loader, training.hardware, training.scratch.resolve()
     file = scratch / FILE
-    disk.write_atomically(file, lambda temporary: _write(temporary, (train, training, progress, kept, sampling and sampling.every)))
+    shipped = train, training, progress, kept, sampling and sampling.every
+    disk.write_atomically(file, lambda temporary: shipping.write(temporary, shipped))
     modules = [train.__module__, type(module).__module__, type(loader.source).__module__]
     site = Site(
         run=secrets.token_hex(8),
@@ -142,7 +135,7 @@ def _train_elsewhere(
     join = f"`soundmill join {socket.gethostname()}:{hardware.port}`"
     print(f"{site.label}: trains on up to {site.nodes} machines; on each of the others, in this directory: {join}", flush=True)
     with tempfile.TemporaryDirectory(prefix="soundmill-") as private:
-        stage = _Stage(training, sampling, report)
+        stage = StageEnd(training, sampling, report)
         place = _Place("127.0.0.1", hardware.port, os.getpid(), Path(private), stage.address)
         waiting = f"{site.label}: waits for {site.min_nodes} machines (hardware.min_nodes); on each of the others: {join}"
         with stage.open(waiting if site.min_nodes > 1 else ""):
@@ -168,82 +161,6 @@ def _open_store(port: int) -> TCPStore:
             f"hardware.port: {port} is in use on this machine, perhaps by another training on several machines; wait for that one, "
             "or set another port here and in `soundmill join`"
         ) from None
-
-
-class _Stage:
-    """Serves the first process, from a thread of the stage: sends points of curves to tracking, and draws samples."""
-
-    def __init__(self, training: Training, sampling: Sampling | None, report: Report):
-        key = secrets.token_bytes(32)
-        self._listener = Listener(("127.0.0.1", 0), authkey=key)
-        self.address = self._listener.address, key
-        self.error: BaseException | None = None
-        self.training, self.sampling, self.report = training, sampling, report
-        self._connected, self._ended, self._closed = threading.Event(), threading.Event(), threading.Event()
-        self._step, self._restarts = -1, 0  # of the latest checkpoint that the processes resumed from, and then
-
-    @contextmanager
-    def open(self, waiting: str) -> Iterator[None]:
-        """Serve in the block; prints `waiting`, if given, while there is nobody to serve."""
-        threads = [
-            threading.Thread(target=self._serve, daemon=True),
-            threading.Thread(target=self._remind, args=(waiting,), daemon=True),
-        ]
-        for thread in threads:
-            thread.start()
-        try:
-            yield
-        finally:
-            self._ended.set(), self._closed.set()
-            with suppress(OSError):
-                socket.create_connection(self.address[0]).close()  # ends its wait for a connection
-            for thread in threads:
-                thread.join()
-            self._listener.close()
-
-    def _remind(self, waiting: str) -> None:
-        while not self._ended.wait(WAITING_SECONDS):
-            if waiting and not self._connected.is_set():
-                print(waiting, flush=True)
-
-    def _serve(self) -> None:
-        while not self._closed.is_set():
-            # A process may die at any time, also in the middle of a message.
-            with suppress(EOFError, OSError, ValueError, pickle.PickleError, AuthenticationError), self._listener.accept() as line:
-                self._connected.set()
-                while not self._closed.is_set():
-                    line.send(self._answer(*line.recv()))
-            self._connected.clear()
-
-    def _answer(self, what: str, *values: Any) -> str | None:
-        """None, or why the training must end."""
-        try:
-            {"started": self._started, "report": self.report, "sample": self._sample, "ended": self._ended.set}[what](*values)
-        except Exception as error:
-            self.error = error
-            return "the stage failed"
-        return None
-
-    def _started(self, step: int, restarts: int) -> None:
-        if step > self._step:
-            self._step, self._restarts = step, restarts
-        elif restarts - self._restarts >= RESTARTS:
-            raise UserError(
-                f"its processes ended {RESTARTS} times after step {step}, before the next checkpoint; their errors are above. Out "
-                "of memory? Machines that come and go? Then set checkpoint_seconds lower"
-            )
-
-    def _sample(self, step: int) -> None:
-        module = self.training.module
-        module.device = pick_device(self.training.hardware.accelerator)
-        values = state.load(self.training.scratch / SAMPLED)
-        module.load_state_dict(values["module"])
-        module.ema.load_state_dict(values["ema"])
-        module.to(module.device)
-        module.ema.to(module.device)
-        self.sampling.show(module, step)
-        module.cpu(), module.ema.to("cpu")
-        module.device = torch.device("cpu")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -363,7 +280,7 @@ def _run_agent(store: TCPStore, site: Site, place: _Place, address: str) -> RunR
         rdzv_handler=handler,
         entrypoint=_work,
         args=(place, site),
-        max_restarts=10**6,  # `_Stage` counts those without a later checkpoint
+        max_restarts=10**6,  # `StageEnd` counts those without a later checkpoint
         monitor_interval=0.2,
     )
     agent = LocalElasticAgent(spec, DefaultLogsSpecs(log_dir=str(place.near)), exit_barrier_timeout=30)
@@ -420,8 +337,7 @@ def _has_ended(store: TCPStore) -> bool:
 def _train_part(store: TCPStore, place: _Place, site: Site) -> float | None:
     if not _seen(Path(site.file), site.digest):
         raise UserError(f"{socket.gethostname()}: {site.file} is gone or changed; run the stage again")
-    with Path(site.file).open("rb") as file:
-        train, training, progress, kept, every = _Reader(file, place.near, site.copy_gb).load()
+    train, training, progress, kept, every = shipping.read(Path(site.file), place.near, site.copy_gb)
     environment, local_rank = os.environ, int(os.environ["LOCAL_RANK"])
     # One name for each meeting, the same on all machines.
     meeting = PrefixStore(f"{environment['MASTER_ADDR']}:{environment['MASTER_PORT']}", store)
@@ -452,7 +368,7 @@ def _train_part(store: TCPStore, place: _Place, site: Site) -> float | None:
     spare = f"; {count - used} more wait, because a batch of {size} cannot be shared evenly by {count}" if used < count else ""
     print(f"{site.label}: machines: {nodes}, processes: {used}{spare}", flush=True)
     with Client(place.stage[0], authkey=place.stage[1]) as line:
-        stage = _Line(line, training.scratch)
+        stage = ProcessEnd(line, training.scratch)
         step = state.load(start)["step"] if start else 0
         stage.call("started", step, int(environment["TORCHELASTIC_RESTART_COUNT"]))
         sampling = Sampling(every, stage.sample) if every else None
@@ -482,59 +398,3 @@ def _same_start(scratch: Path, identity: str) -> Path | None:
     raise UserError(
         f"{socket.gethostname()}: {scratch} does not have the checkpoint that the head resumes from; is it the same directory?"
     )
-
-
-@dataclass(frozen=True)
-class _Line:
-    """The first process's connection to its stage."""
-
-    connection: Any
-    scratch: Path
-
-    def report(self, values: dict[str, float], step: int) -> None:
-        self.call("report", values, step)
-
-    def sample(self, module: TrainingModule, step: int) -> None:
-        values = {"module": module.state_dict(), "ema": module.ema.state_dict()}
-        disk.write_atomically(self.scratch / SAMPLED, lambda temporary: torch.save(values, temporary))
-        self.call("sample", step)
-
-    def call(self, *message: Any) -> None:
-        self.connection.send(message)
-        if refusal := self.connection.recv():
-            raise UserError(refusal)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The pickled training. Arrays of features stay in their files, which each machine reads in place or copies first.
-
-
-class _Writer(pickle.Pickler):
-    def persistent_id(self, value: Any) -> Any:
-        return (value.path.resolve(), value.ids, value.shapes, value.offsets) if isinstance(value, Arrays) else None
-
-
-class _Reader(pickle.Unpickler):
-    def __init__(self, file: IO[bytes], near: Path, copy_gb: float):
-        super().__init__(file)
-        self._near, self._copy_gb = near, copy_gb
-
-    def persistent_load(self, key: Any) -> Arrays:
-        path, *rest = key
-        if path.stat().st_size <= self._copy_gb * 1e9:
-            path = _near_copy(path, self._near)
-        return Arrays(path, *rest)
-
-
-def _write(path: Path, values: Any) -> None:
-    with path.open("wb") as file:
-        _Writer(file).dump(values)
-
-
-def _near_copy(path: Path, near: Path) -> Path:
-    """The copy of a file of features, made by the first process that needs it; its name has a digest of its content."""
-    copy = near / path.name
-    with disk.exclusive(near):
-        if not copy.exists():
-            disk.write_atomically(copy, lambda temporary: shutil.copyfile(path, temporary))
-    return copy
