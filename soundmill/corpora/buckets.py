@@ -26,6 +26,7 @@ from typing import Any, BinaryIO, TypeVar
 from soundmill import hashing
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
+from soundmill.params import check_urls
 
 SCHEMES = ("s3", "gs", "az")  # each with an extra of that name in pyproject.toml
 ATTEMPTS = 6
@@ -67,14 +68,10 @@ def is_url(path: bytes | str) -> bool:
 
 def root_of(path: str, home: Path) -> Path | Bucket:
     """The bucket at a URL, or the directory at a path, which if relative starts at `home`; UserError if a URL is not usable."""
+    check_urls(path, "corpus.path")
     if not (match := _URL.match(path)):
         return (home / path).resolve()
     scheme, rest = match[1], match[2].rstrip("/")
-    if "@" in rest.partition("/")[0]:
-        raise UserError(
-            f"corpus.path: {scheme}://… has credentials in it; write {scheme}://BUCKET/PREFIX, change these credentials, and put "
-            "the new ones into the environment (docs/corpora.md#buckets)"
-        )
     if scheme not in SCHEMES:
         raise UserError(f"corpus.path: {scheme}://: unknown; buckets are {', '.join(f'{name}://' for name in SCHEMES)}")
     if not re.match(r"[A-Za-z0-9]", rest) or re.search(r"[?#\0]|(^|/)\.{0,2}(/|$)", rest):
@@ -276,9 +273,7 @@ def _retried(what: str, call: Callable[[], T]) -> T:
         except UserError:
             raise
         except Exception as error:  # each store's library has its own
-            if (
-                isinstance(error, OSError) and error.errno == errno.EINVAL
-            ):  # the request will not do, such as a range beyond the end
+            if isinstance(error, OSError) and error.errno == errno.EINVAL:  # e.g. a range past the end
                 raise
             reason = " ".join((str(error) or type(error).__name__).split())[:200]
             if "Credential" in type(error).__name__:
