@@ -48,6 +48,7 @@ class Server:
         command = [sys.executable, "-m", "mlflow", "server", "--app-name", "soundmill", *place]
         environment = {**os.environ, **tracking.QUIET, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **self.environment}
         environment.pop("MLFLOW_TRACKING_URI", None)
+        environment["TMPDIR"] = str(self.folder)  # it passes artifacts on through files there, which a kill leaves behind
         with (self.folder / "server.log").open("w") as log:
             self._process = subprocess.Popen(
                 [*command, *stores], env=environment, cwd=self.folder, stdout=log, stderr=log, start_new_session=True
