@@ -42,13 +42,21 @@ def show(result: Mapping[str, Any]) -> None:
         if part["agreement"] is not None:
             console.print(f"agreement of raters (Krippendorff's alpha): {part['agreement']:.3g}")
         for over, found in part["correlation"].items():
+            correlations = table(f"{question}: score, over {over}", "count", "Spearman", "95 %", "Kendall", "95 %", "verdict")
             for score, one in found.items():
-                console.print(f"rank correlation with {escape(score)} over {one['count']} {over}: {one['rho']:+.3g}")
+                cells = [cell for key in ("rho", "tau") for cell in (f"{one[key]:+.3g}", _interval(one, key))]
+                correlations.add_row(escape(score), str(one["count"]), *cells, one["verdict"])
+            if found:
+                console.print(correlations)
     for rater, reasons in failed.items():
         for reason in reasons:
             console.print(f"· rater {rater} failed: {reason}", style="yellow", soft_wrap=True, markup=False)
     for warning in result["warnings"]:
         console.print(f"· {warning}", style="yellow", soft_wrap=True, markup=False)
+
+
+def _interval(values: Mapping[str, Any], key: str) -> str:
+    return f"{values[f'{key}_low']:+.3g} … {values[f'{key}_high']:+.3g}" if f"{key}_low" in values else "–"
 
 
 def scores_of(key: Key, result: Mapping[str, Any], model: str) -> dict[str, float]:

@@ -16,12 +16,12 @@ from soundmill.evaluation.library import rounded
 from soundmill.listening import design
 from soundmill.listening.agreement import krippendorff_alpha
 from soundmill.listening.answers import BAD, FIRST, REAL, SAME, Answers, Key
+from soundmill.listening.correlation import MIN_RANKED, MIN_RESAMPLED, correlations
 from soundmill.listening.design import Trial
 
 MARGIN = 0.25  # of the scale: minimum for real sounds above bad anchors, maximum for differences of repeated answers
 MIN_REAL_PREFERRED = 0.75  # share of comparisons of a real sound with a bad anchor
 MIN_REPEATED_EQUAL = 0.5  # share of repeated comparisons with the same answer
-MIN_RANKED = 3  # values of a rank correlation
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,8 @@ def score(key: Key, all_answers: Sequence[Answers]) -> dict[str, Any]:
             warn(f"{question}: all answers are equal, so agreement is undefined.")
     if len(key.models) < MIN_RANKED:
         warn(f"{len(key.models)} models are too few for a rank correlation over models, which needs {MIN_RANKED}.")
+    elif len(key.models) < MIN_RESAMPLED:
+        warn(f"Rank correlations over {len(key.models)} models have no interval, which needs {MIN_RESAMPLED} models.")
     if not any(model.scores or model.of for model in key.models.values()):
         warn("The models had no scores when the test was made, so there is nothing to correlate with.")
     return result
@@ -127,7 +129,8 @@ def _score_question(key: Key, passed: Sequence[Answers], question: str) -> dict[
     ratings = _ratings(key, passed, question)
     least, most = (0.0, 1.0) if key.compare else (1.0, float(key.scale))
     means = {name: _clipped(estimate(values), least, most) for name, values in ratings.items()}
-    model_means, sound_means = _by_model(key, ratings)
+    scores = {name: model.scores for name, model in key.models.items()}
+    of = {name: model.of for name, model in key.models.items()}
     differences = []
     for a, b in _pairs(key):
         differing = ratings[f"{a} against {b}"] - 0.5 if key.compare else ratings[a] - ratings[b]
@@ -139,7 +142,7 @@ def _score_question(key: Key, passed: Sequence[Answers], question: str) -> dict[
         "means": means,
         "differences": differences,
         "agreement": _agreement(key, passed, question),
-        "correlation": {"models": _over_models(key, model_means), "sounds": _over_sounds(key, sound_means)},
+        "correlation": correlations(_by_model(key, ratings), _scored_requests(key), scores, of),
     }
 
 
@@ -237,43 +240,14 @@ def _agreement(key: Key, raters: Sequence[Answers], question: str) -> float | No
     return rounded(krippendorff_alpha(units, level))
 
 
-def _by_model(key: Key, ratings: Mapping[str, np.ndarray]) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Mean rating of each model and of each of its sounds; in a comparison, the share of answers that prefer it."""
-    by_model: dict[str, list[np.ndarray]] = {name: [] for name in key.models}
-    for a, b in _pairs(key) if key.compare else ():
+def _by_model(key: Key, ratings: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Answers [raters, requests] by model; in a comparison, the share of answers that prefer it."""
+    if not key.compare:
+        return {name: ratings[name] for name in key.models}
+    shares: dict[str, list[np.ndarray]] = {name: [] for name in key.models}
+    for a, b in _pairs(key):
         values = ratings[f"{a} against {b}"]
         for name, share in ((a, values), (b, 1 - values)):
-            if name in by_model:
-                by_model[name].append(share)
-    if not key.compare:
-        by_model = {name: [ratings[name]] for name in key.models}
-    sound_means = {name: np.mean([part.mean(axis=0) for part in parts], axis=0) for name, parts in by_model.items()}
-    return {name: float(values.mean()) for name, values in sound_means.items()}, sound_means
-
-
-def _over_models(key: Key, model_means: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """Spearman's rank correlation of each score that all models have with their mean ratings."""
-    common = set.intersection(*(set(model.scores) for model in key.models.values()))
-    pairs = {score: [(model.scores[score], model_means[name]) for name, model in key.models.items()] for score in sorted(common)}
-    return _correlations(pairs)
-
-
-def _over_sounds(key: Key, sound_means: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
-    """`_over_models`, but over the single sounds of all models, for each score that they have."""
-    pairs: dict[str, list[tuple[float, float]]] = {}
-    for name, model in key.models.items():
-        for request, rating in zip(_scored_requests(key), sound_means[name], strict=True):
-            for metric, value in model.of.get(request, {}).items():
-                pairs.setdefault(metric, []).append((value, float(rating)))
-    return _correlations(dict(sorted(pairs.items())))
-
-
-def _correlations(pairs: Mapping[str, Sequence[tuple[float, float]]]) -> dict[str, dict[str, float]]:
-    from scipy.stats import spearmanr
-
-    correlations = {}
-    for name, both in pairs.items():
-        first, second = zip(*both, strict=True)
-        if len(both) >= MIN_RANKED and len(set(first)) > 1 and len(set(second)) > 1:
-            correlations[name] = {"rho": rounded(float(spearmanr(first, second).statistic)), "count": len(both)}
-    return correlations
+            if name in shares:
+                shares[name].append(share)
+    return {name: np.mean(parts, axis=0) for name, parts in shares.items()}
