@@ -19,8 +19,9 @@ from soundmill import hashing
 from soundmill.audio.resample import resample
 from soundmill.decoding.decode import read_mono
 from soundmill.errors import UserError
-from soundmill.evaluation import embedders, features, protocols, scores
+from soundmill.evaluation import embedders, features, protocols
 from soundmill.evaluation.features import MAX_SECONDS
+from soundmill.metrics import scores
 
 RATE = 16_000
 METRICS = ("fad", "mmd", "kl")

@@ -14,7 +14,7 @@ import numpy as np
 
 from bench import measure
 from bench.measure import Target, in_fresh_process, ratio
-from soundmill.evaluation import frechet, scores
+from soundmill.metrics import frechet, scores
 
 EQUAL = 1e-6  # largest relative difference of the two results
 

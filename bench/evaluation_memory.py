@@ -20,7 +20,8 @@ from bench.measure import WORKERS, Target
 from bench.scale import soundmill
 from soundmill import params, pretrained
 from soundmill.audio.flac import encode_flac
-from soundmill.evaluation import embedders, scores
+from soundmill.evaluation import embedders
+from soundmill.metrics import scores
 
 RATE = 16_000
 SECONDS = 1.5

@@ -112,7 +112,7 @@ class Generated:
 
 def make(checkpoint_dir: Path, data: Path, steps: dict[str, list[int]], count: int, seed: int, work: Path) -> Generated:
     from soundmill.models import catalog as catalogs
-    from soundmill.models import generation, registry, requests
+    from soundmill.models import registry, requests, sounds
     from soundmill.models.components.text_states import states as text_states
     from soundmill.models.family import Run as FamilyRun
     from soundmill.models.family import origin
@@ -145,7 +145,7 @@ def make(checkpoint_dir: Path, data: Path, steps: dict[str, list[int]], count: i
         print(f"{run}: {seconds[run]['wall']:.3g} s for {len(clip_ids)} sounds", flush=True)
     codec = []
     (work / "codec").mkdir()
-    for clip_id, wave in generation.reconstruct_each(
+    for clip_id, wave in sounds.reconstruct_each(
         model, catalogs.waves_of(data / "clips/default", set(clip_ids[:CODEC_CLIPS])), how
     ):
         codec.append(work / "codec" / f"{clip_id}.wav")

@@ -16,13 +16,14 @@ def run(
     inputs: Input,
     parts: Input,
     tagger: Input,
+    clips: Input,
     catalog: Input,
     model: Output,
     curves: Output,
     grid: Shown,
 ) -> dict[str, Any]:
     """Train `--family` on the training split; writes the checkpoint, its curve (CSV) and samples (PNG)."""
-    return training.run(ctx.family, params, ctx, inputs, parts, tagger, catalog, model, curves, grid)
+    return training.run(ctx.family, params, ctx, inputs, parts, tagger, clips, catalog, model, curves, grid)
 
 
 def code_by_name(family: str | None, section: dict[str, Any], parameters: dict[str, Any]) -> list[str]:

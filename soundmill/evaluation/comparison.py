@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from soundmill.errors import UserError
-from soundmill.evaluation import bootstrap, scores
-from soundmill.evaluation.divergence import named
-from soundmill.evaluation.scores import EmbeddingSet, Metric, Statistic
+from soundmill.metrics import bootstrap, scores
+from soundmill.metrics.divergence import named
+from soundmill.metrics.scores import EmbeddingSet, Metric, Statistic
 
 ROUNDING = 1e-9  # relative to the largest value; smaller differences count as zero
 LEVEL = 0.05  # of significance

@@ -68,7 +68,7 @@ def evaluate(
     library.texts = prompts
     reconstructions |= paired and about.made_by == "reconstruct"
     comparisons = _comparisons(library, members, paired, reconstructions, UNPAIRED if unpaired else NO_PAIRS)
-    scored = scorer.score(setup, library, comparisons, about.trained_against)
+    scored = scorer.score(setup, library, comparisons, about.seen)
     metrics = scorer.describe(library, members)
     metrics["counts"] |= {"pairs": len(members["generated"]) if paired else 0}
     metrics["counts"] |= {role: len(library.sounds[role]) for role in features.SYNTHETIC}
@@ -129,11 +129,11 @@ def compare(setup: Setup, a: Path, b: Path, reference: Path, unpaired: bool = Fa
     members = {role: Members.of(role, folder.ids) for role, folder in sides.items()}
     sounds = {role: {sound.clip_id: sound for sound in folder.sounds} for role, folder in sides.items()}
     library = embed(setup, sounds, members["reference"])
-    against = sorted({name for folder in (a, b) for name in folders.about(folder).trained_against})
+    seen = folders.about(a).seen | folders.about(b).seen
     of_a = {"generated": members["a"], "reference": members["reference"]}
     comparisons = _comparisons(library, of_a, paired, False, UNPAIRED if unpaired else NO_PAIRS)
     without_intervals = replace(setup, protocol=protocol.model_copy(update={"replicates": 0}))
-    scored = scorer.score(without_intervals, library, comparisons, against)
+    scored = scorer.score(without_intervals, library, comparisons, seen)
     results, left_out = {}, dict(scored.left_out)
     specs = [spec for spec in protocol.scores if spec.key not in left_out]
     with setup.progress(len(specs) * (1 + protocol.replicates), "compare", "resample") as tick:

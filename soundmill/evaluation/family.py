@@ -10,12 +10,13 @@ from typing import Any, Literal
 
 from soundmill import manifest, shards
 from soundmill.errors import UserError
-from soundmill.evaluation import features, folders, memorisation, probe, scorer, scores, subsets
+from soundmill.evaluation import features, folders, memorisation, probe, scorer, subsets
 from soundmill.evaluation import sets as sets_of
 from soundmill.evaluation.library import Library, Members, Setup, about_damaged, embed, in_files, in_shards, rounded
 from soundmill.evaluation.protocols import Protocol
 from soundmill.evaluation.scorer import Scored
 from soundmill.evaluation.sets import CatalogClip, Sets
+from soundmill.metrics import scores
 
 
 @dataclass(frozen=True)
@@ -146,12 +147,12 @@ def evaluate(setup: Setup, source: Source, options: Options, unavailable: Mappin
 
 def _score(library: Library, sets: Sets, source: Source, guesses: Mapping[str, probe.Guesses]) -> Scored:
     """The protocol's scores, and the label accuracy by each embedder's probe."""
-    against = source.about.trained_against
-    scored = scorer.score(library.setup, library, sets_of.comparisons(sets, library, source.reconstructed), against)
+    seen = source.about.seen
+    scored = scorer.score(library.setup, library, sets_of.comparisons(sets, library, source.reconstructed), seen)
     for name, guessed in guesses.items():
         if sets.requested:
             _add_label_accuracy(scored, library.setup.protocol, sets, name, guessed)
-            scored.check_rank(f"label_accuracy_{name}", "label_accuracy", name, against)
+            scored.check_rank(f"label_accuracy_{name}", "label_accuracy", name, seen)
     return scored
 
 

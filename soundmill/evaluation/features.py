@@ -24,9 +24,9 @@ from soundmill.decoding import decode
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders
 from soundmill.evaluation.cache import LAYOUT, Embedded, Embedding, Facts, add, drop_damaged, remove_unfinished
-from soundmill.evaluation.divergence import names_of
 from soundmill.evaluation.embedders.base import Embedder
 from soundmill.evaluation.wave_facts import WaveFacts, wave_facts
+from soundmill.metrics.divergence import names_of
 
 BATCH = 16  # sounds per call of an embedder, at most
 BATCH_SAMPLES = 1 << 24  # samples per call, at most: bounds memory if sounds are long

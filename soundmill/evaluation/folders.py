@@ -13,7 +13,7 @@ from soundmill import manifest
 from soundmill.corpora import inventory
 from soundmill.errors import UserError
 from soundmill.evaluation import features
-from soundmill.evaluation.divergence import named
+from soundmill.metrics.divergence import named
 from soundmill.params import parse_json
 
 
@@ -68,8 +68,15 @@ class About:
 
     made_by: str = "generate"  # or "reconstruct"
     trained_against: tuple[str, ...] = ()  # embedders whose networks were in its losses
+    chosen_by: tuple[str, ...] = ()  # embedders whose scores chose its weights
     weights: str = ""  # description of the checkpoint's weights
     loops: bool = False  # the sounds can be looped
+
+    @property
+    def seen(self) -> dict[str, str]:
+        """Embedders that the training used, with the reason why they do not rank the model."""
+        chosen = {name: f"the model's weights were chosen by {name}" for name in self.chosen_by}
+        return chosen | {name: f"the model was trained against {name}" for name in self.trained_against}
 
 
 def about(root: Path) -> About:
@@ -83,10 +90,12 @@ def about(root: Path) -> About:
         return About()
     if not isinstance(record, dict) or not {"family", "made_by"} <= record.keys():
         return About()
-    against = record.get("trained_against", [])
-    if not isinstance(against, list) or not all(isinstance(name, str) for name in against):
-        raise UserError(f"{path}: trained_against: expected a list of embedder names")
-    return About(str(record["made_by"]), tuple(against), str(record.get("weights", "")), record.get("loops") is True)
+    lists = {key: record.get(key, []) for key in ("trained_against", "chosen_by")}
+    for key, names in lists.items():
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise UserError(f"{path}: {key}: expected a list of embedder names")
+    seen = {key: tuple(names) for key, names in lists.items()}
+    return About(str(record["made_by"]), weights=str(record.get("weights", "")), loops=record.get("loops") is True, **seen)
 
 
 def pairs(generated: Folder, reference: Folder) -> bool:

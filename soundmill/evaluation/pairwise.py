@@ -12,9 +12,10 @@ from typing import Any
 
 from soundmill.audio.flac import write_wav
 from soundmill.errors import UserError
-from soundmill.evaluation import evaluator, family, features, protocols, scores
+from soundmill.evaluation import evaluator, family, features, protocols
 from soundmill.evaluation.comparison import beyond_chance, holm
 from soundmill.evaluation.library import Setup
+from soundmill.metrics import scores
 
 COMPARED = ("fad", "mmd", "kl")  # by a paired test; MMD only without FAD, which needs 50 real sounds
 MIN_REPLICATES = 5_000

@@ -14,8 +14,9 @@ from pydantic import Field, field_validator, model_validator
 
 from soundmill import params
 from soundmill.errors import UserError
-from soundmill.evaluation import embedders, scores
+from soundmill.evaluation import embedders
 from soundmill.evaluation.embedders import EmbedderName
+from soundmill.metrics import scores
 from soundmill.params import SampleRate, Seed, StageParams, did_you_mean
 
 DIRECTORY = Path(__file__).with_suffix("")

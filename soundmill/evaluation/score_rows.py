@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from soundmill.evaluation import scores, waveforms
+from soundmill.evaluation import waveforms
+from soundmill.metrics import scores
 
 BASELINES = ("real", "floor", "codec_floor", "codec", "silence", "noise", "chance")
 METRICS = (*scores.METRICS, "label_accuracy", *waveforms.METRICS)

@@ -9,7 +9,7 @@ noise    white noise: as many sounds as the reference has (BASELINE_SOUNDS at mo
 codec    (families only) real sounds encoded and decoded by the family's codec; codec_floor is these sounds before that
 
 A metric by which silence or noise is as good as the floor is unfit for these sets and ranks no models. Neither does a metric of an
-embedder that the model was trained against. Fréchet distances from few reference sounds are not reported.
+embedder that the training used, in a loss or to choose the weights. Fréchet distances from few reference sounds are not reported.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ import soundmill
 from soundmill import shards
 from soundmill.audio.resample import QUALITY
 from soundmill.errors import UserError
-from soundmill.evaluation import features, protocols, scores, waveforms
-from soundmill.evaluation.divergence import named
+from soundmill.evaluation import features, protocols, waveforms
 from soundmill.evaluation.library import Library, Members, Setup, rounded
 from soundmill.evaluation.score_rows import BETTER, number
 from soundmill.evaluation.wave_facts import shares
+from soundmill.metrics import scores
+from soundmill.metrics.divergence import named
 
 FEWEST_REFERENCE = 50  # sounds; with fewer a Fréchet distance is mostly bias
 FRECHET = ("fad", "fad_inf", "fad_per_clip", "fd")
@@ -97,13 +98,9 @@ class Scored:
         if "of" in result:
             self.of[key] = result["of"]
 
-    def check_rank(self, key: str, metric: str, embedder: str, trained_against: Sequence[str]) -> None:
-        """Mark a score that must not rank models: it is unfit, or the model was trained against its embedder."""
-        reason = (
-            f"the model was trained against {embedder}"
-            if embedder in trained_against
-            else unfit(metric, self.baselines.get(key, {}))
-        )
+    def check_rank(self, key: str, metric: str, embedder: str, seen: Mapping[str, str]) -> None:
+        """Mark a score that must not rank models: the training used its embedder (`seen`: name → reason), or it is unfit."""
+        reason = seen.get(embedder) or unfit(metric, self.baselines.get(key, {}))
         if self.values.get(key) is not None and reason:
             self.unranked[key] = reason
             self.warnings.append(f"{key} ranks no models: {reason}.")
@@ -113,7 +110,7 @@ class Scored:
         return {**self.values, "baselines": dict(self.baselines), "left_out": self.left_out, "unranked": self.unranked}
 
 
-def score(setup: Setup, library: Library, comparisons: Comparisons, trained_against: Sequence[str] = ()) -> Scored:
+def score(setup: Setup, library: Library, comparisons: Comparisons, seen: Mapping[str, str]) -> Scored:
     """All scores of the protocol that these sounds allow; if there is none, a UserError gives the reason of each."""
     protocol, scored = setup.protocol, Scored()
     for spec in protocol.scores:
@@ -136,7 +133,7 @@ def score(setup: Setup, library: Library, comparisons: Comparisons, trained_agai
         raise none_measured(protocol, scored.left_out)
     scored.warnings += [f"{key} is left out: {why}." for key, why in scored.left_out.items()]
     for spec in protocol.scores:
-        scored.check_rank(spec.key, spec.metric, spec.embedder, trained_against)
+        scored.check_rank(spec.key, spec.metric, spec.embedder, seen)
     return scored
 
 

@@ -14,10 +14,10 @@ from typing import Literal
 from soundmill import hashing
 from soundmill.errors import UserError
 from soundmill.evaluation import probe
-from soundmill.evaluation.divergence import named
 from soundmill.evaluation.features import SYNTHETIC
 from soundmill.evaluation.library import Library, Members
 from soundmill.evaluation.scorer import Comparisons
+from soundmill.metrics.divergence import named
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from soundmill.evaluation.bootstrap import INTERVAL
 from soundmill.evaluation.library import rounded
 from soundmill.evaluation.score_rows import BETTER, METRICS
+from soundmill.metrics.bootstrap import INTERVAL
 
 MIN_RANKED = 3  # values of a rank correlation
 MIN_RESAMPLED = 5  # models of an interval over models: of fewer, resamples have too few different ones
@@ -70,14 +70,11 @@ def correlations(
         if one := _correlation(name, score, values.mean(axis=(1, 2)), resampled):
             found["models"][name] = one
 
+    of_sounds = np.take_along_axis(means, draws.requests[:, None, :], axis=2).reshape(REPLICATES, -1)
     for name in sorted({name for model in ratings for by_name in of[model].values() for name in by_name}):
         score = np.array([[of[model].get(request, {}).get(name, np.nan) for request in requests] for model in ratings])
-        known = ~np.isnan(score)
-        drawn = [
-            np.take_along_axis(one, draws.requests[:, None, :], axis=2) for one in (np.broadcast_to(score, means.shape), means)
-        ]
-        resampled = tuple(one.reshape(REPLICATES, -1) for one in drawn)
-        if one := _correlation(name, score[known], values.mean(axis=1)[known], resampled):
+        resampled = (score[:, draws.requests].swapaxes(0, 1).reshape(REPLICATES, -1), of_sounds)
+        if one := _correlation(name, score.ravel(), values.mean(axis=1).ravel(), resampled):
             found["sounds"][name] = one
     return found
 
@@ -85,39 +82,36 @@ def correlations(
 def _correlation(
     name: str, score: np.ndarray, rating: np.ndarray, resampled: tuple[np.ndarray, np.ndarray] | None
 ) -> dict[str, Any] | None:
-    """Both correlations of scores [n] with ratings [n], with intervals if there are resamples [B, m] of them; None if undefined."""
-    if len(score) < MIN_RANKED or min(len(np.unique(score)), len(np.unique(rating))) < 2:
+    """Both correlations of scores [n], NaN where unknown, with ratings [n], with intervals if there are resamples [B, n] of them;
+    None if they are undefined."""
+    count = int((~np.isnan(score)).sum())
+    if count < MIN_RANKED or np.isnan(_spearman(score[None], rating[None])[0]):
         return None
-    result: dict[str, Any] = {"count": len(score)}
-    pairs = [pair for pair in zip(*resampled, strict=True) if _ranks(*pair)] if resampled else []
+    result: dict[str, Any] = {"count": count}
     for key, statistic in (("rho", _spearman), ("tau", _kendall)):
-        result[key] = rounded(statistic(score, rating))
-        if pairs:
-            ends = np.percentile([statistic(*_known(*pair)) for pair in pairs], INTERVAL)
+        result[key] = rounded(float(statistic(score[None], rating[None])[0]))
+        if resampled:
+            ends = np.nanpercentile(statistic(*resampled), INTERVAL)  # a resample of equal values has no order
             result |= {f"{key}_low": rounded(float(ends[0])), f"{key}_high": rounded(float(ends[1]))}
     return result | {"verdict": _verdict(name, result)}
 
 
-def _known(score: np.ndarray, rating: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    known = ~np.isnan(score)
-    return score[known], rating[known]
-
-
-def _ranks(score: np.ndarray, rating: np.ndarray) -> bool:
-    """Whether a resample has an order to compare."""
-    return all(len(np.unique(one)) > 1 for one in _known(score, rating))
-
-
-def _spearman(score: np.ndarray, rating: np.ndarray) -> float:
+def _spearman(score: np.ndarray, rating: np.ndarray) -> np.ndarray:
+    """Of each row of values [B, n], without those whose score is NaN; NaN if either has no order."""
     from scipy.stats import rankdata
 
-    return float(np.corrcoef(rankdata(score), rankdata(rating))[0, 1])
+    rating = np.where(np.isnan(score), np.nan, rating)
+    ranks = [rankdata(values, axis=1, nan_policy="omit") for values in (score, rating)]
+    first, second = (one - np.nanmean(one, axis=1, keepdims=True) for one in ranks)
+    with np.errstate(invalid="ignore"):
+        return np.nansum(first * second, axis=1) / np.sqrt(np.nansum(first**2, axis=1) * np.nansum(second**2, axis=1))
 
 
-def _kendall(score: np.ndarray, rating: np.ndarray) -> float:
+def _kendall(score: np.ndarray, rating: np.ndarray) -> np.ndarray:
+    """As `_spearman`, tau-b."""
     from scipy.stats import kendalltau
 
-    return float(kendalltau(score, rating, method="asymptotic").statistic)
+    return kendalltau(score, rating, axis=1, nan_policy="omit").statistic
 
 
 def _verdict(name: str, result: Mapping[str, Any]) -> str:

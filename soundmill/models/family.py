@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from soundmill.training.module import TrainingModule
     from soundmill.training.validation import HeldOut
 
+JUDGE = "tagger"  # the embedder that scores sounds while a family trains
 Capability = Literal["generate", "reconstruct", "transform", "interpolate"]
 
 
@@ -211,18 +212,36 @@ def use_weights(model: Model, directory: Path, which: Use) -> str:
 
     UserError if the checkpoint lacks these weights.
     """
+    name, facts = _stored_weights(directory, which)
+    step = facts["step"]
+    if name != "last":
+        files = {"best": checkpoint.BEST, "best_fad": checkpoint.BEST_FAD}
+        checkpoint.load_weights(model.net, directory / files.get(name, checkpoint.weights_of_step(step)))
+    known = {"held-out loss": "valid_loss", "FAD while training": "fad"}
+    remarks = "".join(f", {what} {facts[key]:.4g}" for what, key in known.items() if key in facts)
+    return f"weights of step {name}{remarks}" if name.isdecimal() else f"{name} weights (step {step}{remarks})"
+
+
+def chosen_by(directory: Path, which: Use) -> list[str]:
+    """The embedders whose scores chose the weights `which` of a checkpoint, or those that its training started from."""
+    started_from = checkpoint.read(directory).get("started_from", {})
+    own = [JUDGE] if _stored_weights(directory, which)[0] == "best_fad" else []
+    return sorted({*own, *started_from.get("chosen_by", [])})
+
+
+def _stored_weights(directory: Path, which: Use) -> tuple[str, dict[str, Any]]:
+    """The name of these weights in a checkpoint's config (`last`, `best`, `best_fad` or a step) and what it says of them."""
     stored = checkpoint.read(directory).get("weights")
     if not isinstance(stored, dict):
         raise UserError(f"{directory / checkpoint.CONFIG}: `weights` is missing: not a whole checkpoint; retrain with `dvc repro`")
     if which == "best" and "best" not in stored:
         raise UserError(f"{directory}: no clip was held out from this training, so it has no best weights; set `use` to `last`")
-    name = next((key for key in (str(which), "last", "best") if key in stored and which in (key, stored[key]["step"])), None)
+    if which == "best_fad" and "best_fad" not in stored:
+        raise UserError(f"{directory}: nothing was scored while it trained (score_every_steps); set `use` to `last` or `best`")
+    name = next(
+        (key for key in (str(which), "last", "best", "best_fad") if key in stored and which in (key, stored[key]["step"])), None
+    )
     if name is None:
         steps = ", ".join(str(step) for step in sorted({weights["step"] for weights in stored.values()}))
         raise UserError(f"{directory}: has no weights of step {which}; it has those of steps {steps} (keep_every_steps keeps more)")
-    step = stored[name]["step"]
-    if name != "last":
-        file = checkpoint.BEST if name == "best" else checkpoint.weights_of_step(step)
-        checkpoint.load_weights(model.net, directory / file)
-    loss = f", held-out loss {stored[name]['valid_loss']:.4g}" if "valid_loss" in stored[name] else ""
-    return f"{name} weights (step {step}{loss})" if name in ("last", "best") else f"weights of step {name}{loss}"
+    return name, stored[name]

@@ -22,8 +22,6 @@ from torch import Tensor
 from soundmill import manifest, shards
 from soundmill.audio import figures
 from soundmill.audio.flac import write_wav
-from soundmill.audio.pieces import Sound, faded, window_starts, windows
-from soundmill.audio.resample import resample_blocks, resampled_length
 from soundmill.audio.tempo import BEATS
 from soundmill.errors import UserError, report_failure
 from soundmill.models import registry
@@ -36,9 +34,10 @@ from soundmill.models.catalog import (
     track_sounds,
     waves_of,
 )
-from soundmill.models.family import Model, Request, Run, can, origin, require, use_weights
+from soundmill.models.family import Model, Request, Run, can, chosen_by, origin, require, use_weights
 from soundmill.models.params import FamilyGenerateParams
 from soundmill.models.requests import describe, of_clips, of_prompts, print_matched_labels
+from soundmill.models.sounds import finite, generate_each, in_model_format, reconstruct_each
 from soundmill.params import override
 from soundmill.training.device import pick_device, use_threads
 from soundmill.training.params import Use
@@ -46,7 +45,6 @@ from soundmill.training.params import Use
 SHOWN = 12  # clips in the figure
 TRACKED = 6  # clips sent to tracking
 LONGEST_PROMPT = 300  # characters stored in a WAV comment: libsndfile ignores comments of 2,048 bytes or more
-OVERLAP_SECONDS = 0.1  # between the windows that a long sound is cut into
 
 
 def run(
@@ -108,6 +106,7 @@ def run(
         "made_by": "generate" if requests else "reconstruct",
         "weights": used,
         "trained_against": [*kind.trained_against, *getattr(trained, "trained_against", ())],
+        "chosen_by": chosen_by(model, params.use),
         "loops": kind.loops,
     }
     (generated / manifest.ABOUT_SOUNDS).write_text(json.dumps(about, sort_keys=True) + "\n", encoding="utf-8")
@@ -215,85 +214,6 @@ def remarks_on(model: Model) -> list[str]:
 def _warn_of_cuts(name: str, model: Model, longest: float) -> None:
     if model.num_samples is not None and longest > (limit := model.num_samples / model.sample_rate):
         print(f"{name}: the longest clip has {longest:g} s, but the model's limit is {limit:g} s: sounds for longer clips are cut")
-
-
-def generate_each(model: Model, requests: Sequence[Request], run: Run) -> Iterator[Tensor]:
-    """A wave [C, T] for each request, with one batch in memory at a time; UserError if one is not finite."""
-    for start in range(0, len(requests), run.batch_size):
-        yield from finite(model.generate(requests[start : start + run.batch_size], run), run)
-
-
-def reconstruct_each(
-    model: Model, sounds: Iterable[tuple[str, tuple[np.ndarray, int]]], run: Run, whole: bool = False
-) -> Iterator[tuple[str, Tensor]]:
-    """Reconstruct waves with the model's encoder and decoder: (name, (wave [C, T], its rate)) → (name, wave [C, T]).
-
-    A wave is first converted to the model's rate and channels. One longer than the model's length is cut, or with `whole`
-    processed in windows.
-    """
-    silent = replace(run, progress=lambda n: None)  # progress counts sounds, below
-    for name, (wave, rate) in sounds:
-        fitted = torch.from_numpy(in_model_format(wave, rate, model))
-        fitted = fitted if whole else fitted[:, : model.num_samples]
-        yield name, in_windows(lambda part, start: finite(model.reconstruct(part, silent), silent), fitted, model)
-        run.progress(1)
-
-
-def finite(waves: Tensor, run: Run) -> Tensor:
-    """The waves, unchanged; UserError if a value is not finite."""
-    if not torch.isfinite(waves).all():
-        raise UserError(
-            f"the model's output is not finite with {run.sampling}; choose milder sampling settings, or retrain with `dvc repro`"
-        )
-    return waves
-
-
-def in_model_format(wave: np.ndarray, rate: int, model: Model) -> np.ndarray:
-    """A wave [C, T] at the model's rate and channel count; if the counts differ, the mean of all channels, repeated."""
-    empty = np.zeros((model.channels, 0), np.float32)
-    return np.concatenate([empty, *_fitted([wave.T], rate, model)], 1)
-
-
-def read_in_model_format(sound: Sound, model: Model) -> Iterator[Tensor]:
-    """As `in_model_format` for a recording, in blocks [C, n]."""
-    return map(torch.from_numpy, _fitted(sound.blocks(), sound.sample_rate, model))
-
-
-def length_in_model_format(sound: Sound, model: Model) -> int:
-    return resampled_length(sound.num_samples, sound.sample_rate, model.sample_rate)
-
-
-def _fitted(blocks: Iterable[np.ndarray], rate: int, model: Model) -> Iterator[np.ndarray]:
-    """Blocks [n, channels] with any channel count as float32 [C, n] at the model's rate and channel count."""
-
-    def with_channels() -> Iterator[np.ndarray]:
-        for block in blocks:
-            if block.shape[1] != model.channels:
-                block = np.repeat(block.mean(1, keepdims=True), model.channels, axis=1)
-            yield block[:, 0] if model.channels == 1 else block
-
-    for block in resample_blocks(with_channels(), rate, model.sample_rate, model.channels):
-        yield np.ascontiguousarray(block.reshape(len(block), -1).T, np.float32)
-
-
-def overlap_of(model: Model) -> int:
-    """Overlap in samples of windows of the model's length."""
-    return 0 if model.num_samples is None else min(round(OVERLAP_SECONDS * model.sample_rate), model.num_samples // 4)
-
-
-def stream_windows(work: Callable[[Tensor, int], Tensor], blocks: Iterable[Tensor], length: int, model: Model) -> Iterator[Tensor]:
-    """Apply `work` ([1, C, T], first sample → [1, C, T]) to blocks [C, n] of a sound, in windows of the model's length.
-
-    Overlaps are crossfaded linearly; yields finished blocks [C, n].
-    """
-    size, overlap = model.num_samples or length, overlap_of(model)
-    cut = windows(blocks, window_starts(length, size, overlap), size)
-    return faded(((start, work(part[None], start)[0]) for start, part in cut), overlap, length)
-
-
-def in_windows(work: Callable[[Tensor, int], Tensor], wave: Tensor, model: Model) -> Tensor:
-    """As `stream_windows` for a whole wave [C, T] of any length."""
-    return torch.cat(list(stream_windows(work, [wave], wave.shape[1], model)), 1)
 
 
 # (prompts ("" if none), waves [C, T], rate) → indices of the sounds to keep.

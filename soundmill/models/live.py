@@ -26,7 +26,7 @@ from soundmill.models.components.rave.codec import RaveCodec
 from soundmill.models.components.rave.editing import edited, parse_edits
 from soundmill.models.components.rave.network import RaveNet
 from soundmill.models.family import is_checkpoint
-from soundmill.models.generation import stream_windows
+from soundmill.models.sounds import stream_windows
 
 ABOUT = "soundmill.json"  # metadata inside an exported TorchScript file
 PUBLISHED = ".ts"

@@ -22,6 +22,11 @@ class FamilyTrainParams(TrainingParams):
     steps: int | None = Field(ge=1, description="length of the training; null: `epochs` decides")
     epochs: int | None = Field(ge=1, description="length in passes over the training clips; null: `steps` decides")
     hardware: HardwareParams
+    # The defaults are for earlier checkpoints, which lack these two keys.
+    score_every_steps: int | None = Field(
+        None, ge=1, description="steps between scores of sounds for validation clips by the tagger, and after the last; null: never"
+    )
+    score_requests: int = Field(24, ge=2, description="sounds each time; they take as long as in the stage `generate`")
 
     @property
     @abstractmethod
@@ -38,7 +43,7 @@ class FamilyTrainParams(TrainingParams):
 class FamilyGenerateParams(StageParams):
     seed: Seed
     use: Use = Field(
-        description="weights of the checkpoint: the last, those with the lowest held-out loss, or those of a kept step"
+        description="weights of the checkpoint: the last, those with the lowest held-out loss or FAD, or those of a kept step"
     )
     count: int | None = Field(ge=1, description="number of test clips to generate for; null: all")
     batch_size: int = Field(ge=1)

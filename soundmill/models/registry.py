@@ -17,6 +17,7 @@ from soundmill.models.components import registry as components
 from soundmill.models.family import Family
 from soundmill.params import compose, did_you_mean, parse_section
 
+TAGGER = "data/tagger"  # output of the stage `tagger`
 FAMILIES = {
     "ddpm_mel": "soundmill.models.ddpm_mel",
     "diffusion_ae": "soundmill.models.diffusion_ae",
@@ -71,7 +72,9 @@ def check(document: dict[str, Any], home: Path | None = None) -> None:
             except UserError as error:
                 raise UserError(f"params.yaml: {name}.autoencoder: {error}") from None
     for name in document["families"]:
-        parse_section(document, f"{name}.train", family(name).train_params)
+        train = parse_section(document, f"{name}.train", family(name).train_params)
+        if train.score_every_steps is not None and document["families"][name]["tagger"] != TAGGER:
+            raise UserError(f"params.yaml: {name}.train.score_every_steps needs the tagger: set families.{name}.tagger to {TAGGER}")
         parse_section(document, f"{name}.generate", family(name).generate_params)
 
 

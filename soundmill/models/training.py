@@ -13,10 +13,11 @@ from soundmill import hashing
 from soundmill.audio import figures
 from soundmill.errors import UserError
 from soundmill.models import registry
-from soundmill.models.family import Model, Prepared, Run, can, origin, use_weights
+from soundmill.models.family import JUDGE, Model, Prepared, Run, can, chosen_by, origin, use_weights
 from soundmill.models.params import FamilyTrainParams
 from soundmill.models.requests import describe
 from soundmill.models.samples import Samples, sampling, show_last, show_losses
+from soundmill.models.scoring import scoring
 from soundmill.training.curve import write_curve
 from soundmill.training.device import pick_device, use_threads
 from soundmill.training.fitting import fit_averaged
@@ -34,6 +35,7 @@ def run(
     inputs: Path,
     parts: Path,
     tagger: Path,
+    clips: Path,
     catalog: Path,
     model: Path,
     curves: Path,
@@ -52,7 +54,11 @@ def run(
     columns = {"clip_id": "string", **dict.fromkeys(CONDITIONS[prepared.model.condition], "string")}
     ctx.tracking.log_dataset("training clips", hashing.digest(prepared.clip_ids), counts["clips"], catalog, "training", columns)
 
-    draw = partial(draw_samples, family, prepared, params, ctx)
+    run = sampling_run(params, ctx)
+    draw = partial(draw_samples, family, prepared, run)
+    scored = scoring(params, ctx, prepared, run, tagger, clips, catalog)
+    if scored and JUDGE in (*registry.family(family).trained_against, *getattr(prepared.model, "trained_against", ())):
+        print(f"{ctx.name}: the model is trained against the tagger, so the tagger's scores flatter it", flush=True)
     fitted = fit_averaged(
         module,
         prepared.source,
@@ -64,6 +70,7 @@ def run(
         held_out=prepared.held_out,
         started_from=start and start.digest,
         sampling=sampling(params.samples_every_steps, ctx, draw),
+        scoring=scored,
     )
     write_curve(fitted.points, curves)
     items = {f"training_{what}": count for what, count in counts.items() if what in ("clips", "mixes")}
@@ -89,6 +96,7 @@ class Start:
     model: Model
     digest: str
     weights: str  # description of the weights used
+    chosen_by: list[str]  # embedders whose scores chose them
 
 
 def read_start(family: str, params: FamilyTrainParams, home: Path) -> Start | None:
@@ -106,7 +114,8 @@ def read_start(family: str, params: FamilyTrainParams, home: Path) -> Start | No
         raise UserError(f"start_from: {where} is a checkpoint of family {source_facts['family']!r}, not {family!r}")
     model = kind.load(where)
     compare(str(where), model.params.model_dump(), params.model_dump(), kind.fixed)
-    return Start(str(where), model, source_facts["checkpoint"], use_weights(model, where, model.params.use))
+    use = model.params.use
+    return Start(str(where), model, source_facts["checkpoint"], use_weights(model, where, use), chosen_by(where, use))
 
 
 def start_weights(prepared: Prepared, start: Start, name: str) -> dict[str, Any]:
@@ -121,15 +130,20 @@ def start_weights(prepared: Prepared, start: Start, name: str) -> dict[str, Any]
         weights[LABELS] = rows
     print(f"{name}: starts from {start.weights} of {start.where}" + (f"; new labels: {', '.join(new)}" if new else ""), flush=True)
     prepared.module.start_from(weights, start.where)
-    return {"started_from": {"checkpoint": start.digest, "weights": start.weights, "new_labels": new}}
+    chosen = {"chosen_by": start.chosen_by} if start.chosen_by else {}
+    return {"started_from": {"checkpoint": start.digest, "weights": start.weights, "new_labels": new, **chosen}}
 
 
-def draw_samples(family: str, prepared: Prepared, params: FamilyTrainParams, ctx: Any, step: int) -> Samples:
+def sampling_run(params: FamilyTrainParams, ctx: Any) -> Run:
+    """How the training samples its model."""
+    hardware = params.hardware
+    device = pick_device(hardware.accelerator)
+    return Run(params.sampling, device, hardware.precision, params.items, ctx.home, ctx.scratch, ctx.digests)
+
+
+def draw_samples(family: str, prepared: Prepared, run: Run, step: int) -> Samples:
     """Samples with the current weights after `step` steps; the seeds are the same every time."""
-    model, samples, hardware = prepared.model, prepared.samples, params.hardware
-    run = Run(
-        params.sampling, pick_device(hardware.accelerator), hardware.precision, params.items, ctx.home, ctx.scratch, ctx.digests
-    )
+    model, samples = prepared.model, prepared.samples
     if can(model, "generate"):
         waves = model.generate(samples, run)
         titles = [describe(request) or f"sample {cell + 1}" for cell, request in enumerate(samples)]

@@ -21,17 +21,13 @@ from soundmill.models.family import Capability, Model, Request, Run
 from soundmill.models.generation import (
     LONGEST_PROMPT,
     draw,
-    finite,
-    length_in_model_format,
     load,
     make_directory,
     natural_tempo,
-    overlap_of,
-    read_in_model_format,
     running,
-    stream_windows,
 )
 from soundmill.models.requests import of_prompts, print_matched_labels
+from soundmill.models.sounds import finite, length_in_model_format, overlap_of, read_in_model_format, stream_windows
 from soundmill.training.seeds import seed_of
 
 SHOWN = 12  # recordings in the figure

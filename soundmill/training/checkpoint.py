@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 BEST = "best.safetensors"  # weights with the lowest held-out loss
+BEST_FAD = "best_fad.safetensors"  # weights with the lowest FAD while training
 
 
 class Config(StageParams):

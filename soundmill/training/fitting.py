@@ -20,6 +20,7 @@ from soundmill.training.loop import fit
 from soundmill.training.module import TrainingModule
 from soundmill.training.params import HardwareParams, TrainingParams, Use
 from soundmill.training.parts import Sampling
+from soundmill.training.scoring import Scoring
 from soundmill.training.validation import HeldOut, Validation
 
 
@@ -31,15 +32,19 @@ class Fitted:
     facts: dict[str, Any]  # about the hardware and the weights
     best: dict[str, Tensor]  # averaged weights with the lowest held-out loss; empty if no clip is held out
     kept: Mapping[int, Path]  # files of averaged weights, by step
+    best_fad: dict[str, Tensor]  # averaged weights with the lowest FAD; empty if nothing was scored
+    scores: list[dict[str, float]]  # by step
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """The last losses, and the lowest held-out loss with its step."""
-        best = self.facts["weights"].get("best")
-        if best is None:
-            return {"loss": self.points[-1][TRAIN]}
-        losses = {"loss": self.points[-1][TRAIN], "valid_loss": self.points[-1][VALID]}
-        return {**losses, "best_step": best["step"], "best_valid_loss": best["valid_loss"]}
+        """The last losses and scores, and the lowest held-out loss and FAD with their steps."""
+        weights, metrics = self.facts["weights"], {"loss": self.points[-1][TRAIN]}
+        if best := weights.get("best"):
+            metrics |= {"valid_loss": self.points[-1][VALID], "best_step": best["step"], "best_valid_loss": best["valid_loss"]}
+        if best := weights.get("best_fad"):
+            last = {name.replace("/", "_"): value for name, value in self.scores[-1].items() if name != "step"}
+            metrics |= {**last, "best_fad_step": best["step"], "best_fad": best["fad"]}
+        return metrics
 
     def codec_facts(self, weights: Any, started_from: str | None, clips: int, parameters: int) -> dict[str, Any]:
         """Facts for the config of a codec trained with `weights` (its section of params.yaml); `started_from` is a digest."""
@@ -51,6 +56,8 @@ class Fitted:
         """Load the weights chosen by `which` into the module's net: the best, or those of a step. It already has the last."""
         if which == "best":
             module.net.load_state_dict(self.best)
+        elif which == "best_fad":
+            module.net.load_state_dict(self.best_fad)
         elif which in self.kept:
             module.net.load_state_dict(checkpoint.read_weights(self.kept[which]))
 
@@ -58,6 +65,8 @@ class Fitted:
         """Write the best weights and those of earlier steps into the `directory` of the last ones."""
         if self.best:
             checkpoint.write_weights(self.best, directory / checkpoint.BEST)
+        if self.best_fad:
+            checkpoint.write_weights(self.best_fad, directory / checkpoint.BEST_FAD)
         for step, path in self.kept.items():
             shutil.copyfile(path, directory / checkpoint.weights_of_step(step))
 
@@ -74,6 +83,7 @@ def fit_averaged(
     held_out: HeldOut | None,
     started_from: str | None = None,
     sampling: Sampling | None = None,
+    scoring: Scoring | None = None,
 ) -> Fitted:
     """Train on the batches of `Loader(source, order, draw)`; `module.net` ends with its averaged weights of the last step.
 
@@ -84,7 +94,7 @@ def fit_averaged(
     scratch = ctx.scratch / (f"training-{started_from}" if started_from else "training")
     kept = Kept(scratch, params.keep_every_steps, params.keep) if params.keep_every_steps else None
     kept_steps = kept.steps(module.steps, module.steps) if kept else []
-    _check_use(ctx.name, params, [*kept_steps, module.steps], held_out)
+    _check_use(ctx.name, params, [*kept_steps, module.steps], held_out, scoring)
     on_gpu = pick_device(hardware.accelerator).type != "cpu"
     loader = Loader(
         source,
@@ -110,6 +120,7 @@ def fit_averaged(
             validation=validation,
             kept=kept,
             sampling=sampling,
+            scoring=scoring,
             report=ctx.tracking.log_curve,
         )
     if (seconds := progress.seconds_per_step) is not None:
@@ -120,18 +131,27 @@ def fit_averaged(
     weights["last"] = {"step": module.steps, **losses.get(module.steps, {})}
     if validation:
         weights["best"] = {"step": validation.step, "valid_loss": validation.loss}
+    if scoring:
+        weights["best_fad"] = {"step": scoring.step, "fad": scoring.score, **losses.get(scoring.step, {})}
     return Fitted(
         side_by_side(curve.points, validation.points if validation else []),
         {**facts, "weights": weights},
         validation.weights if validation else {},
         {step: kept.path(step) for step in kept_steps},
+        scoring.weights if scoring else {},
+        scoring.points if scoring else [],
     )
 
 
-def _check_use(name: str, params: TrainingParams, steps: list[int], held_out: HeldOut | None) -> None:
+def _check_use(name: str, params: TrainingParams, steps: list[int], held_out: HeldOut | None, scoring: Scoring | None) -> None:
     if params.use == "best" and held_out is None:
         raise UserError(
             f"{name}: `use` is `best`, but the validation split has no clip; raise splits.valid_fraction, or set `use` to `last`"
+        )
+    if params.use == "best_fad" and scoring is None:
+        raise UserError(
+            f"{name}: `use` is `best_fad`, but nothing is scored while it trains; set score_every_steps, which only families have, "
+            "or set `use` to `best`"
         )
     if isinstance(params.use, int) and params.use not in steps:
         raise UserError(

@@ -24,6 +24,7 @@ from soundmill.training.loader import Batch, Loader, worker_deaths_explained
 from soundmill.training.module import TrainingModule
 from soundmill.training.params import HardwareParams
 from soundmill.training.parts import Report, Sampling, Training
+from soundmill.training.scoring import Scoring
 from soundmill.training.seeds import seed_of
 from soundmill.training.state import State, Timed, resume_point
 from soundmill.training.validation import Validation
@@ -40,13 +41,15 @@ def fit(
     validation: Validation | None = None,
     kept: Kept | None = None,
     sampling: Sampling | None = None,
+    scoring: Scoring | None = None,
     report: Report = lambda values, step: None,
 ) -> dict[str, Any]:
     """Train for `module.steps` steps, resuming from the last checkpoint in `scratch`; leaves the trained `module` on the CPU.
 
     `loader` has `module.accumulate` batches for each step. With several devices this process trains on the first one, and only it
-    uses `report`, `progress`, `kept` and `sampling`. With several nodes a child process trains on the first device. `curve` and
-    `validation` hold all points at the end. Returns the device type, the number of devices and the precision that were used.
+    uses `report`, `progress`, `kept`, `sampling` and `scoring`. With several nodes a child process trains on the first device.
+    `curve`, `validation` and `scoring` hold all points at the end. Returns the device type, the number of devices and the precision
+    that were used.
     """
     if hardware.accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("hardware.accelerator is `gpu`, but torch finds no GPU; set it to `cpu` or `auto`")
@@ -62,10 +65,11 @@ def fit(
     if hardware.nodes > 1:
         from soundmill.training import nodes  # imports torch's elastic agent
 
-        nodes.together(_train, training, progress, kept, sampling, report)
+        nodes.together(_train, training, progress, kept, sampling, scoring, report)
     else:
         start = resume_point(scratch)
-        here = partial(_train, *training, start, progress=progress, kept=kept, sampling=sampling, report=report)
+        first = {"progress": progress, "kept": kept, "sampling": sampling, "scoring": scoring, "report": report}
+        here = partial(_train, *training, start, **first)
         with worker_deaths_explained():
             processes.together(hardware.devices, here, partial(_train_elsewhere, *training, start))
     return {"device": device.type, "devices": hardware.devices, "precision": precision}
@@ -83,19 +87,22 @@ def _train(
     progress: Progress | None = None,
     kept: Kept | None = None,
     sampling: Sampling | None = None,
+    scoring: Scoring | None = None,
     report: Report | None = None,
 ) -> None:
-    """Train in one process; the last four arguments are given only to the first process."""
+    """Train in one process; the last five arguments are given only to the first process."""
     with processes.accelerated(hardware, precision, module.accumulate) as accelerator, fast_kernels(accelerator.device):
         optimisers = place(module, accelerator, hardware)
         loader.rank, loader.world_size = module.rank, module.world_size
-        state = State(module, optimisers, loader, curve, validation, accelerator.scaler)
+        state = State(module, optimisers, loader, curve, validation, scoring, accelerator.scaler)
         if start:
             state.restore(start)
         saver = Timed(scratch, module.params.checkpoint_seconds, module.params.log_every_steps)
         first = progress is not None
         if first:
             progress.start(module.step, module.steps, loader)
+        if scoring:
+            scoring.start()
 
         for batch in loader:
             loss, net_stepped = train_on(module, batch, accelerator, optimisers)
@@ -112,6 +119,8 @@ def _train(
             if validation and validation.due(step, module.steps):
                 point = validation.measure(module, accelerator)
                 report and report(*point)
+            if scoring and scoring.due(step, module.steps):
+                report(*scoring.measure(module, progress.label))
             if first and kept and kept.due(step, module.steps):
                 kept.save(module)
             if first and sampling and step % sampling.every == 0 and step < module.steps:
@@ -121,6 +130,8 @@ def _train(
         if first:
             saver.save(state)
             progress.end()
+        if scoring:
+            scoring.end(progress.label)
         module.cpu(), module.ema.to("cpu")
         module.device, module.rank, module.world_size = torch.device("cpu"), 0, 1
 

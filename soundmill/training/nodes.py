@@ -3,7 +3,7 @@
 The head, the machine whose stage trains, keeps a store (torch's TCPStore) at `hardware.port`; the others run `soundmill join`.
 On each, an agent starts `hardware.devices` processes. When a machine is lost or comes, the agents meet again (c10d rendezvous) and
 start all processes anew: they resume from the last checkpoint with the machines that are there. Everything else is as on one
-machine: the first process, on the head, saves checkpoints, and its stage tracks and draws samples.
+machine: the first process, on the head, saves checkpoints, and its stage tracks, draws samples and scores them.
 
 Torch's store holds pickles, as the file of the training does (shipping.py): whoever reaches the port can run code.
 """
@@ -46,6 +46,7 @@ from soundmill.training.device import pick_device
 from soundmill.training.kept import Kept
 from soundmill.training.loader import worker_deaths_explained
 from soundmill.training.parts import Report, Sampling, Training
+from soundmill.training.scoring import Scoring
 from soundmill.training.stage_line import ProcessEnd, StageEnd
 
 FILE = "training.pickle"
@@ -97,23 +98,35 @@ Train = Callable[..., None]  # `loop._train`
 
 
 def together(
-    train: Train, training: Training, progress: Progress, kept: Kept | None, sampling: Sampling | None, report: Report
+    train: Train,
+    training: Training,
+    progress: Progress,
+    kept: Kept | None,
+    sampling: Sampling | None,
+    scoring: Scoring | None,
+    report: Report,
 ) -> None:
     """Train on this machine and all that join; returns when the training has ended, with its results in `training`."""
     scratch, module = training.scratch, training.module
     start = state.resume_point(scratch)
     if start is None or state.load(start)["step"] < module.steps:
-        _train_elsewhere(train, training, progress, kept, sampling, report)
+        _train_elsewhere(train, training, progress, kept, sampling, scoring, report)
         start = scratch / state.LAST
-    state.take(state.load(start), module, training.curve, training.validation)
+    state.take(state.load(start), module, training.curve, training.validation, scoring)
 
 
 def _train_elsewhere(
-    train: Train, training: Training, progress: Progress, kept: Kept | None, sampling: Sampling | None, report: Report
+    train: Train,
+    training: Training,
+    progress: Progress,
+    kept: Kept | None,
+    sampling: Sampling | None,
+    scoring: Scoring | None,
+    report: Report,
 ) -> None:
     module, loader, hardware, scratch = training.module, training.loader, training.hardware, training.scratch.resolve()
     file = scratch / FILE
-    shipped = train, training, progress, kept, sampling and sampling.every
+    shipped = train, training, progress, kept, sampling and sampling.every, scoring and scoring.every
     disk.write_atomically(file, lambda temporary: shipping.write(temporary, shipped))
     modules = [train.__module__, type(module).__module__, type(loader.source).__module__]
     site = Site(
@@ -135,7 +148,7 @@ def _train_elsewhere(
     join = f"`soundmill join {socket.gethostname()}:{hardware.port}`"
     print(f"{site.label}: trains on up to {site.nodes} machines; on each of the others, in this directory: {join}", flush=True)
     with tempfile.TemporaryDirectory(prefix="soundmill-") as private:
-        stage = StageEnd(training, sampling, report)
+        stage = StageEnd(training, sampling, scoring, report)
         place = _Place("127.0.0.1", hardware.port, os.getpid(), Path(private), stage.address)
         waiting = f"{site.label}: waits for {site.min_nodes} machines (hardware.min_nodes); on each of the others: {join}"
         with stage.open(waiting if site.min_nodes > 1 else ""):
@@ -337,7 +350,7 @@ def _has_ended(store: TCPStore) -> bool:
 def _train_part(store: TCPStore, place: _Place, site: Site) -> float | None:
     if not _seen(Path(site.file), site.digest):
         raise UserError(f"{socket.gethostname()}: {site.file} is gone or changed; run the stage again")
-    train, training, progress, kept, every = shipping.read(Path(site.file), place.near, site.copy_gb)
+    train, training, progress, kept, sampled, scored = shipping.read(Path(site.file), place.near, site.copy_gb)
     environment, local_rank = os.environ, int(os.environ["LOCAL_RANK"])
     # One name for each meeting, the same on all machines.
     meeting = PrefixStore(f"{environment['MASTER_ADDR']}:{environment['MASTER_PORT']}", store)
@@ -371,8 +384,9 @@ def _train_part(store: TCPStore, place: _Place, site: Site) -> float | None:
         stage = ProcessEnd(line, training.scratch)
         step = state.load(start)["step"] if start else 0
         stage.call("started", step, int(environment["TORCHELASTIC_RESTART_COUNT"]))
-        sampling = Sampling(every, stage.sample) if every else None
-        train(*training, start, progress=progress, kept=kept, sampling=sampling, report=stage.report)
+        sampling = Sampling(sampled, stage.sample) if sampled else None
+        scoring = Scoring(scored, stage.score) if scored else None
+        train(*training, start, progress=progress, kept=kept, sampling=sampling, scoring=scoring, report=stage.report)
         stage.call("ended")
     store.set(END, json.dumps(None))
     return progress.seconds_per_step

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from soundmill.params import Probability, Seconds, Seed, StageParams
 
 Precision = Literal["32", "bf16", "fp16"]
-Use = Literal["last", "best"] | Annotated[int, Field(ge=1)]
+Use = Literal["last", "best", "best_fad"] | Annotated[int, Field(ge=1)]
 
 
 class HardwareParams(StageParams):
@@ -102,6 +102,7 @@ class TrainingParams(StageParams):
     )
     keep: int = Field(1, ge=1, description="how many of these to keep, the newest")
     use: Use = Field(
-        description="last: the last weights; best: the lowest held-out loss; a number: that step, if its weights are kept"
+        description="last: the last weights; best: the lowest held-out loss; best_fad: the lowest FAD (families with "
+        "score_every_steps); a number: that step, if its weights are kept"
     )
     samples_every_steps: int | None = Field(ge=1, description="steps between samples for tracking; null: only at the end")

@@ -1,6 +1,6 @@
 """The line between the stage of a training on several machines and its first process, which an elastic agent starts anew.
 
-The process reports the points of curves and asks for samples; the stage tracks and draws them.
+The process reports the points of curves and asks for samples and scores; the stage tracks, draws and measures them.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from soundmill.training import state
 from soundmill.training.device import pick_device
 from soundmill.training.module import TrainingModule
 from soundmill.training.parts import Report, Sampling, Training
+from soundmill.training.scoring import Scoring
 
 SAMPLED = "sampled.ckpt"
 WAITING_SECONDS = 30.0  # between messages that machines are missing
@@ -32,14 +33,14 @@ RESTARTS = 5  # without a later checkpoint; then the training fails
 
 
 class StageEnd:
-    """Serves the first process, from a thread of the stage: sends points of curves to tracking, and draws samples."""
+    """Serves the first process, from a thread of the stage: sends points of curves to tracking, draws samples and scores them."""
 
-    def __init__(self, training: Training, sampling: Sampling | None, report: Report):
+    def __init__(self, training: Training, sampling: Sampling | None, scoring: Scoring | None, report: Report):
         key = secrets.token_bytes(32)
         self._listener = Listener(("127.0.0.1", 0), authkey=key)
         self.address = self._listener.address, key
         self.error: BaseException | None = None
-        self.training, self.sampling, self.report = training, sampling, report
+        self.training, self.sampling, self.scoring, self.report = training, sampling, scoring, report
         self._connected, self._ended, self._closed = threading.Event(), threading.Event(), threading.Event()
         self._step, self._restarts = -1, 0  # of the latest checkpoint that the processes resumed from, and then
 
@@ -76,14 +77,15 @@ class StageEnd:
                     line.send(self._answer(*line.recv()))
             self._connected.clear()
 
-    def _answer(self, what: str, *values: Any) -> str | None:
-        """None, or why the training must end."""
+    def _answer(self, what: str, *values: Any) -> tuple[str, Any]:
+        """Why the training must end ("": it must not), and what was asked for."""
+        answers = {"started": self._started, "report": self.report, "ended": self._ended.set}
+        answers |= {"sample": self._sample, "score": self._score}
         try:
-            {"started": self._started, "report": self.report, "sample": self._sample, "ended": self._ended.set}[what](*values)
+            return "", answers[what](*values)
         except Exception as error:
             self.error = error
-            return "the stage failed"
-        return None
+            return "the stage failed", None
 
     def _started(self, step: int, restarts: int) -> None:
         if step > self._step:
@@ -95,6 +97,16 @@ class StageEnd:
             )
 
     def _sample(self, step: int) -> None:
+        with self._current() as module:
+            self.sampling.show(module, step)
+
+    def _score(self, step: int) -> dict[str, float]:
+        with self._current() as module:
+            return self.scoring.values(module, step)
+
+    @contextmanager
+    def _current(self) -> Iterator[TrainingModule]:
+        """The module with the weights that the process has sent, on this machine's device."""
         module = self.training.module
         module.device = pick_device(self.training.hardware.accelerator)
         values = state.load(self.training.scratch / SAMPLED)
@@ -102,7 +114,7 @@ class StageEnd:
         module.ema.load_state_dict(values["ema"])
         module.to(module.device)
         module.ema.to(module.device)
-        self.sampling.show(module, step)
+        yield module
         module.cpu(), module.ema.to("cpu")
         module.device = torch.device("cpu")
 
@@ -118,11 +130,20 @@ class ProcessEnd:
         self.call("report", values, step)
 
     def sample(self, module: TrainingModule, step: int) -> None:
-        values = {"module": module.state_dict(), "ema": module.ema.state_dict()}
-        disk.write_atomically(self.scratch / SAMPLED, lambda temporary: torch.save(values, temporary))
+        self._send(module)
         self.call("sample", step)
 
-    def call(self, *message: Any) -> None:
+    def score(self, module: TrainingModule, step: int) -> dict[str, float]:
+        self._send(module)
+        return self.call("score", step)
+
+    def _send(self, module: TrainingModule) -> None:
+        values = {"module": module.state_dict(), "ema": module.ema.state_dict()}
+        disk.write_atomically(self.scratch / SAMPLED, lambda temporary: torch.save(values, temporary))
+
+    def call(self, *message: Any) -> Any:
         self.connection.send(message)
-        if refusal := self.connection.recv():
+        refusal, answer = self.connection.recv()
+        if refusal:
             raise UserError(refusal)
+        return answer

@@ -18,6 +18,7 @@ from soundmill.errors import UserError
 from soundmill.training.curve import Curve
 from soundmill.training.loader import Loader
 from soundmill.training.module import TrainingModule
+from soundmill.training.scoring import Scoring
 from soundmill.training.validation import Validation
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
@@ -32,6 +33,7 @@ class State:
     loader: Loader
     curve: Curve
     validation: Validation | None
+    scoring: Scoring | None = None  # only in the first process
     scaler: Any = None  # of the loss, for fp16
 
     def values(self) -> dict[str, Any]:
@@ -46,6 +48,7 @@ class State:
             "loader": self.loader.state_dict(),
             "curve": self.curve.state_dict(),
             "validation": self.validation and self.validation.state_dict(),
+            "scoring": self.scoring and self.scoring.state_dict(),
         }
 
     def restore(self, path: Path) -> None:
@@ -53,15 +56,17 @@ class State:
         values = load(path)
         self.module.check_state(values["more"])
         self.loader.load_state_dict(values["loader"])
-        take(values, self.module, self.curve, self.validation)
+        take(values, self.module, self.curve, self.validation, self.scoring)
         for optimiser, state in zip(self.optimisers.values(), values["optimisers"], strict=True):
             optimiser.load_state_dict(state)
         if self.scaler:
             self.scaler.load_state_dict(values["scaler"])
 
 
-def take(values: dict[str, Any], module: TrainingModule, curve: Curve, validation: Validation | None) -> None:
-    """Restore what remains of a state when no step follows: weights, average, curve and held-out losses."""
+def take(
+    values: dict[str, Any], module: TrainingModule, curve: Curve, validation: Validation | None, scoring: Scoring | None
+) -> None:
+    """Restore what remains of a state when no step follows: weights, average, curve, held-out losses and scores."""
     module.load_state_dict(values["module"])
     module.step = values["step"]
     module.ema.load_state_dict(values["ema"])
@@ -69,6 +74,8 @@ def take(values: dict[str, Any], module: TrainingModule, curve: Curve, validatio
     curve.load_state_dict(values["curve"])
     if validation:
         validation.load_state_dict(values["validation"])
+    if scoring:
+        scoring.load_state_dict(values["scoring"])
 
 
 class Timed:

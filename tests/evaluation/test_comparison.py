@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from soundmill.errors import UserError
-from soundmill.evaluation import comparison, frechet, scores
+from soundmill.evaluation import comparison
 from soundmill.evaluation.comparison import compare
-from soundmill.evaluation.scores import EmbeddingSet
+from soundmill.metrics import frechet, scores
+from soundmill.metrics.scores import EmbeddingSet
 
 
 def models(seed: int, effect: float = 0.0, clips: int = 40, size: int = 4) -> tuple[EmbeddingSet, EmbeddingSet, EmbeddingSet]:

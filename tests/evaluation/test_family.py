@@ -69,10 +69,10 @@ def library(tmp_path):
     return library
 
 
-def score(library: Library, sets, trained_against=()) -> scorer.Scored:
+def score(library: Library, sets, seen=None) -> scorer.Scored:
     """Without the codec's waves, which are not there."""
     compared = replace(comparisons(sets, library, reconstructed=False), waves=None)
-    return scorer.score(library.setup, library, compared, trained_against)
+    return scorer.score(library.setup, library, compared, seen or {})
 
 
 def test_scores_of_known_embeddings(library):
@@ -98,10 +98,13 @@ def test_a_metric_by_which_silence_is_as_good_as_real_sound_is_unfit(library):
 
 def test_an_embedder_that_a_model_was_trained_against_ranks_nothing(library):
     sets = choose_sets(CATALOG, ids("test"), ids("valid"), "test", 0, 0)
-    scored = score(library, sets, trained_against=["tagger"])
+    scored = score(library, sets, seen={"tagger": "the model was trained against tagger"})
     assert set(scored.unranked.values()) == {"the model was trained against tagger"}
     assert scored.unranked.keys() == {"fad_tagger", "kl_tagger", "precision_tagger"}
-    assert score(library, sets, trained_against=["yamnet"]).unranked.keys() == {"kl_tagger", "precision_tagger"}
+    assert score(library, sets, seen={"yamnet": "the model was trained against yamnet"}).unranked.keys() == {
+        "kl_tagger",
+        "precision_tagger",
+    }
 
 
 def test_of_few_reference_sounds_there_is_no_frechet_distance(library):
@@ -197,6 +200,9 @@ def test_a_model_s_own_record_of_its_sounds(tmp_path):
         assert folders.about(tmp_path) == folders.About()
     path.write_text('{"family": "gan", "made_by": "generate", "trained_against": ["tagger"]}')
     assert folders.about(tmp_path).trained_against == ("tagger",)
+    assert folders.about(tmp_path).seen == {"tagger": "the model was trained against tagger"}
+    path.write_text('{"family": "gan", "made_by": "generate", "chosen_by": ["tagger"]}')
+    assert folders.about(tmp_path).seen == {"tagger": "the model's weights were chosen by tagger"}
     path.write_text('{"family": "gan", "made_by": "generate", "trained_against": "tagger"}')
     with pytest.raises(UserError, match=r"about\.json: trained_against: expected a list"):
         folders.about(tmp_path)

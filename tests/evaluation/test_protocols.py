@@ -8,7 +8,8 @@ import pytest
 
 from soundmill import params
 from soundmill.errors import UserError
-from soundmill.evaluation import embedders, protocols, scores
+from soundmill.evaluation import embedders, protocols
+from soundmill.metrics import scores
 from stages import evaluate
 
 

@@ -16,7 +16,8 @@ from matplotlib.text import Text
 from selenium.webdriver.common.by import By
 
 from soundmill.audio.flac import decode_mono, flac_rate
-from soundmill.evaluation import chart, report, score_rows, scores, waveforms
+from soundmill.evaluation import chart, report, score_rows, waveforms
+from soundmill.metrics import scores
 from soundmill.page import sounds
 from tests.chromium import browser
 

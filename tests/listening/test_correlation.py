@@ -33,8 +33,8 @@ def of_sounds(table: np.ndarray, name: str) -> dict:
 def test_true_unrelated_and_reversed_scores(tmp_path, capsys):
     """Five raters of eight models on the scale of 100: a score that is the true quality, its opposite, and one of chance."""
     random = np.random.default_rng(3)
-    quality = np.linspace(-1.5, 1.5, 8)[:, None] + 0.3 * random.standard_normal((8, 12))
-    chance, chances = random.permutation(8), random.standard_normal((8, 12))
+    quality = np.linspace(-1.5, 1.5, 8)[:, None] + 0.3 * random.standard_normal((8, 10))
+    chance, chances = random.permutation(8), random.standard_normal((8, 10))
     facts = {}
     for number, name in enumerate(MODELS):
         true = float(quality[number].mean())
@@ -43,7 +43,7 @@ def test_true_unrelated_and_reversed_scores(tmp_path, capsys):
             f"q{request}": {"clap_score": value, "kl_x": -value, "fad_per_clip_x": float(chances[number, request])}
             for request, value in enumerate(quality[number].tolist())
         }
-    key = make_key(MODELS, 12, scale=100, **facts)
+    key = make_key(MODELS, 10, scale=100, **facts)
     noise = np.random.default_rng(4)
 
     def rate(rater, question, systems, request, again):
@@ -65,7 +65,7 @@ def test_true_unrelated_and_reversed_scores(tmp_path, capsys):
         one = found["sounds"][name]
         assert sign * one["rho"] > 0.95
         assert sign * one["tau"] > 0.8
-        assert (one["verdict"], one["count"]) == ("agrees", 96)
+        assert (one["verdict"], one["count"]) == ("agrees", 80)
     for one in (found["models"]["kl_x"], found["sounds"]["fad_per_clip_x"]):
         assert one["rho_low"] < 0 < one["rho_high"]
         assert one["tau_low"] < 0 < one["tau_high"]
@@ -115,12 +115,12 @@ def test_a_score_without_order_has_no_correlation():
 
 
 def test_intervals_of_unrelated_scores_hold_zero(monkeypatch):
-    """Of 100 tests with other raters, requests and models, at least 90 for models and 88 for sounds; of true scores none do."""
-    monkeypatch.setattr(correlation, "REPLICATES", 100)
+    """Of 50 tests with other raters, requests and models, at least 44 each; of true scores none do."""
+    monkeypatch.setattr(correlation, "REPLICATES", 60)
     random = np.random.default_rng(0)
     requests = [f"q{number}" for number in range(8)]
     open_of = dict.fromkeys(("models", "sounds"), 0)
-    for _ in range(100):
+    for _ in range(50):
         quality, ratings = crowd(random, 6, 4, 8, 1.0)
         scores = by_model({"fad_x": value} for value in random.standard_normal(6).tolist())
         found = correlations(by_model(ratings), requests, scores, of_sounds(random.standard_normal((6, 8)), "kl_x"))
@@ -128,5 +128,5 @@ def test_intervals_of_unrelated_scores_hold_zero(monkeypatch):
         open_of["sounds"] += found["sounds"]["kl_x"]["verdict"] == "open"
         true = correlations(by_model(ratings), requests, by_model([{}] * 6), of_sounds(-quality, "kl_x"))
         assert true["sounds"]["kl_x"]["verdict"] == "agrees"
-    assert open_of["models"] >= 90
-    assert open_of["sounds"] >= 88
+    assert open_of["models"] >= 44
+    assert open_of["sounds"] >= 44

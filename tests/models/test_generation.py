@@ -13,7 +13,7 @@ import torch
 
 from soundmill import manifest, shards
 from soundmill.errors import UserError
-from soundmill.models import generation, requests
+from soundmill.models import generation, requests, sounds
 from soundmill.models.family import Request, can, require
 from tests.prepared import prepare
 
@@ -42,14 +42,14 @@ def test_windows_of_what_is_not_changed_are_the_whole(length, channels):
         longest.append(part.shape[2])
         return part
 
-    output = generation.in_windows(work, wave, Model(channels=channels, num_samples=1000))
+    output = sounds.in_windows(work, wave, Model(channels=channels, num_samples=1000))
     torch.testing.assert_close(output, wave)
     assert max(longest) <= 1000
 
 
 def test_windows_fade_into_one_another():
     turns = iter(range(100))
-    output = generation.in_windows(
+    output = sounds.in_windows(
         lambda part, start: torch.full_like(part, float(next(turns))), torch.zeros(1, 2750), Model(num_samples=1000)
     )
     steps = output[0].diff()
@@ -61,13 +61,13 @@ def test_windows_fade_into_one_another():
 
 def test_a_wave_is_brought_to_the_models_rate_and_channels():
     stereo = np.stack([np.full(8000, 0.5, np.float32), np.full(8000, -0.1, np.float32)])
-    mono = generation.in_model_format(stereo, 16_000, Model())
+    mono = sounds.in_model_format(stereo, 16_000, Model())
     np.testing.assert_allclose(mono, np.full((1, 8000), 0.2), atol=1e-6)
-    doubled = generation.in_model_format(mono, 16_000, Model(sample_rate=44_100, channels=2))
+    doubled = sounds.in_model_format(mono, 16_000, Model(sample_rate=44_100, channels=2))
     assert doubled.shape == (2, 22_050)
     np.testing.assert_array_equal(doubled[0], doubled[1])
     np.testing.assert_allclose(doubled[0, 2000:-2000], 0.2, atol=1e-3)
-    assert generation.in_model_format(stereo, 16_000, Model(channels=2)).shape == (2, 8000)
+    assert sounds.in_model_format(stereo, 16_000, Model(channels=2)).shape == (2, 8000)
 
 
 def test_a_stretched_loop_that_overshoots_is_made_quieter_not_cut_off(tmp_path):

@@ -272,7 +272,7 @@ def test_a_seed_chooses_what_is_drawn(directory):
 
 
 def test_a_long_sound_goes_through_in_windows(directory, monkeypatch):
-    from soundmill.models.generation import in_windows, overlap_of
+    from soundmill.models.sounds import in_windows, overlap_of
 
     monkeypatch.setattr(live, "WINDOW_SECONDS", 0.25)
     source = live.Trained(codecs.load(directory), [])

@@ -8,11 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import stages.generate
 import stages.train
 from soundmill import manifest, params, shards
 from soundmill.audio import flac
+from soundmill.audio.mel import SpectrogramParams
+from soundmill.training import tagger as taggers
+from soundmill.training.tagger_targets import Targets
+from tests.imports import ROOT
 from tests.training.killing import Killed, die_before
 
 RATE, SECONDS, SHORT = 16_000, 0.1, 0.05
@@ -48,6 +53,16 @@ def silence(home: Path) -> None:
     shards.write_rows(rows, path, manifest.CLIPS)
 
 
+def write_tagger(directory: Path) -> None:
+    """A tagger with random weights."""
+    document = params.compose(ROOT / "conf", [])
+    spec = params.parse(SpectrogramParams, document["spectrogram"]["tagger"], "spectrogram.tagger").spec
+    settings = params.parse(taggers.TaggerParams, {**document["tagger"], "width": 4, "embedding_size": 8}, "tagger")
+    torch.manual_seed(0)
+    net = taggers.Tagger(spec, len(LABELS), settings.width, settings.embedding_size, settings.patch_seconds, settings.dropout)
+    taggers.save_tagger(net, settings, spec, Targets("labels", list(LABELS), {}), directory)
+
+
 def train(
     family: str,
     home: Path,
@@ -61,8 +76,9 @@ def train(
     home.mkdir(exist_ok=True)
     params.write_yaml(document, home / "params.yaml")
     arguments = [
-        "--family", family, "--inputs", f"{data}/{inputs}", "--parts", f"{data}/{parts}", "--tagger", f"{data}/{tagger}",
-        "--catalog", f"{data}/{catalog}", "--model", f"{home}/model", "--curves", f"{home}/curve.csv", "--grid", f"{home}/grid.png",
+        "--family", family, "--inputs", f"{data}/{inputs}", "--parts", f"{data}/{parts}", "--tagger", f"{data / tagger}",
+        "--clips", f"{data}/clips", "--catalog", f"{data / catalog}",
+        "--model", f"{home}/model", "--curves", f"{home}/curve.csv", "--grid", f"{home}/grid.png",
         "--metrics", f"{home}/train.json", "--params", f"{home}/params.yaml",
     ]  # fmt: skip
     stages.train.main(arguments)
@@ -70,13 +86,27 @@ def train(
 
 
 def check_resuming(family: str, home: Path, data: Path, document: dict, monkeypatch: Any, **where: str) -> None:
-    """A training of four steps that dies before its third ends like one that is not killed."""
+    """A training of four steps, scored twice, that dies before its third ends like one that is not killed.
+
+    Scores change no weight: the last are those of a training without them.
+    """
+    unscored = train(family, home / "unscored", data, document, **where)
+    write_tagger(home / "tagger")
+    where["tagger"] = str(home / "tagger") if where.get("tagger") is None else where["tagger"]
+    settings = {**document[family]["train"], "score_every_steps": 2, "score_requests": 3}
+    document = {**document, family: {**document[family], "train": settings}}
     whole = train(family, home / "whole", data, document, **where)
     with monkeypatch.context() as patch:
         die_before(patch, 2)
         with pytest.raises(Killed):
             train(family, home / "killed", data, document, **where)
     assert train(family, home / "killed", data, document, **where) == whole
+    assert whole.items() > unscored.items()
+    assert whole["best_fad_step"] in (2, 4)
+    assert 0 < whole["best_fad"] <= whole["score_fad_tagger"]
+    last = [path.name for path in (home / "whole/model").glob("*.safetensors") if path.name != "best_fad.safetensors"]
+    for name in last:
+        assert (home / "whole/model" / name).read_bytes() == (home / "unscored/model" / name).read_bytes(), name
     files = [path.relative_to(home / "whole") for path in (home / "whole/model").rglob("*") if path.is_file()]
     assert len(files) >= 3
     for name in [*files, Path("curve.csv"), Path("grid.png")]:

@@ -13,12 +13,9 @@ import soundfile
 from typer.testing import CliRunner
 
 from soundmill import manifest, params, shards, stage
-from soundmill.audio.mel import SpectrogramParams
 from soundmill.commands import app
 from soundmill.decoding import decode
 from soundmill.models import registry
-from soundmill.training import tagger
-from soundmill.training.tagger_targets import Targets
 from stages import spectrogram
 from tests.imports import ROOT
 from tests.stages import of_waves
@@ -60,10 +57,7 @@ def data(tmp_path_factory) -> Path:
     params.write_yaml(document, home / "params.yaml")
     arguments = ["--variant", "projected_gan", "--audio", f"{home}/clips", "--spectrograms", f"{home}/mels"]
     stage.main(spectrogram.run, "spectrogram", [*arguments, "--params", f"{home}/params.yaml"])
-    spec = params.parse(SpectrogramParams, document["spectrogram"]["tagger"], "spectrogram.tagger").spec
-    settings = params.parse(tagger.TaggerParams, {**document["tagger"], "width": 4, "embedding_size": 8}, "tagger")
-    net = tagger.Tagger(spec, 2, settings.width, settings.embedding_size, settings.patch_seconds, settings.dropout)
-    tagger.save_tagger(net, settings, spec, Targets("labels", list(of_waves.LABELS), {}), home / "tagger")
+    of_waves.write_tagger(home / "tagger")
     return home
 
 

@@ -28,6 +28,7 @@ from tests.imports import ROOT
 from tests.models.components.test_diffwave import FAST, NOISE, TINY
 from tests.models.components.test_hifigan import VOICE
 from tests.models.components.test_mel_autoencoder import SPEC
+from tests.stages import of_waves
 from tests.stages.tango_inputs import CAPTIONS, MIXES, write, write_latents
 from tests.training.killing import Killed, die_before
 
@@ -65,13 +66,13 @@ def data(tmp_path_factory) -> Path:
     return write(tmp_path_factory.mktemp("inputs"))
 
 
-def train(home: Path, data: Path, composed: dict, **changes) -> dict:
+def train(home: Path, data: Path, composed: dict, tagger: Path | None = None, **changes) -> dict:
     document = json.loads(json.dumps(composed))
     document["tango"]["train"] |= changes
     params.write_yaml(document, home / "params.yaml")
     arguments = [
-        "--family", "tango", "--inputs", f"{data}/tango", "--parts", f"{data}/tango", "--tagger", f"{data}/tango",
-        "--catalog", f"{data}/catalog.parquet",
+        "--family", "tango", "--inputs", f"{data}/tango", "--parts", f"{data}/tango", "--tagger", f"{tagger or data / 'tango'}",
+        "--clips", f"{data}/clips", "--catalog", f"{data}/catalog.parquet",
         "--model", f"{home}/model", "--curves", f"{home}/curve.csv", "--grid", f"{home}/grid.png",
         "--metrics", f"{home}/train.json", "--params", f"{home}/params.yaml",
     ]  # fmt: skip
@@ -131,6 +132,18 @@ def test_a_killed_training_with_accumulation_ends_like_an_unbroken_one(tmp_path,
     train(tmp_path, data, composed)
     assert "resuming at step" in capfd.readouterr().out
     for name in ("model/unet.safetensors", "model/config.json", "curve.csv", "grid.png", "train.json"):
+        assert (tmp_path / name).read_bytes() == (trained / name).read_bytes(), name
+
+
+def test_it_is_scored_by_the_captions_of_validation_clips_while_it_trains(tmp_path, trained, data, composed, capfd):
+    of_waves.write_tagger(tmp_path / "tagger")
+    metrics = train(tmp_path, data, composed, tagger=tmp_path / "tagger", score_every_steps=2, score_requests=3)
+    assert "every 2 steps the tagger scores 3 sounds for 1 validation clips, against 1 validation and 4 training clips" in (
+        capfd.readouterr().out
+    )
+    assert 0 < metrics["best_fad"] <= metrics["score_fad_tagger"]
+    assert metrics["score_kl_tagger_low"] <= metrics["score_kl_tagger"] <= metrics["score_kl_tagger_high"]
+    for name in ("model/unet.safetensors", "curve.csv"):
         assert (tmp_path / name).read_bytes() == (trained / name).read_bytes(), name
 
 

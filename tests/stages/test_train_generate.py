@@ -35,6 +35,7 @@ from soundmill.tracking import StageRun
 from soundmill.training import checkpoint
 from stages.spectrogram import spectrogram_shard
 from tests.models.components.test_diffwave import FAST, NOISE, TINY
+from tests.stages import of_waves
 from tests.training.killing import Killed, die_before
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -116,10 +117,13 @@ def write_log_mels(clips: Path, mels: Path, spec: MelSpec) -> None:
     spectrogram_shard(clips / "shard-00000.parquet", spec.model_dump_json(), mels / "shard-00000.parquet")
 
 
-def train_arguments(home: Path, data: Path, catalog: str = "catalog.parquet", vocoders: str = "mels") -> list[str]:
+def train_arguments(
+    home: Path, data: Path, catalog: str = "catalog.parquet", vocoders: str = "mels", tagger: str = "mels"
+) -> list[str]:
     return [
-        "--family", "ddpm_mel", "--inputs", f"{data}/mels", "--parts", f"{data}/{vocoders}", "--tagger", f"{data}/mels",
-        "--catalog", f"{data}/{catalog}", "--model", f"{home}/model", "--curves", f"{home}/curve.csv", "--grid", f"{home}/grid.png",
+        "--family", "ddpm_mel", "--inputs", f"{data}/mels", "--parts", f"{data}/{vocoders}", "--tagger", f"{data / tagger}",
+        "--clips", f"{data}/clips", "--catalog", f"{data / catalog}",
+        "--model", f"{home}/model", "--curves", f"{home}/curve.csv", "--grid", f"{home}/grid.png",
         "--metrics", f"{home}/train.json", "--params", f"{home}/params.yaml",
     ]  # fmt: skip
 
@@ -258,7 +262,8 @@ def further(tmp_path, trained, data, composed):
     rows = shards.read_table(data / "catalog.parquet", manifest.CATALOG).to_pylist()
     rows = [{**row, "labels": ["wind"] if row["labels"] == ["bell"] else row["labels"]} for row in rows]
     shards.write_rows(rows, tmp_path / "data" / "catalog.parquet", manifest.CATALOG)
-    (tmp_path / "data" / "mels").symlink_to(data / "mels")
+    for name in ("mels", "clips"):
+        (tmp_path / "data" / name).symlink_to(data / name)
     shutil.copytree(trained / "model", tmp_path / "before")
 
     def run(**changes):
@@ -340,6 +345,97 @@ def test_kill_9_and_rerun_end_like_an_unbroken_run(tmp_path, trained, data, comp
         assert (tmp_path / name).read_bytes() == (trained / name).read_bytes(), name
 
 
+@pytest.fixture(scope="module")
+def tagger(tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("tagger") / "tagger"
+    of_waves.write_tagger(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory, data, composed, tagger) -> tuple[Path, list]:
+    """A training with scores, and the points of their curves."""
+    home, points = tmp_path_factory.mktemp("scored"), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StageRun, "log_curve", lambda self, values, step: points.append((step, values)))
+        _train_scored(home, data, composed, tagger)
+    return home, [(step, values) for step, values in points if any(name.startswith("score/") for name in values)]
+
+
+def _train_scored(home: Path, data: Path, composed: dict, tagger: Path, catalog: str = "catalog.parquet", **changes) -> None:
+    document = json.loads(json.dumps(composed))
+    document["ddpm_mel"]["train"] |= {"score_every_steps": 5, "score_requests": 4, **changes}
+    params.write_yaml(document, home / "params.yaml")
+    stages.train.main(train_arguments(home, data, catalog, tagger=str(tagger)))
+
+
+def test_scores_while_training_change_no_weight_and_have_intervals(trained, scored):
+    home, points = scored
+    assert [step for step, _ in points] == [5, 10, 12]
+    names = [f"score/{metric}_tagger" for metric in ("fad", "kl", "class")]
+    for _, values in points:
+        assert [*values] == [name + end for name in names for end in ("", "_low", "_high")]
+        assert all(values[f"{name}_low"] <= values[name] <= values[f"{name}_high"] for name in names)
+    metrics, before = (json.loads((path / "train.json").read_text()) for path in (home, trained))
+    best = min(points, key=lambda point: point[1]["score/fad_tagger"])
+    assert (metrics["best_fad_step"], metrics["best_fad"]) == (best[0], best[1]["score/fad_tagger"])
+    assert metrics.items() > before.items()
+    assert metrics.keys() - before.keys() == {"best_fad", "best_fad_step", *(name.replace("/", "_") for name in points[0][1])}
+    for name in ("model/model.safetensors", "model/best.safetensors", "curve.csv", "grid.png"):
+        assert (home / name).read_bytes() == (trained / name).read_bytes(), name
+
+
+def test_a_killed_training_has_the_scores_and_the_best_weights_of_an_unbroken_one(
+    tmp_path, scored, data, composed, tagger, monkeypatch
+):
+    home, _ = scored
+    with monkeypatch.context() as patch:
+        die_before(patch, 7)
+        with pytest.raises(Killed):
+            _train_scored(tmp_path, data, composed, tagger)
+    _train_scored(tmp_path, data, composed, tagger)
+    for name in ("model/best_fad.safetensors", "model/config.json", "train.json"):
+        assert (tmp_path / name).read_bytes() == (home / name).read_bytes(), name
+
+
+def test_sounds_of_the_weights_that_the_tagger_chose_are_not_ranked_by_it(tmp_path, scored, data, composed, tagger, capfd):
+    home, points = scored
+    shutil.copytree(home / "model", tmp_path / "model")
+    document = json.loads(json.dumps(composed))
+    document["ddpm_mel"]["generate"]["use"] = "best_fad"
+    params.write_yaml(document, tmp_path / "params.yaml")
+    _generate(tmp_path, data)
+    step, values = min(points, key=lambda point: point[1]["score/fad_tagger"])
+    assert f"best_fad weights (step {step}, " in (said := capfd.readouterr().out)
+    assert f"FAD while training {values['score/fad_tagger']:.4g})" in said
+    assert folders.about(tmp_path / "generated").seen == {"tagger": "the model's weights were chosen by tagger"}
+
+    # What starts from these weights was chosen by the tagger, too.
+    further = tmp_path / "further"
+    further.mkdir()
+    shutil.copytree(home / "model", further / "before")
+    config = json.loads((further / "before/config.json").read_text())
+    config["params"]["use"] = "best_fad"
+    (further / "before/config.json").write_text(json.dumps(config))
+    _train_scored(further, data, composed, tagger, start_from="before", score_every_steps=None, steps=4)
+    shutil.rmtree(further / "before")
+    params.write_yaml(composed, further / "params.yaml")
+    _generate(further, data)
+    assert folders.about(further / "generated").chosen_by == ("tagger",)
+
+
+def test_scores_that_cannot_be_measured_are_refused_before_training(tmp_path, data, composed, tagger):
+    with pytest.raises(SystemExit, match=r"needs the tagger, but .*mels is none: set families\.ddpm_mel\.tagger to data/tagger"):
+        _train_scored(tmp_path, data, composed, "mels")
+    with pytest.raises(SystemExit, match="`use` is `best_fad`, but nothing is scored while it trains; set score_every_steps"):
+        _train_scored(tmp_path, data, composed, "mels", score_every_steps=None, use="best_fad")
+    rows = shards.read_table(data / "catalog.parquet", manifest.CATALOG).to_pylist()
+    kept = [row for row in rows if row["split"] != "valid"]
+    shards.write_rows(kept, tmp_path / "catalog.parquet", manifest.CATALOG)
+    with pytest.raises(SystemExit, match=r"the validation split has no clip; raise splits\.valid_fraction, or set it to null"):
+        _train_scored(tmp_path, data, composed, tagger, str(tmp_path / "catalog.parquet"))
+
+
 def test_generates_from_the_checkpoint_alone(tmp_path, trained, data, composed):
     """Today's train section is of another network; generate must not look at it, and must give the same bytes twice."""
     other = json.loads(json.dumps(composed))
@@ -364,7 +460,7 @@ def test_generates_from_the_checkpoint_alone(tmp_path, trained, data, composed):
     assert json.loads((home / "generate.json").read_text())["generated"] == 3
     weights = json.loads((trained / "model" / "config.json").read_text())["weights"]
     said = f"last weights (step 12, held-out loss {weights['last']['valid_loss']:.4g})"
-    assert folders.about(home / "generated") == folders.About("generate", (), said)
+    assert folders.about(home / "generated") == folders.About("generate", weights=said)
 
 
 def test_the_judges_that_a_family_was_trained_against_are_recorded_beside_its_sounds(

@@ -24,6 +24,7 @@ from soundmill.training.loop import fit
 from soundmill.training.module import TrainingModule
 from soundmill.training.params import DiffusersEmaParams, HardwareParams, OptimiserParams, TrainingParams
 from soundmill.training.parts import Sampling
+from soundmill.training.scoring import Scoring
 from soundmill.training.validation import HeldOut, Validation
 
 STEPS, BATCH = 60, 8
@@ -82,10 +83,18 @@ def tell(project: Path, *values) -> None:
         file.write(json.dumps(values) + "\n")
 
 
+def score(project: Path, module: Doubling, step: int) -> dict[str, float]:
+    with module.ema.applied(module.net):
+        value = abs(step - 40) + float(module.net[0].weight.detach().sum()) / 100
+    tell(project, "scored", step, value)
+    return {"score/fad": value}
+
+
 def train(project: Path, hardware: HardwareParams, **options) -> None:
     (project / "mels").mkdir(parents=True, exist_ok=True)
     module, loader, curve, progress = Doubling(project, **options), make_loader(project), Curve(5), Progress("train/doubling", 0.0)
     validation = Validation(HeldOut(loader.source, 20), places, BATCH, batches=2, every=20)
+    scoring = Scoring(20, partial(score, project))
     fit(
         module,
         loader,
@@ -96,10 +105,20 @@ def train(project: Path, hardware: HardwareParams, **options) -> None:
         validation=validation,
         kept=Kept(project / "scratch", 25, 2),
         sampling=Sampling(20, lambda module, step: tell(project, "sampled", step, float(module.net[0].weight.detach().sum()))),
+        scoring=scoring,
         report=partial(tell, project, "reported"),
     )
     values = {"net": module.net.state_dict(), "ema": module.ema.shadow, "step": module.step, "curve": curve.points}
-    torch.save({**values, "valid": validation.points, "pace": progress.seconds_per_step}, project / "trained.pt")
+    torch.save(
+        {
+            **values,
+            "valid": validation.points,
+            "scored": scoring.points,
+            "best_fad": scoring.weights,
+            "pace": progress.seconds_per_step,
+        },
+        project / "trained.pt",
+    )
 
 
 if __name__ == "__main__":

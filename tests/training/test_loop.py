@@ -14,7 +14,7 @@ import torch
 from soundmill import manifest, shards
 from soundmill.errors import UserError
 from soundmill.models.components.log_mels.source import Crops, gather_log_mels
-from soundmill.training import checkpoint, module
+from soundmill.training import checkpoint, module, scoring
 from soundmill.training import curve as curves
 from soundmill.training.curve import Curve, Progress
 from soundmill.training.kept import Kept
@@ -22,6 +22,7 @@ from soundmill.training.loader import Loader, Order
 from soundmill.training.loop import fit
 from soundmill.training.params import DiffusersEmaParams, HardwareParams, OptimiserParams, TrainingParams
 from soundmill.training.parts import Sampling
+from soundmill.training.scoring import Scoring
 from soundmill.training.seeds import seed_of
 from soundmill.training.state import LAST, PREVIOUS
 from soundmill.training.validation import HeldOut, Validation
@@ -227,6 +228,62 @@ def test_held_out_batches_are_measured_and_the_best_weights_kept_killed_or_not(l
         assert all(torch.equal(resumed.weights[name], value) for name, value in whole.weights.items())
 
 
+def _scoring(every=5):
+    """Scores that are lowest after step 10; they depend on the averaged weights and leave the generator elsewhere."""
+
+    def measure(module, step):
+        with module.ema.applied(module.net):
+            torch.rand(step)
+            return {"score/fad": float(module.net[0].weight.detach().sum()) + 10 * abs(step - 10), "score/kl": float(step)}
+
+    return Scoring(every, measure)
+
+
+def test_scores_are_measured_and_the_weights_of_the_lowest_kept_killed_or_not(loader, tmp_path):
+    whole, sent = _scoring(), []
+    trained, _ = _fit(loader, tmp_path / "whole", scoring=whole, report=lambda values, step: sent.append((values, step)))
+    assert [point["step"] for point in whole.points] == [5, 10, 15, 20, 23]
+    assert [({"step": step, **values}) for values, step in sent if "score/fad" in values] == whole.points
+    assert (whole.step, whole.score) == (10, whole.points[1]["score/fad"])
+    early, _ = _fit(loader, tmp_path / "early", until=10)
+    assert all(torch.equal(*pair) for pair in zip(early.ema.shadow, whole.weights.values(), strict=True))
+    unscored, _ = _fit(loader, tmp_path / "unscored")
+    assert _same(trained, unscored)
+
+    for killed_at in (11, 17):
+        scratch = tmp_path / f"killed-{killed_at}"
+        _killed(killed_at, loader, scratch, scoring=_scoring())
+        resumed = _scoring()
+        _fit(loader, scratch, scoring=resumed)
+        assert (resumed.points, resumed.step, resumed.score) == (whole.points, 10, whole.score)
+        assert all(torch.equal(resumed.weights[name], value) for name, value in whole.weights.items())
+
+
+def test_the_cost_of_scores_is_told_with_what_would_lower_it(loader, tmp_path, capsys):
+    """The clock is the test's: a step takes a second, a score three; so 27 steps between scores would be a tenth."""
+    now = [0.0]
+    slow, told = _scoring(), r"test: scores took {} s, {}% of the training's time"
+    measured = slow.values
+
+    def measure(module, step):
+        now[0] += 3
+        return measured(module, step)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring.time, "monotonic", lambda: now[0])
+        patch.setattr(Regression, "loss", lambda self, *_: now.__setitem__(0, now[0] + 1) or self.net(torch.ones(1, 4)).mean())
+        slow.values = measure
+        _fit(loader, tmp_path / "slow", scoring=slow)
+        said = capsys.readouterr().out
+        assert said.count("set score_every_steps to 27, or score_requests lower") == 1
+        assert told.format(3, "37.5") + "; for 10%, set" in said
+        assert told.format(15, "39.5") + "\n" in said
+        now[0] = 0.0
+        rare = _scoring(23)
+        _fit(loader, tmp_path / "rare", scoring=rare)
+        assert told.format(0, "0.0") + "\n" in capsys.readouterr().out
+
+
 def test_weights_of_some_steps_are_kept_the_newest_of_them_killed_or_not(loader, tmp_path):
     whole, killed = Kept(tmp_path / "whole", 5, 2), Kept(tmp_path / "killed", 5, 2)
     trained, _ = _fit(loader, tmp_path / "whole", kept=whole)
@@ -292,11 +349,13 @@ def test_two_processes_train_what_one_does_and_the_first_shows_it_live(loader, t
     monkeypatch.setattr(sys.modules[__name__], "_net", _even)
     live, sampled, measured = [], [], _validation(loader)
     watch = {"sampling": Sampling(5, lambda module, step: sampled.append(step)), "report": lambda *point: live.append(point)}
-    _killed(13, loader, tmp_path / "two", hardware=TWO, accumulate=2, validation=_validation(loader), **watch)
+    scored = _scoring()
+    _killed(13, loader, tmp_path / "two", hardware=TWO, accumulate=2, validation=_validation(loader), scoring=_scoring(), **watch)
     assert [step for values, step in live if "loss/train" in values] == [4]  # sent as it went
     assert sampled == [5]
-    two, two_curve = _fit(loader, tmp_path / "two", TWO, accumulate=2, validation=measured, **watch)
+    two, two_curve = _fit(loader, tmp_path / "two", TWO, accumulate=2, validation=measured, scoring=scored, **watch)
     assert sampled == [5, 10, 15, 20]
+    assert ([point["step"] for point in scored.points], scored.step) == ([5, 10, 15, 20, 23], 10)
     assert ({"loss/valid": measured.points[-1]["loss/valid"]}, 23) in live
 
     alone = _validation(loader)

@@ -117,7 +117,8 @@ def test_machines_that_are_killed_lose_nothing(project, start, tmp_path):
     torch.testing.assert_close(result["ema"], expected["ema"])
     assert result["step"] == doubling.STEPS
     assert result["pace"] > 0
-    for name in ("curve", "valid"):
+    torch.testing.assert_close(result["best_fad"], expected["best_fad"])
+    for name in ("curve", "valid", "scored"):
         for point, other_point in zip(result[name], expected[name], strict=True):
             assert point == pytest.approx(other_point, rel=1e-4)
     together, single = items_of(project, (0, 2), (1, 2)), items_of(tmp_path / "alone", (0, 1))
@@ -126,9 +127,9 @@ def test_machines_that_are_killed_lose_nothing(project, start, tmp_path):
     told = [json.loads(line) for line in (project / "told").read_text().splitlines()]
     curves = {
         what: sorted({line[2] for line in told if line[0] == "reported" and what in line[1]})
-        for what in ("loss/train", "loss/valid")
+        for what in ("loss/train", "loss/valid", "score/fad")
     }
-    assert curves == {"loss/train": [*range(5, 61, 5)], "loss/valid": [20, 40, 60]}
+    assert curves == {"loss/train": [*range(5, 61, 5)], "loss/valid": [20, 40, 60], "score/fad": [20, 40, 60]}
     assert sorted({line[1] for line in told if line[0] == "sampled"}) == [20, 40]
     kept = {path.name for path in (project / "scratch").glob("step-*")}
     assert kept == {path.name for path in (tmp_path / "alone" / "scratch").glob("step-*")}

@@ -9,7 +9,7 @@ from soundmill.decoding.decode import read_mono
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders, features
 from soundmill.evaluation.embedders import yamnet
-from soundmill.evaluation.frechet import frechet_of_rows
+from soundmill.metrics.frechet import frechet_of_rows
 
 
 @pytest.mark.parametrize(

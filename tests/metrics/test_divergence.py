@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from soundmill.errors import UserError
-from soundmill.evaluation.divergence import EPSILON, kl_divergence, paired_kl, softmax
+from soundmill.metrics.divergence import EPSILON, kl_divergence, paired_kl, softmax
 
 P = np.array([0.05, 0.1, 0.2, 0.05, 0.15, 0.25, 0.08, 0.12])
 Q = np.array([0.3, 0.1, 0.2, 0.1, 0.1, 0.02, 0.08, 0.1])

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from soundmill.errors import UserError
-from soundmill.evaluation.bootstrap import Influence, SetInfluence
+from soundmill.metrics.bootstrap import Influence, SetInfluence
 
 SUBSETS = 100  # KID is their mean
 SUBSET = 1000  # rows of each, at most half of the smaller set

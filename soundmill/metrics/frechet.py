@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from soundmill.errors import UserError
-from soundmill.evaluation.bootstrap import Influence, SetInfluence
+from soundmill.metrics.bootstrap import Influence, SetInfluence
 
 SMALLEST_PIVOT = 1e-9  # relative to the largest; below it a covariance may be rank-deficient
 CHUNK = 1024  # rows of a stream that are summed together

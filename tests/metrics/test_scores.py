@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from soundmill.errors import UserError
-from soundmill.evaluation import frechet, kernels, scores
-from soundmill.evaluation.divergence import EPSILON, kl_divergence, softmax
-from soundmill.evaluation.scores import METRICS, EmbeddingSet, compute
+from soundmill.metrics import frechet, kernels, scores
+from soundmill.metrics.divergence import EPSILON, kl_divergence, softmax
+from soundmill.metrics.scores import METRICS, EmbeddingSet, compute
 
 
 def side(seed: int, clips: int = 40, patches: int = 3, size: int = 4, shift: float = 0.0, classes: int = 5) -> EmbeddingSet:

@@ -2,7 +2,7 @@
 
 A metric is linearised as a mean over clips of their influences (Hampel 1974), which are resampled. Recomputing the metric of
 resampled sets would be wrong: repeated clips make covariances smaller and neighbours nearer, and with few clips the spread is up to
-twice that of independent sets (tests/evaluation/test_scores.py). It would also cost a matrix decomposition per replicate.
+twice that of independent sets (tests/metrics/test_scores.py). It would also cost a matrix decomposition per replicate.
 """
 
 from __future__ import annotations

@@ -16,9 +16,9 @@ import numpy as np
 
 from soundmill import hashing
 from soundmill.errors import UserError
-from soundmill.evaluation import bootstrap, coverage, frechet, inception, kernels
-from soundmill.evaluation.bootstrap import Influence
-from soundmill.evaluation.divergence import check_pairs, names_of, paired_kl
+from soundmill.metrics import bootstrap, coverage, frechet, inception, kernels
+from soundmill.metrics.bootstrap import Influence
+from soundmill.metrics.divergence import check_pairs, names_of, paired_kl
 
 ROWS_PER_DIMENSION = 10  # with fewer embeddings a Fréchet distance is mostly bias
 LINEAR_ROWS = 4  # embeddings per dimension; with fewer, distances are not linear in 1/n

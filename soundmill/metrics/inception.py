@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from soundmill.errors import UserError
-from soundmill.evaluation.bootstrap import Influence, SetInfluence
-from soundmill.evaluation.divergence import names_of, softmax
+from soundmill.metrics.bootstrap import Influence, SetInfluence
+from soundmill.metrics.divergence import names_of, softmax
 
 SPLITS = 10
 FEWEST_IN_SPLIT = 10  # sounds; with fewer, all sounds are one split

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soundmill.errors import UserError
-from soundmill.evaluation import frechet
-from soundmill.evaluation.frechet import Gathered, Moments, frechet_of_rows
+from soundmill.metrics import frechet
+from soundmill.metrics.frechet import Gathered, Moments, frechet_of_rows
 
 ZERO = np.zeros(2)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from soundmill.errors import UserError
-from soundmill.evaluation import kernels
-from soundmill.evaluation.kernels import discrepancy, discrepancy_by_clip, gaussian, in_subsets, polynomial
+from soundmill.metrics import kernels
+from soundmill.metrics.kernels import discrepancy, discrepancy_by_clip, gaussian, in_subsets, polynomial
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from soundmill.evaluation import bootstrap
-from soundmill.evaluation.bootstrap import Influence, SetInfluence
+from soundmill.metrics import bootstrap
+from soundmill.metrics.bootstrap import Influence, SetInfluence
 
 
 def all_moves(influence: Influence, replicates: int, seed: int = 0) -> np.ndarray:

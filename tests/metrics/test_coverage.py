@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from soundmill.errors import UserError
-from soundmill.evaluation import coverage
-from soundmill.evaluation.coverage import by_neighbours
+from soundmill.metrics import coverage
+from soundmill.metrics.coverage import by_neighbours
 
 NAMES = ("precision", "recall", "density", "coverage")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from soundmill.errors import UserError
-from soundmill.evaluation import inception
+from soundmill.metrics import inception
 
 ROWS = np.array([[0.75, 0.25], [0.25, 0.75]])
 

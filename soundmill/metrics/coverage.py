@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 
 from soundmill.errors import UserError
-from soundmill.evaluation.bootstrap import Influence, SetInfluence
-from soundmill.evaluation.kernels import BLOCK, by_clip, squared_distances, squared_lengths
+from soundmill.metrics.bootstrap import Influence, SetInfluence
+from soundmill.metrics.kernels import BLOCK, by_clip, squared_distances, squared_lengths
 
 NEAREST = 5  # k of all four metrics
 ROUNDING = 1e-9  # relative tolerance of a squared distance: a row is inside a ball of zero radius around itself

@@ -1,0 +1,1 @@
+"""Metrics of embeddings, with intervals: functions over arrays, for evaluations and for scores while training."""

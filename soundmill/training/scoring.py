@@ -1,0 +1,80 @@
+"""Scores of a model's sounds during training, and the weights for which the first of these scores was lowest."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from soundmill.training.module import TrainingModule
+
+MOST_TIME = 0.1  # share of a training's time; above it a warning names the remedy
+
+Measure = Callable[
+    [TrainingModule, int], dict[str, float]
+]  # module, step → points of curves; the first is a score, lower is better
+
+
+class Scoring:
+    """Measures scores with the averaged weights every `every` steps and after the last, in the first process.
+
+    Saved in the checkpoint, so a resumed training still has all points and the best weights. Only what it prints depends on time.
+    """
+
+    def __init__(self, every: int, measure: Measure):
+        self.every = every
+        self.values = measure
+        self.points: list[dict[str, float]] = []
+        self.score, self.step = math.inf, 0  # the lowest
+        self.weights: dict[str, Tensor] = {}
+        self._began, self._seconds, self._warned = time.monotonic(), 0.0, False
+
+    def start(self) -> None:
+        """The first step of this process follows."""
+        self._began = time.monotonic()
+
+    def due(self, step: int, steps: int) -> bool:
+        return step == steps or step % self.every == 0
+
+    def measure(self, module: TrainingModule, label: str) -> tuple[dict[str, float], int]:
+        """Add a point; returns its values and its step. Warns once, under the training's `label`, if scores take too much time."""
+        began, step = time.monotonic(), module.step
+        values = self.values(module, step)
+        score = next(iter(values.values()))
+        if score < self.score:
+            self.score, self.step = score, step
+            with module.ema.applied(module.net):
+                self.weights = {name: value.detach().cpu().clone() for name, value in module.net.state_dict().items()}
+        self.points.append({"step": step, **values})
+        self._seconds += time.monotonic() - began
+        if self.share > MOST_TIME and step < module.steps and not self._warned:
+            self._warned = True
+            print(f"{label}: {self._cost()}; {self._remedy()}", flush=True)
+        return values, step
+
+    def end(self, label: str) -> None:
+        """Print the cost."""
+        remedy = f"; {self._remedy()}" if self.share > MOST_TIME and not self._warned else ""
+        print(f"{label}: {self._cost()}{remedy}", flush=True)
+
+    @property
+    def share(self) -> float:
+        """Share of the time of this process's steps."""
+        return self._seconds / max(time.monotonic() - self._began, 1e-9)
+
+    def _cost(self) -> str:
+        return f"scores took {self._seconds:.3g} s, {self.share:.1%} of the training's time"
+
+    def _remedy(self) -> str:
+        fewer = (1 - MOST_TIME) / MOST_TIME * self.share / max(1 - self.share, 1e-9)
+        return f"for {MOST_TIME:.0%}, set score_every_steps to {math.ceil(self.every * fewer)}, or score_requests lower"
+
+    def state_dict(self) -> dict[str, Any]:
+        points = [dict(point) for point in self.points]
+        return {"points": points, "score": self.score, "step": self.step, "weights": self.weights}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.points, self.score, self.step, self.weights = (state[key] for key in ("points", "score", "step", "weights"))
