@@ -50,6 +50,7 @@ NOT_RUN = {
     "listening-test new": "wants more sounds than the demo of the tests has",
     "listening-test score": "needs raters",
     "params": "composed instead, as all overrides are",
+    "prompts": "makes hundreds of sounds",
     "reproduce": "the demo of the tests is not recorded",
     "restyle": "the demo has no family that can",
     "run": "trains for minutes",

@@ -1,0 +1,244 @@
+"""What a text-conditioned model does with sets of prompts: are its sounds what was asked for, and how often by chance?
+
+A sound for a prompt of one kind is as asked if YAMNet scores no other kind higher; of several, the share of them among as many
+highest kinds counts. By chance: the same sound with the set's prompts for other kinds. A weaker measure, fair to sounds that a
+codec has blurred: the kind scores higher than in sounds of the set's other prompts (chance: one half).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from soundmill import clips, hashing
+from soundmill.audio.flac import decode_flac, flac_rate
+from soundmill.errors import UserError
+from soundmill.evaluation import embedders
+from soundmill.evaluation.library import rounded
+from soundmill.metrics.bootstrap import INTERVAL
+from soundmill.models import generation, requests, sounds
+from soundmill.models.family import Model, Run, can
+from soundmill.prompts.hearing import JUDGE, Ears, Heard
+from soundmill.prompts.sets import Kind, Prompt, PromptSet
+
+REPLICATES = 10_000
+REAL, CODEC = "real clips", "through the codec"
+Wave = tuple[np.ndarray, int]  # [C, T], its rate
+Progress = Callable[[int, str, str], AbstractContextManager[Callable[[int], object]]]  # total, label, unit
+
+
+@dataclass(frozen=True)
+class Following:
+    """The result: `document` for JSON, and the first sound of each prompt by set."""
+
+    document: dict[str, Any]
+    examples: Mapping[str, Sequence[Wave]]
+
+
+def follow(
+    checkpoint: Path,
+    sets: Mapping[str, PromptSet],
+    kinds: Mapping[str, Kind],
+    count: int,
+    seed: int,
+    home: Path,
+    settings: Sequence[str],
+    real: clips.Tables | None,
+    progress: Progress,
+) -> Following:
+    """Generate `count` sounds for each prompt with a checkpoint of a text-conditioned family, and classify them.
+
+    `settings` override the checkpoint's sampling. With a project's `real` clips, test clips of the kinds are classified as well, as
+    they are and encoded and decoded by the model.
+    """
+    model, origin = generation.load(checkpoint, "generate")
+    if model.condition != "caption":
+        raise UserError(
+            f"{checkpoint}: this model of the family {origin['family']!r} is not conditioned on text; give one of `tango`, or of "
+            "`waveform_unet` trained with captions"
+        )
+    ears = Ears(kinds)
+    scored, examples = {}, {}
+    with generation.running(model, home, settings) as run:
+        total = count * sum(len(chosen.prompts) for chosen in sets.values())
+        with progress(total, "prompts", "sound") as tick:
+            for name, chosen in sets.items():
+                waves = _generated(model, chosen.prompts, count, seed, run)
+                heard, examples[name] = _listen(ears, waves, len(chosen.prompts), count, tick)
+                scored[name] = {"about": chosen.about, **_score(chosen.prompts, heard, ears.kinds, seed)}
+        baselines = _baselines(model, run, ears, kinds, real, count, seed) if real else {}
+    document = {
+        **origin,
+        "sampling": run.sampling.model_dump(mode="json"),
+        "seed": seed,
+        "sounds_per_prompt": count,
+        "judge": {JUDGE: embedders.digest(JUDGE, None)},
+        "kinds": {name: kind.classes for name, kind in kinds.items()},
+        "sets_digest": hashing.digest({name: chosen.model_dump(mode="json") for name, chosen in sets.items()}),
+        "sets": scored,
+        "baselines": baselines,
+    }
+    return Following(document, examples)
+
+
+def _generated(model: Model, prompts: Sequence[Prompt], count: int, seed: int, run: Run) -> Iterator[Wave]:
+    wanted = requests.of_prompts(model, [prompt.text for prompt in prompts], count, seed)
+    return ((wave.numpy(), model.sample_rate) for wave in sounds.generate_each(model, wanted, run))
+
+
+def _listen(
+    ears: Ears, waves: Iterator[Wave], prompts: int, count: int, tick: Callable[[int], object]
+) -> tuple[list[list[Heard]], list[Wave]]:
+    """What is heard by prompt, and the first wave of each."""
+    heard, first = [], []
+    for _ in range(prompts):
+        heard.append([])
+        for number, wave in enumerate(itertools.islice(waves, count)):
+            first += [wave] if number == 0 else []
+            heard[-1].append(ears.hear(*wave))
+            tick(1)
+    return heard, first
+
+
+def _baselines(
+    model: Model, run: Run, ears: Ears, kinds: Mapping[str, Kind], real: clips.Tables, count: int, seed: int
+) -> dict[str, dict[str, Any]]:
+    """Scores of test clips of the kinds, `count` of each (repeated if there are fewer), and of these through the model's codec."""
+    kind_of = {label: name for name, kind in kinds.items() for label in kind.labels}
+    ids: dict[str, list[str]] = {}
+    for row in sorted(clips.find(real, split="test"), key=lambda row: row["clip_id"]):
+        names = {kind_of[label] for label in row["labels"] if label in kind_of}
+        if len(row["labels"]) == len(names) == 1:
+            ids.setdefault(*names, []).append(row["clip_id"])
+    if len(ids) < 2:
+        return {}
+    chosen = {name: [some[number % len(some)] for number in range(count)] for name, some in sorted(ids.items())}
+    wanted = {clip_id for some in chosen.values() for clip_id in some}
+    waves = {}
+    for row in clips.with_audio(real, wanted):
+        data = row["audio"]["bytes"]
+        waves[row["clip_id"]] = decode_flac(data), flac_rate(data)
+    sources = {REAL: waves}
+    if can(model, "reconstruct"):
+        rebuilt = sounds.reconstruct_each(model, waves.items(), run)
+        sources[CODEC] = {clip_id: (wave.numpy(), model.sample_rate) for clip_id, wave in rebuilt}
+    prompts = [Prompt(text=name, heard=[name]) for name in chosen]
+    scored = {}
+    for source, by_id in sources.items():
+        heard = {clip_id: ears.hear(*wave) for clip_id, wave in by_id.items()}
+        rows = [[heard[clip_id] for clip_id in some] for some in chosen.values()]
+        scored[source] = _score(prompts, rows, ears.kinds, seed)
+    return scored
+
+
+def _score(prompts: Sequence[Prompt], heard: Sequence[Sequence[Heard]], kinds: Sequence[str], seed: int) -> dict[str, Any]:
+    """Shares with intervals, and what was heard for each prompt."""
+    tables = {
+        **_asked(prompts, heard, kinds),
+        "absent": _absent(prompts, heard, kinds),
+        "ordered": _ordered(prompts, heard, kinds),
+        "counted": _counted(prompts, heard),
+        "silent": [[float(one.silent) for one in row] for row in heard],
+    }
+    lines = []
+    for prompt, row in zip(prompts, heard, strict=True):
+        recognised = Counter(kinds[int(one.highest(1)[0])] for one in row if not one.silent)
+        lines.append({**prompt.model_dump(mode="json"), "recognised": dict(recognised.most_common())})
+        lines[-1]["events"] = rounded(float(np.mean([one.events for one in row])))
+    return {
+        "sounds": sum(map(len, heard)),
+        "scores": {name: mean_with_interval(np.array(rows), REPLICATES, seed) for name, rows in tables.items() if len(rows)},
+        "prompts": lines,
+    }
+
+
+def _asked(prompts: Sequence[Prompt], heard: Sequence[Sequence[Heard]], kinds: Sequence[str]) -> dict[str, list[list[float]]]:
+    """`asked`, `shuffled`, their difference and `above_others`, each [prompts that ask for something, sounds]."""
+    pairs = [(_numbers(prompt.heard, kinds), row) for prompt, row in zip(prompts, heard, strict=True) if prompt.heard]
+    found: dict[str, list[list[float]]] = {name: [] for name in ("asked", "shuffled", "difference", "above_others")}
+    for wanted, row in pairs:
+        own = [_match(one, wanted) for one in row]
+        found["asked"].append(own)
+        others = [numbers for numbers, _ in pairs if set(numbers) != set(wanted)]
+        apart = [one for numbers, sounds_of in pairs if not set(numbers) & set(wanted) for one in sounds_of]
+        if others:
+            shuffled = [float(np.mean([_match(one, numbers) for numbers in others])) for one in row]
+            found["shuffled"].append(shuffled)
+            found["difference"].append([a - b for a, b in zip(own, shuffled, strict=True)])
+        if apart:
+            found["above_others"].append([float(np.mean([_ahead(one, other, wanted) for other in apart])) for one in row])
+    return found
+
+
+def _numbers(names: Sequence[str], kinds: Sequence[str]) -> list[int]:
+    return [kinds.index(name) for name in names]
+
+
+def _match(sound: Heard, wanted: Sequence[int]) -> float:
+    """The share of these kinds among the sound's as many highest; 0 for a silent sound."""
+    return 0.0 if sound.silent else float(np.isin(wanted, sound.highest(len(wanted))).mean())
+
+
+def _ahead(sound: Heard, other: Heard, wanted: Sequence[int]) -> float:
+    """The share of these kinds with a higher score than in another sound; ties count half."""
+    gap = sound.scores[wanted] - other.scores[wanted]
+    return float(((gap > 0) + 0.5 * (gap == 0)).mean())
+
+
+def _absent(prompts: Sequence[Prompt], heard: Sequence[Sequence[Heard]], kinds: Sequence[str]) -> list[list[float]]:
+    """Of the prompts with absent kinds: whether one of these scores higher than all that were asked for."""
+    rows = []
+    for prompt, row in zip(prompts, heard, strict=True):
+        if prompt.absent:
+            absent, wanted = _numbers(prompt.absent, kinds), _numbers(prompt.heard, kinds)
+            others = wanted or [number for number in range(len(kinds)) if number not in absent]
+            rows.append([float(not one.silent and one.scores[absent].max() > one.scores[others].max()) for one in row])
+    return rows
+
+
+def _ordered(prompts: Sequence[Prompt], heard: Sequence[Sequence[Heard]], kinds: Sequence[str]) -> list[list[float]]:
+    """Of the prompts for several kinds: the share of neighbouring pairs whose scores have their centres in the order asked for."""
+    rows = []
+    for prompt, row in zip(prompts, heard, strict=True):
+        if len(wanted := _numbers(prompt.heard, kinds)) > 1:
+            centres = [[one.centre(kind) for kind in wanted] for one in row]
+            rows.append([float(np.mean([_later(*pair) for pair in itertools.pairwise(some)])) for some in centres])
+    return rows
+
+
+def _counted(prompts: Sequence[Prompt], heard: Sequence[Sequence[Heard]]) -> list[list[float]]:
+    """Of pairs of prompts for different counts of the same kind: whether the sound for the larger count has more events."""
+    with_count = [(prompt, row) for prompt, row in zip(prompts, heard, strict=True) if prompt.count is not None]
+    rows = []
+    for (first, few), (second, many) in itertools.permutations(with_count, 2):
+        if first.heard == second.heard and first.count < second.count:
+            rows.append([_later(one.events, other.events) for one, other in zip(few, many, strict=True)])
+    return rows
+
+
+def _later(first: float, second: float) -> float:
+    return float(second > first) + 0.5 * (second == first)
+
+
+def mean_with_interval(values: np.ndarray, replicates: int, seed: int) -> dict[str, float]:
+    """Mean of values [prompts, sounds] and two 95 % bootstrap intervals: resampling prompts and their sounds (`low`, `high`), and
+    resampling sounds of fixed prompts (`low_these`, `high_these`).
+
+    Sounds of one prompt are correlated: the first interval generalises to other prompts, the second only to other seeds.
+    """
+    random = np.random.default_rng(seed)
+    prompts, count = values.shape
+    rows = random.integers(prompts, size=(replicates, prompts))
+    columns = random.integers(count, size=(replicates, prompts, count))
+    result = {"value": rounded(float(values.mean()))}
+    for ends, chosen in ((("low", "high"), rows), (("low_these", "high_these"), np.arange(prompts)[None])):
+        found = np.percentile(values[chosen[..., None], columns].mean(axis=(1, 2)), INTERVAL)
+        result |= {end: rounded(float(value)) for end, value in zip(ends, found, strict=True)}
+    return result

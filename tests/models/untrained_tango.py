@@ -1,0 +1,66 @@
+"""A TANGO checkpoint with random weights, and a few real clips."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from soundmill import manifest, params, shards, text
+from soundmill.audio import flac
+from soundmill.decoding import decode
+from soundmill.models.components import registry
+from soundmill.models.components.mel_autoencoder import autoencoder as autoencoders
+from soundmill.models.components.mel_autoencoder.autoencoder import Autoencoder, build_autoencoder
+from soundmill.models.components.text_states.states import TextConfig
+from soundmill.models.tango import model as checkpoint
+from soundmill.models.tango.model import Tango, build_net
+from soundmill.models.tango.params import TrainParams
+from soundmill.shards import shard_name
+from tests.imports import ROOT
+from tests.models.components.test_mel_autoencoder import SPEC, TINY
+
+FRAMES = 128  # of a log-mel: 1.28 s, a window of YAMNet's and some
+SCRATCH = {"width": 16, "layers": 1, "heads": 2, "seed": 0}
+CLASSES = {"dog bark": "001 - Dog bark", "rain": "002 - Rain", "rooster": "009 - Rooster"}
+
+
+def write_untrained(home: Path) -> Path:
+    """A checkpoint with random weights, as a training would leave it; returns its directory."""
+    document = params.compose(
+        ROOT / "conf",
+        [
+            "model=tango", "tango.train.network.widths=[8,16]", "tango.train.network.heads=[2,2]",
+            "tango.train.network.text_levels=[1]", "tango.train.network.text_width=16",
+            "tango.train.hardware.threads=1", "tango.train.sampling.griffin_lim_iterations=2",
+        ],
+    )  # fmt: skip
+    trained = params.parse(TrainParams, document["tango"]["train"], "tango.train")
+    torch.manual_seed(0)
+    model = Autoencoder(TINY, SPEC, build_autoencoder(TINY).eval(), mean=-5.0, deviation=3.0, scaling_factor=0.5)
+    model.residual = [0.5] * SPEC.n_mels
+    autoencoders.save(model, home / "autoencoder", {})
+    encoder = text.make_scratch(home / "encoder", **SCRATCH)
+    config = TextConfig(**encoder.identity(), max_tokens=64, scratch=SCRATCH)
+    net = build_net(trained, model.latent_shape(FRAMES))
+    kind, _ = registry.load_latent_codec(home / "autoencoder")
+    facts = {"weights": {"last": {"step": 0}}}
+    checkpoint.save(Tango(trained, net, kind, model, FRAMES, config), home, home, home / "model", facts)
+    return home / "model"
+
+
+def write_prepared(home: Path, shared: Path) -> Path:
+    """Four real clips of each of three classes, two of them test clips, as the pipeline's data directory has them."""
+    clips, catalog = [], []
+    for label, folder in CLASSES.items():
+        for number, path in enumerate(sorted((shared / "data" / "esc10" / folder).glob("*.ogg"))[:24:6]):
+            wave = decode.read_mono(path, SPEC.sample_rate, 60.0)[: SPEC.sample_rate * 5 // 4]
+            same = {"clip_id": path.stem, "recording_id": path.stem, "source": path.name, "start": 0.0}
+            audio = {"bytes": flac.encode_flac(wave, SPEC.sample_rate), "path": f"{path.stem}.flac"}
+            clips.append({**same, "audio": audio, "digest": "", "num_samples": len(wave), "quality": None})
+            split = "test" if number % 2 else "train"
+            more = {"shard": 0, "split": split, "captions": [label], "labels": [label], "corpus": "esc", "weight": 1.0}
+            catalog.append({**same, **more})
+    shards.write_rows(clips, home / "clips/default" / shard_name(0), manifest.CLIPS)
+    shards.write_rows(catalog, home / "catalog/default.parquet", manifest.CATALOG)
+    return home
