@@ -73,6 +73,7 @@ def evaluate(
     metrics["counts"] |= {"pairs": len(members["generated"]) if paired else 0}
     metrics["counts"] |= {role: len(library.sounds[role]) for role in features.SYNTHETIC}
     metrics["trained_against"] = list(about.trained_against)
+    metrics |= {"chosen_by": list(about.chosen_by)} if about.chosen_by else {}
     metrics["warnings"] = [*scored.warnings, *metrics["warnings"]]
     metrics["warnings"] += [f"{folder.root}: {remark}" for folder in sides.values() for remark in folder.remarks]
     metrics |= scored.document()

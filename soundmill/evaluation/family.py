@@ -117,6 +117,7 @@ def evaluate(setup: Setup, source: Source, options: Options, unavailable: Mappin
     metrics = scorer.describe(library, sides) | {
         "reference": options.reference,
         "trained_against": list(source.about.trained_against),
+        **({"chosen_by": list(source.about.chosen_by)} if source.about.chosen_by else {}),
         **({"weights": source.about.weights} if source.about.weights else {}),
     }
     metrics["embedders"] |= {name: f"unavailable: {reason}" for name, reason in unavailable.items()}

@@ -22,7 +22,7 @@ SHOWN = 3  # sounds of each: best, middling, worst
 GALLERY = 6  # pairs of a generated sound and its nearest training clip
 PROVENANCE = (
     *("protocol", "version", "soundmill", "resampler", "sample_rate", "seed", "replicates", "counts", "seconds", "embedders"),
-    *("trained_against", "weights", "files"),
+    *("trained_against", "chosen_by", "weights", "files"),
 )
 
 

@@ -133,6 +133,7 @@ def test_speed_is_of_the_sound_that_was_made(tmp_path, monkeypatch):
     kind = SimpleNamespace(load=lambda path: Short(num_samples=1600), trained_against=(), loops=False)
     monkeypatch.setattr(generation.registry, "family", lambda name: kind)
     monkeypatch.setattr(generation, "use_weights", lambda *_: "last")
+    monkeypatch.setattr(generation, "chosen_by", lambda *_: [])
     monkeypatch.setattr(generation, "origin", lambda path: {"family": "short", "checkpoint": "its digest"})
     monkeypatch.setattr(generation.time, "monotonic", iter((10.0, 13.0)).__next__)
     params = SimpleNamespace(

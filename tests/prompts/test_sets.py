@@ -40,7 +40,7 @@ def test_a_set_of_ones_own_with_a_kind_of_its_own(tmp_path):
     ("text", "message"),
     [
         ("about: x\nprompts: []\n", r"own\.yaml: prompt set\.prompts: List should have at least 1 item"),
-        ("about: x\nprompts: [{text: a, herd: [dog]}]\n", r"prompts\.0\.herd: unknown key; did you mean 'heard'"),
+        ("about: x\nprompts: [{text: a, herd: [dog]}]\n", r"prompts\.0\.herd: unknown key"),
         ("about: x\nprompts: [{text: a, heard: [dgo]}]\n", r"own\.yaml: prompts\.0: no kind 'dgo'; did you mean 'dog'.*`kinds`"),
         ("about: x\nprompts: [{text: 7}]\n", r"prompts\.0\.text: Input should be a valid string"),
     ],
@@ -53,7 +53,7 @@ def test_mistakes_are_named(tmp_path, text, message):
 
 
 def test_an_unknown_set_is_named_with_those_that_exist(tmp_path):
-    with pytest.raises(UserError, match="no prompt set 'plane'; did you mean 'plain'; there are plain, paraphrases"):
+    with pytest.raises(UserError, match=r"no prompt set 'plane'; did you mean 'plain'\?; there are plain, paraphrases"):
         sets.load(["plane"])
     with pytest.raises(UserError, match="two prompt sets are called 'plain'"):
         (tmp_path / "plain.yaml").write_text("about: x\nprompts: [{text: a}]\n")

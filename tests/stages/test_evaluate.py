@@ -299,7 +299,7 @@ def test_a_family_that_only_reconstructs_is_scored_by_that_and_has_no_codec_line
     for path in (project / "data" / "codec").iterdir():
         path.unlink()
     about = {"family": "ddpm_mel", "made_by": "reconstruct", "trained_against": ["tagger"], "weights": "best weights (step 7)"}
-    about |= {"loops": True}
+    about |= {"loops": True, "chosen_by": ["tagger"]}
     (project / "data" / "generated" / manifest.ABOUT_SOUNDS).write_text(json.dumps(about))
     metrics = evaluate_in(project)
     assert "codec" not in metrics["baselines"]["kl_tagger"]
@@ -307,7 +307,7 @@ def test_a_family_that_only_reconstructs_is_scored_by_that_and_has_no_codec_line
     assert metrics["mrstft"] > 0
     assert "codec_lsd" not in metrics
     assert set(metrics["unranked"].values()) == {"the model was trained against tagger"}
-    assert metrics["trained_against"] == ["tagger"]
+    assert metrics["trained_against"] == metrics["chosen_by"] == ["tagger"]
     page = (project / "data" / "report" / "index.html").read_text(encoding="utf-8")
     assert page.count("<audio controls loop ") == page.count("<audio ") > 12
     assert "Reconstructed sounds next to real ones" in page
