@@ -45,7 +45,9 @@ def rows(document: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def _share(score: Mapping[str, float] | None) -> str:
-    return "{:.0f} ({:.0f}–{:.0f})".format(*(100 * score[key] for key in ("value", "low", "high"))) if score else "–"
+    if not score:
+        return "–"
+    return "{:.0f} ({:.0f}–{:.0f})".format(*(100 * score[key] for key in ("value", "low", "high"))).replace("-", "−")
 
 
 def show(document: Mapping[str, Any]) -> None:
