@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from soundmill import manifest, shards
 from soundmill.errors import UserError
-from soundmill.evaluation import features, folders, memorisation, probe, scorer, scores, subsets
+from soundmill.evaluation import embedders, features, folders, memorisation, probe, scorer, scores, subsets
 from soundmill.evaluation import sets as sets_of
 from soundmill.evaluation.library import Library, Members, Setup, about_damaged, embed, in_files, in_shards, rounded
 from soundmill.evaluation.protocols import Protocol
@@ -179,6 +179,7 @@ def _guess(library: Library, sets: Sets) -> dict[str, probe.Guesses]:
     jobs = [
         shards.Job(f"{name}.json", (name, sets.probe, *(library.view(name, part) for part in members)))
         for name in setup.protocol.embedders
+        if not embedders.find(name).ratings
     ]
     with (
         setup.progress(len(jobs), "probe", "embedder") as tick,
