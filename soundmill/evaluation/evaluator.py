@@ -51,6 +51,8 @@ def evaluate(
     `reconstructions`: sounds are reconstructions of the reference's sounds with the same ids, so distances of waves are measured,
     too. `training`: a folder of training sounds, to search for copies of them. `captions`: a csv of prompts.
     """
+    if training:
+        memorisation.first_embedder(setup)  # raises before anything is scored
     folders_read = setup.read(generated, reference, *([training] if training else []))
     sides, trained = {"generated": folders_read[0], "reference": folders_read[1]}, folders_read[2] if training else None
     about = folders.about(generated)

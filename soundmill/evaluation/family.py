@@ -101,6 +101,8 @@ def sound_files(directory: Path) -> dict[str, Path]:
 def evaluate(setup: Setup, source: Source, options: Options, unavailable: Mapping[str, str]) -> FamilyEvaluation:
     """Score a family; `unavailable` has embedders that cannot be used, with the reason."""
     seed = setup.protocol.seed
+    if options.training_clips:
+        memorisation.first_embedder(setup)  # raises before anything is scored
     sets = sets_of.choose_sets(source.catalog, source.generated, source.codec, options.reference, options.probe_clips, seed)
     sounds = {
         "generated": in_files(source.generated),

@@ -132,15 +132,19 @@ class Memorisation:
         return sorted(self.generated, key=lambda nearest: nearest.rank)[:count]
 
 
+def first_embedder(setup: Setup) -> features.EmbedderConfig:
+    """The first embedder that has embeddings, not ratings; UserError if there is none."""
+    for config in setup.configs:
+        if not embedders.find(config.name).ratings:
+            return config
+    raise UserError(f"copies are looked for by embeddings, which {setup.configs[0].name} does not have; add another embedder")
+
+
 def search_for_copies(
     setup: Setup, generated: Sequence[features.Sound], real: Sequence[features.Sound], training: Sequence[features.Sound]
 ) -> Memorisation:
     """`search` after embedding and fingerprinting the sounds, except those already cached."""
-    first = next((config for config in setup.configs if not embedders.find(config.name).ratings), None)
-    if first is None:
-        raise UserError(
-            f"copies are looked for by embeddings, which {setup.configs[0].name} does not have; score with another embedder, too"
-        )
+    first = first_embedder(setup)
     configs = (first, FingerprintConfig("fingerprint", None, first.intermediate_rate))
     sounds = [*generated, *real, *training]
     with setup.progress(len(configs) * len(sounds), "look for copies", "clip") as tick:
