@@ -6,6 +6,7 @@ WavLM is transformers' WavLMModel; the checkpoint has its authors' names, so its
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -120,9 +121,11 @@ class Audiobox:
         frames = torch.tensor([min(longest, -(-len(window) // FRAME)) for window in windows])  # begun, so not masked
         # transformers derives the mask of the frames from one of the samples, counting whole frames.
         samples = torch.arange(WINDOW) < (FIRST_FRAME + FRAME * (frames - 1))[:, None]
-        states = self._net["wavlm_model"](
-            padded.to(self._device), attention_mask=samples.to(self._device), output_hidden_states=True
-        ).hidden_states
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask")  # of transformers' own masks
+            states = self._net["wavlm_model"](
+                padded.to(self._device), attention_mask=samples.to(self._device), output_hidden_states=True
+            ).hidden_states
         heard = (torch.arange(longest) < frames[:, None]).to(self._device)[..., None]
         means = torch.stack([(state * heard).sum(dim=1) / heard.sum(dim=1) for state in states])  # [layers, N, 768]
         ratings = []
