@@ -80,7 +80,11 @@ install = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 
 $(VENV)/.test: $(VENV)/.installed
 	@$(call install,[test$(comma)export])
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt nn_tilde cached-conv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python -c constraints.txt \
+		nn_tilde cached-conv audiobox_aesthetics hear21passt julius kadtk torchopenl3
+	@# It has a package `tests`, which would hide ours.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade -c constraints.txt \
+		--target $(VENV)/oracles laion_clap
 	@touch $@
 
 # The competitors in the benchmarks are not dependencies of the project.
@@ -99,7 +103,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 constraints: $(VENV)/.bench  ## pin the installed versions
-	@$(BIN)/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools | grep '==' > constraints.txt
+	@{ $(BIN)/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools; \
+		$(BIN)/python -m pip freeze --path $(VENV)/oracles; } | grep '==' | sort -fu > constraints.txt
 
 clean-venv:  ## remove the environment
 	rm -rf $(VENV)

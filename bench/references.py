@@ -12,48 +12,75 @@ import sys
 import time
 import types
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 if TYPE_CHECKING:
     from torch import nn
 
-PACKAGES = {"vggish": "torchvggish", "panns_cnn14_16k": "panns_inference", "panns_cnn14_32k": "panns_inference"}
+PACKAGES = {
+    "vggish": "torchvggish",
+    "panns_cnn14_16k": "panns_inference",
+    "panns_cnn14_32k": "panns_inference",
+    "panns_wavegram_logmel": "kadtk",
+    "openl3_env": "torchopenl3",
+    "passt": "hear21passt",
+}
+ORACLES = f"{sys.prefix}/oracles"  # packages that cannot be installed beside ours
+OPENL3_HOP = 0.5  # seconds
 CNN14 = {  # sample rate, window, hop, bands, lowest and highest frequency, classes
     "panns_cnn14_16k": (16_000, 512, 160, 64, 50, 8_000, 527),
     "panns_cnn14_32k": (32_000, 1024, 320, 64, 50, 14_000, 527),
+    "panns_wavegram_logmel": (32_000, 1024, 320, 64, 50, 14_000, 527),
 }
 
 
-def panns_models() -> types.ModuleType:
-    """`panns_inference.models` without importing its package, which downloads a table with wget."""
-    if "panns_inference" not in sys.modules:
-        package = types.ModuleType("panns_inference")
-        package.__path__ = list(PathFinder.find_spec("panns_inference").submodule_search_locations)
-        sys.modules["panns_inference"] = package
-    return importlib.import_module("panns_inference.models")
+def module(name: str) -> types.ModuleType:
+    """A module without its packages' own code, which imports or downloads what is not needed here."""
+    parents, path = name.split(".")[:-1], None
+    for depth in range(1, len(parents) + 1):
+        parent = ".".join(parents[:depth])
+        if parent not in sys.modules:
+            package = types.ModuleType(parent)
+            spec = PathFinder.find_spec(parent, path) or PathFinder.find_spec(parent, [ORACLES])
+            package.__path__ = list(spec.submodule_search_locations)
+            sys.modules[parent] = package
+        path = sys.modules[parent].__path__
+    return importlib.import_module(name)
 
 
 def cnn14(name: str, seed: int = 0) -> nn.Module:
-    """Cnn14 of panns_inference with random BatchNorm statistics, as after training."""
+    """Cnn14 of panns_inference, or kadtk's Wavegram-Logmel-Cnn14, with random BatchNorm statistics, as after training."""
     import torch
     from torch import nn
 
+    rate, *sizes = CNN14[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = panns_models().Cnn14(*CNN14[name]).eval()
-        for norm in [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]:
-            for values, low, high in (
-                (norm.running_mean, -0.2, 0.2),
-                (norm.running_var, 0.5, 1.5),
-                (norm.weight, 0.5, 1.5),
-                (norm.bias, -0.2, 0.2),
-            ):
-                nn.init.uniform_(values, low, high)
+        if name == "panns_wavegram_logmel":
+            net = module("kadtk.models.panns.models").Wavegram_Logmel_Cnn14(rate, *sizes).eval()
+        else:
+            net = module("panns_inference.models").Cnn14(rate, *sizes).eval()
+        randomise_norms(net)
         nn.init.uniform_(net.bn0.running_mean, -30, -10)  # log-mels are in decibels
         nn.init.uniform_(net.bn0.running_var, 100, 300)
     return net
+
+
+def randomise_norms(net: nn.Module) -> None:
+    from torch import nn
+
+    for norm in [layer for layer in net.modules() if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]:
+        for values, low, high in (
+            (norm.running_mean, -0.2, 0.2),
+            (norm.running_var, 0.5, 1.5),
+            (norm.weight, 0.5, 1.5),
+            (norm.bias, -0.2, 0.2),
+        ):
+            nn.init.uniform_(values, low, high)
 
 
 def vggish(seed: int = 0) -> nn.Module:
@@ -66,11 +93,116 @@ def vggish(seed: int = 0) -> nn.Module:
         return VGG(make_layers(), False).eval()
 
 
+def openl3(seed: int = 0) -> nn.Module:
+    """OpenL3 of torchopenl3, with weights and BatchNorm statistics that keep activations in range, as after training."""
+    import torch
+    from torch import nn
+    from torchopenl3.models import PytorchOpenl3
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = PytorchOpenl3(content_type="env", input_repr="mel256", embedding_size=512).eval()
+        for convolution in [layer for layer in net.modules() if isinstance(layer, nn.Conv2d)]:
+            nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+            nn.init.uniform_(convolution.bias, -0.2, 0.2)
+        net.audio_embedding_layer.weight.data /= 5  # embeddings of a few units
+        randomise_norms(net)
+        nn.init.constant_(net.batch_normalization_1.running_mean, -30)  # log-mels are in decibels
+        nn.init.constant_(net.batch_normalization_1.running_var, 300)
+    return net
+
+
+def passt(seed: int = 0) -> nn.Module:
+    """PaSST of hear21passt with its front end: waves → logits and embeddings [N, 527 + 768]."""
+    import torch
+
+    _without_timm()
+    from hear21passt import base
+    from hear21passt.models.passt import get_model
+
+    with (
+        torch.random.fork_rng(devices=[]),
+        redirect_stdout(None),
+        mock.patch.object(base, "get_model_passt", lambda arch: get_model(arch=arch, pretrained=False)),
+    ):
+        torch.manual_seed(seed)
+        model = base.get_basic_model(mode="all").eval()
+        enliven(model.net)
+    return model
+
+
+def enliven(net: nn.Module) -> None:
+    """Larger weights than those that a training of transformers begins with, by which blocks change next to nothing."""
+    from torch import nn
+
+    for name, values in net.named_parameters():
+        if not values.requires_grad:  # a spectrogram's
+            continue
+        if name.endswith("bias") or "token" in name or "embed" in name:
+            nn.init.normal_(values, std=0.2)
+        elif values.ndim > 1:
+            nn.init.normal_(values, std=values[0].numel() ** -0.5)
+
+
+def music_speech_clap(seed: int = 0) -> nn.Module:
+    """HTSAT-base of laion_clap and RoBERTa-base, with its projections: the parts of CLAP that embed sounds and texts."""
+    import torch
+    from torch import nn
+    from transformers import RobertaConfig, RobertaModel
+
+    for name in ("h5py", "torchvision", "torchvision.ops", "torchvision.ops.misc"):  # imported but not used
+        sys.modules.setdefault(name, mock.MagicMock())
+    htsat = module("laion_clap.clap_module.htsat")
+    audio = {"mel_bins": 64, "sample_rate": 48_000, "window_size": 1024, "hop_size": 480, "fmin": 50, "fmax": 14_000}
+    sizes = types.SimpleNamespace(**audio, class_num=527, model_name="base")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = nn.Module()
+        net.audio_branch = htsat.create_htsat_model(sizes)
+        net.text_branch = RobertaModel(
+            RobertaConfig(vocab_size=50_265, max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5)
+        )
+        for name, width in (("audio", 1024), ("text", 768)):
+            net.add_module(f"{name}_projection", nn.Sequential(nn.Linear(width, 512), nn.ReLU(), nn.Linear(512, 512)))
+        net.logit_scale_a, net.logit_scale_t = (nn.Parameter(torch.tensor(2.0)) for _ in range(2))
+        enliven(net.audio_branch)
+        randomise_norms(net)
+        nn.init.uniform_(net.audio_branch.bn0.running_mean, -30, -10)  # log-mels are in decibels
+        nn.init.uniform_(net.audio_branch.bn0.running_var, 100, 300)
+    return net.eval()
+
+
+def audiobox(seed: int = 0) -> nn.Module:
+    """AesMultiOutput of audiobox_aesthetics, as published but for its weights; it rates batches of padded windows."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = module("audiobox_aesthetics.model.aes").AesMultiOutput(proj_num_layer=5, proj_ln=True)
+        for values in net.layer_weights.values():
+            torch.nn.init.normal_(values)
+    return net.eval()
+
+
+def _without_timm() -> None:
+    """hear21passt imports a function from timm, for downloads only."""
+    if "timm" not in sys.modules and PathFinder.find_spec("timm") is None:
+        sys.modules["timm"], sys.modules["timm.models"] = types.ModuleType("timm"), types.ModuleType("timm.models")
+        sys.modules["timm.models._hub"] = types.ModuleType("timm.models._hub")
+        sys.modules["timm.models._hub"].download_cached_file = None
+
+
 def write_random_weights(name: str, path: Path) -> None:
     """Write random weights in the published file format."""
     import torch
 
-    torch.save(vggish().state_dict() if name == "vggish" else {"model": cnn14(name).state_dict()}, path)
+    if name.startswith("panns"):
+        state = {"model": cnn14(name).state_dict()}
+    elif name == "passt":
+        state = passt().net.state_dict()
+    else:
+        state = (vggish() if name == "vggish" else openl3()).state_dict()
+    torch.save(state, path)
 
 
 def embedder(name: str, weights: Path) -> Callable[[Path], Any]:
@@ -87,6 +219,21 @@ def embedder(name: str, weights: Path) -> Callable[[Path], Any]:
 
     import librosa
 
+    if name.startswith("openl3"):
+        from torchopenl3 import get_audio_embedding
+
+        net = openl3()
+        net.load_state_dict(state)
+        return lambda path: get_audio_embedding(librosa.load(path, sr=48_000)[0], 48_000, net, hop_size=OPENL3_HOP)
+    if name == "passt":
+        net = passt()
+        net.net.load_state_dict(state)
+
+        def embed(path: Path) -> Any:
+            with redirect_stdout(None):
+                return net.get_scene_embeddings(torch.from_numpy(librosa.load(path, sr=32_000)[0])[None])
+
+        return embed
     net = cnn14(name)
     net.load_state_dict(state["model"])
     rate = CNN14[name][0]

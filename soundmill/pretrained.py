@@ -21,16 +21,26 @@ BLOCK = 1 << 16  # bytes per read; a broken connection loses at most one
 
 @dataclass(frozen=True)
 class Weights:
-    """One published file, identified by `sha256`; `name` is its name in `soundmill weights`, `md5` the publisher's digest."""
+    """One published file, pinned by its SHA-256; if that is unknown, by its id in the publisher's git repository, or its MD5.
+
+    `name` is its name in `soundmill weights`; `md5` is checked at every download.
+    """
 
     name: str
     file: str
     url: str
-    num_bytes: int
-    sha256: str
     licence: str
     source: str
+    num_bytes: int | None = None  # None: unknown, so an interrupted download starts again
+    sha256: str | None = None
+    git_blob: str | None = None
     md5: str | None = None
+
+    @property
+    def pin(self) -> tuple[str, str]:
+        """Name and value of the digest that identifies the file."""
+        digests = {"sha256": self.sha256, "git blob": self.git_blob, "md5": self.md5}
+        return next((kind, digest) for kind, digest in digests.items() if digest)
 
 
 VGGISH = Weights(  # used by an embedder and by a family's discriminators
@@ -60,9 +70,10 @@ def unavailable(weights: Weights) -> str | None:
     if (place / weights.file).is_file():
         return None
     where = f"the directory ${VARIABLE}, {place}" if os.environ.get(VARIABLE) else f"{place} (${VARIABLE} names another directory)"
+    size = "" if weights.num_bytes is None else f"{weights.num_bytes:,} bytes "
     return (
         f"{weights.file} is not in {where}; run `soundmill weights fetch {weights.name}`, or put the file there, "
-        f"{weights.num_bytes:,} bytes from {weights.url}"
+        f"{size}from {weights.url}"
     )
 
 
@@ -72,7 +83,7 @@ def path(weights: Weights) -> Path:
     if reason:
         raise UserError(f"{weights.name}: {reason}")
     file = directory() / weights.file
-    _check_digest(file, "sha256", sha256(file), weights.sha256, _fetch_again(weights))
+    _check_pin(file, weights, _fetch_again(weights))
     return file
 
 
@@ -82,14 +93,26 @@ def _fetch_again(weights: Weights) -> str:
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file, computed once per process unless the file changes."""
+    return _digest("sha256", path)
+
+
+def _digest(kind: str, path: Path) -> str:
     status = path.stat()
-    return _sha256(str(path), status.st_mtime_ns, status.st_size)
+    return _cached_digest(kind, str(path), status.st_mtime_ns, status.st_size)
 
 
 @cache
-def _sha256(path: str, modified: int, size: int) -> str:
+def _cached_digest(kind: str, path: str, modified: int, size: int) -> str:
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        if kind != "git blob":
+            return hashlib.file_digest(file, kind).hexdigest()
+        named = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)  # as git names the content of a file
+        return hashlib.file_digest(file, lambda: named).hexdigest()
+
+
+def _check_pin(path: Path, weights: Weights, remedy: str) -> None:
+    kind, expected = weights.pin
+    _check_digest(path, kind, _digest(kind, path), expected, remedy)
 
 
 def _check_digest(path: Path, algorithm: str, computed: str, expected: str, remedy: str) -> None:
@@ -99,7 +122,7 @@ def _check_digest(path: Path, algorithm: str, computed: str, expected: str, reme
 
 def verify(weights: Weights) -> Path:
     """`path`, after computing all known digests of the file again."""
-    _sha256.cache_clear()
+    _cached_digest.cache_clear()
     file = path(weights)
     _check_publisher(file, weights, _fetch_again(weights))
     return file
@@ -118,7 +141,7 @@ def fetch(weights: Weights, mirror: Path | None = None, progress: Any = False) -
     the disk is full, or the mirror does not have the file.
     """
     target = directory() / weights.file
-    if target.is_file() and sha256(target) == weights.sha256:
+    if target.is_file() and _digest(weights.pin[0], target) == weights.pin[1]:
         return target
     if mirror is not None and not (mirror / weights.file).is_file():
         raise UserError(f"{mirror / weights.file}: no such file; a mirror is a directory with {weights.file} in it")
@@ -133,7 +156,7 @@ def fetch(weights: Weights, mirror: Path | None = None, progress: Any = False) -
             disk.sync_file(part)
             remedy = "the download was deleted; fetch it again, or get the file elsewhere and use `--from DIRECTORY`"
             try:
-                _check_digest(part, "sha256", sha256(part), weights.sha256, remedy)
+                _check_pin(part, weights, remedy)
                 _check_publisher(part, weights, remedy)
             except UserError:
                 part.unlink()
@@ -143,9 +166,14 @@ def fetch(weights: Weights, mirror: Path | None = None, progress: Any = False) -
     except OSError as error:  # also raised by requests
         size = part.stat().st_size if part.is_file() else 0
         reason = " ".join(str(error).split())[:300]
+        again = f"the next `soundmill weights fetch {weights.name}`"
+        if weights.num_bytes is None:
+            left = f"{again} starts again"
+        else:
+            left = f"{size:,} of {weights.num_bytes:,} bytes are here, and {again} resumes"
         raise UserError(
             f"{weights.name}: {weights.file} could not be fetched from {mirror or weights.url} ({reason}); "
-            f"{size:,} of {weights.num_bytes:,} bytes are here, and the next `soundmill weights fetch {weights.name}` resumes. "
+            f"{left}. "
             f"Without a connection, put the file into {target.parent}, or name a directory that has it with `--from`"
         ) from None
     return target
@@ -168,7 +196,7 @@ def _download(weights: Weights, file: BinaryIO, progress: Any) -> None:
     import pooch
 
     start = file.tell()
-    if start > weights.num_bytes:
+    if weights.num_bytes is None or start > weights.num_bytes:
         start = file.truncate(0)
     if start == weights.num_bytes:
         return

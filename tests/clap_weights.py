@@ -27,6 +27,7 @@ def write(directory: Path, seed: int = 0, fusion: bool = False, max_length_s: in
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         ClapModel(config).save_pretrained(directory)
-    extractor = ClapFeatureExtractor(truncation="fusion" if fusion else "rand_trunc", max_length_s=max_length_s)
+    truncation = "fusion" if fusion else "rand_trunc"
+    extractor = ClapFeatureExtractor(truncation=truncation, max_length_s=max_length_s, frequency_min=50)
     tokenizer = RobertaTokenizerFast(vocab={word: number for number, word in enumerate(words)}, merges=[])
     ClapProcessor(extractor, tokenizer).save_pretrained(directory)

@@ -158,6 +158,28 @@ def test_the_publishers_own_digest_counts_too(place, monkeypatch):
     assert names(place) == []
 
 
+@pytest.mark.parametrize(
+    ("pinned", "shown"),
+    [
+        ({"git_blob": hashlib.sha1(b"blob %d\0" % len(CONTENT) + CONTENT).hexdigest(), "md5": None}, "git blob"),
+        ({"md5": hashlib.md5(CONTENT).hexdigest()}, "md5"),
+    ],
+)
+def test_a_file_of_unknown_sha256_and_size_is_pinned_by_another_digest(place, server, monkeypatch, pinned, shown):
+    publish(monkeypatch, dataclasses.replace(published(), sha256=None, num_bytes=None, **pinned))
+    assert "or put the file there, from http" in embedders.unavailable(NAME)
+    server.breaks = 1
+    with pytest.raises(UserError, match=r"the next `soundmill weights fetch panns_cnn14_16k` starts again"):
+        fetch()
+    assert fetch().read_bytes() == CONTENT
+    assert server.requested == ["bytes=0-"] * 2
+    listed = CliRunner().invoke(commands.app, ["weights", "list"]).stdout
+    assert f"{shown} {published().pin[1]}" in listed
+    fetch().write_bytes(CONTENT[:-1] + b"x")
+    with pytest.raises(UserError, match=rf"not the published weights \({shown} "):
+        pretrained.path(published())
+
+
 def test_a_damaged_file_is_refused_and_replaced(place):
     path = fetch()
     path.write_bytes(CONTENT[:-1] + b"x")
@@ -227,11 +249,13 @@ def test_every_embedder_is_declared_in_its_module_under_its_name():
 
 
 def test_published_weights_are_declared_completely():
+    lengths = {"sha256": 64, "git blob": 40, "md5": 32}
     for name, entry in embedders.published().items():
-        assert re.fullmatch("[0-9a-f]{64}", entry.sha256), name
+        kind, digest = entry.pin
+        assert re.fullmatch(f"[0-9a-f]{{{lengths[kind]}}}", digest), name
         assert entry.md5 is None or re.fullmatch("[0-9a-f]{32}", entry.md5)
         assert entry.url.startswith("https://")
-        assert entry.num_bytes > 1e6
+        assert entry.num_bytes is None or entry.num_bytes > 1e6
         assert entry.licence
         assert entry.source
     assert pretrained.VGGISH.sha256.startswith("10086976")  # as its file's name has it

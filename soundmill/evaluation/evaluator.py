@@ -13,7 +13,7 @@ import numpy as np
 
 from soundmill import disk, hashing
 from soundmill.errors import UserError
-from soundmill.evaluation import comparison, features, folders, memorisation, scorer
+from soundmill.evaluation import comparison, features, folders, memorisation, protocols, scorer
 from soundmill.evaluation.library import Library, Members, Setup, about_damaged, embed, rounded
 from soundmill.evaluation.scorer import Comparisons
 
@@ -51,6 +51,8 @@ def evaluate(
     `reconstructions`: sounds are reconstructions of the reference's sounds with the same ids, so distances of waves are measured,
     too. `training`: a folder of training sounds, to search for copies of them. `captions`: a csv of prompts.
     """
+    if training:
+        memorisation.first_embedder(setup)  # raises before anything is scored
     folders_read = setup.read(generated, reference, *([training] if training else []))
     sides, trained = {"generated": folders_read[0], "reference": folders_read[1]}, folders_read[2] if training else None
     about = folders.about(generated)
@@ -59,8 +61,8 @@ def evaluate(
         raise UserError(
             f"{generated}: its names are not those in {reference}, so these are not reconstructions; leave out --paired"
         )
-    if captions and "clap" not in setup.protocol.embedders:
-        raise UserError(f"{captions}: only clap reads captions; add --embedder clap")
+    if captions and not any(protocols.supports(name, protocols.CLAP_SCORE) for name in setup.protocol.embedders):
+        raise UserError(f"{captions}: no embedder of {setup.protocol.label} reads captions; add --embedder clap")
     prompts = folders.read_captions(captions, sides["generated"]) if captions else {}
     members = {role: Members.of(role, folder.ids) for role, folder in sides.items()}
     sounds = {role: {sound.clip_id: sound for sound in folder.sounds} for role, folder in sides.items()}

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from soundmill import manifest, shards
 from soundmill.errors import UserError
-from soundmill.evaluation import features, folders, memorisation, probe, scorer, subsets
+from soundmill.evaluation import embedders, features, folders, memorisation, probe, scorer, subsets
 from soundmill.evaluation import sets as sets_of
 from soundmill.evaluation.library import Library, Members, Setup, about_damaged, embed, in_files, in_shards, rounded
 from soundmill.evaluation.protocols import Protocol
@@ -102,6 +102,8 @@ def sound_files(directory: Path) -> dict[str, Path]:
 def evaluate(setup: Setup, source: Source, options: Options, unavailable: Mapping[str, str]) -> FamilyEvaluation:
     """Score a family; `unavailable` has embedders that cannot be used, with the reason."""
     seed = setup.protocol.seed
+    if options.training_clips:
+        memorisation.first_embedder(setup)  # raises before anything is scored
     sets = sets_of.choose_sets(source.catalog, source.generated, source.codec, options.reference, options.probe_clips, seed)
     sounds = {
         "generated": in_files(source.generated),
@@ -181,6 +183,7 @@ def _guess(library: Library, sets: Sets) -> dict[str, probe.Guesses]:
     jobs = [
         shards.Job(f"{name}.json", (name, sets.probe, *(library.view(name, part) for part in members)))
         for name in setup.protocol.embedders
+        if not embedders.find(name).ratings
     ]
     with (
         setup.progress(len(jobs), "probe", "embedder") as tick,

@@ -24,7 +24,7 @@ from soundmill.decoding import decode
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders
 from soundmill.evaluation.cache import LAYOUT, Embedded, Embedding, Facts, add, drop_damaged, remove_unfinished
-from soundmill.evaluation.embedders.base import Embedder
+from soundmill.evaluation.embedders.base import Embedder, Level
 from soundmill.evaluation.wave_facts import WaveFacts, wave_facts
 from soundmill.metrics.divergence import names_of
 
@@ -33,6 +33,7 @@ BATCH_SAMPLES = 1 << 24  # samples per call, at most: bounds memory if sounds ar
 TASK_SIZE = 32  # files or synthetic waves per task: small, so that a few dozen sounds occupy several processes
 MAX_SECONDS = 3600.0  # of one sound: bounds memory if a header is wrong
 SYNTHETIC = ("silence", "noise")  # baselines, as long as the reference's sounds
+PEAK = 10 ** (-1 / 20)  # −1 dBFS
 NOISE_LEVEL = 0.1  # standard deviation of the white noise: about as loud as a recording
 
 
@@ -44,10 +45,12 @@ class EmbedderConfig:
     tagger: Path | None = None  # directory of the pipeline's tagger
     intermediate_rate: int | None = None  # sounds are resampled to it first; None: directly to the embedder's rate
     options: tuple[tuple[str, Any], ...] = ()  # set by the protocol
+    level: Level = "unchanged"
 
     def directory(self, cache: Path) -> Path:
         """Where its embeddings are cached: one directory per embedder, weights, options, front end and resampler."""
-        key = [self.name, self.weights, list(self.options), self.intermediate_rate, QUALITY, _front_ends(), LAYOUT]
+        options = [list(self.options), self.intermediate_rate, self.level]
+        key = [self.name, self.weights, options, QUALITY, _front_ends(), LAYOUT]
         return cache / f"{self.name}-{hashing.digest(key)[:16]}"
 
     @property
@@ -282,21 +285,30 @@ def _kind(sound: Sound) -> tuple[str, bytes]:
 def embed(config: EmbedderConfig, directory: Path, sounds: Sequence[Sound], output: Path) -> shards.Report:
     """Embed a task's sounds into one cache file; sounds that cannot be decoded or embedded are rejected, the rest is written."""
     report = shards.Report()
-    add(directory, _embeddings(_load(config), sounds, config.intermediate_rate, report))
+    add(directory, _embeddings(config, sounds, report))
     output.touch()
     return report
 
 
-def _embeddings(
-    embedder: Embedder, sounds: Sequence[Sound], intermediate_rate: int | None, report: shards.Report
-) -> Iterator[Embedding]:
-    for batch in _batches(waves(sounds, intermediate_rate, report)):
-        embedded = embedder.embed([resample(wave, rate, embedder.sample_rate) for _, wave, rate in batch])
+def _embeddings(config: EmbedderConfig, sounds: Sequence[Sound], report: shards.Report) -> Iterator[Embedding]:
+    embedder = _load(config)
+    for batch in _batches(waves(sounds, config.intermediate_rate, report, embedder.channels)):
+        embedded = embedder.embed([resample(set_level(wave, config.level), rate, embedder.sample_rate) for _, wave, rate in batch])
         for (sound, wave, rate), frames, logits in zip(batch, embedded.frames, embedded.logits, strict=True):
             if np.isfinite(frames).all() and np.isfinite(logits).all():
-                yield Embedding(sound.key, wave_facts(wave), rate, frames, logits)
+                yield Embedding(sound.key, wave_facts(wave if wave.ndim == 1 else wave.mean(axis=0)), rate, frames, logits)
             else:
                 report.reject(sound.shown, "not finite", f"output of {embedder.name}")
+
+
+def set_level(wave: np.ndarray, level: Level) -> np.ndarray:
+    """A wave [..., T] with its peak at −1 dBFS or without its mean, as its protocol wants it; silence stays silence."""
+    if level == "peak":
+        peak = np.abs(wave).max(initial=0.0)
+        return wave * np.float32(PEAK / peak) if peak > 0 else wave
+    if level == "centred" and wave.shape[-1]:
+        return wave - wave.mean(axis=-1, keepdims=True, dtype=np.float64).astype(np.float32)
+    return wave
 
 
 @cache
@@ -308,40 +320,49 @@ def _load(config: EmbedderConfig) -> Embedder:
 def _batches(items: Iterable[tuple[Sound, np.ndarray, int]]) -> Iterator[list[tuple[Sound, np.ndarray, int]]]:
     batch, samples = [], 0
     for item in items:
-        if batch and (len(batch) == BATCH or samples + len(item[1]) > BATCH_SAMPLES):
+        if batch and (len(batch) == BATCH or samples + item[1].size > BATCH_SAMPLES):
             yield batch
             batch, samples = [], 0
         batch.append(item)
-        samples += len(item[1])
+        samples += item[1].size
     if batch:
         yield batch
 
 
-def waves(sounds: Sequence[Sound], intermediate_rate: int | None, report: shards.Report) -> Iterator[tuple[Sound, np.ndarray, int]]:
-    """(sound, mono wave [T], its sample rate) of sounds of one kind, one at a time; those that cannot be decoded are rejected."""
+def waves(
+    sounds: Sequence[Sound], intermediate_rate: int | None, report: shards.Report, channels: int = 1
+) -> Iterator[tuple[Sound, np.ndarray, int]]:
+    """(sound, wave, its sample rate) of sounds of one kind, one at a time; those that cannot be decoded are rejected.
+
+    Waves are mixed down to [T] or, with two `channels`, [2, T]: mono is doubled, and of more channels the first two stay.
+    """
     if sounds[0].synthetic:
         for sound in sounds:
-            yield sound, synthetic_wave(sound.synthetic, sound.clip_id, sound.num_samples, sound.seed), sound.sample_rate
+            wave = synthetic_wave(sound.synthetic, sound.clip_id, sound.num_samples, sound.seed)
+            yield sound, wave if channels == 1 else np.stack([wave, wave]), sound.sample_rate
     elif sounds[0].in_shard:
         by_id = {sound.clip_id: sound for sound in sounds}
         for clip_id, wave, rate in clips_of(Path(os.fsdecode(sounds[0].path)), by_id):
-            yield by_id[clip_id], resample(wave.mean(axis=0), rate, intermediate_rate or rate), intermediate_rate or rate
+            wave = wave.mean(axis=0) if channels == 1 else decode.to_stereo(wave.T).T
+            yield by_id[clip_id], resample(wave, rate, intermediate_rate or rate), intermediate_rate or rate
     else:
-        yield from _file_waves(sounds, intermediate_rate, report)
+        yield from _file_waves(sounds, intermediate_rate, report, channels)
 
 
 def _file_waves(
-    sounds: Sequence[Sound], intermediate_rate: int | None, report: shards.Report
+    sounds: Sequence[Sound], intermediate_rate: int | None, report: shards.Report, channels: int
 ) -> Iterator[tuple[Sound, np.ndarray, int]]:
+    convert = decode.mix_down if channels == 1 else decode.to_stereo
+    empty = np.zeros(0 if channels == 1 else (0, channels), np.float32)
     with closing(decode.open_all((_unchanged(sound) for sound in sounds), MAX_SECONDS)) as opened:
         for sound, recording in zip(sounds, opened, strict=True):
             try:
                 if isinstance(recording, decode.DecodeError):
                     raise recording
-                blocks = (decode.mix_down(block) for block in recording.blocks)
+                blocks = (convert(block) for block in recording.blocks)
                 rate = intermediate_rate or recording.sample_rate
-                blocks = resample_blocks(blocks, recording.sample_rate, rate)
-                wave = np.concatenate([np.zeros(0, np.float32), *blocks])
+                blocks = resample_blocks(blocks, recording.sample_rate, rate, channels)
+                wave = np.concatenate([empty, *blocks]).T
             except decode.DecodeError as error:
                 report.reject(sound.shown, error.reason, error.detail)
             else:

@@ -48,6 +48,8 @@ def show(metrics: Mapping[str, Any]) -> None:
     console.print(table)
     if any(row.unranked for row in rows):
         console.print(DAGGER)
+    for sentence in metrics["comparable"]:
+        console.print(f"= {sentence}", soft_wrap=True, markup=False)
     for key in sorted(key for key in metrics if key.startswith("memorised_") and not key.endswith("_real")):
         real = metrics.get(f"{key}_real")
         console.print(f"{key}: {metrics[key]:.1%} of generated sounds" + ("" if real is None else f", {real:.1%} of real ones"))
@@ -108,7 +110,8 @@ def write(evaluation: Evaluation, directory: Path) -> None:
 
 def _best_and_worst(evaluation: Evaluation) -> list[Section]:
     """By KL if sounds are paired, else by the Fréchet distance per clip, which may rate silence well."""
-    ranking = min(evaluation.of, key=lambda key: (not key.startswith("kl_"), not key.startswith(PER_CLIP)), default=None)
+    kl = ("kl_", "reverse_kl_", "exact_kl_")
+    ranking = min(evaluation.of, key=lambda key: (not key.startswith(kl), not key.startswith(PER_CLIP)), default=None)
     if ranking is None:
         return []
     metric = max((name for name in METRICS if ranking.startswith(name)), key=len)

@@ -34,9 +34,10 @@ class Setup:
 
     @property
     def configs(self) -> list[features.EmbedderConfig]:
+        protocol = self.protocol
         return [
-            features.EmbedderConfig(name, self.tagger, self.protocol.sample_rate, tuple(sorted(options.items())))
-            for name, options in self.protocol.embedders.items()
+            features.EmbedderConfig(name, self.tagger, protocol.sample_rate, tuple(sorted(options.items())), protocol.level)
+            for name, options in protocol.embedders.items()
         ]
 
     def read(self, *roots: Path) -> list[folders.Folder]:

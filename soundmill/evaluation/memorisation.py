@@ -24,7 +24,7 @@ from soundmill import hashing
 from soundmill.audio import fingerprint
 from soundmill.corpora import fingerprint_index, landmarks
 from soundmill.errors import UserError
-from soundmill.evaluation import features
+from soundmill.evaluation import embedders, features
 from soundmill.evaluation.embedders.base import Embeddings
 from soundmill.evaluation.library import Setup, rounded
 
@@ -38,6 +38,7 @@ class Fingerprinter:
 
     name = "fingerprint"
     sample_rate = fingerprint.SAMPLE_RATE
+    channels = 1
 
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
         frames = [fingerprint.fingerprint(wave).view("<u2").astype(np.float32) for wave in waves]
@@ -131,11 +132,19 @@ class Memorisation:
         return sorted(self.generated, key=lambda nearest: nearest.rank)[:count]
 
 
+def first_embedder(setup: Setup) -> features.EmbedderConfig:
+    """The first embedder that has embeddings, not ratings; UserError if there is none."""
+    for config in setup.configs:
+        if not embedders.find(config.name).ratings:
+            return config
+    raise UserError(f"copies are looked for by embeddings, which {setup.configs[0].name} does not have; add another embedder")
+
+
 def search_for_copies(
     setup: Setup, generated: Sequence[features.Sound], real: Sequence[features.Sound], training: Sequence[features.Sound]
 ) -> Memorisation:
     """`search` after embedding and fingerprinting the sounds, except those already cached."""
-    first = setup.configs[0]
+    first = first_embedder(setup)
     configs = (first, FingerprintConfig("fingerprint", None, first.intermediate_rate))
     sounds = [*generated, *real, *training]
     with setup.progress(len(configs) * len(sounds), "look for copies", "clip") as tick:

@@ -16,12 +16,13 @@ from soundmill import params
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders
 from soundmill.evaluation.embedders import EmbedderName
+from soundmill.evaluation.embedders.base import Level
 from soundmill.metrics import scores
 from soundmill.params import SampleRate, Seed, StageParams, did_you_mean
 
 DIRECTORY = Path(__file__).with_suffix("")
 NAMES = tuple(sorted(path.stem for path in DIRECTORY.glob("*.yaml")))
-CLAP_SCORE = "clap_score"  # measured by clap only, so its key in results names no embedder
+CLAP_SCORE = "clap_score"  # its key in results names no embedder if that is clap
 
 
 class ScoreSpec(StageParams):
@@ -38,14 +39,16 @@ class ScoreSpec(StageParams):
     @model_validator(mode="after")
     def _check_embedder(self) -> Self:
         if not supports(self.embedder, self.metric):
-            needs = {CLAP_SCORE: "clap", "fad_per_clip": "several embeddings per clip"}.get(self.metric, "a classifier")
-            raise ValueError(f"{self.metric} needs {needs}, not {self.embedder}")
+            needs = {CLAP_SCORE: "embeddings of texts", "fad_per_clip": "several embeddings per clip"}
+            needs |= dict.fromkeys(scores.RATINGS, "a predictor of ratings")
+            other = "embeddings" if embedders.find(self.embedder).ratings else "a classifier"
+            raise ValueError(f"{self.metric} needs {needs.get(self.metric, other)}, not {self.embedder}")
         return self
 
     @property
     def key(self) -> str:
         """Its key in results."""
-        return self.metric if self.metric == CLAP_SCORE else f"{self.metric}_{self.embedder}"
+        return key_of(self.metric, self.embedder)
 
 
 class Protocol(StageParams):
@@ -57,10 +60,12 @@ class Protocol(StageParams):
     description: str
     sample_rate: SampleRate | None = Field(description="sounds are resampled to it first; null: directly to the embedder's rate")
     resampler: str = Field(description="soxr HQ is the only one")
+    level: Level = Field("unchanged", description="peak: every sound's peak is scaled to −1 dBFS; centred: its mean is subtracted")
     embedders: dict[EmbedderName, dict[str, str | int | float]] = Field(min_length=1, description="options of each embedder")
     scores: list[ScoreSpec] = Field(min_length=1)
     replicates: int = Field(ge=0, le=100_000, description="bootstrap resamples of clips for the 95 % intervals; 0: no intervals")
     seed: Seed
+    comparable: list[str] = Field([], description="which published scores each score may be compared with; printed below the table")
     parity: list[str] = Field(min_length=1, description="differences from the tool it is named after, and why")
 
     @field_validator("resampler")
@@ -83,11 +88,13 @@ class Protocol(StageParams):
         return self
 
     def with_embedders(self, names: list[str]) -> Protocol:
-        """The same metrics under these embedders, as far as each supports them; clap adds clap_score.
+        """The same metrics under these embedders, as far as each supports them.
 
-        An unknown name raises UserError.
+        Those that read texts add clap_score, those that rate sounds their ratings. An unknown name raises UserError.
         """
-        metrics = [*dict.fromkeys(score.metric for score in self.scores if score.metric != CLAP_SCORE), CLAP_SCORE]
+        metrics = dict.fromkeys(
+            [*(score.metric for score in self.scores if score.metric != CLAP_SCORE), CLAP_SCORE, *scores.RATINGS]
+        )
         return self.model_copy(
             update={
                 "embedders": {name: self.embedders.get(name, {}) for name in names},
@@ -98,11 +105,18 @@ class Protocol(StageParams):
         )
 
 
+def key_of(metric: str, embedder: str) -> str:
+    """The key in results of a metric under an embedder."""
+    return metric if (metric, embedder) == (CLAP_SCORE, "clap") else f"{metric}_{embedder}"
+
+
 def supports(embedder: str, metric: str) -> bool:
     """Whether the embedder provides what the metric needs: logits, embeddings of prompts, or several embeddings per clip."""
     declared = embedders.find(embedder)
+    if declared.ratings or metric in scores.RATINGS:
+        return metric in declared.ratings
     if metric == CLAP_SCORE:
-        return embedder == "clap"
+        return declared.texts
     if metric == "fad_per_clip":
         return declared.patches
     return declared.classifier or not scores.METRICS[metric].needs_logits

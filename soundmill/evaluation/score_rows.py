@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from soundmill.evaluation import waveforms
+from soundmill.evaluation.protocols import key_of
 from soundmill.metrics import scores
 
 BASELINES = ("real", "floor", "codec_floor", "codec", "silence", "noise", "chance")
@@ -17,14 +18,21 @@ TITLES = {
     "fad_per_clip": "Fréchet distance by clip",
     "fd": "Fréchet distance of clips",
     "kl": "KL divergence",
+    "reverse_kl": "KL divergence, reversed",
+    "exact_kl": "KL divergence without ε",
     "is": "Inception score",
     "kid": "Kernel distance (KID)",
     "mmd": "Kernel distance (MMD)",
+    "kad": "Kernel distance (KAD)",
     "clap_score": "CLAP score",
     "precision": "Precision",
     "recall": "Recall",
     "density": "Density",
     "coverage": "Coverage",
+    "content_enjoyment": "Content enjoyment (CE)",
+    "content_usefulness": "Content usefulness (CU)",
+    "production_complexity": "Production complexity (PC)",
+    "production_quality": "Production quality (PQ)",
     "label_accuracy": "Label accuracy",
     "lsd": "Log-spectral distance",
     "mrstft": "Multi-resolution STFT distance",
@@ -77,7 +85,7 @@ def rows_of(metrics: Mapping[str, Any]) -> list[ScoreRow]:
     rows = []
     for embedder in sorted(name for name, facts in metrics["embedders"].items() if isinstance(facts, Mapping)):
         for metric in (*scores.METRICS, "label_accuracy"):
-            key = metric if (metric, embedder) == ("clap_score", "clap") else f"{metric}_{embedder}"
+            key = key_of(metric, embedder)
             if key in metrics:
                 rows.append(_row(metrics, key, metric, embedder, "generated"))
     for prefix, role in (("", "generated"), ("codec_", "codec")):

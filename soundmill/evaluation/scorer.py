@@ -316,9 +316,11 @@ def provenance(setup: Setup) -> dict[str, Any]:
     return {
         "protocol": protocol.label,
         "version": protocol.version,
+        "comparable": protocol.comparable,
         "soundmill": soundmill.__version__,
         "resampler": f"soxr {QUALITY}",
         "sample_rate": protocol.sample_rate,
+        "level": protocol.level,
         "seed": protocol.seed,
         "replicates": protocol.replicates,
         "embedders": {config.name: {"weights": config.weights, **dict(config.options)} for config in setup.configs},

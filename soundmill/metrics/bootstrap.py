@@ -50,6 +50,10 @@ class Influence:
             drawn = _draw(seed, number, sides)
             yield float(sum(times @ side.sums / (times @ side.lengths) for times, side in zip(drawn, sides, strict=True)))
 
+    def __mul__(self, factor: float) -> Influence:
+        """Influence on a multiple of the metric."""
+        return Influence(*(SetInfluence(factor * side.sums, side.lengths) for side in (self.generated, self.reference)))
+
     def __sub__(self, other: Influence) -> Influence:
         """Influence on the difference of a metric between two sets with the same clips and the same reference."""
         sides = zip((self.generated, self.reference), (other.generated, other.reference), strict=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -22,10 +22,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def kl_divergence(reference: np.ndarray, generated: np.ndarray, epsilon: float) -> np.ndarray:
     """KL(reference ‖ generated) = Σ p·(ln p − ln(q + ε)) over the last axis of two sets of probabilities, in nats."""
     p, q = np.asarray(reference, dtype=np.float64), np.asarray(generated, dtype=np.float64)
-    if p.shape[-1] != q.shape[-1]:
-        raise UserError(
-            f"probabilities over {p.shape[-1]} and {q.shape[-1]} classes cannot be compared: use one classifier for both"
-        )
+    check_classes(p, q)
     terms = np.zeros(np.broadcast_shapes(p.shape, q.shape))
     p = np.broadcast_to(p, terms.shape)
     positive = p > 0  # 0·ln 0 = 0
@@ -33,8 +30,41 @@ def kl_divergence(reference: np.ndarray, generated: np.ndarray, epsilon: float) 
     return terms.sum(axis=-1)
 
 
-def paired_kl(reference: Mapping[str, np.ndarray], generated: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """KL(reference ‖ generated) of the softmaxed logits by clip id, sorted; an id without its partner raises UserError."""
+def check_classes(first: np.ndarray, second: np.ndarray) -> None:
+    if first.shape[-1] != second.shape[-1]:
+        raise UserError(
+            f"probabilities over {first.shape[-1]} and {second.shape[-1]} classes cannot be compared: use one classifier for both"
+        )
+
+
+def smoothed(reference: np.ndarray, generated: np.ndarray) -> float:
+    """KL(reference ‖ generated) of the softmaxed logits, with ε added to the generated sound's probabilities."""
+    return float(kl_divergence(softmax(reference), softmax(generated), EPSILON))
+
+
+def reverse(reference: np.ndarray, generated: np.ndarray) -> float:
+    """KL(generated ‖ reference) of the softmaxed logits, with ε added to the reference's probabilities."""
+    return float(kl_divergence(softmax(generated), softmax(reference), EPSILON))
+
+
+def exact(reference: np.ndarray, generated: np.ndarray) -> float:
+    """KL(reference ‖ generated) of the softmaxed logits, without ε."""
+    check_classes(reference, generated)
+    p, q = (np.asarray(logits, np.float64) - logsumexp(logits) for logits in (reference, generated))
+    return float((np.exp(p) * (p - q)).sum())
+
+
+def logsumexp(logits: np.ndarray) -> float:
+    top = np.float64(logits.max())
+    return float(top + np.log(np.exp(np.asarray(logits, np.float64) - top).sum()))
+
+
+def paired_kl(
+    reference: Mapping[str, np.ndarray],
+    generated: Mapping[str, np.ndarray],
+    divergence: Callable[[np.ndarray, np.ndarray], float] = smoothed,
+) -> dict[str, float]:
+    """A divergence of logits (reference, generated) by clip id, sorted; an id without its partner raises UserError."""
     check_pairs(reference, generated)
     divergences, bad = {}, {"reference": [], "generated": []}
     for clip_id in sorted(generated):
@@ -43,7 +73,7 @@ def paired_kl(reference: Mapping[str, np.ndarray], generated: Mapping[str, np.nd
         for name in not_finite:
             bad[name].append(clip_id)
         if not not_finite:
-            divergences[clip_id] = float(kl_divergence(softmax(pair["reference"]), softmax(pair["generated"]), EPSILON))
+            divergences[clip_id] = divergence(pair["reference"], pair["generated"])
     for name, ids in bad.items():
         if ids:
             raise UserError(f"classifier logits of {name} {names_of(ids)} are not finite; check the sounds and the weights")

@@ -11,7 +11,7 @@ from soundmill.metrics.bootstrap import Influence, SetInfluence
 
 SUBSETS = 100  # KID is their mean
 SUBSET = 1000  # rows of each, at most half of the smaller set
-MEDIAN_ROWS = 2000  # of the reference, at most, for the median distance
+MEDIAN_ROWS = 2000  # of a set, at most, for the median distance
 BLOCK = 2**21  # values of a kernel in memory
 
 Kernel = Callable[[np.ndarray, np.ndarray], np.ndarray]  # [n, d], [m, d] → [n, m]
@@ -22,11 +22,11 @@ def polynomial(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return (x @ y.T / x.shape[1] + 1) ** 3
 
 
-def gaussian(bandwidth: float) -> Kernel:
-    """exp(−‖x−y‖² / 2σ²) with σ the bandwidth."""
+def gaussian(bandwidth: float, epsilon: float = 0.0) -> Kernel:
+    """exp(−‖x−y‖² / (2σ² + ε)) with σ the bandwidth."""
 
     def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return np.exp(-squared_distances(x, y) / (2 * bandwidth**2))
+        return np.exp(-squared_distances(x, y) / (2 * bandwidth**2 + epsilon))
 
     return kernel
 
@@ -44,13 +44,18 @@ def squared_lengths(x: np.ndarray) -> np.ndarray:
     return np.einsum("nd,nd->n", x, x)
 
 
-def median_distance(reference: np.ndarray, seed: int) -> float:
-    """Median distance between rows [n, d] of the reference, or of a seeded subset if there are many; zero raises UserError."""
+def median_distance(rows: np.ndarray, seed: int) -> float:
+    """Median distance between rows [n, d] of one set, or of a seeded subset if there are many; 0 if there is but one row."""
     random = np.random.default_rng(seed)
-    if len(reference) > MEDIAN_ROWS:
-        reference = reference[np.sort(random.choice(len(reference), MEDIAN_ROWS, replace=False))]
-    pairs = np.triu_indices(len(reference), 1)
-    median = float(np.sqrt(np.median(squared_distances(reference, reference)[pairs]))) if len(pairs[0]) else 0.0
+    if len(rows) > MEDIAN_ROWS:
+        rows = rows[np.sort(random.choice(len(rows), MEDIAN_ROWS, replace=False))]
+    pairs = np.triu_indices(len(rows), 1)
+    return float(np.sqrt(np.median(squared_distances(rows, rows)[pairs]))) if len(pairs[0]) else 0.0
+
+
+def bandwidth(reference: np.ndarray, seed: int) -> float:
+    """The median distance of the reference's rows [n, d]; zero raises UserError."""
+    median = median_distance(reference, seed)
     if not median > 0:
         raise UserError(
             "at least half of the reference's embeddings are equal, so MMD has no bandwidth; use other metrics for this set"

@@ -18,11 +18,16 @@ from soundmill import hashing
 from soundmill.errors import UserError
 from soundmill.metrics import bootstrap, coverage, frechet, inception, kernels
 from soundmill.metrics.bootstrap import Influence
-from soundmill.metrics.divergence import check_pairs, names_of, paired_kl
+from soundmill.metrics.divergence import check_pairs, exact, names_of, paired_kl, reverse, smoothed
 
 ROWS_PER_DIMENSION = 10  # with fewer embeddings a Fréchet distance is mostly bias
 LINEAR_ROWS = 4  # embeddings per dimension; with fewer, distances are not linear in 1/n
+KAD_SCALE = 100  # as in kadtk
+KAD_EPSILON = 1e-8  # added to 2σ² in kadtk, so equal sounds have a kernel too
 MAX_ROWS = 10_000  # embeddings of a set in a pairwise metric
+
+
+Divergence = Callable[[np.ndarray, np.ndarray], float]  # of the logits [K] of a reference and of a generated sound
 
 
 @dataclass(frozen=True)
@@ -197,9 +202,9 @@ def _mean(of: Mapping[str, float], extras: Mapping[str, Any] | None = None, warn
     return Statistic(float(values.mean()), lambda: influence, extras or {}, of, warnings=warnings)
 
 
-def _kl(generated: EmbeddingSet, reference: EmbeddingSet, seed: int) -> Statistic:
+def _kl(divergence: Divergence, generated: EmbeddingSet, reference: EmbeddingSet, seed: int) -> Statistic:
     check_pairs(reference.ids, generated.ids)
-    return _mean(paired_kl(reference.clip_logits(), generated.clip_logits()))
+    return _mean(paired_kl(reference.clip_logits(), generated.clip_logits(), divergence))
 
 
 def _clap_score(generated: EmbeddingSet, reference: EmbeddingSet, seed: int) -> Statistic:
@@ -223,6 +228,13 @@ def _directions(side: EmbeddingSet, what: str) -> Iterator[tuple[str, np.ndarray
         if not length > 0:
             raise UserError(f"clip {clip_id}: the embedding of its {what} is zero, so it has no cosine")
         yield clip_id, total / length
+
+
+def _rating(column: int, generated: EmbeddingSet, reference: EmbeddingSet, seed: int) -> Statistic:
+    of = {clip_id: float(ratings[0, column]) for clip_id, ratings in generated.stream()}
+    if not of:
+        raise UserError("no generated sound is long enough to be rated")
+    return _mean(of)
 
 
 def _inception(generated: EmbeddingSet, reference: EmbeddingSet, seed: int) -> Statistic:
@@ -258,12 +270,31 @@ def _kid_exchanged(a: EmbeddingSet, b: EmbeddingSet, reference: EmbeddingSet, se
 
 
 def _bandwidth(reference: Sequence[np.ndarray], seed: int) -> float:
-    return kernels.median_distance(np.concatenate(reference, dtype=np.float64), seed)
+    return kernels.bandwidth(np.concatenate(reference, dtype=np.float64), seed)
 
 
 def _mmd_exchanged(a: EmbeddingSet, b: EmbeddingSet, reference: EmbeddingSet, seed: int, chosen: np.ndarray) -> np.ndarray:
     clips = reference.clips()
     return kernels.exchanged(a.clips(), b.clips(), clips, kernels.gaussian(_bandwidth(clips, seed)), chosen)
+
+
+def _kad(generated: EmbeddingSet, reference: EmbeddingSet, seed: int) -> Statistic:
+    first, second = generated.clips(), reference.clips()
+    bandwidth, kernel = _kad_kernel(first, seed)
+    value, influence = kernels.discrepancy_by_clip(first, second, kernel)
+    return Statistic(KAD_SCALE * value, lambda: influence * KAD_SCALE, {"bandwidth": bandwidth})
+
+
+def _kad_kernel(generated: Sequence[np.ndarray], seed: int) -> tuple[float, kernels.Kernel]:
+    bandwidth = kernels.median_distance(np.concatenate(generated, dtype=np.float64), seed)
+    return bandwidth, kernels.gaussian(bandwidth, KAD_EPSILON)
+
+
+def _kad_exchanged(a: EmbeddingSet, b: EmbeddingSet, reference: EmbeddingSet, seed: int, chosen: np.ndarray) -> np.ndarray:
+    """With one bandwidth for all exchanges, that of both sets together."""
+    first, second = a.clips(), b.clips()
+    _, kernel = _kad_kernel([*first, *second], seed)
+    return KAD_SCALE * kernels.exchanged(first, second, reference.clips(), kernel, chosen)
 
 
 def _neighbours(name: coverage.Name, generated: EmbeddingSet, reference: EmbeddingSet, seed: int) -> Statistic:
@@ -276,6 +307,13 @@ def _neighbours_exchanged(
 ) -> np.ndarray:
     return coverage.exchanged(name, a.clips(), b.clips(), reference.clips(), chosen)
 
+
+RATINGS = {  # of single sounds, by the columns of Audiobox Aesthetics
+    "content_enjoyment": "predicted rating (1 to 10) of how much listeners enjoy a sound, mean over clips",
+    "content_usefulness": "predicted rating (1 to 10) of how useful a sound is as material, mean over clips",
+    "production_complexity": "predicted rating (1 to 10) of how many components a sound has, mean over clips",
+    "production_quality": "predicted rating (1 to 10) of a sound's technical quality, mean over clips",
+}
 
 METRICS = {
     "fad": Metric("Fréchet distance of all patches' embeddings", "lower", _frechet, least=0, exchanged=_frechet_exchanged),
@@ -295,7 +333,22 @@ METRICS = {
     "kl": Metric(
         "KL(reference ‖ generated) of the softmaxed logits, ε = 1e-6, mean over pairs of equal clip id, in nats",
         "lower",
-        _kl,
+        partial(_kl, smoothed),
+        paired=True,
+        needs_logits=True,
+    ),
+    "reverse_kl": Metric(
+        "KL(generated ‖ reference) of the softmaxed logits, ε = 1e-6, mean over pairs of equal clip id, in nats",
+        "lower",
+        partial(_kl, reverse),
+        paired=True,
+        needs_logits=True,
+    ),
+    "exact_kl": Metric(
+        "KL(reference ‖ generated) of the softmaxed logits without ε, mean over pairs of equal clip id, in nats",
+        "lower",
+        partial(_kl, exact),
+        least=0,
         paired=True,
         needs_logits=True,
     ),
@@ -313,6 +366,13 @@ METRICS = {
         _mmd,
         pairwise=True,
         exchanged=_mmd_exchanged,
+    ),
+    "kad": Metric(
+        "a hundred times the unbiased squared MMD with a Gaussian kernel whose bandwidth is the generated sounds' median distance",
+        "lower",
+        _kad,
+        pairwise=True,
+        exchanged=_kad_exchanged,
     ),
     "clap_score": Metric("cosine of sound and prompt, mean over clips", "higher", _clap_score, least=-1, most=1, paired=True),
     "precision": Metric(
@@ -343,6 +403,7 @@ METRICS = {
         pairwise=True,
         exchanged=partial(_neighbours_exchanged, "coverage"),
     ),
+    **{name: Metric(description, "higher", partial(_rating, column)) for column, (name, description) in enumerate(RATINGS.items())},
 }
 
 

@@ -30,5 +30,7 @@ def test_embedding(tmp_path, monkeypatch):
     for name, values in document["working_cpu_seconds"].items():
         assert 0 < values[0] < document["cpu_seconds"].get(name, [1e9])[0]
     assert document["targets"][0]["limit"] == 3
+    memory = next(target for target in document["targets"] if "memory" in target["name"])
+    assert 0.5 < memory["value"] < 1.25  # of the same two clips
     if "yamnet" in document:
-        assert document["targets"][1]["value"] == 4 / document["yamnet"]["seconds"][0]
+        assert document["targets"][-1]["value"] == 4 / document["yamnet"]["seconds"][0]

@@ -267,7 +267,7 @@ def test_one_of_two_sets_is_better(setup, tmp_path):
         evaluator.compare(setup, good, tmp_path / "bad", real)
     with pytest.raises(UserError, match="have no ids in common"):
         evaluator.compare(setup, good, put(tmp_path / "others", ["x.wav"]), real)
-    with pytest.raises(UserError, match="only clap reads captions"):
+    with pytest.raises(UserError, match=r"no embedder of .* reads captions; add --embedder clap"):
         evaluator.evaluate(setup, good, real, captions=tmp_path / "captions.csv")
 
 

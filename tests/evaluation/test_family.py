@@ -128,6 +128,11 @@ def test_of_few_reference_sounds_there_is_no_frechet_distance(library):
             {"floor": 2.29, "silence": 24.0, "noise": 3.0},
             "unfit for these sets: silence (24) and noise (3) are as good as real sound (2.29)",
         ),
+        (
+            "production_quality",
+            {"floor": 6.2, "silence": 4.0, "noise": 6.5},
+            "unfit for these sets: noise (6.5) is as good as real sound (6.2)",
+        ),
         ("label_accuracy", {"real": 0.5, "chance": 0.5}, "unfit for these sets: chance (50.0%) is as good as real sound (50.0%)"),
         ("label_accuracy", {"real": 0.9, "chance": 0.5, "codec": 0.95}, None),
     ],

@@ -12,6 +12,7 @@ import soundfile
 
 from soundmill import hashing, manifest, shards
 from soundmill.audio.flac import encode_flac, write_wav
+from soundmill.audio.resample import resample
 from soundmill.errors import UserError
 from soundmill.evaluation import features
 from soundmill.evaluation.cache import Facts
@@ -101,6 +102,41 @@ def test_synthetic_waves_are_as_long_as_a_sound_and_depend_on_the_id():
     assert not silence.any()
 
 
+def test_a_stereo_embedder_hears_both_channels(shard, tmp_path):
+    left, right, more = (tone(hertz) for hertz in (300, 400, 500))
+    report = shards.Report()
+    for name, channels in (("mono", [left]), ("stereo", [left, right]), ("three", [left, right, more])):
+        path = tmp_path / f"{name}.wav"
+        soundfile.write(path, np.stack(channels, axis=1), 16_000, subtype="FLOAT")
+        ((_, wave, rate),) = features.waves([sound(path)], None, report, channels=2)
+        assert rate == 16_000
+        np.testing.assert_array_equal(wave, np.stack(channels[:2] if len(channels) > 1 else [left, left]))
+        ((_, mixed, _),) = features.waves([sound(path)], None, report)
+        np.testing.assert_allclose(mixed, np.mean(channels, axis=0), atol=1e-6)
+        ((_, resampled, rate),) = features.waves([sound(path)], 8_000, report, channels=2)
+        assert (rate, resampled.shape) == (8_000, (2, len(left) // 2))
+        np.testing.assert_allclose(resampled[0], resample(left, 16_000, 8_000), atol=1e-6)
+    ((_, wave, _),) = features.waves([features.clip("clip3", shard, "digest")], None, report, channels=2)
+    np.testing.assert_array_equal(wave[0], wave[1])
+    facts = Facts(WaveFacts(20_000, False, False, ""), 16_000, 1)
+    ((_, wave, _),) = features.waves([features.noise("a", facts, 1)], None, report, channels=2)
+    assert wave.shape == (2, 20_000)
+    assert not report.quarantine
+
+
+def test_a_protocol_may_set_the_level():
+    wave = np.array([[0.1, -0.2, 0.4], [0.3, 0.0, 0.1]], np.float32)
+    peak = features.set_level(wave, "peak")
+    assert np.abs(peak).max() == pytest.approx(10 ** (-1 / 20))
+    np.testing.assert_allclose(peak[0, 0] / wave[0, 0] * wave, peak, rtol=1e-5)
+    np.testing.assert_allclose(features.set_level(wave, "centred").mean(axis=1), 0, atol=1e-7)
+    assert features.set_level(wave, "unchanged") is wave
+    for level in ("peak", "centred"):
+        silence = np.zeros(5, np.float32)
+        np.testing.assert_array_equal(features.set_level(silence, level), silence)
+        assert features.set_level(np.zeros(0, np.float32), level).shape == (0,)
+
+
 def test_everything_that_cannot_be_scored_is_named_at_once(config, tmp_path):
     paths = [tmp_path / f"{index}.wav" for index in range(4)]
     for path in paths:
@@ -175,6 +211,7 @@ def test_cached_embeddings_are_not_computed_again(config, tmp_path, monkeypatch)
     for other in (
         features.EmbedderConfig("yamnet", intermediate_rate=16_000),
         features.EmbedderConfig("yamnet", options=(("hop", 1),)),
+        features.EmbedderConfig("yamnet", level="peak"),
     ):
         assert other.directory(tmp_path) != config.directory(tmp_path)
 

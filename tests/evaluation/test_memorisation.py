@@ -11,7 +11,9 @@ from soundmill import hashing
 from soundmill.audio import fingerprint
 from soundmill.audio.flac import write_wav
 from soundmill.decoding import decode
-from soundmill.evaluation import cache, features, memorisation
+from soundmill.errors import UserError
+from soundmill.evaluation import cache, features, memorisation, protocols
+from soundmill.evaluation.library import Setup
 from soundmill.evaluation.wave_facts import WaveFacts
 
 RATE = 16_000
@@ -109,3 +111,12 @@ def test_fingerprints_survive_being_kept(tmp_path):
     wave = decode.read_mono(path, RATE, features.MAX_SECONDS)
     np.testing.assert_array_equal(memorisation.words(kept), fingerprint.fingerprint(wave))
     assert memorisation.words(np.zeros((0, 0), np.float32)).shape == (0, 2)
+
+
+def test_ratings_find_no_copies(tmp_path):
+    def setup(*names: str) -> Setup:
+        return Setup(protocols.load("project").with_embedders([*names]), tmp_path, 1)
+
+    assert memorisation.first_embedder(setup("audiobox", "yamnet")).name == "yamnet"
+    with pytest.raises(UserError, match="by embeddings, which audiobox does not have; add another embedder"):
+        memorisation.search_for_copies(setup("audiobox"), [], [], [])

@@ -36,6 +36,19 @@ def test_the_published_row_is_in_its_protocol():
     assert protocols.load("google-fad").embedders["vggish"] != protocols.load("fadtk-vggish").embedders["vggish"]
 
 
+def test_other_tools_rows_are_in_their_protocols():
+    stable, av, kadtk = (protocols.load(name) for name in ("stable-audio-metrics", "av-benchmark", "kadtk"))
+    assert [score.key for score in stable.scores] == ["fd_openl3_env", "reverse_kl_passt", "clap_score_clap_music_speech"]
+    music = protocols.load("stable-audio-metrics-music")
+    assert [score.key for score in music.scores] == ["fd_openl3_music", *(score.key for score in stable.scores[1:])]
+    assert (music.level, music.sample_rate) == (stable.level, stable.sample_rate) == ("peak", 44_100)
+    assert stable.embedders["openl3_env"] == {"hop": 0.5, "channels": 2}
+    assert {"fd_passt", "exact_kl_passt", "is_passt", "fd_panns_cnn14_16k", "exact_kl_panns_cnn14_16k"} < {
+        score.key for score in av.scores
+    }
+    assert [score.metric for score in kadtk.scores] == ["kad"] * len(kadtk.embedders)
+
+
 def test_fad_stands_beside_its_limit_in_every_protocol():
     for name in protocols.NAMES:
         metrics = {(score.metric, score.embedder) for score in protocols.load(name).scores}
@@ -70,7 +83,9 @@ def test_an_own_file_is_a_protocol_too(tmp_path):
             {"scores": [{"metric": "fad_per_clip", "embedder": "clap"}]},
             "fad_per_clip needs several embeddings per clip, not clap",
         ),
-        ({"scores": [{"metric": "clap_score", "embedder": "vggish"}]}, "clap_score needs clap"),
+        ({"scores": [{"metric": "fad", "embedder": "audiobox"}]}, "fad needs embeddings, not audiobox"),
+        ({"scores": [{"metric": "production_quality", "embedder": "vggish"}]}, "production_quality needs a predictor of ratings"),
+        ({"scores": [{"metric": "clap_score", "embedder": "vggish"}]}, "clap_score needs embeddings of texts"),
         ({"scores": [{"metric": "fad", "embedder": "vggish"}] * 2}, "scores: fad_vggish is listed twice"),
         ({"embedders": {"vggish": {}, "yamnet": {}}}, "embedders: yamnet must be listed here and in a score"),
         ({"embedders": {"vggsh": {}}}, "embedders.*: .*unknown embedder 'vggsh'; did you mean 'vggish'"),
@@ -99,9 +114,17 @@ def test_other_embedders_score_by_the_metrics_they_support():
         result.with_embedders(["vgish"])
 
 
+def test_ratings_are_all_that_a_predictor_of_ratings_gives():
+    result = protocols.load("project").with_embedders(["audiobox", "vggish"])
+    keys = [score.key for score in result.scores]
+    assert keys[:4] == [f"{name}_audiobox" for name in scores.RATINGS]
+    assert not any(key.endswith("_audiobox") for key in keys[4:])
+    assert embedders.find("audiobox").ratings == tuple(scores.RATINGS)
+
+
 def test_all_metrics_can_be_asked_for():
     requested = {score.metric for score in protocols.load("project").with_embedders([*embedders.NAMES]).scores}
-    assert requested == set(scores.METRICS) - {"fd"}  # which is fad by its other name
+    assert requested == set(scores.METRICS) - {"fd", "reverse_kl", "exact_kl", "kad"}  # variants, for other tools' protocols
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):

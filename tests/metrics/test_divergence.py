@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from soundmill.errors import UserError
-from soundmill.metrics.divergence import EPSILON, kl_divergence, paired_kl, softmax
+from soundmill.metrics.divergence import EPSILON, exact, kl_divergence, paired_kl, reverse, softmax
 
 P = np.array([0.05, 0.1, 0.2, 0.05, 0.15, 0.25, 0.08, 0.12])
 Q = np.array([0.3, 0.1, 0.2, 0.1, 0.1, 0.02, 0.08, 0.1])
@@ -24,6 +24,15 @@ def test_known_answers():
 def test_direction_is_reference_from_generated():
     result = paired_kl({"a": np.log(P)}, {"a": np.log(Q)})
     assert result["a"] == pytest.approx(0.5898663152950138, abs=1e-12)
+
+
+def test_other_tools_kls_have_known_answers():
+    logits = {"a": np.log(P) + 700}, {"a": np.log(Q) - 700}
+    assert paired_kl(*logits, exact)["a"] == pytest.approx(0.589885181619163, abs=1e-12)
+    assert paired_kl(*logits, reverse)["a"] == pytest.approx(float(kl_divergence(Q, P, EPSILON)), abs=1e-12)
+    assert exact(np.array([0.0, -50.0]), np.array([-50.0, 0.0])) == pytest.approx(50)  # ε would make it 13.8
+    with pytest.raises(UserError, match="2 and 3 classes"):
+        exact(np.zeros(2), np.zeros(3))
 
 
 def test_missing_classes_of_the_reference_count_nothing_and_those_of_the_generated_stay_finite():

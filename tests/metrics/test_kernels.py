@@ -59,11 +59,12 @@ def test_subsets_are_smaller_than_the_sets_and_seeded():
 
 
 def test_bandwidth_is_the_median_distance_of_other_rows():
-    assert kernels.median_distance(np.array([[0.0], [1], [3]]), 0) == 2  # of 1, 2 and 3
+    assert kernels.bandwidth(np.array([[0.0], [1], [3]]), 0) == 2  # of 1, 2 and 3
+    assert kernels.median_distance(np.ones((9, 2)), 0) == kernels.median_distance(np.ones((1, 2)), 0) == 0
     with pytest.raises(UserError, match="embeddings are equal"):
-        kernels.median_distance(np.ones((9, 2)), 0)
+        kernels.bandwidth(np.ones((9, 2)), 0)
     with pytest.raises(UserError, match="embeddings are equal"):
-        kernels.median_distance(np.ones((1, 2)), 0)
+        kernels.bandwidth(np.ones((1, 2)), 0)
 
 
 @pytest.mark.parametrize("kernel", [polynomial, gaussian(1.5)])

@@ -94,6 +94,27 @@ def test_values_are_those_of_their_definitions():
     assert per_clip["value"] == pytest.approx(np.mean(list(per_clip["of"].values())))
 
 
+def test_ratings_are_means_of_clips():
+    ratings = {name: np.array([[1, 2, 3, value]], np.float32) for name, value in (("a", 4), ("b", 8), ("c", 6))}
+    result = compute("production_quality", EmbeddingSet.of(ratings), side(1), seed=0, replicates=200)
+    assert (result["value"], result["of"]) == (6, {"a": 4, "b": 8, "c": 6})
+    assert 4 <= result["low"] < 6 < result["high"] <= 8
+    assert compute("content_usefulness", EmbeddingSet.of(ratings), side(1), seed=0, replicates=0)["value"] == 2
+    with pytest.raises(UserError, match="long enough to be rated"):
+        compute("production_quality", EmbeddingSet.of({}), side(1), seed=0, replicates=0)
+
+
+def test_kad_is_kadtks():
+    generated, reference = side(0, shift=0.5), side(1)
+    rows = [np.concatenate(part.clips(), dtype=np.float64) for part in (generated, reference)]
+    result = compute("kad", generated, reference, seed=0, replicates=40)
+    kernel = kernels.gaussian(kernels.median_distance(rows[0], 0), 1e-8)
+    assert result["value"] == pytest.approx(100 * kernels.discrepancy(*rows, kernel), rel=1e-9)
+    assert result["low"] < result["value"] < result["high"]
+    silent = EmbeddingSet.of({name: np.ones((1, rows[0].shape[1])) for name in "abc"})  # has no bandwidth
+    assert compute("kad", silent, reference, seed=0, replicates=0)["value"] == pytest.approx(100)
+
+
 @pytest.mark.parametrize("clips", [30, 6])
 def test_streams_are_read_in_parts_to_the_same_value(clips, monkeypatch):
     """Fewer rows than dimensions, or more; parts that end within the set."""

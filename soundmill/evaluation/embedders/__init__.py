@@ -22,7 +22,13 @@ MODULES = {
     "vggish": "soundmill.evaluation.embedders.vggish",
     "panns_cnn14_16k": "soundmill.evaluation.embedders.panns",
     "panns_cnn14_32k": "soundmill.evaluation.embedders.panns",
+    "panns_wavegram_logmel": "soundmill.evaluation.embedders.panns",
+    "openl3_env": "soundmill.evaluation.embedders.openl3",
+    "openl3_music": "soundmill.evaluation.embedders.openl3",
+    "passt": "soundmill.evaluation.embedders.passt",
+    "audiobox": "soundmill.evaluation.embedders.audiobox",
     "clap": "soundmill.evaluation.embedders.clap",
+    "clap_music_speech": "soundmill.evaluation.embedders.clap_music_speech",
 }
 NAMES = tuple(MODULES)
 

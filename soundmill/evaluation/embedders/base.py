@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 
 from soundmill import pretrained
+from soundmill.errors import UserError
+from soundmill.params import did_you_mean
 from soundmill.pretrained import VARIABLE, Weights
+
+Chosen = TypeVar("Chosen")
+Level = Literal["unchanged", "peak", "centred"]  # of the waves; peak: at −1 dBFS, centred: without the mean
 
 
 @dataclass(frozen=True)
@@ -21,14 +26,25 @@ class Embeddings:
     logits: np.ndarray
 
 
+def choice(name: str, what: str, value: str, choices: Mapping[str, Chosen]) -> Chosen:
+    """The choice of that name for an option of the embedder `name`; an unknown one raises UserError."""
+    if value not in choices:
+        raise UserError(f"{name}: unknown {what} {value!r}{did_you_mean(value, list(choices))}; there are {', '.join(choices)}")
+    return choices[value]
+
+
 class Embedder(Protocol):
     """A loaded embedder; metrics carry its name (`fad_<name>`, `kl_<name>`)."""
 
     name: str
     sample_rate: int  # of the waves it takes
+    channels: int  # of the waves it takes, 1 or 2
 
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
-        """Embed mono waves [T] float32 in [−1, 1] at `sample_rate`. Other waves in the call change at most the last bits."""
+        """Embed waves float32 in [−1, 1] at `sample_rate`: [T] if `channels` is 1, else [2, T], mono sounds on both channels.
+
+        Other waves in the call change at most the last bits.
+        """
         ...
 
 
@@ -40,6 +56,8 @@ class Declaration:
     weights: Weights | None = None  # a published file; an embedder without one overrides the methods below
     classifier: bool = True  # it has logits
     patches: bool = True  # several embeddings per clip, so each clip has a covariance
+    texts: bool = False  # it also embeds texts (`embed_texts`), in the same space
+    ratings: tuple[str, ...] = ()  # metrics that its "embeddings" are the values of, in this order; it has no others
     options: tuple[str, ...] = ()  # that a protocol may set
 
     def path(self, tagger: Path | None) -> Path:
@@ -48,7 +66,7 @@ class Declaration:
 
     def digest(self, tagger: Path | None) -> str:
         """Digest of its weights, which are not loaded: part of the cache's key."""
-        return self.weights.sha256
+        return self.weights.pin[1]
 
     def unavailable(self) -> str | None:
         """Why its weights cannot be used on this machine, with a remedy; None if they can."""

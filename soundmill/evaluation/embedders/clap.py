@@ -7,7 +7,7 @@ The files are those of one commit of a repository on the Hugging Face hub, or of
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from soundmill.evaluation.embedders.base import Declaration, Embeddings
 
 NAME = "laion/clap-htsat-unfused"
 REVISION = "79b58ed25fc00386262a2bea4b19fd21dc4310a0"
-FILES = ("*.json", "*.txt", "*.safetensors")
+PROCESSOR_FILES = ("*.json", "*.txt")
+FILES = (*PROCESSOR_FILES, "*.safetensors")
 SAMPLE_RATE = 48_000
 WINDOWS_AT_ONCE = 8  # in a batch
 WINDOW = 10 * SAMPLE_RATE  # samples of the network's input; transformers would crop longer sounds at random
@@ -28,12 +29,20 @@ WINDOW = 10 * SAMPLE_RATE  # samples of the network's input; transformers would 
 
 def weights() -> Path:
     """The directory of the model's files, downloaded if necessary; a UserError names a missing file and where it belongs."""
+    return _find(FILES, _missing, "config.json, model.safetensors, ")
+
+
+def processor() -> Path:
+    """As `weights`, of the files that prepare sounds and texts only; the directory may have others."""
+    return _find(PROCESSOR_FILES, _missing_of_processor, "")
+
+
+def _find(files: Sequence[str], missing: Callable[[Path], str | None], more: str) -> Path:
     remedies = (
-        f"put config.json, model.safetensors, preprocessor_config.json and the tokenizer's files of {NAME} at {REVISION[:7]} "
+        f"put {more}preprocessor_config.json and the tokenizer's files of {NAME} at {REVISION[:7]} "
         f"into the directory ${pretrained.VARIABLE}/{NAME}"
     )
-    directory, _ = hub.find(NAME, REVISION, pretrained.directory(), FILES, _missing, remedies)
-    return directory
+    return hub.find(NAME, REVISION, pretrained.directory(), files, missing, remedies)[0]
 
 
 def _missing(directory: Path) -> str | None:
@@ -41,6 +50,10 @@ def _missing(directory: Path) -> str | None:
         return "config.json"
     if not any(directory.glob("*.safetensors")):
         return "model.safetensors (weights in other formats can run code, and are not read)"
+    return _missing_of_processor(directory)
+
+
+def _missing_of_processor(directory: Path) -> str | None:
     if not any((directory / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
         return "preprocessor_config.json"
     if not any((directory / name).is_file() for name in ("tokenizer.json", "vocab.json")):
@@ -53,11 +66,13 @@ class ClapEmbedder:
 
     name = "clap"
     sample_rate = SAMPLE_RATE
+    channels = 1
+    longest_text: int | None = None  # tokens, if fewer than the network's input
 
     def __init__(self, directory: Path):
         import torch
         from safetensors import SafetensorError
-        from transformers import ClapModel, ClapProcessor
+        from transformers import ClapModel
         from transformers.utils import logging
 
         from soundmill.training.device import pick_device
@@ -65,8 +80,8 @@ class ClapEmbedder:
         logging.disable_progress_bar()
         logging.set_verbosity_error()  # missing keys are checked below
         local = {"local_files_only": True, "trust_remote_code": False}
+        self._processor = load_processor(directory)
         try:
-            self._processor = ClapProcessor.from_pretrained(directory, **local)
             net, loading = ClapModel.from_pretrained(
                 directory, **local, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
@@ -78,12 +93,6 @@ class ClapEmbedder:
             raise UserError(
                 f"{directory}: its weights lack {len(random)} of the network's tensors (first: {random[0]!r}). "
                 "The files do not belong together; download them again"
-            )
-        extractor = self._processor.feature_extractor
-        if (extractor.sampling_rate, extractor.nb_max_samples) != (SAMPLE_RATE, WINDOW):
-            raise UserError(
-                f"{directory}: its input has {extractor.nb_max_samples} samples at {extractor.sampling_rate} Hz, "
-                f"not {WINDOW} at {SAMPLE_RATE} Hz: this is not {NAME}"
             )
         self._net = net.eval().to(pick_device("auto"))
 
@@ -114,7 +123,7 @@ class ClapEmbedder:
 
         by_text = {}
         for text in sorted(set(texts)):  # one at a time, as padding would change last bits
-            longest = self._net.config.text_config.max_position_embeddings - 2
+            longest = self.longest_text or self._net.config.text_config.max_position_embeddings - 2
             tokens = self._processor.tokenizer(text, truncation=True, max_length=longest, return_tensors="pt")
             inputs = {key: tokens[key].to(self._net.device) for key in ("input_ids", "attention_mask")}
             with torch.inference_mode(), full_precision():
@@ -126,6 +135,24 @@ class ClapEmbedder:
         means = np.stack([part.mean(axis=0, dtype=np.float64) for part in self.embed(waves).frames])
         means /= np.linalg.norm(means, axis=1, keepdims=True)
         return (means * self.embed_texts(texts)).sum(axis=1)
+
+
+def load_processor(directory: Path) -> Any:
+    """The preparation of sounds and texts; a UserError if the files cannot be read or belong to another model."""
+    from transformers import ClapProcessor
+
+    try:
+        processor = ClapProcessor.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{directory}: cannot be loaded as CLAP ({type(error).__name__}: {reason})") from None
+    extractor = processor.feature_extractor
+    if (extractor.sampling_rate, extractor.nb_max_samples) != (SAMPLE_RATE, WINDOW):
+        raise UserError(
+            f"{directory}: its input has {extractor.nb_max_samples} samples at {extractor.sampling_rate} Hz, "
+            f"not {WINDOW} at {SAMPLE_RATE} Hz: this is not {NAME}"
+        )
+    return processor
 
 
 def _embeddings(output: Any) -> np.ndarray:
@@ -150,7 +177,7 @@ class ClapDeclaration(Declaration):
         return weights()
 
     def digest(self, tagger: Path | None) -> str:
-        return _digest(weights())
+        return digest(weights(), FILES)
 
     def unavailable(self) -> str | None:
         """As `Declaration.unavailable`; asks the hub if the files are not on this machine."""
@@ -162,9 +189,9 @@ class ClapDeclaration(Declaration):
 
 
 @cache
-def _digest(directory: Path) -> str:
-    """Computed once per process: the files are large."""
-    return hub.digest(directory, FILES)
+def digest(directory: Path, files: tuple[str, ...]) -> str:
+    """Digest of the files that match the patterns, computed once per process: they are large."""
+    return hub.digest(directory, files)
 
 
-EMBEDDERS = {"clap": ClapDeclaration(ClapEmbedder, classifier=False, patches=False)}
+EMBEDDERS = {"clap": ClapDeclaration(ClapEmbedder, classifier=False, patches=False, texts=True)}

@@ -1,4 +1,4 @@
-"""Cnn14, the network of PANNs (Kong et al. 2020, arXiv:1912.10211)."""
+"""Cnn14 and Wavegram-Logmel-Cnn14, networks of PANNs (Kong et al. 2020, arXiv:1912.10211)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import itertools
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, relu
+from torch.nn.functional import avg_pool2d, max_pool1d, relu
 from torch.nn.utils import fuse_conv_bn_eval
 
 BANDS, DIMENSIONS, CLASSES = 64, 2048, 527
 WIDTHS = (1, 64, 128, 256, 512, 1024, 2048)
+WAVEGRAM_BANDS = 32
 AMIN = 1e-10  # smallest power that the logarithm is taken of
 
 
@@ -30,17 +31,18 @@ class Cnn14(nn.Module):
     def fused(self) -> Cnn14:
         """The same network with every BatchNorm fused into the convolution before it."""
         for number in range(1, len(WIDTHS)):
-            block = getattr(self, f"conv_block{number}")
-            for part in ("1", "2"):
-                convolution, norm = getattr(block, f"conv{part}"), getattr(block, f"bn{part}")
-                setattr(block, f"conv{part}", fuse_conv_bn_eval(convolution, norm))
-                setattr(block, f"bn{part}", nn.Identity())
+            getattr(self, f"conv_block{number}").fuse()
         return self
 
-    def forward(self, waves: Tensor) -> tuple[Tensor, Tensor]:
+    def front(self, waves: Tensor) -> Tensor:
+        """The first block's output, [N, channels, frames / 2, 32]."""
         x = self.bn0(self.log_mel(waves).transpose(1, 2)[..., None])  # [N, 64, frames, 1]: normalised per band
         x = x.transpose(1, 3).contiguous(memory_format=torch.channels_last)  # [N, 1, frames, 64]
-        for number in range(1, len(WIDTHS)):
+        return avg_pool2d(self.conv_block1(x), 2)
+
+    def forward(self, waves: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.front(waves)
+        for number in range(2, len(WIDTHS)):
             x = getattr(self, f"conv_block{number}")(x)
             if number < len(WIDTHS) - 1:
                 x = avg_pool2d(x, 2)
@@ -56,7 +58,38 @@ class Cnn14(nn.Module):
         return 10 * torch.log10((powers @ self.logmel_extractor["melW"]).clamp_min(AMIN))
 
 
+class WavegramLogmelCnn14(Cnn14):
+    """Cnn14 for 32 kHz whose second block also takes a "wavegram", learnt from the wave instead of a Fourier transform."""
+
+    def __init__(self) -> None:
+        super().__init__(1024, 320)
+        self.pre_conv0 = nn.Conv1d(1, 64, 11, stride=5, padding=5, bias=False)
+        self.pre_bn0 = nn.BatchNorm1d(64)
+        for number, (width, wider) in enumerate(((64, 64), (64, 128), (128, 128)), 1):
+            setattr(self, f"pre_block{number}", WaveBlock(width, wider))
+        self.pre_block4 = Block(128 // WAVEGRAM_BANDS, 64)
+        self.conv_block2 = Block(64 + 64, 128)
+
+    def fused(self) -> WavegramLogmelCnn14:
+        self.pre_conv0, self.pre_bn0 = fuse_conv_bn_eval(self.pre_conv0, self.pre_bn0), nn.Identity()
+        for number in range(1, 5):
+            getattr(self, f"pre_block{number}").fuse()
+        return super().fused()
+
+    def front(self, waves: Tensor) -> Tensor:
+        x = super().front(waves)
+        y = relu(self.pre_bn0(self.pre_conv0(waves[:, None])), inplace=True)
+        for number in range(1, 4):
+            y = max_pool1d(getattr(self, f"pre_block{number}")(y), 4)
+        y = y.unflatten(1, (-1, WAVEGRAM_BANDS)).transpose(2, 3)  # [N, 4, frames, 32]
+        y = avg_pool2d(self.pre_block4(y.contiguous(memory_format=torch.channels_last)), (2, 1))
+        frames = min(x.shape[2], y.shape[2])
+        return torch.cat([x[:, :, :frames], y[:, :, :frames]], dim=1)
+
+
 class Block(nn.Module):
+    """Two convolutions over time and frequency."""
+
     def __init__(self, width: int, wider: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(width, wider, 3, padding=1, bias=False)
@@ -64,6 +97,22 @@ class Block(nn.Module):
         self.bn1 = nn.BatchNorm2d(wider)
         self.bn2 = nn.BatchNorm2d(wider)
 
+    def fuse(self) -> None:
+        """Fuse every BatchNorm into the convolution before it."""
+        self.conv1, self.bn1 = fuse_conv_bn_eval(self.conv1, self.bn1), nn.Identity()
+        self.conv2, self.bn2 = fuse_conv_bn_eval(self.conv2, self.bn2), nn.Identity()
+
     def forward(self, x: Tensor) -> Tensor:
         x = relu(self.bn1(self.conv1(x)), inplace=True)
         return relu(self.bn2(self.conv2(x)), inplace=True)
+
+
+class WaveBlock(Block):
+    """Two convolutions over time, the second one dilated."""
+
+    def __init__(self, width: int, wider: int) -> None:
+        nn.Module.__init__(self)
+        self.conv1 = nn.Conv1d(width, wider, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv1d(wider, wider, 3, padding=2, dilation=2, bias=False)
+        self.bn1 = nn.BatchNorm1d(wider)
+        self.bn2 = nn.BatchNorm1d(wider)

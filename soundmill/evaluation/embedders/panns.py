@@ -1,4 +1,4 @@
-"""Cnn14 of PANNs (Kong et al. 2020), pretrained on AudioSet (527 classes), for 16 kHz and 32 kHz."""
+"""Networks of PANNs (Kong et al. 2020), pretrained on AudioSet (527 classes): Cnn14 for 16 and 32 kHz, Wavegram-Logmel-Cnn14."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -29,23 +28,31 @@ NUMPY = (
 
 @dataclass(frozen=True)
 class Variant:
-    """What differs between the two networks."""
+    """What differs between the networks."""
 
     sample_rate: int
     window: int  # samples; also the FFT's size
     hop: int  # samples
+    wavegram: bool = False  # whether it also hears the wave itself
 
 
-VARIANTS = {"panns_cnn14_16k": Variant(16_000, 512, 160), "panns_cnn14_32k": Variant(32_000, 1024, 320)}
+VARIANTS = {
+    "panns_cnn14_16k": Variant(16_000, 512, 160),
+    "panns_cnn14_32k": Variant(32_000, 1024, 320),
+    "panns_wavegram_logmel": Variant(32_000, 1024, 320, wavegram=True),
+}
 
 
 class Cnn14Embedder:
     """One 2048-d embedding per wave, after the first fully connected layer and its ReLU, and 527 logits before the sigmoid."""
 
+    channels = 1
+
     def __init__(self, name: str, path: Path):
         import torch
 
-        from soundmill.evaluation.embedders.cnn14 import Cnn14
+        from soundmill.evaluation.embedders.cnn14 import Cnn14, WavegramLogmelCnn14
+        from soundmill.evaluation.embedders.stored_transform import without_transform
         from soundmill.training import torch_weights
         from soundmill.training.device import pick_device
 
@@ -57,9 +64,9 @@ class Cnn14Embedder:
         state = checkpoint.get("model") if isinstance(checkpoint, dict) else None
         if not isinstance(state, dict):
             raise UserError(f"{path}: not a checkpoint of PANNs (it has no 'model'); fetch it again")
-        state = _without_transform(state, self._variant, path)
+        state = without_transform(state, TRANSFORM, self._variant.window, path)
         with torch.device("meta"):
-            net = Cnn14(self._variant.window, self._variant.hop)
+            net = WavegramLogmelCnn14() if self._variant.wavegram else Cnn14(self._variant.window, self._variant.hop)
         torch_weights.load_state(net, state, path)
         self._net = net.eval().fused().to(self._device, memory_format=torch.channels_last)
 
@@ -88,22 +95,6 @@ class Cnn14Embedder:
         return Embeddings(frames, logits)
 
 
-def _without_transform(state: dict[str, Any], variant: Variant, path: Path) -> dict[str, Any]:
-    """The state without the windowed Fourier transform (stored as convolutions), checked against the one computed here."""
-    from torch import Tensor
-
-    samples = np.arange(variant.window)
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * samples / variant.window)
-    waves = window * np.exp(-2j * np.pi * np.outer(np.arange(variant.window // 2 + 1), samples) / variant.window)
-    for key, expected in zip(TRANSFORM, (waves.real, waves.imag), strict=True):
-        weight = state.get(key)
-        if not isinstance(weight, Tensor) or weight.shape != (len(expected), 1, variant.window):
-            raise UserError(f"{path}: {key} is not a transform of {variant.window} samples: weights for another sample rate?")
-        if not np.allclose(weight[:, 0].numpy(), expected, atol=1e-5):
-            raise UserError(f"{path}: {key} is not the Fourier transform with a Hann window that this network uses")
-    return {key: value for key, value in state.items() if key not in TRANSFORM}
-
-
 _ZENODO = "https://zenodo.org/records/3987831/files"
 
 EMBEDDERS = {
@@ -128,6 +119,14 @@ EMBEDDERS = {
             licence="CC-BY-4.0",
             source="Kong et al. 2020, arXiv:1912.10211; doi:10.5281/zenodo.3987831",
             md5="541141fa2ee191a88f24a3219fff024e",
+        ),
+        Weights(
+            name="panns_wavegram_logmel",
+            file="Wavegram_Logmel_Cnn14_mAP=0.439.pth",
+            url=f"{_ZENODO}/Wavegram_Logmel_Cnn14_mAP%3D0.439.pth?download=1",
+            licence="CC-BY-4.0",
+            source="Kong et al. 2020, arXiv:1912.10211; doi:10.5281/zenodo.3987831",
+            md5="17fa9ab65af3c0eb5ffbc5f65552c4e1",
         ),
     )
 }

@@ -16,6 +16,7 @@ class TaggerEmbedder:
     """Patches of about one second, from the classifier trained on this corpus's training split."""
 
     name = "tagger"
+    channels = 1
 
     def __init__(self, directory: Path):
         from soundmill.training.tagger import load_tagger

@@ -9,9 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from soundmill.errors import UserError
-from soundmill.evaluation.embedders.base import Declaration, Embeddings
-from soundmill.params import did_you_mean
+from soundmill.evaluation.embedders.base import Declaration, Embeddings, choice
 from soundmill.pretrained import VGGISH
 
 SAMPLE_RATE = 16_000
@@ -43,6 +41,7 @@ class VggishEmbedder:
 
     name = "vggish"
     sample_rate = SAMPLE_RATE
+    channels = 1
 
     def __init__(self, path: Path, *, front_end: str = "torchvggish"):
         import torch
@@ -51,12 +50,7 @@ class VggishEmbedder:
         from soundmill.training.device import pick_device
         from soundmill.training.vggish import Vggish
 
-        if front_end not in FRONT_ENDS:
-            names = list(FRONT_ENDS)
-            raise UserError(
-                f"vggish: unknown front end {front_end!r}{did_you_mean(front_end, names)}; there are {', '.join(names)}"
-            )
-        self._front_end = FRONT_ENDS[front_end]
+        self._front_end = choice("vggish", "front end", front_end, FRONT_ENDS)
         self._device = pick_device("auto")
         with torch.device("meta"):
             net = Vggish()

@@ -69,6 +69,7 @@ class YamnetEmbedder:
 
     name = "yamnet"
     sample_rate = SAMPLE_RATE
+    channels = 1
 
     def __init__(self, path: Path):
         with zipfile.ZipFile(path) as metadata:
