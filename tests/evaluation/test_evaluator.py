@@ -79,7 +79,7 @@ def test_folders_of_any_format_and_without_pairs(setup, tmp_path):
     assert metrics["silent_share"] == pytest.approx(1 / 6, rel=1e-5)
     assert metrics["baselines"]["mmd_yamnet"].keys() == {"silence", "noise", "floor"}
     assert metrics["baselines"]["mmd_yamnet"]["noise"] > metrics["mmd_yamnet"]
-    assert (metrics["protocol"], metrics["version"], metrics["resampler"]) == ("soundmill-2", 2, "soxr HQ")
+    assert (metrics["protocol"], metrics["version"], metrics["resampler"]) == ("soundmill-3", 3, "soxr HQ")
     assert metrics["embedders"]["yamnet"]["weights"].startswith("10c95ea3eb9a")
     assert metrics["files"]["generated"] != metrics["files"]["reference"]
     message = "\n".join(metrics["warnings"])
@@ -239,7 +239,7 @@ def test_what_few_and_short_sounds_cannot_tell_is_left_out_and_said(setup, tmp_p
     assert compared["comparison"].keys() == {"mmd_yamnet"}
     assert compared["left_out"].keys() == {"kid_yamnet"}
     setup = evaluator.Setup(protocol("fad_per_clip", "kl"), setup.cache, 1)
-    with pytest.raises(UserError, match="no score of protocol soundmill-2 can be measured of these sounds"):
+    with pytest.raises(UserError, match="no score of protocol soundmill-3 can be measured of these sounds"):
         evaluator.evaluate(setup, tmp_path / "made", tmp_path / "real")
 
 

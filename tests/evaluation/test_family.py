@@ -185,7 +185,7 @@ def test_what_a_result_says_of_the_sounds_themselves(library):
     assert "15.0% of the generated sounds are silent" in message
     assert "13.3% of the generated sounds are copies of another one" in message
     assert "Generated sounds last 0.925 s on average and reference sounds 1 s" in message
-    assert result["protocol"] == "soundmill-2"
+    assert result["protocol"] == "soundmill-3"
     assert result["files"]["generated"] != result["files"]["reference"]
 
 

@@ -23,7 +23,7 @@ from tests.chromium import browser
 
 def metrics(**changes):
     return {
-        "protocol": "soundmill-2",
+        "protocol": "soundmill-3",
         "reference": "test",
         "fad_yamnet": 18.2,
         "fad_yamnet_low": 16.0,
@@ -133,7 +133,7 @@ def test_scores_as_csv_and_latex(tmp_path):
     rows = list(csv.DictReader((directory / "scores.csv").open(encoding="utf-8")))
     assert [row["score"] for row in rows] == ["clap_score", "fad_yamnet", "kl_yamnet", "is_yamnet", "label_accuracy_yamnet"]
     assert (rows[1]["value"], rows[1]["low"], rows[1]["noise"], rows[1]["chance"]) == ("18.2", "16.0", "63.7", "")
-    assert (rows[1]["protocol"], rows[1]["generated"]) == ("soundmill-2", "80")
+    assert (rows[1]["protocol"], rows[1]["generated"]) == ("soundmill-3", "80")
     sounds_of = list(csv.DictReader((directory / "sounds.csv").open(encoding="utf-8")))
     assert sounds_of == [
         {"id": "dog_1", "kl_yamnet": "0.25", "label_accuracy_yamnet": ""},

@@ -174,7 +174,7 @@ def test_scores_have_baselines_and_bytes_do_not_depend_on_workers(project):
     assert found["baselines"]["label_accuracy_tagger"].keys() == {"real", "chance", "codec"}
     assert found["counts"]["generated"] == 52
     assert found["counts"]["floor"] == 16
-    assert found["protocol"] == "soundmill-2"
+    assert found["protocol"] == "soundmill-3"
     assert {"precision_tagger", "mmd_tagger", "is_tagger", "fad_inf_tagger"} < set(found)
     assert 0 < found["codec_lsd"] < -20 * np.log10(0.8)  # the codec's sounds are the clips, softer; bins under the floor are alike
     assert found["baselines"]["codec_lsd"].keys() == {"silence", "noise"}
