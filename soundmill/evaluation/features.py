@@ -7,7 +7,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from itertools import groupby
@@ -22,7 +22,7 @@ from soundmill.audio import resample as resampling
 from soundmill.audio.resample import QUALITY, resample, resample_blocks
 from soundmill.decoding import decode
 from soundmill.errors import UserError
-from soundmill.evaluation import embedders
+from soundmill.evaluation import embedders, spoilings
 from soundmill.evaluation.cache import LAYOUT, Embedded, Embedding, Facts, add, drop_damaged, remove_unfinished
 from soundmill.evaluation.divergence import names_of
 from soundmill.evaluation.embedders.base import Embedder
@@ -74,7 +74,7 @@ def _front_ends() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Sound:
-    """One sound to embed: a file, a clip of a shard, or a synthetic wave; `key` is a digest of its content."""
+    """One sound to embed: a file or a clip of a shard, perhaps spoiled, or a synthetic wave; `key` is a digest of its content."""
 
     clip_id: str
     key: str
@@ -85,6 +85,8 @@ class Sound:
     num_samples: int = 0
     sample_rate: int = 0
     seed: int = 0
+    spoiling: str = ""  # one of spoilings.SPOILINGS, of the sound whose key is
+    original: str = ""
 
 
 def list_digest(keys: Mapping[str, str]) -> str:
@@ -113,6 +115,12 @@ def noise(clip_id: str, facts: Facts, seed: int) -> Sound:
     """Noise as long as a sound, different for each id and seed."""
     key = hashing.digest("noise", seed, clip_id, facts.wave.num_samples, facts.sample_rate)
     return Sound(clip_id, key, synthetic="noise", num_samples=facts.wave.num_samples, sample_rate=facts.sample_rate, seed=seed)
+
+
+def spoiled(sound: Sound, kind: str, seed: int) -> Sound:
+    """A file or clip, spoiled (see spoilings.py)."""
+    key = hashing.digest("spoiled", kind, seed, sound.clip_id, sound.key, spoilings.code())
+    return replace(sound, key=key, seed=seed, spoiling=kind, original=sound.key)
 
 
 def synthetic_wave(kind: str, clip_id: str, num_samples: int, seed: int) -> np.ndarray:
@@ -266,7 +274,7 @@ def refuse(rows: Iterable[Mapping[str, str]]) -> None:
 def _tasks(sounds: Iterable[Sound]) -> list[list[Sound]]:
     """Sounds split into tasks, each content once; independent of the workers and of the cache."""
     distinct = {sound.key: sound for sound in reversed(list(sounds))}
-    ordered = sorted(distinct.values(), key=lambda sound: (*_kind(sound), sound.clip_id))
+    ordered = sorted(distinct.values(), key=lambda sound: (*_kind(sound), sound.clip_id, sound.path or b""))
     tasks = []
     for (_, shard), group in groupby(ordered, key=_kind):
         members = list(group)
@@ -318,23 +326,34 @@ def _batches(items: Iterable[tuple[Sound, np.ndarray, int]]) -> Iterator[list[tu
 
 
 def waves(sounds: Sequence[Sound], intermediate_rate: int | None, report: shards.Report) -> Iterator[tuple[Sound, np.ndarray, int]]:
-    """(sound, mono wave [T], its sample rate) of sounds of one kind, one at a time; those that cannot be decoded are rejected."""
+    """(sound, mono wave [T], its sample rate) of sounds of one kind, one at a time; those that cannot be decoded are rejected.
+
+    A sound and its spoiled versions, if they follow each other, are decoded once.
+    """
     if sounds[0].synthetic:
         for sound in sounds:
             yield sound, synthetic_wave(sound.synthetic, sound.clip_id, sound.num_samples, sound.seed), sound.sample_rate
-    elif sounds[0].in_shard:
-        by_id = {sound.clip_id: sound for sound in sounds}
-        for clip_id, wave, rate in clips_of(Path(os.fsdecode(sounds[0].path)), by_id):
-            yield by_id[clip_id], resample(wave.mean(axis=0), rate, intermediate_rate or rate), intermediate_rate or rate
-    else:
-        yield from _file_waves(sounds, intermediate_rate, report)
+        return
+    versions = [list(group) for _, group in groupby(sounds, key=lambda sound: (sound.path, sound.clip_id))]
+    decoded = _clip_waves(versions, intermediate_rate) if sounds[0].in_shard else _file_waves(versions, intermediate_rate, report)
+    for group, wave, rate in decoded:
+        for sound in group:
+            yield sound, spoilings.spoil(sound.spoiling, wave, rate, sound.clip_id, sound.seed) if sound.spoiling else wave, rate
+
+
+def _clip_waves(
+    versions: Sequence[Sequence[Sound]], intermediate_rate: int | None
+) -> Iterator[tuple[Sequence[Sound], np.ndarray, int]]:
+    by_id = {group[0].clip_id: group for group in versions}
+    for clip_id, wave, rate in clips_of(Path(os.fsdecode(versions[0][0].path)), by_id):
+        yield by_id[clip_id], resample(wave.mean(axis=0), rate, intermediate_rate or rate), intermediate_rate or rate
 
 
 def _file_waves(
-    sounds: Sequence[Sound], intermediate_rate: int | None, report: shards.Report
-) -> Iterator[tuple[Sound, np.ndarray, int]]:
-    with closing(decode.open_all((_unchanged(sound) for sound in sounds), MAX_SECONDS)) as opened:
-        for sound, recording in zip(sounds, opened, strict=True):
+    versions: Sequence[Sequence[Sound]], intermediate_rate: int | None, report: shards.Report
+) -> Iterator[tuple[Sequence[Sound], np.ndarray, int]]:
+    with closing(decode.open_all((_unchanged(group[0]) for group in versions), MAX_SECONDS)) as opened:
+        for group, recording in zip(versions, opened, strict=True):
             try:
                 if isinstance(recording, decode.DecodeError):
                     raise recording
@@ -343,9 +362,9 @@ def _file_waves(
                 blocks = resample_blocks(blocks, recording.sample_rate, rate)
                 wave = np.concatenate([np.zeros(0, np.float32), *blocks])
             except decode.DecodeError as error:
-                report.reject(sound.shown, error.reason, error.detail)
+                report.reject(group[0].shown, error.reason, error.detail)
             else:
-                yield sound, wave, rate
+                yield group, wave, rate
 
 
 @contextmanager
@@ -353,7 +372,7 @@ def _unchanged(sound: Sound) -> Iterator[BinaryIO]:
     """The opened file of a sound, whose bytes must still have the digest of its key."""
     with decode.open_regular(sound.path) as opened:
         digest = hashing.opened_digest(opened)
-        if digest != sound.key:
+        if digest != (sound.original or sound.key):
             raise decode.DecodeError("changed", "while it was being scored; run again")
         opened.seek(0)
         yield opened

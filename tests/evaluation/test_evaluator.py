@@ -17,7 +17,7 @@ from soundmill.audio.flac import write_wav
 from soundmill.audio.resample import resample
 from soundmill.decoding import decode
 from soundmill.errors import UserError
-from soundmill.evaluation import cache, embedders, evaluator, features, folders, protocols
+from soundmill.evaluation import cache, embedders, evaluator, features, folders, ladder, protocols
 from soundmill.evaluation.protocols import ScoreSpec
 from soundmill.evaluation.wave_facts import WaveFacts
 from tests import clap_weights
@@ -88,6 +88,31 @@ def test_folders_of_any_format_and_without_pairs(setup, tmp_path):
     assert list(metrics["classes"]) == ["", "rain", "x"]
     assert metrics["classes"]["rain"]["generated"] == 2
     json.dumps(metrics, allow_nan=False)
+
+
+@pytest.mark.parametrize("kind", ["files", "nothing"])
+def test_the_model_is_placed_among_spoiled_real_sounds(setup, tmp_path, in_this_process, monkeypatch, kind):
+    """Texture statistics of decaying tones: spoiled ones are further away, and nothing is embedded twice."""
+    few = kind == "nothing"
+    output = put(tmp_path / "made", [f"a/{index}.wav" for index in range(5 if few else 10)])
+    real = put(tmp_path / "real", [f"{'cat' if index % 3 else 'dog'}/{index}.wav" for index in range(24)], 50)
+    of_texture = protocol("mmd").with_embedders(["texture"])
+    setup = evaluator.Setup(of_texture, setup.cache, 1, ladder=["mmd", "coverage"])
+    metrics = evaluator.evaluate(setup, output, real).metrics
+    if few:
+        assert "at least 8 generated" in metrics["left_out"]["ladder"]
+        assert "ladder" not in metrics
+        return
+    found = metrics["ladder"]
+    assert (found["clips"], found["missing_class"], list(found["scores"])) == (10, "cat", ["mmd_texture"])
+    values = found["scores"]["mmd_texture"]
+    assert values.keys() == {"generated", *ladder.RUNGS}
+    assert values["real"] < values["pieces_50ms"] < values["noise_0db"]
+    assert found["sentences"]["mmd_texture"].startswith(f"MMD (texture) {values['generated']:.3g}: ")
+    without = evaluator.evaluate(replace(setup, ladder=[]), output, real).metrics
+    assert {key: metrics[key] for key in without} == without  # no score depends on it
+    monkeypatch.setattr(features, "embed", None)
+    assert evaluator.evaluate(setup, output, real).metrics == metrics
 
 
 def test_a_damaged_cache_changes_no_score_and_is_counted(setup, tmp_path, monkeypatch, in_this_process):

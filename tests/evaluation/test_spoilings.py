@@ -29,14 +29,13 @@ def peak(wave: np.ndarray) -> float:
 
 @pytest.mark.parametrize("kind", spoilings.SPOILINGS)
 @pytest.mark.parametrize("num_samples", [0, 1, 2, 100, 4_000, 32_000])
-def test_length_and_range_are_kept_and_the_result_depends_on_id_and_seed_alone(kind, num_samples):
+def test_the_length_is_kept_and_the_result_depends_on_id_and_seed_alone(kind, num_samples):
     wave = np.clip(tone(300) + tone(700) + 0.5 * np.sign(tone(3)), -1, 1)[:num_samples].astype(np.float32)
     before = wave.copy()
     spoiled = spoilings.spoil(kind, wave, RATE, "a", 0)
     assert spoiled.shape == wave.shape
     assert spoiled.dtype == np.float32
     assert np.isfinite(spoiled).all()
-    assert np.abs(spoiled).max(initial=0) <= 1
     np.testing.assert_array_equal(wave, before)
     np.testing.assert_array_equal(spoilings.spoil(kind, wave, RATE, "a", 0), spoiled)
     if num_samples == 32_000:

@@ -113,10 +113,12 @@ def of_envelopes(envelopes: np.ndarray) -> dict[str, np.ndarray]:
     mean = envelopes.mean(axis=2)
     centred = envelopes / mean[..., None] - 1
     variance = np.square(centred).mean(axis=2) + SHALLOWEST**2
-    spectra, powers = _modulations(centred)
-    signals = fft.ifft(spectra, axis=3)  # analytic
+    octaves = _octaves(envelopes.shape[2])
+    spectra = _spectra(centred)
+    powers = _products(spectra, 0) @ np.square(octaves).T + SHALLOWEST**2 / len(MODULATIONS)
+    signals = fft.ifft(spectra[:, :, None] * octaves, axis=3)  # analytic, of each octave
     slow, fast = signals[:, :, :-1], signals[:, :, 1:]
-    doubled = np.square(slow) / np.maximum(np.abs(slow), np.finfo(float).tiny)
+    doubled = np.square(slow) / np.maximum(np.abs(slow), np.finfo(np.float32).tiny)
     phases = (doubled * fast.conj()).sum(axis=3) * signals.shape[3] / np.sqrt(powers[:, :, :-1] * powers[:, :, 1:])
     phases = phases.mean(axis=1)
     return {
@@ -124,8 +126,12 @@ def of_envelopes(envelopes: np.ndarray) -> dict[str, np.ndarray]:
         "variation": np.log2(variance) / 2,
         "skew": _by_group((centred**3).mean(axis=2) / variance**1.5),
         "modulation": _by_group(np.log2(powers / powers.sum(axis=2, keepdims=True))),
-        "correlation": np.stack([_by_group(_products(centred, variance, far).mean(axis=2)) for far in DISTANCES], axis=1),
-        "across": np.stack([_products(spectra, powers, far).sum(axis=3).mean(axis=1) for far in DISTANCES], axis=1),
+        "correlation": np.stack(
+            [_by_group(_correlations(_products(centred, far).mean(axis=2), variance, far)) for far in DISTANCES], axis=1
+        ),
+        "across": np.stack(
+            [_correlations(_products(spectra, far) @ np.square(octaves).T, powers, far).mean(axis=1) for far in DISTANCES], axis=1
+        ),
         "phase": np.stack([phases.real, phases.imag], axis=1),
     }
 
@@ -135,19 +141,20 @@ def _by_group(values: np.ndarray) -> np.ndarray:
     return np.stack([part.mean(axis=1) for part in np.array_split(values, GROUPS, axis=1)], axis=1)
 
 
-def _modulations(centred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Spectra [P, BANDS, MODULATIONS, bins] of envelopes of mean zero under a Hann window, in octaves, and their powers."""
+def _spectra(centred: np.ndarray) -> np.ndarray:
+    """Spectra [P, BANDS, bins] of envelopes of mean zero under a Hann window; their squares add up to the variance."""
     frames = centred.shape[2]
-    taper = np.sqrt(2 / 3) * (1 - np.cos(2 * np.pi * np.arange(frames) / frames))  # of mean square 1
-    spectra = fft.rfft(centred * taper)[:, :, None, : frames // 2] * (np.sqrt(2) / frames) * _octaves(frames)
-    powers = np.square(spectra.real) + np.square(spectra.imag)
-    return spectra, powers.sum(axis=3) + SHALLOWEST**2 / len(MODULATIONS)
+    taper = np.sqrt(2 / 3) * (1 - np.cos(2 * np.pi * np.arange(frames) / frames)) * (np.sqrt(2) / frames)
+    return fft.rfft((centred * taper).astype(np.float32))[:, :, : frames // 2]
 
 
-def _products(values: np.ndarray, variances: np.ndarray, distance: int) -> np.ndarray:
-    """Products of the values of two bands this far apart, over their deviations."""
-    products = (values[:, distance:] * values[:, :-distance].conj()).real
-    return products / np.sqrt(variances[:, distance:] * variances[:, :-distance])[..., None]
+def _products(values: np.ndarray, distance: int) -> np.ndarray:
+    """Real parts of the products of two bands this far apart."""
+    return (values[:, distance:] * values[:, : values.shape[1] - distance].conj()).real
+
+
+def _correlations(products: np.ndarray, variances: np.ndarray, distance: int) -> np.ndarray:
+    return products / np.sqrt(variances[:, distance:] * variances[:, :-distance])
 
 
 @cache
@@ -179,7 +186,7 @@ def _octaves(frames: int) -> np.ndarray:
     """Gains [MODULATIONS, bins] of half-cosines, each from the centre of the octave below to that of the octave above."""
     hertz = np.arange(1, frames // 2) * RATE / frames
     offsets = np.clip(np.log2(hertz) - np.log2(MODULATIONS)[:, None], -1, 1)
-    return np.pad(np.cos(np.pi / 2 * offsets), ((0, 0), (1, 0)))  # nothing of the mean
+    return np.pad(np.cos(np.pi / 2 * offsets), ((0, 0), (1, 0))).astype(np.float32)  # nothing of the mean
 
 
 class TextureDeclaration(Declaration):
