@@ -91,7 +91,7 @@ def usable_embedders(requested: list[str]) -> tuple[list[str], dict[str, str]]:
 
 def track(ctx: Context, report: Path, cards: list[Card], metrics: dict[str, Any], clips: Path) -> None:
     """Log the report, the chart, the reference as a data set, and the example sounds with their references."""
-    for name in ("index.html", "scores.md", "scores.json", "scores.csv", "scores.tex", "sounds.csv"):
+    for name in ("index.html", "card.md", "scores.md", "scores.json", "scores.csv", "scores.tex", "sounds.csv"):
         ctx.tracking.log_file(report / name, "report")
     for name in ("scores.png", "ladder.png"):
         if (report / name).exists():

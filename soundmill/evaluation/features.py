@@ -299,12 +299,18 @@ def _embeddings(
     embedder: Embedder, sounds: Sequence[Sound], intermediate_rate: int | None, report: shards.Report
 ) -> Iterator[Embedding]:
     for batch in _batches(waves(sounds, intermediate_rate, report)):
-        embedded = embedder.embed([resample(wave, rate, embedder.sample_rate) for _, wave, rate in batch])
+        embedded = embedder.embed([prepared(*item, embedder.sample_rate) for item in batch])
         for (sound, wave, rate), frames, logits in zip(batch, embedded.frames, embedded.logits, strict=True):
             if np.isfinite(frames).all() and np.isfinite(logits).all():
                 yield Embedding(sound.key, wave_facts(wave), rate, frames, logits)
             else:
                 report.reject(sound.shown, "not finite", f"output of {embedder.name}")
+
+
+def prepared(sound: Sound, wave: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
+    """The wave as an embedder takes it: at its sample rate, and spoiled there, since what it cannot hear needs no spoiling."""
+    wave = resample(wave, rate, sample_rate)
+    return spoilings.spoil(sound.spoiling, wave, sample_rate, sound.clip_id, sound.seed) if sound.spoiling else wave
 
 
 @cache
@@ -328,7 +334,7 @@ def _batches(items: Iterable[tuple[Sound, np.ndarray, int]]) -> Iterator[list[tu
 def waves(sounds: Sequence[Sound], intermediate_rate: int | None, report: shards.Report) -> Iterator[tuple[Sound, np.ndarray, int]]:
     """(sound, mono wave [T], its sample rate) of sounds of one kind, one at a time; those that cannot be decoded are rejected.
 
-    A sound and its spoiled versions, if they follow each other, are decoded once.
+    Spoiled sounds are not spoiled yet (see `prepared`); versions of one sound that follow each other are decoded once.
     """
     if sounds[0].synthetic:
         for sound in sounds:
@@ -338,7 +344,7 @@ def waves(sounds: Sequence[Sound], intermediate_rate: int | None, report: shards
     decoded = _clip_waves(versions, intermediate_rate) if sounds[0].in_shard else _file_waves(versions, intermediate_rate, report)
     for group, wave, rate in decoded:
         for sound in group:
-            yield sound, spoilings.spoil(sound.spoiling, wave, rate, sound.clip_id, sound.seed) if sound.spoiling else wave, rate
+            yield sound, wave, rate
 
 
 def _clip_waves(

@@ -70,6 +70,7 @@ class About:
     trained_against: tuple[str, ...] = ()  # embedders whose networks were in its losses
     weights: str = ""  # description of the checkpoint's weights
     loops: bool = False  # the sounds can be looped
+    candidates: int | None = None  # sounds made per prompt, of which one was kept
 
 
 def about(root: Path) -> About:
@@ -86,7 +87,8 @@ def about(root: Path) -> About:
     against = record.get("trained_against", [])
     if not isinstance(against, list) or not all(isinstance(name, str) for name in against):
         raise UserError(f"{path}: trained_against: expected a list of embedder names")
-    return About(str(record["made_by"]), tuple(against), str(record.get("weights", "")), record.get("loops") is True)
+    loops = record.get("loops") is True
+    return About(str(record["made_by"]), tuple(against), str(record.get("weights", "")), loops, candidates=1)  # as `generate` does
 
 
 def pairs(generated: Folder, reference: Folder) -> bool:

@@ -16,7 +16,7 @@ from soundmill.evaluation.library import Members
 from soundmill.evaluation.score_rows import BETTER, SHORT_TITLES, number, rows_of
 from soundmill.evaluation.spoilings import SPOILINGS
 
-CLIPS = 24  # of each rung, at most, so that the ladder takes less than a fifth of the time of an evaluation of a hundred sounds
+CLIPS = 20  # of each rung, at most, so that the ladder takes less than a fifth of the time of an evaluation of a hundred sounds
 FEWEST = 8  # clips
 GENERATED, REAL, MISSING_CLASS, REPEATED = "generated", "real", "missing_class", "repeated"
 RUNGS = {REAL: "real sounds"} | {kind: one.title for kind, one in SPOILINGS.items()}

@@ -196,7 +196,8 @@ def test_a_model_s_own_record_of_its_sounds(tmp_path):
         path.write_text(text)
         assert folders.about(tmp_path) == folders.About()
     path.write_text('{"family": "gan", "made_by": "generate", "trained_against": ["tagger"]}')
-    assert folders.about(tmp_path).trained_against == ("tagger",)
+    about = folders.about(tmp_path)
+    assert (about.trained_against, about.candidates) == (("tagger",), 1)
     path.write_text('{"family": "gan", "made_by": "generate", "trained_against": "tagger"}')
     with pytest.raises(UserError, match=r"about\.json: trained_against: expected a list"):
         folders.about(tmp_path)

@@ -110,7 +110,10 @@ def test_spoiled_sounds_come_from_files_and_shards_and_are_decoded_once(shard, t
         opened = []
         read = features._unchanged
         monkeypatch.setattr(features, "_unchanged", lambda one, read=read, opened=opened: opened.append(one) or read(one))
-        found = {one.spoiling: part for one, part, _ in features.waves(versions, None, shards.Report())}
+        found = {
+            one.spoiling: features.prepared(one, part, rate, 16_000)
+            for one, part, rate in features.waves(versions, None, shards.Report())
+        }
         monkeypatch.setattr(features, "_unchanged", read)
         assert len(opened) == (not original.in_shard)
         assert list(found) == ["", "bits_8", "pieces_50ms"]

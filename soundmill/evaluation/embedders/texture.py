@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
-from scipy import fft
 
 from soundmill.evaluation.embedders.base import Declaration, Embeddings
 
@@ -87,6 +86,8 @@ def windows(wave: np.ndarray) -> np.ndarray:
 
 def envelopes(segments: np.ndarray) -> np.ndarray:
     """Compressed envelopes [P, BANDS, 2 · RATE] float64 of windows with their margins."""
+    from scipy import fft
+
     spectra = fft.rfft(segments * _fades())
     compressed = np.empty((len(segments), BANDS, FRAMES))
     for band, (first, gains) in enumerate(_filters()):
@@ -110,6 +111,8 @@ def of_envelopes(envelopes: np.ndarray) -> dict[str, np.ndarray]:
     phase        correlation of an octave of modulation, its phase doubled, with the next octave (C2), real and imaginary part, over
                  all bands; the imaginary part has opposite signs for sounds that swell and that decay
     """
+    from scipy import fft
+
     mean = envelopes.mean(axis=2)
     centred = envelopes / mean[..., None] - 1
     variance = np.square(centred).mean(axis=2) + SHALLOWEST**2
@@ -143,6 +146,8 @@ def _by_group(values: np.ndarray) -> np.ndarray:
 
 def _spectra(centred: np.ndarray) -> np.ndarray:
     """Spectra [P, BANDS, bins] of envelopes of mean zero under a Hann window; their squares add up to the variance."""
+    from scipy import fft
+
     frames = centred.shape[2]
     taper = np.sqrt(2 / 3) * (1 - np.cos(2 * np.pi * np.arange(frames) / frames)) * (np.sqrt(2) / frames)
     return fft.rfft((centred * taper).astype(np.float32))[:, :, : frames // 2]
