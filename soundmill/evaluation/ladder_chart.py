@@ -18,6 +18,7 @@ COLUMNS = 4
 # Inches: width of the names and of a column, height of a rung, space above and below the columns.
 NAMES, COLUMN, LINE, ABOVE, BELOW = 1.75, 2.6, 0.27, 0.75, 0.15
 HEARD, DEAF = "#1c6dd0", "#868e96"
+ROOM = 0.22  # for numbers beside the dots, relative to the scale
 
 
 def draw(climbs: Sequence[Climbed]) -> Figure:
@@ -48,17 +49,13 @@ def _draw_column(axes: Axes, one: Climbed, rungs: Sequence[str]) -> None:
     """Dots of the rungs from top to bottom; hollow if the metric is deaf to them."""
     values = [*one.rungs.values(), one.value]
     scale = set_scale(axes, one.metric, values)
-    low, high = axes.get_xlim()
-    if scale == "logarithmic":
-        axes.set_xlim(low, high * (high / low) ** 0.22)
-    else:
-        axes.set_xlim(low, high + 0.22 * (high - low))  # room for numbers
+    _make_room(axes, scale, left=min(values) < one.rungs[REAL])
     axes.set_ylim(len(rungs) - 0.5, -0.5)
     axes.set_xticks([])
     axes.minorticks_off()
     axes.set_yticks([])
-    for side in axes.spines.values():
-        side.set_visible(False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
     for position in range(len(rungs)):
         axes.axhline(position, color="#e9ecef", linewidth=1.0, zorder=0)
     axes.axvline(one.rungs[REAL], color=COLOURS["real"], linewidth=1.2, zorder=1)
@@ -73,9 +70,10 @@ def _draw_column(axes: Axes, one: Climbed, rungs: Sequence[str]) -> None:
         axes.plot(
             [value], [position], marker="o", markersize=7, color=colour, markerfacecolor=colour if heard else "white", zorder=3
         )
+        side = -1 if value < one.rungs[REAL] else 1  # away from the line of the real sounds
         axes.annotate(
-            number(one.metric, value), (value, position), xytext=(7, 0), textcoords="offset points", va="center", fontsize=8.5,
-            color=colour, zorder=4,
+            number(one.metric, value), (value, position), xytext=(7 * side, 0), textcoords="offset points", va="center",
+            ha="left" if side == 1 else "right", fontsize=8.5, color=colour, zorder=4,
         ).set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85})  # fmt: skip
     above = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
     axes.annotate(one.title, (0, 1), xytext=(0, 32), fontsize=11, fontweight="bold", color="#343a40", **above)
@@ -88,3 +86,12 @@ def _draw_column(axes: Axes, one: Climbed, rungs: Sequence[str]) -> None:
     half = label.get_window_extent().width / 2
     at = axes.transData.transform((one.value, 0))[0] - axes.bbox.x0
     label.xyann = (max(0, half - at) * 72 / axes.figure.dpi, 4)  # not into the column to the left
+
+
+def _make_room(axes: Axes, scale: str, left: bool) -> None:
+    """Widen the scale for numbers on the right of dots, and on the left if there are any."""
+    low, high = axes.get_xlim()
+    if scale == "logarithmic":
+        axes.set_xlim(low / (high / low) ** (ROOM * left), high * (high / low) ** ROOM)
+    else:
+        axes.set_xlim(low - ROOM * left * (high - low), high + ROOM * (high - low))
