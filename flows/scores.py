@@ -48,6 +48,21 @@ def rows(scores: dict[str, dict[str, Any]]) -> list[list[str]]:
     return table
 
 
+def _places(scores: dict[str, dict[str, Any]]) -> list[str]:
+    """A line per family and Fréchet distance: between which spoiled real sounds its sounds are."""
+    places = [
+        f"{family}: {text}" if len(scores) > 1 else text
+        for family, metrics in scores.items()
+        for key, text in metrics.get("ladder", {}).get("sentences", {}).items()
+        if key.startswith("fad_")
+    ]
+    return (
+        ["", "  Compared with real sounds spoiled in known ways, as many of each:", *(f"  {text}" for text in places)]
+        if places
+        else []
+    )
+
+
 def _protocol_warning(scores: dict[str, dict[str, Any]]) -> list[str]:
     """A line if families were scored by different protocols."""
     protocols = {family: metrics.get("protocol") for family, metrics in scores.items()}
@@ -86,6 +101,7 @@ def closing_lines(root: Path, scores: dict[str, dict[str, Any]], page: str | Non
             "  fad, mmd, kl: lower is better; label_accuracy: higher. Next to it: the same of real clips, the codec, silence",
             *(["  † not ranked; the report says why"] if any("†" in row[2] for row in table) else []),
             *_protocol_warning(scores),
+            *_places(scores),
             "",
         ]
     for family in scores:

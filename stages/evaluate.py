@@ -13,6 +13,7 @@ from soundmill.errors import UserError
 from soundmill.evaluation import embedders, family, family_report, protocols
 from soundmill.evaluation.embedders import EmbedderName
 from soundmill.evaluation.library import Setup
+from soundmill.evaluation.protocols import MetricName
 from soundmill.page.sounds import Card
 from soundmill.params import Seed, StageParams
 from soundmill.stage import Context, Input, Shown
@@ -29,10 +30,13 @@ class EvaluateParams(StageParams):
     subsets: list[Literal["events", "labels", "categories"]] = Field(
         description="groupings of the prompts; each group is also scored separately"
     )
+    ladder: list[MetricName] = Field(
+        description="metrics that are also measured on real sounds spoiled in known ways, for comparison; none: no ladder"
+    )
     examples: int = Field(ge=0, le=100, description="generated sounds on the page, each beside its reference")
     seed: Seed
 
-    @field_validator("embedders", "subsets")
+    @field_validator("embedders", "subsets", "ladder")
     @classmethod
     def _each_once(cls, names: list[str]) -> list[str]:
         if len(set(names)) < len(names):
@@ -55,7 +59,7 @@ def run(
     protocol = protocols.load(PROTOCOL).with_embedders(names)
     protocol = protocol.model_copy(update={"seed": params.seed, "replicates": params.bootstrap})
     cache = ctx.scratch / "embeddings"
-    setup = Setup(protocol, cache, ctx.workers, tagger, ctx.progress)
+    setup = Setup(protocol, cache, ctx.workers, tagger, ctx.progress, params.ladder)
     source = family.read(catalog, clips, generated, codec)
     options = family.Options(params.reference, params.probe_clips, params.training_clips, params.subsets)
     evaluation = family.evaluate(setup, source, options, unavailable)
@@ -81,15 +85,17 @@ def usable_embedders(requested: list[str]) -> tuple[list[str], dict[str, str]]:
             unavailable[name] = embedders.find(name).missing
     names = [name for name in requested if name not in unavailable]
     if not names:
-        raise UserError("no embedder is available; add `tagger`, which needs no download, to evaluate.embedders")
+        raise UserError("no embedder is available; add `tagger` or `texture`, which need no download, to evaluate.embedders")
     return names, unavailable
 
 
 def track(ctx: Context, report: Path, cards: list[Card], metrics: dict[str, Any], clips: Path) -> None:
     """Log the report, the chart, the reference as a data set, and the example sounds with their references."""
-    for name in ("index.html", "scores.md", "scores.json", "scores.csv", "scores.tex", "sounds.csv"):
+    for name in ("index.html", "card.md", "scores.md", "scores.json", "scores.csv", "scores.tex", "sounds.csv"):
         ctx.tracking.log_file(report / name, "report")
-    ctx.tracking.log_figure(report / "scores.png", "scores.png")
+    for name in ("scores.png", "ladder.png"):
+        if (report / name).exists():
+            ctx.tracking.log_figure(report / name, name)
     ctx.tracking.log_dataset(
         "reference", metrics["files"]["reference"], metrics["counts"]["reference"], clips, context="evaluation"
     )

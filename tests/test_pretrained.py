@@ -217,10 +217,10 @@ def test_offline_says_which_file_where_and_what_still_works(place, server):
     reason = embedders.unavailable("panns_cnn14_16k")
     assert f"Cnn14_16k_mAP=0.438.pth is not in the directory $SOUNDMILL_WEIGHTS, {place}" in reason
     assert f"3,000,000 bytes from http://127.0.0.1:{port}/file.pth" in reason
-    assert reason.endswith("Available without it: tagger")
+    assert reason.endswith("Available without it: tagger, texture")
     place.mkdir()
     (place / "yamnet.tflite").write_bytes(b"another network")
-    assert embedders.unavailable("panns_cnn14_16k").endswith("Available without it: tagger, yamnet")
+    assert embedders.unavailable("panns_cnn14_16k").endswith("Available without it: tagger, texture, yamnet")
     assert embedders.unavailable("yamnet") is None  # whether it is the right one shows when it is loaded
     with pytest.raises(UserError, match=r"yamnet\.tflite: not the published weights"):
         embedders.load("yamnet", place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -28,12 +29,18 @@ ScoreSeed = Annotated[
     int | None, typer.Option("--seed", min=0, help="Seed of resamples, subsets, noise (default: the protocol's).")
 ]
 Unpaired = Annotated[bool, typer.Option("--unpaired", help="Ignore equal names: leave out paired metrics.")]
+Ladder = Annotated[
+    list[str],
+    typer.Option(metavar="METRIC", help="Metrics to measure on real sounds spoiled in known ways, too; repeatable. `none`: none."),
+]
 Cache = Annotated[Path | None, typer.Option(help="Directory of cached embeddings (default: in the user's cache).")]
+NOT_SCORES = ("json", "report", "card", "cache", "workers")  # options that change no score
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes (default: one per CPU core).")]
 
 
 @app.command()
 def evaluate(
+    context: typer.Context,
     generated: Annotated[Path, typer.Argument(help="Folder of generated sounds, in any format, with subfolders.")],
     reference: Annotated[Path, typer.Argument(help="Folder of real sounds to compare with.")],
     protocol: Protocol = None,
@@ -50,10 +57,18 @@ def evaluate(
         Path | None,
         typer.Option(help="Write an HTML page (index.html) into this directory, with the numbers as csv and LaTeX."),
     ] = None,
+    card: Annotated[
+        Path | None,
+        typer.Option(help="Write what a paper needs into this directory: tables, protocol, digests, figures, command (card.md)."),
+    ] = None,
+    candidates: Annotated[
+        int | None, typer.Option(min=1, help="For the card: sounds made per prompt, of which one was kept.")
+    ] = None,
     unpaired: Unpaired = False,
     paired: Annotated[
         bool, typer.Option("--paired", help="Sounds reconstruct the reference sounds of the same names: add lsd and mrstft.")
     ] = False,
+    ladder: Ladder = ("fad", "fd"),
     seed: ScoreSeed = None,
     cache: Cache = None,
     workers: Workers = None,
@@ -69,13 +84,16 @@ def evaluate(
     real sound, the metric is marked unfit and ranks no models. A second run, or another metric, reuses the embeddings.
     `soundmill weights list` shows the embedders' weights.
     """
-    from soundmill.evaluation import evaluator, folder_report
+    from soundmill.evaluation import card as cards
+    from soundmill.evaluation import evaluator, folder_report, folders
 
     if paired and unpaired:
         raise UserError("--paired and --unpaired exclude each other; give one")
     setup = scoring_setup(protocol, embedder, seed, cache, workers, project)
-    if report:
-        folder_report.prepare(report)
+    setup = replace(setup, ladder=_metrics(ladder))
+    for directory in filter(None, (report, card)):
+        folder_report.prepare(directory)
+    candidates = candidates or folders.about(generated).candidates
     evaluation = evaluator.evaluate(setup, generated, reference, unpaired, training, captions, paired)
     if json:
         evaluator.write_json(evaluation.metrics, json)
@@ -87,6 +105,9 @@ def evaluate(
         except Exception as error:
             raise UserError(f"{report}: the page could not be written ({reason(error)}); the scores above are complete") from error
         typer.echo(f"{report / 'index.html'}")
+    if card:
+        cards.write(card, folder_report.title(evaluation), evaluation.metrics, _again(context), candidates)
+        typer.echo(f"{card / cards.CARD}")
 
 
 @app.command()
@@ -115,6 +136,33 @@ def compare(
         evaluator.write_json(comparison, json)
     with report_failure("the table of differences"):
         folder_report.show_comparison(comparison, a, b)
+
+
+def _again(context: typer.Context) -> str:
+    """The command as it was given, without its outputs."""
+    import shlex
+
+    words = ["soundmill", context.info_name or ""]
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name)
+        if parameter.name in NOT_SCORES or source is None or source.name != "COMMANDLINE":
+            continue
+        value = context.params[parameter.name]
+        option = [parameter.opts[0]] if parameter.param_type_name == "option" else []
+        if value is True:
+            words += option
+        else:
+            words += [word for one in (value if isinstance(value, list | tuple) else [value]) for word in (*option, str(one))]
+    return shlex.join(words)
+
+
+def _metrics(names: list[str]) -> list[str]:
+    from soundmill.evaluation import protocols
+
+    try:
+        return [] if names == ["none"] else [protocols.check_metric(name) for name in names]
+    except ValueError as error:
+        raise UserError(f"--ladder: {error}") from None
 
 
 def scoring_setup(

@@ -61,18 +61,7 @@ def draw(metrics: Mapping[str, Any]) -> Figure:
 def _draw_row(axes: Axes, row: ScoreRow, width: float) -> None:
     """One scale `width` inches wide: baselines below the line, the generated sounds above it."""
     values = [*row.baselines.values(), row.value, *(edge for edge in (row.low, row.high) if edge is not None)]
-    scale = _scale_of(row.metric, values)
-    if scale == "logarithmic":
-        axes.set_xscale("log")
-        axes.set_xlim(min(values) / 1.2, max(values) * 1.2)
-    elif scale == "square-root":
-        axes.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
-        axes.set_xlim(0, max(*values, 1e-6) * 1.1)
-    elif row.metric in SHARES:
-        axes.set_xlim(-0.02, 1.02)
-    else:
-        room = 0.05 * (max(values) - min(values)) or 0.5
-        axes.set_xlim(min(values) - room, max(values) + room)
+    scale = set_scale(axes, row.metric, values)
     axes.set_ylim(-1.2, 0.7)
     for side in ("left", "right", "top", "bottom"):
         axes.spines[side].set_visible(False)
@@ -126,6 +115,23 @@ def _beside(texts: Sequence[Text], values: Sequence[float], width: float) -> lis
     preferred = to_share.transform([(value, 0) for value in values])[:, 0] - offsets
     placed = np.clip(isotonic_regression(preferred).x, share[0] / 2, 1 - share[-1] / 2 - offsets[-1]) + offsets
     return to_share.inverted().transform([(x, 0) for x in placed])[:, 0].tolist()
+
+
+def set_scale(axes: Axes, metric: str, values: Sequence[float]) -> str:
+    """Set the horizontal scale and its limits for these values; returns its name."""
+    scale = _scale_of(metric, values)
+    if scale == "logarithmic":
+        axes.set_xscale("log")
+        axes.set_xlim(min(values) / 1.2, max(values) * 1.2)
+    elif scale == "square-root":
+        axes.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
+        axes.set_xlim(0, max(*values, 1e-6) * 1.1)
+    elif metric in SHARES:
+        axes.set_xlim(-0.02, 1.02)
+    else:
+        room = 0.05 * (max(values) - min(values)) or 0.5
+        axes.set_xlim(min(values) - room, max(values) + room)
+    return scale
 
 
 def _scale_of(metric: str, values: Sequence[float]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from soundmill import disk, hashing
 from soundmill.errors import UserError
-from soundmill.evaluation import comparison, features, folders, memorisation, protocols, scorer
+from soundmill.evaluation import comparison, features, folders, ladder, memorisation, protocols, scorer
 from soundmill.evaluation.library import Library, Members, Setup, about_damaged, embed, rounded
 from soundmill.evaluation.scorer import Comparisons
 
@@ -66,10 +66,15 @@ def evaluate(
     prompts = folders.read_captions(captions, sides["generated"]) if captions else {}
     members = {role: Members.of(role, folder.ids) for role, folder in sides.items()}
     sounds = {role: {sound.clip_id: sound for sound in folder.sounds} for role, folder in sides.items()}
-    library = embed(setup, sounds, members["reference"])
+    half, _ = _halves(members["reference"], setup.protocol.seed)
+    rungs = ladder.choose(
+        half, len(members["generated"]), setup.ladder, {name: _class_of(name) for name in half.ids}, setup.protocol.seed
+    )
+    library = embed(setup, sounds, members["reference"], rungs.clips if rungs else None)
     library.texts = prompts
     reconstructions |= paired and about.made_by == "reconstruct"
     comparisons = _comparisons(library, members, paired, reconstructions, UNPAIRED if unpaired else NO_PAIRS)
+    comparisons = replace(comparisons, ladder=rungs)
     scored = scorer.score(setup, library, comparisons, about.seen)
     metrics = scorer.describe(library, members)
     metrics["counts"] |= {"pairs": len(members["generated"]) if paired else 0}
@@ -79,6 +84,7 @@ def evaluate(
     metrics["warnings"] = [*scored.warnings, *metrics["warnings"]]
     metrics["warnings"] += [f"{folder.root}: {remark}" for folder in sides.values() for remark in folder.remarks]
     metrics |= scored.document()
+    ladder.add_sentences(metrics)
     if classes := _classes(scored.of):
         metrics["classes"] = classes
     memorised = None
@@ -185,12 +191,17 @@ def _rounded(result: Mapping[str, Any]) -> dict[str, Any]:
     return {name: rounded(value) if isinstance(value, float) else value for name, value in result.items()}
 
 
+def _class_of(clip_id: str) -> str:
+    """The top-level folder; empty if there is none."""
+    return clip_id.partition("/")[0] if "/" in clip_id else ""
+
+
 def _classes(of: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
     """Means of the clips' values by top-level folder; empty if there are no folders."""
     by_class: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for key, values in of.items():
         for clip_id, value in values.items():
-            by_class[clip_id.partition("/")[0] if "/" in clip_id else ""][key].append(value)
+            by_class[_class_of(clip_id)][key].append(value)
     if len(by_class) < 2 or len(by_class) > MAX_CLASSES:
         return {}
     return {

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from soundmill import manifest, shards
 from soundmill.errors import UserError
-from soundmill.evaluation import embedders, features, folders, memorisation, probe, scorer, subsets
+from soundmill.evaluation import embedders, features, folders, ladder, memorisation, probe, scorer, subsets
 from soundmill.evaluation import sets as sets_of
 from soundmill.evaluation.library import Library, Members, Setup, about_damaged, embed, in_files, in_shards, rounded
 from soundmill.evaluation.protocols import Protocol
@@ -111,10 +111,12 @@ def evaluate(setup: Setup, source: Source, options: Options, unavailable: Mappin
         "real": in_shards(shards_of(source.catalog, source.clips, sets.real())),
     }
     reference = Members.of("real", sets.reference)
-    library = embed(setup, sounds, reference)
+    classes = {clip.clip_id: clip.labels[0] for clip in source.catalog if clip.labels}
+    rungs = ladder.choose(Members.of("real", sets.floor), len(sets.generated), setup.ladder, classes, seed)
+    library = embed(setup, sounds, reference, rungs.clips if rungs else None)
     library.texts = {clip.clip_id: clip.captions[0] for clip in source.catalog if clip.captions}
     guesses = _guess(library, sets) if sets.probe and sets.requested else {}
-    scored = _score(library, sets, source, guesses)
+    scored = _score(library, sets, source, guesses, rungs)
     sides = {"generated": Members.of("generated", sets.generated), "reference": reference, "codec": Members.of("codec", sets.codec)}
     metrics = scorer.describe(library, sides) | {
         "reference": options.reference,
@@ -133,6 +135,7 @@ def evaluate(setup: Setup, source: Source, options: Options, unavailable: Mappin
     }
     metrics["warnings"] = [*_warnings(sets, unavailable), *scored.warnings, *metrics["warnings"]]
     metrics |= scored.document()
+    ladder.add_sentences(metrics)
     if options.groupings:
         metrics["subsets"], warnings = _subsets(library, sets, source, guesses, options.groupings)
         metrics["warnings"] += warnings
@@ -148,10 +151,13 @@ def evaluate(setup: Setup, source: Source, options: Options, unavailable: Mappin
     return evaluation
 
 
-def _score(library: Library, sets: Sets, source: Source, guesses: Mapping[str, probe.Guesses]) -> Scored:
+def _score(
+    library: Library, sets: Sets, source: Source, guesses: Mapping[str, probe.Guesses], rungs: ladder.Ladder | None = None
+) -> Scored:
     """The protocol's scores, and the label accuracy by each embedder's probe."""
     seen = source.about.seen
-    scored = scorer.score(library.setup, library, sets_of.comparisons(sets, library, source.reconstructed), seen)
+    comparisons = replace(sets_of.comparisons(sets, library, source.reconstructed), ladder=rungs)
+    scored = scorer.score(library.setup, library, comparisons, seen)
     for name, guessed in guesses.items():
         if sets.requested:
             _add_label_accuracy(scored, library.setup.protocol, sets, name, guessed)

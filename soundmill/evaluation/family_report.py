@@ -11,7 +11,7 @@ from statistics import fmean
 import numpy as np
 
 from soundmill import manifest
-from soundmill.evaluation import features, report
+from soundmill.evaluation import card, features, report
 from soundmill.evaluation.family import FamilyEvaluation, Source, shards_of
 from soundmill.evaluation.library import rounded
 from soundmill.evaluation.sets import CatalogClip
@@ -37,7 +37,9 @@ def write(directory: Path, title: str, evaluation: FamilyEvaluation, source: Sou
         sections.append(_transferred(source))
     weights = f", {source.about.weights}" if source.about.weights else ""
     note = f" (reference: {evaluation.metrics['reference']}){weights}"
-    report.write_report(directory, title, evaluation.metrics, sections, evaluation.of, by_label(evaluation, source), note)
+    result, again = evaluation.metrics, f"dvc repro evaluate@{title}"
+    texts = {card.CARD: card.text(title, result, again, source.about.candidates, ["scores.png"], [])}
+    report.write_report(directory, title, result, sections, evaluation.of, by_label(evaluation, source), note, texts)
     return shown
 
 

@@ -7,8 +7,8 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
@@ -22,7 +22,7 @@ from soundmill.audio import resample as resampling
 from soundmill.audio.resample import QUALITY, resample, resample_blocks
 from soundmill.decoding import decode
 from soundmill.errors import UserError
-from soundmill.evaluation import embedders
+from soundmill.evaluation import embedders, spoilings
 from soundmill.evaluation.cache import LAYOUT, Embedded, Embedding, Facts, add, drop_damaged, remove_unfinished
 from soundmill.evaluation.embedders.base import Embedder, Level
 from soundmill.evaluation.wave_facts import WaveFacts, wave_facts
@@ -77,7 +77,7 @@ def _front_ends() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Sound:
-    """One sound to embed: a file, a clip of a shard, or a synthetic wave; `key` is a digest of its content."""
+    """One sound to embed: a file or a clip of a shard, perhaps spoiled, or a synthetic wave; `key` is a digest of its content."""
 
     clip_id: str
     key: str
@@ -88,6 +88,8 @@ class Sound:
     num_samples: int = 0
     sample_rate: int = 0
     seed: int = 0
+    spoiling: str = ""  # one of spoilings.SPOILINGS, of the sound whose key is
+    original: str = ""
 
 
 def list_digest(keys: Mapping[str, str]) -> str:
@@ -116,6 +118,12 @@ def noise(clip_id: str, facts: Facts, seed: int) -> Sound:
     """Noise as long as a sound, different for each id and seed."""
     key = hashing.digest("noise", seed, clip_id, facts.wave.num_samples, facts.sample_rate)
     return Sound(clip_id, key, synthetic="noise", num_samples=facts.wave.num_samples, sample_rate=facts.sample_rate, seed=seed)
+
+
+def spoiled(sound: Sound, kind: str, seed: int) -> Sound:
+    """A file or clip, spoiled (see spoilings.py)."""
+    key = hashing.digest("spoiled", kind, seed, sound.clip_id, sound.key, spoilings.code())
+    return replace(sound, key=key, seed=seed, spoiling=kind, original=sound.key)
 
 
 def synthetic_wave(kind: str, clip_id: str, num_samples: int, seed: int) -> np.ndarray:
@@ -269,7 +277,7 @@ def refuse(rows: Iterable[Mapping[str, str]]) -> None:
 def _tasks(sounds: Iterable[Sound]) -> list[list[Sound]]:
     """Sounds split into tasks, each content once; independent of the workers and of the cache."""
     distinct = {sound.key: sound for sound in reversed(list(sounds))}
-    ordered = sorted(distinct.values(), key=lambda sound: (*_kind(sound), sound.clip_id))
+    ordered = sorted(distinct.values(), key=lambda sound: (*_kind(sound), sound.clip_id, sound.path or b""))
     tasks = []
     for (_, shard), group in groupby(ordered, key=_kind):
         members = list(group)
@@ -293,12 +301,22 @@ def embed(config: EmbedderConfig, directory: Path, sounds: Sequence[Sound], outp
 def _embeddings(config: EmbedderConfig, sounds: Sequence[Sound], report: shards.Report) -> Iterator[Embedding]:
     embedder = _load(config)
     for batch in _batches(waves(sounds, config.intermediate_rate, report, embedder.channels)):
-        embedded = embedder.embed([resample(set_level(wave, config.level), rate, embedder.sample_rate) for _, wave, rate in batch])
+        embedded = embedder.embed([prepared(*item, config.level, embedder.sample_rate) for item in batch])
         for (sound, wave, rate), frames, logits in zip(batch, embedded.frames, embedded.logits, strict=True):
             if np.isfinite(frames).all() and np.isfinite(logits).all():
                 yield Embedding(sound.key, wave_facts(wave if wave.ndim == 1 else wave.mean(axis=0)), rate, frames, logits)
             else:
                 report.reject(sound.shown, "not finite", f"output of {embedder.name}")
+
+
+def prepared(sound: Sound, wave: np.ndarray, rate: int, level: Level, sample_rate: int) -> np.ndarray:
+    """The wave [..., T] as an embedder takes it: at its sample rate, and spoiled there, since what it cannot hear needs no
+    spoiling."""
+    wave = resample(set_level(wave, level), rate, sample_rate)
+    if not sound.spoiling:
+        return wave
+    spoiled = [spoilings.spoil(sound.spoiling, one, sample_rate, sound.clip_id, sound.seed) for one in np.atleast_2d(wave)]
+    return np.reshape(spoiled, wave.shape)
 
 
 def set_level(wave: np.ndarray, level: Level) -> np.ndarray:
@@ -335,27 +353,36 @@ def waves(
     """(sound, wave, its sample rate) of sounds of one kind, one at a time; those that cannot be decoded are rejected.
 
     Waves are mixed down to [T] or, with two `channels`, [2, T]: mono is doubled, and of more channels the first two stay.
+    Spoiled sounds are not spoiled yet (see `prepared`); versions of one sound that follow each other are decoded once.
     """
     if sounds[0].synthetic:
         for sound in sounds:
             wave = synthetic_wave(sound.synthetic, sound.clip_id, sound.num_samples, sound.seed)
             yield sound, wave if channels == 1 else np.stack([wave, wave]), sound.sample_rate
-    elif sounds[0].in_shard:
-        by_id = {sound.clip_id: sound for sound in sounds}
-        for clip_id, wave, rate in clips_of(Path(os.fsdecode(sounds[0].path)), by_id):
-            wave = wave.mean(axis=0) if channels == 1 else decode.to_stereo(wave.T).T
-            yield by_id[clip_id], resample(wave, rate, intermediate_rate or rate), intermediate_rate or rate
-    else:
-        yield from _file_waves(sounds, intermediate_rate, report, channels)
+        return
+    versions = [list(group) for _, group in groupby(sounds, key=lambda sound: (sound.path, sound.clip_id))]
+    of_versions = _clip_waves if sounds[0].in_shard else partial(_file_waves, report)
+    for group, wave, rate in of_versions(versions, intermediate_rate, channels):
+        for sound in group:
+            yield sound, wave, rate
+
+
+def _clip_waves(
+    versions: Sequence[Sequence[Sound]], intermediate_rate: int | None, channels: int
+) -> Iterator[tuple[Sequence[Sound], np.ndarray, int]]:
+    by_id = {group[0].clip_id: group for group in versions}
+    for clip_id, wave, rate in clips_of(Path(os.fsdecode(versions[0][0].path)), by_id):
+        wave = wave.mean(axis=0) if channels == 1 else decode.to_stereo(wave.T).T
+        yield by_id[clip_id], resample(wave, rate, intermediate_rate or rate), intermediate_rate or rate
 
 
 def _file_waves(
-    sounds: Sequence[Sound], intermediate_rate: int | None, report: shards.Report, channels: int
-) -> Iterator[tuple[Sound, np.ndarray, int]]:
+    report: shards.Report, versions: Sequence[Sequence[Sound]], intermediate_rate: int | None, channels: int
+) -> Iterator[tuple[Sequence[Sound], np.ndarray, int]]:
     convert = decode.mix_down if channels == 1 else decode.to_stereo
     empty = np.zeros(0 if channels == 1 else (0, channels), np.float32)
-    with closing(decode.open_all((_unchanged(sound) for sound in sounds), MAX_SECONDS)) as opened:
-        for sound, recording in zip(sounds, opened, strict=True):
+    with closing(decode.open_all((_unchanged(group[0]) for group in versions), MAX_SECONDS)) as opened:
+        for group, recording in zip(versions, opened, strict=True):
             try:
                 if isinstance(recording, decode.DecodeError):
                     raise recording
@@ -364,9 +391,9 @@ def _file_waves(
                 blocks = resample_blocks(blocks, recording.sample_rate, rate, channels)
                 wave = np.concatenate([empty, *blocks]).T
             except decode.DecodeError as error:
-                report.reject(sound.shown, error.reason, error.detail)
+                report.reject(group[0].shown, error.reason, error.detail)
             else:
-                yield sound, wave, rate
+                yield group, wave, rate
 
 
 @contextmanager
@@ -374,7 +401,7 @@ def _unchanged(sound: Sound) -> Iterator[BinaryIO]:
     """The opened file of a sound, whose bytes must still have the digest of its key."""
     with decode.open_regular(sound.path) as opened:
         digest = hashing.opened_digest(opened)
-        if digest != sound.key:
+        if digest != (sound.original or sound.key):
             raise decode.DecodeError("changed", "while it was being scored; run again")
         opened.seek(0)
         yield opened

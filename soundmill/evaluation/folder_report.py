@@ -14,6 +14,7 @@ from soundmill.errors import UserError
 from soundmill.evaluation import folders, report
 from soundmill.evaluation.evaluator import Evaluation
 from soundmill.evaluation.features import MAX_SECONDS
+from soundmill.evaluation.ladder import climbed
 from soundmill.evaluation.score_rows import BETTER, METRICS, TITLES, rows_of
 from soundmill.evaluation.scorer import PER_CLIP
 from soundmill.evaluation.tables import DAGGER, texts
@@ -50,6 +51,8 @@ def show(metrics: Mapping[str, Any]) -> None:
         console.print(DAGGER)
     for sentence in metrics["comparable"]:
         console.print(f"= {sentence}", soft_wrap=True, markup=False)
+    for one in climbed(metrics):
+        console.print(f"{one.sentence()} ({metrics['ladder']['clips']} sounds each)", soft_wrap=True, markup=False)
     for key in sorted(key for key in metrics if key.startswith("memorised_") and not key.endswith("_real")):
         real = metrics.get(f"{key}_real")
         console.print(f"{key}: {metrics[key]:.1%} of generated sounds" + ("" if real is None else f", {real:.1%} of real ones"))
@@ -104,8 +107,13 @@ def write(evaluation: Evaluation, directory: Path) -> None:
     if evaluation.memorised:
         of = {"generated": evaluation.generated, "training": evaluation.training}
         sections.append(report.copies(evaluation.memorised, lambda role, clip_id: _beginning(role, of[role], clip_id)))
-    title = f"{evaluation.generated.root.resolve().name} against {evaluation.reference.root.resolve().name}"
-    report.write_report(directory, title, evaluation.metrics, sections, evaluation.of, evaluation.metrics.get("classes"))
+    report.write_report(
+        directory, title(evaluation), evaluation.metrics, sections, evaluation.of, evaluation.metrics.get("classes")
+    )
+
+
+def title(evaluation: Evaluation) -> str:
+    return f"{evaluation.generated.root.resolve().name} against {evaluation.reference.root.resolve().name}"
 
 
 def _best_and_worst(evaluation: Evaluation) -> list[Section]:

@@ -71,6 +71,7 @@ class About:
     chosen_by: tuple[str, ...] = ()  # embedders whose scores chose its weights
     weights: str = ""  # description of the checkpoint's weights
     loops: bool = False  # the sounds can be looped
+    candidates: int | None = None  # sounds made per prompt, of which one was kept
 
     @property
     def seen(self) -> dict[str, str]:
@@ -94,8 +95,13 @@ def about(root: Path) -> About:
     for key, names in lists.items():
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise UserError(f"{path}: {key}: expected a list of embedder names")
-    seen = {key: tuple(names) for key, names in lists.items()}
-    return About(str(record["made_by"]), weights=str(record.get("weights", "")), loops=record.get("loops") is True, **seen)
+    return About(
+        str(record["made_by"]),
+        weights=str(record.get("weights", "")),
+        loops=record.get("loops") is True,
+        candidates=1,  # as `generate` does
+        **{key: tuple(names) for key, names in lists.items()},
+    )
 
 
 def pairs(generated: Folder, reference: Folder) -> bool:

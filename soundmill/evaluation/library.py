@@ -1,4 +1,4 @@
-"""All sounds of one evaluation with their embeddings: the given ones, and the silence and noise of the baselines."""
+"""All sounds of one evaluation with their embeddings: the given ones, silence and noise of the baselines, spoiled ones."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from soundmill import hashing
 from soundmill.errors import UserError
 from soundmill.evaluation import features, folders, protocols
 from soundmill.evaluation.cache import Facts
+from soundmill.evaluation.spoilings import SPOILINGS
 
 SIGNIFICANT_DIGITS = 6  # of published numbers, as last bits differ between processors
 BASELINE_SOUNDS = 1000  # of silence and of noise, at most
@@ -31,6 +32,7 @@ class Setup:
     workers: int
     tagger: Path | None = None
     progress: Progress = no_bar
+    ladder: Sequence[str] = ()  # metrics that are also measured on real sounds spoiled in known ways
 
     @property
     def configs(self) -> list[features.EmbedderConfig]:
@@ -107,15 +109,18 @@ class Library:
         return features.list_digest({clip_id: sounds[name].key for clip_id, name in members.ids.items()})
 
 
-def embed(setup: Setup, sounds: Mapping[str, Mapping[str, features.Sound]], reference: Members) -> Library:
+def embed(
+    setup: Setup, sounds: Mapping[str, Mapping[str, features.Sound]], reference: Members, spoiled: Members | None = None
+) -> Library:
     """Embed sounds (role → id → sound), then silence and noise as long as at most BASELINE_SOUNDS of the reference's sounds.
 
-    The baselines thus depend only on the reference and the seed.
+    The baselines thus depend only on the reference and the seed. `spoiled`: sounds that are also embedded spoiled in every way.
     """
     configs, seed = setup.configs, setup.protocol.seed
     library = Library(setup, {role: dict(of) for role, of in sounds.items()})
     ranked = hashing.hash_order(reference.ids.values(), "baselines", seed)[:BASELINE_SOUNDS]
-    total = sum(map(len, sounds.values())) + len(features.SYNTHETIC) * len(ranked)
+    names = sorted(spoiled.ids.values()) if spoiled else []
+    total = sum(map(len, sounds.values())) + len(features.SYNTHETIC) * len(ranked) + len(SPOILINGS) * len(names)
     with setup.progress(total * len(configs), "embed", "clip") as tick:
         given = [sound for by_id in sounds.values() for sound in by_id.values()]
         library.damaged += features.embed_all(configs, given, setup.cache, setup.workers, tick)
@@ -124,8 +129,10 @@ def embed(setup: Setup, sounds: Mapping[str, Mapping[str, features.Sound]], refe
         facts = library.facts[reference.role]
         library.sounds["silence"] = {clip_id: features.silence(facts[clip_id]) for clip_id in sorted(ranked)}
         library.sounds["noise"] = {clip_id: features.noise(clip_id, facts[clip_id], seed) for clip_id in sorted(ranked)}
-        synthetic = [sound for role in features.SYNTHETIC for sound in library.sounds[role].values()]
-        library.damaged += features.embed_all(configs, synthetic, setup.cache, setup.workers, tick)
+        for kind in SPOILINGS if spoiled else ():
+            library.sounds[kind] = {name: features.spoiled(sounds[spoiled.role][name], kind, seed) for name in names}
+        made = [sound for role in library.sounds.keys() - sounds.keys() for sound in library.sounds[role].values()]
+        library.damaged += features.embed_all(configs, made, setup.cache, setup.workers, tick)
     return library
 
 

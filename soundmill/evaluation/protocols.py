@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from soundmill import params
 from soundmill.errors import UserError
@@ -25,16 +25,19 @@ NAMES = tuple(sorted(path.stem for path in DIRECTORY.glob("*.yaml")))
 CLAP_SCORE = "clap_score"  # its key in results names no embedder if that is clap
 
 
+def check_metric(name: str) -> str:
+    """The name, if there is such a metric; else ValueError."""
+    return _one_of(name, scores.METRICS, "metric")
+
+
+MetricName = Annotated[str, AfterValidator(check_metric)]
+
+
 class ScoreSpec(StageParams):
     """One metric under one embedder."""
 
-    metric: str
+    metric: MetricName
     embedder: EmbedderName
-
-    @field_validator("metric")
-    @classmethod
-    def _check_metric(cls, name: str) -> str:
-        return _one_of(name, scores.METRICS, "metric")
 
     @model_validator(mode="after")
     def _check_embedder(self) -> Self:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from soundmill import disk, page
-from soundmill.evaluation import chart, tables
+from soundmill.evaluation import figures, tables
+from soundmill.evaluation.ladder import climbed
 from soundmill.evaluation.score_rows import BASELINES, MEANINGS, METRICS, TITLES, ScoreRow, rows_of, verdict
-from soundmill.page.sounds import LONGEST_TITLE, Card, Chip, Section, Sound, attempt, draw_section
+from soundmill.page.sounds import LONGEST_TITLE, Card, Chip, Section, Sound, draw_section
 
 if TYPE_CHECKING:
     from soundmill.evaluation.memorisation import Memorisation
@@ -63,41 +62,31 @@ def write_report(
     of: Mapping[str, Mapping[str, float]],
     classes: Mapping[str, Mapping[str, float]] | None = None,
     note: str = "",
+    texts: Mapping[str, str] | None = None,
 ) -> None:
-    """Write scores.png, sounds.csv, scores.csv, .tex, .md, .json and index.html (one self-contained page) into a directory.
+    """Write scores.png, sounds.csv, scores.csv, .tex, .md, .json, ladder.png and .tex (if there is a ladder), other `texts` by file
+    name, and index.html (one self-contained page) into a directory.
 
     Nothing is written before all is made; each file is written atomically, the page last. If a picture or player cannot be made,
     the page and standard error name it, and the rest is written. `of`: values of single sounds by score and id. `classes`:
     number of sounds (`generated`) and mean scores, by class.
     """
     document = {**metrics, "title": title} | ({"classes": dict(classes)} if classes else {})
-    faults: list[str] = []
-    picture, svg = attempt("no chart", partial(_draw, metrics), faults) or (None, None)
+    pictures, svgs, faults = figures.draw(metrics)
     texts = {
+        **(texts or {}),
+        **tables.latex_files(metrics),
         "sounds.csv": tables.sounds({key: values for key, values in of.items() if metrics.get(key) is not None}),
         "scores.csv": tables.csv(metrics),
-        "scores.tex": tables.latex(metrics),
         "scores.md": tables.markdown(metrics),
         "scores.json": json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n",
-        "index.html": _page(title, metrics, sections, classes or {}, note, svg, faults),
+        "index.html": _page(title, metrics, sections, classes or {}, note, svgs, faults),
     }
-    files = {name: text.encode() for name, text in texts.items()}
-    if picture:
-        files = {"scores.png": picture, **files}
+    files = {**pictures, **{name: text.encode() for name, text in texts.items()}}
     for name, content in files.items():
         disk.write_atomically(directory / name, lambda temporary, content=content: temporary.write_bytes(content))
     for fault in faults:
         print(f"{directory.name}/index.html: {fault}", file=sys.stderr, flush=True)
-
-
-def _draw(metrics: Mapping[str, Any]) -> tuple[bytes, str]:
-    """The chart as a PNG and as SVG."""
-    from soundmill.drawing import svg
-
-    figure, png = chart.draw(metrics), io.BytesIO()
-    text = svg(figure, "baselines")
-    figure.savefig(png, dpi=150, facecolor="white", metadata={"Software": None})
-    return png.getvalue(), text
 
 
 def _page(
@@ -106,7 +95,7 @@ def _page(
     sections: Sequence[Section],
     classes: Mapping[str, Mapping[str, float]],
     note: str,
-    picture: str | None,
+    svgs: Mapping[str, str],
     faults: list[str],
 ) -> str:
     """The page's HTML; appends to `faults` what could not be drawn, which the page names."""
@@ -122,7 +111,8 @@ def _page(
         protocol=metrics["protocol"],
         verdicts=[text for text in (verdict(row, counts) for row in rows) if text],
         shares=" · ".join(f"{metrics[f'{key}_share']:.0%} {key}" for key in ("silent", "clipped", "duplicate")),
-        chart=picture,
+        chart=svgs.get("scores"),
+        ladder=_ladder(metrics, svgs.get("ladder")),
         scores=_scores(rows),
         terms=[(TITLES[key], MEANINGS[key]) for key in terms],
         classes=_classes(classes, rows),
@@ -130,6 +120,21 @@ def _page(
         remarks=[*metrics["warnings"], *faults],
         provenance=json.dumps({key: metrics[key] for key in PROVENANCE if key in metrics}, indent=2, ensure_ascii=False),
     )
+
+
+def _ladder(metrics: Mapping[str, Any], picture: str | None) -> dict[str, Any] | None:
+    """What the page shows of the ladder."""
+    if "ladder" not in metrics:
+        return None
+    from soundmill.drawing import shorten
+
+    missing = metrics["ladder"].get("missing_class")
+    return {
+        "picture": picture,
+        "clips": metrics["ladder"]["clips"],
+        "missing": shorten(missing) if missing else "",
+        "sentences": [one.sentence() for one in climbed(metrics)],
+    }
 
 
 def _scores(rows: list[ScoreRow]) -> dict[str, Any]:

@@ -44,6 +44,12 @@ TITLES = {
     "noise": "noise",
     "chance": "chance",
 }
+SHORT_TITLES = {name: name.upper() for name in METRICS} | {
+    "fad_inf": "FAD∞",
+    "fad_per_clip": "FAD by clip",
+    "clap_score": "CLAP score",
+}
+SHORT_TITLES |= {name: TITLES[name] for name in ("precision", "recall", "density", "coverage", "label_accuracy")}
 BETTER = {
     **{name: metric.better for name, metric in scores.METRICS.items()},
     "label_accuracy": "higher",

@@ -17,6 +17,7 @@ from __future__ import annotations
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from soundmill import shards
 from soundmill.audio.resample import QUALITY
 from soundmill.errors import UserError
 from soundmill.evaluation import features, protocols, waveforms
+from soundmill.evaluation.ladder import Ladder, Sides
 from soundmill.evaluation.library import Library, Members, Setup, rounded
 from soundmill.evaluation.score_rows import BETTER, number
 from soundmill.evaluation.wave_facts import shares
@@ -36,11 +38,10 @@ FEWEST_REFERENCE = 50  # sounds; with fewer a Fréchet distance is mostly bias
 FRECHET = ("fad", "fad_inf", "fad_per_clip", "fd")
 BIASED = ("fad", "fd")  # pure bias between sets from one distribution
 PER_CLIP = "fad_per_clip"  # ranks the clips on the report page
+LADDER = "ladder"  # role of the values of all rungs of a score
 RANKING = "ranking"  # role of PER_CLIP if the protocol does not score it
 LENGTH_TOLERANCE = 0.05  # relative difference of mean lengths above which a warning is given
 FAULTS = {"silent": "silent", "clipped": "clipped", "duplicate": "copies of another one"}
-
-Sides = tuple[Members, Members]  # sounds, and the sounds or prompts that they are compared with
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Comparisons:
     prompts: Mapping[str, Sides] = field(default_factory=dict)
     waves: Sides | None = None
     waves_prefix: str = ""
+    ladder: Ladder | None = None
     why_not: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, metric: str) -> tuple[str, Mapping[str, Sides]]:
@@ -79,6 +81,16 @@ class Measurement:
     scale: float = 1.0  # of the value
 
 
+@dataclass(frozen=True)
+class Climb:
+    """One metric on every rung of the ladder, as it is sent to a worker."""
+
+    key: str
+    metric: str
+    rungs: Mapping[str, tuple[features.View, features.View]]
+    seed: int
+
+
 @dataclass
 class Scored:
     """Scores to publish: `values` by key, `baselines` and reasons; `of` has the values of single clips by score."""
@@ -89,6 +101,7 @@ class Scored:
     unranked: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     of: dict[str, dict[str, float]] = field(default_factory=dict)
+    ladder: dict[str, Any] = field(default_factory=dict)
 
     def add(self, key: str, result: Mapping[str, Any]) -> None:
         """Add a score of the generated sounds."""
@@ -107,7 +120,8 @@ class Scored:
 
     def document(self) -> dict[str, Any]:
         """These scores as part of a result."""
-        return {**self.values, "baselines": dict(self.baselines), "left_out": self.left_out, "unranked": self.unranked}
+        ladder = {"ladder": self.ladder} if self.ladder else {}
+        return {**self.values, "baselines": dict(self.baselines), "left_out": self.left_out, "unranked": self.unranked, **ladder}
 
 
 def score(setup: Setup, library: Library, comparisons: Comparisons, seen: Mapping[str, str]) -> Scored:
@@ -119,7 +133,10 @@ def score(setup: Setup, library: Library, comparisons: Comparisons, seen: Mappin
             if spec.metric in FRECHET:
                 scored.values[spec.key] = None
     tasks = _plan(setup, library, comparisons, scored.left_out)
-    results = _measure_all(setup, tasks, [*_wave_jobs(library, comparisons)])
+    climbs = [*_climbs(protocol, library, comparisons, scored.left_out)]
+    results = _measure_all(setup, tasks, climbs, [*_wave_jobs(library, comparisons)])
+    if comparisons.ladder:
+        scored.ladder = comparisons.ladder.document({key: result for (key, role), result in results.items() if role == LADDER})
     for (key, role), result in results.items():
         if "missing" in result and role == "generated":
             scored.left_out[key] = result["missing"]
@@ -131,6 +148,8 @@ def score(setup: Setup, library: Library, comparisons: Comparisons, seen: Mappin
             scored.baselines[key][role] = rounded(result["value"])
     if all(spec.key in scored.left_out for spec in protocol.scores) and not comparisons.waves:
         raise none_measured(protocol, scored.left_out)
+    if comparisons.ladder and not scored.ladder:
+        scored.left_out["ladder"] = comparisons.ladder.why_not()
     scored.warnings += [f"{key} is left out: {why}." for key, why in scored.left_out.items()]
     for spec in protocol.scores:
         scored.check_rank(spec.key, spec.metric, spec.embedder, seen)
@@ -184,6 +203,20 @@ def _plan(setup: Setup, library: Library, comparisons: Comparisons, left_out: Ma
     return tasks
 
 
+def _climbs(
+    protocol: protocols.Protocol, library: Library, comparisons: Comparisons, left_out: Mapping[str, str]
+) -> Iterable[Climb]:
+    """The scores that are also measured on the ladder."""
+    ladder = comparisons.ladder
+    for spec in protocol.scores if ladder and ladder.clips.ids else ():
+        kind, roles = comparisons.of(spec.metric)
+        if spec.metric in ladder.metrics and spec.key not in left_out and "floor" in roles:
+            sides = dict(ladder.sides(roles["floor"], roles["generated"], paired=kind != "sets"))
+            compared_with = {id(real): library.view(spec.embedder, real) for _, real in sides.values()}
+            rungs = {rung: (library.view(spec.embedder, own), compared_with[id(real)]) for rung, (own, real) in sides.items()}
+            yield Climb(spec.key, spec.metric, rungs, protocol.seed)
+
+
 def _scale(metric: str, floor: Sides, generated: Sides) -> float:
     """The factor that scales the floor's bias to the sizes of the generated set and the reference."""
     if metric not in BIASED:
@@ -209,10 +242,12 @@ def _wave_jobs(library: Library, comparisons: Comparisons) -> Iterable[tuple[str
 
 
 def _measure_all(
-    setup: Setup, tasks: Sequence[Measurement], waves: Sequence[tuple[str, str, waveforms.Pairs]]
+    setup: Setup, tasks: Sequence[Measurement], climbs: Sequence[Climb], waves: Sequence[tuple[str, str, waveforms.Pairs]]
 ) -> dict[tuple[str, str], dict[str, Any]]:
     """Results of all metrics by (key, role)."""
     jobs = [shards.Job(f"{index:05d}.json", (measure, task), 1 + task.replicates) for index, task in enumerate(tasks)]
+    for task in climbs:
+        jobs.append(shards.Job(f"{len(jobs):05d}.json", (climb, task), len(task.rungs)))
     for prefix, role, pairs in waves:
         for part in pairs.parts():
             jobs.append(shards.Job(f"{len(jobs):05d}.json", (_measure_waves, (prefix, role, part)), len(part.ids)))
@@ -239,6 +274,18 @@ def measure(task: Measurement) -> list[dict[str, Any]]:
     if "value" in result and task.scale != 1:
         result["value"] *= task.scale
     return [{"key": task.key, "role": task.role, "result": result}]
+
+
+def climb(task: Climb) -> list[dict[str, Any]]:
+    """Values by rung; a rung that cannot be measured is left out. What all rungs are compared with is read once."""
+    values: dict[str, float] = {}
+    compared_with: dict[int, scores.EmbeddingSet] = {}
+    for rung, (sounds, real) in task.rungs.items():
+        reference = compared_with.setdefault(id(real), side(real, task.metric))
+        with suppress(UserError):
+            result = scores.compute(task.metric, side(sounds, task.metric), reference, seed=task.seed, replicates=0)
+            values[rung] = rounded(result["value"])
+    return [{"key": task.key, "role": LADDER, "result": values}]
 
 
 def _measure_waves(task: tuple[str, str, waveforms.Pairs]) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from soundmill.evaluation.ladder import RUNGS, Climbed, climbed
 from soundmill.evaluation.library import rounded
 from soundmill.evaluation.score_rows import TITLES, ScoreRow, baselines_of, interval, number, rows_of, shown
 
@@ -65,6 +66,41 @@ def latex(metrics: Mapping[str, Any]) -> str:
     feet = [foot, *([DAGGER] if any(row.unranked for row in rows) else [])]
     lines = "".join(rf"\multicolumn{{{width}}}{{l}}{{\footnotesize {line}}} \\" + "\n" for line in feet)
     return text.replace(r"\end{tabular}", lines + r"\end{tabular}").translate(SYMBOLS)
+
+
+def ladder(metrics: Mapping[str, Any]) -> pd.DataFrame:
+    """Rungs by scores, with formatted values; (…) is a rung that the metric is deaf to, – one that was not measured."""
+    import pandas as pd
+
+    climbs = climbed(metrics)
+    rungs = [rung for rung in RUNGS if any(rung in one.rungs for one in climbs)]
+
+    def cell(one: Climbed, rung: str) -> str:
+        if rung not in one.rungs:
+            return "–"
+        text = number(one.metric, one.rungs[rung])
+        return f"({text})" if rung in one.deaf_to else text
+
+    columns = {one.title: [*(cell(one, rung) for rung in rungs), number(one.metric, one.value)] for one in climbs}
+    return pd.DataFrame({"sounds": [*(RUNGS[rung] for rung in rungs), "generated"], **columns})
+
+
+def ladder_markdown(metrics: Mapping[str, Any]) -> str:
+    table = ladder(metrics)
+    align = ["left", *["right"] * (len(table.columns) - 1)]
+    return table.to_markdown(index=False, disable_numparse=True, colalign=align) + "\n"
+
+
+def latex_files(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """The tables of scores and, if there is one, of the ladder as LaTeX, by file name."""
+    return {"scores.tex": latex(metrics), **({"ladder.tex": ladder_latex(metrics)} if climbed(metrics) else {})}
+
+
+def ladder_latex(metrics: Mapping[str, Any]) -> str:
+    """LaTeX table; needs the package booktabs."""
+    table = ladder(metrics)
+    text = table.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis=1)
+    return text.to_latex(hrules=True, column_format="l" + "r" * (len(table.columns) - 1)).translate(SYMBOLS)
 
 
 def texts(rows: list[ScoreRow], named: str) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -70,6 +70,11 @@ class EmbeddingSet:
             yield clip_id, patches
         if remaining:
             raise UserError(f"no embeddings of {names_of(sorted(remaining))}; incomplete sets are never scored")
+
+    @cached_property
+    def gathered(self) -> frechet.Gathered:
+        """The Gaussian of all patches."""
+        return frechet.Gathered.over(self.stream, self.ids)
 
     def clips(self) -> list[np.ndarray]:
         """Patches of every clip, in the order of `ids`."""
@@ -136,13 +141,9 @@ class Metric:
 
 
 def _frechet(generated: EmbeddingSet, reference: EmbeddingSet, seed: int) -> Statistic:
-    first, second = _gathered(generated, reference)
+    first, second = generated.gathered, reference.gathered
     bias, warnings = _bias(first, second, seed)
     return Statistic(first.distance(second), _influence(first, second, generated, reference), bias, warnings=warnings)
-
-
-def _gathered(*sides: EmbeddingSet) -> list[frechet.Gathered]:
-    return [frechet.Gathered.over(side.stream, side.ids) for side in sides]
 
 
 def _influence(
@@ -167,7 +168,7 @@ def _bias(first: frechet.Gathered, second: frechet.Gathered, seed: int) -> tuple
 
 
 def _frechet_without_bias(generated: EmbeddingSet, reference: EmbeddingSet, seed: int) -> Statistic:
-    first, second = _gathered(generated, reference)
+    first, second = generated.gathered, reference.gathered
     line = frechet.without_bias(generated.stream, generated.ids, second, seed)
     warnings = []
     size = len(first.mean)
@@ -187,8 +188,7 @@ def _frechet_without_bias(generated: EmbeddingSet, reference: EmbeddingSet, seed
 
 
 def _frechet_by_clip(generated: EmbeddingSet, reference: EmbeddingSet, seed: int) -> Statistic:
-    (second,) = _gathered(reference)
-    of = frechet.by_clip(generated.stream, second)
+    of = frechet.by_clip(generated.stream, reference.gathered)
     if not of:
         raise UserError("no generated clip has two or more patches, as fad_per_clip needs; leave out fad_per_clip")
     left_out = len(generated.ids) - len(of)

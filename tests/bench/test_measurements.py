@@ -232,6 +232,15 @@ def test_distances(root, tmp_path):
 
 
 @pytest.mark.slow
+def test_ladder(root, tmp_path, shared):
+    document = bench(root, tmp_path, "ladder", "--repetitions", "1", "--every", "4")
+    (target,) = document["targets"]
+    assert target["limit"] == 0.2
+    assert 0 < target["value"] < 1
+    assert document["cpu_seconds"]["with the ladder"] > document["cpu_seconds"]["without"]
+
+
+@pytest.mark.slow
 def test_evaluation_memory(root, tmp_path, shared):
     assert (shared / "models" / "yamnet.tflite").is_file()
     document = bench(root, tmp_path, "evaluation_memory", "--sizes", "12", "24", "--reference", "0")

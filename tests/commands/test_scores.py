@@ -4,12 +4,15 @@ import base64
 import io
 import json
 import re
+import shlex
 
 import numpy as np
 import pytest
 import soundfile
 
 from soundmill.audio import flac
+from soundmill.commands import scores
+from soundmill.errors import UserError
 from tests.commands.running import soundmill
 
 PROTOCOL = """name: small
@@ -47,8 +50,13 @@ def test_sounds_of_any_rate_and_level_are_scored_seen_and_heard(tmp_path, root, 
     folders = [str(output), str(real)]
     (tmp_path / "small.yaml").write_text(PROTOCOL)
     options = ["--protocol", str(tmp_path / "small.yaml"), "--cache", str(tmp_path / "cache"), "--workers", "1"]
-    done = soundmill("evaluate", *folders, *options, "--report", str(tmp_path / "page"), cwd=root)
+    options += ["--report", str(tmp_path / "page"), "--card", str(tmp_path / "card"), "--candidates", "3"]
+    done = soundmill("evaluate", *folders, *options, cwd=root)
     assert done.returncode == 0, done.stderr
+    again = shlex.join(["soundmill", "evaluate", *folders, "--protocol", str(tmp_path / "small.yaml"), "--candidates", "3"])
+    card = (tmp_path / "card" / "card.md").read_text(encoding="utf-8")
+    assert f"```sh\n{again}\n```" in card
+    assert "| candidates per prompt | 3 |" in card
     assert done.stderr == ""
     assert f"· {real}: " in done.stdout
     assert sorted(path.name for path in (tmp_path / "page").iterdir()) == [
@@ -127,3 +135,10 @@ def test_folders_are_scored_and_compared(tmp_path, root, shared, monkeypatch):
     assert "did you mean 'audioldm_eval-16k'" in wrong.stderr
     both = soundmill("evaluate", good, real, "--protocol", "project", "--embedder", "yamnet", cwd=root)
     assert "give one of them" in both.stderr
+
+
+def test_the_metrics_of_the_ladder():
+    assert scores._metrics(["fad", "mmd"]) == ["fad", "mmd"]
+    assert scores._metrics(["none"]) == []
+    with pytest.raises(UserError, match="--ladder: unknown metric 'fadd'; did you mean 'fad'"):
+        scores._metrics(["fadd"])

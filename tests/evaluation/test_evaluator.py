@@ -17,7 +17,7 @@ from soundmill.audio.flac import write_wav
 from soundmill.audio.resample import resample
 from soundmill.decoding import decode
 from soundmill.errors import UserError
-from soundmill.evaluation import cache, embedders, evaluator, features, folders, protocols
+from soundmill.evaluation import cache, embedders, evaluator, features, folders, ladder, protocols
 from soundmill.evaluation.protocols import ScoreSpec
 from soundmill.evaluation.wave_facts import WaveFacts
 from tests import clap_weights
@@ -79,7 +79,7 @@ def test_folders_of_any_format_and_without_pairs(setup, tmp_path):
     assert metrics["silent_share"] == pytest.approx(1 / 6, rel=1e-5)
     assert metrics["baselines"]["mmd_yamnet"].keys() == {"silence", "noise", "floor"}
     assert metrics["baselines"]["mmd_yamnet"]["noise"] > metrics["mmd_yamnet"]
-    assert (metrics["protocol"], metrics["version"], metrics["resampler"]) == ("soundmill-2", 2, "soxr HQ")
+    assert (metrics["protocol"], metrics["version"], metrics["resampler"]) == ("soundmill-3", 3, "soxr HQ")
     assert metrics["embedders"]["yamnet"]["weights"].startswith("10c95ea3eb9a")
     assert metrics["files"]["generated"] != metrics["files"]["reference"]
     message = "\n".join(metrics["warnings"])
@@ -88,6 +88,31 @@ def test_folders_of_any_format_and_without_pairs(setup, tmp_path):
     assert list(metrics["classes"]) == ["", "rain", "x"]
     assert metrics["classes"]["rain"]["generated"] == 2
     json.dumps(metrics, allow_nan=False)
+
+
+@pytest.mark.parametrize("kind", ["files", "nothing"])
+def test_the_model_is_placed_among_spoiled_real_sounds(setup, tmp_path, in_this_process, monkeypatch, kind):
+    """Texture statistics of decaying tones: spoiled ones are further away, and nothing is embedded twice."""
+    few = kind == "nothing"
+    output = put(tmp_path / "made", [f"a/{index}.wav" for index in range(5 if few else 10)])
+    real = put(tmp_path / "real", [f"{'cat' if index % 3 else 'dog'}/{index}.wav" for index in range(24)], 50)
+    of_texture = protocol("mmd").with_embedders(["texture"])
+    setup = evaluator.Setup(of_texture, setup.cache, 1, ladder=["mmd", "coverage"])
+    metrics = evaluator.evaluate(setup, output, real).metrics
+    if few:
+        assert "at least 8 generated" in metrics["left_out"]["ladder"]
+        assert "ladder" not in metrics
+        return
+    found = metrics["ladder"]
+    assert (found["clips"], found["missing_class"], list(found["scores"])) == (10, "cat", ["mmd_texture"])
+    values = found["scores"]["mmd_texture"]
+    assert values.keys() == {"generated", *ladder.RUNGS}
+    assert values["real"] < values["pieces_50ms"] < values["noise_0db"]
+    assert found["sentences"]["mmd_texture"].startswith(f"MMD (texture) {values['generated']:.3g}: ")
+    without = evaluator.evaluate(replace(setup, ladder=[]), output, real).metrics
+    assert {key: metrics[key] for key in without} == without  # no score depends on it
+    monkeypatch.setattr(features, "embed", None)
+    assert evaluator.evaluate(setup, output, real).metrics == metrics
 
 
 def test_a_damaged_cache_changes_no_score_and_is_counted(setup, tmp_path, monkeypatch, in_this_process):
@@ -239,7 +264,7 @@ def test_what_few_and_short_sounds_cannot_tell_is_left_out_and_said(setup, tmp_p
     assert compared["comparison"].keys() == {"mmd_yamnet"}
     assert compared["left_out"].keys() == {"kid_yamnet"}
     setup = evaluator.Setup(protocol("fad_per_clip", "kl"), setup.cache, 1)
-    with pytest.raises(UserError, match="no score of protocol soundmill-2 can be measured of these sounds"):
+    with pytest.raises(UserError, match="no score of protocol soundmill-3 can be measured of these sounds"):
         evaluator.evaluate(setup, tmp_path / "made", tmp_path / "real")
 
 

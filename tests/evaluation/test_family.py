@@ -193,7 +193,7 @@ def test_what_a_result_says_of_the_sounds_themselves(library):
     assert "15.0% of the generated sounds are silent" in message
     assert "13.3% of the generated sounds are copies of another one" in message
     assert "Generated sounds last 0.925 s on average and reference sounds 1 s" in message
-    assert result["protocol"] == "soundmill-2"
+    assert result["protocol"] == "soundmill-3"
     assert result["files"]["generated"] != result["files"]["reference"]
 
 
@@ -208,6 +208,7 @@ def test_a_model_s_own_record_of_its_sounds(tmp_path):
     assert folders.about(tmp_path).seen == {"tagger": "the model was trained against tagger"}
     path.write_text('{"family": "gan", "made_by": "generate", "chosen_by": ["tagger"]}')
     assert folders.about(tmp_path).seen == {"tagger": "the model's weights were chosen by tagger"}
+    assert folders.about(tmp_path).candidates == 1
     path.write_text('{"family": "gan", "made_by": "generate", "trained_against": "tagger"}')
     with pytest.raises(UserError, match=r"about\.json: trained_against: expected a list"):
         folders.about(tmp_path)

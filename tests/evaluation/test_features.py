@@ -14,7 +14,7 @@ from soundmill import hashing, manifest, shards
 from soundmill.audio.flac import encode_flac, write_wav
 from soundmill.audio.resample import resample
 from soundmill.errors import UserError
-from soundmill.evaluation import features
+from soundmill.evaluation import features, spoilings
 from soundmill.evaluation.cache import Facts
 from soundmill.evaluation.wave_facts import WaveFacts
 
@@ -135,6 +135,38 @@ def test_a_protocol_may_set_the_level():
         silence = np.zeros(5, np.float32)
         np.testing.assert_array_equal(features.set_level(silence, level), silence)
         assert features.set_level(np.zeros(0, np.float32), level).shape == (0,)
+
+
+def test_spoiled_sounds_come_from_files_and_shards_and_are_decoded_once(shard, tmp_path, monkeypatch):
+    write_wav(tmp_path / "a.wav", tone(440), 16_000)
+    originals = [sound(tmp_path / "a.wav"), features.clip("clip1", shard, "digest")]
+    for original, wave in zip(originals, (tone(440), tone(200)), strict=True):
+        versions = [original, *(features.spoiled(original, kind, 3) for kind in ("bits_8", "pieces_50ms"))]
+        assert len({one.key for one in (*versions, features.spoiled(original, "bits_8", 4))}) == 4
+        opened = []
+        read = features._unchanged
+        monkeypatch.setattr(features, "_unchanged", lambda one, read=read, opened=opened: opened.append(one) or read(one))
+        found = {
+            one.spoiling: features.prepared(one, part, rate, "unchanged", 16_000)
+            for one, part, rate in features.waves(versions, None, shards.Report())
+        }
+        monkeypatch.setattr(features, "_unchanged", read)
+        assert len(opened) == (not original.in_shard)
+        assert list(found) == ["", "bits_8", "pieces_50ms"]
+        np.testing.assert_allclose(found[""], wave, atol=1e-4)
+        for kind in ("bits_8", "pieces_50ms"):
+            np.testing.assert_array_equal(found[kind], spoilings.spoil(kind, found[""], 16_000, original.clip_id, 3))
+    tasks = features._tasks([features.spoiled(one, kind, 3) for kind in spoilings.SPOILINGS for one in originals])
+    assert [[one.clip_id for one in task] for task in tasks] == [["a"] * 8, ["clip1"] * 8]
+
+
+def test_a_file_that_has_changed_is_not_spoiled(tmp_path):
+    write_wav(tmp_path / "a.wav", tone(440), 16_000)
+    spoiled = features.spoiled(sound(tmp_path / "a.wav"), "bits_8", 0)
+    write_wav(tmp_path / "a.wav", tone(441), 16_000)
+    report = shards.Report()
+    assert not list(features.waves([spoiled], None, report))
+    assert [row["reason"] for row in report.quarantine] == ["changed"]
 
 
 def test_everything_that_cannot_be_scored_is_named_at_once(config, tmp_path):

@@ -24,7 +24,7 @@ def test_every_protocol_can_be_read(name):
 
 def test_the_command_and_the_stage_score_by_the_same_metrics():
     project = protocols.load("project")
-    assert project.label == "soundmill-2"
+    assert project.label == "soundmill-3"
     assert evaluate.PROTOCOL == project.name
     assert project.with_embedders(list(project.embedders)) == project  # as the stage chooses them
 

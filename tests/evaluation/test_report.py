@@ -16,7 +16,8 @@ from matplotlib.text import Text
 from selenium.webdriver.common.by import By
 
 from soundmill.audio.flac import decode_mono, flac_rate
-from soundmill.evaluation import chart, report, score_rows, waveforms
+from soundmill.evaluation import chart, ladder_chart, report, score_rows, waveforms
+from soundmill.evaluation.ladder import Climbed
 from soundmill.metrics import scores
 from soundmill.page import sounds
 from tests.chromium import browser
@@ -24,7 +25,7 @@ from tests.chromium import browser
 
 def metrics(**changes):
     return {
-        "protocol": "soundmill-2",
+        "protocol": "soundmill-3",
         "reference": "test",
         "fad_yamnet": 18.2,
         "fad_yamnet_low": 16.0,
@@ -63,6 +64,35 @@ def write(directory, **changes):
     of = {"kl_yamnet": {"dog_2": 1.5, "dog_1": 0.25}, "label_accuracy_yamnet": {"dog_2": 1.0}, "fd_yamnet": {"dog_1": 3.0}}
     report.write_report(directory, "ddpm_mel", metrics(**changes), sections, of, classes)
     return directory
+
+
+def test_the_page_shows_the_ladder(tmp_path):
+    rungs = {"generated": 8.8, "real": 3.2, "pieces_200ms": 4.4, "pieces_50ms": 10.0, "bits_8": 3.3}
+    ladder = {"clips": 20, "missing_class": "dog <1>", "scores": {"fad_yamnet": rungs}}
+    files = {path.name: path.read_bytes() for path in write(tmp_path / "report", ladder=ladder).iterdir()}
+    page = files["index.html"].decode()
+    assert "20 real sounds, spoiled in known ways" in page
+    assert "<p>FAD (yamnet) 8.8: between pieces of 200 ms (4.4) and pieces of 50 ms (10); deaf to 8-bit samples</p>" in page
+    assert "The missing class is “dog &lt;1&gt;”." in page
+    assert page.count("<svg") == 2
+    ids = [name for name in re.findall(r'<(?:path|clipPath) id="([^"]+)"', page) if not name.startswith("DejaVu")]
+    assert len(set(ids)) == len(ids)  # of both charts, except for glyphs
+    assert files["ladder.png"].startswith(b"\x89PNG")
+    assert b"pieces of 200 ms & 4.4" in files["ladder.tex"]
+    without = write(tmp_path / "without")
+    assert "The ladder" not in (without / "index.html").read_text(encoding="utf-8")
+    assert not (without / "ladder.png").exists()
+
+
+def test_a_dot_is_hollow_if_the_metric_is_deaf_to_its_rung():
+    one = Climbed("fad_yamnet", "fad", "yamnet", 8.8, {"real": 3.2, "pieces_50ms": 10.0, "low_pass_4khz": 3.0, "bits_8": 3.3})
+    figure = ladder_chart.draw([one])
+    dots = {line.get_xdata()[0]: line for line in figure.axes[0].lines if line.get_marker() == "o"}
+    assert dots.keys() == {3.2, 10.0, 3.0, 3.3}
+    assert {value for value, dot in dots.items() if dot.get_markerfacecolor() == "white"} == {3.0, 3.3}
+    texts = {text.get_text(): text for text in figure.axes[0].texts}
+    assert {"real sounds", "pieces of 50 ms", "low-pass at 4 kHz", "8-bit samples", "generated 8.8", "FAD (yamnet)"} < texts.keys()
+    assert [texts[value].get_ha() for value in ("10", "3")] == ["left", "right"]  # away from the line of the real sounds
 
 
 def test_an_interrupted_report_leaves_the_earlier_one_whole(tmp_path, monkeypatch):
@@ -134,7 +164,7 @@ def test_scores_as_csv_and_latex(tmp_path):
     rows = list(csv.DictReader((directory / "scores.csv").open(encoding="utf-8")))
     assert [row["score"] for row in rows] == ["clap_score", "fad_yamnet", "kl_yamnet", "is_yamnet", "label_accuracy_yamnet"]
     assert (rows[1]["value"], rows[1]["low"], rows[1]["noise"], rows[1]["chance"]) == ("18.2", "16.0", "63.7", "")
-    assert (rows[1]["protocol"], rows[1]["generated"]) == ("soundmill-2", "80")
+    assert (rows[1]["protocol"], rows[1]["generated"]) == ("soundmill-3", "80")
     sounds_of = list(csv.DictReader((directory / "sounds.csv").open(encoding="utf-8")))
     assert sounds_of == [
         {"id": "dog_1", "kl_yamnet": "0.25", "label_accuracy_yamnet": ""},

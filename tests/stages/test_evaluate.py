@@ -138,6 +138,7 @@ def write_params(project: Path, workers: int = 1, **changes) -> None:
         "probe_clips": 100,
         "training_clips": 0,
         "subsets": [],
+        "ladder": [],
         "examples": 4,
         "seed": 0,
         **changes,
@@ -163,7 +164,7 @@ def tree(directory: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 def test_scores_have_baselines_and_bytes_do_not_depend_on_workers(project):
-    write_params(project, workers=2)
+    write_params(project, workers=2, ladder=["mmd"])
     found = evaluate_in(project)
     baselines = found["baselines"]["fad_tagger"]
     assert set(baselines) == {"floor", "codec", "codec_floor", "silence", "noise"}
@@ -174,13 +175,20 @@ def test_scores_have_baselines_and_bytes_do_not_depend_on_workers(project):
     assert found["baselines"]["label_accuracy_tagger"].keys() == {"real", "chance", "codec"}
     assert found["counts"]["generated"] == 52
     assert found["counts"]["floor"] == 16
-    assert found["protocol"] == "soundmill-2"
+    assert found["protocol"] == "soundmill-3"
     assert {"precision_tagger", "mmd_tagger", "is_tagger", "fad_inf_tagger"} < set(found)
     assert 0 < found["codec_lsd"] < -20 * np.log10(0.8)  # the codec's sounds are the clips, softer; bins under the floor are alike
     assert found["baselines"]["codec_lsd"].keys() == {"silence", "noise"}
     assert found["silent_share"] == found["duplicate_share"] == 0
+    assert found["ladder"]["clips"] == 16
+    assert found["ladder"]["scores"].keys() == found["ladder"]["sentences"].keys() == {"mmd_tagger"}
+    rungs = found["ladder"]["scores"]["mmd_tagger"]
+    assert rungs["real"] < rungs["noise_0db"]
     assert set(tree(project / "data" / "report")) == {
+        "card.md",
         "index.html",
+        "ladder.png",
+        "ladder.tex",
         "scores.png",
         "scores.csv",
         "scores.json",
@@ -189,7 +197,7 @@ def test_scores_have_baselines_and_bytes_do_not_depend_on_workers(project):
         "sounds.csv",
     }
 
-    write_params(project, workers=1)
+    write_params(project, workers=1, ladder=["mmd"])
     evaluate_in(project, "again")
     assert tree(project / "data" / "again") == tree(project / "data" / "report")
     assert (project / "data" / "again.json").read_bytes() == (project / "data" / "report.json").read_bytes()

@@ -18,6 +18,7 @@ from soundmill.params import did_you_mean
 
 MODULES = {
     "tagger": "soundmill.evaluation.embedders.tagger",
+    "texture": "soundmill.evaluation.embedders.texture",
     "yamnet": "soundmill.evaluation.embedders.yamnet",
     "vggish": "soundmill.evaluation.embedders.vggish",
     "panns_cnn14_16k": "soundmill.evaluation.embedders.panns",
@@ -75,9 +76,9 @@ def unavailable(name: str) -> str | None:
     if reason is None:
         return None
     others = [other for other, weights in published().items() if other != name and pretrained.unavailable(weights) is None]
-    return f"{reason}. Available without it: {', '.join(['tagger', *others])}"
+    return f"{reason}. Available without it: {', '.join(['tagger', 'texture', *others])}"
 
 
 def published() -> dict[str, pretrained.Weights]:
-    """The published weight files by embedder; `tagger` is trained by the pipeline, `clap` is a repository of the hub."""
+    """The published weight files by embedder; `tagger` is trained here, `texture` has none, `clap` is a repository of the hub."""
     return {name: weights for name in NAMES if (weights := find(name).weights) is not None}

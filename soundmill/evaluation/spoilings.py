@@ -1,0 +1,130 @@
+"""Real sounds spoiled in known ways: the rungs of the ladder that a model's scores are compared with.
+
+A spoiled wave depends only on the wave, the way it is spoiled, the clip id and the seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+
+import numpy as np
+
+from soundmill import hashing
+
+VOCODER, VOCODER_HOP = 1024, 256  # samples
+
+Spoil = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]  # wave [T], its sample rate → wave [T]
+
+
+@dataclass(frozen=True)
+class Spoiling:
+    """One way to spoil a wave; `title` stands in sentences and figures."""
+
+    title: str
+    spoil: Spoil
+
+
+def shuffle_pieces(wave: np.ndarray, rate: int, random: np.random.Generator, seconds: float) -> np.ndarray:
+    """The wave's pieces under overlapping Hann windows of this length, in a random order."""
+    hop = max(1, round(seconds * rate / 2))
+    count = -(-len(wave) // hop) + 1
+    padded = np.zeros((count + 1) * hop)
+    padded[hop : hop + len(wave)] = wave
+    window = 0.5 - 0.5 * np.cos(np.pi * np.arange(2 * hop) / hop)
+    pieces = np.lib.stride_tricks.sliding_window_view(padded, 2 * hop)[::hop] * window
+    pieces = pieces[random.permutation(count)].reshape(count, 2, hop)
+    shuffled = np.zeros((count + 1, hop))
+    shuffled[:-1] += pieces[:, 0]
+    shuffled[1:] += pieces[:, 1]
+    return shuffled.ravel()[hop : hop + len(wave)]
+
+
+def randomise_phases(wave: np.ndarray, rate: int, random: np.random.Generator) -> np.ndarray:
+    """The same spectrum of the whole wave with random phases."""
+    from scipy import fft
+
+    magnitudes = np.abs(fft.rfft(wave.astype(np.float64)))
+    phases = random.uniform(0, 2 * np.pi, len(magnitudes))
+    return fft.irfft(magnitudes * np.exp(1j * phases), len(wave))
+
+
+def low_pass(wave: np.ndarray, rate: int, random: np.random.Generator, hertz: float) -> np.ndarray:
+    """Butterworth filter of order 8, forwards and backwards; unchanged if the sample rate leaves nothing to remove."""
+    from scipy import signal
+
+    if 2 * hertz >= rate:
+        return wave
+    return signal.sosfiltfilt(signal.butter(8, hertz, fs=rate, output="sos"), wave, padlen=min(100, len(wave) - 1))
+
+
+def add_noise(wave: np.ndarray, rate: int, random: np.random.Generator, decibels: float) -> np.ndarray:
+    """White noise added, this much softer than the whole wave."""
+    level = np.sqrt(np.mean(np.square(wave, dtype=np.float64))) * 10 ** (-decibels / 20)
+    return wave + level * random.standard_normal(len(wave))
+
+
+def raise_pitch(wave: np.ndarray, rate: int, random: np.random.Generator, semitones: float) -> np.ndarray:
+    """Stretched by a phase vocoder, then played faster."""
+    import soxr
+
+    factor = 2 ** (semitones / 12)
+    faster = soxr.resample(_stretch(wave, factor).astype(np.float32), factor, 1.0)
+    return np.pad(faster, (0, max(0, len(wave) - len(faster))))[: len(wave)]
+
+
+def _stretch(wave: np.ndarray, factor: float) -> np.ndarray:
+    """The wave `factor` times as long at the same pitch, by a phase vocoder (Flanagan & Golden 1966)."""
+    from scipy import fft
+
+    window = np.sin(np.pi / VOCODER * np.arange(VOCODER)).astype(np.float32)
+    padded = np.pad(wave, (VOCODER // 2, 2 * VOCODER)).astype(np.float32)
+    spectra = fft.rfft(np.lib.stride_tricks.sliding_window_view(padded, VOCODER)[::VOCODER_HOP] * window)
+    places = np.arange(0, len(wave) / VOCODER_HOP + 1, 1 / factor)
+    before, share = places.astype(int), (places % 1)[:, None].astype(np.float32)
+    levels = (1 - share) * np.abs(spectra[before]) + share * np.abs(spectra[before + 1])
+    angles = np.angle(spectra)
+    expected = 2 * np.pi * np.arange(VOCODER // 2 + 1) * VOCODER_HOP / VOCODER
+    turns = np.remainder(angles[before + 1] - angles[before] - expected + np.pi, 2 * np.pi) - np.pi + expected
+    phases = angles[0] + np.cumsum(turns, axis=0) - turns
+    phases = np.remainder(phases, 2 * np.pi).astype(np.float32)
+    frames = fft.irfft(levels * np.exp(1j * phases), VOCODER) * window
+    stretched = np.zeros((len(frames) + VOCODER // VOCODER_HOP) * VOCODER_HOP)
+    for part in range(VOCODER // VOCODER_HOP):
+        ends = part * VOCODER_HOP, (part + len(frames)) * VOCODER_HOP
+        stretched[slice(*ends)] += frames[:, part * VOCODER_HOP : (part + 1) * VOCODER_HOP].ravel()
+    start = VOCODER // 2
+    return stretched[start : start + round(len(wave) * factor)] * (2 * VOCODER_HOP / VOCODER)
+
+
+def quantise(wave: np.ndarray, rate: int, random: np.random.Generator, bits: int) -> np.ndarray:
+    """Rounded to this many bits, without dither."""
+    steps = 2 ** (bits - 1) - 1
+    return np.round(wave * steps) / steps
+
+
+SPOILINGS: Mapping[str, Spoiling] = {
+    "pieces_200ms": Spoiling("pieces of 200 ms", partial(shuffle_pieces, seconds=0.2)),
+    "pieces_50ms": Spoiling("pieces of 50 ms", partial(shuffle_pieces, seconds=0.05)),
+    "random_phases": Spoiling("random phases", randomise_phases),
+    "low_pass_4khz": Spoiling("low-pass at 4 kHz", partial(low_pass, hertz=4_000.0)),
+    "noise_20db": Spoiling("noise at 20 dB SNR", partial(add_noise, decibels=20.0)),
+    "noise_0db": Spoiling("noise at 0 dB SNR", partial(add_noise, decibels=0.0)),
+    "pitch_2_semitones": Spoiling("pitch +2 semitones", partial(raise_pitch, semitones=2.0)),
+    "bits_8": Spoiling("8-bit samples", partial(quantise, bits=8)),
+}
+
+
+def spoil(kind: str, wave: np.ndarray, rate: int, clip_id: str, seed: int) -> np.ndarray:
+    """A mono wave [T], spoiled, float32."""
+    if not len(wave):
+        return wave
+    random = np.random.default_rng(int(hashing.digest("spoiled", kind, seed, clip_id), 16))
+    return SPOILINGS[kind].spoil(wave, rate, random).astype(np.float32)
+
+
+@cache
+def code() -> str:
+    """Digest of this module: part of a spoiled sound's key."""
+    return hashing.file_digest(__file__)
