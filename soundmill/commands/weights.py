@@ -32,7 +32,7 @@ def list_weights() -> None:
         else:
             state, color = ("ok", "green") if entry.num_bytes in (None, path.stat().st_size) else ("!!", "red")
         size = f"{entry.num_bytes / 1e6:>5.0f} MB" if entry.num_bytes else f"{'?':>5} MB"
-        typer.echo(f"{typer.style(state, fg=color)}  {name:<16} {size}  {entry.licence:<10}  {entry.file}")
+        typer.echo(f"{typer.style(state, fg=color)}  {name:<21} {size}  {entry.licence:<10}  {entry.file}")
         typer.echo(f"{'':4}{entry.source}\n{'':4}{' '.join(entry.pin)}")
     typer.echo(f"ok: in {pretrained.directory()}; !!: wrong size; `soundmill weights fetch` fixes it.", err=True)
     for name in embedders.NAMES:
