@@ -11,8 +11,8 @@ import importlib
 import sys
 import time
 import types
-from collections.abc import Callable
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +50,18 @@ def module(name: str) -> types.ModuleType:
             sys.modules[parent] = package
         path = sys.modules[parent].__path__
     return importlib.import_module(name)
+
+
+@contextmanager
+def standing_in(*names: str) -> Iterator[None]:
+    """Stand-ins for modules that an original imports without need; gone afterwards, as other libraries would take them for real."""
+    missing = [name for name in names if name not in sys.modules and PathFinder.find_spec(name.partition(".")[0]) is None]
+    sys.modules.update({name: mock.MagicMock() for name in missing})
+    try:
+        yield
+    finally:
+        for name in missing:
+            del sys.modules[name]
 
 
 def cnn14(name: str, seed: int = 0) -> nn.Module:
@@ -116,9 +128,9 @@ def passt(seed: int = 0) -> nn.Module:
     """PaSST of hear21passt with its front end: waves → logits and embeddings [N, 527 + 768]."""
     import torch
 
-    _without_timm()
-    from hear21passt import base
-    from hear21passt.models.passt import get_model
+    with standing_in("timm", "timm.models", "timm.models._hub"):
+        from hear21passt import base
+        from hear21passt.models.passt import get_model
 
     with (
         torch.random.fork_rng(devices=[]),
@@ -150,9 +162,8 @@ def music_speech_clap(seed: int = 0) -> nn.Module:
     from torch import nn
     from transformers import RobertaConfig, RobertaModel
 
-    for name in ("h5py", "torchvision", "torchvision.ops", "torchvision.ops.misc"):  # imported but not used
-        sys.modules.setdefault(name, mock.MagicMock())
-    htsat = module("laion_clap.clap_module.htsat")
+    with standing_in("h5py", "torchvision", "torchvision.ops", "torchvision.ops.misc"):
+        htsat = module("laion_clap.clap_module.htsat")
     audio = {"mel_bins": 64, "sample_rate": 48_000, "window_size": 1024, "hop_size": 480, "fmin": 50, "fmax": 14_000}
     sizes = types.SimpleNamespace(**audio, class_num=527, model_name="base")
     with torch.random.fork_rng(devices=[]):
@@ -182,14 +193,6 @@ def audiobox(seed: int = 0) -> nn.Module:
         for values in net.layer_weights.values():
             torch.nn.init.normal_(values)
     return net.eval()
-
-
-def _without_timm() -> None:
-    """hear21passt imports a function from timm, for downloads only."""
-    if "timm" not in sys.modules and PathFinder.find_spec("timm") is None:
-        sys.modules["timm"], sys.modules["timm.models"] = types.ModuleType("timm"), types.ModuleType("timm.models")
-        sys.modules["timm.models._hub"] = types.ModuleType("timm.models._hub")
-        sys.modules["timm.models._hub"].download_cached_file = None
 
 
 def write_random_weights(name: str, path: Path) -> None:
