@@ -354,6 +354,9 @@ def _leave_early(home: Path) -> None:
     batches = iter(Loader(_Busy(), order, partial(random_places, 4), steps=1_000_000, workers=2))
     print(next(batches).step)
     batches.close()
+    for thread in threading.enumerate():  # Python's tracker of resources complains if it exits while such a thread ends
+        if thread.name == "QueueFeederThread":
+            thread.join()
     print("left")
 
 
