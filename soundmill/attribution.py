@@ -10,7 +10,7 @@ import csv
 import io
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -219,6 +219,13 @@ def marks(found: Iterable[Credit]) -> list[str]:
     refused = any(credit.ai_terms == "refused" for credit in found)
     unknown = any(UNKNOWN in (credit.licence, credit.ai_terms) for credit in found)
     return [name for name, holds in (("refused", refused), ("unknown", unknown)) if holds]
+
+
+def tags(found: Sequence[Credit]) -> dict[str, str]:
+    """For a registered model: hours by licence and by AI terms, and whether any material is refused or unknown."""
+    hours = {"licences": hours_by(found, "licence"), "ai_terms": hours_by(found, "ai_terms")}
+    named = {key: ", ".join(f"{name} {value:.2f} h" for name, value in of.items()) for key, of in hours.items()}
+    return named | {"training_material": ", ".join(marks(found)) or "all terms known, none refused"}
 
 
 def statements(found: list[Credit]) -> Iterator[tuple[str, str]]:
