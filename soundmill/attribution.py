@@ -104,6 +104,14 @@ def credits_of(checkpoint: Path, recordings: Path | None) -> list[Credit]:
     return sorted([*found, *nowhere], key=lambda credit: (credit.recording, credit.used_for))
 
 
+def credits_of_clips(rows: Iterable[Mapping[str, Any]], recordings: Path | None) -> list[Credit]:
+    """The credits of clips (`clip_id`, `recording_id`, `source`, `start`, `seconds`, `digest`), by path of the recording."""
+    uses: dict[tuple[str, bool], _Use] = {}
+    _collect(({**row, "mix": None, "earlier": False} for row in rows), "clips", uses)
+    terms = _terms(recordings)
+    return sorted((_credit(use, terms.get(name, {})) for (name, _), use in uses.items()), key=lambda credit: credit.recording)
+
+
 def _collect(rows: Iterable[Mapping[str, Any]], part: str, uses: dict[tuple[str, bool], _Use]) -> None:
     """Add the rows of one table by recording. An earlier training may have had another recording of the same id: only one with
     the same clip, byte for byte, is the same recording."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from soundmill.commands.project import Project, check_apart, project_root
+from soundmill.commands.project import Clips, Project, check_apart, progress_bar, project_root, sample_rate_of, tables
 from soundmill.errors import UserError
 
 app = typer.Typer()
@@ -42,20 +42,31 @@ def licences(model: Model, project: Project = None) -> None:
 
 @app.command()
 def publish(
-    model: Model,
+    model: Annotated[str, typer.Argument(help="A checkpoint, or a family trained in this project; `data`: the prepared clips.")],
     directory: Annotated[Path, typer.Argument(help="A new or empty directory.")],
+    variant: Clips = "default",
     project: Project = None,
 ) -> None:
     """Write a directory with all that goes with a model: checkpoint, attribution, card, sounds, and the digests of all files.
 
-    A RAVE codec is added as TorchScript, with a script that runs it without Soundmill. Nothing is uploaded: then run
-    `hf upload USER/NAME DIRECTORY`. A model trained on recordings whose creators refuse generative AI is refused.
-    """
-    from soundmill.publishing import model as publishing
+    A RAVE codec is added as TorchScript, with a script that runs it without Soundmill. With `data` instead of a model: the prepared
+    clips as Parquet, with attribution, card and Croissant metadata. Nothing is uploaded: then run `hf upload USER/NAME DIRECTORY`.
 
+    Recordings whose creators refuse generative AI are refused, and so are clips whose licences forbid to share adaptations.
+    """
     root = project_root(project)
     check_apart(directory, root)
-    for path in publishing.publish(model, directory, root):
+    if model == "data":
+        from soundmill.publishing import data
+
+        with progress_bar(None, "publish", "clip") as tick:
+            where, rate = tables(root, variant), sample_rate_of(root, variant)
+            written = data.publish(where, directory, rate, root / "data" / "corpus" / "recordings.parquet", tick)
+    else:
+        from soundmill.publishing import model as publishing
+
+        written = publishing.publish(model, directory, root)
+    for path in written:
         typer.echo(f"{path}  {path.stat().st_size:,} bytes")
 
 

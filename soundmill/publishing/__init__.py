@@ -1,1 +1,1 @@
-"""A trained model as a directory for others: written and checked by `model`, described by `card`."""
+"""Trained models and prepared clips as directories for others."""

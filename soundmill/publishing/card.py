@@ -79,9 +79,9 @@ def _lines(facts: Facts) -> Iterator[str]:
     yield from (f"- {plain(fact)}: {plain(why)}" for fact, why in statements)
     yield from (["- no condition is known"] if not statements else [])
     yield from ("", "These are facts about the recordings, not advice. `ATTRIBUTION.csv` names each of them.", "")
-    yield from ("## Trained on", "", *_hours("licence", attribution.hours_by(facts.found, "licence")))
-    yield from _hours("AI terms", attribution.hours_by(facts.found, "ai_terms"))
-    yield from _hours("label", facts.labels)
+    yield from ("## Trained on", "", *hours_table("licence", attribution.hours_by(facts.found, "licence")))
+    yield from hours_table("AI terms", attribution.hours_by(facts.found, "ai_terms"))
+    yield from hours_table("label", facts.labels)
     yield from ("## Scores", "")
     if scores := _scores(facts.metrics):
         counts = facts.metrics["counts"]
@@ -131,7 +131,7 @@ def _limits(facts: Facts) -> Iterator[str]:
     yield from (f"Some of its training material is {mark}." for mark in attribution.marks(facts.found))
 
 
-def _hours(what: str, hours: Mapping[str, float]) -> Iterator[str]:
+def hours_table(what: str, hours: Mapping[str, float]) -> Iterator[str]:
     if hours:
         yield from (f"| {what} | hours |", "|---|---|", *(f"| {plain(name)} | {value:.3f} |" for name, value in hours.items()), "")
 

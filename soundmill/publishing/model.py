@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from soundmill import attribution, manifest, params, provenance, shards, tracking
-from soundmill.attribution import Credit
 from soundmill.errors import UserError
 from soundmill.exports import new_directory
 from soundmill.models import live, registry
 from soundmill.models.family import origin
 from soundmill.publishing import card
+from soundmill.publishing.directory import SUMS, check_allowed, files_below, read_sums, write_sums
 
-CHECKPOINT, SUMS, LOADER, CODEC = "checkpoint", "SHA256SUMS", "load.py", "codec.ts"
+CHECKPOINT, LOADER, CODEC = "checkpoint", "load.py", "codec.ts"
 CARDS = ("MODEL_CARD.md", "README.md")  # equal; the hub shows the second
 SAMPLES = 8
-NAMED = 5  # recordings in an error
-SUM = re.compile(r"([0-9a-f]{64})  (.+)")
+NOT_TRAINED = "Train without them: `soundmill forget RECORDING`, then `dvc repro`"
 
 
 def find(model: str, root: Path | None) -> Path:
@@ -47,7 +44,7 @@ def publish(model: str, directory: Path, root: Path) -> list[Path]:
     checkpoint = find(model, root)
     source = origin(checkpoint)
     found = attribution.credits_of(checkpoint, recordings_of(root))
-    check_allowed(model, found)
+    check_allowed(model, found, NOT_TRAINED)
     family = registry.family(source["family"])
     trained = family.load(checkpoint)
     name = directory.resolve().name
@@ -75,19 +72,8 @@ def publish(model: str, directory: Path, root: Path) -> list[Path]:
         )
         for file in CARDS:
             (partial / file).write_text(card.text(facts), encoding="utf-8")
-        _write_sums(partial)
+        write_sums(partial)
     return files_below(directory)
-
-
-def check_allowed(name: str, found: Iterable[Credit]) -> None:
-    """UserError that names the recordings whose creators refuse the use for generative AI."""
-    refused = [credit.recording for credit in found if credit.ai_terms == "refused"]
-    if refused:
-        more = f" and {len(refused) - NAMED} more" if len(refused) > NAMED else ""
-        raise UserError(
-            f"{name}: was trained on {len(refused)} recordings whose creators refuse this: {', '.join(refused[:NAMED])}{more}. "
-            "Train without them: `soundmill forget RECORDING`, then `dvc repro`"
-        )
 
 
 def pull(directory: Path, output: Path) -> list[Path]:
@@ -95,7 +81,7 @@ def pull(directory: Path, output: Path) -> list[Path]:
 
     UserError if a file is missing or differs, or if its name leaves the directory.
     """
-    sums = _read_sums(directory)
+    sums = read_sums(directory)
     with new_directory(output) as (partial, _):
         for name, expected in sums.items():
             try:
@@ -109,35 +95,6 @@ def pull(directory: Path, output: Path) -> list[Path]:
         shutil.copyfile(directory / SUMS, partial / SUMS)
         origin(partial / CHECKPOINT)  # is it a checkpoint?
     return files_below(output)
-
-
-def files_below(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.rglob("*") if path.is_file())
-
-
-def _write_sums(directory: Path) -> None:
-    """In the format of `sha256sum`."""
-    lines = [
-        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(directory).as_posix()}"
-        for path in files_below(directory)
-    ]
-    (directory / SUMS).write_text("\n".join([*lines, ""]), encoding="utf-8")
-
-
-def _read_sums(directory: Path) -> dict[str, str]:
-    path = directory / SUMS
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        raise UserError(f"{path}: cannot be read, so this is no published model; `soundmill publish` writes one") from None
-    sums = {}
-    for number, line in enumerate(lines, 1):
-        match = SUM.fullmatch(line)
-        inside = Path(match[2]) if match else Path("..")
-        if inside.is_absolute() or ".." in inside.parts or str(inside) == SUMS:
-            raise UserError(f"{path}, line {number}: not the SHA-256 and the path of a file of the model; download it again")
-        sums[match[2]] = match[1]
-    return sums
 
 
 def _write_loader(checkpoint: Path, directory: Path) -> bool:
