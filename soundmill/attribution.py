@@ -31,7 +31,7 @@ FACTS = {
     "NC": "non-commercial: no commercial use",
     "ND": "no derivatives: adaptations must not be shared",
 }
-NO_CONDITIONS = ("CC0-1.0", "PDDL-1.0", "Unlicense")
+NO_CONDITIONS = ("CC0-1.0", "CC-PDM-1.0", "PDDL-1.0", "Unlicense")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from soundmill.errors import UserError
 AUDIO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 SPLITS = ("train", "valid", "test")
+TERMS = ("licence", "creator", "source_url", "ai_terms", "terms_found")  # columns of RECORDINGS
 TRANSFERRED, INPUT = "transferred", "-input"  # in a codec's directory; suffix of the input of a sound there
 ABOUT_SOUNDS = "about.json"  # next to generated sounds: family, whether they are reconstructions, embedders of its training losses
 
@@ -35,7 +36,14 @@ RECORDINGS = pa.schema(
         ("group", pa.string()),  # source (video, Freesound original), whose recordings share a split; null: a source of its own
         ("corpus", pa.string()),  # name of its part in a union, otherwise the corpus format
         ("weight", pa.float64()),  # mean number of draws of each of its clips per training epoch
-    ]
+        # Terms; null: unknown.
+        ("licence", pa.string()),  # SPDX id, or as it was found
+        ("creator", pa.string()),
+        ("source_url", pa.string()),
+        ("ai_terms", pa.string()),  # use for generative AI: allowed | with_disclosure | refused
+        ("terms_found", pa.string()),  # the file, and line, that states them
+    ],
+    {"optional": " ".join(TERMS)},  # older tables lack these; see shards.OPTIONAL
 )
 
 # One row per caption. `start_time` null: the caption describes the whole recording.

@@ -11,7 +11,7 @@ from typing import Any
 
 from soundmill import disk, hashing, manifest, shards, stage
 from soundmill.corpora import forgotten as lists
-from soundmill.corpora import handover, inventory, registry, union
+from soundmill.corpora import handover, inventory, registry, terms, union
 from soundmill.corpora.forgotten import Forgotten
 from soundmill.corpora.section import Directory, ScanParams, directories, named
 
@@ -79,9 +79,11 @@ def _write_tables(
         with named(source.name):
             tables = handover.load(work, source.inventory, source.format, params.shards)
             tables = tables or registry.read(source.format, source.inventory, params.shards)
+            terms.fill(tables, source.inventory)
         parts.append(union.UnionPart(source.name, source.weight, source.inventory, tables))
     files, tables = union.unite(parts) if params.format == union.NAME else (parts[0].inventory, parts[0].tables)
     left_out.leave_out_recordings(tables)
+    params.terms.leave_out(tables)
     shards.write_rows(tables.recordings, corpus / "recordings.parquet", manifest.RECORDINGS)
     shards.write_rows(tables.captions, corpus / "captions.parquet", manifest.CAPTIONS)
     return files.rejected + tables.rejected, {

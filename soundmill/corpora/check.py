@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from soundmill import disk, params
-from soundmill.corpora import inventory, metadata, registry, union
+from soundmill.corpora import inventory, metadata, registry, terms, union
 from soundmill.corpora.buckets import Bucket
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.resolver import TOLERANCE
@@ -76,6 +76,7 @@ class Report:
             "undescribed": len(self.tables.named),
             "unusable": len(self.tables.rejected),
             "counts": self.counts(),
+            "licences": terms.by_licence(self.tables.recordings),
             **self._lists(),
             "remarks": self.tables.remarks,
         }
@@ -140,7 +141,9 @@ def read(places: list[Directory]) -> list[union.UnionPart]:
         with named(place.name):
             taken = inventory.list_files(place.root, digests=False, follow_links=place.follow_links)
             name = registry.detect(taken) if place.format == registry.AUTO else place.format
-            parts.append(union.UnionPart(place.name, place.weight, taken, registry.read(name, taken, 1, needs_audio=False)))
+            tables = registry.read(name, taken, 1, needs_audio=False)
+            terms.fill(tables, taken)
+            parts.append(union.UnionPart(place.name, place.weight, taken, tables))
     return parts
 
 
@@ -352,6 +355,7 @@ def show(report: Report, console: Console) -> None:
         bad = count and name in ("missing", "collisions", "ambiguous", "damaged")
         grid.add_row(name, Text(f"{count:,}", style="yellow" if bad else ""), Text(meanings[name], style="dim"))
     console.print(grid)
+    console.print(terms.table(tables.recordings))
     lines = {
         "missing": [f"{_clip_of(entry)}  {(entry.get('origins') or [''])[0]}" for entry in tables.missing[:LISTED]],
         "orphans": [entry["path"] for entry in tables.orphans[:LISTED]],

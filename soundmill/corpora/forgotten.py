@@ -130,14 +130,8 @@ class Forgotten:
         for row in tables.recordings:
             if row["recording_id"] in gone:
                 tables.rejected.append({"path": row["path"], "reason": REASON, "detail": self._reason(row)})
-        paths = {row["path"] for row in tables.recordings if row["recording_id"] in gone}
-        tables.recordings = [row for row in tables.recordings if row["recording_id"] not in gone]
-        left = {row["recording_id"] for row in tables.recordings}
-        gone |= {name for name in self._whole if name not in left}
-        tables.captions = [row for row in tables.captions if row["recording_id"] not in gone]
-        tables.matched = [row for row in tables.matched if row["id"] not in gone]
-        tables.missing = [row for row in tables.missing if row["id"] not in gone]
-        tables.orphans = [row for row in tables.orphans if row["path"] not in paths]
+        left = {row["recording_id"] for row in tables.recordings} - gone
+        tables.remove(gone | {name for name in self._whole if name not in left})
 
     def _reason(self, row: dict[str, Any]) -> str:
         entry = self.whole(row["recording_id"], row["digest"])

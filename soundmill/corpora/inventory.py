@@ -40,6 +40,7 @@ METADATA = frozenset(
 METADATA_NAMES = re.compile(
     rb"(licen[cs]e|readme|copying|citation|changelog|changes|authors|credits|notice|makefile)([-_].*)?", re.IGNORECASE
 )
+LICENCES = b"licences.csv"  # at the root: the terms of the recordings; see terms.py
 _TABLE = re.compile(rb"\.((csv|tsv|json|jsonl|ndjson)(\.gz)?|txt|parquet|arrow|ya?ml|xlsx?|ods)$", re.IGNORECASE)
 LARGE_BYTES = 64 << 20  # recordings from this size on have their header checked before they are digested
 MAX_RECORDING_BYTES = 64 << 30  # two hours of eight channels of float32 at 192 kHz are 44 GB
@@ -159,10 +160,11 @@ class Inventory:
 
     def unread(self) -> list[bytes]:
         """Tables, lists and texts that were not read."""
-        return [name for name in self.metadata if _TABLE.search(name) and name not in self.opened and not is_about_corpus(name)]
+        unread = (name for name in self.metadata if _TABLE.search(name) and name not in self.opened and name != LICENCES)
+        return [name for name in unread if not is_about_corpus(name)]
 
     def csv_files(self) -> list[bytes]:
-        return [name for name in self.metadata if name.lower().endswith(b".csv")]
+        return [name for name in self.metadata if name.lower().endswith(b".csv") and name != LICENCES]
 
 
 def is_about_corpus(name: bytes) -> bool:
@@ -210,7 +212,8 @@ def list_files(
             inventory.metadata[raw_path] = os.path.join(top, raw_path)
             if raw_path in listed:
                 inventory.objects[raw_path] = listed[raw_path]
-            inventory.ignore(escape_path(extension or name))
+            if raw_path != LICENCES:
+                inventory.ignore(escape_path(extension or name))
         elif size == 0:
             inventory.reject(raw_path, "empty", "zero bytes")
         elif size > MAX_RECORDING_BYTES:

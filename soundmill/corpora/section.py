@@ -13,6 +13,7 @@ from pydantic import Field
 from soundmill.corpora import buckets, registry, union
 from soundmill.corpora.buckets import Bucket
 from soundmill.corpora.sources import PART_NAME
+from soundmill.corpora.terms import TermsParams
 from soundmill.errors import UserError
 from soundmill.params import Seconds, StageParams
 
@@ -34,6 +35,7 @@ class ScanParams(StageParams):
     shards: int = Field(ge=1, le=4096)
     follow_links: bool = Field(description="follow links that leave the corpus; else they are quarantined")
     max_seconds: Seconds = Field(gt=0, description="a large file with a longer duration in its header is quarantined unread")
+    terms: TermsParams
 
 
 @dataclass(frozen=True)

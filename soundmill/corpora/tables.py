@@ -10,7 +10,7 @@ from typing import Any
 from soundmill import hashing, shards
 from soundmill.corpora.inventory import AudioFile
 from soundmill.errors import UserError
-from soundmill.manifest import VIDEO_ID, escape_path
+from soundmill.manifest import TERMS, VIDEO_ID, escape_path
 
 MAX_TEXT = 1 << 28  # characters of captions and labels in memory: some two million clips
 
@@ -108,6 +108,7 @@ class CorpusTables:
                 "group": _clean(group) if group else None,
                 "corpus": corpus,
                 "weight": float(weight),
+                **dict.fromkeys(TERMS),  # see terms.py
             }
         )
         return recording_id
@@ -136,6 +137,15 @@ class CorpusTables:
                 "origin": origin,
             }
         )
+
+    def remove(self, gone: set[str]) -> None:
+        """Remove everything about the recordings with these ids."""
+        paths = {row["path"] for row in self.recordings if row["recording_id"] in gone}
+        self.recordings = [row for row in self.recordings if row["recording_id"] not in gone]
+        self.captions = [row for row in self.captions if row["recording_id"] not in gone]
+        self.matched = [row for row in self.matched if row["id"] not in gone]
+        self.missing = [row for row in self.missing if row["id"] not in gone]
+        self.orphans = [row for row in self.orphans if row["path"] not in paths]
 
     def settle(self, corpus: str) -> None:
         """After reading: set each recording's corpus, and fill `matched` and `orphans`."""

@@ -18,6 +18,8 @@ from soundmill.errors import UserError
 ROWS_PER_GROUP = 64  # of rows with audio: a reader must load these to reach one clip
 TABLE_ROWS_PER_GROUP = 8_192  # of other rows: a writer holds these at once
 
+OPTIONAL = b"optional"  # in the metadata of a schema: columns that older files lack, which are read as null
+
 # FLAC does not compress. Fingerprints would shrink by a third, but every run reads all of them, twice as fast uncompressed.
 _UNCOMPRESSED = {"audio.bytes", "fingerprint", "keys", "probes"}
 
@@ -160,7 +162,8 @@ def read_table(path: Path, schema: pa.Schema, columns: list[str] | None = None) 
     """Read a small table, checking its columns against the schema."""
     with open_parquet(path) as file:  # `pq.read_table` takes twice as long for a small table
         _check(path, file.schema_arrow, schema)
-        return file.read(columns, use_threads=False)  # for a small table, starting threads takes as long as reading
+        table = file.read(columns, use_threads=False)  # for a small table, starting threads takes as long as reading
+        return _completed(table, schema, columns)
 
 
 def read_tables(paths: Iterable[Path], schema: pa.Schema, columns: list[str] | None, rows_at_once: int) -> Iterator[list[pa.Table]]:
@@ -199,7 +202,7 @@ def _row_groups(path: Path, schema: pa.Schema, columns: list[str] | None, select
                 size = file.metadata.row_group(group).num_rows
                 inside = None if selected is None else [row - first for row in selected if first <= row < first + size]
                 if inside is None or inside:
-                    table = file.read_row_group(group, columns=columns, use_threads=False)
+                    table = _completed(file.read_row_group(group, columns=columns, use_threads=False), schema, columns)
                     yield table if inside is None else table.take(inside)
                 first += size
     except FileNotFoundError:
@@ -234,8 +237,24 @@ def _ipc_stream(table: pa.Table) -> pa.Buffer:
     return sink.getvalue()
 
 
+def _optional(schema: pa.Schema) -> list[str]:
+    """Columns that older tables lack."""
+    return (schema.metadata or {}).get(OPTIONAL, b"").decode().split()
+
+
+def _completed(table: pa.Table, schema: pa.Schema, columns: list[str] | None) -> pa.Table:
+    """A table as read, with the optional columns that its file lacks as nulls."""
+    for name in _optional(schema):
+        if name not in table.column_names and (columns is None or name in columns):
+            table = table.append_column(schema.field(name), pa.nulls(table.num_rows, schema.field(name).type))
+    return table
+
+
 def _check(path: Path, schema: pa.Schema, expected: pa.Schema) -> None:
+    optional = _optional(expected)
     for column in expected:
+        if column.name in optional and column.name not in schema.names:
+            continue
         if column.name not in schema.names or schema.field(column.name).type != column.type:
             found = schema.field(column.name).type if column.name in schema.names else "no such column"
             raise UserError(f"{path}: column {column.name!r} must be {column.type}, found {found}; rebuild it with `dvc repro`")

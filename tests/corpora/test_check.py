@@ -18,7 +18,7 @@ from rich.console import Console
 from soundmill import params
 from soundmill.corpora import check, inventory, matching, registry, survey
 from soundmill.errors import UserError
-from tests.stages.handling import SPLITS
+from tests.stages.handling import BOUNDS, SPLITS
 
 HEADER = "audiocap_id,youtube_id,start_time,caption\n"
 ROWS = """1,r1nicOVtvkQ,30,a dog
@@ -278,7 +278,7 @@ def test_the_command_writes_what_it_is_asked_for_and_tells_what_is_no_corpus(cor
         assert "Traceback" not in wrong.stderr
 
 
-REST = {"embedded": [], "external": ["union"], "shards": 4, "follow_links": False, "max_seconds": 7200.0}  # of the section `corpus`
+REST = {"embedded": [], "external": ["union"], "shards": 4, **BOUNDS}  # of the section `corpus`
 
 
 def union_of(tmp_path: Path) -> Path:

@@ -67,6 +67,23 @@ def test_wrong_schema_names_file_and_column(tmp_path):
         shards.shard_paths(tmp_path / "absent")
 
 
+def test_optional_columns_of_older_files_are_null(tmp_path):
+    path = tmp_path / "a.parquet"
+    shards.write_rows([{"name": "x", "data": b""}], path, SCHEMA)
+    newer = SCHEMA.append(pa.field("licence", pa.string())).with_metadata({"optional": "licence"})
+    assert shards.read_table(path, newer).to_pylist() == [{"name": "x", "data": b"", "licence": None}]
+    assert shards.read_table(path, newer, ["licence"]).to_pylist() == [{"licence": None}]
+    assert list(shards.read_rows(path, newer, ["name"])) == [{"name": "x"}]
+    assert list(shards.read_rows(path, newer)) == [{"name": "x", "data": b"", "licence": None}]
+    with pytest.raises(UserError, match="column 'licence' must be string, found no such column"):
+        shards.read_table(path, newer.remove_metadata())
+    shards.write_rows([{"name": "x", "data": b"", "licence": "CC0-1.0"}], path, newer)
+    assert shards.read_table(path, newer, ["licence"]).to_pylist() == [{"licence": "CC0-1.0"}]
+    wrong = pa.schema([("licence", pa.int32())], {"optional": "licence"})
+    with pytest.raises(UserError, match="column 'licence' must be int32, found string"):
+        shards.read_table(path, wrong)
+
+
 def test_only_wanted_rows_are_read(tmp_path):
     shards.write_rows([{"name": str(n), "data": b"x"} for n in range(200)], tmp_path / "a.parquet", SCHEMA)
     rows = shards.read_rows(tmp_path / "a.parquet", SCHEMA, ["name"], rows=[199, 3, 64, 3])

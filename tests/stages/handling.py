@@ -116,7 +116,8 @@ def call_rename(*pairs: dict) -> dict:
     return metrics | {key: value for key, value in named.items() if key != "clips"}
 
 
-BOUNDS = {"follow_links": False, "max_seconds": 7200.0}
+TERMS = {"allow": None, "unknown": "keep", "ai_refused": "keep"}
+BOUNDS = {"follow_links": False, "max_seconds": 7200.0, "terms": TERMS}
 
 
 def external(path: str | None, name: str = "folder") -> dict:

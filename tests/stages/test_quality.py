@@ -21,6 +21,7 @@ from soundmill import manifest, params, stage, tracking
 from soundmill.decoding import decode
 from stages import duplicates, quality, resample, scan, segment
 from tests.prepared import PLAN, execution
+from tests.stages.handling import BOUNDS
 
 HOSTILE = '<img src=x onerror=alert(1)> & "planted"'  # a folder's name
 RULES = {
@@ -65,7 +66,7 @@ def settle(project: Path, corpus: Path, **changes) -> None:
     sections["quality"]["report"] = sections["duplicates"]["report"] = report
     sections["quality"]["rules"] = RULES | changes
     where = {"format": "folder", "path": str(corpus), "parts": {}, "embedded": [], "external": ["folder"], "shards": 3}
-    where |= {"follow_links": False, "max_seconds": 7200.0}
+    where |= BOUNDS
     params.write_yaml({"corpus": where, **sections}, project / "params.yaml")
 
 

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from soundmill import stage, tracking
+from soundmill import attribution, manifest, stage, tracking
 from soundmill.corpora import handover, registry, survey
 from stages import corpus, scan
 from tests.lost_bits import lose_a_bit
 from tests.stages.handling import (
     CORPUS,
+    TERMS,
     call,
     external,
     failure,
@@ -197,3 +198,38 @@ def test_wrong_parameters_are_named(project, capsys):
     message = failure(capsys, corpus, "--corpus", "data/corpus")
     assert "corpus.recordings" in message
     assert "did you mean 'seed'?" in message
+
+
+def test_terms_are_in_the_table_and_decide_what_is_used(project):
+    (project / "sounds").mkdir()
+    for name in "abc":
+        (project / "sounds" / f"{name}.wav").write_bytes(b"RIFF" + name.encode())
+    listed = project / "sounds" / "licences.csv"
+    listed.write_text("glob,licence,creator,source_url,ai_terms\na.wav,CC BY 4.0,Ann,https://a.org,allowed\nb.wav,CC0,,,refused\n")
+    settle(project, corpus=external("sounds"))
+    call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")
+    found = {row["path"]: tuple(row[name] for name in manifest.TERMS) for row in table("data/corpus/recordings.parquet")}
+    assert found == {
+        "a.wav": ("CC-BY-4.0", "Ann", "https://a.org", "allowed", "licences.csv:2"),
+        "b.wav": ("CC0-1.0", None, None, "refused", "licences.csv:3"),
+        "c.wav": (None,) * 5,
+    }
+    assert attribution.credits_of_clips(
+        [
+            {
+                "clip_id": "x",
+                "recording_id": row["recording_id"],
+                "source": row["path"],
+                "start": 0.0,
+                "seconds": 1.0,
+                "digest": "d",
+            }
+            for row in table("data/corpus/recordings.parquet")
+        ],
+        Path("data/corpus/recordings.parquet"),
+    )[0] == attribution.Credit("a.wav", "Ann", "CC-BY-4.0", "allowed", "https://a.org", 1, 1.0, 0, "clips")
+    listed.write_text(listed.read_text() + "c.wav,CC0,,,\n")  # a change of this file alone is noticed
+    settle(project, corpus=external("sounds") | {"terms": TERMS | {"allow": ["CC0-*"], "ai_refused": "quarantine"}})
+    call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")
+    assert [row["path"] for row in table("data/corpus/recordings.parquet")] == ["c.wav"]
+    assert {row["path"]: row["reason"] for row in table("data/quarantine/scan.parquet")} == {"a.wav": "terms", "b.wav": "terms"}

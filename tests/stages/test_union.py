@@ -17,6 +17,7 @@ from soundmill.decoding import decode
 from stages import catalog, resample, scan, segment, splits
 from tests.corpora.tiny import put, sound, write, write_table
 from tests.prepared import PLAN, execution
+from tests.stages.handling import BOUNDS
 
 RATE = 16_000
 SECTIONS = {
@@ -27,8 +28,7 @@ SECTIONS = {
 
 
 def union_of(**parts: dict) -> dict:
-    bounds = {"follow_links": False, "max_seconds": 7200.0}
-    return {"format": "union", "path": None, "parts": parts, "embedded": [], "external": ["union"], "shards": 3, **bounds}
+    return {"format": "union", "path": None, "parts": parts, "embedded": [], "external": ["union"], "shards": 3, **BOUNDS}
 
 
 @pytest.fixture

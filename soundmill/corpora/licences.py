@@ -1,0 +1,62 @@
+"""Creative Commons' and public domain licences in texts, as SPDX ids (https://spdx.org/licenses)."""
+
+from __future__ import annotations
+
+import re
+
+_GAP = r"[\s_/-]{0,3}"  # bounded, so that no text takes long
+_CC = r"(?:\bcc|\bcreative\s?commons(?:\.org/licen[cs]es)?)"
+_ATTRIBUTION = re.compile(
+    rf"{_CC}{_GAP}(?:by|attribution)(?![a-z])"
+    rf"(?P<nc>{_GAP}(?:nc|non{_GAP}commercial)(?![a-z]))?"
+    rf"(?:{_GAP}(?:(?P<sa>sa|share{_GAP}alike)|(?P<nd>nd|no{_GAP}deriv(?:ative)?s?(?:{_GAP}works)?))(?![a-z]))?"
+    rf"(?:{_GAP}v?(?P<version>[1-4]\.[015])(?!\.?\d)(?:/(?P<port>[a-z]{{2,3}}|scotland)(?![a-z]))?)?",
+    re.IGNORECASE,
+)
+_OTHERS = {
+    "CC0-1.0": rf"(?:\bcc|\bcreative\s?commons){_GAP}(?:0|zero)(?!\.?\d|[a-z])(?:{_GAP}v?1\.0)?"
+    r"|creativecommons\.org/publicdomain/zero/1\.0",
+    "CC-PDM-1.0": rf"\bcc-pdm-1\.0|\bpublic{_GAP}domain{_GAP}mark(?:{_GAP}1\.0)?|creativecommons\.org/publicdomain/mark/1\.0",
+    "PDDL-1.0": rf"\bpddl(?:{_GAP}v?1\.0)?|\bopen data commons public domain dedication and licen[cs]e",
+    "Unlicense": r"\bunlicense\b|\bfree and unencumbered software released into the public domain",
+}
+_OTHER = {name: re.compile(pattern, re.IGNORECASE) for name, pattern in _OTHERS.items()}
+# The texts of Creative Commons' licences are themselves under CC0, and say so.
+_OF_LICENCE_TEXTS = re.compile(
+    r"creative commons public licenses is dedicated to the public domain under the \W?CC0 "
+    r"public domain dedication(?:\W{1,4}https?://creativecommons\.org/publicdomain/zero/1\.0)?",
+    re.IGNORECASE,
+)
+_FILLERS = frozenset(
+    "http https www the license licence licensed under international unported generic universal public domain dedication deed en "
+    "legalcode".split()
+)
+
+
+def spdx(text: str) -> str:
+    """The SPDX id of a licence in a common spelling, without a version if it has none (`CC-BY`); any other text as it is."""
+    full = f"Creative Commons {text}" if text[:11].lower() == "attribution" else text
+    ids, rest = _ids(full)
+    return ids[0] if len(ids) == 1 and not set(re.findall(r"\w+", rest.lower())) - _FILLERS else text
+
+
+def named_in(text: str) -> list[str]:
+    """The SPDX ids of the licences that a text (such as a LICENSE file) names, sorted."""
+    return _ids(_OF_LICENCE_TEXTS.sub(" ", " ".join(text.split())))[0]
+
+
+def _ids(text: str) -> tuple[list[str], str]:
+    """The ids of all licences named in a text, and the text without them."""
+    found = set()
+
+    def attribution(match: re.Match[str]) -> str:
+        parts = ["CC-BY", *(part.upper() for part in ("nc", "sa", "nd") if match[part])]
+        found.add("-".join([*parts, *filter(None, (match["version"], (match["port"] or "").upper()))]))
+        return " "
+
+    text = _ATTRIBUTION.sub(attribution, text)
+    for name, pattern in _OTHER.items():
+        text, count = pattern.subn(" ", text)
+        found |= {name} if count else set()
+    # "CC BY" beside "CC BY 4.0" is the same licence.
+    return sorted(one for one in found if not any(re.fullmatch(rf"{one}-\d.*", other) for other in found)), text

@@ -1,0 +1,225 @@
+"""Terms of recordings: licence, creator, source and use for AI, from `licences.csv` or from the licence files of a corpus."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase, translate
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from soundmill.corpora import buckets, licences
+from soundmill.corpora.inventory import LICENCES, Inventory
+from soundmill.corpora.metadata import read_head
+from soundmill.corpora.tables import CorpusTables
+from soundmill.errors import UserError
+from soundmill.manifest import escape_path
+from soundmill.params import StageParams
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+REASON = "terms"  # in quarantine
+UNKNOWN = "unknown"
+COLUMNS = ["glob", "licence", "creator", "source_url", "ai_terms"]
+AI_TERMS = ("allowed", "with_disclosure", "refused", UNKNOWN)
+MAX_BYTES = 64 << 20  # of licences.csv
+MAX_CELL = 4096  # characters
+MAX_PATTERNS = 1000  # rows with wildcards, each compared with every recording
+LISTED = 20  # licences in the printed table
+_WILDCARD = re.compile(r"[*?[]")
+_LICENCE_FILE = re.compile(rb"(licen[cs]e|copying)([-_. ].*)?", re.IGNORECASE)
+_TABLE = (b".csv", b".tsv", b".json", b".jsonl")
+
+
+class TermsParams(StageParams):
+    """What the terms of a recording must be."""
+
+    allow: Annotated[list[str], Field(min_length=1)] | None = Field(description="patterns of licences to keep; null: all")
+    unknown: Literal["keep", "quarantine"] = Field(description="recordings without a known licence")
+    ai_refused: Literal["keep", "quarantine"] = Field(description="recordings whose creators refuse the use for generative AI")
+
+    def broken_by(self, row: Mapping[str, Any]) -> str:
+        """Why these terms forbid a recording (row of manifest.RECORDINGS); empty if they do not."""
+        licence = row["licence"]
+        if licence is None:
+            if self.unknown == "quarantine":
+                return "no known licence, and corpus.terms.unknown is quarantine"
+        elif self.allow is not None and not any(fnmatchcase(licence, pattern) for pattern in self.allow):
+            return f"licence {licence:.200}, which corpus.terms.allow does not have ({row['terms_found']})"
+        if row["ai_terms"] == "refused" and self.ai_refused == "quarantine":
+            return f"use for AI refused, and corpus.terms.ai_refused is quarantine ({row['terms_found']})"
+        return ""
+
+    def leave_out(self, tables: CorpusTables) -> None:
+        """Move the recordings that break these terms to the rejected rows; UserError if none is left."""
+        broken = {row["recording_id"]: (row["path"], why) for row in tables.recordings if (why := self.broken_by(row))}
+        if broken and len(broken) == len(tables.recordings):
+            path, why = next(iter(broken.values()))
+            raise UserError(
+                f"corpus.terms: no recording is left (first: {path}: {why}); change corpus.terms, or state terms in "
+                f"{LICENCES.decode()} (docs/corpora.md#terms)"
+            )
+        tables.rejected += [{"path": path, "reason": REASON, "detail": why} for path, why in broken.values()]
+        tables.remove(set(broken))
+
+
+@dataclass
+class _Rows:
+    """The rows of `licences.csv`: their terms, shared by all recordings that a row matches."""
+
+    terms: list[dict[str, str | None]] = field(default_factory=list)
+    literal: dict[str, int] = field(default_factory=dict)  # glob → number of its last row
+    patterns: list[tuple[int, re.Pattern[str]]] = field(default_factory=list)
+
+    def match(self, path: str) -> dict[str, str | None] | None:
+        """The terms of the last row that matches a path."""
+        number = self.literal.get(path, -1)
+        for at, pattern in reversed(self.patterns):
+            if at < number or pattern.match(path):
+                number = max(at, number)
+                break
+        return self.terms[number] if number >= 0 else None
+
+
+def fill(tables: CorpusTables, inventory: Inventory) -> None:
+    """Set the terms of a corpus's recordings; UserError, naming file and line, if its `licences.csv` is unusable.
+
+    The last row that matches a recording's path decides; without one, the licence files in the nearest folder that has any.
+    """
+    rows = _read(tables, inventory) if LICENCES in inventory.metadata else _Rows()
+    of_folder = _licence_files(tables, inventory)
+    for row in tables.recordings:
+        found = rows.match(row["path"])
+        if found is None:
+            folder = row["raw_path"]
+            while found is None and folder:
+                folder = os.path.dirname(folder)
+                found = of_folder.get(folder)
+        row |= found or {}
+
+
+def _read(tables: CorpusTables, inventory: Inventory) -> _Rows:
+    name = LICENCES.decode()
+    place = escape_path(inventory.metadata[LICENCES])
+    rows = _Rows()
+    globs = []
+    known: dict[str, str] = {}  # one object for each text
+
+    def clean(text: str) -> str | None:
+        text = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+        return known.setdefault(text, text) if text else None
+
+    reader = csv.reader(io.StringIO(_text(inventory, place), newline=""), strict=True)
+    at = 1
+    try:
+        for cells in reader:
+            at, line = reader.line_num + 1, at
+            if line == 1:
+                if cells != COLUMNS:
+                    raise UserError(f"{place}:1: the header must be {','.join(COLUMNS)} (docs/corpora.md#terms)")
+                continue
+            if not cells:
+                continue
+            if len(cells) != len(COLUMNS):
+                raise UserError(f"{place}:{line}: {len(cells)} cells, must be {len(COLUMNS)}: {', '.join(COLUMNS)}")
+            if long := [column for column, cell in zip(COLUMNS, cells, strict=True) if len(cell) > MAX_CELL]:
+                raise UserError(f"{place}:{line}: {long[0]} has more than {MAX_CELL} characters; shorten it")
+            glob, licence, creator, url, ai_terms = cells
+            if not glob:
+                raise UserError(f"{place}:{line}: glob is empty; give a path, or * for all recordings")
+            licence, ai_terms = clean(licence), clean(ai_terms) or UNKNOWN
+            if ai_terms not in AI_TERMS:
+                raise UserError(f"{place}:{line}: ai_terms is {ai_terms[:40]!r}, must be empty or one of {', '.join(AI_TERMS)}")
+            licence = None if licence in (None, UNKNOWN) else clean(licences.spdx(licence))
+            ai_terms = None if ai_terms == UNKNOWN else clean(ai_terms)
+            found = f"{name}:{line}"
+            rows.literal[glob] = len(rows.terms)
+            globs.append(glob)
+            rows.terms.append(
+                {
+                    "licence": licence,
+                    "creator": clean(creator),
+                    "source_url": clean(url),
+                    "ai_terms": ai_terms,
+                    "terms_found": found,
+                }
+            )
+    except csv.Error as error:
+        raise UserError(f"{place}:{at}: not readable as csv: {error}") from None
+    if at == 1:
+        raise UserError(f"{place}:1: the header must be {','.join(COLUMNS)} (docs/corpora.md#terms)")
+    # A path may contain characters that would be wildcards.
+    paths = {row["path"] for row in tables.recordings if row["path"] in rows.literal}
+    others = [(number, glob) for number, glob in enumerate(globs) if glob not in paths]
+    wild = [(number, glob) for number, glob in others if _WILDCARD.search(glob)]
+    if len(wild) > MAX_PATTERNS:
+        what = f"more than {MAX_PATTERNS} rows have wildcards and are no path of a recording"
+        raise UserError(f"{place}: {what} (first: {wild[0][1]:.200}); name the recordings instead")
+    rows.patterns = [(number, re.compile(translate(glob))) for number, glob in wild]
+    if stray := [glob for _, glob in others if not _WILDCARD.search(glob)]:
+        tables.remarks.append(f"{name}: {len(stray)} rows name no recording (first: {escape_path(os.fsencode(stray[0]))[:200]})")
+    return rows
+
+
+def _text(inventory: Inventory, place: str) -> str:
+    try:
+        with buckets.open_file(inventory.metadata[LICENCES]) as file:
+            raw = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"{place}: {error.strerror}; make it readable, or remove it from the corpus") from None
+    if len(raw) > MAX_BYTES:
+        raise UserError(f"{place}: more than {MAX_BYTES >> 20} MiB; use wildcards instead of many rows")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(f"{place}:{line}: not UTF-8 text ({error.reason}); save it as UTF-8") from None
+
+
+def _licence_files(tables: CorpusTables, inventory: Inventory) -> dict[bytes, dict[str, str | None]]:
+    """Terms by folder that has licence files: unknown ones if they name no licence, or several."""
+    named: dict[bytes, dict[str, str]] = {}  # folder → licence → file that names it first
+    for path in sorted(inventory.metadata):
+        folder, name = os.path.split(path)
+        if _LICENCE_FILE.fullmatch(name) and not name.lower().endswith(_TABLE):
+            of_folder = named.setdefault(folder, {})
+            for licence in licences.named_in(read_head(inventory, path).decode("utf-8", "replace")):
+                of_folder.setdefault(licence, escape_path(path))
+    terms: dict[bytes, dict[str, str | None]] = {}
+    for folder, found in named.items():
+        if len(found) > 1:
+            listed = ", ".join(sorted(found))
+            where = escape_path(folder) or "the corpus"
+            remedy = f"state the licence of each recording in {LICENCES.decode()}"
+            tables.remarks.append(f"{where}: its licence files name several licences ({listed}), so none is taken; {remedy}")
+        one = next(iter(found.items())) if len(found) == 1 else None
+        terms[folder] = {"licence": one[0], "terms_found": one[1]} if one else {}
+    return terms
+
+
+def by_licence(recordings: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Number of recordings by licence, most first."""
+    counts = Counter(row["licence"] or UNKNOWN for row in recordings)
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def table(recordings: Iterable[Mapping[str, Any]]) -> Table:
+    """A table for the console: recordings by licence."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table("licence", box=None, padding=(0, 2, 0, 0), header_style="bold")
+    grid.add_column("recordings", justify="right")
+    counts = list(by_licence(recordings).items())
+    for licence, count in counts[:LISTED]:
+        grid.add_row(Text(licence[:80]), f"{count:,}")
+    if rest := counts[LISTED:]:
+        grid.add_row(f"{len(rest)} others", f"{sum(count for _, count in rest):,}")
+    return grid

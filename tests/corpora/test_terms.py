@@ -1,0 +1,170 @@
+"""Terms of recordings, from `licences.csv` and licence files."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from soundmill import params
+from soundmill.corpora import check, registry, terms, union
+from soundmill.corpora.section import Directory
+from soundmill.corpora.tables import CorpusTables
+from soundmill.corpora.terms import TermsParams
+from soundmill.errors import UserError
+
+HEADER = "glob,licence,creator,source_url,ai_terms\n"
+KEEP = {"allow": None, "unknown": "keep", "ai_refused": "keep"}
+
+
+def filled(inventory) -> CorpusTables:
+    tables = registry.read("folder", inventory, 1)
+    terms.fill(tables, inventory)
+    return tables
+
+
+def of(tables: CorpusTables, *columns: str) -> dict[str, tuple]:
+    return {row["path"]: tuple(row[column] for column in columns) for row in tables.recordings}
+
+
+def test_the_last_row_that_matches_decides(lay):
+    rows = "*,CC BY 4.0,Ann,https://a.org,allowed\nrain/*,CC0,,,\nrain/b [1].wav,Mine,Bob,,refused\n\n?.wav,,Eve,,unknown\n"
+    rows += "gone.wav,CC0,,,\n"
+    inventory = lay("a.wav", "rain/a.wav", "rain/b [1].wav", "rain/deep/c.wav", "wind/d.wav", **{"licences.csv": HEADER + rows})
+    tables = filled(inventory)
+    assert of(tables, *terms.COLUMNS[1:], "terms_found") == {
+        "a.wav": (None, "Eve", None, None, "licences.csv:6"),
+        "rain/a.wav": ("CC0-1.0", None, None, None, "licences.csv:3"),
+        "rain/b [1].wav": ("Mine", "Bob", None, "refused", "licences.csv:4"),
+        "rain/deep/c.wav": ("CC0-1.0", None, None, None, "licences.csv:3"),
+        "wind/d.wav": ("CC-BY-4.0", "Ann", "https://a.org", "allowed", "licences.csv:2"),
+    }
+    assert tables.remarks[-1] == "licences.csv: 1 rows name no recording (first: gone.wav)"
+    assert len({id(row["licence"]) for row in tables.recordings if row["licence"] == "CC0-1.0"}) == 1  # not a text per recording
+
+
+def test_the_file_is_neither_a_recording_nor_ignored_nor_a_table_of_captions(lay):
+    inventory = lay("a.wav", **{"licences.csv": HEADER + "*,CC0,,,\n", "sub/licences.csv": "x"})
+    tables = filled(inventory)
+    assert (inventory.ignored, [file.path for file in inventory.audio]) == ({".csv": 1}, ["a.wav"])
+    assert inventory.csv_files() == [b"sub/licences.csv"]
+    assert ["sub/licences.csv" in remark for remark in tables.remarks] == [True]
+    assert of(tables, "licence") == {"a.wav": ("CC0-1.0",)}
+
+
+def test_hostile_cells_stay_text(lay):
+    html, formula = "<script>alert(1)</script>", '=HYPERLINK(""http://x"")'
+    rows = f'a.wav,{html},"{formula}","java\x00script:\u202e\x1b[31m\nx",\n'
+    (found,) = of(filled(lay("a.wav", **{"licences.csv": "\ufeff" + HEADER + rows})), "licence", "creator", "source_url").values()
+    assert found == (html, '=HYPERLINK("http://x")', "java script: [31m x")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", r":1: the header must be glob,licence,creator,source_url,ai_terms"),
+        (b"file,licence\na.wav,CC0\n", r":1: the header must be"),
+        (HEADER.encode() + b"*,CC0,,,\na.wav,CC0\n", r":3: 2 cells, must be 5"),
+        (HEADER.encode() + b"*,CC0,,,,\n", r":2: 6 cells"),
+        (HEADER.encode() + b",CC0,,,\n", r":2: glob is empty"),
+        (HEADER.encode() + b'*,"CC\n0",,,\n*,CC0,,,yes\n', r":4: ai_terms is 'yes', must be empty or one of allowed"),
+        (HEADER.encode() + b"*,CC0,,,\n*,CC0," + b"x" * (1 << 20) + b",,\n", r":3: not readable as csv: field larger"),
+        (HEADER.encode() + b"*,CC0," + b"x" * 5000 + b",,\n", r":2: creator has more than 4096 characters"),
+        (HEADER.encode() + b'*,CC0,,,\n*,"CC0,,,\n', r":3: not readable as csv"),
+        (HEADER.encode() + b"*,CC0,,,\n*,CC0,Andr\xe9,,\n", r":3: not UTF-8 text"),
+        (HEADER.encode() + b"*.wav,CC0,,,\n" * 1001, r": more than 1000 rows have wildcards"),
+    ],
+)
+def test_an_unusable_file_stops_with_file_and_line(lay, content, problem):
+    inventory = lay("a.wav", **{"licences.csv": content})
+    with pytest.raises(UserError, match=rf"licences\.csv{problem}"):
+        filled(inventory)
+
+
+def test_many_rows_may_name_recordings_with_brackets(lay):
+    names = [f"[{number}].wav" for number in range(1001)]
+    tables = filled(lay(*names, **{"licences.csv": HEADER + "".join(f"{name},CC0,,,\n" for name in names)}))
+    assert set(of(tables, "licence").values()) == {("CC0-1.0",)}
+
+
+def test_a_file_that_is_too_large_is_not_read(lay, monkeypatch):
+    monkeypatch.setattr(terms, "MAX_BYTES", 100)
+    inventory = lay("a.wav", **{"licences.csv": HEADER + "*,CC0,,,\n" * 10})
+    with pytest.raises(UserError, match=r"licences\.csv: more than"):
+        filled(inventory)
+
+
+def test_the_nearest_licence_files_decide_where_no_row_matches(lay):
+    texts = {
+        "LICENSE.txt": "Creative Commons Attribution 4.0 International",
+        "wind/COPYING": "https://creativecommons.org/publicdomain/zero/1.0/",
+        "odd/license.md": "All rights reserved.",
+        "both/LICENSE-a": "CC BY 4.0",
+        "both/LICENSE-b": "CC BY-NC 4.0",
+        "late/LICENCE": b"\xff\x00" * (1 << 15) + b"CC0",
+        "licences.csv": HEADER + "rain/a.wav,Mine,,,\n",
+    }
+    tables = filled(lay("a.wav", "rain/a.wav", "rain/deep/b.wav", "wind/a.wav", "odd/a.wav", "both/a.wav", "late/a.wav", **texts))
+    assert of(tables, "licence", "terms_found") == {
+        "a.wav": ("CC-BY-4.0", "LICENSE.txt"),
+        "rain/a.wav": ("Mine", "licences.csv:2"),
+        "rain/deep/b.wav": ("CC-BY-4.0", "LICENSE.txt"),
+        "wind/a.wav": ("CC0-1.0", "wind/COPYING"),
+        "odd/a.wav": (None, None),
+        "both/a.wav": (None, None),
+        "late/a.wav": (None, None),
+    }
+    assert tables.remarks[-1].startswith("both: its licence files name several licences (CC-BY-4.0, CC-BY-NC-4.0)")
+
+
+@pytest.mark.parametrize(
+    ("changes", "left"),
+    [
+        ({}, "abcd"),
+        ({"allow": ["CC-BY-*"]}, "bcd"),
+        ({"allow": ["CC-BY-[0-9]*", "CC0-1.0"]}, "abd"),
+        ({"unknown": "quarantine"}, "abc"),
+        ({"ai_refused": "quarantine"}, "acd"),
+        ({"allow": ["CC0-*"], "unknown": "quarantine"}, "a"),
+    ],
+)
+def test_what_breaks_the_terms_is_left_out(lay, changes, left):
+    rows = "a.wav,CC0,,,\nb.wav,CC BY 4.0,,,refused\nc.wav,CC BY-NC 4.0,,,allowed\n"
+    tables = filled(lay("a.wav", "b.wav", "c.wav", "d.wav", **{"licences.csv": HEADER + rows, "b.txt": "a bark"}))
+    params.parse(TermsParams, KEEP | changes, "terms").leave_out(tables)
+    assert [row["path"] for row in tables.recordings] == [f"{name}.wav" for name in left]
+    assert len(tables.captions) == len(tables.matched) == ("b" in left)
+    rejected = {row["path"][0]: row for row in tables.rejected}
+    assert set(rejected) == set("abcd") - set(left)
+    for name, row in rejected.items():
+        assert row["reason"] == "terms"
+        assert ("no known licence" if name == "d" else "licences.csv:") in row["detail"]
+
+
+def test_each_part_of_a_union_has_its_own_terms(tmp_path):
+    for name, licence in (("one", "CC0"), ("two", "CC BY 4.0")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.wav").write_bytes(b"RIFF" + name.encode())
+        (tmp_path / name / "licences.csv").write_text(f"{HEADER}a.wav,{licence},,,\n")
+    parts = check.read([Directory(name, "folder", 1.0, tmp_path / name, False) for name in ("one", "two")])
+    assert of(union.unite(parts)[1], "licence") == {"one/a.wav": ("CC0-1.0",), "two/a.wav": ("CC-BY-4.0",)}
+
+
+def test_terms_that_leave_nothing_stop_the_run(lay):
+    tables = filled(lay("a.wav"))
+    with pytest.raises(UserError, match=r"corpus\.terms: no recording is left \(first: a\.wav: no known licence"):
+        params.parse(TermsParams, KEEP | {"unknown": "quarantine"}, "terms").leave_out(tables)
+
+
+def test_check_counts_recordings_by_licence(lay, tmp_path):
+    rows = "a*,CC0,,,\nb.wav,[red]<b>mine</b>,,,\n" + "".join(f"c{number}.wav,L{number},,,\n" for number in range(30))
+    lay("a1.wav", "a2.wav", "b.wav", "d.wav", *(f"c{number}.wav" for number in range(30)), **{"licences.csv": HEADER + rows})
+    report = check.check(tmp_path)
+    assert list(report.as_json()["licences"].items())[:2] == [("CC0-1.0", 2), ("L0", 1)]
+    console = Console(width=100, record=True, file=io.StringIO())
+    check.show(report, console)
+    lines = [line.split() for line in console.export_text().splitlines()]
+    assert ["licence", "recordings"] in lines
+    assert ["CC0-1.0", "2"] in lines
+    assert ["13", "others", "13"] in lines
