@@ -277,7 +277,7 @@ def refuse(rows: Iterable[Mapping[str, str]]) -> None:
 def _tasks(sounds: Iterable[Sound]) -> list[list[Sound]]:
     """Sounds split into tasks, each content once; independent of the workers and of the cache."""
     distinct = {sound.key: sound for sound in reversed(list(sounds))}
-    ordered = sorted(distinct.values(), key=lambda sound: (*_kind(sound), sound.clip_id, sound.path or b""))
+    ordered = sorted(distinct.values(), key=lambda sound: (*_kind(sound), sound.clip_id, sound.path or b"", sound.spoiling))
     tasks = []
     for (_, shard), group in groupby(ordered, key=_kind):
         members = list(group)
