@@ -214,7 +214,10 @@ def msclap(seed: int = 0) -> nn.Module:
 
 
 def write_msclap(net: nn.Module, path: Path) -> None:
-    """Write the net as the published file has it: all as floats, with the masks of GPT-2 in older versions of transformers."""
+    """Write the net as the published file has it: all as floats, with the masks of GPT-2 in older versions of transformers.
+
+    So written, it is 689,920,291 bytes long; the published file has 29,745 more (0.004 %), of another version's container.
+    """
     import torch
 
     state = {name: values.float() for name, values in net.state_dict().items()}
