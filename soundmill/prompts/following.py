@@ -189,11 +189,9 @@ def _match(sound: Heard, wanted: Sequence[int]) -> float:
 
 
 def _ahead(scores: np.ndarray, ranked: np.ndarray) -> float:
-    """The share of other sounds whose scores `ranked` [sounds, kinds], sorted by kind, are lower than these [kinds]; ties count half."""
-    places = [
-        np.searchsorted(others, own, side) for own, others in zip(scores, ranked.T, strict=True) for side in ("left", "right")
-    ]
-    return float(np.mean(places) / len(ranked))
+    """The share of other sounds with lower scores [sounds, kinds], `ranked` by kind, than these [kinds]; ties count half."""
+    pairs = [*zip(ranked.T, scores, strict=True)]
+    return float(np.mean([np.searchsorted(*pair, side) for pair in pairs for side in ("left", "right")]) / len(ranked))
 
 
 def _absent(prompts: Sequence[Prompt], heard: Sequence[Sequence[Heard]], kinds: Sequence[str]) -> list[list[float]]:

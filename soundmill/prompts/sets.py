@@ -50,7 +50,7 @@ def kinds() -> dict[str, Kind]:
 
 
 def load(names: Sequence[str]) -> dict[str, PromptSet]:
-    """Sets by name, those of this package or YAML files, each with all kinds that it knows; UserError names file, key and remedy."""
+    """Sets by name, of this package or YAML files, each with all kinds that it knows; UserError names file, key and remedy."""
     sets: dict[str, PromptSet] = {}
     common = kinds()
     for name in names:

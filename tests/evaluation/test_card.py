@@ -9,7 +9,8 @@ RUNGS = {"generated": 8.8, "real": 3.2, "pieces_200ms": 4.4, "pieces_50ms": 10.0
 
 def result(**changes: object) -> dict:
     metrics = {
-        "protocol": "soundmill-3", "version": 3, "soundmill": "0.1.0", "resampler": "soxr HQ", "sample_rate": None, "level": "peak", "chosen_by": ["tagger"],
+        "protocol": "soundmill-3", "version": 3, "soundmill": "0.1.0", "resampler": "soxr HQ", "sample_rate": None,
+        "level": "peak", "chosen_by": ["tagger"],
         "seed": 7, "replicates": 200, "trained_against": ["vggish"], "weights": "EMA (step 500)",
         "counts": {"generated": 80, "reference": 160, "codec_reference": 12}, "seconds": {"generated": 400.0, "reference": 800.0},
         "files": {"generated": "aaaa", "reference": "bbbb"},

@@ -269,15 +269,12 @@ def test_a_score_that_cannot_be_measured_is_told_and_the_training_goes_on(loader
         return measured(module, step)
 
     broken.values = measure
-    _, loaded = _fit(loader, tmp_path, scoring=broken)
+    _fit(loader, tmp_path, scoring=broken)
     assert [point["step"] for point in broken.points] == [15, 20, 23]
     assert broken.step == 15
     said = capsys.readouterr().out
-    assert [f"test: no scores at step {step}: the model's output is not finite\n" in said for step in (5, 10, 15)] == [
-        True,
-        True,
-        False,
-    ]
+    told = [step for step in (5, 10, 15) if f"test: no scores at step {step}: the model's output is not finite\n" in said]
+    assert told == [5, 10]
 
 
 def test_the_cost_of_scores_is_told_with_what_would_lower_it(loader, tmp_path, capsys):
