@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from flows.results_table import metrics_in
 from flows.scores import by_baseline, markdown_table
-from soundmill import hashing, tracking
-from soundmill.errors import UserError
+from soundmill import attribution, hashing, tracking
+from soundmill.errors import UserError, report_failure
 from soundmill.params import compose, read_yaml
 
 RUN = "#/experiments/{experiment_id}/runs/{run_id}"  # the uploader fills in the ids
@@ -68,12 +69,24 @@ def record(run: tracking.PipelineRun, root: Path, scores: dict[str, dict[str, An
         if (root / MODELS / name).is_dir():
             unranked = scores[name].get("unranked", {})
             values = {key: value for key, value in values_with_intervals(scores[name]).items() if key not in unranked}
-            run.log_model_scores(hashing.model_digest(root / MODELS / name), name, values)
+            digest = hashing.model_digest(root / MODELS / name)
+            run.log_model_scores(digest, name, values, _log_attribution(run, root, name))
         for path in sorted((root / REPORT / name).glob("*")):
             if path.name == "index.html":
                 run.log_file(path, "", page_of(name))
             else:
                 run.log_file(path, f"report/{name}")
+
+
+def _log_attribution(run: tracking.PipelineRun, root: Path, family: str) -> dict[str, str]:
+    """Log whose sounds a model was trained on; returns the tags that its versions get."""
+    with report_failure(f"attribution of {family}"):
+        found = attribution.credits_of(root / MODELS / family, root / "data" / "corpus" / "recordings.parquet")
+        with tempfile.TemporaryDirectory() as folder:
+            attribution.write(found, path := Path(folder) / f"{family}.csv")
+            run.log_file(path, "attribution")
+        return attribution.tags(found)
+    return {}
 
 
 def best(scores: dict[str, dict[str, Any]]) -> tuple[str, dict[str, Any]]:

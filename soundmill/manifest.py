@@ -248,6 +248,8 @@ TRAINED_ON = pa.schema(
     ]
 )
 TRAINED_ON_FILE = "trained_on.parquet"
+ATTRIBUTION = "ATTRIBUTION.csv"  # in the directory above a published checkpoint; see soundmill/attribution.py
+EARLIER_ATTRIBUTION = "earlier_attribution.csv"  # beside TRAINED_ON_FILE: that of the checkpoint that the training started from
 
 QUARANTINE = pa.schema([("path", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from soundmill import manifest, shards, stage
+from soundmill import attribution, manifest, shards, stage
 from soundmill.corpora import clip_pages
 from soundmill.corpora.verdicts import ClipQuality, Limit, apply_rules
 from soundmill.errors import UserError
@@ -54,7 +55,8 @@ def run(
     ctx.quarantine.extend(rejected)
 
     def show() -> None:
-        clip_pages.write_quality(report, quality, params.report.examples, int(params.report.megabytes * 1e6))
+        terms = _hours_by_terms(corpus, clips)
+        clip_pages.write_quality(report, quality, params.report.examples, int(params.report.megabytes * 1e6), terms)
         ctx.tracking.log_file(report)
 
     ctx.show(f"the page ({report.name})", show)
@@ -65,6 +67,14 @@ def run(
         "broken": quality.broken(),
         "measures": quality.spread(),
     }
+
+
+def _hours_by_terms(corpus: Path, clips: Path) -> dict[str, dict[str, float]]:
+    columns = ["clip_id", "recording_id", "source", "start", "digest", "quality"]
+    rows = (row for path in shards.shard_paths(clips) for row in shards.read_rows(path, manifest.CLIPS, columns))
+    timed = ({**row, "seconds": row["quality"]["seconds"]} for row in rows)
+    found = attribution.credits_of_clips(timed, corpus / "recordings.parquet")
+    return {"licence": attribution.hours_by(found, "licence"), "terms for AI": attribution.hours_by(found, "ai_terms")}
 
 
 def _check_left(quality: ClipQuality, rejected: int) -> None:

@@ -36,6 +36,7 @@ SPDX = {  # as packages spell them in classifiers and in the free-text field
 NOT_IN_METADATA = {
     "cuda-toolkit": "LicenseRef-NVIDIA-Proprietary",
     "huey": "MIT",
+    "mlcroissant": "Apache-2.0",
     "skops": "MIT",
     "vocos": "MIT",
 }  # in their LICENSE

@@ -34,7 +34,8 @@ from tests.test_docs import DOCS, DVC
 # Of soundmill's own commands: those that a test can wait for, and why it does not run the others.
 QUICK = {
     "clips export", "clips list", "compare", "corpus check", "corpus duplicates", "corpus export", "doctor", "evaluate",
-    "experiments", "families", "generate", "lineage", "listen", "reconstruct", "sync", "vocode", "weights list",
+    "experiments", "families", "generate", "licences", "lineage", "listen", "publish", "reconstruct", "sync", "vocode",
+    "weights list",
 }  # fmt: skip
 NOT_RUN = {
     "bakeoff": "trains every family",
@@ -51,6 +52,7 @@ NOT_RUN = {
     "listening-test score": "needs raters",
     "params": "composed instead, as all overrides are",
     "prompts": "makes hundreds of sounds",
+    "pull": "takes what was published",
     "reproduce": "the demo of the tests is not recorded",
     "restyle": "the demo has no family that can",
     "run": "trains for minutes",
@@ -68,7 +70,8 @@ ELSEWHERE = {
 }
 # What a person puts there, and what stands for it in the demo's state; `recordings` and `real` are made from its clips.
 STANDS_FOR = {
-    "A": "data/generated/ddpm_mel", "B": "data/generated/ddpm_mel", "CLIPS": "CLIPS", "DIR": "recordings",
+    "A": "data/generated/ddpm_mel", "B": "data/generated/ddpm_mel", "CLIPS": "CLIPS",
+    "DATA_DIR": "published clips", "DIR": "recordings",
     "DIRECTORY": "recordings", "DIR_OF_WAVS": "recordings", "FILE": "rain.wav", "FOLD3": "recordings", "FOLDS12": "recordings",
     "FORMAT": "folder", "GENERATED": "data/generated/ddpm_mel", "MODEL": "ddpm_mel", "NAME": "made", "NAMES": "vggish",
     "ORIGINALS": "real", "RECONSTRUCTIONS": "data/generated/ddpm_mel", "RECORDING": "rain.wav", "REFERENCE": "real",
@@ -79,6 +82,7 @@ OF_COMMAND = {
     "corpus export": {"DIR": "exported"},
     "lineage": {"FILE": "lineage.json"},
     "listen": {"DIR": "data/generated/ddpm_mel"},
+    "publish": {"DIR": "published"},
 }
 NO_WEIGHTS = "these sounds cannot be embedded, as weights are missing"
 PROGRAMS = ("soundmill", "make", "dvc", "python")

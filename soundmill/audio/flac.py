@@ -11,6 +11,7 @@ import numpy as np
 import soundfile
 
 from soundmill import disk
+from soundmill.audio.tags import MadeBy, chunk
 from soundmill.errors import UserError
 
 MAX_WAV_BYTES = 2**32 - 1  # a RIFF file counts its bytes in 32 bits
@@ -57,46 +58,67 @@ def decode_mono(data: bytes) -> np.ndarray:
 
 
 def write_wav(
-    path: Path, wave: np.ndarray, sample_rate: int, comment: str | None = None, tempo: tuple[float, int] | None = None
+    path: Path,
+    wave: np.ndarray,
+    sample_rate: int,
+    comment: str | None = None,
+    tempo: tuple[float, int] | None = None,
+    made_by: MadeBy | None = None,
 ) -> None:
     """Write float32 [T] or [C, T] as 16-bit WAV with a comment (ICMT), atomically.
 
-    `tempo` (beats per minute, number of beats) marks it as a loop for samplers and sequencers.
+    `tempo` (beats per minute, number of beats) marks it as a loop for samplers and sequencers; `made_by` marks a generated sound.
     """
     wave = np.atleast_2d(wave)
     buffer = io.BytesIO()
     with soundfile.SoundFile(buffer, "w", sample_rate, len(wave), format="WAV", subtype="PCM_16") as sound:
-        if comment is not None:
-            sound.comment = comment
+        _describe(sound, comment, made_by)
         sound.write(to_pcm16(wave.T))
-    data = buffer.getvalue() if tempo is None else _with_chunk(buffer.getvalue(), b"acid", _acid(*tempo))
+    more = b"" if tempo is None else chunk(b"acid", _acid(*tempo))
+    more += made_by.chunk if made_by else b""
+    data = buffer.getvalue() if not more else _with_chunks(buffer.getvalue(), more)
     # Encoded in memory: libsndfile's errors do not mention a full disk.
     disk.write_atomically(path, lambda temporary: temporary.write_bytes(data))
 
 
-def write_wav_blocks(path: Path, blocks: Iterable[np.ndarray], sample_rate: int, channels: int, comment: str | None = None) -> None:
+def write_wav_blocks(
+    path: Path,
+    blocks: Iterable[np.ndarray],
+    sample_rate: int,
+    channels: int,
+    comment: str | None = None,
+    made_by: MadeBy | None = None,
+) -> None:
     """`write_wav` for float32 blocks [C, n], without holding the whole sound in memory; UserError above 4 GiB."""
     buffer = io.BytesIO()
     with soundfile.SoundFile(buffer, "w", sample_rate, channels, format="WAV", subtype="PCM_16") as sound:
-        if comment is not None:
-            sound.comment = comment
+        _describe(sound, comment, made_by)
     header = buffer.getvalue()  # without samples; ends with the size of the data
+    more = made_by.chunk if made_by else b""
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
             file.write(header)
             for block in blocks:
                 file.write(to_pcm16(block.T).astype("<i2").tobytes())
-                if file.tell() > MAX_WAV_BYTES:
+                if file.tell() + len(more) > MAX_WAV_BYTES:
                     limit = MAX_WAV_BYTES / (2 * channels * sample_rate)
                     raise UserError(f"{path}: a WAV file holds {limit:,.0f} s of this sound at most (4 GiB); make it shorter")
             size = file.tell() - len(header)
+            file.write(more)
             file.seek(4)
-            file.write(struct.pack("<I", len(header) + size - 8))
+            file.write(struct.pack("<I", len(header) + size + len(more) - 8))
             file.seek(len(header) - 4)
             file.write(struct.pack("<I", size))
 
     disk.write_atomically(path, write)
+
+
+def _describe(sound: soundfile.SoundFile, comment: str | None, made_by: MadeBy | None) -> None:
+    if comment is not None:
+        sound.comment = comment
+    if made_by is not None:
+        sound.software = made_by.software
 
 
 def _acid(bpm: float, beats: int) -> bytes:
@@ -104,8 +126,7 @@ def _acid(bpm: float, beats: int) -> bytes:
     return struct.pack("<IHHfIHHf", 0, 60, 0x8000, 0.0, beats, 4, 4, bpm)
 
 
-def _with_chunk(wav: bytes, name: bytes, content: bytes) -> bytes:
-    """A RIFF file with another chunk at its end, whose length must be even."""
-    wav += bytes(len(wav) % 2)
-    wav += name + struct.pack("<I", len(content)) + content
+def _with_chunks(wav: bytes, chunks: bytes) -> bytes:
+    """A RIFF file with more chunks at its end; each begins at an even offset."""
+    wav += bytes(len(wav) % 2) + chunks
     return wav[:4] + struct.pack("<I", len(wav) - 8) + wav[8:]

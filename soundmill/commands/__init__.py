@@ -17,6 +17,7 @@ from soundmill.commands import (
     models,
     pipeline,
     prompts,
+    publishing,
     recordings,
     scores,
     spectrograms,
@@ -54,7 +55,7 @@ app = typer.Typer(
     help="From folders of recordings and captions to trained, measured audio-generation models. "
     "`make demo`, `dvc repro` or `make run CORPUS=DIR` run the pipeline itself; these commands are for everything around it.",
 )
-for group in (doctor, pipeline, models, recordings, vocoders, prompts, scores, lineage, forget, listening):
+for group in (doctor, pipeline, models, recordings, vocoders, prompts, scores, lineage, forget, listening, publishing):
     app.add_typer(group.app)
 app.add_typer(clips.app, name="clips")
 app.add_typer(corpus.app, name="corpus")

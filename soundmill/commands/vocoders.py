@@ -42,8 +42,9 @@ def vocode(
     """
     if fast and steps is not None:
         raise UserError("--fast and --steps exclude each other; give one")
-    from soundmill import manifest
+    from soundmill import hashing, manifest
     from soundmill.audio import log_mels
+    from soundmill.audio.tags import CHANGED, MadeBy
     from soundmill.models import vocoding
 
     if path.is_dir() and any(path.rglob("*.parquet")):
@@ -54,7 +55,8 @@ def vocode(
     else:
         vocoder = vocoding.load(checkpoint, None, steps, fast)
         log_mels_read = (_log_mel(file, vocoder.spec) for file in _files(path, output))
-    paths, timing = vocoding.write_sounds(vocoder, log_mels_read, output)
+    made_by = MadeBy(f"vocoder {hashing.tree_digest(checkpoint)}", CHANGED)  # of a log-mel, which may be a recording's
+    paths, timing = vocoding.write_sounds(vocoder, log_mels_read, output, made_by)
     for written in paths:
         typer.echo(written)
     typer.echo(

@@ -52,8 +52,13 @@ class ShownClip:
         return limit.describe(np.nan if value is None else value)
 
 
-def write_quality(path: Path, quality: ClipQuality, examples: int, num_bytes: int) -> None:
-    """Write the page on quality: at most `examples` clips of each rule, the worst first; at most `num_bytes` of sound."""
+def write_quality(
+    path: Path, quality: ClipQuality, examples: int, num_bytes: int, terms: Mapping[str, Mapping[str, float]]
+) -> None:
+    """Write the page on quality: at most `examples` clips of each rule, the worst first; at most `num_bytes` of sound.
+
+    `terms`: hours of sound by licence, and so on.
+    """
     worst = {limit: quality.places(quality.worst(limit, examples)) for limit in quality.limits}
     order = [clips[rank] for rank in range(examples) for clips in worst.values() if rank < len(clips)]
     sounds = _read(list(dict.fromkeys(order)), num_bytes)
@@ -65,6 +70,7 @@ def write_quality(path: Path, quality: ClipQuality, examples: int, num_bytes: in
         hours=quality.measures["seconds"].sum() / 3600,
         num_rejected=int((quality.rejected >= 0).sum()),
         corpora=_corpora(quality),
+        terms=terms,
         broken=quality.broken(),
         measures=_measures(quality),
         worst={limit: [sounds[place] for place in clips] for limit, clips in worst.items()},

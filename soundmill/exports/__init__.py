@@ -76,7 +76,7 @@ def export(
     rows = {row["clip_id"]: row for row in clips.find(tables, split=split)}
     if not rows:
         raise UserError(f"{tables.catalog}: no clip" + (f" of the split {split}" if split else "") + " to export")
-    with _new_directory(directory) as (partial, final):
+    with new_directory(directory) as (partial, final):
         target, result = FORMATS[name](partial, final), Export(directory)
         for stored in clips.with_audio(tables, set(rows)):
             row = rows[stored["clip_id"]]
@@ -115,7 +115,7 @@ PARTIAL = ".soundmill-export"  # directory of an unfinished export
 
 
 @contextmanager
-def _new_directory(directory: Path) -> Iterator[tuple[Path, Path]]:
+def new_directory(directory: Path) -> Iterator[tuple[Path, Path]]:
     """A temporary directory whose content is moved to `directory`, new or empty, at the end; and `directory` resolved.
 
     An existing empty directory is not replaced: it may be a mounted volume or a shell's working directory.

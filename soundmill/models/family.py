@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args
 
 from pydantic import ConfigDict
 
+from soundmill.audio.tags import MadeBy, SourceType
 from soundmill.errors import UserError
 from soundmill.hashing import tree_digest
 from soundmill.training import checkpoint
@@ -205,6 +206,11 @@ def is_checkpoint(directory: Path) -> bool:
 def origin(directory: Path) -> dict[str, str]:
     """The family of a checkpoint, and the digest that identifies it."""
     return {"family": family_of(directory), "checkpoint": tree_digest(directory)}
+
+
+def made_by(source_facts: Mapping[str, str], source_type: SourceType) -> MadeBy:
+    """The tags of a sound that the checkpoint with this `origin` made."""
+    return MadeBy(f"{source_facts['family']} checkpoint {source_facts['checkpoint']}", source_type)
 
 
 def use_weights(model: Model, directory: Path, which: Use) -> str:

@@ -22,6 +22,7 @@ from torch import Tensor
 from soundmill import manifest, shards
 from soundmill.audio import figures
 from soundmill.audio.flac import write_wav
+from soundmill.audio.tags import CHANGED, GENERATED, MadeBy
 from soundmill.audio.tempo import BEATS
 from soundmill.errors import UserError, report_failure
 from soundmill.models import registry
@@ -34,7 +35,7 @@ from soundmill.models.catalog import (
     track_sounds,
     waves_of,
 )
-from soundmill.models.family import Model, Request, Run, can, chosen_by, origin, require, use_weights
+from soundmill.models.family import Model, Request, Run, can, chosen_by, made_by, origin, require, use_weights
 from soundmill.models.params import FamilyGenerateParams
 from soundmill.models.requests import describe, of_clips, of_prompts, print_matched_labels
 from soundmill.models.sounds import finite, generate_each, in_model_format, reconstruct_each
@@ -69,7 +70,9 @@ def run(
     if params.count is not None and len(clip_ids) < params.count:
         print(f"{ctx.name}: only {len(clip_ids)} test clips, so {len(clip_ids)} sounds instead of {params.count}")
 
-    settings = Settings(params, ctx.home, ctx.scratch, ctx.digests)
+    source_facts = origin(model)
+    generated_by, changed_by = made_by(source_facts, GENERATED), made_by(source_facts, CHANGED)
+    settings = Settings(params, ctx.home, ctx.scratch, ctx.digests, generated_by)
 
     requests: dict[str, Request] = {}
     seconds = durations_of(clips, clip_ids)
@@ -81,7 +84,7 @@ def run(
         processes = min(ctx.devices, math.ceil(len(clip_ids) / params.batch_size))
         if processes == 1:
             with ctx.progress(len(clip_ids), ctx.name) as tick:
-                samples = _write_generated(trained, requests, lengths, settings.run(tick), generated)
+                samples = _write_generated(trained, requests, lengths, settings.run(tick), generated, generated_by)
         else:
             shared = replace(ctx, workers=processes, cluster=None)
             samples = _generate_in_processes(shared, family, model, requests, lengths, settings, generated)
@@ -90,19 +93,20 @@ def run(
         if not codec_ids:
             print(f"{ctx.name}: no clip in split {params.codec_split!r}, or no codec: no codec line")
         with ctx.progress(len(codec_ids), f"{ctx.name}: codec") as tick:
-            _write(codec, reconstruct_each(trained, waves_of(clips, set(codec_ids)), settings.run(tick)), trained.sample_rate)
+            coded = reconstruct_each(trained, waves_of(clips, set(codec_ids)), settings.run(tick))
+            _write(codec, coded, trained.sample_rate, changed_by)
     else:
         codec_ids = []
         with ctx.progress(len(clip_ids), f"{ctx.name}: reconstruct") as tick:
             sounds = reconstruct_each(trained, waves_of(clips, set(clip_ids)), settings.run(tick), whole=True)
-            _write(generated, sounds, trained.sample_rate)
+            _write(generated, sounds, trained.sample_rate, changed_by)
         codec.mkdir(parents=True)
     left_out_ids = choose_by_hash(read_left_out(catalog), params.transfers)
     if left_out_ids:
         sounds = _transferred(trained, waves_of(clips, set(left_out_ids)), settings.run())
-        _write(codec / manifest.TRANSFERRED, sounds, trained.sample_rate)
+        _write(codec / manifest.TRANSFERRED, sounds, trained.sample_rate, changed_by)
     about = {
-        **origin(model),
+        **source_facts,
         "made_by": "generate" if requests else "reconstruct",
         "weights": used,
         "trained_against": [*kind.trained_against, *getattr(trained, "trained_against", ())],
@@ -133,6 +137,7 @@ class Settings:
     home: Path
     scratch: Path
     digests: Path
+    made_by: MadeBy
 
     def run(self, progress: Callable[[int], Any] = lambda n: None) -> Run:
         params = self.params
@@ -170,7 +175,7 @@ def _generate_batch(
     trained = _loaded(family, model, settings.params.use, settings.params.threads)
     own = replace(settings, scratch=settings.scratch / f"process-{os.getpid()}")
     report = shards.Report()
-    report.count("samples", _write_generated(trained, requests, lengths, own.run(), output))
+    report.count("samples", _write_generated(trained, requests, lengths, own.run(), output, settings.made_by))
     return report
 
 
@@ -183,17 +188,20 @@ def _loaded(family: str, directory: Path, use: Use, threads: int) -> Model:
     return trained
 
 
-def _write_generated(model: Model, requests: Mapping[str, Request], lengths: Mapping[str, int], run: Run, directory: Path) -> int:
+def _write_generated(
+    model: Model, requests: Mapping[str, Request], lengths: Mapping[str, int], run: Run, directory: Path, made_by: MadeBy
+) -> int:
     """Write the sound of each request (clip id → request), cut to its length in samples; returns the number of samples."""
     waves = zip(requests, generate_each(model, list(requests.values()), run), strict=True)
-    return _write(directory, ((clip_id, wave[:, : lengths[clip_id]]) for clip_id, wave in waves), model.sample_rate)
+    return _write(directory, ((clip_id, wave[:, : lengths[clip_id]]) for clip_id, wave in waves), model.sample_rate, made_by)
 
 
-def _write(directory: Path, sounds: Iterable[tuple[str, Tensor]], sample_rate: int) -> int:
+def _write(directory: Path, sounds: Iterable[tuple[str, Tensor]], sample_rate: int, made_by: MadeBy) -> int:
     directory.mkdir(parents=True)
     samples = 0
-    for clip_id, wave in sounds:
-        write_wav(directory / f"{manifest.check_clip_id(clip_id)}.wav", wave.numpy(), sample_rate)
+    for name, wave in sounds:
+        maker = None if name.endswith(manifest.INPUT) else made_by
+        write_wav(directory / f"{manifest.check_clip_id(name)}.wav", wave.numpy(), sample_rate, made_by=maker)
         samples += wave.shape[-1]
     return samples
 
@@ -231,7 +239,7 @@ class Looped:
     repeat: int
     stretch: Callable[[np.ndarray, int, int], np.ndarray]
 
-    def write(self, path: Path, wave: np.ndarray, rate: int, facts: dict[str, Any]) -> Path:
+    def write(self, path: Path, wave: np.ndarray, rate: int, facts: dict[str, Any], made_by: MadeBy) -> Path:
         """Write a loop; its tempo goes into the file name and the chunk that samplers read. Returns the path."""
         bpm = self.bpm or natural_tempo(wave.shape[1], rate)
         if self.bpm is not None:
@@ -239,7 +247,7 @@ class Looped:
         wave = np.tile(wave / max(1.0, float(np.abs(wave).max())), self.repeat)  # stretching may exceed full scale
         path = path.with_name(f"{path.stem}-{bpm:g}bpm{path.suffix}")
         comment = json.dumps({**facts, "bpm": bpm, "bars": self.repeat}, ensure_ascii=False)
-        write_wav(path, wave, rate, comment, tempo=(bpm, BEATS * self.repeat))
+        write_wav(path, wave, rate, comment, (bpm, BEATS * self.repeat), made_by)
         return path
 
 
@@ -289,7 +297,7 @@ def generate_sounds(
         waves = [wave.numpy() for wave in generate_each(model, requests, run)]
     descriptions = [describe(request) for request in requests]
     kept = choose(descriptions, waves, model.sample_rate)
-    sampling = run.sampling.model_dump(mode="json")
+    sampling, maker = run.sampling.model_dump(mode="json"), made_by(source_facts, GENERATED)
     paths = []
     for index in kept:
         prompt = descriptions[index]
@@ -297,9 +305,9 @@ def generate_sounds(
         prompt = prompt if len(prompt) <= LONGEST_PROMPT else prompt[: LONGEST_PROMPT - 1] + "…"
         facts = {**source_facts, "prompt": prompt, "seed": seed, "number": index + 1, "sampling": sampling}
         if looped:
-            path = looped.write(path, waves[index], model.sample_rate, facts)
+            path = looped.write(path, waves[index], model.sample_rate, facts, maker)
         else:
-            write_wav(path, waves[index], model.sample_rate, json.dumps(facts, ensure_ascii=False))
+            write_wav(path, waves[index], model.sample_rate, json.dumps(facts, ensure_ascii=False), made_by=maker)
         paths.append(path)
     titles = [descriptions[index] or path.stem for index, path in zip(kept, paths, strict=True)]
     draw(paths, titles, min(4, len(paths)), source_facts["family"], output_dir / "spectrograms.png")

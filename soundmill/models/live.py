@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from soundmill import disk
+from soundmill import disk, hashing
 from soundmill.audio.pieces import pieces
 from soundmill.errors import UserError
 from soundmill.models.components.contracts import read_codec
@@ -138,6 +138,11 @@ class Trained:
         self.parsed = parse_edits(self.edits, self.codec.rank)
 
     @property
+    def weights(self) -> str:
+        """For the tags of its sounds."""
+        return f"rave codec {self.codec.digest}"
+
+    @property
     def sample_rate(self) -> int:
         return self.codec.sample_rate
 
@@ -169,6 +174,11 @@ class Published:
     edits: Sequence[str]
     sample_rate: int
     seed: int = 0  # of torch's generator, which some models use
+
+    @property
+    def weights(self) -> str:
+        """For the tags of its sounds."""
+        return f"TorchScript model {hashing.file_digest(self.path)}"
 
     def __post_init__(self) -> None:
         params = {name: self._numbers(name) for name in ("encode", "decode", "forward")}

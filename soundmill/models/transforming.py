@@ -14,10 +14,11 @@ from torch import Tensor
 
 from soundmill.audio.flac import write_wav, write_wav_blocks
 from soundmill.audio.pieces import Sound, window_starts, windows
+from soundmill.audio.tags import CHANGED, GENERATED, MadeBy
 from soundmill.audio.tempo import BEATS
 from soundmill.errors import UserError
 from soundmill.models import live, registry
-from soundmill.models.family import Capability, Model, Request, Run
+from soundmill.models.family import Capability, Model, Request, Run, made_by
 from soundmill.models.generation import (
     LONGEST_PROMPT,
     draw,
@@ -188,13 +189,14 @@ def interpolate(
         make_directory(output)
         between = {"between": [name for name, _ in sounds] or list(seeds), "seeds": list(seeds)}
         about = {**source_facts, "sampling": run.sampling.model_dump(mode="json"), **between, **Prompting(prompts).facts}
+        maker = made_by(source_facts, CHANGED if sounds else GENERATED)
         for step, wave in enumerate(finite(model.interpolate((ends[0], ends[1]), waves, shares, run), run)):
             paths.append(output / f"{step:02d}.wav")
             comment = json.dumps({**about, "share": shares[step]}, ensure_ascii=False)
             tempo = (
                 (natural_tempo(wave.shape[1], model.sample_rate), BEATS) if registry.family(source_facts["family"]).loops else None
             )
-            write_wav(paths[-1], wave.numpy(), model.sample_rate, comment, tempo=tempo)
+            write_wav(paths[-1], wave.numpy(), model.sample_rate, comment, tempo, maker)
     draw(paths, [f"{share:.0%}" for share in shares], min(4, steps), source_facts["family"], output / "spectrograms.png")
     return paths
 
@@ -209,7 +211,7 @@ def transfer(source: live.Trained | live.Published, sounds: Sounds, output: Path
                 raise UserError(f"{name}: the model's output is not finite; use smaller latent edits or another model")
             yield block
 
-    return _write_each(source, work, sounds, output, "transferred", "transfer", facts)
+    return _write_each(source, work, sounds, output, "transferred", "transfer", facts, MadeBy(source.weights, CHANGED))
 
 
 def _beginning(sound: Sound, model: Model) -> Tensor:
@@ -257,7 +259,8 @@ def _each(
     with running(model, home, settings) as run:
         make_directory(output)
         facts = {**source_facts, "sampling": run.sampling.model_dump(mode="json"), **more}
-        return _write_each(model, partial(work, model, run), sounds, output, verb, source_facts["family"], facts)
+        maker = made_by(source_facts, CHANGED)
+        return _write_each(model, partial(work, model, run), sounds, output, verb, source_facts["family"], facts, maker)
 
 
 def _write_each(
@@ -268,6 +271,7 @@ def _write_each(
     verb: str,
     heading: str,
     facts: Mapping[str, Any],
+    maker: MadeBy,
 ) -> list[Path]:
     """Write the files of `_each` block by block, for any `model` with a sample rate and channels."""
     paths, shown, titles = [], [], []
@@ -275,8 +279,8 @@ def _write_each(
         path, input_path = output / f"{name}.wav", output / f"{name}-input.wav"
         comment = json.dumps({**facts, verb: name}, ensure_ascii=False)
         result = work(name, read_in_model_format(sound, model), length_in_model_format(sound, model))
-        for file, blocks, about in ((path, result, comment), (input_path, read_in_model_format(sound, model), None)):
-            write_wav_blocks(file, (block.numpy() for block in blocks), model.sample_rate, model.channels, about)
+        for file, blocks, *tags in ((path, result, comment, maker), (input_path, read_in_model_format(sound, model))):
+            write_wav_blocks(file, (block.numpy() for block in blocks), model.sample_rate, model.channels, *tags)
         paths.append(path)
         shown += [input_path, path]
         titles += [name, verb]

@@ -14,6 +14,7 @@ import torch
 
 from soundmill.audio.flac import write_wav_blocks
 from soundmill.audio.mel import MelSpec
+from soundmill.audio.tags import MadeBy
 from soundmill.diffusion.aligned import spread_betas
 from soundmill.errors import UserError
 from soundmill.models import registry
@@ -108,8 +109,10 @@ def read_log_mel(path: Path, spec: MelSpec) -> LogMel:
     return LogMel(path.stem, values)
 
 
-def write_sounds(vocoder: Vocoder, log_mels: Iterable[LogMel], output: Path) -> tuple[list[Path], Timing]:
-    """Write `NAME.wav` for each log-mel, one after another; returns the paths and the vocoder's timing."""
+def write_sounds(
+    vocoder: Vocoder, log_mels: Iterable[LogMel], output: Path, made_by: MadeBy | None = None
+) -> tuple[list[Path], Timing]:
+    """Write `NAME.wav` for each log-mel, one after another, with tags; returns the paths and the vocoder's timing."""
     make_directory(output)
     device, paths, timing = pick_device("auto"), [], Timing()
     for log_mel in log_mels:
@@ -124,7 +127,7 @@ def write_sounds(vocoder: Vocoder, log_mels: Iterable[LogMel], output: Path) -> 
             timing.work += time.perf_counter() - start
             scratch.seek(0)
             blocks = (block / np.float32(peak) for block in _read_back(scratch, len(piece)))
-            write_wav_blocks(path, blocks, vocoder.spec.sample_rate, len(piece))
+            write_wav_blocks(path, blocks, vocoder.spec.sample_rate, len(piece), made_by=made_by)
         timing.sound += written / vocoder.spec.sample_rate
         paths.append(path)
     return paths, timing

@@ -186,7 +186,10 @@ class Runs:
         self.client.set_registered_model_alias(event["registered"], "newest", str(versions[0].version))
 
     def _scored(self, run_id: str, events: list[dict[str, Any]], folder: Path) -> None:
-        """Tag the versions of a registered model that have these weights with their scores, and the best version as `best`."""
+        """Tag the versions of a registered model that have these weights with their scores, and the best version as `best`.
+
+        An event written before there were other `tags` has none.
+        """
         (event,) = events
         name, values = event["registered"], event["values"]
         experiment = self.client.get_experiment(self.client.get_run(run_id).info.experiment_id)
@@ -194,8 +197,8 @@ class Runs:
         versions = self.client.search_model_versions(f"name = '{name}'")
         for version in versions:
             if version.tags.get("digest") == event["digest"]:
-                for key, value in values.items():
-                    version.tags[key] = f"{value:g}"
+                for key, value in ({key: f"{value:g}" for key, value in values.items()} | event.get("tags", {})).items():
+                    version.tags[key] = value
                     self.client.set_model_version_tag(name, version.version, key, version.tags[key])
         scored = [version for version in versions if first in version.tags]
         if scored:

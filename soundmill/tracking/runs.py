@@ -117,9 +117,10 @@ class StageRun:
         identity = {"registered": registered_as(name), "digest": hashing.model_digest(directory)}
         self._send_file(directory, "", "model", {"op": "model", "name": name, **identity, **example})
 
-    def log_model_scores(self, digest: str, name: str, scores: dict[str, float]) -> None:
-        """Add scores to the registered versions of a model with this hashing.model_digest; the best version becomes `@best`."""
-        self._send({"op": "scored", "registered": registered_as(name), "digest": digest, "values": scores})
+    def log_model_scores(self, digest: str, name: str, scores: dict[str, float], tags: dict[str, str] | None = None) -> None:
+        """Tag the registered versions of a model with this hashing.model_digest with scores and more; the best becomes `@best`."""
+        more = {key: value[:MAX_TAG] for key, value in (tags or {}).items()}
+        self._send({"op": "scored", "registered": registered_as(name), "digest": digest, "values": scores, "tags": more})
 
     def set_tags(self, tags: dict[str, Any]) -> None:
         self._send({"op": "tags", "values": {key: str(value)[:MAX_TAG] for key, value in tags.items()}})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ def write_trained_on(
 ) -> None:
     """Write the table of manifest.TRAINED_ON into a directory of weights: the clips, both clips of each of the `mixes` (by id).
 
-    `start` is the directory of weights that the training started from; the rows of its tables are added.
+    `start` is the directory of weights that the training started from; the rows of its tables are added, and the attribution that
+    was published with it is kept.
     """
     catalogued = {row["clip_id"]: row for row in shards.read_table(catalog, manifest.CATALOG, FROM_CATALOG).to_pylist()}
     clips = [(None, clip_id) for clip_id in sorted(clip_ids)]
@@ -29,6 +31,14 @@ def write_trained_on(
     with shards.ShardWriter(directory / manifest.TRAINED_ON_FILE, manifest.TRAINED_ON) as writer:
         for row in (*rows, *_earlier(start)):
             writer.write(row)
+    if start and (known := _attribution(start)):
+        shutil.copyfile(known, directory / manifest.EARLIER_ATTRIBUTION)
+
+
+def _attribution(start: Path) -> Path | None:
+    """The attribution published with weights (in the directory above them, or above their checkpoint), or with their ancestors."""
+    published = [parent / manifest.ATTRIBUTION for parent in list(start.resolve().parents)[:2]]
+    return next((path for path in [*published, start / manifest.EARLIER_ATTRIBUTION] if path.is_file()), None)
 
 
 def _earlier(start: Path | None) -> Iterator[dict[str, Any]]:

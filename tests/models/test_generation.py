@@ -12,6 +12,7 @@ import soundfile
 import torch
 
 from soundmill import manifest, shards
+from soundmill.audio.tags import GENERATED, MadeBy
 from soundmill.errors import UserError
 from soundmill.models import generation, requests, sounds
 from soundmill.models.family import Request, can, require
@@ -73,7 +74,7 @@ def test_a_wave_is_brought_to_the_models_rate_and_channels():
 def test_a_stretched_loop_that_overshoots_is_made_quieter_not_cut_off(tmp_path):
     louder = 1.5 * np.sin(np.linspace(0, 100, 8000, dtype=np.float32))[None]
     looped = generation.Looped(120.0, 2, lambda wave, rate, num_samples: louder)
-    output, _ = soundfile.read(looped.write(tmp_path / "loop.wav", louder / 1.5, 16_000, {}))
+    output, _ = soundfile.read(looped.write(tmp_path / "loop.wav", louder / 1.5, 16_000, {}, MadeBy("x", GENERATED)))
     np.testing.assert_allclose(output, np.tile(louder[0] / np.abs(louder).max(), 2), atol=1e-4)
 
 

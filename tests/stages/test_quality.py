@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
@@ -234,6 +236,27 @@ def test_the_page_and_the_numbers_are_in_mlflow(here, tracked):
     assert (run.data.metrics["kept"], run.data.metrics["rejected_for.min_bandwidth_hz"]) == (metrics["kept"], 1) == (7, 1)
     page = here / "mlartifacts" / run.info.run_id / "artifacts" / "quality.html"
     assert page.read_bytes() == Path("data/quality.html").read_bytes()
+
+
+def test_the_page_shows_hours_by_licence_and_unknown_ones(here):
+    table = pq.read_table("data/corpus/recordings.parquet")
+    whose = [HOSTILE if path.startswith("good/") else None for path in table["path"].to_pylist()]
+    for name, values in (("licence", whose), ("creator", whose), ("source_url", whose), ("ai_terms", [None] * len(whose))):
+        if name in table.column_names:
+            table = table.drop_columns(name)
+        table = table.append_column(name, pa.array(values, pa.string()))
+    os.unlink("data/corpus/recordings.parquet")
+    pq.write_table(table, "data/corpus/recordings.parquet")
+    call(quality)
+    text = Path("data/quality.html").read_text(encoding="utf-8")
+    page = Page(text)
+    shown = page.text.partition("of the recordings")[2].partition("Measures and rules")[0]
+    expected = (
+        f"licencehoursshare unknown{6 * 5 / 3600:.2f} {HOSTILE}{6 * 5 / 3600:.2f} terms for AIhoursshare unknown{60 / 3600:.2f}"
+    )
+    assert " ".join(shown.split()) == expected  # and 0.2 s of the short one
+    assert page.tags["meter"] == 3
+    assert "<img src=x" not in text
 
 
 def test_the_page_stays_within_its_bounds(here, project):

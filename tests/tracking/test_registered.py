@@ -7,12 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from flows import summary
 from soundmill import hashing, lineage, manifest, shards, tracking
 from soundmill.forgetting import leftovers
 from soundmill.tracking import stores
 from tests.commands.running import soundmill
+from tests.tracking.reading import runs, text
 
 HEARD = {
     "clip_id": "dog_5",
@@ -132,3 +136,20 @@ def test_no_password_of_a_server_is_kept(home: Path, monkeypatch: pytest.MonkeyP
     stores.remember(home)
     stores.remember(home)
     assert (home / "mlflow.db.state" / stores.RECORDED_IN).read_text() == "http://me@127.0.0.1:1/mlflow\n"
+
+
+def test_versions_are_tagged_with_the_terms_of_their_training_material(home: Path, bring: Callable[[Path], None]) -> None:
+    register(home, bring)
+    table = pa.table(
+        {"recording_id": ["dog"], "licence": ["CC-BY-4.0"], "creator": ["Ann"], "source_url": [None], "ai_terms": ["refused"]}
+    )
+    (home / "data/corpus").mkdir()
+    pq.write_table(table, home / "data/corpus/recordings.parquet")
+    with tracking.pipeline_run(home, "pipeline") as run:
+        summary.record(run, home, {"tiny": {"baselines": {}, "embedders": {}}})
+    bring(home)
+    (model,) = tracking.registered_models(home)
+    hours = {"licences": "CC-BY-4.0 0.00 h", "ai_terms": "refused 0.00 h"}
+    assert {key: model.tags[key] for key in (*hours, "training_material")} == hours | {"training_material": "refused"}
+    pipeline = runs(home)["pipeline"].info.run_id
+    assert text(home, pipeline, "attribution/tiny.csv").splitlines()[1] == "dog.wav,Ann,CC-BY-4.0,refused,,1,5.0,0,model"

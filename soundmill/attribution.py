@@ -1,0 +1,276 @@
+"""Whose sounds a checkpoint was trained on, under which terms: the table that goes with it, and what follows from it.
+
+The table is made from the lists of training clips inside the checkpoint (manifest.TRAINED_ON) and the terms of the recordings.
+It is not in the checkpoint, whose weights do not depend on the spelling of a name, but in the directory above.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from soundmill import disk, manifest, shards
+from soundmill.errors import UserError
+
+UNKNOWN = "unknown"
+WHOLE = "model"  # what a checkpoint's own training is called, beside its parts
+EARLIER = "earlier training"
+FORMULA = re.compile(r"\s*[=+\-@]")  # a spreadsheet would evaluate such a cell
+CELL = 500  # characters of a cell
+TERMS = ("licence", "creator", "source_url", "ai_terms")  # columns of a table of recordings
+# Consequences of Creative Commons' licences, by a part of their SPDX id.
+FACTS = {
+    "BY": "attribution: the creators must be named",
+    "SA": "share-alike: adaptations must have the same licence",
+    "NC": "non-commercial: no commercial use",
+    "ND": "no derivatives: adaptations must not be shared",
+}
+NO_CONDITIONS = ("CC0-1.0", "PDDL-1.0", "Unlicense")
+
+
+@dataclass(frozen=True)
+class Credit:
+    """One recording that weights were trained on; `recording` "": all that trained the parts in `used_for` is unknown."""
+
+    recording: str  # its path in the corpus
+    creator: str
+    licence: str  # SPDX id, another name, or `unknown`
+    ai_terms: str  # allowed | with_disclosure | refused | unknown
+    url: str
+    clips: int
+    seconds: float  # of the recording, each stretch counted once
+    in_mixes: int  # mixes that contain a clip of it
+    used_for: str  # `model`, its parts, and `earlier training`, separated by `; `
+
+
+COLUMNS = [column.name for column in fields(Credit)]
+
+
+@dataclass
+class _Use:
+    source: str
+    clips: set[str] = field(default_factory=set)
+    spans: set[tuple[float, float]] = field(default_factory=set)
+    mixes: set[str] = field(default_factory=set)
+    used_for: set[str] = field(default_factory=set)
+
+
+def credits_of(checkpoint: Path, recordings: Path | None) -> list[Credit]:
+    """The credits of a checkpoint, its parts and earlier trainings, by path of the recording.
+
+    They are those beside a published or registered checkpoint; otherwise they are made with the table `recordings` of its corpus
+    (None, or an old table without terms: all unknown).
+    """
+    published = beside(checkpoint)
+    if published:
+        return read(published)
+    parts = sorted(path.parent for path in checkpoint.rglob("config.json"))
+    if not parts:
+        raise UserError(f"{checkpoint}: not a checkpoint (no config.json)")
+    uses: dict[tuple[str, bool], _Use] = {}
+    of_others: list[Credit] = []
+    unknown: list[str] = []
+    for part in parts:
+        name = WHOLE if part == checkpoint else part.relative_to(checkpoint).as_posix()
+        table = part / manifest.TRAINED_ON_FILE
+        rows = list(shards.read_rows(table, manifest.TRAINED_ON)) if table.is_file() else []
+        if not rows:
+            unknown.append(name)
+        _collect(rows, name, uses)
+        if (kept := part / manifest.EARLIER_ATTRIBUTION).is_file():
+            of_others += read(kept)
+    terms = _terms(recordings)
+    earlier = {credit.recording: credit for credit in of_others if credit.recording}
+    found = []
+    for (recording_id, is_earlier), use in uses.items():
+        if is_earlier:
+            other = earlier.get(_line(use.source))
+            known = (
+                {"licence": other.licence, "creator": other.creator, "source_url": other.url, "ai_terms": other.ai_terms}
+                if other
+                else {}
+            )
+        else:
+            known = terms.get(recording_id, {})
+        found.append(_credit(use, known))
+    unknown += [f"{EARLIER}: {credit.used_for}" for credit in of_others if not credit.recording]
+    nowhere = [Credit("", "", UNKNOWN, UNKNOWN, "", 0, 0.0, 0, name) for name in unknown]
+    return sorted([*found, *nowhere], key=lambda credit: (credit.recording, credit.used_for))
+
+
+def credits_of_clips(rows: Iterable[Mapping[str, Any]], recordings: Path | None) -> list[Credit]:
+    """The credits of clips (`clip_id`, `recording_id`, `source`, `start`, `seconds`, `digest`), by path of the recording."""
+    uses: dict[tuple[str, bool], _Use] = {}
+    _collect(({**row, "mix": None, "earlier": False} for row in rows), "clips", uses)
+    terms = _terms(recordings)
+    return sorted((_credit(use, terms.get(name, {})) for (name, _), use in uses.items()), key=lambda credit: credit.recording)
+
+
+def _collect(rows: Iterable[Mapping[str, Any]], part: str, uses: dict[tuple[str, bool], _Use]) -> None:
+    """Add the rows of one table by recording. An earlier training may have had another recording of the same id: only one with
+    the same clip, byte for byte, is the same recording."""
+    rows = list(rows)
+    own = {(row["recording_id"], row["digest"]) for row in rows if not row["earlier"]}
+    same = {row["recording_id"] for row in rows if row["earlier"] and (row["recording_id"], row["digest"]) in own}
+    for row in rows:
+        name = row["recording_id"] or row["clip_id"]
+        use = uses.setdefault((name, row["earlier"] and name not in same), _Use(row["source"] or name))
+        use.clips.add(row["clip_id"])
+        if row["start"] is not None:
+            use.spans.add((row["start"], row["start"] + (row["seconds"] or 0.0)))
+        if row["mix"]:
+            use.mixes.add(row["mix"])
+        of_part = f" of its {part}" if part != WHOLE else ""
+        use.used_for.add(f"{EARLIER}{of_part}" if row["earlier"] else part)
+
+
+def _credit(use: _Use, terms: Mapping[str, Any]) -> Credit:
+    licence, creator, url, ai_terms = (terms.get(name) for name in ("licence", "creator", "source_url", "ai_terms"))
+    return Credit(
+        _line(use.source),
+        _line(creator or ""),
+        _line(licence or UNKNOWN),
+        ai_terms or UNKNOWN,
+        _line(url or ""),
+        len(use.clips),
+        round(_covered(use.spans), 3),
+        len(use.mixes),
+        "; ".join(sorted(use.used_for)),
+    )
+
+
+def _covered(spans: Iterable[tuple[float, float]]) -> float:
+    """Seconds in the union of spans."""
+    total, reached = 0.0, float("-inf")
+    for start, stop in sorted(spans):
+        total += max(0.0, stop - max(start, reached))
+        reached = max(reached, stop)
+    return total
+
+
+def _terms(recordings: Path | None) -> dict[str, dict[str, Any]]:
+    """Terms by recording id; empty for a table from before there were terms."""
+    if recordings is None or not recordings.is_file():
+        return {}
+    with shards.open_parquet(recordings) as file:
+        present = [name for name in TERMS if name in file.schema_arrow.names]
+        table = file.read(["recording_id", *present], use_threads=False)
+    return {row["recording_id"]: row for row in table.to_pylist()} if present else {}
+
+
+def beside(checkpoint: Path) -> Path | None:
+    """The table that was published with a checkpoint or with the checkpoint that contains it, if any."""
+    return next(
+        (path for parent in list(checkpoint.resolve().parents)[:2] if (path := parent / manifest.ATTRIBUTION).is_file()), None
+    )
+
+
+def text(found: Iterable[Credit]) -> str:
+    """The credits as CSV in which no cell is a formula, whatever a corpus says."""
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for credit in found:
+        cells = (getattr(credit, column) for column in COLUMNS)
+        writer.writerow([_cell(cell) if isinstance(cell, str) else cell for cell in cells])
+    return lines.getvalue()
+
+
+def _line(value: str) -> str:
+    """One printable line of limited length."""
+    printable = "".join(char if char.isprintable() else " " for char in value)
+    line = " ".join(printable.split())
+    return line if len(line) <= CELL else line[: CELL - 1] + "…"
+
+
+def _cell(value: str) -> str:
+    """With an apostrophe before what a spreadsheet would evaluate."""
+    return f"'{value}" if FORMULA.match(value) else value
+
+
+def _value(cell: str) -> str:
+    return cell[1:] if cell.startswith("'") and FORMULA.match(cell[1:]) else cell
+
+
+def write(found: Iterable[Credit], path: Path) -> None:
+    content = text(found)
+    disk.write_atomically(path, lambda temporary: temporary.write_text(content, encoding="utf-8"))
+
+
+def read(path: Path) -> list[Credit]:
+    """The credits in a file; UserError if it is not such a table."""
+    try:
+        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
+        numbers = {"clips": int, "in_mixes": int, "seconds": float}
+        return [Credit(**{name: numbers.get(name, _value)(row[name]) for name in COLUMNS}) for row in rows]
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise UserError(f"{path}: not a table of credits ({type(error).__name__}: {error}); publish the model again") from None
+
+
+def hours_by(found: Iterable[Credit], column: str) -> dict[str, float]:
+    """Hours of recordings by `licence`, `ai_terms` or `creator`, most first."""
+    hours: dict[str, float] = defaultdict(float)
+    for credit in found:
+        hours[getattr(credit, column)] += credit.seconds / 3600
+    return dict(sorted(hours.items(), key=lambda item: (-item[1], item[0])))
+
+
+def marks(found: Iterable[Credit]) -> list[str]:
+    """`refused` and `unknown`, if any of the material is."""
+    found = list(found)
+    refused = any(credit.ai_terms == "refused" for credit in found)
+    unknown = any(UNKNOWN in (credit.licence, credit.ai_terms) for credit in found)
+    return [name for name, holds in (("refused", refused), ("unknown", unknown)) if holds]
+
+
+def tags(found: Sequence[Credit]) -> dict[str, str]:
+    """For a registered model: hours by licence and by AI terms, and whether any material is refused or unknown."""
+    hours = {"licences": hours_by(found, "licence"), "ai_terms": hours_by(found, "ai_terms")}
+    named = {key: ", ".join(f"{name} {value:.2f} h" for name, value in of.items()) for key, of in hours.items()}
+    return named | {"training_material": ", ".join(marks(found)) or "all terms known, none refused"}
+
+
+def statements(found: list[Credit]) -> Iterator[tuple[str, str]]:
+    """What the terms say of the use of a model, each with the reason, as facts."""
+    of: dict[str, list[str]] = defaultdict(list)
+    for licence in hours_by(found, "licence"):
+        if licence == UNKNOWN:
+            of["undisclosed: the licence is unknown"].append(licence)
+        elif facts := facts_of(licence):
+            for fact in facts:
+                of[fact].append(licence)
+        elif licence not in NO_CONDITIONS:
+            of["conditions that Soundmill does not know: read the licence"].append(licence)
+    for fact, licences in of.items():
+        names = "" if licences == [UNKNOWN] else f" ({', '.join(licences)})"
+        yield fact, _amount(credit for credit in found if credit.licence in licences) + names
+    meanings = {
+        "refused": "refused: the creators refuse the use for generative AI",
+        "with_disclosure": "disclosure: the creators ask that the use is disclosed",
+        UNKNOWN: "undisclosed: the creators' terms for AI are unknown",
+    }
+    for ai_terms, meaning in meanings.items():
+        if some := [credit for credit in found if credit.ai_terms == ai_terms]:
+            yield meaning, _amount(some)
+
+
+def facts_of(licence: str) -> list[str]:
+    """What a licence of Creative Commons requires, by its SPDX id; empty for others."""
+    parts = licence.upper().split("-")
+    return [fact for part, fact in FACTS.items() if part in parts[1:]] if parts[0] == "CC" else []
+
+
+def _amount(some: Iterable[Credit]) -> str:
+    some = list(some)
+    named = sum(bool(credit.recording) for credit in some)
+    parts = [credit.used_for for credit in some if not credit.recording]
+    words = (
+        [f"{named} recording{'' if named == 1 else 's'}, {sum(credit.seconds for credit in some) / 3600:.2f} h"] if named else []
+    )
+    return "; ".join([*words, *(f"all of its {part}" for part in parts)])

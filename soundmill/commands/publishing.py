@@ -1,0 +1,97 @@
+"""Commands about whose sounds a model was made from, and about giving it to others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from soundmill.commands.project import Clips, Project, check_apart, progress_bar, project_root, sample_rate_of, tables
+from soundmill.errors import UserError
+
+app = typer.Typer()
+
+Model = Annotated[
+    str, typer.Argument(help="A checkpoint, a directory that `soundmill publish` wrote, or a family trained in this project.")
+]
+
+
+@app.command()
+def licences(model: Model, project: Project = None) -> None:
+    """Say what the terms of the training material mean for a model, and why: facts, not advice.
+
+    The recordings of its codec, its vocoder and earlier trainings count too. Material without known terms is `unknown`.
+    """
+    from soundmill import attribution
+    from soundmill.publishing import model as publishing
+
+    root = _root(project)
+    checkpoint = publishing.find(model, root)
+    found = attribution.credits_of(checkpoint, publishing.recordings_of(root))
+    for column, title in (("licence", "licence"), ("ai_terms", "AI terms")):
+        for name, hours in attribution.hours_by(found, column).items():
+            typer.echo(f"{title} {name}: {hours:.2f} h")
+    for fact, why in attribution.statements(found):
+        typer.echo(f"{fact}\n    {why}")
+    creators = sorted({credit.creator for credit in found if credit.creator})
+    typer.echo(
+        f"{len(creators)} creators" + (f": {', '.join(creators[:10])}{' …' if len(creators) > 10 else ''}" if creators else "")
+    )
+
+
+@app.command()
+def publish(
+    model: Annotated[str, typer.Argument(help="A checkpoint, or a family trained in this project; `data`: the prepared clips.")],
+    directory: Annotated[Path, typer.Argument(help="A new or empty directory.")],
+    variant: Clips = "default",
+    project: Project = None,
+) -> None:
+    """Write a directory with all that goes with a model: checkpoint, attribution, card, sounds, and the digests of all files.
+
+    A RAVE codec is added as TorchScript, with a script that runs it without Soundmill. With `data` instead of a model: the prepared
+    clips as Parquet, with attribution, card and Croissant metadata. Nothing is uploaded: then run `hf upload USER/NAME DIRECTORY`.
+
+    Recordings whose creators refuse generative AI are refused, and so are clips whose licences forbid to share adaptations.
+    """
+    root = project_root(project)
+    check_apart(directory, root)
+    if model == "data":
+        from soundmill.publishing import data
+
+        with progress_bar(None, "publish", "clip") as tick:
+            where, rate = tables(root, variant), sample_rate_of(root, variant)
+            written = data.publish(where, directory, rate, root / "data" / "corpus" / "recordings.parquet", tick)
+    else:
+        from soundmill.publishing import model as publishing
+
+        written = publishing.publish(model, directory, root)
+    for path in written:
+        typer.echo(f"{path}  {path.stat().st_size:,} bytes")
+
+
+@app.command()
+def pull(
+    directory: Annotated[Path, typer.Argument(help="A published model: a directory that `soundmill publish` wrote.")],
+    output: Annotated[Path | None, typer.Option(help="A new or empty directory (default: models/NAME).")] = None,
+) -> None:
+    """Check every file of a published model and copy it; it then makes the same sounds, byte for byte, as where it was published.
+
+    To download one first: `hf download USER/NAME --local-dir DIRECTORY`.
+    """
+    from soundmill.publishing import model as publishing
+
+    target = output or Path("models") / directory.resolve().name
+    for path in publishing.pull(directory, target):
+        typer.echo(path)
+    typer.echo(f"try it: soundmill generate --checkpoint {target / publishing.CHECKPOINT}", err=True)
+
+
+def _root(project: Path | None) -> Path | None:
+    """The project, if there is one here: a published model is complete without."""
+    try:
+        return project_root(project)
+    except UserError:
+        if project:
+            raise
+        return None

@@ -1,0 +1,1 @@
+"""Trained models and prepared clips as directories for others."""

@@ -1,0 +1,161 @@
+"""The card of a published model: Markdown, with the front matter of the Hugging Face hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from soundmill import attribution
+from soundmill.attribution import Credit
+
+LICENCE_NAME = "terms-of-the-training-material"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a card says of a model."""
+
+    name: str
+    family: str
+    title: str  # of the family
+    checkpoint: str  # digest
+    condition: str  # labels | caption | none
+    parameters: int | None
+    corpus: str
+    found: Sequence[Credit]
+    labels: Mapping[str, float]  # hours of training clips by label
+    metrics: Mapping[str, Any]  # of its evaluation; empty if it has not been evaluated
+    samples: Sequence[str]  # paths of WAVs beside the card
+    picture: str | None
+    loader: bool
+    commit: str | None
+
+
+def text(facts: Facts) -> str:
+    return f"---\n{front_matter(facts)}\n---\n\n" + "\n".join(_lines(facts))
+
+
+def front_matter(facts: Facts) -> str:
+    """YAML that `huggingface_hub` reads. No licence is claimed: its link leads to the terms of the training material."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    results = [
+        EvalResult(
+            task_type="audio-generation",
+            dataset_type=_slug(facts.corpus),
+            dataset_name=facts.corpus,
+            dataset_split="test",
+            metric_type=key,
+            metric_value=value,
+            metric_name=f"{key}{_interval(facts.metrics, key)}",
+        )
+        for key, value in _scores(facts.metrics).items()
+    ]
+    more = {"pipeline_tag": "text-to-audio"} if facts.condition == "caption" else {}
+    tags = ["soundmill", "audio", facts.family, *(f"training-material-{mark}" for mark in attribution.marks(facts.found))]
+    data = ModelCardData(
+        license="other",
+        license_name=LICENCE_NAME,
+        license_link="ATTRIBUTION.csv",
+        library_name="soundmill",
+        model_name=facts.name,
+        datasets=[_slug(facts.corpus)],
+        metrics=list(_scores(facts.metrics)) or None,
+        tags=tags,
+        eval_results=results or None,
+        **more,
+    )
+    return data.to_yaml()
+
+
+def _lines(facts: Facts) -> Iterator[str]:
+    yield from (f"# {plain(facts.name)}", "", f"{facts.title}. Made with Soundmill; family `{facts.family}`.", "")
+    if facts.parameters:
+        yield from (f"{facts.parameters:,} parameters.", "")
+    yield from ("## Terms of the training material", "")
+    statements = list(attribution.statements(list(facts.found)))
+    yield from (f"- {plain(fact)}: {plain(why)}" for fact, why in statements)
+    yield from (["- no condition is known"] if not statements else [])
+    yield from ("", "These are facts about the recordings, not advice. `ATTRIBUTION.csv` names each of them.", "")
+    yield from ("## Trained on", "", *hours_table("licence", attribution.hours_by(facts.found, "licence")))
+    yield from hours_table("AI terms", attribution.hours_by(facts.found, "ai_terms"))
+    yield from hours_table("label", facts.labels)
+    yield from ("## Scores", "")
+    if scores := _scores(facts.metrics):
+        counts = facts.metrics["counts"]
+        yield f"{counts['generated']} generated sounds against {counts['reference']} real ones; {facts.metrics['protocol']}."
+        yield from ("", "| score | value | 95 % interval | real sounds, noise, … |", "|---|---|---|---|")
+        for key, value in scores.items():
+            others = ", ".join(f"{name} {number:.4g}" for name, number in facts.metrics["baselines"].get(key, {}).items())
+            unranked = facts.metrics.get("unranked", {}).get(key)
+            note = f" (not ranked: {plain(unranked)})" if unranked else ""
+            yield f"| `{key}`{note} | {value:.4g} | {_bounds(facts.metrics, key)} | {others} |"
+        yield ""
+        copied = {key: value for key, value in facts.metrics.items() if key.startswith("memorised_") and isinstance(value, float)}
+        yield from ("## Copies of training sounds", "")
+        yield from (f"- `{key}`: {value:.1%} of the sounds" for key, value in sorted(copied.items()))
+        yield from (["Not searched for."] if not copied else [])
+        yield ""
+    else:
+        yield from ("Not evaluated.", "")
+    yield from ("## Sounds", "")
+    yield from (f"- [{plain(path)}]({path})" for path in facts.samples)
+    yield from (["None are kept with this checkpoint."] if not facts.samples else [])
+    yield from (["", f"![spectrograms]({facts.picture})"] if facts.picture else [])
+    yield from ("", "## Limits", "", *(f"- {line}" for line in _limits(facts)), "")
+    yield from (
+        "## How to use it",
+        "",
+        "```sh",
+        "soundmill pull DIR --output MODEL",
+        "soundmill generate --checkpoint MODEL/checkpoint",
+        "```",
+        "",
+    )
+    yield from (["`python load.py INPUT.wav OUTPUT.wav` runs the codec in plain torch.", ""] if facts.loader else [])
+    again = f" at commit {facts.commit}" if facts.commit else ""
+    yield from (
+        "## How to make it again",
+        "",
+        f"`dvc repro train@{facts.family}`{again}, over the recordings in `ATTRIBUTION.csv`.",
+    )
+    yield from (f"All parameters are in `checkpoint/config.json`. Digest of the checkpoint: `{facts.checkpoint}`.", "")
+
+
+def _limits(facts: Facts) -> Iterator[str]:
+    yield "It makes sounds like those it was trained on; labels and captions that were rare there are followed badly."
+    yield "No listening test is recorded here; scores of embedders are not opinions of listeners."
+    yield from (str(warning) for warning in map(plain, facts.metrics.get("warnings", [])))
+    yield from (f"Some of its training material is {mark}." for mark in attribution.marks(facts.found))
+
+
+def hours_table(what: str, hours: Mapping[str, float]) -> Iterator[str]:
+    if hours:
+        yield from (f"| {what} | hours |", "|---|---|", *(f"| {plain(name)} | {value:.3f} |" for name, value in hours.items()), "")
+
+
+def _scores(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The scores that have baselines, without their intervals."""
+    return {key: metrics[key] for key in sorted(metrics.get("baselines", {})) if isinstance(metrics.get(key), int | float)}
+
+
+def _bounds(metrics: Mapping[str, Any], key: str) -> str:
+    low, high = metrics.get(f"{key}_low"), metrics.get(f"{key}_high")
+    return f"{low:.4g} … {high:.4g}" if isinstance(low, float) and isinstance(high, float) else ""
+
+
+def _interval(metrics: Mapping[str, Any], key: str) -> str:
+    bounds = _bounds(metrics, key)
+    return f" (95 % interval {bounds})" if bounds else ""
+
+
+def plain(words: str) -> str:
+    """Text from outside in Markdown: no HTML, link, table cell or emphasis begins in it."""
+    words = words.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]|#!])", r"\\\1", " ".join(words.split()))
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "corpus"

@@ -1,0 +1,153 @@
+"""Publishing prepared clips: Parquet with the audio inside, attribution, a card, and Croissant metadata."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from soundmill import attribution, clips, exports, manifest
+from soundmill.attribution import Credit
+from soundmill.errors import UserError
+from soundmill.publishing.card import LICENCE_NAME, hours_table, plain
+from soundmill.publishing.directory import check_allowed, files_below, named, write_sums
+
+CARD, CROISSANT = "README.md", "croissant.json"
+FORMAT = "audiofolder_parquet"
+# https://docs.mlcommons.org/croissant/docs/croissant-spec.html: the context of version 1.0.
+CONTEXT = {
+    "@language": "en",
+    "@vocab": "https://schema.org/",
+    "citeAs": "cr:citeAs",
+    "column": "cr:column",
+    "conformsTo": "dct:conformsTo",
+    "cr": "http://mlcommons.org/croissant/",
+    "data": {"@id": "cr:data", "@type": "@json"},
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "dct": "http://purl.org/dc/terms/",
+    "equivalentProperty": "cr:equivalentProperty",
+    "examples": {"@id": "cr:examples", "@type": "@json"},
+    "extract": "cr:extract",
+    "field": "cr:field",
+    "fileObject": "cr:fileObject",
+    "fileProperty": "cr:fileProperty",
+    "fileSet": "cr:fileSet",
+    "format": "cr:format",
+    "includes": "cr:includes",
+    "isLiveDataset": "cr:isLiveDataset",
+    "jsonPath": "cr:jsonPath",
+    "key": "cr:key",
+    "md5": "cr:md5",
+    "parentField": "cr:parentField",
+    "path": "cr:path",
+    "rai": "http://mlcommons.org/croissant/RAI/",
+    "recordSet": "cr:recordSet",
+    "references": "cr:references",
+    "regex": "cr:regex",
+    "repeated": "cr:repeated",
+    "replace": "cr:replace",
+    "samplingRate": "cr:samplingRate",
+    "sc": "https://schema.org/",
+    "separator": "cr:separator",
+    "source": "cr:source",
+    "subField": "cr:subField",
+    "transform": "cr:transform",
+}
+FIELDS = {"clip_id": "sc:Text", "audio": "sc:AudioObject", "captions": "sc:Text", "labels": "sc:Text"}
+
+
+def publish(
+    tables: clips.Tables, directory: Path, sample_rate: int, recordings: Path, progress: Callable[[int], None] = lambda n: None
+) -> list[Path]:
+    """Write the prepared clips into a new or empty directory, with everything that goes with them; returns its files.
+
+    UserError if a recording may not be used for generative AI, or if its licence forbids to share adaptations, which clips are.
+    """
+    found = attribution.credits_of_clips(clips.find(tables), recordings)
+    remedy = "Leave them out of the corpus: `soundmill forget RECORDING`, then `dvc repro`"
+    check_allowed(str(tables.catalog), found, remedy)
+    _check_adaptable(str(tables.catalog), found, remedy)
+    name = directory.resolve().name
+    with exports.new_directory(directory) as (partial, _):
+        exports.export(tables, FORMAT, partial / "export", sample_rate, progress=progress)
+        os.rename(partial / "export" / "data", partial / "data")
+        os.rmdir(partial / "export")
+        attribution.write(found, partial / manifest.ATTRIBUTION)
+        shards = sorted((partial / "data").glob("*.parquet"))
+        (partial / CARD).write_text(_card(name, found, sample_rate), encoding="utf-8")
+        document = croissant(name, found, shards)
+        (partial / CROISSANT).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_sums(partial)
+    return files_below(directory)
+
+
+def _check_adaptable(name: str, found: Sequence[Credit], remedy: str) -> None:
+    kept = [credit.recording for credit in found if attribution.FACTS["ND"] in attribution.facts_of(credit.licence)]
+    if kept:
+        raise UserError(
+            f"{name}: of its recordings, {named(kept)} have licences that forbid to share adaptations, as clips are. {remedy}"
+        )
+
+
+def croissant(name: str, found: Sequence[Credit], shards: Sequence[Path]) -> dict[str, Any]:
+    """Croissant 1.0 (JSON-LD) of Parquet files in the directory `data`: a record set for each split."""
+    files = [
+        {
+            "@type": "cr:FileObject",
+            "@id": f"data/{path.name}",
+            "name": path.name,
+            "contentUrl": f"data/{path.name}",
+            "encodingFormat": "application/x-parquet",
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
+        for path in shards
+    ]
+    sets = [_record_set(path.name.partition("-")[0], f"data/{path.name}") for path in shards]
+    return {
+        "@context": CONTEXT,
+        "@type": "sc:Dataset",
+        "conformsTo": "http://mlcommons.org/croissant/1.0",
+        "name": name,
+        "description": f"{sum(credit.clips for credit in found):,} clips of {len(found):,} recordings, prepared with Soundmill.",
+        "license": list(attribution.hours_by(found, "licence")),
+        "creator": [{"@type": "sc:Person", "name": creator} for creator in sorted({credit.creator for credit in found} - {""})],
+        "distribution": files,
+        "recordSet": sets,
+    }
+
+
+def _record_set(split: str, file: str) -> dict[str, Any]:
+    fields = []
+    for column, kind in FIELDS.items():
+        source: dict[str, Any] = {"fileObject": {"@id": file}, "extract": {"column": column}}
+        source |= {"transform": {"jsonPath": "bytes"}} if column == "audio" else {}
+        repeated = {"repeated": True} if column in ("captions", "labels") else {}
+        fields.append(
+            {"@type": "cr:Field", "@id": f"{split}/{column}", "name": column, "dataType": kind, "source": source} | repeated
+        )
+    return {"@type": "cr:RecordSet", "@id": split, "name": split, "field": fields}
+
+
+def _card(name: str, found: Sequence[Credit], sample_rate: int) -> str:
+    from huggingface_hub import DatasetCardData
+
+    marks = [f"material-{mark}" for mark in attribution.marks(found)]
+    tags = ["soundmill", "audio", *marks]
+    data = DatasetCardData(
+        license="other", license_name=LICENCE_NAME, license_link=manifest.ATTRIBUTION, pretty_name=name, tags=tags
+    )
+    seconds, count = sum(credit.seconds for credit in found), sum(credit.clips for credit in found)
+    lines = [f"---\n{data.to_yaml()}\n---\n", f"# {plain(name)}\n"]
+    lines.append(
+        f"{count:,} clips of {len(found):,} recordings, {seconds / 3600:.2f} h, {sample_rate} Hz. Prepared with Soundmill.\n"
+    )
+    lines.append("## Terms\n")
+    lines += [f"- {plain(fact)}: {plain(why)}" for fact, why in attribution.statements(list(found))]
+    lines += ["", f"These are facts about the recordings, not advice. `{manifest.ATTRIBUTION}` names each of them.\n"]
+    lines += [*hours_table("licence", attribution.hours_by(found, "licence"))]
+    lines += [*hours_table("AI terms", attribution.hours_by(found, "ai_terms"))]
+    lines.append(f"## Use\n\n`datasets.load_dataset` reads this directory; `mlcroissant` reads `{CROISSANT}`.\n")
+    return "\n".join(lines)

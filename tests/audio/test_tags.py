@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import struct
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import soundfile
+
+from soundmill.audio import flac
+from soundmill.audio.tags import CHANGED, GENERATED, MadeBy
+
+WAVE = np.random.default_rng(0).uniform(-0.5, 0.5, (1, 4_001)).astype(np.float32)
+IPTC = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}DigitalSourceType"
+
+
+def chunks(data: bytes) -> list[tuple[bytes, bytes]]:
+    """Names and contents of a RIFF file's chunks, read by its own lengths."""
+    assert (data[:4], data[8:12]) == (b"RIFF", b"WAVE")
+    assert struct.unpack("<I", data[4:8])[0] == len(data) - 8
+    found, place = [], 12
+    while place < len(data):
+        (size,) = struct.unpack("<I", data[place + 4 : place + 8])
+        found.append((data[place : place + 4], data[place + 8 : place + 8 + size]))
+        place += 8 + size + size % 2
+    assert place == len(data)
+    return found
+
+
+def source_type(data: bytes) -> str:
+    (packet,) = [content for name, content in chunks(data) if name == b"_PMX"]
+    (described,) = ElementTree.fromstring(packet.decode().split("?>", 1)[1].rsplit("<?", 1)[0]).iter(
+        "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}Description"
+    )
+    return described.attrib[IPTC]
+
+
+@pytest.mark.parametrize("kind", [GENERATED, CHANGED])
+def test_a_generated_wav_names_its_checkpoint_and_that_a_model_made_it(tmp_path, kind):
+    maker = MadeBy('<odd> & "ddpm_mel" checkpoint 00ff', kind)
+    flac.write_wav(tmp_path / "made.wav", WAVE, 16_000, "a comment", (120.0, 4), maker)
+    data = (tmp_path / "made.wav").read_bytes()
+    assert source_type(data) == f"http://cv.iptc.org/newscodes/digitalsourcetype/{kind}"
+    assert [name for name, _ in chunks(data)] == [b"fmt ", b"LIST", b"data", b"acid", b"_PMX"]
+    with soundfile.SoundFile(tmp_path / "made.wav") as sound:
+        assert (sound.comment, sound.software) == ("a comment", f"Soundmill, {maker.weights} (libsndfile)")
+        np.testing.assert_array_equal(sound.read(dtype="int16"), flac.to_pcm16(WAVE[0]))
+
+
+@pytest.mark.parametrize("comment", [None, "x" * 2_000])
+def test_a_tagged_wav_written_in_blocks_is_the_same_file(tmp_path, comment):
+    maker = MadeBy("rave codec 00ff", CHANGED)
+    flac.write_wav(tmp_path / "whole.wav", WAVE, 16_000, comment, made_by=maker)
+    flac.write_wav_blocks(tmp_path / "blocks.wav", np.split(WAVE, [7, 4000], 1), 16_000, 1, comment, maker)
+    assert (tmp_path / "blocks.wav").read_bytes() == (tmp_path / "whole.wav").read_bytes()

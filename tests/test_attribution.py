@@ -1,0 +1,159 @@
+"""Whose sounds weights were trained on: known tables, hostile values, ancestors, and a real checkpoint."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from soundmill import attribution, manifest, shards
+from soundmill.errors import UserError
+from soundmill.training.trained_on import write_trained_on
+from tests.commands.running import soundmill
+
+
+def clip(recording: str, number: int = 0, **more) -> dict:
+    named = {"clip_id": f"{recording}_{number}", "recording_id": recording, "source": f"{recording}.wav"}
+    return {**named, "start": float(number), "seconds": 2.0, "digest": f"{recording}{number}", "mix": None, "earlier": False} | more
+
+
+def checkpoint(directory: Path, rows: list[dict] | None, **parts: list[dict] | None) -> Path:
+    for place, some in ((directory, rows), *((directory / name, some) for name, some in parts.items())):
+        place.mkdir(parents=True)
+        (place / "config.json").write_text("{}")
+        if some is not None:
+            shards.write_rows(some, place / manifest.TRAINED_ON_FILE, manifest.TRAINED_ON)
+    return directory
+
+
+def recordings(path: Path, **terms: tuple) -> Path:
+    """A table of recordings with these (licence, creator, source_url, ai_terms) by id."""
+    columns = zip(*terms.values(), strict=True)
+    named = dict(zip(attribution.TERMS, (pa.array(column, pa.string()) for column in columns), strict=True))
+    pq.write_table(pa.table({"recording_id": list(terms), **named}), path)
+    return path
+
+
+def by_recording(found: list[attribution.Credit]) -> dict[str, attribution.Credit]:
+    assert len({credit.recording for credit in found}) == len(found)
+    return {credit.recording: credit for credit in found}
+
+
+def test_credits_count_each_stretch_once_over_all_parts(tmp_path):
+    rows = [clip("dog", 0), clip("dog", 1), clip("dog", 8, mix="m1"), clip("cat", 0, mix="m1"), clip("cat", 0, mix="m2")]
+    trained = checkpoint(tmp_path / "model", rows, vocoder=[clip("dog", 2)], autoencoder=None)
+    table = recordings(
+        tmp_path / "r.parquet", dog=("CC-BY-4.0", "Ann", "https://a.org", "allowed"), owl=("CC0-1.0", "", None, "refused")
+    )
+    found = by_recording(attribution.credits_of(trained, table))
+    assert found["dog.wav"] == attribution.Credit(
+        "dog.wav", "Ann", "CC-BY-4.0", "allowed", "https://a.org", 4, 6.0, 1, "model; vocoder"
+    )  # 0 to 4 s and 8 to 10 s
+    assert found["cat.wav"] == attribution.Credit("cat.wav", "", "unknown", "unknown", "", 1, 2.0, 2, "model")
+    assert found[""].used_for == "autoencoder"
+    assert set(found) == {"dog.wav", "cat.wav", ""}
+    assert attribution.marks(found.values()) == ["unknown"]
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_without_terms_all_is_unknown(tmp_path, old):
+    trained, table = checkpoint(tmp_path / "model", [clip("dog")]), tmp_path / "r.parquet"
+    if old:
+        pq.write_table(pa.table({"recording_id": ["dog"]}), table)
+    (credit,) = attribution.credits_of(trained, table)
+    assert (credit.licence, credit.ai_terms, credit.creator) == ("unknown", "unknown", "")
+
+
+HOSTILE = ["=HYPERLINK(1)", " +1", "-2", "@x", 'a,b"c\nd\x00\u202ee', "'quoted", "x" * 10_000, "<script>", "\ud800"]
+
+
+@pytest.mark.parametrize("value", HOSTILE[:-1])
+def test_no_cell_is_a_formula_and_the_table_is_read_back(tmp_path, value):
+    trained = checkpoint(tmp_path / "model", [clip("dog", source=value)])
+    found = attribution.credits_of(trained, recordings(tmp_path / "r.parquet", dog=(value, value, value, "allowed")))
+    attribution.write(found, tmp_path / "a.csv")
+    rows = list(csv.reader((tmp_path / "a.csv").read_text().splitlines()))
+    assert len(rows) == 2
+    assert not [cell for cell in rows[1] if cell.lstrip()[:1] in ("=", "+", "-", "@") or len(cell) > 501]
+    assert attribution.read(tmp_path / "a.csv") == found
+
+
+def test_another_table_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("name\nx\n")
+    with pytest.raises(UserError, match=r"a\.csv: not a table of credits"):
+        attribution.read(tmp_path / "a.csv")
+
+
+def trained_from(start: Path, directory: Path, clips: list[dict]) -> Path:
+    catalog = directory.with_suffix(".parquet")
+    rows = [{**row, "shard": 0, "split": "train", "captions": [], "labels": [], "corpus": "x", "weight": 1.0} for row in clips]
+    keys = [column.name for column in manifest.CATALOG]
+    shards.write_rows([{key: row.get(key) for key in keys} for row in rows], catalog, manifest.CATALOG)
+    directory.mkdir()
+    (directory / "config.json").write_text("{}")
+    write_trained_on(directory, catalog, [row["clip_id"] for row in clips], start=start)
+    return directory
+
+
+def test_ancestors_are_credited_by_what_was_published_with_them(tmp_path):
+    """An ancestor's `dog` is not the dog of the same id here, unless a clip is the same byte for byte."""
+    (tmp_path / "published").mkdir()
+    start = checkpoint(tmp_path / "published" / "checkpoint", [clip("dog", digest="theirs"), clip("owl")], vocoder=None)
+    theirs = recordings(
+        tmp_path / "their.parquet", dog=("CC-BY-NC-4.0", "Bob", None, "refused"), owl=("CC0-1.0", "Eve", None, "allowed")
+    )
+    attribution.write(attribution.credits_of(start, theirs), tmp_path / "published" / manifest.ATTRIBUTION)
+    ours = recordings(tmp_path / "our.parquet", dog=("CC0-1.0", "Ann", None, "allowed"), owl=("CC-BY-4.0", "Eve", None, "allowed"))
+    second = trained_from(start, tmp_path / "second", [clip("dog"), clip("owl")])
+    found = attribution.credits_of(second, ours)
+    assert [(credit.recording, credit.creator, credit.licence, credit.used_for) for credit in found] == [
+        ("", "", "unknown", "earlier training: vocoder"),
+        ("dog.wav", "Bob", "CC-BY-NC-4.0", "earlier training"),
+        ("dog.wav", "Ann", "CC0-1.0", "model"),
+        ("owl.wav", "Eve", "CC-BY-4.0", "earlier training; model"),
+    ]
+    third = trained_from(second, tmp_path / "third", [clip("cat")])
+    credited = {credit.creator for credit in attribution.credits_of(third, ours) if credit.used_for == "earlier training"}
+    assert "Bob" in credited  # what was published with the first is kept
+    copied = tmp_path / "alone" / "checkpoint"
+    shutil.copytree(tmp_path / "published" / "checkpoint", copied)
+    fourth = trained_from(copied, tmp_path / "fourth", [clip("cat")])
+    earlier = {credit.licence for credit in attribution.credits_of(fourth, ours) if "earlier" in credit.used_for}
+    assert earlier == {"unknown"}  # not invented from recordings of the same id
+
+
+def test_facts_follow_from_the_licences():
+    found = [
+        attribution.Credit("a", "", "CC-BY-NC-SA-4.0", "allowed", "", 1, 3600.0, 0, "model"),
+        attribution.Credit("b", "", "CC0-1.0", "with_disclosure", "", 1, 1800.0, 0, "model"),
+        attribution.Credit("c", "", "Sampling-Plus-1.0", "refused", "", 1, 1800.0, 0, "model"),
+        attribution.Credit("", "", "unknown", "unknown", "", 0, 0.0, 0, "vocoder"),
+    ]
+    said = {fact.partition(":")[0]: why for fact, why in attribution.statements(found)}
+    assert said == {
+        "attribution": "1 recording, 1.00 h (CC-BY-NC-SA-4.0)",
+        "share-alike": "1 recording, 1.00 h (CC-BY-NC-SA-4.0)",
+        "non-commercial": "1 recording, 1.00 h (CC-BY-NC-SA-4.0)",
+        "conditions that Soundmill does not know": "1 recording, 0.50 h (Sampling-Plus-1.0)",
+        "refused": "1 recording, 0.50 h",
+        "disclosure": "1 recording, 0.50 h",
+        "undisclosed": "all of its vocoder",
+    }
+    assert attribution.marks(found) == ["refused", "unknown"]
+    assert list(attribution.hours_by(found, "licence").items())[:2] == [("CC-BY-NC-SA-4.0", 1.0), ("CC0-1.0", 0.5)]
+
+
+def test_a_trained_model_is_credited_to_exactly_the_recordings_it_was_trained_on(built_graph):
+    for family in ("ddpm_mel", "tango"):
+        trained = built_graph / "data/models" / family
+        found = attribution.credits_of(trained, built_graph / "data/corpus/recordings.parquet")
+        tables = [pq.read_table(path) for path in trained.rglob(manifest.TRAINED_ON_FILE)]
+        assert {credit.recording for credit in found} == {source for table in tables for source in table["source"].to_pylist()}
+        done = soundmill("licences", family, cwd=built_graph)
+        assert done.returncode == 0, done.stderr
+        assert json.dumps(len(found)) in done.stdout

@@ -1,0 +1,157 @@
+"""Publishing the shrunk demo's models, and pulling them elsewhere."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import wave
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from huggingface_hub import DatasetCard, ModelCard
+
+from soundmill import attribution, manifest
+from soundmill.attribution import Credit
+from soundmill.audio.flac import decode_flac, write_wav
+from soundmill.clips import Tables
+from soundmill.errors import UserError
+from soundmill.publishing import card, data, model
+from soundmill.publishing.directory import SUMS, check_allowed, read_sums
+from tests.commands.running import soundmill
+from tests.models.test_live import V2, codec
+
+
+@pytest.fixture(scope="module")
+def published(built_graph, tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("published") / "mill"
+    done = soundmill("publish", "ddpm_mel", str(directory), cwd=built_graph)
+    assert done.returncode == 0, done.stderr
+    named = {line.split("  ")[0] for line in done.stdout.splitlines()}
+    assert named == {str(path) for path in directory.rglob("*") if path.is_file()}
+    return directory
+
+
+def test_a_pulled_model_makes_the_same_bytes(built_graph, published, tmp_path):
+    done = soundmill("pull", str(published), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    made = {}
+    for name, directory in (("here", built_graph / "data/models/ddpm_mel"), ("there", tmp_path / "models/mill/checkpoint")):
+        asked = ("generate", "-n", "2", "--set", "num_steps=1", "--checkpoint", str(directory), "--output", str(tmp_path / name))
+        assert soundmill(*asked, cwd=tmp_path).returncode == 0
+        made[name] = {path.name: path.read_bytes() for path in (tmp_path / name).glob("*.wav")}
+    assert made["here"] == made["there"]
+    assert len(made["here"]) == 2
+    again = soundmill("licences", str(tmp_path / "models/mill"), cwd=tmp_path)  # outside any project
+    assert again.returncode == 0, again.stderr
+
+
+def test_the_card_is_read_by_the_hubs_own_code(published):
+    read = ModelCard.load(published / "README.md", ignore_metadata_errors=False)
+    assert (published / "MODEL_CARD.md").read_bytes() == (published / "README.md").read_bytes()
+    assert (read.data.license, read.data.license_link) == ("other", manifest.ATTRIBUTION)
+    assert {result.metric_type for result in read.data.eval_results} >= {"kl_tagger", "mmd_tagger"}
+    assert all("95 % interval" in result.metric_name for result in read.data.eval_results)
+    assert "training-material-unknown" in read.data.tags
+    for path in (*read.text.split("](")[1:],):
+        assert (published / path.partition(")")[0]).is_file()
+
+
+def test_the_attribution_is_that_of_the_checkpoint(built_graph, published):
+    expected = attribution.credits_of(built_graph / "data/models/ddpm_mel", built_graph / "data/corpus/recordings.parquet")
+    assert attribution.read(published / manifest.ATTRIBUTION) == expected
+
+
+@pytest.mark.parametrize("spoil", ["changed", "missing", "outside", "no list"])
+def test_a_spoiled_model_is_not_pulled(published, tmp_path, spoil):
+    broken = Path(shutil.copytree(published, tmp_path / "broken"))
+    sums, weights = broken / SUMS, broken / "checkpoint" / "model.safetensors"
+    if spoil == "changed":
+        weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    elif spoil == "missing":
+        weights.unlink()
+    elif spoil == "outside":
+        sums.write_text(sums.read_text().replace("checkpoint/model", "../model"))
+    else:
+        sums.unlink()
+    with pytest.raises(UserError, match="model.safetensors" if spoil in ("changed", "missing") else "SHA256SUMS"):
+        model.pull(broken, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_with_refused_recordings_is_not_published(tmp_path):
+    found = [Credit(f"{number}.wav", "", "CC0-1.0", "refused", "", 1, 1.0, 0, "model") for number in range(7)]
+    with pytest.raises(UserError, match=r"x: of its recordings, 7 \(0\.wav, .*4\.wav and 2 more\) may not be used: .*\. Do"):
+        check_allowed("x", found, "Do")
+
+
+def test_what_a_corpus_says_is_text_in_the_card():
+    assert card.plain("<img src=x> [a](b) | `c`\n# d") == r"&lt;img src=x&gt; \[a\](b) \| \`c\` \# d"
+
+
+def test_the_loader_runs_the_codec_without_soundmill(tmp_path):
+    facts = model.live.export_streaming(tmp_path / model.CODEC, codec(V2))
+    shutil.copyfile(Path(model.__file__).with_name("loader.py"), tmp_path / model.LOADER)
+    tone = 0.3 * np.sin(np.arange(20_000) / 10, dtype=np.float32)
+    write_wav(tmp_path / "in.wav", tone, facts["sample_rate"])
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [sys.executable, "-c", "import sys; sys.modules['soundmill'] = None; import runpy; sys.argv = sys.argv[1:]; "
+               "runpy.run_path(sys.argv[0], run_name='__main__')", "load.py", "in.wav", "out.wav"]  # fmt: skip
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+    with wave.open(str(tmp_path / "out.wav")) as file:
+        assert (file.getnframes(), file.getframerate()) == (20_000, facts["sample_rate"])
+        assert np.frombuffer(file.readframes(20_000), "<i2").any()
+
+
+@pytest.fixture(scope="module")
+def published_data(built_graph, tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("published data") / "clips"
+    done = soundmill("publish", "data", str(directory), cwd=built_graph)
+    assert done.returncode == 0, done.stderr
+    return directory
+
+
+def test_mlcroissant_validates_the_metadata_and_loads_every_clip(built_graph, published_data):
+    mlcroissant = pytest.importorskip("mlcroissant")
+    dataset = mlcroissant.Dataset(published_data / data.CROISSANT)
+    assert not dataset.metadata.issues.errors
+    catalog = pq.read_table(built_graph / "data/catalog/default.parquet").to_pylist()
+    loaded = {
+        row[f"{split}/clip_id"].decode(): row | {"split": split}
+        for split in ("train", "validation", "test")
+        for row in dataset.records(split)
+    }
+    assert set(loaded) == {row["clip_id"] for row in catalog}
+    for clip in catalog:
+        row = loaded[clip["clip_id"]]
+        split = row["split"]
+        assert split.startswith(clip["split"])
+        assert [word.decode() for word in row[f"{split}/captions"]] == clip["captions"]
+        assert np.abs(decode_flac(row[f"{split}/audio"])).max() > 0
+
+
+def test_published_clips_are_listed_with_their_digests_and_a_card_that_the_hub_reads(published_data):
+    read = DatasetCard.load(published_data / "README.md", ignore_metadata_errors=False)
+    assert (read.data.license, read.data.license_link) == ("other", manifest.ATTRIBUTION)
+    files = {path.relative_to(published_data).as_posix() for path in published_data.rglob("*") if path.is_file()}
+    assert set(read_sums(published_data)) == files - {SUMS}
+    credited = attribution.read(published_data / manifest.ATTRIBUTION)
+    assert sum(credit.clips for credit in credited) == 60
+
+
+@pytest.mark.parametrize(
+    ("licence", "ai_terms", "said"), [("CC0-1.0", "refused", "refuse generative AI"), ("CC-BY-ND-4.0", "allowed", "adaptations")]
+)
+def test_clips_that_may_not_be_shared_are_not_published(built_graph, tmp_path, licence, ai_terms, said):
+    catalog = built_graph / "data/catalog/default.parquet"
+    name = pq.read_table(catalog)["recording_id"][0].as_py()
+    terms = {"recording_id": [name], "licence": [licence], "creator": [""], "source_url": [""], "ai_terms": [ai_terms]}
+    pq.write_table(pa.table(terms), tmp_path / "recordings.parquet")
+    where = Tables(built_graph / "data/clips/default", catalog)
+    with pytest.raises(UserError, match=rf"(?s)1 \(.+\).*{said}"):
+        data.publish(where, tmp_path / "out", 16_000, tmp_path / "recordings.parquet")
+    assert not (tmp_path / "out").exists()
