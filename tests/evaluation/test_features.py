@@ -168,7 +168,7 @@ def test_a_file_that_has_changed_is_not_spoiled(tmp_path):
     write_wav(tmp_path / "a.wav", tone(441), 16_000)
     report = shards.Report()
     assert not list(features.waves([spoiled], None, report))
-    assert [row["reason"] for row in report.quarantine] == ["changed"]
+    assert [(row["path"], row["reason"]) for row in report.quarantine] == [(f"{tmp_path}/a.wav (8-bit samples)", "changed")]
 
 
 def test_everything_that_cannot_be_scored_is_named_at_once(config, tmp_path):
