@@ -148,8 +148,9 @@ def _clap_score(tool: Path, random: np.random.Generator) -> Compared:
 
 
 def av_benchmark(tool: Path) -> Iterator[Compared]:
-    """FD, KL and inception score."""
+    """FD, KL, inception score and CLAP score."""
     import torch
+    from torch.nn.functional import cosine_similarity
 
     with imported_from(tool):
         fad, kl, isc = (references.module(f"av_bench.metrics.{name}") for name in ("fad", "kl", "isc"))
@@ -163,6 +164,10 @@ def av_benchmark(tool: Path) -> Iterator[Compared]:
     yield Compared("KL", kl.compute_kl([of_generated], of_reference)["kl_softmax"], ours("exact_kl", generated, reference))
     score = isc.compute_isc(of_generated, None, rng_seed=2020, samples_shuffle=True, splits=1)["inception_score_mean"]
     yield Compared("IS", score, ours("is", generated, reference))
+    sounds, texts = sides(512)
+    # As in the tool's evaluate.py, which needs a GPU and the weights of all its networks.
+    cosines = cosine_similarity(*(torch.from_numpy(rows(side)) for side in (texts, sounds)), dim=-1)
+    yield Compared("CLAP score", float(cosines.mean()), ours("clap_score", sounds, texts), 1e-5)
 
 
 def kadtk(tool: Path | None) -> Iterator[Compared]:
