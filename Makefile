@@ -81,7 +81,7 @@ install = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 $(VENV)/.test: $(VENV)/.installed
 	@$(call install,[test$(comma)export])
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python -c constraints.txt \
-		nn_tilde cached-conv audiobox_aesthetics hear21passt julius kadtk torchopenl3
+		nn_tilde cached-conv audiobox_aesthetics hear21passt julius kadtk msclap torchopenl3
 	@# It has a package `tests`, which would hide ours.
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade -c constraints.txt \
 		--target $(VENV)/oracles laion_clap

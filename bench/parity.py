@@ -22,7 +22,7 @@ import soundfile
 from bench import references
 from soundmill.audio.flac import write_wav
 from soundmill.evaluation import protocols
-from soundmill.evaluation.embedders import passt
+from soundmill.evaluation.embedders import clap, passt
 from soundmill.evaluation.features import set_level
 from soundmill.metrics import scores
 from soundmill.metrics.divergence import softmax
@@ -74,7 +74,7 @@ def logits(side: scores.EmbeddingSet) -> np.ndarray:
 
 
 def stable_audio_metrics(tool: Path) -> Iterator[Compared]:
-    """FD of stereo embeddings, KL, and the windows that its logits are averaged over."""
+    """FD of stereo embeddings, KL, the windows that its logits are averaged over, and the CLAP score."""
     import torch
 
     with imported_from(tool, "openl3", "hear21passt.base"):
@@ -112,11 +112,45 @@ def stable_audio_metrics(tool: Path) -> Iterator[Compared]:
         windows = passt.FRONT_ENDS["stable-audio-metrics"](heard)
         mean = np.mean([window @ weights[: len(window)] for window in windows], axis=0)
         yield Compared(f"windows of {seconds} s", float(theirs[0]), float(softmax(mean)[0]), 1e-3)
+    yield _clap_score(tool, random)
+
+
+def _clap_score(tool: Path, random: np.random.Generator) -> Compared:
+    """Of sounds up to ten seconds; a random projection stands in for each of CLAP's networks."""
+    import torch
+
+    with imported_from(tool, "laion_clap", "clap_module", "clap_module.factory"):
+        cosines = references.module("src.clap_score")
+    weights = (random.standard_normal((clap.WINDOW, 8)) / 100).astype(np.float32)
+    seconds = [length for length in SECONDS if length <= 10]
+    texts = {f"{number}": f"{number}" for number in range(len(seconds))}
+    of_texts = {name: random.standard_normal((1, 8)).astype(np.float32) for name in texts}
+    network = mock.MagicMock()
+    network.get_text_embedding = lambda some, use_tensor: torch.from_numpy(np.concatenate([of_texts[text] for text in some]))
+    network.get_audio_embedding_from_data = lambda x, use_tensor: x @ torch.from_numpy(weights[: x.shape[1]])
+    checkpoint = "music_speech_audioset_epoch_15_esc_89.98.pt"
+    of_sounds = {}
+    with (
+        tempfile.TemporaryDirectory() as place,
+        mock.patch.object(cosines.laion_clap, "CLAP_Module", return_value=network),
+        in_directory(place),
+    ):
+        Path("load/clap_score").mkdir(parents=True)
+        Path("load/clap_score", checkpoint).touch()  # else it downloads
+        for name, length in zip(texts, seconds, strict=True):
+            wave = (0.1 * random.standard_normal(round(length * clap.SAMPLE_RATE))).clip(-1, 1).astype(np.float32)
+            write_wav(Path(f"{name}.wav"), wave, clap.SAMPLE_RATE)
+            heard = set_level(soundfile.read(f"{name}.wav", dtype="float32")[0], "peak")
+            of_sounds[name] = heard[None] @ weights[: len(heard)]
+        theirs = float(cosines.clap_score(texts, place, clap_model=checkpoint))
+    sides = (scores.EmbeddingSet.of(of, {name: np.zeros(0) for name in of}) for of in (of_sounds, of_texts))
+    return Compared("CLAP score", theirs, ours("clap_score", *sides), 1e-3)  # the tool rounds sounds to 16 bits
 
 
 def av_benchmark(tool: Path) -> Iterator[Compared]:
-    """FD, KL and inception score."""
+    """FD, KL, inception score and CLAP score."""
     import torch
+    from torch.nn.functional import cosine_similarity
 
     with imported_from(tool):
         fad, kl, isc = (references.module(f"av_bench.metrics.{name}") for name in ("fad", "kl", "isc"))
@@ -130,6 +164,10 @@ def av_benchmark(tool: Path) -> Iterator[Compared]:
     yield Compared("KL", kl.compute_kl([of_generated], of_reference)["kl_softmax"], ours("exact_kl", generated, reference))
     score = isc.compute_isc(of_generated, None, rng_seed=2020, samples_shuffle=True, splits=1)["inception_score_mean"]
     yield Compared("IS", score, ours("is", generated, reference))
+    sounds, texts = sides(512)
+    # As in the tool's evaluate.py, which needs a GPU and the weights of all its networks.
+    cosines = cosine_similarity(*(torch.from_numpy(rows(side)) for side in (texts, sounds)), dim=-1)
+    yield Compared("CLAP score", float(cosines.mean()), ours("clap_score", sounds, texts), 1e-5)
 
 
 def kadtk(tool: Path | None) -> Iterator[Compared]:

@@ -1,7 +1,7 @@
 """Reference implementations of embedders, with random weights, without Soundmill's imports.
 
-`python -m bench.references NET WEIGHTS DIRECTORY` embeds the files of a directory one after the other and prints seconds and CPU
-seconds, without loading the net.
+`python -m bench.references NET WEIGHTS DIRECTORY` embeds the files of a directory and prints seconds and CPU seconds, without
+loading the net.
 """
 
 from __future__ import annotations
@@ -28,7 +28,11 @@ PACKAGES = {
     "panns_wavegram_logmel": "kadtk",
     "openl3_env": "torchopenl3",
     "passt": "hear21passt",
+    "clap_music_speech": "laion_clap",
+    "msclap": "msclap",
+    "audiobox": "audiobox_aesthetics",
 }
+BATCHES = {"clap_music_speech": 8, "msclap": 8, "audiobox": 2}  # files at once, as in Soundmill; the others take one
 ORACLES = f"{sys.prefix}/oracles"  # packages that cannot be installed beside ours
 OPENL3_HOP = 0.5  # seconds
 CNN14 = {  # sample rate, window, hop, bands, lowest and highest frequency, classes
@@ -183,6 +187,75 @@ def music_speech_clap(seed: int = 0) -> nn.Module:
     return net.eval()
 
 
+def msclap(seed: int = 0) -> nn.Module:
+    """CLAP of msclap in the sizes of 2023."""
+    import torch
+    import yaml
+    from torch import nn
+    from transformers import AutoModel, GPT2Config, GPT2Model
+
+    with mock.patch.object(AutoModel, "from_pretrained", return_value=GPT2Model(GPT2Config())):
+        models = module("msclap.models.clap")
+        text = Path(models.__file__).parents[1].joinpath("configs/config_2023.yml").read_text()
+        names = ("audioenc_name", "window_size", "hop_size", "mel_bins", "fmin", "fmax", "out_emb", "text_model")
+        sizes = yaml.safe_load(text)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            net = models.CLAP(
+                **{name: sizes[name] for name in (*names, "transformer_embed_dim", "d_proj")},
+                sample_rate=sizes["sampling_rate"],
+                classes_num=sizes["num_classes"],
+            ).eval()
+            enliven(net)
+            randomise_norms(net)
+            nn.init.uniform_(net.audio_encoder.base.htsat.bn0.running_mean, -30, -10)  # log-mels are in decibels
+            nn.init.uniform_(net.audio_encoder.base.htsat.bn0.running_var, 100, 300)
+    return net
+
+
+def write_msclap(net: nn.Module, path: Path) -> None:
+    """Write the net as the published file has it: all as floats, with the masks of GPT-2 in older versions of transformers.
+
+    So written, it is 689,920,291 bytes long; the published file has 29,745 more (0.004 %), of another version's container.
+    """
+    import torch
+
+    state = {name: values.float() for name, values in net.state_dict().items()}
+    mask = torch.ones(1, 1, 1024, 1024).tril()
+    for layer in range(12):
+        prefix = f"caption_encoder.base.h.{layer}.attn."
+        state |= {f"{prefix}bias": mask.clone(), f"{prefix}masked_bias": torch.tensor(-10_000.0)}
+    torch.save({"model": state}, path)
+
+
+def write_gpt2_tokenizer(directory: Path) -> None:
+    """Write a tokenizer as GPT-2's, but every byte is a token."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    words = {letter: number for number, letter in enumerate(sorted(ByteLevel.alphabet()))}
+    words |= {f"unused {number}": number for number in range(len(words), 50_256)} | {"<|endoftext|>": 50_256}
+    tokenizer = Tokenizer(models.BPE(vocab=words, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken("<|endoftext|>", normalized=True)])
+    directory.mkdir(parents=True)
+    tokenizer.save(str(directory / "tokenizer.json"))
+
+
+def write_clap_processor(directory: Path, fusion: bool = False, max_length_s: int = 10) -> int:
+    """Write the files that prepare sounds and texts for CLAP; every byte is a token. Returns the number of tokens."""
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import ClapFeatureExtractor, ClapProcessor, RobertaTokenizerFast
+
+    words = ["<s>", "<pad>", "</s>", "<unk>", *sorted(ByteLevel.alphabet()), "<mask>"]
+    truncation = "fusion" if fusion else "rand_trunc"
+    extractor = ClapFeatureExtractor(truncation=truncation, max_length_s=max_length_s, frequency_min=50)
+    tokenizer = RobertaTokenizerFast(vocab={word: number for number, word in enumerate(words)}, merges=[])
+    ClapProcessor(extractor, tokenizer).save_pretrained(directory)
+    return len(words)
+
+
 def audiobox(seed: int = 0) -> nn.Module:
     """AesMultiOutput of audiobox_aesthetics, as published but for its weights; it rates batches of padded windows."""
     import torch
@@ -199,48 +272,88 @@ def write_random_weights(name: str, path: Path) -> None:
     """Write random weights in the published file format."""
     import torch
 
-    if name.startswith("panns"):
-        state = {"model": cnn14(name).state_dict()}
-    elif name == "passt":
-        state = passt().net.state_dict()
+    if name == "msclap":
+        write_msclap(msclap(), path)
+    elif name == "audiobox":
+        from safetensors.torch import save_file
+
+        save_file(audiobox().state_dict(), path)
     else:
-        state = (vggish() if name == "vggish" else openl3()).state_dict()
-    torch.save(state, path)
+        torch.save(_published(name), path)
 
 
-def embedder(name: str, weights: Path) -> Callable[[Path], Any]:
-    """A function that embeds one file."""
+def _published(name: str) -> dict[str, Any]:
+    if name.startswith("panns"):
+        return {"model": cnn14(name).state_dict()}
+    if name == "passt":
+        return passt().net.state_dict()
+    if name == "clap_music_speech":
+        return {"state_dict": {f"module.{key}": values for key, values in music_speech_clap().state_dict().items()}}
+    return (vggish() if name == "vggish" else openl3()).state_dict()
+
+
+def embedder(name: str, weights: Path) -> Callable[[list[Path]], Any]:
+    """A function that embeds files, as many as BATCHES says."""
     import torch
 
-    state = torch.load(weights, weights_only=True)
     if name == "vggish":
         from torchvggish.vggish_input import wavfile_to_examples
 
         net = vggish()
-        net.load_state_dict(state)
-        return lambda path: net(wavfile_to_examples(str(path)))
+        net.load_state_dict(torch.load(weights, weights_only=True))
+        return lambda paths: net(wavfile_to_examples(str(paths[0])))
 
     import librosa
 
+    if name == "audiobox":
+        from safetensors.torch import load_file
+
+        net, infer = audiobox(), module("audiobox_aesthetics.infer")
+        net.load_state_dict(load_file(weights))
+
+        def rate(paths: list[Path]) -> Any:
+            sounds = [torch.from_numpy(librosa.load(path, sr=16_000)[0])[None] for path in paths]
+            waves, masks, _, _ = infer.make_inference_batch(sounds)
+            return net({"wav": torch.stack(waves), "mask": torch.stack(masks)})
+
+        return rate
+    state = torch.load(weights, weights_only=True)
+    if name == "clap_music_speech":
+        net = music_speech_clap()
+        net.load_state_dict({key.removeprefix("module."): values for key, values in state["state_dict"].items()})
+        return lambda paths: net.audio_projection(net.audio_branch({"waveform": _filled(paths, 48_000, 10)})["embedding"])
+    if name == "msclap":
+        net = msclap()
+        net.load_state_dict(state["model"], strict=False)
+        return lambda paths: net.audio_encoder(_filled(paths, 44_100, 7))[0]
     if name.startswith("openl3"):
         from torchopenl3 import get_audio_embedding
 
         net = openl3()
         net.load_state_dict(state)
-        return lambda path: get_audio_embedding(librosa.load(path, sr=48_000)[0], 48_000, net, hop_size=OPENL3_HOP)
+        return lambda paths: get_audio_embedding(librosa.load(paths[0], sr=48_000)[0], 48_000, net, hop_size=OPENL3_HOP)
     if name == "passt":
         net = passt()
         net.net.load_state_dict(state)
 
-        def embed(path: Path) -> Any:
+        def embed(paths: list[Path]) -> Any:
             with redirect_stdout(None):
-                return net.get_scene_embeddings(torch.from_numpy(librosa.load(path, sr=32_000)[0])[None])
+                return net.get_scene_embeddings(torch.from_numpy(librosa.load(paths[0], sr=32_000)[0])[None])
 
         return embed
     net = cnn14(name)
     net.load_state_dict(state["model"])
     rate = CNN14[name][0]
-    return lambda path: net(torch.from_numpy(librosa.load(path, sr=rate, mono=True)[0])[None])
+    return lambda paths: net(torch.from_numpy(librosa.load(paths[0], sr=rate, mono=True)[0])[None])
+
+
+def _filled(paths: list[Path], rate: int, seconds: int) -> Any:
+    """Waves [N, T], each repeated until it fills `seconds`."""
+    import librosa
+    import numpy as np
+    import torch
+
+    return torch.from_numpy(np.stack([np.resize(librosa.load(path, sr=rate)[0], rate * seconds) for path in paths]))
 
 
 def main() -> None:
@@ -254,10 +367,11 @@ def main() -> None:
     paths = sorted(args.directory.iterdir())
     with torch.no_grad():
         embed = embedder(args.net, args.weights)
-        embed(paths[0])  # numba compiles
+        embed(paths[:1])  # numba compiles
         start, cpu = time.perf_counter(), time.process_time()
-        for path in paths:
-            embed(path)
+        size = BATCHES.get(args.net, 1)
+        for first in range(0, len(paths), size):
+            embed(paths[first : first + size])
         print(time.perf_counter() - start, time.process_time() - cpu)
 
 

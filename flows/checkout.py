@@ -208,12 +208,9 @@ def _outside(home: Path, destination: Path) -> list[str]:
     if isinstance(path, str) and path and "://" not in path and not (destination / path).exists():
         found = f" (it is at {home / path}: give its absolute path)" if (home / path).exists() else ""
         missing.append(f"corpus.path {path}: does not exist{found}; needed to scan the recordings again, not for cached outputs")
-    evaluate = document.get("evaluate")
-    names = evaluate.get("embedders") if isinstance(evaluate, dict) else None
-    for name in names if isinstance(names, list) else []:
-        weights = embedders.published().get(name) if isinstance(name, str) else None
-        if weights and (reason := pretrained.unavailable(weights)):
-            missing.append(f"weights: {reason}; needed to score again with {name}")
+    for name in embedders.named_in(document):
+        if reason := pretrained.unavailable(embedders.published()[name]):
+            missing.append(f"weights: {reason}; needed to train or score again with {name}")
     pins = [_read(root / "constraints.txt") for root in (home, destination)]
     if pins[1] and pins[0] != pins[1]:
         missing.append("packages: constraints.txt differs; to run stages again, make a .venv there with `make demo`")

@@ -91,12 +91,8 @@ def _fetch_again(weights: Weights) -> str:
     return f"fetch it again: `soundmill weights fetch {weights.name}`"
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, computed once per process unless the file changes."""
-    return _digest("sha256", path)
-
-
 def _digest(kind: str, path: Path) -> str:
+    """Digest of a file, computed once per process unless the file changes."""
     status = path.stat()
     return _cached_digest(kind, str(path), status.st_mtime_ns, status.st_size)
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bench import references
+
 
 def write(directory: Path, seed: int = 0, fusion: bool = False, max_length_s: int = 10) -> None:
     import torch
-    from tokenizers.pre_tokenizers import ByteLevel
-    from transformers import ClapConfig, ClapFeatureExtractor, ClapModel, ClapProcessor, RobertaTokenizerFast
+    from transformers import ClapConfig, ClapModel
 
-    words = ["<s>", "<pad>", "</s>", "<unk>", *sorted(ByteLevel.alphabet()), "<mask>"]
-    text = {"vocab_size": len(words), "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    tokens = references.write_clap_processor(directory, fusion, max_length_s)
+    text = {"vocab_size": tokens, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     audio = {
         "patch_embeds_hidden_size": 8,
         "depths": [1, 1],
@@ -27,7 +28,3 @@ def write(directory: Path, seed: int = 0, fusion: bool = False, max_length_s: in
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         ClapModel(config).save_pretrained(directory)
-    truncation = "fusion" if fusion else "rand_trunc"
-    extractor = ClapFeatureExtractor(truncation=truncation, max_length_s=max_length_s, frequency_min=50)
-    tokenizer = RobertaTokenizerFast(vocab={word: number for number, word in enumerate(words)}, merges=[])
-    ClapProcessor(extractor, tokenizer).save_pretrained(directory)

@@ -281,3 +281,36 @@ def test_the_command(place, server):
     assert soundmill("path", "vggish").exit_code == 1
     assert "unknown weights 'vgish'; did you mean 'vggish'" in soundmill("path", "vgish").stderr
     assert "clap: downloaded from the Hugging Face hub" in soundmill("list").stderr
+
+
+def test_fetch_without_names_gets_what_params_name(place, server, tmp_path, monkeypatch):
+    def fetch():
+        return CliRunner().invoke(commands.app, ["weights", "fetch"])
+
+    monkeypatch.chdir(tmp_path)
+    asked = fetch()
+    assert asked.exit_code == 1
+    assert "not inside a checkout" in asked.stderr
+    assert "yamnet (4 MB), vggish (289 MB)" in asked.stderr
+    (tmp_path / "dvc.yaml").touch()
+    (tmp_path / "params.yaml").write_text("evaluate: {embedders: [tagger, texture]}\n")
+    asked = fetch()
+    assert asked.exit_code == 1
+    assert "params.yaml: names no published weights; name the weights to fetch: yamnet (4 MB)" in asked.stderr
+    assert server.requested == []
+    (tmp_path / "params.yaml").write_text(f"evaluate: {{embedders: [tagger, {NAME}]}}\n")
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    assert fetch().stdout.strip() == str(place / "Cnn14_16k_mAP=0.438.pth")
+    assert names(place) == ["Cnn14_16k_mAP=0.438.pth"]
+
+
+def test_weights_are_found_wherever_params_name_them():
+    parameters = {
+        "evaluate": {"embedders": ["tagger", "yamnet"]},
+        "projected_gan": {"train": {"projectors": ["vggish", "tagger"], "steps": 3}},
+        "judge": "passt",
+        "yamnet": None,
+    }
+    assert embedders.named_in(parameters) == ["yamnet", "vggish", "passt"]
+    assert embedders.named_in({"openl3_env": {"path": "openl3_env.wav"}}) == []

@@ -139,7 +139,11 @@ def _weights(root: Path) -> Finding:
     present = f"{', '.join(here) or 'none'} in {pretrained.directory()}"
     if not missing:
         return Finding("weights", "ok", present)
-    remedy = f"`soundmill weights fetch {' '.join(missing)}`; without them only {', '.join(['tagger', *here])} can score"
+    can_score = ", ".join(["tagger", "texture", *here])
+    remedy = (
+        f"`soundmill weights fetch` gets those in params.yaml, `soundmill weights fetch NAME` others ({', '.join(missing)}); "
+        f"without them only {can_score} can score"
+    )
     return Finding("weights", "optional", present, remedy)
 
 

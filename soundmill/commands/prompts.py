@@ -25,7 +25,7 @@ def prompts(
         ),
     ] = None,
     family: FamilyName = None,
-    number: Annotated[int, typer.Option("-n", "--number", min=1, max=1000, help="Number of sounds for each prompt.")] = 4,
+    number: Annotated[int, typer.Option("-n", "--number", min=1, max=100, help="Number of sounds for each prompt.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same sounds.")] = 0,
     settings: Settings = None,
     checkpoint: Checkpoint = None,
@@ -44,9 +44,9 @@ def prompts(
     from soundmill.prompts import following, report
     from soundmill.prompts import sets as prompt_sets
 
-    chosen, kinds = prompt_sets.load(sets or prompt_sets.NAMES)
+    chosen = prompt_sets.load(sets or prompt_sets.NAMES)
     directory, home = checkpoint_of(checkpoint, family, project)
-    found = following.follow(directory, chosen, kinds, number, seed, home, settings or [], _real(project), progress_bar)
+    found = following.follow(directory, chosen, number, seed, home, settings or [], _real(project), progress_bar)
     if json:
         evaluator.write_json(found.document, json)
     report.show(found.document)

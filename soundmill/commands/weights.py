@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from soundmill.commands.project import project_root
 from soundmill.errors import UserError
 from soundmill.params import did_you_mean
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Weights of embedders and classifiers: in $SOUNDMILL_WEIGHTS, else the user's cache.")
 
 WeightsNames = Annotated[list[str] | None, typer.Argument(help="Names from `soundmill weights list` (default: all).")]
+Wanted = Annotated[
+    list[str] | None,
+    typer.Argument(help="Names from `soundmill weights list` (default: those that params.yaml of this checkout names)."),
+]
 
 
 @app.command("list")
@@ -31,10 +36,9 @@ def list_weights() -> None:
             state, color = "--", "yellow"
         else:
             state, color = ("ok", "green") if entry.num_bytes in (None, path.stat().st_size) else ("!!", "red")
-        size = f"{entry.num_bytes / 1e6:>5.0f} MB" if entry.num_bytes else f"{'?':>5} MB"
-        typer.echo(f"{typer.style(state, fg=color)}  {name:<21} {size}  {entry.licence:<10}  {entry.file}")
+        typer.echo(f"{typer.style(state, fg=color)}  {name:<21} {_size(entry):>8}  {entry.licence:<10}  {entry.file}")
         typer.echo(f"{'':4}{entry.source}\n{'':4}{' '.join(entry.pin)}")
-    typer.echo(f"ok: in {pretrained.directory()}; !!: wrong size; `soundmill weights fetch` fixes it.", err=True)
+    typer.echo(f"ok: in {pretrained.directory()}; !!: wrong size; `soundmill weights fetch NAME` fixes it.", err=True)
     for name in embedders.NAMES:
         if name not in embedders.published():
             typer.echo(f"{name}: {embedders.find(name).origin}", err=True)
@@ -42,13 +46,13 @@ def list_weights() -> None:
 
 @app.command("fetch")
 def fetch_weights(
-    names: WeightsNames = None,
+    names: Wanted = None,
     mirror: Annotated[Path | None, typer.Option("--from", help="Copy them from this directory instead of downloading.")] = None,
 ) -> None:
     """Download weights, or resume an interrupted download; only verified files are installed."""
     from soundmill import pretrained
 
-    for weights in _published(names):
+    for weights in _published(names or _named_in_params()):
         typer.echo(pretrained.fetch(weights, mirror, progress=sys.stderr.isatty()))
 
 
@@ -76,6 +80,27 @@ def path_of_weights(name: str) -> None:
 
     (weights,) = _published([name])
     typer.echo(pretrained.path(weights))
+
+
+def _named_in_params() -> list[str]:
+    """The weights that params.yaml of this checkout names; UserError if it names none, or if there is no checkout."""
+    from soundmill.evaluation import embedders
+    from soundmill.params import read_yaml
+
+    sizes = ", ".join(f"{name} ({_size(entry)})" for name, entry in embedders.published().items())
+    ask = f"name the weights to fetch: {sizes}"
+    try:
+        root = project_root(None)
+    except UserError:
+        raise UserError(f"{Path.cwd()}: not inside a checkout whose params.yaml names weights; {ask}") from None
+    names = embedders.named_in(read_yaml(root / "params.yaml"))
+    if not names:
+        raise UserError(f"{root / 'params.yaml'}: names no published weights; {ask}")
+    return names
+
+
+def _size(entry: Weights) -> str:
+    return f"{entry.num_bytes / 1e6:.0f} MB" if entry.num_bytes else "? MB"
 
 
 def _published(names: list[str] | None) -> list[Weights]:

@@ -79,11 +79,14 @@ def _facts(metrics: Mapping[str, Any], candidates: int | None) -> Iterator[tuple
     yield "candidates per prompt", "unknown" if candidates is None else candidates
     yield "checkpoint", metrics.get("weights", "unknown")
     yield "trained against", ", ".join(metrics["trained_against"]) or "no embedder"
+    if "chosen_by" in metrics:
+        yield "weights chosen by", ", ".join(metrics["chosen_by"])
     yield "seed, resamples", f"{metrics['seed']}, {metrics['replicates']}"
     yield (
         "resampling",
         f"{metrics['resampler']}, {'directly to' if rate is None else f'to {rate} Hz, then to'} each embedder's rate",
     )
+    yield "level of sounds", metrics["level"]
     for name, facts in metrics["embedders"].items():
         options = (
             {key: value for key, value in facts.items() if key not in ("weights", "embeddings")} if isinstance(facts, dict) else {}

@@ -70,7 +70,8 @@ def evaluate(
     rungs = ladder.choose(
         half, len(members["generated"]), setup.ladder, {name: _class_of(name) for name in half.ids}, setup.protocol.seed
     )
-    library = embed(setup, sounds, members["reference"], rungs.clips if rungs else None)
+    climbing = scorer.climbing(setup, len(members["reference"]))
+    library = embed(setup, sounds, members["reference"], rungs.clips if rungs else None, climbing)
     library.texts = prompts
     reconstructions |= paired and about.made_by == "reconstruct"
     comparisons = _comparisons(library, members, paired, reconstructions, UNPAIRED if unpaired else NO_PAIRS)
@@ -80,7 +81,7 @@ def evaluate(
     metrics["counts"] |= {"pairs": len(members["generated"]) if paired else 0}
     metrics["counts"] |= {role: len(library.sounds[role]) for role in features.SYNTHETIC}
     metrics["trained_against"] = list(about.trained_against)
-    metrics |= {"chosen_by": list(about.chosen_by)} if about.chosen_by else {}
+    metrics |= about.facts()
     metrics["warnings"] = [*scored.warnings, *metrics["warnings"]]
     metrics["warnings"] += [f"{folder.root}: {remark}" for folder in sides.values() for remark in folder.remarks]
     metrics |= scored.document()

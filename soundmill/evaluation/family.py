@@ -113,7 +113,8 @@ def evaluate(setup: Setup, source: Source, options: Options, unavailable: Mappin
     reference = Members.of("real", sets.reference)
     classes = {clip.clip_id: clip.labels[0] for clip in source.catalog if clip.labels}
     rungs = ladder.choose(Members.of("real", sets.floor), len(sets.generated), setup.ladder, classes, seed)
-    library = embed(setup, sounds, reference, rungs.clips if rungs else None)
+    climbing = scorer.climbing(setup, len(reference))
+    library = embed(setup, sounds, reference, rungs.clips if rungs else None, climbing)
     library.texts = {clip.clip_id: clip.captions[0] for clip in source.catalog if clip.captions}
     guesses = _guess(library, sets) if sets.probe and sets.requested else {}
     scored = _score(library, sets, source, guesses, rungs)
@@ -121,8 +122,7 @@ def evaluate(setup: Setup, source: Source, options: Options, unavailable: Mappin
     metrics = scorer.describe(library, sides) | {
         "reference": options.reference,
         "trained_against": list(source.about.trained_against),
-        **({"chosen_by": list(source.about.chosen_by)} if source.about.chosen_by else {}),
-        **({"weights": source.about.weights} if source.about.weights else {}),
+        **source.about.facts(),
     }
     metrics["embedders"] |= {name: f"unavailable: {reason}" for name, reason in unavailable.items()}
     metrics["counts"] |= {

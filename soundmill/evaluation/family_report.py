@@ -38,8 +38,8 @@ def write(directory: Path, title: str, evaluation: FamilyEvaluation, source: Sou
     weights = f", {source.about.weights}" if source.about.weights else ""
     note = f" (reference: {evaluation.metrics['reference']}){weights}"
     result, again = evaluation.metrics, f"dvc repro evaluate@{title}"
-    texts = {card.CARD: card.text(title, result, again, source.about.candidates, ["scores.png"], [])}
-    report.write_report(directory, title, result, sections, evaluation.of, by_label(evaluation, source), note, texts)
+    text = partial(card.text, title, result, again, source.about.candidates)
+    report.write_report(directory, title, result, sections, evaluation.of, by_label(evaluation, source), note, text)
     return shown
 
 

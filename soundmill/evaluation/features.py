@@ -123,7 +123,8 @@ def noise(clip_id: str, facts: Facts, seed: int) -> Sound:
 def spoiled(sound: Sound, kind: str, seed: int) -> Sound:
     """A file or clip, spoiled (see spoilings.py)."""
     key = hashing.digest("spoiled", kind, seed, sound.clip_id, sound.key, spoilings.code())
-    return replace(sound, key=key, seed=seed, spoiling=kind, original=sound.key)
+    shown = f"{sound.shown} ({spoilings.SPOILINGS[kind].title})"
+    return replace(sound, key=key, shown=shown, seed=seed, spoiling=kind, original=sound.key)
 
 
 def synthetic_wave(kind: str, clip_id: str, num_samples: int, seed: int) -> np.ndarray:
@@ -277,7 +278,7 @@ def refuse(rows: Iterable[Mapping[str, str]]) -> None:
 def _tasks(sounds: Iterable[Sound]) -> list[list[Sound]]:
     """Sounds split into tasks, each content once; independent of the workers and of the cache."""
     distinct = {sound.key: sound for sound in reversed(list(sounds))}
-    ordered = sorted(distinct.values(), key=lambda sound: (*_kind(sound), sound.clip_id, sound.path or b""))
+    ordered = sorted(distinct.values(), key=lambda sound: (*_kind(sound), sound.clip_id, sound.path or b"", sound.spoiling))
     tasks = []
     for (_, shard), group in groupby(ordered, key=_kind):
         members = list(group)

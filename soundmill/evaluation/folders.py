@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from soundmill import manifest
 from soundmill.corpora import inventory
@@ -78,6 +79,11 @@ class About:
         """Embedders that the training used, with the reason why they do not rank the model."""
         chosen = {name: f"the model's weights were chosen by {name}" for name in self.chosen_by}
         return chosen | {name: f"the model was trained against {name}" for name in self.trained_against}
+
+    def facts(self) -> dict[str, Any]:
+        """Which weights made the sounds, as part of a result; empty if unknown."""
+        chosen = {"chosen_by": list(self.chosen_by)} if self.chosen_by else {}
+        return chosen | ({"weights": self.weights} if self.weights else {})
 
 
 def about(root: Path) -> About:

@@ -56,7 +56,8 @@ class Ladder:
             if self.missing_class is not None:
                 kept = [clip_id for clip_id in ids if self.classes.get(own.ids[clip_id]) != self.missing_class]
                 yield MISSING_CLASS, (_repeated(own, kept, len(ids)), against)
-            yield REPEATED, (_repeated(own, ids[: len(ids) // 2], len(ids)), against)
+            kept = hashing.hash_order(ids, "repeated", self.seed)[: len(ids) // 2]
+            yield REPEATED, (_repeated(own, kept, len(ids)), against)
 
     def document(self, scores: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
         """The ladder as part of a result: values by score and rung; empty if no score has been measured."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,18 +110,24 @@ class Library:
 
 
 def embed(
-    setup: Setup, sounds: Mapping[str, Mapping[str, features.Sound]], reference: Members, spoiled: Members | None = None
+    setup: Setup,
+    sounds: Mapping[str, Mapping[str, features.Sound]],
+    reference: Members,
+    spoiled: Members | None = None,
+    climbing: Collection[str] = (),
 ) -> Library:
     """Embed sounds (role → id → sound), then silence and noise as long as at most BASELINE_SOUNDS of the reference's sounds.
 
-    The baselines thus depend only on the reference and the seed. `spoiled`: sounds that are also embedded spoiled in every way.
+    The baselines thus depend only on the reference and the seed. `spoiled`: sounds that the embedders in `climbing` also embed
+    spoiled in every way.
     """
     configs, seed = setup.configs, setup.protocol.seed
+    of_spoiled = [config for config in configs if config.name in climbing]
     library = Library(setup, {role: dict(of) for role, of in sounds.items()})
     ranked = hashing.hash_order(reference.ids.values(), "baselines", seed)[:BASELINE_SOUNDS]
     names = sorted(spoiled.ids.values()) if spoiled else []
-    total = sum(map(len, sounds.values())) + len(features.SYNTHETIC) * len(ranked) + len(SPOILINGS) * len(names)
-    with setup.progress(total * len(configs), "embed", "clip") as tick:
+    total = (sum(map(len, sounds.values())) + len(features.SYNTHETIC) * len(ranked)) * len(configs)
+    with setup.progress(total + len(SPOILINGS) * len(names) * len(of_spoiled), "embed", "clip") as tick:
         given = [sound for by_id in sounds.values() for sound in by_id.values()]
         library.damaged += features.embed_all(configs, given, setup.cache, setup.workers, tick)
         for role, of in sounds.items():
@@ -129,10 +135,13 @@ def embed(
         facts = library.facts[reference.role]
         library.sounds["silence"] = {clip_id: features.silence(facts[clip_id]) for clip_id in sorted(ranked)}
         library.sounds["noise"] = {clip_id: features.noise(clip_id, facts[clip_id], seed) for clip_id in sorted(ranked)}
-        for kind in SPOILINGS if spoiled else ():
-            library.sounds[kind] = {name: features.spoiled(sounds[spoiled.role][name], kind, seed) for name in names}
-        made = [sound for role in library.sounds.keys() - sounds.keys() for sound in library.sounds[role].values()]
-        library.damaged += features.embed_all(configs, made, setup.cache, setup.workers, tick)
+        synthetic = [sound for role in features.SYNTHETIC for sound in library.sounds[role].values()]
+        library.damaged += features.embed_all(configs, synthetic, setup.cache, setup.workers, tick)
+        if spoiled and of_spoiled:
+            for kind in SPOILINGS:
+                library.sounds[kind] = {name: features.spoiled(sounds[spoiled.role][name], kind, seed) for name in names}
+            rungs = [sound for kind in SPOILINGS for sound in library.sounds[kind].values()]
+            library.damaged += features.embed_all(of_spoiled, rungs, setup.cache, setup.workers, tick)
     return library
 
 

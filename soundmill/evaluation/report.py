@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from soundmill import disk, page
 from soundmill.evaluation import figures, tables
+from soundmill.evaluation.card import CARD
 from soundmill.evaluation.ladder import climbed
 from soundmill.evaluation.score_rows import BASELINES, MEANINGS, METRICS, TITLES, ScoreRow, rows_of, verdict
 from soundmill.page.sounds import LONGEST_TITLE, Card, Chip, Section, Sound, draw_section
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 SHOWN = 3  # sounds of each: best, middling, worst
 GALLERY = 6  # pairs of a generated sound and its nearest training clip
 PROVENANCE = (
-    *("protocol", "version", "soundmill", "resampler", "sample_rate", "seed", "replicates", "counts", "seconds", "embedders"),
-    *("trained_against", "chosen_by", "weights", "files"),
+    *("protocol", "version", "soundmill", "resampler", "sample_rate", "level", "seed", "replicates", "counts", "seconds"),
+    *("embedders", "trained_against", "chosen_by", "weights", "files"),
 )
 
 
@@ -62,10 +63,10 @@ def write_report(
     of: Mapping[str, Mapping[str, float]],
     classes: Mapping[str, Mapping[str, float]] | None = None,
     note: str = "",
-    texts: Mapping[str, str] | None = None,
+    card: Callable[[Sequence[str], Sequence[str]], str] | None = None,
 ) -> None:
-    """Write scores.png, sounds.csv, scores.csv, .tex, .md, .json, ladder.png and .tex (if there is a ladder), other `texts` by file
-    name, and index.html (one self-contained page) into a directory.
+    """Write scores.png, sounds.csv, scores.csv, .tex, .md, .json, ladder.png and .tex (if there is a ladder), card.md (with `card`,
+    of the pictures' names and of what could not be drawn), and index.html (one self-contained page) into a directory.
 
     Nothing is written before all is made; each file is written atomically, the page last. If a picture or player cannot be made,
     the page and standard error name it, and the rest is written. `of`: values of single sounds by score and id. `classes`:
@@ -74,7 +75,7 @@ def write_report(
     document = {**metrics, "title": title} | ({"classes": dict(classes)} if classes else {})
     pictures, svgs, faults = figures.draw(metrics)
     texts = {
-        **(texts or {}),
+        **({CARD: card([*pictures], [*faults])} if card else {}),
         **tables.latex_files(metrics),
         "sounds.csv": tables.sounds({key: values for key, values in of.items() if metrics.get(key) is not None}),
         "scores.csv": tables.csv(metrics),

@@ -17,7 +17,6 @@ from __future__ import annotations
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from soundmill import shards
 from soundmill.audio.resample import QUALITY
 from soundmill.errors import UserError
 from soundmill.evaluation import features, protocols, waveforms
-from soundmill.evaluation.ladder import Ladder, Sides
+from soundmill.evaluation.ladder import RUNGS, Ladder, Sides
 from soundmill.evaluation.library import Library, Members, Setup, rounded
 from soundmill.evaluation.score_rows import BETTER, number
 from soundmill.evaluation.wave_facts import shares
@@ -133,10 +132,13 @@ def score(setup: Setup, library: Library, comparisons: Comparisons, seen: Mappin
             if spec.metric in FRECHET:
                 scored.values[spec.key] = None
     tasks = _plan(setup, library, comparisons, scored.left_out)
-    climbs = [*_climbs(protocol, library, comparisons, scored.left_out)]
-    results = _measure_all(setup, tasks, climbs, [*_wave_jobs(library, comparisons)])
+    rungs = [*_climbs(protocol, library, comparisons, scored.left_out)]
+    results = _measure_all(setup, tasks, rungs, [*_wave_jobs(library, comparisons)])
     if comparisons.ladder:
-        scored.ladder = comparisons.ladder.document({key: result for (key, role), result in results.items() if role == LADDER})
+        climbs = {key: result for (key, role), result in results.items() if role == LADDER}
+        scored.ladder = comparisons.ladder.document({key: result["values"] for key, result in climbs.items()})
+        for key, result in climbs.items():
+            scored.warnings += [f"{key}: the ladder has no {RUNGS[rung]}: {why}." for rung, why in result["unmeasured"].items()]
     for (key, role), result in results.items():
         if "missing" in result and role == "generated":
             scored.left_out[key] = result["missing"]
@@ -166,9 +168,18 @@ def _why_not(spec: protocols.ScoreSpec, comparisons: Comparisons) -> str | None:
     if "generated" not in roles:
         return comparisons.why_not[kind]
     count = len(roles["generated"][1])
-    if spec.metric in FRECHET and count < FEWEST_REFERENCE:
+    if _too_few(spec, count):
         return f"a Fréchet distance needs at least {FEWEST_REFERENCE} reference sounds, not {count}: it would be mostly bias"
     return None
+
+
+def _too_few(spec: protocols.ScoreSpec, reference: int) -> bool:
+    return spec.metric in FRECHET and reference < FEWEST_REFERENCE
+
+
+def climbing(setup: Setup, reference: int) -> set[str]:
+    """Embedders of the scores that are also measured on the ladder, with this many reference sounds."""
+    return {spec.embedder for spec in setup.protocol.scores if spec.metric in setup.ladder and not _too_few(spec, reference)}
 
 
 def unfit(metric: str, baselines: Mapping[str, float]) -> str | None:
@@ -277,15 +288,20 @@ def measure(task: Measurement) -> list[dict[str, Any]]:
 
 
 def climb(task: Climb) -> list[dict[str, Any]]:
-    """Values by rung; a rung that cannot be measured is left out. What all rungs are compared with is read once."""
+    """Values by rung, and why others cannot be measured. What all rungs are compared with is read once."""
     values: dict[str, float] = {}
+    missing: dict[str, str] = {}
     compared_with: dict[int, scores.EmbeddingSet] = {}
     for rung, (sounds, real) in task.rungs.items():
-        reference = compared_with.setdefault(id(real), side(real, task.metric))
-        with suppress(UserError):
-            result = scores.compute(task.metric, side(sounds, task.metric), reference, seed=task.seed, replicates=0)
+        if id(real) not in compared_with:
+            compared_with[id(real)] = side(real, task.metric)
+        own = side(sounds, task.metric)
+        try:
+            result = scores.compute(task.metric, own, compared_with[id(real)], seed=task.seed, replicates=0)
             values[rung] = rounded(result["value"])
-    return [{"key": task.key, "role": LADDER, "result": values}]
+        except UserError as error:  # e.g. too few sounds
+            missing[rung] = str(error)
+    return [{"key": task.key, "role": LADDER, "result": {"values": values, "unmeasured": missing}}]
 
 
 def _measure_waves(task: tuple[str, str, waveforms.Pairs]) -> list[dict[str, Any]]:

@@ -38,7 +38,7 @@ def scoring(
     """What scores the family while it trains; None without `score_every_steps`.
 
     Each of `score_requests` sounds is for a validation clip; if there are fewer clips, they are taken in turn with other seeds.
-    A family that cannot generate reconstructs the clips.
+    A family that cannot generate reconstructs the clips, each once.
     """
     if params.score_every_steps is None:
         return None
@@ -61,14 +61,16 @@ def scoring(
         if clip_id in asked:
             real[clip_id] = wave, rate
     embedded = _embed(judge, mono)
-    clip_of = {f"{number:04d}": asked[number % len(asked)] for number in range(params.score_requests)}
+    generates = can(model, "generate")
+    count = params.score_requests if generates else len(asked)
+    clip_of = {f"{number:04d}": asked[number % len(asked)] for number in range(count)}
     pairs = EmbeddingSet.of(
         {name: embedded[clip_id][0] for name, clip_id in clip_of.items()},
         {name: embedded[clip_id][1] for name, clip_id in clip_of.items()},
     )
     reference = EmbeddingSet.of({clip_id: embedded[clip_id][0] for clip_id in (*held_out, *trained)})
     make = _reconstructed(model, clip_of, real, run)
-    if can(model, "generate"):
+    if generates:
         requests = of_clips(model, catalog, asked, params.seed)
         seeds = {name: seed_of(params.seed, "score", name) for name in clip_of}
         make = _generated(model, {name: replace(requests[clip_of[name]], seed=seeds[name]) for name in clip_of}, clip_of, real, run)
@@ -79,9 +81,11 @@ def scoring(
     )
 
     def measure(module: TrainingModule, step: int) -> dict[str, float]:
-        with module.ema.applied(module.net):
-            sounds = {name: _mono(wave.numpy(), model.sample_rate, judge) for name, wave in make()}
-        module.to(module.device)
+        try:
+            with module.ema.applied(module.net):
+                sounds = {name: _mono(wave.numpy(), model.sample_rate, judge) for name, wave in make()}
+        finally:
+            module.to(module.device)
         return _scores(_embed(judge, sounds), pairs, reference, params.seed)
 
     return Scoring(params.score_every_steps, measure)

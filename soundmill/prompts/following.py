@@ -26,9 +26,11 @@ from soundmill.metrics.bootstrap import INTERVAL
 from soundmill.models import generation, requests, sounds
 from soundmill.models.family import Model, Run, can
 from soundmill.prompts.hearing import JUDGE, Ears, Heard
-from soundmill.prompts.sets import Kind, Prompt, PromptSet
+from soundmill.prompts.sets import Prompt, PromptSet
+from soundmill.prompts.sets import kinds as known_kinds
 
 REPLICATES = 10_000
+BLOCK = 100  # replicates at a time: bounds memory
 REAL, CODEC = "real clips", "through the codec"
 Wave = tuple[np.ndarray, int]  # [C, T], its rate
 Progress = Callable[[int, str, str], AbstractContextManager[Callable[[int], object]]]  # total, label, unit
@@ -45,7 +47,6 @@ class Following:
 def follow(
     checkpoint: Path,
     sets: Mapping[str, PromptSet],
-    kinds: Mapping[str, Kind],
     count: int,
     seed: int,
     home: Path,
@@ -64,23 +65,23 @@ def follow(
             f"{checkpoint}: this model of the family {origin['family']!r} is not conditioned on text; give one of `tango`, or of "
             "`waveform_unet` trained with captions"
         )
-    ears = Ears(kinds)
+    ears = {name: Ears(chosen.kinds) for name, chosen in sets.items()}
     scored, examples = {}, {}
     with generation.running(model, home, settings) as run:
+        baselines = _baselines(model, run, real, count, seed) if real else {}
         total = count * sum(len(chosen.prompts) for chosen in sets.values())
         with progress(total, "prompts", "sound") as tick:
             for name, chosen in sets.items():
                 waves = _generated(model, chosen.prompts, count, seed, run)
-                heard, examples[name] = _listen(ears, waves, len(chosen.prompts), count, tick)
-                scored[name] = {"about": chosen.about, **_score(chosen.prompts, heard, ears.kinds, seed)}
-        baselines = _baselines(model, run, ears, kinds, real, count, seed) if real else {}
+                heard, examples[name] = _listen(ears[name], waves, len(chosen.prompts), count, tick)
+                scored[name] = {"about": chosen.about, **_score(chosen.prompts, heard, ears[name].kinds, seed)}
     document = {
         **origin,
         "sampling": run.sampling.model_dump(mode="json"),
         "seed": seed,
         "sounds_per_prompt": count,
         "judge": {JUDGE: embedders.digest(JUDGE, None)},
-        "kinds": {name: kind.classes for name, kind in kinds.items()},
+        "kinds": {name: {kind: one.classes for kind, one in chosen.kinds.items()} for name, chosen in sets.items()},
         "sets_digest": hashing.digest({name: chosen.model_dump(mode="json") for name, chosen in sets.items()}),
         "sets": scored,
         "baselines": baselines,
@@ -107,10 +108,10 @@ def _listen(
     return heard, first
 
 
-def _baselines(
-    model: Model, run: Run, ears: Ears, kinds: Mapping[str, Kind], real: clips.Tables, count: int, seed: int
-) -> dict[str, dict[str, Any]]:
+def _baselines(model: Model, run: Run, real: clips.Tables, count: int, seed: int) -> dict[str, dict[str, Any]]:
     """Scores of test clips of the kinds, `count` of each (repeated if there are fewer), and of these through the model's codec."""
+    kinds = known_kinds()
+    ears = Ears(kinds)
     kind_of = {label: name for name, kind in kinds.items() for label in kind.labels}
     ids: dict[str, list[str]] = {}
     for row in sorted(clips.find(real, split="test"), key=lambda row: row["clip_id"]):
@@ -154,7 +155,7 @@ def _score(prompts: Sequence[Prompt], heard: Sequence[Sequence[Heard]], kinds: S
         lines[-1]["events"] = rounded(float(np.mean([one.events for one in row])))
     return {
         "sounds": sum(map(len, heard)),
-        "scores": {name: mean_with_interval(np.array(rows), REPLICATES, seed) for name, rows in tables.items() if len(rows)},
+        "scores": {name: mean_over_prompts(np.array(rows), REPLICATES, seed) for name, rows in tables.items() if len(rows)},
         "prompts": lines,
     }
 
@@ -173,7 +174,8 @@ def _asked(prompts: Sequence[Prompt], heard: Sequence[Sequence[Heard]], kinds: S
             found["shuffled"].append(shuffled)
             found["difference"].append([a - b for a, b in zip(own, shuffled, strict=True)])
         if apart:
-            found["above_others"].append([float(np.mean([_ahead(one, other, wanted) for other in apart])) for one in row])
+            ranked = np.sort([one.scores[wanted] for one in apart], axis=0)
+            found["above_others"].append([_ahead(one.scores[wanted], ranked) for one in row])
     return found
 
 
@@ -186,10 +188,10 @@ def _match(sound: Heard, wanted: Sequence[int]) -> float:
     return 0.0 if sound.silent else float(np.isin(wanted, sound.highest(len(wanted))).mean())
 
 
-def _ahead(sound: Heard, other: Heard, wanted: Sequence[int]) -> float:
-    """The share of these kinds with a higher score than in another sound; ties count half."""
-    gap = sound.scores[wanted] - other.scores[wanted]
-    return float(((gap > 0) + 0.5 * (gap == 0)).mean())
+def _ahead(scores: np.ndarray, ranked: np.ndarray) -> float:
+    """The share of other sounds with lower scores [sounds, kinds], `ranked` by kind, than these [kinds]; ties count half."""
+    pairs = [*zip(ranked.T, scores, strict=True)]
+    return float(np.mean([np.searchsorted(*pair, side) for pair in pairs for side in ("left", "right")]) / len(ranked))
 
 
 def _absent(prompts: Sequence[Prompt], heard: Sequence[Sequence[Heard]], kinds: Sequence[str]) -> list[list[float]]:
@@ -227,7 +229,7 @@ def _later(first: float, second: float) -> float:
     return float(second > first) + 0.5 * (second == first)
 
 
-def mean_with_interval(values: np.ndarray, replicates: int, seed: int) -> dict[str, float]:
+def mean_over_prompts(values: np.ndarray, replicates: int, seed: int) -> dict[str, float]:
     """Mean of values [prompts, sounds] and two 95 % bootstrap intervals: resampling prompts and their sounds (`low`, `high`), and
     resampling sounds of fixed prompts (`low_these`, `high_these`).
 
@@ -235,10 +237,13 @@ def mean_with_interval(values: np.ndarray, replicates: int, seed: int) -> dict[s
     """
     random = np.random.default_rng(seed)
     prompts, count = values.shape
-    rows = random.integers(prompts, size=(replicates, prompts))
-    columns = random.integers(count, size=(replicates, prompts, count))
-    result = {"value": rounded(float(values.mean()))}
-    for ends, chosen in ((("low", "high"), rows), (("low_these", "high_these"), np.arange(prompts)[None])):
-        found = np.percentile(values[chosen[..., None], columns].mean(axis=(1, 2)), INTERVAL)
-        result |= {end: rounded(float(value)) for end, value in zip(ends, found, strict=True)}
-    return result
+    means = np.empty((2, replicates))
+    for start in range(0, replicates, BLOCK):
+        here = slice(start, min(start + BLOCK, replicates))
+        rows = random.integers(prompts, size=(here.stop - start, prompts))
+        columns = random.integers(count, size=(*rows.shape, count))
+        for number, chosen in enumerate((rows, np.arange(prompts)[None])):
+            means[number, here] = values[chosen[..., None], columns].mean(axis=(1, 2))
+    ends = np.percentile(means, INTERVAL, axis=1).T.ravel()
+    names = ("value", "low", "high", "low_these", "high_these")
+    return {name: rounded(float(value)) for name, value in zip(names, (values.mean(), *ends), strict=True)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -39,20 +39,20 @@ class Prompt(StageParams):
 class PromptSet(StageParams):
     about: str
     prompts: list[Prompt] = Field(min_length=1)
-    kinds: dict[str, Kind] = Field({}, description="further kinds than those of kinds.yaml")
+    kinds: dict[str, Kind] = Field({}, description="further kinds than those of kinds.yaml, for this set alone")
     filler: str = Field("", description="text for YAML's anchors")
 
 
 def kinds() -> dict[str, Kind]:
-    """The kinds that all sets know."""
+    """The kinds that every set knows."""
     path = HERE / "kinds.yaml"
     return {name: params.parse(Kind, kind, f"{path}: {name}") for name, kind in params.read_yaml(path).items()}
 
 
-def load(names: Sequence[str]) -> tuple[dict[str, PromptSet], dict[str, Kind]]:
-    """Sets by name, which are those of this package or YAML files, and all their kinds; UserError names file, key and remedy."""
+def load(names: Sequence[str]) -> dict[str, PromptSet]:
+    """Sets by name, of this package or YAML files, each with all kinds that it knows; UserError names file, key and remedy."""
     sets: dict[str, PromptSet] = {}
-    known = kinds()
+    common = kinds()
     for name in names:
         path = Path(name) if name.endswith(".yaml") else DIRECTORY / f"{name}.yaml"
         if path.parent == DIRECTORY and path.stem not in NAMES:
@@ -61,15 +61,15 @@ def load(names: Sequence[str]) -> tuple[dict[str, PromptSet], dict[str, Kind]]:
             )
         if path.stem in sets:
             raise UserError(f"{name}: two prompt sets are called {path.stem!r}; rename a file")
-        sets[path.stem] = params.parse(PromptSet, params.read_yaml(path), f"{path}: prompt set")
-        known |= sets[path.stem].kinds
-        _check_kinds(path, sets[path.stem], known)
-    return sets, known
+        chosen = params.parse(PromptSet, params.read_yaml(path), f"{path}: prompt set")
+        sets[path.stem] = chosen.model_copy(update={"kinds": common | chosen.kinds})
+        _check_kinds(path, sets[path.stem])
+    return sets
 
 
-def _check_kinds(path: Path, chosen: PromptSet, known: Mapping[str, Kind]) -> None:
+def _check_kinds(path: Path, chosen: PromptSet) -> None:
     for number, prompt in enumerate(chosen.prompts):
         for kind in (*prompt.heard, *prompt.absent):
-            if kind not in known:
-                where = f"{path}: prompts.{number}: no kind {kind!r}{did_you_mean(kind, list(known))}"
-                raise UserError(f"{where}; there are {', '.join(known)}, or describe it under `kinds`")
+            if kind not in chosen.kinds:
+                where = f"{path}: prompts.{number}: no kind {kind!r}{did_you_mean(kind, list(chosen.kinds))}"
+                raise UserError(f"{where}; there are {', '.join(chosen.kinds)}, or describe it under `kinds`")

@@ -123,6 +123,8 @@ def fit_averaged(
             scoring=scoring,
             report=ctx.tracking.log_curve,
         )
+    if params.use == "best_fad" and not (scoring and scoring.points):
+        raise UserError(f"{ctx.name}: `use` is `best_fad`, but no score could be measured; set `use` to `best` or `last`")
     if (seconds := progress.seconds_per_step) is not None:
         ctx.cost["seconds_per_step"] = seconds
     module.ema.copy_to(module.net)
@@ -131,7 +133,7 @@ def fit_averaged(
     weights["last"] = {"step": module.steps, **losses.get(module.steps, {})}
     if validation:
         weights["best"] = {"step": validation.step, "valid_loss": validation.loss}
-    if scoring:
+    if scoring and scoring.points:
         weights["best_fad"] = {"step": scoring.step, "fad": scoring.score, **losses.get(scoring.step, {})}
     return Fitted(
         side_by_side(curve.points, validation.points if validation else []),

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from soundmill.errors import UserError
 from soundmill.training.module import TrainingModule
 
 MOST_TIME = 0.1  # share of a training's time; above it a warning names the remedy
@@ -40,9 +41,16 @@ class Scoring:
         return step == steps or step % self.every == 0
 
     def measure(self, module: TrainingModule, label: str) -> tuple[dict[str, float], int]:
-        """Add a point; returns its values and its step. Warns once, under the training's `label`, if scores take too much time."""
+        """Add a point; returns its values and its step. Warns once, under the training's `label`, if scores take too much time.
+
+        If a score cannot be measured, as when a sound is not finite, this is told; the step then has no point.
+        """
         began, step = time.monotonic(), module.step
-        values = self.values(module, step)
+        try:
+            values = self.values(module, step)
+        except UserError as error:
+            print(f"{label}: no scores at step {step}: {error}", flush=True)
+            return {}, step
         score = next(iter(values.values()))
         if score < self.score:
             self.score, self.step = score, step

@@ -38,7 +38,7 @@ def test_doctor_names_the_remedy_for_what_is_missing(root, tracked, tmp_path, mo
     done = soundmill_alone("doctor", cwd=root)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"none in {tmp_path}" in done.stdout
-    assert "soundmill weights fetch yamnet vggish" in done.stdout
+    assert "`soundmill weights fetch NAME` others (yamnet, vggish, " in done.stdout
     assert "http://127.0.0.1:9 is unreachable" in done.stdout
     assert "no Prefect server at http://127.0.0.1:10/api" in done.stdout
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "none"))

@@ -10,6 +10,7 @@ RUNGS = {"generated": 8.8, "real": 3.2, "pieces_200ms": 4.4, "pieces_50ms": 10.0
 def result(**changes: object) -> dict:
     metrics = {
         "protocol": "soundmill-3", "version": 3, "soundmill": "0.1.0", "resampler": "soxr HQ", "sample_rate": None,
+        "level": "peak", "chosen_by": ["tagger"],
         "seed": 7, "replicates": 200, "trained_against": ["vggish"], "weights": "EMA (step 500)",
         "counts": {"generated": 80, "reference": 160, "codec_reference": 12}, "seconds": {"generated": 400.0, "reference": 800.0},
         "files": {"generated": "aaaa", "reference": "bbbb"},
@@ -41,6 +42,8 @@ def test_all_that_a_paper_needs_is_there(tmp_path):
         "| candidates per prompt | 4 |",
         "| checkpoint | EMA (step 500) |",
         "| trained against | vggish |",
+        "| weights chosen by | tagger |",
+        "| level of sounds | peak |",
         "| seed, resamples | 7, 200 |",
         "| resampling | soxr HQ, directly to each embedder's rate |",
         "| embedder yamnet | weights 10c95e |",

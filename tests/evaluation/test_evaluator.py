@@ -20,6 +20,7 @@ from soundmill.errors import UserError
 from soundmill.evaluation import cache, embedders, evaluator, features, folders, ladder, protocols
 from soundmill.evaluation.protocols import ScoreSpec
 from soundmill.evaluation.wave_facts import WaveFacts
+from soundmill.metrics import scores
 from tests import clap_weights
 from tests.lost_bits import lose_a_bit
 
@@ -113,6 +114,32 @@ def test_the_model_is_placed_among_spoiled_real_sounds(setup, tmp_path, in_this_
     assert {key: metrics[key] for key in without} == without  # no score depends on it
     monkeypatch.setattr(features, "embed", None)
     assert evaluator.evaluate(setup, output, real).metrics == metrics
+
+
+@pytest.mark.parametrize("metrics", [["fad"], ["coverage"]])
+def test_nothing_is_spoiled_for_metrics_that_are_not_measured(setup, tmp_path, in_this_process, monkeypatch, metrics):
+    """A Fréchet distance from 24 reference sounds, and a metric that the protocol does not have."""
+    output, real = (put(tmp_path / name, [f"{index}.wav" for index in range(24)], first) for name, first in (("a", 0), ("b", 50)))
+    monkeypatch.setattr(features, "spoiled", None)
+    of_texture = protocol("mmd", "fad").with_embedders(["texture"])
+    result = evaluator.evaluate(evaluator.Setup(of_texture, setup.cache, 1, ladder=metrics), output, real, unpaired=True).metrics
+    assert f"none of its metrics ({metrics[0]}) can be measured" in result["left_out"]["ladder"]
+
+
+def test_a_rung_that_cannot_be_measured_is_told(setup, tmp_path, in_this_process, monkeypatch):
+    output, real = (put(tmp_path / name, [f"{index}.wav" for index in range(24)], first) for name, first in (("a", 0), ("b", 50)))
+    compute = scores.compute
+
+    def fail(metric, generated, *args, **options):
+        if any("#" in one for one in generated.ids):
+            raise UserError("too few different sounds")
+        return compute(metric, generated, *args, **options)
+
+    monkeypatch.setattr(scores, "compute", fail)
+    of_texture = protocol("mmd").with_embedders(["texture"])
+    metrics = evaluator.evaluate(evaluator.Setup(of_texture, setup.cache, 1, ladder=["mmd"]), output, real, unpaired=True).metrics
+    assert "mmd_texture: the ladder has no half of the clips twice: too few different sounds." in metrics["warnings"]
+    assert metrics["ladder"]["scores"]["mmd_texture"].keys() == {"generated", *ladder.RUNGS} - {"missing_class", "repeated"}
 
 
 def test_a_damaged_cache_changes_no_score_and_is_counted(setup, tmp_path, monkeypatch, in_this_process):

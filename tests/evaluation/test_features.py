@@ -156,7 +156,9 @@ def test_spoiled_sounds_come_from_files_and_shards_and_are_decoded_once(shard, t
         np.testing.assert_allclose(found[""], wave, atol=1e-4)
         for kind in ("bits_8", "pieces_50ms"):
             np.testing.assert_array_equal(found[kind], spoilings.spoil(kind, found[""], 16_000, original.clip_id, 3))
-    tasks = features._tasks([features.spoiled(one, kind, 3) for kind in spoilings.SPOILINGS for one in originals])
+    every = [features.spoiled(one, kind, 3) for kind in spoilings.SPOILINGS for one in originals]
+    tasks = features._tasks(every)
+    assert features._tasks(every[::-1]) == tasks  # rows of the cache's files have one order
     assert [[one.clip_id for one in task] for task in tasks] == [["a"] * 8, ["clip1"] * 8]
 
 
@@ -166,7 +168,7 @@ def test_a_file_that_has_changed_is_not_spoiled(tmp_path):
     write_wav(tmp_path / "a.wav", tone(441), 16_000)
     report = shards.Report()
     assert not list(features.waves([spoiled], None, report))
-    assert [row["reason"] for row in report.quarantine] == ["changed"]
+    assert [(row["path"], row["reason"]) for row in report.quarantine] == [(f"{tmp_path}/a.wav (8-bit samples)", "changed")]
 
 
 def test_everything_that_cannot_be_scored_is_named_at_once(config, tmp_path):

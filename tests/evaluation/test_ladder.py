@@ -45,6 +45,7 @@ def test_a_class_is_missing_and_clips_are_repeated():
     twice = list(found["repeated"][0].ids.values())
     assert sorted(twice[: ladder.CLIPS // 2] * 2) == sorted(twice)
     assert len(set(twice)) == ladder.CLIPS // 2
+    assert set(twice) != set(sorted(real)[: ladder.CLIPS // 2])  # names that begin with a class would lose classes
     for classes in ({}, dict.fromkeys(FLOOR.ids, "dog"), {next(iter(FLOOR.ids)): "dog"}):
         assert "missing_class" not in rungs(classes=classes)
 

@@ -46,6 +46,7 @@ def test_other_tools_rows_are_in_their_protocols():
     assert {"fd_passt", "exact_kl_passt", "is_passt", "fd_panns_cnn14_16k", "exact_kl_panns_cnn14_16k"} < {
         score.key for score in av.scores
     }
+    assert {"clap_score_clap_music_speech", "clap_score_msclap"} < {score.key for score in av.scores}
     assert [score.metric for score in kadtk.scores] == ["kad"] * len(kadtk.embedders)
 
 

@@ -110,7 +110,7 @@ def test_intervals_know_that_sounds_of_a_prompt_are_alike():
     random = np.random.default_rng(0)
     alike = np.repeat(random.integers(2, size=(10, 1)), 8, axis=1).astype(float)
     mixed = alike.ravel()[random.permutation(80)].reshape(10, 8)
-    wide, narrow = (following.mean_with_interval(values, 2000, 0) for values in (alike, mixed))
+    wide, narrow = (following.mean_over_prompts(values, 2000, 0) for values in (alike, mixed))
     assert wide["value"] == narrow["value"] == pytest.approx(alike.mean())
     assert wide["low"] <= wide["value"] <= wide["high"]
     assert wide["high"] - wide["low"] > 1.5 * (narrow["high"] - narrow["low"])
@@ -119,7 +119,7 @@ def test_intervals_know_that_sounds_of_a_prompt_are_alike():
     assert wide["low_these"] == wide["high_these"] == wide["value"]  # other seeds of these prompts would all say the same
     of_these = 2 * 1.96 * (mixed.var(axis=1).mean() / 80) ** 0.5
     assert narrow["high_these"] - narrow["low_these"] == pytest.approx(of_these, rel=0.2)
-    assert json.dumps(wide) == json.dumps(following.mean_with_interval(alike, 2000, 0))
+    assert json.dumps(wide) == json.dumps(following.mean_over_prompts(alike, 2000, 0))
 
 
 def test_real_clips_are_heard_as_what_they_are(ears, shared):
@@ -180,9 +180,9 @@ def test_the_command_tells_table_numbers_and_page(tmp_path, shared, monkeypatch)
     assert page.count("<audio") == 10 + 6 + 1
     for shown in ("(no text)", "asks for: dog, rain", "one kind of sound, named as in ESC-50", report.MEANINGS["ordered"]):
         assert shown in page.replace("&#39;", "'")
-    chosen, kinds = sets.load(["order"])
+    chosen = sets.load(["order"])
     silently = nullcontext(lambda _: None)
-    again = following.follow(checkpoint, chosen, kinds, 2, 0, project, ["num_steps=2"], None, lambda *_: silently)
+    again = following.follow(checkpoint, chosen, 2, 0, project, ["num_steps=2"], None, lambda *_: silently)
     assert again.document["sets"]["order"] == found["sets"]["order"]
 
 

@@ -11,7 +11,7 @@ from soundmill.prompts import sets
 
 
 def test_the_sets_of_the_package():
-    loaded, kinds = sets.load(sets.NAMES)
+    loaded, kinds = sets.load(sets.NAMES), sets.kinds()
     assert list(loaded) == list(sets.ORDER)
     assert len(kinds) == 10
     assert set(Counter(name for kind in kinds.values() for name in kind.classes).values()) == {1}  # no class of two kinds
@@ -31,9 +31,11 @@ def test_a_set_of_ones_own_with_a_kind_of_its_own(tmp_path):
     path.write_text(
         "about: strings\nkinds: {violin: {classes: ['Violin, fiddle']}}\nprompts:\n- {text: a violin, heard: [violin]}\n"
     )
-    loaded, kinds = sets.load(["plain", str(path)])
-    assert list(loaded) == ["plain", "strings"]
-    assert kinds["violin"].classes == ["Violin, fiddle"]
+    loaded = sets.load(["plain", str(path), "order"])
+    assert list(loaded) == ["plain", "strings", "order"]
+    assert loaded["strings"].kinds["violin"].classes == ["Violin, fiddle"]
+    # The sounds of another set are not compared with it.
+    assert loaded["plain"].kinds == loaded["order"].kinds == sets.kinds()
 
 
 @pytest.mark.parametrize(

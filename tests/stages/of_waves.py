@@ -85,8 +85,8 @@ def train(
     return json.loads((home / "train.json").read_text())
 
 
-def check_resuming(family: str, home: Path, data: Path, document: dict, monkeypatch: Any, **where: str) -> None:
-    """A training of four steps, scored twice, that dies before its third ends like one that is not killed.
+def check_resuming(family: str, home: Path, data: Path, document: dict, monkeypatch: Any, batch: int = 2, **where: str) -> None:
+    """A training of four steps, scored twice, that dies before that batch, counted from 0, ends like one that is not killed.
 
     Scores change no weight: the last are those of a training without them.
     """
@@ -97,7 +97,7 @@ def check_resuming(family: str, home: Path, data: Path, document: dict, monkeypa
     document = {**document, family: {**document[family], "train": settings}}
     whole = train(family, home / "whole", data, document, **where)
     with monkeypatch.context() as patch:
-        die_before(patch, 2)
+        die_before(patch, batch)
         with pytest.raises(Killed):
             train(family, home / "killed", data, document, **where)
     assert train(family, home / "killed", data, document, **where) == whole

@@ -135,9 +135,12 @@ def test_a_killed_training_with_accumulation_ends_like_an_unbroken_one(tmp_path,
         assert (tmp_path / name).read_bytes() == (trained / name).read_bytes(), name
 
 
-def test_it_is_scored_by_the_captions_of_validation_clips_while_it_trains(tmp_path, trained, data, composed, capfd):
+def test_it_is_scored_by_the_captions_of_validation_clips_while_it_trains_killed_or_not(
+    tmp_path, trained, data, composed, capfd, monkeypatch
+):
     of_waves.write_tagger(tmp_path / "tagger")
-    metrics = train(tmp_path, data, composed, tagger=tmp_path / "tagger", score_every_steps=2, score_requests=3)
+    scored = {"tagger": tmp_path / "tagger", "score_every_steps": 2, "score_requests": 3}
+    metrics = train(tmp_path, data, composed, **scored)
     assert "every 2 steps the tagger scores 3 sounds for 1 validation clips, against 1 validation and 4 training clips" in (
         capfd.readouterr().out
     )
@@ -145,6 +148,19 @@ def test_it_is_scored_by_the_captions_of_validation_clips_while_it_trains(tmp_pa
     assert metrics["score_kl_tagger_low"] <= metrics["score_kl_tagger"] <= metrics["score_kl_tagger_high"]
     for name in ("model/unet.safetensors", "curve.csv"):
         assert (tmp_path / name).read_bytes() == (trained / name).read_bytes(), name
+
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    with monkeypatch.context() as patch:
+        die_before(patch, 6)
+        with pytest.raises(Killed):
+            train(killed, data, composed, **scored)
+    assert train(killed, data, composed, **scored) == metrics
+    assert "resuming at step" in capfd.readouterr().out
+    files = [path.relative_to(tmp_path) for path in (tmp_path / "model").rglob("*") if path.is_file()]
+    assert Path("model/best_fad.safetensors") in files
+    for name in [*files, Path("curve.csv"), Path("grid.png"), Path("train.json")]:
+        assert (killed / name).read_bytes() == (tmp_path / name).read_bytes(), name
 
 
 def test_generates_for_test_clips_by_their_captions(tmp_path, trained, data, composed, capfd):

@@ -458,6 +458,14 @@ def test_generates_from_the_checkpoint_alone(tmp_path, trained, data, composed):
         assert (info.samplerate, info.frames, info.channels, info.subtype) == (16_000, num_samples, 1, "PCM_16")
     assert len(list((home / "codec").iterdir())) == 2
     assert json.loads((home / "generate.json").read_text())["generated"] == 3
+    about = json.loads((home / "generated" / manifest.ABOUT_SOUNDS).read_text())
+    for directory, kind in (
+        (home / "generated", "/trainedAlgorithmicMedia"),
+        (home / "codec", "/compositeWithTrainedAlgorithmicMedia"),
+    ):
+        for path in directory.glob("*.wav"):
+            assert soundfile.SoundFile(path).software == f"Soundmill, ddpm_mel checkpoint {about['checkpoint']} (libsndfile)"
+            assert kind.encode() in path.read_bytes()
     weights = json.loads((trained / "model" / "config.json").read_text())["weights"]
     said = f"last weights (step 12, held-out loss {weights['last']['valid_loss']:.4g})"
     assert folders.about(home / "generated") == folders.About("generate", weights=said, candidates=1)

@@ -16,7 +16,6 @@ from soundmill.models.family import Request
 from stages import encode_text
 from tests.imports import ROOT
 from tests.stages import of_waves
-from tests.training.killing import Killed, die_before
 
 RATE = 44_100
 train, generate = partial(of_waves.train, "waveform_unet"), partial(of_waves.generate, "waveform_unet")
@@ -90,17 +89,13 @@ def test_trains_and_makes_stereo_sounds(tmp_path, data, condition):
     assert (differ > 1e-4) == (condition != "none")  # of waves of standard deviation 0.1
 
 
-def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, data, capfd, monkeypatch):
+def test_a_killed_training_that_is_scored_ends_like_an_unbroken_one(tmp_path, data, capfd, monkeypatch):
     document = composed("caption", "waveform_unet.train.accumulate=2")
-    whole = train(tmp_path / "whole", data, document, parts="parts")
-    with monkeypatch.context() as patch:
-        die_before(patch, 5)  # in the middle of a step's two batches
-        with pytest.raises(Killed):
-            train(tmp_path / "killed", data, document, parts="parts")
-    assert train(tmp_path / "killed", data, document, parts="parts") == whole
-    assert "resuming at step 2 of 4" in capfd.readouterr().out
-    for name in ("model/unet.safetensors", "model/best.safetensors", "model/config.json", "curve.csv", "grid.png"):
-        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    middle = 5  # of a step's two batches
+    of_waves.check_resuming("waveform_unet", tmp_path, data, document, monkeypatch, middle, parts="parts")
+    said = capfd.readouterr().out
+    assert "resuming at step 2 of 4" in said
+    assert "every 2 steps the tagger scores 3 sounds for 1 validation clips" in said
 
 
 def test_restyles_and_inpaints(tmp_path, data):

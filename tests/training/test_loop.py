@@ -259,6 +259,24 @@ def test_scores_are_measured_and_the_weights_of_the_lowest_kept_killed_or_not(lo
         assert all(torch.equal(resumed.weights[name], value) for name, value in whole.weights.items())
 
 
+def test_a_score_that_cannot_be_measured_is_told_and_the_training_goes_on(loader, tmp_path, capsys):
+    broken = _scoring()
+    measured = broken.values
+
+    def measure(module, step):
+        if step in (5, 10):
+            raise UserError("the model's output is not finite")
+        return measured(module, step)
+
+    broken.values = measure
+    _fit(loader, tmp_path, scoring=broken)
+    assert [point["step"] for point in broken.points] == [15, 20, 23]
+    assert broken.step == 15
+    said = capsys.readouterr().out
+    told = [step for step in (5, 10, 15) if f"test: no scores at step {step}: the model's output is not finite\n" in said]
+    assert told == [5, 10]
+
+
 def test_the_cost_of_scores_is_told_with_what_would_lower_it(loader, tmp_path, capsys):
     """The clock is the test's: a step takes a second, a score three; so 27 steps between scores would be a tenth."""
     now = [0.0]

@@ -30,6 +30,7 @@ MODULES = {
     "audiobox": "soundmill.evaluation.embedders.audiobox",
     "clap": "soundmill.evaluation.embedders.clap",
     "clap_music_speech": "soundmill.evaluation.embedders.clap_music_speech",
+    "msclap": "soundmill.evaluation.embedders.msclap",
 }
 NAMES = tuple(MODULES)
 
@@ -82,3 +83,13 @@ def unavailable(name: str) -> str | None:
 def published() -> dict[str, pretrained.Weights]:
     """The published weight files by embedder; `tagger` is trained here, `texture` has none, `clap` is a repository of the hub."""
     return {name: weights for name in NAMES if (weights := find(name).weights) is not None}
+
+
+def named_in(parameters: Any) -> list[str]:
+    """The published weights that are named anywhere in the content of a params.yaml: embedders, judges, projectors."""
+    if isinstance(parameters, dict):
+        parameters = list(parameters.values())
+    if isinstance(parameters, list):
+        named = {name for value in parameters for name in named_in(value)}
+        return [name for name in published() if name in named]
+    return [parameters] if isinstance(parameters, str) and parameters in published() else []

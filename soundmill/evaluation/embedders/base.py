@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 
-from soundmill import pretrained
+from soundmill import hashing, hub, pretrained
 from soundmill.errors import UserError
 from soundmill.params import did_you_mean
 from soundmill.pretrained import VARIABLE, Weights
@@ -81,3 +82,30 @@ class Declaration:
     def origin(self) -> str:
         """Where its weights come from, for `soundmill weights list`."""
         return self.weights.source
+
+
+@dataclass(frozen=True)
+class DeclarationWithFiles(Declaration):
+    """An embedder that needs, besides its weights, files of a repository of the Hugging Face hub."""
+
+    find_files: Callable[[], Path] = Path  # their directory, downloaded if necessary; missing ones raise UserError
+    files: tuple[str, ...] = ()  # names or patterns of those that it reads
+
+    def digest(self, tagger: Path | None) -> str:
+        return hashing.digest(super().digest(tagger), files_digest(self.find_files(), self.files))
+
+    def unavailable(self) -> str | None:
+        """As `Declaration.unavailable`; asks the hub if the files are not on this machine."""
+        reason = super().unavailable()
+        if reason is None:
+            try:
+                self.find_files()
+            except UserError as error:
+                return str(error)
+        return reason
+
+
+@cache
+def files_digest(directory: Path, files: tuple[str, ...]) -> str:
+    """Digest of the files that match the patterns, computed once per process: they may be large."""
+    return hub.digest(directory, files)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,15 @@ import numpy as np
 
 from soundmill import hub, pretrained
 from soundmill.errors import UserError
-from soundmill.evaluation.embedders.base import Declaration, Embeddings
+from soundmill.evaluation.embedders.base import Declaration, Embeddings, files_digest
 
 NAME = "laion/clap-htsat-unfused"
 REVISION = "79b58ed25fc00386262a2bea4b19fd21dc4310a0"
-PROCESSOR_FILES = ("*.json", "*.txt")
-FILES = (*PROCESSOR_FILES, "*.safetensors")
+PROCESSOR_FILES = (  # that transformers reads if they are there
+    *("config.json", "preprocessor_config.json", "processor_config.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"),
+)
+FILES = (*PROCESSOR_FILES, "model*.safetensors", "model.safetensors.index.json")
 SAMPLE_RATE = 48_000
 WINDOWS_AT_ONCE = 8  # in a batch
 WINDOW = 10 * SAMPLE_RATE  # samples of the network's input; transformers would crop longer sounds at random
@@ -48,7 +51,7 @@ def _find(files: Sequence[str], missing: Callable[[Path], str | None], more: str
 def _missing(directory: Path) -> str | None:
     if not (directory / "config.json").is_file():
         return "config.json"
-    if not any(directory.glob("*.safetensors")):
+    if not any(directory.glob("model*.safetensors")):
         return "model.safetensors (weights in other formats can run code, and are not read)"
     return _missing_of_processor(directory)
 
@@ -159,12 +162,12 @@ def _embeddings(output: Any) -> np.ndarray:
     return output.pooler_output.cpu().numpy()
 
 
-def windows(wave: np.ndarray) -> Iterator[np.ndarray]:
-    """The fewest windows of ten seconds that cover the wave, evenly spaced; a shorter wave is one window, unpadded."""
+def windows(wave: np.ndarray, length: int = WINDOW) -> Iterator[np.ndarray]:
+    """The fewest windows of `length` samples that cover the wave, evenly spaced; a shorter wave is one window, unpadded."""
     wave = np.asarray(wave, dtype=np.float32)
-    count = max(1, math.ceil(len(wave) / WINDOW))
-    for start in np.linspace(0, max(0, len(wave) - WINDOW), count).round().astype(int):
-        yield wave[start : start + WINDOW]
+    count = math.ceil(len(wave) / length)
+    for start in np.linspace(0, max(0, len(wave) - length), count).round().astype(int):
+        yield wave[start : start + length]
 
 
 class ClapDeclaration(Declaration):
@@ -177,7 +180,7 @@ class ClapDeclaration(Declaration):
         return weights()
 
     def digest(self, tagger: Path | None) -> str:
-        return digest(weights(), FILES)
+        return files_digest(weights(), FILES)
 
     def unavailable(self) -> str | None:
         """As `Declaration.unavailable`; asks the hub if the files are not on this machine."""
@@ -186,12 +189,6 @@ class ClapDeclaration(Declaration):
         except UserError as error:
             return str(error)
         return None
-
-
-@cache
-def digest(directory: Path, files: tuple[str, ...]) -> str:
-    """Digest of the files that match the patterns, computed once per process: they are large."""
-    return hub.digest(directory, files)
 
 
 EMBEDDERS = {"clap": ClapDeclaration(ClapEmbedder, classifier=False, patches=False, texts=True)}

@@ -13,27 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from soundmill import hashing
 from soundmill.errors import UserError
-from soundmill.evaluation.embedders import clap
-from soundmill.evaluation.embedders.base import Declaration
+from soundmill.evaluation.embedders import clap, htsat
+from soundmill.evaluation.embedders.base import DeclarationWithFiles
 from soundmill.pretrained import Weights
 
-FFT = 1024
-TRANSFORM = ("audio_branch.spectrogram_extractor.stft.conv_real.weight", "audio_branch.spectrogram_extractor.stft.conv_imag.weight")
-FILTERS = "audio_branch.logmel_extractor.melW"
-# Of a checkpoint: heads and projections that only its training used, and what follows from the sizes.
-UNUSED = re.compile(r"audio_branch\.(tscam_conv|head)\.|(audio|text)_transform\.|.*\.(attn_mask|position_ids|token_type_ids)$")
+HTSAT = "audio_branch."
+UNUSED = re.compile(r"(audio|text)_transform\.")  # of a checkpoint: layers that only its training used
 NAMES = (  # of laion_clap's tensors → of transformers'
-    (r"^audio_branch\.bn0\.", "audio_model.audio_encoder.batch_norm."),
-    (r"^audio_branch\.", "audio_model.audio_encoder."),
     (r"^text_branch\.", "text_model."),
-    (r"\.norm1\.", ".layernorm_before."),
-    (r"\.norm2\.", ".layernorm_after."),
-    (r"\.mlp\.fc1\.", ".intermediate.dense."),
-    (r"\.mlp\.fc2\.", ".output.dense."),
-    (r"\.attn\.proj\.", ".attention.output.dense."),
-    (r"\.attn\.", ".attention.self."),
     (r"_projection\.0\.", "_projection.linear1."),
     (r"_projection\.2\.", "_projection.linear2."),
 )
@@ -52,7 +40,7 @@ class MusicSpeechClap(clap.ClapEmbedder):
     longest_text = 77
 
     def __init__(self, path: Path):
-        import torch
+        from accelerate import init_empty_weights
         from transformers import ClapModel
 
         from soundmill.training import torch_weights
@@ -63,28 +51,32 @@ class MusicSpeechClap(clap.ClapEmbedder):
         state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
         if not isinstance(state, dict):
             raise UserError(f"{path}: not a checkpoint of laion_clap (it has no 'state_dict'); fetch it again")
-        settings = config()
-        with torch.device("meta"):
-            net = ClapModel(settings)
-        positions = torch.arange(settings.text_config.max_position_embeddings)[None]
-        counted = {"position_ids": positions, "token_type_ids": torch.zeros_like(positions)}
-        renamed = dict(_renamed(self._without_front_end(state, path)))
-        renamed |= {f"text_model.embeddings.{name}": values for name, values in counted.items()}
-        torch_weights.load_state(net, renamed, path)
+        with init_empty_weights(include_buffers=False):
+            net = ClapModel(config())
+        torch_weights.load_state(net, {**htsat.counted(net), **dict(self._renamed(state, path))}, path)
         self._net = net.eval().to(pick_device("auto"))
 
-    def _without_front_end(self, state: Mapping[str, Any], path: Path) -> dict[str, Any]:
-        """The state without the spectrogram, which must be that of the processor."""
+    def _renamed(self, state: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Any]]:
+        """The tensors without the spectrogram, which must be that of the processor."""
         from torch import Tensor
 
         from soundmill.evaluation.embedders.stored_transform import without_transform
 
         named = {key.removeprefix("module."): values for key, values in state.items()}
-        named = without_transform(named, TRANSFORM, FFT, path)
-        filters, expected = named.pop(FILTERS, None), self._processor.feature_extractor.mel_filters_slaney
+        of_sounds = {key.removeprefix(HTSAT): values for key, values in named.items() if key.startswith(HTSAT)}
+        of_sounds = without_transform(of_sounds, htsat.TRANSFORM, htsat.FFT, path)
+        filters, expected = of_sounds.pop(htsat.FILTERS, None), self._processor.feature_extractor.mel_filters_slaney
         if not isinstance(filters, Tensor) or filters.shape != expected.shape or not np.allclose(filters, expected, atol=1e-6):
-            raise UserError(f"{path}: {FILTERS} are not the mel filters that sounds are prepared with")
-        return named
+            raise UserError(f"{path}: {htsat.FILTERS} are not the mel filters that sounds are prepared with")
+        for name, values in htsat.renamed(of_sounds):
+            yield f"audio_model.audio_encoder.{name}", values
+        for key, values in named.items():
+            if key.startswith(HTSAT) or UNUSED.match(key) or htsat.COUNTED.match(key):
+                continue
+            name = key
+            for pattern, replacement in NAMES:
+                name = re.sub(pattern, replacement, name)
+            yield name, values
 
 
 def config() -> Any:
@@ -95,41 +87,10 @@ def config() -> Any:
     return ClapConfig(text_config={"layer_norm_eps": 1e-5}, audio_config=audio)
 
 
-def _renamed(state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for key, values in state.items():
-        if UNUSED.match(key):
-            continue
-        name = key
-        for pattern, replacement in NAMES:
-            name = re.sub(pattern, replacement, name)
-        if ".self.qkv." in name:
-            for part, third in zip(("query", "key", "value"), values.chunk(3), strict=True):
-                yield name.replace(".self.qkv.", f".self.{part}."), third
-        else:
-            yield name, values
-
-
-class MusicSpeechDeclaration(Declaration):
-    """Besides its weights it needs the files of `clap` that prepare sounds and texts."""
-
-    def digest(self, tagger: Path | None) -> str:
-        return hashing.digest(super().digest(tagger), clap.digest(clap.processor(), clap.PROCESSOR_FILES))
-
-    def unavailable(self) -> str | None:
-        """As `Declaration.unavailable`; asks the hub if the files of `clap` are not on this machine."""
-        reason = super().unavailable()
-        if reason is None:
-            try:
-                clap.processor()
-            except UserError as error:
-                return str(error)
-        return reason
-
-
 _COMMIT = "4226474e38defca6fc9272a7848bb7b0355ccd7a"
 
 EMBEDDERS = {
-    "clap_music_speech": MusicSpeechDeclaration(
+    "clap_music_speech": DeclarationWithFiles(
         MusicSpeechClap,
         Weights(
             name="clap_music_speech",
@@ -143,5 +104,7 @@ EMBEDDERS = {
         classifier=False,
         patches=False,
         texts=True,
+        find_files=clap.processor,
+        files=clap.PROCESSOR_FILES,
     )
 }

@@ -36,7 +36,8 @@ class Cnn14(nn.Module):
 
     def front(self, waves: Tensor) -> Tensor:
         """The first block's output, [N, channels, frames / 2, 32]."""
-        x = self.bn0(self.log_mel(waves).transpose(1, 2)[..., None])  # [N, 64, frames, 1]: normalised per band
+        log_mels = log_mel(waves, self.logmel_extractor["melW"], self.hop)
+        x = self.bn0(log_mels.transpose(1, 2)[..., None])  # [N, 64, frames, 1]: normalised per band
         x = x.transpose(1, 3).contiguous(memory_format=torch.channels_last)  # [N, 1, frames, 64]
         return avg_pool2d(self.conv_block1(x), 2)
 
@@ -50,12 +51,14 @@ class Cnn14(nn.Module):
         embedding = relu(self.fc1(x.amax(dim=2) + x.mean(dim=2)))
         return embedding, self.fc_audioset(embedding)
 
-    def log_mel(self, waves: Tensor) -> Tensor:
-        """10·log10 of mel powers, [N, frames, 64]; centred frames, reflected at the ends, periodic Hann window."""
-        window = torch.hann_window(self.window, device=waves.device)
-        spectra = torch.stft(waves, self.window, self.hop, window=window, pad_mode="reflect", return_complex=True)
-        powers = (spectra.real**2 + spectra.imag**2).transpose(1, 2)
-        return 10 * torch.log10((powers @ self.logmel_extractor["melW"]).clamp_min(AMIN))
+
+def log_mel(waves: Tensor, filters: Tensor, hop: int) -> Tensor:
+    """10·log10 of mel powers, [N, frames, bands]; filters [bins, bands], centred frames, reflected ends, periodic Hann window."""
+    size = 2 * (len(filters) - 1)
+    window = torch.hann_window(size, device=waves.device)
+    spectra = torch.stft(waves, size, hop, window=window, pad_mode="reflect", return_complex=True)
+    powers = (spectra.real**2 + spectra.imag**2).transpose(1, 2)
+    return 10 * torch.log10((powers @ filters).clamp_min(AMIN))
 
 
 class WavegramLogmelCnn14(Cnn14):

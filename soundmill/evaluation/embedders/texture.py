@@ -66,7 +66,9 @@ class TextureEmbedder:
 
 
 def statistics(wave: np.ndarray) -> np.ndarray:
-    """[P, SIZE] float32 of a wave [T], in units of UNITS; they depend neither on its level nor on its sign."""
+    """[P, SIZE] float32 of a wave [T], in units of UNITS; they depend neither on its level nor on its sign. P = 0 if T = 0."""
+    if not len(wave):
+        return np.zeros((0, SIZE), np.float32)
     cut = windows(wave)
     parts = [of_envelopes(envelopes(cut[start : start + AT_ONCE])) for start in range(0, len(cut), AT_ONCE)]
     rows = [np.concatenate([of[kind].reshape(-1, COUNTS[kind]) / unit for kind, unit in UNITS.items()], axis=1) for of in parts]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,7 @@ def test_more_windows_than_run_together(network):
     for wave, part in zip(waves, result.frames, strict=True):
         np.testing.assert_allclose(network.embed([wave]).frames[0], part, atol=1e-6)
     assert network.embed([]).frames == []
+    assert network.embed([waves[0][:0]]).frames[0].shape == (0, 8)
 
 
 def test_a_net_with_feature_fusion_is_told_nothing_at_random(tmp_path):
@@ -140,3 +142,29 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path, weights):
 def test_other_weights_have_another_digest(tmp_path, weights):
     write(tmp_path / "other", seed=1)
     assert hub.digest(tmp_path / "other", clap.FILES) != hub.digest(weights / clap.NAME, clap.FILES)
+
+
+def test_only_the_files_that_are_read_count(tmp_path, weights, monkeypatch):
+    """Those that Python opens to prepare sounds and texts are counted; others in the directory are not."""
+    shutil.copytree(weights / clap.NAME, tmp_path / "a" / clap.NAME)
+    directory = tmp_path / "a" / clap.NAME
+    opened: set[str] = set()
+    recording = True
+
+    def note(event: str, arguments: tuple) -> None:
+        if recording and event == "open" and str(directory) in str(arguments[0]):
+            opened.add(Path(str(arguments[0])).name)
+
+    for name in ("special_tokens_map.json", "added_tokens.json", "notes.json", "notes.txt"):
+        (directory / name).write_text("{}")
+    sys.addaudithook(note)  # stays, and is silent afterwards
+    clap.load_processor(directory)
+    recording = False
+    assert opened
+    assert opened <= set(clap.PROCESSOR_FILES)
+    digest = hub.digest(directory, clap.PROCESSOR_FILES)
+    (directory / "notes.json").write_text("{1: 2}")
+    (directory / "model.safetensors").write_bytes(b"other")
+    assert hub.digest(directory, clap.PROCESSOR_FILES) == digest
+    (directory / "tokenizer.json").write_text("{}")
+    assert hub.digest(directory, clap.PROCESSOR_FILES) != digest

@@ -10,12 +10,13 @@ from torch.nn.functional import normalize
 from bench import references
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders
-from soundmill.evaluation.embedders import clap
-from soundmill.evaluation.embedders.clap_music_speech import FILTERS, TRANSFORM, MusicSpeechClap
+from soundmill.evaluation.embedders import clap, htsat
+from soundmill.evaluation.embedders.clap_music_speech import HTSAT, MusicSpeechClap
 from tests import clap_weights
 
 RATE = clap.SAMPLE_RATE
 TOLERANCE = 1e-4
+FILTERS, TRANSFORM = HTSAT + htsat.FILTERS, [HTSAT + name for name in htsat.TRANSFORM]
 
 
 def noise(seconds: float, seed: int = 0) -> np.ndarray:
