@@ -52,6 +52,12 @@ def scoring(
             f"{ctx.name}: score_every_steps: the validation split has no clip; raise splits.valid_fraction, or set it to null"
         )
     judge, model = load_tagger(tagger), prepared.model
+    generates = can(model, "generate")
+    if not generates and len(labels["valid"]) < 2:
+        raise UserError(
+            f"{ctx.name}: score_every_steps: the validation split has only one clip to reconstruct, and a FAD needs two; raise "
+            "splits.valid_fraction, or set it to null"
+        )
     asked = choose_balanced(labels["valid"], params.score_requests)
     held_out = choose_by_hash([*labels["valid"]], REFERENCE)
     trained = choose_by_hash([*labels["train"]], REFERENCE - len(held_out))
@@ -61,7 +67,6 @@ def scoring(
         if clip_id in asked:
             real[clip_id] = wave, rate
     embedded = _embed(judge, mono)
-    generates = can(model, "generate")
     count = params.score_requests if generates else len(asked)
     clip_of = {f"{number:04d}": asked[number % len(asked)] for number in range(count)}
     pairs = EmbeddingSet.of(

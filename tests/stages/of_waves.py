@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 import stages.generate
@@ -26,7 +27,7 @@ SPLITS = ("train", "train", "train", "train", "train", "valid", "test", "test") 
 
 
 def write(home: Path, rate: int = RATE, channels: int = 1, seconds: float = SECONDS, short: float = SHORT) -> None:
-    """Clips, and their catalog; another one without labels."""
+    """Clips, and their catalog; another one without labels, and one with two clips held out."""
     rng, clips, catalog = np.random.default_rng(0), [], []
     for number, split in enumerate(SPLITS):
         wave = 0.1 * rng.standard_normal((channels, round(rate * (short if number == 4 else seconds)))).astype(np.float32)
@@ -40,6 +41,8 @@ def write(home: Path, rate: int = RATE, channels: int = 1, seconds: float = SECO
     shards.write_rows(catalog, home / "catalog.parquet", manifest.CATALOG)
     plain = [{**row, "labels": [], "captions": []} for row in catalog]
     shards.write_rows(plain, home / "unlabelled.parquet", manifest.CATALOG)
+    more = [{**row, "split": "valid" if number == 3 else row["split"]} for number, row in enumerate(catalog)]
+    shards.write_rows(more, home / "two_held_out.parquet", manifest.CATALOG)
 
 
 def silence(home: Path) -> None:
@@ -114,7 +117,7 @@ def check_resuming(family: str, home: Path, data: Path, document: dict, monkeypa
 
 
 def generate(family: str, home: Path, data: Path, document: dict) -> dict[str, bytes]:
-    """The sounds by name."""
+    """The sounds [T, C] in 16 bits, as bytes, by name; their tags name the checkpoint."""
     params.write_yaml(document, home / "params.yaml")
     arguments = [
         "--family", family, "--model", f"{home}/model", "--clips", f"{data}/clips", "--catalog", f"{data}/catalog.parquet",
@@ -122,4 +125,9 @@ def generate(family: str, home: Path, data: Path, document: dict) -> dict[str, b
         "--metrics", f"{home}/generate.json", "--params", f"{home}/params.yaml",
     ]  # fmt: skip
     stages.generate.main(arguments)
-    return {path.name: path.read_bytes() for path in sorted((home / "generated").glob("*.wav"))}
+    return sounds(home / "generated")
+
+
+def sounds(directory: Path) -> dict[str, bytes]:
+    """The samples of each WAV by name."""
+    return {path.name: soundfile.read(path, dtype="int16")[0].tobytes() for path in sorted(directory.glob("*.wav"))}

@@ -70,7 +70,7 @@ def test_trains_and_is_judged_by_its_reconstructions(tmp_path, data, family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, data, family, monkeypatch, capfd):
-    of_waves.check_resuming(family, tmp_path, data, composed(family), monkeypatch)
+    of_waves.check_resuming(family, tmp_path, data, composed(family), monkeypatch, catalog="two_held_out.parquet")
     assert "resuming at step 2 of 4" in capfd.readouterr().out
 
 

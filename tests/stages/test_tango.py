@@ -373,9 +373,7 @@ def test_the_published_training_keeps_the_best_weights_and_sounds_are_made_by_th
     generate(tmp_path / "best", data, paper)
     paper["tango"]["generate"]["use"] = "last"
     generate(tmp_path / "short", data, paper)
-    output = [
-        {path.name: path.read_bytes() for path in (tmp_path / name / "generated").glob("*.wav")} for name in ("best", "short")
-    ]
+    output = [of_waves.sounds(tmp_path / name / "generated") for name in ("best", "short")]
     assert output[0] == output[1]
     assert len(output[0]) == 2
 
