@@ -23,7 +23,6 @@ WHOLE = "model"  # what a checkpoint's own training is called, beside its parts
 EARLIER = "earlier training"
 FORMULA = re.compile(r"\s*[=+\-@]")  # a spreadsheet would evaluate such a cell
 CELL = 500  # characters of a cell
-TERMS = ("licence", "creator", "source_url", "ai_terms")  # columns of a table of recordings
 # Consequences of Creative Commons' licences, by a part of their SPDX id.
 FACTS = {
     "BY": "attribution: the creators must be named",
@@ -155,13 +154,11 @@ def _covered(spans: Iterable[tuple[float, float]]) -> float:
 
 
 def _terms(recordings: Path | None) -> dict[str, dict[str, Any]]:
-    """Terms by recording id; empty for a table from before there were terms."""
+    """Terms by recording id; null in a table from before there were terms."""
     if recordings is None or not recordings.is_file():
         return {}
-    with shards.open_parquet(recordings) as file:
-        present = [name for name in TERMS if name in file.schema_arrow.names]
-        table = file.read(["recording_id", *present], use_threads=False)
-    return {row["recording_id"]: row for row in table.to_pylist()} if present else {}
+    table = shards.read_table(recordings, manifest.RECORDINGS, ["recording_id", *manifest.TERMS])
+    return {row["recording_id"]: row for row in table.to_pylist()}
 
 
 def beside(checkpoint: Path) -> Path | None:

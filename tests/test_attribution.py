@@ -33,9 +33,9 @@ def checkpoint(directory: Path, rows: list[dict] | None, **parts: list[dict] | N
 
 def recordings(path: Path, **terms: tuple) -> Path:
     """A table of recordings with these (licence, creator, source_url, ai_terms) by id."""
-    columns = zip(*terms.values(), strict=True)
-    named = dict(zip(attribution.TERMS, (pa.array(column, pa.string()) for column in columns), strict=True))
-    pq.write_table(pa.table({"recording_id": list(terms), **named}), path)
+    columns = ("licence", "creator", "source_url", "ai_terms")
+    rows = [{"recording_id": name, **dict(zip(columns, values, strict=True))} for name, values in terms.items()]
+    pq.write_table(pa.Table.from_pylist(rows, manifest.RECORDINGS), path)
     return path
 
 
@@ -64,7 +64,8 @@ def test_credits_count_each_stretch_once_over_all_parts(tmp_path):
 def test_without_terms_all_is_unknown(tmp_path, old):
     trained, table = checkpoint(tmp_path / "model", [clip("dog")]), tmp_path / "r.parquet"
     if old:
-        pq.write_table(pa.table({"recording_id": ["dog"]}), table)
+        columns = [column for column in manifest.RECORDINGS if column.name not in manifest.TERMS]
+        pq.write_table(pa.Table.from_pylist([{"recording_id": "dog"}], pa.schema(columns)), table)
     (credit,) = attribution.credits_of(trained, table)
     assert (credit.licence, credit.ai_terms, credit.creator) == ("unknown", "unknown", "")
 

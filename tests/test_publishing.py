@@ -149,8 +149,8 @@ def test_published_clips_are_listed_with_their_digests_and_a_card_that_the_hub_r
 def test_clips_that_may_not_be_shared_are_not_published(built_graph, tmp_path, licence, ai_terms, said):
     catalog = built_graph / "data/catalog/default.parquet"
     name = pq.read_table(catalog)["recording_id"][0].as_py()
-    terms = {"recording_id": [name], "licence": [licence], "creator": [""], "source_url": [""], "ai_terms": [ai_terms]}
-    pq.write_table(pa.table(terms), tmp_path / "recordings.parquet")
+    row = {"recording_id": name, "licence": licence, "ai_terms": ai_terms}
+    pq.write_table(pa.Table.from_pylist([row], manifest.RECORDINGS), tmp_path / "recordings.parquet")
     where = Tables(built_graph / "data/clips/default", catalog)
     with pytest.raises(UserError, match=rf"(?s)1 \(.+\).*{said}"):
         data.publish(where, tmp_path / "out", 16_000, tmp_path / "recordings.parquet")

@@ -55,8 +55,8 @@ def read_text(inventory: Inventory, name: bytes) -> str:
     try:
         return _read_manifest(inventory, name).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        path = escape_path(inventory.metadata[name])
-        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+        path, line = escape_path(inventory.metadata[name]), error.object[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}:{line}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
 
 
 def read_sidecar(inventory: Inventory, name: bytes) -> str:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from soundmill.corpora import buckets, licences
+from soundmill.corpora import licences
 from soundmill.corpora.inventory import LICENCES, Inventory
-from soundmill.corpora.metadata import read_head
+from soundmill.corpora.metadata import read_head, read_text
 from soundmill.corpora.tables import CorpusTables
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
@@ -29,7 +29,6 @@ REASON = "terms"  # in quarantine
 UNKNOWN = "unknown"
 COLUMNS = ["glob", "licence", "creator", "source_url", "ai_terms"]
 AI_TERMS = ("allowed", "with_disclosure", "refused", UNKNOWN)
-MAX_BYTES = 64 << 20  # of licences.csv
 MAX_CELL = 4096  # characters
 MAX_PATTERNS = 1000  # rows with wildcards, each compared with every recording
 LISTED = 20  # licences in the printed table
@@ -116,7 +115,7 @@ def _read(tables: CorpusTables, inventory: Inventory) -> _Rows:
         text = " ".join("".join(char if char.isprintable() else " " for char in text).split())
         return known.setdefault(text, text) if text else None
 
-    reader = csv.reader(io.StringIO(_text(inventory, place), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(read_text(inventory, LICENCES), newline=""), strict=True)
     at = 1
     try:
         for cells in reader:
@@ -166,21 +165,6 @@ def _read(tables: CorpusTables, inventory: Inventory) -> _Rows:
     if stray := [glob for _, glob in others if not _WILDCARD.search(glob)]:
         tables.remarks.append(f"{name}: {len(stray)} rows name no recording (first: {escape_path(os.fsencode(stray[0]))[:200]})")
     return rows
-
-
-def _text(inventory: Inventory, place: str) -> str:
-    try:
-        with buckets.open_file(inventory.metadata[LICENCES]) as file:
-            raw = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise UserError(f"{place}: {error.strerror}; make it readable, or remove it from the corpus") from None
-    if len(raw) > MAX_BYTES:
-        raise UserError(f"{place}: more than {MAX_BYTES >> 20} MiB; use wildcards instead of many rows")
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise UserError(f"{place}:{line}: not UTF-8 text ({error.reason}); save it as UTF-8") from None
 
 
 def _licence_files(tables: CorpusTables, inventory: Inventory) -> dict[bytes, dict[str, str | None]]:

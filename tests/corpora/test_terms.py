@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from soundmill import params
-from soundmill.corpora import check, registry, terms, union
+from soundmill.corpora import check, metadata, registry, terms, union
 from soundmill.corpora.section import Directory
 from soundmill.corpora.tables import CorpusTables
 from soundmill.corpora.terms import TermsParams
@@ -89,7 +89,7 @@ def test_many_rows_may_name_recordings_with_brackets(lay):
 
 
 def test_a_file_that_is_too_large_is_not_read(lay, monkeypatch):
-    monkeypatch.setattr(terms, "MAX_BYTES", 100)
+    monkeypatch.setattr(metadata, "MAX_MANIFEST_BYTES", 100)
     inventory = lay("a.wav", **{"licences.csv": HEADER + "*,CC0,,,\n" * 10})
     with pytest.raises(UserError, match=r"licences\.csv: more than"):
         filled(inventory)
