@@ -140,9 +140,8 @@ def test_no_password_of_a_server_is_kept(home: Path, monkeypatch: pytest.MonkeyP
 
 def test_versions_are_tagged_with_the_terms_of_their_training_material(home: Path, bring: Callable[[Path], None]) -> None:
     register(home, bring)
-    table = pa.table(
-        {"recording_id": ["dog"], "licence": ["CC-BY-4.0"], "creator": ["Ann"], "source_url": [None], "ai_terms": ["refused"]}
-    )
+    row = {"recording_id": "dog", "licence": "CC-BY-4.0", "creator": "Ann", "ai_terms": "refused"}
+    table = pa.Table.from_pylist([row], manifest.RECORDINGS)
     (home / "data/corpus").mkdir()
     pq.write_table(table, home / "data/corpus/recordings.parquet")
     with tracking.pipeline_run(home, "pipeline") as run:
