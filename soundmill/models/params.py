@@ -22,11 +22,14 @@ class FamilyTrainParams(TrainingParams):
     steps: int | None = Field(ge=1, description="length of the training; null: `epochs` decides")
     epochs: int | None = Field(ge=1, description="length in passes over the training clips; null: `steps` decides")
     hardware: HardwareParams
-    # The defaults are for earlier checkpoints, which lack these two keys.
+    # The defaults are for earlier checkpoints, which lack these three keys.
     score_every_steps: int | None = Field(
         None, ge=1, description="steps between scores of sounds for validation clips by the tagger, and after the last; null: never"
     )
     score_requests: int = Field(24, ge=2, description="sounds each time; they take as long as in the stage `generate`")
+    score_share: float | None = Field(
+        None, gt=0, lt=1, description="scores come less often if they would be more of the training's operations; null: no limit"
+    )
 
     @property
     @abstractmethod

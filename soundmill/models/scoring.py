@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from soundmill.audio.resample import resample
 from soundmill.errors import UserError
@@ -85,15 +86,15 @@ def scoring(
         flush=True,
     )
 
-    def measure(module: TrainingModule, step: int) -> dict[str, float]:
+    def measure(module: TrainingModule, step: int) -> tuple[dict[str, float], int]:
         try:
-            with module.ema.applied(module.net):
+            with module.ema.applied(module.net), FlopCounterMode(display=False) as counter:
                 sounds = {name: _mono(wave.numpy(), model.sample_rate, judge) for name, wave in make()}
         finally:
             module.to(module.device)
-        return _scores(_embed(judge, sounds), pairs, reference, params.seed)
+        return _scores(_embed(judge, sounds), pairs, reference, params.seed), counter.get_total_flops()
 
-    return Scoring(params.score_every_steps, measure)
+    return Scoring(params.score_every_steps, measure, params.score_share)
 
 
 def _generated(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,8 @@ def _train(
             scoring.start()
 
         for batch in loader:
-            loss, net_stepped = train_on(module, batch, accelerator, optimisers)
+            with scoring.counting(module) if scoring else nullcontext():
+                loss, net_stepped = train_on(module, batch, accelerator, optimisers)
             if net_stepped:
                 curve.add(loss)
             if not accelerator.sync_gradients:  # more batches of this step follow

@@ -126,7 +126,7 @@ def _train_elsewhere(
 ) -> None:
     module, loader, hardware, scratch = training.module, training.loader, training.hardware, training.scratch.resolve()
     file = scratch / FILE
-    shipped = train, training, progress, kept, sampling and sampling.every, scoring and scoring.every
+    shipped = train, training, progress, kept, sampling and sampling.every, scoring and (scoring.every, scoring.most)
     disk.write_atomically(file, lambda temporary: shipping.write(temporary, shipped))
     modules = [train.__module__, type(module).__module__, type(loader.source).__module__]
     site = Site(
@@ -385,7 +385,7 @@ def _train_part(store: TCPStore, place: _Place, site: Site) -> float | None:
         step = state.load(start)["step"] if start else 0
         stage.call("started", step, int(environment["TORCHELASTIC_RESTART_COUNT"]))
         sampling = Sampling(sampled, stage.sample) if sampled else None
-        scoring = Scoring(scored, stage.score) if scored else None
+        scoring = Scoring(scored[0], stage.score, scored[1]) if scored else None
         train(*training, start, progress=progress, kept=kept, sampling=sampling, scoring=scoring, report=stage.report)
         stage.call("ended")
     store.set(END, json.dumps(None))

@@ -4,30 +4,36 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from soundmill.errors import UserError
 from soundmill.training.module import TrainingModule
 
 MOST_TIME = 0.1  # share of a training's time; above it a warning names the remedy
+SAVED = ("score", "step", "weights", "spacing", "step_operations")  # attributes saved in the checkpoint, beside the points
 
-Measure = Callable[
-    [TrainingModule, int], dict[str, float]
-]  # module, step → points of curves; the first is a score, lower is better
+# module, step → points of curves, of which the first is a score (lower is better), and the floating-point operations they cost
+Measure = Callable[[TrainingModule, int], tuple[dict[str, float], int]]
 
 
 class Scoring:
     """Measures scores with the averaged weights every `every` steps and after the last, in the first process.
 
+    With `most`, the first score's floating-point operations are compared with those of the first training step, and later scores
+    come at the smallest multiple of `every` at which they are at most this share of all. A clock would give other points each time.
     Saved in the checkpoint, so a resumed training still has all points and the best weights. Only what it prints depends on time.
     """
 
-    def __init__(self, every: int, measure: Measure):
-        self.every = every
+    def __init__(self, every: int, measure: Measure, most: float | None = None):
+        self.every = self.spacing = every
         self.values = measure
+        self.most = most
+        self.step_operations = 0
         self.points: list[dict[str, float]] = []
         self.score, self.step = math.inf, 0  # the lowest
         self.weights: dict[str, Tensor] = {}
@@ -37,8 +43,18 @@ class Scoring:
         """The first step of this process follows."""
         self._began = time.monotonic()
 
+    @contextmanager
+    def counting(self, module: TrainingModule) -> Iterator[None]:
+        """Count the operations of a batch, if it is one of the first step's."""
+        if self.most is None or module.step > 0:
+            yield
+            return
+        with FlopCounterMode(display=False) as counter:
+            yield
+        self.step_operations += counter.get_total_flops()
+
     def due(self, step: int, steps: int) -> bool:
-        return step == steps or step % self.every == 0
+        return step == steps or step % self.spacing == 0
 
     def measure(self, module: TrainingModule, label: str) -> tuple[dict[str, float], int]:
         """Add a point; returns its values and its step. Warns once, under the training's `label`, if scores take too much time.
@@ -47,7 +63,7 @@ class Scoring:
         """
         began, step = time.monotonic(), module.step
         try:
-            values = self.values(module, step)
+            values, operations = self.values(module, step)
         except UserError as error:
             print(f"{label}: no scores at step {step}: {error}", flush=True)
             return {}, step
@@ -56,12 +72,28 @@ class Scoring:
             self.score, self.step = score, step
             with module.ema.applied(module.net):
                 self.weights = {name: value.detach().cpu().clone() for name, value in module.net.state_dict().items()}
+        if not self.points:
+            self._space(operations, label)
         self.points.append({"step": step, **values})
         self._seconds += time.monotonic() - began
         if self.share > MOST_TIME and step < module.steps and not self._warned:
             self._warned = True
             print(f"{label}: {self._cost()}; {self._remedy()}", flush=True)
         return values, step
+
+    def _space(self, operations: int, label: str) -> None:
+        """Set the spacing of the scores that follow, each of so many operations."""
+        if self.most is None or not self.step_operations:
+            return
+        steps = operations / self.step_operations  # that cost as much as a score
+        self.spacing = self.every * max(1, math.ceil(steps * (1 - self.most) / self.most / self.every))
+        if self.spacing > self.every:
+            share = steps / (steps + self.every)
+            print(
+                f"{label}: every {self.every} steps, scores would be {share:.0%} of all operations; for {self.most:.0%} "
+                f"(score_share), the next ones come every {self.spacing} steps; fewer score_requests allow more of them",
+                flush=True,
+            )
 
     def end(self, label: str) -> None:
         """Print the cost."""
@@ -78,11 +110,13 @@ class Scoring:
 
     def _remedy(self) -> str:
         fewer = (1 - MOST_TIME) / MOST_TIME * self.share / max(1 - self.share, 1e-9)
-        return f"for {MOST_TIME:.0%}, set score_every_steps to {math.ceil(self.every * fewer)}, or score_requests lower"
+        return f"for {MOST_TIME:.0%}, set score_every_steps to {math.ceil(self.spacing * fewer)}, or score_requests lower"
 
     def state_dict(self) -> dict[str, Any]:
         points = [dict(point) for point in self.points]
-        return {"points": points, "score": self.score, "step": self.step, "weights": self.weights}
+        return {"points": points} | {name: getattr(self, name) for name in SAVED}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.points, self.score, self.step, self.weights = (state[key] for key in ("points", "score", "step", "weights"))
+        self.points = state["points"]
+        for name in SAVED:
+            setattr(self, name, state[name])

@@ -100,7 +100,7 @@ class StageEnd:
         with self._current() as module:
             self.sampling.show(module, step)
 
-    def _score(self, step: int) -> dict[str, float]:
+    def _score(self, step: int) -> tuple[dict[str, float], int]:
         with self._current() as module:
             return self.scoring.values(module, step)
 
@@ -133,7 +133,7 @@ class ProcessEnd:
         self._send(module)
         self.call("sample", step)
 
-    def score(self, module: TrainingModule, step: int) -> dict[str, float]:
+    def score(self, module: TrainingModule, step: int) -> tuple[dict[str, float], int]:
         self._send(module)
         return self.call("score", step)
 

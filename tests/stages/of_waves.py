@@ -96,7 +96,7 @@ def check_resuming(family: str, home: Path, data: Path, document: dict, monkeypa
     unscored = train(family, home / "unscored", data, document, **where)
     write_tagger(home / "tagger")
     where["tagger"] = str(home / "tagger") if where.get("tagger") is None else where["tagger"]
-    settings = {**document[family]["train"], "score_every_steps": 2, "score_requests": 3}
+    settings = {**document[family]["train"], "score_every_steps": 2, "score_requests": 3, "score_share": None}
     document = {**document, family: {**document[family], "train": settings}}
     whole = train(family, home / "whole", data, document, **where)
     with monkeypatch.context() as patch:

@@ -139,7 +139,7 @@ def test_it_is_scored_by_the_captions_of_validation_clips_while_it_trains_killed
     tmp_path, trained, data, composed, capfd, monkeypatch
 ):
     of_waves.write_tagger(tmp_path / "tagger")
-    scored = {"tagger": tmp_path / "tagger", "score_every_steps": 2, "score_requests": 3}
+    scored = {"tagger": tmp_path / "tagger", "score_every_steps": 2, "score_requests": 3, "score_share": None}
     metrics = train(tmp_path, data, composed, **scored)
     assert "every 2 steps the tagger scores 3 sounds for 1 validation clips, against 1 validation and 4 training clips" in (
         capfd.readouterr().out

@@ -364,7 +364,7 @@ def scored(tmp_path_factory, data, composed, tagger) -> tuple[Path, list]:
 
 def _train_scored(home: Path, data: Path, composed: dict, tagger: Path, catalog: str = "catalog.parquet", **changes) -> None:
     document = json.loads(json.dumps(composed))
-    document["ddpm_mel"]["train"] |= {"score_every_steps": 5, "score_requests": 4, **changes}
+    document["ddpm_mel"]["train"] |= {"score_every_steps": 5, "score_requests": 4, "score_share": None, **changes}
     params.write_yaml(document, home / "params.yaml")
     stages.train.main(train_arguments(home, data, catalog, tagger=str(tagger)))
 
@@ -383,6 +383,17 @@ def test_scores_while_training_change_no_weight_and_have_intervals(trained, scor
     assert metrics.keys() - before.keys() == {"best_fad", "best_fad_step", *(name.replace("/", "_") for name in points[0][1])}
     for name in ("model/model.safetensors", "model/best.safetensors", "curve.csv", "grid.png"):
         assert (home / name).read_bytes() == (trained / name).read_bytes(), name
+
+
+def test_scores_of_a_small_training_keep_to_their_share_of_its_operations(tmp_path, data, composed, tagger, capfd):
+    """Four sounds cost more than a few steps of it, so after the first only the last step is scored."""
+    points = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StageRun, "log_curve", lambda self, values, step: "score/fad_tagger" in values and points.append(step))
+        _train_scored(tmp_path, data, composed, tagger, score_share=composed["ddpm_mel"]["train"]["score_share"], steps=20)
+    assert points == [5, 20]
+    said = capfd.readouterr().out
+    assert re.search(r"scores would be \d\d% of all operations; for 10% \(score_share\), the next ones come every", said)
 
 
 def test_a_killed_training_has_the_scores_and_the_best_weights_of_an_unbroken_one(

@@ -83,11 +83,11 @@ def tell(project: Path, *values) -> None:
         file.write(json.dumps(values) + "\n")
 
 
-def score(project: Path, module: Doubling, step: int) -> dict[str, float]:
+def score(project: Path, module: Doubling, step: int) -> tuple[dict[str, float], int]:
     with module.ema.applied(module.net):
         value = abs(step - 40) + float(module.net[0].weight.detach().sum()) / 100
     tell(project, "scored", step, value)
-    return {"score/fad": value}
+    return {"score/fad": value}, 0
 
 
 def train(project: Path, hardware: HardwareParams, **options) -> None:

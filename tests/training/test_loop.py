@@ -228,15 +228,16 @@ def test_held_out_batches_are_measured_and_the_best_weights_kept_killed_or_not(l
         assert all(torch.equal(resumed.weights[name], value) for name, value in whole.weights.items())
 
 
-def _scoring(every=5):
+def _scoring(every=5, most=None, operations=0):
     """Scores that are lowest after step 10; they depend on the averaged weights and leave the generator elsewhere."""
 
     def measure(module, step):
         with module.ema.applied(module.net):
             torch.rand(step)
-            return {"score/fad": float(module.net[0].weight.detach().sum()) + 10 * abs(step - 10), "score/kl": float(step)}
+            values = {"score/fad": float(module.net[0].weight.detach().sum()) + 10 * abs(step - 10), "score/kl": float(step)}
+        return values, operations
 
-    return Scoring(every, measure)
+    return Scoring(every, measure, most)
 
 
 def test_scores_are_measured_and_the_weights_of_the_lowest_kept_killed_or_not(loader, tmp_path):
@@ -257,6 +258,29 @@ def test_scores_are_measured_and_the_weights_of_the_lowest_kept_killed_or_not(lo
         _fit(loader, scratch, scoring=resumed)
         assert (resumed.points, resumed.step, resumed.score) == (whole.points, 10, whole.score)
         assert all(torch.equal(resumed.weights[name], value) for name, value in whole.weights.items())
+
+
+def test_scores_that_cost_more_than_their_share_of_operations_come_less_often_killed_or_not(loader, tmp_path, capsys):
+    """A score costs as much as three steps: 12 steps between scores would be a fifth; the next multiple of 5 is 15."""
+    step = 2 * 8 * 4 * 16 * 5  # for eight items; two products forward, three back: the input has no gradient
+    whole = _scoring(most=0.2, operations=3 * step)
+    trained, _ = _fit(loader, tmp_path / "whole", scoring=whole)
+    assert whole.step_operations == step
+    assert [point["step"] for point in whole.points] == [5, 15, 23]
+    assert "every 5 steps, scores would be 38% of all operations; for 20% (score_share), the next ones come every 15 steps" in (
+        capsys.readouterr().out
+    )
+    uncounted, _ = _fit(loader, tmp_path / "uncounted")
+    assert _same(trained, uncounted)
+    for killed_at in (3, 11, 17):
+        scratch = tmp_path / f"killed-{killed_at}"
+        _killed(killed_at, loader, scratch, scoring=_scoring(most=0.2, operations=3 * step))
+        resumed = _scoring(most=0.2, operations=3 * step)
+        _fit(loader, scratch, scoring=resumed)
+        assert (resumed.points, resumed.spacing) == (whole.points, 15)
+    cheap = _scoring(most=0.2, operations=step)
+    _fit(loader, tmp_path / "cheap", scoring=cheap)
+    assert [point["step"] for point in cheap.points] == [5, 10, 15, 20, 23]
 
 
 def test_a_score_that_cannot_be_measured_is_told_and_the_training_goes_on(loader, tmp_path, capsys):
