@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from soundmill.audio.resample import resample
 from soundmill.errors import UserError
@@ -22,7 +21,7 @@ from soundmill.models.requests import of_clips
 from soundmill.models.sounds import generate_each, reconstruct_each
 from soundmill.training import checkpoint
 from soundmill.training.module import TrainingModule
-from soundmill.training.scoring import Scoring
+from soundmill.training.scoring import Operations, Scoring
 from soundmill.training.seeds import seed_of
 from soundmill.training.tagger import TaggerModel, load_tagger
 
@@ -88,11 +87,11 @@ def scoring(
 
     def measure(module: TrainingModule, step: int) -> tuple[dict[str, float], int]:
         try:
-            with module.ema.applied(module.net), FlopCounterMode(display=False) as counter:
+            with module.ema.applied(module.net), Operations() as counted:
                 sounds = {name: _mono(wave.numpy(), model.sample_rate, judge) for name, wave in make()}
         finally:
             module.to(module.device)
-        return _scores(_embed(judge, sounds), pairs, reference, params.seed), counter.get_total_flops()
+        return _scores(_embed(judge, sounds), pairs, reference, params.seed), counted.total
 
     return Scoring(params.score_every_steps, measure, params.score_share)
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from soundmill.errors import UserError
@@ -19,6 +20,26 @@ SAVED = ("score", "step", "weights", "spacing", "step_operations")  # attributes
 
 # module, step → points of curves, of which the first is a score (lower is better), and the floating-point operations they cost
 Measure = Callable[[TrainingModule, int], tuple[dict[str, float], int]]
+
+
+class Operations(TorchDispatchMode):
+    """Counts the floating-point operations of the block, back-propagation included: of products and convolutions.
+
+    By PyTorch's own formulas. Its FlopCounterMode also assigns them to modules, and fails where a discriminator's input has no
+    gradient.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+        self._formulas = FlopCounterMode(display=False).flop_registry
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if formula := self._formulas.get(func.overloadpacket):
+            self.total += formula(*args, **kwargs, out_val=out)
+        return out
 
 
 class Scoring:
@@ -49,9 +70,9 @@ class Scoring:
         if self.most is None or module.step > 0:
             yield
             return
-        with FlopCounterMode(display=False) as counter:
+        with Operations() as counted:
             yield
-        self.step_operations += counter.get_total_flops()
+        self.step_operations += counted.total
 
     def due(self, step: int, steps: int) -> bool:
         return step == steps or step % self.spacing == 0
