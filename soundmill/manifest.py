@@ -41,7 +41,7 @@ RECORDINGS = pa.schema(
         ("creator", pa.string()),
         ("source_url", pa.string()),
         ("ai_terms", pa.string()),  # use for generative AI: allowed | with_disclosure | refused
-        ("terms_found", pa.string()),  # the file, and line, that states them
+        ("terms_found", pa.string()),  # the places that state them, and what each says if they contradict each other
     ],
     {"optional": " ".join(TERMS)},  # older tables lack these; see shards.OPTIONAL
 )

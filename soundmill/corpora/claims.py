@@ -13,9 +13,11 @@ from soundmill.corpora.resolver import FileIndex, Resolution, compatible, folder
 from soundmill.corpora.rows import JoinState, ManifestRow
 
 
-def claim_all(inventory: Inventory, rows: list[ManifestRow], state: JoinState, parts: Mapping[str, str]) -> None:
-    """Find the file of every row. The file index, the largest structure of a join, is freed on return."""
-    index = FileIndex(inventory)
+def claim_all(
+    inventory: Inventory, rows: list[ManifestRow], state: JoinState, parts: Mapping[str, str], index: FileIndex | None = None
+) -> None:
+    """Find the file of every row. The file index, the largest structure of a join, is freed on return, if it is not given."""
+    index = index or FileIndex(inventory)
     numbered = _numbered(inventory, index, rows, state)
     local = _local_manifests(index, rows)
     taken: dict[bytes, set[bytes]] = defaultdict(set)  # name of a local manifest → its folders

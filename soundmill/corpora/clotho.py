@@ -47,7 +47,7 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
     tables = CorpusTables()
     originals = dict(_originals(inventory))
     index = FileIndex(inventory)
-    named = {SPLITS[part] for part in map(_part, names) if part not in ("", "dev")}
+    named = {SPLITS[part] for part in map(part_of, names) if part not in ("", "dev")}
     # In Clotho `dev` means development, if there is another validation set and no other training set.
     splits = {**SPLITS, "dev": "train" if "valid" in named and "train" not in named else SPLITS["dev"]}
     tables = join(
@@ -56,7 +56,7 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
     folders = {file.raw_path: file.folders for file in inventory.audio}
     for recording in tables.recordings:
         if recording["split"] is None and folders[recording["raw_path"]]:  # the test set: no captions, not for training
-            recording["split"] = splits.get(_part(folders[recording["raw_path"]][-1]))
+            recording["split"] = splits.get(part_of(folders[recording["raw_path"]][-1]))
     return tables
 
 
@@ -65,13 +65,13 @@ def _tables(inventory: Inventory, columns: set[str]) -> list[bytes]:
 
 
 def _is_clotho(inventory: Inventory, name: bytes) -> bool:
-    if _part(name) in OWN_WORDS:
+    if part_of(name) in OWN_WORDS:
         return True
     keys = [cells["file_name"] for _, cells in islice(read_csv(inventory, name), DETECTION_ROWS)]
     return 2 * sum(youtube_clip(key) is not None for key in keys) < len(keys)
 
 
-def _part(name: bytes) -> str:
+def part_of(name: bytes) -> str:
     """The word for the split in a csv's name; empty if there is none."""
     words = re.split(r"[^a-z]+", name.rpartition(b"/")[2].decode("utf-8", "replace").lower())
     return next((word for word in SPLITS if word in words), "")
@@ -86,7 +86,7 @@ def _rows(
     tables: CorpusTables,
 ) -> Iterator[ManifestRow]:
     for name in names:
-        part = _part(name)
+        part = part_of(name)
         if not part:
             tables.count("csv_without_split")
         for line, cells in read_csv(inventory, name):
@@ -119,4 +119,4 @@ def _originals(inventory: Inventory) -> Iterator[tuple[tuple[str, str], str]]:
     for name in _tables(inventory, METADATA_COLUMNS):
         for _, cells in read_csv(inventory, name):
             if number := whole_number(cells["sound_id"]):
-                yield (_part(name), _decoded(cells["file_name"])), number
+                yield (part_of(name), _decoded(cells["file_name"])), number

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 _GAP = r"[\s_/-]{0,3}"  # bounded, so that no text takes long
 _CC = r"(?:\bcc|\bcreative\s?commons(?:\.org/licen[cs]es)?)"
@@ -29,8 +30,9 @@ _OF_LICENCE_TEXTS = re.compile(
 )
 _FILLERS = frozenset(
     "http https www the license licence licensed under international unported generic universal public domain dedication deed en "
-    "legalcode".split()
+    "legalcode reuse allowed".split()
 )
+NO_CONDITIONS = ("CC0-1.0", "CC-PDM-1.0", "PDDL-1.0", "Unlicense")
 
 
 def spdx(text: str) -> str:
@@ -58,5 +60,23 @@ def _ids(text: str) -> tuple[list[str], str]:
     for name, pattern in _OTHER.items():
         text, count = pattern.subn(" ", text)
         found |= {name} if count else set()
-    # "CC BY" beside "CC BY 4.0" is the same licence.
-    return sorted(one for one in found if not any(re.fullmatch(rf"{one}-\d.*", other) for other in found)), text
+    return sorted(distinct(found)), text
+
+
+def distinct(found: Iterable[str]) -> list[str]:
+    """The licences of several that are not the same: `CC-BY` beside `CC-BY-4.0` is."""
+    found = list(dict.fromkeys(found))
+    return [one for one in found if not any(re.fullmatch(rf"{re.escape(one)}-\d.*", other) for other in found)]
+
+
+def strictest(found: Iterable[str]) -> str:
+    """The licence with the most conditions; the first of several. Any but Creative Commons' may have any conditions."""
+    return max(distinct(found), key=_strictness)
+
+
+def _strictness(licence: str) -> int:
+    if licence in NO_CONDITIONS:
+        return 0
+    parts = licence.split("-")
+    weights = {"SA": 1, "ND": 2, "NC": 4}
+    return 1 + sum(weights.get(part, 0) for part in parts) if parts[:2] == ["CC", "BY"] else 9

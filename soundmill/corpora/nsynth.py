@@ -11,6 +11,7 @@ from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.join import join
 from soundmill.corpora.metadata import read_head, read_json
 from soundmill.corpora.rows import ManifestRow
+from soundmill.corpora.statements import Statement
 from soundmill.corpora.tables import CorpusTables, Format
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
@@ -23,6 +24,10 @@ FORMAT = Format(
     label="`instrument_family_str`",
     split="the folder's name; group: `instrument_str`",
 )
+
+# Terms of the corpus as it is published, and the names of its notes: `{instrument}_{source}_{number}-{pitch}-{velocity}`.
+STATEMENT = Statement("published with NSynth", "CC-BY-4.0", "Google Inc.", "https://magenta.tensorflow.org/datasets/nsynth")
+NOTE = re.compile(rb"[a-z_]+_(?:acoustic|electronic|synthetic)_\d{3}-\d{3}-\d{3}\.\w+")
 
 SPLITS = {"train": "train", "valid": "valid", "test": "test"}
 

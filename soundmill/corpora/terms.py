@@ -1,4 +1,4 @@
-"""Terms of recordings: licence, creator, source and use for AI, from `licences.csv` or from the licence files of a corpus."""
+"""Terms of recordings: licence, creator, source and use for AI, from `licences.csv` or from what else a corpus brings."""
 
 from __future__ import annotations
 
@@ -7,34 +7,31 @@ import io
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase, translate
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from soundmill.corpora import licences
+from soundmill.corpora import licences, nsynth, term_files, term_tables
 from soundmill.corpora.inventory import LICENCES, Inventory
-from soundmill.corpora.metadata import read_head, read_text
+from soundmill.corpora.json_entries import WAVCAPS
+from soundmill.corpora.metadata import read_text
+from soundmill.corpora.statements import AI_TERMS, MAX_CELL, UNKNOWN, Reader, Statement, clean, combine
 from soundmill.corpora.tables import CorpusTables
 from soundmill.errors import UserError
-from soundmill.manifest import escape_path
+from soundmill.manifest import escape_path, youtube_videos
 from soundmill.params import StageParams
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 REASON = "terms"  # in quarantine
-UNKNOWN = "unknown"
 COLUMNS = ["glob", "licence", "creator", "source_url", "ai_terms"]
-AI_TERMS = ("allowed", "with_disclosure", "refused", UNKNOWN)
-MAX_CELL = 4096  # characters
 MAX_PATTERNS = 1000  # rows with wildcards, each compared with every recording
 LISTED = 20  # licences in the printed table
 _WILDCARD = re.compile(r"[*?[]")
-_LICENCE_FILE = re.compile(rb"(licen[cs]e|copying)([-_. ].*)?", re.IGNORECASE)
-_TABLE = (b".csv", b".tsv", b".json", b".jsonl")
 
 
 class TermsParams(StageParams):
@@ -90,18 +87,44 @@ class _Rows:
 def fill(tables: CorpusTables, inventory: Inventory) -> None:
     """Set the terms of a corpus's recordings; UserError, naming file and line, if its `licences.csv` is unusable.
 
-    The last row that matches a recording's path decides; without one, the licence files in the nearest folder that has any.
+    The last row of `licences.csv` that matches a recording's path decides. Without one, what tables and the file itself say
+    comes first; then the texts in the nearest folder that has any; then what is known of the corpus or of YouTube.
     """
     rows = _read(tables, inventory) if LICENCES in inventory.metadata else _Rows()
-    of_folder = _licence_files(tables, inventory)
+    reader = Reader()
+    of_recording = term_tables.read(tables, inventory, reader)
+    of_folder = term_files.read(tables, inventory, reader)
+    videos = youtube_videos(tables.recordings)
     for row in tables.recordings:
-        found = rows.match(row["path"])
-        if found is None:
-            folder = row["raw_path"]
-            while found is None and folder:
-                folder = os.path.dirname(folder)
-                found = of_folder.get(folder)
-        row |= found or {}
+        if (found := rows.match(row["path"])) is None:
+            own = [*of_recording.get(row["raw_path"], ())]
+            own += filter(None, (reader.of(values, found) for found, values in tables.stated.get(row["recording_id"], ())))
+            of_video = row["group"] in videos
+            # A list of others' sounds comes with terms of the list.
+            others = of_video or tables.format == WAVCAPS.FORMAT.name
+            beside = [] if others else _nearest(row["raw_path"], of_folder)
+            found = combine([own, beside, list(_known(row, of_video, tables.format))])
+        row |= found
+    if reader.too_long:
+        what = f"{reader.too_long} texts about terms have more than {MAX_CELL} characters and are left out"
+        tables.remarks.append(f"{what} (first: {reader.first_too_long[:200]})")
+
+
+def _nearest(raw_path: bytes, of_folder: Mapping[bytes, list[Statement]]) -> list[Statement]:
+    """What is stated in the nearest folder with an entry."""
+    folder, found = raw_path, None
+    while found is None and folder:
+        folder = os.path.dirname(folder)
+        found = of_folder.get(folder)
+    return found or []
+
+
+def _known(row: Mapping[str, Any], of_video: bool, corpus: str) -> Iterator[Statement]:
+    """What a recording's name says: the address of a YouTube video, the terms of NSynth."""
+    if of_video:
+        yield Statement("its YouTube id", source_url=f"https://www.youtube.com/watch?v={row['group']}")
+    if corpus == nsynth.FORMAT.name and nsynth.NOTE.fullmatch(os.path.basename(row["raw_path"])):
+        yield nsynth.STATEMENT
 
 
 def _read(tables: CorpusTables, inventory: Inventory) -> _Rows:
@@ -109,11 +132,10 @@ def _read(tables: CorpusTables, inventory: Inventory) -> _Rows:
     place = escape_path(inventory.metadata[LICENCES])
     rows = _Rows()
     globs = []
-    known: dict[str, str] = {}  # one object for each text
+    known = Reader()
 
-    def clean(text: str) -> str | None:
-        text = " ".join("".join(char if char.isprintable() else " " for char in text).split())
-        return known.setdefault(text, text) if text else None
+    def cleaned(text: str) -> str | None:
+        return known.once(clean(text)) or None
 
     reader = csv.reader(io.StringIO(read_text(inventory, LICENCES), newline=""), strict=True)
     at = 1
@@ -133,19 +155,19 @@ def _read(tables: CorpusTables, inventory: Inventory) -> _Rows:
             glob, licence, creator, url, ai_terms = cells
             if not glob:
                 raise UserError(f"{place}:{line}: glob is empty; give a path, or * for all recordings")
-            licence, ai_terms = clean(licence), clean(ai_terms) or UNKNOWN
+            licence, ai_terms = cleaned(licence), cleaned(ai_terms) or UNKNOWN
             if ai_terms not in AI_TERMS:
                 raise UserError(f"{place}:{line}: ai_terms is {ai_terms[:40]!r}, must be empty or one of {', '.join(AI_TERMS)}")
-            licence = None if licence in (None, UNKNOWN) else clean(licences.spdx(licence))
-            ai_terms = None if ai_terms == UNKNOWN else clean(ai_terms)
+            licence = None if licence in (None, UNKNOWN) else cleaned(licences.spdx(licence))
+            ai_terms = None if ai_terms == UNKNOWN else cleaned(ai_terms)
             found = f"{name}:{line}"
             rows.literal[glob] = len(rows.terms)
             globs.append(glob)
             rows.terms.append(
                 {
                     "licence": licence,
-                    "creator": clean(creator),
-                    "source_url": clean(url),
+                    "creator": cleaned(creator),
+                    "source_url": cleaned(url),
                     "ai_terms": ai_terms,
                     "terms_found": found,
                 }
@@ -165,27 +187,6 @@ def _read(tables: CorpusTables, inventory: Inventory) -> _Rows:
     if stray := [glob for _, glob in others if not _WILDCARD.search(glob)]:
         tables.remarks.append(f"{name}: {len(stray)} rows name no recording (first: {escape_path(os.fsencode(stray[0]))[:200]})")
     return rows
-
-
-def _licence_files(tables: CorpusTables, inventory: Inventory) -> dict[bytes, dict[str, str | None]]:
-    """Terms by folder that has licence files: unknown ones if they name no licence, or several."""
-    named: dict[bytes, dict[str, str]] = {}  # folder → licence → file that names it first
-    for path in sorted(inventory.metadata):
-        folder, name = os.path.split(path)
-        if _LICENCE_FILE.fullmatch(name) and not name.lower().endswith(_TABLE):
-            of_folder = named.setdefault(folder, {})
-            for licence in licences.named_in(read_head(inventory, path).decode("utf-8", "replace")):
-                of_folder.setdefault(licence, escape_path(path))
-    terms: dict[bytes, dict[str, str | None]] = {}
-    for folder, found in named.items():
-        if len(found) > 1:
-            listed = ", ".join(sorted(found))
-            where = escape_path(folder) or "the corpus"
-            remedy = f"state the licence of each recording in {LICENCES.decode()}"
-            tables.remarks.append(f"{where}: its licence files name several licences ({listed}), so none is taken; {remedy}")
-        one = next(iter(found.items())) if len(found) == 1 else None
-        terms[folder] = {"licence": one[0], "terms_found": one[1]} if one else {}
-    return terms
 
 
 def by_licence(recordings: Iterable[Mapping[str, Any]]) -> dict[str, int]:

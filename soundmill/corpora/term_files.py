@@ -1,0 +1,108 @@
+"""Terms of all recordings in a folder, in texts beside them: licence files, a readme, credits, the card of a data set."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from soundmill.corpora import licences
+from soundmill.corpora.inventory import LICENCES, Inventory
+from soundmill.corpora.metadata import read_head
+from soundmill.corpora.statements import Reader, Statement
+from soundmill.corpora.tables import CorpusTables
+from soundmill.manifest import escape_path
+from soundmill.params import parse_yaml
+
+_LICENCE_FILE = re.compile(rb"(licen[cs]e|copying)([-_. ].*)?", re.IGNORECASE)
+_ABOUT = re.compile(rb"(.*[-_. ])?(readme|credits|attribution)([-_. ].*)?", re.IGNORECASE)
+_TABLE = (b".csv", b".tsv", b".json", b".jsonl")
+_FRONT_MATTER = re.compile(r"\ufeff?---\s*\n(.*?)\n---\s*(?:\n|$)", re.DOTALL)
+_SENTENCE = re.compile(r"(?<=[.!?])\s+|\n\s*\n|\n\s*[-*|#]\s*")
+_HEADING = re.compile(r"^(#+ [^\n]*)\n\s*", re.MULTILINE)  # belongs to the sentence below it
+_LICENSES = re.compile(r"licen[cs]|public domain|released|dedicated|available under|shared under", re.IGNORECASE)
+# Words that make a text unclear: other licences, exceptions.
+_OTHER = re.compile(
+    r"\b(MIT|BSD|[AL]?GPL\w*|Apache|MPL|proprietary|copyrighted|all rights reserved|depends|individual(ly)?|various|different"
+    r"|some of|non[- ]?commercial(ly)? (use|purposes?)|(academic|research|educational) (use|purposes?)"
+    r"|each (clip|file|sound|track|recording))\b",
+    re.IGNORECASE,
+)
+_EXCEPT = re.compile(
+    r"\b(not|isn't|aren't|no longer|except|unless|unlike|other than|was|were|formerly|metadata|annotations?|captions?|code)\b",
+    re.IGNORECASE,
+)
+
+
+def read(tables: CorpusTables, inventory: Inventory, reader: Reader) -> dict[bytes, list[Statement]]:
+    """Statements by folder that has such texts; none, and a remark, if the texts of one kind name several licences.
+
+    A folder with a licence file or a text about several licences has an entry, even if it states nothing.
+    """
+    named: dict[bytes, dict[bytes, dict[str, str]]] = {}  # folder → kind → licence → file that names it first
+    for path in sorted(inventory.metadata):
+        folder, name = os.path.split(path)
+        if name.lower().endswith(_TABLE) or path == LICENCES:
+            continue
+        is_licence = bool(_LICENCE_FILE.fullmatch(name))
+        if not is_licence and not _ABOUT.fullmatch(name):
+            continue
+        text = read_head(inventory, path).decode("utf-8", "replace")
+        found = licences.named_in(text) if is_licence else named_by(text)
+        if is_licence or found:
+            kind = b"licence" if is_licence else b"about"
+            of_kind = named.setdefault(folder, {}).setdefault(kind, {})
+            for licence in found:
+                of_kind.setdefault(licence, escape_path(path))
+    statements: dict[bytes, list[Statement]] = {}
+    for folder, kinds in named.items():
+        statements[folder] = []
+        for kind, found in sorted(kinds.items(), reverse=True):
+            if len(found) == 1:
+                ((licence, file),) = found.items()
+                statements[folder].append(Statement(file, reader.once(licence)))
+            elif found:
+                _remark(tables, folder, "licence files" if kind == b"licence" else "texts", sorted(found))
+    return statements
+
+
+def _remark(tables: CorpusTables, folder: bytes, what: str, found: Sequence[str]) -> None:
+    where, listed = escape_path(folder) or "the corpus", ", ".join(found)
+    verb = "name" if what[-1] == "s" else "names"
+    remedy = f"state the licence of each recording in {LICENCES.decode()}"
+    tables.remarks.append(f"{where}: its {what} {verb} several licences ({listed}), so none is taken; {remedy}")
+
+
+def named_by(text: str) -> list[str]:
+    """The licence in the front matter of a data set's card, or the one that a readme clearly names; several if it names several.
+
+    Clearly: no other licence or condition is mentioned, and each sentence with the licence says without exception that it applies.
+    """
+    if (match := _FRONT_MATTER.match(text)) and (stated := _of_card(match[1])):
+        return stated
+    found = licences.named_in(text)
+    if len(found) != 1:
+        return found
+    with_headings = _HEADING.sub(r"\1: ", text)
+    sentences = [sentence for sentence in _SENTENCE.split(with_headings) if licences.named_in(sentence)]
+    clear = bool(sentences) and any(map(_LICENSES.search, sentences)) and not any(map(_EXCEPT.search, sentences))
+    return found if clear and not _OTHER.search(text) else []
+
+
+def _of_card(front_matter: str) -> list[str]:
+    """The licences in a card's front matter, by `license` and, for others than the hub lists, `license_name`."""
+    from ruamel.yaml import YAMLError
+
+    try:
+        card: Any = parse_yaml(front_matter)
+    except (YAMLError, ValueError):
+        return []
+    if not isinstance(card, Mapping):
+        return []
+    stated = card.get("license", card.get("licence"))
+    stated = stated if isinstance(stated, list) else [stated]
+    if stated == ["other"]:
+        stated = [card.get("license_name")]
+    texts = [one for one in stated if isinstance(one, str) and 0 < len(one) <= 100 and one.lower() not in ("other", "unknown")]
+    return [licences.spdx(one) for one in texts]
