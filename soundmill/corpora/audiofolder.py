@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from soundmill.corpora import sources
+from soundmill.corpora import sound_tags, sources
 from soundmill.corpora.class_names import ClassNames
 from soundmill.corpora.folder import split_of_folder
 from soundmill.corpora.folder_splits import METADATA, split_by_folders, splits_of_folders
@@ -213,7 +213,7 @@ def _read_table(
 
 
 def _digests(inventory: Inventory, name: bytes, file: pq.ParquetFile) -> str:
-    what = f"recordings of at most {sources.MAX_BYTES} bytes"
+    what = f"recordings of at most {sources.MAX_BYTES} bytes, {sound_tags.VERSION}"
     return inventory.cached(name, what, lambda: json.dumps(sources.digest_cells(file)))
 
 
@@ -253,6 +253,8 @@ def _add_embedded(
     recording.labels.update(dict.fromkeys(about.labels))
     if stated := about_terms(values):
         recording.stated.append((file.path, stated))
+    if file.tags:
+        recording.stated.append((sound_tags.FOUND, parse_json(file.tags)))
 
 
 def _bounded(about: Description, name: bytes, at: int, tables: CorpusTables) -> list[str]:

@@ -34,6 +34,7 @@ FIRST_PAUSE = 0.25  # seconds before the second attempt; each later pause is twi
 AT_ONCE = 16  # requests of one process
 AHEAD = 32  # objects on disk before their turn, in one process
 BLOCK_BYTES = 8 << 20  # read at once
+TAG_BYTES = 1 << 18  # read at once for tags
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 
 T = TypeVar("T")
@@ -117,28 +118,35 @@ def _list_s3(bucket: Bucket, name: str, prefix: str) -> Iterator[tuple[str, int,
         after = entries[-1]["Key"]
 
 
-def digests(bucket: Bucket, wanted: Sequence[Object], cache: Path | None = None) -> Iterator[str | OSError]:
+def digests(
+    bucket: Bucket, wanted: Sequence[Object], cache: Path | None = None, about: tuple[str, Callable[[BinaryIO], str]] | None = None
+) -> Iterator[str | OSError]:
     """`hashing.file_digest` of every object, in order; the OSError of one that cannot be read or changed after it was listed.
 
-    Objects are streamed through memory. With a `cache`, only those with a new tag or size are read.
+    Objects are streamed through memory. With a `cache`, only those with a new tag or size are read. `about` as in
+    hashing.file_digests; large objects are read again for it, by ranges.
     """
 
     def read_digest(number: int) -> str | OSError:
         one = wanted[number]
-        url, state = join(bucket, one.raw_path), hashlib.sha256(usedforsecurity=False)
+        url, state, text = join(bucket, one.raw_path), hashlib.sha256(usedforsecurity=False), ""
         try:
             if one.size < BLOCK_BYTES:  # one answer has one content; a byte more would show that it has grown
                 state.update(data := read(url, 0, one.size + 1))
                 unchanged = len(data) == one.size
+                text = about[1](io.BytesIO(data)) if about else ""
             else:
                 for start in range(0, one.size, BLOCK_BYTES):
                     state.update(read(url, start, min(one.size, start + BLOCK_BYTES)))
+                text = about[1](io.BufferedReader(_Ranges(url), TAG_BYTES)) if about else ""
                 unchanged = facts(url) == (one.size, one.tag)
         except OSError as error:
             return error
-        return state.hexdigest()[:32] if unchanged else OSError(errno.ESTALE, "it changed while the bucket was read")
+        digest = state.hexdigest()[:32] + (f"\n{text}" if text else "")
+        return digest if unchanged else OSError(errno.ESTALE, "it changed while the bucket was read")
 
-    rows = [(join(bucket, one.raw_path), f"{one.size} {one.tag}") for one in wanted]
+    suffix = b"\0" + about[0].encode() if about else b""
+    rows = [(join(bucket, one.raw_path) + suffix, f"{one.size} {one.tag}") for one in wanted]
     return hashing.cached_values(rows, read_digest, cache, AT_ONCE)
 
 

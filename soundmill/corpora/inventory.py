@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from soundmill import hashing
-from soundmill.corpora import buckets
+from soundmill.corpora import buckets, sound_tags
 from soundmill.corpora.buckets import Bucket
 from soundmill.decoding import decode
 from soundmill.decoding.containers.layout import HEAD_BYTES
@@ -53,6 +53,7 @@ class AudioFile:
     raw_path: bytes
     size: int
     digest: str  # of its bytes; empty in an inventory without digests
+    tags: str = ""  # about terms; see sound_tags.read
 
     @property
     def path(self) -> str:
@@ -232,10 +233,13 @@ def list_files(
             return error
         return None
 
+    about = sound_tags.VERSION, sound_tags.read
     if isinstance(root, Bucket):
-        results = buckets.digests(root, [listed[path] for path, _ in candidates], cache)
+        results = buckets.digests(root, [listed[path] for path, _ in candidates], cache, about)
     else:
-        results = hashing.file_digests([os.path.join(top, path) for path, _ in candidates], cache, workers, check=check)
+        results = hashing.file_digests(
+            [os.path.join(top, path) for path, _ in candidates], cache, workers, check=check, about=about
+        )
     for (raw_path, size), result in zip(candidates, results, strict=True):
         progress(1)
         if isinstance(result, OSError):
@@ -243,7 +247,8 @@ def list_files(
         elif isinstance(result, decode.DecodeError):
             inventory.reject(raw_path, result.reason, result.detail)
         else:
-            inventory.audio.append(AudioFile(raw_path, size, result))
+            digest, _, tags = result.partition("\n")
+            inventory.audio.append(AudioFile(raw_path, size, digest, tags))
     return inventory
 
 

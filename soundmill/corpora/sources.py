@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from soundmill import hashing, params
-from soundmill.corpora import buckets
+from soundmill.corpora import buckets, sound_tags
 from soundmill.corpora.inventory import AudioFile
 from soundmill.decoding.decode import DecodeError, open_regular
 from soundmill.errors import UserError
@@ -368,7 +368,7 @@ def _cell(path: bytes, row: int) -> pa.Buffer:
 
 
 def digest_cells(file: pq.ParquetFile) -> list[list[Any]]:
-    """[size, digest] of every recording in a table, or [reason, detail] if it cannot be used."""
+    """[size, digest, tags] of every recording in a table, or [reason, detail] if it cannot be used."""
     cells: list[list[Any]] = []
     for group in range(file.num_row_groups):
         end = len(cells) + file.metadata.row_group(group).num_rows
@@ -376,7 +376,8 @@ def digest_cells(file: pq.ParquetFile) -> list[list[Any]]:
         try:
             for data in itertools.islice(read_cells(file, group), end - len(cells)):
                 try:
-                    cells.append([check_cell(data).size, hashing.bytes_digest(data)])
+                    size = check_cell(data).size
+                    cells.append([size, hashing.bytes_digest(data), sound_tags.read(pa.BufferReader(data))])
                 except DecodeError as error:
                     cells.append([error.reason, error.detail])
         except DecodeError as error:
@@ -402,11 +403,11 @@ def embedded_files(
         absent = set() if cells is not None else {row + number for number in _absent_cells(file, group)}
         for values in itertools.islice(read_rows(file, group), end - row):
             inner = (values.pop(column, None) or {}).get("path") or ""
-            size, digest = cells[row] if cells is not None else (about.total_byte_size // about.num_rows, "")
+            size, digest, *tags = cells[row] if cells is not None else (about.total_byte_size // about.num_rows, "")
             if row in absent:
                 size, digest = NO_BYTES
             if isinstance(size, int):
-                yield EmbeddedFile(embedded_path(table, row), size, digest, row, group, inner), values
+                yield EmbeddedFile(embedded_path(table, row), size, digest, "".join(tags), row, group, inner), values
             else:
                 yield DecodeError(size, digest), {**values, column: inner}
             row += 1

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from soundmill.corpora import licences, nsynth, term_files, term_tables
+from soundmill.corpora import licences, nsynth, sound_tags, term_files, term_tables
 from soundmill.corpora.inventory import LICENCES, Inventory
 from soundmill.corpora.json_entries import WAVCAPS
 from soundmill.corpora.metadata import read_text
@@ -22,7 +22,7 @@ from soundmill.corpora.statements import AI_TERMS, MAX_CELL, UNKNOWN, Reader, St
 from soundmill.corpora.tables import CorpusTables
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path, youtube_videos
-from soundmill.params import StageParams
+from soundmill.params import StageParams, parse_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -94,11 +94,14 @@ def fill(tables: CorpusTables, inventory: Inventory) -> None:
     reader = Reader()
     of_recording = term_tables.read(tables, inventory, reader)
     of_folder = term_files.read(tables, inventory, reader)
+    tags = {file.raw_path: file.tags for file in inventory.audio if file.tags}
     videos = youtube_videos(tables.recordings)
     for row in tables.recordings:
         if (found := rows.match(row["path"])) is None:
-            own = [*of_recording.get(row["raw_path"], ())]
-            own += filter(None, (reader.of(values, found) for found, values in tables.stated.get(row["recording_id"], ())))
+            stated = [*tables.stated.get(row["recording_id"], ())]
+            if row["raw_path"] in tags:
+                stated.append((sound_tags.FOUND, parse_json(tags[row["raw_path"]])))
+            own = [*of_recording.get(row["raw_path"], ()), *filter(None, (reader.of(values, found) for found, values in stated))]
             of_video = row["group"] in videos
             # A list of others' sounds comes with terms of the list.
             others = of_video or tables.format == WAVCAPS.FORMAT.name

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, nullcontext, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from soundmill.hashing import digests
 
@@ -23,9 +24,11 @@ def file_digests(
     workers: int = 1,
     linked: bool = False,
     check: Callable[[bytes], Exception | None] = lambda path: None,
+    about: tuple[str, Callable[[BinaryIO], str]] | None = None,
 ) -> Iterator[str | Exception]:
     """`file_digest` of every file, in order; the OSError of one that cannot be read. `check` is called before a file is read; an
-    error that it returns takes the place of the digest.
+    error that it returns takes the place of the digest. `about`: a name, which is part of the cache's key, and a function of an
+    open file whose text, if any, follows the digest after a line break.
 
     With a `cache` (an SQLite file), only files whose `stat` changed are read: size, inode, device, mtime, and ctime, which no
     program can set. A digest is not cached if the file changed in the last two seconds. ctime does not count for `linked` files,
@@ -34,12 +37,12 @@ def file_digests(
     with closing(_open_cache(cache)) if cache else nullcontext() as store, ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(paths), _BATCH):
             batch = paths[start : start + _BATCH]
-            names = [os.path.abspath(path) for path in batch]
+            names = [os.path.abspath(path) + (b"\0" + about[0].encode() if about else b"") for path in batch]
             cached = _look_up(store, names) if store else {}
             values = [_cached_digest(path, cached.get(name), linked) for path, name in zip(batch, names, strict=True)]
             # Hashing releases the GIL.
             values = [
-                pool.submit(_read_digest, path, linked, check) if value is None else check(path) or value
+                pool.submit(_read_digest, path, linked, check, about and about[1]) if value is None else check(path) or value
                 for path, value in zip(batch, values, strict=True)
             ]
             new = []
@@ -124,13 +127,18 @@ def _cached_digest(path: bytes, cached: tuple[str, str] | None, linked: bool) ->
         return error
 
 
-def _read_digest(path: bytes, linked: bool, check: Callable[[bytes], Exception | None]) -> tuple[str | Exception, str | None]:
-    """Digest of a file, and its state if the digest may be cached."""
+def _read_digest(
+    path: bytes, linked: bool, check: Callable[[bytes], Exception | None], about: Callable[[BinaryIO], str] | None
+) -> tuple[str | Exception, str | None]:
+    """Digest of a file, with the text about it, and its state if these may be cached."""
     try:
         if problem := check(path):
             return problem, None
         state, changed = _state(path, linked)
         value = digests.file_digest(path)
+        if about:
+            with open(path, "rb") as file:
+                value += f"\n{text}" if (text := about(file)) else ""
         return value, state if time.time_ns() - changed > _SETTLED_NS and _state(path, linked)[0] == state else None
     except OSError as error:
         return error, None

@@ -78,3 +78,21 @@ def test_links_that_come_and_go_do_not_have_a_file_read_again(tmp_path, monkeypa
     assert list(hashing.file_digests([bytes(path)], cache)) == ["read again"]
     os.utime(path, ns=(10**18, 10**18 + 1))
     assert list(hashing.file_digests([bytes(path)], cache, linked=True)) == ["read again"]
+
+
+def test_a_text_about_a_file_is_kept_with_its_digest_under_its_own_name(tmp_path, monkeypatch):
+    path, cache = tmp_path / "sound", tmp_path / "digests.sqlite"
+    path.write_bytes(b"sound")
+    os.utime(path, ns=(10**18, 10**18))
+    later, asked = time.time_ns() + 10**11, []
+    monkeypatch.setattr(file_cache.time, "time_ns", lambda: later)
+    digest = hashing.file_digest(path)
+
+    def digests_with(name: str, text: str) -> list[str]:
+        about = name, lambda file: asked.append(name) or text + file.read().decode()[:2]
+        return list(hashing.file_digests([bytes(path)], cache, about=about))
+
+    assert digests_with("one", "1") == digests_with("one", "2") == [f"{digest}\n1so"]
+    assert digests_with("two", "3") == [f"{digest}\n3so"]
+    assert list(hashing.file_digests([bytes(path)], cache)) == [digest]
+    assert asked == ["one", "two"]

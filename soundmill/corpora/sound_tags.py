@@ -1,0 +1,101 @@
+"""Tags about terms inside sound files: creator, copyright, licence, address. The sound itself is not decoded."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+from typing import BinaryIO
+
+from soundmill.corpora.statements import MAX_CELL
+from soundmill.decoding.containers.chunks import chunks
+from soundmill.decoding.limits import DecodeError
+
+VERSION = "terms 1"  # of what `read` returns, in the cache
+FOUND = "its tags"  # as terms_found
+MAX_BYTES = 8 << 20  # read of one file
+MAX_READS = 20_000
+MAX_CHUNKS = 1000  # of a WAV
+_INFO = {b"IART": "artist", b"ICOP": "copyright"}  # of RIFF; https://exiftool.org/TagNames/RIFF.html
+_LINKS = ("woaf", "woas", "url", "contact")  # fields of ID3 and of Vorbis comments that may be the sound's address
+
+
+class _Bounded(io.RawIOBase):
+    """A file of which at most MAX_BYTES are read, in at most MAX_READS steps."""
+
+    def __init__(self, file: BinaryIO):
+        self._file, self._bytes, self._reads = file, MAX_BYTES, MAX_READS
+
+    def read(self, size: int = -1) -> bytes:
+        self._bytes, self._reads = self._bytes - max(size, 0), self._reads - 1
+        if size < 0 or self._bytes < 0 or self._reads < 0:
+            raise OSError("more tags than a sound has")
+        return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seekable(self) -> bool:
+        return True
+
+
+def read(file: BinaryIO) -> str:
+    """The tags as JSON, names as in statements.NAMES; empty if there are none, or the file is no WAV, MP3, FLAC, Ogg, MP4 or AIFF.
+
+    Damaged tags and those beyond the bounds count as none.
+    """
+    bounded = _Bounded(file)
+    try:
+        file.seek(0)
+        head = file.read(12)
+        tags = _of_wav(bounded, head[:4]) if head[:4] in (b"RIFF", b"RIFX", b"RF64") and head[8:] == b"WAVE" else _of_other(bounded)
+    except (OSError, DecodeError, struct.error):
+        return ""
+    return json.dumps(tags, ensure_ascii=True, sort_keys=True) if tags else ""
+
+
+def _of_wav(file: _Bounded, form: bytes) -> dict[str, str]:
+    """Tags of the chunks `LIST` (`INFO`), in UTF-8 or Windows-1252, and `id3 `."""
+    size = file.seek(0, io.SEEK_END)
+    header = struct.Struct(">4sI" if form == b"RIFX" else "<4sI")
+    tags: dict[str, str] = {}
+    for name, at, declared in chunks(file, 12, size, header, align=2, most=MAX_CHUNKS):
+        if name == b"LIST" and _read(file, at, 4) == b"INFO":
+            for field, start, length in chunks(file, at + 4, min(at + declared, size), header, align=2, most=MAX_CHUNKS):
+                if field in _INFO and (text := _text(_read(file, start, min(max(length, 0), 4 * MAX_CELL)))):
+                    tags.setdefault(_INFO[field], text)
+        elif name in (b"id3 ", b"ID3 ") and 0 < declared <= MAX_BYTES:
+            tags = _of_other(_Bounded(io.BytesIO(_read(file, at, declared)))) | tags
+    return tags
+
+
+def _read(file: _Bounded, at: int, count: int) -> bytes:
+    file.seek(at)
+    return file.read(count)
+
+
+def _text(data: bytes) -> str:
+    data = data.partition(b"\0")[0]
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data.decode("cp1252", "replace")
+
+
+def _of_other(file: _Bounded) -> dict[str, str]:
+    from tinytag import TinyTag, TinyTagException
+
+    file.seek(0)
+    try:
+        found = TinyTag.get(file_obj=file, duration=False)
+    except TinyTagException:
+        return {}
+    several = {name: found.other.get(name, []) for name in ("copyright", "license", *_LINKS)}
+    artists = [artist for artist in (found.artist, *found.other.get("artist", [])) if artist]
+    links = (link for name in _LINKS for link in several[name] if link.startswith(("http://", "https://")))
+    tags = {"artist": "; ".join(artists), "copyright": " / ".join(several["copyright"]), "license": " / ".join(several["license"])}
+    tags["url"] = next(links, "")
+    return {name: text[: MAX_CELL + 1] for name, text in tags.items() if text.strip()}

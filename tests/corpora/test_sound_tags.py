@@ -1,0 +1,138 @@
+"""Tags inside sound files, and that reading them is bounded and costs nothing the second time."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import struct
+
+import numpy as np
+import pytest
+import soundfile
+
+from soundmill import hashing
+from soundmill.corpora import inventory, registry, sound_tags, terms
+from soundmill.manifest import TERMS
+
+BY = "https://creativecommons.org/licenses/by/4.0/"
+WAVE = np.zeros((800, 1), np.float32)
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return name + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2)
+
+
+def wav(*extra: bytes) -> bytes:
+    """A WAV with chunks after its sound."""
+    file = io.BytesIO()
+    soundfile.write(file, WAVE, 8000, format="WAV", subtype="PCM_16")
+    body = file.getvalue()[12:] + b"".join(extra)
+    return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WAVE" + body
+
+
+def info(**fields: bytes) -> bytes:
+    return chunk(b"LIST", b"INFO" + b"".join(chunk(name.encode(), text) for name, text in fields.items()))
+
+
+def id3(**frames: bytes) -> bytes:
+    body = b"".join(name.encode() + struct.pack(">IH", len(data), 0) + data for name, data in frames.items())
+    size = bytes(len(body) >> shift & 0x7F for shift in (21, 14, 7, 0))
+    return b"ID3\x03\0\0" + size + body
+
+
+def tagged(form: str, subtype: str, **strings: str) -> bytes:
+    file = io.BytesIO()
+    with soundfile.SoundFile(file, "w", 8000, 1, subtype, format=form) as sound:
+        for name, text in strings.items():
+            setattr(sound, name, text)
+        sound.write(WAVE)
+    return file.getvalue()
+
+
+def read(data: bytes) -> dict[str, str]:
+    text = sound_tags.read(io.BytesIO(data))
+    return json.loads(text) if text else {}
+
+
+@pytest.mark.parametrize(
+    ("data", "tags"),
+    [
+        (wav(), {}),
+        (wav(info(ICOP=b"CC0\0", IART=b"Bj\xc3\xb6rn\0")), {"artist": "Björn", "copyright": "CC0"}),
+        (wav(chunk(b"junk", b"x" * 999), info(IART=b"Bj\xf6rn", ISFT=b"Tool", ICMT=b"CC0")), {"artist": "Björn"}),
+        (
+            wav(chunk(b"id3 ", id3(TCOP=b"\0CC BY 4.0", TPE1=b"\1" + "Ж".encode("utf-16")))),
+            {"artist": "Ж", "copyright": "CC BY 4.0"},
+        ),
+        (
+            tagged("FLAC", "PCM_16", license=BY, artist="Ann", copyright="2020 Ann"),
+            {"artist": "Ann", "license": BY, "copyright": "2020 Ann"},
+        ),
+        (tagged("OGG", "VORBIS", license=BY, artist="Ann"), {"artist": "Ann", "license": BY}),
+        (tagged("OGG", "OPUS", copyright="CC0"), {"copyright": "CC0"}),
+        (
+            id3(TCOP=b"\x002020 Ann", WCOP=BY.encode(), TPE1=b"\0Ann", WOAF=b"https://a.org/1") + tagged("MP3", "MPEG_LAYER_III"),
+            {"artist": "Ann", "copyright": "2020 Ann", "license": BY, "url": "https://a.org/1"},
+        ),
+        (b"", {}),
+        (b"RIFF", {}),
+        (wav(b"LIST\xff\xff\xff\xffINFOICOP\xff\xff\xff\xffCC0"), {"copyright": "CC0"}),
+        (id3(TCOP=b"\0CC0")[:-2], {"copyright": "C"}),
+        (b"fLaC" + b"\x01\0\0\0" * 100_000, {}),
+        (b"OggS" * 1000, {}),
+    ],
+)
+def test_tags_of_each_container(data, tags):
+    assert read(data) == tags
+
+
+def test_huge_tags_are_not_read_whole():
+    class Counting(io.BytesIO):
+        total = 0
+
+        def read(self, size=-1):
+            data = super().read(size)
+            self.total += len(data)
+            return data
+
+    for data in (wav(info(IART=b"x" * (20 << 20))), id3(TPE1=b"\0" + b"x" * (20 << 20))):
+        file = Counting(data)
+        sound_tags.read(file)
+        assert file.total < sound_tags.MAX_BYTES + (1 << 16)
+
+
+def test_every_cut_and_flip_of_a_tagged_file_is_read_or_ignored():
+    whole = [wav(info(ICOP=b"CC0", IART=b"Ann")), tagged("FLAC", "PCM_16", license=BY), tagged("OGG", "VORBIS", artist="Ann")]
+    for data in [*whole, id3(TPE1=b"\0Ann", WCOP=BY.encode())]:
+        for at in range(0, min(len(data), 4000), 7):
+            read(data[:at])
+            read(data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :])
+
+
+def test_tags_are_read_once_and_stand_beside_tables(tmp_path, monkeypatch):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    (corpus / "a.flac").write_bytes(tagged("FLAC", "PCM_16", license=BY, artist="Ann"))
+    (corpus / "b.wav").write_bytes(wav(info(ICOP=b"(c) Bob. All rights reserved", IART=b"Bob")))
+    (corpus / "c.wav").write_bytes(wav(info(ICOP=b"2020 Eve")))
+    (corpus / "d.wav").write_bytes(wav())
+    (corpus / "list.csv").write_text("filename,license,uploader\na.flac,CC BY-NC 4.0,ann99\n")
+    for path in corpus.iterdir():
+        os.utime(path, (1e9, 1e9))
+    reads = []
+    real = sound_tags.read
+    monkeypatch.setattr(sound_tags, "read", lambda file: reads.append(file) or real(file))
+    monkeypatch.setattr("soundmill.hashing.file_cache._SETTLED_NS", -1)
+    for _ in range(2):
+        files = inventory.list_files(corpus, cache=tmp_path / "digests.sqlite")
+        tables = registry.read("folder", files, 1)
+        terms.fill(tables, files)
+    assert len(reads) == 4
+    assert {row["path"]: tuple(row[column] for column in TERMS) for row in tables.recordings} == {
+        "a.flac": ("CC-BY-NC-4.0", "ann99; Ann", None, None, "list.csv:2 (CC-BY-NC-4.0); its tags (CC-BY-4.0)"),
+        "b.wav": ("(c) Bob. All rights reserved", "Bob", None, None, "its tags"),
+        "c.wav": (None,) * 5,
+        "d.wav": (None,) * 5,
+    }
+    assert files.audio[0].digest == hashing.file_digest(corpus / "a.flac")
