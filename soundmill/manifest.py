@@ -176,6 +176,10 @@ CATALOG = pa.schema(
 # In the metadata of a CATALOG: a JSON list of the clips that only `catalog.only` leaves out.
 LEFT_OUT = b"left_out"
 
+# One row per recording that `corpus.terms` refuses; `splits` leaves it out of all variants, with the copies of its sound.
+TERMS_REASON = "terms"  # in quarantine
+REFUSED = pa.schema([("recording_id", pa.string()), ("path", pa.string()), ("detail", pa.string())])
+
 # One row per recording: its split in all variants, and the stretches left out because another split has a copy of them.
 RECORDING_SPLITS = pa.schema(
     [

@@ -213,7 +213,7 @@ def _main(
     name = args.name or (f"{section}/{args.family}" if args.family else section)
 
     inputs = {port: getattr(args, port) for port, kind in ports.items() if kind == "input" and getattr(args, port) is not None}
-    finals = {port: getattr(args, port) for port, kind in ports.items() if kind != "input"}
+    finals = {port: getattr(args, port) for port, kind in ports.items() if kind != "input" and getattr(args, port) is not None}
     for port, path in inputs.items():
         if not path.exists():
             raise UserError(f"--{port.replace('_', '-')} {path}: no such file or directory; create it with `dvc repro`")

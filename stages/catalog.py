@@ -42,9 +42,9 @@ def run(
     catalog: stage.Output,
 ) -> dict[str, Any]:
     """Write one row per clip, without clips that `quality` rejects and copies according to `splits`."""
-    described = catalogs.describe(corpus, clips, quality, params.caption_template)
     assigned = shards.read_table(splits, manifest.RECORDING_SPLITS)
     split_of = dict(zip(assigned["recording_id"].to_pylist(), assigned["split"].to_pylist(), strict=True))
+    described = catalogs.describe(corpus, clips, quality, params.caption_template, split_of)
     table = catalogs.with_splits(described.clips, split_of)
     copies = _copies(table, assigned, quality)
     table = table.filter(pc.invert(pc.is_in(table["clip_id"], pa.array(copies, pa.string()))))

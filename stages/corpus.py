@@ -50,10 +50,12 @@ class CorpusParams(StageParams):
         return self
 
 
-def run(params: CorpusParams, ctx: stage.Context, corpus: stage.Output, forgotten: stage.Input = None) -> dict[str, Any]:
+def run(
+    params: CorpusParams, ctx: stage.Context, corpus: stage.Output, refused: stage.Output = None, forgotten: stage.Input = None
+) -> dict[str, Any]:
     """Render all planned recordings, write their metadata, and read these with an adapter, as for any corpus.
 
-    Recordings that are `forgotten` are rendered, recognised by digest and removed.
+    Recordings that are `forgotten` are rendered, recognised by digest and removed. None is `refused`.
     """
     planned, jobs = _planned(params)
     make = loop_corpus.write if params.format == "loops" else synthetic.write_recording
@@ -79,6 +81,8 @@ def run(params: CorpusParams, ctx: stage.Context, corpus: stage.Output, forgotte
     ctx.quarantine.extend(files.rejected + tables.rejected)
     shards.write_rows(tables.recordings, corpus / "recordings.parquet", manifest.RECORDINGS)
     shards.write_rows(tables.captions, corpus / "captions.parquet", manifest.CAPTIONS)
+    if refused:
+        shards.write_rows([], refused, manifest.REFUSED)
     labels = {label for rows in (tables.captions, tables.recordings) for row in rows for label in row["labels"]}
     return {
         "recordings": len(tables.recordings),

@@ -19,8 +19,13 @@ TABLES = ("recordings.parquet", "captions.parquet")
 NAMED = 20  # entries of each kind in the metrics; `soundmill corpus check` lists all
 
 
-def run(params: ScanParams, ctx: stage.Context, corpus: stage.Output, forgotten: stage.Input = None) -> dict[str, Any]:
+def run(
+    params: ScanParams, ctx: stage.Context, corpus: stage.Output, refused: stage.Output = None, forgotten: stage.Input = None
+) -> dict[str, Any]:
     """Write the tables of recordings and captions; unusable files and `forgotten` recordings go to quarantine.
+
+    Recordings that `corpus.terms` refuses are in quarantine and `refused`, but also in the tables, so that copies of their sound
+    are found and other terms rerun no stage before `splits`.
 
     Runs in every `dvc repro`. If no file has changed, it links the last tables and records no run.
     """
@@ -44,10 +49,13 @@ def run(params: ScanParams, ctx: stage.Context, corpus: stage.Output, forgotten:
             os.link(kept / name, corpus / name)
     else:
         ctx.tracking.start()
-        rejected, metrics = _write_tables(params, sources, left_out, corpus, ctx.scratch.parent)
-        outcome = {"rejected": rejected, "metrics": metrics}
+        outcome = _write_tables(params, sources, left_out, corpus, ctx.scratch.parent)
         _keep(outcome, corpus, kept)
+    if refused:
+        shards.write_rows(outcome["refused"], refused, manifest.REFUSED)
     ctx.quarantine.extend(outcome["rejected"])
+    for row in outcome["refused"]:
+        ctx.reject(row["path"], manifest.TERMS_REASON, row["detail"])
     return outcome["metrics"]
 
 
@@ -70,10 +78,11 @@ def _keep(outcome: dict[str, Any], corpus: Path, kept: Path) -> None:
     disk.write_atomically(kept / "outcome.json", lambda path: path.write_bytes(packed))
 
 
-def _write_tables(
-    params: ScanParams, sources: list[Source], left_out: Forgotten, corpus: Path, work: Path
-) -> tuple[list[dict[str, str]], dict[str, Any]]:
-    """Read captions and labels, or load the survey's tables in `work`; write the tables; return rejected rows and metrics."""
+def _write_tables(params: ScanParams, sources: list[Source], left_out: Forgotten, corpus: Path, work: Path) -> dict[str, Any]:
+    """Read captions and labels, or load the survey's tables in `work`; write the tables.
+
+    Returns rejected rows, refused ones and metrics.
+    """
     parts = []
     for source in sources:
         with named(source.name):
@@ -83,12 +92,13 @@ def _write_tables(
         parts.append(union.UnionPart(source.name, source.weight, source.inventory, tables))
     files, tables = union.unite(parts) if params.format == union.NAME else (parts[0].inventory, parts[0].tables)
     left_out.leave_out_recordings(tables)
-    params.terms.leave_out(tables)
+    refused = params.terms.refused(tables.recordings)
     shards.write_rows(tables.recordings, corpus / "recordings.parquet", manifest.RECORDINGS)
     shards.write_rows(tables.captions, corpus / "captions.parquet", manifest.CAPTIONS)
-    return files.rejected + tables.rejected, {
+    metrics = {
         "files": files.num_files,
         "recordings": len(tables.recordings),
+        "refused": len(refused),
         "bytes": sum(row["size"] for row in tables.recordings),
         "ignored": sum(files.ignored.values()),
         "ignored_kinds": files.ignored,
@@ -120,6 +130,7 @@ def _write_tables(
         },
         **tables.counts,
     }
+    return {"rejected": files.rejected + tables.rejected, "refused": refused, "metrics": metrics}
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -38,8 +39,12 @@ def run(
     quality: stage.Input,
     duplicates: stage.Input,
     splits: stage.Output,
+    refused: stage.Input = None,
 ) -> dict[str, Any]:
     """Write the split of every recording, and its stretches that are copies of sound in another split.
+
+    Recordings that `corpus.terms` has `refused` have no split, nor have those of which every clip is a copy of a refused sound.
+    Other such clips are among the copies.
 
     Shares count recordings with a clip of the variant `default` that `quality` keeps. Recordings with `duplicates` of each other
     share a split; if the corpus's own splits separate them, the run fails or drops one of them, depending on the parameters.
@@ -48,13 +53,14 @@ def run(
     captions = shards.read_table(corpus / "captions.parquet", manifest.CAPTIONS, ["recording_id", "labels"])
     labels_of, described = assignment.describe(*map(_labels, (recordings, captions)))
     table = catalog.kept_clips(corpus, recordings, clips, quality)
+    recordings, table, copied = _without_refused(ctx, recordings, table, clips, duplicates, refused)
     pairs = copies.row_pairs(duplicates, table)
     split_of, decided_by, sources = _assign(params, recordings, table, pairs, labels_of, described)
     table = catalog.with_splits(table, split_of)
     left_out = _leave_out(params, ctx, recordings, table, pairs, decided_by)
-    stretch_of = catalog.stretches(quality, left_out)
+    stretch_of = catalog.stretches(quality, left_out | copied)
     stretches: dict[str, list[dict[str, float]]] = defaultdict(list)
-    for clip_id, recording_id in left_out.items():
+    for clip_id, recording_id in (left_out | copied).items():
         start, end = stretch_of[clip_id]
         stretches[recording_id].append({"start": start, "end": end})
     all_splits = assignment.extend(recordings.to_pylist(), split_of, decided_by)
@@ -77,7 +83,40 @@ def run(
         "without_default_clip": len(all_splits) - len(split_of),
         "duplicate_pairs": len(pairs),
         "duplicates_dropped": len(left_out),
+        "copies_of_refused": len(copied),
     }
+
+
+def _without_refused(
+    ctx: stage.Context, recordings: pa.Table, table: pa.Table, clips: Path, duplicates: Path, refused: Path | None
+) -> tuple[pa.Table, pa.Table, dict[str, str]]:
+    """The recordings and their clips without refused ones and all copies of their sound, which go to quarantine.
+
+    Also the copies (id → recording) in recordings of which other clips are left.
+    """
+    rows = shards.read_table(refused, manifest.REFUSED).to_pylist() if refused else []
+    if not rows:
+        return recordings, table, {}
+    why = {row["recording_id"]: f"{row['path']}: {row['detail']}" for row in rows}
+    names = [shards.read_table(path, manifest.CLIPS, ["clip_id", "recording_id"]) for path in shards.shard_paths(clips)]
+    origin_of = copies.of_recordings(duplicates, pa.concat_tables(names), set(why))
+    gone = set(why)
+    own = table.filter(pc.invert(pc.is_in(table["recording_id"], pa.array(gone, pa.string()))))
+    left = own.filter(pc.invert(pc.is_in(own["clip_id"], pa.array(origin_of, pa.string()))))
+    copied = own.filter(pc.is_in(own["clip_id"], pa.array(origin_of, pa.string()))).to_pylist()
+    for row in copied:
+        clip_id, owner = origin_of[row["clip_id"]]
+        ctx.reject(
+            row["source"], manifest.TERMS_REASON, f"{row['clip_id']} is the same sound or video as {clip_id} of {why[owner]}"
+        )
+    if not left.num_rows:
+        raise UserError(
+            f"corpus.terms: no clip is left: all are of refused recordings or copies of them ({next(iter(why.values()))})"
+        )
+    remaining = set(left["recording_id"].to_pylist())
+    gone |= {row["recording_id"] for row in copied} - remaining
+    kept = recordings.filter(pc.invert(pc.is_in(recordings["recording_id"], pa.array(gone, pa.string()))))
+    return kept, left, {row["clip_id"]: row["recording_id"] for row in copied if row["recording_id"] in remaining}
 
 
 def _labels(table: pa.Table) -> Iterator[tuple[str, list[str]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,8 @@ class Described:
     rejected: int  # clips that break a quality rule
 
 
-def describe(corpus: Path, clips: Path, quality: Path, template: str) -> Described:
-    """Match captions with the clips below `clips` that `quality` keeps, shard by shard.
+def describe(corpus: Path, clips: Path, quality: Path, template: str, used: Container[str]) -> Described:
+    """Match captions with the clips below `clips` that `quality` keeps, shard by shard; only those of recordings in `used`.
 
     The caption of a clip with labels and no caption is `template` with its labels.
     """
@@ -47,12 +47,14 @@ def describe(corpus: Path, clips: Path, quality: Path, template: str) -> Describ
     result = Described(UNSPLIT.empty_table(), 0, [], Counter(), len(rejected))
     tables, unknown = [], []
     for shard in [*recordings_of, -1]:
-        own = _rows(recordings_of.get(shard))
-        recording_of = {row["recording_id"]: row for row in own}
+        recording_of = {row["recording_id"]: row for row in _rows(recordings_of.get(shard))}
         rows = _clip_rows(paths.pop(shards.shard_name(shard), None))
         unknown += [row["clip_id"] for row in rows if row["recording_id"] not in recording_of]
-        rows = [row for row in rows if row["recording_id"] in recording_of]
-        matched = matching.match(own, _rows(captions_of.get(shard)), rows, template)
+        left_out = {name for name in recording_of if name not in used}
+        own = [row for name, row in recording_of.items() if name in used]
+        texts = [row for row in _rows(captions_of.get(shard)) if row["recording_id"] not in left_out]
+        rows = [row for row in rows if row["recording_id"] in recording_of and row["recording_id"] not in left_out]
+        matched = matching.match(own, texts, rows, template)
         result.matched += matched.matched
         result.missing += matched.missing
         entries = []

@@ -43,6 +43,25 @@ def row_pairs(duplicates: Path, clips: pa.Table) -> list[tuple[int, int]]:
     return [(a, b) for a, b in dict.fromkeys(pairs) if recordings[a] != recordings[b]]
 
 
+def of_recordings(duplicates: Path, clips: pa.Table, owners: set[str]) -> dict[str, tuple[str, str]]:
+    """Clips (`clip_id`, `recording_id`) that are copies of those of `owners`, or connected with them by pairs of duplicates.
+
+    Clip → the clip of an owner with its sound, and that owner.
+    """
+    table = shards.read_table(duplicates, manifest.DUPLICATES, ["a", "b"])
+    near: dict[str, list[str]] = defaultdict(list)
+    for a, b in zip(table["a"].to_pylist(), table["b"].to_pylist(), strict=True):
+        near[a].append(b)
+        near[b].append(a)
+    owner_of = dict(zip(clips["clip_id"].to_pylist(), clips["recording_id"].to_pylist(), strict=True))
+    origin_of: dict[str, tuple[str, str]] = {}
+    for start in sorted(clip_id for clip_id in near if owner_of.get(clip_id) in owners):
+        if start not in origin_of:
+            for clip_id in _reached(start, near):
+                origin_of[clip_id] = start, owner_of[start]
+    return {clip_id: origin for clip_id, origin in origin_of.items() if owner_of.get(clip_id) not in owners}
+
+
 def to_leave_out(
     recordings: pa.Table, clips: pa.Table, pairs: list[tuple[int, int]], decided_by: splits.Source
 ) -> tuple[dict[int, int], list[str]]:

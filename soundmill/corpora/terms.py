@@ -27,7 +27,6 @@ from soundmill.params import StageParams, parse_json
 if TYPE_CHECKING:
     from rich.table import Table
 
-REASON = "terms"  # in quarantine
 COLUMNS = ["glob", "licence", "creator", "source_url", "ai_terms"]
 MAX_PATTERNS = 1000  # rows with wildcards, each compared with every recording
 LISTED = 20  # licences in the printed table
@@ -53,17 +52,23 @@ class TermsParams(StageParams):
             return f"use for AI refused, and corpus.terms.ai_refused is quarantine ({row['terms_found']})"
         return ""
 
-    def leave_out(self, tables: CorpusTables) -> None:
-        """Move the recordings that break these terms to the rejected rows; UserError if none is left."""
-        broken = {row["recording_id"]: (row["path"], why) for row in tables.recordings if (why := self.broken_by(row))}
-        if broken and len(broken) == len(tables.recordings):
-            path, why = next(iter(broken.values()))
+    def refused(self, recordings: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
+        """Rows of manifest.REFUSED: recordings that break these terms, and those that are the same file; UserError if all do."""
+        rows = list(recordings)
+        whys = {row["recording_id"]: why for row in rows if (why := self.broken_by(row))}
+        same = {row["digest"]: row for row in reversed(rows) if row["recording_id"] in whys and row["digest"]}
+        found = []
+        for row in rows:
+            why, other = whys.get(row["recording_id"]), same.get(row["digest"])
+            if why or other:
+                why = why or f"the same file as {other['path']}: {whys[other['recording_id']]}"
+                found.append({"recording_id": row["recording_id"], "path": row["path"], "detail": why})
+        if found and len(found) == len(rows):
             raise UserError(
-                f"corpus.terms: no recording is left (first: {path}: {why}); change corpus.terms, or state terms in "
-                f"{LICENCES.decode()} (docs/corpora.md#terms)"
+                f"corpus.terms: no recording is left (first: {found[0]['path']}: {found[0]['detail']}); change corpus.terms, or "
+                f"state terms in {LICENCES.decode()} (docs/corpora.md#terms)"
             )
-        tables.rejected += [{"path": path, "reason": REASON, "detail": why} for path, why in broken.values()]
-        tables.remove(set(broken))
+        return found
 
 
 @dataclass

@@ -132,13 +132,9 @@ def test_the_nearest_licence_files_decide_where_no_row_matches(lay):
 def test_what_breaks_the_terms_is_left_out(lay, changes, left):
     rows = "a.wav,CC0,,,\nb.wav,CC BY 4.0,,,refused\nc.wav,CC BY-NC 4.0,,,allowed\n"
     tables = filled(lay("a.wav", "b.wav", "c.wav", "d.wav", **{"licences.csv": HEADER + rows, "b.txt": "a bark"}))
-    params.parse(TermsParams, KEEP | changes, "terms").leave_out(tables)
-    assert [row["path"] for row in tables.recordings] == [f"{name}.wav" for name in left]
-    assert len(tables.captions) == len(tables.matched) == ("b" in left)
-    rejected = {row["path"][0]: row for row in tables.rejected}
-    assert set(rejected) == set("abcd") - set(left)
-    for name, row in rejected.items():
-        assert row["reason"] == "terms"
+    refused = {row["path"][0]: row for row in params.parse(TermsParams, KEEP | changes, "terms").refused(tables.recordings)}
+    assert set(refused) == set("abcd") - set(left)
+    for name, row in refused.items():
         assert ("no known licence" if name == "d" else "licences.csv:") in row["detail"]
 
 
@@ -154,7 +150,18 @@ def test_each_part_of_a_union_has_its_own_terms(tmp_path):
 def test_terms_that_leave_nothing_stop_the_run(lay):
     tables = filled(lay("a.wav"))
     with pytest.raises(UserError, match=r"corpus\.terms: no recording is left \(first: a\.wav: no known licence"):
-        params.parse(TermsParams, KEEP | {"unknown": "quarantine"}, "terms").leave_out(tables)
+        params.parse(TermsParams, KEEP | {"unknown": "quarantine"}, "terms").refused(tables.recordings)
+
+
+def test_the_same_file_under_another_name_is_refused_too(lay):
+    tables = filled(
+        lay("a.wav", "b.wav", **{"licences.csv": HEADER + "a.wav,CC0,,,refused\nc.wav,CC0,,,\n", "c.wav": b"RIFFa.wav"})
+    )
+    refused = params.parse(TermsParams, KEEP | {"ai_refused": "quarantine"}, "terms").refused(tables.recordings)
+    assert [(row["path"], row["detail"].partition(":")[0]) for row in refused] == [
+        ("a.wav", "use for AI refused, and corpus.terms.ai_refused is quarantine (licences.csv"),
+        ("c.wav", "the same file as a.wav"),
+    ]
 
 
 def test_check_counts_recordings_by_licence(lay, tmp_path):

@@ -104,6 +104,8 @@ def call_splits(*pairs: dict) -> dict:
         verdicts()
     shards.write_rows(pairs, Path("data/duplicates.parquet"), manifest.DUPLICATES)
     ports = ("--corpus", "data/corpus", "--clips", "data/clips", "--quality", "data/quality.parquet")
+    if Path("data/refused.parquet").exists():
+        ports += ("--refused", "data/refused.parquet")
     return call(splits, *ports, "--duplicates", "data/duplicates.parquet", "--splits", "data/splits.parquet")
 
 

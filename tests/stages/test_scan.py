@@ -230,6 +230,9 @@ def test_terms_are_in_the_table_and_decide_what_is_used(project):
     )[0] == attribution.Credit("a.wav", "Ann", "CC-BY-4.0", "allowed", "https://a.org", 1, 1.0, 0, "clips")
     listed.write_text(listed.read_text() + "c.wav,CC0,,,\n")  # a change of this file alone is noticed
     settle(project, corpus=external("sounds") | {"terms": TERMS | {"allow": ["CC0-*"], "ai_refused": "quarantine"}})
-    call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")
-    assert [row["path"] for row in table("data/corpus/recordings.parquet")] == ["c.wav"]
+    ports = ["--name", "scan", "--corpus", "data/corpus", "--refused", "data/refused.parquet"]
+    for _ in range(2):  # the second links what the first kept
+        assert call(scan, *ports, section="corpus")["refused"] == 2
+        assert [row["path"] for row in table("data/refused.parquet")] == ["a.wav", "b.wav"]
+    assert [row["path"] for row in table("data/corpus/recordings.parquet")] == ["a.wav", "b.wav", "c.wav"]
     assert {row["path"]: row["reason"] for row in table("data/quarantine/scan.parquet")} == {"a.wav": "terms", "b.wav": "terms"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from soundmill import manifest, shards
@@ -48,6 +50,39 @@ def test_duplicates_across_given_splits_fail_by_name_or_are_dropped_outside_test
     assert rejected["path"] == "-aaaaaaaaaa.wav"
     assert rejected["reason"] == "duplicate"
     assert "the same sound or video as bbbbbbbbbbb_0 (test)" in rejected["detail"]
+
+
+def refuse(*names: str) -> None:
+    rows = [{"recording_id": name, "path": f"{name}.wav", "detail": "licence X"} for name in names]
+    shards.write_rows(rows, Path("data/refused.parquet"), manifest.REFUSED)
+
+
+def test_copies_of_a_refused_recording_are_left_out_by_name_and_fail_no_split(small):
+    refuse("bbbbbbbbbbb")
+    metrics = call_rename(duplicate("-aaaaaaaaaa_35", "bbbbbbbbbbb_0"))
+    assert (metrics["duplicate_pairs"], metrics["duplicates_dropped"], metrics["copies_of_refused"]) == (0, 1, 1)
+    assert [row["clip_id"] for row in table("data/catalog.parquet")] == ["-aaaaaaaaaa_30", "0123456789ab_0"]
+    assert [row["recording_id"] for row in table("data/splits.parquet")] == ["-aaaaaaaaaa", "0123456789ab"]
+    assert table("data/quarantine/splits.parquet") == [
+        {
+            "path": "-aaaaaaaaaa.wav",
+            "reason": "terms",
+            "detail": "-aaaaaaaaaa_35 is the same sound or video as bbbbbbbbbbb_0 of bbbbbbbbbbb.wav: licence X",
+        }
+    ]
+
+
+def test_a_copy_of_a_copy_is_refused_with_its_recording_and_its_captions(small, capsys):
+    pairs = [duplicate("-aaaaaaaaaa_35", "0123456789ab_0"), duplicate("0123456789ab_0", "bbbbbbbbbbb_0")]
+    refuse("bbbbbbbbbbb")
+    verdicts(aaaaaaaaaa30="clipping")
+    message = refusal(capsys, *pairs)
+    assert "corpus.terms: no clip is left" in message
+    assert "bbbbbbbbbbb.wav: licence X" in message
+    refuse("0123456789ab")
+    metrics = call_rename(pairs[0])
+    assert [row["clip_id"] for row in table("data/catalog.parquet")] == ["bbbbbbbbbbb_0"]
+    assert (metrics["clips"], metrics["copies_of_refused"]) == (1, 0)
 
 
 def test_rejected_copies_join_what_they_are_copies_of(small):
