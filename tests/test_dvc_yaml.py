@@ -95,6 +95,15 @@ def test_ports_params_and_metrics_are_those_of_the_command():
     assert not faults, "\n".join(faults)
 
 
+def test_other_terms_of_use_rerun_nothing_before_splits():
+    """`scan` runs always; its table of recordings does not depend on `corpus.terms` (tests/stages/test_terms.py)."""
+    assert {name for name, stage in STAGES.items() if "data/refused.parquet" in stage["deps"]} == {"splits"}
+    assert {name for name, stage in STAGES.items() if any(key.startswith("corpus") for key in stage["params"])} == {
+        "corpus",
+        "scan",
+    }
+
+
 def test_params_yaml_is_the_composition_of_conf():
     assert params.read_yaml(ROOT / "params.yaml") == params.compose(ROOT / "conf", []), "run `soundmill params`"
 
