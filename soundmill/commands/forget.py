@@ -46,6 +46,9 @@ def forget(
     undo: Annotated[
         bool, typer.Option("--undo", help="Allow the named recordings and clips again, with the copies listed with them.")
     ] = False,
+    refused: Annotated[
+        bool, typer.Option("--refused", help="Forget all recordings that corpus.terms refuses, as the last scan listed them.")
+    ] = False,
     update: Annotated[
         bool, typer.Option("--update", help="Restore entries of forgotten.yaml that another branch, an edit or an old copy lost.")
     ] = False,
@@ -63,12 +66,16 @@ def forget(
     root, names = project_root(project), things or []
     if check + erase + undo + update > 1:
         raise UserError("--check, --erase, --undo and --update exclude each other; give one")
+    if refused and (names or check or erase or undo or update):
+        raise UserError("--refused names the recordings itself; give only --reason with it")
     if reason and (check or erase or undo or update):
         raise UserError("--reason: only for forgetting; leave it out")
     if names and (erase or update):
         raise UserError("--erase and --update apply to everything forgotten; leave out the names")
-    if not (names or check or erase or update):
+    if not (names or refused or check or erase or update):
         raise UserError("name clips or recordings, by id or path; or give --check, to see whether everything forgotten is gone")
+    if refused:
+        names = _refused(root)
     if not (undo or update):
         use_recorded_store(root)
     if check:
@@ -120,6 +127,16 @@ def clean(
 
 def _say(line: str) -> None:
     typer.echo(line, err=True)
+
+
+def _refused(root: Path) -> list[str]:
+    """What `corpus.terms` refuses, as the command takes it; UserError if it is nothing."""
+    from soundmill.lineage import Project
+
+    found = [f"recording:{name}" for name in Project(root).refused]
+    if not found:
+        raise UserError("--refused: data/refused.parquet lists no recording; set corpus.terms, and run `dvc repro` first")
+    return found
 
 
 def _forget(root: Path, things: list[str], reason: str) -> None:

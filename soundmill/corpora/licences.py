@@ -66,7 +66,9 @@ def _ids(text: str) -> tuple[list[str], str]:
 def distinct(found: Iterable[str]) -> list[str]:
     """The licences of several that are not the same: `CC-BY` beside `CC-BY-4.0` is."""
     found = list(dict.fromkeys(found))
-    return [one for one in found if not any(re.fullmatch(rf"{re.escape(one)}-\d.*", other) for other in found)]
+    if len(found) == 1:
+        return found
+    return [one for one in found if not any(other.startswith(f"{one}-") and other[len(one) + 1 :][:1].isdigit() for other in found)]
 
 
 def strictest(found: Iterable[str]) -> str:

@@ -17,7 +17,9 @@ LICENCE = ("licence", "license", "licence_url", "license_url", "licenseurl", "li
 COPYRIGHT = ("copyright", "rights")
 CREATOR = ("creator", "author", "artist", "artist_name", "uploader", "username", "manufacturer", "recordist")
 SOURCE = ("source_url", "sound_link", "webpage_url", "href", "url", "link", "freesound_url", "download_link")
-NAMES = frozenset((*LICENCE, *COPYRIGHT, *CREATOR, *SOURCE, "ai_terms"))
+_KINDS = {"licence": LICENCE, "copyright": COPYRIGHT, "creator": CREATOR, "source_url": SOURCE, "ai_terms": ("ai_terms",)}
+_RANKS = {name: (rank, kind) for kind, names in _KINDS.items() for rank, name in enumerate(names)}  # the first of a kind is used
+NAMES = frozenset(_RANKS)
 _NOTHING = frozenset(("", "-", "?", "n/a", "na", "nan", "none", "null", "other", "not found", UNKNOWN))
 _URL = re.compile(r"https?://[^\s<>\"]+", re.IGNORECASE)
 _ON_FREESOUND = re.compile(r"/people/[^/\s<>\"]+/sounds/\d+/?")  # WavCaps has paths
@@ -42,49 +44,62 @@ class Reader:
     too_long: int = 0  # texts left out
     first_too_long: str = ""
     _known: dict[str, str] = field(default_factory=dict)  # one object for each text
+    _licences: dict[tuple[str, str], str | None] = field(default_factory=dict)  # by kind of column and text
 
     def of(self, values: Mapping[str, Any], found: str) -> Statement | None:
         """What the columns, keys or tags of one recording state; None if nothing."""
-        values = about_terms(values)
-        named = [licences.spdx(text) for text in self._texts(values, LICENCE, found)]
-        named += [text for one in self._texts(values, COPYRIGHT, found) if (text := of_copyright(one))]
-        creators = self._texts(values, CREATOR, found)
-        links = [text if text[0] != "/" else f"https://freesound.org{text}" for text in self._texts(values, SOURCE, found)]
-        ai_terms = [text for text in self._texts(values, ("ai_terms",), found) if text in AI_TERMS]
-        licence = licences.strictest(named) if named else None
-        url = next((text for text in links if _URL.fullmatch(text)), None)
-        if not (licence or creators or url or ai_terms):
-            return None
-        return Statement(found, self.once(licence), creators[0] if creators else None, url, ai_terms[0] if ai_terms else None)
+        ranked: list[tuple[int, str, str]] = []
+        for name, text in about_terms(values).items():
+            if len(text) > MAX_CELL:
+                self.too_long += 1
+                self.first_too_long = self.first_too_long or found
+            elif (text := clean(text)).lower() not in _NOTHING:
+                ranked.append((*_RANKS[name], text))
+        ranked.sort(key=lambda one: one[0])
+        said: dict[str, str] = {}
+        named = []
+        for _, kind, text in ranked:
+            if kind in ("licence", "copyright"):
+                if licence := self._licence(kind, text):
+                    named.append(licence)
+            elif kind == "source_url":
+                if _ON_FREESOUND.fullmatch(text):
+                    text = f"https://freesound.org{text}"
+                if _URL.fullmatch(text):
+                    said.setdefault(kind, self.once(text))
+            elif kind != "ai_terms" or text in AI_TERMS:
+                said.setdefault(kind, self.once(text))
+        if named:
+            said["licence"] = licences.strictest(named)
+        return Statement(found, **said) if said else None
+
+    def _licence(self, kind: str, text: str) -> str | None:
+        """The licence in a column, or in one for a notice of copyright."""
+        if (kind, text) not in self._licences:
+            made = licences.spdx(text) if kind == "licence" else of_copyright(text)
+            self._licences[kind, text] = self.once(made)
+        return self._licences[kind, text]
 
     def once(self, text: str | None) -> str | None:
         return text if text is None else self._known.setdefault(text, text)
 
-    def _texts(self, values: Mapping[str, Any], names: Sequence[str], found: str) -> list[str]:
-        """The texts under these names that are more than a placeholder."""
-        texts = []
-        for name in names:
-            if not (value := values.get(name)):
-                continue
-            if len(value) > MAX_CELL:
-                self.too_long += 1
-                self.first_too_long = self.first_too_long or found
-            elif (text := clean(value)) and text.lower() not in _NOTHING:
-                if names is not SOURCE or text[0] != "/" or _ON_FREESOUND.fullmatch(text):
-                    texts.append(self.once(text))
-        return texts
 
-
-def about_terms(values: Mapping[str, Any]) -> dict[str, Any]:
+def about_terms(values: Mapping[str, Any]) -> dict[str, str]:
     """The texts of a row that a Reader looks at, names in lower case; long ones are cut, so that it still leaves them out."""
-    named = ((str(name).strip().lower(), value) for name, value in values.items())
-    named = ((name, value[0] if isinstance(value, list) and len(value) == 1 else value) for name, value in named)
-    return {name: value[: MAX_CELL + 1] for name, value in named if name in NAMES and isinstance(value, str)}
+    found = {}
+    for name, value in values.items():
+        if (name := name.strip().lower()) in _RANKS:
+            if isinstance(value, list) and len(value) == 1:
+                value = value[0]
+            if isinstance(value, str):
+                found[name] = value[: MAX_CELL + 1]
+    return found
 
 
 def clean(text: str) -> str:
     """A text as one line of printable characters."""
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    printable = text if text.isprintable() else "".join(char if char.isprintable() else " " for char in text)
+    return " ".join(printable.split())
 
 
 def of_copyright(text: str) -> str | None:
@@ -102,6 +117,8 @@ def combine(levels: Iterable[Sequence[Statement]]) -> dict[str, str | None]:
     row: dict[str, str | None] = dict.fromkeys(("licence", "creator", "source_url", "ai_terms"))
     sources: dict[str, list[str]] = {}  # → what it says, if another contradicts it
     for level in levels:
+        if not level:
+            continue
         for column in [column for column, value in row.items() if value is None]:
             first: dict[str, Statement] = {}  # that has this value
             for one in level:
@@ -110,6 +127,10 @@ def combine(levels: Iterable[Sequence[Statement]]) -> dict[str, str | None]:
             if not first:
                 continue
             values = list(first)
+            if len(values) == 1:
+                row[column] = values[0]
+                sources.setdefault(first[values[0]].found, [])
+                continue
             if column == "licence":
                 row[column] = licences.strictest(values)
                 contradict = len(licences.distinct(values)) > 1

@@ -84,7 +84,7 @@ def _row(name: bytes, entry: _Entry, index: FileIndex, numbered: Mapping[str, li
         if len(beside) == 1 and entry.at == "":
             return ManifestRow(name, entry.at, os.fsdecode(beside[0].raw_path), part=part, at_root=True)
     for key in entry.keys:
-        if index.resolve(key, folder).files:
+        if index.has_name_of(key) or index.resolve(key, folder).files:
             return ManifestRow(name, entry.at, key, part=part)
         if len(named := numbered.get(key, ())) == 1:
             return ManifestRow(name, entry.at, os.fsdecode(named[0]), part=part, at_root=True)

@@ -106,6 +106,13 @@ class Project:
         return {row["recording_id"]: row for row in shards.read_rows(path, manifest.RECORDINGS)}
 
     @cached_property
+    def refused(self) -> dict[str, str]:
+        """Why `corpus.terms` refuses recordings, by id; those that a run after a change of the terms would refuse are not in it."""
+        path = self.data / "refused.parquet"
+        rows = shards.read_rows(path, manifest.REFUSED) if path.is_file() else ()
+        return {row["recording_id"]: row["detail"] for row in rows}
+
+    @cached_property
     def clips(self) -> dict[str, pa.Table]:
         """Variant → rows of CLIPS without audio, with `seconds`; `default` first.
 

@@ -138,7 +138,10 @@ def _recording(project: Project, piece: Piece) -> Node:
     if row is None:
         return Node("recording", piece.recording_id, {"source": piece.source, "gone": True})
     facts = {"source": row["path"], "digest": row["digest"], "corpus": row["corpus"], "labels": row["labels"]}
-    return Node("recording", piece.recording_id, facts)
+    terms = {name: row[name] or "unknown" for name in ("licence", "ai_terms")} | {
+        name: row[name] for name in ("creator", "source_url", "terms_found")
+    }
+    return Node("recording", piece.recording_id, facts | terms | {"refused": project.refused.get(piece.recording_id)})
 
 
 def _plain_end(piece: Piece) -> float | None:
