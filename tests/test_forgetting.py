@@ -29,7 +29,7 @@ from tests.checkouts import dvc
 from tests.commands.running import soundmill
 from tests.imports import ROOT
 from tests.prepared import PLAN, execution
-from tests.stages.handling import call, external, settle
+from tests.stages.handling import BOUNDS, call, external, settle
 from tests.stages.test_loops import LOOPS, beats
 
 # Of one family; the stages of tango run no other code of forgetting, and what it has of the sound must be found.
@@ -237,6 +237,34 @@ def test_copies_are_found_and_left_out(small):
     assert later.returncode == 1
     assert "sounds like" in later.stdout
     assert "by fingerprint" in later.stdout
+
+
+def test_what_the_terms_refuse_is_shown_and_forgotten(small):
+    empty = soundmill("forget", "--refused", "--reason", "their terms", cwd=small)
+    assert empty.returncode == 1
+    assert "data/refused.parquet lists no recording; set corpus.terms" in empty.stderr
+    (small / "sounds/licences.csv").write_text(
+        "glob,licence,creator,source_url,ai_terms\na.wav,CC BY 4.0,Ann,https://a.org,refused\n"
+    )
+    terms = {**BOUNDS["terms"], "ai_refused": "quarantine"}
+    settle(small, corpus=external("sounds") | {"terms": terms}, clips={"default": PLAN | {"tail": "keep"}})
+    ports = ("--corpus", "data/corpus", "--refused", "data/refused.parquet", "--forgotten", "forgotten.yaml")
+    call(scan, "--name", "scan", *ports, section="corpus")
+    shown = soundmill("lineage", "a.wav", cwd=small).stdout
+    for fact in (
+        "licence=CC-BY-4.0",
+        "ai_terms=refused",
+        "creator=Ann",
+        "terms_found=licences.csv:2",
+        "refused=use for AI refused",
+    ):
+        assert fact in shown
+    assert "refused=the same file as a.wav" in soundmill("lineage", "renamed.wav", cwd=small).stdout
+    assert "licence=unknown ai_terms=unknown" in soundmill("lineage", "other.wav", cwd=small).stdout
+    done = soundmill("forget", "--refused", "--reason", "their terms", cwd=small)
+    assert done.returncode == 0, done.stderr
+    assert {entry.source for entry in forgotten.read(small / ledger.FILE).entries} == {"a.wav", "renamed.wav", "lossy.ogg"}
+    assert soundmill("forget", "--refused", "other.wav", "--reason", "x", cwd=small).returncode == 1
 
 
 def test_a_clip_takes_every_cut_that_overlaps_it(small):

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from soundmill import attribution
+from soundmill import attribution, params
 from stages import catalog, duplicates, quality, resample, scan, segment, splits
+from tests.checkouts import copy_project, dvc
 from tests.corpora.test_sound_tags import id3, info
-from tests.prepared import PLAN
+from tests.prepared import PLAN, execution
 from tests.stages import test_diffwave
 from tests.stages.handling import SPLITS, TERMS, call, external, settle, table, tree
 from tests.stages.test_quality import PARAMS
@@ -313,3 +316,28 @@ def test_a_policy_leaves_what_a_corpus_gives_that_never_had_the_others(corpus):
     assert {name: table(f"data/{name}.parquet") for name in left} == left
     assert train(corpus, "without them") == trained
     assert not table("data/quarantine/scan.parquet") + table("data/quarantine/splits.parquet")
+
+
+@pytest.mark.slow(minutes=1)
+def test_other_terms_rerun_only_splits_and_what_follows(root, tmp_path, alone):
+    checkout = copy_project(root, tmp_path / "checkout")
+    lay(
+        tmp_path / "sounds",
+        ["own/a.wav", "own/b.flac", "hub/a.wav", "hub/b.wav", "told/a.wav", "tags/a.wav", "bare/softer hub b.ogg"],
+    )
+    document = params.compose(root / "conf", ["corpus=folder", f"corpus.path={tmp_path / 'sounds'}", "corpus.shards=1"])
+
+    def ran() -> set[str]:
+        params.write_yaml(document | {"execution": execution()}, checkout / "params.yaml")
+        done = dvc(checkout, "repro", "catalog@default")
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return set(re.findall(r"Running stage '(\S+)'", done.stdout))
+
+    before = {"segment@default", "resample@default", "duplicates", "quality@default"}
+    after = {"scan@folder", "splits", "catalog@default"}  # `scan` runs always
+    assert ran() == before | after
+    document["corpus"]["terms"]["ai_refused"] = "quarantine"
+    assert ran() == after
+    left = {row["source"] for row in pq.read_table(checkout / "data/catalog/default.parquet").to_pylist()}
+    assert left == {"own/b.flac", "hub/a.wav", "told/a.wav", "tags/a.wav"}
+    assert ran() == {"scan@folder"}
