@@ -60,6 +60,15 @@ def test_credits_count_each_stretch_once_over_all_parts(tmp_path):
     assert attribution.marks(found.values()) == ["unknown"]
 
 
+def test_a_mix_brings_the_conditions_of_both_its_sounds(tmp_path):
+    trained = checkpoint(tmp_path / "model", [clip("dog", mix="m"), clip("cat", mix="m")])
+    terms = {"dog": ("CC0-1.0", "Ann", None, "allowed"), "cat": ("CC-BY-NC-4.0", "Bob", None, "refused")}
+    found = attribution.credits_of(trained, recordings(tmp_path / "r.parquet", **terms))
+    facts = {fact.partition(":")[0] for fact, _ in attribution.statements(found)}
+    assert facts == {"attribution", "non-commercial", "refused"}
+    assert (attribution.marks(found), [credit.in_mixes for credit in found]) == (["refused"], [1, 1])
+
+
 @pytest.mark.parametrize("old", [True, False])
 def test_without_terms_all_is_unknown(tmp_path, old):
     trained, table = checkpoint(tmp_path / "model", [clip("dog")]), tmp_path / "r.parquet"
