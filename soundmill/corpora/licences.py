@@ -73,7 +73,8 @@ def distinct(found: Iterable[str]) -> list[str]:
 
 def strictest(found: Iterable[str]) -> str:
     """The licence with the most conditions; the first of several. Any but Creative Commons' may have any conditions."""
-    return max(distinct(found), key=_strictness)
+    found = distinct(found)
+    return max(found, key=_strictness) if len(found) > 1 else found[0]
 
 
 def _strictness(licence: str) -> int:

@@ -301,7 +301,7 @@ def _fold(text: str) -> str:
 
 def with_slashes(key: str) -> str:
     """A path with `/`, also if written on Windows."""
-    drive = re.match(r"[A-Za-z]:[\\/]", key)
+    drive = key[1:2] == ":" and re.match(r"[A-Za-z]:[\\/]", key)
     if not drive and ("\\" not in key or "/" in key):
         return key
     path = re.sub(r"^[A-Za-z]:", "", key).replace("\\", "/")

@@ -47,7 +47,7 @@ class ManifestRow:
     @property
     def may_be_anywhere(self) -> bool:
         """Whether its file may be in any folder: the key is neither a YouTube clip nor a path from the root."""
-        return self.start_time is None and self.clip is None and not self.at_root and not is_absolute(self.key)
+        return self.start_time is None and not self.at_root and self.clip is None and not is_absolute(self.key)
 
 
 @dataclass

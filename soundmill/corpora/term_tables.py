@@ -20,7 +20,7 @@ from soundmill.corpora.json_entries import WAVCAPS
 from soundmill.corpora.metadata import csv_columns, read_csv, read_head, read_json, read_json_lines, read_lines
 from soundmill.corpora.resolver import FileIndex
 from soundmill.corpora.rows import JoinState, ManifestRow
-from soundmill.corpora.statements import NAMES, Reader, Statement
+from soundmill.corpora.statements import NAMES, Reader, Statement, clean
 from soundmill.corpora.tables import CorpusTables
 from soundmill.decoding.decode import DecodeError
 from soundmill.errors import UserError
@@ -113,7 +113,8 @@ def _entries(inventory: Inventory, name: bytes, reader: Reader) -> Iterator[_Ent
 def _of_rows(rows: Iterable[tuple[int | str, Any]], shown: str, reader: Reader) -> Iterator[_Entry]:
     """Entries of rows: line or key ("": the whole file), values."""
     for at, values in rows:
-        if isinstance(values, dict) and (statement := reader.of(values, f"{shown}:{at}" if at != "" else shown)):
+        where = f"{shown}:{clean(str(at))[:80]}" if at != "" else shown
+        if isinstance(values, dict) and (statement := reader.of(values, where)):
             yield _Entry(at, list(_keys({str(name).strip().lower(): value for name, value in values.items()})), statement)
 
 
@@ -128,7 +129,9 @@ def _keys(values: Mapping[str, Any]) -> Iterator[str]:
             path = f"{int(match[1]) % 100:02d}/{match[1]}"
             yield from (path, f"{path}.low")
         else:
-            yield from dict.fromkeys((value, html.unescape(value).strip()))
+            yield value
+            if (plain := html.unescape(value).strip()) != value:
+                yield plain
 
 
 def _objects(value: Any) -> Iterator[tuple[str, Any]]:

@@ -135,10 +135,12 @@ def _read_digest(
         if problem := check(path):
             return problem, None
         state, changed = _state(path, linked)
-        value = digests.file_digest(path)
         if about:
             with open(path, "rb") as file:
+                value = digests.opened_digest(file)
                 value += f"\n{text}" if (text := about(file)) else ""
+        else:
+            value = digests.file_digest(path)
         return value, state if time.time_ns() - changed > _SETTLED_NS and _state(path, linked)[0] == state else None
     except OSError as error:
         return error, None

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundmill import exports
-from soundmill.corpora import inventory, registry
+from soundmill import exports, manifest, shards
+from soundmill.corpora import inventory, registry, terms
 from soundmill.errors import UserError
 from tests.prepared import RATE, prepare
+from tests.stages.test_terms import TEXTS, TRUTH
 
 MANIFESTS = (".csv", ".json", ".jsonl", ".gz", ".parquet", ".txt")
 NASTY = (
@@ -80,5 +81,33 @@ def test_a_damaged_manifest_gives_tables_or_a_message(corpora, choice):
                 assert (corpus / row["path"].partition("#")[0]).exists()
             ids = [row["recording_id"] for row in tables.recordings]
             assert len(set(ids)) == len(ids)
+    finally:
+        victim.write_bytes(whole)
+
+
+@pytest.fixture(scope="module")
+def licensed(tmp_path_factory) -> Path:
+    """A corpus with terms in many places."""
+    top = tmp_path_factory.mktemp("licensed")
+    contents = {name: text if isinstance(text, bytes) else text.encode() for name, text in TEXTS.items()}
+    for name, content in (contents | {path: b"RIFF" + path.encode() for path in TRUTH}).items():
+        (top / name).parent.mkdir(parents=True, exist_ok=True)
+        (top / name).write_bytes(content)
+    return top
+
+
+@given(choice=st.data())
+def test_damaged_terms_give_a_table_or_a_message(licensed, choice):
+    victim = licensed / choice.draw(st.sampled_from(sorted(TEXTS)), label="text")
+    whole = victim.read_bytes()
+    try:
+        victim.write_bytes(choice.draw(damage(whole), label="content"))
+        result = inventory.list_files(licensed)
+        tables = registry.read("folder", result, 4)
+        terms.fill(tables, result)
+        assert len(tables.recordings) == len(TRUTH)
+        shards.write_rows(tables.recordings, licensed.parent / "rows.parquet", manifest.RECORDINGS)
+    except UserError:
+        assert victim.name == "licences.csv"
     finally:
         victim.write_bytes(whole)

@@ -37,7 +37,7 @@ def embedded(tmp_path_factory) -> Path:
 @pytest.mark.slow
 def test_the_embedded_corpus_is_the_same_bytes_with_one_worker_or_two(project, embedded):
     settle(project, 1, corpus=CORPUS)
-    metrics = call(corpus, "--corpus", "data/corpus")
+    metrics = call(corpus, "--corpus", "data/corpus", "--refused", "data/refused.parquet")
     assert metrics["recordings"] == 16
     assert metrics["labels"] == 12
     assert metrics["quarantined"] == metrics["collisions"] == 0
@@ -51,6 +51,10 @@ def test_the_embedded_corpus_is_the_same_bytes_with_one_worker_or_two(project, e
         path = Path("data/corpus/audio") / os.fsdecode(row["raw_path"])
         assert hashing.file_digest(path) == row["digest"]
         assert path.stat().st_size == row["size"]
+    assert {tuple(row[name] for name in manifest.TERMS) for row in recordings} == {
+        ("CC0-1.0", "Soundmill", None, "allowed", "synthesised")
+    }
+    assert table("data/refused.parquet") == []
     split_of = {row["recording_id"]: row["split"] for row in recordings}
     for split in ("valid", "test"):
         assert len({label for row in captions if split_of[row["recording_id"]] == split for label in row["labels"]}) == 12
