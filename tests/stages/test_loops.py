@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from soundmill import params
+from soundmill import manifest, params
 from soundmill.audio import flac
 from soundmill.corpora import loop_corpus
 from stages import corpus, loops, resample, scan, segment
@@ -76,7 +76,8 @@ def test_the_embedded_loops_become_clips_of_a_bar(project):
     assert (clips["clips"], clips["seconds"], clips["quarantined"]) == (metrics["bars"], 2.0 * metrics["bars"], 0)
     before = table("data/corpus/recordings.parquet")
     after = table("data/loops/one_bar/recordings.parquet")
-    kept = ("recording_id", "labels", "split", "group", "shard", "path")
+    kept = ("recording_id", "labels", "split", "group", "shard", "path", *manifest.TERMS)
+    assert {row["licence"] for row in after} == {"CC0-1.0"}
     assert {str([row[key] for key in kept]) for row in after} == {str([row[key] for key in kept]) for row in before}
 
     once = tree(Path("data/loops/one_bar"))
