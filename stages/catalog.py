@@ -46,7 +46,7 @@ def run(
     split_of = dict(zip(assigned["recording_id"].to_pylist(), assigned["split"].to_pylist(), strict=True))
     described = catalogs.describe(corpus, clips, quality, params.caption_template, split_of)
     table = catalogs.with_splits(described.clips, split_of)
-    copies = _copies(table, assigned, quality)
+    copies = _copies(table, assigned, quality, of_loops=any((corpus / "audio").glob("*.parquet")))
     table = table.filter(pc.invert(pc.is_in(table["clip_id"], pa.array(copies, pa.string()))))
     all_clips = set(table["clip_id"].to_pylist())
     table = _with_labels(table, params.only)
@@ -91,11 +91,13 @@ def _with_labels(table: pa.Table, labels: list[str]) -> pa.Table:
     return table.filter(pa.array([not set(labels).isdisjoint(some or []) for some in table["labels"].to_pylist()]))
 
 
-def _copies(table: pa.Table, assigned: pa.Table, quality: Path) -> list[str]:
-    """Ids of the clips that overlap a stretch of their recording that is a copy."""
+def _copies(table: pa.Table, assigned: pa.Table, quality: Path, of_loops: bool) -> list[str]:
+    """Ids of the clips that overlap a stretch of their recording that is a copy; of loops, whose times differ, all of its clips."""
     some = assigned.filter(pc.greater(pc.list_value_length(assigned["copies"]), 0)).to_pylist()
     copies_of = {row["recording_id"]: row["copies"] for row in some}
     clips = table.filter(pc.is_in(table["recording_id"], pa.array(copies_of, pa.string())))
+    if of_loops:
+        return clips["clip_id"].to_pylist()
     owner_of = dict(zip(clips["clip_id"].to_pylist(), clips["recording_id"].to_pylist(), strict=True))
     return [
         clip_id
