@@ -125,6 +125,50 @@ def test_what_a_stage_would_refuse_is_refused_before_one_runs(change, message):
         registry.check(params.compose(ROOT / "conf", ["model=tango", *choices]))
 
 
+LORA = ["model=tango", "+lora@tango.train.lora=attention", "tango.train.start_from=../base"]
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        (["tango.train.start_from=null"], r"tango\.train: .*lora needs a base: set start_from"),
+        (["tango.train.lora.rank=4096"], r"params\.yaml: tango\.train\.lora\.rank: 4096 is above the size of \d+ layers"),
+        (
+            ["tango.train.lora.targets=[query]"],
+            r"train\.lora\.targets: no layer of the net is named 'query'; .*to_out\.0, to_q",
+        ),
+        (
+            ["model=ddpm_mel", "+lora@ddpm_mel.train.lora=attention", "ddpm_mel.train.start_from=../base"],
+            r"ddpm_mel\.train\.lora: adapters cannot be trained in this family, only in .*tango",
+        ),
+    ],
+)
+def test_adapters_that_do_not_fit_are_refused_before_a_stage_runs(choices, message):
+    registry.check(params.compose(ROOT / "conf", LORA))
+    with pytest.raises(UserError, match=message):
+        registry.check(params.compose(ROOT / "conf", choices if choices[0].startswith("model=") else [*LORA, *choices]))
+
+
+def test_what_a_training_starts_from_is_looked_at_before_a_stage_runs(tmp_path):
+    document = params.compose(ROOT / "conf", [*LORA, "tango.train.start_from=base"])
+
+    def refused(message: str) -> None:
+        with pytest.raises(UserError, match=message):
+            registry.check(document, tmp_path)
+
+    refused(r"params\.yaml: tango\.train\.start_from: .*base: no such directory")
+    (tmp_path / "base").mkdir()
+    refused(r"start_from: .*base is not a family's checkpoint: it has no config\.json")
+    (tmp_path / "base/config.json").write_text('{"family": "rave"}')
+    refused(r"is a checkpoint of family 'rave', not 'tango'")
+    (tmp_path / "base/config.json").write_text('{"family": "tango"}')
+    refused(r"has no unet\.safetensors; copy the whole checkpoint again")
+    (tmp_path / "base/unet.safetensors").touch()
+    registry.check(document, tmp_path)
+    (tmp_path / "base/adapter_config.json").touch()
+    refused(r"has only adapters; merge them first: `soundmill export ")
+
+
 @pytest.mark.parametrize("scale", ["laptop", "gpu", "paper"])
 def test_what_latent_families_need_is_there(scale):
     assert params.compose(ROOT / "conf", ["model=ddpm_mel"])["latent_families"] == {}

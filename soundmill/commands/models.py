@@ -89,23 +89,40 @@ def import_weights(
 @app.command()
 def export(
     checkpoint: Annotated[
-        Path, typer.Argument(help="A RAVE codec (data/rave/autoencoder), or a checkpoint with one (data/models/rave).")
+        Path,
+        typer.Argument(
+            help="A RAVE codec (data/rave/autoencoder), a checkpoint with one (data/models/rave), or a checkpoint of adapters."
+        ),
     ],
     streaming: Annotated[
         bool,
         typer.Option("--streaming", help="For live use: streaming TorchScript for nn~ (Max, Pure Data)."),
     ] = False,
     output: Annotated[
-        Path | None, typer.Option(callback=writable_file, help="Output file (default: CHECKPOINT's name with .ts or .onnx).")
+        Path | None,
+        typer.Option(
+            callback=writable_file,
+            help="Output file (default: CHECKPOINT's name with .ts or .onnx); of adapters, a new directory.",
+        ),
     ] = None,
 ) -> None:
     """Export a RAVE codec for other programs: with --streaming for live use, else its decoder as ONNX (needs the extra `export`).
 
+    Adapters (LoRA) are merged with their base into a whole checkpoint.
+
     A TorchScript file runs in plain torch, without Soundmill. Block sizes are multiples of the samples per latent. The latency is
     printed.
     """
-    from soundmill.models import live
+    from soundmill.models import adapted, live
 
+    if adapted.are_in(checkpoint):
+        from soundmill.models.merging import write_whole
+
+        if output is None or output.exists():
+            raise UserError(f"{checkpoint} has adapters: name a new directory for the merged checkpoint with --output")
+        write_whole(checkpoint, output)
+        typer.echo(output)
+        return
     codec = live.find(checkpoint)
     path = output or Path(f"{checkpoint.resolve().name}{live.PUBLISHED if streaming else '.onnx'}")
     if codec.phase == 1:
@@ -158,6 +175,13 @@ def generate(
         int,
         typer.Option(min=1, max=1000, help="Candidates per sound; the one with the highest CLAP score for its text is kept."),
     ] = 1,
+    lora: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR=SHARE,…",
+            help="Adapters to add, each times its share (default: 1); the checkpoint is their base, unless --checkpoint names it.",
+        ),
+    ] = None,
     checkpoint: Checkpoint = None,
     output: Annotated[Path, typer.Option(help="Directory for the WAV files and the picture.")] = Path("sounds"),
     project: Project = None,
@@ -167,6 +191,11 @@ def generate(
     Loops (`projected_gan`) repeat seamlessly; `--bpm` and `--repeat` write them at a tempo, which is stored in each file's name and
     in the metadata that samplers read.
     """
+    loras = _shares(lora)
+    if loras and checkpoint is None:
+        from soundmill.models import adapted
+
+        checkpoint = adapted.base_of(loras[0][0])
     directory, home = checkpoint_of(checkpoint, family, project)
     import shlex
 
@@ -191,7 +220,9 @@ def generate(
         looped = generation.Looped(bpm, repeat or 1, lambda *loop: stretch(*loop, stretcher))
     sampling = [*(settings or []), *([] if psi is None else [f"psi={psi}"])]
     try:
-        paths = generation.generate_sounds(directory, prompts, number * best_of, seed, output, home, sampling, choose, looped)
+        paths = generation.generate_sounds(
+            directory, prompts, number * best_of, seed, output, home, sampling, choose, looped, loras
+        )
     except NoLabel as error:
         chosen = {"--family": family, "--checkpoint": checkpoint, "--project": project}
         options = [str(word) for option, value in chosen.items() if value for word in (option, value)]
@@ -199,6 +230,18 @@ def generate(
         raise UserError(f"{error}\nthis works: {works}") from None
     for path in paths:
         typer.echo(path)
+
+
+def _shares(text: str | None) -> list[tuple[Path, float]]:
+    """Directories and shares in `DIR=SHARE,DIR`."""
+    shares = []
+    for part in text.split(",") if text else ():
+        name, _, share = part.rpartition("=")
+        try:
+            shares.append((Path(name), float(share)) if name else (Path(part), 1.0))
+        except ValueError:
+            raise UserError(f"--lora: the share of {name} is {share!r}, not a number; for example `--lora {name}=0.7`") from None
+    return shares
 
 
 def checkpoint_of(checkpoint: Path | None, family: str | None, project: Path | None) -> tuple[Path, Path]:

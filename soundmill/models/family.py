@@ -13,6 +13,7 @@ from pydantic import ConfigDict
 from soundmill.audio.tags import MadeBy, SourceType
 from soundmill.errors import UserError
 from soundmill.hashing import tree_digest
+from soundmill.models import adapted
 from soundmill.training import checkpoint
 from soundmill.training.params import Use
 
@@ -136,6 +137,8 @@ class Family:
     training: str  # module with `prepare` and `rehearse`
     fixed: tuple[str, ...] = ()  # parts of `<family>.train` that `start_from` requires to be equal
     published: str = ""  # module with `read` for published files with its `SUFFIX`, if there are any
+    weights: str = checkpoint.WEIGHTS  # file of a checkpoint with the last weights
+    adapted: str = ""  # the part of `networks` that adapters can be trained in (`lora`); "": none
     tagger: bool = False  # its training uses the project's tagger
     loops: bool = False  # its sounds are loops of one bar in 4/4, `num_samples` long
     trained_against: tuple[str, ...] = ()  # embedders whose networks are in its losses, so they do not rank it
@@ -182,6 +185,63 @@ def save(directory: Path, config: FamilyConfig, tensors: Mapping[str, Tensor], f
     checkpoint.save(directory, {**config.model_dump(mode="json"), **facts}, tensors, **more)
 
 
+def save_net(
+    directory: Path,
+    config: FamilyConfig,
+    net: nn.Module,
+    facts: Mapping[str, Any],
+    weights: str = checkpoint.WEIGHTS,
+    parts: Sequence[Path] = (),
+    own_parts: Sequence[Path] = (),
+) -> None:
+    """Write a checkpoint with a whole net, or with the adapters in it and without the `parts` that their base has.
+
+    `own_parts` are components that adapters do not take from their base.
+    """
+    from soundmill.training import adapters
+
+    if not adapters.are_in(net):
+        save(directory, config, net.state_dict(), facts, weights=weights, parts=[*parts, *own_parts])
+        return
+    save(directory, config, adapters.weights_of(net), facts, weights=adapted.WEIGHTS, parts=own_parts)
+    base = facts["started_from"]
+    adapted.write(net, directory, config.params.lora, config.params.start_from, base["checkpoint"])
+
+
+def load_net(net: nn.Module, directory: Path, whole: Path, weights: str = checkpoint.WEIGHTS) -> None:
+    """Load a checkpoint's last weights into `net`; `whole` is adapted.whole(directory).
+
+    If it has adapters, `net` becomes the base, with the weights that the base's params select, and gets the adapters.
+    """
+    checkpoint.load_weights(net, whole / weights)
+    if whole != directory:
+        _load_used(net, whole, checkpoint.read(whole)["params"]["use"])
+        adapted.load(net, directory, adapted.read(directory), adapted.ONE)
+
+
+def add_adapters(model: Model, base: str, added: Sequence[tuple[Path, float]]) -> list[dict[str, Any]]:
+    """Add the adapters of directories to a model whose checkpoint has the digest `base`, each times its share; returns facts.
+
+    UserError if they were trained on another base. Those that another program made name none, and only have to fit.
+    """
+    from soundmill.training import adapters
+
+    facts = []
+    for number, (directory, share) in enumerate(added):
+        found, name = adapted.read(directory), f"lora{number}"
+        if found.digest not in (None, base):
+            raise UserError(
+                f"{directory}: adapters of another base: they were trained on {found.base} (digest {found.digest[:12]}…), and the "
+                f"model is {base[:12]}…"
+            )
+        adapted.load(model.net, directory, found, name)
+        if is_checkpoint(directory):
+            _load_used(model.net, directory, checkpoint.read(directory)["params"]["use"], name)
+        adapters.scale(model.net, name, share)
+        facts.append({"adapters": tree_digest(directory), "share": share})
+    return facts
+
+
 def read_config(directory: Path, config: type[F]) -> F:
     """The config of a checkpoint; UserError if it is of another family, or does not fit this version."""
     family_of(directory, config.model_fields["family"].default)
@@ -218,24 +278,30 @@ def use_weights(model: Model, directory: Path, which: Use) -> str:
 
     UserError if the checkpoint lacks these weights.
     """
-    name, facts = _stored_weights(directory, which)
+    name, facts = _load_used(model.net, directory, which)
     step = facts["step"]
-    if name != "last":
-        files = {"best": checkpoint.BEST, "best_fad": checkpoint.BEST_FAD}
-        checkpoint.load_weights(model.net, directory / files.get(name, checkpoint.weights_of_step(step)))
     known = {"held-out loss": "valid_loss", "FAD while training": "fad"}
     remarks = "".join(f", {what} {facts[key]:.4g}" for what, key in known.items() if key in facts)
     return f"weights of step {name}{remarks}" if name.isdecimal() else f"{name} weights (step {step}{remarks})"
 
 
+def _load_used(net: nn.Module, directory: Path, which: Use, adapter: str = adapted.ONE) -> tuple[str, dict[str, Any]]:
+    """Load the weights `which` of a checkpoint into a net (or its `adapter`) that has the last; returns as `stored_weights`."""
+    name, facts = stored_weights(directory, which)
+    if name != "last":
+        files = {"best": checkpoint.BEST, "best_fad": checkpoint.BEST_FAD}
+        checkpoint.load_weights(net, directory / files.get(name, checkpoint.weights_of_step(facts["step"])), adapter)
+    return name, facts
+
+
 def chosen_by(directory: Path, which: Use) -> list[str]:
     """The embedders whose scores chose the weights `which` of a checkpoint, or those that its training started from."""
     started_from = checkpoint.read(directory).get("started_from", {})
-    own = [JUDGE] if _stored_weights(directory, which)[0] == "best_fad" else []
+    own = [JUDGE] if stored_weights(directory, which)[0] == "best_fad" else []
     return sorted({*own, *started_from.get("chosen_by", [])})
 
 
-def _stored_weights(directory: Path, which: Use) -> tuple[str, dict[str, Any]]:
+def stored_weights(directory: Path, which: Use) -> tuple[str, dict[str, Any]]:
     """The name of these weights in a checkpoint's config (`last`, `best`, `best_fad` or a step) and what it says of them."""
     stored = checkpoint.read(directory).get("weights")
     if not isinstance(stored, dict):

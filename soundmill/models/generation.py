@@ -35,7 +35,7 @@ from soundmill.models.catalog import (
     track_sounds,
     waves_of,
 )
-from soundmill.models.family import Model, Request, Run, can, chosen_by, made_by, origin, require, use_weights
+from soundmill.models.family import Model, Request, Run, add_adapters, can, chosen_by, made_by, origin, require, use_weights
 from soundmill.models.params import FamilyGenerateParams
 from soundmill.models.requests import describe, of_clips, of_prompts, print_matched_labels
 from soundmill.models.sounds import finite, generate_each, in_model_format, reconstruct_each
@@ -277,15 +277,17 @@ def generate_sounds(
     settings: Sequence[str] = (),
     choose: Choice = keep_all,
     looped: Looped | None = None,
+    loras: Sequence[tuple[Path, float]] = (),
 ) -> list[Path]:
     """Generate `count` sounds from `prompts` (see requests.of_prompts) with a checkpoint of any family that generates.
 
     Writes WAVs, with prompt and settings in their comments, and `spectrograms.png` into `output_dir`, which is created before
     sampling starts; returns the paths of the WAVs. Relative paths of text encoders start at `home`. `settings` (`num_steps=50`)
     override the checkpoint's sampling. `choose` selects the sounds to write; it changes neither their content nor their names.
-    `looped` is for loop families only: UserError for any other.
+    `looped` is for loop families only: UserError for any other. `loras` are directories of adapters of this checkpoint, and shares.
     """
     model, source_facts = load(checkpoint_dir, "generate")
+    added = {"lora": add_adapters(model, source_facts["checkpoint"], loras)} if loras else {}
     if registry.family(source_facts["family"]).loops:
         looped = looped or AS_MADE
     elif looped:
@@ -303,7 +305,7 @@ def generate_sounds(
         prompt = descriptions[index]
         path = output_dir / f"{_stem(prompt)}-{seed}-{index + 1:03d}.wav"
         prompt = prompt if len(prompt) <= LONGEST_PROMPT else prompt[: LONGEST_PROMPT - 1] + "…"
-        facts = {**source_facts, "prompt": prompt, "seed": seed, "number": index + 1, "sampling": sampling}
+        facts = {**source_facts, **added, "prompt": prompt, "seed": seed, "number": index + 1, "sampling": sampling}
         if looped:
             path = looped.write(path, waves[index], model.sample_rate, facts, maker)
         else:

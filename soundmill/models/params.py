@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from soundmill.params import Seed, StageParams
-from soundmill.training.params import HardwareParams, Precision, TrainingParams, Use
+from soundmill.training.params import HardwareParams, LoraParams, Precision, TrainingParams, Use
 
 
 class GridParams(StageParams):
@@ -35,6 +35,16 @@ class FamilyTrainParams(TrainingParams):
     @abstractmethod
     def items(self) -> int:
         """Items per batch."""
+
+    lora: LoraParams | None = Field(
+        None, description="train adapters of the weights of `start_from` instead of these weights; null: train the weights"
+    )
+
+    @model_validator(mode="after")
+    def _adapters_have_a_base(self) -> FamilyTrainParams:
+        if self.lora and not self.start_from:
+            raise ValueError("lora needs a base: set start_from to its checkpoint")
+        return self
 
     @model_validator(mode="after")
     def _one_length(self) -> FamilyTrainParams:

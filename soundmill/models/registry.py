@@ -13,9 +13,12 @@ from typing import Any
 from soundmill import disk
 from soundmill.audio.mel import SpectrogramParams, check_bands, check_overlap
 from soundmill.errors import UserError
+from soundmill.models import adapted
 from soundmill.models.components import registry as components
-from soundmill.models.family import Family
+from soundmill.models.family import Family, family_of, is_checkpoint
+from soundmill.models.params import FamilyTrainParams
 from soundmill.params import compose, did_you_mean, parse_section
+from soundmill.training.params import LoraParams
 
 TAGGER = "data/tagger"  # output of the stage `tagger`
 FAMILIES = {
@@ -76,6 +79,47 @@ def check(document: dict[str, Any], home: Path | None = None) -> None:
         if train.score_every_steps is not None and document["families"][name]["tagger"] != TAGGER:
             raise UserError(f"params.yaml: {name}.train.score_every_steps needs the tagger: set families.{name}.tagger to {TAGGER}")
         parse_section(document, f"{name}.generate", family(name).generate_params)
+        try:
+            if home and train.start_from:
+                start_of(name, train, home)
+            if train.lora:
+                _check_adapters(name, train.lora, document)
+        except UserError as error:
+            raise UserError(f"params.yaml: {name}.train.{error}") from None
+
+
+def start_of(name: str, train: FamilyTrainParams, home: Path) -> Path:
+    """The checkpoint that `start_from` names; UserError if it is missing, of another family, or only adapters."""
+    where = home / train.start_from
+    if not where.is_dir():
+        raise UserError(
+            f"start_from: {where}: no such directory. To start from an output of this project, copy it elsewhere first: DVC "
+            "removes the outputs of a stage before it runs"
+        )
+    if not is_checkpoint(where):
+        raise UserError(f"start_from: {where} is not a family's checkpoint: it has no config.json that names one")
+    if (found := family_of(where)) != name:
+        raise UserError(f"start_from: {where} is a checkpoint of family {found!r}, not {name!r}")
+    if adapted.are_in(where):
+        raise UserError(f"start_from: {where} has only adapters; merge them first: `soundmill export {where} --output NEW`")
+    if train.lora and not (where / family(name).weights).is_file():
+        raise UserError(f"start_from: {where} has no {family(name).weights}; copy the whole checkpoint again")
+    return where
+
+
+def _check_adapters(name: str, lora: LoraParams, document: dict[str, Any]) -> None:
+    """UserError if adapters cannot be trained in this family, or do not fit its net."""
+    kind = family(name)
+    if not kind.adapted:
+        able = ", ".join(sorted(other for other in FAMILIES if family(other).adapted))
+        raise UserError(f"lora: adapters cannot be trained in this family, only in {able}; set it to null")
+    import torch
+
+    from soundmill.training import adapters
+
+    with torch.device("meta"):
+        net = kind.networks(document)[kind.adapted]
+    adapters.check(net, lora)
 
 
 def vocoder_note(document: dict[str, Any]) -> str | None:

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from soundmill import hashing
 from soundmill.audio import figures
 from soundmill.errors import UserError
 from soundmill.models import registry
 from soundmill.models.family import JUDGE, Model, Prepared, Run, can, chosen_by, origin, use_weights
+from soundmill.models.merging import write_whole
 from soundmill.models.params import FamilyTrainParams
 from soundmill.models.requests import describe
 from soundmill.models.samples import Samples, sampling, show_last, show_losses
 from soundmill.models.scoring import scoring
+from soundmill.training import adapters
 from soundmill.training.curve import write_curve
-from soundmill.training.device import pick_device, use_threads
+from soundmill.training.device import pick_device, usable_precision, use_threads
+from soundmill.training.ema import Ema
 from soundmill.training.fitting import fit_averaged
+from soundmill.training.module import TrainingModule
+from soundmill.training.seeds import seed_of
 from soundmill.training.starting import compare
 from soundmill.training.trained_on import write_trained_on
 
@@ -46,11 +53,19 @@ def run(
     start = read_start(family, params, ctx.home)
     prepared = registry.family(family).prepare(params, ctx, inputs, parts, tagger, catalog, start and start.model)
     start_facts = start_weights(prepared, start, ctx.name) if start else {}
+    if params.lora:
+        adapt(prepared.module, params)
     module, order, steps = prepared.module, prepared.order, prepared.module.steps
     counts = {"clips": len(prepared.clip_ids), **prepared.counts}
     parameters = sum(weight.numel() for weight in module.net.parameters())
+    trained = sum(weight.numel() for weight in adapters.trained(module.net).values())
     contents = ", ".join(f"{count or 'no'} {what}" for what, count in counts.items())
-    print(f"{ctx.name}: {contents}, {parameters:,} parameters, {steps} steps of {order.batch_size * module.accumulate}", flush=True)
+    batch = order.batch_size * module.accumulate
+    share = f" ({trained:,} of them trained, {trained / parameters:.2%})" if trained < parameters else ""
+    print(
+        f"{ctx.name}: {contents}, {parameters:,} parameters{share}, {steps} steps of {batch}",
+        flush=True,
+    )
     columns = {"clip_id": "string", **dict.fromkeys(CONDITIONS[prepared.model.condition], "string")}
     ctx.tracking.log_dataset("training clips", hashing.digest(prepared.clip_ids), counts["clips"], catalog, "training", columns)
 
@@ -74,18 +89,34 @@ def run(
     )
     write_curve(fitted.points, curves)
     items = {f"training_{what}": count for what, count in counts.items() if what in ("clips", "mixes")}
-    prepared.save(model, {"steps": steps, **items, "parameters": parameters, **start_facts, **fitted.facts})
+    sizes = {"parameters": parameters, **({"trained_parameters": trained} if params.lora else {})}
+    prepared.save(model, {"steps": steps, **items, **sizes, **start_facts, **fitted.facts})
     fitted.save(model)
     write_trained_on(model, catalog, prepared.clip_ids, prepared.mixes, start and Path(start.where))
-    metrics = {**fitted.metrics, "steps": steps, **counts, "parameters": parameters, "threads": params.hardware.threads}
+    metrics = {**fitted.metrics, "steps": steps, **counts, **sizes, "threads": params.hardware.threads}
     fitted.load_into(module, params.use)
     if can(prepared.model, "generate"):
         example = {"label": [describe(prepared.samples[0])], "seed": [0]}
         shape = 1, prepared.model.channels, prepared.model.num_samples or prepared.model.sample_rate
-        ctx.tracking.log_model(model, family, example, np.zeros(shape, np.float32))
+        served = model
+        if params.lora:
+            served = ctx.scratch / "merged"
+            shutil.rmtree(served, ignore_errors=True)
+            write_whole(model, served)
+        ctx.tracking.log_model(served, family, example, np.zeros(shape, np.float32))
     ctx.show("the curves", partial(show_losses, ctx, fitted.points))
     ctx.show(f"the samples ({grid.name})", partial(show_last, ctx, draw, steps, grid))
     return metrics
+
+
+def adapt(module: TrainingModule, params: FamilyTrainParams) -> None:
+    """Put new adapters into the net of a training that has its base's weights; these are bfloat16 if it computes in that."""
+    device = pick_device(params.hardware.accelerator)
+    if usable_precision(device, params.hardware.precision) == "bf16":
+        module.net.bfloat16()
+    torch.manual_seed(seed_of(params.seed, 0, "adapters"))
+    adapters.attach(module.net, params.lora)
+    module.ema = Ema(module.net, params.ema)
 
 
 @dataclass(frozen=True)
@@ -103,15 +134,11 @@ def read_start(family: str, params: FamilyTrainParams, home: Path) -> Start | No
     """The checkpoint named by `start_from`, if any; UserError if its family or a `fixed` parameter differs."""
     if params.start_from is None:
         return None
-    where = home / params.start_from
-    if not where.is_dir():
-        raise UserError(
-            f"start_from: {where}: no such directory. To start from an output of this project, copy it elsewhere first: DVC "
-            "removes the outputs of a stage before it runs"
-        )
-    kind, source_facts = registry.family(family), origin(where)
-    if source_facts["family"] != family:
-        raise UserError(f"start_from: {where} is a checkpoint of family {source_facts['family']!r}, not {family!r}")
+    kind = registry.family(family)
+    where = registry.start_of(family, params, home)
+    if params.lora and not kind.adapted:
+        raise UserError("lora: adapters cannot be trained in this family; set it to null")
+    source_facts = origin(where)
     model = kind.load(where)
     compare(str(where), model.params.model_dump(), params.model_dump(), kind.fixed)
     use = model.params.use
@@ -123,6 +150,8 @@ def start_weights(prepared: Prepared, start: Start, name: str) -> dict[str, Any]
     net, weights = prepared.module.net, dict(start.model.net.state_dict())
     old_labels, labels = start.model.labels, prepared.model.labels
     new = [label for label in labels if label not in old_labels]
+    if new and prepared.model.params.lora:
+        raise UserError(f"lora: {start.where} does not know the labels {', '.join(new)}, and adapters learn no new ones")
     if new:
         rows = net.state_dict()[LABELS].clone()
         if old_labels:

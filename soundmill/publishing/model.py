@@ -13,6 +13,7 @@ from soundmill.errors import UserError
 from soundmill.exports import new_directory
 from soundmill.models import live, registry
 from soundmill.models.family import origin
+from soundmill.models.merging import write_whole
 from soundmill.publishing import card
 from soundmill.publishing.directory import SUMS, check_allowed, files_below, read_sums, write_sums
 
@@ -49,9 +50,7 @@ def publish(model: str, directory: Path, root: Path) -> list[Path]:
     trained = family.load(checkpoint)
     name = directory.resolve().name
     with new_directory(directory) as (partial, _):
-        shutil.copytree(
-            checkpoint, partial / CHECKPOINT, ignore=shutil.ignore_patterns(".gitignore"), copy_function=shutil.copyfile
-        )
+        write_whole(checkpoint, partial / CHECKPOINT)
         attribution.write(found, partial / manifest.ATTRIBUTION)
         samples, picture = _samples(root, source, partial)
         facts = card.Facts(

@@ -108,11 +108,16 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: weights cannot be read ({error}); remake them with `dvc repro`") from None
 
 
-def load_weights(net: nn.Module, path: Path) -> nn.Module:
-    """Load exactly the weights of a file into the net and set evaluation mode; UserError names a tensor that does not fit."""
+def load_weights(net: nn.Module, path: Path, adapter: str = "default") -> nn.Module:
+    """Load exactly the weights of a file into the net, or into its `adapter` if it has some, and set evaluation mode.
+
+    UserError names a tensor that does not fit.
+    """
+    from soundmill.training import adapters
+
     tensors = read_weights(path)
     with must_fit(path):
-        net.load_state_dict(tensors)
+        adapters.give_weights(net, tensors, adapter)
     return net.eval()
 
 

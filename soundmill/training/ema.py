@@ -11,18 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from soundmill.training.adapters import trained
 from soundmill.training.params import EmaParams
 
 
 class Ema:
-    """Average of the weights of `net`; call `before_step` and `step` around every optimiser step.
+    """Average of the weights of `net` that are trained; call `before_step` and `step` around every optimiser step.
 
     Without `params` there is no average, and the net's weights are used as they are.
     """
 
     def __init__(self, net: nn.Module, params: EmaParams | None):
         self.params, self.steps = params, 0
-        self.shadow = [weight.detach().clone() for weight in net.parameters()] if params else []  # in the net's order
+        self.shadow = [weight.detach().clone() for weight in trained(net).values()] if params else []  # in the net's order
 
     def before_step(self, net: nn.Module, batches: int) -> None:
         """Call before each optimiser step, with the number of its batches."""
@@ -45,7 +46,7 @@ class Ema:
         self.steps += count
         decays = [decay for decay in decays if decay is not None]
         if decays:
-            get_ema_multi_avg_fn(math.prod(decays))(self.shadow, list(net.parameters()), None)
+            get_ema_multi_avg_fn(math.prod(decays))(self.shadow, list(trained(net).values()), None)
 
     def to(self, device: Any) -> None:
         self.shadow = [average.to(device) for average in self.shadow]
@@ -53,7 +54,7 @@ class Ema:
     @contextmanager
     def applied(self, net: nn.Module) -> Iterator[None]:
         """Give `net` the averaged weights in the block."""
-        original = [weight.detach().clone() for weight in net.parameters()] if self.params else []
+        original = [weight.detach().clone() for weight in trained(net).values()] if self.params else []
         self.copy_to(net)
         try:
             yield
@@ -72,7 +73,7 @@ class Ema:
 
 @torch.no_grad()
 def _copy(weights: list[Tensor], net: nn.Module) -> None:
-    for weight, value in zip(net.parameters(), weights, strict=bool(weights)):
+    for weight, value in zip(trained(net).values(), weights, strict=bool(weights)):
         weight.copy_(value)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from soundmill.errors import UserError
-from soundmill.training import checkpoint
+from soundmill.training import adapters, checkpoint
 from soundmill.training.curve import TRAIN, VALID, Curve, Progress, side_by_side
 from soundmill.training.device import pick_device
 from soundmill.training.kept import Kept
@@ -55,11 +55,11 @@ class Fitted:
     def load_into(self, module: TrainingModule, which: Use) -> None:
         """Load the weights chosen by `which` into the module's net: the best, or those of a step. It already has the last."""
         if which == "best":
-            module.net.load_state_dict(self.best)
+            adapters.give_weights(module.net, self.best)
         elif which == "best_fad":
-            module.net.load_state_dict(self.best_fad)
+            adapters.give_weights(module.net, self.best_fad)
         elif which in self.kept:
-            module.net.load_state_dict(checkpoint.read_weights(self.kept[which]))
+            adapters.give_weights(module.net, checkpoint.read_weights(self.kept[which]))
 
     def save(self, directory: Path) -> None:
         """Write the best weights and those of earlier steps into the `directory` of the last ones."""

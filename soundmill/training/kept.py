@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from soundmill.training import checkpoint
+from soundmill.training import adapters, checkpoint
 from soundmill.training.module import TrainingModule
 
 
@@ -31,7 +31,7 @@ class Kept:
     def save(self, module: TrainingModule) -> None:
         """Save the weights of the current step. A resumed training saves some again, so newer files may already exist."""
         with module.ema.applied(module.net):
-            checkpoint.write_weights(module.net.state_dict(), self.path(module.step))
+            checkpoint.write_weights(adapters.weights_of(module.net), self.path(module.step))
         newest = {self.path(step) for step in self.steps(module.step, module.steps)}
         for step in range(self.every, module.step, self.every):
             if self.path(step) not in newest:

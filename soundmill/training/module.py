@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from soundmill.training import adapters
 from soundmill.training.ema import Ema
 from soundmill.training.loader import Batch, share
 from soundmill.training.params import OptimiserParams, TrainingParams
@@ -92,8 +93,9 @@ class TrainingModule(nn.Module):
 
 
 def _optimiser(net: nn.Module, params: OptimiserParams) -> torch.optim.AdamW:
-    matrices = [weight for weight in net.parameters() if weight.ndim >= 2]
-    vectors = [weight for weight in net.parameters() if weight.ndim < 2]
+    weights = adapters.trained(net).values()
+    matrices = [weight for weight in weights if weight.ndim >= 2]
+    vectors = [weight for weight in weights if weight.ndim < 2]
     groups = [{"params": matrices, "weight_decay": params.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],

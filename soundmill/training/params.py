@@ -85,6 +85,16 @@ class EmaPytorchParams(StageParams):
 EmaParams = DiffusersEmaParams | EmaPytorchParams
 
 
+class LoraParams(StageParams):
+    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685): a layer computes with W + alpha / rank · B A, where W is frozen."""
+
+    rank: int = Field(ge=1, description="of B A; each layer gets rank · (inputs + outputs) weights")
+    alpha: float = Field(gt=0, description="strength: B A is multiplied by alpha / rank")
+    dropout: Probability = Field(description="share of the inputs of A that are dropped in training")
+    targets: list[str] = Field(min_length=1, description="names of layers, or the ends of their names after a point")
+    dora: bool = Field(description="also train the length of each column of weights (Liu et al. 2024, arXiv:2402.09353)")
+
+
 class TrainingParams(StageParams):
     """Parameters of every training except its length and hardware."""
 

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from soundmill.errors import UserError
+from soundmill.training import adapters
 from soundmill.training.module import TrainingModule
 
 MOST_TIME = 0.1  # share of a training's time; above it a warning names the remedy
@@ -92,7 +93,7 @@ class Scoring:
         if score < self.score:
             self.score, self.step = score, step
             with module.ema.applied(module.net):
-                self.weights = {name: value.detach().cpu().clone() for name, value in module.net.state_dict().items()}
+                self.weights = {name: value.detach().cpu().clone() for name, value in adapters.weights_of(module.net).items()}
         if not self.points:
             self._space(operations, label)
         self.points.append({"step": step, **values})

@@ -21,7 +21,7 @@ import torch
 
 from soundmill import disk
 from soundmill.errors import UserError
-from soundmill.training import state
+from soundmill.training import adapters, state
 from soundmill.training.device import pick_device
 from soundmill.training.module import TrainingModule
 from soundmill.training.parts import Report, Sampling, Training
@@ -110,7 +110,7 @@ class StageEnd:
         module = self.training.module
         module.device = pick_device(self.training.hardware.accelerator)
         values = state.load(self.training.scratch / SAMPLED)
-        module.load_state_dict(values["module"])
+        adapters.restore(module, values["module"])
         module.ema.load_state_dict(values["ema"])
         module.to(module.device)
         module.ema.to(module.device)
@@ -138,7 +138,7 @@ class ProcessEnd:
         return self.call("score", step)
 
     def _send(self, module: TrainingModule) -> None:
-        values = {"module": module.state_dict(), "ema": module.ema.state_dict()}
+        values = {"module": adapters.changing(module), "ema": module.ema.state_dict()}
         disk.write_atomically(self.scratch / SAMPLED, lambda temporary: torch.save(values, temporary))
 
     def call(self, *message: Any) -> Any:

@@ -15,6 +15,7 @@ import torch
 from soundmill import hashing
 from soundmill.disk import write_atomically
 from soundmill.errors import UserError
+from soundmill.training import adapters
 from soundmill.training.curve import Curve
 from soundmill.training.loader import Loader
 from soundmill.training.module import TrainingModule
@@ -40,7 +41,7 @@ class State:
         module = self.module
         return {
             "step": module.step,
-            "module": module.state_dict(),
+            "module": adapters.changing(module),
             "ema": module.ema.state_dict(),
             "more": module.more_state(),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers.values()],
@@ -67,7 +68,7 @@ def take(
     values: dict[str, Any], module: TrainingModule, curve: Curve, validation: Validation | None, scoring: Scoring | None
 ) -> None:
     """Restore what remains of a state when no step follows: weights, average, curve, held-out losses and scores."""
-    module.load_state_dict(values["module"])
+    adapters.restore(module, values["module"])
     module.step = values["step"]
     module.ema.load_state_dict(values["ema"])
     module.ema.to(module.device)

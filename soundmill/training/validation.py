@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from soundmill.errors import UserError
+from soundmill.training import adapters
 from soundmill.training.curve import VALID
 from soundmill.training.device import evaluating
 from soundmill.training.loader import Batch, Source, share
@@ -50,7 +51,7 @@ class Validation:
             loss = self._measure(module, accelerator)
             if loss < self.loss:
                 self.loss, self.step = loss, step
-                self.weights = {name: value.detach().cpu().clone() for name, value in module.net.state_dict().items()}
+                self.weights = {name: value.detach().cpu().clone() for name, value in adapters.weights_of(module.net).items()}
         if not math.isfinite(loss):
             raise UserError(
                 f"the held-out loss is no longer a number at step {step}: lower optimiser.learning_rate, or bound "

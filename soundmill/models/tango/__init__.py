@@ -15,5 +15,7 @@ FAMILY = Family(
     generate_params=GenerateParams,
     model=f"{__name__}.model",
     training=f"{__name__}.training",
+    weights="unet.safetensors",
+    adapted="unet",
     fixed=("network", "diffusion.objective", "diffusion.num_timesteps"),
 )

@@ -20,7 +20,7 @@ from soundmill.diffusion.guidance import guided
 from soundmill.diffusion.objectives import Net
 from soundmill.diffusion.samplers import sample_each
 from soundmill.errors import UserError
-from soundmill.models import family
+from soundmill.models import adapted, family
 from soundmill.models.components import registry
 from soundmill.models.components.contracts import Codec, Kind, LatentCodec, Vocoder
 from soundmill.models.components.griffin_lim.vocoder import GriffinLim
@@ -29,7 +29,6 @@ from soundmill.models.components.text_states.states import TextConfig, Texts
 from soundmill.models.family import FamilyConfig, Request, Run
 from soundmill.models.tango.params import TrainParams
 from soundmill.models.tango.unet import TextUNet
-from soundmill.training import checkpoint
 from soundmill.training.device import autocast, evaluating
 
 FAMILY = "tango"
@@ -155,16 +154,17 @@ def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
 def save(model: Tango, inputs: Path, parts: Path, directory: Path, facts: dict[str, Any]) -> None:
     """Write the checkpoint, with copies of the autoencoder in `inputs` and the vocoder in `parts`, the training's inputs."""
     config = Config(params=model.params, frames=model.frames, text=model.text)
-    components = [inputs / AUTOENCODER, *([parts / registry.VOCODER] if model.vocoder else [])]
-    family.save(directory, config, model.net.state_dict(), facts, weights=WEIGHTS, parts=components)
+    vocoders = [parts / registry.VOCODER] if model.vocoder else []
+    family.save_net(directory, config, model.net, facts, WEIGHTS, parts=[inputs / AUTOENCODER], own_parts=vocoders)
 
 
 def load(directory: Path) -> Tango:
     config = family.read_config(directory, Config)
-    kind, autoencoder = registry.load_latent_codec(directory / AUTOENCODER)
+    whole = adapted.whole(directory)
+    kind, autoencoder = registry.load_latent_codec(whole / AUTOENCODER)
     net = build_net(config.params, autoencoder.latent_shape(config.frames))
     vocoder = load_vocoder(config.params, directory, autoencoder)
-    checkpoint.load_weights(net, directory / WEIGHTS)
+    family.load_net(net, directory, whole, WEIGHTS)
     return Tango(config.params, net, kind, autoencoder, config.frames, config.text, vocoder)
 
 

@@ -18,6 +18,7 @@ from soundmill.audio.mel import SpectrogramParams
 from soundmill.diffusion.objectives import training_loss
 from soundmill.diffusion.schedules import alpha_bar
 from soundmill.errors import UserError
+from soundmill.models import adapted
 from soundmill.models.catalog import choose_by_hash, no_training_clip
 from soundmill.models.components import registry
 from soundmill.models.components.contracts import read_codec
@@ -157,7 +158,7 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
     vocoder = models.load_vocoder(params, parts, autoencoder)
     model = Tango(params, net, kind, autoencoder, frames, text_states.read_config(inputs / "text"), vocoder, texts)
     if start:
-        _report_new_parts(ctx.name, start, model)
+        _compare_parts(ctx.name, start, model)
     module = TangoModule(params, net, autoencoder.scaling_factor, order.batch_size, -(-batches // params.accumulate))
 
     return Prepared(
@@ -177,7 +178,20 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
     )
 
 
-def _report_new_parts(name: str, before: Tango, now: Tango) -> None:
+def _compare_parts(name: str, before: Tango, now: Tango) -> None:
+    """Print which parts changed since the training that this one starts from; for adapters, which keep them, a UserError."""
+    if now.params.lora:
+        adapted.check_parts(
+            {
+                "text encoder": (before.text.digest, now.text.digest, f"set text.{FAMILY}.encoder to {before.text.name}"),
+                "autoencoder": (
+                    before.autoencoder.digest,
+                    now.autoencoder.digest,
+                    f"set {FAMILY}.autoencoder.weights.start_from to its `autoencoder` and {FAMILY}.autoencoder.weights.steps to 0",
+                ),
+            },
+            now.params.start_from,
+        )
     if before.text.digest != now.text.digest:
         print(
             f"{name}: the text encoder changed from {before.text.name} to {now.text.name}: the network must adapt to it", flush=True

@@ -19,7 +19,11 @@ def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: 
     splits = read_weights(catalog)
     weights = params.weights
     use_threads(params.hardware.threads)
-    if weights.kind == "train":
+    if weights.kind == "train" and not weights.steps:
+        spec, fitted, facts = read_spec(mels), None, {"taken_from": weights.start_from}
+        model = training.read_start(params, spec, ctx.home)
+        model.to(pick_device(params.hardware.accelerator))
+    elif weights.kind == "train":
         model, fitted, facts = training.train(params, ctx, mels, splits["train"], list(splits["valid"]))
     else:
         spec, fitted = read_spec(mels), None

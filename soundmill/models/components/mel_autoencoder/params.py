@@ -44,11 +44,17 @@ class TrainedParams(TrainingParams):
 
     kind: Literal["train"]
     batch_size: int = Field(ge=1)
-    steps: int = Field(ge=1)
+    steps: int = Field(ge=0, description="0: take the weights of `start_from` as they are")
     crop_frames: int = Field(ge=1, description="length of a crop of each clip; shorter clips are padded with silence")
     kl_weight: float = Field(
         ge=0, description="weight of the KL divergence per latent value; errors are in standard deviations of the log-mels"
     )
+
+    @model_validator(mode="after")
+    def _taken_from_somewhere(self) -> TrainedParams:
+        if not self.steps and not self.start_from:
+            raise ValueError("steps: 0 steps take the weights of start_from, which is null")
+        return self
 
 
 class AutoencoderParams(StageParams):

@@ -103,7 +103,7 @@ def train(
     use_threads(params.hardware.threads)
     check_shape(network, spec)
     log_mels = gather_log_mels(mels, list(clip_weights), ctx.scratch)
-    start = _read_start(params, spec, ctx.home)
+    start = read_start(params, spec, ctx.home)
     mean, deviation = (start.mean, start.deviation) if start else standardisation(log_mels)
     torch.manual_seed(weights.seed)
     net = build_autoencoder(network)
@@ -144,7 +144,7 @@ def train(
     return model, fitted, facts
 
 
-def _read_start(params: AutoencoderParams, spec: MelSpec, home: Path) -> Autoencoder | None:
+def read_start(params: AutoencoderParams, spec: MelSpec, home: Path) -> Autoencoder | None:
     """The autoencoder named by `start_from`, if any; UserError if its architecture or mel spec differs."""
     if params.weights.start_from is None:
         return None

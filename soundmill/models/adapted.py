@@ -1,0 +1,130 @@
+"""Checkpoints of adapters: a directory with peft's two files beside a family's `config.json`; the base stays where it is.
+
+`adapter_config.json` names the base's directory and, as its `revision`, the base's digest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from soundmill import params as strict
+from soundmill.disk import write_atomically
+from soundmill.errors import UserError
+from soundmill.hashing import tree_digest
+from soundmill.training import checkpoint
+from soundmill.training.params import LoraParams
+
+if TYPE_CHECKING:
+    from torch import nn
+
+ONE = "default"  # peft's name of the only adapters in a net
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+REMEDY = "copy it there, or where it was: beside the project, or in a directory above these adapters"
+ABOUT = ("peft_type", "peft_version", "task_type", "auto_mapping", "inference_mode", "base_model_name_or_path", "revision")
+OURS = ("r", "lora_alpha", "lora_dropout", "target_modules", "use_dora")
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """What `adapter_config.json` says."""
+
+    params: LoraParams
+    base: str | None  # directory of the base, as the training named it
+    digest: str | None  # of the base; None if another program wrote the file
+
+
+def are_in(directory: Path) -> bool:
+    return (directory / CONFIG).is_file()
+
+
+def read(directory: Path) -> Adapters:
+    """The adapters in a directory; UserError if they are none, or of a kind that is not supported."""
+    from peft import LoraConfig
+
+    path = directory / CONFIG
+    if not path.is_file():
+        raise UserError(f"{directory}: no adapters here ({CONFIG} is missing); train some with `lora` (docs/models.md)")
+    config = strict.read_json(path, "copy the adapters again")
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        raise UserError(f"{path}: not the configuration of LoRA adapters of peft")
+    plain = LoraConfig().to_dict()
+    for key, value in config.items():
+        if key not in (*ABOUT, *OURS) and value and value != plain.get(key):
+            raise UserError(f"{path}: {key} is {value!r}, which is not supported")
+    alpha, dropout = config.get("lora_alpha"), config.get("lora_dropout", 0.0)
+    values = {
+        "rank": config.get("r"),
+        "alpha": float(alpha) if isinstance(alpha, int) else alpha,
+        "dropout": float(dropout) if isinstance(dropout, int) else dropout,
+        "targets": config.get("target_modules"),
+        "dora": config.get("use_dora", False),
+    }
+    base, digest = config.get("base_model_name_or_path"), config.get("revision")
+    if not all(value is None or isinstance(value, str) for value in (base, digest)):
+        raise UserError(f"{path}: base_model_name_or_path and revision must be text or null")
+    return Adapters(strict.parse(LoraParams, values, str(path)), base, digest)
+
+
+def base_of(directory: Path) -> Path:
+    """The checkpoint that adapters were trained on, found by its path and its digest; UserError if it is missing.
+
+    A relative path starts at `directory` or at one above it, such as the project.
+    """
+    adapters = read(directory)
+    if adapters.base is None or adapters.digest is None:
+        raise UserError(f"{directory / CONFIG}: names no base of this project; name its checkpoint with --checkpoint")
+    here = directory.resolve()
+    places = dict.fromkeys((start / adapters.base).resolve() for start in (here, *here.parents))
+    found = [place for place in places if (place / checkpoint.CONFIG).is_file()]
+    for place in found:
+        if tree_digest(place) == adapters.digest:
+            return place
+    expected = f"the base {adapters.base} of the adapters in {directory} (digest {adapters.digest[:12]}…)"
+    if found:
+        others = ", ".join(f"{place} has digest {tree_digest(place)[:12]}…" for place in found)
+        raise UserError(f"{expected} is another one now: {others}; {REMEDY}")
+    raise UserError(f"{expected} is missing; {REMEDY}")
+
+
+def whole(directory: Path) -> Path:
+    """The directory with the whole weights of a checkpoint: its base, if it has only adapters, or itself."""
+    return base_of(directory) if are_in(directory) else directory
+
+
+def check_parts(parts: Mapping[str, tuple[str, str, str]], where: str) -> None:
+    """UserError if a part differs from the base's; `parts`: name → digest in the base, digest here, and how to take the base's."""
+    for name, (theirs, ours, remedy) in parts.items():
+        if theirs != ours:
+            raise UserError(f"lora: the {name} is not that of {where}, to which adapters cannot add another; {remedy}")
+
+
+def write(net: nn.Module, directory: Path, params: LoraParams, base: str, digest: str) -> None:
+    """Write the adapters in `net` as peft does; also with what diffusers needs to know of them."""
+    import json
+
+    from peft import LoraConfig
+
+    from soundmill.training import adapters
+
+    config = LoraConfig(**adapters.settings(params), base_model_name_or_path=base, revision=digest, inference_mode=True).to_dict()
+    config["target_modules"] = sorted(params.targets)  # peft has a set, whose order differs between processes
+    plain: dict[str, Any] = {key: value for key, value in config.items() if key not in ("runtime_config", "peft_version")}
+    text = json.dumps(plain, indent=2, sort_keys=True) + "\n"
+    write_atomically(directory / CONFIG, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    known = {f"{adapters.PREFIX[:-1]}.{key}": value for key, value in plain.items()}
+    metadata = {"lora_adapter_metadata": json.dumps(known, sort_keys=True)}  # diffusers' key
+    checkpoint.write_weights(adapters.weights_of(net), directory / WEIGHTS, metadata)
+
+
+def load(net: nn.Module, directory: Path, found: Adapters, name: str) -> None:
+    """Put the adapters of a directory into `net`, as the adapter `name`; UserError if they do not fit."""
+    from soundmill.training import adapters
+
+    try:
+        adapters.attach(net, found.params, name)
+    except UserError as error:
+        raise UserError(f"{directory / CONFIG}: {error}") from None
+    checkpoint.load_weights(net, directory / WEIGHTS, name)
