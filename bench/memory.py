@@ -139,7 +139,10 @@ def rehearsing(family: str, training: str, document: dict[str, Any]) -> Callable
     if training == "train":
         module = registry.family(family)
         rehearsal = module.rehearse(document, LABELS)
-        hardware = params.parse(module.train_params, document[family]["train"], family).hardware
+        trained = params.parse(module.train_params, document[family]["train"], family)
+        hardware = trained.hardware
+        if trained.lora:
+            rehearsal.module.adapt(trained.lora, hardware)
         return lambda steps: rehearse(rehearsal.module, rehearsal.batch, hardware, steps)
     codec = components.codec_params(document, family)
     module, batch = codec_training(codec, document, family)

@@ -43,6 +43,8 @@ def time_steps(family: str, document: dict[str, Any], num_labels: int) -> Timing
     kind = registry.family(family)
     train: FamilyTrainParams = strict.parse_section(document, f"{family}.train", kind.train_params)
     rehearsal = kind.rehearse(document, num_labels)
+    if train.lora:
+        rehearsal.module.adapt(train.lora, train.hardware)
     batch = min(rehearse(rehearsal.module, rehearsal.batch, train.hardware, TIMED_STEPS))
     return Timing(batch, rehearsal.clips, rehearsal.module.accumulate, rehearsal.passes)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from soundmill import hashing
 from soundmill.audio import figures
@@ -23,11 +22,8 @@ from soundmill.models.samples import Samples, sampling, show_last, show_losses
 from soundmill.models.scoring import scoring
 from soundmill.training import adapters
 from soundmill.training.curve import write_curve
-from soundmill.training.device import pick_device, usable_precision, use_threads
-from soundmill.training.ema import Ema
+from soundmill.training.device import pick_device, use_threads
 from soundmill.training.fitting import fit_averaged
-from soundmill.training.module import TrainingModule
-from soundmill.training.seeds import seed_of
 from soundmill.training.starting import compare
 from soundmill.training.trained_on import write_trained_on
 
@@ -54,7 +50,7 @@ def run(
     prepared = registry.family(family).prepare(params, ctx, inputs, parts, tagger, catalog, start and start.model)
     start_facts = start_weights(prepared, start, ctx.name) if start else {}
     if params.lora:
-        adapt(prepared.module, params)
+        prepared.module.adapt(params.lora, params.hardware)
     module, order, steps = prepared.module, prepared.order, prepared.module.steps
     counts = {"clips": len(prepared.clip_ids), **prepared.counts}
     parameters = sum(weight.numel() for weight in module.net.parameters())
@@ -107,16 +103,6 @@ def run(
     ctx.show("the curves", partial(show_losses, ctx, fitted.points))
     ctx.show(f"the samples ({grid.name})", partial(show_last, ctx, draw, steps, grid))
     return metrics
-
-
-def adapt(module: TrainingModule, params: FamilyTrainParams) -> None:
-    """Put new adapters into the net of a training that has its base's weights; these are bfloat16 if it computes in that."""
-    device = pick_device(params.hardware.accelerator)
-    if usable_precision(device, params.hardware.precision) == "bf16":
-        module.net.bfloat16()
-    torch.manual_seed(seed_of(params.seed, 0, "adapters"))
-    adapters.attach(module.net, params.lora)
-    module.ema = Ema(module.net, params.ema)
 
 
 @dataclass(frozen=True)

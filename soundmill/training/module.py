@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from soundmill.training import adapters
+from soundmill.training.device import pick_device, usable_precision
 from soundmill.training.ema import Ema
 from soundmill.training.loader import Batch, share
-from soundmill.training.params import OptimiserParams, TrainingParams
+from soundmill.training.params import HardwareParams, LoraParams, OptimiserParams, TrainingParams
 from soundmill.training.seeds import seed_of
 from soundmill.training.starting import take_weights
 
@@ -52,6 +53,14 @@ class TrainingModule(nn.Module):
     def start_from(self, weights: Mapping[str, Tensor], where: str) -> None:
         """Start from the weights of an earlier training in directory `where`; UserError if they do not fit the net."""
         take_weights(self.net, weights, where)
+
+    def adapt(self, lora: LoraParams, hardware: HardwareParams) -> None:
+        """Train new adapters instead of the net's weights, which are bfloat16 from now on if the training computes in that."""
+        if usable_precision(pick_device(hardware.accelerator), hardware.precision) == "bf16":
+            self.net.bfloat16()
+        torch.manual_seed(seed_of(self.params.seed, 0, "adapters"))
+        adapters.attach(self.net, lora)
+        self.ema = Ema(self.net, self.params.ema)
 
     def valid_loss(self, step: int, batch: Batch) -> Tensor:
         """Scalar loss of a held-out batch; it must be comparable between steps of the training."""
