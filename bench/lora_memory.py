@@ -1,9 +1,9 @@
 """Memory that training adapters needs at the size of Stable Audio Open's transformer, counted on paper: no weight is allocated.
 
-The net (diffusers' StableAudioDiTModel as published: 1.06 billion weights) is built on torch's meta device, in bfloat16, with adapters
-in float32. One forward pass of a batch of latents counts each tensor that is kept for the backward pass, once per storage. Attention
-counts as fused kernels keep it: queries, keys, values and output, no matrix. With gradient checkpointing, the inputs of each block are
-kept and one block at a time is computed again. The frozen text encoder and the codec run in earlier stages, so they need nothing.
+The net (diffusers' StableAudioDiTModel as published: 1.06 billion weights) is on torch's meta device, in bfloat16, with adapters in
+float32. One forward pass of a batch of latents counts each tensor that is kept for the backward pass, once per storage. Attention
+counts as fused kernels keep it: queries, keys, values and output, no matrix. With gradient checkpointing, the inputs of each block
+are kept and one at a time is computed again. The frozen text encoder and the codec run in earlier stages, so they need none.
 
 python -m bench.lora_memory
 python -m bench.lora_memory --rank 64 --dora --batch 4

@@ -18,6 +18,7 @@ AUDIO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 SPLITS = ("train", "valid", "test")
 TERMS = ("licence", "creator", "source_url", "ai_terms", "terms_found")  # columns of RECORDINGS
 TRANSFERRED, INPUT = "transferred", "-input"  # in a codec's directory; suffix of the input of a sound there
+BASE, OWN = "base", "own"  # in a codec's directory: sounds of the model that a fine-tuned one started from; for its own prompts
 ABOUT_SOUNDS = "about.json"  # next to generated sounds: family, whether they are reconstructions, embedders of its training losses
 
 # One row per usable recording. `path` is for display (escaped), `raw_path` opens the file; both are relative to the corpus.

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 COLOURS = {
     "generated": "#d6336c",
+    "base": "#7048e8",
     "real": "#2b8a3e",
     "floor": "#2b8a3e",
     "codec_floor": "#5c940d",

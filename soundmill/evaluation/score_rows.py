@@ -10,7 +10,7 @@ from soundmill.evaluation import waveforms
 from soundmill.evaluation.protocols import key_of
 from soundmill.metrics import scores
 
-BASELINES = ("real", "floor", "codec_floor", "codec", "silence", "noise", "chance")
+BASELINES = ("base", "real", "floor", "codec_floor", "codec", "silence", "noise", "chance")
 METRICS = (*scores.METRICS, "label_accuracy", *waveforms.METRICS)
 TITLES = {
     "fad": "Fréchet distance",
@@ -36,6 +36,7 @@ TITLES = {
     "label_accuracy": "Label accuracy",
     "lsd": "Log-spectral distance",
     "mrstft": "Multi-resolution STFT distance",
+    "base": "base",
     "real": "real",
     "floor": "floor",
     "codec": "codec",
@@ -59,6 +60,7 @@ MEANINGS = {
     **{name: f"{metric.description}; {metric.better} is better" for name, metric in scores.METRICS.items()},
     "label_accuracy": "share of generated sounds that a linear probe, fitted to real clips, assigns to the requested class",
     **{name: f"{description}; lower is better" for name, description in waveforms.METRICS.items()},
+    "base": "the model that this one was fine-tuned from: same requests, seeds and protocol",
     "real": "the probe's cross-validated accuracy on real clips: an upper bound",
     "floor": "real clips in place of generated ones: the best attainable score",
     "codec_floor": "the codec's clips before encoding",

@@ -25,7 +25,7 @@ from soundmill.audio.flac import write_wav
 from soundmill.audio.tags import CHANGED, GENERATED, MadeBy
 from soundmill.audio.tempo import BEATS
 from soundmill.errors import UserError, report_failure
-from soundmill.models import registry
+from soundmill.models import beside_base, registry
 from soundmill.models.catalog import (
     choose_balanced,
     choose_by_hash,
@@ -101,6 +101,14 @@ def run(
             sounds = reconstruct_each(trained, waves_of(clips, set(clip_ids)), settings.run(tick), whole=True)
             _write(generated, sounds, trained.sample_rate, changed_by)
         codec.mkdir(parents=True)
+    if can(trained, "generate") and (base := beside_base.base_of(ctx.name, model, ctx.home)):
+        base_made = made_by(origin(base), GENERATED)
+
+        def write_beside(directory: Path, sounds: Iterable[tuple[str, Tensor]], maker: Model) -> None:
+            _write(directory, sounds, maker.sample_rate, generated_by if maker is trained else base_made)
+
+        with ctx.progress(len(clip_ids), f"{ctx.name}: base") as tick:
+            beside_base.write(trained, base, settings.run(tick), catalog, params.seed, lengths, codec, write_beside)
     left_out_ids = choose_by_hash(read_left_out(catalog), params.transfers)
     if left_out_ids:
         sounds = _transferred(trained, waves_of(clips, set(left_out_ids)), settings.run())

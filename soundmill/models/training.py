@@ -14,6 +14,7 @@ from soundmill import hashing
 from soundmill.audio import figures
 from soundmill.errors import UserError
 from soundmill.models import registry
+from soundmill.models.beside_base import prompts_of
 from soundmill.models.family import JUDGE, Model, Prepared, Run, can, chosen_by, origin, use_weights
 from soundmill.models.merging import write_whole
 from soundmill.models.params import FamilyTrainParams
@@ -86,7 +87,7 @@ def run(
     write_curve(fitted.points, curves)
     items = {f"training_{what}": count for what, count in counts.items() if what in ("clips", "mixes")}
     sizes = {"parameters": parameters, **({"trained_parameters": trained} if params.lora else {})}
-    prepared.save(model, {"steps": steps, **items, **sizes, **start_facts, **fitted.facts})
+    prepared.save(model, {"steps": steps, **items, **sizes, **prompts_of(prepared.samples), **start_facts, **fitted.facts})
     fitted.save(model)
     write_trained_on(model, catalog, prepared.clip_ids, prepared.mixes, start and Path(start.where))
     metrics = {**fitted.metrics, "steps": steps, **counts, **sizes, "threads": params.hardware.threads}

@@ -11,7 +11,7 @@ from soundmill.training.params import LoraParams
 
 
 def test_what_the_backward_pass_needs_is_counted_once() -> None:
-    """A linear layer keeps its input, a GELU its own: 4 · 8 values and 4 · 16 values in float32, and the input of the last layer."""
+    """A linear layer keeps its input, a GELU its own: 4 · 8 and twice 4 · 16 values in float32."""
     with torch.device("meta"):
         net, x = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 2)), torch.empty(4, 8)
     assert lora_memory.kept(net, lambda: net(x)) == 4 * (4 * 8 + 4 * 16 + 4 * 16)

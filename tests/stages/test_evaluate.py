@@ -354,3 +354,39 @@ def test_examples_take_turns_between_labels():
     shown = family_report.choose_examples(order, source, 6)
     assert sorted(labels[clip_id] for clip_id in shown) == ["beep"] * 3 + ["hiss"] * 3
     assert family_report.choose_examples(order, source, 0) == []
+
+
+def write_base(project: Path, label_of: dict[str, str]) -> None:
+    """Sounds of a base: for the same requests, of labels by the requested one; and both models' for four of its own prompts."""
+    codec = project / "data" / "codec"
+    for index, row in enumerate(corpus()):
+        if row["split"] == "test":
+            write_wav(codec / manifest.BASE / f"{row['clip_id']}.wav", 0.8 * sound(label_of[row["labels"][0]], index + 2000), RATE)
+    for number in range(4):
+        for name, label, seed in (("base", "beep", 0), ("again", "beep", 100), ("tuned", "hiss", 200)):
+            write_wav(codec / manifest.OWN / name / f"{number:03d}.wav", sound(label, seed + number), RATE)
+
+
+def test_a_base_is_a_column_beside_the_tuned_model_and_the_difference_is_tested(project, capfd):
+    write_base(project, {"beep": "hiss", "hiss": "beep"})
+    write_params(project, training_clips=100)
+    metrics = evaluate_in(project)
+    base = metrics["base"]
+    assert metrics["baselines"]["kl_tagger"]["base"] > 5 * metrics["kl_tagger"]
+    kl = next(one for one in base["differences"] if one["metric"] == "kl")
+    assert (kl["a"], kl["b"], kl["better"]) == ("tuned", "base", "tuned")
+    assert kl["value"] == pytest.approx(metrics["kl_tagger"] - metrics["baselines"]["kl_tagger"]["base"], rel=1e-3)
+    assert kl["p"] < 0.01
+    assert base["memorised_tagger"] >= 0  # copies of training clips among the base's sounds
+    forgotten = base["forgetting"]
+    assert forgotten["tuned"]["kl_tagger"] > 5 * forgotten["again"]["kl_tagger"]  # hiss instead of beep
+    printed = capfd.readouterr().out
+    assert re.search(r"Tuned − base, tagger: .*KL −?\S+ \(.*; p 0\.00\d*\).*: (it got better|better by one score)", printed)
+    page = (project / "data" / "report" / "index.html").read_text(encoding="utf-8")
+    assert "the model that this one was fine-tuned from" in page
+
+
+def test_a_tuned_model_that_cannot_be_told_from_its_base_is_said_to_be_too_little(project, capfd):
+    write_base(project, {"beep": "beep", "hiss": "hiss"})
+    evaluate_in(project)
+    assert "not beyond chance. 16 training clips and 52 requests are too few to tell that it got better" in capfd.readouterr().out

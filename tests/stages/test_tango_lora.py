@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from soundmill import commands, hashing, manifest, params, shards
 from soundmill.errors import UserError
-from soundmill.models import adapted, generation, merging, registry
+from soundmill.models import adapted, beside_base, generation, merging, registry
 from soundmill.training import adapters, checkpoint
 from tests.imports import ROOT
 from tests.stages import test_tango
@@ -118,6 +118,19 @@ def test_sounds_of_the_stage_and_of_prompts_are_those_of_the_tuned_model(tmp_pat
     (tmp_path / "model" / adapted.CONFIG).write_text(json.dumps(config))
     metrics = test_tango.generate(tmp_path, data, composed)
     assert metrics["generated"] == 2
+    of_base = {path.name: path for path in (tmp_path / "codec" / manifest.BASE).glob("*.wav")}
+    assert of_base.keys() == {path.name for path in (tmp_path / "generated").glob("*.wav")}
+    alone = tmp_path / "alone"  # the base by itself makes the same sounds for the same clips
+    alone.mkdir()
+    shutil.copytree(base, alone / "model")
+    test_tango.generate(alone, data, composed)
+    for name, path in of_base.items():
+        assert path.read_bytes() == (alone / "generated" / name).read_bytes()
+        assert path.read_bytes() != (tmp_path / "generated" / name).read_bytes()
+    assert not (alone / "codec" / manifest.BASE).exists()
+    own = {name: sorted((tmp_path / "codec" / manifest.OWN / name).glob("*.wav")) for name in ("base", "again", "tuned")}
+    assert {name: len(paths) for name, paths in own.items()} == dict.fromkeys(own, beside_base.OWN_SOUNDS)
+    assert len({paths[0].read_bytes() for paths in own.values()}) == 3
     plain, changed = sounds(base, tmp_path / "plain"), sounds(tmp_path / "model", tmp_path / "changed")
     assert not np.allclose(plain[0], changed[0], atol=1e-3)
 

@@ -1,0 +1,84 @@
+"""A fine-tuned model beside the one it started from: same requests, seeds and protocol; and what it has forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from soundmill import manifest
+from soundmill.errors import UserError
+from soundmill.evaluation import embedders, evaluator, family, pairwise
+from soundmill.evaluation.family import FamilyEvaluation, Options, Source
+from soundmill.evaluation.library import Setup
+from soundmill.evaluation.score_rows import SHORT_TITLES, number
+
+COPIES = "memorised_"  # keys of the search for copies of training clips
+
+
+def beside(
+    setup: Setup, source: Source, options: Options, evaluation: FamilyEvaluation, generated: Path, codec: Path, catalog: Path
+) -> None:
+    """Add the base to the result of a fine-tuned model; nothing if `codec` has no sounds of a base.
+
+    Its scores become baselines. `metrics["base"]` has the differences, tuned − base, with a permutation test clip by clip, the
+    copies of training clips among its sounds, and `forgetting`: the distance of the tuned model's sounds from the base's for the
+    base's own prompts, next to that of the base's with other seeds.
+    """
+    sounds = family.sound_files(codec / manifest.BASE)
+    if not sounds:
+        return
+    metrics = evaluation.metrics
+    plain = replace(setup, ladder=())
+    theirs = family.evaluate(plain, replace(source, generated=sounds), replace(options, groupings=()), {}).metrics
+    for key, baselines in metrics["baselines"].items():
+        if theirs.get(key) is not None:
+            baselines["base"] = theirs[key]
+    names = list(setup.protocol.embedders)
+    judge = next((name for name in names if not embedders.find(name).ratings), names[0])
+    models = {"tuned": generated, "base": codec / manifest.BASE}
+    differences = pairwise.compare(models, {}, source.clips, catalog, metrics, judge, setup.tagger, setup.cache).differences
+    training = sum(clip.split == "train" for clip in source.catalog)
+    metrics["base"] = {
+        "embedder": judge,
+        "differences": differences,
+        **{key: value for key, value in theirs.items() if key.startswith(COPIES)},
+        **_forgetting(plain, codec / manifest.OWN),
+    }
+    metrics["warnings"].append(verdict(judge, differences, training, len(sounds)))
+
+
+def _forgetting(setup: Setup, directory: Path) -> dict[str, Any]:
+    """Scores of the sounds for the base's own prompts against the base's, by who made them; empty if there are none."""
+    found: dict[str, Any] = {}
+    keys = [score.key for score in setup.protocol.scores]
+    for name in ("tuned", "again"):
+        if (directory / name).is_dir():
+            try:
+                scores = evaluator.evaluate(setup, directory / name, directory / "base").metrics
+            except UserError as error:
+                return {"forgetting": {"left_out": str(error)}}
+            found[name] = {key: scores[key] for key in keys if scores.get(key) is not None}
+    return {"forgetting": found} if found else {}
+
+
+def verdict(embedder: str, differences: list[Mapping[str, Any]], training: int, requests: int) -> str:
+    """Whether it got better, in one sentence."""
+    parts = [
+        f"{SHORT_TITLES[one['metric']]} {number(one['metric'], one['value'])} "
+        f"({number(one['metric'], one['low'])} … {number(one['metric'], one['high'])}; p {one['p']:.2g})"
+        for one in differences
+    ]
+    told = f"Tuned − base, {embedder}: {', '.join(parts) or 'no score could be compared'}"
+    winners = {one["better"] for one in differences} & {"tuned", "base"}
+    if winners == {"tuned"}:
+        return f"{told}: it got better, beyond chance."
+    if winners == {"base"}:
+        return f"{told}: it got worse, beyond chance."
+    if winners:
+        return f"{told}: better by one score and worse by another, both beyond chance."
+    return (
+        f"{told}: not beyond chance. {training} training clips and {requests} requests are too few to tell that it got better; use "
+        "more of either, or train longer."
+    )

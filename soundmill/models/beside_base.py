@@ -1,0 +1,75 @@
+"""Sounds of the model that a fine-tuned one started from: for the same requests, and of both for the base's own prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from soundmill import manifest
+from soundmill.models import adapted, registry
+from soundmill.models.family import Model, Request, Run, can, origin, use_weights
+from soundmill.models.requests import of_clips
+from soundmill.models.sounds import generate_each
+from soundmill.training import checkpoint
+from soundmill.training.seeds import seed_of
+
+OWN_SOUNDS = 24  # for the base's own prompts, of each model
+Write = Callable[[Path, Iterable[tuple[str, Tensor]], Model], Any]
+
+
+def prompts_of(samples: Sequence[Request] | Tensor) -> dict[str, Any]:
+    """What a training shows while it runs, for its checkpoint's config: prompts that its model knows."""
+    if isinstance(samples, Tensor):
+        return {}
+    return {"prompts": [{"labels": list(request.labels), "caption": request.caption} for request in samples]}
+
+
+def base_of(name: str, directory: Path, home: Path) -> Path | None:
+    """The checkpoint that a model was fine-tuned from; None if it was not, or, with a message, if that one is gone."""
+    started = checkpoint.read(directory).get("started_from")
+    if started is None:
+        return None
+    if adapted.are_in(directory):
+        return adapted.base_of(directory)
+    where = home / checkpoint.read(directory)["params"]["start_from"]
+    if (where / checkpoint.CONFIG).is_file() and origin(where)["checkpoint"] == started["checkpoint"]:
+        return where
+    print(f"{name}: {where} is missing or another model than this one started from, so the two are not compared", flush=True)
+    return None
+
+
+def write(
+    tuned: Model,
+    base: Path,
+    run: Run,
+    catalog: Path,
+    seed: int,
+    lengths: Mapping[str, int],
+    directory: Path,
+    write_sounds: Write,
+) -> None:
+    """Write the base's sound for each clip of `lengths` (in samples), and both models' sounds for the base's own prompts.
+
+    They are `directory/base/<clip id>.wav`, and `<number>.wav` in `directory/own/base`, `own/again` (the base with other seeds) and
+    `own/tuned`.
+    """
+    family = registry.family(origin(base)["family"])
+    model = family.load(base)
+    use_weights(model, base, model.params.use)
+    requests = of_clips(model, catalog, list(lengths), seed)
+    sounds = zip(requests, generate_each(model, list(requests.values()), run), strict=True)
+    write_sounds(directory / manifest.BASE, ((clip_id, wave[:, : lengths[clip_id]]) for clip_id, wave in sounds), model)
+    prompts = checkpoint.read(base).get("prompts") or []
+    if not prompts or not can(tuned, "generate"):
+        return
+    for name, maker in (("base", model), ("again", model), ("tuned", tuned)):
+        own = [
+            Request(tuple(prompt["labels"]), prompt["caption"], seed_of(seed, "own", name == "again", number))
+            for number in range(OWN_SOUNDS)
+            for prompt in [prompts[number % len(prompts)]]
+        ]
+        waves = zip((f"{number:03d}" for number in range(OWN_SOUNDS)), generate_each(maker, own, run), strict=True)
+        write_sounds(directory / manifest.OWN / name, waves, maker)
