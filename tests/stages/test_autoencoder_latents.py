@@ -216,6 +216,19 @@ def test_training_starts_from_another(project, capfd):
         make_autoencoder(project, "more", weights=started, network={**PARAMETERS["network"], "blocks": 2})
 
 
+def test_one_is_taken_as_it_is_with_no_step(project):
+    make_autoencoder(project, "first", weights=PARAMETERS["weights"] | {"steps": 2})
+    metrics = make_autoencoder(project, "taken", weights=PARAMETERS["weights"] | {"steps": 0, "start_from": "data/first"})
+    first, taken = project / "data/first", project / "data/taken"
+    assert read_codec(taken) == read_codec(first)
+    assert (taken / "model.safetensors").read_bytes() == (first / "model.safetensors").read_bytes()
+    assert metrics["valid_l1_db"] > 0
+    before, now = (shards.read_table(place / TRAINED_ON_FILE, TRAINED_ON).to_pylist() for place in (first, taken))
+    assert now == [{**row, "earlier": True} for row in before]
+    with pytest.raises(SystemExit, match=r"0 steps take the weights of start_from, which is null"):
+        make_autoencoder(project, "none", weights=PARAMETERS["weights"] | {"steps": 0})
+
+
 def test_one_that_others_trained_is_taken(project, capfd):
     net = build_autoencoder(TINY)
     net.register_to_config(scaling_factor=0.93)

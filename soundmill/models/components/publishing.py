@@ -18,9 +18,10 @@ def publish(
 ) -> dict[str, Any]:
     """Write a component, its training clips (if trained), its loss curve (CSV) and figure (PNG); returns metrics."""
     save_metrics = component.save(directory) or {}
-    if component.steps:
-        start = params.weights.start_from
-        write_trained_on(directory, catalog, read_weights(catalog)["train"], start=start and ctx.home / start)
+    start = getattr(params.weights, "start_from", None)
+    if component.steps or start:  # taken as it is, it still comes from clips
+        clip_ids = read_weights(catalog)["train"] if component.steps else []
+        write_trained_on(directory, catalog, clip_ids, start=start and ctx.home / start)
     write_curve(component.points, curves)
 
     ctx.show("the curves", partial(show_losses, ctx, component.points))

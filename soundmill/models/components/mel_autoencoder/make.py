@@ -19,7 +19,7 @@ def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: 
     splits = read_weights(catalog)
     weights = params.weights
     use_threads(params.hardware.threads)
-    if weights.kind == "train" and not weights.steps:
+    if taken := weights.kind == "train" and not weights.steps:
         spec, fitted, facts = read_spec(mels), None, {"taken_from": weights.start_from}
         model = training.read_start(params, spec, ctx.home)
         model.to(pick_device(params.hardware.accelerator))
@@ -34,7 +34,10 @@ def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: 
 
     split = "valid" if splits["valid"] else "train"
     log_mels = training.held_out(mels, list(splits[split]), ctx.scratch)
+    residual = model.residual
     measured = training.measure(model, log_mels)
+    if taken:
+        model.residual = residual  # a constant of the codec, whose digest must stay that of its source
     metrics = {
         "parameters": sum(weight.numel() for weight in model.net.parameters()),
         "scaling_factor": model.scaling_factor,
