@@ -22,7 +22,7 @@ class FamilyTrainParams(TrainingParams):
     steps: int | None = Field(ge=1, description="length of the training; null: `epochs` decides")
     epochs: int | None = Field(ge=1, description="length in passes over the training clips; null: `steps` decides")
     hardware: HardwareParams
-    # The defaults are for earlier checkpoints, which lack these three keys.
+    # The defaults are for earlier checkpoints, which lack these four keys.
     score_every_steps: int | None = Field(
         None, ge=1, description="steps between scores of sounds for validation clips by the tagger, and after the last; null: never"
     )
@@ -36,6 +36,9 @@ class FamilyTrainParams(TrainingParams):
     def items(self) -> int:
         """Items per batch."""
 
+    patience: int | None = Field(
+        None, ge=1, description="held-out losses in a row that are not the lowest, after which the training ends; null: all steps"
+    )
     lora: LoraParams | None = Field(
         None, description="train adapters of the weights of `start_from` instead of these weights; null: train the weights"
     )
@@ -44,6 +47,14 @@ class FamilyTrainParams(TrainingParams):
     def _adapters_have_a_base(self) -> FamilyTrainParams:
         if self.lora and not self.start_from:
             raise ValueError("lora needs a base: set start_from to its checkpoint")
+        return self
+
+    @model_validator(mode="after")
+    def _patience_is_measured(self) -> FamilyTrainParams:
+        if self.patience and self.validate_every_steps is None:
+            raise ValueError("patience needs held-out losses: set validate_every_steps")
+        if self.patience and self.hardware.nodes > 1:
+            raise ValueError("patience needs hardware.nodes 1")
         return self
 
     @model_validator(mode="after")

@@ -83,7 +83,13 @@ def run(
         started_from=start and start.digest,
         sampling=sampling(params.samples_every_steps, ctx, draw),
         scoring=scored,
+        patience=params.patience,
     )
+    if module.steps < steps:
+        print(
+            f"{ctx.name}: ended at step {module.steps}: {params.patience} held-out losses in a row were not the lowest", flush=True
+        )
+    steps = module.steps
     write_curve(fitted.points, curves)
     items = {f"training_{what}": count for what, count in counts.items() if what in ("clips", "mixes")}
     sizes = {"parameters": parameters, **({"trained_parameters": trained} if params.lora else {})}

@@ -84,11 +84,12 @@ def fit_averaged(
     started_from: str | None = None,
     sampling: Sampling | None = None,
     scoring: Scoring | None = None,
+    patience: int | None = None,
 ) -> Fitted:
     """Train on the batches of `Loader(source, order, draw)`; `module.net` ends with its averaged weights of the last step.
 
     An item has `item_seconds` seconds of sound. `started_from` is the digest of the weights that `module` started from: a training
-    that started from others is not resumed.
+    that started from others is not resumed. With `patience`, it ends when so many held-out losses in a row were not the lowest.
     """
     params = module.params
     scratch = ctx.scratch / (f"training-{started_from}" if started_from else "training")
@@ -107,7 +108,7 @@ def fit_averaged(
     )
     curve, progress = Curve(params.log_every_steps), Progress(ctx.name, item_seconds)
     validation = held_out and Validation(
-        held_out, draw, order.batch_size, batches=params.validate_batches, every=params.validate_every_steps
+        held_out, draw, order.batch_size, batches=params.validate_batches, every=params.validate_every_steps, patience=patience
     )
     with ctx.tracking.system_metrics():
         facts = fit(
@@ -123,6 +124,7 @@ def fit_averaged(
             scoring=scoring,
             report=ctx.tracking.log_curve,
         )
+    kept_steps = kept.steps(module.steps, module.steps) if kept else []  # fewer if it ended early
     if params.use == "best_fad" and not (scoring and scoring.points):
         raise UserError(f"{ctx.name}: `use` is `best_fad`, but no score could be measured; set `use` to `best` or `last`")
     if (seconds := progress.seconds_per_step) is not None:

@@ -105,7 +105,8 @@ def _train(
         if scoring:
             scoring.start()
 
-        for batch in loader:
+        ended = _ends_here(module, validation)
+        for batch in () if ended else loader:
             with scoring.counting(module) if scoring else nullcontext():
                 loss, net_stepped = train_on(module, batch, accelerator, optimisers)
             if net_stepped:
@@ -113,13 +114,14 @@ def _train(
             if not accelerator.sync_gradients:  # more batches of this step follow
                 continue
             step = module.step
-            if curve.due(step, module.steps):
-                point = curve.point(step, optimisers["net"].param_groups[0]["lr"])
-                report and report(*point)
             if first and (speed := progress.stepped(step, loss)):
                 report(speed, step)
             if validation and validation.due(step, module.steps):
                 point = validation.measure(module, accelerator)
+                report and report(*point)
+                ended = _ends_here(module, validation)
+            if curve.due(step, module.steps):
+                point = curve.point(step, optimisers["net"].param_groups[0]["lr"])
                 report and report(*point)
             if scoring and scoring.due(step, module.steps):
                 report(*scoring.measure(module, progress.label))
@@ -129,6 +131,8 @@ def _train(
                 sampling.show(module, step)
             if first and saver.due(step, module.steps):
                 saver.save(state)
+            if ended:
+                break
         if first:
             saver.save(state)
             progress.end()
@@ -136,6 +140,14 @@ def _train(
             scoring.end(progress.label)
         module.cpu(), module.ema.to("cpu")
         module.device, module.rank, module.world_size = torch.device("cpu"), 0, 1
+
+
+def _ends_here(module: TrainingModule, validation: Validation | None) -> bool:
+    """Make this step the last one if the held-out loss has not fallen for long enough."""
+    if validation is None or not validation.exhausted:
+        return False
+    module.steps = module.step
+    return True
 
 
 def _train_elsewhere(module: TrainingModule, *training: Any) -> None:

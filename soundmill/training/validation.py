@@ -35,7 +35,17 @@ class Validation:
     batches. Saved in the checkpoint, so a resumed training still has the best weights.
     """
 
-    def __init__(self, held_out: HeldOut, draw: Callable[[int], Tensor], batch_size: int, *, batches: int, every: int | None):
+    def __init__(
+        self,
+        held_out: HeldOut,
+        draw: Callable[[int], Tensor],
+        batch_size: int,
+        *,
+        batches: int,
+        every: int | None,
+        patience: int | None = None,
+    ):
+        self.patience = patience  # losses in a row that are not the lowest, after which the training ends; None: it goes on
         self.held_out, self.draw, self.batch_size, self.batches, self.every = held_out, draw, batch_size, batches, every
         self.points: list[dict[str, float]] = []
         self.loss, self.step = math.inf, 0
@@ -43,6 +53,11 @@ class Validation:
 
     def due(self, step: int, steps: int) -> bool:
         return step == steps or (self.every is not None and step % self.every == 0)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the last `patience` losses were all above the lowest."""
+        return self.patience is not None and sum(point["step"] > self.step for point in self.points) >= self.patience
 
     def measure(self, module: TrainingModule, accelerator: Accelerator) -> tuple[dict[str, float], int]:
         """Add a point, averaged over processes; returns its values and its step."""

@@ -200,9 +200,9 @@ class Judged(Regression):
         return self.loss(step, batch) + abs(self.step - 8)
 
 
-def _validation(loader, every=4):
+def _validation(loader, every=4, patience=None):
     held_out = HeldOut(loader(1).source, 20)
-    return Validation(held_out, places, 8, batches=3, every=every)
+    return Validation(held_out, places, 8, batches=3, every=every, patience=patience)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -226,6 +226,28 @@ def test_held_out_batches_are_measured_and_the_best_weights_kept_killed_or_not(l
         _fit(loader, scratch, accumulate=accumulate, validation=resumed)
         assert (resumed.points, resumed.step) == (whole.points, 8)
         assert all(torch.equal(resumed.weights[name], value) for name, value in whole.weights.items())
+
+
+def test_a_training_ends_when_its_patience_does_killed_or_not(loader, tmp_path, monkeypatch):
+    """Lowest at step 8; the losses at 12 and 16 are above it. It then is what a training of that state was at step 16."""
+    monkeypatch.setattr(sys.modules[__name__], "Regression", Judged)
+    whole = _validation(loader, patience=2)
+    trained, points = _fit(loader, tmp_path / "whole", validation=whole)
+    assert ([point["step"] for point in whole.points], whole.step) == ([4, 8, 12, 16], 8)
+    assert (trained.step, trained.steps, points[-1]["step"]) == (16, 16, 16)
+    unending, _ = _fit(loader, tmp_path / "unending", until=16)
+    assert _same(trained, unending)
+
+    again = _validation(loader, patience=2)  # it had ended: nothing is trained or measured again
+    ended, same_points = _fit(loader, tmp_path / "whole", validation=again)
+    assert (ended.step, ended.steps, again.points, same_points) == (16, 16, whole.points, points)
+    assert _same(trained, ended)
+    scratch = tmp_path / "killed"
+    _killed(13, loader, scratch, validation=_validation(loader, patience=2))
+    resumed = _validation(loader, patience=2)
+    other, _ = _fit(loader, scratch, validation=resumed)
+    assert (other.steps, resumed.points) == (16, whole.points)
+    assert _same(trained, other)
 
 
 def _scoring(every=5, most=None, operations=0):
