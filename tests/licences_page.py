@@ -36,6 +36,8 @@ SPDX = {  # as packages spell them in classifiers and in the free-text field
 NOT_IN_METADATA = {
     "cuda-toolkit": "LicenseRef-NVIDIA-Proprietary",
     "huey": "MIT",
+    # Neither its wheel nor its source archive names one; LICENSE.md of github.com/mlcommons/croissant is named after MLCommons and
+    # says that it "reproduces without alteration the terms of the Apache License", version 2.0.
     "mlcroissant": "Apache-2.0",
     "skops": "MIT",
     "vocos": "MIT",
