@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from flows.results_table import metrics_in
 from flows.scores import by_baseline, markdown_table
-from soundmill import attribution, hashing, tracking
-from soundmill.errors import UserError, report_failure
+from soundmill import attribution, hashing, manifest, tracking
+from soundmill.errors import UserError
 from soundmill.params import compose, read_yaml
 
 RUN = "#/experiments/{experiment_id}/runs/{run_id}"  # the uploader fills in the ids
@@ -20,7 +19,7 @@ NESTED = "#/experiments/{experiment_id}/runs" + TRAINING + "&searchFilter=tags.%
 STAGES = f"[The runs of its stages]({NESTED}): curves, pictures and sounds of each."
 SHOWN_CHANGES = 20
 SPACE = "&emsp;"  # MLflow leaves no space between cells
-MODELS, REPORT = Path("data/models"), Path("data/report")
+MODELS, REPORT, ATTRIBUTION = Path("data/models"), Path("data/report"), Path("data/attribution")
 
 
 def markdown(root: Path, scores: dict[str, dict[str, Any]]) -> str:
@@ -65,12 +64,16 @@ def record(run: tracking.PipelineRun, root: Path, scores: dict[str, dict[str, An
     if family:
         run.log_metrics_tree(values_with_intervals(metrics))
         run.set_tags({"family": family if len(scores) == 1 else f"{family} (best of {len(scores)})"})
+        if words := _material(root, family):
+            run.set_tags({"training_material": words})
     for name in scores:
         if (root / MODELS / name).is_dir():
             unranked = scores[name].get("unranked", {})
             values = {key: value for key, value in values_with_intervals(scores[name]).items() if key not in unranked}
             digest = hashing.model_digest(root / MODELS / name)
-            run.log_model_scores(digest, name, values, _log_attribution(run, root, name))
+            run.log_model_scores(digest, name, values)
+        if (table := root / ATTRIBUTION / name / manifest.ATTRIBUTION).is_file():
+            run.log_file(table, "attribution", f"{name}.csv")
         for path in sorted((root / REPORT / name).glob("*")):
             if path.name == "index.html":
                 run.log_file(path, "", page_of(name))
@@ -78,15 +81,10 @@ def record(run: tracking.PipelineRun, root: Path, scores: dict[str, dict[str, An
                 run.log_file(path, f"report/{name}")
 
 
-def _log_attribution(run: tracking.PipelineRun, root: Path, family: str) -> dict[str, str]:
-    """Log whose sounds a model was trained on; returns the tags that its versions get."""
-    with report_failure(f"attribution of {family}"):
-        found = attribution.credits_of(root / MODELS / family, root / "data" / "corpus" / "recordings.parquet")
-        with tempfile.TemporaryDirectory() as folder:
-            attribution.write(found, path := Path(folder) / f"{family}.csv")
-            run.log_file(path, "attribution")
-        return attribution.tags(found)
-    return {}
+def _material(root: Path, family: str) -> str:
+    """Whether the terms of its training material are known and none refuses its use; empty before the stage `attribution`."""
+    about = _json(root / ATTRIBUTION / family / "summary.json")
+    return attribution.material(about["marks"]) if about else ""
 
 
 def best(scores: dict[str, dict[str, Any]]) -> tuple[str, dict[str, Any]]:
@@ -119,7 +117,8 @@ def _trained(root: Path, family: str) -> str:
     counts = [f"{trained[what]:,} {what}" for what in ("clips", "labels", "captions", "mixes") if trained.get(what)]
     source = f" ({corpus['recordings']:,} recordings)" if "recordings" in corpus else ""
     name = tracking.corpus_name(read_yaml(root / "params.yaml"))
-    return f"Trained on **{name}**{source}: {', '.join(counts)}; {', '.join(facts)}."
+    terms = f" Terms of the recordings: {words}." if (words := _material(root, family)) else ""
+    return f"Trained on **{name}**{source}: {', '.join(counts)}; {', '.join(facts)}.{terms}"
 
 
 def _changed(root: Path) -> str:
@@ -144,7 +143,11 @@ def changed_parameters(root: Path) -> dict[str, tuple[Any, Any]]:
 
 
 def _metrics(root: Path, name: str) -> dict[str, Any]:
+    return _json(root / "data" / "metrics" / f"{name}.json")
+
+
+def _json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads((root / "data" / "metrics" / f"{name}.json").read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}

@@ -1,7 +1,7 @@
 """Whose sounds a checkpoint was trained on, under which terms: the table that goes with it, and what follows from it.
 
 The table is made from the lists of training clips inside the checkpoint (manifest.TRAINED_ON) and the terms of the recordings.
-It is not in the checkpoint, whose weights do not depend on the spelling of a name, but in the directory above.
+It is not in the checkpoint, whose weights do not depend on the spelling of a name, but above it, and in a project beside it.
 """
 
 from __future__ import annotations
@@ -66,8 +66,7 @@ def credits_of(checkpoint: Path, recordings: Path | None) -> list[Credit]:
     They are those beside a published or registered checkpoint; otherwise they are made with the table `recordings` of its corpus
     (None, or an old table without terms: all unknown).
     """
-    published = beside(checkpoint)
-    if published:
+    if published := manifest.attribution_of(checkpoint):
         return read(published)
     parts = sorted(path.parent for path in checkpoint.rglob("config.json"))
     if not parts:
@@ -161,13 +160,6 @@ def _terms(recordings: Path | None) -> dict[str, dict[str, Any]]:
     return {row["recording_id"]: row for row in table.to_pylist()}
 
 
-def beside(checkpoint: Path) -> Path | None:
-    """The table that was published with a checkpoint or with the checkpoint that contains it, if any."""
-    return next(
-        (path for parent in list(checkpoint.resolve().parents)[:2] if (path := parent / manifest.ATTRIBUTION).is_file()), None
-    )
-
-
 def text(found: Iterable[Credit]) -> str:
     """The credits as CSV in which no cell is a formula, whatever a corpus says."""
     lines = io.StringIO()
@@ -226,11 +218,22 @@ def marks(found: Iterable[Credit]) -> list[str]:
     return [name for name, holds in (("refused", refused), ("unknown", unknown)) if holds]
 
 
+def summary(found: Sequence[Credit]) -> dict[str, Any]:
+    """What pages show: `hours` by licence and by terms for AI, and `marks`."""
+    hours = {"licence": hours_by(found, "licence"), "terms for AI": hours_by(found, "ai_terms")}
+    return {"hours": hours, "marks": marks(found)}
+
+
 def tags(found: Sequence[Credit]) -> dict[str, str]:
     """For a registered model: hours by licence and by AI terms, and whether any material is refused or unknown."""
     hours = {"licences": hours_by(found, "licence"), "ai_terms": hours_by(found, "ai_terms")}
     named = {key: ", ".join(f"{name} {value:.2f} h" for name, value in of.items()) for key, of in hours.items()}
-    return named | {"training_material": ", ".join(marks(found)) or "all terms known, none refused"}
+    return named | {"training_material": material(marks(found))}
+
+
+def material(marked: Sequence[str]) -> str:
+    """The `marks` of training material in words."""
+    return ", ".join(marked) or "all terms known, none refused"
 
 
 def statements(found: list[Credit]) -> Iterator[tuple[str, str]]:

@@ -261,7 +261,7 @@ TRAINED_ON = pa.schema(
     ]
 )
 TRAINED_ON_FILE = "trained_on.parquet"
-ATTRIBUTION = "ATTRIBUTION.csv"  # in the directory above a published checkpoint; see soundmill/attribution.py
+ATTRIBUTION = "ATTRIBUTION.csv"  # above a published or registered checkpoint; see soundmill/attribution.py
 EARLIER_ATTRIBUTION = "earlier_attribution.csv"  # beside TRAINED_ON_FILE: that of the checkpoint that the training started from
 
 QUARANTINE = pa.schema([("path", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
@@ -295,6 +295,12 @@ def unescape_path(path: str) -> bytes:
 
 
 CLIP_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
+
+
+def attribution_of(weights: Path) -> Path | None:
+    """The ATTRIBUTION that was published or registered with weights, or with the checkpoint that contains them, if any."""
+    above = list(weights.resolve().parents)[:2]
+    return next((path for parent in above if (path := parent / ATTRIBUTION).is_file()), None)
 
 
 def check_clip_id(clip_id: str) -> str:

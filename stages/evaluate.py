@@ -15,7 +15,7 @@ from soundmill.evaluation.embedders import EmbedderName
 from soundmill.evaluation.library import Setup
 from soundmill.evaluation.protocols import MetricName
 from soundmill.page.sounds import Card
-from soundmill.params import Seed, StageParams
+from soundmill.params import Seed, StageParams, read_json
 from soundmill.stage import Context, Input, Shown
 
 PROTOCOL = "project"
@@ -52,9 +52,13 @@ def run(
     clips: Input,
     catalog: Input,
     tagger: Input,
+    terms: Input,
     report: Shown,
 ) -> dict[str, Any]:
-    """Score the sounds in `generated` (`<clip id>.wav`) and the family's codec in `codec` against real clips."""
+    """Score the sounds in `generated` (`<clip id>.wav`) and the family's codec in `codec` against real clips.
+
+    `terms` are those of the recordings that it was trained on, as the stage `attribution` writes them.
+    """
     names, unavailable = usable_embedders(params.embedders)
     protocol = protocols.load(PROTOCOL).with_embedders(names)
     protocol = protocol.model_copy(update={"seed": params.seed, "replicates": params.bootstrap})
@@ -69,7 +73,8 @@ def run(
         print(f"{ctx.name}: {warning}")
 
     def show() -> None:
-        cards = family_report.write(report, ctx.family or ctx.name, evaluation, source, params.examples)
+        of_training = read_json(terms, "`dvc repro`")
+        cards = family_report.write(report, ctx.family or ctx.name, evaluation, source, params.examples, of_training)
         track(ctx, report, cards, evaluation.metrics, clips)
 
     ctx.show(f"the report ({report.name})", show)

@@ -73,8 +73,7 @@ def _hours_by_terms(corpus: Path, clips: Path) -> dict[str, dict[str, float]]:
     columns = ["clip_id", "recording_id", "source", "start", "digest", "quality"]
     rows = (row for path in shards.shard_paths(clips) for row in shards.read_rows(path, manifest.CLIPS, columns))
     timed = ({**row, "seconds": row["quality"]["seconds"]} for row in rows)
-    found = attribution.credits_of_clips(timed, corpus / "recordings.parquet")
-    return {"licence": attribution.hours_by(found, "licence"), "terms for AI": attribution.hours_by(found, "ai_terms")}
+    return attribution.summary(attribution.credits_of_clips(timed, corpus / "recordings.parquet"))["hours"]
 
 
 def _check_left(quality: ClipQuality, rejected: int) -> None:

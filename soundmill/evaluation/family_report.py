@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 
@@ -20,8 +21,10 @@ from soundmill.page.sounds import Card, Chip, Section, Sound
 CODEC_EXAMPLES = 4  # clips through the codec on the page, at most
 
 
-def write(directory: Path, title: str, evaluation: FamilyEvaluation, source: Source, examples: int) -> list[Card]:
-    """Write the report; returns the cards of its `examples`."""
+def write(
+    directory: Path, title: str, evaluation: FamilyEvaluation, source: Source, examples: int, terms: Mapping[str, Any]
+) -> list[Card]:
+    """Write the report; returns the cards of its `examples`. `terms`: `hours` of its training material, and `marks`."""
     kind = "reconstructed" if source.reconstructed else "generated"
     shown = cards(choose_examples(evaluation.sets.generated, source, examples), evaluation, source, kind)
     coded_ids = choose_examples(evaluation.sets.codec, source, min(examples, CODEC_EXAMPLES))
@@ -39,7 +42,7 @@ def write(directory: Path, title: str, evaluation: FamilyEvaluation, source: Sou
     note = f" (reference: {evaluation.metrics['reference']}){weights}"
     result, again = evaluation.metrics, f"dvc repro evaluate@{title}"
     text = partial(card.text, title, result, again, source.about.candidates)
-    report.write_report(directory, title, result, sections, evaluation.of, by_label(evaluation, source), note, text)
+    report.write_report(directory, title, result, sections, evaluation.of, by_label(evaluation, source), note, text, terms)
     return shown
 
 

@@ -64,13 +64,15 @@ def write_report(
     classes: Mapping[str, Mapping[str, float]] | None = None,
     note: str = "",
     card: Callable[[Sequence[str], Sequence[str]], str] | None = None,
+    terms: Mapping[str, Any] | None = None,
 ) -> None:
     """Write scores.png, sounds.csv, scores.csv, .tex, .md, .json, ladder.png and .tex (if there is a ladder), card.md (with `card`,
     of the pictures' names and of what could not be drawn), and index.html (one self-contained page) into a directory.
 
     Nothing is written before all is made; each file is written atomically, the page last. If a picture or player cannot be made,
     the page and standard error name it, and the rest is written. `of`: values of single sounds by score and id. `classes`:
-    number of sounds (`generated`) and mean scores, by class.
+    number of sounds (`generated`) and mean scores, by class. `terms`: of the training material, `hours` by name by kind of term
+    and `marks`, names of what is not as it should be.
     """
     document = {**metrics, "title": title} | ({"classes": dict(classes)} if classes else {})
     pictures, svgs, faults = figures.draw(metrics)
@@ -81,7 +83,7 @@ def write_report(
         "scores.csv": tables.csv(metrics),
         "scores.md": tables.markdown(metrics),
         "scores.json": json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n",
-        "index.html": _page(title, metrics, sections, classes or {}, note, svgs, faults),
+        "index.html": _page(title, metrics, sections, classes or {}, note, terms, svgs, faults),
     }
     files = {**pictures, **{name: text.encode() for name, text in texts.items()}}
     for name, content in files.items():
@@ -96,6 +98,7 @@ def _page(
     sections: Sequence[Section],
     classes: Mapping[str, Mapping[str, float]],
     note: str,
+    training: Mapping[str, Any] | None,
     svgs: Mapping[str, str],
     faults: list[str],
 ) -> str:
@@ -117,6 +120,7 @@ def _page(
         scores=_scores(rows),
         terms=[(TITLES[key], MEANINGS[key]) for key in terms],
         classes=_classes(classes, rows),
+        training=training,
         sections=drawn,
         remarks=[*metrics["warnings"], *faults],
         provenance=json.dumps({key: metrics[key] for key in PROVENANCE if key in metrics}, indent=2, ensure_ascii=False),

@@ -22,7 +22,7 @@ PARTS = ("autoencoder", "vocoder")
 SHARDS = ("clips/*", "mixes", "spectrograms/clips/*", "*/latents/*")  # below data/, directories of shards with a clip_id
 TABLES = ("catalog/*.parquet", "segments/*.parquet", "quality/*.parquet")  # below data/, files with a clip_id
 NAMED_AFTER_CLIPS = ("audiocaps", "codec", "generated", "report/bakeoff")  # below data/, directories with WAVs
-REPORTS = ("report", "quality")  # below data/, directories with texts that name clips and recordings
+REPORTS = ("attribution", "report", "quality")  # below data/, directories with texts that name clips and recordings
 TEXTS = (".html", ".json", ".csv", ".tex")
 
 

@@ -16,6 +16,7 @@ EXPERIMENT_TAGS = {
     NOTE: EXPERIMENT_NOTE,
 }
 PRIMARY = "mlflow.experiment.primaryMetric.name"  # tag of an experiment: the score that ranks its runs and models
+ARTIFACTS = "artifacts"  # where MLflow puts the files of a logged model, beside its own
 PACKAGES = ("accelerate", "diffusers", "numpy", "pyarrow", "pydantic", "ruamel.yaml", "safetensors", "torch", "torchaudio")
 
 
@@ -186,10 +187,7 @@ class Runs:
         self.client.set_registered_model_alias(event["registered"], "newest", str(versions[0].version))
 
     def _scored(self, run_id: str, events: list[dict[str, Any]], folder: Path) -> None:
-        """Tag the versions of a registered model that have these weights with their scores, and the best version as `best`.
-
-        An event written before there were other `tags` has none.
-        """
+        """Tag the versions of a registered model that have these weights with their scores, and the best version as `best`."""
         (event,) = events
         name, values = event["registered"], event["values"]
         experiment = self.client.get_experiment(self.client.get_run(run_id).info.experiment_id)
@@ -197,13 +195,24 @@ class Runs:
         versions = self.client.search_model_versions(f"name = '{name}'")
         for version in versions:
             if version.tags.get("digest") == event["digest"]:
-                for key, value in ({key: f"{value:g}" for key, value in values.items()} | event.get("tags", {})).items():
-                    version.tags[key] = value
+                for key, value in values.items():
+                    version.tags[key] = f"{value:g}"
                     self.client.set_model_version_tag(name, version.version, key, version.tags[key])
         scored = [version for version in versions if first in version.tags]
         if scored:
             best = min(scored, key=lambda version: (float(version.tags[first]), -int(version.version)))
             self.client.set_registered_model_alias(name, "best", str(best.version))
+
+    def _attributed(self, run_id: str, events: list[dict[str, Any]], folder: Path) -> None:
+        """Store a table of credits with the run and above the checkpoint of the versions with these weights, and tag them."""
+        (event,) = events
+        table = str(folder / event["path"])
+        self.client.log_artifact(run_id, table)
+        for version in self.client.search_model_versions(f"name = '{event['registered']}'"):
+            if version.tags.get("digest") == event["digest"]:
+                self.client.log_model_artifact(version.source.removeprefix("models:/"), table, ARTIFACTS)
+                for key, value in event["tags"].items():
+                    self.client.set_model_version_tag(event["registered"], version.version, key, value)
 
 
 def rank_by(client: Any, experiment: Any, scores: list[str]) -> str | None:

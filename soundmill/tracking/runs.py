@@ -117,10 +117,15 @@ class StageRun:
         identity = {"registered": registered_as(name), "digest": hashing.model_digest(directory)}
         self._send_file(directory, "", "model", {"op": "model", "name": name, **identity, **example})
 
-    def log_model_scores(self, digest: str, name: str, scores: dict[str, float], tags: dict[str, str] | None = None) -> None:
-        """Tag the registered versions of a model with this hashing.model_digest with scores and more; the best becomes `@best`."""
-        more = {key: value[:MAX_TAG] for key, value in (tags or {}).items()}
-        self._send({"op": "scored", "registered": registered_as(name), "digest": digest, "values": scores, "tags": more})
+    def log_model_scores(self, digest: str, name: str, scores: dict[str, float]) -> None:
+        """Tag the registered versions of a model with this hashing.model_digest with their scores; the best becomes `@best`."""
+        self._send({"op": "scored", "registered": registered_as(name), "digest": digest, "values": scores})
+
+    def log_model_attribution(self, digest: str, name: str, table: Path, tags: dict[str, str]) -> None:
+        """Log the table of credits; add it and tags to the registered versions of a model with this hashing.model_digest."""
+        identity = {"registered": registered_as(name), "digest": digest}
+        of_versions = {key: value[:MAX_TAG] for key, value in tags.items()}
+        self._send_file(table, "", table.name, {"op": "attributed", **identity, "tags": of_versions})
 
     def set_tags(self, tags: dict[str, Any]) -> None:
         self._send({"op": "tags", "values": {key: str(value)[:MAX_TAG] for key, value in tags.items()}})

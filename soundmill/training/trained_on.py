@@ -31,14 +31,10 @@ def write_trained_on(
     with shards.ShardWriter(directory / manifest.TRAINED_ON_FILE, manifest.TRAINED_ON) as writer:
         for row in (*rows, *_earlier(start)):
             writer.write(row)
-    if start and (known := _attribution(start)):
-        shutil.copyfile(known, directory / manifest.EARLIER_ATTRIBUTION)
-
-
-def _attribution(start: Path) -> Path | None:
-    """The attribution published with weights (in the directory above them, or above their checkpoint), or with their ancestors."""
-    published = [parent / manifest.ATTRIBUTION for parent in list(start.resolve().parents)[:2]]
-    return next((path for path in [*published, start / manifest.EARLIER_ATTRIBUTION] if path.is_file()), None)
+    if start:
+        known = manifest.attribution_of(start) or start / manifest.EARLIER_ATTRIBUTION
+        if known.is_file():
+            shutil.copyfile(known, directory / manifest.EARLIER_ATTRIBUTION)
 
 
 def _earlier(start: Path | None) -> Iterator[dict[str, Any]]:

@@ -22,6 +22,10 @@ from tests.prepared import execution
 
 RATE = 16_000
 LABELS = ("beep", "hiss")
+TERMS = {
+    "hours": {"licence": {"<CC-BY>": 0.75, "unknown": 0.25}, "terms for AI": {"refused": 1.0}},
+    "marks": ["refused", "unknown"],
+}
 
 
 def sound(label: str, seed: int) -> np.ndarray:
@@ -127,6 +131,7 @@ def fill(project: Path, tagger: Path) -> None:
                 wave = 0.8 * sound(row["labels"][0], index + 1000 * (split == "test"))
                 write_wav(data / folder / f"{row['clip_id']}.wav", wave, RATE)
     shutil.copytree(tagger, data / "tagger")
+    (data / "terms.json").write_text(json.dumps(TERMS))
     write_params(project)
 
 
@@ -150,6 +155,7 @@ def write_params(project: Path, workers: int = 1, **changes) -> None:
 def evaluate_arguments(report: str = "report") -> list[str]:
     ports = {name: f"data/{name}" for name in ("generated", "codec", "clips", "tagger")} | {"catalog": "data/catalog.parquet"}
     argv = [word for name, path in ports.items() for word in (f"--{name}", path)]
+    argv += ["--terms", "data/terms.json"]
     return [*argv, "--family", "ddpm_mel", "--report", f"data/{report}", "--metrics", f"data/{report}.json"]
 
 
@@ -180,6 +186,9 @@ def test_scores_have_baselines_and_bytes_do_not_depend_on_workers(project):
     assert 0 < found["codec_lsd"] < -20 * np.log10(0.8)  # the codec's sounds are the clips, softer; bins under the floor are alike
     assert found["baselines"]["codec_lsd"].keys() == {"silence", "noise"}
     assert found["silent_share"] == found["duplicate_share"] == 0
+    page = (project / "data/report/index.html").read_text(encoding="utf-8")
+    assert '<td>&lt;CC-BY&gt;</td><td>0.75</td><td><meter value="0.75" max="1.0"></meter></td>' in page
+    assert page.count("Some of its training material is <b") == 2
     assert found["ladder"]["clips"] == 16
     assert found["ladder"]["scores"].keys() == found["ladder"]["sentences"].keys() == {"mmd_tagger"}
     rungs = found["ladder"]["scores"]["mmd_tagger"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows import summary
-from soundmill import hashing, lineage, manifest, shards, tracking
+from soundmill import attribution, hashing, lineage, manifest, shards, tracking
 from soundmill.forgetting import leftovers
 from soundmill.tracking import stores
 from tests.commands.running import soundmill
@@ -139,16 +140,28 @@ def test_no_password_of_a_server_is_kept(home: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_versions_are_tagged_with_the_terms_of_their_training_material(home: Path, bring: Callable[[Path], None]) -> None:
-    register(home, bring)
+    directory = register(home, bring)
     row = {"recording_id": "dog", "licence": "CC-BY-4.0", "creator": "Ann", "ai_terms": "refused"}
     table = pa.Table.from_pylist([row], manifest.RECORDINGS)
     (home / "data/corpus").mkdir()
     pq.write_table(table, home / "data/corpus/recordings.parquet")
+    found = attribution.credits_of(directory, home / "data/corpus/recordings.parquet")
+    tables = home / "data/attribution/tiny"
+    attribution.write(found, tables / manifest.ATTRIBUTION)
+    (tables / "summary.json").write_text(json.dumps(attribution.summary(found)))
     with tracking.pipeline_run(home, "pipeline") as run:
+        with tracking.stage_run(home, "attribution/tiny", {}, family="tiny") as stage:
+            digest = hashing.model_digest(directory)
+            stage.log_model_attribution(digest, "tiny", tables / manifest.ATTRIBUTION, attribution.tags(found))
         summary.record(run, home, {"tiny": {"baselines": {}, "embedders": {}}})
     bring(home)
     (model,) = tracking.registered_models(home)
     hours = {"licences": "CC-BY-4.0 0.00 h", "ai_terms": "refused 0.00 h"}
     assert {key: model.tags[key] for key in (*hours, "training_material")} == hours | {"training_material": "refused"}
-    pipeline = runs(home)["pipeline"].info.run_id
-    assert text(home, pipeline, "attribution/tiny.csv").splitlines()[1] == "dog.wav,Ann,CC-BY-4.0,refused,,1,5.0,0,model"
+    recorded = runs(home)
+    assert recorded["pipeline"].data.tags["training_material"] == "refused"
+    credit = "dog.wav,Ann,CC-BY-4.0,refused,,1,5.0,0,model"
+    assert text(home, recorded["pipeline"].info.run_id, "attribution/tiny.csv").splitlines()[1] == credit
+    assert text(home, recorded["attribution/tiny"].info.run_id, manifest.ATTRIBUTION).splitlines()[1] == credit
+    shutil.rmtree(home / "data")
+    assert attribution.credits_of(model.directory, None) == found  # a registered model has its table
