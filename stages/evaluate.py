@@ -108,7 +108,7 @@ def track(ctx: Context, report: Path, cards: list[Card], metrics: dict[str, Any]
     for card in cards:
         for kind, sound in zip(("generated", "reference"), card.sounds, strict=True):
             path = ctx.scratch / "sounds" / f"{card.clip_id}.{kind}.wav"
-            write_wav(path, sound.wave, sound.sample_rate)
+            write_wav(path, sound.wave, sound.sample_rate, made_by=sound.made_by)
             ctx.tracking.log_file(path, "sounds")
 
 

@@ -13,16 +13,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import soundfile
+import torch
 from huggingface_hub import DatasetCard, ModelCard
 
-from soundmill import attribution, manifest
+from soundmill import attribution, manifest, params
 from soundmill.attribution import Credit
+from soundmill.audio import tags
 from soundmill.audio.flac import decode_flac, write_wav
 from soundmill.clips import Tables
 from soundmill.errors import UserError
-from soundmill.publishing import card, data, model
+from soundmill.models import generation
+from soundmill.models.family import made_by, origin
+from soundmill.models.waveform_unet import model as unets
+from soundmill.models.waveform_unet.params import TrainParams
+from soundmill.publishing import card, data, model, plain
 from soundmill.publishing.directory import SUMS, check_allowed, read_sums
 from tests.commands.running import soundmill
+from tests.imports import ROOT
 from tests.models.test_live import V2, codec
 
 
@@ -93,18 +101,55 @@ def test_what_a_corpus_says_is_text_in_the_card():
     assert card.plain("<img src=x> [a](b) | `c`\n# d") == r"&lt;img src=x&gt; \[a\](b) \| \`c\` \# d"
 
 
-def test_the_loader_runs_the_codec_without_soundmill(tmp_path):
-    facts = model.live.export_streaming(tmp_path / model.CODEC, codec(V2))
-    shutil.copyfile(Path(model.__file__).with_name("loader.py"), tmp_path / model.LOADER)
-    tone = 0.3 * np.sin(np.arange(20_000) / 10, dtype=np.float32)
-    write_wav(tmp_path / "in.wav", tone, facts["sample_rate"])
+def run_alone(directory: Path, *arguments: str) -> None:
+    """Run the published script in a process that cannot import soundmill."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     command = [sys.executable, "-c", "import sys; sys.modules['soundmill'] = None; import runpy; sys.argv = sys.argv[1:]; "
-               "runpy.run_path(sys.argv[0], run_name='__main__')", "load.py", "in.wav", "out.wav"]  # fmt: skip
-    subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+               "runpy.run_path(sys.argv[0], run_name='__main__')", plain.LOADER, *arguments]  # fmt: skip
+    subprocess.run(command, cwd=directory, env=environment, check=True)
+
+
+def test_the_script_runs_the_codec_without_soundmill(tmp_path, monkeypatch):
+    trained = codec(V2)
+    monkeypatch.setattr(plain.live, "find", lambda checkpoint: trained)
+    assert plain.write(tmp_path, None, {}, tmp_path) == card.CODEC
+    tone = 0.3 * np.sin(np.arange(20_000) / 10, dtype=np.float32)
+    write_wav(tmp_path / "in.wav", tone, trained.sample_rate)
+    run_alone(tmp_path, "in.wav", "out.wav")
     with wave.open(str(tmp_path / "out.wav")) as file:
-        assert (file.getnframes(), file.getframerate()) == (20_000, facts["sample_rate"])
+        assert (file.getnframes(), file.getframerate()) == (20_000, trained.sample_rate)
         assert np.frombuffer(file.readframes(20_000), "<i2").any()
+    assert tags.read(tmp_path / "out.wav") == tags.MadeBy(f"rave codec {trained.digest}", tags.CHANGED)
+
+
+@pytest.mark.parametrize("condition", ["none", "label"])
+def test_the_script_generates_without_soundmill_what_soundmill_generates(tmp_path, condition):
+    sizes = (
+        "{channels: [4, 8], factors: [1, 4], items: [1, 1], attention: [false, true], text_attention: [false, false], heads: 2, "
+    )
+    changes = [f"network={sizes}head_width: 4, groups: 2, modulation: 8}}", "num_samples=4096", "hardware.precision='32'"]
+    changes += [f"condition={condition}", "sampling.num_steps=5", f"sampling.guidance_scale={2.0 if condition == 'label' else 1.0}"]
+    document = params.compose(ROOT / "conf", ["model=waveform_unet", *(f"waveform_unet.train.{change}" for change in changes)])
+    settings = params.parse_section(document, "waveform_unet.train", TrainParams)
+    labels = ["bell", "rain", "wind"] if condition == "label" else []
+    torch.manual_seed(0)
+    net = unets.build_net(settings, 2, len(labels)).eval()
+    unets.save(
+        unets.WaveformUNet(settings, net, 16_000, 2, labels, sigma_data=0.25),
+        tmp_path / "checkpoint",
+        {"weights": {"last": {"step": 1}}},
+    )
+    source = origin(tmp_path / "checkpoint")
+    assert plain.write(tmp_path / "checkpoint", unets.load(tmp_path / "checkpoint"), source, tmp_path) == card.NET
+    asked = labels[1:]
+    *_, expected = generation.generate_sounds(tmp_path / "checkpoint", asked, 2, 7, tmp_path / "sounds", tmp_path)
+    run_alone(tmp_path, "out.wav", *(word for name in asked for word in ("--label", name)), "--seed", "7", "--number", "2")
+    ours, rate = soundfile.read(expected, dtype="int16")
+    theirs, their_rate = soundfile.read(tmp_path / "out.wav", dtype="int16")
+    assert rate == their_rate
+    assert np.abs(ours).max() > 1000
+    assert np.abs(ours.astype(int) - theirs).max() <= 1
+    assert tags.read(tmp_path / "out.wav") == tags.read(expected) == made_by(source, tags.GENERATED)
 
 
 @pytest.fixture(scope="module")

@@ -23,10 +23,13 @@ def to_pcm16(wave: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(scaled, out=scaled), -32768, 32767, out=scaled).astype(np.int16)
 
 
-def encode_flac(wave: np.ndarray, sample_rate: int) -> bytes:
-    """Float32 [T] or [C, T] as 16-bit FLAC, deterministically."""
+def encode_flac(wave: np.ndarray, sample_rate: int, made_by: MadeBy | None = None) -> bytes:
+    """Float32 [T] or [C, T] as 16-bit FLAC, deterministically; `made_by` marks a generated sound."""
+    wave = np.atleast_2d(wave)
     buffer = io.BytesIO()
-    soundfile.write(buffer, to_pcm16(wave).T, sample_rate, format="FLAC", subtype="PCM_16")
+    with soundfile.SoundFile(buffer, "w", sample_rate, len(wave), format="FLAC", subtype="PCM_16") as sound:
+        _describe(sound, made_by and made_by.words, made_by)
+        sound.write(to_pcm16(wave).T)
     return buffer.getvalue()
 
 

@@ -1,10 +1,15 @@
-"""Tags of generated sounds: what made them (INFO's ISFT), and that they were made by a trained model (IPTC, in XMP)."""
+"""Tags of generated sounds: what made them, and that they were made by a trained model.
+
+WAV: INFO's ISFT, and IPTC's digital source type in XMP. FLAC: the Vorbis comments SOFTWARE and COMMENT, the second in IPTC's words.
+"""
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Literal, get_args
 from xml.sax.saxutils import quoteattr
 
 # https://cv.iptc.org/newscodes/digitalsourcetype: made by a model alone; a recording that a model has changed.
@@ -12,6 +17,9 @@ SourceType = Literal["trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmic
 GENERATED: SourceType = "trainedAlgorithmicMedia"
 CHANGED: SourceType = "compositeWithTrainedAlgorithmicMedia"
 XMP = b"_PMX"  # the chunk of RIFF files with XMP (XMP specification, part 3)
+SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/"
+SOFTWARE = re.compile(r"Soundmill, (.{1,200}) \(libsndfile\)")
+TAIL = 4096  # bytes at the end of a WAV that have its XMP
 
 
 @dataclass(frozen=True)
@@ -23,8 +31,18 @@ class MadeBy:
 
     @property
     def software(self) -> str:
-        """For ISFT. libsndfile would append its version if the text did not name it."""
+        """For ISFT or SOFTWARE. libsndfile would append its version if the text did not name it."""
         return f"Soundmill, {self.weights} (libsndfile)"
+
+    @property
+    def words(self) -> str:
+        """For COMMENT: FLAC has no place for XMP."""
+        return f"digital source type: {SOURCE_TYPE}{self.source_type}"
+
+    @property
+    def chunks(self) -> bytes:
+        """All tags, as RIFF chunks for the end of a WAV file."""
+        return chunk(b"LIST", b"INFO" + chunk(b"ISFT", f"{self.software}\0".encode())) + self.chunk
 
     @property
     def chunk(self) -> bytes:
@@ -35,10 +53,26 @@ class MadeBy:
             '<rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/" '
             'xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
             f"xmp:CreatorTool={quoteattr(f'Soundmill, {self.weights}')} "
-            f'Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/{self.source_type}"/>'
+            f'Iptc4xmpExt:DigitalSourceType="{SOURCE_TYPE}{self.source_type}"/>'
             '</rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
         )
         return chunk(XMP, packet.encode())
+
+
+def read(path: Path) -> MadeBy | None:
+    """What made a WAV that this project wrote, for the sound written anew; None for any other file."""
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(path) as sound:
+            named = SOFTWARE.fullmatch(sound.software)
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - TAIL))
+            tail = file.read()
+    except (OSError, soundfile.SoundFileError):
+        return None
+    kinds = [kind for kind in get_args(SourceType) if f'"{SOURCE_TYPE}{kind}"'.encode() in tail]
+    return MadeBy(named[1], kinds[0]) if named and kinds else None
 
 
 def chunk(name: bytes, content: bytes) -> bytes:

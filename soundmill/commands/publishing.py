@@ -49,8 +49,9 @@ def publish(
 ) -> None:
     """Write a directory with all that goes with a model: checkpoint, attribution, card, sounds, and the digests of all files.
 
-    A RAVE codec is added as TorchScript, with a script that runs it without Soundmill. With `data` instead of a model: the prepared
-    clips as Parquet, with attribution, card and Croissant metadata. Nothing is uploaded: then run `hf upload USER/NAME DIRECTORY`.
+    A RAVE codec, or a `waveform_unet` without captions, is added as TorchScript, with a script that runs it without Soundmill. With
+    `data` instead of a model: the prepared clips as Parquet, with attribution, card and Croissant metadata. Nothing is uploaded:
+    then run `hf upload USER/NAME DIRECTORY`.
 
     Recordings whose creators refuse generative AI are refused, and so are clips whose licences forbid to share adaptations.
     """

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from soundmill import manifest
+from soundmill.audio import tags
 from soundmill.evaluation import card, features, report
 from soundmill.evaluation.family import FamilyEvaluation, Source, shards_of
 from soundmill.evaluation.library import rounded
@@ -106,7 +107,7 @@ def _chips(clip: CatalogClip, evaluation: FamilyEvaluation) -> Iterable[Chip]:
 
 def _file(role: str, path: Path, source: Source) -> Sound:
     wave, rate = features.read_channels(features.file(path.stem, path, ""))
-    return Sound(role, wave.mean(axis=0), rate, loops=source.about.loops)
+    return Sound(role, wave.mean(axis=0), rate, loops=source.about.loops, made_by=tags.read(path))
 
 
 def _real(source: Source, ids: set[str]) -> dict[str, tuple[np.ndarray, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from soundmill.audio import tags
 from soundmill.decoding import decode
 from soundmill.errors import UserError
 from soundmill.evaluation import folders, report
@@ -148,4 +150,4 @@ def _beginning(role: str, folder: folders.Folder, clip_id: str) -> Sound:
                 parts.append(block)
     except decode.DecodeError as error:
         return Sound(role, parts[0], 1, f"{sound.shown}: {error.reason} {error.detail}; it could be decoded when it was scored")
-    return Sound(role, np.concatenate(parts), rate)
+    return Sound(role, np.concatenate(parts), rate, made_by=tags.read(Path(os.fsdecode(sound.path))))

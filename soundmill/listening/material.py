@@ -25,6 +25,20 @@ Sounds = Mapping[str, Callable[[], Wave]]  # by the id of the request; the call 
 
 
 @dataclass(frozen=True)
+class SoundFile:
+    """Reads a file when called."""
+
+    path: Path
+
+    def __call__(self) -> Wave:
+        try:
+            wave, rate = decode.read_channels(self.path, decode.MAX_SECONDS)
+        except decode.DecodeError as error:
+            raise UserError(f"{self.path}: {error.reason} {error.detail}") from None
+        return _playable(wave), rate
+
+
+@dataclass(frozen=True)
 class Request:
     """What a sound was generated for."""
 
@@ -164,15 +178,7 @@ def _read_sounds(path: Path) -> dict[str, dict[str, float]]:
 
 
 def _files(paths: Mapping[str, Path]) -> Sounds:
-    return {clip_id: partial(_file, path) for clip_id, path in paths.items()}
-
-
-def _file(path: Path) -> Wave:
-    try:
-        wave, rate = decode.read_channels(path, decode.MAX_SECONDS)
-    except decode.DecodeError as error:
-        raise UserError(f"{path}: {error.reason} {error.detail}") from None
-    return _playable(wave), rate
+    return {clip_id: SoundFile(path) for clip_id, path in paths.items()}
 
 
 def _clip(tables: clips.Tables, clip_id: str) -> Wave:

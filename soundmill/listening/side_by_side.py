@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from soundmill import disk, page
+from soundmill.audio import tags
 from soundmill.audio.loudness import matching_gains
 from soundmill.audio.resample import resample
 from soundmill.errors import UserError
-from soundmill.listening.material import Material, Model, Request, Sounds, Wave
+from soundmill.listening.material import Material, Model, Request, SoundFile, Sounds, Wave
 from soundmill.page.sounds import MIN_RATE, Card, Preview, Sound, draw, preview
 
 LOUDNESS = -23.0  # LUFS of the sounds of a row: EBU R 128
@@ -135,7 +136,9 @@ def _sound(column: Column, clip_id: str) -> Sound | None:
         return Sound(column.name, np.zeros((1, 0), np.float32), MIN_RATE, str(error))
     sound = Sound(column.name, wave, rate)
     played = sound.played_rate
-    return Sound(column.name, np.stack([resample(channel, rate, played) for channel in wave]), played)
+    source = column.sounds[clip_id]
+    maker = tags.read(source.path) if isinstance(source, SoundFile) else None
+    return Sound(column.name, np.stack([resample(channel, rate, played) for channel in wave]), played, made_by=maker)
 
 
 def _match_loudness(sounds: Sequence[Sound | None]) -> list[Sound | None]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from soundmill import hashing
 from soundmill.audio import figures
+from soundmill.audio.tags import CHANGED, GENERATED, SourceType
 from soundmill.errors import UserError
 from soundmill.models import registry
 from soundmill.models.beside_base import prompts_of
@@ -169,9 +170,11 @@ def draw_samples(family: str, prepared: Prepared, run: Run, step: int) -> Sample
     if can(model, "generate"):
         waves = model.generate(samples, run)
         titles = [describe(request) or f"sample {cell + 1}" for cell, request in enumerate(samples)]
+        made: list[SourceType | None] = [GENERATED] * len(waves)
     else:
         pairs = zip(samples, model.reconstruct(samples, run), strict=True)
         waves = [wave for pair in pairs for wave in pair]
-        titles = ["real", "reconstructed"] * len(samples)
+        titles, made = ["real", "reconstructed"] * len(samples), [None, CHANGED] * len(samples)
     sounds = [(wave.numpy(), model.sample_rate) for wave in waves]
-    return Samples(figures.draw_waves(sounds, titles, prepared.columns, f"{family}: samples after {step} steps"), titles, sounds)
+    figure = figures.draw_waves(sounds, titles, prepared.columns, f"{family}: samples after {step} steps")
+    return Samples(figure, titles, sounds, made)

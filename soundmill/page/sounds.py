@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from soundmill import page
+from soundmill.audio.tags import MadeBy
 from soundmill.errors import UserError, reason
 
 Result = TypeVar("Result")
@@ -39,6 +40,7 @@ class Sound:
     fault: str = ""
     notes: tuple[str, ...] = ()
     loops: bool = False  # whether its player repeats it
+    made_by: MadeBy | None = None  # of a generated sound: its player's file says so too
 
     @property
     def max_samples(self) -> int:
@@ -176,7 +178,7 @@ def _flac(sound: Sound) -> bytes:
 
     channels = np.atleast_2d(sound.excerpt())
     played = [resample(channel, sound.sample_rate, sound.played_rate) for channel in channels]
-    return encode_flac(np.stack(played), sound.played_rate)
+    return encode_flac(np.stack(played), sound.played_rate, sound.made_by)
 
 
 def _player_notes(sound: Sound) -> list[str]:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from soundmill import disk, page
+from soundmill.audio.tags import GENERATED
 from soundmill.evaluation.folder_report import open_console
+from soundmill.models.family import made_by
 from soundmill.page.sounds import Card, Chip, Section, Sound, draw_section
 from soundmill.prompts.following import Following
 
@@ -93,7 +95,7 @@ def write(found: Following, path: Path) -> None:
 
 def _section(found: Following, name: str) -> Section:
     part, count = found.document["sets"][name], found.document["sounds_per_prompt"]
-    cards = []
+    cards, maker = [], made_by(found.document, GENERATED)
     for number, (line, (wave, rate)) in enumerate(zip(part["prompts"], found.examples[name], strict=True), 1):
         asked, absent = line["heard"], line["absent"]
         wanted = [*asked, *(f"no {kind}" for kind in absent)]
@@ -105,5 +107,6 @@ def _section(found: Following, name: str) -> Section:
             line["text"] if len(line["text"]) <= LONGEST else f"{line['text'][: LONGEST // 2]} … {line['text'][-LONGEST // 2 :]}"
         )
         note = f"asks for: {', '.join(wanted)}" if wanted else "asks for no kind in particular"
-        cards.append(Card(f"{name} {number}", title or "(no text)", note, (Sound(f"1 of {count}", wave, rate),), tuple(chips)))
+        sound = Sound(f"1 of {count}", wave, rate, made_by=maker)
+        cards.append(Card(f"{name} {number}", title or "(no text)", note, (sound,), tuple(chips)))
     return Section(name, part["about"], tuple(cards))

@@ -11,6 +11,11 @@ from soundmill import attribution
 from soundmill.attribution import Credit
 
 LICENCE_NAME = "terms-of-the-training-material"
+CODEC, NET = "codec.ts", "net.ts"  # networks in TorchScript, and what the script beside them does
+USES = {
+    CODEC: "`python load.py INPUT.wav OUTPUT.wav` runs the codec in plain torch.",
+    NET: "`python load.py OUTPUT.wav --seed 0` generates a sound in plain torch; `--help` lists the labels.",
+}
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class Facts:
     metrics: Mapping[str, Any]  # of its evaluation; empty if it has not been evaluated
     samples: Sequence[str]  # paths of WAVs beside the card
     picture: str | None
-    loader: bool
+    exported: str | None  # name of the file with its network in TorchScript
     commit: str | None
 
 
@@ -114,7 +119,7 @@ def _lines(facts: Facts) -> Iterator[str]:
         "```",
         "",
     )
-    yield from (["`python load.py INPUT.wav OUTPUT.wav` runs the codec in plain torch.", ""] if facts.loader else [])
+    yield from ([USES[facts.exported], ""] if facts.exported else [])
     again = f" at commit {facts.commit}" if facts.commit else ""
     yield from (
         "## How to make it again",

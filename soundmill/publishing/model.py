@@ -11,13 +11,13 @@ from typing import Any
 from soundmill import attribution, manifest, params, provenance, shards, tracking
 from soundmill.errors import UserError
 from soundmill.exports import new_directory
-from soundmill.models import live, registry
+from soundmill.models import registry
 from soundmill.models.family import origin
 from soundmill.models.merging import write_whole
-from soundmill.publishing import card
+from soundmill.publishing import card, plain
 from soundmill.publishing.directory import SUMS, check_allowed, files_below, read_sums, write_sums
 
-CHECKPOINT, LOADER, CODEC = "checkpoint", "load.py", "codec.ts"
+CHECKPOINT = "checkpoint"
 CARDS = ("MODEL_CARD.md", "README.md")  # equal; the hub shows the second
 SAMPLES = 8
 NOT_TRAINED = "Train without them: `soundmill forget RECORDING`, then `dvc repro`"
@@ -66,7 +66,7 @@ def publish(model: str, directory: Path, root: Path) -> list[Path]:
             metrics=_metrics(root, source),
             samples=samples,
             picture=picture,
-            loader=_write_loader(checkpoint, partial),
+            exported=plain.write(checkpoint, trained, source, partial),
             commit=provenance.capture(root).sha,
         )
         for file in CARDS:
@@ -94,17 +94,6 @@ def pull(directory: Path, output: Path) -> list[Path]:
         shutil.copyfile(directory / SUMS, partial / SUMS)
         origin(partial / CHECKPOINT)  # is it a checkpoint?
     return files_below(output)
-
-
-def _write_loader(checkpoint: Path, directory: Path) -> bool:
-    """Write the codec as TorchScript and the script that runs it, if the model has one that can be exported."""
-    try:
-        codec = live.find(checkpoint)
-    except UserError:
-        return False
-    live.export_streaming(directory / CODEC, codec)
-    shutil.copyfile(Path(__file__).with_name("loader.py"), directory / LOADER)
-    return True
 
 
 def _samples(root: Path, source: dict[str, str], directory: Path) -> tuple[list[str], str | None]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import struct
 from xml.etree import ElementTree
 
@@ -8,7 +9,7 @@ import pytest
 import soundfile
 
 from soundmill.audio import flac
-from soundmill.audio.tags import CHANGED, GENERATED, MadeBy
+from soundmill.audio.tags import CHANGED, GENERATED, MadeBy, read
 
 WAVE = np.random.default_rng(0).uniform(-0.5, 0.5, (1, 4_001)).astype(np.float32)
 IPTC = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}DigitalSourceType"
@@ -45,6 +46,31 @@ def test_a_generated_wav_names_its_checkpoint_and_that_a_model_made_it(tmp_path,
     with soundfile.SoundFile(tmp_path / "made.wav") as sound:
         assert (sound.comment, sound.software) == ("a comment", f"Soundmill, {maker.weights} (libsndfile)")
         np.testing.assert_array_equal(sound.read(dtype="int16"), flac.to_pcm16(WAVE[0]))
+    assert read(tmp_path / "made.wav") == maker
+
+
+def test_a_flac_names_its_checkpoint_and_has_the_same_samples():
+    maker = MadeBy("ddpm_mel checkpoint 00ff", GENERATED)
+    data = flac.encode_flac(WAVE, 16_000, maker)
+    assert data == flac.encode_flac(WAVE, 16_000, maker)
+    with soundfile.SoundFile(io.BytesIO(data)) as sound:
+        assert (sound.software, sound.comment) == (maker.software, maker.words)
+    assert maker.words.endswith("http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia")
+    plain = flac.encode_flac(WAVE, 16_000)
+    np.testing.assert_array_equal(flac.decode_flac(data), flac.decode_flac(plain))
+    assert flac.flac_checksum(data) == flac.flac_checksum(plain)
+    assert (flac.flac_rate(data), flac.flac_channels(data)) == (16_000, 1)
+    assert b"Soundmill" not in plain
+
+
+@pytest.mark.parametrize("content", [None, b"", b"RIFF", b"x" * 9000])
+def test_a_file_without_tags_was_made_by_nobody_known(tmp_path, content):
+    path = tmp_path / "a.wav"
+    flac.write_wav(path, WAVE, 16_000)
+    if content is not None:
+        path.write_bytes(content)
+    assert read(path) is None
+    assert read(tmp_path / "missing.wav") is None
 
 
 @pytest.mark.parametrize("comment", [None, "x" * 2_000])

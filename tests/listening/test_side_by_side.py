@@ -19,7 +19,7 @@ from soundmill.audio.flac import decode_flac, flac_rate, write_wav
 from soundmill.audio.loudness import integrated_loudness
 from soundmill.listening import material, side_by_side
 from tests import chromium
-from tests.listening.tones import SECONDS, tone, write_models, write_report
+from tests.listening.tones import MAKER, SECONDS, tone, write_models, write_report
 
 SVG = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' width='2000' height='40'/%3E"
 WIDE = f'<section class="panel paper"><img alt="" src="{SVG}"></section>'  # wider than any page
@@ -48,9 +48,12 @@ def articles(text: str) -> list[str]:
     return re.findall(r"<article.*?</article>", text, re.S)
 
 
+def flacs(text: str) -> list[bytes]:
+    return [base64.b64decode(found) for found in re.findall(r'src="data:audio/flac;base64,([^"]+)"', text)]
+
+
 def waves(text: str) -> list[tuple[np.ndarray, int]]:
-    data = [base64.b64decode(found) for found in re.findall(r'src="data:audio/flac;base64,([^"]+)"', text)]
-    return [(decode_flac(one), flac_rate(one)) for one in data]
+    return [(decode_flac(one), flac_rate(one)) for one in flacs(text)]
 
 
 def test_a_row_for_each_request_at_one_loudness_and_on_one_scale(page):
@@ -73,6 +76,8 @@ def test_a_row_for_each_request_at_one_loudness_and_on_one_scale(page):
     assert "dB · kl_yamnet 0.5</p>" in rows[0]
     assert {rate for _, rate in waves(text)} == {16_000, 44_100}
     assert max(len(wave) for wave, _ in waves(text)) == 2
+    tagged = [[MAKER.software.encode() in one and MAKER.words.encode() in one for one in flacs(row)] for row in rows]
+    assert tagged == [[False, True, False]] * 3 + [[False, True]]
 
 
 def test_bytes_do_not_change_and_nothing_outside_is_asked_for(page, tmp_path):

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from soundmill.audio.flac import write_wav
+from soundmill.audio.tags import GENERATED, MadeBy
 
 SECONDS = 6.0
+MAKER = MadeBy("soft checkpoint 0123abcd", GENERATED)
 HERTZ = {"beep/1": 500.0, "beep/2": 700.0, "hiss/1": 1100.0, "hiss/2": 1300.0}
 
 
@@ -17,10 +19,10 @@ def tone(hertz: float, rate: int, level: float = 0.2, seconds: float = SECONDS) 
 
 
 def write_models(root: Path) -> Path:
-    """real; one 20 dB softer; one in stereo at another rate, without `hiss/2`."""
+    """real; one 20 dB softer, with the tags of its maker; one in stereo at another rate, without `hiss/2`."""
     for name, hertz in HERTZ.items():
         write_wav(root / "real" / f"{name}.wav", tone(hertz, 16_000), 16_000)
-        write_wav(root / "soft" / f"{name}.wav", tone(hertz, 16_000, 0.02), 16_000)
+        write_wav(root / "soft" / f"{name}.wav", tone(hertz, 16_000, 0.02), 16_000, made_by=MAKER)
         if name != "hiss/2":
             write_wav(root / "wide" / f"{name}.wav", np.stack([tone(hertz, 44_100), tone(hertz, 44_100, 0.1)]), 44_100)
     return root

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
@@ -12,6 +13,7 @@ import pytest
 
 from soundmill import manifest, params, shards, stage
 from soundmill.audio.flac import encode_flac, write_wav
+from soundmill.audio.tags import CHANGED, GENERATED, MadeBy
 from soundmill.errors import UserError
 from soundmill.evaluation import family_report, folders
 from soundmill.evaluation.family import Source
@@ -22,6 +24,7 @@ from tests.prepared import execution
 
 RATE = 16_000
 LABELS = ("beep", "hiss")
+MAKERS = {"generated": MadeBy("tiny checkpoint 0123", GENERATED), "codec": MadeBy("tiny checkpoint 0123", CHANGED)}
 TERMS = {
     "hours": {"licence": {"<CC-BY>": 0.75, "unknown": 0.25}, "terms for AI": {"refused": 1.0}},
     "marks": ["refused", "unknown"],
@@ -129,7 +132,7 @@ def fill(project: Path, tagger: Path) -> None:
         for index, row in enumerate(rows):
             if row["split"] == split:
                 wave = 0.8 * sound(row["labels"][0], index + 1000 * (split == "test"))
-                write_wav(data / folder / f"{row['clip_id']}.wav", wave, RATE)
+                write_wav(data / folder / f"{row['clip_id']}.wav", wave, RATE, made_by=MAKERS[folder])
     shutil.copytree(tagger, data / "tagger")
     (data / "terms.json").write_text(json.dumps(TERMS))
     write_params(project)
@@ -188,6 +191,10 @@ def test_scores_have_baselines_and_bytes_do_not_depend_on_workers(project):
     assert found["silent_share"] == found["duplicate_share"] == 0
     page = (project / "data/report/index.html").read_text(encoding="utf-8")
     assert '<td>&lt;CC-BY&gt;</td><td>0.75</td><td><meter value="0.75" max="1.0"></meter></td>' in page
+    players = [base64.b64decode(found) for found in re.findall(r'src="data:audio/flac;base64,([^"]+)"', page)]
+    kinds = {kind: sum(maker.words.encode() in player for player in players) for kind, maker in MAKERS.items()}
+    assert kinds == {"generated": 13, "codec": 4}  # 4 examples, 9 from best to worst
+    assert len(players) == 2 * (13 + 4)
     assert page.count("Some of its training material is <b") == 2
     assert found["ladder"]["clips"] == 16
     assert found["ladder"]["scores"].keys() == found["ladder"]["sentences"].keys() == {"mmd_tagger"}

@@ -22,6 +22,7 @@ import torch
 import stages.generate
 import stages.train
 from soundmill import hashing, manifest, params, shards
+from soundmill.audio import tags
 from soundmill.audio.mel import MelSpec, SpectrogramParams, log_mel
 from soundmill.errors import UserError
 from soundmill.evaluation import folders
@@ -322,7 +323,13 @@ def test_a_start_of_another_family_is_refused(tmp_path, further):
 def test_kill_9_and_rerun_end_like_an_unbroken_run(tmp_path, trained, data, composed, capfd, monkeypatch):
     sent: dict[str, list[str]] = {}
     drawn: list[str] = []
-    monkeypatch.setattr(StageRun, "log_file", lambda self, path, folder="": sent.setdefault(folder, []).append(path.name))
+    made: dict[str, tags.MadeBy | None] = {}
+
+    def log_file(self: StageRun, path: Path, folder: str = "") -> None:
+        sent.setdefault(folder, []).append(path.name)
+        made[folder] = tags.read(path)
+
+    monkeypatch.setattr(StageRun, "log_file", log_file)
     monkeypatch.setattr(StageRun, "log_figure", lambda self, figure, name: drawn.append(name))
     params.write_yaml(composed, tmp_path / "params.yaml")
     command = [sys.executable, "-m", "stages.train", *train_arguments(tmp_path, data)]
@@ -340,6 +347,7 @@ def test_kill_9_and_rerun_end_like_an_unbroken_run(tmp_path, trained, data, comp
     assert "resuming at step" in capfd.readouterr().out
     sounds = ["01-bell.wav", "02-dog-bark.wav", "03-rain.wav"]
     assert sent["samples/step-0000010"] == sent["samples/final"] == sounds
+    assert made["samples/step-0000010"] == tags.MadeBy("train/ddpm_mel after 10 steps", tags.GENERATED)
     assert drawn[-3:] == ["samples/step-0000010", "loss", "samples/final"]
     for name in ("model/model.safetensors", "model/best.safetensors", "model/config.json", "curve.csv", "grid.png", "train.json"):
         assert (tmp_path / name).read_bytes() == (trained / name).read_bytes(), name

@@ -9,7 +9,9 @@ import numpy as np
 import torch
 
 from soundmill.audio import figures, mel
+from soundmill.audio.tags import CHANGED
 from soundmill.models.components.contracts import Vocoder
+from soundmill.models.components.griffin_lim.vocoder import GriffinLim
 from soundmill.models.components.log_mels.source import LogMels
 from soundmill.models.samples import Samples
 
@@ -30,7 +32,7 @@ def measure(vocoders: Mapping[str, Vocoder], log_mels: LogMels, device: torch.de
 
 def samples(vocoders: Mapping[str, Vocoder], log_mels: LogMels, device: torch.device, step: int) -> Samples:
     """Log-mels of some clips and of each vocoder's output, and the vocoded sounds."""
-    pictures, titles, sounds, named = [], [], [], []
+    pictures, titles, sounds, named, made = [], [], [], [], []
     for item, clip_id in enumerate(log_mels.arrays.ids[:SHOWN_CLIPS]):
         real = log_mels.arrays.read(item)
         pictures.append(real.astype(np.float32))
@@ -41,11 +43,12 @@ def samples(vocoders: Mapping[str, Vocoder], log_mels: LogMels, device: torch.de
             titles.append(name)
             sounds.append((wave, vocoder.spec.sample_rate))
             named.append(f"{clip_id} {name}")
+            made.append(None if isinstance(vocoder, GriffinLim) else CHANGED)
     frames = min(picture.shape[1] for picture in pictures)
     spec = next(iter(vocoders.values())).spec
     columns, heading = 1 + len(vocoders), f"vocoder after {step} steps"
     figure = figures.draw_log_mels(np.stack([picture[:, :frames] for picture in pictures]), titles, spec, columns, heading)
-    return Samples(figure, named, sounds)
+    return Samples(figure, named, sounds, made)
 
 
 def _wave(log_mel: np.ndarray, vocoder: Vocoder, device: torch.device) -> np.ndarray:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from soundmill.audio import figures
 from soundmill.audio.log_mels import read_spec
 from soundmill.audio.mel import MelSpec
+from soundmill.audio.tags import CHANGED
 from soundmill.models.catalog import choose_by_hash
 from soundmill.models.components import vocoding
 from soundmill.models.components.griffin_lim.params import GriffinLimParams
@@ -226,4 +227,4 @@ def samples(model: Autoencoder, log_mels: LogMels, step: int) -> Samples:
     titles = [title for clip_id in log_mels.arrays.ids[: len(real)] for title in (clip_id, "rebuilt")]
     figure = figures.draw_log_mels(pictures.numpy(), titles, model.spec, 2, f"autoencoder after {step} steps")
     waves = vocoding.to_waves(GriffinLim(model.spec, AUDIBLE), pictures, torch.device("cpu"))
-    return Samples(figure, titles, [(wave.numpy(), model.spec.sample_rate) for wave in waves])
+    return Samples(figure, titles, [(wave.numpy(), model.spec.sample_rate) for wave in waves], [None, CHANGED] * len(real))
