@@ -20,7 +20,7 @@ from flows.terminal import tell
 from soundmill import disk, tracking
 from soundmill.errors import UserError
 
-IRRELEVANT = ("evaluate", "rename", "execution")  # sections that change neither a training nor its sounds
+IRRELEVANT = ("attribution", "evaluate", "rename", "execution")  # sections that change neither a training nor its sounds
 
 
 def row(workspace: Path, home: Path, results: Path, model: Model, minutes: float, seeds: Sequence[int]) -> ModelRow:

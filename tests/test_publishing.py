@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,8 +28,8 @@ from soundmill.models import generation
 from soundmill.models.family import made_by, origin
 from soundmill.models.waveform_unet import model as unets
 from soundmill.models.waveform_unet.params import TrainParams
-from soundmill.publishing import card, data, model, plain
-from soundmill.publishing.directory import SUMS, check_allowed, read_sums
+from soundmill.publishing import card, data, plain
+from soundmill.publishing.directory import CROISSANT, SUMS, check_allowed, pull, read_sums
 from tests.commands.running import soundmill
 from tests.imports import ROOT
 from tests.models.test_live import V2, codec
@@ -69,6 +70,20 @@ def test_the_card_is_read_by_the_hubs_own_code(published):
         assert (published / path.partition(")")[0]).is_file()
 
 
+def test_a_card_has_a_sound_of_each_label_and_what_listeners_said(published, built_graph):
+    text = (published / "README.md").read_text(encoding="utf-8")
+    rows = pq.read_table(built_graph / "data/catalog/default.parquet").to_pylist()
+    made = {path.stem for path in (built_graph / "data/generated/ddpm_mel").glob("*.wav")}
+    labels = {", ".join(sorted(row["labels"])) for row in rows if row["clip_id"] in made}
+    named = re.findall(r"- \[(.*)\]\(samples/(.*)\.wav\)", text)
+    of_clip = {row["clip_id"]: ", ".join(sorted(row["labels"])) for row in rows}
+    assert {name: of_clip[name] for _, name in named} == {name: label for label, name in named}
+    assert len({label for label, _ in named}) == min(len(labels), 8)
+    assert "## Listening tests" in text
+    said = list(card._ratings({"mos_quality": 3.5, "mos_quality_low": 3.25, "mos_quality_high": 3.75, "preference_fit": 0.625}))
+    assert said[2:] == ["| quality, mean rating | 3.5 | 3.25 … 3.75 |", "| fit, share of answers that prefer it | 0.625 |  |"]
+
+
 def test_the_attribution_is_that_of_the_checkpoint(built_graph, published):
     expected = attribution.credits_of(built_graph / "data/models/ddpm_mel", built_graph / "data/corpus/recordings.parquet")
     assert attribution.read(published / manifest.ATTRIBUTION) == expected
@@ -87,7 +102,7 @@ def test_a_spoiled_model_is_not_pulled(published, tmp_path, spoil):
     else:
         sums.unlink()
     with pytest.raises(UserError, match="model.safetensors" if spoil in ("changed", "missing") else "SHA256SUMS"):
-        model.pull(broken, tmp_path / "out")
+        pull(broken, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -162,7 +177,7 @@ def published_data(built_graph, tmp_path_factory) -> Path:
 
 def test_mlcroissant_validates_the_metadata_and_loads_every_clip(built_graph, published_data):
     mlcroissant = pytest.importorskip("mlcroissant")
-    dataset = mlcroissant.Dataset(published_data / data.CROISSANT)
+    dataset = mlcroissant.Dataset(published_data / CROISSANT)
     assert not dataset.metadata.issues.errors
     catalog = pq.read_table(built_graph / "data/catalog/default.parquet").to_pylist()
     loaded = {
@@ -186,6 +201,24 @@ def test_published_clips_are_listed_with_their_digests_and_a_card_that_the_hub_r
     assert set(read_sums(published_data)) == files - {SUMS}
     credited = attribution.read(published_data / manifest.ATTRIBUTION)
     assert sum(credit.clips for credit in credited) == 60
+
+
+def test_pulled_clips_are_those_that_were_published(published_data, tmp_path):
+    done = soundmill("pull", str(published_data), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    pulled = tmp_path / "datasets" / published_data.name
+    files = {path.relative_to(published_data) for path in published_data.rglob("*") if path.is_file()}
+    assert {path.relative_to(pulled) for path in pulled.rglob("*") if path.is_file()} == files
+    assert all((pulled / name).read_bytes() == (published_data / name).read_bytes() for name in files)
+    shard = next(published_data.glob("data/*.parquet"))
+    broken = Path(shutil.copytree(published_data, tmp_path / "broken"))
+    (broken / "data" / shard.name).write_bytes(shard.read_bytes()[:-1] + b"!")
+    with pytest.raises(UserError, match=rf"{shard.name}: is not the file"):
+        pull(broken, tmp_path / "out")
+    (broken / SUMS).write_text("")
+    with pytest.raises(UserError, match="neither a model nor clips"):
+        pull(broken, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

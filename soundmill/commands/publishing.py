@@ -73,19 +73,24 @@ def publish(
 
 @app.command()
 def pull(
-    directory: Annotated[Path, typer.Argument(help="A published model: a directory that `soundmill publish` wrote.")],
-    output: Annotated[Path | None, typer.Option(help="A new or empty directory (default: models/NAME).")] = None,
+    directory: Annotated[Path, typer.Argument(help="A published model or data set: a directory that `soundmill publish` wrote.")],
+    output: Annotated[
+        Path | None, typer.Option(help="A new or empty directory (default: models/NAME; for data, datasets/NAME).")
+    ] = None,
 ) -> None:
-    """Check every file of a published model and copy it; it then makes the same sounds, byte for byte, as where it was published.
+    """Check every file of a published model or data set and copy it.
 
-    To download one first: `hf download USER/NAME --local-dir DIRECTORY`.
+    The model then makes the same sounds, byte for byte, as where it was published. To download one first: `hf download USER/NAME
+    --local-dir DIRECTORY`.
     """
-    from soundmill.publishing import model as publishing
+    from soundmill.publishing import directory as published
 
-    target = output or Path("models") / directory.resolve().name
-    for path in publishing.pull(directory, target):
+    data = published.is_data(directory)
+    target = output or Path("datasets" if data else "models") / directory.resolve().name
+    for path in published.pull(directory, target):
         typer.echo(path)
-    typer.echo(f"try it: soundmill generate --checkpoint {target / publishing.CHECKPOINT}", err=True)
+    use = f'datasets.load_dataset("{target}")' if data else f"soundmill generate --checkpoint {target / published.CHECKPOINT}"
+    typer.echo(f"try it: {use}", err=True)
 
 
 def _root(project: Path | None) -> Path | None:

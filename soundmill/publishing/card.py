@@ -32,7 +32,8 @@ class Facts:
     found: Sequence[Credit]
     labels: Mapping[str, float]  # hours of training clips by label
     metrics: Mapping[str, Any]  # of its evaluation; empty if it has not been evaluated
-    samples: Sequence[str]  # paths of WAVs beside the card
+    listening: Mapping[str, float] | None  # ratings of these weights, as listening.results.scores_of names them; None: unknown
+    samples: Mapping[str, str]  # WAVs beside the card → what was asked for
     picture: str | None
     exported: str | None  # name of the file with its network in TorchScript
     commit: str | None
@@ -105,8 +106,9 @@ def _lines(facts: Facts) -> Iterator[str]:
         yield ""
     else:
         yield from ("Not evaluated.", "")
+    yield from ("## Listening tests", "", *_ratings(facts.listening), "")
     yield from ("## Sounds", "")
-    yield from (f"- [{plain(path)}]({path})" for path in facts.samples)
+    yield from (f"- [{plain(asked) or 'nothing asked for'}]({path})" for path, asked in facts.samples.items())
     yield from (["None are kept with this checkpoint."] if not facts.samples else [])
     yield from (["", f"![spectrograms]({facts.picture})"] if facts.picture else [])
     yield from ("", "## Limits", "", *(f"- {line}" for line in _limits(facts)), "")
@@ -129,9 +131,23 @@ def _lines(facts: Facts) -> Iterator[str]:
     yield from (f"All parameters are in `checkpoint/config.json`. Digest of the checkpoint: `{facts.checkpoint}`.", "")
 
 
+def _ratings(listening: Mapping[str, float] | None) -> Iterator[str]:
+    """Ratings of listeners, with intervals where a test has them."""
+    if not listening:
+        yield "Unknown: the store of runs did not answer." if listening is None else "None of these weights is recorded."
+        return
+    yield from ("| question | value | 95 % interval |", "|---|---|---|")
+    for key, value in sorted(listening.items()):
+        if not key.endswith(("_low", "_high")):
+            kind, _, question = key.partition("_")
+            name = {"mos": "mean rating", "preference": "share of answers that prefer it"}.get(kind, kind)
+            yield f"| {plain(question)}, {name} | {value:.4g} | {_bounds(listening, key)} |"
+
+
 def _limits(facts: Facts) -> Iterator[str]:
     yield "It makes sounds like those it was trained on; labels and captions that were rare there are followed badly."
-    yield "No listening test is recorded here; scores of embedders are not opinions of listeners."
+    if not facts.listening:
+        yield "It has no ratings of listeners; scores of embedders are not their opinions."
     yield from (str(warning) for warning in map(plain, facts.metrics.get("warnings", [])))
     yield from (f"Some of its training material is {mark}." for mark in attribution.marks(facts.found))
 

@@ -13,9 +13,9 @@ from soundmill import attribution, clips, exports, manifest
 from soundmill.attribution import Credit
 from soundmill.errors import UserError
 from soundmill.publishing.card import LICENCE_NAME, hours_table, plain
-from soundmill.publishing.directory import check_allowed, files_below, named, write_sums
+from soundmill.publishing.directory import CROISSANT, check_allowed, files_below, named, write_sums
 
-CARD, CROISSANT = "README.md", "croissant.json"
+CARD = "README.md"
 FORMAT = "audiofolder_parquet"
 # https://docs.mlcommons.org/croissant/docs/croissant-spec.html: the context of version 1.0.
 CONTEXT = {

@@ -1,16 +1,19 @@
-"""A published directory: a list of all its files with their SHA-256, and what the terms refuse."""
+"""A published directory: a list of all its files with their SHA-256, by which it is copied, and what the terms refuse."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from soundmill.attribution import Credit
 from soundmill.errors import UserError
+from soundmill.exports import new_directory
 
 SUMS = "SHA256SUMS"
+CHECKPOINT, CROISSANT = "checkpoint", "croissant.json"  # one is in a published model, the other in published data
 NAMED = 5  # recordings in an error
 SUM = re.compile(r"([0-9a-f]{64})  (.+)")
 
@@ -34,12 +37,42 @@ def files_below(directory: Path) -> list[Path]:
     return sorted(path for path in directory.rglob("*") if path.is_file())
 
 
+def is_data(directory: Path) -> bool:
+    """Whether published clips are in a directory, not a model; UserError if neither is."""
+    sums = read_sums(directory)
+    if CROISSANT not in sums and f"{CHECKPOINT}/config.json" not in sums:
+        raise UserError(f"{directory / SUMS}: lists neither a model nor clips; `soundmill publish` writes either")
+    return CROISSANT in sums
+
+
+def pull(directory: Path, output: Path) -> list[Path]:
+    """Copy what was published to a new or empty directory, checking every file against its SHA-256; returns the files.
+
+    UserError if a file is missing or differs, if its name leaves the directory, or if nothing was published there.
+    """
+    is_data(directory)
+    with new_directory(output) as (partial, _):
+        for name, expected in read_sums(directory).items():
+            copy = partial / name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                shutil.copyfile(directory / name, copy)
+            except OSError as error:
+                raise UserError(f"{directory / name}: {error.strerror}; download it again") from None
+            if _sha256(copy) != expected:
+                raise UserError(f"{directory / name}: is not the file that was published; download it again")
+        shutil.copyfile(directory / SUMS, partial / SUMS)
+    return files_below(output)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def write_sums(directory: Path) -> None:
     """In the format of `sha256sum`."""
-    lines = [
-        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(directory).as_posix()}"
-        for path in files_below(directory)
-    ]
+    lines = [f"{_sha256(path)}  {path.relative_to(directory).as_posix()}" for path in files_below(directory)]
     (directory / SUMS).write_text("\n".join([*lines, ""]), encoding="utf-8")
 
 
@@ -48,12 +81,12 @@ def read_sums(directory: Path) -> dict[str, str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
-        raise UserError(f"{path}: cannot be read, so this is no published model; `soundmill publish` writes one") from None
+        raise UserError(f"{path}: cannot be read, so nothing is published here; `soundmill publish` writes it") from None
     sums = {}
     for number, line in enumerate(lines, 1):
         match = SUM.fullmatch(line)
         inside = Path(match[2]) if match else Path("..")
         if inside.is_absolute() or ".." in inside.parts or str(inside) == SUMS:
-            raise UserError(f"{path}, line {number}: not the SHA-256 and the path of a file of the model; download it again")
+            raise UserError(f"{path}, line {number}: not the SHA-256 and the path of a published file; download it again")
         sums[match[2]] = match[1]
     return sums

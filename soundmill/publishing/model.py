@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from soundmill import attribution, manifest, params, provenance, shards, tracking
+from soundmill import attribution, hashing, manifest, params, provenance, shards, tracking
 from soundmill.errors import UserError
 from soundmill.exports import new_directory
 from soundmill.models import registry
+from soundmill.models.catalog import choose_balanced
 from soundmill.models.family import origin
 from soundmill.models.merging import write_whole
 from soundmill.publishing import card, plain
-from soundmill.publishing.directory import SUMS, check_allowed, files_below, read_sums, write_sums
+from soundmill.publishing.directory import CHECKPOINT, check_allowed, files_below, write_sums
 
-CHECKPOINT = "checkpoint"
 CARDS = ("MODEL_CARD.md", "README.md")  # equal; the hub shows the second
 SAMPLES = 8
+RATINGS = ("mos_", "preference_")  # tags of registered versions
 NOT_TRAINED = "Train without them: `soundmill forget RECORDING`, then `dvc repro`"
 
 
@@ -64,6 +64,7 @@ def publish(model: str, directory: Path, root: Path) -> list[Path]:
             found=found,
             labels=hours_by_label(checkpoint, root, source["family"]),
             metrics=_metrics(root, source),
+            listening=_listening(root, checkpoint),
             samples=samples,
             picture=picture,
             exported=plain.write(checkpoint, trained, source, partial),
@@ -75,40 +76,52 @@ def publish(model: str, directory: Path, root: Path) -> list[Path]:
     return files_below(directory)
 
 
-def pull(directory: Path, output: Path) -> list[Path]:
-    """Copy a published model to a new or empty directory, checking every file against its SHA-256; returns the files.
+def _samples(root: Path, source: dict[str, str], directory: Path) -> tuple[dict[str, str], str | None]:
+    """Copy sounds that the project made with this very checkpoint, one of each set of labels (or prompt) in turn, with a picture.
 
-    UserError if a file is missing or differs, or if its name leaves the directory.
+    Returns their paths with what was asked for, and the picture's path.
     """
-    sums = read_sums(directory)
-    with new_directory(output) as (partial, _):
-        for name, expected in sums.items():
-            try:
-                content = (directory / name).read_bytes()
-            except OSError as error:
-                raise UserError(f"{directory / name}: {error.strerror}; download the model again") from None
-            if hashlib.sha256(content).hexdigest() != expected:
-                raise UserError(f"{directory / name}: is not the file that was published; download the model again")
-            (partial / name).parent.mkdir(parents=True, exist_ok=True)
-            (partial / name).write_bytes(content)
-        shutil.copyfile(directory / SUMS, partial / SUMS)
-        origin(partial / CHECKPOINT)  # is it a checkpoint?
-    return files_below(output)
-
-
-def _samples(root: Path, source: dict[str, str], directory: Path) -> tuple[list[str], str | None]:
-    """Copy sounds that the project made with this very checkpoint, with a picture of them."""
     from soundmill.audio import figures
 
     made = root / "data" / "generated" / source["family"]
-    if not _is_of(made, source):
-        return [], None
-    chosen = sorted(made.glob("*.wav"))[:SAMPLES]
+    asked = _asked(root, source["family"]) if _is_of(made, source) else {}
+    found = {clip_id: labels for clip_id, labels in asked.items() if (made / f"{clip_id}.wav").is_file()}
+    if not found:
+        return {}, None
     (directory / "samples").mkdir()
-    paths = [Path(shutil.copyfile(path, directory / "samples" / path.name)) for path in chosen]
+    paths = {
+        clip_id: Path(shutil.copyfile(made / f"{clip_id}.wav", directory / "samples" / f"{clip_id}.wav"))
+        for clip_id in choose_balanced(found, SAMPLES)
+    }
+    words = {clip_id: ", ".join(found[clip_id]) for clip_id in paths}
     picture = directory / "samples" / "spectrograms.png"
-    figures.save_png(figures.draw_files(paths, [path.stem for path in paths], 4, source["family"]), picture)
-    return [path.relative_to(directory).as_posix() for path in paths], picture.relative_to(directory).as_posix()
+    titles = [words[clip_id] or clip_id for clip_id in paths]
+    figures.save_png(figures.draw_files(list(paths.values()), titles, 4, source["family"]), picture)
+    named = {path.relative_to(directory).as_posix(): words[clip_id] for clip_id, path in paths.items()}
+    return named, picture.relative_to(directory).as_posix()
+
+
+def _asked(root: Path, family: str) -> dict[str, list[str]]:
+    """Labels of a family's clips by id, or the first caption if a clip has none."""
+    catalog = _catalog(root, family)
+    rows = shards.read_rows(catalog, manifest.CATALOG, ["clip_id", "labels", "captions"]) if catalog.is_file() else ()
+    return {row["clip_id"]: sorted(row["labels"] or ()) or list(row["captions"] or ())[:1] for row in rows}
+
+
+def _catalog(root: Path, family: str) -> Path:
+    variant = params.read_yaml(root / "params.yaml").get("families", {}).get(family, {}).get("clips")
+    return root / "data" / "catalog" / f"{variant}.parquet"
+
+
+def _listening(root: Path, checkpoint: Path) -> dict[str, float] | None:
+    """Ratings of these weights in the project's listening tests; None if the store of runs does not answer."""
+    try:
+        versions = tracking.registered_models(root)
+    except UserError:
+        return None
+    digest = hashing.model_digest(checkpoint)
+    tags = [version.tags for version in versions if version.digest == digest]
+    return {key: float(value) for of in tags for key, value in of.items() if key.startswith(RATINGS)}
 
 
 def _is_of(made: Path, source: dict[str, str]) -> bool:
@@ -126,9 +139,7 @@ def _metrics(root: Path, source: dict[str, str]) -> dict[str, Any]:
 
 def hours_by_label(checkpoint: Path, root: Path, family: str) -> dict[str, float]:
     """Hours of the clips that its own training used, by the labels that the project's catalog has for them, most first."""
-    document = params.read_yaml(root / "params.yaml")
-    variant = document.get("families", {}).get(family, {}).get("clips")
-    catalog, table = root / "data" / "catalog" / f"{variant}.parquet", checkpoint / manifest.TRAINED_ON_FILE
+    catalog, table = _catalog(root, family), checkpoint / manifest.TRAINED_ON_FILE
     if not catalog.is_file() or not table.is_file():
         return {}
     rows = shards.read_rows(table, manifest.TRAINED_ON, ["clip_id", "seconds", "earlier"])

@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from soundmill import disk
 from soundmill.audio.tags import CHANGED, GENERATED, MadeBy
 from soundmill.errors import UserError
 from soundmill.models import live
@@ -77,4 +76,4 @@ def export_net(path: Path, model: WaveformUNet) -> None:
         traced = torch.jit.trace(_Denoiser(model).eval(), example, check_trace=False)
     buffer = io.BytesIO()  # torch would store a file's name in its bytes
     torch.jit.save(traced, buffer, {live.ABOUT: json.dumps(facts, sort_keys=True)})
-    disk.write_atomically(path, lambda temporary: temporary.write_bytes(buffer.getvalue()))
+    path.write_bytes(buffer.getvalue())

@@ -15,6 +15,7 @@ import pytest
 from flows import summary
 from soundmill import attribution, hashing, lineage, manifest, shards, tracking
 from soundmill.forgetting import leftovers
+from soundmill.publishing import model as publishing
 from soundmill.tracking import stores
 from tests.commands.running import soundmill
 from tests.tracking.reading import runs, text
@@ -165,3 +166,17 @@ def test_versions_are_tagged_with_the_terms_of_their_training_material(home: Pat
     assert text(home, recorded["attribution/tiny"].info.run_id, manifest.ATTRIBUTION).splitlines()[1] == credit
     shutil.rmtree(home / "data")
     assert attribution.credits_of(model.directory, None) == found  # a registered model has its table
+
+
+def test_a_card_has_the_ratings_of_the_same_weights(home: Path, bring: Callable[[Path], None]) -> None:
+    checkpoint = register(home, bring)
+    assert publishing._listening(home, checkpoint) == {}
+    values = {"mos_quality": 3.5, "mos_quality_low": 3.25, "mos_quality_high": 3.75}
+    with tracking.result_run(home, "tiny", "listening-test", {}) as run:
+        run.log_model_scores(hashing.model_digest(checkpoint), "tiny", {**values, "fad_yamnet": 2.0})
+    bring(home)
+    assert publishing._listening(home, checkpoint) == values
+    (checkpoint / "config.json").write_text("{}")
+    assert publishing._listening(home, checkpoint) == {}
+    (home / "mlflow.db").unlink()
+    assert publishing._listening(home, checkpoint) is None
