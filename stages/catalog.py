@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
 from soundmill import manifest, shards, stage
+from soundmill.corpora import captioning
 from soundmill.corpora import catalog as catalogs
 from soundmill.errors import UserError
 from soundmill.params import StageParams, did_you_mean
@@ -21,15 +22,15 @@ OVERLAP_SECONDS = 1e-3  # smaller overlaps are rounding errors
 
 
 class CatalogParams(StageParams):
-    caption_template: str
+    caption_templates: list[str] = Field(min_length=1, description="of clips without a caption; the first with known fields")
     only: list[str] = Field(description="labels; only clips with one of them are used; []: all clips")
 
-    @field_validator("caption_template")
+    @field_validator("caption_templates")
     @classmethod
-    def _has_label(cls, template: str) -> str:
-        if "{label}" not in template:
-            raise ValueError("must contain {label}, which is replaced by the clip's label")
-        return template
+    def _fields_exist(cls, templates: list[str]) -> list[str]:
+        for template in templates:
+            captioning.fields_of(template)
+        return templates
 
 
 def run(
@@ -44,7 +45,7 @@ def run(
     """Write one row per clip, without clips that `quality` rejects and copies according to `splits`."""
     assigned = shards.read_table(splits, manifest.RECORDING_SPLITS)
     split_of = dict(zip(assigned["recording_id"].to_pylist(), assigned["split"].to_pylist(), strict=True))
-    described = catalogs.describe(corpus, clips, quality, params.caption_template, split_of)
+    described = catalogs.describe(corpus, clips, quality, params.caption_templates, split_of)
     table = catalogs.with_splits(described.clips, split_of)
     copies = _copies(table, assigned, quality, of_loops=any((corpus / "audio").glob("*.parquet")))
     table = table.filter(pc.invert(pc.is_in(table["clip_id"], pa.array(copies, pa.string()))))

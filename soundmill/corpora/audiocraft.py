@@ -7,12 +7,13 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from soundmill.corpora.folder_names import SPLIT_NAMES
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.join import join
 from soundmill.corpora.metadata import begins_with, read_json, read_json_lines
 from soundmill.corpora.resolver import FileIndex
 from soundmill.corpora.rows import ManifestRow
-from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format, keyword_in
+from soundmill.corpora.tables import CorpusTables, Format, keyword_in
 from soundmill.errors import UserError
 
 FORMAT = Format(

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from soundmill.corpora.class_names import ClassNames
+from soundmill.corpora.folder_names import SPLIT_NAMES
 from soundmill.corpora.inventory import AudioFile, Inventory
 from soundmill.corpora.join import join
 from soundmill.corpora.json_entries import JsonEntries
 from soundmill.corpora.metadata import read_head
 from soundmill.corpora.resolver import FileIndex
 from soundmill.corpora.rows import ManifestRow
-from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format
+from soundmill.corpora.tables import CorpusTables, Format
 from soundmill.params import parse_json
 
 FORMAT = Format(

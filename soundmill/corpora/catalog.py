@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,18 +30,19 @@ class Described:
     rejected: int  # clips that break a quality rule
 
 
-def describe(corpus: Path, clips: Path, quality: Path, template: str, used: Container[str]) -> Described:
+def describe(corpus: Path, clips: Path, quality: Path, templates: Sequence[str], used: Container[str]) -> Described:
     """Match captions with the clips below `clips` that `quality` keeps, shard by shard; only those of recordings in `used`.
 
-    The caption of a clip with labels and no caption is `template` with its labels.
+    A clip without a caption gets one by the first of `templates` whose fields are known (captioning.py).
     """
     rejected = _rejected(quality)
-    columns = ["recording_id", "shard", "start_time", "labels", "corpus", "weight", "group"]
+    columns = ["recording_id", "path", "shard", "start_time", "labels", "corpus", "weight", "group"]
     recordings = shards.read_table(corpus / "recordings.parquet", manifest.RECORDINGS, columns)
     captions = shards.read_table(corpus / "captions.parquet", manifest.CAPTIONS)
     # Captions of missing recordings come last, as shard -1.
     owners = pc.index_in(captions["recording_id"], recordings["recording_id"].combine_chunks())
     captions = captions.append_column("shard", pc.fill_null(recordings["shard"].take(owners), -1))
+    tempo_of = _tempi(corpus)
     recordings_of, captions_of = shards.by_shard(recordings), shards.by_shard(captions)
     paths = {path.name: path for path in shards.shard_paths(clips)}
     result = Described(UNSPLIT.empty_table(), 0, [], Counter(), len(rejected))
@@ -52,9 +53,10 @@ def describe(corpus: Path, clips: Path, quality: Path, template: str, used: Cont
         unknown += [row["clip_id"] for row in rows if row["recording_id"] not in recording_of]
         left_out = {name for name in recording_of if name not in used}
         own = [row for name, row in recording_of.items() if name in used]
+        own = [{**row, "bpm": tempo_of.get(row["recording_id"])} for row in own] if tempo_of else own
         texts = [row for row in _rows(captions_of.get(shard)) if row["recording_id"] not in left_out]
         rows = [row for row in rows if row["recording_id"] in recording_of and row["recording_id"] not in left_out]
-        matched = matching.match(own, texts, rows, template)
+        matched = matching.match(own, texts, rows, templates)
         result.matched += matched.matched
         result.missing += matched.missing
         entries = []
@@ -72,6 +74,14 @@ def describe(corpus: Path, clips: Path, quality: Path, template: str, used: Cont
     result.clips = pa.concat_tables(tables).combine_chunks()
     _check(result.clips, clips, len(rejected))
     return result
+
+
+def _tempi(corpus: Path) -> dict[str, float]:
+    """Tempo of each stretched loop by recording, of a corpus of loops; a name has the tempo before. Empty for other corpora."""
+    columns = ["recording_id", "bpm", "stretch"]
+    paths = sorted((corpus / "audio").glob("*.parquet"))
+    rows = (row for path in paths for row in shards.read_rows(path, manifest.LOOPS, columns))
+    return {row["recording_id"]: row["bpm"] / row["stretch"] for row in rows}
 
 
 def kept_clips(corpus: Path, recordings: pa.Table, clips: Path, quality: Path) -> pa.Table:

@@ -7,12 +7,13 @@ import re
 from collections.abc import Iterator
 from itertools import islice
 
+from soundmill.corpora.folder_names import SPLIT_NAMES
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.join import join
 from soundmill.corpora.metadata import csv_columns, read_csv
 from soundmill.corpora.resolver import MAX_KEY, FileIndex, youtube_clip
 from soundmill.corpora.rows import ManifestRow
-from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format, whole_number
+from soundmill.corpora.tables import CorpusTables, Format, whole_number
 
 FORMAT = Format(
     name="clotho",

@@ -7,12 +7,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from soundmill.corpora.folder_names import CONTAINERS, SPLIT_NAMES
 from soundmill.corpora.inventory import AudioFile, Inventory, is_about_corpus
 from soundmill.corpora.join import join
 from soundmill.corpora.metadata import MAX_TEXT_BYTES, read_head, read_sidecar
 from soundmill.corpora.resolver import clip_of_file, like_words, looks_random
 from soundmill.corpora.rows import ManifestRow
-from soundmill.corpora.tables import SPLIT_NAMES, CorpusTables, Format
+from soundmill.corpora.tables import CorpusTables, Format
 from soundmill.decoding.decode import DecodeError
 from soundmill.manifest import escape_path
 
@@ -24,10 +25,6 @@ FORMAT = Format(
     label='first-level folders (`001 - Dog bark` → "dog bark"), or those below the splits; a single folder that '
     "only holds folders is skipped",
     split="folders named `train`, `valid`, `test` above the classes, if they outnumber the folders beside them; else assigned",
-)
-# A single first-level folder with such a name is not a class.
-CONTAINERS = frozenset(
-    {b"audio", b"wav", b"wavs", b"flac", b"mp3", b"ogg", b"clips", b"sounds", b"recordings", b"samples", b"data"}
 )
 
 

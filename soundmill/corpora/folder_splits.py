@@ -8,10 +8,11 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from soundmill.corpora.folder import layout_of, split_of_folder
+from soundmill.corpora.folder_names import SPLIT_NAMES
 from soundmill.corpora.inventory import AudioFile, Inventory
 from soundmill.corpora.resolver import with_slashes
 from soundmill.corpora.rows import ManifestRow
-from soundmill.corpora.tables import SPLIT_NAMES, split_of
+from soundmill.corpora.tables import split_of
 
 DEEPEST = 4  # folders above those of splits
 METADATA = re.compile(rb"(?:^|/)metadata\.(csv|jsonl|parquet)$")

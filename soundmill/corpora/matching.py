@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
 
+from soundmill.corpora import captioning
+
 TOLERANCE = 0.5  # seconds between the starts of caption and clip: AudioCaps has integers, tools write 79.999 or 80.02
 
-Origin = Literal["window", "recording", "label", "none"]
+Origin = Literal["window", "recording", "label", "name", "none"]
 
 
 @dataclass
@@ -32,9 +34,12 @@ class Matching:
 
 
 def match(
-    recordings: Iterable[dict[str, Any]], captions: Iterable[dict[str, Any]], clips: Iterable[dict[str, Any]], template: str
+    recordings: Iterable[dict[str, Any]],
+    captions: Iterable[dict[str, Any]],
+    clips: Iterable[dict[str, Any]],
+    templates: Sequence[str],
 ) -> Matching:
-    """Describe every clip by the captions of its window, else of its recording, else by `template` with its labels.
+    """Describe every clip by the captions of its window, else of its recording, else by the first of `templates` that fits.
 
     A caption with a start belongs to the nearest clip within TOLERANCE, else to the clip that contains its window. The length of
     a recording's windows is the smallest distance between their starts. A caption without a start describes the whole recording,
@@ -51,14 +56,14 @@ def match(
     result = Matching()
     for recording in recordings:
         rows, own_clips = rows_of.pop(recording["recording_id"], []), clips_of.get(recording["recording_id"], [])
-        _match_recording(recording, rows, own_clips, template, result)
+        _match_recording(recording, rows, own_clips, templates, result)
     for rows in rows_of.values():
         result.missing.extend(_name(row) for row in rows)
     return result
 
 
 def _match_recording(
-    recording: dict[str, Any], rows: list[dict[str, Any]], clips: list[dict[str, Any]], template: str, result: Matching
+    recording: dict[str, Any], rows: list[dict[str, Any]], clips: list[dict[str, Any]], templates: Sequence[str], result: Matching
 ) -> None:
     starts = {clip["clip_id"]: recording["start_time"] + clip["start"] for clip in clips}
     windowed: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -83,10 +88,10 @@ def _match_recording(
         if chosen:
             origin: Origin = "window" if clip_id in windowed else "recording"
             result.clips[clip_id] = Description([row["caption"] for row in chosen], labels, origin)
-        elif labels:
-            result.clips[clip_id] = Description([template.replace("{label}", join_words(labels))], labels, "label")
+        elif (made := captioning.caption(templates, captioning.facts_of(recording, labels))) is not None:
+            result.clips[clip_id] = Description([made], labels, "label" if labels else "name")
         else:
-            result.clips[clip_id] = Description()
+            result.clips[clip_id] = Description([], labels)
 
     if not clips:
         strays += whole
@@ -114,11 +119,6 @@ def _place_within(
         clip_id = next(around, None)
         (strays if clip_id is None else windowed[clip_id]).append(row)
     return strays
-
-
-def join_words(words: list[str]) -> str:
-    """`rain`, `rain and wind`, `rain, wind and bell`."""
-    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def _name(row: dict[str, Any]) -> str:

@@ -8,24 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from soundmill import hashing, shards
+from soundmill.corpora.folder_names import SPLIT_NAMES
 from soundmill.corpora.inventory import AudioFile
 from soundmill.errors import UserError
 from soundmill.manifest import TERMS, VIDEO_ID, escape_path
 
 MAX_TEXT = 1 << 28  # characters of captions and labels in memory: some two million clips
-
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "valid",
-    "valid": "valid",
-    "validation": "valid",
-    "dev": "valid",
-    "test": "test",
-    "testing": "test",
-    "eval": "test",
-    "evaluation": "test",
-}
 
 
 @dataclass(frozen=True, kw_only=True)

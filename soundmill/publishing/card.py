@@ -134,7 +134,7 @@ def _lines(facts: Facts) -> Iterator[str]:
 def _ratings(listening: Mapping[str, float] | None) -> Iterator[str]:
     """Ratings of listeners, with intervals where a test has them."""
     if not listening:
-        yield "Unknown: the store of runs did not answer." if listening is None else "None of these weights is recorded."
+        yield "Unknown: no store of runs answers here." if listening is None else "None of these weights is recorded."
         return
     yield from ("| question | value | 95 % interval |", "|---|---|---|")
     for key, value in sorted(listening.items()):

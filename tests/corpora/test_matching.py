@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from soundmill.corpora.matching import join_words, match
+from soundmill.corpora.captioning import join_words
+from soundmill.corpora.matching import match
 
 
 def recording(recording_id, start=0.0, labels=()):
-    return {"recording_id": recording_id, "start_time": start, "labels": list(labels)}
+    return {"recording_id": recording_id, "path": f"{recording_id}.wav", "start_time": start, "labels": list(labels)}
 
 
 def caption(recording_id, text, start=None, labels=()):
@@ -26,7 +27,7 @@ def descriptions(result):
 
 def test_windows_have_their_own_captions_whatever_the_order_and_a_small_error():
     rows = [caption("a", "third", 40.02, ["c"]), caption("a", "first", 30.0, ["a"]), caption("a", "second", 34.9)]
-    result = match([recording("a", 30.0, ["whole"])], rows, clips("a", 0.0, 5.0, 10.0), "{label}")
+    result = match([recording("a", 30.0, ["whole"])], rows, clips("a", 0.0, 5.0, 10.0), ["{label}"])
     assert descriptions(result) == {
         "a_0": (["first"], ["a"], "window"),
         "a_5": (["second"], ["whole"], "window"),
@@ -39,45 +40,45 @@ def test_longer_clips_have_the_captions_of_all_windows_in_them():
     """Of a corpus that is captioned every 5 s, a variant of 10 s lacks none; the last window ends with the recording."""
     rows = [caption("a", name, 30.0 + 5 * number, [name]) for number, name in enumerate(["one", "two", "three", "four", "five"])]
     cut = clips("a", 0.0, 10.0, seconds=10.0) + clips("a", 20.0, seconds=2.0)
-    result = match([recording("a", 30.0)], rows, cut, "{label}")
+    result = match([recording("a", 30.0)], rows, cut, ["{label}"])
     assert descriptions(result) == {
         "a_0": (["one", "two"], ["one", "two"], "window"),
         "a_10": (["three", "four"], ["three", "four"], "window"),
         "a_20": (["five"], ["five"], "window"),
     }
     assert (result.matched, result.missing) == (5, [])
-    shifted = match([recording("a", 30.0)], rows, clips("a", 2.0, 12.0, seconds=10.0), "{label}")
+    shifted = match([recording("a", 30.0)], rows, clips("a", 2.0, 12.0, seconds=10.0), ["{label}"])
     assert descriptions(shifted) == {"a_2": (["two"], ["two"], "window"), "a_12": (["four", "five"],) * 2 + ("window",)}
     assert (shifted.matched, len(shifted.missing)) == (3, 2)  # the first begins before, the third lies in two
 
 
 def test_the_only_window_holds_for_all_clips_with_all_its_captions():
     rows = [caption("a", "one", 30.0), caption("a", "two", 30.0)]
-    result = match([recording("a", 30.0)], rows, clips("a", 0.0, 5.0), "{label}")
+    result = match([recording("a", 30.0)], rows, clips("a", 0.0, 5.0), ["{label}"])
     assert descriptions(result) == {"a_0": (["one", "two"], [], "window"), "a_5": (["one", "two"], [], "recording")}
 
 
 def test_a_lone_window_in_the_middle_does_not_speak_for_the_rest():
-    result = match([recording("a", 0.0)], [caption("a", "middle", 10.0)], clips("a", 0.0, 10.0), "{label}")
+    result = match([recording("a", 0.0)], [caption("a", "middle", 10.0)], clips("a", 0.0, 10.0), ["{label}"])
     assert descriptions(result) == {"a_0": ([], [], "none"), "a_10": (["middle"], [], "window")}
 
 
 def test_a_recordings_caption_holds_for_all_clips():
-    result = match([recording("a", labels=["dog"])], [caption("a", "barks")], clips("a", 0.0, 5.0), "{label}")
+    result = match([recording("a", labels=["dog"])], [caption("a", "barks")], clips("a", 0.0, 5.0), ["{label}"])
     assert descriptions(result) == {"a_0": (["barks"], ["dog"], "recording"), "a_5": (["barks"], ["dog"], "recording")}
     assert result.matched == 1
 
 
 def test_labels_make_captions_where_there_are_none():
     result = match(
-        [recording("a", labels=["dog", "rain"]), recording("b")], [], clips("a", 0.0) + clips("b", 0.0), "the sound of {label} {x}"
+        [recording("a", labels=["dog", "rain"]), recording("b")], [], clips("a", 0.0) + clips("b", 0.0), ["the sound of {label}"]
     )
-    assert descriptions(result) == {"a_0": (["the sound of dog and rain {x}"], ["dog", "rain"], "label"), "b_0": ([], [], "none")}
+    assert descriptions(result) == {"a_0": (["the sound of dog and rain"], ["dog", "rain"], "label"), "b_0": ([], [], "none")}
 
 
 def test_captions_without_a_clip_are_named():
     rows = [caption("a", "late", 60.0), caption("gone", "x", 0.0), caption("silent", "y"), caption("a", "here", 0.0)]
-    result = match([recording("a"), recording("silent")], rows, clips("a", 0.0, 5.0), "{label}")
+    result = match([recording("a"), recording("silent")], rows, clips("a", 0.0, 5.0), ["{label}"])
     assert result.missing == ["a (x.csv:2)", "silent (x.csv:2)", "gone (x.csv:2)"]
     assert result.matched == 1
     assert descriptions(result)["a_5"] == ([], [], "none")

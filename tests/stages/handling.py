@@ -37,7 +37,7 @@ SPLITS = {"valid_fraction": 0.1, "test_fraction": 0.1, "duplicates": "fail", "se
 NAMING = {
     "clips": {"default": PLAN},
     "splits": SPLITS,
-    "catalog": {"caption_template": "the sound of {label}", "only": []},
+    "catalog": {"caption_templates": ["the sound of {label}"], "only": []},
     "rename": {"clips": "default", "dataset": "audiocaps", "location": "data/audiocaps/audio"},
 }
 

@@ -23,7 +23,7 @@ RATE = 16_000
 SECTIONS = {
     "clips": {"default": PLAN},
     "splits": {"valid_fraction": 0.2, "test_fraction": 0.2, "duplicates": "fail", "seed": 0},
-    "catalog": {"caption_template": "{label}", "only": []},
+    "catalog": {"caption_templates": ["{label}"], "only": []},
 }
 
 

@@ -234,7 +234,7 @@ def test_the_first_page_has_the_scores_and_a_click_leads_to_the_sounds(recorded:
         chrome.find_element(By.CSS_SELECTOR, "[row-index='0'] a[href*='/runs/']").click()
         text = shows(chrome, "ddpm_mel: fad_tagger 34.8 · kl_tagger 3.48", "Show more")
         chrome.save_screenshot(tmp_path / "run.png")
-        assert text.index("ddpm_mel.train.steps") < text.index("catalog.caption_template")  # what is not default comes first
+        assert text.index("ddpm_mel.train.steps") < text.index("catalog.caption_templates")  # what is not default comes first
         assert text.index("label_accuracy_tagger_high") < text.index("stages/corpus/recordings")  # and scores before counts
         chrome.find_element(By.CSS_SELECTOR, "[data-testid=show-comment-toggle]").click()
         shows(

@@ -1,0 +1,73 @@
+"""Captions from names: known answers, ids that are no words, and real files."""
+
+from __future__ import annotations
+
+import pytest
+
+from soundmill.corpora import captioning
+from soundmill.manifest import escape_path
+
+
+def facts(path: str, *labels: str, **more) -> dict[str, str]:
+    return captioning.facts_of({"path": escape_path(path.encode()), **more}, labels)
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("drums/HeavyKick_03.wav", {"file": "heavy kick", "folder": "drums"}),
+        ("010 - Fire crackling/3-158476-A.ogg", {"folder": "fire crackling"}),
+        (
+            "pads/train/audio/warm pad 120bpm_C#min.wav",
+            {"file": "warm pad", "folder": "pads", "tempo": "120", "key": "C sharp minor"},
+        ),
+        ("loop_bpm93.5_Am-2.flac", {"file": "loop", "tempo": "93.5", "key": "A minor"}),
+        ("strings Bb major.wav", {"file": "strings", "key": "B flat major"}),
+        ("I Am here.wav", {"file": "am here"}),
+        ("Abm-pad.wav", {"file": "pad", "key": "A flat minor"}),
+        ("Y-0KrZ56kjtlv_340.flac", {}),
+        ("MXrlMqk6m49.wav", {}),
+        ("550e8400-e29b-41d4-a716-446655440000.wav", {}),
+        ("Vögel/Straße im Regen.wav", {"file": "straße im regen", "folder": "vögel"}),
+        ("雨/風の音.wav", {"file": "風の音"}),
+        ("{label}/{0.__class__}.wav", {"file": "class", "folder": "label"}),
+        ("-.wav", {}),
+    ],
+)
+def test_names_give_what_is_in_them_and_nothing_else(path, expected):
+    assert facts(path) == expected
+
+
+def test_the_first_template_with_known_fields_makes_the_caption():
+    templates = ["{label} at {tempo} bpm in {key}", "{label} at {tempo} bpm", "{label}", "{file}, {folder}", "{file}"]
+    known = {
+        "a loop at 90 bpm in A minor": facts("x_90bpm_Am.wav", "a loop"),
+        "dog, rain and wind": facts("x.wav", "dog", "rain", "wind"),
+        "door slam, house": facts("house/door_slam.wav"),
+        "door slam": facts("door_slam.wav"),
+    }
+    assert {captioning.caption(templates, of): of for of in known.values()} == known
+    assert captioning.caption(templates, facts("4.wav")) is None
+    assert captioning.caption(["{tempo}"], facts("x_90bpm.wav", bpm=120.0)) == "120"  # of a loop that was stretched to it
+    assert captioning.caption(["{label}"], {"label": "{file} {0}"}) == "{file} {0}"
+
+
+@pytest.mark.parametrize("template", ["", "a sound", "{sound}", "{label!r}", "{label:>9}", "{label.x}", "{}", "{0}", "{label"])
+def test_other_templates_are_refused(template):
+    with pytest.raises(ValueError, match=r"must contain \{label\}|expected '\}'"):
+        captioning.fields_of(template)
+
+
+def test_every_real_sample_is_named_by_its_words(shared):
+    made = {path.stem: facts(path.name).get("file") for path in (shared / "data/cc0_samples").glob("*.flac")}
+    assert len(made) == 195
+    assert all(made.values())
+    assert {name: made[name] for name in ("bd_haus", "perc_impact1", "drum_heavy_kick", "ambi_lunar_land", "loop_3d_printer")} == {
+        "bd_haus": "bd haus",
+        "perc_impact1": "perc impact",
+        "drum_heavy_kick": "drum heavy kick",
+        "ambi_lunar_land": "ambi lunar land",
+        "loop_3d_printer": "loop 3d printer",
+    }
+    clips = {path.parent.name: facts(f"{path.parent.name}/{path.name}") for path in (shared / "data/esc10").rglob("*.ogg")}
+    assert all(list(of) == ["folder"] for of in clips.values())
