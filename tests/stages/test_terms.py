@@ -226,7 +226,7 @@ def lay(root: Path, paths: list[str]) -> None:
 def settled(project: Path, terms: dict) -> None:
     sections = {name: PARAMS[name] for name in ("duplicates", "quality")} | {"splits": SPLITS}
     sections["quality"] = {**sections["quality"], "rules": dict.fromkeys(sections["quality"]["rules"])}
-    sections["catalog"] = {"caption_template": "the sound of {label}", "only": []}
+    sections["catalog"] = {"caption_templates": ["the sound of {label}"], "only": []}
     corpus = external("sounds") | {"terms": terms}
     settle(project, corpus=corpus, clips={"default": PLAN | {"tail": "keep", "clip_seconds": 3.0}}, **sections)
 
