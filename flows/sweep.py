@@ -56,6 +56,7 @@ class Sweep(StageParams):
     subsets: str | None = Field(description="a grouping of `evaluate.subsets` whose groups are the rows; null: one row per point")
     seeds: Seeds
     paper: Paper | None
+    knee: bool = Field(False, description="the points are in order of cost: name the cheapest that is as good as the best")
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,7 @@ def _publish(directory: Path, definition: Sweep, outcomes: Sequence[Outcome]) ->
     rows = sweep_table.make_rows(
         outcomes, paper.rows if paper else {}, paper.protocol if paper else "", paper.files if paper else None
     )
-    results = sweep_table.results(definition.title, rows, paper.source if paper else None)
+    results = sweep_table.results(definition.title, rows, paper.source if paper else None, definition.knee)
     publishing.write(directory, results, lambda: sweep_figure.draw(definition.title, rows))
     return results
 

@@ -101,14 +101,14 @@ def _difference(score: MetricResult, first: MetricResult | None) -> Estimate | N
 # As a table
 
 
-def results(title: str, rows: Sequence[SweepRow], source: str | None) -> ResultsTable:
-    """The table to publish; `source` names the paper's table."""
+def results(title: str, rows: Sequence[SweepRow], source: str | None, by_cost: bool = False) -> ResultsTable:
+    """The table to publish; `source` names the paper's table; `by_cost`: the rows are in order of cost, and the knee is named."""
     return ResultsTable(
         title,
         rows,
         columns(rows),
         differences(rows),
-        notes(rows, source),
+        [*notes(rows, source), *(knee(rows) if by_cost else [])],
         csv_text(rows),
         document={"paper": source},
     )
@@ -179,6 +179,25 @@ def notes(rows: Sequence[SweepRow], source: str | None) -> list[str]:
                 f"Paper: {source}. “{OTHER_DATA}”: another protocol or other files; compare the order of rows, not numbers."
             )
     return remarks
+
+
+def knee(rows: Sequence[SweepRow]) -> list[str]:
+    """The cheapest row whose distance is as good as the best one's: its interval reaches down to that; rows in order of cost."""
+    metric = next((name for name in metrics_of(rows) if name.startswith(("fad_", "mmd_"))), None)
+    scored = [row for row in rows if metric in row.scores and not row.scores[metric].unranked]
+    if len(scored) < 2:
+        return []
+    best = min(scored, key=lambda row: row.scores[metric].total.value)
+    lowest = best.scores[metric].total.value
+    first = next(row for row in scored if row is best or _reaches(row.scores[metric].total, lowest))
+    last = " It is also the most costly: more may be better still." if first is scored[-1] else ""
+    return [
+        f"Knee: “{first.name}” is the cheapest whose {metric} cannot be told from the best, {lowest:.3g} of “{best.name}”.{last}"
+    ]
+
+
+def _reaches(estimate: Estimate, value: float) -> bool:
+    return estimate.low is not None and estimate.low <= value
 
 
 def csv_text(rows: Sequence[SweepRow]) -> str:

@@ -32,6 +32,21 @@ def rows_of(*outcomes: Outcome, **paper: str | None) -> list[SweepRow]:
     return sweep_table.make_rows(outcomes, PAPER, paper.get("protocol") or "another", paper.get("files"))
 
 
+@pytest.mark.parametrize(
+    ("distances", "named", "costly"),
+    [([20.0, 12.0, 11.5, 11.8], "2", False), ([20.0, 15.0, 12.0], "3", True), ([10.0, 12.0, 14.0], "1", False)],
+)
+def test_the_knee_is_the_cheapest_row_that_is_as_good_as_the_best(distances, named, costly):
+    """Intervals reach one below each value: 12 reaches 11.5, and 15 does not reach 12."""
+    rows = sweep_table.make_rows([Outcome(str(n), 0, scored(fad)) for n, fad in enumerate(distances, 1)], {}, "", None)
+    (told,) = [note for note in sweep_table.results("Ranks", rows, None, True).notes if note.startswith("Knee")]
+    assert told.startswith(
+        f"Knee: “{named}” is the cheapest whose fad_yamnet cannot be told from the best, {min(distances):.3g} of"
+    )
+    assert ("more may be better still" in told) == costly
+    assert not [note for note in sweep_table.results("Ranks", rows, None).notes if note.startswith("Knee")]
+
+
 def test_one_seed_keeps_its_bootstrap_interval():
     pressure, none, theirs = rows_of(Outcome("pressure", 0, scored(10.0)), Outcome("none", 0, scored(12.0)))
     assert pressure.scores["fad_yamnet"].total == Estimate(10.0, 9.0, 12.0)
