@@ -107,7 +107,7 @@ def run(
         def write_beside(directory: Path, sounds: Iterable[tuple[str, Tensor]], maker: Model) -> None:
             _write(directory, sounds, maker.sample_rate, generated_by if maker is trained else base_made)
 
-        with ctx.progress(len(clip_ids), f"{ctx.name}: base") as tick:
+        with ctx.progress(len(clip_ids) + 3 * beside_base.OWN_SOUNDS, f"{ctx.name}: base") as tick:
             beside_base.write(trained, base, settings.run(tick), catalog, params.seed, lengths, codec, write_beside)
     left_out_ids = choose_by_hash(read_left_out(catalog), params.transfers)
     if left_out_ids:
