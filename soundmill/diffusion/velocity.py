@@ -16,6 +16,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from soundmill.diffusion import inpainting
 from soundmill.diffusion.objectives import Net, diffuse, target
 
 
@@ -63,25 +64,13 @@ def inpaint(
     resamples: int = 1,
     sigma_data: float = 1.0,
 ) -> Tensor:
-    """Regenerate sounds [B, …] where `keep` (boolean, broadcast) is false; the rest is unchanged, bit for bit.
+    """Regenerate sounds [B, …] where `keep` (boolean, broadcast) is false; see diffusion/inpainting.py."""
 
-    At every level the kept part is the given sound with fresh noise (RePaint: Lugmayr et al. 2022). Each step is taken `resamples`
-    times, with noise added in between, so that the parts fit together. Each sound has its own CPU generator.
-    """
+    def step(xt: Tensor, now: float, after: float) -> Tensor:
+        return _step(net, xt, now, after, sigma_data)
 
-    def draw() -> Tensor:
-        return sigma_data * torch.stack([torch.randn(sounds.shape[1:], generator=rng) for rng in rngs]).to(sounds)
-
-    xt = draw()
-    for now, after in pairwise(_levels(num_steps, 1.0)):
-        alpha, sigma = alpha_sigma(after)
-        for turn in range(resamples):
-            xt = torch.where(keep, alpha * sounds + sigma * draw(), _step(net, xt, now, after, sigma_data))
-            if turn + 1 < resamples:
-                alpha_now, sigma_now = alpha_sigma(now)
-                ratio = alpha_now / alpha
-                xt = ratio * xt + math.sqrt(max(sigma_now**2 - (ratio * sigma) ** 2, 0.0)) * draw()
-    return torch.where(keep, sounds, xt)
+    draw = inpainting.drawing(sounds, rngs, sigma_data)
+    return inpainting.inpaint(step, alpha_sigma, _levels(num_steps, 1.0), sounds, keep, draw, resamples)
 
 
 def slerp(first: Tensor, second: Tensor, share: float) -> Tensor:
