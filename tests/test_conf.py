@@ -62,9 +62,10 @@ def test_text_encoders_are_chosen_by_name(name):
 def test_a_vocoder_is_made_for_every_family_of_log_mels(name):
     """Of the other families for none; AudioLDM's is for its own log-mels."""
     document = params.compose(ROOT / "conf", [EVERY_FAMILY, f"vocoder={name}"])
-    expected = {"griffin_lim": set(), "audioldm": {"tango"}}.get(name, {"ddpm_mel", "projected_gan", "tango"})
+    of_log_mels = ("audio_dit", "ddpm_mel", "projected_gan", "tango")
+    expected = {"griffin_lim": set(), "audioldm": {"tango"}}.get(name, set(of_log_mels))
     assert set(document["vocoder_families"]) == expected
-    kinds = {family: document["families"][family]["components"]["vocoder"] for family in ("ddpm_mel", "projected_gan", "tango")}
+    kinds = {family: document["families"][family]["components"]["vocoder"] for family in of_log_mels}
     assert kinds == {family: document["vocoder"]["kind"] if family in expected else "griffin_lim" for family in kinds}
     assert document["tango"]["train"]["sampling"]["vocoder"] == ("trained" if "tango" in expected else "griffin_lim")
     if expected:

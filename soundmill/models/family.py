@@ -38,6 +38,7 @@ class Request:
     caption: str = ""
     seed: int = 0
     start: int | None = None  # for a part of a longer sound: its first sample
+    seconds: float | None = None  # length of the sound, for models that make any; None: the model's own
 
 
 @dataclass(frozen=True)

@@ -199,9 +199,18 @@ def _loaded(family: str, directory: Path, use: Use, threads: int) -> Model:
 def _write_generated(
     model: Model, requests: Mapping[str, Request], lengths: Mapping[str, int], run: Run, directory: Path, made_by: MadeBy
 ) -> int:
-    """Write the sound of each request (clip id → request), cut to its length in samples; returns the number of samples."""
+    """Write the sound of each request (clip id → request), cut to its length in samples; returns the number of samples.
+
+    A sound that is shorter because the request's was is padded with silence, up to the model's length.
+    """
     waves = zip(requests, generate_each(model, list(requests.values()), run), strict=True)
-    return _write(directory, ((clip_id, wave[:, : lengths[clip_id]]) for clip_id, wave in waves), model.sample_rate, made_by)
+    cut = ((clip_id, _cut(wave, lengths[clip_id], model)) for clip_id, wave in waves)
+    return _write(directory, cut, model.sample_rate, made_by)
+
+
+def _cut(wave: Tensor, length: int, model: Model) -> Tensor:
+    missing = min(length, model.num_samples or length) - wave.shape[1]
+    return torch.nn.functional.pad(wave, (0, missing)) if missing > 0 else wave[:, :length]
 
 
 def _write(directory: Path, sounds: Iterable[tuple[str, Tensor]], sample_rate: int, made_by: MadeBy) -> int:

@@ -22,6 +22,7 @@ from soundmill.training.params import LoraParams
 
 TAGGER = "data/tagger"  # output of the stage `tagger`
 FAMILIES = {
+    "audio_dit": "soundmill.models.audio_dit",
     "ddpm_mel": "soundmill.models.ddpm_mel",
     "diffusion_ae": "soundmill.models.diffusion_ae",
     "diffusion_vocoder": "soundmill.models.diffusion_vocoder",

@@ -24,8 +24,8 @@ class NoLabel(UserError):
 
 
 def of_clips(model: Model, catalog: Path, clip_ids: Sequence[str], seed: int) -> dict[str, Request]:
-    """Request by clip id: labels or first caption, as the model is conditioned on, and a seed derived from the id."""
-    rows = shards.read_table(catalog, manifest.CATALOG, ["clip_id", "labels", "captions"]).to_pylist()
+    """Request by clip id: labels or first caption, as the model is conditioned on, length, and a seed derived from the id."""
+    rows = shards.read_table(catalog, manifest.CATALOG, ["clip_id", "labels", "captions", "seconds"]).to_pylist()
     by_id = {row["clip_id"]: row for row in rows}
     requests = {}
     unknown: set[str] = set()
@@ -37,7 +37,7 @@ def of_clips(model: Model, catalog: Path, clip_ids: Sequence[str], seed: int) ->
             labels = tuple(label for label in clip_labels if label in model.labels)
         elif model.condition == "caption":
             caption = (by_id[clip_id]["captions"] or [""])[0]
-        requests[clip_id] = Request(labels, caption, seed_of(seed, clip_id))
+        requests[clip_id] = Request(labels, caption, seed_of(seed, clip_id), seconds=by_id[clip_id]["seconds"])
     if unknown:
         print(f"ignoring labels that the model was not trained on: {', '.join(sorted(unknown))}")
     return requests

@@ -14,6 +14,7 @@ UNET1D += ["heads=2", "head_width=4", "text_attention=[false,false,false]"]
 PRIOR = ["channels=[4,4]", "factors=[1,2]", "items=[1,1]", "attention=[false,true]", "text_attention=[false,false]"]
 PRIOR += ["groups=2", "modulation=8", "heads=2", "head_width=4"]
 SHRUNK = {  # of `FAMILY.train.network`
+    "audio_dit": ["layers=1", "heads=2", "head_width=8", "key_heads=1", "condition_width=8", "text_width=8"],
     "ddpm_mel": ["widths=[8,8,8]", "embedding_size=16"],
     "diffusion_ae": PRIOR,
     "diffusion_vocoder": UNET1D,
@@ -64,6 +65,7 @@ def test_a_step_of_a_shrunk_net_is_taken(family):
 @pytest.mark.parametrize(
     ("family", "parts"),
     [
+        ("audio_dit", {"transformer": 183_731_072, "autoencoder": 156_112_514}),
         ("ddpm_mel", {"unet": 43_166_496}),
         ("tango", {"unet": 222_995_688, "vae": 55_376_873, "vocoder": 55_264_897}),
         ("waveform_unet", {"unet": 31_574_724}),

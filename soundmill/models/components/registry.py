@@ -30,6 +30,7 @@ VOCODERS = {  # made by the stage `vocoder`; Griffin-Lim needs no stage
 }
 CODECS = {
     "mel_autoencoder": "soundmill.models.components.mel_autoencoder",
+    "oobleck": "soundmill.models.components.oobleck",
     "rave": "soundmill.models.components.rave",
     "unet1d": "soundmill.models.components.unet1d.codec",
 }

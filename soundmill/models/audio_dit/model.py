@@ -1,0 +1,195 @@
+"""A trained transformer: the model and its checkpoint, which contains its codec and vocoder, but not its text encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from soundmill import params as strict
+from soundmill.audio.mel import SpectrogramParams
+from soundmill.errors import UserError
+from soundmill.models import family
+from soundmill.models.audio_dit import windows
+from soundmill.models.audio_dit.latents import Layout
+from soundmill.models.audio_dit.network import Conditions, DiT, padded
+from soundmill.models.audio_dit.params import TrainParams
+from soundmill.models.components import registry
+from soundmill.models.components.contracts import Codec, Kind, LatentCodec, Vocoder
+from soundmill.models.components.griffin_lim.vocoder import GriffinLim
+from soundmill.models.components.latents.params import LatentsParams
+from soundmill.models.components.text_states import states as text_states
+from soundmill.models.components.text_states.states import TextConfig, Texts
+from soundmill.models.family import FamilyConfig, Request, Run
+from soundmill.models.labels import label_weights
+from soundmill.training import checkpoint
+
+FAMILY = "audio_dit"
+WEIGHTS, AUTOENCODER = "transformer.safetensors", "autoencoder"
+
+
+class Config(FamilyConfig):
+    family: Literal["audio_dit"] = FAMILY
+    params: TrainParams
+    frames: int
+    labels: list[str]
+    text: TextConfig | None
+    mean: list[float]  # of each channel of the latents
+    deviation: list[float]
+
+
+@dataclass
+class AudioDiT:
+    """A `Model` (models/family.py); `net` has the averaged weights. It makes sounds of any length; `num_samples` is the trained
+    one, and longer sounds are made of windows that continue each other."""
+
+    params: TrainParams
+    net: DiT
+    kind: Kind  # of the autoencoder
+    autoencoder: LatentCodec
+    frames: int  # of a sound of the trained length: of log-mels, or of latents if the codec has none
+    layout: Layout
+    labels: Sequence[str] = ()
+    text: TextConfig | None = None  # if conditioned on captions
+    vocoder: Vocoder | None = None  # None: Griffin-Lim
+    texts: Texts | None = None  # during training: precomputed states, so the text encoder is not loaded
+
+    @property
+    def sample_rate(self) -> int:
+        return self.autoencoder.sample_rate
+
+    @property
+    def channels(self) -> int:
+        return self.autoencoder.channels
+
+    @property
+    def condition(self) -> Literal["labels", "caption", "none"]:
+        return {"label": "labels", "caption": "caption", "none": "none"}[self.params.condition]
+
+    @property
+    def num_samples(self) -> int:
+        return self.frames * self.autoencoder.samples_per_frame
+
+    @property
+    def latent_frames(self) -> int:
+        return self.autoencoder.latent_shape(self.frames)[1]
+
+    @property
+    def samples_per_latent(self) -> int:
+        return self.num_samples // self.latent_frames
+
+    def generate(self, requests: Sequence[Request], run: Run) -> Tensor:
+        """Noise and conditions → latents → waves, as long as the longest request; shorter ones end with silence."""
+        lengths = [self._length(request, run) for request in requests]
+        waves = torch.zeros(len(requests), self.channels, max(lengths))
+        for start in range(0, len(requests), run.batch_size):
+            part = slice(start, start + run.batch_size)
+            latents = windows.sample(self, requests[part], lengths[part], run)
+            for wave, x0, request, length in zip(waves[part], latents, requests[part], lengths[part], strict=True):
+                codec = self.codec(run, x0.shape[1])
+                wave[:, :length] = codec.decode(self.layout.unfold(x0[None]), [request.seed])[0, :, :length]
+            run.progress(len(latents))
+        return waves
+
+    def reconstruct(self, waves: Tensor, run: Run) -> Tensor:
+        """Wave → latent → wave."""
+        codec = self.codec(run, self.latent_frames)
+        return codec.decode(codec.encode(waves))[..., : waves.shape[2]]
+
+    def conditions(self, requests: Sequence[Request], seconds: Sequence[float], run: Run) -> Conditions:
+        """What the net is told of sounds that start at 0 and last `seconds`, on the run's device."""
+        network = self.params.network
+        states = self._states([request.caption for request in requests], run) if self.text else [None] * len(requests)
+        ends = torch.tensor(seconds)
+        conditions = Conditions(
+            *padded(states, network.text_tokens, network.text_width),
+            torch.stack([label_weights(request.labels, self.labels) for request in requests]),
+            torch.stack([torch.zeros_like(ends), ends], 1),
+            torch.ones(len(requests), 2, dtype=torch.bool),
+        )
+        return Conditions(*(value.to(run.device) for value in conditions))
+
+    def _states(self, captions: Sequence[str], run: Run) -> list[np.ndarray | None]:
+        """States [tokens, width] of each caption; None for ""."""
+        given = [caption for caption in captions if caption]
+        if self.texts is not None:
+            states = iter([self.texts.of(caption) for caption in given])
+        else:
+            states = iter(text_states.encode(self.text, given, run.home, run.scratch, run.digests) if given else [])
+        return [next(states) if caption else None for caption in captions]
+
+    def codec(self, run: Run, latent_frames: int) -> Codec:
+        """The autoencoder for sounds of `latent_frames` latents, with the vocoder of the run if it needs one."""
+        frames = latent_frames * (self.frames // self.latent_frames)
+        return self.kind.sound(self.autoencoder, self._vocoder(run), frames, run.sampling.grain, run.device)
+
+    def _vocoder(self, run: Run) -> Vocoder | None:
+        if self.autoencoder.spec is None:
+            return None
+        if run.sampling.vocoder == "griffin_lim":
+            return GriffinLim(self.autoencoder.spec, run.sampling)
+        if self.vocoder is None:
+            raise UserError(
+                "this checkpoint has no vocoder: set sampling.vocoder to `griffin_lim`, or train it with `vocoder=hifigan_laptop`"
+            )
+        return self.vocoder
+
+    def _length(self, request: Request, run: Run) -> int:
+        """Length in samples that a request asks for."""
+        seconds = request.seconds or run.sampling.seconds
+        return max(1, round(seconds * self.sample_rate)) if seconds else self.num_samples
+
+
+def build_net(params: TrainParams, latent_shape: tuple[int, int, int], num_labels: int) -> DiT:
+    """The transformer over latents [channels, frames, bands], initialised from torch's global generator."""
+    channels, frames, bands = latent_shape
+    return DiT(params.network, channels * bands, frames, num_labels)
+
+
+def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
+    """See models/family.py; without label embeddings, and without the text encoder, whose size is unknown without its files."""
+    params = strict.parse_section(document, f"{FAMILY}.train", TrainParams)
+    autoencoder = registry.codec_params(document, FAMILY)
+    spec = strict.section(document, f"spectrogram.{document['latent_families'][FAMILY]['mel']}", "params.yaml")
+    latents = strict.parse_section(document, f"{FAMILY}.latents", LatentsParams)
+    shape = autoencoder.latent_shape(SpectrogramParams(**spec).spec, latents.num_samples)
+    net = build_net(params, shape, num_labels=0)
+    parts = {"transformer": net, "autoencoder": registry.codec(autoencoder.kind).network(autoencoder, spec)}
+    return parts | registry.vocoder_network(document, FAMILY)
+
+
+def save(model: AudioDiT, inputs: Path, parts: Path, directory: Path, facts: dict[str, Any]) -> None:
+    """Write the checkpoint, with copies of the autoencoder in `inputs` and the vocoder in `parts`, the training's inputs."""
+    layout = {"mean": model.layout.mean.tolist(), "deviation": model.layout.deviation.tolist()}
+    config = Config(params=model.params, frames=model.frames, labels=list(model.labels), text=model.text, **layout)
+    components = [inputs / AUTOENCODER, *([parts / registry.VOCODER] if model.vocoder else [])]
+    family.save(directory, config, model.net.state_dict(), facts, weights=WEIGHTS, parts=components)
+
+
+def load(directory: Path) -> AudioDiT:
+    config = family.read_config(directory, Config)
+    kind, autoencoder = registry.load_latent_codec(directory / AUTOENCODER)
+    shape = autoencoder.latent_shape(config.frames)
+    net = build_net(config.params, shape, len(config.labels))
+    if {len(config.mean), len(config.deviation)} != {shape[0] * shape[2]}:
+        raise UserError(
+            f"{directory / checkpoint.CONFIG}: mean and deviation must have {shape[0] * shape[2]} values, one a channel"
+        )
+    vocoder = load_vocoder(config.params, directory, autoencoder)
+    checkpoint.load_weights(net, directory / WEIGHTS)
+    layout = Layout(shape[2], torch.tensor(config.mean), torch.tensor(config.deviation), autoencoder.scaling_factor)
+    return AudioDiT(config.params, net, kind, autoencoder, config.frames, layout, config.labels, config.text, vocoder)
+
+
+def load_vocoder(params: TrainParams, directory: Path, autoencoder: LatentCodec) -> Vocoder | None:
+    """The vocoder in `directory`, if the params use one; UserError if its mel spec differs from the autoencoder's."""
+    if params.sampling.vocoder != "trained":
+        return None
+    if autoencoder.spec is None:
+        raise UserError("latents of waves need no vocoder: leave `vocoder=` out, or take a codec of log-mels")
+    return registry.load_vocoder(directory / registry.VOCODER, autoencoder.spec)

@@ -1,0 +1,108 @@
+"""The transformer that denoises latents: diffusers' StableAudioDiTModel, with the conditions of Stable Audio."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from soundmill.models.audio_dit.params import TransformerParams
+
+TIME_WIDTH = 256  # of the Fourier features of the time
+
+
+class Conditions(NamedTuple):
+    """What the net is told; a condition that is hidden is zero, so a hidden text costs as much as another."""
+
+    states: Tensor  # float [B, tokens, text_width], of the text encoder
+    mask: Tensor  # boolean [B, tokens], true: a token
+    labels: Tensor  # float [B, num_labels], weights
+    seconds: Tensor  # float [B, 2], start and end of the sound
+    told: Tensor  # boolean [B, 2]: whether the seconds are told to the attention, and to the global state
+
+
+class DiT(nn.Module):
+    """Predicts from (xt, t, *Conditions): latents [B, channels, frames] of any length, times [B] in [0, 1].
+
+    The attention sees the text's tokens, the label's and those of start and end; the global state has the last three. The names of
+    weights are those of diffusers' StableAudioPipeline. At Stable Audio Open's sizes the transformer has 1,056,939,136 parameters.
+    """
+
+    def __init__(self, params: TransformerParams, channels: int, frames: int, num_labels: int):
+        from diffusers.models.transformers.stable_audio_transformer import StableAudioDiTModel
+        from diffusers.pipelines.stable_audio.modeling_stable_audio import StableAudioProjectionModel
+
+        super().__init__()
+        width = params.condition_width
+        self.rotary_width = params.head_width // 2
+        self.transformer = StableAudioDiTModel(
+            sample_size=frames,
+            in_channels=channels,
+            out_channels=channels,
+            num_layers=params.layers,
+            attention_head_dim=params.head_width,
+            num_attention_heads=params.heads,
+            num_key_value_attention_heads=params.key_heads,
+            cross_attention_dim=width,
+            cross_attention_input_dim=width,
+            global_states_input_dim=width * (3 if num_labels else 2),
+            time_proj_dim=TIME_WIDTH,
+        )
+        self.projection_model = StableAudioProjectionModel(params.text_width, width, min_value=0, max_value=params.max_seconds)
+        self.labels = nn.Embedding(num_labels, width) if num_labels else None
+        self._start_as_identity()
+        if params.gradient_checkpointing:
+            self.transformer.enable_gradient_checkpointing()
+
+    def _start_as_identity(self) -> None:
+        """Set the last layer of every residual branch to zero, as the authors' code does: training is steadier from there."""
+        for block in self.transformer.transformer_blocks:
+            for last in (block.attn1.to_out[0], block.attn2.to_out[0], block.ff.net[2]):
+                nn.init.zeros_(last.weight)
+            nn.init.zeros_(block.ff.net[2].bias)
+        for residual in (self.transformer.preprocess_conv, self.transformer.postprocess_conv):
+            nn.init.zeros_(residual.weight)
+
+    def forward(self, xt: Tensor, t: Tensor, states: Tensor, mask: Tensor, labels: Tensor, seconds: Tensor, told: Tensor) -> Tensor:
+        from diffusers.models.embeddings import get_1d_rotary_pos_embed
+
+        projected = self.projection_model(states, seconds[:, 0], seconds[:, 1])
+        times = torch.cat([projected.seconds_start_hidden_states, projected.seconds_end_hidden_states], 1)  # [B, 2, width]
+        attended = [projected.text_hidden_states * mask[..., None], times * told[:, 0, None, None]]
+        overall = [(times * told[:, 1, None, None]).flatten(1)]
+        if self.labels is not None:
+            label = labels @ self.labels.weight
+            attended.append(label[:, None])
+            overall.append(label)
+        positions = torch.arange(xt.shape[2] + 1, device=xt.device)
+        return self.transformer(
+            xt,
+            t,
+            encoder_hidden_states=torch.cat(attended, 1),
+            global_hidden_states=torch.cat(overall, 1)[:, None],
+            rotary_embedding=get_1d_rotary_pos_embed(self.rotary_width, positions, use_real=True, repeat_interleave_real=False),
+            return_dict=False,
+        )[0]
+
+
+def hidden(conditions: Conditions) -> Conditions:
+    """The conditions that guidance compares with: nothing in the attention; the global state still knows the seconds."""
+    nothing = {name: torch.zeros_like(getattr(conditions, name)) for name in ("states", "mask", "labels")}
+    told = conditions.told.clone()
+    told[:, 0] = False
+    return conditions._replace(**nothing, told=told)
+
+
+def padded(states: Sequence[np.ndarray | None], tokens: int, width: int) -> tuple[Tensor, Tensor]:
+    """States [n, width] (None: no text) as float32 [B, tokens, width], with zeros or cut, and the mask of tokens [B, tokens]."""
+    values = torch.zeros(len(states), tokens, width)
+    mask = torch.zeros(len(states), tokens, dtype=torch.bool)
+    for row, row_mask, one in zip(values, mask, states, strict=True):
+        if one is not None:
+            count = min(len(one), tokens)
+            row[:count] = torch.from_numpy(one[:count].astype(np.float32))
+            row_mask[:count] = True
+    return values, mask

@@ -1,0 +1,102 @@
+"""Parameters of the family; the checkpoint stores the training parameters, so using it does not need params.yaml."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from soundmill.models.components.griffin_lim.params import GriffinLimParams
+from soundmill.models.params import FamilyGenerateParams, FamilyTrainParams, GridParams
+from soundmill.params import Probability, Seconds, StageParams
+
+
+class TransformerParams(StageParams):
+    """The transformer (Stable Audio Open's: 24 layers, 24 heads of 64, 12 for keys, conditions 768 wide, 128 tokens, 512 s)."""
+
+    layers: int = Field(ge=1)
+    heads: int = Field(ge=1, description="attention heads; the transformer is heads · head_width wide")
+    head_width: int = Field(ge=4, multiple_of=4, description="channels of a head; rotary positions turn half of them")
+    key_heads: int = Field(ge=1, description="heads of keys and values in the attention to conditions; must divide `heads`")
+    condition_width: int = Field(ge=8, description="width of the conditions: text, seconds and label")
+    text_width: int = Field(ge=1, description="width of the text encoder's states")
+    text_tokens: int = Field(ge=1, description="tokens of every text: shorter ones are padded with zeros, longer ones cut")
+    max_seconds: Seconds = Field(gt=0, description="longer times are told as this one")
+    gradient_checkpointing: bool = Field(description="recompute activations in the backward pass: less memory, a third more time")
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> TransformerParams:
+        if self.heads % self.key_heads:
+            raise ValueError(f"key_heads {self.key_heads} must divide the {self.heads} heads")
+        return self
+
+    @property
+    def width(self) -> int:
+        return self.heads * self.head_width
+
+
+class FlowParams(StageParams):
+    """The path from sound to noise, and where on it the net is trained."""
+
+    objective: Literal["v", "rectified_flow"]
+    times: Literal["uniform", "logit_normal"] = Field(description="distribution of the training times; spread evenly over a batch")
+    base_frames: int | None = Field(
+        ge=1,
+        description="rectified_flow: latents of a sound whose times are not shifted; longer sounds get more noise; null: no shift",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> FlowParams:
+        if self.base_frames is not None and self.objective != "rectified_flow":
+            raise ValueError("base_frames is for objective rectified_flow; set it to null")
+        return self
+
+
+class DropoutParams(StageParams):
+    """Shares of items that are trained without a condition."""
+
+    condition: Probability = Field(description="without caption or label")
+    seconds: Probability = Field(description="without the seconds")
+    all: Probability = Field(description="without any condition in the attention, as guidance asks for; the length stays known")
+
+
+class SamplingParams(GriffinLimParams):
+    """From noise and a request to sound."""
+
+    solver: Literal["euler", "midpoint"] = Field(description="of rectified_flow; the midpoint has two passes per step")
+    num_steps: int = Field(ge=1)
+    guidance_scale: float = Field(ge=0, description="1: no guidance")
+    seconds: Seconds | None = Field(gt=0, description="length of requests that name none; null: the trained length")
+    overlap: float = Field(gt=0, lt=1, description="share of the trained length that a window of a longer sound continues")
+    vocoder: Literal["griffin_lim", "trained"] = Field(description="of log-mels; trained: the one that the stage `vocoder` made")
+    grain: float = Field(ge=0, description="share of the noise lost in reconstruction that decoding adds back; 0: none")
+
+
+class TrainParams(FamilyTrainParams):
+    condition: Literal["none", "label", "caption"]
+    batch_size: int = Field(ge=1, description="clips in a batch of all devices")
+    accumulate: int = Field(ge=1, description="batches whose gradients are accumulated per step")
+    dropout: DropoutParams
+    standardise: bool = Field(description="divide each channel of the latents by its deviation over the training clips")
+    network: TransformerParams
+    flow: FlowParams
+    grid: GridParams
+    sampling: SamplingParams = Field(description="how the grid, and `soundmill generate`, sample the checkpoint")
+
+    @property
+    def items(self) -> int:
+        return self.batch_size
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainParams:
+        if self.batch_size % self.hardware.devices:
+            raise ValueError(f"batch_size {self.batch_size} must be a multiple of hardware.devices")
+        if self.sampling.guidance_scale != 1 and self.dropout.all == 0:
+            raise ValueError("sampling.guidance_scale needs a network trained without conditions too: raise dropout.all")
+        return self
+
+
+class GenerateParams(FamilyGenerateParams):
+    """Each sound is generated from the first caption, or the labels, of a clip, and is as long as the clip."""
+
+    sampling: SamplingParams

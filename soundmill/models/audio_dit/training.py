@@ -1,0 +1,213 @@
+"""Train the family on stored latents and text states, without running the codec or the text encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from soundmill import manifest, shards
+from soundmill import params as strict
+from soundmill.audio.mel import SpectrogramParams
+from soundmill.diffusion import rectified_flow, velocity
+from soundmill.errors import UserError
+from soundmill.models.audio_dit import model as models
+from soundmill.models.audio_dit.latents import Layout, layout
+from soundmill.models.audio_dit.model import AUTOENCODER, FAMILY, AudioDiT
+from soundmill.models.audio_dit.network import Conditions, DiT, padded
+from soundmill.models.audio_dit.params import DropoutParams, FlowParams, GenerateParams, TrainParams
+from soundmill.models.audio_dit.windows import shift_of
+from soundmill.models.catalog import choose_by_hash, read_weights
+from soundmill.models.components import registry
+from soundmill.models.components.latents.params import LatentsParams
+from soundmill.models.components.latents.store import gather_posteriors, read_about
+from soundmill.models.components.text_states import states as text_states
+from soundmill.models.components.text_states.states import Texts
+from soundmill.models.family import Prepared, Rehearsal
+from soundmill.models.labels import known_labels, label_weights
+from soundmill.models.requests import of_captions, of_grid
+from soundmill.training.loader import Arrays, Batch, Order
+from soundmill.training.module import TrainingModule
+from soundmill.training.seeds import seed_of
+from soundmill.training.validation import HeldOut
+
+STANDARDISING_CLIPS = 512  # at most
+
+
+@dataclass(frozen=True)
+class Told:
+    """A source of posteriors [b, 2, channels, frames, bands] and Conditions, before dropout.
+
+    `drawn` [b] in [0, 1) selects one of an item's captions.
+    """
+
+    posteriors: Arrays
+    captions: Sequence[Sequence[int]]  # numbers of each item's captions
+    texts: Texts | None  # None: not conditioned on captions
+    tokens: tuple[int, int]  # of every text, and their width
+    labels: Tensor  # [N, num_labels], weights
+    seconds: Tensor  # [N, 2], start and end in the recording
+
+    def batch(self, items: np.ndarray, drawn: np.ndarray) -> tuple[Tensor, ...]:
+        posteriors = torch.from_numpy(np.stack([self.posteriors.read(item) for item in items]))
+        states = [self._states(item, which) for item, which in zip(items, drawn.tolist(), strict=True)]
+        told = torch.ones(len(items), 2, dtype=torch.bool)
+        return posteriors, *Conditions(*padded(states, *self.tokens), self.labels[items], self.seconds[items], told)
+
+    def _states(self, item: int, which: float) -> np.ndarray | None:
+        captions = self.captions[item]
+        return self.texts.states.read(captions[int(which * len(captions))]) if self.texts and captions else None
+
+
+def draw(seed: int, batch_size: int, step: int) -> Tensor:
+    """Random numbers [batch_size] in [0, 1) for Told."""
+    return torch.rand(batch_size, generator=torch.Generator().manual_seed(seed_of(seed, "caption", step)))
+
+
+def draw_times(flow: FlowParams, frames: int, batch_size: int, rng: torch.Generator) -> Tensor:
+    """Times [batch_size] in (0, 1), one in each of as many equally probable parts of their distribution, shuffled."""
+    places = torch.randperm(batch_size, generator=rng) + torch.rand(batch_size, generator=rng)
+    uniform = (places / batch_size).clamp(1e-6, 1 - 1e-6)
+    times = rectified_flow.logit_normal(torch.special.ndtri(uniform)) if flow.times == "logit_normal" else uniform
+    return rectified_flow.shifted(times, shift_of(flow, frames))
+
+
+def dropped(conditions: Conditions, dropout: DropoutParams, chances: Tensor) -> Conditions:
+    """Conditions of which some are hidden, by `chances` [B, 3] in [0, 1): of caption or label, of seconds, of all."""
+    without = chances < torch.tensor([dropout.condition, dropout.seconds, dropout.all], device=chances.device)
+    condition, seconds, everything = without.unbind(1)
+    seen = ~(condition | everything)[:, None]
+    told = conditions.told & torch.stack([~(seconds | everything), ~seconds], 1)
+    return conditions._replace(mask=conditions.mask & seen, labels=conditions.labels * seen, told=told)
+
+
+class DiTModule(TrainingModule):
+    """A batch: latents sampled from their posteriors, mixed with noise, and their velocity predicted given the conditions."""
+
+    def __init__(self, params: TrainParams, net: DiT, layout: Layout, frames: int, steps: int):
+        super().__init__(net, params, steps, params.accumulate)
+        self.layout, self.frames = layout, frames
+
+    def loss(self, step: int, batch: Batch) -> Tensor:
+        posterior, *values = batch.values
+        x0 = self.layout.x0(posterior, self.noise_like(posterior[:, 0].float(), self.rng("posterior", step)))
+        noise = self.noise_like(x0, self.rng("noise", step))
+        rng = torch.Generator().manual_seed(seed_of(self.params.seed, "times", step))
+        t = self.share(draw_times(self.params.flow, self.frames, self.params.batch_size, rng)).to(self.device, non_blocking=True)
+        chances = self.share(torch.rand(self.params.batch_size, 3, generator=rng)).to(self.device, non_blocking=True)
+        conditions = dropped(Conditions(*values), self.params.dropout, chances)
+        loss = velocity.loss if self.params.flow.objective == "v" else rectified_flow.loss
+        return loss(lambda xt, t: self.net(xt, t, *conditions), x0, t, noise)
+
+
+def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: Path, start: AudioDiT | None) -> Prepared:
+    """Reads autoencoder/ and latents/ in `inputs`, text/ if conditioned on captions, and vocoder/ in `parts` if the params use one.
+
+    A training that starts from another keeps its labels and the standardisation of its latents.
+    """
+    splits, directory = read_weights(catalog), inputs / "latents" / "clips"
+    about = read_about(directory)
+    kind, autoencoder = registry.load_latent_codec(inputs / AUTOENCODER)
+    if about.autoencoder != autoencoder.digest:
+        raise UserError(f"{directory}: latents of another autoencoder than in {inputs}; run `dvc repro`")
+    if start and start.autoencoder.digest != autoencoder.digest:
+        print(f"{ctx.name}: the autoencoder changed: the network must adapt to its latents", flush=True)
+    facts = _facts(catalog)
+    train, frames = list(splits["train"]), about.num_samples // autoencoder.samples_per_frame
+    shape = autoencoder.latent_shape(frames)
+
+    labels: list[str] = []
+    if params.condition == "label":
+        remedy = f"set {FAMILY}.train.condition to `none` or `caption`"
+        labels = known_labels([facts[one]["labels"] for one in train], start.labels if start else (), catalog, remedy)
+    texts, text, captions = None, None, []
+    if params.condition == "caption":
+        captions = sorted({caption for row in facts.values() for caption in row["captions"]})
+        if not captions:
+            raise UserError(f"{catalog}: no clip has a caption; set {FAMILY}.train.condition to `none` or `label`")
+        texts = text_states.read_texts(inputs / "text", captions, "zeros", params.network.text_width, ctx.scratch)
+        text = text_states.read_config(inputs / "text")
+        if start and start.text.digest != text.digest:
+            print(f"{ctx.name}: the text encoder changed from {start.text.name} to {text.name}: the network must adapt to it")
+    numbers = {caption: number for number, caption in enumerate(captions)}
+
+    def source_of(clip_ids: Sequence[str]) -> Told:
+        rows = [facts[clip_id] for clip_id in clip_ids]
+        return Told(
+            gather_posteriors([directory], clip_ids, ctx.scratch),
+            [[numbers[caption] for caption in row["captions"]] if texts else [] for row in rows],
+            texts,
+            (params.network.text_tokens, params.network.text_width),
+            torch.stack([label_weights(row["labels"], labels) for row in rows]),
+            torch.tensor([[row["start"], row["start"] + row["seconds"]] for row in rows], dtype=torch.float32),
+        )
+
+    source = source_of(train)
+    if start:
+        standard = start.layout
+    else:
+        chosen = choose_by_hash(train, STANDARDISING_CLIPS) if params.standardise else []
+        standard = layout(shape, autoencoder.scaling_factor, (source.posteriors.read(train.index(one)) for one in chosen))
+    torch.manual_seed(params.seed)
+    net = models.build_net(params, shape, len(labels))
+    vocoder = models.load_vocoder(params, parts, autoencoder)
+    model = AudioDiT(params, net, kind, autoencoder, frames, standard, labels, text, vocoder, texts)
+    order = Order(params.seed, splits["train"], params.batch_size)
+    steps = params.steps or -(-order.steps(params.epochs) // params.accumulate)
+    unseen = choose_by_hash(list(splits["valid"]), params.validate_batches * params.batch_size)
+    return Prepared(
+        DiTModule(params, net, standard, shape[1], steps),
+        model,
+        source,
+        order,
+        partial(draw, params.seed, params.batch_size),
+        about.num_samples / autoencoder.sample_rate,
+        clip_ids=train,
+        counts={"captions": len(captions)} if texts else {"labels": len(labels)},
+        samples=of_captions(params.grid, params.seed, captions) if texts else of_grid(params.grid, params.seed, labels),
+        columns=params.grid.columns,
+        held_out=HeldOut(source_of(unseen), len(unseen)) if unseen else None,
+        save=partial(models.save, model, inputs, parts),
+    )
+
+
+def _facts(catalog: Path) -> dict[str, dict[str, Any]]:
+    """Captions, labels, start and seconds by clip id."""
+    rows = shards.read_table(catalog, manifest.CATALOG, ["clip_id", "captions", "labels", "start", "seconds"]).to_pylist()
+    return {
+        row["clip_id"]: {
+            **row,
+            "captions": [caption for caption in row["captions"] or [] if caption],
+            "labels": sorted(set(row["labels"] or [])),
+        }
+        for row in rows
+    }
+
+
+def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
+    """See models/family.py."""
+    read = partial(strict.parse_section, document)
+    params, generate = read(f"{FAMILY}.train", TrainParams), read(f"{FAMILY}.generate", GenerateParams)
+    mel = document["latent_families"][FAMILY]["mel"]
+    spec, num_samples = read(f"spectrogram.{mel}", SpectrogramParams).spec, read(f"{FAMILY}.latents", LatentsParams).num_samples
+    shape, items = registry.codec_params(document, FAMILY).latent_shape(spec, num_samples), params.batch_size
+    labels = num_labels if params.condition == "label" else 0
+    net = models.build_net(params, shape, labels)
+
+    def batch(step: int) -> Batch:
+        rng, network = torch.Generator().manual_seed(step), params.network
+        states = torch.randn(items, network.text_tokens, network.text_width, generator=rng)
+        told = torch.ones(items, 2, dtype=torch.bool)
+        conditions = Conditions(states, states[..., 0] > 0, torch.zeros(items, labels), torch.zeros(items, 2), told)
+        return Batch(step, np.zeros(items, np.int64), (torch.randn(items, 2, *shape, generator=rng), *conditions))
+
+    solver = generate.sampling.solver if params.flow.objective == "rectified_flow" else "euler"
+    passes = generate.sampling.num_steps * rectified_flow.PASSES[solver] * (1 if generate.sampling.guidance_scale == 1 else 2)
+    module = DiTModule(params, net, layout(shape, 1.0), shape[1], steps=1)
+    return Rehearsal(module, batch, clips=items, passes=passes)

@@ -1,0 +1,14 @@
+"""Oobleck: the autoencoder of waves of Stable Audio (Evans et al. 2024); diffusers' AutoencoderOobleck."""
+
+from __future__ import annotations
+
+from soundmill.models.components.contracts import Kind
+from soundmill.models.components.oobleck.params import OobleckParams
+
+KIND = Kind(
+    OobleckParams,
+    maker=f"{__name__}.make",
+    component=f"{__name__}.codec",
+    sounding=f"{__name__}.sounding",
+    loading=f"{__name__}.pretrained",
+)

@@ -1,0 +1,122 @@
+"""Oobleck as a `LatentCodec` (components/contracts.py).
+
+On disk: a directory with `model.safetensors` (diffusers' names) and `config.json`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from soundmill.errors import UserError
+from soundmill.models.components.contracts import CodecConfig, save_codec
+from soundmill.models.components.oobleck.params import NetworkParams, OobleckParams
+from soundmill.training import checkpoint
+
+KIND = "oobleck"
+
+
+class OobleckConfig(CodecConfig):
+    kind: Literal["oobleck"]
+    network: NetworkParams
+
+
+@dataclass
+class OobleckCodec:
+    """The network, in evaluation mode and float32."""
+
+    network: NetworkParams
+    net: Any  # diffusers' AutoencoderOobleck
+    scaling_factor: float = 1.0  # x0 = scaling_factor · latent; 1 for published weights
+    digest: str = field(default="")  # set when saved
+    spec: None = None  # uses no log-mels
+
+    @property
+    def sample_rate(self) -> int:
+        return self.network.sample_rate
+
+    @property
+    def channels(self) -> int:
+        return self.network.audio_channels
+
+    @property
+    def samples_per_frame(self) -> int:
+        return self.network.samples_per_latent
+
+    @property
+    def latent_rate(self) -> float:
+        return self.sample_rate / self.samples_per_frame
+
+    def latent_shape(self, frames: int) -> tuple[int, int, int]:
+        """Shape (channels, frames, bands) of `frames` latents."""
+        return self.network.latent_channels, frames, 1
+
+    def to(self, device: torch.device | str) -> OobleckCodec:
+        self.net.to(device)
+        return self
+
+    @torch.no_grad()
+    def encode(self, waves: Tensor) -> Tensor:
+        """Scaled posterior means [N, latent_channels, T / samples_per_frame] of waves [N, channels, T]."""
+        return self.net.encode(waves).latent_dist.mean.float() * self.scaling_factor
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Waves [N, channels, T] in [−1, 1] of scaled latents."""
+        return self.net.decode(latents / self.scaling_factor).sample.float().clamp(-1, 1)
+
+    @torch.no_grad()
+    def posterior(self, waves: Sequence[np.ndarray], num_samples: int) -> Tensor:
+        """See components/contracts.py: [N, 2, latent_channels, num_samples / samples_per_frame, 1]."""
+        if num_samples % self.samples_per_frame:
+            nearest = num_samples // self.samples_per_frame * self.samples_per_frame
+            raise UserError(
+                f"num_samples {num_samples} must be a multiple of {self.samples_per_frame}, the samples of a latent: "
+                f"{nearest} or {nearest + self.samples_per_frame}"
+            )
+        padded = np.stack([np.pad(wave[:, :num_samples], ((0, 0), (0, max(0, num_samples - wave.shape[1])))) for wave in waves])
+        device = next(self.net.parameters()).device
+        found = self.net.encode(torch.from_numpy(padded.astype(np.float32)).to(device)).latent_dist
+        return torch.stack([found.mean.float(), found.logvar.float()], 1)[..., None]
+
+
+def network(params: OobleckParams, spec: dict[str, Any]) -> Any:
+    return build(params.network)
+
+
+def build(params: NetworkParams) -> Any:
+    """The network, initialised from torch's global generator; at Stable Audio Open's sizes it has 156,112,514 parameters."""
+    from diffusers import AutoencoderOobleck
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.nn.utils.weight_norm` is deprecated", FutureWarning)
+        return AutoencoderOobleck(
+            encoder_hidden_size=2 * params.latent_channels,  # mean and deviation of each latent
+            downsampling_ratios=params.ratios,
+            channel_multiples=params.multiples,
+            decoder_channels=params.channels,
+            decoder_input_channels=params.latent_channels,
+            audio_channels=params.audio_channels,
+            sampling_rate=params.sample_rate,
+        )
+
+
+def save(model: OobleckCodec, directory: Path, source: dict[str, Any]) -> dict[str, Any]:
+    """See contracts.py; returns the codec's digest. `source`: plain values."""
+    config = OobleckConfig(kind=KIND, network=model.network, scaling_factor=model.scaling_factor, source=source, digest="")
+    model.digest = save_codec(directory, config, model.net)
+    return {"digest": model.digest}
+
+
+def load(directory: Path) -> OobleckCodec:
+    """The codec that `save` wrote; UserError if the weights do not fit the architecture."""
+    saved = checkpoint.load_config(directory, OobleckConfig, "autoencoder")
+    net = checkpoint.load_weights(build(saved.network), directory / checkpoint.WEIGHTS)
+    return OobleckCodec(saved.network, net, saved.scaling_factor, saved.digest)

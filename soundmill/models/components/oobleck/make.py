@@ -1,0 +1,130 @@
+"""Make Oobleck for its stage: train it on the training clips or load it, and measure its latents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from soundmill import hashing
+from soundmill.audio import figures
+from soundmill.errors import UserError
+from soundmill.models.catalog import beginnings, choose_by_hash, read_weights, waves_of
+from soundmill.models.components.contracts import MadeComponent
+from soundmill.models.components.oobleck import codec as codecs
+from soundmill.models.components.oobleck import pretrained
+from soundmill.models.components.oobleck.codec import OobleckCodec
+from soundmill.models.components.oobleck.params import OobleckParams
+from soundmill.models.components.oobleck.training import OobleckModule
+from soundmill.models.components.waves.source import WaveCrops, gather_waves
+from soundmill.models.samples import Samples, sampling
+from soundmill.training import checkpoint
+from soundmill.training.device import evaluating, pick_device, use_threads
+from soundmill.training.fitting import Fitted, fit_averaged
+from soundmill.training.loader import Order, crop_places
+from soundmill.training.starting import compare
+from soundmill.training.validation import HeldOut
+
+SHOWN, SCALING_CLIPS = 4, 64
+LICENCE = "these weights have their own licence, which also applies to what is generated with them: read it where they are from"
+
+
+def make(params: OobleckParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:
+    splits, network, weights = read_weights(catalog), params.network, params.weights
+    use_threads(params.hardware.threads)
+    _, (wave, rate) = next(waves_of(clips, set(splits["train"])))
+    if (rate, len(wave)) != (network.sample_rate, network.audio_channels):
+        raise UserError(
+            f"{clips} has {len(wave)} channels at {rate} Hz, but autoencoder.network has {network.audio_channels} at "
+            f"{network.sample_rate}; make them agree"
+        )
+    device = pick_device(params.hardware.accelerator)
+    shown = list(splits["valid"] or splits["train"])
+    if weights.kind == "train":
+        model, fitted, facts = _train(params, ctx, clips, splits, len(wave))
+    else:
+        (model, facts), fitted = pretrained.load(weights, network, ctx.home, ctx.digests), None
+        print(f"{ctx.name}: {LICENCE}", flush=True)
+        model.to(device)
+    parameters = sum(weight.numel() for weight in model.net.parameters())
+    metrics = {
+        "parameters": parameters,
+        "scaling_factor": model.scaling_factor,
+        "latent_rate": model.latent_rate,
+        "latent_values_per_second": model.latent_rate * network.latent_channels,
+        **({**fitted.metrics, "steps": weights.steps} if fitted else {}),
+    }
+    return MadeComponent(
+        partial(codecs.save, model, source={"kind": weights.kind, **facts}),
+        fitted.points if fitted else [],
+        metrics,
+        weights.steps if fitted else 0,
+        partial(samples, model, clips, shown, device),
+    )
+
+
+def _train(
+    params: OobleckParams, ctx: Any, clips: Path, splits: dict[str, dict[str, float]], channels: int
+) -> tuple[OobleckCodec, Fitted, dict[str, Any]]:
+    network, weights = params.network, params.weights
+
+    def source_of(clip_ids: Sequence[str]) -> WaveCrops:
+        return WaveCrops(gather_waves(clips, clip_ids, ctx.scratch, channels=channels), weights.num_samples)
+
+    torch.manual_seed(weights.seed)
+    model = OobleckCodec(network, codecs.build(network))
+    module = OobleckModule(weights, model.net)
+    started_from = _start(module, params, ctx) if weights.start_from else None
+    parameters = sum(weight.numel() for weight in model.net.parameters())
+    train, valid = list(splits["train"]), choose_by_hash(list(splits["valid"]), weights.validate_batches * weights.batch_size)
+    print(f"{ctx.name}: {len(train)} clips, {parameters:,} parameters, {weights.steps} steps of {weights.batch_size}", flush=True)
+    device = pick_device(params.hardware.accelerator)
+    fitted = fit_averaged(
+        module,
+        source_of(train),
+        Order(weights.seed, splits["train"], weights.batch_size),
+        partial(crop_places, weights.seed, weights.batch_size),
+        params.hardware,
+        ctx,
+        item_seconds=weights.num_samples / network.sample_rate,
+        held_out=HeldOut(source_of(valid), len(valid)) if valid else None,
+        started_from=started_from,
+        sampling=sampling(weights.samples_every_steps, ctx, partial(samples, model, clips, valid or train, device)),
+    )
+    fitted.load_into(module, weights.use)
+    model.net.eval()
+    model.to(device)
+    model.scaling_factor = round(1 / _deviation(model, source_of(choose_by_hash(train, SCALING_CLIPS))), 6)
+    return model, fitted, fitted.codec_facts(weights, started_from, len(train), parameters)
+
+
+def _start(module: OobleckModule, params: OobleckParams, ctx: Any) -> str:
+    """Load the weights of the codec `weights.start_from`; returns their digest."""
+    where = ctx.home / params.weights.start_from
+    start = codecs.load(where)
+    compare(str(where), {"network": start.network.model_dump()}, {"network": params.network.model_dump()})
+    module.start_from(start.net.state_dict(), params.weights.start_from)
+    print(f"{ctx.name}: starts from {params.weights.start_from}", flush=True)
+    return hashing.file_digest(where / checkpoint.WEIGHTS)
+
+
+def _deviation(model: OobleckCodec, source: WaveCrops) -> float:
+    """Standard deviation of the unscaled latents of whole clips."""
+    device = next(model.net.parameters()).device
+    latents = [model.encode(crops.to(device)).flatten() for crops in source.whole()]
+    return max(float(torch.cat(latents).double().std()), 1e-6)
+
+
+def samples(model: OobleckCodec, clips: Path, clip_ids: Sequence[str], device: torch.device, step: int) -> Samples:
+    """Real clips and their reconstructions."""
+    waves = torch.from_numpy(beginnings(clips, clip_ids, SHOWN))
+    padded = torch.nn.functional.pad(waves, (0, -waves.shape[2] % model.samples_per_frame))
+    model.to(device)
+    with evaluating(model.net):
+        decoded = model.decode(model.encode(padded.to(device))).cpu()[..., : waves.shape[2]]
+    sounds = [(wave.numpy(), model.sample_rate) for pair in zip(waves, decoded, strict=True) for wave in pair]
+    titles = ["real", "decoded"] * len(waves)
+    return Samples(figures.draw_waves(sounds, titles, 2, f"autoencoder after {step} steps"), titles, sounds)

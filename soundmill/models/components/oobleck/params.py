@@ -1,0 +1,74 @@
+"""Parameters of Oobleck."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from soundmill.audio.mel import MelSpec
+from soundmill.models.components.loaded import LoadedParams
+from soundmill.params import SampleRate, StageParams
+from soundmill.training.params import HardwareParams, TrainingParams
+
+
+class NetworkParams(StageParams):
+    """Oobleck (Stable Audio Open's: 128 channels, ratios 2, 4, 4, 8, 8, multiples 1, 2, 4, 8, 16, 64 latents)."""
+
+    channels: int = Field(ge=1, description="channels of the decoder's last level")
+    ratios: list[int] = Field(min_length=1, description="downsampling factor of each level")
+    multiples: list[int] = Field(description="channels of each level, in multiples of the first level's")
+    latent_channels: int = Field(ge=1, description="half of the channels of the encoder's first level")
+    audio_channels: Literal[1, 2]
+    sample_rate: SampleRate
+
+    @model_validator(mode="after")
+    def _levels_fit(self) -> NetworkParams:
+        if len(self.multiples) != len(self.ratios):
+            raise ValueError(f"multiples {self.multiples} must have one value for each of ratios {self.ratios}")
+        if odd := [ratio for ratio in self.ratios if ratio < 2 or ratio % 2]:
+            raise ValueError(f"ratios {odd} must be even: with others the lengths of waves and latents do not agree")
+        if min(self.multiples) < 1:
+            raise ValueError(f"multiples {self.multiples} must be 1 or more")
+        return self
+
+    @property
+    def samples_per_latent(self) -> int:
+        return math.prod(self.ratios)
+
+
+class TrainedParams(TrainingParams):
+    """Train the codec on the training clips by spectral distance and KL divergence, without a discriminator."""
+
+    kind: Literal["train"]
+    batch_size: int = Field(ge=1)
+    steps: int = Field(ge=1)
+    num_samples: int = Field(ge=1, description="length of a crop of each clip; shorter clips are padded with silence")
+    kl_weight: float = Field(ge=0, description="weight of the KL divergence per latent")
+
+
+class OobleckParams(StageParams):
+    kind: Literal["oobleck"]
+    network: NetworkParams = Field(description="loaded weights must have the same architecture")
+    weights: TrainedParams | LoadedParams = Field(discriminator="kind")
+    hardware: HardwareParams
+
+    def latent_shape(self, spec: MelSpec, num_samples: int) -> tuple[int, int, int]:
+        """Shape (channels, frames, bands) of the latent of `num_samples`."""
+        return self.network.latent_channels, num_samples // self.network.samples_per_latent, 1
+
+    @model_validator(mode="after")
+    def _consistent(self) -> OobleckParams:
+        weights, stride = self.weights, self.network.samples_per_latent
+        if weights.kind == "load":
+            if self.hardware.devices != 1:
+                raise ValueError("hardware.devices must be 1 for loaded weights")
+            return self
+        if weights.num_samples % stride:
+            raise ValueError(f"weights.num_samples {weights.num_samples} must be a multiple of {stride}, the samples of a latent")
+        if weights.num_samples < 4096:
+            raise ValueError(f"weights.num_samples {weights.num_samples} must be 4096 or more, for the windows of the distance")
+        if weights.batch_size % self.hardware.devices:
+            raise ValueError(f"weights.batch_size {weights.batch_size} must be a multiple of hardware.devices")
+        return self

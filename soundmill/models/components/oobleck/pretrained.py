@@ -1,0 +1,47 @@
+"""Load an AutoencoderOobleck in diffusers' layout: the directory `vae` of Stable Audio Open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from soundmill.audio.mel import MelSpec
+from soundmill.models.components.loaded import LoadedParams, check_whole, compare, explained, find, locate
+from soundmill.models.components.oobleck.codec import OobleckCodec, build
+from soundmill.models.components.oobleck.params import NetworkParams
+
+FILES = ("vae/config.json", "vae/diffusion_pytorch_model.safetensors")
+KEYS = ("encoder_hidden_size", "downsampling_ratios", "channel_multiples", "decoder_channels", "decoder_input_channels")
+KEYS += ("audio_channels", "sampling_rate")
+
+
+def load(
+    weights: LoadedParams, network: NetworkParams, home: Path, digests: Path | None = None
+) -> tuple[OobleckCodec, dict[str, Any]]:
+    """The codec that `weights` names (see hub.find), and the identity of its files. UserError if it is not as `network` says."""
+    from diffusers import AutoencoderOobleck
+
+    directory, facts = find(weights, FILES, "autoencoder", home, digests)
+    _check_config(directory / "vae", network)
+    with explained(directory / "vae"):
+        net, loading = AutoencoderOobleck.from_pretrained(
+            directory / "vae", use_safetensors=True, local_files_only=True, torch_dtype=torch.float32, output_loading_info=True
+        )
+    check_whole(directory / "vae", loading)
+    return OobleckCodec(network, net.eval()), facts
+
+
+def check(weights: LoadedParams, network: NetworkParams, spec: MelSpec, home: Path) -> None:
+    """UserError as `load`, from the configuration alone."""
+    _check_config(locate(weights, FILES, "autoencoder", home)[0] / "vae", network)
+
+
+def _check_config(directory: Path, network: NetworkParams) -> None:
+    from diffusers import AutoencoderOobleck
+
+    with explained(directory), torch.device("meta"):
+        theirs = AutoencoderOobleck.from_config(AutoencoderOobleck.load_config(directory, local_files_only=True)).config
+        ours = build(network).config
+    compare(directory, {key: (theirs[key], ours[key]) for key in KEYS}, "autoencoder.network")

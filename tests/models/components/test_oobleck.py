@@ -1,0 +1,151 @@
+"""Oobleck: the library's net as a codec, of published files and of ours."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderOobleck
+
+from soundmill import params
+from soundmill.audio.mel import SpectrogramParams
+from soundmill.errors import UserError
+from soundmill.models.components import registry
+from soundmill.models.components.loaded import LoadedParams
+from soundmill.models.components.oobleck import codec as codecs
+from soundmill.models.components.oobleck import pretrained
+from soundmill.models.components.oobleck.codec import OobleckCodec
+from soundmill.models.components.oobleck.params import NetworkParams
+from soundmill.models.components.oobleck.training import kl_divergence
+from tests.imports import ROOT
+
+TINY = NetworkParams(channels=4, ratios=[2, 4], multiples=[1, 2], latent_channels=3, audio_channels=2, sample_rate=44_100)
+WAVES = 0.1 * torch.randn(2, 2, 160, generator=torch.Generator().manual_seed(0))
+
+
+def tiny(seed: int = 0) -> AutoencoderOobleck:
+    torch.manual_seed(seed)
+    return codecs.build(TINY).eval()
+
+
+def publish(home: Path, seed: int = 0) -> AutoencoderOobleck:
+    """A directory as Stable Audio Open's."""
+    net = tiny(seed)
+    net.save_pretrained(home / "vae")
+    return net
+
+
+def named(home: Path) -> LoadedParams:
+    return LoadedParams(kind="load", name=str(home), revision=None)
+
+
+def test_the_published_one_has_the_published_size_and_rate():
+    document = params.compose(ROOT / "conf", ["model=audio_dit", "scale=paper"])
+    section = registry.codec_params(document, "audio_dit")
+    with torch.device("meta"):
+        net = registry.codec("oobleck").network(section, {})
+    assert sum(weight.numel() for weight in net.parameters()) == 156_112_514
+    codec = OobleckCodec(section.network, net)
+    assert (codec.sample_rate, codec.channels, codec.latent_shape(7)) == (44_100, 2, (64, 7, 1))
+    assert codec.latent_rate == pytest.approx(21.533, abs=1e-3)
+    spec = SpectrogramParams(**document["spectrogram"]["tagger"]).spec
+    assert section.latent_shape(spec, document["audio_dit"]["latents"]["num_samples"]) == (64, 1024, 1)
+
+
+def test_it_is_the_library_s(tmp_path):
+    net = publish(tmp_path)
+    codec, facts = pretrained.load(named(tmp_path), TINY, tmp_path)
+    assert facts["name"] == str(tmp_path)
+    with torch.no_grad():
+        posterior = net.encode(WAVES).latent_dist
+        torch.testing.assert_close(codec.encode(WAVES), posterior.mean, rtol=0, atol=0)
+        torch.testing.assert_close(codec.decode(posterior.mean), net.decode(posterior.mean).sample, rtol=0, atol=0)
+        found = codec.posterior([wave.numpy() for wave in WAVES], 160)
+    assert found.shape == (2, 2, 3, 20, 1)
+    torch.testing.assert_close(found[..., 0], torch.stack([posterior.mean, posterior.logvar], 1))
+    padded = codec.posterior([WAVES[0].numpy()[:, :100]], 160)
+    silent = torch.nn.functional.pad(WAVES[:1, :, :100], (0, 60)).numpy()
+    assert torch.equal(padded, codec.posterior(list(silent), 160))
+    with pytest.raises(UserError, match="num_samples 100 must be a multiple of 8, the samples of a latent: 96 or 104"):
+        codec.posterior([WAVES[0].numpy()], 100)
+
+
+def test_saved_and_loaded_it_sounds_the_same_through_its_sounding(tmp_path):
+    codec = OobleckCodec(TINY, tiny(), scaling_factor=0.5)
+    codecs.save(codec, tmp_path / "codec", {"kind": "train"})
+    kind, loaded = registry.load_latent_codec(tmp_path / "codec")
+    assert (loaded.digest, loaded.scaling_factor) == (codec.digest, 0.5)
+    sounding = kind.sound(loaded, None, 25, 0.0, torch.device("cpu"))
+    latents = sounding.encode(WAVES)
+    assert latents.shape == (2, 3, 25, 1)
+    short = torch.nn.functional.pad(WAVES, (0, 40))
+    torch.testing.assert_close(latents[..., 0], codec.encode(short))
+    assert sounding.decode(latents).shape == (2, 2, 200)
+    torch.testing.assert_close(sounding.decode(latents), codec.decode(codec.encode(short)))
+    assert (sounding.sample_rate, sounding.channels, sounding.latent_rate) == (44_100, 2, 44_100 / 8)
+
+
+def test_its_divergence_is_that_of_normal_distributions():
+    posterior = tiny().encode(WAVES).latent_dist
+    normal = torch.distributions.Normal(posterior.mean, posterior.std)
+    expected = torch.distributions.kl_divergence(normal, torch.distributions.Normal(0.0, 1.0)).sum(1).mean()
+    torch.testing.assert_close(kl_divergence(posterior), expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("network", r"decoder_channels is 4, autoencoder\.network has 5; make them agree"),
+        ("missing", "has no vae/diffusion_pytorch_model.safetensors .*weights in other formats can run code"),
+        ("lacking", "its weights lack what config.json says"),
+        ("config", "cannot be loaded"),
+        ("nowhere", "no such directory"),
+    ],
+)
+def test_what_does_not_fit_is_refused(tmp_path, change, message):
+    from safetensors.torch import load_file, save_file
+
+    publish(tmp_path)
+    weights, network = tmp_path / "vae/diffusion_pytorch_model.safetensors", TINY
+    if change == "network":
+        network = TINY.model_copy(update={"channels": 5})
+    elif change == "missing":
+        weights.rename(weights.with_suffix(".bin"))
+    elif change == "lacking":
+        tensors = load_file(weights)
+        tensors.pop(min(tensors))
+        save_file(tensors, weights, {"format": "pt"})
+    elif change == "config":
+        (tmp_path / "vae/config.json").write_text(json.dumps({"downsampling_ratios": "two"}))
+    where = named(tmp_path / "nowhere" if change == "nowhere" else tmp_path)
+    spec = SpectrogramParams(**params.compose(ROOT / "conf", [])["spectrogram"]["tagger"]).spec
+    if change != "lacking":  # found only when they are loaded
+        with pytest.raises(UserError, match=message):
+            pretrained.check(where, network, spec, tmp_path)
+    with pytest.raises(UserError, match=message):
+        pretrained.load(where, network, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"multiples": [1]}, "must have one value for each of ratios"),
+        ({"ratios": [2, 3]}, r"ratios \[3\] must be even"),
+        ({"multiples": [1, 0]}, "must be 1 or more"),
+    ],
+)
+def test_networks_that_cannot_be_are_refused(change, message):
+    with pytest.raises(UserError, match=message):
+        params.parse(NetworkParams, TINY.model_dump() | change, "network")
+
+
+def test_lengths_agree_at_every_even_ratio():
+    for ratios in ([2], [4, 6], [8, 10]):
+        net = codecs.build(TINY.model_copy(update={"ratios": ratios, "multiples": [1] * len(ratios)}))
+        frames, stride = 5, int(np.prod(ratios))
+        latents = net.encode(torch.zeros(1, 2, frames * stride)).latent_dist.mean
+        assert latents.shape[2] == frames
+        assert net.decode(latents).sample.shape[2] == frames * stride

@@ -1,0 +1,190 @@
+"""Train and generate of the family `audio_dit` on the real configuration, shrunk: kills, lengths, conditions, what does not fit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+
+from soundmill import manifest, params, shards
+from soundmill.errors import UserError
+from soundmill.models import generation, registry
+from soundmill.models.audio_dit import windows
+from soundmill.models.family import Request
+from tests.imports import ROOT
+from tests.stages import of_waves, tango_inputs
+
+SHRUNK = [
+    "model=audio_dit",
+    "text.audio_dit.scratch.width=16",
+    "text.audio_dit.max_tokens=8",
+    "audio_dit.train.steps=4",
+    "audio_dit.train.batch_size=2",
+    "audio_dit.train.log_every_steps=1",
+    "audio_dit.train.validate_every_steps=2",
+    "audio_dit.train.validate_batches=2",
+    "audio_dit.train.checkpoint_seconds=0",
+    "audio_dit.train.hardware={accelerator: cpu, devices: 1, precision: '32', threads: 1}",
+    "audio_dit.train.network.layers=1",
+    "audio_dit.train.network.heads=2",
+    "audio_dit.train.network.head_width=8",
+    "audio_dit.train.network.key_heads=1",
+    "audio_dit.train.network.condition_width=8",
+    "audio_dit.train.grid.columns=2",
+    "audio_dit.train.sampling.num_steps=2",
+    "audio_dit.train.sampling.griffin_lim_iterations=2",
+    "audio_dit.generate.codec_count=1",
+]
+SHORT = 3000  # samples of the sound in test-0's clip of 4,000
+
+
+def composed(*changes: str) -> dict:
+    return params.compose(ROOT / "conf", [*SHRUNK, *(f"audio_dit.train.{change}" for change in changes)])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    home = tango_inputs.write(tmp_path_factory.mktemp("inputs"))
+    path = home / "catalog.parquet"
+    rows = shards.read_table(path, manifest.CATALOG).to_pylist()
+    for number, row in enumerate(rows):
+        row.update(seconds=(SHORT if row["clip_id"] == "test-0" else 4000) / 16_000, labels=[of_waves.LABELS[number % 2]])
+    path.unlink()
+    shards.write_rows(rows, path, manifest.CATALOG)
+    return home
+
+
+def train(home: Path, data: Path, document: dict) -> dict:
+    return of_waves.train("audio_dit", home, data, document, parts="tango", inputs="tango")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, data) -> Path:
+    home = tmp_path_factory.mktemp("whole")
+    train(home, data, composed())
+    return home
+
+
+def test_trains_on_latents_and_states_alone(trained):
+    metrics = json.loads((trained / "train.json").read_text())
+    assert (metrics["clips"], metrics["captions"], metrics["steps"]) == (4, 5, 4)
+    assert 0 < metrics["best_valid_loss"] <= metrics["valid_loss"]
+    config = json.loads((trained / "model/config.json").read_text())
+    assert (config["family"], config["frames"], config["labels"]) == ("audio_dit", 32, [])
+    assert config["text"]["name"] == "byt5-scratch"
+    files = {path.relative_to(trained / "model").as_posix() for path in (trained / "model").rglob("*") if path.is_file()}
+    assert files == {
+        *("config.json", "transformer.safetensors", "best.safetensors", "trained_on.parquet"),
+        *("autoencoder/config.json", "autoencoder/model.safetensors"),
+    }
+    model = registry.family("audio_dit").load(trained / "model")
+    # The clips' latents are 0, 1, 2 and 3, with a posterior's variance of exp(−4), times the codec's 0.5.
+    torch.testing.assert_close(model.layout.mean, torch.full((32,), 0.75))
+    torch.testing.assert_close(model.layout.deviation, torch.full((32,), 0.5 * (1.25 + 0.0183156) ** 0.5))
+
+
+@pytest.mark.parametrize(
+    "changes", [[], ["condition=label", "flow.objective=v", "flow.times=uniform", "accumulate=2"]], ids=["caption", "label"]
+)
+def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, data, monkeypatch, capfd, changes):
+    where = {"parts": "tango", "inputs": "tango"}
+    of_waves.check_resuming("audio_dit", tmp_path, data, composed(*changes), monkeypatch, **where)
+    assert "resuming at step" in capfd.readouterr().out
+
+
+def test_generates_for_test_clips_as_long_as_they_are(tmp_path, trained, data):
+    shutil.copytree(trained / "model", tmp_path / "model")
+    document = composed("network.layers=3")  # today's; the checkpoint has its own
+    output = of_waves.generate("audio_dit", tmp_path, data, document)
+    assert list(output) == ["test-0.wav", "test-1.wav"]
+    waves = {name: soundfile.read(tmp_path / "generated" / name)[0] for name in output}
+    assert {len(wave) for wave in waves.values()} == {4000}
+    assert not waves["test-0.wav"][SHORT:].any()  # as the clip is padded
+    assert waves["test-0.wav"][SHORT - 200 : SHORT].any()
+    assert waves["test-1.wav"][SHORT:].any()
+    assert soundfile.info(next((tmp_path / "codec").glob("*.wav"))).frames == 4000
+    assert of_waves.generate("audio_dit", tmp_path, data, document) == output
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.32, 0.7, 1.0])
+def test_sounds_have_the_length_asked_for(tmp_path, trained, seconds):
+    """The trained one is 0.32 s; longer ones are made of windows."""
+    settings = [f"seconds={seconds}", "num_steps=2"]
+    (path,) = generation.generate_sounds(trained / "model", ["a bell"], 1, 5, tmp_path / "a", tmp_path, settings)
+    assert soundfile.info(path).duration == pytest.approx(seconds, abs=1e-4)
+
+
+def test_a_longer_sound_goes_on_from_the_shorter_one(tmp_path, trained):
+    """Window by window: the first is the sound of the trained length, and no later one changes what is there."""
+    model = registry.family("audio_dit").load(trained / "model")
+    with generation.running(model, tmp_path) as run:
+        short, longer, longest = (
+            model.generate([Request(caption="a bell", seed=3, seconds=seconds)], run)[0] for seconds in (0.32, 0.56, 0.8)
+        )
+        beside = model.generate([Request(caption="rain falls", seed=4), Request(caption="a bell", seed=3, seconds=0.8)], run)
+    assert [wave.shape[1] for wave in (short, longer, longest)] == [5120, 8960, 12_800]
+    assert beside.shape == (2, 1, 12_800)
+    assert not beside[0, 0, 5120:].any()
+    x0 = {}
+    with generation.running(model, tmp_path) as run:
+        for seconds in (0.32, 0.56, 0.8):
+            (x0[seconds],) = windows.sample(model, [Request(caption="a bell", seed=3)], [round(seconds * 16_000)], run)
+    assert [latents.shape[1] for latents in x0.values()] == [16, 28, 40]
+    assert torch.equal(x0[0.56][:, :16], x0[0.32])
+    assert torch.equal(x0[0.8][:, :16], x0[0.32])
+
+
+def test_by_label_or_by_nothing(tmp_path, data):
+    train(tmp_path / "label", data, composed("condition=label", "steps=1"))
+    model = registry.family("audio_dit").load(tmp_path / "label/model")
+    assert (model.condition, list(model.labels), model.text) == ("labels", ["bell", "rain"], None)
+    paths = generation.generate_sounds(tmp_path / "label/model", ["rain"], 2, 5, tmp_path / "a", tmp_path)
+    assert len(paths) == 2
+    train(tmp_path / "none", data, composed("condition=none", "steps=1"))
+    assert len(generation.generate_sounds(tmp_path / "none/model", [], 1, 5, tmp_path / "b", tmp_path)) == 1
+    begun = composed("condition=label", "steps=1", f"start_from={tmp_path}/label/model")
+    assert train(tmp_path / "more", data, begun)["steps"] == 1
+    other = composed("condition=caption", "steps=1", f"start_from={tmp_path}/label/model")
+    with pytest.raises(SystemExit, match="condition"):
+        train(tmp_path / "other", data, other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["network.key_heads=2", "network.heads=3"], "key_heads 2 must divide the 3 heads"),
+        (["dropout.all=0.0"], r"guidance_scale needs a network trained without conditions too: raise dropout\.all"),
+        (["flow.objective=v", "flow.base_frames=16"], "base_frames is for objective rectified_flow"),
+        (["hardware.devices=3"], r"batch_size 2 must be a multiple of hardware\.devices"),
+        (["network.text_width=20"], r"text states are 16 wide; set train\.network\.text_width to that, it is 20"),
+        (["sampling.vocoder=trained"], "no vocoder here"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_a_step(tmp_path, data, changes, message):
+    with pytest.raises(SystemExit, match=message):
+        train(tmp_path, data, composed(*changes))
+    assert not (tmp_path / "model").exists()
+
+
+def test_latents_of_another_codec_and_clips_without_captions_are_refused(tmp_path, data):
+    shutil.copytree(data, tmp_path / "data")
+    rows = shards.read_table(data / "catalog.parquet", manifest.CATALOG).to_pylist()
+    shards.write_rows([{**row, "captions": []} for row in rows], tmp_path / "data/plain.parquet", manifest.CATALOG)
+    with pytest.raises(SystemExit, match=r"no clip has a caption; set audio_dit\.train\.condition to `none` or `label`"):
+        of_waves.train("audio_dit", tmp_path / "a", tmp_path / "data", composed(), "plain.parquet", parts="tango", inputs="tango")
+    path = tmp_path / "data/tango/autoencoder/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"digest": "another"}))
+    with pytest.raises(SystemExit, match="latents of another autoencoder than in"):
+        train(tmp_path / "b", tmp_path / "data", composed())
+
+
+def test_a_checkpoint_whose_latents_do_not_fit_is_refused(tmp_path, trained):
+    shutil.copytree(trained / "model", tmp_path / "model")
+    path = tmp_path / "model/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"mean": [0.0]}))
+    with pytest.raises(UserError, match="mean and deviation must have 32 values, one a channel"):
+        registry.family("audio_dit").load(tmp_path / "model")
