@@ -14,6 +14,7 @@ BENCHMARKS = (
     "loader",
     "duplicates",
     "bandwidth",
+    "audio_dit",
     "tango_loop",
     "diffwave",
     "waveform",

@@ -50,6 +50,15 @@ def captions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+def test_a_step_of_audio_dit(root, tmp_path):
+    """Both sides take steps, in turns, and in processes of their own for their memory."""
+    size = ["layers=1", "heads=2", "head_width=8", "key_heads=1", "condition_width=8"]
+    overrides = [f"audio_dit.train.network.{one}" for one in size]
+    document = bench(root, tmp_path, "audio_dit", "--steps", "1", "--repetitions", "2", *overrides)
+    assert list(document["seconds"]) == list(document["memory_bytes"]) == ["audio_dit", "diffusers"]
+    assert len(document["targets"]) == 2
+
+
 def test_rounds_run_all_competitors_and_turn_around():
     order = []
     output = {name: (lambda name=name: (order.append(name), float(len(order)))[1]) for name in ("a", "b", "c")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -32,8 +33,10 @@ class DiT(nn.Module):
     """
 
     def __init__(self, params: TransformerParams, channels: int, frames: int, num_labels: int):
-        from diffusers.models.transformers.stable_audio_transformer import StableAudioDiTModel
-        from diffusers.pipelines.stable_audio.modeling_stable_audio import StableAudioProjectionModel
+        with warnings.catch_warnings():  # an import within diffusers warns of its own move
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            from diffusers.models.transformers.stable_audio_transformer import StableAudioDiTModel
+            from diffusers.pipelines.stable_audio.modeling_stable_audio import StableAudioProjectionModel
 
         super().__init__()
         width = params.condition_width

@@ -118,7 +118,7 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
         raise UserError(f"{directory}: latents of another autoencoder than in {inputs}; run `dvc repro`")
     if start and start.autoencoder.digest != autoencoder.digest:
         print(f"{ctx.name}: the autoencoder changed: the network must adapt to its latents", flush=True)
-    facts = _facts(catalog)
+    facts = _facts(catalog, about.num_samples / autoencoder.sample_rate)
     train, frames = list(splits["train"]), about.num_samples // autoencoder.samples_per_frame
     shape = autoencoder.latent_shape(frames)
 
@@ -177,14 +177,15 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
     )
 
 
-def _facts(catalog: Path) -> dict[str, dict[str, Any]]:
-    """Captions, labels, start and seconds by clip id."""
+def _facts(catalog: Path, trained_seconds: float) -> dict[str, dict[str, Any]]:
+    """Captions, labels, start and seconds by clip id; a clip of unknown length has the trained one."""
     rows = shards.read_table(catalog, manifest.CATALOG, ["clip_id", "captions", "labels", "start", "seconds"]).to_pylist()
     return {
         row["clip_id"]: {
             **row,
             "captions": [caption for caption in row["captions"] or [] if caption],
             "labels": sorted(set(row["labels"] or [])),
+            "seconds": row["seconds"] or trained_seconds,
         }
         for row in rows
     }

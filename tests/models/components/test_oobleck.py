@@ -13,6 +13,7 @@ from diffusers import AutoencoderOobleck
 from soundmill import params
 from soundmill.audio.mel import SpectrogramParams
 from soundmill.errors import UserError
+from soundmill.models import registry as families
 from soundmill.models.components import registry
 from soundmill.models.components.loaded import LoadedParams
 from soundmill.models.components.oobleck import codec as codecs
@@ -127,6 +128,18 @@ def test_what_does_not_fit_is_refused(tmp_path, change, message):
             pretrained.check(where, network, spec, tmp_path)
     with pytest.raises(UserError, match=message):
         pretrained.load(where, network, tmp_path)
+
+
+def test_files_that_do_not_fit_are_refused_before_a_stage_runs(tmp_path):
+    choices = ["model=audio_dit", "scale=paper", "audio_dit.autoencoder.weights.name=./published"]
+    document = params.compose(ROOT / "conf", choices)
+    with pytest.raises(UserError, match=r"audio_dit\.autoencoder: \./published: no such directory"):
+        families.check(document, tmp_path)
+    publish(tmp_path / "published")
+    with pytest.raises(UserError, match=r"audio_dit\.autoencoder: .*encoder_hidden_size is 6, autoencoder\.network has 128"):
+        families.check(document, tmp_path)
+    network = document["audio_dit"]["autoencoder"] | {"network": TINY.model_dump()}
+    families.check(document | {"audio_dit": document["audio_dit"] | {"autoencoder": network}}, tmp_path)
 
 
 @pytest.mark.parametrize(
