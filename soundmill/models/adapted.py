@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,11 +93,26 @@ def whole(directory: Path) -> Path:
     return base_of(directory) if are_in(directory) else directory
 
 
-def check_parts(parts: Mapping[str, tuple[str, str, str]], where: str) -> None:
-    """UserError if a part differs from the base's; `parts`: name → digest in the base, digest here, and how to take the base's."""
-    for name, (theirs, ours, remedy) in parts.items():
-        if theirs != ours:
-            raise UserError(f"lora: the {name} is not that of {where}, to which adapters cannot add another; {remedy}")
+def compare_parts(name: str, family: str, before: Any, now: Any) -> None:
+    """Print which parts of a model over latents changed since the training that this one starts from.
+
+    UserError for adapters, which cannot go with other parts than their base's.
+    """
+    weights = f"{family}.autoencoder.weights"
+    remedies = {
+        "text": f"set text.{family}.encoder to {before.text.name}" if before.text else "",
+        "autoencoder": f"set {weights}.start_from to its `autoencoder` and {weights}.steps to 0",
+    }
+    for part, title in {"text": "text encoder", "autoencoder": "autoencoder"}.items():
+        theirs, ours = getattr(before, part), getattr(now, part)
+        if not (theirs and ours) or theirs.digest == ours.digest:
+            continue
+        if now.params.lora:
+            raise UserError(
+                f"lora: the {title} is not that of {now.params.start_from}, to which adapters cannot add another; {remedies[part]}"
+            )
+        names = f" from {theirs.name} to {ours.name}" if part == "text" else ""
+        print(f"{name}: the {title} changed{names}: the network must adapt to it", flush=True)
 
 
 def write(net: nn.Module, directory: Path, params: LoraParams, base: str, digest: str) -> None:

@@ -12,11 +12,13 @@ import torch
 
 from soundmill import manifest, params, shards
 from soundmill.errors import UserError
-from soundmill.models import generation, registry
+from soundmill.models import adapted, generation, merging, registry
 from soundmill.models.audio_dit import windows
 from soundmill.models.family import Request
+from soundmill.training import checkpoint
 from tests.imports import ROOT
 from tests.stages import of_waves, tango_inputs
+from tests.training.killing import Killed, die_before
 
 SHRUNK = [
     "model=audio_dit",
@@ -188,3 +190,39 @@ def test_a_checkpoint_whose_latents_do_not_fit_is_refused(tmp_path, trained):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"mean": [0.0]}))
     with pytest.raises(UserError, match="mean and deviation must have 32 values, one a channel"):
         registry.family("audio_dit").load(tmp_path / "model")
+
+
+def test_adapters_of_the_transformer_train_killed_or_not_and_merge(tmp_path, trained, data, capfd, monkeypatch):
+    lora = {"rank": 2, "alpha": 4.0, "dropout": 0.1, "targets": ["to_q", "to_k", "to_v", "to_out.0"], "dora": False}
+    quick = ["optimiser.learning_rate=0.1", "optimiser.warmup_steps=0"]  # to be heard after four steps
+    document = composed(f"start_from={trained / 'model'}", *quick)
+    document["audio_dit"]["train"]["lora"] = lora
+    homes = [tmp_path / name for name in ("unbroken", "killed")]
+    whole = train(homes[0], data, document)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        die_before(patch, 3)
+        train(homes[1], data, document)
+    assert train(homes[1], data, document) == whole
+    assert "resuming at step" in capfd.readouterr().out
+    own, merged = homes[0] / "model", tmp_path / "merged"
+    files = {path.name for path in own.iterdir()}
+    assert files == {"config.json", adapted.CONFIG, adapted.WEIGHTS, "best.safetensors", "trained_on.parquet"}
+    for name in files:
+        assert (own / name).read_bytes() == (homes[1] / "model" / name).read_bytes(), name
+    assert whole["trained_parameters"] == sum(value.numel() for value in checkpoint.read_weights(own / adapted.WEIGHTS).values())
+
+    merging.write_whole(own, merged)
+    sounds = []
+    for directory in (trained / "model", own, merged):
+        model = registry.family("audio_dit").load(directory)
+        with generation.running(model, tmp_path) as run:
+            sounds.append(model.generate([Request(caption="rain", seed=3)], run))
+    torch.testing.assert_close(sounds[2], sounds[1], atol=1e-4, rtol=0)
+    assert (sounds[1] - sounds[0]).abs().max() > 1e-3
+
+    shutil.copytree(trained / "model", tmp_path / "base")
+    path = tmp_path / "base/autoencoder/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"digest": "0" * 64}))
+    document["audio_dit"]["train"]["start_from"] = str(tmp_path / "base")
+    with pytest.raises(SystemExit, match=r"lora: the autoencoder is not that of .*weights\.steps to 0"):
+        train(tmp_path / "other", data, document)

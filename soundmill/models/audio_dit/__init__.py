@@ -13,5 +13,6 @@ FAMILY = Family(
     model=f"{__name__}.model",
     training=f"{__name__}.training",
     weights="transformer.safetensors",
+    adapted="transformer",
     fixed=("network", "condition", "flow.objective"),
 )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from soundmill import params as strict
 from soundmill.audio.mel import SpectrogramParams
 from soundmill.errors import UserError
-from soundmill.models import family
+from soundmill.models import adapted, family
 from soundmill.models.audio_dit import windows
 from soundmill.models.audio_dit.latents import Layout
 from soundmill.models.audio_dit.network import Conditions, DiT, padded
@@ -167,13 +167,14 @@ def save(model: AudioDiT, inputs: Path, parts: Path, directory: Path, facts: dic
     """Write the checkpoint, with copies of the autoencoder in `inputs` and the vocoder in `parts`, the training's inputs."""
     layout = {"mean": model.layout.mean.tolist(), "deviation": model.layout.deviation.tolist()}
     config = Config(params=model.params, frames=model.frames, labels=list(model.labels), text=model.text, **layout)
-    components = [inputs / AUTOENCODER, *([parts / registry.VOCODER] if model.vocoder else [])]
-    family.save(directory, config, model.net.state_dict(), facts, weights=WEIGHTS, parts=components)
+    vocoders = [parts / registry.VOCODER] if model.vocoder else []
+    family.save_net(directory, config, model.net, facts, WEIGHTS, parts=[inputs / AUTOENCODER], own_parts=vocoders)
 
 
 def load(directory: Path) -> AudioDiT:
     config = family.read_config(directory, Config)
-    kind, autoencoder = registry.load_latent_codec(directory / AUTOENCODER)
+    whole = adapted.whole(directory)
+    kind, autoencoder = registry.load_latent_codec(whole / AUTOENCODER)
     shape = autoencoder.latent_shape(config.frames)
     net = build_net(config.params, shape, len(config.labels))
     if {len(config.mean), len(config.deviation)} != {shape[0] * shape[2]}:
@@ -181,7 +182,7 @@ def load(directory: Path) -> AudioDiT:
             f"{directory / checkpoint.CONFIG}: mean and deviation must have {shape[0] * shape[2]} values, one a channel"
         )
     vocoder = load_vocoder(config.params, directory, autoencoder)
-    checkpoint.load_weights(net, directory / WEIGHTS)
+    family.load_net(net, directory, whole, WEIGHTS)
     layout = Layout(shape[2], torch.tensor(config.mean), torch.tensor(config.deviation), autoencoder.scaling_factor)
     return AudioDiT(config.params, net, kind, autoencoder, config.frames, layout, config.labels, config.text, vocoder)
 

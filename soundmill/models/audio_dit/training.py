@@ -17,6 +17,7 @@ from soundmill import params as strict
 from soundmill.audio.mel import SpectrogramParams
 from soundmill.diffusion import rectified_flow, velocity
 from soundmill.errors import UserError
+from soundmill.models import adapted
 from soundmill.models.audio_dit import model as models
 from soundmill.models.audio_dit.latents import Layout, layout
 from soundmill.models.audio_dit.model import AUTOENCODER, FAMILY, AudioDiT
@@ -116,8 +117,6 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
     kind, autoencoder = registry.load_latent_codec(inputs / AUTOENCODER)
     if about.autoencoder != autoencoder.digest:
         raise UserError(f"{directory}: latents of another autoencoder than in {inputs}; run `dvc repro`")
-    if start and start.autoencoder.digest != autoencoder.digest:
-        print(f"{ctx.name}: the autoencoder changed: the network must adapt to its latents", flush=True)
     facts = _facts(catalog, about.num_samples / autoencoder.sample_rate)
     train, frames = list(splits["train"]), about.num_samples // autoencoder.samples_per_frame
     shape = autoencoder.latent_shape(frames)
@@ -133,8 +132,6 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
             raise UserError(f"{catalog}: no clip has a caption; set {FAMILY}.train.condition to `none` or `label`")
         texts = text_states.read_texts(inputs / "text", captions, "zeros", params.network.text_width, ctx.scratch)
         text = text_states.read_config(inputs / "text")
-        if start and start.text.digest != text.digest:
-            print(f"{ctx.name}: the text encoder changed from {start.text.name} to {text.name}: the network must adapt to it")
     numbers = {caption: number for number, caption in enumerate(captions)}
 
     def source_of(clip_ids: Sequence[str]) -> Told:
@@ -158,6 +155,8 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
     net = models.build_net(params, shape, len(labels))
     vocoder = models.load_vocoder(params, parts, autoencoder)
     model = AudioDiT(params, net, kind, autoencoder, frames, standard, labels, text, vocoder, texts)
+    if start:
+        adapted.compare_parts(ctx.name, FAMILY, start, model)
     order = Order(params.seed, splits["train"], params.batch_size)
     steps = params.steps or -(-order.steps(params.epochs) // params.accumulate)
     unseen = choose_by_hash(list(splits["valid"]), params.validate_batches * params.batch_size)

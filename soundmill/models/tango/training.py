@@ -158,7 +158,7 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
     vocoder = models.load_vocoder(params, parts, autoencoder)
     model = Tango(params, net, kind, autoencoder, frames, text_states.read_config(inputs / "text"), vocoder, texts)
     if start:
-        _compare_parts(ctx.name, start, model)
+        adapted.compare_parts(ctx.name, FAMILY, start, model)
     module = TangoModule(params, net, autoencoder.scaling_factor, order.batch_size, -(-batches // params.accumulate))
 
     return Prepared(
@@ -176,28 +176,6 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
         save=partial(models.save, model, inputs, parts),
         mixes=mixes.mixed if mixes else {},
     )
-
-
-def _compare_parts(name: str, before: Tango, now: Tango) -> None:
-    """Print which parts changed since the training that this one starts from; for adapters, which keep them, a UserError."""
-    if now.params.lora:
-        adapted.check_parts(
-            {
-                "text encoder": (before.text.digest, now.text.digest, f"set text.{FAMILY}.encoder to {before.text.name}"),
-                "autoencoder": (
-                    before.autoencoder.digest,
-                    now.autoencoder.digest,
-                    f"set {FAMILY}.autoencoder.weights.start_from to its `autoencoder` and {FAMILY}.autoencoder.weights.steps to 0",
-                ),
-            },
-            now.params.start_from,
-        )
-    if before.text.digest != now.text.digest:
-        print(
-            f"{name}: the text encoder changed from {before.text.name} to {now.text.name}: the network must adapt to it", flush=True
-        )
-    if before.autoencoder.digest != now.autoencoder.digest:
-        print(f"{name}: the autoencoder changed: the network must adapt to its latents", flush=True)
 
 
 def _listings(params: TrainParams, inputs: Path) -> tuple[Listing, Listing | None, LatentsAbout]:
