@@ -70,7 +70,9 @@ def verdict(embedder: str, differences: list[Mapping[str, Any]], training: int, 
         f"({number(one['metric'], one['low'])} … {number(one['metric'], one['high'])}; p {one['p']:.2g})"
         for one in differences
     ]
-    told = f"Tuned − base, {embedder}: {', '.join(parts) or 'no score could be compared'}"
+    if not parts:
+        return f"Tuned and base could not be compared by {embedder}."
+    told = f"Tuned − base, {embedder}: {', '.join(parts)}"
     winners = {one["better"] for one in differences} & {"tuned", "base"}
     if winners == {"tuned"}:
         return f"{told}: it got better, beyond chance."

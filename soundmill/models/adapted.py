@@ -51,6 +51,8 @@ def read(directory: Path) -> Adapters:
         raise UserError(f"{path}: not the configuration of LoRA adapters of peft")
     plain = LoraConfig().to_dict()
     for key, value in config.items():
+        if key == "init_lora_weights" and value in (False, "gaussian"):  # how they began, not what they are
+            continue
         if key not in (*ABOUT, *OURS) and value and value != plain.get(key):
             raise UserError(f"{path}: {key} is {value!r}, which is not supported")
     alpha, dropout = config.get("lora_alpha"), config.get("lora_dropout", 0.0)

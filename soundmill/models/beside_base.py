@@ -12,7 +12,7 @@ from soundmill import manifest
 from soundmill.models import adapted, registry
 from soundmill.models.family import Model, Request, Run, can, origin, use_weights
 from soundmill.models.requests import of_clips
-from soundmill.models.sounds import generate_each
+from soundmill.models.sounds import as_long_as_clip, generate_each
 from soundmill.training import checkpoint
 from soundmill.training.seeds import seed_of
 
@@ -61,7 +61,9 @@ def write(
     use_weights(model, base, model.params.use)
     requests = of_clips(model, catalog, list(lengths), seed)
     sounds = zip(requests, generate_each(model, list(requests.values()), run), strict=True)
-    write_sounds(directory / manifest.BASE, ((clip_id, wave[:, : lengths[clip_id]]) for clip_id, wave in sounds), model)
+    write_sounds(
+        directory / manifest.BASE, ((clip_id, as_long_as_clip(wave, lengths[clip_id], model)) for clip_id, wave in sounds), model
+    )
     prompts = checkpoint.read(base).get("prompts") or []
     if not prompts or not can(tuned, "generate"):
         return

@@ -235,6 +235,10 @@ def add_adapters(model: Model, base: str, added: Sequence[tuple[Path, float]]) -
                 f"{directory}: adapters of another base: they were trained on {found.base} (digest {found.digest[:12]}…), and the "
                 f"model is {base[:12]}…"
             )
+        if found.params.dora and share != 1:
+            raise UserError(
+                f"{directory}: DoRA replaces the lengths of weights, so it cannot be added in part; give it the share 1"
+            )
         adapted.load(model.net, directory, found, name)
         if is_checkpoint(directory):
             _load_used(model.net, directory, checkpoint.read(directory)["params"]["use"], name)

@@ -38,7 +38,7 @@ from soundmill.models.catalog import (
 from soundmill.models.family import Model, Request, Run, add_adapters, can, chosen_by, made_by, origin, require, use_weights
 from soundmill.models.params import FamilyGenerateParams
 from soundmill.models.requests import describe, of_clips, of_prompts, print_matched_labels
-from soundmill.models.sounds import finite, generate_each, in_model_format, reconstruct_each
+from soundmill.models.sounds import as_long_as_clip, finite, generate_each, in_model_format, reconstruct_each
 from soundmill.params import override
 from soundmill.training.device import pick_device, use_threads
 from soundmill.training.params import Use
@@ -204,13 +204,8 @@ def _write_generated(
     A sound that is shorter because the request's was is padded with silence, up to the model's length.
     """
     waves = zip(requests, generate_each(model, list(requests.values()), run), strict=True)
-    cut = ((clip_id, _cut(wave, lengths[clip_id], model)) for clip_id, wave in waves)
+    cut = ((clip_id, as_long_as_clip(wave, lengths[clip_id], model)) for clip_id, wave in waves)
     return _write(directory, cut, model.sample_rate, made_by)
-
-
-def _cut(wave: Tensor, length: int, model: Model) -> Tensor:
-    missing = min(length, model.num_samples or length) - wave.shape[1]
-    return torch.nn.functional.pad(wave, (0, missing)) if missing > 0 else wave[:, :length]
 
 
 def _write(directory: Path, sounds: Iterable[tuple[str, Tensor]], sample_rate: int, made_by: MadeBy) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from soundmill import manifest
 from soundmill.models import adapted, registry
-from soundmill.models.family import origin, stored_weights, use_weights
+from soundmill.models.family import chosen_by, origin, stored_weights, use_weights
 from soundmill.training import adapters, checkpoint
 
 TOLD = (manifest.TRAINED_ON_FILE, manifest.EARLIER_ATTRIBUTION)
@@ -26,6 +26,7 @@ def write_whole(directory: Path, output: Path) -> None:
     config = checkpoint.read(directory)
     config |= {
         "weights": {"last": stored_weights(directory, model.params.use)[1]},
+        "started_from": {**config["started_from"], "chosen_by": chosen_by(directory, model.params.use)},
         "merged": {"adapters": source["checkpoint"], "weights": used},
     }
     config["params"] |= {"use": "last", "lora": None}

@@ -22,7 +22,7 @@ class FamilyTrainParams(TrainingParams):
     steps: int | None = Field(ge=1, description="length of the training; null: `epochs` decides")
     epochs: int | None = Field(ge=1, description="length in passes over the training clips; null: `steps` decides")
     hardware: HardwareParams
-    # The defaults are for earlier checkpoints, which lack these four keys.
+    # The defaults are for earlier checkpoints, which lack these keys.
     score_every_steps: int | None = Field(
         None, ge=1, description="steps between scores of sounds for validation clips by the tagger, and after the last; null: never"
     )
@@ -30,18 +30,17 @@ class FamilyTrainParams(TrainingParams):
     score_share: float | None = Field(
         None, gt=0, lt=1, description="scores come less often if they would be more of the training's operations; null: no limit"
     )
-
-    @property
-    @abstractmethod
-    def items(self) -> int:
-        """Items per batch."""
-
     patience: int | None = Field(
         None, ge=1, description="held-out losses in a row that are not the lowest, after which the training ends; null: all steps"
     )
     lora: LoraParams | None = Field(
         None, description="train adapters of the weights of `start_from` instead of these weights; null: train the weights"
     )
+
+    @property
+    @abstractmethod
+    def items(self) -> int:
+        """Items per batch."""
 
     @model_validator(mode="after")
     def _adapters_have_a_base(self) -> FamilyTrainParams:

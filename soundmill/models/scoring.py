@@ -18,7 +18,7 @@ from soundmill.models.catalog import choose_balanced, choose_by_hash, read_label
 from soundmill.models.family import JUDGE, Model, Prepared, Request, Run, can
 from soundmill.models.params import FamilyTrainParams
 from soundmill.models.requests import of_clips
-from soundmill.models.sounds import generate_each, reconstruct_each
+from soundmill.models.sounds import as_long_as_clip, generate_each, reconstruct_each
 from soundmill.training import checkpoint
 from soundmill.training.module import TrainingModule
 from soundmill.training.scoring import Operations, Scoring
@@ -104,7 +104,7 @@ def _generated(
     def make() -> Iterator[tuple[str, Tensor]]:
         for name, sound in zip(requests, generate_each(model, list(requests.values()), run), strict=True):
             wave, rate = real[clip_of[name]]
-            yield name, sound[:, : round(wave.shape[1] / rate * model.sample_rate)]
+            yield name, as_long_as_clip(sound, round(wave.shape[1] / rate * model.sample_rate), model)
 
     return make
 

@@ -39,6 +39,12 @@ def reconstruct_each(
         run.progress(1)
 
 
+def as_long_as_clip(wave: Tensor, length: int, model: Model) -> Tensor:
+    """A wave [C, T] cut to the `length` of its real clip, or padded with silence as the clip is, up to the model's own length."""
+    missing = min(length, model.num_samples or length) - wave.shape[1]
+    return torch.nn.functional.pad(wave, (0, missing)) if missing > 0 else wave[:, :length]
+
+
 def finite(waves: Tensor, run: Run) -> Tensor:
     """The waves, unchanged; UserError if a value is not finite."""
     if not torch.isfinite(waves).all():

@@ -96,6 +96,10 @@ def fit_averaged(
     kept = Kept(scratch, params.keep_every_steps, params.keep) if params.keep_every_steps else None
     kept_steps = kept.steps(module.steps, module.steps) if kept else []
     _check_use(ctx.name, params, [*kept_steps, module.steps], held_out, scoring)
+    if patience and not held_out:
+        raise UserError(
+            f"{ctx.name}: patience needs held-out losses, but the validation split is empty; raise splits.valid_fraction"
+        )
     on_gpu = pick_device(hardware.accelerator).type != "cpu"
     loader = Loader(
         source,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -33,7 +34,10 @@ class Operations(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.total = 0
-        self._formulas = FlopCounterMode(display=False).flop_registry
+        aten, formulas = torch.ops.aten, FlopCounterMode(display=False).flop_registry
+        attention = aten._scaled_dot_product_flash_attention, aten._scaled_dot_product_flash_attention_backward
+        on_cpu = aten._scaled_dot_product_flash_attention_for_cpu, aten._scaled_dot_product_flash_attention_for_cpu_backward
+        self._formulas = formulas | {name: formulas[same] for name, same in zip(on_cpu, attention, strict=True)}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

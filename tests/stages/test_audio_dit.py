@@ -224,5 +224,10 @@ def test_adapters_of_the_transformer_train_killed_or_not_and_merge(tmp_path, tra
     path = tmp_path / "base/autoencoder/config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"digest": "0" * 64}))
     document["audio_dit"]["train"]["start_from"] = str(tmp_path / "base")
+    text = path.read_text()
+    path.write_text(text.replace('"scaling_factor": 0.5', '"scaling_factor": 0.25'))
+    assert path.read_text() != text
+    train(tmp_path / "all", data, composed(f"start_from={tmp_path / 'base'}", "steps=1"))
+    assert registry.family("audio_dit").load(tmp_path / "all/model").layout.scaling_factor == 0.5  # of the codec it is with
     with pytest.raises(SystemExit, match=r"lora: the autoencoder is not that of .*weights\.steps to 0"):
         train(tmp_path / "other", data, document)

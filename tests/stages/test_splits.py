@@ -75,7 +75,7 @@ def test_copies_of_a_refused_recording_are_left_out_by_name_and_fail_no_split(sm
 def test_of_a_loop_whose_times_differ_a_copy_leaves_nothing(small):
     refuse("bbbbbbbbbbb")
     (small / "data/corpus/audio").mkdir(exist_ok=True)
-    (small / "data/corpus/audio/shard-00000.parquet").touch()  # as of loops
+    shards.write_rows([], small / "data/corpus/audio/shard-00000.parquet", manifest.LOOPS)  # as of loops
     call_rename(duplicate("-aaaaaaaaaa_35", "bbbbbbbbbbb_0"))
     assert [row["clip_id"] for row in table("data/catalog.parquet")] == ["0123456789ab_0"]
 

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from soundmill import commands, hashing, manifest, params, shards
 from soundmill.errors import UserError
 from soundmill.models import adapted, beside_base, generation, merging, registry
+from soundmill.models.family import chosen_by
 from soundmill.training import adapters, checkpoint
 from tests.imports import ROOT
 from tests.stages import test_tango
@@ -169,6 +170,25 @@ def test_several_are_added_by_their_shares(tmp_path, tuned, base, data, composed
     assert said["checkpoint"] == hashing.tree_digest(base)
     digests = [hashing.tree_digest(home / "model") for home in (tuned, other)]
     assert said["lora"] == [{"adapters": digests[0], "share": 0.7}, {"adapters": digests[1], "share": 0.3}]
+
+
+def test_what_the_tagger_chose_stays_known_after_merging(tmp_path, tuned, base):
+    shutil.copytree(tuned / "model", tmp_path / "model")
+    shutil.copytree(tuned / "base", tmp_path / "base")
+    path = tmp_path / "model" / "config.json"
+    config = json.loads(path.read_text())
+    config["started_from"]["chosen_by"] = ["tagger"]
+    path.write_text(json.dumps(config))
+    merging.write_whole(tmp_path / "model", tmp_path / "merged")
+    assert chosen_by(tmp_path / "merged", "last") == ["tagger"]
+
+
+def test_a_part_of_dora_is_refused(tmp_path, tuned):
+    shutil.copytree(tuned / "model", tmp_path / "dora")
+    config = json.loads((tmp_path / "dora" / adapted.CONFIG).read_text())
+    (tmp_path / "dora" / adapted.CONFIG).write_text(json.dumps({**config, "use_dora": True}))
+    with pytest.raises(UserError, match="cannot be added in part; give it the share 1"):
+        sounds(tuned / "base", tmp_path / "a", loras=[(tmp_path / "dora", 0.5)])
 
 
 def test_a_base_that_is_missing_or_another_one_is_named(tmp_path, tuned, base, data, composed):

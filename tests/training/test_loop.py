@@ -305,6 +305,17 @@ def test_scores_that_cost_more_than_their_share_of_operations_come_less_often_ki
     assert [point["step"] for point in cheap.points] == [5, 10, 15, 20, 23]
 
 
+def test_operations_of_attention_are_counted_on_every_device():
+    q = torch.randn(1, 2, 3, 4, requires_grad=True)  # two heads, three frames
+    with scoring.Operations() as counted:
+        torch.nn.functional.scaled_dot_product_attention(q, q, q)
+    forward = counted.total
+    assert forward == 2 * (2 * 2 * 3 * 3 * 4)  # two products of two operations for each of 3 · 3 · 4 numbers and head
+    with scoring.Operations() as counted:
+        torch.nn.functional.scaled_dot_product_attention(q, q, q).sum().backward()
+    assert counted.total > 2 * forward
+
+
 def test_a_score_that_cannot_be_measured_is_told_and_the_training_goes_on(loader, tmp_path, capsys):
     broken = _scoring()
     measured = broken.values

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -147,7 +147,7 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
 
     source = source_of(train)
     if start:
-        standard = start.layout
+        standard = replace(start.layout, scaling_factor=autoencoder.scaling_factor)
     else:
         chosen = choose_by_hash(train, STANDARDISING_CLIPS) if params.standardise else []
         standard = layout(shape, autoencoder.scaling_factor, (source.posteriors.read(train.index(one)) for one in chosen))

@@ -11,6 +11,7 @@ import torch
 
 from soundmill import hashing
 from soundmill.audio import figures
+from soundmill.audio.tags import CHANGED
 from soundmill.errors import UserError
 from soundmill.models.catalog import beginnings, choose_by_hash, read_weights, waves_of
 from soundmill.models.components.contracts import MadeComponent
@@ -127,4 +128,5 @@ def samples(model: OobleckCodec, clips: Path, clip_ids: Sequence[str], device: t
         decoded = model.decode(model.encode(padded.to(device))).cpu()[..., : waves.shape[2]]
     sounds = [(wave.numpy(), model.sample_rate) for pair in zip(waves, decoded, strict=True) for wave in pair]
     titles = ["real", "decoded"] * len(waves)
-    return Samples(figures.draw_waves(sounds, titles, 2, f"autoencoder after {step} steps"), titles, sounds)
+    figure = figures.draw_waves(sounds, titles, 2, f"autoencoder after {step} steps")
+    return Samples(figure, titles, sounds, [None, CHANGED] * len(waves))
