@@ -72,14 +72,16 @@ def families(
 def import_weights(
     file: Annotated[
         Path,
-        typer.Argument(help="A published weights-*.pt of lmnt-com/diffwave, or a .ckpt of tiny-audio-diffusion."),
+        typer.Argument(
+            help="A weights-*.pt of lmnt-com/diffwave, a .ckpt of tiny-audio-diffusion, or a directory of a StableAudioPipeline."
+        ),
     ],
     output: Annotated[Path, typer.Option(help="Directory of the vocoder or checkpoint; it must not exist yet.")],
     project: Project = None,
 ) -> None:
     """Convert published weights to a vocoder for `soundmill vocode`, or to a checkpoint for `generate`, `restyle` and `inpaint`.
 
-    Only tensors and plain values are read from the file, no code.
+    Only tensors and plain values are read, no code; a directory's weights from safetensors.
     """
     from soundmill.models import importing
 

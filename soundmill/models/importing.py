@@ -23,7 +23,7 @@ Read = tuple[nn.Module, Callable[[Path], object]]  # network, and a function tha
 
 
 def import_published(path: Path, output: Path, conf: Callable[[], Path]) -> int:
-    """Convert a file with a family's suffix into a checkpoint, and any other, as DiffWave weights, into a vocoder directory.
+    """Convert a directory, or a file with a family's suffix, into a checkpoint; any other, as DiffWave weights, into a vocoder.
 
     `output` must not exist; it is written atomically. `conf` returns the project's conf. Returns the number of parameters.
     """
@@ -39,11 +39,12 @@ def import_published(path: Path, output: Path, conf: Callable[[], Path]) -> int:
 
 
 def _of_family(path: Path, conf: Callable[[], Path]) -> Read | None:
+    suffix = "/" if path.is_dir() else path.suffix
     for name in registry.FAMILIES:
-        if (module := registry.family(name).published) and (published := import_module(module)).SUFFIX == path.suffix:
+        if (module := registry.family(name).published) and (published := import_module(module)).SUFFIX == suffix:
             document = params.compose(conf(), [f"model={name}", "scale=paper"])
             model, facts, save = published.read(path, document)
-            about = {**facts, "imported": {"name": path.name, "digest": file_digest(path)}}
+            about = facts if path.is_dir() else {**facts, "imported": {"name": path.name, "digest": file_digest(path)}}
             return model.net, partial(save, model, facts=about)
     return None
 

@@ -12,6 +12,7 @@ FAMILY = Family(
     generate_params=GenerateParams,
     model=f"{__name__}.model",
     training=f"{__name__}.training",
+    published=f"{__name__}.published",
     weights="transformer.safetensors",
     adapted="transformer",
     fixed=("network", "condition", "flow.objective"),

@@ -1,4 +1,4 @@
-"""A trained transformer: the model and its checkpoint, which contains its codec and vocoder, but not its text encoder."""
+"""A trained transformer: the model and its checkpoint, which contains its codec and vocoder, and its text encoder if imported."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from soundmill.training import checkpoint
 
 FAMILY = "audio_dit"
 WEIGHTS, AUTOENCODER = "transformer.safetensors", "autoencoder"
+TEXT_ENCODER = "text_encoder"  # in imported checkpoints
 
 
 class Config(FamilyConfig):
@@ -184,7 +185,10 @@ def load(directory: Path) -> AudioDiT:
     vocoder = load_vocoder(config.params, directory, autoencoder)
     family.load_net(net, directory, whole, WEIGHTS)
     layout = Layout(shape[2], torch.tensor(config.mean), torch.tensor(config.deviation), autoencoder.scaling_factor)
-    return AudioDiT(config.params, net, kind, autoencoder, config.frames, layout, config.labels, config.text, vocoder)
+    text = config.text
+    if text and (whole / TEXT_ENCODER).is_dir():
+        text = text.model_copy(update={"name": str((whole / TEXT_ENCODER).resolve())})
+    return AudioDiT(config.params, net, kind, autoencoder, config.frames, layout, config.labels, text, vocoder)
 
 
 def load_vocoder(params: TrainParams, directory: Path, autoencoder: LatentCodec) -> Vocoder | None:

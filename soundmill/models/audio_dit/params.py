@@ -63,13 +63,21 @@ class DropoutParams(StageParams):
 class SamplingParams(GriffinLimParams):
     """From noise and a request to sound."""
 
-    solver: Literal["euler", "midpoint"] = Field(description="of rectified_flow; the midpoint has two passes per step")
+    solver: Literal["euler", "midpoint", "dpm++_sde"] = Field(
+        description="rectified_flow: euler, or midpoint with two passes per step; v: dpm++_sde, or DDIM with any other"
+    )
     num_steps: int = Field(ge=1)
     guidance_scale: float = Field(ge=0, description="1: no guidance")
     seconds: Seconds | None = Field(gt=0, description="length of requests that name none; null: the trained length")
     overlap: float = Field(gt=0, lt=1, description="share of the trained length that a window of a longer sound continues")
     vocoder: Literal["griffin_lim", "trained"] = Field(description="of log-mels; trained: the one that the stage `vocoder` made")
     grain: float = Field(ge=0, description="share of the noise lost in reconstruction that decoding adds back; 0: none")
+
+
+def check_solver(flow: FlowParams, sampling: SamplingParams) -> None:
+    """ValueError if the solver is not for the objective."""
+    if sampling.solver == "dpm++_sde" and flow.objective != "v":
+        raise ValueError("sampling.solver dpm++_sde is for flow.objective v; set it to euler or midpoint")
 
 
 class TrainParams(FamilyTrainParams):
@@ -91,6 +99,7 @@ class TrainParams(FamilyTrainParams):
     def _consistent(self) -> TrainParams:
         if self.batch_size % self.hardware.devices:
             raise ValueError(f"batch_size {self.batch_size} must be a multiple of hardware.devices")
+        check_solver(self.flow, self.sampling)
         if self.sampling.guidance_scale != 1 and self.dropout.all == 0:
             raise ValueError("sampling.guidance_scale needs a network trained without conditions too: raise dropout.all")
         return self

@@ -207,7 +207,8 @@ def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
         conditions = Conditions(states, states[..., 0] > 0, torch.zeros(items, labels), torch.zeros(items, 2), told)
         return Batch(step, np.zeros(items, np.int64), (torch.randn(items, 2, *shape, generator=rng), *conditions))
 
-    solver = generate.sampling.solver if params.flow.objective == "rectified_flow" else "euler"
-    passes = generate.sampling.num_steps * rectified_flow.PASSES[solver] * (1 if generate.sampling.guidance_scale == 1 else 2)
+    solver = generate.sampling.solver
+    passes_per_step = 1 if params.flow.objective == "v" or solver == "dpm++_sde" else rectified_flow.PASSES[solver]
+    passes = generate.sampling.num_steps * passes_per_step * (1 if generate.sampling.guidance_scale == 1 else 2)
     module = DiTModule(params, net, layout(shape, 1.0), shape[1], steps=1)
     return Rehearsal(module, batch, clips=items, passes=passes)

@@ -12,9 +12,11 @@ from torch import Tensor
 from soundmill.diffusion import rectified_flow, velocity
 from soundmill.diffusion.guidance import guided
 from soundmill.diffusion.objectives import Net
+from soundmill.errors import UserError
+from soundmill.models.audio_dit import dpm_solver
 from soundmill.models.audio_dit.latents import Layout
 from soundmill.models.audio_dit.network import Conditions, DiT, hidden
-from soundmill.models.audio_dit.params import FlowParams, SamplingParams, TrainParams
+from soundmill.models.audio_dit.params import FlowParams, SamplingParams, TrainParams, check_solver
 from soundmill.models.family import Request, Run
 from soundmill.training.device import autocast, evaluating
 from soundmill.training.seeds import seed_of
@@ -68,6 +70,10 @@ def _window(
 ) -> Tensor:
     """One window [N, channels, frames] of each sound, of which `lengths` samples are left; `before` are its first frames."""
     sampling, flow = run.sampling, model.params.flow
+    try:
+        check_solver(flow, sampling)  # settings of this call may differ from the training's
+    except ValueError as error:
+        raise UserError(str(error)) from None
     seconds = [min(length, model.num_samples) / model.sample_rate for length in lengths]
     conditions = model.conditions(requests, seconds, run)
     predict = guided(model.net, conditions, hidden(conditions), sampling.guidance_scale)
@@ -80,18 +86,20 @@ def _window(
     rngs = [torch.Generator().manual_seed(seed_of(request.seed, "window", number)) for request in requests]
     if before is None:
         noise = torch.stack([torch.randn(shape, generator=rng) for rng in rngs]).to(run.device)
-        return from_noise(denoise, noise, flow, sampling).cpu()
+        return from_noise(denoise, noise, flow, sampling, rngs).cpu()
     given = torch.zeros(len(requests), *shape)
     given[..., : before.shape[2]] = before
     keep = torch.arange(shape[1]) < before.shape[2]
     arguments = denoise, given.to(run.device), keep.to(run.device), rngs, sampling.num_steps
-    if flow.objective == "v":
+    if flow.objective == "v":  # DDIM, whatever the solver
         return velocity.inpaint(*arguments).cpu()
     return rectified_flow.inpaint(*arguments, sampling.solver, shift_of(flow, shape[1])).cpu()
 
 
-def from_noise(net: Net, noise: Tensor, flow: FlowParams, sampling: SamplingParams) -> Tensor:
-    """x0 [N, channels, frames] of standard normal noise."""
+def from_noise(net: Net, noise: Tensor, flow: FlowParams, sampling: SamplingParams, rngs: Sequence[torch.Generator]) -> Tensor:
+    """x0 [N, channels, frames] of standard normal noise; `rngs` are each item's, for solvers that add noise."""
+    if sampling.solver == "dpm++_sde":
+        return dpm_solver.sample(net, noise, sampling.num_steps, rngs)
     if flow.objective == "v":
         return velocity.sample(net, noise, sampling.num_steps)
     return rectified_flow.sample(net, noise, sampling.num_steps, sampling.solver, shift_of(flow, noise.shape[2]))

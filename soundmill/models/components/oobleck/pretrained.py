@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from soundmill import params as strict
 from soundmill.audio.mel import MelSpec
 from soundmill.models.components.loaded import LoadedParams, check_whole, compare, explained, find, locate
 from soundmill.models.components.oobleck.codec import OobleckCodec, build
@@ -31,6 +33,19 @@ def load(
         )
     check_whole(directory / "vae", loading)
     return OobleckCodec(network, net.eval()), facts
+
+
+def network_of(config: Mapping[str, Any], file: Path) -> NetworkParams:
+    """The sizes that `vae/config.json` states; UserError names the file if they are not supported."""
+    values = {
+        "channels": config.get("decoder_channels"),
+        "ratios": config.get("downsampling_ratios"),
+        "multiples": config.get("channel_multiples"),
+        "latent_channels": config.get("decoder_input_channels"),
+        "audio_channels": config.get("audio_channels"),
+        "sample_rate": config.get("sampling_rate"),
+    }
+    return strict.parse(NetworkParams, values, str(file))
 
 
 def check(weights: LoadedParams, network: NetworkParams, spec: MelSpec, home: Path) -> None:

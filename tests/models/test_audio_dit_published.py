@@ -1,0 +1,221 @@
+"""A directory of diffusers' StableAudioPipeline: the same sounds as the pipeline's, what starts from it, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from soundmill import text
+from soundmill.errors import UserError
+from soundmill.models import generation, registry
+from soundmill.models.audio_dit.dpm_solver import SCHEDULE
+from soundmill.models.audio_dit.network import padded
+from soundmill.models.family import Request, Run
+from soundmill.models.importing import import_published
+from soundmill.training.seeds import seed_of
+from tests.imports import ROOT
+
+RATE, FRAMES, CHANNELS = 8000, 16, 4
+SECONDS = 0.01  # 80 of 128 samples
+CARD = "---\nlicense: other\nlicense_name: only-for-tests\n---\nA model.\n"
+
+
+def scheduler():
+    """CosineDPMSolverMultistepScheduler without torchsde: the steps of its sibling, its times, and noise from a generator."""
+    from diffusers import EDMDPMSolverMultistepScheduler
+
+    class Cosine(EDMDPMSolverMultistepScheduler):
+        def precondition_noise(self, sigma):
+            return torch.as_tensor(sigma).atan() / math.pi * 2
+
+    return Cosine(**SCHEDULE, algorithm_type="sde-dpmsolver++")
+
+
+def tokenizer():
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"<pad>": 0, "</s>": 1, "<unk>": 2, "rain": 3, "a": 4, "dog": 5, "barks": 6}, "<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=words, model_max_length=6, **special)
+
+
+def build():
+    """The pipeline, small, with random weights everywhere."""
+    from diffusers import AutoencoderOobleck, StableAudioDiTModel, StableAudioPipeline
+    from diffusers.pipelines.stable_audio import StableAudioProjectionModel
+    from transformers import T5Config, T5EncoderModel
+
+    torch.manual_seed(0)
+    width = 12
+    transformer = StableAudioDiTModel(
+        sample_size=FRAMES,
+        in_channels=CHANNELS,
+        out_channels=CHANNELS,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        num_key_value_attention_heads=2,
+        cross_attention_dim=width,
+        cross_attention_input_dim=width,
+        global_states_input_dim=2 * width,
+    )
+    pipeline = StableAudioPipeline(
+        vae=AutoencoderOobleck(2 * CHANNELS, [2, 4], [1, 2], 4, CHANNELS, audio_channels=2, sampling_rate=RATE),
+        text_encoder=T5EncoderModel(T5Config(vocab_size=7, d_model=10, d_kv=5, d_ff=20, num_layers=2, num_heads=2)).eval(),
+        projection_model=StableAudioProjectionModel(10, width, min_value=0, max_value=1),
+        tokenizer=tokenizer(),
+        transformer=transformer,
+        scheduler=scheduler(),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    for part in (transformer, pipeline.projection_model):
+        for weight in part.parameters():
+            torch.nn.init.normal_(weight, std=0.3)
+    return pipeline
+
+
+def edit(path: Path, **changes: object) -> None:
+    """Change keys of a JSON file; None removes one."""
+    values = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return build()
+
+
+@pytest.fixture(scope="module")
+def source(pipeline, tmp_path_factory) -> Path:
+    """As Stable Audio Open is published."""
+    directory = tmp_path_factory.mktemp("source") / "tiny-open-1.0"
+    pipeline.save_pretrained(directory)
+    published = {"_class_name": "CosineDPMSolverMultistepScheduler", **SCHEDULE, "rho": 7.0, "num_train_timesteps": 1000}
+    (directory / "scheduler/scheduler_config.json").write_text(json.dumps(published))
+    index = directory / "model_index.json"
+    edit(
+        index,
+        scheduler=["diffusers", "CosineDPMSolverMultistepScheduler"],
+        projection_model=["stable_audio", "StableAudioProjectionModel"],
+    )
+    (directory / "LICENSE.md").write_text("Only for tests.\n")
+    (directory / "README.md").write_text(CARD)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def imported(source, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("imported") / "tiny"
+    import_published(source, output, conf)
+    shutil.copytree(output, output.parent / "moved")  # a checkpoint needs no place
+    return output.parent / "moved"
+
+
+def conf() -> Path:
+    return ROOT / "conf"
+
+
+def run_of(model, tmp_path: Path, **changes: object) -> Run:
+    sampling = model.params.sampling.model_copy(update={"num_steps": 4, "guidance_scale": 3.0, **changes})
+    return Run(sampling, torch.device("cpu"), "32", 2, tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_its_sounds_are_the_pipeline_s(pipeline, imported, tmp_path, guidance):
+    """At equal states, noise and steps; then with the pipeline's own states, which we round to float16."""
+    model = registry.family("audio_dit").load(imported)
+    requests = [Request(caption="a dog barks", seed=3, seconds=SECONDS), Request(caption="rain", seed=4)]
+    run = run_of(model, tmp_path, guidance_scale=guidance)
+    ours = model.generate(requests, run)
+    assert ours.shape == (2, 2, 128)
+    lasting = [SECONDS, 128 / RATE]
+    for wave, request, seconds in zip(ours, requests, lasting, strict=True):
+        rounded = padded(model._states([request.caption], run), 6, 10)
+        given = [{"prompt_embeds": rounded[0], "attention_mask": rounded[1].long()}, {"prompt": request.caption}]
+        for told, tolerance in zip(given, (1e-5, 2e-2), strict=True):
+            rng = torch.Generator().manual_seed(seed_of(request.seed, "window", 0))
+            noise = torch.randn(CHANNELS, FRAMES, generator=rng)[None]
+            steps = {"num_inference_steps": 4, "guidance_scale": guidance, "generator": [rng], "latents": noise}
+            theirs = pipeline(**told, audio_end_in_s=seconds, **steps).audios[0].clamp(-1, 1)
+            assert theirs.std() > 0.01
+            torch.testing.assert_close(wave[:, : theirs.shape[1]], theirs, atol=tolerance, rtol=1e-5)
+            assert not wave[:, theirs.shape[1] :].any()
+    other = model.generate([Request(caption="rain", seed=3, seconds=SECONDS)], run)
+    assert not torch.allclose(other[0], ours[0, :, :80], atol=1e-3)  # the text matters
+
+
+def test_its_text_encoder_comes_with_it(pipeline, imported):
+    tokens = pipeline.tokenizer(["a dog barks"], return_tensors="pt")
+    with torch.no_grad():
+        theirs = pipeline.text_encoder(**tokens)[0][0]
+    encoder = text.load(text.find(str(imported / "text_encoder"), None, imported), 6)
+    ours = torch.from_numpy(encoder("a dog barks").values).float()
+    torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
+
+
+def test_it_says_where_it_is_from_and_on_which_terms(source, imported, tmp_path, capsys):
+    count = import_published(source, tmp_path / "again", conf)
+    said = capsys.readouterr().out
+    assert "tiny-open-1.0: licence: other, only-for-tests (LICENSE.md)" in said
+    model = registry.family("audio_dit").load(tmp_path / "again")
+    assert count == sum(weight.numel() for weight in model.net.parameters())
+    config = json.loads((imported / "config.json").read_text())
+    assert (config["imported"]["name"], config["imported"]["licence"]) == ("tiny-open-1.0", "other, only-for-tests")
+    assert (imported / "LICENSE.md").read_text() == "Only for tests.\n"
+    assert (imported / "README.md").read_text() == CARD
+    files = sorted(path.relative_to(imported) for path in imported.rglob("*") if path.is_file())
+    for name in files:
+        assert (tmp_path / "again" / name).read_bytes() == (imported / name).read_bytes(), name
+
+
+def test_the_command_s_sounds(imported, tmp_path):
+    settings = ["num_steps=2", f"seconds={3 * 128 / RATE}"]  # two windows more: those continue
+    paths = generation.generate_sounds(imported, ["rain"], 1, 0, tmp_path / "sounds", tmp_path, settings)
+    assert len(paths) == 1
+    with pytest.raises(UserError, match="num_steps of 2 or more"):
+        generation.generate_sounds(imported, ["rain"], 1, 0, tmp_path / "more", tmp_path, ["num_steps=1"])
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        ("model_index.json", {"_class_name": "AudioLDMPipeline"}, "_class_name is not StableAudioPipeline"),
+        ("model_index.json", {"safety": ["diffusers", "X"]}, r"model_index\.json: safety is .* not supported"),
+        ("model_index.json", {"scheduler": ["diffusers", "EDMDPMSolverMultistepScheduler"]}, r"model_index\.json: scheduler is "),
+        ("model_index.json", {"vae": None}, r"model_index\.json: vae is missing"),
+        ("transformer/config.json", {"rope": 1}, r"transformer/config\.json: rope is 1, which is not supported"),
+        ("transformer/config.json", {"time_proj_dim": 128}, r"transformer/config\.json: time_proj_dim is 128, .* must be 256"),
+        ("transformer/config.json", {"num_layers": None}, r"transformer/config\.json: num_layers is None, not a size"),
+        ("transformer/config.json", {"num_layers": 3}, r"transformer/diffusion_pytorch_model\.safetensors: not the weights"),
+        ("projection_model/config.json", {"min_value": -1}, r"projection_model/config\.json: min_value is -1, .* must be 0"),
+        ("projection_model/config.json", {"text_encoder_dim": 8}, r"text_encoder/config\.json: d_model is 10, .* must be 8"),
+        ("vae/config.json", {"channel_multiples": [1, 3]}, r"vae"),
+        ("vae/config.json", {"downsampling_ratios": [2, 3]}, r"vae/config\.json.*ratios \[3\] must be even"),
+        ("scheduler/scheduler_config.json", {"solver_type": "heun"}, r"scheduler_config\.json: solver_type is 'heun'"),
+        ("tokenizer/tokenizer_config.json", {"model_max_length": 10**30}, r"tokenizer_config\.json: model_max_length is"),
+        ("text_encoder/config.json", {"model_type": "bert"}, r"text_encoder/config\.json: model_type is 'bert'"),
+    ],
+)
+def test_what_is_not_supported_is_named(source, tmp_path, file, changes, message):
+    shutil.copytree(source, tmp_path / "other")
+    edit(tmp_path / "other" / file, **changes)
+    with pytest.raises(UserError, match=message):
+        import_published(tmp_path / "other", tmp_path / "output", conf)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other"]
+
+
+@pytest.mark.parametrize("part", ["transformer", "projection_model", "vae", "text_encoder"])
+def test_pickles_are_not_read(source, tmp_path, part):
+    shutil.copytree(source, tmp_path / "other")
+    for weights in (tmp_path / "other" / part).glob("*.safetensors"):
+        weights.rename(weights.with_suffix(".bin"))
+    with pytest.raises(UserError, match=rf"{part}.*weights in other formats can run code"):
+        import_published(tmp_path / "other", tmp_path / "output", conf)
