@@ -1,7 +1,8 @@
 """Whose sounds a checkpoint was trained on, under which terms: the table that goes with it, and what follows from it.
 
 The table is made from the lists of training clips inside the checkpoint (manifest.TRAINED_ON) and the terms of the recordings.
-It is not in the checkpoint, whose weights do not depend on the spelling of a name, but above it, and in a project beside it.
+It is not in the checkpoint, whose weights do not depend on the spelling of a name. In a published or registered model the table is
+in the directory above the checkpoint; in a project it is in data/attribution/FAMILY.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ FACTS = {
     "NC": "non-commercial: no commercial use",
     "ND": "no derivatives: adaptations must not be shared",
 }
+CC_ID = re.compile(r"CC-BY(-NC)?(-SA)?(-ND)?(-[1-4]\.[015](-[A-Z]{2,3}|-SCOTLAND)?)?")
 NO_CONDITIONS = ("CC0-1.0", "CC-PDM-1.0", "PDDL-1.0", "Unlicense")
 
 
@@ -261,9 +263,9 @@ def statements(found: list[Credit]) -> Iterator[tuple[str, str]]:
 
 
 def facts_of(licence: str) -> list[str]:
-    """What a licence of Creative Commons requires, by its SPDX id; empty for others."""
+    """What a licence of Creative Commons requires, by its SPDX id; empty for others, also for an id with further words."""
     parts = licence.upper().split("-")
-    return [fact for part, fact in FACTS.items() if part in parts[1:]] if parts[0] == "CC" else []
+    return [fact for part, fact in FACTS.items() if part in parts] if CC_ID.fullmatch(licence.upper()) else []
 
 
 def _amount(some: Iterable[Credit]) -> str:

@@ -142,6 +142,7 @@ def test_facts_follow_from_the_licences():
         attribution.Credit("a", "", "CC-BY-NC-SA-4.0", "allowed", "", 1, 3600.0, 0, "model"),
         attribution.Credit("b", "", "CC0-1.0", "with_disclosure", "", 1, 1800.0, 0, "model"),
         attribution.Credit("c", "", "Sampling-Plus-1.0", "refused", "", 1, 1800.0, 0, "model"),
+        attribution.Credit("d", "", "CC-BY-4.0, no AI", "refused", "", 1, 1800.0, 0, "model"),
         attribution.Credit("", "", "unknown", "unknown", "", 0, 0.0, 0, "vocoder"),
     ]
     said = {fact.partition(":")[0]: why for fact, why in attribution.statements(found)}
@@ -149,8 +150,8 @@ def test_facts_follow_from_the_licences():
         "attribution": "1 recording, 1.00 h (CC-BY-NC-SA-4.0)",
         "share-alike": "1 recording, 1.00 h (CC-BY-NC-SA-4.0)",
         "non-commercial": "1 recording, 1.00 h (CC-BY-NC-SA-4.0)",
-        "conditions that Soundmill does not know": "1 recording, 0.50 h (Sampling-Plus-1.0)",
-        "refused": "1 recording, 0.50 h",
+        "conditions that Soundmill does not know": "2 recordings, 1.00 h (CC-BY-4.0, no AI, Sampling-Plus-1.0)",
+        "refused": "2 recordings, 1.00 h",
         "disclosure": "1 recording, 0.50 h",
         "undisclosed": "all of its vocoder",
     }

@@ -223,7 +223,12 @@ def test_pulled_clips_are_those_that_were_published(published_data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("licence", "ai_terms", "said"), [("CC0-1.0", "refused", "refuse generative AI"), ("CC-BY-ND-4.0", "allowed", "adaptations")]
+    ("licence", "ai_terms", "said"),
+    [
+        ("CC0-1.0", "refused", "refuse generative AI"),
+        ("CC-BY-ND-4.0", "allowed", "adaptations"),
+        ("CC-BY-4.0, no derivatives", "allowed", "adaptations"),
+    ],
 )
 def test_clips_that_may_not_be_shared_are_not_published(built_graph, tmp_path, licence, ai_terms, said):
     catalog = built_graph / "data/catalog/default.parquet"

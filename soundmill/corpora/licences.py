@@ -9,8 +9,8 @@ _GAP = r"[\s_/-]{0,3}"  # bounded, so that no text takes long
 _CC = r"(?:\bcc|\bcreative\s?commons(?:\.org/licen[cs]es)?)"
 _ATTRIBUTION = re.compile(
     rf"{_CC}{_GAP}(?:by|attribution)(?![a-z])"
-    rf"(?P<nc>{_GAP}(?:nc|non{_GAP}commercial)(?![a-z]))?"
-    rf"(?:{_GAP}(?:(?P<sa>sa|share{_GAP}alike)|(?P<nd>nd|no{_GAP}deriv(?:ative)?s?(?:{_GAP}works)?))(?![a-z]))?"
+    rf"(?:{_GAP}(?:(?P<nc>nc|non{_GAP}commercial)|(?P<sa>sa|share{_GAP}alike)"
+    rf"|(?P<nd>nd|no{_GAP}deriv(?:ative)?s?(?:{_GAP}works)?))(?![a-z])){{0,3}}"
     rf"(?:{_GAP}v?(?P<version>[1-4]\.[015])(?!\.?\d)(?:/(?P<port>[a-z]{{2,3}}|scotland)(?![a-z]))?)?",
     re.IGNORECASE,
 )
@@ -33,6 +33,14 @@ _FILLERS = frozenset(
     "legalcode reuse allowed".split()
 )
 NO_CONDITIONS = ("CC0-1.0", "CC-PDM-1.0", "PDDL-1.0", "Unlicense")
+_ID = re.compile(
+    r"CC-BY(-NC)?(-SA)?(-ND)?(-[1-4]\.[015](-[A-Z]{2,3}|-SCOTLAND)?)?|CC0-1\.0|CC-PDM-1\.0|(?!CC)[A-Za-z0-9][A-Za-z0-9.+-]*"
+)
+
+
+def is_id(licence: str) -> bool:
+    """Whether a licence is written as an SPDX id, without further words, which may be conditions."""
+    return bool(_ID.fullmatch(licence))
 
 
 def spdx(text: str) -> str:
@@ -82,4 +90,4 @@ def _strictness(licence: str) -> int:
         return 0
     parts = licence.split("-")
     weights = {"SA": 1, "ND": 2, "NC": 4}
-    return 1 + sum(weights.get(part, 0) for part in parts) if parts[:2] == ["CC", "BY"] else 9
+    return 1 + sum(weights.get(part, 0) for part in parts) if parts[:2] == ["CC", "BY"] and is_id(licence) else 9

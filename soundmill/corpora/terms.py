@@ -46,7 +46,9 @@ class TermsParams(StageParams):
         if licence is None:
             if self.unknown == "quarantine":
                 return "no known licence, and corpus.terms.unknown is quarantine"
-        elif self.allow is not None and not any(fnmatchcase(licence, pattern) for pattern in self.allow):
+        elif self.allow is not None and not (
+            licence in self.allow or (licences.is_id(licence) and any(fnmatchcase(licence, pattern) for pattern in self.allow))
+        ):
             return f"licence {licence:.200}, which corpus.terms.allow does not have ({row['terms_found']})"
         if row["ai_terms"] == "refused" and self.ai_refused == "quarantine":
             return f"use for AI refused, and corpus.terms.ai_refused is quarantine ({row['terms_found']})"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,12 @@ def publish(
     return files_below(directory)
 
 
+# In an id, and in a text that is none.
+_NO_ADAPTATIONS = re.compile(r"(?<![a-z])(?:nd(?![a-z])|no[\s_-]{0,3}(?:deriv|adapt))", re.IGNORECASE)
+
+
 def _check_adaptable(name: str, found: Sequence[Credit], remedy: str) -> None:
-    kept = [credit.recording for credit in found if attribution.FACTS["ND"] in attribution.facts_of(credit.licence)]
+    kept = [credit.recording for credit in found if _NO_ADAPTATIONS.search(credit.licence)]
     if kept:
         raise UserError(
             f"{name}: of its recordings, {named(kept)} have licences that forbid to share adaptations, as clips are. {remedy}"

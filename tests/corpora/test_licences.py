@@ -19,7 +19,12 @@ SPELLINGS = {
     ],
     "CC-BY": ["CC BY", "Attribution", "Creative Commons Attribution license"],
     "CC-BY-NC-3.0": ["http://creativecommons.org/licenses/by-nc/3.0/", "Attribution NonCommercial 3.0", "CC BY NC 3.0 Unported"],
-    "CC-BY-NC-SA-4.0": ["CC BY-NC-SA 4.0", "Creative Commons Attribution-NonCommercial-ShareAlike 4.0 International License"],
+    "CC-BY-NC-ND-1.0": ["http://creativecommons.org/licenses/by-nd-nc/1.0/"],
+    "CC-BY-NC-SA-4.0": [
+        "CC BY-NC-SA 4.0",
+        "CC BY-SA-NC 4.0",
+        "Creative Commons Attribution-NonCommercial-ShareAlike 4.0 International License",
+    ],
     "CC-BY-ND-2.5": ["cc by-nd 2.5", "Creative Commons Attribution No Derivative Works 2.5"],
     "CC-BY-SA-2.0": ["Attribution Share-Alike 2.0", "https://creativecommons.org/licenses/by-sa/2.0/legalcode"],
     "CC-BY-3.0-US": ["https://creativecommons.org/licenses/by/3.0/us/"],

@@ -121,19 +121,22 @@ def test_the_nearest_licence_files_decide_where_no_row_matches(lay):
 @pytest.mark.parametrize(
     ("changes", "left"),
     [
-        ({}, "abcd"),
+        ({}, "abcde"),
         ({"allow": ["CC-BY-*"]}, "bcd"),
         ({"allow": ["CC-BY-[0-9]*", "CC0-1.0"]}, "abd"),
-        ({"unknown": "quarantine"}, "abc"),
-        ({"ai_refused": "quarantine"}, "acd"),
+        ({"unknown": "quarantine"}, "abce"),
+        ({"ai_refused": "quarantine"}, "acde"),
         ({"allow": ["CC0-*"], "unknown": "quarantine"}, "a"),
+        ({"allow": ["CC-BY-[0-9]*", "CC-BY-4.0, no *"]}, "bd"),
+        ({"allow": ["CC-BY-4.0, no AI"]}, "de"),
     ],
 )
 def test_what_breaks_the_terms_is_left_out(lay, changes, left):
     rows = "a.wav,CC0,,,\nb.wav,CC BY 4.0,,,refused\nc.wav,CC BY-NC 4.0,,,allowed\n"
-    tables = filled(lay("a.wav", "b.wav", "c.wav", "d.wav", **{"licences.csv": HEADER + rows, "b.txt": "a bark"}))
+    rows += 'e.wav,"CC-BY-4.0, no AI",,,\n'
+    tables = filled(lay("a.wav", "b.wav", "c.wav", "d.wav", "e.wav", **{"licences.csv": HEADER + rows, "b.txt": "a bark"}))
     refused = {row["path"][0]: row for row in params.parse(TermsParams, KEEP | changes, "terms").refused(tables.recordings)}
-    assert set(refused) == set("abcd") - set(left)
+    assert set(refused) == set("abcde") - set(left)
     for name, row in refused.items():
         assert ("no known licence" if name == "d" else "licences.csv:") in row["detail"]
 
