@@ -156,7 +156,7 @@ def test_facts_follow_from_the_licences():
         "undisclosed": "all of its vocoder",
     }
     assert attribution.marks(found) == ["refused", "unknown"]
-    assert list(attribution.hours_by(found, "licence").items())[:2] == [("CC-BY-NC-SA-4.0", 1.0), ("CC0-1.0", 0.5)]
+    assert list(attribution.hours_by(found, "licence").items())[:2] == [("CC-BY-NC-SA-4.0", 1.0), ("CC-BY-4.0, no AI", 0.5)]
 
 
 def test_a_trained_model_is_credited_to_exactly_the_recordings_it_was_trained_on(built_graph):

@@ -55,6 +55,11 @@ def named_in(text: str) -> list[str]:
     return _ids(_OF_LICENCE_TEXTS.sub(" ", " ".join(text.split())))[0]
 
 
+def without_names(text: str) -> str:
+    """A text without the names of licences in it, on one line."""
+    return _ids(" ".join(text.split()))[1]
+
+
 def _ids(text: str) -> tuple[list[str], str]:
     """The ids of all licences named in a text, and the text without them."""
     found = set()
@@ -80,7 +85,10 @@ def distinct(found: Iterable[str]) -> list[str]:
 
 
 def strictest(found: Iterable[str]) -> str:
-    """The licence with the most conditions; the first of several. Any but Creative Commons' may have any conditions."""
+    """The licence with the most conditions; the first of several. Any but Creative Commons' may have any conditions.
+
+    One that is `unknown` comes after others with any conditions, which are at least written.
+    """
     found = distinct(found)
     return max(found, key=_strictness) if len(found) > 1 else found[0]
 
@@ -88,6 +96,8 @@ def strictest(found: Iterable[str]) -> str:
 def _strictness(licence: str) -> int:
     if licence in NO_CONDITIONS:
         return 0
+    if licence == "unknown":
+        return 8
     parts = licence.split("-")
     weights = {"SA": 1, "ND": 2, "NC": 4}
     return 1 + sum(weights.get(part, 0) for part in parts) if parts[:2] == ["CC", "BY"] and is_id(licence) else 9

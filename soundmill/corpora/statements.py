@@ -31,7 +31,7 @@ class Statement:
     """The terms that one source states; None: not stated."""
 
     found: str  # the source: a file, and line or key, or what else
-    licence: str | None = None
+    licence: str | None = None  # `unknown`: stated, but not usable, so that no less specific source is asked
     creator: str | None = None
     source_url: str | None = None
     ai_terms: str | None = None
@@ -43,21 +43,29 @@ class Reader:
 
     too_long: int = 0  # texts left out
     first_too_long: str = ""
+    unclear_ai_terms: int = 0
+    first_unclear: str = ""
     _known: dict[str, str] = field(default_factory=dict)  # one object for each text
     _licences: dict[tuple[str, str], str | None] = field(default_factory=dict)  # by kind of column and text
 
     def of(self, values: Mapping[str, Any], found: str) -> Statement | None:
         """What the columns, keys or tags of one recording state; None if nothing."""
         ranked: list[tuple[int, str, str]] = []
+        named: list[str] = []
+        other = False
         for name, text in about_terms(values).items():
+            _, kind = _RANKS[name]
             if len(text) > MAX_CELL:
                 self.too_long += 1
                 self.first_too_long = self.first_too_long or found
+                if kind in ("licence", "copyright"):
+                    named.append(UNKNOWN)
             elif (text := clean(text)).lower() not in _NOTHING:
                 ranked.append((*_RANKS[name], text))
+            else:
+                other |= kind == "licence" and text.lower() == "other"
         ranked.sort(key=lambda one: one[0])
         said: dict[str, str] = {}
-        named = []
         for _, kind, text in ranked:
             if kind in ("licence", "copyright"):
                 if licence := self._licence(kind, text):
@@ -67,10 +75,15 @@ class Reader:
                     text = f"https://freesound.org{text}"
                 if _URL.fullmatch(text):
                     said.setdefault(kind, self.once(text))
-            elif kind != "ai_terms" or text in AI_TERMS:
+            elif kind != "ai_terms":
                 said.setdefault(kind, self.once(text))
-        if named:
-            said["licence"] = licences.strictest(named)
+            elif text.lower() in AI_TERMS:
+                said[kind] = self.once(text.lower())
+            else:
+                self.unclear_ai_terms += 1
+                self.first_unclear = self.first_unclear or f"{found}: {text[:40]!r}"
+        if named or other:
+            said["licence"] = licences.strictest(named or [UNKNOWN])
         return Statement(found, **said) if said else None
 
     def _licence(self, kind: str, text: str) -> str | None:
@@ -85,15 +98,29 @@ class Reader:
 
 
 def about_terms(values: Mapping[str, Any]) -> dict[str, str]:
-    """The texts of a row that a Reader looks at, names in lower case; long ones are cut, so that it still leaves them out."""
+    """The texts of a row that a Reader looks at, names in lower case; long ones are cut, so that it still leaves them out.
+
+    Of a list, the strictest licence and terms for AI, and all creators.
+    """
     found = {}
     for name, value in values.items():
         if (name := name.strip().lower()) in _RANKS:
-            if isinstance(value, list) and len(value) == 1:
-                value = value[0]
+            if isinstance(value, list):
+                value = _of_list(_RANKS[name][1], [one for one in value if isinstance(one, str)])
             if isinstance(value, str):
                 found[name] = value[: MAX_CELL + 1]
     return found
+
+
+def _of_list(kind: str, texts: list[str]) -> str | None:
+    if len(texts) < 2:
+        return texts[0] if texts else None
+    if kind == "licence":
+        long = [text for text in texts if len(text) > MAX_CELL]
+        return long[0] if long else licences.strictest(map(licences.spdx, map(clean, texts)))
+    if kind == "ai_terms":
+        return max((clean(text).lower() for text in texts), key=lambda text: AI_TERMS.index(text) if text in AI_TERMS else -1)
+    return "; ".join(texts) if kind == "creator" else " / ".join(texts) if kind == "copyright" else None
 
 
 def clean(text: str) -> str:
@@ -103,9 +130,14 @@ def clean(text: str) -> str:
 
 
 def of_copyright(text: str) -> str | None:
-    """The licence that a copyright notice names, or the notice if it reserves rights. A name and a year are no licence."""
+    """The licence that a copyright notice names, or the notice if it reserves rights; `unknown` if it names several licences.
+
+    A name and a year are no licence.
+    """
     named = licences.named_in(text)
-    return named[0] if len(named) == 1 else text if _RESERVED.search(text) else None
+    if len(named) == 1:
+        return named[0]
+    return text if _RESERVED.search(text) else UNKNOWN if named else None
 
 
 def combine(levels: Iterable[Sequence[Statement]]) -> dict[str, str | None]:
@@ -145,4 +177,6 @@ def combine(levels: Iterable[Sequence[Statement]]) -> dict[str, str | None]:
                 if contradict:
                     said.append(value if len(value) <= 80 else f"{value[:79]}…")
     found = "; ".join(f"{source} ({', '.join(said)})" if said else source for source, said in sources.items())
+    if row["licence"] == UNKNOWN:
+        row["licence"] = None
     return {**row, "terms_found": found[:MAX_CELL] or None}

@@ -18,7 +18,7 @@ from soundmill.params import parse_yaml
 _LICENCE_FILE = re.compile(rb"(licen[cs]e|copying)([-_. ].*)?", re.IGNORECASE)
 _ABOUT = re.compile(rb"(.*[-_. ])?(readme|credits|attribution)([-_. ].*)?", re.IGNORECASE)
 _TABLE = (b".csv", b".tsv", b".json", b".jsonl")
-_FRONT_MATTER = re.compile(r"\ufeff?---\s*\n(.*?)\n---\s*(?:\n|$)", re.DOTALL)
+_FRONT_MATTER = re.compile(r"\ufeff?---[ \t]*\r?\n(.*?)\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n\s*\n|\n\s*[-*|#]\s*")
 _HEADING = re.compile(r"^(#+ [^\n]*)\n\s*", re.MULTILINE)  # belongs to the sentence below it
 _LICENSES = re.compile(r"licen[cs]|public domain|released|dedicated|available under|shared under", re.IGNORECASE)
@@ -29,6 +29,15 @@ _OTHER = re.compile(
     r"|each (clip|file|sound|track|recording))\b",
     re.IGNORECASE,
 )
+_RESERVED = re.compile(r"(?<!no )(?<!some )\brights reserved\b|\bproprietary\b", re.IGNORECASE)
+_NONCOMMERCIAL = re.compile(r"\bnon[- ]?commercial(ly)?\b", re.IGNORECASE)
+_FOR_AI = re.compile(
+    r"\b(AI|artificial intelligence|machine[- ]learning|generative)\b"
+    r"|\b(no|not|never|without|forbid\w*|prohibit\w*|permission|consent)\b[^.!?]{0,80}\btrain(ing|ed)?\b"
+    r"|\btrain(ing|ed)?\b[^.!?]{0,80}\b(not|forbid\w*|prohibit\w*|requires?|only|permission|consent)\b",
+    re.IGNORECASE,
+)
+SHORT = 2000  # characters of a licence file that is not the text of a licence
 _EXCEPT = re.compile(
     r"\b(not|isn't|aren't|no longer|except|unless|unlike|other than|was|were|formerly|metadata|annotations?|captions?|code)\b",
     re.IGNORECASE,
@@ -49,8 +58,14 @@ def read(tables: CorpusTables, inventory: Inventory, reader: Reader) -> dict[byt
         if not is_licence and not _ABOUT.fullmatch(name):
             continue
         text = read_head(inventory, path).decode("utf-8", "replace")
-        found = licences.named_in(text) if is_licence else named_by(text)
-        if is_licence or found:
+        found = named_by_licence(text) if is_licence else named_by(text)
+        names_one = bool(licences.named_in(text))
+        if names_one and not found:
+            tables.remarks.append(
+                f"{escape_path(path)}: it names a licence, but not without conditions or exceptions, so none is taken"
+            )
+        # What is unclear blocks the texts of folders above.
+        if is_licence or found or names_one or _RESERVED.search(text) or _is_other(text):
             kind = b"licence" if is_licence else b"about"
             of_kind = named.setdefault(folder, {}).setdefault(kind, {})
             for licence in found:
@@ -79,7 +94,7 @@ def named_by(text: str) -> list[str]:
 
     Clearly: no other licence or condition is mentioned, and each sentence with the licence says without exception that it applies.
     """
-    if (match := _FRONT_MATTER.match(text)) and (stated := _of_card(match[1])):
+    if (match := _FRONT_MATTER.match(text)) and ((stated := _of_card(match[1])) or _is_other(text)):
         return stated
     found = licences.named_in(text)
     if len(found) != 1:
@@ -87,7 +102,29 @@ def named_by(text: str) -> list[str]:
     with_headings = _HEADING.sub(r"\1: ", text)
     sentences = [sentence for sentence in _SENTENCE.split(with_headings) if licences.named_in(sentence)]
     clear = bool(sentences) and any(map(_LICENSES.search, sentences)) and not any(map(_EXCEPT.search, sentences))
-    return found if clear and not _OTHER.search(text) else []
+    return found if clear and not _OTHER.search(text) and not _adds_conditions(text, found[0]) else []
+
+
+def named_by_licence(text: str) -> list[str]:
+    """The licences that a licence file names; none if it is short and has reserved rights or conditions, or is about metadata."""
+    found = licences.named_in(text)
+    short = len(text) < SHORT and len(found) == 1
+    unclear = short and (
+        _RESERVED.search(text) or re.search(r"\bmetadata\b", text, re.IGNORECASE) or _adds_conditions(text, found[0])
+    )
+    return [] if unclear else found
+
+
+def _adds_conditions(text: str, licence: str) -> bool:
+    """Whether a text has conditions beside the names of its licence: no commercial use, no training of models."""
+    rest = licences.without_names(text)
+    return bool(_FOR_AI.search(rest) or ("-NC" not in licence and _NONCOMMERCIAL.search(rest)))
+
+
+def _is_other(text: str) -> bool:
+    """Whether a card says that its licence is another than those of the hub."""
+    match = _FRONT_MATTER.match(text)
+    return bool(match and re.search(r"^licen[cs]e:[ \t]*[\"']?other\b", match[1], re.IGNORECASE | re.MULTILINE))
 
 
 def _of_card(front_matter: str) -> list[str]:

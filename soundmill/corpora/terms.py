@@ -118,6 +118,9 @@ def fill(tables: CorpusTables, inventory: Inventory) -> None:
     if reader.too_long:
         what = f"{reader.too_long} texts about terms have more than {MAX_CELL} characters and are left out"
         tables.remarks.append(f"{what} (first: {reader.first_too_long[:200]})")
+    if reader.unclear_ai_terms:
+        what = f"{reader.unclear_ai_terms} ai_terms are none of {', '.join(AI_TERMS)} and are left out"
+        tables.remarks.append(f"{what} (first: {reader.first_unclear[:200]})")
 
 
 def _nearest(raw_path: bytes, of_folder: Mapping[bytes, list[Statement]]) -> list[Statement]:
