@@ -140,7 +140,10 @@ def parse_yaml(text: str | bytes) -> Any:
         depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
         if depth > MAX_DEPTH:
             raise YAMLError(f"collections nested deeper than {MAX_DEPTH}")
-    return YAML(typ="safe").load(text)
+    try:
+        return YAML(typ="safe").load(text)
+    except (LookupError, TypeError, AttributeError, ArithmeticError) as error:  # of values that do not fit their tag
+        raise YAMLError(f"a value does not fit its tag ({type(error).__name__}: {error})") from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def read(tables: CorpusTables, inventory: Inventory, reader: Reader) -> dict[byt
                 f"{escape_path(path)}: it names a licence, but not without conditions or exceptions, so none is taken"
             )
         # What is unclear blocks the texts of folders above.
-        if is_licence or found or names_one or _RESERVED.search(text) or _is_other(text):
+        if is_licence or found or names_one or _RESERVED.search(text) or _of_card(text) == []:
             kind = b"licence" if is_licence else b"about"
             of_kind = named.setdefault(folder, {}).setdefault(kind, {})
             for licence in found:
@@ -94,7 +94,7 @@ def named_by(text: str) -> list[str]:
 
     Clearly: no other licence or condition is mentioned, and each sentence with the licence says without exception that it applies.
     """
-    if (match := _FRONT_MATTER.match(text)) and ((stated := _of_card(match[1])) or _is_other(text)):
+    if (stated := _of_card(text)) is not None:
         return stated
     found = licences.named_in(text)
     if len(found) != 1:
@@ -121,25 +121,24 @@ def _adds_conditions(text: str, licence: str) -> bool:
     return bool(_FOR_AI.search(rest) or ("-NC" not in licence and _NONCOMMERCIAL.search(rest)))
 
 
-def _is_other(text: str) -> bool:
-    """Whether a card says that its licence is another than those of the hub."""
-    match = _FRONT_MATTER.match(text)
-    return bool(match and re.search(r"^licen[cs]e:[ \t]*[\"']?other\b", match[1], re.IGNORECASE | re.MULTILINE))
+def _of_card(text: str) -> list[str] | None:
+    """The licences in a card's front matter, by `license` and, for others than the hub lists, `license_name`.
 
-
-def _of_card(front_matter: str) -> list[str]:
-    """The licences in a card's front matter, by `license` and, for others than the hub lists, `license_name`."""
+    Empty if one is `other` without a name; None if there is no such text, or it states no licence.
+    """
     from ruamel.yaml import YAMLError
 
+    if not (match := _FRONT_MATTER.match(text)):
+        return None
     try:
-        card: Any = parse_yaml(front_matter)
+        card: Any = parse_yaml(match[1])
     except (YAMLError, ValueError):
-        return []
+        return None
     if not isinstance(card, Mapping):
-        return []
+        return None
     stated = card.get("license", card.get("licence"))
     stated = stated if isinstance(stated, list) else [stated]
-    if stated == ["other"]:
+    if other := any(isinstance(one, str) and one.lower() == "other" for one in stated):
         stated = [card.get("license_name")]
     texts = [one for one in stated if isinstance(one, str) and 0 < len(one) <= 100 and one.lower() not in ("other", "unknown")]
-    return [licences.spdx(one) for one in texts]
+    return [licences.spdx(one) for one in texts] or ([] if other else None)

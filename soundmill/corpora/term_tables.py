@@ -1,6 +1,6 @@
 """Terms in the tables, JSON files and lists of a corpus, whatever its format: rows with a licence, creator or address.
 
-Rows are matched with files as captions are (`claims.py`), so a name with several meanings states nothing.
+Rows are matched with files as captions are (`claims.py`), so a name with several meanings states no licence.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from soundmill.corpora.json_entries import WAVCAPS
 from soundmill.corpora.metadata import csv_columns, read_csv, read_head, read_json, read_json_lines, read_lines
 from soundmill.corpora.resolver import FileIndex
 from soundmill.corpora.rows import JoinState, ManifestRow
-from soundmill.corpora.statements import NAMES, Reader, Statement, clean
+from soundmill.corpora.statements import NAMES, UNKNOWN, Reader, Statement, clean
 from soundmill.corpora.tables import CorpusTables
 from soundmill.decoding.decode import DecodeError
 from soundmill.errors import UserError
@@ -73,7 +73,34 @@ def read(tables: CorpusTables, inventory: Inventory, reader: Reader) -> dict[byt
         claim_all(inventory, rows, state, dict(parts or {}), index)
         for number, raw_path in sorted(state.owners.items()):
             found[raw_path].append(statements[number])
+        _add_ambiguous(found, rows, statements, state, tables)
     return found
+
+
+def _add_ambiguous(
+    found: dict[bytes, list[Statement]],
+    rows: list[ManifestRow],
+    statements: list[Statement],
+    state: JoinState,
+    tables: CorpusTables,
+) -> None:
+    """Of rows that may mean several recordings: their licence makes that of each unknown, and a refusal holds for each."""
+    by_origin: dict[str, list[Statement]] = defaultdict(list)
+    for row, statement in zip(rows, statements, strict=True):
+        by_origin[row.origin].append(statement)
+    raw_of = {row["path"]: row["raw_path"] for row in tables.recordings}
+    open_ = [entry for entry in state.tables.ambiguous if entry["taken"] is None]
+    for entry in open_:
+        raw_paths = [raw_of[path] for path in entry["paths"] if path in raw_of]
+        for one in (statement for origin in entry["origins"] for statement in by_origin[origin]):
+            for raw_path in raw_paths:
+                licence = UNKNOWN if one.licence and not any(other.licence for other in found[raw_path]) else None
+                ai_terms = "refused" if one.ai_terms == "refused" else None
+                if licence or ai_terms:
+                    found[raw_path].append(Statement(one.found, licence, ai_terms=ai_terms))
+    if open_:
+        what = f"{len(open_)} names in rows with terms have several meanings, so their licence is not taken"
+        tables.remarks.append(f"{what} (first: {open_[0]['id'][:80]}, {open_[0]['origins'][0][:200]})")
 
 
 def _row(name: bytes, entry: _Entry, index: FileIndex, numbered: Mapping[str, list[bytes]], part: str) -> ManifestRow | None:

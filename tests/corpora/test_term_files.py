@@ -6,6 +6,7 @@ import pytest
 
 from soundmill.corpora import registry, term_files, terms
 
+BLOCKED = ("closed", "partly", "unclear")
 CC0 = "http://creativecommons.org/publicdomain/zero/1.0/"
 
 
@@ -29,6 +30,14 @@ CC0 = "http://creativecommons.org/publicdomain/zero/1.0/"
         ("---\nlicense: cc-by-nc-sa-4.0\ntags: [audio]\n---\n# Anything, CC0 licensed", ["CC-BY-NC-SA-4.0"]),
         ("---\nlicense: [cc0-1.0, mit]\n---\n", ["CC0-1.0", "mit"]),
         ("---\nlicense: other\nlicense_name: my-licence\n---\n", ["my-licence"]),
+        ("---\nlicense: other\n---\nSounds are released under CC0.", []),
+        ("---\nlicense: [other, cc0-1.0]\n---\n", []),
+        ("Licensed under CC BY 4.0, non-commercial only.", []),
+        ("Licensed under CC BY-NC 4.0 (non-commercial).", ["CC-BY-NC-4.0"]),
+        ("All audio is released under CC0. No AI training.", []),
+        ("---\nx: !!bool foo\n---\n", []),
+        ("---\nx: !!int ''\n---\n", []),
+        ("---" + "\n" * 60_000, []),
         ("---\nlicense: unknown\n---\nSounds are released under CC0.", ["CC0-1.0"]),
         ("---\nlicense: {a: 1}\n---\n", []),
         ("---\nlicense: [[[\n---\nx", []),
@@ -52,14 +61,18 @@ def test_texts_apply_to_their_folder_and_the_stricter_of_two_holds(lay):
         "rain/LICENSE": "Creative Commons Attribution-NonCommercial 4.0 International",
         "wind/readme.txt": "Recorded in May.",
         "odd/README": "Rain is licensed under CC0, wind under CC BY 4.0.",
+        "unclear/README.md": "Licensed under CC BY-NC 4.0, unless noted otherwise.",
+        "closed/README.md": "Proprietary. All rights reserved.",
+        "partly/LICENSE": "Sounds: proprietary, all rights reserved. Metadata: CC0 1.0.",
         "UrbanSound_README.txt": b"\xff\xfe\x00license: CC",
     }
-    files = lay("a.wav", "rain/a.wav", "wind/a.wav", "odd/deep/a.wav", **texts)
+    files = lay("a.wav", "rain/a.wav", "wind/a.wav", "odd/deep/a.wav", *(f"{name}/a.wav" for name in BLOCKED), **texts)
     tables = registry.read("folder", files, 1)
     terms.fill(tables, files)
     assert {row["path"]: (row["licence"], row["terms_found"]) for row in tables.recordings} == {
         "a.wav": ("CC-BY-4.0", "README.md"),
         "odd/deep/a.wav": (None, None),
+        **{f"{name}/a.wav": (None, None) for name in BLOCKED},
         "rain/a.wav": ("CC-BY-NC-4.0", "rain/LICENSE (CC-BY-NC-4.0); rain/CREDITS.txt (CC0-1.0)"),
         "wind/a.wav": ("CC-BY-4.0", "README.md"),
     }

@@ -233,6 +233,40 @@ def test_a_name_with_several_meanings_and_a_row_without_file_state_nothing(lay):
     }
 
 
+@pytest.mark.parametrize(
+    ("values", "terms"),
+    [
+        ({"ai_terms": "Refused"}, ("CC0-1.0", "refused")),
+        ({"ai_terms": "no"}, ("CC0-1.0", None)),
+        ({"ai_terms": ["allowed", "refused"]}, ("CC0-1.0", "refused")),
+        ({"license": "other"}, (None, None)),
+        ({"license": "other", "license_name": "mine"}, ("mine", None)),
+        ({"license": ["CC BY-NC 4.0", "CC BY 4.0"]}, ("CC-BY-NC-4.0", None)),
+        ({"license": ["CC0", "other"]}, (None, None)),
+        ({"license": "x" * 5000}, (None, None)),
+        ({"copyright": "CC BY-NC 4.0, or CC BY 4.0"}, (None, None)),
+    ],
+)
+def test_what_is_stated_but_unclear_is_not_replaced_by_the_licence_of_the_folder(lay, values, terms):
+    found = found_in(lay("a.wav", **{"LICENSE": "CC0 1.0", "list.json": [{"file": "a.wav", **values}]}), "folder")
+    assert found["a.wav"][0::3] == terms
+
+
+def test_terms_of_a_name_with_several_meanings_hold_back_each(lay):
+    files = lay(
+        "rain/a.wav", "x/a.wav", "b.wav", **{"LICENSE": "CC0 1.0", "l/t.csv": "file,license,ai_terms\na.wav,CC BY-NC,refused\n"}
+    )
+    tables = registry.read("folder", files, 1)
+    terms.fill(tables, files)
+    unclear, clear = (None, "refused"), ("CC0-1.0", None)
+    assert {row["path"]: (row["licence"], row["ai_terms"]) for row in tables.recordings} == {
+        "b.wav": clear,
+        "rain/a.wav": unclear,
+        "x/a.wav": unclear,
+    }
+    assert [remark for remark in tables.remarks if remark.startswith("1 names in rows with terms have several meanings")]
+
+
 def test_tables_that_cannot_be_read_are_named_and_stop_nothing(lay):
     long = "x" * 5000
     files = lay(
