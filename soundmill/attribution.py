@@ -86,6 +86,7 @@ def credits_of(checkpoint: Path, recordings: Path | None) -> list[Credit]:
         if (kept := part / manifest.EARLIER_ATTRIBUTION).is_file():
             of_others += read(kept)
     terms = _terms(recordings)
+    refused = {(name, row["path"]) for name, row in terms.items() if row["ai_terms"] == "refused"}
     earlier = {credit.recording: credit for credit in of_others if credit.recording}
     found = []
     for (recording_id, is_earlier), use in uses.items():
@@ -96,6 +97,8 @@ def credits_of(checkpoint: Path, recordings: Path | None) -> list[Credit]:
                 if other
                 else {}
             )
+            if (recording_id, use.source) in refused:  # since then, or there under other terms
+                known = {**known, "ai_terms": "refused"}
         else:
             known = terms.get(recording_id, {})
         found.append(_credit(use, known))
@@ -158,7 +161,7 @@ def _terms(recordings: Path | None) -> dict[str, dict[str, Any]]:
     """Terms by recording id; null in a table from before there were terms."""
     if recordings is None or not recordings.is_file():
         return {}
-    table = shards.read_table(recordings, manifest.RECORDINGS, ["recording_id", *manifest.TERMS])
+    table = shards.read_table(recordings, manifest.RECORDINGS, ["recording_id", "path", *manifest.TERMS])
     return {row["recording_id"]: row for row in table.to_pylist()}
 
 

@@ -92,18 +92,20 @@ def _without_refused(
 ) -> tuple[pa.Table, pa.Table, dict[str, str]]:
     """The recordings and their clips without refused ones and all copies of their sound, which go to quarantine.
 
-    Also the copies (id → recording) in recordings of which other clips are left.
+    Also the copies (id → recording) in recordings of which other clips are left. Clips that `quality` rejects are among the copies,
+    because other variants may have their sound.
     """
     rows = shards.read_table(refused, manifest.REFUSED).to_pylist() if refused else []
     if not rows:
         return recordings, table, {}
     why = {row["recording_id"]: f"{row['path']}: {row['detail']}" for row in rows}
-    names = [shards.read_table(path, manifest.CLIPS, ["clip_id", "recording_id"]) for path in shards.shard_paths(clips)]
-    origin_of = copies.of_recordings(duplicates, pa.concat_tables(names), set(why))
+    every = [shards.read_table(path, manifest.CLIPS, ["clip_id", "recording_id", "source"]) for path in shards.shard_paths(clips)]
+    all_clips = pa.concat_tables(every)
+    origin_of = copies.of_recordings(duplicates, all_clips, set(why))
     gone = set(why)
     own = table.filter(pc.invert(pc.is_in(table["recording_id"], pa.array(gone, pa.string()))))
     left = own.filter(pc.invert(pc.is_in(own["clip_id"], pa.array(origin_of, pa.string()))))
-    copied = own.filter(pc.is_in(own["clip_id"], pa.array(origin_of, pa.string()))).to_pylist()
+    copied = all_clips.filter(pc.is_in(all_clips["clip_id"], pa.array(origin_of, pa.string()))).to_pylist()
     for row in copied:
         clip_id, owner = origin_of[row["clip_id"]]
         ctx.reject(

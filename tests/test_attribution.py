@@ -34,7 +34,9 @@ def checkpoint(directory: Path, rows: list[dict] | None, **parts: list[dict] | N
 def recordings(path: Path, **terms: tuple) -> Path:
     """A table of recordings with these (licence, creator, source_url, ai_terms) by id."""
     columns = ("licence", "creator", "source_url", "ai_terms")
-    rows = [{"recording_id": name, **dict(zip(columns, values, strict=True))} for name, values in terms.items()]
+    rows = [
+        {"recording_id": name, "path": f"{name}.wav", **dict(zip(columns, values, strict=True))} for name, values in terms.items()
+    ]
     pq.write_table(pa.Table.from_pylist(rows, manifest.RECORDINGS), path)
     return path
 
@@ -135,6 +137,14 @@ def test_ancestors_are_credited_by_what_was_published_with_them(tmp_path):
     fourth = trained_from(copied, tmp_path / "fourth", [clip("cat")])
     earlier = {credit.licence for credit in attribution.credits_of(fourth, ours) if "earlier" in credit.used_for}
     assert earlier == {"unknown"}  # not invented from recordings of the same id
+
+
+@pytest.mark.parametrize(("source", "ai_terms"), [("dog.wav", "refused"), ("other/dog.wav", "unknown")])
+def test_what_is_refused_since_an_earlier_training_is_credited_as_refused(tmp_path, source, ai_terms):
+    start = checkpoint(tmp_path / "start", [clip("dog", source=source)])
+    ours = recordings(tmp_path / "our.parquet", dog=("CC0-1.0", "Ann", None, "refused"))
+    found = by_recording(attribution.credits_of(trained_from(start, tmp_path / "second", [clip("cat")]), ours))
+    assert found[source].ai_terms == ai_terms
 
 
 def test_facts_follow_from_the_licences():

@@ -11,7 +11,7 @@ from soundmill.corpora.statements import MAX_CELL
 from soundmill.decoding.containers.chunks import chunks
 from soundmill.decoding.limits import DecodeError
 
-VERSION = "terms 1"  # of what `read` returns, in the cache
+VERSION = "terms 2"  # of what `read` returns, in the cache
 FOUND = "its tags"  # as terms_found
 MAX_BYTES = 8 << 20  # read of one file
 MAX_READS = 20_000
@@ -45,7 +45,7 @@ class _Bounded(io.RawIOBase):
 def read(file: BinaryIO) -> str:
     """The tags as JSON, names as in statements.NAMES; empty if there are none, or the file is no WAV, MP3, FLAC, Ogg, MP4 or AIFF.
 
-    Damaged tags and those beyond the bounds count as none.
+    Damaged tags and those beyond the bounds count as none; of a WAV, those before them are kept.
     """
     bounded = _Bounded(file)
     try:
@@ -66,13 +66,16 @@ def _of_wav(file: _Bounded, form: bytes) -> dict[str, str]:
     size = file.seek(0, io.SEEK_END)
     header = struct.Struct(">4sI" if form == b"RIFX" else "<4sI")
     tags: dict[str, str] = {}
-    for name, at, declared in chunks(file, 12, size, header, align=2, most=MAX_CHUNKS):
-        if name == b"LIST" and _read(file, at, 4) == b"INFO":
-            for field, start, length in chunks(file, at + 4, min(at + declared, size), header, align=2, most=MAX_CHUNKS):
-                if field in _INFO and (text := _text(_read(file, start, min(max(length, 0), 4 * MAX_CELL)))):
-                    tags.setdefault(_INFO[field], text)
-        elif name in (b"id3 ", b"ID3 ") and 0 < declared <= MAX_BYTES:
-            tags = _of_other(_Bounded(io.BytesIO(_read(file, at, declared)))) | tags
+    try:
+        for name, at, declared in chunks(file, 12, size, header, align=2, most=MAX_CHUNKS):
+            if name == b"LIST" and _read(file, at, 4) == b"INFO":
+                for field, start, length in chunks(file, at + 4, min(at + declared, size), header, align=2, most=MAX_CHUNKS):
+                    if field in _INFO and (text := _text(_read(file, start, min(max(length, 0), 4 * MAX_CELL)))):
+                        tags.setdefault(_INFO[field], text)
+            elif name in (b"id3 ", b"ID3 ") and 0 < declared <= MAX_BYTES:
+                tags = _of_other(_Bounded(io.BytesIO(_read(file, at, declared)))) | tags
+    except (OSError, DecodeError, struct.error):
+        pass  # what comes before is valid
     return tags
 
 

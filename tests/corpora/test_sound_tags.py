@@ -78,6 +78,7 @@ def read(data: bytes) -> dict[str, str]:
         (b"", {}),
         (b"RIFF", {}),
         (wav(b"LIST\xff\xff\xff\xffINFOICOP\xff\xff\xff\xffCC0"), {"copyright": "CC0"}),
+        (wav(info(ICOP=b"CC BY-NC 4.0")) + b"\0" * 9000, {"copyright": "CC BY-NC 4.0"}),
         (id3(TCOP=b"\0CC0")[:-2], {"copyright": "C"}),
         (b"fLaC" + b"\x01\0\0\0" * 100_000, {}),
         (b"OggS" * 1000, {}),

@@ -72,6 +72,14 @@ def test_copies_of_a_refused_recording_are_left_out_by_name_and_fail_no_split(sm
     ]
 
 
+def test_copies_that_quality_rejects_are_left_out_of_other_variants_too(small):
+    refuse("bbbbbbbbbbb")
+    verdicts(aaaaaaaaaa30="clipping", aaaaaaaaaa35="clipping")
+    assert call_rename(duplicate("-aaaaaaaaaa_35", "bbbbbbbbbbb_0"))["clips"] == 1
+    assert [row["recording_id"] for row in table("data/splits.parquet")] == ["0123456789ab"]
+    assert [row["path"] for row in table("data/quarantine/splits.parquet")] == ["-aaaaaaaaaa.wav"]
+
+
 def test_of_a_loop_whose_times_differ_a_copy_leaves_nothing(small):
     refuse("bbbbbbbbbbb")
     (small / "data/corpus/audio").mkdir(exist_ok=True)
