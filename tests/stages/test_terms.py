@@ -80,7 +80,7 @@ TRUTH: dict[str, Truth] = {
     # 7: readmes and credits
     "told/a.wav": ("CC0-1.0", None, None, None),
     "told/b.wav": ("CC0-1.0", None, None, None),
-    "told/not/c.wav": ("CC0-1.0", None, None, None),  # says what is not: the readme above holds
+    "told/not/c.wav": NOTHING,  # says what is not, which blocks the readme above
     "told/several/d.wav": NOTHING,
     "told/credits/e.wav": ("CC-BY-4.0", None, None, None),
     "told/card/f.wav": ("CC-BY-NC-SA-4.0", None, None, None),
