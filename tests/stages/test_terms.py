@@ -267,7 +267,9 @@ def test_all_terms_are_found_and_none_is_invented(corpus):
     found = {row["path"]: tuple(row[name] for name in ("licence", "creator", "source_url", "ai_terms")) for row in rows}
     wrong = {path: (found.get(path), truth) for path, truth in TRUTH.items() if found.get(path) != truth}
     assert not wrong
-    assert {row["path"] for row in rows if not row["terms_found"]} == {path for path, truth in TRUTH.items() if truth == NOTHING}
+    unclear = {"clotho/x/same.wav", "clotho/y/same.wav"}  # a row that may mean each of them
+    nothing = {path for path, truth in TRUTH.items() if truth == NOTHING}
+    assert {row["path"] for row in rows if not row["terms_found"]} == nothing - unclear
     where = {row["path"]: row["terms_found"] for row in rows}
     assert where["clotho/d.wav"] == "clotho/clotho_metadata_development.csv:5 (CC-BY-NC-4.0); its tags (CC0-1.0)"
     assert where["licensed/both/e.wav"] == "licensed/both/COPYING (CC-BY-SA-4.0); licensed/both/README.txt (CC0-1.0)"
