@@ -66,6 +66,7 @@ NOT_RUN = {
 # Quick ones that the demo's state is not for: it refuses them with the reason.
 ELSEWHERE = {
     "corpus check params.yaml": "this corpus is synthesised by the pipeline",
+    "generate a deep kick --lora data/models/tango=0.7,../rain=0.3": "no adapters here",
     "vocode rain.wav --checkpoint data/tango/vocoder --fast": "this vocoder makes sound in one step",
 }
 # What a person puts there, and what stands for it in the demo's state; `recordings` and `real` are made from its clips.
@@ -73,7 +74,8 @@ STANDS_FOR = {
     "A": "data/generated/ddpm_mel", "B": "data/generated/ddpm_mel", "CLIPS": "CLIPS",
     "DATA_DIR": "published clips", "DIR": "recordings",
     "DIRECTORY": "recordings", "DIR_OF_WAVS": "recordings", "FILE": "rain.wav", "FOLD3": "recordings", "FOLDS12": "recordings",
-    "FORMAT": "folder", "GENERATED": "data/generated/ddpm_mel", "MODEL": "ddpm_mel", "NAME": "made", "NAMES": "vggish",
+    "FORMAT": "folder", "GENERATED": "data/generated/ddpm_mel", "LABEL": "rain",
+    "MODEL": "ddpm_mel", "NAME": "made", "NAMES": "vggish",
     "ORIGINALS": "real", "RECONSTRUCTIONS": "data/generated/ddpm_mel", "RECORDING": "rain.wav", "REFERENCE": "real",
     "REPORT": "data/report/ddpm_mel", "RUN_ID": "0" * 32, "STAGE": "train@ddpm_mel", "TEXT": "by request",
     "THING": "data/models/ddpm_mel", "TRAINING": "recordings", "VARIANT": "default",
