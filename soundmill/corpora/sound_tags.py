@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+from contextlib import suppress
 from typing import BinaryIO
 
 from soundmill.corpora.statements import MAX_CELL
@@ -66,7 +67,7 @@ def _of_wav(file: _Bounded, form: bytes) -> dict[str, str]:
     size = file.seek(0, io.SEEK_END)
     header = struct.Struct(">4sI" if form == b"RIFX" else "<4sI")
     tags: dict[str, str] = {}
-    try:
+    with suppress(OSError, DecodeError, struct.error):  # a damaged chunk ends the tags; those before it are valid
         for name, at, declared in chunks(file, 12, size, header, align=2, most=MAX_CHUNKS):
             if name == b"LIST" and _read(file, at, 4) == b"INFO":
                 for field, start, length in chunks(file, at + 4, min(at + declared, size), header, align=2, most=MAX_CHUNKS):
@@ -74,8 +75,6 @@ def _of_wav(file: _Bounded, form: bytes) -> dict[str, str]:
                         tags.setdefault(_INFO[field], text)
             elif name in (b"id3 ", b"ID3 ") and 0 < declared <= MAX_BYTES:
                 tags = _of_other(_Bounded(io.BytesIO(_read(file, at, declared)))) | tags
-    except (OSError, DecodeError, struct.error):
-        pass  # what comes before is valid
     return tags
 
 

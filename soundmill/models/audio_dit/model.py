@@ -21,8 +21,8 @@ from soundmill.models.audio_dit.network import Conditions, DiT, padded
 from soundmill.models.audio_dit.params import TrainParams
 from soundmill.models.components import registry
 from soundmill.models.components.contracts import Codec, Kind, LatentCodec, Vocoder
-from soundmill.models.components.griffin_lim.vocoder import GriffinLim
 from soundmill.models.components.latents.params import LatentsParams
+from soundmill.models.components.latents.vocoder import load_vocoder, vocoder_of
 from soundmill.models.components.text_states import states as text_states
 from soundmill.models.components.text_states.states import TextConfig, Texts
 from soundmill.models.family import FamilyConfig, Request, Run
@@ -127,18 +127,8 @@ class AudioDiT:
     def codec(self, run: Run, latent_frames: int) -> Codec:
         """The autoencoder for sounds of `latent_frames` latents, with the vocoder of the run if it needs one."""
         frames = latent_frames * (self.frames // self.latent_frames)
-        return self.kind.sound(self.autoencoder, self._vocoder(run), frames, run.sampling.grain, run.device)
-
-    def _vocoder(self, run: Run) -> Vocoder | None:
-        if self.autoencoder.spec is None:
-            return None
-        if run.sampling.vocoder == "griffin_lim":
-            return GriffinLim(self.autoencoder.spec, run.sampling)
-        if self.vocoder is None:
-            raise UserError(
-                "this checkpoint has no vocoder: set sampling.vocoder to `griffin_lim`, or train it with `vocoder=hifigan_laptop`"
-            )
-        return self.vocoder
+        vocoder = vocoder_of(run.sampling, self.vocoder, self.autoencoder)
+        return self.kind.sound(self.autoencoder, vocoder, frames, run.sampling.grain, run.device)
 
     def _length(self, request: Request, run: Run) -> int:
         """Length in samples that a request asks for."""
@@ -182,19 +172,10 @@ def load(directory: Path) -> AudioDiT:
         raise UserError(
             f"{directory / checkpoint.CONFIG}: mean and deviation must have {shape[0] * shape[2]} values, one a channel"
         )
-    vocoder = load_vocoder(config.params, directory, autoencoder)
+    vocoder = load_vocoder(config.params.sampling, directory, autoencoder)
     family.load_net(net, directory, whole, WEIGHTS)
     layout = Layout(shape[2], torch.tensor(config.mean), torch.tensor(config.deviation), autoencoder.scaling_factor)
     text = config.text
     if text and (whole / TEXT_ENCODER).is_dir():
         text = text.model_copy(update={"name": str((whole / TEXT_ENCODER).resolve())})
     return AudioDiT(config.params, net, kind, autoencoder, config.frames, layout, config.labels, text, vocoder)
-
-
-def load_vocoder(params: TrainParams, directory: Path, autoencoder: LatentCodec) -> Vocoder | None:
-    """The vocoder in `directory`, if the params use one; UserError if its mel spec differs from the autoencoder's."""
-    if params.sampling.vocoder != "trained":
-        return None
-    if autoencoder.spec is None:
-        raise UserError("latents of waves need no vocoder: leave `vocoder=` out, or take a codec of log-mels")
-    return registry.load_vocoder(directory / registry.VOCODER, autoencoder.spec)

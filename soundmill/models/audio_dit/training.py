@@ -28,6 +28,7 @@ from soundmill.models.catalog import choose_by_hash, read_weights
 from soundmill.models.components import registry
 from soundmill.models.components.latents.params import LatentsParams
 from soundmill.models.components.latents.store import gather_posteriors, read_about
+from soundmill.models.components.latents.vocoder import load_vocoder
 from soundmill.models.components.text_states import states as text_states
 from soundmill.models.components.text_states.states import Texts
 from soundmill.models.family import Prepared, Rehearsal
@@ -153,7 +154,7 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
         standard = layout(shape, autoencoder.scaling_factor, (source.posteriors.read(train.index(one)) for one in chosen))
     torch.manual_seed(params.seed)
     net = models.build_net(params, shape, len(labels))
-    vocoder = models.load_vocoder(params, parts, autoencoder)
+    vocoder = load_vocoder(params.sampling, parts, autoencoder)
     model = AudioDiT(params, net, kind, autoencoder, frames, standard, labels, text, vocoder, texts)
     if start:
         adapted.compare_parts(ctx.name, FAMILY, start, model)

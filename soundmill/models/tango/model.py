@@ -23,7 +23,7 @@ from soundmill.errors import UserError
 from soundmill.models import adapted, family
 from soundmill.models.components import registry
 from soundmill.models.components.contracts import Codec, Kind, LatentCodec, Vocoder
-from soundmill.models.components.griffin_lim.vocoder import GriffinLim
+from soundmill.models.components.latents.vocoder import load_vocoder, vocoder_of
 from soundmill.models.components.text_states import states as text_states
 from soundmill.models.components.text_states.states import TextConfig, Texts
 from soundmill.models.family import FamilyConfig, Request, Run
@@ -83,18 +83,8 @@ class Tango:
 
     def codec(self, run: Run) -> Codec:
         """The autoencoder, with the vocoder of the run if it needs one."""
-        return self.kind.sound(self.autoencoder, self._vocoder(run), self.frames, run.sampling.grain, run.device)
-
-    def _vocoder(self, run: Run) -> Vocoder | None:
-        if self.autoencoder.spec is None:
-            return None
-        if run.sampling.vocoder == "griffin_lim":
-            return GriffinLim(self.autoencoder.spec, run.sampling)
-        if self.vocoder is None:
-            raise UserError(
-                "this checkpoint has no vocoder: set sampling.vocoder to `griffin_lim`, or train it with `vocoder=hifigan_laptop`"
-            )
-        return self.vocoder
+        vocoder = vocoder_of(run.sampling, self.vocoder, self.autoencoder)
+        return self.kind.sound(self.autoencoder, vocoder, self.frames, run.sampling.grain, run.device)
 
     def _states(self, captions: Sequence[str], run: Run) -> tuple[list[np.ndarray], np.ndarray]:
         """States [tokens, width] of each caption, and of the null text."""
@@ -163,17 +153,6 @@ def load(directory: Path) -> Tango:
     whole = adapted.whole(directory)
     kind, autoencoder = registry.load_latent_codec(whole / AUTOENCODER)
     net = build_net(config.params, autoencoder.latent_shape(config.frames))
-    vocoder = load_vocoder(config.params, directory, autoencoder)
+    vocoder = load_vocoder(config.params.sampling, directory, autoencoder)
     family.load_net(net, directory, whole, WEIGHTS)
     return Tango(config.params, net, kind, autoencoder, config.frames, config.text, vocoder)
-
-
-def load_vocoder(params: TrainParams, directory: Path, autoencoder: LatentCodec) -> Vocoder | None:
-    """The vocoder in `directory`, if the params use one; UserError if its mel spec differs from the autoencoder's."""
-    if params.sampling.vocoder != "trained":
-        return None
-    if autoencoder.spec is None:
-        raise UserError(
-            "latents of waves need no vocoder: leave `vocoder=` out, or use latents of log-mels (`latents=mel_autoencoder`)"
-        )
-    return registry.load_vocoder(directory / registry.VOCODER, autoencoder.spec)

@@ -24,6 +24,7 @@ from soundmill.models.components import registry
 from soundmill.models.components.contracts import read_codec
 from soundmill.models.components.latents.params import LatentsParams
 from soundmill.models.components.latents.store import LatentsAbout, gather_posteriors, iterate_index, read_about
+from soundmill.models.components.latents.vocoder import load_vocoder
 from soundmill.models.components.text_states import states as text_states
 from soundmill.models.components.text_states.states import Texts
 from soundmill.models.family import Prepared, Rehearsal
@@ -155,7 +156,7 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
     frames = about.num_samples // autoencoder.samples_per_frame
     torch.manual_seed(params.seed)
     net = models.build_net(params, autoencoder.latent_shape(frames))
-    vocoder = models.load_vocoder(params, parts, autoencoder)
+    vocoder = load_vocoder(params.sampling, parts, autoencoder)
     model = Tango(params, net, kind, autoencoder, frames, text_states.read_config(inputs / "text"), vocoder, texts)
     if start:
         adapted.compare_parts(ctx.name, FAMILY, start, model)

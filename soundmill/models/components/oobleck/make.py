@@ -10,8 +10,6 @@ from typing import Any
 import torch
 
 from soundmill import hashing
-from soundmill.audio import figures
-from soundmill.audio.tags import CHANGED
 from soundmill.errors import UserError
 from soundmill.models.catalog import beginnings, choose_by_hash, read_weights, waves_of
 from soundmill.models.components.contracts import MadeComponent
@@ -20,6 +18,7 @@ from soundmill.models.components.oobleck import pretrained
 from soundmill.models.components.oobleck.codec import OobleckCodec
 from soundmill.models.components.oobleck.params import OobleckParams
 from soundmill.models.components.oobleck.training import OobleckModule
+from soundmill.models.components.waves.samples import beside_real
 from soundmill.models.components.waves.source import WaveCrops, gather_waves
 from soundmill.models.samples import Samples, sampling
 from soundmill.training import checkpoint
@@ -126,7 +125,4 @@ def samples(model: OobleckCodec, clips: Path, clip_ids: Sequence[str], device: t
     model.to(device)
     with evaluating(model.net):
         decoded = model.decode(model.encode(padded.to(device))).cpu()[..., : waves.shape[2]]
-    sounds = [(wave.numpy(), model.sample_rate) for pair in zip(waves, decoded, strict=True) for wave in pair]
-    titles = ["real", "decoded"] * len(waves)
-    figure = figures.draw_waves(sounds, titles, 2, f"autoencoder after {step} steps")
-    return Samples(figure, titles, sounds, [None, CHANGED] * len(waves))
+    return beside_real(waves, decoded, model.sample_rate, step)

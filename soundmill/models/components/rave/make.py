@@ -13,7 +13,6 @@ from torch import Tensor
 
 from soundmill import hashing
 from soundmill.audio import figures
-from soundmill.audio.tags import CHANGED
 from soundmill.models.catalog import beginnings, choose_by_hash, durations_of, read_weights, waves_of
 from soundmill.models.components.contracts import MadeComponent
 from soundmill.models.components.pca import Components, components
@@ -23,6 +22,7 @@ from soundmill.models.components.rave.codec import RaveCodec
 from soundmill.models.components.rave.network import RaveNet
 from soundmill.models.components.rave.params import RaveParams
 from soundmill.models.components.rave.training import RaveModule, describe_training, phase_of
+from soundmill.models.components.waves.samples import beside_real
 from soundmill.models.components.waves.source import WaveCrops, gather_waves
 from soundmill.models.samples import Samples, sampling
 from soundmill.training import checkpoint
@@ -150,7 +150,4 @@ def samples(model: RaveCodec, clips: Path, clip_ids: Sequence[str], device: torc
     model.to(device)
     with evaluating(model.net):
         decoded = model.decode(model.encode(waves.to(device))).cpu()[..., : waves.shape[2]]
-    sounds = [(wave.numpy(), model.sample_rate) for pair in zip(waves, decoded, strict=True) for wave in pair]
-    titles = ["real", "decoded"] * len(waves)
-    figure = figures.draw_waves(sounds, titles, 2, f"autoencoder after {step} steps")
-    return Samples(figure, titles, sounds, [None, CHANGED] * len(waves))
+    return beside_real(waves, decoded, model.sample_rate, step)

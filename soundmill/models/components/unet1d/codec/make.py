@@ -11,9 +11,7 @@ import torch
 from torch import Tensor
 
 from soundmill import hashing
-from soundmill.audio import figures
 from soundmill.audio.log_mels import read_spec
-from soundmill.audio.tags import CHANGED
 from soundmill.errors import UserError
 from soundmill.models.catalog import beginnings, choose_by_hash, read_weights, waves_of
 from soundmill.models.components.contracts import MadeComponent
@@ -22,6 +20,7 @@ from soundmill.models.components.unet1d.codec.codec import DiffusionCodec
 from soundmill.models.components.unet1d.codec.network import AutoencoderNet
 from soundmill.models.components.unet1d.codec.params import AutoencoderParams
 from soundmill.models.components.unet1d.training import VelocityModule
+from soundmill.models.components.waves.samples import beside_real
 from soundmill.models.components.waves.source import WaveCrops, gather_waves, wave_deviation
 from soundmill.models.samples import Samples, sampling
 from soundmill.training import checkpoint
@@ -128,7 +127,4 @@ def samples(model: DiffusionCodec, clips: Path, clip_ids: Sequence[str], device:
     model.to(device)
     with evaluating(model.net):
         decoded = model.decode(model.encode(waves.to(device))).cpu()
-    sounds = [(wave.numpy(), model.sample_rate) for pair in zip(waves, decoded, strict=True) for wave in pair]
-    titles = ["real", "decoded"] * len(waves)
-    figure = figures.draw_waves(sounds, titles, 2, f"autoencoder after {step} steps")
-    return Samples(figure, titles, sounds, [None, CHANGED] * len(waves))
+    return beside_real(waves, decoded, model.sample_rate, step)
