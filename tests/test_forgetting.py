@@ -23,7 +23,7 @@ from soundmill.audio import fingerprint
 from soundmill.corpora import audiocaps, forgotten, inventory
 from soundmill.shards import code
 from stages import loops, resample, scan, segment
-from stages.corpus import CSV_FILES
+from stages.corpus import CSV_FILES, SYNTHESISED
 from tests import graph
 from tests.checkouts import dvc
 from tests.commands.running import soundmill
@@ -35,14 +35,18 @@ from tests.stages.test_loops import LOOPS, beats
 # Of one family; the stages of tango run no other code of forgetting, and what it has of the sound must be found.
 STAGES = (
     "corpus@synthetic", "segment@default", "resample@default", "duplicates", "quality@default", "splits", "catalog@default",
-    "mixup", "spectrogram@ddpm_mel", "spectrogram@tagger", "tagger", "train@ddpm_mel", "generate@ddpm_mel", "evaluate@ddpm_mel",
+    "mixup", "spectrogram@ddpm_mel", "spectrogram@tagger", "tagger", "train@ddpm_mel", "attribution@ddpm_mel", "generate@ddpm_mel",
+    "evaluate@ddpm_mel",
 )  # fmt: skip
 SAME = (
     "corpus", "segments", "clips", "duplicates.parquet", "duplicates.html", "quality", "splits.parquet", "catalog", "mixes",
-    "spectrograms/clips/ddpm_mel", "spectrograms/clips/tagger", "tagger", "models/ddpm_mel", "generated/ddpm_mel",
-    "codec/ddpm_mel", "report/ddpm_mel",
+    "spectrograms/clips/ddpm_mel", "spectrograms/clips/tagger", "tagger", "models/ddpm_mel", "attribution/ddpm_mel",
+    "generated/ddpm_mel", "codec/ddpm_mel", "report/ddpm_mel",
 )  # fmt: skip
-OTHERS = ("audiocaps", "tango", "models/tango", "generated/tango", "codec/tango", "report/tango", "spectrograms/clips/tango")
+OTHERS = (
+    "audiocaps", "tango", "models/tango", "attribution/tango", "generated/tango", "codec/tango", "report/tango",
+    "spectrograms/clips/tango",
+)  # fmt: skip
 
 
 def run_here(checkout: Path, *stages: str) -> None:
@@ -81,6 +85,8 @@ def never_had(checkout: Path, recording: str, clip: str) -> None:
     files.metadata = {name.encode(): bytes(corpus / name) for name in CSV_FILES}
     tables = audiocaps.read(files, 2)
     tables.settle("synthetic")
+    for row in tables.recordings:
+        row |= SYNTHESISED
     for name, schema in (("recordings", manifest.RECORDINGS), ("captions", manifest.CAPTIONS)):
         (corpus / f"{name}.parquet").unlink()
         shards.write_rows(getattr(tables, name), corpus / f"{name}.parquet", schema)

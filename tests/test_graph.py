@@ -147,7 +147,7 @@ def test_a_new_family_reruns_nothing_and_works(graph_copy, tracked):
     params.write_yaml(
         document | {"families": document["families"] | new["families"], "tiny_codec": new["tiny_codec"]}, checkout / "params.yaml"
     )
-    stages = {"train@tiny_codec", "generate@tiny_codec", "evaluate@tiny_codec"}
+    stages = {"train@tiny_codec", "attribution@tiny_codec", "generate@tiny_codec", "evaluate@tiny_codec"}
     assert set(json.loads(dvc(checkout, "status", "--json").stdout)) == stages
     done = dvc(checkout, "repro")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

@@ -55,7 +55,7 @@ def test_specs_are_compared_in_one_table(project):
     [
         (["--spec", "400x1024/157"], "--spec 400x1024/157: mel spec: 22 of 400 bands contain no FFT bin"),
         (["--spec", "64x1024/600"], "--spec 64x1024/600: mel spec: hop_length 600 must be at most half of win_length 1024"),
-        (["--family", "rave"], "--family rave: it makes no log-mels; choose ddpm_mel or projected_gan or tango"),
+        (["--family", "rave"], "--family rave: it makes no log-mels; choose audio_dit or ddpm_mel or projected_gan or tango"),
         (["--family", "tanga"], "no model family 'tanga'; did you mean 'tango'"),
         (["--embedder", "vggish"], "run `soundmill weights fetch vggish`"),
         (["--embedder", "tagger"], "tagger: no data/tagger here"),
