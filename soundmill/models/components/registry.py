@@ -29,6 +29,7 @@ VOCODERS = {  # made by the stage `vocoder`; Griffin-Lim needs no stage
     "unet1d": "soundmill.models.components.unet1d.vocoder",
 }
 CODECS = {
+    "encodec": "soundmill.models.components.encodec",
     "mel_autoencoder": "soundmill.models.components.mel_autoencoder",
     "oobleck": "soundmill.models.components.oobleck",
     "rave": "soundmill.models.components.rave",

@@ -9,6 +9,6 @@ KIND = Kind(
     OobleckParams,
     maker=f"{__name__}.make",
     component=f"{__name__}.codec",
-    sounding=f"{__name__}.sounding",
+    sounding="soundmill.models.components.waves.sounding",
     loading=f"{__name__}.pretrained",
 )

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from soundmill.errors import UserError
 from soundmill.models.components.contracts import CodecConfig, save_codec
 from soundmill.models.components.oobleck.params import NetworkParams, OobleckParams
+from soundmill.models.components.waves.sounding import padded
 from soundmill.training import checkpoint
 
 KIND = "oobleck"
@@ -75,15 +75,8 @@ class OobleckCodec:
     @torch.no_grad()
     def posterior(self, waves: Sequence[np.ndarray], num_samples: int) -> Tensor:
         """See components/contracts.py: [N, 2, latent_channels, num_samples / samples_per_frame, 1]."""
-        if num_samples % self.samples_per_frame:
-            nearest = num_samples // self.samples_per_frame * self.samples_per_frame
-            raise UserError(
-                f"num_samples {num_samples} must be a multiple of {self.samples_per_frame}, the samples of a latent: "
-                f"{nearest} or {nearest + self.samples_per_frame}"
-            )
-        padded = np.stack([np.pad(wave[:, :num_samples], ((0, 0), (0, max(0, num_samples - wave.shape[1])))) for wave in waves])
         device = next(self.net.parameters()).device
-        found = self.net.encode(torch.from_numpy(padded.astype(np.float32)).to(device)).latent_dist
+        found = self.net.encode(padded(waves, num_samples, self.samples_per_frame).to(device)).latent_dist
         return torch.stack([found.mean.float(), found.logvar.float()], 1)[..., None]
 
 

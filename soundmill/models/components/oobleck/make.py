@@ -10,41 +10,35 @@ from typing import Any
 import torch
 
 from soundmill import hashing
-from soundmill.errors import UserError
-from soundmill.models.catalog import beginnings, choose_by_hash, read_weights, waves_of
+from soundmill.models.catalog import choose_by_hash, read_weights
 from soundmill.models.components.contracts import MadeComponent
 from soundmill.models.components.oobleck import codec as codecs
 from soundmill.models.components.oobleck import pretrained
 from soundmill.models.components.oobleck.codec import OobleckCodec
 from soundmill.models.components.oobleck.params import OobleckParams
 from soundmill.models.components.oobleck.training import OobleckModule
-from soundmill.models.components.waves.samples import beside_real
+from soundmill.models.components.waves.samples import check_waves, of_clips
 from soundmill.models.components.waves.source import WaveCrops, gather_waves
-from soundmill.models.samples import Samples, sampling
+from soundmill.models.samples import sampling
 from soundmill.training import checkpoint
-from soundmill.training.device import evaluating, pick_device, use_threads
+from soundmill.training.device import pick_device, use_threads
 from soundmill.training.fitting import Fitted, fit_averaged
 from soundmill.training.loader import Order, crop_places
 from soundmill.training.starting import compare
 from soundmill.training.validation import HeldOut
 
-SHOWN, SCALING_CLIPS = 4, 64
+SCALING_CLIPS = 64
 LICENCE = "these weights have their own licence, which also applies to what is generated with them: read it where they are from"
 
 
 def make(params: OobleckParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:
     splits, network, weights = read_weights(catalog), params.network, params.weights
     use_threads(params.hardware.threads)
-    _, (wave, rate) = next(waves_of(clips, set(splits["train"])))
-    if (rate, len(wave)) != (network.sample_rate, network.audio_channels):
-        raise UserError(
-            f"{clips} has {len(wave)} channels at {rate} Hz, but autoencoder.network has {network.audio_channels} at "
-            f"{network.sample_rate}; make them agree"
-        )
+    check_waves(clips, list(splits["train"]), network.audio_channels, network.sample_rate)
     device = pick_device(params.hardware.accelerator)
     shown = list(splits["valid"] or splits["train"])
     if weights.kind == "train":
-        model, fitted, facts = _train(params, ctx, clips, splits, len(wave))
+        model, fitted, facts = _train(params, ctx, clips, splits)
     else:
         (model, facts), fitted = pretrained.load(weights, network, ctx.home, ctx.digests), None
         print(f"{ctx.name}: {LICENCE}", flush=True)
@@ -62,17 +56,17 @@ def make(params: OobleckParams, ctx: Any, clips: Path, mels: Path, catalog: Path
         fitted.points if fitted else [],
         metrics,
         weights.steps if fitted else 0,
-        partial(samples, model, clips, shown, device),
+        partial(of_clips, model, clips, shown, device),
     )
 
 
 def _train(
-    params: OobleckParams, ctx: Any, clips: Path, splits: dict[str, dict[str, float]], channels: int
+    params: OobleckParams, ctx: Any, clips: Path, splits: dict[str, dict[str, float]]
 ) -> tuple[OobleckCodec, Fitted, dict[str, Any]]:
     network, weights = params.network, params.weights
 
     def source_of(clip_ids: Sequence[str]) -> WaveCrops:
-        return WaveCrops(gather_waves(clips, clip_ids, ctx.scratch, channels=channels), weights.num_samples)
+        return WaveCrops(gather_waves(clips, clip_ids, ctx.scratch, channels=network.audio_channels), weights.num_samples)
 
     torch.manual_seed(weights.seed)
     model = OobleckCodec(network, codecs.build(network))
@@ -92,7 +86,7 @@ def _train(
         item_seconds=weights.num_samples / network.sample_rate,
         held_out=HeldOut(source_of(valid), len(valid)) if valid else None,
         started_from=started_from,
-        sampling=sampling(weights.samples_every_steps, ctx, partial(samples, model, clips, valid or train, device)),
+        sampling=sampling(weights.samples_every_steps, ctx, partial(of_clips, model, clips, valid or train, device)),
     )
     fitted.load_into(module, weights.use)
     model.net.eval()
@@ -116,13 +110,3 @@ def _deviation(model: OobleckCodec, source: WaveCrops) -> float:
     device = next(model.net.parameters()).device
     latents = [model.encode(crops.to(device)).flatten() for crops in source.whole()]
     return max(float(torch.cat(latents).double().std()), 1e-6)
-
-
-def samples(model: OobleckCodec, clips: Path, clip_ids: Sequence[str], device: torch.device, step: int) -> Samples:
-    """Real clips and their reconstructions."""
-    waves = torch.from_numpy(beginnings(clips, clip_ids, SHOWN))
-    padded = torch.nn.functional.pad(waves, (0, -waves.shape[2] % model.samples_per_frame))
-    model.to(device)
-    with evaluating(model.net):
-        decoded = model.decode(model.encode(padded.to(device))).cpu()[..., : waves.shape[2]]
-    return beside_real(waves, decoded, model.sample_rate, step)

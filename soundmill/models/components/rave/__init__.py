@@ -5,4 +5,6 @@ from __future__ import annotations
 from soundmill.models.components.contracts import Kind
 from soundmill.models.components.rave.params import RaveParams
 
-KIND = Kind(RaveParams, maker=f"{__name__}.make", component=f"{__name__}.codec", sounding=f"{__name__}.sounding")
+KIND = Kind(
+    RaveParams, maker=f"{__name__}.make", component=f"{__name__}.codec", sounding="soundmill.models.components.waves.sounding"
+)

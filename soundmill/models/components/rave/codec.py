@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from soundmill.errors import UserError
 from soundmill.models.components.contracts import CodecConfig, save_codec
 from soundmill.models.components.rave.editing import Edit, edited
 from soundmill.models.components.rave.network import RaveNet
 from soundmill.models.components.rave.params import NetworkParams, RaveParams
+from soundmill.models.components.waves.sounding import padded
 from soundmill.training import checkpoint
 
 KIND = "rave"
@@ -85,8 +85,8 @@ class RaveCodec:
         """Mean and variance of all principal components [N, latent_channels, ⌈T / samples_per_latent⌉] of waves [N, 1, T]."""
         if waves.shape[1] != 1:
             raise ValueError(f"waves of {waves.shape[1]} channels, but this codec takes one: give their mean")
-        padded = F.pad(waves, (0, -waves.shape[2] % self.samples_per_latent))
-        mean, deviation = self.net.posterior(self.net.pqmf.analysis(padded))
+        whole = F.pad(waves, (0, -waves.shape[2] % self.samples_per_latent))
+        mean, deviation = self.net.posterior(self.net.pqmf.analysis(whole))
         scaled_rotation = self.net.rotation / self.net.spread[:, None]
         return self.net.components_of(mean.float()), scaled_rotation.square() @ deviation.float().square()
 
@@ -112,14 +112,8 @@ class RaveCodec:
 
     def posterior(self, waves: Sequence[np.ndarray], num_samples: int) -> Tensor:
         """See components/contracts.py: [N, 2, rank, num_samples / samples_per_latent, 1]."""
-        if num_samples % self.samples_per_latent:
-            nearest = num_samples // self.samples_per_latent * self.samples_per_latent
-            raise UserError(
-                f"num_samples {num_samples} must be a multiple of {self.samples_per_latent}, the samples of a latent: "
-                f"{nearest} or {nearest + self.samples_per_latent}"
-            )
-        padded = np.stack([np.pad(wave[:, :num_samples], ((0, 0), (0, max(0, num_samples - wave.shape[1])))) for wave in waves])
-        mean, variance = self.components(torch.from_numpy(padded.astype(np.float32)).to(self.net.center.device))
+        whole = padded(waves, num_samples, self.samples_per_latent)
+        mean, variance = self.components(whole.to(self.net.center.device))
         return torch.stack([mean[:, : self.rank], variance[:, : self.rank].log()], 1)[..., None]
 
 

@@ -1,0 +1,126 @@
+"""EnCodec as a `LatentCodec` (components/contracts.py).
+
+Latents are the encoder's output before quantisation; decoding rounds them to codes, so a sound that is encoded and decoded is the
+library's. On disk: a directory with `model.safetensors` (transformers' names) and `config.json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from soundmill.models.components.contracts import CodecConfig, save_codec
+from soundmill.models.components.encodec.params import EncodecParams, NetworkParams
+from soundmill.models.components.waves.sounding import padded
+from soundmill.training import checkpoint
+
+KIND = "encodec"
+NO_VARIANCE = -30.0  # ln; latents have no distribution, and minus infinity does not survive arithmetic
+
+
+class EncodecConfig(CodecConfig):
+    kind: Literal["encodec"]
+    network: NetworkParams
+    bandwidth: float
+    scaling_factor: float = 1.0  # always 1
+
+
+@dataclass
+class EncodecCodec:
+    """The network, in evaluation mode and float32."""
+
+    network: NetworkParams
+    bandwidth: float  # kbit/s
+    net: Any  # transformers' EncodecModel
+    scaling_factor: float = 1.0
+    digest: str = field(default="")  # set when saved
+    spec: None = None  # uses no log-mels
+
+    @property
+    def sample_rate(self) -> int:
+        return self.network.sample_rate
+
+    @property
+    def channels(self) -> int:
+        return self.network.audio_channels
+
+    @property
+    def samples_per_frame(self) -> int:
+        return self.network.samples_per_latent
+
+    @property
+    def latent_rate(self) -> float:
+        return self.sample_rate / self.samples_per_frame
+
+    def latent_shape(self, frames: int) -> tuple[int, int, int]:
+        """Shape (channels, frames, bands) of `frames` latents."""
+        return self.network.latent_channels, frames, 1
+
+    def to(self, device: torch.device | str) -> EncodecCodec:
+        self.net.to(device)
+        return self
+
+    @torch.no_grad()
+    def encode(self, waves: Tensor) -> Tensor:
+        """Latents [N, latent_channels, T / samples_per_frame] of waves [N, channels, T]."""
+        return self.net.encoder(waves)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Waves [N, channels, T] in [−1, 1] of the codes nearest to latents."""
+        quantizer = self.net.quantizer
+        return self.net.decoder(quantizer.decode(quantizer.encode(latents, self.bandwidth))).clamp(-1, 1)
+
+    def posterior(self, waves: Sequence[np.ndarray], num_samples: int) -> Tensor:
+        """See components/contracts.py: [N, 2, latent_channels, num_samples / samples_per_frame, 1]."""
+        mean = self.encode(padded(waves, num_samples, self.samples_per_frame).to(next(self.net.parameters()).device))
+        return torch.stack([mean, torch.full_like(mean, NO_VARIANCE)], 1)[..., None]
+
+
+def network(params: EncodecParams, spec: dict[str, Any]) -> Any:
+    return build(params.network)
+
+
+def library_config(params: NetworkParams) -> Any:
+    """transformers' EncodecConfig of these sizes."""
+    from transformers import EncodecConfig as LibraryConfig
+
+    return LibraryConfig(
+        num_filters=params.channels,
+        upsampling_ratios=params.ratios,
+        hidden_size=params.latent_channels,
+        codebook_size=params.codebook_size,
+        codebook_dim=params.latent_channels,
+        target_bandwidths=params.bandwidths,
+        use_causal_conv=params.causal,
+        use_conv_shortcut=params.conv_shortcut,
+        audio_channels=params.audio_channels,
+        sampling_rate=params.sample_rate,
+    )
+
+
+def build(params: NetworkParams) -> Any:
+    """The network, initialised from torch's global generator; MusicGen's has 56,884,674 parameters, without the codebooks."""
+    from transformers import EncodecModel
+
+    return EncodecModel(library_config(params)).eval()
+
+
+def save(model: EncodecCodec, directory: Path, source: dict[str, Any]) -> dict[str, Any]:
+    """See contracts.py; returns the codec's digest. `source`: plain values."""
+    config = EncodecConfig(kind=KIND, network=model.network, bandwidth=model.bandwidth, source=source, digest="")
+    model.digest = save_codec(directory, config, model.net)
+    return {"digest": model.digest}
+
+
+def load(directory: Path) -> EncodecCodec:
+    """The codec that `save` wrote; UserError if the weights do not fit the architecture."""
+    saved = checkpoint.load_config(directory, EncodecConfig, "autoencoder")
+    net = checkpoint.load_weights(build(saved.network), directory / checkpoint.WEIGHTS)
+    return EncodecCodec(saved.network, saved.bandwidth, net, digest=saved.digest)

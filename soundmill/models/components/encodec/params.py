@@ -1,0 +1,51 @@
+"""Parameters of EnCodec."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from soundmill.audio.mel import MelSpec
+from soundmill.models.components.loaded import LoadedParams
+from soundmill.params import SampleRate, StageParams
+from soundmill.training.params import HardwareParams
+
+
+class NetworkParams(StageParams):
+    """Sizes; all else is as in transformers' defaults."""
+
+    channels: int = Field(ge=1, description="channels of the first level")
+    ratios: list[int] = Field(min_length=1, description="upsampling factor of each level of the decoder")
+    latent_channels: int = Field(ge=1)
+    codebook_size: int = Field(ge=2, description="entries of each codebook")
+    bandwidths: list[float] = Field(min_length=1, description="kbit/s; the largest sets the number of codebooks")
+    causal: bool = Field(description="whether convolutions see no later samples")
+    conv_shortcut: bool = Field(description="whether residual blocks have a convolution in their shortcut")
+    audio_channels: Literal[1, 2]
+    sample_rate: SampleRate
+
+    @property
+    def samples_per_latent(self) -> int:
+        return math.prod(self.ratios)
+
+
+class EncodecParams(StageParams):
+    kind: Literal["encodec"]
+    network: NetworkParams = Field(description="loaded weights must have the same architecture")
+    bandwidth: float = Field(description="kbit/s of the codes that latents are rounded to, one of `network.bandwidths`")
+    weights: LoadedParams
+    hardware: HardwareParams
+
+    def latent_shape(self, spec: MelSpec, num_samples: int) -> tuple[int, int, int]:
+        """Shape (channels, frames, bands) of the latent of `num_samples`."""
+        return self.network.latent_channels, num_samples // self.network.samples_per_latent, 1
+
+    @model_validator(mode="after")
+    def _consistent(self) -> EncodecParams:
+        if self.bandwidth not in self.network.bandwidths:
+            raise ValueError(f"bandwidth {self.bandwidth} must be one of network.bandwidths {self.network.bandwidths}")
+        if self.hardware.devices != 1:
+            raise ValueError("hardware.devices must be 1 for loaded weights")
+        return self
