@@ -185,7 +185,7 @@ def _compare(
     if not families:
         return Comparison(without_scores)
     runs = {name: directory / "runs" / f"{name}-{seed}" for name in families}
-    first = json.loads((runs[families[0]] / "run.json").read_text(encoding="utf-8"))["scores"]
+    first = json.loads((runs[families[0]] / "run.json").read_text(encoding="utf-8"))
     embedder = bakeoff_runs.chosen_embedder(first)
     try:
         found = pairwise.compare(
@@ -193,7 +193,7 @@ def _compare(
             extra,
             workspace / "data" / "clips" / variant,
             workspace / "data" / "catalog" / f"{variant}.parquet",
-            first,
+            first["scores"],
             embedder,
             workspace / "data" / "tagger",
             workspace / "data" / ".work" / "bakeoff-embeddings",

@@ -47,7 +47,7 @@ def row(workspace: Path, home: Path, results: Path, model: Model, minutes: float
     first = runs[seeds[0]]
     return ModelRow(
         family,
-        bakeoff_rows.scores_under(chosen_embedder(first["scores"]), {seed: run["scores"] for seed, run in runs.items()}),
+        bakeoff_rows.scores_under(chosen_embedder(first), {seed: run["scores"] for seed, run in runs.items()}),
         kind=kind,
         parameters=sum(first["parameters"].values()),
         trainings=[replace(one, slope=bakeoff_rows.slope(first["held_out"][one.stage])) for one in trainings],
@@ -116,6 +116,7 @@ def _run(
     data = workspace / "data"
     kept = {
         "params": read,
+        "embedders": document["evaluate"]["embedders"],
         "scores": _read(data / "metrics" / "evaluate" / f"{family}.json"),
         "parameters": {stage: _read(data / "metrics" / stage / f"{family}.json").get("parameters", 0) for stage in stages},
         "seconds_per_second": speed,
@@ -162,10 +163,10 @@ def total_seconds(results: Path, rows: Sequence[ModelRow], seeds: Sequence[int])
     return sum(one.get("seconds", 0.0) for one in took), sum(one.get("training", 0.0) for one in took)
 
 
-def chosen_embedder(metrics: dict[str, Any]) -> str:
-    """The embedder that rows are compared by: the first available one that is not trained on this corpus."""
-    usable = [name for name, facts in metrics["embedders"].items() if isinstance(facts, dict)]
-    return min(usable, key=lambda name: (name == "tagger", usable.index(name)))
+def chosen_embedder(run: dict[str, Any]) -> str:
+    """The embedder that rows are compared by: the first of `evaluate.embedders` that was used and is not trained on this corpus."""
+    usable = [name for name in run["embedders"] if isinstance(run["scores"]["embedders"].get(name), dict)]
+    return next((name for name in usable if name != "tagger"), "tagger")
 
 
 def _kind(family: str) -> str:

@@ -207,7 +207,7 @@ def test_the_speed_is_that_of_the_run_that_made_the_sounds(workspace, tmp_path) 
     directory = tmp_path / "results" / "runs" / "tiny-0"
 
     def run(seed: int, **section: int) -> float:
-        document = {"tiny": {"generate": {"seed": seed, **section}}, "evaluate": section}
+        document = {"tiny": {"generate": {"seed": seed, **section}}, "evaluate": {"embedders": ["tagger"], **section}}
         return bakeoff_runs._run(tmp_path, document, "tiny", seed, ["train"], directory)["seconds_per_second"]
 
     workspace.ran = {"generate@tiny", "train@tiny"}
@@ -218,6 +218,16 @@ def test_the_speed_is_that_of_the_run_that_made_the_sounds(workspace, tmp_path) 
     assert workspace.forced == []
     assert run(0, count=3) == 9.0  # from the cache, and never made here
     assert workspace.forced == ["generate@tiny"]
+
+
+def test_rows_are_compared_by_the_first_embedder_asked_for_that_no_stage_trained() -> None:
+    def chosen(*asked: str, without: str = "") -> str:
+        facts = {name: "its file is missing" if name == without else {"weights": "none"} for name in sorted(asked)}
+        return bakeoff_runs.chosen_embedder({"embedders": list(asked), "scores": {"embedders": facts}})
+
+    assert chosen("tagger", "yamnet", "texture") == "yamnet"
+    assert chosen("tagger", "yamnet", "texture", without="yamnet") == "texture"
+    assert chosen("tagger") == "tagger"
 
 
 def test_a_folder_is_looked_at_before_anything_is_trained(tmp_path) -> None:
