@@ -35,18 +35,20 @@ def beside(
     for key, baselines in metrics["baselines"].items():
         if theirs.get(key) is not None:
             baselines["base"] = theirs[key]
-    names = list(setup.protocol.embedders)
-    judge = next((name for name in names if not embedders.find(name).ratings), names[0])
     models = {"tuned": generated, "base": codec / manifest.BASE}
-    differences = pairwise.compare(models, {}, source.clips, catalog, metrics, judge, setup.tagger, setup.cache).differences
+    differences = [
+        {"embedder": judge, **one}
+        for judge in setup.protocol.embedders
+        if not embedders.find(judge).ratings
+        for one in pairwise.compare(models, {}, source.clips, catalog, metrics, judge, setup.tagger, setup.cache).differences
+    ]
     training = sum(clip.split == "train" for clip in source.catalog)
     metrics["base"] = {
-        "embedder": judge,
         "differences": differences,
         **{key: value for key, value in theirs.items() if key.startswith(COPIES)},
         **_forgetting(plain, codec / manifest.OWN),
     }
-    metrics["warnings"].append(verdict(judge, differences, training, len(sounds)))
+    metrics["warnings"].append(verdict(differences, training, len(sounds)))
 
 
 def _forgetting(setup: Setup, directory: Path) -> dict[str, Any]:
@@ -63,16 +65,16 @@ def _forgetting(setup: Setup, directory: Path) -> dict[str, Any]:
     return {"forgetting": found} if found else {}
 
 
-def verdict(embedder: str, differences: list[Mapping[str, Any]], training: int, requests: int) -> str:
-    """Whether it got better, in one sentence."""
+def verdict(differences: list[Mapping[str, Any]], training: int, requests: int) -> str:
+    """Whether it got better, in one sentence: under every embedder, as they may disagree."""
     parts = [
-        f"{SHORT_TITLES[one['metric']]} {number(one['metric'], one['value'])} "
+        f"{SHORT_TITLES[one['metric']]} ({one['embedder']}) {number(one['metric'], one['value'])} "
         f"({number(one['metric'], one['low'])} … {number(one['metric'], one['high'])}; p {one['p']:.2g})"
         for one in differences
     ]
     if not parts:
-        return f"Tuned and base could not be compared by {embedder}."
-    told = f"Tuned − base, {embedder}: {', '.join(parts)}"
+        return "Tuned and base could not be compared."
+    told = f"Tuned − base: {', '.join(parts)}"
     winners = {one["better"] for one in differences} & {"tuned", "base"}
     if winners == {"tuned"}:
         return f"{told}: it got better, beyond chance."

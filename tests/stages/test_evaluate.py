@@ -385,19 +385,20 @@ def write_base(project: Path, label_of: dict[str, str]) -> None:
 
 def test_a_base_is_a_column_beside_the_tuned_model_and_the_difference_is_tested(project, capfd):
     write_base(project, {"beep": "hiss", "hiss": "beep"})
-    write_params(project, training_clips=100)
+    write_params(project, training_clips=100, embedders=["tagger", "texture"])
     metrics = evaluate_in(project)
     base = metrics["base"]
     assert metrics["baselines"]["kl_tagger"]["base"] > 5 * metrics["kl_tagger"]
+    assert {one["embedder"] for one in base["differences"]} == {"tagger", "texture"}
     kl = next(one for one in base["differences"] if one["metric"] == "kl")
-    assert (kl["a"], kl["b"], kl["better"]) == ("tuned", "base", "tuned")
+    assert (kl["embedder"], kl["a"], kl["b"], kl["better"]) == ("tagger", "tuned", "base", "tuned")
     assert kl["value"] == pytest.approx(metrics["kl_tagger"] - metrics["baselines"]["kl_tagger"]["base"], rel=1e-3)
     assert kl["p"] < 0.01
     assert base["memorised_tagger"] >= 0  # copies of training clips among the base's sounds
     forgotten = base["forgetting"]
     assert forgotten["tuned"]["kl_tagger"] > 5 * forgotten["again"]["kl_tagger"]  # hiss instead of beep
     printed = capfd.readouterr().out
-    assert re.search(r"Tuned − base, tagger: .*KL −?\S+ \(.*; p 0\.00\d*\).*: (it got better|better by one score)", printed)
+    assert re.search(r"Tuned − base: .*KL \(tagger\) −?\S+ \(.*; p 0\.00\d*\).*: (it got better|better by one score)", printed)
     page = (project / "data" / "report" / "index.html").read_text(encoding="utf-8")
     assert "the model that this one was fine-tuned from" in page
 
