@@ -37,8 +37,8 @@ RECORDINGS = pa.schema(
         ("group", pa.string()),  # source (video, Freesound original), whose recordings share a split; null: a source of its own
         ("corpus", pa.string()),  # name of its part in a union, otherwise the corpus format
         ("weight", pa.float64()),  # mean number of draws of each of its clips per training epoch
-        # Terms; null: unknown.
-        ("licence", pa.string()),  # SPDX id, or as it was found
+        # Terms; null: nothing is stated.
+        ("licence", pa.string()),  # SPDX id, or as it was found; `unknown`: one is stated, but unclear
         ("creator", pa.string()),
         ("source_url", pa.string()),
         ("ai_terms", pa.string()),  # use for generative AI: allowed | with_disclosure | refused

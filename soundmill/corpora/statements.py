@@ -143,7 +143,8 @@ def of_copyright(text: str) -> str | None:
 def combine(levels: Iterable[Sequence[Statement]]) -> dict[str, str | None]:
     """The terms (columns manifest.TERMS) by statements of several levels, the most specific first.
 
-    Each column is that of the first level that states it. In one level, the strictest licence and AI terms hold, all creators are
+    Each column is that of the first level that states it; the licence is `unknown` if that level states none that is clear, null if
+    no level states any. In one level, the strictest licence and AI terms hold, all creators are
     named, and the first address is taken. `terms_found` has the sources, and what each says if they contradict each other.
     """
     row: dict[str, str | None] = dict.fromkeys(("licence", "creator", "source_url", "ai_terms"))
@@ -177,6 +178,4 @@ def combine(levels: Iterable[Sequence[Statement]]) -> dict[str, str | None]:
                 if contradict:
                     said.append(value if len(value) <= 80 else f"{value[:79]}…")
     found = "; ".join(f"{source} ({', '.join(said)})" if said else source for source, said in sources.items())
-    if row["licence"] == UNKNOWN:
-        row["licence"] = None
     return {**row, "terms_found": found[:MAX_CELL] or None}

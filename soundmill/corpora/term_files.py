@@ -10,7 +10,7 @@ from typing import Any
 from soundmill.corpora import licences
 from soundmill.corpora.inventory import LICENCES, Inventory
 from soundmill.corpora.metadata import read_head
-from soundmill.corpora.statements import Reader, Statement
+from soundmill.corpora.statements import UNKNOWN, Reader, Statement
 from soundmill.corpora.tables import CorpusTables
 from soundmill.manifest import escape_path
 from soundmill.params import parse_yaml
@@ -45,11 +45,12 @@ _EXCEPT = re.compile(
 
 
 def read(tables: CorpusTables, inventory: Inventory, reader: Reader) -> dict[bytes, list[Statement]]:
-    """Statements by folder that has such texts; none, and a remark, if the texts of one kind name several licences.
+    """Statements by folder that has such texts. Texts of one kind that name several licences state none, and are remarked.
 
-    A folder with a licence file or a text about several licences has an entry, even if it states nothing.
+    The licence is `unknown` if a folder has a licence file or a text about licences, but nothing that is clear.
     """
     named: dict[bytes, dict[bytes, dict[str, str]]] = {}  # folder → kind → licence → file that names it first
+    first: dict[bytes, str] = {}  # folder → file
     for path in sorted(inventory.metadata):
         folder, name = os.path.split(path)
         if name.lower().endswith(_TABLE) or path == LICENCES:
@@ -66,6 +67,7 @@ def read(tables: CorpusTables, inventory: Inventory, reader: Reader) -> dict[byt
             )
         # What is unclear blocks the texts of folders above.
         if is_licence or found or names_one or _RESERVED.search(text) or _of_card(text) == []:
+            first.setdefault(folder, escape_path(path))
             kind = b"licence" if is_licence else b"about"
             of_kind = named.setdefault(folder, {}).setdefault(kind, {})
             for licence in found:
@@ -79,6 +81,8 @@ def read(tables: CorpusTables, inventory: Inventory, reader: Reader) -> dict[byt
                 statements[folder].append(Statement(file, reader.once(licence)))
             elif found:
                 _remark(tables, folder, "licence files" if kind == b"licence" else "texts", sorted(found))
+        if not statements[folder]:
+            statements[folder] = [Statement(first[folder], UNKNOWN)]
     return statements
 
 

@@ -43,13 +43,17 @@ class TermsParams(StageParams):
     def broken_by(self, row: Mapping[str, Any]) -> str:
         """Why these terms forbid a recording (row of manifest.RECORDINGS); empty if they do not."""
         licence = row["licence"]
-        if licence is None:
-            if self.unknown == "quarantine":
-                return "no known licence, and corpus.terms.unknown is quarantine"
-        elif self.allow is not None and not (
-            licence in self.allow or (licences.is_id(licence) and any(fnmatchcase(licence, pattern) for pattern in self.allow))
+        if licence in (None, UNKNOWN) and self.unknown == "quarantine":
+            return "no known licence, and corpus.terms.unknown is quarantine"
+        if (
+            licence is not None
+            and self.allow is not None
+            and not (
+                licence in self.allow or (licences.is_id(licence) and any(fnmatchcase(licence, pattern) for pattern in self.allow))
+            )
         ):
-            return f"licence {licence:.200}, which corpus.terms.allow does not have ({row['terms_found']})"
+            what = "an unclear licence" if licence == UNKNOWN else f"licence {licence:.200}"
+            return f"{what}, which corpus.terms.allow does not have ({row['terms_found']})"
         if row["ai_terms"] == "refused" and self.ai_refused == "quarantine":
             return f"use for AI refused, and corpus.terms.ai_refused is quarantine ({row['terms_found']})"
         return ""

@@ -6,7 +6,7 @@ import pytest
 
 from soundmill.corpora import registry, term_files, terms
 
-BLOCKED = ("closed", "partly", "unclear")
+BLOCKED = {"closed": "README.md", "partly": "LICENSE", "unclear": "README.md"}
 CC0 = "http://creativecommons.org/publicdomain/zero/1.0/"
 
 
@@ -71,8 +71,8 @@ def test_texts_apply_to_their_folder_and_the_stricter_of_two_holds(lay):
     terms.fill(tables, files)
     assert {row["path"]: (row["licence"], row["terms_found"]) for row in tables.recordings} == {
         "a.wav": ("CC-BY-4.0", "README.md"),
-        "odd/deep/a.wav": (None, None),
-        **{f"{name}/a.wav": (None, None) for name in BLOCKED},
+        "odd/deep/a.wav": ("unknown", "odd/README"),
+        **{f"{folder}/a.wav": ("unknown", f"{folder}/{name}") for folder, name in BLOCKED.items()},
         "rain/a.wav": ("CC-BY-NC-4.0", "rain/LICENSE (CC-BY-NC-4.0); rain/CREDITS.txt (CC0-1.0)"),
         "wind/a.wav": ("CC-BY-4.0", "README.md"),
     }

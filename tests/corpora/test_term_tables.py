@@ -222,12 +222,12 @@ def test_rows_of_an_embedded_recording_and_the_stricter_of_two(tmp_path):
     ]
 
 
-def test_a_name_with_several_meanings_and_a_row_without_file_state_nothing(lay):
+def test_a_name_with_several_meanings_and_a_row_without_file_give_no_licence(lay):
     rows = "filename,license\na.wav,CC0\nb.wav,CC0\ngone.wav,CC0\n../c.wav,CC0\n"
     found = found_in(lay("x/a.wav", "y/a.wav", "x/b.wav", "c.wav", **{"list/terms.csv": rows}), "folder")
     assert {path: values[0] for path, values in found.items()} == {
-        "x/a.wav": None,
-        "y/a.wav": None,
+        "x/a.wav": "unknown",
+        "y/a.wav": "unknown",
         "x/b.wav": "CC0-1.0",
         "c.wav": "CC0-1.0",
     }
@@ -239,12 +239,12 @@ def test_a_name_with_several_meanings_and_a_row_without_file_state_nothing(lay):
         ({"ai_terms": "Refused"}, ("CC0-1.0", "refused")),
         ({"ai_terms": "no"}, ("CC0-1.0", None)),
         ({"ai_terms": ["allowed", "refused"]}, ("CC0-1.0", "refused")),
-        ({"license": "other"}, (None, None)),
+        ({"license": "other"}, ("unknown", None)),
         ({"license": "other", "license_name": "mine"}, ("mine", None)),
         ({"license": ["CC BY-NC 4.0", "CC BY 4.0"]}, ("CC-BY-NC-4.0", None)),
-        ({"license": ["CC0", "other"]}, (None, None)),
-        ({"license": "x" * 5000}, (None, None)),
-        ({"copyright": "CC BY-NC 4.0, or CC BY 4.0"}, (None, None)),
+        ({"license": ["CC0", "other"]}, ("unknown", None)),
+        ({"license": "x" * 5000}, ("unknown", None)),
+        ({"copyright": "CC BY-NC 4.0, or CC BY 4.0"}, ("unknown", None)),
     ],
 )
 def test_what_is_stated_but_unclear_is_not_replaced_by_the_licence_of_the_folder(lay, values, terms):
@@ -258,7 +258,7 @@ def test_terms_of_a_name_with_several_meanings_hold_back_each(lay):
     )
     tables = registry.read("folder", files, 1)
     terms.fill(tables, files)
-    unclear, clear = (None, "refused"), ("CC0-1.0", None)
+    unclear, clear = ("unknown", "refused"), ("CC0-1.0", None)
     assert {row["path"]: (row["licence"], row["ai_terms"]) for row in tables.recordings} == {
         "b.wav": clear,
         "rain/a.wav": unclear,
@@ -282,7 +282,7 @@ def test_tables_that_cannot_be_read_are_named_and_stop_nothing(lay):
     tables = registry.read("folder", files, 1)
     terms.fill(tables, files)
     found = {row["path"]: (row["licence"], row["creator"]) for row in tables.recordings}
-    assert found == {"a.wav": (None, "Ann"), "b.wav": ("CC0-1.0", None)}
+    assert found == {"a.wav": ("unknown", "Ann"), "b.wav": ("CC0-1.0", None)}
     remarks = "\n".join(tables.remarks)
     for named in ("deep.json", "huge.csv:3", "null.csv", "1 texts about terms have more than 4096 characters"):
         assert named in remarks

@@ -111,9 +111,9 @@ def test_the_nearest_licence_files_decide_where_no_row_matches(lay):
         "rain/a.wav": ("Mine", "licences.csv:2"),
         "rain/deep/b.wav": ("CC-BY-4.0", "LICENSE.txt"),
         "wind/a.wav": ("CC0-1.0", "wind/COPYING"),
-        "odd/a.wav": (None, None),
-        "both/a.wav": (None, None),
-        "late/a.wav": (None, None),
+        "odd/a.wav": ("unknown", "odd/license.md"),
+        "both/a.wav": ("unknown", "both/LICENSE-a"),
+        "late/a.wav": ("unknown", "late/LICENCE"),
     }
     assert tables.remarks[-1].startswith("both: its licence files name several licences (CC-BY-4.0, CC-BY-NC-4.0)")
 
@@ -139,6 +139,30 @@ def test_what_breaks_the_terms_is_left_out(lay, changes, left):
     assert set(refused) == set("abcde") - set(left)
     for name, row in refused.items():
         assert ("no known licence" if name == "d" else "licences.csv:") in row["detail"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "left"),
+    [
+        ({}, ["free/a.wav", "free/b.wav", "nc/a.wav", "nc/b.wav", "odd/a.wav", "plain/a.wav"]),
+        ({"allow": ["CC0-1.0"]}, ["free/a.wav", "plain/a.wav"]),
+        ({"allow": ["CC0-1.0", "unknown"]}, ["free/a.wav", "free/b.wav", "nc/b.wav", "odd/a.wav", "plain/a.wav"]),
+        ({"allow": ["CC0-1.0", "unknown"], "unknown": "quarantine"}, ["free/a.wav"]),
+    ],
+)
+def test_an_unclear_licence_is_none_of_those_allowed(lay, changes, left):
+    texts = {
+        "free/LICENSE": "CC0 1.0",
+        "nc/LICENSE": "CC BY-NC 4.0",
+        "odd/LICENSE": "Ask us.",
+        "list.csv": "filename,license\nfree/b.wav,other\nnc/b.wav,other\n",
+    }
+    tables = filled(lay("free/a.wav", "free/b.wav", "nc/a.wav", "nc/b.wav", "odd/a.wav", "plain/a.wav", **texts))
+    refused = {row["path"]: row for row in params.parse(TermsParams, KEEP | changes, "terms").refused(tables.recordings)}
+    assert [row["path"] for row in tables.recordings if row["path"] not in refused] == left
+    if changes == {"allow": ["CC0-1.0"]}:
+        where = {path: row["detail"].rpartition("(")[2] for path, row in refused.items() if "an unclear licence" in row["detail"]}
+        assert where == {"free/b.wav": "list.csv:2)", "nc/b.wav": "list.csv:3)", "odd/a.wav": "odd/LICENSE)"}
 
 
 def test_each_part_of_a_union_has_its_own_terms(tmp_path):
