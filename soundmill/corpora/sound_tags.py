@@ -2,35 +2,49 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import struct
+from collections.abc import Callable
 from contextlib import suppress
-from typing import BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from soundmill.corpora.statements import MAX_CELL
 from soundmill.decoding.containers.chunks import chunks
 from soundmill.decoding.limits import DecodeError
 
-VERSION = "terms 2"  # of what `read` returns, in the cache
+if TYPE_CHECKING:
+    from tinytag import TinyTag
+
+VERSION = "terms 3"  # of what `read` returns, in the cache
 FOUND = "its tags"  # as terms_found
 MAX_BYTES = 8 << 20  # read of one file
 MAX_READS = 20_000
+MAX_VALUES = 1000  # of tags, all but the first of a kind counted twice; tinytag compares each with those before it
 MAX_CHUNKS = 1000  # of a WAV
 _INFO = {b"IART": "artist", b"ICOP": "copyright"}  # of RIFF; https://exiftool.org/TagNames/RIFF.html
+BEYOND = "beyond the bounds"  # as a tag: the file has more than is read, so its licence is unclear
+_TOO_MANY = {"license": "other", BEYOND: "yes"}
 _LINKS = ("woaf", "woas", "url", "contact")  # fields of ID3 and of Vorbis comments that may be the sound's address
 
 
+class _TooMany(Exception):
+    pass
+
+
 class _Bounded(io.RawIOBase):
-    """A file of which at most MAX_BYTES are read, in at most MAX_READS steps."""
+    """A file of which at most MAX_BYTES are read, in at most MAX_READS steps; _TooMany beyond."""
 
     def __init__(self, file: BinaryIO):
         self._file, self._bytes, self._reads = file, MAX_BYTES, MAX_READS
 
     def read(self, size: int = -1) -> bytes:
-        self._bytes, self._reads = self._bytes - max(size, 0), self._reads - 1
-        if size < 0 or self._bytes < 0 or self._reads < 0:
-            raise OSError("more tags than a sound has")
+        if size < 0:
+            raise OSError("a negative size")
+        self._bytes, self._reads = self._bytes - size, self._reads - 1
+        if self._bytes < 0 or self._reads < 0:
+            raise _TooMany
         return self._file.read(size)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -46,7 +60,8 @@ class _Bounded(io.RawIOBase):
 def read(file: BinaryIO) -> str:
     """The tags as JSON, names as in statements.NAMES; empty if there are none, or the file is no WAV, MP3, FLAC, Ogg, MP4 or AIFF.
 
-    Damaged tags and those beyond the bounds count as none; of a WAV, those before them are kept.
+    Damaged tags count as none; of a WAV, those before them are kept. A file with more than the bounds has the tag BEYOND, and no
+    other but an unclear licence.
     """
     bounded = _Bounded(file)
     try:
@@ -59,6 +74,8 @@ def read(file: BinaryIO) -> str:
         )
     except (OSError, DecodeError, struct.error):
         return ""
+    except _TooMany:
+        tags = _TOO_MANY
     return json.dumps(tags, ensure_ascii=True, sort_keys=True) if tags else ""
 
 
@@ -73,7 +90,7 @@ def _of_wav(file: _Bounded, form: bytes) -> dict[str, str]:
                 for field, start, length in chunks(file, at + 4, min(at + declared, size), header, align=2, most=MAX_CHUNKS):
                     if field in _INFO and (text := _text(_read(file, start, min(max(length, 0), 4 * MAX_CELL)))):
                         tags.setdefault(_INFO[field], text)
-            elif name in (b"id3 ", b"ID3 ") and 0 < declared <= MAX_BYTES:
+            elif name in (b"id3 ", b"ID3 ") and declared > 0:
                 tags = _of_other(_Bounded(io.BytesIO(_read(file, at, declared)))) | tags
     return tags
 
@@ -91,13 +108,35 @@ def _text(data: bytes) -> str:
         return data.decode("cp1252", "replace")
 
 
+@functools.cache
+def _reader() -> type[TinyTag]:
+    """tinytag's, which stops with _TooMany at MAX_VALUES. Only it sees them all: some containers declare no count."""
+    from tinytag import TinyTag
+
+    def bounded(add: Callable[..., None]) -> Callable[..., None]:
+        def add_bounded(tag: Any, name: str, value: Any) -> None:
+            tag.__dict__["_values"] = values = tag.__dict__.get("_values", 0) + 1
+            if values > MAX_VALUES:
+                raise _TooMany
+            add(tag, name, value)
+
+        return add_bounded
+
+    # `_set_field` passes on to `_set_other_field` all but the first value of a kind; some containers call the second directly.
+    for name in ("_set_field", "_set_other_field"):
+        setattr(TinyTag, name, bounded(getattr(TinyTag, name)))
+    return TinyTag
+
+
 def _of_other(file: _Bounded) -> dict[str, str]:
-    from tinytag import TinyTag, TinyTagException
+    from tinytag import TinyTagException
 
     file.seek(0)
     try:
-        found = TinyTag.get(file_obj=file, duration=False)
-    except TinyTagException:
+        found = _reader().get(file_obj=file, duration=False)
+    except TinyTagException as error:
+        if isinstance(error.__cause__, _TooMany):
+            raise _TooMany from None
         return {}
     several = {name: found.other.get(name, []) for name in ("copyright", "license", *_LINKS)}
     artists = [artist for artist in (found.artist, *found.other.get("artist", [])) if artist]

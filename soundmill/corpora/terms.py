@@ -107,11 +107,13 @@ def fill(tables: CorpusTables, inventory: Inventory) -> None:
     of_folder = term_files.read(tables, inventory, reader)
     tags = {file.raw_path: file.tags for file in inventory.audio if file.tags}
     videos = youtube_videos(tables.recordings)
+    beyond: list[str] = []
     for row in tables.recordings:
         if (found := rows.match(row["path"])) is None:
             stated = [*tables.stated.get(row["recording_id"], ())]
             if row["raw_path"] in tags:
                 stated.append((sound_tags.FOUND, parse_json(tags[row["raw_path"]])))
+            beyond += [row["path"] for _, values in stated if sound_tags.BEYOND in values]
             own = [*of_recording.get(row["raw_path"], ()), *filter(None, (reader.of(values, found) for found, values in stated))]
             of_video = row["group"] in videos
             # A list of others' sounds comes with terms of the list.
@@ -119,6 +121,9 @@ def fill(tables: CorpusTables, inventory: Inventory) -> None:
             beside = [] if others else _nearest(row["raw_path"], of_folder)
             found = combine([own, beside, list(_known(row, of_video, tables.format))])
         row |= found
+    if beyond:
+        what = f"{len(beyond)} recordings have more tags than are read, so the licence in them is unclear"
+        tables.remarks.append(f"{what} (first: {beyond[0][:200]})")
     if reader.too_long:
         what = f"{reader.too_long} texts about terms have more than {MAX_CELL} characters and are left out"
         tables.remarks.append(f"{what} (first: {reader.first_too_long[:200]})")

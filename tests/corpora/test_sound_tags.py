@@ -16,6 +16,8 @@ from soundmill.corpora import inventory, registry, sound_tags, terms
 from soundmill.manifest import TERMS
 
 BY = "https://creativecommons.org/licenses/by/4.0/"
+BEYOND = {"license": "other", sound_tags.BEYOND: "yes"}
+MANY = [b"artist=%d" % number for number in range(100_000)]
 WAVE = np.zeros((800, 1), np.float32)
 
 
@@ -39,6 +41,26 @@ def id3(**frames: bytes) -> bytes:
     body = b"".join(name.encode() + struct.pack(">IH", len(data), 0) + data for name, data in frames.items())
     size = bytes(len(body) >> shift & 0x7F for shift in (21, 14, 7, 0))
     return b"ID3\x03\0\0" + size + body
+
+
+def comments(texts: list[bytes]) -> bytes:
+    """Of Vorbis, without a vendor."""
+    return struct.pack("<II", 0, len(texts)) + b"".join(struct.pack("<I", len(text)) + text for text in texts)
+
+
+def ogg(packet: bytes) -> bytes:
+    """Pages of one packet."""
+    lengths, pages, at = [255] * (len(packet) // 255) + [len(packet) % 255], b"", 0
+    for first in range(0, len(lengths), 255):
+        some = lengths[first : first + 255]
+        pages += b"OggS" + bytes(22) + bytes([len(some), *some]) + packet[at : at + sum(some)]
+        at += sum(some)
+    return pages
+
+
+def flac(block: bytes) -> bytes:
+    """With a block of comments alone."""
+    return b"fLaC\x84" + len(block).to_bytes(3, "big") + block
 
 
 def tagged(form: str, subtype: str, **strings: str) -> bytes:
@@ -80,7 +102,19 @@ def read(data: bytes) -> dict[str, str]:
         (wav(b"LIST\xff\xff\xff\xffINFOICOP\xff\xff\xff\xffCC0"), {"copyright": "CC0"}),
         (wav(info(ICOP=b"CC BY-NC 4.0")) + b"\0" * 9000, {"copyright": "CC BY-NC 4.0"}),
         (id3(TCOP=b"\0CC0")[:-2], {"copyright": "C"}),
-        (b"fLaC" + b"\x01\0\0\0" * 100_000, {}),
+        (ogg(b"OpusTags" + comments([b"ARTIST=Ann", b"artist=Bob"])), {"artist": "Ann; Bob"}),
+        (flac(comments([b"LICENSE=CC0"])), {"license": "CC0"}),
+        (b"fLaC" + b"\x01\0\0\0" * 100_000, BEYOND),
+        (ogg(b"OpusTags" + comments(MANY)), BEYOND),
+        (ogg(b"\3vorbis" + comments(MANY)), BEYOND),
+        (ogg(b"OpusTags" + struct.pack("<II", 0, 0xFFFFFFFF)), {}),
+        (ogg(b"OpusTags" + struct.pack("<III", 0, 1, 0xFFFFFFFF) + b"license=CC0"), {"license": "CC0"}),
+        (flac(comments(MANY)), BEYOND),
+        (flac(struct.pack("<III", 0, 1, 0xFFFFFFFF) + b"license=CC0"), BEYOND),
+        (id3(TPE1=b"\0" + b"\0".join(MANY)), BEYOND),
+        (id3(GRP1=b"\0" + b"\0".join(MANY)), BEYOND),
+        (id3(TRCK=b"\0" + b"9" * 5000, TCOP=b"\0CC0"), {}),
+        (wav(info(ICOP=b"CC0"), chunk(b"id3 ", id3(TPE1=b"\0" + b"\0".join(MANY)))), BEYOND),
         (b"OggS" * 1000, {}),
     ],
 )
@@ -109,6 +143,15 @@ def test_every_cut_and_flip_of_a_tagged_file_is_read_or_ignored():
         for at in range(0, min(len(data), 4000), 7):
             read(data[:at])
             read(data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :])
+
+
+def test_a_recording_with_more_tags_than_are_read_has_an_unclear_licence(lay):
+    files = lay("a.wav", **{"b.ogg": ogg(b"OpusTags" + comments(MANY)), "LICENSE": "CC0 1.0"})
+    tables = registry.read("folder", files, 1)
+    terms.fill(tables, files)
+    found = {row["path"]: (row["licence"], row["terms_found"]) for row in tables.recordings}
+    assert found == {"a.wav": ("CC0-1.0", "LICENSE"), "b.ogg": ("unknown", "its tags")}
+    assert tables.remarks == ["1 recordings have more tags than are read, so the licence in them is unclear (first: b.ogg)"]
 
 
 def test_tags_are_read_once_and_stand_beside_tables(tmp_path, monkeypatch):
