@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import wave
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from soundmill.attribution import Credit
 from soundmill.audio import tags
 from soundmill.audio.flac import decode_flac, write_wav
 from soundmill.clips import Tables
+from soundmill.corpora.terms import TermsParams
 from soundmill.errors import UserError
 from soundmill.models import generation
 from soundmill.models.family import made_by, origin
@@ -110,7 +112,42 @@ def test_a_spoiled_model_is_not_pulled(published, tmp_path, spoil):
 def test_a_model_with_refused_recordings_is_not_published(tmp_path):
     found = [Credit(f"{number}.wav", "", "CC0-1.0", "refused", "", 1, 1.0, 0, "model") for number in range(7)]
     with pytest.raises(UserError, match=r"x: of its recordings, 7 \(0\.wav, .*4\.wav and 2 more\) may not be used: .*\. Do"):
-        check_allowed("x", found, "Do")
+        check_allowed("x", found, None, "Do")
+
+
+@pytest.mark.parametrize(
+    ("terms", "said"),
+    [
+        ({}, None),
+        ({"allow": ["CC0-1.0", "CC-BY-NC-*", "Mine"]}, None),
+        ({"allow": ["CC0-1.0", "Mine"]}, r"1 \(b\.wav\) may not be used: licence CC-BY-NC-4\.0, .* \(earlier training\)\. Do"),
+        ({"allow": ["CC-BY-NC-4.0"]}, r"1 \(a\.wav\) .*; 1 \(c\.wav\) may not be used: licence Mine, .* \(vocoder\)\. Do"),
+        ({"unknown": "quarantine"}, r"of its recordings, 1 \(all of its codec\) may not be used: no known licence"),
+    ],
+)
+def test_the_terms_hold_for_parts_and_earlier_trainings(terms, said):
+    found = [
+        Credit("a.wav", "", "CC0-1.0", "unknown", "", 1, 1.0, 0, "model"),
+        Credit("b.wav", "", "CC-BY-NC-4.0", "allowed", "", 1, 1.0, 0, "earlier training"),
+        Credit("c.wav", "", "Mine", "unknown", "", 1, 1.0, 0, "vocoder"),
+        Credit("", "", "unknown", "unknown", "", 0, 0.0, 0, "codec"),
+    ]
+    policy = TermsParams(**{"allow": None, "unknown": "keep", "ai_refused": "keep"} | terms)
+    with pytest.raises(UserError, match=said) if said else nullcontext():
+        check_allowed("x", found, policy, "Do")
+
+
+@pytest.mark.parametrize("what", ["ddpm_mel", "data"])
+def test_publishing_goes_by_the_terms_of_the_project(built_graph, tmp_path, what):
+    document = params.read_yaml(built_graph / "params.yaml")
+    document["corpus"]["terms"] = {"allow": ["CC-BY-*"], "unknown": "keep", "ai_refused": "keep"}
+    params.write_yaml(document, tmp_path / "params.yaml")
+    for name in ("data", "dvc.yaml"):
+        (tmp_path / name).symlink_to(built_graph / name)
+    done = soundmill("publish", what, str(tmp_path / "out"), cwd=tmp_path)
+    assert done.returncode == 1
+    assert "may not be used: licence CC0-1.0, which corpus.terms.allow does not have" in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_a_corpus_says_is_text_in_the_card():
@@ -237,5 +274,5 @@ def test_clips_that_may_not_be_shared_are_not_published(built_graph, tmp_path, l
     pq.write_table(pa.Table.from_pylist([row], manifest.RECORDINGS), tmp_path / "recordings.parquet")
     where = Tables(built_graph / "data/clips/default", catalog)
     with pytest.raises(UserError, match=rf"(?s)1 \(.+\).*{said}"):
-        data.publish(where, tmp_path / "out", 16_000, tmp_path / "recordings.parquet")
+        data.publish(where, tmp_path / "out", 16_000, tmp_path / "recordings.parquet", None)
     assert not (tmp_path / "out").exists()

@@ -53,16 +53,19 @@ def publish(
     `data` instead of a model: the prepared clips as Parquet, with attribution, card and Croissant metadata. Nothing is uploaded:
     then run `hf upload USER/NAME DIRECTORY`.
 
-    Recordings whose creators refuse generative AI are refused, and so are clips whose licences forbid to share adaptations.
+    Recordings whose creators refuse generative AI, or that break corpus.terms, are refused, also those of earlier trainings and of
+    the codec and vocoder, and so are clips whose licences forbid to share adaptations.
     """
     root = project_root(project)
     check_apart(directory, root)
     if model == "data":
         from soundmill.publishing import data
+        from soundmill.publishing.directory import terms_of
 
         with progress_bar(None, "publish", "clip") as tick:
             where, rate = tables(root, variant), sample_rate_of(root, variant)
-            written = data.publish(where, directory, rate, root / "data" / "corpus" / "recordings.parquet", tick)
+            recordings = root / "data" / "corpus" / "recordings.parquet"
+            written = data.publish(where, directory, rate, recordings, terms_of(root), tick)
     else:
         from soundmill.publishing import model as publishing
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from soundmill import attribution, clips, exports, manifest
 from soundmill.attribution import Credit
+from soundmill.corpora.terms import TermsParams
 from soundmill.errors import UserError
 from soundmill.publishing.card import LICENCE_NAME, hours_table, plain
 from soundmill.publishing.directory import CROISSANT, check_allowed, files_below, named, write_sums
@@ -61,15 +62,21 @@ FIELDS = {"clip_id": "sc:Text", "audio": "sc:AudioObject", "captions": "sc:Text"
 
 
 def publish(
-    tables: clips.Tables, directory: Path, sample_rate: int, recordings: Path, progress: Callable[[int], None] = lambda n: None
+    tables: clips.Tables,
+    directory: Path,
+    sample_rate: int,
+    recordings: Path,
+    terms: TermsParams | None,
+    progress: Callable[[int], None] = lambda n: None,
 ) -> list[Path]:
     """Write the prepared clips into a new or empty directory, with everything that goes with them; returns its files.
 
-    UserError if a recording may not be used for generative AI, or if its licence forbids to share adaptations, which clips are.
+    UserError if a recording may not be used for generative AI, if it breaks `terms`, or if its licence forbids to share
+    adaptations, which clips are.
     """
     found = attribution.credits_of_clips(clips.find(tables), recordings)
     remedy = "Leave them out of the corpus: `soundmill forget RECORDING`, then `dvc repro`"
-    check_allowed(str(tables.catalog), found, remedy)
+    check_allowed(str(tables.catalog), found, terms, remedy)
     _check_adaptable(str(tables.catalog), found, remedy)
     name = directory.resolve().name
     with exports.new_directory(directory) as (partial, _):

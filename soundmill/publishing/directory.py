@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from soundmill.attribution import Credit
+from soundmill import params
+from soundmill.attribution import UNKNOWN, Credit
+from soundmill.corpora.terms import TermsParams
 from soundmill.errors import UserError
 from soundmill.exports import new_directory
 
@@ -18,13 +21,29 @@ NAMED = 5  # recordings in an error
 SUM = re.compile(r"([0-9a-f]{64})  (.+)")
 
 
-def check_allowed(name: str, found: Iterable[Credit], remedy: str) -> None:
-    """UserError that names the recordings whose creators refuse the use for generative AI."""
-    refused = [credit.recording for credit in found if credit.ai_terms == "refused"]
+def terms_of(root: Path) -> TermsParams | None:
+    """`corpus.terms` of a project; None with an embedded corpus, which has no such section."""
+    corpus = params.section(params.read_yaml(root / "params.yaml"), "corpus", "params.yaml")
+    return params.parse(TermsParams, corpus["terms"], "params.yaml: corpus.terms") if "terms" in corpus else None
+
+
+def check_allowed(name: str, found: Iterable[Credit], terms: TermsParams | None, remedy: str) -> None:
+    """UserError that names the recordings whose creators refuse the use for generative AI, and those that break `terms`."""
+    refused = defaultdict(list)
+    for credit in found:
+        licence = None if credit.licence == UNKNOWN else credit.licence
+        row = {"licence": licence, "ai_terms": credit.ai_terms, "terms_found": credit.used_for}
+        if credit.ai_terms == "refused":
+            refused["their creators refuse generative AI"].append(credit)
+        elif terms and (why := terms.broken_by(row)):
+            refused[why].append(credit)
     if refused:
-        raise UserError(
-            f"{name}: of its recordings, {named(refused)} may not be used: their creators refuse generative AI. {remedy}"
-        )
+        whys = (f"{named([_what(one) for one in some])} may not be used: {why}" for why, some in refused.items())
+        raise UserError(f"{name}: of its recordings, {'; '.join(whys)}. {remedy}")
+
+
+def _what(credit: Credit) -> str:
+    return credit.recording or f"all of its {credit.used_for}"
 
 
 def named(recordings: Sequence[str]) -> str:

@@ -15,12 +15,12 @@ from soundmill.models.catalog import choose_balanced
 from soundmill.models.family import origin
 from soundmill.models.merging import write_whole
 from soundmill.publishing import card, plain
-from soundmill.publishing.directory import CHECKPOINT, check_allowed, files_below, write_sums
+from soundmill.publishing.directory import CHECKPOINT, check_allowed, files_below, terms_of, write_sums
 
 CARDS = ("MODEL_CARD.md", "README.md")  # equal; the hub shows the second
 SAMPLES = 8
 RATINGS = ("mos_", "preference_")  # tags of registered versions
-NOT_TRAINED = "Train without them: `soundmill forget RECORDING`, then `dvc repro`"
+NOT_TRAINED = "Train without them: `soundmill forget RECORDING`, then `dvc repro`; from another model if an earlier one used them"
 
 
 def find(model: str, root: Path | None) -> Path:
@@ -40,12 +40,13 @@ def recordings_of(root: Path | None) -> Path | None:
 def publish(model: str, directory: Path, root: Path) -> list[Path]:
     """Write a new or empty directory with everything that goes with a model; returns its files.
 
-    UserError if a recording that it was trained on may not be used for generative AI.
+    UserError if a recording that it, its parts or an earlier training used may not be used for generative AI, or breaks the
+    project's `corpus.terms`.
     """
     checkpoint = find(model, root)
     source = origin(checkpoint)
     found = attribution.credits_of(checkpoint, recordings_of(root))
-    check_allowed(model, found, NOT_TRAINED)
+    check_allowed(model, found, terms_of(root), NOT_TRAINED)
     family = registry.family(source["family"])
     trained = family.load(checkpoint)
     name = directory.resolve().name
