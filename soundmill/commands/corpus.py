@@ -54,7 +54,7 @@ def check_corpus(
         raise UserError(f"{path}: would be overwritten; choose another file")
     if missing:
         check.check_outside(missing, [part.root for part in check.directories_of(place)] if from_params else [place])
-    with progress_bar(None, "headers", "recording") as tick:
+    with progress_bar(None, "tags and headers", "file") as tick:
         if from_params:
             report = check.check_params(place, headers, tick)
         else:

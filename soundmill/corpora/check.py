@@ -23,7 +23,7 @@ from soundmill.corpora.buckets import Bucket
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.resolver import TOLERANCE
 from soundmill.corpora.section import Directory, ScanParams, directories, named
-from soundmill.corpora.sources import Sources
+from soundmill.corpora.sources import Sources, split
 from soundmill.corpora.tables import CorpusTables
 from soundmill.decoding import decode
 from soundmill.errors import UserError
@@ -102,12 +102,13 @@ def check(
 ) -> Report:
     """Check one corpus directory; UserError if the path is not a directory.
 
-    Opens a recording only if a row starts inside it (the row is missing if the recording ends first), or if it is in a Parquet
-    table with equal or empty names. With `headers`, the header of every recording is read; those that cannot be decoded are
-    damaged, and their clips missing. `follow_links` as in inventory.list_files.
+    Reads the tags of files, and a recording's header only if a row starts inside it (the row is missing if the recording ends
+    first). With `headers`, the header of every recording is read; those that cannot be decoded are damaged, and their clips
+    missing. Recordings in a Parquet table are opened only if they have equal or empty names. `progress` counts the files opened.
+    `follow_links` as in inventory.list_files.
     """
     place = directory_of(directory, format, follow_links)
-    return report_of(place.root, [place], read([place]), headers, progress)
+    return report_of(place.root, [place], read([place], progress), headers, progress)
 
 
 def directory_of(directory: Path | Bucket, format: str = registry.AUTO, follow_links: bool = False) -> Directory:
@@ -123,7 +124,7 @@ def directory_of(directory: Path | Bucket, format: str = registry.AUTO, follow_l
 def check_params(path: Path, headers: bool = False, progress: Callable[[int], None] = lambda n: None) -> Report:
     """Check the corpus, or union, in a params.yaml, as the stage `scan` reads it."""
     places = directories_of(path)
-    return report_of(path.resolve(), places, read(places), headers, progress)
+    return report_of(path.resolve(), places, read(places, progress), headers, progress)
 
 
 def directories_of(path: Path) -> list[Directory]:
@@ -134,15 +135,18 @@ def directories_of(path: Path) -> list[Directory]:
     return directories(params.parse(ScanParams, document, f"{path}: corpus"), path.resolve().parent)
 
 
-def read(places: list[Directory]) -> list[union.UnionPart]:
-    """Read each directory: its inventory, without digests, and its tables."""
+def read(places: list[Directory], progress: Callable[[int], None] = lambda n: None) -> list[union.UnionPart]:
+    """Read each directory: its inventory, without digests, and its tables with the terms that the stage `scan` finds."""
     parts = []
     for place in places:
         with named(place.name):
             taken = inventory.list_files(place.root, digests=False, follow_links=place.follow_links)
             name = registry.detect(taken) if place.format == registry.AUTO else place.format
             tables = registry.read(name, taken, 1, needs_audio=False)
+            inventory.read_tags(taken, progress)
             terms.fill(tables, taken)
+            if inside := sum(not row["digest"] and split(row["raw_path"])[1] is not None for row in tables.recordings):
+                tables.remarks.append(f"{inside} recordings are inside Parquet tables; terms in their tags are read only by `scan`")
             parts.append(union.UnionPart(place.name, place.weight, taken, tables))
     return parts
 

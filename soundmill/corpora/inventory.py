@@ -7,7 +7,9 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from soundmill import hashing
@@ -250,6 +252,24 @@ def list_files(
             digest, _, tags = result.partition("\n")
             inventory.audio.append(AudioFile(raw_path, size, digest, tags))
     return inventory
+
+
+def read_tags(inventory: Inventory, progress: Callable[[int], None] = lambda n: None) -> None:
+    """Add the tags of its files to an inventory without digests; a file that cannot be read has none."""
+    top = bytes(inventory.root)
+    opened = buckets.open_ranges if isinstance(inventory.root, Bucket) else partial(open, mode="rb")
+
+    def tags(file: AudioFile) -> str:
+        try:
+            with opened(os.path.join(top, file.raw_path)) as sound:
+                return sound_tags.read(sound)
+        except OSError:
+            return ""
+
+    with ThreadPoolExecutor(buckets.AT_ONCE) as pool:
+        for number, text in enumerate(pool.map(tags, inventory.audio)):
+            inventory.audio[number] = replace(inventory.audio[number], tags=text)
+            progress(1)
 
 
 def _is_metadata(name: bytes, extension: bytes) -> bool:

@@ -8,11 +8,13 @@ import os
 import struct
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 
 from soundmill import hashing
-from soundmill.corpora import inventory, registry, sound_tags, terms
+from soundmill.corpora import check, inventory, registry, sound_tags, terms
 from soundmill.manifest import TERMS
 
 BY = "https://creativecommons.org/licenses/by/4.0/"
@@ -180,3 +182,30 @@ def test_tags_are_read_once_and_stand_beside_tables(tmp_path, monkeypatch):
         "d.wav": (None,) * 5,
     }
     assert files.audio[0].digest == hashing.file_digest(corpus / "a.flac")
+
+
+def test_a_check_finds_the_terms_that_the_scan_finds(tmp_path):
+    (tmp_path / "rain").mkdir()
+    (tmp_path / "rain/a.flac").write_bytes(tagged("FLAC", "PCM_16", license=BY, artist="Ann"))
+    (tmp_path / "rain/b.wav").write_bytes(wav(info(ICOP=b"CC BY-NC 4.0")))
+    (tmp_path / "rain/c.ogg").write_bytes(ogg(b"OpusTags" + comments(MANY)))
+    (tmp_path / "rain/d.wav").write_bytes(wav())
+    (tmp_path / "LICENSE").write_text("CC0 1.0")
+    files = inventory.list_files(tmp_path)
+    scanned = registry.read("folder", files, 1)
+    terms.fill(scanned, files)
+    report = check.check(tmp_path, "folder")
+
+    def found(rows):
+        return {row["path"]: tuple(row[column] for column in TERMS) for row in rows}
+
+    assert found(report.tables.recordings) == found(scanned.recordings)
+    assert report.as_json()["licences"] == {"CC-BY-4.0": 1, "CC-BY-NC-4.0": 1, "CC0-1.0": 1, "unknown": 1}
+
+
+def test_a_check_says_which_tags_it_does_not_read(tmp_path):
+    row = {"audio": {"bytes": tagged("FLAC", "PCM_16", license=BY), "path": "a.flac"}, "text": "a dog"}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "train.parquet")
+    report = check.check(tmp_path)
+    assert report.as_json()["licences"] == {"unknown": 1}
+    assert any("1 recordings are inside Parquet tables" in remark for remark in report.tables.remarks)
