@@ -150,6 +150,32 @@ def test_publishing_goes_by_the_terms_of_the_project(built_graph, tmp_path, what
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("part", "what"), [("autoencoder", "codec"), ("vocoder", "vocoder")])
+def test_a_codec_or_vocoder_is_published_with_its_own_attribution(built_graph, tmp_path, part, what):
+    made = built_graph / "data/tango" / part
+    done = soundmill("publish", str(made), str(tmp_path / "it"), cwd=built_graph)
+    assert done.returncode == 0, done.stderr
+    clips = pq.read_table(made / manifest.TRAINED_ON_FILE).to_pylist()
+    credited = attribution.read(tmp_path / "it" / manifest.ATTRIBUTION)
+    assert {credit.recording for credit in credited} == {row["source"] for row in clips}
+    assert sum(credit.clips for credit in credited) == len(clips)
+    read = ModelCard.load(tmp_path / "it/README.md", ignore_metadata_errors=False)
+    assert (read.data.license, what in read.data.tags) == ("other", True)
+    pulled = soundmill("pull", str(tmp_path / "it"), "--output", str(tmp_path / "pulled"), cwd=tmp_path)
+    assert "weights.start_from" in pulled.stderr
+    for path in (path for path in made.rglob("*") if path.name != ".gitignore"):
+        assert (tmp_path / "pulled/checkpoint" / path.relative_to(made)).read_bytes() == path.read_bytes()
+    # A training that starts from it credits the same recordings.
+    assert attribution.credits_of(tmp_path / "pulled/checkpoint", None) == credited
+
+
+def test_what_is_neither_a_model_nor_a_part_of_one_is_not_published(built_graph, tmp_path):
+    done = soundmill("publish", "data/tagger", str(tmp_path / "it"), cwd=built_graph)
+    assert done.returncode == 1
+    assert "neither a family's checkpoint nor a codec or vocoder" in done.stderr
+    assert not (tmp_path / "it").exists()
+
+
 def test_what_a_corpus_says_is_text_in_the_card():
     assert card.plain("<img src=x> [a](b) | `c`\n# d") == r"&lt;img src=x&gt; \[a\](b) \| \`c\` \# d"
 

@@ -13,7 +13,11 @@ from soundmill.errors import UserError
 app = typer.Typer()
 
 Model = Annotated[
-    str, typer.Argument(help="A checkpoint, a directory that `soundmill publish` wrote, or a family trained in this project.")
+    str,
+    typer.Argument(
+        help="A checkpoint, a codec or vocoder (data/tango/vocoder), a directory that `soundmill publish` wrote, or a family "
+        "trained in this project."
+    ),
 ]
 
 
@@ -42,7 +46,13 @@ def licences(model: Model, project: Project = None) -> None:
 
 @app.command()
 def publish(
-    model: Annotated[str, typer.Argument(help="A checkpoint, or a family trained in this project; `data`: the prepared clips.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A checkpoint, a codec or vocoder (data/tango/vocoder), or a family trained in this project; `data`: the prepared "
+            "clips."
+        ),
+    ],
     directory: Annotated[Path, typer.Argument(help="A new or empty directory.")],
     variant: Clips = "default",
     project: Project = None,
@@ -92,7 +102,13 @@ def pull(
     target = output or Path("datasets" if data else "models") / directory.resolve().name
     for path in published.pull(directory, target):
         typer.echo(path)
-    use = f'datasets.load_dataset("{target}")' if data else f"soundmill generate --checkpoint {target / published.CHECKPOINT}"
+    checkpoint = target / published.CHECKPOINT
+    if data:
+        use = f'datasets.load_dataset("{target}")'
+    elif published.is_component(checkpoint):
+        use = f"weights.start_from={checkpoint} (docs/parameters.md#fine-tuning)"
+    else:
+        use = f"soundmill generate --checkpoint {checkpoint}"
     typer.echo(f"try it: {use}", err=True)
 
 

@@ -43,6 +43,36 @@ def text(facts: Facts) -> str:
     return f"---\n{front_matter(facts)}\n---\n\n" + "\n".join(_lines(facts))
 
 
+def text_of_component(
+    name: str, what: str, kind: str, digest: str, found: Sequence[Credit], exported: str | None, commit: str | None
+) -> str:
+    """The card of a codec or vocoder (`what`)."""
+    from huggingface_hub import ModelCardData
+
+    data = ModelCardData(
+        license="other",
+        license_name=LICENCE_NAME,
+        license_link="ATTRIBUTION.csv",
+        library_name="soundmill",
+        model_name=name,
+        tags=["soundmill", "audio", what, kind, *_marks(found)],
+    )
+    use = (
+        ("```sh", "soundmill pull DIR --output MODEL", "soundmill vocode RECORDING --checkpoint MODEL/checkpoint", "```")
+        if what == "vocoder"
+        else ("`soundmill pull DIR` copies it; a training continues with it if `weights.start_from` of the autoencoder names it.",)
+    )
+    again = f", by the code of commit {commit}" if commit else ""
+    lines = (
+        *(f"# {plain(name)}", "", f"A {what} of kind `{kind}`. Made with Soundmill.", ""),
+        *_terms(found),
+        *("## How to use it", "", *use, ""),
+        *([USES[exported], ""] if exported else []),
+        *("## How to make it again", "", f"All parameters are in `checkpoint/config.json`{again}. Digest: `{digest}`.", ""),
+    )
+    return f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines)
+
+
 def front_matter(facts: Facts) -> str:
     """YAML that `huggingface_hub` reads. No licence is claimed: its link leads to the terms of the training material."""
     from huggingface_hub import EvalResult, ModelCardData
@@ -60,7 +90,7 @@ def front_matter(facts: Facts) -> str:
         for key, value in _scores(facts.metrics).items()
     ]
     more = {"pipeline_tag": "text-to-audio"} if facts.condition == "caption" else {}
-    tags = ["soundmill", "audio", facts.family, *(f"training-material-{mark}" for mark in attribution.marks(facts.found))]
+    tags = ["soundmill", "audio", facts.family, *_marks(facts.found)]
     data = ModelCardData(
         license="other",
         license_name=LICENCE_NAME,
@@ -76,17 +106,26 @@ def front_matter(facts: Facts) -> str:
     return data.to_yaml()
 
 
+def _marks(found: Sequence[Credit]) -> list[str]:
+    return [f"training-material-{mark}" for mark in attribution.marks(found)]
+
+
+def _terms(found: Sequence[Credit]) -> Iterator[str]:
+    """What the terms say, and hours by licence and terms for AI."""
+    yield from ("## Terms of the training material", "")
+    statements = list(attribution.statements(list(found)))
+    yield from (f"- {plain(fact)}: {plain(why)}" for fact, why in statements)
+    yield from (["- no condition is known"] if not statements else [])
+    yield from ("", "These are facts about the recordings, not advice. `ATTRIBUTION.csv` names each of them.", "")
+    yield from ("## Trained on", "", *hours_table("licence", attribution.hours_by(found, "licence")))
+    yield from hours_table("AI terms", attribution.hours_by(found, "ai_terms"))
+
+
 def _lines(facts: Facts) -> Iterator[str]:
     yield from (f"# {plain(facts.name)}", "", f"{facts.title}. Made with Soundmill; family `{facts.family}`.", "")
     if facts.parameters:
         yield from (f"{facts.parameters:,} parameters.", "")
-    yield from ("## Terms of the training material", "")
-    statements = list(attribution.statements(list(facts.found)))
-    yield from (f"- {plain(fact)}: {plain(why)}" for fact, why in statements)
-    yield from (["- no condition is known"] if not statements else [])
-    yield from ("", "These are facts about the recordings, not advice. `ATTRIBUTION.csv` names each of them.", "")
-    yield from ("## Trained on", "", *hours_table("licence", attribution.hours_by(facts.found, "licence")))
-    yield from hours_table("AI terms", attribution.hours_by(facts.found, "ai_terms"))
+    yield from _terms(facts.found)
     yield from hours_table("label", facts.labels)
     yield from ("## Scores", "")
     if scores := _scores(facts.metrics):

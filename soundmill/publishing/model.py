@@ -12,7 +12,8 @@ from soundmill.errors import UserError
 from soundmill.exports import new_directory
 from soundmill.models import registry
 from soundmill.models.catalog import choose_balanced
-from soundmill.models.family import origin
+from soundmill.models.components import registry as components
+from soundmill.models.family import is_checkpoint, origin
 from soundmill.models.merging import write_whole
 from soundmill.publishing import card, plain
 from soundmill.publishing.directory import CHECKPOINT, check_allowed, files_below, terms_of, write_sums
@@ -24,7 +25,8 @@ NOT_TRAINED = "Train without them: `soundmill forget RECORDING`, then `dvc repro
 
 
 def find(model: str, root: Path | None) -> Path:
-    """The checkpoint that is meant: a directory with one, a published directory, or a family trained in the project."""
+    """The checkpoint that is meant: a directory with one (of a codec or vocoder too), a published directory, or a family trained in
+    the project."""
     path = Path(model)
     candidates = [path / CHECKPOINT, path, *([root / "data" / "models" / model] if root else [])]
     found = next((place for place in candidates if (place / "config.json").is_file()), None)
@@ -38,15 +40,17 @@ def recordings_of(root: Path | None) -> Path | None:
 
 
 def publish(model: str, directory: Path, root: Path) -> list[Path]:
-    """Write a new or empty directory with everything that goes with a model; returns its files.
+    """Write a new or empty directory with everything that goes with a model, or with a codec or vocoder; returns its files.
 
     UserError if a recording that it, its parts or an earlier training used may not be used for generative AI, or breaks the
     project's `corpus.terms`.
     """
     checkpoint = find(model, root)
-    source = origin(checkpoint)
     found = attribution.credits_of(checkpoint, recordings_of(root))
     check_allowed(model, found, terms_of(root), NOT_TRAINED)
+    if not is_checkpoint(checkpoint):
+        return _publish_component(checkpoint, directory, found, root)
+    source = origin(checkpoint)
     family = registry.family(source["family"])
     trained = family.load(checkpoint)
     name = directory.resolve().name
@@ -73,6 +77,23 @@ def publish(model: str, directory: Path, root: Path) -> list[Path]:
         )
         for file in CARDS:
             (partial / file).write_text(card.text(facts), encoding="utf-8")
+        write_sums(partial)
+    return files_below(directory)
+
+
+def _publish_component(checkpoint: Path, directory: Path, found: list[attribution.Credit], root: Path) -> list[Path]:
+    """Write a codec or vocoder with its attribution and card; UserError if the checkpoint is neither."""
+    what, kind = components.kind_in(checkpoint)
+    with new_directory(directory) as (partial, _):
+        shutil.copytree(
+            checkpoint, partial / CHECKPOINT, ignore=shutil.ignore_patterns(".gitignore"), copy_function=shutil.copyfile
+        )
+        attribution.write(found, partial / manifest.ATTRIBUTION)
+        exported = plain.write_codec(checkpoint, partial)
+        digest, commit = hashing.tree_digest(checkpoint), provenance.capture(root).sha
+        text = card.text_of_component(directory.resolve().name, what, kind, digest, found, exported, commit)
+        for file in CARDS:
+            (partial / file).write_text(text, encoding="utf-8")
         write_sums(partial)
     return files_below(directory)
 

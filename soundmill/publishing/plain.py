@@ -32,6 +32,11 @@ def write(checkpoint: Path, model: Model, source: dict[str, str], directory: Pat
         export_net(directory / NET, model)
         _write_script(directory, "generator.py", made_by(source, GENERATED))
         return NET
+    return write_codec(checkpoint, directory)
+
+
+def write_codec(checkpoint: Path, directory: Path) -> str | None:
+    """Write the RAVE codec that a checkpoint is or has, its script and tags into a directory; returns the codec's name, if any."""
     try:
         codec = live.find(checkpoint)
     except UserError:

@@ -70,6 +70,15 @@ def params_of_codec(section: dict[str, Any]) -> type[StageParams]:
     return codec(_kind(section, CODECS)).params
 
 
+def kind_in(directory: Path) -> tuple[str, str]:
+    """(`codec` or `vocoder`, kind) of the component in a directory; UserError if there is neither."""
+    config = checkpoint.read(directory, "codec or vocoder")
+    what, kinds = ("codec", CODECS) if "scaling_factor" in config else ("vocoder", VOCODERS)
+    if config.get("kind") not in kinds:
+        raise UserError(f"{directory}: neither a family's checkpoint nor a codec or vocoder; `dvc repro` makes them")
+    return what, config["kind"]
+
+
 def load_vocoder(directory: Path, spec: MelSpec | None) -> Vocoder:
     """Load a vocoder of any kind; UserError if it is for another spec than `spec` (None: any)."""
     remedy = "choose one (`vocoder=hifigan_laptop`) and `dvc repro`, or take Griffin-Lim (`vocoder=griffin_lim`)"
