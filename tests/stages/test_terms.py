@@ -17,6 +17,7 @@ import pytest
 import soundfile
 
 from soundmill import attribution, params
+from soundmill.publishing import model
 from stages import catalog, duplicates, quality, resample, scan, segment, splits
 from tests.checkouts import copy_project, dvc
 from tests.corpora.test_sound_tags import id3, info
@@ -229,6 +230,7 @@ def settled(project: Path, terms: dict) -> None:
     sections["quality"] = {**sections["quality"], "rules": dict.fromkeys(sections["quality"]["rules"])}
     sections["catalog"] = {"caption_templates": ["the sound of {label}"], "only": []}
     corpus = external("sounds") | {"terms": terms}
+    sections["families"] = {"diffwave": {"clips": "default"}}  # by which the card finds labels
     settle(project, corpus=corpus, clips={"default": PLAN | {"tail": "keep", "clip_seconds": 3.0}}, **sections)
 
 
@@ -248,11 +250,13 @@ def split() -> None:
     call(catalog, *PORTS, "--splits", "data/splits.parquet", "--catalog", "data/catalog.parquet")
 
 
-def train(project: Path, name: str) -> tuple[dict[str, bytes], list[attribution.Credit]]:
-    """The checkpoint of four steps on what is left, and the credits that its card and `ATTRIBUTION.csv` are made of."""
+def train(project: Path, name: str) -> dict[str, bytes]:
+    """What is published of four steps on what is left: checkpoint, card and attribution, by path."""
     test_diffwave.train(project / name, project / "data", test_diffwave.composed("none"))
-    credits_of = attribution.credits_of(project / name / "model", Path("data/corpus/recordings.parquet"))
-    return tree(project / name / "model"), credits_of
+    (project / "data/catalog").mkdir(exist_ok=True)
+    shutil.copy(project / "data/catalog.parquet", project / "data/catalog/default.parquet")
+    model.publish(str(project / name / "model"), project / name / "it", project)
+    return tree(project / name / "it")
 
 
 @pytest.fixture
@@ -308,6 +312,12 @@ def test_a_policy_leaves_what_a_corpus_gives_that_never_had_the_others(corpus):
     assert "hub/b.wav: licence CC-BY-NC-ND-4.0" in quarantined["bare/softer hub b.ogg"]["detail"]
     left = {name: table(f"data/{name}.parquet") for name in ("splits", "catalog")}
     trained = train(corpus, "with them")
+    credited = attribution.read(corpus / "with them/it/ATTRIBUTION.csv")
+    assert {credit.recording for credit in credited} == {row["source"] for row in left["catalog"] if row["split"] == "train"}
+    card = trained["README.md"].decode()
+    assert "| CC0-1.0 |" in card
+    assert "| label | hours |" in card
+    assert not any(said in card for said in ("CC-BY-NC", "Sampling", "refused"))
     assert {row["source"] for row in left["catalog"]} == set(TRUTH) - set(quarantined)
 
     for path in quarantined:
