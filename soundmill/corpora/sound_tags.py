@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import json
 import struct
-from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import BinaryIO
 
 from soundmill.corpora.statements import MAX_CELL
 from soundmill.decoding.containers.chunks import chunks
 from soundmill.decoding.limits import DecodeError
 
-if TYPE_CHECKING:
-    from tinytag import TinyTag
-
 VERSION = "terms 3"  # of what `read` returns, in the cache
 FOUND = "its tags"  # as terms_found
 MAX_BYTES = 8 << 20  # read of one file
 MAX_READS = 20_000
-MAX_VALUES = 1000  # of tags, all but the first of a kind counted twice; tinytag compares each with those before it
+MAX_ZEROS = 50_000  # bytes: each value ends with one, or has some in its length; tinytag compares it with those before it
 MAX_CHUNKS = 1000  # of a WAV
 _INFO = {b"IART": "artist", b"ICOP": "copyright"}  # of RIFF; https://exiftool.org/TagNames/RIFF.html
 BEYOND = "beyond the bounds"  # as a tag: the file has more than is read, so its licence is unclear
@@ -34,10 +29,10 @@ class _TooMany(Exception):
 
 
 class _Bounded(io.RawIOBase):
-    """A file of which at most MAX_BYTES are read, in at most MAX_READS steps; _TooMany beyond."""
+    """A file of which at most MAX_BYTES with at most MAX_ZEROS are read, in at most MAX_READS steps; _TooMany beyond."""
 
     def __init__(self, file: BinaryIO):
-        self._file, self._bytes, self._reads = file, MAX_BYTES, MAX_READS
+        self._file, self._bytes, self._reads, self._zeros = file, MAX_BYTES, MAX_READS, MAX_ZEROS
 
     def read(self, size: int = -1) -> bytes:
         if size < 0:
@@ -45,7 +40,11 @@ class _Bounded(io.RawIOBase):
         self._bytes, self._reads = self._bytes - size, self._reads - 1
         if self._bytes < 0 or self._reads < 0:
             raise _TooMany
-        return self._file.read(size)
+        data = self._file.read(size)
+        self._zeros -= data.count(0)
+        if self._zeros < 0:
+            raise _TooMany
+        return data
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         return self._file.seek(offset, whence)
@@ -108,32 +107,12 @@ def _text(data: bytes) -> str:
         return data.decode("cp1252", "replace")
 
 
-@functools.cache
-def _reader() -> type[TinyTag]:
-    """tinytag's, which stops with _TooMany at MAX_VALUES. Only it sees them all: some containers declare no count."""
-    from tinytag import TinyTag
-
-    def bounded(add: Callable[..., None]) -> Callable[..., None]:
-        def add_bounded(tag: Any, name: str, value: Any) -> None:
-            tag.__dict__["_values"] = values = tag.__dict__.get("_values", 0) + 1
-            if values > MAX_VALUES:
-                raise _TooMany
-            add(tag, name, value)
-
-        return add_bounded
-
-    # `_set_field` passes on to `_set_other_field` all but the first value of a kind; some containers call the second directly.
-    for name in ("_set_field", "_set_other_field"):
-        setattr(TinyTag, name, bounded(getattr(TinyTag, name)))
-    return TinyTag
-
-
 def _of_other(file: _Bounded) -> dict[str, str]:
-    from tinytag import TinyTagException
+    from tinytag import TinyTag, TinyTagException
 
     file.seek(0)
     try:
-        found = _reader().get(file_obj=file, duration=False)
+        found = TinyTag.get(file_obj=file, duration=False)
     except TinyTagException as error:
         if isinstance(error.__cause__, _TooMany):
             raise _TooMany from None
