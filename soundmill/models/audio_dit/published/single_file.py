@@ -1,0 +1,270 @@
+"""The layout of stable-audio-tools: `model_config.json`, and the weights of all parts but the text encoder in one file.
+
+The names of tensors are facts of that program and of diffusers' script for its conversion (scripts/convert_stable_audio.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from soundmill import text
+from soundmill.errors import UserError
+from soundmill.models.audio_dit.published import configs
+from soundmill.models.components.contracts import Kind
+from soundmill.training import checkpoint
+
+CONFIG, WEIGHTS = "model_config.json", "model.safetensors"
+TRANSFORMER, CONDITIONERS, CODEC = "model.model.", "conditioner.conditioners.", "pretransform.model."
+ROTARY = f"{TRANSFORMER}transformer.rotary_pos_emb.inv_freq"
+TEXT_PROJECTION = f"{CONDITIONERS}prompt.proj_out.weight"
+LEAST_HEAD = 64  # narrower heads turn 32 channels there, and half of theirs in diffusers
+
+# Keys of the configuration, with dots between its levels; entries of conditioning.configs are named by their ids.
+DIT, PRETRANSFORM, CONDITIONING = "model.diffusion.config.", "model.pretransform.config.", "model.conditioning."
+ENCODER, DECODER = f"{PRETRANSFORM}encoder.config.", f"{PRETRANSFORM}decoder.config."
+PROMPT = f"{CONDITIONING}configs.prompt.config."
+QK_NORM = f"{DIT}attn_kwargs.qk_norm"
+SECONDS = [f"{CONDITIONING}configs.{name}." for name in ("seconds_start", "seconds_total")]
+SIZES = (  # of which no other key depends
+    "sample_rate",
+    "audio_channels",
+    f"{DECODER}channels",
+    f"{DECODER}latent_dim",
+    f"{DECODER}c_mults",
+    f"{DECODER}strides",
+    f"{DIT}depth",
+    f"{DIT}num_heads",
+    f"{PROMPT}max_length",
+)
+UNUSED = (  # how it is trained or computed, not what it is
+    f"{PROMPT}t5_model_name",
+    f"{PRETRANSFORM}encoder.requires_grad",
+    f"{PRETRANSFORM}decoder.requires_grad",
+    "model.pretransform.iterate_batch",
+    "model.pretransform.model_half",
+    "model.pretransform.chunked",
+)
+DEFAULTS = {  # of that program
+    "model.diffusion.diffusion_objective": "v",
+    "model.diffusion.input_concat_ids": [],
+    "model.diffusion.prepend_cond_ids": [],
+    "model.pretransform.scale": 1.0,
+    f"{PRETRANSFORM}decoder.soft_clip": False,
+    f"{ENCODER}antialias_activation": False,
+    f"{DECODER}antialias_activation": False,
+    f"{DECODER}use_nearest_upsample": False,
+    f"{ENCODER}use_snake": False,
+    f"{DECODER}use_snake": False,
+    f"{DECODER}final_tanh": True,
+    f"{PROMPT}max_length": 128,
+    f"{PROMPT}enable_grad": False,
+    f"{PROMPT}project_out": False,
+    f"{DIT}transformer_type": "continuous_transformer",
+    f"{DIT}project_cond_tokens": True,
+    f"{DIT}project_global_cond": True,
+    f"{DIT}global_cond_type": "prepend",
+    f"{DIT}timestep_cond_type": "global",
+    f"{DIT}patch_size": 1,
+    f"{DIT}input_concat_dim": 0,
+    f"{DIT}prepend_cond_dim": 0,
+    f"{DIT}num_memory_tokens": 0,
+    f"{DIT}rotary_pos_emb": True,
+    f"{DIT}causal": False,
+    f"{DIT}conformer": False,
+    QK_NORM: "none",
+}
+
+# From diffusers' names to theirs. Of the layers of the codec the first and the last two are not blocks.
+OF_TRANSFORMER = (
+    (r"^time_proj", "timestep_features"),
+    (r"^timestep_proj", "to_timestep_embed"),
+    (r"^global_proj", "to_global_embed"),
+    (r"^cross_attention_proj", "to_cond_embed"),
+    (r"^proj_(in|out)", r"transformer.project_\1"),
+    (r"^transformer_blocks", "transformer.layers"),
+    (r"\.attn1\.to_[qkv]", ".self_attn.to_qkv"),
+    (r"\.attn2\.to_[kv]", ".cross_attn.to_kv"),
+    (r"\.attn1", ".self_attn"),
+    (r"\.attn2", ".cross_attn"),
+    (r"\.to_out\.0", ".to_out"),
+    (r"\.ff\.net", ".ff.ff"),
+    (r"(\.norm\d)\.weight", r"\1.gamma"),
+    (r"(\.norm\d)\.bias", r"\1.beta"),
+    (r"\.norm1", ".pre_norm"),
+    (r"\.norm2", ".cross_attend_norm"),
+    (r"\.norm3", ".ff_norm"),
+)
+OF_PROJECTION = (
+    (r"^text_projection", "prompt.proj_out"),
+    (r"^start_number_conditioner", "seconds_start"),
+    (r"^end_number_conditioner", "seconds_total"),
+    (r"time_positional_embedding", "embedder.embedding"),
+)
+IN_UNIT = {"snake1": 0, "conv1": 1, "snake2": 2, "conv2": 3}
+IN_BLOCK = {
+    "encoder": {"res_unit1": 0, "res_unit2": 1, "res_unit3": 2, "snake1": 3, "conv1": 4},
+    "decoder": {"snake1": 0, "conv_t1": 1, "res_unit1": 2, "res_unit2": 3, "res_unit3": 4},
+}
+
+
+class SingleFile:
+    """A directory in this layout and the text encoder's in it; UserError names the file and the key that is unsupported."""
+
+    files = (CONFIG, WEIGHTS)
+
+    def __init__(self, path: Path, codec: Kind):
+        self.file, self.weights = path / CONFIG, path / WEIGHTS
+        config = DEFAULTS | _flat({key: value for key, value in configs.read(self.file).items() if key != "training"})
+        if config[QK_NORM] != "none":
+            raise UserError(
+                f"{self.file}: {QK_NORM} is {config[QK_NORM]!r}, which is not supported: this family's net, diffusers' "
+                "StableAudioDiTModel, does not normalise queries and keys, so stable-audio-open-small cannot be imported"
+            )
+        size = partial(configs.size, self.file, config)
+        heads, width, seconds = size(f"{DIT}num_heads"), size(f"{DIT}cond_token_dim"), size(f"{SECONDS[0]}config.max_val")
+        head_width = size(f"{DIT}embed_dim") // heads
+        if head_width < LEAST_HEAD:
+            raise UserError(
+                f"{self.file}: {DIT}num_heads is {heads}, which is not supported: heads must be {LEAST_HEAD} channels wide or wider"
+            )
+        ae = {
+            "decoder_channels": size(f"{DECODER}channels"),
+            "downsampling_ratios": config.get(f"{DECODER}strides"),
+            "channel_multiples": config.get(f"{DECODER}c_mults"),
+            "decoder_input_channels": size(f"{DECODER}latent_dim"),
+            "audio_channels": size("audio_channels"),
+            "sampling_rate": size("sample_rate"),
+        }
+        self.codec = import_module(codec.loading).network_of(ae, self.file)
+        self.frames = size("sample_size") // self.codec.samples_per_latent
+        self.network = {
+            "layers": size(f"{DIT}depth"),
+            "heads": heads,
+            "head_width": head_width,
+            "key_heads": width // head_width,
+            "condition_width": width,
+            "text_tokens": size(f"{PROMPT}max_length"),
+            "max_seconds": seconds,
+        }
+        configs.agree(self.file, config, _expected(config, self.network, self.codec, self.frames), UNUSED)
+        if not self.weights.is_file():
+            raise UserError(
+                f"{path}: has no {WEIGHTS} ({configs.NO_PICKLES}); download that file, published beside model.ckpt, or write the "
+                "tensors of a model.ckpt that you trust with safetensors.torch.save_file"
+            )
+        self.loaded = checkpoint.read_weights(self.weights)
+        projection = self.loaded.get(TEXT_PROJECTION)
+        self.network["text_width"] = width if projection is None else projection.shape[-1]
+        self.remedy = f"put the files of {config[f'{PROMPT}t5_model_name']!r} ({', '.join(text.FILES)}) there"
+
+    def check(self, parts: Mapping[str, nn.Module]) -> None:
+        """UserError unless the file has the tensors of these nets, and no others."""
+        wanted = {self._name(part, name) for part, net in parts.items() for name in net.state_dict()}
+        if missing := sorted(wanted - set(self.loaded)):
+            raise UserError(f"{self.weights}: has no {missing[0]!r}; {configs.REMEDY}")
+        if unknown := sorted(set(self.loaded) - wanted - {ROTARY}):
+            raise UserError(f"{self.weights}: {unknown[0]!r} is not supported: no part has a tensor of this name")
+        frequencies = self.loaded.get(ROTARY)
+        expected = 10_000.0 ** -torch.linspace(0, 1, self.network["head_width"] // 4 + 1)[:-1]
+        if frequencies is not None and not _are(frequencies.float(), expected):
+            raise UserError(f"{self.weights}: {ROTARY!r} is not supported: this family's net turns by other frequencies")
+
+    def tensors(self, part: str, net: nn.Module) -> tuple[Path, dict[str, Tensor]]:
+        """The weights of a part, named and shaped as in `net`; and the file to name in errors."""
+        return self.weights, {name: self._tensor(part, name, value.shape) for name, value in net.state_dict().items()}
+
+    def _tensor(self, part: str, name: str, shape: torch.Size) -> Tensor:
+        """A tensor that is there joined with others (queries, keys and values), has fewer axes (of snakes) or more (of times)."""
+        theirs = self._name(part, name)
+        value, joined = self.loaded[theirs], re.search(r"\.to_(q?kv)\.", theirs)
+        own = re.search(r"\.to_([qkv])\.", name)
+        count, place = (len(joined[1]), joined[1].index(own[1])) if joined and own else (1, 0)
+        wanted = (count * shape[0], *shape[1:])
+        if [one for one in value.shape if one != 1] != [one for one in wanted if one != 1]:
+            raise UserError(f"{self.weights}: {theirs!r} has the shape {tuple(value.shape)}, not {wanted}; {configs.REMEDY}")
+        return value.reshape(count, *shape)[place].clone()
+
+    def _name(self, part: str, name: str) -> str:
+        """The name there of a tensor of a part."""
+        if part == "vae":
+            return CODEC + _of_codec(name, len(self.codec.ratios))
+        prefix, rules = (TRANSFORMER, OF_TRANSFORMER) if part == "transformer" else (CONDITIONERS, OF_PROJECTION)
+        for pattern, other in rules:
+            name = re.sub(pattern, other, name)
+        return prefix + name
+
+
+def _are(values: Tensor, expected: Tensor) -> bool:
+    """Whether these are the values, which may have been stored in half precision."""
+    return values.shape == expected.shape and torch.allclose(values, expected, rtol=1e-2)
+
+
+def _of_codec(name: str, levels: int) -> str:
+    side, layer, *rest = name.split(".")
+    if layer != "block":
+        place = {"conv1": 0, "snake1": levels + 1, "conv2": levels + 2}[layer]
+        return ".".join([side, "layers", str(place), *rest])
+    number, layer, *rest = rest
+    unit = ["layers", str(IN_UNIT[rest.pop(0)])] if layer.startswith("res_unit") else []
+    return ".".join([side, "layers", str(int(number) + 1), "layers", str(IN_BLOCK[side][layer]), *unit, *rest])
+
+
+def _expected(config: Mapping[str, Any], network: Mapping[str, int], codec: Any, frames: int) -> dict[str, Any]:
+    """The configuration that a model of these sizes has; what may differ is as it is."""
+    width, head_width, latents = network["condition_width"], network["head_width"], codec.latent_channels
+    supported = {
+        "model_type": "diffusion_cond",
+        "sample_size": frames * codec.samples_per_latent,
+        "model.io_channels": latents,
+        "model.pretransform.type": "autoencoder",
+        f"{PRETRANSFORM}encoder.type": "oobleck",
+        f"{PRETRANSFORM}decoder.type": "oobleck",
+        f"{PRETRANSFORM}bottleneck.type": "vae",
+        f"{PRETRANSFORM}latent_dim": latents,
+        f"{PRETRANSFORM}io_channels": codec.audio_channels,
+        f"{PRETRANSFORM}downsampling_ratio": codec.samples_per_latent,
+        f"{ENCODER}in_channels": codec.audio_channels,
+        f"{ENCODER}channels": 2 * latents,  # one number in diffusers' AutoencoderOobleck
+        f"{ENCODER}latent_dim": 2 * latents,
+        f"{ENCODER}c_mults": codec.multiples,
+        f"{ENCODER}strides": codec.ratios,
+        f"{ENCODER}use_snake": True,
+        f"{DECODER}out_channels": codec.audio_channels,
+        f"{DECODER}use_snake": True,
+        f"{DECODER}final_tanh": False,
+        f"{CONDITIONING}cond_dim": width,
+        f"{CONDITIONING}configs.prompt.type": "t5",
+        **{f"{name}type": "number" for name in SECONDS},
+        **{f"{name}config.min_val": 0 for name in SECONDS},
+        **{f"{name}config.max_val": network["max_seconds"] for name in SECONDS},
+        "model.diffusion.type": "dit",
+        "model.diffusion.cross_attention_cond_ids": ["prompt", "seconds_start", "seconds_total"],
+        "model.diffusion.global_cond_ids": ["seconds_start", "seconds_total"],
+        f"{DIT}io_channels": latents,
+        f"{DIT}embed_dim": network["heads"] * head_width,
+        f"{DIT}cond_token_dim": network["key_heads"] * head_width,
+        f"{DIT}global_cond_dim": 2 * width,
+        f"{DIT}project_cond_tokens": False,
+    }
+    return DEFAULTS | {key: config[key] for key in SIZES} | supported
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Values of nested dictionaries, and of lists of dictionaries with ids, by their dotted names."""
+    if isinstance(value, list) and value and all(isinstance(one, dict) and isinstance(one.get("id"), str) for one in value):
+        by_id = {one["id"]: {key: rest for key, rest in one.items() if key != "id"} for one in value}
+        value = by_id if len(by_id) == len(value) else value
+    if not isinstance(value, dict):
+        return {name: value}
+    flat: dict[str, Any] = {}
+    for key, one in value.items():
+        flat |= _flat(one, f"{name}.{key}" if name else key)
+    return flat
