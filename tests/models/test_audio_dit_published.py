@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from soundmill import text
+from soundmill import hashing, text
 from soundmill.errors import UserError
 from soundmill.models import generation, registry
 from soundmill.models.audio_dit.dpm_solver import SCHEDULE
@@ -47,22 +47,21 @@ def tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=words, model_max_length=6, **special)
 
 
-def build():
-    """The pipeline, small, with random weights everywhere."""
+def build(width: int = 12, heads: int = 4, head_width: int = 8, key_heads: int = 2):
+    """The pipeline, small, with random weights everywhere; conditions are `width` wide."""
     from diffusers import AutoencoderOobleck, StableAudioDiTModel, StableAudioPipeline
     from diffusers.pipelines.stable_audio import StableAudioProjectionModel
     from transformers import T5Config, T5EncoderModel
 
     torch.manual_seed(0)
-    width = 12
     transformer = StableAudioDiTModel(
         sample_size=FRAMES,
         in_channels=CHANNELS,
         out_channels=CHANNELS,
         num_layers=2,
-        attention_head_dim=8,
-        num_attention_heads=4,
-        num_key_value_attention_heads=2,
+        attention_head_dim=head_width,
+        num_attention_heads=heads,
+        num_key_value_attention_heads=key_heads,
         cross_attention_dim=width,
         cross_attention_input_dim=width,
         global_states_input_dim=2 * width,
@@ -93,11 +92,9 @@ def pipeline():
     return build()
 
 
-@pytest.fixture(scope="module")
-def source(pipeline, tmp_path_factory) -> Path:
-    """As Stable Audio Open is published."""
-    directory = tmp_path_factory.mktemp("source") / "tiny-open-1.0"
-    pipeline.save_pretrained(directory)
+def publish(pipeline, directory: Path, **options: object) -> Path:
+    """As Stable Audio Open is published; `options` of diffusers' save_pretrained."""
+    pipeline.save_pretrained(directory, **options)
     published = {"_class_name": "CosineDPMSolverMultistepScheduler", **SCHEDULE, "rho": 7.0, "num_train_timesteps": 1000}
     (directory / "scheduler/scheduler_config.json").write_text(json.dumps(published))
     index = directory / "model_index.json"
@@ -109,6 +106,11 @@ def source(pipeline, tmp_path_factory) -> Path:
     (directory / "LICENSE.md").write_text("Only for tests.\n")
     (directory / "README.md").write_text(CARD)
     return directory
+
+
+@pytest.fixture(scope="module")
+def source(pipeline, tmp_path_factory) -> Path:
+    return publish(pipeline, tmp_path_factory.mktemp("source") / "tiny-open-1.0")
 
 
 @pytest.fixture(scope="module")
@@ -218,4 +220,45 @@ def test_pickles_are_not_read(source, tmp_path, part):
     for weights in (tmp_path / "other" / part).glob("*.safetensors"):
         weights.rename(weights.with_suffix(".bin"))
     with pytest.raises(UserError, match=rf"{part}.*weights in other formats can run code"):
+        import_published(tmp_path / "other", tmp_path / "output", conf)
+
+
+def digests(directory: Path) -> dict[str, str]:
+    """Of the files of a checkpoint; in configurations without what says where it is from."""
+    found = {}
+    for path in sorted(directory.rglob("*")):
+        if path.is_file():
+            name = path.relative_to(directory).as_posix()
+            content = path.read_bytes()
+            if name in ("config.json", "autoencoder/config.json"):
+                values = {key: value for key, value in json.loads(content).items() if key not in ("imported", "source")}
+                content = json.dumps(values, sort_keys=True).encode()
+            found[name] = hashing.digest(content.hex())
+    return found
+
+
+def test_weights_in_shards_are_the_same(pipeline, imported, tmp_path):
+    sharded = publish(pipeline, tmp_path / "tiny-open-1.0", max_shard_size="4KB")
+    for part in ("transformer", "vae", "text_encoder"):
+        assert len(list((sharded / part).glob("*.safetensors"))) > 1
+        assert len(list((sharded / part).glob("*.safetensors.index.json"))) == 1
+    import_published(sharded, tmp_path / "output", conf)
+    ours, theirs = digests(tmp_path / "output"), digests(imported)
+    text_files = {name for name in ours if name.startswith("text_encoder/")}
+    for name in set(ours) - text_files - {"config.json"}:  # the configuration has the digest of the text encoder's files
+        assert ours[name] == theirs[name], name
+    assert set(ours) - text_files == {name for name in theirs if not name.startswith("text_encoder/")}
+
+
+@pytest.mark.parametrize("name", ["../vae/diffusion_pytorch_model.safetensors", "/etc/passwd", "absent.safetensors", 3, ["a"]])
+@pytest.mark.parametrize("part", ["transformer", "text_encoder"])
+def test_an_index_names_files_beside_it_only(source, tmp_path, part, name):
+    shutil.copytree(source, tmp_path / "other")
+    (weights,) = (tmp_path / "other" / part).glob("*.safetensors")
+    index = weights.with_name(f"{weights.name}.index.json")
+    index.write_text(json.dumps({"weight_map": {"proj_in.weight": name}}))
+    with pytest.raises(UserError, match=rf"{part}/{index.name}: weight_map names .*which is no \*\.safetensors in this directory"):
+        import_published(tmp_path / "other", tmp_path / "output", conf)
+    index.write_text("{}")
+    with pytest.raises(UserError, match=r"weight_map is None, not a list of files"):
         import_published(tmp_path / "other", tmp_path / "output", conf)

@@ -1,0 +1,292 @@
+"""The single file of stable-audio-tools: the same checkpoint as of diffusers' layout, and what is refused.
+
+The names of tensors are those of that program's own model, which got the same sounds (docs/models.md).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from soundmill.errors import UserError
+from soundmill.models.importing import import_published
+from tests.models.test_audio_dit_published import CARD, CHANNELS, FRAMES, RATE, build, conf, digests, edit, publish
+
+WIDTH, HEADS = 64, 2
+OUTER = {
+    "timestep_features.weight": "time_proj.weight",
+    "to_timestep_embed.0.weight": "timestep_proj.0.weight",
+    "to_timestep_embed.0.bias": "timestep_proj.0.bias",
+    "to_timestep_embed.2.weight": "timestep_proj.2.weight",
+    "to_timestep_embed.2.bias": "timestep_proj.2.bias",
+    "to_cond_embed.0.weight": "cross_attention_proj.0.weight",
+    "to_cond_embed.2.weight": "cross_attention_proj.2.weight",
+    "to_global_embed.0.weight": "global_proj.0.weight",
+    "to_global_embed.2.weight": "global_proj.2.weight",
+    "preprocess_conv.weight": "preprocess_conv.weight",
+    "postprocess_conv.weight": "postprocess_conv.weight",
+    "transformer.project_in.weight": "proj_in.weight",
+    "transformer.project_out.weight": "proj_out.weight",
+}
+LAYER = {
+    "pre_norm.gamma": "norm1.weight",
+    "pre_norm.beta": "norm1.bias",
+    "self_attn.to_qkv.weight": "attn1.to_q.weight attn1.to_k.weight attn1.to_v.weight",
+    "self_attn.to_out.weight": "attn1.to_out.0.weight",
+    "cross_attend_norm.gamma": "norm2.weight",
+    "cross_attend_norm.beta": "norm2.bias",
+    "cross_attn.to_q.weight": "attn2.to_q.weight",
+    "cross_attn.to_kv.weight": "attn2.to_k.weight attn2.to_v.weight",
+    "cross_attn.to_out.weight": "attn2.to_out.0.weight",
+    "ff_norm.gamma": "norm3.weight",
+    "ff_norm.beta": "norm3.bias",
+    "ff.ff.0.proj.weight": "ff.net.0.proj.weight",
+    "ff.ff.0.proj.bias": "ff.net.0.proj.bias",
+    "ff.ff.2.weight": "ff.net.2.weight",
+    "ff.ff.2.bias": "ff.net.2.bias",
+}
+SECONDS = {
+    "seconds_start.embedder.embedding.": "start_number_conditioner.time_positional_embedding.",
+    "seconds_total.embedder.embedding.": "end_number_conditioner.time_positional_embedding.",
+    "prompt.proj_out.": "text_projection.",
+}
+UNIT = {"layers.0.": "snake1.", "layers.1.": "conv1.", "layers.2.": "snake2.", "layers.3.": "conv2."}
+ENDS = {"layers.0.": "conv1.", "layers.3.": "snake1.", "layers.4.": "conv2."}  # with two blocks
+
+
+def units(block: str, ours: str, first: int) -> dict[str, str]:
+    return {
+        f"{block}layers.{first + number}.{theirs}": f"{ours}res_unit{number + 1}.{layer}"
+        for number in range(3)
+        for theirs, layer in UNIT.items()
+    }
+
+
+def blocks(side: str) -> dict[str, str]:
+    names = dict(ENDS)
+    for number in range(2):
+        block, ours = f"layers.{number + 1}.", f"block.{number}."
+        if side == "encoder":
+            names |= units(block, ours, 0) | {f"{block}layers.3.": f"{ours}snake1.", f"{block}layers.4.": f"{ours}conv1."}
+        else:
+            names |= {f"{block}layers.0.": f"{ours}snake1.", f"{block}layers.1.": f"{ours}conv_t1."} | units(block, ours, 2)
+    return {f"{side}.{theirs}": f"{side}.{layer}" for theirs, layer in names.items()}
+
+
+def moved(state: dict[str, torch.Tensor], names: dict[str, str]) -> dict[str, torch.Tensor]:
+    """The tensors below each name (ending with a dot)."""
+    return {
+        theirs + name.removeprefix(ours): value
+        for theirs, ours in names.items()
+        for name, value in state.items()
+        if name.startswith(ours)
+    }
+
+
+def joined(pipeline) -> dict[str, torch.Tensor]:
+    """The weights of a pipeline with two layers and two blocks, as stable-audio-tools names them."""
+    state = pipeline.transformer.state_dict()
+    names = OUTER | {
+        f"transformer.layers.{number}.{theirs}": " ".join(f"transformer_blocks.{number}.{one}" for one in ours.split())
+        for number in range(2)
+        for theirs, ours in LAYER.items()
+    }
+    tensors = {f"model.model.{theirs}": torch.cat([state[one] for one in ours.split()]) for theirs, ours in names.items()}
+    tensors["model.model.timestep_features.weight"] = tensors["model.model.timestep_features.weight"][:, None]
+    tensors["model.model.transformer.rotary_pos_emb.inv_freq"] = 10_000.0 ** -(torch.arange(0, 32, 2) / 32)
+    conditions = moved(pipeline.projection_model.state_dict(), SECONDS)
+    tensors |= {f"conditioner.conditioners.{name}": value for name, value in conditions.items()}
+    codec = moved(pipeline.vae.state_dict(), blocks("encoder") | blocks("decoder"))
+    snakes = {name: value.flatten() if name.endswith((".alpha", ".beta")) else value for name, value in codec.items()}
+    tensors |= {f"pretransform.model.{name}": value for name, value in snakes.items()}
+    return {name: value.contiguous().clone() for name, value in tensors.items()}
+
+
+def config() -> dict:
+    def coder(**more: object) -> dict:
+        return {"type": "oobleck", "config": {"c_mults": [1, 2], "strides": [2, 4], "use_snake": True, **more}}
+
+    seconds = [{"id": f"seconds_{name}", "type": "number", "config": {"min_val": 0, "max_val": 1}} for name in ("start", "total")]
+    return {
+        "model_type": "diffusion_cond",
+        "sample_size": 8 * FRAMES,
+        "sample_rate": RATE,
+        "audio_channels": 2,
+        "model": {
+            "pretransform": {
+                "type": "autoencoder",
+                "iterate_batch": True,
+                "config": {
+                    "encoder": coder(in_channels=2, channels=2 * CHANNELS, latent_dim=2 * CHANNELS),
+                    "decoder": coder(out_channels=2, channels=4, latent_dim=CHANNELS, final_tanh=False),
+                    "bottleneck": {"type": "vae"},
+                    "latent_dim": CHANNELS,
+                    "downsampling_ratio": 8,
+                    "io_channels": 2,
+                },
+            },
+            "conditioning": {
+                "configs": [{"id": "prompt", "type": "t5", "config": {"t5_model_name": "t5-base", "max_length": 6}}, *seconds],
+                "cond_dim": WIDTH,
+            },
+            "diffusion": {
+                "cross_attention_cond_ids": ["prompt", "seconds_start", "seconds_total"],
+                "global_cond_ids": ["seconds_start", "seconds_total"],
+                "type": "dit",
+                "config": {
+                    "io_channels": CHANNELS,
+                    "embed_dim": 64 * HEADS,
+                    "depth": 2,
+                    "num_heads": HEADS,
+                    "cond_token_dim": WIDTH,
+                    "global_cond_dim": 2 * WIDTH,
+                    "project_cond_tokens": False,
+                    "transformer_type": "continuous_transformer",
+                },
+            },
+            "io_channels": CHANNELS,
+        },
+        "training": {"use_ema": True, "demo": {"demo_steps": 250}},
+    }
+
+
+def tiny():
+    """A pipeline whose heads are as wide as that program's are at least."""
+    return build(width=WIDTH, heads=HEADS, head_width=64, key_heads=1)
+
+
+def write(pipeline, directory: Path) -> Path:
+    """In this layout, with the text encoder's files in one directory."""
+    directory.mkdir()
+    save_file(joined(pipeline), directory / "model.safetensors")
+    (directory / "model_config.json").write_text(json.dumps(config()))
+    for part in (pipeline.text_encoder, pipeline.tokenizer):
+        part.save_pretrained(directory / "text_encoder")
+    (directory / "LICENSE.md").write_text("Only for tests.\n")
+    (directory / "README.md").write_text(CARD)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return tiny()
+
+
+@pytest.fixture(scope="module")
+def source(pipeline, tmp_path_factory) -> Path:
+    return write(pipeline, tmp_path_factory.mktemp("single") / "tiny-open-1.0")
+
+
+def test_both_layouts_make_the_same_checkpoint(pipeline, source, tmp_path):
+    publish(pipeline, tmp_path / "tiny-open-1.0")
+    counts = [import_published(path, tmp_path / path.parent.name, conf) for path in (source, tmp_path / "tiny-open-1.0")]
+    ours, theirs = (digests(tmp_path / path.name) for path in (source.parent, tmp_path))
+    assert counts[0] == counts[1]
+    assert ours == theirs
+    assert {"transformer.safetensors", "autoencoder/model.safetensors", "text_encoder/model.safetensors", "LICENSE.md"} < set(ours)
+
+
+def change(file: Path, key: str, value: object) -> None:
+    """Set a key with dots; entries of `configs` by their ids."""
+    document = json.loads(file.read_text())
+    *above, last = key.split(".")
+    place = document
+    for one in above:
+        place = next(entry for entry in place if entry["id"] == one) if isinstance(place, list) else place.setdefault(one, {})
+    place[last] = value
+    file.write_text(json.dumps(document))
+
+
+DIT, CODEC, CONDITIONING = "model.diffusion.config", "model.pretransform.config", "model.conditioning"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model_type", "diffusion_cond_inpaint", "model_type is 'diffusion_cond_inpaint', .* it must be 'diffusion_cond'"),
+        ("sample_size", 129, "sample_size is 129, .* must be 128"),
+        ("model.lora", {"rank": 4}, r"model\.lora\.rank is 4, .*unknown"),
+        ("model.diffusion.type", "adp_cfg_1d", r"model\.diffusion\.type is 'adp_cfg_1d', .* must be 'dit'"),
+        ("model.diffusion.diffusion_objective", "rf_denoiser", "diffusion_objective is 'rf_denoiser', .* must be 'v'"),
+        ("model.diffusion.prepend_cond_ids", ["prompt"], r"prepend_cond_ids is \['prompt'\], .* must be \[\]"),
+        ("model.diffusion.global_cond_ids", ["seconds_total"], r"global_cond_ids is \['seconds_total'\]"),
+        ("model.diffusion.distribution_shift_options", {"min_length": 4}, r"distribution_shift_options\.min_length is 4"),
+        (f"{DIT}.attn_kwargs", {"qk_norm": "ln"}, r"attn_kwargs\.qk_norm is 'ln', .* stable-audio-open-small cannot be imported"),
+        (f"{DIT}.prepend_cond_dim", 8, "prepend_cond_dim is 8, .* must be 0"),
+        (f"{DIT}.global_cond_type", "adaLN", "global_cond_type is 'adaLN'"),
+        (f"{DIT}.project_cond_tokens", True, "project_cond_tokens is True"),
+        (f"{DIT}.num_heads", 4, "num_heads is 4, .* heads must be 64 channels wide or wider"),
+        (f"{DIT}.embed_dim", 129, "embed_dim is 129, .* must be 128"),
+        (f"{DIT}.depth", "two", "depth is 'two', not a size"),
+        (f"{CODEC}.bottleneck", {"type": "tanh"}, r"bottleneck\.type is 'tanh'"),
+        (f"{CODEC}.encoder.config.channels", 16, r"encoder\.config\.channels is 16, .* must be 8"),
+        (f"{CODEC}.decoder.config.final_tanh", True, "final_tanh is True, .* must be False"),
+        (f"{CODEC}.decoder.config.strides", [2, 3], r"model_config\.json.*ratios \[3\] must be even"),
+        (f"{CONDITIONING}.configs.prompt.type", "clap_text", r"configs\.prompt\.type is 'clap_text', .* must be 't5'"),
+        (f"{CONDITIONING}.configs.seconds_total.config.max_val", 2, r"seconds_total\.config\.max_val is 2, .* must be 1"),
+        (f"{CONDITIONING}.configs", [], r"configs\.seconds_start\.config\.max_val is None, not a size"),
+    ],
+)
+def test_what_is_not_supported_is_named(source, tmp_path, key, value, message):
+    shutil.copytree(source, tmp_path / "other")
+    change(tmp_path / "other/model_config.json", key, value)
+    with pytest.raises(UserError, match=message):
+        import_published(tmp_path / "other", tmp_path / "output", conf)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other"]
+
+
+@pytest.mark.parametrize("left_out", ["use_snake", "final_tanh"])
+def test_a_key_left_out_has_that_program_s_default(source, tmp_path, left_out):
+    shutil.copytree(source, tmp_path / "other")
+    file = tmp_path / "other/model_config.json"
+    document = json.loads(file.read_text())
+    del document["model"]["pretransform"]["config"]["decoder"]["config"][left_out]
+    file.write_text(json.dumps(document))
+    with pytest.raises(UserError, match=f"decoder.config.{left_out} is"):
+        import_published(tmp_path / "other", tmp_path / "output", conf)
+
+
+TOTAL = "conditioner.conditioners.seconds_total.embedder.embedding"
+FIRST = "model.model.preprocess_conv.weight"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (FIRST, None, f"has no '{FIRST}'"),
+        (FIRST, torch.zeros(CHANNELS, 3, 1), rf"'{FIRST}' has the shape \(4, 3, 1\), not \(4, 4, 1\)"),
+        (FIRST, torch.full((CHANNELS, CHANNELS, 1), float("nan")), "'preprocess_conv.weight' has values that are not finite"),
+        ("model.model.transformer.layers.0.self_attn.to_qkv.weight", torch.zeros(9, 128), r"\(9, 128\), not \(384, 128\)"),
+        ("model.model.transformer.memory_tokens", torch.zeros(1), "memory_tokens' is not supported"),
+        ("model.model.transformer.rotary_pos_emb.inv_freq", torch.ones(16), "inv_freq' is not supported: this family's net turns"),
+        (f"{TOTAL}.0.weights", None, rf"has no '{TOTAL}\.0\.weights'"),
+    ],
+)
+def test_tensors_are_those_of_the_configuration(source, tmp_path, name, value, message):
+    shutil.copytree(source, tmp_path / "other")
+    tensors = load_file(source / "model.safetensors") | {name: value}
+    save_file({key: one for key, one in tensors.items() if one is not None}, tmp_path / "other/model.safetensors")
+    with pytest.raises(UserError, match=message):
+        import_published(tmp_path / "other", tmp_path / "output", conf)
+
+
+def test_files_that_are_missing_are_named_with_a_remedy(source, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(source, other)
+    edit(other / "text_encoder/config.json", d_model=12)
+    with pytest.raises(UserError, match=r"d_model is 12, which is not supported; it must be 10"):
+        import_published(other, tmp_path / "output", conf)
+    shutil.rmtree(other / "text_encoder")
+    with pytest.raises(UserError, match=r"other/text_encoder: has no config\.json.*put the files of 't5-base' .* there"):
+        import_published(other, tmp_path / "output", conf)
+    (other / "model.safetensors").rename(other / "model.ckpt")
+    with pytest.raises(UserError, match=r"has no model\.safetensors \(weights in other formats can run code.*save_file"):
+        import_published(other, tmp_path / "output", conf)
+    (other / "model_config.json").unlink()
+    with pytest.raises(UserError, match=r"has neither model_index\.json .* nor model_config\.json"):
+        import_published(other, tmp_path / "output", conf)
