@@ -89,6 +89,23 @@ def test_saved_and_loaded_it_sounds_the_same_through_its_sounding(tmp_path):
     assert (sounding.sample_rate, sounding.channels, sounding.latent_rate) == (44_100, 2, 44_100 / 8)
 
 
+def test_a_codec_of_this_project_is_loaded_as_it_is(tmp_path):
+    codec = OobleckCodec(TINY, tiny(), scaling_factor=0.5)
+    codecs.save(codec, tmp_path / "codec", {"kind": "train"})
+    loaded, facts = pretrained.load(named(tmp_path / "codec"), TINY, tmp_path)
+    assert (loaded.digest, facts["digest"], loaded.scaling_factor) == (codec.digest, codec.digest, 0.5)
+    assert torch.equal(loaded.encode(WAVES), codec.encode(WAVES))
+    spec = SpectrogramParams(**params.compose(ROOT / "conf", [])["spectrogram"]["tagger"]).spec
+    pretrained.check(named(tmp_path / "codec"), TINY, spec, tmp_path)
+    other = TINY.model_copy(update={"channels": 5})
+    for check in (
+        lambda where: pretrained.load(where, other, tmp_path),
+        lambda where: pretrained.check(where, other, spec, tmp_path),
+    ):
+        with pytest.raises(UserError, match=r"codec/config\.json: channels is 4, autoencoder\.network has 5; make them agree"):
+            check(named(tmp_path / "codec"))
+
+
 def test_its_divergence_is_that_of_normal_distributions():
     posterior = tiny().encode(WAVES).latent_dist
     normal = torch.distributions.Normal(posterior.mean, posterior.std)

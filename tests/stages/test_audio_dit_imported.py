@@ -1,0 +1,103 @@
+"""Trainings that start from an imported model: its codec and text encoder make their inputs, and all or adapters alone train."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from soundmill import manifest, params, shards, stage
+from soundmill.models import adapted, generation, registry
+from soundmill.models.family import Request
+from soundmill.models.importing import import_published
+from soundmill.training import checkpoint
+from stages import encode_text, latents
+from tests.models import test_audio_dit_single_file as published
+from tests.models.test_audio_dit_published import CHANNELS, FRAMES, RATE, conf
+from tests.stages import of_waves
+from tests.stages.test_oobleck import make_codec
+
+ONE = "{accelerator: cpu, devices: 1, precision: '32', threads: 1}"
+LORA = {"rank": 2, "alpha": 4.0, "dropout": 0.0, "targets": ["to_q", "to_k", "to_v", "to_out.0"], "dora": False}
+
+
+def composed(base: Path, lora: dict | None) -> dict:
+    """As docs/parameters.md says, with the small model's sizes."""
+    network = f"{{layers: 2, heads: {published.HEADS}, head_width: 64, key_heads: 1, condition_width: {published.WIDTH}}}"
+    document = params.compose(
+        conf(),
+        [
+            *("model=audio_dit", "scale=paper", f"audio_dit.train.start_from={base}"),
+            *(f"audio_dit.autoencoder.weights.name={base}/autoencoder", f"text.audio_dit.encoder={base}/text_encoder"),
+            f"audio_dit.autoencoder.network={{channels: 4, ratios: [2, 4], multiples: [1, 2], latent_channels: {CHANNELS}}}",
+            *(f"audio_dit.autoencoder.network.sample_rate={RATE}", f"audio_dit.autoencoder.hardware={ONE}"),
+            *(f"audio_dit.latents.num_samples={8 * FRAMES}", "text.audio_dit.max_tokens=6"),
+            *(f"audio_dit.train.network={network}", "audio_dit.train.network.text_width=10"),
+            *("audio_dit.train.network.max_seconds=1.0", f"audio_dit.train.hardware={ONE}"),
+            *("audio_dit.train.steps=2", "audio_dit.train.batch_size=2", "audio_dit.train.accumulate=1"),
+            *("audio_dit.train.optimiser.learning_rate=0.01", "audio_dit.train.optimiser.warmup_steps=0"),
+            *("audio_dit.train.ema.decay=0.0", "audio_dit.train.grid.columns=2", "audio_dit.train.sampling.num_steps=2"),
+        ],
+    )
+    document["audio_dit"]["train"]["lora"] = lora
+    return document
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    home = tmp_path_factory.mktemp("imported")
+    import_published(published.write(published.tiny(), home / "tiny"), home / "open", conf)
+    return home / "open"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, base) -> Path:
+    """Latents of clips and states of captions, by the stages."""
+    home = tmp_path_factory.mktemp("data")
+    of_waves.write(home, rate=RATE, channels=2, seconds=8 * FRAMES / RATE, short=0.01)
+    make_codec(home, composed(base, None))
+    inputs, params_file = home / "inputs", ["--params", f"{home}/params.yaml"]
+    clips = ["--family", "audio_dit", "--audio", f"{home}/clips", "--catalog", f"{home}/catalog.parquet"]
+    codec = ["--autoencoder", f"{inputs}/autoencoder", "--latents", f"{inputs}/latents/clips"]
+    stage.main(latents.run, "latents", [*clips, *codec, *params_file], code_by_name=latents.code_by_name)
+    shards.write_rows([], home / "mixes" / shards.shard_name(0), manifest.MIXES)
+    texts = ["--catalog", f"{home}/catalog.parquet", "--mixes", f"{home}/mixes", "--states", f"{inputs}/text"]
+    more = ["--metrics", f"{home}/text.json", "--variant", "audio_dit", "--name", "encode_text/audio_dit"]
+    stage.main(encode_text.run, "text", [*texts, *more, *params_file])
+    return home
+
+
+def sound(directory: Path, home: Path) -> torch.Tensor:
+    model = registry.family("audio_dit").load(directory)
+    with generation.running(model, home, ["num_steps=2"]) as run:
+        return model.generate([Request(caption="a bell rings", seed=3)], run)
+
+
+def test_the_codec_s_stage_saves_the_imported_one(base, data):
+    ours, theirs = (json.loads((one / "autoencoder/config.json").read_text())["digest"] for one in (data / "inputs", base))
+    assert ours == theirs
+
+
+def test_adapters_train_on_it_and_are_loaded(base, data, tmp_path, capfd):
+    metrics = of_waves.train("audio_dit", tmp_path, data, composed(base, LORA), parts="inputs", inputs="inputs")
+    assert (metrics["clips"], metrics["captions"], metrics["steps"]) == (5, 2, 2)
+    assert "changed" not in capfd.readouterr().out  # neither the codec nor the text encoder
+    assert {path.name for path in (tmp_path / "model").glob("*.safetensors")} >= {adapted.WEIGHTS}
+    assert not (tmp_path / "model/transformer.safetensors").exists()
+    weights = checkpoint.read_weights(tmp_path / "model" / adapted.WEIGHTS)
+    assert sum(value.numel() for value in weights.values()) == metrics["trained_parameters"] < metrics["parameters"] / 10
+    assert all(value.any() for name, value in weights.items() if "lora_B" in name)
+    assert adapted.base_of(tmp_path / "model") == base.resolve()
+    assert (sound(tmp_path / "model", tmp_path) - sound(base, tmp_path)).abs().max() > 1e-3
+
+
+def test_all_of_it_trains(base, data, tmp_path):
+    of_waves.train("audio_dit", tmp_path, data, composed(base, None), parts="inputs", inputs="inputs")
+    before, after = (checkpoint.read_weights(one / "transformer.safetensors") for one in (base, tmp_path / "model"))
+    assert before.keys() == after.keys()
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    of_start = "projection_model.start_number_conditioner.time_positional_embedding.0.weights"  # 0 is told of every clip
+    assert same == {of_start, "transformer.time_proj.weight"}  # the latter is fixed
+    assert sound(tmp_path / "model", tmp_path).isfinite().all()
