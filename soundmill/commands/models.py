@@ -73,7 +73,8 @@ def import_weights(
     file: Annotated[
         Path,
         typer.Argument(
-            help="A weights-*.pt of lmnt-com/diffwave, a .ckpt of tiny-audio-diffusion, or a directory of a StableAudioPipeline."
+            help="A weights-*.pt of lmnt-com/diffwave, a .ckpt of tiny-audio-diffusion, or a directory of a StableAudioPipeline or "
+            "of stable-audio-tools."
         ),
     ],
     output: Annotated[Path, typer.Option(help="Directory of the vocoder or checkpoint; it must not exist yet.")],

@@ -29,6 +29,8 @@ def import_published(path: Path, output: Path, conf: Callable[[], Path]) -> int:
     """
     if output.exists():
         raise UserError(f"{output}: already exists; name a new directory")
+    if not path.exists():
+        raise UserError(f"{path}: no such file or directory; an id of the hub is not accepted: download the model first")
     net, save = _of_family(path, conf) or _vocoder(path)
     make_directory(output.parent)
     with tempfile.TemporaryDirectory(prefix=".soundmill-", dir=output.parent) as folder:

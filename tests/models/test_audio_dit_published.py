@@ -1,4 +1,4 @@
-"""A directory of diffusers' StableAudioPipeline: the same sounds as the pipeline's, what starts from it, and what is refused."""
+"""A directory of diffusers' StableAudioPipeline: the same sounds as the pipeline's, and what is refused."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def check(weights: LoadedParams, network: NetworkParams, spec: MelSpec, home: Pa
 def _own(weights: LoadedParams, network: NetworkParams, home: Path) -> Path | None:
     """The directory that `weights` names if it is a codec of this project, such as an imported model's `autoencoder`."""
     directory = home / Path(weights.name).expanduser()
-    if not (directory / checkpoint.CONFIG).is_file():
+    if not (directory / checkpoint.CONFIG).is_file() or (directory / "vae").is_dir():
         return None
     theirs = checkpoint.load_config(directory, codecs.OobleckConfig, "autoencoder").network.model_dump()
     compare(directory, {key: (theirs[key], value) for key, value in network.model_dump().items()}, "autoencoder.network")
