@@ -29,7 +29,7 @@ def composed(base: Path, lora: dict | None) -> dict:
     document = params.compose(
         conf(),
         [
-            *("model=audio_dit", "scale=paper", f"audio_dit.train.start_from={base}"),
+            *("model=audio_dit", "scale=paper", f"audio_dit.train.start_from={base}", "execution.workers=1"),
             *(f"audio_dit.autoencoder.weights.name={base}/autoencoder", f"text.audio_dit.encoder={base}/text_encoder"),
             f"audio_dit.autoencoder.network={{channels: 4, ratios: [2, 4], multiples: [1, 2], latent_channels: {CHANNELS}}}",
             *(f"audio_dit.autoencoder.network.sample_rate={RATE}", f"audio_dit.autoencoder.hardware={ONE}"),
