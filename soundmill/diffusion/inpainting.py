@@ -32,7 +32,7 @@ def inpaint(
     given sound with fresh noise. Each step is taken `resamples` times, with noise added in between, so that the parts fit
     together.
     """
-    xt = draw()
+    xt = alpha_sigma(levels[0])[1] * draw()
     for now, after in pairwise(levels):
         alpha, sigma = alpha_sigma(after)
         for turn in range(resamples):

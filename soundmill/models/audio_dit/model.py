@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from soundmill import params as strict
@@ -38,6 +39,7 @@ class Config(FamilyConfig):
     family: Literal["audio_dit"] = FAMILY
     params: TrainParams
     frames: int
+    seconds: float | None = Field(None, gt=0)  # of the longest training clip; null: unknown, as in earlier checkpoints
     labels: list[str]
     text: TextConfig | None
     mean: list[float]  # of each channel of the latents
@@ -46,14 +48,15 @@ class Config(FamilyConfig):
 
 @dataclass
 class AudioDiT:
-    """A `Model` (models/family.py); `net` has the averaged weights. It makes sounds of any length; `num_samples` is the trained
-    one, and longer sounds are made of windows that continue each other."""
+    """A `Model` (models/family.py); `net` has the averaged weights. It makes sounds of any length; `num_samples` is that of the
+    longest training clip, and longer sounds are made of windows that continue each other."""
 
     params: TrainParams
     net: DiT
     kind: Kind  # of the autoencoder
     autoencoder: LatentCodec
-    frames: int  # of a sound of the trained length: of log-mels, or of latents if the codec has none
+    frames: int  # of the sounds whose latents the net is trained on: of log-mels, or of latents if the codec has none
+    seconds: float | None  # of the longest training clip; None: unknown, taken for as long as the latents
     layout: Layout
     labels: Sequence[str] = ()
     text: TextConfig | None = None  # if conditioned on captions
@@ -74,7 +77,9 @@ class AudioDiT:
 
     @property
     def num_samples(self) -> int:
-        return self.frames * self.autoencoder.samples_per_frame
+        """The latents may be longer than any clip: what follows a clip in them was silence, and its length is told."""
+        held = self.frames * self.autoencoder.samples_per_frame
+        return min(held, round(self.seconds * self.sample_rate)) if self.seconds else held
 
     @property
     def latent_frames(self) -> int:
@@ -82,7 +87,7 @@ class AudioDiT:
 
     @property
     def samples_per_latent(self) -> int:
-        return self.num_samples // self.latent_frames
+        return self.frames * self.autoencoder.samples_per_frame // self.latent_frames
 
     def generate(self, requests: Sequence[Request], run: Run) -> Tensor:
         """Noise and conditions → latents → waves, as long as the longest request; shorter ones end with silence."""
@@ -157,7 +162,8 @@ def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
 def save(model: AudioDiT, inputs: Path, parts: Path, directory: Path, facts: dict[str, Any]) -> None:
     """Write the checkpoint, with copies of the autoencoder in `inputs` and the vocoder in `parts`, the training's inputs."""
     layout = {"mean": model.layout.mean.tolist(), "deviation": model.layout.deviation.tolist()}
-    config = Config(params=model.params, frames=model.frames, labels=list(model.labels), text=model.text, **layout)
+    trained = {"params": model.params, "frames": model.frames, "seconds": model.seconds}
+    config = Config(**trained, labels=list(model.labels), text=model.text, **layout)
     vocoders = [parts / registry.VOCODER] if model.vocoder else []
     family.save_net(directory, config, model.net, facts, WEIGHTS, parts=[inputs / AUTOENCODER], own_parts=vocoders)
 
@@ -178,4 +184,5 @@ def load(directory: Path) -> AudioDiT:
     text = config.text
     if text and (whole / TEXT_ENCODER).is_dir():
         text = text.model_copy(update={"name": str((whole / TEXT_ENCODER).resolve())})
-    return AudioDiT(config.params, net, kind, autoencoder, config.frames, layout, config.labels, text, vocoder)
+    length = config.frames, config.seconds
+    return AudioDiT(config.params, net, kind, autoencoder, *length, layout, config.labels, text, vocoder)

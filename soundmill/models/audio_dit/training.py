@@ -155,7 +155,8 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
     torch.manual_seed(params.seed)
     net = models.build_net(params, shape, len(labels))
     vocoder = load_vocoder(params.sampling, parts, autoencoder)
-    model = AudioDiT(params, net, kind, autoencoder, frames, standard, labels, text, vocoder, texts)
+    longest = max(facts[clip_id]["seconds"] for clip_id in train)
+    model = AudioDiT(params, net, kind, autoencoder, frames, longest, standard, labels, text, vocoder, texts)
     if start:
         adapted.compare_parts(ctx.name, FAMILY, start, model)
     order = Order(params.seed, splits["train"], params.batch_size)
@@ -177,15 +178,15 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
     )
 
 
-def _facts(catalog: Path, trained_seconds: float) -> dict[str, dict[str, Any]]:
-    """Captions, labels, start and seconds by clip id; a clip of unknown length has the trained one."""
+def _facts(catalog: Path, latent_seconds: float) -> dict[str, dict[str, Any]]:
+    """Captions, labels, start and seconds by clip id; a clip of unknown length is taken to be as long as the latents."""
     rows = shards.read_table(catalog, manifest.CATALOG, ["clip_id", "captions", "labels", "start", "seconds"]).to_pylist()
     return {
         row["clip_id"]: {
             **row,
             "captions": [caption for caption in row["captions"] or [] if caption],
             "labels": sorted(set(row["labels"] or [])),
-            "seconds": row["seconds"] or trained_seconds,
+            "seconds": row["seconds"] or latent_seconds,
         }
         for row in rows
     }

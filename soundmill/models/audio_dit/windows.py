@@ -28,9 +28,9 @@ class Model(Protocol):
     params: TrainParams
     net: DiT
     layout: Layout
-    latent_frames: int  # of a sound of the trained length
+    latent_frames: int  # of what the net is trained on
     samples_per_latent: int
-    num_samples: int
+    num_samples: int  # of the longest training clip
     sample_rate: int
 
     def conditions(self, requests: Sequence[Request], seconds: Sequence[float], run: Run) -> Conditions: ...
@@ -39,34 +39,43 @@ class Model(Protocol):
 def sample(model: Model, requests: Sequence[Request], lengths: Sequence[int], run: Run) -> list[Tensor]:
     """x0 [channels, frames] of each request, on the CPU, for sounds of `lengths` samples; moves `model.net`.
 
-    A sound up to the trained length has all frames of that: the net is told where it ends. A longer one has windows of the trained
-    length, each of which keeps the last frames of the one before and generates the rest (`sampling.overlap`); each is told to start
-    at 0 and to last as long as what is left.
+    A sound up to the trained length has all frames of the latents: the net is told where it ends. A longer one has windows, of
+    which each keeps the last frames of the one before (`sampling.overlap`, or more in the last) and generates the rest. Each is
+    told to start at 0 and to last as long as the longest training clip: what follows that in the latents was silence.
     """
-    size = model.latent_frames
-    overlap = min(max(1, round(run.sampling.overlap * size)), size - 1)
+    places = [window_starts(length, model, run.sampling.overlap) for length in lengths]
     model.net.to(run.device)
     with torch.no_grad(), evaluating(model.net):
         x0 = list(_window(model, requests, lengths, None, 0, run))
-        for number in range(1, windows_of(max(lengths), model, overlap)):
-            start = number * (size - overlap)
-            longer = [item for item, length in enumerate(lengths) if windows_of(length, model, overlap) > number]
-            left = [lengths[item] - start * model.samples_per_latent for item in longer]
-            before = torch.stack([x0[item][:, -overlap:] for item in longer])
+        for number in range(1, max(map(len, places))):
+            longer = [item for item, starts in enumerate(places) if number < len(starts)]
+            for item in longer:
+                x0[item] = x0[item][:, : places[item][number - 1] + told_frames(model)]
+            left = [lengths[item] - places[item][number] * model.samples_per_latent for item in longer]
+            before = [x0[item][:, places[item][number] :] for item in longer]
             found = _window(model, [requests[item] for item in longer], left, before, number, run)
-            for item, window in zip(longer, found, strict=True):
-                x0[item] = torch.cat([x0[item], window[:, overlap:]], 1)
+            for item, known, window in zip(longer, before, found, strict=True):
+                x0[item] = torch.cat([x0[item], window[:, known.shape[1] :]], 1)
     return x0
 
 
-def windows_of(length: int, model: Model, overlap: int) -> int:
-    """Number of windows of a sound of `length` samples."""
-    beyond = math.ceil(length / model.samples_per_latent) - model.latent_frames
-    return 1 + max(0, math.ceil(beyond / (model.latent_frames - overlap)))
+def told_frames(model: Model) -> int:
+    """Latents that lie whole within the longest training clip."""
+    return max(1, model.num_samples // model.samples_per_latent)
+
+
+def window_starts(length: int, model: Model, overlap: float) -> list[int]:
+    """First latent of each window of a sound of `length` samples; the last window is the first that reaches the sound's end.
+
+    It ends with the sound, so that it is not told to be shorter than the others.
+    """
+    size = told_frames(model)
+    last = math.ceil(max(0, length - model.num_samples) / model.samples_per_latent)
+    return [*range(0, last, size - min(max(1, round(overlap * size)), size - 1)), last]
 
 
 def _window(
-    model: Model, requests: Sequence[Request], lengths: Sequence[int], before: Tensor | None, number: int, run: Run
+    model: Model, requests: Sequence[Request], lengths: Sequence[int], before: Sequence[Tensor] | None, number: int, run: Run
 ) -> Tensor:
     """One window [N, channels, frames] of each sound, of which `lengths` samples are left; `before` are its first frames."""
     sampling, flow = run.sampling, model.params.flow
@@ -87,13 +96,10 @@ def _window(
     if before is None:
         noise = torch.stack([torch.randn(shape, generator=rng) for rng in rngs]).to(run.device)
         return from_noise(denoise, noise, flow, sampling, rngs).cpu()
-    given = torch.zeros(len(requests), *shape)
-    given[..., : before.shape[2]] = before
-    keep = torch.arange(shape[1]) < before.shape[2]
-    arguments = denoise, given.to(run.device), keep.to(run.device), rngs, sampling.num_steps
-    if flow.objective == "v":  # DDIM, whatever the solver
-        return velocity.inpaint(*arguments).cpu()
-    return rectified_flow.inpaint(*arguments, sampling.solver, shift_of(flow, shape[1])).cpu()
+    given, keep = torch.zeros(len(requests), *shape), torch.zeros(len(requests), 1, shape[1], dtype=torch.bool)
+    for item, known in enumerate(before):
+        given[item, :, : known.shape[1]], keep[item, :, : known.shape[1]] = known, True
+    return continued(denoise, given.to(run.device), keep.to(run.device), flow, sampling, rngs).cpu()
 
 
 def from_noise(net: Net, noise: Tensor, flow: FlowParams, sampling: SamplingParams, rngs: Sequence[torch.Generator]) -> Tensor:
@@ -103,6 +109,18 @@ def from_noise(net: Net, noise: Tensor, flow: FlowParams, sampling: SamplingPara
     if flow.objective == "v":
         return velocity.sample(net, noise, sampling.num_steps)
     return rectified_flow.sample(net, noise, sampling.num_steps, sampling.solver, shift_of(flow, noise.shape[2]))
+
+
+def continued(
+    net: Net, given: Tensor, keep: Tensor, flow: FlowParams, sampling: SamplingParams, rngs: Sequence[torch.Generator]
+) -> Tensor:
+    """As `from_noise`, by the same solver, but with the frames of `given` [N, channels, frames] where `keep` [N, 1, frames]."""
+    if sampling.solver == "dpm++_sde":
+        return dpm_solver.inpaint(net, given, keep, rngs, sampling.num_steps)
+    if flow.objective == "v":
+        return velocity.inpaint(net, given, keep, rngs, sampling.num_steps)
+    shift = shift_of(flow, given.shape[2])
+    return rectified_flow.inpaint(net, given, keep, rngs, sampling.num_steps, sampling.solver, shift)
 
 
 def shift_of(flow: FlowParams, frames: int) -> float:

@@ -64,7 +64,8 @@ def read(path: Path, document: dict[str, Any]) -> tuple[AudioDiT, dict[str, Any]
         "weights": {"last": {"step": 0}},
         "imported": {"name": path.name, "digest": hub.digest(path, (*source.files, *ENCODER_FILES, *TERMS)), "licence": licence},
     }
-    model = AudioDiT(params, net.eval(), kind, codec, source.frames, layout(shape, codec.scaling_factor))
+    seconds = source.frames * codec.samples_per_frame / codec.sample_rate  # its crops fill the latents
+    model = AudioDiT(params, net.eval(), kind, codec, source.frames, seconds, layout(shape, codec.scaling_factor))
     return model, facts, partial(_save, path)
 
 
