@@ -103,7 +103,10 @@ def compare_parts(name: str, family: str, before: Any, now: Any) -> None:
     weights = f"{family}.autoencoder.weights"
     remedies = {
         "text": f"set text.{family}.encoder to {before.text.name}" if before.text else "",
-        "autoencoder": f"set {weights}.start_from to its `autoencoder` and {weights}.steps to 0; of `oobleck`, {weights}.name",
+        "autoencoder": (
+            f"set {weights}.start_from to its `autoencoder` and {weights}.steps to 0 or, if {weights}.kind is load, "
+            f"{weights}.name to where that is from"
+        ),
     }
     for part, title in {"text": "text encoder", "autoencoder": "autoencoder"}.items():
         theirs, ours = getattr(before, part), getattr(now, part)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from soundmill import params, stage
+from soundmill import manifest, params, shards, stage
 from soundmill.models import registry
+from soundmill.models.components.contracts import read_codec
 from stages import autoencoder, latents
 from tests.imports import ROOT
 from tests.models.components.test_oobleck import publish
@@ -66,6 +67,11 @@ def make_codec(home: Path, document: dict) -> dict:
     return json.loads((home / "ae.json").read_text())
 
 
+def trained_on(codec: Path) -> list[dict]:
+    path = codec / manifest.TRAINED_ON_FILE
+    return shards.read_table(path, manifest.TRAINED_ON).to_pylist() if path.exists() else []
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     home = tmp_path_factory.mktemp("data")
@@ -99,6 +105,31 @@ def test_a_codec_is_loaded_or_goes_on_from_another(tmp_path, data):
     (tmp_path / "inputs").rename(tmp_path / "second")
     with pytest.raises(SystemExit, match=r"clips has 2 channels at 44100 Hz, but autoencoder\.network has 1 at 44100; make them"):
         make_codec(tmp_path, composed("audio_dit.autoencoder.network.audio_channels=1"))
+
+
+def test_a_codec_is_taken_as_it_is_with_no_step(tmp_path, data):
+    """One trained here, and one that others trained and that came with a checkpoint."""
+    of_waves.write(tmp_path, rate=RATE, channels=2)
+    publish(tmp_path / "published")
+    make_codec(tmp_path, params.compose(ROOT / "conf", [*LOADED, f"audio_dit.autoencoder.weights.name={tmp_path}/published"]))
+    (tmp_path / "inputs").rename(tmp_path / "loaded")
+    for first in (data / "inputs/autoencoder", tmp_path / "loaded/autoencoder"):
+        taken = tmp_path / "inputs/autoencoder"
+        start = f"audio_dit.autoencoder.weights.start_from={first}"
+        metrics = make_codec(tmp_path, composed("audio_dit.autoencoder.weights.steps=0", start))
+        assert (metrics["latent_rate"], metrics["digest"]) == (RATE / 8, read_codec(first).digest)
+        assert "steps" not in metrics
+        assert read_codec(taken) == read_codec(first)
+        assert (taken / "model.safetensors").read_bytes() == (first / "model.safetensors").read_bytes()
+        before, now = ([row["clip_id"] for row in trained_on(one)] for one in (first, taken))
+        assert now == before
+        assert all(row["earlier"] for row in trained_on(taken))
+        (tmp_path / "inputs").rename(tmp_path / f"taken-{first.parent.name}")
+    with pytest.raises(SystemExit, match=r"0 steps take the weights of start_from, which is null"):
+        make_codec(tmp_path, composed("audio_dit.autoencoder.weights.steps=0"))
+    with pytest.raises(SystemExit, match=r"start_from: .*autoencoder: network\.latent_channels is 3 there and 4 here; make them"):
+        wider = "audio_dit.autoencoder.network.latent_channels=4"
+        make_codec(tmp_path, composed("audio_dit.autoencoder.weights.steps=0", start, wider))
 
 
 def test_audio_dit_makes_stereo_of_its_latents(tmp_path, data):

@@ -15,6 +15,7 @@ from soundmill import hashing, manifest, params, shards, stage, text
 from soundmill.evaluation import family, family_report
 from soundmill.models import registry
 from soundmill.models.catalog import waves_of
+from soundmill.models.components.contracts import read_codec
 from soundmill.models.components.rave import codec as codecs
 from stages import autoencoder, latents
 from stages.encode_text import encode_shard
@@ -224,6 +225,26 @@ def test_a_codec_starts_from_another(tmp_path):
     )  # one step of Adam's, of lengths and of directions
     with pytest.raises(SystemExit, match=r"network\.channels is 4 there and 8 here; make them agree"):
         make_codec(other, composed(start, "rave.autoencoder.network.channels=8"))
+
+
+def test_a_codec_is_taken_as_it_is_with_no_step(tmp_path, data):
+    """Its components and its rank are those of its training, whatever the clips here."""
+    of_waves.write(tmp_path)
+    first, taken = data / "autoencoder", tmp_path / "autoencoder"
+    zero = [f"rave.autoencoder.weights.start_from={first}", "rave.autoencoder.weights.steps=0"]
+    metrics = make_codec(tmp_path, composed(*zero))
+    assert (metrics["phase"], metrics["rank"], metrics["latent_values_per_second"]) == (2, 6, 3000)
+    assert metrics["digest"] == codecs.load(first).digest
+    assert read_codec(taken) == read_codec(first)
+    assert (taken / "model.safetensors").read_bytes() == (first / "model.safetensors").read_bytes()
+    assert (tmp_path / "ae.png").read_bytes().startswith(b"\x89PNG")
+    before, now = (shards.read_table(one / manifest.TRAINED_ON_FILE, manifest.TRAINED_ON).to_pylist() for one in (first, taken))
+    assert now == [{**row, "earlier": True} for row in before]
+    shutil.rmtree(taken)
+    with pytest.raises(SystemExit, match=r"start_from: .*autoencoder: fidelity is 1\.0 there and 0\.9 here; make them agree"):
+        make_codec(tmp_path, composed(*zero, "rave.autoencoder.fidelity=0.9"))
+    with pytest.raises(SystemExit, match=r"0 steps take the weights of start_from, which is null"):
+        make_codec(tmp_path, composed("rave.autoencoder.weights.steps=0"))
 
 
 @pytest.mark.slow(minutes=1)

@@ -7,9 +7,10 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from soundmill.audio.mel import MelSpec
+from soundmill.models.components.codec_params import CodecTrainingParams
 from soundmill.models.components.loaded import LoadedParams
 from soundmill.params import StageParams
-from soundmill.training.params import HardwareParams, TrainingParams
+from soundmill.training.params import HardwareParams
 
 
 class AutoencoderNetParams(StageParams):
@@ -39,22 +40,13 @@ class AutoencoderNetParams(StageParams):
         return 2 ** (len(self.widths) - 1)
 
 
-class TrainedParams(TrainingParams):
+class TrainedParams(CodecTrainingParams):
     """Train the autoencoder on the training clips."""
 
-    kind: Literal["train"]
-    batch_size: int = Field(ge=1)
-    steps: int = Field(ge=0, description="0: take the weights of `start_from` as they are")
     crop_frames: int = Field(ge=1, description="length of a crop of each clip; shorter clips are padded with silence")
     kl_weight: float = Field(
         ge=0, description="weight of the KL divergence per latent value; errors are in standard deviations of the log-mels"
     )
-
-    @model_validator(mode="after")
-    def _taken_from_somewhere(self) -> TrainedParams:
-        if not self.steps and not self.start_from:
-            raise ValueError("steps: 0 steps take the weights of start_from, which is null")
-        return self
 
 
 class AutoencoderParams(StageParams):

@@ -1,4 +1,4 @@
-"""Make Oobleck for its stage: train it on the training clips or load it, and measure its latents."""
+"""Make Oobleck for its stage: train it on the training clips, or take or load it, and measure its latents."""
 
 from __future__ import annotations
 
@@ -37,12 +37,14 @@ def make(params: OobleckParams, ctx: Any, clips: Path, mels: Path, catalog: Path
     check_waves(clips, list(splits["train"]), network.audio_channels, network.sample_rate)
     device = pick_device(params.hardware.accelerator)
     shown = list(splits["valid"] or splits["train"])
-    if weights.kind == "train":
-        model, fitted, facts = _train(params, ctx, clips, splits)
-    else:
+    if weights.kind == "load":
         (model, facts), fitted = pretrained.load(weights, network, ctx.home, ctx.digests), None
         print(f"{ctx.name}: {LICENCE}", flush=True)
-        model.to(device)
+    elif weights.steps:
+        model, fitted, facts = _train(params, ctx, clips, splits)
+    else:
+        model, fitted, facts = _read_start(params, ctx.home), None, {"taken_from": weights.start_from}
+    model.to(device)
     parameters = sum(weight.numel() for weight in model.net.parameters())
     metrics = {
         "parameters": parameters,
@@ -71,7 +73,11 @@ def _train(
     torch.manual_seed(weights.seed)
     model = OobleckCodec(network, codecs.build(network))
     module = OobleckModule(weights, model.net)
-    started_from = _start(module, params, ctx) if weights.start_from else None
+    started_from = None
+    if weights.start_from:
+        module.start_from(_read_start(params, ctx.home).net.state_dict(), weights.start_from)
+        print(f"{ctx.name}: starts from {weights.start_from}", flush=True)
+        started_from = hashing.file_digest(ctx.home / weights.start_from / checkpoint.WEIGHTS)
     parameters = sum(weight.numel() for weight in model.net.parameters())
     train, valid = list(splits["train"]), choose_by_hash(list(splits["valid"]), weights.validate_batches * weights.batch_size)
     print(f"{ctx.name}: {len(train)} clips, {parameters:,} parameters, {weights.steps} steps of {weights.batch_size}", flush=True)
@@ -95,14 +101,12 @@ def _train(
     return model, fitted, fitted.codec_facts(weights, started_from, len(train), parameters)
 
 
-def _start(module: OobleckModule, params: OobleckParams, ctx: Any) -> str:
-    """Load the weights of the codec `weights.start_from`; returns their digest."""
-    where = ctx.home / params.weights.start_from
+def _read_start(params: OobleckParams, home: Path) -> OobleckCodec:
+    """The codec `weights.start_from`; UserError if its architecture differs."""
+    where = home / params.weights.start_from
     start = codecs.load(where)
     compare(str(where), {"network": start.network.model_dump()}, {"network": params.network.model_dump()})
-    module.start_from(start.net.state_dict(), params.weights.start_from)
-    print(f"{ctx.name}: starts from {params.weights.start_from}", flush=True)
-    return hashing.file_digest(where / checkpoint.WEIGHTS)
+    return start
 
 
 def _deviation(model: OobleckCodec, source: WaveCrops) -> float:

@@ -8,9 +8,10 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from soundmill.audio.mel import MelSpec
+from soundmill.models.components.codec_params import CodecTrainingParams
 from soundmill.models.components.loaded import LoadedParams
 from soundmill.params import SampleRate, StageParams
-from soundmill.training.params import HardwareParams, TrainingParams
+from soundmill.training.params import HardwareParams
 
 
 class NetworkParams(StageParams):
@@ -38,12 +39,9 @@ class NetworkParams(StageParams):
         return math.prod(self.ratios)
 
 
-class TrainedParams(TrainingParams):
+class TrainedParams(CodecTrainingParams):
     """Train the codec on the training clips by spectral distance and KL divergence, without a discriminator."""
 
-    kind: Literal["train"]
-    batch_size: int = Field(ge=1)
-    steps: int = Field(ge=1)
     num_samples: int = Field(ge=1, description="length of a crop of each clip; shorter clips are padded with silence")
     kl_weight: float = Field(ge=0, description="weight of the KL divergence per latent")
 

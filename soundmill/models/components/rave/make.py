@@ -1,4 +1,7 @@
-"""Make RAVE for its stage: train it on the training clips, then find the principal components and the rank of its latents."""
+"""Make RAVE for its stage: train it on the training clips, then find the principal components and the rank of its latents.
+
+Or take one as it is.
+"""
 
 from __future__ import annotations
 
@@ -42,6 +45,8 @@ def make(params: RaveParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -
     splits, weights = read_weights(catalog), params.weights
     use_threads(params.hardware.threads)
     _, (_, rate) = next(waves_of(clips, set(splits["train"])))
+    if not weights.steps:
+        return _taken(params, rate, ctx, clips, list(splits["valid"] or splits["train"]))
 
     def source_of(clip_ids: Sequence[str], num_samples: int = weights.num_samples) -> WaveCrops:
         return WaveCrops(gather_waves(clips, clip_ids, ctx.scratch), num_samples)
@@ -90,27 +95,43 @@ def make(params: RaveParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -
         "parameters": parameters,
         "discriminator_parameters": discriminator_parameters,
         "minutes": round(minutes, 2),
-        "phase": model.phase,
-        "rank": model.rank,
+        **_sizes(model),
         **ranks,
-        "latent_rate": model.latent_rate,
-        "latent_values_per_second": model.latent_rate * model.rank,
         "steps": weights.steps,
         **fitted.metrics,
     }
     return MadeComponent(partial(codecs.save, model, source=facts), fitted.points, metrics, weights.steps, draw)
 
 
-def _start(net: RaveNet, params: RaveParams, rate: int, ctx: Any) -> str:
-    """Load the weights of the codec `weights.start_from`; returns their digest."""
-    where = ctx.home / params.weights.start_from
+def _taken(params: RaveParams, rate: int, ctx: Any, clips: Path, shown: Sequence[str]) -> MadeComponent:
+    """The codec `weights.start_from`; UserError if `fidelity`, which its rank follows from, differs too."""
+    model, where = _read_start(params, rate, ctx.home), params.weights.start_from
+    compare(str(ctx.home / where), {"fidelity": model.fidelity}, {"fidelity": params.fidelity})
+    metrics = {"parameters": sum(weight.numel() for weight in model.net.parameters()), **_sizes(model)}
+    draw = partial(samples, model, clips, shown, pick_device(params.hardware.accelerator))
+    return MadeComponent(partial(codecs.save, model, source={"taken_from": where}), [], metrics, 0, draw)
+
+
+def _read_start(params: RaveParams, rate: int, home: Path) -> RaveCodec:
+    """The codec `weights.start_from`; UserError if its architecture or sample rate differs."""
+    where = home / params.weights.start_from
     start = codecs.load(where)
     theirs = {"network": start.network.model_dump(), "sample_rate": start.sample_rate}
     compare(str(where), theirs, {"network": params.network.model_dump(), "sample_rate": rate})
-    net.load_state_dict(start.net.state_dict())
+    return start
+
+
+def _start(net: RaveNet, params: RaveParams, rate: int, ctx: Any) -> str:
+    """Load the weights of the codec `weights.start_from`; returns their digest."""
+    net.load_state_dict(_read_start(params, rate, ctx.home).net.state_dict())
     net.center.zero_(), net.rotation.copy_(torch.eye(len(net.rotation))), net.spread.fill_(1)
     print(f"{ctx.name}: starts from {params.weights.start_from}", flush=True)
-    return hashing.file_digest(where / checkpoint.WEIGHTS)
+    return hashing.file_digest(ctx.home / params.weights.start_from / checkpoint.WEIGHTS)
+
+
+def _sizes(model: RaveCodec) -> dict[str, Any]:
+    values = {"phase": model.phase, "rank": model.rank, "latent_rate": model.latent_rate}
+    return values | {"latent_values_per_second": model.latent_rate * model.rank}
 
 
 @torch.no_grad()

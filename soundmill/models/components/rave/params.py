@@ -8,8 +8,9 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from soundmill.audio.mel import MelSpec
+from soundmill.models.components.codec_params import CodecTrainingParams
 from soundmill.params import Probability, StageParams
-from soundmill.training.params import HardwareParams, OptimiserParams, TrainingParams
+from soundmill.training.params import HardwareParams, OptimiserParams
 
 
 class NoiseParams(StageParams):
@@ -109,12 +110,12 @@ class AugmentationParams(StageParams):
     dequantise_bits: int | None = Field(ge=1, description="add uniform noise in [0, 2^-bits); 16 as published; null: none")
 
 
-class WeightsParams(TrainingParams):
-    """Train the codec on the training clips: representation learning, then (encoder frozen) adversarial training."""
+class WeightsParams(CodecTrainingParams):
+    """Train the codec on the training clips: representation learning, then (encoder frozen) adversarial training.
 
-    kind: Literal["train"]
-    batch_size: int = Field(ge=1)
-    steps: int = Field(ge=1, description="steps of both phases together")
+    `steps` are those of both phases together.
+    """
+
     phase_1_steps: int = Field(ge=1, description="steps before phase 2; equal to `steps`: no phase 2")
     num_samples: int = Field(ge=1, description="length of a crop of each clip; shorter clips are padded with silence")
     scales: list[int] = Field(
@@ -153,7 +154,7 @@ class RaveParams(StageParams):
             raise ValueError(f"weights.scales {unfit} must be multiples of 4 from 8 to num_samples {weights.num_samples}")
         if min(weights.scales) > (crop := weights.num_samples // self.network.bands):
             raise ValueError(f"weights.scales {weights.scales}: at least one must fit into a band's crop, which has {crop} samples")
-        if weights.phase_1_steps > weights.steps:
+        if weights.phase_1_steps > weights.steps > 0:
             raise ValueError(f"weights.phase_1_steps {weights.phase_1_steps} must not exceed weights.steps {weights.steps}")
         if weights.features.skip > (layers := weights.discriminators.layers):
             raise ValueError(
