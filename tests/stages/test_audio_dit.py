@@ -14,6 +14,7 @@ from soundmill import manifest, params, shards
 from soundmill.errors import UserError
 from soundmill.models import adapted, generation, merging, registry
 from soundmill.models.audio_dit import windows
+from soundmill.models.audio_dit.network import Conditions
 from soundmill.models.family import Request
 from soundmill.training import checkpoint
 from tests.imports import ROOT
@@ -76,7 +77,7 @@ def test_trains_on_latents_and_states_alone(trained):
     assert (metrics["clips"], metrics["captions"], metrics["steps"]) == (4, 5, 4)
     assert 0 < metrics["best_valid_loss"] <= metrics["valid_loss"]
     config = json.loads((trained / "model/config.json").read_text())
-    assert (config["family"], config["frames"], config["labels"]) == ("audio_dit", 32, [])
+    assert (config["family"], config["frames"], config["seconds"], config["labels"]) == ("audio_dit", 32, 0.25, [])
     assert config["text"]["name"] == "byt5-scratch"
     files = {path.relative_to(trained / "model").as_posix() for path in (trained / "model").rglob("*") if path.is_file()}
     assert files == {
@@ -112,9 +113,9 @@ def test_generates_for_test_clips_as_long_as_they_are(tmp_path, trained, data):
     assert of_waves.generate("audio_dit", tmp_path, data, document) == output
 
 
-@pytest.mark.parametrize("seconds", [0.1, 0.32, 0.7, 1.0])
+@pytest.mark.parametrize("seconds", [0.1, 0.25, 0.32, 0.7, 1.0])
 def test_sounds_have_the_length_asked_for(tmp_path, trained, seconds):
-    """The trained one is 0.32 s; longer ones are made of windows."""
+    """The longest training clip's is 0.25 s, that of the latents 0.32 s; longer ones are made of windows."""
     settings = [f"seconds={seconds}", "num_steps=2"]
     (path,) = generation.generate_sounds(trained / "model", ["a bell"], 1, 5, tmp_path / "a", tmp_path, settings)
     assert soundfile.info(path).duration == pytest.approx(seconds, abs=1e-4)
@@ -124,20 +125,57 @@ def test_a_longer_sound_goes_on_from_the_shorter_one(tmp_path, trained):
     """Window by window: the first is the sound of the trained length, and no later one changes what is there."""
     model = registry.family("audio_dit").load(trained / "model")
     with generation.running(model, tmp_path) as run:
-        short, longer, longest = (
-            model.generate([Request(caption="a bell", seed=3, seconds=seconds)], run)[0] for seconds in (0.32, 0.56, 0.8)
-        )
+        longest = model.generate([Request(caption="a bell", seed=3, seconds=0.8)], run)
         beside = model.generate([Request(caption="rain falls", seed=4), Request(caption="a bell", seed=3, seconds=0.8)], run)
-    assert [wave.shape[1] for wave in (short, longer, longest)] == [5120, 8960, 12_800]
+        lengths = [4000, 6400, 12_800]
+        x0 = [windows.sample(model, [Request(caption="a bell", seed=3)], [length], run)[0] for length in lengths]
+    assert longest.shape == (1, 1, 12_800)
     assert beside.shape == (2, 1, 12_800)
-    assert not beside[0, 0, 5120:].any()
-    x0 = {}
-    with generation.running(model, tmp_path) as run:
-        for seconds in (0.32, 0.56, 0.8):
-            (x0[seconds],) = windows.sample(model, [Request(caption="a bell", seed=3)], [round(seconds * 16_000)], run)
-    assert [latents.shape[1] for latents in x0.values()] == [16, 28, 40]
-    assert torch.equal(x0[0.56][:, :16], x0[0.32])
-    assert torch.equal(x0[0.8][:, :16], x0[0.32])
+    assert beside[0, 0, 3800:4000].any()
+    assert not beside[0, 0, 4000:].any()
+    # Latents are 320 samples and windows 16 of them, of which 12 lie within 4,000 samples.
+    assert [windows.window_starts(length, model, 0.25) for length in lengths] == [[0], [0, 8], [0, 9, 18, 27, 28]]
+    assert [latents.shape[1] for latents in x0] == [16, 24, 44]
+    assert torch.equal(x0[1][:, :12], x0[0][:, :12])
+    assert torch.equal(x0[2][:, :12], x0[0][:, :12])
+
+
+class Trained(torch.nn.Module):
+    """What a net learns whose clips last up to 4,000 samples: latents of 1, and after the clip's end, which is told, of 0."""
+
+    def __init__(self, objective: str):
+        super().__init__()
+        self.objective, self.ends = objective, []
+
+    def forward(self, xt: torch.Tensor, t: torch.Tensor, *told: torch.Tensor) -> torch.Tensor:
+        seconds = Conditions(*told).seconds
+        assert not seconds[:, 0].any()
+        self.ends += seconds[:, 1].tolist()
+        latents = (16_000 * seconds[:, 1:].double()).clamp(max=4000) / 320
+        x0 = (torch.arange(1, xt.shape[2] + 1) <= latents + 1e-3).float()[:, None]
+        if self.objective == "rectified_flow":
+            return (xt - x0) / t[:, None, None]
+        alpha, sigma = (function(t * torch.pi / 2)[:, None, None] for function in (torch.cos, torch.sin))
+        return (alpha * xt - x0) / sigma
+
+
+@pytest.mark.parametrize(
+    ("objective", "solver"), [("rectified_flow", "euler"), ("rectified_flow", "midpoint"), ("v", "euler"), ("v", "dpm++_sde")]
+)
+def test_no_sound_has_a_gap_or_a_silent_end(tmp_path, trained, objective, solver):
+    """The net is told no length that no training clip had, and each window ends within what it is told."""
+    model = registry.family("audio_dit").load(trained / "model")
+    model.net = Trained(objective)
+    flow = model.params.flow.model_copy(update={"objective": objective})
+    model.params = model.params.model_copy(update={"flow": flow})
+    lengths = [4000, 3000, 4100, 6400, 12_800, 16_000]
+    assert model.num_samples == lengths[0]  # of sounds that name no length
+    with generation.running(model, tmp_path, [f"solver={solver}", "num_steps=12"]) as run:
+        x0 = windows.sample(model, [Request(seed=number) for number, _ in enumerate(lengths)], lengths, run)
+    for latents, length in zip(x0, lengths, strict=True):
+        torch.testing.assert_close(latents[:, : length // 320], torch.ones(32, length // 320), atol=1e-2, rtol=0)
+    assert max(model.net.ends) == 0.25
+    assert sorted({round(16_000 * end) for end in model.net.ends}) == [3000, 3780, 3840, 4000]  # but for the part of a latent
 
 
 def test_by_label_or_by_nothing(tmp_path, data):
