@@ -68,8 +68,8 @@ class SamplingParams(GriffinLimParams):
     )
     num_steps: int = Field(ge=1)
     guidance_scale: float = Field(ge=0, description="1: no guidance")
-    seconds: Seconds | None = Field(gt=0, description="length of requests that name none; null: the trained length")
-    overlap: float = Field(gt=0, lt=1, description="share of the trained length that a window of a longer sound continues")
+    seconds: Seconds | None = Field(gt=0, description="length of requests that name none; null: that of the longest training clip")
+    overlap: float = Field(gt=0, lt=1, description="share of a window of a longer sound that the next one keeps, at least")
     vocoder: Literal["griffin_lim", "trained"] = Field(description="of log-mels; trained: the one that the stage `vocoder` made")
     grain: float = Field(ge=0, description="share of the noise lost in reconstruction that decoding adds back; 0: none")
 
