@@ -51,9 +51,9 @@ def sample(model: Model, requests: Sequence[Request], lengths: Sequence[int], ru
             longer = [item for item, starts in enumerate(places) if number < len(starts)]
             for item in longer:
                 x0[item] = x0[item][:, : places[item][number - 1] + told_frames(model)]
-            left = [lengths[item] - places[item][number] * model.samples_per_latent for item in longer]
+            whole = [model.num_samples] * len(longer)
             before = [x0[item][:, places[item][number] :] for item in longer]
-            found = _window(model, [requests[item] for item in longer], left, before, number, run)
+            found = _window(model, [requests[item] for item in longer], whole, before, number, run)
             for item, known, window in zip(longer, before, found, strict=True):
                 x0[item] = torch.cat([x0[item], window[:, known.shape[1] :]], 1)
     return x0
@@ -67,7 +67,7 @@ def told_frames(model: Model) -> int:
 def window_starts(length: int, model: Model, overlap: float) -> list[int]:
     """First latent of each window of a sound of `length` samples; the last window is the first that reaches the sound's end.
 
-    It ends with the sound, so that it is not told to be shorter than the others.
+    It ends with the sound, but for a part of a latent, so that it is not told to be shorter than the others.
     """
     size = told_frames(model)
     last = math.ceil(max(0, length - model.num_samples) / model.samples_per_latent)
@@ -77,7 +77,7 @@ def window_starts(length: int, model: Model, overlap: float) -> list[int]:
 def _window(
     model: Model, requests: Sequence[Request], lengths: Sequence[int], before: Sequence[Tensor] | None, number: int, run: Run
 ) -> Tensor:
-    """One window [N, channels, frames] of each sound, of which `lengths` samples are left; `before` are its first frames."""
+    """One window [N, channels, frames] of each sound, which is told to last `lengths` samples; `before` are its first frames."""
     sampling, flow = run.sampling, model.params.flow
     try:
         check_solver(flow, sampling)  # settings of this call may differ from the training's
