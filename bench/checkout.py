@@ -18,7 +18,10 @@ from flows import dvc
 from soundmill import hashing, params
 from soundmill.errors import UserError
 
-DATA_STAGES = ("scan", "segment", "resample", "duplicates", "quality", "splits", "catalog", "rename", "mixup", "spectrogram")
+DATA_STAGES = (
+    *("scan", "segment", "resample", "duplicates", "quality", "splits", "zero_shot", "catalog"),
+    *("rename", "mixup", "spectrogram"),
+)
 CODE = ("soundmill/", "stages/", "flows/", "conf/", ".dvc/", "dvc.yaml", ".dvcignore", ".gitignore", "forgotten.yaml")
 
 

@@ -94,6 +94,7 @@ def write_clips(data: Path) -> None:
             kept = [{name: clip[name] for name in ("clip_id", "source", "start", "quality")} for clip in clips]
             verdicts.write_table(pa.Table.from_pylist(kept, manifest.VERDICTS))
     shards.write_rows([], data / "duplicates.parquet", manifest.DUPLICATES)
+    shards.write_rows([], data / "zero_shot/default.parquet", manifest.ZERO_SHOT)
 
 
 def clip_of(recording: dict[str, Any], quality: dict[str, Any]) -> dict[str, Any]:

@@ -131,6 +131,16 @@ VERDICTS = pa.schema(
     ]
 )
 
+# One row per clip: how well its captions, and the words that suit it best, fit its sound; cosines from −1 to 1.
+ZERO_SHOT = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("shard", pa.int32()),  # of its recording
+        ("captions", pa.list_(pa.struct([("caption", pa.string()), ("score", pa.float64())]))),
+        ("tags", pa.list_(pa.struct([("tag", pa.string()), ("score", pa.float64())]))),  # best first
+    ]
+)
+
 # One row per clip; `fingerprint` is little-endian uint32 [frames, 2] (soundmill/audio/fingerprint.py).
 FINGERPRINTS = pa.schema(
     [

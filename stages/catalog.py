@@ -12,18 +12,27 @@ import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
 from soundmill import manifest, shards, stage
-from soundmill.corpora import captioning
+from soundmill.corpora import captioning, clip_pages
 from soundmill.corpora import catalog as catalogs
+from soundmill.corpora.fit import Fit, LeastScores
 from soundmill.errors import UserError
-from soundmill.params import StageParams, did_you_mean
+from soundmill.params import Cosine, StageParams, did_you_mean
 
 NAMED = 20  # missing and orphan ids in the metrics
 OVERLAP_SECONDS = 1e-3  # smaller overlaps are rounding errors
 
 
+class ReportParams(StageParams):
+    examples: int = Field(ge=0, le=200, description="captions to see, and hear their clips")
+    megabytes: float = Field(ge=0, le=500, description="maximum of sound on the page")
+
+
 class CatalogParams(StageParams):
     caption_templates: list[str] = Field(min_length=1, description="of clips without a caption; the first with known fields")
+    min_tag_score: Cosine = Field(description="a word with a lower score (stage `zero_shot`) is no tag")
+    min_caption_score: Cosine | None = Field(description="captions with lower scores are left out and quarantined; null: none")
     only: list[str] = Field(description="labels; only clips with one of them are used; []: all clips")
+    report: ReportParams
 
     @field_validator("caption_templates")
     @classmethod
@@ -39,13 +48,18 @@ def run(
     corpus: stage.Input,
     clips: stage.Input,
     quality: stage.Input,
+    scores: stage.Input,
     splits: stage.Input,
     catalog: stage.Output,
+    report: stage.Shown,
 ) -> dict[str, Any]:
-    """Write one row per clip, without clips that `quality` rejects and copies according to `splits`."""
+    """Write one row per clip, without clips that `quality` rejects and copies according to `splits`; captions that do not fit their
+    clips by `scores` go to quarantine."""
     assigned = shards.read_table(splits, manifest.RECORDING_SPLITS)
     split_of = dict(zip(assigned["recording_id"].to_pylist(), assigned["split"].to_pylist(), strict=True))
-    described = catalogs.describe(corpus, clips, quality, params.caption_templates, split_of)
+    heard = shards.read_table(scores, manifest.ZERO_SHOT)
+    least = LeastScores(params.min_tag_score, params.min_caption_score)
+    described = catalogs.describe(corpus, clips, quality, heard, least, params.caption_templates, split_of)
     table = catalogs.with_splits(described.clips, split_of)
     copies = _copies(table, assigned, quality, of_loops=any((corpus / "audio").glob("*.parquet")))
     table = table.filter(pc.invert(pc.is_in(table["clip_id"], pa.array(copies, pa.string()))))
@@ -56,6 +70,16 @@ def run(
     with shards.ShardWriter(catalog, schema) as writer:
         writer.write_table(table)
 
+    heard = heard.filter(pc.is_in(heard["clip_id"], table["clip_id"].combine_chunks()))
+    fit = Fit.of(heard, least)
+    _quarantine(ctx, fit, table)
+
+    def show() -> None:
+        limits = params.report.examples, int(params.report.megabytes * 1e6)
+        clip_pages.write_captions(report, clips, dict(described.origins), fit, *limits)
+        ctx.tracking.log_file(report)
+
+    ctx.show(f"the page ({report.name})", show)
     orphans = table.filter(pc.equal(pc.list_value_length(table["captions"]), 0))["clip_id"].to_pylist()
     label_counts = Counter(pc.list_flatten(table["labels"]).to_pylist())
     training = table.filter(pc.equal(table["split"], "train"))
@@ -72,6 +96,9 @@ def run(
         "orphans": len(orphans),
         "orphans_first": orphans[:NAMED],
         "captioned_by": dict(described.origins),
+        "captions_compared": len(fit.captions),
+        "captions_left_out": len(fit.unfit),
+        "clips_tagged": len(set(fit.tags["clip_id"].to_pylist())),
         "clips_by_split": _count(table["split"].to_pylist()),
         "recordings_by_split": _count(recordings.values()),
         "labels": len(label_counts),
@@ -106,6 +133,16 @@ def _copies(table: pa.Table, assigned: pa.Table, quality: Path, of_loops: bool) 
         for copy in copies_of[owner_of[clip_id]]
         if min(end, copy["end"]) - max(start, copy["start"]) > OVERLAP_SECONDS
     ]
+
+
+def _quarantine(ctx: stage.Context, fit: Fit, table: pa.Table) -> None:
+    """The captions that do not fit; `table` has the clips."""
+    unfit = fit.unfit.to_pylist()
+    some = table.filter(pc.is_in(table["clip_id"], pa.array([row["clip_id"] for row in unfit], pa.string())))
+    source_of = dict(zip(some["clip_id"].to_pylist(), some["source"].to_pylist(), strict=True))
+    for row in unfit:
+        value = f"score {row['score']:g} < min_caption_score {fit.least.caption:g}"
+        ctx.reject(source_of[row["clip_id"]], "min_caption_score", f"{value}, clip {row['clip_id']}: {row['caption']}")
 
 
 def _count(splits: Any) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Captions of recordings that have none, from what is known of them: labels, names of file and folder, tempo, key."""
+"""Captions of recordings that have none, from what is known of them: labels, names of file and folder, tempo, key, tags."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from soundmill.audio.tempo import NAMED
 from soundmill.corpora.folder_names import CONTAINERS, SPLIT_NAMES
 from soundmill.manifest import unescape_path
 
-FIELDS = ("label", "file", "folder", "tempo", "key")
+FIELDS = ("label", "file", "folder", "tempo", "key", "tags")
 # `Am`, `C#min`, `F major`; a note alone may be a word.
 KEY = re.compile(r"(?<![A-Za-z#])(?P<note>[A-G])(?P<sign>#|b)?[ _-]?(?P<mode>[Mm]aj(?:or)?|[Mm]in(?:or)?|m)(?![A-Za-z])")
 SIGNS = {"#": " sharp", "b": " flat", None: ""}
@@ -32,12 +32,12 @@ def fields_of(template: str) -> list[str]:
     return [name for _, name, _, _ in parts]
 
 
-def caption(templates: Sequence[str], facts: Mapping[str, str]) -> str | None:
-    """By the first template all of whose fields are known; None if there is none."""
-    return next((text.format_map(facts) for text in templates if facts.keys() >= set(fields_of(text))), None)
+def choose(templates: Sequence[str], facts: Mapping[str, str]) -> str | None:
+    """The first template all of whose fields are known; None if there is none. Its caption is `template.format_map(facts)`."""
+    return next((template for template in templates if facts.keys() >= set(fields_of(template))), None)
 
 
-def facts_of(recording: Mapping[str, Any], labels: Sequence[str]) -> dict[str, str]:
+def facts_of(recording: Mapping[str, Any], labels: Sequence[str], tags: Sequence[str] = ()) -> dict[str, str]:
     """Fields by name, without the unknown ones, of a row of manifest.RECORDINGS (`path`); its `bpm`, if it has that key, is the
     tempo, else one in the name is."""
     *folders, file = unescape_path(recording["path"]).decode("utf-8", "replace").split("/")
@@ -50,6 +50,7 @@ def facts_of(recording: Mapping[str, Any], labels: Sequence[str]) -> dict[str, s
         "folder": next(filter(None, map(_folder_words, reversed(folders))), None),
         "tempo": f"{tempo:.4g}" if tempo else None,
         "key": key_of(name),
+        "tags": join_words(tags) if tags else None,
     }
     return {field: value for field, value in found.items() if value}
 

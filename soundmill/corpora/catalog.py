@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from soundmill import manifest, shards
 from soundmill.corpora import matching
+from soundmill.corpora.fit import LeastScores
 from soundmill.errors import UserError
 
 UNSPLIT = pa.schema([column for column in manifest.CATALOG if column.name != "split"])
@@ -30,33 +31,37 @@ class Described:
     rejected: int  # clips that break a quality rule
 
 
-def describe(corpus: Path, clips: Path, quality: Path, templates: Sequence[str], used: Container[str]) -> Described:
+def describe(
+    corpus: Path,
+    clips: Path,
+    quality: Path,
+    scores: pa.Table,
+    least: LeastScores,
+    templates: Sequence[str],
+    used: Container[str],
+) -> Described:
     """Match captions with the clips below `clips` that `quality` keeps, shard by shard; only those of recordings in `used`.
 
-    A clip without a caption gets one by the first of `templates` whose fields are known (captioning.py).
+    Captions that do not fit the sound by `scores` (manifest.ZERO_SHOT) are left out. A clip without a caption gets one by the
+    first of `templates` whose fields are known (captioning.py).
     """
     rejected = _rejected(quality)
-    columns = ["recording_id", "path", "shard", "start_time", "labels", "corpus", "weight", "group"]
-    recordings = shards.read_table(corpus / "recordings.parquet", manifest.RECORDINGS, columns)
-    captions = shards.read_table(corpus / "captions.parquet", manifest.CAPTIONS)
-    # Captions of missing recordings come last, as shard -1.
-    owners = pc.index_in(captions["recording_id"], recordings["recording_id"].combine_chunks())
-    captions = captions.append_column("shard", pc.fill_null(recordings["shard"].take(owners), -1))
     tempo_of = _tempi(corpus)
-    recordings_of, captions_of = shards.by_shard(recordings), shards.by_shard(captions)
+    scores_of = shards.by_shard(scores)
     paths = {path.name: path for path in shards.shard_paths(clips)}
     result = Described(UNSPLIT.empty_table(), 0, [], Counter(), len(rejected))
     tables, unknown = [], []
-    for shard in [*recordings_of, -1]:
-        recording_of = {row["recording_id"]: row for row in _rows(recordings_of.get(shard))}
-        rows = _clip_rows(paths.pop(shards.shard_name(shard), None))
+    for shard, recordings, captions in by_shard(corpus):
+        recording_of = {row["recording_id"]: row for row in recordings.to_pylist()}
+        rows = clip_rows(paths.pop(shards.shard_name(shard), None))
         unknown += [row["clip_id"] for row in rows if row["recording_id"] not in recording_of]
         left_out = {name for name in recording_of if name not in used}
         own = [row for name, row in recording_of.items() if name in used]
         own = [{**row, "bpm": tempo_of.get(row["recording_id"])} for row in own] if tempo_of else own
-        texts = [row for row in _rows(captions_of.get(shard)) if row["recording_id"] not in left_out]
+        texts = [row for row in captions.to_pylist() if row["recording_id"] not in left_out]
         rows = [row for row in rows if row["recording_id"] in recording_of and row["recording_id"] not in left_out]
-        matched = matching.match(own, texts, rows, templates)
+        heard = {row["clip_id"]: least.heard(row) for row in (scores_of[shard].to_pylist() if shard in scores_of else ())}
+        matched = matching.match(own, texts, rows, templates, heard)
         result.matched += matched.matched
         result.missing += matched.missing
         entries = []
@@ -74,6 +79,19 @@ def describe(corpus: Path, clips: Path, quality: Path, templates: Sequence[str],
     result.clips = pa.concat_tables(tables).combine_chunks()
     _check(result.clips, clips, len(rejected))
     return result
+
+
+def by_shard(corpus: Path) -> Iterator[tuple[int, pa.Table, pa.Table]]:
+    """Each shard with its recordings and their captions. Captions of missing recordings come last, as shard -1."""
+    columns = ["recording_id", "path", "shard", "start_time", "labels", "corpus", "weight", "group"]
+    recordings = shards.read_table(corpus / "recordings.parquet", manifest.RECORDINGS, columns)
+    captions = shards.read_table(corpus / "captions.parquet", manifest.CAPTIONS)
+    owners = pc.index_in(captions["recording_id"], recordings["recording_id"].combine_chunks())
+    captions = captions.append_column("shard", pc.fill_null(recordings["shard"].take(owners), -1))
+    recordings_of, captions_of = shards.by_shard(recordings), shards.by_shard(captions)
+    none = recordings.schema.empty_table(), captions.schema.empty_table()
+    for shard in [*recordings_of, -1]:
+        yield shard, recordings_of.get(shard, none[0]), captions_of.get(shard, none[1])
 
 
 def _tempi(corpus: Path) -> dict[str, float]:
@@ -124,11 +142,7 @@ def stretches(quality: Path, clip_ids: Iterable[str]) -> dict[str, tuple[float, 
     return {row["clip_id"]: (row["start"], row["start"] + row["quality"]["seconds"]) for row in rows}
 
 
-def _rows(table: pa.Table | None) -> list[dict[str, Any]]:
-    return [] if table is None else table.to_pylist()
-
-
-def _clip_rows(path: Path | None) -> list[dict[str, Any]]:
+def clip_rows(path: Path | None) -> list[dict[str, Any]]:
     """Ids, places and digests of the clips of one shard; `path` None: it has no clips."""
     if path is None:
         return []

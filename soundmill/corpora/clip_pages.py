@@ -1,4 +1,4 @@
-"""Pages about clips: their quality (distributions of the measures, rejected clips), and pairs of duplicates."""
+"""Pages about clips: their quality (distributions of the measures, rejected clips), pairs of duplicates, and their captions."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from soundmill import manifest, page, shards
+from soundmill.corpora.fit import Fit
 from soundmill.corpora.verdicts import SIGNED, ClipQuality, Limit
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ SHOWN_PERCENTILES = ("p0", "p5", "p50", "p95", "p100")
 BARS = 48
 PICTURE_COLUMNS, WAVE_ROWS, SPECTRUM_ROWS = 360, 40, 100
 PICTURE_RANGE_DB = 80.0
+TAGS_SHOWN = 50
 INK, KEPT, REFUSED = "#010203", "#3b82c4", "#d6336c"  # INK is replaced by the page's text colour
 
 
@@ -94,6 +96,39 @@ def write_duplicates(path: Path, clips: Path, pairs: Sequence[Mapping[str, Any]]
         pairs=[(pair, sounds[places[pair["a"]]], sounds[places[pair["b"]]]) for pair in shown],
     )
     path.write_text(text, encoding="utf-8")
+
+
+def write_captions(path: Path, clips: Path, origins: Mapping[str, int], fit: Fit, examples: int, num_bytes: int) -> None:
+    """Write the page on captions: the lowest scores of captions, at most `examples`, with at most `num_bytes` of sound.
+
+    `origins`: number of clips by origin of their captions.
+    """
+    scores, least = fit.captions["score"].to_numpy(), fit.least
+    lowest = fit.captions.take(np.argsort(scores, kind="stable")[:examples]).to_pylist()
+    places = _places(clips, {row["clip_id"] for row in lowest})
+    sounds = _read(list(dict.fromkeys(places[row["clip_id"]] for row in lowest)), num_bytes)
+    counts = pc.value_counts(fit.tags["tag"].combine_chunks()).to_pylist()
+    text = page.render(
+        "soundmill.corpora",
+        "captions.html",
+        title="Captions of the clips",
+        num_clips=sum(origins.values()),
+        num_compared=len(scores),
+        num_unfit=len(fit.unfit),
+        origins=sorted(origins.items(), key=lambda origin: (-origin[1], origin[0])),
+        least=least,
+        caption_scores=_scores("captions", scores, least.caption),
+        word_scores=_scores("words", fit.words["score"].to_numpy(), least.tag),
+        tags=sorted(((row["values"], row["counts"]) for row in counts), key=lambda tag: (-tag[1], tag[0]))[:TAGS_SHOWN],
+        lowest=[(row, sounds[places[row["clip_id"]]]) for row in lowest],
+    )
+    path.write_text(text, encoding="utf-8")
+
+
+def _scores(what: str, scores: np.ndarray, least: float | None) -> str | None:
+    """The histogram of scores; None where there are none."""
+    limits = [] if least is None else [Limit("min_score", least)]
+    return _histogram(f"Scores of {what}", scores, scores < (-np.inf if least is None else least), limits, what)
 
 
 def _places(clips: Path, clip_ids: set[str]) -> dict[str, tuple[Path, int]]:
@@ -177,7 +212,9 @@ def _measures(quality: ClipQuality) -> list[dict[str, Any]]:
     return measures
 
 
-def _histogram(title: str, values: np.ndarray, beyond: np.ndarray, limits: Sequence[Limit]) -> str | None:
+def _histogram(
+    title: str, values: np.ndarray, beyond: np.ndarray, limits: Sequence[Limit], counted: str = "clips"
+) -> str | None:
     """SVG of the number of clips over a measure, and its limits; None where no clip has a value."""
     from soundmill.drawing import Figure, svg
 
@@ -186,11 +223,11 @@ def _histogram(title: str, values: np.ndarray, beyond: np.ndarray, limits: Seque
         return None
     figure = Figure(figsize=(3.4, 1.9))
     # Room for the label 1,000,000; measuring the labels would take as long as drawing the figure.
-    _draw_histogram(figure.add_axes((0.24, 0.13, 0.71, 0.83)), values[finite & ~beyond], values[finite & beyond], limits)
+    _draw_histogram(figure.add_axes((0.24, 0.13, 0.71, 0.83)), values[finite & ~beyond], values[finite & beyond], limits, counted)
     return svg(figure, title).replace(INK, "var(--ink)")
 
 
-def _draw_histogram(axes: Axes, kept: np.ndarray, refused: np.ndarray, limits: Sequence[Limit]) -> None:
+def _draw_histogram(axes: Axes, kept: np.ndarray, refused: np.ndarray, limits: Sequence[Limit], counted: str) -> None:
     marks = [sign * limit.value for limit in limits for sign in ((1, -1) if limit.measure in SIGNED else (1,))]
     drawn = np.concatenate([kept, refused, marks])
     low, high = float(drawn.min()), float(drawn.max())
@@ -202,7 +239,7 @@ def _draw_histogram(axes: Axes, kept: np.ndarray, refused: np.ndarray, limits: S
     axes.set_xlim(bins[0], bins[-1])
     axes.set_ylim(bottom=0.7)
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.set_ylabel("clips", color=INK, fontsize=8)
+    axes.set_ylabel(counted, color=INK, fontsize=8)
     axes.tick_params(colors=INK, labelsize=8, which="both")
     axes.minorticks_off()
     for side, spine in axes.spines.items():

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any, Literal
 
 from soundmill.corpora import captioning
 
 TOLERANCE = 0.5  # seconds between the starts of caption and clip: AudioCaps has integers, tools write 79.999 or 80.02
 
-Origin = Literal["window", "recording", "label", "name", "none"]
+Origin = Literal["window", "recording", "tags", "label", "name", "none"]
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What a network that compares sounds with texts says of a clip."""
+
+    tags: Sequence[str] = ()  # words that fit it, best first
+    unfit: Set[str] = frozenset()  # captions that do not
+
+
+UNHEARD = Heard()
 
 
 @dataclass
@@ -38,8 +50,11 @@ def match(
     captions: Iterable[dict[str, Any]],
     clips: Iterable[dict[str, Any]],
     templates: Sequence[str],
+    heard: Mapping[str, Heard] = MappingProxyType({}),
 ) -> Matching:
     """Describe every clip by the captions of its window, else of its recording, else by the first of `templates` that fits.
+
+    Captions that `heard`, by clip id, calls unfit are left out; a clip that has no others is described like one without captions.
 
     A caption with a start belongs to the nearest clip within TOLERANCE, else to the clip that contains its window. The length of
     a recording's windows is the smallest distance between their starts. A caption without a start describes the whole recording,
@@ -56,14 +71,19 @@ def match(
     result = Matching()
     for recording in recordings:
         rows, own_clips = rows_of.pop(recording["recording_id"], []), clips_of.get(recording["recording_id"], [])
-        _match_recording(recording, rows, own_clips, templates, result)
+        _match_recording(recording, rows, own_clips, templates, heard, result)
     for rows in rows_of.values():
         result.missing.extend(_name(row) for row in rows)
     return result
 
 
 def _match_recording(
-    recording: dict[str, Any], rows: list[dict[str, Any]], clips: list[dict[str, Any]], templates: Sequence[str], result: Matching
+    recording: dict[str, Any],
+    rows: list[dict[str, Any]],
+    clips: list[dict[str, Any]],
+    templates: Sequence[str],
+    heard: Mapping[str, Heard],
+    result: Matching,
 ) -> None:
     starts = {clip["clip_id"]: recording["start_time"] + clip["start"] for clip in clips}
     windowed: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -85,11 +105,15 @@ def _match_recording(
         clip_id = clip["clip_id"]
         chosen = windowed.get(clip_id) or whole
         labels = list(dict.fromkeys(label for row in chosen for label in row["labels"])) or list(recording["labels"])
-        if chosen:
+        of_sound = heard.get(clip_id, UNHEARD)
+        if captions := [row["caption"] for row in chosen if row["caption"] not in of_sound.unfit]:
             origin: Origin = "window" if clip_id in windowed else "recording"
-            result.clips[clip_id] = Description([row["caption"] for row in chosen], labels, origin)
-        elif (made := captioning.caption(templates, captioning.facts_of(recording, labels))) is not None:
-            result.clips[clip_id] = Description([made], labels, "label" if labels else "name")
+            result.clips[clip_id] = Description(captions, labels, origin)
+            continue
+        facts = captioning.facts_of(recording, labels, of_sound.tags)
+        if (template := captioning.choose(templates, facts)) is not None:
+            origin = "tags" if "tags" in captioning.fields_of(template) else "label" if labels else "name"
+            result.clips[clip_id] = Description([template.format_map(facts)], labels, origin)
         else:
             result.clips[clip_id] = Description([], labels)
 

@@ -20,9 +20,9 @@ from soundmill.errors import UserError
 OVERLAP_SECONDS = 1e-3  # shorter overlaps are rounding errors of ends
 PARTS = ("autoencoder", "vocoder")
 SHARDS = ("clips/*", "mixes", "spectrograms/clips/*", "*/latents/*")  # below data/, directories of shards with a clip_id
-TABLES = ("catalog/*.parquet", "segments/*.parquet", "quality/*.parquet")  # below data/, files with a clip_id
+TABLES = tuple(f"{name}/*.parquet" for name in ("catalog", "segments", "quality", "zero_shot"))  # below data/, with a clip_id
 NAMED_AFTER_CLIPS = ("audiocaps", "codec", "generated", "report/bakeoff")  # below data/, directories with WAVs
-REPORTS = ("attribution", "report", "quality")  # below data/, directories with texts that name clips and recordings
+REPORTS = ("attribution", "catalog", "report", "quality")  # below data/, directories with texts that name clips and recordings
 TEXTS = (".html", ".json", ".csv", ".tex")
 
 

@@ -46,10 +46,11 @@ def test_the_first_template_with_known_fields_makes_the_caption():
         "door slam, house": facts("house/door_slam.wav"),
         "door slam": facts("door_slam.wav"),
     }
-    assert {captioning.caption(templates, of): of for of in known.values()} == known
-    assert captioning.caption(templates, facts("4.wav")) is None
-    assert captioning.caption(["{tempo}"], facts("x_90bpm.wav", bpm=120.0)) == "120"  # of a loop that was stretched to it
-    assert captioning.caption(["{label}"], {"label": "{file} {0}"}) == "{file} {0}"
+    assert {captioning.choose(templates, of).format_map(of): of for of in known.values()} == known
+    assert captioning.choose(templates, facts("4.wav")) is None
+    assert captioning.choose(["{label}"], {"label": "{file} {0}"}).format_map({"label": "{file} {0}"}) == "{file} {0}"
+    assert facts("x_90bpm.wav", bpm=120.0)["tempo"] == "120"  # of a loop that was stretched to it
+    assert captioning.facts_of({"path": "4.wav"}, [], ["rain", "wind", "bell"]) == {"tags": "rain, wind and bell"}
 
 
 @pytest.mark.parametrize("template", ["", "a sound", "{sound}", "{label!r}", "{label:>9}", "{label.x}", "{}", "{0}", "{label"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from soundmill.corpora.captioning import join_words
-from soundmill.corpora.matching import match
+from soundmill.corpora.matching import Heard, match
 
 
 def recording(recording_id, start=0.0, labels=()):
@@ -74,6 +74,25 @@ def test_labels_make_captions_where_there_are_none():
         [recording("a", labels=["dog", "rain"]), recording("b")], [], clips("a", 0.0) + clips("b", 0.0), ["the sound of {label}"]
     )
     assert descriptions(result) == {"a_0": (["the sound of dog and rain"], ["dog", "rain"], "label"), "b_0": ([], [], "none")}
+
+
+def test_captions_that_do_not_fit_are_left_out_and_tags_describe_what_has_no_caption():
+    rows = [caption("a", "rain", labels=["water"]), caption("a", "a dog"), caption("b", "a bell")]
+    heard = {
+        "a_0": Heard(["dog", "wind"], {"rain"}),
+        "a_5": Heard(["wind"], {"rain", "a dog"}),
+        "b_0": Heard([], {"a bell"}),
+        "c_0": Heard(["bell"]),
+    }
+    everything = [*clips("a", 0.0, 5.0), *clips("b", 0.0), *clips("c", 0.0)]
+    result = match(list(map(recording, "abc")), rows, everything, ["the sound of {tags}"], heard)
+    assert descriptions(result) == {
+        "a_0": (["a dog"], ["water"], "recording"),
+        "a_5": (["the sound of wind"], ["water"], "tags"),
+        "b_0": ([], [], "none"),
+        "c_0": (["the sound of bell"], [], "tags"),
+    }
+    assert (result.matched, result.missing) == (3, [])
 
 
 def test_captions_without_a_clip_are_named():

@@ -34,10 +34,19 @@ CORPUS = {
 SPLITS = {"valid_fraction": 0.1, "test_fraction": 0.1, "duplicates": "fail", "seed": 0}
 
 
+CATALOG = {
+    "caption_templates": ["the sound of {label}"],
+    "min_tag_score": 0.2,
+    "min_caption_score": None,
+    "only": [],
+    "report": {"examples": 8, "megabytes": 10.0},
+}
+
+
 NAMING = {
     "clips": {"default": PLAN},
     "splits": SPLITS,
-    "catalog": {"caption_templates": ["the sound of {label}"], "only": []},
+    "catalog": CATALOG,
     "rename": {"clips": "default", "dataset": "audiocaps", "location": "data/audiocaps/audio"},
 }
 
@@ -109,11 +118,18 @@ def call_splits(*pairs: dict) -> dict:
     return call(splits, *ports, "--duplicates", "data/duplicates.parquet", "--splits", "data/splits.parquet")
 
 
+def call_catalog() -> dict:
+    """The catalog and its page; unless `zero_shot` has run, nothing was compared."""
+    if not Path("data/zero_shot.parquet").exists():
+        shards.write_rows([], Path("data/zero_shot.parquet"), manifest.ZERO_SHOT)
+    ports = ("--corpus", "data/corpus", "--clips", "data/clips", "--quality", "data/quality.parquet")
+    tables = ("--scores", "data/zero_shot.parquet", "--splits", "data/splits.parquet")
+    return call(catalog, *ports, *tables, "--catalog", "data/catalog.parquet", "--report", "data/catalog.html")
+
+
 def call_rename(*pairs: dict) -> dict:
     """Splits by these pairs of duplicates, the catalog, and the named files; returns all their metrics."""
-    metrics = call_splits(*pairs)
-    ports = ("--corpus", "data/corpus", "--clips", "data/clips", "--quality", "data/quality.parquet")
-    metrics |= call(catalog, *ports, "--splits", "data/splits.parquet", "--catalog", "data/catalog.parquet")
+    metrics = call_splits(*pairs) | call_catalog()
     named = call(rename, "--clips", "data/clips", "--catalog", "data/catalog.parquet", "--audiocaps", "data/audiocaps")
     return metrics | {key: value for key, value in named.items() if key != "clips"}
 

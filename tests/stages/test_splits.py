@@ -187,7 +187,10 @@ def test_only_clips_with_a_wanted_label_are_used(small, capsys):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"catalog": {"caption_templates": ["{label}", "a {sound}"], "only": []}}, "'a {sound}' must contain {label}, {file}, "),
+        (
+            {"catalog": NAMING["catalog"] | {"caption_templates": ["{label}", "a {sound}"]}},
+            "'a {sound}' must contain {label}, {file}, ",
+        ),
         ({"splits": SPLITS | {"valid_fraction": 0.6, "test_fraction": 0.5}}, "must be below 1"),
         ({"splits": SPLITS | {"valid_fraction": 1.5}}, "splits.valid_fraction"),
     ],

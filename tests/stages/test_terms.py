@@ -18,12 +18,12 @@ import soundfile
 
 from soundmill import attribution, params
 from soundmill.publishing import model
-from stages import catalog, duplicates, quality, resample, scan, segment, splits
+from stages import duplicates, quality, resample, scan, segment, splits
 from tests.checkouts import copy_project, dvc
 from tests.corpora.test_sound_tags import id3, info
 from tests.prepared import PLAN, execution
 from tests.stages import test_diffwave
-from tests.stages.handling import SPLITS, TERMS, call, external, settle, table, tree
+from tests.stages.handling import CATALOG, SPLITS, TERMS, call, call_catalog, external, settle, table, tree
 from tests.stages.test_quality import PARAMS
 
 RATE = 16_000
@@ -228,7 +228,7 @@ def lay(root: Path, paths: list[str]) -> None:
 def settled(project: Path, terms: dict) -> None:
     sections = {name: PARAMS[name] for name in ("duplicates", "quality")} | {"splits": SPLITS}
     sections["quality"] = {**sections["quality"], "rules": dict.fromkeys(sections["quality"]["rules"])}
-    sections["catalog"] = {"caption_templates": ["the sound of {label}"], "only": []}
+    sections["catalog"] = CATALOG
     corpus = external("sounds") | {"terms": terms}
     sections["families"] = {"diffwave": {"clips": "default"}}  # by which the card finds labels
     settle(project, corpus=corpus, clips={"default": PLAN | {"tail": "keep", "clip_seconds": 3.0}}, **sections)
@@ -247,7 +247,7 @@ def prepare() -> None:
 def split() -> None:
     found = ("--duplicates", "data/duplicates.parquet", "--refused", "data/refused.parquet", "--splits", "data/splits.parquet")
     call(splits, *PORTS, *found)
-    call(catalog, *PORTS, "--splits", "data/splits.parquet", "--catalog", "data/catalog.parquet")
+    call_catalog()
 
 
 def train(project: Path, name: str) -> dict[str, bytes]:
@@ -345,7 +345,7 @@ def test_other_terms_rerun_only_splits_and_what_follows(root, tmp_path, alone):
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         return set(re.findall(r"Running stage '(\S+)'", done.stdout))
 
-    before = {"segment@default", "resample@default", "duplicates", "quality@default"}
+    before = {"segment@default", "resample@default", "duplicates", "quality@default", "zero_shot@default"}
     after = {"scan@folder", "splits", "catalog@default"}  # `scan` runs always
     assert ran() == before | after
     document["corpus"]["terms"]["ai_refused"] = "quarantine"

@@ -14,16 +14,16 @@ import soundfile
 
 from soundmill import manifest, params, shards, stage
 from soundmill.decoding import decode
-from stages import catalog, resample, scan, segment, splits
+from stages import resample, scan, segment, splits
 from tests.corpora.tiny import put, sound, write, write_table
 from tests.prepared import PLAN, execution
-from tests.stages.handling import BOUNDS
+from tests.stages.handling import BOUNDS, CATALOG, call_catalog
 
 RATE = 16_000
 SECTIONS = {
     "clips": {"default": PLAN},
     "splits": {"valid_fraction": 0.2, "test_fraction": 0.2, "duplicates": "fail", "seed": 0},
-    "catalog": {"caption_templates": ["{label}"], "only": []},
+    "catalog": CATALOG | {"caption_templates": ["{label}"]},
 }
 
 
@@ -103,7 +103,7 @@ def test_a_union_from_scan_to_catalog(project, shared):
     shards.write_rows([], Path("data/duplicates.parquet"), manifest.DUPLICATES)
     ports = ("--corpus", "data/corpus", "--clips", "data/clips", "--quality", "data/quality.parquet")
     dealt = call(splits, *ports, "--duplicates", "data/duplicates.parquet", "--splits", "data/splits.parquet")
-    call(catalog, *ports, "--splits", "data/splits.parquet", "--catalog", "data/catalog.parquet")
+    call_catalog()
     described = table("data/catalog.parquet")
 
     assert dealt["splits_by"] == "given"
