@@ -212,9 +212,7 @@ def _measures(quality: ClipQuality) -> list[dict[str, Any]]:
     return measures
 
 
-def _histogram(
-    title: str, values: np.ndarray, beyond: np.ndarray, limits: Sequence[Limit], counted: str = "clips"
-) -> str | None:
+def _histogram(title: str, values: np.ndarray, beyond: np.ndarray, limits: Sequence[Limit], counted: str = "clips") -> str | None:
     """SVG of the number of clips over a measure, and its limits; None where no clip has a value."""
     from soundmill.drawing import Figure, svg
 

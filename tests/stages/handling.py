@@ -154,6 +154,7 @@ def clip(clip_id: str, recording_id: str, start: float, seconds: float = 0.1) ->
         "start": start,
         "digest": "d",
         "recording_id": recording_id,
+        "num_samples": len(wave),
         "quality": {"seconds": seconds},
     }
 
