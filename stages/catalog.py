@@ -154,7 +154,7 @@ def _print_gaps(name: str, missing: list[str], orphans: list[str]) -> None:
     if missing:
         print(f"{name}: {len(missing)} captions have no clip, first {missing[0]}")
     if orphans:
-        print(f"{name}: {len(orphans)} clips have neither caption nor label, first {orphans[0]}")
+        print(f"{name}: {len(orphans)} clips have no caption, first {orphans[0]}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from soundmill.models import registry
 from soundmill.models.components import registry as components
 from tests.imports import EVERY_FAMILY, ROOT
 
-SINGLE = ("duplicates", "quality", "splits", "catalog", "rename", "mixup", "tagger", "evaluate")
+SINGLE = ("duplicates", "quality", "splits", "zero_shot", "catalog", "rename", "mixup", "tagger", "evaluate")
 
 
 def accepted(stage: str) -> type[params.StageParams]:

@@ -54,7 +54,7 @@ def match(
 ) -> Matching:
     """Describe every clip by the captions of its window, else of its recording, else by the first of `templates` that fits.
 
-    Captions that `heard`, by clip id, calls unfit are left out; a clip that has no others is described like one without captions.
+    Captions that `heard`, by clip id, calls unfit are left out; a clip that has no others is described by its tags only.
 
     A caption with a start belongs to the nearest clip within TOLERANCE, else to the clip that contains its window. The length of
     a recording's windows is the smallest distance between their starts. A caption without a start describes the whole recording,
@@ -111,6 +111,8 @@ def _match_recording(
             result.clips[clip_id] = Description(captions, labels, origin)
             continue
         facts = captioning.facts_of(recording, labels, of_sound.tags)
+        if chosen:  # what else is said of the recording may fit no better than its captions
+            facts = {field: value for field, value in facts.items() if field == "tags"}
         if (template := captioning.choose(templates, facts)) is not None:
             origin = "tags" if "tags" in captioning.fields_of(template) else "label" if labels else "name"
             result.clips[clip_id] = Description([template.format_map(facts)], labels, origin)

@@ -85,7 +85,7 @@ def test_captions_that_do_not_fit_are_left_out_and_tags_describe_what_has_no_cap
         "c_0": Heard(["bell"]),
     }
     everything = [*clips("a", 0.0, 5.0), *clips("b", 0.0), *clips("c", 0.0)]
-    result = match(list(map(recording, "abc")), rows, everything, ["the sound of {tags}"], heard)
+    result = match(list(map(recording, "abc")), rows, everything, ["{label}", "the sound of {tags}"], heard)
     assert descriptions(result) == {
         "a_0": (["a dog"], ["water"], "recording"),
         "a_5": (["the sound of wind"], ["water"], "tags"),
