@@ -44,7 +44,7 @@ def digest(directory: Path, files: Sequence[str], cache: Path | None = None) -> 
 
 def _fetch(name: str, revision: str | None, files: Sequence[str], missing: Callable[[Path], str | None], remedies: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     if revision is None or not _COMMIT.fullmatch(revision):
         raise UserError(
@@ -63,6 +63,10 @@ def _fetch(name: str, revision: str | None, files: Sequence[str], missing: Calla
         return Path(snapshot_download(name, **options))
     except HFValidationError:
         raise UserError(f"{name}: neither a directory nor a model id of the Hugging Face hub; {remedies}") from None
+    except GatedRepoError as error:
+        raise UserError(
+            f"{name}: accept its licence on the hub with the account of `hf auth login` ({error.server_message}); {remedies}"
+        ) from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{name} at {revision}: not in the cache, and the download failed ({reason}); {remedies}") from None

@@ -72,7 +72,7 @@ ELSEWHERE = {
 }
 # What a person puts there, and what stands for it in the demo's state; `recordings` and `real` are made from its clips.
 STANDS_FOR = {
-    "A": "data/generated/ddpm_mel", "B": "data/generated/ddpm_mel", "CLIPS": "CLIPS",
+    "A": "data/generated/ddpm_mel", "B": "data/generated/ddpm_mel", "CLIPS": "CLIPS", "COMMIT": "0" * 40,
     "DATA_DIR": "published clips", "DIR": "recordings",
     "DIRECTORY": "recordings", "DIR_OF_WAVS": "recordings", "FILE": "rain.wav", "FOLD3": "recordings", "FOLDS12": "recordings",
     "FORMAT": "folder", "GENERATED": "data/generated/ddpm_mel", "LABEL": "rain",

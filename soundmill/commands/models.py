@@ -71,13 +71,14 @@ def families(
 @app.command("import")
 def import_weights(
     file: Annotated[
-        Path,
+        str,
         typer.Argument(
-            help="A weights-*.pt of lmnt-com/diffwave, a .ckpt of tiny-audio-diffusion, or a directory of a StableAudioPipeline or "
-            "of stable-audio-tools."
+            help="A weights-*.pt of lmnt-com/diffwave, a .ckpt of tiny-audio-diffusion, a directory of a StableAudioPipeline or of "
+            "stable-audio-tools, or the id of a StableAudioPipeline on the Hugging Face hub."
         ),
     ],
     output: Annotated[Path, typer.Option(help="Directory of the vocoder or checkpoint; it must not exist yet.")],
+    revision: Annotated[str | None, typer.Option(help="Of an id on the hub: the commit, 40 hex digits.")] = None,
     project: Project = None,
 ) -> None:
     """Convert published weights to a vocoder for `soundmill vocode`, or to a checkpoint for `generate`, `restyle` and `inpaint`.
@@ -86,7 +87,8 @@ def import_weights(
     """
     from soundmill.models import importing
 
-    typer.echo(f"{output}: {importing.import_published(file, output, lambda: project_root(project) / 'conf'):,} parameters")
+    parameters = importing.import_published(file, output, lambda: project_root(project) / "conf", revision)
+    typer.echo(f"{output}: {parameters:,} parameters")
 
 
 @app.command()

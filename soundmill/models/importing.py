@@ -10,10 +10,11 @@ from pathlib import Path
 
 from torch import nn
 
-from soundmill import params
+from soundmill import hub, params
 from soundmill.errors import UserError
 from soundmill.hashing import file_digest
 from soundmill.models import registry
+from soundmill.models.audio_dit import published as pipelines
 from soundmill.models.components.contracts import save_vocoder
 from soundmill.models.components.diffwave import published as diffwave
 from soundmill.models.generation import make_directory
@@ -22,15 +23,17 @@ from soundmill.stage import publish
 Read = tuple[nn.Module, Callable[[Path], object]]  # network, and a function that writes it into a directory
 
 
-def import_published(path: Path, output: Path, conf: Callable[[], Path]) -> int:
+def import_published(name: str, output: Path, conf: Callable[[], Path], revision: str | None = None) -> int:
     """Convert a directory, or a file with a family's suffix, into a checkpoint; any other, as DiffWave weights, into a vocoder.
 
-    `output` must not exist; it is written atomically. `conf` returns the project's conf. Returns the number of parameters.
+    `name` may also be an id of the hub, with its commit as `revision`: a StableAudioPipeline. `output` must not exist; it is
+    written atomically. `conf` returns the project's conf. Returns the number of parameters.
     """
     if output.exists():
         raise UserError(f"{output}: already exists; name a new directory")
+    path = Path(name)
     if not path.exists():
-        raise UserError(f"{path}: no such file or directory; an id of the hub is not accepted: download the model first")
+        path, _ = hub.find(name, revision, Path(), pipelines.HUB_FILES, pipelines.missing, "name a file or directory that is there")
     net, save = _of_family(path, conf) or _vocoder(path)
     make_directory(output.parent)
     with tempfile.TemporaryDirectory(prefix=".soundmill-", dir=output.parent) as folder:

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
@@ -262,3 +269,65 @@ def test_an_index_names_files_beside_it_only(source, tmp_path, part, name):
     index.write_text("{}")
     with pytest.raises(UserError, match=r"weight_map is None, not a list of files"):
         import_published(tmp_path / "other", tmp_path / "output", conf)
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@contextmanager
+def hub(files: Path, gated: bool = False) -> Iterator[str]:
+    """The hub's interface for one model, on loopback: its address. Of a gated model, only the list of files may be read."""
+    paths = {path.relative_to(files).as_posix(): path for path in sorted(files.rglob("*")) if path.is_file()}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            about: object = {"id": "owner/tiny", "sha": COMMIT, "siblings": [{"rfilename": name} for name in paths]}
+            if "/tree/" in self.path:
+                about = [{"type": "file", "path": name, "size": path.stat().st_size, "oid": name} for name, path in paths.items()]
+            name = self.path.partition(f"/resolve/{COMMIT}/")[2]
+            refused = gated and bool(name)
+            body = b"" if refused else paths[name].read_bytes() if name else json.dumps(about).encode()
+            self.send_response(403 if refused else 200)
+            if refused:
+                self.send_header("X-Error-Code", "GatedRepo")
+                self.send_header("X-Error-Message", "Access to model owner/tiny is restricted: accept its licence.")
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("ETag", f'"{hashing.digest(name)}"')
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_model_of_the_hub_is_the_same_and_its_gate_is_told(source, imported, tmp_path):
+    (source / "weights.ckpt").write_bytes(b"not for us")
+
+    def run(address: str, home: str, *revision: str) -> subprocess.CompletedProcess:
+        settings = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / home), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        command = [sys.executable, "-m", "soundmill", "import", "owner/tiny", *revision, "--output", str(tmp_path / home / "open")]
+        return subprocess.run(command, cwd=ROOT, env=os.environ | settings, capture_output=True, text=True)
+
+    with hub(source) as address:
+        done = run(address, "one", "--revision", COMMIT)
+        unnamed = run(address, "two")
+    assert done.returncode == 0, done.stderr
+    for name in ("transformer.safetensors", "autoencoder/model.safetensors", "text_encoder/model.safetensors"):
+        assert (tmp_path / "one/open" / name).read_bytes() == (imported / name).read_bytes(), name
+    assert not list((tmp_path / "one").rglob("*.ckpt"))
+    assert (unnamed.returncode, "revision None must be a commit of its repository" in unnamed.stderr) == (1, True)
+    with hub(source, gated=True) as address:
+        gated = run(address, "three", "--revision", COMMIT)
+    assert (
+        gated.returncode,
+        "accept its licence on the hub with the account of `hf auth login` (Access to" in gated.stderr,
+    ) == (1, True), gated.stderr

@@ -287,8 +287,8 @@ def test_files_that_are_missing_are_named_with_a_remedy(source, tmp_path):
     (other / "model.safetensors").rename(other / "model.ckpt")
     with pytest.raises(UserError, match=r"has no model\.safetensors \(weights in other formats can run code.*save_file"):
         import_published(other, tmp_path / "output", conf)
-    with pytest.raises(UserError, match="no such file or directory; an id of the hub is not accepted"):
-        import_published(Path("owner/stable-audio"), tmp_path / "output", conf)
+    with pytest.raises(UserError, match=r"\./nowhere: no such directory \(.*; name a file or directory that is there"):
+        import_published("./nowhere", tmp_path / "output", conf)
     (other / "model_config.json").unlink()
     with pytest.raises(UserError, match=r"has neither model_index\.json .* nor model_config\.json"):
         import_published(other, tmp_path / "output", conf)

@@ -36,6 +36,13 @@ TERMS = ("LICENSE*", "NOTICE*", "README.md")  # kept beside the checkpoint
 ENCODER_PARTS = ("tokenizer", "text_encoder")
 ENCODER_FILES = tuple(f"{part}/{pattern}" for part in ENCODER_PARTS for pattern in text.FILES)
 
+HUB_FILES = (*Pipeline.files, *TERMS)  # of a model on the hub
+
+
+def missing(directory: Path) -> str | None:
+    """What a model from the hub lacks to be in diffusers' layout."""
+    return None if (directory / pipeline.INDEX).is_file() else f"{pipeline.INDEX} of a StableAudioPipeline"
+
 
 def read(path: Path, document: dict[str, Any]) -> tuple[AudioDiT, dict[str, Any], Callable[..., None]]:
     """The model in a directory; facts, and the function that saves it.
