@@ -70,6 +70,10 @@ def run(
     with shards.ShardWriter(catalog, schema) as writer:
         writer.write_table(table)
 
+    if heard.num_rows == 0 and (unheard := _wants_scores(params)):
+        print(
+            f"{ctx.name}: {unheard} has no effect, as no clip was compared: set zero_shot.embedder and zero_shot.words", flush=True
+        )
     heard = heard.filter(pc.is_in(heard["clip_id"], table["clip_id"].combine_chunks()))
     fit = Fit.of(heard, least)
     _quarantine(ctx, fit, table)
@@ -105,6 +109,14 @@ def run(
         "clips_by_label": dict(sorted(label_counts.items())),
         "labels_absent_from_train": sorted(set(label_counts) - set(pc.list_flatten(training["labels"]).to_pylist())),
     }
+
+
+def _wants_scores(params: CatalogParams) -> str:
+    """What in the parameters needs the scores of `zero_shot`; empty if nothing does."""
+    if params.min_caption_score is not None:
+        return "catalog.min_caption_score"
+    of_tags = [template for template in params.caption_templates if "tags" in captioning.fields_of(template)]
+    return f"{of_tags[0]!r} of catalog.caption_templates" if of_tags else ""
 
 
 def _with_labels(table: pa.Table, labels: list[str]) -> pa.Table:

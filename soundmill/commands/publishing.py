@@ -106,7 +106,7 @@ def pull(
     if data:
         use = f'datasets.load_dataset("{target}")'
     elif published.is_component(checkpoint):
-        use = f"weights.start_from={checkpoint} (docs/parameters.md#fine-tuning)"
+        use = f"soundmill params FAMILY.autoencoder.weights.start_from={checkpoint} (a vocoder: vocoder.weights.start_from)"
     else:
         use = f"soundmill generate --checkpoint {checkpoint}"
     typer.echo(f"try it: {use}", err=True)

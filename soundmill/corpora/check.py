@@ -143,8 +143,11 @@ def read(places: list[Directory], progress: Callable[[int], None] = lambda n: No
             taken = inventory.list_files(place.root, digests=False, follow_links=place.follow_links)
             name = registry.detect(taken) if place.format == registry.AUTO else place.format
             tables = registry.read(name, taken, 1, needs_audio=False)
-            inventory.read_tags(taken, progress)
+            unreadable = inventory.read_tags(taken, progress)
             terms.fill(tables, taken)
+            if unreadable:
+                first = os.fsdecode(unreadable[0])
+                tables.remarks.append(f"{len(unreadable)} recordings cannot be read, so their tags are not known (first: {first})")
             if inside := sum(not row["digest"] and split(row["raw_path"])[1] is not None for row in tables.recordings):
                 tables.remarks.append(f"{inside} recordings are inside Parquet tables; terms in their tags are read only by `scan`")
             parts.append(union.UnionPart(place.name, place.weight, taken, tables))

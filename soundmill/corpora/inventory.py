@@ -254,22 +254,26 @@ def list_files(
     return inventory
 
 
-def read_tags(inventory: Inventory, progress: Callable[[int], None] = lambda n: None) -> None:
-    """Add the tags of its files to an inventory without digests; a file that cannot be read has none."""
+def read_tags(inventory: Inventory, progress: Callable[[int], None] = lambda n: None) -> list[bytes]:
+    """Add the tags of its files to an inventory without digests; returns the paths of those that cannot be read."""
     top = bytes(inventory.root)
     opened = buckets.open_ranges if isinstance(inventory.root, Bucket) else partial(open, mode="rb")
 
-    def tags(file: AudioFile) -> str:
+    def tags(file: AudioFile) -> str | None:
         try:
             with opened(os.path.join(top, file.raw_path)) as sound:
                 return sound_tags.read(sound)
         except OSError:
-            return ""
+            return None
 
+    unreadable = []
     with ThreadPoolExecutor(buckets.AT_ONCE) as pool:
         for number, text in enumerate(pool.map(tags, inventory.audio)):
-            inventory.audio[number] = replace(inventory.audio[number], tags=text)
+            if text is None:
+                unreadable.append(inventory.audio[number].raw_path)
+            inventory.audio[number] = replace(inventory.audio[number], tags=text or "")
             progress(1)
+    return unreadable
 
 
 def _is_metadata(name: bytes, extension: bytes) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import BinaryIO
 
@@ -84,14 +85,24 @@ def _of_wav(file: _Bounded, form: bytes) -> dict[str, str]:
     header = struct.Struct(">4sI" if form == b"RIFX" else "<4sI")
     tags: dict[str, str] = {}
     with suppress(OSError, DecodeError, struct.error):  # a damaged chunk ends the tags; those before it are valid
-        for name, at, declared in chunks(file, 12, size, header, align=2, most=MAX_CHUNKS):
+        for name, at, declared in _some(chunks(file, 12, size, header, align=2)):
             if name == b"LIST" and _read(file, at, 4) == b"INFO":
-                for field, start, length in chunks(file, at + 4, min(at + declared, size), header, align=2, most=MAX_CHUNKS):
+                for field, start, length in _some(chunks(file, at + 4, min(at + declared, size), header, align=2)):
                     if field in _INFO and (text := _text(_read(file, start, min(max(length, 0), 4 * MAX_CELL)))):
                         tags.setdefault(_INFO[field], text)
             elif name in (b"id3 ", b"ID3 ") and declared > 0:
                 tags = _of_other(_Bounded(io.BytesIO(_read(file, at, declared)))) | tags
     return tags
+
+
+def _some(parts: Iterable[tuple[bytes, int, int]]) -> Iterator[tuple[bytes, int, int]]:
+    """The first MAX_CHUNKS, up to zeros that fill the file; _TooMany beyond."""
+    for number, part in enumerate(parts):
+        if part[0] == bytes(4):
+            return
+        if number == MAX_CHUNKS:
+            raise _TooMany
+        yield part
 
 
 def _read(file: _Bounded, at: int, count: int) -> bytes:

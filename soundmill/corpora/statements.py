@@ -143,9 +143,9 @@ def of_copyright(text: str) -> str | None:
 def combine(levels: Iterable[Sequence[Statement]]) -> dict[str, str | None]:
     """The terms (columns manifest.TERMS) by statements of several levels, the most specific first.
 
-    Each column is that of the first level that states it; the licence is `unknown` if that level states none that is clear, null if
-    no level states any. In one level, the strictest licence and AI terms hold, all creators are
-    named, and the first address is taken. `terms_found` has the sources, and what each says if they contradict each other.
+    Each column is that of the first level that states it; null if none does. In one level, the strictest licence and AI terms hold
+    (an unclear licence, `unknown`, is stricter than Creative Commons'), all creators are named, and the first address is taken.
+    `terms_found` has the sources, and what each says if they contradict each other.
     """
     row: dict[str, str | None] = dict.fromkeys(("licence", "creator", "source_url", "ai_terms"))
     sources: dict[str, list[str]] = {}  # → what it says, if another contradicts it

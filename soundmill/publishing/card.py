@@ -60,7 +60,11 @@ def text_of_component(
     use = (
         ("```sh", "soundmill pull DIR --output MODEL", "soundmill vocode RECORDING --checkpoint MODEL/checkpoint", "```")
         if what == "vocoder"
-        else ("`soundmill pull DIR` copies it; a training continues with it if `weights.start_from` of the autoencoder names it.",)
+        else (
+            "`soundmill pull DIR --output MODEL` copies it. To use it for another model of its family, set "
+            "`FAMILY.autoencoder.weights.start_from=MODEL/checkpoint` and `FAMILY.autoencoder.weights.steps=0`; "
+            "to train it further, more steps.",
+        )
     )
     again = f", by the code of commit {commit}" if commit else ""
     lines = (

@@ -18,6 +18,7 @@ from soundmill.exports import new_directory
 SUMS = "SHA256SUMS"
 CHECKPOINT, CROISSANT = "checkpoint", "croissant.json"  # one is in a published model, the other in published data
 NAMED = 5  # recordings in an error
+TRAINED_ELSEWHERE = "Train that part here, or set `corpus.terms.unknown` to `keep`"
 SUM = re.compile(r"([0-9a-f]{64})  (.+)")
 
 
@@ -29,21 +30,21 @@ def terms_of(root: Path) -> TermsParams | None:
 
 def check_allowed(name: str, found: Iterable[Credit], terms: TermsParams | None, remedy: str) -> None:
     """UserError that names the recordings whose creators refuse the use for generative AI, and those that break `terms`."""
-    refused = defaultdict(list)
+    refused: dict[str, list[str]] = defaultdict(list)
     for credit in found:
         licence = None if credit.licence == UNKNOWN else credit.licence
         row = {"licence": licence, "ai_terms": credit.ai_terms, "terms_found": credit.used_for}
         if credit.ai_terms == "refused":
-            refused["their creators refuse generative AI"].append(credit)
+            refused["their creators refuse generative AI"].append(credit.recording)
         elif terms and (why := terms.broken_by(row)):
-            refused[why].append(credit)
+            if not credit.recording:
+                raise UserError(
+                    f"{name}: what its part `{credit.used_for}` was trained on is not known: {why}. {TRAINED_ELSEWHERE}"
+                )
+            refused[why].append(credit.recording)
     if refused:
-        whys = (f"{named([_what(one) for one in some])} may not be used: {why}" for why, some in refused.items())
+        whys = (f"{named(some)} may not be used: {why}" for why, some in refused.items())
         raise UserError(f"{name}: of its recordings, {'; '.join(whys)}. {remedy}")
-
-
-def _what(credit: Credit) -> str:
-    return credit.recording or f"all of its {credit.used_for}"
 
 
 def named(recordings: Sequence[str]) -> str:

@@ -116,6 +116,8 @@ def read(data: bytes) -> dict[str, str]:
         (id3(TPE1=b"\0" + b"\0".join(MANY)), BEYOND),
         (id3(GRP1=b"\0" + b"\0".join(MANY)), BEYOND),
         (id3(TRCK=b"\0" + b"9" * 5000, TCOP=b"\0CC0"), {}),
+        (wav(*[chunk(b"junk", b"")] * 1001, info(ICOP=b"CC0")), BEYOND),
+        (wav(info(ICOP=b"CC0"), *[chunk(b"junk", b"")] * 2000), BEYOND),
         (wav(info(ICOP=b"CC0"), chunk(b"id3 ", id3(TPE1=b"\0" + b"\0".join(MANY)))), BEYOND),
         (b"OggS" * 1000, {}),
     ],
