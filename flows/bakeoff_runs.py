@@ -164,8 +164,14 @@ def total_seconds(results: Path, rows: Sequence[ModelRow], seeds: Sequence[int])
 
 
 def chosen_embedder(run: dict[str, Any]) -> str:
-    """The embedder that rows are compared by: the first of `evaluate.embedders` that was used and is not trained on this corpus."""
-    usable = [name for name in run["embedders"] if isinstance(run["scores"]["embedders"].get(name), dict)]
+    """The embedder that rows are compared by: the first of `evaluate.embedders` that was used and is not trained on this corpus.
+
+    Predictors of ratings are passed over: they have no distances.
+    """
+    from soundmill.evaluation import embedders
+
+    used = [name for name in run["embedders"] if isinstance(run["scores"]["embedders"].get(name), dict)]
+    usable = [name for name in used if not embedders.find(name).ratings]
     return next((name for name in usable if name != "tagger"), "tagger")
 
 

@@ -36,12 +36,16 @@ def beside(
         if theirs.get(key) is not None:
             baselines["base"] = theirs[key]
     models = {"tuned": generated, "base": codec / manifest.BASE}
-    differences = [
-        {"embedder": judge, **one}
-        for judge in setup.protocol.embedders
-        if not embedders.find(judge).ratings
-        for one in pairwise.compare(models, {}, source.clips, catalog, metrics, judge, setup.tagger, setup.cache).differences
-    ]
+    differences = []
+    for judge in setup.protocol.embedders:
+        if not embedders.find(judge).ratings:
+            try:
+                found = pairwise.compare(models, {}, source.clips, catalog, metrics, judge, setup.tagger, setup.cache)
+            except UserError as error:
+                metrics["warnings"].append(f"Tuned and base are not compared by {judge}: {error}")
+            else:
+                differences += [{"embedder": judge, **one} for one in found.differences]
+    pairwise.correct(differences)
     training = sum(clip.split == "train" for clip in source.catalog)
     metrics["base"] = {
         "differences": differences,
@@ -75,13 +79,16 @@ def verdict(differences: list[Mapping[str, Any]], training: int, requests: int) 
     if not parts:
         return "Tuned and base could not be compared."
     told = f"Tuned − base: {', '.join(parts)}"
-    winners = {one["better"] for one in differences} & {"tuned", "base"}
-    if winners == {"tuned"}:
-        return f"{told}: it got better, beyond chance."
-    if winners == {"base"}:
-        return f"{told}: it got worse, beyond chance."
-    if winners:
-        return f"{told}: better by one score and worse by another, both beyond chance."
+    by = {
+        name: [f"{SHORT_TITLES[one['metric']]} ({one['embedder']})" for one in differences if one["better"] == name]
+        for name in ("tuned", "base")
+    }
+    if by["tuned"] and by["base"]:
+        return f"{told}: better by {', '.join(by['tuned'])} and worse by {', '.join(by['base'])}, beyond chance."
+    for name, what in (("tuned", "better"), ("base", "worse")):
+        if by[name]:
+            alone = f" by {', '.join(by[name])} alone" if len(by[name]) < len(differences) else ""
+            return f"{told}: it got {what}{alone}, beyond chance."
     return (
         f"{told}: not beyond chance. {training} training clips and {requests} requests are too few to tell that it got better; use "
         "more of either, or train longer."

@@ -95,10 +95,10 @@ def compare(
                 scored[name] = evaluator.evaluate(setup, directory, reference, unpaired=True).metrics
             except Exception as error:  # the others are still scored
                 failed[name] = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    return PairwiseResult(_corrected(differences), scored, [name for name in models if name not in paired], failed)
+    return PairwiseResult(correct(differences), scored, [name for name in models if name not in paired], failed)
 
 
-def _corrected(differences: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def correct(differences: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Correct p for the number of tests of metrics that rank models, and `better` to "neither" without a significant difference."""
     tests = [one for one in differences if one["better"] != "unranked"]
     for one, p in zip(tests, holm([one["p"] for one in tests]), strict=True):

@@ -141,6 +141,7 @@ class Family:
     weights: str = checkpoint.WEIGHTS  # file of a checkpoint with the last weights
     adapted: str = ""  # the part of `networks` that adapters can be trained in (`lora`); "": none
     tagger: bool = False  # its training uses the project's tagger
+    longer: bool = False  # it also makes sounds longer than `num_samples`
     loops: bool = False  # its sounds are loops of one bar in 4/4, `num_samples` long
     trained_against: tuple[str, ...] = ()  # embedders whose networks are in its losses, so they do not rank it
 

@@ -77,7 +77,8 @@ def run(
     requests: dict[str, Request] = {}
     seconds = durations_of(clips, clip_ids)
     if can(trained, "generate"):
-        _warn_of_cuts(ctx.name, trained, max(seconds.values()))
+        if not kind.longer:
+            _warn_of_cuts(ctx.name, trained, max(seconds.values()))
         requests = of_clips(trained, catalog, clip_ids, params.seed)
         lengths = {clip_id: round(seconds[clip_id] * trained.sample_rate) for clip_id in clip_ids}
         start = time.monotonic()

@@ -33,8 +33,12 @@ def import_published(name: str, output: Path, conf: Callable[[], Path], revision
         raise UserError(f"{output}: already exists; name a new directory")
     path = Path(name)
     if not path.exists():
-        path, _ = hub.find(name, revision, Path(), pipelines.HUB_FILES, pipelines.missing, "name a file or directory that is there")
-    net, save = _of_family(path, conf) or _vocoder(path)
+        path, _ = hub.find(
+            str(name), revision, Path(), pipelines.HUB_FILES, pipelines.missing, "name a file or directory that is there"
+        )
+    if path.is_file() and any((path.parent / index).is_file() for index in pipelines.INDICES):
+        raise UserError(f"{path}: is a part of a model; name its directory, {path.parent}")
+    net, save = _of_family(path, str(name), revision, conf) or _vocoder(path)
     make_directory(output.parent)
     with tempfile.TemporaryDirectory(prefix=".soundmill-", dir=output.parent) as folder:
         staged = Path(folder) / output.name
@@ -43,12 +47,14 @@ def import_published(name: str, output: Path, conf: Callable[[], Path], revision
     return sum(weight.numel() for weight in net.parameters())
 
 
-def _of_family(path: Path, conf: Callable[[], Path]) -> Read | None:
+def _of_family(path: Path, named: str, revision: str | None, conf: Callable[[], Path]) -> Read | None:
     suffix = "/" if path.is_dir() else path.suffix
     for name in registry.FAMILIES:
         if (module := registry.family(name).published) and (published := import_module(module)).SUFFIX == suffix:
             document = params.compose(conf(), [f"model={name}", "scale=paper"])
             model, facts, save = published.read(path, document)
+            if revision:
+                facts["imported"] |= {"name": f"{named}@{revision}"}  # not that of the directory in the hub's cache
             about = facts if path.is_dir() else {**facts, "imported": {"name": path.name, "digest": file_digest(path)}}
             return model.net, partial(save, model, facts=about)
     return None

@@ -227,6 +227,7 @@ def test_rows_are_compared_by_the_first_embedder_asked_for_that_no_stage_trained
 
     assert chosen("tagger", "yamnet", "texture") == "yamnet"
     assert chosen("tagger", "yamnet", "texture", without="yamnet") == "texture"
+    assert chosen("audiobox", "tagger", "yamnet") == "yamnet"
     assert chosen("tagger") == "tagger"
 
 

@@ -309,6 +309,11 @@ def hub(files: Path, gated: bool = False) -> Iterator[str]:
         server.shutdown()
 
 
+def test_a_part_of_a_model_is_not_the_model(source, tmp_path):
+    with pytest.raises(UserError, match=r"README\.md: is a part of a model; name its directory"):
+        import_published(source / "README.md", tmp_path / "output", conf)
+
+
 def test_a_model_of_the_hub_is_the_same_and_its_gate_is_told(source, imported, tmp_path):
     (source / "weights.ckpt").write_bytes(b"not for us")
 
@@ -319,11 +324,16 @@ def test_a_model_of_the_hub_is_the_same_and_its_gate_is_told(source, imported, t
 
     with hub(source) as address:
         done = run(address, "one", "--revision", COMMIT)
+        shutil.copytree(tmp_path / "one/hub", tmp_path / "broken off/hub", symlinks=True)
+        next((tmp_path / "broken off").rglob("vae/*.safetensors")).unlink()
+        resumed = run(address, "broken off", "--revision", COMMIT)
         unnamed = run(address, "two")
     assert done.returncode == 0, done.stderr
     for name in ("transformer.safetensors", "autoencoder/model.safetensors", "text_encoder/model.safetensors"):
         assert (tmp_path / "one/open" / name).read_bytes() == (imported / name).read_bytes(), name
     assert not list((tmp_path / "one").rglob("*.ckpt"))
+    assert json.loads((tmp_path / "one/open/config.json").read_text())["imported"]["name"] == f"owner/tiny@{COMMIT}"
+    assert resumed.returncode == 0, resumed.stderr
     assert (unnamed.returncode, "revision None must be a commit of its repository" in unnamed.stderr) == (1, True)
     with hub(source, gated=True) as address:
         gated = run(address, "three", "--revision", COMMIT)

@@ -15,6 +15,7 @@ from soundmill import manifest, params, shards, stage
 from soundmill.audio.flac import encode_flac, write_wav
 from soundmill.audio.tags import CHANGED, GENERATED, MadeBy
 from soundmill.errors import UserError
+from soundmill.evaluation import base as bases
 from soundmill.evaluation import family_report, folders
 from soundmill.evaluation.family import Source
 from soundmill.evaluation.sets import CatalogClip
@@ -407,3 +408,22 @@ def test_a_tuned_model_that_cannot_be_told_from_its_base_is_said_to_be_too_littl
     write_base(project, {"beep": "beep", "hiss": "hiss"})
     evaluate_in(project)
     assert "not beyond chance. 16 training clips and 52 requests are too few to tell that it got better" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("better", "told"),
+    [
+        ("tuned tuned", ": it got better, beyond chance."),
+        ("base neither", ": it got worse by FAD (tagger) alone, beyond chance."),
+        ("tuned base", ": better by FAD (tagger) and worse by KL (yamnet), beyond chance."),
+        ("neither neither", ": not beyond chance. 30 training clips"),
+    ],
+)
+def test_the_sentence_names_the_scores_that_are_better(better, told):
+    first, second = better.split()
+    ends = {"low": -2.0, "high": -1.0, "p": 0.01}
+    differences = [
+        {"embedder": "tagger", "metric": "fad", "value": -1.5, "better": first, **ends},
+        {"embedder": "yamnet", "metric": "kl", "value": -1.5, "better": second, **ends},
+    ]
+    assert told in bases.verdict(differences, 30, 60)

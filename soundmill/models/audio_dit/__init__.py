@@ -15,5 +15,6 @@ FAMILY = Family(
     published=f"{__name__}.published",
     weights="transformer.safetensors",
     adapted="transformer",
+    longer=True,
     fixed=("network", "condition", "flow.objective"),
 )

@@ -105,6 +105,11 @@ def test_what_does_not_fit_is_refused_before_a_stage_runs(tmp_path, changes, mes
             call()
 
 
+def test_bandwidths_that_the_library_would_misread_are_refused():
+    with pytest.raises(UserError, match=r"\[6\.0, 1\.5\] must rise: the last sets the number of codebooks"):
+        params.parse(NetworkParams, TINY.model_dump() | {"bandwidths": [6.0, 1.5]}, "params.yaml")
+
+
 def test_a_bandwidth_that_it_was_not_trained_for_is_refused():
     section = {"kind": "encodec", "network": TINY.model_dump(), "weights": named(Path("x")).model_dump()}
     section["hardware"] = params.compose(ROOT / "conf", ["model=audio_dit"])["audio_dit"]["autoencoder"]["hardware"]

@@ -36,12 +36,20 @@ TERMS = ("LICENSE*", "NOTICE*", "README.md")  # kept beside the checkpoint
 ENCODER_PARTS = ("tokenizer", "text_encoder")
 ENCODER_FILES = tuple(f"{part}/{pattern}" for part in ENCODER_PARTS for pattern in text.FILES)
 
+INDICES = (pipeline.INDEX, single_file.CONFIG)  # one is in every directory that can be read
 HUB_FILES = (*Pipeline.files, *TERMS)  # of a model on the hub
 
 
 def missing(directory: Path) -> str | None:
-    """What a model from the hub lacks to be in diffusers' layout."""
-    return None if (directory / pipeline.INDEX).is_file() else f"{pipeline.INDEX} of a StableAudioPipeline"
+    """What a model from the hub lacks to be in diffusers' layout, as after a download that was broken off."""
+    if not (directory / pipeline.INDEX).is_file():
+        return f"{pipeline.INDEX} of a StableAudioPipeline"
+    needed = [f"{part}/{file}" for part, file in pipeline.CONFIGS.items()]
+    for part in (*pipeline.WITH_WEIGHTS, "text_encoder"):
+        indices = sorted((directory / part).glob("*.safetensors.index.json"))
+        listed = [name for index in indices for name in set(configs.read(index).get("weight_map", {}).values())]
+        needed += [f"{part}/{name}" for name in listed] or [f"{part}/*.safetensors"]
+    return ", ".join(name for name in needed if not any(directory.glob(name))) or None
 
 
 def read(path: Path, document: dict[str, Any]) -> tuple[AudioDiT, dict[str, Any], Callable[..., None]]:

@@ -26,6 +26,7 @@ PARTS = {
     "tokenizer": ("transformers", None),  # any
     "scheduler": ("diffusers", "CosineDPMSolverMultistepScheduler"),
 }
+CONFIGS = dict.fromkeys(PARTS, "config.json") | {"tokenizer": "tokenizer_config.json", "scheduler": "scheduler_config.json"}
 WITH_WEIGHTS = ("transformer", "projection_model", "vae")
 UNUSED = ("num_train_timesteps", "rho")  # of the scheduler: for training, and for another schedule
 WEIGHTS = "diffusion_pytorch_model.safetensors"

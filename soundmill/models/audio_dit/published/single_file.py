@@ -163,7 +163,7 @@ class SingleFile:
         self.loaded = checkpoint.read_weights(self.weights)
         projection = self.loaded.get(TEXT_PROJECTION)
         self.network["text_width"] = width if projection is None else projection.shape[-1]
-        self.remedy = f"put the files of {config[f'{PROMPT}t5_model_name']!r} ({', '.join(text.FILES)}) there"
+        self.remedy = f"put the files of {config.get(f'{PROMPT}t5_model_name', 'its T5 encoder')!r} ({', '.join(text.FILES)}) there"
 
     def check(self, parts: Mapping[str, nn.Module]) -> None:
         """UserError unless the file has the tensors of these nets, and no others."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from soundmill.audio.mel import MelSpec
 from soundmill.models.components.loaded import LoadedParams
@@ -25,6 +25,13 @@ class NetworkParams(StageParams):
     conv_shortcut: bool = Field(description="whether residual blocks have a convolution in their shortcut")
     audio_channels: Literal[1, 2]
     sample_rate: SampleRate
+
+    @field_validator("bandwidths")
+    @classmethod
+    def _rise(cls, bandwidths: list[float]) -> list[float]:
+        if bandwidths != sorted(bandwidths):
+            raise ValueError(f"{bandwidths} must rise: the last sets the number of codebooks")
+        return bandwidths
 
     @property
     def samples_per_latent(self) -> int:
