@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -14,12 +15,12 @@ from soundmill import hub, params
 from soundmill.errors import UserError
 from soundmill.hashing import file_digest
 from soundmill.models import registry
-from soundmill.models.audio_dit import published as pipelines
 from soundmill.models.components.contracts import save_vocoder
 from soundmill.models.components.diffwave import published as diffwave
 from soundmill.models.generation import make_directory
 from soundmill.stage import publish
 
+DIRECTORY = "/"  # in place of a suffix
 Read = tuple[nn.Module, Callable[[Path], object]]  # network, and a function that writes it into a directory
 
 
@@ -31,14 +32,15 @@ def import_published(name: str, output: Path, conf: Callable[[], Path], revision
     """
     if output.exists():
         raise UserError(f"{output}: already exists; name a new directory")
+    _, pipelines = _reads(DIRECTORY)
     path = Path(name)
     if not path.exists():
-        path, _ = hub.find(
-            str(name), revision, Path(), pipelines.HUB_FILES, pipelines.missing, "name a file or directory that is there"
-        )
+        remedy = "name a file or directory that is there"
+        path, _ = hub.find(str(name), revision, Path(), pipelines.HUB_FILES, pipelines.missing, remedy)
     if path.is_file() and any((path.parent / index).is_file() for index in pipelines.INDICES):
         raise UserError(f"{path}: is a part of a model; name its directory, {path.parent}")
-    net, save = _of_family(path, str(name), revision, conf) or _vocoder(path)
+    family, published = _reads(DIRECTORY if path.is_dir() else path.suffix)
+    net, save = _checkpoint(path, family, published, conf, revision and f"{name}@{revision}") if family else _vocoder(path)
     make_directory(output.parent)
     with tempfile.TemporaryDirectory(prefix=".soundmill-", dir=output.parent) as folder:
         staged = Path(folder) / output.name
@@ -47,17 +49,22 @@ def import_published(name: str, output: Path, conf: Callable[[], Path], revision
     return sum(weight.numel() for weight in net.parameters())
 
 
-def _of_family(path: Path, named: str, revision: str | None, conf: Callable[[], Path]) -> Read | None:
-    suffix = "/" if path.is_dir() else path.suffix
+def _reads(suffix: str) -> tuple[str, Any]:
+    """The family that reads published files with a suffix, and its module for that; ("", None) if none does."""
     for name in registry.FAMILIES:
         if (module := registry.family(name).published) and (published := import_module(module)).SUFFIX == suffix:
-            document = params.compose(conf(), [f"model={name}", "scale=paper"])
-            model, facts, save = published.read(path, document)
-            if revision:
-                facts["imported"] |= {"name": f"{named}@{revision}"}  # not that of the directory in the hub's cache
-            about = facts if path.is_dir() else {**facts, "imported": {"name": path.name, "digest": file_digest(path)}}
-            return model.net, partial(save, model, facts=about)
-    return None
+            return name, published
+    return "", None
+
+
+def _checkpoint(path: Path, family: str, published: Any, conf: Callable[[], Path], hub_name: str | None) -> Read:
+    document = params.compose(conf(), [f"model={family}", "scale=paper"])
+    model, facts, save = published.read(path, document)
+    if not path.is_dir():
+        facts["imported"] = {"name": path.name, "digest": file_digest(path)}
+    if hub_name:
+        facts["imported"] |= {"name": hub_name}  # not that of the directory in the hub's cache
+    return model.net, partial(save, model, facts=facts)
 
 
 def _vocoder(path: Path) -> Read:

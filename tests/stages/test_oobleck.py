@@ -109,7 +109,8 @@ def test_a_codec_is_loaded_or_goes_on_from_another(tmp_path, data):
     assert {row["clip_id"] for row in rows} == {
         row["clip_id"] for row in shards.read_rows(data / "inputs/autoencoder" / manifest.TRAINED_ON_FILE, manifest.TRAINED_ON)
     }
-    assert rows and all(row["earlier"] for row in rows)
+    assert rows
+    assert all(row["earlier"] for row in rows)
     (tmp_path / "inputs").rename(tmp_path / "third")
     with pytest.raises(SystemExit, match=r"clips has 2 channels at 44100 Hz, but autoencoder\.network has 1 at 44100; make them"):
         make_codec(tmp_path, composed("audio_dit.autoencoder.network.audio_channels=1"))
