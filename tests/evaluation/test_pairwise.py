@@ -71,10 +71,10 @@ def test_p_is_corrected_for_the_number_of_tests_that_rank() -> None:
     """Holm (1979): 0.01 · 3, 0.02 · 2, and 0.04 · 1 which may not fall below those before it."""
     away = {"low": 0.1, "high": 0.3}
     found = [{"p": p, "better": better, **away} for p, better in ((0.02, "a"), (0.01, "b"), (0.04, "a"), (0.001, "unranked"))]
-    assert [one["p"] for one in pairwise._corrected(found)] == pytest.approx([0.04, 0.03, 0.04, 0.001])
+    assert [one["p"] for one in pairwise.correct(found)] == pytest.approx([0.04, 0.03, 0.04, 0.001])
     assert [one["better"] for one in found] == ["a", "b", "a", "unranked"]
-    assert {one["better"] for one in pairwise._corrected([{"p": 0.02, "better": "a", **away} for _ in range(3)])} == {"neither"}
-    assert pairwise._corrected([{"p": 0.001, "better": "a", "low": -0.1, "high": 0.3}])[0]["better"] == "neither"
+    assert {one["better"] for one in pairwise.correct([{"p": 0.02, "better": "a", **away} for _ in range(3)])} == {"neither"}
+    assert pairwise.correct([{"p": 0.001, "better": "a", "low": -0.1, "high": 0.3}])[0]["better"] == "neither"
 
 
 def test_models_folders_and_differences_have_the_reference_of_the_models_own_scores(corpus, compare, tmp_path):
