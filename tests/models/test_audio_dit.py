@@ -91,7 +91,7 @@ def test_it_is_the_library_s_pipeline():
             both = (torch.cat(pair) for pair in zip(hidden(told), told, strict=True))
             free, bound = net(torch.cat([scaled, scaled]), t[None], *both).chunk(2)
             xt = scheduler.step(free + 3.0 * (bound - free), t, xt).prev_sample
-    torch.testing.assert_close(xt, theirs, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(xt, theirs, atol=5e-5, rtol=1e-5)  # from noise of deviation 500, in float32
 
 
 def test_what_is_hidden_changes_nothing_and_what_is_told_does():
