@@ -45,7 +45,7 @@ def beside(
                 metrics["warnings"].append(f"Tuned and base are not compared by {judge}: {error}")
             else:
                 differences += [{"embedder": judge, **one} for one in found.differences]
-    pairwise.correct(differences)
+    pairwise.correct(differences)  # again, as each comparison is corrected for its own tests alone
     training = sum(clip.split == "train" for clip in source.catalog)
     metrics["base"] = {
         "differences": differences,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from soundmill.models.components.contracts import CodecConfig, save_codec
 from soundmill.models.components.encodec.params import EncodecParams, NetworkParams
+from soundmill.models.components.waves.codec import NetworkCodec
 from soundmill.models.components.waves.sounding import padded
 from soundmill.training import checkpoint
 
@@ -32,7 +33,7 @@ class EncodecConfig(CodecConfig):
 
 
 @dataclass
-class EncodecCodec:
+class EncodecCodec(NetworkCodec):
     """The network, in evaluation mode and float32."""
 
     network: NetworkParams
@@ -40,31 +41,6 @@ class EncodecCodec:
     net: Any  # transformers' EncodecModel
     scaling_factor: float = 1.0
     digest: str = field(default="")  # set when saved
-    spec: None = None  # uses no log-mels
-
-    @property
-    def sample_rate(self) -> int:
-        return self.network.sample_rate
-
-    @property
-    def channels(self) -> int:
-        return self.network.audio_channels
-
-    @property
-    def samples_per_frame(self) -> int:
-        return self.network.samples_per_latent
-
-    @property
-    def latent_rate(self) -> float:
-        return self.sample_rate / self.samples_per_frame
-
-    def latent_shape(self, frames: int) -> tuple[int, int, int]:
-        """Shape (channels, frames, bands) of `frames` latents."""
-        return self.network.latent_channels, frames, 1
-
-    def to(self, device: torch.device | str) -> EncodecCodec:
-        self.net.to(device)
-        return self
 
     @torch.no_grad()
     def encode(self, waves: Tensor) -> Tensor:

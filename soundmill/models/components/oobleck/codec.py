@@ -17,6 +17,7 @@ from torch import Tensor
 
 from soundmill.models.components.contracts import CodecConfig, save_codec
 from soundmill.models.components.oobleck.params import NetworkParams, OobleckParams
+from soundmill.models.components.waves.codec import NetworkCodec
 from soundmill.models.components.waves.sounding import padded
 from soundmill.training import checkpoint
 
@@ -29,38 +30,13 @@ class OobleckConfig(CodecConfig):
 
 
 @dataclass
-class OobleckCodec:
+class OobleckCodec(NetworkCodec):
     """The network, in evaluation mode and float32."""
 
     network: NetworkParams
     net: Any  # diffusers' AutoencoderOobleck
     scaling_factor: float = 1.0  # x0 = scaling_factor · latent; 1 for published weights
     digest: str = field(default="")  # set when saved
-    spec: None = None  # uses no log-mels
-
-    @property
-    def sample_rate(self) -> int:
-        return self.network.sample_rate
-
-    @property
-    def channels(self) -> int:
-        return self.network.audio_channels
-
-    @property
-    def samples_per_frame(self) -> int:
-        return self.network.samples_per_latent
-
-    @property
-    def latent_rate(self) -> float:
-        return self.sample_rate / self.samples_per_frame
-
-    def latent_shape(self, frames: int) -> tuple[int, int, int]:
-        """Shape (channels, frames, bands) of `frames` latents."""
-        return self.network.latent_channels, frames, 1
-
-    def to(self, device: torch.device | str) -> OobleckCodec:
-        self.net.to(device)
-        return self
 
     @torch.no_grad()
     def encode(self, waves: Tensor) -> Tensor:
