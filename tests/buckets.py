@@ -1,4 +1,4 @@
-"""A real S3 server over HTTP (moto's), behind a proxy that fails where a test says."""
+"""A real object store over HTTP (moto's S3, or another), behind a proxy that fails where a test says."""
 
 from __future__ import annotations
 
@@ -117,13 +117,22 @@ class Store:
 
 @contextmanager
 def running() -> Iterator[Store]:
-    """Moto's server and the proxy, on loopback."""
+    """Moto's server behind the proxy, on loopback."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
-    host, port = server.get_host_and_port()
-    store = Store("", f"{host}:{port}")
+    try:
+        with behind_proxy("{}:{}".format(*server.get_host_and_port())) as store:
+            yield store
+    finally:
+        server.stop()
+
+
+@contextmanager
+def behind_proxy(server: str) -> Iterator[Store]:
+    """A proxy before the server at `HOST:PORT`."""
+    store = Store("", server)
 
     class Proxy(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -134,7 +143,9 @@ def running() -> Iterator[Store]:
             upstream.request(self.command, self.path, body, dict(self.headers))
             response = upstream.getresponse()
             headers = [
-                (name, value) for name, value in response.getheaders() if name.lower() not in ("connection", "date", "server")
+                (name, value)
+                for name, value in response.getheaders()
+                if name.lower() not in ("connection", "date", "server", "transfer-encoding")
             ]
             answer = Answer(response.status, headers, response.read())
             upstream.close()
@@ -166,4 +177,3 @@ def running() -> Iterator[Store]:
     finally:
         proxy.shutdown()
         proxy.server_close()
-        server.stop()
