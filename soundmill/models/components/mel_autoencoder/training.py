@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -42,7 +42,7 @@ from soundmill.training.validation import HeldOut
 
 POOLED = (2, 4, 8)  # sides of the squares of the pooled errors
 CONTRASTED = (4, 8, 16)  # sides of the squares of the contrast errors
-SCALING_CLIPS = 256  # at most, to measure the scaling factor
+SCALING_CLIPS = 64  # at most, to measure the scaling factor
 MEASURED_CLIPS = 64  # held-out clips, at most
 DRAWN_CLIPS = 4
 AUDIBLE = GriffinLimParams(griffin_lim_iterations=16, griffin_lim_momentum=0.0)  # for the samples
@@ -140,7 +140,7 @@ def train(
     net.eval()
     model.to(pick_device(params.hardware.accelerator))
     scaling_mels = gather_log_mels(mels, choose_by_hash(list(clip_weights), SCALING_CLIPS), ctx.scratch)
-    model.scaling_factor = round(1 / latent_deviation(model, scaling_mels), 6)
+    model.scaling_factor = round(1 / latent_deviation(map(model.encode, whole_clips(model, scaling_mels))), 6)
     facts = fitted.codec_facts(weights, start and start.digest, len(log_mels), parameters)
     return model, fitted, facts
 
@@ -181,11 +181,11 @@ def whole_clips(model: Autoencoder, log_mels: LogMels) -> Iterator[Tensor]:
         yield log_mels.crops([item], [0.0], length, model.silence).float().to(device)
 
 
-def latent_deviation(model: Autoencoder, log_mels: LogMels) -> float:
-    """Standard deviation of unscaled posterior samples of whole clips."""
+def latent_deviation(posteriors: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """Standard deviation of samples of posteriors, given as (mean, log-variance)."""
     count, total, squares = 0, 0.0, 0.0
-    for log_mel in whole_clips(model, log_mels):
-        mean, log_variance = (values.double() for values in model.encode(log_mel))
+    for posterior in posteriors:
+        mean, log_variance = (values.double() for values in posterior)
         count, total = count + mean.numel(), total + float(mean.sum())
         squares += float((mean.square() + log_variance.exp()).sum())  # E[z²] = mean² + variance
     return math.sqrt(max(squares / count - (total / count) ** 2, 1e-12))
@@ -201,19 +201,19 @@ def measure(model: Autoencoder, log_mels: LogMels) -> dict[str, float]:
 
     Sets `model.residual`.
     """
-    errors, divergences, frames, squares = [], [], 0, 0.0
+    errors, posteriors, frames, squares = [], [], 0, 0.0
     for log_mel in whole_clips(model, log_mels):
-        mean, log_variance = model.encode(log_mel)
+        posteriors.append(model.encode(log_mel))
+        mean, _ = posteriors[-1]
         residual = (log_mel - model.decode(model.scaling_factor * mean))[0].double()
         errors.append(float(residual.abs().mean()))
         frames, squares = frames + residual.shape[1], squares + residual.square().sum(1)
-        divergences.append(float(kl_divergence(mean, log_variance)))
     model.residual = [round(value, 4) for value in (squares / frames).sqrt().tolist()]
     decibels = 20 / model.spec.power / math.log(10)
     return {
         "l1_db": decibels * float(np.mean(errors)),
-        "kl": float(np.mean(divergences)),
-        "latent_std": model.scaling_factor * latent_deviation(model, log_mels),
+        "kl": float(np.mean([float(kl_divergence(*posterior)) for posterior in posteriors])),
+        "latent_std": model.scaling_factor * latent_deviation(posteriors),
     }
 
 
