@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
+import functools
 import logging
 import os
 import re
 import shutil
 import sqlite3
-from contextlib import closing
+import subprocess
+import sys
+import tempfile
+import traceback
+from contextlib import chdir, closing
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +62,7 @@ def prepare_evaluation(project: Path) -> None:
     from tests.stages.test_evaluate import fill, train_tagger, write_params
 
     train_tagger(project.parent / "tagger")
-    fill(project, project.parent / "tagger")
+    fill(project, project.parent / "tagger", count=28)
     write_params(project, bootstrap=2, probe_clips=10, examples=1)
 
 
@@ -71,14 +75,59 @@ def evaluate(project: Path) -> None:
 
 
 def work_alone() -> None:
-    """Do everything in this process, with no pool and no uploader beside it."""
+    """Do everything in this process or a fork of it, with no pool and no uploader beside it.
+
+    What takes most of an attempt's time and writes nothing is left out: drawing in pictures, which stay blank, and repetition.
+    """
+    import dvc.cli
+
+    from flows import dvc as flows_dvc
+    from soundmill import drawing
+    from soundmill.metrics import kernels
     from soundmill.shards import run
     from soundmill.tracking import uploader
     from tests.shards.here import run_here
 
+    os.environ["DVC_NO_ANALYTICS"] = "1"
+    with tempfile.TemporaryDirectory() as place, chdir(place):  # to import what DVC imports late
+        dvc.cli.main(["init", "--no-scm", "--quiet"])
+        dvc.cli.main(["gc", "--workspace", "--force", "--quiet"])
+    flows_dvc._run = run_dvc
     run._run_here = run_here
     uploader.start = lambda home: None
     os.cpu_count = lambda: 1
+    drawing.Figure.draw = lambda self, renderer: None
+    kernels.SUBSETS = 2
+
+
+def run_dvc(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`dvc` as `flows.dvc` starts it, but as a fork, for a start takes a second."""
+    import dvc.cli
+
+    from flows import dvc as flows_dvc
+
+    outputs = [os.memfd_create(name) for name in ("stdout", "stderr")]
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        status = 255
+        try:
+            for stream, output in enumerate(outputs, 1):
+                os.dup2(output, stream)
+            os.environ |= flows_dvc.environment()
+            os.chdir(root)
+            status = dvc.cli.main(list(arguments))
+            sys.stdout.flush()
+        except BaseException:
+            traceback.print_exc()
+        os._exit(status)
+    _, ended = os.waitpid(child, 0)
+    texts = []
+    for output in outputs:
+        with open(output, encoding="utf-8") as file:
+            file.seek(0)
+            texts.append(file.read())
+    return subprocess.CompletedProcess(["dvc", *arguments], os.waitstatus_to_exitcode(ended), *texts)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -135,10 +184,15 @@ def soundmill(*words: str) -> None:
     call(commands.app, *words)
 
 
+@functools.cache
+def command(app: typer.Typer) -> typer.core.TyperGroup:
+    return typer.main.get_command(app)
+
+
 def call(app: typer.Typer, *words: str) -> None:
     """Run a command in this process; one that ends well returns."""
     try:
-        app(words, prog_name="soundmill")
+        command(app).main(words, prog_name="soundmill")
     except SystemExit as end:
         if end.code:
             raise
@@ -186,9 +240,11 @@ def prepare_upload(project: Path) -> None:
 
 
 def warm_upload(project: Path) -> None:
-    """MLflow would keep the file open that every attempt replaces."""
-    for name in ("mlflow.store.tracking.sqlalchemy_store", "soundmill.tracking.mlflow_runs"):
-        importlib.import_module(name)
+    """In a copy, for MLflow keeps the file open, and every attempt replaces it."""
+    with tempfile.TemporaryDirectory() as place:
+        copy = shutil.copytree(project, Path(place) / "project")
+        with chdir(copy):
+            upload(copy)
 
 
 def upload(project: Path) -> None:
@@ -261,12 +317,12 @@ def workspace(project: Path) -> dict[str, str]:
 
 
 OPERATIONS = {
-    "train": Operation(prepare_training, train, files),
-    "evaluate": Operation(prepare_evaluation, evaluate, files),
+    "train": Operation(prepare_training, train, files, errors_in_turn=True),
+    "evaluate": Operation(prepare_evaluation, evaluate, files, errors_in_turn=True),
     "forget": Operation(prepare_forgetting, forget, files),
-    "erase": Operation(prepare_erasing, erase, files),
+    "erase": Operation(prepare_erasing, erase, files, errors_in_turn=True),
     "journal": Operation(prepare_journal, record, last_journal),
-    "upload": Operation(prepare_upload, upload, uploaded, warm_upload),
+    "upload": Operation(prepare_upload, upload, uploaded, errors_in_turn=True, warm=warm_upload),
     "run": Operation(prepare_run, run, workspace),
     "first run": Operation(prepare_first_run, run, workspace),
 }

@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import errno
 import faulthandler
+import gc
 import json
 import mmap
 import os
@@ -20,6 +21,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -39,6 +41,7 @@ class Operation:
     prepare: Callable[[Path], None]
     run: Callable[[Path], object]
     results: Callable[[Path], dict[str, str]]  # what must be the same afterwards, as digests by name
+    errors_in_turn: bool = False  # for a long one: a call fails with one of the errors, the next with another
     warm: Callable[[Path], object] | None = None  # instead of `run`, to import what it imports before the first fork
 
 
@@ -87,18 +90,19 @@ class Faults:
 
 
 def attempts(name: str, operation: Operation, directory: Path, sample: tuple[int, int] | None = None) -> Iterator[Attempt]:
-    """Try every call with every error, or only `sample`: a seed and the number of calls that it chooses."""
+    """Try every call, or only `sample`: a seed and the number of faults that it chooses."""
     faults = Faults(Path(os.environ["FAULT_POINTS"]))
     here, template, said = directory / "here", directory / "template", directory / "said.txt"
     project = here / "a project"
     project.mkdir(parents=True)
     (here / "tmp").mkdir()
-    os.environ["TMPDIR"] = str(here / "tmp")
+    os.environ["TMPDIR"] = tempfile.tempdir = str(here / "tmp")
     status, text = _in_a_fork(lambda: operation.prepare(project), project, said)
     assert status == 0, text
     shutil.copytree(project, template, symlinks=True)
     with contextlib.chdir(project), contextlib.redirect_stdout(sys.stderr):
         (operation.warm or operation.run)(project)
+    gc.freeze()  # or every fork would search, and so copy, all that was imported
 
     def run(number: int = -1, error: int = 0) -> tuple[int, str]:
         faults.arm(number, error, here)
@@ -120,11 +124,14 @@ def attempts(name: str, operation: Operation, directory: Path, sample: tuple[int
     unbroken = operation.results(project)
     assert unbroken
     print(f"{name}: {count} calls", file=sys.stderr, flush=True)
-    numbers = range(1, count + 2)  # beyond the last one, nothing fails
-    pairs = [(number, error) for number in numbers for error in ERRORS]
+    every = [(number, error) for number in range(1, count + 1) for error in ERRORS]
     if sample:
         seed, size = sample
-        pairs = random.Random(seed).sample(pairs[: -len(ERRORS)], min(size, len(pairs) - len(ERRORS)))
+        pairs = random.Random(seed).sample(every, min(size, len(every)))
+    else:
+        in_turn = [(number, ERRORS[number % len(ERRORS)]) for number in range(1, count + 1)]
+        pairs = in_turn if operation.errors_in_turn else every
+        pairs.append((count + 1, errno.EIO))  # beyond the last call, nothing fails
     for number, error in pairs:
         restore()
         status, text = run(number, error)

@@ -41,8 +41,8 @@ def sound(label: str, seed: int) -> np.ndarray:
     return (0.2 * np.convolve(random.standard_normal(24_000), np.ones(4) / 4, "same")).astype(np.float32)
 
 
-def corpus() -> list[dict]:
-    """72 clips: 16 train, 4 valid, 52 test."""
+def corpus(count: int = 72) -> list[dict]:
+    """Clips: 16 train, 4 valid, the rest test."""
     return [
         {
             "clip_id": f"clip{index:02d}_0",
@@ -54,7 +54,7 @@ def corpus() -> list[dict]:
             "captions": [f"a {LABELS[index % 2]}"],
             "labels": [LABELS[index % 2]],
         }
-        for index in range(72)
+        for index in range(count)
     ]
 
 
@@ -109,10 +109,10 @@ def project(tmp_path, monkeypatch, tagger):
     return tmp_path
 
 
-def fill(project: Path, tagger: Path) -> None:
+def fill(project: Path, tagger: Path, count: int = 72) -> None:
     """A project with clips, catalog, sounds of a family that does fairly well, and parameters; the tagger judges."""
     data = project / "data"
-    rows = corpus()
+    rows = corpus(count)
     for shard in (0, 1):
         clips = [
             {
