@@ -124,7 +124,8 @@ def gather(
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
-            raise UserError(f"{new}: the disk is full; training needs {end:,} bytes here for its copy of the data") from None
+            needs = f"training needs {end:,} bytes here for its copy of the data"
+            raise UserError(f"no space left for {new}: {needs}; free some and run again") from None
         copied = path.with_name(f"{prefix}{hashing.file_digest(new)}.f16")
         os.replace(new, copied)
     return Arrays(copied, list(ids), np.array(shapes, np.int64), offsets)

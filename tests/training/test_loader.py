@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -99,6 +100,19 @@ def test_the_copy_is_made_once_and_again_when_cut_short_or_of_other_content(tmp_
     np.testing.assert_array_equal(gather_log_mels(tmp_path / "mels", ["a", "b"], tmp_path).arrays.read(1), log_mel_of(1, 9))
     write_shards(tmp_path / "mels", {"a": 8, "b": 10})
     np.testing.assert_array_equal(gather_log_mels(tmp_path / "mels", ["a", "b"], tmp_path).arrays.read(1), log_mel_of(1, 10))
+
+
+def test_a_copy_for_which_no_space_is_left_is_told_with_its_size(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    write_shards(tmp_path / "mels", {"a": 8, "b": 9})
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(UserError, match=r"no space left for .*: training needs 136 bytes here .*; free some and run again"):
+            gather_log_mels(tmp_path / "mels", ["a", "b"], tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mels"]
+    assert len(gather_log_mels(tmp_path / "mels", ["a", "b"], tmp_path)) == 2
 
 
 def test_a_flat_file_with_a_lost_bit_is_copied_anew_and_told(tmp_path, capsys):
