@@ -17,6 +17,7 @@ AUDIO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 SPLITS = ("train", "valid", "test")
 TERMS = ("licence", "creator", "source_url", "ai_terms", "terms_found")  # columns of RECORDINGS
+FILE_TAGS = ("title", "genre", "description")  # in the file itself
 TRANSFERRED, INPUT = "transferred", "-input"  # in a codec's directory; suffix of the input of a sound there
 BASE, OWN = "base", "own"  # in a codec's directory: sounds of the model that a fine-tuned one started from; for its own prompts
 ABOUT_SOUNDS = "about.json"  # next to generated sounds: family, whether they are reconstructions, embedders of its training losses
@@ -43,8 +44,9 @@ RECORDINGS = pa.schema(
         ("source_url", pa.string()),
         ("ai_terms", pa.string()),  # use for generative AI: allowed | with_disclosure | refused
         ("terms_found", pa.string()),  # the places that state them, and what each says if they contradict each other
+        ("file_tags", pa.struct([(name, pa.string()) for name in FILE_TAGS])),  # null: none
     ],
-    {"optional": " ".join(TERMS)},  # older tables lack these; see shards.OPTIONAL
+    {"optional": " ".join((*TERMS, "file_tags"))},  # older tables lack these; see shards.OPTIONAL
 )
 
 # One row per caption. `start_time` null: the caption describes the whole recording.

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from soundmill import disk, hashing, manifest, shards, stage
+from soundmill.corpora import file_tags, handover, inventory, registry, terms, union
 from soundmill.corpora import forgotten as lists
-from soundmill.corpora import handover, inventory, registry, terms, union
 from soundmill.corpora.forgotten import Forgotten
 from soundmill.corpora.section import Directory, ScanParams, directories, named
 
@@ -89,6 +89,7 @@ def _write_tables(params: ScanParams, sources: list[Source], left_out: Forgotten
             tables = handover.load(work, source.inventory, source.format, params.shards)
             tables = tables or registry.read(source.format, source.inventory, params.shards)
             terms.fill(tables, source.inventory)
+            file_tags.fill(tables, source.inventory)
         parts.append(union.UnionPart(source.name, source.weight, source.inventory, tables))
     files, tables = union.unite(parts) if params.format == union.NAME else (parts[0].inventory, parts[0].tables)
     left_out.leave_out_recordings(tables)

@@ -1,4 +1,5 @@
-"""Captions of recordings that have none, from what is known of them: labels, names of file and folder, tempo, key, tags."""
+"""Captions of recordings that have none, from what is known of them: labels, names of file and folder, tempo, key, tags, and what
+the file says itself."""
 
 from __future__ import annotations
 
@@ -10,9 +11,9 @@ from typing import Any
 
 from soundmill.audio.tempo import NAMED
 from soundmill.corpora.folder_names import CONTAINERS, SPLIT_NAMES
-from soundmill.manifest import unescape_path
+from soundmill.manifest import FILE_TAGS, unescape_path
 
-FIELDS = ("label", "file", "folder", "tempo", "key", "tags")
+FIELDS = ("label", *FILE_TAGS, "file", "folder", "tempo", "key", "tags")
 # `Am`, `C#min`, `F major`; a note alone may be a word.
 KEY = re.compile(r"(?<![A-Za-z#])(?P<note>[A-G])(?P<sign>#|b)?[ _-]?(?P<mode>[Mm]aj(?:or)?|[Mm]in(?:or)?|m)(?![A-Za-z])")
 SIGNS = {"#": " sharp", "b": " flat", None: ""}
@@ -38,14 +39,15 @@ def choose(templates: Sequence[str], facts: Mapping[str, str]) -> str | None:
 
 
 def facts_of(recording: Mapping[str, Any], labels: Sequence[str], tags: Sequence[str] = ()) -> dict[str, str]:
-    """Fields by name, without the unknown ones, of a row of manifest.RECORDINGS (`path`); its `bpm`, if it has that key, is the
-    tempo, else one in the name is."""
+    """Fields by name, without the unknown ones, of a row of manifest.RECORDINGS (`path`, perhaps `file_tags`); its `bpm`, if it has
+    that key, is the tempo, else one in the name is."""
     *folders, file = unescape_path(recording["path"]).decode("utf-8", "replace").split("/")
     name = os.path.splitext(file)[0]
     named = NAMED.search(name)
     tempo = recording["bpm"] if "bpm" in recording else named and float(named[1] or named[2])
     found = {
         "label": join_words(labels) if labels else None,
+        **(recording.get("file_tags") or {}),
         "file": words_of(name),
         "folder": next(filter(None, map(_folder_words, reversed(folders))), None),
         "tempo": f"{tempo:.4g}" if tempo else None,

@@ -83,7 +83,7 @@ def describe(
 
 def by_shard(corpus: Path) -> Iterator[tuple[int, pa.Table, pa.Table]]:
     """Each shard with its recordings and their captions. Captions of missing recordings come last, as shard -1."""
-    columns = ["recording_id", "path", "shard", "start_time", "labels", "corpus", "weight", "group"]
+    columns = ["recording_id", "path", "shard", "start_time", "labels", "corpus", "weight", "group", "file_tags"]
     recordings = shards.read_table(corpus / "recordings.parquet", manifest.RECORDINGS, columns)
     captions = shards.read_table(corpus / "captions.parquet", manifest.CAPTIONS)
     owners = pc.index_in(captions["recording_id"], recordings["recording_id"].combine_chunks())

@@ -1,9 +1,10 @@
-"""Tags about terms inside sound files: creator, copyright, licence, address. The sound itself is not decoded."""
+"""Tags inside sound files: creator, copyright, licence, address; title, genre, description. The sound itself is not decoded."""
 
 from __future__ import annotations
 
 import io
 import json
+import re
 import struct
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -12,17 +13,29 @@ from typing import BinaryIO
 from soundmill.corpora.statements import MAX_CELL
 from soundmill.decoding.containers.chunks import chunks
 from soundmill.decoding.limits import DecodeError
+from soundmill.manifest import FILE_TAGS
 
-VERSION = "terms 3"  # of what `read` returns, in the cache
+VERSION = "tags 4"  # of what `read` returns, in the cache
 FOUND = "its tags"  # as terms_found
 MAX_BYTES = 8 << 20  # read of one file
 MAX_READS = 20_000
 MAX_ZEROS = 50_000  # bytes: each value ends with one, or has some in its length; tinytag compares it with those before it
 MAX_CHUNKS = 1000  # of a WAV
-_INFO = {b"IART": "artist", b"ICOP": "copyright"}  # of RIFF; https://exiftool.org/TagNames/RIFF.html
+# Of RIFF; https://exiftool.org/TagNames/RIFF.html.
+_INFO = {
+    b"IART": "artist",
+    b"ICOP": "copyright",
+    b"INAM": "title",
+    b"IGNR": "genre",
+    b"ISBJ": "description",
+    b"ICMT": "description",
+}
 BEYOND = "beyond the bounds"  # as a tag: the file has more than is read, so its licence is unclear
 _TOO_MANY = {"license": "other", BEYOND: "yes"}
 _LINKS = ("woaf", "woas", "url", "contact")  # fields of ID3 and of Vorbis comments that may be the sound's address
+_DESCRIPTIONS = ("comment", "_comment", "description")  # beside the first comment; the second is ffmpeg's TXXX in MP3
+# Comments that describe no sound: an address, SoX's default, those of generated FLACs (audio/tags.py).
+_NO_DESCRIPTION = re.compile(r"https?://\S+|processed by sox|digital source type: \S+", re.IGNORECASE)
 
 
 class _TooMany(Exception):
@@ -58,7 +71,8 @@ class _Bounded(io.RawIOBase):
 
 
 def read(file: BinaryIO) -> str:
-    """The tags as JSON, names as in statements.NAMES; empty if there are none, or the file is no WAV, MP3, FLAC, Ogg, MP4 or AIFF.
+    """The tags as JSON, names as in statements.NAMES and FILE_TAGS; empty if there are none, or the file is no WAV, MP3, FLAC, Ogg,
+    MP4 or AIFF.
 
     Damaged tags count as none; of a WAV, those before them are kept. A file with more than the bounds has the tag BEYOND, and no
     other but an unclear licence.
@@ -89,7 +103,8 @@ def _of_wav(file: _Bounded, form: bytes) -> dict[str, str]:
             if name == b"LIST" and _read(file, at, 4) == b"INFO":
                 for field, start, length in _some(chunks(file, at + 4, min(at + declared, size), header, align=2)):
                     if field in _INFO and (text := _text(_read(file, start, min(max(length, 0), 4 * MAX_CELL)))):
-                        tags.setdefault(_INFO[field], text)
+                        if _INFO[field] not in FILE_TAGS or _describes(text):
+                            tags.setdefault(_INFO[field], text)
             elif name in (b"id3 ", b"ID3 ") and declared > 0:
                 tags = _of_other(_Bounded(io.BytesIO(_read(file, at, declared)))) | tags
     return tags
@@ -118,6 +133,10 @@ def _text(data: bytes) -> str:
         return data.decode("cp1252", "replace")
 
 
+def _describes(text: str) -> bool:
+    return bool(text.strip()) and not _NO_DESCRIPTION.fullmatch(text.strip())
+
+
 def _of_other(file: _Bounded) -> dict[str, str]:
     from tinytag import TinyTag, TinyTagException
 
@@ -133,4 +152,8 @@ def _of_other(file: _Bounded) -> dict[str, str]:
     links = (link for name in _LINKS for link in several[name] if link.startswith(("http://", "https://")))
     tags = {"artist": "; ".join(artists), "copyright": " / ".join(several["copyright"]), "license": " / ".join(several["license"])}
     tags["url"] = next(links, "")
+    others = [text for name in _DESCRIPTIONS for text in found.other.get(name, [])]
+    tags["description"] = next(filter(_describes, [found.comment or "", *others]), "")
+    tags["title"] = found.title or ""
+    tags["genre"] = ", ".join(genre for genre in (found.genre, *found.other.get("genre", [])) if genre)
     return {name: text[: MAX_CELL + 1] for name, text in tags.items() if text.strip()}

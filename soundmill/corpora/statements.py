@@ -20,7 +20,7 @@ SOURCE = ("source_url", "sound_link", "webpage_url", "href", "url", "link", "fre
 _KINDS = {"licence": LICENCE, "copyright": COPYRIGHT, "creator": CREATOR, "source_url": SOURCE, "ai_terms": ("ai_terms",)}
 _RANKS = {name: (rank, kind) for kind, names in _KINDS.items() for rank, name in enumerate(names)}  # the first of a kind is used
 NAMES = frozenset(_RANKS)
-_NOTHING = frozenset(("", "-", "?", "n/a", "na", "nan", "none", "null", "other", "not found", UNKNOWN))
+NOTHING = frozenset(("", "-", "?", "n/a", "na", "nan", "none", "null", "other", "not found", UNKNOWN))
 _URL = re.compile(r"https?://[^\s<>\"]+", re.IGNORECASE)
 _ON_FREESOUND = re.compile(r"/people/[^/\s<>\"]+/sounds/\d+/?")  # WavCaps has paths
 _RESERVED = re.compile(r"\brights reserved\b", re.IGNORECASE)
@@ -60,7 +60,7 @@ class Reader:
                 self.first_too_long = self.first_too_long or found
                 if kind in ("licence", "copyright"):
                     named.append(UNKNOWN)
-            elif (text := clean(text)).lower() not in _NOTHING:
+            elif (text := clean(text)).lower() not in NOTHING:
                 ranked.append((*_RANKS[name], text))
             else:
                 other |= kind == "licence" and text.lower() == "other"

@@ -99,6 +99,7 @@ class CorpusTables:
                 "corpus": corpus,
                 "weight": float(weight),
                 **dict.fromkeys(TERMS),  # see terms.py
+                "file_tags": None,  # see file_tags.py
             }
         )
         return recording_id

@@ -84,7 +84,10 @@ def read(data: bytes) -> dict[str, str]:
     [
         (wav(), {}),
         (wav(info(ICOP=b"CC0\0", IART=b"Bj\xc3\xb6rn\0")), {"artist": "Björn", "copyright": "CC0"}),
-        (wav(chunk(b"junk", b"x" * 999), info(IART=b"Bj\xf6rn", ISFT=b"Tool", ICMT=b"CC0")), {"artist": "Björn"}),
+        (
+            wav(chunk(b"junk", b"x" * 999), info(IART=b"Bj\xf6rn", ISFT=b"Tool", ICMT=b"CC0")),
+            {"artist": "Björn", "description": "CC0"},
+        ),
         (
             wav(chunk(b"id3 ", id3(TCOP=b"\0CC BY 4.0", TPE1=b"\1" + "Ж".encode("utf-16")))),
             {"artist": "Ж", "copyright": "CC BY 4.0"},
