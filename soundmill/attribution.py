@@ -19,7 +19,8 @@ from typing import Any
 from soundmill import disk, manifest, shards
 from soundmill.errors import UserError
 
-UNKNOWN = "unknown"
+UNKNOWN = "unknown"  # nothing is stated
+UNCLEAR = "unclear"  # a licence is stated, but not which; `unknown` in manifest.RECORDINGS, where null is what is not stated
 WHOLE = "model"  # what a checkpoint's own training is called, beside its parts
 EARLIER = "earlier training"
 FORMULA = re.compile(r"\s*[=+\-@]")  # a spreadsheet would evaluate such a cell
@@ -41,7 +42,7 @@ class Credit:
 
     recording: str  # its path in the corpus
     creator: str
-    licence: str  # SPDX id, another name, or `unknown`
+    licence: str  # SPDX id, another name, `unknown` or `unclear`
     ai_terms: str  # allowed | with_disclosure | refused | unknown
     url: str
     clips: int
@@ -158,11 +159,12 @@ def _covered(spans: Iterable[tuple[float, float]]) -> float:
 
 
 def _terms(recordings: Path | None) -> dict[str, dict[str, Any]]:
-    """Terms by recording id; null in a table from before there were terms."""
+    """Terms by recording id, an unclear licence as UNCLEAR; null in a table from before there were terms."""
     if recordings is None or not recordings.is_file():
         return {}
     table = shards.read_table(recordings, manifest.RECORDINGS, ["recording_id", "path", *manifest.TERMS])
-    return {row["recording_id"]: row for row in table.to_pylist()}
+    rows = ({**row, "licence": UNCLEAR} if row["licence"] == UNKNOWN else row for row in table.to_pylist())
+    return {row["recording_id"]: row for row in rows}
 
 
 def text(found: Iterable[Credit]) -> str:
@@ -216,10 +218,10 @@ def hours_by(found: Iterable[Credit], column: str) -> dict[str, float]:
 
 
 def marks(found: Iterable[Credit]) -> list[str]:
-    """`refused` and `unknown`, if any of the material is."""
+    """`refused` and `unknown`, if any of the material is; an unclear licence is unknown."""
     found = list(found)
     refused = any(credit.ai_terms == "refused" for credit in found)
-    unknown = any(UNKNOWN in (credit.licence, credit.ai_terms) for credit in found)
+    unknown = any(credit.licence in (UNKNOWN, UNCLEAR) or credit.ai_terms == UNKNOWN for credit in found)
     return [name for name, holds in (("refused", refused), ("unknown", unknown)) if holds]
 
 
@@ -247,13 +249,15 @@ def statements(found: list[Credit]) -> Iterator[tuple[str, str]]:
     for licence in hours_by(found, "licence"):
         if licence == UNKNOWN:
             of["undisclosed: the licence is unknown"].append(licence)
+        elif licence == UNCLEAR:
+            of["undisclosed: a licence is stated, but unclear"].append(licence)
         elif facts := facts_of(licence):
             for fact in facts:
                 of[fact].append(licence)
         elif licence not in NO_CONDITIONS:
             of["conditions that Soundmill does not know: read the licence"].append(licence)
     for fact, licences in of.items():
-        names = "" if licences == [UNKNOWN] else f" ({', '.join(licences)})"
+        names = "" if licences in ([UNKNOWN], [UNCLEAR]) else f" ({', '.join(licences)})"
         yield fact, _amount(credit for credit in found if credit.licence in licences) + names
     meanings = {
         "refused": "refused: the creators refuse the use for generative AI",

@@ -80,6 +80,31 @@ def test_without_terms_all_is_unknown(tmp_path, old):
     assert (credit.licence, credit.ai_terms, credit.creator) == ("unknown", "unknown", "")
 
 
+def test_a_stated_but_unclear_licence_is_not_one_that_nobody_stated(tmp_path):
+    trained = checkpoint(tmp_path / "published/checkpoint", [clip("dog"), clip("cat"), clip("owl")])
+    terms = {name: (licence, None, None, "allowed") for name, licence in (("dog", "unknown"), ("cat", None), ("owl", "CC0-1.0"))}
+    found = attribution.credits_of(trained, recordings(tmp_path / "r.parquet", **terms))
+    assert [(credit.recording, credit.licence) for credit in found] == [
+        ("cat.wav", "unknown"),
+        ("dog.wav", "unclear"),
+        ("owl.wav", "CC0-1.0"),
+    ]
+    assert list(attribution.statements(found)) == [
+        ("undisclosed: a licence is stated, but unclear", "1 recording, 0.00 h"),
+        ("undisclosed: the licence is unknown", "1 recording, 0.00 h"),
+    ]
+    assert attribution.marks(found[1:]) == attribution.marks(found[:1]) == ["unknown"]
+    # What was published keeps them apart in trainings that start from it.
+    attribution.write(found, tmp_path / "published" / manifest.ATTRIBUTION)
+    later = attribution.credits_of(trained_from(trained, tmp_path / "later", [clip("new")]), None)
+    assert {credit.recording: credit.licence for credit in later} == {
+        "cat.wav": "unknown",
+        "dog.wav": "unclear",
+        "owl.wav": "CC0-1.0",
+        "new.wav": "unknown",
+    }
+
+
 HOSTILE = ["=HYPERLINK(1)", " +1", "-2", "@x", 'a,b"c\nd\x00\u202ee', "'quoted", "x" * 10_000, "<script>", "\ud800"]
 
 

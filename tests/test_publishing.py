@@ -119,9 +119,13 @@ def test_a_model_with_refused_recordings_is_not_published(tmp_path):
     ("terms", "said"),
     [
         ({}, None),
-        ({"allow": ["CC0-1.0", "CC-BY-NC-*", "Mine"]}, None),
-        ({"allow": ["CC0-1.0", "Mine"]}, r"1 \(b\.wav\) may not be used: licence CC-BY-NC-4\.0, .* \(earlier training\)\. Do"),
-        ({"allow": ["CC-BY-NC-4.0"]}, r"1 \(a\.wav\) .*; 1 \(c\.wav\) may not be used: licence Mine, .* \(vocoder\)\. Do"),
+        ({"allow": ["CC0-1.0", "CC-BY-NC-*", "Mine", "unknown"]}, None),
+        (
+            {"allow": ["CC0-1.0", "Mine", "unknown"]},
+            r"1 \(b\.wav\) may not be used: licence CC-BY-NC-4\.0, .* \(earlier training\)",
+        ),
+        ({"allow": ["CC-BY-NC-4.0", "unknown"]}, r"1 \(a\.wav\) .*; 1 \(c\.wav\) .*: licence Mine, .* \(vocoder\)\. Do"),
+        ({"allow": ["CC*", "Mine"]}, r"1 \(d\.wav\) may not be used: an unclear licence, .* \(model\)\. Do"),
         ({"unknown": "quarantine"}, r"what its part `codec` was trained on is not known: no known licence, .* Train that part"),
     ],
 )
@@ -130,6 +134,8 @@ def test_the_terms_hold_for_parts_and_earlier_trainings(terms, said):
         Credit("a.wav", "", "CC0-1.0", "unknown", "", 1, 1.0, 0, "model"),
         Credit("b.wav", "", "CC-BY-NC-4.0", "allowed", "", 1, 1.0, 0, "earlier training"),
         Credit("c.wav", "", "Mine", "unknown", "", 1, 1.0, 0, "vocoder"),
+        Credit("d.wav", "", "unclear", "unknown", "", 1, 1.0, 0, "model"),
+        Credit("e.wav", "", "unknown", "unknown", "", 1, 1.0, 0, "model"),
         Credit("", "", "unknown", "unknown", "", 0, 0.0, 0, "codec"),
     ]
     policy = TermsParams(**{"allow": None, "unknown": "keep", "ai_refused": "keep"} | terms)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from soundmill import params
-from soundmill.attribution import UNKNOWN, Credit
+from soundmill.attribution import UNCLEAR, UNKNOWN, Credit
 from soundmill.corpora.terms import TermsParams
 from soundmill.errors import UserError
 from soundmill.exports import new_directory
@@ -19,6 +19,7 @@ SUMS = "SHA256SUMS"
 CHECKPOINT, CROISSANT = "checkpoint", "croissant.json"  # one is in a published model, the other in published data
 NAMED = 5  # recordings in an error
 TRAINED_ELSEWHERE = "Train that part here, or set `corpus.terms.unknown` to `keep`"
+AS_IN_RECORDINGS = {UNKNOWN: None, UNCLEAR: UNKNOWN}  # a licence in a table of credits → in manifest.RECORDINGS
 SUM = re.compile(r"([0-9a-f]{64})  (.+)")
 
 
@@ -32,7 +33,7 @@ def check_allowed(name: str, found: Iterable[Credit], terms: TermsParams | None,
     """UserError that names the recordings whose creators refuse the use for generative AI, and those that break `terms`."""
     refused: dict[str, list[str]] = defaultdict(list)
     for credit in found:
-        licence = None if credit.licence == UNKNOWN else credit.licence
+        licence = AS_IN_RECORDINGS.get(credit.licence, credit.licence)
         row = {"licence": licence, "ai_terms": credit.ai_terms, "terms_found": credit.used_for}
         if credit.ai_terms == "refused":
             refused["their creators refuse generative AI"].append(credit.recording)
