@@ -10,13 +10,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from soundmill import hub
 from soundmill.errors import UserError
 from soundmill.params import StageParams
+from soundmill.training import checkpoint
+
+if TYPE_CHECKING:
+    from soundmill.models.components.contracts import CodecConfig
 
 LICENCE = (
     "these weights have their own licence, which also applies to what is generated with them (AudioLDM's: CC BY-NC-SA 4.0, no "
@@ -49,6 +53,20 @@ def locate(weights: LoadedParams, files: tuple[str, ...], section: str, home: Pa
 def _missing(files: tuple[str, ...], directory: Path) -> str | None:
     absent = [file for file in files if not (directory / file).is_file()]
     return f"{', '.join(absent)} (weights in other formats can run code and are not read)" if absent else None
+
+
+def own(weights: LoadedParams, config: type[CodecConfig], network: StageParams, home: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The directory that `weights` names, and its identity, if it is a codec of this project, such as a checkpoint's `autoencoder`.
+
+    UserError if it is of another kind than `config`, or another architecture than `network`.
+    """
+    directory = home / Path(weights.name).expanduser()
+    if not (directory / checkpoint.CONFIG).is_file() or "kind" not in checkpoint.read(directory, "autoencoder"):
+        return None
+    saved = checkpoint.load_config(directory, config, "autoencoder")
+    theirs = saved.network.model_dump()
+    compare(directory, {key: (theirs[key], value) for key, value in network.model_dump().items()}, "autoencoder.network")
+    return directory, {"name": weights.name, "revision": None, "digest": saved.digest}
 
 
 def compare(directory: Path, values: dict[str, tuple[Any, Any]], other: str) -> None:

@@ -82,6 +82,29 @@ def test_saved_and_loaded_it_sounds_the_same_through_its_sounding(tmp_path):
     assert float(found.half()[:, 1].float().exp().max()) < 1e-9  # as stored
 
 
+def test_a_codec_of_this_project_is_taken_as_it_is(tmp_path):
+    codec = EncodecCodec(TINY, 8.0, publish(tmp_path / "published"))
+    codecs.save(codec, tmp_path / "model/autoencoder", {"kind": "load"})
+    where = LoadedParams(kind="load", name="model/autoencoder", revision=None)
+    spec = SpectrogramParams(**params.compose(ROOT / "conf", [])["spectrogram"]["tagger"]).spec
+    pretrained.check(where, TINY, spec, tmp_path)
+    net, facts = pretrained.load(where, TINY, tmp_path)
+    assert facts == {"name": "model/autoencoder", "revision": None, "digest": codec.digest}
+    for name, weight in codec.net.state_dict().items():
+        assert torch.equal(net.state_dict()[name], weight), name
+    again = EncodecCodec(TINY, 8.0, net)
+    codecs.save(again, tmp_path / "again", {"kind": "load", **facts})
+    assert again.digest == codec.digest  # so it is the base's codec for a training that starts from it
+
+    config = json.loads((tmp_path / "model/autoencoder/config.json").read_text())
+    (tmp_path / "model/autoencoder/config.json").write_text(json.dumps(config | {"kind": "oobleck"}))
+    with pytest.raises(UserError, match=r"autoencoder/config\.json\.kind"):
+        pretrained.check(where, TINY, spec, tmp_path)
+    (tmp_path / "model/autoencoder/config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"channels is 4, autoencoder\.network has 5; make them agree"):
+        pretrained.load(where, TINY.model_copy(update={"channels": 5}), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from soundmill.models.components.contracts import Kind
 from soundmill.models.components.encodec.params import EncodecParams
+from soundmill.models.components.waves.kind import wave_codec
 
-KIND = Kind(
-    EncodecParams,
-    maker=f"{__name__}.make",
-    component=f"{__name__}.codec",
-    sounding="soundmill.models.components.waves.sounding",
-    loading=f"{__name__}.pretrained",
-)
+KIND = wave_codec(EncodecParams, loading="pretrained")

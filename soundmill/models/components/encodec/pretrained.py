@@ -1,4 +1,4 @@
-"""Load an EncodecModel in transformers' layout, as that of MusicGen's codec."""
+"""Load an EncodecModel in transformers' layout, as that of MusicGen's codec; or a codec that this project wrote."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from soundmill.audio.mel import MelSpec
+from soundmill.models.components.encodec import codec as codecs
 from soundmill.models.components.encodec.codec import library_config
 from soundmill.models.components.encodec.params import NetworkParams
-from soundmill.models.components.loaded import LoadedParams, check_whole, compare, explained, find, locate
+from soundmill.models.components.loaded import LoadedParams, check_whole, compare, explained, find, locate, own
 
 FILES = ("config.json", "model.safetensors")
 
@@ -19,6 +20,8 @@ def load(weights: LoadedParams, network: NetworkParams, home: Path, digests: Pat
     """The network that `weights` names (see hub.find), and the identity of its files. UserError if it is not as `network` says."""
     from transformers import EncodecModel
 
+    if ours := own(weights, codecs.EncodecConfig, network, home):
+        return codecs.load(ours[0]).net, ours[1]
     directory, facts = find(weights, FILES, "autoencoder", home, digests)
     _check_config(directory, network)
     with explained(directory):
@@ -31,7 +34,8 @@ def load(weights: LoadedParams, network: NetworkParams, home: Path, digests: Pat
 
 def check(weights: LoadedParams, network: NetworkParams, spec: MelSpec, home: Path) -> None:
     """UserError as `load`, from the configuration alone."""
-    _check_config(locate(weights, FILES, "autoencoder", home)[0], network)
+    if not own(weights, codecs.EncodecConfig, network, home):
+        _check_config(locate(weights, FILES, "autoencoder", home)[0], network)
 
 
 def _check_config(directory: Path, network: NetworkParams) -> None:

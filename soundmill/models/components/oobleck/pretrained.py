@@ -10,11 +10,10 @@ import torch
 
 from soundmill import params as strict
 from soundmill.audio.mel import MelSpec
-from soundmill.models.components.loaded import LoadedParams, check_whole, compare, explained, find, locate
+from soundmill.models.components.loaded import LoadedParams, check_whole, compare, explained, find, locate, own
 from soundmill.models.components.oobleck import codec as codecs
 from soundmill.models.components.oobleck.codec import OobleckCodec, build
 from soundmill.models.components.oobleck.params import NetworkParams
-from soundmill.training import checkpoint
 
 FILES = ("vae/config.json", "vae/diffusion_pytorch_model.safetensors")
 KEYS = ("encoder_hidden_size", "downsampling_ratios", "channel_multiples", "decoder_channels", "decoder_input_channels")
@@ -27,9 +26,8 @@ def load(
     """The codec that `weights` names (see hub.find), and the identity of its files. UserError if it is not as `network` says."""
     from diffusers import AutoencoderOobleck
 
-    if own := _own(weights, network, home):
-        model = codecs.load(own)
-        return model, {"name": weights.name, "revision": None, "digest": model.digest}
+    if ours := own(weights, codecs.OobleckConfig, network, home):
+        return codecs.load(ours[0]), ours[1]
     directory, facts = find(weights, FILES, "autoencoder", home, digests)
     _check_config(directory / "vae", network)
     with explained(directory / "vae"):
@@ -55,19 +53,8 @@ def network_of(config: Mapping[str, Any], file: Path) -> NetworkParams:
 
 def check(weights: LoadedParams, network: NetworkParams, spec: MelSpec, home: Path) -> None:
     """UserError as `load`, from the configuration alone."""
-    if _own(weights, network, home):
-        return
-    _check_config(locate(weights, FILES, "autoencoder", home)[0] / "vae", network)
-
-
-def _own(weights: LoadedParams, network: NetworkParams, home: Path) -> Path | None:
-    """The directory that `weights` names if it is a codec of this project, such as an imported model's `autoencoder`."""
-    directory = home / Path(weights.name).expanduser()
-    if not (directory / checkpoint.CONFIG).is_file() or (directory / "vae").is_dir():
-        return None
-    theirs = checkpoint.load_config(directory, codecs.OobleckConfig, "autoencoder").network.model_dump()
-    compare(directory, {key: (theirs[key], value) for key, value in network.model_dump().items()}, "autoencoder.network")
-    return directory
+    if not own(weights, codecs.OobleckConfig, network, home):
+        _check_config(locate(weights, FILES, "autoencoder", home)[0] / "vae", network)
 
 
 def _check_config(directory: Path, network: NetworkParams) -> None:

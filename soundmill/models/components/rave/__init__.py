@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from soundmill.models.components.contracts import Kind
 from soundmill.models.components.rave.params import RaveParams
+from soundmill.models.components.waves.kind import wave_codec
 
-KIND = Kind(
-    RaveParams, maker=f"{__name__}.make", component=f"{__name__}.codec", sounding="soundmill.models.components.waves.sounding"
-)
+KIND = wave_codec(RaveParams)
