@@ -74,13 +74,14 @@ def run(
         print(
             f"{ctx.name}: {unheard} has no effect, as no clip was compared: set zero_shot.embedder and zero_shot.words", flush=True
         )
+    origins = Counter(table["origin"].to_pylist())
     heard = heard.filter(pc.is_in(heard["clip_id"], table["clip_id"].combine_chunks()))
     fit = Fit.of(heard, least)
     _quarantine(ctx, fit, table)
 
     def show() -> None:
         limits = params.report.examples, int(params.report.megabytes * 1e6)
-        clip_pages.write_captions(report, clips, dict(described.origins), fit, *limits)
+        clip_pages.write_captions(report, clips, origins, fit, *limits)
         ctx.tracking.log_file(report)
 
     ctx.show(f"the page ({report.name})", show)
@@ -99,7 +100,7 @@ def run(
         "missing_first": described.missing[:NAMED],
         "orphans": len(orphans),
         "orphans_first": orphans[:NAMED],
-        "captioned_by": dict(described.origins),
+        "captioned_by": dict(origins),
         "captions_compared": len(fit.captions),
         "captions_left_out": len(fit.unfit),
         "clips_tagged": len(set(fit.tags["clip_id"].to_pylist())),

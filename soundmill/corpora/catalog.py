@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +15,18 @@ from soundmill.corpora import matching
 from soundmill.corpora.fit import LeastScores
 from soundmill.errors import UserError
 
-UNSPLIT = pa.schema([column for column in manifest.CATALOG if column.name != "split"])
+# `origin`: where a clip's captions come from; see matching.Origin.
+UNSPLIT = pa.schema([*(column for column in manifest.CATALOG if column.name != "split"), ("origin", pa.string())])
 REMAKE = "make them again: `dvc repro -f resample`"
 
 
 @dataclass
 class Described:
-    """The kept clips as in the catalog, without the split; a table, since lists of dicts take ten times the memory."""
+    """The kept clips, a table of UNSPLIT, since lists of dicts take ten times the memory."""
 
     clips: pa.Table
     matched: int  # captions
     missing: list[str]  # captions without a clip
-    origins: Counter[str]  # clips by origin of their captions
     rejected: int  # clips that break a quality rule
 
 
@@ -49,7 +48,7 @@ def describe(
     tempo_of = _tempi(corpus)
     scores_of = shards.by_shard(scores)
     paths = {path.name: path for path in shards.shard_paths(clips)}
-    result = Described(UNSPLIT.empty_table(), 0, [], Counter(), len(rejected))
+    result = Described(UNSPLIT.empty_table(), 0, [], len(rejected))
     tables, unknown = [], []
     for shard, recordings, captions in by_shard(corpus):
         recording_of = {row["recording_id"]: row for row in recordings.to_pylist()}
@@ -69,8 +68,7 @@ def describe(
             if row["clip_id"] in rejected:
                 continue
             recording, description = recording_of[row["recording_id"]], matched.clips[row["clip_id"]]
-            result.origins[description.origin] += 1
-            text = {"captions": description.captions, "labels": description.labels}
+            text = {name: getattr(description, name) for name in ("captions", "labels", "origin")}
             entries.append({**row, **text, **{name: recording[name] for name in ("shard", "corpus", "weight", "group")}})
         tables.append(pa.Table.from_pylist(entries, UNSPLIT))
     if unknown or paths:

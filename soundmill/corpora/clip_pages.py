@@ -101,7 +101,7 @@ def write_duplicates(path: Path, clips: Path, pairs: Sequence[Mapping[str, Any]]
 def write_captions(path: Path, clips: Path, origins: Mapping[str, int], fit: Fit, examples: int, num_bytes: int) -> None:
     """Write the page on captions: the lowest scores of captions, at most `examples`, with at most `num_bytes` of sound.
 
-    `origins`: number of clips by origin of their captions.
+    `origins`: number of clips in the catalog by origin of their captions.
     """
     scores, least = fit.captions["score"].to_numpy(), fit.least
     lowest = fit.captions.take(np.argsort(scores, kind="stable")[:examples]).to_pylist()

@@ -149,6 +149,8 @@ def test_clips_that_are_not_used_count_nowhere(captioned):
     set_params(captioned, ZERO_SHOT, min_caption_score=0.3, only=["dog"])  # the first clip
     metrics = call_catalog()
     assert (metrics["captions_compared"], metrics["captions_left_out"]) == (1, 0)
+    assert (metrics["clips"], metrics["captioned_by"]) == (1, {"window": 1})
+    assert "1 clip · 1 caption compared" in Page(Path("data/catalog.html").read_text(encoding="utf-8")).text
 
 
 def test_without_an_embedder_the_catalog_is_that_without_scores(captioned):
