@@ -24,8 +24,8 @@ def shares(*overrides: str) -> dict[str, Share]:
     execution = params.parse_section(document, "execution", ExecutionParams)
     families = list(document["families"])
     names = ["train", "generate", *(name for name in ("autoencoder", "latents") if name in document[families[0]])]
-    sections = {name: document[families[0]][name] for name in names}
-    return {name: share_of(section, execution) for name, section in {**sections, "tagger": document["tagger"], "mixup": {}}.items()}
+    sections = {name: document[families[0]][name] for name in names} | {name: document[name] for name in ("tagger", "zero_shot")}
+    return {name: share_of(section, execution) for name, section in {**sections, "mixup": {}}.items()}
 
 
 def test_by_default_one_stage_runs_at_a_time_whatever_it_uses() -> None:
@@ -49,6 +49,14 @@ def test_a_training_takes_its_threads_or_its_gpus_and_a_data_stage_its_workers()
     on_cpu = shares("execution.slots.gpu=4", "ddpm_mel.train.hardware.accelerator=cpu", "execution.devices=2")
     assert (on_cpu["train"], on_cpu["generate"], on_cpu["tagger"]) == (Share(cpu=1), Share(cpu=2), Share(cpu=1))
     assert shares("model=tango")["latents"] == Share(cpu=2)
+
+
+def test_comparing_clips_with_texts_takes_gpus_only_if_there_is_an_embedder_and_a_slot() -> None:
+    assert shares("execution.slots.gpu=4")["zero_shot"] == Share(cpu=2)  # writes an empty table
+    assert shares("zero_shot.embedder=clap")["zero_shot"] == Share(cpu=2)
+    assert shares("zero_shot.embedder=clap", "execution.slots.gpu=4")["zero_shot"] == Share(gpu=None)
+    one = shares("zero_shot.embedder=clap", "execution.slots.gpu=4", "execution.devices=1")
+    assert one["zero_shot"] == Share(gpu=1)
 
 
 def test_each_stage_sees_its_own_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
