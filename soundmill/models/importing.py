@@ -34,13 +34,15 @@ def import_published(name: str, output: Path, conf: Callable[[], Path], revision
         raise UserError(f"{output}: already exists; name a new directory")
     _, pipelines = _reads(DIRECTORY)
     path = Path(name)
+    called = path.resolve().name
     if not path.exists():
         remedy = "name a file or directory that is there"
         path, _ = hub.find(str(name), revision, Path(), pipelines.HUB_FILES, pipelines.missing, remedy)
+        called = f"{name}@{revision}"  # not the directory in the hub's cache
     if path.is_file() and any((path.parent / index).is_file() for index in pipelines.INDICES):
         raise UserError(f"{path}: is a part of a model; name its directory, {path.parent}")
     family, published = _reads(DIRECTORY if path.is_dir() else path.suffix)
-    net, save = _checkpoint(path, family, published, conf, revision and f"{name}@{revision}") if family else _vocoder(path)
+    net, save = _checkpoint(path, family, published, conf, called) if family else _vocoder(path)
     make_directory(output.parent)
     with tempfile.TemporaryDirectory(prefix=".soundmill-", dir=output.parent) as folder:
         staged = Path(folder) / output.name
@@ -57,13 +59,9 @@ def _reads(suffix: str) -> tuple[str, Any]:
     return "", None
 
 
-def _checkpoint(path: Path, family: str, published: Any, conf: Callable[[], Path], hub_name: str | None) -> Read:
+def _checkpoint(path: Path, family: str, published: Any, conf: Callable[[], Path], name: str) -> Read:
     document = params.compose(conf(), [f"model={family}", "scale=paper"])
-    model, facts, save = published.read(path, document)
-    if not path.is_dir():
-        facts["imported"] = {"name": path.name, "digest": file_digest(path)}
-    if hub_name:
-        facts["imported"] |= {"name": hub_name}  # not that of the directory in the hub's cache
+    model, facts, save = published.read(path, document, name)
     return model.net, partial(save, model, facts=facts)
 
 

@@ -332,6 +332,7 @@ def test_a_model_of_the_hub_is_the_same_and_its_gate_is_told(source, imported, t
     for name in ("transformer.safetensors", "autoencoder/model.safetensors", "text_encoder/model.safetensors"):
         assert (tmp_path / "one/open" / name).read_bytes() == (imported / name).read_bytes(), name
     assert not list((tmp_path / "one").rglob("*.ckpt"))
+    assert f"owner/tiny@{COMMIT}: licence: other, only-for-tests (LICENSE.md)" in done.stdout
     assert json.loads((tmp_path / "one/open/config.json").read_text())["imported"]["name"] == f"owner/tiny@{COMMIT}"
     assert resumed.returncode == 0, resumed.stderr
     assert (unnamed.returncode, "revision None must be a commit of its repository" in unnamed.stderr) == (1, True)

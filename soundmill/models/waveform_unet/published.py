@@ -13,6 +13,7 @@ from torch import Tensor
 
 from soundmill import params as strict
 from soundmill.errors import UserError
+from soundmill.hashing import file_digest
 from soundmill.models.components.unet1d.params import UNet1dParams
 from soundmill.models.waveform_unet import model as models
 from soundmill.models.waveform_unet.model import FAMILY, WaveformUNet
@@ -49,11 +50,11 @@ ATTENTION = {
 }
 
 
-def read(path: Path, document: dict[str, Any]) -> tuple[WaveformUNet, dict[str, Any], Callable[..., None]]:
+def read(path: Path, document: dict[str, Any], name: str) -> tuple[WaveformUNet, dict[str, Any], Callable[..., None]]:
     """The model in a Lightning checkpoint, with its averaged weights if it has them; facts, and the function that saves it.
 
-    `document`, the content of a params.yaml, gives everything but the network. Reads only tensors and plain values. UserError for
-    any other file or network.
+    `document`, the content of a params.yaml, gives everything but the network; the facts call the file `name`. Reads only tensors
+    and plain values. UserError for any other file or network.
     """
     params = strict.parse_section(document, f"{FAMILY}.train", TrainParams)
     contents = torch_weights.read_checkpoint(path, remedy=REMEDY)
@@ -80,7 +81,8 @@ def read(path: Path, document: dict[str, Any]) -> tuple[WaveformUNet, dict[str, 
     print(f"{path.name}: assuming {SAMPLE_RATE} Hz, as in all of tiny-audio-diffusion's models: the file does not state it")
     step = contents.get("global_step")
     step = step if isinstance(step, int) else 0
-    return model, {"steps": step, "weights": {"last": {"step": step}}}, models.save
+    facts = {"steps": step, "weights": {"last": {"step": step}}, "imported": {"name": name, "digest": file_digest(path)}}
+    return model, facts, models.save
 
 
 def check_tensors(state: Mapping[Any, Any], path: Path) -> None:

@@ -52,10 +52,11 @@ def missing(directory: Path) -> str | None:
     return ", ".join(name for name in needed if not any(directory.glob(name))) or None
 
 
-def read(path: Path, document: dict[str, Any]) -> tuple[AudioDiT, dict[str, Any], Callable[..., None]]:
+def read(path: Path, document: dict[str, Any], name: str) -> tuple[AudioDiT, dict[str, Any], Callable[..., None]]:
     """The model in a directory; facts, and the function that saves it.
 
-    `document`, the content of a params.yaml, gives how it is trained on. UserError names the file and the key that is unsupported.
+    `document`, the content of a params.yaml, gives how it is trained on; the facts call the model `name`. UserError names the file
+    and the key that is unsupported.
     """
     path, kind = path.resolve(), registry.codec(CODEC)
     source = _source(path)
@@ -73,11 +74,11 @@ def read(path: Path, document: dict[str, Any]) -> tuple[AudioDiT, dict[str, Any]
     _check_text_encoder(path, params.network.text_width, source.remedy)
     for part, module in parts.items():
         _load(module, *source.tensors(part, module))
-    licence = _licence(path)
+    licence = _licence(path, name)
     facts = {
         "steps": 0,
         "weights": {"last": {"step": 0}},
-        "imported": {"name": path.name, "digest": hub.digest(path, (*source.files, *ENCODER_FILES, *TERMS)), "licence": licence},
+        "imported": {"name": name, "digest": hub.digest(path, (*source.files, *ENCODER_FILES, *TERMS)), "licence": licence},
     }
     seconds = source.frames * codec.samples_per_frame / codec.sample_rate  # its crops fill the latents
     model = AudioDiT(params, net.eval(), kind, codec, source.frames, seconds, layout(shape, codec.scaling_factor))
@@ -141,8 +142,8 @@ def _load(net: nn.Module, file: Path, tensors: dict[str, Tensor]) -> None:
     torch_weights.load_state(net, tensors, file, configs.REMEDY)
 
 
-def _licence(path: Path) -> str | None:
-    """Print the terms of the source, and return what its card calls them; None if it has no card, or that names none."""
+def _licence(path: Path, name: str) -> str | None:
+    """Print the terms of the model `name`, and return what its card calls them; None if it has no card, or that names none."""
     card, stated = path / "README.md", {}
     if card.is_file() and (parts := card.read_text(encoding="utf-8").split("---\n", 2))[0] == "" and len(parts) == 3:
         try:
@@ -153,7 +154,7 @@ def _licence(path: Path) -> str | None:
     files = sorted(file.name for file in path.glob("LICENSE*") if file.is_file())
     licence = ", ".join(named) or None
     print(
-        f"{path.name}: licence: {licence or 'not named in a README.md'} ({', '.join(files) or 'no LICENSE file'}); it also "
+        f"{name}: licence: {licence or 'not named in a README.md'} ({', '.join(files) or 'no LICENSE file'}); it also "
         "applies to what is generated with these weights or trained from them: read it before you use them",
         flush=True,
     )
