@@ -30,13 +30,14 @@ from pydantic import Field, StringConstraints
 
 FILES = Path("conf/sweep")
 RESULTS = Path("sweeps")  # in the project, a folder per sweep
+FAMILY = "{family}"  # in overrides and keys of seeds: every family of the point
 TARGET = "evaluate"  # the stage to run, with its dependencies
 PointName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,60}$")]  # as MLflow allows in metric names
 Measure = Annotated[str, StringConstraints(pattern=f"^({'|'.join(sweep_table.PAPER)})$")]
 
 
 class Seeds(StageParams):
-    keys: list[str] = Field(description="parameters that are set to the seed; `{family}` stands for every family of the point")
+    keys: list[str] = Field(description="parameters that are set to the seed, with `{family}` as well")
     values: list[Seed] = Field(min_length=1, description="each point runs with each of them")
 
 
@@ -51,7 +52,7 @@ class Sweep(StageParams):
     """A file of conf/sweep."""
 
     title: str
-    overrides: list[str] = Field(description="for every point, as in `soundmill params`")
+    overrides: list[str] = Field(description="for every point, as in `soundmill params`; `{family}` stands for every family of it")
     points: dict[PointName, list[str]] = Field(min_length=1, description="the rows; the others are compared with the first")
     subsets: str | None = Field(description="a grouping of `evaluate.subsets` whose groups are the rows; null: one row per point")
     seeds: Seeds
@@ -94,22 +95,22 @@ def plan(home: Path, definition: Sweep, extra: Sequence[str], points: Sequence[s
     or `../`) become absolute, because points run in a workspace. UserError if an override cannot be composed, or sets a parameter
     in which the points differ.
     """
-    chosen = {point: definition.points[point] for point in _choose(definition, points)}
-    varied = {_key(override) for overrides in definition.points.values() for override in overrides}
-    for override in extra:
-        if _key(override) in varied:
-            raise UserError(f"{override}: the points of this sweep differ in {_key(override)}; choose among them with --points")
+    chosen = _choose(definition, points)
     values = list(seeds) or definition.seeds.values
     if len(values) > 1 and not definition.seeds.keys:
         raise UserError("seeds.keys: empty, so all seeds would give the same run; name the parameters to set to the seed")
     subsets = [f"evaluate.subsets=[{definition.subsets}]"] if definition.subsets else []
     prepared = []
-    for point, own in chosen.items():
-        overrides = [*definition.overrides, *subsets, *extra, *own]
-        document = _compose(home, overrides, point)
-        families = list(document.get("families") or {})
-        keys = dict.fromkeys(key.replace("{family}", family) for key in definition.seeds.keys for family in families)
-        prepared.append((point, overrides, keys, absolute_paths(document, home)))
+    for point in chosen:
+        overrides = [*definition.overrides, *subsets, *extra, *definition.points[point]]
+        choices = [override for override in overrides if (home / "conf" / _key(override)).is_dir()]
+        families = list(_compose(home, choices, point).get("families") or {})
+        varied = {_key(one) for own in definition.points.values() for one in _of_families(own, families)}
+        for override in extra:
+            if _key(override) in varied:
+                raise UserError(f"{override}: the points of this sweep differ in {_key(override)}; choose among them with --points")
+        overrides, keys = _of_families(overrides, families), _of_families(definition.seeds.keys, families)
+        prepared.append((point, overrides, keys, absolute_paths(_compose(home, overrides, point), home)))
     runs = []
     for seed in values:
         for point, overrides, keys, paths in prepared:
@@ -125,6 +126,11 @@ def _choose(definition: Sweep, points: Sequence[str]) -> list[str]:
                 f"no point {point!r}{did_you_mean(point, list(definition.points))} (points: {', '.join(definition.points)})"
             )
     return [point for point in definition.points if not points or point in points]
+
+
+def _of_families(texts: Sequence[str], families: Sequence[str]) -> list[str]:
+    """The texts, those with `{family}` once for every family."""
+    return [text.replace(FAMILY, family) for text in texts for family in (families if FAMILY in text else [""])]
 
 
 def _key(override: str) -> str:

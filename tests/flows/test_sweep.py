@@ -218,3 +218,18 @@ def test_a_seed_goes_into_every_family_of_a_point(project: Path) -> None:
     keys = definition.seeds.model_copy(update={"keys": ["{family}.train.seed", "mixup.seed"]})
     (run,) = sweep.plan(ROOT, definition.model_copy(update={"seeds": keys}), ["model=[ddpm_mel,tango]"], ["random"], [5])
     assert run.overrides[-3:] == ["ddpm_mel.train.seed=5", "tango.train.seed=5", "mixup.seed=5"]
+
+
+@pytest.mark.parametrize("family", ["tango", "audio_dit"])
+def test_fine_tuning_is_swept_for_a_chosen_family(family: str) -> None:
+    definition = sweep.read(ROOT, "finetune")
+    extra = [f"model={family}", f"{family}.train.lora.dropout=0.1"]  # of a group that the sweep adds
+    runs = sweep.plan(ROOT, definition, extra, ["rank 2 - 100 steps", "rank 8 - 400 steps"], [])
+    for run, (rank, steps) in zip(runs, [(2, 100), (8, 400)], strict=True):
+        assert list(run.document["families"]) == [family]
+        section = run.document[family]
+        lora, start = section["train"]["lora"], section["autoencoder"]["weights"]["steps"]
+        assert (lora["rank"], lora["alpha"], lora["dropout"], section["train"]["steps"], start) == (rank, 2 * rank, 0.1, steps, 0)
+        assert section["generate"]["count"] is None
+    with pytest.raises(UserError, match=rf"{family}\.train\.lora\.rank=4: the points of this sweep differ"):
+        sweep.plan(ROOT, definition, [f"model={family}", f"{family}.train.lora.rank=4"], [], [])
