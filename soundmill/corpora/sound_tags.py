@@ -10,12 +10,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import BinaryIO
 
-from soundmill.corpora.statements import MAX_CELL
+from soundmill.corpora.statements import MAX_CELL, NOTHING, clean
 from soundmill.decoding.containers.chunks import chunks
 from soundmill.decoding.limits import DecodeError
-from soundmill.manifest import FILE_TAGS
 
-VERSION = "tags 4"  # of what `read` returns, in the cache
+VERSION = "tags 5"  # of what `read` returns, in the cache
 FOUND = "its tags"  # as terms_found
 MAX_BYTES = 8 << 20  # read of one file
 MAX_READS = 20_000
@@ -71,8 +70,9 @@ class _Bounded(io.RawIOBase):
 
 
 def read(file: BinaryIO) -> str:
-    """The tags as JSON, names as in statements.NAMES and FILE_TAGS; empty if there are none, or the file is no WAV, MP3, FLAC, Ogg,
-    MP4 or AIFF.
+    """The tags as JSON, names as in statements.NAMES and manifest.FILE_TAGS.
+
+    Empty if there are none, or the file is no WAV, MP3, FLAC, Ogg, MP4 or AIFF.
 
     Damaged tags count as none; of a WAV, those before them are kept. A file with more than the bounds has the tag BEYOND, and no
     other but an unclear licence.
@@ -103,7 +103,7 @@ def _of_wav(file: _Bounded, form: bytes) -> dict[str, str]:
             if name == b"LIST" and _read(file, at, 4) == b"INFO":
                 for field, start, length in _some(chunks(file, at + 4, min(at + declared, size), header, align=2)):
                     if field in _INFO and (text := _text(_read(file, start, min(max(length, 0), 4 * MAX_CELL)))):
-                        if _INFO[field] not in FILE_TAGS or _describes(text):
+                        if _INFO[field] != "description" or _describes(text):
                             tags.setdefault(_INFO[field], text)
             elif name in (b"id3 ", b"ID3 ") and declared > 0:
                 tags = _of_other(_Bounded(io.BytesIO(_read(file, at, declared)))) | tags
@@ -134,7 +134,7 @@ def _text(data: bytes) -> str:
 
 
 def _describes(text: str) -> bool:
-    return bool(text.strip()) and not _NO_DESCRIPTION.fullmatch(text.strip())
+    return clean(text).lower() not in NOTHING and not _NO_DESCRIPTION.fullmatch(clean(text))
 
 
 def _of_other(file: _Bounded) -> dict[str, str]:

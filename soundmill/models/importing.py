@@ -34,7 +34,7 @@ def import_published(name: str, output: Path, conf: Callable[[], Path], revision
         raise UserError(f"{output}: already exists; name a new directory")
     _, pipelines = _reads(DIRECTORY)
     path = Path(name)
-    called = path.resolve().name
+    called = path.absolute().name
     if not path.exists():
         remedy = "name a file or directory that is there"
         path, _ = hub.find(str(name), revision, Path(), pipelines.HUB_FILES, pipelines.missing, remedy)

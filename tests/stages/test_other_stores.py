@@ -82,12 +82,12 @@ def azure(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
 def test_a_bucket_gives_the_bytes_of_a_folder_whatever_the_server_does(
     project, folder, tmp_path_factory, monkeypatch, scheme, emulator
 ):
-    expected = build(project, str(folder))
-    shutil.rmtree(project / "data")
     monkeypatch.setattr("soundmill.corpora.buckets.FIRST_PAUSE", 0.01)
     with emulator(tmp_path_factory.mktemp(scheme), monkeypatch) as store:
         import fsspec
 
+        expected = build(project, str(folder))
+        shutil.rmtree(project / "data")
         files = fsspec.filesystem(scheme)
         files.mkdir("sounds")
         files.put(str(folder), "sounds/some/where", recursive=True)
