@@ -10,10 +10,11 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from soundmill.corpora import captioning
+from soundmill.manifest import FILE_TAGS
 
 TOLERANCE = 0.5  # seconds between the starts of caption and clip: AudioCaps has integers, tools write 79.999 or 80.02
 
-Origin = Literal["window", "recording", "tags", "label", "name", "none"]
+Origin = Literal["window", "recording", "tags", "file_tags", "label", "name", "none"]
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,7 @@ def _match_recording(
         if chosen:  # what else is said of the recording may fit no better than its captions
             facts = {field: value for field, value in facts.items() if field == "tags"}
         if (template := captioning.choose(templates, facts)) is not None:
-            origin = "tags" if "tags" in captioning.fields_of(template) else "label" if labels else "name"
-            result.clips[clip_id] = Description([template.format_map(facts)], labels, origin)
+            result.clips[clip_id] = Description([template.format_map(facts)], labels, _origin_of(template, labels))
         else:
             result.clips[clip_id] = Description([], labels)
 
@@ -123,6 +123,15 @@ def _match_recording(
         strays += whole
     result.missing.extend(_name(row) for row in strays)
     result.matched += len(rows) - len(strays)
+
+
+def _origin_of(template: str, labels: Sequence[str]) -> Origin:
+    fields = set(captioning.fields_of(template))
+    if "tags" in fields:
+        return "tags"
+    if not fields.isdisjoint(FILE_TAGS):
+        return "file_tags"
+    return "label" if labels else "name"
 
 
 def _place_within(

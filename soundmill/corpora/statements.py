@@ -20,7 +20,7 @@ SOURCE = ("source_url", "sound_link", "webpage_url", "href", "url", "link", "fre
 _KINDS = {"licence": LICENCE, "copyright": COPYRIGHT, "creator": CREATOR, "source_url": SOURCE, "ai_terms": ("ai_terms",)}
 _RANKS = {name: (rank, kind) for kind, names in _KINDS.items() for rank, name in enumerate(names)}  # the first of a kind is used
 NAMES = frozenset(_RANKS)
-NOTHING = frozenset(("", "-", "?", "n/a", "na", "nan", "none", "null", "other", "not found", UNKNOWN))
+NOTHING = frozenset(("", "-", "?", "n/a", "na", "nan", "none", "null", "other", "not found", "unclear", UNKNOWN))
 _URL = re.compile(r"https?://[^\s<>\"]+", re.IGNORECASE)
 _ON_FREESOUND = re.compile(r"/people/[^/\s<>\"]+/sounds/\d+/?")  # WavCaps has paths
 _RESERVED = re.compile(r"\brights reserved\b", re.IGNORECASE)
@@ -63,7 +63,7 @@ class Reader:
             elif (text := clean(text)).lower() not in NOTHING:
                 ranked.append((*_RANKS[name], text))
             else:
-                other |= kind == "licence" and text.lower() == "other"
+                other |= kind == "licence" and text.lower() in ("other", "unclear")
         ranked.sort(key=lambda one: one[0])
         said: dict[str, str] = {}
         for _, kind, text in ranked:

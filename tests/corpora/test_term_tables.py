@@ -240,6 +240,7 @@ def test_a_name_with_several_meanings_and_a_row_without_file_give_no_licence(lay
         ({"ai_terms": "no"}, ("CC0-1.0", None)),
         ({"ai_terms": ["allowed", "refused"]}, ("CC0-1.0", "refused")),
         ({"license": "other"}, ("unknown", None)),
+        ({"license": "Unclear"}, ("unknown", None)),
         ({"license": "other", "license_name": "mine"}, ("mine", None)),
         ({"license": ["CC BY-NC 4.0", "CC BY 4.0"]}, ("CC-BY-NC-4.0", None)),
         ({"license": ["CC0", "other"]}, ("unknown", None)),

@@ -29,6 +29,8 @@ RAW = {
     "controls.wav": info(ICMT=b"rain\r\n\x1b[31m on\xe2\x80\xae tin\x07"),
     "nothing.wav": info(INAM=b" ", IGNR=b"Other", ICMT=b"unknown"),
     "sox.wav": info(ICMT=b"Processed by SoX"),
+    "second.wav": info(ISBJ=b"n/a", ICMT=b"hail"),
+    "address.wav": info(INAM=b"https://a.org/1"),
 }
 
 
@@ -69,7 +71,7 @@ def test_tags_in_every_container_make_captions(project):
     metrics = prepare(project)
     expected = f"{TAGS['genre']}: {TAGS['title']}, {TAGS['description']}"
     assert captions() == {path.name: [expected] for path in (project / "sounds").iterdir()}
-    assert metrics["captioned_by"] == {"name": 7}
+    assert metrics["captioned_by"] == {"file_tags": 7}
     assert [row["captions"] for split in manifest.SPLITS for row in json_rows(split)] == [expected] * 7
 
 
@@ -84,6 +86,8 @@ def test_hostile_tags_are_one_bounded_line_or_nothing_and_older_tables_have_none
         "controls.wav": ["rain [31m on tin"],
         "nothing.wav": [],
         "sox.wav": [],
+        "second.wav": ["hail"],
+        "address.wav": ["https://a.org/1"],
     }
     said = "1 titles, genres or descriptions in files have more than 4096 characters and are left out (first: huge.wav)"
     assert metrics["remarks"] == [said]

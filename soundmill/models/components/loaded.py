@@ -1,4 +1,4 @@
-"""Pretrained components in the layout of AudioLDM's repositories: directories `vae` and `vocoder`.
+"""Pretrained components: published weights, as in the directories `vae` and `vocoder` of AudioLDM, or codecs of this project.
 
 Weights are read from safetensors only.
 """
@@ -55,13 +55,18 @@ def _missing(files: tuple[str, ...], directory: Path) -> str | None:
     return f"{', '.join(absent)} (weights in other formats can run code and are not read)" if absent else None
 
 
-def own(weights: LoadedParams, config: type[CodecConfig], network: StageParams, home: Path) -> tuple[Path, dict[str, Any]] | None:
+def find_saved(
+    weights: LoadedParams, config: type[CodecConfig], network: StageParams, home: Path
+) -> tuple[Path, dict[str, Any]] | None:
     """The directory that `weights` names, and its identity, if it is a codec of this project, such as a checkpoint's `autoencoder`.
 
     UserError if it is of another kind than `config`, or another architecture than `network`.
     """
     directory = home / Path(weights.name).expanduser()
-    if not (directory / checkpoint.CONFIG).is_file() or "kind" not in checkpoint.read(directory, "autoencoder"):
+    try:
+        if "kind" not in checkpoint.read(directory, "autoencoder"):
+            return None
+    except UserError:  # no codec of this project: what reads published weights explains it
         return None
     saved = checkpoint.load_config(directory, config, "autoencoder")
     theirs = saved.network.model_dump()

@@ -105,6 +105,15 @@ def test_a_codec_of_this_project_is_taken_as_it_is(tmp_path):
         pretrained.load(where, TINY.model_copy(update={"channels": 5}), tmp_path)
 
 
+def test_a_damaged_configuration_of_published_weights_is_not_blamed_on_a_stage(tmp_path):
+    publish(tmp_path / "published")
+    (tmp_path / "published/config.json").write_text("{")
+    where = LoadedParams(kind="load", name="published", revision=None)
+    with pytest.raises(UserError, match="published: cannot be loaded") as raised:
+        pretrained.load(where, TINY, tmp_path)
+    assert "dvc repro" not in str(raised.value)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -11,7 +11,7 @@ from soundmill.audio.mel import MelSpec
 from soundmill.models.components.encodec import codec as codecs
 from soundmill.models.components.encodec.codec import library_config
 from soundmill.models.components.encodec.params import NetworkParams
-from soundmill.models.components.loaded import LoadedParams, check_whole, compare, explained, find, locate, own
+from soundmill.models.components.loaded import LoadedParams, check_whole, compare, explained, find, find_saved, locate
 
 FILES = ("config.json", "model.safetensors")
 
@@ -20,8 +20,8 @@ def load(weights: LoadedParams, network: NetworkParams, home: Path, digests: Pat
     """The network that `weights` names (see hub.find), and the identity of its files. UserError if it is not as `network` says."""
     from transformers import EncodecModel
 
-    if ours := own(weights, codecs.EncodecConfig, network, home):
-        return codecs.load(ours[0]).net, ours[1]
+    if saved := find_saved(weights, codecs.EncodecConfig, network, home):
+        return codecs.load(saved[0]).net, saved[1]
     directory, facts = find(weights, FILES, "autoencoder", home, digests)
     _check_config(directory, network)
     with explained(directory):
@@ -34,7 +34,7 @@ def load(weights: LoadedParams, network: NetworkParams, home: Path, digests: Pat
 
 def check(weights: LoadedParams, network: NetworkParams, spec: MelSpec, home: Path) -> None:
     """UserError as `load`, from the configuration alone."""
-    if not own(weights, codecs.EncodecConfig, network, home):
+    if not find_saved(weights, codecs.EncodecConfig, network, home):
         _check_config(locate(weights, FILES, "autoencoder", home)[0], network)
 
 

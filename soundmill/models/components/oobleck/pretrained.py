@@ -10,7 +10,7 @@ import torch
 
 from soundmill import params as strict
 from soundmill.audio.mel import MelSpec
-from soundmill.models.components.loaded import LoadedParams, check_whole, compare, explained, find, locate, own
+from soundmill.models.components.loaded import LoadedParams, check_whole, compare, explained, find, find_saved, locate
 from soundmill.models.components.oobleck import codec as codecs
 from soundmill.models.components.oobleck.codec import OobleckCodec, build
 from soundmill.models.components.oobleck.params import NetworkParams
@@ -26,8 +26,8 @@ def load(
     """The codec that `weights` names (see hub.find), and the identity of its files. UserError if it is not as `network` says."""
     from diffusers import AutoencoderOobleck
 
-    if ours := own(weights, codecs.OobleckConfig, network, home):
-        return codecs.load(ours[0]), ours[1]
+    if saved := find_saved(weights, codecs.OobleckConfig, network, home):
+        return codecs.load(saved[0]), saved[1]
     directory, facts = find(weights, FILES, "autoencoder", home, digests)
     _check_config(directory / "vae", network)
     with explained(directory / "vae"):
@@ -53,7 +53,7 @@ def network_of(config: Mapping[str, Any], file: Path) -> NetworkParams:
 
 def check(weights: LoadedParams, network: NetworkParams, spec: MelSpec, home: Path) -> None:
     """UserError as `load`, from the configuration alone."""
-    if not own(weights, codecs.OobleckConfig, network, home):
+    if not find_saved(weights, codecs.OobleckConfig, network, home):
         _check_config(locate(weights, FILES, "autoencoder", home)[0] / "vae", network)
 
 
