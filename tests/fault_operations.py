@@ -77,7 +77,8 @@ def evaluate(project: Path) -> None:
 def work_alone() -> None:
     """Do everything in this process or a fork of it, with no pool and no uploader beside it.
 
-    What takes most of an attempt's time and writes nothing is left out: drawing in pictures, which stay blank, and repetition.
+    What takes most of an attempt's time and writes nothing is left out: drawing in pictures, which stay blank, and most of the
+    subsets whose mean is KID.
     """
     import dvc.cli
 

@@ -1,6 +1,7 @@
 """Every call that changes a file fails once: a plain error, or success, and the next run ends with the bytes of an unbroken one.
 
-`make attack` tries every call with every error and prints the table of docs/orchestration.md; the suite tries a few.
+`make attack` tries every call with every error, in long operations with one of them in turn, and prints the table of
+docs/orchestration.md; the suite tries a few.
 """
 
 from __future__ import annotations

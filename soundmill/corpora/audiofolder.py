@@ -109,7 +109,7 @@ class _Embedded:
     original: str | None
     captions: list[tuple[str, str]] = field(default_factory=list)  # text, origin
     labels: dict[str, None] = field(default_factory=dict)
-    stated: list[tuple[str, dict[str, Any]]] = field(default_factory=list)  # row and columns about terms
+    stated: list[tuple[str, dict[str, Any]]] = field(default_factory=list)  # row, and columns about terms or tags of the file
 
     def add_to(self, tables: CorpusTables, num_shards: int) -> None:
         video, start = self.clip or (None, None)

@@ -1,5 +1,5 @@
-"""Captions of recordings that have none, from what is known of them: labels, names of file and folder, tempo, key, tags, and what
-the file says itself."""
+"""Captions of recordings that have none, from what is known of them: labels, tags in the file, names of file and folder, tempo,
+key, zero-shot tags."""
 
 from __future__ import annotations
 

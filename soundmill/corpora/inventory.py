@@ -55,7 +55,7 @@ class AudioFile:
     raw_path: bytes
     size: int
     digest: str  # of its bytes; empty in an inventory without digests
-    tags: str = ""  # about terms; see sound_tags.read
+    tags: str = ""  # as JSON; see sound_tags.read
 
     @property
     def path(self) -> str:

@@ -32,7 +32,7 @@ _INFO = {
 BEYOND = "beyond the bounds"  # as a tag: the file has more than is read, so its licence is unclear
 _TOO_MANY = {"license": "other", BEYOND: "yes"}
 _LINKS = ("woaf", "woas", "url", "contact")  # fields of ID3 and of Vorbis comments that may be the sound's address
-_DESCRIPTIONS = ("comment", "_comment", "description")  # beside the first comment; the second is ffmpeg's TXXX in MP3
+_DESCRIPTIONS = ("comment", "_comment", "description")  # beside the first comment; ffmpeg writes the second into MP3
 # Comments that describe no sound: an address, SoX's default, those of generated FLACs (audio/tags.py).
 _NO_DESCRIPTION = re.compile(r"https?://\S+|processed by sox|digital source type: \S+", re.IGNORECASE)
 

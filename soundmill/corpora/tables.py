@@ -46,7 +46,7 @@ class CorpusTables:
     ambiguous: list[dict[str, Any]] = field(default_factory=list)  # names with several meanings, and the one chosen (taken)
     counts: dict[str, int] = field(default_factory=dict)  # of the adapter, for the metrics
     named: set[str] = field(default_factory=set)  # ids of listed recordings without captions and labels
-    # By id of an embedded recording: (row, columns about terms); see terms.py.
+    # By id of an embedded recording: (row, columns about terms, or tags of the file); see terms.py and file_tags.py.
     stated: dict[str, list[tuple[str, dict[str, Any]]]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)  # problems of metadata that did not prevent reading it
 

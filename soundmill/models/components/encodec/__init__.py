@@ -5,4 +5,4 @@ from __future__ import annotations
 from soundmill.models.components.encodec.params import EncodecParams
 from soundmill.models.components.waves.kind import wave_codec
 
-KIND = wave_codec(EncodecParams, loading="pretrained")
+KIND = wave_codec(__name__, EncodecParams, pretrained=True)

@@ -5,4 +5,4 @@ from __future__ import annotations
 from soundmill.models.components.oobleck.params import OobleckParams
 from soundmill.models.components.waves.kind import wave_codec
 
-KIND = wave_codec(OobleckParams, loading="pretrained")
+KIND = wave_codec(__name__, OobleckParams, pretrained=True)

@@ -5,4 +5,4 @@ from __future__ import annotations
 from soundmill.models.components.rave.params import RaveParams
 from soundmill.models.components.waves.kind import wave_codec
 
-KIND = wave_codec(RaveParams)
+KIND = wave_codec(__name__, RaveParams)

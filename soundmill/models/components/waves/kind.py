@@ -6,13 +6,12 @@ from soundmill.models.components.contracts import Kind
 from soundmill.params import StageParams
 
 
-def wave_codec(params: type[StageParams], loading: str = "") -> Kind:
-    """A kind of codec of waves: the package of `params` has the modules `make`, `codec` and perhaps `loading`."""
-    package = params.__module__.rpartition(".")[0]
+def wave_codec(package: str, params: type[StageParams], pretrained: bool = False) -> Kind:
+    """A kind of codec of waves, whose package has the modules `make`, `codec` and, if weights can be loaded, `pretrained`."""
     return Kind(
         params,
         maker=f"{package}.make",
         component=f"{package}.codec",
         sounding="soundmill.models.components.waves.sounding",
-        loading=f"{package}.{loading}" if loading else "",
+        loading=f"{package}.pretrained" if pretrained else "",
     )
