@@ -189,7 +189,7 @@ def test_only_clips_with_a_wanted_label_are_used(small, capsys):
     [
         (
             {"catalog": NAMING["catalog"] | {"caption_templates": ["{label}", "a {sound}"]}},
-            "'a {sound}' must contain {label}, {file}, ",
+            "'a {sound}' must contain {label}, {title}, ",
         ),
         ({"splits": SPLITS | {"valid_fraction": 0.6, "test_fraction": 0.5}}, "must be below 1"),
         ({"splits": SPLITS | {"valid_fraction": 1.5}}, "splits.valid_fraction"),
