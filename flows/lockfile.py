@@ -45,8 +45,8 @@ class Entries:
     def __init__(self, root: Path):
         self.root = root
         self.damages = 0  # found so far
-        self._settled = _read(root / "dvc.lock")[1]
-        self._before = list(self._settled)
+        self._before = _read(root / "dvc.lock")[1]
+        self._settled = dict(self._before)
         self._running: set[str] = set()
 
     @contextmanager
@@ -84,6 +84,11 @@ class Entries:
             self._write({name: wanted[name] for name in dict.fromkeys([*self._before, *found, *wanted])})
             changed = next((name for name, entry in wanted.items() if found.get(name) != entry), None)
             return fault or f"the entry of {changed} was lost"
+
+    def renewed(self, stage: str) -> bool:
+        """Whether a stage that has ended wrote other outputs than those recorded before the pipeline."""
+        before, now = self._before.get(stage), self._settled.get(stage)
+        return before is None or now is None or before.get("outs") != now.get("outs")
 
     def sort(self, names: Sequence[str]) -> None:
         """Put the entries that were added into the order of `names`, in which stages that run one after the other add them."""

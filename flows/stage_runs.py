@@ -52,7 +52,7 @@ def run_stage(stage: str, work: Work, taken: Taken, row: Row) -> State[Any]:
 
 @task(name="up to date", task_run_name="{stage}", cache_policy=NO_CACHE, persist_result=False)
 def note_up_to_date(stage: str) -> State[Any]:
-    """Record a stage that is unchanged, with all its dependencies, without running it."""
+    """Record a stage without running it: it is unchanged, and so are the outputs of all stages that it needs."""
     return Completed(name=STATES["unchanged"], message=f"{stage} did not change")
 
 
@@ -80,6 +80,7 @@ class Work:
         self.entries = lockfile.Entries(root)
         self.environment: dict[str, str] = {}
         self.done: dict[str, str] = {}  # name of the state, by stage
+        self.renewed: set[str] = set()  # stages with other outputs than before
         self.failures: dict[str, str] = {}  # message, by stage
         self._options = {"retries": retries, "retry_delay_seconds": RETRY_DELAY_SECONDS, "retry_condition_fn": is_transient}
         sections = dvc.sections(root, stages)
@@ -96,7 +97,7 @@ class Work:
         }
 
     def run(self, changed: set[str], environment: dict[str, str], report: Callable[[str, str], None]) -> None:
-        """Run the stages that `changed`, and those that depend on one that ran; fills `done` and `failures`.
+        """Run the stages that `changed`, and those that depend on outputs that did; fills `done`, `renewed` and `failures`.
 
         When a stage fails, no other starts, and those that run are waited for. `report` gets each stage's name and state.
         """
@@ -117,7 +118,7 @@ class Work:
                     needs = stage.needs & names
                     if not needs <= self.done.keys():
                         continue
-                    if stage.name not in changed and all(self.done[name] == STATES["unchanged"] for name in needs):
+                    if stage.name not in changed and self.renewed.isdisjoint(needs):
                         tell(f"{self._heads[stage.name]}  {WORDS[STATES['unchanged']]}")
                         self._end(stage.name, note_up_to_date(stage.name, return_state=True), report)
                         moved = True
@@ -141,6 +142,8 @@ class Work:
     def _end(self, stage: str, state: State[Any], report: Callable[[str, str], None]) -> None:
         if state.is_completed():
             self.done[stage] = state.name
+            if state.name != STATES["unchanged"] and self.entries.renewed(stage):
+                self.renewed.add(stage)
             report(stage, state.name)
         else:
             self.failures[stage] = state.message or "no message"

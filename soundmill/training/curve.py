@@ -136,8 +136,8 @@ class Progress:
             self._bar.update(step - self._bar.n)
         if now - then <= LOG_SECONDS and step != self._total:
             return None
-        seconds = max(now - then, 1e-9)
-        rate = (step - before) / seconds
+        seconds, steps = max(now - then, 1e-9), step - before
+        rate = steps / seconds
         left = round((self._total - step) / max(rate, 1e-9))
         if self._bar is not None:
             self._bar.set_postfix(loss=f"{float(self._loss):.4f}")
@@ -148,19 +148,24 @@ class Progress:
                 flush=True,
             )
         items = (self._loader.step - batches) * self._loader.order.batch_size  # of all devices
-        share = (self._loader.waited - waited) / seconds
+        waited = self._loader.waited - waited
         self._since = (now, step, self._loader.step, self._loader.waited)
-        return {
-            "steps_per_second": rate,
-            "items_per_second": items / seconds,
-            "sound_seconds_per_second": items / seconds * self.item_seconds,
-            "data_wait_share": share,
-            **_peak_memory(),
-        }
+        return speed(seconds, steps, items, self.item_seconds, waited)
 
     def end(self) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def speed(seconds: float, steps: int, items: int, item_seconds: float, waited: float) -> dict[str, float]:
+    """A point of each curve of speed and memory: in `seconds` there were so many steps and items, and data was waited for."""
+    return {
+        "steps_per_second": steps / seconds,
+        "items_per_second": items / seconds,
+        "sound_seconds_per_second": items / seconds * item_seconds,
+        "data_wait_share": waited / seconds,
+        **_peak_memory(),
+    }
 
 
 def _peak_memory() -> dict[str, float]:

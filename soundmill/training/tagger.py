@@ -6,6 +6,7 @@ import contextlib
 import csv
 import itertools
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from soundmill.audio.mel import MelSpec, log_mel
 from soundmill.errors import UserError
 from soundmill.params import Decibels, Probability, Seconds, Seed, StageParams
 from soundmill.training import checkpoint
+from soundmill.training.curve import speed
 from soundmill.training.tagger_targets import Targets
 
 POOLED = 8  # frames of the spectrogram per frame of the network's features
@@ -186,11 +188,14 @@ def train_tagger(
         curve: list[dict[str, float]] = []
         losses: list[float] = []
         order: list[str] = []
+        since, waited = time.monotonic(), 0.0
         for step in range(1, steps + 1):
+            asked = time.monotonic()
             while len(order) < params.batch_size:
                 order += [training[index] for index in rng.permutation(len(training))]
             batch, order = order[: params.batch_size], order[params.batch_size :]
             x, y = _batch(batch, log_mels, targets, frames, net, spec, params.augmentation, rng)
+            waited += time.monotonic() - asked
             net.train()
             loss = cross_entropy(net(x)[1], y)
             optimiser.zero_grad()
@@ -203,9 +208,11 @@ def train_tagger(
                 point = {"step": step, "loss/train": sum(losses) / len(losses)}
                 scores = evaluate(net, log_mels, targets, valid)
                 point |= {f"{key}/valid": value for key, value in scores.items() if key in ("loss", "accuracy")}
-                losses = []
                 curve.append(point)
-                on_epoch({key: value for key, value in point.items() if key != "step"}, step)
+                now, items = time.monotonic(), len(losses) * params.batch_size
+                speeds = speed(now - since, len(losses), items, params.crop_seconds, waited)
+                on_epoch({key: value for key, value in point.items() if key != "step"} | speeds, step)
+                losses, since, waited = [], now, 0.0
     return net.eval(), curve
 
 

@@ -68,7 +68,9 @@ def runs(project: Path) -> list[Any]:
     return list(MlflowClient(uri, uri).search_runs(["1"]))
 
 
-def test_a_run_and_a_second_one(tiny: Path, tracked: None, tmp_path: Path, prefect_server: str) -> None:
+def test_a_run_and_a_second_one(
+    tiny: Path, tracked: None, tmp_path: Path, prefect_server: str, set_param: Callable[..., None]
+) -> None:
     done = pipeline(tiny, tmp_path, prefect_server)
     assert done.returncode == 0, done.stdout + done.stderr
     assert [line.split("  ")[0] for line in done.stdout.splitlines() if "/2]" in line] == ["[1/2] first", "[2/2] evaluate@tiny"]
@@ -97,6 +99,13 @@ def test_a_run_and_a_second_one(tiny: Path, tracked: None, tmp_path: Path, prefe
     assert "Nothing has changed" in done.stdout
     assert "Sounds   data/generated/tiny (WAV files: 1)" in done.stdout
     assert len(runs(tiny)) == 3
+
+    set_param("first", seconds=0.01)  # its outputs stay as they are, so DVC is not asked about what needs them
+    done = pipeline(tiny, tmp_path, prefect_server)
+    lines = [line.rstrip() for line in done.stdout.splitlines() if "/2]" in line]
+    assert "ran, " in lines[0], lines
+    assert lines[1:] == ["[2/2] evaluate@tiny  up to date"], lines
+    assert dvc_command(tiny, "status").stdout.strip() == "Data and pipelines are up to date."
 
 
 @pytest.mark.slow

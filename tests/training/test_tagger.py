@@ -89,6 +89,17 @@ def test_it_learns_what_is_easy(trained, corpus):
     assert scores["mean_average_precision"] > 0.9
 
 
+def test_curves_of_speed_and_memory_are_reported_and_not_written(trained):
+    _, curve, points = trained
+    speeds = {"steps_per_second", "items_per_second", "sound_seconds_per_second", "data_wait_share", "peak_memory_bytes"}
+    assert not speeds & {key for point in curve for key in point}
+    for values, _ in points:
+        assert speeds <= values.keys()
+        assert values["items_per_second"] == pytest.approx(values["steps_per_second"] * PARAMS.batch_size)
+        assert values["sound_seconds_per_second"] == pytest.approx(values["items_per_second"] * PARAMS.crop_seconds)
+        assert 0 < values["data_wait_share"] < 1
+
+
 def test_same_inputs_same_bytes_whatever_was_drawn_before(trained, corpus, tmp_path):
     _, mels, targets, training, valid = corpus
     torch.rand(7)
