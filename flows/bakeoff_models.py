@@ -139,7 +139,7 @@ def choose_models(home: Path, plan: Plan, extra: Sequence[str], families: Sequen
 
 
 def _shares(document: dict[str, Any], family: str, trainings: dict[str, float]) -> dict[str, float]:
-    """Each training's share of the minutes; components that are loaded or absent leave theirs to the others."""
+    """Each training's share of the minutes; components that are loaded, absent or of a closed form leave theirs to the others."""
     shares = {stage: share for stage, share in trainings.items() if share > 0 and _is_trained(document, family, stage)}
     if not shares:
         raise UserError("all its components are loaded: nothing to train")
@@ -150,7 +150,8 @@ def _is_trained(document: dict[str, Any], family: str, stage: str) -> bool:
     if stage == "vocoder" and family not in document["vocoder_families"]:
         return False
     section = SECTIONS[stage].format(family=family)
-    return "steps" in parameters.section(document, section, "params.yaml")
+    steps = parameters.section(document, section, "params.yaml").get("steps", 0)  # null if counted in epochs
+    return steps is None or steps > 1  # one: a codec's principal components alone
 
 
 def in_a_line(error: Exception) -> str:

@@ -64,7 +64,8 @@ def test_who_takes_part_and_what_is_for_whom() -> None:
         assert document["corpus"]["recordings"] == 20
         assert (document[family]["generate"]["count"], document[family]["generate"]["seed"]) == (100, 7)
         assert (document[family]["train"]["steps"], document[family]["train"]["seed"]) == (50, 7)
-    assert documents["tango"]["tango"]["autoencoder"]["weights"]["steps"] == 50
+    assert documents["diffusion_ae"]["diffusion_ae"]["autoencoder"]["weights"]["steps"] == 50
+    assert documents["tango"]["tango"]["autoencoder"]["weights"]["steps"] == 1  # principal components, which take no minutes
     model = next(model for model in models if model.family == "ddpm_mel")
     for steps, looks_every in (
         (TIMED_STEPS, TIMED_STEPS),
@@ -92,7 +93,7 @@ def test_who_takes_part_and_what_is_for_whom() -> None:
 
 
 def test_an_override_that_names_a_family_anywhere_is_for_it_alone() -> None:
-    extra = ["families.tango.trainings.autoencoder=0.7", "spectrogram.tango.n_fft=2048", "tango=laptop"]
+    extra = ["families.tango.trainings.autoencoder=0.7", "tango.autoencoder.weights.steps=200", "spectrogram.tango.n_fft=2048", "tango=laptop"]
     models, excluded = bakeoff_models.choose_models(ROOT, the_plan(), extra, ["tango", "ddpm_mel", "rave"])
     assert excluded == []
     assert {model.family: model.shares for model in models}["tango"] == {"autoencoder": 0.5, "train": 0.5}
@@ -131,12 +132,12 @@ def test_trainings_are_counted_that_there_are() -> None:
             assert document["vocoder"]["weights"]["steps"] == 9
         return tango.shares
 
-    assert shares() == pytest.approx({"autoencoder": 0.02 / 0.72, "train": 0.7 / 0.72})
-    assert shares("vocoder=hifigan_laptop") == pytest.approx({"autoencoder": 0.02, "vocoder": 0.28, "train": 0.7})
+    trained = "tango.autoencoder.weights.steps=200"  # by default, principal components alone
+    assert shares() == {"train": 1.0}
+    assert shares(trained) == pytest.approx({"autoencoder": 0.02 / 0.72, "train": 0.7 / 0.72})
+    assert shares("vocoder=hifigan_laptop", trained) == pytest.approx({"autoencoder": 0.02, "vocoder": 0.28, "train": 0.7})
     assert shares("scale=paper") == {"train": 1.0}
-    assert shares("tango.train.epochs=3", "tango.train.steps=null") == pytest.approx(
-        {"autoencoder": 0.02 / 0.72, "train": 0.7 / 0.72}
-    )
+    assert shares("tango.train.epochs=3", "tango.train.steps=null") == {"train": 1.0}
     models, excluded = bakeoff_models.choose_models(ROOT, plan, ["scale=paper"], [])
     assert {"ddpm_mel", "rave"} <= {model.family for model in models}
     broken, excluded = bakeoff_models.choose_models(ROOT, plan, ["+families.rave.trainings.stew=1"], ["rave", "ddpm_mel"])
