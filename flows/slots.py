@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from soundmill.errors import UserError
+from soundmill.evaluation import embedders
 from soundmill.params import ExecutionParams, SlotsParams
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -101,11 +102,12 @@ def share_of(section: Mapping[str, Any], execution: ExecutionParams) -> Share:
     """What a stage takes, from its section of the parameters.
 
     A training takes its `hardware`: `devices` GPUs if it may use them and there are slots for them, else `threads` for each device.
-    `generate` and `latents`, which have an `accelerator` too, do so with `execution.devices`, and so does `zero_shot`, whose
-    `embedder` uses GPUs wherever there are some. Others take the `threads` of their section or `execution.workers`.
+    `generate` and `latents`, which have an `accelerator` too, do so with `execution.devices`, and so do `zero_shot` and `evaluate`
+    if an embedder of theirs uses GPUs. Others take the `threads` of their section or `execution.workers`.
     """
     workers = execution.workers or os.cpu_count() or 1
-    if execution.slots.gpu and section.get("embedder"):
+    named = section.get("embedders") or [section.get("embedder")]
+    if execution.slots.gpu and any(name and embedders.find(name).gpu for name in named):
         return Share(gpu=execution.devices)
     hardware = section.get("hardware", section)
     if "accelerator" not in hardware:

@@ -54,7 +54,7 @@ class Context:
     kept: Path  # shards for the next run with these parameters and this code
     digests: Path  # cache of hashing.file_digests
     workers: int
-    devices: int  # processes that generate, and that encode on GPUs
+    devices: int  # processes that generate, and that encode or score on GPUs
     cluster: str | None  # address of the Dask scheduler whose workers run the shards
     found_by_name: tuple[str, ...]  # modules and packages, see `code_by_name` of `main`
     tracking: Any  # soundmill.tracking.StageRun

@@ -24,7 +24,7 @@ def shares(*overrides: str) -> dict[str, Share]:
     execution = params.parse_section(document, "execution", ExecutionParams)
     families = list(document["families"])
     names = ["train", "generate", *(name for name in ("autoencoder", "latents") if name in document[families[0]])]
-    sections = {name: document[families[0]][name] for name in names} | {name: document[name] for name in ("tagger", "zero_shot")}
+    sections = {name: document[families[0]][name] for name in names} | {name: document[name] for name in ("tagger", "zero_shot", "evaluate")}
     return {name: share_of(section, execution) for name, section in {**sections, "mixup": {}}.items()}
 
 
@@ -57,6 +57,12 @@ def test_comparing_clips_with_texts_takes_gpus_only_if_there_is_an_embedder_and_
     assert shares("zero_shot.embedder=clap", "execution.slots.gpu=4")["zero_shot"] == Share(gpu=None)
     one = shares("zero_shot.embedder=clap", "execution.slots.gpu=4", "execution.devices=1")
     assert one["zero_shot"] == Share(gpu=1)
+
+
+def test_scoring_takes_gpus_only_if_one_of_its_embedders_uses_them() -> None:
+    assert shares("execution.slots.gpu=4", "evaluate.embedders=[tagger,texture,yamnet,vggish]")["evaluate"] == Share(cpu=2)
+    assert shares("execution.slots.gpu=4", "evaluate.embedders=[tagger,clap]")["evaluate"] == Share(gpu=None)
+    assert shares("evaluate.embedders=[tagger,clap]")["evaluate"] == Share(cpu=2)
 
 
 def test_each_stage_sees_its_own_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

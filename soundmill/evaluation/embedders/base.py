@@ -57,6 +57,7 @@ class Declaration:
     weights: Weights | None = None  # a published file; an embedder without one overrides the methods below
     classifier: bool = True  # it has logits
     patches: bool = True  # several embeddings per clip, so each clip has a covariance
+    gpu: bool = True  # it uses one where there is one
     texts: bool = False  # it also embeds texts (`embed_texts`), in the same space
     ratings: tuple[str, ...] = ()  # metrics that its "embeddings" are the values of, in this order; it has no others
     options: tuple[str, ...] = ()  # that a protocol may set

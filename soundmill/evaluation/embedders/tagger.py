@@ -47,4 +47,4 @@ class TaggerDeclaration(Declaration):
         return None
 
 
-EMBEDDERS = {"tagger": TaggerDeclaration(TaggerEmbedder)}
+EMBEDDERS = {"tagger": TaggerDeclaration(TaggerEmbedder, gpu=False)}

@@ -213,4 +213,4 @@ class TextureDeclaration(Declaration):
         return None
 
 
-EMBEDDERS = {"texture": TextureDeclaration(lambda _: TextureEmbedder(), classifier=False)}
+EMBEDDERS = {"texture": TextureDeclaration(lambda _: TextureEmbedder(), classifier=False, gpu=False)}

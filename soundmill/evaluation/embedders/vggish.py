@@ -108,4 +108,4 @@ def mel_filters() -> np.ndarray:
     return filters
 
 
-EMBEDDERS = {"vggish": Declaration(VggishEmbedder, VGGISH, classifier=False, options=("front_end",))}
+EMBEDDERS = {"vggish": Declaration(VggishEmbedder, VGGISH, classifier=False, gpu=False, options=("front_end",))}

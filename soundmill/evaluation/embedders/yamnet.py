@@ -167,5 +167,6 @@ EMBEDDERS = {
             licence="Apache-2.0",
             source="github.com/tensorflow/models, research/audioset/yamnet",
         ),
+        gpu=False,
     )
 }
