@@ -43,7 +43,9 @@ class ExecutionParams(StageParams):
     """Workers. Nothing here may change a byte of any output, so no stage lists it under `params:`."""
 
     workers: int | None = Field(ge=1, description="processes for data stages; null: one per CPU core")
-    devices: int | None = Field(ge=1, description="processes of `generate`, and of `latents` and `evaluate` on GPUs; null: one per GPU, else one")
+    devices: int | None = Field(
+        ge=1, description="processes of `generate`; on GPUs also of `latents`, `evaluate`; null: one per GPU, else one"
+    )
     dask: str | None = Field(description="address of a Dask scheduler, whose workers then run the data stages")
     slots: SlotsParams
     system_metrics: bool = Field(True, description="log CPU, memory, disk, network and GPUs of trainings")

@@ -27,7 +27,7 @@ from flows.run import up_to_date
 from flows.terminal import LOG, Screen, progress
 from soundmill import tracking
 from soundmill.errors import UserError
-from tests.flows.tiny import dvc_command
+from tests.flows.tiny import dvc_command, git
 from tests.mlflow_server import Server
 from tests.processes import wait_for
 
@@ -214,11 +214,12 @@ def test_the_last_lines_say_what_mlflow_does_not_have_yet(
 
 
 @pytest.mark.slow
-def test_a_schedule_runs_one_at_a_time_and_waits_for_a_typed_repro(
+def test_a_schedule_runs_one_at_a_time_waits_for_a_typed_repro_and_pushes(
     tiny: Path, tmp_path: Path, prefect_server: str, set_param: Callable[..., None]
 ) -> None:
+    assert dvc_command(tiny, "remote", "add", "--default", "store", str(tmp_path / "store")).returncode == 0
     set_param("first", seconds=600.0)
-    command = [sys.executable, "-m", "flows.serve", "--cron", "0 3 * * *", "--wait-minutes", "5"]
+    command = [sys.executable, "-m", "flows.serve", "--cron", "0 3 * * *", "--wait-minutes", "5", "--push"]
     log = (tmp_path / "serve.log").open("w")
     server = subprocess.Popen(command, cwd=tiny, env=environment(tmp_path, prefect_server), stdout=log, stderr=log)
     variables = dvc.environment()
@@ -250,6 +251,11 @@ def test_a_schedule_runs_one_at_a_time_and_waits_for_a_typed_repro(
             (now,) = ask(prefect_server, "flow_runs/filter", flow_runs={"id": {"any_": [flow_run["id"]]}})
             state = now["state_type"]
         assert state == "COMPLETED", "\n".join(messages())
+        git(tiny, "add", "--all")
+        git(tiny, "commit", "--quiet", "--message", "results")
+        git(tmp_path, "clone", "--quiet", str(tiny), "other")
+        assert dvc_command(tmp_path / "other", "pull").returncode == 0
+        assert read(tmp_path / "other/data/generated/tiny/a.wav") == read(tiny / "data/generated/tiny/a.wav")
     finally:
         typed.kill()
         server.terminate()

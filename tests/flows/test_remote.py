@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from flows import dvc, remote, serve
+from flows import checkout, dvc, remote, serve
 from soundmill import params, tracking
 from soundmill.corpora.buckets import Bucket
 from soundmill.errors import UserError
 from tests.buckets import ENVIRONMENT, Store, unavailable
 from tests.corpora.tiny import put
-from tests.flows.test_pipeline import ask, pipeline
+from tests.flows.test_pipeline import ask, environment, pipeline
 from tests.flows.tiny import dvc_command, git
 from tests.stages.handling import tree
 
@@ -82,6 +84,48 @@ def test_without_a_remote_the_remedy_is_named_and_an_unreachable_one_stops_no_bu
     said: list[str] = []
     assert dvc.repro(other, "first", said.append) == "ran"
     assert any(line.startswith("nothing was pulled from the remote store: ") for line in said)
+
+
+UNPUSHED = """
+import sys
+from flows import pipeline
+pipeline.push_outputs = pipeline.push_outputs.with_options(retries=0)
+sys.exit(pipeline.run_to_end("pipeline", "stages", lambda: pipeline.pipeline(push=True, return_state=True)))
+"""
+
+
+@pytest.mark.slow
+def test_a_push_that_fails_for_good_is_told_and_made_up_by_the_next_run(
+    tiny: Path, tmp_path: Path, prefect_server: str, alone: None
+) -> None:
+    in_the_way = tmp_path / "store"
+    in_the_way.write_text("a file where the remote's folder should be")
+    with_remote(tiny, str(in_the_way))
+    command, variables = [sys.executable, "-c", UNPUSHED], environment(tmp_path, prefect_server)
+    done = subprocess.run(command, cwd=tiny, env=variables, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Not pushed: " in done.stdout
+    assert "Everything is built; run it again to push it." in done.stdout
+    assert "Traceback" not in done.stdout
+    in_the_way.unlink()
+    done = pipeline(tiny, tmp_path, prefect_server, "--push")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Pushed   5 objects" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_workspace_of_a_clone_pulls_instead_of_building(tiny: Path, tmp_path: Path, alone: None, capfd) -> None:
+    with_remote(tiny, str(tmp_path / "store"))
+    made = {}
+    for project, push in ((tiny, True), (None, False)):
+        project = project or clone(tiny, "fresh")
+        document = params.read_yaml(project / "params.yaml") | {"families": {"mine": {}}}
+        place = checkout.workspace(project, "mine", document)
+        assert checkout.run_pipeline(place, push) == 0
+        made[push] = results(place)
+    assert capfd.readouterr().out.count("done before: taken from the cache") == 2
+    assert made[True] == made[False]
+    assert "generated/mine/a.wav" in made[True]
 
 
 def test_a_schedule_pushes(tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ def shares(*overrides: str) -> dict[str, Share]:
     execution = params.parse_section(document, "execution", ExecutionParams)
     families = list(document["families"])
     names = ["train", "generate", *(name for name in ("autoencoder", "latents") if name in document[families[0]])]
-    sections = {name: document[families[0]][name] for name in names} | {name: document[name] for name in ("tagger", "zero_shot", "evaluate")}
+    sections = {name: document[families[0]][name] for name in names}
+    sections |= {name: document[name] for name in ("tagger", "zero_shot", "evaluate")}
     return {name: share_of(section, execution) for name, section in {**sections, "mixup": {}}.items()}
 
 

@@ -15,9 +15,9 @@ import pytest
 from flows import lockfile
 from flows.terminal import LOG
 from soundmill import params
-from tests.checkouts import copy_project
+from tests.checkouts import copy_project, dvc
 from tests.flows.test_pipeline import ask, environment, pipeline, read
-from tests.flows.tiny import make_tiny
+from tests.flows.tiny import git, make_tiny
 from tests.graph import SHRUNK
 from tests.processes import assert_nothing_is_left, contents, marked, new_mark, wait_for
 
@@ -109,13 +109,26 @@ def test_an_interrupt_stops_all_stages(tiny: Path, tmp_path: Path, prefect_serve
 
 @pytest.mark.slow(minutes=4)
 def test_the_graph_two_stages_at_a_time(built_graph: Path, root: Path, tmp_path: Path, prefect_server: str) -> None:
-    """The real stages, also with two processes to generate: the bytes that `dvc repro` makes, one stage after the other."""
+    """The real stages, also with two processes to generate: the bytes that `dvc repro` makes, one stage after the other.
+
+    Another machine pulls what was pushed, and has the same results and reports.
+    """
     copy = copy_project(root, tmp_path / "a checkout")
     changed = [*SHRUNK, "execution.workers=1", "execution.slots.cpu=2", "execution.devices=2"]
     params.write_yaml(params.compose(copy / "conf", changed), copy / "params.yaml")
-    command, variables = [sys.executable, "-m", "flows.run"], environment(tmp_path, prefect_server)
+    assert dvc(copy, "remote", "add", "--default", "store", str(tmp_path / "store")).returncode == 0
+    command, variables = [sys.executable, "-m", "flows.run", "--push"], environment(tmp_path, prefect_server)
     done = subprocess.run(command, cwd=copy, env=variables, capture_output=True, text=True, timeout=3600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert lockfile.fault_of(copy / "dvc.lock") is None
     assert params.read_yaml(copy / "dvc.lock")["stages"] == params.read_yaml(built_graph / "dvc.lock")["stages"]
+
+    git(copy, "add", "--all")
+    git(copy, "commit", "--quiet", "--message", "results")
+    other = tmp_path / "other"
+    git(tmp_path, "clone", "--quiet", str(copy), str(other))
+    pulled = dvc(other, "pull")
+    assert pulled.returncode == 0, pulled.stderr
+    assert (other / "data/report/ddpm_mel/index.html").is_file()
+    assert outputs(other / "data") == outputs(copy / "data")
     assert outputs(copy / "data") == outputs(built_graph / "data")
