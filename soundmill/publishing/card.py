@@ -25,7 +25,8 @@ class Facts:
     name: str
     family: str
     title: str  # of the family
-    checkpoint: str  # digest
+    checkpoint: str  # digest of what is published
+    adapters: str | None  # digest of the adapters that were merged into it, which made its sounds and scores; None: it has none
     condition: str  # labels | caption | none
     parameters: int | None
     corpus: str
@@ -172,6 +173,8 @@ def _lines(facts: Facts) -> Iterator[str]:
         f"`dvc repro train@{facts.family}`{again}, over the recordings in `ATTRIBUTION.csv`.",
     )
     yield from (f"All parameters are in `checkpoint/config.json`. Digest of the checkpoint: `{facts.checkpoint}`.", "")
+    if facts.adapters:
+        yield from (f"Merged from adapters (digest `{facts.adapters}`), which made the sounds above and were scored.", "")
 
 
 def _ratings(listening: Mapping[str, float] | None) -> Iterator[str]:

@@ -52,17 +52,19 @@ def publish(model: str, directory: Path, root: Path) -> list[Path]:
         return _publish_component(checkpoint, directory, found, root)
     source = origin(checkpoint)
     family = registry.family(source["family"])
-    trained = family.load(checkpoint)
     name = directory.resolve().name
     with new_directory(directory) as (partial, _):
         write_whole(checkpoint, partial / CHECKPOINT)
+        whole = origin(partial / CHECKPOINT)  # another one if adapters were merged; sounds and scores are of the adapters
+        trained = family.load(partial / CHECKPOINT)
         attribution.write(found, partial / manifest.ATTRIBUTION)
         samples, picture = _samples(root, source, partial)
         facts = card.Facts(
             name=name,
             family=source["family"],
             title=family.title,
-            checkpoint=source["checkpoint"],
+            checkpoint=whole["checkpoint"],
+            adapters=source["checkpoint"] if whole != source else None,
             condition=trained.condition,
             parameters=sum(weight.numel() for weight in trained.net.parameters()),
             corpus=tracking.corpus_name(params.read_yaml(root / "params.yaml")),
@@ -72,7 +74,7 @@ def publish(model: str, directory: Path, root: Path) -> list[Path]:
             listening=_listening(root, checkpoint),
             samples=samples,
             picture=picture,
-            exported=plain.write(checkpoint, trained, source, partial),
+            exported=plain.write(partial / CHECKPOINT, trained, whole, partial),
             commit=provenance.capture(root).sha,
         )
         for file in CARDS:

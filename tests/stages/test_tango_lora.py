@@ -13,9 +13,12 @@ import torch
 from typer.testing import CliRunner
 
 from soundmill import commands, hashing, manifest, params, shards
+from soundmill.audio import tags
 from soundmill.errors import UserError
 from soundmill.models import adapted, beside_base, generation, merging, registry
-from soundmill.models.family import chosen_by
+from soundmill.models.family import chosen_by, made_by
+from soundmill.publishing import model as publishing
+from soundmill.publishing.directory import pull
 from soundmill.training import adapters, checkpoint
 from tests.imports import ROOT
 from tests.stages import test_tango
@@ -150,6 +153,36 @@ def test_merged_adapters_are_a_whole_checkpoint_that_sounds_the_same(tmp_path, t
     refused = {"start_from": str(tuned / "model"), "lora": LORA}
     with pytest.raises(SystemExit, match=r"has only adapters; merge them first: `soundmill export"):
         test_tango.train(tmp_path, data, composed, **refused)
+
+
+def test_published_adapters_are_merged_and_the_card_has_the_digests_of_both(tmp_path, tuned, data):
+    made = sounds(tuned / "model", tmp_path / "made")
+    params.write_yaml(params.read_yaml(tuned / "params.yaml"), tmp_path / "params.yaml")
+    project_sounds = tmp_path / "data/generated/tango"
+    project_sounds.mkdir(parents=True)
+    (first, *_) = sorted((tmp_path / "made").glob("*.wav"))
+    shutil.copyfile(first, project_sounds / "test-0.wav")
+    adapters_digest = hashing.tree_digest(tuned / "model")
+    about = {"family": "tango", "checkpoint": adapters_digest}
+    (project_sounds / manifest.ABOUT_SOUNDS).write_text(json.dumps(about), encoding="utf-8")
+    variant = params.read_yaml(tmp_path / "params.yaml")["families"]["tango"]["clips"]
+    (tmp_path / "data/catalog").mkdir()
+    shutil.copyfile(data / "catalog.parquet", tmp_path / f"data/catalog/{variant}.parquet")
+    publishing.publish(str(tuned / "model"), tmp_path / "mill", tmp_path)
+    pull(tmp_path / "mill", tmp_path / "pulled")
+    whole = tmp_path / "pulled/checkpoint"
+    again = sounds(whole, tmp_path / "again")
+    for one, other in zip(made, again, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-2)
+    digest = hashing.tree_digest(whole)
+    assert digest != adapters_digest
+    for path in (tmp_path / "again").glob("*.wav"):
+        assert tags.read(path) == made_by({"family": "tango", "checkpoint": digest}, tags.GENERATED)
+    card = (tmp_path / "pulled/README.md").read_text(encoding="utf-8")
+    assert f"Digest of the checkpoint: `{digest}`" in card
+    assert f"Merged from adapters (digest `{adapters_digest}`)" in card
+    assert "[a bell](samples/test-0.wav)" in card  # of the adapters, which made it
+    assert f"{sum(value.numel() for value in registry.family('tango').load(whole).net.parameters()):,} parameters" in card
 
 
 def test_several_are_added_by_their_shares(tmp_path, tuned, base, data, composed):
