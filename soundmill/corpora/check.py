@@ -76,7 +76,8 @@ class Report:
             "undescribed": len(self.tables.named),
             "unusable": len(self.tables.rejected),
             "counts": self.counts(),
-            "licences": terms.by_licence(self.tables.recordings),
+            "licences": terms.count_by(self.tables.recordings, "licence"),
+            "ai_terms": terms.count_by(self.tables.recordings, "ai_terms"),
             **self._lists(),
             "remarks": self.tables.remarks,
         }
@@ -362,7 +363,9 @@ def show(report: Report, console: Console) -> None:
         bad = count and name in ("missing", "collisions", "ambiguous", "damaged")
         grid.add_row(name, Text(f"{count:,}", style="yellow" if bad else ""), Text(meanings[name], style="dim"))
     console.print(grid)
-    console.print(terms.table(tables.recordings))
+    console.print(terms.table(terms.count_by(tables.recordings, "licence"), "licence"))
+    if set(ai_terms := terms.count_by(tables.recordings, "ai_terms")) - {terms.UNKNOWN}:
+        console.print(terms.table(ai_terms, "AI terms"))
     lines = {
         "missing": [f"{_clip_of(entry)}  {(entry.get('origins') or [''])[0]}" for entry in tables.missing[:LISTED]],
         "orphans": [entry["path"] for entry in tables.orphans[:LISTED]],

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ["glob", "licence", "creator", "source_url", "ai_terms"]
 MAX_PATTERNS = 1000  # rows with wildcards, each compared with every recording
-LISTED = 20  # licences in the printed table
+LISTED = 20  # rows of a printed table
 _WILDCARD = re.compile(r"[*?[]")
 
 
@@ -211,22 +211,22 @@ def _read(tables: CorpusTables, inventory: Inventory) -> _Rows:
     return rows
 
 
-def by_licence(recordings: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """Number of recordings by licence, most first."""
-    counts = Counter(row["licence"] or UNKNOWN for row in recordings)
+def count_by(recordings: Iterable[Mapping[str, Any]], column: str) -> dict[str, int]:
+    """Number of recordings by `licence` or `ai_terms`, most first."""
+    counts = Counter(row[column] or UNKNOWN for row in recordings)
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def table(recordings: Iterable[Mapping[str, Any]]) -> Table:
-    """A table for the console: recordings by licence."""
+def table(counts: Mapping[str, int], title: str) -> Table:
+    """A table for the console: number of recordings by what `title` names."""
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table("licence", box=None, padding=(0, 2, 0, 0), header_style="bold")
+    grid = Table(title, box=None, padding=(0, 2, 0, 0), header_style="bold")
     grid.add_column("recordings", justify="right")
-    counts = list(by_licence(recordings).items())
-    for licence, count in counts[:LISTED]:
-        grid.add_row(Text(licence[:80]), f"{count:,}")
-    if rest := counts[LISTED:]:
+    rows = list(counts.items())
+    for name, count in rows[:LISTED]:
+        grid.add_row(Text(name[:80]), f"{count:,}")
+    if rest := rows[LISTED:]:
         grid.add_row(f"{len(rest)} others", f"{sum(count for _, count in rest):,}")
     return grid
