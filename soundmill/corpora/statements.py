@@ -145,10 +145,11 @@ def combine(levels: Iterable[Sequence[Statement]]) -> dict[str, str | None]:
 
     Each column is that of the first level that states it; null if none does. In one level, the strictest licence and AI terms hold
     (an unclear licence, `unknown`, is stricter than Creative Commons'), all creators are named, and the first address is taken.
-    `terms_found` has the sources, and what each says if they contradict each other.
+    `terms_found` has the source; of several, each with its columns, and what it says if another contradicts it:
+    `creator, source_url: a/list.csv:2; licence: a/LICENSE`.
     """
     row: dict[str, str | None] = dict.fromkeys(("licence", "creator", "source_url", "ai_terms"))
-    sources: dict[str, list[str]] = {}  # → what it says, if another contradicts it
+    sources: dict[str, tuple[list[str], list[str]]] = {}  # → its columns; what it says, if another contradicts it
     for level in levels:
         if not level:
             continue
@@ -162,7 +163,7 @@ def combine(levels: Iterable[Sequence[Statement]]) -> dict[str, str | None]:
             values = list(first)
             if len(values) == 1:
                 row[column] = values[0]
-                sources.setdefault(first[values[0]].found, [])
+                sources.setdefault(first[values[0]].found, ([], []))[0].append(column)
                 continue
             if column == "licence":
                 row[column] = licences.strictest(values)
@@ -174,8 +175,13 @@ def combine(levels: Iterable[Sequence[Statement]]) -> dict[str, str | None]:
                 values = values if column == "creator" else values[:1]
                 row[column], contradict = "; ".join(values)[:MAX_CELL], False
             for value in values:
-                said = sources.setdefault(first[value].found, [])
+                columns, said = sources.setdefault(first[value].found, ([], []))
+                if column not in columns:  # a source may state several values in one level
+                    columns.append(column)
                 if contradict:
                     said.append(value if len(value) <= 80 else f"{value[:79]}…")
-    found = "; ".join(f"{source} ({', '.join(said)})" if said else source for source, said in sources.items())
-    return {**row, "terms_found": found[:MAX_CELL] or None}
+    parts = [
+        (f"{', '.join(columns)}: " if len(sources) > 1 else "") + source + (f" ({', '.join(said)})" if said else "")
+        for source, (columns, said) in sources.items()
+    ]
+    return {**row, "terms_found": "; ".join(parts)[:MAX_CELL] or None}

@@ -73,7 +73,7 @@ def test_texts_apply_to_their_folder_and_the_stricter_of_two_holds(lay):
         "a.wav": ("CC-BY-4.0", "README.md"),
         "odd/deep/a.wav": ("unknown", "odd/README"),
         **{f"{folder}/a.wav": ("unknown", f"{folder}/{name}") for folder, name in BLOCKED.items()},
-        "rain/a.wav": ("CC-BY-NC-4.0", "rain/LICENSE (CC-BY-NC-4.0); rain/CREDITS.txt (CC0-1.0)"),
+        "rain/a.wav": ("CC-BY-NC-4.0", "licence: rain/LICENSE (CC-BY-NC-4.0); licence: rain/CREDITS.txt (CC0-1.0)"),
         "wind/a.wav": ("CC-BY-4.0", "README.md"),
     }
     assert [remark for remark in tables.remarks if remark.startswith("odd: its texts name several licences (CC-BY-4.0, CC0-1.0)")]

@@ -143,14 +143,14 @@ def test_mtg_jamendo(lay):
             "AXL & ARTH",
             "http://www.jamendo.com/track/214",
             None,
-            "audio_licenses.txt:1; data/raw.meta.tsv:2",
+            "licence, source_url: audio_licenses.txt:1; creator: data/raw.meta.tsv:2",
         ),
         "audio/15/215.low.mp3": (
             "http://artlibre.org/licence/lal",
             "AXL",
             "http://www.jamendo.com/track/215",
             None,
-            "audio_licenses.txt:5; data/raw.meta.tsv:3",
+            "licence, source_url: audio_licenses.txt:5; creator: data/raw.meta.tsv:3",
         ),
     }
 
@@ -207,6 +207,16 @@ def test_columns_of_hugging_face(lay, tmp_path, suffix):
     }
 
 
+def test_each_column_has_the_place_that_states_it(lay):
+    rows = "filename,uploader,url,license\na.wav,Ann,https://a.org,\nb.wav,Bob,https://b.org,CC BY 4.0\n"
+    found = found_in(lay("sub/a.wav", "sub/b.wav", "sub/c.wav", **{"sub/LICENSE": "CC0 1.0", "sub/meta.csv": rows}), "folder")
+    assert {path: values[-1] for path, values in found.items()} == {
+        "sub/a.wav": "creator, source_url: sub/meta.csv:2; licence: sub/LICENSE",
+        "sub/b.wav": "sub/meta.csv:3",
+        "sub/c.wav": "sub/LICENSE",
+    }
+
+
 def test_rows_of_an_embedded_recording_and_the_stricter_of_two(tmp_path):
     names = ("one.wav", "one.wav", "two.wav")
     stated = ("cc-by-4.0", "cc-by-nc-4.0", None)
@@ -215,7 +225,7 @@ def test_rows_of_an_embedded_recording_and_the_stricter_of_two(tmp_path):
         for number, (name, licence) in enumerate(zip(names, stated, strict=True))
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "train.parquet")
-    both = "train.parquet#0 (CC-BY-4.0); train.parquet#1 (CC-BY-NC-4.0)"
+    both = "licence, creator: train.parquet#0 (CC-BY-4.0); licence: train.parquet#1 (CC-BY-NC-4.0)"
     assert list(found_in(inventory.list_files(tmp_path)).values()) == [
         ("CC-BY-NC-4.0", "Ann", None, None, both),
         (None, "Ann", None, None, "train.parquet#2"),

@@ -275,8 +275,10 @@ def test_all_terms_are_found_and_none_is_invented(corpus):
     nothing = {path for path, truth in TRUTH.items() if truth == NOTHING}
     assert {row["path"] for row in rows if not row["terms_found"]} == nothing
     where = {row["path"]: row["terms_found"] for row in rows}
-    assert where["clotho/d.wav"] == "clotho/clotho_metadata_development.csv:5 (CC-BY-NC-4.0); its tags (CC0-1.0)"
-    assert where["licensed/both/e.wav"] == "licensed/both/COPYING (CC-BY-SA-4.0); licensed/both/README.txt (CC0-1.0)"
+    listed = "licence, creator: clotho/clotho_metadata_development.csv:5 (CC-BY-NC-4.0)"
+    assert where["clotho/d.wav"] == f"{listed}; licence, creator: its tags (CC0-1.0)"
+    copying, readme = "licensed/both/COPYING (CC-BY-SA-4.0)", "licensed/both/README.txt (CC0-1.0)"
+    assert where["licensed/both/e.wav"] == f"licence: {copying}; licence: {readme}"
     metrics = json.loads(Path("data/metrics/scan.json").read_text())
     remarks = "\n".join(metrics["remarks"])
     for said in (
