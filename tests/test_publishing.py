@@ -17,13 +17,14 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
-from huggingface_hub import DatasetCard, ModelCard
+from huggingface_hub import DatasetCard, ModelCard, RepoCard
 
 from soundmill import attribution, manifest, params
 from soundmill.attribution import Credit
 from soundmill.audio import tags
 from soundmill.audio.flac import decode_flac, write_wav
 from soundmill.clips import Tables
+from soundmill.corpora import term_files
 from soundmill.corpora.terms import TermsParams
 from soundmill.errors import UserError
 from soundmill.models import generation
@@ -61,10 +62,20 @@ def test_a_pulled_model_makes_the_same_bytes(built_graph, published, tmp_path):
     assert again.returncode == 0, again.stderr
 
 
+def assert_its_licence_is_a_file_that_the_hub_takes(directory: Path, read: RepoCard) -> None:
+    """The hub's specification of cards: `license_link` is `LICENSE`, `LICENSE.md` or an address. Its validator needs the hub."""
+    assert (read.data.license, read.data.license_link) == ("other", "LICENSE.md")
+    said = (directory / "LICENSE.md").read_text(encoding="utf-8")
+    credited = attribution.read(directory / manifest.ATTRIBUTION)
+    assert all(f"- {fact}: " in said for fact, _ in attribution.statements(credited))
+    assert manifest.ATTRIBUTION in said
+    assert "LICENSE.md" in read_sums(directory)
+
+
 def test_the_card_is_read_by_the_hubs_own_code(published):
     read = ModelCard.load(published / "README.md", ignore_metadata_errors=False)
     assert (published / "MODEL_CARD.md").read_bytes() == (published / "README.md").read_bytes()
-    assert (read.data.license, read.data.license_link) == ("other", manifest.ATTRIBUTION)
+    assert_its_licence_is_a_file_that_the_hub_takes(published, read)
     assert {result.metric_type for result in read.data.eval_results} >= {"kl_tagger", "mmd_tagger"}
     assert all("95 % interval" in result.metric_name for result in read.data.eval_results)
     assert not [tag for tag in read.data.tags if tag.startswith("training-material")]  # the embedded corpus: all known
@@ -166,7 +177,8 @@ def test_a_codec_or_vocoder_is_published_with_its_own_attribution(built_graph, t
     assert {credit.recording for credit in credited} == {row["source"] for row in clips}
     assert sum(credit.clips for credit in credited) == len(clips)
     read = ModelCard.load(tmp_path / "it/README.md", ignore_metadata_errors=False)
-    assert (read.data.license, what in read.data.tags) == ("other", True)
+    assert what in read.data.tags
+    assert_its_licence_is_a_file_that_the_hub_takes(tmp_path / "it", read)
     pulled = soundmill("pull", str(tmp_path / "it"), "--output", str(tmp_path / "pulled"), cwd=tmp_path)
     assert "weights.start_from" in pulled.stderr
     for path in (path for path in made.rglob("*") if path.name != ".gitignore"):
@@ -180,6 +192,23 @@ def test_what_is_neither_a_model_nor_a_part_of_one_is_not_published(built_graph,
     assert done.returncode == 1
     assert "neither a family's checkpoint nor a codec or vocoder" in done.stderr
     assert not (tmp_path / "it").exists()
+
+
+@pytest.mark.parametrize("licence", ["CC0-1.0", "CC-BY-4.0", "x" * 500, "<script>`#!\\" * 40, "unclear"])
+def test_the_licence_file_names_what_holds_and_is_no_licence_of_all_recordings(tmp_path, licence):
+    found = [
+        Credit("a.wav", "", "CC-BY-NC-4.0", "with_disclosure", "", 1, 3600.0, 0, "model"),
+        Credit("b.wav", "", licence, "allowed", "", 1, 3600.0, 0, "model"),
+        Credit("", "", "unknown", "unknown", "", 0, 0.0, 0, "vocoder"),
+    ]
+    for some in (found, found[:1], found[1:2]):
+        card.write_terms(some, tmp_path)
+        said = (tmp_path / "LICENSE.md").read_text(encoding="utf-8")
+        assert all(f"- {fact}: " in said for fact, _ in attribution.statements(some))
+        assert len(said) < term_files.SHORT
+        assert len(term_files.named_by_licence(said)) != 1  # so a corpus with this file beside it has an unclear licence
+        assert "<script>" not in said
+        assert attribution.read(tmp_path / manifest.ATTRIBUTION) == some
 
 
 def test_what_a_corpus_says_is_text_in_the_card():
@@ -266,7 +295,7 @@ def test_mlcroissant_validates_the_metadata_and_loads_every_clip(built_graph, pu
 
 def test_published_clips_are_listed_with_their_digests_and_a_card_that_the_hub_reads(published_data):
     read = DatasetCard.load(published_data / "README.md", ignore_metadata_errors=False)
-    assert (read.data.license, read.data.license_link) == ("other", manifest.ATTRIBUTION)
+    assert_its_licence_is_a_file_that_the_hub_takes(published_data, read)
     files = {path.relative_to(published_data).as_posix() for path in published_data.rglob("*") if path.is_file()}
     assert set(read_sums(published_data)) == files - {SUMS}
     credited = attribution.read(published_data / manifest.ATTRIBUTION)

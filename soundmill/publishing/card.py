@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from soundmill import attribution
+from soundmill import attribution, manifest
 from soundmill.attribution import Credit
 
-LICENCE_NAME = "terms-of-the-training-material"
+LICENCE_NAME, LICENCE_LINK = "terms-of-the-training-material", "LICENSE.md"  # the hub takes this file, LICENSE or an address
+CUT = 100  # characters of a reason in LICENSE.md
 CODEC, NET = "codec.ts", "net.ts"  # networks in TorchScript, and what the script beside them does
 USES = {
     CODEC: "`python load.py INPUT.wav OUTPUT.wav` runs the codec in plain torch.",
@@ -53,7 +55,7 @@ def text_of_component(
     data = ModelCardData(
         license="other",
         license_name=LICENCE_NAME,
-        license_link="ATTRIBUTION.csv",
+        license_link=LICENCE_LINK,
         library_name="soundmill",
         model_name=name,
         tags=["soundmill", "audio", what, kind, *_marks(found)],
@@ -99,7 +101,7 @@ def front_matter(facts: Facts) -> str:
     data = ModelCardData(
         license="other",
         license_name=LICENCE_NAME,
-        license_link="ATTRIBUTION.csv",
+        license_link=LICENCE_LINK,
         library_name="soundmill",
         model_name=facts.name,
         datasets=[_slug(facts.corpus)],
@@ -117,13 +119,28 @@ def _marks(found: Sequence[Credit]) -> list[str]:
 
 def _terms(found: Sequence[Credit]) -> Iterator[str]:
     """What the terms say, and hours by licence and terms for AI."""
-    yield from ("## Terms of the training material", "")
-    statements = list(attribution.statements(list(found)))
-    yield from (f"- {plain(fact)}: {plain(why)}" for fact, why in statements)
-    yield from (["- no condition is known"] if not statements else [])
-    yield from ("", "These are facts about the recordings, not advice. `ATTRIBUTION.csv` names each of them.", "")
+    yield from ("## Terms of the training material", "", *statements(found))
     yield from ("## Trained on", "", *hours_table("licence", attribution.hours_by(found, "licence")))
     yield from hours_table("AI terms", attribution.hours_by(found, "ai_terms"))
+
+
+def statements(found: Sequence[Credit], cut: int | None = None) -> Iterator[str]:
+    """What the terms say, each with the reason, of which at most `cut` characters are kept."""
+    said = [(fact, plain(why)) for fact, why in attribution.statements(list(found))]
+    yield from (f"- {fact}: {why if cut is None or len(why) <= cut else f'{why[: cut - 1]}…'}" for fact, why in said)
+    yield from (["- no condition is known"] if not said else [])
+    yield from ("", f"These are facts about the recordings, not advice. `{manifest.ATTRIBUTION}` names each of them.", "")
+
+
+def write_terms(found: Sequence[Credit], directory: Path) -> None:
+    """Write the table of credits, and in `LICENSE.md` what follows from it.
+
+    As terms of a corpus (corpora/term_files.py), that text has an unclear licence: it is short and about generative AI.
+    """
+    attribution.write(found, directory / manifest.ATTRIBUTION)
+    about = "No licence is chosen for these files. What the terms of their recordings say, also of generative AI, if known:"
+    lines = ("# Terms of the recordings", "", about, "", *statements(found, CUT))
+    (directory / LICENCE_LINK).write_text("\n".join(lines), encoding="utf-8")
 
 
 def _lines(facts: Facts) -> Iterator[str]:

@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from soundmill import attribution, clips, exports, manifest
+from soundmill import attribution, clips, exports
 from soundmill.attribution import Credit
 from soundmill.corpora.terms import TermsParams
 from soundmill.errors import UserError
-from soundmill.publishing.card import LICENCE_NAME, hours_table, plain
+from soundmill.publishing.card import LICENCE_LINK, LICENCE_NAME, hours_table, plain, statements, write_terms
 from soundmill.publishing.directory import CROISSANT, check_allowed, files_below, named, write_sums
 
 CARD = "README.md"
@@ -83,7 +83,7 @@ def publish(
         exports.export(tables, FORMAT, partial / "export", sample_rate, progress=progress)
         os.rename(partial / "export" / "data", partial / "data")
         os.rmdir(partial / "export")
-        attribution.write(found, partial / manifest.ATTRIBUTION)
+        write_terms(found, partial)
         shards = sorted((partial / "data").glob("*.parquet"))
         (partial / CARD).write_text(_card(name, found, sample_rate), encoding="utf-8")
         document = croissant(name, found, shards)
@@ -148,17 +148,13 @@ def _card(name: str, found: Sequence[Credit], sample_rate: int) -> str:
 
     marks = [f"material-{mark}" for mark in attribution.marks(found)]
     tags = ["soundmill", "audio", *marks]
-    data = DatasetCardData(
-        license="other", license_name=LICENCE_NAME, license_link=manifest.ATTRIBUTION, pretty_name=name, tags=tags
-    )
+    data = DatasetCardData(license="other", license_name=LICENCE_NAME, license_link=LICENCE_LINK, pretty_name=name, tags=tags)
     seconds, count = sum(credit.seconds for credit in found), sum(credit.clips for credit in found)
     lines = [f"---\n{data.to_yaml()}\n---\n", f"# {plain(name)}\n"]
     lines.append(
         f"{count:,} clips of {len(found):,} recordings, {seconds / 3600:.2f} h, {sample_rate} Hz. Prepared with Soundmill.\n"
     )
-    lines.append("## Terms\n")
-    lines += [f"- {plain(fact)}: {plain(why)}" for fact, why in attribution.statements(list(found))]
-    lines += ["", f"These are facts about the recordings, not advice. `{manifest.ATTRIBUTION}` names each of them.\n"]
+    lines += ["## Terms\n", *statements(found)]
     lines += [*hours_table("licence", attribution.hours_by(found, "licence"))]
     lines += [*hours_table("AI terms", attribution.hours_by(found, "ai_terms"))]
     lines.append(f"## Use\n\n`datasets.load_dataset` reads this directory; `mlcroissant` reads `{CROISSANT}`.\n")

@@ -57,7 +57,7 @@ def publish(model: str, directory: Path, root: Path) -> list[Path]:
         write_whole(checkpoint, partial / CHECKPOINT)
         whole = origin(partial / CHECKPOINT)  # another one if adapters were merged; sounds and scores are of the adapters
         trained = family.load(partial / CHECKPOINT)
-        attribution.write(found, partial / manifest.ATTRIBUTION)
+        card.write_terms(found, partial)
         samples, picture = _samples(root, source, partial)
         facts = card.Facts(
             name=name,
@@ -90,7 +90,7 @@ def _publish_component(checkpoint: Path, directory: Path, found: list[attributio
         shutil.copytree(
             checkpoint, partial / CHECKPOINT, ignore=shutil.ignore_patterns(".gitignore"), copy_function=shutil.copyfile
         )
-        attribution.write(found, partial / manifest.ATTRIBUTION)
+        card.write_terms(found, partial)
         exported = plain.write_codec(checkpoint, partial)
         digest, commit = hashing.tree_digest(checkpoint), provenance.capture(root).sha
         text = card.text_of_component(directory.resolve().name, what, kind, digest, found, exported, commit)
