@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from soundmill import attribution, manifest, shards
+from soundmill import attribution, manifest, params, shards
 from soundmill.errors import UserError
 from soundmill.training.trained_on import write_trained_on
 from tests.commands.running import soundmill
@@ -117,6 +117,41 @@ def test_no_cell_is_a_formula_and_the_table_is_read_back(tmp_path, value):
     assert len(rows) == 2
     assert not [cell for cell in rows[1] if cell.lstrip()[:1] in ("=", "+", "-", "@") or len(cell) > 501]
     assert attribution.read(tmp_path / "a.csv") == found
+
+
+def test_the_command_writes_the_table_of_any_checkpoint_codec_or_vocoder(tmp_path):
+    project = tmp_path / "project"
+    checkpoint(project / "data/models/tiny", [clip("dog")], vocoder=[clip("owl")])
+    checkpoint(project / "data/tiny/vocoder", [clip("owl")])
+    (project / "data/corpus").mkdir()
+    terms = {"dog": ("CC-BY-4.0", "Ann", "https://a.org", "allowed"), "owl": ("CC0-1.0", "=Eve", None, "refused")}
+    table = recordings(project / "data/corpus/recordings.parquet", **terms)
+    params.write_yaml({"corpus": {"embedded": ["synthetic"], "path": None, "parts": {}}}, project / "params.yaml")
+    (project / "dvc.yaml").write_text("stages: {}\n")
+    for model, expected in (("tiny", {"dog.wav", "owl.wav"}), ("data/tiny/vocoder", {"owl.wav"})):
+        file = tmp_path / "tables" / f"{Path(model).name}.csv"
+        done = soundmill("licences", model, "--output", str(file), cwd=project)
+        assert done.returncode == 0, done.stderr
+        found = attribution.read(file)
+        assert {credit.recording for credit in found} == expected
+        trained = project / ("data/models/tiny" if model == "tiny" else model)
+        assert found == attribution.credits_of(trained, table)
+    alone = tmp_path / "alone.csv"  # outside any project no terms are known
+    assert soundmill("licences", str(project / "data/tiny/vocoder"), "--output", str(alone), cwd=tmp_path).returncode == 0
+    assert [(credit.recording, credit.licence) for credit in attribution.read(alone)] == [("owl.wav", "unknown")]
+
+
+@pytest.mark.parametrize(("place", "said"), [("project", "which the pipeline reads or writes"), ("alone", "its digest")])
+def test_the_command_writes_no_table_where_it_would_change_something(tmp_path, place, said):
+    home = tmp_path / place
+    checkpoint(home / "data/models/tiny", [clip("dog")])
+    if place == "project":
+        params.write_yaml({"corpus": {"embedded": ["synthetic"], "path": None, "parts": {}}}, home / "params.yaml")
+        (home / "dvc.yaml").write_text("stages: {}\n")
+    file = home / "data/models" / ("ATTRIBUTION.csv" if place == "project" else "tiny/ATTRIBUTION.csv")
+    done = soundmill("licences", "data/models/tiny", "--output", str(file), cwd=home)
+    assert (done.returncode, said in done.stderr) == (1, True)
+    assert not file.exists()
 
 
 def test_another_table_is_refused(tmp_path):

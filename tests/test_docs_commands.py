@@ -83,6 +83,7 @@ STANDS_FOR = {
 }  # fmt: skip
 OF_COMMAND = {
     "corpus export": {"DIR": "exported"},
+    "licences": {"FILE": "credits.csv"},
     "lineage": {"FILE": "lineage.json"},
     "listen": {"DIR": "data/generated/ddpm_mel"},
     "publish": {"DIR": "published"},

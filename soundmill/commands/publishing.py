@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from soundmill.commands.project import Clips, Project, check_apart, progress_bar, project_root, sample_rate_of, tables
+from soundmill.commands.project import (
+    Clips,
+    Project,
+    check_apart,
+    progress_bar,
+    project_root,
+    sample_rate_of,
+    tables,
+    writable_file,
+)
 from soundmill.errors import UserError
 
 app = typer.Typer()
@@ -22,7 +31,13 @@ Model = Annotated[
 
 
 @app.command()
-def licences(model: Model, project: Project = None) -> None:
+def licences(
+    model: Model,
+    output: Annotated[
+        Path | None, typer.Option(callback=writable_file, help="Also write the table of recordings, as in ATTRIBUTION.csv.")
+    ] = None,
+    project: Project = None,
+) -> None:
     """Say what the terms of the training material mean for a model, and why: facts, not advice.
 
     The recordings of its codec, its vocoder and earlier trainings count too. Material without known terms is `unknown`.
@@ -32,7 +47,13 @@ def licences(model: Model, project: Project = None) -> None:
 
     root = _root(project)
     checkpoint = publishing.find(model, root)
+    if output and output.resolve().is_relative_to(checkpoint.resolve()):
+        raise UserError(f"{output}: would change the checkpoint and its digest; choose a file elsewhere")
+    if output and root:
+        check_apart(output, root)
     found = attribution.credits_of(checkpoint, publishing.recordings_of(root))
+    if output:
+        attribution.write(found, output)
     for column, title in (("licence", "licence"), ("ai_terms", "AI terms")):
         for name, hours in attribution.hours_by(found, column).items():
             typer.echo(f"{title} {name}: {hours:.2f} h")
