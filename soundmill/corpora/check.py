@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 LISTED = 10  # entries of each kind in the printed report; the JSON has all
+KEPT = "corpus.terms keeps every recording, whatever its terms (allow is null, unknown and ai_refused are keep)"
 AUDIOCAPS_COLUMNS = ("audiocap_id", "youtube_id", "start_time", "caption")
 
 
@@ -124,16 +125,24 @@ def directory_of(directory: Path | Bucket, format: str = registry.AUTO, follow_l
 
 def check_params(path: Path, headers: bool = False, progress: Callable[[int], None] = lambda n: None) -> Report:
     """Check the corpus, or union, in a params.yaml, as the stage `scan` reads it."""
-    places = directories_of(path)
-    return report_of(path.resolve(), places, read(places, progress), headers, progress)
+    given = _section(path)
+    places = directories(given, path.resolve().parent)
+    report = report_of(path.resolve(), places, read(places, progress), headers, progress)
+    if given.terms.keep_all:
+        report.tables.remarks.append(KEPT)
+    return report
 
 
 def directories_of(path: Path) -> list[Directory]:
     """The corpus directories in a params.yaml."""
+    return directories(_section(path), path.resolve().parent)
+
+
+def _section(path: Path) -> ScanParams:
     document = params.section(params.read_yaml(path), "corpus", str(path))
     if isinstance(document, dict) and document.get("embedded"):
         raise UserError(f"{path}: this corpus is synthesised by the pipeline; to check your own recordings, give their directory")
-    return directories(params.parse(ScanParams, document, f"{path}: corpus"), path.resolve().parent)
+    return params.parse(ScanParams, document, f"{path}: corpus")
 
 
 def read(places: list[Directory], progress: Callable[[int], None] = lambda n: None) -> list[union.UnionPart]:

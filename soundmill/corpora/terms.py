@@ -40,6 +40,11 @@ class TermsParams(StageParams):
     unknown: Literal["keep", "quarantine"] = Field(description="recordings without a known licence")
     ai_refused: Literal["keep", "quarantine"] = Field(description="recordings whose creators refuse the use for generative AI")
 
+    @property
+    def keep_all(self) -> bool:
+        """Whether no recording can break these terms."""
+        return self.allow is None and self.unknown == self.ai_refused == "keep"
+
     def broken_by(self, row: Mapping[str, Any]) -> str:
         """Why these terms forbid a recording (row of manifest.RECORDINGS); empty if they do not."""
         licence = row["licence"]

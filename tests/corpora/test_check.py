@@ -18,7 +18,7 @@ from rich.console import Console
 from soundmill import params
 from soundmill.corpora import check, inventory, matching, registry, survey
 from soundmill.errors import UserError
-from tests.stages.handling import BOUNDS, SPLITS
+from tests.stages.handling import BOUNDS, SPLITS, TERMS
 
 HEADER = "audiocap_id,youtube_id,start_time,caption\n"
 ROWS = """1,r1nicOVtvkQ,30,a dog
@@ -337,7 +337,19 @@ def test_the_corpus_of_a_params_yaml_is_the_directory_that_it_names(corpus, tmp_
     params.write_yaml({"corpus": {"format": "audiocaps", "path": tmp_path.name, "parts": {}, **REST}}, path)
     outcome, directly = check.check_params(path).as_json(), check.check(corpus, "audiocaps").as_json()
     assert (outcome.pop("path"), directly.pop("path")) == (str(path), str(corpus))
+    assert outcome.pop("remarks") == [*directly.pop("remarks"), check.KEPT]
     assert outcome == directly
+
+
+@pytest.mark.parametrize("change", [{}, {"allow": ["CC0-1.0"]}, {"unknown": "quarantine"}, {"ai_refused": "quarantine"}])
+def test_a_check_says_that_the_terms_of_params_yaml_keep_everything(corpus, tmp_path, change):
+    path = tmp_path.parent / f"{tmp_path.name}.yaml"
+    section = {"format": "audiocaps", "path": tmp_path.name, "parts": {}, **REST, "terms": {**TERMS, **change}}
+    params.write_yaml({"corpus": section}, path)
+    console = Console(width=200, record=True)
+    check.show(check.check_params(path), console)
+    said = "corpus.terms keeps every recording, whatever its terms (allow is null, unknown and ai_refused are keep)"
+    assert console.export_text().count(said) == (not change)
 
 
 PART = {"format": "auto", "path": ".", "weight": 1.0}
