@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from flows.results_table import METRICS, Estimate, MetricResult, ResultRow, result
+from flows.results_table import METRICS, Estimate, MetricResult, ResultRow, near_copies, result
 
 LEADING = ("fad", "mmd")  # rows are ranked by the first that a row has: with fewer than 50 real clips there is no FAD
 MIN_IMPROVEMENT = 0.01  # of the held-out loss by twice the steps, to say that more training would help
@@ -65,25 +65,10 @@ def scores_under(embedder: str, metrics_by_seed: Mapping[int, Mapping[str, Any]]
         key = f"{metric}_{embedder}"
         if metric == "memorised" and key not in first:  # only one embedder searches for copies
             key = next((other for name in first.get("embedders", ()) if (other := f"memorised_{name}") in first), key)
-        score = result(metrics_by_seed, key)
-        if score is None or len(score.by_seed) < len(metrics_by_seed):
-            continue
-        if metric == "memorised":
-            count = first.get("counts", {}).get("generated")
-            total = wilson(score.total.value, count) if len(metrics_by_seed) == 1 else score.total
-            real = {"real": first[f"{key}_real"]} if f"{key}_real" in first else {}
-            score = replace(score, total=total, baselines={**score.baselines, **real})
-        scores[metric] = score
+        score = near_copies(metrics_by_seed, key) if metric == "memorised" else result(metrics_by_seed, key)
+        if score and len(score.by_seed) == len(metrics_by_seed):
+            scores[metric] = score
     return scores
-
-
-def wilson(share: float, count: int | None) -> Estimate:
-    """A share of `count` clips with Wilson's 95 % interval (1927), which is valid for 0 and 100 % too."""
-    if not count:
-        return Estimate(share)
-    from scipy.stats import binomtest
-
-    return Estimate(share, *map(float, binomtest(round(share * count), count).proportion_ci(method="wilson")))
 
 
 def slope(losses: Sequence[tuple[int, float]]) -> Estimate | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ METRICS = {
     "memorised": Metric("Near-copies", "near-copies", is_share=True),
 }
 SUMMARISED = ("fad", "mmd", "kl", "label_accuracy")  # the metrics of tables that show all embedders
+COPIES = "memorised_"  # keys of the search for copies of training clips
 BASELINES = ("codec", "floor", "real")  # kept with a score
 
 
@@ -87,6 +88,27 @@ def result(metrics_by_seed: Mapping[int, Mapping[str, Any]], key: str) -> Metric
     )
 
 
+def near_copies(metrics_by_seed: Mapping[int, Mapping[str, Any]], key: str) -> MetricResult | None:
+    """As `result` for a share of near-copies, with that of real sounds as a baseline; of one seed it has Wilson's interval."""
+    score = result(metrics_by_seed, key)
+    if score is None:
+        return None
+    first = next(iter(metrics_by_seed.values()))
+    count = first.get("counts", {}).get("generated")
+    total = wilson(score.total.value, count) if len(metrics_by_seed) == 1 else score.total
+    real = {"real": first[f"{key}_real"]} if f"{key}_real" in first else {}
+    return replace(score, total=total, baselines={**score.baselines, **real})
+
+
+def wilson(share: float, count: int | None) -> Estimate:
+    """A share of `count` clips with Wilson's 95 % interval (1927), which is valid for 0 and 100 % too."""
+    if not count:
+        return Estimate(share)
+    from scipy.stats import binomtest
+
+    return Estimate(share, *map(float, binomtest(round(share * count), count).proportion_ci(method="wilson")))
+
+
 def over_seeds(values: Sequence[float]) -> Estimate:
     """Mean with Student's 95 % interval; a single value has no interval."""
     mean = sum(values) / len(values)
@@ -109,6 +131,12 @@ def metrics_in(scored: Iterable[Mapping[str, Any]]) -> list[str]:
         summarised = {f"{kind}_{name}" for kind in SUMMARISED for name in metrics.get("embedders", ())}
         keys |= {key for key in metrics.get("baselines", {}) if key in summarised and metrics.get(key) is not None}
     return sorted_metrics(keys)
+
+
+def copies_in(scored: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Keys of the shares of near-copies of training clips, such as `memorised_tagger` and `memorised_fingerprint`."""
+    keys = {key for metrics in scored for key in metrics if key.startswith(COPIES) and not key.endswith("_real")}
+    return sorted(keys)
 
 
 def sorted_metrics(keys: Iterable[str]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from flows.results_table import METRICS, Estimate, MetricResult, embedder_of, kind_of, most_seeds, shown_total
+from flows.results_table import COPIES, METRICS, Estimate, MetricResult, embedder_of, kind_of, most_seeds, shown_total
 from flows.sweep_table import OTHER_DATA, PAPER, SweepRow, metrics_of
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def draw(title: str, rows: Sequence[SweepRow]) -> Figure:
     """A row of panels per embedder, a column per metric; the paper's numbers have a separate scale unless they are comparable."""
     from soundmill.drawing import Figure, shorten
 
-    metrics = metrics_of(rows)
+    metrics = [metric for metric in metrics_of(rows) if not metric.startswith(COPIES)]  # they are in the table
     kinds = list(dict.fromkeys(kind_of(metric) for metric in metrics))
     embedders = sorted({embedder_of(metric) for metric in metrics})
     num_columns, num_lines = max(len(kinds), 1), max(len(embedders), 1)

@@ -7,13 +7,16 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from flows.results_table import (
+    COPIES,
     Column,
     Estimate,
     MetricResult,
     ResultRow,
     ResultsTable,
+    copies_in,
     metrics_in,
     most_seeds,
+    near_copies,
     over_seeds,
     result,
     score_column,
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
 
 PAPER = {"fd": "FD", "kl": "KL", "fad": "FAD"}  # the paper's metrics, in the order it prints them
 OTHER_DATA = "other data"
+BASE = "base"  # row, and key in the metrics, of the model that a fine-tuned one started from
+
+SHARED = ("protocol", "embedders", "counts", "files", "unranked")  # what the metrics of a model say of its base's, too
 
 
 @dataclass(frozen=True)
@@ -51,17 +57,18 @@ class SweepRow(ResultRow):
 def make_rows(
     outcomes: Sequence[Outcome], paper: Mapping[str, Mapping[str, float]], protocol: str, files: str | None
 ) -> list[SweepRow]:
-    """The rows in the order of their first outcome, then those that only the paper has.
+    """The bases of fine-tuned models, the rows in the order of their first outcome, then those that only the paper has.
 
     The paper's numbers are comparable with ours if `protocol` and the digest `files` of its reference list equal ours.
     """
-    outcomes = of_one_protocol(outcomes)
+    outcomes = of_one_protocol([*of_bases(outcomes), *outcomes])
     names = list(dict.fromkeys(outcome.row for outcome in outcomes))
     rows: list[SweepRow] = []
     for name in names:
         of_row = [outcome for outcome in outcomes if outcome.row == name]
         done = {outcome.seed: outcome.metrics for outcome in of_row if outcome.failure is None}
         scores = {key: score for key in metrics_in(done.values()) if (score := result(done, key))}
+        scores |= {key: score for key in copies_in(done.values()) if (score := near_copies(done, key))}
         first = rows[0].scores if rows else {}
         scores = {key: replace(score, difference=_difference(score, first.get(key))) for key, score in scores.items()}
         one = next(iter(done.values()), {})
@@ -76,6 +83,27 @@ def make_rows(
             )
         )
     return rows + [SweepRow(name, paper=values) for name, values in paper.items() if name not in names]
+
+
+def of_bases(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """The outcomes of the models that fine-tuned ones started from: one row if it is the same for all, else one for each.
+
+    Their scores are baselines of the fine-tuned model's, and the copies among their sounds are below `base`.
+    """
+    found = []
+    for outcome in outcomes:
+        if BASE in outcome.metrics:
+            scores = {key: lines[BASE] for key, lines in outcome.metrics["baselines"].items() if BASE in lines}
+            copies = {key: value for key, value in outcome.metrics[BASE].items() if key.startswith(COPIES)}
+            found.append((outcome, {**scores, **copies, "baselines": {key: {} for key in scores}}))
+    first = {outcome.seed: metrics for outcome, metrics in reversed(found)}
+    same = all(metrics == first[outcome.seed] for outcome, metrics in found)
+    rows = {}
+    for outcome, metrics in found:
+        kept = {key: outcome.metrics[key] for key in SHARED if key in outcome.metrics}
+        row = BASE if same else f"{BASE} of {outcome.row}"
+        rows.setdefault((row, outcome.seed), Outcome(row, outcome.seed, {**kept, **metrics}))
+    return list(rows.values())
 
 
 def of_one_protocol(outcomes: Sequence[Outcome]) -> list[Outcome]:
@@ -120,7 +148,7 @@ def columns(rows: Sequence[SweepRow]) -> list[Column]:
 
     return [
         Column("", lambda row: row.name),
-        *(score_column(metric, metric, rows) for metric in metrics_of(rows)),
+        *(score_column(metric, metric, rows, baselines=metric.startswith(COPIES)) for metric in metrics_of(rows)),
         *([Column("seeds", seeds)] if most_seeds(rows) > 1 else []),
         Column("clips", lambda row: "" if row.clips is None else str(row.clips)),
         Column("paper", paper_numbers, optional=True),
@@ -159,6 +187,8 @@ def notes(rows: Sequence[SweepRow], source: str | None) -> list[str]:
     seeds = most_seeds(rows)
     first = rows[0].name if rows else ""
     remarks = ["Fréchet distance, MMD and KL: lower is better; label accuracy: higher."]
+    if any(metric.startswith(COPIES) for metric in metrics_of(rows)):
+        remarks.append(f"{COPIES}…: share of near-copies of training clips; real: of held-out real sounds, which are none.")
     unranked = {metric: score.unranked for row in rows for metric, score in row.scores.items() if score.unranked}
     remarks += [f"† {metric} is not ranked: {reason}." for metric, reason in unranked.items()]
     if seeds > 1:

@@ -47,6 +47,49 @@ def test_the_knee_is_the_cheapest_row_that_is_as_good_as_the_best(distances, nam
     assert not [note for note in sweep_table.results("Ranks", rows, None).notes if note.startswith("Knee")]
 
 
+def tuned(fad: float, copies: float, of_base: float = 20.0) -> dict:
+    """Scores of a fine-tuned model, with its base's, and near-copies of training clips among both models' sounds."""
+    metrics = scored(fad) | {"memorised_yamnet": copies, "memorised_yamnet_real": 0.05, "memorised_fingerprint": 0.0}
+    metrics["baselines"] = {"fad_yamnet": {"floor": 1.0, "base": of_base}, "label_accuracy_yamnet": {"real": 0.9, "base": 0.25}}
+    return metrics | {"base": {"memorised_yamnet": 0.0125, "forgetting": {}}, "unranked": {}}
+
+
+def test_copies_are_beside_the_scores_and_the_base_is_the_first_row():
+    rows = rows_of(
+        Outcome("rank 2", 0, tuned(12.0, 0.1)), Outcome("rank 8", 0, tuned(11.0, 0.5)), Outcome("rank 16", 0, failure="why")
+    )
+    assert [row.name for row in rows][:4] == ["base", "rank 2", "rank 8", "rank 16"]
+    lines = table(rows).table()
+    assert lines["fad_yamnet"].tolist()[:3] == ["20", "12 (11 … 14)", "11 (10 … 13)"]
+    assert lines["label_accuracy_yamnet"][0] == "25.0 %"
+    # Wilson's interval of 8 of 80
+    assert lines["memorised_yamnet"].tolist()[1] == "10.0 % (5.2 % … 18.5 %), real 5.0 %"
+    assert lines["memorised_yamnet"][0].startswith("1.2 % (")
+    assert lines["memorised_fingerprint"].tolist()[:2] == ["–", "0.0 % (0.0 % … 4.6 %)"]
+    assert rows[1].scores["fad_yamnet"].difference == Estimate(-8.0)
+    assert "memorised_…: share of near-copies" in table(rows).markdown()
+    assert ["base", "score", "0", "fad_yamnet", "20.0", "", "", ""] in list(csv.reader(io.StringIO(sweep_table.csv_text(rows))))
+    assert not [axes for axes in sweep_figure.draw("Ranks", rows).axes if "copies" in axes.get_xlabel()]
+
+
+def test_bases_that_differ_are_a_row_each():
+    outcomes = [
+        Outcome(name, seed, tuned(12.0 + seed, 0.1, of_base + seed))
+        for name, of_base in (("one", 20.0), ("two", 30.0))
+        for seed in (0, 1)
+    ]
+    assert [row.name for row in rows_of(*outcomes[:2])][:2] == ["base", "one"]
+    rows = rows_of(*outcomes)
+    assert [row.name for row in rows][:4] == ["base of one", "base of two", "one", "two"]
+    assert [rows[number].scores["fad_yamnet"].total.value for number in (0, 1)] == [20.5, 30.5]
+
+
+def test_a_base_that_fine_tuning_does_not_better_is_the_knee():
+    rows = sweep_table.make_rows([Outcome(str(n), 0, tuned(fad, 0.1, 10.0)) for n, fad in enumerate((15.0, 12.0), 1)], {}, "", None)
+    (told,) = [note for note in sweep_table.results("Ranks", rows, None, True).notes if note.startswith("Knee")]
+    assert told.startswith("Knee: “base” is the cheapest")
+
+
 def test_one_seed_keeps_its_bootstrap_interval():
     pressure, none, theirs = rows_of(Outcome("pressure", 0, scored(10.0)), Outcome("none", 0, scored(12.0)))
     assert pressure.scores["fad_yamnet"].total == Estimate(10.0, 9.0, 12.0)
