@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from soundmill import manifest
+from soundmill import manifest, params
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders, evaluator, family, pairwise
 from soundmill.evaluation.family import FamilyEvaluation, Options, Source
@@ -24,7 +24,7 @@ def beside(
 
     Its scores become baselines. `metrics["base"]` has the differences, tuned − base, with a permutation test clip by clip, the
     copies of training clips among its sounds, and `forgetting`: the distance of the tuned model's sounds from the base's for the
-    base's own prompts, next to that of the base's with other seeds.
+    base's own prompts, or for others that are named, next to that of the base's with other seeds.
     """
     sounds = family.sound_files(codec / manifest.BASE)
     if not sounds:
@@ -46,27 +46,38 @@ def beside(
             else:
                 differences += [{"embedder": judge, **one} for one in found.differences]
     pairwise.correct(differences)  # again, as each comparison is corrected for its own tests alone
+    forgetting = _forgetting(plain, codec / manifest.OWN)
     training = sum(clip.split == "train" for clip in source.catalog)
     metrics["base"] = {
         "differences": differences,
         **{key: value for key, value in theirs.items() if key.startswith(COPIES)},
-        **_forgetting(plain, codec / manifest.OWN),
+        **({"forgetting": forgetting} if forgetting else {}),
     }
+    if (prompts := forgetting.get("prompts")) is not None:
+        metrics["warnings"].append(
+            "The base's checkpoint names no prompts of its own, so what was forgotten is measured with these: "
+            f"{', '.join(prompts) or 'none, as it is unconditional'}."
+        )
     metrics["warnings"].append(verdict(differences, training, len(sounds)))
 
 
 def _forgetting(setup: Setup, directory: Path) -> dict[str, Any]:
-    """Scores of the sounds for the base's own prompts against the base's, by who made them; empty if there are none."""
+    """Scores of the sounds for the base's own prompts against the base's, by who made them; empty if there are none.
+
+    `prompts` are those used if the base has none of its own.
+    """
     found: dict[str, Any] = {}
+    if (path := directory / manifest.ABOUT_SOUNDS).is_file():
+        found |= params.read_json(path, "remake it with `dvc repro`")
     keys = [score.key for score in setup.protocol.scores]
     for name in ("tuned", "again"):
         if (directory / name).is_dir():
             try:
                 scores = evaluator.evaluate(setup, directory / name, directory / "base").metrics
             except UserError as error:
-                return {"forgetting": {"left_out": str(error)}}
+                return {**found, "left_out": str(error)}
             found[name] = {key: scores[key] for key in keys if scores.get(key) is not None}
-    return {"forgetting": found} if found else {}
+    return found
 
 
 def verdict(differences: list[Mapping[str, Any]], training: int, requests: int) -> str:

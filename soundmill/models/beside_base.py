@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,27 @@ from torch import Tensor
 
 from soundmill import manifest
 from soundmill.models import adapted, registry
-from soundmill.models.family import Model, Request, Run, can, origin, use_weights
-from soundmill.models.requests import of_clips
+from soundmill.models.family import Model, Request, Run, origin, use_weights
+from soundmill.models.requests import describe, of_clips
 from soundmill.models.sounds import as_long_as_clip, generate_each
 from soundmill.training import checkpoint
 from soundmill.training.seeds import seed_of
 
 OWN_SOUNDS = 24  # for the base's own prompts, of each model
+EVERYDAY = (  # prompts for a base that was imported, whose own are unknown
+    "a dog barks",
+    "a cat meows",
+    "birds sing in a forest",
+    "rain falls on a roof",
+    "waves break on a beach",
+    "a door is knocked on",
+    "a car engine starts",
+    "a clock ticks",
+    "people talk in a room",
+    "a baby cries",
+    "a piano plays a slow melody",
+    "a drum beat",
+)
 Write = Callable[[Path, Iterable[tuple[str, Tensor]], Model], Any]
 
 
@@ -25,6 +40,13 @@ def prompts_of(samples: Sequence[Request] | Tensor) -> dict[str, Any]:
     if isinstance(samples, Tensor):
         return {}
     return {"prompts": [{"labels": list(request.labels), "caption": request.caption} for request in samples]}
+
+
+def stand_ins(base: Model) -> list[dict[str, Any]]:
+    """Prompts for a base whose checkpoint names none: EVERYDAY, or all its labels, or nothing if it is unconditional."""
+    if base.condition == "caption":
+        return [{"labels": [], "caption": caption} for caption in EVERYDAY]
+    return [{"labels": [label], "caption": ""} for label in base.labels] or [{"labels": [], "caption": ""}]
 
 
 def base_of(name: str, directory: Path, home: Path) -> Path | None:
@@ -54,7 +76,8 @@ def write(
     """Write the base's sound for each clip of `lengths` (in samples), and both models' sounds for the base's own prompts.
 
     They are `directory/base/<clip id>.wav`, and `<number>.wav` in `directory/own/base`, `own/again` (the base with other seeds) and
-    `own/tuned`.
+    `own/tuned`. A base whose checkpoint names no prompts gets others, as long as the longest clip, which are listed in
+    `own/about.json`.
     """
     family = registry.family(origin(base)["family"])
     model = family.load(base)
@@ -64,12 +87,15 @@ def write(
     write_sounds(
         directory / manifest.BASE, ((clip_id, as_long_as_clip(wave, lengths[clip_id], model)) for clip_id, wave in sounds), model
     )
-    prompts = checkpoint.read(base).get("prompts") or []
-    if not prompts or not can(tuned, "generate"):
-        return
+    prompts, seconds = checkpoint.read(base).get("prompts"), None
+    if not prompts:
+        prompts, seconds = stand_ins(model), max(lengths.values()) / tuned.sample_rate
+        listed = [text for prompt in prompts if (text := describe(Request(tuple(prompt["labels"]), prompt["caption"])))]
+        (directory / manifest.OWN).mkdir()
+        (directory / manifest.OWN / manifest.ABOUT_SOUNDS).write_text(json.dumps({"prompts": listed}) + "\n", encoding="utf-8")
     for name, maker in (("base", model), ("again", model), ("tuned", tuned)):
         own = [
-            Request(tuple(prompt["labels"]), prompt["caption"], seed_of(seed, "own", name == "again", number))
+            Request(tuple(prompt["labels"]), prompt["caption"], seed_of(seed, "own", name == "again", number), seconds=seconds)
             for number in range(OWN_SOUNDS)
             for prompt in [prompts[number % len(prompts)]]
         ]

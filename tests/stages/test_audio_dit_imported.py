@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from soundmill import manifest, params, shards, stage
-from soundmill.models import adapted, generation, registry
+from soundmill.models import adapted, beside_base, generation, registry
 from soundmill.models.family import Request
 from soundmill.models.importing import import_published
 from soundmill.training import checkpoint
@@ -91,6 +91,22 @@ def test_adapters_train_on_it_and_are_loaded(base, data, tmp_path, capfd):
     assert all(value.any() for name, value in weights.items() if "lora_B" in name)
     assert adapted.base_of(tmp_path / "model") == base.resolve()
     assert (sound(tmp_path / "model", tmp_path) - sound(base, tmp_path)).abs().max() > 1e-3
+
+
+def test_what_it_forgets_is_measured_with_everyday_prompts(base, data, tmp_path, monkeypatch):
+    """Its checkpoint names none of its own."""
+    document = composed(base, LORA)
+    document["audio_dit"]["generate"] |= {"count": 1, "codec_count": 1}
+    document["audio_dit"]["generate"]["sampling"]["num_steps"] = 2
+    of_waves.train("audio_dit", tmp_path, data, document, parts="inputs", inputs="inputs")
+    monkeypatch.setattr(beside_base, "OWN_SOUNDS", 2)
+    clips = of_waves.generate("audio_dit", tmp_path, data, document)
+    own = tmp_path / "codec" / manifest.OWN
+    made = {name: of_waves.sounds(own / name) for name in ("base", "again", "tuned")}
+    assert {len(sounds) for sounds in made.values()} == {2}
+    assert len({sounds["000.wav"] for sounds in made.values()}) == 3
+    assert {len(sound) for sounds in made.values() for sound in sounds.values()} == {len(sound) for sound in clips.values()}
+    assert json.loads((own / manifest.ABOUT_SOUNDS).read_text()) == {"prompts": list(beside_base.EVERYDAY)}
 
 
 def test_all_of_it_trains(base, data, tmp_path):

@@ -398,10 +398,21 @@ def test_a_base_is_a_column_beside_the_tuned_model_and_the_difference_is_tested(
     assert base["memorised_tagger"] >= 0  # copies of training clips among the base's sounds
     forgotten = base["forgetting"]
     assert forgotten["tuned"]["kl_tagger"] > 5 * forgotten["again"]["kl_tagger"]  # hiss instead of beep
+    assert "prompts" not in forgotten  # those of the base
     printed = capfd.readouterr().out
     assert re.search(r"Tuned − base: .*KL \(tagger\) −?\S+ \(.*; p 0\.00\d*\).*: (it got better|better by)", printed)
     page = (project / "data" / "report" / "index.html").read_text(encoding="utf-8")
     assert "the model that this one was fine-tuned from" in page
+
+
+@pytest.mark.parametrize(("prompts", "told"), [(["a dog barks", "rain"], "a dog barks, rain"), ([], "none, as it is uncondit")])
+def test_prompts_that_are_not_the_base_s_are_named(project, capfd, prompts, told):
+    write_base(project, {"beep": "beep", "hiss": "hiss"})
+    (project / "data" / "codec" / manifest.OWN / manifest.ABOUT_SOUNDS).write_text(json.dumps({"prompts": prompts}))
+    assert evaluate_in(project)["base"]["forgetting"]["prompts"] == prompts
+    sentence = f"what was forgotten is measured with these: {told}"
+    assert sentence in capfd.readouterr().out
+    assert sentence in (project / "data" / "report" / "index.html").read_text(encoding="utf-8")
 
 
 def test_a_tuned_model_that_cannot_be_told_from_its_base_is_said_to_be_too_little(project, capfd):
