@@ -60,6 +60,16 @@ def test_parameters_are_checked_without_torch(root):
     subprocess.run([sys.executable, "-c", code, str(root / "conf")], check=True)
 
 
+@pytest.mark.parametrize("scale", ["laptop", "paper"])
+def test_early_stopping_is_set_for_any_family(root, scale):
+    for name in registry.FAMILIES:
+        choices = [f"model={name}", f"scale={scale}"]
+        assert params.compose(root / "conf", choices)[name]["train"]["patience"] is None
+        registry.check(
+            params.compose(root / "conf", [*choices, f"{name}.train.patience=3", f"{name}.train.validate_every_steps=5"])
+        )
+
+
 def test_unknown_family_is_named_with_the_nearest():
     with pytest.raises(UserError, match=r"'ddpm_mell'; did you mean 'ddpm_mel'"):
         registry.family("ddpm_mell")
