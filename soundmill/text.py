@@ -41,8 +41,18 @@ def find(name: str, revision: str | None, home: Path, digests: Path | None = Non
     A model of the hub comes from its local cache or is downloaded; UserError, with the remedies, if neither works. `digests` is the
     cache of hashing.file_digests.
     """
-    directory, revision = hub.find(name, revision, home, FILES, _missing_files, _remedies(name))
+    directory, revision = _locate(name, revision, home)
     return Encoder(directory, name, revision, hub.digest(directory, FILES, digests), pretrained=True)
+
+
+def check(name: str, revision: str | None, home: Path) -> None:
+    """UserError if `name` is a directory that is missing or has no encoder; models of the hub are checked when they are loaded."""
+    if name != SCRATCH and hub.is_directory(name, home):
+        _locate(name, revision, home)
+
+
+def _locate(name: str, revision: str | None, home: Path) -> tuple[Path, str | None]:
+    return hub.find(name, revision, home, FILES, _missing_files, _remedies(name))
 
 
 def make_scratch(directory: Path, *, width: int, layers: int, heads: int, seed: int) -> Encoder:

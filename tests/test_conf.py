@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 from typing import get_type_hints
 
 import pytest
@@ -162,12 +163,67 @@ def test_what_a_training_starts_from_is_looked_at_before_a_stage_runs(tmp_path):
     refused(r"start_from: .*base is not a family's checkpoint: it has no config\.json")
     (tmp_path / "base/config.json").write_text('{"family": "rave"}')
     refused(r"is a checkpoint of family 'rave', not 'tango'")
-    (tmp_path / "base/config.json").write_text('{"family": "tango"}')
+    trained = {**document["tango"]["train"], "lora": None, "start_from": None}
+    config = {"family": "tango", "params": trained}
+    (tmp_path / "base/config.json").write_text(json.dumps(config))
     refused(r"has no unet\.safetensors; copy the whole checkpoint again")
     (tmp_path / "base/unet.safetensors").touch()
     registry.check(document, tmp_path)
+    other = {**config, "params": {**trained, "network": {**trained["network"], "text_width": 17}, "seed": 5}}
+    (tmp_path / "base/config.json").write_text(json.dumps(other))
+    refused(r"params\.yaml: tango\.train\.start_from: .*base: network\.text_width is 17 there and \d+ here; make them agree, or")
+    (tmp_path / "base/config.json").write_text('{"family": "tango"}')
+    refused(r"params\.yaml: tango\.train\..*base/config\.json: params")
+    (tmp_path / "base/config.json").write_text(json.dumps(config))
     (tmp_path / "base/adapter_config.json").touch()
     refused(r"has only adapters; merge them first: `soundmill export ")
+
+
+@pytest.mark.parametrize(
+    ("choices", "key"),
+    [
+        (["model=tango", "tango.autoencoder.weights.steps=0", "tango.autoencoder.weights.start_from=mine"], "start_from"),
+        (["model=audio_dit", "scale=paper", "audio_dit.autoencoder.weights.name=./mine"], "name"),
+    ],
+)
+def test_adapters_of_a_base_with_another_codec_are_refused_before_a_stage_runs(tmp_path, choices, key):
+    family = choices[0].removeprefix("model=")
+    lora = [f"+lora@{family}.train.lora=attention", f"{family}.train.start_from=base"]
+    document = params.compose(ROOT / "conf", [*choices, *lora])
+    trained = {**document[family]["train"], "lora": None, "start_from": None}
+    for name, digest in (("base/autoencoder", "a" * 64), ("mine", "b" * 64)):
+        (tmp_path / name).mkdir(parents=True)
+        network = document[family]["autoencoder"]["network"]
+        codec = {"kind": document["latent_families"][family]["codec"], "digest": digest, "scaling_factor": 1.0, "network": network}
+        (tmp_path / name / "config.json").write_text(json.dumps({**codec, "source": {}}))
+        (tmp_path / name / "model.safetensors").touch()
+    (tmp_path / "base/config.json").write_text(json.dumps({"family": family, "params": trained}))
+    (tmp_path / "base" / registry.family(family).weights).touch()
+    message = (
+        rf"params\.yaml: {family}\.train\.lora: the autoencoder .*mine \(digest b{{12}}…\) is not that of .*base "
+        rf"\(digest a{{12}}…\), to which adapters cannot add another; "
+        rf"set {family}\.autoencoder\.weights\.{key} to .*base/autoencoder"
+    )
+    with pytest.raises(UserError, match=message):
+        registry.check(document, tmp_path)
+    document[family]["autoencoder"]["weights"][key] = "./base/autoencoder"
+    registry.check(document, tmp_path)
+    document[family]["autoencoder"]["weights"][key] = "./mine"
+    document[family]["train"]["lora"] = None  # the whole network adapts to it
+    registry.check(document, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "lacking"),
+    [("../models/t5", r"\.\./models/t5: no such directory \(.*models/t5\)"), ("./empty", r"\./empty: .*empty has no config\.json")],
+)
+def test_a_text_encoder_that_is_not_there_is_named_before_a_stage_runs(tmp_path, encoder, lacking):
+    (tmp_path / "empty").mkdir()
+    document = params.compose(ROOT / "conf", ["model=tango", f"text.tango.encoder={encoder}"])
+    refused = rf"params\.yaml: text\.tango\.encoder: {lacking}.*; put its files .* set `encoder`"
+    with pytest.raises(UserError, match=refused):
+        registry.check(document, tmp_path)
+    registry.check(params.compose(ROOT / "conf", ["model=tango", "text.tango.encoder=google/flan-t5-large"]), tmp_path)
 
 
 @pytest.mark.parametrize("scale", ["laptop", "gpu", "paper"])

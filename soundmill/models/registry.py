@@ -10,15 +10,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-from soundmill import disk
+from soundmill import disk, text
 from soundmill.audio.mel import SpectrogramParams, check_bands, check_overlap
 from soundmill.errors import UserError
 from soundmill.models import adapted
 from soundmill.models.components import registry as components
+from soundmill.models.components.contracts import read_codec
 from soundmill.models.family import Family, family_of, is_checkpoint
 from soundmill.models.params import FamilyTrainParams
-from soundmill.params import compose, did_you_mean, parse_section
+from soundmill.params import compose, did_you_mean, parse, parse_section
+from soundmill.training import checkpoint
 from soundmill.training.params import LoraParams
+from soundmill.training.starting import compare
 
 TAGGER = "data/tagger"  # output of the stage `tagger`
 FAMILIES = {
@@ -49,7 +52,7 @@ def code(name: str, parameters: dict[str, Any]) -> list[str]:
 def check(document: dict[str, Any], home: Path | None = None) -> None:
     """UserError if the content of a params.yaml has values that a stage would refuse, perhaps hours later.
 
-    `home`: the checkout, to which paths of published weights are relative; None: these are not looked at.
+    `home`: the checkout, to which paths of weights are relative; None: these are not looked at.
     """
     specs, vocoder = {}, None
     if document["vocoder"]:
@@ -75,6 +78,11 @@ def check(document: dict[str, Any], home: Path | None = None) -> None:
                 components.check_weights(components.codec(codec.kind), codec, specs[item["mel"]], home)
             except UserError as error:
                 raise UserError(f"params.yaml: {name}.autoencoder: {error}") from None
+    for name, item in document["text"].items() if home else ():
+        try:
+            text.check(item["encoder"], item["revision"], home)
+        except UserError as error:
+            raise UserError(f"params.yaml: text.{name}.encoder: {error}") from None
     for name in document["families"]:
         train = parse_section(document, f"{name}.train", family(name).train_params)
         if train.score_every_steps is not None and document["families"][name]["tagger"] != TAGGER:
@@ -82,7 +90,7 @@ def check(document: dict[str, Any], home: Path | None = None) -> None:
         parse_section(document, f"{name}.generate", family(name).generate_params)
         try:
             if home and train.start_from:
-                start_of(name, train, home)
+                _check_start(name, train, document, home)
             if train.lora:
                 _check_adapters(name, train.lora, document)
         except UserError as error:
@@ -106,6 +114,32 @@ def start_of(name: str, train: FamilyTrainParams, home: Path) -> Path:
     if train.lora and not (where / family(name).weights).is_file():
         raise UserError(f"start_from: {where} has no {family(name).weights}; copy the whole checkpoint again")
     return where
+
+
+def _check_start(name: str, train: FamilyTrainParams, document: dict[str, Any], home: Path) -> None:
+    """UserError if the checkpoint that `start_from` names has another network, or adapters would be trained with another codec."""
+    where, kind = start_of(name, train, home), family(name)
+    before = parse(kind.train_params, checkpoint.read(where).get("params"), f"{where / checkpoint.CONFIG}: params")
+    compare(str(where), before.model_dump(), train.model_dump(), kind.fixed)
+    if not train.lora or name not in document["latent_families"]:
+        return
+    weights = components.codec_params(document, name).weights
+    key = "name" if weights.kind == "load" else "start_from"
+    taken = _taken_codec(weights, home)
+    if taken and (theirs := read_codec(where / "autoencoder").digest) != (ours := read_codec(taken).digest):
+        raise UserError(
+            f"lora: the autoencoder {taken} (digest {ours[:12]}…) is not that of {where} (digest {theirs[:12]}…), to which "
+            f"adapters cannot add another; set {name}.autoencoder.weights.{key} to {where / 'autoencoder'}"
+        )
+
+
+def _taken_codec(weights: Any, home: Path) -> Path | None:
+    """The codec of this project that is taken as it is; None if it is trained, or converted from published weights."""
+    if weights.kind != "load":
+        return None if weights.steps else home / weights.start_from
+    where = home / Path(weights.name).expanduser()
+    saved = (where / checkpoint.CONFIG).is_file() and "kind" in checkpoint.read(where, "autoencoder")
+    return where if saved else None
 
 
 def _check_adapters(name: str, lora: LoraParams, document: dict[str, Any]) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from soundmill.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 NAMED = 3  # differences listed in an error
 REMEDY = "make them agree, or train from nothing (`start_from: null`)"
