@@ -85,7 +85,7 @@ def make_scratch(directory: Path, *, width: int, layers: int, heads: int, seed: 
 class States(NamedTuple):
     """Hidden states of a caption."""
 
-    values: np.ndarray  # [num_tokens, width] float16
+    values: np.ndarray  # [num_tokens, width] float32
     truncated: bool
 
 
@@ -138,10 +138,7 @@ class TextEncoder:
         with torch.no_grad():
             ids = torch.tensor([tokens])
             states = self.net(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0]
-        values = states.numpy().astype("<f2")
-        if not np.isfinite(values).all():
-            raise UserError(f"the text encoder's states of {caption!r} do not fit into float16; use another encoder")
-        return States(values, truncated)
+        return States(states.numpy(), truncated)
 
 
 @lru_cache(maxsize=1)

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from soundmill import hashing, manifest, shards, stage, text
+from soundmill.errors import UserError
 from soundmill.params import Seed, StageParams
 from soundmill.stage import Context, Input, Output
 
@@ -98,7 +100,10 @@ def encode_shard(
         for caption in captions:
             digest = hashing.digest(encoder.digest, max_tokens, caption)
             if not writer.copy(digest):
-                values, truncated = text.load(encoder, max_tokens)(caption)
+                states, truncated = text.load(encoder, max_tokens)(caption)
+                values = states.astype("<f2")
+                if not np.isfinite(values).all():
+                    raise UserError(f"the text encoder's states of {caption!r} do not fit into float16; use another encoder")
                 with writer.item(digest) as report:
                     row = {"digest": digest, "caption": caption, "states": values.tobytes()}
                     writer.write({**row, "num_tokens": values.shape[0], "width": values.shape[1]})

@@ -97,7 +97,7 @@ def _contents(directory: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def encode(config: TextConfig, prompts: Sequence[str], home: Path, scratch: Path, digests: Path | None = None) -> list[np.ndarray]:
-    """States float16 [tokens, width] of each prompt; UserError if the encoder is not the one of the training.
+    """States float32 [tokens, width] of each prompt; UserError if the encoder is not the one of the training.
 
     Relative names of encoders start at `home`; an encoder with random weights is rebuilt below `scratch`.
     """
