@@ -126,7 +126,8 @@ class SingleFile:
         if config[QK_NORM] != "none":
             raise UserError(
                 f"{self.file}: {QK_NORM} is {config[QK_NORM]!r}, which is not supported: this family's net, diffusers' "
-                "StableAudioDiTModel, does not normalise queries and keys, so stable-audio-open-small cannot be imported"
+                "StableAudioDiTModel, is built without layers that normalise queries and keys, so stable-audio-open-small "
+                "cannot be imported"
             )
         size = partial(configs.size, self.file, config)
         heads, width, seconds = size(f"{DIT}num_heads"), size(f"{DIT}cond_token_dim"), size(f"{SECONDS[0]}config.max_val")
