@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ CORPUS = "synthetic"  # by default
 TIMED_STEPS = 15  # of each training, to estimate how many fit into its minutes
 MAX_VALIDATIONS = 20  # per training; not counted in its minutes, and none during the timed steps
 WARM_UP_STEPS = 3  # of the timed steps, not counted (soundmill/training/curve.py)
+_composing = threading.Lock()  # Hydra's state is global, and families of several lanes compose at the same time
 SCHEDULE = re.compile(r"(^|\.)(phase_1_steps|warmup_steps)$")  # parameters that scale with a training's steps
 
 
@@ -49,7 +51,8 @@ class Model:
         `timed` names the training that only times its steps: its schedules are scaled to the steps after the warm-up, and its
         sample grid is as small as possible.
         """
-        composed = parameters.compose(home / "conf", self.overrides)
+        with _composing:
+            composed = parameters.compose(home / "conf", self.overrides)
         own = [f"{self.family}.generate.seed={seed}"]
         for stage, count in steps.items():
             section = SECTIONS[stage].format(family=self.family)
@@ -71,7 +74,8 @@ class Model:
                     for key, value in _leaves(values)
                     if value and SCHEDULE.search(key)
                 ]
-        return parameters.compose(home / "conf", [*self.overrides, *own])
+        with _composing:
+            return parameters.compose(home / "conf", [*self.overrides, *own])
 
 
 def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -98,6 +99,13 @@ def test_an_override_that_names_a_family_anywhere_is_for_it_alone() -> None:
     models, excluded = bakeoff_models.choose_models(ROOT, the_plan(), extra, ["tango", "ddpm_mel", "rave"])
     assert excluded == []
     assert {model.family: model.shares for model in models}["tango"] == {"autoencoder": 0.5, "train": 0.5}
+
+
+def test_families_of_several_lanes_are_composed_at_the_same_time() -> None:
+    models, _ = bakeoff_models.choose_models(ROOT, the_plan(), [], ["ddpm_mel", "rave"])
+    with ThreadPoolExecutor(4) as pool:
+        documents = list(pool.map(lambda number: models[number % 2].document(ROOT, {}, number), range(8)))
+    assert [document["families"].keys() for document in documents] == [{"ddpm_mel": 0}.keys(), {"rave": 0}.keys()] * 4
 
 
 def test_a_named_plan_counts_above_that_of_every_bake_off() -> None:
