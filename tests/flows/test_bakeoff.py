@@ -353,11 +353,3 @@ def test_a_bake_off_is_killed_goes_on_to_the_same_steps_and_an_error_costs_its_r
     assert (after["ddpm_mel"], after["mine"]) == (rows["ddpm_mel"], rows["mine"])
     assert after["waveform_unet"]["why_not"] is None
     assert after.keys() == {"ddpm_mel", "waveform_unet", "mine"}
-
-    # Two families at a time share the slots, each in a workspace of its own.
-    command.append("execution.slots.cpu=2")
-    lanes = subprocess.run(command, cwd=project, env=quiet, capture_output=True, text=True, timeout=600)
-    assert lanes.returncode == 0, lanes.stdout + lanes.stderr
-    assert (project / "workspaces" / "bakeoff.lane2" / "data" / "report").is_dir()
-    rows = {row["name"]: row["scores"] for row in json.loads((results / "table.json").read_text())["rows"]}
-    assert {name: rows[name] for name in after} == {name: row["scores"] for name, row in after.items()}
