@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from pydantic import Field
 
 from flows.bakeoff_rows import ModelRow
+from flows.composing import compose
 from flows.sweep_points import Name, absolute_paths
 from soundmill import params as parameters
 from soundmill.errors import UserError
@@ -24,7 +24,6 @@ CORPUS = "synthetic"  # by default
 TIMED_STEPS = 15  # of each training, to estimate how many fit into its minutes
 MAX_VALIDATIONS = 20  # per training; not counted in its minutes, and none during the timed steps
 WARM_UP_STEPS = 3  # of the timed steps, not counted (soundmill/training/curve.py)
-_composing = threading.Lock()  # Hydra's state is global, and families of several lanes compose at the same time
 SCHEDULE = re.compile(r"(^|\.)(phase_1_steps|warmup_steps)$")  # parameters that scale with a training's steps
 
 
@@ -51,8 +50,7 @@ class Model:
         `timed` names the training that only times its steps: its schedules are scaled to the steps after the warm-up, and its
         sample grid is as small as possible.
         """
-        with _composing:
-            composed = parameters.compose(home / "conf", self.overrides)
+        composed = compose(home / "conf", self.overrides)
         own = [f"{self.family}.generate.seed={seed}"]
         for stage, count in steps.items():
             section = SECTIONS[stage].format(family=self.family)
@@ -74,8 +72,7 @@ class Model:
                     for key, value in _leaves(values)
                     if value and SCHEDULE.search(key)
                 ]
-        with _composing:
-            return parameters.compose(home / "conf", [*self.overrides, *own])
+        return compose(home / "conf", [*self.overrides, *own])
 
 
 def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -126,7 +123,7 @@ def choose_models(home: Path, plan: Plan, extra: Sequence[str], families: Sequen
         shared = [override.replace("{family}", family) for override in plan.overrides]
         overrides = [f"model={family}", *corpus, *plan.families.get(family, []), *shared, *own]
         try:
-            document = parameters.compose(home / "conf", overrides)
+            document = compose(home / "conf", overrides)
             section = document["families"][family]
             if section.get("trainings") is None:
                 raise UserError("does not generate sound from a request")
@@ -146,7 +143,7 @@ def _shares(document: dict[str, Any], family: str, trainings: dict[str, float]) 
     """Each training's share of the minutes; components that are loaded, absent or of a closed form leave theirs to the others."""
     shares = {stage: share for stage, share in trainings.items() if share > 0 and _is_trained(document, family, stage)}
     if not shares:
-        raise UserError("all its components are loaded: nothing to train")
+        raise UserError("nothing to train: its components are loaded, or of a closed form")
     return {stage: share / sum(shares.values()) for stage, share in shares.items()}
 
 
@@ -155,7 +152,8 @@ def _is_trained(document: dict[str, Any], family: str, stage: str) -> bool:
         return False
     section = SECTIONS[stage].format(family=family)
     steps = parameters.section(document, section, "params.yaml").get("steps", 0)  # null if counted in epochs
-    return steps is None or steps > 1  # one: a codec's principal components alone
+    closed_form = 1 if stage == "autoencoder" else 0  # one step: a codec's principal components alone
+    return steps is None or steps > closed_form
 
 
 def in_a_line(error: Exception) -> str:

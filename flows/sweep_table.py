@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 PAPER = {"fd": "FD", "kl": "KL", "fad": "FAD"}  # the paper's metrics, in the order it prints them
 OTHER_DATA = "other data"
 BASE = "base"  # row, and key in the metrics, of the model that a fine-tuned one started from
-
 SHARED = ("protocol", "embedders", "counts", "files", "unranked")  # what the metrics of a model say of its base's, too
 
 
@@ -61,7 +60,8 @@ def make_rows(
 
     The paper's numbers are comparable with ours if `protocol` and the digest `files` of its reference list equal ours.
     """
-    outcomes = of_one_protocol([*of_bases(outcomes), *outcomes])
+    outcomes = of_one_protocol(outcomes)
+    outcomes = [*of_bases(outcomes), *outcomes]
     names = list(dict.fromkeys(outcome.row for outcome in outcomes))
     rows: list[SweepRow] = []
     for name in names:

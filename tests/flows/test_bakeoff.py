@@ -15,7 +15,7 @@ from typing import get_args, get_type_hints
 import pytest
 import soundfile
 
-from flows import bakeoff, bakeoff_models, bakeoff_runs, locks
+from flows import bakeoff, bakeoff_models, bakeoff_runs, locks, summary
 from flows.bakeoff_models import MAX_VALIDATIONS, TIMED_STEPS, WARM_UP_STEPS
 from flows.bakeoff_rows import ModelRow, Training
 from flows.results_table import Estimate, MetricResult
@@ -105,6 +105,7 @@ def test_families_of_several_lanes_are_composed_at_the_same_time() -> None:
     models, _ = bakeoff_models.choose_models(ROOT, the_plan(), [], ["ddpm_mel", "rave"])
     with ThreadPoolExecutor(4) as pool:
         documents = list(pool.map(lambda number: models[number % 2].document(ROOT, {}, number), range(8)))
+        assert len(set(map(len, pool.map(summary.changed_parameters, [ROOT] * 4)))) == 1
     assert [document["families"].keys() for document in documents] == [{"ddpm_mel": 0}.keys(), {"rave": 0}.keys()] * 4
 
 
