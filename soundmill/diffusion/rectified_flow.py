@@ -7,7 +7,7 @@ derivative of xt; solving that equation from time 1 to 0 turns noise into a soun
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -17,8 +17,8 @@ from torch import Tensor
 from soundmill.diffusion import inpainting
 from soundmill.diffusion.objectives import Net, diffuse
 
-Solver = Literal["euler", "midpoint"]
-PASSES: dict[Solver, int] = {"euler": 1, "midpoint": 2}  # evaluations of the net per step
+Solver = Literal["euler", "midpoint", "pingpong"]
+PASSES: dict[Solver, int] = {"euler": 1, "midpoint": 2, "pingpong": 1}  # evaluations of the net per step
 
 
 def alpha_sigma(t: float) -> tuple[float, float]:
@@ -54,19 +54,28 @@ def shifted(t: Tensor, shift: float) -> Tensor:
     return shift * t / (1 + (shift - 1) * t)
 
 
-def times(num_steps: int, shift: float = 1.0) -> list[float]:
-    """The num_steps + 1 times of a solution, from 1 to 0: evenly spaced, then shifted."""
+def times(num_steps: int, solver: Solver, shift: float = 1.0) -> list[float]:
+    """The num_steps + 1 times of a solution, from 1 to 0: evenly spaced, then shifted.
+
+    Of `pingpong`, evenly spaced in ln SNR from −6 to 2, without shift, as Stable Audio Open Small is sampled.
+    """
+    if solver == "pingpong":
+        return [1.0, *torch.sigmoid(-torch.linspace(-6, 2, num_steps + 1, dtype=torch.float64))[1:-1].tolist(), 0.0]
     return shifted(torch.linspace(1, 0, num_steps + 1, dtype=torch.float64), shift).tolist()
 
 
-def sample(net: Net, noise: Tensor, num_steps: int, solver: Solver, shift: float = 1.0) -> Tensor:
+def sample(
+    net: Net, noise: Tensor, num_steps: int, solver: Solver, shift: float = 1.0, rngs: Sequence[torch.Generator] = ()
+) -> Tensor:
     """Turn standard normal `noise` [B, …] into sounds in `num_steps` steps; `net(xt, t [B])` predicts the velocity.
 
-    Euler's method has an error of the order of the step, the midpoint method, with two passes per step, of its square.
+    Euler's method has an error of the order of the step, the midpoint method, with two passes per step, of its square. Ping-pong
+    sampling (Novack et al. 2025, arXiv:2505.08175) goes to the sound in each step and adds new noise, each item's from its
+    generator of `rngs`, on the CPU.
     """
-    xt = noise
-    for now, after in pairwise(times(num_steps, shift)):
-        xt = _step(net, xt, now, after, solver)
+    xt, draw = noise, inpainting.drawing(noise, rngs)
+    for now, after in pairwise(times(num_steps, solver, shift)):
+        xt = _step(net, xt, now, after, solver, draw)
     return xt
 
 
@@ -74,15 +83,18 @@ def inpaint(
     net: Net, sounds: Tensor, keep: Tensor, rngs: Sequence[torch.Generator], num_steps: int, solver: Solver, shift: float = 1.0
 ) -> Tensor:
     """Regenerate sounds [B, …] where `keep` (boolean, broadcast) is false; see diffusion/inpainting.py."""
+    draw = inpainting.drawing(sounds, rngs)
 
     def step(xt: Tensor, now: float, after: float) -> Tensor:
-        return _step(net, xt, now, after, solver)
+        return _step(net, xt, now, after, solver, draw)
 
-    return inpainting.inpaint(step, alpha_sigma, times(num_steps, shift), sounds, keep, inpainting.drawing(sounds, rngs))
+    return inpainting.inpaint(step, alpha_sigma, times(num_steps, solver, shift), sounds, keep, draw)
 
 
-def _step(net: Net, xt: Tensor, now: float, after: float, solver: Solver) -> Tensor:
+def _step(net: Net, xt: Tensor, now: float, after: float, solver: Solver, draw: Callable[[], Tensor]) -> Tensor:
     velocity = _velocity(net, xt, now)
+    if solver == "pingpong":
+        return (1 - after) * (xt - now * velocity) + after * draw()
     if solver == "midpoint":
         middle = (now + after) / 2
         velocity = _velocity(net, xt + (middle - now) * velocity, middle)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -40,11 +41,11 @@ def test_the_least_loss_is_that_of_the_closed_form():
     assert float(blind) == pytest.approx(1 + MEAN**2 + DEVIATION**2, rel=0.01)
 
 
-@pytest.mark.parametrize("solver", ["euler", "midpoint"])
+@pytest.mark.parametrize("solver", ["euler", "midpoint", "pingpong"])
 def test_of_one_sound_the_paths_are_straight_and_one_step_is_enough(solver):
-    x0 = torch.full_like(NOISE, 0.4)
+    x0, rngs = torch.full_like(NOISE, 0.4), [torch.Generator() for _ in NOISE]
     for num_steps in (1, 3):
-        found = rectified_flow.sample(lambda xt, t: (xt - x0) / t.reshape(-1, 1, 1), NOISE, num_steps, solver)
+        found = rectified_flow.sample(lambda xt, t: (xt - x0) / t.reshape(-1, 1, 1), NOISE, num_steps, solver, rngs=rngs)
         assert (found - x0).abs().max() < 1e-14
 
 
@@ -66,7 +67,7 @@ def test_the_order_of_convergence(solver, order, shift):
 
 
 def test_at_equal_passes_the_midpoint_is_nearer():
-    assert rectified_flow.PASSES == {"euler": 1, "midpoint": 2}
+    assert rectified_flow.PASSES == {"euler": 1, "midpoint": 2, "pingpong": 1}
     assert error("midpoint", 16) < error("euler", 32) / 4
 
 
@@ -90,11 +91,25 @@ def test_a_shift_gives_longer_sounds_the_same_doubt():
     torch.testing.assert_close((1 - moved) / moved * math.sqrt(512), (1 - t) / t * math.sqrt(128))
     assert torch.equal(rectified_flow.shifted(t, 1.0), t)
     torch.testing.assert_close(rectified_flow.shifted(moved, 1 / shift), t)
-    assert rectified_flow.times(4) == [1.0, 0.75, 0.5, 0.25, 0.0]
-    assert rectified_flow.times(2, 3.0) == [1.0, 0.75, 0.0]
+    assert rectified_flow.times(4, "euler") == [1.0, 0.75, 0.5, 0.25, 0.0]
+    assert rectified_flow.times(2, "midpoint", 3.0) == [1.0, 0.75, 0.0]
 
 
-@pytest.mark.parametrize("solver", ["euler", "midpoint"])
+def test_pingpong_goes_to_the_sound_and_back_along_even_steps_of_ln_snr():
+    times = rectified_flow.times(8, "pingpong", 3.0)
+    assert times == pytest.approx([1, *(1 / (1 + math.exp(-x)) for x in (5, 4, 3, 2, 1, 0, -1)), 0], abs=1e-12)
+    rngs = [torch.Generator().manual_seed(item) for item in range(4)]
+    found = rectified_flow.sample(exact, NOISE, 8, "pingpong", rngs=rngs)
+    again = [torch.Generator().manual_seed(item) for item in range(4)]
+    xt = NOISE
+    for now, after in pairwise(times):
+        gain = (1 - now) * DEVIATION**2 / ((1 - now) ** 2 * DEVIATION**2 + now**2)
+        expected = MEAN + gain * (xt - (1 - now) * MEAN)  # of x0, given xt
+        xt = (1 - after) * expected + after * torch.stack([torch.randn(2, 300, generator=rng) for rng in again])
+    torch.testing.assert_close(found, xt, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("solver", ["euler", "midpoint", "pingpong"])
 def test_inpainting_keeps_what_it_is_told_to_and_fits_the_rest_to_it(solver):
     """Both halves of a sound are the same value: where one is kept, the other follows it."""
     keep = torch.arange(300) < 150

@@ -54,8 +54,8 @@ def tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=words, model_max_length=6, **special)
 
 
-def build(width: int = 12, heads: int = 4, head_width: int = 8, key_heads: int = 2):
-    """The pipeline, small, with random weights everywhere; conditions are `width` wide."""
+def build(width: int = 12, heads: int = 4, head_width: int = 8, key_heads: int = 2, context_width: int | None = None):
+    """The pipeline, small, with random weights everywhere; conditions are `width` wide, in the attention `context_width`."""
     from diffusers import AutoencoderOobleck, StableAudioDiTModel, StableAudioPipeline
     from diffusers.pipelines.stable_audio import StableAudioProjectionModel
     from transformers import T5Config, T5EncoderModel
@@ -69,7 +69,7 @@ def build(width: int = 12, heads: int = 4, head_width: int = 8, key_heads: int =
         attention_head_dim=head_width,
         num_attention_heads=heads,
         num_key_value_attention_heads=key_heads,
-        cross_attention_dim=width,
+        cross_attention_dim=context_width or width,
         cross_attention_input_dim=width,
         global_states_input_dim=2 * width,
     )

@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from safetensors.torch import load_file, save_file
 
 from soundmill.errors import UserError
+from soundmill.models import generation, registry
+from soundmill.models.family import Request
 from soundmill.models.importing import import_published
-from tests.models.test_audio_dit_published import CARD, CHANNELS, FRAMES, RATE, build, conf, digests, edit, publish
+from tests.models.test_audio_dit_published import CARD, CHANNELS, FRAMES, RATE, build, conf, digests, edit, publish, run_of
 
 WIDTH, HEADS = 64, 2
 OUTER = {
@@ -32,6 +35,12 @@ OUTER = {
     "postprocess_conv.weight": "postprocess_conv.weight",
     "transformer.project_in.weight": "proj_in.weight",
     "transformer.project_out.weight": "proj_out.weight",
+}
+NORMS = {
+    f"{theirs}.{one}_norm.{kind}": f"{ours}.norm_{one}.{kind}"
+    for theirs, ours in (("self_attn", "attn1"), ("cross_attn", "attn2"))
+    for one in "qk"
+    for kind in ("weight", "bias")
 }
 LAYER = {
     "pre_norm.gamma": "norm1.weight",
@@ -94,7 +103,7 @@ def joined(pipeline) -> dict[str, torch.Tensor]:
     names = OUTER | {
         f"transformer.layers.{number}.{theirs}": " ".join(f"transformer_blocks.{number}.{one}" for one in ours.split())
         for number in range(2)
-        for theirs, ours in LAYER.items()
+        for theirs, ours in (LAYER | (NORMS if "transformer_blocks.0.attn1.norm_q.weight" in state else {})).items()
     }
     tensors = {f"model.model.{theirs}": torch.cat([state[one] for one in ours.split()]) for theirs, ours in names.items()}
     tensors["model.model.timestep_features.weight"] = tensors["model.model.timestep_features.weight"][:, None]
@@ -160,11 +169,39 @@ def tiny():
     return build(width=WIDTH, heads=HEADS, head_width=64, key_heads=1)
 
 
-def write(pipeline, directory: Path) -> Path:
+def tiny_small():
+    """As `tiny`, of the kind of Stable Audio Open Small: queries and keys normalised, conditions projected, and no start."""
+    pipeline = build(width=WIDTH, heads=HEADS, head_width=64, key_heads=HEADS, context_width=64 * HEADS)
+    transformer = pipeline.transformer
+    transformer.global_proj[0] = torch.nn.Linear(WIDTH, 64 * HEADS, bias=False)
+    for block in transformer.transformer_blocks:
+        for attention in (block.attn1, block.attn2):
+            attention.norm_q, attention.norm_k = torch.nn.LayerNorm(64, eps=1e-6), torch.nn.LayerNorm(64, eps=1e-6)
+    for weight in transformer.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    pipeline.projection_model.start_number_conditioner = None
+    return pipeline
+
+
+def config_of_small() -> dict:
+    document = config()
+    conditioning, diffusion = document["model"]["conditioning"], document["model"]["diffusion"]
+    conditioning["configs"] = [one for one in conditioning["configs"] if one["id"] != "seconds_start"]
+    diffusion |= {
+        "diffusion_objective": "rf_denoiser",
+        "cross_attention_cond_ids": ["prompt", "seconds_total"],
+        "global_cond_ids": ["seconds_total"],
+        "distribution_shift_options": {"min_length": 256, "max_length": 4096},
+    }
+    diffusion["config"] |= {"global_cond_dim": WIDTH, "project_cond_tokens": True, "attn_kwargs": {"qk_norm": "ln"}}
+    return document
+
+
+def write(pipeline, directory: Path, document: dict) -> Path:
     """In this layout, with the text encoder's files in one directory."""
     directory.mkdir()
     save_file(joined(pipeline), directory / "model.safetensors")
-    (directory / "model_config.json").write_text(json.dumps(config()))
+    (directory / "model_config.json").write_text(json.dumps(document))
     for part in (pipeline.text_encoder, pipeline.tokenizer):
         part.save_pretrained(directory / "text_encoder")
     (directory / "LICENSE.md").write_text("Only for tests.\n")
@@ -179,7 +216,7 @@ def pipeline():
 
 @pytest.fixture(scope="module")
 def source(pipeline, tmp_path_factory) -> Path:
-    return write(pipeline, tmp_path_factory.mktemp("single") / "tiny-open-1.0")
+    return write(pipeline, tmp_path_factory.mktemp("single") / "tiny-open-1.0", config())
 
 
 def test_both_layouts_make_the_same_checkpoint(pipeline, source, tmp_path):
@@ -187,8 +224,33 @@ def test_both_layouts_make_the_same_checkpoint(pipeline, source, tmp_path):
     counts = [import_published(path, tmp_path / path.parent.name, conf) for path in (source, tmp_path / "tiny-open-1.0")]
     ours, theirs = (digests(tmp_path / path.name) for path in (source.parent, tmp_path))
     assert counts[0] == counts[1]
+    network = registry.family("audio_dit").load(tmp_path / source.parent.name).params.network
+    assert (network.context_width, network.query_key_norm, network.start) == (None, False, True)  # as at paper scale
     assert ours == theirs
     assert {"transformer.safetensors", "autoencoder/model.safetensors", "text_encoder/model.safetensors", "LICENSE.md"} < set(ours)
+
+
+def test_the_kind_of_stable_audio_open_small(tmp_path):
+    """Its net is diffusers' with four more layers a block; it is sampled in few steps, and fine-tuned as it is."""
+    pipeline = tiny_small()
+    import_published(write(pipeline, tmp_path / "tiny-small", config_of_small()), tmp_path / "model", conf)
+    model = registry.family("audio_dit").load(tmp_path / "model")
+    sampling, network = model.params.sampling, model.params.network
+    assert (network.context_width, network.query_key_norm, network.start) == (64 * HEADS, True, False)
+    assert (model.params.flow.objective, sampling.solver, sampling.num_steps) == ("rectified_flow", "pingpong", 8)
+    conditions = model.conditions([Request(caption="a dog barks")], [0.01], run_of(model, tmp_path))
+    xt, t = torch.randn(1, CHANNELS, FRAMES, generator=torch.Generator().manual_seed(0)), torch.tensor([0.4])
+    projection = pipeline.projection_model
+    text = projection.text_projection(conditions.states) * conditions.mask[..., None]
+    end = projection.end_number_conditioner(conditions.seconds[:, 1])
+    positions = get_1d_rotary_pos_embed(32, FRAMES + 1, use_real=True, repeat_interleave_real=False)
+    with torch.no_grad():
+        found = model.net(xt, t, *conditions)
+        expected = pipeline.transformer(xt, t, torch.cat([text, end], 1), end, positions).sample
+    assert expected.abs().max() > 0.1
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    sounds = [generation.generate_sounds(tmp_path / "model", ["rain"], 1, 3, tmp_path / name, tmp_path)[0] for name in "ab"]
+    assert sounds[0].read_bytes() == sounds[1].read_bytes()
 
 
 def change(file: Path, key: str, value: object) -> None:
@@ -212,14 +274,14 @@ DIT, CODEC, CONDITIONING = "model.diffusion.config", "model.pretransform.config"
         ("sample_size", 129, "sample_size is 129, .* must be 128"),
         ("model.lora", {"rank": 4}, r"model\.lora\.rank is 4, .*unknown"),
         ("model.diffusion.type", "adp_cfg_1d", r"model\.diffusion\.type is 'adp_cfg_1d', .* must be 'dit'"),
-        ("model.diffusion.diffusion_objective", "rf_denoiser", "diffusion_objective is 'rf_denoiser', .* must be 'v'"),
+        ("model.diffusion.diffusion_objective", "eps", r"diffusion_objective is 'eps', .* must be one of \['v', 'rectified_flow'"),
         ("model.diffusion.prepend_cond_ids", ["prompt"], r"prepend_cond_ids is \['prompt'\], .* must be \[\]"),
         ("model.diffusion.global_cond_ids", ["seconds_total"], r"global_cond_ids is \['seconds_total'\]"),
-        ("model.diffusion.distribution_shift_options", {"min_length": 4}, r"distribution_shift_options\.min_length is 4"),
-        (f"{DIT}.attn_kwargs", {"qk_norm": "ln"}, r"attn_kwargs\.qk_norm is 'ln', .* stable-audio-open-small cannot be imported"),
+        ("model.diffusion.distribution_shift_options", {"kind": 4}, r"distribution_shift_options\.kind is 4, .*unknown"),
+        (f"{DIT}.attn_kwargs", {"qk_norm": "l2"}, r"attn_kwargs\.qk_norm is 'l2', .* must be one of \['none', 'ln'\]"),
         (f"{DIT}.prepend_cond_dim", 8, "prepend_cond_dim is 8, .* must be 0"),
         (f"{DIT}.global_cond_type", "adaLN", "global_cond_type is 'adaLN'"),
-        (f"{DIT}.project_cond_tokens", True, "project_cond_tokens is True"),
+        (f"{DIT}.project_cond_tokens", "both", "project_cond_tokens is 'both'"),
         (f"{DIT}.num_heads", 4, "num_heads is 4, .* heads must be 64 channels wide or wider"),
         (f"{DIT}.embed_dim", 129, "embed_dim is 129, .* must be 128"),
         (f"{DIT}.depth", "two", "depth is 'two', not a size"),
@@ -228,8 +290,8 @@ DIT, CODEC, CONDITIONING = "model.diffusion.config", "model.pretransform.config"
         (f"{CODEC}.decoder.config.final_tanh", True, "final_tanh is True, .* must be False"),
         (f"{CODEC}.decoder.config.strides", [2, 3], r"model_config\.json.*ratios \[3\] must be even"),
         (f"{CONDITIONING}.configs.prompt.type", "clap_text", r"configs\.prompt\.type is 'clap_text', .* must be 't5'"),
-        (f"{CONDITIONING}.configs.seconds_total.config.max_val", 2, r"seconds_total\.config\.max_val is 2, .* must be 1"),
-        (f"{CONDITIONING}.configs", [], r"configs\.seconds_start\.config\.max_val is None, not a size"),
+        (f"{CONDITIONING}.configs.seconds_start.config.max_val", 2, r"seconds_start\.config\.max_val is 2, .* must be 1"),
+        (f"{CONDITIONING}.configs", [], r"configs\.seconds_total\.config\.max_val is None, not a size"),
     ],
 )
 def test_what_is_not_supported_is_named(source, tmp_path, key, value, message):

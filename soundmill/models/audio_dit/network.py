@@ -40,7 +40,7 @@ class DiT(nn.Module):
 
         super().__init__()
         width = params.condition_width
-        self.rotary_width = params.head_width // 2
+        self.rotary_width, self.start = params.head_width // 2, params.start
         self.transformer = StableAudioDiTModel(
             sample_size=frames,
             in_channels=channels,
@@ -49,16 +49,26 @@ class DiT(nn.Module):
             attention_head_dim=params.head_width,
             num_attention_heads=params.heads,
             num_key_value_attention_heads=params.key_heads,
-            cross_attention_dim=width,
+            cross_attention_dim=params.context_width or width,
             cross_attention_input_dim=width,
-            global_states_input_dim=width * (3 if num_labels else 2),
+            global_states_input_dim=width * (1 + params.start + bool(num_labels)),
             time_proj_dim=TIME_WIDTH,
         )
         self.projection_model = StableAudioProjectionModel(params.text_width, width, min_value=0, max_value=params.max_seconds)
+        if not params.start:
+            self.projection_model.start_number_conditioner = None
         self.labels = nn.Embedding(num_labels, width) if num_labels else None
+        if params.query_key_norm:
+            self._normalise_queries_and_keys(params.head_width)
         self._start_as_identity()
         if params.gradient_checkpointing:
             self.transformer.enable_gradient_checkpointing()
+
+    def _normalise_queries_and_keys(self, head_width: int) -> None:
+        """diffusers' attention uses these layers where they are there, but its transformer has no setting for them."""
+        for block in self.transformer.transformer_blocks:
+            for attention in (block.attn1, block.attn2):
+                attention.norm_q, attention.norm_k = (nn.LayerNorm(head_width, eps=1e-6) for _ in range(2))
 
     def _start_as_identity(self) -> None:
         """Set the last layer of every residual branch to zero, as the authors' code does: training is steadier from there."""
@@ -72,8 +82,9 @@ class DiT(nn.Module):
     def forward(self, xt: Tensor, t: Tensor, states: Tensor, mask: Tensor, labels: Tensor, seconds: Tensor, told: Tensor) -> Tensor:
         from diffusers.models.embeddings import get_1d_rotary_pos_embed
 
-        projected = self.projection_model(states, seconds[:, 0], seconds[:, 1])
-        times = torch.cat([projected.seconds_start_hidden_states, projected.seconds_end_hidden_states], 1)  # [B, 2, width]
+        projected = self.projection_model(states, seconds[:, 0] if self.start else None, seconds[:, 1])
+        ends = projected.seconds_start_hidden_states, projected.seconds_end_hidden_states
+        times = torch.cat([one for one in ends if one is not None], 1)  # [B, 2 or 1, width]
         attended = [projected.text_hidden_states * mask[..., None], times * told[:, 0, None, None]]
         overall = [(times * told[:, 1, None, None]).flatten(1)]
         if self.labels is not None:

@@ -108,7 +108,7 @@ def from_noise(net: Net, noise: Tensor, flow: FlowParams, sampling: SamplingPara
         return dpm_solver.sample(net, noise, sampling.num_steps, rngs)
     if flow.objective == "v":
         return velocity.sample(net, noise, sampling.num_steps)
-    return rectified_flow.sample(net, noise, sampling.num_steps, sampling.solver, shift_of(flow, noise.shape[2]))
+    return rectified_flow.sample(net, noise, sampling.num_steps, sampling.solver, shift_of(flow, noise.shape[2]), rngs)
 
 
 def continued(

@@ -62,7 +62,8 @@ def read(path: Path, document: dict[str, Any], name: str) -> tuple[AudioDiT, dic
     source = _source(path)
     train = document[FAMILY]["train"]
     train |= {"condition": "caption", "standardise": False, "use": "last"}
-    train["network"] |= source.network
+    for part in ("network", "flow", "sampling"):
+        train[part] |= getattr(source, part)
     params = strict.parse(TrainParams, train, f"{path}: {FAMILY}.train")
     codecs = import_module(kind.component)
     with torch.device("meta"):

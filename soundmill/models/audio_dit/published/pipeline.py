@@ -36,6 +36,8 @@ class Pipeline:
     """A directory in this layout; UserError names the file and the key that is unsupported."""
 
     remedy = configs.REMEDY
+    flow: Mapping[str, Any] = {}  # as the family's at paper scale
+    sampling: Mapping[str, Any] = {}
     files = (INDEX, *(f"{part}/{pattern}" for part in PARTS for pattern in text.FILES))
 
     def __init__(self, path: Path, codec: Kind):
@@ -46,12 +48,14 @@ class Pipeline:
             partial(configs.size, path / part / "config.json", self.configs[part]) for part in ("transformer", "projection_model")
         )
         tokenizer = _config(path, "tokenizer", "tokenizer_config.json")
+        width, context_width = projection("conditioning_dim"), transformer("cross_attention_dim")
         self.network = {
             "layers": transformer("num_layers"),
             "heads": transformer("num_attention_heads"),
             "head_width": transformer("attention_head_dim"),
             "key_heads": transformer("num_key_value_attention_heads"),
-            "condition_width": projection("conditioning_dim"),
+            "condition_width": width,
+            "context_width": context_width if context_width != width else None,
             "text_width": projection("text_encoder_dim"),
             "text_tokens": configs.size(path / "tokenizer/tokenizer_config.json", tokenizer, "model_max_length"),
             "max_seconds": projection("max_value"),

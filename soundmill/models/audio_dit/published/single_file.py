@@ -31,8 +31,9 @@ LEAST_HEAD = 64  # narrower heads turn 32 channels there, and half of theirs in 
 DIT, PRETRANSFORM, CONDITIONING = "model.diffusion.config.", "model.pretransform.config.", "model.conditioning."
 ENCODER, DECODER = f"{PRETRANSFORM}encoder.config.", f"{PRETRANSFORM}decoder.config."
 PROMPT = f"{CONDITIONING}configs.prompt.config."
-QK_NORM = f"{DIT}attn_kwargs.qk_norm"
-SECONDS = [f"{CONDITIONING}configs.{name}." for name in ("seconds_start", "seconds_total")]
+QK_NORM, PROJECTED = f"{DIT}attn_kwargs.qk_norm", f"{DIT}project_cond_tokens"
+OBJECTIVE, SHIFT = "model.diffusion.diffusion_objective", "model.diffusion.distribution_shift_options."
+SECONDS = ("seconds_start", "seconds_total")
 SIZES = (  # of which no other key depends
     "sample_rate",
     "audio_channels",
@@ -51,9 +52,17 @@ UNUSED = (  # how it is trained or computed, not what it is
     "model.pretransform.iterate_batch",
     "model.pretransform.model_half",
     "model.pretransform.chunked",
+    *(f"{SHIFT}{key}" for key in ("base_shift", "max_shift", "min_length", "max_length", "use_sine")),
 )
+RECTIFIED = {"objective": "rectified_flow", "times": "logit_normal"}
+FLOWS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # parameters `flow` and `sampling` of each objective
+    "v": ({}, {}),
+    "rectified_flow": (RECTIFIED, {"solver": "midpoint", "num_steps": 50}),
+    "rf_denoiser": (RECTIFIED, {"solver": "pingpong", "num_steps": 8, "guidance_scale": 1.0}),  # distilled to few steps
+}
+CHOICES = {OBJECTIVE: tuple(FLOWS), QK_NORM: ("none", "ln"), PROJECTED: (True, False)}
 DEFAULTS = {  # of that program
-    "model.diffusion.diffusion_objective": "v",
+    OBJECTIVE: "v",
     "model.diffusion.input_concat_ids": [],
     "model.diffusion.prepend_cond_ids": [],
     "model.pretransform.scale": 1.0,
@@ -68,7 +77,7 @@ DEFAULTS = {  # of that program
     f"{PROMPT}enable_grad": False,
     f"{PROMPT}project_out": False,
     f"{DIT}transformer_type": "continuous_transformer",
-    f"{DIT}project_cond_tokens": True,
+    PROJECTED: True,
     f"{DIT}project_global_cond": True,
     f"{DIT}global_cond_type": "prepend",
     f"{DIT}timestep_cond_type": "global",
@@ -92,6 +101,7 @@ OF_TRANSFORMER = (
     (r"^transformer_blocks", "transformer.layers"),
     (r"\.attn1\.to_[qkv]", ".self_attn.to_qkv"),
     (r"\.attn2\.to_[kv]", ".cross_attn.to_kv"),
+    (r"\.norm_([qk])", r".\1_norm"),
     (r"\.attn1", ".self_attn"),
     (r"\.attn2", ".cross_attn"),
     (r"\.to_out\.0", ".to_out"),
@@ -123,15 +133,13 @@ class SingleFile:
     def __init__(self, path: Path, codec: Kind):
         self.file, self.weights = path / CONFIG, path / WEIGHTS
         config = DEFAULTS | _flat({key: value for key, value in configs.read(self.file).items() if key != "training"})
-        if config[QK_NORM] != "none":
-            raise UserError(
-                f"{self.file}: {QK_NORM} is {config[QK_NORM]!r}, which is not supported: this family's net, diffusers' "
-                "StableAudioDiTModel, is built without layers that normalise queries and keys, so stable-audio-open-small "
-                "cannot be imported"
-            )
+        for key, values in CHOICES.items():
+            if config[key] not in values:
+                raise UserError(f"{self.file}: {key} is {config[key]!r}, which is not supported; it must be one of {list(values)}")
         size = partial(configs.size, self.file, config)
-        heads, width, seconds = size(f"{DIT}num_heads"), size(f"{DIT}cond_token_dim"), size(f"{SECONDS[0]}config.max_val")
+        heads, width = size(f"{DIT}num_heads"), size(f"{DIT}cond_token_dim")
         head_width = size(f"{DIT}embed_dim") // heads
+        context_width = heads * head_width if config[PROJECTED] else width
         if head_width < LEAST_HEAD:
             raise UserError(
                 f"{self.file}: {DIT}num_heads is {heads}, which is not supported: heads must be {LEAST_HEAD} channels wide or wider"
@@ -150,12 +158,16 @@ class SingleFile:
             "layers": size(f"{DIT}depth"),
             "heads": heads,
             "head_width": head_width,
-            "key_heads": width // head_width,
+            "key_heads": context_width // head_width,
             "condition_width": width,
+            "context_width": context_width if context_width != width else None,
+            "query_key_norm": config[QK_NORM] == "ln",
+            "start": any(key.startswith(f"{CONDITIONING}configs.{SECONDS[0]}.") for key in config),
             "text_tokens": size(f"{PROMPT}max_length"),
-            "max_seconds": seconds,
+            "max_seconds": size(f"{CONDITIONING}configs.{SECONDS[1]}.config.max_val"),
         }
         configs.agree(self.file, config, _expected(config, self.network, self.codec, self.frames), UNUSED)
+        self.flow, self.sampling = FLOWS[config[OBJECTIVE]]
         if not self.weights.is_file():
             raise UserError(
                 f"{path}: has no {WEIGHTS} ({configs.NO_PICKLES}); download that file, published beside model.ckpt, or write the "
@@ -218,9 +230,11 @@ def _of_codec(name: str, levels: int) -> str:
     return ".".join([side, "layers", str(int(number) + 1), "layers", str(IN_BLOCK[side][layer]), *unit, *rest])
 
 
-def _expected(config: Mapping[str, Any], network: Mapping[str, int], codec: Any, frames: int) -> dict[str, Any]:
+def _expected(config: Mapping[str, Any], network: Mapping[str, Any], codec: Any, frames: int) -> dict[str, Any]:
     """The configuration that a model of these sizes has; what may differ is as it is."""
     width, head_width, latents = network["condition_width"], network["head_width"], codec.latent_channels
+    seconds = SECONDS[not network["start"] :]
+    numbers = [f"{CONDITIONING}configs.{name}." for name in seconds]
     supported = {
         "model_type": "diffusion_cond",
         "sample_size": frames * codec.samples_per_latent,
@@ -243,19 +257,18 @@ def _expected(config: Mapping[str, Any], network: Mapping[str, int], codec: Any,
         f"{DECODER}final_tanh": False,
         f"{CONDITIONING}cond_dim": width,
         f"{CONDITIONING}configs.prompt.type": "t5",
-        **{f"{name}type": "number" for name in SECONDS},
-        **{f"{name}config.min_val": 0 for name in SECONDS},
-        **{f"{name}config.max_val": network["max_seconds"] for name in SECONDS},
+        **{f"{name}type": "number" for name in numbers},
+        **{f"{name}config.min_val": 0 for name in numbers},
+        **{f"{name}config.max_val": network["max_seconds"] for name in numbers},
         "model.diffusion.type": "dit",
-        "model.diffusion.cross_attention_cond_ids": ["prompt", "seconds_start", "seconds_total"],
-        "model.diffusion.global_cond_ids": ["seconds_start", "seconds_total"],
+        "model.diffusion.cross_attention_cond_ids": ["prompt", *seconds],
+        "model.diffusion.global_cond_ids": list(seconds),
         f"{DIT}io_channels": latents,
         f"{DIT}embed_dim": network["heads"] * head_width,
-        f"{DIT}cond_token_dim": network["key_heads"] * head_width,
-        f"{DIT}global_cond_dim": 2 * width,
-        f"{DIT}project_cond_tokens": False,
+        f"{DIT}cond_token_dim": width if config[PROJECTED] else network["key_heads"] * head_width,
+        f"{DIT}global_cond_dim": len(seconds) * width,
     }
-    return DEFAULTS | {key: config[key] for key in SIZES} | supported
+    return DEFAULTS | {key: config[key] for key in (*SIZES, *CHOICES)} | supported
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
