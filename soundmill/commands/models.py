@@ -160,7 +160,8 @@ def generate(
     label: Annotated[
         list[str] | None,
         typer.Option(
-            help="Same as a prompt. Default: unconditional; a label-conditioned GAN draws each sound's label by its seed."
+            help="Same as a prompt, but for a family trained with `condition=caption_and_label`, which follows both. Default: "
+            "unconditional; a label-conditioned GAN draws each sound's label by its seed."
         ),
     ] = None,
     number: Annotated[int, typer.Option("-n", "--number", min=1, max=10_000, help="Number of sounds.")] = 4,
@@ -207,12 +208,12 @@ def generate(
     from soundmill.models import generation
     from soundmill.models.requests import NoLabel
 
-    prompts = [*(prompt or []), *(label or [])]
+    prompts, labels = prompt or [], label or []
     choose = generation.keep_all
     if best_of > 1:
         from soundmill.evaluation import reranking
 
-        if not prompts:
+        if not prompts and not labels:
             raise UserError("--best-of: needs a prompt to compare sounds with")
         choose = reranking.best_of(best_of)
     looped = None
@@ -226,7 +227,7 @@ def generate(
     sampling = [*(settings or []), *([] if psi is None else [f"psi={psi}"])]
     try:
         paths = generation.generate_sounds(
-            directory, prompts, number * best_of, seed, output, home, sampling, choose, looped, loras
+            directory, prompts, number * best_of, seed, output, home, sampling, choose, looped, loras, labels
         )
     except NoLabel as error:
         chosen = {"--family": family, "--checkpoint": checkpoint, "--project": project}

@@ -77,7 +77,7 @@ def write(
 
     They are `directory/base/<clip id>.wav`, and `<number>.wav` in `directory/own/base`, `own/again` (the base with other seeds) and
     `own/tuned`. A base whose checkpoint names no prompts gets others, as long as the longest clip, which are listed in
-    `own/about.json`.
+    `own/prompts.json`.
     """
     family = registry.family(origin(base)["family"])
     model = family.load(base)
@@ -92,7 +92,7 @@ def write(
         prompts, seconds = stand_ins(model), max(lengths.values()) / tuned.sample_rate
         listed = [text for prompt in prompts if (text := describe(Request(tuple(prompt["labels"]), prompt["caption"])))]
         (directory / manifest.OWN).mkdir()
-        (directory / manifest.OWN / manifest.ABOUT_SOUNDS).write_text(json.dumps({"prompts": listed}) + "\n", encoding="utf-8")
+        (directory / manifest.OWN / manifest.OWN_PROMPTS).write_text(json.dumps({"prompts": listed}) + "\n", encoding="utf-8")
     for name, maker in (("base", model), ("again", model), ("tuned", tuned)):
         own = [
             Request(tuple(prompt["labels"]), prompt["caption"], seed_of(seed, "own", name == "again", number), seconds=seconds)

@@ -291,8 +291,9 @@ def generate_sounds(
     choose: Choice = keep_all,
     looped: Looped | None = None,
     loras: Sequence[tuple[Path, float]] = (),
+    labels: Sequence[str] = (),
 ) -> list[Path]:
-    """Generate `count` sounds from `prompts` (see requests.of_prompts) with a checkpoint of any family that generates.
+    """Generate `count` sounds from `prompts` and `labels` (see requests.of_prompts) with a checkpoint of any family that generates.
 
     Writes WAVs, with prompt and settings in their comments, and `spectrograms.png` into `output_dir`, which is created before
     sampling starts; returns the paths of the WAVs. Relative paths of text encoders start at `home`. `settings` (`num_steps=50`)
@@ -305,8 +306,8 @@ def generate_sounds(
         looped = looped or AS_MADE
     elif looped:
         raise UserError(f"--bpm and --repeat are for loop families, which {source_facts['family']!r} is not; leave them out")
-    requests = of_prompts(model, prompts, count, seed)
-    print_matched_labels(model, prompts)
+    requests = of_prompts(model, prompts, count, seed, labels)
+    print_matched_labels(model, prompts, labels)
     make_directory(output_dir)
     with running(model, home, settings) as run:
         waves = [wave.numpy() for wave in generate_each(model, requests, run)]

@@ -194,5 +194,5 @@ def describe(conf: Path, sizes: bool) -> dict[str, dict[str, Any]]:
 
 
 def write_json(described: dict[str, dict[str, Any]], path: Path) -> None:
-    text = json.dumps(described, indent=2, ensure_ascii=False) + "\n"
-    disk.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    document = json.dumps(described, indent=2, ensure_ascii=False) + "\n"
+    disk.write_atomically(path, lambda temporary: temporary.write_text(document, encoding="utf-8"))

@@ -24,18 +24,18 @@ class NoLabel(UserError):
 
 
 def of_clips(model: Model, catalog: Path, clip_ids: Sequence[str], seed: int) -> dict[str, Request]:
-    """Request by clip id: labels or first caption, as the model is conditioned on, length, and a seed derived from the id."""
+    """Request by clip id: labels, first caption or both, as the model is conditioned on, length, and a seed from the id."""
     rows = shards.read_table(catalog, manifest.CATALOG, ["clip_id", "labels", "captions", "seconds"]).to_pylist()
     by_id = {row["clip_id"]: row for row in rows}
     requests = {}
     unknown: set[str] = set()
     for clip_id in clip_ids:
         labels, caption = (), ""
-        if model.condition == "labels":
+        if model.labels:
             clip_labels = sorted(set(by_id[clip_id]["labels"] or []))
             unknown.update(set(clip_labels) - set(model.labels))
             labels = tuple(label for label in clip_labels if label in model.labels)
-        elif model.condition == "caption":
+        if model.condition == "caption":
             caption = (by_id[clip_id]["captions"] or [""])[0]
         requests[clip_id] = Request(labels, caption, seed_of(seed, clip_id), seconds=by_id[clip_id]["seconds"])
     if unknown:
@@ -43,17 +43,25 @@ def of_clips(model: Model, catalog: Path, clip_ids: Sequence[str], seed: int) ->
     return requests
 
 
-def of_prompts(model: Model, prompts: Sequence[str], count: int, seed: int) -> list[Request]:
+def of_prompts(model: Model, prompts: Sequence[str], count: int, seed: int, labels: Sequence[str] = ()) -> list[Request]:
     """Requests for `count` sounds: of each prompt if the model is conditioned on captions; of all prompts together if on labels.
 
-    No prompts: unconditional, which a model conditioned on captions refuses. An unknown label is a NoLabel that lists the labels.
+    `labels` are of all sounds by a model that is conditioned on both, and prompts like others to any other. Neither: unconditional,
+    which a model conditioned on captions refuses. An unknown label is a NoLabel that lists the labels.
     """
-    if model.condition == "caption":
-        if not prompts:
-            raise UserError('this model is conditioned on text: give a prompt, such as "a dog barks, then rain"')
-        return [Request(caption=prompt, seed=seed_of(seed, prompt, index)) for prompt in prompts for index in range(count)]
-    labels = tuple(match_label(prompt, model.labels) for prompt in prompts)
-    return [Request(labels, seed=seed_of(seed, *labels, index)) for index in range(count)]
+    texts: Sequence[str | None] = prompts
+    if model.condition != "caption":
+        texts, labels = [None], [*prompts, *labels]
+    elif not model.labels:
+        texts, labels = [*prompts, *labels], ()
+    matched = tuple(match_label(label, model.labels) for label in labels)
+    if not texts and not matched:
+        raise UserError('this model is conditioned on text: give a prompt, such as "a dog barks, then rain"')
+    return [
+        Request(matched, text or "", seed_of(seed, *([] if text is None else [text]), *matched, index))
+        for text in texts or [None]
+        for index in range(count)
+    ]
 
 
 def of_grid(grid: GridParams, seed: int, labels: Sequence[str]) -> list[Request]:
@@ -92,9 +100,9 @@ def match_label(text: str, labels: Sequence[str]) -> str:
     raise NoLabel(f"unknown label {text!r}{did_you_mean(text, list(labels))} (labels: {', '.join(labels)})", labels[0])
 
 
-def print_matched_labels(model: Model, prompts: Sequence[str]) -> None:
-    """Print to stderr which label each prompt matched, unless it is that label."""
-    for prompt in prompts if model.condition == "labels" else ():
+def print_matched_labels(model: Model, prompts: Sequence[str], labels: Sequence[str] = ()) -> None:
+    """Print to stderr which label each prompt that means one matched, unless it is that label."""
+    for prompt in [*(prompts if model.condition == "labels" else ()), *(labels if model.labels else ())]:
         label = match_label(prompt, model.labels)
         if label.casefold() != prompt.casefold():
             print(f"{prompt!r} matches the label {label!r}", file=sys.stderr)

@@ -56,6 +56,11 @@ def test_sizes_are_the_published_ones():
         answer = net(torch.empty(1, 64, 1024), torch.empty(1), *hidden(Conditions(*padded([None], 128, 768), *(torch.empty(1, size) for size in (0, 2)), torch.ones(1, 2).bool())))  # fmt: skip  # noqa: E501
     assert answer.shape == (1, 64, 1024)
     assert sum(weight.numel() for weight in net.transformer.parameters()) == 1_056_939_136
+    document = params.compose(ROOT / "conf", ["model=audio_dit", "scale=paper", "audio_dit=open_small"])
+    train = params.parse(TrainParams, document["audio_dit"]["train"], "")
+    with torch.device("meta"):
+        net = DiT(train.network, 64, 256, 0)
+    assert sum(weight.numel() for weight in net.transformer.parameters()) == 340_928_640
 
 
 def test_it_is_the_library_s_pipeline():
@@ -203,12 +208,18 @@ def test_the_stochastic_solver_continues_what_it_is_given():
 def test_each_condition_is_dropped_at_its_own_rate():
     told = conditions(labels=2)
     many = Conditions(*(value[:1].expand(40_000, *value.shape[1:]) for value in told))
-    chances = torch.rand(40_000, 3, generator=torch.Generator().manual_seed(0))
+    chances = torch.rand(40_000, 4, generator=torch.Generator().manual_seed(0))
     left = dropped(many, DropoutParams(condition=0.1, seconds=0.2, all=0.3), chances)
-    text, attention, overall = left.mask.any(1), left.told[:, 0], left.told[:, 1]
-    for seen, rate in ((text, 0.9 * 0.7), (attention, 0.8 * 0.7), (overall, 0.8), (text & attention, 0.9 * 0.8 * 0.7)):
+    text, label, attention, overall = left.mask.any(1), left.labels.any(1), left.told[:, 0], left.told[:, 1]
+    for seen, rate in (
+        (text, 0.9 * 0.7),
+        (label, 0.9 * 0.7),
+        (attention, 0.8 * 0.7),
+        (overall, 0.8),
+        (text & label, 0.9 * 0.9 * 0.7),
+        (text & attention, 0.9 * 0.8 * 0.7),
+    ):
         assert float(seen.double().mean()) == pytest.approx(rate, abs=0.01)
-    assert torch.equal(left.labels.any(1), text)
     assert bool((attention <= overall).all())
     whole = dropped(many, DropoutParams(condition=0.0, seconds=0.0, all=0.0), chances)
     assert all(torch.equal(one, other) for one, other in zip(whole, many, strict=True))

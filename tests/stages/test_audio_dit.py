@@ -186,6 +186,17 @@ def test_by_label_or_by_nothing(tmp_path, data):
     assert len(paths) == 2
     train(tmp_path / "none", data, composed("condition=none", "steps=1"))
     assert len(generation.generate_sounds(tmp_path / "none/model", [], 1, 5, tmp_path / "b", tmp_path)) == 1
+    train(tmp_path / "both", data, composed("condition=caption_and_label", "steps=1"))
+    both = registry.family("audio_dit").load(tmp_path / "both/model")
+    assert (both.condition, list(both.labels), both.text is None) == ("caption", ["bell", "rain"], False)
+    asked = {
+        (caption, labels): soundfile.read(path)[0]
+        for number, (caption, labels) in enumerate([("a bell", ()), ("a bell", ("rain",)), ("", ("rain",))])
+        for path in generation.generate_sounds(
+            tmp_path / "both/model", [caption] if caption else [], 1, 5, tmp_path / f"c{number}", tmp_path, labels=labels
+        )
+    }
+    assert len(asked) == 3
     begun = composed("condition=label", "steps=1", f"start_from={tmp_path}/label/model")
     assert train(tmp_path / "more", data, begun)["steps"] == 1
     other = composed("condition=caption", "steps=1", f"start_from={tmp_path}/label/model")

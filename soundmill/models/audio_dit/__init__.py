@@ -1,4 +1,4 @@
-"""The family `audio_dit`: a transformer over a codec's latents, by caption or label and length."""
+"""The family `audio_dit`: a transformer over a codec's latents, by caption, label and length."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from soundmill.models.audio_dit.params import GenerateParams, TrainParams
 from soundmill.models.family import Family
 
 FAMILY = Family(
-    title="text or label, and length, to sound: a diffusion transformer over a codec's latents, by rectified flow or v-diffusion",
+    title="text, label and length to sound: a diffusion transformer over a codec's latents, by rectified flow or v-diffusion",
     paper="Evans, Parker, Carr, Zukowski, Taylor & Pons 2024, Stable Audio Open (arXiv:2407.14358)",
     train_params=TrainParams,
     generate_params=GenerateParams,

@@ -73,7 +73,8 @@ class AudioDiT:
 
     @property
     def condition(self) -> Literal["labels", "caption", "none"]:
-        return {"label": "labels", "caption": "caption", "none": "none"}[self.params.condition]
+        told: dict[str, Literal["labels", "caption", "none"]] = {"label": "labels", "caption_and_label": "caption"}
+        return told.get(self.params.condition, self.params.condition)
 
     @property
     def num_samples(self) -> int:

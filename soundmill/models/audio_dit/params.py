@@ -12,13 +12,22 @@ from soundmill.params import Probability, Seconds, StageParams
 
 
 class TransformerParams(StageParams):
-    """The transformer (Stable Audio Open's: 24 layers, 24 heads of 64, 12 for keys, conditions 768 wide, 128 tokens, 512 s)."""
+    """The transformer.
+
+    Stable Audio Open's has 24 layers, 24 heads of 64, 12 for keys, conditions 768 wide, 128 tokens and 512 s; that of Stable Audio
+    Open Small 16 layers, 8 heads of 128, contexts 1024 wide, 64 tokens, 256 s, normalised queries and keys, and no start.
+    """
 
     layers: int = Field(ge=1)
     heads: int = Field(ge=1, description="attention heads; the transformer is heads · head_width wide")
     head_width: int = Field(ge=4, multiple_of=4, description="channels of a head; rotary positions turn half of them")
     key_heads: int = Field(ge=1, description="heads of keys and values in the attention to conditions; must divide `heads`")
     condition_width: int = Field(ge=8, description="width of the conditions: text, seconds and label")
+    context_width: int | None = Field(
+        None, ge=8, description="width that the conditions of the attention are projected to; null: condition_width"
+    )
+    query_key_norm: bool = Field(False, description="normalise the queries and keys of each head (LayerNorm)")
+    start: bool = Field(True, description="tell the start of the sound in its recording, not only its end")
     text_width: int = Field(ge=1, description="width of the text encoder's states")
     text_tokens: int = Field(ge=1, description="tokens of every text: shorter ones are padded with zeros, longer ones cut")
     max_seconds: Seconds = Field(gt=0, description="longer times are told as this one")
@@ -55,7 +64,7 @@ class FlowParams(StageParams):
 class DropoutParams(StageParams):
     """Shares of items that are trained without a condition."""
 
-    condition: Probability = Field(description="without caption or label")
+    condition: Probability = Field(description="without the caption, and as many, drawn independently, without the label")
     seconds: Probability = Field(description="without the seconds")
     all: Probability = Field(description="without any condition in the attention, as guidance asks for; the length stays known")
 
@@ -63,8 +72,9 @@ class DropoutParams(StageParams):
 class SamplingParams(GriffinLimParams):
     """From noise and a request to sound."""
 
-    solver: Literal["euler", "midpoint", "dpm++_sde"] = Field(
-        description="rectified_flow: euler, or midpoint with two passes per step; v: dpm++_sde, or DDIM with any other"
+    solver: Literal["euler", "midpoint", "pingpong", "dpm++_sde"] = Field(
+        description="rectified_flow: euler; midpoint with two passes per step; pingpong, for a net distilled to few steps; "
+        "v: dpm++_sde, or DDIM with any other"
     )
     num_steps: int = Field(ge=1)
     guidance_scale: float = Field(ge=0, description="1: no guidance")
@@ -78,10 +88,12 @@ def check_solver(flow: FlowParams, sampling: SamplingParams) -> None:
     """ValueError if the solver is not for the objective."""
     if sampling.solver == "dpm++_sde" and flow.objective != "v":
         raise ValueError("sampling.solver dpm++_sde is for flow.objective v; set it to euler or midpoint")
+    if sampling.solver == "pingpong" and flow.objective != "rectified_flow":
+        raise ValueError("sampling.solver pingpong is for flow.objective rectified_flow; set it to dpm++_sde")
 
 
 class TrainParams(FamilyTrainParams):
-    condition: Literal["none", "label", "caption"]
+    condition: Literal["none", "label", "caption", "caption_and_label"]
     batch_size: int = Field(ge=1, description="clips in a batch of all devices")
     accumulate: int = Field(ge=1, description="batches whose gradients are accumulated per step")
     dropout: DropoutParams
@@ -106,6 +118,6 @@ class TrainParams(FamilyTrainParams):
 
 
 class GenerateParams(FamilyGenerateParams):
-    """Each sound is generated from the first caption, or the labels, of a clip, and is as long as the clip."""
+    """Each sound is generated from the first caption, the labels or both of a clip, and is as long as the clip."""
 
     sampling: SamplingParams

@@ -81,12 +81,14 @@ def draw_times(flow: FlowParams, frames: int, batch_size: int, rng: torch.Genera
 
 
 def dropped(conditions: Conditions, dropout: DropoutParams, chances: Tensor) -> Conditions:
-    """Conditions of which some are hidden, by `chances` [B, 3] in [0, 1): of caption or label, of seconds, of all."""
-    without = chances < torch.tensor([dropout.condition, dropout.seconds, dropout.all], device=chances.device)
-    condition, seconds, everything = without.unbind(1)
-    seen = ~(condition | everything)[:, None]
-    told = conditions.told & torch.stack([~(seconds | everything), ~seconds], 1)
-    return conditions._replace(mask=conditions.mask & seen, labels=conditions.labels * seen, told=told)
+    """Conditions of which some are hidden, by `chances` [B, 4] in [0, 1): of the caption, of seconds, of all, of the label."""
+    shares = torch.tensor([dropout.condition, dropout.seconds, dropout.all, dropout.condition], device=chances.device)
+    caption, seconds, everything, label = (chances < shares).unbind(1)
+    return conditions._replace(
+        mask=conditions.mask & ~(caption | everything)[:, None],
+        labels=conditions.labels * ~(label | everything)[:, None],
+        told=conditions.told & torch.stack([~(seconds | everything), ~seconds], 1),
+    )
 
 
 class DiTModule(TrainingModule):
@@ -102,7 +104,8 @@ class DiTModule(TrainingModule):
         noise = self.noise_like(x0, self.rng("noise", step))
         rng = torch.Generator().manual_seed(seed_of(self.params.seed, "times", step))
         t = self.share(draw_times(self.params.flow, self.frames, self.params.batch_size, rng)).to(self.device, non_blocking=True)
-        chances = self.share(torch.rand(self.params.batch_size, 3, generator=rng)).to(self.device, non_blocking=True)
+        chances = torch.cat([torch.rand(self.params.batch_size, columns, generator=rng) for columns in (3, 1)], 1)
+        chances = self.share(chances).to(self.device, non_blocking=True)
         conditions = dropped(Conditions(*values), self.params.dropout, chances)
         loss = velocity.loss if self.params.flow.objective == "v" else rectified_flow.loss
         return loss(lambda xt, t: self.net(xt, t, *conditions), x0, t, noise)
@@ -123,11 +126,11 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
     shape = autoencoder.latent_shape(frames)
 
     labels: list[str] = []
-    if params.condition == "label":
+    if params.condition in ("label", "caption_and_label"):
         remedy = f"set {FAMILY}.train.condition to `none` or `caption`"
         labels = known_labels([facts[one]["labels"] for one in train], start.labels if start else (), catalog, remedy)
     texts, text, captions = None, None, []
-    if params.condition == "caption":
+    if params.condition in ("caption", "caption_and_label"):
         captions = sorted({caption for row in facts.values() for caption in row["captions"]})
         if not captions:
             raise UserError(f"{catalog}: no clip has a caption; set {FAMILY}.train.condition to `none` or `label`")
@@ -170,7 +173,7 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
         partial(draw, params.seed, params.batch_size),
         about.num_samples / autoencoder.sample_rate,
         clip_ids=train,
-        counts={"captions": len(captions)} if texts else {"labels": len(labels)},
+        counts=({"captions": len(captions)} if texts else {}) | ({"labels": len(labels)} if labels else {}),
         samples=of_captions(params.grid, params.seed, captions) if texts else of_grid(params.grid, params.seed, labels),
         columns=params.grid.columns,
         held_out=HeldOut(source_of(unseen), len(unseen)) if unseen else None,
@@ -199,7 +202,7 @@ def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
     mel = document["latent_families"][FAMILY]["mel"]
     spec, num_samples = read(f"spectrogram.{mel}", SpectrogramParams).spec, read(f"{FAMILY}.latents", LatentsParams).num_samples
     shape, items = registry.codec_params(document, FAMILY).latent_shape(spec, num_samples), params.batch_size
-    labels = num_labels if params.condition == "label" else 0
+    labels = num_labels if params.condition in ("label", "caption_and_label") else 0
     net = models.build_net(params, shape, labels)
 
     def batch(step: int) -> Batch:
