@@ -13,7 +13,7 @@ import torch
 
 from soundmill import hashing, manifest, params, shards, stage, text
 from soundmill.evaluation import family, family_report
-from soundmill.models import registry
+from soundmill.models import generation, registry
 from soundmill.models.catalog import waves_of
 from soundmill.models.components.contracts import read_codec
 from soundmill.models.components.rave import codec as codecs
@@ -338,6 +338,48 @@ def test_tango_diffuses_its_latents_and_needs_no_vocoder(tmp_path, data):
     other = [*TANGO, "vocoder=hifigan_laptop", "tango.train.sampling.vocoder=trained"]
     with pytest.raises(SystemExit, match="latents of waves need no vocoder: leave `vocoder=` out"):
         of_waves.train("tango", tmp_path / "wrong", data, params.compose(ROOT / "conf", other), parts="tango", inputs="tango")
+
+
+AUDIO_DIT = [
+    "model=audio_dit",
+    "codec@audio_dit.autoencoder=rave_laptop",
+    "audio_dit.latents.num_samples=2048",
+    "audio_dit.train.condition=label",
+    "audio_dit.train.steps=2",
+    "audio_dit.train.batch_size=2",
+    "audio_dit.train.log_every_steps=1",
+    "audio_dit.train.hardware={accelerator: cpu, devices: 1, precision: '32', threads: 1}",
+    "audio_dit.train.network={layers: 1, heads: 2, head_width: 8, key_heads: 1, condition_width: 8}",
+    "audio_dit.train.grid.columns=2",
+    "audio_dit.train.sampling.num_steps=2",
+    "audio_dit.generate.count=1",
+    "audio_dit.generate.codec_count=1",
+]
+
+
+def test_audio_dit_makes_longer_sounds_of_its_latents(tmp_path, data):
+    home, document = tmp_path / "dit", params.compose(ROOT / "conf", AUDIO_DIT)
+    shutil.copytree(data / "autoencoder", home / "autoencoder")
+    params.write_yaml(document, tmp_path / "params.yaml")
+    arguments = ["--family", "audio_dit", "--audio", f"{data}/clips", "--catalog", f"{data}/catalog.parquet"]
+    arguments += [
+        "--autoencoder",
+        f"{home}/autoencoder",
+        "--latents",
+        f"{home}/latents/clips",
+        "--params",
+        f"{tmp_path}/params.yaml",
+    ]
+    stage.main(latents.run, "latents", arguments, code_by_name=latents.code_by_name)
+    (data / "dit").symlink_to(home, target_is_directory=True)
+    metrics = of_waves.train("audio_dit", tmp_path / "trained", data, document, parts="dit", inputs="dit")
+    assert (metrics["clips"], metrics["labels"], metrics["steps"]) == (5, 2, 2)
+    model = registry.family("audio_dit").load(tmp_path / "trained/model")
+    assert (model.sample_rate, model.latent_frames, model.vocoder) == (of_waves.RATE, 64, None)
+    assert list(of_waves.generate("audio_dit", tmp_path / "trained", data, document)) == ["clip-6.wav"]
+    longer = [f"seconds={2.5 * model.num_samples / of_waves.RATE}"]
+    (path,) = generation.generate_sounds(tmp_path / "trained/model", ["rain"], 1, 0, tmp_path / "sounds", tmp_path, longer)
+    assert soundfile.info(path).frames == round(2.5 * model.num_samples)
 
 
 def test_a_corpus_of_silence_trains(tmp_path):
