@@ -166,7 +166,7 @@ def compare(
         sounds = [in_files(family.sound_files(Path(place) / job.name)) for job in jobs]
         every = [*real.values(), *(sound for of in sounds for sound in of.values())]
         with setup.progress(len(every), "embed", "clip") as tick:
-            damaged = features.embed_all([config], every, setup.cache, setup.workers, tick)
+            damaged = setup.embed([config], every, tick)
     reference = features.view(config, real.values(), setup.cache)
     views = [features.view(config, of.values(), setup.cache) for of in sounds]
     accuracies, real_accuracy = _accuracies(labelled, reference, views)

@@ -16,7 +16,6 @@ from soundmill.evaluation.library import Setup
 from soundmill.evaluation.protocols import MetricName
 from soundmill.page.sounds import Card
 from soundmill.params import Seed, StageParams, read_json
-from soundmill.shards import visible_gpus
 from soundmill.stage import Context, Input, Shown
 
 PROTOCOL = "project"
@@ -64,9 +63,7 @@ def run(
     protocol = protocols.load(PROTOCOL).with_embedders(names)
     protocol = protocol.model_copy(update={"seed": params.seed, "replicates": params.bootstrap})
     cache = ctx.scratch / "embeddings"
-    # Several processes on one GPU would each hold the networks.
-    workers = ctx.devices if visible_gpus() and any(embedders.find(name).gpu for name in names) else ctx.workers
-    setup = Setup(protocol, cache, workers, tagger, ctx.progress, params.ladder)
+    setup = Setup(protocol, cache, ctx.workers, tagger, ctx.progress, params.ladder, ctx.devices)
     source = family.read(catalog, clips, generated, codec)
     options = family.Options(params.reference, params.probe_clips, params.training_clips, params.subsets)
     evaluation = family.evaluate(setup, source, options, unavailable)

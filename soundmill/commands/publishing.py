@@ -61,7 +61,8 @@ def licences(
         typer.echo(f"{fact}\n    {why}")
     creators = sorted({credit.creator for credit in found if credit.creator})
     typer.echo(
-        f"{len(creators)} creators" + (f": {', '.join(creators[:10])}{' …' if len(creators) > 10 else ''}" if creators else "")
+        f"{len(creators)} creator{'' if len(creators) == 1 else 's'}"
+        + (f": {', '.join(creators[:10])}{' …' if len(creators) > 10 else ''}" if creators else "")
     )
 
 

@@ -67,7 +67,7 @@ def _forgetting(setup: Setup, directory: Path) -> dict[str, Any]:
     `prompts` are those used if the base has none of its own.
     """
     found: dict[str, Any] = {}
-    if (path := directory / manifest.ABOUT_SOUNDS).is_file():
+    if (path := directory / manifest.OWN_PROMPTS).is_file():
         found |= params.read_json(path, "remake it with `dvc repro`")
     keys = [score.key for score in setup.protocol.scores]
     for name in ("tuned", "again"):

@@ -62,6 +62,11 @@ class EmbedderConfig:
         """Why its weights cannot be used on this machine, with a remedy; None if they can."""
         return embedders.unavailable(self.name)
 
+    @property
+    def runs_on_gpu(self) -> bool:
+        """Whether it uses a GPU where there is one."""
+        return embedders.find(self.name).gpu
+
     def load(self) -> Embedder:
         return embedders.load(self.name, self.tagger, **dict(self.options))
 

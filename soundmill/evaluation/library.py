@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from soundmill import hashing
+from soundmill import hashing, shards
 from soundmill.errors import UserError
 from soundmill.evaluation import features, folders, protocols
 from soundmill.evaluation.cache import Facts
@@ -33,6 +33,7 @@ class Setup:
     tagger: Path | None = None
     progress: Progress = no_bar
     ladder: Sequence[str] = ()  # metrics that are also measured on real sounds spoiled in known ways
+    devices: int | None = None  # processes of embedders that run on GPUs; None: one for each GPU
 
     @property
     def configs(self) -> list[features.EmbedderConfig]:
@@ -54,8 +55,21 @@ class Setup:
         if refused := [row for folder in read for row in folder.refused]:
             sounds = [sound for folder in read for sound in folder.sounds]
             with self.progress(len(sounds) * len(self.configs), "embed", "clip") as tick:
-                features.embed_all(self.configs, sounds, self.cache, self.workers, tick, refused)
+                self.embed(self.configs, sounds, tick, refused)
         return read
+
+    def embed(
+        self,
+        configs: Sequence[features.EmbedderConfig],
+        sounds: Sequence[features.Sound],
+        progress: Callable[[int], object],
+        refused: Sequence[Mapping[str, str]] = (),
+    ) -> list[str]:
+        """`features.embed_all`, with GPU embedders in few processes, as each would hold their networks."""
+        gpus = shards.visible_gpus()
+        on_gpus = gpus and any(config.runs_on_gpu for config in configs)
+        workers = self.devices or len(gpus) if on_gpus else self.workers
+        return features.embed_all(configs, sounds, self.cache, workers, progress, refused)
 
 
 @dataclass(frozen=True)
@@ -129,19 +143,19 @@ def embed(
     total = (sum(map(len, sounds.values())) + len(features.SYNTHETIC) * len(ranked)) * len(configs)
     with setup.progress(total + len(SPOILINGS) * len(names) * len(of_spoiled), "embed", "clip") as tick:
         given = [sound for by_id in sounds.values() for sound in by_id.values()]
-        library.damaged += features.embed_all(configs, given, setup.cache, setup.workers, tick)
+        library.damaged += setup.embed(configs, given, tick)
         for role, of in sounds.items():
             library.facts[role] = features.view(configs[0], of.values(), setup.cache).facts()
         facts = library.facts[reference.role]
         library.sounds["silence"] = {clip_id: features.silence(facts[clip_id]) for clip_id in sorted(ranked)}
         library.sounds["noise"] = {clip_id: features.noise(clip_id, facts[clip_id], seed) for clip_id in sorted(ranked)}
         synthetic = [sound for role in features.SYNTHETIC for sound in library.sounds[role].values()]
-        library.damaged += features.embed_all(configs, synthetic, setup.cache, setup.workers, tick)
+        library.damaged += setup.embed(configs, synthetic, tick)
         if spoiled and of_spoiled:
             for kind in SPOILINGS:
                 library.sounds[kind] = {name: features.spoiled(sounds[spoiled.role][name], kind, seed) for name in names}
             rungs = [sound for kind in SPOILINGS for sound in library.sounds[kind].values()]
-            library.damaged += features.embed_all(of_spoiled, rungs, setup.cache, setup.workers, tick)
+            library.damaged += setup.embed(of_spoiled, rungs, tick)
     return library
 
 

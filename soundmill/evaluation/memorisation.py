@@ -64,6 +64,10 @@ class FingerprintConfig(features.EmbedderConfig):
     def unavailable(self) -> None:
         return None
 
+    @property
+    def runs_on_gpu(self) -> bool:
+        return False
+
 
 @dataclass(frozen=True)
 class Nearest:
@@ -148,7 +152,7 @@ def search_for_copies(
     configs = (first, FingerprintConfig("fingerprint", None, first.intermediate_rate))
     sounds = [*generated, *real, *training]
     with setup.progress(len(configs) * len(sounds), "look for copies", "clip") as tick:
-        damaged = features.embed_all(configs, sounds, setup.cache, setup.workers, tick)
+        damaged = setup.embed(configs, sounds, tick)
         views = [[features.view(config, role, setup.cache) for config in configs] for role in (generated, real, training)]
         return replace(search(*views, first.name), damaged=damaged)
 

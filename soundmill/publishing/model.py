@@ -71,7 +71,7 @@ def publish(model: str, directory: Path, root: Path) -> list[Path]:
             found=found,
             labels=hours_by_label(checkpoint, root, source["family"]),
             metrics=_metrics(root, source),
-            listening=_listening(root, checkpoint),
+            listening=_listening(root, partial / CHECKPOINT),
             samples=samples,
             picture=picture,
             exported=plain.write(partial / CHECKPOINT, trained, whole, partial),
