@@ -74,7 +74,7 @@ def test_a_family_that_params_yaml_lacks_is_taken_from_conf(project):
     chosen = ["--family", "tango", "--spec", "64x1024/320", "--cache", "cache", "--workers", "1"]
     done = soundmill("spectrogram", "compare", *chosen, cwd=project)
     assert done.returncode == 0, done.stderr
-    assert "tango has 64x1024/160 now" in done.stdout
+    assert "tango has 64x1024:640/160 now" in done.stdout
 
 
 def test_without_clips_it_says_how_to_make_them(project):
