@@ -112,12 +112,13 @@ def test_every_family_stands_alone_at_every_scale(model, scale):
         ("tango.autoencoder.weights.batch_size=0", r"tango\.autoencoder\.weights\..*batch_size: .*greater than or equal to 1"),
         ("vocoder.weights.batch_size=0", r"vocoder\.weights\..*batch_size: .*greater than or equal to 1"),
         ("vocoder.network.head=wave", r"vocoder: .*network\.head 'wave' is trained with discriminators"),
-        ("spectrogram.tango.hop_length=513", r"spectrogram\.tango: .*hop_length 513 must be at most half of win_length 1024"),
+        ("spectrogram.tango.hop_length=513", r"spectrogram\.tango: .*hop_length 513 must be at most half of win_length 640"),
         ("vocoder=griffin_lim spectrogram.tango.hop_length=513", r"spectrogram\.tango: .*hop_length 513 must be at most half"),
         (
             "vocoder=hifigan_laptop spectrogram.tango.hop_length=200",
             r"spectrogram\.tango: vocoder\.network\.rates .* 160 .* is 200",
         ),
+        ("vocoder=audioldm", r"win_length of its spectrogram is 640; set it to 1024, or take `latents=audioldm` too"),
         ("vocoder=melgan_laptop spectrogram.tango.hop_length=200", r"spectrogram\.tango: vocoder\.network\.rates .* 160 .* is 200"),
     ],
 )

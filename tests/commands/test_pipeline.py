@@ -17,7 +17,7 @@ def test_params_prints_a_composition(root):
 
 
 def test_a_family_that_keeps_griffin_lim_is_told(root):
-    done = soundmill("params", "--print", "model=[ddpm_mel,tango]", "vocoder=audioldm", cwd=root)
+    done = soundmill("params", "--print", "model=[ddpm_mel,tango]", "latents=audioldm", "vocoder=audioldm", cwd=root)
     assert "note: ddpm_mel will use Griffin-Lim" in done.stderr
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from soundmill.audio.mel import MelSpec
+from soundmill.errors import UserError
 from soundmill.models.components.loaded import LoadedParams
 from soundmill.models.components.vocoder_params import AdversaryParams, NetVocoderParams, check_hop
 from soundmill.params import StageParams
@@ -54,3 +55,8 @@ class HifiGanParams(NetVocoderParams):
     def check_spec(self, spec: MelSpec) -> None:
         super().check_spec(spec)
         check_hop(self.network.rates, spec)
+        if self.weights.kind == "load" and spec.win_length != spec.n_fft:
+            raise UserError(
+                f"vocoder.weights of kind load are of log-mels with windows as long as n_fft, but win_length of its spectrogram "
+                f"is {spec.win_length}; set it to {spec.n_fft}, or take `latents=audioldm` too"
+            )
