@@ -120,12 +120,42 @@ def test_every_family_stands_alone_at_every_scale(model, scale):
         ),
         ("vocoder=audioldm", r"win_length of its spectrogram is 640; set it to 1024, or take `latents=audioldm` too"),
         ("vocoder=melgan_laptop spectrogram.tango.hop_length=200", r"spectrogram\.tango: vocoder\.network\.rates .* 160 .* is 200"),
+        ("vocoder.weights.crop_frames=8", r"spectrogram\.tango: vocoder\.weights\.crop_frames 8 must be more than 8"),
+        (
+            "vocoder=hifigan_laptop vocoder.weights.crop_frames=3",
+            r"spectrogram\.tango: vocoder\.weights\.crop_frames 3 of 160 samples",
+        ),
+        ("spectrogram.tango.n_mels=70", r"tango\.autoencoder: mel spec: n_mels 70 must be a multiple of 4"),
+        (
+            "model=diffwave diffwave.train.mel.n_mels=400",
+            r"yaml: diffwave\.train\.mel spec: 21 of 400 bands contain no FFT bin.*raise n_fft",
+        ),
+        (
+            "model=diffwave diffwave.train.mel.hop_length=600",
+            r"yaml: diffwave\.train\.mel spec: hop_length 600 must be at most half of",
+        ),
+        (
+            "model=diffusion_vocoder diffusion_vocoder.train.mel.n_mels=400",
+            r"yaml: diffusion_vocoder\.train\.mel spec: 22 of 400 bands contain no FFT bin.*raise n_fft",
+        ),
+        (
+            "model=diffusion_ae spectrogram.diffusion_ae.hop_length=100",
+            r"yaml: diffusion_ae\.autoencoder: .*a latent of 400 samples \(hop_length .* has a frame of 512: make them equal",
+        ),
+        (
+            "model=projected_gan spectrogram.projected_gan.n_mels=80",
+            r"yaml: projected_gan\.train\.generator has 64 mels, but spectrogram\.projected_gan\.n_mels is 80; make them agree",
+        ),
     ],
 )
 def test_what_a_stage_would_refuse_is_refused_before_one_runs(change, message):
-    choices = change.split() if change.startswith("vocoder=") else ["vocoder=istft_laptop", change]
+    choices = change.split() if change.startswith(("vocoder=", "model=")) else ["vocoder=istft_laptop", change]
     with pytest.raises(UserError, match=message):
-        registry.check(params.compose(ROOT / "conf", ["model=tango", *choices]))
+        registry.check(params.compose(ROOT / "conf", choices if choices[0].startswith("model=") else ["model=tango", *choices]))
+
+
+def test_mels_that_a_family_does_not_use_are_not_looked_at():
+    registry.check(params.compose(ROOT / "conf", ["model=diffwave", "diffwave=sc09_laptop", "diffwave.train.mel.n_mels=400"]))
 
 
 LORA = ["model=tango", "+lora@tango.train.lora=attention", "tango.train.start_from=../base"]

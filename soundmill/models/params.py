@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from soundmill.audio.mel import MelSpec
 from soundmill.params import Seed, StageParams
 from soundmill.training.params import HardwareParams, LoraParams, Precision, TrainingParams, Use
 
@@ -41,6 +42,9 @@ class FamilyTrainParams(TrainingParams):
     @abstractmethod
     def items(self) -> int:
         """Items per batch."""
+
+    def check_spec(self, spec: MelSpec | None) -> None:
+        """UserError if these parameters do not fit `spec`, the family's spectrogram, if it has one; or a spec of their own."""
 
     @model_validator(mode="after")
     def _adapters_have_a_base(self) -> FamilyTrainParams:

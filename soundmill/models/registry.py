@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from soundmill.models.params import FamilyTrainParams
 from soundmill.params import compose, did_you_mean, parse, parse_section
 from soundmill.training import checkpoint
 from soundmill.training.params import LoraParams
-from soundmill.training.starting import compare
+from soundmill.training.starting import compare, directory
 
 TAGGER = "data/tagger"  # output of the stage `tagger`
 FAMILIES = {
@@ -61,7 +63,7 @@ def check(document: dict[str, Any], home: Path | None = None) -> None:
     vocoded = {item["mel"] for item in document["vocoder_families"].values()}
     for name in document["spectrogram"]:
         specs[name] = parse_section(document, f"spectrogram.{name}", SpectrogramParams).spec
-        try:
+        with _named(f"spectrogram.{name}: "):
             check_bands(specs[name])
             if name in inverted:
                 check_overlap(specs[name])
@@ -69,42 +71,53 @@ def check(document: dict[str, Any], home: Path | None = None) -> None:
                 vocoder.check_spec(specs[name])
                 if home:
                     components.check_weights(components.vocoder(vocoder.kind), vocoder, specs[name], home)
-        except UserError as error:
-            raise UserError(f"params.yaml: spectrogram.{name}: {error}") from None
+        if home and name in vocoded:
+            _check_component("vocoder", vocoder, home, mel_spec=specs[name])
     for name, item in document["latent_families"].items():
-        codec = components.codec_params(document, name)
-        if home and item["mel"] in specs:
-            try:
-                components.check_weights(components.codec(codec.kind), codec, specs[item["mel"]], home)
-            except UserError as error:
-                raise UserError(f"params.yaml: {name}.autoencoder: {error}") from None
+        codec, spec = components.codec_params(document, name), specs[item["mel"]]
+        with _named(f"{name}.autoencoder: "):
+            codec.check_spec(spec)
+            if home:
+                components.check_weights(components.codec(codec.kind), codec, spec, home)
+        if home:
+            rate = document["clips"][item["clips"]]["sample_rate"]
+            _check_component(f"{name}.autoencoder", codec, home, mel_spec=spec, sample_rate=rate)
     for name, item in document["text"].items() if home else ():
-        try:
+        with _named(f"text.{name}.encoder: "):
             text.check(item["encoder"], item["revision"], home)
-        except UserError as error:
-            raise UserError(f"params.yaml: text.{name}.encoder: {error}") from None
     for name in document["families"]:
         train = parse_section(document, f"{name}.train", family(name).train_params)
         if train.score_every_steps is not None and document["families"][name]["tagger"] != TAGGER:
             raise UserError(f"params.yaml: {name}.train.score_every_steps needs the tagger: set families.{name}.tagger to {TAGGER}")
         parse_section(document, f"{name}.generate", family(name).generate_params)
-        try:
+        with _named(f"{name}.train."):
+            train.check_spec(specs.get(document["mel_families"].get(name, {}).get("mel")))
             if home and train.start_from:
                 _check_start(name, train, document, home)
             if train.lora:
                 _check_adapters(name, train.lora, document)
-        except UserError as error:
-            raise UserError(f"params.yaml: {name}.train.{error}") from None
+
+
+@contextmanager
+def _named(key: str) -> Iterator[None]:
+    """Put `key` before the message of a UserError, which may begin with it or with its last part."""
+    try:
+        yield
+    except UserError as error:
+        message = str(error).removeprefix(key).removeprefix(key.rpartition(".")[2])
+        raise UserError(f"params.yaml: {key}{message}") from None
+
+
+def _check_component(section: str, params: Any, home: Path, **data: Any) -> None:
+    """UserError if the vocoder or codec that `weights.start_from` names does not fit; `data` as for `check_start`."""
+    if getattr(params.weights, "start_from", None):  # loaded weights have none
+        with _named(f"{section}.weights.start_from: "):
+            params.check_start(home, **data)
 
 
 def start_of(name: str, train: FamilyTrainParams, home: Path) -> Path:
     """The checkpoint that `start_from` names; UserError if it is missing, of another family, or only adapters."""
-    where = home / train.start_from
-    if not where.is_dir():
-        raise UserError(
-            f"start_from: {where}: no such directory. To start from an output of this project, copy it elsewhere first: DVC "
-            "removes the outputs of a stage before it runs"
-        )
+    where = directory(home / train.start_from)
     if not is_checkpoint(where):
         raise UserError(f"start_from: {where} is not a family's checkpoint: it has no config.json that names one")
     if (found := family_of(where)) != name:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from soundmill.errors import UserError
@@ -12,6 +13,16 @@ if TYPE_CHECKING:
 
 NAMED = 3  # differences listed in an error
 REMEDY = "make them agree, or train from nothing (`start_from: null`)"
+
+
+def directory(where: Path) -> Path:
+    """`where`; UserError if it is no directory."""
+    if not where.is_dir():
+        raise UserError(
+            f"start_from: {where}: no such directory. To start from an output of this project, copy it elsewhere first: DVC "
+            "removes the outputs of a stage before it runs"
+        )
+    return where
 
 
 def compare(where: str, there: Mapping[str, Any], here: Mapping[str, Any], keys: Sequence[str] | None = None) -> None:

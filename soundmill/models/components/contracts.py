@@ -8,13 +8,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from pydantic import ConfigDict
+from pydantic import BaseModel, ConfigDict
 
 from soundmill import hashing
 from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
-from soundmill.params import StageParams
-from soundmill.training import checkpoint
+from soundmill.params import StageParams, parse
+from soundmill.training import checkpoint, starting
 
 if TYPE_CHECKING:
     import numpy as np
@@ -161,6 +161,37 @@ def read_codec(directory: Path) -> CodecIdentity:
     return checkpoint.load_config(directory, CodecIdentity, "autoencoder")
 
 
+class ComponentParams(StageParams):
+    """Parameters of a vocoder or codec: a subclass has `kind`, and `weights` that are trained or loaded."""
+
+    def check_spec(self, spec: MelSpec) -> None:
+        """UserError if this component cannot be made for log-mels of `spec`."""
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """Keys in which the component `weights.start_from` must be equal."""
+        return ("network",)
+
+    def check_start(self, home: Path, **data: Any) -> Path:
+        """The directory `weights.start_from`; UserError if its config has another kind, other `fixed` parameters or other `data`.
+
+        `data` are `mel_spec` or `sample_rate`, of the training; a config that lacks the key does not depend on it.
+        """
+        where = starting.directory(home / self.weights.start_from)
+        config = checkpoint.read(where, "vocoder or autoencoder", "name one's directory, such as the `autoencoder` of a checkpoint")
+        starting.compare(str(where), {"kind": config.get("kind")}, {"kind": self.kind})
+        nested = config.get("params")  # of the diffusion autoencoder
+        saved = config | nested if isinstance(nested, dict) else config
+        here = {key: getattr(self, key) for key in self.fixed} | {key: value for key, value in data.items() if key in saved}
+        there = {key: saved.get(key) for key in here}
+        for key, value in here.items():
+            if isinstance(value, BaseModel):  # an earlier config may lack keys that have a default
+                found = parse(type(value), there[key], f"start_from: {where / checkpoint.CONFIG}: {key}")
+                here[key], there[key] = value.model_dump(), found.model_dump()
+        starting.compare(str(where), there, here)
+        return where
+
+
 @dataclass(frozen=True)
 class MadeComponent:
     """A component that was trained or loaded, for its stage to publish."""
@@ -180,13 +211,13 @@ class Kind:
     its `kind`; a codec's has all of `CodecIdentity`.
     """
 
-    params: type[StageParams]  # with a `kind`
+    params: type[ComponentParams]  # with a `kind`
     maker: str  # module with `make`
     component: str  # module with `load` and `network`
     sounding: str = ""  # module with `sounding`, if `load` returns a LatentCodec
     loading: str = ""  # module with `check`, if `params.weights` can be published ones
 
-    def make(self, params: StageParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:
+    def make(self, params: ComponentParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:
         return import_module(self.maker).make(params, ctx, clips, mels, catalog)
 
     def load(self, directory: Path, *spec: MelSpec | None) -> Any:
@@ -200,6 +231,6 @@ class Kind:
         """
         return import_module(self.sounding).sounding(codec, vocoder, frames, grain, device)
 
-    def network(self, params: StageParams, spec: dict[str, Any]) -> nn.Module:
+    def network(self, params: ComponentParams, spec: dict[str, Any]) -> nn.Module:
         """Its net, newly initialised; `spec` as plain values."""
         return import_module(self.component).network(params, spec)

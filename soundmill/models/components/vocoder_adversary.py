@@ -16,7 +16,6 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from soundmill.audio import mel
 from soundmill.audio.mel import MelSpec
-from soundmill.errors import UserError
 from soundmill.training import phases
 from soundmill.training.loader import Batch
 from soundmill.training.phases import Phase, PhasedModule, Turn, feature_loss, rebuilt
@@ -95,14 +94,6 @@ def hinge_discriminator_loss(real: Scores, fake: Scores) -> Tensor:
 
 def hinge_generator_loss(fake: Scores) -> Tensor:
     return torch.stack([-scores.mean() for scores in fake]).sum()
-
-
-def check_crop(frames: int, spec: MelSpec) -> None:
-    """UserError if a crop is shorter than the reflection padding of the centred transform."""
-    if frames * spec.hop_length <= spec.n_fft // 2:
-        raise UserError(
-            f"vocoder.weights.crop_frames {frames} of {spec.hop_length} samples must be more than half of n_fft {spec.n_fft}"
-        )
 
 
 def _with_norms(params: Any, build: Callable[[], nn.Module], *others: Any) -> VocoderModule:

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from soundmill.audio.mel import MelSpec, check_overlap
 from soundmill.errors import UserError
+from soundmill.models.components.contracts import ComponentParams
 from soundmill.models.components.griffin_lim.params import GriffinLimParams
 from soundmill.training.params import HardwareParams, TrainingParams
 
@@ -22,6 +23,9 @@ class CropsParams(TrainingParams):
     steps: int = Field(ge=1)
     crop_frames: int = Field(ge=1, description="length of a crop of each clip; shorter clips are padded with silence")
 
+    def check_crop(self, spec: MelSpec) -> None:
+        """UserError if a crop is too short for log-mels of `spec`."""
+
 
 class AdversaryParams(CropsParams):
     """Train the vocoder on the training clips, against discriminators."""
@@ -30,8 +34,16 @@ class AdversaryParams(CropsParams):
     feature_weight: float = Field(ge=0, description="weight of the feature matching loss; MelGAN's paper: 10")
     mel_weight: float = Field(ge=0, description="weight of the log-mel loss; MelGAN's paper: 0")
 
+    def check_crop(self, spec: MelSpec) -> None:
+        """UserError if a crop is shorter than the reflection padding of the centred transform."""
+        if self.crop_frames * spec.hop_length <= spec.n_fft // 2:
+            raise UserError(
+                f"vocoder.weights.crop_frames {self.crop_frames} of {spec.hop_length} samples must be more than half of n_fft "
+                f"{spec.n_fft}"
+            )
 
-class NetVocoderParams(GriffinLimParams):
+
+class NetVocoderParams(GriffinLimParams, ComponentParams):
     """`griffin_lim_iterations` and `griffin_lim_momentum` configure Griffin-Lim as the baseline of the vocoder's error."""
 
     hardware: HardwareParams
@@ -48,6 +60,8 @@ class NetVocoderParams(GriffinLimParams):
     def check_spec(self, spec: MelSpec) -> None:
         """UserError if this vocoder cannot be made for log-mels of `spec`, or not be compared with Griffin-Lim."""
         check_overlap(spec)
+        if self.weights.kind == "train":
+            self.weights.check_crop(spec)
 
 
 def check_hop(rates: Sequence[int], spec: MelSpec) -> None:

@@ -28,7 +28,6 @@ from soundmill.training.device import pick_device
 from soundmill.training.fitting import Fitted, fit_averaged
 from soundmill.training.loader import Order, crop_places
 from soundmill.training.module import TrainingModule
-from soundmill.training.starting import compare
 from soundmill.training.validation import HeldOut
 
 MEASURED_CLIPS = 16  # held-out clips, at most
@@ -59,10 +58,10 @@ class VocoderTrainer:
         params.check_spec(spec)
         return cls(params, ctx, clips, mels, spec, read_weights(catalog), level)
 
-    def start(self, model: Any, load: Callable[[Path, MelSpec], Any], parts: Sequence[str], kept: Sequence[str] = ()) -> str | None:
+    def start(self, model: Any, load: Callable[[Path, None], Any], kept: Sequence[str] = ()) -> str | None:
         """Print what is trained, and load the weights of `weights.start_from` into `model.net`; returns their digest, or None.
 
-        Copies the attributes `kept`, too. UserError if it is a vocoder whose `parts` differ from those of `model`.
+        Copies the attributes `kept`, too. UserError as `params.check_start`.
         """
         weights, spec, ctx = self.params.weights, self.spec, self.ctx
         print(
@@ -72,10 +71,8 @@ class VocoderTrainer:
         )
         if weights.start_from is None:
             return None
-        where = ctx.home / weights.start_from
-        start = load(where, spec)
-        there, here = ({part: getattr(vocoder, part).model_dump() for part in parts} for vocoder in (start, model))
-        compare(str(where), there, here)
+        where = self.params.check_start(ctx.home, mel_spec=spec)
+        start = load(where, None)
         model.net.load_state_dict(start.net.state_dict())
         for name in kept:
             setattr(model, name, getattr(start, name))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from soundmill.audio.mel import MelSpec
+from soundmill.audio.mel import MelSpec, check_bands
 from soundmill.models.components.unet1d.family import BatchedTrainParams
 from soundmill.models.components.unet1d.params import SamplingParams, UNet1dParams, UnitVariance
 from soundmill.models.params import FamilyGenerateParams, GridParams
@@ -17,6 +17,9 @@ class TrainParams(BatchedTrainParams):
     network: UNet1dParams
     grid: GridParams
     sampling: SamplingParams = Field(description="how the grid, and `soundmill reconstruct`, sample the checkpoint")
+
+    def check_spec(self, spec: MelSpec | None) -> None:
+        check_bands(self.mel)
 
 
 class GenerateParams(FamilyGenerateParams):

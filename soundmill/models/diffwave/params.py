@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from soundmill.audio.mel import MelSpec
+from soundmill.audio.mel import MelSpec, check_bands, check_overlap
 from soundmill.models.components.diffwave.params import NetworkParams, NoiseLoss, NoiseParams, SamplingParams
 from soundmill.models.params import FamilyGenerateParams, FamilyTrainParams, GridParams
 from soundmill.params import Seconds
@@ -48,6 +48,12 @@ class TrainParams(FamilyTrainParams):
     @property
     def crop_frames(self) -> int:
         return round(self.crop_seconds * self.mel.sample_rate / self.mel.hop_length)
+
+    def check_spec(self, spec: MelSpec | None) -> None:
+        if self.condition == "mel":
+            check_bands(self.mel)
+        if self.noise.prior == "mel":  # its envelope is applied by an STFT and its inverse
+            check_overlap(self.mel)
 
     def crop_samples(self, sample_rate: int) -> int:
         """Samples of a crop; for a vocoder a whole number of frames."""

@@ -17,7 +17,7 @@ from soundmill.errors import UserError
 from soundmill.models.catalog import beginnings, choose_by_hash, durations_of, read_labels, read_weights, waves_of
 from soundmill.models.components.diffwave import prior
 from soundmill.models.components.diffwave.training import DiffWaveModule
-from soundmill.models.components.diffwave.vocoder import check_prior, schedule
+from soundmill.models.components.diffwave.vocoder import schedule
 from soundmill.models.components.waves.source import Pairs, WaveCrops, gather_waves, log_mels_of, wave_deviation
 from soundmill.models.diffwave import model as models
 from soundmill.models.diffwave.model import FAMILY, Generating, Vocoding
@@ -35,7 +35,7 @@ def prepare(
 ) -> Prepared:
     """A training that starts from another keeps its labels and scale; UserError if the rate or mel spec differs."""
     schedule(params.noise, params.sampling)  # raises before the training if they do not fit
-    check_prior(params.noise, params.mel)
+    params.check_spec(None)
     splits = read_weights(catalog)
     seconds = durations_of(clips, [*splits["train"], *splits["valid"]])
     _, (_, rate) = next(waves_of(clips, set(splits["train"])))

@@ -143,14 +143,6 @@ def build_net(params: TrainParams, num_labels: int) -> Generator:
     return Generator(params.generator, num_labels, looped=params.fit == "resize")
 
 
-def check_bands(params: TrainParams, spec: MelSpec) -> None:
-    if params.generator.bands != spec.n_mels:
-        raise UserError(
-            f"{FAMILY}.train.generator has {params.generator.bands} mels, but spectrogram.{FAMILY}.n_mels is {spec.n_mels}; make "
-            "them agree"
-        )
-
-
 def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
     """See models/family.py; without label embeddings."""
     params = strict.parse_section(document, f"{FAMILY}.train", TrainParams)

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from soundmill.audio.mel import MelSpec
+from soundmill.errors import UserError
 from soundmill.models.components.griffin_lim.params import GriffinLimParams
 from soundmill.models.params import FamilyGenerateParams, FamilyTrainParams, GridParams
 from soundmill.params import Probability, StageParams
@@ -77,6 +79,13 @@ class TrainParams(FamilyTrainParams):
     discriminators: DiscriminatorParams
     grid: GridParams
     sampling: SamplingParams = Field(description="how the grid, and `soundmill generate`, sample the checkpoint")
+
+    def check_spec(self, spec: MelSpec | None) -> None:
+        if spec and self.generator.bands != spec.n_mels:
+            raise UserError(
+                f"projected_gan.train.generator has {self.generator.bands} mels, but spectrogram.projected_gan.n_mels is "
+                f"{spec.n_mels}; make them agree"
+            )
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainParams:

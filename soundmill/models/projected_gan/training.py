@@ -100,7 +100,7 @@ def prepare(
 ) -> Prepared:
     """A training that starts from another keeps its labels and the standardisation of its pictures."""
     spec, splits = read_spec(mels), read_weights(catalog)
-    models.check_bands(params, spec)
+    params.check_spec(spec)
     clip_labels = _labels_of(catalog)
     labels: list[str] = []
     if params.conditional:

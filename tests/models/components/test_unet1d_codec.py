@@ -130,6 +130,6 @@ def test_what_has_no_components_is_refused():
     with pytest.raises(UserError, match=r"autoencoder\.encoder\.pca: all training clips are silent .* set .* to false"):
         net.start_from_components(iter(torch.zeros(3, 1, 2, 1024)), SIGMA, "autoencoder.encoder.pca")
     with pytest.raises(UserError, match=r"latent_channels 25: with encoder\.pca at most 24, the numbers of 2 frames of 12 bands"):
-        codecs.check_frames(chosen("encoder.latent_channels=25"), SPEC)
+        chosen("encoder.latent_channels=25").check_spec(SPEC)
     with pytest.raises(UserError, match="hop_length 256 must be at most half of win_length"):
-        codecs.check_frames(chosen("network.factors=[2,256]"), SPEC.model_copy(update={"hop_length": 256}))
+        chosen("network.factors=[2,256]").check_spec(SPEC.model_copy(update={"hop_length": 256}))

@@ -21,13 +21,12 @@ from soundmill.training.device import use_threads
 def make(params: DiffWaveParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:
     level = prior.whitened if params.noise.prior == "mel" else mel.levelled
     trainer = VocoderTrainer.of(params, ctx, clips, mels, catalog, level)
-    vocoder.check_prior(params.noise, trainer.spec)
     vocoder.schedule(params.noise, params.sampling)  # raises before the training if they do not fit
     use_threads(params.hardware.threads)
     torch.manual_seed(params.weights.seed)
     net = DiffWaveNet(params.network, trainer.spec)
     model = DiffWave(params.network, params.noise, params.sampling, trainer.spec, net)
-    started_from = trainer.start(model, vocoder.load, ("network", "noise"))
+    started_from = trainer.start(model, vocoder.load)
     module = DiffWaveModule(params.weights, net, params.noise, params.weights.steps, trainer.spec)
     fitted, facts = trainer.train(module, model, started_from)
     net.eval()

@@ -55,3 +55,7 @@ class DiffWaveParams(NetVocoderParams):
     noise: NoiseParams
     weights: WeightsParams
     sampling: SamplingParams
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        return ("network", "noise")

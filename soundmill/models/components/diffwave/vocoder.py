@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from soundmill.audio.mel import MelSpec, SpectrogramParams, check_overlap, of_unit_peak
+from soundmill.audio.mel import MelSpec, SpectrogramParams, of_unit_peak
 from soundmill.audio.pieces import pieces
 from soundmill.diffusion.aligned import aligned_timesteps, ancestral_step
 from soundmill.diffusion.schedules import alpha_bar_to_betas, linear
@@ -111,12 +111,6 @@ class DiffWave:
 
     def _noise(self, log_mels: Tensor, step: int | str, first: int, length: int) -> Tensor:
         return noise_at(first, length, 1, self.sampling.seed, step).expand(len(log_mels), -1, -1).to(log_mels.device)
-
-
-def check_prior(noise: NoiseParams, spec: MelSpec) -> None:
-    """UserError if the windows of `spec` overlap too little for `prior: mel`."""
-    if noise.prior == "mel":
-        check_overlap(spec)
 
 
 def schedule(noise: NoiseParams, sampling: SamplingParams) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from soundmill.audio.mel import MelSpec
+from soundmill.models.components.contracts import ComponentParams
 from soundmill.models.components.loaded import LoadedParams
 from soundmill.params import SampleRate, StageParams
 from soundmill.training.params import HardwareParams
@@ -38,7 +39,7 @@ class NetworkParams(StageParams):
         return math.prod(self.ratios)
 
 
-class EncodecParams(StageParams):
+class EncodecParams(ComponentParams):
     kind: Literal["encodec"]
     network: NetworkParams = Field(description="loaded weights must have the same architecture")
     bandwidth: float = Field(description="kbit/s of the codes that latents are rounded to, one of `network.bandwidths`")

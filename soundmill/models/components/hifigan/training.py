@@ -13,7 +13,7 @@ from torch import nn
 
 from soundmill.models.components.hifigan.params import HifiGanParams
 from soundmill.models.components.hifigan.vocoder import HifiGan, build_vocoder, load, synthesise
-from soundmill.models.components.vocoder_adversary import VocoderModule, check_crop, convolutions, with_norms, without_norms
+from soundmill.models.components.vocoder_adversary import VocoderModule, convolutions, with_norms, without_norms
 from soundmill.models.components.vocoder_trainer import VocoderTrainer
 from soundmill.models.components.wave_discriminators import Discriminators
 from soundmill.training.fitting import Fitted
@@ -22,12 +22,11 @@ from soundmill.training.fitting import Fitted
 def train(params: HifiGanParams, trainer: VocoderTrainer) -> tuple[HifiGan, Fitted, dict[str, Any]]:
     """The trained vocoder, its training, and facts."""
     weights, spec = params.weights, trainer.spec
-    check_crop(weights.crop_frames, spec)
     torch.manual_seed(weights.seed)
     build = partial(build_vocoder, params.network, spec.n_mels, spec.sample_rate)
     net = reinitialised(build())
     model = HifiGan(params.network, spec, net)
-    started_from = trainer.start(model, load, ("network",))
+    started_from = trainer.start(model, load)
     with_norms(net)
     module = VocoderModule(weights, net, build, spec, synthesise, Discriminators(weights.discriminator_width))
     fitted, facts = trainer.train(module, model, started_from)

@@ -13,7 +13,6 @@ from soundmill.models.components.istft import published, training, vocoder
 from soundmill.models.components.istft.params import IstftParams
 from soundmill.models.components.istft.vocoder import Istft
 from soundmill.models.components.loaded import LoadedParams
-from soundmill.models.components.vocoder_adversary import check_crop
 from soundmill.models.components.vocoder_trainer import VocoderTrainer
 from soundmill.training.device import use_threads
 
@@ -26,11 +25,10 @@ def make(params: IstftParams, ctx: Any, clips: Path, mels: Path, catalog: Path) 
         fitted = None
         model, facts = published.load(weights, params.network, spec, ctx.home, ctx.digests)
     else:
-        (training.check_crop if params.sampling else check_crop)(weights.crop_frames, spec)
         torch.manual_seed(weights.seed)
         build = partial(vocoder.build, params.network, spec)
         model = Istft(params.network, spec, build(), params.sampling)
-        started_from = trainer.start(model, vocoder.load, ("network",))
+        started_from = trainer.start(model, vocoder.load)
         if params.sampling:
             module = training.LikelihoodModule(weights, model.net, spec)
         else:

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from soundmill.audio.mel import MelSpec
+from soundmill.errors import UserError
 from soundmill.models.components.loaded import LoadedParams
 from soundmill.models.components.vocoder_params import AdversaryParams, CropsParams, NetVocoderParams
 from soundmill.params import StageParams
@@ -35,6 +37,21 @@ class SamplingParams(StageParams):
     grain: float = Field(ge=0, description="factor on the spread with which magnitudes are drawn; 0: they are the medians")
 
 
+class LikelihoodParams(CropsParams):
+    def check_crop(self, spec: MelSpec) -> None:
+        """UserError if the windows of all frames of a crop reach beyond it."""
+        if self.crop_frames <= 2 * edge(spec):
+            raise UserError(
+                f"vocoder.weights.crop_frames {self.crop_frames} must be more than {2 * edge(spec)}: so many frames of "
+                f"{spec.hop_length} samples lose part of their window of n_fft {spec.n_fft} at the ends of a crop"
+            )
+
+
+def edge(spec: MelSpec) -> int:
+    """Number of frames at either end of a crop whose windows reach beyond it."""
+    return -(-(spec.n_fft // 2) // spec.hop_length)
+
+
 def _training(weights: Any) -> str:
     values = weights if isinstance(weights, dict) else weights.model_dump()
     if values.get("kind") == "load":
@@ -46,7 +63,7 @@ class IstftParams(NetVocoderParams):
     kind: Literal["istft"]
     network: NetworkParams = Field(description="a loaded net must have these sizes, too")
     weights: Annotated[
-        Annotated[CropsParams, Tag("likelihood")]
+        Annotated[LikelihoodParams, Tag("likelihood")]
         | Annotated[AdversaryParams, Tag("adversary")]
         | Annotated[LoadedParams, Tag("load")],
         Discriminator(_training),

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torchaudio.transforms import Spectrogram
 
 from soundmill.audio.mel import MelSpec
-from soundmill.errors import UserError
 from soundmill.models.components.istft.network import ended
+from soundmill.models.components.istft.params import edge
 from soundmill.models.components.vocoder_adversary import VocoderModule, hinge_discriminator_loss, hinge_generator_loss
 from soundmill.models.components.wave_discriminators import Discriminators
 from soundmill.training.loader import Batch
@@ -42,20 +42,6 @@ class LikelihoodModule(TrainingModule):
         counted = (real > QUIETEST) & (median > 0)
         distance = (real.clamp_min(QUIETEST).log() - median.clamp_min(1e-12).log()).abs() / spread + spread.log()
         return torch.where(counted, distance, 0).sum() / counted.sum().clamp_min(1)
-
-
-def edge(spec: MelSpec) -> int:
-    """Number of frames at either end of a crop whose windows reach beyond it."""
-    return -(-(spec.n_fft // 2) // spec.hop_length)
-
-
-def check_crop(frames: int, spec: MelSpec) -> None:
-    """UserError if the windows of all frames of a crop reach beyond it."""
-    if frames <= 2 * edge(spec):
-        raise UserError(
-            f"vocoder.weights.crop_frames {frames} must be more than {2 * edge(spec)}: so many frames of {spec.hop_length} samples "
-            f"lose part of their window of n_fft {spec.n_fft} at the ends of a crop"
-        )
 
 
 class WaveModule(VocoderModule):

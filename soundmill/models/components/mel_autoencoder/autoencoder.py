@@ -182,15 +182,6 @@ def sample_posterior(mean: Tensor, log_variance: Tensor, noise: Tensor, scaling_
     return scaling_factor * (mean + (0.5 * log_variance).exp() * noise)
 
 
-def check_shape(network: AutoencoderNetParams, spec: MelSpec) -> None:
-    """UserError if the spec's bands cannot be halved as often as the network does."""
-    if spec.n_mels % network.factor:
-        raise UserError(
-            f"mel spec: n_mels {spec.n_mels} must be a multiple of {network.factor}: the autoencoder halves it "
-            f"{len(network.widths) - 1} times"
-        )
-
-
 def save(model: Autoencoder, directory: Path, source: dict[str, Any]) -> str:
     """See contracts.py; returns the autoencoder's digest. `source`: plain values."""
     constants = {name: getattr(model, name) for name in CONSTANTS}

@@ -27,7 +27,7 @@ def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: 
         model, fitted, facts = training.train(params, ctx, mels, splits["train"], list(splits["valid"]))
     else:
         spec, fitted = read_spec(mels), None
-        autoencoder.check_shape(params.network, spec)
+        params.check_spec(spec)
         model, facts = pretrained.load(weights, params.network, spec, ctx.home, ctx.digests)
         print(f"{ctx.name}: {LICENCE}", flush=True)
         model.to(pick_device(params.hardware.accelerator))

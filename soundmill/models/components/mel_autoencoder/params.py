@@ -7,7 +7,9 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from soundmill.audio.mel import MelSpec
+from soundmill.errors import UserError
 from soundmill.models.components.codec_params import CodecTrainingParams
+from soundmill.models.components.contracts import ComponentParams
 from soundmill.models.components.loaded import LoadedParams
 from soundmill.params import StageParams
 from soundmill.training.params import HardwareParams
@@ -39,6 +41,14 @@ class AutoencoderNetParams(StageParams):
         """Downsampling factor of both axes of a log-mel."""
         return 2 ** (len(self.widths) - 1)
 
+    def check_spec(self, spec: MelSpec) -> None:
+        """UserError if the spec's bands cannot be halved as often as the network does."""
+        if spec.n_mels % self.factor:
+            raise UserError(
+                f"mel spec: n_mels {spec.n_mels} must be a multiple of {self.factor}: the autoencoder halves it "
+                f"{len(self.widths) - 1} times"
+            )
+
 
 class TrainedParams(CodecTrainingParams):
     """Train the autoencoder on the training clips."""
@@ -49,11 +59,14 @@ class TrainedParams(CodecTrainingParams):
     )
 
 
-class AutoencoderParams(StageParams):
+class AutoencoderParams(ComponentParams):
     kind: Literal["mel_autoencoder"]
     network: AutoencoderNetParams = Field(description="loaded weights must have the same architecture")
     weights: TrainedParams | LoadedParams = Field(discriminator="kind")
     hardware: HardwareParams
+
+    def check_spec(self, spec: MelSpec) -> None:
+        self.network.check_spec(spec)
 
     def latent_shape(self, spec: MelSpec, num_samples: int) -> tuple[int, int, int]:
         """Shape (channels, frames, bands) of the latent of `num_samples`."""

@@ -12,7 +12,7 @@ from soundmill import params
 from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
 from soundmill.models.components.loaded import LoadedParams, check_whole, compare, explained, find, locate
-from soundmill.models.components.mel_autoencoder.autoencoder import Autoencoder, build_autoencoder, check_shape
+from soundmill.models.components.mel_autoencoder.autoencoder import Autoencoder, build_autoencoder
 from soundmill.models.components.mel_autoencoder.params import AutoencoderNetParams
 
 FILES = ("vae/config.json", "vae/diffusion_pytorch_model.safetensors")
@@ -34,7 +34,7 @@ def check(weights: LoadedParams, network: AutoencoderNetParams, spec: MelSpec, h
     """UserError as `load`, from the configuration alone."""
     from diffusers import AutoencoderKL
 
-    check_shape(network, spec)
+    network.check_spec(spec)
     directory = locate(weights, FILES, "autoencoder", home)[0] / "vae"
     with explained(directory), torch.device("meta"):
         net = AutoencoderKL.from_config(AutoencoderKL.load_config(directory, local_files_only=True))

@@ -26,7 +26,6 @@ from soundmill.models.components.mel_autoencoder.autoencoder import (
     Autoencoder,
     PcaAutoencoder,
     build_autoencoder,
-    check_shape,
     load,
     sample_posterior,
     to_picture,
@@ -37,7 +36,6 @@ from soundmill.training.device import evaluating, pick_device, use_threads
 from soundmill.training.fitting import Fitted, fit_averaged
 from soundmill.training.loader import Batch, Order, crop_places
 from soundmill.training.module import TrainingModule
-from soundmill.training.starting import compare
 from soundmill.training.validation import HeldOut
 
 POOLED = (2, 4, 8)  # sides of the squares of the pooled errors
@@ -102,7 +100,7 @@ def train(
     """The trained autoencoder, its training and facts; `clip_weights` as for `Order`, `valid` are held-out clip ids."""
     weights, network, spec = params.weights, params.network, read_spec(mels)
     use_threads(params.hardware.threads)
-    check_shape(network, spec)
+    params.check_spec(spec)
     log_mels = gather_log_mels(mels, list(clip_weights), ctx.scratch)
     start = read_start(params, spec, ctx.home)
     mean, deviation = (start.mean, start.deviation) if start else standardisation(log_mels)
@@ -147,13 +145,7 @@ def train(
 
 def read_start(params: AutoencoderParams, spec: MelSpec, home: Path) -> Autoencoder | None:
     """The autoencoder named by `start_from`, if any; UserError if its architecture or mel spec differs."""
-    if params.weights.start_from is None:
-        return None
-    where = home / params.weights.start_from
-    start = load(where)
-    expected = {"network": params.network.model_dump(), "mel_spec": spec.model_dump()}
-    compare(str(where), {"network": start.network.model_dump(), "mel_spec": start.spec.model_dump()}, expected)
-    return start
+    return load(params.check_start(home, mel_spec=spec)) if params.weights.start_from else None
 
 
 def _rows(net: PcaAutoencoder, log_mels: LogMels, mean: float, deviation: float) -> Iterator[Tensor]:

@@ -16,7 +16,6 @@ from soundmill.models.components.melgan.params import MelGanParams
 from soundmill.models.components.melgan.vocoder import MelGan
 from soundmill.models.components.vocoder_adversary import (
     VocoderModule,
-    check_crop,
     hinge_discriminator_loss,
     hinge_generator_loss,
     with_norms,
@@ -30,13 +29,12 @@ from soundmill.training.device import use_threads
 def make(params: MelGanParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:
     """Train with hinge, feature matching and optional log-mel losses, and three scale discriminators (Kumar et al. 2019, 2.3)."""
     trainer, weights = VocoderTrainer.of(params, ctx, clips, mels, catalog), params.weights
-    check_crop(weights.crop_frames, trainer.spec)
     use_threads(params.hardware.threads)
     torch.manual_seed(weights.seed)
     build = partial(MelGanNet, params.network, trainer.spec.n_mels)
     net = build()
     model = MelGan(params.network, trainer.spec, net)
-    started_from = trainer.start(model, vocoder.load, ("network",))
+    started_from = trainer.start(model, vocoder.load)
     with_norms(net)
     discriminators = Discriminators(weights.discriminator_width, periods=())
     losses = hinge_discriminator_loss, hinge_generator_loss

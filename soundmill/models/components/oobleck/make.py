@@ -24,7 +24,6 @@ from soundmill.training import checkpoint
 from soundmill.training.device import pick_device, use_threads
 from soundmill.training.fitting import Fitted, fit_averaged
 from soundmill.training.loader import Order, crop_places
-from soundmill.training.starting import compare
 from soundmill.training.validation import HeldOut
 
 SCALING_CLIPS = 64
@@ -43,7 +42,7 @@ def make(params: OobleckParams, ctx: Any, clips: Path, mels: Path, catalog: Path
     elif weights.steps:
         model, fitted, facts = _train(params, ctx, clips, splits)
     else:
-        model, fitted, facts = _read_start(params, ctx.home), None, {"taken_from": weights.start_from}
+        model, fitted, facts = codecs.load(params.check_start(ctx.home)), None, {"taken_from": weights.start_from}
     model.to(device)
     parameters = sum(weight.numel() for weight in model.net.parameters())
     metrics = {
@@ -75,9 +74,10 @@ def _train(
     module = OobleckModule(weights, model.net)
     started_from = None
     if weights.start_from:
-        module.start_from(_read_start(params, ctx.home).net.state_dict(), weights.start_from)
+        where = params.check_start(ctx.home)
+        module.start_from(codecs.load(where).net.state_dict(), weights.start_from)
         print(f"{ctx.name}: starts from {weights.start_from}", flush=True)
-        started_from = hashing.file_digest(ctx.home / weights.start_from / checkpoint.WEIGHTS)
+        started_from = hashing.file_digest(where / checkpoint.WEIGHTS)
     parameters = sum(weight.numel() for weight in model.net.parameters())
     train, valid = list(splits["train"]), choose_by_hash(list(splits["valid"]), weights.validate_batches * weights.batch_size)
     print(f"{ctx.name}: {len(train)} clips, {parameters:,} parameters, {weights.steps} steps of {weights.batch_size}", flush=True)
@@ -99,14 +99,6 @@ def _train(
     model.to(device)
     model.scaling_factor = round(1 / _deviation(model, source_of(choose_by_hash(train, SCALING_CLIPS))), 6)
     return model, fitted, fitted.codec_facts(weights, started_from, len(train), parameters)
-
-
-def _read_start(params: OobleckParams, home: Path) -> OobleckCodec:
-    """The codec `weights.start_from`; UserError if its architecture differs."""
-    where = home / params.weights.start_from
-    start = codecs.load(where)
-    compare(str(where), {"network": start.network.model_dump()}, {"network": params.network.model_dump()})
-    return start
 
 
 def _deviation(model: OobleckCodec, source: WaveCrops) -> float:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from soundmill.audio.mel import MelSpec
 from soundmill.models.components.codec_params import CodecTrainingParams
+from soundmill.models.components.contracts import ComponentParams
 from soundmill.models.components.loaded import LoadedParams
 from soundmill.params import SampleRate, StageParams
 from soundmill.training.params import HardwareParams
@@ -46,7 +47,7 @@ class TrainedParams(CodecTrainingParams):
     kl_weight: float = Field(ge=0, description="weight of the KL divergence per latent")
 
 
-class OobleckParams(StageParams):
+class OobleckParams(ComponentParams):
     kind: Literal["oobleck"]
     network: NetworkParams = Field(description="loaded weights must have the same architecture")
     weights: TrainedParams | LoadedParams = Field(discriminator="kind")

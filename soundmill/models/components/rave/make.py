@@ -32,7 +32,6 @@ from soundmill.training import checkpoint
 from soundmill.training.device import evaluating, pick_device, use_threads
 from soundmill.training.fitting import fit_averaged
 from soundmill.training.loader import Order
-from soundmill.training.starting import compare
 from soundmill.training.validation import HeldOut
 
 SHOWN = 4
@@ -104,29 +103,20 @@ def make(params: RaveParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -
 
 
 def _taken(params: RaveParams, rate: int, ctx: Any, clips: Path, shown: Sequence[str]) -> MadeComponent:
-    """The codec `weights.start_from`; UserError if `fidelity`, which its rank follows from, differs too."""
-    model, where = _read_start(params, rate, ctx.home), params.weights.start_from
-    compare(str(ctx.home / where), {"fidelity": model.fidelity}, {"fidelity": params.fidelity})
+    """The codec `weights.start_from`."""
+    model = codecs.load(params.check_start(ctx.home, sample_rate=rate))
     metrics = {"parameters": sum(weight.numel() for weight in model.net.parameters()), **_sizes(model)}
     draw = partial(samples, model, clips, shown, pick_device(params.hardware.accelerator))
-    return MadeComponent(partial(codecs.save, model, source={"taken_from": where}), [], metrics, 0, draw)
-
-
-def _read_start(params: RaveParams, rate: int, home: Path) -> RaveCodec:
-    """The codec `weights.start_from`; UserError if its architecture or sample rate differs."""
-    where = home / params.weights.start_from
-    start = codecs.load(where)
-    theirs = {"network": start.network.model_dump(), "sample_rate": start.sample_rate}
-    compare(str(where), theirs, {"network": params.network.model_dump(), "sample_rate": rate})
-    return start
+    return MadeComponent(partial(codecs.save, model, source={"taken_from": params.weights.start_from}), [], metrics, 0, draw)
 
 
 def _start(net: RaveNet, params: RaveParams, rate: int, ctx: Any) -> str:
     """Load the weights of the codec `weights.start_from`; returns their digest."""
-    net.load_state_dict(_read_start(params, rate, ctx.home).net.state_dict())
+    where = params.check_start(ctx.home, sample_rate=rate)
+    net.load_state_dict(codecs.load(where).net.state_dict())
     net.center.zero_(), net.rotation.copy_(torch.eye(len(net.rotation))), net.spread.fill_(1)
     print(f"{ctx.name}: starts from {params.weights.start_from}", flush=True)
-    return hashing.file_digest(ctx.home / params.weights.start_from / checkpoint.WEIGHTS)
+    return hashing.file_digest(where / checkpoint.WEIGHTS)
 
 
 def _sizes(model: RaveCodec) -> dict[str, Any]:

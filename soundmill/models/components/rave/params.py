@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from soundmill.audio.mel import MelSpec
 from soundmill.models.components.codec_params import CodecTrainingParams
+from soundmill.models.components.contracts import ComponentParams
 from soundmill.params import Probability, StageParams
 from soundmill.training.params import HardwareParams, OptimiserParams
 
@@ -134,12 +135,17 @@ class WeightsParams(CodecTrainingParams):
     )
 
 
-class RaveParams(StageParams):
+class RaveParams(ComponentParams):
     kind: Literal["rave"]
     network: NetworkParams
     fidelity: Probability = Field(gt=0, description="share of the latents' variance to keep; sets the number of latents")
     weights: WeightsParams
     hardware: HardwareParams
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """Of a codec that is taken as it is also `fidelity`, which its rank follows from."""
+        return ("network",) if self.weights.steps else ("network", "fidelity")
 
     def latent_shape(self, spec: MelSpec, num_samples: int) -> tuple[int, int, int]:
         """Shape (channels, frames, bands) of the latent of `num_samples`, with all components."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from soundmill.models.components.contracts import Kind
-from soundmill.params import StageParams
+from soundmill.models.components.contracts import ComponentParams, Kind
 
 
-def wave_codec(package: str, params: type[StageParams], pretrained: bool = False) -> Kind:
+def wave_codec(package: str, params: type[ComponentParams], pretrained: bool = False) -> Kind:
     """A kind of codec of waves, whose package has the modules `make`, `codec` and, if weights can be loaded, `pretrained`."""
     return Kind(
         params,

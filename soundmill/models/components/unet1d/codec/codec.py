@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from soundmill.audio.mel import MelSpec, SpectrogramParams, check_overlap
+from soundmill.audio.mel import MelSpec, SpectrogramParams
 from soundmill.diffusion import velocity
 from soundmill.errors import UserError
 from soundmill.models.components.contracts import CodecConfig, save_codec
@@ -96,27 +96,6 @@ class DiffusionCodec:
         with torch.no_grad():
             mean = self.net.encoder(torch.from_numpy(padded.astype(np.float32)).to(device))[..., None].float()
         return torch.stack([mean, torch.full_like(mean, CERTAIN)], 1)
-
-
-def check_frames(params: AutoencoderParams, spec: MelSpec) -> None:
-    """UserError if the encoder's latents do not have the rate of the U-Net level that they join."""
-    samples = spec.hop_length * params.encoder.factor
-    if samples != params.samples_per_latent:
-        raise UserError(
-            f"the encoder makes a latent of {samples} samples (hop_length · encoder.factor), but level {params.latents_at} of the "
-            f"network has a frame of {params.samples_per_latent}: make them equal"
-        )
-    if spec.peak is not None:
-        raise UserError("the encoder does not change the level of waves: set its spectrogram's `peak` to null")
-    if params.weights.num_samples <= spec.n_fft // 2:
-        raise UserError(f"weights.num_samples {params.weights.num_samples} must be more than half of n_fft {spec.n_fft}")
-    if params.encoder.pca:
-        check_overlap(spec)
-        if params.encoder.latent_channels > (numbers := spec.n_mels * params.encoder.factor):
-            raise UserError(
-                f"encoder.latent_channels {params.encoder.latent_channels}: with encoder.pca at most {numbers}, the numbers of "
-                f"{params.encoder.factor} frames of {spec.n_mels} bands"
-            )
 
 
 def network(params: AutoencoderParams, spec: dict[str, Any], channels: int = 1) -> AutoencoderNet:

@@ -27,7 +27,6 @@ from soundmill.training import checkpoint
 from soundmill.training.device import evaluating, pick_device, use_threads
 from soundmill.training.fitting import fit_averaged
 from soundmill.training.loader import Batch, Order, crop_places
-from soundmill.training.starting import compare
 from soundmill.training.validation import HeldOut
 
 SHOWN, SCALING_CLIPS = 4, 64
@@ -44,7 +43,7 @@ class AutoencoderModule(VelocityModule):
 
 def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:
     splits, spec, weights = read_weights(catalog), read_spec(mels), params.weights
-    codecs.check_frames(params, spec)
+    params.check_spec(spec)
     use_threads(params.hardware.threads)
     _, (wave, rate) = next(waves_of(clips, set(splits["train"])))
     if rate != spec.sample_rate:
@@ -98,15 +97,11 @@ def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: 
 
 def _start(module: AutoencoderModule, model: DiffusionCodec, ctx: Any) -> str:
     """Load weights and scale of the autoencoder `weights.start_from`; returns the weights' digest."""
-    weights = model.params.weights
-    where = ctx.home / weights.start_from
+    where, named = model.params.check_start(ctx.home, mel_spec=model.spec), model.params.weights.start_from
     start = codecs.load(where)
-    parts = {"encoder", "network", "latents_at"}
-    theirs, ours = (one.params.model_dump(include=parts) | {"mel_spec": one.spec.model_dump()} for one in (start, model))
-    compare(str(where), theirs, ours)
-    module.start_from(start.net.state_dict(), weights.start_from)
+    module.start_from(start.net.state_dict(), named)
     model.sigma_data = start.sigma_data
-    print(f"{ctx.name}: starts from {weights.start_from}", flush=True)
+    print(f"{ctx.name}: starts from {named}", flush=True)
     return hashing.file_digest(where / checkpoint.WEIGHTS)
 
 

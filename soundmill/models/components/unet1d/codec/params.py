@@ -7,6 +7,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from soundmill.audio.mel import MelSpec, check_overlap
+from soundmill.errors import UserError
+from soundmill.models.components.contracts import ComponentParams
 from soundmill.models.components.unet1d.params import SamplingParams, UNet1dParams, UnitVariance
 from soundmill.params import StageParams
 from soundmill.training.params import HardwareParams, TrainingParams
@@ -43,7 +46,7 @@ class WeightsParams(TrainingParams):
     unit_variance: UnitVariance = False
 
 
-class AutoencoderParams(StageParams):
+class AutoencoderParams(ComponentParams):
     kind: Literal["unet1d"]
     encoder: EncoderParams
     network: UNet1dParams
@@ -61,6 +64,30 @@ class AutoencoderParams(StageParams):
         if self.weights.num_samples % self.network.stride:
             raise ValueError(f"weights.num_samples {self.weights.num_samples} must be a multiple of {self.network.stride}")
         return self
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        return ("encoder", "network", "latents_at")
+
+    def check_spec(self, spec: MelSpec) -> None:
+        """UserError, too, if the encoder's latents do not have the rate of the U-Net level that they join."""
+        samples = spec.hop_length * self.encoder.factor
+        if samples != self.samples_per_latent:
+            raise UserError(
+                f"the encoder makes a latent of {samples} samples (hop_length · encoder.factor), but level {self.latents_at} of "
+                f"the network has a frame of {self.samples_per_latent}: make them equal"
+            )
+        if spec.peak is not None:
+            raise UserError("the encoder does not change the level of waves: set its spectrogram's `peak` to null")
+        if self.weights.num_samples <= spec.n_fft // 2:
+            raise UserError(f"weights.num_samples {self.weights.num_samples} must be more than half of n_fft {spec.n_fft}")
+        if self.encoder.pca:
+            check_overlap(spec)
+            if self.encoder.latent_channels > (numbers := spec.n_mels * self.encoder.factor):
+                raise UserError(
+                    f"encoder.latent_channels {self.encoder.latent_channels}: with encoder.pca at most {numbers}, the numbers of "
+                    f"{self.encoder.factor} frames of {spec.n_mels} bands"
+                )
 
     @property
     def samples_per_latent(self) -> int:

@@ -24,7 +24,7 @@ def make(params: DiffusionVocoderParams, ctx: Any, clips: Path, mels: Path, cata
     torch.manual_seed(params.weights.seed)
     net = VocoderNet(params.network, trainer.spec)
     model = DiffusionVocoder(params.network, params.sampling, trainer.spec, net)
-    started_from = trainer.start(model, vocoder.load, ("network",), kept=("sigma_data",))
+    started_from = trainer.start(model, vocoder.load, kept=("sigma_data",))
     if params.weights.unit_variance and not started_from:
         model.sigma_data = wave_deviation(trainer.training_pairs().waves, "vocoder.weights.unit_variance")
     module = VocoderModule(net, params.weights, params.weights.steps, sigma_data=model.sigma_data)
