@@ -469,6 +469,16 @@ def test_only_the_second_version_leaves_them_out():
         assert document["clips"][document["families"]["rave"]["clips"]]["sample_rate"] == 44_100
 
 
+def test_the_laptops_codec_keeps_enough_and_is_regularised_little():
+    """1,000 numbers per second; and bins of digital silence cost little: their magnitudes are lifted and the input has noise."""
+    document = params.compose(ROOT / "conf", ["model=rave"])
+    codec = params.parse(RaveParams, document["rave"]["autoencoder"], "rave.autoencoder")
+    rate = document["clips"][document["families"]["rave"]["clips"]]["sample_rate"]
+    assert codec.network.latent_channels * rate / codec.network.samples_per_latent >= 1000
+    assert (rate, codec.fidelity, codec.weights.kl.last <= 1e-3, codec.weights.log_epsilon >= 1e-5) == (16_000, 1.0, True, True)
+    assert codec.weights.augmentation.dequantise_bits is not None
+
+
 def crops_of(path: Path, augmentation: AugmentationParams | None, lengths: tuple[int, ...] = (6000, 5000, 4000)) -> AugmentedCrops:
     """Of waves of noise."""
     rng = np.random.default_rng(0)
