@@ -1,6 +1,10 @@
+"""Log-mels to sound: magnitudes, phases and speckle; and what becomes of noise, tones, a chirp and a bell."""
+
 from __future__ import annotations
 
+import functools
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -8,10 +12,15 @@ import soundfile
 import soxr
 import torch
 
+from soundmill import params
 from soundmill.audio import mel
 from soundmill.audio.invert import griffin_lim, mel_to_linear, mel_to_wave, noisiness, with_speckle
-from soundmill.audio.mel import MelSpec, mel_filterbank
+from soundmill.audio.mel import MelSpec, SpectrogramParams, mel_filterbank
 from soundmill.errors import UserError
+from soundmill.models.components.griffin_lim.params import GriffinLimParams
+from soundmill.models.components.griffin_lim.vocoder import GriffinLim
+from soundmill.spectrograms import short
+from tests.imports import ROOT
 from tests.mels import spec_with
 
 SPEC = spec_with(hop_length=313, n_mels=128, mel_scale="htk", power=2.0, floor=1e-10)
@@ -157,13 +166,156 @@ def test_speckle_gives_noise_its_magnitudes_and_keeps_its_bands():
     assert float((result - expected).abs().mean()) < 0.1  # a decibel
 
 
-def test_a_tone_stays_one():
-    """Its sidebands stay 30 dB down, and are no louder than without speckle."""
-    picture = log_mel(TONE, BANDS)
-    plain, grainy = (mel_to_wave(picture, BANDS, 80_000, 32, 0.99, 0, speckle_seed) for speckle_seed in (None, 3))
-    assert sidebands(grainy, 50) < -40
+@functools.cache
+def inversion(family: str, *choices: str) -> GriffinLim:
+    """As conf/ configures it for a family."""
+    document = params.compose(ROOT / "conf", choices)
+    sampling = document[family]["generate"]["sampling"]
+    chosen = GriffinLimParams(**{key: value for key, value in sampling.items() if key.startswith("griffin_lim")})
+    return GriffinLim(SpectrogramParams(**document["spectrogram"][family]).spec, chosen)
+
+
+def plain_and_speckled(way: GriffinLim, wave: torch.Tensor) -> list[torch.Tensor]:
+    """A wave [1, T] through log-mels and back, without speckle and with it: [1, T] each."""
+    picture = log_mel(wave, way.spec)
+    ways = (GriffinLim(way.spec, way.params.model_copy(update={"griffin_lim_grain": grain})) for grain in ("none", "speckle"))
+    return [one.vocode(picture, seed=3)[0, :, : wave.shape[1]] for one in ways]
+
+
+# What conf/ inverts with speckle.
+SPECKLED = {
+    "64x1024:640/157": ("ddpm_mel", "model=ddpm_mel"),
+    "64x1024:800/313": ("ddpm_mel", "experiment=esc10_ddpm_mel"),
+    "64x1024:640/160": ("tango", "model=tango"),
+    "64x1024/160": ("tango", "model=tango", "scale=gpu"),
+}
+GRIFFIN_LIM = "tango.generate.sampling.griffin_lim"
+OTHERS = {
+    "80x1024/256": ("tango", "experiment=esc10_istft", f"{GRIFFIN_LIM}_iterations=32", f"{GRIFFIN_LIM}_momentum=0.99"),
+    "projected_gan": ("projected_gan", "model=projected_gan"),
+}
+# dB below a tone's energy, of all that is farther than 50 Hz from it: at least.
+DOWN = {
+    "64x1024:640/157": 35,
+    "64x1024:800/313": 30,
+    "64x1024:640/160": 32,
+    "64x1024/160": 50,
+    "80x1024/256": 45,
+    "projected_gan": 33,
+}
+
+
+@pytest.mark.parametrize("name", SPECKLED)
+def test_these_specs_are_inverted_with_speckle(name):
+    way = inversion(*SPECKLED[name])
+    assert (short(way.spec), way.params.griffin_lim_grain) == (name, "speckle")
+
+
+def test_audio_dit_inverts_as_tango_does():
+    assert inversion("audio_dit", "model=audio_dit") == inversion("tango", "model=tango")
+
+
+@pytest.mark.parametrize(("name", "where"), (SPECKLED | OTHERS).items())
+def test_a_tone_stays_one(name, where):
+    """Its sidebands stay at least 30 dB down, and are no louder than without speckle."""
+    plain, speckled = plain_and_speckled(inversion(*where), TONE)
+    assert max(sidebands(plain, 50), sidebands(speckled, 50)) < -DOWN[name]
     for away in (5, 20, 50):
-        assert sidebands(grainy, away) < sidebands(plain, away) + 1.5
+        assert sidebands(speckled, away) < sidebands(plain, away) + 1.5
+
+
+RISE = 1350.0  # Hz per second
+
+
+def chirp() -> torch.Tensor:
+    """[1, 32000]: from 300 to 3,000 Hz."""
+    t = torch.arange(32_000).double() / 16_000
+    return 0.3 * torch.sin(2 * math.pi * (300 * t + RISE / 2 * t**2)).float()[None]
+
+
+def off_the_ridge(wave: torch.Tensor) -> tuple[float, torch.Tensor]:
+    """Energy of a chirp [1, T] two bands or more from its frequency, in dB of all of it; and each frame's error of the loudest
+    frequency, in bands. The first and last 0.1 s are left out."""
+    power = torch.stft(wave[0], 512, 128, window=torch.hann_window(512), return_complex=True).abs().square()[:, 13:-13]
+    hertz = torch.linspace(0, 8000, 257)
+    true = 300 + RISE * (13 + torch.arange(power.shape[1])) * 128 / 16_000
+    band = (700 + true) * math.log(1 + 8000 / 700) / 65  # between centres of 64 bands of HTK's scale, at this frequency
+    far = (hertz[:, None] - true).abs() > 2 * band
+    return 10 * math.log10(float(power[far].sum() / power.sum())), (hertz[power.argmax(0)] - true).abs() / band
+
+
+@pytest.mark.parametrize("name", SPECKLED)
+def test_a_chirp_keeps_its_ridge(name):
+    """Without speckle 43.8 to 46.0 dB down; the chirp itself, 47.3."""
+    plain, speckled = (off_the_ridge(wave) for wave in plain_and_speckled(inversion(*SPECKLED[name]), chirp()))
+    for down, errors in (plain, speckled):
+        assert down < -41
+        assert float((errors < 1).float().mean()) > 0.99
+    assert speckled[0] < plain[0] + 2.5
+
+
+STRUCK = 4000  # sample
+# A church bell's hum, prime, tierce and nominal: Hz, amplitude, seconds to -60 dB.
+PARTIALS = ((400, 0.6, 3.0), (800, 1.0, 2.0), (960, 0.7, 1.5), (1600, 0.6, 1.0))
+
+
+def bell() -> torch.Tensor:
+    """[1, 36000]: silence, a strike of 2 ms, and partials that decay."""
+    t = (torch.arange(36_000).double() - STRUCK) / 16_000
+    partials = (level * 10 ** (-3 * t / decay) * torch.sin(2 * math.pi * hertz * t) for hertz, level, decay in PARTIALS)
+    wave = sum(partials) * (t / 0.002).clamp(0, 1)
+    return (0.3 * wave / wave.abs().max()).float()[None]
+
+
+def over_the_gaps(wave: torch.Tensor) -> float:
+    """The least that a partial is above the middle between it and the next, 40 Hz of each, in dB; from 0.1 s after the strike."""
+    inner = wave[0, STRUCK + 1600 :].double()
+    power = torch.fft.rfft(inner * torch.hann_window(len(inner), dtype=torch.float64)).abs().square()
+    hertz = torch.fft.rfftfreq(len(inner), 1 / 16_000)
+
+    def level(middle: float) -> float:
+        return 10 * math.log10(float(power[(hertz - middle).abs() < 20].sum()))
+
+    pitches = [pitch for pitch, _, _ in PARTIALS]
+    return min(min(level(one), level(other)) - level((one + other) / 2) for one, other in pairwise(pitches))
+
+
+def rise(wave: torch.Tensor) -> tuple[float, float]:
+    """Seconds around the strike in which energy (in 5 ms) rises from 20 to 6 dB below its peak; and the level of what is 50 ms or
+    more before, in dB of the peak."""
+    energy = wave[0, : STRUCK + 4800].double().unfold(0, 80, 40).square().mean(1)
+    before = energy[: int(energy.argmax())]
+    loud, soft = (energy.max() * 10 ** (-down / 10) for down in (6, 20))
+    steps = int((before > loud).nonzero()[0]) - int((before < soft).nonzero()[-1])
+    return steps * 40 / 16_000, 10 * math.log10(float(wave[0, : STRUCK - 800].square().mean() / energy.max()))
+
+
+def decays(wave: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each partial, the time to -60 dB over the true one; and the deviation of its level from a line, in dB."""
+    power = torch.stft(wave[0].double(), 1024, 160, window=torch.hann_window(1024).double(), return_complex=True).abs().square()
+    hertz, times = torch.linspace(0, 8000, 513), torch.arange(power.shape[1]) / 100 - STRUCK / 16_000
+    found = []
+    for pitch, _, decay in PARTIALS:
+        inner = (times > 0.1) & (times < min(1.8, 0.1 + 0.6 * decay))
+        level = 10 * power[(hertz - pitch).abs() < 50].sum(0)[inner].log10().numpy()
+        slope, start = np.polyfit(times[inner].numpy(), level, 1)
+        found.append((-60 / slope / decay, (level - slope * times[inner].numpy() - start).std()))
+    return tuple(torch.tensor(values) for values in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("name", SPECKLED)
+def test_a_bell_keeps_its_partials_and_its_strike(name):
+    """Partials 160 Hz apart, too; the strike within 2.5 frames, after silence; decays as even as without speckle."""
+    way = inversion(*SPECKLED[name])
+    waves = plain_and_speckled(way, bell())
+    for wave in waves:
+        assert over_the_gaps(wave) > 30
+        seconds, before = rise(wave)
+        assert seconds <= 2.5 * way.spec.hop_length / 16_000
+        assert before < -60
+        assert (decays(wave)[0] - 1).abs().max() < 0.03
+    plain, speckled = (decays(wave)[1] for wave in waves)
+    assert (speckled < plain + 0.3).all()
 
 
 def test_speckle_is_drawn_by_its_seed_alone():
