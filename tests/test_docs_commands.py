@@ -277,6 +277,10 @@ def check_python(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     if command.words[1] == plain.LOADER:  # its arguments are those of a published model: tests/test_publishing.py runs it
         return
     flag, module, *arguments = command.words[1:]
+    if module == "pytest":
+        if not (ROOT / arguments[-1]).is_file():
+            raise UserError(f"there are no tests {arguments[-1]}")
+        return
     if flag != "-m" or not module.startswith(("bench", "flows.", "soundmill")):
         raise UserError("no module of the project")
     if module == "soundmill" or (command.named and not arguments):
