@@ -103,12 +103,14 @@ def share_of(section: Mapping[str, Any], execution: ExecutionParams) -> Share:
 
     A training takes its `hardware`: `devices` GPUs if it may use them and there are slots for them, else `threads` for each device.
     `generate` and `latents`, which have an `accelerator` too, do so with `execution.devices`, and so do `zero_shot` and `evaluate`
-    if an embedder of theirs uses GPUs. Others take the `threads` of their section or `execution.workers`.
+    if an embedder of theirs uses GPUs; `evaluate` takes `execution.workers`, too. Others take the `threads` of their section or
+    `execution.workers`.
     """
     workers = execution.workers or os.cpu_count() or 1
-    named = section.get("embedders") or [section.get("embedder")]
+    several = section.get("embedders")
+    named = several or [section.get("embedder")]
     if execution.slots.gpu and any(name and embedders.find(name).gpu for name in named):
-        return Share(gpu=execution.devices)
+        return Share(cpu=workers if several else 0, gpu=execution.devices)
     hardware = section.get("hardware", section)
     if "accelerator" not in hardware:
         return Share(cpu=hardware.get("threads", workers))

@@ -20,7 +20,7 @@ TERMS = ("licence", "creator", "source_url", "ai_terms", "terms_found")  # colum
 FILE_TAGS = ("title", "genre", "description")  # in the file itself
 TRANSFERRED, INPUT = "transferred", "-input"  # in a codec's directory; suffix of the input of a sound there
 BASE, OWN = "base", "own"  # in a codec's directory: sounds of the model that a fine-tuned one started from; for its own prompts
-OWN_PROMPTS = "prompts.json"  # in OWN: prompts for a base that names none
+OWN_PROMPTS = "prompts.json"  # in OWN: the prompts used when the base's checkpoint names none
 ABOUT_SOUNDS = "about.json"  # next to generated sounds: family, whether they are reconstructions, embedders of its training losses
 
 # One row per usable recording. `path` is for display (escaped), `raw_path` opens the file; both are relative to the corpus.

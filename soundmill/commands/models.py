@@ -160,8 +160,8 @@ def generate(
     label: Annotated[
         list[str] | None,
         typer.Option(
-            help="Same as a prompt, but for a family trained with `condition=caption_and_label`, which follows both. Default: "
-            "unconditional; a label-conditioned GAN draws each sound's label by its seed."
+            help="The same as a prompt, except for a model trained with `condition=caption_and_label`, which follows both. "
+            "Default: unconditional; a label-conditioned GAN draws each sound's label by its seed."
         ),
     ] = None,
     number: Annotated[int, typer.Option("-n", "--number", min=1, max=10_000, help="Number of sounds.")] = 4,
@@ -232,7 +232,10 @@ def generate(
     except NoLabel as error:
         chosen = {"--family": family, "--checkpoint": checkpoint, "--project": project}
         options = [str(word) for option, value in chosen.items() if value for word in (option, value)]
-        works = shlex.join(["soundmill", "generate", *([error.example] if error.example else []), *options])
+        example = [error.example] if error.example else []
+        if prompts and labels and example:
+            example = [*prompts, "--label", *example]
+        works = shlex.join(["soundmill", "generate", *example, *options])
         raise UserError(f"{error}\nthis works: {works}") from None
     for path in paths:
         typer.echo(path)

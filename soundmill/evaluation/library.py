@@ -65,11 +65,12 @@ class Setup:
         progress: Callable[[int], object],
         refused: Sequence[Mapping[str, str]] = (),
     ) -> list[str]:
-        """`features.embed_all`, with GPU embedders in few processes, as each would hold their networks."""
-        gpus = shards.visible_gpus()
-        on_gpus = gpus and any(config.runs_on_gpu for config in configs)
-        workers = self.devices or len(gpus) if on_gpus else self.workers
-        return features.embed_all(configs, sounds, self.cache, workers, progress, refused)
+        """`features.embed_all`, with embedders that run on GPUs in a process for each GPU, as each process holds their networks."""
+        gpus = len(shards.visible_gpus())
+        on_gpus = [config for config in configs if gpus and config.runs_on_gpu]
+        damaged = features.embed_all(on_gpus, sounds, self.cache, self.devices or gpus, progress) if on_gpus else []
+        others = [config for config in configs if config not in on_gpus]
+        return damaged + features.embed_all(others, sounds, self.cache, self.workers, progress, refused)
 
 
 @dataclass(frozen=True)

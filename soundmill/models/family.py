@@ -67,7 +67,7 @@ class Model(Protocol):
     channels: int
     num_samples: int | None
     condition: Literal["labels", "caption", "none"]  # the part of a request that it uses
-    labels: Sequence[str]  # that it was trained on; one conditioned on captions that has labels uses both
+    labels: Sequence[str]  # that it was trained on; a model with `condition` caption and labels follows both
 
     def generate(self, requests: Sequence[Request], run: Run) -> Tensor:
         """A wave for each request, each from its own seed."""

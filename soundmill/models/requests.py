@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from soundmill import manifest, shards
 from soundmill.errors import UserError
@@ -46,8 +47,8 @@ def of_clips(model: Model, catalog: Path, clip_ids: Sequence[str], seed: int) ->
 def of_prompts(model: Model, prompts: Sequence[str], count: int, seed: int, labels: Sequence[str] = ()) -> list[Request]:
     """Requests for `count` sounds: of each prompt if the model is conditioned on captions; of all prompts together if on labels.
 
-    `labels` are of all sounds by a model that is conditioned on both, and prompts like others to any other. Neither: unconditional,
-    which a model conditioned on captions refuses. An unknown label is a NoLabel that lists the labels.
+    A model conditioned on both gives `labels` to every sound; for any other model they are further prompts. With neither, sounds
+    are unconditional, which a model conditioned on captions refuses. An unknown label is a NoLabel that lists the labels.
     """
     texts: Sequence[str | None] = prompts
     if model.condition != "caption":
@@ -70,16 +71,18 @@ def of_grid(grid: GridParams, seed: int, labels: Sequence[str]) -> list[Request]
     return [Request(condition, seed=seed_of(seed, "grid", cell)) for cell, condition in enumerate(conditions)]
 
 
-def of_captions(grid: GridParams, seed: int, captions: Sequence[str]) -> list[Request]:
-    """Requests for the grid of samples, with captions taken at even intervals; empty text if there are none."""
+def of_captions(
+    grid: GridParams, seed: int, captions: Sequence[str], labels_of: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> list[Request]:
+    """Requests for the grid of samples, with captions taken at even intervals, and their labels; empty text if there are none."""
     count = grid.rows * grid.columns
     chosen = [captions[index * len(captions) // count] if captions else "" for index in range(count)]
-    return [Request(caption=caption, seed=seed_of(seed, "grid", cell)) for cell, caption in enumerate(chosen)]
+    return [Request(tuple(labels_of.get(caption, ())), caption, seed_of(seed, "grid", cell)) for cell, caption in enumerate(chosen)]
 
 
 def describe(request: Request) -> str:
     """The request as text; "" if it is unconditional."""
-    return request.caption or ", ".join(request.labels)
+    return " · ".join(filter(None, [request.caption, ", ".join(request.labels)]))
 
 
 def match_label(text: str, labels: Sequence[str]) -> str:
@@ -101,7 +104,7 @@ def match_label(text: str, labels: Sequence[str]) -> str:
 
 
 def print_matched_labels(model: Model, prompts: Sequence[str], labels: Sequence[str] = ()) -> None:
-    """Print to stderr which label each prompt that means one matched, unless it is that label."""
+    """Print to stderr which label each prompt or label matched, if it is not spelled the same."""
     for prompt in [*(prompts if model.condition == "labels" else ()), *(labels if model.labels else ())]:
         label = match_label(prompt, model.labels)
         if label.casefold() != prompt.casefold():

@@ -64,7 +64,8 @@ def run(
         f"{ctx.name}: {contents}, {parameters:,} parameters{share}, {steps} steps of {batch}",
         flush=True,
     )
-    columns = {"clip_id": "string", **dict.fromkeys(CONDITIONS[prepared.model.condition], "string")}
+    told = [*CONDITIONS[prepared.model.condition], *(["labels"] if prepared.model.labels else [])]
+    columns = {"clip_id": "string", **dict.fromkeys(told, "string")}
     ctx.tracking.log_dataset("training clips", hashing.digest(prepared.clip_ids), counts["clips"], catalog, "training", columns)
 
     run = sampling_run(params, ctx)

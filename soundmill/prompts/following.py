@@ -63,7 +63,7 @@ def follow(
     if model.condition != "caption":
         raise UserError(
             f"{checkpoint}: this model of the family {origin['family']!r} is not conditioned on text; give one of `tango`, or of "
-            "`waveform_unet` trained with captions"
+            "`audio_dit` or `waveform_unet` trained with captions"
         )
     ears = {name: Ears(chosen.kinds) for name, chosen in sets.items()}
     scored, examples = {}, {}

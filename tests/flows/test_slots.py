@@ -62,7 +62,7 @@ def test_comparing_clips_with_texts_takes_gpus_only_if_there_is_an_embedder_and_
 
 def test_scoring_takes_gpus_only_if_one_of_its_embedders_uses_them() -> None:
     assert shares("execution.slots.gpu=4", "evaluate.embedders=[tagger,texture,yamnet,vggish]")["evaluate"] == Share(cpu=2)
-    assert shares("execution.slots.gpu=4", "evaluate.embedders=[tagger,clap]")["evaluate"] == Share(gpu=None)
+    assert shares("execution.slots.gpu=4", "evaluate.embedders=[tagger,clap]")["evaluate"] == Share(cpu=2, gpu=None)
     assert shares("evaluate.embedders=[tagger,clap]")["evaluate"] == Share(cpu=2)
 
 

@@ -231,7 +231,7 @@ def test_both_layouts_make_the_same_checkpoint(pipeline, source, tmp_path):
 
 
 def test_the_kind_of_stable_audio_open_small(tmp_path):
-    """Its net is diffusers' with four more layers a block; it is sampled in few steps, and fine-tuned as it is."""
+    """Its net is diffusers' with four more layers in each block, and it is sampled in few steps."""
     pipeline = tiny_small()
     import_published(write(pipeline, tmp_path / "tiny-small", config_of_small()), tmp_path / "model", conf)
     model = registry.family("audio_dit").load(tmp_path / "model")
@@ -277,6 +277,11 @@ DIT, CODEC, CONDITIONING = "model.diffusion.config", "model.pretransform.config"
         ("model.diffusion.diffusion_objective", "eps", r"diffusion_objective is 'eps', .* must be one of \['v', 'rectified_flow'"),
         ("model.diffusion.prepend_cond_ids", ["prompt"], r"prepend_cond_ids is \['prompt'\], .* must be \[\]"),
         ("model.diffusion.global_cond_ids", ["seconds_total"], r"global_cond_ids is \['seconds_total'\]"),
+        (
+            "model.diffusion.distribution_shift_options",
+            {"min_length": 4},
+            r"distribution_shift_options\.min_length is 4, .*unknown",
+        ),
         ("model.diffusion.distribution_shift_options", {"kind": 4}, r"distribution_shift_options\.kind is 4, .*unknown"),
         (f"{DIT}.attn_kwargs", {"qk_norm": "l2"}, r"attn_kwargs\.qk_norm is 'l2', .* must be one of \['none', 'ln'\]"),
         (f"{DIT}.prepend_cond_dim", 8, "prepend_cond_dim is 8, .* must be 0"),

@@ -16,6 +16,7 @@ from soundmill.audio.tags import GENERATED, MadeBy
 from soundmill.errors import UserError
 from soundmill.models import generation, requests, sounds
 from soundmill.models.family import Request, can, require
+from soundmill.training.seeds import seed_of
 from tests.prepared import prepare
 
 CATALOG = {"recording_id": "r", "source": "r.wav", "start": 0.0, "shard": 0, "split": "test", "weight": 1.0}
@@ -103,6 +104,9 @@ def test_test_clips_ask_for_what_the_model_reads(catalog, capsys):
     assert [(request.labels, request.caption) for request in by_caption.values()] == [((), "first"), ((), "")]
     assert [request.seed for request in by_caption.values()] == [request.seed for request in by_label.values()]
     assert len({request.seed for request in by_label.values()}) == 2
+    both = requests.of_clips(Model(condition="caption", labels=["rain"]), catalog, ["a", "b"], 7)
+    assert [(request.labels, request.caption) for request in both.values()] == [(("rain",), "first"), ((), "")]
+    assert requests.describe(both["a"]) == "first · rain"
     nothing = requests.of_clips(Model(), catalog, ["a"], 7)
     assert requests.describe(nothing["a"]) == ""
 
@@ -119,6 +123,25 @@ def test_prompts_are_texts_or_labels():
     with pytest.raises(UserError, match="without labels"):
         requests.of_prompts(Model(), ["rain"], 1, 0)
     assert requests.describe(Request(labels=("dog", "rain"))) == "dog, rain"
+
+
+def test_a_model_of_captions_and_labels_takes_both_and_any_other_takes_labels_as_prompts(capsys):
+    both = Model(condition="caption", labels=["dog bark", "rain"])
+    assert requests.of_prompts(both, ["a bell"], 1, 0, ["dog"]) == [
+        Request(("dog bark",), "a bell", seed_of(0, "a bell", "dog bark", 0))
+    ]
+    assert requests.of_prompts(both, [], 1, 0, ["rain"]) == [Request(("rain",), "", seed_of(0, "rain", 0))]
+    with pytest.raises(UserError, match="give a prompt"):
+        requests.of_prompts(both, [], 1, 0)
+    requests.print_matched_labels(both, ["a bell"], ["dog"])
+    assert capsys.readouterr().err == "'dog' matches the label 'dog bark'\n"
+    by_text, by_label = Model(condition="caption"), Model(condition="labels", labels=["dog bark", "rain"])
+    assert requests.of_prompts(by_text, ["a bell"], 1, 0, ["rain"]) == [
+        Request(caption=text, seed=seed_of(0, text, 0)) for text in ("a bell", "rain")
+    ]
+    assert requests.of_prompts(by_label, ["dog"], 1, 0, ["rain"]) == [
+        Request(("dog bark", "rain"), seed=seed_of(0, "dog bark", "rain", 0))
+    ]
 
 
 class Short(Model):

@@ -106,7 +106,7 @@ def test_what_it_forgets_is_measured_with_everyday_prompts(base, data, tmp_path,
     assert {len(sounds) for sounds in made.values()} == {2}
     assert len({sounds["000.wav"] for sounds in made.values()}) == 3
     assert {len(sound) for sounds in made.values() for sound in sounds.values()} == {len(sound) for sound in clips.values()}
-    assert json.loads((own / manifest.ABOUT_SOUNDS).read_text()) == {"prompts": list(beside_base.EVERYDAY)}
+    assert json.loads((own / manifest.OWN_PROMPTS).read_text()) == {"prompts": list(beside_base.EVERYDAY)}
 
 
 def test_all_of_it_trains(base, data, tmp_path):

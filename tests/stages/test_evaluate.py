@@ -408,7 +408,7 @@ def test_a_base_is_a_column_beside_the_tuned_model_and_the_difference_is_tested(
 @pytest.mark.parametrize(("prompts", "told"), [(["a dog barks", "rain"], "a dog barks, rain"), ([], "none, as it is uncondit")])
 def test_prompts_that_are_not_the_base_s_are_named(project, capfd, prompts, told):
     write_base(project, {"beep": "beep", "hiss": "hiss"})
-    (project / "data" / "codec" / manifest.OWN / manifest.ABOUT_SOUNDS).write_text(json.dumps({"prompts": prompts}))
+    (project / "data" / "codec" / manifest.OWN / manifest.OWN_PROMPTS).write_text(json.dumps({"prompts": prompts}))
     assert evaluate_in(project)["base"]["forgetting"]["prompts"] == prompts
     sentence = f"what was forgotten is measured with these: {told}"
     assert sentence in capfd.readouterr().out

@@ -73,8 +73,7 @@ class AudioDiT:
 
     @property
     def condition(self) -> Literal["labels", "caption", "none"]:
-        told: dict[str, Literal["labels", "caption", "none"]] = {"label": "labels", "caption_and_label": "caption"}
-        return told.get(self.params.condition, self.params.condition)
+        return {"label": "labels", "caption": "caption", "caption_and_label": "caption", "none": "none"}[self.params.condition]
 
     @property
     def num_samples(self) -> int:

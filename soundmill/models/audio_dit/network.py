@@ -28,8 +28,9 @@ class Conditions(NamedTuple):
 class DiT(nn.Module):
     """Predicts from (xt, t, *Conditions): latents [B, channels, frames] of any length, times [B] in [0, 1].
 
-    The attention sees the text's tokens, the label's and those of start and end; the global state has the last three. The names of
-    weights are those of diffusers' StableAudioPipeline. At Stable Audio Open's sizes the transformer has 1,056,939,136 parameters.
+    The attention sees the text's tokens, the label's and those of end and, if `params.start`, start; the global state has all but
+    the text. The names of weights are those of diffusers' StableAudioPipeline. At Stable Audio Open's sizes the transformer has
+    1,056,939,136 parameters.
     """
 
     def __init__(self, params: TransformerParams, channels: int, frames: int, num_labels: int):
@@ -59,16 +60,13 @@ class DiT(nn.Module):
             self.projection_model.start_number_conditioner = None
         self.labels = nn.Embedding(num_labels, width) if num_labels else None
         if params.query_key_norm:
-            self._normalise_queries_and_keys(params.head_width)
+            # diffusers' attention uses these layers where they are there, but its transformer has no setting for them.
+            for block in self.transformer.transformer_blocks:
+                for attention in (block.attn1, block.attn2):
+                    attention.norm_q, attention.norm_k = (nn.LayerNorm(params.head_width, eps=1e-6) for _ in range(2))
         self._start_as_identity()
         if params.gradient_checkpointing:
             self.transformer.enable_gradient_checkpointing()
-
-    def _normalise_queries_and_keys(self, head_width: int) -> None:
-        """diffusers' attention uses these layers where they are there, but its transformer has no setting for them."""
-        for block in self.transformer.transformer_blocks:
-            for attention in (block.attn1, block.attn2):
-                attention.norm_q, attention.norm_k = (nn.LayerNorm(head_width, eps=1e-6) for _ in range(2))
 
     def _start_as_identity(self) -> None:
         """Set the last layer of every residual branch to zero, as the authors' code does: training is steadier from there."""

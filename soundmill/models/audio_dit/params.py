@@ -64,7 +64,9 @@ class FlowParams(StageParams):
 class DropoutParams(StageParams):
     """Shares of items that are trained without a condition."""
 
-    condition: Probability = Field(description="without the caption, and as many, drawn independently, without the label")
+    condition: Probability = Field(
+        description="without the caption; the same share, drawn separately, is trained without the label"
+    )
     seconds: Probability = Field(description="without the seconds")
     all: Probability = Field(description="without any condition in the attention, as guidance asks for; the length stays known")
 
@@ -111,6 +113,8 @@ class TrainParams(FamilyTrainParams):
     def _consistent(self) -> TrainParams:
         if self.batch_size % self.hardware.devices:
             raise ValueError(f"batch_size {self.batch_size} must be a multiple of hardware.devices")
+        if self.condition == "caption_and_label" and self.dropout.condition == 0:
+            raise ValueError("condition caption_and_label needs dropout.condition above 0, so that the net learns each alone")
         check_solver(self.flow, self.sampling)
         if self.sampling.guidance_scale != 1 and self.dropout.all == 0:
             raise ValueError("sampling.guidance_scale needs a network trained without conditions too: raise dropout.all")

@@ -104,6 +104,7 @@ class DiTModule(TrainingModule):
         noise = self.noise_like(x0, self.rng("noise", step))
         rng = torch.Generator().manual_seed(seed_of(self.params.seed, "times", step))
         t = self.share(draw_times(self.params.flow, self.frames, self.params.batch_size, rng)).to(self.device, non_blocking=True)
+        # Of the label, drawn last, so that trainings without one draw the same as ever.
         chances = torch.cat([torch.rand(self.params.batch_size, columns, generator=rng) for columns in (3, 1)], 1)
         chances = self.share(chances).to(self.device, non_blocking=True)
         conditions = dropped(Conditions(*values), self.params.dropout, chances)
@@ -137,6 +138,7 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
         texts = text_states.read_texts(inputs / "text", captions, "zeros", params.network.text_width, ctx.scratch)
         text = text_states.read_config(inputs / "text")
     numbers = {caption: number for number, caption in enumerate(captions)}
+    labels_of = {caption: row["labels"] for row in facts.values() for caption in row["captions"]} if labels else {}
 
     def source_of(clip_ids: Sequence[str]) -> Told:
         rows = [facts[clip_id] for clip_id in clip_ids]
@@ -174,7 +176,7 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
         about.num_samples / autoencoder.sample_rate,
         clip_ids=train,
         counts=({"captions": len(captions)} if texts else {}) | ({"labels": len(labels)} if labels else {}),
-        samples=of_captions(params.grid, params.seed, captions) if texts else of_grid(params.grid, params.seed, labels),
+        samples=of_captions(params.grid, params.seed, captions, labels_of) if texts else of_grid(params.grid, params.seed, labels),
         columns=params.grid.columns,
         held_out=HeldOut(source_of(unseen), len(unseen)) if unseen else None,
         save=partial(models.save, model, inputs, parts),

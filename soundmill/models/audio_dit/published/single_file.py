@@ -52,8 +52,8 @@ UNUSED = (  # how it is trained or computed, not what it is
     "model.pretransform.iterate_batch",
     "model.pretransform.model_half",
     "model.pretransform.chunked",
-    *(f"{SHIFT}{key}" for key in ("base_shift", "max_shift", "min_length", "max_length", "use_sine")),
 )
+SHIFTS = tuple(f"{SHIFT}{key}" for key in ("base_shift", "max_shift", "min_length", "max_length", "use_sine"))  # of training times
 RECTIFIED = {"objective": "rectified_flow", "times": "logit_normal"}
 FLOWS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # parameters `flow` and `sampling` of each objective
     "v": ({}, {}),
@@ -153,6 +153,7 @@ class SingleFile:
             "sampling_rate": size("sample_rate"),
         }
         self.codec = import_module(codec.loading).network_of(ae, self.file)
+        unused = UNUSED + (SHIFTS if config[OBJECTIVE] == "rf_denoiser" else ())  # others are also sampled by it
         self.frames = size("sample_size") // self.codec.samples_per_latent
         self.network = {
             "layers": size(f"{DIT}depth"),
@@ -166,7 +167,7 @@ class SingleFile:
             "text_tokens": size(f"{PROMPT}max_length"),
             "max_seconds": size(f"{CONDITIONING}configs.{SECONDS[1]}.config.max_val"),
         }
-        configs.agree(self.file, config, _expected(config, self.network, self.codec, self.frames), UNUSED)
+        configs.agree(self.file, config, _expected(config, self.network, self.codec, self.frames), unused)
         self.flow, self.sampling = FLOWS[config[OBJECTIVE]]
         if not self.weights.is_file():
             raise UserError(

@@ -57,6 +57,6 @@ class HifiGanParams(NetVocoderParams):
         check_hop(self.network.rates, spec)
         if self.weights.kind == "load" and spec.win_length != spec.n_fft:
             raise UserError(
-                f"vocoder.weights of kind load are of log-mels with windows as long as n_fft, but win_length of its spectrogram "
-                f"is {spec.win_length}; set it to {spec.n_fft}, or take `latents=audioldm` too"
+                f"the loaded vocoder expects windows as long as n_fft ({spec.n_fft}), but win_length of its spectrogram is "
+                f"{spec.win_length}; set win_length to {spec.n_fft}, or add `latents=audioldm`"
             )
