@@ -14,6 +14,7 @@ from soundmill.models.audio_dit.latents import Layout, layout
 from soundmill.models.audio_dit.network import Conditions, DiT, hidden, padded
 from soundmill.models.audio_dit.params import DropoutParams, FlowParams, TrainParams, TransformerParams
 from soundmill.models.audio_dit.training import draw_times, dropped
+from soundmill.training.loop import rehearse
 from tests.imports import ROOT
 
 TINY = TransformerParams(
@@ -61,6 +62,27 @@ def test_sizes_are_the_published_ones():
     with torch.device("meta"):
         net = DiT(train.network, 64, 256, 0)
     assert sum(weight.numel() for weight in net.transformer.parameters()) == 340_928_640
+
+
+def test_a_small_net_like_open_small_s_trains_its_adapters():
+    sizes = {"layers": 1, "heads": 2, "head_width": 8, "key_heads": 2, "condition_width": 8, "context_width": 16, "text_width": 8}
+    chosen = ["model=audio_dit", "audio_dit=open_small", "+lora@audio_dit.train.lora=attention", "audio_dit.train.lora.rank=2"]
+    chosen += ["audio_dit.train.start_from=../open", "audio_dit.train.accumulate=1", "audio_dit.train.optimiser.warmup_steps=0"]
+    chosen += [f"audio_dit.train.network.{key}={value}" for key, value in sizes.items()]
+    chosen += [
+        "audio_dit.train.batch_size=2",
+        "audio_dit.train.hardware={accelerator: cpu, devices: 1, precision: '32', threads: 1}",
+    ]
+    document = params.compose(ROOT / "conf", [*chosen, "audio_dit.latents.num_samples=32768"])
+    train = params.parse(TrainParams, document["audio_dit"]["train"], "")
+    rehearsal = registry.family("audio_dit").rehearse(document, 0)
+    rehearsal.module.adapt(train.lora, train.hardware)
+    before = {name: weight.clone() for name, weight in rehearsal.module.net.state_dict().items()}
+    rehearse(rehearsal.module, rehearsal.batch, train.hardware, 2)
+    changed = {name for name, weight in rehearsal.module.net.state_dict().items() if not torch.equal(weight, before[name])}
+    assert changed
+    assert all("lora_" in name for name in changed)
+    assert any("norm_q" in name for name in before)
 
 
 def test_it_is_the_library_s_pipeline():

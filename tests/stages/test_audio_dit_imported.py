@@ -48,7 +48,7 @@ def composed(base: Path, lora: dict | None) -> dict:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> Path:
     home = tmp_path_factory.mktemp("imported")
-    import_published(published.write(published.tiny(), home / "tiny"), home / "open", conf)
+    import_published(published.write(published.tiny(), home / "tiny", published.config()), home / "open", conf)
     return home / "open"
 
 
