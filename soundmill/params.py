@@ -222,7 +222,9 @@ def parse(model: type[P], values: Any, where: str) -> P:
             elif problem["type"] == "missing":
                 text = "missing; every parameter must be set, there are no hidden defaults"
             else:
-                text = f"{problem['msg']} (found {problem['input']!r})"
+                said = problem["msg"].removeprefix("Value error, ")
+                # The values of a whole section would fill the screen.
+                text = said if isinstance(problem["input"], dict) else f"{said} (found {problem['input']!r})"
             lines.append(f"{where}.{key}: {text}" if key else f"{where}: {text}")
         raise UserError("\n".join(lines)) from None
 

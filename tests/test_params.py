@@ -6,7 +6,7 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from soundmill import params
 from soundmill.errors import UserError
@@ -54,6 +54,16 @@ def test_mistakes_name_the_key(tmp_path, change, words):
         params.load(Example, path, "x")
     for word in words:
         assert word in str(error.value)
+
+
+def test_what_keys_say_together_is_told_without_their_values():
+    class Together(Example):
+        @model_validator(mode="after")
+        def _fits(self):
+            raise ValueError("clip_seconds does not go with learning_rate")
+
+    with pytest.raises(UserError, match=r"^params\.yaml: x: clip_seconds does not go with learning_rate$"):
+        params.parse(Together, GOOD, "params.yaml: x")
 
 
 def test_missing_section_and_file_say_where(tmp_path):
