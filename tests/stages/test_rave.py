@@ -304,21 +304,20 @@ TANGO = [
 ]
 
 
+def make_latents(family: str, home: Path, data: Path, document: dict) -> None:
+    """Of the clips in `data`, by a copy of its codec in `home`."""
+    shutil.copytree(data / "autoencoder", home / "autoencoder")
+    params.write_yaml(document, home / "params.yaml")
+    arguments = ["--family", family, "--audio", f"{data}/clips", "--catalog", f"{data}/catalog.parquet"]
+    arguments += ["--autoencoder", f"{home}/autoencoder", "--latents", f"{home}/latents/clips"]
+    arguments += ["--params", f"{home}/params.yaml"]
+    stage.main(latents.run, "latents", arguments, code_by_name=latents.code_by_name)
+
+
 def test_tango_diffuses_its_latents_and_needs_no_vocoder(tmp_path, data):
     """By caption: sounds of the codec's rate and length, and its codec line."""
     home, document = tmp_path / "tango", params.compose(ROOT / "conf", TANGO)
-    shutil.copytree(data / "autoencoder", home / "autoencoder")
-    params.write_yaml(document, tmp_path / "params.yaml")
-    arguments = ["--family", "tango", "--audio", f"{data}/clips", "--catalog", f"{data}/catalog.parquet"]
-    arguments += [
-        "--autoencoder",
-        f"{home}/autoencoder",
-        "--latents",
-        f"{home}/latents/clips",
-        "--params",
-        f"{tmp_path}/params.yaml",
-    ]
-    stage.main(latents.run, "latents", arguments, code_by_name=latents.code_by_name)
+    make_latents("tango", home, data, document)
     encoder = text.make_scratch(tmp_path / "encoder", **tango_inputs.SCRATCH)
     (home / "text").mkdir()
     config = {**encoder.identity(), "max_tokens": 64, "scratch": tango_inputs.SCRATCH}
@@ -359,18 +358,7 @@ AUDIO_DIT = [
 
 def test_audio_dit_makes_longer_sounds_of_its_latents(tmp_path, data):
     home, document = tmp_path / "dit", params.compose(ROOT / "conf", AUDIO_DIT)
-    shutil.copytree(data / "autoencoder", home / "autoencoder")
-    params.write_yaml(document, tmp_path / "params.yaml")
-    arguments = ["--family", "audio_dit", "--audio", f"{data}/clips", "--catalog", f"{data}/catalog.parquet"]
-    arguments += [
-        "--autoencoder",
-        f"{home}/autoencoder",
-        "--latents",
-        f"{home}/latents/clips",
-        "--params",
-        f"{tmp_path}/params.yaml",
-    ]
-    stage.main(latents.run, "latents", arguments, code_by_name=latents.code_by_name)
+    make_latents("audio_dit", home, data, document)
     (data / "dit").symlink_to(home, target_is_directory=True)
     metrics = of_waves.train("audio_dit", tmp_path / "trained", data, document, parts="dit", inputs="dit")
     assert (metrics["clips"], metrics["labels"], metrics["steps"]) == (5, 2, 2)
