@@ -104,7 +104,7 @@ class DiTModule(TrainingModule):
         noise = self.noise_like(x0, self.rng("noise", step))
         rng = torch.Generator().manual_seed(seed_of(self.params.seed, "times", step))
         t = self.share(draw_times(self.params.flow, self.frames, self.params.batch_size, rng)).to(self.device, non_blocking=True)
-        # Of the label, drawn last, so that trainings without one draw the same as ever.
+        # That of the label is drawn after the others, which therefore do not depend on it.
         chances = torch.cat([torch.rand(self.params.batch_size, columns, generator=rng) for columns in (3, 1)], 1)
         chances = self.share(chances).to(self.device, non_blocking=True)
         conditions = dropped(Conditions(*values), self.params.dropout, chances)

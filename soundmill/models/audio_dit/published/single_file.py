@@ -53,7 +53,7 @@ UNUSED = (  # how it is trained or computed, not what it is
     "model.pretransform.model_half",
     "model.pretransform.chunked",
 )
-SHIFTS = tuple(f"{SHIFT}{key}" for key in ("base_shift", "max_shift", "min_length", "max_length", "use_sine"))  # of training times
+SHIFTS = tuple(f"{SHIFT}{key}" for key in ("base_shift", "max_shift", "min_length", "max_length", "use_sine"))
 RECTIFIED = {"objective": "rectified_flow", "times": "logit_normal"}
 FLOWS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # parameters `flow` and `sampling` of each objective
     "v": ({}, {}),
@@ -153,7 +153,7 @@ class SingleFile:
             "sampling_rate": size("sample_rate"),
         }
         self.codec = import_module(codec.loading).network_of(ae, self.file)
-        unused = UNUSED + (SHIFTS if config[OBJECTIVE] == "rf_denoiser" else ())  # others are also sampled by it
+        unused = UNUSED + (SHIFTS if config[OBJECTIVE] == "rf_denoiser" else ())  # which shift only its training
         self.frames = size("sample_size") // self.codec.samples_per_latent
         self.network = {
             "layers": size(f"{DIT}depth"),
