@@ -109,6 +109,14 @@ class TrainParams(FamilyTrainParams):
     def items(self) -> int:
         return self.batch_size
 
+    @property
+    def by_label(self) -> bool:
+        return self.condition in ("label", "caption_and_label")
+
+    @property
+    def by_caption(self) -> bool:
+        return self.condition in ("caption", "caption_and_label")
+
     @model_validator(mode="after")
     def _consistent(self) -> TrainParams:
         if self.batch_size % self.hardware.devices:

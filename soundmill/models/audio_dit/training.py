@@ -127,11 +127,11 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
     shape = autoencoder.latent_shape(frames)
 
     labels: list[str] = []
-    if params.condition in ("label", "caption_and_label"):
+    if params.by_label:
         remedy = f"set {FAMILY}.train.condition to `none` or `caption`"
         labels = known_labels([facts[one]["labels"] for one in train], start.labels if start else (), catalog, remedy)
     texts, text, captions = None, None, []
-    if params.condition in ("caption", "caption_and_label"):
+    if params.by_caption:
         captions = sorted({caption for row in facts.values() for caption in row["captions"]})
         if not captions:
             raise UserError(f"{catalog}: no clip has a caption; set {FAMILY}.train.condition to `none` or `label`")
@@ -204,7 +204,7 @@ def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
     mel = document["latent_families"][FAMILY]["mel"]
     spec, num_samples = read(f"spectrogram.{mel}", SpectrogramParams).spec, read(f"{FAMILY}.latents", LatentsParams).num_samples
     shape, items = registry.codec_params(document, FAMILY).latent_shape(spec, num_samples), params.batch_size
-    labels = num_labels if params.condition in ("label", "caption_and_label") else 0
+    labels = num_labels if params.by_label else 0
     net = models.build_net(params, shape, labels)
 
     def batch(step: int) -> Batch:
