@@ -39,8 +39,8 @@ def test_ffmpeg_that_hangs_is_killed(media, tmp_path, monkeypatch):
 
 def test_ffmpeg_that_is_stuck_ends_with_the_process_that_started_it(media):
     mark = new_mark()
-    code = "import sys; from soundmill.decoding import decode; next(decode.decode_blocks(sys.argv[1], 60.0)[1]); input()"
-    command = [sys.executable, "-c", code, str(media / "a.m4a")]
+    code = "import sys; from soundmill.decoding import decode; _, b = decode.decode_blocks(sys.argv[1], 60.0); next(b); input()"
+    command = [sys.executable, "-c", code, str(media / "surround.m4a")]  # more than a pipe holds: ffmpeg waits for its reader
     parent = subprocess.Popen(command, env={**os.environ, **mark, "PYTHONPATH": str(ROOT)}, stdin=subprocess.PIPE)
     child = wait_for(lambda: [pid for pid, command in marked(mark).items() if "-loglevel" in command])[0]
     os.kill(child, signal.SIGSTOP)

@@ -105,7 +105,8 @@ def test_pingpong_goes_to_the_sound_and_back_along_even_steps_of_ln_snr():
     for now, after in pairwise(times):
         gain = (1 - now) * DEVIATION**2 / ((1 - now) ** 2 * DEVIATION**2 + now**2)
         expected = MEAN + gain * (xt - (1 - now) * MEAN)  # of x0, given xt
-        xt = (1 - after) * expected + after * torch.stack([torch.randn(2, 300, generator=rng) for rng in again])
+        fresh = torch.stack([torch.randn(2, 300, generator=rng) for rng in again])
+        xt = (1 - after) * expected + after * fresh.double()
     torch.testing.assert_close(found, xt, rtol=0, atol=1e-12)
 
 
