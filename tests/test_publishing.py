@@ -236,8 +236,8 @@ def test_the_script_runs_the_codec_without_soundmill(tmp_path, monkeypatch):
     assert tags.read(tmp_path / "out.wav") == tags.MadeBy(f"rave codec {trained.digest}", tags.CHANGED)
 
 
-@pytest.mark.parametrize("condition", ["none", "label"])
-def test_the_script_generates_without_soundmill_what_soundmill_generates(tmp_path, condition):
+@pytest.mark.parametrize(("condition", "deviation"), [("none", 0.25), ("label", [0.5, 0.2, 0.1])])
+def test_the_script_generates_without_soundmill_what_soundmill_generates(tmp_path, condition, deviation):
     sizes = (
         "{channels: [4, 8], factors: [1, 4], items: [1, 1], attention: [false, true], text_attention: [false, false], heads: 2, "
     )
@@ -249,7 +249,7 @@ def test_the_script_generates_without_soundmill_what_soundmill_generates(tmp_pat
     torch.manual_seed(0)
     net = unets.build_net(settings, 2, len(labels)).eval()
     unets.save(
-        unets.WaveformUNet(settings, net, 16_000, 2, labels, sigma_data=0.25),
+        unets.WaveformUNet(settings, net, 16_000, 2, labels, sigma_data=deviation),
         tmp_path / "checkpoint",
         {"weights": {"last": {"step": 1}}},
     )

@@ -12,9 +12,9 @@ from torch import Tensor
 Step = Callable[[Tensor, float, float], Tensor]  # from xt at one level to another
 
 
-def drawing(sounds: Tensor, rngs: Sequence[torch.Generator], scale: float = 1.0) -> Callable[[], Tensor]:
-    """A function that draws noise of deviation `scale` like sounds [B, …]; each sound has its own CPU generator."""
-    return lambda: scale * torch.stack([torch.randn(sounds.shape[1:], generator=rng) for rng in rngs]).to(sounds)
+def drawing(sounds: Tensor, rngs: Sequence[torch.Generator]) -> Callable[[], Tensor]:
+    """A function that draws standard normal noise like sounds [B, …]; each sound has its own CPU generator."""
+    return lambda: torch.stack([torch.randn(sounds.shape[1:], generator=rng) for rng in rngs]).to(sounds)
 
 
 def inpaint(

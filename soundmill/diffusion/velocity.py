@@ -5,6 +5,9 @@ At level s, xt = cos(sπ/2)·x0 + sin(sπ/2)·noise: level 0 is the sound, level
 The net works on x0 of unit variance. Where x0 has another standard deviation, `sigma_data`, the noise is scaled to it, and the net
 gets xt / sigma_data and predicts v / sigma_data (Karras et al. 2022, section 5, scale the net's input likewise). So half of the
 levels have more signal than noise; with quiet waves and noise of unit variance, nearly all levels would be noise.
+
+`sigma_data` may also be a list: the standard deviations at frequencies from 0 to half the sample rate. Then the noise has the
+spectrum of the sounds, x0 and xt are whitened for the net, and half of the levels have more signal than noise at every frequency.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from torch import Tensor
 from soundmill.diffusion import inpainting
 from soundmill.diffusion.objectives import Net, diffuse, target
 
+Deviation = float | Sequence[float]  # of all samples, or at evenly spaced frequencies from 0 to half the sample rate
+
 
 def alpha_sigma(level: float) -> tuple[float, float]:
     """Signal and noise scale at a level: exactly (1, 0) at level 0 and (0, 1) at level 1."""
@@ -27,32 +32,32 @@ def alpha_sigma(level: float) -> tuple[float, float]:
     return math.cos(level * math.pi / 2), math.sin(level * math.pi / 2)
 
 
-def loss(net: Net, x0: Tensor, level: Tensor, noise: Tensor, sigma_data: float = 1.0) -> Tensor:
+def loss(net: Net, x0: Tensor, level: Tensor, noise: Tensor, sigma_data: Deviation = 1.0) -> Tensor:
     """Mean squared error of v / sigma_data = net(xt / sigma_data, level); x0, noise [B, …], level [B].
 
     A net that outputs 0 has expected loss (1 + Var x0 / sigma_data²) / 2.
     """
-    x0 = x0 / sigma_data
+    x0 = divided(x0, sigma_data)
     angle = level.reshape(-1, *[1] * (x0.ndim - 1)) * (math.pi / 2)
     alpha, sigma = angle.cos(), angle.sin()
     output = net(diffuse(x0, noise, alpha, sigma), level)
     return (output.float() - target("v", x0, noise, alpha, sigma)).square().mean()
 
 
-def sample(net: Net, noise: Tensor, num_steps: int, sigma_data: float = 1.0) -> Tensor:
+def sample(net: Net, noise: Tensor, num_steps: int, sigma_data: Deviation = 1.0) -> Tensor:
     """Denoise standard normal `noise` [B, …] in `num_steps` evenly spaced steps (DDIM with eta 0; Song et al. 2021).
 
     `net(xt / sigma_data, level [B])` predicts v / sigma_data. Nothing is clipped.
     """
-    return _denoise(net, sigma_data * noise, _levels(num_steps, 1.0), sigma_data)
+    return _denoise(net, multiplied(noise, sigma_data), _levels(num_steps, 1.0), sigma_data)
 
 
-def restyle(net: Net, sounds: Tensor, noise: Tensor, num_steps: int, amount: float, sigma_data: float = 1.0) -> Tensor:
+def restyle(net: Net, sounds: Tensor, noise: Tensor, num_steps: int, amount: float, sigma_data: Deviation = 1.0) -> Tensor:
     """Add noise of level `amount` to sounds [B, …] and denoise them (Meng et al. 2022); 0 changes nothing, 1 keeps nothing."""
     if amount == 0:
         return sounds
     alpha, sigma = alpha_sigma(amount)
-    return _denoise(net, alpha * sounds + sigma * sigma_data * noise, _levels(num_steps, amount), sigma_data)
+    return _denoise(net, alpha * sounds + sigma * multiplied(noise, sigma_data), _levels(num_steps, amount), sigma_data)
 
 
 def inpaint(
@@ -62,15 +67,38 @@ def inpaint(
     rngs: Sequence[torch.Generator],
     num_steps: int,
     resamples: int = 1,
-    sigma_data: float = 1.0,
+    sigma_data: Deviation = 1.0,
 ) -> Tensor:
     """Regenerate sounds [B, …] where `keep` (boolean, broadcast) is false; see diffusion/inpainting.py."""
 
     def step(xt: Tensor, now: float, after: float) -> Tensor:
         return _step(net, xt, now, after, sigma_data)
 
-    draw = inpainting.drawing(sounds, rngs, sigma_data)
-    return inpainting.inpaint(step, alpha_sigma, _levels(num_steps, 1.0), sounds, keep, draw, resamples)
+    draw = inpainting.drawing(sounds, rngs)
+    return inpainting.inpaint(
+        step, alpha_sigma, _levels(num_steps, 1.0), sounds, keep, lambda: multiplied(draw(), sigma_data), resamples
+    )
+
+
+def divided(waves: Tensor, deviation: Deviation) -> Tensor:
+    """Waves [..., T] of unit variance, if `deviation` is theirs; a list filters them, in a circle and without changing phases."""
+    if isinstance(deviation, float):
+        return waves / deviation
+    return torch.fft.irfft(torch.fft.rfft(waves) / _gains(waves, deviation), n=waves.shape[-1])
+
+
+def multiplied(waves: Tensor, deviation: Deviation) -> Tensor:
+    """The inverse of `divided`."""
+    if isinstance(deviation, float):
+        return deviation * waves
+    return torch.fft.irfft(torch.fft.rfft(waves) * _gains(waves, deviation), n=waves.shape[-1])
+
+
+def _gains(waves: Tensor, deviation: Sequence[float]) -> Tensor:
+    """At the frequencies of a Fourier transform of waves [..., T]: [T // 2 + 1]."""
+    known = torch.tensor(deviation, device=waves.device, dtype=waves.dtype)
+    bins = waves.shape[-1] // 2 + 1
+    return torch.nn.functional.interpolate(known[None, None], bins, mode="linear", align_corners=True)[0, 0]
 
 
 def slerp(first: Tensor, second: Tensor, share: float) -> Tensor:
@@ -85,15 +113,15 @@ def _levels(num_steps: int, start: float) -> list[float]:
     return [start * (num_steps - step) / num_steps for step in range(num_steps + 1)]
 
 
-def _denoise(net: Net, xt: Tensor, levels: Sequence[float], sigma_data: float) -> Tensor:
+def _denoise(net: Net, xt: Tensor, levels: Sequence[float], sigma_data: Deviation) -> Tensor:
     for now, after in pairwise(levels):
         xt = _step(net, xt, now, after, sigma_data)
     return xt
 
 
-def _step(net: Net, xt: Tensor, now: float, after: float, sigma_data: float) -> Tensor:
+def _step(net: Net, xt: Tensor, now: float, after: float, sigma_data: Deviation) -> Tensor:
     """One DDIM step from level `now` to `after`."""
     level = torch.full((len(xt),), now, device=xt.device, dtype=xt.dtype)
-    v = sigma_data * net(xt / sigma_data, level).to(xt.dtype)
+    v = multiplied(net(divided(xt, sigma_data), level).to(xt.dtype), sigma_data)
     (alpha, sigma), (to_alpha, to_sigma) = (alpha_sigma(one) for one in (now, after))
     return to_alpha * (alpha * xt - sigma * v) + to_sigma * (sigma * xt + alpha * v)

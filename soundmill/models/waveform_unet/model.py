@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -15,6 +15,7 @@ from soundmill import params as strict
 from soundmill.diffusion import velocity
 from soundmill.diffusion.guidance import Condition, guided
 from soundmill.diffusion.objectives import Net
+from soundmill.diffusion.velocity import Deviation
 from soundmill.models import family
 from soundmill.models.components.text_states import states as text_states
 from soundmill.models.components.text_states.states import TextConfig, Texts
@@ -28,6 +29,7 @@ from soundmill.training.device import autocast, evaluating
 
 FAMILY = "waveform_unet"
 WEIGHTS = "unet.safetensors"
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Config(FamilyConfig):
@@ -37,7 +39,7 @@ class Config(FamilyConfig):
     channels: int
     labels: list[str]
     text: TextConfig | None
-    sigma_data: float = Field(1.0, gt=0)  # earlier checkpoints lack it
+    sigma_data: Positive | Annotated[list[Positive], Field(min_length=2)] = 1.0  # earlier checkpoints lack it
 
 
 @dataclass
@@ -50,7 +52,7 @@ class WaveformUNet:
     channels: int
     labels: Sequence[str]
     text: TextConfig | None = None  # if conditioned on captions
-    sigma_data: float = 1.0  # standard deviation of the waves, by which the net's input is divided
+    sigma_data: Deviation = 1.0  # of the waves, by which the net's input is divided
     texts: Texts | None = None  # during training: precomputed states, so the text encoder is not loaded
 
     @property

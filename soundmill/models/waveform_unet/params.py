@@ -45,7 +45,9 @@ class TrainParams(BatchedTrainParams):
         ge=1, description="length of a sound and of a crop of each clip; shorter clips are padded with silence"
     )
     crop: Literal["start", "random"] = Field(description="where a crop of a longer clip is taken")
-    unit_variance: UnitVariance = False
+    unit_variance: UnitVariance | Literal["per_frequency"] = Field(
+        False, description="divide waves by the standard deviation of the training clips: of all samples (true), or per frequency"
+    )
     condition_dropout: Probability = Field(description="share of items trained without their label or caption, as guidance needs")
     transform: TransformParams
     network: UNet1dParams

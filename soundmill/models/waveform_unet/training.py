@@ -14,12 +14,13 @@ from torch import Tensor
 
 from soundmill import manifest, shards
 from soundmill import params as strict
+from soundmill.diffusion.velocity import Deviation
 from soundmill.errors import UserError
 from soundmill.models.catalog import choose_by_hash, read_labels, read_weights, waves_of
 from soundmill.models.components.text_states import states as text_states
 from soundmill.models.components.text_states.states import Texts
 from soundmill.models.components.unet1d.training import VelocityModule
-from soundmill.models.components.waves.source import WaveCrops, gather_waves, wave_deviation
+from soundmill.models.components.waves.source import WaveCrops, gather_waves, wave_deviation, wave_deviations
 from soundmill.models.family import Prepared, Rehearsal
 from soundmill.models.labels import Labelled, known_labels, label_weights
 from soundmill.models.requests import of_captions, of_grid
@@ -37,7 +38,7 @@ TIMED_TOKENS = 24  # tokens per caption when timing a step
 class WaveformModule(VelocityModule):
     """A batch: waves [b, channels, T], and label weights, or text states, their mask and a mask of items without caption."""
 
-    def __init__(self, params: TrainParams, net: torch.nn.Module, steps: int, sigma_data: float = 1.0):
+    def __init__(self, params: TrainParams, net: torch.nn.Module, steps: int, sigma_data: Deviation = 1.0):
         super().__init__(net, params, steps, params.accumulate, sigma_data)
 
     def loss(self, step: int, batch: Batch) -> Tensor:
@@ -116,7 +117,8 @@ def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Pa
 
     sigma_data = start.sigma_data if start else 1.0
     if params.unit_variance and not start:
-        sigma_data = wave_deviation(waves_of_clips(list(splits["train"])), f"{FAMILY}.train.unit_variance")
+        measure = wave_deviations if params.unit_variance == "per_frequency" else wave_deviation
+        sigma_data = measure(waves_of_clips(list(splits["train"])), f"{FAMILY}.train.unit_variance")
     torch.manual_seed(params.seed)
     net = models.build_net(params, channels, len(labels))
     model = WaveformUNet(params, net, rate, channels, labels, text, sigma_data, texts)

@@ -47,14 +47,21 @@ def main() -> None:
         write(asked.output, denoise(predict, noise, asked.steps, facts["deviation"]), facts["sample_rate"])
 
 
-def denoise(predict, noise: torch.Tensor, steps: int, deviation: float) -> torch.Tensor:
-    """v-diffusion by DDIM in even steps from level 1 to 0: xt = cos(level · π/2) · sound + sin(level · π/2) · noise."""
-    waves = deviation * noise
+def denoise(predict, noise: torch.Tensor, steps: int, deviation: float | list[float]) -> torch.Tensor:
+    """v-diffusion by DDIM in even steps from level 1 to 0: xt = cos(level · π/2) · sound + sin(level · π/2) · noise.
+
+    The sound is of unit variance until the end, where it is multiplied by its standard deviation, one or one per frequency.
+    """
+    waves = noise
     for now, after in pairwise((steps - step) / steps for step in range(steps + 1)):
-        v = deviation * predict(waves / deviation, torch.full((1,), now))
+        v = predict(waves, torch.full((1,), now))
         (alpha, sigma), (to_alpha, to_sigma) = (scales(level) for level in (now, after))
         waves = to_alpha * (alpha * waves - sigma * v) + to_sigma * (sigma * waves + alpha * v)
-    return waves[0]
+    if isinstance(deviation, float):
+        return deviation * waves[0]
+    bins = noise.shape[-1] // 2 + 1
+    gains = torch.nn.functional.interpolate(torch.tensor([[deviation]]), bins, mode="linear", align_corners=True)[0, 0]
+    return torch.fft.irfft(torch.fft.rfft(waves[0]) * gains, n=noise.shape[-1])
 
 
 def scales(level: float) -> tuple[float, float]:

@@ -13,7 +13,9 @@ from soundmill.training.params import TrainingParams
 class VelocityModule(TrainingModule):
     """Training whose `loss` is `v_loss` of a network and its targets."""
 
-    def __init__(self, net: nn.Module, params: TrainingParams, steps: int, accumulate: int = 1, sigma_data: float = 1.0):
+    def __init__(
+        self, net: nn.Module, params: TrainingParams, steps: int, accumulate: int = 1, sigma_data: velocity.Deviation = 1.0
+    ):
         super().__init__(net, params, steps, accumulate)
         self.sigma_data = sigma_data
 

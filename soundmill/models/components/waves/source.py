@@ -83,6 +83,27 @@ def wave_deviation(waves: Arrays, key: str) -> float:
     return math.sqrt(energy / sum(math.prod(shape) for shape in waves.shapes.tolist()))
 
 
+def wave_deviations(waves: Arrays, key: str) -> list[float]:
+    """Standard deviations around zero at 257 evenly spaced frequencies from 0 to half the sample rate.
+
+    They are square roots of the power spectral density (Welch 1967, windows of 512 samples), in which white noise has its standard
+    deviation everywhere, and at most 60 dB below the highest: frequencies that recordings lack would be amplified without limit.
+    UserError as `wave_deviation`.
+    """
+    from scipy.signal import welch
+
+    wave_deviation(waves, key)
+    power, total = np.zeros(257), 0
+    for item in range(len(waves)):
+        wave = np.atleast_2d(waves.read(item)).astype(np.float32)
+        whole = np.pad(wave, ((0, 0), (0, max(0, 512 - wave.shape[1]))))
+        density = welch(whole, nperseg=512, detrend=False, return_onesided=False)[1].mean(axis=0)
+        power += wave.shape[1] * density[: len(power)]
+        total += wave.shape[1]
+    deviations = np.sqrt(power / total)
+    return np.maximum(deviations, 1e-3 * deviations.max()).tolist()
+
+
 def log_mels_of(waves: Arrays, spec: MelSpec, scratch: Path) -> LogMels:
     """Log-mels of gathered waves [T], computed once."""
     items = range(len(waves))
