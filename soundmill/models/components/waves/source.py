@@ -19,6 +19,8 @@ from soundmill.models.catalog import waves_of
 from soundmill.models.components.log_mels.source import LogMels
 from soundmill.training.loader import Arrays, Described, gather, start_of
 
+WINDOW = 512  # samples; of the spectrum of waves
+
 
 @dataclass(frozen=True)
 class Pairs:
@@ -84,21 +86,21 @@ def wave_deviation(waves: Arrays, key: str) -> float:
 
 
 def wave_deviations(waves: Arrays, key: str) -> list[float]:
-    """Standard deviations around zero at 257 evenly spaced frequencies from 0 to half the sample rate.
+    """Standard deviations around zero at evenly spaced frequencies from 0 to half the sample rate: [WINDOW // 2 + 1].
 
-    They are square roots of the power spectral density (Welch 1967, windows of 512 samples), in which white noise has its standard
-    deviation everywhere, and at most 60 dB below the highest: frequencies that recordings lack would be amplified without limit.
+    These are the square roots of the power spectral density (Welch 1967), which for white noise are its standard deviation. None is
+    more than 60 dB below the highest; otherwise, division by them would amplify frequencies that the recordings lack without limit.
     UserError as `wave_deviation`.
     """
     from scipy.signal import welch
 
     wave_deviation(waves, key)
-    power, total = np.zeros(257), 0
+    power, total = np.zeros(WINDOW // 2 + 1), 0
     for item in range(len(waves)):
         wave = np.atleast_2d(waves.read(item)).astype(np.float32)
-        whole = np.pad(wave, ((0, 0), (0, max(0, 512 - wave.shape[1]))))
-        density = welch(whole, nperseg=512, detrend=False, return_onesided=False)[1].mean(axis=0)
-        power += wave.shape[1] * density[: len(power)]
+        whole = np.pad(wave, ((0, 0), (0, max(0, WINDOW - wave.shape[1]))))
+        _, density = welch(whole, nperseg=WINDOW, detrend=False, return_onesided=False)  # [channels, WINDOW]
+        power += wave.shape[1] * density.mean(axis=0)[: len(power)]
         total += wave.shape[1]
     deviations = np.sqrt(power / total)
     return np.maximum(deviations, 1e-3 * deviations.max()).tolist()
