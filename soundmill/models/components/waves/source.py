@@ -20,6 +20,7 @@ from soundmill.models.components.log_mels.source import LogMels
 from soundmill.training.loader import Arrays, Described, gather, start_of
 
 WINDOW = 512  # samples; of the spectrum of waves
+LOWEST = 10 ** (-30 / 20)  # of the deviations per frequency, relative to the highest
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,8 @@ def wave_deviations(waves: Arrays, key: str) -> list[float]:
     """Standard deviations around zero at evenly spaced frequencies from 0 to half the sample rate: [WINDOW // 2 + 1].
 
     These are the square roots of the power spectral density (Welch 1967), which for white noise are its standard deviation. None is
-    more than 60 dB below the highest; otherwise, division by them would amplify frequencies that the recordings lack without limit.
-    UserError as `wave_deviation`.
+    more than 30 dB below the highest: at frequencies that recordings lack, division by them would make loud clicks of the two ends
+    of a crop. UserError as `wave_deviation`.
     """
     from scipy.signal import welch
 
@@ -103,7 +104,7 @@ def wave_deviations(waves: Arrays, key: str) -> list[float]:
         power += wave.shape[1] * density.mean(axis=0)[: len(power)]
         total += wave.shape[1]
     deviations = np.sqrt(power / total)
-    return np.maximum(deviations, 1e-3 * deviations.max()).tolist()
+    return np.maximum(deviations, LOWEST * deviations.max()).tolist()
 
 
 def log_mels_of(waves: Arrays, spec: MelSpec, scratch: Path) -> LogMels:
