@@ -37,7 +37,7 @@ def loss(net: Net, x0: Tensor, level: Tensor, noise: Tensor, sigma_data: Deviati
 
     A net that outputs 0 has expected loss (1 + Var x0 / sigma_data²) / 2.
     """
-    x0 = divided(x0, sigma_data)
+    x0 = normalised(x0, sigma_data)
     angle = level.reshape(-1, *[1] * (x0.ndim - 1)) * (math.pi / 2)
     alpha, sigma = angle.cos(), angle.sin()
     output = net(diffuse(x0, noise, alpha, sigma), level)
@@ -49,7 +49,7 @@ def sample(net: Net, noise: Tensor, num_steps: int, sigma_data: Deviation = 1.0)
 
     `net(xt / sigma_data, level [B])` predicts v / sigma_data. Nothing is clipped.
     """
-    return _denoise(net, multiplied(noise, sigma_data), _levels(num_steps, 1.0), sigma_data)
+    return _denoise(net, scaled(noise, sigma_data), _levels(num_steps, 1.0), sigma_data)
 
 
 def restyle(net: Net, sounds: Tensor, noise: Tensor, num_steps: int, amount: float, sigma_data: Deviation = 1.0) -> Tensor:
@@ -57,7 +57,7 @@ def restyle(net: Net, sounds: Tensor, noise: Tensor, num_steps: int, amount: flo
     if amount == 0:
         return sounds
     alpha, sigma = alpha_sigma(amount)
-    return _denoise(net, alpha * sounds + sigma * multiplied(noise, sigma_data), _levels(num_steps, amount), sigma_data)
+    return _denoise(net, alpha * sounds + sigma * scaled(noise, sigma_data), _levels(num_steps, amount), sigma_data)
 
 
 def inpaint(
@@ -76,22 +76,22 @@ def inpaint(
 
     draw = inpainting.drawing(sounds, rngs)
     return inpainting.inpaint(
-        step, alpha_sigma, _levels(num_steps, 1.0), sounds, keep, lambda: multiplied(draw(), sigma_data), resamples
+        step, alpha_sigma, _levels(num_steps, 1.0), sounds, keep, lambda: scaled(draw(), sigma_data), resamples
     )
 
 
-def divided(waves: Tensor, deviation: Deviation) -> Tensor:
-    """Waves [..., T] of unit variance, if `deviation` is theirs; a list filters them, in a circle and without changing phases."""
-    if isinstance(deviation, float):
-        return waves / deviation
-    return torch.fft.irfft(torch.fft.rfft(waves) / _gains(waves, deviation), n=waves.shape[-1])
+def normalised(waves: Tensor, deviation: Deviation) -> Tensor:
+    """Waves [..., T] divided by their standard deviation; a list whitens them: a filter without delay, in a circle."""
+    if isinstance(deviation, Sequence):
+        return torch.fft.irfft(torch.fft.rfft(waves) / _gains(waves, deviation), n=waves.shape[-1])
+    return waves / deviation
 
 
-def multiplied(waves: Tensor, deviation: Deviation) -> Tensor:
-    """The inverse of `divided`."""
-    if isinstance(deviation, float):
-        return deviation * waves
-    return torch.fft.irfft(torch.fft.rfft(waves) * _gains(waves, deviation), n=waves.shape[-1])
+def scaled(waves: Tensor, deviation: Deviation) -> Tensor:
+    """The inverse of `normalised`."""
+    if isinstance(deviation, Sequence):
+        return torch.fft.irfft(torch.fft.rfft(waves) * _gains(waves, deviation), n=waves.shape[-1])
+    return deviation * waves
 
 
 def _gains(waves: Tensor, deviation: Sequence[float]) -> Tensor:
@@ -122,6 +122,6 @@ def _denoise(net: Net, xt: Tensor, levels: Sequence[float], sigma_data: Deviatio
 def _step(net: Net, xt: Tensor, now: float, after: float, sigma_data: Deviation) -> Tensor:
     """One DDIM step from level `now` to `after`."""
     level = torch.full((len(xt),), now, device=xt.device, dtype=xt.dtype)
-    v = multiplied(net(divided(xt, sigma_data), level).to(xt.dtype), sigma_data)
+    v = scaled(net(normalised(xt, sigma_data), level).to(xt.dtype), sigma_data)
     (alpha, sigma), (to_alpha, to_sigma) = (alpha_sigma(one) for one in (now, after))
     return to_alpha * (alpha * xt - sigma * v) + to_sigma * (sigma * xt + alpha * v)

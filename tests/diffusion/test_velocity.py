@@ -99,17 +99,17 @@ def net_of_x0(xt: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
 def test_scaled_waves_are_those_of_unit_variance(deviation):
     """A net on waves of standard deviation σ is one of unit variance on waves / σ: the same loss, and samples σ times as large."""
     noise, level = torch.randn_like(X0), torch.tensor([0.05, 0.4, 0.9], dtype=torch.float64)
-    waves = velocity.multiplied(X0, deviation)
+    waves = velocity.scaled(X0, deviation)
     close = {"rtol": 1e-12, "atol": 1e-14}
-    torch.testing.assert_close(velocity.divided(waves, deviation), X0, **close)
+    torch.testing.assert_close(velocity.normalised(waves, deviation), X0, **close)
     torch.testing.assert_close(
         velocity.loss(net_of_x0, waves, level, noise, deviation), velocity.loss(net_of_x0, X0, level, noise), **close
     )
-    for scaled, unit in [
+    for larger, unit in [
         (velocity.sample(net_of_x0, noise, 5, deviation), velocity.sample(net_of_x0, noise, 5)),
         (velocity.restyle(net_of_x0, waves, noise, 5, 0.6, deviation), velocity.restyle(net_of_x0, X0, noise, 5, 0.6)),
     ]:
-        torch.testing.assert_close(scaled, velocity.multiplied(unit, deviation), **close)
+        torch.testing.assert_close(larger, velocity.scaled(unit, deviation), **close)
 
 
 @pytest.mark.parametrize("deviation", [SCALE, [SCALE] * 9])
@@ -132,7 +132,7 @@ def test_inpainting_of_whitened_waves_sees_nothing_of_what_it_regenerates():
 def test_noise_has_the_spectrum_of_the_sounds():
     """A deviation that falls from 1 to 0.1 along the frequencies, as seen by the power of the start of a sampling in eighths."""
     noise = torch.randn(64, 1, 4096, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    power = torch.fft.rfft(velocity.multiplied(noise, [1.0, 0.1])).abs().square().mean((0, 1))[:2048] / 4096
+    power = torch.fft.rfft(velocity.scaled(noise, [1.0, 0.1])).abs().square().mean((0, 1))[:2048] / 4096
     expected = torch.linspace(1, 0.1, 2049, dtype=torch.float64)[:2048].square()
     torch.testing.assert_close(power.unflatten(0, (8, -1)).mean(1), expected.unflatten(0, (8, -1)).mean(1), rtol=0.03, atol=0)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from soundmill import params as strict
@@ -29,7 +29,6 @@ from soundmill.training.device import autocast, evaluating
 
 FAMILY = "waveform_unet"
 WEIGHTS = "unet.safetensors"
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Config(FamilyConfig):
@@ -39,7 +38,7 @@ class Config(FamilyConfig):
     channels: int
     labels: list[str]
     text: TextConfig | None
-    sigma_data: Positive | Annotated[list[Positive], Field(min_length=2)] = 1.0  # earlier checkpoints lack it
+    sigma_data: PositiveFloat | Annotated[list[PositiveFloat], Field(min_length=2)] = 1.0  # earlier checkpoints lack it
 
 
 @dataclass

@@ -20,7 +20,7 @@ from soundmill.models.catalog import choose_by_hash, read_labels, read_weights, 
 from soundmill.models.components.text_states import states as text_states
 from soundmill.models.components.text_states.states import Texts
 from soundmill.models.components.unet1d.training import VelocityModule
-from soundmill.models.components.waves.source import WaveCrops, gather_waves, wave_deviation, wave_deviations
+from soundmill.models.components.waves.source import WaveCrops, gather_waves, wave_deviation, wave_deviation_per_frequency
 from soundmill.models.family import Prepared, Rehearsal
 from soundmill.models.labels import Labelled, known_labels, label_weights
 from soundmill.models.requests import of_captions, of_grid
@@ -117,7 +117,7 @@ def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Pa
 
     sigma_data = start.sigma_data if start else 1.0
     if params.unit_variance and not start:
-        measure = wave_deviations if params.unit_variance == "per_frequency" else wave_deviation
+        measure = wave_deviation_per_frequency if params.unit_variance == "per_frequency" else wave_deviation
         sigma_data = measure(waves_of_clips(list(splits["train"])), f"{FAMILY}.train.unit_variance")
     torch.manual_seed(params.seed)
     net = models.build_net(params, channels, len(labels))

@@ -57,7 +57,7 @@ def denoise(predict, noise: torch.Tensor, steps: int, deviation: float | list[fl
         v = predict(waves, torch.full((1,), now))
         (alpha, sigma), (to_alpha, to_sigma) = (scales(level) for level in (now, after))
         waves = to_alpha * (alpha * waves - sigma * v) + to_sigma * (sigma * waves + alpha * v)
-    if isinstance(deviation, float):
+    if not isinstance(deviation, list):
         return deviation * waves[0]
     bins = noise.shape[-1] // 2 + 1
     gains = torch.nn.functional.interpolate(torch.tensor([[deviation]]), bins, mode="linear", align_corners=True)[0, 0]

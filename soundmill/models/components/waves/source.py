@@ -19,7 +19,7 @@ from soundmill.models.catalog import waves_of
 from soundmill.models.components.log_mels.source import LogMels
 from soundmill.training.loader import Arrays, Described, gather, start_of
 
-WINDOW = 512  # samples; of the spectrum of waves
+WINDOW = 512  # samples of a window of Welch's method
 LOWEST = 10 ** (-30 / 20)  # of the deviations per frequency, relative to the highest
 
 
@@ -78,15 +78,11 @@ def wave_deviation(waves: Arrays, key: str) -> float:
     UserError, which names the parameter `key` that asks for it, if all waves are silent.
     """
     energy = sum(float(np.square(waves.read(item), dtype=np.float64).sum()) for item in range(len(waves)))
-    if energy == 0:
-        raise UserError(
-            f"all {len(waves)} training clips are digital silence: there is nothing to train on, and {key} cannot divide by their "
-            "standard deviation, 0; check corpus.path"
-        )
+    _refuse_silence(energy, waves, key)
     return math.sqrt(energy / sum(math.prod(shape) for shape in waves.shapes.tolist()))
 
 
-def wave_deviations(waves: Arrays, key: str) -> list[float]:
+def wave_deviation_per_frequency(waves: Arrays, key: str) -> list[float]:
     """Standard deviations around zero at evenly spaced frequencies from 0 to half the sample rate: [WINDOW // 2 + 1].
 
     These are the square roots of the power spectral density (Welch 1967), which for white noise are its standard deviation. None is
@@ -95,7 +91,6 @@ def wave_deviations(waves: Arrays, key: str) -> list[float]:
     """
     from scipy.signal import welch
 
-    wave_deviation(waves, key)
     power, total = np.zeros(WINDOW // 2 + 1), 0
     for item in range(len(waves)):
         wave = np.atleast_2d(waves.read(item)).astype(np.float32)
@@ -103,8 +98,17 @@ def wave_deviations(waves: Arrays, key: str) -> list[float]:
         _, density = welch(whole, nperseg=WINDOW, detrend=False, return_onesided=False)  # [channels, WINDOW]
         power += wave.shape[1] * density.mean(axis=0)[: len(power)]
         total += wave.shape[1]
+    _refuse_silence(power.sum(), waves, key)
     deviations = np.sqrt(power / total)
     return np.maximum(deviations, LOWEST * deviations.max()).tolist()
+
+
+def _refuse_silence(energy: float, waves: Arrays, key: str) -> None:
+    if energy == 0:
+        raise UserError(
+            f"all {len(waves)} training clips are digital silence: there is nothing to train on, and {key} cannot divide by their "
+            "standard deviation, 0; check corpus.path"
+        )
 
 
 def log_mels_of(waves: Arrays, spec: MelSpec, scratch: Path) -> LogMels:
