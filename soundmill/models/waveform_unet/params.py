@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from soundmill.models.components.unet1d.family import BatchedTrainParams
-from soundmill.models.components.unet1d.params import TransformParams, UNet1dParams, UnitVariance
+from soundmill.models.components.unet1d.params import TransformParams, UNet1dParams
 from soundmill.models.params import FamilyGenerateParams, GridParams
 from soundmill.params import Probability, StageParams
 
@@ -45,7 +45,7 @@ class TrainParams(BatchedTrainParams):
         ge=1, description="length of a sound and of a crop of each clip; shorter clips are padded with silence"
     )
     crop: Literal["start", "random"] = Field(description="where a crop of a longer clip is taken")
-    unit_variance: UnitVariance | Literal["per_frequency"] = Field(
+    unit_variance: Literal[False, True, "per_frequency"] = Field(
         False, description="divide waves by the standard deviation of the training clips: of all samples (true), or per frequency"
     )
     condition_dropout: Probability = Field(description="share of items trained without their label or caption, as guidance needs")
