@@ -162,9 +162,13 @@ def graph_copy(built_graph: Path, tmp_path: Path, alone: None) -> Path:
 GRAPH = {"built_graph", "graph_copy"}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The slowest tests first, then what builds the graph: one of minutes that began last would leave the other workers without
-    work, and of what a worker has before it the last two are never taken over."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out attacks unless -m names them. The slowest tests first, then what builds the graph: one of minutes that began last
+    would leave the other workers without work, and of what a worker has before it the last two are never taken over."""
+    if "attack" not in config.getoption("markexpr"):
+        attacks = [item for item in items if item.get_closest_marker("attack")]
+        config.hook.pytest_deselected(items=attacks)
+        items[:] = [item for item in items if item not in attacks]
 
     def minutes(item: pytest.Item) -> float:
         slow = item.get_closest_marker("slow")

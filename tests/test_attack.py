@@ -1,13 +1,12 @@
 """Attacks that the pipeline must stand: random kills, and corpora of hostile names, files, links and manifests.
 
-`make attack` runs them whole: 200 kills, 100 pairs of stages, 1,000 hostile things. The suite runs a twentieth. All is bounded in
-time and size, and below a temporary directory.
+`make attack` runs 200 kills and 1,000 hostile things; `make test-all` 50 of these, and tests/test_graph.py kills three stages. All
+is bounded in time and size, and below a temporary directory.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import random
@@ -18,8 +17,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -30,8 +27,7 @@ from soundmill import dvc_recovery, params
 from tests.checkouts import BIN, dvc
 from tests.corpora.tiny import sound
 
-SHARE = 1 if os.environ.get("SOUNDMILL_ATTACK") == "whole" else 20
-KILLS, PAIRS, HOSTILE = 200 // SHARE, 100 // SHARE, 1_000 // SHARE
+KILLS = 200
 BATCH = 50  # hostile things in one corpus
 IN_ONE_PASS = 20  # kills, after which it runs to its end
 LONGEST_SECONDS = 6.0  # until a kill
@@ -60,12 +56,12 @@ def start_over(checkout: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-@pytest.mark.slow(minutes=3)
+@pytest.mark.attack
 def test_random_kills_leave_the_same_bytes(graph_copy):
     """`kill -9` of dvc, or of it and all that it started, at any moment; run until it ends, all is as if it had not been broken."""
     checkout, built = graph_copy, digests(graph_copy / "data")
     remedied = truncated = 0
-    rng, kills, give_up = random.Random(0), 0, time.monotonic() + PATIENCE_SECONDS * (1 + 10 // SHARE)
+    rng, kills, give_up = random.Random(0), 0, time.monotonic() + PATIENCE_SECONDS * 11
     while kills < KILLS:
         start_over(checkout)
         refused, enough = 0, min(kills + IN_ONE_PASS, KILLS)
@@ -97,107 +93,6 @@ def test_random_kills_leave_the_same_bytes(graph_copy):
         whole = {name: digest for name, digest in built.items() if name.startswith(output)}
         assert digests(checkout / "data") == whole, f"after {kills} kills"
     print(f"{kills} kills; left truncated: DVC's rwlock {remedied} times, dvc.lock {truncated} times")
-
-
-# A graph of stages that need nothing of each other, each with so many dependencies that dvc.lock is as long as a real one.
-STAGES, DEPENDENCIES = 8, 40
-PAIR_STAGE = """import sys, time
-from pathlib import Path
-from soundmill import lifetime
-lifetime.die_with_dvc()
-time.sleep(float(sys.argv[2]))
-lifetime.die_if_dvc_did()
-Path("data").mkdir(exist_ok=True)
-Path("data", sys.argv[1]).write_text(sys.argv[1])
-"""
-TRIES = 6  # of a stage that was killed, or was hurt when the other was
-
-
-def make_pairs(root: Path) -> list[str]:
-    """A project of stages for `test_random_pairs`; returns their names."""
-    names = [f"stage_{number}" for number in range(STAGES)]
-    (root / ".dvc" / "tmp").mkdir(parents=True)
-    (root / ".dvc" / "config").touch()
-    (root / "read").mkdir()
-    (root / "stage.py").write_text(PAIR_STAGE)
-    for number in range(DEPENDENCIES):
-        (root / "read" / f"{number}.txt").write_text(str(number))
-    deps = ["stage.py", *(f"read/{number}.txt" for number in range(DEPENDENCIES))]
-    stages = {
-        name: {"cmd": f"{sys.executable} stage.py {name} 0.5", "deps": deps, "outs": [f"data/{name}"], "params": [name]}
-        for name in names
-    }
-    params.write_yaml({"stages": stages}, root / "dvc.yaml")
-    execution = {"workers": 1, "devices": None, "dask": None, "slots": {"cpu": 2, "gpu": 0}}
-    params.write_yaml({"execution": execution, **{name: {"threads": 1} for name in names}}, root / "params.yaml")
-    (root / ".gitignore").write_text("/data\n")
-    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
-    return names
-
-
-def below(pid: int) -> list[int]:
-    """A process and all that it started."""
-    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout.split()
-    return [pid, *(found for child in children for found in below(int(child)))]
-
-
-@pytest.mark.slow(minutes=2)
-def test_random_pairs_of_stages_leave_every_finished_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two stages at a time; a `dvc` or a stage's own process may be killed at any moment, half of them while dvc.lock is written.
-
-    Both are tried again until they have finished. Then dvc.lock is whole, with the entries of both and of all others.
-    """
-    from flows import dvc as flows_dvc
-    from flows import stage_runs
-    from flows.slots import Slots
-    from flows.terminal import Screen
-
-    names, lock = make_pairs(tmp_path), tmp_path / "dvc.lock"
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
-    assert dvc(tmp_path, "repro").returncode == 0
-    expected = params.read_yaml(lock)["stages"]
-    rng, kills, notices = random.Random(0), 0, []
-    execution = params.load(params.ExecutionParams, tmp_path / "params.yaml", "execution")
-    graph = [flows_dvc.Stage(name, frozenset()) for name in names]
-    for number in range(PAIRS):
-        pair = rng.sample(names, 2)
-        entries = params.read_yaml(lock)["stages"]
-        others = {name: entry for name, entry in entries.items() if name not in pair}
-        params.write_yaml({"schema": "2.0", "stages": others}, lock)
-        lockfile.keep_intact(tmp_path)
-        work = stage_runs.Work(tmp_path, graph, execution, Slots(execution.slots), Screen(io.StringIO()), force=True)
-
-        def finish(stage: str, work: stage_runs.Work = work) -> None:
-            for _ in range(TRIES):
-                try:
-                    work.attempt(stage, {}, lambda line: None, notices.append)
-                except flows_dvc.StageFailed as failed:
-                    error = failed
-                    if not failed.transient:
-                        break
-                else:
-                    return
-            raise AssertionError(f"{stage}: {error}")
-
-        left_alone, while_written = rng.random() < 0.2, rng.random() < 0.5
-        moment, written = time.monotonic() + rng.uniform(0.5, LONGEST_SECONDS), lock.stat().st_mtime_ns
-        with ThreadPoolExecutor(2) as pool:
-            futures = [pool.submit(finish, stage) for stage in pair]
-            while not left_alone and not all(future.done() for future in futures):
-                if lock.stat().st_mtime_ns != written if while_written else time.monotonic() > moment:
-                    if children := [child.process.pid for child in list(flows_dvc._children)]:
-                        kills += 1
-                        with suppress(ProcessLookupError):
-                            os.kill(rng.choice(below(rng.choice(children))), signal.SIGKILL)
-                    break
-                time.sleep(0.002)
-            for future in futures:
-                future.result(PATIENCE_SECONDS)
-        assert lockfile.fault_of(lock) is None, f"after {number + 1} pairs"
-        assert params.read_yaml(lock)["stages"] == expected, f"after {number + 1} pairs"
-        print(f"{number + 1} pairs, {kills} kills", flush=True)
-    damaged = sum("dvc.lock was damaged" in notice for notice in notices)
-    print(f"{PAIRS} pairs, {kills} kills; dvc.lock was damaged {damaged} times, DVC's rwlock {len(notices) - damaged} times")
 
 
 SECRET = "the-secret-of-another-directory"
@@ -328,8 +223,10 @@ def texts(directory: Path) -> Iterator[str]:
             yield str(pq.read_table(path).to_pylist()) if table else path.read_text(encoding="utf-8", errors="replace")
 
 
-@pytest.mark.slow(minutes=2)
-def test_hostile_names_files_links_and_manifests(tmp_path, root, monkeypatch):
+@pytest.mark.parametrize(
+    "batches", [pytest.param(1, marks=pytest.mark.slow(minutes=1)), pytest.param(20, marks=pytest.mark.attack)]
+)
+def test_hostile_names_files_links_and_manifests(batches, tmp_path, root, monkeypatch):
     """Each is a clip, told in quarantine or passed over: never a traceback, a hang, a word from outside, or a file elsewhere."""
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -339,7 +236,7 @@ def test_hostile_names_files_links_and_manifests(tmp_path, root, monkeypatch):
     monkeypatch.setenv("SOUNDMILL_ATTACK_CANARY", str(canary))
     before = digests(outside)
     good = rejected = 0
-    for batch in range(max(1, HOSTILE // BATCH)):
+    for batch in range(batches):
         project = tmp_path / f"project {batch}"
         fill(project / "corpus here", canary, random.Random(batch), BATCH)
         document = params.compose(root / "conf", ["corpus=auto", "model=ddpm_mel"])
@@ -366,8 +263,8 @@ def test_hostile_names_files_links_and_manifests(tmp_path, root, monkeypatch):
         assert digests(project / "corpus here") == held, batch
         assert sorted(path.name for path in project.iterdir()) == ["corpus here", "data", "params.yaml"], batch
     assert digests(outside) == before
-    assert good > HOSTILE // BATCH // 2
-    assert rejected > HOSTILE // 10
+    assert good > batches // 2
+    assert rejected > batches * BATCH // 10
 
 
 def run_stage(root: Path, project: Path, stage: str) -> subprocess.CompletedProcess[str]:

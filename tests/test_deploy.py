@@ -191,7 +191,7 @@ def answers(url: str) -> bool:
         return False
 
 
-@pytest.mark.slow(minutes=2)
+@pytest.mark.attack
 def test_prefect_on_postgresql_has_all_deployments_and_runs_after_a_kill_and_in_a_backup(team, tmp_path, monkeypatch) -> None:
     from prefect.settings import PREFECT_API_AUTH_STRING, temporary_settings
 

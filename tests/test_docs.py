@@ -129,15 +129,6 @@ def test_the_stages_that_run_on_a_cluster_are_those_that_docs_name():
     assert set(spans(named)) == mapping
 
 
-def test_docs_give_one_time_for_each_suite():
-    time = r"`make test(?:-all)?`[^;.:]*?(?:minutes|hour)[^;.:]*"
-    spoken = [(doc.name, named) for doc in DOCS for named in re.findall(time, doc.read_text(encoding="utf-8"))]
-    assert spoken == [
-        ("architecture.md", "`make test` is for every commit and takes eight minutes on two cores"),
-        ("architecture.md", "`make test-all`, which takes twenty-five minutes"),
-    ]
-
-
 def test_generated_columns_of_architecture_are_current():
     page = PAGE.read_text(encoding="utf-8")
     assert page == generated(page), "run `make docs`"

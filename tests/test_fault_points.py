@@ -1,7 +1,7 @@
 """Every call that changes a file fails once: a plain error, or success, and the next run ends with the bytes of an unbroken one.
 
 `make attack` tries every call with every error, in long operations with one of them in turn, and prints the table of
-docs/orchestration.md; the suite tries a few.
+docs/orchestration.md; `make test` tries a few of one operation.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from tests.checkouts import BIN
 from tests.fault_points import Attempt
 from tests.lost_bits import room_in_files
 
-WHOLE = os.environ.get("SOUNDMILL_ATTACK") == "whole"
 SEED, SAMPLE = 0, 6
-SLOW = ("train", "evaluate", "forget", "erase", "upload", "first run", "run")
+OPERATIONS = ("train", "evaluate", "forget", "erase", "journal", "upload", "first run", "run")
 REMEDIES = ("run again", "run it again", "nothing is lost")
 TOLD = ("not recorded", "could not be", "is recorded, and sent to MLflow later", "was not")  # by what succeeds without a file
 
@@ -35,7 +34,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def attempts(operation: str, library: Path, directory: Path) -> Iterator[Attempt]:
+def attempts(operation: str, whole: bool, library: Path, directory: Path) -> Iterator[Attempt]:
     with (directory / "state").open("wb") as state:
         state.truncate(2**16)
     environment = {
@@ -49,7 +48,7 @@ def attempts(operation: str, library: Path, directory: Path) -> Iterator[Attempt
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
     }
     command = [sys.executable, "-m", "tests.fault_points", operation, str(directory)]
-    command += [] if WHOLE else ["--sample", str(SEED), str(SAMPLE)]
+    command += [] if whole else ["--sample", str(SEED), str(SAMPLE)]
     root = Path(__file__).resolve().parents[1]
     with (directory / "stderr").open("w+") as stderr:
         with subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True) as process:
@@ -67,11 +66,13 @@ def table() -> Iterator[list[str]]:
     print("\n" + "\n".join(rows))
 
 
-@pytest.mark.parametrize("operation", ["journal", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
-def test_a_call_that_fails(operation: str, library: Path, tmp_path: Path, table: list[str]) -> None:
-    tried = list(attempts(operation, library, tmp_path))
+@pytest.mark.parametrize(
+    ("operation", "whole"), [("journal", False), *(pytest.param(name, True, marks=pytest.mark.attack) for name in OPERATIONS)]
+)
+def test_a_call_that_fails(operation: str, whole: bool, library: Path, tmp_path: Path, table: list[str]) -> None:
+    tried = list(attempts(operation, whole, library, tmp_path))
     faults = [attempt for attempt in tried if attempt.call]
-    assert len(faults) == len(tried) - WHOLE  # beyond the last call, nothing fails
+    assert len(faults) == len(tried) - whole  # beyond the last call, nothing fails
     wrong = [(fault, attempt) for attempt in tried if (fault := fault_of(attempt))]
     assert not wrong, "\n".join(f"{fault}: {attempt}" for fault, attempt in wrong[:5])
     errors = sum(attempt.status for attempt in faults)

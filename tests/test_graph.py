@@ -225,8 +225,11 @@ def test_embedded_corpus_from_recordings_to_scores(built_graph):
         assert pq.read_schema(table).names == ["path", "reason", "detail"]
 
 
-@pytest.mark.slow
-def test_a_second_repro_runs_nothing_and_a_change_what_it_reaches(graph_copy):
+@pytest.mark.slow(minutes=1)
+def test_a_second_repro_runs_nothing_and_a_change_only_what_it_reaches(graph_copy):
+    def stale() -> set[str]:
+        return set(json.loads(dvc(checkout, "status", "--json").stdout))
+
     checkout = graph_copy
     again = dvc(checkout, "repro")
     assert "Running stage" not in again.stdout
@@ -239,19 +242,10 @@ def test_a_second_repro_runs_nothing_and_a_change_what_it_reaches(graph_copy):
     document = params.read_yaml(checkout / "params.yaml")
     document["mixup"]["pairing"] = "random"
     params.write_yaml(document, checkout / "params.yaml")
-    status = json.loads(dvc(checkout, "status", "--json").stdout)
-    assert set(status) == {"mixup"}
-
-
-@pytest.mark.slow(minutes=1)
-def test_an_edit_reruns_only_stages_that_it_can_change(graph_copy):
-    def stale() -> set[str]:
-        return set(json.loads(dvc(graph_copy, "status", "--json").stdout))
-
     for name in NO_CODE_OF_A_STAGE:
-        edit(graph_copy, name)
-    assert stale() == set()
-    edit(graph_copy, "soundmill/decoding/decode.py")
+        edit(checkout, name)
+    assert stale() == {"mixup"}
+    edit(checkout, "soundmill/decoding/decode.py")
     reruns = {name.split("@")[0] for name in stale()}
     assert {"segment", "resample", "evaluate"} <= reruns
     assert reruns.isdisjoint({"tagger", "train", "autoencoder", "vocoder", "latents_clips", "latents_mixes", "generate"})
@@ -259,7 +253,7 @@ def test_an_edit_reruns_only_stages_that_it_can_change(graph_copy):
 
 @pytest.mark.slow(minutes=1)
 def test_killed_stages_and_one_worker_make_the_same_bytes(graph_copy, built_graph, tmp_path):
-    """Of a mapping stage, a training and an evaluation; all others in tests/stages and tests/test_attack.py.
+    """Of a mapping stage, a training and an evaluation; random kills are in tests/test_attack.py, other stages in tests/stages.
 
     Meanwhile files that they do not run are edited, and a package that they do not import is installed: no finished work is lost.
     """

@@ -100,22 +100,6 @@ def test_numbers_survive_a_round_trip(tmp_path_factory, number):
     assert params.read_yaml(path)["x"]["value"] == number
 
 
-@pytest.mark.parametrize(
-    ("overrides", "words"),
-    [
-        (["model=tango", "tango.train.stps=3"], "'tango.train.stps' is missing; did you mean 'steps'?"),
-        (["model=ddpm_mel", "ddpm_mel.trian.steps=3"], "'ddpm_mel.trian' is missing; did you mean 'train'?"),
-        (["modl=tango"], "'modl' is missing; did you mean 'model'?"),
-        (["model=tang"], "tang"),
-    ],
-)
-def test_a_misspelt_override_is_named_with_what_may_have_been_meant(root, overrides, words):
-    with pytest.raises(UserError) as caught:
-        params.compose(root / "conf", overrides)
-    assert words in str(caught.value)
-    assert "+" not in str(caught.value)  # Hydra's advice is to add the key
-
-
 class Curve(params.StageParams):
     rate: float
 

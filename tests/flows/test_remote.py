@@ -44,7 +44,7 @@ def bucket_of(store: Store, name: str) -> str:
     return f"s3://{name}/dvc"
 
 
-@pytest.mark.slow(1)
+@pytest.mark.slow
 def test_a_clone_takes_what_was_pushed_instead_of_building(tiny: Path, bucket: Store, alone: None) -> None:
     with_remote(tiny, bucket_of(bucket, "pushed"))
     assert dvc_command(tiny, "repro").returncode == 0
@@ -132,7 +132,7 @@ def test_a_schedule_pushes(tmp_path: Path) -> None:
     assert serve.deployment(tmp_path, "0 3 * * *", 0, 1, push=True).parameters["push"] is True
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow(minutes=1)
 def test_a_flow_pushes_and_other_machines_have_the_same_reports(
     tiny: Path, tracked: None, tmp_path: Path, prefect_server: str, bucket: Store
 ) -> None:
@@ -164,7 +164,7 @@ def test_a_flow_pushes_and_other_machines_have_the_same_reports(
     assert secrets_in(tiny) == secrets_in(without) == secrets_in_prefect(prefect_server) == []
 
 
-@pytest.mark.slow(3)
+@pytest.mark.slow(minutes=1)
 def test_credentials_are_in_the_environment_only(checkout: Path, tracked: None, tmp_path: Path, bucket: Store) -> None:
     """Parameters, output, MLflow's store and journals, tables and pages of a run over a bucket have no key in them."""
     sounds = put(tmp_path / "sounds", *(f"{label}/{number}.wav" for label in ("dog", "rain") for number in range(4)), seconds=5)

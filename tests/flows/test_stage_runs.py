@@ -1,12 +1,9 @@
-"""Stages at the same time in a flow on a real Prefect server: same bytes, failures, interrupts."""
+"""Stages at the same time in a flow on a real Prefect server: same bytes."""
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -16,28 +13,10 @@ from flows import lockfile
 from flows.terminal import LOG
 from soundmill import params
 from tests.checkouts import copy_project, dvc
-from tests.flows.test_pipeline import ask, environment, pipeline, read
+from tests.flows.test_pipeline import ask, environment, pipeline
 from tests.flows.tiny import git, make_tiny
 from tests.graph import SHRUNK
-from tests.processes import assert_nothing_is_left, contents, marked, new_mark, wait_for
-
-ADDED = """
-  NAME:
-    cmd: COMMAND && echo NAME > data/NAME.txt
-    outs: [data/NAME.txt]
-"""
-
-
-def add_stage(project: Path, name: str, command: str) -> None:
-    """A stage that needs no other."""
-    with (project / "dvc.yaml").open("a") as graph:
-        graph.write(ADDED.replace("NAME", name).replace("COMMAND", command))
-
-
-def two_slots(project: Path) -> None:
-    document = params.read_yaml(project / "params.yaml")
-    document["execution"]["slots"] = {"cpu": 2, "gpu": 0}
-    params.write_yaml(document, project / "params.yaml")
+from tests.processes import contents
 
 
 def outputs(data: Path) -> dict[str, str]:
@@ -67,47 +46,7 @@ def test_two_at_a_time_leave_the_bytes_of_one_at_a_time(tmp_path: Path, prefect_
     assert made[1] == made[2]
 
 
-@pytest.mark.slow(minutes=0.5)
-def test_when_a_stage_fails_those_that_run_finish_and_no_other_starts(
-    tiny: Path, tmp_path: Path, prefect_server: str, set_param: Callable[..., None]
-) -> None:
-    two_slots(tiny)
-    set_param("first", fail=True)
-    add_stage(tiny, "running", f"until grep -q 'first. failed' {LOG}; do sleep 0.1; done")
-    add_stage(tiny, "waiting", "true")
-    done = pipeline(tiny, tmp_path, prefect_server)
-    assert done.returncode == 1
-    assert "stage first failed; its last lines:" in done.stdout
-    assert "to continue with first." in done.stdout
-    assert (tiny / "data/running.txt").exists()
-    assert not (tiny / "data/waiting.txt").exists()
-    assert set(params.read_yaml(tiny / "dvc.lock")["stages"]) == {"running"}
-    (flow_run,) = ask(prefect_server, "flow_runs/filter", sort="START_TIME_DESC", limit=1)
-    tasks = ask(prefect_server, "task_runs/filter", flow_runs={"id": {"any_": [flow_run["id"]]}})
-    assert {(task["name"], task["state_name"]) for task in tasks} == {("first", "Failed"), ("running", "Ran")}
-
-
-@pytest.mark.slow(minutes=0.5)
-def test_an_interrupt_stops_all_stages(tiny: Path, tmp_path: Path, prefect_server: str, set_param: Callable[..., None]) -> None:
-    two_slots(tiny)
-    set_param("first", seconds=60.0)
-    add_stage(tiny, "running", "sleep 60")
-    mark = new_mark()
-    variables = environment(tmp_path, prefect_server) | mark
-    command = [sys.executable, "-m", "flows.run"]
-    flow = subprocess.Popen(
-        command, cwd=tiny, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
-    wait_for(lambda: b"working on 1" in read(tiny / LOG) and any("sleep 60" in line for line in marked(mark).values()), pause=0.1)
-    os.killpg(flow.pid, signal.SIGINT)  # as Ctrl-C in a terminal
-    said, _ = flow.communicate(timeout=120)
-    assert flow.returncode == 130, said
-    assert "interrupted; finished stages are kept" in said
-    assert "Traceback" not in said
-    assert_nothing_is_left(mark, set())
-
-
-@pytest.mark.slow(minutes=4)
+@pytest.mark.attack
 def test_the_graph_two_stages_at_a_time(built_graph: Path, root: Path, tmp_path: Path, prefect_server: str) -> None:
     """The real stages, also with two processes to generate: the bytes that `dvc repro` makes, one stage after the other.
 

@@ -29,7 +29,7 @@ from tests.postgres import Postgres
 from tests.processes import wait_for
 from tests.tracking.reading import client, text
 
-RUNS, MACHINES, KILLED, POINTS = 64, 4, 8, 200
+MACHINES, POINTS = 4, 200
 HALF = POINTS // 2
 PATIENCE_SECONDS = 900.0
 
@@ -89,23 +89,29 @@ def train(environment: dict[str, str], home: Path, number: int, written: Any, ga
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.slow(minutes=3)
-@pytest.mark.parametrize("outage", [False, True], ids=["servers up", "servers killed"])
-def test_64_runs_at_once_8_of_them_killed(
-    server: Server, postgres: Postgres, bucket: Bucket, machines: list[Path], outage: bool
+@pytest.mark.parametrize(
+    ("count", "killed", "outage"),
+    [
+        pytest.param(8, 2, True, marks=pytest.mark.slow(minutes=1)),
+        pytest.param(64, 8, True, marks=pytest.mark.attack),
+        pytest.param(64, 8, False, marks=pytest.mark.attack),
+    ],
+)
+def test_many_runs_at_once_some_of_them_killed(
+    server: Server, postgres: Postgres, bucket: Bucket, machines: list[Path], count: int, killed: int, outage: bool
 ) -> None:
-    """Half of the killed die while all 64 run, half later, after a random step. Both servers may be killed and start again, too."""
+    """Half of the killed die while all run, half later, after a random step. Both servers may be killed and start again, too."""
     chance = random.Random(0)
-    doomed = chance.sample(range(RUNS), KILLED)
-    dies_at = {number: chance.randrange(HALF, POINTS) for number in doomed[: KILLED // 2]}
+    doomed = chance.sample(range(count), killed)
+    dies_at = {number: chance.randrange(HALF, POINTS) for number in doomed[: killed // 2]}
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    written = context.RawArray("i", RUNS)
+    written = context.RawArray("i", count)
     gate, opener = context.Pipe(duplex=False)
     environment = {name: os.environ[name] for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME")}
     runs = [
         context.Process(target=train, args=(environment, machines[number % MACHINES], number, written, gate, dies_at.get(number)))
-        for number in range(RUNS)
+        for number in range(count)
     ]
     for run in runs:
         run.start()
@@ -115,7 +121,7 @@ def test_64_runs_at_once_8_of_them_killed(
         wait_for(lambda: stages(machines[0]), PATIENCE_SECONDS, pause=0.5)  # some have arrived
         server.kill()
         postgres.kill()
-    for number in doomed[KILLED // 2 :]:
+    for number in doomed[killed // 2 :]:
         runs[number].kill()
         runs[number].join()
     opener.close()
@@ -129,7 +135,7 @@ def test_64_runs_at_once_8_of_them_killed(
         wait_for(lambda home=home: tracking.sync(home, 60) == (0, ""), PATIENCE_SECONDS, pause=0.5)
 
     arrived = stages(machines[0])
-    assert sorted(run.info.run_name for run in arrived) == sorted(f"train/{number}" for number in range(RUNS))
+    assert sorted(run.info.run_name for run in arrived) == sorted(f"train/{number}" for number in range(count))
     assert len({run.data.tags["mlflow.parentRunId"] for run in arrived}) == MACHINES
     mlflow = client(machines[0])
     for run in arrived:
@@ -140,7 +146,7 @@ def test_64_runs_at_once_8_of_them_killed(
             assert points == [(step, number + step / POINTS if key == "loss" else step) for step in range(written[number])]
         assert text(machines[0], run_id, "figures/picture.png") == f"picture {number}"
     place = f"mlflow/{arrived[0].info.experiment_id}/"
-    assert sum(key.startswith(place) and key.endswith("/artifacts/figures/picture.png") for key in bucket.keys()) == RUNS
+    assert sum(key.startswith(place) and key.endswith("/artifacts/figures/picture.png") for key in bucket.keys()) == count
 
 
 def stages(home: Path) -> list[Any]:
@@ -225,7 +231,7 @@ def test_runs_pass_the_entrance_with_its_password_only(
         urllib.request.urlopen(f"{entrance}/api/2.0/mlflow/experiments/get?experiment_id=0", timeout=30)
 
 
-@pytest.mark.slow
+@pytest.mark.attack
 def test_a_file_that_the_bucket_takes_long_for_arrives(
     server: Server, bucket: Bucket, machines: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,7 +251,7 @@ def test_a_file_that_the_bucket_takes_long_for_arrives(
     assert text(machines[0], stage.info.run_id, "checkpoint") == "weights"
 
 
-@pytest.mark.slow(minutes=1)
+@pytest.mark.attack
 def test_a_backup_restored_elsewhere_has_every_run_and_file(
     server: Server, postgres: Postgres, bucket: Bucket, machines: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

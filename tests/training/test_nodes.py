@@ -88,9 +88,11 @@ def items_of(project, *processes):
     return {step: [item for part in parts for item in part.get(step, [])] for step in parts[0]}
 
 
-@pytest.mark.slow(minutes=3)
-def test_machines_that_are_killed_lose_nothing(project, start, tmp_path):
-    """The head at one random step, the other machine at a later one; the head then ends alone. Weights as by one process."""
+@pytest.mark.parametrize(
+    "head_too", [pytest.param(False, marks=pytest.mark.slow(minutes=1)), pytest.param(True, marks=pytest.mark.attack)]
+)
+def test_machines_that_are_killed_lose_nothing(project, start, tmp_path, head_too):
+    """The head may be, at a random step; the other machine is, at a later one. The head ends alone: weights as by one process."""
     steps = random.Random(20)
     first, second = steps.randrange(8, 20), steps.randrange(28, 45)
     hardware = {"devices": 1, "nodes": 2, "min_nodes": 2, "port": free_port()}
@@ -104,13 +106,14 @@ def test_machines_that_are_killed_lose_nothing(project, start, tmp_path):
         options = json.dumps({"hardware": hardware | more, "slow": 0.1})
         return start(name, "-m", "tests.training.doubling", str(project), options)
 
-    one = head("head")
-    wait_for(lambda: reached(first), 1200, 0.02)
-    kill(one)
-    two = head("again", min_nodes=1)
+    if head_too:
+        one = head("killed")
+        wait_for(lambda: reached(first), 1200, 0.02)
+        kill(one)
+    last = head("last", min_nodes=1)
     wait_for(lambda: reached(second), 1200, 0.02)
     kill(other)
-    assert two.wait(1200) == 0, (tmp_path / "again.log").read_text()
+    assert last.wait(1200) == 0, (tmp_path / "last.log").read_text()
 
     result, expected = doubled(project), alone(tmp_path / "alone")
     torch.testing.assert_close(result["net"], expected["net"])
@@ -133,7 +136,7 @@ def test_machines_that_are_killed_lose_nothing(project, start, tmp_path):
     assert sorted({line[1] for line in told if line[0] == "sampled"}) == [20, 40]
     kept = {path.name for path in (project / "scratch").glob("step-*")}
     assert kept == {path.name for path in (tmp_path / "alone" / "scratch").glob("step-*")}
-    log = (tmp_path / "again.log").read_text()
+    log = (tmp_path / "last.log").read_text()
     assert "train/doubling: machines: 2, processes: 2" in log
     assert "train/doubling: machines: 1, processes: 1" in log
     assert "joins train/doubling at" in (tmp_path / "other.log").read_text()
@@ -148,7 +151,7 @@ def test_a_head_alone_trains_what_one_process_does_and_closes_its_port(project, 
     assert items_of(project, (0, 2), (1, 2)) == items_of(tmp_path / "alone", (0, 1))  # of three, one cannot share the batch of 8
 
 
-@pytest.mark.slow(minutes=1)
+@pytest.mark.attack
 def test_an_error_of_the_training_ends_it_on_all_machines_and_they_wait_for_the_next(project, start, tmp_path):
     port = free_port()
     other = start("other", "-m", "soundmill", "join", f"127.0.0.1:{port}", cwd=project)
@@ -232,7 +235,7 @@ def test_a_training_that_has_ended_is_not_joined(head, project, monkeypatch):
     timer.join()
 
 
-@pytest.mark.slow(minutes=1)
+@pytest.mark.slow(minutes=0.4)
 def test_another_server_is_named(project):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
