@@ -87,6 +87,12 @@ def sync(project: Project = None) -> None:
     from soundmill import tracking
 
     home = project_root(project)
+    works, where = tracking.status(home)
+    if not works:
+        waits = f"{tracking.waiting(home)[0]} runs wait on disk"
+        raise UserError(
+            f"tracking: {where}; {waits}: nothing is lost. Start that server, or set MLFLOW_TRACKING_URI to another store"
+        )
     count, why = tracking.sync(home)
     if count:
         raise UserError(f"{count} runs are not in {tracking.store(home).uri} yet: {why or 'still uploading'}; nothing is lost")

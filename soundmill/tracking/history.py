@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import tempfile
@@ -12,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from soundmill.errors import UserError
+from soundmill.tracking import opening
 from soundmill.tracking.stores import (
-    HTTP,
-    QUIET,
     STATE_FOLDER,
     Store,
     experiment,
@@ -153,9 +151,6 @@ def open_client(home: Path) -> tuple[Any, Store]:
             f"{where.uri}: no runs are recorded here yet; run `make demo` or `dvc repro`, "
             "or set MLFLOW_TRACKING_URI to use another store"
         )
-    for key, value in (HTTP | QUIET).items():
-        os.environ.setdefault(key, value)
-    from mlflow import MlflowClient
-
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
-    return MlflowClient(where.uri, where.uri), where
+    client = opening.open_client(where)
+    opening.find_experiment(client, experiment())
+    return client, where

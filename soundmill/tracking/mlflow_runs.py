@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from soundmill.tracking.opening import VERSION, find_experiment, open_client
 from soundmill.tracking.stores import INCOMPLETE, JOURNAL, MAX_PARAMS, MAX_TAG, Store
 
 NOTE = "mlflow.note.content"  # the description on the page of a run or an experiment
@@ -24,22 +26,20 @@ class Runs:
     """The runs of a store. MLflow stores equal points of a metric once, and params, tags and files by name."""
 
     def __init__(self, where: Store):
-        from mlflow import MlflowClient
-
-        self.where = where
-        self.client = MlflowClient(where.uri, where.uri)
+        self.where, self.client = where, open_client(where)
         self._experiments: dict[str, str] = {}
 
     def experiment(self, name: str) -> str:
         """Id of the experiment of this name, which is created if missing."""
         if name in self._experiments:
             return self._experiments[name]
-        existing, artifacts = self.client.get_experiment_by_name(name), self.where.artifacts
-        if existing and artifacts and Path(existing.artifact_location.removeprefix("file://")) != Path(artifacts):
-            # The project was moved: MLflow stores absolute paths and would write to the old place.
-            self.client.rename_experiment(existing.experiment_id, f"{name} before the move from {existing.artifact_location}")
-            existing = None
-        created = existing.experiment_id if existing else self.client.create_experiment(name, artifacts, EXPERIMENT_TAGS)
+        if existing := find_experiment(self.client, name):
+            created = existing.experiment_id
+        else:
+            artifacts = self.where.artifacts
+            created = self.client.create_experiment(name, artifacts.as_uri() if artifacts else None, EXPERIMENT_TAGS)
+        if self.where.database:
+            self.client.set_experiment_tag(created, VERSION, metadata.version("mlflow"))
         self._experiments[name] = created
         return created
 
@@ -176,7 +176,7 @@ class Runs:
                 run_id=run_id,
                 tags=tags,
                 python_model=str(package / "models" / "serving.py"),
-                artifacts={"model": str(folder / event["path"])},
+                artifacts={"model": (folder / event["path"]).absolute().as_uri()},
                 code_paths=[str(package)],
                 signature=ModelSignature(infer_signature(pandas.DataFrame(event["inputs"])).inputs, outputs),
                 pip_requirements=_requirements(),
@@ -227,10 +227,8 @@ def rank_by(client: Any, experiment: Any, scores: list[str]) -> str | None:
 
 
 def _requirements() -> list[str]:
-    from importlib.metadata import PackageNotFoundError, version
-
     pinned = []
     for name in PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            pinned.append(f"{name}=={version(name).partition('+')[0]}")
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            pinned.append(f"{name}=={metadata.version(name).partition('+')[0]}")
     return pinned

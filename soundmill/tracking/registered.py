@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from soundmill.tracking.history import SYNC_SECONDS, open_client
+from soundmill.tracking.opening import local_path
 from soundmill.tracking.runs import registered_as
 from soundmill.tracking.stores import MAX_TAG
 from soundmill.tracking.uploader import sync
@@ -74,8 +75,10 @@ def _directory(client: Any, version: Any) -> Path | None:
         where = client.get_model_version_download_uri(version.name, version.version)
     except MlflowException:
         return None
-    directory = Path(where.removeprefix("file://")) / MODEL_FOLDER
-    return directory if "://" not in where.removeprefix("file://") and directory.is_dir() else None
+    if "://" in where.removeprefix("file://"):
+        return None
+    directory = local_path(where) / MODEL_FOLDER
+    return directory if directory.is_dir() else None
 
 
 def delete_versions(home: Path, models: list[RegisteredModel]) -> None:

@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from soundmill import hashing
 
@@ -18,7 +18,10 @@ SWITCH = "SOUNDMILL_TRACKING"  # `off`: record nothing
 EXPERIMENT = "soundmill"
 WORKSPACES = "workspaces"  # checkouts below this directory record into their project
 
-OWN = "sqlite:///mlflow.db"  # below the project's root
+SQLITE = "sqlite:///"
+SQLITE_QUOTED = "sqlite+pysqlite:///file:"  # with the driver's name, MLflow does not take the rest for a path to create
+OWN = f"{SQLITE}mlflow.db"  # below the project's root
+ARTIFACTS = "mlartifacts"  # directory beside the database
 RECORDED_IN = "recorded_in.txt"  # lists the stores of the project's runs, latest last, if any is not its own file
 
 PROBE_SECONDS = 3.0
@@ -48,17 +51,17 @@ class Store:
     """Where runs are recorded: the SQLite file at the project's root, or MLFLOW_TRACKING_URI."""
 
     uri: str
-    artifacts: str | None  # None: the server decides
     scratch: Path  # next to the database, if that is a file
+    database: Path | None = None  # the SQLite file; None for another store
 
     @property
     def is_server(self) -> bool:
         return self.uri.startswith(("http://", "https://"))
 
     @property
-    def database(self) -> Path | None:
-        """The SQLite file, or None for another store."""
-        return Path(self.uri.removeprefix("sqlite:///").partition("?")[0]) if self.uri.startswith("sqlite:///") else None
+    def artifacts(self) -> Path | None:
+        """Directory of the files of runs; None: the server decides."""
+        return self.database and self.database.parent / ARTIFACTS
 
     @property
     def journals(self) -> Path:
@@ -71,11 +74,14 @@ def store(home: Path, uri: str | None = None) -> Store:
     """The tracking store of the project at `home`; `uri` overrides MLFLOW_TRACKING_URI."""
     home = _project(home)
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or OWN
-    if uri.startswith("sqlite:///"):
-        database = Path(uri.removeprefix("sqlite:///"))
-        database = database if database.is_absolute() else home / database
-        return Store(f"sqlite:///{database}", str(database.parent / "mlartifacts"), database.with_name(f"{database.name}.state"))
-    return Store(uri, None, home / "mlflow.db.state")
+    if uri.startswith((SQLITE, SQLITE_QUOTED)):
+        quoted = uri.startswith(SQLITE_QUOTED)
+        path = unquote(uri.removeprefix(SQLITE_QUOTED).partition("?")[0]) if quoted else uri.removeprefix(SQLITE)
+        database = home / path  # an absolute path replaces `home`
+        # SQLAlchemy ends a path at `?`.
+        uri = f"{SQLITE_QUOTED}{quote(str(database))}?uri=true" if "?" in str(database) else f"{SQLITE}{database}"
+        return Store(uri, database.with_name(f"{database.name}.state"), database)
+    return Store(uri, home / "mlflow.db.state")
 
 
 def _project(home: Path) -> Path:
@@ -142,8 +148,10 @@ def status(home: Path) -> tuple[bool, str]:
     if where.database:
         folder = where.database if where.database.exists() else where.database.parent
         if not os.access(folder, os.W_OK):
-            return False, f"{folder} is not writable"
+            return False, f"{folder} {'is not writable' if folder.exists() else 'does not exist'}"
         return True, f"{where.uri}" + ("" if where.database.exists() else " (created by the first run)")
+    if urlsplit(where.uri).scheme in ("", "file"):
+        return False, f"{where.uri} is a directory of files, which MLflow does not write any more; use sqlite:///PATH/mlflow.db"
     return True, without_password(where.uri)
 
 

@@ -14,8 +14,8 @@ from soundmill.tracking import uploader
 
 @pytest.fixture
 def home(tmp_path: Path, mlflow_tables: Path, tracked: None) -> Path:
-    """A project with a space and an umlaut in its path."""
-    path = tmp_path / "mein Pröjekt"
+    """A project in whose path is all that URIs read otherwise."""
+    path = tmp_path / "mein Pröjekt%20a?b#c'd&e+f=g"
     path.mkdir()
     (path / "params.yaml").write_text("train: {rate: 1e-4, sizes: [1, 2]}\n")
     shutil.copy(mlflow_tables, path / "mlflow.db")

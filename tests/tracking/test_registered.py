@@ -112,7 +112,7 @@ def test_an_empty_store_and_one_beside_another_are_named_first(
     home: Path, bring: Callable[[Path], None], mlflow_tables: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copy(mlflow_tables, home.parent / "elsewhere.db")
-    own, elsewhere = f"sqlite:///{home}/mlflow.db", f"sqlite:///{home.parent}/elsewhere.db"
+    own, elsewhere = tracking.store(home).uri, f"sqlite:///{home.parent}/elsewhere.db"
     (home / "dvc.yaml").write_text("stages: {}\n")
     lineage_of = ("lineage", "recording:dog")
     assert tracking.use_last_store(home) == f"MLflow: {own} has no runs; set MLFLOW_TRACKING_URI to use another store"
