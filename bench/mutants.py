@@ -1,0 +1,163 @@
+"""Do the tests notice a wrong line? Mutants of the product, each with one line changed, and the tests that reach that line.
+
+The coverage file says which test reaches which line (`coverage` and `pytest-cov` are not pinned; install them first):
+
+    COVERAGE_FILE=old.coverage .venv/bin/pytest -m "not slow" -n 2 --cov=soundmill --cov=stages --cov=flows --cov-context=test
+    python -m bench.mutants draw mutants.json --coverage old.coverage --count 80 --seed 0
+    python -m bench.mutants judge mutants.json --coverage old.coverage --tree COPY --results old.csv
+
+A mutant is known by the text of its line, so a list drawn from one commit can be judged by the tests of another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import csv
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from bench.measure import ROOT
+
+COMPARISONS = {
+    ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "==",
+    ast.In: "not in", ast.NotIn: "in", ast.Is: "is not", ast.IsNot: "is",
+}  # fmt: skip
+WRITTEN = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!=",
+           ast.In: "in", ast.NotIn: "not in", ast.Is: "is", ast.IsNot: "is not"}  # fmt: skip
+TESTS = 60  # at most for each mutant: those of the file that mirrors its module first
+TIMEOUT = 600  # seconds; a mutant that hangs is caught
+
+
+@dataclass(frozen=True)
+class Mutant:
+    path: str
+    kind: str  # comparison, constant or statement
+    before: str  # the line, which stands once in its file
+    after: str
+
+
+def candidates(path: str, source: str, reached: set[int]) -> Iterator[tuple[str, Mutant]]:
+    """Every (kind, mutant) of a file in lines that tests reach."""
+    lines = source.splitlines()
+
+    def mutant(node: ast.AST, kind: str, start: int, end: int, text: str) -> Iterator[tuple[str, Mutant]]:
+        line = lines[node.lineno - 1]
+        if node.lineno in reached and lines.count(line) == 1:
+            raw = line.encode()
+            after = (raw[:start] + text.encode() + raw[end:]).decode()
+            yield kind, Mutant(path, kind, line, after)
+
+    for node in ast.walk(ast.parse(source)):
+        if getattr(node, "lineno", None) is None or node.lineno != node.end_lineno:
+            continue
+        if isinstance(node, ast.Compare) and len(node.ops) == 1:
+            operator, raw = type(node.ops[0]), lines[node.lineno - 1].encode()
+            between = raw[node.left.end_col_offset : node.comparators[0].col_offset]
+            place = node.left.end_col_offset + between.find(WRITTEN[operator].encode())
+            if WRITTEN[operator].encode() in between:
+                end = place + len(WRITTEN[operator])
+                yield from mutant(node, "comparison", place, end, COMPARISONS[operator])
+        elif isinstance(node, ast.Constant) and isinstance(node.value, bool | int | float):
+            value = not node.value if isinstance(node.value, bool) else node.value + 1
+            yield from mutant(node, "constant", node.col_offset, node.end_col_offset, repr(value))
+        elif isinstance(node, ast.Assign | ast.AugAssign | ast.Raise) or (
+            isinstance(node, ast.Expr) and isinstance(node.value, ast.Call | ast.Await)
+        ):
+            yield from mutant(node, "statement", node.col_offset, node.end_col_offset, "pass")
+
+
+def reached(coverage_file: Path, tree: Path) -> dict[str, dict[int, set[str]]]:
+    """The tests that reach each line of each file; lines that only an import reaches are left out."""
+    from coverage import CoverageData
+
+    data = CoverageData(str(coverage_file))
+    data.read()
+    found: dict[str, dict[int, set[str]]] = {}
+    for name in sorted(data.measured_files()):
+        path = next((name[name.index(part) :] for part in ("/soundmill/", "/stages/", "/flows/") if part in name), "").lstrip("/")
+        if path and (tree / path).is_file():
+            tests = {
+                line: {context.partition("|")[0] for context in contexts if context}
+                for line, contexts in data.contexts_by_lineno(name).items()
+            }
+            found[path] = {line: names for line, names in tests.items() if names}
+    return found
+
+
+def draw(coverage_file: Path, count: int, seed: int) -> list[Mutant]:
+    """`count` mutants, the three kinds in turn, no two in one line."""
+    by_kind: dict[str, list[Mutant]] = {"comparison": [], "constant": [], "statement": []}
+    for path, lines in reached(coverage_file, ROOT).items():
+        for kind, mutant in candidates(path, (ROOT / path).read_text(), set(lines)):
+            by_kind[kind].append(mutant)
+    rng, drawn, taken = random.Random(seed), [], set()
+    for mutants in by_kind.values():
+        rng.shuffle(mutants)
+    while len(drawn) < count:
+        kind = list(by_kind)[len(drawn) % 3]
+        mutant = by_kind[kind].pop()
+        if (mutant.path, mutant.before) not in taken:
+            taken.add((mutant.path, mutant.before))
+            drawn.append(mutant)
+    return drawn
+
+
+def judge(mutant: Mutant, tree: Path, tests: dict[int, set[str]]) -> tuple[str, str]:
+    """("caught" by a test, "missed" by all that reach it, or "changed": the line is not in this tree) and the test."""
+    file = tree / mutant.path
+    source = file.read_text() if file.is_file() else ""
+    if source.splitlines().count(mutant.before) != 1:
+        return "changed", ""
+    line = source.splitlines().index(mutant.before) + 1
+    own = Path(mutant.path).stem
+    nodes = sorted(tests.get(line, ()), key=lambda node: (own not in node.partition("::")[0], node))
+    if not nodes:
+        return "missed", "no test reaches it"
+    file.write_text(source.replace(mutant.before + "\n", mutant.after + "\n"))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [str(tree / ".venv/bin/python"), "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", *nodes[:TESTS]]
+    try:
+        done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
+    except subprocess.TimeoutExpired:
+        return "caught", "timeout"
+    finally:
+        file.write_text(source)
+    failed = [row.split()[1] for row in done.stdout.splitlines() if row.startswith(("FAILED ", "ERROR "))]
+    return ("missed", f"{len(nodes[:TESTS])} tests pass") if done.returncode == 0 else ("caught", (failed or ["?"])[0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["draw", "judge"])
+    parser.add_argument("mutants", type=Path)
+    parser.add_argument("--coverage", type=Path, required=True)
+    parser.add_argument("--count", type=int, default=80)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tree", type=Path, help="a checkout with its environment, which is changed and restored")
+    parser.add_argument("--results", type=Path)
+    parser.add_argument("--part", default="0/1", help="every n-th mutant only: 0/2 and 1/2 are two halves")
+    args = parser.parse_args()
+    if args.what == "draw":
+        args.mutants.write_text(json.dumps([asdict(one) for one in draw(args.coverage, args.count, args.seed)], indent=1) + "\n")
+        return
+    lines = reached(args.coverage, args.tree)
+    number, of = map(int, args.part.split("/"))
+    with args.results.open("w", newline="") as file:
+        writer = csv.writer(file)
+        for row in json.loads(args.mutants.read_text())[number::of]:
+            mutant = Mutant(**row)
+            verdict, by = judge(mutant, args.tree, lines.get(mutant.path, {}))
+            writer.writerow([mutant.path, mutant.kind, mutant.before.strip(), mutant.after.strip(), verdict, by])
+            file.flush()
+            print(verdict, mutant.path, mutant.after.strip(), by, sep="\t", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
