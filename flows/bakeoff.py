@@ -21,7 +21,7 @@ from flows.scores import shown
 from flows.sweep_points import NAME, Name, listed, nested_under, numbers
 from flows.terminal import tell
 from soundmill import tracking
-from soundmill.errors import UserError, report_failure
+from soundmill.errors import UserError, report_failure, show_what_the_terminal_can
 from soundmill.params import Seed
 
 # isort: split
@@ -235,6 +235,7 @@ def _notes(minutes: float, seeds: Sequence[int], rows: Sequence[ModelRow], compa
 
 
 def main(argv: list[str] | None = None) -> int:
+    show_what_the_terminal_can()
     parser = argparse.ArgumentParser(prog="python -m flows.bakeoff", description="Run a bake-off; `soundmill bakeoff` calls this.")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides of all families, as in `soundmill params`")
     parser.add_argument("--minutes", type=float, default=20.0, help="training minutes per family")

@@ -56,11 +56,11 @@ def executable() -> str:
 
 
 def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
-    """Environment of a child: `python` in dvc.yaml is this Python, output is unbuffered, analytics are off."""
+    """Environment of a child: `python` in dvc.yaml is this Python, output is unbuffered and UTF-8, analytics are off."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     weights = os.environ.get("SOUNDMILL_WEIGHTS")  # made absolute, as children run in other directories
     weights_at = {"SOUNDMILL_WEIGHTS": str(Path(weights).absolute())} if weights else {}
-    more = {**weights_at, "PATH": path, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}
+    more = {**weights_at, "PATH": path, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", "DVC_NO_ANALYTICS": "1"}
     return {**os.environ, **more, **_variables.get(), **(extra or {})}
 
 
@@ -313,7 +313,8 @@ def _run(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         env=environment(),
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="surrogateescape",
         preexec_fn=lifetime.with_this_process(),
     )
 

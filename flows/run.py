@@ -10,7 +10,7 @@ from flows import dvc, lockfile, remote
 from flows.scores import closing_lines, read_scores
 from flows.terminal import tell
 from soundmill import ledger
-from soundmill.errors import UserError
+from soundmill.errors import UserError, show_what_the_terminal_can
 from soundmill.params import check_urls, read_yaml
 
 
@@ -28,6 +28,7 @@ def up_to_date(root: Path, stages: list[str]) -> bool:
 
 
 def main(argv: list[str] | None = None) -> int:
+    show_what_the_terminal_can()
     parser = argparse.ArgumentParser(
         prog="python -m flows.run", description="Run all stages that are out of date, recorded in MLflow and shown in Prefect."
     )

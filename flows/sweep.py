@@ -20,7 +20,7 @@ from flows.sweep_table import Outcome
 from flows.terminal import tell
 from soundmill import params as parameters
 from soundmill import tracking
-from soundmill.errors import UserError
+from soundmill.errors import UserError, show_what_the_terminal_can
 from soundmill.params import Seed, StageParams, did_you_mean
 
 # isort: split
@@ -272,6 +272,7 @@ The results are in sweeps/NAME, in MLflow and in Prefect."""
 
 
 def main(argv: list[str] | None = None) -> int:
+    show_what_the_terminal_can()
     parser = argparse.ArgumentParser(
         prog="python -m flows.sweep", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )

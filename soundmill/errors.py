@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import os
 import sys
 import traceback
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+PLAIN = str.maketrans(  # what no decomposition spells
+    {"…": "...", "→": "->", "−": "-", "–": "-", "—": "-", "×": "x", "≤": "<=", "≥": ">=", "‘": "'", "’": "'", "“": '"', "”": '"'}
+    | {"•": "*", "ł": "l", "ø": "o", "ß": "ss"}
+)
 LONGEST_REASON = 300  # characters; a message may quote a whole caption
 
 
@@ -34,6 +40,23 @@ def reason(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {message}{where}"
+
+
+def show_what_the_terminal_can() -> None:
+    """Let this process print any text to a terminal of any character set: what that lacks is spelt in plain letters, or `?`."""
+    codecs.register_error("soundmill.plain", _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="soundmill.plain")
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """A handler of `codecs`, for the part of a text that an encoding lacks."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = unicodedata.normalize("NFKD", error.object[error.start : error.end].translate(PLAIN))
+    letters = "".join(letter for letter in text if not unicodedata.combining(letter))
+    return letters.encode("ascii", "replace").decode(), error.end
 
 
 @contextmanager

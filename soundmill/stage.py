@@ -30,7 +30,7 @@ from typing import Annotated, Any, get_type_hints
 from pydantic import BaseModel
 
 from soundmill import disk, hashing, ledger, lifetime, manifest, params, shards
-from soundmill.errors import UserError, fault_of_disk, report_failure
+from soundmill.errors import UserError, fault_of_disk, report_failure, show_what_the_terminal_can
 
 Input = Annotated[Path, "input"]
 Output = Annotated[Path, "output"]
@@ -141,6 +141,7 @@ def main(
     `code_by_name(family, section, parameters)` lists the modules and packages that `run` finds by name instead of importing them.
     With `always_runs` (the stage runs in every `dvc repro`), a run is recorded only after `ctx.tracking.start()`.
     """
+    show_what_the_terminal_can()
     run = _by_name(run)
     name = run.__module__.removeprefix("stages.") if run.__module__.startswith("stages.") else section
     try:

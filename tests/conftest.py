@@ -15,6 +15,7 @@ from tests import buckets, graph
 from tests.checkouts import BIN, copy_project, track
 
 ROOT = Path(__file__).resolve().parents[1]
+HARD_NAME = "a chéckout%20?#'&+=z"  # a path with what shells, URIs and DVC's files read otherwise
 
 os.environ["SOUNDMILL_TRACKING"] = "off"  # an uploader works for seconds: tests of tracking ask for it
 os.environ["DVC_NO_ANALYTICS"] = "1"  # as the Makefile says; each report would leave a file, too
@@ -139,8 +140,8 @@ def pool(_one_worker_is_this_process: Callable[..., None], monkeypatch: pytest.M
 
 @pytest.fixture
 def checkout(root: Path, tmp_path: Path, alone: None) -> Path:
-    """A copy of the project whose path has a space in it, with nothing built."""
-    return copy_project(root, tmp_path / "a checkout")
+    """A copy of the project, with nothing built."""
+    return copy_project(root, tmp_path / HARD_NAME)
 
 
 @pytest.fixture(scope="session")
@@ -156,7 +157,7 @@ def built_graph(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def graph_copy(built_graph: Path, tmp_path: Path, alone: None) -> Path:
     """A copy of it, to change and to run stages in."""
-    return graph.copy(built_graph, tmp_path / "a checkout")
+    return graph.copy(built_graph, tmp_path / HARD_NAME)
 
 
 GRAPH = {"built_graph", "graph_copy"}

@@ -24,13 +24,17 @@ from soundmill.commands import (
     vocoders,
     weights,
 )
-from soundmill.errors import UserError, fault_of_disk
+from soundmill.errors import UserError, fault_of_disk, show_what_the_terminal_can
 
 FAULTS_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.EINTR)
 
 
 class Group(typer.core.TyperGroup):
     """Shows a UserError, and errors of a full, read-only or failing disk, as one message, never a traceback."""
+
+    def main(self, *args: object, **more: object) -> object:
+        show_what_the_terminal_can()  # the help too
+        return super().main(*args, **more)
 
     def invoke(self, ctx: typer.Context) -> object:
         try:

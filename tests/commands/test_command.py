@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from soundmill import commands
 from soundmill.commands import models
-from tests.commands.running import soundmill
+from tests.commands.running import ROOT, soundmill
 
 
 def commands_in(group: typer.core.TyperGroup) -> list[tuple[str, ...]]:
@@ -62,3 +67,13 @@ def test_a_fault_of_the_disk_is_told_in_a_line(monkeypatch, fault, said):
     done = CliRunner().invoke(commands.app, ["families"])
     assert done.exit_code == 1
     assert done.output == said
+
+
+@pytest.mark.parametrize(("encoding", "shown"), [("iso-8859-1", "Kröte lód? ... -> 1/2"), ("ascii", "Krote lod? ... -> 1/2")])
+def test_a_terminal_shows_what_its_character_set_can(tmp_path: Path, encoding: str, shown: str) -> None:
+    script = "from soundmill.errors import *; show_what_the_terminal_can(); print('Kröte łód鸟 … → ½')"
+    variables = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=variables, capture_output=True, check=True)
+    assert done.stdout.decode(encoding).strip() == shown.replace("1/2", "½" if encoding == "iso-8859-1" else "1?2")
+    listed = subprocess.run([sys.executable, "-m", "soundmill", "families"], cwd=ROOT, env=variables, capture_output=True)
+    assert (listed.returncode, b"Schneider" in listed.stdout) == (0, True), listed.stderr
