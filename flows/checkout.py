@@ -276,9 +276,8 @@ def _code_files(home: Path) -> list[str]:
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     done = subprocess.run(command, cwd=home, capture_output=True, env=provenance.without_outer_git())
     if done.returncode:
-        raise UserError(
-            f"{home} is not a git repository, which DVC and workspaces need; make it one there: `git init && git add -A && git commit -m start`"
-        )
+        remedy = "make it one there: `git init && git add -A && git commit -m start`"
+        raise UserError(f"{home} is not a git repository, which DVC and workspaces need; {remedy}")
     names = [os.fsdecode(raw) for raw in done.stdout.split(b"\0") if raw]
     return sorted({name for name in names if not name.startswith(NOT_COPIED) and os.path.lexists(home / name)})
 

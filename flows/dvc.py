@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 import functools
 import itertools
 import json
@@ -342,14 +341,15 @@ def config(root: Path) -> dict[str, str]:
 
 def write_config(place: Path, settings: dict[str, str]) -> None:
     """Make the directory `place` a DVC project with these settings, readable only by this user: they may have secrets."""
+    from configobj import ConfigObj  # as DVC reads it: it quotes what values need
+
     (place / ".dvc").mkdir()
-    sections = configparser.RawConfigParser()
+    sections = ConfigObj(encoding="utf-8")
     for key, value in settings.items():
         section, _, name = key.rpartition(".")
         kind, _, which = section.partition(".")
-        heading = f"'{kind} \"{which}\"'" if which else kind
-        sections.read_dict({heading: {name: value}})
-    with open(place / ".dvc/config", "w", encoding="utf-8", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+        sections.setdefault(f'{kind} "{which}"' if which else kind, {})[name] = value
+    with open(place / ".dvc/config", "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
         sections.write(file)
 
 
@@ -380,7 +380,8 @@ def share_cache(root: Path, owner: Path) -> Path:
     """Let the checkout at `root` use the cache of the one at `owner` (in config.local, which git ignores); returns its path."""
     path = cache_directory(owner)
     path.mkdir(parents=True, exist_ok=True)
-    _dvc(root, "cache", "dir", "--local", str(path))
+    # Relative to the file of settings, so both may move together; DVC itself cannot write a path with an umlaut there.
+    _dvc(root, "config", "--local", "cache.dir", os.path.relpath(path, root / ".dvc"))
     return path
 
 

@@ -12,6 +12,7 @@ import pytest
 from soundmill import tracking
 
 BIN = Path(sys.executable).parent
+HARD_NAME = "a chéckout%20?#'&+=z"  # of a directory: what shells, URIs and DVC's files read otherwise
 
 
 def track(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,9 @@ import pytest
 from hypothesis import settings
 
 from tests import buckets, graph
-from tests.checkouts import BIN, copy_project, track
+from tests.checkouts import BIN, HARD_NAME, copy_project, track
 
 ROOT = Path(__file__).resolve().parents[1]
-HARD_NAME = "a chéckout%20?#'&+=z"  # a path with what shells, URIs and DVC's files read otherwise
 
 os.environ["SOUNDMILL_TRACKING"] = "off"  # an uploader works for seconds: tests of tracking ask for it
 os.environ["DVC_NO_ANALYTICS"] = "1"  # as the Makefile says; each report would leave a file, too

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.checkouts import HARD_NAME
 from tests.flows.tiny import make_tiny
 
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
-    """A git and DVC project of two stages, committed; its path has a space in it."""
-    return make_tiny(tmp_path / "a project")
+    """A git and DVC project of two stages, committed."""
+    return make_tiny(tmp_path / HARD_NAME)
 
 
 @pytest.fixture

@@ -10,12 +10,13 @@ import pytest
 
 from soundmill import tracking
 from soundmill.tracking import uploader
+from tests.checkouts import HARD_NAME
 
 
 @pytest.fixture
 def home(tmp_path: Path, mlflow_tables: Path, tracked: None) -> Path:
-    """A project in whose path is all that URIs read otherwise."""
-    path = tmp_path / "mein Pröjekt%20a?b#c'd&e+f=g"
+    """A project with a store."""
+    path = tmp_path / HARD_NAME
     path.mkdir()
     (path / "params.yaml").write_text("train: {rate: 1e-4, sizes: [1, 2]}\n")
     shutil.copy(mlflow_tables, path / "mlflow.db")
