@@ -340,16 +340,21 @@ def config(root: Path) -> dict[str, str]:
 
 
 def write_config(place: Path, settings: dict[str, str]) -> None:
-    """Make the directory `place` a DVC project with these settings, readable only by this user: they may have secrets."""
+    """Make the directory `place` a DVC project with these settings."""
+    (place / ".dvc").mkdir()
+    _write_settings(place / ".dvc/config", settings)
+
+
+def _write_settings(path: Path, settings: dict[str, str]) -> None:
+    """Add settings to a file of DVC's, readable only by this user: they may have secrets. DVC's own commands write ASCII only."""
     from configobj import ConfigObj  # as DVC reads it: it quotes what values need
 
-    (place / ".dvc").mkdir()
-    sections = ConfigObj(encoding="utf-8")
+    sections = ConfigObj(str(path), encoding="utf-8")
     for key, value in settings.items():
         section, _, name = key.rpartition(".")
         kind, _, which = section.partition(".")
         sections.setdefault(f'{kind} "{which}"' if which else kind, {})[name] = value
-    with open(place / ".dvc/config", "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+    with open(path, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
         sections.write(file)
 
 
@@ -380,8 +385,8 @@ def share_cache(root: Path, owner: Path) -> Path:
     """Let the checkout at `root` use the cache of the one at `owner` (in config.local, which git ignores); returns its path."""
     path = cache_directory(owner)
     path.mkdir(parents=True, exist_ok=True)
-    # Relative to the file of settings, so both may move together; DVC itself cannot write a path with an umlaut there.
-    _dvc(root, "config", "--local", "cache.dir", os.path.relpath(path, root / ".dvc"))
+    # Relative to the file of settings, so both may move together.
+    _write_settings(root / ".dvc/config.local", {"cache.dir": os.path.relpath(path, root / ".dvc")})
     return path
 
 
