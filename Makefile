@@ -23,7 +23,7 @@ test-all: $(VENV)/.test  ## set up and run the quick and the slow tests: kills, 
 	@$(check)
 	@$(pytest)
 
-test-bench: $(VENV)/.bench  ## run the tests of the benchmarks
+test-bench: $(VENV)/.bench  ## run the tests of the benchmarks, and of what is recorded of the originals of our networks
 	@$(pytest) tests/bench
 
 fuzz: $(VENV)/.test  ## damage manifests and audio files at random (about an hour)
@@ -80,16 +80,16 @@ install = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 
 $(VENV)/.test: $(VENV)/.installed
 	@$(call install,[test$(comma)export])
+	@touch $@
+
+# The competitors in the benchmarks, and the originals of our networks, are not dependencies of the project.
+$(VENV)/.bench: $(VENV)/.test
+	@$(call install,[bench])
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python -c constraints.txt \
 		nn_tilde cached-conv audiobox_aesthetics hear21passt julius kadtk msclap torchopenl3
 	@# It has a package `tests`, which would hide ours.
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade -c constraints.txt \
 		--target $(VENV)/oracles laion_clap
-	@touch $@
-
-# The competitors in the benchmarks are not dependencies of the project.
-$(VENV)/.bench: $(VENV)/.test
-	@$(call install,[bench])
 	@touch $@
 
 $(VENV)/.installed: pyproject.toml constraints.txt

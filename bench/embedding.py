@@ -167,8 +167,8 @@ def embed(name: str, net: Path, source: Path) -> tuple[float, float, float]:
         return end - min(ready), sum(cpu), max(peaks)
 
 
-def theirs(name: str, net: Path, source: Path) -> tuple[float, float]:
-    command = [sys.executable, "-m", "bench.references", name, str(net), str(source)]
+def theirs(name: str, _: Path, source: Path) -> tuple[float, float]:
+    command = [sys.executable, "-m", "bench.references", name, str(source)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(WORKERS)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode:

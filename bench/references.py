@@ -1,25 +1,30 @@
-"""Reference implementations of embedders, with random weights, without Soundmill's imports.
+"""The originals of embedders, with random weights, without Soundmill's imports.
 
-`python -m bench.references NET WEIGHTS DIRECTORY` embeds the files of a directory and prints seconds and CPU seconds, without
-loading the net.
+`python -m bench.references NET DIRECTORY` embeds the files of a directory and prints seconds and CPU seconds, without those
+that making the net takes.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import math
+import re
 import sys
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+import numpy as np
+
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 PACKAGES = {
     "vggish": "torchvggish",
@@ -35,6 +40,11 @@ PACKAGES = {
 BATCHES = {"clap_music_speech": 8, "msclap": 8, "audiobox": 2}  # files at once, as in Soundmill; the others take one
 ORACLES = f"{sys.prefix}/oracles"  # packages that cannot be installed beside ours
 OPENL3_HOP = 0.5  # seconds
+RATES = {
+    **dict.fromkeys(("vggish", "panns_cnn14_16k", "audiobox"), 16_000),
+    **dict.fromkeys(("panns_cnn14_32k", "panns_wavegram_logmel", "passt"), 32_000),
+    **{"msclap": 44_100, "openl3_env": 48_000, "clap_music_speech": 48_000},
+}
 CNN14 = {  # sample rate, window, hop, bands, lowest and highest frequency, classes
     "panns_cnn14_16k": (16_000, 512, 160, 64, 50, 8_000, 527),
     "panns_cnn14_32k": (32_000, 1024, 320, 64, 50, 14_000, 527),
@@ -68,99 +78,84 @@ def standing_in(*names: str) -> Iterator[None]:
             del sys.modules[name]
 
 
-def cnn14(name: str, seed: int = 0) -> nn.Module:
-    """Cnn14 of panns_inference, or kadtk's Wavegram-Logmel-Cnn14, with random BatchNorm statistics, as after training."""
+# Of the values of a tensor, by the end of its name. Else norms have about one, biases about nothing, and others what keeps the
+# loudness of what goes through, so that every layer is heard.
+RANGES = (
+    (r"(bn0|batch_normalization_1)\.running_mean$", -30, -10),  # log-mels are in decibels
+    (r"(bn0|batch_normalization_1)\.running_var$", 100, 300),
+    (r"running_mean$", -0.2, 0.2),
+    (r"running_var$", 0.5, 1.5),
+    (r"^head\.out\.weight$", -0.08, 0.08),  # logarithms of Vocos' magnitudes
+    (r"^fc1\.weight$", -0.003, 0.003),  # embeddings of Cnn14
+    (r"^fc_audioset\.weight$", -0.1, 0.1),
+    (r"^audio_embedding_layer\.weight$", -0.007, 0.007),
+    (r"layer_weights\.\w+$", -1.7, 1.7),
+    (r"(token|embed|emb)$", -0.35, 0.35),
+)
+FIXED = re.compile(r"(stft|logmel_extractor|speclayer|mel_spec)\.|attn_mask$")  # what no training changes, in names of tensors
+
+
+def random_weights(shapes: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
+    """Weights from the bits of a PCG64, in the order of their names: the same with every version of every library."""
+    source, weights = np.random.PCG64(0), {}
+    for name, shape in sorted(shapes.items()):
+        size = math.prod(shape)
+        values = source.random_raw(-(-size // 4)).view(np.uint16)[:size].astype(np.float32) / 65_536
+        limit = math.sqrt(6 / math.prod(shape[1:])) if len(shape) > 1 else 0.35
+        low, high = (0.5, 1.5) if len(shape) == 1 and name.endswith(("weight", "gamma")) else (-limit, limit)
+        low, high = next(((low, high) for pattern, low, high in RANGES if re.search(pattern, name)), (low, high))
+        weights[name] = (low + (high - low) * values).astype(np.float32).reshape(shape)
+    return weights
+
+
+def filled(net: nn.Module) -> nn.Module:
+    """The net with random weights, ready to be asked; one with two names goes by the first."""
     import torch
-    from torch import nn
 
-    rate, *sizes = CNN14[name]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        if name == "panns_wavegram_logmel":
-            net = module("kadtk.models.panns.models").Wavegram_Logmel_Cnn14(rate, *sizes).eval()
-        else:
-            net = module("panns_inference.models").Cnn14(rate, *sizes).eval()
-        randomise_norms(net)
-        nn.init.uniform_(net.bn0.running_mean, -30, -10)  # log-mels are in decibels
-        nn.init.uniform_(net.bn0.running_var, 100, 300)
-    return net
+    state = net.state_dict()
+    names = {values.data_ptr(): name for name, values in reversed(state.items())}
+    shapes = {
+        name: values.shape
+        for name, values in state.items()
+        if values.is_floating_point() and not FIXED.search(name) and names[values.data_ptr()] == name
+    }
+    net.load_state_dict({name: torch.from_numpy(values) for name, values in random_weights(shapes).items()}, strict=False)
+    return net.eval()
 
 
-def randomise_norms(net: nn.Module) -> None:
-    from torch import nn
-
-    for norm in [layer for layer in net.modules() if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]:
-        for values, low, high in (
-            (norm.running_mean, -0.2, 0.2),
-            (norm.running_var, 0.5, 1.5),
-            (norm.weight, 0.5, 1.5),
-            (norm.bias, -0.2, 0.2),
-        ):
-            nn.init.uniform_(values, low, high)
+def cnn14(name: str) -> nn.Module:
+    """Cnn14 of panns_inference, or kadtk's Wavegram-Logmel-Cnn14."""
+    if name == "panns_wavegram_logmel":
+        return filled(module("kadtk.models.panns.models").Wavegram_Logmel_Cnn14(*CNN14[name]))
+    return filled(module("panns_inference.models").Cnn14(*CNN14[name]))
 
 
-def vggish(seed: int = 0) -> nn.Module:
+def vggish() -> nn.Module:
     """VGG of torchvggish, without its PCA."""
-    import torch
     from torchvggish.torchvggish import VGG, make_layers
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return VGG(make_layers(), False).eval()
+    return filled(VGG(make_layers(), False))
 
 
-def openl3(seed: int = 0) -> nn.Module:
-    """OpenL3 of torchopenl3, with weights and BatchNorm statistics that keep activations in range, as after training."""
-    import torch
-    from torch import nn
+def openl3() -> nn.Module:
     from torchopenl3.models import PytorchOpenl3
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        net = PytorchOpenl3(content_type="env", input_repr="mel256", embedding_size=512).eval()
-        for convolution in [layer for layer in net.modules() if isinstance(layer, nn.Conv2d)]:
-            nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
-            nn.init.uniform_(convolution.bias, -0.2, 0.2)
-        net.audio_embedding_layer.weight.data /= 5  # embeddings of a few units
-        randomise_norms(net)
-        nn.init.constant_(net.batch_normalization_1.running_mean, -30)  # log-mels are in decibels
-        nn.init.constant_(net.batch_normalization_1.running_var, 300)
-    return net
+    return filled(PytorchOpenl3(content_type="env", input_repr="mel256", embedding_size=512))
 
 
-def passt(seed: int = 0) -> nn.Module:
+def passt() -> nn.Module:
     """PaSST of hear21passt with its front end: waves → logits and embeddings [N, 527 + 768]."""
-    import torch
-
     with standing_in("timm", "timm.models", "timm.models._hub"):
         from hear21passt import base
         from hear21passt.models.passt import get_model
 
-    with (
-        torch.random.fork_rng(devices=[]),
-        redirect_stdout(None),
-        mock.patch.object(base, "get_model_passt", lambda arch: get_model(arch=arch, pretrained=False)),
-    ):
-        torch.manual_seed(seed)
+    with redirect_stdout(None), mock.patch.object(base, "get_model_passt", lambda arch: get_model(arch=arch, pretrained=False)):
         model = base.get_basic_model(mode="all").eval()
-        enliven(model.net)
+    filled(model.net)
     return model
 
 
-def enliven(net: nn.Module) -> None:
-    """Larger weights than those that a training of transformers begins with, by which blocks change next to nothing."""
-    from torch import nn
-
-    for name, values in net.named_parameters():
-        if not values.requires_grad:  # a spectrogram's
-            continue
-        if name.endswith("bias") or "token" in name or "embed" in name:
-            nn.init.normal_(values, std=0.2)
-        elif values.ndim > 1:
-            nn.init.normal_(values, std=values[0].numel() ** -0.5)
-
-
-def music_speech_clap(seed: int = 0) -> nn.Module:
+def music_speech_clap() -> nn.Module:
     """HTSAT-base of laion_clap and RoBERTa-base, with its projections: the parts of CLAP that embed sounds and texts."""
     import torch
     from torch import nn
@@ -169,63 +164,80 @@ def music_speech_clap(seed: int = 0) -> nn.Module:
     with standing_in("h5py", "torchvision", "torchvision.ops", "torchvision.ops.misc"):
         htsat = module("laion_clap.clap_module.htsat")
     audio = {"mel_bins": 64, "sample_rate": 48_000, "window_size": 1024, "hop_size": 480, "fmin": 50, "fmax": 14_000}
-    sizes = types.SimpleNamespace(**audio, class_num=527, model_name="base")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        net = nn.Module()
-        net.audio_branch = htsat.create_htsat_model(sizes)
-        net.text_branch = RobertaModel(
-            RobertaConfig(vocab_size=50_265, max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5)
-        )
-        for name, width in (("audio", 1024), ("text", 768)):
-            net.add_module(f"{name}_projection", nn.Sequential(nn.Linear(width, 512), nn.ReLU(), nn.Linear(512, 512)))
-        net.logit_scale_a, net.logit_scale_t = (nn.Parameter(torch.tensor(2.0)) for _ in range(2))
-        enliven(net.audio_branch)
-        randomise_norms(net)
-        nn.init.uniform_(net.audio_branch.bn0.running_mean, -30, -10)  # log-mels are in decibels
-        nn.init.uniform_(net.audio_branch.bn0.running_var, 100, 300)
-    return net.eval()
+    net = nn.Module()
+    net.audio_branch = htsat.create_htsat_model(types.SimpleNamespace(**audio, class_num=527, model_name="base"))
+    net.text_branch = RobertaModel(
+        RobertaConfig(vocab_size=50_265, max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5)
+    )
+    for name, width in (("audio", 1024), ("text", 768)):
+        net.add_module(f"{name}_projection", nn.Sequential(nn.Linear(width, 512), nn.ReLU(), nn.Linear(512, 512)))
+    net.logit_scale_a, net.logit_scale_t = (nn.Parameter(torch.tensor(2.0)) for _ in range(2))
+    return filled(net)
 
 
-def msclap(seed: int = 0) -> nn.Module:
-    """CLAP of msclap in the sizes of 2023."""
+def msclap_wrapper() -> Any:
+    """msclap's own of its CLAP of 2023; what it would download is replaced."""
     import torch
-    import yaml
-    from torch import nn
-    from transformers import AutoModel, GPT2Config, GPT2Model
+    from transformers import AutoModel, AutoTokenizer, GPT2Config, GPT2Model
 
-    with mock.patch.object(AutoModel, "from_pretrained", return_value=GPT2Model(GPT2Config())):
-        models = module("msclap.models.clap")
-        text = Path(models.__file__).parents[1].joinpath("configs/config_2023.yml").read_text()
-        names = ("audioenc_name", "window_size", "hop_size", "mel_bins", "fmin", "fmax", "out_emb", "text_model")
-        sizes = yaml.safe_load(text)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            net = models.CLAP(
-                **{name: sizes[name] for name in (*names, "transformer_embed_dim", "d_proj")},
-                sample_rate=sizes["sampling_rate"],
-                classes_num=sizes["num_classes"],
-            ).eval()
-            enliven(net)
-            randomise_norms(net)
-            nn.init.uniform_(net.audio_encoder.base.htsat.bn0.running_mean, -30, -10)  # log-mels are in decibels
-            nn.init.uniform_(net.audio_encoder.base.htsat.bn0.running_var, 100, 300)
-    return net
+    wrapper = module("msclap.CLAPWrapper").CLAPWrapper
+    with (
+        mock.patch.object(AutoModel, "from_pretrained", return_value=GPT2Model(GPT2Config())),
+        mock.patch.object(AutoTokenizer, "from_pretrained"),
+        mock.patch.object(torch, "load", return_value={"model": {}}),
+    ):
+        made = wrapper("CLAP_weights_2023.pth", "2023")
+    filled(made.clap)
+    return made
 
 
-def write_msclap(net: nn.Module, path: Path) -> None:
-    """Write the net as the published file has it: all as floats, with the masks of GPT-2 in older versions of transformers.
+def audiobox() -> nn.Module:
+    """AesMultiOutput of audiobox_aesthetics, as published but for its weights; it rates batches of padded windows."""
+    return filled(module("audiobox_aesthetics.model.aes").AesMultiOutput(proj_num_layer=5, proj_ln=True))
 
-    So written, it is 689,920,291 bytes long; the published file has 29,745 more (0.004 %), of another version's container.
-    """
+
+ORIGINALS: dict[str, Callable[[], nn.Module]] = {  # of embedders; their states have the names of the published files
+    "vggish": vggish,
+    **{name: partial(cnn14, name) for name in CNN14},
+    "openl3_env": openl3,
+    "passt": lambda: passt().net,
+    "clap_music_speech": music_speech_clap,
+    "msclap": lambda: msclap_wrapper().clap,
+    "audiobox": audiobox,
+}
+
+
+def write_published(name: str, state: Mapping[str, Tensor], path: Path) -> None:
+    """Write weights in the format of the published file."""
     import torch
 
-    state = {name: values.float() for name, values in net.state_dict().items()}
-    mask = torch.ones(1, 1, 1024, 1024).tril()
-    for layer in range(12):
-        prefix = f"caption_encoder.base.h.{layer}.attn."
-        state |= {f"{prefix}bias": mask.clone(), f"{prefix}masked_bias": torch.tensor(-10_000.0)}
-    torch.save({"model": state}, path)
+    if name == "audiobox":
+        from safetensors.torch import save_file
+
+        save_file(dict(state), path)
+    elif name == "clap_music_speech":  # of a module in parallel, with a score of its training
+        content = {"state_dict": {f"module.{key}": values for key, values in state.items()}}
+        _save_as_before({"epoch": 15, "name": "x", **content, "best": np.float64(0.9)}, path)
+    elif name in CNN14:  # with a sampler's arrays
+        _save_as_before({"iteration": 1, "model": dict(state), "sampler": {"indexes": np.arange(5), "pointers": [1, 2]}}, path)
+    elif name == "msclap":  # all as floats, with the masks of GPT-2 in older versions of transformers
+        masks = {
+            f"caption_encoder.base.h.{layer}.attn.{kind}": torch.ones(1) for layer in range(12) for kind in ("bias", "masked_bias")
+        }
+        torch.save({"model": {key: values.float() for key, values in state.items()} | masks}, path)
+    else:
+        torch.save(dict(state), path)
+
+
+def _save_as_before(checkpoint: dict[str, Any], path: Path) -> None:
+    """Of the older format, with NumPy's older names in it."""
+    import torch
+
+    torch.save(checkpoint, path, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    if content.count(b"numpy._core.multiarray") != 1:
+        raise RuntimeError("numpy's name is not in the file once")
+    path.write_bytes(content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
 
 
 def write_gpt2_tokenizer(directory: Path) -> None:
@@ -256,117 +268,70 @@ def write_clap_processor(directory: Path, fusion: bool = False, max_length_s: in
     return len(words)
 
 
-def audiobox(seed: int = 0) -> nn.Module:
-    """AesMultiOutput of audiobox_aesthetics, as published but for its weights; it rates batches of padded windows."""
-    import torch
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        net = module("audiobox_aesthetics.model.aes").AesMultiOutput(proj_num_layer=5, proj_ln=True)
-        for values in net.layer_weights.values():
-            torch.nn.init.normal_(values)
-    return net.eval()
-
-
 def write_random_weights(name: str, path: Path) -> None:
-    """Write random weights in the published file format."""
-    import torch
-
-    if name == "msclap":
-        write_msclap(msclap(), path)
-    elif name == "audiobox":
-        from safetensors.torch import save_file
-
-        save_file(audiobox().state_dict(), path)
-    else:
-        torch.save(_published(name), path)
+    write_published(name, ORIGINALS[name]().state_dict(), path)
 
 
-def _published(name: str) -> dict[str, Any]:
-    if name.startswith("panns"):
-        return {"model": cnn14(name).state_dict()}
-    if name == "passt":
-        return passt().net.state_dict()
-    if name == "clap_music_speech":
-        return {"state_dict": {f"module.{key}": values for key, values in music_speech_clap().state_dict().items()}}
-    return (vggish() if name == "vggish" else openl3()).state_dict()
-
-
-def embedder(name: str, weights: Path) -> Callable[[list[Path]], Any]:
-    """A function that embeds files, as many as BATCHES says."""
+def embedder(name: str) -> Callable[[Sequence[np.ndarray]], Any]:
+    """A function that embeds mono waves of RATES, as many as BATCHES says, as the original does."""
     import torch
 
     if name == "vggish":
-        from torchvggish.vggish_input import wavfile_to_examples
+        from torchvggish.vggish_input import waveform_to_examples
 
         net = vggish()
-        net.load_state_dict(torch.load(weights, weights_only=True))
-        return lambda paths: net(wavfile_to_examples(str(paths[0])))
-
-    import librosa
-
+        net.embeddings = net.embeddings[:-1]  # a ReLU, which ours leaves out
+        return lambda waves: net(waveform_to_examples(waves[0].astype(np.float64), RATES[name]))
     if name == "audiobox":
-        from safetensors.torch import load_file
-
         net, infer = audiobox(), module("audiobox_aesthetics.infer")
-        net.load_state_dict(load_file(weights))
 
-        def rate(paths: list[Path]) -> Any:
-            sounds = [torch.from_numpy(librosa.load(path, sr=16_000)[0])[None] for path in paths]
-            waves, masks, _, _ = infer.make_inference_batch(sounds)
-            return net({"wav": torch.stack(waves), "mask": torch.stack(masks)})
+        def rate(waves: Sequence[np.ndarray]) -> Any:
+            windows, masks, _, _ = infer.make_inference_batch([torch.from_numpy(wave)[None] for wave in waves])
+            return net({"wav": torch.stack(windows), "mask": torch.stack(masks)})
 
         return rate
-    state = torch.load(weights, weights_only=True)
     if name == "clap_music_speech":
         net = music_speech_clap()
-        net.load_state_dict({key.removeprefix("module."): values for key, values in state["state_dict"].items()})
-        return lambda paths: net.audio_projection(net.audio_branch({"waveform": _filled(paths, 48_000, 10)})["embedding"])
+        return lambda waves: net.audio_projection(net.audio_branch({"waveform": _repeated(waves, 480_000)})["embedding"])
     if name == "msclap":
-        net = msclap()
-        net.load_state_dict(state["model"], strict=False)
-        return lambda paths: net.audio_encoder(_filled(paths, 44_100, 7))[0]
-    if name.startswith("openl3"):
+        net = msclap_wrapper().clap
+        return lambda waves: net.audio_encoder(_repeated(waves, 7 * 44_100))[0]
+    if name == "openl3_env":
         from torchopenl3 import get_audio_embedding
 
         net = openl3()
-        net.load_state_dict(state)
-        return lambda paths: get_audio_embedding(librosa.load(paths[0], sr=48_000)[0], 48_000, net, hop_size=OPENL3_HOP)
-    if name == "passt":
-        net = passt()
-        net.net.load_state_dict(state)
+        return lambda waves: get_audio_embedding(waves[0], RATES[name], net, hop_size=OPENL3_HOP)
+    net = passt().get_scene_embeddings if name == "passt" else cnn14(name)
 
-        def embed(paths: list[Path]) -> Any:
-            with redirect_stdout(None):
-                return net.get_scene_embeddings(torch.from_numpy(librosa.load(paths[0], sr=32_000)[0])[None])
+    def embed(waves: Sequence[np.ndarray]) -> Any:
+        with redirect_stdout(None):
+            return net(torch.from_numpy(waves[0])[None])
 
-        return embed
-    net = cnn14(name)
-    net.load_state_dict(state["model"])
-    rate = CNN14[name][0]
-    return lambda paths: net(torch.from_numpy(librosa.load(paths[0], sr=rate, mono=True)[0])[None])
+    return embed
 
 
-def _filled(paths: list[Path], rate: int, seconds: int) -> Any:
-    """Waves [N, T], each repeated until it fills `seconds`."""
-    import librosa
-    import numpy as np
+def _repeated(waves: Sequence[np.ndarray], size: int) -> Tensor:
+    """Waves [N, size], each repeated until it fills them."""
     import torch
 
-    return torch.from_numpy(np.stack([np.resize(librosa.load(path, sr=rate)[0], rate * seconds) for path in paths]))
+    return torch.from_numpy(np.stack([np.resize(wave, size) for wave in waves]))
 
 
 def main() -> None:
+    import librosa
     import torch
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("net", choices=PACKAGES)
-    parser.add_argument("weights", type=Path)
     parser.add_argument("directory", type=Path)
     args = parser.parse_args()
     paths = sorted(args.directory.iterdir())
     with torch.no_grad():
-        embed = embedder(args.net, args.weights)
+        ask, resampling = embedder(args.net), "kaiser_best" if args.net == "vggish" else "soxr_hq"  # as torchvggish
+
+        def embed(some: Sequence[Path]) -> None:
+            ask([librosa.load(path, sr=RATES[args.net], res_type=resampling)[0] for path in some])
+
         embed(paths[:1])  # numba compiles
         start, cpu = time.perf_counter(), time.process_time()
         size = BATCHES.get(args.net, 1)

@@ -40,7 +40,6 @@ NOT_IN_METADATA = {
     # says that it "reproduces without alteration the terms of the Apache License", version 2.0.
     "mlcroissant": "Apache-2.0",
     "skops": "MIT",
-    "vocos": "MIT",
 }  # in their LICENSE
 PERMISSIVE = re.compile(
     r"0BSD|Apache-2\.0( WITH LLVM-exception)?|BSD(-[23]-Clause)?|CC0-1\.0|CNRI-Python|ISC|MIT(-0|-CMU)?|PSF-2\.0|ZPL-2\.1|Zlib"

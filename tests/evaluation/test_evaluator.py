@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import random
@@ -22,7 +21,7 @@ from soundmill.evaluation import cache, embedders, evaluator, features, folders,
 from soundmill.evaluation.protocols import ScoreSpec
 from soundmill.evaluation.wave_facts import WaveFacts
 from soundmill.metrics import scores
-from tests import clap_weights
+from tests import clap_weights, recorded
 from tests.lost_bits import lose_a_bit
 
 RATE = 16_000
@@ -398,23 +397,9 @@ def test_sounds_and_prompts_belong_together_by_id(tmp_path, monkeypatch, in_this
 
 @pytest.mark.slow
 def test_a_published_protocol_from_end_to_end_at_random_weights(tmp_path, monkeypatch, request, in_this_process):
-    import torch
-
-    from bench import references
-    from soundmill.evaluation.embedders import panns, vggish
-
-    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path / "weights"))
-    (tmp_path / "weights").mkdir()
-    request.addfinalizer(lambda: shutil.rmtree(tmp_path / "weights"))  # 650 MB
-    networks = ((vggish, "vggish", references.vggish()), (panns, "panns_cnn14_16k", references.cnn14("panns_cnn14_16k")))
-    for module, name, net in networks:
-        weights = embedders.published()[name]
-        path = tmp_path / "weights" / weights.file
-        state = net.state_dict()
-        torch.save(state if name == "vggish" else {"model": state}, path)
-        weights = replace(weights, sha256=hashlib.sha256(path.read_bytes()).hexdigest(), num_bytes=path.stat().st_size, md5=None)
-        monkeypatch.setitem(module.EMBEDDERS, name, replace(embedders.find(name), weights=weights))
-
+    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path))
+    for name in ("vggish", "panns_cnn14_16k"):
+        request.addfinalizer(recorded.publish(name, tmp_path, monkeypatch).unlink)  # 290 and 330 MB
     names = [f"{index}.wav" for index in range(4)]
     output, real = put(tmp_path / "made", names), put(tmp_path / "real", names, 30)
     for root, seed in ((output, 60), (real, 61)):

@@ -22,6 +22,7 @@ from soundmill.models.components.rave.codec import RaveCodec
 from soundmill.models.components.rave.network import RaveNet
 from soundmill.models.components.rave.params import NetworkParams, NoiseParams
 from soundmill.models.components.rave.streaming import Live, even, scripted
+from tests import recorded
 from tests.commands.running import soundmill
 
 V2 = NetworkParams(
@@ -172,38 +173,16 @@ torch.save([rate, made, coded, model.decode(coded)], "made.pt")
 
 def test_nn_tilde_would_register_the_same():
     """Its methods with their numbers and labels, and its attributes, of a module with the same signatures."""
-    nn_tilde = pytest.importorskip("nn_tilde", reason="no nn_tilde here: `make test` installs it, without its dependencies")
-
-    class Theirs(nn_tilde.Module):
-        def __init__(self):
-            super().__init__(RATE)
-            self.register_method("forward", 1, 1, 1, 1, test_method=False)
-            self.register_method("encode", 1, 1, 4, RATIO, test_method=False)
-            self.register_method("decode", 4, RATIO, 1, 1, test_method=False)
-            self.finish()
-
-        @torch.jit.export
-        def forward(self, waves: torch.Tensor) -> torch.Tensor:
-            return waves
-
-        @torch.jit.export
-        def encode(self, waves: torch.Tensor) -> torch.Tensor:
-            return waves
-
-        @torch.jit.export
-        def decode(self, latents: torch.Tensor) -> torch.Tensor:
-            return latents
-
-    theirs, ours = Theirs(), scripted(codec(V1, rank=3), 4)
-    assert ours.get_methods() == theirs.get_methods() == ["forward", "encode", "decode"]
-    assert ours.get_attributes() == list(theirs.get_attributes().value) == []
-    assert ours.get_sample_rate() == theirs.get_sample_rate()
-    for name in theirs.get_methods():
+    theirs, ours = recorded.said("nn_tilde"), scripted(codec(V1, rank=3), 4)
+    assert ours.get_methods() == list(theirs["methods"]) == ["forward", "encode", "decode"]
+    assert ours.get_attributes() == list(theirs["attributes"]) == []
+    assert ours.get_sample_rate() == theirs["rate"]
+    for name in ours.get_methods():
         numbers = getattr(ours, f"{name}_params")
-        assert numbers.dtype == getattr(theirs, f"{name}_params").dtype
-        assert numbers.tolist() == getattr(theirs, f"{name}_params").tolist()
+        assert numbers.numpy().dtype == theirs[f"{name}_params"].dtype
+        assert numbers.tolist() == theirs[f"{name}_params"].tolist()
         for labels in (f"{name}_input_labels", f"{name}_output_labels"):
-            assert getattr(ours, labels) == getattr(theirs, labels)
+            assert getattr(ours, labels) == list(theirs[labels])
         channels, ratio, output, made_ratio = numbers.tolist()
         for batch in (1, 4):  # what it tests of a method that is registered
             answer = getattr(ours, name)(torch.zeros(batch, channels, 8192 // ratio))

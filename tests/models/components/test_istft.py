@@ -23,6 +23,7 @@ from soundmill.models.components.istft.vocoder import Istft, build, drawn, load
 from soundmill.models.components.loaded import LoadedParams
 from soundmill.params import compose, parse
 from soundmill.training.loader import Batch
+from tests import recorded
 from tests.mels import TANGO, spec_with
 from tests.models.components.test_mel_autoencoder import size
 
@@ -151,25 +152,6 @@ def test_other_processes_get_the_same_module(root):
     assert all(torch.equal(value, again[name]) for name, value in module.state_dict().items())
 
 
-@pytest.fixture(scope="module")
-def vocos():
-    """PyPI's net at its published size, with random weights that make loud sounds."""
-    pytest.importorskip("vocos", reason="needs vocos")
-    from vocos.feature_extractors import MelSpectrogramFeatures
-    from vocos.heads import ISTFTHead
-    from vocos.models import VocosBackbone
-    from vocos.pretrained import Vocos
-
-    torch.manual_seed(2)
-    net = Vocos(
-        MelSpectrogramFeatures(),
-        VocosBackbone(input_channels=100, dim=512, intermediate_dim=1536, num_layers=8),
-        ISTFTHead(dim=512, n_fft=1024, hop_length=256, padding="center"),
-    )
-    torch.nn.init.normal_(net.head.out.weight, std=0.05)
-    return net.eval()
-
-
 CONFIG = """
 feature_extractor:
   class_path: vocos.feature_extractors.MelSpectrogramFeatures
@@ -191,23 +173,22 @@ def fetch(directory: Path, root: Path, spec: MelSpec = VOCOS, **network: int) ->
 
 
 @pytest.mark.parametrize("file", ["pytorch_model.bin", "model.safetensors"])
-def test_it_equals_vocos(tmp_path, root, vocos, file):
+def test_it_equals_vocos(tmp_path, root, file):
     """From its own files, and from ours; log-mels are the same, too."""
     write = torch.save if file.endswith("bin") else save_file
-    write(vocos.state_dict(), tmp_path / file)
+    write(recorded.state("vocos"), tmp_path / file)
     model = fetch(tmp_path, root)
-    assert size(model.net) == size(vocos.backbone) + size(vocos.head) == 13_531_650
-    wave = torch.from_numpy(NOISE[:1])
-    features = vocos.feature_extractor(wave)
-    torch.testing.assert_close(features, torch.from_numpy(log_mel(wave.numpy(), VOCOS)), atol=1e-4, rtol=0)
-    expected = vocos.decode(features)
-    assert 0.05 < expected.std() < 1
+    assert size(model.net) == 13_531_650
+    features = torch.from_numpy(log_mel(recorded.sound("noise", 0.6, 24_000)[None], VOCOS))
+    recorded.check("vocos", "features", features)
     with torch.no_grad():
-        torch.testing.assert_close(model.net(features), expected, atol=1e-5, rtol=0)
+        waves = model.net(features)
+    assert 0.05 < waves.std() < 1
+    recorded.check("vocos", "waves", waves, 1e-5)
     output = model.vocode(features)
     assert output.shape == (1, 1, features.shape[2] * 256)
-    inner = slice(0, expected.shape[1] - 40 * 256)  # the last frame, which is once more there, is seen by 27 others
-    torch.testing.assert_close(output[0, :, inner], expected[:, inner], atol=1e-5, rtol=0)
+    inner = slice(0, waves.shape[1] - 40 * 256)  # the last frame, which is once more there, is seen by 27 others
+    torch.testing.assert_close(output[0, :, inner], waves[:, inner], atol=1e-5, rtol=0)
     save_vocoder(model, tmp_path / "ours", {"kind": "load"})
     assert torch.equal(load(tmp_path / "ours", VOCOS).vocode(features), output)
 
@@ -217,10 +198,10 @@ class Harmful:
         return print, ("run",)
 
 
-def test_what_is_no_vocos_of_the_parameters_is_refused(tmp_path, root, vocos):
+def test_what_is_no_vocos_of_the_parameters_is_refused(tmp_path, root):
     with pytest.raises(UserError, match=r"has no model\.safetensors or pytorch_model\.bin.* vocoder\.weights\.name"):
         fetch(tmp_path, root)
-    state = vocos.state_dict()
+    state = recorded.state("vocos", blank=True)
     torch.save(state, tmp_path / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"sample_rate 24000, not 16000; hop_length 256, not 160; n_mels 100, not 64"):
         fetch(tmp_path, root, TANGO)

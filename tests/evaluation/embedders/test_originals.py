@@ -1,0 +1,139 @@
+"""Embedders with published weights, at random ones: each against what its original said, and files that are refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from bench import references
+from soundmill.errors import UserError
+from soundmill.evaluation import embedders
+from soundmill.evaluation.embedders import clap, htsat, msclap, openl3, panns
+from soundmill.evaluation.embedders.clap_music_speech import HTSAT
+from tests import clap_weights, recorded
+
+TOO_SHORT = {"vggish": 15_599, "passt": 4_800}  # samples; of others, none are
+
+
+@pytest.fixture(scope="module", autouse=True)
+def place(tmp_path_factory):
+    """$SOUNDMILL_WEIGHTS with the files of `clap`, whose tokenizer knows few words, and a tokenizer that has no merges."""
+    directory = tmp_path_factory.mktemp("weights")
+    clap_weights.write(directory / clap.NAME)
+    references.write_gpt2_tokenizer(directory / msclap.TOKENIZER)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOUNDMILL_WEIGHTS", str(directory))
+        yield directory
+
+
+@pytest.fixture(scope="module", params=references.ORIGINALS)
+def ours(request, place):
+    path = recorded.write(request.param, place / "published")
+    yield embedders.find(request.param).load(path)
+    path.unlink()  # up to 800 MB
+
+
+def test_it_says_what_its_original_says(ours):
+    """Of each sound, whatever else it is asked about; nothing of one that is too short."""
+    name = ours.name
+    short = np.zeros(TOO_SHORT.get(name, 0), np.float32)
+    if name in references.CNN14:  # they hear silence after it
+        short = np.zeros(2 * ours.sample_rate, np.float32)
+    waves = [short, *recorded.sounds(name)]
+    result = ours.embed(waves)
+    recorded.check(name, "frames", np.concatenate(result.frames[1:]))
+    assert len(result.frames[0]) == (name in references.CNN14)
+    assert np.std(np.concatenate(result.frames[1:]), axis=0).max() > 0.01 or len(waves) == 2  # it hears a difference
+    assert len(result.logits) == len(waves)
+    if "logits" in recorded.said(name):
+        recorded.check(name, "logits", result.logits[1:])
+    else:
+        assert result.logits.shape[1] == 0
+    nothing = ours.embed([])
+    assert (nothing.frames, nothing.logits.shape) == ([], (0, result.logits.shape[1]))
+    if name in recorded.TEXTS:
+        recorded.check(name, "texts", ours.embed_texts(recorded.TEXTS[name]))
+        assert ours.embed_texts([]).shape == (0, result.frames[1].shape[1])
+
+
+C, T = "panns_cnn14_16k", "clap_music_speech"
+
+
+def without(state: dict, part: str) -> dict:
+    return {key: values for key, values in state.items() if part not in key}
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("vggish", lambda state: state | {"pproc.means": torch.zeros(1)}, r"Unexpected key.*pproc\.means"),
+        ("vggish", lambda state: without(state, "features.0.bias"), r"Missing key.*features\.0\.bias"),
+        ("vggish", lambda state: state | {"features.0.bias": torch.zeros(1)}, "size mismatch"),
+        (C, lambda state: {}, r"conv_real\.weight is not a transform of 512 samples"),
+        (C, lambda state: recorded.state("panns_cnn14_32k", blank=True), "weights for another sample rate"),
+        (
+            C,
+            lambda state: state | {panns.TRANSFORM[1]: -state[panns.TRANSFORM[1]]},
+            r"conv_imag\.weight is not the Fourier transform",
+        ),
+        (C, lambda state: without(state, "melW"), "not the weights of Cnn14 .*Missing key.*melW"),
+        (
+            "openl3_env",
+            lambda state: state | {openl3.TRANSFORM[1]: -state[openl3.TRANSFORM[1]]},
+            "dft_imag_kernels is not the Fourier",
+        ),
+        ("openl3_env", lambda state: state | {openl3.TRANSFORM[0]: torch.zeros(257, 1, 2048)}, "not a transform of 2048 samples"),
+        ("openl3_env", lambda state: state | {"speclayer.mel_basis": torch.zeros(128, 1025)}, "not the weights of OpenL3"),
+        ("openl3_env", lambda state: without(state, "conv2d_3.bias"), r"Missing key.*conv2d_3\.bias"),
+        ("passt", lambda state: {"norm.weight": state["norm.weight"]}, "not the weights of Passt"),
+        (T, lambda state: without(state, "stft"), "is not a transform of 1024 samples"),
+        (
+            T,
+            lambda state: state | {HTSAT + htsat.FILTERS: 2 * state[HTSAT + htsat.FILTERS]},
+            "are not the mel filters that sounds are",
+        ),
+        (T, lambda state: state | {HTSAT + htsat.TRANSFORM[0]: torch.zeros(513, 1, 1024)}, "is not the Fourier transform"),
+        (T, lambda state: without(state, ".layers."), "not the weights of ClapModel .*Missing key"),
+        ("msclap", lambda state: {}, "is not a transform of 1024 samples"),
+        ("msclap", lambda state: without(state, ".layers."), "not the weights of MsClap .*Missing key.*audio_model"),
+        ("audiobox", lambda state: {"layer_weights.CE": torch.zeros(13)}, "not the weights of ModuleDict .*Missing key"),
+    ],
+)
+def test_weights_of_other_networks_are_refused(tmp_path, name, change, message):
+    references.write_published(name, change(recorded.state(name, blank=True)), tmp_path / "other")
+    with pytest.raises(UserError, match=f"/other: .*{message}"):
+        embedders.find(name).load(tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("vggish", "not the weights of Vggish"),
+        (C, "it has no 'model'"),
+        ("openl3_env", "not a checkpoint of torchopenl3"),
+        ("passt", "not a checkpoint of PaSST"),
+        (T, "not a checkpoint of laion_clap"),
+        ("msclap", "not a checkpoint of msclap"),
+        ("audiobox", "cannot be read as weights"),
+    ],
+)
+def test_other_files_are_refused(tmp_path, name, message):
+    torch.save([torch.zeros(1)], tmp_path / "other")
+    with pytest.raises(UserError, match=f"/other: .*{message}"):
+        embedders.find(name).load(tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("name", "repository", "file"),
+    [("clap_music_speech", clap.NAME, "preprocessor_config.json"), ("msclap", msclap.TOKENIZER, "tokenizer.json")],
+)
+def test_missing_files_are_named(tmp_path, monkeypatch, name, repository, file):
+    weights = embedders.find(name).weights.file
+    assert f"{weights} is not in" in embedders.unavailable(name)
+    assert f"run `soundmill weights fetch {name}`" in embedders.unavailable(name)
+    (tmp_path / weights).touch()
+    (tmp_path / repository).mkdir(parents=True)
+    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path))
+    assert f"has no {file}" in embedders.unavailable(name)
+    assert f"into the directory $SOUNDMILL_WEIGHTS/{repository}" in embedders.unavailable(name)
