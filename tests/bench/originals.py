@@ -167,6 +167,16 @@ def a_unet() -> Said:
     yield "output", net(torch.from_numpy(uniform(3, 2, 64)), torch.tensor([0.0, 0.3, 1.0]))
 
 
+def diffwave() -> Said:
+    from diffwave.model import DiffWave
+    from diffwave.params import AttrDict, params
+
+    net = references.filled(DiffWave(AttrDict(params, residual_layers=5, residual_channels=8, dilation_cycle_length=3)))
+    yield from layout(net.state_dict()).items()
+    for t in (0.0, 3.5, 22.992, 49.0, 7):
+        yield f"noise at {t}", net(*(torch.from_numpy(uniform(2, *shape)) for shape in ((6 * 256,), (80, 6))), torch.tensor([t]))
+
+
 def nn_tilde() -> Said:
     """What nn~ is told of a module with three methods: each one's numbers and labels, and the attributes."""
     import nn_tilde
@@ -219,6 +229,7 @@ ORIGINALS: dict[str, Callable[[], Said]] = {
     "audiobox": of_audiobox,
     "vocos": vocos,
     "a_unet": a_unet,
+    "diffwave": diffwave,
     "nn_tilde": nn_tilde,
     "stable_audio_metrics": stable_audio_metrics,
 }

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torchaudio.transforms import MelSpectrogram
 
 from soundmill.audio.mel import log_mel
 from soundmill.errors import UserError
 from soundmill.models.components.diffwave import published
 from soundmill.models.components.diffwave.vocoder import conditioner
+from tests import recorded
 
 LAYERS, CHANNELS, CYCLE, BANDS = 5, 8, 3, 80
 PARAMS: dict[str, Any] = {
@@ -33,25 +32,6 @@ PARAMS: dict[str, Any] = {
     "noise_schedule": np.linspace(1e-4, 0.05, 50).tolist(),
     "inference_noise_schedule": [0.0001, 0.001, 0.01, 0.05, 0.2, 0.5],
 }
-SHAPES = {
-    "input_projection": (CHANNELS, 1, 1),
-    "diffusion_embedding.projection1": (512, 128),
-    "diffusion_embedding.projection2": (512, 512),
-    "spectrogram_upsampler.conv1": (1, 1, 3, 32),
-    "spectrogram_upsampler.conv2": (1, 1, 3, 32),
-    **{
-        f"residual_layers.{layer}.{name}": shape
-        for layer in range(LAYERS)
-        for name, shape in {
-            "dilated_conv": (2 * CHANNELS, CHANNELS, 3),
-            "diffusion_projection": (CHANNELS, 512),
-            "conditioner_projection": (2 * CHANNELS, BANDS, 1),
-            "output_projection": (2 * CHANNELS, CHANNELS, 1),
-        }.items()
-    },
-    "skip_projection": (CHANNELS, CHANNELS, 1),
-    "output_projection": (1, CHANNELS, 1),
-}
 
 
 class AttrDict(dict):
@@ -59,12 +39,7 @@ class AttrDict(dict):
 
 
 def state() -> dict[str, Tensor]:
-    rng = torch.Generator().manual_seed(0)
-    tensors = {}
-    for name, shape in SHAPES.items():
-        tensors[f"{name}.weight"] = torch.randn(shape, generator=rng) / math.sqrt(math.prod(shape[1:]))
-        tensors[f"{name}.bias"] = 0.1 * torch.randn(shape[0], generator=rng)
-    return tensors
+    return recorded.state("diffwave")
 
 
 def write(path, model=None, **params: Any):
@@ -74,43 +49,12 @@ def write(path, model=None, **params: Any):
     return path
 
 
-def predict(tensors: dict[str, Tensor], wave: Tensor, mel: Tensor, t: float) -> Tensor:
-    """The published net, layer by layer: the noise [B, 1, T] in waves [B, T], mels [B, bands, frames], at one fractional t."""
-
-    def apply(name: str, x: Tensor, function: Any = functional.conv1d, **options: Any) -> Tensor:
-        return function(x, tensors[f"{name}.weight"], tensors[f"{name}.bias"], **options)
-
-    angles = torch.tensor([math.floor(t), math.ceil(t)])[:, None] * 10.0 ** (torch.arange(64) * 4.0 / 63.0)
-    low, high = torch.cat([angles.sin(), angles.cos()], 1)
-    step = (low + (high - low) * (t - math.floor(t)))[None]
-    for name in ("diffusion_embedding.projection1", "diffusion_embedding.projection2"):
-        step = functional.silu(apply(name, step, functional.linear))
-    mel = mel[:, None]
-    for name in ("spectrogram_upsampler.conv1", "spectrogram_upsampler.conv2"):
-        mel = functional.leaky_relu(apply(name, mel, functional.conv_transpose2d, stride=(1, 16), padding=(1, 8)), 0.4)
-    x, skips = apply("input_projection", wave[:, None]).relu(), []
-    for layer in range(LAYERS):
-        name, dilation = f"residual_layers.{layer}", 2 ** (layer % CYCLE)
-        y = x + apply(f"{name}.diffusion_projection", step, functional.linear)[:, :, None]
-        y = apply(f"{name}.dilated_conv", y, padding=dilation, dilation=dilation) + apply(
-            f"{name}.conditioner_projection", mel[:, 0]
-        )
-        residual, skip = apply(f"{name}.output_projection", y[:, :CHANNELS].sigmoid() * y[:, CHANNELS:].tanh()).chunk(2, 1)
-        x = (x + residual) / math.sqrt(2)
-        skips.append(skip)
-    return apply("output_projection", apply("skip_projection", sum(skips) / math.sqrt(LAYERS)).relu())
-
-
 def test_it_is_the_same_net_under_other_names(tmp_path):
     model = published.read(write(tmp_path / "weights-5.pt"))
-    assert len(model.net.state_dict()) == 2 * len(SHAPES)
-    rng = torch.Generator().manual_seed(1)
-    wave, mel = torch.randn(2, 6 * 256, generator=rng), torch.rand(2, BANDS, 6, generator=rng)
+    wave, mel = (torch.from_numpy(recorded.uniform(2, *shape)) for shape in ((6 * 256,), (BANDS, 6)))
     with torch.no_grad():
-        for t in (0.0, 49.0, 22.992):
-            torch.testing.assert_close(
-                model.net(wave[:, None], torch.full((2,), t), mel), predict(state(), wave, mel, t), atol=1e-5, rtol=1e-5
-            )
+        for t in (0.0, 3.5, 22.992, 49.0, 7):
+            recorded.check("diffwave", f"noise at {t}", model.net(wave[:, None], torch.full((2,), float(t)), mel), 1e-5, 1e-5)
     assert (model.noise.num_timesteps, model.noise.beta_end) == (50, 0.05)
     assert model.sampling.betas == PARAMS["inference_noise_schedule"]
     output = model.vocode(torch.full((1, BANDS, 3), -5.0))
