@@ -209,5 +209,11 @@ def levelled(wave: np.ndarray, spec: MelSpec) -> np.ndarray:
     """The wave [T] with mean and peak as in the spec; a constant wave becomes zero."""
     if spec.peak is None:
         return wave
-    centred = wave - np.float32(wave.mean(dtype=np.float64))
-    return centred * np.float32(spec.peak / max(float(np.abs(centred).max()), 1e-8))
+    return (wave - np.float32(wave.mean(dtype=np.float64))) * np.float32(gain_of(wave, spec))
+
+
+def gain_of(wave: np.ndarray, spec: MelSpec) -> float:
+    """What `levelled` multiplies a wave by, after its mean is subtracted."""
+    if spec.peak is None:
+        return 1.0
+    return spec.peak / max(float(np.abs(wave - np.float32(wave.mean(dtype=np.float64))).max()), 1e-8)

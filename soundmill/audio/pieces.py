@@ -61,11 +61,13 @@ def pieces(blocks: Iterable[Tensor], size: int, around: int = 0) -> Iterator[Pie
         start += count
 
 
-def window_starts(length: int, size: int | None, overlap: int) -> list[int]:
-    """Starts of windows of `size` in a sound of `length` samples, each overlapping the previous; None: one window."""
+def window_starts(length: int, size: int | None, overlap: int, unit: int = 1) -> list[int]:
+    """Starts of windows of `size` in a sound of `length` samples, multiples of `unit`; each overlaps the previous by `overlap` or
+    little more, and the last, which ends with the sound, by as much as that takes. None: one window."""
     if size is None or length <= size:
         return [0]
-    return [*range(0, length - size, size - overlap), length - size]
+    last = -(-(length - size) // unit) * unit
+    return [*range(0, last, max(1, (size - overlap) // unit) * unit), last]
 
 
 def windows(blocks: Iterable[Tensor], starts: Sequence[int], size: int) -> Iterator[tuple[int, Tensor]]:
@@ -84,25 +86,31 @@ def windows(blocks: Iterable[Tensor], starts: Sequence[int], size: int) -> Itera
         yield waiting[0], held[..., waiting[0] - first :]
 
 
-def faded(parts: Iterable[tuple[int, Tensor]], overlap: int, length: int) -> Iterator[Tensor]:
-    """Blocks of the sound of `length` samples from windows (start, [C, n]), crossfaded linearly over `overlap`."""
+def faded(parts: Iterable[tuple[int, Tensor]], overlap: int, mix: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Iterator[Tensor]:
+    """Blocks of a sound from windows (start, [C, n]). The last `overlap` samples before the end of what there is are mixed with the
+    next window by `mix` (before, after, share of `after`); what that window has before them is left out."""
     import torch
 
-    mixed = total = torch.zeros(0)
-    first = 0
+    held, first = None, 0
     for start, part in parts:
-        fade = torch.linspace(0, 1, overlap + 2, device=part.device)[1:-1]
-        weight = torch.ones(part.shape[1], device=part.device)
-        if start:
-            weight[:overlap] = fade
-        if start + part.shape[1] < length:
-            weight[part.shape[1] - overlap :] = fade.flip(0)
-        if start > first:
-            yield mixed[:, : start - first] / total[: start - first]
-            mixed, total, first = mixed[:, start - first :], total[start - first :], start
-        more = part.shape[1] - len(total)
-        mixed = torch.cat([mixed, part.new_zeros(len(part), more)], 1) if len(total) else torch.zeros_like(part)
-        total = torch.cat([total.to(weight), weight.new_zeros(more)])
-        mixed += part * weight
-        total += weight
-    yield mixed / total
+        if held is not None:
+            place = held.shape[-1] - overlap
+            fresh = part[..., first + place - start :]
+            share = torch.linspace(0, 1, overlap + 2, device=part.device)[1:-1]
+            yield held[..., :place]
+            part = torch.cat([mix(held[..., place:], fresh[..., :overlap], share), fresh[..., overlap:]], -1)
+            start = first + place
+        held, first = part, start
+    if held is not None:
+        yield held
+
+
+def equal_power(before: Tensor, after: Tensor, share: Tensor) -> Tensor:
+    """A crossfade of waves whose power is the mean of theirs: linear if they are alike, of equal power if they are independent.
+
+    Two outputs of a codec are alike; two drawings of noise or phases are not, and a linear crossfade of those is 3 dB too quiet.
+    """
+    energy = (before.square().sum() * after.square().sum()).sqrt()
+    likeness = ((before * after).sum() / energy).nan_to_num(1.0).clamp(0, 1)
+    power = (1 - share).square() + share.square() + 2 * share * (1 - share) * likeness
+    return before.lerp(after, share) * power.rsqrt()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from soundmill.models.components.contracts import Vocoder
     from soundmill.models.params import FamilyGenerateParams, FamilyTrainParams
     from soundmill.training.loader import Batch, Joined, Order, Source
     from soundmill.training.module import TrainingModule
@@ -56,7 +57,7 @@ class Run:
 
 
 class Model(Protocol):
-    """A trained model, rebuilt from its checkpoint alone. It has only some of the four methods; see `can`.
+    """A trained model, rebuilt from its checkpoint alone. It has only some of these methods; see `can`.
 
     All waves are float32 [N, channels, T] in [−1, 1] at `sample_rate`; T is `num_samples` unless that is None.
     """
@@ -74,6 +75,14 @@ class Model(Protocol):
 
     def reconstruct(self, waves: Tensor, run: Run) -> Tensor:
         """Waves encoded as the model's representation and decoded; cut to `num_samples` if longer."""
+
+    # A model that reconstructs by log-mels has two more methods, by which windows of a longer sound are joined as log-mels.
+
+    def vocoder_for(self, run: Run) -> Vocoder | None:
+        """The vocoder of `reconstruct`; None if this codec has no log-mels."""
+
+    def rebuilt(self, waves: Tensor, run: Run) -> Tensor:
+        """The log-mels [N · channels, n_mels, frames], on the CPU, that `reconstruct` vocodes."""
 
     def transform(self, waves: Tensor, requests: Sequence[Request], run: Run) -> Tensor:
         """Each wave restyled, inpainted or upsampled."""

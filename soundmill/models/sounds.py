@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from soundmill.audio.pieces import Sound, faded, window_starts, windows
+from soundmill.audio.mel import MelSpec, gain_of
+from soundmill.audio.pieces import Sound, equal_power, faded, window_starts, windows
 from soundmill.audio.resample import resample_blocks, resampled_length
 from soundmill.errors import UserError
 from soundmill.models.family import Model, Request, Run
@@ -28,14 +31,13 @@ def reconstruct_each(
 ) -> Iterator[tuple[str, Tensor]]:
     """Reconstruct waves with the model's encoder and decoder: (name, (wave [C, T], its rate)) → (name, wave [C, T]).
 
-    A wave is first converted to the model's rate and channels. One longer than the model's length is cut, or with `whole`
-    processed in windows.
+    A wave is first converted to the model's rate and channels. One longer than the model's length is cut, unless `whole`.
     """
     silent = replace(run, progress=lambda n: None)  # progress counts sounds, below
     for name, (wave, rate) in sounds:
         fitted = torch.from_numpy(in_model_format(wave, rate, model))
         fitted = fitted if whole else fitted[:, : model.num_samples]
-        yield name, in_windows(lambda part, start: finite(model.reconstruct(part, silent), silent), fitted, model)
+        yield name, torch.cat(list(reconstructed(model, [fitted], fitted.shape[1], silent)), 1)
         run.progress(1)
 
 
@@ -90,13 +92,44 @@ def overlap_of(model: Model) -> int:
 def stream_windows(work: Callable[[Tensor, int], Tensor], blocks: Iterable[Tensor], length: int, model: Model) -> Iterator[Tensor]:
     """Apply `work` ([1, C, T], first sample → [1, C, T]) to blocks [C, n] of a sound, in windows of the model's length.
 
-    Overlaps are crossfaded linearly; yields finished blocks [C, n].
+    Overlaps are crossfaded at equal power; yields finished blocks [C, n].
     """
     size, overlap = model.num_samples or length, overlap_of(model)
     cut = windows(blocks, window_starts(length, size, overlap), size)
-    return faded(((start, work(part[None], start)[0]) for start, part in cut), overlap, length)
+    return faded(((start, work(part[None], start)[0]) for start, part in cut), overlap, equal_power)
 
 
-def in_windows(work: Callable[[Tensor, int], Tensor], wave: Tensor, model: Model) -> Tensor:
-    """As `stream_windows` for a whole wave [C, T] of any length."""
-    return torch.cat(list(stream_windows(work, [wave], wave.shape[1], model)), 1)
+def reconstructed(model: Model, blocks: Iterable[Tensor], length: int, run: Run) -> Iterator[Tensor]:
+    """A sound of any length in blocks [C, n], encoded and decoded; yields blocks [C, n].
+
+    A model by log-mels rebuilds those of each window, and one pass of the vocoder makes the sound: phases of windows do not fit.
+    """
+    vocoder = model.vocoder_for(run) if hasattr(model, "rebuilt") else None
+    if vocoder is None or model.num_samples is None or length <= model.num_samples:
+        return stream_windows(lambda part, start: finite(model.reconstruct(part, run), run), blocks, length, model)
+    log_mels = _rebuilt(model, vocoder.spec, blocks, length, run)
+    vocoder = vocoder.to(run.device)
+    pieces = zip(*(vocoder.pieces(one[None].to(run.device)) for one in log_mels), strict=True)
+    return _cut((finite(torch.cat([one[0] for one in channels]).cpu(), run).clamp(-1, 1) for channels in pieces), length)
+
+
+def _rebuilt(model: Any, spec: MelSpec, blocks: Iterable[Tensor], length: int, run: Run) -> Tensor:
+    """Log-mels [channels, n_mels, frames] of a sound's windows, joined; if the spec sets the peak, that of the loudest window."""
+    hop, overlap, gains = spec.hop_length, overlap_of(model), []
+    size = getattr(model, "rebuilt_samples", model.num_samples)
+
+    def rebuild(part: Tensor) -> Tensor:
+        gains.append(spec.power * torch.tensor([gain_of(channel.numpy(), spec) for channel in part]).log()[:, None, None])
+        return model.rebuilt(part[None], run)[..., : -(-part.shape[1] // hop)] - gains[-1]
+
+    cut = windows(blocks, window_starts(length, size, overlap, hop), size)
+    parts = faded(((start // hop, rebuild(part)) for start, part in cut), overlap // hop, torch.lerp)
+    log_mels = finite(torch.cat(list(parts), 2), run)
+    return (log_mels + torch.stack(gains).amin(0)).clamp_min(math.log(spec.floor))
+
+
+def _cut(blocks: Iterable[Tensor], length: int) -> Iterator[Tensor]:
+    """Blocks [C, n] of the first `length` samples."""
+    for block in blocks:
+        yield block[:, :length]
+        length = max(0, length - block.shape[1])

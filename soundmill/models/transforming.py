@@ -28,7 +28,14 @@ from soundmill.models.generation import (
     running,
 )
 from soundmill.models.requests import of_prompts, print_matched_labels
-from soundmill.models.sounds import finite, length_in_model_format, overlap_of, read_in_model_format, stream_windows
+from soundmill.models.sounds import (
+    finite,
+    length_in_model_format,
+    overlap_of,
+    read_in_model_format,
+    reconstructed,
+    stream_windows,
+)
 from soundmill.training.seeds import seed_of
 
 SHOWN = 12  # recordings in the figure
@@ -71,7 +78,7 @@ def reconstruct(checkpoint: Path, sounds: Sounds, output: Path, home: Path, sett
     """Encode sounds and decode them again."""
 
     def work(model: Model, run: Run, name: str, blocks: Iterable[Tensor], length: int) -> Iterator[Tensor]:
-        return stream_windows(lambda part, start: finite(model.reconstruct(part, run), run), blocks, length, model)
+        return reconstructed(model, blocks, length, run)
 
     return _each(checkpoint, "reconstruct", "reconstructed", work, sounds, output, home, settings)
 

@@ -34,33 +34,6 @@ class Model:
         return waves
 
 
-@pytest.mark.parametrize("length", [1, 999, 1000, 1001, 2900, 7777])
-@pytest.mark.parametrize("channels", [1, 2])
-def test_windows_of_what_is_not_changed_are_the_whole(length, channels):
-    wave = torch.randn(channels, length, generator=torch.Generator().manual_seed(length))
-    longest = []
-
-    def work(part, start):
-        longest.append(part.shape[2])
-        return part
-
-    output = sounds.in_windows(work, wave, Model(channels=channels, num_samples=1000))
-    torch.testing.assert_close(output, wave)
-    assert max(longest) <= 1000
-
-
-def test_windows_fade_into_one_another():
-    turns = iter(range(100))
-    output = sounds.in_windows(
-        lambda part, start: torch.full_like(part, float(next(turns))), torch.zeros(1, 2750), Model(num_samples=1000)
-    )
-    steps = output[0].diff()
-    assert output[0, 0] == 0
-    assert output[0, -1] == 3
-    assert steps.min() >= 0
-    assert steps.max() < 0.01  # a cut would be a step of 1
-
-
 def test_a_wave_is_brought_to_the_models_rate_and_channels():
     stereo = np.stack([np.full(8000, 0.5, np.float32), np.full(8000, -0.1, np.float32)])
     mono = sounds.in_model_format(stereo, 16_000, Model())

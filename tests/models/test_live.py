@@ -251,14 +251,14 @@ def test_a_seed_chooses_what_is_drawn(directory):
 
 
 def test_a_long_sound_goes_through_in_windows(directory, monkeypatch):
-    from soundmill.models.sounds import in_windows, overlap_of
+    from soundmill.models.sounds import overlap_of
 
     monkeypatch.setattr(live, "WINDOW_SECONDS", 0.25)
     source = live.Trained(codecs.load(directory), [])
     source.codec.phase = 1
     source.codec.rank = 8
     given = sound(16_384)[0]
-    output = in_windows(source.process, given, source)
+    output = torch.cat(list(source.stream([given], 16_384)), 1)
     whole = source.process(given[None])[0]
     assert output.shape == whole.shape
     starts = window_starts(16_384, source.num_samples, overlap_of(source))

@@ -107,6 +107,13 @@ class AudioDiT:
         codec = self.codec(run, self.latent_frames)
         return codec.decode(codec.encode(waves))[..., : waves.shape[2]]
 
+    def vocoder_for(self, run: Run) -> Vocoder | None:
+        return vocoder_of(run.sampling, self.vocoder, self.autoencoder)
+
+    def rebuilt(self, waves: Tensor, run: Run) -> Tensor:
+        codec = self.codec(run, self.latent_frames)
+        return codec.to_log_mels(codec.encode(waves))
+
     def conditions(self, requests: Sequence[Request], seconds: Sequence[float], run: Run) -> Conditions:
         """What the net is told of sounds that start at 0 and last `seconds`, on the run's device."""
         network = self.params.network
@@ -132,8 +139,7 @@ class AudioDiT:
     def codec(self, run: Run, latent_frames: int) -> Codec:
         """The autoencoder for sounds of `latent_frames` latents, with the vocoder of the run if it needs one."""
         frames = latent_frames * (self.frames // self.latent_frames)
-        vocoder = vocoder_of(run.sampling, self.vocoder, self.autoencoder)
-        return self.kind.sound(self.autoencoder, vocoder, frames, run.sampling.grain, run.device)
+        return self.kind.sound(self.autoencoder, self.vocoder_for(run), frames, run.sampling.grain, run.device)
 
     def _length(self, request: Request, run: Run) -> int:
         """Length in samples that a request asks for."""

@@ -16,8 +16,9 @@ def to_waves(
 ) -> Tensor:
     """Waves [N, C, T] in [−1, 1] on the CPU, at most `num_samples` long, of log-mels [N, n_mels, frames].
 
-    Log-mels are vocoded one by one, so that results do not depend on the batch; a wave with a peak above 1 is scaled to 1. `seeds`
-    are for the vocoder's noise; without them, as for recordings, all items use the same.
+    Log-mels are vocoded one by one, so that results do not depend on the batch. `seeds` are for the vocoder's noise, of generated
+    sounds: these are scaled to a peak of 1 if theirs is above it. Without `seeds`, all items use the same noise, and are clipped:
+    a reconstruction is as loud as its recording.
     """
     if not torch.isfinite(log_mels).all():
         raise UserError("the model's log-mels are not finite; choose milder sampling settings, or retrain with `dvc repro`")
@@ -29,4 +30,4 @@ def to_waves(
                 for log_mel, seed in zip(log_mels, seeds or [0] * len(log_mels), strict=True)
             ]
         )
-    return waves / waves.abs().amax((1, 2), keepdim=True).clamp_min(1)
+    return waves / waves.abs().amax((1, 2), keepdim=True).clamp_min(1) if seeds else waves.clamp(-1, 1)

@@ -77,16 +77,20 @@ class DdpmMel:
 
     def reconstruct(self, waves: Tensor, run: Run) -> Tensor:
         """Wave → log-mel → picture → log-mel → wave."""
+        return vocoding.to_waves(self.vocoder_for(run), self.rebuilt(waves, run), run.device, waves.shape[2])
+
+    def vocoder_for(self, run: Run) -> Vocoder:
+        return self.vocoder or GriffinLim(self.spec, run.sampling)
+
+    def rebuilt(self, waves: Tensor, run: Run) -> Tensor:
         length = waves.shape[2]
         fitted = torch.nn.functional.pad(waves.mean(1), (0, max(0, self.num_samples - length)))[:, : self.num_samples]
         picture = self.picture.cpu()
         with torch.no_grad():
-            rebuilt = picture.decode(*picture.encode(torch.from_numpy(log_mel(fitted.numpy(), self.spec))))
-        return self._to_waves(rebuilt, run)[..., :length]
+            return picture.decode(*picture.encode(torch.from_numpy(log_mel(fitted.numpy(), self.spec))))
 
     def _to_waves(self, log_mels: Tensor, run: Run, seeds: Sequence[int] = ()) -> Tensor:
-        vocoder = self.vocoder or GriffinLim(self.spec, run.sampling)
-        return vocoding.to_waves(vocoder, log_mels, run.device, self.num_samples, seeds)
+        return vocoding.to_waves(self.vocoder_for(run), log_mels, run.device, self.num_samples, seeds)
 
 
 def sample_log_mels(model: DdpmMel, conditions: Tensor, seeds: list[int], run: Run) -> Tensor:

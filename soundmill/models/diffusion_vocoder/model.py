@@ -57,12 +57,16 @@ class VocodingModel:
 
     def reconstruct(self, waves: Tensor, run: Run) -> Tensor:
         """Wave → log-mel → wave."""
-        vocoder = replace(self.vocoder, sampling=run.sampling).to(run.device)
-        log_mels = torch.from_numpy(log_mel(waves.flatten(0, 1).numpy(), self.params.mel))
+        vocoder = self.vocoder_for(run).to(run.device)
         with torch.no_grad(), evaluating(self.net):
-            rebuilt = torch.cat([vocoder.vocode(one[None].to(run.device)).cpu() for one in log_mels])
-        rebuilt = rebuilt[..., : waves.shape[2]].reshape(waves.shape)
-        return rebuilt / rebuilt.abs().amax((1, 2), keepdim=True).clamp_min(1)
+            rebuilt = torch.cat([vocoder.vocode(one[None].to(run.device)).cpu() for one in self.rebuilt(waves, run)])
+        return rebuilt[..., : waves.shape[2]].reshape(waves.shape).clamp(-1, 1)
+
+    def vocoder_for(self, run: Run) -> DiffusionVocoder:
+        return replace(self.vocoder, sampling=run.sampling)
+
+    def rebuilt(self, waves: Tensor, run: Run) -> Tensor:
+        return torch.from_numpy(log_mel(waves.flatten(0, 1).numpy(), self.params.mel))
 
 
 def networks(document: dict[str, Any]) -> dict[str, nn.Module]:

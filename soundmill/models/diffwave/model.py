@@ -62,10 +62,14 @@ class Vocoding:
 
     def reconstruct(self, waves: Tensor, run: Run) -> Tensor:
         """Wave → log-mel → wave."""
-        vocoder = replace(self.vocoder, sampling=run.sampling)
-        log_mels = torch.from_numpy(log_mel(waves.mean(1).numpy(), vocoder.spec))
         with evaluating(self.net):
-            return vocoding.to_waves(vocoder, log_mels, run.device, waves.shape[2])
+            return vocoding.to_waves(self.vocoder_for(run), self.rebuilt(waves, run), run.device, waves.shape[2])
+
+    def vocoder_for(self, run: Run) -> DiffWave:
+        return replace(self.vocoder, sampling=run.sampling)
+
+    def rebuilt(self, waves: Tensor, run: Run) -> Tensor:
+        return torch.from_numpy(log_mel(waves.mean(1).numpy(), self.params.mel))
 
 
 @dataclass

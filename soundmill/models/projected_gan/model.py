@@ -80,15 +80,25 @@ class ProjectedGan:
         """Latent → style → picture → log-mel → wave; the condition averages a request's labels or is a random one."""
         styles = [self._style(request, run.sampling.psi) for request in requests]
         seeds = [request.seed for request in requests]
-        return self._to_waves(self._pictures(styles, seeds, run), run, seeds)
+        return self._to_waves(self._log_mels(styles, seeds, run), run, seeds)
 
     def reconstruct(self, waves: Tensor, run: Run) -> Tensor:
         """Wave → log-mel → picture → log-mel → wave."""
-        length = waves.shape[2]
-        fitted = pad(waves.mean(1), (0, max(0, self.num_samples - length)))[:, : self.num_samples]
-        with torch.no_grad():
-            pictures = self.picture.cpu().encode(torch.from_numpy(log_mel(fitted.numpy(), self.spec)))
-        return self._to_waves(pictures, run)[..., :length]
+        return self._to_waves(self.rebuilt(waves, run), run)[..., : waves.shape[2]]
+
+    @property
+    def rebuilt_samples(self) -> int:
+        """Length of a window of a longer sound: without the end that a picture lacks."""
+        return self.picture.filled * self.spec.hop_length
+
+    def vocoder_for(self, run: Run) -> Vocoder:
+        return self.vocoder or GriffinLim(self.spec, run.sampling)
+
+    @torch.no_grad()
+    def rebuilt(self, waves: Tensor, run: Run) -> Tensor:
+        fitted = pad(waves.mean(1), (0, max(0, self.num_samples - waves.shape[2])))[:, : self.num_samples]
+        picture = self.picture.cpu()
+        return picture.decode(picture.encode(torch.from_numpy(log_mel(fitted.numpy(), self.spec))))
 
     def interpolate(self, ends: tuple[Request, Request], waves: Tensor | None, shares: Sequence[float], run: Run) -> Tensor:
         """Interpolate between the styles of two seeds, with the noise of the first."""
@@ -97,7 +107,7 @@ class ProjectedGan:
         first, second = (self._style(request, run.sampling.psi) for request in ends)
         styles = [torch.lerp(first, second, share) for share in shares]
         seeds = [ends[0].seed] * len(shares)
-        return self._to_waves(self._pictures(styles, seeds, run), run, seeds)
+        return self._to_waves(self._log_mels(styles, seeds, run), run, seeds)
 
     @torch.no_grad()
     def _style(self, request: Request, psi: float) -> Tensor:
@@ -115,8 +125,8 @@ class ProjectedGan:
         labels = [label for label in request.labels if label in self.labels]
         return labels or [self.labels[seed_of(request.seed, "label") % len(self.labels)]]
 
-    def _pictures(self, styles: Sequence[Tensor], seeds: Sequence[int], run: Run) -> Tensor:
-        """Generated pictures, on the CPU, each with the noise of its seed."""
+    def _log_mels(self, styles: Sequence[Tensor], seeds: Sequence[int], run: Run) -> Tensor:
+        """Generated log-mels, on the CPU, each with the noise of its seed."""
         outputs = []
         net = self.net.to(run.device)
         with torch.no_grad(), evaluating(net):
@@ -127,13 +137,12 @@ class ProjectedGan:
                 with autocast(run.device, run.precision):
                     outputs.append(net(part[:, None].expand(-1, net.layers, -1), noise).float().cpu())
                 run.progress(len(part))
-        return torch.cat(outputs)
+        return self.picture.cpu().decode(torch.cat(outputs))
 
-    def _to_waves(self, pictures: Tensor, run: Run, seeds: Sequence[int] = ()) -> Tensor:
+    def _to_waves(self, log_mels: Tensor, run: Run, seeds: Sequence[int] = ()) -> Tensor:
         """Seamless loops: log-mels are padded circularly before vocoding."""
-        log_mels = self.picture.cpu().decode(pictures)
         padded = torch.cat([log_mels[..., -CONTEXT:], log_mels, log_mels[..., :CONTEXT]], 2)
-        waves = vocoding.to_waves(self.vocoder or GriffinLim(self.spec, run.sampling), padded, run.device, seeds=seeds)
+        waves = vocoding.to_waves(self.vocoder_for(run), padded, run.device, seeds=seeds)
         fade = round(FADE_SECONDS * self.sample_rate)
         return torch.from_numpy(closed(waves.numpy(), CONTEXT * self.spec.hop_length, self.num_samples, fade))
 

@@ -24,6 +24,7 @@ class LoopPicture(nn.Module):
         super().__init__()
         self.spec, self.num_samples, self.rows, self.fit = spec, num_samples, rows, fit
         self.frames = num_samples // spec.hop_length
+        self.filled = min(rows, self.frames) if fit == "cut" else self.frames  # frames that are not decoded as silence
         self.silence = math.log(spec.floor)
         self.register_buffer("mean", torch.zeros(spec.n_mels))
         self.register_buffer("deviation", torch.ones(spec.n_mels))

@@ -81,10 +81,16 @@ class Tango:
         codec = self.codec(run)
         return codec.decode(codec.encode(waves))[..., : waves.shape[2]]
 
+    def vocoder_for(self, run: Run) -> Vocoder | None:
+        return vocoder_of(run.sampling, self.vocoder, self.autoencoder)
+
+    def rebuilt(self, waves: Tensor, run: Run) -> Tensor:
+        codec = self.codec(run)
+        return codec.to_log_mels(codec.encode(waves))
+
     def codec(self, run: Run) -> Codec:
         """The autoencoder, with the vocoder of the run if it needs one."""
-        vocoder = vocoder_of(run.sampling, self.vocoder, self.autoencoder)
-        return self.kind.sound(self.autoencoder, vocoder, self.frames, run.sampling.grain, run.device)
+        return self.kind.sound(self.autoencoder, self.vocoder_for(run), self.frames, run.sampling.grain, run.device)
 
     def _states(self, captions: Sequence[str], run: Run) -> tuple[list[np.ndarray], np.ndarray]:
         """States [tokens, width] of each caption, and of the null text."""

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from soundmill.audio.invert import mel_to_wave
 from soundmill.audio.mel import MelSpec
+from soundmill.audio.pieces import equal_power, faded, window_starts
 from soundmill.models.components.griffin_lim.params import GriffinLimParams
 from soundmill.training.seeds import seed_of
 
+WINDOW_SECONDS, FADE_SECONDS = 30.0, 0.1  # for longer sounds
 SEED = 0  # of the initial phases, which are the same for every clip, real or generated
 
 
@@ -37,5 +39,9 @@ class GriffinLim:
         return mel_to_wave(log_mels, self.spec, num_samples, iterations, momentum, SEED, speckle_seed)[:, None]
 
     def pieces(self, log_mels: Tensor) -> Iterator[Tensor]:
-        """The whole wave as one piece, as its phases depend on one another."""
-        yield self.vocode(log_mels)
+        """`vocode` in crossfaded windows, as phases depend on one another."""
+        hop, rate, frames = self.spec.hop_length, self.spec.sample_rate, log_mels.shape[2]
+        size, overlap = -(-round(WINDOW_SECONDS * rate) // hop), -(-round(FADE_SECONDS * rate) // hop)
+        starts = window_starts(frames, size, overlap)
+        blocks = ((start * hop, self.vocode(log_mels[..., start : start + size])) for start in starts)
+        return faded(blocks, overlap * hop, equal_power)

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from soundmill.audio.mel import MelSpec, SpectrogramParams
-from soundmill.audio.pieces import faded, window_starts
+from soundmill.audio.pieces import equal_power, faded, window_starts
 from soundmill.diffusion import velocity
 from soundmill.models.components.contracts import VocoderConfig, read_vocoder
 from soundmill.models.components.unet1d.params import SamplingParams, UNet1dParams
@@ -69,7 +69,7 @@ class DiffusionVocoder:
         overlap = min(-(-round(FADE_SECONDS * rate) // hop), size // 4)  # whole frames
         starts = window_starts(frames, size, overlap)
         blocks = ((start * hop, self.vocode(log_mels[..., start : start + size])[:, 0]) for start in starts)
-        return (block[:, None] for block in faded(blocks, overlap * hop, frames * hop))
+        return (block[:, None] for block in faded(blocks, overlap * hop, equal_power))
 
 
 def network(params: DiffusionVocoderParams, spec: dict[str, Any]) -> VocoderNet:
