@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -278,6 +279,15 @@ ATTRIBUTION = "ATTRIBUTION.csv"  # above a published or registered checkpoint; s
 EARLIER_ATTRIBUTION = "earlier_attribution.csv"  # beside TRAINED_ON_FILE: that of the checkpoint that the training started from
 
 QUARANTINE = pa.schema([("path", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
+
+
+def judged_split(splits: Iterable[str]) -> str:
+    """The split whose clips sounds are generated for and compared with, given that of each clip.
+
+    It is test; if that has fewer than the two that scores need, valid or train.
+    """
+    counts = Counter(splits)
+    return max(("test", "valid", "train"), key=lambda split: min(counts[split], 2))
 
 
 def escape_path(raw: bytes) -> str:

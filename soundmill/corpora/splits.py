@@ -114,8 +114,7 @@ def warnings(recordings: Iterable[tuple[str, Sequence[str]]], test_fraction: flo
         else:
             remedy = "raise splits.test_fraction, or add recordings"
         lines.append(
-            f"no clip is in test, so `generate` and `evaluate` will fail after training: {remedy}. `soundmill generate` works "
-            "without test clips"
+            f"no clip is in test, so `generate` and `evaluate` take validation clips, or those that were trained on: {remedy}"
         )
     every = sorted(set().union(*of_split.values()))
     for split in ("train", "test"):

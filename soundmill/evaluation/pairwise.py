@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from soundmill import manifest
 from soundmill.audio.flac import write_wav
 from soundmill.errors import UserError
 from soundmill.evaluation import evaluator, family, features, protocols
@@ -68,7 +69,8 @@ def compare(
     with tempfile.TemporaryDirectory(prefix="soundmill-pairwise-") as place:
         reference, requested = Path(place) / "reference", Path(place) / "requested"
         listed = family.read_catalog(catalog)
-        reference_ids = {clip.clip_id for clip in listed if model_metrics["reference"] == "all" or clip.split == "test"}
+        judged = manifest.judged_split(clip.split for clip in listed)
+        reference_ids = {clip.clip_id for clip in listed if model_metrics["reference"] == "all" or clip.split == judged}
         _write_clips(family.shards_of(listed, clips, reference_ids), reference)
         by_set = {metric for metric in COMPARED if not scores.METRICS[metric].paired}
         rounds = [(set(COMPARED), reference, False)]

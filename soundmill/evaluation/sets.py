@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from soundmill import hashing
+from soundmill import hashing, manifest
 from soundmill.errors import UserError
 from soundmill.evaluation import probe
 from soundmill.evaluation.features import SYNTHETIC
@@ -63,9 +63,8 @@ def choose_sets(
 ) -> Sets:
     """Choose the sets from ids and the seed only; a generated or codec id without a real clip raises UserError."""
     clips = {clip.clip_id: clip for clip in catalog}
-    members = [clip for clip in catalog if reference == "all" or clip.split == "test"]
-    if not members:
-        raise UserError("no clip of the catalog is in the test split; set `evaluate.reference: all`, or add recordings")
+    judged = manifest.judged_split(clip.split for clip in catalog)
+    members = [clip for clip in catalog if reference == "all" or clip.split == judged]
     reference_ids = tuple(sorted(clip.clip_id for clip in members))
     generated, codec = tuple(sorted(generated)), tuple(sorted(codec))
     _check_ids("generated", generated, set(reference_ids), f"the reference (evaluate.reference: {reference})")

@@ -61,14 +61,12 @@ def run(
     used = ", ".join([use_weights(trained, model, params.use), *remarks_on(trained)])
     print(f"{ctx.name}: {used}", flush=True)
     labels = read_labels(catalog)
-    clip_ids = choose_balanced(labels["test"], params.count)
-    if not clip_ids:
-        raise UserError(
-            f"{catalog}: the test split is empty; raise splits.test_fraction or give the corpus a test split. The checkpoint is "
-            "complete: `soundmill generate` works with it"
-        )
+    split = manifest.judged_split(split for split, found in labels.items() for _ in found)
+    clip_ids = choose_balanced(labels[split], params.count)
+    if split != "test":
+        print(f"{ctx.name}: {len(labels['test'])} test clips, so these sounds are for {split} clips: raise splits.test_fraction")
     if params.count is not None and len(clip_ids) < params.count:
-        print(f"{ctx.name}: only {len(clip_ids)} test clips, so {len(clip_ids)} sounds instead of {params.count}")
+        print(f"{ctx.name}: only {len(clip_ids)} {split} clips, so {len(clip_ids)} sounds instead of {params.count}")
 
     source_facts = origin(model)
     generated_by, changed_by = made_by(source_facts, GENERATED), made_by(source_facts, CHANGED)
@@ -124,7 +122,7 @@ def run(
     }
     (generated / manifest.ABOUT_SOUNDS).write_text(json.dumps(about, sort_keys=True) + "\n", encoding="utf-8")
 
-    clip_labels = {clip_id: labels["test"][clip_id] for clip_id in clip_ids}
+    clip_labels = {clip_id: labels[split][clip_id] for clip_id in clip_ids}
 
     def show_spectrograms() -> None:
         shown = choose_balanced(clip_labels, SHOWN)
