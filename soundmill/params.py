@@ -23,7 +23,8 @@ Decibels = Annotated[float, Field(allow_inf_nan=False)]
 SampleRate = Annotated[int, Field(ge=1000, le=768_000)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Cosine = Annotated[float, Field(ge=-1, le=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
+MAX_SEED = 2**63 - 1
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 
 
 class StageParams(BaseModel):

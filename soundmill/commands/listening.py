@@ -10,6 +10,7 @@ import typer
 
 from soundmill.commands.project import Project, progress_bar, project_root, tables, writable_file
 from soundmill.errors import UserError
+from soundmill.params import MAX_SEED
 
 if TYPE_CHECKING:
     from soundmill.listening.answers import Key
@@ -91,7 +92,7 @@ def new_test(
     ] = 20,
     scale: Annotated[str, typer.Option(help="5: 1 to 5 (MOS); 100: 1 to 100, as TANGO's OVL and REL.")] = "5",
     ab: Annotated[bool, typer.Option("--ab", help="Compare two models at a time instead of rating one sound.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Same key, seed and sounds, same test.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Same key, seed and sounds, same test.")] = 0,
     output: Annotated[Path, typer.Option("--output", "-o", help="Directory of the page and its key.")] = Path("listening-test"),
     project: Project = None,
 ) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from soundmill.commands.project import Project, project_root, writable_file
 from soundmill.errors import UserError
+from soundmill.params import MAX_SEED
 
 app = typer.Typer()
 
@@ -165,7 +166,7 @@ def generate(
         ),
     ] = None,
     number: Annotated[int, typer.Option("-n", "--number", min=1, max=10_000, help="Number of sounds.")] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same sounds.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Same seed, same sounds.")] = 0,
     settings: Settings = None,
     psi: Annotated[
         float | None,

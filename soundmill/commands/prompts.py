@@ -10,6 +10,7 @@ import typer
 from soundmill.commands.models import Checkpoint, FamilyName, Settings, checkpoint_of
 from soundmill.commands.project import Project, progress_bar, project_root, tables, writable_file
 from soundmill.errors import UserError
+from soundmill.params import MAX_SEED
 
 app = typer.Typer()
 
@@ -26,7 +27,7 @@ def prompts(
     ] = None,
     family: FamilyName = None,
     number: Annotated[int, typer.Option("-n", "--number", min=1, max=100, help="Number of sounds for each prompt.")] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same sounds.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Same seed, same sounds.")] = 0,
     settings: Settings = None,
     checkpoint: Checkpoint = None,
     json: Annotated[Path | None, typer.Option(callback=writable_file, help="Write the result to this file.")] = None,

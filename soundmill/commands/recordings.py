@@ -13,6 +13,7 @@ import typer
 from soundmill.commands.models import Checkpoint, FamilyName, Settings, checkpoint_of
 from soundmill.commands.project import Project
 from soundmill.errors import UserError
+from soundmill.params import MAX_SEED
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +37,7 @@ Output = Annotated[Path, typer.Option(help="Directory for the WAV files and the 
 Prompts = Annotated[
     list[str] | None, typer.Option("--prompt", "--label", help="Target sound: a caption or labels, as the model was trained.")
 ]
-RandomSeed = Annotated[int, typer.Option(min=0, help="Same seed, same sounds.")]
+RandomSeed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Same seed, same sounds.")]
 
 
 @app.command()
@@ -180,7 +181,7 @@ def interpolate(
         float | None, typer.Option(min=0, max=1, help="Amount of noise added to mixed recordings, as in `restyle` (default: 0.5).")
     ] = None,
     prompt: Prompts = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of that noise (default: 0).")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=MAX_SEED, help="Seed of that noise (default: 0).")] = None,
     family: FamilyName = None,
     settings: Settings = None,
     checkpoint: Checkpoint = None,

@@ -10,6 +10,7 @@ import typer
 
 from soundmill.commands.project import Project, progress_bar, project_root, writable_file
 from soundmill.errors import UserError, reason, report_failure
+from soundmill.params import MAX_SEED
 
 app = typer.Typer()
 
@@ -26,7 +27,7 @@ Embedders = Annotated[
     ),
 ]
 ScoreSeed = Annotated[
-    int | None, typer.Option("--seed", min=0, help="Seed of resamples, subsets, noise (default: the protocol's).")
+    int | None, typer.Option("--seed", min=0, max=MAX_SEED, help="Seed of resamples, subsets, noise (default: the protocol's).")
 ]
 Unpaired = Annotated[bool, typer.Option("--unpaired", help="Ignore equal names: leave out paired metrics.")]
 Ladder = Annotated[

@@ -10,6 +10,7 @@ import typer
 from soundmill.commands.project import Project, Split, project_root, tables, writable_file
 from soundmill.commands.scores import Cache, Workers, scoring_setup
 from soundmill.errors import UserError
+from soundmill.params import MAX_SEED
 
 if TYPE_CHECKING:
     from soundmill.audio.mel import MelSpec
@@ -40,7 +41,7 @@ def compare_spectrograms(
     embedder: Annotated[str, typer.Option(help="Measures FAD and classes; `soundmill weights list` names all.")] = "yamnet",
     split: Split = None,
     number: Annotated[int, typer.Option("-n", "--number", min=1, help="Compare with at most this many clips.")] = 100,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of clips and of the intervals.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of the choice of clips and of the intervals.")] = 0,
     json: Annotated[Path | None, typer.Option(callback=writable_file, help="Write the result to this file.")] = None,
     cache: Cache = None,
     workers: Workers = None,

@@ -12,7 +12,7 @@ from soundmill.params import StageParams
 class DiffusionParams(StageParams):
     """The noise schedule, the prediction target and the loss weighting."""
 
-    num_timesteps: int = Field(ge=2)
+    num_timesteps: int = Field(ge=2, le=100_000)
     schedule: Literal["linear", "scaled_linear", "cosine", "shifted_cosine"]
     beta_start: float = Field(gt=0, lt=1, description="for `linear` and `scaled_linear`")
     beta_end: float = Field(gt=0, lt=1, description="for `linear` and `scaled_linear`")
@@ -25,5 +25,5 @@ class DiffusionParams(StageParams):
 
 class SamplerParams(StageParams):
     sampler: Literal["ddpm", "ddim", "dpm++", "unipc"]
-    num_steps: int = Field(ge=1)
-    guidance_scale: float = Field(ge=0, description="1: no guidance")
+    num_steps: int = Field(ge=1, le=10_000)
+    guidance_scale: float = Field(ge=0, le=100, description="1: no guidance")

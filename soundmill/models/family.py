@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from soundmill.training.validation import HeldOut
 
 JUDGE = "tagger"  # the embedder that scores sounds while a family trains
+MAX_FRAMES = 2**20  # of latents or log-mels in a sound, as a config states them
 Capability = Literal["generate", "reconstruct", "transform", "interpolate"]
 
 

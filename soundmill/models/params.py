@@ -20,8 +20,8 @@ class GridParams(StageParams):
 
 
 class FamilyTrainParams(TrainingParams):
-    steps: int | None = Field(ge=1, description="length of the training; null: `epochs` decides")
-    epochs: int | None = Field(ge=1, description="length in passes over the training clips; null: `steps` decides")
+    steps: int | None = Field(ge=1, le=100_000_000, description="length of the training; null: `epochs` decides")
+    epochs: int | None = Field(ge=1, le=1_000_000, description="length in passes over the training clips; null: `steps` decides")
     hardware: HardwareParams
     # The defaults are for earlier checkpoints, which lack these keys.
     score_every_steps: int | None = Field(
@@ -73,7 +73,7 @@ class FamilyGenerateParams(StageParams):
         description="weights of the checkpoint: the last, those with the lowest held-out loss or FAD, or those of a kept step"
     )
     count: int | None = Field(ge=1, description="number of test clips to generate for; null: all")
-    batch_size: int = Field(ge=1)
+    batch_size: int = Field(ge=1, le=65_536)
     accelerator: Literal["cpu", "gpu", "auto"]
     precision: Precision = Field(description="fp16 needs a GPU; bf16 becomes 32 on a CPU without bf16 instructions")
     threads: int = Field(ge=1)

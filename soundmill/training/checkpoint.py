@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+MAX_CONFIG_BYTES = 8 << 20  # of a `config.json`: a thousand labels have about 20,000
 BEST = "best.safetensors"  # weights with the lowest held-out loss
 BEST_FAD = "best_fad.safetensors"  # weights with the lowest FAD while training
 
@@ -75,6 +76,9 @@ def write_weights(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str,
 def read(directory: Path, what: str = "checkpoint", remedy: str = "`dvc repro` makes one") -> dict[str, Any]:
     """The `config.json` of a vocoder, an autoencoder, …; UserError if it is missing or unreadable."""
     try:
+        size = (directory / CONFIG).stat().st_size
+        if size > MAX_CONFIG_BYTES:
+            raise UserError(f"{directory / CONFIG}: has {size:,} bytes, and a model's has at most {MAX_CONFIG_BYTES:,}; {remedy}")
         config = params.read_json(directory / CONFIG, "remake it with `dvc repro`")
     except FileNotFoundError:
         raise UserError(f"{directory}: no {what} here ({CONFIG} is missing); {remedy}") from None
@@ -104,17 +108,68 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
     try:
         return load_file(path)
-    except (SafetensorError, FileNotFoundError) as error:
+    except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: weights cannot be read ({error}); remake them with `dvc repro`") from None
 
 
-def load_weights(net: nn.Module, path: Path, adapter: str = "default") -> nn.Module:
+def built(make: Callable[[], nn.Module], path: Path, beside: Collection[str] = ()) -> nn.Module:
+    """The net that `make` makes, if it has the tensors of the file, but for those `beside` it.
+
+    UserError names a tensor that differs, before the net takes memory: a config may ask for any size, and a file has what it has.
+    """
+    import torch
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+
+    declared = {name: value for name, value in _declared(path).items() if name not in beside}
+    left = 1000 + 10 * len(declared)  # some parameters are replaced while a net is built
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise RuntimeError(f"the net has more layers than the {len(declared)} tensors of the file")
+
+    with must_fit(path):
+        counting = register_module_parameter_registration_hook(count)
+        try:
+            with torch.device("meta"):
+                state = make().state_dict()
+        finally:
+            counting.remove()
+        asked = {name: (value.is_floating_point(), list(value.shape)) for name, value in state.items()}
+        for name in {**asked, **declared}:
+            if asked.get(name) != declared.get(name):
+                there, here = (_described(tensors.get(name)) for tensors in (declared, asked))
+                raise RuntimeError(f"{name} is {there} in the file and {here} in the net")
+    return make()
+
+
+def _declared(path: Path) -> dict[str, tuple[bool, list[int]]]:
+    """Whether it has floating-point numbers, and the shape, of each tensor of a safetensors file, from its header."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_slice(name) for name in file.keys()}
+            return {name: (tensor.get_dtype().startswith(("F", "BF")), tensor.get_shape()) for name, tensor in tensors.items()}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: weights cannot be read ({error}); remake them with `dvc repro`") from None
+
+
+def _described(tensor: tuple[bool, list[int]] | None) -> str:
+    return "absent" if tensor is None else f"{tensor[1]} of {'floating-point' if tensor[0] else 'whole'} numbers"
+
+
+def load_weights(net: nn.Module | Callable[[], nn.Module], path: Path, adapter: str = "default") -> nn.Module:
     """Load exactly the weights of a file into the net, or into its `adapter` if it has some, and set evaluation mode.
 
-    UserError names a tensor that does not fit.
+    UserError names a tensor that does not fit. A net that a config describes is given as what makes it (`built`).
     """
+    from torch import nn
+
     from soundmill.training import adapters
 
+    net = net if isinstance(net, nn.Module) else built(net, path)
     tensors = read_weights(path)
     with must_fit(path):
         adapters.give_weights(net, tensors, adapter)
@@ -126,7 +181,7 @@ def must_fit(path: Path) -> Iterator[None]:
     """Raise a UserError if the names or shapes of the tensors in `path` differ from the net's."""
     try:
         yield
-    except (RuntimeError, KeyError) as error:
+    except (RuntimeError, KeyError, ValueError, TypeError, ArithmeticError) as error:
         first = " ".join(line.strip() for line in str(error).strip().splitlines()[:2])
         raise UserError(
             f"{path}: the weights do not fit the architecture in {CONFIG} ({first}); remake them with `dvc repro`"

@@ -50,7 +50,7 @@ class OptimiserParams(StageParams):
     betas: list[Probability] = Field(min_length=2, max_length=2)
     eps: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
-    warmup_steps: int = Field(ge=0)
+    warmup_steps: int = Field(ge=0, le=100_000_000)
     decay: Literal["none", "linear", "cosine", "exponential", "tenth", "three_quarters"]
     clip_norm: float | None = Field(gt=0, description="largest gradient norm; null: unbounded")
 

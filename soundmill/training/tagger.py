@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -45,10 +46,10 @@ class TaggerParams(StageParams):
     patch_seconds: Seconds = Field(gt=0, le=60)
     crop_seconds: Seconds = Field(gt=0, le=600, description="length of the crop of each clip in one step")
     dropout: float = Field(ge=0, lt=1)
-    epochs: int = Field(ge=1)
+    epochs: int = Field(ge=1, le=1_000_000)
     max_steps: int = Field(ge=1, description="ends training before `epochs` on a large corpus")
     max_clips: int = Field(ge=1, description="training clips held in memory; of more, a fixed subset chosen by hash")
-    batch_size: int = Field(ge=1)
+    batch_size: int = Field(ge=1, le=65_536)
     learning_rate: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
     augmentation: AugmentationParams
@@ -312,8 +313,8 @@ def load_tagger(directory: Path) -> TaggerModel:
     """Load the tagger saved in `directory`."""
     config, weights = checkpoint.load_config(directory, TaggerConfig, "tagger"), directory / checkpoint.WEIGHTS
     params, spec, labels = config.params, config.mel_spec, config.labels
-    net = Tagger(spec, len(labels), params.width, params.embedding_size, params.patch_seconds, params.dropout)
-    checkpoint.load_weights(net, weights)
+    made = partial(Tagger, spec, len(labels), params.width, params.embedding_size, params.patch_seconds, params.dropout)
+    net = checkpoint.load_weights(made, weights)
     if hashing.file_digest(weights) != config.digest:
         raise UserError(f"{weights}: the digest differs from that in {checkpoint.CONFIG}; train again: `dvc repro -f tagger`")
     return TaggerModel(net.to(memory_format=torch.channels_last), spec, params, config.targets, labels, config.digest)

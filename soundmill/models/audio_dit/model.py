@@ -26,7 +26,7 @@ from soundmill.models.components.latents.params import LatentsParams
 from soundmill.models.components.latents.vocoder import load_vocoder, vocoder_of
 from soundmill.models.components.text_states import states as text_states
 from soundmill.models.components.text_states.states import TextConfig, Texts
-from soundmill.models.family import FamilyConfig, Request, Run
+from soundmill.models.family import MAX_FRAMES, FamilyConfig, Request, Run
 from soundmill.models.labels import label_weights
 from soundmill.training import checkpoint
 
@@ -38,7 +38,7 @@ TEXT_ENCODER = "text_encoder"  # in imported checkpoints
 class Config(FamilyConfig):
     family: Literal["audio_dit"] = FAMILY
     params: TrainParams
-    frames: int
+    frames: int = Field(ge=1, le=MAX_FRAMES)
     seconds: float | None = Field(None, gt=0)  # of the longest training clip; null: unknown, as in earlier checkpoints
     labels: list[str]
     text: TextConfig | None
@@ -179,7 +179,7 @@ def load(directory: Path) -> AudioDiT:
     whole = adapted.whole(directory)
     kind, autoencoder = registry.load_latent_codec(whole / AUTOENCODER)
     shape = autoencoder.latent_shape(config.frames)
-    net = build_net(config.params, shape, len(config.labels))
+    net = checkpoint.built(lambda: build_net(config.params, shape, len(config.labels)), whole / WEIGHTS)
     if {len(config.mean), len(config.deviation)} != {shape[0] * shape[2]}:
         raise UserError(
             f"{directory / checkpoint.CONFIG}: mean and deviation must have {shape[0] * shape[2]} values, one a channel"

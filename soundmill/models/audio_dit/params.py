@@ -78,9 +78,11 @@ class SamplingParams(GriffinLimParams):
         description="rectified_flow: euler; midpoint with two passes per step; pingpong, for a net distilled to few steps; "
         "v: dpm++_sde, or DDIM with any other"
     )
-    num_steps: int = Field(ge=1)
-    guidance_scale: float = Field(ge=0, description="1: no guidance")
-    seconds: Seconds | None = Field(gt=0, description="length of requests that name none; null: that of the longest training clip")
+    num_steps: int = Field(ge=1, le=10_000)
+    guidance_scale: float = Field(ge=0, le=100, description="1: no guidance")
+    seconds: Seconds | None = Field(
+        gt=0, le=36_000, description="length of requests that name none; null: that of the longest training clip"
+    )
     overlap: float = Field(gt=0, lt=1, description="share of a window of a longer sound that the next one keeps, at least")
     vocoder: Literal["griffin_lim", "trained"] = Field(description="of log-mels; trained: the one that the stage `vocoder` made")
     grain: float = Field(ge=0, description="share of the noise lost in reconstruction that decoding adds back; 0: none")
@@ -96,8 +98,8 @@ def check_solver(flow: FlowParams, sampling: SamplingParams) -> None:
 
 class TrainParams(FamilyTrainParams):
     condition: Literal["none", "label", "caption", "caption_and_label"]
-    batch_size: int = Field(ge=1, description="clips in a batch of all devices")
-    accumulate: int = Field(ge=1, description="batches whose gradients are accumulated per step")
+    batch_size: int = Field(ge=1, le=65_536, description="clips in a batch of all devices")
+    accumulate: int = Field(ge=1, le=65_536, description="batches whose gradients are accumulated per step")
     dropout: DropoutParams
     standardise: bool = Field(description="divide each channel of the latents by its deviation over the training clips")
     network: TransformerParams

@@ -13,8 +13,8 @@ class CodecTrainingParams(TrainingParams):
     """Train the codec on the training clips, or take one that was trained."""
 
     kind: Literal["train"]
-    batch_size: int = Field(ge=1)
-    steps: int = Field(ge=0, description="0: take the weights of `start_from` as they are")
+    batch_size: int = Field(ge=1, le=65_536)
+    steps: int = Field(ge=0, le=100_000_000, description="0: take the weights of `start_from` as they are")
 
     @model_validator(mode="after")
     def _taken_from_somewhere(self) -> Self:

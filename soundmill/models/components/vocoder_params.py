@@ -19,8 +19,8 @@ class CropsParams(TrainingParams):
     """Train the vocoder on the training clips."""
 
     kind: Literal["train"]
-    batch_size: int = Field(ge=1)
-    steps: int = Field(ge=1)
+    batch_size: int = Field(ge=1, le=65_536)
+    steps: int = Field(ge=1, le=100_000_000)
     crop_frames: int = Field(ge=1, description="length of a crop of each clip; shorter clips are padded with silence")
 
     def check_crop(self, spec: MelSpec) -> None:

@@ -177,22 +177,15 @@ def save(model: DdpmMel, parts: Path, directory: Path, facts: dict[str, Any]) ->
 def load(directory: Path) -> DdpmMel:
     config = family.read_config(directory, Config)
     params, spec, labels = config.params, config.mel_spec, config.labels
-    net, picture = build_net(params, len(labels)), PictureCodec(params.picture, spec)
-    path = directory / checkpoint.WEIGHTS
+    path, levels = directory / checkpoint.WEIGHTS, ("levels", "level_labels")
+    nets = checkpoint.built(lambda: _nets(build_net(params, len(labels)), PictureCodec(params.picture, spec)), path, levels).eval()
     tensors = checkpoint.read_weights(path)
     with checkpoint.must_fit(path):
-        levels, level_labels = tensors.pop("levels"), tensors.pop("level_labels")
-        _nets(net, picture).load_state_dict(tensors)
-    return DdpmMel(
-        params,
-        spec,
-        labels,
-        net.eval(),
-        picture.eval(),
-        levels,
-        level_labels,
-        registry.vocoder_in(directory, spec),
-    )
+        drawn = [tensors.pop(name) for name in levels]
+        nets.load_state_dict(tensors)
+        if drawn[1].shape != (*drawn[0].shape, len(labels)):
+            raise RuntimeError(f"level_labels is {[*drawn[1].shape]} for {[*drawn[0].shape]} levels and {len(labels)} labels")
+    return DdpmMel(params, spec, labels, nets["net"], nets["picture"], *drawn, registry.vocoder_in(directory, spec))
 
 
 def _nets(net: nn.Module, picture: nn.Module) -> nn.ModuleDict:

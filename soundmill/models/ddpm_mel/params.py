@@ -22,9 +22,9 @@ class PictureParams(StageParams):
     that become channels, and standardised with constants of the training set that the checkpoint stores.
     """
 
-    seconds: Seconds = Field(gt=0, description="length of the sound in a picture; shorter clips are padded with silence")
-    height: int = Field(ge=4)
-    width: int = Field(ge=4)
+    seconds: Seconds = Field(gt=0, le=3600, description="length of the sound in a picture; shorter clips are padded with silence")
+    height: int = Field(ge=4, le=8192)
+    width: int = Field(ge=4, le=8192)
     level: Literal["absolute", "clip"]
     top_db: Decibels
     compression: Literal["log", "power"]
@@ -116,7 +116,7 @@ class SamplingParams(SamplerParams, GriffinLimParams):
 
 class TrainParams(FamilyTrainParams):
     conditional: bool = Field(description="by label, where the training clips have labels")
-    batch_size: int = Field(ge=1)
+    batch_size: int = Field(ge=1, le=65_536)
     picture: PictureParams
     network: UNetParams | ResidualUNetParams = Field(discriminator="kind")
     diffusion: PictureDiffusionParams

@@ -27,7 +27,7 @@ WINDOW_SECONDS = 10.0
 class Config(FamilyConfig):
     family: Literal["diffusion_vocoder"] = FAMILY
     params: TrainParams
-    channels: int
+    channels: int = Field(ge=1, le=64)
     sigma_data: float = Field(1.0, gt=0)  # earlier checkpoints lack it
 
 
@@ -82,5 +82,5 @@ def save(model: VocodingModel, directory: Path, facts: dict[str, Any]) -> None:
 
 def load(directory: Path) -> VocodingModel:
     config = family.read_config(directory, Config)
-    net = checkpoint.load_weights(VocoderNet(config.params.network, config.params.mel), directory / checkpoint.WEIGHTS)
+    net = checkpoint.load_weights(lambda: VocoderNet(config.params.network, config.params.mel), directory / checkpoint.WEIGHTS)
     return VocodingModel(config.params, net, config.channels, config.sigma_data)

@@ -149,5 +149,5 @@ def save(model: Vocoding | Generating, directory: Path, facts: dict[str, Any]) -
 
 def load(directory: Path) -> Vocoding | Generating:
     config = family.read_config(directory, Config)
-    net = checkpoint.load_weights(build_net(config.params, len(config.labels)), directory / checkpoint.WEIGHTS)
+    net = checkpoint.load_weights(lambda: build_net(config.params, len(config.labels)), directory / checkpoint.WEIGHTS)
     return build_model(config.params, net, config.sample_rate, config.labels, config.sigma_data)

@@ -14,9 +14,9 @@ from soundmill.params import Seconds
 
 class TrainParams(FamilyTrainParams):
     condition: Literal["mel", "label", "none"] = Field(description="mel: a vocoder, which reconstructs; the others generate")
-    batch_size: int = Field(ge=1)
+    batch_size: int = Field(ge=1, le=65_536)
     crop_seconds: Seconds = Field(
-        gt=0, description="length of a crop of each clip; without mels also the length of generated sounds"
+        gt=0, le=3600, description="length of a crop of each clip; without mels also the length of generated sounds"
     )
     mel: MelSpec = Field(description="mel spec of `condition: mel`")
     network: NetworkParams

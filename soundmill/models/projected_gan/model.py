@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
@@ -40,7 +41,7 @@ class Config(FamilyConfig):
     params: TrainParams
     mel_spec: MelSpec
     labels: list[str]
-    num_samples: int
+    num_samples: int = Field(ge=1, le=2**28)
     projectors: list[str]
     trained_against: list[str]
 
@@ -175,11 +176,14 @@ def save(model: ProjectedGan, parts: Path, directory: Path, facts: dict[str, Any
 def load(directory: Path) -> ProjectedGan:
     config = family.read_config(directory, Config)
     params, spec = config.params, config.mel_spec
-    net = build_net(params, len(config.labels))
-    picture = LoopPicture(spec, config.num_samples, params.generator.frames, params.fit)
-    checkpoint.load_weights(_nets(net, picture), directory / checkpoint.WEIGHTS)
-    vocoder = registry.vocoder_in(directory, spec)
-    return ProjectedGan(params, spec, config.labels, net, picture, config.projectors, config.trained_against, vocoder)
+
+    def made() -> nn.ModuleDict:
+        picture = LoopPicture(spec, config.num_samples, params.generator.frames, params.fit)
+        return _nets(build_net(params, len(config.labels)), picture)
+
+    nets = checkpoint.load_weights(made, directory / checkpoint.WEIGHTS)
+    more = config.projectors, config.trained_against, registry.vocoder_in(directory, spec)
+    return ProjectedGan(params, spec, config.labels, nets["net"], nets["picture"], *more)
 
 
 def _nets(net: nn.Module, picture: nn.Module) -> nn.ModuleDict:

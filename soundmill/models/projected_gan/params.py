@@ -71,7 +71,7 @@ class SamplingParams(GriffinLimParams):
 
 class TrainParams(FamilyTrainParams):
     conditional: bool = Field(description="by label, where the training clips have labels")
-    batch_size: int = Field(ge=1)
+    batch_size: int = Field(ge=1, le=65_536)
     fit: Literal["cut", "resize"] = Field(
         description="if a clip has more frames than the picture: cut its end (decoded as silence), or resize it"
     )

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from soundmill import params as strict
@@ -26,9 +27,10 @@ from soundmill.models.components.contracts import Codec, Kind, LatentCodec, Voco
 from soundmill.models.components.latents.vocoder import load_vocoder, vocoder_of
 from soundmill.models.components.text_states import states as text_states
 from soundmill.models.components.text_states.states import TextConfig, Texts
-from soundmill.models.family import FamilyConfig, Request, Run
+from soundmill.models.family import MAX_FRAMES, FamilyConfig, Request, Run
 from soundmill.models.tango.params import TrainParams
 from soundmill.models.tango.unet import TextUNet
+from soundmill.training import checkpoint
 from soundmill.training.device import autocast, evaluating
 
 FAMILY = "tango"
@@ -38,7 +40,7 @@ WEIGHTS, AUTOENCODER = "unet.safetensors", "autoencoder"
 class Config(FamilyConfig):
     family: Literal["tango"] = FAMILY
     params: TrainParams
-    frames: int
+    frames: int = Field(ge=1, le=MAX_FRAMES)
     text: TextConfig
 
 
@@ -158,7 +160,7 @@ def load(directory: Path) -> Tango:
     config = family.read_config(directory, Config)
     whole = adapted.whole(directory)
     kind, autoencoder = registry.load_latent_codec(whole / AUTOENCODER)
-    net = build_net(config.params, autoencoder.latent_shape(config.frames))
+    net = checkpoint.built(lambda: build_net(config.params, autoencoder.latent_shape(config.frames)), whole / WEIGHTS)
     vocoder = load_vocoder(config.params.sampling, directory, autoencoder)
     family.load_net(net, directory, whole, WEIGHTS)
     return Tango(config.params, net, kind, autoencoder, config.frames, config.text, vocoder)

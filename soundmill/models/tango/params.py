@@ -48,7 +48,7 @@ class SamplingParams(SamplerParams, GriffinLimParams):
 class TrainParams(FamilyTrainParams):
     real_items: int = Field(ge=1, description="clips in a batch of one device")
     mixed_items: int = Field(ge=0, description="mixes in a batch of one device, in addition to the clips")
-    accumulate: int = Field(ge=1, description="batches whose gradients are accumulated per step")
+    accumulate: int = Field(ge=1, le=65_536, description="batches whose gradients are accumulated per step")
     text_dropout: Probability = Field(description="share of items trained with the null text, as guidance needs")
     null_text: Literal["empty", "zeros"] = Field(description="the encoder's states of the empty caption, or one state of zeros")
     network: UNetParams

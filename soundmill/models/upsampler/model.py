@@ -31,7 +31,7 @@ class Config(FamilyConfig):
     family: Literal["upsampler"] = FAMILY
     params: TrainParams
     sample_rate: int
-    channels: int
+    channels: int = Field(ge=1, le=64)
     sigma_data: float = Field(1.0, gt=0)  # earlier checkpoints lack it
 
 
@@ -101,5 +101,5 @@ def save(model: Upsampler, directory: Path, facts: dict[str, Any]) -> None:
 
 def load(directory: Path) -> Upsampler:
     config = family.read_config(directory, Config)
-    net = checkpoint.load_weights(build_net(config.params, config.channels), directory / WEIGHTS)
+    net = checkpoint.load_weights(lambda: build_net(config.params, config.channels), directory / WEIGHTS)
     return Upsampler(config.params, net, config.sample_rate, config.channels, config.sigma_data)

@@ -13,7 +13,7 @@ from soundmill.models.params import FamilyGenerateParams, GridParams
 
 class TrainParams(BatchedTrainParams):
     factor: int = Field(ge=2, description="clip rate divided by the input rate: 16 upsamples 3 to 48 kHz")
-    num_samples: int = Field(ge=1, description="length of a crop of each clip, and of a window of a sound")
+    num_samples: int = Field(ge=1, le=2**28, description="length of a crop of each clip, and of a window of a sound")
     crop: Literal["start", "random"] = Field(description="where a crop of a longer clip is taken")
     unit_variance: UnitVariance = False
     network: UNet1dParams

@@ -35,7 +35,7 @@ class Config(FamilyConfig):
     family: Literal["waveform_unet"] = FAMILY
     params: TrainParams
     sample_rate: int
-    channels: int
+    channels: int = Field(ge=1, le=64)
     labels: list[str]
     text: TextConfig | None
     sigma_data: PositiveFloat | Annotated[list[PositiveFloat], Field(min_length=2)] = 1.0  # earlier checkpoints lack it
@@ -172,6 +172,5 @@ def save(model: WaveformUNet, directory: Path, facts: dict[str, Any]) -> None:
 
 def load(directory: Path) -> WaveformUNet:
     config = family.read_config(directory, Config)
-    net = build_net(config.params, config.channels, len(config.labels))
-    checkpoint.load_weights(net, directory / WEIGHTS)
+    net = checkpoint.load_weights(lambda: build_net(config.params, config.channels, len(config.labels)), directory / WEIGHTS)
     return WaveformUNet(config.params, net, config.sample_rate, config.channels, config.labels, config.text, config.sigma_data)

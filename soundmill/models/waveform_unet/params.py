@@ -22,13 +22,13 @@ class TextParams(StageParams):
 class SamplingParams(StageParams):
     """Sampling from noise, or from a recording and noise."""
 
-    num_steps: int = Field(ge=1, description="evenly spaced noise levels; 10 to 100")
-    guidance_scale: float = Field(ge=0, description="1: none")
+    num_steps: int = Field(ge=1, le=10_000, description="evenly spaced noise levels; 10 to 100")
+    guidance_scale: float = Field(ge=0, le=100, description="1: none")
     amount: Probability = Field(description="amount of noise added to a recording to restyle it; 0 changes nothing, 1 everything")
     keep: list[Annotated[list[int], Field(min_length=2, max_length=2)]] | None = Field(
         description="samples [start, stop) of a recording to keep while the rest is regenerated; null: restyle"
     )
-    resamples: int = Field(ge=1, description="how often each step of inpainting is repeated")
+    resamples: int = Field(ge=1, le=1000, description="how often each step of inpainting is repeated")
 
     @field_validator("keep")
     @classmethod
@@ -40,9 +40,9 @@ class SamplingParams(StageParams):
 
 class TrainParams(BatchedTrainParams):
     condition: Literal["none", "label", "caption"]
-    accumulate: int = Field(ge=1, description="batches whose gradients are accumulated per step")
+    accumulate: int = Field(ge=1, le=65_536, description="batches whose gradients are accumulated per step")
     num_samples: int = Field(
-        ge=1, description="length of a sound and of a crop of each clip; shorter clips are padded with silence"
+        ge=1, le=2**28, description="length of a sound and of a crop of each clip; shorter clips are padded with silence"
     )
     crop: Literal["start", "random"] = Field(description="where a crop of a longer clip is taken")
     unit_variance: Literal[False, True, "per_frequency"] = Field(

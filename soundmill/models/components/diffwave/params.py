@@ -29,7 +29,7 @@ class NetworkParams(StageParams):
 class NoiseParams(StageParams):
     """The noise of the training: its schedule, evenly spaced betas, and its spectrum."""
 
-    num_timesteps: int = Field(ge=2)
+    num_timesteps: int = Field(ge=2, le=100_000)
     beta_start: Beta
     beta_end: Beta
     prior: Literal["standard", "mel"] = Field(

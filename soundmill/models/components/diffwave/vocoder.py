@@ -142,5 +142,5 @@ def network(params: DiffWaveParams, spec: dict[str, Any]) -> DiffWaveNet:
 def load(directory: Path, spec: MelSpec | None) -> DiffWave:
     """The vocoder that `save_vocoder` wrote; UserError if its mel spec differs from `spec` (if given) or the weights do not fit."""
     saved = read_vocoder(directory, DiffWaveConfig, spec)
-    net = checkpoint.load_weights(DiffWaveNet(saved.network, saved.mel_spec), directory / checkpoint.WEIGHTS)
+    net = checkpoint.load_weights(lambda: DiffWaveNet(saved.network, saved.mel_spec), directory / checkpoint.WEIGHTS)
     return DiffWave(saved.network, saved.noise, saved.sampling, saved.mel_spec, net)

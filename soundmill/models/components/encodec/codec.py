@@ -98,5 +98,5 @@ def save(model: EncodecCodec, directory: Path, source: dict[str, Any]) -> dict[s
 def load(directory: Path) -> EncodecCodec:
     """The codec that `save` wrote; UserError if the weights do not fit the architecture."""
     saved = checkpoint.load_config(directory, EncodecConfig, "autoencoder")
-    net = checkpoint.load_weights(build(saved.network), directory / checkpoint.WEIGHTS)
+    net = checkpoint.load_weights(lambda: build(saved.network), directory / checkpoint.WEIGHTS)
     return EncodecCodec(saved.network, saved.bandwidth, net, digest=saved.digest)

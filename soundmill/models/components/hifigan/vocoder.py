@@ -6,6 +6,7 @@ On disk: a directory with `model.safetensors` (transformers' names) and `config.
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -90,5 +91,5 @@ def check_config(config: Any, spec: MelSpec, where: str) -> None:
 def load(directory: Path, spec: MelSpec | None) -> HifiGan:
     """The vocoder that `save_vocoder` wrote; UserError if its mel spec differs from `spec` (if given) or the weights do not fit."""
     saved = read_vocoder(directory, HifiGanConfig, spec)
-    net = build_vocoder(saved.network, saved.mel_spec.n_mels, saved.mel_spec.sample_rate)
-    return HifiGan(saved.network, saved.mel_spec, checkpoint.load_weights(net, directory / checkpoint.WEIGHTS))
+    made = partial(build_vocoder, saved.network, saved.mel_spec.n_mels, saved.mel_spec.sample_rate)
+    return HifiGan(saved.network, saved.mel_spec, checkpoint.load_weights(made, directory / checkpoint.WEIGHTS))

@@ -32,7 +32,7 @@ class NetworkParams(StageParams):
 class SamplingParams(StageParams):
     """How median and spread of magnitudes become sound."""
 
-    iterations: int = Field(ge=1, description="iterations of Griffin-Lim")
+    iterations: int = Field(ge=1, le=10_000, description="iterations of Griffin-Lim")
     momentum: float = Field(ge=0, lt=1)
     grain: float = Field(ge=0, description="factor on the spread with which magnitudes are drawn; 0: they are the medians")
 

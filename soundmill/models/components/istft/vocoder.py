@@ -97,5 +97,5 @@ def network(params: IstftParams, spec: dict[str, Any]) -> nn.Module:
 def load(directory: Path, spec: MelSpec | None) -> Istft:
     """The vocoder that `save_vocoder` wrote; UserError if its mel spec differs from `spec` (if given) or the weights do not fit."""
     saved = read_vocoder(directory, IstftConfig, spec)
-    net = checkpoint.load_weights(build(saved.network, saved.mel_spec), directory / checkpoint.WEIGHTS)
+    net = checkpoint.load_weights(lambda: build(saved.network, saved.mel_spec), directory / checkpoint.WEIGHTS)
     return Istft(saved.network, saved.mel_spec, net, saved.sampling)

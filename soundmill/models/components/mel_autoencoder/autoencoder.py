@@ -193,6 +193,6 @@ def save(model: Autoencoder, directory: Path, source: dict[str, Any]) -> str:
 def load(directory: Path) -> Autoencoder:
     """The autoencoder that `save` wrote; UserError if the weights do not fit the architecture."""
     saved = checkpoint.load_config(directory, AutoencoderConfig, "autoencoder")
-    net = checkpoint.load_weights(build_autoencoder(saved.network), directory / checkpoint.WEIGHTS)
+    net = checkpoint.load_weights(lambda: build_autoencoder(saved.network), directory / checkpoint.WEIGHTS)
     constants = {name: getattr(saved, name) for name in CONSTANTS}
     return Autoencoder(saved.network, saved.mel_spec, net, digest=saved.digest, **constants)

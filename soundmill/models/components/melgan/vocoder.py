@@ -36,5 +36,5 @@ def network(params: MelGanParams, spec: dict[str, Any]) -> nn.Module:
 def load(directory: Path, spec: MelSpec | None) -> MelGan:
     """The vocoder that `save_vocoder` wrote; UserError if its mel spec differs from `spec` (if given) or the weights do not fit."""
     saved = read_vocoder(directory, MelGanConfig, spec)
-    net = MelGanNet(saved.network, saved.mel_spec.n_mels)
-    return MelGan(saved.network, saved.mel_spec, checkpoint.load_weights(net, directory / checkpoint.WEIGHTS))
+    net = checkpoint.load_weights(lambda: MelGanNet(saved.network, saved.mel_spec.n_mels), directory / checkpoint.WEIGHTS)
+    return MelGan(saved.network, saved.mel_spec, net)

@@ -87,5 +87,5 @@ def save(model: OobleckCodec, directory: Path, source: dict[str, Any]) -> dict[s
 def load(directory: Path) -> OobleckCodec:
     """The codec that `save` wrote; UserError if the weights do not fit the architecture."""
     saved = checkpoint.load_config(directory, OobleckConfig, "autoencoder")
-    net = checkpoint.load_weights(build(saved.network), directory / checkpoint.WEIGHTS)
+    net = checkpoint.load_weights(lambda: build(saved.network), directory / checkpoint.WEIGHTS)
     return OobleckCodec(saved.network, net, saved.scaling_factor, saved.digest)

@@ -43,7 +43,7 @@ class NetworkParams(StageParams):
 class TrainedParams(CodecTrainingParams):
     """Train the codec on the training clips by spectral distance and KL divergence, without a discriminator."""
 
-    num_samples: int = Field(ge=1, description="length of a crop of each clip; shorter clips are padded with silence")
+    num_samples: int = Field(ge=1, le=2**28, description="length of a crop of each clip; shorter clips are padded with silence")
     kl_weight: float = Field(ge=0, description="weight of the KL divergence per latent")
 
 

@@ -133,5 +133,5 @@ def save(model: RaveCodec, directory: Path, source: dict[str, Any]) -> dict[str,
 def load(directory: Path) -> RaveCodec:
     """The codec that `save` wrote; UserError if the weights do not fit the architecture."""
     saved = checkpoint.load_config(directory, RaveConfig, "autoencoder")
-    net = checkpoint.load_weights(RaveNet(saved.network), directory / checkpoint.WEIGHTS)
+    net = checkpoint.load_weights(lambda: RaveNet(saved.network), directory / checkpoint.WEIGHTS)
     return RaveCodec(saved.network, net=net, digest=saved.digest, **{name: getattr(saved, name) for name in CONSTANTS})

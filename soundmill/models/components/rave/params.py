@@ -89,7 +89,7 @@ class KlParams(StageParams):
 
     first: float = Field(gt=0)
     last: float = Field(gt=0)
-    steps: int = Field(ge=0)
+    steps: int = Field(ge=0, le=100_000_000)
 
     def weight(self, step: int) -> float:
         done = 1.0 if self.steps == 0 else min(1.0, step / self.steps)
@@ -117,8 +117,8 @@ class WeightsParams(CodecTrainingParams):
     `steps` are those of both phases together.
     """
 
-    phase_1_steps: int = Field(ge=1, description="steps before phase 2; equal to `steps`: no phase 2")
-    num_samples: int = Field(ge=1, description="length of a crop of each clip; shorter clips are padded with silence")
+    phase_1_steps: int = Field(ge=1, le=100_000_000, description="steps before phase 2; equal to `steps`: no phase 2")
+    num_samples: int = Field(ge=1, le=2**28, description="length of a crop of each clip; shorter clips are padded with silence")
     scales: list[int] = Field(
         min_length=1, description="window lengths of the spectral distance, in samples of the wave and of the bands"
     )

@@ -10,7 +10,7 @@ from soundmill.models.params import FamilyTrainParams
 class BatchedTrainParams(FamilyTrainParams):
     """Training parameters with a batch size, checked against the devices."""
 
-    batch_size: int = Field(ge=1)
+    batch_size: int = Field(ge=1, le=65_536)
 
     @model_validator(mode="after")
     def _shared_among_devices(self) -> BatchedTrainParams:

@@ -36,7 +36,7 @@ UnitVariance = Annotated[bool, Field(description="divide waves by the standard d
 class SamplingParams(StageParams):
     """Sampling of a network that decodes its condition: all sounds start from the same noise."""
 
-    num_steps: int = Field(ge=1, description="evenly spaced noise levels; 10 to 100")
+    num_steps: int = Field(ge=1, le=10_000, description="evenly spaced noise levels; 10 to 100")
     seed: Seed = Field(description="seed of the initial noise")
 
 

@@ -113,5 +113,7 @@ def save(model: DiffusionCodec, directory: Path, source: dict[str, Any]) -> dict
 def load(directory: Path) -> DiffusionCodec:
     """The autoencoder that `save` wrote; UserError if the weights do not fit the architecture."""
     saved = checkpoint.load_config(directory, DiffusionCodecConfig, "autoencoder")
-    net = checkpoint.load_weights(AutoencoderNet(saved.params, saved.mel_spec, saved.channels), directory / checkpoint.WEIGHTS)
+    net = checkpoint.load_weights(
+        lambda: AutoencoderNet(saved.params, saved.mel_spec, saved.channels), directory / checkpoint.WEIGHTS
+    )
     return DiffusionCodec(saved.params, saved.mel_spec, saved.channels, net, saved.sigma_data, saved.scaling_factor, saved.digest)

@@ -40,9 +40,9 @@ class WeightsParams(TrainingParams):
     """Train the autoencoder on the training clips."""
 
     kind: Literal["train"]
-    batch_size: int = Field(ge=1)
-    steps: int = Field(ge=1)
-    num_samples: int = Field(ge=1, description="length of a crop of each clip; shorter clips are padded with silence")
+    batch_size: int = Field(ge=1, le=65_536)
+    steps: int = Field(ge=1, le=100_000_000)
+    num_samples: int = Field(ge=1, le=2**28, description="length of a crop of each clip; shorter clips are padded with silence")
     unit_variance: UnitVariance = False
 
 

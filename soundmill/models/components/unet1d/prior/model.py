@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from soundmill.diffusion import velocity
@@ -21,7 +23,7 @@ from soundmill.models.components.unet1d.network import UNet1d
 from soundmill.models.components.unet1d.noise import noise_of
 from soundmill.models.components.unet1d.params import NO_TRANSFORM
 from soundmill.models.components.unet1d.prior.params import PriorTrainParams
-from soundmill.models.family import FamilyConfig, Request, Run
+from soundmill.models.family import MAX_FRAMES, FamilyConfig, Request, Run
 from soundmill.models.labels import label_weights
 from soundmill.training import checkpoint
 from soundmill.training.device import autocast, evaluating
@@ -45,7 +47,7 @@ class WaveCodec(Protocol):
 
 class PriorConfig(FamilyConfig):
     params: PriorTrainParams
-    frames: int
+    frames: int = Field(ge=1, le=MAX_FRAMES)
     labels: list[str]
 
 
@@ -131,6 +133,6 @@ class LatentPrior(ABC):
     @classmethod
     def load(cls, directory: Path) -> Self:
         config, codec = family.read_config(directory, cls.config), cls.load_codec(directory / AUTOENCODER)
-        net = cls.build_net(config.params, codec.latent_channels, config.frames, len(config.labels))
-        checkpoint.load_weights(net, directory / WEIGHTS)
+        made = partial(cls.build_net, config.params, codec.latent_channels, config.frames, len(config.labels))
+        net = checkpoint.load_weights(made, directory / WEIGHTS)
         return cls(config.params, net, codec, config.frames, config.labels)

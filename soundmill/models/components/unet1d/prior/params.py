@@ -15,8 +15,8 @@ from soundmill.params import Probability, StageParams
 class PriorSamplingParams(StageParams):
     """Sampling of latents; a family adds the decoding by its codec."""
 
-    num_steps: int = Field(ge=1, description="evenly spaced noise levels of the latents")
-    guidance_scale: float = Field(ge=0, description="1: none")
+    num_steps: int = Field(ge=1, le=10_000, description="evenly spaced noise levels of the latents")
+    guidance_scale: float = Field(ge=0, le=100, description="1: none")
 
 
 class PriorTrainParams(BatchedTrainParams):

@@ -79,5 +79,5 @@ def network(params: DiffusionVocoderParams, spec: dict[str, Any]) -> VocoderNet:
 def load(directory: Path, spec: MelSpec | None) -> DiffusionVocoder:
     """The vocoder that `save_vocoder` wrote; UserError if its mel spec differs from `spec` (if given) or the weights do not fit."""
     saved = read_vocoder(directory, DiffusionVocoderConfig, spec)
-    net = checkpoint.load_weights(VocoderNet(saved.network, saved.mel_spec), directory / checkpoint.WEIGHTS)
+    net = checkpoint.load_weights(lambda: VocoderNet(saved.network, saved.mel_spec), directory / checkpoint.WEIGHTS)
     return DiffusionVocoder(saved.network, saved.sampling, saved.mel_spec, net, saved.sigma_data)
