@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import IO, BinaryIO, Literal
 
 import numpy as np
 import soundfile
@@ -23,7 +24,7 @@ from soundmill.decoding import containers, ffmpeg, libsndfile
 from soundmill.decoding.containers import sniffing
 from soundmill.decoding.containers.layout import Layout
 from soundmill.decoding.ffmpeg import ffmpeg_executable, ffmpeg_version, installed_version
-from soundmill.decoding.limits import MAX_CHANNELS, MIN_SAMPLES, DecodeError, check_bound
+from soundmill.decoding.limits import MAX_CHANNELS, MIN_SAMPLES, DecodeError, check_bound, check_length
 
 __all__ = [
     "DecodeError",
@@ -45,6 +46,7 @@ __all__ = [
     "to_stereo",
 ]
 
+CODED_BLOCKS, CODED_SAMPLES = 2, 1 << 15  # searched for frames of a codec, of all channels, from the first sound on
 BATCH_FILES = 32  # decoded by one ffmpeg
 MAX_SECONDS = 7200.0  # longer files are rejected, if no parameter sets the limit; same as in conf/config.yaml
 LOOKAHEAD = 64  # files opened to fill a batch
@@ -77,6 +79,7 @@ class Recording:
     num_frames: int | None
     backend: Literal["libsndfile", "ffmpeg"]
     blocks: Iterator[np.ndarray]
+    remarks: list[str] = field(default_factory=list)  # doubts about a usable file, complete after its last block
 
     def probe(self) -> Probe:
         """Exact properties; decodes only if the header is unreliable."""
@@ -107,12 +110,12 @@ class _File:
         return ASSUMED_BYTES_PER_SECOND * (self.size / ASSUMED_CODED_BYTES_PER_SECOND if seconds is None else seconds)
 
     def open_libsndfile(self) -> soundfile.SoundFile | None:
-        sound = libsndfile.open_sound(self.file, self.layout)
+        sound = libsndfile.open_sound(self.file, self.kind, self.layout)
         return sound and self.release.enter_context(sound)
 
     @property
     def input(self) -> ffmpeg.Input:
-        return ffmpeg.Input(self.file, self.kind, self.layout.streamed)
+        return ffmpeg.Input(self.file, self.kind, self.layout)
 
 
 def open_regular(path: bytes | str | Path) -> BinaryIO:
@@ -163,7 +166,7 @@ def check_header(path: bytes | str | Path, max_seconds: float) -> None:
     with ExitStack() as stack:
         file = _look_into(open_regular(path), max_seconds, stack, sums_checked=True)
         if file.layout.sndfile and file.layout.exact and (sound := file.open_libsndfile()):
-            check_bound(sound.frames, sound.samplerate, sound.channels, max_seconds)
+            check_bound(libsndfile.num_frames(sound, file.layout), sound.samplerate, sound.channels, max_seconds)
 
 
 def decode_channels(path: bytes | str | Path, max_seconds: float) -> tuple[int, int, Iterator[np.ndarray]]:
@@ -319,24 +322,78 @@ def _look_into(place: AbstractContextManager[BinaryIO], max_seconds: float, stac
     try:
         kind = sniffing.sniff(file, size)
         layout = containers.inspect(kind, file, size, max_seconds, sums_checked)
+        if len(layout.pieces) > 1:
+            file, layout = stack.enter_context(_joined(file, layout.pieces)), replace(layout, pieces=())
     except OSError as error:
         raise DecodeError("unreadable", error.strerror or "") from None
     return _File(file, size, kind, layout, stack)
 
 
+def _joined(file: BinaryIO, pieces: tuple[tuple[int, int], ...]) -> IO[bytes]:
+    """A nameless copy of the pieces of a file, for decoders that stumble over tags between them."""
+    copy = tempfile.TemporaryFile()
+    for start, end in pieces:
+        while start < end:
+            start += os.sendfile(copy.fileno(), file.fileno(), start, end - start)
+    return copy
+
+
 def _open(file: _File, max_seconds: float) -> Recording:
+    frames = file.layout.frames
+    remarks = [file.layout.remark] if file.layout.remark else []
     if file.decoded:
         decoded = file.decoded
-        recording = Recording(file.kind.name, decoded.sample_rate, decoded.channels, decoded.num_frames, "ffmpeg", decoded.blocks())
+        num_frames = decoded.num_frames if frames is None else min(decoded.num_frames, frames)
+        recording = Recording(file.kind.name, decoded.sample_rate, decoded.channels, num_frames, "ffmpeg", decoded.blocks())
     elif file.layout.sndfile and (sound := file.open_libsndfile()):
-        num_frames = sound.frames if file.layout.exact else None
+        num_frames = libsndfile.num_frames(sound, file.layout) if file.layout.exact else None
         blocks = libsndfile.blocks(sound, file.file, file.kind, file.layout, max_seconds)
         recording = Recording(file.kind.name, sound.samplerate, sound.channels, num_frames, "libsndfile", blocks)
     else:
-        rate, channels, blocks = ffmpeg.stream(file.input, max_seconds, file.release)
+        rate, channels, blocks = ffmpeg.stream(file.input, max_seconds, file.release, remarks)
         recording = Recording(file.kind.name, rate, channels, None, "ffmpeg", blocks)
     if not 0 < recording.channels <= MAX_CHANNELS or recording.sample_rate <= 0:
         raise DecodeError("corrupt", f"the header declares {recording.channels} channels at {recording.sample_rate} Hz")
     if recording.num_frames is not None:
         check_bound(recording.num_frames, recording.sample_rate, recording.channels, max_seconds)
+    recording.remarks = remarks
+    recording.blocks = _sound(recording.blocks, frames, recording.sample_rate)
     return recording
+
+
+def _sound(blocks: Iterator[np.ndarray], frames: int | None, sample_rate: int) -> Iterator[np.ndarray]:
+    """The blocks up to `frames`; DecodeError if they are fewer, or if a surround sound is coded in the samples."""
+    total, searched = 0, 0
+    for block in blocks:
+        kept = block if frames is None else block[: frames - total]
+        total += len(kept)
+        if searched < CODED_BLOCKS and kept.any():
+            searched += 1
+            _check_coded(kept)
+        if len(kept):
+            yield kept
+    if frames is not None:
+        check_length(total, frames, sample_rate, 0)
+
+
+# Demuxer of ffmpeg → how a frame begins: two words of 16 bits, and of a third these bits.
+_CODED = (
+    ("spdif", 0xF872, 0x4E1F, 0xE0E0, 0),  # IEC 61937: AC-3, DTS, AAC …
+    ("dts", 0x7FFE, 0x8001, 0xFC00, 0xFC00),
+    ("dts", 0x1FFF, 0xE800, 0xFFF0, 0x07F0),  # of 14 bits
+)
+
+
+def _check_coded(block: np.ndarray) -> None:
+    """DecodeError if samples are no sound but frames of a codec, as of surround sound from a disc."""
+    start = int((block != 0).ravel().argmax()) // block.shape[1]
+    samples = block[start : start + CODED_SAMPLES // block.shape[1]]
+    with np.errstate(invalid="ignore"):
+        words = np.rint(np.clip(samples, -1, 32767 / 32768) * 32768).astype("<i2").view("<u2").ravel()
+    for ordered in (words, words.byteswap()):
+        for demuxer, first, second, mask, third in _CODED:
+            at = np.flatnonzero(ordered[:-2] == first)
+            if np.count_nonzero((ordered[at + 1] == second) & (ordered[at + 2] & mask == third)) >= 2:
+                raise DecodeError(
+                    "coded", f"its samples are frames of a codec, as DTS or AC-3; decode them with ffmpeg's `-f {demuxer}`"
+                )

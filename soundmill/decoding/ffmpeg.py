@@ -26,17 +26,27 @@ from typing import BinaryIO
 import numpy as np
 
 from soundmill import lifetime
+from soundmill.decoding.containers.layout import Layout
 from soundmill.decoding.containers.sniffing import Kind
 from soundmill.decoding.ffmpeg_log import Log
 from soundmill.decoding.limits import BLOCK_SAMPLES, MAX_CHANNELS, MIN_SAMPLES, DecodeError, check_bound, check_length
 from soundmill.errors import UserError
 
+_HOLES_ARE_DAMAGE = ("asf",)  # gaps in these are as likely lost packets, of which nothing else tells
 STALL_SECONDS = 60.0  # without output, after which ffmpeg is killed
 MEMORY = 4 << 30  # of the child's address space
 BATCH_BYTES = 128 << 20  # of decoded samples per batch: 32 times 10 s of stereo
 POLL_SECONDS = 0.05  # between checks of that size
 LENGTH_TOLERANCE_SAMPLES = 2048  # a lossy codec may lose a frame at an end
 FRAMES_AT_ONCE = 8192  # passed between ffmpeg's threads; codec frames have about a thousand
+
+# Timestamps that jump ahead, by more than a jitter, make silence; other irregular ones do not change the sound.
+# Each is printed as a warning (24): its time and its length.
+# Registers: 0 silence so far, 1 samples before the last frame, 2 jumps back, 3 the jump from the last frame, 4 from the first.
+_SILENCE_IN_GAPS = (
+    "asetpts='st(3,PTS-PREV_INPTS-(N-ld(1))/SR/TB);st(2,ld(2)+if(lt(ld(3)*TB,-1),ld(3),0));st(4,PTS-STARTPTS-N/SR/TB-ld(0)-ld(2));"
+    "st(1,N);st(0,ld(0)+if(gt(min(ld(4),ld(3))*TB,0.05),0*print(N/SR+ld(0)*TB,24)+print(ld(4)*TB,24)/TB,0));N/SR/TB+ld(0)',aresample=async=1:min_hard_comp=0.04"
+)
 
 # Formats that ffmpeg may detect if sniffing failed: no playlists, network, devices, pictures, subtitles or raw data.
 HARMLESS_DEMUXERS = """
@@ -109,14 +119,14 @@ def version_of(executable: Path) -> str:
     return match[1].decode("ascii", "replace") if match else ""
 
 
-def compile_command(inputs: list[tuple[int, Kind]], outputs: list[int]) -> list[str]:
+def compile_command(inputs: list[Input], outputs: list[int]) -> list[str]:
     """ffmpeg's command line to decode the first audio stream of each input; inputs and outputs are inherited descriptors.
 
     Descriptors avoid special characters in names, and refer to the file that was inspected.
     """
     head = [str(ffmpeg_executable()), "-nostdin", "-hide_banner", "-nostats", "-loglevel", "repeat+level+info"]
-    parts = [_options(kind.demuxer) for _, kind in inputs]
-    opened = [[*before, f"file:/proc/self/fd/{file}"] for (before, _), (file, _) in zip(parts, inputs, strict=True)]
+    parts = [_options(source.kind.demuxer, source.protocols) for source in inputs]
+    opened = [[*before, source.url] for (before, _), source in zip(parts, inputs, strict=True)]
     decoded = [
         ["-map", f"{index}:a:0", *after, f"pipe:{output}"]
         for index, ((_, after), output) in enumerate(zip(parts, outputs, strict=True))
@@ -125,7 +135,7 @@ def compile_command(inputs: list[tuple[int, Kind]], outputs: list[int]) -> list[
 
 
 @functools.cache
-def _options(demuxer: str | None) -> tuple[list[str], list[str]]:
+def _options(demuxer: str | None, protocols: str) -> tuple[list[str], list[str]]:
     """(input options up to `-i`, output options) of one file; compiling many files at once takes quadratic time."""
     import ffmpeg
 
@@ -136,13 +146,13 @@ def _options(demuxer: str | None) -> tuple[list[str], list[str]]:
         "fflags": "+bitexact",
         "flags:a": "+bitexact",
         "c:a": "pcm_f32be",
-        "af": f"asetnsamples=n={FRAMES_AT_ONCE}:p=0,asetpts=N/SR/TB",  # irregular timestamps do not damage sound
+        "af": f"{_SILENCE_IN_GAPS},asetnsamples=n={FRAMES_AT_ONCE}:p=0,asetpts=N/SR/TB",
         "f": "au",
         "threads": 1,
     }
     # Checksums of FLAC, WavPack, TTA and AC-3, which ffmpeg ignores by default.
     compiled = (
-        ffmpeg.input("file:", protocol_whitelist="file", err_detect="crccheck", threads=1, **force)
+        ffmpeg.input("file:", protocol_whitelist=protocols, err_detect="crccheck", threads=1, **force)
         .output("pipe:", **out)
         .compile(cmd=[])
     )
@@ -156,7 +166,7 @@ class _Child:
     `patience`: total seconds of waiting for it. `file_bytes`: maximum size of an output file.
     """
 
-    def __init__(self, inputs: list[tuple[int, Kind]], outputs: list[int], log: Log, patience: float, file_bytes: int = 0):
+    def __init__(self, inputs: list[Input], outputs: list[int], log: Log, patience: float, file_bytes: int = 0):
         self.log = log
         self._patience = patience
         piped = outputs == [1]
@@ -165,7 +175,7 @@ class _Child:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE if piped else subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            pass_fds=[file for file, _ in inputs] + ([] if piped else outputs),
+            pass_fds=[source.file.fileno() for source in inputs] + ([] if piped else outputs),
             env={**os.environ, "MALLOC_ARENA_MAX": "2"},  # instead of one arena per thread
             preexec_fn=lifetime.with_this_process(),
         )
@@ -231,11 +241,21 @@ class _Child:
 
 @dataclass(frozen=True)
 class Input:
-    """An opened file to decode; `streamed`: it declares no length, and its last packet may be incomplete."""
+    """An opened file to decode."""
 
     file: BinaryIO
     kind: Kind
-    streamed: bool
+    layout: Layout
+
+    @property
+    def protocols(self) -> str:
+        return "file,subfile" if self.layout.pieces else "file"
+
+    @property
+    def url(self) -> str:
+        """The one piece of the file that is sound."""
+        whole = f"file:/proc/self/fd/{self.file.fileno()}"
+        return "".join(f"subfile,,start,{start},end,{end},,:" for start, end in self.layout.pieces) + whole
 
 
 @dataclass(frozen=True)
@@ -255,14 +275,13 @@ class Decoded:
             yield _samples(data, self.channels)
 
 
-def stream(source: Input, max_seconds: float, stack: ExitStack) -> tuple[int, int, Iterator[np.ndarray]]:
+def stream(source: Input, max_seconds: float, stack: ExitStack, remarks: list[str]) -> tuple[int, int, Iterator[np.ndarray]]:
     """(sample rate, channels, blocks float32 [n, channels]) of one file, in bounded memory; the child ends with `stack`.
 
-    The call and any block may raise DecodeError: a file is valid only after its last block.
+    The call and any block may raise DecodeError: a file is valid only after its last block. Then `remarks` has its doubts.
     """
-    log = Log([source.streamed])
-    inputs = [(source.file.fileno(), source.kind)]
-    child = stack.enter_context(_Child(inputs, [1], log, patience=max(STALL_SECONDS, max_seconds)))
+    log = Log([source.layout.streamed])
+    child = stack.enter_context(_Child([source], [1], log, patience=max(STALL_SECONDS, max_seconds)))
     head = child.read_exactly(24)
     if len(head) < 24 or head[:4] != b".snd":
         child.finish()
@@ -282,6 +301,9 @@ def stream(source: Input, max_seconds: float, stack: ExitStack) -> tuple[int, in
         child.finish()
         if error := log.error(source.kind):
             raise error
+        if log.gaps and source.kind.name in _HOLES_ARE_DAMAGE:
+            raise DecodeError("gap", log.gaps)
+        remarks.extend(log.gaps and [log.gaps])
         _check(total, rate, log.seconds(0))
 
     return rate, channels, blocks()
@@ -292,10 +314,9 @@ def decode_together(sources: list[Input], max_seconds: float) -> list[Decoded] |
 
     All samples together are bounded by `BATCH_BYTES`, about 400 s of stereo.
     """
-    log = Log([source.streamed for source in sources])
+    log = Log([source.layout.streamed for source in sources])
     with ExitStack() as stack:
         files = [stack.enter_context(os.fdopen(os.memfd_create("decoded"), "rb")) for _ in sources]
-        inputs = [(source.file.fileno(), source.kind) for source in sources]
         outputs = [file.fileno() for file in files]
 
         def watch() -> None:
@@ -303,9 +324,9 @@ def decode_together(sources: list[Input], max_seconds: float) -> list[Decoded] |
                 raise DecodeError("too long", f"more than {BATCH_BYTES} bytes in one batch")
 
         try:
-            with _Child(inputs, outputs, log, STALL_SECONDS, BATCH_BYTES) as child:
+            with _Child(sources, outputs, log, STALL_SECONDS, BATCH_BYTES) as child:
                 child.finish(watch, POLL_SECONDS)
-            if log.complained:
+            if log.complained or log.gaps:
                 return None
             decoded = []
             for index, file in enumerate(files):

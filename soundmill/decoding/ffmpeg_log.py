@@ -35,6 +35,7 @@ class Log:
         self._inputs: list[_Declared] = []
         self._complaints: set[str] = set()
         self._partial = b""
+        self._printed: list[float] = []  # by the filter that fills gaps: time and length of each
         self._status = 0
         self._in_input = False
         self._estimated = False  # the input that is being opened
@@ -50,6 +51,10 @@ class Log:
         if not match:  # continuation of a multi-line text, such as a tag
             return
         level, text = match[1], match[2]
+        if line.startswith("[Eval @ "):
+            if len(self._printed) < self.MAX_COMPLAINTS:
+                self._printed.append(float(text))
+            return
         if level == "info":
             self._information(text)
             return
@@ -80,6 +85,13 @@ class Log:
     @property
     def complained(self) -> bool:
         return bool(self._complaints) or self._status != 0
+
+    @property
+    def gaps(self) -> str:
+        """The gaps in the timestamps, in words; empty without any."""
+        times, lengths = self._printed[::2], self._printed[1::2]
+        more = f", and {len(times) - 1} more" if len(times) > 1 else ""
+        return f"the timestamps leave {lengths[0]:.3f} s out at {times[0]:.3f} s{more}" if times else ""
 
     def seconds(self, index: int) -> float | None:
         """Declared duration of an input, if its audio should have that duration."""

@@ -18,6 +18,7 @@ import soundfile
 from soundmill.decoding import decode
 from soundmill.decoding import ffmpeg as ffmpeg_module
 from soundmill.decoding.containers import sniffing
+from soundmill.decoding.containers.layout import Layout
 from soundmill.decoding.decode import DecodeError
 from soundmill.errors import UserError
 from tests.decoding.files import MAX_SECONDS, ffmpeg, reason_of, whole
@@ -136,18 +137,28 @@ def test_huge_numbers_do_not_overflow_into_sound(tmp_path):
     assert reason_of(tmp_path / "x.wav") == "nan"
 
 
-def test_ffmpeg_may_read_one_file_and_nothing_else():
+def test_ffmpeg_may_read_one_file_and_nothing_else(media):
+    def command(*kinds: sniffing.Kind, layout: Layout = Layout(sndfile=False)) -> list[str]:  # noqa: B008
+        with (media / "a.m4a").open("rb") as file:
+            inputs = [ffmpeg_module.Input(file, kind, layout) for kind in kinds]
+            return [
+                word.replace(f"fd/{file.fileno()}", "fd/7")
+                for word in ffmpeg_module.compile_command(inputs, [1, 2, 3][: len(kinds)])
+            ]
+
     mp4 = sniffing.Kind("mp4", "mov")
-    command = ffmpeg_module.compile_command([(7, mp4)], [1])
-    assert command[command.index("-i") + 1] == "file:/proc/self/fd/7"
-    before = command[: command.index("-i")]
+    one = command(mp4)
+    assert one[one.index("-i") + 1] == "file:/proc/self/fd/7"
+    before = one[: one.index("-i")]
     assert before[before.index("-f") + 1] == "mov"
     assert before[before.index("-protocol_whitelist") + 1] == "file"
-    assert "-nostdin" in command
-    several = ffmpeg_module.compile_command([(7, mp4), (9, sniffing.UNKNOWN), (8, mp4)], [4, 5, 6])
+    assert "-nostdin" in one
+    tagged = command(mp4, layout=Layout(sndfile=False, pieces=((20, 99),)))
+    assert tagged[tagged.index("-i") + 1] == "subfile,,start,20,end,99,,:file:/proc/self/fd/7"
+    several = command(mp4, sniffing.UNKNOWN, mp4)
     assert several.count("-protocol_whitelist") == 3
     assert [several[index + 1] for index, word in enumerate(several) if word == "-map"] == ["0:a:0", "1:a:0", "2:a:0"]
-    free = ffmpeg_module.compile_command([(7, sniffing.UNKNOWN)], [1])
+    free = command(sniffing.UNKNOWN)
     allowed = set(free[free.index("-format_whitelist") + 1].split(","))
     assert not allowed & {
         "hls",

@@ -8,14 +8,15 @@ are walked: declared sizes against the file size, checksums of Ogg pages, frames
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import BinaryIO
 
-from soundmill.decoding.containers import chunks, films, frames, ogg
-from soundmill.decoding.containers.layout import Layout, refuse_zeros
+from soundmill.decoding.containers import chunks, films, frames, ogg, tags
+from soundmill.decoding.containers.layout import Layout, Part, refuse_zeros
 from soundmill.decoding.containers.sniffing import Kind
 
 # Formats whose zeros at the end may be sound. If they declare the end of the sound, it is checked.
-_MAY_END_IN_SILENCE = frozenset("wav w64 aiff au caf ircam nist iff sox voc mp4 unknown tagged".split())
+_MAY_END_IN_SILENCE = frozenset("wav w64 aiff au caf ircam nist iff sox voc mp4 unknown".split())
 
 
 def inspect(kind: Kind, file: BinaryIO, size: int, max_seconds: float, sums_checked: bool = False) -> Layout:
@@ -25,21 +26,38 @@ def inspect(kind: Kind, file: BinaryIO, size: int, max_seconds: float, sums_chec
     """
     if kind.name not in _MAY_END_IN_SILENCE:
         refuse_zeros(file, 0, size)
+    if walk := _RAW_WALKS.get(kind.name):
+        layout = walk(file, size, max_seconds)
+        return replace(layout, pieces=()) if layout.pieces == ((0, size),) else layout
+    start = tags.sound_start(file, size)
+    # What looks like a tag may be sound, if the container declares the end of the sound.
+    end = size if kind.name in _MAY_END_IN_SILENCE and kind.name != "mp4" else tags.sound_end(file, start, size)
+    part = Part(file, start, end)
     if kind.name == "ogg":
-        return ogg.walk_ogg(file, size, sums_checked)
-    walk = _WALKS.get(kind.name)
-    return walk(file, size, max_seconds) if walk else Layout(sndfile=kind.sndfile)
+        layout = ogg.walk_ogg(part, end - start, sums_checked)
+    else:
+        walk = _WALKS.get(kind.name)
+        layout = walk(part, end - start, max_seconds) if walk else Layout(sndfile=kind.sndfile)
+    if layout.pieces:  # the walk found padding
+        end = start + layout.pieces[0][1]
+    return replace(layout, pieces=((start, end),) if (start, end) != (0, size) else ())
+
+
+# Tags may be anywhere between their frames.
+_RAW_WALKS: dict[str, Callable[[BinaryIO, int, float], Layout]] = {
+    "mpeg-audio": frames.walk_mpeg_audio,
+    "adts": frames.walk_adts,
+    "wavpack": frames.walk_wavpack,
+}
 
 
 _WALKS: dict[str, Callable[[BinaryIO, int, float], Layout]] = {
     "wav": chunks.walk_wav,
-    "w64": chunks.walk_w64,
+    "w64": chunks.walk_wav,
     "aiff": chunks.walk_aiff,
     "au": chunks.walk_au,
     "caf": chunks.walk_caf,
     "flac": frames.walk_flac,
-    "mpeg-audio": frames.walk_mpeg_audio,
-    "adts": frames.walk_adts,
     "amr": frames.walk_amr,
     "mlp": frames.walk_mlp,
     "truehd": frames.walk_mlp,

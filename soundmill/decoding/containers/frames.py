@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from soundmill.decoding.containers.layout import HEAD_BYTES, MAX_FRAMES, Layout, read, too_many_parts, truncated, zeros_end
-from soundmill.decoding.containers.tags import tag_end, tag_end_at
+from soundmill.decoding.containers.layout import MAX_FRAMES, Layout, read, too_many_parts, truncated, zeros_end
+from soundmill.decoding.containers.tags import sound_end, sound_start, tag_end_at
 from soundmill.decoding.limits import DecodeError
 
 FILLED_BYTES, FILLING = 4096, b"\0\xff \r\n\t"  # what tools leave at the end of a stream
@@ -63,24 +64,44 @@ def _amr_wb_frame(header: bytes) -> tuple[int, int, int, int] | None:
     return (_AMR_WB_BYTES[header[0] >> 3 & 15], 320, 16000, 1) if header and not header[0] & 0x83 else None
 
 
+def _wavpack_block(header: bytes) -> tuple[int, int, int, int] | None:
+    return (int.from_bytes(header[4:8], "little") + 8, 0, 1, 1) if header.startswith(b"wvpk") else None
+
+
 def _mlp_frame(header: bytes) -> tuple[int, int, int, int] | None:
     size = ((header[0] & 15) << 8 | header[1]) * 2 if len(header) >= 4 else 0
     return (size, 0, 1, 1) if size >= 4 else None
 
 
-def _walk_frames(file: BinaryIO, position: int, size: int, frame: FrameParser, max_seconds: float) -> tuple[int, int, float]:
-    """(frames, samples, seconds) from `position` to the end. Bytes between frames that are not a tag raise DecodeError.
+@dataclass
+class _Frames:
+    """What a walk over frames found; `pieces`: (start, end) of frames without a tag or padding between them."""
+
+    count: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+    pieces: list[tuple[int, int]] = field(default_factory=list)
+    declared: int | None = None  # frames, by the first note
+    by_xing: bool = False  # libmpg123 does not know the other note
+
+
+# Notes of encoders, in frames of their own, with a number of frames: Xing's and LAME's, Fraunhofer's.
+_NOTE = re.compile(rb"(?:Xing|Info)\0\0\0.(.{4})|VBRI.{10}(.{4})", re.DOTALL)
+_LONGEST_NOTE_HEAD = 256
+
+
+def _walk_frames(file: BinaryIO, position: int, size: int, frame: FrameParser, max_seconds: float) -> _Frames:
+    """Walk from `position` to the end. Bytes between frames that are not a tag raise DecodeError.
 
     So does a change of rate or channels, where libmpg123 ends silently and ffmpeg restarts its count.
     """
-    count, total, seconds, steps = 0, 0, 0.0, 0
+    found = _Frames()
     form: tuple[int, int] | None = None
     free = True  # no frame since the beginning, or a tag
     zeros = False  # since the last frame or tag
-    while position < size:
-        steps += 1
-        if steps > MAX_FRAMES:
-            raise too_many_parts()
+    for _ in range(MAX_FRAMES):
+        if position >= size:
+            return found
         header = read(file, position, 10)
         parsed = frame(header)
         if parsed is None:
@@ -89,10 +110,11 @@ def _walk_frames(file: BinaryIO, position: int, size: int, frame: FrameParser, m
                 position, free, zeros = tag, True, False
                 continue
             after = zeros_end(file, position, size)
-            if after == size or (free and count and after == position):  # padding at the end, or no more sound after a tag
-                break
-            if count and size - position <= FILLED_BYTES and not read(file, position, FILLED_BYTES).strip(FILLING):
-                break
+            # Padding at the end, or no more sound after a tag.
+            if after == size or (free and found.count and after == position):
+                return found
+            if found.count and size - position <= FILLED_BYTES and not read(file, position, FILLED_BYTES).strip(FILLING):
+                return found
             if after == position:
                 reason = "truncated" if size - position < 10 else "corrupt"
                 raise DecodeError(reason, f"no frame where one should start, at byte {position}")
@@ -103,41 +125,60 @@ def _walk_frames(file: BinaryIO, position: int, size: int, frame: FrameParser, m
         length, samples, rate, channels = parsed
         if position + length > size:
             raise truncated(position + length, size, "the last frame")
-        if count == 1:  # the first may be an encoder's note
+        if free and frame is mpeg_frame and (note := _NOTE.search(read(file, position, min(length, _LONGEST_NOTE_HEAD)))):
+            if found.count == 0 and (note[2] or note[0][7] & 1):
+                found.declared, found.by_xing = int.from_bytes(note[1] or note[2], "big"), note[1] is not None
+            position, free = position + length, not found.count
+            continue
+        if found.count == 1:  # the first may be an encoder's note
             form = rate, channels
         elif form is not None and form != (rate, channels):
             raise DecodeError("corrupt", f"the rate or number of channels changes at byte {position}; cut the file there")
+        if found.pieces and found.pieces[-1][1] == position:
+            found.pieces[-1] = found.pieces[-1][0], position + length
+        else:
+            found.pieces.append((position, position + length))
         position += length
         free = zeros = False
-        count += 1
-        total += samples
-        seconds += samples / rate
-        if seconds > max_seconds:
+        found.count += 1
+        found.samples += samples
+        found.seconds += samples / rate
+        if found.seconds > max_seconds:
             raise DecodeError("too long", f"more than {max_seconds:g} s")
-    return count, total, seconds
+    raise too_many_parts()
 
 
 def walk_mpeg_audio(file: BinaryIO, size: int, max_seconds: float) -> Layout:
-    start = tag_end(read(file, 0, HEAD_BYTES))
-    header = read(file, start, 7)
-    first = mpeg_frame(header)
-    if first is None:
+    start = sound_start(file, size)
+    end = sound_end(file, start, size)
+    if mpeg_frame(read(file, start, 7)) is None:
         return Layout(sndfile=False)
-    count, total, _ = _walk_frames(file, start, size, mpeg_frame, max_seconds)
-    estimated = Layout(sndfile=True, exact=False, at_least=total)
-    content = read(file, start, min(first[0], 256))
-    tag = re.search(rb"(Xing|Info)\x00\x00\x00.", content, re.DOTALL)
-    if tag is None or not content[tag.end() - 1] & 1:
-        return estimated
-    declared = int.from_bytes(content[tag.end() : tag.end() + 4], "big")
-    if abs(declared - (count - 1)) > 1:  # the tag's own frame is counted by some encoders
-        raise DecodeError("truncated" if declared > count - 1 else "corrupt", f"{declared} frames declared, {count - 1} found")
-    return Layout(sndfile=True)
+    if read(file, 0, 3) == b"ID3":  # decoders know this one, and look for the note after it
+        start = 0
+    found = _walk_frames(file, start, end, mpeg_frame, max_seconds)
+    declared = found.declared
+    if declared is not None:
+        if declared > found.count + 1:  # some encoders count their note
+            raise DecodeError("truncated", f"{declared} frames declared, {found.count} found")
+        if found.by_xing and declared >= found.count - 1:
+            return Layout(sndfile=True, pieces=((start, end),))
+    # libsndfile ends at the declared frames, even if files were joined; libmpg123 complains of what follows, except ID3v1.
+    pieces = tuple(found.pieces)
+    clean = declared is None and len(pieces) == 1 and size - pieces[0][1] <= 128
+    if clean:
+        pieces = ((start, pieces[0][1]),)
+    # Several pieces are joined for it.
+    return Layout(sndfile=clean or len(pieces) > 1, exact=False, at_least=found.samples, pieces=pieces)
 
 
 def walk_adts(file: BinaryIO, size: int, max_seconds: float) -> Layout:
-    _, _, seconds = _walk_frames(file, tag_end(read(file, 0, HEAD_BYTES)), size, adts_frame, max_seconds)
-    return Layout(sndfile=False, seconds=seconds)
+    start = sound_start(file, size)
+    found = _walk_frames(file, start, sound_end(file, start, size), adts_frame, max_seconds)
+    return Layout(sndfile=False, seconds=found.seconds, pieces=tuple(found.pieces))
+
+
+def walk_wavpack(file: BinaryIO, size: int, max_seconds: float) -> Layout:
+    return Layout(sndfile=False, pieces=tuple(_walk_frames(file, 0, size, _wavpack_block, max_seconds).pieces))
 
 
 def walk_amr(file: BinaryIO, size: int, max_seconds: float) -> Layout:
@@ -155,11 +196,10 @@ def walk_mlp(file: BinaryIO, size: int, max_seconds: float) -> Layout:
 
 
 def walk_flac(file: BinaryIO, size: int, max_seconds: float) -> Layout:
-    start = tag_end(read(file, 0, HEAD_BYTES))
-    info = read(file, start + 4, 38)
+    info = read(file, 4, 38)
     if len(info) < 38 or info[0] & 0x7F != 0:
         raise DecodeError("truncated" if len(info) < 38 else "corrupt", "no stream information at the start")
     bits = ((info[16] & 1) << 4 | info[17] >> 4) + 1
     total = (info[17] & 15) << 32 | int.from_bytes(info[18:22], "big")
     # A streamed FLAC declares no length; libsndfile cannot read it, ffmpeg can.
-    return Layout(sndfile=start == 0 and total > 0, md5=info[22:38] if any(info[22:38]) else None, bits=bits)
+    return Layout(sndfile=total > 0, md5=info[22:38] if any(info[22:38]) else None, bits=bits)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Callable
 from typing import BinaryIO
 
 from soundmill.decoding.containers.layout import MAX_FRAMES, MAX_PADDING, Layout, read, too_many_parts, truncated
@@ -18,12 +19,19 @@ def ogg_checksum(page: bytes) -> int:
     return int(f"{turned:032b}"[::-1], 2)
 
 
+# First bytes of a codec's first packet → where that has rate and channels.
+_HEADS = {b"OpusHead": slice(9, 10), b"\x01vorbis": slice(11, 16), b"\x7fFLAC": slice(27, 30), b"Speex": slice(36, 52)}
+LARGEST_JITTER = 2400  # samples, 50 ms at 48 kHz
+FULL_OPUS_RATES = range(24_001, 2**31)  # declared; at others, libsndfile decodes at a lower rate than Opus's 48 kHz
+
+
 def walk_ogg(file: BinaryIO, size: int, sums_checked: bool) -> Layout:
     position = 0
     codecs: list[bytes] = []
+    forms: dict[bytes, bytes] = {}
     open_streams: set[int] = set()
     next_page: dict[int, int] = {}
-    opus = _OpusTimes()
+    times: _Times | None = None
     pages = 0
     while position < size:
         pages += 1
@@ -48,31 +56,47 @@ def walk_ogg(file: BinaryIO, size: int, sums_checked: bool) -> Layout:
         if not sums_checked and ogg_checksum(header[:22] + b"\0\0\0\0" + header[26:] + lengths + content) != checksum:
             raise DecodeError("corrupt", f"wrong checksum of the Ogg page at byte {position}")
         if flags & 2:
-            codecs.append(content[:8])
+            codec = next((magic for magic in _HEADS if content.startswith(magic)), content[:8])
+            form = content[_HEADS.get(codec, slice(0))]
+            if not open_streams and forms.setdefault(codec, form) != form:
+                raise DecodeError("corrupt", f"the rate or number of channels changes at byte {position}; cut the file there")
+            codecs.append(codec)
             open_streams.add(serial)
+            times = _times(codec, content) if len(codecs) == 1 else None
         elif number != next_page.get(serial, number):
             raise DecodeError("corrupt", f"pages are missing before byte {position}")
         next_page[serial] = number + 1
-        if codecs == [b"OpusHead"] and number > 1:  # after the header and tags
-            opus.add(flags, struct.unpack("<q", header[6:14])[0], lengths, content)
+        if times and number > 1:  # after the header and tags
+            times.add(flags, struct.unpack("<q", header[6:14])[0], lengths, content)
         if flags & 4:
             open_streams.discard(serial)
         position = end
-    if open_streams:
-        raise DecodeError("truncated", "the Ogg stream has no end")
-    simple = len(codecs) == 1 and (codecs[0].startswith(b"\x01vorbis") or codecs[0] == b"OpusHead")
+    if not codecs:
+        raise DecodeError("corrupt", "no Ogg stream begins")
     # libsndfile fails if granule positions differ from the samples in packets. ffmpeg writes such streams for input with gaps or
     # overlaps, and decodes them.
-    return Layout(sndfile=simple and opus.agree)
+    remark = "no end-of-stream flag: it may be cut short" if open_streams else ""
+    return Layout(sndfile=times is not None and times.agree, remark=remark, pieces=((0, position),))
 
 
-class _OpusTimes:
-    """Whether the granule positions of an Opus stream agree with its packets (RFC 7845, 4)."""
+def _times(codec: bytes, head: bytes) -> _Times | None:
+    """For a codec that libsndfile decodes as it should."""
+    if codec == b"OpusHead" and int.from_bytes(head[12:16], "little") in FULL_OPUS_RATES:
+        return _Times(opus_samples, exact=True)
+    if codec == b"\x01vorbis" and len(head) > 28:
+        longest = (1 << (head[28] >> 4)) // 2
+        return _Times(lambda packet: longest, exact=False)
+    return None
 
-    def __init__(self) -> None:
+
+class _Times:
+    """Whether the granule positions of a stream agree with its packets (RFC 7845, 4), each of `samples`: `exact`, or at most."""
+
+    def __init__(self, samples: Callable[[bytes], int], exact: bool) -> None:
         self.agree = True
-        self._samples = 0  # at 48 kHz, of all complete packets
-        self._offset: int | None = None  # start of the stream; not 0 in recordings of broadcasts
+        self._samples_of, self._exact = samples, exact
+        self._samples = 0  # since the last position
+        self._last: int | None = None  # not 0 at the start of recordings of broadcasts
         self._begun = b""  # first bytes of a packet that continues on the next page
 
     def add(self, flags: int, position: int, lengths: bytes, content: bytes) -> None:
@@ -81,15 +105,18 @@ class _OpusTimes:
             self._begun += content[at : at + 2 - len(self._begun)]
             at += length
             if length < 255:
-                self._samples += opus_samples(self._begun)
+                self._samples += self._samples_of(self._begun)
                 self._begun = b""
         if position == -1:  # no packet ends on this page
             return
-        if self._offset is None:
-            self._offset = max(0, position - self._samples) if not flags & 4 else 0
-        declared = position - self._offset
+        if self._last is None:
+            self._last = 0 if flags & 4 else max(0, position - self._samples)
+        declared = position - self._last
+        if not self._exact and declared > self._samples + LARGEST_JITTER:  # where in the page is unknown
+            raise DecodeError("gap", f"the timestamps leave {declared - self._samples} samples out before sample {position}")
         # The last page may declare less; the rest is trimmed.
-        self.agree &= declared <= self._samples if flags & 4 else declared == self._samples
+        self.agree &= declared == self._samples if self._exact and not flags & 4 else declared <= self._samples
+        self._last, self._samples = position, 0
 
 
 def opus_samples(packet: bytes) -> int:

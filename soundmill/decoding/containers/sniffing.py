@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from soundmill.decoding.containers.frames import FrameParser, adts_frame, mpeg_frame
 from soundmill.decoding.containers.layout import HEAD_BYTES, read
-from soundmill.decoding.containers.tags import tag_end
+from soundmill.decoding.containers.tags import sound_start
 from soundmill.decoding.limits import DecodeError
 
 
@@ -98,7 +98,7 @@ def sniff(file: BinaryIO, size: int) -> Kind:
         raise DecodeError("empty", "zero bytes")
     head = read(file, 0, HEAD_BYTES)
     _refuse_text(head)
-    start = tag_end(head)
+    start = sound_start(file, size)
     body = head
     if start > 0:
         body = read(file, start, HEAD_BYTES)
@@ -125,8 +125,6 @@ def sniff(file: BinaryIO, size: int) -> Kind:
     for magic, what in _NOT_AUDIO:
         if body.startswith(magic):
             raise DecodeError("no audio stream", f"this is {what}")
-    if start > 0:
-        return Kind("tagged", None)
     return UNKNOWN
 
 

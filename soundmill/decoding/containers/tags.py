@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import BinaryIO
 
 from soundmill.decoding.containers.layout import read
 
-LYRICS_BYTES = 1 << 20  # searched for the end of a Lyrics3 tag
+MOST_TAGS = 16  # one after another
+LYRICS_BYTES = 1 << 20  # searched for the ends of a Lyrics3 tag, and for an ID3v2 tag at the end
 
 
 def tag_end(head: bytes) -> int:
@@ -41,3 +43,40 @@ def tag_end_at(file: BinaryIO, position: int, size: int, header: bytes) -> int |
         ends = [text.find(mark) for mark in (b"LYRICS200", b"LYRICSEND")]
         return position + min((end + 9 for end in ends if end >= 0), default=size - position)
     return None
+
+
+def sound_start(file: BinaryIO, size: int) -> int:
+    """Start of the sound after the tags at the start of a file."""
+    position = 0
+    for _ in range(MOST_TAGS):
+        position = tag_end_at(file, position, size, read(file, position, 10)) or position
+    return position
+
+
+def sound_end(file: BinaryIO, start: int, size: int) -> int:
+    """End of the sound before the tags at the end of a file."""
+    for _ in range(MOST_TAGS):
+        size = _last_tag(file, start, size)
+    return size
+
+
+def _last_tag(file: BinaryIO, start: int, end: int) -> int:
+    """Start of the tag that ends at `end`; without one, `end`."""
+    foot = read(file, max(start, end - 227), min(227, end - start))
+    length = 0
+    if foot[-128:].startswith(b"TAG"):
+        length = 128
+    elif len(foot) == 227 and foot.startswith(b"TAG+"):
+        length = 227
+    elif foot[-32:].startswith(b"APETAGEX"):
+        counted, flags = struct.unpack("<I4xI", foot[-20:-8])
+        length = counted + (32 if flags & 1 << 31 else 0)
+    else:
+        first = max(start, end - LYRICS_BYTES)
+        text = read(file, first, end - first)
+        if foot[-9:] in (b"LYRICS200", b"LYRICSEND") and (at := text.rfind(b"LYRICSBEGIN")) >= 0:
+            return first + at
+        for tag in re.finditer(rb"ID3[\2-\4]", text):
+            if tag_end(text[tag.start() : tag.start() + 10]) == len(text) - tag.start():
+                return first + tag.start()
+    return end - length if length <= end - start else end

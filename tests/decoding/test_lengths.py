@@ -1,0 +1,338 @@
+"""A file holds the sound that is in it: neither tags, padding, chunks nor what its header could not know change the samples."""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from soundmill.decoding import decode
+from soundmill.decoding.containers import ogg, tags
+from soundmill.decoding.containers.frames import mpeg_frame
+from tests.decoding.files import MAX_SECONDS, ffmpeg, reason_of, whole
+
+SECONDS, RATE = 3, 16_000
+COUNT = SECONDS * RATE
+RNG = np.random.default_rng(0)
+NOISE = RNG.bytes(4000)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three seconds of a tone, with noise."""
+    path = tmp_path_factory.mktemp("source") / "source.wav"
+    wave = 0.4 * np.sin(2 * np.pi * 440 * np.arange(COUNT) / RATE) + 0.02 * RNG.standard_normal(COUNT)
+    soundfile.write(path, wave, RATE, subtype="PCM_16")
+    return path
+
+
+def count(path: Path, data: bytes | None = None) -> int:
+    """Samples of a file; the header, which `segment` reads, and the decoder, which `resample` runs, agree."""
+    if data is not None:
+        path.write_bytes(data)
+    wave = whole(path)[1]
+    assert decode.probe(path, MAX_SECONDS).num_frames == len(wave)
+    return len(wave)
+
+
+CASES = {
+    "01-unknown-size/*": COUNT,
+    "02-length-of-block-codecs/partial_ima_44100.wav": 44_100,
+    "02-length-of-block-codecs/gsm_7blocks.wav": 2227,
+    "02-length-of-block-codecs/sf_IMA_ADPCM_15999.wav": 16_272,
+    "03-tags-around-the-sound/*": 132_300,
+    "04-joined-mp3/*": 308_700,
+    "05-chunks-after-data/*": 132_300,
+    "06-zeros-at-the-end/*": 89_856,
+    "07-opus-input-rate/*": 144_000,
+    "08-gaps-in-time/*": 288_000,
+}
+
+
+@pytest.mark.parametrize("pattern", CASES)
+def test_every_case_is_read_right(shared, pattern):
+    paths = sorted((shared / "cases").glob(pattern))
+    assert paths
+    for path in paths:
+        assert count(path) == pytest.approx(CASES[pattern], abs=4 * 1152 if "mp3" in pattern else 20), path
+        wave = decode.read_mono(path, RATE, MAX_SECONDS)
+        assert np.sqrt(np.mean(wave[-200:] ** 2)) < 0.35, path  # no noise at the end
+        if "07" in pattern:
+            power = np.abs(np.fft.rfft(wave)) ** 2
+            assert power[len(power) * 3 // 4 :].sum() > 0.1 * power.sum()  # up to 8 kHz
+        if "08" in pattern and path.stem != "film_whole":
+            assert np.abs(wave[int(2.3 * RATE) : int(3.9 * RATE)]).max() < 1e-3
+            assert np.abs(wave[int(4.1 * RATE) :]).max() > 0.3
+        if "film" in path.name:
+            loud = np.flatnonzero(np.abs(wave) > 0.3) / RATE
+            assert loud[0] == pytest.approx(1, abs=0.01)
+            assert loud[loud > 3][0] == pytest.approx(5, abs=0.01)
+
+
+PLACEHOLDERS = [0, *(2**bits - below for bits in (31, 32) for below in (1, 2, 37, 45, 4096, 4060)), 2**31, 0x7F000000, 0xFFFF0000]
+PCM = struct.pack("<HHIIHH", 1, 1, RATE, 2 * RATE, 2, 16)
+GUID = bytes.fromhex("f3acd3118cd100c04f8edb8a")
+AIFF_FORM = struct.pack(">hIh", 1, COUNT, 16) + bytes.fromhex("400cfa00000000000000")
+CAF_FORM = struct.pack(">d4s5I", RATE, b"lpcm", 0, 2, 1, 1, 16)
+
+
+def headers(form: str, size: int, data: bytes, after: bytes = b"") -> bytes:
+    """A file whose header gives its data this size; the sound is little-endian PCM of 16 bits."""
+    big = np.frombuffer(data, "<i2").astype(">i2").tobytes()
+    known = 2 * COUNT
+    if form in ("RIFF", "RIFX"):
+        order = "<" if form == "RIFF" else ">"
+        fmt = PCM if form == "RIFF" else struct.pack(">HHIIHH", *struct.unpack("<HHIIHH", PCM))
+        head = (
+            form.encode() + struct.pack(order + "I", min(size + 36, 2**32 - 1)) + b"WAVEfmt " + struct.pack(order + "I", 16) + fmt
+        )
+        return head + b"data" + struct.pack(order + "I", size) + (data if form == "RIFF" else big) + after
+    if form == "RF64":
+        head = b"RF64\xff\xff\xff\xffWAVEds64" + struct.pack("<I3QI", 28, 2**64 - 1, size, 0, 0) + b"fmt \x10\0\0\0" + PCM
+        return head + b"data\xff\xff\xff\xff" + data + after
+    if form == "W64":
+        head = bytes.fromhex("726966662e91cf11a5d628db04c10000") + struct.pack("<Q", 2**63 - 1) + b"wave" + GUID
+        head += b"fmt " + GUID + struct.pack("<Q", 40) + PCM
+        return head + b"data" + GUID + struct.pack("<Q", (size + 24) % 2**64) + data + after
+    if form == "AIFF":
+        head = b"FORM" + struct.pack(">I", 2**32 - 1) + b"AIFFCOMM" + struct.pack(">I", 18) + AIFF_FORM
+        return head + b"SSND" + struct.pack(">3I", min(size + 8, 2**32 - 1) if size != 2**32 - 1 else size, 0, 0) + big + after
+    if form == "AU":
+        return b".snd" + struct.pack(">5I", 24, size, 3, RATE, 1) + big + after
+    assert form == "CAF"
+    head = b"caff\0\1\0\0desc" + struct.pack(">q", 32) + CAF_FORM
+    return head + b"data" + struct.pack(">qI", size + 4 if 0 <= size <= known * 2 else size, 0) + big + after
+
+
+UNKNOWN_64 = [0, 2**63 - 1, 2**64 - 1]
+SIZES = {
+    "RIFF": PLACEHOLDERS,
+    "RIFX": PLACEHOLDERS,
+    "RF64": [*UNKNOWN_64, 2**32 - 1],
+    "W64": [*UNKNOWN_64, 2**63 - 25],
+    "AIFF": PLACEHOLDERS,
+    "AU": PLACEHOLDERS,
+    "CAF": [-1, 2**63 - 1, 0],
+}
+
+
+@pytest.mark.parametrize("form", SIZES)
+def test_a_size_that_was_unknown_is_the_rest_and_any_other_beyond_the_end_is_truncated(source, tmp_path, form):
+    data, expected = source.read_bytes()[44:], whole(source)[1]
+    for size in [2 * COUNT, *SIZES[form]]:
+        (tmp_path / "x").write_bytes(headers(form, size, data))
+        assert count(tmp_path / "x") == COUNT, size
+        np.testing.assert_array_equal(whole(tmp_path / "x")[1], expected)
+    for size in (2 * COUNT + 2, 10**6, 2**30, 2 * 10**9, 3 * 10**9):
+        (tmp_path / "x").write_bytes(headers(form, size, data))
+        assert reason_of(tmp_path / "x") == "truncated", size
+
+
+def chunk(name: bytes, order: str, content: bytes) -> bytes:
+    return name + struct.pack(order, len(content) + (24 if len(name) == 16 else 0)) + content
+
+
+@pytest.mark.parametrize(
+    ("form", "after"),
+    [
+        ("W64", chunk(b"levl" + GUID, "<Q", NOISE)),
+        ("W64", chunk(b"list" + GUID, "<Q", NOISE)),
+        ("RIFF", chunk(b"LIST", "<I", NOISE)),
+        ("RIFF", b"TAG".ljust(128)),
+        ("RF64", chunk(b"id3 ", "<I", NOISE)),
+        ("AIFF", chunk(b"ID3 ", ">I", NOISE)),
+        ("AU", NOISE),
+        ("CAF", chunk(b"free", ">q", NOISE)),
+    ],
+)
+def test_what_follows_the_data_is_not_sound(source, tmp_path, form, after):
+    assert count(tmp_path / "x", headers(form, 2 * COUNT, source.read_bytes()[44:], after)) == COUNT
+
+
+@pytest.mark.parametrize("samples", [500, 15_999, 44_100])
+@pytest.mark.parametrize(
+    ("name", "codec"), [("x.wav", "adpcm_ms"), ("x.wav", "adpcm_ima_wav"), ("x.wav", "adpcm_yamaha"), ("x.w64", "adpcm_ms")]
+)
+def test_a_block_codec_lasts_as_long_as_fact_says_else_whole_blocks(source, tmp_path, name, codec, samples):
+    ffmpeg("-i", source, "-af", f"atrim=end_sample={samples}", "-c:a", codec, "-ac", "2", tmp_path / name)
+    assert count(tmp_path / name) == samples
+    data = bytearray((tmp_path / name).read_bytes())
+    if name == "x.wav" and codec != "adpcm_yamaha":
+        block, per_block = struct.unpack("<H", data[32:34])[0], struct.unpack("<H", data[38:40])[0]
+        for fact in (0, 2**32 - 1, 10 * samples):
+            data[data.index(b"fact") + 8 : data.index(b"fact") + 12] = struct.pack("<I", fact)
+            blocks = (len(data) - data.index(b"data") - 8) // block
+            assert count(tmp_path / name, bytes(data)) == blocks * per_block
+
+
+ID3 = b"ID3\4\0\0\0\0\0\x14" + bytes(20)
+APE = b"A" * 2000 + b"APETAGEX" + struct.pack("<4I8x", 2000, 2032, 1, 0)
+LYRICS = b"LYRICSBEGININD0000210" + b"x" * 500
+TAGS = {
+    "ID3v1": b"TAG".ljust(128),
+    "long ID3v1": b"TAG+".ljust(227) + b"TAG".ljust(128),
+    "APEv1": APE,
+    "Lyrics3 and ID3v1": LYRICS + f"{len(LYRICS):06}LYRICS200".encode() + b"TAG".ljust(128),
+    "ID3v2": ID3,
+    "ID3v2 with a foot": b"ID3\4\0\x10\0\0\0\x14" + bytes(20) + b"3DI\4\0\x10\0\0\0\x14",
+    "ID3v2 with a picture": b"ID3\3\0\0\0\x10\0\0" + RNG.bytes(1 << 18),
+}
+TAGGED = {
+    "x.flac": [],
+    "x.wv": [],
+    "x.tta": [],
+    "x.wav": [],
+    "x.aiff": [],
+    "x.ogg": ["-c:a", "libvorbis"],
+    "x.opus": [],
+    "x.mp3": [],
+    "cbr.mp3": ["-write_xing", "0"],
+    "vbr.mp3": ["-q:a", "5", "-write_xing", "0"],
+    "x.aac": [],
+    "x.m4a": [],
+}
+
+
+@pytest.mark.parametrize("name", TAGGED)
+def test_tags_around_the_sound_change_nothing(source, tmp_path, name):
+    ffmpeg("-i", source, "-map_metadata", "-1", *TAGGED[name], tmp_path / name)
+    data, path = (tmp_path / name).read_bytes(), tmp_path / "x"
+    expected = whole(tmp_path / name)[1]
+    behind = {what: data + tag for what, tag in TAGS.items()}
+    front = {f"{what} before": TAGS[what] + data + TAGS["ID3v1"] for what in ("ID3v2", "ID3v2 with a picture")}
+    for what, tagged in {**behind, **front, "two before": ID3 + ID3 + data}.items():
+        assert count(path, tagged) == len(expected), what
+        np.testing.assert_allclose(whole(path)[1], expected, atol=1e-3, err_msg=what)
+    for size in (100, 1500, 900_000) if name != "x.tta" else ():
+        assert count(path, data + bytes(size)) == len(expected), size
+    path.write_bytes(data[: len(data) * 2 // 3] + TAGS["ID3v1"])
+    if "vbr" not in name:
+        assert reason_of(path) in ("truncated", "corrupt")
+
+
+def test_joined_mpeg_audio_is_read_whole_and_fewer_frames_than_declared_are_truncated(source, tmp_path):
+    for kind, options in {"cbr": [], "vbr": ["-q:a", "5"]}.items():
+        for name, noted in (("note", "1"), ("none", "0")):
+            ffmpeg("-i", source, *options, "-write_xing", noted, tmp_path / f"{name}.mp3")
+        note, none = ((tmp_path / f"{name}.mp3").read_bytes() for name in ("note", "none"))
+        alone = count(tmp_path / "none.mp3")
+        for joined in (note + note, note + none, none + note, note + TAGS["ID3v1"] + note, note * 3):
+            times = 3 if joined == note * 3 else 2
+            assert count(tmp_path / "x.mp3", joined) == pytest.approx(times * alone, abs=2 * 1152), kind
+        at = tags.sound_start(io.BytesIO(none), len(none))
+        header = none[at : at + 2] + bytes([none[at + 2] & 15 | 8 << 4]) + none[at + 3 : at + 7]
+        for frames, fits in ((alone // 576, True), (alone // 576 + 20, False)):
+            vbri = struct.pack(">3HII", 1, 0, 75, len(none), frames)
+            note = (header[:4] + bytes(32) + b"VBRI" + vbri).ljust(mpeg_frame(header)[0], b"\0")
+            (tmp_path / "x.mp3").write_bytes(note + none[at:])
+            assert count(tmp_path / "x.mp3") == alone if fits else reason_of(tmp_path / "x.mp3") == "truncated"
+
+
+def pages(data: bytes) -> list[bytearray]:
+    starts = [found.start() for found in re.finditer(b"OggS\0", data)]
+    return [bytearray(data[start:end]) for start, end in zip(starts, [*starts[1:], len(data)], strict=True)]
+
+
+def sealed(parts: list[bytearray]) -> bytes:
+    """The pages with right checksums."""
+    for page in parts:
+        page[22:26] = bytes(4)
+        page[22:26] = ogg.ogg_checksum(bytes(page)).to_bytes(4, "little")
+    return b"".join(map(bytes, parts))
+
+
+@pytest.mark.parametrize("rate", [0, 8000, 16_000, 24_000, 44_100, 48_000, 96_000, 2**32 - 1])
+def test_opus_has_48_khz_whatever_its_input_had(source, tmp_path, rate):
+    ffmpeg("-i", source, tmp_path / "x.opus")
+    parts = pages((tmp_path / "x.opus").read_bytes())
+    at = parts[0].index(b"OpusHead") + 12
+    parts[0][at : at + 4] = struct.pack("<I", rate)
+    assert count(tmp_path / "x.opus", sealed(parts)) == 3 * COUNT
+    assert whole(tmp_path / "x.opus")[0] == 48_000
+
+
+@pytest.mark.parametrize("codec", ["libvorbis", "libopus", "flac"])
+def test_ogg_may_lack_an_end_and_be_chained(source, tmp_path, codec):
+    data = ffmpeg("-i", source, "-c:a", codec, "-f", "ogg", "pipe:1")
+    alone = count(tmp_path / "x", data)
+    assert count(tmp_path / "x", data * 3) == pytest.approx(3 * alone, abs=600)
+    parts = pages(data)
+    parts[-1][5] &= ~4
+    assert count(tmp_path / "x", sealed(parts)) == pytest.approx(alone, abs=960)
+    with decode.open_regular(tmp_path / "x") as file:
+        (recording,) = decode.open_all([file], MAX_SECONDS)
+        assert [remark.partition(":")[0] for remark in recording.remarks] == ["no end-of-stream flag"]
+    other = ffmpeg("-i", source, "-ac", "2", "-c:a", codec, "-f", "ogg", "pipe:1")
+    (tmp_path / "x").write_bytes(data + other)
+    assert reason_of(tmp_path / "x") == "corrupt"  # ffmpeg cannot go on with other channels
+
+
+def packed(words: np.ndarray) -> bytes:
+    """Big-endian words of 16 bits as those of 14, in the lower bits of words of 16."""
+    bits = np.unpackbits(words.astype(">u2").view(np.uint8))
+    groups = bits[: len(bits) // 28 * 28].reshape(-1, 14)
+    values = groups @ (1 << np.arange(13, -1, -1))
+    return np.where(values >= 8192, values - 16384, values).astype("<i2").tobytes()
+
+
+def test_frames_of_a_codec_in_samples_are_refused_and_loud_sound_is_not(source, tmp_path):
+    stereo = ["-i", source, "-ar", "48000", "-ac", "2"]
+    dts = ffmpeg(*stereo, "-strict", "-2", "-c:a", "dca", "-f", "dts", "pipe:1")
+    words = np.frombuffer(dts[: len(dts) // 2 * 2], ">u2")
+    coded = {
+        "AC-3 in bursts": ffmpeg(*stereo, "-c:a", "ac3", "-f", "spdif", "pipe:1"),
+        "E-AC-3 in bursts": ffmpeg(*stereo, "-c:a", "eac3", "-f", "spdif", "pipe:1"),
+        "DTS in bursts": ffmpeg(*stereo, "-strict", "-2", "-c:a", "dca", "-f", "spdif", "pipe:1"),
+        "DTS of 16 bits": dts,
+        "the same, swapped": words.astype("<u2").tobytes(),
+        "DTS of 14 bits": packed(words),
+    }
+    for what, data in coded.items():
+        samples = np.frombuffer(bytes(400_000) + data[: len(data) // 4 * 4], "<i2").reshape(-1, 2)
+        for form in ("WAV", "FLAC", "AIFF"):
+            soundfile.write(tmp_path / "x", samples, 44_100, subtype="PCM_16", format=form)
+            assert reason_of(tmp_path / "x") == "coded", what
+    square = np.where(np.arange(1 << 18) // 12 % 2, 32766, -32767)
+    for wave in (np.clip(RNG.standard_normal(1 << 18) * 60_000, -32768, 32767), square, np.tile([32766, -32767], 1 << 17)):
+        soundfile.write(tmp_path / "x.wav", wave.astype(np.int16).reshape(-1, 2), 44_100)
+        assert count(tmp_path / "x.wav") == 1 << 17
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "film"),
+    [
+        *(("x.mkv", codec, film) for codec in ("aac", "libopus") for film in (False, True)),
+        ("x.ogg", "libvorbis", False),
+        ("x.opus", "libopus", False),
+        ("x.m4a", "aac", False),
+        ("x.mp4", "aac", True),
+        ("x.ts", "mp2", True),
+        ("x.flv", "aac", True),
+        ("x.wma", "wmav2", False),
+        ("x.wmv", "wmav2", True),
+    ],
+)
+def test_a_gap_in_time_is_silence_or_named(tmp_path, name, codec, film):
+    """Refused in ASF, where nothing else tells of lost packets, and with Vorbis in Ogg, where its place in a page is unknown."""
+    picture = ["-f", "lavfi", "-i", "testsrc=d=6:s=64x64:r=10"] if film else []
+    gap = ["-af", "aselect='lt(t,2)+gte(t,4)'", "-c:a", codec]
+    ffmpeg("-f", "lavfi", "-i", "sine=440:r=48000:d=6", *picture, *gap, tmp_path / name)
+    if codec in ("wmav2", "libvorbis"):
+        assert reason_of(tmp_path / name) == "gap"
+        return
+    assert count(tmp_path / name) == pytest.approx(288_000, abs=2048)
+    wave = np.abs(whole(tmp_path / name)[1])
+    assert wave[110_000:185_000].max() < 1e-3 < 0.05 < min(wave[:90_000].max(), wave[200_000:270_000].max())
+
+
+def test_what_libmpg123_says_has_the_name_of_the_file(source, tmp_path, capfd):
+    ffmpeg("-i", source, tmp_path / "x.mp3")
+    count(tmp_path / "long.mp3", (tmp_path / "x.mp3").read_bytes() + TAGS["ID3v2 with a picture"])
+    said = capfd.readouterr().err.splitlines()
+    assert said
+    assert all(str(tmp_path / "long.mp3") in line for line in said)
