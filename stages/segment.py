@@ -19,6 +19,8 @@ from soundmill.corpora.sources import Sources
 from soundmill.decoding import decode
 from soundmill.errors import UserError
 
+SHOWN_REMARKS = 20
+
 
 def run(
     params: ClipPlan, ctx: stage.Context, corpus: stage.Input, segments: stage.Output, forgotten: stage.Input = None
@@ -63,6 +65,8 @@ def run(
         "dropped_seconds": report.counts.get("dropped_samples", 0) / params.sample_rate,
         "renamed_clips": names.renamed,
         "quarantined_for": {reason.replace(" ", "_"): count for reason, count in sorted(reasons.items())},
+        "remarks": len(report.details),
+        "first_remarks": sorted(report.details)[:SHOWN_REMARKS],
     }
 
 
@@ -127,6 +131,7 @@ def _plan(
     if stretches:
         cuts = _without(stretches, cuts, row["path"], params.sample_rate, report)
     report.count("recordings")
+    report.details.extend(f"{row['path']}: {remark}" for remark in recording.remarks)
     report.count(probed.backend)
     report.count("clips", len(cuts))
     report.count("samples", sum(cut.num_samples for cut in cuts))

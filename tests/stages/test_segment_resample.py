@@ -585,3 +585,20 @@ def test_esc10_with_padding_gives_242_clips(shared, tmp_path):
     run_both(project)
     output = json.loads((project / "data/metrics/resample.json").read_text())
     assert (output["recordings"], output["clips"], output["seconds"], output["quarantined"]) == (240, 242, 1210.0, 0)
+
+
+def test_doubts_about_a_recording_are_counted_and_named(tmp_path):
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    tone = ["-f", "lavfi", "-i", "sine=440:d=6:r=48000"]
+    ffmpeg(*tone, "-af", "aselect='lt(t,2)+gte(t,4)'", audio / "gap.webm")
+    ffmpeg(*tone, "-c:a", "libvorbis", tmp_path / "whole.ogg")
+    data = (tmp_path / "whole.ogg").read_bytes()
+    (audio / "open.ogg").write_bytes(data[: data.rindex(b"OggS")])
+    ffmpeg(*tone, audio / "plain.flac")
+    project = project_over(audio, tmp_path / "project", workers=1)
+    run_both(project)
+    metrics = json.loads((project / "data/metrics/segment.json").read_text())
+    assert metrics["remarks"] == 2
+    assert [remark.split()[:2] for remark in metrics["first_remarks"]] == [["gap.webm:", "the"], ["open.ogg:", "no"]]
+    assert set(clips_of(project)) == {"gap.webm", "open.ogg", "plain.flac"}
