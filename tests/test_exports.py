@@ -344,7 +344,7 @@ def test_a_label_with_the_mark_between_labels_is_left_out_of_csv(tmp_path, monke
 
 
 def test_clips_of_another_rate_than_the_parameters_say_are_not_exported(tables, tmp_path):
-    with pytest.raises(UserError, match=r"has 16000 Hz, but `clips` in params\.yaml says 32000"):
+    with pytest.raises(UserError, match="has 16000 Hz, but `clips` in"):
         exports.export(tables, "lhotse", tmp_path / "out", 2 * RATE)
     with pytest.raises(UserError, match="has 16000 Hz"):
         clips.export(tables, [ROWS[0][0]], tmp_path / "wavs", 2 * RATE)
@@ -397,5 +397,5 @@ def test_an_export_into_the_corpus_or_the_pipelines_own_data_is_refused(tmp_path
     if place == "project/elsewhere":
         check_apart(tmp_path / place, root)
     else:
-        with pytest.raises(UserError, match="which the pipeline reads or writes; choose a directory elsewhere"):
+        with pytest.raises(UserError, match="which the pipeline reads or writes; choose a directory"):
             check_apart(tmp_path / place, root)

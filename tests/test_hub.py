@@ -30,7 +30,7 @@ def test_a_model_is_told_by_names_and_contents_of_its_files(tmp_path):
 def test_what_a_directory_lacks_is_said_with_the_remedy(tmp_path):
     write(tmp_path / "mine", "1")
     assert hub.find("mine", "0" * 40, tmp_path, FILES, lambda directory: None, "do this") == (tmp_path / "mine", None)
-    with pytest.raises(UserError, match=r"mine: .*mine has no weights, so it cannot be loaded; do this"):
+    with pytest.raises(UserError, match=r"mine: .*mine has no.*do this"):
         hub.find("mine", None, tmp_path, FILES, lambda directory: "weights", "do this")
     with pytest.raises(UserError, match=r"\./other: no such directory .*; do this"):
         hub.find("./other", None, tmp_path, FILES, lambda directory: None, "do this")

@@ -98,7 +98,7 @@ def test_padding_and_neighbours_move_only_last_bits(minilm):
 
 
 def test_more_tokens_than_the_encoder_reads_are_refused(minilm, shared):
-    with pytest.raises(UserError, match="at most 512 tokens, but max_tokens is 513"):
+    with pytest.raises(UserError, match="at most 512 tokens, but max_tokens"):
         text.TextEncoder(shared / MINILM, 513)
 
 
@@ -150,7 +150,7 @@ def test_code_that_comes_with_a_model_is_not_run(scratch, tmp_path):
         text.TextEncoder(directory, 32)
     assert not (tmp_path / "ran").exists()
     (directory / "config.json").write_text("[" * 100_000)
-    with pytest.raises(UserError, match="model: cannot be loaded as a text encoder"):
+    with pytest.raises(UserError, match="model: cannot be loaded as a"):
         text.TextEncoder(directory, 32)
 
 

@@ -9,7 +9,6 @@ import pytest
 from soundmill.corpora import inventory, registry
 from soundmill.corpora.folder import class_label
 from soundmill.corpora.resolver import looks_random
-from soundmill.errors import UserError
 from tests.corpora.tiny import put, scan
 
 
@@ -266,16 +265,6 @@ def test_esc50_rows_of_one_file_are_reported(tmp_path):
     tables = registry.read("esc", make(tmp_path, "audio/1-1-A-0.wav", esc50_csv=meta), 1)
     assert tables.collisions == [{"id": "1-1-A-0.wav", "origins": ["esc50.csv:2", "esc50.csv:3"]}]
     assert rows(tables, "labels", "fold") == {"audio/1-1-A-0.wav": (["dog", "rooster"], 1)}
-
-
-def test_esc_of_something_else_is_an_error_that_says_what_esc_is(tmp_path):
-    with pytest.raises(UserError, match=r"corpus\.path.*filename, fold, category.*001 - Dog bark"):
-        registry.read("esc", make(tmp_path, "dog/a.wav"), 1)
-
-
-def test_unknown_format_names_the_choices(tmp_path):
-    with pytest.raises(UserError, match=r"corpus\.format: 'wavecaps'.*did you mean 'wavcaps'.*auto,.*audiocaps.*folder"):
-        registry.read("wavecaps", make(tmp_path, "a.wav"), 1)
 
 
 def detect(directory):

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
 from soundmill.corpora import inventory, registry
-from soundmill.errors import UserError
 
 
 def entry(uid, caption="a dog barks"):
@@ -28,11 +25,6 @@ def test_uids_are_found_under_their_own_and_other_names(lay, captions_of):
         "-bcdefghij_": (0.0, "test"),
     }
     assert [(row["reason"], row["detail"]) for row in tables.rejected] == [("bad entry", "[3]: no `Uid`")]
-
-
-def test_another_list_is_an_error_that_says_what_it_looks_for(lay):
-    with pytest.raises(UserError, match=r"no JSON list of `Uid` and `Caption`"):
-        registry.read("amphion", lay("x.wav", **{"a.json": [{"id": "x"}]}), 4)
 
 
 def test_a_uid_of_less_than_a_second_is_in_milliseconds_too(lay, tmp_path):

@@ -72,8 +72,3 @@ def test_a_line_without_end_is_refused_and_not_held(corpus):
     write(corpus, "egs/example/train/data.jsonl.gz", gzip.compress(lines("sfx/a.flac").encode() + b" " * (3 << 20)))
     with pytest.raises(UserError, match="a line over 1048576 bytes"):
         scan(corpus, "audiocraft")
-
-
-def test_another_layout_is_an_error_that_describes_audiocraft(tmp_path):
-    with pytest.raises(UserError, match=r"duration, path, sample_rate.*data\.jsonl\.gz"):
-        scan(put(tmp_path, "a.wav"), "audiocraft")

@@ -84,8 +84,3 @@ def test_a_list_of_another_form_is_an_error_that_names_it(corpus):
     write(corpus, "dataset/metadata/audiocaps/datafiles/train.json", '{"items": []}')
     with pytest.raises(UserError, match=r'datafiles/train\.json: expected .*"data"'):
         scan(corpus)
-
-
-def test_another_layout_is_an_error_that_describes_audioldm(tmp_path):
-    with pytest.raises(UserError, match="no json with AudioLDM's splits"):
-        scan(put(tmp_path, "a.wav"), "audioldm")

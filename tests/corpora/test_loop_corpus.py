@@ -23,7 +23,7 @@ def test_every_label_is_in_every_split_with_every_tempo_hint():
 
 
 def test_a_split_without_a_loop_is_refused():
-    with pytest.raises(UserError, match=r"corpus\.recordings: 18 are 3 of each label, 0 of them for validation"):
+    with pytest.raises(UserError, match=r"corpus\.recordings: 18 are 3 of each"):
         loop_corpus.plan(18, 0.1, 0.25, 0)
 
 

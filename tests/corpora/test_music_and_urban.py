@@ -6,7 +6,6 @@ import json
 
 import pytest
 
-from soundmill.errors import UserError
 from tests.corpora.tiny import captions, detected, put, recordings, scan, write
 
 URBAN = "slice_file_name,fsID,start,end,salience,fold,classID,class\n"
@@ -87,9 +86,3 @@ def test_one_part_of_nsynth_has_its_split_in_its_own_name(tmp_path):
     put(tmp_path, "nsynth-test/audio/bass_synthetic_033-022-050.wav")
     write(tmp_path, "nsynth-test/examples.json", json.dumps({bass["note_str"]: bass}))
     assert recordings(scan(tmp_path / "nsynth-test"), "split") == {"audio/bass_synthetic_033-022-050.wav": "test"}
-
-
-@pytest.mark.parametrize("name", ["urbansound8k", "gtzan", "nsynth"])
-def test_another_layout_is_an_error_that_describes_the_expected_one(tmp_path, name):
-    with pytest.raises(UserError, match=r"corpus\.path: no (csv|file like|`examples\.json`).*choose another corpus\.format"):
-        scan(put(tmp_path, "a.wav"), name)

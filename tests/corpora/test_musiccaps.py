@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
 from soundmill.corpora import registry
-from soundmill.errors import UserError
 
 HEADER = "ytid,start_s,end_s,audioset_positive_labels,aspect_list,caption,author_id,is_balanced_subset,is_audioset_eval\n"
 ROWS = (
@@ -33,8 +30,3 @@ def test_without_the_class_csv_there_are_no_labels(lay):
     tables = registry.read("musiccaps", lay("-0Gj8-vB1q4.wav", **{"m.csv": HEADER + ROWS}), 4)
     assert not any(row["labels"] for row in tables.captions + tables.recordings)
     assert any("machine ids of AudioSet classes" in remark for remark in tables.remarks)
-
-
-def test_another_csv_is_an_error_that_names_the_columns(lay):
-    with pytest.raises(UserError, match=r"caption, start_s, ytid"):
-        registry.read("musiccaps", lay("x.wav", **{"m.csv": "ytid,caption\n"}), 4)

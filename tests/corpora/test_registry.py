@@ -211,3 +211,27 @@ def test_detection_opens_no_recording(lay, monkeypatch):
     assert registry.detect(result) == "audiocaps"
     assert opened
     assert not [path for path in opened if bytes(path).endswith(b".wav")]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("amphion", r"no JSON list of `Uid` and `Caption`"),
+        ("audiocraft", r"duration, path, sample_rate.*data\.jsonl\.gz"),
+        ("audioldm", "no json with AudioLDM's splits"),
+        ("clotho", r"caption_1, file_name.*clotho_captions_development\.csv"),
+        ("esc", r"corpus\.path.*filename, fold, category.*001 - Dog bark"),
+        ("gtzan", r"corpus\.path: no file like.*choose another corpus\.format"),
+        ("ljspeech", r"corpus\.path: no `metadata\.csv`.*choose another corpus\.format"),
+        ("musiccaps", "caption, start_s, ytid"),
+        ("nsynth", r"corpus\.path: no `examples\.json`.*choose another corpus\.format"),
+        ("sc09", r"corpus\.path: no file like.*choose another corpus\.format"),
+        ("speech_commands", r"corpus\.path: no file like.*choose another corpus\.format"),
+        ("tango_json", "no JSON lines with captions and location"),
+        ("urbansound8k", r"corpus\.path: no csv.*choose another corpus\.format"),
+        ("wavecaps", r"corpus\.format: 'wavecaps'.*did you mean 'wavcaps'"),
+    ],
+)
+def test_another_layout_is_an_error_that_describes_the_expected_one(tmp_path, name, expected):
+    with pytest.raises(UserError, match=expected):
+        scan(put(tmp_path, "a.wav"), name)

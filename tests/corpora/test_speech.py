@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from soundmill.corpora import check
-from soundmill.errors import UserError
 from tests.corpora.tiny import captions, detected, put, recordings, scan, write
 
 FIRST, SECOND, THIRD = "0a7c2a8d", "1b4c9b89", "c1d39ce8"
@@ -211,9 +210,3 @@ def test_a_header_with_file_name_is_an_audiofolder_s(tmp_path):
     put(tmp_path, *WAVS)
     write(tmp_path, "metadata.csv", "file_name,text\nwavs/LJ001-0001.wav,a|b|c\n")
     assert detected(tmp_path) == "audiofolder"
-
-
-@pytest.mark.parametrize("name", ["speech_commands", "sc09", "ljspeech"])
-def test_another_layout_is_an_error_that_describes_the_expected_one(tmp_path, name):
-    with pytest.raises(UserError, match=r"corpus\.path: no (file like|`metadata\.csv`).*choose another corpus\.format"):
-        scan(put(tmp_path, "a.wav"), name)

@@ -63,11 +63,6 @@ def test_bad_entries_are_quarantined_and_a_broken_line_is_an_error_with_its_numb
         registry.read("tango_json", lay("x.wav", **{"test.json": lines(entry("x.wav")) + "{\n"}), 4)
 
 
-def test_without_a_manifest_the_error_says_what_it_looks_for(lay):
-    with pytest.raises(UserError, match=r"no JSON lines with captions and location"):
-        registry.read("tango_json", lay("x.wav", **{"a.json": []}), 4)
-
-
 def test_real_manifests_find_files_under_other_names(shared, tmp_path, captions_of):
     source = shared / "data" / "audiocaps"
     for name in ("tango_style_test.json", "tango_style_valid.json"):

@@ -140,12 +140,12 @@ def test_every_metric_can_be_compared_whatever_the_order(metric):
 
 def test_clips_without_a_partner_are_named():
     a, b, reference = models(5)
-    with pytest.raises(UserError, match="only a has clip003, clip004; a comparison needs equal clip ids"):
+    with pytest.raises(UserError, match="only a has clip003, clip004; a comparison needs"):
         compare("fad", a, b.only(set(b.ids) - {"clip003", "clip004"}), reference, seed=0, replicates=0)
     with pytest.raises(UserError, match="only b has clip003"):
         compare("fad", a.only(set(a.ids) - {"clip003"}), b, reference, seed=0, replicates=0)
     short = EmbeddingSet.of(dict(a.frames()) | {"clip001": np.ones((1, 4))}, a.logits)
-    with pytest.raises(UserError, match="clip001: one of the two sounds is too short"):
+    with pytest.raises(UserError, match="clip001: one of the two sounds"):
         compare("fad_per_clip", short, b, reference, seed=0, replicates=0)
 
 
