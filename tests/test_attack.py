@@ -224,7 +224,7 @@ def texts(directory: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    "batches", [pytest.param(1, marks=pytest.mark.slow(minutes=1)), pytest.param(20, marks=pytest.mark.attack)]
+    "batches", [pytest.param(1, marks=pytest.mark.slow(minutes=0.5)), pytest.param(20, marks=pytest.mark.attack)]
 )
 def test_hostile_names_files_links_and_manifests(batches, tmp_path, root, monkeypatch):
     """Each is a clip, told in quarantine or passed over: never a traceback, a hang, a word from outside, or a file elsewhere."""

@@ -153,16 +153,8 @@ def test_same_bytes_with_one_worker_and_again(project):
     ("words", "params", "said"),
     [
         ("", None, "words: is empty; put words in it"),
-        (
-            "one",
-            EXECUTION + "copy: {repeet: 2}\n",
-            "did you mean 'repeat'",
-        ),
-        (
-            "one",
-            EXECUTION.replace("2", "0") + "copy: {repeat: 2}\n",
-            "execution.workers",
-        ),
+        ("one", EXECUTION + "copy: {repeet: 2}\n", "did you mean 'repeat'"),
+        ("one", EXECUTION.replace("2", "0") + "copy: {repeat: 2}\n", "execution.workers"),
         ("one", EXECUTION, "section 'copy' is missing"),
         ("boom", None, "RuntimeError: a fault"),
         ("forget", None, "did not write its output out/note"),

@@ -85,31 +85,19 @@ def test_goes_from_one_to_another(home):
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (
-            ["inpaint", "long.wav", "--keep", "0:0.4"],
-            "long: the span 0:0.4 is not within the sound's 0.3 s; choose a span inside it",
-        ),
+        (["inpaint", "long.wav", "--keep", "0:0.4"], "long: the span 0:0.4 is not within the sound's 0.3 s; choose a span inside"),
         (["inpaint", "long.wav", "--keep", "0.2:0.1"], "the span 0.2:0.1 is not within"),
-        (
-            ["inpaint", "long.wav", "--keep", "soon"],
-            "--keep soon: neither spans of seconds, as 0:1.2,2:end, nor a readable text file",
-        ),
+        (["inpaint", "long.wav", "--keep", "soon"], "--keep soon: neither spans of seconds, as 0:1.2,2:end, nor a readable text"),
         (["inpaint", "long.wav", "--keep", "long.wav"], "--keep long.wav: neither spans of seconds"),
         (["restyle", "long.wav", "--label", "ran"], f"unknown label 'ran'; did you mean 'rain'? (labels: {', '.join(LABELS)})"),
         (["restyle", "none.wav"], "none.wav"),
         (["restyle", "empty.wav"], "empty.wav: too short"),
         (["restyle", "nan.wav"], "nan.wav: nan non-finite samples"),
         (["restyle", "long.wav", "nan.wav"], "nan.wav: nan non-finite samples"),
-        (
-            ["reconstruct", "long.wav"],
-            "the family 'waveform_unet' cannot reconstruct; it can generate and transform and interpolate",
-        ),
+        (["reconstruct", "long.wav"], "the family 'waveform_unet' cannot reconstruct; it can generate and transform and"),
         (["interpolate", "3", "long.wav"], "3"),
         (["inpaint", "long.wav", "--keep", "0:0.1," * 60], "neither spans of seconds"),
-        (
-            ["restyle", "long.wav", "long-input.wav"],
-            "several results would be named long-input.wav; give these",
-        ),
+        (["restyle", "long.wav", "long-input.wav"], "several results would be named long-input.wav; give these"),
         (["restyle", "long.wav", "--set", "keep=[[0,5]]"], "to keep parts of a recording, use `soundmill inpaint`"),
         (["inpaint", "long.wav", "--keep", "0:0.1", "--set", "resamples=0"], "resamples"),
         (["inpaint", "long.wav", "--keep", "0:0.1", "--set", "keep=[[0,1]]"], "use --keep instead"),

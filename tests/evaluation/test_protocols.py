@@ -80,10 +80,7 @@ def test_an_own_file_is_a_protocol_too(tmp_path):
         ({"scores": [{"metric": "fadd", "embedder": "vggish"}]}, "scores.0.metric: .*unknown metric 'fadd'; did you mean 'fad'"),
         ({"scores": [{"metric": "fad", "embedder": "vgish"}]}, "scores.0.embedder: .*unknown embedder 'vgish'"),
         ({"scores": [{"metric": "kl", "embedder": "vggish"}]}, "scores.0: .*kl needs a classifier, not vggish"),
-        (
-            {"scores": [{"metric": "fad_per_clip", "embedder": "clap"}]},
-            "fad_per_clip needs several embeddings per clip, not clap",
-        ),
+        ({"scores": [{"metric": "fad_per_clip", "embedder": "clap"}]}, "fad_per_clip needs several embeddings per clip, not clap"),
         ({"scores": [{"metric": "fad", "embedder": "audiobox"}]}, "fad needs embeddings, not audiobox"),
         ({"scores": [{"metric": "production_quality", "embedder": "vggish"}]}, "production_quality needs a predictor of ratings"),
         ({"scores": [{"metric": "clap_score", "embedder": "vggish"}]}, "clap_score needs embeddings of texts"),
