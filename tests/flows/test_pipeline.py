@@ -29,7 +29,7 @@ from soundmill import tracking
 from soundmill.errors import UserError
 from tests.flows.tiny import dvc_command, git
 from tests.mlflow_server import Server
-from tests.processes import wait_for
+from tests.processes import assert_nothing_is_left, new_mark, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -153,6 +153,24 @@ def test_a_flow_that_fails_sends_its_log_before_its_own_server_ends(
         sent = [message for (message,) in database.execute("SELECT message FROM log ORDER BY timestamp")]
     assert "first: the number is wrong; give another one" in sent
     assert "the number is wrong" in sent[-1]  # of the flow's end
+
+
+@pytest.mark.slow
+def test_an_interrupt_stops_the_stage(tiny: Path, tmp_path: Path, prefect_server: str, set_param: Callable[..., None]) -> None:
+    set_param("first", seconds=60.0)
+    mark = new_mark()
+    variables = environment(tmp_path, prefect_server) | mark
+    flow = subprocess.Popen(
+        [sys.executable, "-m", "flows.run", "first"],
+        cwd=tiny, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    wait_for(lambda: b"working on 1" in read(tiny / LOG), pause=0.1)
+    os.killpg(flow.pid, signal.SIGINT)  # as Ctrl-C in a terminal
+    said, _ = flow.communicate(timeout=300)
+    assert flow.returncode == 130, said
+    assert "interrupted; finished stages are kept" in said
+    assert "Traceback" not in said
+    assert_nothing_is_left(mark, set())
 
 
 @pytest.mark.slow
