@@ -58,7 +58,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     address = f"http://127.0.0.1:{port}/api"
     try:
-        for _ in range(240):
+        for _ in range(1200):  # a busy machine takes minutes
             try:
                 urllib.request.urlopen(f"{address}/health", timeout=1)
                 break
