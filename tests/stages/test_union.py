@@ -133,14 +133,7 @@ def test_a_union_from_scan_to_catalog(project, shared):
     ("corpus", "message"),
     [
         (union_of(), r"corpus\.parts to \{name:"),
-        ({**union_of(a={"format": "auto", "path": "../a", "weight": 1.0}), "path": "x"}, r"corpus\.path is null"),
-        ({**union_of(a={"format": "auto", "path": "../a", "weight": 1.0}), "format": "auto"}, r"corpus\.parts is for a union only"),
         (union_of(a={"format": "auto", "path": "../gone", "weight": 1.0}), r"corpus\.parts\.a: .*gone: no such directory"),
-        (union_of(a={"format": "esc", "path": "../a", "weight": 1.0}), r"corpus\.parts\.a: corpus\.path: .*ESC-50"),
-        (union_of(a={"format": "auto", "path": "../a", "weight": 0.0}), r"corpus\.parts\.a\.weight: .*greater than 0"),
-        (union_of(a={"format": "auto", "path": "../a"}), r"corpus\.parts\.a\.weight: missing"),
-        (union_of(a={"format": "union", "path": "../a", "weight": 1.0}), r"corpus\.parts\.a\.format"),
-        (union_of(**{"../a": {"format": "auto", "path": "../a", "weight": 1.0}}), r"corpus\.parts\.\.\./a"),
     ],
 )
 def test_mistakes_in_a_union_are_named(project, corpus, message):
