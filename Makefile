@@ -44,10 +44,10 @@ bakeoff: $(VENV)/.installed  ## which model is best for your sounds: make bakeof
 export CORPUS EXPERIMENT MODEL MINUTES FAMILIES SEEDS EXTRA PLAN
 
 server: $(VENV)/.installed  ## a Prefect server on http://127.0.0.1:4200
-	@PREFECT_HOME=$(CURDIR)/.prefect $(BIN)/prefect server start --host 127.0.0.1
+	@$(BIN)/python -m flows.server
 
 schedule: $(VENV)/.installed  ## run the pipeline every night (needs `make server`)
-	@PREFECT_API_URL=http://127.0.0.1:4200/api $(BIN)/python -m flows.serve
+	@$(BIN)/python -m flows.serve
 
 params: $(VENV)/.installed  ## compose params.yaml from conf/
 	@$(BIN)/soundmill params

@@ -6,7 +6,6 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
@@ -201,9 +200,7 @@ def run_to_end(name: str, parts: str, flow: Callable[[], State]) -> int:
     url = server.address()
     tell(f"Prefect server {url}" if url else "Starting Prefect (a local server for this run) …")
     try:
-        if url:
-            server.check(url)
-        with nullcontext() if url else server.own_server():
+        with server.use(url) if url else server.own_server():
             state = flow()
         if isinstance(error := state.result(raise_on_failure=False), httpx.HTTPError | OSError):
             raise error

@@ -3,43 +3,66 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
 from pathlib import Path
 
+import tzlocal
 from prefect import serve
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.deployments.runner import RunnerDeployment
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.schedules import Cron
+from prefect.server.schemas.schedules import CronSchedule
 
 from flows import server
 from flows.pipeline import pipeline
 from soundmill.errors import UserError
 
 NAME = "scheduled"
-LOCAL = "http://127.0.0.1:4200/api"  # the server of `make server`
+LOCAL = f"http://127.0.0.1:{server.PORT}/api"  # the server of `make server`
 
 
-def deployment(root: Path, cron: str, wait_minutes: float, retries: int, push: bool = False) -> RunnerDeployment:
-    """The pipeline at the times of `cron`, one run at a time; a run also waits for a manual `dvc repro`."""
+def next_times(cron: str, timezone: str, count: int = 3) -> list[str]:
+    """The next times of a schedule, as a clock in this time zone shows them."""
     try:
-        return pipeline.to_deployment(
-            name=NAME,
-            cron=cron,
-            # One at a time, even if a second `flows.serve` runs somewhere; later runs queue.
-            concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE),
-            parameters={"project": str(root), "wait_minutes": wait_minutes, "retries": retries, "push": push},
-            description="The whole pipeline; unchanged stages are not run.",
-            tags=["soundmill"],
-        )
+        times = asyncio.run(CronSchedule(cron=cron, timezone=timezone).get_dates(count))
     except ValueError as error:
+        reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"--cron {cron!r}: not a cron schedule ({' '.join(str(error).split())[:200]}); give five fields, such as `0 3 * * *`"
+            f"--cron {cron!r} --timezone {timezone!r}: not a cron schedule in a time zone ({reason}); "
+            "give five fields, such as `0 3 * * *`, and a name, such as `America/Los_Angeles`"
         ) from None
+    return [time.strftime("%a %Y-%m-%d %H:%M:%S %Z") for time in times]
+
+
+def local_timezone() -> str:
+    """The IANA name of this machine's time zone."""
+    try:
+        name = tzlocal.get_localzone_name()
+    except (LookupError, OSError, ValueError):
+        name = None
+    if not name:
+        raise UserError("this machine's time zone has no IANA name; give one, such as --timezone America/Los_Angeles")
+    return name
+
+
+def deployment(root: Path, cron: str, timezone: str, wait_minutes: float, retries: int, push: bool = False) -> RunnerDeployment:
+    """The pipeline at the times of `cron`, one run at a time; a run also waits for a manual `dvc repro`."""
+    return pipeline.to_deployment(
+        name=NAME,
+        schedule=Cron(cron, timezone=timezone),
+        # One at a time, even if a second `flows.serve` runs somewhere; later runs queue.
+        concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE),
+        parameters={"project": str(root), "wait_minutes": wait_minutes, "retries": retries, "push": push},
+        description="The whole pipeline; unchanged stages are not run.",
+        tags=["soundmill"],
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m flows.serve", description="Run the pipeline on a schedule, until stopped.")
     parser.add_argument("--cron", default="0 3 * * *", help="when to run (default: every night at three)")
+    parser.add_argument("--timezone", help="of --cron, such as America/Los_Angeles (default: that of this machine)")
     parser.add_argument("--wait-minutes", type=float, default=120, help="how long a run waits for a manual `dvc repro`")
     parser.add_argument("--retries", type=int, default=1, choices=range(4), help="for stages that were killed or found DVC locked")
     parser.add_argument("--push", action="store_true", help="copy the results to DVC's default remote")
@@ -48,14 +71,15 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if not Path("dvc.yaml").exists():
             raise UserError("no dvc.yaml here; run it from the root of a Soundmill checkout")
-        server.check(url)
-        planned = deployment(Path.cwd(), args.cron, args.wait_minutes, args.retries, args.push)
+        timezone = args.timezone or local_timezone()
+        times = next_times(args.cron, timezone)
+        with server.use(url):
+            print(f"pipeline/{NAME} at {args.cron!r} in {timezone}, one run at a time, on {url}; stop it with Ctrl-C")
+            print(f"next: {', '.join(times)}", flush=True)
+            serve(deployment(Path.cwd(), args.cron, timezone, args.wait_minutes, args.retries, args.push), limit=1)
     except UserError as error:
         print(f"serve: {error}", file=sys.stderr)
         return 1
-    print(f"pipeline/{NAME} at {args.cron!r}, one run at a time, on {url}; stop it with Ctrl-C", flush=True)
-    with temporary_settings({PREFECT_API_URL: url}):
-        serve(planned, limit=1)
     return 0
 
 

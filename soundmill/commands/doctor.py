@@ -226,7 +226,7 @@ def _prefect(root: Path) -> Finding | list[Finding]:
         return Finding("Prefect", "optional", str(error), "or unset PREFECT_API_URL: each run then starts its own server")
     return [
         Finding("Prefect", "ok", f"{url} answers"),
-        *_compared("Prefect", f"{url.rstrip('/')}/admin/version", server.login(), "PREFECT_API_AUTH_STRING"),
+        *_compared("Prefect", f"{url.rstrip('/')}/admin/version", server.login(url).partition(":")[::2], "PREFECT_API_AUTH_STRING"),
     ]
 
 

@@ -15,6 +15,7 @@ from soundmill.tracking.history import (
     read_state,
     use_last_store,
 )
+from soundmill.tracking.loopback import never_proxied
 from soundmill.tracking.registered import FORGOTTEN, RegisteredModel, delete_versions, mark_forgotten, registered_models
 from soundmill.tracking.runs import (
     PipelineRun,
@@ -43,6 +44,8 @@ from soundmill.tracking.stores import (
     unreachable,
 )
 from soundmill.tracking.uploader import sync, waiting
+
+never_proxied()
 
 __all__ = [
     "EXPERIMENT",

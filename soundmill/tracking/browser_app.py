@@ -1,7 +1,8 @@
 """MLflow's server as `soundmill browse` starts it: runs, scores, models and their files, without anything that runs commands.
 
 MLflow also serves an assistant, which starts agents with a shell on this machine for anyone who reaches the port, and jobs, LLM
-judges, gateways and webhooks, which call programs or other servers. Viewing runs needs none of these, so they are refused.
+judges, gateways and webhooks, which call programs or other servers. Viewing runs needs none of these, so they are refused. So are
+pages of other sites: MLflow itself accepts those of any server on this machine, and hosts such as 10.example.org.
 `mlflow server --app-name soundmill` finds this application by its entry point `mlflow.app`.
 """
 
@@ -11,6 +12,8 @@ import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from soundmill.tracking.loopback import OwnPagesOnly
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -48,6 +51,7 @@ def create_app() -> FastAPI:
     from mlflow.server import app as pages
     from mlflow.server.fastapi_app import create_fastapi_app
 
+    os.environ.setdefault("MLFLOW_SERVER_ALLOWED_HOSTS", "127.0.0.1:*,localhost:*")
     os.environ.pop("MLFLOW_DEPLOYMENTS_TARGET", None)  # otherwise /gateway-proxy, which every page requests, calls this server
     first = (Path(pages.static_folder) / "index.html").read_text(encoding="utf-8").replace("<head>", f"<head>{HIDE_ASSISTANT}", 1)
     pages.view_functions["serve"] = lambda: first
@@ -61,4 +65,5 @@ def create_app() -> FastAPI:
         message = f"{path}: `soundmill browse` serves no assistants, jobs or gateways"
         return JSONResponse({"error_code": "PERMISSION_DENIED", "message": message}, status_code=403)
 
+    app.add_middleware(OwnPagesOnly)
     return app

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.checkouts import HARD_NAME
+from tests.flows.prefect_server import LOGIN, PrefectServer
 from tests.flows.tiny import make_tiny
 
 
@@ -42,33 +40,11 @@ def set_param(tiny: Path) -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real Prefect server on loopback, as the documentation starts it; its API's address."""
-    import socket
-    import time
-    import urllib.request
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    """A real Prefect server on loopback, as `make server` starts it, with the login of the tests; its API's address."""
     home = tmp_path_factory.mktemp("prefect")
-    environment = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
-    environment.pop("PREFECT_API_URL", None)
-    command = [str(Path(sys.executable).parent / "prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    log = (home / "server.log").open("w")
-    server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-    address = f"http://127.0.0.1:{port}/api"
+    server = PrefectServer(home, home, PREFECT_SERVER_API_AUTH_STRING=LOGIN)
     try:
-        for _ in range(1200):  # a busy machine takes minutes
-            try:
-                urllib.request.urlopen(f"{address}/health", timeout=1)
-                break
-            except OSError:
-                assert server.poll() is None, (home / "server.log").read_text()
-                time.sleep(0.5)
-        else:
-            pytest.fail("the Prefect server did not start:\n" + (home / "server.log").read_text())
-        yield address
+        server.start()
+        yield server.address
     finally:
-        server.terminate()
-        server.wait(30)
-        log.close()
+        server.stop()

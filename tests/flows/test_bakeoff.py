@@ -25,7 +25,8 @@ from soundmill.errors import UserError
 from soundmill.models import registry
 from soundmill.models.family import can
 from soundmill.training import curve
-from tests.flows.test_pipeline import ROOT, ask, environment, runs
+from tests.flows.prefect_server import ROOT, ask, environment
+from tests.flows.test_pipeline import runs
 from tests.graph import SHRUNK
 from tests.processes import wait_for
 

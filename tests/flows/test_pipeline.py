@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
 import re
 import shutil
@@ -14,8 +13,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,36 +24,15 @@ from flows.run import up_to_date
 from flows.terminal import LOG, Screen, progress
 from soundmill import tracking
 from soundmill.errors import UserError
+from tests.flows.prefect_server import ROOT, ask, environment, proxy
 from tests.flows.tiny import dvc_command, git
 from tests.mlflow_server import Server
 from tests.processes import assert_nothing_is_left, new_mark, wait_for
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def environment(tmp_path: Path, server: str | None) -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
-    address = {"PREFECT_API_URL": server} if server else {}
-    return {**kept, **address, "PYTHONPATH": str(ROOT), "PREFECT_HOME": str(tmp_path / "prefect")}
 
 
 def pipeline(project: Path, tmp_path: Path, server: str | None, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "flows.run", *arguments]
     return subprocess.run(command, cwd=project, env=environment(tmp_path, server), capture_output=True, text=True, timeout=300)
-
-
-def ask(server: str, path: str, **body: Any) -> Any:
-    request = urllib.request.Request(
-        f"{server}/{path}", data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
-    )
-    for patience in range(10):  # its SQLite is busy at times, and then it says 503
-        try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
-                return json.loads(answer.read())
-        except urllib.error.HTTPError as error:
-            if error.code != 503 or patience == 9:
-                raise
-            time.sleep(1)
 
 
 def runs(project: Path) -> list[Any]:
@@ -217,8 +193,11 @@ def test_the_last_lines_say_what_mlflow_does_not_have_yet(
     try:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow.address)
         command, variables = [sys.executable, "-m", "flows.run"], environment(tmp_path, prefect_server)
-        flow = subprocess.Popen(command, cwd=tiny, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        wait_for(lambda: b"working on 2" in read(tiny / LOG) and runs(tiny), seconds=120)  # the uploader is at work
+        with proxy() as (proxies, asked):  # for other machines only
+            variables |= proxies
+            flow = subprocess.Popen(command, cwd=tiny, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            wait_for(lambda: b"working on 2" in read(tiny / LOG) and runs(tiny), seconds=120)  # the uploader is at work
+        assert asked == []
         mlflow.kill()
         said = list(flow.stdout)
         assert flow.wait() == 0, said

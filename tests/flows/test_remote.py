@@ -15,7 +15,8 @@ from soundmill.corpora.buckets import Bucket
 from soundmill.errors import UserError
 from tests.buckets import ENVIRONMENT, Store, unavailable
 from tests.corpora.tiny import put
-from tests.flows.test_pipeline import ask, environment, pipeline
+from tests.flows.prefect_server import ask, environment
+from tests.flows.test_pipeline import pipeline
 from tests.flows.tiny import dvc_command, git
 from tests.stages.handling import tree
 
@@ -129,7 +130,7 @@ def test_a_workspace_of_a_clone_pulls_instead_of_building(tiny: Path, tmp_path: 
 
 
 def test_a_schedule_pushes(tmp_path: Path) -> None:
-    assert serve.deployment(tmp_path, "0 3 * * *", 0, 1, push=True).parameters["push"] is True
+    assert serve.deployment(tmp_path, "0 3 * * *", "UTC", 0, 1, push=True).parameters["push"] is True
 
 
 @pytest.mark.slow(minutes=1)

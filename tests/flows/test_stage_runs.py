@@ -13,7 +13,8 @@ from flows import lockfile
 from flows.terminal import LOG
 from soundmill import params
 from tests.checkouts import copy_project, dvc
-from tests.flows.test_pipeline import ask, environment, pipeline
+from tests.flows.prefect_server import ask, environment
+from tests.flows.test_pipeline import pipeline
 from tests.flows.tiny import git, make_tiny
 from tests.graph import SHRUNK
 from tests.processes import contents

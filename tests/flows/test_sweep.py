@@ -17,7 +17,8 @@ from flows import locks, sweep
 from flows.terminal import LOG
 from soundmill import ledger, tracking
 from soundmill.errors import UserError
-from tests.flows.test_pipeline import ROOT, ask, environment, runs
+from tests.flows.prefect_server import ROOT, ask, environment
+from tests.flows.test_pipeline import runs
 from tests.flows.tiny import PARAMS, dvc_command, git
 from tests.processes import wait_for
 
