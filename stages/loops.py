@@ -21,6 +21,7 @@ from soundmill import hashing, manifest, shards, stage
 from soundmill.audio import figures, flac, segment, tempo
 from soundmill.audio.resample import resample
 from soundmill.corpora import forgotten as lists
+from soundmill.corpora.clip_plan import check_rate
 from soundmill.corpora.sources import Sources, embedded_path
 from soundmill.decoding import decode
 from soundmill.decoding.stretch import Stretcher, stretch
@@ -147,6 +148,7 @@ def _loop_of(row: dict[str, Any], recording: decode.Recording | decode.DecodeErr
     if isinstance(recording, decode.DecodeError):
         raise recording
     rate = recording.sample_rate
+    check_rate(rate)
     blocks = [decode.mix_down(block)[:, None] if params.channels == 1 else decode.to_stereo(block) for block in recording.blocks]
     wave = np.concatenate([np.zeros((0, params.channels), np.float32), *blocks]).T
     peak = float(np.abs(wave).max(initial=0.0))

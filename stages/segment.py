@@ -13,7 +13,7 @@ from soundmill import hashing, manifest, shards, stage
 from soundmill.audio import segment
 from soundmill.audio.resample import resampled_length
 from soundmill.corpora import forgotten as lists
-from soundmill.corpora.clip_plan import ClipPlan
+from soundmill.corpora.clip_plan import ClipPlan, check_rate
 from soundmill.corpora.forgotten import Stretch
 from soundmill.corpora.sources import Sources
 from soundmill.decoding import decode
@@ -175,6 +175,7 @@ def _without(
 
 
 def _check_form(probed: decode.Probe, params: ClipPlan) -> None:
+    check_rate(probed.sample_rate)
     if params.upsample:
         return
     if probed.sample_rate < params.sample_rate:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from typing import Any
 
 from soundmill.corpora.folder_names import SPLIT_NAMES
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.join import join
-from soundmill.corpora.metadata import begins_with, read_json, read_json_lines
+from soundmill.corpora.json_entries import JSON
+from soundmill.corpora.metadata import first_keys, read_entries, read_json
 from soundmill.corpora.resolver import FileIndex
 from soundmill.corpora.rows import ManifestRow
 from soundmill.corpora.tables import CorpusTables, Format, keyword_in
@@ -41,10 +41,7 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
 
 
 def _manifests(inventory: Inventory) -> Iterator[bytes]:
-    for name in inventory.metadata:
-        if re.search(rb"\.(?:jsonl?|jsons|ndjson)(?:\.gz)?$", name.lower()):
-            if begins_with(inventory, name, KEYS):
-                yield name
+    return (name for name in filter(JSON.search, inventory.metadata) if KEYS <= first_keys(inventory, name))
 
 
 def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[ManifestRow]:
@@ -54,9 +51,9 @@ def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[ManifestRow]:
         raise inventory.lacks(f"manifest of JSON lines with {', '.join(sorted(KEYS))}", "put audiocraft's data.jsonl.gz there")
     for name in manifests:
         split = keyword_in(name, SPLITS)
-        for line, entry in read_json_lines(inventory, name):
+        for line, entry in read_entries(inventory, name):
             if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
-                tables.reject(name, "bad entry", f"line {line}: no `path`")
+                tables.reject(name, "bad entry", f"{line}: no `path`")
                 continue
             files = index.resolve(entry["path"], name.rpartition(b"/")[0]).files
             about = _sidecar(inventory, files[0].raw_path, tables) if len(files) == 1 else {}
@@ -67,8 +64,8 @@ def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[ManifestRow]:
 
 def _sidecar(inventory: Inventory, raw_path: bytes, tables: CorpusTables) -> dict[str, Any]:
     """The json beside a recording; empty if there is none or it cannot be read."""
-    name = os.path.splitext(raw_path)[0] + b".json"
-    if name not in inventory.metadata:
+    name = inventory.beside(os.path.splitext(raw_path)[0], b".json")
+    if name is None:
         return {}
     try:
         value = read_json(inventory, name)

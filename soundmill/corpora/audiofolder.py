@@ -17,7 +17,7 @@ from soundmill.corpora.folder_splits import METADATA, split_by_folders, splits_o
 from soundmill.corpora.hf_columns import Description
 from soundmill.corpora.inventory import AudioFile, Inventory
 from soundmill.corpora.join import join
-from soundmill.corpora.metadata import csv_columns, read_csv, read_head, read_json_lines
+from soundmill.corpora.metadata import csv_columns, first_keys, read_csv, read_entries
 from soundmill.corpora.rows import MAX_CAPTION, ManifestRow
 from soundmill.corpora.statements import about_terms
 from soundmill.corpora.tables import CorpusTables, Format, split_of
@@ -79,8 +79,8 @@ def _manifests(inventory: Inventory) -> list[bytes]:
 def _names_files(inventory: Inventory, name: bytes) -> bool:
     if name.endswith(b".csv"):
         return "file_name" in csv_columns(inventory, name)
-    if name.endswith(b".jsonl"):
-        return b'"file_name"' in read_head(inventory, name).partition(b"\n")[0]
+    if not name.endswith(b".parquet"):
+        return "file_name" in first_keys(inventory, name)
     with suppress(DecodeError), sources.open_table(inventory.metadata[name]) as file:
         return "file_name" in file.schema_arrow.names and sources.audio_column(file.schema_arrow) is None
     return False
@@ -136,8 +136,8 @@ def _rows_of(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterato
     if name.endswith(b".csv"):
         yield from (row for at, values in read_csv(inventory, name) if (row := _row(name, at, values, {}, tables)))
         return
-    if name.endswith(b".jsonl"):
-        for at, values in read_json_lines(inventory, name):
+    if not name.endswith(b".parquet"):
+        for at, values in read_entries(inventory, name):
             if isinstance(values, dict):
                 if row := _row(name, at, values, {}, tables):
                     yield row
@@ -249,8 +249,8 @@ def _add_embedded(
         tables.count("repeated_recordings")
     recording = embedded.setdefault(same, _Embedded(file, clip, split, about.fold, about.original))
     captions = _bounded(about, sources.split(file.raw_path)[0], file.row, tables)
-    recording.captions.extend((caption, file.path) for caption in captions)
-    recording.labels.update(dict.fromkeys(about.labels))
+    recording.captions.extend((caption, file.path) for caption in tables.said(captions, file.path))
+    recording.labels.update(dict.fromkeys(tables.said(about.labels, file.path, labels=True)))
     if stated := about_terms(values):
         recording.stated.append((file.path, stated))
     if file.tags:

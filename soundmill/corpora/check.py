@@ -20,6 +20,7 @@ import numpy as np
 from soundmill import disk, params
 from soundmill.corpora import inventory, metadata, registry, terms, union
 from soundmill.corpora.buckets import Bucket
+from soundmill.corpora.clip_plan import check_rate
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.resolver import TOLERANCE
 from soundmill.corpora.section import Directory, ScanParams, directories, named
@@ -218,6 +219,7 @@ def probe(
         try:
             with sources.open(raw_path, scratch) as path:
                 header = decode.probe(path, decode.MAX_SECONDS)
+            check_rate(header.sample_rate)
             return header.num_frames / header.sample_rate
         except decode.DecodeError as error:
             return error

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from soundmill.corpora.inventory import AudioFile, Inventory
+from soundmill.corpora.inventory import AudioFile, Inventory, composed_path
 from soundmill.corpora.resolver import FileIndex, Resolution, compatible, folders_of_key, shared_folders
 from soundmill.corpora.rows import JoinState, ManifestRow
 
@@ -23,7 +23,7 @@ def claim_all(
     taken: dict[bytes, set[bytes]] = defaultdict(set)  # name of a local manifest → its folders
     for source in local:
         folder, _, name = source.rpartition(b"/")
-        taken[name].add(folder)
+        taken[name].add(composed_path(folder))
     for source in {row.source for row in rows}:
         folder, _, name = source.rpartition(b"/")
         if name in taken:
@@ -103,11 +103,12 @@ def _in_own_folder(index: FileIndex, row: ManifestRow, resolution: Resolution) -
     """Of files matched by name only, those at the row's path, else those below its manifest's folder."""
     if resolution.match not in ("name", "stem") or not row.may_be_anywhere:
         return resolution
-    folder = row.source.rpartition(b"/")[0]
+    folder = composed_path(row.source.rpartition(b"/")[0])
     if there := index.at(row.key, folder):
         return replace(resolution, files=tuple(there), elsewhere=False)
     return replace(
-        resolution, files=tuple(file for file in resolution.files if not folder or file.raw_path.startswith(folder + b"/"))
+        resolution,
+        files=tuple(file for file in resolution.files if not folder or composed_path(file.raw_path).startswith(folder + b"/")),
     )
 
 
@@ -120,7 +121,7 @@ def _outside_of(row: ManifestRow, resolution: Resolution, folders: set[bytes]) -
 
 def _above(file: AudioFile) -> Iterator[bytes]:
     """The folders above a file, without the corpus itself."""
-    path = file.raw_path
+    path = composed_path(file.raw_path)
     while path := path.rpartition(b"/")[0]:
         yield path
 
@@ -130,7 +131,7 @@ def _in_part(row: ManifestRow, parts: Mapping[str, str], resolution: Resolution)
     YouTube id, which is unique."""
     if not row.part or not resolution.files:
         return resolution
-    above = row.source.split(b"/")[:-1]
+    above = composed_path(row.source).split(b"/")[:-1]
     places = {
         file: _Words(file.folders[len(above) :] if file.folders[: len(above)] == above else file.folders)
         for file in resolution.files

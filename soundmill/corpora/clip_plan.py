@@ -7,7 +7,16 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from soundmill.audio.segment import Tail
+from soundmill.decoding.decode import DecodeError
 from soundmill.params import Decibels, SampleRate, Seconds, StageParams
+
+LOWEST_RATE = 2000  # Hz; what is stored at less is data, or its header is wrong: hardly any of it would be heard
+
+
+def check_rate(sample_rate: int) -> None:
+    """DecodeError if a recording's sample rate is below LOWEST_RATE."""
+    if sample_rate < LOWEST_RATE:
+        raise DecodeError("low rate", f"{sample_rate} Hz, at least {LOWEST_RATE} are needed to hear it; correct its header")
 
 
 class ClipPlan(StageParams):

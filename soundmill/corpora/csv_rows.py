@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from soundmill.corpora.audiocaps import seconds
+from soundmill.corpora.audiocaps import seconds, split_of_file
 from soundmill.corpora.class_names import ClassNames
+from soundmill.corpora.folder_names import SPLIT_NAMES
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.manifest_format import ManifestFormat
 from soundmill.corpora.metadata import csv_columns, read_csv
@@ -47,7 +48,8 @@ class CsvRows(ManifestFormat):
                 reason, detail = error.args
                 tables.reject(name, reason, f"line {line}: {detail}")
             else:
-                yield ManifestRow(name, line, **{**values, "labels": classes.call(values.get("labels", ()))})
+                of_file = {"split": split_of_file(name), **values, "labels": classes.call(values.get("labels", ()))}
+                yield ManifestRow(name, line, **of_file)
 
 
 def _musiccaps(cells: Cells) -> dict[str, Any]:
@@ -108,4 +110,25 @@ URBANSOUND8K = CsvRows(
     columns=frozenset({"slice_file_name", "fsid", "fold", "class"}),
     remedy="UrbanSound8K.csv",
     row=_urbansound8k,
+)
+
+
+def _fsd50k(cells: Cells) -> dict[str, Any]:
+    labels = [label.replace("_", " ").strip() for label in cells["labels"].split(",")]
+    split = SPLIT_NAMES.get(cells.get("split", "").strip().lower())
+    return {"key": cells["fname"].strip(), "labels": labels, **({"split": split} if split else {})}
+
+
+FSD50K = CsvRows(
+    Format(
+        name="fsd50k",
+        layout="`FSD50K.ground_truth/{dev,eval}.csv` with `fname,labels,…`; `FSD50K.dev_audio/*.wav`, `FSD50K.eval_audio/*.wav`",
+        id="hash of the path; the file is `fname` with any extension",
+        caption="none (made from the labels)",
+        label="`labels`, separated by commas",
+        split="`split`, else the csv's name (eval is test)",
+    ),
+    columns=frozenset({"fname", "labels"}),
+    remedy="FSD50K.ground_truth",
+    row=_fsd50k,
 )

@@ -36,7 +36,6 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
     """Tables of a directory tree; `train/dog/x.wav` gives a split and a label, `dog/x.wav` a label, `x.wav` neither."""
     tables = CorpusTables()
     layout = layout_of(inventory.audio)
-    texts = {name[: -len(b".txt")]: name for name in inventory.metadata if name.lower().endswith(b".txt")}
     paired: set[bytes] = set()
     doubtful = []
     for file in inventory.audio:
@@ -56,10 +55,10 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
             group=video[0] if video else None,
         )
         for key in dict.fromkeys((os.path.splitext(file.raw_path)[0], file.raw_path)):
-            if key in texts:
-                paired.add(key)
-                _read_sidecar(inventory, texts[key], recording_id, tables)
-    absent = list(_without_recording(inventory, texts, paired))
+            if name := inventory.beside(key, b".txt"):
+                paired.add(name)
+                _read_sidecar(inventory, name, recording_id, tables)
+    absent = list(_without_recording(inventory, paired))
     join(replace(inventory, audio=[]), absent, num_shards, tables)
     _remark(inventory.audio, layout, doubtful, tables)
     return tables
@@ -175,22 +174,20 @@ def class_label(folder: bytes) -> str:
     return " ".join(words.split()) or name
 
 
-def _without_recording(inventory: Inventory, texts: dict[bytes, bytes], paired: set[bytes]) -> Iterator[ManifestRow]:
+def _without_recording(inventory: Inventory, paired: set[bytes]) -> Iterator[ManifestRow]:
     """Captions without a recording: one-line texts in folders with other captions. Longer texts may be anything."""
-    folders = {os.path.dirname(key) for key in paired}
-    for key in sorted(texts.keys() - paired):
-        name = texts[key]
-        if os.path.dirname(key) in folders and not is_about_corpus(name) and (line := _only_line(inventory, name)):
-            inventory.opened.add(name)
-            yield ManifestRow(name, 1, os.fsdecode(key), captions=[line])
+    folders = {os.path.dirname(name) for name in paired}
+    for name in sorted(inventory.metadata.keys() - paired):
+        key, extension = os.path.splitext(name)
+        if extension.lower() == b".txt" and os.path.dirname(name) in folders and not is_about_corpus(name):
+            if line := _only_line(inventory, name):
+                inventory.opened.add(name)
+                yield ManifestRow(name, 1, os.fsdecode(key), captions=[line])
 
 
 def _only_line(inventory: Inventory, name: bytes) -> str | None:
-    try:
-        text = read_head(inventory, name, MAX_TEXT_BYTES).decode("utf-8-sig").strip()
-    except UnicodeDecodeError:
-        return None
-    return text if len(text.splitlines()) == 1 else None
+    text = read_head(inventory, name, MAX_TEXT_BYTES).decode("utf-8", "replace").strip()
+    return text if len(text.splitlines()) == 1 and "\0" not in text else None
 
 
 def _read_sidecar(inventory: Inventory, name: bytes, recording_id: str, tables: CorpusTables) -> None:
@@ -200,7 +197,7 @@ def _read_sidecar(inventory: Inventory, name: bytes, recording_id: str, tables: 
     except DecodeError as error:
         tables.reject(name, error.reason, error.detail)
         return
-    if text:
+    if tables.said([text], escape_path(name)):
         tables.add_caption(recording_id, text, escape_path(name))
     else:
         tables.reject(name, "empty caption")

@@ -9,13 +9,13 @@ from collections.abc import Iterable
 
 from soundmill.corpora.folder import layout_of, split_of_folder
 from soundmill.corpora.folder_names import SPLIT_NAMES
-from soundmill.corpora.inventory import AudioFile, Inventory
+from soundmill.corpora.inventory import AudioFile, Inventory, composed_path
 from soundmill.corpora.resolver import with_slashes
 from soundmill.corpora.rows import ManifestRow
 from soundmill.corpora.tables import split_of
 
 DEEPEST = 4  # folders above those of splits
-METADATA = re.compile(rb"(?:^|/)metadata\.(csv|jsonl|parquet)$")
+METADATA = re.compile(rb"(?:^|/)metadata\.(csv|jsonl?|ndjson|parquet)$")
 
 
 def splits_of_folders(files: Iterable[AudioFile]) -> dict[bytes, str]:
@@ -56,11 +56,12 @@ def _splits_of_words(files: list[AudioFile]) -> dict[bytes, str]:
 def split_by_folders(rows: list[ManifestRow], inventory: Inventory, splits: dict[bytes, str]) -> None:
     """Set missing splits of rows from the folders in their keys, else those of the manifest. `splits`: of files and manifests."""
     places = [
-        os.path.normpath(os.path.join(os.path.dirname(row.source), with_slashes(row.key).encode("utf-8", "replace")))
+        composed_path(os.path.normpath(os.path.join(os.path.dirname(row.source), with_slashes(row.key).encode("utf-8", "replace"))))
         for row in rows
     ]
-    files = {file.raw_path for file in inventory.audio}
+    files = {composed_path(file.raw_path): file.raw_path for file in inventory.audio}
     # If files were moved, the paths in the manifest still have the published splits.
-    named = {} if files.issuperset(places) else splits_of_folders(AudioFile(place, 0, "") for place in places)
+    named = {} if files.keys() >= set(places) else splits_of_folders(AudioFile(place, 0, "") for place in places)
     for row, place in zip(rows, places, strict=True):
-        row.split = row.split or (splits if place in files else named).get(place) or splits.get(row.source)
+        found = splits.get(files[place]) if place in files else named.get(place)
+        row.split = row.split or found or splits.get(row.source)

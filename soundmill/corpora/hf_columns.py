@@ -100,11 +100,17 @@ def _classes(value: Any, names: list[str] | None) -> list[str]:
     """Labels as text: names, or numbers of classes."""
     classes = []
     for item in value if isinstance(value, list) else [value]:
-        if isinstance(item, bool) or item is None:
+        if isinstance(item, float) and item.is_integer():
+            item = int(item)  # a column with empty cells
+        if (
+            isinstance(item, bool)
+            or not isinstance(item, str | int | float)
+            or (isinstance(item, float) and not math.isfinite(item))
+        ):
             continue
         if isinstance(item, int) and names and 0 <= item < len(names):
             item = names[item]
-        text = str(item).strip()
+        text = re.sub(r"^(-?\d{1,18})\.0+$", r"\1", str(item).strip())
         if text := text if MACHINE_ID.fullmatch(text) else text.replace("_", " ").strip():
             classes.append(text[:MAX_CAPTION])
     return classes
@@ -113,6 +119,6 @@ def _classes(value: Any, names: list[str] | None) -> list[str]:
 def _seconds(value: Any) -> float | None:
     try:
         seconds = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return seconds if math.isfinite(seconds) and 0 <= seconds < 1e6 else None

@@ -6,6 +6,7 @@ import bisect
 import os
 import re
 import stat
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -48,6 +49,15 @@ LARGE_BYTES = 64 << 20  # recordings from this size on have their header checked
 MAX_RECORDING_BYTES = 64 << 30  # two hours of eight channels of float32 at 192 kHz are 44 GB
 
 
+def composed(text: str) -> str:
+    """Composed Unicode (NFC): some file systems and programs write `é` as two characters."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def composed_path(path: bytes) -> bytes:
+    return path if path.isascii() else os.fsencode(composed(os.fsdecode(path)))
+
+
 @dataclass(frozen=True, slots=True)
 class AudioFile:
     """A regular, non-empty file that may hold a recording; `raw_path` is relative to the corpus."""
@@ -68,7 +78,8 @@ class AudioFile:
 
     @property
     def folders(self) -> list[bytes]:
-        return self.raw_path.split(b"/")[:-1]
+        """The names of its folders, composed."""
+        return composed_path(self.raw_path).split(b"/")[:-1]
 
     @property
     def name(self) -> bytes:
@@ -91,6 +102,7 @@ class Inventory:
     ignored: dict[str, int] = field(default_factory=dict)  # extension or name → count
     rejected: list[dict[str, str]] = field(default_factory=list)  # rows of manifest.QUARANTINE
     remarks: dict[tuple[bytes, str], str] = field(default_factory=dict)  # (metadata file, problem) → sentence for reports
+    small: dict[str, dict[str, None]] = field(default_factory=dict)  # problem → small files that have it; see remark_one
     opened: set[bytes] = field(default_factory=set)  # metadata files read, at least in part
     heads: dict[bytes, bytes] = field(default_factory=dict)  # first HEAD_BYTES of metadata files; see metadata.read_head
     columns: dict[bytes, list[str]] = field(default_factory=dict)  # headers of csv files; see metadata.csv_columns
@@ -99,12 +111,19 @@ class Inventory:
     digests: bool = True  # whether the files were digested
     cache: Path | None = None  # of digests; see hashing.file_digests
     _names: list[bytes] = field(default_factory=list)  # of `objects`
+    _alike: dict[bytes, bytes] = field(default_factory=dict)  # see `beside`
 
     def remark(self, name: bytes, what: str, count: int, first: str = "") -> None:
         """Note a problem of a metadata file, or of the corpus (empty name), that did not prevent reading it."""
         if count:
             where = f"{escape_path(name)}: " if name else ""
             self.remarks[name, what] = f"{where}{count} {what} (first: {first})"
+
+    def remark_one(self, what: str, where: str) -> None:
+        """Note a problem that many small files may have, once for each."""
+        places = self.small.setdefault(what, {})
+        places[where] = None
+        self.remark(b"", what, len(places), next(iter(places)))
 
     def ignore(self, kind: str) -> None:
         self.ignored[kind] = self.ignored.get(kind, 0) + 1
@@ -130,6 +149,16 @@ class Inventory:
             + "".join(f"; {remark}" for remark in self.remarks.values())
             + "); set it to the directory that holds the audio files"
         )
+
+    def beside(self, raw_path: bytes, extension: bytes) -> bytes | None:
+        """The metadata file with this path and extension; the first may differ in its Unicode form, the second in case."""
+        if raw_path + extension in self.metadata:
+            return raw_path + extension
+        if not self._alike:
+            for name in self.metadata:
+                stem, own = os.path.splitext(name)
+                self._alike.setdefault(composed_path(stem) + own.lower(), name)
+        return self._alike.get(composed_path(raw_path) + extension)
 
     def following(self, name: bytes, count: int) -> list[bytes]:
         """At most `count` of the `objects`, from this one on."""

@@ -12,7 +12,7 @@ from soundmill.corpora.inventory import AudioFile, Inventory
 from soundmill.corpora.resolver import clip_of_file, key_problem, youtube_clip
 from soundmill.corpora.rows import MAX_CAPTION, JoinState, ManifestRow
 from soundmill.corpora.splits import PROTECTED
-from soundmill.corpora.tables import CorpusTables
+from soundmill.corpora.tables import MISSING, CorpusTables
 from soundmill.manifest import escape_path
 
 
@@ -126,7 +126,9 @@ def _remark(state: JoinState) -> None:
 
 def _is_usable(row: ManifestRow, tables: CorpusTables) -> bool:
     at = f"line {row.at}" if isinstance(row.at, int) else row.at
-    row.captions = tuple(caption for caption in row.captions if caption.strip())
+    row.captions = tuple(tables.said(row.captions, row.origin))
+    row.labels = tables.said(row.labels, row.origin, labels=True)
+    row.group = None if row.group and row.group.strip().lower() in MISSING else row.group
     if problem := key_problem(row.key):
         tables.reject(row.source, "bad id", f"{at}: {row.key!r:.80}: {problem}")
     elif any(len(caption) > MAX_CAPTION for caption in row.captions):

@@ -11,14 +11,11 @@ from soundmill.corpora.audiocaps import split_of_file
 from soundmill.corpora.class_names import MACHINE_ID, ClassNames
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.manifest_format import ManifestFormat
-from soundmill.corpora.metadata import begins_with, read_head, read_json, read_json_lines
+from soundmill.corpora.metadata import first_keys, read_entries
 from soundmill.corpora.rows import ManifestRow
 from soundmill.corpora.tables import CorpusTables, Format, keyword_in
-from soundmill.errors import UserError
-from soundmill.manifest import escape_path
 
-_LINES = re.compile(rb"\.(?:jsonl?|ndjson)(?:\.gz)?$")
-_LIST = re.compile(rb'\s*(?:\xef\xbb\xbf)?\s*(?:\[|\{[^\[{]*"data"\s*:\s*\[)\s*\{')
+JSON = re.compile(rb"\.(?:jsonl?|jsons|ndjson)(?:\.gz)?$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -26,12 +23,11 @@ class JsonEntries(ManifestFormat):
     """A format of JSON entries with these keys."""
 
     FORMAT: Format
-    keys: tuple[str, ...]  # of the first entry, for detection; patterns unless `lines`
+    keys: tuple[str, ...]  # patterns of keys of the first entry, for detection
     file: tuple[str, ...]  # keys of the path, file name or id; the first non-empty one is used
     captions: str  # pattern of keys with captions: a text or a list of texts
     looks: str
     remedy: str
-    lines: bool = False  # JSON lines; else a list, or an object with a list `data`
     numbers: bool = False  # the file may be given as a number
     labels: str | None = None  # key of labels
     label_separator: str = ";"  # of several labels in one text
@@ -43,14 +39,9 @@ class JsonEntries(ManifestFormat):
 
     def manifests(self, inventory: Inventory) -> Iterator[bytes]:
         """Names of the JSON files whose first entries have these keys."""
-        for name in inventory.metadata:
-            if self.lines:
-                if _LINES.search(name.lower()) and begins_with(inventory, name, set(self.keys)):
-                    yield name
-            elif name.lower().endswith(b".json"):
-                head = read_head(inventory, name)
-                if _LIST.match(head) and all(re.search(rb'"%s"' % key.encode(), head) for key in self.keys):
-                    yield name
+        for name in filter(JSON.search, inventory.metadata):
+            if (found := first_keys(inventory, name)) and all(any(re.fullmatch(key, one) for one in found) for key in self.keys):
+                yield name
 
     def rows(
         self,
@@ -66,10 +57,10 @@ class JsonEntries(ManifestFormat):
         `of_video`: files without a part are YouTube videos. `split`: of all rows; default: from the manifest's name.
         """
         split, part = split or split_of_file(name), self.part(name)
-        for at, entry in self._entries(inventory, name):
+        for at, entry in read_entries(inventory, name):
             file = self._file(entry) if isinstance(entry, dict) else ""
             if not file:
-                where = f"line {at}" if self.lines else at
+                where = f"line {at}" if isinstance(at, int) else at
                 tables.reject(name, "bad entry", f"{where}: no `{self.file[0]}`")
                 continue
             yield ManifestRow(
@@ -100,18 +91,6 @@ class JsonEntries(ManifestFormat):
             named += classes.call(mids) if all(map(MACHINE_ID.fullmatch, mids)) else [label]
         return named
 
-    def _entries(self, inventory: Inventory, name: bytes) -> Iterator[tuple[int | str, Any]]:
-        """(line or index, entry)."""
-        if self.lines:
-            yield from read_json_lines(inventory, name)
-            return
-        value = read_json(inventory, name)
-        entries = value.get("data") if isinstance(value, dict) else value
-        if not isinstance(entries, list):
-            raise UserError(f'{escape_path(name)}: expected a list of entries, or `{{"data": [{{…}}, …]}}`')
-        for number, entry in enumerate(entries):
-            yield (f"data[{number}]" if isinstance(value, dict) else f"[{number}]"), entry
-
 
 def texts(value: object, separator: str | None = None) -> list[str]:
     """The texts of a JSON value: a text, which is split at `separator` if given, or a list of texts."""
@@ -135,7 +114,6 @@ TANGO = JsonEntries(
     captions="captions",
     looks="JSON lines with captions and location",
     remedy="TANGO's manifests",
-    lines=True,
     labels="labels",
 )
 

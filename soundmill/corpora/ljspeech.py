@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 
-from soundmill.corpora.inventory import Inventory
+from soundmill.corpora.inventory import Inventory, composed
 from soundmill.corpora.join import join
 from soundmill.corpora.metadata import head_lines, read_lines
 from soundmill.corpora.rows import ManifestRow
@@ -51,16 +53,22 @@ def _is_ljspeech(inventory: Inventory, name: bytes) -> bool:
         if len(texts) in (1, 2) and ID.fullmatch(first):
             ids.append(first)
     folder = os.path.join(os.path.dirname(name), b"wavs")
-    stems = {file.stem for file in inventory.audio if os.path.dirname(file.raw_path) == folder}
-    return 2 * len(ids) >= len(lines) > 0 and (not inventory.audio or not stems.isdisjoint(ids))
+    stems = {composed(file.stem) for file in inventory.audio if os.path.dirname(file.raw_path) == folder}
+    return 2 * len(ids) >= len(lines) > 0 and (not inventory.audio or not stems.isdisjoint(map(composed, ids)))
 
 
 def _rows(inventory: Inventory, names: list[bytes], tables: CorpusTables) -> Iterator[ManifestRow]:
     for name in names:
-        for line, text in read_lines(inventory, name):
-            key, *texts = text.split("|")
-            if len(texts) not in (1, 2):
-                tables.reject(name, "bad row", f"line {line}: {len(texts)} `|`, expected `id|transcript|normalised transcript`")
+        lines = [(line, text.split("|")) for line, text in read_lines(inventory, name)]
+        usual = Counter(len(cells) for _, cells in lines).most_common(1)
+        pieces: set[int] = set()
+        for (before, first), (line, second) in pairwise(lines):
+            if len(second) == 1 or (len(first) == len(second) == 2 and usual[0][0] == 3):
+                pieces |= {before, line}
+        for line, (key, *texts) in lines:
+            if len(texts) not in (1, 2) or line in pieces:
+                what = "a piece of a broken line" if line in pieces else f"{len(texts)} `|`"
+                tables.reject(name, "bad row", f"line {line}: {what}, expected `id|transcript|normalised transcript`")
             elif not key.strip():
                 tables.reject(name, "bad id", f"line {line}: empty")
             else:

@@ -7,82 +7,70 @@ import csv
 import gzip
 import io
 import itertools
+import json
 import os
 import re
 import zlib
+from collections import Counter, defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import IO, Any
 
 from soundmill.corpora import buckets
 from soundmill.corpora.inventory import Inventory
 from soundmill.decoding import decode
 from soundmill.errors import UserError
-from soundmill.manifest import escape_path
+from soundmill.manifest import VIDEO_ID, escape_path
 from soundmill.params import TooDeepError, parse_json
 
 HEAD_BYTES = 1 << 16  # from which formats are detected
 KEPT_BYTES = 64 << 20  # of heads in memory; small files are then opened only once
 READ_AHEAD = 256  # small objects of a bucket read together: one by one, each would take a round trip
-UTF_16 = codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE  # byte order marks
+# Byte order marks; UTF-32's begins with UTF-16's.
+_WIDE = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 MAX_TEXT_BYTES = 1 << 20  # of a caption file or a JSON line
 MAX_MANIFEST_BYTES = 512 << 20  # of a csv or JSON file, which takes several times as much memory as rows
 REPEATED_KEYS = "objects with a repeated key, whose last value is used"
+NOT_UTF_8 = "lines that are not UTF-8, read as Windows-1252"
+_TOO_LONG = "rows with more cells than the header; the rest is ignored (text with commas but without quotes?)"
+_SWALLOWED = "quoted texts that contain lines like rows, which are read as text (unclosed quote?)"
+_UNCLOSED = "rows with a quote that is not closed, which are read to the end of their line"
+_BROKEN = "texts with a line break and without quotes, whose pieces are left out"
 MAX_UNPACKED_BYTES = MAX_MANIFEST_BYTES  # of a compressed manifest
 _LINE_END = re.compile(r"\r\n|\r|\n")
+_DECODER = json.JSONDecoder()
+_BLANK = re.compile(r"\s*")
+_LIST = re.compile(r'(?:\[|\{[^\[{]*"data"\s*:\s*\[)\s*(?=\{)')  # the beginning of a list of entries
+_KEY = re.compile(r'"([^"\\]*)"\s*:')
 
 
 def _read_at_most(inventory: Inventory, name: bytes, count: int) -> bytes:
     inventory.opened.add(name)
     if (whole := _whole(inventory, name)) is not None:
         return whole
-    with buckets.open_file(inventory.metadata[name]) as file:
+    with _open_packed(inventory.metadata[name], name) as file:
         return file.read(count)
 
 
-def _read_manifest(inventory: Inventory, name: bytes) -> bytes:
-    path = escape_path(inventory.metadata[name])
-    try:
-        raw = _read_at_most(inventory, name, MAX_MANIFEST_BYTES + 1)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; make it readable, or remove it from the corpus") from None
-    if len(raw) > MAX_MANIFEST_BYTES:
-        raise UserError(f"{path}: more than {MAX_MANIFEST_BYTES >> 20} MiB; split it into several files")
-    return raw
+def _decoded(raw: bytes, whole: bool = True) -> tuple[str, list[int]]:
+    """Text in UTF-8, UTF-16 or UTF-32, and the numbers of its lines that are in none of them and were read as Windows-1252.
 
-
-def read_text(inventory: Inventory, name: bytes) -> str:
-    """Text of a metadata file (UTF-8, with or without byte order mark); UserError, naming it, if it is not UTF-8."""
-    try:
-        return _read_manifest(inventory, name).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        path, line = escape_path(inventory.metadata[name]), error.object[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}:{line}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
-
-
-def read_sidecar(inventory: Inventory, name: bytes) -> str:
-    """The text beside a recording, stripped; DecodeError if it cannot be read, so that only this recording loses its caption."""
-    try:
-        raw = _read_at_most(inventory, name, MAX_TEXT_BYTES + 1)
-    except OSError as error:
-        raise decode.DecodeError("unreadable caption", error.strerror or "") from None
-    if len(raw) > MAX_TEXT_BYTES:
-        raise decode.DecodeError("caption too long", f"over {MAX_TEXT_BYTES} bytes")
-    try:
-        return raw.decode("utf-8-sig").strip()
-    except UnicodeDecodeError as error:
-        raise decode.DecodeError("unreadable caption", f"not UTF-8 text ({error.reason} at byte {error.start})") from None
-
-
-def _read_table(inventory: Inventory, name: bytes) -> str:
-    """Text of a csv or list in UTF-16 or UTF-8; lines that are not UTF-8 are read as Windows-1252."""
-    raw = _read_manifest(inventory, name)
-    if raw.startswith(UTF_16) and "\0" not in (text := raw.decode("utf-16", "replace")):
-        return text
+    ValueError if it has zeros, as what is no text. `whole`: false if the end is cut off, perhaps within a character.
+    """
+    if encoding := _wide_encoding(raw):
+        text = codecs.getincrementaldecoder(encoding)("replace").decode(raw, final=whole)
+        if "\0" not in text and (not text or text.strip("\ufffd")):
+            return text.removeprefix("\ufeff"), []
     if b"\0" in raw:
-        path = escape_path(inventory.metadata[name])
-        raise UserError(f"{path}: not UTF-8 text (zero byte at {raw.index(0)}); save it as UTF-8, or remove it from the corpus")
+        raise ValueError(f"not UTF-8 text (zero byte at {raw.index(0)})")
     try:
-        return raw.decode("utf-8-sig")
+        return codecs.getincrementaldecoder("utf-8-sig")().decode(raw, final=whole), []
     except UnicodeDecodeError:
         pass
     lines, others = [], []
@@ -93,27 +81,83 @@ def _read_table(inventory: Inventory, name: bytes) -> str:
             others.append(number)
             # Five bytes are undefined in Windows-1252.
             lines.append(line.decode("cp1252", "surrogateescape").encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
-    inventory.remark(name, "lines that are not UTF-8, read as Windows-1252", len(others), f"line {others[0]}")
-    return "\n".join(lines)
+    return "\n".join(lines), others
+
+
+def _wide_encoding(raw: bytes) -> str | None:
+    """The name of UTF-32 or UTF-16, by the byte order mark or, without one, by where the zeros of Latin letters are."""
+    for mark, encoding in _WIDE.items():
+        if raw.startswith(mark):
+            return encoding
+    head = raw[:HEAD_BYTES]
+    zeros = {encoding: head[at::2].count(0) for encoding, at in (("utf-16-le", 1), ("utf-16-be", 0))}
+    return next((encoding for encoding, count in zeros.items() if 4 * count > len(head) and count == sum(zeros.values())), None)
+
+
+def read_text(inventory: Inventory, name: bytes, strict: bool = False) -> str:
+    """Text of a metadata file, decompressed if its name ends in `.gz`; UserError, naming it, if it cannot be read.
+
+    `strict`: only UTF-8, but also with zeros.
+    """
+    path = escape_path(inventory.metadata[name])
+    try:
+        raw = _read_at_most(inventory, name, MAX_MANIFEST_BYTES + 1)
+        if len(raw) > MAX_MANIFEST_BYTES:
+            raise UserError(f"{path}: more than {MAX_MANIFEST_BYTES >> 20} MiB; split it into several files")
+        text, others = (raw.decode("utf-8-sig"), []) if strict else _decoded(raw)
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}:{line}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+    except (OSError, EOFError, zlib.error) as error:
+        said = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: {said}; make it readable, or remove it from the corpus") from None
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; save it as UTF-8, or remove it from the corpus") from None
+    inventory.remark(name, NOT_UTF_8, len(others), f"line {others[0]}" if others else "")
+    return text
+
+
+def read_sidecar(inventory: Inventory, name: bytes) -> str:
+    """The text beside a recording, stripped; DecodeError if it cannot be read, so that only this recording loses its caption."""
+    try:
+        raw = _read_at_most(inventory, name, MAX_TEXT_BYTES + 1)
+        if len(raw) > MAX_TEXT_BYTES:
+            raise decode.DecodeError("caption too long", f"over {MAX_TEXT_BYTES} bytes")
+        text, others = _decoded(raw)
+    except OSError as error:
+        raise decode.DecodeError("unreadable caption", error.strerror or "") from None
+    except ValueError as error:
+        raise decode.DecodeError("unreadable caption", str(error)) from None
+    if others:
+        inventory.remark_one("texts that are not UTF-8, read as Windows-1252", escape_path(name))
+    return text.strip()
 
 
 def _head_text(inventory: Inventory, name: bytes) -> str:
     """Text of the first MAX_TEXT_BYTES of a csv or list; UserError, naming it, if it cannot be read."""
     try:
         with buckets.open_file(inventory.metadata[name]) as file:
-            head = file.read(MAX_TEXT_BYTES)
+            return _utf_8(file.read(MAX_TEXT_BYTES)).decode("utf-8", "replace")
     except OSError as error:
         raise UserError(f"{escape_path(name)}: {error.strerror}; make it readable, or remove it from the corpus") from None
-    return head.decode("utf-16" if head.startswith(UTF_16) else "utf-8-sig", "replace")
+
+
+def _utf_8(head: bytes) -> bytes:
+    """The first bytes of a text in UTF-8 without byte order mark; as they are if it is no text."""
+    try:
+        return _decoded(head, whole=False)[0].encode()
+    except ValueError:
+        return head
 
 
 def csv_columns(inventory: Inventory, name: bytes) -> list[str]:
     """The header of a csv in lower case; empty if there is none within MAX_TEXT_BYTES."""
     if name not in inventory.columns:
         try:
-            inventory.columns[name] = _header(_reader(_head_text(inventory, name)))
+            header = next(_records(_head_text(inventory, name)), _Record(1, 1, [], False))
         except csv.Error:
-            inventory.columns[name] = []
+            header = _Record(1, 1, [], False)
+        inventory.columns[name] = _columns(header)
     return inventory.columns[name]
 
 
@@ -124,57 +168,131 @@ def head_lines(inventory: Inventory, name: bytes) -> list[str]:
 
 def read_lines(inventory: Inventory, name: bytes) -> Iterator[tuple[int, str]]:
     """Non-empty lines of a list as (number, text); encodings as for csv."""
-    return ((number, line) for number, line in enumerate(_LINE_END.split(_read_table(inventory, name)), start=1) if line.strip())
+    return ((number, line) for number, line in enumerate(_LINE_END.split(read_text(inventory, name)), start=1) if line.strip())
+
+
+@dataclass(slots=True)
+class _Record:
+    """A row of a csv, and the numbers of its first and last line."""
+
+    first: int
+    last: int
+    cells: list[str]
+    unclosed: bool  # it has a quote that is not closed, so it was read to the end of its line
+
+
+def _records(text: str) -> Iterator[_Record]:
+    """Rows of a csv, the header too; the delimiter is the first comma, semicolon or tab in the first line.
+
+    A quote that is not closed, or not where a cell ends, is part of the text: it ends with its line. csv.Error, with the number of
+    the line, if a cell is too long.
+    """
+    header = re.sub(r'"[^"]*"', "", re.match(r"[^\r\n]*", text)[0])
+    mark = re.search(r"[,;\t]", header)
+    delimiter = mark[0] if mark else ","
+    lines = list(io.StringIO(text, newline=""))
+    at = 0
+    while at < len(lines):
+        reader, start = csv.reader(map(lines.__getitem__, range(at, len(lines))), delimiter=delimiter, strict=True), at
+        try:
+            for cells in reader:
+                if cells:
+                    yield _Record(at + 1, start + reader.line_num, cells, False)
+                at = start + reader.line_num
+        except csv.Error:
+            over = start + reader.line_num > at + 1
+            try:
+                yield _Record(at + 1, at + 1, next(csv.reader([lines[at]], delimiter=delimiter)), over)
+            except csv.Error as error:
+                raise csv.Error(f"{at + 1}: not readable as csv: {error}") from None
+            at += 1
 
 
 def read_csv(inventory: Inventory, name: bytes) -> Iterator[tuple[int, dict[str, str]]]:
-    """Rows of a csv as (number of its last line, {column: text}); columns in lower case, missing cells are empty."""
-    text = _read_table(inventory, name)
-    reader = _reader(text)
-    too_long, swallowing = [], []
+    """Rows of a csv as (number of its last line, {column: text}); columns in lower case, missing cells are empty.
+
+    A row with fewer cells than the header, whose first is no key as in other rows, is a piece of a text with a line break and
+    without quotes: it is left out, and so is the other piece, from the row that has it.
+    """
+    path = escape_path(inventory.metadata[name])
+    records = _records(read_text(inventory, name))
+    found: dict[str, list[str]] = defaultdict(list)
     try:
-        columns = _header(reader)
-        repeated = [column for number, column in enumerate(columns) if column and column in columns[:number]]
+        columns = _columns(next(records, _Record(1, 1, [], False)))
+        repeated = [column for column, count in Counter(filter(None, columns)).items() if count > 1]
         inventory.remark(name, "repeated columns in a header, of which the last is read", len(repeated), *repeated[:1])
-        at = reader.line_num
-        for cells in reader:
-            at, first = reader.line_num, at + 1
-            if cells:
-                if at > first and _swallows_rows(cells, columns, reader.dialect.delimiter):
-                    swallowing.append(first)
-                if len(cells) > len(columns):
-                    too_long.append(reader.line_num)
-                cells += [""] * (len(columns) - len(cells))
-                yield reader.line_num, dict(zip(columns, cells, strict=False))
+        for record in _whole_rows(records, len(columns), found):
+            if record.last > record.first and _swallows_rows(record.cells, len(columns)):
+                found[_SWALLOWED].append(f"line {record.first}")
+            if len(record.cells) > len(columns):
+                found[_TOO_LONG].append(f"line {record.last}")
+            yield record.last, defaultdict(str, zip(columns, record.cells, strict=False))
     except csv.Error as error:
-        raise UserError(f"{escape_path(inventory.metadata[name])}:{reader.line_num}: not readable as csv: {error}") from None
-    if too_long:
-        what = "rows with more cells than the header; the rest is ignored (text with commas but without quotes?)"
-        inventory.remark(name, what, len(too_long), f"line {too_long[0]}")
-    if swallowing:
-        what = "quoted texts that contain lines like rows, which are read as text (unclosed quote?)"
-        inventory.remark(name, what, len(swallowing), f"line {swallowing[0]}")
+        raise UserError(f"{path}:{error}; correct it, or remove it from the corpus") from None
+    for what, lines in found.items():
+        inventory.remark(name, what, len(lines), lines[0])
 
 
-def _reader(text: str) -> Any:
-    """A csv reader; the delimiter is the first comma, semicolon or tab in the header."""
-    header = re.sub(r'"[^"]*"', "", re.match(r"[^\r\n]*", text)[0])
-    mark = re.search(r"[,;\t]", header)
-    return csv.reader(io.StringIO(text, newline=""), delimiter=mark[0] if mark else ",")
+def _whole_rows(records: Iterator[_Record], num_columns: int, found: dict[str, list[str]]) -> Iterator[_Record]:
+    """The rows, without those that are pieces of a text, and without the other pieces."""
+    last: _Record | None = None  # held back until the next is known
+    key, to_next = "", False
+    while True:
+        try:
+            record = next(records, None)
+        except csv.Error:
+            if last:
+                yield last
+            raise
+        if record is None:
+            break
+        if record.unclosed:
+            found[_UNCLOSED].append(f"line {record.first}")
+        kind = _kind(record.cells[0])
+        if len(record.cells) < num_columns and kind and key and (kind != key or kind == "words"):
+            to_next = kind == key  # a text in the first column, so its rest is in the next row
+            if last and not to_next:
+                found[_BROKEN].append(f"lines {last.first} and {record.last}")
+                last.cells[-1] = ""
+            continue
+        if to_next:
+            found[_BROKEN].append(f"lines {record.first - 1} and {record.last}")
+            record.cells[0], to_next = "", False
+        if last:
+            yield last
+        last, key = record, _kind(record.cells[0]) or key
+    if last:
+        yield last
 
 
-def _header(reader: Iterator[list[str]]) -> list[str]:
-    return [column.strip().lower() for column in next(reader, [])]
+def _kind(cell: str) -> str:
+    """What a key looks like: a file, a number, a YouTube id, a word or several; empty if it is."""
+    cell = cell.strip()
+    if not cell:
+        return ""
+    if re.search(r"\.[A-Za-z]\w{0,4}$", cell):
+        return "file"
+    if cell.isdecimal():
+        return "number"
+    return "id" if VIDEO_ID.fullmatch(cell) else "words" if " " in cell else "word"
 
 
-def _swallows_rows(cells: list[str], columns: list[str], delimiter: str) -> bool:
+def _columns(header: _Record) -> list[str]:
+    return [column.strip().lower() for column in header.cells]
+
+
+def _swallows_rows(cells: list[str], num_columns: int) -> bool:
     """Whether a cell contains a line with as many cells as a row: an unclosed quote turns the following rows into text."""
     lines = itertools.chain.from_iterable(cell.splitlines()[1:] for cell in cells)
-    return len(columns) > 1 and any(line.count(delimiter) >= len(columns) - 1 for line in lines)
+    return num_columns > 1 and any(max(map(line.count, ",;\t")) >= num_columns - 1 for line in lines)
 
 
 def read_head(inventory: Inventory, name: bytes, size: int = HEAD_BYTES) -> bytes:
-    """The first bytes of a metadata file, decompressed if its name ends in `.gz`; empty if it cannot be read."""
+    """The first bytes of a metadata file in UTF-8, decompressed if its name ends in `.gz`; empty if it cannot be read."""
+    return _utf_8(_raw_head(inventory, name, size))
+
+
+def _raw_head(inventory: Inventory, name: bytes, size: int) -> bytes:
     if (whole := _whole(inventory, name)) is not None:
         return whole[:size]
     if size == HEAD_BYTES and name in inventory.heads:
@@ -216,28 +334,75 @@ def _read_ahead(inventory: Inventory, name: bytes) -> None:
     inventory.kept_bytes += sum(map(len, heads))
 
 
-def begins_with(inventory: Inventory, name: bytes, keys: set[str]) -> bool:
-    """Whether the first line of a file is a JSON object with these keys, or one nested too deep, which its reader rejects."""
-    line = read_head(inventory, name).lstrip(b"\xef\xbb\xbf \t\r\n").partition(b"\n")[0]
-    try:
-        first = parse_json(line)
-    except TooDeepError:
-        return all(b'"%s"' % key.encode() in line for key in keys)
-    except ValueError:
-        return False
-    return isinstance(first, dict) and keys <= set(first)
+def first_keys(inventory: Inventory, name: bytes) -> set[str]:
+    """Keys of the first entry of a JSON file, whose entries are found as by `read_entries`.
+
+    Of a list, all keys in the first HEAD_BYTES; so too of an entry that is longer, broken or nested too deeply.
+    """
+    text = read_head(inventory, name).decode("utf-8", "replace").lstrip()
+    value: Any = {}
+    if not _LIST.match(text):
+        with suppress(RecursionError, ValueError):
+            value = _DECODER.raw_decode(text)[0]
+    return set(value or _KEY.findall(text)) if isinstance(value, dict) and text.startswith(("{", "[")) else set()
 
 
 def read_json(inventory: Inventory, name: bytes) -> Any:
     """The value of a JSON file; UserError, naming it, if it is invalid."""
-    path = escape_path(inventory.metadata[name])
     repeated: list[str] = []
+    text = read_text(inventory, name)
     try:
-        value = parse_json(read_text(inventory, name), object_pairs_hook=lambda pairs: _object(pairs, repeated))
+        value = parse_json(text, object_pairs_hook=lambda pairs: _object(pairs, repeated))
         inventory.remark(name, REPEATED_KEYS, len(repeated), *repeated[:1])
         return value
     except ValueError as error:
+        path = escape_path(inventory.metadata[name])
         raise UserError(f"{path}: not readable as JSON: {error}; correct it, or remove it from the corpus") from None
+
+
+def read_entries(inventory: Inventory, name: bytes) -> Iterator[tuple[int | str, Any]]:
+    """Entries of a JSON file as (line or index, value), whatever it is called: JSON lines, or the items of a list, or of `data`.
+
+    UserError, naming file and line, if it is invalid.
+    """
+    if _has_lines(inventory, name):
+        yield from read_json_lines(inventory, name)
+        return
+    path, text = escape_path(inventory.metadata[name]), read_text(inventory, name)
+    repeated: list[str] = []
+    decoder = json.JSONDecoder(object_pairs_hook=lambda pairs: _object(pairs, repeated))
+    at, line = _BLANK.match(text).end(), 1
+    line += text.count("\n", 0, at)
+    try:
+        while at < len(text):
+            value, end = decoder.raw_decode(text, at)
+            items = value.get("data") if isinstance(value, dict) else value
+            if isinstance(items, list):
+                yield from ((f"{'data' if isinstance(value, dict) else ''}[{number}]", item) for number, item in enumerate(items))
+            else:
+                yield line, value
+            end = _BLANK.match(text, end).end()
+            at, line = end, line + text.count("\n", at, end)
+    except (ValueError, RecursionError) as error:
+        line, said = getattr(error, "lineno", line), error if isinstance(error, ValueError) else "nested too deeply"
+        raise UserError(f"{path}:{line}: not readable as JSON: {said}; correct it, or remove it from the corpus") from None
+    inventory.remark(name, REPEATED_KEYS, len(repeated), *repeated[:1])
+
+
+def _has_lines(inventory: Inventory, name: bytes) -> bool:
+    """Whether each line of a file in UTF-8 is a JSON value, by the first that is not empty."""
+    head = _raw_head(inventory, name, HEAD_BYTES)
+    text = _utf_8(head).decode("utf-8", "replace").lstrip()
+    if _wide_encoding(head) or _LIST.match(text) or text.startswith("["):
+        return False
+    line, end, _ = text.partition("\n")
+    try:
+        parse_json(line)
+    except TooDeepError:
+        return True
+    except ValueError:
+        return not end and len(head) >= HEAD_BYTES  # a long line
+    return True
 
 
 def read_json_lines(inventory: Inventory, name: bytes) -> Iterator[tuple[int, Any]]:
@@ -246,25 +411,27 @@ def read_json_lines(inventory: Inventory, name: bytes) -> Iterator[tuple[int, An
     path = escape_path(inventory.metadata[name])
     number, total = 0, 0
     repeated: list[str] = []
+    others: list[int] = []
     try:
         with _open_packed(inventory.metadata[name], name) as file:
             while line := file.readline(MAX_TEXT_BYTES + 1):
                 number, total = number + 1, total + len(line)
                 if len(line) > MAX_TEXT_BYTES or total > MAX_UNPACKED_BYTES:
                     raise UserError(f"{path}:{number}: a line over {MAX_TEXT_BYTES} bytes, or too much text; is it JSON lines?")
-                if line.strip():
-                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                text, recoded = _decoded(line)
+                others += [number] * bool(recoded)
+                if text.strip():
                     yield number, parse_json(text, object_pairs_hook=lambda pairs: _object(pairs, repeated))
-        inventory.remark(name, REPEATED_KEYS, len(repeated), *repeated[:1])
     except (ValueError, EOFError, zlib.error, OSError) as error:
         raise UserError(f"{path}:{number}: not readable as JSON lines: {error}; correct it, or remove it from the corpus") from None
+    inventory.remark(name, REPEATED_KEYS, len(repeated), *repeated[:1])
+    inventory.remark(name, NOT_UTF_8, len(others), f"line {others[0]}" if others else "")
 
 
 def _object(pairs: list[tuple[str, Any]], repeated: list[str]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
-        keys = [key for key, _ in pairs]
-        repeated.append(next(f"{key!r:.80}" for key in value if keys.count(key) > 1))
+        repeated.append(f"{Counter(key for key, _ in pairs).most_common(1)[0][0]!r:.80}")
     return value
 
 

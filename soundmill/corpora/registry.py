@@ -19,7 +19,7 @@ from soundmill.corpora import (
     sources,
     stable_audio,
 )
-from soundmill.corpora.csv_rows import MUSICCAPS, URBANSOUND8K
+from soundmill.corpora.csv_rows import FSD50K, MUSICCAPS, URBANSOUND8K
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.json_entries import AMPHION, TANGO, WAVCAPS
 from soundmill.corpora.manifest_format import ManifestFormat
@@ -38,6 +38,7 @@ ADAPTERS: dict[str, ModuleType | ManifestFormat | SpeechCommands] = {
         audiofolder,
         nsynth,
         URBANSOUND8K,
+        FSD50K,
         audioldm,
         MUSICCAPS,
         panns,

@@ -15,7 +15,7 @@ from itertools import chain, islice
 from typing import Any, Literal
 from urllib.parse import unquote
 
-from soundmill.corpora.inventory import MEDIA, AudioFile, Inventory
+from soundmill.corpora.inventory import MEDIA, AudioFile, Inventory, composed
 
 TOLERANCE = 0.5  # seconds between the starts of a row and its file: tools write 80, 80.0 or 79.999
 MAX_FILES = 20  # files in a resolution, at most
@@ -74,7 +74,7 @@ def youtube_clip(key: str, of_video: bool = False) -> tuple[str, float | None] |
 
     `of_video`: the name is known to be a video's.
     """
-    stem = key_stem(_fold(with_slashes(key)).rpartition("/")[2])
+    stem = key_stem(composed(with_slashes(key)).rpartition("/")[2])
     clip = clip_of_name(stem)
     if clip and not of_video and _WHOLE.fullmatch(stem):
         return None  # `Dog [HD-Remaster]`
@@ -129,7 +129,7 @@ class FileIndex:
         self._bare = _Files()  # by YouTube id, names without a start
         timed: dict[str, list[tuple[float, bytes, AudioFile]]] = defaultdict(list)
         for file in inventory.audio:
-            path = _fold(os.fsdecode(file.raw_path))
+            path = composed(os.fsdecode(file.raw_path))
             name = path.rpartition("/")[2]
             stem = file_stem(name)
             self._paths.add(path, file)
@@ -152,14 +152,14 @@ class FileIndex:
         """By last folder and stem; needed if many files have one name."""
         files = _Files()
         for file in self._files:
-            folders, _, name = _fold(os.fsdecode(file.raw_path)).rpartition("/")
+            folders, _, name = composed(os.fsdecode(file.raw_path)).rpartition("/")
             files.add((folders.rpartition("/")[2], file_stem(name)), file)
         return files
 
     @cached_property
     def _folder_names(self) -> set[str]:
         """Names of all folders with files."""
-        return {_fold(os.fsdecode(folder)) for file in self._files for folder in file.folders}
+        return {os.fsdecode(folder) for file in self._files for folder in file.folders}
 
     def resolve(self, key: str, base: bytes = b"", of_video: bool = False) -> Resolution:
         """Files that match a path (relative to the corpus or to `base`, the manifest's folder), a file name or an id.
@@ -173,8 +173,8 @@ class FileIndex:
     def _resolve(self, key: str, base: bytes, of_video: bool) -> Resolution:
         if key_problem(key):
             return NOTHING
-        path = _fold(with_slashes(key))
-        places = [posixpath.normpath(posixpath.join(start, path)) for start in dict.fromkeys((os.fsdecode(base), ""))]
+        path = composed(with_slashes(key))
+        places = [posixpath.normpath(posixpath.join(start, path)) for start in dict.fromkeys((composed(os.fsdecode(base)), ""))]
         for place in places:
             if files := self._paths.of(place):
                 return Resolution(tuple(files), "path")
@@ -193,13 +193,13 @@ class FileIndex:
 
     def at(self, key: str, base: bytes) -> list[AudioFile]:
         """The files at a key, as a path relative to the manifest's folder `base`, with this or any extension."""
-        start = os.fsdecode(base)
-        places = (posixpath.normpath(posixpath.join(start, _fold(with_slashes(one)))) for one in _spellings(key))
+        start = composed(os.fsdecode(base))
+        places = (posixpath.normpath(posixpath.join(start, composed(with_slashes(one)))) for one in _spellings(key))
         return next((files for place in places if (files := self._at(place))), [])
 
     def has_name_of(self, key: str) -> bool:
         """Whether any file has the key's name, with this or any extension."""
-        names = [_fold(with_slashes(one)).rpartition("/")[2] for one in _spellings(key)]
+        names = [composed(with_slashes(one)).rpartition("/")[2] for one in _spellings(key)]
         return any(name in self._names or name in self._stems or key_stem(name) in self._stems for name in names)
 
     def _at(self, path: str) -> list[AudioFile]:
@@ -285,18 +285,13 @@ def clip_of_file(file: AudioFile) -> tuple[str, float | None] | None:
 
 def folders_of_key(key: str) -> list[str]:
     """The folders of a key and its name without extension."""
-    *folders, name = [part for part in _fold(with_slashes(unquote(key).strip())).split("/") if part not in ("", ".")] or [""]
+    *folders, name = [part for part in composed(with_slashes(unquote(key).strip())).split("/") if part not in ("", ".")] or [""]
     return [*folders, key_stem(name)]
 
 
 def _spellings(key: str) -> Iterable[str]:
     """A key as written, then without surrounding spaces and percent-encoding (`rain%20on.wav`)."""
     return dict.fromkeys((key, unquote(key).strip()))
-
-
-def _fold(text: str) -> str:
-    """Composed Unicode (NFC): some file systems store `é` as two characters."""
-    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def with_slashes(key: str) -> str:
@@ -309,7 +304,7 @@ def with_slashes(key: str) -> str:
 
 
 def _folders(file: AudioFile) -> list[str]:
-    return [_fold(os.fsdecode(folder)) for folder in file.folders]
+    return [os.fsdecode(folder) for folder in file.folders]
 
 
 def shared_folders(file: AudioFile, folders: Sequence[str]) -> int:
@@ -331,7 +326,7 @@ def _nearest(files: list[AudioFile], folders: Sequence[str], name: str) -> list[
 
 
 def _name(file: AudioFile) -> str:
-    return _fold(os.fsdecode(file.name))
+    return composed(os.fsdecode(file.name))
 
 
 def compatible(file: AudioFile, folders: Sequence[str]) -> bool:

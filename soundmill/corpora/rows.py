@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from soundmill.corpora.inventory import AudioFile
-from soundmill.corpora.resolver import is_absolute, youtube_clip
+from soundmill.corpora.resolver import MAX_KEY, is_absolute, youtube_clip
 from soundmill.corpora.tables import CorpusTables
 from soundmill.manifest import escape_path
 
@@ -34,6 +34,9 @@ class ManifestRow:
     at_root: bool = False  # the key is relative to the corpus, not to the manifest
     about: tuple[str, float | None] | None = None  # YouTube id and start from columns beside the key
     bare: bool = False  # a row without captions and labels is allowed
+
+    def __post_init__(self) -> None:
+        self.key = self.key[: MAX_KEY + 1]  # a longer one is rejected, and must not fill memory before it is
 
     @property
     def origin(self) -> str:

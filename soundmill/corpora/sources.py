@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from soundmill import hashing, params
 from soundmill.corpora import buckets, sound_tags
-from soundmill.corpora.inventory import AudioFile
+from soundmill.corpora.inventory import AudioFile, composed_path
 from soundmill.decoding.decode import DecodeError, open_regular
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
@@ -58,7 +58,7 @@ class EmbeddedFile(AudioFile):
 
     @property
     def folders(self) -> list[bytes]:
-        return split(self.raw_path)[0].split(b"/")[:-1]
+        return composed_path(split(self.raw_path)[0]).split(b"/")[:-1]
 
     @property
     def name(self) -> bytes:

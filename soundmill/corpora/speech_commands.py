@@ -76,7 +76,7 @@ def _rows(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[M
         *folders, _ = folders_of_key(key)
         if folders:
             word = class_label(os.fsencode(folders[-1]))
-            yield ManifestRow(name, line, key.strip(), labels=[word], split=LISTS[os.path.basename(name)], part=word)
+            yield ManifestRow(name, line, key.strip(), labels=[word], split=LISTS[os.path.basename(name)], part=word, bare=True)
         else:
             tables.reject(name, "bad path", f"line {line}: {key!r:.80} is not a path like `yes/0a7c2a8d_nohash_0.wav`")
 

@@ -50,8 +50,7 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
 
 def _pairs(inventory: Inventory, extension: bytes) -> Iterator[tuple[AudioFile, bytes]]:
     for file in inventory.audio:
-        name = os.path.splitext(file.raw_path)[0] + extension
-        if name in inventory.metadata:
+        if name := inventory.beside(os.path.splitext(file.raw_path)[0], extension):
             yield file, name
 
 

@@ -9,10 +9,13 @@ from typing import Any
 
 from soundmill import hashing, shards
 from soundmill.corpora.folder_names import SPLIT_NAMES
-from soundmill.corpora.inventory import AudioFile
+from soundmill.corpora.inventory import AudioFile, composed
+from soundmill.corpora.statements import NOTHING
 from soundmill.errors import UserError
 from soundmill.manifest import TERMS, VIDEO_ID, escape_path
 
+# Words for a missing value, as programs write it. A folder may be called so; a class in a table may be `unknown` or `other`.
+MISSING = frozenset(("-", "--", "?", "nan", "none", "null", "nil", "na", "n/a", "#n/a", "<na>"))
 MAX_TEXT = 1 << 28  # characters of captions and labels in memory: some two million clips
 
 
@@ -53,6 +56,7 @@ class CorpusTables:
     def __post_init__(self) -> None:
         self._ids: dict[str, str] = {}  # recording_id → path
         self._held = 0  # characters
+        self._nothing: dict[str, str] = {}  # captions or labels → the first that is a word for a missing value
 
     def count(self, key: str, by: int = 1) -> None:
         self.counts[key] = self.counts.get(key, 0) + by
@@ -63,6 +67,19 @@ class CorpusTables:
         if self._held > MAX_TEXT:
             what = f"captions and labels of more than {MAX_TEXT} characters, too many for memory"
             raise UserError(f"{escape_path(raw_path)}: {what}; remove it from the corpus, or divide the corpus")
+
+    def said(self, texts: Iterable[str], origin: str, labels: bool = False) -> list[str]:
+        """The texts, composed, without empty ones and words for a missing value (`nan`), which are counted."""
+        kept = []
+        for text in map(composed, filter(str.strip, texts)):
+            word = text.strip().lower()
+            if word in MISSING or (word in NOTHING and not labels):
+                what = "labels" if labels else "captions"
+                self.count(f"{what}_that_say_nothing")
+                self._nothing.setdefault(what, f"{origin}: {text.strip()}")
+            else:
+                kept.append(text)
+        return kept
 
     def reject(self, raw_path: bytes, reason: str, detail: str = "") -> None:
         self.rejected.append({"path": escape_path(raw_path), "reason": reason, "detail": detail})
@@ -92,7 +109,7 @@ class CorpusTables:
                 "digest": file.digest,
                 "shard": shards.shard_of(file.shard_key, num_shards),
                 "start_time": float(start_time),
-                "labels": [_clean(label) for label in labels],
+                "labels": list(dict.fromkeys(map(_clean, labels))),
                 "fold": fold,
                 "split": split,
                 "group": _clean(group) if group else None,
@@ -141,6 +158,10 @@ class CorpusTables:
     def settle(self, corpus: str) -> None:
         """After reading: set each recording's corpus, and fill `matched` and `orphans`."""
         self.format = corpus
+        for what, first in self._nothing.items():
+            count = self.counts[f"{what}_that_say_nothing"]
+            self.remarks.append(f"{count} {what} are words for a missing value and are left out (first: {first})")
+        self._nothing = {}
         described: dict[tuple[str, float | None], dict[str, Any]] = {}
         paths = {row["recording_id"]: row["path"] for row in self.recordings}
         for row in self.captions:
@@ -167,8 +188,8 @@ def id_of_path(raw_path: bytes) -> str:
 
 
 def _clean(text: str) -> str:
-    """Text as one line; lone surrogates, which JSON allows and UTF-8 does not, become `?`."""
-    return " ".join(text.split()).encode("utf-8", "replace").decode()
+    """Composed text as one line; lone surrogates, which JSON allows and UTF-8 does not, become `?`."""
+    return " ".join(composed(text).split()).encode("utf-8", "replace").decode()
 
 
 def whole_number(text: str) -> str:

@@ -17,7 +17,7 @@ from soundmill.corpora import clotho, sources
 from soundmill.corpora.claims import claim_all
 from soundmill.corpora.inventory import LICENCES, Inventory
 from soundmill.corpora.json_entries import WAVCAPS
-from soundmill.corpora.metadata import csv_columns, read_csv, read_head, read_json, read_json_lines, read_lines
+from soundmill.corpora.metadata import csv_columns, read_csv, read_entries, read_head, read_json, read_lines
 from soundmill.corpora.resolver import FileIndex
 from soundmill.corpora.rows import JoinState, ManifestRow
 from soundmill.corpora.statements import NAMES, UNKNOWN, Reader, Statement, clean
@@ -132,7 +132,7 @@ def _entries(inventory: Inventory, name: bytes, reader: Reader) -> Iterator[_Ent
         yield from _of_rows(_parquet(inventory, name), shown, reader)
     elif (_LINES.search(lower) or lower.endswith(b".json")) and _IN_JSON.search(read_head(inventory, name)):
         if _LINES.search(lower):
-            yield from _of_rows(read_json_lines(inventory, name), shown, reader)
+            yield from _of_rows(read_entries(inventory, name), shown, reader)
         else:
             yield from _of_rows(_objects(read_json(inventory, name)), shown, reader)
 

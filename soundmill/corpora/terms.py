@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from soundmill.corpora import licences, nsynth, sound_tags, term_files, term_tables
-from soundmill.corpora.inventory import LICENCES, Inventory
+from soundmill.corpora.inventory import LICENCES, Inventory, composed
 from soundmill.corpora.json_entries import WAVCAPS
 from soundmill.corpora.metadata import read_text
 from soundmill.corpora.statements import AI_TERMS, MAX_CELL, UNKNOWN, Reader, Statement, clean, combine
@@ -114,7 +114,7 @@ def fill(tables: CorpusTables, inventory: Inventory) -> None:
     videos = youtube_videos(tables.recordings)
     beyond: list[str] = []
     for row in tables.recordings:
-        if (found := rows.match(row["path"])) is None:
+        if (found := rows.match(composed(row["path"]))) is None:
             stated = [*tables.stated.get(row["recording_id"], ())]
             if row["raw_path"] in tags:
                 stated.append((sound_tags.FOUND, parse_json(tags[row["raw_path"]])))
@@ -164,7 +164,7 @@ def _read(tables: CorpusTables, inventory: Inventory) -> _Rows:
     def cleaned(text: str) -> str | None:
         return known.once(clean(text)) or None
 
-    reader = csv.reader(io.StringIO(read_text(inventory, LICENCES), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(read_text(inventory, LICENCES, strict=True), newline=""), strict=True)
     at = 1
     try:
         for cells in reader:
@@ -179,7 +179,7 @@ def _read(tables: CorpusTables, inventory: Inventory) -> _Rows:
                 raise UserError(f"{place}:{line}: {len(cells)} cells, must be {len(COLUMNS)}: {', '.join(COLUMNS)}")
             if long := [column for column, cell in zip(COLUMNS, cells, strict=True) if len(cell) > MAX_CELL]:
                 raise UserError(f"{place}:{line}: {long[0]} has more than {MAX_CELL} characters; shorten it")
-            glob, licence, creator, url, ai_terms = cells
+            glob, licence, creator, url, ai_terms = composed(cells[0]), *cells[1:]
             if not glob:
                 raise UserError(f"{place}:{line}: glob is empty; give a path, or * for all recordings")
             licence, ai_terms = cleaned(licence), cleaned(ai_terms) or UNKNOWN
@@ -204,7 +204,7 @@ def _read(tables: CorpusTables, inventory: Inventory) -> _Rows:
     if at == 1:
         raise UserError(f"{place}:1: the header must be {','.join(COLUMNS)} (docs/corpora.md#terms)")
     # A path may contain characters that would be wildcards.
-    paths = {row["path"] for row in tables.recordings if row["path"] in rows.literal}
+    paths = {path for row in tables.recordings if (path := composed(row["path"])) in rows.literal}
     others = [(number, glob) for number, glob in enumerate(globs) if glob not in paths]
     wild = [(number, glob) for number, glob in others if _WILDCARD.search(glob)]
     if len(wild) > MAX_PATTERNS:

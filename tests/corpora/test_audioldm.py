@@ -80,7 +80,12 @@ def test_splits_are_where_the_root_lists_them(corpus):
     assert not [remark for remark in tables.remarks if "not read" in remark]
 
 
-def test_a_list_of_another_form_is_an_error_that_names_it(corpus):
+def test_an_object_that_is_no_list_is_quarantined(corpus):
     write(corpus, "dataset/metadata/audiocaps/datafiles/train.json", '{"items": []}')
-    with pytest.raises(UserError, match=r'datafiles/train\.json: expected .*"data"'):
-        scan(corpus)
+    rejected = [(row["path"].rpartition("/")[2], row["reason"], row["detail"]) for row in scan(corpus).rejected]
+    assert ("train.json", "bad entry", "line 1: no `wav`") in rejected
+
+
+def test_another_layout_is_an_error_that_describes_audioldm(tmp_path):
+    with pytest.raises(UserError, match="no json with AudioLDM's splits"):
+        scan(put(tmp_path, "a.wav"), "audioldm")

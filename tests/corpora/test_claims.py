@@ -47,10 +47,10 @@ def test_parts_keep_files_of_one_name_apart_and_never_lend_each_other_one():
     rows = [
         row("12", "free", part="freesound"),
         row("12", "bible", source=b"sb.json", part="soundbible"),
-        row("13", "none", source=b"sb.json", part="soundbible"),
+        row("13", "nobody", source=b"sb.json", part="soundbible"),
     ]
     tables = joined(names, rows, unique=True)
-    assert captions_of(tables) == {"FreeSound_flac/12.flac": ["free"], "SoundBible_flac/12.flac": ["bible"], None: ["none"]}
+    assert captions_of(tables) == {"FreeSound_flac/12.flac": ["free"], "SoundBible_flac/12.flac": ["bible"], None: ["nobody"]}
     assert [entry["path"] for entry in tables.orphans] == ["FreeSound_flac/13.flac"]
     assert not tables.collisions
 

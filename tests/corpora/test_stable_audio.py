@@ -41,7 +41,7 @@ def test_prompts_belong_to_the_recording_beside_them(corpus):
     ("content", "reason"),
     [
         (b'{"prompt": ', "unreadable caption"),
-        (b"\xff\xfe", "unreadable caption"),
+        (b"\xff\xfe", "empty caption"),
         (b"[" * 100_000, "unreadable caption"),
         (b'{"prompt": "' + b"x" * (1 << 20) + b'"}', "caption too long"),
         (b'["prompt"]', "empty caption"),

@@ -56,7 +56,7 @@ def test_entries_without_id_duplicate_ids_and_hostile_ones(lay, captions_of):
 
 @pytest.mark.parametrize("content", ['[{"id": "a", "caption": "x"}', '[{"id": "a", "caption": ' + "[" * 100_000])
 def test_broken_json_is_an_error_that_names_it(lay, content):
-    with pytest.raises(UserError, match=r"x\.json: not readable as JSON"):
+    with pytest.raises(UserError, match=r"x\.json:1: not readable as JSON"):
         registry.read("wavcaps", lay("a.flac", **{"x.json": content}), 4)
 
 

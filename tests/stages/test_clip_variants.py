@@ -104,11 +104,12 @@ def test_clips_come_to_one_loudness_and_are_measured_before_it(one_shots, tmp_pa
 def test_a_variant_may_refuse_what_it_would_have_to_upsample(one_shots, tmp_path):
     plan = {"sample_rate": 44_100, "channels": 2, "upsample": False, "tail": "keep"}
     (one_shots / "low.wav").write_bytes(sound(0, 0.5, 22_050, "WAV"))
+    (one_shots / "data.wav").write_bytes(sound(0, 10, 1, "WAV"))  # ten numbers, one a second
     inventory(tmp_path, one_shots)
     settle(tmp_path, plan, corpus={"path": str(one_shots)})
     run_both(tmp_path)
     mono = {path.name for path in one_shots.glob("*.flac") if soundfile.info(path).channels == 1}
-    assert reasons_of(tmp_path, "segment") == {"low.wav": "low rate", **dict.fromkeys(mono, "few channels")}
+    assert reasons_of(tmp_path, "segment") == {"low.wav": "low rate", "data.wav": "low rate", **dict.fromkeys(mono, "few channels")}
     assert set(clips_of(tmp_path)) == {path.name for path in one_shots.glob("*.flac")} - mono != set()
 
 

@@ -1,0 +1,276 @@
+"""Tables, lists and names as people and programs write them: the inputs of ../shared/cases, and their brothers."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+
+import pytest
+
+from soundmill.corpora import inventory, registry
+from soundmill.errors import UserError
+from tests.corpora.tiny import captions, put, recordings, scan, write
+
+NFC, NFD = (unicodedata.normalize(form, "Vögel") for form in ("NFC", "NFD"))
+HEADER = "file_name,text\n"
+
+
+def captions_of(files: dict[str, str | bytes], tmp_path, *sounds: str) -> tuple[dict[str, list[str]], str]:
+    """Captions by path, and all remarks, of a corpus of these sounds and texts."""
+    put(tmp_path, *(sounds or ("a.wav", "b.wav")))
+    for name, text in files.items():
+        write(tmp_path, name, text)
+    tables = scan(tmp_path)
+    return {path: texts for path, texts in captions(tables).items() if path.endswith(".wav")}, "\n".join(tables.remarks)
+
+
+def test_an_unclosed_quote_of_a_large_table_ends_with_its_line(shared):
+    tables = scan(shared / "cases" / "09-unclosed-quote")
+    found = captions(tables)
+    assert [found[f"train/c{number}.wav"] for number in range(4)] == [
+        ["rain on a roof"],
+        ["a dog barks twice"],
+        ["wind in trees"],
+        ["a train passes"],
+    ]
+    assert len(tables.captions) == 3004
+    assert "(first: line 3)" in tables.remarks[0]
+
+
+def test_no_class_is_called_nan(shared):
+    tables = scan(shared / "cases" / "10-labels-that-are-nan" / "10b-jsonl-nan")
+    assert [row["labels"] for row in tables.recordings] == [["rain"], [], ["dog"], ["3"], [], ["rain"]]
+    assert "nan" not in {row["caption"].lower() for row in tables.captions}
+
+
+def test_a_class_in_two_unicode_forms_is_one(shared):
+    tables = scan(shared / "cases" / "11-unicode-forms" / "11-nfd-nfc")
+    assert {label for row in tables.recordings for label in row["labels"]} == {"vögel", "regen"}
+
+
+def test_an_array_named_jsonl_is_read(shared):
+    tables = scan(shared / "cases" / "13-array-named-jsonl" / "13d-jsonl-is-array")
+    assert captions(tables) == {"a.wav": ["rain"], "b.wav": ["wind"]}
+
+
+def test_words_for_nothing_are_no_captions(shared):
+    tables = scan(shared / "cases" / "14-empty-words" / "19-null-captions")
+    assert captions(tables) == {"a5.wav": ["real words"]}
+    assert tables.counts["captions_that_say_nothing"] == 4
+    assert [remark.startswith("4 captions are words for a missing value") for remark in tables.remarks] == [True]
+
+
+def test_captions_of_notepad_are_read(shared):
+    tables = scan(shared / "cases" / "15-notepad-captions" / "12-notepad-sidecars")
+    texts = ["Café with people talking", "a dog barks", "rain on a roof", "a plain caption"]
+    assert captions(tables) == {f"{name}.wav": [text] for name, text in zip("abcd", texts, strict=True)}
+    assert [remark.startswith("1 texts that are not UTF-8, read as Windows-1252 (first: a.txt)") for remark in tables.remarks]
+
+
+def test_no_piece_of_a_broken_text_is_a_caption(shared):
+    tables = scan(shared / "cases" / "16-broken-line" / "08-unquoted-newline")
+    assert captions(tables) == {"audio/k1L2m3N4o5P_12.wav": ['a bell, then "silence"']}
+    assert "3 texts with a line break and without quotes" in tables.remarks[0]
+    assert "(first: lines 2 and 3)" in tables.remarks[0]
+
+
+def test_fsd50k_is_read_with_its_labels_and_splits(shared):
+    tables = scan(shared / "cases" / "17-fsd50k" / "20k-fsd50k")
+    assert tables.format == "fsd50k"
+    assert recordings(tables, "labels", "split") == {
+        "FSD50K.dev_audio/63.wav": (["Electric guitar", "Guitar", "Music"], "train"),
+        "FSD50K.dev_audio/64.wav": (["Bark"], "valid"),
+        "FSD50K.dev_audio/65.wav": (["Rain"], "train"),
+        "FSD50K.eval_audio/70.wav": (["Bark"], "test"),
+        "FSD50K.eval_audio/71.wav": (["Rain"], "test"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("rows", "found", "remark"),
+    [
+        ('a.wav,"a dog\nb.wav,wind\n', {"a.wav": ["a dog"], "b.wav": ["wind"]}, "(first: line 2)"),
+        ('a.wav,"a dog\nb.wav,"wind, rain"\n', {"a.wav": ["a dog"], "b.wav": ["wind, rain"]}, "(first: line 2)"),
+        ('a.wav,"a\ndog, barking"\nb.wav,wind\n', {"a.wav": ["a dog, barking"], "b.wav": ["wind"]}, "contain lines like rows"),
+        ('a.wav,"hi" she said\nb.wav,wind\n', {"a.wav": ["hi she said"], "b.wav": ["wind"]}, ""),
+        ("a.wav,a dog\nbarks loud\nb.wav,wind\n", {"b.wav": ["wind"]}, "lines 2 and 3"),
+        ("a.wav,a dog\nbarks\nloud\nb.wav,wind\n", {"b.wav": ["wind"]}, "lines 2 and 3"),
+        ("b.wav,wind\na.wav,a dog\nbarks\n", {"b.wav": ["wind"]}, "lines 3 and 4"),
+        ("a.wav\nb.wav,wind\n", {"b.wav": ["wind"]}, ""),
+        ("b.wav,wind\na.wav\n", {"b.wav": ["wind"]}, ""),
+        ("a.wav,unknown\nb.wav,#N/A\n", {}, "2 captions are words for a missing value"),
+        ("a.wav,nan gwaan\nb.wav,none of it\n", {"a.wav": ["nan gwaan"], "b.wav": ["none of it"]}, ""),
+        ("\n\na.wav,a dog\n", {"a.wav": ["a dog"]}, ""),
+    ],
+)
+def test_rows_that_people_write(tmp_path, rows, found, remark):
+    texts, remarks = captions_of({"metadata.csv": HEADER + rows}, tmp_path)
+    assert texts == found
+    assert remark in remarks if remark else not remarks
+
+
+def test_a_text_that_is_broken_in_the_first_column_gives_no_caption(tmp_path):
+    table = "text,file_name\nwind blows,b.wav\na dog barks\nand howls,a.wav\n"
+    assert captions_of({"metadata.csv": table}, tmp_path)[0] == {"b.wav": ["wind blows"]}
+
+
+def test_a_line_break_in_a_transcript_costs_its_row(tmp_path):
+    lines = "a|One two.|one two\nb|Three\nfour.|three four\nc|Five.|five\nsix\n"
+    put(tmp_path, "wavs/a.wav", "wavs/b.wav", "wavs/c.wav")
+    write(tmp_path, "metadata.csv", lines)
+    tables = scan(tmp_path, "ljspeech")
+    assert captions(tables) == {"wavs/a.wav": ["one two"]}
+    assert [row["detail"].split(":")[0] for row in tables.rejected] == ["line 2", "line 3", "line 4", "line 5"]
+
+
+ENTRIES = [{"file_name": "a.wav", "text": "rain"}, {"file_name": "b.wav", "text": "wind"}]
+LINES = "\n".join(map(json.dumps, ENTRIES))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        LINES,
+        "\n" + LINES,
+        json.dumps(ENTRIES),
+        json.dumps(ENTRIES, indent=2),
+        json.dumps({"version": 1, "data": ENTRIES}, indent=2),
+        "\n".join(json.dumps(entry, indent=2) for entry in ENTRIES),
+    ],
+    ids=["lines", "blank", "array", "indented", "data", "objects"],
+)
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.json"])
+def test_json_is_read_by_what_it_is_not_by_its_name(tmp_path, name, text, encoding):
+    assert captions_of({name: text.encode(encoding)}, tmp_path)[0] == {"a.wav": ["rain"], "b.wav": ["wind"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("sb.jsonl", '{"id": "a", "caption": "rain"}\n{"id": "b", "caption": "wind"}\n'),
+        ("test.json", '[{"location": "a.wav", "captions": "rain"}, {"location": "b.wav", "captions": ["wind"]}]'),
+        ("x.json", '[{"Uid": "a", "Caption": "rain"},\n{"Uid": "b", "Caption": "wind"}]'),
+        ("x.jsonl", '{"Uid": "a", "Caption": "rain"}\n{"Uid": "b", "Caption": "wind"}'),
+    ],
+)
+def test_entries_of_every_format_may_be_lines_or_a_list(tmp_path, name, text):
+    assert captions_of({name: text}, tmp_path)[0] == {"a.wav": ["rain"], "b.wav": ["wind"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [('[{"file_name": "a.wav"},\n{"file_name": }]', 2), ('{\n"file_name": "a.wav",\n"text" "b"}', 3), (LINES + "\n{", 3)],
+)
+def test_broken_json_is_named_with_its_line(tmp_path, text, line):
+    put(tmp_path, "a.wav")
+    write(tmp_path, "metadata.jsonl", text)
+    with pytest.raises(UserError, match=rf"metadata\.jsonl:{line}: not readable as JSON"):
+        scan(tmp_path, "audiofolder")
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("a.txt", "café\r\n"), ("a.json", '{"prompt": "café"}'), ("metadata.csv", "file_name,text\r\na.wav,café\r\n")],
+)
+def test_texts_in_every_encoding(tmp_path, name, text, encoding):
+    found, remarks = captions_of({name: text.encode(encoding)}, tmp_path)
+    assert found == {"a.wav": ["café"]}
+    assert ("Windows-1252" in remarks) == (encoding == "cp1252")
+
+
+@pytest.mark.parametrize(("of_sound", "of_text"), [(NFC, NFD), (NFD, NFC)])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("@/@.txt", "birds"),
+        ("@/@.json", '{"prompt": "birds"}'),
+        ("metadata.csv", "file_name,text\n@/@.wav,birds\n"),
+        ("@/metadata.csv", "file_name,text\n@.wav,birds\n"),
+        ("x.json", '[{"id": "@", "caption": "birds"}]'),
+        ("clotho_captions_development.csv", "file_name,caption_1\n@.wav,birds\n"),
+        ("@/metadata.csv", "@|Birds|birds\n"),
+    ],
+)
+def test_captions_find_sounds_in_another_unicode_form(tmp_path, name, text, of_sound, of_text):
+    folder = "wavs" if "|" in text else of_sound
+    if folder == "wavs":
+        name = "metadata.csv"
+    files = {name.replace("@", of_text): text.replace("@", of_text)}
+    if name.startswith("@"):  # on disk these would be two folders, so the text is beside the sound
+        files = {name.replace("@/", f"{of_sound}/").replace("@", of_text): text.replace("@", of_text)}
+    assert captions_of(files, tmp_path, f"{folder}/{of_sound}.wav")[0] == {f"{folder}/{of_sound}.wav": ["birds"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("metadata.csv", f"file_name,label\na.wav,{NFC}\nb.wav,{NFD}\n"),
+        ("metadata.jsonl", f'{{"file_name": "a.wav", "labels": ["{NFC}", "{NFD}"]}}\n{{"file_name": "b.wav", "label": "{NFD}"}}'),
+        ("esc50.csv", f"filename,fold,target,category\na.wav,1,0,{NFC.lower()}\nb.wav,1,0,{NFD.lower()}\n"),
+    ],
+)
+def test_labels_of_a_table_in_two_unicode_forms_are_one(tmp_path, name, text):
+    put(tmp_path, "a.wav", "b.wav")
+    write(tmp_path, name, text)
+    labels = [[label.lower() for label in row["labels"]] for row in scan(tmp_path).recordings]
+    assert labels == [[NFC.lower()]] * 2
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [
+        ("NaN", []),
+        ("null", []),
+        ("3.0", ["3"]),
+        ('"3.0"', ["3"]),
+        ("0.5", ["0.5"]),
+        ("Infinity", []),
+        ("1e999999", []),
+        ("true", []),
+        ('{"a": 1}', []),
+        ("[3.0, NaN, 3]", ["3"]),
+        ('"nan"', []),
+        ('"N/A"', []),
+        ('["<NA>", "dog"]', ["dog"]),
+        ('"unknown"', ["unknown"]),
+    ],
+)
+def test_values_that_may_be_classes(tmp_path, label, expected):
+    put(tmp_path, "a.wav")
+    write(tmp_path, "metadata.jsonl", f'{{"file_name": "a.wav", "text": "x", "label": {label}}}')
+    assert recordings(scan(tmp_path), "labels") == {"a.wav": expected}
+
+
+def test_folders_may_be_called_as_words_for_nothing(tmp_path):
+    names = ("none/a.wav", "nan/b.wav", "unknown/c.wav")
+    assert recordings(scan(put(tmp_path, *names)), "labels") == {name: [name.split("/")[0]] for name in names}
+
+
+def test_recordings_without_an_original_are_no_group(tmp_path):
+    put(tmp_path, "fold1/a.wav", "fold1/b.wav")
+    write(tmp_path, "u.csv", "slice_file_name,fsID,fold,class\na.wav,nan,1,dog\nb.wav,nan,1,dog\n")
+    assert set(recordings(scan(tmp_path), "group").values()) == {None}
+
+
+@pytest.mark.parametrize("number", ["1e999999", "9" * 400, "-Infinity", "9" * 5000])
+def test_a_start_that_no_recording_has_is_left_out_or_named(tmp_path, number):
+    put(tmp_path, "r1nicOVtvkQ.wav")
+    write(tmp_path, "metadata.jsonl", f'{{"file_name": "r1nicOVtvkQ.wav", "ytid": "r1nicOVtvkQ", "start": {number}, "text": "x"}}')
+    if len(number) > 4300:  # what Python reads as a number
+        with pytest.raises(UserError, match=r"metadata\.jsonl:1: not readable as JSON"):
+            scan(tmp_path)
+    else:
+        assert recordings(scan(tmp_path), "start_time") == {"r1nicOVtvkQ.wav": 0.0}
+
+
+def test_licences_name_paths_in_either_unicode_form(tmp_path):
+    from soundmill.corpora import terms
+
+    put(tmp_path, f"{NFD}.wav")
+    write(tmp_path, "licences.csv", f"glob,licence,creator,source_url,ai_terms\n{NFC}.wav,CC0-1.0,,,\n")
+    result = inventory.list_files(tmp_path)
+    tables = registry.read("auto", result, 1)
+    terms.fill(tables, result)
+    assert [row["licence"] for row in tables.recordings] == ["CC0-1.0"]
