@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -16,6 +16,7 @@ from soundmill import disk
 from soundmill.errors import UserError
 
 MAX_DEPTH = 100  # of nested YAML collections; parameters need six
+MAX_VALUES = 100_000  # of a YAML document with fewer bytes, with those that its aliases repeat
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Hertz = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -53,6 +54,7 @@ class ExecutionParams(StageParams):
 
 
 P = TypeVar("P", bound=BaseModel)
+T = TypeVar("T")
 
 
 def compose(conf: Path, overrides: list[str]) -> dict[str, Any]:
@@ -63,6 +65,9 @@ def compose(conf: Path, overrides: list[str]) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    for path in conf.rglob("*.yaml"):
+        if b"*" in (text := path.read_bytes()):  # OmegaConf copies what an alias repeats
+            _of_file(path, lambda text=text: _check_extent(text))
     try:
         with initialize_config_dir(str(conf.resolve()), version_base=None):
             document = OmegaConf.to_container(hydra_compose("config", overrides), resolve=True)
@@ -132,37 +137,71 @@ def read_json(path: Path, remedy: str) -> Any:
 
 
 def parse_yaml(text: str | bytes) -> Any:
-    """The value of YAML 1.2 text (`1e-4` is a number, in YAML 1.1 a string); YAMLError if it is not YAML or nested too deeply.
+    """The value of YAML 1.2 text (`1e-4` is a number, in YAML 1.1 a string); YAMLError, naming the line, if it is none.
 
-    The depth is checked first, because the parser in C would crash the process.
+    Nesting is checked first, because the parser in C would crash the process; aliases, because a few bytes may stand for billions
+    of values.
     """
     from ruamel.yaml import YAML, YAMLError
-    from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 
-    depth = 0
-    for event in YAML(typ="safe").parse(text):
-        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
-        if depth > MAX_DEPTH:
-            raise YAMLError(f"collections nested deeper than {MAX_DEPTH}")
+    _check_extent(text)
     try:
         return YAML(typ="safe").load(text)
-    except (LookupError, TypeError, AttributeError, ArithmeticError) as error:  # of values that do not fit their tag
+    except (LookupError, TypeError, AttributeError, ArithmeticError, ValueError) as error:  # of values that do not fit their tag
         raise YAMLError(f"a value does not fit its tag ({type(error).__name__}: {error})") from None
+
+
+def _check_extent(text: str | bytes) -> None:
+    """YAMLError if a document is nested deeper than MAX_DEPTH, or has far more values than bytes because aliases repeat them."""
+    from ruamel.yaml import YAML, YAMLError
+    from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
+
+    most = max(MAX_VALUES, len(text))
+    sizes: dict[str | None, int] = {}  # by anchor
+    within: list[tuple[str | None, int]] = [(None, 0)]  # anchor and values so far of the collections around an event
+    for event in YAML(typ="safe").parse(text):
+        if isinstance(event, CollectionStartEvent):
+            within.append((event.anchor, 1))
+            if len(within) > MAX_DEPTH + 1:
+                raise YAMLError(f"line {event.start_mark.line + 1}: collections nested deeper than {MAX_DEPTH}")
+            continue
+        if isinstance(event, CollectionEndEvent):
+            anchor, size = within.pop()
+        elif isinstance(event, AliasEvent):
+            of_itself = any(event.anchor == anchor for anchor, _ in within)
+            anchor, size = None, most + 1 if of_itself else sizes.get(event.anchor, 0)
+        elif isinstance(event, ScalarEvent):
+            anchor, size = event.anchor, 1
+        else:
+            continue
+        sizes[anchor] = size
+        around, before = within[-1]
+        within[-1] = around, before + size
+        if before + size > most:
+            line = event.start_mark.line + 1
+            raise YAMLError(f"line {line}: more than {most} values, with those that aliases repeat")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping with `parse_yaml`; UserError if there is none."""
-    from ruamel.yaml import YAMLError
-
     try:
-        document = parse_yaml(path.read_text(encoding="utf-8"))
+        text = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run from a Soundmill checkout, or compose it with `make params`") from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as YAML: {error}") from None
+    document = _of_file(path, lambda: parse_yaml(text.decode("utf-8")))
     if not isinstance(document, dict):
         raise UserError(f"{path}: expected sections of parameters, found {type(document).__name__}")
     return document
+
+
+def _of_file(path: Path, read: Callable[[], T]) -> T:
+    """What `read` gives; a UserError, naming the file, if it is no YAML."""
+    from ruamel.yaml import YAMLError
+
+    try:
+        return read()
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as YAML: {error}") from None
 
 
 def write_yaml(document: dict[str, Any], path: Path) -> None:
@@ -232,13 +271,13 @@ def parse(model: type[P], values: Any, where: str) -> P:
 
 def override(params: P, settings: Sequence[str], where: str) -> P:
     """The parameters with some replaced by `settings` (`num_steps=50`, `name.key=value`, values in YAML)."""
-    from ruamel.yaml import YAML, YAMLError
+    from ruamel.yaml import YAMLError
 
     values = params.model_dump(mode="json")
     for setting in settings:
         name, equals, text = setting.partition("=")
         try:
-            value = YAML(typ="safe").load(text)
+            value = parse_yaml(text)
         except YAMLError:
             raise UserError(f"{where}.{name}: {text!r} is not a YAML value") from None
         *parents, key = name.split(".")

@@ -82,7 +82,38 @@ def test_yaml_that_nests_too_deep_is_named_and_ends_no_process(tmp_path, text):
     code = "import sys; from pathlib import Path; from soundmill import params; params.read_yaml(Path(sys.argv[1]))"
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1  # of the error; libyaml's composer would have ended with a signal
-    assert "deep.yaml: not readable as YAML: collections nested deeper than 100" in done.stderr
+    assert "deep.yaml: not readable as YAML: line " in done.stderr
+
+
+LAUGHS = "a0: &a0 [x, x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10))
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (LAUGHS, 6),
+        ("a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 10)), 6),
+        ("a: &a [1, *a]\n", 1),
+        ("a: &a\n  b: *a\n", 2),
+        ("a: " + "9" * 5000, None),
+    ],
+)
+def test_yaml_that_stands_for_more_than_memory_is_named_with_its_line(tmp_path, text, line):
+    path = write(tmp_path / "large.yaml", text)
+    with pytest.raises(UserError, match=rf"large\.yaml: not readable as YAML: {f'line {line}: more than' if line else ''}"):
+        params.read_yaml(path)
+    if line:
+        (tmp_path / "config.yaml").write_text(text)
+        with pytest.raises(UserError, match=r"\.yaml: not readable as YAML"):
+            params.compose(tmp_path, [])
+
+
+def test_aliases_of_a_few_values_are_read(tmp_path):
+    assert params.read_yaml(write(tmp_path / "x.yaml", "a: &a {b: 1}\nc: *a\nd: {<<: *a, e: 2}\n")) == {
+        "a": {"b": 1},
+        "c": {"b": 1},
+        "d": {"b": 1, "e": 2},
+    }
 
 
 def test_json_that_nests_too_deep_is_named(tmp_path):
