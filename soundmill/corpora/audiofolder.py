@@ -59,6 +59,8 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
     for name in names:
         rows.extend(_read_table(inventory, name, name in undigested, embedded, tables))
     if not rows and not embedded:
+        for one in tables.rejected[:1]:
+            raise UserError(f"{one['path']}: {one['reason']} ({one['detail']}); correct it, or remove it from the corpus")
         raise inventory.lacks(
             "metadata.csv, .jsonl or .parquet with `file_name`, and no Parquet table with usable recordings", "put one there"
         )

@@ -21,11 +21,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from soundmill import hashing, params
-from soundmill.corpora import buckets, sound_tags
+from soundmill.corpora import buckets, parquet_pages, sound_tags
 from soundmill.corpora.inventory import AudioFile, composed_path
+from soundmill.corpora.resolver import MAX_KEY
 from soundmill.decoding.decode import DecodeError, open_regular
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
@@ -35,6 +37,8 @@ PART_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")  # of a part of a uni
 MAX_PLAIN_BYTES = 4 << 20  # of a row group's plain values by its footer; larger groups are read row by row, others ROWS at once
 ROWS = 64  # each may repeat the longest text of the group, which is stored once
 MOST_UNPACKED = 64  # unpacked to packed size, beyond MAX_BYTES: recordings hardly compress, text ten or twenty times
+MAX_VALUES = 4 << 20  # of a column in a row group, or
+MOST_VALUES = 8  # to each byte: equal ones take less than a bit
 _MARK = b"\0"
 NO_BYTES = ("empty", "no bytes in its cell")
 
@@ -198,13 +202,20 @@ def open_table(path: bytes) -> pq.ParquetFile:
             # No read-ahead: a row group may be larger than memory, so only a page is held.
             place = file if buckets.is_url(path) else f"/proc/self/fd/{file.fileno()}"
             table = pq.ParquetFile(place, pre_buffer=False, buffer_size=1 << 20)
+            about = table.metadata
+            repeated = [column for column in map(about.schema.column, range(about.num_columns)) if column.max_repetition_level]
+            if texts := [column.path for column in repeated if column.physical_type == "BYTE_ARRAY"]:
+                # A text that a list repeats is stored once.
+                table = pq.ParquetFile(place, pre_buffer=False, buffer_size=1 << 20, read_dictionary=texts, metadata=about)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise DecodeError("unreadable table", _one_line(error)) from None
-        if table.metadata.num_rows > file.seek(0, io.SEEK_END):
-            raise DecodeError("unreadable table", f"{table.metadata.num_rows} rows declared, more than its bytes")
+        if about.num_rows > file.seek(0, io.SEEK_END):
+            raise DecodeError("unreadable table", f"{about.num_rows} rows declared, more than its bytes")
+        if about.num_rows != sum(about.row_group(group).num_rows for group in range(about.num_row_groups)):
+            raise DecodeError("unreadable table", "its row groups have more or fewer rows than it")
         if len(set(table.schema_arrow.names)) < len(table.schema_arrow.names):
             raise DecodeError("unreadable table", "two columns have the same name")
-        _check_sizes(table.metadata)
+        _check_sizes(about, None if buckets.is_url(path) else file)
         return table
 
 
@@ -217,16 +228,28 @@ def tables_of(metadata: Mapping[bytes, bytes]) -> Iterator[bytes]:
                     yield name
 
 
-def _check_sizes(about: pq.FileMetaData) -> None:
-    """DecodeError if a column would unpack to an implausible size: its pages are held in memory."""
+def _check_sizes(about: pq.FileMetaData, file: BinaryIO | None) -> None:
+    """DecodeError if a column would unpack to an implausible size: its pages are held in memory.
+
+    The footer's sizes are compared with those of the pages in `file`; in a bucket, where each page would take a request, they are
+    believed.
+    """
     for group in range(about.num_row_groups):
         row_group = about.row_group(group)
         for number in range(row_group.num_columns):
             column = row_group.column(number)
-            packed, plain = column.total_compressed_size, column.total_uncompressed_size
-            if plain > MAX_BYTES and plain > MOST_UNPACKED * packed:
-                what = f"{column.path_in_schema} of row group {group} unpacks from {packed} to {plain} bytes"
-                raise DecodeError("too large", what)
+            what = f"{column.path_in_schema} of row group {group}"
+            declared = column.total_uncompressed_size
+            packed, plain, values = column.total_compressed_size, declared, column.num_values
+            if file is not None:
+                with suppress(ValueError, OSError):  # damaged pages are reported where they are read
+                    packed, plain, values = parquet_pages.extent(file, column)
+                if plain > max(declared, MAX_PLAIN_BYTES):
+                    raise DecodeError("unreadable table", f"{what} has {plain} bytes, its footer says {declared}")
+            if max(plain, declared) > max(MAX_BYTES, MOST_UNPACKED * packed):
+                raise DecodeError("too large", f"{what} unpacks from {packed} to {max(plain, declared)} bytes")
+            if max(values, column.num_values) > max(MAX_VALUES, MOST_VALUES * packed):
+                raise DecodeError("too large", f"{what} unpacks from {packed} bytes to {max(values, column.num_values)} values")
 
 
 def audio_column(schema: pa.Schema) -> str | None:
@@ -261,7 +284,10 @@ def read_rows(file: pq.ParquetFile, group: int) -> Iterator[dict[str, Any]]:
             return
         rows = ROWS if _plain_bytes(file, group, columns) <= MAX_PLAIN_BYTES else 1
         for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=columns, use_threads=False):
-            yield from batch.select(names).to_pylist()
+            chosen = batch.select(names)
+            if (size := sum(map(_text_bytes, chosen.columns))) > MAX_BYTES:
+                raise DecodeError("too large", f"{rows} rows of row group {group} have {size} bytes of text")
+            yield from chosen.to_pylist()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DecodeError("unreadable table", _one_line(error)) from None
 
@@ -276,11 +302,28 @@ def _plain_bytes(file: pq.ParquetFile, group: int, columns: list[str]) -> int:
     )
 
 
+def _text_bytes(array: pa.Array) -> int:
+    """Bytes of the texts of an array, those in lists each as often as it is there."""
+    if pa.types.is_struct(array.type):
+        return sum(map(_text_bytes, array.flatten()))
+    if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
+        array = array.flatten()
+    if pa.types.is_dictionary(array.type) and _is_text(array.type.value_type):
+        return pc.sum(pc.cast(pc.binary_length(array.dictionary), pa.int64()).take(array.indices)).as_py() or 0
+    return pc.sum(pc.binary_length(array)).as_py() or 0 if _is_text(array.type) else 0
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
 def _is_plain(kind: pa.DataType) -> bool:
     """Whether a column holds text, numbers, booleans or lists of these."""
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_dictionary(kind):
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         kind = kind.value_type
-    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    tests = (_is_text, pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
     return any(test(kind) for test in tests)
 
 
@@ -402,7 +445,7 @@ def embedded_files(
         end += about.num_rows
         absent = set() if cells is not None else {row + number for number in _absent_cells(file, group)}
         for values in itertools.islice(read_rows(file, group), end - row):
-            inner = (values.pop(column, None) or {}).get("path") or ""
+            inner = ((values.pop(column, None) or {}).get("path") or "")[:MAX_KEY]  # kept for every row
             size, digest, *tags = cells[row] if cells is not None else (about.total_byte_size // about.num_rows, "")
             if row in absent:
                 size, digest = NO_BYTES

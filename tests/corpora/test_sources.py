@@ -17,7 +17,7 @@ from soundmill.corpora.sources import Sources
 from soundmill.decoding import decode
 from soundmill.decoding.decode import DecodeError
 from soundmill.errors import UserError
-from tests.corpora.tiny import AUDIO, cell, sound, write_table
+from tests.corpora.tiny import AUDIO, cell, scan, sound, write_table
 
 
 def embedded(path, name=b"t.parquet", digests=True):
@@ -257,3 +257,63 @@ def test_a_long_text_that_a_table_says_once_is_not_held_for_every_row(tmp_path, 
         for _ in sources.read_rows(file, 0):
             held.append(pa.total_allocated_bytes())
     assert max(held) < 40 << 20  # all at once would be 200 MB
+
+
+def patched(path, **footer: int) -> bytes:
+    """The bytes of a table whose footer says this of its last column, in numbers of the same length."""
+    data = bytearray(path.read_bytes())
+    column = pq.ParquetFile(path).metadata.row_group(0).column(pq.ParquetFile(path).metadata.num_columns - 1)
+    for name, value in footer.items():
+        old, new = thrift(getattr(column, name)), thrift(value)
+        at = data.rindex(old)
+        data[at : at + len(old)] = bytes(byte | 128 for byte in new) + bytes([128] * (len(old) - len(new) - 1)) + b"\0"
+        if len(new) == len(old):
+            data[at : at + len(old)] = new
+    return bytes(data)
+
+
+def thrift(number: int) -> bytes:
+    number, out = number * 2, bytearray()
+    while number > 127:
+        out.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*out, number])
+
+
+def repeated(text: str, times: int) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(pa.array([0] * times, pa.int32()), [text])
+
+
+LONG = "x" * (5 << 20)
+
+
+@pytest.mark.parametrize(
+    ("column", "footer", "problem"),
+    [
+        ("path", {}, None),  # of each row its beginning is kept
+        ("path", {"total_uncompressed_size": 70}, "its footer says 70"),
+        ("labels", {}, "of text"),
+        ("label", {}, "values"),
+    ],
+)
+def test_a_few_bytes_that_stand_for_more_than_memory_are_refused_before_they_are_unpacked(tmp_path, column, footer, problem):
+    table, rows = tmp_path / "a.parquet", 64
+    columns = {
+        "path": pa.array(["x"] * rows),
+        "labels": pa.ListArray.from_arrays(pa.array([0] * rows + [100], pa.int32()), repeated(LONG, 100)),
+        "label": pa.ListArray.from_arrays(pa.array([0] * rows + [5 << 20], pa.int32()), np.zeros(5 << 20, np.int64)),
+    }
+    paths = repeated(LONG, rows) if column == "path" else repeated("a.wav", rows)
+    audio = pa.StructArray.from_arrays([pa.array([sound(1)] * rows), paths], ["bytes", "path"])
+    written = {"audio": audio} if column == "path" else {"audio": audio, column: columns[column]}
+    pq.write_table(pa.table(written), table, compression="zstd")
+    table.write_bytes(patched(table, **footer))
+    assert table.stat().st_size < 100_000
+    before = pa.total_allocated_bytes()
+    try:
+        said = str(scan(tmp_path).rejected)
+    except UserError as error:
+        said = str(error)
+    assert "a.parquet" in said and problem in said if problem else said == "[]"
+    del audio, paths, columns, written
+    assert pa.total_allocated_bytes() <= before

@@ -1,0 +1,82 @@
+"""What the pages of a Parquet column hold, by their own headers, before any is unpacked: the table's footer may be false."""
+
+from __future__ import annotations
+
+from typing import Any, BinaryIO
+
+import pyarrow.parquet as pq
+
+_DEEPEST = 4  # of the structs in a page's header, which needs three
+
+
+def extent(file: BinaryIO, column: pq.ColumnChunkMetaData) -> tuple[int, int, int]:
+    """(bytes as stored, unpacked, values) of the pages of a column in a row group; ValueError if a header is damaged."""
+    at = min(filter(None, (column.dictionary_page_offset, column.data_page_offset)), default=0)
+    end = at + column.total_compressed_size
+    packed, plain, values = 0, 0, 0
+    while at < end:
+        file.seek(at)
+        header = _struct(file)
+        sizes = header.get(2), header.get(3)
+        if not all(isinstance(size, int) and size >= 0 for size in sizes):
+            raise ValueError("a page without a size")
+        about = header.get(5) or header.get(8) or {}  # of a page of values, in both versions; a dictionary has none
+        count = about.get(1, 0) if isinstance(about, dict) else 0
+        packed, plain, values = packed + sizes[1], plain + sizes[0], values + max(0, count)
+        at = file.tell() + sizes[1]
+    return packed, plain, values
+
+
+def _struct(file: BinaryIO, depth: int = 0) -> dict[int, Any]:
+    """The fields of a struct in Thrift's compact protocol, by number."""
+    if depth > _DEEPEST:
+        raise ValueError("a damaged page header")
+    fields: dict[int, Any] = {}
+    number = 0
+    while head := _byte(file):
+        number = number + (head >> 4) if head >> 4 else _integer(file)
+        kind = head & 15
+        fields[number] = kind == 1 if kind in (1, 2) else _value(file, kind, depth)
+    return fields
+
+
+def _value(file: BinaryIO, kind: int, depth: int) -> Any:
+    """A value of a kind of Thrift's; of texts, numbers with a point and collections nothing."""
+    if kind in (4, 5, 6):
+        return _integer(file)
+    if kind == 12:
+        return _struct(file, depth + 1)
+    if kind in (1, 2, 3):  # one byte, as within a list
+        _byte(file)
+    elif kind == 7:
+        file.seek(8, 1)
+    elif kind == 8:
+        file.seek(_varint(file), 1)
+    elif kind in (9, 10):
+        head = _byte(file)
+        for _ in range(head >> 4 if head >> 4 < 15 else _varint(file)):
+            _value(file, head & 15, depth + 1)
+    else:
+        raise ValueError("a damaged page header")
+    return None
+
+
+def _integer(file: BinaryIO) -> int:
+    number = _varint(file)
+    return (number >> 1) ^ -(number & 1)
+
+
+def _varint(file: BinaryIO) -> int:
+    number = 0
+    for shift in range(0, 70, 7):
+        byte = _byte(file)
+        number |= (byte & 127) << shift
+        if byte < 128:
+            return number
+    raise ValueError("a damaged page header")
+
+
+def _byte(file: BinaryIO) -> int:
+    if byte := file.read(1):
+        return byte[0]
+    raise ValueError("a page header that is cut off")
