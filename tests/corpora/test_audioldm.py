@@ -6,7 +6,6 @@ import json
 
 import pytest
 
-from soundmill.errors import UserError
 from tests.corpora.tiny import captions, detected, put, recordings, scan, write
 
 
@@ -84,8 +83,3 @@ def test_an_object_that_is_no_list_is_quarantined(corpus):
     write(corpus, "dataset/metadata/audiocaps/datafiles/train.json", '{"items": []}')
     rejected = [(row["path"].rpartition("/")[2], row["reason"], row["detail"]) for row in scan(corpus).rejected]
     assert ("train.json", "bad entry", "line 1: no `wav`") in rejected
-
-
-def test_another_layout_is_an_error_that_describes_audioldm(tmp_path):
-    with pytest.raises(UserError, match="no json with AudioLDM's splits"):
-        scan(put(tmp_path, "a.wav"), "audioldm")
