@@ -22,7 +22,7 @@ from flows.sweep_points import NAME, Name, listed, nested_under, numbers
 from flows.terminal import tell
 from soundmill import tracking
 from soundmill.errors import UserError, report_failure, show_what_the_terminal_can
-from soundmill.params import Seed
+from soundmill.params import Seed, check_urls
 
 # isort: split
 from prefect import flow, get_run_logger
@@ -250,7 +250,12 @@ def main(argv: list[str] | None = None) -> int:
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         parser.error(f"--extra: several folders are named {', '.join(repeated)}")
     options = args.minutes, args.overrides, args.families, args.seeds, dict(args.extra), args.plan
-    return run_to_end("bakeoff", "families", lambda: bakeoff(*options, return_state=True))
+
+    def checked() -> State[Any]:
+        check_urls(args.overrides, "parameters")  # before Prefect records them
+        return bakeoff(*options, return_state=True)
+
+    return run_to_end("bakeoff", "families", checked)
 
 
 def _folder(text: str) -> tuple[str, Path]:

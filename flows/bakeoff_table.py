@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.bakeoff_rows import Difference, ModelRow, distance, falling, flat, front, leading, ranks
 from flows.results_table import BASELINES, METRICS, Column, ResultsTable, score_column, table
+from soundmill import csv_files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -153,7 +154,7 @@ def csv_text(rows: Sequence[ModelRow]) -> str:
     facts = ["family", "kind", "parameters", "minutes", "steps", "peak_memory_bytes", "seconds_per_second"]
     ends = [f"{metric}{end}" for metric in METRICS for end in ("", "_low", "_high", *(f"_{name}" for name in BASELINES))]
     lines = pd.DataFrame(map(_numbers, rows), columns=[*facts, *ends, "unranked", "why_not"], dtype=object)  # keeps whole numbers
-    return lines.to_csv(index=False, lineterminator="\n")
+    return csv_files.of_frame(lines)
 
 
 def _numbers(row: ModelRow) -> dict[str, Any]:

@@ -132,10 +132,7 @@ def _write_files(destination: Path, missing: list[str], state: tracking.Recorded
             (destination / name).write_bytes(state.files[name])
         else:
             missing.append(f"{name}: did not exist when the run was recorded")
-    missing += [
-        f"{name}: was not in git, and too big to be kept"
-        for name in state.files.get("not_kept.txt", b"").decode("utf-8", "replace").splitlines()
-    ]
+    missing += [f"{name}; not kept" for name in state.files.get("not_kept.txt", b"").decode("utf-8", "replace").splitlines()]
 
 
 def _take_settings(home: Path, destination: Path) -> list[str]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flows import locks
-from soundmill import dvc_recovery, lifetime, params
+from soundmill import disk, dvc_recovery, lifetime, params
 from soundmill.errors import UserError
 
 KEPT_LINES = 40  # the last lines of a failing stage that are shown
@@ -336,7 +336,9 @@ def _dvc(root: Path, *arguments: str) -> str:
 def config(root: Path) -> dict[str, str]:
     """DVC's settings in the checkout at `root`, with absolute paths, by `section.key`; looked up once."""
     lines = _dvc(root, "config", "--list").splitlines()
-    return {key: value for key, _, value in (line.partition("=") for line in lines)}
+    settings = {key: value for key, _, value in (line.partition("=") for line in lines)}
+    params.check_urls({key: value for key, value in settings.items() if key.endswith("url")}, f"{root}/.dvc")
+    return settings
 
 
 def write_config(place: Path, settings: dict[str, str]) -> None:
@@ -354,13 +356,19 @@ def _write_settings(path: Path, settings: dict[str, str]) -> None:
         section, _, name = key.rpartition(".")
         kind, _, which = section.partition(".")
         sections.setdefault(f'{kind} "{which}"' if which else kind, {})[name] = value
-    with open(path, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+    with open(path, "wb", opener=disk.private) as file:
         sections.write(file)
 
 
 def remote(root: Path) -> str | None:
     """The name of the default remote of the checkout at `root`."""
     return config(root).get("core.remote")
+
+
+def remotes(root: Path) -> dict[str, str]:
+    """Name → address of the remotes of the checkout at `root`."""
+    found = {key: re.fullmatch(r"remote\.(.+)\.url", key) for key in config(root)}
+    return {match[1]: config(root)[key] for key, match in found.items() if match}
 
 
 def not_in_remote(root: Path, target: str) -> list[str]:
@@ -387,27 +395,21 @@ def share_cache(root: Path, owner: Path) -> Path:
     path.mkdir(parents=True, exist_ok=True)
     # Relative to the file of settings, so both may move together.
     _write_settings(root / ".dvc/config.local", {"cache.dir": os.path.relpath(path, root / ".dvc")})
+    cache_directory.cache_clear()
     return path
 
 
+@functools.cache
 def cache_directory(root: Path) -> Path:
-    """The cache that the checkout at `root` uses."""
+    """The cache that the checkout at `root` uses; looked up once."""
     return (root / _dvc(root, "cache", "dir").strip()).resolve()
 
 
 def unused(root: Path, others: Sequence[Path]) -> list[Path]:
     """Objects of the cache that neither this checkout nor `others` use."""
-    lines = _dvc(root, *_collect_garbage(others), "--dry").splitlines()
+    projects = ["--projects", *map(str, others)] if others else []
+    lines = _dvc(root, "gc", "--workspace", "--dry", "--force", *projects).splitlines()
     return sorted(Path(line.removeprefix("Removing ")) for line in lines if line.startswith("Removing "))
-
-
-def remove_unused(root: Path, others: Sequence[Path]) -> None:
-    """Remove these objects."""
-    _dvc(root, *_collect_garbage(others))
-
-
-def _collect_garbage(others: Sequence[Path]) -> list[str]:
-    return ["gc", "--workspace", "--force", *(["--projects", *map(str, others)] if others else [])]
 
 
 def checkout(root: Path) -> list[str]:

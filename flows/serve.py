@@ -16,6 +16,7 @@ from prefect.server.schemas.schedules import CronSchedule
 
 from flows import server
 from flows.pipeline import pipeline
+from soundmill import terminal
 from soundmill.errors import UserError
 
 NAME = "scheduled"
@@ -74,11 +75,11 @@ def main(argv: list[str] | None = None) -> int:
         timezone = args.timezone or local_timezone()
         times = next_times(args.cron, timezone)
         with server.use(url):
-            print(f"pipeline/{NAME} at {args.cron!r} in {timezone}, one run at a time, on {url}; stop it with Ctrl-C")
-            print(f"next: {', '.join(times)}", flush=True)
+            terminal.say(f"pipeline/{NAME} at {args.cron!r} in {timezone}, one run at a time, on {url}; stop it with Ctrl-C")
+            terminal.say(f"next: {', '.join(times)}")
             serve(deployment(Path.cwd(), args.cron, timezone, args.wait_minutes, args.retries, args.push), limit=1)
     except UserError as error:
-        print(f"serve: {error}", file=sys.stderr)
+        terminal.say(f"serve: {error}", error=True)
         return 1
     return 0
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from flows import dvc
-from soundmill import disk, lifetime, tracking
+from soundmill import disk, lifetime, terminal, tracking
 from soundmill.errors import UserError
 from soundmill.tracking.loopback import OwnPagesOnly, is_loopback
 
@@ -186,14 +186,14 @@ def main(argv: list[str] | None = None) -> int:
                 own["PREFECT_SERVER_API_AUTH_STRING"] = _own_login(root)
         except (UserError, OSError) as error:
             port = f"port {args.port}: {error}; is there another server? (--port)" if isinstance(error, OSError) else str(error)
-            print(f"server: {port}", file=sys.stderr)
+            terminal.say(f"server: {port}", error=True)
             return 1
         os.environ |= own  # Prefect reads its settings when it is imported
         import uvicorn
         from prefect.server.api.server import create_app
 
         if not args.for_one_flow:
-            print(f"Prefect on http://{names[0]}; its page asks for the auth_string in {LOGIN}; stop it with Ctrl-C", flush=True)
+            terminal.say(f"Prefect on http://{names[0]}; its page asks for the auth_string in {LOGIN}; stop it with Ctrl-C")
         # A server for one flow has no services: they would also process the database of `make server`.
         app = OwnPagesOnly(create_app(ephemeral=args.for_one_flow, final=True), names)
         with suppress(KeyboardInterrupt):

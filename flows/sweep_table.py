@@ -23,6 +23,7 @@ from flows.results_table import (
     sorted_metrics,
     with_interval,
 )
+from soundmill import csv_files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -246,7 +247,7 @@ def csv_text(rows: Sequence[SweepRow]) -> str:
         lines += [(row.name, where, "", key, float(value), None, None, "") for key, value in row.paper.items()]
         lines += [(row.name, "failed", str(seed), "", None, None, None, reason) for seed, reason in row.failures.items()]
     headings = ["row", "what", "seed", "metric", "value", "low", "high", "note"]
-    return pd.DataFrame(lines, columns=headings).to_csv(index=False, lineterminator="\n")
+    return csv_files.of_frame(pd.DataFrame(lines, columns=headings))
 
 
 def _ends(estimate: Estimate) -> tuple[float | None, ...]:

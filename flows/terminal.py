@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from soundmill import terminal
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -24,7 +26,7 @@ RESUMED = re.compile(r": (resuming at step \d+ of \d+)$")
 
 
 def tell(line: str) -> None:
-    print(line, flush=True)
+    terminal.say(line)
 
 
 def duration(seconds: float) -> str:
@@ -59,7 +61,7 @@ class Row:
         self._bar = _add_bar(head) if sys.stdout.isatty() else None
         self._open = not self._bar and not screen.several  # whether its line is begun
         if self._open:
-            print(head, end="  ", flush=True)
+            terminal.say(head, end="  ")
 
     def ended(self, how: str) -> None:
         """Complete the stage's line."""
@@ -95,7 +97,7 @@ class Row:
     def _remark(self, what: str) -> None:
         """Print a few words in the stage's line, or above the bars."""
         if self._open:
-            print(f"{what} …", end="  ", flush=True)
+            terminal.say(f"{what} …", end="  ")
         else:
             self._print(f"{self._head.rstrip()}  {what}")
 
@@ -106,7 +108,7 @@ class Row:
 
     def _print(self, line: str) -> None:
         if bar := self._bar:
-            bar[0].console.print(line, markup=False, highlight=False)
+            bar[0].console.print(terminal.plain(line), markup=False, highlight=False)
         else:
             tell(line)
 

@@ -16,14 +16,13 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from soundmill import disk, manifest, shards
+from soundmill import csv_files, disk, manifest, shards
 from soundmill.errors import UserError
 
 UNKNOWN = "unknown"  # nothing is stated
 UNCLEAR = "unclear"  # a licence is stated, but not which; `unknown` in manifest.RECORDINGS, where null is what is not stated
 WHOLE = "model"  # what a checkpoint's own training is called, beside its parts
 EARLIER = "earlier training"
-FORMULA = re.compile(r"\s*[=+\-@]")  # a spreadsheet would evaluate such a cell
 CELL = 500  # characters of a cell
 # Consequences of Creative Commons' licences, by a part of their SPDX id.
 FACTS = {
@@ -169,13 +168,7 @@ def _terms(recordings: Path | None) -> dict[str, dict[str, Any]]:
 
 def text(found: Iterable[Credit]) -> str:
     """The credits as CSV in which no cell is a formula, whatever a corpus says."""
-    lines = io.StringIO()
-    writer = csv.writer(lines, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for credit in found:
-        cells = (getattr(credit, column) for column in COLUMNS)
-        writer.writerow([_cell(cell) if isinstance(cell, str) else cell for cell in cells])
-    return lines.getvalue()
+    return csv_files.text(COLUMNS, ([getattr(credit, column) for column in COLUMNS] for credit in found))
 
 
 def _line(value: str) -> str:
@@ -183,15 +176,6 @@ def _line(value: str) -> str:
     printable = "".join(char if char.isprintable() else " " for char in value)
     line = " ".join(printable.split())
     return line if len(line) <= CELL else line[: CELL - 1] + "…"
-
-
-def _cell(value: str) -> str:
-    """With an apostrophe before what a spreadsheet would evaluate."""
-    return f"'{value}" if FORMULA.match(value) else value
-
-
-def _value(cell: str) -> str:
-    return cell[1:] if cell.startswith("'") and FORMULA.match(cell[1:]) else cell
 
 
 def write(found: Iterable[Credit], path: Path) -> None:
@@ -204,7 +188,7 @@ def read(path: Path) -> list[Credit]:
     try:
         rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
         numbers = {"clips": int, "in_mixes": int, "seconds": float}
-        return [Credit(**{name: numbers.get(name, _value)(row[name]) for name in COLUMNS}) for row in rows]
+        return [Credit(**{name: numbers.get(name, csv_files.value)(row[name]) for name in COLUMNS}) for row in rows]
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise UserError(f"{path}: not a table of credits ({type(error).__name__}: {error}); publish the model again") from None
 

@@ -68,6 +68,11 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> Any:
     return result
 
 
+def private(path: str, flags: int) -> int:
+    """An `opener` of files that only this user may read."""
+    return os.open(path, flags, 0o600)
+
+
 @contextmanager
 def named(path: Path) -> Iterator[None]:
     """Name the file in an OSError that lacks it, as errors of an open file do."""

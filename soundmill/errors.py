@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from soundmill import terminal
+
 PLAIN = str.maketrans(  # what no decomposition spells
     {"…": "...", "→": "->", "−": "-", "–": "-", "—": "-", "×": "x", "≤": "<=", "≥": ">=", "‘": "'", "’": "'", "“": '"', "”": '"'}
     | {"•": "*", "ł": "l", "ø": "o", "ß": "ss"}
@@ -70,4 +72,4 @@ def report_failure(what: str) -> Iterator[list[str]]:
         yield failures
     except Exception as error:
         failures.append(f"{what} could not be made: {reason(error)}")
-        print(failures[0], file=sys.stderr, flush=True)
+        terminal.say(failures[0], error=True)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from soundmill import hashing
+from soundmill import hashing, terminal
 from soundmill.errors import UserError
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -59,7 +59,7 @@ def _fetch(name: str, revision: str | None, files: Sequence[str], missing: Calla
                 return cached
         except LocalEntryNotFoundError:
             pass
-        print(f"{name}: downloading from the Hugging Face hub", flush=True)
+        terminal.say(f"{name}: downloading from the Hugging Face hub")
         return Path(snapshot_download(name, **options))
     except HFValidationError:
         raise UserError(f"{name}: neither a directory nor a model id of the Hugging Face hub; {remedies}") from None

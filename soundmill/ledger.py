@@ -3,10 +3,13 @@
 Stages read `forgotten.yaml`, which is tracked by git. An older version can come back with another branch, an experiment queued
 earlier, or a new workspace. So every entry is also written to git's own directory, and a checkout obeys the lists of all checkouts
 that contain it: a project contains its workspaces and the copies that `dvc exp run --temp` makes.
+
+A project also keeps a list of all outputs that it has had, because its cache may hold other projects' outputs too.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,6 +20,7 @@ from soundmill.errors import UserError
 
 FILE = "forgotten.yaml"
 GIT_COPY = Path("soundmill") / FILE  # in git's directory
+OUTPUTS = Path("soundmill/outputs.txt")  # in git's directory; outside git in DVC's, .dvc/tmp
 HEADER = "# What no stage may use: written by `soundmill forget`, read by corpus, scan, loops and segment (docs/lineage.md).\n"
 
 Entries = list[dict[str, Any]]  # plain values of corpora.forgotten.Entry
@@ -99,6 +103,42 @@ def sources(entries: Entries) -> str:
     """The sources of entries, for messages: the first five by name."""
     more = f" and {len(entries) - 5} more" if len(entries) > 5 else ""
     return ", ".join(str(entry.get("source")) for entry in entries[:5]) + more
+
+
+def note_outputs(root: Path, project: Path) -> None:
+    """Add the outputs in the dvc.lock at `root` to the project's list; the next `dvc repro` may replace them in dvc.lock."""
+    lock, path = root / "dvc.lock", _outputs_of(project)
+    digests = locked_outputs(lock.read_text(encoding="utf-8", errors="replace")) if lock.is_file() else set()
+    with disk.exclusive(path.parent):
+        if new := digests - set(_lines(path)):
+            with path.open("a", encoding="utf-8") as file:
+                file.writelines(f"{digest}\n" for digest in sorted(new))
+
+
+def known_outputs(root: Path) -> set[str]:
+    """Digests of the outputs, as DVC names them, that the checkout at `root` has or had: in its list, or in any commit."""
+    commits = provenance.git(root, "log", "--all", "--reflog", "--format=%H:./dvc.lock", "--", "dvc.lock")
+    locks = provenance.git(root, "cat-file", "--batch", stdin=commits).decode("utf-8", "replace")
+    return set(_lines(_outputs_of(root))) | locked_outputs(locks)
+
+
+def locked_outputs(text: str) -> set[str]:
+    """Digests of the outputs in the text of a dvc.lock, which may be cut off; its dependencies are not this project's."""
+    found, section = set(), ""
+    for line in text.splitlines():
+        section = match[1] if (match := re.fullmatch(r" +(deps|outs|params|cmd):.*", line)) else section
+        if section == "outs" and (match := re.fullmatch(r" +(?:- )?md5: ([0-9a-f]{32}(?:\.dir)?)", line)):
+            found.add(match[1])
+    return found
+
+
+def _outputs_of(project: Path) -> Path:
+    shared = provenance.git_directories(project)[1] if (project / ".git").exists() else None
+    return (shared or project / ".dvc/tmp") / OUTPUTS
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
 
 
 def _copy_to_git(root: Path, entries: Entries) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from soundmill import disk
+from soundmill import credentials, disk
 from soundmill.errors import UserError
 
 MAX_DEPTH = 100  # of nested YAML collections; parameters need six
@@ -68,6 +68,7 @@ def compose(conf: Path, overrides: list[str]) -> dict[str, Any]:
     for path in conf.rglob("*.yaml"):
         if b"*" in (text := path.read_bytes()):  # OmegaConf copies what an alias repeats
             _of_file(path, lambda text=text: _check_extent(text))
+    check_urls(overrides, "parameters")
     try:
         with initialize_config_dir(str(conf.resolve()), version_base=None):
             document = OmegaConf.to_container(hydra_compose("config", overrides), resolve=True)
@@ -104,14 +105,14 @@ def _check_vocoder(document: dict[str, Any], overrides: list[str]) -> None:
         )
 
 
-def check_urls(document: Any, where: str) -> None:
-    """UserError, without repeating it, if a URL in the parameters has credentials: every run records them."""
-    if isinstance(document, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://[^/]*@", document):
+def check_urls(values: Any, where: str) -> None:
+    """UserError, without repeating it, if a text in parameters or words of a command has credentials: every run records them."""
+    if isinstance(values, str) and credentials.has_some(values):
         raise UserError(
             f"{where}: the URL has credentials in it; remove them, change them, and put the new ones into the environment "
             "(docs/corpora.md#buckets)"
         )
-    items = document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
+    items = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list | tuple) else ()
     for key, value in items:
         check_urls(value, f"{where}.{key}")
 
@@ -201,7 +202,7 @@ def _of_file(path: Path, read: Callable[[], T]) -> T:
     try:
         return read()
     except (YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as YAML: {error}") from None
+        raise UserError(f"{path}: not readable as YAML: {credentials.hide(str(error))}") from None
 
 
 def write_yaml(document: dict[str, Any], path: Path) -> None:
@@ -251,6 +252,7 @@ def parse_section(document: dict[str, Any], name: str, model: type[P]) -> P:
 
 def parse(model: type[P], values: Any, where: str) -> P:
     """Validate plain values as `model`; a UserError names each invalid key."""
+    check_urls(values, where)
     try:
         return model.model_validate(values)
     except ValidationError as invalid:
@@ -273,6 +275,7 @@ def override(params: P, settings: Sequence[str], where: str) -> P:
     """The parameters with some replaced by `settings` (`num_steps=50`, `name.key=value`, values in YAML)."""
     from ruamel.yaml import YAMLError
 
+    check_urls(settings, where)
     values = params.model_dump(mode="json")
     for setting in settings:
         name, equals, text = setting.partition("=")

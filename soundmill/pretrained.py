@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,9 +21,10 @@ BLOCK = 1 << 16  # bytes per read; a broken connection loses at most one
 
 @dataclass(frozen=True)
 class Weights:
-    """One published file, pinned by its SHA-256; if that is unknown, by its id in the publisher's git repository, or its MD5.
+    """One published file, pinned by its SHA-256 or its id in the publisher's git repository.
 
-    `name` is its name in `soundmill weights`; `md5` is checked at every download.
+    If neither is published, by the SHA-256 that the user confirmed: two files can be made that have one MD5. `name` is its name in
+    `soundmill weights`; `md5` is checked at every download.
     """
 
     name: str
@@ -39,8 +40,14 @@ class Weights:
     @property
     def pin(self) -> tuple[str, str]:
         """Name and value of the digest that identifies the file."""
-        digests = {"sha256": self.sha256, "git blob": self.git_blob, "md5": self.md5}
+        digests = {"git blob": self.git_blob, "sha256": self.sha256 or self.confirmed, "md5": self.md5}
         return next((kind, digest) for kind, digest in digests.items() if digest)
+
+    @property
+    def confirmed(self) -> str:
+        """The SHA-256 that the user gave for a file without a published one; empty if none."""
+        path = directory() / f"{self.file}.sha256"
+        return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
 
 
 VGGISH = Weights(  # used by an embedder and by a family's discriminators
@@ -82,6 +89,7 @@ def path(weights: Weights) -> Path:
     reason = unavailable(weights)
     if reason:
         raise UserError(f"{weights.name}: {reason}")
+    _check_is_pinned(weights)
     file = directory() / weights.file
     _check_pin(file, weights, _fetch_again(weights))
     return file
@@ -104,6 +112,14 @@ def _cached_digest(kind: str, path: str, modified: int, size: int) -> str:
             return hashlib.file_digest(file, kind).hexdigest()
         named = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)  # as git names the content of a file
         return hashlib.file_digest(file, lambda: named).hexdigest()
+
+
+def _check_is_pinned(weights: Weights) -> None:
+    if weights.pin[0] == "md5":
+        raise UserError(
+            f"{weights.name}: only an MD5 of {weights.file} is published, and files with equal MD5s can be made; if you know its "
+            f"SHA-256 from a source you trust, run `soundmill weights fetch {weights.name} --sha256 DIGEST`"
+        )
 
 
 def _check_pin(path: Path, weights: Weights, remedy: str) -> None:
@@ -130,13 +146,19 @@ def _check_publisher(path: Path, weights: Weights, remedy: str) -> None:
             _check_digest(path, "md5", hashlib.file_digest(file, "md5").hexdigest(), weights.md5, remedy)
 
 
-def fetch(weights: Weights, mirror: Path | None = None, progress: Any = False) -> Path:
+def fetch(weights: Weights, mirror: Path | None = None, progress: Any = False, sha256: str = "") -> Path:
     """Download the weights, or copy them from the directory `mirror`; they appear in `directory()` verified, or not at all.
 
-    An interrupted download is resumed. `progress`: pooch's `progressbar`. UserError if there is no connection, the digest differs,
-    the disk is full, or the mirror does not have the file.
+    An interrupted download is resumed. `sha256`, for a file without a published one, is kept beside the file. `progress`: pooch's
+    `progressbar`. UserError if there is no connection, the digest differs, the disk is full, or the mirror does not have the file.
     """
     target = directory() / weights.file
+    if sha256 and weights.pin[0] == "md5":
+        confirmed = target.with_name(f"{target.name}.sha256")
+        fetch(replace(weights, sha256=sha256), mirror, progress)
+        disk.write_atomically(confirmed, lambda temporary: temporary.write_text(f"{sha256}\n", encoding="utf-8"))
+        return target
+    _check_is_pinned(weights)
     if target.is_file() and _digest(weights.pin[0], target) == weights.pin[1]:
         return target
     if mirror is not None and not (mirror / weights.file).is_file():

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from soundmill import hashing
+from soundmill import credentials, hashing
 
+KINDS = (
+    ".py",
+    ".sh",
+    ".yaml",
+    ".yml",
+    ".toml",
+    ".lock",
+    ".html",
+    ".css",
+    ".js",
+)  # of untracked files that the pipeline may run or read
 MAX_UNTRACKED_FILE = 1_000_000  # bytes; larger files are named, not stored
 MAX_DIFF = 50_000_000
+SECRET = "seems to have a password or key in it"
 # Rewritten by `dvc repro` itself, so no difference between states.
 REWRITTEN = (":(exclude)dvc.lock", ":(exclude)data", ":(exclude,glob)**/.gitignore")
 
@@ -23,7 +36,7 @@ class State:
 
     sha: str
     diff: bytes
-    left_out: tuple[str, ...]  # names of untracked files (or the whole diff) that are too big to store
+    left_out: tuple[str, ...]  # names of changed and untracked files that are not in `diff`, with the reason
     dirty: bool  # whether code or parameters differ from `sha`
     params: bytes
     lock: bytes
@@ -57,15 +70,22 @@ def git_directories(root: Path) -> tuple[Path | None, Path | None]:
 
 
 def _diff_with_untracked(root: Path) -> tuple[bytes, tuple[str, ...]]:
-    """Changes against HEAD, new files included; git's index stays as it is."""
+    """Changes against HEAD, new files of KINDS included, and what was left out; git's index stays as it is.
+
+    What an `.env` has in it would be in MLflow for everyone, so other new files, and changes with a credential, are only named.
+    """
     top = Path(os.fsdecode(git(root, "rev-parse", "--show-toplevel").rstrip(b"\n")))
     kept, left_out = [], []
     for raw in git(root, "ls-files", "--others", "--exclude-standard", "--full-name", "-z").split(b"\0"):
         if raw:
             name = os.fsdecode(raw)
             path = top / name
-            small = path.is_file() and not path.is_symlink() and path.stat().st_size <= MAX_UNTRACKED_FILE
-            (kept if small else left_out).append(name)
+            if path.is_symlink() or not path.is_file() or path.suffix not in KINDS:
+                left_out.append(f"{name}: git does not track it")
+            elif path.stat().st_size > MAX_UNTRACKED_FILE:
+                left_out.append(f"{name}: too big")
+            else:
+                kept.append(name)
     index = os.fsdecode(git(root, "rev-parse", "--path-format=absolute", "--git-path", "index").rstrip(b"\n"))
     with tempfile.TemporaryDirectory(prefix="soundmill-index-") as scratch:
         copy = Path(scratch) / "index"
@@ -76,7 +96,15 @@ def _diff_with_untracked(root: Path) -> tuple[bytes, tuple[str, ...]]:
             names = b"\0".join(os.fsencode(name) for name in kept)
             arguments = ("add", "--intent-to-add", "--force", "--pathspec-from-file=-", "--pathspec-file-nul")
             git(top, "--literal-pathspecs", *arguments, extra=extra, stdin=names)
-        diff = git(top, "diff", "--binary", "HEAD", extra=extra)
+        options = ("diff", "--no-ext-diff", "--no-renames", "HEAD")
+        changed = git(top, *options, "--name-only", "-z", extra=extra).split(b"\0")[:-1]
+        diff = git(top, *options, "--binary", extra=extra)
+    parts = re.split(rb"^(?=diff --git )", diff, flags=re.MULTILINE)[1:]
+    if len(parts) != len(changed):  # then which file has a credential is not known
+        return b"", (*left_out, "the uncommitted diff: it changed while it was read")
+    has_secret = [credentials.in_file(part) for part in parts]
+    left_out += [f"{os.fsdecode(name)}: {SECRET}" for name, secret in zip(changed, has_secret, strict=True) if secret]
+    diff = b"".join(part for part, secret in zip(parts, has_secret, strict=True) if not secret)
     if len(diff) > MAX_DIFF:
         return b"", (*left_out, f"the uncommitted diff ({len(diff):,} bytes)")
     return diff, tuple(left_out)

@@ -29,7 +29,7 @@ from typing import Annotated, Any, get_type_hints
 
 from pydantic import BaseModel
 
-from soundmill import disk, hashing, ledger, lifetime, manifest, params, shards
+from soundmill import disk, hashing, ledger, lifetime, manifest, params, shards, terminal
 from soundmill.errors import UserError, fault_of_disk, report_failure, show_what_the_terminal_can
 
 Input = Annotated[Path, "input"]
@@ -167,7 +167,7 @@ def _progress_lines(total: int, label: str, unit: str) -> Callable[[int], None]:
         done += count
         if time.monotonic() - printed_at >= PROGRESS_SECONDS:
             printed_at = time.monotonic()
-            print(f"{label}: {done / total:.0%}" if total else f"{label}: {done} {unit}s", flush=True)
+            terminal.say(f"{label}: {done / total:.0%}" if total else f"{label}: {done} {unit}s")
 
     return tick
 
@@ -211,6 +211,8 @@ def _main(
     values = load(model, where)
     root = args.params.resolve().parent
     ledger.check(root)
+    home = project_home(root)
+    ledger.note_outputs(root, tracking.project_of(home))
     name = args.name or (f"{section}/{args.family}" if args.family else section)
 
     inputs = {port: getattr(args, port) for port, kind in ports.items() if kind == "input" and getattr(args, port) is not None}
@@ -234,7 +236,6 @@ def _main(
             path.parent.mkdir(parents=True)
 
         recorded = values.model_dump(mode="json")
-        home = project_home(root)
         with tracking.stage_run(
             home, name, recorded, root, args.family, start=not always_runs, system_metrics=execution.system_metrics
         ) as tracked:
@@ -331,9 +332,9 @@ def publish(staged: Path, final: Path) -> None:
 
 def _print_quarantined(name: str, rows: list[dict[str, str]], table: Path) -> None:
     for row in rows[:20]:
-        print(f"{name}: quarantined {row['path']}: {row['reason']}" + (f" ({row['detail']})" if row["detail"] else ""))
+        terminal.say(f"{name}: quarantined {row['path']}: {row['reason']}" + (f" ({row['detail']})" if row["detail"] else ""))
     if rows:
-        print(f"{name}: {len(rows)} quarantined in total; see {table}")
+        terminal.say(f"{name}: {len(rows)} quarantined in total; see {table}")
 
 
 @contextmanager

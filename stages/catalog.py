@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
-from soundmill import manifest, shards, stage
+from soundmill import manifest, shards, stage, terminal
 from soundmill.corpora import captioning, clip_pages
 from soundmill.corpora import catalog as catalogs
 from soundmill.corpora.fit import Fit, LeastScores
@@ -71,9 +71,7 @@ def run(
         writer.write_table(table)
 
     if heard.num_rows == 0 and (unheard := _wants_scores(params)):
-        print(
-            f"{ctx.name}: {unheard} has no effect, as no clip was compared: set zero_shot.embedder and zero_shot.words", flush=True
-        )
+        terminal.say(f"{ctx.name}: {unheard} has no effect, as no clip was compared: set zero_shot.embedder and zero_shot.words")
     origins = Counter(table["origin"].to_pylist())
     heard = heard.filter(pc.is_in(heard["clip_id"], table["clip_id"].combine_chunks()))
     fit = Fit.of(heard, least)
@@ -165,9 +163,9 @@ def _count(splits: Any) -> dict[str, int]:
 
 def _print_gaps(name: str, missing: list[str], orphans: list[str]) -> None:
     if missing:
-        print(f"{name}: {len(missing)} captions have no clip, first {missing[0]}")
+        terminal.say(f"{name}: {len(missing)} captions have no clip, first {missing[0]}")
     if orphans:
-        print(f"{name}: {len(orphans)} clips have no caption, first {orphans[0]}")
+        terminal.say(f"{name}: {len(orphans)} clips have no caption, first {orphans[0]}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field, model_validator
 
-from soundmill import hashing, manifest, shards, stage, text
+from soundmill import hashing, manifest, shards, stage, terminal, text
 from soundmill.errors import UserError
 from soundmill.params import Seed, StageParams
 from soundmill.stage import Context, Input, Output
@@ -48,10 +48,9 @@ def run(params: EncodeTextParams, ctx: Context, catalog: Input, mixes: Input, st
     captions = {NULL, *(caption for row in rows for caption in row["captions"]), *_captions_of_mixes(mixes)}
     if params.encoder == text.SCRATCH:
         encoder = text.make_scratch(ctx.scratch / "encoder", **params.scratch.model_dump())
-        print(
+        terminal.say(
             f"{ctx.name}: WARNING: {text.SCRATCH} has random weights: it distinguishes captions but not their meaning, and models "
-            "trained on it will not understand new captions. Set `encoder` to a pretrained one",
-            flush=True,
+            "trained on it will not understand new captions. Set `encoder` to a pretrained one"
         )
     else:
         encoder = text.find(params.encoder, params.revision, ctx.home, ctx.digests)
@@ -75,7 +74,7 @@ def run(params: EncodeTextParams, ctx: Context, catalog: Input, mixes: Input, st
     report = ctx.map_shards(encode_shard, jobs, states, unit="caption")
     truncated = report.counts.get("truncated", 0)
     if truncated:
-        print(f"{ctx.name}: {truncated} of {len(captions)} captions were truncated to {params.max_tokens} tokens")
+        terminal.say(f"{ctx.name}: {truncated} of {len(captions)} captions were truncated to {params.max_tokens} tokens")
     return {
         "captions": len(captions),
         "tokens": report.counts["tokens"],

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from soundmill import stage
+from soundmill import stage, terminal
 from soundmill.audio.flac import write_wav
 from soundmill.errors import UserError
 from soundmill.evaluation import base, embedders, family, family_report, protocols
@@ -70,7 +70,7 @@ def run(
     base.beside(setup, source, options, evaluation, generated, codec, catalog)
     ctx.report_damaged(cache, evaluation.damaged)
     for warning in evaluation.metrics["warnings"]:
-        print(f"{ctx.name}: {warning}")
+        terminal.say(f"{ctx.name}: {warning}")
 
     def show() -> None:
         of_training = read_json(terms, "`dvc repro`")
@@ -87,7 +87,7 @@ def usable_embedders(requested: list[str]) -> tuple[list[str], dict[str, str]]:
     for name in requested:
         reason = embedders.unavailable(name)
         if reason:
-            print(f"evaluate: {name} is skipped: {reason}")
+            terminal.say(f"evaluate: {name} is skipped: {reason}")
             unavailable[name] = embedders.find(name).missing
     names = [name for name in requested if name not in unavailable]
     if not names:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from soundmill import hashing, manifest, shards, stage
+from soundmill import hashing, manifest, shards, stage, terminal
 from soundmill.audio import figures, flac, segment, tempo
 from soundmill.audio.resample import resample
 from soundmill.corpora import forgotten as lists
@@ -81,7 +81,7 @@ def run(
     found = _write_tables(corpus, loops, recordings)
     misnamed = [row["path"] for row in found if is_misnamed(row["named_bpm"], row["bpm"])]
     for row in [row for row in found if row["path"] in misnamed[:NAMED]]:
-        print(f"{ctx.name}: {row['path']}: its name says {row['named_bpm']:g} bpm, but it has {row['bpm']:.4g}")
+        terminal.say(f"{ctx.name}: {row['path']}: its name says {row['named_bpm']:g} bpm, but it has {row['bpm']:.4g}")
     ctx.show(f"the loops ({picture.name})", partial(_draw, loops, found, picture))
     return {
         "recordings": recordings.num_rows,

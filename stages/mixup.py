@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from soundmill import hashing, manifest, shards, stage
+from soundmill import hashing, manifest, shards, stage, terminal
 from soundmill.audio.flac import decode_mono, encode_flac, flac_rate
 from soundmill.audio.pairing import Candidate, plan_pairs
 from soundmill.audio.pressure import join_captions, mix, mix_ratio, pressure_level
@@ -60,9 +60,9 @@ def run(params: MixupParams, ctx: Context, clips: Input, catalog: Input, mixes: 
     ]
     report = ctx.map_shards(mix_shard, jobs, mixes, unit="mix")
     if len(pairs) < num_mixes:
-        print(f"mixup: {len(pairs)} of {num_mixes} mixes: there are no more pairs of different recordings")
+        terminal.say(f"mixup: {len(pairs)} of {num_mixes} mixes: there are no more pairs of different recordings")
     if len(captioned) < len(training) and params.pairing != "none" and params.ratio > 0:
-        print(f"mixup: {len(training) - len(captioned)} of {len(training)} training clips have no caption and are not mixed")
+        terminal.say(f"mixup: {len(training) - len(captioned)} of {len(training)} training clips have no caption and are not mixed")
     return {
         "mixes": len(pairs),
         "missing_mixes": num_mixes - len(pairs),

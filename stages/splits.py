@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
-from soundmill import manifest, shards, stage
+from soundmill import manifest, shards, stage, terminal
 from soundmill.corpora import catalog, copies
 from soundmill.corpora import splits as assignment
 from soundmill.errors import UserError
@@ -67,7 +67,7 @@ def run(
     rows = [{"recording_id": name, "split": split, "copies": stretches[name]} for name, split in all_splits.items()]
     shards.write_rows(rows, splits, manifest.RECORDING_SPLITS)
     if decided_by != "given" and pc.any(pc.is_valid(recordings["split"])).as_py():
-        print(
+        terminal.say(
             f"{ctx.name}: the given splits are ignored, because they have no training part, or only one although there are folds; "
             f"splits are by {decided_by}"
         )
@@ -75,7 +75,7 @@ def run(
     used = {recording_id: split for clip_id, recording_id, split in rows if clip_id not in left_out}
     labels_by_split = ((split, labels_of.get(recording_id, ())) for recording_id, split in used.items())
     for line in assignment.warnings(labels_by_split, params.test_fraction, sources):
-        print(f"{ctx.name}: warning: {line}")
+        terminal.say(f"{ctx.name}: warning: {line}")
     counts = Counter(all_splits.values())
     return {
         "splits_by": decided_by,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from soundmill import hashing, manifest, shards, stage
+from soundmill import hashing, manifest, shards, stage, terminal
 from soundmill.audio.log_mels import iterate_log_mels, read_spec
 from soundmill.errors import UserError
 from soundmill.stage import Context, Input, Output
@@ -43,7 +43,7 @@ def run(params: TaggerParams, ctx: Context, mels: Input, catalog: Input, tagger:
     targets = choose_targets(params, chosen, [row["clip_id"] for row in splits["train"]], log_mels)
     usable = {split: [row["clip_id"] for row in part if row["clip_id"] in targets.of_clip] for split, part in splits.items()}
     if targets.kind != "labels":
-        print(
+        terminal.say(
             f"tagger: too few clips have labels; its classes, and its scores, are of {len(targets.classes)} {targets.kind} instead"
         )
     ctx.tracking.log_dataset("training clips", hashing.file_digest(catalog), len(usable["train"]), catalog, "training")

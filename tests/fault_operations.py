@@ -178,7 +178,7 @@ def prepare_erasing(project: Path) -> None:
 
 
 def erase(project: Path) -> None:
-    soundmill("forget", "--erase")
+    soundmill("forget", "--erase", "--yes")
 
 
 def soundmill(*words: str) -> None:

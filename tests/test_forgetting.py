@@ -154,7 +154,7 @@ def test_what_is_forgotten_leaves_no_trace(graph_copy, built_graph, tmp_path):
     assert "data/.work/train-ddpm_mel/0123: a stage's scratch directory, not searched" in elsewhere.stderr
     assert "not by fingerprint" in elsewhere.stderr
 
-    after = soundmill("forget", "--erase", cwd=graph_copy)
+    after = soundmill("forget", "--erase", "--yes", cwd=graph_copy)
     assert after.returncode == 0, after.stdout
     assert after.stdout.splitlines()[-1] == "no searched place holds forgotten sounds"
     assert not killed.exists()
@@ -508,8 +508,9 @@ def test_what_is_kept_for_the_next_run_is_found_and_erased(small):
     found = forgetting.check(small).found
     assert found
     assert all(sentence.startswith("data/.work/") for sentence in found)
-    erased = forgetting.erase(small)
-    assert len(erased.removed) >= len(found)
+    plan = forgetting.find(small)
+    assert len(plan.paths) >= len(found)
+    forgetting.erase(small, plan)
     assert forgetting.check(small).found == []
     make()  # what was removed is made anew
     assert {source for source, _ in sources()} == {"a.wav", "renamed.wav", "lossy.ogg"}

@@ -48,15 +48,15 @@ def test_what_a_repro_rewrites_is_kept_but_makes_no_other_state(home: Path) -> N
     edited = provenance.capture(home)
     assert edited.identity != before.identity
     assert edited.dirty
-    (home / "big.bin").write_bytes(bytes(provenance.MAX_UNTRACKED_FILE + 1))
-    assert provenance.capture(home).left_out == ("big.bin",)
+    (home / "big.py").write_bytes(bytes(provenance.MAX_UNTRACKED_FILE + 1))
+    assert provenance.capture(home).left_out == ("big.py: too big",)
 
 
 def test_the_diff_restores_new_binary_and_oddly_named_files(home: Path, tmp_path: Path) -> None:
     git(home, "init", "-q")
     git(home, "add", "-A")
     git(home, "commit", "-qm", "first")
-    odd = 'a "b" *ä.bin'
+    odd = 'a "b" *ä.py'
     (home / odd).write_bytes(bytes(range(256)))
     (home / "params.yaml").unlink()
     state = provenance.capture(home)
@@ -82,3 +82,26 @@ def test_a_hook_of_another_repository_changes_nothing(home: Path, tmp_path: Path
     assert provenance.capture(home) == state
     assert state.sha
     assert b"new.py" in state.diff
+
+
+def test_no_secret_is_in_the_diff(home: Path) -> None:
+    git(home, "init", "-q")
+    (home / "tracked.py").write_text("a = 1\n")
+    git(home, "add", "-A")
+    git(home, "commit", "-qm", "first")
+    (home / "deploy").mkdir()
+    for name, text in {
+        ".env": "AWS_SECRET_ACCESS_KEY=hush-hush-hush\n",
+        "deploy/team.env.old": "MLFLOW_LOGIN=team:hush-hush-hush\n",
+        "id.json": "hush-hush-hush",
+        "new.py": "a = 2  # max_tokens = 128\ntoken = tokenizer.encode(text)\n",
+        "loud.py": "client = connect('https://me:hush/hush-hush@host/')\n",
+        "tracked.py": "a = 1\npassword = 'hush-hush-hush'\n",
+        "key.yaml": "access_key: hush-hush-hush\n",
+    }.items():
+        (home / name).write_text(text)
+    state = provenance.capture(home)
+    assert b"hush" not in state.diff
+    assert b"new.py" in state.diff
+    names = {".env", "deploy/team.env.old", "id.json", "loud.py", "tracked.py", "key.yaml"}
+    assert {line.partition(":")[0] for line in state.left_out} == names

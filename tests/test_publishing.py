@@ -103,7 +103,7 @@ def test_the_attribution_is_that_of_the_checkpoint(built_graph, published):
     assert attribution.read(published / manifest.ATTRIBUTION) == expected
 
 
-@pytest.mark.parametrize("spoil", ["changed", "missing", "outside", "no list"])
+@pytest.mark.parametrize("spoil", ["changed", "missing", "outside", "no list", "link", "linked folder", "linked list"])
 def test_a_spoiled_model_is_not_pulled(published, tmp_path, spoil):
     broken = Path(shutil.copytree(published, tmp_path / "broken"))
     sums, weights = broken / SUMS, broken / "checkpoint" / "model.safetensors"
@@ -113,9 +113,17 @@ def test_a_spoiled_model_is_not_pulled(published, tmp_path, spoil):
         weights.unlink()
     elif spoil == "outside":
         sums.write_text(sums.read_text().replace("checkpoint/model", "../model"))
+    elif spoil == "link":
+        weights.unlink()
+        weights.symlink_to("/dev/zero")
+    elif spoil == "linked folder":
+        (broken / "checkpoint").rename(tmp_path / "elsewhere")
+        (broken / "checkpoint").symlink_to(tmp_path / "elsewhere")
     else:
         sums.unlink()
-    with pytest.raises(UserError, match="model.safetensors" if spoil in ("changed", "missing") else "SHA256SUMS"):
+        if spoil == "linked list":
+            sums.symlink_to("/dev/zero")
+    with pytest.raises(UserError, match="SHA256SUMS" if spoil in ("outside", "no list", "linked list") else "checkpoint/.*again"):
         pull(broken, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

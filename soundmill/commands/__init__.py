@@ -7,6 +7,7 @@ from pathlib import Path
 
 import typer
 
+from soundmill import terminal
 from soundmill.commands import (
     clips,
     corpus,
@@ -25,6 +26,7 @@ from soundmill.commands import (
     weights,
 )
 from soundmill.errors import UserError, fault_of_disk, show_what_the_terminal_can
+from soundmill.params import check_urls
 
 FAULTS_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.EINTR)
 
@@ -36,18 +38,26 @@ class Group(typer.core.TyperGroup):
         show_what_the_terminal_can()  # the help too
         return super().main(*args, **more)
 
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        try:
+            check_urls(args, "arguments")
+        except UserError as error:
+            terminal.say(error, error=True, color="red")
+            raise typer.Exit(1) from None
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: typer.Context) -> object:
         try:
             return super().invoke(ctx)
         except UserError as error:
-            typer.secho(str(error), fg="red", err=True)
+            terminal.say(str(error), error=True, color="red")
             raise typer.Exit(1) from None
         except BrokenPipeError:
             raise typer.Exit(0) from None
         except OSError as error:
             if error.errno not in FAULTS_OF_THE_DISK:
                 raise
-            typer.secho(fault_of_disk(error, Path.cwd()), fg="red", err=True)
+            terminal.say(fault_of_disk(error, Path.cwd()), error=True, color="red")
             raise typer.Exit(1) from None
 
 

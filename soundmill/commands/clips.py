@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from soundmill.commands.project import Clips, Project, Split, check_apart, project_root, sample_rate_of, tables
+from soundmill import terminal
+from soundmill.commands.project import TAKES_IDS, Clips, Project, Split, check_apart, project_root, sample_rate_of, tables
 from soundmill.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, help="Find a clip, hear it, trace it back to its recording and offset.")
@@ -34,11 +35,11 @@ def list_clips(
     for row in shown:
         caption = row["captions"][0] if row["captions"] else "(no caption)"
         labels = ", ".join(row["labels"]) or "-"
-        typer.echo(f"{row['clip_id']:<{width}}  {row['split']:<5}  {row['source']} @ {row['start']:g} s  [{labels}]  {caption}")
-    typer.echo(f"{len(shown)} of {len(rows)} clips" + ("; --limit 0 shows all" if len(shown) < len(rows) else ""), err=True)
+        terminal.say(f"{row['clip_id']:<{width}}  {row['split']:<5}  {row['source']} @ {row['start']:g} s  [{labels}]  {caption}")
+    terminal.say(f"{len(shown)} of {len(rows)} clips" + ("; --limit 0 shows all" if len(shown) < len(rows) else ""), error=True)
 
 
-@app.command("show")
+@app.command("show", context_settings=TAKES_IDS)
 def show_clip(clip_id: str, variant: Clips = "default", project: Project = None) -> None:
     """Show a clip's facts, including the recording and the second that it was cut from."""
     from soundmill import clips
@@ -62,12 +63,12 @@ def show_clip(clip_id: str, variant: Clips = "default", project: Project = None)
         "digest": row["digest"],
     }
     for key, value in facts.items():
-        typer.echo(f"{key:<10} {value}")
+        terminal.say(f"{key:<10} {value}")
     option = "" if variant == "default" else f"--clips {variant} "
-    typer.echo(f"hear it:   soundmill clips export {option}{'-- ' if clip_id.startswith('-') else ''}{clip_id}")
+    terminal.say(f"hear it:   soundmill clips export {option}{clip_id}")
 
 
-@app.command("export")
+@app.command("export", context_settings=TAKES_IDS)
 def export_clips(
     clip_ids: Annotated[list[str] | None, typer.Argument(help="Clip ids (default: all that the options select).")] = None,
     split: Split = None,
@@ -89,4 +90,4 @@ def export_clips(
         raise UserError("no clip matches; `soundmill clips list` shows all clips")
     check_apart(output, root)
     for path in clips.export(where, selected, output, sample_rate_of(root, variant)):
-        typer.echo(path)
+        terminal.say(path)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from soundmill import terminal
 from soundmill.commands.project import (
     Clips,
     Project,
@@ -42,7 +43,6 @@ def check_corpus(
     follow_links: FollowLinks = False,
 ) -> None:
     """Report what a corpus contains: coverage, missing clips, orphans, collisions, ambiguous and damaged files."""
-    from rich.console import Console
 
     from soundmill.corpora import buckets, check
 
@@ -59,11 +59,11 @@ def check_corpus(
             report = check.check_params(place, headers, tick)
         else:
             report = check.check(place, format, headers, tick, follow_links)
-    check.show(report, Console())
+    check.show(report, terminal.console())
     if json:
         check.write_json(report, json)
     if missing:
-        typer.echo(f"{missing}: {check.write_missing(report, missing)} rows to download")
+        terminal.say(f"{missing}: {check.write_missing(report, missing)} rows to download")
 
 
 @app.command("duplicates")
@@ -87,15 +87,15 @@ def corpus_duplicates(
     with progress_bar(None, "fingerprints", "file") as tick:
         result, unreadable = duplicates.find_in_folder(path, workers or os.cpu_count() or 1, threshold, tick, follow_links)
     for pair in result.pairs:
-        typer.echo(f"{pair['score']:.2f}  {pair['a']}  {pair['b']}")
+        terminal.say(f"{pair['score']:.2f}  {pair['a']}  {pair['b']}")
     if json:
         duplicates.write_json(result.pairs, json)
     for row in unreadable:
-        typer.secho(f"not read: {row['path']}: {row['reason']} ({row['detail']})", fg="yellow", err=True)
+        terminal.say(f"not read: {row['path']}: {row['reason']} ({row['detail']})", error=True, color="yellow")
     summary = f"{len(result.pairs)} pairs among {result.names.num_rows} files"
     if result.featureless:
         summary += f"; {len(result.featureless)} are too short or too steady, and were compared only byte by byte"
-    typer.echo(summary + (f"; {len(unreadable)} not read" if unreadable else ""), err=True)
+    terminal.say(summary + (f"; {len(unreadable)} not read" if unreadable else ""), error=True)
 
 
 @app.command("export")
@@ -120,8 +120,8 @@ def export_corpus(
     with progress_bar(None, f"export {format}", "clip") as tick:
         where, rate = tables(root, variant), sample_rate_of(root, variant)
         result = exports.export(where, format, directory, rate, split=split, progress=tick)
-    typer.echo(f"{directory}: {result.written} clips as {format}")
+    terminal.say(f"{directory}: {result.written} clips as {format}")
     if result.left_out:
         clip_id, reason = result.left_out[0]
         message = f"left out: {len(result.left_out)} clips, first {clip_id} ({reason}); all are in {directory / exports.LEFT_OUT}"
-        typer.secho(message, fg="yellow")
+        terminal.say(message, color="yellow")

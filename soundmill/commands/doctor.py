@@ -15,6 +15,7 @@ from typing import Literal
 
 import typer
 
+from soundmill import terminal
 from soundmill.commands.project import Project, project_root
 from soundmill.errors import UserError
 
@@ -41,9 +42,9 @@ def doctor(project: Project = None) -> None:
     lacking = False
     for finding in examine(project_root(project)):
         mark, color = {"ok": ("ok", "green"), "optional": ("--", "yellow"), "lacking": ("!!", "red")}[finding.state]
-        typer.echo(f"{typer.style(mark, fg=color)}  {finding.name:<9} {finding.detail}")
+        terminal.say(f"{mark}  {finding.name:<9} {finding.detail}", color=color)
         if finding.remedy:
-            typer.echo(f"{'':14}→ {finding.remedy}")
+            terminal.say(f"{'':14}→ {finding.remedy}")
         lacking = lacking or finding.state == "lacking"
     raise typer.Exit(1 if lacking else 0)
 

@@ -5,21 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from soundmill.commands.project import Project, progress_bar, project_root, use_recorded_store
+from soundmill import terminal
+from soundmill.commands.project import TAKES_IDS, Project, progress_bar, project_root, use_recorded_store
 from soundmill.errors import UserError
+
+if TYPE_CHECKING:
+    from flows.cache import Unused
 
 app = typer.Typer()
 
 FIRST = 10  # items of a list that are shown
 search_progress = partial(progress_bar, None, "look for copies", "B")
+Gone = Annotated[list[Path] | None, typer.Option(help="A checkout that shared this cache and was deleted: nothing is kept for it.")]
 WaitMinutes = Annotated[float, typer.Option(min=0, help="How long to wait while a pipeline, a stage or another command runs here.")]
 
 
-@app.command()
+@app.command(context_settings=TAKES_IDS)
 def forget(
     things: Annotated[
         list[str] | None,
@@ -40,7 +45,8 @@ def forget(
         bool,
         typer.Option(
             "--erase",
-            help="Remove everything forgotten from scratch, DVC's cache, MLflow's files and the model registry; then --check.",
+            help="Remove everything forgotten from scratch, this project's objects in DVC's cache, MLflow's files and the model "
+            "registry, after showing a list; then --check.",
         ),
     ] = False,
     undo: Annotated[
@@ -52,6 +58,8 @@ def forget(
     update: Annotated[
         bool, typer.Option("--update", help="Restore entries of forgotten.yaml that another branch, an edit or an old copy lost.")
     ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --erase: do not ask.")] = False,
+    gone: Gone = None,
     wait_minutes: WaitMinutes = 10,
     project: Project = None,
 ) -> None:
@@ -62,6 +70,7 @@ def forget(
     removes what earlier runs kept. Your own file of the recording stays.
     """
     from flows import cache, locks
+    from soundmill import ledger
 
     root, names = project_root(project), things or []
     if check + erase + undo + update > 1:
@@ -70,6 +79,8 @@ def forget(
         raise UserError("--refused names the recordings itself; give only --reason with it")
     if reason and (check or erase or undo or update):
         raise UserError("--reason: only for forgetting; leave it out")
+    if (yes or gone) and not erase:
+        raise UserError("--yes and --gone: only for --erase; leave them out")
     if names and (erase or update):
         raise UserError("--erase and --update apply to everything forgotten; leave out the names")
     if not (names or refused or check or erase or update):
@@ -80,9 +91,13 @@ def forget(
         use_recorded_store(root)
     if check:
         _check(root, names)
+    elif erase and not ledger.in_force(root):
+        terminal.say("nothing is forgotten, so nothing is erased")
     elif erase:
+        if gone:
+            cache.forget_users(root, gone)
         with cache.held(root, 60 * wait_minutes, _say) as checkouts:
-            _erase(root, checkouts)
+            _erase(root, checkouts, yes)
         _check(root, [])
     else:
         with locks.only_one(root, 60 * wait_minutes, _say):
@@ -100,33 +115,43 @@ def clean(
         list[Path] | None, typer.Argument(help="Other checkouts that share this cache, if the command does not list them.")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Remove it, instead of only showing it.")] = False,
+    gone: Gone = None,
     project: Project = None,
 ) -> None:
-    """Free disk space: remove from DVC's cache what no checkout or workspace that shares it needs.
+    """Free disk space: remove from DVC's cache what its checkouts and workspaces made and none of them needs.
 
     These are outputs of earlier parameters, recordings, branches and experiments; stages can rebuild them. Without --yes, the
-    command only shows what it would remove. (`dvc gc --workspace` would also remove what other checkouts need.)
+    command only shows what it would remove. (`dvc gc --workspace` would also remove what other checkouts and projects need.)
     """
     from flows import cache
 
     root = project_root(project)
+    if gone:
+        cache.forget_users(root, gone)
     if yes:
         with cache.held(root, 0, _say, checkouts or []) as held:
-            unused = cache.clean(root, held)
+            unused = cache.unused(root, held)
+            cache.remove(unused.objects)
     else:
         unused = cache.look(root, checkouts or [])
     for place in unused.users:
-        typer.echo(f"kept: what {place} needs")
-    for place in unused.gone:
-        typer.echo(f"checkout gone, so its outputs are not kept: {place}")
-    for output, (count, size) in unused.outputs.items():
-        typer.echo(f"{size / 1e6:>10,.1f} MB in {count:>7,}  {output}")
+        terminal.say(f"kept: what {place} needs")
+    for place in cache.away(root):
+        terminal.say(f"not there, so `--yes` would refuse: {place}; mount its disk, or if it was deleted, give `--gone {place}`")
+    if unused.unknown:
+        terminal.say(f"kept: {unused.unknown} objects that none of these made; they may be another project's")
+    _show_outputs(unused)
     amount = f"{len(unused.objects)} objects, {unused.size / 1e6:,.1f} MB"
-    typer.echo(f"removed: {amount}" if yes else f"not needed: {amount}; `soundmill clean --yes` removes them")
+    terminal.say(f"removed: {amount}" if yes else f"not needed: {amount}; `soundmill clean --yes` removes them")
+
+
+def _show_outputs(unused: Unused) -> None:
+    for output, (count, size) in unused.outputs.items():
+        terminal.say(f"{size / 1e6:>10,.1f} MB in {count:>7,}  {output}")
 
 
 def _say(line: str) -> None:
-    typer.echo(line, err=True)
+    terminal.say(line, error=True)
 
 
 def _refused(root: Path) -> list[str]:
@@ -145,9 +170,9 @@ def _forget(root: Path, things: list[str], reason: str) -> None:
     with search_progress() as progress:
         outcome = forgetting.forget(root, things, reason, progress)
     for entry in outcome.listed_before:
-        typer.echo(f"already forgotten: {entry} ({entry.reason})")
+        terminal.say(f"already forgotten: {entry} ({entry.reason})")
     for entry in outcome.added:
-        typer.echo(f"forgotten: {entry}" + (f" ({entry.reason})" if entry.copy_of else ""))
+        terminal.say(f"forgotten: {entry}" + (f" ({entry.reason})" if entry.copy_of else ""))
     held = outcome.held
     clips = [f"{variant}/{row['clip_id']}" for variant, rows in held.clips.items() for row in rows]
     weights = [f"{weights.name}/{part}" if part else weights.name for weights, part, *_ in held.weights]
@@ -155,21 +180,21 @@ def _forget(root: Path, things: list[str], reason: str) -> None:
     for what, names in (lists | {"reports": held.reports}).items():
         if names:
             more = f" and {len(names) - FIRST} more" if len(names) > FIRST else ""
-            typer.echo(f"{what} ({len(names)}): {', '.join(names[:FIRST])}{more}")
+            terminal.say(f"{what} ({len(names)}): {', '.join(names[:FIRST])}{more}")
     for model in outcome.marked:
-        typer.echo(f"tagged in MLflow: {model.name} version {model.version}")
+        terminal.say(f"tagged in MLflow: {model.name} version {model.version}")
     for note in dict.fromkeys(outcome.notes):
-        typer.echo(f"note: {note}", err=True)
+        terminal.say(f"note: {note}", error=True)
     if outcome.added:
-        typer.echo("next: `dvc repro`; then `soundmill forget --erase` removes what earlier runs kept, and checks the rest")
+        terminal.say("next: `dvc repro`; then `soundmill forget --erase` removes what earlier runs kept, and checks the rest")
 
 
 def _undo(root: Path, things: list[str]) -> None:
     from soundmill import forgetting
 
     for entry in forgetting.use_again(root, things):
-        typer.echo(f"no longer forgotten: {entry} ({entry.reason})")
-    typer.echo("next: `dvc repro`; a workspace with its own entry needs `soundmill forget --undo … --project workspaces/NAME`")
+        terminal.say(f"no longer forgotten: {entry} ({entry.reason})")
+    terminal.say("next: `dvc repro`; a workspace with its own entry needs `soundmill forget --undo … --project workspaces/NAME`")
 
 
 def _update(root: Path) -> None:
@@ -177,22 +202,31 @@ def _update(root: Path) -> None:
 
     added = ledger.update(root)
     for entry in added:
-        typer.echo(f"added: {entry['source']} ({entry['reason']})")
-    typer.echo(f"{ledger.FILE} lists everything forgotten" + ("; next: `dvc repro`" if added else ""))
+        terminal.say(f"added: {entry['source']} ({entry['reason']})")
+    terminal.say(f"{ledger.FILE} lists everything forgotten" + ("; next: `dvc repro`" if added else ""))
 
 
-def _erase(root: Path, checkouts: Sequence[Path]) -> None:
-    from flows import cache
+def _erase(root: Path, checkouts: Sequence[Path], yes: bool) -> None:
+    from flows import cache, dvc
     from soundmill import forgetting
 
-    unused = cache.clean(root, checkouts)
-    typer.echo(f"removed from DVC's cache: {len(unused.objects)} objects, {unused.size / 1e6:,.1f} MB, which no checkout needs")
     with search_progress() as progress:
-        outcome = forgetting.erase(root, progress)
-    for sentence in outcome.removed:
-        typer.echo(f"removed {sentence}")
-    for sentence in outcome.left:
-        typer.echo(f"left: {sentence}", err=True)
+        found = forgetting.find(root, dvc.cache_directory(root), progress)
+    unused = cache.holding(root, set(found.cached), cache.unused(root, checkouts))
+    sentences = found.sentences(root)
+    if sentences or unused.objects:
+        for sentence in sentences:
+            terminal.say(sentence)
+        if unused.objects:
+            terminal.say(f"DVC's cache: {len(unused.objects)} objects, {unused.size / 1e6:,.1f} MB, which no checkout needs:")
+            _show_outputs(unused)
+        if not yes and not typer.confirm("Erase all of these?"):
+            raise typer.Exit(1)
+        cache.remove(unused.objects)
+        forgetting.erase(root, found)
+        terminal.say(f"erased: {len(sentences) + len(unused.objects)}")
+    for sentence in found.left:
+        terminal.say(f"left: {sentence}", error=True)
 
 
 def _check(root: Path, things: list[str]) -> None:
@@ -204,13 +238,15 @@ def _check(root: Path, things: list[str]) -> None:
     with search_progress() as progress:
         proof = forgetting.check(root, things, directory, sharing, progress)
     for sentence in proof.found:
-        typer.echo(sentence)
+        terminal.say(sentence)
+    for name, url in (dvc.remotes(root) if has_cache else {}).items():
+        proof.notes.append(f"DVC's remote {name} ({url}) was not searched; remove what it holds there (docs/orchestration.md)")
     for note in proof.notes:
-        typer.echo(f"note: {note}", err=True)
+        terminal.say(f"note: {note}", error=True)
     what = ", ".join(things) or "forgotten sounds"
     if proof.found:
         remedy = "`dvc repro` rebuilds outputs; delete copies elsewhere yourself"
         places = f"{len(proof.found)} places hold" if len(proof.found) > 1 else "1 place holds"
-        typer.echo(f"{places} {what}; {remedy}", err=True)
+        terminal.say(f"{places} {what}; {remedy}", error=True)
         raise typer.Exit(1)
-    typer.echo(f"no searched place holds {what}")
+    terminal.say(f"no searched place holds {what}")

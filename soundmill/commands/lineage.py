@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from soundmill.commands.project import Project, project_root, use_recorded_store, writable_file
+from soundmill import terminal
+from soundmill.commands.project import TAKES_IDS, Project, project_root, use_recorded_store, writable_file
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -20,7 +21,7 @@ FIRST = 5  # items of a list that are shown without --all
 LONGEST = 80  # characters of one fact without --all
 
 
-@app.command()
+@app.command(context_settings=TAKES_IDS)
 def lineage(
     thing: Annotated[
         str,
@@ -39,7 +40,6 @@ def lineage(
     """
     from json import dumps
 
-    from rich.console import Console
     from rich.tree import Tree
 
     from soundmill.lineage import trace
@@ -47,7 +47,7 @@ def lineage(
     root = project_root(project)
     use_recorded_store(root)
     found = trace(root, thing)
-    console = Console(highlight=False, markup=False)
+    console = terminal.console(highlight=False, markup=False)
     console.print(_line(found.thing, all))
     for heading, nodes in (("comes from", found.comes_from), ("made from it", found.made_from_it)):
         if nodes:
@@ -57,7 +57,7 @@ def lineage(
     if not found.comes_from + found.made_from_it:
         console.print("nothing related was found here")
     for sentence in dict.fromkeys(found.gone):
-        typer.echo(f"note: {sentence}", err=True)
+        terminal.say(f"note: {sentence}", error=True)
     if json:
         json.write_text(dumps(found.plain(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from soundmill import terminal
 from soundmill.commands.project import Project, progress_bar, project_root, tables, writable_file
 from soundmill.errors import UserError
 from soundmill.params import MAX_SEED
@@ -66,15 +67,15 @@ def listen(
     with progress_bar(len(material.requests), "listen", "request") as tick:
         written = side_by_side.write(output, material, megabytes, tick)
     for fault in written.faults:
-        typer.secho(fault, fg="yellow", err=True)
+        terminal.say(fault, error=True, color="yellow")
     if written.left_out:
-        typer.secho(
+        terminal.say(
             f"{len(written.left_out)} of {len(material.requests)} requests did not fit in {megabytes:g} MB: the page names them; "
             "raise --megabytes to include them",
-            fg="yellow",
-            err=True,
+            error=True,
+            color="yellow",
         )
-    typer.echo(output)
+    terminal.say(output)
 
 
 @test.command("new")
@@ -118,8 +119,8 @@ def new_test(
     weights = {name: hashing.model_digest(path) for name, path in checkpoints.items() if path.is_dir()}
     with progress_bar(None, "listening test", "sound") as tick:
         page, key = blind.write(output, material, plan, weights, tick)
-    typer.echo(f"{page}  for the raters ({page.stat().st_size / 1e6:.1f} MB), each with their own number, starting at 1")
-    typer.echo(f"{key}  for you alone: `soundmill listening-test score` reads it")
+    terminal.say(f"{page}  for the raters ({page.stat().st_size / 1e6:.1f} MB), each with their own number, starting at 1")
+    terminal.say(f"{key}  for you alone: `soundmill listening-test score` reads it")
 
 
 @test.command("score")
@@ -167,7 +168,7 @@ def _record(home: Path, key: Key, result: Mapping[str, Any]) -> None:
                 if facts.weights:
                     nested.log_model_scores(facts.weights, facts.family, values)
         if run.id:
-            typer.echo(f"recorded in MLflow: {name}; `make browse` shows it")
+            terminal.say(f"recorded in MLflow: {name}; `make browse` shows it")
 
 
 def gather(models: list[str], reference: Path | None, captions: Path | None, scores: list[str], project: Path | None) -> Material:

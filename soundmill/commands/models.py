@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from soundmill import terminal
 from soundmill.commands.project import Project, project_root, writable_file
 from soundmill.errors import UserError
 from soundmill.params import MAX_SEED
@@ -43,13 +44,12 @@ def families(
     adds one embedding per label of the corpus.
     """
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     from soundmill.models import registry
 
     described = registry.describe(project_root(project) / "conf", sizes=sizes or json is not None)
-    console = Console(highlight=False)
+    console = terminal.console(highlight=False)
     for name, facts in described.items():
         console.print(f"[bold]{name}[/bold]: {facts['what']}")
         console.print(facts["source"], style="dim")
@@ -89,7 +89,7 @@ def import_weights(
     from soundmill.models import importing
 
     parameters = importing.import_published(file, output, lambda: project_root(project) / "conf", revision)
-    typer.echo(f"{output}: {parameters:,} parameters")
+    terminal.say(f"{output}: {parameters:,} parameters")
 
 
 @app.command()
@@ -127,25 +127,25 @@ def export(
         if output is None or output.exists():
             raise UserError(f"{checkpoint} has adapters: name a new directory for the merged checkpoint with --output")
         write_whole(checkpoint, output)
-        typer.echo(output)
+        terminal.say(output)
         return
     codec = live.find(checkpoint)
     path = output or Path(f"{checkpoint.resolve().name}{live.PUBLISHED if streaming else '.onnx'}")
     if codec.phase == 1:
-        typer.echo("this codec was trained in phase 1 only, without a discriminator: it sounds duller than after phase 2")
+        terminal.say("this codec was trained in phase 1 only, without a discriminator: it sounds duller than after phase 2")
     if not streaming:
         for name, sizes in live.export_onnx(path, codec).items():
-            typer.echo(f"{name}: {' × '.join(map(str, sizes))}")
-        typer.echo(path)
+            terminal.say(f"{name}: {' × '.join(map(str, sizes))}")
+        terminal.say(path)
         return
     facts = live.export_streaming(path, codec)
     latency, block, rate = facts["latency"], facts["block"], facts["sample_rate"]
     ms = 1000 / rate
-    typer.echo(
+    terminal.say(
         f"latency {latency} samples ({latency * ms:.1f} ms at {rate} Hz) plus a block, a multiple of {block} ({block * ms:.1f} ms)"
     )
-    typer.echo(f"methods forward, encode, decode; {facts['latents']} latents every {block} samples")
-    typer.echo(path)
+    terminal.say(f"methods forward, encode, decode; {facts['latents']} latents every {block} samples")
+    terminal.say(path)
 
 
 @app.command()
@@ -223,7 +223,7 @@ def generate(
 
         stretcher = best_stretcher()
         if bpm is not None and stretcher == "atempo":
-            typer.echo("note: this ffmpeg has no rubberband; loops are stretched by atempo, which blurs beats", err=True)
+            terminal.say("note: this ffmpeg has no rubberband; loops are stretched by atempo, which blurs beats", error=True)
         looped = generation.Looped(bpm, repeat or 1, lambda *loop: stretch(*loop, stretcher))
     sampling = [*(settings or []), *([] if psi is None else [f"psi={psi}"])]
     try:
@@ -239,7 +239,7 @@ def generate(
         works = shlex.join(["soundmill", "generate", *example, *options])
         raise UserError(f"{error}\nthis works: {works}") from None
     for path in paths:
-        typer.echo(path)
+        terminal.say(path)
 
 
 def _shares(text: str | None) -> list[tuple[Path, float]]:

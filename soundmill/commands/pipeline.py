@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from soundmill import terminal
 from soundmill.commands.project import Project, project_root, use_recorded_store
 from soundmill.errors import UserError
 
@@ -59,8 +60,9 @@ def browse(
             **os.environ,
             **tracking.QUIET,
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "MLFLOW_BACKEND_STORE_URI": tracking.store(home).uri,  # not in the command, where all can read its password
         }
-        command = tracking.browser_command(home, port)
+        command = tracking.browser_command(port)
         server = subprocess.Popen(command, env=variables, start_new_session=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
@@ -68,7 +70,7 @@ def browse(
             time.sleep(0.2)
         if server and server.poll() is not None:
             raise UserError("MLflow's server did not start; its output is above")
-        typer.echo(f"{where}\nopen {page}")
+        terminal.say(f"{where}\nopen {page}")
         if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
             webbrowser.open(page)
         if server:
@@ -95,8 +97,8 @@ def sync(project: Project = None) -> None:
         )
     count, why = tracking.sync(home)
     if count:
-        raise UserError(f"{count} runs are not in {tracking.store(home).uri} yet: {why or 'still uploading'}; nothing is lost")
-    typer.echo(f"all runs are in {tracking.store(home).uri}")
+        raise UserError(f"{count} runs are not in {tracking.store(home).shown} yet: {why or 'still uploading'}; nothing is lost")
+    terminal.say(f"all runs are in {tracking.store(home).shown}")
 
 
 @app.command()
@@ -156,7 +158,7 @@ def run(
         )
     registry.check(document, root)
     if note := registry.vocoder_note(document):
-        typer.echo(note, err=True)
+        terminal.say(note, error=True)
     contents = _survey(root, folder, document) if folder else None
     if dry_run:
         raise typer.Exit(0)
@@ -167,7 +169,7 @@ def run(
     # A second run would change the parameters of the first.
     with locks.exclusive_lock(checkout.place_of(root, name) / ".dvc/tmp/run.lock"):
         workspace = checkout.workspace(root, name, document)
-        typer.echo(f"workspace   {workspace}")
+        terminal.say(f"workspace   {workspace}")
         if contents and contents.packed:
             handover.save(contents.packed, workspace / stage.WORK / "scan")
         status = checkout.run_pipeline(workspace, push)
@@ -247,7 +249,7 @@ def _survey(root: Path, corpus: Path | Bucket, document: dict[str, Any], trainin
         }
         training_seconds = estimate.training_seconds(root, document, clips, len(contents.labels))
     for line in contents.describe(document, training_seconds):
-        typer.echo(line)
+        terminal.say(line)
     return contents
 
 
@@ -263,9 +265,9 @@ def reproduce(
     root = project_root(project)
     destination = into or root / "workspaces" / f"reproduce-{run_id[:8]}"
     missing = checkout.reproduce(root, run_id, destination)
-    typer.echo(f"{destination}: the code, params.yaml, dvc.lock and cached outputs of run {run_id}")
+    terminal.say(f"{destination}: the code, params.yaml, dvc.lock and cached outputs of run {run_id}")
     for line in missing:
-        typer.secho(f"missing: {line}", fg="yellow")
+        terminal.say(f"missing: {line}", color="yellow")
 
 
 @app.command()
@@ -284,13 +286,13 @@ def params(
     document = parameters.compose(root / "conf", overrides or [])
     registry.check(document, root)
     if note := registry.vocoder_note(document):
-        typer.echo(note, err=True)
+        terminal.say(note, error=True)
     if show:
         parameters.write_yaml(document, Path("/dev/stdout"))
     else:
         from flows import locks
 
-        with locks.only_one(root, LOCK_SECONDS, typer.echo):  # DVC would record a running stage with the new parameters
+        with locks.only_one(root, LOCK_SECONDS, terminal.say):  # DVC would record a running stage with the new parameters
             parameters.write_yaml(document, root / "params.yaml")
 
 
@@ -303,7 +305,6 @@ def list_experiments(project: Project = None) -> None:
     `soundmill params experiment=NAME` writes its params.yaml for `dvc repro`; `dvc exp run -S experiment=NAME` works too.
     Each file in conf/experiment is an experiment.
     """
-    from rich.console import Console
 
     from soundmill.commands import experiments
 
@@ -311,7 +312,7 @@ def list_experiments(project: Project = None) -> None:
     named = experiments.read_experiments(root / "conf")
     use_recorded_store(root)
     scores, why = experiments.last_scores(root, named)
-    console = Console(highlight=False)
+    console = terminal.console(highlight=False)
     for name, experiment in named.items():
         console.print(f"[bold]{name}[/bold]: {experiment.title}", soft_wrap=True)
         console.print(f"  {experiment.corpus}, {experiment.minutes:g} minutes of training", style="dim")

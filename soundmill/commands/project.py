@@ -11,13 +11,14 @@ from typing import Annotated
 
 import typer
 
-from soundmill import disk
+from soundmill import disk, terminal
 from soundmill.errors import UserError
 
 Project = Annotated[
     Path | None, typer.Option(help="The Soundmill checkout (default: this directory, or the nearest one above it).")
 ]
 Clips = Annotated[str, typer.Option("--clips", help="Clip variant, a section of `clips` in params.yaml.")]
+TAKES_IDS = {"ignore_unknown_options": True}  # settings of a command whose words may be ids, some of which begin with `-`
 Split = Annotated[str | None, typer.Option(help="Only this split: train, valid or test.")]
 
 
@@ -38,7 +39,7 @@ def use_recorded_store(root: Path) -> None:
     from soundmill import tracking
 
     if line := tracking.use_last_store(root):
-        typer.echo(line)
+        terminal.say(line)
 
 
 def tables(root: Path, variant: str):

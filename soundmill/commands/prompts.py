@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from soundmill import terminal
 from soundmill.commands.models import Checkpoint, FamilyName, Settings, checkpoint_of
 from soundmill.commands.project import Project, progress_bar, project_root, tables, writable_file
 from soundmill.errors import UserError
@@ -53,7 +54,7 @@ def prompts(
     report.show(found.document)
     if page:
         report.write(found, page)
-        typer.echo(page)
+        terminal.say(page)
 
 
 def _real(project: Path | None):

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from soundmill import terminal
 from soundmill.commands.project import (
     Clips,
     Project,
@@ -56,11 +57,11 @@ def licences(
         attribution.write(found, output)
     for column, title in (("licence", "licence"), ("ai_terms", "AI terms")):
         for name, hours in attribution.hours_by(found, column).items():
-            typer.echo(f"{title} {name}: {hours:.2f} h")
+            terminal.say(f"{title} {name}: {hours:.2f} h")
     for fact, why in attribution.statements(found):
-        typer.echo(f"{fact}\n    {why}")
+        terminal.say(f"{fact}\n    {why}")
     creators = sorted({credit.creator for credit in found if credit.creator})
-    typer.echo(
+    terminal.say(
         f"{len(creators)} creator{'' if len(creators) == 1 else 's'}"
         + (f": {', '.join(creators[:10])}{' …' if len(creators) > 10 else ''}" if creators else "")
     )
@@ -103,7 +104,7 @@ def publish(
 
         written = publishing.publish(model, directory, root)
     for path in written:
-        typer.echo(f"{path}  {path.stat().st_size:,} bytes")
+        terminal.say(f"{path}  {path.stat().st_size:,} bytes")
 
 
 @app.command()
@@ -123,7 +124,7 @@ def pull(
     data = published.is_data(directory)
     target = output or Path("datasets" if data else "models") / directory.resolve().name
     for path in published.pull(directory, target):
-        typer.echo(path)
+        terminal.say(path)
     checkpoint = target / published.CHECKPOINT
     if data:
         use = f'datasets.load_dataset("{target}")'
@@ -131,7 +132,7 @@ def pull(
         use = f"soundmill params FAMILY.autoencoder.weights.start_from={checkpoint} (a vocoder: vocoder.weights.start_from)"
     else:
         use = f"soundmill generate --checkpoint {checkpoint}"
-    typer.echo(f"try it: {use}", err=True)
+    terminal.say(f"try it: {use}", error=True)
 
 
 def _root(project: Path | None) -> Path | None:

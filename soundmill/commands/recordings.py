@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from soundmill import terminal
 from soundmill.commands.models import Checkpoint, FamilyName, Settings, checkpoint_of
 from soundmill.commands.project import Project
 from soundmill.errors import UserError
@@ -275,4 +276,4 @@ def _sound(path: Path) -> Sound:
 
 def _say(paths: list[Path]) -> None:
     for path in paths:
-        typer.echo(path)
+        terminal.say(path)

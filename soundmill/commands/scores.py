@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from soundmill import terminal
 from soundmill.commands.project import Project, progress_bar, project_root, writable_file
 from soundmill.errors import UserError, reason, report_failure
 from soundmill.params import MAX_SEED
@@ -105,10 +106,10 @@ def evaluate(
             folder_report.write(evaluation, report)
         except Exception as error:
             raise UserError(f"{report}: the page could not be written ({reason(error)}); the scores above are complete") from error
-        typer.echo(f"{report / 'index.html'}")
+        terminal.say(f"{report / 'index.html'}")
     if card:
         cards.write(card, folder_report.title(evaluation), evaluation.metrics, _again(context), candidates)
-        typer.echo(f"{card / cards.CARD}")
+        terminal.say(f"{card / cards.CARD}")
 
 
 @app.command()

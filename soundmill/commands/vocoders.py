@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from soundmill import terminal
 from soundmill.errors import UserError
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ def vocode(
     made_by = MadeBy(f"vocoder {hashing.tree_digest(checkpoint)}", CHANGED)  # of a log-mel, which may be a recording's
     paths, timing = vocoding.write_sounds(vocoder, log_mels_read, output, made_by)
     for written in paths:
-        typer.echo(written)
-    typer.echo(
+        terminal.say(written)
+    terminal.say(
         f"real-time factor {timing.real_time_factor:.3g}: {timing.sound:.1f} s of sound in {timing.work:.1f} s, "
         f"{1 / timing.real_time_factor:.3g} times real time"
     )

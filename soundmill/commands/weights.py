@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from soundmill import terminal
 from soundmill.commands.project import project_root
 from soundmill.errors import UserError
 from soundmill.params import did_you_mean
@@ -36,24 +38,27 @@ def list_weights() -> None:
             state, color = "--", "yellow"
         else:
             state, color = ("ok", "green") if entry.num_bytes in (None, path.stat().st_size) else ("!!", "red")
-        typer.echo(f"{typer.style(state, fg=color)}  {name:<21} {_size(entry):>8}  {entry.licence:<10}  {entry.file}")
-        typer.echo(f"{'':4}{entry.source}\n{'':4}{' '.join(entry.pin)}")
-    typer.echo(f"ok: in {pretrained.directory()}; !!: wrong size; `soundmill weights fetch NAME` fixes it.", err=True)
+        terminal.say(f"{state}  {name:<21} {_size(entry):>8}  {entry.licence:<10}  {entry.file}", color=color)
+        terminal.say(f"{'':4}{entry.source}\n{'':4}{' '.join(entry.pin)}")
+    terminal.say(f"ok: in {pretrained.directory()}; !!: wrong size; `soundmill weights fetch NAME` fixes it.", error=True)
     for name in embedders.NAMES:
         if name not in embedders.published():
-            typer.echo(f"{name}: {embedders.find(name).origin}", err=True)
+            terminal.say(f"{name}: {embedders.find(name).origin}", error=True)
 
 
 @app.command("fetch")
 def fetch_weights(
     names: Wanted = None,
     mirror: Annotated[Path | None, typer.Option("--from", help="Copy them from this directory instead of downloading.")] = None,
+    sha256: Annotated[str, typer.Option(help="Of a file whose publisher states only an MD5; from a source you trust.")] = "",
 ) -> None:
     """Download weights, or resume an interrupted download; only verified files are installed."""
     from soundmill import pretrained
 
+    if sha256 and not (re.fullmatch("[0-9a-f]{64}", sha256) and names and len(names) == 1):
+        raise UserError("--sha256: give the 64 hex digits of one file, and its name")
     for weights in _published(names or _named_in_params()):
-        typer.echo(pretrained.fetch(weights, mirror, progress=sys.stderr.isatty()))
+        terminal.say(pretrained.fetch(weights, mirror, sys.stderr.isatty(), sha256))
 
 
 @app.command("verify")
@@ -66,7 +71,7 @@ def verify_weights(names: WeightsNames = None) -> None:
         if not names and pretrained.unavailable(weights):
             continue
         try:
-            typer.echo(f"{typer.style('ok', fg='green')}  {pretrained.verify(weights)}")
+            terminal.say(f"ok  {pretrained.verify(weights)}", color="green")
         except UserError as error:
             wrong.append(str(error))
     if wrong:
@@ -79,7 +84,7 @@ def path_of_weights(name: str) -> None:
     from soundmill import pretrained
 
     (weights,) = _published([name])
-    typer.echo(pretrained.path(weights))
+    terminal.say(pretrained.path(weights))
 
 
 def _named_in_params() -> list[str]:

@@ -12,7 +12,6 @@ import hashlib
 import io
 import os
 import re
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,7 +22,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, TypeVar
 
-from soundmill import hashing
+from soundmill import hashing, terminal
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
 from soundmill.params import check_urls
@@ -295,6 +294,6 @@ def _retried(what: str, call: Callable[[], T]) -> T:
                 ) from None
             if attempt == ATTEMPTS:
                 raise UserError(f"{what}: failed {ATTEMPTS} times, lastly: {reason}; check the store, and run it again") from None
-            print(f"{what}: failed {attempt} of {ATTEMPTS} times: {reason}", file=sys.stderr, flush=True)
+            terminal.say(f"{what}: failed {attempt} of {ATTEMPTS} times: {reason}", error=True)
             time.sleep(FIRST_PAUSE * 2 ** (attempt - 1))
     raise AssertionError("unreachable")

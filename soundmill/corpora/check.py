@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import tempfile
@@ -17,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from soundmill import disk, params
+from soundmill import csv_files, disk, params
 from soundmill.corpora import inventory, metadata, registry, terms, union
 from soundmill.corpora.buckets import Bucket
 from soundmill.corpora.clip_plan import check_rate
@@ -300,10 +298,7 @@ def write_missing(report: Report, path: Path) -> int:
     """
     of_video = [bool(entry.get("youtube_id")) for entry in report.tables.missing]
     columns = AUDIOCAPS_COLUMNS + (() if all(of_video) else ("id", "origin")) if any(of_video) else ("id", "caption", "origin")
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    count = 0
+    rows = []
     for entry in report.tables.missing:
         start = entry.get("start_time")
         entry_cells = {
@@ -315,10 +310,10 @@ def write_missing(report: Report, path: Path) -> int:
         numbers = entry.get("audiocap_ids") or [""] * len(captions)
         origins = entry.get("origins") or [""] * len(captions)
         for number, caption, origin in zip(numbers, captions, origins, strict=False):
-            writer.writerow({**entry_cells, "audiocap_id": number, "caption": caption, "origin": origin})
-            count += 1
-    _write(path, text.getvalue())
-    return count
+            cells = {**entry_cells, "audiocap_id": number, "caption": caption, "origin": origin}
+            rows.append([cells[column] for column in columns])
+    _write(path, csv_files.text(columns, rows))
+    return len(rows)
 
 
 def check_outside(path: Path, places: list[Path | Bucket]) -> None:

@@ -5,7 +5,6 @@ Everything follows from the seed: `plan` describes each file, `render` makes its
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from soundmill import disk, shards
+from soundmill import csv_files, disk, shards
 from soundmill.corpora.sounds import add, band, decay, noise, oscillator, time_axis
 from soundmill.corpora.synthetic import CONTAINERS, encode
 from soundmill.errors import UserError
@@ -118,10 +117,8 @@ def write(loop: Loop, seed: int, output: Path) -> shards.Report:
 
 def write_csv(loops: Iterable[Loop], path: Path) -> None:
     """Labels and splits as in an `audiofolder`, and the plan of each loop."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["file_name", "label", "split", "hint", "bpm", "bars"])
-        writer.writerows([loop.name, loop.label, loop.split, loop.hint, loop.bpm, loop.bars] for loop in loops)
+    columns = ["file_name", "label", "split", "hint", "bpm", "bars"]
+    csv_files.write(path, columns, ([loop.name, loop.label, loop.split, loop.hint, loop.bpm, loop.bars] for loop in loops))
 
 
 Layer = tuple[Hit, Sequence[float], float, float]  # sound, strength at each step of a bar (0: no hit), volume, pan

@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Any
 
+from soundmill import csv_files
 from soundmill.corpora import buckets
 from soundmill.corpora.inventory import Inventory
 from soundmill.decoding import decode
@@ -226,7 +227,7 @@ def read_csv(inventory: Inventory, name: bytes) -> Iterator[tuple[int, dict[str,
                 found[_SWALLOWED].append(f"line {record.first}")
             if len(record.cells) > len(columns):
                 found[_TOO_LONG].append(f"line {record.last}")
-            yield record.last, defaultdict(str, zip(columns, record.cells, strict=False))
+            yield record.last, defaultdict(str, zip(columns, map(csv_files.value, record.cells), strict=False))
     except csv.Error as error:
         raise UserError(f"{path}:{error}; correct it, or remove it from the corpus") from None
     for what, lines in found.items():

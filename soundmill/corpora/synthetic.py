@@ -5,8 +5,6 @@ Everything follows from the seed: `plan` places events in recordings, `render` m
 
 from __future__ import annotations
 
-import csv
-import io
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from soundmill import disk, shards
+from soundmill import csv_files, disk, shards
 from soundmill.corpora.sounds import GENERATORS
 from soundmill.errors import UserError
 
@@ -389,11 +387,5 @@ def write_csv(details: Iterable[list[Any]], directory: Path) -> None:
             tables[split].append([number, video, f"{start:g}", caption])
             labels.append([video, f"{start:g}", ";".join(names)])
     for split, rows in tables.items():
-        _write_table(directory / f"{split}.csv", ["audiocap_id", "youtube_id", "start_time", "caption"], rows)
-    _write_table(directory / "labels.csv", ["youtube_id", "start_time", "labels"], labels)
-
-
-def _write_table(path: Path, header: list[str], rows: list[list[Any]]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    path.write_text(text.getvalue(), encoding="utf-8")
+        csv_files.write(directory / f"{split}.csv", ["audiocap_id", "youtube_id", "start_time", "caption"], rows)
+    csv_files.write(directory / "labels.csv", ["youtube_id", "start_time", "labels"], labels)

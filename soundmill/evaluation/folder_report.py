@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from soundmill import terminal
 from soundmill.audio import tags
 from soundmill.decoding import decode
 from soundmill.errors import UserError
@@ -89,10 +90,8 @@ def _warn(console: Console, warnings: Sequence[str]) -> None:
 
 def open_console() -> Console:
     """A console for tables: as wide as the terminal, or WIDTH in a file."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=WIDTH)
+    console = terminal.console(highlight=False)
+    return console if console.is_terminal else terminal.console(highlight=False, width=WIDTH)
 
 
 def prepare(directory: Path) -> None:

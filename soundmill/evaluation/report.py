@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from soundmill import disk, page
+from soundmill import disk, page, terminal
 from soundmill.evaluation import figures, tables
 from soundmill.evaluation.card import CARD
 from soundmill.evaluation.ladder import climbed
@@ -89,7 +88,7 @@ def write_report(
     for name, content in files.items():
         disk.write_atomically(directory / name, lambda temporary, content=content: temporary.write_bytes(content))
     for fault in faults:
-        print(f"{directory.name}/index.html: {fault}", file=sys.stderr, flush=True)
+        terminal.say(f"{directory.name}/index.html: {fault}", error=True)
 
 
 def _page(

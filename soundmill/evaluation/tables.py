@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from soundmill import csv_files
 from soundmill.evaluation.ladder import RUNGS, Climbed, climbed
 from soundmill.evaluation.library import rounded
 from soundmill.evaluation.score_rows import TITLES, ScoreRow, baselines_of, interval, number, rows_of, shown
@@ -33,7 +34,7 @@ def csv(metrics: Mapping[str, Any]) -> str:
         ]
         for row in rows
     ]
-    return pd.DataFrame(lines, columns=columns).to_csv(index=False, lineterminator="\n")
+    return csv_files.of_frame(pd.DataFrame(lines, columns=columns))
 
 
 def sounds(of: Mapping[str, Mapping[str, float]]) -> str:
@@ -42,7 +43,7 @@ def sounds(of: Mapping[str, Mapping[str, float]]) -> str:
 
     values = {key: {clip_id: rounded(value) for clip_id, value in by_id.items()} for key, by_id in sorted(of.items())}
     table = pd.DataFrame({key: pd.Series(by_id, dtype=float) for key, by_id in values.items()})
-    return table.sort_index().to_csv(index_label="id", lineterminator="\n")
+    return csv_files.of_frame(table.sort_index(), "id")
 
 
 def markdown(metrics: Mapping[str, Any]) -> str:

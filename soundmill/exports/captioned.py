@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from soundmill import manifest
+from soundmill import csv_files, manifest
 from soundmill.exports.target import (
     HUGGING_FACE,
     ExportClip,
     NotExpressible,
     by_split,
     plain_number,
-    write_csv,
     write_json,
     write_lines,
 )
@@ -45,7 +44,7 @@ def write_audiocaps(placed: list[tuple[ExportClip, str]], directory: Path, final
             for caption in clip.captions:
                 table.append([number, video, plain_number(start), caption])
                 number += 1
-        write_csv(directory / f"{WITH_VAL[split]}.csv", ["audiocap_id", "youtube_id", "start_time", "caption"], table)
+        csv_files.write(directory / f"{WITH_VAL[split]}.csv", ["audiocap_id", "youtube_id", "start_time", "caption"], table)
 
 
 def write_tango(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
@@ -62,17 +61,17 @@ def write_panns(placed: list[tuple[ExportClip, str]], directory: Path, final: Pa
     columns = _caption_columns(placed)
     for split, rows in by_split(placed):
         table = [[Path(place).name, *_numbered(clip.captions, len(columns))] for clip, place in rows]
-        write_csv(directory / f"{WITH_VAL[split]}.csv", ["file_name", *columns], table)
+        csv_files.write(directory / f"{WITH_VAL[split]}.csv", ["file_name", *columns], table)
 
 
 def write_clotho(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
     columns = _caption_columns(placed)
     for split, rows in by_split(placed):
         table = [[Path(place).name, *_numbered(clip.captions, len(columns))] for clip, place in rows]
-        write_csv(directory / f"clotho_captions_{CLOTHO[split]}.csv", ["file_name", *columns], table)
+        csv_files.write(directory / f"clotho_captions_{CLOTHO[split]}.csv", ["file_name", *columns], table)
         # aac-datasets also requires the metadata table.
         origins = [[Path(place).name, ";".join(clip.labels), *[""] * (len(CLOTHO_METADATA) - 2)] for clip, place in rows]
-        write_csv(directory / f"clotho_metadata_{CLOTHO[split]}.csv", list(CLOTHO_METADATA), origins)
+        csv_files.write(directory / f"clotho_metadata_{CLOTHO[split]}.csv", list(CLOTHO_METADATA), origins)
 
 
 CLOTHO_METADATA = ("file_name", "keywords", "sound_id", "sound_link", "start_end_samples", "manufacturer", "license")
@@ -144,7 +143,7 @@ def write_musiccaps(placed: list[tuple[ExportClip, str]], directory: Path, final
                     clip.split == "test",
                 ]
             )
-    write_csv(directory / "musiccaps.csv", columns, table)
+    csv_files.write(directory / "musiccaps.csv", columns, table)
 
 
 def write_audioldm(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
@@ -161,7 +160,7 @@ def write_audioldm(placed: list[tuple[ExportClip, str]], directory: Path, final:
             data.append({"wav": wav, "seg_label": "", **classes, "caption": clip.captions[0], **numbered})
         paths[WITH_VAL[split]] = f"./metadata/{WITH_VAL[split]}.json"
         write_json(directory / paths[WITH_VAL[split]], {"data": data})
-    write_csv(
+    csv_files.write(
         directory / "metadata/class_labels_indices.csv",
         ["index", "mid", "display_name"],
         [[index, code, label] for index, (label, code) in enumerate(codes.items())],
@@ -248,7 +247,7 @@ def write_audiofolder_csv(placed: list[tuple[ExportClip, str]], directory: Path,
             + [caption or no_caption for caption in _numbered(clip.captions, len(columns))]
             for clip, place in rows
         ]
-        write_csv(directory / HUGGING_FACE[split] / "metadata.csv", ["file_name", "labels", *columns], table)
+        csv_files.write(directory / HUGGING_FACE[split] / "metadata.csv", ["file_name", "labels", *columns], table)
 
 
 def write_lhotse(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:

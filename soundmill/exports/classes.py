@@ -7,8 +7,8 @@ import unicodedata
 from collections import Counter
 from pathlib import Path
 
-from soundmill import hashing, shards
-from soundmill.exports.target import ExportClip, Files, Layout, NotExpressible, by_split, plain_number, write_csv, write_json
+from soundmill import csv_files, hashing, shards
+from soundmill.exports.target import ExportClip, Files, Layout, NotExpressible, by_split, plain_number, write_json
 
 FOLDER_CHARACTERS = frozenset("_ .,()&'+-")  # allowed in a folder's name, with letters, marks and digits of any script
 LONGEST_NAME = 200  # bytes; file systems allow 255, and a number may follow
@@ -51,7 +51,7 @@ def write_esc(placed: list[tuple[ExportClip, str]], directory: Path, final: Path
         ]
         for clip, place in placed
     ]
-    write_csv(directory / "meta/esc50.csv", ["filename", "fold", "target", "category", "esc10", "src_file", "take"], rows)
+    csv_files.write(directory / "meta/esc50.csv", ["filename", "fold", "target", "category", "esc10", "src_file", "take"], rows)
 
 
 def urbansound_place(clip: ExportClip) -> str:
@@ -74,7 +74,7 @@ def write_urbansound(placed: list[tuple[ExportClip, str]], directory: Path, fina
         for clip, place in placed
     ]
     columns = ["slice_file_name", "fsID", "start", "end", "salience", "fold", "classID", "class"]
-    write_csv(directory / "metadata/UrbanSound8K.csv", columns, rows)
+    csv_files.write(directory / "metadata/UrbanSound8K.csv", columns, rows)
 
 
 class Gtzan(Files):

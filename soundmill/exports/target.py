@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import io
 import json
@@ -121,14 +120,6 @@ def _write_wav(path: Path, flac: bytes) -> None:
     wav = io.BytesIO()
     soundfile.write(wav, samples, rate, subtype="PCM_16", format="WAV")
     path.write_bytes(wav.getbuffer())  # libsndfile's error would not mention a full disk
-
-
-def write_csv(path: Path, columns: list[str], rows: Iterable[list[Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
 
 
 def write_json(path: Path, document: Any) -> None:

@@ -1,7 +1,7 @@
 """Forgetting recordings and clips: listing them with all copies of their sound, erasing them, and proving that nothing is left."""
 
-from soundmill.forgetting.erasing import Erased, erase
+from soundmill.forgetting.erasing import Erasure, erase, find
 from soundmill.forgetting.listing import Outcome, forget, use_again
 from soundmill.forgetting.proof import check
 
-__all__ = ["Erased", "Outcome", "check", "erase", "forget", "use_again"]
+__all__ = ["Erasure", "Outcome", "check", "erase", "find", "forget", "use_again"]

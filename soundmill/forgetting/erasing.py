@@ -15,54 +15,58 @@ from soundmill.lineage import Project
 
 
 @dataclass
-class Erased:
-    """One sentence for each thing that was removed, and for each that could not be."""
+class Erasure:
+    """What holds forgotten sounds and can be removed, with the reasons, and what cannot."""
 
-    removed: list[str] = field(default_factory=list)
+    paths: dict[Path, str] = field(default_factory=dict)
+    cached: list[Path] = field(default_factory=list)  # objects of DVC's cache that hold them, whoever needs them
+    versions: list[tracking.RegisteredModel] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
 
+    def sentences(self, root: Path) -> list[str]:
+        """One for each thing that can be removed, except of the cache."""
+        return [
+            *(f"{shown(path, root)}: {why}" for path, why in self.paths.items()),
+            *(f"{model.name} version {model.version}: trained on it" for model in self.versions),
+        ]
 
-def erase(root: Path, progress: Progress = lambda n: None) -> Erased:
-    """Remove forgotten sounds from scratch, registered models and files of runs, in the project and its workspaces.
 
-    Registered versions that were trained on them are deleted in MLflow. Files of runs on a server cannot be deleted from here and
-    are listed. Outputs of stages stay, because `dvc repro` rebuilds them, and so does DVC's cache (`flows/cache.py`).
+def find(root: Path, cache: Path | None = None, progress: Progress = lambda n: None) -> Erasure:
+    """Find forgotten sounds in scratch, DVC's cache, registered models and files of runs, in the project and its workspaces.
+
+    Outputs of stages are not searched, because `dvc repro` rebuilds them. Files of runs on a server cannot be deleted from here.
     """
-    listed, outcome = in_force(root), Erased()
+    listed, found = in_force(root), Erasure()
     if not listed.entries:
-        return outcome
+        return found
     project, store = Project(root), tracking.store(root)
     traces = traces_of(project, listed)
     for checkout in (project, *(Project(workspace, is_workspace=True) for workspace in workspaces(root))):
-        for path, why in list(leftovers.kept(checkout.root, traces if checkout is project else traces_of(checkout, listed))):
-            _remove(path, why, root, outcome)
-        for path in leftovers.scratch(checkout.root):
-            _remove(path, "a stage's scratch directory", root, outcome)
+        found.paths |= leftovers.kept(checkout.root, traces if checkout is project else traces_of(checkout, listed))
+        found.paths |= dict.fromkeys(leftovers.scratch(checkout.root), "a stage's scratch directory")
+    if cache:
+        found.cached = list(leftovers.in_cache(cache, traces))
     trained = project.weights_with(list(traces.pieces), traces.digests)
-    versions = {(model.name, model.version): model for weights, *_ in list(trained) for model in weights.registered}
-    tracking.delete_versions(root, list(versions.values()))
-    for model in versions.values():
-        outcome.removed.append(f"{model.name} version {model.version}: trained on it")
+    found.versions = list({(model.name, model.version): model for weights, *_ in trained for model in weights.registered}.values())
+    for model in found.versions:
         if model.directory is None:
-            outcome.left.append(f"{model.name} version {model.version}: its files are at {store.uri}; delete them there")
+            found.left.append(f"{model.name} version {model.version}: its files are at {store.shown}; delete them there")
     if store.artifacts is None:
-        found, note = leftovers.on_server(root, store.uri, traces)
-        outcome.left += [*found, note]
-        return outcome
-    for path, why in leftovers.in_store(Path(store.artifacts), traces, listed.entries, progress).items():
-        _remove(path, why, root, outcome)
+        on_server, note = leftovers.on_server(root, store.shown, traces)
+        found.left += [*on_server, note]
+        return found
+    found.paths |= leftovers.in_store(Path(store.artifacts), traces, listed.entries, progress)
     waiting = leftovers.in_store(store.journals, traces, listed.entries, progress)
-    outcome.left += [f"{shown(path, root)}: not in MLflow yet; `soundmill sync`, then erase again" for path in waiting]
-    return outcome
+    found.left += [f"{shown(path, root)}: not in MLflow yet; `soundmill sync`, then erase again" for path in waiting]
+    return found
 
 
-def _remove(path: Path, why: str, root: Path, outcome: Erased) -> None:
-    """Remove a file (with its report, if it is a shard) or a directory."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    elif path.exists():  # otherwise it was removed with its directory
-        path.unlink()
-        shards.report_path(path).unlink(missing_ok=True)
-    else:
-        return
-    outcome.removed.append(f"{shown(path, root)}: {why}")
+def erase(root: Path, found: Erasure) -> None:
+    """Delete what was found, except in DVC's cache: registered versions, and files, each shard with its report."""
+    tracking.delete_versions(root, found.versions)
+    for path in found.paths:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+            shards.report_path(path).unlink(missing_ok=True)

@@ -147,7 +147,7 @@ def _in_runs(root: Path, listed: Forgotten, traces: Traces, proof: Proof, progre
     """Search the files of runs in MLflow, if they are on this machine."""
     store = tracking.store(root)
     if store.artifacts is None:
-        found, note = leftovers.on_server(root, store.uri, traces)
+        found, note = leftovers.on_server(root, store.shown, traces)
         proof.found += found
         proof.notes.append(note)
         return
@@ -165,7 +165,7 @@ def _in_cache(cache: Path | None, others: Sequence[Path], traces: Traces, proof:
         first = "; ".join(f"{path.relative_to(cache)}: {why}" for path, why in list(objects.items())[:LISTED])
         more = f", and {len(objects) - LISTED} more" if len(objects) > LISTED else ""
         size = sum(path.stat().st_size for path in objects)
-        needed = f", except what {', '.join(map(str, others))} may still need" if others else ""
+        needed = ", except what a checkout needs or another project made"
         proof.found.append(f"DVC's cache: {len(objects)} objects, {size / 1e6:.1f} MB ({first}{more}); {ERASE}{needed}")
     proof.notes.append("in DVC's cache, sounds were searched by name and table, not by fingerprint; pictures were not searched")
 

@@ -74,6 +74,11 @@ class Plan:
     compare: bool = False
 
 
+def _write_key(key: Key, path: Path) -> None:
+    with open(path, "w", encoding="utf-8", opener=disk.private) as file:
+        file.write(key.text())
+
+
 def write(
     directory: Path,
     material: Material,
@@ -133,7 +138,7 @@ def write(
     text = page.render("soundmill.listening", "listening_test.html", title="Listening test", content={"test": test, **content})
     with disk.exclusive(directory):  # of two tests written at once, the second finds the key of the first
         key.check_replaces(paths[1])
-        disk.write_atomically(paths[1], lambda temporary: temporary.write_text(key.text(), encoding="utf-8"))
+        disk.write_atomically(paths[1], lambda temporary: _write_key(key, temporary))
         disk.write_atomically(paths[0], lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return paths
 

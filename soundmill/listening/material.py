@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from soundmill import clips, manifest, params, shards
+from soundmill import clips, csv_files, manifest, params, shards
 from soundmill.audio import flac
 from soundmill.decoding import decode
 from soundmill.errors import UserError
@@ -168,7 +168,7 @@ def _read_sounds(path: Path) -> dict[str, dict[str, float]]:
             try:
                 if None in row:
                     raise ValueError("more cells than columns")
-                clip_id = row.pop("id")
+                clip_id = csv_files.value(row.pop("id"))
                 scores[clip_id] = {key: float(value) for key, value in row.items() if value and not key.startswith(CODEC)}
             except (KeyError, TypeError, ValueError):
                 raise UserError(f"{path}:{rows.line_num}: expected an id and numbers; score the sounds again") from None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from soundmill import params as strict
+from soundmill import terminal
 from soundmill.disk import write_atomically
 from soundmill.errors import UserError
 from soundmill.hashing import tree_digest
@@ -117,7 +118,7 @@ def compare_parts(name: str, family: str, before: Any, now: Any) -> None:
                 f"lora: the {title} is not that of {now.params.start_from}, to which adapters cannot add another; {remedies[part]}"
             )
         names = f" from {theirs.name} to {ours.name}" if part == "text" else ""
-        print(f"{name}: the {title} changed{names}: the network must adapt to it", flush=True)
+        terminal.say(f"{name}: the {title} changed{names}: the network must adapt to it")
 
 
 def write(net: nn.Module, directory: Path, params: LoraParams, base: str, digest: str) -> None:

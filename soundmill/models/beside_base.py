@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from soundmill import manifest
+from soundmill import manifest, terminal
 from soundmill.models import adapted, registry
 from soundmill.models.family import Model, Request, Run, origin, use_weights
 from soundmill.models.requests import describe, of_clips
@@ -59,7 +59,7 @@ def base_of(name: str, directory: Path, home: Path) -> Path | None:
     where = home / checkpoint.read(directory)["params"]["start_from"]
     if (where / checkpoint.CONFIG).is_file() and origin(where)["checkpoint"] == started["checkpoint"]:
         return where
-    print(f"{name}: {where} is missing or another model than this one started from, so the two are not compared", flush=True)
+    terminal.say(f"{name}: {where} is missing or another model than this one started from, so the two are not compared")
     return None
 
 

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from soundmill import hashing
+from soundmill import hashing, terminal
 from soundmill import params as strict
 from soundmill.errors import UserError
 from soundmill.models import registry
@@ -87,4 +87,4 @@ if __name__ == "__main__":
             timing = time_steps(**strict.parse_json(sys.stdin.read()))
     except UserError as error:
         sys.exit(str(error))
-    print(json.dumps(asdict(timing)))
+    terminal.say(json.dumps(asdict(timing)))

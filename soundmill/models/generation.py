@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from soundmill import manifest, shards
+from soundmill import manifest, shards, terminal
 from soundmill.audio import figures
 from soundmill.audio.flac import write_wav
 from soundmill.audio.tags import CHANGED, GENERATED, MadeBy
@@ -59,14 +59,16 @@ def run(
     kind = registry.family(family)
     trained = kind.load(model)
     used = ", ".join([use_weights(trained, model, params.use), *remarks_on(trained)])
-    print(f"{ctx.name}: {used}", flush=True)
+    terminal.say(f"{ctx.name}: {used}")
     labels = read_labels(catalog)
     split = manifest.judged_split(split for split, found in labels.items() for _ in found)
     clip_ids = choose_balanced(labels[split], params.count)
     if split != "test":
-        print(f"{ctx.name}: {len(labels['test'])} test clips, so these sounds are for {split} clips: raise splits.test_fraction")
+        terminal.say(
+            f"{ctx.name}: {len(labels['test'])} test clips, so these sounds are for {split} clips: raise splits.test_fraction"
+        )
     if params.count is not None and len(clip_ids) < params.count:
-        print(f"{ctx.name}: only {len(clip_ids)} {split} clips, so {len(clip_ids)} sounds instead of {params.count}")
+        terminal.say(f"{ctx.name}: only {len(clip_ids)} {split} clips, so {len(clip_ids)} sounds instead of {params.count}")
 
     source_facts = origin(model)
     generated_by, changed_by = made_by(source_facts, GENERATED), made_by(source_facts, CHANGED)
@@ -90,7 +92,7 @@ def run(
         ctx.cost["seconds_per_second"] = processes * (time.monotonic() - start) * trained.sample_rate / samples
         codec_ids = choose_balanced(labels[params.codec_split], params.codec_count) if can(trained, "reconstruct") else []
         if not codec_ids:
-            print(f"{ctx.name}: no clip in split {params.codec_split!r}, or no codec: no codec line")
+            terminal.say(f"{ctx.name}: no clip in split {params.codec_split!r}, or no codec: no codec line")
         with ctx.progress(len(codec_ids), f"{ctx.name}: codec") as tick:
             coded = reconstruct_each(trained, waves_of(clips, set(codec_ids)), settings.run(tick))
             _write(codec, coded, trained.sample_rate, changed_by)
@@ -232,7 +234,9 @@ def remarks_on(model: Model) -> list[str]:
 
 def _warn_of_cuts(name: str, model: Model, longest: float) -> None:
     if model.num_samples is not None and longest > (limit := model.num_samples / model.sample_rate):
-        print(f"{name}: the longest clip has {longest:g} s, but the model's limit is {limit:g} s: sounds for longer clips are cut")
+        terminal.say(
+            f"{name}: the longest clip has {longest:g} s, but the model's limit is {limit:g} s: sounds for longer clips are cut"
+        )
 
 
 # (prompts ("" if none), waves [C, T], rate) → indices of the sounds to keep.
@@ -358,7 +362,7 @@ def running(model: Model, home: Path, settings: Sequence[str] = ()) -> Iterator[
     use_threads(params.hardware.threads)
     device, precision = pick_device("auto"), params.hardware.precision
     if precision == "fp16" and device.type == "cpu":
-        print("trained in fp16, which needs a GPU; using 32 bits")
+        terminal.say("trained in fp16, which needs a GPU; using 32 bits")
         precision = "32"
     with tempfile.TemporaryDirectory(prefix="soundmill-") as folder:
         yield Run(sampling, device, precision, params.items, home, Path(folder))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from soundmill import manifest, shards
+from soundmill import manifest, shards, terminal
 from soundmill.errors import UserError
 from soundmill.models.family import Model, Request
 from soundmill.models.params import GridParams
@@ -40,7 +39,7 @@ def of_clips(model: Model, catalog: Path, clip_ids: Sequence[str], seed: int) ->
             caption = (by_id[clip_id]["captions"] or [""])[0]
         requests[clip_id] = Request(labels, caption, seed_of(seed, clip_id), seconds=by_id[clip_id]["seconds"])
     if unknown:
-        print(f"ignoring labels that the model was not trained on: {', '.join(sorted(unknown))}")
+        terminal.say(f"ignoring labels that the model was not trained on: {', '.join(sorted(unknown))}")
     return requests
 
 
@@ -108,7 +107,7 @@ def print_matched_labels(model: Model, prompts: Sequence[str], labels: Sequence[
     for prompt in [*(prompts if model.condition == "labels" else ()), *(labels if model.labels else ())]:
         label = match_label(prompt, model.labels)
         if label.casefold() != prompt.casefold():
-            print(f"{prompt!r} matches the label {label!r}", file=sys.stderr)
+            terminal.say(f"{prompt!r} matches the label {label!r}", error=True)
 
 
 def _stems(text: str) -> frozenset[str]:

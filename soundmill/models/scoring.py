@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from soundmill import terminal
 from soundmill.audio.resample import resample
 from soundmill.errors import UserError
 from soundmill.metrics import scores
@@ -79,10 +80,9 @@ def scoring(
         requests = of_clips(model, catalog, asked, params.seed)
         seeds = {name: seed_of(params.seed, "score", name) for name in clip_of}
         make = _generated(model, {name: replace(requests[clip_of[name]], seed=seeds[name]) for name in clip_of}, clip_of, real, run)
-    print(
+    terminal.say(
         f"{ctx.name}: every {params.score_every_steps} steps the tagger scores {len(clip_of)} sounds for {len(asked)} validation "
-        f"clips, against {len(held_out)} validation and {len(trained)} training clips",
-        flush=True,
+        f"clips, against {len(held_out)} validation and {len(trained)} training clips"
     )
 
     def measure(module: TrainingModule, step: int) -> tuple[dict[str, float], int]:

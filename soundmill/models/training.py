@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from soundmill import hashing
+from soundmill import hashing, terminal
 from soundmill.audio import figures
 from soundmill.audio.tags import CHANGED, GENERATED, SourceType
 from soundmill.errors import UserError
@@ -60,10 +60,7 @@ def run(
     contents = ", ".join(f"{count or 'no'} {what}" for what, count in counts.items())
     batch = order.batch_size * module.accumulate
     share = f" ({trained:,} of them trained, {trained / parameters:.2%})" if trained < parameters else ""
-    print(
-        f"{ctx.name}: {contents}, {parameters:,} parameters{share}, {steps} steps of {batch}",
-        flush=True,
-    )
+    terminal.say(f"{ctx.name}: {contents}, {parameters:,} parameters{share}, {steps} steps of {batch}")
     told = [*CONDITIONS[prepared.model.condition], *(["labels"] if prepared.model.labels else [])]
     columns = {"clip_id": "string", **dict.fromkeys(told, "string")}
     ctx.tracking.log_dataset("training clips", hashing.digest(prepared.clip_ids), counts["clips"], catalog, "training", columns)
@@ -72,7 +69,7 @@ def run(
     draw = partial(draw_samples, family, prepared, run)
     scored = scoring(params, ctx, prepared, run, tagger, clips, catalog)
     if scored and JUDGE in (*registry.family(family).trained_against, *getattr(prepared.model, "trained_against", ())):
-        print(f"{ctx.name}: the model is trained against the tagger, so the tagger's scores flatter it", flush=True)
+        terminal.say(f"{ctx.name}: the model is trained against the tagger, so the tagger's scores flatter it")
     fitted = fit_averaged(
         module,
         prepared.source,
@@ -88,9 +85,7 @@ def run(
         patience=params.patience,
     )
     if module.steps < steps:
-        print(
-            f"{ctx.name}: ended at step {module.steps}: {params.patience} held-out losses in a row were not the lowest", flush=True
-        )
+        terminal.say(f"{ctx.name}: ended at step {module.steps}: {params.patience} held-out losses in a row were not the lowest")
     steps = module.steps
     write_curve(fitted.points, curves)
     items = {f"training_{what}": count for what, count in counts.items() if what in ("clips", "mixes")}
@@ -152,7 +147,7 @@ def start_weights(prepared: Prepared, start: Start, name: str) -> dict[str, Any]
         if old_labels:
             rows[[labels.index(label) for label in old_labels]] = weights[LABELS]
         weights[LABELS] = rows
-    print(f"{name}: starts from {start.weights} of {start.where}" + (f"; new labels: {', '.join(new)}" if new else ""), flush=True)
+    terminal.say(f"{name}: starts from {start.weights} of {start.where}" + (f"; new labels: {', '.join(new)}" if new else ""))
     prepared.module.start_from(weights, start.where)
     chosen = {"chosen_by": start.chosen_by} if start.chosen_by else {}
     return {"started_from": {"checkpoint": start.digest, "weights": start.weights, "new_labels": new, **chosen}}

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from soundmill import terminal
 from soundmill.audio.flac import write_wav, write_wav_blocks
 from soundmill.audio.pieces import Sound, window_starts, windows
 from soundmill.audio.tags import CHANGED, GENERATED, MadeBy
@@ -156,9 +157,9 @@ def upsample(checkpoint: Path, sounds: Sounds, output: Path, home: Path, setting
         low = model.sample_rate / model.params.factor
         for name, sound in sounds.items():
             if sound.sample_rate > low:
-                print(f"{name}: has {sound.sample_rate} Hz; content above {low / 2:g} Hz is replaced")
+                terminal.say(f"{name}: has {sound.sample_rate} Hz; content above {low / 2:g} Hz is replaced")
             elif sound.sample_rate < low:
-                print(
+                terminal.say(
                     f"{name}: has {sound.sample_rate} Hz, the model expects {low:g} Hz: "
                     f"the band from {sound.sample_rate / 2:g} to {low / 2:g} Hz stays empty"
                 )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from soundmill import disk, page
+from soundmill import disk, page, terminal
 from soundmill.audio.tags import GENERATED
 from soundmill.evaluation.folder_report import open_console
 from soundmill.models.family import made_by
@@ -90,7 +89,7 @@ def write(found: Following, path: Path) -> None:
     )
     disk.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     for fault in faults:
-        print(f"{path}: {fault}", file=sys.stderr, flush=True)
+        terminal.say(f"{path}: {fault}", error=True)
 
 
 def _section(found: Following, name: str) -> Section:

@@ -81,6 +81,7 @@ def pull(directory: Path, output: Path) -> list[Path]:
         for name, expected in read_sums(directory).items():
             copy = partial / name
             copy.parent.mkdir(parents=True, exist_ok=True)
+            _check_file(directory, name)
             try:
                 shutil.copyfile(directory / name, copy)
             except OSError as error:
@@ -89,6 +90,14 @@ def pull(directory: Path, output: Path) -> list[Path]:
                 raise UserError(f"{directory / name}: is not the file that was published; download it again")
         shutil.copyfile(directory / SUMS, partial / SUMS)
     return files_below(output)
+
+
+def _check_file(directory: Path, name: str) -> None:
+    """UserError if a published file is a link, or below one, or a device: it could be any file of this machine, or endless."""
+    path = directory / name
+    inside = [path, *(parent for parent in path.parents if parent != directory and parent.is_relative_to(directory))]
+    if any(one.is_symlink() for one in inside) or (path.exists() and not path.is_file()):
+        raise UserError(f"{path}: is a link or no regular file; download it again (`hf download … --local-dir`)")
 
 
 def _sha256(path: Path) -> str:
@@ -104,6 +113,7 @@ def write_sums(directory: Path) -> None:
 
 def read_sums(directory: Path) -> dict[str, str]:
     path = directory / SUMS
+    _check_file(directory, SUMS)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):

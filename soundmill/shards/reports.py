@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from soundmill import disk, hashing
+from soundmill import disk, hashing, terminal
 
 ALL = "reports.json"  # all reports, without their items, which are needed only to rebuild a shard
 
@@ -96,4 +96,4 @@ def report_damaged(where: str | Path, names: Sequence[str]) -> None:
     """Print which kept files were damaged and are rebuilt, if any."""
     if names:
         listed = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
-        print(f"{where}: {len(names)} damaged and rebuilt ({listed}); check the disk", flush=True)
+        terminal.say(f"{where}: {len(names)} damaged and rebuilt ({listed}); check the disk")

@@ -26,7 +26,7 @@ def scores_page(home: Path, port: int) -> str:
     Without recorded runs, the address of MLflow.
     """
     where = store(home)
-    base = where.uri if where.is_server else f"http://127.0.0.1:{port}"
+    base = where.shown if where.is_server else f"http://127.0.0.1:{port}"
     if where.database and not where.database.exists():
         return base
     client, _ = open_client(home)

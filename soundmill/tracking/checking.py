@@ -8,7 +8,7 @@ from pathlib import Path
 
 from soundmill.errors import UserError, reason
 from soundmill.tracking.history import open_client
-from soundmill.tracking.stores import experiment, without_password
+from soundmill.tracking.stores import experiment
 
 
 def check_writing(home: Path) -> str:
@@ -28,7 +28,7 @@ def check_writing(home: Path) -> str:
         client.delete_experiment_tag(experiment_id, name)
     except Exception as error:  # of MLflow, its server or the network
         remedy = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD must be of a user who may write there"
-        raise UserError(f"runs cannot be recorded in {without_password(where.uri)}: {reason(error)}; {remedy}") from None
+        raise UserError(f"runs cannot be recorded in {where.shown}: {reason(error)}; {remedy}") from None
     place = client.get_experiment(experiment_id).artifact_location
     try:
         files = get_artifact_repository(place, tracking_uri=where.uri)

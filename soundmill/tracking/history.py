@@ -36,8 +36,8 @@ def use_last_store(home: Path) -> str:
     configured = os.environ.get("MLFLOW_TRACKING_URI")
     if recorded and not configured:
         os.environ["MLFLOW_TRACKING_URI"] = recorded[-1]
-    uri = store(home).uri
-    others = [other for name in recorded if (other := store(home, name).uri) != uri]
+    uri = store(home).shown
+    others = [other for name in recorded if (other := store(home, name).shown) != uri]
     sync(home, SYNC_SECONDS)
     try:
         client, _ = open_client(home)
@@ -108,7 +108,7 @@ def _find_run(client: Any, where: Store, run_id: str) -> Any:
         return matching[0]
     top = [run for run in runs if "mlflow.parentRunId" not in run.data.tags][:5]
     listed = "".join(f"\n  {run.info.run_id}  {run.info.run_name}" for run in top) or " none yet"
-    raise UserError(f"{'no run' if not matching else 'several runs'} {run_id!r} in {where.uri}; the newest:{listed}")
+    raise UserError(f"{'no run' if not matching else 'several runs'} {run_id!r} in {where.shown}; the newest:{listed}")
 
 
 @dataclass(frozen=True)
@@ -144,11 +144,11 @@ def open_client(home: Path) -> tuple[Any, Store]:
     where = store(home)
     if where.is_server and (why := unreachable(where.uri)):
         raise UserError(
-            f"tracking server {where.uri} is unreachable ({why}); start it, or set MLFLOW_TRACKING_URI to use another store"
+            f"tracking server {where.shown} is unreachable ({why}); start it, or set MLFLOW_TRACKING_URI to use another store"
         )
     if where.database and not where.database.exists():
         raise UserError(
-            f"{where.uri}: no runs are recorded here yet; run `make demo` or `dvc repro`, "
+            f"{where.shown}: no runs are recorded here yet; run `make demo` or `dvc repro`, "
             "or set MLFLOW_TRACKING_URI to use another store"
         )
     client = opening.open_client(where)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from soundmill import disk
+from soundmill import credentials, disk
 from soundmill.tracking.stores import MAX_METRICS, say
 
 EVENTS = "events.jsonl"
@@ -191,7 +191,7 @@ def now() -> int:
 
 
 def _line(event: dict[str, Any]) -> bytes:
-    return json.dumps(event).encode() + b"\n"
+    return json.dumps(credentials.hide_in(event)).encode() + b"\n"
 
 
 def _event(line: bytes) -> dict[str, Any]:

@@ -148,6 +148,9 @@ class StageRun:
             self._journal.send_content(content.encode() if isinstance(content, str) else content, operation, name)
 
     def _send_state(self, state: provenance.State, on: str = "stage") -> None:
+        for name in state.left_out:
+            if name.endswith(provenance.SECRET):
+                say(f"tracking: {name}; its changes are not recorded")
         self._send(_state_tags(state) | {"on": on})
         for name, content in _state_files(state):
             self._send_content(content, name, STATE_FOLDER, on)
@@ -165,7 +168,7 @@ class PipelineRun(StageRun):
     def browser(self, port: int) -> str:
         """Address of MLflow's web page: its server, or `make browse` at this port."""
         where = store(self.home)
-        return where.uri if where.is_server else f"http://127.0.0.1:{port}"
+        return where.shown if where.is_server else f"http://127.0.0.1:{port}"
 
     def page(self, port: int) -> str | None:
         """Address of this run's page in MLflow while it is recorded; None until MLflow has the run."""

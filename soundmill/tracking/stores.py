@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-from soundmill import hashing
+from soundmill import credentials, hashing, terminal
 
 TRIAL = "SOUNDMILL_TRIAL"  # set for rehearsals: their models are not registered
 PARENT = "SOUNDMILL_PARENT_RUN_ID"  # id of the parent's journal; not MLFLOW_RUN_ID, which mlflow reads
@@ -55,6 +55,11 @@ class Store:
     database: Path | None = None  # the SQLite file; None for another store
 
     @property
+    def shown(self) -> str:
+        """The address without a password."""
+        return without_password(self.uri)
+
+    @property
     def is_server(self) -> bool:
         return self.uri.startswith(("http://", "https://"))
 
@@ -66,13 +71,13 @@ class Store:
     @property
     def journals(self) -> Path:
         """Directory of the journals of runs that this store does not completely have yet; one per store."""
-        name = "journals" if self.database else f"journals-{hashing.short_digest(self.uri.encode())}"
+        name = "journals" if self.database else f"journals-{hashing.short_digest(self.shown.encode())}"
         return self.scratch / name
 
 
 def store(home: Path, uri: str | None = None) -> Store:
     """The tracking store of the project at `home`; `uri` overrides MLFLOW_TRACKING_URI."""
-    home = _project(home)
+    home = project_of(home)
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or OWN
     if uri.startswith((SQLITE, SQLITE_QUOTED)):
         quoted = uri.startswith(SQLITE_QUOTED)
@@ -84,7 +89,8 @@ def store(home: Path, uri: str | None = None) -> Store:
     return Store(uri, home / "mlflow.db.state")
 
 
-def _project(home: Path) -> Path:
+def project_of(home: Path) -> Path:
+    """The project of a checkout: the one that contains a workspace, else the checkout itself."""
     home = home.resolve()
     is_workspace = home.parent.name == WORKSPACES and (home.parents[1] / "dvc.yaml").exists()
     return home.parents[1] if is_workspace else home
@@ -110,8 +116,7 @@ def recorded_in(home: Path) -> list[str]:
 
 def without_password(uri: str) -> str:
     """An address to show or store."""
-    password = urlsplit(uri).password
-    return uri.replace(f":{password}@", "@", 1) if password else uri
+    return credentials.hide(uri)
 
 
 def experiment() -> str:
@@ -125,15 +130,17 @@ def is_off() -> bool:
 
 def unreachable(uri: str) -> str | None:
     """Why the tracking server does not answer within PROBE_SECONDS; None if it does."""
+    import http.client
     import urllib.error
     import urllib.request
 
+    address = re.sub(r"//[^/]*@", "//", without_password(uri))  # urllib would take a password for a part of the host
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=PROBE_SECONDS):
+        with urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=PROBE_SECONDS):
             return None
     except urllib.error.HTTPError:
         return None  # it answers, perhaps asking for a login: MLflow has the credentials
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         return str(getattr(error, "reason", error)) or type(error).__name__
 
 
@@ -143,23 +150,22 @@ def status(home: Path) -> tuple[bool, str]:
         return False, f"off ({SWITCH}={os.environ[SWITCH]})"
     where = store(home)
     if where.is_server:
-        why, shown = unreachable(where.uri), without_password(where.uri)
-        return (False, f"{shown} is unreachable ({why})") if why else (True, f"{shown} answers")
+        why = unreachable(where.uri)
+        return (False, f"{where.shown} is unreachable ({why})") if why else (True, f"{where.shown} answers")
     if where.database:
         folder = where.database if where.database.exists() else where.database.parent
         if not os.access(folder, os.W_OK):
             return False, f"{folder} {'is not writable' if folder.exists() else 'does not exist'}"
-        return True, f"{where.uri}" + ("" if where.database.exists() else " (created by the first run)")
+        return True, where.shown + ("" if where.database.exists() else " (created by the first run)")
     if urlsplit(where.uri).scheme in ("", "file"):
-        return False, f"{where.uri} is a directory of files, which MLflow does not write any more; use sqlite:///PATH/mlflow.db"
-    return True, without_password(where.uri)
+        return False, f"{where.shown} is a directory of files, which MLflow does not write any more; use sqlite:///PATH/mlflow.db"
+    return True, where.shown
 
 
-def browser_command(home: Path, port: int) -> list[str]:
-    """The command that serves the runs to a web browser, on this machine only."""
-    where = store(home)
+def browser_command(port: int) -> list[str]:
+    """The command that serves the runs in MLFLOW_BACKEND_STORE_URI to a web browser, on this machine only."""
     command = [sys.executable, "-m", "mlflow", "server", "--app-name", "soundmill", "--host", "127.0.0.1", "--port", str(port)]
-    return [*command, "--backend-store-uri", where.uri, "--workers", "1", "--uvicorn-opts", "--log-level warning"]
+    return [*command, "--workers", "1", "--uvicorn-opts", "--log-level warning"]
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -185,4 +191,4 @@ def numbers(tree: dict[str, Any]) -> dict[str, float]:
 
 
 def say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+    terminal.say(message, error=True)

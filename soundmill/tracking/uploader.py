@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from soundmill import disk
+from soundmill import disk, terminal
 from soundmill.errors import reason
 from soundmill.tracking import journal
 from soundmill.tracking.stores import HTTP, QUIET, Store, store, unreachable
@@ -63,7 +63,7 @@ class Uploader:
         """Send what is written of one journal."""
         alive = journal.is_alive(reader.folder)  # checked first: if not, no line follows those read below
         if "name" not in reader.opening:
-            print(f"{reader.folder}: the first line is damaged; the journal is removed", flush=True)
+            terminal.say(f"{reader.folder}: the first line is damaged; the journal is removed")
             reader.remove()
             return
         self._open(reader)
@@ -126,7 +126,7 @@ class Uploader:
                 if attempt < TRIES:
                     time.sleep(POLL_SECONDS)
                     continue
-                print(f"{reader.opening['name']}: {events[0]['op']} was rejected: {reason(error)}", flush=True)
+                terminal.say(f"{reader.opening['name']}: {events[0]['op']} was rejected: {reason(error)}")
         what = f"{events[0]['op']} {Path(events[0].get('path', '')).name}".strip()
         self.runs.note_incomplete(position.run_id, what)
         if position.parent_run_id:
@@ -175,7 +175,7 @@ def _upload(where: Store, idle_seconds: float, try_seconds: float) -> str:
     while True:
         try:
             if where.is_server and (why := unreachable(where.uri)):
-                raise ConnectionError(f"{where.uri} is unreachable ({why})")
+                raise ConnectionError(f"{where.shown} is unreachable ({why})")
             if uploader is None:
                 uploader, database = Uploader(where), _identity(where.database)
             elif database != _identity(where.database):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import resource
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from soundmill import csv_files, terminal
 from soundmill.errors import UserError
 from soundmill.training.loader import Loader
 
@@ -81,10 +81,7 @@ def side_by_side(training: list[dict[str, float]], validation: list[dict[str, fl
 def write_curve(points: list[dict[str, float]], path: Path) -> None:
     """Write the points, which all have the same keys, as CSV; without points, only a header."""
     columns = list(points[0]) if points else ["step", TRAIN]
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: f"{value:.6g}" for key, value in point.items()} for point in points)
+    csv_files.write(path, columns, ([f"{point[column]:.6g}" for column in columns] for point in points))
 
 
 class Progress:
@@ -122,7 +119,7 @@ class Progress:
 
             self._bar = tqdm(total=total, initial=step, desc=self.label, unit="step")
         elif step:
-            print(f"{self.label}: resuming at step {step} of {total}", flush=True)
+            terminal.say(f"{self.label}: resuming at step {step} of {total}")
 
     def stepped(self, step: int, loss: Tensor) -> dict[str, float] | None:
         """Report that `step` steps are done; returns points of the curves of speed and memory if it is time to show them."""
@@ -142,10 +139,9 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix(loss=f"{float(self._loss):.4f}")
         else:
-            print(
+            terminal.say(
                 f"{self.label}: step {step} of {self._total}, loss {float(self._loss):.4f}, {rate:.3g} steps/s, "
-                f"{left // 60} min {left % 60} s left",
-                flush=True,
+                f"{left // 60} min {left % 60} s left"
             )
         items = (self._loader.step - batches) * self._loader.order.batch_size  # of all devices
         waited = self._loader.waited - waited

@@ -10,7 +10,7 @@ import time
 from multiprocessing import get_context
 from pathlib import Path
 
-from soundmill import lifetime
+from soundmill import lifetime, terminal
 from soundmill.errors import UserError
 
 CONNECT_SECONDS = 10.0
@@ -27,7 +27,7 @@ def join(host: str, port: int, root: Path) -> None:
         is_open = _is_open(host, port, reached)
         reached = True
         if not is_open and not waiting:
-            print(f"waits for a training at {host}:{port}; Ctrl-C ends it", flush=True)
+            terminal.say(f"waits for a training at {host}:{port}; Ctrl-C ends it")
         waiting = not is_open
         if is_open:
             child = get_context("spawn").Process(target=_take_part, args=(host, port, root, os.getpid()))
@@ -43,7 +43,7 @@ def join(host: str, port: int, root: Path) -> None:
                     f"{host}:{port} does not answer as a training does; give the machine that runs `dvc repro` and its port"
                 )
             if child.exitcode < 0:
-                print(f"the processes here were killed (signal {-child.exitcode}); joins again", flush=True)
+                terminal.say(f"the processes here were killed (signal {-child.exitcode}); joins again")
         time.sleep(POLL_SECONDS)
 
 

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 
+from soundmill import terminal
 from soundmill.errors import UserError
 from soundmill.training import processes
 from soundmill.training.curve import Curve, Progress
@@ -57,10 +58,7 @@ def fit(
     device = pick_device(hardware.accelerator)
     precision = usable_precision(device, hardware.precision)
     if precision != hardware.precision:
-        print(
-            f"{progress.label}: this processor has no instructions for {hardware.precision}; training in {precision} bits",
-            flush=True,
-        )
+        terminal.say(f"{progress.label}: this processor has no instructions for {hardware.precision}; training in {precision} bits")
     scratch.mkdir(parents=True, exist_ok=True)
     training = Training(module, loader, hardware, precision, scratch, curve, validation)
     if hardware.nodes > 1:

@@ -37,7 +37,7 @@ from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import C10dRendezvousBackend
 from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler, RendezvousTimeout
 
-from soundmill import disk, hashing, lifetime, shards
+from soundmill import disk, hashing, lifetime, shards, terminal
 from soundmill.errors import UserError
 from soundmill.params import parse_json
 from soundmill.training import shipping, state
@@ -146,7 +146,7 @@ def _train_elsewhere(
     store = _open_store(hardware.port)
     store.set(SITE, json.dumps(asdict(site)))
     join = f"`soundmill join {socket.gethostname()}:{hardware.port}`"
-    print(f"{site.label}: trains on up to {site.nodes} machines; on each of the others, in this directory: {join}", flush=True)
+    terminal.say(f"{site.label}: trains on up to {site.nodes} machines; on each of the others, in this directory: {join}")
     with tempfile.TemporaryDirectory(prefix="soundmill-") as private:
         stage = StageEnd(training, sampling, scoring, report)
         place = _Place("127.0.0.1", hardware.port, os.getpid(), Path(private), stage.address)
@@ -187,16 +187,16 @@ def take_part(host: str, port: int, root: Path) -> None:
         if store is None:
             return
         _check(site, root)
-        print(f"joins {site.label} at {host}:{port}", flush=True)
+        terminal.say(f"joins {site.label} at {host}:{port}")
         with socket.create_connection((host, port), CONNECT_SECONDS) as probe:
             address = probe.getsockname()[0]
         with tempfile.TemporaryDirectory(prefix="soundmill-") as near:
             _run_agent(store, site, _Place(host, port, os.getpid(), Path(near)), address)
-        print(f"{site.label} has ended", flush=True)
+        terminal.say(f"{site.label} has ended")
     except (RendezvousError, DistError):
-        print(f"the training at {host}:{port} is over", flush=True)
+        terminal.say(f"the training at {host}:{port} is over")
     except SignalException:
-        print(f"leaves the training at {host}:{port}", flush=True)
+        terminal.say(f"leaves the training at {host}:{port}")
 
 
 def _find(host: str, port: int) -> tuple[TCPStore | None, Site | None]:
@@ -379,7 +379,7 @@ def _train_part(store: TCPStore, place: _Place, site: Site) -> float | None:
     meeting.set("start", state.identity(start) if start else "")
     nodes = int(environment["GROUP_WORLD_SIZE"])
     spare = f"; {count - used} more wait, because a batch of {size} cannot be shared evenly by {count}" if used < count else ""
-    print(f"{site.label}: machines: {nodes}, processes: {used}{spare}", flush=True)
+    terminal.say(f"{site.label}: machines: {nodes}, processes: {used}{spare}")
     with Client(place.stage[0], authkey=place.stage[1]) as line:
         stage = ProcessEnd(line, training.scratch)
         step = state.load(start)["step"] if start else 0

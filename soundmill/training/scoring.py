@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from soundmill import terminal
 from soundmill.errors import UserError
 from soundmill.training import adapters
 from soundmill.training.module import TrainingModule
@@ -91,7 +92,7 @@ class Scoring:
         try:
             values, operations = self.values(module, step)
         except UserError as error:
-            print(f"{label}: no scores at step {step}: {error}", flush=True)
+            terminal.say(f"{label}: no scores at step {step}: {error}")
             return {}, step
         score = next(iter(values.values()))
         if score < self.score:
@@ -104,7 +105,7 @@ class Scoring:
         self._seconds += time.monotonic() - began
         if self.share > MOST_TIME and step < module.steps and not self._warned:
             self._warned = True
-            print(f"{label}: {self._cost()}; {self._remedy()}", flush=True)
+            terminal.say(f"{label}: {self._cost()}; {self._remedy()}")
         return values, step
 
     def _space(self, operations: int, label: str) -> None:
@@ -115,16 +116,15 @@ class Scoring:
         self.spacing = self.every * max(1, math.ceil(steps * (1 - self.most) / self.most / self.every))
         if self.spacing > self.every:
             share = steps / (steps + self.every)
-            print(
+            terminal.say(
                 f"{label}: every {self.every} steps, scores would be {share:.0%} of all operations; for {self.most:.0%} "
-                f"(score_share), the next ones come every {self.spacing} steps; fewer score_requests allow more of them",
-                flush=True,
+                f"(score_share), the next ones come every {self.spacing} steps; fewer score_requests allow more of them"
             )
 
     def end(self, label: str) -> None:
         """Print the cost."""
         remedy = f"; {self._remedy()}" if self.share > MOST_TIME and not self._warned else ""
-        print(f"{label}: {self._cost()}{remedy}", flush=True)
+        terminal.say(f"{label}: {self._cost()}{remedy}")
 
     @property
     def share(self) -> float:

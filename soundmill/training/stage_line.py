@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from soundmill import disk
+from soundmill import disk, terminal
 from soundmill.errors import UserError
 from soundmill.training import adapters, state
 from soundmill.training.device import pick_device
@@ -66,7 +66,7 @@ class StageEnd:
     def _remind(self, waiting: str) -> None:
         while not self._ended.wait(WAITING_SECONDS):
             if waiting and not self._connected.is_set():
-                print(waiting, flush=True)
+                terminal.say(waiting)
 
     def _serve(self) -> None:
         while not self._closed.is_set():

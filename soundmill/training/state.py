@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from soundmill import hashing
+from soundmill import hashing, terminal
 from soundmill.disk import write_atomically
 from soundmill.errors import UserError
 from soundmill.training import adapters
@@ -120,13 +120,13 @@ def resume_point(directory: Path) -> Path | None:
             _check_sums(path)
             values = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except Exception as error:  # on damage, zipfile, zlib, pickle and torch each raise their own errors
-            print(f"{path}: damaged ({error}); skipped", flush=True)
+            terminal.say(f"{path}: damaged ({error}); skipped")
             continue
         if "optimizer_states" not in values:
             return path
-        print(f"{path}: written by an earlier version of Soundmill, which alone can resume it; skipped", flush=True)
+        terminal.say(f"{path}: written by an earlier version of Soundmill, which alone can resume it; skipped")
     if candidates:
-        print(f"{directory}: no checkpoint to resume from; training starts from the beginning", flush=True)
+        terminal.say(f"{directory}: no checkpoint to resume from; training starts from the beginning")
     return None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import itertools
 import math
 import time
@@ -18,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool1d, cross_entropy, pad, relu
 
-from soundmill import hashing
+from soundmill import csv_files, hashing
 from soundmill.audio.mel import MelSpec, log_mel
 from soundmill.errors import UserError
 from soundmill.params import Decibels, Probability, Seconds, Seed, StageParams
@@ -322,8 +321,6 @@ def load_tagger(directory: Path) -> TaggerModel:
 
 def write_curve(curve: Sequence[Mapping[str, float]], path: Path) -> None:
     """Write the learning curve as CSV; without validation clips, their columns are empty."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, ["step", "loss/train", "loss/valid", "accuracy/valid"], lineterminator="\n")
-        writer.writeheader()
-        for point in curve:
-            writer.writerow({key: value if key == "step" else f"{value:.6g}" for key, value in point.items()})
+    columns = ["step", "loss/train", "loss/valid", "accuracy/valid"]
+    numbers = ({key: value if key == "step" else f"{value:.6g}" for key, value in point.items()} for point in curve)
+    csv_files.write(path, columns, ([point.get(column, "") for column in columns] for point in numbers))

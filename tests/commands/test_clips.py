@@ -53,9 +53,9 @@ def test_show_traces_a_clip_to_its_recording(project):
     assert "3 s" in done.stdout
     assert "a rain is heard" in done.stdout
     assert "0.500" in done.stdout
-    dashed = soundmill("clips", "show", "--", "-abcdefghij_0", cwd=root)
+    dashed = soundmill("clips", "show", "-abcdefghij_0", cwd=root)
     assert dashed.returncode == 0
-    assert "export -- -abcdefghij_0" in dashed.stdout
+    assert "export -abcdefghij_0" in dashed.stdout
     assert "did you mean 'rain_5'" in soundmill("clips", "show", "rain_6", cwd=root).stderr
 
 

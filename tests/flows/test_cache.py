@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from flows import cache, checkout, dvc
-from soundmill import params
+from soundmill import ledger, params
 from soundmill.errors import UserError
 from tests.commands.running import soundmill
-from tests.flows.tiny import dvc_command, make_tiny
+from tests.flows.tiny import dvc_command, git, make_tiny
 
 
 def objects(project: Path) -> set[str]:
@@ -45,6 +45,12 @@ def test_clean_keeps_what_any_checkout_needs(tiny: Path, tmp_path: Path) -> None
     cache.share(away, tiny)
     run(away, 4, "first")
     needed = set().union(*(named(place) for place in (tiny, workspace, away)))
+    (tiny / "precious.wav").write_text("the only copy of a project that no list names, as after `dvc cache dir`")
+    precious = objects(tiny)
+    assert dvc_command(tiny, "add", "precious.wav").returncode == 0
+    precious = objects(tiny) - precious
+    for name in ("precious.wav", "precious.wav.dvc"):
+        (tiny / name).unlink()
     before = objects(tiny)
     unneeded = {path.parent.name + path.name for path in cache.look(workspace).objects}
     assert unneeded
@@ -63,9 +69,13 @@ def test_clean_keeps_what_any_checkout_needs(tiny: Path, tmp_path: Path) -> None
         shutil.rmtree(place / "data")
         dvc.checkout(place)
         assert (place / "data/first.txt").exists()
-    shutil.rmtree(away)  # a checkout that is gone needs nothing
-    assert cache.look(tiny).objects
-    assert f"checkout gone, so its outputs are not kept: {away}" in soundmill("clean", cwd=tiny).stdout
+    shutil.move(away, tmp_path / "elsewhere")  # as if its disk were not mounted
+    assert f"not there, so `--yes` would refuse: {away}" in soundmill("clean", cwd=tiny).stdout
+    assert soundmill("clean", "--yes", cwd=tiny).returncode == 1
+    assert objects(tiny) == before - unneeded
+    shutil.rmtree(workspace)  # gone: its project is there
+    assert soundmill("clean", "--yes", "--gone", str(away), cwd=tiny).returncode == 0
+    assert named(tiny) | precious <= objects(tiny) < before - unneeded
 
 
 def test_damaged_lists_in_the_cache_stop_no_cleaning(tiny: Path) -> None:
@@ -79,9 +89,46 @@ def test_damaged_lists_in_the_cache_stop_no_cleaning(tiny: Path) -> None:
     ):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+    assert (cache.look(tiny).objects, cache.look(tiny).unknown) == ([], 1)
+    (tiny / "dvc.lock").write_text("stages:\n  a:\n    outs:\n    - path: a\n      md5: ab0123456789abcdef0123456789abcd.dir\n")
+    git(tiny, "add", "dvc.lock")
+    git(tiny, "commit", "-q", "-m", "An output of an earlier commit")
+    (tiny / "dvc.lock").unlink()
     unused = cache.look(tiny)
     assert unused.objects == [tree]
     assert unused.outputs == {"data/generated/tiny": (1, tree.stat().st_size)}
+
+
+def test_erasing_removes_the_projects_own_outputs_only(tiny: Path, tmp_path: Path) -> None:
+    """A second project has the only copy of a sound in this cache, and a text that names the same recording."""
+    code = (tiny / "first.py").read_text()
+    (tiny / "first.py").write_text(code.replace('write_text(f"', 'write_text(f"dog.wav, '))
+    run(tiny, 1, "first")
+    (tiny / "first.py").write_text(code)
+    run(tiny, 2, "first")
+    own = named(tiny)
+    second = make_tiny(tmp_path / "second")
+    assert dvc_command(second, "cache", "dir", "--local", str(tiny / ".dvc/cache")).returncode == 0
+    for name in ("precious.wav", "notes.txt"):
+        (second / name).write_text(f"{name} of the second project, made from dog.wav")
+        assert dvc_command(second, "add", name).returncode == 0
+        (second / name).unlink()
+    before = objects(tiny)
+
+    assert "nothing is forgotten" in soundmill("forget", "--erase", "--yes", cwd=tiny).stdout
+    assert objects(tiny) == before
+    entry = {"recording_id": "dog", "source": "dog.wav", "digest": None, "start": None, "end": None, "clips": [], "fingerprint": ""}
+    ledger.add(tiny, [{**entry, "copy_of": None, "reason": "its owner asks for it"}])
+    asked = soundmill("forget", "--erase", cwd=tiny)
+    assert asked.returncode == 1
+    assert "data/first.txt" in asked.stdout
+    assert objects(tiny) == before
+    erased = soundmill("forget", "--erase", "--yes", cwd=tiny)
+    assert "DVC's cache: 2 objects" in erased.stdout  # what is left is the second project's
+    assert len(before - objects(tiny)) == 1
+    assert own <= objects(tiny)
+    assert dvc_command(second, "checkout", "precious.wav").returncode == 0
+    assert (second / "precious.wav").exists()
 
 
 def test_nothing_is_removed_beside_work(tiny: Path) -> None:
@@ -93,6 +140,7 @@ def test_nothing_is_removed_beside_work(tiny: Path) -> None:
     root = Path(__file__).resolve().parents[2]
     command = [sys.executable, "-c", code]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    ledger.add(tiny, [{"recording_id": "a", "source": "a.wav"}])
     with subprocess.Popen(command, cwd=workspace, env={"PYTHONPATH": str(root)}, **pipes) as other:
         assert other.stdout.readline() == b"held\n"
         for command_line in (("clean", "--yes"), ("forget", "--erase", "--wait-minutes", "0")):

@@ -69,6 +69,7 @@ def test_nobody_rebuilds_the_key_from_the_sounds_and_the_seed(sounds):
     plan = Plan(("quality",), 3, 0)
     page, key = blind.write(sounds / "test", gathered(sounds), plan)
     guess_page, guess = blind.write(sounds / "guess", gathered(sounds), plan)
+    assert key.stat().st_mode & 0o077 == 0
     secret, guessed = answers.read_key(key), answers.read_key(guess)
     assert secret.sounds != guessed.sounds
     assert secret.orders != guessed.orders

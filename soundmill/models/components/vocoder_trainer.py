@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from soundmill import hashing
+from soundmill import hashing, terminal
 from soundmill.audio import mel
 from soundmill.audio.log_mels import read_spec
 from soundmill.audio.mel import MelSpec
@@ -64,10 +64,9 @@ class VocoderTrainer:
         Copies the attributes `kept`, too. UserError as `params.check_start`.
         """
         weights, spec, ctx = self.params.weights, self.spec, self.ctx
-        print(
+        terminal.say(
             f"{ctx.name}: {len(self.splits['train'])} clips, {_size(model):,} parameters, {weights.steps} steps of "
-            f"{weights.batch_size} crops of {weights.crop_frames * spec.hop_length / spec.sample_rate:g} s",
-            flush=True,
+            f"{weights.batch_size} crops of {weights.crop_frames * spec.hop_length / spec.sample_rate:g} s"
         )
         if weights.start_from is None:
             return None
@@ -76,7 +75,7 @@ class VocoderTrainer:
         model.net.load_state_dict(start.net.state_dict())
         for name in kept:
             setattr(model, name, getattr(start, name))
-        print(f"{ctx.name}: starts from {weights.start_from}", flush=True)
+        terminal.say(f"{ctx.name}: starts from {weights.start_from}")
         return hashing.file_digest(where / checkpoint.WEIGHTS)
 
     def train(self, module: TrainingModule, model: Any, started_from: str | None) -> tuple[Fitted, dict[str, Any]]:

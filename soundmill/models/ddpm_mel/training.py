@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from soundmill import manifest, shards
+from soundmill import manifest, shards, terminal
 from soundmill import params as strict
 from soundmill.audio import mel
 from soundmill.audio.log_mels import read_spec
@@ -186,7 +186,7 @@ def _labels(clip_labels: dict[str, list[str]], conditional: bool) -> list[str]:
         return []
     labels = sorted({label for of_clip in clip_labels.values() for label in of_clip})
     if not labels:
-        print("no training clip has a label: the model will be unconditional")
+        terminal.say("no training clip has a label: the model will be unconditional")
     return labels
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from soundmill import manifest, shards
+from soundmill import manifest, shards, terminal
 from soundmill import params as strict
 from soundmill.audio import mel
 from soundmill.audio.log_mels import read_spec
@@ -122,7 +122,7 @@ def prepare(
 
     torch.manual_seed(params.seed)
     net = models.build_net(params, len(labels))
-    chosen = choose(params.discriminators, tagger, params.seed, report=lambda text: print(f"{ctx.name}: {text}", flush=True))
+    chosen = choose(params.discriminators, tagger, params.seed, report=lambda text: terminal.say(f"{ctx.name}: {text}"))
     against = sorted({*(name for name in chosen.names if name in models.EMBEDDERS), *(start.trained_against if start else ())})
     model = ProjectedGan(params, spec, labels, net, picture, chosen.names, against, registry.vocoder_in(parts, spec))
     order = Order(params.seed, splits["train"], params.batch_size)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from soundmill import params as strict
+from soundmill import terminal
 from soundmill.errors import UserError
 from soundmill.hashing import file_digest
 from soundmill.models.components.unet1d.params import UNet1dParams
@@ -78,7 +79,7 @@ def read(path: Path, document: dict[str, Any], name: str) -> tuple[WaveformUNet,
         torch_weights.load_state(models.build_net(params, channels, 0), tensors, path, REMEDY)
     model = WaveformUNet(params, models.build_net(params, channels, 0), SAMPLE_RATE, channels, [])
     torch_weights.load_state(model.net, tensors, path, REMEDY)
-    print(f"{path.name}: assuming {SAMPLE_RATE} Hz, as in all of tiny-audio-diffusion's models: the file does not state it")
+    terminal.say(f"{path.name}: assuming {SAMPLE_RATE} Hz, as in all of tiny-audio-diffusion's models: the file does not state it")
     step = contents.get("global_step")
     step = step if isinstance(step, int) else 0
     facts = {"steps": step, "weights": {"last": {"step": step}}, "imported": {"name": name, "digest": file_digest(path)}}

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from soundmill import hub, text
+from soundmill import hub, terminal, text
 from soundmill import params as strict
 from soundmill.errors import UserError
 from soundmill.models.audio_dit import model as models
@@ -154,9 +154,8 @@ def _licence(path: Path, name: str) -> str | None:
     named = [str(stated[key]) for key in ("license", "license_name") if isinstance(stated, dict) and stated.get(key)]
     files = sorted(file.name for file in path.glob("LICENSE*") if file.is_file())
     licence = ", ".join(named) or None
-    print(
+    terminal.say(
         f"{name}: licence: {licence or 'not named in a README.md'} ({', '.join(files) or 'no LICENSE file'}); it also "
-        "applies to what is generated with these weights or trained from them: read it before you use them",
-        flush=True,
+        "applies to what is generated with these weights or trained from them: read it before you use them"
     )
     return licence

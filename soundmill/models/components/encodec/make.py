@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from soundmill import terminal
 from soundmill.models.catalog import read_weights
 from soundmill.models.components.contracts import MadeComponent
 from soundmill.models.components.encodec import codec as codecs
@@ -23,7 +24,7 @@ def make(params: EncodecParams, ctx: Any, clips: Path, mels: Path, catalog: Path
     use_threads(params.hardware.threads)
     check_waves(clips, list(splits["train"]), network.audio_channels, network.sample_rate)
     net, facts = pretrained.load(params.weights, network, ctx.home, ctx.digests)
-    print(f"{ctx.name}: {LICENCE}", flush=True)
+    terminal.say(f"{ctx.name}: {LICENCE}")
     device = pick_device(params.hardware.accelerator)
     model = EncodecCodec(network, params.bandwidth, net).to(device)
     metrics = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from soundmill import terminal
 from soundmill.models.components.contracts import MadeComponent
 from soundmill.models.components.hifigan import pretrained, training
 from soundmill.models.components.hifigan.params import HifiGanParams
@@ -21,5 +22,5 @@ def make(params: HifiGanParams, ctx: Any, clips: Path, mels: Path, catalog: Path
     else:
         fitted = None
         model, facts = pretrained.load(weights, params.network, trainer.spec, ctx.home, ctx.digests)
-        print(f"{ctx.name}: {LICENCE}", flush=True)
+        terminal.say(f"{ctx.name}: {LICENCE}")
     return trainer.result(model, facts, fitted)

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from soundmill import terminal
 from soundmill.audio.log_mels import read_spec
 from soundmill.models.catalog import read_weights
 from soundmill.models.components.contracts import MadeComponent
@@ -29,7 +30,7 @@ def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: 
         spec, fitted = read_spec(mels), None
         params.check_spec(spec)
         model, facts = pretrained.load(weights, params.network, spec, ctx.home, ctx.digests)
-        print(f"{ctx.name}: {LICENCE}", flush=True)
+        terminal.say(f"{ctx.name}: {LICENCE}")
         model.to(pick_device(params.hardware.accelerator))
 
     split = "valid" if splits["valid"] else "train"

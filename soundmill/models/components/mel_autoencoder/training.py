@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from soundmill import terminal
 from soundmill.audio import figures
 from soundmill.audio.log_mels import read_spec
 from soundmill.audio.mel import MelSpec
@@ -109,14 +110,13 @@ def train(
     if network.pca and not start:
         net.pca.fit(_rows(net, log_mels, mean, deviation), "autoencoder.network.pca")
     parameters = sum(weight.numel() for weight in net.parameters())
-    print(
+    terminal.say(
         f"{ctx.name}: {len(log_mels)} clips, {parameters:,} parameters on {weights.crop_frames} frames of {spec.n_mels} bands, "
-        f"{weights.steps} steps of {weights.batch_size}",
-        flush=True,
+        f"{weights.steps} steps of {weights.batch_size}"
     )
     module = AutoencoderModule(weights, net, mean, deviation)
     if start:
-        print(f"{ctx.name}: starts from {weights.start_from}", flush=True)
+        terminal.say(f"{ctx.name}: starts from {weights.start_from}")
         module.start_from(start.net.state_dict(), weights.start_from)
     model = Autoencoder(network, spec, net, mean, deviation, scaling_factor=1.0)
     held_out_mels = (

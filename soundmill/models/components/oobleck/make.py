@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from soundmill import hashing
+from soundmill import hashing, terminal
 from soundmill.models.catalog import choose_by_hash, read_weights
 from soundmill.models.components.contracts import MadeComponent
 from soundmill.models.components.oobleck import codec as codecs
@@ -38,7 +38,7 @@ def make(params: OobleckParams, ctx: Any, clips: Path, mels: Path, catalog: Path
     shown = list(splits["valid"] or splits["train"])
     if weights.kind == "load":
         (model, facts), fitted = pretrained.load(weights, network, ctx.home, ctx.digests), None
-        print(f"{ctx.name}: {LICENCE}", flush=True)
+        terminal.say(f"{ctx.name}: {LICENCE}")
     elif weights.steps:
         model, fitted, facts = _train(params, ctx, clips, splits)
     else:
@@ -76,11 +76,11 @@ def _train(
     if weights.start_from:
         where = params.check_start(ctx.home)
         module.start_from(codecs.load(where).net.state_dict(), weights.start_from)
-        print(f"{ctx.name}: starts from {weights.start_from}", flush=True)
+        terminal.say(f"{ctx.name}: starts from {weights.start_from}")
         started_from = hashing.file_digest(where / checkpoint.WEIGHTS)
     parameters = sum(weight.numel() for weight in model.net.parameters())
     train, valid = list(splits["train"]), choose_by_hash(list(splits["valid"]), weights.validate_batches * weights.batch_size)
-    print(f"{ctx.name}: {len(train)} clips, {parameters:,} parameters, {weights.steps} steps of {weights.batch_size}", flush=True)
+    terminal.say(f"{ctx.name}: {len(train)} clips, {parameters:,} parameters, {weights.steps} steps of {weights.batch_size}")
     device = pick_device(params.hardware.accelerator)
     fitted = fit_averaged(
         module,

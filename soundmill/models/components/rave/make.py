@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from soundmill import hashing
+from soundmill import hashing, terminal
 from soundmill.audio import figures
 from soundmill.models.catalog import beginnings, choose_by_hash, durations_of, read_weights, waves_of
 from soundmill.models.components.contracts import MadeComponent
@@ -60,9 +60,9 @@ def make(params: RaveParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -
     parameters, discriminator_parameters = (sum(w.numel() for w in one.parameters()) for one in (net, module.discriminators))
     train, valid = list(splits["train"]), choose_by_hash(list(splits["valid"]), weights.validate_batches * weights.batch_size)
     minutes = sum(durations_of(clips, train).values()) / 60
-    print(f"{ctx.name}: {parameters:,} parameters, discriminators {discriminator_parameters:,}", flush=True)
+    terminal.say(f"{ctx.name}: {parameters:,} parameters, discriminators {discriminator_parameters:,}")
     for line in describe_training(minutes, len(train), weights, rate):
-        print(f"{ctx.name}: {line}", flush=True)
+        terminal.say(f"{ctx.name}: {line}")
     draw = partial(samples, model, clips, valid or train, pick_device(params.hardware.accelerator))
     fitted = fit_averaged(
         module,
@@ -85,9 +85,8 @@ def make(params: RaveParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -
     fit_latents(model, latent_components)
     _show_fidelity(latent_components, ctx)
     ranks = {f"rank_{fidelity:g}": latent_components.rank(fidelity) for fidelity in FIDELITIES}
-    print(
-        f"{ctx.name}: {model.rank} of {params.network.latent_channels} latents keep {params.fidelity:.0%} of their variance",
-        flush=True,
+    terminal.say(
+        f"{ctx.name}: {model.rank} of {params.network.latent_channels} latents keep {params.fidelity:.0%} of their variance"
     )
     facts = fitted.codec_facts(weights, started_from, len(train), parameters)
     metrics = {
@@ -115,7 +114,7 @@ def _start(net: RaveNet, params: RaveParams, rate: int, ctx: Any) -> str:
     where = params.check_start(ctx.home, sample_rate=rate)
     net.load_state_dict(codecs.load(where).net.state_dict())
     net.center.zero_(), net.rotation.copy_(torch.eye(len(net.rotation))), net.spread.fill_(1)
-    print(f"{ctx.name}: starts from {params.weights.start_from}", flush=True)
+    terminal.say(f"{ctx.name}: starts from {params.weights.start_from}")
     return hashing.file_digest(where / checkpoint.WEIGHTS)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from soundmill import terminal
 from soundmill.errors import UserError
 from soundmill.models.components.rave.discriminators import Discriminators
 from soundmill.models.components.rave.losses import discriminator_loss, distance, features_loss, generator_loss, kl_divergence
@@ -63,7 +64,7 @@ class RaveModule(PhasedModule):
     def oppose(self, step: int, batch: Batch, nets: Sequence[str]) -> Iterator[Tensor]:
         """Phase 2: each batch trains either the discriminators or the generator, which keeps the spectral distance."""
         if step == self.params.phase_1_steps and self.rank == 0:
-            print(f"phase 2 begins at step {step} of {self.steps}: the encoder is frozen", flush=True)
+            terminal.say(f"phase 2 begins at step {step} of {self.steps}: the encoder is frozen")
         (waves,) = batch.values
         bands = self.net.pqmf.analysis(waves)
         with torch.no_grad(), evaluating(self.net.encoder):

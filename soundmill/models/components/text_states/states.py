@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from soundmill import manifest, shards, text
+from soundmill import manifest, shards, terminal, text
 from soundmill.errors import UserError
 from soundmill.params import parse, parse_json
 from soundmill.training.loader import Arrays, Described, gather
@@ -110,7 +110,7 @@ def encode(config: TextConfig, prompts: Sequence[str], home: Path, scratch: Path
         torch.set_num_threads(threads)
     for prompt, states in states_of.items():
         if states.truncated:
-            print(f"a prompt is longer than {config.max_tokens} tokens and is truncated: {prompt[:60]!r}…")
+            terminal.say(f"a prompt is longer than {config.max_tokens} tokens and is truncated: {prompt[:60]!r}…")
     return [states_of[prompt].values for prompt in prompts]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from soundmill import hashing
+from soundmill import hashing, terminal
 from soundmill.audio.log_mels import read_spec
 from soundmill.errors import UserError
 from soundmill.models.catalog import beginnings, choose_by_hash, read_weights, waves_of
@@ -57,7 +57,7 @@ def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: 
     model = DiffusionCodec(params, spec, len(wave), net)
     parameters = sum(weight.numel() for weight in net.parameters())
     size = f"{len(splits['train'])} clips, {parameters:,} parameters"
-    print(f"{ctx.name}: {size}, {weights.steps} steps of {weights.batch_size}", flush=True)
+    terminal.say(f"{ctx.name}: {size}, {weights.steps} steps of {weights.batch_size}")
     module = AutoencoderModule(net, weights, weights.steps)
     started_from = _start(module, model, ctx) if weights.start_from else None
     train, valid = list(splits["train"]), choose_by_hash(list(splits["valid"]), weights.validate_batches * weights.batch_size)
@@ -101,7 +101,7 @@ def _start(module: AutoencoderModule, model: DiffusionCodec, ctx: Any) -> str:
     start = codecs.load(where)
     module.start_from(start.net.state_dict(), named)
     model.sigma_data = start.sigma_data
-    print(f"{ctx.name}: starts from {named}", flush=True)
+    terminal.say(f"{ctx.name}: starts from {named}")
     return hashing.file_digest(where / checkpoint.WEIGHTS)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from soundmill import terminal
 from soundmill.errors import UserError
 from soundmill.models.catalog import choose_by_hash, read_labels, read_weights
 from soundmill.models.components.latents.store import gather_posteriors, read_about
@@ -65,7 +66,7 @@ def prepare(
     if about.autoencoder != codec.digest:
         raise UserError(f"{directory}: latents of another autoencoder than in {inputs}; run `dvc repro`")
     if start and start.codec.digest != codec.digest:
-        print(f"{ctx.name}: the autoencoder changed: the network must adapt to its latents", flush=True)
+        terminal.say(f"{ctx.name}: the autoencoder changed: the network must adapt to its latents")
     clip_labels = {clip_id: labels for of_split in read_labels(catalog).values() for clip_id, labels in of_split.items()}
     labels = []
     if params.condition == "label":

@@ -1,0 +1,96 @@
+"""Credentials in addresses and texts, however they are written: found, and hidden in what is shown or recorded."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Any
+from urllib.parse import unquote
+
+HIDDEN = "***"
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{1,30}):(/+)([^\s\"'<>`]*)")
+_LOCAL = ("file", "sqlite")  # after three slashes, a path
+_BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "azure")  # their hosts have no port
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.%]*\]|[^:\[\]]*)(?::\d*)?")
+_SETTING = re.compile(r"([?&;#])([^=&;#?\s]+)=([^&;#\s]+)")
+_SECRET_NAME = re.compile(r"sig|key|pass|sas|auth|.*(signature|token|password|passwd|pwd|secret|apikey|accesskey|credential).*")
+_KNOWN = re.compile(  # tokens that services name in their documentation
+    r"(?<![A-Za-z0-9])(?:(?:AKIA|ASIA)[0-9A-Z]{16}|gh[opsur]_\w{36,}|github_pat_\w{22,}|glpat-[\w-]{20,}|hf_[A-Za-z0-9]{30,}"
+    r"|xox[abeoprs]-[\w-]{10,}|AIza[\w-]{35}|sk-[\w-]{32,}|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]*)"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----(?:.|\n)*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
+)
+_BARE = re.compile(r"[^\s/@:]+:(?!/)[^\s@]+@[\w.-]+(:\d+)?(/.*)?")  # USER:PASSWORD@HOST without a scheme
+_NAMED = r"[\w.-]{0,40}(?:password|passwd|passphrase|secret|token|credentials?|(?:api|access|account|private|secret)[_-]?key)"
+_QUOTED = re.compile(rf"(?i){_NAMED}[\"']?\]?\s*[:=]\s*[\"'][^\"'\s]{{6,}}[\"']")
+_PLAIN = re.compile(rf"(?im)^\s*[+-]?(?:export\s+|-\s+)?{_NAMED}\s*[:=]\s*[^\s\"'#(\[{{$<]{{6,}}\s*$")
+
+
+def has_some(text: str) -> bool:
+    """Whether a value has credentials in an address, however it is encoded, or is a token of a known service."""
+    for reading in _readings(text):
+        whole = re.sub(r"\s+", "", reading)  # a password may have a blank in it
+        of_address = _URL.match(whole) and _hidden(whole) != whole
+        if of_address or _hidden(reading) != reading or _BARE.fullmatch(reading.strip().rpartition("=")[2]):
+            return True
+    return False
+
+
+def hide(text: str) -> str:
+    """A text in which every credential is replaced, to show or to record; an address keeps the user of USER:PASSWORD@HOST."""
+    return re.sub(r"\S+", lambda word: HIDDEN if _is_odd(word[0]) and has_some(word[0]) else word[0], _hidden(text))
+
+
+def hide_in(value: Any) -> Any:
+    """A value as JSON has them, in whose texts `hide` has replaced credentials."""
+    if isinstance(value, dict):
+        return {key: hide_in(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [hide_in(inner) for inner in value]
+    return hide(value) if isinstance(value, str) else value
+
+
+def _is_odd(word: str) -> bool:
+    return "%" in word or not word.isascii()
+
+
+def in_file(content: bytes) -> bool:
+    """Whether a file, or a diff, seems to have a credential in it: an address, a known token, or a setting of that name."""
+    text = content.decode("utf-8", "replace")
+    return _hidden(text) != text or bool(_QUOTED.search(text) or _PLAIN.search(text))
+
+
+def _readings(text: str) -> list[str]:
+    """A text without invisible characters, and what it says when percent-encoding is taken off, as often as it is on."""
+    text = "".join(char for char in unicodedata.normalize("NFKC", text) if char.isspace() or unicodedata.category(char)[0] != "C")
+    found = [text]
+    while (decoded := unquote(found[-1])) != found[-1]:
+        found.append(decoded)
+    return found
+
+
+def _hidden(text: str) -> str:
+    return _KNOWN.sub(HIDDEN, _URL.sub(_without, text) if ":/" in text else text)
+
+
+def _without(match: re.Match[str]) -> str:
+    """An address without passwords, signatures and tokens; what could be part of one goes too."""
+    scheme, slashes, rest = match.groups()
+    authority = re.match(r"[^/?#]*", rest)[0]
+    head, at, tail = rest.rpartition("@")
+    host = _HOST.fullmatch(authority)
+    if at and not (scheme.lower() in _LOCAL and len(slashes) != 2):
+        user, colon, _ = head.partition(":")
+        has_port = host and ":" in authority.rpartition("]")[2]
+        # In `s3://KEY:12/34@bucket`, what looks like a port begins a key.
+        odd_port = has_port and (scheme.lower() in _BUCKETS or ("." not in host[1] and not re.match(r"localhost$|\[|$", host[1])))
+        if "@" in authority and not colon and scheme.lower() not in ("http", "https", *_BUCKETS):
+            pass  # ssh://user@host
+        elif "@" in authority or host is None or odd_port:
+            rest = f"{user if colon else HIDDEN}@{tail}"
+    return f"{scheme}:{slashes}{_SETTING.sub(_setting_without, rest)}"
+
+
+def _setting_without(match: re.Match[str]) -> str:
+    mark, name, value = match.groups()
+    is_secret = _SECRET_NAME.fullmatch(re.sub(r"[^a-z]", "", unquote(name).lower()))
+    return f"{mark}{name}={HIDDEN if is_secret else value}"
