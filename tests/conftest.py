@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -141,6 +142,22 @@ def pool(_one_worker_is_this_process: Callable[..., None], monkeypatch: pytest.M
 def checkout(root: Path, tmp_path: Path, alone: None) -> Path:
     """A copy of the project, with nothing built."""
     return copy_project(root, tmp_path / HARD_NAME)
+
+
+@pytest.fixture(scope="session")
+def components(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Codecs and vocoders in small, each made once (tests/stages/components.py)."""
+    from tests.stages.components import Components
+
+    return Components(tmp_path_factory.mktemp("components"))
+
+
+@pytest.fixture(scope="session")
+def trainings(tmp_path_factory: pytest.TempPathFactory, components: Any) -> Any:
+    """Families in small, each trained once (tests/stages/families.py)."""
+    from tests.stages.families import Trainings
+
+    return Trainings(tmp_path_factory.mktemp("trainings"), components)
 
 
 @pytest.fixture(scope="session")

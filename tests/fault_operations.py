@@ -36,26 +36,25 @@ def files(project: Path) -> dict[str, str]:
 
 
 TINY = (
-    *("steps=3", "batch_size=2", "log_every_steps=2", "validate_every_steps=3", "samples_every_steps=null", "keep_every_steps=2"),
-    *("network.widths=[8,8]", "network.attention_levels=[]", "picture.height=16", "picture.width=16", "picture.patch=[2,2]"),
-    "grid.columns=1",
+    *(".steps=3", ".log_every_steps=2", ".validate_every_steps=3", ".samples_every_steps=null", ".keep_every_steps=2"),
+    *(".network.widths=[8,8]", ".network.attention_levels=[]", ".picture.height=16", ".picture.width=16", ".picture.patch=[2,2]"),
 )
 
 
 def prepare_training(project: Path) -> None:
     from soundmill import params
-    from tests.stages.test_train_generate import ROOT, SHRUNK, write_data
+    from tests.stages.families import ROWS, pictures
 
-    document = params.compose(ROOT / "conf", [*SHRUNK, *(f"ddpm_mel.train.{change}" for change in TINY)])
-    write_data(project / "inputs", document)
-    params.write_yaml(document, project / "params.yaml")
+    (project / "inputs").mkdir(parents=True)
+    pictures(project / "inputs", ROWS["ddpm_mel"], None)
+    params.write_yaml(ROWS["ddpm_mel"].composed(*TINY), project / "params.yaml")
 
 
 def train(project: Path) -> None:
     import stages.train
-    from tests.stages.test_train_generate import train_arguments
+    from tests.stages.of_waves import train_arguments
 
-    stages.train.main(train_arguments(project, project / "inputs"))
+    stages.train.main(train_arguments("ddpm_mel", project, project / "inputs"))
 
 
 def prepare_evaluation(project: Path) -> None:

@@ -12,18 +12,16 @@ from soundmill.audio import flac
 from soundmill.commands.recordings import _sound, parse_spans
 from soundmill.errors import UserError
 from tests.commands.running import soundmill
-from tests.stages import test_waveform_unet as family
 from tests.stages.of_waves import LABELS
 
-RATE = family.RATE
+RATE = 44_100
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def home(tmp_path_factory, trainings):
     """A checkpoint by label, and a stereo recording of 0.3 s, longer than the 0.09 s that the model makes."""
     home = tmp_path_factory.mktemp("home")
-    family.of_waves.write(home, RATE, channels=2)
-    family.train(home, home, family.composed("label"))
+    trainings.copy("waveform_unet", home)
     rng = np.random.default_rng(0)
     flac.write_wav(home / "long.wav", 0.2 * rng.standard_normal((2, 13_230)), RATE)
     soundfile.write(home / "mono.ogg", 0.2 * rng.standard_normal(2000), 16_000)

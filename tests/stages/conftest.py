@@ -5,20 +5,11 @@ from pathlib import Path
 import pytest
 
 from soundmill import manifest, shards
-from tests.stages import of_waves
 from tests.stages.handling import (
     NAMING,
     clip,
     settle,
 )
-
-
-@pytest.fixture(scope="session")
-def mono(tmp_path_factory) -> Path:
-    """Mono clips; a test that changes them writes its own."""
-    home = tmp_path_factory.mktemp("mono")
-    of_waves.write(home)
-    return home
 
 
 @pytest.fixture

@@ -1,119 +1,156 @@
-"""Clips of noise, and the stages `train` and `generate` of a family over them."""
+"""Clips of noise in small, what the stages make of them, and the stages `train` and `generate` of a family over them."""
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Sequence
+from functools import lru_cache, reduce
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pytest
 import soundfile
 import torch
+from ruamel.yaml import YAML
 
 import stages.generate
 import stages.train
-from soundmill import manifest, params, shards
+from soundmill import manifest, params, shards, stage
 from soundmill.audio import flac
-from soundmill.audio.mel import SpectrogramParams
+from soundmill.audio.log_mels import SPEC_KEY
+from soundmill.audio.mel import MelSpec, SpectrogramParams, log_mel
 from soundmill.training import tagger as taggers
 from soundmill.training.tagger_targets import Targets
+from stages import encode_text, latents
 from tests.imports import ROOT
-from tests.training.killing import Killed, die_before
 
 RATE, SECONDS, SHORT = 16_000, 0.1, 0.05
 LABELS = ("bell", "rain")
 SPLITS = ("train", "train", "train", "train", "train", "valid", "test", "test")  # of each clip; the fifth is short
+ONE = "{accelerator: cpu, devices: 1, precision: '32', threads: 1}"  # hardware
 
 
-def write(home: Path, rate: int = RATE, channels: int = 1, seconds: float = SECONDS, short: float = SHORT) -> None:
-    """Clips, and their catalog; another one without labels, and one with two clips held out."""
-    rng, clips, catalog = np.random.default_rng(0), [], []
-    for number, split in enumerate(SPLITS):
-        wave = 0.1 * rng.standard_normal((channels, round(rate * (short if number == 4 else seconds)))).astype(np.float32)
+def write(
+    home: Path, rate: int = RATE, channels: int = 1, seconds: float = SECONDS, short: float = SHORT, level: float = 0.1
+) -> None:
+    """Clips of noise, and their catalogs."""
+    rng = np.random.default_rng(0)
+    lengths = [round(rate * (short if number == 4 else seconds)) for number in range(len(SPLITS))]
+    write_waves(home, rate, [level * rng.standard_normal((channels, length)).astype(np.float32) for length in lengths])
+
+
+def write_waves(home: Path, rate: int, waves: list[np.ndarray]) -> None:
+    """Clips, and their catalog; others without labels, with two clips held out, and with a new label."""
+    clips, catalog = [], []
+    for number, (wave, split) in enumerate(zip(waves, SPLITS, strict=True)):
+        length = wave.shape[1]
         common = {"clip_id": f"clip-{number}", "recording_id": f"r{number}", "source": "r.wav", "start": 0.0}
         audio = {"bytes": flac.encode_flac(wave, rate), "path": f"clip-{number}.flac"}
-        clips.append({**common, "audio": audio, "num_samples": wave.shape[1], "digest": str(number), "quality": None})
+        clips.append({**common, "audio": audio, "num_samples": length, "digest": str(number), "quality": None})
         label = LABELS[number % 2]
         fields = {"labels": [label], "captions": [f"a {label} rings"], "corpus": "test", "weight": 1.0}
-        catalog.append({**common, **fields, "shard": 0, "split": split})
+        catalog.append({**common, **fields, "seconds": length / rate, "shard": 0, "split": split})
     shards.write_rows(clips, home / "clips" / shards.shard_name(0), manifest.CLIPS)
-    shards.write_rows(catalog, home / "catalog.parquet", manifest.CATALOG)
-    plain = [{**row, "labels": [], "captions": []} for row in catalog]
-    shards.write_rows(plain, home / "unlabelled.parquet", manifest.CATALOG)
-    more = [{**row, "split": "valid" if number == 3 else row["split"]} for number, row in enumerate(catalog)]
-    shards.write_rows(more, home / "two_held_out.parquet", manifest.CATALOG)
+    write_catalogs(catalog, home)
 
 
-def silence(home: Path) -> None:
-    """Replace the mono clips that `write` wrote by digital silence."""
-    path = home / "clips" / shards.shard_name(0)
-    rows = shards.read_table(path, manifest.CLIPS).to_pylist()
-    for row in rows:
-        silent = flac.encode_flac(np.zeros((1, row["num_samples"]), np.float32), RATE)
-        row["audio"] = {**row["audio"], "bytes": silent}
-    path.unlink()
-    shards.write_rows(rows, path, manifest.CLIPS)
+@lru_cache
+def _composed(overrides: tuple[str, ...]) -> dict:
+    return params.compose(ROOT / "conf", list(overrides))
+
+
+def composed(overrides: Sequence[str], section: str, changes: Sequence[str]) -> dict:
+    """The real configuration with these overrides, and changes; those below `section` begin with a dot, and are quick."""
+    whole = (*overrides, *(one for one in changes if not one.startswith(".")))
+    document = copy.deepcopy(_composed(whole))
+    for one in changes:
+        if one.startswith("."):
+            path, _, value = f"{section}{one}".partition("=")
+            *parents, key = path.split(".")
+            place = reduce(lambda found, parent: found[parent], parents, document)
+            place[key] = YAML(typ="safe").load(value)
+    return document
+
+
+def write_catalogs(rows: list[dict], home: Path) -> None:
+    plain = [{**row, "labels": [], "captions": []} for row in rows]
+    held_out = [{**row, "split": "valid" if number == 3 else row["split"]} for number, row in enumerate(rows)]
+    more = [{**row, "labels": ["kick", *row["labels"]] if number == 0 else row["labels"]} for number, row in enumerate(rows)]
+    for name, of_name in (("catalog", rows), ("unlabelled", plain), ("two_held_out", held_out), ("more", more)):
+        shards.write_rows(of_name, home / f"{name}.parquet", manifest.CATALOG)
+
+
+def clips_of(home: Path) -> list[dict]:
+    return list(shards.read_rows(home / "clips" / shards.shard_name(0), manifest.CLIPS))
+
+
+def write_mels(home: Path, spec: MelSpec, directory: str = "mels") -> None:
+    """Log-mels of the mono clips in `home`."""
+    rows = []
+    for row in clips_of(home):
+        values = log_mel(flac.decode_mono(row["audio"]["bytes"]), spec).astype("<f2")
+        size = {"num_mels": spec.n_mels, "num_frames": values.shape[1], "digest": row["digest"]}
+        rows.append({"clip_id": row["clip_id"], "log_mel": values.tobytes(), **size})
+    write_spec(home, spec, directory, rows)
+
+
+def write_spec(home: Path, spec: MelSpec, directory: str = "mels", rows: list[dict] | None = None) -> None:
+    schema = manifest.SPECTROGRAMS.with_metadata({SPEC_KEY: spec.model_dump_json().encode()})
+    shards.write_rows(rows or [], home / directory / shards.shard_name(0), schema)
+
+
+def spec_of(document: dict, name: str) -> MelSpec:
+    return SpectrogramParams(**document["spectrogram"][name]).spec
+
+
+def make_latents(family: str, home: Path, document: dict) -> dict:
+    """Of the clips in `home`, by the codec in its `inputs`; returns the metrics."""
+    params.write_yaml(document, home / "params.yaml")
+    arguments = ["--family", family, "--audio", f"{home}/clips", "--catalog", f"{home}/catalog.parquet"]
+    arguments += ["--autoencoder", f"{home}/inputs/autoencoder", "--latents", f"{home}/inputs/latents/clips"]
+    arguments += ["--metrics", f"{home}/latents.json", "--params", f"{home}/params.yaml"]
+    stage.main(latents.run, "latents", arguments, code_by_name=latents.code_by_name)
+    return json.loads((home / "latents.json").read_text())
+
+
+def make_texts(family: str, home: Path, document: dict, states: str = "inputs/text") -> None:
+    """States of the captions in `home`."""
+    params.write_yaml(document, home / "params.yaml")
+    shards.write_rows([], home / "mixes" / shards.shard_name(0), manifest.MIXES)
+    arguments = ["--variant", family, "--catalog", f"{home}/catalog.parquet", "--mixes", f"{home}/mixes"]
+    arguments += ["--name", f"encode_text/{family}", "--metrics", f"{home}/text.json", "--params", f"{home}/params.yaml"]
+    stage.main(encode_text.run, "text", [*arguments, "--states", f"{home / states}"])
 
 
 def write_tagger(directory: Path) -> None:
     """A tagger with random weights."""
     document = params.compose(ROOT / "conf", [])
-    spec = params.parse(SpectrogramParams, document["spectrogram"]["tagger"], "spectrogram.tagger").spec
+    spec = spec_of(document, "tagger")
     settings = params.parse(taggers.TaggerParams, {**document["tagger"], "width": 4, "embedding_size": 8}, "tagger")
     torch.manual_seed(0)
     net = taggers.Tagger(spec, len(LABELS), settings.width, settings.embedding_size, settings.patch_seconds, settings.dropout)
     taggers.save_tagger(net, settings, spec, Targets("labels", list(LABELS), {}), directory)
 
 
-def train(
-    family: str,
-    home: Path,
-    data: Path,
-    document: dict,
-    catalog: str = "catalog.parquet",
-    parts: str = "clips",
-    inputs: str = "clips",
-    tagger: str = "clips",
-) -> dict:
+def train(family: str, home: Path, data: Path, document: dict, catalog: str = "catalog.parquet") -> dict:
+    """Train in `home`, on what `data` holds; returns the metrics."""
     home.mkdir(exist_ok=True)
     params.write_yaml(document, home / "params.yaml")
-    arguments = [
-        "--family", family, "--inputs", f"{data}/{inputs}", "--parts", f"{data}/{parts}", "--tagger", f"{data / tagger}",
+    stages.train.main(train_arguments(family, home, data, catalog))
+    return json.loads((home / "train.json").read_text())
+
+
+def train_arguments(family: str, home: Path, data: Path, catalog: str = "catalog.parquet") -> list[str]:
+    """Its inputs are the clips where `data` has no others, and its parts lie among them, or beside them."""
+    (data / "tagger").mkdir(exist_ok=True)  # a stage takes no path that is not there
+    inputs = data / "inputs" if (data / "inputs").exists() else data / "clips"
+    parts = data / "parts" if (data / "parts").exists() else inputs
+    return [
+        "--family", family, "--inputs", f"{inputs}", "--parts", f"{parts}", "--tagger", f"{data}/tagger",
         "--clips", f"{data}/clips", "--catalog", f"{data / catalog}",
         "--model", f"{home}/model", "--curves", f"{home}/curve.csv", "--grid", f"{home}/grid.png",
         "--metrics", f"{home}/train.json", "--params", f"{home}/params.yaml",
     ]  # fmt: skip
-    stages.train.main(arguments)
-    return json.loads((home / "train.json").read_text())
-
-
-def check_resuming(family: str, home: Path, data: Path, document: dict, monkeypatch: Any, batch: int = 2, **where: str) -> None:
-    """A training of four steps, scored twice, that dies before that batch, counted from 0, ends like one that is not killed.
-
-    Scores change no weight: the last are those of a training without them.
-    """
-    unscored = train(family, home / "unscored", data, document, **where)
-    write_tagger(home / "tagger")
-    where["tagger"] = str(home / "tagger") if where.get("tagger") is None else where["tagger"]
-    settings = {**document[family]["train"], "score_every_steps": 2, "score_requests": 3, "score_share": None}
-    document = {**document, family: {**document[family], "train": settings}}
-    whole = train(family, home / "whole", data, document, **where)
-    with monkeypatch.context() as patch:
-        die_before(patch, batch)
-        with pytest.raises(Killed):
-            train(family, home / "killed", data, document, **where)
-    assert train(family, home / "killed", data, document, **where) == whole
-    assert whole.items() > unscored.items()
-    assert whole["best_fad_step"] in (2, 4)
-    assert 0 < whole["best_fad"] <= whole["score_fad_tagger"]
-    last = [path.name for path in (home / "whole/model").glob("*.safetensors") if path.name != "best_fad.safetensors"]
-    for name in last:
-        assert (home / "whole/model" / name).read_bytes() == (home / "unscored/model" / name).read_bytes(), name
-    files = [path.relative_to(home / "whole") for path in (home / "whole/model").rglob("*") if path.is_file()]
-    assert len(files) >= 3
-    for name in [*files, Path("curve.csv"), Path("grid.png")]:
-        assert (home / "killed" / name).read_bytes() == (home / "whole" / name).read_bytes(), name
 
 
 def generate(family: str, home: Path, data: Path, document: dict) -> dict[str, bytes]:
@@ -131,3 +168,8 @@ def generate(family: str, home: Path, data: Path, document: dict) -> dict[str, b
 def sounds(directory: Path) -> dict[str, bytes]:
     """The samples of each WAV by name."""
     return {path.name: soundfile.read(path, dtype="int16")[0].tobytes() for path in sorted(directory.glob("*.wav"))}
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    """The content of each file below, by its path."""
+    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*") if path.is_file()}

@@ -1,4 +1,4 @@
-"""What the family `tango` trains on, in small: an autoencoder, latents of clips and mixes, and states of their captions."""
+"""What families train on that diffuse latents of log-mels: an autoencoder, latents of clips and mixes, states of their captions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from soundmill.models.components.mel_autoencoder.autoencoder import Autoencoder,
 from soundmill.shards import shard_name
 from stages.encode_text import encode_shard
 from tests.models.components.test_mel_autoencoder import SPEC, TINY
+from tests.stages import of_waves
 
+LENGTH, SHORT = 4000, 3000  # samples of a clip, and of the sound in test-0's
 FRAMES = 32  # of a log-mel; latents are [4, 16, 8]
 SCRATCH = {"width": 16, "layers": 1, "heads": 2, "seed": 0}
 CAPTIONS = {  # any text is one, though as matplotlib's mathematics some would end a training
@@ -28,26 +30,29 @@ MIXED = {"mix-0": ("clip-0", "clip-1"), "mix-1": ("clip-3", "clip-1")}
 
 
 def write(directory: Path) -> Path:
-    """`tango/`, which a training takes, `catalog.parquet`, and `clips/` for the generating."""
+    """`inputs/`, which a training takes, catalogs, and `clips/` for the generating."""
     torch.manual_seed(0)
     model = Autoencoder(TINY, SPEC, build_autoencoder(TINY).eval(), mean=-5.0, deviation=3.0, scaling_factor=0.5)
     model.residual = [0.5] * SPEC.n_mels
-    digest = autoencoders.save(model, directory / "tango" / "autoencoder", {"kind": "train"})
+    digest = autoencoders.save(model, directory / "inputs" / "autoencoder", {"kind": "train"})
     about = LatentsAbout(autoencoder=digest, scaling_factor=0.5, num_samples=FRAMES * SPEC.hop_length)
-    write_latents(directory / "tango" / "latents" / "clips", CAPTIONS, about)
-    write_latents(directory / "tango" / "latents" / "mixes", MIXES, about)
+    write_latents(directory / "inputs" / "latents" / "clips", CAPTIONS, about)
+    write_latents(directory / "inputs" / "latents" / "mixes", MIXES, about)
     encoder = text.make_scratch(directory / "encoder", **SCRATCH)
     spoken = sorted({"", *(one for texts in [*CAPTIONS.values(), *MIXES.values()] for one in texts)})
     config = {**encoder.identity(), "max_tokens": 64, "scratch": SCRATCH}
-    (directory / "tango" / "text").mkdir()
-    encode_shard(spoken, encoder, config, directory / "tango" / "text" / shard_name(0))
+    (directory / "inputs" / "text").mkdir()
+    encode_shard(spoken, encoder, config, directory / "inputs" / "text" / shard_name(0))
 
-    fields = {"recording_id": "r", "source": "r.wav", "start": 0.0, "shard": 0, "labels": [], "corpus": "test", "weight": 1.0}
-    catalog = [{"clip_id": one, "split": SPLITS[one[:4]], "captions": captions, **fields} for one, captions in CAPTIONS.items()]
-    shards.write_rows(catalog, directory / "catalog.parquet", manifest.CATALOG)
+    fields = {"recording_id": "r", "source": "r.wav", "start": 0.0, "shard": 0, "corpus": "test", "weight": 1.0}
+    catalog = []
+    for number, (one, captions) in enumerate(CAPTIONS.items()):
+        told = {"captions": captions, "labels": [of_waves.LABELS[number % 2]], "split": SPLITS[one[:4]]}
+        catalog.append({"clip_id": one, "seconds": (SHORT if one == "test-0" else LENGTH) / SPEC.sample_rate, **told, **fields})
+    of_waves.write_catalogs(catalog, directory)
     rng, clips = np.random.default_rng(0), []
     for one in CAPTIONS:
-        wave = (0.1 * rng.standard_normal(4000)).astype(np.float32)
+        wave = (0.1 * rng.standard_normal(LENGTH)).astype(np.float32)
         audio = {"bytes": flac.encode_flac(wave, SPEC.sample_rate), "path": f"{one}.flac"}
         common = {"clip_id": one, "source": "r.wav", "start": 0.0, "digest": "", "recording_id": "r", "quality": None}
         clips.append({**common, "audio": audio, "num_samples": len(wave)})

@@ -1,4 +1,4 @@
-"""Train and generate of the family `audio_dit` on the real configuration, shrunk: kills, lengths, conditions, what does not fit."""
+"""The family `audio_dit`: lengths of sounds and their windows, several conditions, inputs that do not belong together, adapters."""
 
 from __future__ import annotations
 
@@ -7,111 +7,54 @@ import shutil
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 import torch
 
-from soundmill import manifest, params, shards
 from soundmill.errors import UserError
 from soundmill.models import adapted, generation, merging, registry
 from soundmill.models.audio_dit import windows
 from soundmill.models.audio_dit.network import Conditions
 from soundmill.models.family import Request
 from soundmill.training import checkpoint
-from tests.imports import ROOT
 from tests.stages import of_waves, tango_inputs
-from tests.training.killing import Killed, die_before
+from tests.stages.families import ROWS
 
-SHRUNK = [
-    "model=audio_dit",
-    "text.audio_dit.scratch.width=16",
-    "text.audio_dit.max_tokens=8",
-    "audio_dit.train.steps=4",
-    "audio_dit.train.batch_size=2",
-    "audio_dit.train.log_every_steps=1",
-    "audio_dit.train.validate_every_steps=2",
-    "audio_dit.train.validate_batches=2",
-    "audio_dit.train.checkpoint_seconds=0",
-    "audio_dit.train.hardware={accelerator: cpu, devices: 1, precision: '32', threads: 1}",
-    "audio_dit.train.network.layers=1",
-    "audio_dit.train.network.heads=2",
-    "audio_dit.train.network.head_width=8",
-    "audio_dit.train.network.key_heads=1",
-    "audio_dit.train.network.condition_width=8",
-    "audio_dit.train.grid.columns=2",
-    "audio_dit.train.sampling.num_steps=2",
-    "audio_dit.train.sampling.griffin_lim_iterations=2",
-    "audio_dit.generate.codec_count=1",
-]
-SHORT = 3000  # samples of the sound in test-0's clip of 4,000
-
-
-def composed(*changes: str) -> dict:
-    return params.compose(ROOT / "conf", [*SHRUNK, *(f"audio_dit.train.{change}" for change in changes)])
+ROW, SHORT = ROWS["audio_dit"], tango_inputs.SHORT  # samples of the sound in test-0's clip of 4,000
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    home = tango_inputs.write(tmp_path_factory.mktemp("inputs"))
-    path = home / "catalog.parquet"
-    rows = shards.read_table(path, manifest.CATALOG).to_pylist()
-    for number, row in enumerate(rows):
-        row.update(seconds=(SHORT if row["clip_id"] == "test-0" else 4000) / 16_000, labels=[of_waves.LABELS[number % 2]])
-    path.unlink()
-    shards.write_rows(rows, path, manifest.CATALOG)
-    return home
-
-
-def train(home: Path, data: Path, document: dict) -> dict:
-    return of_waves.train("audio_dit", home, data, document, parts="tango", inputs="tango")
+def data(trainings) -> Path:
+    return trainings.data("audio_dit")
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, data) -> Path:
-    home = tmp_path_factory.mktemp("whole")
-    train(home, data, composed())
-    return home
+def trained(trainings) -> Path:
+    return trainings.trained("audio_dit")
 
 
-def test_trains_on_latents_and_states_alone(trained):
-    metrics = json.loads((trained / "train.json").read_text())
-    assert (metrics["clips"], metrics["captions"], metrics["steps"]) == (4, 5, 4)
-    assert 0 < metrics["best_valid_loss"] <= metrics["valid_loss"]
+def train(home: Path, data: Path, *changes: str, catalog: str = "catalog.parquet") -> dict:
+    return of_waves.train("audio_dit", home, data, ROW.composed(*changes), catalog)
+
+
+def test_latents_are_measured(trained):
     config = json.loads((trained / "model/config.json").read_text())
-    assert (config["family"], config["frames"], config["seconds"], config["labels"]) == ("audio_dit", 32, 0.25, [])
+    assert (config["frames"], config["seconds"], config["labels"]) == (32, 0.25, [])
     assert config["text"]["name"] == "byt5-scratch"
-    files = {path.relative_to(trained / "model").as_posix() for path in (trained / "model").rglob("*") if path.is_file()}
-    assert files == {
-        *("config.json", "transformer.safetensors", "best.safetensors", "trained_on.parquet"),
-        *("autoencoder/config.json", "autoencoder/model.safetensors"),
-    }
     model = registry.family("audio_dit").load(trained / "model")
     # The clips' latents are 0, 1, 2 and 3, with a posterior's variance of exp(−4), times the codec's 0.5.
     torch.testing.assert_close(model.layout.mean, torch.full((32,), 0.75))
     torch.testing.assert_close(model.layout.deviation, torch.full((32,), 0.5 * (1.25 + 0.0183156) ** 0.5))
 
 
-@pytest.mark.parametrize(
-    "changes", [[], ["condition=label", "flow.objective=v", "flow.times=uniform", "accumulate=2"]], ids=["caption", "label"]
-)
-def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, data, monkeypatch, capfd, changes):
-    where = {"parts": "tango", "inputs": "tango"}
-    of_waves.check_resuming("audio_dit", tmp_path, data, composed(*changes), monkeypatch, **where)
-    assert "resuming at step" in capfd.readouterr().out
-
-
-def test_generates_for_test_clips_as_long_as_they_are(tmp_path, trained, data):
-    shutil.copytree(trained / "model", tmp_path / "model")
-    document = composed("network.layers=3")  # today's; the checkpoint has its own
-    output = of_waves.generate("audio_dit", tmp_path, data, document)
-    assert list(output) == ["test-0.wav", "test-1.wav"]
-    waves = {name: soundfile.read(tmp_path / "generated" / name)[0] for name in output}
-    assert {len(wave) for wave in waves.values()} == {4000}
-    assert not waves["test-0.wav"][SHORT:].any()  # as the clip is padded
-    assert waves["test-0.wav"][SHORT - 200 : SHORT].any()
-    assert waves["test-1.wav"][SHORT:].any()
+def test_sounds_for_test_clips_end_where_these_do(tmp_path, trainings, data):
+    output = of_waves.generate("audio_dit", trainings.copy("audio_dit", tmp_path), data, ROW.composed())
+    first, second = (np.frombuffer(content, "<i2") for content in output.values())
+    assert not first[SHORT:].any()  # as the clip is padded
+    assert first[SHORT - 200 : SHORT].any()
+    assert second[SHORT:].any()
     assert soundfile.info(next((tmp_path / "codec").glob("*.wav"))).frames == 4000
-    assert of_waves.generate("audio_dit", tmp_path, data, document) == output
 
 
 @pytest.mark.parametrize("seconds", [0.1, 0.25, 0.32, 0.7, 1.0])
@@ -187,14 +130,14 @@ def test_no_sound_has_a_gap_or_a_silent_end(tmp_path, trained, objective, solver
 
 
 def test_by_label_or_by_nothing(tmp_path, data):
-    train(tmp_path / "label", data, composed("condition=label", "steps=1"))
+    train(tmp_path / "label", data, ".condition=label", ".steps=1")
     model = registry.family("audio_dit").load(tmp_path / "label/model")
     assert (model.condition, list(model.labels), model.text) == ("labels", ["bell", "rain"], None)
     paths = generation.generate_sounds(tmp_path / "label/model", ["rain"], 2, 5, tmp_path / "a", tmp_path)
     assert len(paths) == 2
-    train(tmp_path / "none", data, composed("condition=none", "steps=1"))
+    train(tmp_path / "none", data, ".condition=none", ".steps=1")
     assert len(generation.generate_sounds(tmp_path / "none/model", [], 1, 5, tmp_path / "b", tmp_path)) == 1
-    train(tmp_path / "both", data, composed("condition=caption_and_label", "dropout.condition=0.5", "steps=1"))
+    train(tmp_path / "both", data, ".condition=caption_and_label", ".dropout.condition=0.5", ".steps=1")
     both = registry.family("audio_dit").load(tmp_path / "both/model")
     assert (both.condition, list(both.labels), both.text is None) == ("caption", ["bell", "rain"], False)
     asked = [("a bell", ()), ("a bell", ("rain",)), ("", ("rain",))]
@@ -207,42 +150,15 @@ def test_by_label_or_by_nothing(tmp_path, data):
     assert path.name == "a-bell-rain-5-001.wav"
     shown = json.loads((tmp_path / "both/model/config.json").read_text())["prompts"]
     assert all(one["caption"] and one["labels"] for one in shown)
-    begun = composed("condition=label", "steps=1", f"start_from={tmp_path}/label/model")
-    assert train(tmp_path / "more", data, begun)["steps"] == 1
-    other = composed("condition=caption", "steps=1", f"start_from={tmp_path}/label/model")
-    with pytest.raises(SystemExit, match="condition"):
-        train(tmp_path / "other", data, other)
+    assert train(tmp_path / "more", data, ".condition=label", ".steps=1", f".start_from={tmp_path}/label/model")["steps"] == 1
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (["network.key_heads=2", "network.heads=3"], "key_heads 2 must divide the 3 heads"),
-        (["dropout.all=0.0"], r"guidance_scale needs a network trained without conditions too: raise dropout\.all"),
-        (["condition=caption_and_label"], r"caption_and_label needs dropout\.condition above 0"),
-        (["flow.objective=v", "sampling.solver=pingpong"], "solver pingpong is for flow.objective rectified_flow"),
-        (["flow.objective=v", "flow.base_frames=16"], "base_frames is for objective rectified_flow"),
-        (["hardware.devices=3"], r"batch_size 2 must be a multiple of hardware\.devices"),
-        (["network.text_width=20"], r"text states are 16 wide; set train\.network\.text_width to that, it is 20"),
-        (["sampling.vocoder=trained"], "no vocoder here"),
-    ],
-)
-def test_what_does_not_fit_is_refused_before_a_step(tmp_path, data, changes, message):
-    with pytest.raises(SystemExit, match=message):
-        train(tmp_path, data, composed(*changes))
-    assert not (tmp_path / "model").exists()
-
-
-def test_latents_of_another_codec_and_clips_without_captions_are_refused(tmp_path, data):
+def test_latents_of_another_codec_are_refused(tmp_path, data):
     shutil.copytree(data, tmp_path / "data")
-    rows = shards.read_table(data / "catalog.parquet", manifest.CATALOG).to_pylist()
-    shards.write_rows([{**row, "captions": []} for row in rows], tmp_path / "data/plain.parquet", manifest.CATALOG)
-    with pytest.raises(SystemExit, match=r"no clip has a caption; set audio_dit\.train\.condition to `none` or `label`"):
-        of_waves.train("audio_dit", tmp_path / "a", tmp_path / "data", composed(), "plain.parquet", parts="tango", inputs="tango")
-    path = tmp_path / "data/tango/autoencoder/config.json"
+    path = tmp_path / "data/inputs/autoencoder/config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"digest": "another"}))
     with pytest.raises(SystemExit, match="latents of another autoencoder than in"):
-        train(tmp_path / "b", tmp_path / "data", composed())
+        train(tmp_path / "home", tmp_path / "data")
 
 
 def test_a_checkpoint_whose_latents_do_not_fit_is_refused(tmp_path, trained):
@@ -253,25 +169,10 @@ def test_a_checkpoint_whose_latents_do_not_fit_is_refused(tmp_path, trained):
         registry.family("audio_dit").load(tmp_path / "model")
 
 
-def test_adapters_of_the_transformer_train_killed_or_not_and_merge(tmp_path, trained, data, capfd, monkeypatch):
-    lora = {"rank": 2, "alpha": 4.0, "dropout": 0.1, "targets": ["to_q", "to_k", "to_v", "to_out.0"], "dora": False}
-    quick = ["optimiser.learning_rate=0.1", "optimiser.warmup_steps=0"]  # to be heard after four steps
-    document = composed(f"start_from={trained / 'model'}", *quick)
-    document["audio_dit"]["train"]["lora"] = lora
-    homes = [tmp_path / name for name in ("unbroken", "killed")]
-    whole = train(homes[0], data, document)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        die_before(patch, 3)
-        train(homes[1], data, document)
-    assert train(homes[1], data, document) == whole
-    assert "resuming at step" in capfd.readouterr().out
-    own, merged = homes[0] / "model", tmp_path / "merged"
-    files = {path.name for path in own.iterdir()}
-    assert files == {"config.json", adapted.CONFIG, adapted.WEIGHTS, "best.safetensors", "trained_on.parquet"}
-    for name in files:
-        assert (own / name).read_bytes() == (homes[1] / "model" / name).read_bytes(), name
-    assert whole["trained_parameters"] == sum(value.numel() for value in checkpoint.read_weights(own / adapted.WEIGHTS).values())
-
+def test_adapters_of_the_transformer_are_heard_and_merge(tmp_path, trainings, trained, data):
+    own, merged = trainings.trained("audio_dit_lora") / "model", tmp_path / "merged"
+    trained_parameters = trainings.metrics["audio_dit_lora"]["trained_parameters"]
+    assert trained_parameters == sum(value.numel() for value in checkpoint.read_weights(own / adapted.WEIGHTS).values())
     merging.write_whole(own, merged)
     sounds = []
     for directory in (trained / "model", own, merged):
@@ -283,12 +184,10 @@ def test_adapters_of_the_transformer_train_killed_or_not_and_merge(tmp_path, tra
 
     shutil.copytree(trained / "model", tmp_path / "base")
     path = tmp_path / "base/autoencoder/config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"digest": "0" * 64}))
-    document["audio_dit"]["train"]["start_from"] = str(tmp_path / "base")
-    text = path.read_text()
-    path.write_text(text.replace('"scaling_factor": 0.5', '"scaling_factor": 0.25'))
-    assert path.read_text() != text
-    train(tmp_path / "all", data, composed(f"start_from={tmp_path / 'base'}", "steps=1"))
+    text = json.dumps(json.loads(path.read_text()) | {"digest": "0" * 64, "scaling_factor": 0.25})
+    path.write_text(text)
+    start = f".start_from={tmp_path}/base"
+    train(tmp_path / "all", data, start, ".steps=1")
     assert registry.family("audio_dit").load(tmp_path / "all/model").layout.scaling_factor == 0.5  # of the codec it is with
     with pytest.raises(SystemExit, match=r"lora: the autoencoder is not that of .*weights\.steps to 0"):
-        train(tmp_path / "other", data, document)
+        of_waves.train("audio_dit", tmp_path / "other", data, ROWS["audio_dit_lora"].composed(start))

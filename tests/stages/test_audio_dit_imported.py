@@ -8,16 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from soundmill import manifest, params, shards, stage
+from soundmill import manifest, params
 from soundmill.models import adapted, beside_base, generation, registry
 from soundmill.models.family import Request
 from soundmill.models.importing import import_published
 from soundmill.training import checkpoint
-from stages import encode_text, latents
 from tests.models import test_audio_dit_single_file as published
 from tests.models.test_audio_dit_published import CHANNELS, FRAMES, RATE, conf
 from tests.stages import of_waves
-from tests.stages.test_oobleck import make_codec
+from tests.stages.components import CODECS
 
 ONE = "{accelerator: cpu, devices: 1, precision: '32', threads: 1}"
 LORA = {"rank": 2, "alpha": 4.0, "dropout": 0.0, "targets": ["to_q", "to_k", "to_v", "to_out.0"], "dora": False}
@@ -56,16 +55,11 @@ def base(tmp_path_factory) -> Path:
 def data(tmp_path_factory, base) -> Path:
     """Latents of clips and states of captions, by the stages."""
     home = tmp_path_factory.mktemp("data")
+    (home / "mels").mkdir()  # it takes none
     of_waves.write(home, rate=RATE, channels=2, seconds=8 * FRAMES / RATE, short=0.01)
-    make_codec(home, composed(base, None))
-    inputs, params_file = home / "inputs", ["--params", f"{home}/params.yaml"]
-    clips = ["--family", "audio_dit", "--audio", f"{home}/clips", "--catalog", f"{home}/catalog.parquet"]
-    codec = ["--autoencoder", f"{inputs}/autoencoder", "--latents", f"{inputs}/latents/clips"]
-    stage.main(latents.run, "latents", [*clips, *codec, *params_file], code_by_name=latents.code_by_name)
-    shards.write_rows([], home / "mixes" / shards.shard_name(0), manifest.MIXES)
-    texts = ["--catalog", f"{home}/catalog.parquet", "--mixes", f"{home}/mixes", "--states", f"{inputs}/text"]
-    more = ["--metrics", f"{home}/text.json", "--variant", "audio_dit", "--name", "encode_text/audio_dit"]
-    stage.main(encode_text.run, "text", [*texts, *more, *params_file])
+    CODECS["oobleck"].make(home, home, composed(base, None))
+    of_waves.make_latents("audio_dit", home, composed(base, None))
+    of_waves.make_texts("audio_dit", home, composed(base, None))
     return home
 
 
@@ -81,7 +75,7 @@ def test_the_codec_s_stage_saves_the_imported_one(base, data):
 
 
 def test_adapters_train_on_it_and_are_loaded(base, data, tmp_path, capfd):
-    metrics = of_waves.train("audio_dit", tmp_path, data, composed(base, LORA), parts="inputs", inputs="inputs")
+    metrics = of_waves.train("audio_dit", tmp_path, data, composed(base, LORA))
     assert (metrics["clips"], metrics["captions"], metrics["steps"]) == (5, 2, 2)
     assert "changed" not in capfd.readouterr().out  # neither the codec nor the text encoder
     assert {path.name for path in (tmp_path / "model").glob("*.safetensors")} >= {adapted.WEIGHTS}
@@ -98,7 +92,7 @@ def test_what_it_forgets_is_measured_with_everyday_prompts(base, data, tmp_path,
     document = composed(base, LORA)
     document["audio_dit"]["generate"] |= {"count": 1, "codec_count": 1}
     document["audio_dit"]["generate"]["sampling"]["num_steps"] = 2
-    of_waves.train("audio_dit", tmp_path, data, document, parts="inputs", inputs="inputs")
+    of_waves.train("audio_dit", tmp_path, data, document)
     monkeypatch.setattr(beside_base, "OWN_SOUNDS", 2)
     clips = of_waves.generate("audio_dit", tmp_path, data, document)
     own = tmp_path / "codec" / manifest.OWN
@@ -110,7 +104,7 @@ def test_what_it_forgets_is_measured_with_everyday_prompts(base, data, tmp_path,
 
 
 def test_all_of_it_trains(base, data, tmp_path):
-    of_waves.train("audio_dit", tmp_path, data, composed(base, None), parts="inputs", inputs="inputs")
+    of_waves.train("audio_dit", tmp_path, data, composed(base, None))
     before, after = (checkpoint.read_weights(one / "transformer.safetensors") for one in (base, tmp_path / "model"))
     assert before.keys() == after.keys()
     same = {name for name in before if torch.equal(before[name], after[name])}

@@ -20,7 +20,6 @@ from soundmill.audio.flac import decode_flac, encode_flac
 from soundmill.audio.log_mels import SPEC_KEY
 from soundmill.audio.mel import log_mel
 from soundmill.errors import UserError
-from soundmill.manifest import TRAINED_ON, TRAINED_ON_FILE
 from soundmill.models.components import registry
 from soundmill.models.components.contracts import read_codec
 from soundmill.models.components.latents.store import ABOUT_KEY, iterate_index, iterate_posteriors, read_about
@@ -29,43 +28,14 @@ from soundmill.models.components.mel_autoencoder.autoencoder import Autoencoder,
 from soundmill.params import write_yaml
 from soundmill.shards import run as shard_run
 from soundmill.shards.jobs import run_job
-from stages import autoencoder, latents
+from stages import latents
 from tests.models.components.test_mel_autoencoder import SPEC, TINY
 from tests.prepared import execution
-from tests.stages import wave_codec
+from tests.stages import of_waves, wave_codec
+from tests.stages.components import CODECS
 
 LENGTHS = [3200, 3200, 2400, 3200, 3200, 3200]  # samples of each clip
 SPLITS = ["train", "train", "train", "train", "valid", "test"]
-PARAMETERS = {
-    "kind": "mel_autoencoder",
-    "network": TINY.model_dump(),
-    "weights": {
-        "kind": "train",
-        "seed": 0,
-        "batch_size": 4,
-        "steps": 60,
-        "crop_frames": 16,
-        "kl_weight": 1e-4,
-        "optimiser": {
-            "learning_rate": 1e-2,
-            "betas": [0.5, 0.9],
-            "eps": 1e-8,
-            "weight_decay": 0.0,
-            "warmup_steps": 0,
-            "decay": "cosine",
-            "clip_norm": 1.0,
-        },
-        "ema": {"kind": "diffusers", "decay": 0.9, "min_decay": 0.0, "update_after_step": 0},
-        "log_every_steps": 10,
-        "checkpoint_seconds": 60.0,
-        "start_from": None,
-        "validate_every_steps": 20,
-        "validate_batches": 2,
-        "use": "last",
-        "samples_every_steps": None,
-    },
-    "hardware": {"accelerator": "cpu", "devices": 1, "precision": "32", "threads": 1},
-}
 
 
 def sound(number: int) -> np.ndarray:
@@ -135,7 +105,7 @@ def project(tmp_path, root, monkeypatch) -> Path:
 
 
 def arguments(project: Path, ports: dict[str, str], workers: int = 1, **sections) -> list[str]:
-    document = {"autoencoder": PARAMETERS, "latents": LATENTS} | sections
+    document = {"latents": LATENTS} | sections
     codecs = {"tango": {"codec": "mel_autoencoder"}}
     write_yaml({"execution": execution(workers), "latent_families": codecs, "tango": document}, project / "params.yaml")
     argv = [word for port, path in ports.items() for word in (f"--{port}", str(project / "data" / path))]
@@ -153,95 +123,30 @@ def make_latents(project: Path, ports: dict[str, str] = OF_CLIPS, **changes) -> 
     return json.loads((project / "data/l.json").read_text())
 
 
-def make_autoencoder(project: Path, output: str, **changes) -> dict:
-    ports = {
-        "clips": "sounds",
-        "mels": "mels",
-        "catalog": "catalog.parquet",
-        "autoencoder": output,
-        "curves": "c.csv",
-        "grid": "g.png",
-    }
-    argv = arguments(project, {**ports, "metrics": "a.json"}, autoencoder=PARAMETERS | changes)
-    autoencoder.main(argv)
-    return json.loads((project / "data/a.json").read_text())
-
-
 def contents(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
 
 
 @pytest.mark.slow
-def test_training_learns_to_rebuild_and_ends_the_same(project):
-    metrics = make_autoencoder(project, "first")
-    again = make_autoencoder(project, "again")
-    assert contents(project / "data/first") == contents(project / "data/again")
-    assert metrics == again
-    untrained = PARAMETERS["weights"] | {"steps": 1}
-    assert metrics["valid_l1_db"] < 0.5 * make_autoencoder(project, "untrained", weights=untrained)["valid_l1_db"]
-    curve = (project / "data/c.csv").read_text().splitlines()
-    assert curve[0] == "step,loss/train,loss/valid,learning_rate"
-    assert (project / "data/g.png").read_bytes().startswith(b"\x89PNG")
-
-    model = autoencoders.load(project / "data/first")
-    values = np.concatenate([log_mel(sound(number), SPEC).astype("<f2").astype(np.float64).ravel() for number in range(4)])
+def test_training_learns_to_rebuild(tmp_path):
+    """It standardises by its training clips."""
+    row, data = CODECS["mel_autoencoder"], tmp_path / "data"
+    of_waves.write_waves(data, SPEC.sample_rate, [sound(number)[None] for number in (0, 1, 2, 3, 4, 5, 0, 1)])
+    of_waves.write_mels(data, SPEC)
+    weights = ("batch_size=4", "crop_frames=16", "checkpoint_seconds=60", "validate_every_steps=20", "ema.decay=0.9")
+    weights = [f".weights.{one}" for one in (*weights, "optimiser.learning_rate=0.01", "optimiser.warmup_steps=0")]
+    trained, untrained = (
+        row.make(tmp_path / f"{steps}", data, row.composed(*weights, f".weights.steps={steps}")) for steps in (60, 1)
+    )
+    assert trained["valid_l1_db"] < 0.5 * untrained["valid_l1_db"]
+    model = autoencoders.load(tmp_path / "60/inputs/autoencoder")
+    values = np.concatenate([log_mel(sound(number), SPEC).astype("<f2").astype(np.float64).ravel() for number in range(5)])
     assert (model.mean, model.deviation) == pytest.approx((values.mean(), values.std()), abs=1e-5)
     # Of these clips all frames but a few are in latents of 20; with silence to frames that none has, it would be far from 1.
-    told = make_latents(project, {**OF_CLIPS, "autoencoder": "first"}, latents={**LATENTS, "num_samples": 3200})
+    shutil.copytree(tmp_path / "60/inputs", data / "inputs")
+    told = of_waves.make_latents("tango", data, row.composed("tango.latents.num_samples=3200"))
     assert told["latent_std"] == pytest.approx(1.0, rel=0.05)
-    assert told["autoencoder"] == model.digest == metrics["digest"]
-
-
-def test_a_picture_that_fails_loses_no_autoencoder(project, monkeypatch, capfd):
-    def fail(*_: object, **__: object) -> None:
-        raise ValueError("no picture")
-
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
-    metrics = make_autoencoder(project, "made", weights=PARAMETERS["weights"] | {"steps": 1})
-    assert autoencoders.load(project / "data/made").digest == metrics["digest"]
-    assert "autoencoder/tango: the picture (g.png) could not be made: ValueError: no picture" in capfd.readouterr().err
-
-
-def test_training_starts_from_another(project, capfd):
-    started = PARAMETERS["weights"] | {"steps": 1, "start_from": "data/first"}
-    metrics = make_autoencoder(project, "first", weights=PARAMETERS["weights"] | {"steps": 20})
-    again = make_autoencoder(project, "again", weights=started | {"optimiser": {**started["optimiser"], "learning_rate": 1e-9}})
-    assert "starts from data/first" in capfd.readouterr().out
-    assert again["valid_l1_db"] == pytest.approx(metrics["valid_l1_db"], rel=1e-3)
-    assert json.loads((project / "data/again/config.json").read_text())["source"]["started_from"] == metrics["digest"]
-    tables = [project / f"data/{name}" / TRAINED_ON_FILE for name in ("first", "again")]
-    before, now = (shards.read_table(table, TRAINED_ON).to_pylist() for table in tables)
-    assert now == [*before, *({**row, "earlier": True} for row in before)]
-    with pytest.raises(SystemExit, match=r"start_from: .*first: network\.blocks is 1 there and 2 here; make them agree"):
-        make_autoencoder(project, "more", weights=started, network={**PARAMETERS["network"], "blocks": 2})
-
-
-def test_one_is_taken_as_it_is_with_no_step(project):
-    make_autoencoder(project, "first", weights=PARAMETERS["weights"] | {"steps": 2})
-    metrics = make_autoencoder(project, "taken", weights=PARAMETERS["weights"] | {"steps": 0, "start_from": "data/first"})
-    first, taken = project / "data/first", project / "data/taken"
-    assert read_codec(taken) == read_codec(first)
-    assert (taken / "model.safetensors").read_bytes() == (first / "model.safetensors").read_bytes()
-    assert metrics["valid_l1_db"] > 0
-    before, now = (shards.read_table(place / TRAINED_ON_FILE, TRAINED_ON).to_pylist() for place in (first, taken))
-    assert now == [{**row, "earlier": True} for row in before]
-    with pytest.raises(SystemExit, match=r"0 steps take the weights of start_from, which is null"):
-        make_autoencoder(project, "none", weights=PARAMETERS["weights"] | {"steps": 0})
-
-
-def test_one_that_others_trained_is_taken(project, capfd):
-    net = build_autoencoder(TINY)
-    net.register_to_config(scaling_factor=0.93)
-    net.save_pretrained(project / "theirs" / "vae")
-    loaded = {"kind": "load", "name": "theirs", "revision": None}
-    metrics = make_autoencoder(project, "mine", weights=loaded)
-    assert metrics["scaling_factor"] == 0.93
-    assert "CC BY-NC-SA" in capfd.readouterr().out
-    assert (project / "data/c.csv").read_text() == "step,loss/train\n"
-    model = autoencoders.load(project / "data/mine")
-    assert (model.mean, model.deviation) == (0.0, 1.0)
-    assert not (project / "data/mine" / TRAINED_ON_FILE).exists()
-    assert json.loads((project / "data/mine/config.json").read_text())["source"]["name"] == "theirs"
+    assert told["autoencoder"] == model.digest == trained["digest"]
 
 
 def test_latents_are_what_the_autoencoder_says_of_padded_clips(project):
@@ -288,7 +193,6 @@ def test_a_gpu_has_one_process(project, monkeypatch):
         processes.append(workers)
         raise UserError("enough")
 
-    make_autoencoder(project, "autoencoder", weights=PARAMETERS["weights"] | {"steps": 1})
     monkeypatch.setattr(shard_run, "_run_here", run)
     monkeypatch.setattr(latents, "pick_device", lambda accelerator: torch.device("cuda"))
     with pytest.raises(SystemExit, match="enough"):

@@ -1,4 +1,4 @@
-"""Adapters of `tango` from training to sounds: the base beside them, kills, merging, several at once, and what does not fit."""
+"""Adapters of `tango` from training to sounds: the base beside them, merging, several at once, and what does not fit."""
 
 from __future__ import annotations
 
@@ -20,62 +20,45 @@ from soundmill.models.family import chosen_by, made_by
 from soundmill.publishing import model as publishing
 from soundmill.publishing.directory import pull
 from soundmill.training import adapters, checkpoint
-from tests.imports import ROOT
-from tests.stages import test_tango
-from tests.stages.tango_inputs import write
-from tests.training.killing import Killed, die_before
+from tests.stages import of_waves
+from tests.stages.families import ROWS, Row
 
-LORA = {"rank": 2, "alpha": 4.0, "dropout": 0.1, "targets": ["to_q", "to_k", "to_v", "to_out.0"], "dora": False}
-WEIGHTS = f"model/{adapted.WEIGHTS}"
+ROW, DORA = ROWS["tango_lora"], ROWS["tango_dora"]
+GUIDED = ["num_steps=3", "guidance_scale=2"]
 
 
 @pytest.fixture(scope="module")
-def composed() -> dict:
-    quick = ["tango.train.optimiser.learning_rate=0.1", "tango.train.optimiser.warmup_steps=0"]  # to be heard after four steps
-    return params.compose(ROOT / "conf", [*test_tango.SHRUNK, *quick])
+def data(trainings) -> Path:
+    return trainings.data("tango")
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    return write(tmp_path_factory.mktemp("inputs"))
+def base(trainings) -> Path:
+    return trainings.trained("tango") / "model"
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory, data, composed) -> Path:
-    home = tmp_path_factory.mktemp("base")
-    test_tango.train(home, data, composed)
-    return home / "model"
+def tuned(trainings) -> Path:
+    return trainings.trained("tango_lora")
 
 
-def train(home: Path, data: Path, composed: dict, base: Path, **changes) -> dict:
-    """Train adapters; the base is copied beside them, and named by a path that starts at the project, so no path is in a file."""
-    if not (home / "base").exists():
-        shutil.copytree(base, home / "base")
-    return test_tango.train(home, data, composed, start_from=str(home / "base"), lora=LORA, **changes)
-
-
-@pytest.fixture(scope="module")
-def tuned(tmp_path_factory, data, composed, base) -> Path:
-    home = tmp_path_factory.mktemp("tuned")
-    train(home, data, composed, base)
-    return home
+def train(home: Path, data: Path, *changes: str, row: Row = ROW) -> dict:
+    return of_waves.train("tango", home, data, row.composed(*changes))
 
 
 def sounds(checkpoint_dir: Path, output: Path, **more) -> list[np.ndarray]:
-    paths = generation.generate_sounds(checkpoint_dir, ["a bell", "rain"], 1, 5, output, output, test_tango.GUIDED, **more)
+    paths = generation.generate_sounds(checkpoint_dir, ["a bell", "rain"], 1, 5, output, output, GUIDED, **more)
     return [soundfile.read(path)[0] for path in paths]
 
 
-def test_only_small_files_are_saved(tuned, base):
-    files = {path.name: path.stat().st_size for path in (tuned / "model").iterdir()}
-    assert set(files) == {"config.json", adapted.CONFIG, adapted.WEIGHTS, "best.safetensors", "trained_on.parquet"}
-    metrics = json.loads((tuned / "train.json").read_text())
-    tensors = checkpoint.read_weights(tuned / WEIGHTS)
+def test_a_hundredth_is_saved_and_names_its_base(trainings, tuned, base):
+    metrics = trainings.metrics["tango_lora"]
+    tensors = checkpoint.read_weights(tuned / "model" / adapted.WEIGHTS)
     assert sum(value.numel() for value in tensors.values()) == metrics["trained_parameters"] < metrics["parameters"] / 10
     found = adapted.read(tuned / "model")
-    assert found.digest == hashing.tree_digest(base) == hashing.tree_digest(tuned / "base")
-    assert adapted.base_of(tuned / "model") == (tuned / "base").resolve()
-    config = json.loads((tuned / "model" / "config.json").read_text())
+    assert found.digest == hashing.tree_digest(base)
+    assert adapted.base_of(tuned / "model") == base.resolve()
+    config = json.loads((tuned / "model/config.json").read_text())
     assert config["started_from"]["checkpoint"] == found.digest
     told = shards.read_table(tuned / "model" / manifest.TRAINED_ON_FILE, manifest.TRAINED_ON).to_pylist()
     assert {row["earlier"] for row in told} == {True, False}  # of the base, too
@@ -89,45 +72,19 @@ def test_the_base_s_weights_are_left_as_they_are(tuned, base):
     assert all(torch.equal(value, original.net.state_dict()[name]) for name, value in kept.items())
 
 
-@pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
-def test_a_killed_training_of_adapters_ends_like_an_unbroken_one(tmp_path, tuned, data, composed, base, dora, capfd, monkeypatch):
-    homes = [tmp_path / name for name in ("unbroken", "killed")]
-    ends = []
-    for home in homes:
-        home.mkdir()
-        shutil.copytree(base, tmp_path / "base", dirs_exist_ok=True)
-        more = {"start_from": str(tmp_path / "base"), "lora": {**LORA, "dora": dora}, "keep_every_steps": 2}
-        if home.name == "killed":
-            with monkeypatch.context() as patch:
-                die_before(patch, 6)
-                with pytest.raises(Killed):
-                    test_tango.train(home, data, composed, **more)
-            states = [path.stat().st_size for path in home.rglob("last.ckpt")]
-            assert states  # a state, without the base's weights
-            assert max(states) < (base / "unet.safetensors").stat().st_size
-        ends.append(test_tango.train(home, data, composed, **more))
-    assert "resuming at step" in capfd.readouterr().out
-    assert ends[0] == ends[1]
-    files = [path.relative_to(homes[0]) for path in (homes[0] / "model").rglob("*") if path.is_file()]
-    assert Path("model/step-2.safetensors") in files
-    for name in [*files, Path("curve.csv"), Path("grid.png"), Path("train.json")]:
-        assert (homes[0] / name).read_bytes() == (homes[1] / name).read_bytes(), name
-
-
-def test_sounds_of_the_stage_and_of_prompts_are_those_of_the_tuned_model(tmp_path, tuned, data, composed, base):
+def test_sounds_of_the_stage_and_of_prompts_are_those_of_the_tuned_model(tmp_path, tuned, data, base):
     shutil.copytree(tuned / "model", tmp_path / "model")
     shutil.copytree(base, tmp_path / "base")
     config = json.loads((tmp_path / "model" / adapted.CONFIG).read_text())
     config["base_model_name_or_path"] = "../base"
     (tmp_path / "model" / adapted.CONFIG).write_text(json.dumps(config))
-    metrics = test_tango.generate(tmp_path, data, composed)
-    assert metrics["generated"] == 2
+    of_waves.generate("tango", tmp_path, data, ROW.composed())
     of_base = {path.name: path for path in (tmp_path / "codec" / manifest.BASE).glob("*.wav")}
     assert of_base.keys() == {path.name for path in (tmp_path / "generated").glob("*.wav")}
     alone = tmp_path / "alone"  # the base by itself makes the same sounds for the same clips
     alone.mkdir()
     shutil.copytree(base, alone / "model")
-    test_tango.generate(alone, data, composed)
+    of_waves.generate("tango", alone, data, ROW.composed())
     for name, path in of_base.items():
         assert path.read_bytes() == (alone / "generated" / name).read_bytes()
         assert path.read_bytes() != (tmp_path / "generated" / name).read_bytes()
@@ -139,7 +96,7 @@ def test_sounds_of_the_stage_and_of_prompts_are_those_of_the_tuned_model(tmp_pat
     assert not np.allclose(plain[0], changed[0], atol=1e-3)
 
 
-def test_merged_adapters_are_a_whole_checkpoint_that_sounds_the_same(tmp_path, tuned, data, composed):
+def test_merged_adapters_are_a_whole_checkpoint_that_sounds_the_same(tmp_path, tuned, data):
     output = tmp_path / "merged"
     done = CliRunner().invoke(commands.app, ["export", str(tuned / "model"), "--output", str(output)])
     assert done.exit_code == 0, done.output
@@ -149,10 +106,9 @@ def test_merged_adapters_are_a_whole_checkpoint_that_sounds_the_same(tmp_path, t
     for one, other in zip(sounds(tuned / "model", tmp_path / "a"), sounds(output, tmp_path / "b"), strict=True):
         np.testing.assert_allclose(one, other, atol=2e-2)
     # It is a base like any other.
-    test_tango.train(tmp_path, data, composed, start_from=str(output), lora={**LORA, "rank": 1})
-    refused = {"start_from": str(tuned / "model"), "lora": LORA}
+    train(tmp_path, data, f".start_from={output}", ".lora.rank=1", ".steps=1")
     with pytest.raises(SystemExit, match=r"has only adapters; merge them first: `soundmill export"):
-        test_tango.train(tmp_path, data, composed, **refused)
+        train(tmp_path, data, f".start_from={tuned}/model")
 
 
 def test_published_adapters_are_merged_and_the_card_has_the_digests_of_both(tmp_path, tuned, data):
@@ -167,7 +123,9 @@ def test_published_adapters_are_merged_and_the_card_has_the_digests_of_both(tmp_
     (project_sounds / manifest.ABOUT_SOUNDS).write_text(json.dumps(about), encoding="utf-8")
     variant = params.read_yaml(tmp_path / "params.yaml")["families"]["tango"]["clips"]
     (tmp_path / "data/catalog").mkdir()
-    shutil.copyfile(data / "catalog.parquet", tmp_path / f"data/catalog/{variant}.parquet")
+    rows = shards.read_rows(data / "catalog.parquet", manifest.CATALOG)
+    captioned = [{**row, "labels": []} for row in rows]  # or the card would name the sound by its label
+    shards.write_rows(captioned, tmp_path / f"data/catalog/{variant}.parquet", manifest.CATALOG)
     publishing.publish(str(tuned / "model"), tmp_path / "mill", tmp_path)
     pull(tmp_path / "mill", tmp_path / "pulled")
     whole = tmp_path / "pulled/checkpoint"
@@ -185,14 +143,13 @@ def test_published_adapters_are_merged_and_the_card_has_the_digests_of_both(tmp_
     assert f"{sum(value.numel() for value in registry.family('tango').load(whole).net.parameters()):,} parameters" in card
 
 
-def test_several_are_added_by_their_shares(tmp_path, tuned, base, data, composed):
+def test_several_are_added_by_their_shares(tmp_path, tuned, base, data):
     other = tmp_path / "other"
-    other.mkdir()
-    train(other, data, composed, base, seed=7)
+    train(other, data, f".start_from={base}", ".seed=7", ".steps=2", ".optimiser.learning_rate=0.1")
     one = sounds(tuned / "model", tmp_path / "one")
-    alone = sounds(tuned / "base", tmp_path / "alone", loras=[(tuned / "model", 1.0)])
+    alone = sounds(base, tmp_path / "alone", loras=[(tuned / "model", 1.0)])
     assert all(np.array_equal(a, b) for a, b in zip(one, alone, strict=True))
-    none = sounds(tuned / "base", tmp_path / "none", loras=[(tuned / "model", 0.0), (other / "model", 0.0)])
+    none = sounds(base, tmp_path / "none", loras=[(tuned / "model", 0.0), (other / "model", 0.0)])
     for a, b in zip(none, sounds(base, tmp_path / "base"), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
     arguments = ["generate", "a bell", "--set", "num_steps=3", "--lora", f"{tuned / 'model'}=0.7,{other / 'model'}=0.3"]
@@ -205,9 +162,8 @@ def test_several_are_added_by_their_shares(tmp_path, tuned, base, data, composed
     assert said["lora"] == [{"adapters": digests[0], "share": 0.7}, {"adapters": digests[1], "share": 0.3}]
 
 
-def test_what_the_tagger_chose_stays_known_after_merging(tmp_path, tuned, base):
+def test_what_the_tagger_chose_stays_known_after_merging(tmp_path, tuned):
     shutil.copytree(tuned / "model", tmp_path / "model")
-    shutil.copytree(tuned / "base", tmp_path / "base")
     path = tmp_path / "model" / "config.json"
     config = json.loads(path.read_text())
     config["started_from"]["chosen_by"] = ["tagger"]
@@ -216,15 +172,12 @@ def test_what_the_tagger_chose_stays_known_after_merging(tmp_path, tuned, base):
     assert chosen_by(tmp_path / "merged", "last") == ["tagger"]
 
 
-def test_a_part_of_dora_is_refused(tmp_path, tuned):
-    shutil.copytree(tuned / "model", tmp_path / "dora")
-    config = json.loads((tmp_path / "dora" / adapted.CONFIG).read_text())
-    (tmp_path / "dora" / adapted.CONFIG).write_text(json.dumps({**config, "use_dora": True}))
+def test_a_part_of_dora_is_refused(tmp_path, trainings, base):
     with pytest.raises(UserError, match="cannot be added in part; give it the share 1"):
-        sounds(tuned / "base", tmp_path / "a", loras=[(tmp_path / "dora", 0.5)])
+        sounds(base, tmp_path / "a", loras=[(trainings.trained("tango_dora") / "model", 0.5)])
 
 
-def test_a_base_that_is_missing_or_another_one_is_named(tmp_path, tuned, base, data, composed):
+def test_a_base_that_is_missing_or_another_one_is_named(tmp_path, tuned, base, data):
     shutil.copytree(tuned / "model", tmp_path / "model")
     config = json.loads((tmp_path / "model" / adapted.CONFIG).read_text())
     (tmp_path / "model" / adapted.CONFIG).write_text(json.dumps({**config, "base_model_name_or_path": "gone/base"}))
@@ -232,7 +185,7 @@ def test_a_base_that_is_missing_or_another_one_is_named(tmp_path, tuned, base, d
         generation.generate_sounds(tmp_path / "model", ["a bell"], 1, 5, tmp_path / "a", tmp_path)
     shutil.copytree(base, tmp_path / "gone" / "base")
     sounds(tmp_path / "model", tmp_path / "found")
-    test_tango.train(tmp_path, data, composed, seed=9)  # into tmp_path/model, which is another one then
+    train(tmp_path, data, ".seed=9", ".steps=1", row=ROWS["tango"])  # into tmp_path/model, which is another one then
     with pytest.raises(UserError, match=r"adapters of another base: .*trained on .*, and .*model is"):
         generation.generate_sounds(tmp_path / "model", ["a bell"], 1, 5, tmp_path / "b", tmp_path, loras=[(tuned / "model", 1.0)])
     shutil.rmtree(tmp_path / "gone" / "base")
@@ -244,20 +197,11 @@ def test_a_base_that_is_missing_or_another_one_is_named(tmp_path, tuned, base, d
         merging.write_whole(tmp_path / "model", tmp_path / "merged")
 
 
-def test_what_does_not_fit_is_refused_before_it_trains(tmp_path, data, composed, base):
-    def refused(message: str, **changes: object) -> None:
-        with pytest.raises(SystemExit, match=message):
-            test_tango.train(tmp_path, data, composed, **{"start_from": str(base), "lora": LORA, **changes})
-
-    refused("lora needs a base: set start_from", start_from=None)
-    refused("no such directory", start_from=str(tmp_path / "gone"))
-    refused(r"lora\.rank: 100 is above", lora={**LORA, "rank": 100})
-    refused(r"lora\.targets: no layer of the net is named 'to_x'", lora={**LORA, "targets": ["to_x"]})
-    other = tmp_path / "other"
-    shutil.copytree(data, other)
-    config = json.loads((other / "tango/autoencoder/config.json").read_text())
+def test_a_base_of_another_autoencoder_is_refused_before_it_trains(tmp_path, data, base):
     broken = tmp_path / "base"
     shutil.copytree(base, broken)
+    config = json.loads((broken / "autoencoder/config.json").read_text())
     (broken / "autoencoder/config.json").write_text(json.dumps({**config, "digest": "0" * 64}))
-    refused(r"lora: the autoencoder is not that of .*weights\.steps to 0", start_from=str(broken))
+    with pytest.raises(SystemExit, match=r"lora: the autoencoder is not that of .*weights\.steps to 0"):
+        train(tmp_path, data, f".start_from={broken}")
     assert adapters.ONE == adapted.ONE

@@ -22,7 +22,8 @@ from stages import duplicates, quality, resample, scan, segment, splits
 from tests.checkouts import copy_project, dvc
 from tests.corpora.test_sound_tags import id3, info
 from tests.prepared import PLAN, execution
-from tests.stages import test_diffwave
+from tests.stages import of_waves
+from tests.stages.families import ROWS
 from tests.stages.handling import CATALOG, SPLITS, TERMS, call, call_catalog, external, settle, table, tree
 from tests.stages.test_quality import PARAMS
 
@@ -252,7 +253,7 @@ def split() -> None:
 
 def train(project: Path, name: str) -> dict[str, bytes]:
     """What is published of four steps on what is left: checkpoint, card and attribution, by path."""
-    test_diffwave.train(project / name, project / "data", test_diffwave.composed("none"))
+    of_waves.train("diffwave", project / name, project / "data", ROWS["diffwave_none"].composed())
     (project / "data/catalog").mkdir(exist_ok=True)
     shutil.copy(project / "data/catalog.parquet", project / "data/catalog/default.parquet")
     model.publish(str(project / name / "model"), project / name / "it", project)

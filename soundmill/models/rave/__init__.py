@@ -12,5 +12,6 @@ FAMILY = Family(
     generate_params=GenerateParams,
     model=f"{__name__}.model",
     training=f"{__name__}.training",
+    weights="unet.safetensors",
     fixed=("condition", "network"),
 )

@@ -12,6 +12,7 @@ FAMILY = Family(
     generate_params=GenerateParams,
     model=f"{__name__}.model",
     training=f"{__name__}.training",
+    weights="unet.safetensors",
     published=f"{__name__}.published",
     fixed=("condition", "transform", "network", "text"),
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from functools import partial
 from pathlib import Path
@@ -16,10 +15,8 @@ from safetensors.torch import load_file
 from soundmill import manifest, shards
 from soundmill.audio import flac, mel
 from soundmill.errors import UserError
-from soundmill.models.components import vocoder_adversary, vocoder_params
-from soundmill.models.components.contracts import save_vocoder
+from soundmill.models.components import vocoder_adversary
 from soundmill.models.components.hifigan import pretrained
-from soundmill.models.components.hifigan import vocoder as vocoders
 from soundmill.models.components.hifigan.params import HifiGanParams, NetworkParams
 from soundmill.models.components.hifigan.vocoder import HifiGan, build_vocoder
 from soundmill.models.components.loaded import LoadedParams
@@ -133,52 +130,6 @@ def test_a_crops_wave_is_what_its_log_mel_was_made_of(pairs, place):
     np.testing.assert_allclose(found[0, :, inner], log_mels[0, :, inner], atol=0.02)
     assert waves[1, 3000:].abs().max() == 0
     assert (log_mels[1, :, 19:] == np.float16(math.log(1e-5))).all()
-
-
-def test_what_is_saved_is_loaded(model, tmp_path):
-    save_vocoder(model, tmp_path / "one", {"kind": "train"})
-    found = vocoders.load(tmp_path / "one", SPEC)
-    log_mel = torch.randn(1, 16, 8)
-    assert torch.equal(found.vocode(log_mel), model.vocode(log_mel))
-    assert set(load_file(tmp_path / "one" / "model.safetensors")) == set(model.net.state_dict())
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"hop_length": 200}, "hop_length 160, not 200"),
-        ({"sample_rate": 22_050}, "sample_rate 16000, not 22050"),
-        ({"f_max": 7000.0}, "f_max 8000.0, not 7000.0"),
-        ({"floor": 1e-10}, "floor 1e-05, not 1e-10"),
-        ({"peak": None, "power": 2.0}, "power 1.0, not 2.0; peak 0.5, not None"),
-    ],
-)
-def test_one_for_other_spectrograms_is_refused(model, tmp_path, change, said):
-    save_vocoder(model, tmp_path / "one", {"kind": "train"})
-    with pytest.raises(UserError, match=f"for other spectrograms than these .*{said}"):
-        vocoders.load(tmp_path / "one", SPEC.model_copy(update=change))
-
-
-def test_what_cannot_be_read_is_refused(model, tmp_path):
-    with pytest.raises(UserError, match=r"no vocoder here \(config.json"):
-        vocoders.load(tmp_path, SPEC)
-    save_vocoder(model, tmp_path / "one", {"kind": "train"})
-    path = tmp_path / "one" / "config.json"
-    config = json.loads(path.read_text())
-    config["network"]["channels"] = 64
-    path.write_text(json.dumps(config))
-    with pytest.raises(UserError, match="the weights do not fit the architecture"):
-        vocoders.load(tmp_path / "one", SPEC)
-    for content in ("{", "[" * 100_000):
-        path.write_text(content)
-        with pytest.raises(UserError, match=r"config\.json: not readable as JSON"):
-            vocoders.load(tmp_path / "one", SPEC)
-
-
-def test_rates_make_as_many_samples_as_a_frame_has():
-    vocoder_params.check_hop(VOICE.rates, SPEC)
-    with pytest.raises(UserError, match=r"\[5, 4, 2, 2, 2\] multiply to 160 samples per frame, but hop_length .* is 200"):
-        vocoder_params.check_hop(VOICE.rates, SPEC.model_copy(update={"hop_length": 200}))
 
 
 def test_a_crop_is_longer_than_what_is_mirrored(root):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from pathlib import Path
 
@@ -236,7 +235,7 @@ def test_another_configuration_is_refused(tmp_path, root, monkeypatch, change, m
 
 
 @pytest.mark.parametrize("sampling", [GRAINY, None])
-def test_what_is_saved_is_loaded_and_nothing_else(tmp_path, sampling):
+def test_what_is_saved_is_loaded(tmp_path, sampling):
     sizes = SMALL if sampling else WAVES
     torch.manual_seed(0)
     model = Istft(sizes, TANGO, build(sizes, TANGO).eval(), sampling)
@@ -244,14 +243,6 @@ def test_what_is_saved_is_loaded_and_nothing_else(tmp_path, sampling):
     again = load(tmp_path / "one", TANGO)
     assert (again.network, again.sampling) == (sizes, sampling)
     assert torch.equal(again.vocode(pictures(), 5), model.vocode(pictures(), 5))
-    with pytest.raises(UserError, match=r"for other spectrograms than these .*hop_length 160, not 200"):
-        load(tmp_path / "one", spec_with(hop_length=200))
-    path = tmp_path / "one/config.json"
-    config = json.loads(path.read_text())
-    config["network"]["width"] = 24
-    path.write_text(json.dumps(config))
-    with pytest.raises(UserError, match="the weights do not fit the architecture"):
-        load(tmp_path / "one", TANGO)
 
 
 def test_parameters_that_do_not_fit_are_refused(root):
