@@ -322,7 +322,8 @@ def test_pictures_that_fail_lose_neither_model_nor_sounds(strange, tmp_path, cap
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
     train(tmp_path, strange, ROW.composed(*OFTEN))
     failed = r"could not be made: MemoryError: no room for a picture \(test_train_generate\.py, line \d+\)"
-    now_and_then, last = capfd.readouterr().err.splitlines()
+    now_and_then, losses, last = capfd.readouterr().err.splitlines()
+    assert re.fullmatch(r"tracking: figures/loss\.png " + failed, losses)
     assert re.fullmatch(r"tracking: figures/samples/step-0000003\.png " + failed, now_and_then)
     assert re.fullmatch(r"train/ddpm_mel: the samples \(grid\.png\) " + failed, last)
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == WHOLE
