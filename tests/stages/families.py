@@ -40,7 +40,7 @@ class Row:
     choices: tuple[str, ...]  # of the real configuration
     sizes: tuple[str, ...]  # below `train`; of what the configuration lacks, with a plus
     told: dict[str, int]  # metrics of a training
-    model: tuple[int, int, int | None]  # sample rate, channels, samples of a sound
+    model: tuple[int, int, int]  # sample rate, channels, samples of a sound
     can: set[str]
     prompt: str = ""  # what it is asked for
     labels: tuple[str, ...] = ()
@@ -143,7 +143,7 @@ def _diffwave(condition: str, **more: object) -> Row:
     sizes = ("crop_seconds=0.1", f"condition={condition}", "network={layers: 3, channels: 4, dilation_cycle: 3}", "mel.n_mels=8")
     choice = "laptop" if condition == "mel" else "sc09_laptop"
     able = {"reconstruct"} if condition == "mel" else {"generate"}
-    model = (RATE, 1, None if condition == "mel" else 1600)
+    model = (RATE, 1, 160_000 if condition == "mel" else 1600)
     return Row(
         "diffwave", waves, (f"diffwave={choice}",), (*sizes, "sampling.betas=[0.01,0.3]"), model=model, can=able, frames=1600,
         lacks=("sampling.num_steps",), **more,
@@ -317,7 +317,7 @@ ROWS = {
         (),
         ("crop_frames=4", "mel.n_mels=8", _unet("false")),
         {"clips": 4},
-        (RATE, 2, 1024),
+        (RATE, 2, 160_000),
         {"reconstruct"},
         frames=1600,
         catalog="two_held_out",

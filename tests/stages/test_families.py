@@ -175,6 +175,8 @@ def test_it_starts_from_a_checkpoint(tmp_path, trainings: Trainings, name, capfd
     before, after = (checkpoint.read_weights(home / "model" / file) for home in (first, tmp_path))
     assert before.keys() == after.keys()
     for key, value in before.items():
+        if key in ("levels", "level_labels"):  # which are measured of the clips
+            continue
         of_labels = value.shape != after[key].shape
         assert not of_labels or after[key].shape[0] == value.shape[0] + 1
         if value.is_floating_point():
