@@ -136,14 +136,14 @@ def test_training_learns_to_rebuild(tmp_path):
     weights = ("batch_size=4", "crop_frames=16", "checkpoint_seconds=60", "validate_every_steps=20", "ema.decay=0.9")
     weights = [f".weights.{one}" for one in (*weights, "optimiser.learning_rate=0.01", "optimiser.warmup_steps=0")]
     trained, untrained = (
-        row.make(tmp_path / f"{steps}", data, row.composed(*weights, f".weights.steps={steps}")) for steps in (60, 1)
+        row.make(tmp_path / f"{steps}", data, row.composed(*weights, f".weights.steps={steps}")) for steps in (90, 1)
     )
     assert trained["valid_l1_db"] < 0.5 * untrained["valid_l1_db"]
-    model = autoencoders.load(tmp_path / "60/inputs/autoencoder")
+    model = autoencoders.load(tmp_path / "90/inputs/autoencoder")
     values = np.concatenate([log_mel(sound(number), SPEC).astype("<f2").astype(np.float64).ravel() for number in range(5)])
     assert (model.mean, model.deviation) == pytest.approx((values.mean(), values.std()), abs=1e-5)
     # Of these clips all frames but a few are in latents of 20; with silence to frames that none has, it would be far from 1.
-    shutil.copytree(tmp_path / "60/inputs", data / "inputs")
+    shutil.copytree(tmp_path / "90/inputs", data / "inputs")
     told = of_waves.make_latents("tango", data, row.composed("tango.latents.num_samples=3200"))
     assert told["latent_std"] == pytest.approx(1.0, rel=0.05)
     assert told["autoencoder"] == model.digest == trained["digest"]
