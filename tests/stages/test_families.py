@@ -123,6 +123,8 @@ def test_the_checkpoint_alone_makes_the_sounds(tmp_path, trainings: Trainings, n
         assert soundfile.SoundFile(path).software == f"Soundmill, {row.family} checkpoint {made_by} (libsndfile)"
         assert kinds[by_itself and path.parent.name == "generated"] in path.read_bytes()
     assert folders.about(home / "generated").weights == about["weights"]
+    if row.base:  # whose sounds are made beside these each time
+        return
     assert of_waves.generate(row.family, home, data, row.composed()) == output
     for clip, alone in of_waves.generate(row.family, home, data, row.composed(f"{row.family}.generate.batch_size=1")).items():
         assert np.abs(samples(alone) - samples(output[clip])).max() <= row.rounding
