@@ -113,14 +113,17 @@ def own_server() -> Iterator[None]:
         [sys.executable, "-m", "flows.server", "--port", str(port), "--for-one-flow"],
         env=dvc.environment({**settings, **own}),
         stdin=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C reaches the flow alone, which needs the server to end
         preexec_fn=lifetime.with_this_process(),
     )
     try:
         url = f"http://127.0.0.1:{port}/api"
         _wait(url, process)
         with temporary_settings({PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: password}):
-            yield
-            _send_log()
+            try:
+                yield
+            finally:
+                _send_log()
     finally:
         process.terminate()
         try:

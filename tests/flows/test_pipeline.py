@@ -132,10 +132,10 @@ def test_a_flow_that_fails_sends_its_log_before_its_own_server_ends(
 
 
 @pytest.mark.slow
-def test_an_interrupt_stops_the_stage(tiny: Path, tmp_path: Path, prefect_server: str, set_param: Callable[..., None]) -> None:
+def test_an_interrupt_stops_the_stage_and_the_flows_own_server(tiny: Path, tmp_path: Path, set_param: Callable[..., None]) -> None:
     set_param("first", seconds=60.0)
     mark = new_mark()
-    variables = environment(tmp_path, prefect_server) | mark
+    variables = environment(tmp_path, None) | mark
     flow = subprocess.Popen(
         [sys.executable, "-m", "flows.run", "first"],
         cwd=tiny, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
