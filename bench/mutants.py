@@ -1,10 +1,10 @@
-"""Do the tests notice a wrong line? Mutants of the product, each with one line changed, and the tests that reach that line.
+"""Do the tests notice a wrong line? Mutants of the product, each with one line changed, and the tests of that module.
 
-The coverage file says which test reaches which line (`coverage` and `pytest-cov` are not pinned; install them first):
+The coverage file tells which lines tests reach (`coverage` and `pytest-cov` are not pinned; install them first):
 
-    COVERAGE_FILE=old.coverage .venv/bin/pytest -m "not slow" -n 2 --cov=soundmill --cov=stages --cov=flows --cov-context=test
-    python -m bench.mutants draw mutants.json --coverage old.coverage --count 80 --seed 0
-    python -m bench.mutants judge mutants.json --coverage old.coverage --tree COPY --results old.csv
+    .venv/bin/pytest -m "not slow and not attack" -n 2 --cov=soundmill --cov=stages --cov=flows
+    python -m bench.mutants draw mutants.json --coverage .coverage --count 80 --seed 0
+    python -m bench.mutants judge mutants.json --tree COPY --results new.csv
 
 A mutant is known by the text of its line, so a list drawn from one commit can be judged by the tests of another.
 """
@@ -17,6 +17,7 @@ import csv
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -31,8 +32,8 @@ COMPARISONS = {
 }  # fmt: skip
 WRITTEN = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!=",
            ast.In: "in", ast.NotIn: "not in", ast.Is: "is", ast.IsNot: "is not"}  # fmt: skip
-TESTS = 60  # at most for each mutant: those of the file that mirrors its module first
-TIMEOUT = 600  # seconds; a mutant that hangs is caught
+FILES = 6  # of tests at most for each mutant, those named like its module first
+TIMEOUT = 300  # seconds; a mutant that hangs is caught
 
 
 @dataclass(frozen=True)
@@ -73,56 +74,43 @@ def candidates(path: str, source: str, reached: set[int]) -> Iterator[tuple[str,
             yield from mutant(node, "statement", node.col_offset, node.end_col_offset, "pass")
 
 
-def reached(coverage_file: Path, tree: Path) -> dict[str, dict[int, set[str]]]:
-    """The tests that reach each line of each file; lines that only an import reaches are left out."""
+def reached(coverage_file: Path) -> dict[str, set[int]]:
+    """The lines of each file that run while tests do, in functions or not."""
     from coverage import CoverageData
 
     data = CoverageData(str(coverage_file))
     data.read()
-    found: dict[str, dict[int, set[str]]] = {}
-    for name in sorted(data.measured_files()):
-        path = next((name[name.index(part) :] for part in ("/soundmill/", "/stages/", "/flows/") if part in name), "").lstrip("/")
-        if path and (tree / path).is_file():
-            tests = {
-                line: {context.partition("|")[0] for context in contexts if context}
-                for line, contexts in data.contexts_by_lineno(name).items()
-            }
-            found[path] = {line: names for line, names in tests.items() if names}
-    return found
+    files = {Path(name): set(data.lines(name) or ()) for name in data.measured_files()}
+    return {str(path.relative_to(ROOT)): lines for path, lines in sorted(files.items()) if path.is_relative_to(ROOT)}
 
 
-def draw(coverage_file: Path, count: int, seed: int) -> list[Mutant]:
-    """`count` mutants, the three kinds in turn, no two in one line."""
-    by_kind: dict[str, list[Mutant]] = {"comparison": [], "constant": [], "statement": []}
-    for path, lines in reached(coverage_file, ROOT).items():
-        for kind, mutant in candidates(path, (ROOT / path).read_text(), set(lines)):
-            by_kind[kind].append(mutant)
-    rng, drawn, taken = random.Random(seed), [], set()
-    for mutants in by_kind.values():
-        rng.shuffle(mutants)
-    while len(drawn) < count:
-        kind = list(by_kind)[len(drawn) % 3]
-        mutant = by_kind[kind].pop()
-        if (mutant.path, mutant.before) not in taken:
-            taken.add((mutant.path, mutant.before))
-            drawn.append(mutant)
-    return drawn
+def tests_of(path: str, tree: Path) -> list[str]:
+    """The files of tests that import a module, those named like it first, then others of its room."""
+    *packages, name = Path(path).with_suffix("").parts
+    package, parent = ".".join(packages), ".".join(packages[:-1])
+    imports = [rf"{package}\.{name}\b", rf"from {package} import [^\n]*\b{name}\b", rf"from {package} import \([^)]*\b{name}\b"]
+    around = [rf"{package}\b", rf"from {parent} import [^\n]*\b{packages[-1]}\b"]
+    files = {file: file.read_text() for file in sorted((tree / "tests").rglob("test_*.py")) if "bench" not in file.parts}
+    by_module, by_package = (
+        [file for file, text in files.items() if any(re.search(pattern, text) for pattern in patterns)]
+        for patterns in (imports, around)
+    )
+    found = list(dict.fromkeys([*by_module, *(file for file in by_package if packages[-1] in file.parts or not by_module)]))
+    found.sort(key=lambda file: (name not in file.stem, file not in by_module, packages[-1] not in file.parts, len(files[file])))
+    return [str(file.relative_to(tree)) for file in found[:FILES]]
 
 
-def judge(mutant: Mutant, tree: Path, tests: dict[int, set[str]]) -> tuple[str, str]:
-    """("caught" by a test, "missed" by all that reach it, or "changed": the line is not in this tree) and the test."""
+def judge(mutant: Mutant, tree: Path) -> tuple[str, str]:
+    """("caught", "missed" or "changed": the line is not in this tree) and by which test, or by how many files of tests."""
     file = tree / mutant.path
     source = file.read_text() if file.is_file() else ""
     if source.splitlines().count(mutant.before) != 1:
         return "changed", ""
-    line = source.splitlines().index(mutant.before) + 1
-    own = Path(mutant.path).stem
-    nodes = sorted(tests.get(line, ()), key=lambda node: (own not in node.partition("::")[0], node))
-    if not nodes:
-        return "missed", "no test reaches it"
+    if not (tests := tests_of(mutant.path, tree)):
+        return "missed", "no test imports it"
     file.write_text(source.replace(mutant.before + "\n", mutant.after + "\n"))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [str(tree / ".venv/bin/python"), "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", *nodes[:TESTS]]
+    command = [str(tree / ".venv/bin/python"), "-m", "pytest", "-x", "-n", "0", "-m", "not slow and not attack", *tests]
     try:
         done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
@@ -130,14 +118,14 @@ def judge(mutant: Mutant, tree: Path, tests: dict[int, set[str]]) -> tuple[str, 
     finally:
         file.write_text(source)
     failed = [row.split()[1] for row in done.stdout.splitlines() if row.startswith(("FAILED ", "ERROR "))]
-    return ("missed", f"{len(nodes[:TESTS])} tests pass") if done.returncode == 0 else ("caught", (failed or ["?"])[0])
+    return ("missed", f"{len(tests)} files of tests pass") if done.returncode == 0 else ("caught", (failed or ["?"])[0])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["draw", "judge"])
     parser.add_argument("mutants", type=Path)
-    parser.add_argument("--coverage", type=Path, required=True)
+    parser.add_argument("--coverage", type=Path)
     parser.add_argument("--count", type=int, default=80)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tree", type=Path, help="a checkout with its environment, which is changed and restored")
@@ -147,13 +135,12 @@ def main() -> None:
     if args.what == "draw":
         args.mutants.write_text(json.dumps([asdict(one) for one in draw(args.coverage, args.count, args.seed)], indent=1) + "\n")
         return
-    lines = reached(args.coverage, args.tree)
     number, of = map(int, args.part.split("/"))
     with args.results.open("w", newline="") as file:
         writer = csv.writer(file)
         for row in json.loads(args.mutants.read_text())[number::of]:
             mutant = Mutant(**row)
-            verdict, by = judge(mutant, args.tree, lines.get(mutant.path, {}))
+            verdict, by = judge(mutant, args.tree)
             writer.writerow([mutant.path, mutant.kind, mutant.before.strip(), mutant.after.strip(), verdict, by])
             file.flush()
             print(verdict, mutant.path, mutant.after.strip(), by, sep="\t", flush=True)
