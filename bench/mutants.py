@@ -100,6 +100,24 @@ def tests_of(path: str, tree: Path) -> list[str]:
     return [str(file.relative_to(tree)) for file in found[:FILES]]
 
 
+def draw(coverage_file: Path, count: int, seed: int) -> list[Mutant]:
+    """`count` mutants, the three kinds in turn, no two in one line."""
+    by_kind: dict[str, list[Mutant]] = {"comparison": [], "constant": [], "statement": []}
+    for path, lines in reached(coverage_file).items():
+        for kind, mutant in candidates(path, (ROOT / path).read_text(), lines):
+            by_kind[kind].append(mutant)
+    rng, drawn, taken = random.Random(seed), [], set()
+    for mutants in by_kind.values():
+        rng.shuffle(mutants)
+    while len(drawn) < count:
+        kind = list(by_kind)[len(drawn) % 3]
+        mutant = by_kind[kind].pop()
+        if (mutant.path, mutant.before) not in taken:
+            taken.add((mutant.path, mutant.before))
+            drawn.append(mutant)
+    return drawn
+
+
 def judge(mutant: Mutant, tree: Path) -> tuple[str, str]:
     """("caught", "missed" or "changed": the line is not in this tree) and by which test, or by how many files of tests."""
     file = tree / mutant.path
