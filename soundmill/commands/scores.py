@@ -15,9 +15,11 @@ from soundmill.params import MAX_SEED
 
 app = typer.Typer()
 
+# Not `protocols.NAMES`: the help is shown without importing the evaluation.
+PROTOCOLS = ", ".join(sorted(path.stem for path in (Path(__file__).parents[1] / "evaluation/protocols").glob("*.yaml")))
 Protocol = Annotated[
     str | None,
-    typer.Option(help="audioldm_eval-16k (as TANGO and AudioLDM), fadtk-vggish, google-fad, project, or a .yaml file."),
+    typer.Option(help=f"{PROTOCOLS} (TANGO and AudioLDM use audioldm_eval-16k), or a .yaml file."),
 ]
 Embedders = Annotated[
     list[str] | None,
