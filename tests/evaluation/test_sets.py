@@ -69,8 +69,13 @@ def test_ids_without_a_real_clip_are_named():
         choose_sets(CATALOG, ids("test"), [*ids("valid"), "nobody_1"], "test", 0, 0)
     with pytest.raises(UserError, match="1 generated sounds; at least 2"):
         choose_sets(CATALOG, ids("test")[:1], ids("valid"), "test", 0, 0)
-    with pytest.raises(UserError, match=r"evaluate\.reference: all"):
-        choose_sets([clip for clip in CATALOG if clip.split != "test"], ["a", "b"], ids("valid"), "test", 0, 0)
+
+
+def test_without_test_clips_validation_clips_are_the_reference():
+    untested = [clip for clip in CATALOG if clip.split != "test"]
+    assert choose_sets(untested, ids("valid"), ids("valid"), "test", 0, 0).reference == tuple(sorted(ids("valid")))
+    with pytest.raises(UserError, match="generated a, b: no real clip"):
+        choose_sets(untested, ["a", "b"], ids("valid"), "test", 0, 0)
 
 
 def test_without_single_labels_there_is_no_probe_and_no_floor_of_pairs():

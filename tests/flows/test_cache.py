@@ -108,7 +108,7 @@ def test_erasing_removes_the_projects_own_outputs_only(tiny: Path, tmp_path: Pat
     run(tiny, 2, "first")
     own = named(tiny)
     second = make_tiny(tmp_path / "second")
-    assert dvc_command(second, "cache", "dir", "--local", str(tiny / ".dvc/cache")).returncode == 0
+    dvc.share_cache(second, tiny)
     for name in ("precious.wav", "notes.txt"):
         (second / name).write_text(f"{name} of the second project, made from dog.wav")
         assert dvc_command(second, "add", name).returncode == 0
