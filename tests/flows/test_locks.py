@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -75,7 +76,7 @@ def test_locks_that_a_killed_dvc_left_empty_are_moved_away(tiny: Path) -> None:
     refused = dvc_command(tiny, "repro", "first")
     assert "Unable to read RWLock-file" in refused.stderr
     (finding,) = (found for found in doctor.examine(tiny) if found.name == "changes")
-    assert (finding.state, finding.remedy) == ("lacking", f"while no dvc runs here: `rm '{lock}'`")
+    assert (finding.state, finding.remedy) == ("lacking", f"while no dvc runs here: `rm {shlex.quote(str(lock))}`")
 
     other = subprocess.Popen(["dvc", "60"], executable="/bin/sleep", cwd=tiny)
     try:
