@@ -68,7 +68,7 @@ def compose(conf: Path, overrides: list[str]) -> dict[str, Any]:
     for path in conf.rglob("*.yaml"):
         if b"*" in (text := path.read_bytes()):  # OmegaConf copies what an alias repeats
             _of_file(path, lambda text=text: _check_extent(text))
-    check_urls(overrides, "parameters")
+    _check_settings(overrides, "params")
     try:
         with initialize_config_dir(str(conf.resolve()), version_base=None):
             document = OmegaConf.to_container(hydra_compose("config", overrides), resolve=True)
@@ -115,6 +115,13 @@ def check_urls(values: Any, where: str) -> None:
     items = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list | tuple) else ()
     for key, value in items:
         check_urls(value, f"{where}.{key}")
+
+
+def _check_settings(settings: list[str], where: str) -> None:
+    """`check_urls` for `key=value`, by its key."""
+    for setting in settings:
+        key = re.match(r"[\w.+~/]+(?==)", setting)
+        check_urls(setting, f"{where}.{key[0].lstrip('+~')}" if key and not credentials.has_some(key[0]) else where)
 
 
 class TooDeepError(ValueError):
@@ -275,7 +282,7 @@ def override(params: P, settings: Sequence[str], where: str) -> P:
     """The parameters with some replaced by `settings` (`num_steps=50`, `name.key=value`, values in YAML)."""
     from ruamel.yaml import YAMLError
 
-    check_urls(settings, where)
+    _check_settings(settings, where)
     values = params.model_dump(mode="json")
     for setting in settings:
         name, equals, text = setting.partition("=")

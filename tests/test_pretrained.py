@@ -158,26 +158,31 @@ def test_the_publishers_own_digest_counts_too(place, monkeypatch):
     assert names(place) == []
 
 
-@pytest.mark.parametrize(
-    ("pinned", "shown"),
-    [
-        ({"git_blob": hashlib.sha1(b"blob %d\0" % len(CONTENT) + CONTENT).hexdigest(), "md5": None}, "git blob"),
-        ({"md5": hashlib.md5(CONTENT).hexdigest()}, "md5"),
-    ],
-)
-def test_a_file_of_unknown_sha256_and_size_is_pinned_by_another_digest(place, server, monkeypatch, pinned, shown):
-    publish(monkeypatch, dataclasses.replace(published(), sha256=None, num_bytes=None, **pinned))
+def test_a_file_of_unknown_sha256_and_size_is_pinned_by_its_git_blob(place, server, monkeypatch):
+    blob = hashlib.sha1(b"blob %d\0" % len(CONTENT) + CONTENT).hexdigest()
+    publish(monkeypatch, dataclasses.replace(published(), sha256=None, num_bytes=None, git_blob=blob, md5=None))
     assert "or put the file there, from http" in embedders.unavailable(NAME)
     server.breaks = 1
     with pytest.raises(UserError, match="the next `soundmill weights fetch panns_cnn14_16k`"):
         fetch()
     assert fetch().read_bytes() == CONTENT
     assert server.requested == ["bytes=0-"] * 2
-    listed = CliRunner().invoke(commands.app, ["weights", "list"]).stdout
-    assert f"{shown} {published().pin[1]}" in listed
+    assert f"git blob {blob}" in CliRunner().invoke(commands.app, ["weights", "list"]).stdout
     fetch().write_bytes(CONTENT[:-1] + b"x")
-    with pytest.raises(UserError, match=rf"not the published weights \({shown} "):
+    with pytest.raises(UserError, match=r"not the published weights \(git blob "):
         pretrained.path(published())
+
+
+def test_a_file_with_an_md5_alone_needs_the_sha256_that_its_user_knows(place, server, monkeypatch):
+    md5 = hashlib.md5(CONTENT).hexdigest()
+    publish(monkeypatch, dataclasses.replace(published(), sha256=None, num_bytes=None, md5=md5))
+    for refused in (fetch, lambda: pretrained.path(published()), lambda: pretrained.fetch(published(), sha256="0" * 64)):
+        with pytest.raises(UserError):
+            refused()
+    assert not pretrained.directory().joinpath(f"{published().file}.sha256").exists()
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    assert pretrained.fetch(published(), sha256=digest).read_bytes() == CONTENT
+    assert (published().pin, pretrained.path(published()).read_bytes()) == (("sha256", digest), CONTENT)
 
 
 def test_a_damaged_file_is_refused_and_replaced(place):
