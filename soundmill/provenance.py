@@ -80,7 +80,8 @@ def _diff_with_untracked(root: Path) -> tuple[bytes, tuple[str, ...]]:
         if raw:
             name = os.fsdecode(raw)
             path = top / name
-            if path.is_symlink() or not path.is_file() or path.suffix not in KINDS:
+            used = path.suffix in KINDS or path.is_relative_to(root.resolve() / "data")  # there, metrics and plots of stages
+            if path.is_symlink() or not path.is_file() or not used:
                 left_out.append(f"{name}: git does not track it")
             elif path.stat().st_size > MAX_UNTRACKED_FILE:
                 left_out.append(f"{name}: too big")

@@ -12,7 +12,8 @@ import pytest
 from soundmill import tracking
 
 BIN = Path(sys.executable).parent
-HARD_NAME = "a chéckout%20?#'&+=z"  # of a directory: what shells, URIs and DVC's files read otherwise
+HARD_NAME = "a chéckout%20'&+=z"  # of a directory: what shells, URIs and DVC's files read otherwise
+HARDEST_NAME = f"{HARD_NAME}?#"  # `dvc exp run --temp` itself fails there
 
 
 def track(monkeypatch: pytest.MonkeyPatch) -> None:

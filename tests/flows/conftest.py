@@ -14,9 +14,9 @@ from tests.flows.tiny import make_tiny
 
 
 @pytest.fixture
-def tiny(tmp_path: Path) -> Path:
-    """A git and DVC project of two stages, committed."""
-    return make_tiny(tmp_path / HARD_NAME)
+def tiny(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A git and DVC project of two stages, committed; a test may give the name of its directory."""
+    return make_tiny(tmp_path / getattr(request, "param", HARD_NAME))
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from flows import checkout, dvc
 from soundmill import ledger, params, tracking
 from soundmill.errors import UserError
-from tests.checkouts import track
+from tests.checkouts import HARDEST_NAME, track
 from tests.flows.tiny import dvc_command, git, make_tiny
 
 
@@ -25,31 +25,33 @@ def run_id_of(project: Path, name: str) -> str:
     return next(run.info.run_id for run in MlflowClient(uri, uri).search_runs(["1"]) if run.info.run_name.startswith(name))
 
 
+@pytest.mark.parametrize("tiny", [HARDEST_NAME], indirect=True)
 @pytest.mark.slow
 def test_a_plain_repro_can_be_brought_back(tiny: Path, tracked: None, tmp_path: Path, set_param: Callable[..., None]) -> None:
     set_param("first", number=7)
     (tiny / "first.py").write_text((tiny / "first.py").read_text() + "# an uncommitted change\n")
-    (tiny / "notes.txt").write_text("a new file\n")
+    (tiny / "notes.yaml").write_text("a: new file\n")
     assert dvc_command(tiny, "repro").returncode == 0
     run_id = run_id_of(tiny, "dvc repro")
     stage_id = run_id_of(tiny, "evaluate/tiny")
 
     git(tiny, "checkout", "--", "first.py")
-    (tiny / "notes.txt").unlink()
+    (tiny / "notes.yaml").unlink()
     set_param("first", number=8)
     with_eight = dvc_command(tiny, "repro", SOUNDMILL_TRACKING="off")
     assert with_eight.returncode == 0
 
     back = tmp_path / "back"
-    (missing,) = checkout.reproduce(tiny, run_id, back)  # its dvc.lock is that of the moment when the last stage began
+    missing, *others = checkout.reproduce(tiny, run_id, back)  # its dvc.lock is that of the moment when the last stage began
     assert missing.startswith("stage evaluate@tiny: dvc.lock and the cache do not have its results")
+    assert not others
     assert (back / "data/first.txt").read_text() == "7 "
     again = dvc_command(back, "repro", "evaluate@tiny")
     assert "Stage 'evaluate@tiny' is cached - skipping run" in again.stdout
     assert "Running stage" not in again.stdout
     assert (back / "data/generated/tiny/a.wav").read_text() == "2 7 "
     assert (back / "first.py").read_text().endswith("# an uncommitted change\n")
-    assert (back / "notes.txt").read_text() == "a new file\n"
+    assert (back / "notes.yaml").read_text() == "a: new file\n"
     assert params.read_yaml(back / "params.yaml")["first"]["number"] == 7
     assert "up to date" in dvc_command(back, "status").stdout
     assert (tiny / "data/generated/tiny/a.wav").read_text() == "2 8 "  # the project itself is as it was

@@ -24,6 +24,7 @@ from flows.run import up_to_date
 from flows.terminal import LOG, Screen, progress
 from soundmill import tracking
 from soundmill.errors import UserError
+from tests.checkouts import HARDEST_NAME
 from tests.flows.prefect_server import ROOT, ask, environment, proxy
 from tests.flows.tiny import dvc_command, git
 from tests.mlflow_server import Server
@@ -44,6 +45,7 @@ def runs(project: Path) -> list[Any]:
     return list(MlflowClient(uri, uri).search_runs(["1"]))
 
 
+@pytest.mark.parametrize("tiny", [HARDEST_NAME], indirect=True)
 def test_a_run_and_a_second_one(
     tiny: Path, tracked: None, tmp_path: Path, prefect_server: str, set_param: Callable[..., None]
 ) -> None:

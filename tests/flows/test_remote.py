@@ -14,6 +14,7 @@ from soundmill import params, tracking
 from soundmill.corpora.buckets import Bucket
 from soundmill.errors import UserError
 from tests.buckets import ENVIRONMENT, Store, unavailable
+from tests.checkouts import HARDEST_NAME
 from tests.corpora.tiny import put
 from tests.flows.prefect_server import ask, environment
 from tests.flows.test_pipeline import pipeline
@@ -62,6 +63,7 @@ def test_a_clone_takes_what_was_pushed_instead_of_building(tiny: Path, bucket: S
     assert results(fresh) == results(tiny)
 
 
+@pytest.mark.parametrize("tiny", [HARDEST_NAME], indirect=True)
 def test_only_the_entries_of_current_stages_are_pushed(tiny: Path, tmp_path: Path, set_param, alone: None) -> None:
     with_remote(tiny, str(tmp_path / "store"))
     for number in (5, 6):

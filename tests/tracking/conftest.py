@@ -10,13 +10,13 @@ import pytest
 
 from soundmill import tracking
 from soundmill.tracking import uploader
-from tests.checkouts import HARD_NAME
+from tests.checkouts import HARDEST_NAME
 
 
 @pytest.fixture
 def home(tmp_path: Path, mlflow_tables: Path, tracked: None) -> Path:
     """A project with a store."""
-    path = tmp_path / HARD_NAME
+    path = tmp_path / HARDEST_NAME
     path.mkdir()
     (path / "params.yaml").write_text("train: {rate: 1e-4, sizes: [1, 2]}\n")
     shutil.copy(mlflow_tables, path / "mlflow.db")
