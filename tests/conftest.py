@@ -141,7 +141,7 @@ def pool(_one_worker_is_this_process: Callable[..., None], monkeypatch: pytest.M
 @pytest.fixture
 def checkout(root: Path, tmp_path: Path, alone: None) -> Path:
     """A copy of the project, with nothing built."""
-    return copy_project(root, tmp_path / HARD_NAME)
+    return copy_project(root, tmp_path / f"{HARD_NAME} too")
 
 
 @pytest.fixture(scope="session")

@@ -105,7 +105,7 @@ def test_a_stated_but_unclear_licence_is_not_one_that_nobody_stated(tmp_path):
     }
 
 
-HOSTILE = ["=HYPERLINK(1)", " +1", "-2", "@x", 'a,b"c\nd\x00\u202ee', "'quoted", "x" * 10_000, "<script>", "\ud800"]
+HOSTILE = ["=HYPERLINK(1)", " +1|x", "-2+3", "@x", 'a,b"c\nd\x00\u202ee', "'quoted", "x" * 10_000, "<script>", "\ud800"]
 
 
 @pytest.mark.parametrize("value", HOSTILE[:-1])
