@@ -83,9 +83,8 @@ def _without(match: re.Match[str]) -> str:
         has_port = host and ":" in authority.rpartition("]")[2]
         # In `s3://KEY:12/34@bucket`, what looks like a port begins a key.
         odd_port = has_port and (scheme.lower() in _BUCKETS or ("." not in host[1] and not re.match(r"localhost$|\[|$", host[1])))
-        if "@" in authority and not colon and scheme.lower() not in ("http", "https", *_BUCKETS):
-            pass  # ssh://user@host
-        elif "@" in authority or host is None or odd_port:
+        only_user = "@" in authority and not colon and scheme.lower() not in ("http", "https", *_BUCKETS)  # ssh://user@host
+        if not only_user and ("@" in authority or host is None or odd_port):
             rest = f"{user if colon else HIDDEN}@{tail}"
     return f"{scheme}:{slashes}{_SETTING.sub(_setting_without, rest)}"
 

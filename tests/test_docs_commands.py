@@ -265,7 +265,7 @@ def test_every_command_in_the_docs_is_accepted_by_what_would_run_it(
     assert {command.doc for command in COMMANDS} >= {"README.md", "corpora.md", "evaluation.md", "parameters.md", "sweeps.md"}
 
 
-# Of README.md; words of the demo's state for its placeholders.
+# README's commands, with what the demo made in place of their capital words.
 RUN = {
     "doctor": [],
     'generate "a dog barks"': ["generate", "a dog barks"],

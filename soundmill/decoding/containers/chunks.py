@@ -11,7 +11,7 @@ from soundmill.decoding.containers.layout import (
     MAX_CHUNKS,
     MAX_FRAMES,
     Layout,
-    is_placeholder,
+    is_unknown_size,
     read,
     refuse_zeros,
     too_many_parts,
@@ -79,7 +79,7 @@ def walk_wav(file: BinaryIO, size: int, max_seconds: float) -> Layout:
         declared = long_size
     room = size - at
     known = 0 < declared <= room and (
-        wave64 or long or not is_placeholder(declared) or _chunk_follows(file, at + declared, size, header)
+        wave64 or long or not is_unknown_size(declared) or _chunk_follows(file, at + declared, size, header)
     )
     streamed = not (known or declared == room) and _is_unknown(file, at, declared, size, header)
     if (not known and 0 < declared < room) or (not wave64 and room - declared >= 2**32 > declared > 0):
@@ -139,7 +139,7 @@ def _is_unknown(file: BinaryIO, at: int, declared: int, size: int, header: struc
     DecodeError if it is cut, or empty.
     """
     room = size - at
-    if is_placeholder(declared - head) and (declared > room or declared <= head):
+    if is_unknown_size(declared - head) and (declared > room or declared <= head):
         if room <= head or (header and declared <= head and _chunk_follows(file, at + max(declared, 0), size, header)):
             raise DecodeError("too short", "no samples")
         return True
@@ -203,7 +203,7 @@ def walk_avi(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     for name, at, declared in chunks(file, 0, size, header, align=2):
         if name != b"RIFF":
             break
-        if is_placeholder(declared) and at + declared != size:
+        if is_unknown_size(declared) and at + declared != size:
             return Layout(sndfile=False, streamed=True)
         if at + declared > size:
             raise truncated(at + declared, size, "the RIFF chunk")

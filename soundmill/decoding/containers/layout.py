@@ -12,7 +12,7 @@ HEAD_BYTES = 65_536  # read to detect the type
 MAX_CHUNKS = 100_000  # top-level parts of a file; crafted files could have millions
 MAX_FRAMES = 5_000_000  # a day of 20 ms packets
 MAX_PADDING = 1 << 20  # contiguous bytes that are neither sound nor tag
-PLACEHOLDER_ROOM = (1 << 24) + 65_536  # by which writers that cannot seek back stay below the largest size
+UNKNOWN_ROOM = (1 << 24) + 65_536  # by which writers that cannot seek back stay below the largest size
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,12 @@ def read(file: BinaryIO, position: int, count: int) -> bytes:
     return file.read(count)
 
 
-def is_placeholder(declared: int) -> bool:
+def is_unknown_size(declared: int) -> bool:
     """Whether a size stands for one that is unknown until the end: 0, negative, or about the largest of 31, 32 or 63 bits.
 
     Writers subtract a header from the largest, or round it down to whole frames or pages; SoX writes 0x7F000000 and 0x7FFFF000.
     """
-    return declared <= 0 or declared >= 2**62 or any(-65_536 <= most - declared <= PLACEHOLDER_ROOM for most in (2**31, 2**32))
+    return declared <= 0 or declared >= 2**62 or any(-65_536 <= most - declared <= UNKNOWN_ROOM for most in (2**31, 2**32))
 
 
 def truncated(declared: int, size: int, what: str) -> DecodeError:
