@@ -6,7 +6,8 @@ from typing import Any, BinaryIO
 
 import pyarrow.parquet as pq
 
-_DEEPEST = 4  # of the structs in a page's header, which needs three
+_DEEPEST = 64  # of values in a page's header; Thrift reads none that are deeper
+_LONGEST = 1 << 40  # of a text, far beyond any file
 
 
 def extent(file: BinaryIO, column: pq.ColumnChunkMetaData) -> tuple[int, int, int]:
@@ -21,16 +22,14 @@ def extent(file: BinaryIO, column: pq.ColumnChunkMetaData) -> tuple[int, int, in
         if not all(isinstance(size, int) and size >= 0 for size in sizes):
             raise ValueError("a page without a size")
         about = header.get(5) or header.get(8) or {}  # of a page of values, in both versions; a dictionary has none
-        count = about.get(1, 0) if isinstance(about, dict) else 0
-        packed, plain, values = packed + sizes[1], plain + sizes[0], values + max(0, count)
+        count = about.get(1) if isinstance(about, dict) else 0
+        packed, plain, values = packed + sizes[1], plain + sizes[0], values + (max(0, count) if isinstance(count, int) else 0)
         at = file.tell() + sizes[1]
     return packed, plain, values
 
 
 def _struct(file: BinaryIO, depth: int = 0) -> dict[int, Any]:
     """The fields of a struct in Thrift's compact protocol, by number."""
-    if depth > _DEEPEST:
-        raise ValueError("a damaged page header")
     fields: dict[int, Any] = {}
     number = 0
     while head := _byte(file):
@@ -42,6 +41,8 @@ def _struct(file: BinaryIO, depth: int = 0) -> dict[int, Any]:
 
 def _value(file: BinaryIO, kind: int, depth: int) -> Any:
     """A value of a kind of Thrift's; of texts, numbers with a point and collections nothing."""
+    if depth > _DEEPEST:
+        raise ValueError("a damaged page header")
     if kind in (4, 5, 6):
         return _integer(file)
     if kind == 12:
@@ -49,13 +50,19 @@ def _value(file: BinaryIO, kind: int, depth: int) -> Any:
     if kind in (1, 2, 3):  # one byte, as within a list
         _byte(file)
     elif kind == 7:
-        file.seek(8, 1)
+        _skip(file, 8)
     elif kind == 8:
-        file.seek(_varint(file), 1)
+        _skip(file, _varint(file))
     elif kind in (9, 10):
         head = _byte(file)
         for _ in range(head >> 4 if head >> 4 < 15 else _varint(file)):
             _value(file, head & 15, depth + 1)
+    elif kind == 11:
+        count = _varint(file)
+        kinds = _byte(file) if count else 0
+        for _ in range(count):
+            _value(file, kinds >> 4, depth + 1)
+            _value(file, kinds & 15, depth + 1)
     else:
         raise ValueError("a damaged page header")
     return None
@@ -74,6 +81,12 @@ def _varint(file: BinaryIO) -> int:
         if byte < 128:
             return number
     raise ValueError("a damaged page header")
+
+
+def _skip(file: BinaryIO, count: int) -> None:
+    if count:
+        file.seek(min(count, _LONGEST) - 1, 1)
+        _byte(file)
 
 
 def _byte(file: BinaryIO) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from soundmill import hashing, params, shards
-from soundmill.corpora import sources
+from soundmill.corpora import parquet_pages, sources
 from soundmill.corpora.sources import Sources
 from soundmill.decoding import decode
 from soundmill.decoding.decode import DecodeError
@@ -278,6 +280,27 @@ def thrift(number: int) -> bytes:
         out.append(number & 127 | 128)
         number >>= 7
     return bytes([*out, number])
+
+
+@pytest.mark.parametrize(
+    ("header", "unpacked"),
+    [
+        (b"\x19" * 5000, None),  # lists within lists
+        (b"\x19\xf7" + b"\xff" * 8 + b"\x7f", None),  # a list of more numbers than any file holds
+        (b"\x18" + b"\xff" * 9 + b"\x01", None),  # a text of that length
+        (b"\x25\x0e\x15\x00\x2c\x18\x01a\0\0", 7),  # a text where a count should be
+        (b"\x25\x0e\x15\x00\x2c\x1c\0\0\0", 7),  # a struct there
+        (b"\x25\x0e\x15\x00\xeb\x01\x85\x01k\x02\0", 7),  # a map, which no table has, but Arrow skips
+    ],
+)
+def test_a_crafted_page_header_is_read_or_damaged(header, unpacked):
+    about = SimpleNamespace(dictionary_page_offset=None, data_page_offset=4, total_compressed_size=len(header))
+    file = io.BytesIO(b"PAR1" + header)
+    if unpacked is None:
+        with pytest.raises(ValueError, match="page"):
+            parquet_pages.extent(file, about)
+    else:
+        assert parquet_pages.extent(file, about) == (0, unpacked, 0)
 
 
 def repeated(text: str, times: int) -> pa.Array:
