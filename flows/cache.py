@@ -76,11 +76,11 @@ def away(root: Path) -> list[Path]:
 
     A workspace is deleted, not away, if its folder is missing while its project is there.
     """
-    missing = [place for place in _listed(dvc.cache_directory(root)) if not _is_checkout(place)]
-    deleted = (
-        place.parent.name == tracking.WORKSPACES and not place.exists() and _is_checkout(place.parents[1]) for place in missing
-    )
-    return [place for place, is_deleted in zip(missing, deleted, strict=True) if not is_deleted]
+    return [place for place in _listed(dvc.cache_directory(root)) if not (_is_checkout(place) or _is_deleted_workspace(place))]
+
+
+def _is_deleted_workspace(place: Path) -> bool:
+    return place.parent.name == tracking.WORKSPACES and not place.exists() and _is_checkout(place.parents[1])
 
 
 def check_all_there(root: Path) -> None:

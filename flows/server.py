@@ -57,7 +57,7 @@ def login(url: str) -> str:
 
 
 def _own_login(root: Path) -> str | None:
-    home = root.parents[1] if root.parent.name == tracking.WORKSPACES else root
+    home = tracking.project_of(root)
     try:
         return tomllib.loads((home / LOGIN).read_text(encoding="utf-8")).get("api", {}).get("auth_string")
     except FileNotFoundError:
@@ -159,7 +159,7 @@ def _new_login(root: Path, origins: str) -> None:
     """Make the project's own login, unless it has one; only its user can read it."""
 
     def write(path: Path) -> None:
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        with open(path, "w", encoding="utf-8", opener=disk.private) as file:
             file.write(LOGIN_TEXT.format(login=f"soundmill:{secrets.token_urlsafe()}", origins=origins))
 
     with disk.exclusive(Path(os.environ["PREFECT_HOME"])):

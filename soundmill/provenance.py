@@ -12,17 +12,8 @@ from pathlib import Path
 
 from soundmill import credentials, hashing
 
-KINDS = (
-    ".py",
-    ".sh",
-    ".yaml",
-    ".yml",
-    ".toml",
-    ".lock",
-    ".html",
-    ".css",
-    ".js",
-)  # of untracked files that the pipeline may run or read
+# Of untracked files that the pipeline may run or read.
+KINDS = (".py", ".sh", ".yaml", ".yml", ".toml", ".lock", ".html", ".css", ".js")
 MAX_UNTRACKED_FILE = 1_000_000  # bytes; larger files are named, not stored
 MAX_DIFF = 50_000_000
 SECRET = "seems to have a password or key in it"

@@ -43,7 +43,6 @@ def check_corpus(
     follow_links: FollowLinks = False,
 ) -> None:
     """Report what a corpus contains: coverage, missing clips, orphans, collisions, ambiguous and damaged files."""
-
     from soundmill.corpora import buckets, check
 
     place = buckets.root_of(path, Path()) if buckets.is_url(path) else Path(path)

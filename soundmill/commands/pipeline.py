@@ -305,7 +305,6 @@ def list_experiments(project: Project = None) -> None:
     `soundmill params experiment=NAME` writes its params.yaml for `dvc repro`; `dvc exp run -S experiment=NAME` works too.
     Each file in conf/experiment is an experiment.
     """
-
     from soundmill.commands import experiments
 
     root = project_root(project)

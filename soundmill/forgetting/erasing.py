@@ -55,7 +55,7 @@ def find(root: Path, cache: Path | None = None, progress: Progress = lambda n: N
         on_server, note = leftovers.on_server(root, store.shown, traces)
         found.left += [*on_server, note]
         return found
-    found.paths |= leftovers.in_store(Path(store.artifacts), traces, listed.entries, progress)
+    found.paths |= leftovers.in_store(store.artifacts, traces, listed.entries, progress)
     waiting = leftovers.in_store(store.journals, traces, listed.entries, progress)
     found.left += [f"{shown(path, root)}: not in MLflow yet; `soundmill sync`, then erase again" for path in waiting]
     return found

@@ -56,8 +56,8 @@ class Store:
 
     @property
     def shown(self) -> str:
-        """The address without a password."""
-        return without_password(self.uri)
+        """The address without credentials, to show or store."""
+        return credentials.hide(self.uri)
 
     @property
     def is_server(self) -> bool:
@@ -99,7 +99,7 @@ def project_of(home: Path) -> Path:
 def remember(home: Path) -> None:
     """Record the store of a project's runs, for shells without MLFLOW_TRACKING_URI; passwords are removed."""
     uri = store(home).uri
-    where = OWN if uri == store(home, OWN).uri else without_password(uri)
+    where = OWN if uri == store(home, OWN).uri else credentials.hide(uri)
     if where != [OWN, *recorded_in(home)][-1]:
         path = store(home, OWN).scratch / RECORDED_IN
         path.parent.mkdir(exist_ok=True)
@@ -112,11 +112,6 @@ def recorded_in(home: Path) -> list[str]:
     path = store(home, OWN).scratch / RECORDED_IN
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return list(dict.fromkeys(reversed(lines)))[::-1]
-
-
-def without_password(uri: str) -> str:
-    """An address to show or store."""
-    return credentials.hide(uri)
 
 
 def experiment() -> str:
@@ -134,7 +129,7 @@ def unreachable(uri: str) -> str | None:
     import urllib.error
     import urllib.request
 
-    address = re.sub(r"//[^/]*@", "//", without_password(uri))  # urllib would take a password for a part of the host
+    address = re.sub(r"//[^/]*@", "//", credentials.hide(uri))  # urllib would take a password for a part of the host
     try:
         with urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=PROBE_SECONDS):
             return None
