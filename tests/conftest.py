@@ -173,7 +173,7 @@ def built_graph(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def graph_copy(built_graph: Path, tmp_path: Path, alone: None) -> Path:
     """A copy of it, to change and to run stages in."""
-    return graph.copy(built_graph, tmp_path / HARD_NAME)
+    return graph.copy(built_graph, tmp_path / f"{HARD_NAME} built")
 
 
 GRAPH = {"built_graph", "graph_copy"}
