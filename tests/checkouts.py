@@ -13,7 +13,7 @@ from soundmill import tracking
 
 BIN = Path(sys.executable).parent
 HARD_NAME = "a chéckout%20'&+=z"  # of a directory: what shells, URIs and DVC's files read otherwise
-HARDEST_NAME = f"{HARD_NAME}?#"  # `dvc exp run --temp` itself fails there
+HARDEST_NAME = f"{HARD_NAME}?#"
 
 
 def track(monkeypatch: pytest.MonkeyPatch) -> None:

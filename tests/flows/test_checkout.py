@@ -394,6 +394,7 @@ def test_relative_paths_among_a_workspaces_parameters_are_of_the_project(tiny: P
     assert params.read_yaml(root / "params.yaml")["corpus"] == {"path": str(tiny.parent / "sounds"), "format": "..."}
 
 
+@pytest.mark.parametrize("tiny", ["plain"], indirect=True)  # `dvc exp run --temp` itself fails at other names
 @pytest.mark.slow
 def test_a_list_older_than_the_projects_is_refused_and_a_pipeline_updates_it(
     listing: Path, capfd: pytest.CaptureFixture[str]

@@ -138,6 +138,7 @@ def test_an_interrupt_stops_the_stage_and_the_flows_own_server(tiny: Path, tmp_p
     set_param("first", seconds=60.0)
     mark = new_mark()
     variables = environment(tmp_path, None) | mark
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may ignore it
     flow = subprocess.Popen(
         [sys.executable, "-m", "flows.run", "first"],
         cwd=tiny, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
