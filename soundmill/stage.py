@@ -194,48 +194,30 @@ def _main(
     lifetime.die_with_dvc()
     document = params.read_yaml(args.params)
     params.check_urls(document, args.params.stem)
+    execution = _load(params.ExecutionParams, document, "execution", args.params)
+    where = _section_to_read(document, args, section)
+    as_read = params.section(document, where, str(args.params))
+    model = params_type(args.family, as_read) if params_type else hints[next(iter(inspect.signature(run).parameters))]
+    values = _load(model, document, where, args.params)
+    recorded = values.model_dump(mode="json")
+    root = args.params.resolve().parent
+    home = project_home(root)
+    ledger.check(root)
+    ledger.note_outputs(root, tracking.project_of(home))
 
-    def load(model: type[BaseModel], name: str) -> Any:
-        return params.parse(model, params.section(document, name, str(args.params)), f"{args.params}: {name}")
-
-    execution = load(params.ExecutionParams, "execution")
-    cluster = execution.dask or os.environ.get("DASK_SCHEDULER_ADDRESS")
+    name = args.name or (f"{section}/{args.family}" if args.family else section)
+    inputs, finals = _inputs(args, ports), _given(args, ports, "output", "shown")
+    found_by_name = tuple(code_by_name(args.family, as_read, document)) if code_by_name else ()
+    identity = {"name": name, "params": recorded, "code": shards.code_identity(run.__module__, *found_by_name)}
     workers = execution.workers or os.cpu_count() or 1
     devices = execution.devices or len(shards.visible_gpus()) or 1
-    if args.family and _has_family_section(document, args.params, args.family, section):
-        where = f"{args.family}.{section}"
-    else:
-        where = f"{section}.{args.variant}" if args.variant else section
-    values_as_read = params.section(document, where, str(args.params))
-    model = params_type(args.family, values_as_read) if params_type else hints[next(iter(inspect.signature(run).parameters))]
-    values = load(model, where)
-    root = args.params.resolve().parent
-    ledger.check(root)
-    home = project_home(root)
-    ledger.note_outputs(root, tracking.project_of(home))
-    name = args.name or (f"{section}/{args.family}" if args.family else section)
-
-    inputs = {port: getattr(args, port) for port, kind in ports.items() if kind == "input" and getattr(args, port) is not None}
-    finals = {port: getattr(args, port) for port, kind in ports.items() if kind != "input" and getattr(args, port) is not None}
-    for port, path in inputs.items():
-        if not path.exists():
-            raise UserError(f"--{port.replace('_', '-')} {path}: no such file or directory; create it with `dvc repro`")
-    found_by_name = tuple(code_by_name(args.family, values_as_read, document)) if code_by_name else ()
-    code = shards.code_identity(run.__module__, *found_by_name)
-    identity = {"name": name, "params": values.model_dump(mode="json"), "code": code}
+    cluster = execution.dask or os.environ.get("DASK_SCHEDULER_ADDRESS")
     work = root / WORK / name.replace("/", "-")
     with _only_one(work):
         digests = root / WORK / "digests.sqlite"
         contents = {port: hashing.tree_digest(path, digests, workers) for port, path in inputs.items()}
-        scratch = work / hashing.digest(identity, contents)
-        kept = work / "kept" / hashing.digest(identity)
-        staging = scratch / "outputs"
-        shutil.rmtree(staging, ignore_errors=True)
-        staged = {port: staging / port / path.name for port, path in finals.items()}
-        for path in staged.values():
-            path.parent.mkdir(parents=True)
-
-        recorded = values.model_dump(mode="json")
+        scratch, kept = work / hashing.digest(identity, contents), work / "kept" / hashing.digest(identity)
+        staged = _empty_staging(scratch / "outputs", finals)
         with tracking.stage_run(
             home, name, recorded, root, args.family, start=not always_runs, system_metrics=execution.system_metrics
         ) as tracked:
@@ -247,25 +229,65 @@ def _main(
                 "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             }
             lifetime.die_if_dvc_did()
-            for port in (port for port in finals if ports[port] == "output"):
-                if not staged[port].exists():
-                    raise UserError(f"{name} did not write its output {finals[port]}")
-                publish(staged[port], finals[port])
-                staged[port].symlink_to(finals[port].resolve())
-            if args.quarantine:
-                rows = sorted(ctx.quarantine, key=lambda row: (row["path"], row["reason"], row["detail"]))
-                disk.write_atomically(args.quarantine, lambda path: shards.write_rows(rows, path, manifest.QUARANTINE))
-                metrics = {**metrics, "quarantined": len(rows)}
-                _print_quarantined(name, rows, args.quarantine)
-            if args.metrics:
-                text = json.dumps(metrics, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-                disk.write_atomically(args.metrics, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-            # For the tracked run only: the metrics file has the same bytes as after a run without kept shards.
-            damaged = {"damaged": len(ctx.damaged)} if ctx.damaged else {}
-            tracked.log_metrics_tree({**metrics, **damaged, "cost": ctx.cost})
-            disk.write_atomically(work / COST, lambda path: path.write_text(json.dumps(ctx.cost), encoding="utf-8"))
-            _show(ctx, {staged[port]: path for port, path in finals.items() if ports[port] == "shown"})
+            _publish_outputs(name, staged, _given(args, ports, "output"))
+            _record(ctx, metrics, args, work / COST)
+            _show(ctx, {staged[port]: path for port, path in _given(args, ports, "shown").items()})
         _remove_stale(work, kept)
+
+
+def _load(model: type[BaseModel], document: dict[str, Any], name: str, path: Path) -> Any:
+    return params.parse(model, params.section(document, name, str(path)), f"{path}: {name}")
+
+
+def _section_to_read(document: dict[str, Any], args: argparse.Namespace, section: str) -> str:
+    if args.family and _has_family_section(document, args.params, args.family, section):
+        return f"{args.family}.{section}"
+    return f"{section}.{args.variant}" if args.variant else section
+
+
+def _given(args: argparse.Namespace, ports: dict[str, str], *kinds: str) -> dict[str, Path]:
+    return {port: path for port, kind in ports.items() if kind in kinds and (path := getattr(args, port)) is not None}
+
+
+def _inputs(args: argparse.Namespace, ports: dict[str, str]) -> dict[str, Path]:
+    inputs = _given(args, ports, "input")
+    for port, path in inputs.items():
+        if not path.exists():
+            raise UserError(f"--{port.replace('_', '-')} {path}: no such file or directory; create it with `dvc repro`")
+    return inputs
+
+
+def _empty_staging(directory: Path, finals: dict[str, Path]) -> dict[str, Path]:
+    """Where a run writes its outputs before they are published, by port."""
+    shutil.rmtree(directory, ignore_errors=True)
+    staged = {port: directory / port / path.name for port, path in finals.items()}
+    for path in staged.values():
+        path.parent.mkdir(parents=True)
+    return staged
+
+
+def _publish_outputs(name: str, staged: dict[str, Path], outputs: dict[str, Path]) -> None:
+    for port, final in outputs.items():
+        if not staged[port].exists():
+            raise UserError(f"{name} did not write its output {final}")
+        publish(staged[port], final)
+        staged[port].symlink_to(final.resolve())
+
+
+def _record(ctx: Context, metrics: dict[str, Any], args: argparse.Namespace, cost: Path) -> None:
+    """Write the quarantine, the metrics and the cost, and log them."""
+    if args.quarantine:
+        rows = sorted(ctx.quarantine, key=lambda row: (row["path"], row["reason"], row["detail"]))
+        disk.write_atomically(args.quarantine, lambda path: shards.write_rows(rows, path, manifest.QUARANTINE))
+        metrics = {**metrics, "quarantined": len(rows)}
+        _print_quarantined(ctx.name, rows, args.quarantine)
+    if args.metrics:
+        text = json.dumps(metrics, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+        disk.write_atomically(args.metrics, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    # For the tracked run only: the metrics file has the same bytes as after a run without kept shards.
+    damaged = {"damaged": len(ctx.damaged)} if ctx.damaged else {}
+    ctx.tracking.log_metrics_tree({**metrics, **damaged, "cost": ctx.cost})
+    disk.write_atomically(cost, lambda path: path.write_text(json.dumps(ctx.cost), encoding="utf-8"))
 
 
 def _remove_stale(work: Path, kept: Path) -> None:

@@ -35,17 +35,8 @@ def beside(
     for key, baselines in metrics["baselines"].items():
         if theirs.get(key) is not None:
             baselines["base"] = theirs[key]
-    models = {"tuned": generated, "base": codec / manifest.BASE}
-    differences = []
-    for judge in setup.protocol.embedders:
-        if not embedders.find(judge).ratings:
-            try:
-                found = pairwise.compare(models, {}, source.clips, catalog, metrics, judge, setup.tagger, setup.cache)
-            except UserError as error:
-                metrics["warnings"].append(f"Tuned and base are not compared by {judge}: {error}")
-            else:
-                differences += [{"embedder": judge, **one} for one in found.differences]
-    pairwise.correct(differences)  # again, as each comparison is corrected for its own tests alone
+    differences, not_compared = _differences(setup, source, generated, codec / manifest.BASE, catalog, metrics)
+    metrics["warnings"] += not_compared
     forgetting = _forgetting(plain, codec / manifest.OWN)
     training = sum(clip.split == "train" for clip in source.catalog)
     metrics["base"] = {
@@ -59,6 +50,25 @@ def beside(
             f"{', '.join(prompts) or 'none, as it is unconditional'}."
         )
     metrics["warnings"].append(verdict(differences, training, len(sounds)))
+
+
+def _differences(
+    setup: Setup, source: Source, tuned: Path, base: Path, catalog: Path, metrics: dict[str, Any]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Tuned − base under every embedder that is not a rating, corrected as one family of tests; and why some are missing."""
+    differences, missing = [], []
+    for judge in setup.protocol.embedders:
+        if embedders.find(judge).ratings:
+            continue
+        models = {"tuned": tuned, "base": base}
+        try:
+            found = pairwise.compare(models, {}, source.clips, catalog, metrics, judge, setup.tagger, setup.cache)
+        except UserError as error:
+            missing.append(f"Tuned and base are not compared by {judge}: {error}")
+        else:
+            differences += [{"embedder": judge, **one} for one in found.differences]
+    pairwise.correct(differences)  # again, as each comparison is corrected for its own tests alone
+    return differences, missing
 
 
 def _forgetting(setup: Setup, directory: Path) -> dict[str, Any]:
