@@ -1,7 +1,5 @@
 """Corpora laid out by name: what matters to an adapter is what files are called and what metadata says."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Rows of manifests joined with files that are only names, for tests."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from soundmill.corpora.inventory import AudioFile, Inventory

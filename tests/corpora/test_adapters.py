@@ -1,7 +1,5 @@
 """Folder and ESC corpora, the table builder they share, and the guess at a directory's format."""
 
-from __future__ import annotations
-
 import re
 
 import pytest
@@ -54,19 +52,6 @@ def test_labels_are_cleaned_names_and_never_empty(folder, label):
 def test_a_plain_directory_has_no_labels_even_inside_one_folder_called_audio(tmp_path):
     tables = registry.read("folder", make(tmp_path, "audio/a.wav", "audio/b.wav"), 1)
     assert rows(tables, "labels") == {"audio/a.wav": [], "audio/b.wav": []}
-
-
-def test_one_class_is_a_class(tmp_path):
-    assert rows(registry.read("folder", make(tmp_path, "dogs/a.wav"), 1), "labels") == {"dogs/a.wav": ["dogs"]}
-
-
-def test_split_folders_above_class_folders(tmp_path):
-    tables = registry.read("folder", make(tmp_path, "train/dog/a.wav", "Val/dog/b.wav", "test/c.wav"), 1)
-    assert rows(tables, "split", "labels") == {
-        "Val/dog/b.wav": ("valid", ["dog"]),
-        "test/c.wav": ("test", []),
-        "train/dog/a.wav": ("train", ["dog"]),
-    }
 
 
 SPLIT_TREE = ("train/dog/a.wav", "train/cat/b.wav", "test/dog/c.wav")
@@ -138,14 +123,6 @@ def test_texts_without_recording_are_missing(tmp_path):
     assert len(tables.matched) == 1
     (remark,) = tables.remarks  # of a list, and of a text in a folder without captions
     assert remark.startswith("2 tables, lists or texts not read, since they are not part of the format folder (first: d/list.txt)")
-
-
-def test_captions_in_formats_that_nothing_reads_are_reported(tmp_path):
-    put(tmp_path, "macs/a.wav")
-    for name in ("MACS.yaml", "captions.xlsx", "cover.png", "data.arrow"):
-        (tmp_path / name).write_bytes(b"files: []")
-    (remark,) = scan(tmp_path).remarks
-    assert remark.startswith("3 tables, lists or texts not read, since they are not part of the format folder (first: MACS.yaml)")
 
 
 def test_texts_with_the_extension_of_their_recording(tmp_path):
@@ -235,13 +212,6 @@ def test_esc50_without_its_audio_is_all_missing(tmp_path):
     assert (tables.format, tables.recordings, [row["id"] for row in tables.missing]) == ("esc", [], ["1-1-A-0.wav", "2-2-A-1.wav"])
 
 
-def test_esc50_files_under_another_extension(tmp_path):
-    result = make(tmp_path, "audio/1-1-A-0.ogg", esc50_csv=ESC50 + "1-1-A-0.wav,3,0,dog,True,1,A\n")
-    tables = registry.read("esc", result, 1)
-    assert rows(tables, "labels", "fold", "group") == {"audio/1-1-A-0.ogg": (["dog"], 3, "1")}
-    assert not tables.missing
-
-
 def test_esc50_twice_is_a_collision_and_one_folder_is_described(tmp_path):
     """`2-…` sorts after `16000`, `1-…` before it: the first in the order of paths would be one of either folder."""
     names = ("1-1-A-0.wav", "2-2-A-1.wav", "dog.wav")
@@ -265,22 +235,6 @@ def test_esc50_rows_of_one_file_are_reported(tmp_path):
     tables = registry.read("esc", make(tmp_path, "audio/1-1-A-0.wav", esc50_csv=meta), 1)
     assert tables.collisions == [{"id": "1-1-A-0.wav", "origins": ["esc50.csv:2", "esc50.csv:3"]}]
     assert rows(tables, "labels", "fold") == {"audio/1-1-A-0.wav": (["dog", "rooster"], 1)}
-
-
-def detect(directory):
-    return registry.detect(inventory.list_files(directory, digests=False))
-
-
-def test_detection(tmp_path, shared):
-    esc10 = shared / "data" / "esc10"
-    assert detect(esc10) == "esc"
-    assert detect(shared / "data" / "cc0_samples") == "folder"
-    make(tmp_path / "esc50", "audio/1-2-A-0.wav")
-    (tmp_path / "esc50" / "esc50.csv").write_text("filename,fold,target,category\n")
-    assert detect(tmp_path / "esc50") == "esc"
-    make(tmp_path / "ac", "x/a.wav")
-    (tmp_path / "ac" / "captions.csv").write_text("audiocap_id,youtube_id,start_time,caption\n")
-    assert detect(tmp_path / "ac") == "audiocaps"
 
 
 def test_real_esc10(shared):

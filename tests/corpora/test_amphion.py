@@ -1,7 +1,5 @@
 """Amphion's lists."""
 
-from __future__ import annotations
-
 from soundmill.corpora import inventory, registry
 
 

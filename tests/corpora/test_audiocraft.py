@@ -1,7 +1,5 @@
 """audiocraft's manifests, packed or not, with what their recordings' own json says."""
 
-from __future__ import annotations
-
 import gzip
 import json
 

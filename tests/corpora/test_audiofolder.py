@@ -1,7 +1,5 @@
 """Hugging Face datasets: audiofolders with metadata of every kind, and Parquet tables with the recordings inside."""
 
-from __future__ import annotations
-
 import json
 import os
 
@@ -147,35 +145,6 @@ def test_text_that_a_small_table_repeats_is_bounded(tmp_path, monkeypatch):
     write_table(tmp_path / "train.parquet", [cell(0)], text=["A dog"], labels=[["x" * 50_000] * 40])
     with pytest.raises(UserError, match=r"train\.parquet: captions and labels"):
         scan(tmp_path)
-
-
-def test_a_look_without_digests_opens_no_recording(tmp_path, monkeypatch):
-    write_table(tmp_path / "train.parquet", [cell(n) for n in range(3)], text=list("abc"))
-    monkeypatch.setattr(sources, "read_cells", lambda *_: pytest.fail("a recording was read"))
-    tables = registry.read("auto", inventory.list_files(tmp_path, digests=False), 1)
-    assert [row["path"] for row in tables.recordings] == [f"train.parquet#{row}" for row in range(3)]
-
-
-def test_tables_without_recordings_are_no_dataset(tmp_path):
-    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "train.parquet")
-    with pytest.raises(UserError, match=r"no metadata\.csv"):
-        scan(tmp_path, "audiofolder")
-    with pytest.raises(UserError, match=r"corpus\.path: no recording in"):
-        scan(tmp_path)
-
-
-def test_half_characters_and_endless_numbers_cost_themselves_alone(tmp_path):
-    put(tmp_path, "a.wav", "b.wav")
-    rows = [
-        {"file_name": "\ud800.wav", "text": "x"},
-        {"file_name": "a.wav", "text": "half \ud800 a character", "fold": "9" * 5000},
-        {"file_name": "b.wav", "text": "B", "fold": "7", "split": "\ud800"},
-    ]
-    write(tmp_path, "metadata.jsonl", "\n".join(json.dumps(row) for row in rows))
-    tables = scan(tmp_path)
-    assert captions(tables) == {"a.wav": ["half ? a character"], "b.wav": ["B"]}
-    assert recordings(tables, "fold") == {"a.wav": None, "b.wav": 7}
-    assert [row["reason"] for row in tables.rejected] == ["bad id"]
 
 
 def test_recordings_are_read_again_only_where_their_table_changed(tmp_path, monkeypatch):

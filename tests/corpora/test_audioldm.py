@@ -1,7 +1,5 @@
 """AudioLDM's metadata: a root json, a json for every split, machine ids for labels."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """A corpus in a bucket is read as one in a folder, from a real server, which fails now and then."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import asdict, replace

@@ -1,7 +1,5 @@
 """Captions from names: known answers, ids that are no words, and real files."""
 
-from __future__ import annotations
-
 import pytest
 
 from soundmill.corpora import captioning

@@ -1,11 +1,8 @@
 """`soundmill corpus check`: coverage of a corpus, without touching it."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +15,7 @@ from rich.console import Console
 from soundmill import params
 from soundmill.corpora import check, inventory, matching, registry, survey
 from soundmill.errors import UserError
-from tests.stages.handling import BOUNDS, SPLITS, TERMS
+from tests.stages.handling import BOUNDS, SPLITS
 
 HEADER = "audiocap_id,youtube_id,start_time,caption\n"
 ROWS = """1,r1nicOVtvkQ,30,a dog
@@ -84,21 +81,6 @@ def test_every_list_has_what_belongs_there_and_nothing_is_written(corpus):
         "ambiguous": 0,
         "damaged": 2,
     }
-
-
-def test_a_clip_in_two_splits_is_reported(lay, tmp_path):
-    lay("r1nicOVtvkQ_30.wav", **{"train.csv": HEADER + "1,r1nicOVtvkQ,30,a\n", "test.csv": HEADER + "2,r1nicOVtvkQ,30,b\n"})
-    report = check.check(tmp_path)
-    assert [row["split"] for row in report.tables.recordings] == ["test"]
-    assert report.tables.ambiguous == [
-        {
-            "id": "r1nicOVtvkQ",
-            "paths": ["r1nicOVtvkQ_30.wav"],
-            "origins": ["test.csv:2", "train.csv:2"],
-            "reason": "rows put it into test and train",
-            "taken": "test",
-        }
-    ]
 
 
 def test_the_csv_of_what_is_missing_is_one_of_audiocaps(corpus, tmp_path):
@@ -228,27 +210,6 @@ def test_the_survey_warns_of_splits_before_anything_runs(tmp_path):
     assert "raise splits.test_fraction" in line
 
 
-def test_links_out_of_the_corpus_are_reported_as_by_the_scan(tmp_path, root):
-    (tmp_path / "corpus").mkdir()
-    soundfile.write(tmp_path / "a.wav", np.zeros(8000), 8000)
-    shutil.copy(tmp_path / "a.wav", tmp_path / "corpus/b.wav")
-    (tmp_path / "corpus/a.wav").symlink_to(tmp_path / "a.wav")
-    report = check.check(tmp_path / "corpus")
-    assert [row["path"] for row in report.tables.recordings] == ["b.wav"]
-    assert [(row["path"], row["reason"]) for row in report.damaged] == [("a.wav", "link_leaves_corpus")]
-    assert survey.survey(tmp_path / "corpus").recordings == 1
-    assert survey.survey(tmp_path / "corpus", follow_links=True).recordings == 2
-    for follow in (False, True):
-        section = {"format": "folder", "path": "corpus", "parts": {}, **REST, "follow_links": follow}
-        params.write_yaml({"corpus": section}, tmp_path / "params.yaml")
-        named = check.check_params(tmp_path / "params.yaml")
-        done = command(tmp_path / "corpus", *(["--follow-links"] if follow else []), cwd=root)
-        message = f"1 links that lead out of the folder and are {'' if follow else 'not '}followed"
-        assert len(named.tables.recordings) == (2 if follow else 1)
-        assert message in named.tables.remarks[0]
-        assert message in done.stdout
-
-
 def command(*arguments, cwd):
     return subprocess.run(
         [sys.executable, "-m", "soundmill", "corpus", "check", *map(str, arguments)],
@@ -341,17 +302,6 @@ def test_the_corpus_of_a_params_yaml_is_the_directory_that_it_names(corpus, tmp_
     assert outcome == directly
 
 
-@pytest.mark.parametrize("change", [{}, {"allow": ["CC0-1.0"]}, {"unknown": "quarantine"}, {"ai_refused": "quarantine"}])
-def test_a_check_says_that_the_terms_of_params_yaml_keep_everything(corpus, tmp_path, change):
-    path = tmp_path.parent / f"{tmp_path.name}.yaml"
-    section = {"format": "audiocaps", "path": tmp_path.name, "parts": {}, **REST, "terms": {**TERMS, **change}}
-    params.write_yaml({"corpus": section}, path)
-    console = Console(width=200, record=True)
-    check.show(check.check_params(path), console)
-    said = "corpus.terms keeps every recording, whatever its terms (allow is null, unknown and ai_refused are keep)"
-    assert console.export_text().count(said) == (not change)
-
-
 PART = {"format": "auto", "path": ".", "weight": 1.0}
 
 
@@ -406,21 +356,6 @@ def test_a_check_of_params_yaml_writes_over_nothing(tmp_path, root, arguments, m
     assert message in wrong.stderr.replace("\n", " ")
 
 
-def test_a_file_is_no_corpus_to_run_over(tmp_path):
-    with pytest.raises(UserError, match="is a file, not a directory"):
-        survey.survey(union_of(tmp_path))
-
-
-def test_real_recordings_and_captions(shared, tmp_path):
-    esc = check.check(shared / "data" / "esc10")
-    assert (esc.tables.format, esc.coverage, len(esc.tables.matched), esc.tables.orphans) == ("esc", 1.0, 240, [])
-    for name in ("train.csv", "val.csv", "test.csv"):
-        shutil.copy(shared / "data" / "audiocaps" / name, tmp_path / name)
-    report = check.check(tmp_path)
-    assert len(report.tables.missing) == 49_838 + 495 + 975
-    assert check.write_missing(report, tmp_path / "missing.csv") == 57_188
-
-
 def test_undecided_clips_are_not_covered(lay, tmp_path):
     lay("a/x.wav", "b/x.wav", "y.wav", **{"metadata.csv": "file_name,text\nx.wav,one\nx.wav,again\ny.wav,two\ngone.wav,three\n"})
     report = check.check(tmp_path)
@@ -432,19 +367,6 @@ def test_subtitles_beside_a_clip_are_not_the_clip(lay, tmp_path):
     report = check.check(tmp_path)
     assert [entry["path"] for entry in report.tables.matched] == ["r1nicOVtvkQ_30.wav"]
     assert (report.tables.collisions, report.damaged) == ([], [])
-
-
-def test_a_table_that_names_files_is_checked_as_it_is_scanned(tmp_path):
-    from tests.corpora.tiny import cell, put, write_table
-
-    put(tmp_path, "clips/a.wav")
-    named = [{"bytes": None, "path": f"clips/{name}.wav"} for name in "abc"]
-    write_table(tmp_path / "named.parquet", named, text=["one", "two", "three"])
-    write_table(tmp_path / "mixed.parquet", [cell(0), {"bytes": None, "path": "clips/d.wav"}], text=["four", "five"])
-    report = check.check(tmp_path)
-    assert sorted(entry["path"] for entry in report.tables.matched) == ["clips/a.wav", "mixed.parquet#0"]
-    assert sorted(entry["id"] for entry in report.tables.missing) == ["clips/b.wav", "clips/c.wav", "clips/d.wav"]
-    assert report.tables.orphans == []
 
 
 def test_rows_that_start_inside_a_recording_are_counted_and_may_have_no_clip(lay, tmp_path):

@@ -1,7 +1,5 @@
 """Which file a row of a manifest describes: by its path, name, part and folder, never one that another row means."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.corpora.manifest_rows import VIDEO, captions_of, joined, row
@@ -34,12 +32,6 @@ def test_the_row_whose_folder_agrees_has_the_file_and_the_other_is_missing():
     tables = joined(["cat/1.wav"], [row("dog/1.wav", "barks"), row("cat/1.wav", "meows", at=3)])
     assert captions_of(tables) == {None: ["barks"], "cat/1.wav": ["meows"]}
     assert [entry["id"] for entry in tables.missing] == ["dog/1.wav"]
-
-
-def test_a_file_in_another_folder_than_in_its_row_is_used_and_reported():
-    tables = joined(["sounds/dog.wav"], [row("audio/dog.wav")])
-    assert captions_of(tables) == {"sounds/dog.wav": ["a sound"]}
-    assert [(entry["reason"], entry["taken"]) for entry in tables.ambiguous] == [("found in another folder", "sounds/dog.wav")]
 
 
 def test_parts_keep_files_of_one_name_apart_and_never_lend_each_other_one():

@@ -1,7 +1,5 @@
 """Planted duplicates are found, unlike recordings are not, in any order; sounds without features are named."""
 
-from __future__ import annotations
-
 import io
 import json
 import shutil
@@ -97,10 +95,6 @@ def test_what_has_no_features_is_named(tmp_path):
     pairs, featureless = indexed({"silence": np.zeros(RATE, dtype=np.float32), "click": noise(0, 0.02), "a": noise(1)}, tmp_path)
     assert pairs == []
     assert sorted(featureless) == ["click", "silence"]
-
-
-def test_an_empty_index_has_no_pairs(tmp_path):
-    assert indexed({}, tmp_path) == ([], [])
 
 
 def test_uncertain_bits_are_looked_up_with_both_values_up_to_the_limit():
@@ -235,14 +229,6 @@ def test_planted_duplicates_of_real_recordings_are_found_and_nothing_else(plante
     assert all(0.4 <= pair["score"] <= 1 for pair in result.pairs)
 
 
-def test_a_duplicate_inside_esc10_is_found(shared, tmp_path):
-    # FireBurning.wav and FireBurning_v2.wav of one author: one recording under two Freesound numbers.
-    for name in ("2-28314-A.ogg", "2-30322-A.ogg", "2-30322-B.ogg"):
-        shutil.copy(shared / "data" / "esc10" / "010 - Fire crackling" / name, tmp_path / name)
-    result, _ = duplicates.find_in_folder(tmp_path, workers=1)
-    assert [(pair["a"], pair["b"]) for pair in result.pairs] == [("2-28314-A.ogg", "2-30322-A.ogg")]
-
-
 @pytest.fixture
 def folder(tmp_path) -> Path:
     root = tmp_path / "folder"
@@ -285,10 +271,6 @@ def test_the_command_refuses_what_is_no_folder_of_audio(tmp_path):
         done = CliRunner().invoke(app, ["corpus", "duplicates", str(path)])
         assert done.exit_code == 1
         assert words in done.output
-
-
-def test_the_number_of_workers_changes_nothing(folder):
-    assert duplicates.find_in_folder(folder, 1) == duplicates.find_in_folder(folder, 2)
 
 
 # ---- prepared clips ----
@@ -398,11 +380,6 @@ def test_fingerprints_of_unchanged_clips_are_taken_over(tmp_path, monkeypatch):
 def _write_with_report(output: Path, previous: Path | None, source: Path) -> None:
     report = duplicates.fingerprint_shard(source, output, previous)
     shards.write_report(output, report)
-
-
-def test_a_missing_shard_is_an_error(tmp_path):
-    with pytest.raises(UserError, match="no shards"):
-        duplicates.find(tmp_path, GROUPS.empty_table(), lambda *_: None, tmp_path / "scratch")
 
 
 def test_copies_in_a_parquet_table_are_found(tmp_path):

@@ -1,7 +1,5 @@
 """The list of what must not be used: read strictly, and obeyed by id and by digest."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Manifests that somebody damaged: every adapter gives tables or says what is wrong; `make fuzz` looks for long."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Rows and files joined: what describes what, and what is reported instead of guessed."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,20 +57,6 @@ def test_assumptions_are_reported():
     assert bare.startswith(f"1 files are named by a YouTube id without a start (first: {VIDEO}.wav)")
     assert inside.startswith("1 rows start inside a longer file (first: m.csv:3)")
     assert joined([f"{VIDEO}_30.wav"], [row(VIDEO, start_time=30.0)]).remarks == []
-
-
-def test_a_clip_that_other_columns_tell_is_the_recordings_and_the_missing_ones():
-    rows = [row(f"audio/{n}.wav", at=n, about=(VIDEO, start)) for n, start in enumerate((30.0, 90.0))] + [
-        row("audio/9.wav", at=9, about=("UDGBjjwyaqE", 20.0))
-    ]
-    tables = joined(["audio/0.wav", "audio/1.wav"], rows)
-    assert [(result["recording_id"], result["start_time"], result["group"]) for result in tables.recordings] == [
-        (f"{VIDEO}_30", 30.0, VIDEO),
-        (f"{VIDEO}_90", 90.0, VIDEO),
-    ]
-    assert [(entry["id"], entry["youtube_id"], entry["start_time"]) for entry in tables.missing] == [
-        ("audio/9.wav", "UDGBjjwyaqE", 20.0)
-    ]
 
 
 def test_missing_clips_are_reported_once_with_all_their_captions():
@@ -234,14 +218,6 @@ def test_what_several_manifests_tell_of_a_file_counts_once():
     assert joined(["x.wav"], again, unique=True).collisions == []
     more = [row("x.wav", "a dog", source=b"a.json"), row("x.wav", "a cat", source=b"b.json")]
     assert len(joined(["x.wav"], more, unique=True).collisions) == 1
-
-
-def test_files_of_one_name_in_several_folders_keep_equal_captions():
-    names = ["a/0.wav", "b/0.wav", "c/0.wav"]
-    rows = [row("0.wav", "a dog barks", source=f"{folder}/metadata.csv".encode()) for folder in "abc"]
-    tables = joined(names, rows)
-    assert captions_of(tables) == {name: ["a dog barks"] for name in names}
-    assert tables.remarks == []
 
 
 def test_ids_that_look_like_words_are_videos_among_others():

@@ -1,7 +1,5 @@
 """Spellings of licences as SPDX ids."""
 
-from __future__ import annotations
-
 import pytest
 
 from soundmill.corpora import licences

@@ -1,7 +1,5 @@
 """The embedded loops: enough of each kind, the same every time, and seamless."""
 
-from __future__ import annotations
-
 import csv
 from collections import Counter
 

@@ -1,7 +1,5 @@
 """Captions find their clips by id and time, never by order."""
 
-from __future__ import annotations
-
 from soundmill.corpora.captioning import join_words
 from soundmill.corpora.matching import Heard, match
 

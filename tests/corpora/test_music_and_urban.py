@@ -1,7 +1,5 @@
 """UrbanSound8K, GTZAN and NSynth by their published layouts."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

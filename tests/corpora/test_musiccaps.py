@@ -1,7 +1,5 @@
 """MusicCaps' csv."""
 
-from __future__ import annotations
-
 from soundmill.corpora import registry
 
 HEADER = "ytid,start_s,end_s,audioset_positive_labels,aspect_list,caption,author_id,is_balanced_subset,is_audioset_eval\n"

@@ -1,7 +1,5 @@
 """Tables, lists and names as people and programs write them: the inputs of ../shared/cases, and their brothers."""
 
-from __future__ import annotations
-
 import json
 import unicodedata
 

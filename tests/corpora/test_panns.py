@@ -1,7 +1,5 @@
 """AudioCaps in the forms of PANNs' lists and of WavCaps' code."""
 
-from __future__ import annotations
-
 from soundmill.corpora import registry
 
 CSV = 'file_name,caption_1,caption_2\r\nYr1nicOVtvkQ.wav,a dog barks,"rain, and wind"\r\nYYYYYYYYYYYY.wav,y,\r\n'

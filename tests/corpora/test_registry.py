@@ -1,7 +1,5 @@
 """The formats: their documentation, and that each is distinguished from every other."""
 
-from __future__ import annotations
-
 import ast
 import sys
 from dataclasses import fields
@@ -16,7 +14,7 @@ from soundmill import exports
 from soundmill.corpora import inventory, metadata, registry
 from soundmill.corpora.tables import Format
 from soundmill.errors import UserError
-from tests.corpora.tiny import cell, put, scan, write, write_table
+from tests.corpora.tiny import put, scan, write
 from tests.prepared import RATE, prepare
 
 
@@ -89,16 +87,6 @@ def test_why_the_only_parquet_cannot_be_read_is_reported(tmp_path):
         scan(tmp_path)
 
 
-def test_parquet_tables_that_were_read_are_not_reported(tmp_path):
-    write_table(tmp_path / "train.parquet", [cell(1), cell(2)], text=["a", "b"])
-    write_table(tmp_path / "again.parquet", [cell(1)], text=["a"])
-    assert (scan(tmp_path).format, scan(tmp_path).remarks) == ("audiofolder", [])
-    (tmp_path / "cut.parquet").write_bytes((tmp_path / "train.parquet").read_bytes()[:-8])
-    tables = scan(tmp_path)
-    assert [(row["path"], row["reason"]) for row in tables.rejected] == [("cut.parquet", "unreadable table")]
-    assert len(tables.recordings) == 3
-
-
 def test_texts_that_were_not_read_are_reported_and_readmes_are_not(tmp_path):
     put(tmp_path, "audio/a.wav", "audio/b.wav")
     for name in ("README.txt", "UrbanSound8K_README.txt", "license.txt", "LICENSE-audio.txt"):
@@ -106,11 +94,6 @@ def test_texts_that_were_not_read_are_reported_and_readmes_are_not(tmp_path):
     assert scan(tmp_path).remarks == []
     write(tmp_path, "captions/a.txt", "A dog barks")
     assert "first: captions/a.txt" in scan(tmp_path).remarks[0]
-
-
-def test_what_the_join_takes_for_granted_is_reported(lay):
-    tables = registry.read("auto", lay("r1nicOVtvkQ.wav", **MANIFESTS["audiocaps"]), 4)
-    assert ["named by a YouTube id without a start" in remark for remark in tables.remarks] == [True]
 
 
 CLAIMS = {  # a manifest of each format that names a recording as @

@@ -1,7 +1,5 @@
 """Manifest rows find their files under every naming convention, by id, and never a file of another id."""
 
-from __future__ import annotations
-
 import random
 from pathlib import Path
 

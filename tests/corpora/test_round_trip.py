@@ -1,7 +1,5 @@
 """What `soundmill corpus export` writes, our own adapters read back: the same captions, labels and splits for the same sounds."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

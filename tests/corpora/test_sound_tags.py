@@ -1,7 +1,5 @@
 """Tags inside sound files, and that reading them is bounded and costs nothing the second time."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

@@ -1,7 +1,5 @@
 """Recordings in files, in the cells of Parquet tables, and below the parts of a union: found, bounded, digested alike."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os
@@ -44,12 +42,6 @@ def reads(monkeypatch) -> list[int]:
 def content(corpus: Sources, raw_path: bytes, scratch) -> bytes:
     with corpus.open(raw_path, scratch) as path, open(path, "rb") as file:
         return file.read()
-
-
-def test_a_file_is_itself_whatever_its_name(tmp_path):
-    for name in (b"a b.wav", b"\xff\xfe.wav", b"x#1.parquet"):
-        with Sources({b"": bytes(tmp_path)}).open(name, tmp_path) as path:
-            assert path == os.path.join(bytes(tmp_path), name)
 
 
 def test_cells_are_read_back_as_decodable_files_that_vanish(tmp_path):

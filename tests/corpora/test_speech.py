@@ -1,7 +1,5 @@
 """Speech Commands, its ten digits as SC09, and LJSpeech by their published layouts."""
 
-from __future__ import annotations
-
 import pytest
 
 from soundmill.corpora import check

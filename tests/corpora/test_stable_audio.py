@@ -1,7 +1,5 @@
 """Recordings with a prompt beside each, as stable-audio-tools' datasets have them."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """The embedded corpus: what its plan promises, that captions tell the truth, and that its bytes never change."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter, defaultdict
 

@@ -1,7 +1,5 @@
 """TANGO's manifests: paths of another machine, a line per caption."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

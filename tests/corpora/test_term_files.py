@@ -1,7 +1,5 @@
 """Terms in texts beside recordings: readmes, credits and cards, which may also be about something else."""
 
-from __future__ import annotations
-
 import pytest
 
 from soundmill.corpora import registry, term_files, terms

@@ -1,7 +1,5 @@
 """Terms in the tables, JSON files and lists that corpora bring, in the form that they are published in."""
 
-from __future__ import annotations
-
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest

@@ -1,14 +1,12 @@
 """Terms of recordings, from `licences.csv` and licence files."""
 
-from __future__ import annotations
-
 import io
 
 import pytest
 from rich.console import Console
 
 from soundmill import params
-from soundmill.corpora import check, metadata, registry, terms, union
+from soundmill.corpora import check, registry, terms, union
 from soundmill.corpora.section import Directory
 from soundmill.corpora.tables import CorpusTables
 from soundmill.corpora.terms import TermsParams
@@ -86,13 +84,6 @@ def test_many_rows_may_name_recordings_with_brackets(lay):
     names = [f"[{number}].wav" for number in range(1001)]
     tables = filled(lay(*names, **{"licences.csv": HEADER + "".join(f"{name},CC0,,,\n" for name in names)}))
     assert set(of(tables, "licence").values()) == {("CC0-1.0",)}
-
-
-def test_a_file_that_is_too_large_is_not_read(lay, monkeypatch):
-    monkeypatch.setattr(metadata, "MAX_MANIFEST_BYTES", 100)
-    inventory = lay("a.wav", **{"licences.csv": HEADER + "*,CC0,,,\n" * 10})
-    with pytest.raises(UserError, match=r"licences\.csv: more than"):
-        filled(inventory)
 
 
 def test_the_nearest_licence_files_decide_where_no_row_matches(lay):

@@ -1,10 +1,8 @@
 """Several corpora as one: paths, ids, groups, splits and weights of the parts, and everything reported once."""
 
-from __future__ import annotations
-
 import pytest
 
-from soundmill.corpora import inventory, registry, sources
+from soundmill.corpora import inventory, registry
 from soundmill.corpora.union import UnionPart, unite
 from tests.corpora.tiny import captions, cell, put, recordings, write, write_table
 
@@ -86,17 +84,6 @@ def test_the_order_of_parts_does_not_matter(parts):
     _, first = unite(parts)
     _, second = unite(reversed(parts))
     assert first == second
-
-
-def test_recordings_in_tables_stay_where_they_are(tmp_path):
-    write_table(tmp_path / "hf" / "data" / "train.parquet", [cell(0), cell(1)], text=["A", "B"])
-    parts = [part(tmp_path / "hf", "hf"), part(put(tmp_path / "mine", "a/x.wav"), "mine")]
-    _, tables = unite(parts)
-    raw_path = sources.embedded_path(b"hf/data/train.parquet", 1)
-    assert [row["path"] for row in tables.recordings if row["raw_path"] == raw_path] == ["hf/data/train.parquet#1"]
-    places = sources.Sources({b"hf": bytes(tmp_path / "hf"), b"mine": bytes(tmp_path / "mine")})
-    with places.open(raw_path, tmp_path) as path, open(path, "rb") as file:
-        assert file.read() == cell(1)["bytes"]
 
 
 def test_folds_of_a_part_that_calls_all_of_it_train_become_splits(tmp_path):

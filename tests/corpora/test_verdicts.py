@@ -1,7 +1,5 @@
 """Rules held against measures whose verdict is known, over shards written for it."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

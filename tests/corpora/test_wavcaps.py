@@ -1,7 +1,5 @@
 """WavCaps' JSON in both shapes."""
 
-from __future__ import annotations
-
 import pytest
 
 from soundmill.corpora import registry

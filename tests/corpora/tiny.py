@@ -1,7 +1,5 @@
 """Tiny corpora on disk: real sounds under the names that a test wants, and whatever lies beside them."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Stages up to `rename` over small tables, called in the process of a test."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

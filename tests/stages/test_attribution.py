@@ -1,7 +1,5 @@
 """The attribution stage over a small checkpoint and a corpus whose terms change."""
 
-from __future__ import annotations
-
 import json
 
 from soundmill import attribution, params

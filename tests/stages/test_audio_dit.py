@@ -1,7 +1,5 @@
 """The family `audio_dit`: lengths of sounds and their windows, several conditions, inputs that do not belong together, adapters."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from itertools import combinations

@@ -1,7 +1,5 @@
 """Trainings that start from an imported model: its codec and text encoder make their inputs, and all or adapters alone train."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

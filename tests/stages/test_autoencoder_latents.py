@@ -1,13 +1,8 @@
 """An autoencoder of a small corpus and the latents it makes: learnt, kept, the same bytes however they were made."""
 
-from __future__ import annotations
-
 import json
 import math
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -121,10 +116,6 @@ def make_latents(project: Path, ports: dict[str, str] = OF_CLIPS, **changes) -> 
     """Run the stage in this process; returns its metrics."""
     stage.main(latents.run, "latents", arguments(project, ports, **changes))
     return json.loads((project / "data/l.json").read_text())
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
 
 
 @pytest.mark.slow
@@ -288,21 +279,3 @@ def test_clips_of_another_rate_are_refused(project):
         shards.write_rows(rows, path, manifest.CLIPS)
     with pytest.raises(SystemExit, match="'clip0' has 1 channels at 22050 Hz, the autoencoder needs 1 at 16000"):
         make_latents(project)
-
-
-def test_a_clip_that_is_not_there_is_named(project):
-    write_clips([f"other{number}" for number in range(6)], project / "data/sounds")
-    with pytest.raises(SystemExit, match="6 clips of the catalog are missing, first 'clip0'"):
-        make_latents(project)
-
-
-@pytest.mark.slow
-def test_bytes_hang_on_no_worker_and_no_thread(project):
-    make_latents(project)
-    first = contents(project / "data/clips")
-    shutil.rmtree(project / "data/.work")  # what was kept
-    command = [sys.executable, "-m", "stages.latents", *arguments(project, OF_CLIPS, workers=2)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert contents(project / "data/clips") == first

@@ -1,7 +1,5 @@
 """From a bucket to clips through the real stages: the same bytes as from a folder, whatever the server does."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Clips in several forms: real one-shots as a family wants them, and variants beside each other in one `dvc repro`."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil
@@ -14,11 +12,7 @@ import soundfile
 
 from soundmill import manifest, params, shards
 from soundmill.audio import flac
-from soundmill.audio.log_mels import iterate_log_mels
 from soundmill.audio.loudness import integrated_loudness
-from soundmill.audio.mel import SpectrogramParams, num_frames
-from soundmill.corpora.duplicates import fingerprint_shard
-from stages.spectrogram import spectrogram_shard
 from tests.checkouts import dvc
 from tests.corpora.tiny import sound
 from tests.stages.test_segment_resample import clips_of, inventory, reasons_of, run_both, settle
@@ -66,24 +60,6 @@ def test_one_shots_are_kept_in_stereo_at_their_own_rate(one_shots, tmp_path):
             np.testing.assert_allclose(wave, np.broadcast_to(original.T, wave.shape), atol=1.1 / 32768)
 
 
-def test_what_reads_clips_takes_one_shots_of_20_milliseconds(one_shots, tmp_path, root):
-    """A fingerprint (too short to tell, but there) and a log-mel as long as the clip."""
-
-    cut(tmp_path, one_shots, tail="keep", clip_seconds=5.0)
-    spec = SpectrogramParams(**params.compose(root / "conf", [])["spectrogram"]["tagger"]).spec
-    lengths = {clip["clip_id"]: clip["num_samples"] for clips in clips_of(tmp_path).values() for clip in clips}
-    for path in shards.shard_paths(tmp_path / "data/clips"):
-        for make, arguments in ((fingerprint_shard, ()), (spectrogram_shard, (spec.model_dump_json(),))):
-            output = tmp_path / make.__name__ / path.name
-            assert make(path, *arguments, output).quarantine == []
-    log_mels = dict(iterate_log_mels(tmp_path / "spectrogram_shard"))
-    assert {name: values.shape for name, values in log_mels.items()} == {
-        name: (spec.n_mels, num_frames(spec, samples)) for name, samples in lengths.items()
-    }
-    assert all(np.isfinite(values).all() for values in log_mels.values())
-    assert min(lengths.values()) < 400
-
-
 def test_clips_come_to_one_loudness_and_are_measured_before_it(one_shots, tmp_path):
     for name, target in (("none", "none"), ("even", -30.0)):
         (tmp_path / name).mkdir()
@@ -111,23 +87,6 @@ def test_a_variant_may_refuse_what_it_would_have_to_upsample(one_shots, tmp_path
     mono = {path.name for path in one_shots.glob("*.flac") if soundfile.info(path).channels == 1}
     assert reasons_of(tmp_path, "segment") == {"low.wav": "low rate", "data.wav": "low rate", **dict.fromkeys(mono, "few channels")}
     assert set(clips_of(tmp_path)) == {path.name for path in one_shots.glob("*.flac")} - mono != set()
-
-
-def test_a_corpus_of_44100_hz_gives_clips_at_the_published_scale(tmp_path, root):
-    """Mono and stereo, for each family of high rates."""
-    folder, plans = tmp_path / "audio", {}
-    folder.mkdir()
-    for name, channels in (("mono", 1), ("stereo", 2)):
-        soundfile.write(folder / f"{name}.wav", 0.1 * np.random.default_rng(0).standard_normal((88_200, channels)), 44_100)
-    for family in ("rave", "diffusion_ae", "diffusion_vocoder", "upsampler"):
-        document = params.compose(root / "conf", [f"model={family}", "scale=paper"])
-        plans[json.dumps(document["clips"][document["families"][family]["clips"]])] = family
-    assert len(plans) == 2
-    for plan, family in plans.items():
-        (tmp_path / family).mkdir()
-        metrics = cut(tmp_path / family, folder, **json.loads(plan))
-        assert (metrics["clips"], metrics["upsampled_recordings"]) == (2, 0)
-        assert set(clips_of(tmp_path / family)) == {"mono.wav", "stereo.wav"}
 
 
 def test_surround_gives_its_first_two_channels_to_stereo_and_the_mean_to_mono(tmp_path):

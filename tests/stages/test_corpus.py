@@ -1,7 +1,5 @@
 """The embedded corpus: the same bytes by any number of workers, and a caption of its own for every clip."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Text states of a corpus: every caption once, the same bytes however they were made, anew when encoder or caption change."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Captions from tags inside files, from `scan` to `rename`: every container, hostile tags, older tables, real recordings."""
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 

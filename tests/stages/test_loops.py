@@ -1,7 +1,5 @@
 """From recordings to clips of one bar: the embedded loops, and folders in which there is none, or one."""
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 

@@ -1,12 +1,9 @@
-from __future__ import annotations
-
 import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -20,7 +17,6 @@ from soundmill.audio.pressure import mix, mix_ratio, pressure_level
 from soundmill.params import read_yaml, write_yaml
 from soundmill.training.tagger import load_tagger
 from stages import mixup, spectrogram, tagger
-from tests.cluster import Cluster
 from tests.prepared import execution
 
 SHARDS = 3
@@ -128,36 +124,6 @@ def test_same_bytes_with_one_worker_and_two_and_again(project):
     first = run_all(1)
     assert first == run_all(2)
     assert {Path(name).parts[0] for name in first} >= {"mixes", "spectrograms", "tagger", "tagger.csv", "mixup.json"}
-
-
-@pytest.mark.slow
-def test_the_same_mixes_and_spectrograms_on_a_dask_cluster(project, tmp_path_factory):
-    from distributed import Client
-
-    def run_all() -> dict[str, bytes]:
-        for name in ("mixup", "spectrogram"):
-            make(project, name)
-        return contents(project / "data")
-
-    here = run_all()
-    for name in ("mixes", "spectrograms", ".work"):  # or there would be nothing to make
-        shutil.rmtree(project / "data" / name, ignore_errors=True)
-    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
-    try:
-        cluster.start_scheduler()
-        cluster.start_two_workers()
-        change(project, "execution", dask=cluster.address)
-        with Client(cluster.address) as client:
-            before = client.run(steps_taken)
-            assert run_all() == here
-            after = client.run(steps_taken)
-    finally:
-        cluster.stop()
-    assert sum(after.values()) - sum(before.values()) >= 3 * SHARDS
-
-
-def steps_taken(dask_worker: Any) -> int:
-    return dask_worker.state.transition_counter
 
 
 def test_mixes_are_of_the_training_split_at_equal_pressure(project):

@@ -3,8 +3,6 @@
 Skipped where a package is missing: `pip install -e '.[gs,az]' gcp-storage-emulator` and `npm install --global azurite` bring them.
 """
 
-from __future__ import annotations
-
 import base64
 import os
 import shutil

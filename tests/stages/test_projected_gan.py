@@ -1,7 +1,5 @@
 """The family `projected_gan`: what it looks through, and loops at a tempo."""
 
-from __future__ import annotations
-
 import json
 import struct
 from functools import partial
@@ -12,11 +10,10 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-from soundmill import manifest, params, shards
+from soundmill import manifest, shards
 from soundmill.commands import app
 from soundmill.decoding import decode
 from soundmill.models import registry
-from tests.imports import ROOT
 from tests.stages import of_waves
 from tests.stages.families import ROWS
 
@@ -63,13 +60,6 @@ def test_what_discriminators_looked_through_is_told(tmp_path, data, names):
     assert "discriminators on " in about["weights"]
     (back,) = (tmp_path / "codec").iterdir()
     assert np.abs(soundfile.read(back)[0]).max() > 0.01
-
-
-@pytest.mark.parametrize("vocoder", ["griffin_lim", "melgan_laptop"])
-def test_the_tagger_is_there_whatever_makes_the_sound(vocoder):
-    wiring = params.compose(ROOT / "conf", ["model=projected_gan", f"vocoder={vocoder}"])["families"]["projected_gan"]
-    assert wiring["tagger"] == "data/tagger"
-    assert wiring["parts"] == ("data/projected_gan" if vocoder == "melgan_laptop" else wiring["inputs"])
 
 
 def test_a_judge_is_marked_however_long_ago_it_was_a_projector(tmp_path, trainings, data):

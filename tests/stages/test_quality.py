@@ -1,7 +1,5 @@
 """Real recordings with bad ones among them, from the scan to the quarantine, the table of duplicates and the page."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json
@@ -270,16 +268,6 @@ def test_the_page_stays_within_its_bounds(here, project):
     call(duplicates)
     page = Page(Path("data/duplicates.html").read_text(encoding="utf-8"))
     assert (page.tags["audio"], page.text.count("Sound omitted")) == (1, 1)
-
-
-def test_the_same_bytes_again_and_with_another_number_of_workers(judged, here, project):
-    settle(here, project / "recordings", workers=2)
-    for _ in range(2):  # the second takes over the fingerprints of the first
-        call(duplicates)
-        call(quality)
-        tables = "quality.parquet", "duplicates.parquet", "quarantine/quality.parquet"
-        for name in (*tables, "quality.html", "duplicates.html", "metrics/quality.json"):
-            assert Path("data", name).read_bytes() == (judged / "data" / name).read_bytes()
 
 
 def test_rules_that_leave_nothing_are_an_error_that_names_the_rule(here, project):

@@ -1,7 +1,5 @@
 """The family `rave`: its codec's two phases, and what is transferred for its report."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The named files as TANGO reads them."""
 
-from __future__ import annotations
-
 import io
 import os
 import shutil
@@ -14,7 +12,6 @@ import soundfile
 
 from soundmill import manifest, shards
 from stages import rename, scan
-from tests.lost_bits import lose_a_bit
 from tests.stages.handling import (
     NAMING,
     RATE,
@@ -104,16 +101,6 @@ def test_rename_of_a_changed_corpus_links_what_is_the_same(small, tmp_path_facto
     call_rename()
     assert tree(fresh / "data/audiocaps") == tree(small / "data/audiocaps")
     assert (fresh / "data/catalog.parquet").read_bytes() == (small / "data/catalog.parquet").read_bytes()
-
-
-def test_rename_does_not_hand_on_a_named_wav_with_a_lost_bit(small, capsys):
-    call_rename()
-    first = tree(small / "data/audiocaps")
-    lose_a_bit(small / "data/audiocaps/audio/bbbbbbbbbbb_0.wav", 0.5)  # one file with what is kept
-    assert tree(small / "data/audiocaps") != first
-    call_rename()
-    assert tree(small / "data/audiocaps") == first
-    assert "1 damaged and rebuilt" in capsys.readouterr().out
 
 
 def test_rename_refuses_ids_that_come_twice_or_leave_the_directory(small, capsys):

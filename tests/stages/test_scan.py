@@ -1,20 +1,15 @@
 """The inventory of an external corpus: what is recorded, quarantined and refused."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 
 from soundmill import attribution, manifest, stage, tracking
 from soundmill.corpora import handover, registry, survey
 from stages import corpus, scan
-from tests.lost_bits import lose_a_bit
 from tests.stages.handling import (
     CORPUS,
     TERMS,
@@ -115,23 +110,6 @@ def test_scan_reads_again_what_changed_after_the_survey(surveyed, monkeypatch, c
     assert captions == (set() if change == "format" else {f"sound {'z' if change == 'caption' else 'a'}", "sound b", "sound c"})
 
 
-@pytest.mark.parametrize("name", ["recordings.parquet", "captions.parquet", "outcome.json"])
-def test_scan_does_not_hand_on_tables_with_a_lost_bit(project, capsys, name):
-    (project / "sounds").mkdir()
-    (project / "sounds" / "a.wav").write_bytes(b"RIFF")
-    settle(project, corpus=external("sounds"))
-    metrics = call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")
-    before = tree(project / "data" / "corpus")
-    (kept,) = (project / "data/.work/scan/kept").rglob(name)
-    lose_a_bit(kept, 0.5)
-    capsys.readouterr()
-    assert call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus") == metrics
-    assert tree(project / "data" / "corpus") == before
-    assert f"1 damaged and rebuilt ({name})" in capsys.readouterr().out
-    call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")
-    assert "damaged" not in capsys.readouterr().out
-
-
 def test_links_out_of_the_corpus_are_followed_where_the_parameters_say_so(project):
     (project / "sounds" / "rain").mkdir(parents=True)
     (project / "elsewhere").mkdir()
@@ -158,21 +136,6 @@ def test_links_out_of_the_corpus_are_followed_where_the_parameters_say_so(projec
         path.unlink()
         path.write_bytes(content)
     assert call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")["remarks"] == []
-
-
-def test_the_scan_refuses_by_its_header_what_is_longer_than_the_parameters_allow(project):
-    (project / "sounds").mkdir()
-    hour, size = project / "sounds" / "hour.wav", 3600 * 32_000
-    soundfile.write(hour, np.zeros(16_000), 16_000, subtype="PCM_16")
-    os.truncate(hour, 44 + size)  # sparse: it takes no room
-    with hour.open("r+b") as file:
-        file.seek(40)
-        file.write(size.to_bytes(4, "little"))
-    (project / "sounds" / "short.wav").write_bytes(b"RIFF")
-    for seconds, rejected in ((600.0, [("hour.wav", "too long")]), (7200.0, [])):
-        settle(project, corpus=external("sounds") | {"max_seconds": seconds})
-        assert call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")["recordings"] == 2 - len(rejected)
-        assert [(row["path"], row["reason"]) for row in table("data/quarantine/scan.parquet")] == rejected
 
 
 @pytest.mark.parametrize(

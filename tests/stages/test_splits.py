@@ -1,7 +1,5 @@
 """Splits and the catalog: rejected clips are left out, and duplicates do not cross splits."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The family `tango`: prompts, the best of several sounds and weights, and inputs that do not belong together."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace
@@ -94,28 +92,6 @@ def test_nothing_is_made_that_cannot_be_written_or_heard(tmp_path, trainings, tr
     assert "a checkpoint of family 'tango', not 'ddpm_mel'" in done.output
     done = CliRunner().invoke(commands.app, ["generate", "a bell", "--family", "tagno"])
     assert "did you mean 'tango'" in done.output
-
-
-def test_the_command_line_takes_a_prompt(tmp_path, trained):
-    arguments = [
-        "generate",
-        "a dog barks, then rain",
-        "--family",
-        "tango",
-        "--set",
-        "num_steps=3",
-        "--set",
-        "guidance_scale=3",
-        "-n",
-        "2",
-    ]
-    arguments += ["--checkpoint", str(trained / "model"), "--output", str(tmp_path)]
-    done = CliRunner().invoke(commands.app, arguments)
-    assert done.exit_code == 0, done.output
-    output = sorted(tmp_path.glob("*.wav"))
-    assert [str(path) for path in output] == done.output.split()
-    with soundfile.SoundFile(output[0]) as sound:
-        assert json.loads(sound.comment)["prompt"] == "a dog barks, then rain"
 
 
 def test_the_best_of_several_is_kept_by_clap(tmp_path, trained, monkeypatch):

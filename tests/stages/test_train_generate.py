@@ -1,8 +1,6 @@
 """The stages `train` and `generate`, by the family `ddpm_mel` in small: weights that are kept and chosen, scores, killed processes,
 labels as people write them, and pictures that fail."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil
@@ -32,15 +30,13 @@ from soundmill.tracking import StageRun
 from soundmill.training import checkpoint
 from tests.imports import ROOT
 from tests.stages import of_waves
-from tests.stages.families import ROWS, pictures
+from tests.stages.families import ROWS
 from tests.training.killing import Killed, die_before
 
 ROW = ROWS["ddpm_mel"]
 WHOLE = ["best.safetensors", "config.json", "model.safetensors", manifest.TRAINED_ON_FILE]
 LONG = (".steps=12", ".log_every_steps=2", ".validate_every_steps=4", ".samples_every_steps=5", ".keep_every_steps=4", ".keep=1")
 SCORED = (".score_every_steps=5", ".score_requests=4", ".score_share=null")
-GUIDED = ["num_steps=3", "guidance_scale=1.5"]
-
 train, generate = partial(of_waves.train, "ddpm_mel"), partial(of_waves.generate, "ddpm_mel")
 
 
@@ -244,32 +240,6 @@ def test_a_reconstruction_sounds_like_the_recording(tmp_path, trainings):
         assert np.exp(back).sum() == pytest.approx(np.exp(real).sum(), rel=0.1)
 
 
-@pytest.mark.parametrize("conditional", [True, False])
-def test_paper_scale_trains_and_generates(tmp_path, conditional):
-    """As published but for sizes: fewer bands, timesteps, frames and channels, one epoch. Unconditional by that one parameter."""
-    row = replace(ROW, choices=("scale=paper",), sizes=(), lacks=("steps", "batch_size"))
-    document = row.composed(
-        ".epochs=1", ".batch_size=2", f".conditional={conditional}", ".picture.seconds=0.3", ".picture.width=32"
-    )
-    document["spectrogram"]["ddpm_mel"] |= {"n_fft": 1600, "n_mels": 64}
-    network = document["ddpm_mel"]["train"]["network"]
-    network["widths"], network["attention_levels"] = [8, 8, 16, 16], [2, 3]
-    document["ddpm_mel"]["train"]["diffusion"]["num_timesteps"] = 8
-    for part in ("train", "generate"):
-        document["ddpm_mel"][part]["sampling"] |= {"num_steps": 7, "griffin_lim_iterations": 2}
-    data = tmp_path / "data"
-    pictures(data, ROW, None)
-    shutil.rmtree(data / "inputs")
-    of_waves.write_mels(data, of_waves.spec_of(document, "ddpm_mel"), "inputs")
-    assert train(tmp_path, data, document)["labels"] == (2 if conditional else 0)
-    output = generate(tmp_path, data, document)
-    assert json.loads((tmp_path / "generate.json").read_text())["conditioned"] == (2 if conditional else 0)
-    for content in output.values():
-        wave = np.frombuffer(content, "<i2")
-        assert len(wave) == 4800
-        assert wave.any()
-
-
 def test_without_labels_it_is_unconditional_and_says_so(tmp_path, data, capfd):
     train(tmp_path, data, ROW.composed(".steps=1"), "unlabelled.parquet")
     assert "unconditional" in capfd.readouterr().out
@@ -337,25 +307,6 @@ def test_pictures_that_fail_lose_neither_model_nor_sounds(strange, tmp_path, cap
     (path,) = generation.generate_sounds(tmp_path / "model", ["rain"], 1, 0, tmp_path / "sounds", tmp_path)
     assert soundfile.info(path).frames == 4800
     assert re.fullmatch(f"{tmp_path}/sounds/spectrograms\\.png " + failed, capfd.readouterr().err.strip())
-
-
-def test_sounds_on_demand(tmp_path, trained):
-    paths = generation.generate_sounds(trained / "model", ["bel"], 2, 1, tmp_path / "a", tmp_path, GUIDED)
-    assert [path.name for path in paths] == ["bell-1-001.wav", "bell-1-002.wav"]
-    with soundfile.SoundFile(paths[1]) as sound:
-        said = json.loads(sound.comment)
-    assert said.pop("weights").startswith("last weights (step 12, held-out loss ")
-    assert {**said, "checkpoint": None} == {
-        "family": "ddpm_mel", "checkpoint": None, "prompt": "bell", "seed": 1, "number": 2,
-        "sampling": {**config_of(trained)["params"]["sampling"], "num_steps": 3, "guidance_scale": 1.5},
-    }  # fmt: skip
-    assert said["checkpoint"] == hashing.tree_digest(trained / "model")
-    assert (tmp_path / "a/spectrograms.png").read_bytes().startswith(b"\x89PNG")
-    again = generation.generate_sounds(trained / "model", ["bell"], 2, 1, tmp_path / "b", tmp_path, GUIDED)
-    assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in again]
-    assert paths[0].read_bytes() != paths[1].read_bytes()
-    with pytest.raises(UserError, match=r"unknown label 'rian'; did you mean 'rain'\? \(labels: bell, rain\)"):
-        generation.generate_sounds(trained / "model", ["rian"], 1, 1, tmp_path / "c", tmp_path)
 
 
 def test_label_by_part():

@@ -1,7 +1,5 @@
 """A union of folders, of recordings inside a Parquet table and of AudioCaps' csv files, through the real stages to the catalog."""
 
-from __future__ import annotations
-
 import io
 import json
 import shutil
@@ -15,7 +13,7 @@ import soundfile
 from soundmill import manifest, params, shards, stage
 from soundmill.decoding import decode
 from stages import resample, scan, segment, splits
-from tests.corpora.tiny import put, sound, write, write_table
+from tests.corpora.tiny import put, write, write_table
 from tests.prepared import PLAN, execution
 from tests.stages.handling import BOUNDS, CATALOG, call_catalog
 
@@ -127,17 +125,3 @@ def test_a_union_from_scan_to_catalog(project, shared):
         peak = max(1.0, float(np.abs(decode.read_mono(path, RATE, 60.0)).max()))
         assert np.abs(wave[: len(expected)] - expected / peak).max() < 1.1 / 32768
     assert not list(Path("data").rglob("embedded-*"))
-
-
-@pytest.mark.parametrize(
-    ("corpus", "message"),
-    [
-        (union_of(), r"corpus\.parts to \{name:"),
-        (union_of(a={"format": "auto", "path": "../gone", "weight": 1.0}), r"corpus\.parts\.a: .*gone: no such directory"),
-    ],
-)
-def test_mistakes_in_a_union_are_named(project, corpus, message):
-    write(project.parent, "a/x.wav", sound(1))
-    settle(corpus)
-    with pytest.raises(SystemExit, match=message):
-        call(scan, "--corpus", "data/corpus", section="corpus")

@@ -1,7 +1,5 @@
 """Waves of unit variance, in the families and components that diffuse waves: what is stored, and what earlier checkpoints give."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -9,12 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from soundmill import params
 from soundmill.audio import flac, mel
 from soundmill.models import registry
 from soundmill.models.components.unet1d.codec import codec
 from soundmill.models.components.unet1d.vocoder import vocoder
-from tests.imports import ROOT
 from tests.models.components.test_mel_autoencoder import SPEC
 from tests.stages import of_waves
 from tests.stages.components import ROWS, Components
@@ -89,18 +85,3 @@ def test_an_earlier_component_makes_the_same_sounds(tmp_path, components: Compon
     assert torch.equal(output(name, place), expected)
     (place / "config.json").write_text(json.dumps({**made, "sigma_data": LEVEL}))
     assert output(name, place).std() < 0.5 * expected.std()
-
-
-@pytest.mark.parametrize("family", ["waveform_unet", "upsampler", "diffusion_vocoder"])
-def test_published_scales_keep_the_published_noise(family):
-    for scale, unit in (("paper", False), ("gpu", True), ("laptop", "per_frequency" if family == "waveform_unet" else True)):
-        train = params.compose(ROOT / "conf", [f"model={family}", f"scale={scale}"])[family]["train"]
-        assert train["unit_variance"] == unit
-
-
-def test_published_components_keep_the_published_noise():
-    for scale, unit in (("paper", False), ("gpu", True), ("laptop", True)):
-        document = params.compose(ROOT / "conf", ["model=diffusion_ae", f"scale={scale}"])
-        assert document["diffusion_ae"]["autoencoder"]["weights"]["unit_variance"] == unit
-    for name, unit in (("diffusion", False), ("diffusion_laptop", True)):
-        assert params.compose(ROOT / "conf", [f"vocoder={name}"])["vocoder"]["weights"]["unit_variance"] == unit

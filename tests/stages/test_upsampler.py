@@ -1,7 +1,5 @@
 """The family `upsampler`: what it hears, and its command."""
 
-from __future__ import annotations
-
 import numpy as np
 import soundfile
 import torch

@@ -1,7 +1,5 @@
 """A vocoder of real recordings: it learns."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

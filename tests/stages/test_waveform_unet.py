@@ -1,7 +1,5 @@
 """The family `waveform_unet`: what it makes of recordings and between seeds, its conditions, and the crops it trains on."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import soundfile

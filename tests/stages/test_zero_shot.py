@@ -1,7 +1,5 @@
 """Captions and words beside sounds, by a small CLAP of random weights: scores, tags, captions that do not fit, the page."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 
@@ -166,21 +164,6 @@ def test_without_an_embedder_the_catalog_is_that_without_scores(captioned):
     assert Path("data/catalog.parquet").read_bytes() == compared
     assert (metrics["captions_compared"], metrics["captions_left_out"], metrics["clips_tagged"]) == (0, 0, 0)
     assert "No caption was compared" in Page(Path("data/catalog.html").read_text(encoding="utf-8")).text
-
-
-@pytest.mark.slow
-def test_the_same_bytes_with_other_workers_and_after_a_change_of_one_caption(captioned):
-    set_params(captioned, ZERO_SHOT)
-    compare()
-    first = Path("data/zero_shot.parquet").read_bytes()
-    rows = table("data/corpus/captions.parquet")
-    for caption in ("another", rows[0]["caption"]):
-        os.unlink("data/corpus/captions.parquet")
-        shards.write_rows([rows[0] | {"caption": caption}, *rows[1:]], Path("data/corpus/captions.parquet"), manifest.CAPTIONS)
-        set_params(captioned, ZERO_SHOT, workers=2)
-        compare()
-        assert table("data/zero_shot.parquet")[0]["captions"][0]["caption"] == caption
-    assert Path("data/zero_shot.parquet").read_bytes() == first
 
 
 def test_missing_weights_are_named_with_the_command_that_fetches_them(captioned, capsys):
