@@ -1,7 +1,5 @@
 """Pictures show any text as it is written, whoever wrote it."""
 
-from __future__ import annotations
-
 import io
 import warnings
 

@@ -1,7 +1,5 @@
 """A fingerprint stays what it is under what copies go through, and unlike sounds have nothing in common."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given

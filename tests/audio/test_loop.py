@@ -1,7 +1,5 @@
 """Loops that go on at their beginning."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from soundmill.audio.loop import closed

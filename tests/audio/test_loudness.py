@@ -1,7 +1,5 @@
 """Loudness: ITU's own numbers, clips shorter than a block, silence, and gains that would clip."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import math
 from contextlib import nullcontext
 
@@ -42,14 +40,6 @@ def test_filterbank_is_the_published_one(spec):
     np.testing.assert_allclose(bank, triangles(spec), atol=2e-4 * float(bank.max()))
 
 
-def test_slaney_bands_have_unit_area_and_htk_bands_unit_peak():
-    area = mel.mel_filterbank(TANGO).sum(0) * 16000 / 1024
-    assert (area[20:] - 1).abs().max() < 0.05  # the narrow low bands are sampled by two or three bins
-    peak = mel.mel_filterbank(HTK).amax(0)
-    assert peak.max() <= 1
-    assert peak[20:].min() > 0.9
-
-
 @pytest.mark.parametrize("num_samples", [1, 400, 513, 5000, 6399, 6400, 6401, 20_000])
 @pytest.mark.parametrize("peak", [None, 0.5])
 def test_a_wave_in_blocks_has_the_log_mel_of_the_whole(num_samples, peak, monkeypatch):
@@ -70,11 +60,6 @@ def test_bands_of_unit_area_are_brought_to_unit_peak(power):
     torch.testing.assert_close(mel.of_unit_peak(area, spec), peak, atol=1e-4, rtol=0)
     assert (area - peak).abs().min() > 1
     assert mel.of_unit_peak(peak, plain) is peak
-
-
-@pytest.mark.parametrize(("samples", "frames"), [(0, 1), (159, 1), (160, 2), (80_000, 501), (163_840, 1025)])
-def test_frames_of_a_centred_stft(samples, frames):
-    assert mel.num_frames(TANGO, samples) == frames
 
 
 @pytest.mark.parametrize("samples", [1, 100, 512, 513, 1024, 16_000])
@@ -106,28 +91,12 @@ def test_values_are_the_definition_s(change):
     assert np.abs(values - expected).max() < 2e-3
 
 
-@pytest.mark.parametrize("spec", [TANGO, HTK], ids=["slaney", "htk"])
-def test_a_1_khz_tone_is_loudest_in_the_band_around_1_khz(spec):
-    wave = np.sin(2 * math.pi * 1000 * np.arange(16_000) / 16_000)
-    band = int(mel.log_mel(wave, spec)[:, 50].argmax())
-    assert triangles(spec)[64, band] == triangles(spec)[64].max()  # bin 64 is 1000 Hz
-    # 0..8000 Hz is 45.245 Slaney mels, 2840 HTK mels; 1000 Hz is 15 and 1000 of them.
-    assert band == {"slaney": round(15 / 45.245 * 65) - 1, "htk": round(1000 / 2840 * 41) - 1}[spec.mel_scale]
-
-
 def test_values_of_a_tone_and_of_silence():
     amplitude = 0.25
     wave = amplitude * np.cos(2 * math.pi * 1000 * np.arange(16_000) / 16_000)
     magnitude = mel.mel_spectrogram(TANGO).spectrogram(torch.tensor(wave, dtype=torch.float32))[64, 50]
     assert float(magnitude) == pytest.approx(amplitude * 1024 / 4, rel=1e-5)  # half of the sum of a Hann window of 1024, halved
     assert np.unique(mel.log_mel(np.zeros(16_000), TANGO)).tolist() == pytest.approx([math.log(1e-5)])
-
-
-def test_ten_decibels_are_ten_decibels():
-    wave = np.random.default_rng(0).normal(size=16_000)
-    for spec, step in ((TANGO, math.log(10) / 2), (HTK, math.log(10))):
-        louder = mel.log_mel(wave * 10**0.5, spec) - mel.log_mel(wave, spec)
-        assert np.abs(louder - step).max() < 1e-3
 
 
 def test_every_clip_comes_to_the_same_peak_where_the_spec_says():

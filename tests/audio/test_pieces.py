@@ -1,7 +1,5 @@
 """Sounds cut into pieces and windows: what is made of them is what is made of the whole, and no more is held than they need."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from itertools import pairwise
 

@@ -1,7 +1,5 @@
 """The resampler: exact lengths, no audible aliases, and the same samples however the stream was cut."""
 
-from __future__ import annotations
-
 from fractions import Fraction
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Files of every kind that ffmpeg writes, each with a second of a tone, and what becomes of one."""
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 

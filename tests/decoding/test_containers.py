@@ -1,7 +1,5 @@
 """Damaged, lying and hostile files are refused by their bytes, each with its reason; valid ones are not."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import random

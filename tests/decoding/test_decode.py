@@ -1,7 +1,5 @@
 """Any real file decodes to what it holds, whatever its name, in bounded memory; what is wrong is refused with its reason."""
 
-from __future__ import annotations
-
 import os
 import socket
 import struct

@@ -1,7 +1,5 @@
 """ffmpeg decodes many files at once as it decodes one; it never hangs, outlives nobody and reads no other file."""
 
-from __future__ import annotations
-
 import os
 import random
 import re

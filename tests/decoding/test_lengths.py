@@ -1,7 +1,5 @@
 """A file holds the sound that is in it: neither tags, padding, chunks nor what its header could not know change the samples."""
 
-from __future__ import annotations
-
 import io
 import re
 import struct

@@ -1,7 +1,5 @@
 """Loops made longer and shorter: beats stay where they are, tones keep their pitch."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """The cache of embeddings: what is put in comes back, whoever else reads and writes."""
 
-from __future__ import annotations
-
 import random
 from concurrent.futures import ThreadPoolExecutor
 

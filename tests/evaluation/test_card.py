@@ -1,8 +1,6 @@
 """The card of a result: complete, and the same bytes on every machine but for the hardware."""
 
-from __future__ import annotations
-
-from soundmill.evaluation import card, ladder
+from soundmill.evaluation import card
 
 RUNGS = {"generated": 8.8, "real": 3.2, "pieces_200ms": 4.4, "pieces_50ms": 10.0, "bits_8": 3.3, "missing_class": 5.0}
 
@@ -79,29 +77,3 @@ def test_only_the_last_section_depends_on_the_machine(tmp_path, monkeypatch):
     assert parts[0][0] == parts[1][0]
     assert parts[0][1] != parts[1][1] == "\n\nanother machine\n"
     assert "| candidates per prompt | unknown |" in parts[0][0]
-
-
-def test_without_a_ladder(tmp_path):
-    metrics = result(warnings=[], left_out={"ladder": "too few sounds"})
-    del metrics["ladder"]
-    card.write(tmp_path, "a", metrics, COMMAND, 1)
-    text = (tmp_path / card.CARD).read_text(encoding="utf-8")
-    assert "## The ladder" not in text
-    assert "- `ladder`: too few sounds" in text
-    assert "## Warnings\n\n- none\n" in text
-    assert not (tmp_path / "ladder.tex").exists()
-
-
-def test_a_figure_that_fails_is_told(tmp_path, monkeypatch):
-    def fail(*_: object, **__: object) -> None:
-        raise RuntimeError("no room")
-
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
-    card.write(tmp_path, "a", result(), COMMAND, 1)
-    text = (tmp_path / card.CARD).read_text(encoding="utf-8")
-    assert "scores.png" not in text
-    assert "- no chart: RuntimeError: no room" in text
-
-
-def test_every_rung_has_a_name():
-    assert set(RUNGS) <= {ladder.GENERATED, *ladder.RUNGS}

@@ -1,7 +1,5 @@
 """Which of two models is better: the test holds its size, finds a difference, and pairs by id."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
@@ -58,13 +56,6 @@ def test_a_real_difference_is_found(metric):
     assert (other["better"], other["difference"]) == ("a" if sure else "neither", pytest.approx(-result["difference"]))
 
 
-def test_a_small_p_with_zero_in_the_interval_is_no_difference():
-    result = compare("mmd", *models(6, effect=0.3), seed=0, replicates=99)
-    assert result["p"] < 0.05
-    assert result["low"] < 0 < result["high"]
-    assert result["better"] == "neither"
-
-
 @pytest.mark.parametrize("metric", ["recall", "coverage"])
 def test_what_partners_both_reach_hides_no_difference_and_makes_none(metric):
     """Sounds in the place of others that are near them; shares of few rows are often equal, so that p is rather too large."""
@@ -113,12 +104,6 @@ def test_what_prompts_do_to_both_cancels_out():
     assert alone["low"] < result["b"] < alone["high"]
     assert result["low"] > 0
     assert result["p"] < 0.05
-
-
-def test_the_same_set_twice_is_no_difference():
-    a, _, reference = models(3)
-    result = compare("fad", a, a, reference, seed=0, replicates=50)
-    assert (result["difference"], result["p"], result["better"]) == (0, 1, "neither")
 
 
 @pytest.mark.parametrize("metric", scores.METRICS)

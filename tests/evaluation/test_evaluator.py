@@ -1,12 +1,7 @@
 """Two folders in, a result out; and none of the mistakes that evaluators are known for (docs/evaluation.md lists them)."""
 
-from __future__ import annotations
-
 import json
-import os
-import random
 import shutil
-from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +15,6 @@ from soundmill.errors import UserError
 from soundmill.evaluation import cache, embedders, evaluator, features, folders, ladder, protocols
 from soundmill.evaluation.protocols import ScoreSpec
 from soundmill.evaluation.wave_facts import WaveFacts
-from soundmill.metrics import scores
 from tests import clap_weights, recorded
 from tests.lost_bits import lose_a_bit
 
@@ -126,48 +120,16 @@ def test_nothing_is_spoiled_for_metrics_that_are_not_measured(setup, tmp_path, i
     assert f"none of its metrics ({metrics[0]}) can be measured" in result["left_out"]["ladder"]
 
 
-def test_a_rung_that_cannot_be_measured_is_told(setup, tmp_path, in_this_process, monkeypatch):
-    output, real = (put(tmp_path / name, [f"{index}.wav" for index in range(24)], first) for name, first in (("a", 0), ("b", 50)))
-    compute = scores.compute
-
-    def fail(metric, generated, *args, **options):
-        if any("#" in one for one in generated.ids):
-            raise UserError("too few different sounds")
-        return compute(metric, generated, *args, **options)
-
-    monkeypatch.setattr(scores, "compute", fail)
-    of_texture = protocol("mmd").with_embedders(["texture"])
-    metrics = evaluator.evaluate(evaluator.Setup(of_texture, setup.cache, 1, ladder=["mmd"]), output, real, unpaired=True).metrics
-    assert "mmd_texture: the ladder has no half of the clips twice: too few different sounds." in metrics["warnings"]
-    assert metrics["ladder"]["scores"]["mmd_texture"].keys() == {"generated", *ladder.RUNGS} - {"missing_class", "repeated"}
-
-
-def test_a_damaged_cache_changes_no_score_and_is_counted(setup, tmp_path, monkeypatch, in_this_process):
-    monkeypatch.setattr(features, "TASK_SIZE", 2)
+def test_a_damaged_cache_changes_no_score_and_is_counted(setup, tmp_path, in_this_process):
+    """tests/evaluation/test_cache.py loses every bit."""
     output, real = put(tmp_path / "made", ["a.wav", "b.wav", "c.wav"]), put(tmp_path / "real", ["a.wav", "b.wav", "c.wav"], 20)
-    for path in [*output.iterdir(), *real.iterdir()]:
-        os.utime(path, (10**9, 10**9))
     setup = evaluator.Setup(protocol("mmd", "kl", replicates=2), setup.cache, 1)
     first = evaluator.evaluate(setup, output, real).metrics
-    assert "damaged" not in first["counts"]
-    files = sorted(path for path in setup.cache.rglob("*") if path.is_file())
-    assert {path.suffix for path in files} == {".parquet", ".sqlite"}
-    rng = random.Random(11)
-    seen = Counter()
-    for turn in range(42):
-        path = files[turn % len(files)]
-        # Its data, its end (of Parquet the metadata and the footer), and of a database the first page, which says what it is
-        place = [rng.random, lambda: 1 - 0.2 * rng.random() ** 2, lambda: 0.2 * rng.random() ** 2][turn // len(files) % 3]()
-        lose_a_bit(path, min(place, 0.9999))
-        metrics = evaluator.evaluate(setup, output, real).metrics
-        count = metrics["counts"].pop("damaged", 0)
-        damaged = [text for text in metrics["warnings"] if "cached embeddings were damaged" in text]
-        assert (count, len(damaged)) == ((1, 1) if path.suffix == ".parquet" else (0, 0))
-        metrics["warnings"] = [text for text in metrics["warnings"] if text not in damaged]
-        assert metrics == first
-        assert sorted(path for path in setup.cache.rglob("*") if path.is_file()) == files  # the same bytes under the same names
-        seen[path.suffix] += 1
-    assert seen[".parquet"] >= 30 > seen[".sqlite"] > 3
+    lose_a_bit(next(setup.cache.rglob("*.parquet")), 0.5)
+    metrics = evaluator.evaluate(setup, output, real).metrics
+    assert metrics["counts"].pop("damaged") == 1
+    assert "cached embeddings were damaged" in metrics["warnings"].pop()
+    assert metrics == first
 
 
 def test_pairs_by_id_whatever_the_format(setup, tmp_path):
@@ -181,17 +143,6 @@ def test_pairs_by_id_whatever_the_format(setup, tmp_path):
     alone = evaluator.evaluate(setup, output, real, unpaired=True)
     assert alone.metrics["left_out"] == {"kl_yamnet": "equal names are ignored (--unpaired)"}
     assert alone.metrics["mmd_yamnet"] == result.metrics["mmd_yamnet"]
-
-
-def test_three_missing_of_886_are_named(setup, tmp_path):
-    for root in ("made", "real"):
-        (tmp_path / root).mkdir()
-        for index in range(886):
-            (tmp_path / root / f"clip{index:03d}.wav").write_bytes(b"never decoded %d" % index)
-    for index in (3, 500, 885):
-        (tmp_path / "made" / f"clip{index:03d}.wav").unlink()
-    with pytest.raises(UserError, match=r"3 of 886 in .*: clip003, clip500, clip885\. Pairs are never skipped"):
-        evaluator.evaluate(setup, tmp_path / "made", tmp_path / "real")
 
 
 def test_every_file_that_cannot_be_decoded_is_named_and_nothing_is_scored(setup, tmp_path):
@@ -240,24 +191,6 @@ def test_a_second_run_needs_no_weights_and_a_deleted_file_does_not_count(setup, 
     write_wav(output / "3.wav", wave(99), RATE)  # a changed one is not what it was
     with pytest.raises(UserError, match=r"as weights are missing:\n  yamnet: yamnet.tflite"):
         evaluator.evaluate(setup, output, real)
-
-
-def test_results_depend_on_nothing_but_the_files(setup, tmp_path, monkeypatch):
-    output = put(tmp_path / "made", [f"{index}.wav" for index in range(7)])
-    real = put(tmp_path / "real", [f"{index}.wav" for index in range(7)], 30)
-    first = evaluator.evaluate(setup, output, real).metrics
-    # The same files written in another order, embedded in other portions by two processes, and by content under other names.
-    for name in ("made", "real"):
-        (tmp_path / "again" / name).mkdir(parents=True)
-        for path in sorted((tmp_path / name).iterdir(), reverse=True):
-            shutil.copy(path, tmp_path / "again" / name / path.name)
-    monkeypatch.setattr(features, "TASK_SIZE", 2)
-    again = evaluator.Setup(setup.protocol, tmp_path / "other", 2)
-    result = evaluator.evaluate(again, tmp_path / "again" / "made", tmp_path / "again" / "real").metrics
-    assert result.keys() == first.keys()
-    numbers = {key: value for key, value in first.items() if isinstance(value, float)}
-    assert {key: result[key] for key in numbers} == pytest.approx(numbers, rel=1e-6)
-    assert result["files"] == first["files"]
 
 
 def test_sounds_too_short_for_a_patch_are_counted_and_one_patch_poisons_nothing(setup, tmp_path):

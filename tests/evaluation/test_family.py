@@ -1,7 +1,5 @@
 """A family's scores of known embeddings: sets, pairs, codec line and probe, as the scorer measures them."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Embedding many sounds: where their waves come from, what is kept and what is named when it cannot be scored."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from types import SimpleNamespace
@@ -160,15 +158,6 @@ def test_spoiled_sounds_come_from_files_and_shards_and_are_decoded_once(shard, t
     tasks = features._tasks(every)
     assert features._tasks(every[::-1]) == tasks  # rows of the cache's files have one order
     assert [[one.clip_id for one in task] for task in tasks] == [["a"] * 8, ["clip1"] * 8]
-
-
-def test_a_file_that_has_changed_is_not_spoiled(tmp_path):
-    write_wav(tmp_path / "a.wav", tone(440), 16_000)
-    spoiled = features.spoiled(sound(tmp_path / "a.wav"), "bits_8", 0)
-    write_wav(tmp_path / "a.wav", tone(441), 16_000)
-    report = shards.Report()
-    assert not list(features.waves([spoiled], None, report))
-    assert [(row["path"], row["reason"]) for row in report.quarantine] == [(f"{tmp_path}/a.wav (8-bit samples)", "changed")]
 
 
 def test_everything_that_cannot_be_scored_is_named_at_once(config, tmp_path):

@@ -1,7 +1,5 @@
 """The page of an evaluation of folders: a file that changed since it was scored is named alone."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from soundmill.audio.flac import write_wav

@@ -1,7 +1,5 @@
 """Folders as sets: every file counts by its path without suffix, or the run says why not."""
 
-from __future__ import annotations
-
 import os
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The ladder: which sounds stand on it, and the sentences about where a model stands."""
 
-from __future__ import annotations
-
 import pytest
 
 from soundmill.evaluation import ladder

@@ -1,7 +1,5 @@
 """Who embeds what in how many processes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

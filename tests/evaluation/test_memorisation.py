@@ -1,7 +1,5 @@
 """Training clips that come again are found, by embedding and by fingerprint, and only those."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The protocol of another tool from end to end, with random weights in the published files' format."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Comparison of several models: number of permutations, correction of p, and the reference."""
 
-from __future__ import annotations
-
 import shutil
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The linear probe: recovers separable classes, agrees with scikit-learn, folds never part a group."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Protocols: all can be read, mistakes in one are named by key, and work with other embedders."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

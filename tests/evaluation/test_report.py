@@ -1,7 +1,5 @@
 """The report page: every number, sound and warning is on it, safely escaped, and its bytes do not change."""
 
-from __future__ import annotations
-
 import base64
 import csv
 import io
@@ -380,22 +378,3 @@ def test_verdict(value, codec, count, expected):
     baselines = {"floor": 2.6, "codec_floor": 2.7, "codec": codec, "silence": 39.0, "noise": 63.7}
     row = score_rows.ScoreRow("fad_yamnet", "fad", "yamnet", value, None, None, baselines)
     assert expected in score_rows.verdict(row, {"codec": count, "generated": 80})
-
-
-def test_no_verdict_without_baselines():
-    def row(metric, baselines):
-        return score_rows.ScoreRow(f"{metric}_yamnet", metric, "yamnet", 1.0, None, None, baselines)
-
-    assert score_rows.verdict(row("fad", {"silence": 2.0}), {"codec": 2, "generated": 2}) is None
-    assert score_rows.verdict(row("kl", {"floor": 1.0, "codec": 2.0}), {}) is None
-
-
-def test_chart_can_be_drawn_with_zero_and_with_equal_values(tmp_path):
-    baselines = {"fad_yamnet": {"floor": 0.0, "silence": 0.0, "noise": 0.0}}
-    write(
-        tmp_path / "report",
-        baselines=baselines | {"kl_yamnet": {}, "label_accuracy_yamnet": {}},
-        fad_yamnet=0.0,
-        fad_yamnet_low=0.0,
-    )
-    assert (tmp_path / "report" / "scores.png").read_bytes().startswith(b"\x89PNG")

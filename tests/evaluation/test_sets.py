@@ -1,7 +1,5 @@
 """Which clips are compared with which, from ids, splits and the seed alone."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """What each way to spoil a sound changes, and what it keeps."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import numpy as np

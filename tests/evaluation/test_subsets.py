@@ -1,7 +1,5 @@
 """Which group a prompt is in, by known prompts and labels; and what a comparison within a group is left with."""
 
-from __future__ import annotations
-
 import pytest
 
 from soundmill.corpora import synthetic

@@ -1,7 +1,5 @@
 """Silent, clipped and duplicate sounds are distinguished from good ones."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from soundmill.audio.flac import decode_mono, encode_flac

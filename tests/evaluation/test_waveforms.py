@@ -1,7 +1,5 @@
 """Distances of waves: known answers, any rate and channels, and pairs of files."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import soundfile

@@ -1,7 +1,5 @@
 """Keys and files of answers, made by hand."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Files of answers are held to the key: every fault is an error that names the file and the place in it."""
 
-from __future__ import annotations
-
 import copy
 import json
 

@@ -1,19 +1,15 @@
 """The blind test: what its page and key hold, and that the page tells of no sound whose it is."""
 
-from __future__ import annotations
-
 import base64
 import itertools
 import json
 import re
 import shutil
-import threading
 from collections import Counter
 
 import numpy as np
 import pytest
 
-from soundmill import disk
 from soundmill.audio.flac import decode_flac, flac_channels, flac_rate, write_wav
 from soundmill.audio.loudness import integrated_loudness
 from soundmill.errors import UserError
@@ -90,36 +86,6 @@ def test_a_key_without_a_salt_can_still_be_read(sounds):
     assert answers.read_key(key).salt == ""
     with pytest.raises(UserError, match=r"key.json: the key of another test"):  # the new one is salted
         blind.write(sounds / "test", gathered(sounds), Plan(("quality",), 3, 0))
-
-
-def test_the_same_again_and_another_test_is_not_lost(sounds):
-    plan = Plan(("quality",), 3, 0)
-    first = [path.read_bytes() for path in blind.write(sounds / "test", gathered(sounds), plan)]
-    assert first == [path.read_bytes() for path in blind.write(sounds / "test", gathered(sounds), plan)]
-    with pytest.raises(UserError, match=r"key.json: the key of another test"):
-        blind.write(sounds / "test", gathered(sounds), Plan(("quality",), 3, 1))
-    assert (sounds / "test" / "test.html").read_bytes() == first[0]
-
-
-def test_of_two_tests_at_once_the_second_finds_the_key_of_the_first(sounds):
-    place, others = sounds / "test", sounds / "others"
-    _, key = blind.write(others, gathered(sounds), Plan(("quality",), 3, 1))
-    raised = []
-
-    def write():
-        try:
-            blind.write(place, gathered(sounds), Plan(("quality",), 3, 0))
-        except UserError as error:
-            raised.append(str(error))
-
-    second = threading.Thread(target=write)
-    with disk.exclusive(place):
-        second.start()
-        second.join(2.0)
-        (place / "key.json").write_bytes(key.read_bytes())
-    second.join()
-    assert "the key of another test" in raised[0]
-    assert (place / "key.json").read_bytes() == key.read_bytes()
 
 
 def test_a_bad_anchor_is_another_request_under_noise_and_breaks_off(sounds):

@@ -1,7 +1,5 @@
 """Orders of a listening test: balanced over raters, every sound once, checks between."""
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 

@@ -1,7 +1,5 @@
 """The listening test in Chromium, as a rater takes it, from the first click to the score."""
 
-from __future__ import annotations
-
 import json
 import time
 

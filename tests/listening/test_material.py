@@ -1,7 +1,5 @@
 """What there is to hear: families as the pipeline leaves them, folders of anyone's, and what they were asked for."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The result of a listening test, as people read it."""
 
-from __future__ import annotations
-
 from soundmill.listening import results
 
 

@@ -1,7 +1,5 @@
 """Scores of listening tests against answers whose result is known."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from functools import partial
@@ -120,17 +118,6 @@ def test_holm():
     assert holm([]) == []
 
 
-def test_agreement_as_krippendorff_has_it(tmp_path):
-    """His two observers of ten binary units (Computing Krippendorff's Alpha-Reliability, 2011): 0.095."""
-    observed = [[0, 1, 0, 0, 0, 0, 0, 0, 1, 0], [1, 1, 1, 0, 0, 1, 0, 0, 0, 0]]
-    key = make_key(["a"], 5)
-
-    def rate(rater, question, systems, request, again):
-        return 3 if systems == ["bad"] else 1 + observed[rater - 1][5 * (systems == ["real"]) + request]
-
-    assert scoring._agreement(key, rated(key, (1, 2), tmp_path, rate), "quality") == pytest.approx(0.095, abs=5e-4)
-
-
 def test_raters_who_fail_are_named_with_the_reason_and_counted_apart(tmp_path):
     key = make_key(["a", "b"], 10, ("quality", "relevance"))
     liked = {"a": 4, "b": 3, "real": 5, "bad": 1}
@@ -169,22 +156,6 @@ def test_the_scale_of_a_hundred_has_margins_of_its_own(tmp_path):
     liked["bad"] = 56  # less than a quarter of 99 below
     result = scoring.score(key, rated(key, (1, 2), tmp_path, lambda rater, question, systems, *_: liked[systems[0]]))
     assert set(result["raters"]["failed"]) == {"1", "2"}
-
-
-def test_ranks_of_scores_and_of_ears(tmp_path):
-    """FAD ranks as the ears do, KL the other way round."""
-    liked = {"a": 4, "b": 3, "c": 2, "real": 5, "bad": 1}
-    facts = {
-        "a": {"scores": {"fad_x": 1.0, "kl_x": 3.0}},
-        "b": {"scores": {"fad_x": 2.0, "kl_x": 2.0, "mmd_x": 1.0}},
-        "c": {"scores": {"fad_x": 9.0, "kl_x": 1.0}},
-    }
-    key = make_key(["a", "b", "c"], 3, **facts)
-    result = scoring.score(key, rated(key, (1, 2), tmp_path, lambda rater, question, systems, *_: liked[systems[0]]))
-    found = result["questions"]["quality"]["correlation"]["models"]
-    same = {"count": 3, "verdict": "open"}  # of three models there is no interval
-    assert found == {"fad_x": {"rho": -1.0, "tau": -1.0, **same}, "kl_x": {"rho": 1.0, "tau": 1.0, **same}}  # not what one lacks
-    assert "Rank correlations over 3 models have no interval, which needs 5 models." in result["warnings"]
 
 
 def test_comparisons(tmp_path):

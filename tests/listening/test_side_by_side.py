@@ -1,7 +1,5 @@
 """The listening page: its rows and columns, levels and scales; and in Chromium, as a person uses it."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json

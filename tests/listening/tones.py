@@ -1,7 +1,5 @@
 """Small models to hear: folders of tones, each model's at its own level, rate and channels."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

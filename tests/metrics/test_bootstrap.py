@@ -1,7 +1,5 @@
 """Intervals of what each clip adds: the bootstrap of a mean, two sides, differences."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """KL divergence over pairs: known answers, direction, pairing."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -35,11 +33,6 @@ def test_other_tools_kls_have_known_answers():
         exact(np.zeros(2), np.zeros(3))
 
 
-def test_missing_classes_of_the_reference_count_nothing_and_those_of_the_generated_stay_finite():
-    assert kl_divergence(np.array([1.0, 0.0]), np.array([0.5, 0.5]), 0) == pytest.approx(np.log(2))
-    assert kl_divergence(np.array([1.0, 0.0]), np.array([0.0, 1.0]), EPSILON) == pytest.approx(-np.log(EPSILON))
-
-
 @given(arrays(np.float32, 5, elements=st.floats(-1e4, 1e4, width=32)))
 def test_softmax_is_a_distribution_for_any_size_of_logit(logits):
     result = softmax(logits)
@@ -56,16 +49,6 @@ def test_a_missing_pair_is_an_error_that_names_it():
         paired_kl({"cat_2": logits, "dog_1": logits, "cat_1": logits}, {"dog_1": logits})
     with pytest.raises(UserError, match="no pairs"):
         paired_kl({}, {})
-
-
-def test_pairs_are_matched_by_id_not_by_order():
-    random = np.random.default_rng(0)
-    reference = {name: random.standard_normal(4) for name in "abcd"}
-    generated = {name: random.standard_normal(4) for name in "dbca"}
-    result = paired_kl(reference, generated)
-    assert list(result) == list("abcd")
-    assert result == paired_kl(dict(reversed(reference.items())), dict(sorted(generated.items())))
-    assert result["b"] == float(kl_divergence(softmax(reference["b"]), softmax(generated["b"]), EPSILON))
 
 
 def test_logits_that_are_not_finite_and_other_class_counts_are_refused():

@@ -1,7 +1,5 @@
 """Inception score: known answers, splits, what each sound adds."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

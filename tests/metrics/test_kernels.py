@@ -1,7 +1,5 @@
 """KID and MMD: known answers, no bias, subsets, what each clip adds."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """What is heard and how it is counted: known answers, real clips, and a whole run with a model of random weights."""
 
-from __future__ import annotations
-
 import json
 import os
 from contextlib import nullcontext
@@ -11,7 +9,7 @@ import pytest
 
 from soundmill.corpora.folder import class_label
 from soundmill.decoding.decode import read_mono
-from soundmill.prompts import following, hearing, report, sets
+from soundmill.prompts import following, report, sets
 from soundmill.prompts.hearing import Ears, Heard, count_events
 from soundmill.prompts.sets import Kind, Prompt
 from tests.commands.running import soundmill
@@ -184,9 +182,3 @@ def test_the_command_tells_table_numbers_and_page(tmp_path, shared, monkeypatch)
     silently = nullcontext(lambda _: None)
     again = following.follow(checkpoint, chosen, 2, 0, project, ["num_steps=2"], None, lambda *_: silently)
     assert again.document["sets"]["order"] == found["sets"]["order"]
-
-
-def test_missing_weights_are_named(monkeypatch, tmp_path):
-    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path))
-    with pytest.raises(Exception, match=r"yamnet\.tflite"):
-        hearing.Ears(sets.kinds())

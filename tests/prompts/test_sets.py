@@ -1,7 +1,5 @@
 """Prompt sets: those of the package are whole, and mistakes in one's own are named."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import pytest

@@ -1,7 +1,5 @@
 """Audiobox Aesthetics: sounds of several windows."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from soundmill.evaluation.embedders import audiobox

@@ -1,7 +1,5 @@
 """OpenL3: windows, channels, and what it hears where there is no sound."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

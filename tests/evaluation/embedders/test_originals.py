@@ -1,7 +1,5 @@
 """Embedders with published weights, at random ones: each against what its original said, and files that are refused."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Cnn14: what it does not hear, and files with anything but tensors."""
 
-from __future__ import annotations
-
 import datetime
 from pathlib import Path
 

@@ -1,14 +1,11 @@
 """PaSST: its filters, and the windows of three tools."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from torch import nn
 from torchaudio.compliance import kaldi
 
 from soundmill.errors import UserError
-from soundmill.evaluation import embedders
 from soundmill.evaluation.embedders import passt
 from soundmill.evaluation.embedders.passt import SAMPLE_RATE
 from soundmill.evaluation.embedders.passt_net import mel_filters
@@ -67,11 +64,3 @@ def test_no_sound_has_no_window():
 def test_an_unknown_front_end_is_refused(tmp_path):
     with pytest.raises(UserError, match="passt: unknown front end 'hear21pass'; did you mean 'hear21passt'"):
         passt.PasstEmbedder(tmp_path, front_end="hear21pass")
-
-
-def test_missing_weights_are_named(tmp_path, monkeypatch):
-    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path))
-    with pytest.raises(UserError, match=r"passt-s-f128-p16-s10-ap\.476-swa\.pt is not in .*soundmill weights fetch passt"):
-        embedders.load("passt", None)
-    assert "344,665,734 bytes" in embedders.unavailable("passt")
-    assert "the file there, from https://github.com/torchopenl3" in embedders.unavailable("openl3_music")

@@ -1,7 +1,5 @@
 """VGGish: its log-mels and patches are those of torchvggish, or of Google's FAD."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
