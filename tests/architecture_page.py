@@ -4,8 +4,6 @@
 the words between them.
 """
 
-from __future__ import annotations
-
 import re
 
 import pyarrow as pa

@@ -1,7 +1,5 @@
 """A bucket on loopback: moto's S3 server, as a process of its own."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys

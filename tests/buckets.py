@@ -1,7 +1,5 @@
 """A real object store over HTTP (moto's S3, or another), behind a proxy that fails where a test says."""
 
-from __future__ import annotations
-
 import hashlib
 import http.client
 import re

@@ -1,7 +1,5 @@
 """Checkouts of the project as it is now, each a git repository of its own, and DVC in them."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Pages as a person sees them: opened in Debian's headless Chromium."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """A small CLAP with random weights, in the files that transformers reads."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from bench import references

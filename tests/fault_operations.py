@@ -1,7 +1,5 @@
 """The operations whose files fail, one call at a time: see tests/fault_points.py."""
 
-from __future__ import annotations
-
 import functools
 import logging
 import os

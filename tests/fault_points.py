@@ -6,8 +6,6 @@ Prints one JSON line for each attempt. Every attempt is a fork of this process, 
 what it needs. The calls fail in tests/fault_points.c, a library that LD_PRELOAD loads into this process and all that it starts.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import errno

@@ -1,7 +1,5 @@
 """The whole graph, made once by `dvc repro`: the real configuration over the embedded corpus, shrunk to what a test needs."""
 
-from __future__ import annotations
-
 import fcntl
 import subprocess
 from pathlib import Path

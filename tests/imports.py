@@ -1,7 +1,5 @@
 """What the project's modules import, read from their source: the basis of the architecture and dvc.yaml tests."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The table of docs/licences.md: the licence of every installed dependency; `make docs` writes it."""
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Sequence

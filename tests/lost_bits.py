@@ -1,7 +1,5 @@
 """Damage as a disk does it."""
 
-from __future__ import annotations
-
 import os
 import resource
 from collections.abc import Iterator

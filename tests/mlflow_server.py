@@ -1,7 +1,5 @@
 """A real MLflow server on loopback that a test may kill and start again with the same store."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

@@ -1,7 +1,5 @@
 """A private PostgreSQL on loopback, with Debian's binaries, that a test may kill and start again with the same data."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """A small prepared corpus, as the pipeline leaves it: clips in shards and their catalog; and a plan to cut clips by."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path

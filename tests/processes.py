@@ -1,7 +1,5 @@
 """The processes of one test, known by a variable in their environment, which whatever they start inherits; and their ports."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """Enforces the table "Rooms" of docs/architecture.md, and who may import a library, with the code's own import statements."""
 
-from __future__ import annotations
-
 import ast
 import subprocess
 import sys

@@ -4,8 +4,6 @@
 is bounded in time and size, and below a temporary directory.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

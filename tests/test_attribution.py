@@ -1,7 +1,5 @@
 """Whose sounds weights were trained on: known tables, hostile values, ancestors, and a real checkpoint."""
 
-from __future__ import annotations
-
 import csv
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """One identity of code: what a stage keeps is keyed on its rooms and on the versions of what they import, and on nothing else."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 from collections.abc import Iterator

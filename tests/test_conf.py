@@ -1,7 +1,5 @@
 """Every choice of conf/ gives parameters that every stage accepts."""
 
-from __future__ import annotations
-
 import importlib
 import inspect
 from typing import get_type_hints

@@ -1,7 +1,5 @@
 """Credentials are found in addresses however they are written, refused by key, and never repeated."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """The files of deploy/ and prefect.yaml agree with the project, and with what MLflow, Prefect, Docker and Caddy read in them."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

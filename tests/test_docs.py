@@ -1,7 +1,5 @@
 """Keeps the docs true: what they link to and name exists, and docs/architecture.md is what stands."""
 
-from __future__ import annotations
-
 import re
 from contextlib import suppress
 from fnmatch import fnmatch

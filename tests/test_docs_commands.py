@@ -1,7 +1,5 @@
 """Every command in README.md and docs/ is parsed by what would run it, and six of README.md run over the demo's state."""
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import os

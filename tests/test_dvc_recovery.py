@@ -1,7 +1,5 @@
 """A `dvc exp run` that is killed or fills the disk: its leftovers are reported, with commands that restore the changes."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

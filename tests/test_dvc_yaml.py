@@ -1,7 +1,5 @@
 """Keeps the graph honest: dependencies are the code a stage imports, parameters its own section, conf composes params.yaml."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import re

@@ -1,10 +1,7 @@
 """Exports: every format holds the same samples, captions, labels and splits, and other tools and our own adapters read them."""
 
-from __future__ import annotations
-
 import csv
 import gzip
-import inspect
 import json
 import os
 import re
@@ -17,7 +14,6 @@ import soundfile
 
 from soundmill import clips, exports, manifest, params, shards
 from soundmill.audio import flac
-from soundmill.commands import corpus
 from soundmill.commands.project import check_apart
 from soundmill.corpora import inventory, registry
 from soundmill.errors import UserError
@@ -169,14 +165,6 @@ def test_lhotse_manifests_name_the_sound_and_each_caption(tables, tmp_path):
     assert texts == ["an engine idles", "a car waits\tnearby"]
 
 
-def test_audiocraft_manifest_names_files_that_are_there(tables, tmp_path):
-    exports.export(tables, "audiocraft", tmp_path / "out", RATE)
-    with gzip.open(tmp_path / "out/egs/train/data.jsonl.gz", "rt") as file:
-        rows = [json.loads(line) for line in file]
-    assert all(Path(row["path"]).exists() and row["duration"] == 0.5 for row in rows)
-    assert json.loads(Path(rows[0]["path"]).with_suffix(".json").read_text())["description"].startswith("a dog barks")
-
-
 # What audiocraft's MusicInfo.from_dict asks for, where its fields are required; `keywords` may be absent.
 MUSIC_INFO = {"title", "artist", "key", "bpm", "genre", "moods", "description", "name", "instrument"}
 
@@ -244,11 +232,6 @@ def test_nothing_to_express_is_an_error_and_leaves_nothing(tables, tmp_path):
     assert list(tmp_path.glob("*out*")) == []
 
 
-def test_the_command_line_names_every_format():
-    text = inspect.getsource(corpus.export_corpus)
-    assert set(re.findall(r"\w+", text.partition('help="')[2].partition('."')[0])) - {"or"} >= set(exports.FORMATS)
-
-
 def with_rows(directory: Path, monkeypatch: pytest.MonkeyPatch, *rows: tuple, groups: dict[str, str] | None = None) -> clips.Tables:
     """Prepared clips of these (clip id, split, captions, labels), their recordings in these groups."""
     monkeypatch.setattr("tests.prepared.ROWS", rows)
@@ -292,17 +275,6 @@ def test_a_link_where_an_export_is_made_is_not_followed(tables, tmp_path):
         with pytest.raises(UserError, match="name a directory that can be created"):
             exports.export(tables, "tango", tmp_path / name, RATE)
     assert tree(precious) == {"letter.txt": b"dear"}
-
-
-def test_a_directory_that_is_moved_meanwhile_is_told(tables, tmp_path):
-    (tmp_path / "out").mkdir()
-
-    def move(count: int) -> None:
-        if not (tmp_path / "moved").exists():
-            (tmp_path / "out").rename(tmp_path / "moved")
-
-    with pytest.raises(UserError, match="was moved or removed during the export"):
-        exports.export(tables, "tango", tmp_path / "out", RATE, progress=move)
 
 
 def test_a_moved_export_leaves_another_ones_work_alone(tables, tmp_path):

@@ -4,8 +4,6 @@
 docs/orchestration.md; `make test` tries a few of one operation.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,9 +1,6 @@
 """Forgetting a recording and a clip of the shrunk demo graph, and what comes out beside a corpus that never had them."""
 
-from __future__ import annotations
-
 import contextlib
-import multiprocessing
 import os
 import runpy
 import shlex
@@ -420,26 +417,6 @@ def test_sounds_that_a_bake_off_keeps_are_looked_at(small):
     assert "renamed.wav: sounds like other.wav" in found[1]
 
 
-def test_eight_at_once_lose_nothing(small, monkeypatch):
-    for number in range(8):
-        noise = 0.1 * np.random.default_rng(10 + number).standard_normal(RATE * 3)
-        soundfile.write(small / f"sounds/{number}.wav", noise, RATE)
-    make()
-    monkeypatch.setattr(locks, "POLL_SECONDS", 0.05)
-
-    def forget(number: int) -> None:
-        sys.exit(soundmill("forget", f"{number}.wav", "--reason", "asked for", cwd=small).returncode)
-
-    fork = multiprocessing.get_context("fork")  # with all that is imported here
-    started = [fork.Process(target=forget, args=(number,)) for number in range(8)]
-    for process in started:
-        process.start()
-    for process in started:
-        process.join(300)
-    assert [process.exitcode for process in started] == [0] * 8
-    assert {entry.source for entry in forgotten.read(small / ledger.FILE).entries} == {f"{number}.wav" for number in range(8)}
-
-
 def test_beside_a_pipeline_nothing_is_written(small):
     with locks.only_one(small, 0, print):
         done = soundmill("forget", "other.wav", "--reason", "asked for", "--wait-minutes", "0", cwd=small)
@@ -463,19 +440,6 @@ def test_a_recording_is_looked_for_whether_it_is_listed_or_not(small, tmp_path_f
     soundfile.write(elsewhere / "new.wav", 0.1 * np.random.default_rng(9).standard_normal(RATE * 5), RATE)
     assert soundmill("forget", "--check", str(elsewhere / "new.wav"), cwd=small).returncode == 0
     assert "nobody.wav: no clip" in soundmill("forget", "--check", "nobody.wav", cwd=small).stderr
-
-
-def test_a_recording_is_looked_for_after_its_entry_was_taken_out_by_hand(small):
-    assert soundmill("forget", "other.wav", "--reason", "asked for", cwd=small).returncode == 0
-    make()
-    wave, rate = soundfile.read(small / "sounds/other.wav")
-    kept = small / "data/report/bakeoff/runs/tiny-0/generated"
-    kept.mkdir(parents=True)
-    soundfile.write(kept / "renamed.wav", wave[: 5 * rate], rate)
-    ledger.write([], small / ledger.FILE)
-    held = soundmill("forget", "--check", "other.wav", cwd=small)
-    assert held.returncode == 1
-    assert "renamed.wav: sounds like other.wav" in held.stdout
 
 
 def test_a_server_that_does_not_answer_is_said(small, monkeypatch):

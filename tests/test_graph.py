@@ -1,7 +1,5 @@
 """The whole graph, run by DVC in a checkout of its own: the real configuration shrunk, on embedded and on real recordings."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

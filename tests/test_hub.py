@@ -1,7 +1,5 @@
 """Finding models of others: what makes up one, by which it is told from another."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The list of what is forgotten: no branch, no copy of the project and no process at the same time loses an entry of it."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

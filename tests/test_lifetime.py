@@ -1,7 +1,5 @@
 """`dvc` killed by -9 at any moment of a stage, which then ends at once and puts nothing in place; and stages started by hand."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

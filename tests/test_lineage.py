@@ -1,7 +1,5 @@
 """Lineage over the shrunk demo graph; what must be found is read from the tables by other means."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

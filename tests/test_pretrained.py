@@ -1,7 +1,5 @@
 """Weights: fetched over HTTP and from a mirror, broken off and continued, of another content; nothing but loopback is reached."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import re
@@ -242,26 +240,6 @@ def test_without_the_variable_weights_lie_in_the_users_cache(tmp_path, monkeypat
     assert f"is not in {tmp_path / 'soundmill'} ($SOUNDMILL_WEIGHTS names another directory)" in pretrained.unavailable(
         pretrained.VGGISH
     )
-
-
-def test_every_embedder_is_declared_in_its_module_under_its_name():
-    for name in embedders.NAMES:
-        declared = embedders.find(name)
-        assert declared.missing
-        assert declared.weights is None or declared.weights.name == name
-
-
-def test_published_weights_are_declared_completely():
-    lengths = {"sha256": 64, "git blob": 40, "md5": 32}
-    for name, entry in embedders.published().items():
-        kind, digest = entry.pin
-        assert re.fullmatch(f"[0-9a-f]{{{lengths[kind]}}}", digest), name
-        assert entry.md5 is None or re.fullmatch("[0-9a-f]{32}", entry.md5)
-        assert entry.url.startswith("https://")
-        assert entry.num_bytes is None or entry.num_bytes > 1e6
-        assert entry.licence
-        assert entry.source
-    assert pretrained.VGGISH.sha256.startswith("10086976")  # as its file's name has it
 
 
 def test_the_command(place, server):

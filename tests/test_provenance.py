@@ -1,7 +1,5 @@
 """What a run was made from, captured and put back."""
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Publishing the shrunk demo's models, and pulling them elsewhere."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

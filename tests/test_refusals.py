@@ -1,7 +1,5 @@
 """What does not fit is refused before a stage runs, with the key and the remedy's first words: a row for each choice."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """Mel specs compared by the sounds that come back from them, with the real inversion, embedder and probe."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -12,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from soundmill import hashing, shards, stage
+from soundmill import shards, stage
 from tests.flows.tiny import DVC
 from tests.lost_bits import lose_a_bit
 
@@ -139,14 +137,6 @@ def test_a_picture_that_fails_is_told_in_a_line_and_the_stage_ends_well(project)
     assert len(line) < 400
     assert (project / "out/note").read_text() == "done"
     assert (project / "out/picture.png").read_text() == f"out/picture.png was not written.\n{line}\n"
-
-
-def test_same_bytes_with_one_worker_and_again(project):
-    run(project)
-    first = outputs(project)
-    (project / "params.yaml").write_text(EXECUTION + "copy: {repeat: 2}\n")
-    assert run(project)[0] == 0
-    assert outputs(project) == first
 
 
 @pytest.mark.parametrize(
@@ -293,15 +283,6 @@ def test_home_of_a_temporary_experiment_is_the_checkout(tmp_path):
     temporary.mkdir(parents=True)
     assert stage.project_home(temporary) == tmp_path
     assert stage.project_home(tmp_path) == tmp_path
-
-
-def test_the_digest_of_a_directory_is_of_names_and_contents_and_not_of_what_dvc_puts_there(tmp_path):
-    (tmp_path / "a").write_text("one")
-    digest = hashing.tree_digest(tmp_path)
-    (tmp_path / ".gitignore").write_text("/below")
-    assert hashing.tree_digest(tmp_path) == digest
-    (tmp_path / "a").rename(tmp_path / "b")
-    assert hashing.tree_digest(tmp_path) != digest
 
 
 def test_how_far_a_stage_is_is_told_in_lines_where_there_is_no_terminal(monkeypatch, capsys):

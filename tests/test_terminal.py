@@ -1,7 +1,5 @@
 """Nothing that others wrote reaches the terminal as a command to it."""
 
-from __future__ import annotations
-
 import ast
 import io
 

@@ -1,7 +1,5 @@
 """Text encoders: found, identified, loaded without running anybody's code, and what they say."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

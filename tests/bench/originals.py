@@ -1,7 +1,5 @@
 """Record what the originals of our networks say: `python -m tests.bench.originals [NAME …]` writes `tests/originals/NAME.npz`."""
 
-from __future__ import annotations
-
 import argparse
 import tempfile
 from collections.abc import Callable, Iterator

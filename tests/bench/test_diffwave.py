@@ -1,7 +1,5 @@
 """DiffWave beside the package `diffwave`: the same numbers from its weights, and the measurement, shrunken."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from diffwave import inference

@@ -1,7 +1,5 @@
 """The measurement of duplicates, shrunken: every kind of copy is planted, found and reported."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

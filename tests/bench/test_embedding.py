@@ -1,7 +1,5 @@
 """The measurement of embedders, shrunken to one net."""
 
-from __future__ import annotations
-
 import json
 import sys
 

@@ -1,7 +1,5 @@
 """Exports as the libraries that they are for read them."""
 
-from __future__ import annotations
-
 import io
 import re
 

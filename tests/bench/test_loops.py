@@ -1,7 +1,5 @@
 """Seams and tempi of loops that are known."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Memory on paper: against values worked out by hand."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn

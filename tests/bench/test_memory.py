@@ -1,27 +1,11 @@
 """What a training needs of a card: counted and measured on nets whose need is known."""
 
-from __future__ import annotations
-
-import numpy as np
 import pytest
 
 from bench import measure, memory
 from soundmill import params
 from tests.bench.test_measurements import bench
 from tests.bench.test_waveform import SMALL
-
-
-def test_a_batch_is_what_a_card_has_beyond_the_weights_and_steps_are_what_a_day_has() -> None:
-    need = memory.Cost(fixed_bytes=1_000_000_000, item_bytes=500_000_000, item_macs=int(memory.RATE))
-    assert need.batch(10e9) == 18
-    assert need.batch(0.5e9) == 0
-    assert need.steps(items=2, seconds=100) == 50
-
-
-def test_peak_memory_is_that_of_the_work() -> None:
-    held = np.ones(20 << 20)  # of before
-    assert measure.peak_memory(lambda: np.ones(10 << 20)) == pytest.approx(80 << 20, rel=0.05)
-    assert held[-1] == 1
 
 
 def test_multiply_adds_of_a_training_step_are_counted() -> None:

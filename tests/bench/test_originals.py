@@ -1,7 +1,5 @@
 """Recordings of what originals say, which other tests compare ours with, against the originals."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

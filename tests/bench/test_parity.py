@@ -1,7 +1,5 @@
 """The comparison of protocols with other tools' own code: kadtk's, which is installed."""
 
-from __future__ import annotations
-
 import sys
 
 import pytest

@@ -1,7 +1,5 @@
 """RAVE's measurement, shrunken; beside acids-rave where $SOUNDMILL_RAVE_PEER names the Python of an environment that has it."""
 
-from __future__ import annotations
-
 import os
 
 import pytest

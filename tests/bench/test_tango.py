@@ -1,7 +1,5 @@
 """Measurements of a text-to-sound checkpoint, with random weights on a few real clips: all results are written."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

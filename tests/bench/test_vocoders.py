@@ -1,7 +1,5 @@
 """The comparison of vocoders, with random weights: all results are written, and closer sounds score better."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The U-Net of waves beside audio-diffusion-pytorch: the same numbers from its weights, and the measurement, shrunken."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor

@@ -1,7 +1,5 @@
 """What `soundmill doctor` says about disks and about servers; tests/tracking/test_team.py asks real ones."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from types import SimpleNamespace

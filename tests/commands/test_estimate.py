@@ -1,7 +1,5 @@
 """What training will take: timed in a process of its own, and once."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

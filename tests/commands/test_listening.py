@@ -1,7 +1,5 @@
 """The commands to judge models by ear: what they take for models, and what they say of mistakes."""
 
-from __future__ import annotations
-
 import json
 import re
 

@@ -1,7 +1,5 @@
 """Restyle, inpaint and interpolate as a person types them, with a tiny stereo model."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

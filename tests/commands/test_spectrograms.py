@@ -1,7 +1,5 @@
 """`soundmill spectrogram compare`, as a person uses it: on clips of the pipeline, and where it must refuse."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

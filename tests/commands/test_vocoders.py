@@ -1,7 +1,5 @@
 """`soundmill import` and `soundmill vocode`, as a person uses them: on published weights, arrays, recordings and spectrograms."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Known digests: rows, ids and checkpoints on disk hold such values, so none may change."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os

@@ -1,7 +1,5 @@
 """Digests of files are read again where a file changed, and only there."""
 
-from __future__ import annotations
-
 import os
 import random
 import time

@@ -1,7 +1,5 @@
 """Templates of pages: values are escaped, missing values are errors, and only the page's own scripts may run."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import re

@@ -1,7 +1,5 @@
 """Shards made in this process instead of a pool, which takes a second to start, and longer where its processes import torch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A map over shards on a real Dask cluster."""
 
-from __future__ import annotations
-
 import os
 import signal
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Items of a shard are reused by their keys, and give the bytes of a run from scratch."""
 
-from __future__ import annotations
-
 import random
 import tempfile
 from pathlib import Path

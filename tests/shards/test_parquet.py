@@ -1,7 +1,5 @@
 """Shards hold their rows in bounded groups, in bytes that depend on the rows alone."""
 
-from __future__ import annotations
-
 import pickle
 
 import pyarrow as pa

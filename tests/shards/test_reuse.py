@@ -1,7 +1,5 @@
 """Kept shards are reused by their keys; a damaged one is made anew and named."""
 
-from __future__ import annotations
-
 import os
 import random
 import signal

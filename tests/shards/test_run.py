@@ -1,7 +1,5 @@
 """A map over shards gives the same bytes with any number of workers, and ends with its parent."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Functions from shard to shard for tests, found by name in other processes."""
 
-from __future__ import annotations
-
 import os
 import signal
 import time

@@ -1,7 +1,5 @@
 """A project with a store whose tables are made once for all tests, and the uploader called in the test's own process."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from pathlib import Path

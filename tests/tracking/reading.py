@@ -1,7 +1,5 @@
 """What MLflow has of a project's runs."""
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What a person sees who types `soundmill browse`: the first page has the scores, and a click leads to the rest."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json

@@ -1,7 +1,5 @@
 """What `soundmill experiments` shows: the named experiments, and the last scores that were recorded of each."""
 
-from __future__ import annotations
-
 import pytest
 
 from soundmill import params, tracking

@@ -1,7 +1,5 @@
 """What a listening test leaves in MLflow: a run of its own, and one for each model with ears beside the other scores."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A store that is not as it was left: moved, copied, of another version, its experiment deleted."""
 
-from __future__ import annotations
-
 import shutil
 import sqlite3
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Registered models as lineage reads them: the run of each, its files, and the tag that marks one."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Stages and flows record their runs in a real MLflow, in a SQLite file."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import tempfile

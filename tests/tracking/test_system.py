@@ -1,7 +1,5 @@
 """The machine's use is logged while a training runs, under the names that MLflow's pages know, and never disturbs it."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable

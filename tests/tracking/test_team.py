@@ -1,7 +1,5 @@
 """A team's servers: MLflow on PostgreSQL and a bucket, with many runs at once from several machines; backup and restore."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import random

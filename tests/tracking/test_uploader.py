@@ -1,7 +1,5 @@
 """Journals reach MLflow once and whole: with the server or the uploader killed, and whatever stages do meanwhile."""
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os
