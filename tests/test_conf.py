@@ -110,15 +110,6 @@ def test_what_latent_families_need_is_there(scale):
         assert latents.num_samples >= document["clips"][wants["clips"]]["clip_seconds"] * spec.sample_rate
 
 
-def test_the_length_of_one_familys_clips_is_not_anothers():
-    document = params.compose(ROOT / "conf", ["model=[ddpm_mel,tango]", "scale=paper"])
-    seconds = {family: document["clips"][wants["clips"]]["clip_seconds"] for family, wants in document["families"].items()}
-    assert seconds == {"ddpm_mel": 5.0, "tango": 10.0}
-    assert document["ddpm_mel"]["train"]["picture"]["seconds"] == 5.0
-    assert {document[stage]["clips"] for stage in ("mixup", "rename")} == {"tango"}
-    assert document["spectrogram"]["tagger"]["clips"] == "default"
-
-
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml")))
 def test_every_experiment_is_a_whole_choice_that_stages_accept(name):
     document = params.compose(ROOT / "conf", [f"experiment={name}"])
@@ -138,15 +129,3 @@ def test_an_override_counts_above_an_experiment_and_the_experiment_above_groups(
     assert (list(document["families"]), document["corpus"]["format"]) == (["tango"], "esc")
     assert document["tango"]["train"]["network"]["widths"] == [48, 96, 96]
     assert params.compose(ROOT / "conf", ["experiment=loops_projected_gan", "corpus=esc"])["corpus"]["format"] == "esc"
-
-
-def test_the_demo_with_the_published_objective_keeps_the_settings_of_its_table():
-    document = params.compose(ROOT / "conf", ["experiment=demo_epsilon"])
-    train = document["ddpm_mel"]["train"]
-    assert (document["corpus"]["recordings"], document["corpus"]["test_fraction"]) == (60, 0.2)
-    assert document["spectrogram"]["ddpm_mel"]["hop_length"] == 313
-    assert (train["steps"], train["picture"]["width"], train["picture"]["patch"]) == (300, 256, [4, 4])
-    assert (train["network"]["widths"], train["optimiser"]["learning_rate"], train["ema"]["decay"]) == ([96, 192, 256], 1e-3, 0.995)
-    assert (train["diffusion"]["objective"], train["diffusion"]["schedule"]) == ("eps", "linear")
-    for sampling in (train["sampling"], document["ddpm_mel"]["generate"]["sampling"]):
-        assert (sampling["num_steps"], sampling["guidance_scale"], sampling["griffin_lim_grain"]) == (25, 1.0, "none")

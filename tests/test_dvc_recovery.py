@@ -5,8 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -174,49 +172,6 @@ def test_a_run_names_a_leftover_once(killed: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(run, "up_to_date", lambda *_: True)
     assert run.main([]) == 0
     assert capsys.readouterr().out.count("`git diff 'stash@{0}' -- first.py` shows") == 1
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[int], None]]:
-    """`tmp_path/small` on a small file system; called with a number of bytes, it leaves so many free (0: all)."""
-    small = tmp_path / "small"
-    small.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(small)], capture_output=True).returncode:
-        pytest.skip("needs the right to mount a small file system")
-
-    def leave(free: int) -> None:
-        fill = small / "fill"
-        fill.unlink(missing_ok=True)
-        if free:
-            room = os.statvfs(small)
-            fill.write_bytes(bytes(room.f_bavail * room.f_frsize - free))
-
-    try:
-        yield leave
-    finally:
-        subprocess.run(["umount", "-l", str(small)], check=True)
-
-
-@pytest.mark.slow
-def test_what_a_full_disk_leaves_is_told_and_mended(prepared: Path, tmp_path: Path, small_disk: Callable[[int], None]) -> None:
-    """DVC's "merge conflicts" is mostly a lock of git's that libgit2 left; every further try sets the changes aside once more."""
-    root = edited(prepared, tmp_path / "small/project")
-    before = changes(root)
-    small_disk(48 * 1024)  # it fails with the changes set aside
-    failed = dvc_command(root, "exp", "run", "-S", "first.number=3")
-    small_disk(0)
-    again = dvc_command(root, "exp", "run", "-S", "first.number=3")
-    assert "merge conflicts" in failed.stderr + again.stderr
-    past = time.time() - 60
-    for path in (root / ".git").glob("*.lock"):
-        os.utime(path, (past, past))
-    found = dvc_recovery.leftovers(root)
-    assert [leftover for leftover in found if leftover.changes_missing]
-    for leftover in found:
-        follow(root, leftover.remedy)
-    assert changes(root) == before
-    assert dvc_recovery.leftovers(root) == []
-    assert dvc_command(root, "exp", "run", "-S", "first.number=3").returncode == 0
 
 
 def test_changes_that_a_lock_of_git_takes_away_are_told(prepared: Path, tmp_path: Path) -> None:

@@ -51,14 +51,6 @@ def test_seeds_tell_scratch_encoders_apart(scratch, tmp_path):
     assert not np.array_equal(said[0], said[2])
 
 
-def test_making_one_leaves_the_random_numbers_of_others_alone(tmp_path):
-    torch.manual_seed(5)
-    expected = torch.rand(3)
-    torch.manual_seed(5)
-    text.make_scratch(tmp_path / "scratch", **SIZES, seed=0)
-    assert torch.equal(torch.rand(3), expected)
-
-
 def test_of_a_model_with_a_decoder_the_encoder_speaks(tmp_path):
     """As of FLAN-T5: the checkpoint holds both, its encoder's last states are what counts."""
     from transformers import ByT5Tokenizer, T5Config, T5ForConditionalGeneration
@@ -81,18 +73,6 @@ def test_minilm_knows_what_words_mean(minilm):
     means = [minilm(caption).values.astype(np.float32).mean(0) for caption in captions]
     dog, puppy, rain = (mean / np.linalg.norm(mean) for mean in means)
     assert dog @ puppy > 0.6 > 0.3 > dog @ rain
-
-
-def test_padding_and_neighbours_move_only_last_bits(minilm):
-    """Why captions are encoded singly: in a padded batch the same states come out, but for their last bits."""
-    captions = ["a dog barks", "heavy rain falls on a roof while a siren passes by and somebody shouts", ""]
-    batch = minilm.tokenizer(captions, padding=True, return_tensors="pt")
-    with torch.no_grad():
-        states = minilm.net(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state.numpy()
-    for caption, padded, mask in zip(captions, states, batch["attention_mask"].bool().numpy(), strict=True):
-        said = minilm(caption).values
-        assert said.shape == (mask.sum(), 384)
-        np.testing.assert_allclose(said, padded[mask], atol=2e-3)
 
 
 def test_more_tokens_than_the_encoder_reads_are_refused(minilm, shared):

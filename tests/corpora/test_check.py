@@ -362,13 +362,6 @@ def test_undecided_clips_are_not_covered(lay, tmp_path):
     assert (report.listed, report.coverage) == (3, pytest.approx(1 / 3))
 
 
-def test_subtitles_beside_a_clip_are_not_the_clip(lay, tmp_path):
-    lay("r1nicOVtvkQ_30.wav", **{"r1nicOVtvkQ_30.srt": b"1", "r1nicOVtvkQ_30.description": b"x", "train.csv": HEADER + ROWS[:22]})
-    report = check.check(tmp_path)
-    assert [entry["path"] for entry in report.tables.matched] == ["r1nicOVtvkQ_30.wav"]
-    assert (report.tables.collisions, report.damaged) == ([], [])
-
-
 def test_rows_that_start_inside_a_recording_are_counted_and_may_have_no_clip(lay, tmp_path):
     """Files cut a second before what rows say: found, but their captions are a second off, and stay without a clip."""
     videos = [f"abcdEFGH12{number}" for number in range(5)]

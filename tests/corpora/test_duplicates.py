@@ -309,21 +309,6 @@ def find(rows: list[dict], recordings: list[dict], root: Path, **options) -> dup
     return duplicates.find(clips, pa.Table.from_pylist(recordings, GROUPS), map_shards, scratch)
 
 
-def test_clips_of_two_recordings_are_paired_by_sound_and_those_of_one_are_not(tmp_path):
-    rows = [
-        clip("a_0", "a", 0, noise(0)),
-        clip("a_3", "a", 3, noise(0)),
-        clip("b_0", "b", 0, noise(0)[5000:]),
-        clip("c_0", "c", 0, noise(1)),
-    ]
-    result = find(rows, [recording(name) for name in "abc"], tmp_path)
-    assert [(pair["a"], pair["b"], pair["kind"]) for pair in result.pairs] == [("a_0", "b_0", "sound"), ("a_3", "b_0", "sound")]
-    assert result.names.num_rows == 4
-    table = tmp_path / "duplicates.parquet"
-    shards.write_rows(result.pairs, table, manifest.DUPLICATES)
-    assert list(shards.read_rows(table, manifest.DUPLICATES)) == result.pairs
-
-
 def test_how_many_clips_the_index_takes_in_at_once_changes_nothing(tmp_path, monkeypatch):
     rows = [clip(f"{name}_{part}", name, part, noise(ord(name) % 5)[part * 800 :]) for name in "abcdefgh" for part in (0, 3)]
     expected = find(rows, [recording(name) for name in "abcdefgh"], tmp_path / "one")

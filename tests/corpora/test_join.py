@@ -59,34 +59,6 @@ def test_assumptions_are_reported():
     assert joined([f"{VIDEO}_30.wav"], [row(VIDEO, start_time=30.0)]).remarks == []
 
 
-def test_missing_clips_are_reported_once_with_all_their_captions():
-    rows = [
-        row(VIDEO, "one", start_time=30.0, number="7"),
-        row(VIDEO, "two", at=3, start_time=30.0, number="8"),
-        row("dog.wav", at=4),
-    ]
-    tables = joined(["other.wav"], rows)
-    assert tables.missing == [
-        {
-            "id": VIDEO,
-            "youtube_id": VIDEO,
-            "start_time": 30.0,
-            "captions": ["one", "two"],
-            "origins": ["m.csv:2", "m.csv:3"],
-            "audiocap_ids": ["7", "8"],
-        },
-        {
-            "id": "dog.wav",
-            "youtube_id": None,
-            "start_time": None,
-            "captions": ["a sound"],
-            "origins": ["m.csv:4"],
-            "audiocap_ids": [""],
-        },
-    ]
-    assert tables.orphans == [{"path": "other.wav"}]
-
-
 def test_a_missing_rows_caption_can_never_be_another_recordings():
     (recording,) = joined(["x.wav"], []).recordings
     tables = joined(["x.wav"], [row(recording["recording_id"], "not mine")])

@@ -104,13 +104,6 @@ def test_a_speaker_of_one_word_is_not_taken_for_that_of_another(tmp_path):
     assert set(recordings(tables, "split").values()) == {"train"}
 
 
-def test_recordings_in_another_container_are_found(tmp_path):
-    put(tmp_path, *(name.replace(".wav", ".flac") for name in WORDS))
-    write(tmp_path, "testing_list.txt", f"{WORDS[3]}\n")
-    tables = scan(tmp_path)
-    assert (tables.missing, recordings(tables, "split")[WORDS[3].replace(".wav", ".flac")]) == ([], "test")
-
-
 def test_what_is_no_word_s_is_reported(tmp_path):
     put(tmp_path, *WORDS, "yes/odd.wav", "stray.wav")
     tables = scan(tmp_path)

@@ -89,18 +89,6 @@ def test_a_folder_of_its_own_name_inside_takes_nothing_away(tmp_path):
     assert captions(scan(tmp_path, "stable_audio")) == {"a/x.wav": ["outer"], "a/a/x.wav": ["inner"]}
 
 
-def test_folders_named_after_splits_are_splits(tmp_path):
-    put(tmp_path, "train/a.wav", "valid/b.wav", "test/c.wav", "test/said nothing of.wav")
-    for name, extension in (("train/a", ".json"), ("valid/b", ".json"), ("test/c", ".txt")):
-        write(tmp_path, name + extension, '{"prompt": "a sound"}' if extension == ".json" else "a sound")
-    assert recordings(scan(tmp_path, "stable_audio"), "split") == {
-        "test/c.wav": "test",
-        "test/said nothing of.wav": "test",
-        "train/a.wav": "train",
-        "valid/b.wav": "valid",
-    }
-
-
 def test_jsons_with_a_text_are_those_of_laion_clap(tmp_path):
     put(tmp_path, "1.flac", "2.flac", "3.flac")
     write(tmp_path, "1.json", json.dumps({"text": ["A dog barks", "Barking"], "tag": ["dog"]}))

@@ -230,17 +230,6 @@ def test_rows_of_an_embedded_recording_and_the_stricter_of_two(tmp_path):
     ]
 
 
-def test_a_name_with_several_meanings_and_a_row_without_file_give_no_licence(lay):
-    rows = "filename,license\na.wav,CC0\nb.wav,CC0\ngone.wav,CC0\n../c.wav,CC0\n"
-    found = found_in(lay("x/a.wav", "y/a.wav", "x/b.wav", "c.wav", **{"list/terms.csv": rows}), "folder")
-    assert {path: values[0] for path, values in found.items()} == {
-        "x/a.wav": "unknown",
-        "y/a.wav": "unknown",
-        "x/b.wav": "CC0-1.0",
-        "c.wav": "CC0-1.0",
-    }
-
-
 @pytest.mark.parametrize(
     ("values", "terms"),
     [

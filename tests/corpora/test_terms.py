@@ -193,17 +193,3 @@ def test_check_counts_recordings_by_licence(lay, tmp_path):
     assert ["licence", "recordings"] in lines
     assert ["CC0-1.0", "2"] in lines
     assert ["13", "others", "13"] in lines
-
-
-@pytest.mark.parametrize("stated", [True, False])
-def test_check_counts_recordings_by_their_terms_for_ai_where_any_are_known(lay, tmp_path, stated):
-    rows = "a.wav,CC0,,,refused\nb.wav,CC0,,,refused\nc.wav,CC0,,,allowed\n" if stated else "*,CC0,,,\n"
-    lay("a.wav", "b.wav", "c.wav", "d.wav", **{"licences.csv": HEADER + rows})
-    report = check.check(tmp_path)
-    known = {"refused": 2, "allowed": 1, "unknown": 1} if stated else {"unknown": 4}
-    assert report.as_json()["ai_terms"] == known
-    console = Console(width=100, record=True, file=io.StringIO())
-    check.show(report, console)
-    lines = [line.split() for line in console.export_text().splitlines()]
-    assert (["AI", "terms", "recordings"] in lines) == stated
-    assert (["refused", "2"] in lines) == stated

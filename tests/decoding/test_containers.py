@@ -23,12 +23,6 @@ from soundmill.decoding.decode import DecodeError
 from tests.decoding.files import FILMS, MAX_SECONDS, VALID, ffmpeg, reason_of, whole
 
 
-def test_extensions_mean_nothing(media, tmp_path):
-    for name in ("a.m4a", "a.flac", "cbr.mp3"):
-        (tmp_path / "x.wav").write_bytes((media / name).read_bytes())
-        assert decode.probe(tmp_path / "x.wav", MAX_SECONDS) == decode.probe(media / name, MAX_SECONDS)
-
-
 @pytest.mark.parametrize("form", ["wav", "rf64", "flac", "au", "caf", "w64", "aiff", "ogg", "mp3", "matroska", "avi", "mpegts"])
 def test_what_ffmpeg_wrote_to_a_pipe_is_valid(tmp_path, form):
     (tmp_path / "x").write_bytes(
@@ -93,13 +87,6 @@ def test_noise_in_the_middle_is_refused(media, tmp_path, name):
     data[middle : middle + 600] = random.Random(0).randbytes(600)
     (tmp_path / "x").write_bytes(data)
     assert reason_of(tmp_path / "x") in ("truncated", "corrupt", "gap")
-
-
-def test_one_wrong_bit_in_an_ogg_page_is_corrupt(media, tmp_path):
-    data = bytearray((media / "a.ogg").read_bytes())
-    data[len(data) // 2] ^= 1
-    (tmp_path / "x.ogg").write_bytes(data)
-    assert reason_of(tmp_path / "x.ogg") == "corrupt"
 
 
 def test_ogg_checksum_is_the_one_in_the_page(media):
@@ -168,12 +155,6 @@ def test_the_length_of_an_opus_packet_is_in_its_first_two_bytes():
     assert [ogg.opus_samples(bytes([config << 3])) for config in (0, 3, 12, 15, 16, 31)] == [480, 2880, 480, 960, 120, 960]
     assert [ogg.opus_samples(bytes([31 << 3 | code, 5])) for code in range(4)] == [960, 1920, 1920, 4800]
     assert ogg.opus_samples(b"") == 0
-
-
-def test_chained_ogg_is_read_to_its_end(media, tmp_path):
-    (tmp_path / "x.ogg").write_bytes((media / "a.ogg").read_bytes() * 2)
-    rate, wave = whole(tmp_path / "x.ogg")
-    assert 1.95 < len(wave) / rate < 2.1
 
 
 @pytest.mark.parametrize("name", FILMS)

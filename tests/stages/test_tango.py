@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -141,29 +140,6 @@ def test_a_start_with_other_parts_says_so(tmp_path, trained, data, capfd):
     said = capfd.readouterr().out
     assert "the text encoder changed from theirs to byt5-scratch: the network must adapt to it" in said
     assert "the autoencoder changed" in said
-
-
-def test_the_published_training_keeps_the_best_weights_and_sounds_are_made_by_them(tmp_path, data):
-    """`scale=paper` with small nets: the best weights are the very ones of a training that ends there."""
-    small = ("text=byt5_scratch", "vocoder=griffin_lim")
-    paper = replace(ROW, choices=("scale=paper", *small, *ROW.choices), lacks=("batch_size", "steps"))
-    more = (".network.groups=8", ".network.blocks=1", ".accumulate=1")  # and so fast that the last epoch is not the best
-    more = (*more, *(f".optimiser.{one}" for one in ("learning_rate=0.03", "decay=none", "warmup_steps=0")))
-    metrics = of_waves.train("tango", tmp_path / "best", data, paper.composed(*more, ".epochs=4"))
-    assert metrics["steps"] == 8
-    best = metrics["best_step"]
-    assert best % 2 == 0
-    assert best < 8
-
-    short = of_waves.train("tango", tmp_path / "short", data, paper.composed(*more, ".epochs=null", f".steps={best}"))
-    assert short["valid_loss"] == metrics["best_valid_loss"] < metrics["valid_loss"]
-    kept = (tmp_path / "best/model/best.safetensors").read_bytes()
-    assert kept == (tmp_path / "short/model/unet.safetensors").read_bytes()
-    assert kept != (tmp_path / "best/model/unet.safetensors").read_bytes()
-    output = generate(tmp_path / "best", data, paper.composed("tango.generate.sampling.num_steps=2"))
-    last = paper.composed("tango.generate.sampling.num_steps=2", "tango.generate.use=last")
-    assert output == generate(tmp_path / "short", data, last)
-    assert len(output) == 2
 
 
 @pytest.fixture
