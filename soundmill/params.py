@@ -16,6 +16,7 @@ from soundmill import credentials, disk
 from soundmill.errors import UserError
 
 MAX_DEPTH = 100  # of nested YAML collections; parameters need six
+CHANGED_SAMPLING = re.compile(r"\w+\.generate\.sampling\.\w")
 MAX_VALUES = 100_000  # of a YAML document with fewer bytes, with those that its aliases repeat
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -69,6 +70,7 @@ def compose(conf: Path, overrides: list[str]) -> dict[str, Any]:
         if b"*" in (text := path.read_bytes()):  # OmegaConf copies what an alias repeats
             _of_file(path, lambda text=text: _check_extent(text))
     _check_settings(overrides, "params")
+    overrides = [f"++{one}" if CHANGED_SAMPLING.match(one) else one for one in overrides]  # null, unless one of them sets a key
     try:
         with initialize_config_dir(str(conf.resolve()), version_base=None):
             document = OmegaConf.to_container(hydra_compose("config", overrides), resolve=True)
@@ -276,6 +278,16 @@ def parse(model: type[P], values: Any, where: str) -> P:
                 text = said if isinstance(problem["input"], dict) else f"{said} (found {problem['input']!r})"
             lines.append(f"{where}.{key}: {text}" if key else f"{where}: {text}")
         raise UserError("\n".join(lines)) from None
+
+
+def changed(params: P, changes: dict[str, Any], where: str) -> P:
+    """The parameters with some values replaced, at any depth; a UserError names each invalid key."""
+
+    def merged(values: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+        both = {key: (values.get(key), value) for key, value in new.items()}
+        return values | {key: merged(*two) if all(isinstance(one, dict) for one in two) else two[1] for key, two in both.items()}
+
+    return parse(type(params), merged(params.model_dump(mode="json"), changes), where)
 
 
 def override(params: P, settings: Sequence[str], where: str) -> P:

@@ -10,6 +10,7 @@ from soundmill import params, text
 from soundmill.commands.experiments import read_experiments
 from soundmill.models import registry
 from soundmill.models.components import registry as components
+from soundmill.models.params import read_sections
 from tests.imports import EVERY_FAMILY, ROOT
 
 SINGLE = ("duplicates", "quality", "splits", "zero_shot", "catalog", "rename", "mixup", "tagger", "evaluate")
@@ -43,8 +44,8 @@ def test_every_stage_accepts_every_choice(corpus, scale):
         assert wants["clips"] in document["clips"]
         mels = {f"data/spectrograms/clips/{name}" for name in document["spectrogram"]}
         assert wants["inputs"] in {f"data/{family}", f"data/clips/{wants['clips']}", *mels}
-        params.parse(registry.family(family).train_params, document[family]["train"], where)
-        params.parse(registry.family(family).generate_params, document[family]["generate"], where)
+        kind = registry.family(family)
+        read_sections(document, family, kind.train_params, kind.generate_params)
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf" / "text").glob("*.yaml")))

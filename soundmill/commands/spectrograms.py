@@ -78,8 +78,9 @@ def _settings(root: Path, family: str) -> tuple[MelSpec, GriffinLimParams, str, 
     from soundmill.audio.mel import SpectrogramParams
     from soundmill.models import registry
     from soundmill.models.components.griffin_lim.params import GriffinLimParams
+    from soundmill.models.params import read_sections
 
-    registry.family(family)
+    kind = registry.family(family)
     document = params.read_yaml(root / "params.yaml")
     if family not in document["families"]:
         rate = params.section(document, "clips.default.sample_rate", "params.yaml")
@@ -88,9 +89,8 @@ def _settings(root: Path, family: str) -> tuple[MelSpec, GriffinLimParams, str, 
         of_mels = params.compose(root / "conf", [f"model=[{','.join(registry.FAMILIES)}]"])["mel_families"]
         raise UserError(f"--family {family}: it makes no log-mels; choose {' or '.join(of_mels)}")
     spectrogram = params.parse_section(document, f"spectrogram.{document['mel_families'][family]['mel']}", SpectrogramParams)
-    sampling = params.section(document, f"{family}.generate.sampling", "params.yaml")
-    chosen = {name: sampling[name] for name in GriffinLimParams.model_fields}
-    griffin_lim = params.parse(GriffinLimParams, chosen, f"params.yaml: {family}.generate.sampling")
+    _, _, sampling = read_sections(document, family, kind.train_params, kind.generate_params)
+    griffin_lim = GriffinLimParams(**{name: getattr(sampling, name) for name in GriffinLimParams.model_fields})
     probe_clips = params.section(document, "evaluate.probe_clips", "params.yaml")
     return spectrogram.spec, griffin_lim, spectrogram.clips, probe_clips
 

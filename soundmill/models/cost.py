@@ -19,7 +19,7 @@ from soundmill import hashing, terminal
 from soundmill import params as strict
 from soundmill.errors import UserError
 from soundmill.models import registry
-from soundmill.models.params import FamilyGenerateParams, FamilyTrainParams
+from soundmill.models.params import read_sections
 from soundmill.shards import code
 
 TIMED_STEPS = 3
@@ -41,7 +41,7 @@ def time_steps(family: str, document: dict[str, Any], num_labels: int) -> Timing
     from soundmill.training.loop import rehearse
 
     kind = registry.family(family)
-    train: FamilyTrainParams = strict.parse_section(document, f"{family}.train", kind.train_params)
+    train = strict.parse_section(document, f"{family}.train", kind.train_params)
     rehearsal = kind.rehearse(document, num_labels)
     if train.lora:
         rehearsal.module.adapt(train.lora, train.hardware)
@@ -71,8 +71,7 @@ def seconds(timing: Timing, family: str, document: dict[str, Any], num_clips: in
     Excludes the stages before the training, such as latents and text states.
     """
     kind = registry.family(family)
-    train: FamilyTrainParams = strict.parse_section(document, f"{family}.train", kind.train_params)
-    generate: FamilyGenerateParams = strict.parse_section(document, f"{family}.generate", kind.generate_params)
+    train, generate, _ = read_sections(document, family, kind.train_params, kind.generate_params)
     batches = train.steps * timing.accumulate if train.steps else math.ceil(train.epochs * num_clips / timing.clips)
     sounds = min(generate.count or num_clips, num_clips)
     forward = timing.seconds / 3  # backward costs about twice the forward pass

@@ -14,6 +14,7 @@ from soundmill.audio.tags import MadeBy, SourceType
 from soundmill.errors import UserError
 from soundmill.hashing import tree_digest
 from soundmill.models import adapted
+from soundmill.models.params import FamilyGenerateParams
 from soundmill.training import checkpoint
 from soundmill.training.params import Use
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from soundmill.models.components.contracts import Vocoder
-    from soundmill.models.params import FamilyGenerateParams, FamilyTrainParams
+    from soundmill.models.params import FamilyTrainParams
     from soundmill.training.loader import Batch, Joined, Order, Source
     from soundmill.training.module import TrainingModule
     from soundmill.training.validation import HeldOut
@@ -143,9 +144,9 @@ class Family:
     title: str  # one line
     paper: str  # its source, one line
     train_params: type[FamilyTrainParams]  # of `<family>.train`
-    generate_params: type[FamilyGenerateParams]  # of `<family>.generate`
     model: str  # module with `load` and `networks`
     training: str  # module with `prepare` and `rehearse`
+    generate_params: type[FamilyGenerateParams] = FamilyGenerateParams  # of `<family>.generate`
     fixed: tuple[str, ...] = ()  # parts of `<family>.train` that `start_from` requires to be equal
     published: str = ""  # module with `read` for published files with its `SUFFIX`, if there are any
     weights: str = checkpoint.WEIGHTS  # file of a checkpoint with the last weights

@@ -72,7 +72,7 @@ def run(
 
     source_facts = origin(model)
     generated_by, changed_by = made_by(source_facts, GENERATED), made_by(source_facts, CHANGED)
-    settings = Settings(params, ctx.home, ctx.scratch, ctx.digests, generated_by)
+    settings = Settings(params, params.sampling_of(trained.params, family), ctx.home, ctx.scratch, ctx.digests, generated_by)
 
     requests: dict[str, Request] = {}
     seconds = durations_of(clips, clip_ids)
@@ -143,6 +143,7 @@ class Settings:
     """How the stage calls a model; plain values that other processes can unpickle."""
 
     params: FamilyGenerateParams
+    sampling: Any  # the checkpoint's, changed by the params
     home: Path
     scratch: Path
     digests: Path
@@ -151,7 +152,7 @@ class Settings:
     def run(self, progress: Callable[[int], Any] = lambda n: None) -> Run:
         params = self.params
         device = pick_device(params.accelerator)
-        return Run(params.sampling, device, params.precision, params.batch_size, self.home, self.scratch, self.digests, progress)
+        return Run(self.sampling, device, params.precision, params.batch_size, self.home, self.scratch, self.digests, progress)
 
 
 def _generate_in_processes(

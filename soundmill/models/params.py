@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
 from soundmill.audio.mel import MelSpec
-from soundmill.params import Seed, StageParams
+from soundmill.params import Seed, StageParams, changed, parse_section
 from soundmill.training.params import HardwareParams, LoraParams, Precision, TrainingParams, Use
+
+T = TypeVar("T", bound="FamilyTrainParams")
+G = TypeVar("G", bound="FamilyGenerateParams")
 
 
 class GridParams(StageParams):
@@ -79,8 +82,22 @@ class FamilyGenerateParams(StageParams):
     threads: int = Field(ge=1)
     codec_count: int | None = Field(ge=1, description="number of real clips that the codec reconstructs; null: all")
     codec_split: Literal["train", "valid", "test"]
+    sampling: dict[str, Any] | None = Field(description="changes to `train.sampling` of the checkpoint, by key; null: none")
+
+    def sampling_of(self, train: FamilyTrainParams, family: str) -> Any:
+        """The sampling of a model with these training parameters, changed; UserError that names a wrong key."""
+        return changed(train.sampling, self.sampling or {}, f"params.yaml: {family}.generate.sampling")
 
     @property
     def transfers(self) -> int:
         """Number of clips excluded by `catalog.only` to transform for the report; families that transform override it."""
         return 0
+
+
+def read_sections(
+    document: dict[str, Any], family: str, train: type[T], generate: type[G] = FamilyGenerateParams
+) -> tuple[T, G, Any]:
+    """A family's sections `train` and `generate` of the content of a params.yaml, and the sampling that they say together."""
+    trained = parse_section(document, f"{family}.train", train)
+    chosen = parse_section(document, f"{family}.generate", generate)
+    return trained, chosen, chosen.sampling_of(trained, family)

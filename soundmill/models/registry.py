@@ -19,7 +19,7 @@ from soundmill.models import adapted
 from soundmill.models.components import registry as components
 from soundmill.models.components.contracts import read_codec
 from soundmill.models.family import Family, family_of, is_checkpoint
-from soundmill.models.params import FamilyTrainParams
+from soundmill.models.params import FamilyTrainParams, read_sections
 from soundmill.params import compose, did_you_mean, parse, parse_section
 from soundmill.training import checkpoint
 from soundmill.training.params import LoraParams
@@ -86,10 +86,9 @@ def check(document: dict[str, Any], home: Path | None = None) -> None:
         with _named(f"text.{name}.encoder: "):
             text.check(item["encoder"], item["revision"], home)
     for name in document["families"]:
-        train = parse_section(document, f"{name}.train", family(name).train_params)
+        train, _, _ = read_sections(document, name, family(name).train_params, family(name).generate_params)
         if train.score_every_steps is not None and document["families"][name]["tagger"] != TAGGER:
             raise UserError(f"params.yaml: {name}.train.score_every_steps needs the tagger: set families.{name}.tagger to {TAGGER}")
-        parse_section(document, f"{name}.generate", family(name).generate_params)
         with _named(f"{name}.train."):
             train.check_spec(specs.get(document["mel_families"].get(name, {}).get("mel")))
             if home and train.start_from:

@@ -158,7 +158,7 @@ def test_speckle_gives_noise_its_magnitudes_and_keeps_its_bands():
 def inversion(family: str, *choices: str) -> GriffinLim:
     """As conf/ configures it for a family."""
     document = params.compose(ROOT / "conf", choices)
-    sampling = document[family]["generate"]["sampling"]
+    sampling = document[family]["train"]["sampling"]
     chosen = GriffinLimParams(**{key: value for key, value in sampling.items() if key.startswith("griffin_lim")})
     return GriffinLim(SpectrogramParams(**document["spectrogram"][family]).spec, chosen)
 
@@ -177,7 +177,7 @@ SPECKLED = {
     "64x1024:640/160": ("tango", "model=tango"),
     "64x1024/160": ("tango", "model=tango", "scale=gpu"),
 }
-GRIFFIN_LIM = "tango.generate.sampling.griffin_lim"
+GRIFFIN_LIM = "tango.train.sampling.griffin_lim"
 OTHERS = {
     "80x1024/256": ("tango", "experiment=esc10_istft", f"{GRIFFIN_LIM}_iterations=32", f"{GRIFFIN_LIM}_momentum=0.99"),
     "projected_gan": ("projected_gan", "model=projected_gan"),

@@ -11,9 +11,10 @@ from soundmill import params
 from soundmill.audio.mel import MelSpec, SpectrogramParams, log_mel, mel_filterbank
 from soundmill.diffusion import samplers, schedules
 from soundmill.models.ddpm_mel.model import DdpmMel, sample_log_mels
-from soundmill.models.ddpm_mel.params import GenerateParams, TrainParams
+from soundmill.models.ddpm_mel.params import TrainParams
 from soundmill.models.ddpm_mel.picture import PictureCodec, rescaled
 from soundmill.models.family import Run
+from soundmill.models.params import read_sections
 from tests.imports import ROOT
 
 
@@ -108,7 +109,7 @@ def published_loop(net, noise: Tensor, rng: torch.Generator) -> tuple[Tensor, li
 
 
 def test_the_sampler_is_the_published_loop_from_999_to_1(paper, train):
-    sampling = params.parse(GenerateParams, paper["ddpm_mel"]["generate"], "ddpm_mel.generate").sampling
+    _, _, sampling = read_sections(paper, "ddpm_mel", TrainParams)
     diffusion, visited = train.diffusion, []
     assert (sampling, diffusion.objective, sampling.clip, sampling.guidance_scale) == (train.sampling, "eps", None, 1.0)
     noise = torch.randn(1, 1, 4, 4, generator=torch.Generator().manual_seed(0))

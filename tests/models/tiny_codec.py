@@ -16,7 +16,7 @@ from soundmill.models import family
 from soundmill.models.catalog import read_weights
 from soundmill.models.components.waves.source import WaveCrops, gather_waves
 from soundmill.models.family import Family, FamilyConfig, Prepared, Rehearsal, Run
-from soundmill.models.params import FamilyGenerateParams, FamilyTrainParams
+from soundmill.models.params import FamilyTrainParams
 from soundmill.params import StageParams
 from soundmill.training import checkpoint
 from soundmill.training.loader import Batch, Order, crop_places
@@ -38,10 +38,6 @@ class TrainParams(FamilyTrainParams):
     @property
     def items(self) -> int:
         return self.batch_size
-
-
-class GenerateParams(FamilyGenerateParams):
-    sampling: SamplingParams
 
 
 class Net(nn.Module):
@@ -136,7 +132,6 @@ FAMILY = Family(
     title="a tiny autoencoder of stereo waves",
     paper="none",
     train_params=TrainParams,
-    generate_params=GenerateParams,
     model=__name__,
     training=__name__,
 )

@@ -89,7 +89,7 @@ def test_what_it_forgets_is_measured_with_everyday_prompts(base, data, tmp_path,
     """Its checkpoint names none of its own."""
     document = composed(base, LORA)
     document["audio_dit"]["generate"] |= {"count": 1, "codec_count": 1}
-    document["audio_dit"]["generate"]["sampling"]["num_steps"] = 2
+    document["audio_dit"]["generate"]["sampling"] = {"num_steps": 2}
     of_waves.train("audio_dit", tmp_path, data, document)
     monkeypatch.setattr(beside_base, "OWN_SOUNDS", 2)
     clips = of_waves.generate("audio_dit", tmp_path, data, document)

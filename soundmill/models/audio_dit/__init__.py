@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from soundmill.models.audio_dit.params import GenerateParams, TrainParams
+from soundmill.models.audio_dit.params import TrainParams
 from soundmill.models.family import Family
 
 FAMILY = Family(
     title="text, label and length to sound: a diffusion transformer over a codec's latents, by rectified flow or v-diffusion",
     paper="Evans, Parker, Carr, Zukowski, Taylor & Pons 2024, Stable Audio Open (arXiv:2407.14358)",
     train_params=TrainParams,
-    generate_params=GenerateParams,
     model=f"{__name__}.model",
     training=f"{__name__}.training",
     published=f"{__name__}.published",

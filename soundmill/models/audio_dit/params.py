@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from soundmill.models.components.griffin_lim.params import GriffinLimParams
-from soundmill.models.params import FamilyGenerateParams, FamilyTrainParams, GridParams
+from soundmill.models.params import FamilyTrainParams, GridParams
 from soundmill.params import Probability, Seconds, StageParams
 
 
@@ -129,9 +129,3 @@ class TrainParams(FamilyTrainParams):
         if self.sampling.guidance_scale != 1 and self.dropout.all == 0:
             raise ValueError("sampling.guidance_scale needs a network trained without conditions too: raise dropout.all")
         return self
-
-
-class GenerateParams(FamilyGenerateParams):
-    """Each sound is generated from the first caption, the labels or both of a clip, and is as long as the clip."""
-
-    sampling: SamplingParams

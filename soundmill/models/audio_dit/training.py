@@ -22,7 +22,7 @@ from soundmill.models.audio_dit import model as models
 from soundmill.models.audio_dit.latents import Layout, layout
 from soundmill.models.audio_dit.model import AUTOENCODER, FAMILY, AudioDiT
 from soundmill.models.audio_dit.network import Conditions, DiT, padded
-from soundmill.models.audio_dit.params import DropoutParams, FlowParams, GenerateParams, TrainParams
+from soundmill.models.audio_dit.params import DropoutParams, FlowParams, TrainParams
 from soundmill.models.audio_dit.windows import shift_of
 from soundmill.models.catalog import choose_by_hash, read_weights
 from soundmill.models.components import registry
@@ -33,6 +33,7 @@ from soundmill.models.components.text_states import states as text_states
 from soundmill.models.components.text_states.states import Texts
 from soundmill.models.family import Prepared, Rehearsal
 from soundmill.models.labels import known_labels, label_weights
+from soundmill.models.params import read_sections
 from soundmill.models.requests import of_captions, of_grid
 from soundmill.training.loader import Arrays, Batch, Order
 from soundmill.training.module import TrainingModule
@@ -200,7 +201,7 @@ def _facts(catalog: Path, latent_seconds: float) -> dict[str, dict[str, Any]]:
 def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
     """See models/family.py."""
     read = partial(strict.parse_section, document)
-    params, generate = read(f"{FAMILY}.train", TrainParams), read(f"{FAMILY}.generate", GenerateParams)
+    params, _, sampling = read_sections(document, FAMILY, TrainParams)
     mel = document["latent_families"][FAMILY]["mel"]
     spec, num_samples = read(f"spectrogram.{mel}", SpectrogramParams).spec, read(f"{FAMILY}.latents", LatentsParams).num_samples
     shape, items = registry.codec_params(document, FAMILY).latent_shape(spec, num_samples), params.batch_size
@@ -214,8 +215,8 @@ def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
         conditions = Conditions(states, states[..., 0] > 0, torch.zeros(items, labels), torch.zeros(items, 2), told)
         return Batch(step, np.zeros(items, np.int64), (torch.randn(items, 2, *shape, generator=rng), *conditions))
 
-    solver = generate.sampling.solver
+    solver = sampling.solver
     passes_per_step = 1 if params.flow.objective == "v" or solver == "dpm++_sde" else rectified_flow.PASSES[solver]
-    passes = generate.sampling.num_steps * passes_per_step * (1 if generate.sampling.guidance_scale == 1 else 2)
+    passes = sampling.num_steps * passes_per_step * (1 if sampling.guidance_scale == 1 else 2)
     module = DiTModule(params, net, layout(shape, 1.0), shape[1], steps=1)
     return Rehearsal(module, batch, clips=items, passes=passes)

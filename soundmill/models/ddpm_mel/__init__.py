@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from soundmill.models.ddpm_mel.params import GenerateParams, TrainParams
+from soundmill.models.ddpm_mel.params import TrainParams
 from soundmill.models.family import Family
 
 FAMILY = Family(
     title="diffusion on pictures of mel spectrograms, unconditional or by label; phases by Griffin-Lim",
     paper="Ho, Jain & Abbeel 2020, Denoising diffusion probabilistic models (arXiv:2006.11239)",
     train_params=TrainParams,
-    generate_params=GenerateParams,
     model=f"{__name__}.model",
     training=f"{__name__}.training",
     fixed=("conditional", "network", "picture", "diffusion.objective", "diffusion.num_timesteps"),

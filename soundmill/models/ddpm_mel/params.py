@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from soundmill.diffusion.params import DiffusionParams, SamplerParams
 from soundmill.models.components.griffin_lim.params import GriffinLimParams
-from soundmill.models.params import FamilyGenerateParams, FamilyTrainParams, GridParams
+from soundmill.models.params import FamilyTrainParams, GridParams
 from soundmill.params import Decibels, Probability, Seconds, StageParams
 
 
@@ -148,7 +148,3 @@ class TrainParams(FamilyTrainParams):
 
     def _size(self) -> tuple[int, int]:
         return self.picture.height, self.picture.width
-
-
-class GenerateParams(FamilyGenerateParams):
-    sampling: SamplingParams

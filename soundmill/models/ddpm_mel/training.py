@@ -24,10 +24,11 @@ from soundmill.models.components import registry
 from soundmill.models.components.log_mels.source import Crops, LogMels, gather_log_mels
 from soundmill.models.ddpm_mel import model as models
 from soundmill.models.ddpm_mel.model import FAMILY, DdpmMel
-from soundmill.models.ddpm_mel.params import GenerateParams, TrainParams
+from soundmill.models.ddpm_mel.params import TrainParams
 from soundmill.models.ddpm_mel.picture import PictureCodec
 from soundmill.models.family import Prepared, Rehearsal
 from soundmill.models.labels import Labelled, label_weights
+from soundmill.models.params import read_sections
 from soundmill.models.requests import of_grid
 from soundmill.training.loader import Batch, Order
 from soundmill.training.module import TrainingModule
@@ -207,8 +208,7 @@ def _predict(net: torch.nn.Module, condition: Tensor, xt: Tensor, t: Tensor) -> 
 
 def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
     """See models/family.py."""
-    params = strict.parse_section(document, f"{FAMILY}.train", TrainParams)
-    generate = strict.parse_section(document, f"{FAMILY}.generate", GenerateParams)
+    params, _, sampling = read_sections(document, FAMILY, TrainParams)
     spec = strict.parse_section(document, f"spectrogram.{FAMILY}", mel.SpectrogramParams).spec
     picture = PictureCodec(params.picture, spec)
     labels = [str(number) for number in range(num_labels)] if params.conditional else []
@@ -220,5 +220,5 @@ def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
         noise = torch.randn(params.batch_size, spec.n_mels, picture.frames, generator=torch.Generator().manual_seed(step))
         return Batch(step, np.zeros(params.batch_size, np.int64), (noise, torch.zeros(params.batch_size, len(labels))))
 
-    passes = generate.sampling.num_steps * (1 if generate.sampling.guidance_scale == 1 or not labels else 2)
+    passes = sampling.num_steps * (1 if sampling.guidance_scale == 1 or not labels else 2)
     return Rehearsal(module, batch, clips=params.batch_size, passes=passes)

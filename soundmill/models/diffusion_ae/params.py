@@ -6,7 +6,6 @@ from pydantic import Field
 
 from soundmill.models.components.unet1d.params import SamplingParams as DecodingParams
 from soundmill.models.components.unet1d.prior.params import PriorSamplingParams, PriorTrainParams
-from soundmill.models.params import FamilyGenerateParams
 
 
 class SamplingParams(PriorSamplingParams):
@@ -15,7 +14,3 @@ class SamplingParams(PriorSamplingParams):
 
 class TrainParams(PriorTrainParams):
     sampling: SamplingParams = Field(description="how the grid, and the commands that make sound, sample the checkpoint")
-
-
-class GenerateParams(FamilyGenerateParams):
-    sampling: SamplingParams

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from soundmill.models.diffusion_vocoder.params import GenerateParams, TrainParams
+from soundmill.models.diffusion_vocoder.params import TrainParams
 from soundmill.models.family import Family
 
 FAMILY = Family(
     title="v-diffusion from log-mels to waves: a vocoder (wave to log-mels and back)",
     paper="Schneider, Kamal, Jin & Schölkopf 2023, Moûsai (arXiv:2301.11757); audio-diffusion-pytorch's DiffusionVocoder",
     train_params=TrainParams,
-    generate_params=GenerateParams,
     model=f"{__name__}.model",
     training=f"{__name__}.training",
     fixed=("mel", "network"),

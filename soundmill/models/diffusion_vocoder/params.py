@@ -7,7 +7,7 @@ from pydantic import Field
 from soundmill.audio.mel import MelSpec, check_bands
 from soundmill.models.components.unet1d.family import BatchedTrainParams
 from soundmill.models.components.unet1d.params import SamplingParams, UNet1dParams, UnitVariance
-from soundmill.models.params import FamilyGenerateParams, GridParams
+from soundmill.models.params import GridParams
 
 
 class TrainParams(BatchedTrainParams):
@@ -20,7 +20,3 @@ class TrainParams(BatchedTrainParams):
 
     def check_spec(self, spec: MelSpec | None) -> None:
         check_bands(self.mel)
-
-
-class GenerateParams(FamilyGenerateParams):
-    sampling: SamplingParams

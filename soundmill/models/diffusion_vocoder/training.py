@@ -19,8 +19,9 @@ from soundmill.models.components.unet1d.vocoder.training import VocoderModule
 from soundmill.models.components.waves.source import Pairs, gather_waves, log_mels_of, wave_deviation
 from soundmill.models.diffusion_vocoder import model as models
 from soundmill.models.diffusion_vocoder.model import FAMILY, VocodingModel
-from soundmill.models.diffusion_vocoder.params import GenerateParams, TrainParams
+from soundmill.models.diffusion_vocoder.params import TrainParams
 from soundmill.models.family import Prepared, Rehearsal
+from soundmill.models.params import read_sections
 from soundmill.training.loader import Batch, Order, crop_places
 from soundmill.training.validation import HeldOut
 
@@ -62,8 +63,7 @@ def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Pa
 
 def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
     """See models/family.py."""
-    read = partial(strict.parse_section, document)
-    params, generate = read(f"{FAMILY}.train", TrainParams), read(f"{FAMILY}.generate", GenerateParams)
+    params, _, sampling = read_sections(document, FAMILY, TrainParams)
     clips = strict.section(document, f"clips.{document['families'][FAMILY]['clips']}", "params.yaml")
     length = params.crop_frames * params.mel.hop_length
 
@@ -73,6 +73,6 @@ def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
         return Batch(step, np.zeros(items, np.int64), (log_mels, torch.randn(items, length, generator=rng)))
 
     crops = clips["clip_seconds"] * params.mel.sample_rate / length  # in a sound
-    passes = round(generate.sampling.num_steps * crops)
+    passes = round(sampling.num_steps * crops)
     module = VocoderModule(VocoderNet(params.network, params.mel), params, steps=1)
     return Rehearsal(module, batch, clips=params.batch_size, passes=passes)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from soundmill.models.diffwave.params import GenerateParams, TrainParams
+from soundmill.models.diffwave.params import TrainParams
 from soundmill.models.family import Family
 
 FAMILY = Family(
     title="diffusion on waves in six steps: a vocoder (wave to log-mels and back), by label, or unconditional",
     paper="Kong, Ping, Huang, Zhao & Catanzaro 2021, DiffWave: a versatile diffusion model for audio synthesis (arXiv:2009.09761)",
     train_params=TrainParams,
-    generate_params=GenerateParams,
     model=f"{__name__}.model",
     training=f"{__name__}.training",
     fixed=("condition", "network", "noise"),

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from soundmill.audio.mel import MelSpec, check_bands, check_overlap
 from soundmill.models.components.diffwave.params import NetworkParams, NoiseLoss, NoiseParams, SamplingParams
-from soundmill.models.params import FamilyGenerateParams, FamilyTrainParams, GridParams
+from soundmill.models.params import FamilyTrainParams, GridParams
 from soundmill.params import Seconds
 
 
@@ -58,7 +58,3 @@ class TrainParams(FamilyTrainParams):
     def crop_samples(self, sample_rate: int) -> int:
         """Samples of a crop; for a vocoder a whole number of frames."""
         return self.crop_frames * self.mel.hop_length if self.condition == "mel" else round(self.crop_seconds * sample_rate)
-
-
-class GenerateParams(FamilyGenerateParams):
-    sampling: SamplingParams

@@ -21,9 +21,10 @@ from soundmill.models.components.diffwave.vocoder import schedule
 from soundmill.models.components.waves.source import Pairs, WaveCrops, gather_waves, log_mels_of, wave_deviation
 from soundmill.models.diffwave import model as models
 from soundmill.models.diffwave.model import FAMILY, Generating, Vocoding
-from soundmill.models.diffwave.params import GenerateParams, TrainParams
+from soundmill.models.diffwave.params import TrainParams
 from soundmill.models.family import Prepared, Rehearsal
 from soundmill.models.labels import Labelled, known_labels, label_weights
+from soundmill.models.params import read_sections
 from soundmill.models.requests import of_grid
 from soundmill.training.loader import Batch, Order, Source, crop_places
 from soundmill.training.starting import compare
@@ -114,8 +115,7 @@ def samples(params: TrainParams, clips: Path, clip_ids: Sequence[str], labels: S
 
 def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
     """See models/family.py."""
-    read = partial(strict.parse_section, document)
-    params, generate = read(f"{FAMILY}.train", TrainParams), read(f"{FAMILY}.generate", GenerateParams)
+    params, _, sampling = read_sections(document, FAMILY, TrainParams)
     clips = strict.section(document, f"clips.{document['families'][FAMILY]['clips']}", "params.yaml")
     rate, mels = clips["sample_rate"], params.condition == "mel"
     length, labels = params.crop_samples(rate), num_labels if params.condition == "label" else 0
@@ -130,5 +130,5 @@ def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
         return Batch(step, np.zeros(params.batch_size, np.int64), values)
 
     crops = clips["clip_seconds"] / params.crop_seconds if mels else 1.0  # in a sound
-    passes = round(len(schedule(params.noise, generate.sampling)[0]) * crops)
+    passes = round(len(schedule(params.noise, sampling)[0]) * crops)
     return Rehearsal(module, batch, clips=params.batch_size, passes=passes)

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
 from soundmill.models.components.griffin_lim.params import GriffinLimParams
-from soundmill.models.params import FamilyGenerateParams, FamilyTrainParams, GridParams
+from soundmill.models.params import FamilyTrainParams, GridParams
 from soundmill.params import Probability, StageParams
 from soundmill.training.params import OptimiserParams
 
@@ -102,7 +102,3 @@ class TrainParams(FamilyTrainParams):
     @property
     def items(self) -> int:
         return self.batch_size
-
-
-class GenerateParams(FamilyGenerateParams):
-    sampling: SamplingParams

@@ -19,7 +19,6 @@ class TrainParams(PriorTrainParams):
 
 
 class GenerateParams(FamilyGenerateParams):
-    sampling: SamplingParams
     transfer_count: int = Field(
         ge=0, description="number of clips excluded by `catalog.only` to transfer to the codec's timbre for the report"
     )

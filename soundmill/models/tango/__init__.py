@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from soundmill.models.family import Family
-from soundmill.models.tango.params import GenerateParams, TrainParams
+from soundmill.models.tango.params import TrainParams
 
 FAMILY = Family(
     title="text to sound: diffusion over latents of log-mels, conditioned on a frozen text encoder's states",
@@ -12,7 +12,6 @@ FAMILY = Family(
         "(arXiv:2304.13731)"
     ),
     train_params=TrainParams,
-    generate_params=GenerateParams,
     model=f"{__name__}.model",
     training=f"{__name__}.training",
     weights="unet.safetensors",

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from soundmill.diffusion.params import DiffusionParams, SamplerParams
 from soundmill.models.components.griffin_lim.params import GriffinLimParams
-from soundmill.models.params import FamilyGenerateParams, FamilyTrainParams, GridParams
+from soundmill.models.params import FamilyTrainParams, GridParams
 from soundmill.params import Probability, StageParams
 
 
@@ -59,9 +59,3 @@ class TrainParams(FamilyTrainParams):
     @property
     def items(self) -> int:
         return self.real_items + self.mixed_items
-
-
-class GenerateParams(FamilyGenerateParams):
-    """Each sound is generated from the first caption of a clip."""
-
-    sampling: SamplingParams

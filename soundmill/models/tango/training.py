@@ -28,10 +28,11 @@ from soundmill.models.components.latents.vocoder import load_vocoder
 from soundmill.models.components.text_states import states as text_states
 from soundmill.models.components.text_states.states import Texts
 from soundmill.models.family import Prepared, Rehearsal
+from soundmill.models.params import read_sections
 from soundmill.models.requests import of_captions
 from soundmill.models.tango import model as models
 from soundmill.models.tango.model import FAMILY, Tango
-from soundmill.models.tango.params import GenerateParams, TrainParams
+from soundmill.models.tango.params import TrainParams
 from soundmill.training.loader import Arrays, Batch, Joined, Order
 from soundmill.training.module import TrainingModule
 from soundmill.training.seeds import seed_of
@@ -222,7 +223,7 @@ def _source(
 def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
     """See models/family.py."""
     read = partial(strict.parse_section, document)
-    params, generate = read(f"{FAMILY}.train", TrainParams), read(f"{FAMILY}.generate", GenerateParams)
+    params, _, sampling = read_sections(document, FAMILY, TrainParams)
     spec, num_samples = read(f"spectrogram.{FAMILY}", SpectrogramParams).spec, read(f"{FAMILY}.latents", LatentsParams).num_samples
     shape, items = registry.codec_params(document, FAMILY).latent_shape(spec, num_samples), params.items
     net = models.build_net(params, shape)
@@ -233,5 +234,5 @@ def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
         states = torch.randn(items, TIMED_TOKENS, params.network.text_width, generator=rng)
         return Batch(step, np.zeros(items, np.int64), (posteriors, states, torch.ones(items, TIMED_TOKENS, dtype=torch.bool)))
 
-    passes = generate.sampling.num_steps * (1 if generate.sampling.guidance_scale == 1 else 2)
+    passes = sampling.num_steps * (1 if sampling.guidance_scale == 1 else 2)
     return Rehearsal(TangoModule(params, net, 1.0, items, steps=1), batch, clips=params.real_items, passes=passes)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from soundmill.models.family import Family
-from soundmill.models.upsampler.params import GenerateParams, TrainParams
+from soundmill.models.upsampler.params import TrainParams
 
 FAMILY = Family(
     title="v-diffusion of the upper band: recordings of a low rate at a multiple of it (down and up again)",
     paper="Schneider, Kamal, Jin & Schölkopf 2023, Moûsai (arXiv:2301.11757); audio-diffusion-pytorch's DiffusionUpsampler",
     train_params=TrainParams,
-    generate_params=GenerateParams,
     model=f"{__name__}.model",
     training=f"{__name__}.training",
     weights="unet.safetensors",

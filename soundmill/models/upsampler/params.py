@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from soundmill.models.components.unet1d.family import BatchedTrainParams
 from soundmill.models.components.unet1d.params import SamplingParams, UNet1dParams, UnitVariance
-from soundmill.models.params import FamilyGenerateParams, GridParams
+from soundmill.models.params import GridParams
 
 
 class TrainParams(BatchedTrainParams):
@@ -25,7 +25,3 @@ class TrainParams(BatchedTrainParams):
         if self.num_samples % self.network.stride or self.num_samples % self.factor:
             raise ValueError(f"num_samples {self.num_samples} must be a multiple of {self.network.stride} and of {self.factor}")
         return self
-
-
-class GenerateParams(FamilyGenerateParams):
-    sampling: SamplingParams

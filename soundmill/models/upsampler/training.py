@@ -16,9 +16,10 @@ from soundmill.models.catalog import beginnings, choose_by_hash, read_weights, w
 from soundmill.models.components.unet1d.training import VelocityModule
 from soundmill.models.components.waves.source import WaveCrops, gather_waves, wave_deviation
 from soundmill.models.family import Prepared, Rehearsal
+from soundmill.models.params import read_sections
 from soundmill.models.upsampler import model as models
 from soundmill.models.upsampler.model import FAMILY, Upsampler, without_upper_band
-from soundmill.models.upsampler.params import GenerateParams, TrainParams
+from soundmill.models.upsampler.params import TrainParams
 from soundmill.training.loader import Batch, Order, crop_places
 from soundmill.training.starting import compare
 from soundmill.training.validation import HeldOut
@@ -77,8 +78,7 @@ def _places(params: TrainParams, step: int) -> Tensor:
 
 def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
     """See models/family.py."""
-    read = partial(strict.parse_section, document)
-    params, generate = read(f"{FAMILY}.train", TrainParams), read(f"{FAMILY}.generate", GenerateParams)
+    params, _, sampling = read_sections(document, FAMILY, TrainParams)
     clips = strict.section(document, f"clips.{document['families'][FAMILY]['clips']}", "params.yaml")
 
     def batch(step: int) -> Batch:
@@ -88,4 +88,4 @@ def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
 
     windows = max(1.0, clips["clip_seconds"] * clips["sample_rate"] / params.num_samples)
     module = UpsamplerModule(models.build_net(params, clips["channels"]), params, steps=1)
-    return Rehearsal(module, batch, clips=params.batch_size, passes=round(generate.sampling.num_steps * windows))
+    return Rehearsal(module, batch, clips=params.batch_size, passes=round(sampling.num_steps * windows))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from soundmill.models.family import Family
-from soundmill.models.waveform_unet.params import GenerateParams, TrainParams
+from soundmill.models.waveform_unet.params import TrainParams
 
 FAMILY = Family(
     title="v-diffusion on waves, stereo and short: unconditional, by label or by caption; restyles and inpaints recordings",
     paper="Schneider, Kamal, Jin & Schölkopf 2023, Moûsai (arXiv:2301.11757), at the size of tiny-audio-diffusion",
     train_params=TrainParams,
-    generate_params=GenerateParams,
     model=f"{__name__}.model",
     training=f"{__name__}.training",
     weights="unet.safetensors",

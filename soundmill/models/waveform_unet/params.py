@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from soundmill.models.components.unet1d.family import BatchedTrainParams
 from soundmill.models.components.unet1d.params import TransformParams, UNet1dParams
-from soundmill.models.params import FamilyGenerateParams, GridParams
+from soundmill.models.params import GridParams
 from soundmill.params import Probability, StageParams
 
 
@@ -65,7 +65,3 @@ class TrainParams(BatchedTrainParams):
                 "sampling.guidance_scale needs a network trained also without conditions: raise condition_dropout, or set it to 1"
             )
         return self
-
-
-class GenerateParams(FamilyGenerateParams):
-    sampling: SamplingParams

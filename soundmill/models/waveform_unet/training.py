@@ -23,10 +23,11 @@ from soundmill.models.components.unet1d.training import VelocityModule
 from soundmill.models.components.waves.source import WaveCrops, gather_waves, wave_deviation, wave_deviation_per_frequency
 from soundmill.models.family import Prepared, Rehearsal
 from soundmill.models.labels import Labelled, known_labels, label_weights
+from soundmill.models.params import read_sections
 from soundmill.models.requests import of_captions, of_grid
 from soundmill.models.waveform_unet import model as models
 from soundmill.models.waveform_unet.model import FAMILY, WaveformUNet
-from soundmill.models.waveform_unet.params import GenerateParams, TrainParams
+from soundmill.models.waveform_unet.params import TrainParams
 from soundmill.training.loader import Arrays, Batch, Order, Source
 from soundmill.training.seeds import seed_of
 from soundmill.training.starting import compare
@@ -157,8 +158,7 @@ def _captions(catalog: Path) -> Mapping[str, list[str]]:
 
 def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
     """See models/family.py."""
-    read = partial(strict.parse_section, document)
-    params, generate = read(f"{FAMILY}.train", TrainParams), read(f"{FAMILY}.generate", GenerateParams)
+    params, _, sampling = read_sections(document, FAMILY, TrainParams)
     channels = strict.section(document, f"clips.{document['families'][FAMILY]['clips']}", "params.yaml")["channels"]
     labels = num_labels if params.condition == "label" else 0
     module = WaveformModule(params, models.build_net(params, channels, labels), steps=1)
@@ -171,5 +171,5 @@ def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
         condition = {"label": (torch.zeros(items, labels),), "caption": (states, mask, without), "none": ()}[params.condition]
         return Batch(step, np.zeros(items, np.int64), (waves, *condition))
 
-    guided = generate.sampling.guidance_scale != 1 and params.condition != "none"
-    return Rehearsal(module, batch, clips=params.batch_size * params.accumulate, passes=generate.sampling.num_steps * (1 + guided))
+    guided = sampling.guidance_scale != 1 and params.condition != "none"
+    return Rehearsal(module, batch, clips=params.batch_size * params.accumulate, passes=sampling.num_steps * (1 + guided))
