@@ -3,8 +3,6 @@
 import csv
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ from rich.console import Console
 from soundmill import params
 from soundmill.corpora import check, inventory, matching, registry, survey
 from soundmill.errors import UserError
+from tests.commands.running import soundmill
 from tests.stages.handling import BOUNDS, SPLITS
 
 HEADER = "audiocap_id,youtube_id,start_time,caption\n"
@@ -211,13 +210,7 @@ def test_the_survey_warns_of_splits_before_anything_runs(tmp_path):
 
 
 def command(*arguments, cwd):
-    return subprocess.run(
-        [sys.executable, "-m", "soundmill", "corpus", "check", *map(str, arguments)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    return soundmill("corpus", "check", *map(str, arguments), cwd=cwd)
 
 
 def test_the_command_writes_what_it_is_asked_for_and_tells_what_is_no_corpus(corpus, tmp_path, root):

@@ -27,27 +27,6 @@ def test_the_command_and_the_stage_score_by_the_same_metrics():
     assert project.with_embedders(list(project.embedders)) == project  # as the stage chooses them
 
 
-def test_the_published_row_is_in_its_protocol():
-    result = protocols.load("audioldm_eval-16k")
-    assert {"fd_panns_cnn14_16k", "kl_panns_cnn14_16k", "fad_vggish"} < {score.key for score in result.scores}
-    assert result.sample_rate == 16000
-    assert protocols.load("google-fad").embedders["vggish"] != protocols.load("fadtk-vggish").embedders["vggish"]
-
-
-def test_other_tools_rows_are_in_their_protocols():
-    stable, av, kadtk = (protocols.load(name) for name in ("stable-audio-metrics", "av-benchmark", "kadtk"))
-    assert [score.key for score in stable.scores] == ["fd_openl3_env", "reverse_kl_passt", "clap_score_clap_music_speech"]
-    music = protocols.load("stable-audio-metrics-music")
-    assert [score.key for score in music.scores] == ["fd_openl3_music", *(score.key for score in stable.scores[1:])]
-    assert (music.level, music.sample_rate) == (stable.level, stable.sample_rate) == ("peak", 44_100)
-    assert stable.embedders["openl3_env"] == {"hop": 0.5, "channels": 2}
-    assert {"fd_passt", "exact_kl_passt", "is_passt", "fd_panns_cnn14_16k", "exact_kl_panns_cnn14_16k"} < {
-        score.key for score in av.scores
-    }
-    assert {"clap_score_clap_music_speech", "clap_score_msclap"} < {score.key for score in av.scores}
-    assert [score.metric for score in kadtk.scores] == ["kad"] * len(kadtk.embedders)
-
-
 def test_fad_stands_beside_its_limit_in_every_protocol():
     for name in protocols.NAMES:
         metrics = {(score.metric, score.embedder) for score in protocols.load(name).scores}

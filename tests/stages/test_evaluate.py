@@ -218,27 +218,6 @@ def test_scores_have_baselines_and_bytes_do_not_depend_on_workers(project):
     assert (project / "data" / "again.json").read_bytes() == (project / "data" / "report.json").read_bytes()
 
 
-@pytest.mark.slow
-def test_training_clips_that_come_again_are_found(project):
-    write_params(project, training_clips=100, bootstrap=0)
-    random = np.random.default_rng(5)
-    for index, row in enumerate(corpus()):  # hisses with a melody, for pure tones have no fingerprint
-        if row["split"] == "test":
-            write_wav(project / "data" / "generated" / f"{row['clip_id']}.wav", 0.1 * sound("hiss", 500 + index), RATE)
-    again = project / "data" / "generated" / "clip21_0.wav"
-    write_wav(again, np.clip(0.5 * sound("hiss", 3) + 1e-4 * random.standard_normal(24_000), -1, 1).astype(np.float32), RATE)
-    found = evaluate_in(project)
-    assert found["counts"]["training"] == 16
-    assert found["counts"]["held_out"] == 52
-    assert found["memorised_fingerprint"] == pytest.approx(1 / 52, rel=1e-5)
-    assert found["memorised_fingerprint_real"] == 0
-    assert {"memorised_tagger", "memorised_tagger_real"} < set(found)
-    page = (project / "data" / "report" / "index.html").read_text(encoding="utf-8")
-    assert "Nearest of 16 training clips" in page
-    assert page.index("nearest: clip03_0") < page.index("nearest: clip", page.index("nearest: clip03_0") + 5)
-    assert "1 of 52 generated sounds are copies of training clips" in page
-
-
 def test_labels_and_captions_may_be_any_text_and_what_cannot_be_drawn_is_told(project, capfd, monkeypatch):
     def fail(*_: object, **__: object) -> None:
         raise ValueError("no picture")
