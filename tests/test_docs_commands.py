@@ -212,9 +212,9 @@ def check_python(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
         if not (ROOT / arguments[-1]).is_file():
             raise UserError(f"there are no tests {arguments[-1]}")
         return
-    if flag != "-m" or not module.startswith(("bench", "flows.", "soundmill")):
+    if flag != "-m" or not module.startswith(("bench", "flows.", "soundmill", "tests.")):
         raise UserError("no module of the project")
-    if module == "soundmill" or (command.named and not arguments):
+    if module == "soundmill" or module.startswith("tests.") or (command.named and not arguments):
         assert is_module(module), command.text
         return
 

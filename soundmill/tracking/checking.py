@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from soundmill.errors import UserError, reason
-from soundmill.tracking.history import open_client
+from soundmill.tracking.history import LOGIN, open_client
 from soundmill.tracking.stores import experiment
 
 
@@ -27,8 +27,7 @@ def check_writing(home: Path) -> str:
         client.set_experiment_tag(experiment_id, name, "may write")
         client.delete_experiment_tag(experiment_id, name)
     except Exception as error:  # of MLflow, its server or the network
-        remedy = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD must be of a user who may write there"
-        raise UserError(f"runs cannot be recorded in {where.shown}: {reason(error)}; {remedy}") from None
+        raise UserError(f"runs cannot be recorded in {where.shown}: {reason(error)}; {LOGIN}") from None
     place = client.get_experiment(experiment_id).artifact_location
     try:
         files = get_artifact_repository(place, tracking_uri=where.uri)

@@ -10,21 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from soundmill.errors import UserError
+from soundmill.errors import UserError, reason
 from soundmill.tracking import opening
-from soundmill.tracking.stores import (
-    STATE_FOLDER,
-    Store,
-    experiment,
-    recorded_in,
-    store,
-    unreachable,
-)
+from soundmill.tracking.stores import STATE_FOLDER, Store, experiment, recorded_in, store, unreachable
 from soundmill.tracking.uploader import sync
 
 SYNC_SECONDS = 60.0
 SCORES = re.compile(r"(fad|mmd|kl|label_accuracy|mos|preference)_[a-z0-9]+")  # without `_low` and `_high`
 MOST_RUNS = 1000  # searched for scores
+LOGIN = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD must be of a user who may write there"
 
 
 def use_last_store(home: Path) -> str:
@@ -152,5 +146,10 @@ def open_client(home: Path) -> tuple[Any, Store]:
             "or set MLFLOW_TRACKING_URI to use another store"
         )
     client = opening.open_client(where)
-    opening.find_experiment(client, experiment())
+    from mlflow.exceptions import MlflowException
+
+    try:
+        opening.find_experiment(client, experiment())
+    except MlflowException as error:
+        raise UserError(f"{where.shown} refuses to be read: {reason(error)}; {LOGIN}") from None
     return client, where
