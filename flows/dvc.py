@@ -11,17 +11,18 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
-from flows import locks
-from soundmill import disk, dvc_recovery, lifetime, params
+from flows import lockfile, locks
+from soundmill import disk, dvc_recovery, lifetime, params, terminal
 from soundmill.errors import UserError
 
 KEPT_LINES = 40  # the last lines of a failing stage that are shown
@@ -98,15 +99,12 @@ def _sorted(order: list[str], above: dict[str, set[str]]) -> list[Stage]:
     return list(done.values())
 
 
-def sections(root: Path, stages: Sequence[Stage]) -> dict[str, dict[str, Any]]:
-    """The parameters that each stage reads: its section of params.yaml, which dvc.yaml names."""
-    graph, document = params.read_yaml(root / "dvc.yaml")["stages"], params.read_yaml(root / "params.yaml")
-    found = {}
-    for stage in stages:
-        name, _, key = stage.name.partition("@")
-        listed = graph[name].get("do", graph[name]).get("params", [])
-        found[stage.name] = params.section(document, listed[0].replace("${key}", key), "params.yaml") if listed else {}
-    return found
+def section(root: Path, stage: str) -> dict[str, Any]:
+    """The parameters that a stage reads: its section of params.yaml, which dvc.yaml names."""
+    name, _, key = stage.partition("@")
+    graph = params.read_yaml(root / "dvc.yaml")["stages"]
+    listed = graph[name].get("do", graph[name]).get("params", [])
+    return params.section(params.read_yaml(root / "params.yaml"), listed[0].replace("${key}", key), "params.yaml") if listed else {}
 
 
 def changed(root: Path, stages: Sequence[str] = ()) -> dict[str, list[Any]]:
@@ -124,9 +122,14 @@ def metrics_of(root: Path, names: set[str]) -> list[Path]:
     return [root / path for path in sorted(paths) if path.startswith(DATA_METRICS) and (root / path).is_file()]
 
 
+def entry_of(root: Path, name: str) -> dict[str, Any]:
+    """What dvc.lock says of a stage; empty if it never ran."""
+    return _read_lock(root).get("stages", {}).get(name, {})
+
+
 def outputs_of(root: Path, name: str) -> list[str]:
     """Paths that a stage wrote, according to dvc.lock; empty if it never ran."""
-    return [out["path"] for out in _read_lock(root).get("stages", {}).get(name, {}).get("outs", [])]
+    return [out["path"] for out in entry_of(root, name).get("outs", [])]
 
 
 def outputs(root: Path) -> list[str]:
@@ -148,41 +151,51 @@ Outcome = Literal["ran", "cached", "unchanged"]  # `cached`: outputs restored fr
 
 
 def repro(
-    root: Path, stage: str, say: locks.Say, force: bool = False, extra: dict[str, str] | None = None, pull: bool = True
+    root: Path,
+    stage: str,
+    say: locks.Say,
+    force: bool = False,
+    extra: dict[str, str] | None = None,
+    pull: bool = True,
+    note: Callable[[dict[str, Any]], object] = lambda facts: None,
 ) -> Outcome:
-    """Run one stage if it changed; `say` gets each line as it arrives. Raises StageFailed with the stage's last lines.
+    """Run one stage if it changed; raises StageFailed with the stage's last lines, or with DVC's if it never started.
 
-    Several may run at the same time, each in its own thread. DVC's lock on the repository is free while a stage's command runs.
-    `pull`: if it has never run here, or an output is missing, take the outputs from the default remote if it has them.
+    `say` gets each line of the stage as it arrives, `note` the facts that it reports (`terminal.report`). `pull`: if it has never
+    run here, or an output is missing, take the outputs from the default remote if it has them.
     """
-    locks.repair_unreadable(root, _records(root), say)
-    outputs = outputs_of(root, stage)
-    pull = pull and not force and not (outputs and all((root / path).exists() for path in outputs)) and bool(remote(root))
+    locks.repair_unreadable(root, say)
+    before = entry_of(root, stage)
+    there = all((root / out["path"]).exists() for out in before.get("outs", []))
+    pull = pull and not force and not (before and there) and bool(remote(root))
     options = [*(["--force"] if force else []), *(["--pull"] if pull else [])]
     command = [executable(), "--wait-for-lock", "repro", "--single-item", *options, stage]
-    lines: deque[str] = deque(maxlen=400)
-    outcome: Outcome = "unchanged"
+    own: deque[str] = deque(maxlen=KEPT_LINES)
+    began = ended = False
     with _running(command, root, environment(extra)) as child:
-        for line in map(str.rstrip, child.process.stdout):
-            lines.append(line)
-            if line.startswith("> "):
-                outcome = "ran"
-                child.record = locks.record_of(root, child.process.pid)
-            elif outcome == "unchanged" and line.endswith(CACHED):
-                outcome = "cached"
-            if not _is_noise(line):
-                say(line)
-        code = child.process.wait()
-    if code and pull and outcome == "unchanged":
-        failed = _failure(stage, list(lines), code)
-        if not failed.transient:
-            say(f"nothing was pulled from the remote {remote(root)}: {failed.lines[-1]}")
-            return repro(root, stage, say, force, extra, pull=False)
-    if code:
-        if records := _records(root):
-            locks.repair_unreadable(root, records, say)
-        raise _failure(stage, list(lines), code)
-    return outcome
+        for line in child.lines:
+            if (facts := terminal.reported(line)) is None:
+                own.append(line.rstrip())
+                say(line.rstrip())
+            else:
+                began, ended = began or "began" in facts, ended or "ended" in facts
+                note(facts)
+    if not child.code:
+        return "ran" if began else "unchanged" if there and entry_of(root, stage) == before else "cached"
+    if began:
+        if not ended:
+            own.append("killed; if memory ran out, lower execution.workers")
+        raise StageFailed(stage, list(own), transient=not ended)
+    words = [line.removeprefix("ERROR: ") for line in child.words.splitlines() if line.strip()][-KEPT_LINES:]
+    # A `dvc` that was killed may have left either file damaged, and another one may hold DVC's locks.
+    damaged = child.code < 0 or lockfile.is_damaged(root) or dvc_recovery.unreadable_locks(root)
+    busy = locks.holders(root)
+    if pull and not damaged and not busy:
+        say(f"nothing was pulled from the remote {remote(root)}: {words[-1] if words else 'no message'}")
+        return repro(root, stage, say, force, extra, pull=False, note=note)
+    if child.code < 0:
+        words.append("dvc was killed")
+    raise StageFailed(stage, words or [f"dvc exited with {child.code} and no message"], transient=bool(damaged or busy))
 
 
 def queue(root: Path, name: str, overrides: list[str]) -> str:
@@ -192,50 +205,6 @@ def queue(root: Path, name: str, overrides: list[str]) -> str:
     free = next(other for other in itertools.chain([name], numbered) if other not in taken)
     _dvc(root, "exp", "run", "--queue", "--name", free, *(word for override in overrides for word in ("-S", override)))
     return free
-
-
-CACHED = "is cached - skipping run, checking out outputs"
-NOISE = re.compile(
-    r"\s*$|To track the changes with git|\s+git add |To enable auto staging|\s+dvc config core\.autostage|Use `dvc push`|> "
-    r"|(Updating|Generating) lock file|Data and pipelines are up to date|Running stage '|Stage '.*' (didn't change|is cached)"
-    r"|ERROR: failed to reproduce"
-)
-
-
-def _is_noise(line: str) -> bool:
-    return bool(NOISE.match(line))
-
-
-def _failure(stage: str, lines: list[str], code: int) -> StageFailed:
-    """The error to show: the stage's own lines if it ran, else DVC's."""
-    text = "\n".join(lines)
-    exited = re.search(r"^ERROR: failed to reproduce .*exited with (-?\d+)$", text, re.MULTILINE)
-    busy = re.search(r"is busy, it is being blocked by|Unable to acquire lock", text)
-    # A `dvc` that ran at the same time was killed while it wrote the file; the flow repairs both.
-    damaged = re.search(r"Unable to read RWLock-file|dvc\.lock' validation failed|unable to read: '.*dvc\.lock'", text)
-    if exited:
-        start = max((index + 1 for index, line in enumerate(lines) if line.startswith("> ")), default=0)
-        own = [line for line in lines[start:] if line.strip() and not line.startswith("ERROR: failed to reproduce")]
-        status = int(exited[1])
-        killed = status < 0 or status > 128
-        if killed:
-            own.append(
-                f"killed by {_signal_name(-status if status < 0 else status - 128)}; if memory ran out, lower execution.workers"
-            )
-        return StageFailed(stage, own[-KEPT_LINES:] or [f"no message; its command exited with {status}"], transient=killed)
-    own = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ") or not _is_noise(line)]
-    if code < 0:
-        own.append(f"dvc was killed by {_signal_name(-code)}")
-    return StageFailed(
-        stage, own[-KEPT_LINES:] or [f"dvc exited with {code} and no message"], transient=bool(busy or damaged) or code < 0
-    )
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def check_changes(root: Path, say: locks.Say) -> None:
@@ -249,41 +218,48 @@ def check_changes(root: Path, say: locks.Say) -> None:
 
 @dataclass(eq=False)
 class _Child:
-    """A running `dvc`, and what it holds while its stage's command runs."""
+    """A running `dvc`: the lines of the stage that it runs, and at the end its own words and exit status."""
 
     process: subprocess.Popen[str]
-    root: Path
-    record: locks.Record = field(default_factory=dict)
+    lines: TextIO
+    words: str = ""
+    code: int = 0
 
 
 _children: set[_Child] = set()
 
 
-def _records(root: Path) -> list[locks.Record]:
-    return [child.record for child in list(_children) if child.root == root and child.process.poll() is None]
-
-
 @contextmanager
 def _running(command: list[str], root: Path, variables: dict[str, str]) -> Iterator[_Child]:
-    """A process with its output as a pipe; it is interrupted if it still runs at the end."""
-    process = subprocess.Popen(
-        command,
-        cwd=root,
-        env=variables,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-        preexec_fn=lifetime.with_this_process(),
-    )
-    _children.add(child := _Child(process, root))
-    try:
-        yield child
-    finally:
-        _children.remove(child)
-        process.stdout.close()
-        _interrupt([process])
+    """Run `dvc`, and give the stage that it runs a pipe for its lines; `dvc` is interrupted if it still runs at the end."""
+    read, write = os.pipe()
+    with open(read, encoding="utf-8", errors="replace") as lines:
+        process = subprocess.Popen(
+            command,
+            cwd=root,
+            env={**variables, terminal.PIPE: f"/proc/{os.getpid()}/fd/{write}"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            preexec_fn=lifetime.with_this_process(),
+        )
+        _children.add(child := _Child(process, lines))
+
+        def finish() -> None:
+            child.words, _ = process.communicate()
+            os.close(write)  # ends `lines`
+
+        waiting = threading.Thread(target=finish, daemon=True)
+        waiting.start()
+        try:
+            yield child
+            waiting.join()
+            child.code = process.returncode
+        finally:
+            _children.remove(child)
+            _interrupt([process])
 
 
 def interrupt_all() -> None:

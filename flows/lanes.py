@@ -1,27 +1,65 @@
-"""The points of a sweep or the families of a bake-off, several at the same time: each lane has a workspace of its own."""
+"""Rows of a sweep or a bake-off at the same time: each lane has a workspace and GPUs of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+import queue
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from prefect.futures import PrefectConcurrentFuture
 
 from flows import checkout, dvc
-from flows.slots import Slots, current
-from soundmill.params import ExecutionParams, parse_section
+from soundmill.errors import UserError
+from soundmill.params import ExecutionParams, LanesParams, parse_section
 
 T = TypeVar("T")
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+class Lanes:
+    """What the pipelines of all lanes share: a stage that two need runs once, and nothing starts once they are stopped."""
+
+    def __init__(self) -> None:
+        self.stopped = False
+        self._guard = threading.Lock()
+        self._working: dict[str, threading.Lock] = defaultdict(threading.Lock)
+
+    @contextmanager
+    def alone(self, work: str) -> Iterator[None]:
+        """Wait until no lane does the same work; then its result is in DVC's cache. UserError if all were stopped meanwhile."""
+        with self._guard:
+            lock = self._working[work]
+        with lock:
+            if self.stopped:
+                raise UserError("interrupted")
+            yield
+
+
+current: ContextVar[Lanes | None] = ContextVar("lanes", default=None)
+
+
+def gpus_of(params: LanesParams) -> list[dict[str, str]]:
+    """The variables of each lane that show it its own GPUs only; none if `gpus` is 0."""
+    if not params.gpus:
+        return [{}] * params.number
+    wanted = params.number * params.gpus
+    names = os.environ.get(VISIBLE, "").split(",") if os.environ.get(VISIBLE) else list(map(str, range(wanted)))
+    if len(names) < wanted:
+        raise UserError(f"execution.lanes: {params.number} of {params.gpus} GPUs each, but {VISIBLE} names only {','.join(names)}")
+    return [{VISIBLE: ",".join(names[start : start + params.gpus])} for start in range(0, wanted, params.gpus)]
 
 
 def workspaces(home: Path, name: str, document: dict[str, Any], count: int) -> list[Path]:
-    """A workspace for each lane: as many as can be at work with `execution.slots` of `document`, at most `count`."""
-    slots = parse_section(document, "execution", ExecutionParams).slots
-    lanes = min(count, max(slots.cpu, slots.gpu))
-    return [checkout.workspace(home, f"{name}.lane{lane}" if lane > 1 else name, document) for lane in range(1, lanes + 1)]
+    """A workspace for each lane of `execution.lanes` of `document`, at most `count`."""
+    number = min(count, parse_section(document, "execution", ExecutionParams).lanes.number)
+    return [checkout.workspace(home, f"{name}.lane{lane}" if lane > 1 else name, document) for lane in range(1, number + 1)]
 
 
 def run_all(
@@ -33,34 +71,34 @@ def run_all(
 ) -> None:
     """Call `run(index, workspace)` for each name, then `ended(index, result)`; with one workspace, one after the other.
 
-    With several, `run` is called in threads, as Prefect tasks, and all pipelines share the slots of `document`. `ended` is always
-    called in this thread.
+    With several, `run` is called in threads, as Prefect tasks. `ended` is always called in this thread.
     """
+    free = list(zip(places, gpus_of(parse_section(document, "execution", ExecutionParams).lanes), strict=False))
+
+    def in_lane(index: int, place: Path, gpus: dict[str, str]) -> T:
+        with dvc.with_variables(gpus):
+            return run(index, place)
+
     if len(places) == 1:
         for index, _ in enumerate(names):
-            ended(index, run(index, places[0]))
+            ended(index, in_lane(index, *free[0]))
         return
-    slots = Slots(parse_section(document, "execution", ExecutionParams).slots)
-    waiting, free = list(range(len(names))), list(places)
-    running: dict[int, tuple[PrefectConcurrentFuture[T], Path]] = {}
-    before = current.set(slots)
+    lanes, waiting, done = Lanes(), list(range(len(names))), queue.SimpleQueue()
+    running: dict[int, Any] = {}
+    before = current.set(lanes)
     try:
         while waiting or running:
-            changes = slots.changes
             while waiting and free:
-                index, place = waiting.pop(0), free.pop(0)
-                future = _in_lane.submit(names[index], lambda index=index, place=place: run(index, place))
-                running[index] = future, place
-                future.add_done_callback(lambda _: slots.tell())
-            done = [index for index, (future, _) in running.items() if future.wrapped_future.done()]
-            for index in done:
-                future, place = running.pop(index)
-                ended(index, future.result())
-                free.append(place)
-            if not done:
-                slots.wait(changes)
+                index, lane = waiting.pop(0), free.pop(0)
+                future = _in_lane.submit(names[index], lambda index=index, lane=lane: in_lane(index, *lane))
+                running[index] = future, lane
+                future.add_done_callback(lambda _, index=index: done.put(index))
+            index = done.get()
+            future, lane = running.pop(index)
+            ended(index, future.result())
+            free.append(lane)
     except BaseException:
-        slots.stop()
+        lanes.stopped = True
         dvc.interrupt_all()
         raise
     finally:

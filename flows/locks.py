@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import shutil
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from flows.terminal import duration
 from soundmill import disk, dvc_recovery, lifetime
@@ -43,31 +39,17 @@ def holders(root: Path) -> list[Holder]:
         started = _started(info["pid"])
         if started is not None and started <= written + 1:  # a process that started later has only inherited the number
             running[info["pid"]] = Holder(info["pid"], info["cmd"])
-    with _repository:
-        if _is_locked(temporary / "lock"):
-            pid = _number_in(temporary / "lock")
-            running.setdefault(pid, Holder(pid, _command_line(pid) or "dvc"))
+    if _is_locked(temporary / "lock"):
+        pid = _number_in(temporary / "lock")
+        running.setdefault(pid, Holder(pid, _command_line(pid) or "dvc"))
     return list(running.values())
 
 
-_repository = threading.Lock()  # held by the thread of this process that holds a repository's lock
-
-
-@contextmanager
-def repository(root: Path) -> Iterator[None]:
-    """Hold DVC's lock on the repository, as `dvc` does except while a stage's command runs."""
-    path = root / ".dvc" / "tmp" / "lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _repository, path.open("a") as lock:
-        disk.lock(lock)
-        yield
-
-
 def wait_until_free(root: Path, seconds: float, say: Say) -> None:
-    """Wait up to `seconds` until nobody but this process runs DVC in this project, and report who does; then UserError."""
+    """Wait up to `seconds` until nobody runs DVC in this project, and report who does; then UserError."""
     deadline = time.monotonic() + seconds
     reported: list[Holder] = []
-    while busy := [holder for holder in holders(root) if lifetime.parent_of(holder.pid) != os.getpid()]:
+    while busy := holders(root):
         names = ", ".join(map(str, busy))
         if time.monotonic() >= deadline:
             waited = f" after {duration(seconds)} of waiting" if seconds else ""
@@ -80,49 +62,20 @@ def wait_until_free(root: Path, seconds: float, say: Say) -> None:
         say(f"{', '.join(map(str, reported))} has finished; going on")
 
 
-Record = dict[str, dict[str, Any]]  # a part of DVC's rwlock: `read` and `write`, each path → who holds it
+def repair_unreadable(root: Path, say: Say) -> bool:
+    """Move away DVC's records of who uses which path if a killed `dvc` left them unreadable; returns whether it did.
 
-
-def record_of(root: Path, pid: int) -> Record:
-    """What DVC's rwlock says of the paths that a process holds; empty if it is not readable."""
-    try:
-        document = json.loads((root / lifetime.LOCKS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    write = {path: info for path, info in document.get("write", {}).items() if info.get("pid") == pid}
-    read = {path: [info for info in infos if info["pid"] == pid] for path, infos in document.get("read", {}).items()}
-    return {"write": write, "read": {path: infos for path, infos in read.items() if infos}}
-
-
-def repair_unreadable(root: Path, records: Sequence[Record], say: Say) -> bool:
-    """Replace DVC's records of who uses which path if a killed `dvc` left them unreadable; returns whether it did.
-
-    `records` are those of the processes that this one started: without theirs, a running `dvc` would fail when its stage ends. If
-    there are none, UserError is raised while any other `dvc` runs here.
+    UserError while a `dvc` runs here: it would fail without its record when its stage ends.
     """
     unreadable = dvc_recovery.unreadable_locks(root)
     for path in unreadable:
-        if not records and (running := holders(root) or dvc_in(root)):
+        if running := holders(root) or dvc_in(root):
             raise UserError(f"{path} is unreadable, and {running[0]} is running; run again when it has ended")
         with path.with_name("rwlock.lock").open("ab") as guard:  # DVC holds it while it reads and writes them
             disk.lock(guard)
-            shutil.copyfile(path, path.with_name("rwlock.unreadable"))
-            if records and path == root / lifetime.LOCKS:
-                _write_records(path, records)
-            else:
-                path.unlink()
+            path.replace(path.with_name("rwlock.unreadable"))
         say(f"{path.relative_to(root)} was unreadable because `dvc` was killed: moved to rwlock.unreadable next to it")
     return bool(unreadable)
-
-
-def _write_records(path: Path, records: Sequence[Record]) -> None:
-    read: dict[str, list[Any]] = {}
-    for record in records:
-        for held, infos in record.get("read", {}).items():
-            read.setdefault(held, []).extend(infos)
-    write = {held: info for record in records for held, info in record.get("write", {}).items()}
-    text = json.dumps({"write": write, "read": read})
-    disk.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def dvc_in(root: Path) -> list[Holder]:

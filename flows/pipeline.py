@@ -25,15 +25,13 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed, State
 from pydantic import Field
 
-from flows import crashed_runs, dvc, lockfile, locks, remote, server, summary
+from flows import crashed_runs, dvc, lanes, lockfile, locks, remote, server, summary
 from flows.scores import closing_lines, markdown, read_scores, shown
-from flows.slots import Slots
-from flows.slots import current as current_slots
 from flows.stage_runs import WORDS, Work
 from flows.terminal import LOG, Screen, duration, tell
 from soundmill import ledger, tracking
 from soundmill.errors import UserError, fault_of_disk, report_failure
-from soundmill.params import ExecutionParams, check_urls, did_you_mean, load, read_yaml
+from soundmill.params import check_urls, did_you_mean, read_yaml
 
 PUSH_DELAYS = [10, 60, 300]  # seconds before each retry of a push
 BROWSER_PORT = 5000  # of `make browse`
@@ -113,13 +111,9 @@ def _pipeline(root: Path, names: list[str], force: bool, retries: int, wait_seco
     if repaired := lockfile.keep_intact(root):
         _say(repaired)
     chosen = choose(dvc.stages(root), names)
-    execution = load(ExecutionParams, root / "params.yaml", "execution")
-    shared = current_slots.get()
-    slots = shared or Slots(execution.slots)
     name = runtime.flow_run.name if os.environ.get(tracking.PARENT) else None  # a sweep names the runs of its points
-    screen = Screen(log, slots.several)
-    title = runtime.flow_run.name or "" if shared else ""
-    work = Work(root, chosen, execution, slots, screen, title, force, retries, wait_seconds)
+    several = lanes.current.get() is not None
+    work = Work(root, chosen, Screen(log, several), (runtime.flow_run.name or "") if several else "", force, retries, wait_seconds)
     changed = {stage.name for stage in chosen} if force else set(dvc.changed(root))
     progress = create_progress_artifact(0.0, key="pipeline-progress", description=f"{len(chosen)} stages")
 
@@ -130,22 +124,22 @@ def _pipeline(root: Path, names: list[str], force: bool, retries: int, wait_seco
     tags = {"prefect_flow_run": runtime.flow_run.id or ""}
     with tracking.pipeline_run(root, name, tags=tags, first=list(summary.changed_parameters(root))) as run:
         work.run(changed, run.environment, report)
-        done, failures = work.done, work.failures
+        done, failure = work.done, work.failure
         scores = read_scores(root)
-        complete_scores = scores if not failures else {}
+        complete_scores = scores if not failure else {}
         with report_failure("the page of this run in MLflow"):
-            run.describe(f"{summary.markdown(root, complete_scores)}\n\n{describe(chosen, done, failures)}")
+            run.describe(f"{summary.markdown(root, complete_scores)}\n\n{describe(chosen, done, failure)}")
             summary.record(run, root, complete_scores)
         run.mirror(root, dvc.metrics_of(root, set(done)))
         run.set_tags({"stages_run": " ".join(name for name, state in done.items() if state == "Ran") or "none"})
-        message = "\n".join(f"stage {stage} failed:\n{lines}" for stage, lines in failures.items())
-        if failures:
+        if failure:
+            message = f"stage {failure[0]} failed:\n{failure[1]}"
             run.fail(message)
         page = run.page(BROWSER_PORT)
         link = page or run.browser(BROWSER_PORT)
         create_link_artifact(link, "The run in MLflow (`make browse`)", key="mlflow", description=f"[{link}]({link})")
-    if failures:
-        _show_failures(root, failures)
+    if failure:
+        _show_failure(root, *failure)
         for line in run.not_recorded:
             _say(line)
         return Failed(message=message)
@@ -171,26 +165,25 @@ def choose(graph: list[dvc.Stage], names: list[str]) -> list[dvc.Stage]:
     return [stage for stage in graph if stage.name in keep]
 
 
-def _show_failures(root: Path, failures: dict[str, str]) -> None:
-    """Show the last lines of failed stages in Prefect and on the terminal."""
-    texts, said, cards = [], [], []
-    for stage, message in failures.items():
-        lines = "\n".join(f"    {line}" for line in message.splitlines())
-        texts.append(f"Stage `{stage}` failed; its last lines:\n\n{lines}")
-        said.append(f"\nstage {stage} failed; its last lines:\n{lines}")
-        cards.append(f"`{stage}`: {message.splitlines()[-1].strip()}")
-    create_markdown_artifact("\n\n".join(texts), key="failed-stage", description="; ".join(cards))  # a card shows its first line
-    names = " and ".join(failures)
-    said.append(f"Finished stages and their metrics are kept. Fix the error and run again, to continue with {names}.")
-    tell("\n".join([*said, f"Log      {shown(root / LOG, root)}"]))
-
-
-def describe(chosen: list[dvc.Stage], done: dict[str, str], failures: dict[str, str]) -> str:
-    """The stages, for the pipeline's page in MLflow."""
-    state = {stage.name: WORDS.get(done.get(stage.name, ""), "not reached") for stage in chosen} | dict.fromkeys(
-        failures, "**failed**"
+def _show_failure(root: Path, stage: str, message: str) -> None:
+    """Show the last lines of a failed stage in Prefect and on the terminal."""
+    lines = "\n".join(f"    {line}" for line in message.splitlines())
+    card = f"`{stage}`: {message.splitlines()[-1].strip()}"
+    create_markdown_artifact(f"Stage `{stage}` failed; its last lines:\n\n{lines}", key="failed-stage", description=card)
+    tell(
+        f"\nstage {stage} failed; its last lines:\n{lines}\n"
+        f"Finished stages and their metrics are kept. Fix the error and run again, to continue with {stage}.\n"
+        f"Log      {shown(root / LOG, root)}"
     )
-    parts = [f"Stage `{stage}` failed:\n\n```\n{message}\n```" for stage, message in failures.items()]
+
+
+def describe(chosen: list[dvc.Stage], done: dict[str, str], failure: tuple[str, str] | None) -> str:
+    """The stages, for the pipeline's page in MLflow."""
+    state = {stage.name: WORDS.get(done.get(stage.name, ""), "not reached") for stage in chosen}
+    parts = []
+    if failure:
+        state[failure[0]] = "**failed**"
+        parts.append(f"Stage `{failure[0]}` failed:\n\n```\n{failure[1]}\n```")
     parts.append("| stage | |\n|---|---|\n" + "\n".join(f"| {name} | {word} |" for name, word in state.items()))
     return "\n\n".join(parts)
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from soundmill import terminal
 
@@ -17,12 +16,6 @@ if TYPE_CHECKING:
 
 LOG = Path("data/pipeline.log")  # of the last pipeline that ran stages
 LONG_SECONDS = 60  # without a bar, the expected time of longer stages is printed
-
-# Progress as stages print it: "resample: 21%", "train/tango: step 40 of 300, loss 0.93, 1.20 steps/s, 3 min 37 s left".
-SHARE = re.compile(r": (\d+)%$")
-STEP = re.compile(r": step (\d+) of (\d+),.* (\d+) min (\d+) s left$")
-WARNING = re.compile(r"^[\w/@-]+: warning: ")
-RESUMED = re.compile(r": (resuming at step \d+ of \d+)$")
 
 
 def tell(line: str) -> None:
@@ -35,16 +28,16 @@ def duration(seconds: float) -> str:
 
 
 class Screen:
-    """The terminal and the log of one pipeline; `several`: of stages that run at the same time."""
+    """The terminal and the log of one pipeline; `several`: others run at the same time."""
 
     def __init__(self, log: TextIO, several: bool = False):
         self.log = log
         self.several = several
 
-    def start(self, head: str, stage: str) -> Row:
+    def start(self, head: str) -> Row:
         """Show a stage while it works, until its row has `ended`."""
         self.write(head.rstrip())
-        return Row(self, head, f"    {stage}: " if self.several else "    ")
+        return Row(self, head)
 
     def write(self, line: str) -> None:
         with suppress(OSError):  # if the disk is full, the stage fails and reports it
@@ -55,8 +48,8 @@ class Screen:
 class Row:
     """A stage on the screen."""
 
-    def __init__(self, screen: Screen, head: str, indent: str):
-        self._screen, self._head, self._indent = screen, head, indent
+    def __init__(self, screen: Screen, head: str):
+        self._screen, self._head = screen, head
         self._announced, self._start = False, time.monotonic()
         self._bar = _add_bar(head) if sys.stdout.isatty() else None
         self._open = not self._bar and not screen.several  # whether its line is begun
@@ -66,7 +59,7 @@ class Row:
     def ended(self, how: str) -> None:
         """Complete the stage's line."""
         self.close()
-        self._screen.write(f"{self._indent}{how}")
+        self._screen.write(f"    {how}")
         tell(how if self._open else f"{self._head}  {how}")
         self._open = False
 
@@ -77,14 +70,16 @@ class Row:
             self._bar = None
 
     def line(self, line: str) -> None:
-        """Process a line that a stage printed: write it to the log, and show progress and warnings."""
-        if WARNING.match(line):
-            self.notice(line)
-            return
-        self._screen.write(f"{self._indent}{line}")
-        if resumed := RESUMED.search(line):
-            self._remark(resumed[1])
-        done, left = progress(line)
+        """Log a line that the stage printed."""
+        self._screen.write(f"    {line}")
+
+    def note(self, facts: dict[str, Any]) -> None:
+        """Show what the stage reports: `done` (a share), seconds `left`, a `remark`, a `warning`."""
+        if warning := facts.get("warning"):
+            self._print(f"\n{warning}" if self._open else warning)
+        if remark := facts.get("remark"):
+            self._remark(remark)
+        done, left = facts.get("done"), facts.get("left")
         if done is None:
             return
         if bar := self._bar:
@@ -136,12 +131,3 @@ def _remove_bar(task: TaskID) -> None:
         if not _bars.task_ids:
             _bars.stop()
             _bars = None
-
-
-def progress(line: str) -> tuple[float | None, int | None]:
-    """The completed share and the seconds left, where a stage's line has them."""
-    if step := STEP.search(line):
-        return int(step[1]) / int(step[2]), 60 * int(step[3]) + int(step[4])
-    if share := SHARE.search(line):
-        return int(share[1]) / 100, None
-    return None, None

@@ -35,11 +35,11 @@ class StageParams(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-class SlotsParams(StageParams):
-    """What stages that the flow runs at the same time share."""
+class LanesParams(StageParams):
+    """Rows of a sweep or a bake-off at the same time, each lane in a workspace of its own."""
 
-    cpu: int = Field(ge=1, description="CPU threads")
-    gpu: int = Field(ge=0, description="GPUs; 0: stages see all GPUs, and one that uses them takes CPU threads")
+    number: int = Field(ge=1, description="how many")
+    gpus: int = Field(ge=0, description="GPUs of each, which sees no others; 0: each sees all")
 
 
 class ExecutionParams(StageParams):
@@ -50,7 +50,7 @@ class ExecutionParams(StageParams):
         ge=1, description="processes of `generate`; on GPUs also of `latents`, `evaluate`; null: one per GPU, else one"
     )
     dask: str | None = Field(description="address of a Dask scheduler, whose workers then run the data stages")
-    slots: SlotsParams
+    lanes: LanesParams
     system_metrics: bool = Field(True, description="log CPU, memory, disk, network and GPUs of trainings")
 
 

@@ -142,6 +142,7 @@ def main(
     With `always_runs` (the stage runs in every `dvc repro`), a run is recorded only after `ctx.tracking.start()`.
     """
     show_what_the_terminal_can()
+    terminal.join_flow()
     run = _by_name(run)
     name = run.__module__.removeprefix("stages.") if run.__module__.startswith("stages.") else section
     try:
@@ -157,6 +158,8 @@ def main(
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text(traceback.format_exc(), encoding="utf-8")
         sys.exit(f"{name}: {type(error).__name__}: {error}\nThis is a bug in Soundmill; the traceback is in {log}")
+    finally:
+        terminal.report(ended=True)  # by itself: it was not killed
 
 
 def _progress_lines(total: int, label: str, unit: str) -> Callable[[int], None]:
@@ -168,6 +171,7 @@ def _progress_lines(total: int, label: str, unit: str) -> Callable[[int], None]:
         if time.monotonic() - printed_at >= PROGRESS_SECONDS:
             printed_at = time.monotonic()
             terminal.say(f"{label}: {done / total:.0%}" if total else f"{label}: {done} {unit}s")
+            terminal.report(**({"done": done / total} if total else {}))
 
     return tick
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 import unicodedata
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from soundmill import credentials
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+PIPE = "SOUNDMILL_PIPE"  # variable: where a stage that a flow runs writes its lines and reports
+_REPORT = "\x1e"  # begins a line of JSON (RFC 7464)
 
 _COLORS = {"red": 31, "green": 32, "yellow": 33}
 
@@ -30,6 +36,37 @@ def say(text: object = "", error: bool = False, color: str | None = None, end: s
     """Print a line, on a terminal in a color; `error`: to the standard error output."""
     stream, line = sys.stderr if error else sys.stdout, plain(str(text))
     print(f"\x1b[{_COLORS[color]}m{line}\x1b[0m" if color and stream.isatty() else line, file=stream, end=end, flush=True)
+
+
+def report(**facts: Any) -> None:
+    """Tell the flow, if one runs this stage, what a program needs of it: the share that is done, the seconds left, a warning."""
+    if PIPE in os.environ:
+        print(_REPORT + json.dumps(facts), flush=True)
+
+
+def reported(line: str) -> dict[str, Any] | None:
+    """What a line of a stage reports; None for one to read."""
+    if not line.startswith(_REPORT):
+        return None
+    with suppress(ValueError):  # several processes may write at the same time
+        return json.loads(line[1:])
+    return {}
+
+
+def warn(line: str) -> None:
+    """Print a line that needs attention, in a flow too."""
+    say(line)
+    report(warning=plain(line))
+
+
+def join_flow() -> None:
+    """Print to the flow that runs this stage, if one does: what `dvc` says of it is not the stage's."""
+    with suppress(KeyError, OSError):
+        pipe = os.open(os.environ[PIPE], os.O_WRONLY)
+        for stream in (1, 2):
+            os.dup2(pipe, stream)
+        os.close(pipe)
+    report(began=True)
 
 
 def console(**options: Any) -> Console:

@@ -75,7 +75,7 @@ def run(
     used = {recording_id: split for clip_id, recording_id, split in rows if clip_id not in left_out}
     labels_by_split = ((split, labels_of.get(recording_id, ())) for recording_id, split in used.items())
     for line in assignment.warnings(labels_by_split, params.test_fraction, sources):
-        terminal.say(f"{ctx.name}: warning: {line}")
+        terminal.warn(f"{ctx.name}: warning: {line}")
     counts = Counter(all_splits.values())
     return {
         "splits_by": decided_by,

@@ -38,7 +38,7 @@ ROWS: list[Row] = [
 
 def execution(workers: int = 1, dask: str | None = None) -> dict[str, Any]:
     """The section `execution`: one stage at a time."""
-    return {"workers": workers, "devices": None, "dask": dask, "slots": {"cpu": 1, "gpu": 0}}
+    return {"workers": workers, "devices": None, "dask": dask, "lanes": {"number": 1, "gpus": 0}}
 
 
 def prepare(directory: Path, rows: Sequence[Row] | None = None, wave: Callable[[int], np.ndarray] | None = None) -> clips.Tables:

@@ -92,7 +92,7 @@ def project(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write_params(project: Path, seconds: float) -> None:
     (project / "params.yaml").write_text(
-        f"execution: {{workers: 2, devices: null, dask: null, slots: {{cpu: 1, gpu: 0}}}}\nresample: {{seconds: {seconds}}}\n"
+        f"execution: {{workers: 2, devices: null, dask: null, lanes: {{number: 1, gpus: 0}}}}\nresample: {{seconds: {seconds}}}\n"
     )
 
 

@@ -14,7 +14,7 @@ from soundmill import shards, stage
 from tests.flows.tiny import DVC
 from tests.lost_bits import lose_a_bit
 
-EXECUTION = "execution: {workers: 2, devices: null, dask: null, slots: {cpu: 1, gpu: 0}}\n"
+EXECUTION = "execution: {workers: 2, devices: null, dask: null, lanes: {number: 1, gpus: 0}}\n"
 
 # A real stage, small: copies lines of a text to shards, one line a second where it is told to be slow.
 STAGE = '''

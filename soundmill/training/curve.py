@@ -120,6 +120,7 @@ class Progress:
             self._bar = tqdm(total=total, initial=step, desc=self.label, unit="step")
         elif step:
             terminal.say(f"{self.label}: resuming at step {step} of {total}")
+            terminal.report(remark=f"resuming at step {step} of {total}")
 
     def stepped(self, step: int, loss: Tensor) -> dict[str, float] | None:
         """Report that `step` steps are done; returns points of the curves of speed and memory if it is time to show them."""
@@ -143,6 +144,7 @@ class Progress:
                 f"{self.label}: step {step} of {self._total}, loss {float(self._loss):.4f}, {rate:.3g} steps/s, "
                 f"{left // 60} min {left % 60} s left"
             )
+            terminal.report(done=step / self._total, left=left)
         items = (self._loader.step - batches) * self._loader.order.batch_size  # of all devices
         waited = self._loader.waited - waited
         self._since = (now, step, self._loader.step, self._loader.waited)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from flows import dvc
+from soundmill import params
 from soundmill.errors import UserError
 from tests.flows.tiny import dvc_command
+from tests.imports import ROOT
 
 
 def test_stages_come_after_all_they_need(tiny: Path) -> None:
@@ -63,20 +68,48 @@ def test_a_failing_stage_shows_its_own_last_lines(tiny: Path, set_param: Callabl
         dvc.repro(tiny, "first", lambda line: None)
 
 
-def test_a_killed_stage_may_pass_another_time() -> None:
-    lines = ["Running stage 'first':", "> python first.py", "working on 1"]
-    failed = dvc._failure(
-        "first", [*lines, "ERROR: failed to reproduce 'first': failed to run: python first.py, exited with -9"], 255
-    )
-    assert failed.transient
-    assert failed.lines[0] == "working on 1"
-    assert "SIGKILL" in failed.lines[-1]
-    busy = dvc._failure("first", ["ERROR: 'data/first.txt' is busy, it is being blocked by:", "  (PID 1): dvc repro"], 255)
-    assert busy.transient
-    assert "(PID 1): dvc repro" in str(busy)
+@pytest.mark.slow
+def test_a_killed_stage_may_pass_another_time(tiny: Path, set_param: Callable[..., None]) -> None:
+    set_param("first", seconds=60.0)
+
+    def kill(line: str) -> None:
+        (stage,) = (pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if is_first(pid))
+        os.kill(stage, signal.SIGKILL)
+
+    def is_first(pid: int) -> bool:
+        with suppress(OSError):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            return words[1:2] == [b"first.py"] and Path(f"/proc/{pid}/cwd").samefile(tiny)
+        return False
+
+    with pytest.raises(dvc.StageFailed) as caught:
+        dvc.repro(tiny, "first", kill)
+    assert caught.value.transient
+    assert caught.value.lines[0] == "working on 1"
+    assert "killed" in caught.value.lines[-1]
+
+
+@pytest.mark.slow
+def test_what_dvc_itself_refuses_is_told_in_its_words(tiny: Path) -> None:
+    """A stage that never started: DVC lacks what it needs, and another `dvc` may hold what it needs."""
+    with pytest.raises(dvc.StageFailed, match=r"data/first\.txt") as caught:
+        dvc.repro(tiny, "evaluate@tiny", print)
+    assert not caught.value.transient
+    lock = tiny / ".dvc/tmp/rwlock"
+    lock.write_text(json.dumps({"write": {str(tiny / "data/first.txt"): {"pid": os.getpid(), "cmd": "another dvc"}}, "read": {}}))
+    with pytest.raises(dvc.StageFailed, match="another dvc") as caught:
+        dvc.repro(tiny, "first", print)
+    assert caught.value.transient
 
 
 def test_dvc_is_found_beside_this_python(tiny: Path) -> None:
     assert Path(dvc.executable()).parent == Path(sys.executable).parent
     assert dvc.environment()["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
     assert dvc_command(tiny, "status").returncode == 0
+
+
+def test_a_stage_s_parameters_are_those_that_dvc_yaml_names() -> None:
+    document = params.read_yaml(ROOT / "params.yaml")
+    assert dvc.section(ROOT, "train@ddpm_mel") == document["ddpm_mel"]["train"]
+    assert dvc.section(ROOT, "tagger") == document["tagger"]
+    assert dvc.section(ROOT, "segment@default") == document["clips"]["default"]

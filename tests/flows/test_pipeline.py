@@ -21,7 +21,7 @@ import pytest
 
 from flows import dvc, locks, scores, terminal
 from flows.run import up_to_date
-from flows.terminal import LOG, Screen, progress
+from flows.terminal import LOG, Screen
 from soundmill import tracking
 from soundmill.errors import UserError
 from tests.checkouts import HARDEST_NAME
@@ -392,47 +392,44 @@ def test_a_stage_is_one_line_and_all_it_says_is_in_the_log(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flows.terminal.time.monotonic", iter([100.0, 121.4]).__next__)  # it begins; it has made three steps
-    row = Screen(log := io.StringIO()).start("[1/2] train@x", "train@x")
-    for line in (
-        "train/x: resuming at step 2 of 300",
-        "train/x: step 3 of 300, loss 0.9, 1.20 steps/s, 4 min 0 s left",
-        "a warning",
-        "splits: warning: no clip is in test",
-        "train/x: step 9 of 300, loss 0.8, 1.20 steps/s, 3 min 50 s left",
+    row = Screen(log := io.StringIO()).start("[1/2] train@x")
+    row.line("train/x: resuming at step 2 of 300")
+    for facts in (
+        {"remark": "resuming at step 2 of 300"},
+        {"done": 0.01, "left": 240},
+        {"warning": "splits: warning: no clip is in test"},
+        {"done": 0.03, "left": 230},
     ):
-        row.line(line)
+        row.note(facts)
     row.ended("ran, 4 min 22 s")
     assert capsys.readouterr().out == (
         "[1/2] train@x  resuming at step 2 of 300 …  takes about 4 min 21 s …  \nsplits: warning: no clip is in test\n"
         "ran, 4 min 22 s\n"
     )
-    assert "a warning" in log.getvalue()
-    assert progress("resample/default: 21%") == (0.21, None)
-    assert progress("scores are 21% better") == (None, None)
+    assert "    train/x: resuming at step 2 of 300\n" in log.getvalue()
 
 
 def test_stages_at_the_same_time_have_a_whole_line_each_when_they_end(capsys: pytest.CaptureFixture[str]) -> None:
-    screen = Screen(log := io.StringIO(), several=True)
-    first, second = screen.start("[1/2] train@x", "train@x"), screen.start("[2/2] tagger ", "tagger")
-    first.line("train/x: step 3 of 300, loss 0.9, 1.20 steps/s, 4 min 0 s left")
-    second.line("tagger: 21%")
+    screen = Screen(io.StringIO(), several=True)
+    first, second = screen.start("[1/2] train@x"), screen.start("[2/2] tagger ")
+    first.note({"done": 0.01, "left": 240})
+    second.note({"done": 0.21})
     second.ended("ran, 5 s")
     first.ended("ran, 4 min 22 s")
     assert (
         capsys.readouterr().out
         == "[1/2] train@x  takes about 4 min 00 s\n[2/2] tagger   ran, 5 s\n[1/2] train@x  ran, 4 min 22 s\n"
     )
-    assert "    tagger: tagger: 21%\n    tagger: ran, 5 s\n" in log.getvalue()
 
 
 def test_bars_of_stages_at_the_same_time_share_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rich allows one live display; it ends with the last stage."""
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     screen = Screen(io.StringIO(), several=True)
-    first, second = screen.start("first", "first"), screen.start("second", "second")
+    first, second = screen.start("first"), screen.start("second")
     bars = terminal._bars
     assert [task.description for task in bars.tasks] == ["first", "second"]
-    second.line("resample: 21%")
+    second.note({"done": 0.21})
     first.ended("ran")
     assert [(task.description, task.completed) for task in terminal._bars.tasks] == [("second", 0.21)]
     second.close()

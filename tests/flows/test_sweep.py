@@ -146,7 +146,7 @@ def test_two_points_at_a_time_each_have_a_workspace_and_run_a_common_stage_once(
     project: Path, tmp_path: Path, prefect_server: str
 ) -> None:
     variables = environment(tmp_path, prefect_server) | {tracking.SWITCH: "off"}
-    arguments = ["--points", "two,five", "execution.slots.cpu=2", "evaluate.seconds=3.0"]
+    arguments = ["--points", "two,five", "execution.lanes.number=2", "evaluate.seconds=3.0"]
     file = project / "conf" / "sweep" / "numbers.yaml"
     file.write_text(FILE.replace(", evaluate.seconds=3.0", ""))
     done = subprocess.run(command(*arguments), cwd=project, env=variables, capture_output=True, text=True, timeout=900)

@@ -58,7 +58,7 @@ stages:
 """
 
 PARAMS = """
-execution: {workers: 1, devices: null, dask: null, slots: {cpu: 1, gpu: 0}}
+execution: {workers: 1, devices: null, dask: null, lanes: {number: 1, gpus: 0}}
 families: {tiny: {}}
 first: {number: 1, fail: false, seconds: 0.0}
 evaluate: {number: 2, fail: false, seconds: 0.0}

@@ -98,7 +98,7 @@ def test_the_key_turns_it_off_and_no_output_contains_it(
     home: Path, bring: Bring, monkeypatch: pytest.MonkeyPatch, on: bool
 ) -> None:
     monkeypatch.chdir(home)
-    execution = {"workers": 1, "devices": None, "dask": None, "slots": {"cpu": 1, "gpu": 0}, "system_metrics": on}
+    execution = {"workers": 1, "devices": None, "dask": None, "lanes": {"number": 1, "gpus": 0}, "system_metrics": on}
     params.write_yaml({"execution": execution, "train": {"epochs": 1}}, home / "params.yaml")
     stage.main(run, "train", ["--weights", "weights", "--metrics", "metrics.json"])
     bring(home)
