@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from soundmill import disk, hashing, manifest, shards, stage
-from soundmill.corpora import file_tags, handover, inventory, registry, terms, union
+from soundmill.corpora import file_tags, inventory, registry, terms, union
 from soundmill.corpora import forgotten as lists
 from soundmill.corpora.forgotten import Forgotten
 from soundmill.corpora.section import Directory, ScanParams, directories, named
@@ -49,7 +49,7 @@ def run(
             os.link(kept / name, corpus / name)
     else:
         ctx.tracking.start()
-        outcome = _write_tables(params, sources, left_out, corpus, ctx.scratch.parent)
+        outcome = _write_tables(params, sources, left_out, corpus)
         _keep(outcome, corpus, kept)
     if refused:
         shards.write_rows(outcome["refused"], refused, manifest.REFUSED)
@@ -78,16 +78,12 @@ def _keep(outcome: dict[str, Any], corpus: Path, kept: Path) -> None:
     disk.write_atomically(kept / "outcome.json", lambda path: path.write_bytes(packed))
 
 
-def _write_tables(params: ScanParams, sources: list[Source], left_out: Forgotten, corpus: Path, work: Path) -> dict[str, Any]:
-    """Read captions and labels, or load the survey's tables in `work`; write the tables.
-
-    Returns rejected rows, refused ones and metrics.
-    """
+def _write_tables(params: ScanParams, sources: list[Source], left_out: Forgotten, corpus: Path) -> dict[str, Any]:
+    """Read captions and labels, and write the tables; returns rejected rows, refused ones and metrics."""
     parts = []
     for source in sources:
         with named(source.name):
-            tables = handover.load(work, source.inventory, source.format, params.shards)
-            tables = tables or registry.read(source.format, source.inventory, params.shards)
+            tables = registry.read(source.format, source.inventory, params.shards)
             terms.fill(tables, source.inventory)
             file_tags.fill(tables, source.inventory)
         parts.append(union.UnionPart(source.name, source.weight, source.inventory, tables))

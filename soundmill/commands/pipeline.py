@@ -140,8 +140,7 @@ def run(
 ) -> None:
     """Run the whole pipeline on your own recordings, or for another model, in a workspace separate from the demo."""
     from soundmill import params as parameters
-    from soundmill import stage
-    from soundmill.corpora import handover, survey
+    from soundmill.corpora import survey
     from soundmill.models import registry
 
     root = project_root(project)
@@ -159,7 +158,8 @@ def run(
     registry.check(document, root)
     if note := registry.vocoder_note(document):
         terminal.say(note, error=True)
-    contents = _survey(root, folder, document) if folder else None
+    if folder:
+        _survey(root, folder, document)
     if dry_run:
         raise typer.Exit(0)
     from flows import checkout, locks
@@ -170,8 +170,6 @@ def run(
     with locks.exclusive_lock(checkout.place_of(root, name) / ".dvc/tmp/run.lock"):
         workspace = checkout.workspace(root, name, document)
         terminal.say(f"workspace   {workspace}")
-        if contents and contents.packed:
-            handover.save(contents.packed, workspace / stage.WORK / "scan")
         status = checkout.run_pipeline(workspace, push)
     raise typer.Exit(status)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from soundmill import hashing
-from soundmill.corpora import check, handover, inventory, registry, splits, union
+from soundmill.corpora import check, inventory, registry, splits, union
 from soundmill.corpora.buckets import Bucket
 from soundmill.corpora.sources import Sources
 from soundmill.errors import UserError
@@ -50,7 +50,6 @@ class Survey:
     remarks: tuple[str, ...]
     rejected: tuple[dict[str, str], ...]
     ignored: int
-    packed: bytes | None  # the tables for `scan`; see handover.py
 
     def check_sound(self, silence_dbfs: float) -> None:
         """UserError if all recordings that can be decoded are silent."""
@@ -120,9 +119,7 @@ def survey(directory: Path | Bucket, follow_links: bool = False) -> Survey:
     place = check.directory_of(directory, follow_links=follow_links)
     files = inventory.list_files(place.root, digests=False, follow_links=follow_links)
     files.check_not_empty()
-    state = handover.state(files)
     tables = registry.read(registry.AUTO, files, 1, needs_audio=False)
-    packed = handover.pack(state, tables) if state else None
     report = check.report_of(place.root, [place], [union.UnionPart("", 1.0, files, tables)])
     rows = tables.recordings
     step = max(1, len(rows) // PROBED)
@@ -155,7 +152,6 @@ def survey(directory: Path | Bucket, follow_links: bool = False) -> Survey:
         remarks=tuple(tables.remarks),
         rejected=tuple(report.damaged),
         ignored=sum(files.ignored.values()),
-        packed=packed,
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from soundmill import exports
-from soundmill.corpora import buckets, check, handover, inventory, registry, survey
+from soundmill.corpora import buckets, check, inventory, registry, survey
 from soundmill.corpora.buckets import Bucket
 from soundmill.corpora.sources import Sources
 from soundmill.errors import UserError
@@ -182,20 +182,14 @@ def test_recordings_inside_tables_are_read_by_range(tmp_path, bucket):
     assert all(" bytes=" in request for request in read)
 
 
-def test_the_survey_of_a_bucket_is_that_of_a_folder_and_scan_takes_it_over(tmp_path, bucket):
+def test_the_survey_of_a_bucket_is_that_of_a_folder(tmp_path, bucket):
     put(tmp_path / "sounds", *(f"{kind}/{number}.wav" for kind in ("dog", "rain") for number in range(3)))
     write(tmp_path / "sounds", "dog/1.txt", "a dog barks")
     url = bucket.upload(tmp_path / "sounds", "surveyed")
     expected, actual = survey.survey(tmp_path / "sounds"), survey.survey(Bucket(url))
-    where = {"directory": None, "packed": None}
-    assert asdict(replace(actual, **where)) == asdict(replace(expected, **where))
+    assert asdict(replace(actual, directory=None)) == asdict(replace(expected, directory=None))
     actual.check_sound(-90.0)
-    handover.save(actual.packed, tmp_path)
-    tables = handover.load(tmp_path, of(Bucket(url)), "folder", 4)
-    assert tables is not None
-    assert tables.recordings == registry.read("folder", of(tmp_path / "sounds"), 4).recordings
-    bucket.put("surveyed", "dog/1.txt", b"another dog barks")
-    assert handover.load(tmp_path, of(Bucket(url)), "folder", 4) is None
+    assert registry.read("folder", of(Bucket(url)), 4).recordings == registry.read("folder", of(tmp_path / "sounds"), 4).recordings
 
 
 def test_commands_take_a_bucket_for_a_folder(tmp_path, bucket):

@@ -1,14 +1,11 @@
 """The inventory of an external corpus: what is recorded, quarantined and refused."""
 
-import json
 import os
-import shutil
 from pathlib import Path
 
 import pytest
 
 from soundmill import attribution, manifest, stage, tracking
-from soundmill.corpora import handover, registry, survey
 from stages import corpus, scan
 from tests.stages.handling import (
     CORPUS,
@@ -59,55 +56,6 @@ def test_scan_counts_quarantines_and_repeats_itself(project):
     call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")
     assert tree(project / "data" / "corpus") == before
     assert not (project / "x").exists()
-
-
-@pytest.fixture
-def surveyed(project):
-    """A corpus of sounds with JSON beside them, its survey handed to `scan`, and the reads of metadata that follow."""
-    (project / "sounds").mkdir()
-    for name in ("a", "b", "c"):
-        (project / "sounds" / f"{name}.wav").write_bytes(b"RIFF" + name.encode())
-        (project / "sounds" / f"{name}.json").write_text(json.dumps({"prompt": f"sound {name}"}))
-    settle(project, corpus=external("sounds", "stable_audio"))
-    handover.save(survey.survey(Path("sounds")).packed, project / stage.WORK / "scan")
-    return project
-
-
-def scan_counting_reads(monkeypatch) -> tuple[dict, list[str]]:
-    reads = []
-    read = registry.read
-    monkeypatch.setattr(registry, "read", lambda name, *args: reads.append(name) or read(name, *args))
-    return call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus"), reads
-
-
-def test_scan_takes_over_what_the_survey_read_and_writes_the_same_tables(surveyed, monkeypatch):
-    metrics, reads = scan_counting_reads(monkeypatch)
-    assert (metrics["captions"], reads) == (3, [])
-    tables = tree(surveyed / "data" / "corpus")
-    assert not (surveyed / stage.WORK / "scan" / "survey").exists()
-    shutil.rmtree(surveyed / stage.WORK)
-    again, reads = scan_counting_reads(monkeypatch)
-    assert (again, reads) == (metrics, ["stable_audio"])
-    assert tree(surveyed / "data" / "corpus") == tables
-
-
-@pytest.mark.parametrize("change", ["caption", "recording", "link", "format"])
-def test_scan_reads_again_what_changed_after_the_survey(surveyed, monkeypatch, change):
-    if change == "caption":
-        (surveyed / "sounds/a.json").write_text(json.dumps({"prompt": "sound z"}))
-    elif change == "recording":
-        (surveyed / "sounds/d.wav").write_bytes(b"RIFF")
-    elif change == "link":
-        (surveyed / "d.wav").write_bytes(b"RIFF")
-        (surveyed / "sounds/d.wav").symlink_to("../d.wav")
-    else:
-        settle(surveyed, corpus=external("sounds", "folder"))
-    metrics, reads = scan_counting_reads(monkeypatch)
-    assert len(reads) == 1
-    assert bool(metrics["remarks"]) == (change in ("link", "format"))
-    assert metrics["recordings"] == (4 if change == "recording" else 3)
-    captions = {row["caption"] for row in table("data/corpus/captions.parquet")}
-    assert captions == (set() if change == "format" else {f"sound {'z' if change == 'caption' else 'a'}", "sound b", "sound c"})
 
 
 def test_links_out_of_the_corpus_are_followed_where_the_parameters_say_so(project):
