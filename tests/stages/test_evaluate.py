@@ -331,20 +331,15 @@ def test_a_base_is_a_column_beside_the_tuned_model_and_the_difference_is_tested(
     assert "the model that this one was fine-tuned from" in page
 
 
-@pytest.mark.parametrize(("prompts", "told"), [(["a dog barks", "rain"], "a dog barks, rain"), ([], "none, as it is uncondit")])
-def test_prompts_that_are_not_the_base_s_are_named(project, capfd, prompts, told):
+def test_prompts_that_are_not_the_base_s_are_named(project, capfd):
     write_base(project, {"beep": "beep", "hiss": "hiss"})
-    (project / "data" / "codec" / manifest.OWN / manifest.OWN_PROMPTS).write_text(json.dumps({"prompts": prompts}))
-    assert evaluate_in(project)["base"]["forgetting"]["prompts"] == prompts
-    sentence = f"what was forgotten is measured with these: {told}"
-    assert sentence in capfd.readouterr().out
+    (project / "data" / "codec" / manifest.OWN / manifest.OWN_PROMPTS).write_text(json.dumps({"prompts": ["a dog barks", "rain"]}))
+    assert evaluate_in(project)["base"]["forgetting"]["prompts"] == ["a dog barks", "rain"]
+    sentence = "what was forgotten is measured with these: a dog barks, rain"
+    printed = capfd.readouterr().out
+    assert sentence in printed
     assert sentence in (project / "data" / "report" / "index.html").read_text(encoding="utf-8")
-
-
-def test_a_tuned_model_that_cannot_be_told_from_its_base_is_said_to_be_too_little(project, capfd):
-    write_base(project, {"beep": "beep", "hiss": "hiss"})
-    evaluate_in(project)
-    assert "not beyond chance. 16 training clips and 52 requests are too few to tell that it got better" in capfd.readouterr().out
+    assert "not beyond chance. 16 training clips and 52 requests are too few to tell that it got better" in printed
 
 
 @pytest.mark.parametrize(
