@@ -46,14 +46,34 @@ def training(args: argparse.Namespace) -> None:
 
 def train(processes: int, steps: int, batch: int, work: Path) -> tuple[float, float]:
     """Wall seconds per step after the first few, and CPU seconds of the busier process."""
+    from soundmill.tracking import StageRun
+    from soundmill.training import launcher
+    from soundmill.training.params import HardwareParams
+
+    work.mkdir(parents=True)
+    argv = [str(processes), str(steps), str(batch), str(work)]
+    hardware = HardwareParams(accelerator="cpu", devices=processes, precision="32", threads=1)
+    launcher.launch(hardware, "bench", __name__, argv, StageRun()) if processes > 1 else main(argv)
+    times = [np.array([line.split() for line in path.read_text().splitlines()], float) for path in work.glob("times-*")]
+    assert [len(one) for one in times] == [steps] * processes
+    wall, cpu = np.max([(one[-1] - one[WARM_UP_STEPS]) / (steps - 1 - WARM_UP_STEPS) for one in times], axis=0)
+    return float(wall), float(cpu)
+
+
+def main(argv: list[str]) -> None:
+    """Train in this process, alone or among those that a launcher started."""
     from soundmill import params
     from soundmill.models import registry
+    from soundmill.training import launcher
     from soundmill.training.curve import Curve, Progress
     from soundmill.training.loader import Loader, Order
     from soundmill.training.loop import fit
     from soundmill.training.params import HardwareParams
 
-    work.mkdir(parents=True)
+    processes, steps, batch = map(int, argv[:3])
+    work = Path(argv[3])
+    if launcher.place:
+        launcher.agree({}, work)
     document = params.compose(measure.ROOT / "conf", ["model=ddpm_mel", f"ddpm_mel.train.batch_size={batch}"])
     rehearsal = registry.family("ddpm_mel").rehearse(document, 0)
     module = rehearsal.module
@@ -63,10 +83,6 @@ def train(processes: int, steps: int, batch: int, work: Path) -> tuple[float, fl
     hardware = HardwareParams(accelerator="cpu", devices=processes, precision="32", threads=1)
     loader = Loader(source, order, Zeros(batch), steps=steps)
     fit(module, loader, hardware=hardware, scratch=work, curve=Curve(steps), progress=Progress("bench", 0.0))
-    times = [np.array([line.split() for line in path.read_text().splitlines()], float) for path in work.glob("times-*")]
-    assert [len(one) for one in times] == [steps] * processes
-    wall, cpu = np.max([(one[-1] - one[WARM_UP_STEPS]) / (steps - 1 - WARM_UP_STEPS) for one in times], axis=0)
-    return float(wall), float(cpu)
 
 
 @dataclass(frozen=True)

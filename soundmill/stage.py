@@ -22,8 +22,9 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -134,19 +135,21 @@ def main(
     params_type: Callable[[str | None, dict[str, Any]], type[BaseModel]] | None = None,
     code_by_name: Callable[[str | None, dict[str, Any], dict[str, Any]], Sequence[str]] | None = None,
     always_runs: bool = False,
+    launcher: Any = None,
 ) -> None:
     """Run a stage from the command line; on failure, exit with status 1 and a message without a traceback.
 
     The parameters' type is the annotation of `run`'s first argument, or `params_type(family, section)` if families or kinds differ.
     `code_by_name(family, section, parameters)` lists the modules and packages that `run` finds by name instead of importing them.
-    With `always_runs` (the stage runs in every `dvc repro`), a run is recorded only after `ctx.tracking.start()`.
+    With `always_runs` (the stage runs in every `dvc repro`), a run is recorded only after `ctx.tracking.start()`. A stage that
+    trains names the `launcher` of its processes (training/launcher.py).
     """
     show_what_the_terminal_can()
     terminal.join_flow()
     run = _by_name(run)
     name = run.__module__.removeprefix("stages.") if run.__module__.startswith("stages.") else section
     try:
-        _main(run, section, sys.argv[1:] if argv is None else argv, params_type, code_by_name, always_runs)
+        _main(run, section, sys.argv[1:] if argv is None else argv, params_type, code_by_name, always_runs, launcher)
     except UserError as error:
         sys.exit(f"{name}: {error}")
     except KeyboardInterrupt:
@@ -189,6 +192,7 @@ def _main(
     params_type: Callable[[str | None, dict[str, Any]], type[BaseModel]] | None,
     code_by_name: Callable[[str | None, dict[str, Any], dict[str, Any]], Sequence[str]] | None,
     always_runs: bool,
+    launcher: Any,
 ) -> None:
     from soundmill import tracking
 
@@ -217,17 +221,26 @@ def _main(
     devices = execution.devices or len(shards.visible_gpus()) or 1
     cluster = execution.dask or os.environ.get("DASK_SCHEDULER_ADDRESS")
     work = root / WORK / name.replace("/", "-")
-    with _only_one(work):
+    track = partial(tracking.stage_run, home, name, recorded, root, args.family, not always_runs, execution.system_metrics)
+    place = launcher and launcher.place  # of this process among those of a training
+    rank = launcher.rank if launcher else 0
+    with nullcontext() if place else _only_one(work):
+        if launcher and not place and launcher.needed(values):
+            with track() as tracked:
+                launcher.launch(values.hardware, name, run.__module__, argv, tracked)
+            return
         digests = root / WORK / "digests.sqlite"
-        contents = {port: hashing.tree_digest(path, digests, workers) for port, path in inputs.items()}
+        contents = {} if rank else {port: hashing.tree_digest(path, digests, workers) for port, path in inputs.items()}
         scratch, kept = work / hashing.digest(identity, contents), work / "kept" / hashing.digest(identity)
-        staged = _empty_staging(scratch / "outputs", finals)
-        with tracking.stage_run(
-            home, name, recorded, root, args.family, start=not always_runs, system_metrics=execution.system_metrics
-        ) as tracked:
+        if place:
+            scratch = launcher.agree({"parameters": hashing.digest(recorded), **identity["code"]}, scratch)
+        staged = _empty_staging(scratch / (f"outputs-{rank}" if rank else "outputs"), finals)
+        with nullcontext(tracking.StageRun() if rank else place.tracking) if place else track() as tracked:
             ctx = Context(name, args.family, root, home, scratch, kept, digests, workers, devices, cluster, found_by_name, tracked)
             started = time.monotonic()
             metrics = run(values, ctx, **inputs, **staged)
+            if rank:
+                return
             ctx.cost |= {
                 "seconds": time.monotonic() - started,
                 "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

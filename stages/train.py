@@ -8,6 +8,7 @@ from soundmill import stage
 from soundmill.models import registry, training
 from soundmill.params import StageParams
 from soundmill.stage import Context, Input, Output, Shown
+from soundmill.training import launcher
 
 
 def run(
@@ -32,7 +33,12 @@ def code_by_name(family: str | None, section: dict[str, Any], parameters: dict[s
 
 def main(argv: list[str] | None = None) -> None:
     stage.main(
-        run, "train", argv, params_type=lambda family, section: registry.family(family).train_params, code_by_name=code_by_name
+        run,
+        "train",
+        argv,
+        params_type=lambda family, section: registry.family(family).train_params,
+        code_by_name=code_by_name,
+        launcher=launcher,
     )
 
 

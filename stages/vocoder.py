@@ -9,6 +9,7 @@ from soundmill.models.components import registry
 from soundmill.models.components.publishing import publish
 from soundmill.params import StageParams
 from soundmill.stage import Context, Input, Output, Shown
+from soundmill.training import launcher
 
 
 def run(
@@ -25,7 +26,12 @@ def code_by_name(family: str | None, section: dict[str, Any], parameters: dict[s
 
 def main(argv: list[str] | None = None) -> None:
     stage.main(
-        run, "vocoder", argv, params_type=lambda family, section: registry.params_of_vocoder(section), code_by_name=code_by_name
+        run,
+        "vocoder",
+        argv,
+        params_type=lambda family, section: registry.params_of_vocoder(section),
+        code_by_name=code_by_name,
+        launcher=launcher,
     )
 
 

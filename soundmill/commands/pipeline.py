@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -112,12 +116,32 @@ def join(
     """
     root = project_root(project)
     host, _, port = head.rpartition(":")
+    host = host.strip("[]")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise UserError(f"{head!r} is not HOST:PORT; for example `soundmill join node1:29400`")
-    from soundmill.training import joining
-
     with suppress(KeyboardInterrupt):
-        joining.join(host.strip("[]"), int(port), root)
+        _wait_for(host, int(port))
+        from soundmill.training import launcher  # after the wait: the code of today
+
+        launcher.take_part(host, int(port), root)
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # waits for the next
+
+
+def _wait_for(host: str, port: int) -> None:
+    """Return when a training listens there; UserError if nobody knows the machine."""
+    waiting = False
+    while True:
+        try:
+            socket.create_connection((host, port), 10).close()
+            return
+        except socket.gaierror as error:
+            raise UserError(f"{host}: {error.strerror}; give the machine that runs `dvc repro` as this one knows it") from None
+        except OSError as error:
+            reason = "" if isinstance(error, ConnectionRefusedError) else f" ({error.strerror or error}: is it behind a firewall?)"
+        if not waiting:
+            terminal.say(f"waits for a training at {host}:{port}{reason}; Ctrl-C ends it")
+        waiting = True
+        time.sleep(1.0)
 
 
 @app.command()

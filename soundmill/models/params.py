@@ -59,8 +59,6 @@ class FamilyTrainParams(TrainingParams):
     def _patience_is_measured(self) -> FamilyTrainParams:
         if self.patience and self.validate_every_steps is None:
             raise ValueError("patience needs held-out losses: set validate_every_steps")
-        if self.patience and self.hardware.nodes > 1:
-            raise ValueError("patience needs hardware.nodes 1")
         return self
 
     @model_validator(mode="after")

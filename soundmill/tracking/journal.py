@@ -26,7 +26,10 @@ COPY_LIMIT = 16 * 2**20  # bytes; larger files are linked
 
 
 class Writer:
-    """The journal of a run of this process. When a method returns, the kernel has its line, so a kill loses none."""
+    """The journal of a run of this process. When a method returns, the kernel has its line, so a kill loses none.
+
+    A process that it is pickled for appends to the same file.
+    """
 
     def __init__(self, journals: Path, opening: dict[str, Any]):
         self.id = f"{time.time_ns()}-{secrets.token_hex(4)}"
@@ -35,10 +38,17 @@ class Writer:
         hidden.mkdir(parents=True)
         self._file = (hidden / EVENTS).open("ab", buffering=0)
         disk.lock(self._file)
-        self._files = 0
         self.closed = threading.Event()
         self._append({"op": "open", **opening, "time": now()})
         hidden.rename(self.folder)  # visible only when it is locked and has its first line
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"id": self.id, "folder": self.folder}
+
+    def __setstate__(self, values: dict[str, Any]) -> None:
+        self.__dict__ |= values
+        self._file = (self.folder / EVENTS).open("ab", buffering=0)
+        self.closed = threading.Event()
 
     def send(self, event: dict[str, Any]) -> None:
         try:
@@ -84,8 +94,7 @@ class Writer:
         self.send({**event, "path": str(target.relative_to(self.folder))})
 
     def _place(self, name: str) -> Path:
-        self._files += 1
-        return self.folder / "files" / str(self._files) / Path(name).name
+        return self.folder / "files" / secrets.token_hex(8) / Path(name).name
 
     def close(self) -> None:
         self._file.close()

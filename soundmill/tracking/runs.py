@@ -45,6 +45,9 @@ class StageRun:
         self._fills_parent = False  # not if a pipeline does so, with `mirror`
         self._outcome = ("FINISHED", "")
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open": None}
+
     def start(self) -> None:
         """Start recording, if `stage_run` did not (`start=False`); anything logged before is dropped."""
         if self._open:

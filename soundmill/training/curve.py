@@ -99,17 +99,12 @@ class Progress:
         self._since = (0.0, 0, 0, 0.0)
         self._steps = 0  # taken by this process
         self._warm = self._latest = 0.0  # times at which the warm-up and the latest step ended
-        self._elsewhere: float | None = None  # measured by another process
 
     @property
     def seconds_per_step(self) -> float | None:
         """Mean wall time of this process's steps after warm-up, with all that runs between them; None if there are none."""
         counted = self._steps - WARM_UP_STEPS
-        return (self._latest - self._warm) / counted if counted > 0 else self._elsewhere
-
-    def measured_elsewhere(self, seconds_per_step: float | None) -> None:
-        """Another process trained; it measured this."""
-        self._elsewhere = seconds_per_step
+        return (self._latest - self._warm) / counted if counted > 0 else None
 
     def start(self, step: int, total: int, loader: Loader) -> None:
         """Start at `step` of `total`, with batches of `loader`."""

@@ -10,6 +10,7 @@ import bisect
 import errno
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -25,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from soundmill import disk, hashing, lifetime, shards
 from soundmill.errors import UserError
+from soundmill.training import launcher
 from soundmill.training.seeds import seed_of
 
 
@@ -113,7 +115,7 @@ def gather(
 
     prefix = f"{path.name}-{hashing.digest(stored)}-"
     for copied in sorted(path.parent.glob(f"{prefix}*.f16")):
-        if copied.name == f"{prefix}{hashing.file_digest(copied)}.f16":
+        if launcher.rank or copied.name == f"{prefix}{hashing.file_digest(copied)}.f16":
             break
         shards.report_damaged(path.parent, [copied.name])
         copied.unlink()
@@ -128,7 +130,18 @@ def gather(
             raise UserError(f"no space left for {new}: {needs}; free some and run again") from None
         copied = path.with_name(f"{prefix}{hashing.file_digest(new)}.f16")
         os.replace(new, copied)
-    return Arrays(copied, list(ids), np.array(shapes, np.int64), offsets)
+    return Arrays(_near(copied), list(ids), np.array(shapes, np.int64), offsets)
+
+
+def _near(path: Path) -> Path:
+    """A file of features, or its copy on this machine's disk if it is no larger than `hardware.copy_gb`."""
+    if launcher.place is None or path.stat().st_size > launcher.place.hardware.copy_gb * 1e9:
+        return path
+    copy = launcher.place.near / path.name
+    with disk.exclusive(copy.parent):
+        if not copy.exists():
+            disk.write_atomically(copy, partial(shutil.copyfile, path))
+    return copy
 
 
 def start_of(place: float, length: int, frames: int) -> int:

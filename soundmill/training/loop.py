@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor, nn
 
 from soundmill import terminal
 from soundmill.errors import UserError
-from soundmill.training import processes
+from soundmill.training import launcher
 from soundmill.training.curve import Curve, Progress
 from soundmill.training.device import fast_kernels, pick_device, usable_precision, use_threads
 from soundmill.training.ema import Ema
@@ -25,10 +24,10 @@ from soundmill.training.kept import Kept
 from soundmill.training.loader import Batch, Loader, worker_deaths_explained
 from soundmill.training.module import TrainingModule
 from soundmill.training.params import HardwareParams
-from soundmill.training.parts import Report, Sampling, Training
+from soundmill.training.parts import Report, Sampling
 from soundmill.training.scoring import Scoring
 from soundmill.training.seeds import seed_of
-from soundmill.training.state import State, Timed, resume_point
+from soundmill.training.state import State, Timed, found, identity, resume_point
 from soundmill.training.validation import Validation
 
 
@@ -48,10 +47,9 @@ def fit(
 ) -> dict[str, Any]:
     """Train for `module.steps` steps, resuming from the last checkpoint in `scratch`; leaves the trained `module` on the CPU.
 
-    `loader` has `module.accumulate` batches for each step. With several devices this process trains on the first one, and only it
-    uses `report`, `progress`, `kept`, `sampling` and `scoring`. With several nodes a child process trains on the first device.
-    `curve`, `validation` and `scoring` hold all points at the end. Returns the device type, the number of devices and the precision
-    that were used.
+    `loader` has `module.accumulate` batches for each step. Of several processes (launcher.py) only the first uses `report`,
+    `progress`, `kept`, `sampling` and `scoring`, and returns; the others end here. `curve`, `validation` and `scoring` hold all
+    points at the end. Returns the device type, the number of devices and the precision that were used.
     """
     if hardware.accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("hardware.accelerator is `gpu`, but torch finds no GPU; set it to `cpu` or `auto`")
@@ -60,17 +58,10 @@ def fit(
     if precision != hardware.precision:
         terminal.say(f"{progress.label}: this processor has no instructions for {hardware.precision}; training in {precision} bits")
     scratch.mkdir(parents=True, exist_ok=True)
-    training = Training(module, loader, hardware, precision, scratch, curve, validation)
-    if hardware.nodes > 1:
-        from soundmill.training import nodes  # imports torch's elastic agent
-
-        nodes.together(_train, training, progress, kept, sampling, scoring, report)
-    else:
-        start = resume_point(scratch)
-        first = {"progress": progress, "kept": kept, "sampling": sampling, "scoring": scoring, "report": report}
-        here = partial(_train, *training, start, **first)
-        with worker_deaths_explained():
-            processes.together(hardware.devices, here, partial(_train_elsewhere, *training, start))
+    start = None if launcher.rank else resume_point(scratch)
+    with launcher.together(loader.order.batch_size, progress.label, identity(start)) as chosen, worker_deaths_explained():
+        start = found(scratch, chosen) if launcher.rank else start
+        _train(module, loader, hardware, precision, scratch, curve, progress, validation, kept, sampling, scoring, report, start)
     return {"device": device.type, "devices": hardware.devices, "precision": precision}
 
 
@@ -81,23 +72,23 @@ def _train(
     precision: str,
     scratch: Path,
     curve: Curve,
+    progress: Progress,
     validation: Validation | None,
+    kept: Kept | None,
+    sampling: Sampling | None,
+    scoring: Scoring | None,
+    report: Report,
     start: Path | None,
-    progress: Progress | None = None,
-    kept: Kept | None = None,
-    sampling: Sampling | None = None,
-    scoring: Scoring | None = None,
-    report: Report | None = None,
 ) -> None:
-    """Train in one process; the last five arguments are given only to the first process."""
-    with processes.accelerated(hardware, precision, module.accumulate) as accelerator, fast_kernels(accelerator.device):
+    with accelerated(hardware, precision, module.accumulate) as accelerator, fast_kernels(accelerator.device):
         optimisers = place(module, accelerator, hardware)
         loader.rank, loader.world_size = module.rank, module.world_size
+        first = module.rank == 0
+        scoring, kept, sampling = (scoring, kept, sampling) if first else (None, None, None)
         state = State(module, optimisers, loader, curve, validation, scoring, accelerator.scaler)
         if start:
             state.restore(start)
         saver = Timed(scratch, module.params.checkpoint_seconds, module.params.log_every_steps)
-        first = progress is not None
         if first:
             progress.start(module.step, module.steps, loader)
         if scoring:
@@ -116,16 +107,16 @@ def _train(
                 report(speed, step)
             if validation and validation.due(step, module.steps):
                 point = validation.measure(module, accelerator)
-                report and report(*point)
+                first and report(*point)
                 ended = _ends_here(module, validation)
             if curve.due(step, module.steps):
                 point = curve.point(step, optimisers["net"].param_groups[0]["lr"])
-                report and report(*point)
+                first and report(*point)
             if scoring and scoring.due(step, module.steps):
                 report(*scoring.measure(module, progress.label))
-            if first and kept and kept.due(step, module.steps):
+            if kept and kept.due(step, module.steps):
                 kept.save(module)
-            if first and sampling and step % sampling.every == 0 and step < module.steps:
+            if sampling and step % sampling.every == 0 and step < module.steps:
                 sampling.show(module, step)
             if first and saver.due(step, module.steps):
                 saver.save(state)
@@ -146,11 +137,6 @@ def _ends_here(module: TrainingModule, validation: Validation | None) -> bool:
         return False
     module.steps = module.step
     return True
-
-
-def _train_elsewhere(module: TrainingModule, *training: Any) -> None:
-    """Train in a process other than the first. Tensors sent to it share memory with the first process, so it trains a copy."""
-    _train(copy.deepcopy(module), *training)
 
 
 def train_on(
@@ -194,7 +180,7 @@ def rehearse(module: TrainingModule, batch: Callable[[int], Batch], hardware: Ha
     alone = hardware.model_copy(update={"devices": 1})
     precision = usable_precision(pick_device(hardware.accelerator), hardware.precision)
     seconds = []
-    with processes.accelerated(alone, precision, module.accumulate) as accelerator, fast_kernels(accelerator.device):
+    with accelerated(alone, precision, module.accumulate) as accelerator, fast_kernels(accelerator.device):
         optimisers = place(module, accelerator, alone)
         for number in range(count):
             one = batch(number)
@@ -203,6 +189,24 @@ def rehearse(module: TrainingModule, batch: Callable[[int], Batch], hardware: Ha
             loss.item()  # waits for the GPU
             seconds.append(time.perf_counter() - start)
     return seconds
+
+
+@contextmanager
+def accelerated(hardware: HardwareParams, precision: str, accumulate: int) -> Iterator[Accelerator]:
+    """An Accelerator for one training in this process."""
+    accelerator = Accelerator(
+        cpu=pick_device(hardware.accelerator).type == "cpu",
+        mixed_precision={"32": "no", "bf16": "bf16", "fp16": "fp16"}[precision],
+        gradient_accumulation_steps=accumulate,
+    )
+    try:
+        yield accelerator
+    finally:
+        accelerator.end_training()
+        # accelerate keeps global state without a public way to reset it; the next training in this process may use other devices
+        # or another precision.
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
 
 
 def place(module: TrainingModule, accelerator: Accelerator, hardware: HardwareParams) -> dict[str, AcceleratedOptimizer]:

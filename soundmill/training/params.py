@@ -23,10 +23,16 @@ class HardwareParams(StageParams):
     devices: int = Field(ge=1, description="of each machine; more than one: data parallel, the batch is split among them")
     precision: Precision = Field(description="fp16 needs a GPU; bf16 falls back to 32 on a CPU without bf16 instructions")
     threads: int = Field(ge=1, description="CPU threads of torch; the same number gives bit-identical weights")
-    # The defaults are for checkpoints, which lack these four keys.
+    # The defaults are for checkpoints, which lack these keys.
     nodes: int = Field(1, ge=1, exclude=True, description="machines at most; the batch is split among all their devices")
     min_nodes: int = Field(1, ge=1, exclude=True, description="with fewer machines, the training waits")
-    port: int = Field(29400, ge=1024, le=65535, exclude=True, description="of the machine whose stage trains, for the others")
+    listen: str = Field(
+        "127.0.0.1",
+        pattern=r"^\d+\.\d+\.\d+\.\d+$",
+        exclude=True,
+        description="address of the machine whose stage trains, where the others join; 0.0.0.0: all that it has",
+    )
+    port: int = Field(29400, ge=1024, le=65535, exclude=True, description="at that address")
     copy_gb: float = Field(0.0, ge=0, exclude=True, description="features up to this size are copied to each machine first")
 
     @model_validator(mode="after")

@@ -1,17 +1,11 @@
-"""What a training consists of, for the loop and for what starts its processes."""
+"""What a training tells and shows while it runs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
 
-from soundmill.training.curve import Curve
-from soundmill.training.loader import Loader
 from soundmill.training.module import TrainingModule
-from soundmill.training.params import HardwareParams
-from soundmill.training.validation import Validation
 
 Report = Callable[[dict[str, float], int], None]  # points of curves, live
 
@@ -22,15 +16,3 @@ class Sampling:
 
     every: int
     show: Callable[[TrainingModule, int], None]
-
-
-class Training(NamedTuple):
-    """What every process of a training needs."""
-
-    module: TrainingModule
-    loader: Loader
-    hardware: HardwareParams
-    precision: str
-    scratch: Path
-    curve: Curve
-    validation: Validation | None

@@ -6,6 +6,7 @@ import os
 import time
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from soundmill.training.scoring import Scoring
 from soundmill.training.validation import Validation
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+SHARED_SECONDS = 120.0  # until a file written on one machine is seen by all: NFS caches directories for a minute
 
 
 @dataclass(frozen=True)
@@ -130,10 +132,26 @@ def resume_point(directory: Path) -> Path | None:
     return None
 
 
-def identity(path: Path) -> str:
-    """A digest of the checksums in a checkpoint."""
+def identity(path: Path | None) -> str:
+    """A digest of the checksums in a checkpoint; "" for none."""
+    if path is None:
+        return ""
     with zipfile.ZipFile(path) as archive:
         return hashing.digest([[part.filename, part.CRC] for part in archive.infolist()])
+
+
+def found(directory: Path, wanted: str) -> Path | None:
+    """The checkpoint with this `identity`, which another process chose: caches of a shared file system may be stale."""
+    until = time.monotonic() + SHARED_SECONDS
+    while wanted:
+        for path in (directory / LAST, directory / PREVIOUS):
+            with suppress(OSError, ValueError, KeyError):
+                if identity(path) == wanted:
+                    return path
+        if time.monotonic() > until:
+            raise UserError(f"{directory} lacks the checkpoint that the head resumes from; is it the same directory?")
+        time.sleep(1.0)
+    return None
 
 
 def _check_sums(path: Path) -> None:

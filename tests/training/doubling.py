@@ -1,4 +1,4 @@
-"""A training on several machines, as a stage would run it: `python -m tests.training.doubling PROJECT OPTIONS`, a JSON object.
+"""A training as a stage runs it: `python -m tests.training.doubling PROJECT OPTIONS`, a JSON object.
 
 A small net learns to double numbers. Reports are in PROJECT/told, results in PROJECT/trained.pt.
 """
@@ -6,6 +6,7 @@ A small net learns to double numbers. Reports are in PROJECT/told, results in PR
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from functools import partial
@@ -17,6 +18,8 @@ import torch
 from soundmill import manifest, shards
 from soundmill.errors import UserError
 from soundmill.models.components.log_mels.source import Crops, gather_log_mels
+from soundmill.tracking import StageRun
+from soundmill.training import launcher
 from soundmill.training.curve import Curve, Progress
 from soundmill.training.kept import Kept
 from soundmill.training.loader import Loader, Order
@@ -45,17 +48,19 @@ PARAMS = TrainingParams(
 
 
 class Doubling(TrainingModule):
-    """Takes `slow` seconds a step and fails at step `fails`; each process lists its items in a file."""
+    """Takes `slow` seconds a step, fails at step `fails`, and the second process dies at `dies`. Each lists its items in a file."""
 
-    def __init__(self, project: Path, slow: float = 0.0, fails: int | None = None):
+    def __init__(self, project: Path, slow: float = 0.0, fails: int | None = None, dies: int | None = None):
         torch.manual_seed(0)
         super().__init__(torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4)), PARAMS, STEPS)
-        self.project, self.slow, self.fails = project, slow, fails
+        self.project, self.slow, self.fails, self.dies = project, slow, fails, dies
 
     def loss(self, step, batch):
         time.sleep(self.slow)
         if step == self.fails:
             raise UserError("the loss is no longer a number")
+        if step == self.dies and self.rank:
+            os._exit(1)
         if step >= 0:
             with (self.project / f"items-{self.rank}-of-{self.world_size}").open("a") as file:
                 file.write(json.dumps([step, batch.items.tolist()]) + "\n")
@@ -69,7 +74,8 @@ def make_loader(project: Path) -> Loader:
     values = np.random.default_rng(0).standard_normal((20, 4, 6)).astype("<f2")
     size = {"num_mels": 4, "num_frames": 6, "digest": ""}
     rows = [{"clip_id": clip_id, "log_mel": one.tobytes(), **size} for clip_id, one in zip(ids, values, strict=True)]
-    shards.write_rows(rows, project / "mels" / "shard-00000.parquet", manifest.SPECTROGRAMS)
+    if not launcher.rank:
+        shards.write_rows(rows, project / "mels" / "shard-00000.parquet", manifest.SPECTROGRAMS)
     log_mels = gather_log_mels(project / "mels", ids, project / "flat")
     return Loader(Crops(log_mels, 1, 0.0), Order(5, dict.fromkeys(ids, 1.0), BATCH), places, steps=STEPS)
 
@@ -121,11 +127,21 @@ def train(project: Path, hardware: HardwareParams, **options) -> None:
     )
 
 
+def main(argv: list[str]) -> None:
+    project, options = Path(argv[0]).resolve(), json.loads(argv[1])
+    hardware = HardwareParams(**{"accelerator": "cpu", "precision": "32", "threads": 1, **options.pop("hardware")})
+    if launcher.place:
+        launcher.agree({"code": os.environ.get("SOUNDMILL_TEST_CODE", "")}, project)
+    elif hardware.devices * hardware.nodes > 1:
+        launcher.launch(hardware, "train/doubling", __name__, argv, StageRun())
+        return
+    train(project, hardware, **options)
+
+
 if __name__ == "__main__":
     from tests.training import doubling  # its classes are pickled under this name
 
-    project, options = Path(sys.argv[1]).resolve(), json.loads(sys.argv[2])
     try:
-        doubling.train(project, HardwareParams(accelerator="cpu", precision="32", threads=1, **options.pop("hardware")), **options)
+        doubling.main(sys.argv[1:])
     except UserError as error:
         sys.exit(str(error))

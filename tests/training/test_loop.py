@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import sys
 import time
 
@@ -21,7 +19,6 @@ from soundmill.training.kept import Kept
 from soundmill.training.loader import Loader, Order
 from soundmill.training.loop import fit
 from soundmill.training.params import DiffusersEmaParams, HardwareParams, OptimiserParams, TrainingParams
-from soundmill.training.parts import Sampling
 from soundmill.training.scoring import Scoring
 from soundmill.training.seeds import seed_of
 from soundmill.training.state import LAST, PREVIOUS
@@ -404,61 +401,6 @@ def test_a_loss_that_is_no_number_ends_it_with_advice(loader, tmp_path, monkeypa
     monkeypatch.setattr(Regression, "loss", lambda self, *_: self.net(torch.full((1, 4), float("nan"))).mean())
     with pytest.raises(UserError, match=r"step 4: lower optimiser\.learning_rate"):
         _fit(loader, tmp_path)
-
-
-class Steady(Regression):
-    """Without dropout, which each process draws for its own part of a batch."""
-
-    def loss(self, step, batch):
-        x = batch.values[0][..., 0].float()
-        x = x + self.noise_like(x, self.rng("x", step)) * self.uniform(len(x), self.rng("level", step))[:, None]
-        return (self.net(x) - 2 * x).square().mean()
-
-
-TWO = HardwareParams(accelerator="cpu", devices=2, precision="32", threads=1)
-
-
-def test_two_processes_train_what_one_does_and_the_first_shows_it_live(loader, tmp_path, monkeypatch):
-    """Of the same batches, up to rounding: losses, held-out losses, weights, average; and after a kill too."""
-    monkeypatch.setattr(sys.modules[__name__], "Regression", Steady)
-    monkeypatch.setattr(sys.modules[__name__], "_net", _even)
-    live, sampled, measured = [], [], _validation(loader)
-    watch = {"sampling": Sampling(5, lambda module, step: sampled.append(step)), "report": lambda *point: live.append(point)}
-    scored = _scoring()
-    _killed(13, loader, tmp_path / "two", hardware=TWO, accumulate=2, validation=_validation(loader), scoring=_scoring(), **watch)
-    assert [step for values, step in live if "loss/train" in values] == [4]  # sent as it went
-    assert sampled == [5]
-    two, two_curve = _fit(loader, tmp_path / "two", TWO, accumulate=2, validation=measured, scoring=scored, **watch)
-    assert sampled == [5, 10, 15, 20]
-    assert ([point["step"] for point in scored.points], scored.step) == ([5, 10, 15, 20, 23], 10)
-    assert ({"loss/valid": measured.points[-1]["loss/valid"]}, 23) in live
-
-    alone = _validation(loader)
-    one, one_curve = _fit(loader, tmp_path / "one", accumulate=2, validation=alone)
-    for accumulated, whole in zip([*two_curve, *measured.points], [*one_curve, *alone.points], strict=True):
-        assert accumulated == pytest.approx(whole, rel=1e-5)
-    for accumulated, whole in ((two.net.parameters(), one.net.parameters()), (two.ema.shadow, one.ema.shadow)):
-        torch.testing.assert_close([*accumulated], [*whole])
-    torch.testing.assert_close(measured.weights, alone.weights)
-
-
-def _even():
-    torch.manual_seed(0)
-    return torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
-
-
-def test_a_process_that_dies_ends_the_training_and_says_how_to_go_on(loader, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules[__name__], "Regression", DiesElsewhere)
-    with pytest.raises(UserError, match=r"another process of this training ended .* resumes from its last checkpoint"):
-        _fit(loader, tmp_path, TWO)
-    assert not multiprocessing.active_children()
-
-
-class DiesElsewhere(Regression):
-    def loss(self, step, batch):
-        if self.rank and step == 5:
-            os._exit(1)
-        return super().loss(step, batch)
 
 
 def test_a_batch_of_another_step_is_refused(loader, tmp_path):

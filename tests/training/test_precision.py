@@ -7,7 +7,7 @@ import torch
 
 from soundmill.errors import UserError
 from soundmill.params import parse
-from soundmill.training import loop, processes
+from soundmill.training import loop
 from soundmill.training.device import autocast, usable_precision
 from soundmill.training.loader import Loader, Order
 from soundmill.training.module import TrainingModule
@@ -73,7 +73,7 @@ def lengths(build, clip_norm: float | None, scale: float | None) -> list[float]:
     seen: list[float] = []
     torch.manual_seed(0)
     module = build(params, 3)
-    with processes.accelerated(test_phases.CPU, "fp16" if scale else "32", 1) as accelerator:
+    with loop.accelerated(test_phases.CPU, "fp16" if scale else "32", 1) as accelerator:
         if scale:  # which accelerate leaves to a GPU
             accelerator.scaler, accelerator.native_amp = torch.amp.GradScaler("cpu", init_scale=scale), True
         optimisers = loop.place(module, accelerator, test_phases.CPU)

@@ -8,10 +8,9 @@ import subprocess
 import sys
 
 import pytest
-import torch
 
 from tests.training import slurm
-from tests.training.test_nodes import ROOT, alone, doubled, free_port
+from tests.training.test_launcher import ROOT, assert_trained_what_one_process_does, free_port
 
 SCRIPT = re.search(
     r"```sh\n(#!/bin/sh\n#SBATCH.*?)```", (ROOT / "docs" / "orchestration.md").read_text(encoding="utf-8"), re.DOTALL
@@ -22,7 +21,7 @@ SCRIPT = re.search(
 @pytest.mark.skipif(bool(slurm.missing()), reason=f"not installed: {', '.join(slurm.missing())} (Debian: slurm-wlm, munge)")
 def test_the_job_script_of_the_docs_trains_on_two_nodes(tmp_path):
     project, port = tmp_path / "project", free_port()
-    hardware = {"devices": 1, "nodes": 2, "min_nodes": 2, "port": port}
+    hardware = {"devices": 1, "nodes": 2, "min_nodes": 2, "port": port, "listen": "0.0.0.0"}
     programs = {  # a training, as a stage of `dvc repro` would run it
         "dvc": ["-m", "tests.training.doubling", str(project), json.dumps({"hardware": hardware})],
         "soundmill": ["-m", "soundmill"],
@@ -46,4 +45,4 @@ def test_the_job_script_of_the_docs_trains_on_two_nodes(tmp_path):
     assert done.returncode == 0, done.stderr + log
     assert "train/doubling: machines: 2, processes: 2" in log
     assert "joins train/doubling at" in log
-    torch.testing.assert_close(doubled(project)["net"], alone(tmp_path / "alone")["net"])
+    assert_trained_what_one_process_does(project, tmp_path / "alone")
