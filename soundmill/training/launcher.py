@@ -55,16 +55,11 @@ class Place:
     near: Path  # directory of this machine, for copies of features
     tracking: Any = None  # on the head: the stage's run
     store: Any = None
-    meeting: Any = None  # the part of the store for the processes that were started together
+    meeting: Any = None  # the part of the store for the processes that were started together; its name is the same on all machines
 
 
 place: Place | None = None  # of this process; None: no launcher started it
 rank = 0  # of this process; 0 is the stage, and the others only train with it
-
-
-def needed(params: Any) -> bool:
-    """Whether a stage with these parameters trains, and in more than one process."""
-    return params.hardware.devices * params.hardware.nodes > 1 and getattr(getattr(params, "weights", None), "kind", "") != "load"
 
 
 def launch(hardware: HardwareParams, label: str, module: str, argv: list[str], tracking: Any) -> None:
@@ -214,7 +209,6 @@ def _work(here: Place) -> None:
     if here.hardware.nodes == 1:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     store = TCPStore(here.host, here.port, is_master=False, wait_for_workers=False)
-    # One name for each meeting, the same on all machines.
     place = replace(here, store=store, meeting=PrefixStore("{MASTER_ADDR}:{MASTER_PORT}".format(**os.environ), store))
     rank = int(os.environ["RANK"])
     try:
@@ -276,8 +270,12 @@ def together(size: int, label: str, checkpoint: str) -> Iterator[str]:
         if rank >= used:
             place.store.wait([END], FOREVER)
             sys.exit()
-        meeting.set(f"came-{rank}", "")
-        meeting.wait([f"came-{other}" for other in range(used)], FOREVER)
+        came, until = [f"came-{number}" for number in range(used)], time.monotonic() + 3600
+        meeting.set(came[rank], "")
+        while not meeting.check(came):  # others are still preparing
+            if meeting.check([LEFT]) or time.monotonic() > until:
+                _leave()
+            time.sleep(0.2)
         os.environ["WORLD_SIZE"] = str(used)
         backend = "nccl" if pick_device(place.hardware.accelerator).type == "cuda" else "gloo"
         distributed.init_process_group(backend, store=PrefixStore("group", meeting), rank=rank, world_size=used)
@@ -294,7 +292,7 @@ def _leave(text: str = "") -> None:
         text = ENDED
     if not text:
         os._exit(1)
+    place.meeting.set(LEFT, "")
     (place.near / LEFT).write_text(text)
     os.kill(place.agent, signal.SIGTERM)
-    while True:
-        signal.pause()
+    time.sleep(60)

@@ -35,6 +35,11 @@ class HardwareParams(StageParams):
     port: int = Field(29400, ge=1024, le=65535, exclude=True, description="at that address")
     copy_gb: float = Field(0.0, ge=0, exclude=True, description="features up to this size are copied to each machine first")
 
+    @property
+    def several(self) -> bool:
+        """Whether a training takes more than one process."""
+        return self.devices * self.nodes > 1
+
     @model_validator(mode="after")
     def _precision_exists(self) -> HardwareParams:
         if self.accelerator == "cpu" and self.precision == "fp16":

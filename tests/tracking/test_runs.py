@@ -1,6 +1,7 @@
 """Stages and flows record their runs in a real MLflow, in a SQLite file."""
 
 import json
+import pickle
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -113,6 +114,23 @@ def test_a_record_that_the_disk_takes_in_part_spoils_none_after_it(home: Path, c
     assert [event["step"] for event in recorded if event["op"] == "metrics"] == [0, 2]
     (said,) = [line for line in capsys.readouterr().err.splitlines() if "File too large" in line]
     assert said.endswith("metrics is not recorded")
+
+
+def test_a_process_that_a_run_is_pickled_for_adds_to_it(home: Path) -> None:
+    with tracking.stage_run(home, "train/tiny", {}) as run:
+        run.log_curve({"loss": 1.0}, 0)
+        (sound := home / "a.wav").write_bytes(b"RIFF")
+        for step in (1, 2):  # a process is started anew
+            other = pickle.loads(pickle.dumps(run))
+            other.log_curve({"loss": 0.5}, step)
+            other.log_file(sound, "audio")
+        events = [json.loads(line) for line in (run._journal.folder / journal.EVENTS).read_text().splitlines()]
+        assert [event["step"] for event in events if event["op"] == "metrics"] == [0, 1, 2]
+        places = {event["path"] for event in events if event.get("folder") == "audio"}
+        assert len(places) == 2
+        assert all((run._journal.folder / place).exists() for place in places)
+        assert journal.is_alive(run._journal.folder)
+    assert not journal.is_alive(run._journal.folder)
 
 
 def test_what_a_broken_database_does_not_take_is_kept(home: Path, mlflow_tables: Path, bring: Bring) -> None:
