@@ -9,24 +9,25 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from flows import bakeoff_figure, bakeoff_page, bakeoff_rows, bakeoff_runs, bakeoff_table, crashed_runs, lanes, locks, publishing
+from flows import bakeoff_runs, publishing, results_table, trials
 from flows.bakeoff_models import Model, choose_models, in_a_line, read_plan
-from flows.bakeoff_rows import Difference, ModelRow
 from flows.pipeline import run_to_end
-from flows.scores import shown
-from flows.sweep_points import NAME, Name, listed, nested_under, numbers
+from flows.results_rows import Difference, Row, not_ranked, without_score
+from flows.results_scores import scores_under
+from flows.results_table import ResultsTable
+from flows.results_words import listed as listed_in_words
 from flows.terminal import tell
-from soundmill import tracking
+from flows.trials import NAME, Name, listed, numbers
 from soundmill.errors import UserError, report_failure, show_what_the_terminal_can
 from soundmill.params import Seed, check_urls
 
 # isort: split
 from prefect import flow, get_run_logger
-from prefect.states import Completed, Failed, State
+from prefect.states import State
 from pydantic import Field
 
 RESULTS = Path("data/report/bakeoff")
@@ -50,17 +51,14 @@ def bakeoff(
     repeated. `project` is the checkout (default: the current directory).
     """
     home = (project or Path.cwd()).resolve()
-    try:
+
+    def planned() -> Contest:
         _check(home, extra)
         chosen = read_plan(home, plan)
         models, excluded = choose_models(home, chosen, overrides, families)
-        with locks.exclusive_lock(home / RESULTS / "lock"):
-            crashed_runs.end_last(home / RESULTS / "flow.run")
-            return _bakeoff(home, chosen.title, minutes, models, excluded, seeds, extra)
-    except UserError as error:
-        get_run_logger().error(str(error))
-        tell(f"bakeoff: {error}")
-        return Failed(message=str(error))
+        return Contest(home, chosen.title, minutes, models, excluded, seeds, extra)
+
+    return trials.start("bakeoff", home / RESULTS, planned, Contest.trials)
 
 
 def _check(home: Path, extra: Mapping[str, Path]) -> None:
@@ -73,72 +71,61 @@ def _check(home: Path, extra: Mapping[str, Path]) -> None:
         material.open_folder(folder)
 
 
-def _bakeoff(
-    home: Path,
-    title: str,
-    minutes: float,
-    models: list[Model],
-    excluded: list[ModelRow],
-    seeds: list[int],
-    extra: dict[str, Path],
-) -> State[Any]:
-    directory = home / RESULTS
-    document = models[0].document(home, {}, seeds[0])
-    workspaces = lanes.workspaces(home, "bakeoff", document, len(models))
-    tell(f"bakeoff: {len(models)} families for {minutes:g} minutes each, {len(seeds)} seeds, in {shown(workspaces[0], home)}")
-    by_family: dict[str, ModelRow] = {}
-    places: dict[str, Path] = {}  # family → the workspace that has its clips
+@dataclass
+class Contest:
+    """A bake-off: who takes part, and what came of it."""
 
-    def work(index: int, workspace: Path) -> ModelRow:
-        model = models[index]
-        places[model.family] = workspace
-        tell(f"\n== {index + 1}/{len(models)}: {model.family}")
+    home: Path
+    title: str
+    minutes: float
+    models: list[Model]
+    excluded: list[Row]
+    seeds: list[int]
+    extra: dict[str, Path]
+    rows: dict[str, Row] = field(default_factory=dict)  # by family
+    places: dict[str, Path] = field(default_factory=dict)  # family → the workspace that has its clips
+
+    def trials(self) -> trials.Trials:
+        tell(f"bakeoff: {len(self.models)} families for {self.minutes:g} minutes each, {len(self.seeds)} seeds")
+        names = [model.family for model in self.models]
+        document = self.models[0].document(self.home, {}, self.seeds[0])
+        return trials.Trials(self.home, "bakeoff", self.home / RESULTS, names, document, self.run, lambda _, row: None, self.finish)
+
+    def run(self, index: int, workspace: Path) -> None:
+        model = self.models[index]
+        self.places[model.family] = workspace
+        tell(f"\n== {index + 1}/{len(self.models)}: {model.family}")
         try:
-            row = bakeoff_runs.row(workspace, home, directory, model, minutes, seeds)
+            row = bakeoff_runs.row(workspace, self.home, self.home / RESULTS, model, self.minutes, self.seeds)
         except Exception as error:  # a failure costs only the row of this family
             get_run_logger().exception(model.family)
-            row = ModelRow(model.family, why_not=in_a_line(error))
+            row = without_score(model.family, in_a_line(error))
         if row.why_not:
             tell(f"== {model.family}: no score: {row.why_not}")
-        return row
+        self.rows[model.family] = row
 
-    def ended(index: int, row: ModelRow) -> None:
-        by_family[models[index].family] = row
-
-    with tracking.pipeline_run(home, "bakeoff", root=workspaces[0], tags={"kind": "bakeoff"}) as record:
-        with nested_under(record.environment):
-            lanes.run_all([model.family for model in models], workspaces, document, work, ended)
-        start = time.monotonic()
-        variant, rows = _same_variant(
-            [by_family[model.family] for model in models], {model.family: model.variant for model in models}
-        )
+    def finish(self, workspaces: list[Path]) -> tuple[ResultsTable, list[str]]:
+        """Compare all rows, and write the table, the figure and the page; also returns the families without a score."""
+        directory, start = self.home / RESULTS, time.monotonic()
+        variants = {model.family: model.variant for model in self.models}
+        variant, rows = _same_variant([self.rows[family] for family in variants], variants)
         scored = [row.name for row in rows if not row.why_not]
-        failed = [row.name for row in rows if row.why_not]
-        _remove_others(directory / "runs", {f"{name}-{seed}" for name in scored for seed in seeds})
-        comparable = [model.family for model in models if model.family in scored and model.variant == variant]
-        workspace = places[comparable[0]] if comparable else workspaces[0]
-        comparison = _compare(workspace, directory, comparable, variant, seeds[0], extra)
-        seconds, training = bakeoff_runs.total_seconds(directory, rows, seeds)
+        _remove_others(directory / "runs", {f"{name}-{seed}" for name in scored for seed in self.seeds})
+        comparable = [family for family in scored if variants[family] == variant]
+        workspace = self.places[comparable[0]] if comparable else workspaces[0]
+        comparison = _compare(workspace, directory, comparable, variant, self.seeds[0], self.extra)
+        seconds, training = bakeoff_runs.total_seconds(directory, rows, self.seeds)
         total = seconds + time.monotonic() - start
-        all_rows = [*rows, *comparison.rows, *excluded]
-        notes = _notes(minutes, seeds, rows, comparison)
         together = " (the sum over families, which ran at the same time)" if len(workspaces) > 1 else ""
+        notes = _notes(self.minutes, self.seeds, comparison)
         notes.append(f"It took {total / 60:.3g} minutes in all, {training / 60:.3g} of them for training{together}.")
-        results = bakeoff_table.results(title, all_rows, comparison.differences, notes)
-        publishing.write(directory, results, lambda: bakeoff_figure.draw(title, all_rows))
+        results = results_table.of_bakeoff(self.title, [*rows, *comparison.rows, *self.excluded], comparison.differences, notes)
+        publishing.write(directory, results)
         (directory / publishing.PAGE).unlink(missing_ok=True)  # of earlier rows
         with report_failure("the page to listen to"):
-            folders = {row.name: extra[row.name] for row in comparison.rows if not row.why_not}
-            bakeoff_page.write(directory, workspace, variant, results, rows, seeds[0], folders)
-        page = publishing.record(record, directory, results)
-        message = f"{len(failed)} of {len(models)} families have no score: {', '.join(failed)}"
-        if failed:
-            record.fail(message)
-    publishing.show(home, directory, "bakeoff", results, record, page)
-    if failed:
-        tell(f"bakeoff: {message}. Run it again to retry them; finished work is not repeated.")
-    tell(results.verdict)
-    return Failed(message=message) if failed else Completed(message=f"{len(scored)} families")
+            folders = {row.name: self.extra[row.name] for row in comparison.rows if not row.why_not}
+            publishing.write_page(directory, workspace, variant, results, rows, self.seeds[0], folders)
+        return results, [row.name for row in rows if row.why_not]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -156,21 +143,21 @@ def _remove_others(runs: Path, kept: set[str]) -> None:
 class Comparison:
     """All rows compared: rows of `extra` folders, and the differences between families."""
 
-    rows: Sequence[ModelRow] = ()
+    rows: Sequence[Row] = ()
     differences: Sequence[Difference] = ()
     embedder: str = ""
     unpaired: Sequence[str] = ()  # families whose sounds answer other requests than most
     fault: str = ""  # why nothing could be compared
 
 
-def _same_variant(rows: Sequence[ModelRow], variants: Mapping[str, str]) -> tuple[str, list[ModelRow]]:
+def _same_variant(rows: Sequence[Row], variants: Mapping[str, str]) -> tuple[str, list[Row]]:
     """The clip variant that rows are compared on, and the rows; those of other variants are not ranked."""
     of_scored = [variants[row.name] for row in rows if not row.why_not]
     variant = "default" if "default" in of_scored or not of_scored else of_scored[0]
     return variant, [
         row
         if variants[row.name] == variant
-        else bakeoff_rows.not_ranked(row, f"measured against clips of `{variants[row.name]}`, the others of `{variant}`")
+        else not_ranked(row, f"measured against clips of `{variants[row.name]}`, the others of `{variant}`")
         for row in rows
     ]
 
@@ -181,7 +168,7 @@ def _compare(
     """Compare the sounds of one seed of these families, with the reference clips that their scores have."""
     from soundmill.evaluation import pairwise
 
-    without_scores = [ModelRow(name, kind="a folder", why_not="nothing to compare it with") for name in extra]
+    without_scores = [without_score(name, "nothing to compare it with", kind="a folder") for name in extra]
     if not families:
         return Comparison(without_scores)
     runs = {name: directory / "runs" / f"{name}-{seed}" for name in families}
@@ -201,15 +188,12 @@ def _compare(
     except Exception as error:  # the table is written in any case
         get_run_logger().exception("comparing all rows")
         return Comparison(without_scores, embedder=embedder, fault=in_a_line(error))
-    rows = [
-        ModelRow(name, bakeoff_rows.scores_under(embedder, {seed: metrics}), kind="a folder")
-        for name, metrics in found.others.items()
-    ]
-    rows += [ModelRow(name, kind="a folder", why_not=" ".join(why.split())) for name, why in found.failed.items()]
+    rows = [Row(name, scores_under(embedder, {seed: metrics}), kind="a folder") for name, metrics in found.others.items()]
+    rows += [without_score(name, " ".join(why.split()), kind="a folder") for name, why in found.failed.items()]
     return Comparison(rows, [Difference(**one) for one in found.differences], embedder, found.unpaired)
 
 
-def _notes(minutes: float, seeds: Sequence[int], rows: Sequence[ModelRow], comparison: Comparison) -> list[str]:
+def _notes(minutes: float, seeds: Sequence[int], comparison: Comparison) -> list[str]:
     notes = [
         f"Each family trained for {minutes:g} minutes, by the time of a step on this machine; `measured/` fixes the steps. "
         "Shared stages and the tagger are not counted. Families designed for longer training are at a disadvantage.",
@@ -221,9 +205,8 @@ def _notes(minutes: float, seeds: Sequence[int], rows: Sequence[ModelRow], compa
         if len(seeds) == 1
         else f"Values are means of {len(seeds)} seeds with Student's 95 % interval over seeds; differences are of the first seed.",
     ]
-    notes += bakeoff_table.unranked_notes(rows)
     if comparison.unpaired:
-        names = bakeoff_table.listed(comparison.unpaired)
+        names = listed_in_words(comparison.unpaired)
         notes.append(f"{names} generated sounds for other clips than the rest, so no paired test includes them.")
     if comparison.fault:
         notes.append(f"The models could not be compared: {comparison.fault}.")

@@ -10,9 +10,8 @@ from typing import Any
 
 from pydantic import Field
 
-from flows.bakeoff_rows import ModelRow
-from flows.composing import compose
-from flows.sweep_points import Name, absolute_paths
+from flows.results_rows import Row, without_score
+from flows.trials import Name, absolute_paths
 from soundmill import params as parameters
 from soundmill.errors import UserError
 from soundmill.params import StageParams, did_you_mean
@@ -50,7 +49,7 @@ class Model:
         `timed` names the training that only times its steps: its schedules are scaled to the steps after the warm-up, and its
         sample grid is as small as possible.
         """
-        composed = compose(home / "conf", self.overrides)
+        composed = parameters.compose(home / "conf", self.overrides)
         own = [f"{self.family}.generate.seed={seed}"]
         for stage, count in steps.items():
             section = SECTIONS[stage].format(family=self.family)
@@ -72,7 +71,7 @@ class Model:
                     for key, value in _leaves(values)
                     if value and SCHEDULE.search(key)
                 ]
-        return compose(home / "conf", [*self.overrides, *own])
+        return parameters.compose(home / "conf", [*self.overrides, *own])
 
 
 def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -101,7 +100,7 @@ def read_plan(home: Path, name: str = "") -> Plan:
     return Plan(title=named.title, overrides=[*shared.overrides, *named.overrides], families=families)
 
 
-def choose_models(home: Path, plan: Plan, extra: Sequence[str], families: Sequence[str]) -> tuple[list[Model], list[ModelRow]]:
+def choose_models(home: Path, plan: Plan, extra: Sequence[str], families: Sequence[str]) -> tuple[list[Model], list[Row]]:
     """The models that can take part, and rows with reasons for the others.
 
     An override in `extra` of one family's section applies to it alone. UserError if a family is unknown or none can take part.
@@ -123,7 +122,7 @@ def choose_models(home: Path, plan: Plan, extra: Sequence[str], families: Sequen
         shared = [override.replace("{family}", family) for override in plan.overrides]
         overrides = [f"model={family}", *corpus, *plan.families.get(family, []), *shared, *own]
         try:
-            document = compose(home / "conf", overrides)
+            document = parameters.compose(home / "conf", overrides)
             section = document["families"][family]
             if section.get("trainings") is None:
                 raise UserError("does not generate sound from a request")
@@ -131,7 +130,7 @@ def choose_models(home: Path, plan: Plan, extra: Sequence[str], families: Sequen
             model = Model(family, overrides + absolute_paths(document, home), shares, section["clips"])
             model.document(home, dict.fromkeys(shares, TIMED_STEPS), 0)
         except Exception as error:  # a mistake in one family's parameters must not stop the others
-            excluded.append(ModelRow(family, why_not=in_a_line(error)))
+            excluded.append(without_score(family, in_a_line(error)))
             continue
         models.append(model)
     if not models:

@@ -6,24 +6,25 @@ import csv
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flows import bakeoff_rows, dvc
+from flows import dvc
 from flows.bakeoff_models import TIMED_STEPS, Model
-from flows.bakeoff_rows import ModelRow, Training
-from flows.sweep_points import run_pipeline
+from flows.results_rows import Row, Training, slope, without_score
+from flows.results_scores import scores_under
 from flows.terminal import tell
+from flows.trials import run_pipeline
 from soundmill import disk, tracking
 from soundmill.errors import UserError
 
 IRRELEVANT = ("attribution", "evaluate", "rename", "execution")  # sections that change neither a training nor its sounds
 
 
-def row(workspace: Path, home: Path, results: Path, model: Model, minutes: float, seeds: Sequence[int]) -> ModelRow:
+def row(workspace: Path, home: Path, results: Path, model: Model, minutes: float, seeds: Sequence[int]) -> Row:
     """Time a model's steps unless that is done; then train, generate and score it with every seed."""
     family, kind = model.family, _kind(model.family)
     steps: dict[str, int] = {}
@@ -33,7 +34,7 @@ def row(workspace: Path, home: Path, results: Path, model: Model, minutes: float
             measured[stage] = measure(workspace, home, results, model, stage, steps, seeds[0])
             steps[stage] = max(1, round(60 * minutes * share / measured[stage]["seconds_per_step"]))
     except UserError as error:
-        return ModelRow(family, kind=kind, why_not=str(error))
+        return without_score(family, str(error), kind=kind)
     trainings = [Training(stage, count, count * measured[stage]["seconds_per_step"] / 60) for stage, count in steps.items()]
     tell(f"== {family}: " + ", ".join(f"{one.stage} {one.steps:,} steps in {one.minutes:.3g} minutes" for one in trainings))
     peak = max(facts["peak_memory_bytes"] for facts in measured.values())
@@ -43,14 +44,14 @@ def row(workspace: Path, home: Path, results: Path, model: Model, minutes: float
         try:
             runs[seed] = _run(workspace, model.document(home, steps, seed), family, seed, list(steps), directory)
         except UserError as error:
-            return ModelRow(family, kind=kind, why_not=str(error), trainings=trainings, peak_memory_bytes=peak)
+            return without_score(family, str(error), kind=kind, trainings=trainings, peak_memory_bytes=peak)
     first = runs[seeds[0]]
-    return ModelRow(
+    return Row(
         family,
-        bakeoff_rows.scores_under(chosen_embedder(first), {seed: run["scores"] for seed, run in runs.items()}),
+        scores_under(chosen_embedder(first), {seed: run["scores"] for seed, run in runs.items()}),
         kind=kind,
         parameters=sum(first["parameters"].values()),
-        trainings=[replace(one, slope=bakeoff_rows.slope(first["held_out"][one.stage])) for one in trainings],
+        trainings=[replace(one, slope=slope(first["held_out"][one.stage])) for one in trainings],
         peak_memory_bytes=peak,
         seconds_per_second=first["seconds_per_second"],
     )
@@ -72,20 +73,13 @@ def measure(
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept["params"] == read:
             return kept["measured"]
-    costs = {one: _cost(workspace, one, family) for one in (*earlier, stage)}
-    for cost in costs.values():
-        cost.unlink(missing_ok=True)
-    start = time.monotonic()
     with dvc.with_variables({tracking.TRIAL: "1"}):
-        if why := run_pipeline(workspace, document, [name], f"bakeoff: {family}, timing {stage}"):
-            raise UserError(why)
-        if "seconds_per_step" not in _read(costs[stage]):  # the training came from DVC's cache, or was resumed
-            dvc.repro(workspace, name, tell, force=True)
-    measured = _read(costs[stage])
+        measured, took = _timed(
+            workspace, document, name, f"bakeoff: {family}, timing {stage}", family, earlier, stage, "seconds_per_step"
+        )
     if "seconds_per_step" not in measured:
         raise UserError(f"{name}: a step could not be timed")
-    training = sum(_read(costs[one]).get("seconds", 0.0) for one in earlier)
-    kept = {"params": read, "measured": measured, "took": {"seconds": time.monotonic() - start, "training": training}}
+    kept = {"params": read, "measured": measured, "took": took}
     disk.write_atomically(path, lambda file: file.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8"))
     return measured
 
@@ -101,25 +95,17 @@ def _run(
     read = {name: content for name, content in document.items() if name not in IRRELEVANT}
     if before.get("params") != read:
         before = {}
-    costs = {stage: _cost(workspace, stage, family) for stage in (*stages, "generate")}
-    for cost in costs.values():
-        cost.unlink(missing_ok=True)
-    start = time.monotonic()
-    if why := run_pipeline(workspace, document, [f"evaluate@{family}"], f"bakeoff: {family}, seed {seed}"):
-        raise UserError(why)
-    speed = _read(costs["generate"]).get("seconds_per_second") or before.get("seconds_per_second")
-    if speed is None:
-        dvc.repro(workspace, f"generate@{family}", tell, force=True)
-        speed = _read(costs["generate"]).get("seconds_per_second")
-    training = sum(_read(costs[stage]).get("seconds", 0.0) for stage in stages)
-    took = {"seconds": time.monotonic() - start, "training": training}
+    known = "seconds_per_second" if before.get("seconds_per_second") is None else ""
+    made, took = _timed(
+        workspace, document, f"evaluate@{family}", f"bakeoff: {family}, seed {seed}", family, stages, "generate", known
+    )
     data = workspace / "data"
     kept = {
         "params": read,
         "embedders": document["evaluate"]["embedders"],
         "scores": _read(data / "metrics" / "evaluate" / f"{family}.json"),
         "parameters": {stage: _read(data / "metrics" / stage / f"{family}.json").get("parameters", 0) for stage in stages},
-        "seconds_per_second": speed,
+        "seconds_per_second": made.get("seconds_per_second") or before.get("seconds_per_second"),
         "held_out": {stage: _held_out(data / "plots" / "loss" / f"{stage}_{family}.csv") for stage in stages},
         "took": max(before.get("took", took), took, key=lambda one: one["training"]),
     }
@@ -132,6 +118,32 @@ def _run(
         shutil.copyfile(data / "report" / family / name, directory / "report" / name)
     disk.write_atomically(directory / "run.json", lambda path: path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8"))
     return kept
+
+
+def _timed(
+    workspace: Path,
+    document: dict[str, Any],
+    target: str,
+    name: str,
+    family: str,
+    trainings: Iterable[str],
+    stage: str,
+    wanted: str,
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Run a family's `target`; returns what `stage` measured of itself, and the seconds that all and its `trainings` took.
+
+    If the stage came from DVC's cache, or was resumed, so that what is `wanted` was not measured, it runs again.
+    """
+    costs = {one: _cost(workspace, one, family) for one in (*trainings, stage)}
+    for cost in costs.values():
+        cost.unlink(missing_ok=True)
+    start = time.monotonic()
+    if why := run_pipeline(workspace, document, [target], name):
+        raise UserError(why)
+    if wanted and not _read(costs[stage]).get(wanted):
+        dvc.repro(workspace, f"{stage}@{family}", tell, force=True)
+    training = sum(_read(costs[one]).get("seconds", 0.0) for one in trainings)
+    return _read(costs[stage]), {"seconds": time.monotonic() - start, "training": training}
 
 
 def _cost(workspace: Path, stage: str, family: str) -> Path:
@@ -155,7 +167,7 @@ def _held_out(curve: Path) -> list[tuple[int, float]]:
         return [(int(point["step"]), float(point["loss/valid"])) for point in csv.DictReader(file) if point.get("loss/valid")]
 
 
-def total_seconds(results: Path, rows: Sequence[ModelRow], seeds: Sequence[int]) -> tuple[float, float]:
+def total_seconds(results: Path, rows: Sequence[Row], seeds: Sequence[int]) -> tuple[float, float]:
     """Seconds for timing, training, generating and scoring these rows, and for training alone, as recorded when each was done."""
     files = [results / "runs" / f"{row.name}-{seed}" / "run.json" for row in rows for seed in seeds]
     files += [_measured(results, row.name, training.stage) for row in rows for training in row.trainings]

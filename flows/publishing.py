@@ -1,29 +1,28 @@
-"""Publishes the results of a sweep or a bake-off: files, a run in MLflow, artifacts in Prefect, lines on the terminal."""
+"""Publishes the results of a sweep or a bake-off: files, a page, a run in MLflow, artifacts in Prefect, lines on the terminal."""
 
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from flows import results_figure
 from flows.pipeline import BROWSER_PORT
+from flows.results_rows import Row
 from flows.results_table import ResultsTable
 from flows.scores import shown
 from flows.terminal import tell
 from soundmill import disk, tracking
 from soundmill.errors import report_failure
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 FIGURE, PAGE = "figure.png", "index.html"
+MEGABYTES = 40.0  # of a page at most, for all sounds
 
 
-def write(directory: Path, results: ResultsTable, draw: Callable[[], Figure]) -> None:
+def write(directory: Path, results: ResultsTable) -> None:
     """Write the table's files and `figure.png`; if the figure cannot be drawn, a line says so and there is none."""
     for name, content in results.files().items():
         disk.write_atomically(directory / name, lambda path, content=content: path.write_text(content, encoding="utf-8"))
@@ -31,8 +30,46 @@ def write(directory: Path, results: ResultsTable, draw: Callable[[], Figure]) ->
     path.unlink(missing_ok=True)  # of earlier rows
     with report_failure(str(path)):
         picture = BytesIO()
-        draw().savefig(picture, format="png", dpi=130, facecolor="white", metadata={"Software": None})
+        results_figure.draw(results.title, results.rows).savefig(
+            picture, format="png", dpi=130, facecolor="white", metadata={"Software": None}
+        )
         disk.write_atomically(path, lambda temporary: temporary.write_bytes(picture.getvalue()))
+
+
+def write_page(
+    directory: Path,
+    workspace: Path,
+    variant: str,
+    results: ResultsTable,
+    rows: Sequence[Row],
+    seed: int,
+    extra: Mapping[str, Path],
+) -> None:
+    """Write `index.html` with the sounds of one seed, which are in `runs`; nothing if no family has a score.
+
+    `rows` are those of families; `variant` is the clip variant of the real sounds.
+    """
+    from soundmill import clips, page
+    from soundmill.listening import material, side_by_side
+
+    runs = {row.name: directory / "runs" / f"{row.name}-{seed}" for row in rows if row.scores}
+    if not runs:
+        return
+    models = [material.read_family(name, run / "generated", run / "codec", run / "report") for name, run in runs.items()]
+    models += [material.read_folder(name, material.open_folder(folder)) for name, folder in extra.items()]
+    tables = clips.Tables(workspace / "data" / "clips" / variant, workspace / "data" / "catalog" / f"{variant}.parquet")
+    real, requests = material.real_clips(tables, {clip_id for model in models for clip_id in model.sounds})
+    figure = directory / FIGURE
+    above = page.render(
+        "flows",
+        "bakeoff.html",
+        verdict=results.verdict,
+        scores=results.table(),
+        figure=figure.read_bytes() if figure.exists() else None,
+        differences=results.differences,
+        notes=results.notes,
+    )
+    side_by_side.write(directory / PAGE, material.gather(models, real, requests), MEGABYTES, title=results.title, above=above)
 
 
 def record(run: tracking.PipelineRun, directory: Path, results: ResultsTable) -> str | None:

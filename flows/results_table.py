@@ -1,160 +1,19 @@
-"""A table of results, of a sweep or a bake-off: rows with scores over seeds, and the table as text, Markdown and JSON."""
+"""The table of a sweep or a bake-off: its columns, notes and verdict, as text, Markdown, csv, LaTeX and JSON."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from flows.results_rows import OTHER_DATA, PAPER, Difference, Row, distance, leading, metrics_of, most_seeds
+from flows.results_scores import BASELINES, COPIES, METRICS, Estimate, MetricResult, kind_of
+from flows.results_words import knee, notes, unranked, verdict
+from soundmill import csv_files
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-@dataclass(frozen=True)
-class Metric:
-    title: str
-    short_title: str
-    higher_is_better: bool = False
-    is_share: bool = False  # shown in percent
-
-
-METRICS = {
-    "fad": Metric("Fréchet distance", "FAD"),
-    "mmd": Metric("Kernel distance (MMD)", "MMD"),
-    "kl": Metric("KL divergence", "KL"),
-    "label_accuracy": Metric("Label accuracy", "requested class", higher_is_better=True, is_share=True),
-    "recall": Metric("Recall", "recall", higher_is_better=True, is_share=True),
-    "coverage": Metric("Coverage", "coverage", higher_is_better=True, is_share=True),
-    "memorised": Metric("Near-copies", "near-copies", is_share=True),
-}
-SUMMARISED = ("fad", "mmd", "kl", "label_accuracy")  # the metrics of tables that show all embedders
-COPIES = "memorised_"  # keys of the search for copies of training clips
-BASELINES = ("codec", "floor", "real")  # kept with a score
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value with its 95 % interval, if it has one."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-    @property
-    def has_interval(self) -> bool:
-        return self.low is not None and self.high is not None
-
-
-@dataclass(frozen=True)
-class MetricResult:
-    """One metric of one row.
-
-    With one seed, `total` has the bootstrap interval over clips; with several, it is their mean with Student's interval over seeds.
-    `difference` is the one to the first row over common seeds. `unranked` is the reason why the score must not rank models.
-    """
-
-    total: Estimate
-    by_seed: Mapping[int, Estimate] = field(default_factory=dict)
-    difference: Estimate | None = None
-    baselines: Mapping[str, float] = field(default_factory=dict)
-    unranked: str | None = None
-
-
-@dataclass(frozen=True)
-class ResultRow:
-    """One row: its scores by metric."""
-
-    name: str
-    scores: Mapping[str, MetricResult] = field(default_factory=dict)
-
-
-def result(metrics_by_seed: Mapping[int, Mapping[str, Any]], key: str) -> MetricResult | None:
-    """A score such as `fad_yamnet` from the metrics that `evaluate` wrote for each seed; None if no seed has it."""
-    scored = {seed: metrics for seed, metrics in metrics_by_seed.items() if metrics.get(key) is not None}
-    if not scored:
-        return None
-    by_seed = {
-        seed: Estimate(metrics[key], metrics.get(f"{key}_low"), metrics.get(f"{key}_high")) for seed, metrics in scored.items()
-    }
-    total = next(iter(by_seed.values())) if len(by_seed) == 1 else over_seeds([one.value for one in by_seed.values()])
-    baselines = next(iter(scored.values())).get("baselines", {}).get(key, {})
-    reasons = [metrics["unranked"][key] for metrics in metrics_by_seed.values() if key in metrics.get("unranked", {})]
-    return MetricResult(
-        total,
-        by_seed,
-        baselines={name: baselines[name] for name in BASELINES if name in baselines},
-        unranked=reasons[0] if reasons else None,
-    )
-
-
-def near_copies(metrics_by_seed: Mapping[int, Mapping[str, Any]], key: str) -> MetricResult | None:
-    """As `result` for a share of near-copies, with that of real sounds as a baseline; of one seed it has Wilson's interval."""
-    score = result(metrics_by_seed, key)
-    if score is None:
-        return None
-    first = next(iter(metrics_by_seed.values()))
-    count = first.get("counts", {}).get("generated")
-    total = wilson(score.total.value, count) if len(metrics_by_seed) == 1 else score.total
-    real = {"real": first[f"{key}_real"]} if f"{key}_real" in first else {}
-    return replace(score, total=total, baselines={**score.baselines, **real})
-
-
-def wilson(share: float, count: int | None) -> Estimate:
-    """A share of `count` clips with Wilson's 95 % interval (1927), which is valid for 0 and 100 % too."""
-    if not count:
-        return Estimate(share)
-    from scipy.stats import binomtest
-
-    return Estimate(share, *map(float, binomtest(round(share * count), count).proportion_ci(method="wilson")))
-
-
-def over_seeds(values: Sequence[float]) -> Estimate:
-    """Mean with Student's 95 % interval; a single value has no interval."""
-    mean = sum(values) / len(values)
-    if len(values) == 1:
-        return Estimate(mean)
-    from scipy.stats import sem, t
-
-    half = float(t.ppf(0.975, len(values) - 1) * sem(values))
-    return Estimate(mean, mean - half, mean + half)
-
-
-def most_seeds(rows: Sequence[ResultRow]) -> int:
-    return max((len(score.by_seed) for row in rows for score in row.scores.values()), default=0)
-
-
-def metrics_in(scored: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Keys of all SUMMARISED metrics that have a value and baselines, such as `fad_yamnet`: by metric, then embedder."""
-    keys: set[str] = set()
-    for metrics in scored:
-        summarised = {f"{kind}_{name}" for kind in SUMMARISED for name in metrics.get("embedders", ())}
-        keys |= {key for key in metrics.get("baselines", {}) if key in summarised and metrics.get(key) is not None}
-    return sorted_metrics(keys)
-
-
-def copies_in(scored: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Keys of the shares of near-copies of training clips, such as `memorised_tagger` and `memorised_fingerprint`."""
-    keys = {key for metrics in scored for key in metrics if key.startswith(COPIES) and not key.endswith("_real")}
-    return sorted(keys)
-
-
-def sorted_metrics(keys: Iterable[str]) -> list[str]:
-    return sorted(keys, key=lambda key: (list(METRICS).index(kind_of(key)), key))
-
-
-def kind_of(metric: str) -> str:
-    """`fad` for `fad_yamnet`, and for `fad`."""
-    return next(kind for kind in METRICS if metric == kind or metric.startswith(f"{kind}_"))
-
-
-def embedder_of(metric: str) -> str:
-    """`yamnet` for `fad_yamnet`."""
-    return metric.removeprefix(f"{kind_of(metric)}_")
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# As text
 
 
 def number(metric: str, value: float, signed: bool = False, decimals: int = 1) -> str:
@@ -184,11 +43,11 @@ class Column:
     optional: bool = False  # left out if all its cells are empty
 
 
-def score_column(heading: str, metric: str, rows: Sequence[ResultRow], decimals: int = 1, baselines: bool = False) -> Column:
+def score_column(heading: str, metric: str, rows: Sequence[Row], decimals: int = 1, baselines: bool = False) -> Column:
     """A column of one metric: `10.2 (8.55 … 11.9)†, codec 6.07`; † marks a score that is not ranked."""
     several = most_seeds(rows) > 1
 
-    def cell(row: ResultRow) -> str:
+    def cell(row: Row) -> str:
         if (score := row.scores.get(metric)) is None:
             return "–"
         text = with_interval(metric, shown_total(score, several), decimals=decimals) + ("†" if score.unranked else "")
@@ -203,7 +62,7 @@ class ResultsTable:
     """Everything that is published about the rows of a sweep or a bake-off; `document` has more keys of table.json."""
 
     title: str
-    rows: Sequence[ResultRow]
+    rows: Sequence[Row]
     columns: Sequence[Column]
     differences: pd.DataFrame
     notes: Sequence[str]
@@ -221,13 +80,18 @@ class ResultsTable:
 
     def files(self) -> dict[str, str]:
         """Contents by file name."""
-        document = {"title": self.title, **self.document, "rows": [asdict(row) for row in self.rows], "notes": list(self.notes)}
+        document = {
+            "title": self.title,
+            **self.document,
+            "rows": [asdict(row) | {"why_not": row.why_not} for row in self.rows],
+            "notes": list(self.notes),
+        }
         files = {"table.md": self.markdown(), "table.csv": self.csv, "table.tex": self.latex}
         files["table.json"] = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
         return {name: text for name, text in files.items() if text}
 
 
-def table(rows: Sequence[ResultRow], columns: Sequence[Column]) -> pd.DataFrame:
+def table(rows: Sequence[Row], columns: Sequence[Column]) -> pd.DataFrame:
     """Cells of text, a line per row."""
     import pandas as pd
 
@@ -241,3 +105,154 @@ def markdown_table(lines: pd.DataFrame) -> str:
     if lines.empty:
         return ""
     return lines.map(lambda cell: cell.replace("|", "\\|")).to_markdown(index=False, disable_numparse=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What both kinds of tables show
+
+
+def of_sweep(title: str, rows: Sequence[Row], source: str | None, by_cost: bool = False) -> ResultsTable:
+    """The table of a sweep, with all embedders; `source` names the paper's table; `by_cost`: rows are in order of cost."""
+    metrics = metrics_of(rows)
+    columns = [
+        Column("", lambda row: row.name),
+        *(score_column(metric, metric, rows, baselines=metric.startswith(COPIES)) for metric in metrics),
+        *([Column("seeds", lambda row: seeds_of(row))] if most_seeds(rows) > 1 else []),
+        Column("clips", lambda row: "" if row.clips is None else str(row.clips)),
+        Column("paper", paper_numbers, optional=True),
+        Column("failed", lambda row: "; ".join(f"seed {seed}: {why}" for seed, why in row.failures.items()), optional=True),
+    ]
+    remarks = [*notes(rows, source), *(knee(rows) if by_cost else [])]
+    return ResultsTable(title, rows, columns, differences(rows), remarks, csv_of_seeds(rows), document={"paper": source})
+
+
+def of_bakeoff(title: str, rows: Sequence[Row], found: Sequence[Difference], remarks: Sequence[str]) -> ResultsTable:
+    """The table of a bake-off under one embedder, best row first; `found` are the differences between rows."""
+    rows = sorted(rows, key=lambda row: distance(row, leading(rows)))
+    words, columns = verdict(rows, found), costs(rows)
+    document = {"verdict": words, "differences": [asdict(one) for one in found]}
+    return ResultsTable(
+        title, rows, columns, tests(found), [*remarks, *unranked(rows)], csv_of_rows(rows), words, latex(rows, columns), document
+    )
+
+
+def costs(rows: Sequence[Row]) -> list[Column]:
+    """The columns of a bake-off: scores between what they cost."""
+
+    def or_dash(value: float | None, form: str) -> str:
+        return "–" if value is None else format(value, form)
+
+    def steps(row: Row) -> str:
+        return ", ".join(f"{one.stage} {one.steps:,} in {one.minutes:.3g}" for one in row.trainings) or "–"
+
+    def memory(row: Row) -> str:
+        return "–" if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 2**30:.2f} GiB"
+
+    return [
+        Column("family", lambda row: row.name),
+        Column("parameters", lambda row: or_dash(row.parameters, ",")),
+        Column("minutes", lambda row: or_dash(row.minutes, ".3g")),
+        *(score_column(METRICS[metric].short_title, metric, rows, decimals=0, baselines=True) for metric in metrics_of(rows)),
+        Column("s per s of sound", lambda row: or_dash(row.seconds_per_second, ".2g")),
+        Column("steps", steps),
+        Column("peak memory", memory),
+        Column("kind", lambda row: row.kind),
+        Column("no score because", lambda row: row.why_not or "", optional=True),
+    ]
+
+
+def seeds_of(row: Row) -> str:
+    return " ".join(map(str, next(iter(row.scores.values())).by_seed)) if row.scores else ""
+
+
+def paper_numbers(row: Row) -> str:
+    """`FD 24.52, KL 1.37, FAD 1.59 (other data)`."""
+    if not row.paper:
+        return ""
+    numbers = ", ".join(f"{PAPER[key]} {row.paper[key]:g}" for key in PAPER if key in row.paper)
+    return numbers if row.comparable else f"{numbers} ({OTHER_DATA})"
+
+
+def differences(rows: Sequence[Row]) -> pd.DataFrame:
+    """Differences of the other rows to the first one; empty if no row shares two seeds with it."""
+    import pandas as pd
+
+    def cell(score: MetricResult | None, metric: str) -> str:
+        return with_interval(metric, score.difference, signed=True) if score and score.difference else "–"
+
+    compared = [row for row in rows if any(score.difference and score.difference.has_interval for score in row.scores.values())]
+    return pd.DataFrame(
+        {f"less “{rows[0].name}”": row.name} | {metric: cell(row.scores.get(metric), metric) for metric in metrics_of(rows)}
+        for row in compared
+    )
+
+
+def csv_of_seeds(rows: Sequence[Row]) -> str:
+    """All numbers: a line per row, metric and seed; totals and differences have the seed `all`."""
+    import pandas as pd
+
+    lines = []
+    for row in rows:
+        for metric, score in row.scores.items():
+            note = score.unranked or ""
+            lines += [(row.name, "score", str(seed), metric, *_ends(estimate), note) for seed, estimate in score.by_seed.items()]
+            lines.append((row.name, "score", "all", metric, *_ends(score.total), note))
+            if score.difference:
+                lines.append((row.name, "difference", "all", metric, *_ends(score.difference), note))
+        where = "paper" if row.comparable else f"paper ({OTHER_DATA})"
+        lines += [(row.name, where, "", key, float(value), None, None, "") for key, value in row.paper.items()]
+        lines += [(row.name, "failed", str(seed), "", None, None, None, reason) for seed, reason in row.failures.items()]
+    headings = ["row", "what", "seed", "metric", "value", "low", "high", "note"]
+    return csv_files.of_frame(pd.DataFrame(lines, columns=headings))
+
+
+def _ends(estimate: Estimate) -> tuple[float | None, ...]:
+    return estimate.value, estimate.low, estimate.high
+
+
+def tests(differences: Sequence[Difference]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame(
+        {
+            "score": METRICS[one.metric].short_title,
+            "of": one.a,
+            "less that of": one.b,
+            "difference": f"{one.value:+.3g} ({one.low:+.3g} … {one.high:+.3g})",
+            "p": f"{one.p:.2g}",
+            "better": one.better,
+        }
+        for one in differences
+    )
+
+
+def latex(rows: Sequence[Row], columns: Sequence[Column]) -> str:
+    """For the package booktabs; without steps and reasons."""
+    narrow = [column for column in columns if column.heading not in ("steps", "no score because")]
+    style = table(rows, narrow).style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis=1)
+    return (
+        style.to_latex(hrules=True, column_format="l" + "r" * (len(narrow) - 2) + "l")
+        .replace("…", r"\dots{}")
+        .replace("–", "--")
+        .replace("†", r"$^\dagger$")
+    )
+
+
+def csv_of_rows(rows: Sequence[Row]) -> str:
+    """All numbers, a line per row."""
+    import pandas as pd
+
+    facts = ["family", "kind", "parameters", "minutes", "steps", "peak_memory_bytes", "seconds_per_second"]
+    ends = [f"{metric}{end}" for metric in METRICS for end in ("", "_low", "_high", *(f"_{name}" for name in BASELINES))]
+    lines = pd.DataFrame(map(_numbers, rows), columns=[*facts, *ends, "unranked", "why_not"], dtype=object)  # keeps whole numbers
+    return csv_files.of_frame(lines)
+
+
+def _numbers(row: Row) -> dict[str, Any]:
+    steps = sum(one.steps for one in row.trainings) or None
+    unranked = " ".join(metric for metric, score in row.scores.items() if score.unranked) or None
+    line = {**vars(row), "family": row.name, "minutes": row.minutes, "steps": steps, "unranked": unranked}
+    for metric, score in row.scores.items():
+        line |= {metric: score.total.value, f"{metric}_low": score.total.low, f"{metric}_high": score.total.high}
+        line |= {f"{metric}_{name}": value for name, value in score.baselines.items()}
+    return line

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flows.results_table import metrics_in
+from flows.results_scores import metrics_in
 from flows.terminal import tell
 from soundmill import tracking
 from soundmill.params import read_yaml

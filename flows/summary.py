@@ -7,12 +7,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-from flows.composing import compose
-from flows.results_table import metrics_in
+from flows.results_scores import metrics_in
 from flows.scores import by_baseline, markdown_table
 from soundmill import attribution, hashing, manifest, tracking
 from soundmill.errors import UserError
-from soundmill.params import read_yaml
+from soundmill.params import compose, read_yaml
 
 RUN = "#/experiments/{experiment_id}/runs/{run_id}"  # the uploader fills in the ids
 TRAINING = "?workflowType=machine_learning"  # otherwise MLflow shows its pages for chats

@@ -11,21 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from flows import crashed_runs, dvc, lanes, locks, publishing, sweep_figure, sweep_table
+from flows import dvc, publishing, results_table, trials
 from flows.pipeline import run_to_end
+from flows.results_rows import PAPER, Outcome, make_rows
 from flows.results_table import ResultsTable
-from flows.scores import read_scores, shown
-from flows.sweep_points import Name, absolute_paths, listed, nested_under, numbers, run_pipeline
-from flows.sweep_table import Outcome
+from flows.scores import read_scores
 from flows.terminal import tell
+from flows.trials import Name, absolute_paths, listed, numbers, run_pipeline
 from soundmill import params as parameters
-from soundmill import tracking
 from soundmill.errors import UserError, show_what_the_terminal_can
 from soundmill.params import Seed, StageParams, did_you_mean
 
 # isort: split
-from prefect import flow, get_run_logger
-from prefect.states import Completed, Failed, State
+from prefect import flow
+from prefect.states import State
 from pydantic import Field, StringConstraints
 
 FILES = Path("conf/sweep")
@@ -33,7 +32,7 @@ RESULTS = Path("sweeps")  # in the project, a folder per sweep
 FAMILY = "{family}"  # in overrides and keys of seeds: every family of the point
 TARGET = "evaluate"  # the stage to run, with its dependencies
 PointName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,60}$")]  # as MLflow allows in metric names
-Measure = Annotated[str, StringConstraints(pattern=f"^({'|'.join(sweep_table.PAPER)})$")]
+Measure = Annotated[str, StringConstraints(pattern=f"^({'|'.join(PAPER)})$")]
 
 
 class Seeds(StageParams):
@@ -162,26 +161,17 @@ def sweep(
     the checkout (default: the current directory).
     """
     home = (project or Path.cwd()).resolve()
-    try:
-        definition = read(home, name)
-        runs = plan(home, definition, overrides, points, seeds)
-        with locks.exclusive_lock(home / RESULTS / name / "lock"):
-            crashed_runs.end_last(home / RESULTS / name / "flow.run")
-            return _sweep(home, name, definition, runs)
-    except UserError as error:
-        get_run_logger().error(str(error))
-        tell(f"sweep: {error}")
-        return Failed(message=str(error))
-
-
-def _sweep(home: Path, name: str, definition: Sweep, runs: list[Run]) -> State[Any]:
-    document = runs[0].document
-    workspaces = lanes.workspaces(home, f"sweep-{name}", document, len(runs))  # all points use the current code
     directory = home / RESULTS / name
-    tell(f"sweep {name}: {definition.title}; {len(runs)} runs in {shown(workspaces[0], home)}")
+
+    def planned() -> tuple[Sweep, list[Run]]:
+        definition = read(home, name)
+        return definition, plan(home, definition, overrides, points, seeds)
+
+    return trials.start("sweep", directory, planned, lambda found: _trials(home, name, directory, *found))
+
+
+def _trials(home: Path, name: str, directory: Path, definition: Sweep, runs: list[Run]) -> trials.Trials:
     outcomes: dict[int, list[Outcome]] = {}
-    failed: list[Run] = []
-    results: ResultsTable | None = None
 
     def work(index: int, workspace: Path) -> list[Outcome]:
         run, start = runs[index], time.monotonic()
@@ -193,24 +183,16 @@ def _sweep(home: Path, name: str, definition: Sweep, runs: list[Run]) -> State[A
         return rows
 
     def ended(index: int, rows: list[Outcome]) -> None:
-        nonlocal results
         outcomes[index] = rows
-        failed.extend([runs[index]] if any(outcome.failure for outcome in rows) else [])
-        results = _publish(directory, definition, [outcome for _, rows in sorted(outcomes.items()) for outcome in rows])
+        finish()
 
-    with tracking.pipeline_run(home, f"sweep/{name}", root=workspaces[0], tags={"kind": "sweep", "sweep": name}) as record:
-        with nested_under(record.environment):
-            lanes.run_all([str(run) for run in runs], workspaces, document, work, ended)
-        page = publishing.record(record, directory, results)
-        message = f"{len(failed)} of {len(runs)} runs failed: {'; '.join(map(str, failed))}"
-        if failed:
-            record.fail(message)
-    key = f"sweep-{re.sub('[^a-z0-9]+', '-', name.lower())}"
-    publishing.show(home, directory, key, results, record, page)
-    if failed:
-        tell(f"sweep: {message}. The others are done; run the sweep again to retry only what failed.")
-        return Failed(message=message)
-    return Completed(message=f"{len(runs)} runs")
+    def finish(*_: Any) -> tuple[ResultsTable, list[str]]:
+        results = _results(definition, [outcome for _, rows in sorted(outcomes.items()) for outcome in rows])
+        publishing.write(directory, results)
+        failed = [index for index, rows in sorted(outcomes.items()) if any(outcome.failure for outcome in rows)]
+        return results, [str(runs[index]) for index in failed]
+
+    return trials.Trials(home, f"sweep/{name}", directory, list(map(str, runs)), runs[0].document, work, ended, finish)
 
 
 def _run(workspace: Path, name: str, definition: Sweep, run: Run) -> list[Outcome]:
@@ -235,15 +217,11 @@ def _rows_of(run: Run, definition: Sweep, family: str, metrics: dict[str, Any] |
     return [Outcome(f"{prefix}{group}", run.seed, {**shared, **scores}) for group, scores in groups.items()]
 
 
-def _publish(directory: Path, definition: Sweep, outcomes: Sequence[Outcome]) -> ResultsTable:
-    """Write the results so far."""
+def _results(definition: Sweep, outcomes: Sequence[Outcome]) -> ResultsTable:
+    """The table of the results so far."""
     paper = definition.paper
-    rows = sweep_table.make_rows(
-        outcomes, paper.rows if paper else {}, paper.protocol if paper else "", paper.files if paper else None
-    )
-    results = sweep_table.results(definition.title, rows, paper.source if paper else None, definition.knee)
-    publishing.write(directory, results, lambda: sweep_figure.draw(definition.title, rows))
-    return results
+    rows = make_rows(outcomes, paper.rows if paper else {}, paper.protocol if paper else "", paper.files if paper else None)
+    return results_table.of_sweep(definition.title, rows, paper.source if paper else None, definition.knee)
 
 
 def queue(home: Path, name: str, runs: Sequence[Run]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import threading
 from collections.abc import Callable, Sequence
 from io import StringIO
 from pathlib import Path
@@ -58,8 +59,16 @@ P = TypeVar("P", bound=BaseModel)
 T = TypeVar("T")
 
 
-def compose(conf: Path, overrides: list[str]) -> dict[str, Any]:
+_one_at_a_time = threading.RLock()  # Hydra's state is global, and lanes are threads
+
+
+def compose(conf: Path, overrides: Sequence[str]) -> dict[str, Any]:
     """Compose the Hydra groups below `conf` into the content of params.yaml; `overrides` in Hydra's syntax."""
+    with _one_at_a_time:
+        return _compose(conf, list(overrides))
+
+
+def _compose(conf: Path, overrides: list[str]) -> dict[str, Any]:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.errors import HydraException

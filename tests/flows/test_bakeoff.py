@@ -17,8 +17,8 @@ import soundfile
 
 from flows import bakeoff, bakeoff_models, bakeoff_runs, locks, summary
 from flows.bakeoff_models import MAX_VALIDATIONS, TIMED_STEPS, WARM_UP_STEPS
-from flows.bakeoff_rows import ModelRow, Training
-from flows.results_table import Estimate, MetricResult
+from flows.results_rows import Row, Training
+from flows.results_scores import Estimate, MetricResult
 from flows.terminal import LOG
 from soundmill import ledger, params, tracking
 from soundmill.errors import UserError
@@ -210,7 +210,7 @@ def test_a_training_that_is_in_the_cache_is_timed_again_and_alone(workspace, tmp
     measure("train", "rave.train.batch_size=3")
     assert workspace.forced == []
     assert workspace.pipelines == ["autoencoder@rave", "train@rave", "train@rave"]
-    row = ModelRow("rave", trainings=[Training(stage, 9, 1.0) for stage in ("autoencoder", "train")])
+    row = Row("rave", trainings=[Training(stage, 9, 1.0) for stage in ("autoencoder", "train")])
     seconds, training = bakeoff_runs.total_seconds(results, [row], [])
     assert (seconds < 8.0, training) == (True, 8.0)  # the autoencoder's own training, done before `train` was timed
 
@@ -260,7 +260,7 @@ def test_a_folder_is_looked_at_before_anything_is_trained(tmp_path) -> None:
 
 
 def test_rows_over_other_clips_are_out_of_the_ranking() -> None:
-    rows = [ModelRow(name, {"fad": MetricResult(Estimate(1.0))}) for name in ("ddpm_mel", "projected_gan")]
+    rows = [Row(name, {"fad": MetricResult(Estimate(1.0))}) for name in ("ddpm_mel", "projected_gan")]
     variants = {"ddpm_mel": "default", "projected_gan": "one_bar"}
     variant, (first, second) = bakeoff._same_variant(rows, variants)
     assert (variant, first) == ("default", rows[0])

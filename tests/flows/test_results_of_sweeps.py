@@ -7,9 +7,10 @@ import io
 
 import pytest
 
-from flows import publishing, sweep_figure, sweep_table
-from flows.results_table import Estimate, ResultsTable
-from flows.sweep_table import Outcome, SweepRow
+from flows import publishing, results_figure, results_table, results_words
+from flows.results_rows import Outcome, Row, make_rows
+from flows.results_scores import Estimate
+from flows.results_table import ResultsTable
 
 PAPER = {"pressure": {"fd": 24.52, "kl": 1.37, "fad": 1.59}, "AudioLDM-L": {"fad": 2.08}}
 
@@ -28,8 +29,8 @@ def scored(fad: float, accuracy: float = 0.5, clips: int = 80, files: str = "a")
     }
 
 
-def rows_of(*outcomes: Outcome, **paper: str | None) -> list[SweepRow]:
-    return sweep_table.make_rows(outcomes, PAPER, paper.get("protocol") or "another", paper.get("files"))
+def rows_of(*outcomes: Outcome, **paper: str | None) -> list[Row]:
+    return make_rows(outcomes, PAPER, paper.get("protocol") or "another", paper.get("files"))
 
 
 @pytest.mark.parametrize(
@@ -38,13 +39,13 @@ def rows_of(*outcomes: Outcome, **paper: str | None) -> list[SweepRow]:
 )
 def test_the_knee_is_the_cheapest_row_that_is_as_good_as_the_best(distances, named, costly):
     """Intervals reach one below each value: 12 reaches 11.5, and 15 does not reach 12."""
-    rows = sweep_table.make_rows([Outcome(str(n), 0, scored(fad)) for n, fad in enumerate(distances, 1)], {}, "", None)
-    (told,) = [note for note in sweep_table.results("Ranks", rows, None, True).notes if note.startswith("Knee")]
+    rows = make_rows([Outcome(str(n), 0, scored(fad)) for n, fad in enumerate(distances, 1)], {}, "", None)
+    (told,) = [note for note in results_table.of_sweep("Ranks", rows, None, True).notes if note.startswith("Knee")]
     assert told.startswith(
         f"Knee: “{named}” is the cheapest whose fad_yamnet cannot be told from the best, {min(distances):.3g} of"
     )
     assert ("more may be better still" in told) == costly
-    assert not [note for note in sweep_table.results("Ranks", rows, None).notes if note.startswith("Knee")]
+    assert not [note for note in results_table.of_sweep("Ranks", rows, None).notes if note.startswith("Knee")]
 
 
 def tuned(fad: float, copies: float, of_base: float = 20.0) -> dict:
@@ -68,8 +69,10 @@ def test_copies_are_beside_the_scores_and_the_base_is_the_first_row():
     assert lines["memorised_fingerprint"].tolist()[:2] == ["–", "0.0 % (0.0 % … 4.6 %)"]
     assert rows[1].scores["fad_yamnet"].difference == Estimate(-8.0)
     assert "memorised_…: share of near-copies" in table(rows).markdown()
-    assert ["base", "score", "0", "fad_yamnet", "20.0", "", "", ""] in list(csv.reader(io.StringIO(sweep_table.csv_text(rows))))
-    assert not [axes for axes in sweep_figure.draw("Ranks", rows).axes if "copies" in axes.get_xlabel()]
+    assert ["base", "score", "0", "fad_yamnet", "20.0", "", "", ""] in list(
+        csv.reader(io.StringIO(results_table.csv_of_seeds(rows)))
+    )
+    assert not [axes for axes in results_figure.draw("Ranks", rows).axes if "copies" in axes.get_xlabel()]
 
 
 def test_bases_that_differ_are_a_row_each():
@@ -85,8 +88,8 @@ def test_bases_that_differ_are_a_row_each():
 
 
 def test_a_base_that_fine_tuning_does_not_better_is_the_knee():
-    rows = sweep_table.make_rows([Outcome(str(n), 0, tuned(fad, 0.1, 10.0)) for n, fad in enumerate((15.0, 12.0), 1)], {}, "", None)
-    (told,) = [note for note in sweep_table.results("Ranks", rows, None, True).notes if note.startswith("Knee")]
+    rows = make_rows([Outcome(str(n), 0, tuned(fad, 0.1, 10.0)) for n, fad in enumerate((15.0, 12.0), 1)], {}, "", None)
+    (told,) = [note for note in results_table.of_sweep("Ranks", rows, None, True).notes if note.startswith("Knee")]
     assert told.startswith("Knee: “base” is the cheapest")
 
 
@@ -109,7 +112,7 @@ def test_several_seeds_have_students_interval_and_differences_are_taken_seed_by_
     assert (total.value, total.low, total.high) == pytest.approx((12.0, 12.0 - half, 12.0 + half))
     difference = rows[1].scores["fad_yamnet"].difference
     assert (difference.value, difference.low, difference.high) == pytest.approx((3.0, 3.0, 3.0))
-    assert sweep_table.differences(rows)["fad_yamnet"].tolist() == ["+3 (+3 … +3)"]
+    assert results_table.differences(rows)["fad_yamnet"].tolist() == ["+3 (+3 … +3)"]
     assert table(rows).table()["seeds"][0] == "0 1 2"
 
 
@@ -128,8 +131,8 @@ def test_differences_are_over_the_seeds_that_both_have_and_failures_are_named():
     assert "it ran out of memory" in table(rows, "table 4").markdown()
 
 
-def table(rows: list[SweepRow], source: str | None = None) -> ResultsTable:
-    return sweep_table.results("Mixup", rows, source)
+def table(rows: list[Row], source: str | None = None) -> ResultsTable:
+    return results_table.of_sweep("Mixup", rows, source)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +150,7 @@ def test_the_papers_numbers_are_other_data_unless_protocol_and_files_agree(proto
 
 def test_every_number_is_in_the_csv():
     rows = rows_of(Outcome("pressure", 0, scored(10.0)), Outcome("pressure", 1, scored(11.0)), Outcome("none", 0, failure="why"))
-    lines = list(csv.reader(io.StringIO(sweep_table.csv_text(rows))))
+    lines = list(csv.reader(io.StringIO(results_table.csv_of_seeds(rows))))
     assert ["pressure", "score", "1", "fad_yamnet", "11.0", "10.0", "13.0", ""] in lines
     assert ["pressure", "paper (other data)", "", "fad", "1.59", "", "", ""] in lines
     assert ["none", "failed", "0", "", "", "", "", "why"] in lines
@@ -164,10 +167,10 @@ def test_a_metric_that_ranks_no_models_has_no_difference_and_says_why():
     assert rows[1].scores["fad_yamnet"].difference is None
     assert rows[1].scores["label_accuracy_yamnet"].difference == Estimate(0.0, 0.0, 0.0)
     assert table(rows).table()["fad_yamnet"][0].endswith("†")
-    assert sweep_table.differences(rows)["fad_yamnet"].tolist() == ["–"]
+    assert results_table.differences(rows)["fad_yamnet"].tolist() == ["–"]
     assert f"- † fad_yamnet is not ranked: {reason}." in table(rows).markdown()
-    assert reason in sweep_table.csv_text(rows)
-    assert any("not ranked" in axes.get_xlabel() for axes in sweep_figure.draw("Mixup", rows).axes)
+    assert reason in results_table.csv_of_seeds(rows)
+    assert any("not ranked" in axes.get_xlabel() for axes in results_figure.draw("Mixup", rows).axes)
 
 
 def test_scores_of_an_older_protocol_do_not_compare():
@@ -185,8 +188,8 @@ def test_a_withheld_score_is_no_number():
 
 
 def test_rows_of_different_size_are_warned_of():
-    alike = sweep_table.notes(rows_of(Outcome("one", 0, scored(1.0)), Outcome("two", 0, scored(1.0))), None)
-    other = sweep_table.notes(rows_of(Outcome("one", 0, scored(1.0)), Outcome("two", 0, scored(1.0, clips=7))), None)
+    alike = results_words.notes(rows_of(Outcome("one", 0, scored(1.0)), Outcome("two", 0, scored(1.0))), None)
+    other = results_words.notes(rows_of(Outcome("one", 0, scored(1.0)), Outcome("two", 0, scored(1.0, clips=7))), None)
     assert [line for line in other if line not in alike] == [
         "Rows have different numbers of clips: Fréchet distances of fewer clips are biased upward."
     ]
@@ -194,7 +197,7 @@ def test_rows_of_different_size_are_warned_of():
 
 def test_the_figure_has_a_panel_for_each_metric_and_shows_intervals_failures_and_the_paper():
     rows = rows_of(Outcome("pressure", 0, scored(10.0)), Outcome("pressure", 1, scored(12.0)), Outcome("none", 0, failure="why"))
-    figure = sweep_figure.draw("Mixup", rows)
+    figure = results_figure.draw("Mixup", rows)
     panels = {axes.get_xlabel().split(" ·")[0]: axes for axes in figure.axes}
     assert set(panels) == {"Fréchet distance", "Label accuracy", "FAD in the paper (other data)"}
     ends = [tuple(line.get_xdata()) for line in panels["Fréchet distance"].lines if len(line.get_xdata()) == 2]
@@ -209,11 +212,11 @@ def test_the_figure_has_a_panel_for_each_metric_and_shows_intervals_failures_and
 
 def test_rows_may_be_named_by_any_label():
     rows = rows_of(Outcome("$x^$", 0, scored(10.0)), Outcome(r"_^}{%#&\n🐶 " * 1000, 0, scored(12.0)))
-    figure = sweep_figure.draw("$x^$", rows)
+    figure = results_figure.draw("$x^$", rows)
     figure.savefig(io.BytesIO(), format="png")
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert names[0] == "$x^$"
-    assert len(names[1]) == sweep_figure.LONGEST_NAME
+    assert len(names[1]) == results_figure.LONGEST_NAME
 
 
 def test_a_figure_that_fails_loses_no_table(tmp_path, monkeypatch, capsys):
@@ -223,12 +226,12 @@ def test_a_figure_that_fails_loses_no_table(tmp_path, monkeypatch, capsys):
     (tmp_path / "figure.png").write_bytes(b"of fewer rows")
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
     rows = rows_of(Outcome("one", 0, scored(10.0)))
-    publishing.write(tmp_path, table(rows), lambda: sweep_figure.draw("Mixup", rows))
+    publishing.write(tmp_path, table(rows))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["table.csv", "table.json", "table.md"]
     assert f"{tmp_path / 'figure.png'} could not be made: ValueError: no picture" in capsys.readouterr().err
 
 
 def test_nothing_done_is_a_table_too():
-    rows = sweep_table.make_rows([Outcome("pressure", 0, failure="why")], {}, "", None)
+    rows = make_rows([Outcome("pressure", 0, failure="why")], {}, "", None)
     assert "seed 0: why" in table(rows).markdown()
-    sweep_figure.draw("Mixup", rows).canvas.draw()
+    results_figure.draw("Mixup", rows).canvas.draw()

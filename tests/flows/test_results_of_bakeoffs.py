@@ -10,35 +10,36 @@ from types import SimpleNamespace
 
 import pytest
 
-from flows import bakeoff_page
-from flows.bakeoff_figure import draw
-from flows.bakeoff_rows import Difference, ModelRow, Training, falling, front, leading, not_ranked, scores_under, slope
-from flows.bakeoff_table import csv_text, latex, results, unranked_notes, verdict
-from flows.results_table import Estimate, MetricResult
+from flows import publishing
+from flows.results_figure import TOTAL_COLOR, draw
+from flows.results_rows import Difference, Row, Training, falling, front, leading, not_ranked, slope, without_score
+from flows.results_scores import Estimate, MetricResult, scores_under
+from flows.results_table import csv_of_rows, of_bakeoff
+from flows.results_words import unranked, verdict
 
 FALLING, FLAT = Estimate(-0.2, -0.21, -0.19), Estimate(0.0, -0.005, 0.005)
 
 
-def row(name: str, fad: float, seconds: float | None, slope: Estimate | None = None) -> ModelRow:
+def row(name: str, fad: float, seconds: float | None, slope: Estimate | None = None) -> Row:
     scores = {
         "fad": MetricResult(Estimate(fad, fad - 1, fad + 1), baselines={"floor": 3.0}),
         "label_accuracy": MetricResult(Estimate(0.5)),
     }
     trainings = (Training("train", 300, 2.0, slope),)
     facts = {"parameters": 1000, "trainings": trainings, "peak_memory_bytes": 2.0**30, "seconds_per_second": seconds}
-    return ModelRow(name, scores, kind="a model", **facts)
+    return Row(name, scores, kind="a model", **facts)
 
 
 def difference(a: str, b: str, value: float, p: float) -> Difference:
     return Difference("fad", a, b, value, value - 1, value + 1, p, a if p < 0.05 else "neither")
 
 
-def table(rows: list[ModelRow]):
-    return results("A bake-off", rows, [], []).table()
+def table(rows: list[Row]):
+    return of_bakeoff("A bake-off", rows, [], []).table()
 
 
 ROWS = [row("slow", 10.0, 4.0, slope=FALLING), row("quick", 14.0, 0.1, slope=FLAT), row("poor", 20.0, 1.0)]
-EXCLUDED = ModelRow("upsampler", why_not="does not generate sound from a request")
+EXCLUDED = without_score("upsampler", "does not generate sound from a request")
 
 
 def test_scores_are_those_of_one_embedder_with_intervals_and_baselines():
@@ -62,7 +63,7 @@ def test_near_copies_have_an_interval_and_the_rate_of_real_sounds():
     assert (copies.total.value, copies.total.low, copies.baselines) == (0.0, 0.0, {"real": 0.05})
     assert copies.total.high == pytest.approx(0.161, abs=1e-3)
     assert found["label_accuracy"].baselines == {"real": 0.9}
-    text = table([ModelRow("one", found)]).loc[0]
+    text = table([Row("one", found)]).loc[0]
     assert text["near-copies"] == "0 % (0 % … 16 %), real 5 %"
 
 
@@ -78,10 +79,10 @@ def test_a_score_that_is_not_ranked_is_marked_and_wins_nothing():
     assert [one.name for one in front(rows)] == ["quick", "slow"]
     assert list(table(rows)["family"]) == ["slow", "quick", "poor", "own loss", "other clips"]
     assert table(rows).loc[3]["FAD"] == "1†"
-    assert unranked_notes(rows)[0] == "† not ranked: FAD of own loss: the model was trained against tagger."
-    assert "one_bar" in unranked_notes(rows)[1]
-    assert next(csv.DictReader(io.StringIO(csv_text(rows))))["unranked"] == "fad"
-    assert "dagger" in latex(rows)
+    assert unranked(rows)[0] == "† not ranked: FAD of own loss: the model was trained against tagger."
+    assert "one_bar" in unranked(rows)[1]
+    assert next(csv.DictReader(io.StringIO(csv_of_rows(rows))))["unranked"] == "fad"
+    assert "dagger" in of_bakeoff("", rows, [], []).latex
     assert verdict([own], []) == "No family has a ranked score."
     by_mmd = [replace(one, scores={**one.scores, "mmd": MetricResult(Estimate(0.1))}) for one in (own, own)]
     assert leading(by_mmd) == "mmd"
@@ -122,7 +123,7 @@ def test_few_clips_are_ranked_by_the_kernel_distance() -> None:
     few = [replace(one, scores={"mmd": MetricResult(Estimate(one.scores["fad"].total.value / 100))}) for one in ROWS]
     assert verdict(few, []).startswith("For quality choose slow: MMD 0.1, not significantly better than quick and poor.")
     assert list(table(few)["MMD"]) == ["0.1", "0.14", "0.2"]
-    assert draw("Few", few).axes[0].get_ylabel() == "MMD (lower is better)"
+    assert draw("Few", few).axes[0].get_xlabel().startswith("Kernel distance (MMD)")
 
 
 def test_the_verdict_names_the_best_and_the_fastest():
@@ -140,7 +141,7 @@ def test_the_verdict_names_the_best_and_the_fastest():
 
 
 def test_the_table_in_every_form():
-    rows = [*ROWS, EXCLUDED, ModelRow("mine", {"fad": MetricResult(Estimate(5.0))}, kind="a folder")]
+    rows = [*ROWS, EXCLUDED, Row("mine", {"fad": MetricResult(Estimate(5.0))}, kind="a folder")]
     shown = table(rows)
     assert list(shown["family"]) == ["mine", "slow", "quick", "poor", "upsampler"]
     facts = shown.loc[1, ["parameters", "minutes", "steps", "peak memory"]]
@@ -148,40 +149,27 @@ def test_the_table_in_every_form():
     assert shown.loc[1]["FAD"] == "10 (9 … 11), floor 3"
     assert shown.loc[1]["requested class"] == "50 %"
     assert shown.loc[4]["no score because"] == "does not generate sound from a request"
-    text = results("A bake-off", rows, [difference("slow", "poor", -10, 0.001)], ["a note"]).markdown()
+    text = of_bakeoff("A bake-off", rows, [difference("slow", "poor", -10, 0.001)], ["a note"]).markdown()
     assert "| FAD     | slow | poor" in text.replace("| score   ", "")
-    lines = list(csv.DictReader(io.StringIO(csv_text(rows))))
+    lines = list(csv.DictReader(io.StringIO(csv_of_rows(rows))))
     assert [line["fad"] for line in lines] == ["10.0", "14.0", "20.0", "", "5.0"]
     assert (lines[0]["fad_low"], lines[0]["fad_floor"], lines[0]["steps"]) == ("9.0", "3.0", "300")
-    assert r"\toprule" in latex(rows)
-    assert "50 \\%" in latex(rows)
+    assert r"\toprule" in of_bakeoff("", rows, [], []).latex
+    assert "50 \\%" in of_bakeoff("", rows, [], []).latex
 
 
-def test_the_picture_names_every_row_that_has_both():
-    names = {text.get_text() for text in draw("A bake-off", [*ROWS, EXCLUDED]).axes[0].texts}
-    assert names == {"slow", "quick", "poor", "real sounds"}
+def test_the_picture_has_the_leading_score_and_the_speed_of_every_row():
+    """MMD has no bias, so that of the best may be under zero."""
+    figure = draw("A bake-off", [*ROWS, EXCLUDED])
+    score, speed = figure.axes
+    assert [label.get_text() for label in score.get_yticklabels()] == ["slow", "quick", "poor", "upsampler"]
+    assert [text.get_text() for text in score.texts] == ["failed"]
+    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in speed.lines] == [(4.0, 0), (0.1, 1), (1.0, 2)]
+    assert [line.get_color() == TOTAL_COLOR for line in speed.lines] == [True, True, False]  # the Pareto front
     assert draw("None", [EXCLUDED]).axes
-    near = [replace(row, seconds_per_second=speed) for row, speed in zip(ROWS, (0.2, 0.3, 0.7), strict=True)]  # within a decade
-    for rows in ([*ROWS, EXCLUDED], near):
-        figure = draw("A bake-off", rows)
-        figure.savefig(io.BytesIO())
-        axes = figure.axes[0]
-        ticks = [label.get_text() for axis in (axes.xaxis, axes.yaxis) for label in axis.get_ticklabels(which="both")]
-        assert any(ticks)
-        assert not [text for text in ticks if "$" in text]  # it would be drawn literally
-
-
-def test_a_distance_below_zero_is_in_the_picture():
-    """MMD has no bias, so that of the best may be under zero, where a logarithmic scale ends."""
-    few = [
-        replace(one, scores={"mmd": MetricResult(Estimate(value, value - 0.1, value + 0.1))})
-        for one, value in zip(ROWS, (-0.02, 0.3, 0.5), strict=True)
-    ]
-    axes = draw("Few", few).axes[0]
-    assert axes.get_yscale() == "linear"
-    low, high = axes.get_ylim()
-    assert low < -0.12 < 0.6 < high
-    assert draw("Many", ROWS).axes[0].get_yscale() == "log"
+    below = replace(ROWS[0], scores={"mmd": MetricResult(Estimate(-0.02, -0.12, 0.1))})
+    low, high = draw("Few", [below]).axes[0].get_xlim()
+    assert low < -0.12 < 0.1 < high
 
 
 def test_the_page_is_there_without_a_figure(tmp_path, monkeypatch):
@@ -191,6 +179,6 @@ def test_the_page_is_there_without_a_figure(tmp_path, monkeypatch):
         monkeypatch.setattr(f"soundmill.listening.material.{name}", lambda *_: SimpleNamespace(sounds={}))
     monkeypatch.setattr("soundmill.listening.material.real_clips", lambda *_: ({}, {}))
     monkeypatch.setattr("soundmill.listening.side_by_side.write", lambda path, *_, above, **__: written.append(above))
-    bakeoff_page.write(tmp_path, tmp_path, "default", results("A bake-off", ROWS, [], ["a note"]), ROWS, 0, {})
+    publishing.write_page(tmp_path, tmp_path, "default", of_bakeoff("A bake-off", ROWS, [], ["a note"]), ROWS, 0, {})
     assert "Scores" in written[0]
-    assert "Quality against speed" not in written[0]
+    assert "Quality and speed" not in written[0]

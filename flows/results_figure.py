@@ -1,12 +1,13 @@
-"""The figure of a sweep: a panel per metric, with intervals, failures and the paper's numbers."""
+"""The figure of a sweep or a bake-off: a panel per metric, or of the speed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from flows.results_table import COPIES, METRICS, Estimate, MetricResult, embedder_of, kind_of, most_seeds, shown_total
-from flows.sweep_table import OTHER_DATA, PAPER, SweepRow, metrics_of
+from flows.results_rows import OTHER_DATA, PAPER, Row, front, leading, metrics_of, most_seeds
+from flows.results_scores import COPIES, METRICS, Estimate, MetricResult, embedder_of, kind_of
+from flows.results_table import shown_total
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,30 +17,62 @@ LONGEST_NAME, LONGEST_HEADING = 48, 100  # characters: rows may be named after l
 TOTAL_COLOR, SEED_COLOR, PAPER_COLOR, UNRANKED_COLOR = "#1c6dd0", "#8fb8ea", "#e8590c", "#868e96"
 
 
-def draw(title: str, rows: Sequence[SweepRow]) -> Figure:
-    """A row of panels per embedder, a column per metric; the paper's numbers have a separate scale unless they are comparable."""
+def draw(title: str, rows: Sequence[Row]) -> Figure:
+    """A row of panels per embedder, a column per metric, or the score that ranks rows beside their speed where they were timed.
+
+    The paper's numbers have a separate scale unless they are comparable.
+    """
     from soundmill.drawing import Figure, shorten
 
-    metrics = [metric for metric in metrics_of(rows) if not metric.startswith(COPIES)]  # they are in the table
+    timed = any(row.trainings for row in rows)
+    metrics = [leading(rows)] if timed else [metric for metric in metrics_of(rows) if not metric.startswith(COPIES)]  # in the table
     kinds = list(dict.fromkeys(kind_of(metric) for metric in metrics))
     embedders = sorted({embedder_of(metric) for metric in metrics})
-    num_columns, num_lines = max(len(kinds), 1), max(len(embedders), 1)
+    num_columns, num_lines = max(len(kinds), 1) + timed, max(len(embedders), 1)
     figure = Figure(figsize=(2.0 + 3.6 * num_columns, 1.1 + (1.3 + 0.42 * len(rows)) * num_lines), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
     figure.suptitle(shorten(title, LONGEST_HEADING), fontsize=13, fontweight="bold", x=0.01, ha="left")
     panels = figure.subplots(num_lines, num_columns, squeeze=False)
     for line, embedder in zip(panels, embedders or [""], strict=True):
-        for axes, kind in zip(line, kinds or [""], strict=True):
-            metric = f"{kind}_{embedder}"
+        for axes, kind in zip(line, kinds or [""], strict=False):
+            metric = f"{kind}_{embedder}" if embedder else kind
             if metric in metrics:
                 _draw_panel(axes, rows, metric, names=axes is line[0])
             else:
                 axes.set_axis_off()
+    if timed:
+        _draw_speed(panels[0][-1], rows)
     _legend(figure, rows)
     return figure
 
 
-def _draw_panel(axes: Axes, rows: Sequence[SweepRow], metric: str, names: bool) -> None:
+def _draw_speed(axes: Axes, rows: Sequence[Row]) -> None:
+    """The seconds that a second of sound takes; rows of the Pareto front of score and speed in colour."""
+    best = front(rows)
+    for index, row in enumerate(rows):
+        if row.seconds_per_second is not None:
+            color = TOTAL_COLOR if row in best else UNRANKED_COLOR
+            axes.plot([row.seconds_per_second], [index], "D", color=color, markersize=6.5, markeredgecolor="white")
+    _frame(axes, [""] * len(rows), "Seconds per second of sound   ← better", TOTAL_COLOR)
+    if any(row.seconds_per_second for row in rows):
+        axes.set_xscale("log")
+
+
+def _frame(axes: Axes, names: Sequence[str], label: str, color: str) -> None:
+    """A panel with a line for each row."""
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_yticks(range(len(names)), names, fontsize=9.5)
+    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="x", labelsize=8.5)
+    axes.grid(axis="y", color="#e9ecef")
+    axes.set_axisbelow(True)
+    axes.margins(x=0.12)
+    for side in ("left", "right", "top"):
+        axes.spines[side].set_visible(False)
+    axes.set_xlabel(label, fontsize=9.5, color=color)
+
+
+def _draw_panel(axes: Axes, rows: Sequence[Row], metric: str, names: bool) -> None:
     from matplotlib.ticker import MaxNLocator
 
     from soundmill.drawing import shorten
@@ -63,25 +96,12 @@ def _draw_panel(axes: Axes, rows: Sequence[SweepRow], metric: str, names: bool) 
                 color=UNRANKED_COLOR,
                 fontsize=9,
             )
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    shown = [shorten(row.name, LONGEST_NAME) for row in rows]
-    axes.set_yticks(range(len(rows)), shown if names else [""] * len(rows), fontsize=9.5)
-    axes.tick_params(axis="y", length=0)
-    axes.tick_params(axis="x", labelsize=8.5)
-    axes.grid(axis="y", color="#e9ecef")
-    axes.set_axisbelow(True)
-    axes.margins(x=0.12)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-    for side in ("left", "right", "top"):
-        axes.spines[side].set_visible(False)
     unranked = any(score.unranked for row in rows if (score := row.scores.get(metric)))
     better = "not ranked" if unranked else "→ better" if METRICS[kind].higher_is_better else "← better"
-    unit = ", %" if share else ""
-    axes.set_xlabel(
-        f"{METRICS[kind].title} · {embedder_of(metric)}{unit}   {better}",
-        fontsize=9.5,
-        color=UNRANKED_COLOR if unranked else TOTAL_COLOR,
-    )
+    label = " · ".join(filter(None, [METRICS[kind].title, embedder_of(metric)])) + (", %" if share else "")
+    shown = [shorten(row.name, LONGEST_NAME) if names else "" for row in rows]
+    _frame(axes, shown, f"{label}   {better}", UNRANKED_COLOR if unranked else TOTAL_COLOR)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     from_paper = [(index, row) for index, row in enumerate(rows) if kind in row.paper]
     _draw_paper(axes, [(index, row.paper[kind]) for index, row in from_paper if row.comparable])
     if other := [(index, row.paper[kind]) for index, row in from_paper if not row.comparable]:
@@ -120,7 +140,7 @@ def _draw_paper(axes: Axes, points: Sequence[tuple[int, float]]) -> None:
         axes.plot([value], [index + 0.26], marker="s", markersize=6, color=PAPER_COLOR, markerfacecolor="none", zorder=3)
 
 
-def _legend(figure: Figure, rows: Sequence[SweepRow]) -> None:
+def _legend(figure: Figure, rows: Sequence[Row]) -> None:
     from matplotlib.lines import Line2D
 
     seeds = most_seeds(rows)
