@@ -144,6 +144,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
     whole = (audio / "film.mp4").read_bytes()
     (audio / "corrupt.mp4").write_bytes(whole[: len(whole) // 2] + bytes(range(256)) * 3 + whole[len(whole) // 2 + 768 :])
     soundfile.write(audio / "one.wav", np.ones(1), 16_000)
+    soundfile.write(audio / "click.wav", noise(0.009, 16_000), 16_000)
     soundfile.write(audio / "blip.wav", noise(0.3, 16_000), 16_000)
     soundfile.write(audio / "endless.flac", np.zeros(8000 * 70), 8000)
     soundfile.write(audio / "nan.wav", np.append(noise(3.0, 16_000), np.float32("nan")), 16_000, subtype="FLOAT")
@@ -183,6 +184,7 @@ def test_damaged_files_are_quarantined_by_name_with_the_reason(everything):
         "list.mp3": "playlist",
         "cut.wav": "truncated",
         "one.wav": "too short",
+        "click.wav": "too short",
         "endless.flac": "too long",
         "nan.wav": "nan",
         "silent.wav": "silent",
