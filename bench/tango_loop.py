@@ -121,6 +121,7 @@ class Training:
     def _source(self, work: Path) -> Any:
         """Latents and states in flat files, as the training reads them."""
         from soundmill.models.components.text_states.states import Texts
+        from soundmill.models.preparing import Captions
         from soundmill.models.tango.training import LatentsAndTexts
         from soundmill.training.loader import Described, gather
 
@@ -137,7 +138,8 @@ class Training:
         states = [self.encoder(caption).values for caption in CAPTIONS]
         self.encoder.net.to(self.device)
         captions = [[item % len(CAPTIONS)] for item in range(len(posteriors))]
-        return LatentsAndTexts(flat(posteriors, "latents"), captions, Texts(flat(states, "states"), states[0]), dropout=0.0)
+        told = Captions(captions, Texts(flat(states, "states"), states[0]))
+        return LatentsAndTexts(flat(posteriors, "latents"), told, dropout=0.0)
 
     def _batches(self) -> Iterator[np.ndarray]:
         for step in range(self.steps):

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from soundmill.errors import UserError
 from soundmill.training.loader import Source
 
 
@@ -20,14 +18,6 @@ def label_weights(labels: Iterable[str], label_names: Sequence[str]) -> Tensor:
     for label in set(labels) & set(label_names):
         weights[label_names.index(label)] = 1
     return weights / weights.sum().clamp_min(1)
-
-
-def known_labels(clip_labels: Iterable[Iterable[str]], before: Sequence[str], catalog: Path, remedy: str) -> list[str]:
-    """Labels of the training clips, after those of an earlier model (`before`); UserError with the remedy if clips have none."""
-    found = sorted({label for labels in clip_labels for label in labels})
-    if not found:
-        raise UserError(f"{catalog}: no training clip has a label; {remedy}")
-    return [*before, *(label for label in found if label not in before)]
 
 
 @dataclass(frozen=True)

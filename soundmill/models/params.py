@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field, model_validator
 
 from soundmill.audio.mel import MelSpec
-from soundmill.params import Seed, StageParams, changed, parse_section
+from soundmill.params import Seed, StageParams, changed, parse_section, section
 from soundmill.training.params import HardwareParams, LoraParams, Precision, TrainingParams, Use
 
 T = TypeVar("T", bound="FamilyTrainParams")
@@ -68,6 +68,22 @@ class FamilyTrainParams(TrainingParams):
         return self
 
 
+class BatchedTrainParams(FamilyTrainParams):
+    """Of families whose devices share a batch."""
+
+    batch_size: int = Field(ge=1, le=65_536, description="clips in a batch of all devices")
+
+    @model_validator(mode="after")
+    def _shared_among_devices(self) -> BatchedTrainParams:
+        if self.batch_size % self.hardware.devices:
+            raise ValueError(f"batch_size {self.batch_size} must be a multiple of hardware.devices {self.hardware.devices}")
+        return self
+
+    @property
+    def items(self) -> int:
+        return self.batch_size
+
+
 class FamilyGenerateParams(StageParams):
     seed: Seed
     use: Use = Field(
@@ -99,3 +115,8 @@ def read_sections(
     trained = parse_section(document, f"{family}.train", train)
     chosen = parse_section(document, f"{family}.generate", generate)
     return trained, chosen, chosen.sampling_of(trained, family)
+
+
+def read_clip_plan(document: dict[str, Any], family: str) -> dict[str, Any]:
+    """How the clips of a family are cut, by the content of a params.yaml."""
+    return section(document, f"clips.{document['families'][family]['clips']}", "params.yaml")

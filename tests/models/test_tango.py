@@ -14,6 +14,7 @@ from soundmill.diffusion.schedules import alpha_bar
 from soundmill.models import registry
 from soundmill.models.components.text_states import states as conditions
 from soundmill.models.family import Run
+from soundmill.models.preparing import Captions
 from soundmill.models.tango.model import Tango, build_net, sample_latents
 from soundmill.models.tango.params import SamplingParams, TrainParams, UNetParams
 from soundmill.models.tango.training import LatentsAndTexts, draw_texts, draw_timesteps, draw_x0
@@ -133,7 +134,7 @@ def test_an_item_is_told_one_of_its_captions_or_nothing(tmp_path):
     texts = conditions.Texts(
         flat(tmp_path / "texts", [np.full((number + 1, 3), number + 1) for number in range(2)]), np.full((1, 3), 9)
     )
-    source = LatentsAndTexts(posteriors, [[0, 1], []], texts, dropout=0.1)
+    source = LatentsAndTexts(posteriors, Captions([[0, 1], []], texts), dropout=0.1)
     drawn = np.array([[0.0, 0.5], [0.49, 0.1], [0.5, 0.9], [0.99, 0.5], [0.99, 0.0999], [0.5, 0.5]])
     latents, states, mask = source.batch(np.array([0, 0, 0, 0, 0, 1]), drawn)
     assert latents[:, 0, 0, 0, 0].tolist() == [0, 0, 0, 0, 0, 1]
@@ -145,7 +146,7 @@ def test_every_caption_of_a_clip_is_told_as_often_and_which_follows_from_the_ste
     """Five captions, as AudioCaps' test clips have; a training that resumes is told the same as one that goes on."""
     posteriors = flat(tmp_path / "latents", [np.zeros((2, 1, 1, 1))])
     texts = conditions.Texts(flat(tmp_path / "texts", [np.full((1, 1), number) for number in range(5)]), np.full((1, 1), 9))
-    source = LatentsAndTexts(posteriors, [[0, 1, 2, 3, 4]], texts, dropout=0.0)
+    source = LatentsAndTexts(posteriors, Captions([[0, 1, 2, 3, 4]], texts), dropout=0.0)
 
     def told(first: int) -> list[float]:
         loader = Loader(source, Order(3, {"clip": 1.0}, 2), partial(draw_texts, 3, 2), steps=1000)

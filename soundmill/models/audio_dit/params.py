@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from soundmill.models.components.griffin_lim.params import GriffinLimParams
-from soundmill.models.params import FamilyTrainParams, GridParams
+from soundmill.models.params import BatchedTrainParams, GridParams
 from soundmill.params import Probability, Seconds, StageParams
 
 
@@ -96,9 +96,8 @@ def check_solver(flow: FlowParams, sampling: SamplingParams) -> None:
         raise ValueError("sampling.solver pingpong is for flow.objective rectified_flow; set it to dpm++_sde")
 
 
-class TrainParams(FamilyTrainParams):
+class TrainParams(BatchedTrainParams):
     condition: Literal["none", "label", "caption", "caption_and_label"]
-    batch_size: int = Field(ge=1, le=65_536, description="clips in a batch of all devices")
     accumulate: int = Field(ge=1, le=65_536, description="batches whose gradients are accumulated per step")
     dropout: DropoutParams
     standardise: bool = Field(description="divide each channel of the latents by its deviation over the training clips")
@@ -106,10 +105,6 @@ class TrainParams(FamilyTrainParams):
     flow: FlowParams
     grid: GridParams
     sampling: SamplingParams = Field(description="how the grid, and `soundmill generate`, sample the checkpoint")
-
-    @property
-    def items(self) -> int:
-        return self.batch_size
 
     @property
     def by_label(self) -> bool:
@@ -121,8 +116,6 @@ class TrainParams(FamilyTrainParams):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainParams:
-        if self.batch_size % self.hardware.devices:
-            raise ValueError(f"batch_size {self.batch_size} must be a multiple of hardware.devices")
         if self.condition == "caption_and_label" and self.dropout.condition == 0:
             raise ValueError("condition caption_and_label needs dropout.condition above 0, so that the net learns each alone")
         check_solver(self.flow, self.sampling)

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from soundmill import manifest, shards
 from soundmill import params as strict
 from soundmill.audio.mel import SpectrogramParams
 from soundmill.diffusion import rectified_flow, velocity
@@ -24,21 +23,17 @@ from soundmill.models.audio_dit.model import AUTOENCODER, FAMILY, AudioDiT
 from soundmill.models.audio_dit.network import Conditions, DiT, padded
 from soundmill.models.audio_dit.params import DropoutParams, FlowParams, TrainParams
 from soundmill.models.audio_dit.windows import shift_of
-from soundmill.models.catalog import choose_by_hash, read_weights
+from soundmill.models.catalog import choose_by_hash
 from soundmill.models.components import registry
 from soundmill.models.components.latents.params import LatentsParams
 from soundmill.models.components.latents.store import gather_posteriors, read_about
 from soundmill.models.components.latents.vocoder import load_vocoder
-from soundmill.models.components.text_states import states as text_states
-from soundmill.models.components.text_states.states import Texts
 from soundmill.models.family import Prepared, Rehearsal
-from soundmill.models.labels import known_labels, label_weights
 from soundmill.models.params import read_sections
-from soundmill.models.requests import of_captions, of_grid
-from soundmill.training.loader import Arrays, Batch, Order
+from soundmill.models.preparing import Captions, Clips, rehearsal
+from soundmill.training.loader import Arrays, Batch
 from soundmill.training.module import TrainingModule
 from soundmill.training.seeds import seed_of
-from soundmill.training.validation import HeldOut
 
 STANDARDISING_CLIPS = 512  # at most
 
@@ -51,8 +46,7 @@ class Told:
     """
 
     posteriors: Arrays
-    captions: Sequence[Sequence[int]]  # numbers of each item's captions
-    texts: Texts | None  # None: not conditioned on captions
+    captions: Captions | None  # None: not conditioned on captions
     tokens: tuple[int, int]  # of every text, and their width
     labels: Tensor  # [N, num_labels], weights
     seconds: Tensor  # [N, 2], start and end in the recording
@@ -64,8 +58,8 @@ class Told:
         return posteriors, *Conditions(*padded(states, *self.tokens), self.labels[items], self.seconds[items], told)
 
     def _states(self, item: int, which: float) -> np.ndarray | None:
-        captions = self.captions[item]
-        return self.texts.states.read(captions[int(which * len(captions))]) if self.texts and captions else None
+        number = self.captions.drawn(item, which) if self.captions else None
+        return None if number is None else self.captions.texts.states.read(number)
 
 
 def draw(seed: int, batch_size: int, step: int) -> Tensor:
@@ -118,84 +112,52 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
 
     A training that starts from another keeps its labels and the standardisation of its latents.
     """
-    splits, directory = read_weights(catalog), inputs / "latents" / "clips"
+    known, directory = Clips.read(params, ctx, catalog), inputs / "latents" / "clips"
     about = read_about(directory)
     kind, autoencoder = registry.load_latent_codec(inputs / AUTOENCODER)
     if about.autoencoder != autoencoder.digest:
         raise UserError(f"{directory}: latents of another autoencoder than in {inputs}; run `dvc repro`")
-    facts = _facts(catalog, about.num_samples / autoencoder.sample_rate)
-    train, frames = list(splits["train"]), about.num_samples // autoencoder.samples_per_frame
-    shape = autoencoder.latent_shape(frames)
-
-    labels: list[str] = []
+    item_seconds, frames = about.num_samples / autoencoder.sample_rate, about.num_samples // autoencoder.samples_per_frame
+    shape, train = autoencoder.latent_shape(frames), list(known.train)
     if params.by_label:
-        remedy = f"set {FAMILY}.train.condition to `none` or `caption`"
-        labels = known_labels([facts[one]["labels"] for one in train], start.labels if start else (), catalog, remedy)
-    texts, text, captions = None, None, []
+        known.know_labels(start, f"set {FAMILY}.train.condition to `none` or `caption`")
+    texts = text = None
     if params.by_caption:
-        captions = sorted({caption for row in facts.values() for caption in row["captions"]})
-        if not captions:
-            raise UserError(f"{catalog}: no clip has a caption; set {FAMILY}.train.condition to `none` or `label`")
-        texts = text_states.read_texts(inputs / "text", captions, "zeros", params.network.text_width, ctx.scratch)
-        text = text_states.read_config(inputs / "text")
-    numbers = {caption: number for number, caption in enumerate(captions)}
-    labels_of = {caption: row["labels"] for row in facts.values() for caption in row["captions"]} if labels else {}
+        remedy = f"set {FAMILY}.train.condition to `none` or `label`"
+        texts, text = known.read_texts(inputs / "text", params.network.text_width, remedy)
+
+    def span(clip_id: str) -> tuple[float, float]:
+        """Start and end in the recording; a clip of unknown length is taken to be as long as the latents."""
+        row = known.facts[clip_id]
+        return row["start"], row["start"] + (row["seconds"] or item_seconds)
 
     def source_of(clip_ids: Sequence[str]) -> Told:
-        rows = [facts[clip_id] for clip_id in clip_ids]
         return Told(
             gather_posteriors([directory], clip_ids, ctx.scratch),
-            [[numbers[caption] for caption in row["captions"]] if texts else [] for row in rows],
-            texts,
+            known.captions_of(clip_ids, texts) if texts else None,
             (params.network.text_tokens, params.network.text_width),
-            torch.stack([label_weights(row["labels"], labels) for row in rows]),
-            torch.tensor([[row["start"], row["start"] + row["seconds"]] for row in rows], dtype=torch.float32),
+            known.label_weights(clip_ids),
+            torch.tensor([span(clip_id) for clip_id in clip_ids], dtype=torch.float32),
         )
 
-    source = source_of(train)
     if start:
         standard = replace(start.layout, scaling_factor=autoencoder.scaling_factor)
     else:
+        posteriors = gather_posteriors([directory], train, ctx.scratch)
         chosen = choose_by_hash(train, STANDARDISING_CLIPS) if params.standardise else []
-        standard = layout(shape, autoencoder.scaling_factor, (source.posteriors.read(train.index(one)) for one in chosen))
+        standard = layout(shape, autoencoder.scaling_factor, (posteriors.read(train.index(one)) for one in chosen))
     torch.manual_seed(params.seed)
-    net = models.build_net(params, shape, len(labels))
+    net = models.build_net(params, shape, len(known.labels))
     vocoder = load_vocoder(params.sampling, parts, autoencoder)
-    longest = max(facts[clip_id]["seconds"] for clip_id in train)
-    model = AudioDiT(params, net, kind, autoencoder, frames, longest, standard, labels, text, vocoder, texts)
+    longest = max(known.facts[clip_id]["seconds"] or item_seconds for clip_id in train)
+    model = AudioDiT(params, net, kind, autoencoder, frames, longest, standard, known.labels, text, vocoder, texts)
     if start:
         adapted.compare_parts(ctx.name, FAMILY, start, model)
-    order = Order(params.seed, splits["train"], params.batch_size)
-    steps = params.steps or -(-order.steps(params.epochs) // params.accumulate)
-    unseen = choose_by_hash(list(splits["valid"]), params.validate_batches * params.batch_size)
-    return Prepared(
-        DiTModule(params, net, standard, shape[1], steps),
-        model,
-        source,
-        order,
-        partial(draw, params.seed, params.batch_size),
-        about.num_samples / autoencoder.sample_rate,
-        clip_ids=train,
-        counts=({"captions": len(captions)} if texts else {}) | ({"labels": len(labels)} if labels else {}),
-        samples=of_captions(params.grid, params.seed, captions, labels_of) if texts else of_grid(params.grid, params.seed, labels),
-        columns=params.grid.columns,
-        held_out=HeldOut(source_of(unseen), len(unseen)) if unseen else None,
-        save=partial(models.save, model, inputs, parts),
-    )
-
-
-def _facts(catalog: Path, latent_seconds: float) -> dict[str, dict[str, Any]]:
-    """Captions, labels, start and seconds by clip id; a clip of unknown length is taken to be as long as the latents."""
-    rows = shards.read_table(catalog, manifest.CATALOG, ["clip_id", "captions", "labels", "start", "seconds"]).to_pylist()
-    return {
-        row["clip_id"]: {
-            **row,
-            "captions": [caption for caption in row["captions"] or [] if caption],
-            "labels": sorted(set(row["labels"] or [])),
-            "seconds": row["seconds"] or latent_seconds,
-        }
-        for row in rows
-    }
+    module = DiTModule(params, net, standard, shape[1], known.steps)
+    counts = {"captions": known.captions, "labels": known.labels}
+    save, draws = partial(models.save, model, inputs, parts), partial(draw, params.seed, params.batch_size)
+    told = {what: len(found) for what, found in counts.items() if found}
+    return known.prepared(module, model, source_of, draws, item_seconds, save, told)
 
 
 def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
@@ -208,15 +170,15 @@ def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
     labels = num_labels if params.by_label else 0
     net = models.build_net(params, shape, labels)
 
-    def batch(step: int) -> Batch:
-        rng, network = torch.Generator().manual_seed(step), params.network
+    def values(rng: torch.Generator) -> tuple[Tensor, ...]:
+        network = params.network
         states = torch.randn(items, network.text_tokens, network.text_width, generator=rng)
         told = torch.ones(items, 2, dtype=torch.bool)
         conditions = Conditions(states, states[..., 0] > 0, torch.zeros(items, labels), torch.zeros(items, 2), told)
-        return Batch(step, np.zeros(items, np.int64), (torch.randn(items, 2, *shape, generator=rng), *conditions))
+        return torch.randn(items, 2, *shape, generator=rng), *conditions
 
     solver = sampling.solver
     passes_per_step = 1 if params.flow.objective == "v" or solver == "dpm++_sde" else rectified_flow.PASSES[solver]
     passes = sampling.num_steps * passes_per_step * (1 if sampling.guidance_scale == 1 else 2)
     module = DiTModule(params, net, layout(shape, 1.0), shape[1], steps=1)
-    return Rehearsal(module, batch, clips=items, passes=passes)
+    return rehearsal(module, items, values, items, passes)

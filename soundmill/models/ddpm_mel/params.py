@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from soundmill.diffusion.params import DiffusionParams, SamplerParams
 from soundmill.models.components.griffin_lim.params import GriffinLimParams
-from soundmill.models.params import FamilyTrainParams, GridParams
+from soundmill.models.params import BatchedTrainParams, GridParams
 from soundmill.params import Decibels, Probability, Seconds, StageParams
 
 
@@ -114,9 +114,8 @@ class SamplingParams(SamplerParams, GriffinLimParams):
         return self
 
 
-class TrainParams(FamilyTrainParams):
+class TrainParams(BatchedTrainParams):
     conditional: bool = Field(description="by label, where the training clips have labels")
-    batch_size: int = Field(ge=1, le=65_536)
     picture: PictureParams
     network: UNetParams | ResidualUNetParams = Field(discriminator="kind")
     diffusion: PictureDiffusionParams
@@ -126,8 +125,6 @@ class TrainParams(FamilyTrainParams):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainParams:
-        if self.batch_size % self.hardware.devices:
-            raise ValueError(f"batch_size {self.batch_size} must be a multiple of hardware.devices {self.hardware.devices}")
         halvings = 2 ** (len(self.network.widths) - 1)
         for side, size, patch in zip(("height", "width"), self._size(), self.picture.patch, strict=True):
             if size // patch % halvings:
@@ -141,10 +138,6 @@ class TrainParams(FamilyTrainParams):
         if self.sampling.num_steps > trained:
             raise ValueError(f"sampling.num_steps {self.sampling.num_steps} must not exceed the {trained} timesteps trained on")
         return self
-
-    @property
-    def items(self) -> int:
-        return self.batch_size
 
     def _size(self) -> tuple[int, int]:
         return self.picture.height, self.picture.width

@@ -3,79 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from soundmill import manifest, shards, terminal
 from soundmill import params as strict
+from soundmill import terminal
 from soundmill.audio import mel
 from soundmill.audio.log_mels import read_spec
 from soundmill.diffusion.objectives import training_loss
 from soundmill.diffusion.schedules import alpha_bar
-from soundmill.models.catalog import choose_by_hash, no_training_clip
 from soundmill.models.components import registry
-from soundmill.models.components.log_mels.source import Crops, LogMels, gather_log_mels
+from soundmill.models.components.log_mels.source import Crops, gather_log_mels
 from soundmill.models.ddpm_mel import model as models
 from soundmill.models.ddpm_mel.model import FAMILY, DdpmMel
 from soundmill.models.ddpm_mel.params import TrainParams
 from soundmill.models.ddpm_mel.picture import PictureCodec
 from soundmill.models.family import Prepared, Rehearsal
-from soundmill.models.labels import Labelled, label_weights
+from soundmill.models.labels import Labelled
 from soundmill.models.params import read_sections
-from soundmill.models.requests import of_grid
-from soundmill.training.loader import Batch, Order
+from soundmill.models.preparing import Clips, rehearsal
+from soundmill.training.loader import Batch
 from soundmill.training.module import TrainingModule
 from soundmill.training.seeds import seed_of
 from soundmill.training.starting import compare
-from soundmill.training.validation import HeldOut
 
 AT_ONCE = 32  # clips per batch when measuring levels and constants
-
-
-@dataclass
-class Clips:
-    """Clips of one split in stable order: spectrograms, label weights [N, num_labels], and the length of a picture."""
-
-    log_mels: LogMels
-    label_weights: Tensor
-    frames: int
-    silence: float
-
-    def __len__(self) -> int:
-        return len(self.log_mels)
-
-    def source(self) -> Labelled:
-        return Labelled(Crops(self.log_mels, self.frames, self.silence), self.label_weights)
-
-    def beginnings(self, size: int) -> Iterator[Tensor]:
-        """log_mel [B, n_mels, frames] of all clips in order, from the start of each clip."""
-        for first in range(0, len(self), size):
-            items = range(first, min(first + size, len(self)))
-            yield self.log_mels.crops(items, [0.0] * len(items), self.frames, self.silence).float()
-
-
-def read_catalog(catalog: Path, split: str) -> tuple[dict[str, list[str]], dict[str, float]]:
-    """Labels and weight by clip id of one split, sorted by id."""
-    table = shards.read_table(catalog, manifest.CATALOG, ["clip_id", "split", "labels", "weight"])
-    rows = sorted((row for row in table.to_pylist() if row["split"] == split), key=lambda row: row["clip_id"])
-    labels = {row["clip_id"]: sorted(set(row["labels"] or [])) for row in rows}
-    return labels, {row["clip_id"]: row["weight"] for row in rows}
-
-
-def read_clips(
-    mels: Path, clip_labels: dict[str, list[str]], label_names: list[str], picture: PictureCodec, scratch: Path
-) -> Clips:
-    """Spectrograms of the clips, padded with silence or cropped to the length of a picture."""
-    weights = [label_weights(labels, label_names) for labels in clip_labels.values()]
-    log_mels = gather_log_mels(mels, list(clip_labels), scratch)
-    return Clips(log_mels, torch.stack(weights), picture.frames, picture.silence)
 
 
 class Draws(NamedTuple):
@@ -142,64 +99,42 @@ class DdpmModule(TrainingModule):
 
 def prepare(params: TrainParams, ctx: Any, mels: Path, parts: Path, catalog: Path, start: DdpmMel | None) -> Prepared:
     """A training that starts from another keeps its labels and the standardisation of its pictures."""
-    clip_labels, weights = read_catalog(catalog, "train")
-    if not clip_labels:
-        raise no_training_clip(catalog)
-    start_labels = start.labels if start else []
-    labels = [*start_labels, *(label for label in _labels(clip_labels, params.conditional) if label not in start_labels)]
+    known = Clips.read(params, ctx, catalog)
+    if params.conditional:
+        known.know_labels(start)
+        if not known.labels:
+            terminal.say("no training clip has a label: the model will be unconditional")
     spec = read_spec(mels)
     if start:
         compare(params.start_from, {"mel_spec": start.spec.model_dump()}, {"mel_spec": spec.model_dump()})
-    picture = PictureCodec(params.picture, spec)
-    clips = read_clips(mels, clip_labels, labels, picture, ctx.scratch)
-    order = Order(params.seed, weights, params.batch_size)
+    picture, train = PictureCodec(params.picture, spec), list(known.train)
+    log_mels = gather_log_mels(mels, train, ctx.scratch)
+
+    def beginnings() -> Iterator[Tensor]:
+        """log_mel [B, n_mels, frames] of all training clips in order, from the start of each, padded with silence."""
+        for first in range(0, len(train), AT_ONCE):
+            items = range(first, min(first + AT_ONCE, len(train)))
+            yield log_mels.crops(items, [0.0] * len(items), picture.frames, picture.silence).float()
+
+    def source_of(clip_ids: Sequence[str]) -> Labelled:
+        of_clips = gather_log_mels(mels, clip_ids, ctx.scratch)
+        return Labelled(Crops(of_clips, picture.frames, picture.silence), known.label_weights(clip_ids))
+
     if start:
         picture.load_state_dict(start.picture.state_dict())
     else:
-        picture.fit(clips.beginnings(AT_ONCE))
+        picture.fit(beginnings())
 
     torch.manual_seed(params.seed)
-    net = models.build_net(params, len(labels))
-    levels = torch.cat([picture.level(batch) for batch in clips.beginnings(AT_ONCE)])
-    level_labels = clips.label_weights
+    net = models.build_net(params, len(known.labels))
+    levels, level_labels = torch.cat([picture.level(batch) for batch in beginnings()]), known.label_weights(train)
     if params.picture.level == "absolute":
-        levels, level_labels = levels[:1].clone(), torch.zeros(1, len(labels))
-    model = DdpmMel(params, spec, labels, net, picture, levels, level_labels, registry.vocoder_in(parts, spec))
-    module = DdpmModule(params, model, params.steps or order.steps(params.epochs))
-    return Prepared(
-        module,
-        model,
-        clips.source(),
-        order,
-        partial(crop_places, params, clips.frames),
-        clips.frames * spec.hop_length / spec.sample_rate,
-        clip_ids=list(clip_labels),
-        counts={"labels": len(labels)},
-        samples=of_grid(params.grid, params.seed, labels),
-        columns=params.grid.columns,
-        held_out=_held_out(params, mels, catalog, labels, picture, ctx.scratch),
-        save=partial(models.save, model, parts),
-    )
-
-
-def _labels(clip_labels: dict[str, list[str]], conditional: bool) -> list[str]:
-    if not conditional:
-        return []
-    labels = sorted({label for of_clip in clip_labels.values() for label in of_clip})
-    if not labels:
-        terminal.say("no training clip has a label: the model will be unconditional")
-    return labels
-
-
-def _held_out(
-    params: TrainParams, mels: Path, catalog: Path, labels: list[str], picture: PictureCodec, scratch: Path
-) -> HeldOut | None:
-    clip_labels, _ = read_catalog(catalog, "valid")
-    chosen = choose_by_hash(list(clip_labels), params.validate_batches * params.batch_size)
-    if not chosen:
-        return None
-    held_out = read_clips(mels, {clip_id: clip_labels[clip_id] for clip_id in chosen}, labels, picture, scratch)
-    return HeldOut(held_out.source(), len(held_out))
+        levels, level_labels = levels[:1].clone(), torch.zeros(1, len(known.labels))
+    model = DdpmMel(params, spec, known.labels, net, picture, levels, level_labels, registry.vocoder_in(parts, spec))
+    module = DdpmModule(params, model, known.steps)
+    seconds, save = picture.frames * spec.hop_length / spec.sample_rate, partial(models.save, model, parts)
+    counts, draw = {"labels": len(known.labels)}, partial(crop_places, params, picture.frames)
+    return known.prepared(module, model, source_of, draw, seconds, save, counts)
 
 
 def _predict(net: torch.nn.Module, condition: Tensor, xt: Tensor, t: Tensor) -> Tensor:
@@ -216,9 +151,9 @@ def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
     model = DdpmMel(params, spec, labels, net, picture, torch.zeros(1), torch.zeros(1, len(labels)))
     module = DdpmModule(params, model, steps=1)
 
-    def batch(step: int) -> Batch:
-        noise = torch.randn(params.batch_size, spec.n_mels, picture.frames, generator=torch.Generator().manual_seed(step))
-        return Batch(step, np.zeros(params.batch_size, np.int64), (noise, torch.zeros(params.batch_size, len(labels))))
+    def values(rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        noise = torch.randn(params.batch_size, spec.n_mels, picture.frames, generator=rng)
+        return noise, torch.zeros(params.batch_size, len(labels))
 
     passes = sampling.num_steps * (1 if sampling.guidance_scale == 1 or not labels else 2)
-    return Rehearsal(module, batch, clips=params.batch_size, passes=passes)
+    return rehearsal(module, params.batch_size, values, params.batch_size, passes)

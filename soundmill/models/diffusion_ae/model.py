@@ -14,6 +14,7 @@ from soundmill.models.components.unet1d.codec.params import AutoencoderParams
 from soundmill.models.components.unet1d.prior.model import LatentPrior, PriorConfig
 from soundmill.models.diffusion_ae.params import TrainParams
 from soundmill.models.family import Run
+from soundmill.models.params import read_clip_plan
 
 FAMILY = "diffusion_ae"
 
@@ -36,7 +37,7 @@ def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
     """See models/family.py; without label embeddings."""
     read = partial(strict.parse_section, document)
     params, autoencoder = read(f"{FAMILY}.train", TrainParams), read(f"{FAMILY}.autoencoder", AutoencoderParams)
-    channels = strict.section(document, f"clips.{document['families'][FAMILY]['clips']}", "params.yaml")["channels"]
+    channels = read_clip_plan(document, FAMILY)["channels"]
     spec = strict.section(document, f"spectrogram.{FAMILY}", "params.yaml")
     frames = strict.section(document, f"{FAMILY}.latents", "params.yaml")["num_samples"] // autoencoder.samples_per_latent
     net = DiffusionAE.build_net(params, autoencoder.encoder.latent_channels, frames, num_labels=0)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from soundmill.audio.mel import MelSpec, check_bands
-from soundmill.models.components.unet1d.family import BatchedTrainParams
 from soundmill.models.components.unet1d.params import SamplingParams, UNet1dParams, UnitVariance
-from soundmill.models.params import GridParams
+from soundmill.models.params import BatchedTrainParams, GridParams
 
 
 class TrainParams(BatchedTrainParams):

@@ -8,13 +8,12 @@ from pydantic import Field, model_validator
 
 from soundmill.audio.mel import MelSpec, check_bands, check_overlap
 from soundmill.models.components.diffwave.params import NetworkParams, NoiseLoss, NoiseParams, SamplingParams
-from soundmill.models.params import FamilyTrainParams, GridParams
+from soundmill.models.params import BatchedTrainParams, GridParams
 from soundmill.params import Seconds
 
 
-class TrainParams(FamilyTrainParams):
+class TrainParams(BatchedTrainParams):
     condition: Literal["mel", "label", "none"] = Field(description="mel: a vocoder, which reconstructs; the others generate")
-    batch_size: int = Field(ge=1, le=65_536)
     crop_seconds: Seconds = Field(
         gt=0, le=3600, description="length of a crop of each clip; without mels also the length of generated sounds"
     )
@@ -31,8 +30,6 @@ class TrainParams(FamilyTrainParams):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainParams:
-        if self.batch_size % self.hardware.devices:
-            raise ValueError(f"batch_size {self.batch_size} must be a multiple of hardware.devices {self.hardware.devices}")
         if self.condition == "mel" and not self.crop_frames:
             raise ValueError(f"crop_seconds {self.crop_seconds} must be at least one frame (mel.hop_length {self.mel.hop_length})")
         if self.condition == "mel" and self.unit_variance:
@@ -40,10 +37,6 @@ class TrainParams(FamilyTrainParams):
         if self.condition != "mel" and self.noise.prior == "mel":
             raise ValueError(f"noise.prior `mel` needs mels, which condition `{self.condition}` lacks; set it to `standard`")
         return self
-
-    @property
-    def items(self) -> int:
-        return self.batch_size
 
     @property
     def crop_frames(self) -> int:

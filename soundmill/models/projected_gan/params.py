@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
 from soundmill.models.components.griffin_lim.params import GriffinLimParams
-from soundmill.models.params import FamilyTrainParams, GridParams
+from soundmill.models.params import BatchedTrainParams, GridParams
 from soundmill.params import Probability, StageParams
 from soundmill.training.params import OptimiserParams
 
@@ -69,9 +69,8 @@ class SamplingParams(GriffinLimParams):
     )
 
 
-class TrainParams(FamilyTrainParams):
+class TrainParams(BatchedTrainParams):
     conditional: bool = Field(description="by label, where the training clips have labels")
-    batch_size: int = Field(ge=1, le=65_536)
     fit: Literal["cut", "resize"] = Field(
         description="if a clip has more frames than the picture: cut its end (decoded as silence), or resize it"
     )
@@ -89,8 +88,6 @@ class TrainParams(FamilyTrainParams):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainParams:
-        if self.batch_size % self.hardware.devices:
-            raise ValueError(f"batch_size {self.batch_size} must be a multiple of hardware.devices {self.hardware.devices}")
         frames, bands = self.generator.frames, self.generator.bands
         if frames % 32 or frames < 128 or bands % 16 or bands < 32:
             raise ValueError(
@@ -98,7 +95,3 @@ class TrainParams(FamilyTrainParams):
                 "128, and a multiple of 16 mels, at least 32"
             )
         return self
-
-    @property
-    def items(self) -> int:
-        return self.batch_size

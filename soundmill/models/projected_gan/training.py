@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from soundmill import manifest, shards, terminal
 from soundmill import params as strict
+from soundmill import terminal
 from soundmill.audio import mel
 from soundmill.audio.log_mels import read_spec
 from soundmill.errors import UserError
-from soundmill.models.catalog import choose_by_hash, read_weights
 from soundmill.models.components import registry
 from soundmill.models.components.log_mels.source import Crops, LogMels, gather_log_mels
 from soundmill.models.family import Prepared, Rehearsal
-from soundmill.models.labels import Labelled, known_labels, label_weights
+from soundmill.models.params import read_clip_plan
+from soundmill.models.preparing import Clips, rehearsal
 from soundmill.models.projected_gan import model as models
 from soundmill.models.projected_gan.discriminators import Discriminators, discriminator_loss, generator_loss
 from soundmill.models.projected_gan.generator import Generator
@@ -28,11 +27,9 @@ from soundmill.models.projected_gan.model import FAMILY, ProjectedGan
 from soundmill.models.projected_gan.params import TrainParams
 from soundmill.models.projected_gan.picture import LoopPicture
 from soundmill.models.projected_gan.projectors import Chosen, choose
-from soundmill.models.requests import of_grid
-from soundmill.training.loader import Batch, Order, Source
+from soundmill.training.loader import Batch, Source
 from soundmill.training.phases import Phase, PhasedModule, Turn
 from soundmill.training.starting import compare
-from soundmill.training.validation import HeldOut
 
 AT_ONCE = 32  # clips per batch when measuring mean and deviation
 
@@ -99,14 +96,11 @@ def prepare(
     params: TrainParams, ctx: Any, mels: Path, parts: Path, catalog: Path, start: ProjectedGan | None, tagger: Path
 ) -> Prepared:
     """A training that starts from another keeps its labels and the standardisation of its pictures."""
-    spec, splits = read_spec(mels), read_weights(catalog)
+    spec, known = read_spec(mels), Clips.read(params, ctx, catalog)
     params.check_spec(spec)
-    clip_labels = _labels_of(catalog)
-    labels: list[str] = []
     if params.conditional:
-        train_labels = [clip_labels[clip_id] for clip_id in splits["train"]]
-        labels = known_labels(train_labels, start.labels if start else (), catalog, f"set {FAMILY}.train.conditional to false")
-    log_mels = gather_log_mels(mels, list(splits["train"]), ctx.scratch)
+        known.know_labels(start, f"set {FAMILY}.train.conditional to false")
+    log_mels = gather_log_mels(mels, list(known.train), ctx.scratch)
     picture = LoopPicture(spec, _length(log_mels, spec, params, mels), params.generator.frames, params.fit)
     if start:
         about = ("mel_spec", "num_samples")
@@ -116,41 +110,23 @@ def prepare(
     else:
         picture.measure(_all(log_mels, picture))
 
-    def source_of(clip_ids: Sequence[str], of: LogMels) -> Source:
-        crops = Crops(of, picture.frames, picture.silence)
-        return Labelled(crops, torch.stack([label_weights(clip_labels[one], labels) for one in clip_ids])) if labels else crops
+    def source_of(clip_ids: Sequence[str]) -> Source:
+        return known.labelled(Crops(gather_log_mels(mels, clip_ids, ctx.scratch), picture.frames, picture.silence), clip_ids)
 
     torch.manual_seed(params.seed)
-    net = models.build_net(params, len(labels))
+    net = models.build_net(params, len(known.labels))
     chosen = choose(params.discriminators, tagger, params.seed, report=lambda text: terminal.say(f"{ctx.name}: {text}"))
     against = sorted({*(name for name in chosen.names if name in models.EMBEDDERS), *(start.trained_against if start else ())})
-    model = ProjectedGan(params, spec, labels, net, picture, chosen.names, against, registry.vocoder_in(parts, spec))
-    order = Order(params.seed, splits["train"], params.batch_size)
-    unseen = choose_by_hash(list(splits["valid"]), params.validate_batches * params.batch_size)
-    return Prepared(
-        ProjectedGanModule(params, net, picture, chosen, len(labels), params.steps or order.steps(params.epochs)),
-        model,
-        source_of(list(splits["train"]), log_mels),
-        order,
-        partial(_beginnings, params.batch_size),
-        picture.num_samples / spec.sample_rate,
-        clip_ids=list(splits["train"]),
-        counts={"labels": len(labels)},
-        samples=of_grid(params.grid, params.seed, labels),
-        columns=params.grid.columns,
-        held_out=HeldOut(source_of(unseen, gather_log_mels(mels, unseen, ctx.scratch)), len(unseen)) if unseen else None,
-        save=partial(models.save, model, parts),
-    )
+    model = ProjectedGan(params, spec, known.labels, net, picture, chosen.names, against, registry.vocoder_in(parts, spec))
+    module = ProjectedGanModule(params, net, picture, chosen, len(known.labels), known.steps)
+    seconds, counts = picture.num_samples / spec.sample_rate, {"labels": len(known.labels)}
+    save, draw = partial(models.save, model, parts), partial(_beginnings, params.batch_size)
+    return known.prepared(module, model, source_of, draw, seconds, save, counts)
 
 
 def _beginnings(count: int, step: int) -> Tensor:
     """Relative start of each crop: always 0, the first beat of the loop."""
     return torch.zeros(count)
-
-
-def _labels_of(catalog: Path) -> Mapping[str, list[str]]:
-    rows = shards.read_table(catalog, manifest.CATALOG, ["clip_id", "labels"]).to_pylist()
-    return {row["clip_id"]: sorted(set(row["labels"] or [])) for row in rows}
 
 
 def _length(log_mels: LogMels, spec: mel.MelSpec, params: TrainParams, mels: Path) -> int:
@@ -176,16 +152,15 @@ def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
     """See models/family.py; projectors whose weights are unavailable are timed with random ones."""
     read = partial(strict.parse_section, document)
     params, spec = read(f"{FAMILY}.train", TrainParams), read(f"spectrogram.{FAMILY}", mel.SpectrogramParams).spec
-    seconds = strict.section(document, f"clips.{document['families'][FAMILY]['clips']}", "params.yaml")["clip_seconds"]
+    seconds = read_clip_plan(document, FAMILY)["clip_seconds"]
     labels = num_labels if params.conditional else 0
     picture = LoopPicture(spec, round(seconds * spec.sample_rate), params.generator.frames, params.fit)
     stand_in = params.discriminators.model_copy(update={"missing": "random"})
     chosen = choose(stand_in, Path(document["families"][FAMILY]["tagger"]), params.seed, report=lambda text: None)
     module = ProjectedGanModule(params, models.build_net(params, labels), picture, chosen, labels, steps=1)
 
-    def batch(step: int) -> Batch:
-        noise = torch.randn(params.batch_size, spec.n_mels, picture.frames, generator=torch.Generator().manual_seed(step))
-        shares = (torch.zeros(params.batch_size, labels),) if labels else ()
-        return Batch(step, np.zeros(params.batch_size, np.int64), (noise, *shares))
+    def values(rng: torch.Generator) -> tuple[Tensor, ...]:
+        noise = torch.randn(params.batch_size, spec.n_mels, picture.frames, generator=rng)
+        return noise, *((torch.zeros(params.batch_size, labels),) if labels else ())
 
-    return Rehearsal(module, batch, clips=params.batch_size, passes=1)
+    return rehearsal(module, params.batch_size, values, params.batch_size, 1)

@@ -29,6 +29,7 @@ from soundmill.models.components.text_states import states as text_states
 from soundmill.models.components.text_states.states import Texts
 from soundmill.models.family import Prepared, Rehearsal
 from soundmill.models.params import read_sections
+from soundmill.models.preparing import Captions, rehearsal
 from soundmill.models.requests import of_captions
 from soundmill.models.tango import model as models
 from soundmill.models.tango.model import FAMILY, Tango
@@ -68,18 +69,14 @@ class LatentsAndTexts:
     """
 
     posteriors: Arrays
-    captions: Sequence[Sequence[int]]  # numbers of each item's captions
-    texts: Texts
+    captions: Captions
     dropout: float
 
     def batch(self, items: np.ndarray, drawn: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        chosen = [self._caption(item, *chances) for item, chances in zip(items, drawn.tolist(), strict=True)]
+        chances = zip(items, drawn.tolist(), strict=True)
+        chosen = [self.captions.drawn(item, which) if dropped >= self.dropout else None for item, (which, dropped) in chances]
         posteriors = torch.from_numpy(np.stack([self.posteriors.read(item) for item in items]))
-        return posteriors, *self.texts.padded(chosen)
-
-    def _caption(self, item: int, which: float, dropped: float) -> int | None:
-        captions = self.captions[item]
-        return captions[int(which * len(captions))] if captions and dropped >= self.dropout else None
+        return posteriors, *self.captions.texts.padded(chosen)
 
 
 def draw_texts(seed: int, batch_size: int, step: int) -> Tensor:
@@ -217,7 +214,8 @@ def _source(
 ) -> LatentsAndTexts:
     posteriors = gather_posteriors([listing.directory for listing in listings], ids, scratch)
     captions = {clip_id: of_one for listing in listings for clip_id, of_one in listing.captions.items()}
-    return LatentsAndTexts(posteriors, [[numbers[text] for text in captions[one]] for one in ids], texts, params.text_dropout)
+    numbered = Captions([[numbers[text] for text in captions[one]] for one in ids], texts)
+    return LatentsAndTexts(posteriors, numbered, params.text_dropout)
 
 
 def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
@@ -228,11 +226,10 @@ def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
     shape, items = registry.codec_params(document, FAMILY).latent_shape(spec, num_samples), params.items
     net = models.build_net(params, shape)
 
-    def batch(step: int) -> Batch:
-        rng = torch.Generator().manual_seed(step)
+    def values(rng: torch.Generator) -> tuple[Tensor, ...]:
         posteriors = torch.randn(items, 2, *shape, generator=rng)
         states = torch.randn(items, TIMED_TOKENS, params.network.text_width, generator=rng)
-        return Batch(step, np.zeros(items, np.int64), (posteriors, states, torch.ones(items, TIMED_TOKENS, dtype=torch.bool)))
+        return posteriors, states, torch.ones(items, TIMED_TOKENS, dtype=torch.bool)
 
     passes = sampling.num_steps * (1 if sampling.guidance_scale == 1 else 2)
-    return Rehearsal(TangoModule(params, net, 1.0, items, steps=1), batch, clips=params.real_items, passes=passes)
+    return rehearsal(TangoModule(params, net, 1.0, items, steps=1), items, values, params.real_items, passes)

@@ -19,6 +19,7 @@ from soundmill.models.components.unet1d.network import UNet1d
 from soundmill.models.components.unet1d.noise import noise_of
 from soundmill.models.components.unet1d.params import NO_TRANSFORM
 from soundmill.models.family import FamilyConfig, Request, Run
+from soundmill.models.params import read_clip_plan
 from soundmill.models.upsampler.params import TrainParams
 from soundmill.training import checkpoint
 from soundmill.training.device import autocast, evaluating
@@ -89,7 +90,7 @@ def build_net(params: TrainParams, channels: int) -> UNet1d:
 def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
     """See models/family.py."""
     params = strict.parse_section(document, f"{FAMILY}.train", TrainParams)
-    clips = strict.section(document, f"clips.{document['families'][FAMILY]['clips']}", "params.yaml")
+    clips = read_clip_plan(document, FAMILY)
     return {"unet": build_net(params, clips["channels"])}
 
 

@@ -6,9 +6,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from soundmill.models.components.unet1d.family import BatchedTrainParams
 from soundmill.models.components.unet1d.params import SamplingParams, UNet1dParams, UnitVariance
-from soundmill.models.params import GridParams
+from soundmill.models.params import BatchedTrainParams, GridParams
 
 
 class TrainParams(BatchedTrainParams):

@@ -7,22 +7,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from soundmill import params as strict
-from soundmill.models.catalog import beginnings, choose_by_hash, read_weights, waves_of
+from soundmill.models.catalog import beginnings, waves_of
 from soundmill.models.components.unet1d.training import VelocityModule
-from soundmill.models.components.waves.source import WaveCrops, gather_waves, wave_deviation
+from soundmill.models.components.waves.source import WaveCrops, deviation_of, gather_waves
 from soundmill.models.family import Prepared, Rehearsal
-from soundmill.models.params import read_sections
+from soundmill.models.params import read_clip_plan, read_sections
+from soundmill.models.preparing import Clips, rehearsal
 from soundmill.models.upsampler import model as models
 from soundmill.models.upsampler.model import FAMILY, Upsampler, without_upper_band
 from soundmill.models.upsampler.params import TrainParams
-from soundmill.training.loader import Batch, Order, crop_places
+from soundmill.training.loader import Batch, crop_places
 from soundmill.training.starting import compare
-from soundmill.training.validation import HeldOut
 
 
 class UpsamplerModule(VelocityModule):
@@ -37,8 +35,8 @@ class UpsamplerModule(VelocityModule):
 
 def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Path, start: Upsampler | None) -> Prepared:
     """A training that starts from another keeps its scale."""
-    splits = read_weights(catalog)
-    _, (wave, rate) = next(waves_of(clips, set(splits["train"])))
+    known = Clips.read(params, ctx, catalog)
+    _, (wave, rate) = next(waves_of(clips, set(known.train)))
     channels = len(wave)
     if start:
         theirs = {"sample_rate": start.sample_rate, "channels": start.channels}
@@ -47,28 +45,14 @@ def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Pa
     def source_of(clip_ids: Sequence[str]) -> WaveCrops:
         return WaveCrops(gather_waves(clips, clip_ids, ctx.scratch, channels=channels), params.num_samples)
 
-    train, sigma_data = source_of(list(splits["train"])), start.sigma_data if start else 1.0
-    if params.unit_variance and not start:
-        sigma_data = wave_deviation(train.waves, f"{FAMILY}.train.unit_variance")
+    sigma_data = deviation_of(params, start, lambda: source_of(list(known.train)).waves, FAMILY)
     torch.manual_seed(params.seed)
     model = Upsampler(params, models.build_net(params, channels), rate, channels, sigma_data)
-    order = Order(params.seed, splits["train"], params.batch_size)
-    unseen = choose_by_hash(list(splits["valid"]), params.validate_batches * params.batch_size)
-    shown = beginnings(clips, unseen or list(splits["train"]), params.grid.columns * params.grid.rows // 2)
-    return Prepared(
-        UpsamplerModule(model.net, params, params.steps or order.steps(params.epochs), sigma_data=sigma_data),
-        model,
-        train,
-        order,
-        partial(_places, params),
-        params.num_samples / rate,
-        clip_ids=list(splits["train"]),
-        counts={},
-        samples=torch.from_numpy(shown)[..., : params.num_samples],
-        columns=params.grid.columns,
-        held_out=HeldOut(source_of(unseen), len(unseen)) if unseen else None,
-        save=partial(models.save, model),
-    )
+    module = UpsamplerModule(model.net, params, known.steps, sigma_data=sigma_data)
+    shown = beginnings(clips, known.held_out or list(known.train), params.grid.columns * params.grid.rows // 2)
+    samples = torch.from_numpy(shown)[..., : params.num_samples]
+    save, draw = partial(models.save, model), partial(_places, params)
+    return known.prepared(module, model, source_of, draw, params.num_samples / rate, save, {}, samples)
 
 
 def _places(params: TrainParams, step: int) -> Tensor:
@@ -79,13 +63,9 @@ def _places(params: TrainParams, step: int) -> Tensor:
 def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
     """See models/family.py."""
     params, _, sampling = read_sections(document, FAMILY, TrainParams)
-    clips = strict.section(document, f"clips.{document['families'][FAMILY]['clips']}", "params.yaml")
-
-    def batch(step: int) -> Batch:
-        shape = params.batch_size, clips["channels"], params.num_samples
-        waves = torch.randn(shape, generator=torch.Generator().manual_seed(step))
-        return Batch(step, np.zeros(params.batch_size, np.int64), (waves,))
-
+    clips = read_clip_plan(document, FAMILY)
+    shape = params.batch_size, clips["channels"], params.num_samples
     windows = max(1.0, clips["clip_seconds"] * clips["sample_rate"] / params.num_samples)
     module = UpsamplerModule(models.build_net(params, clips["channels"]), params, steps=1)
-    return Rehearsal(module, batch, clips=params.batch_size, passes=round(sampling.num_steps * windows))
+    passes = sampling.num_steps * windows
+    return rehearsal(module, params.batch_size, lambda rng: (torch.randn(shape, generator=rng),), params.batch_size, passes)

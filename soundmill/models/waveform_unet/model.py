@@ -23,6 +23,7 @@ from soundmill.models.components.unet1d.network import UNet1d
 from soundmill.models.components.unet1d.noise import noise_of
 from soundmill.models.family import FamilyConfig, Request, Run
 from soundmill.models.labels import label_weights
+from soundmill.models.params import read_clip_plan
 from soundmill.models.waveform_unet.params import TrainParams
 from soundmill.training import checkpoint
 from soundmill.training.device import autocast, evaluating
@@ -154,7 +155,7 @@ def build_net(params: TrainParams, channels: int, num_labels: int) -> UNet1d:
 def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
     """See models/family.py; without label embeddings."""
     params = strict.parse_section(document, f"{FAMILY}.train", TrainParams)
-    clips = strict.section(document, f"clips.{document['families'][FAMILY]['clips']}", "params.yaml")
+    clips = read_clip_plan(document, FAMILY)
     return {"unet": build_net(params, clips["channels"], num_labels=0)}
 
 

@@ -6,9 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from soundmill.models.components.unet1d.family import BatchedTrainParams
 from soundmill.models.components.unet1d.params import TransformParams, UNet1dParams
-from soundmill.models.params import GridParams
+from soundmill.models.params import BatchedTrainParams, GridParams
 from soundmill.params import Probability, StageParams
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,6 +71,14 @@ class WaveCrops:
             wave = torch.from_numpy(np.atleast_2d(self.waves.read(item)).astype(np.float32))
             padded = torch.nn.functional.pad(wave, (0, -wave.shape[1] % self.num_samples))
             yield padded.unflatten(1, (-1, self.num_samples)).transpose(0, 1)
+
+
+def deviation_of(params: Any, start: Any, waves: Callable[[], Arrays], family: str) -> Any:
+    """The deviation by which `params.unit_variance` of a family asks to divide waves, as measured for `start`, if there is one."""
+    if start or not params.unit_variance:
+        return start.sigma_data if start else 1.0
+    measure = wave_deviation_per_frequency if params.unit_variance == "per_frequency" else wave_deviation
+    return measure(waves(), f"{family}.train.unit_variance")
 
 
 def wave_deviation(waves: Arrays, key: str) -> float:

@@ -6,9 +6,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from soundmill.models.components.unet1d.family import BatchedTrainParams
 from soundmill.models.components.unet1d.params import UNet1dParams
-from soundmill.models.params import GridParams
+from soundmill.models.params import BatchedTrainParams, GridParams
 from soundmill.params import Probability, StageParams
 
 

@@ -14,16 +14,13 @@ from torch import Tensor
 
 from soundmill import terminal
 from soundmill.errors import UserError
-from soundmill.models.catalog import choose_by_hash, read_labels, read_weights
 from soundmill.models.components.latents.store import gather_posteriors, read_about
 from soundmill.models.components.unet1d.prior.model import AUTOENCODER, LatentPrior
 from soundmill.models.components.unet1d.prior.params import PriorTrainParams
 from soundmill.models.components.unet1d.training import VelocityModule
 from soundmill.models.family import Prepared, Rehearsal
-from soundmill.models.labels import Labelled, known_labels, label_weights
-from soundmill.models.requests import of_grid
-from soundmill.training.loader import Arrays, Batch, Order, Source
-from soundmill.training.validation import HeldOut
+from soundmill.models.preparing import Clips, rehearsal
+from soundmill.training.loader import Arrays, Batch, Source
 
 
 class LatentModule(VelocityModule):
@@ -60,45 +57,27 @@ def prepare(
     kind: type[LatentPrior], params: PriorTrainParams, ctx: Any, inputs: Path, catalog: Path, start: LatentPrior | None
 ) -> Prepared:
     """Reads autoencoder/ and latents/ in `inputs`. A training that starts from another keeps its labels."""
-    splits, codec = read_weights(catalog), kind.load_codec(inputs / AUTOENCODER)
+    known, codec = Clips.read(params, ctx, catalog), kind.load_codec(inputs / AUTOENCODER)
     directory = inputs / "latents" / "clips"
     about = read_about(directory)
     if about.autoencoder != codec.digest:
         raise UserError(f"{directory}: latents of another autoencoder than in {inputs}; run `dvc repro`")
     if start and start.codec.digest != codec.digest:
         terminal.say(f"{ctx.name}: the autoencoder changed: the network must adapt to its latents")
-    clip_labels = {clip_id: labels for of_split in read_labels(catalog).values() for clip_id, labels in of_split.items()}
-    labels = []
     if params.condition == "label":
-        train_labels = [clip_labels[clip_id] for clip_id in splits["train"]]
-        labels = known_labels(train_labels, start.labels if start else (), catalog, f"set {kind.family}.train.condition to `none`")
+        known.know_labels(start, f"set {kind.family}.train.condition to `none`")
 
     def source_of(clip_ids: Sequence[str]) -> Source:
-        means = Means(gather_posteriors([directory], clip_ids, ctx.scratch))
-        if not labels:
-            return means
-        return Labelled(means, torch.stack([label_weights(clip_labels[clip_id], labels) for clip_id in clip_ids]))
+        return known.labelled(Means(gather_posteriors([directory], clip_ids, ctx.scratch)), clip_ids)
 
     torch.manual_seed(params.seed)
     frames = about.num_samples // codec.samples_per_latent
-    net = kind.build_net(params, codec.latent_channels, frames, len(labels))
-    model = kind(params, net, codec, frames, labels)
-    order = Order(params.seed, splits["train"], params.batch_size)
-    unseen = choose_by_hash(list(splits["valid"]), params.validate_batches * params.batch_size)
-    return Prepared(
-        LatentModule(params, net, about.scaling_factor, params.steps or order.steps(params.epochs)),
-        model,
-        source_of(list(splits["train"])),
-        order,
-        partial(draw_nothing, params.batch_size),
-        about.num_samples / codec.sample_rate,
-        clip_ids=list(splits["train"]),
-        counts={"labels": len(labels)},
-        samples=of_grid(params.grid, params.seed, labels),
-        columns=params.grid.columns,
-        held_out=HeldOut(source_of(unseen), len(unseen)) if unseen else None,
-        save=partial(model.save, inputs),
-    )
+    net = kind.build_net(params, codec.latent_channels, frames, len(known.labels))
+    model = kind(params, net, codec, frames, known.labels)
+    module = LatentModule(params, net, about.scaling_factor, known.steps)
+    save, draw = partial(model.save, inputs), partial(draw_nothing, params.batch_size)
+    counts = {"labels": len(known.labels)}
+    return known.prepared(module, model, source_of, draw, about.num_samples / codec.sample_rate, save, counts)
 
 
 def rehearse(
@@ -108,9 +87,8 @@ def rehearse(
     labels = num_labels if params.condition == "label" else 0
     module = LatentModule(params, kind.build_net(params, channels, frames, labels), 1.0, steps=1)
 
-    def batch(step: int) -> Batch:
-        latents = torch.randn(params.batch_size, channels, frames, generator=torch.Generator().manual_seed(step))
-        condition = (torch.zeros(params.batch_size, labels),) if params.condition == "label" else ()
-        return Batch(step, np.zeros(params.batch_size, np.int64), (latents, *condition))
+    def values(rng: torch.Generator) -> tuple[Tensor, ...]:
+        latents = torch.randn(params.batch_size, channels, frames, generator=rng)
+        return latents, *((torch.zeros(params.batch_size, labels),) if params.condition == "label" else ())
 
-    return Rehearsal(module, batch, clips=params.batch_size, passes=passes)
+    return rehearsal(module, params.batch_size, values, params.batch_size, passes)
