@@ -9,15 +9,38 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from soundmill.audio.mel import MelSpec, gain_of
 from soundmill.audio.pieces import Sound, equal_power, faded, window_starts, windows
 from soundmill.audio.resample import resample_blocks, resampled_length
+from soundmill.diffusion.objectives import Net
 from soundmill.errors import UserError
 from soundmill.models.family import Model, Request, Run
+from soundmill.training.device import autocast, evaluating
 
 OVERLAP_SECONDS = 0.1  # between the windows that a long sound is cut into
+
+
+def sampled(net: nn.Module, count: int, run: Run, work: Callable[[slice], Tensor]) -> Tensor:
+    """What `work` makes of each batch of `count` items with `net`, which is moved to the run's device; on the CPU."""
+    net.to(run.device)
+    outputs = []
+    with torch.no_grad(), evaluating(net):
+        for start in range(0, count, run.batch_size):
+            outputs.append(work(slice(start, start + run.batch_size)).cpu())
+            run.progress(len(outputs[-1]))
+    return torch.cat(outputs)
+
+
+def in_precision(net: Net, run: Run) -> Net:
+    """The net evaluated in the run's precision; its outputs are float32."""
+
+    def denoise(xt: Tensor, t: Tensor) -> Tensor:
+        with autocast(run.device, run.precision):
+            return net(xt, t).float()
+
+    return denoise
 
 
 def generate_each(model: Model, requests: Sequence[Request], run: Run) -> Iterator[Tensor]:

@@ -18,7 +18,8 @@ from soundmill.models.audio_dit.latents import Layout
 from soundmill.models.audio_dit.network import Conditions, DiT, hidden
 from soundmill.models.audio_dit.params import FlowParams, SamplingParams, TrainParams, check_solver
 from soundmill.models.family import Request, Run
-from soundmill.training.device import autocast, evaluating
+from soundmill.models.sounds import in_precision
+from soundmill.training.device import evaluating
 from soundmill.training.seeds import seed_of
 
 
@@ -85,12 +86,7 @@ def _window(
         raise UserError(str(error)) from None
     seconds = [min(length, model.num_samples) / model.sample_rate for length in lengths]
     conditions = model.conditions(requests, seconds, run)
-    predict = guided(model.net, conditions, hidden(conditions), sampling.guidance_scale)
-
-    def denoise(xt: Tensor, t: Tensor) -> Tensor:
-        with autocast(run.device, run.precision):
-            return predict(xt, t).float()
-
+    denoise = in_precision(guided(model.net, conditions, hidden(conditions), sampling.guidance_scale), run)
     shape = len(model.layout.mean), model.latent_frames
     rngs = [torch.Generator().manual_seed(seed_of(request.seed, "window", number)) for request in requests]
     if before is None:

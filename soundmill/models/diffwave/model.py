@@ -22,8 +22,9 @@ from soundmill.models.components.diffwave.vocoder import DiffWave, schedule
 from soundmill.models.diffwave.params import TrainParams
 from soundmill.models.family import FamilyConfig, Request, Run
 from soundmill.models.labels import label_weights
+from soundmill.models.sounds import in_precision, sampled
 from soundmill.training import checkpoint
-from soundmill.training.device import autocast, evaluating
+from soundmill.training.device import evaluating
 from soundmill.training.seeds import seed_of
 
 FAMILY = "diffwave"
@@ -94,22 +95,16 @@ class Generating:
     def generate(self, requests: Sequence[Request], run: Run) -> Tensor:
         """Noise → waves; the condition averages a request's labels, or is a label drawn by its seed."""
         betas, timesteps = schedule(self.params.noise, run.sampling)
-        net, outputs = self.net.to(run.device), []
-        with torch.no_grad(), evaluating(net):
-            for start in range(0, len(requests), run.batch_size):
-                part = requests[start : start + run.batch_size]
-                condition = self._conditions(part, run.device)
 
-                def denoise(xt: Tensor, t: Tensor, condition: Tensor | None = condition) -> Tensor:
-                    with autocast(run.device, run.precision):
-                        return net(xt, t, condition)
+        def work(items: slice) -> Tensor:
+            part = requests[items]
+            condition = self._conditions(part, run.device)
+            denoise = in_precision(lambda xt, t: self.net(xt, t, condition), run)
+            rngs = [torch.Generator().manual_seed(request.seed) for request in part]
+            noise = torch.stack([torch.randn(self.channels, self.num_samples, generator=rng) for rng in rngs])
+            return self.sigma_data * ancestral(denoise, noise.to(run.device), betas, timesteps, rngs, clip=1 / self.sigma_data)
 
-                rngs = [torch.Generator().manual_seed(request.seed) for request in part]
-                noise = torch.stack([torch.randn(self.channels, self.num_samples, generator=rng) for rng in rngs])
-                waves = ancestral(denoise, noise.to(run.device), betas, timesteps, rngs, clip=1 / self.sigma_data)
-                outputs.append(self.sigma_data * waves.cpu())
-                run.progress(len(part))
-        return torch.cat(outputs)
+        return sampled(self.net, len(requests), run, work)
 
     def _conditions(self, requests: Sequence[Request], device: torch.device) -> Tensor | None:
         if self.condition == "none":

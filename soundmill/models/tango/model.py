@@ -28,10 +28,11 @@ from soundmill.models.components.latents.vocoder import load_vocoder, vocoder_of
 from soundmill.models.components.text_states import states as text_states
 from soundmill.models.components.text_states.states import TextConfig, Texts
 from soundmill.models.family import MAX_FRAMES, FamilyConfig, Request, Run
+from soundmill.models.sounds import in_precision
 from soundmill.models.tango.params import TrainParams
 from soundmill.models.tango.unet import TextUNet
 from soundmill.training import checkpoint
-from soundmill.training.device import autocast, evaluating
+from soundmill.training.device import evaluating
 
 FAMILY = "tango"
 WEIGHTS, AUTOENCODER = "unet.safetensors", "autoencoder"
@@ -112,14 +113,7 @@ def sample_latents(model: Tango, states: Sequence[np.ndarray], null: np.ndarray,
         values, mask = values.float().to(device), mask.to(device)
         condition = values[:-1], mask[:-1]
         unconditional = values[-1:].expand_as(condition[0]), mask[-1:].expand_as(condition[1])
-
-        predict = guided(net, condition, unconditional, sampling.guidance_scale)
-
-        def denoise(xt: Tensor, t: Tensor) -> Tensor:
-            with autocast(device, run.precision):
-                return predict(xt, t).float()
-
-        return denoise
+        return in_precision(guided(net, condition, unconditional, sampling.guidance_scale), run)
 
     options = {"spacing": sampling.spacing, "variance": sampling.variance}
     with torch.no_grad(), evaluating(net):

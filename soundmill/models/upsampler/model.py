@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
@@ -20,9 +19,9 @@ from soundmill.models.components.unet1d.noise import noise_of
 from soundmill.models.components.unet1d.params import NO_TRANSFORM
 from soundmill.models.family import FamilyConfig, Request, Run
 from soundmill.models.params import read_clip_plan
+from soundmill.models.sounds import in_precision, sampled
 from soundmill.models.upsampler.params import TrainParams
 from soundmill.training import checkpoint
-from soundmill.training.device import autocast, evaluating
 
 FAMILY = "upsampler"
 WEIGHTS = "unet.safetensors"
@@ -58,21 +57,16 @@ class Upsampler:
 
     def transform(self, waves: Tensor, requests: Sequence[Request], run: Run) -> Tensor:
         """Downsample to 1 / factor of the rate, and upsample with a new upper band."""
-        net, length, outputs = self.net.to(run.device), waves.shape[2], []
+        length = waves.shape[2]
         padded = F.pad(waves, (0, self.num_samples - length))
-        with torch.no_grad(), evaluating(net):
-            for start in range(0, len(waves), run.batch_size):
-                items = slice(start, start + run.batch_size)
-                low = without_upper_band(padded[items].to(run.device), self.params.factor) / self.sigma_data
 
-                def denoise(xt: Tensor, level: Tensor, low: Tensor = low) -> Tensor:
-                    with autocast(run.device, run.precision):
-                        return net(xt, level, beside=low).float()
+        def work(items: slice) -> Tensor:
+            low = without_upper_band(padded[items].to(run.device), self.params.factor) / self.sigma_data
+            denoise = in_precision(lambda xt, level: self.net(xt, level, beside=low), run)
+            noise = noise_of(requests[items], self.channels, self.num_samples).to(run.device)
+            return velocity.sample(denoise, noise, run.sampling.num_steps, self.sigma_data)
 
-                noise = noise_of(requests[items], self.channels, self.num_samples).to(run.device)
-                outputs.append(velocity.sample(denoise, noise, run.sampling.num_steps, self.sigma_data).cpu())
-                run.progress(len(outputs[-1]))
-        return torch.cat(outputs)[..., :length]
+        return sampled(self.net, len(waves), run, work)[..., :length]
 
 
 def without_upper_band(waves: Tensor, factor: int) -> Tensor:

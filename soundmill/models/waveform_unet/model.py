@@ -24,9 +24,9 @@ from soundmill.models.components.unet1d.noise import noise_of
 from soundmill.models.family import FamilyConfig, Request, Run
 from soundmill.models.labels import label_weights
 from soundmill.models.params import read_clip_plan
+from soundmill.models.sounds import in_precision, sampled
 from soundmill.models.waveform_unet.params import TrainParams
 from soundmill.training import checkpoint
-from soundmill.training.device import autocast, evaluating
 
 FAMILY = "waveform_unet"
 WEIGHTS = "unet.safetensors"
@@ -109,23 +109,13 @@ class WaveformUNet:
         return torch.nn.functional.pad(waves, (0, self.num_samples - waves.shape[2]))
 
     def _in_batches(self, work: Any, requests: Sequence[Request], waves: Tensor | None, run: Run) -> Tensor:
-        net, outputs = self.net.to(run.device), []
-        with torch.no_grad(), evaluating(net):
-            for start in range(0, len(requests), run.batch_size):
-                items = slice(start, start + run.batch_size)
-                denoise = self._denoiser(*self._conditions(requests[items], run), run)
-                outputs.append(work(denoise, requests[items], None if waves is None else waves[items]).cpu())
-                run.progress(len(outputs[-1]))
-        return torch.cat(outputs)
+        def in_batch(items: slice) -> Tensor:
+            condition, null = self._conditions(requests[items], run)
+            scale = run.sampling.guidance_scale if condition else 1.0
+            denoise = in_precision(guided(self.net, condition, null, scale), run)
+            return work(denoise, requests[items], None if waves is None else waves[items])
 
-    def _denoiser(self, condition: Condition, null: Condition, run: Run) -> Net:
-        predict = guided(self.net, condition, null, run.sampling.guidance_scale if condition else 1.0)
-
-        def denoise(xt: Tensor, level: Tensor) -> Tensor:
-            with autocast(run.device, run.precision):
-                return predict(xt, level).float()
-
-        return denoise
+        return sampled(self.net, len(requests), run, in_batch)
 
     def _conditions(self, requests: Sequence[Request], run: Run) -> tuple[Condition, Condition]:
         """The conditions of the requests, and the null condition, as the network takes them."""

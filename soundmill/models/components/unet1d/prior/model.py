@@ -16,7 +16,6 @@ from torch import Tensor
 
 from soundmill.diffusion import velocity
 from soundmill.diffusion.guidance import guided
-from soundmill.diffusion.objectives import Net
 from soundmill.errors import UserError
 from soundmill.models import family
 from soundmill.models.components.unet1d.network import UNet1d
@@ -25,8 +24,8 @@ from soundmill.models.components.unet1d.params import NO_TRANSFORM
 from soundmill.models.components.unet1d.prior.params import PriorTrainParams
 from soundmill.models.family import MAX_FRAMES, FamilyConfig, Request, Run
 from soundmill.models.labels import label_weights
+from soundmill.models.sounds import in_precision, sampled
 from soundmill.training import checkpoint
-from soundmill.training.device import autocast, evaluating
 
 WEIGHTS, AUTOENCODER = "unet.safetensors", "autoencoder"
 
@@ -87,25 +86,19 @@ class LatentPrior(ABC):
 
     def generate(self, requests: Sequence[Request], run: Run) -> Tensor:
         """Noise → latents → waves; a request without labels is unconditional."""
-        net, codec, outputs = self.net.to(run.device), self.codec.to(run.device), []
+        codec = self.codec.to(run.device)
         scale = run.sampling.guidance_scale if self.condition == "labels" else 1.0
-        with torch.no_grad(), evaluating(net):
-            for start in range(0, len(requests), run.batch_size):
-                part = requests[start : start + run.batch_size]
-                weights = [label_weights(request.labels, self.labels) for request in part]
-                condition = (torch.stack(weights).to(run.device),) if self.condition == "labels" else ()
-                null = tuple(torch.zeros_like(one) for one in condition)
 
-                predict = guided(net, condition, null, scale)
+        def work(items: slice) -> Tensor:
+            part = requests[items]
+            weights = [label_weights(request.labels, self.labels) for request in part]
+            condition = (torch.stack(weights).to(run.device),) if self.condition == "labels" else ()
+            null = tuple(torch.zeros_like(one) for one in condition)
+            denoise = in_precision(guided(self.net, condition, null, scale), run)
+            noise = noise_of(part, codec.latent_channels, self.frames).to(run.device)
+            return self.decode(velocity.sample(denoise, noise, run.sampling.num_steps), run)
 
-                def denoise(xt: Tensor, level: Tensor, predict: Net = predict) -> Tensor:
-                    with autocast(run.device, run.precision):
-                        return predict(xt, level).float()
-
-                noise = noise_of(part, codec.latent_channels, self.frames).to(run.device)
-                outputs.append(self.decode(velocity.sample(denoise, noise, run.sampling.num_steps), run).cpu())
-                run.progress(len(part))
-        return torch.cat(outputs)
+        return sampled(self.net, len(requests), run, work)
 
     def reconstruct(self, waves: Tensor, run: Run) -> Tensor:
         """Wave → latents → wave, one by one."""
