@@ -120,6 +120,8 @@ def test_a_model_of_captions_and_labels_takes_both_and_any_other_takes_labels_as
 class Short(Model):
     """Makes a tenth of a second, whatever the request."""
 
+    params = None
+
     def generate(self, requests, run):
         return torch.zeros(len(requests), 1, 1600)
 
@@ -138,6 +140,7 @@ def test_speed_is_of_the_sound_that_was_made(tmp_path, monkeypatch):
         threads=1, use="last", count=None, seed=0, sampling=None, accelerator="cpu", precision="32", batch_size=2
     )
     params.codec_split, params.codec_count, params.transfers = "valid", 0, 0
+    params.sampling_of = lambda train, family: None
     ctx = SimpleNamespace(name="generate", cost={}, devices=1, home=tmp_path, scratch=tmp_path, digests=None, show=lambda *_: None)
     ctx.progress = lambda *_: nullcontext(lambda count: None)
     monkeypatch.setattr(generation, "of_clips", lambda model, catalog, clips, seed: {clip_id: Request() for clip_id in clips})
