@@ -38,6 +38,7 @@ class Writer:
         hidden.mkdir(parents=True)
         self._file = (hidden / EVENTS).open("ab", buffering=0)
         disk.lock(self._file)
+        self._files = 0
         self.closed = threading.Event()
         self._append({"op": "open", **opening, "time": now()})
         hidden.rename(self.folder)  # visible only when it is locked and has its first line
@@ -48,6 +49,7 @@ class Writer:
     def __setstate__(self, values: dict[str, Any]) -> None:
         self.__dict__ |= values
         self._file = (self.folder / EVENTS).open("ab", buffering=0)
+        self._files = max((int(path.name) for path in (self.folder / "files").glob("*")), default=0)
         self.closed = threading.Event()
 
     def send(self, event: dict[str, Any]) -> None:
@@ -94,7 +96,8 @@ class Writer:
         self.send({**event, "path": str(target.relative_to(self.folder))})
 
     def _place(self, name: str) -> Path:
-        return self.folder / "files" / secrets.token_hex(8) / Path(name).name
+        self._files += 1
+        return self.folder / "files" / str(self._files) / Path(name).name
 
     def close(self) -> None:
         self._file.close()
