@@ -226,6 +226,8 @@ def _results(definition: Sweep, outcomes: Sequence[Outcome]) -> ResultsTable:
 
 def queue(home: Path, name: str, runs: Sequence[Run]) -> None:
     """Put every run into DVC's queue; a later run of the sweep takes their results from DVC's cache."""
+    if not str(home).isascii():  # DVC writes the copy's settings in ASCII, and waits for a worker that has died of that
+        raise UserError(f"--queue: DVC's queue runs nothing in {home}, which is not ASCII; move the project, or leave out --queue")
     dvc.check_changes(home, tell)
     for number, run in enumerate(runs, start=1):
         experiment = re.sub("[^A-Za-z0-9]+", "-", f"sweep {name} {run.point} seed {run.seed}")

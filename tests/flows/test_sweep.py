@@ -65,6 +65,7 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "flows.sweep", "numbers", *arguments]
 
 
+@pytest.mark.parametrize("tiny", ["plain"], indirect=True)  # for DVC's queue
 @pytest.mark.slow(minutes=1)
 def test_a_sweep_takes_what_the_queue_did_is_killed_goes_on_and_names_the_point_that_fails(
     project: Path, tracked: None, tmp_path: Path, prefect_server: str
@@ -98,7 +99,7 @@ def test_a_sweep_takes_what_the_queue_did_is_killed_goes_on_and_names_the_point_
     two, five = said.split("== numbers 2/3")[0], said.split("== numbers 2/3")[1].split("== numbers 3/3")[0]
     assert ("  ran," in two, "  ran," in five) == (False, True)
     assert "== broken, seed 1: failed: stage evaluate@tiny failed: evaluate: the number is wrong; give another one" in said
-    assert "1 of 3 runs failed: broken, seed 1" in said
+    assert "1 of 3 rows failed: broken, seed 1" in said
 
     results = project / "sweeps" / "numbers"
     table = json.loads((results / "table.json").read_text())
@@ -212,6 +213,11 @@ def test_a_mistake_is_named_before_anything_runs(project: Path) -> None:
     (project / "conf/sweep/numbers.yaml").write_text(FILE.replace("keys: [first.number]", "keys: []"))
     with pytest.raises(UserError, match=r"seeds\.keys: empty"):
         sweep.plan(project, sweep.read(project, "numbers"), [], [], [0, 1])
+
+
+def test_dvcs_queue_is_refused_where_it_would_wait_without_end(project: Path) -> None:
+    with pytest.raises(UserError, match=r"--queue: .* not ASCII; move the project"):
+        sweep.queue(project, "numbers", [])
 
 
 def test_a_seed_goes_into_every_family_of_a_point(project: Path) -> None:

@@ -74,7 +74,7 @@ def git(root: Path, *arguments: str) -> str:
 def dvc_command(root: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", **variables}
-    return subprocess.run([DVC, *arguments], cwd=root, env=environment, capture_output=True, text=True)
+    return subprocess.run([DVC, *arguments], cwd=root, env=environment, capture_output=True, text=True, timeout=600)
 
 
 def make_tiny(root: Path) -> Path:
