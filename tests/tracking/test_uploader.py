@@ -334,6 +334,6 @@ def check_model(home: Path, artifacts: Path) -> None:
         "m = mlflow.pyfunc.load_model('models:/soundmill-tiny@newest')\n"
         "print(m.metadata.signature.inputs.input_names(), m.metadata.signature.outputs.inputs[0].shape)"
     )
-    environment = {**os.environ, **tracking.QUIET, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "TMPDIR": str(home)}
+    environment = {**os.environ, **tracking.QUIET, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "TMPDIR": str(artifacts.parent)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=home, capture_output=True, text=True)
     assert done.stdout.strip() == "['label', 'seed'] (-1, 80)", done.stderr
