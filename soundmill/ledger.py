@@ -108,7 +108,9 @@ def sources(entries: Entries) -> str:
 def note_outputs(root: Path, project: Path) -> None:
     """Add the outputs in the dvc.lock at `root` to the project's list; the next `dvc repro` may replace them in dvc.lock."""
     lock, path = root / "dvc.lock", _outputs_of(project)
-    digests = locked_outputs(lock.read_text(encoding="utf-8", errors="replace")) if lock.is_file() else set()
+    if not lock.is_file():
+        return
+    digests = locked_outputs(lock.read_text(encoding="utf-8", errors="replace"))
     with disk.exclusive(path.parent):
         if new := digests - set(_lines(path)):
             with path.open("a", encoding="utf-8") as file:
