@@ -204,7 +204,8 @@ def test_tags_around_the_sound_change_nothing(source, tmp_path, name):
     behind = {what: data + tag for what, tag in TAGS.items()}
     front = {f"{what} before": TAGS[what] + data + TAGS["ID3v1"] for what in ("ID3v2", "ID3v2 with a picture")}
     for what, tagged in {**behind, **front, "two before": ID3 + ID3 + data}.items():
-        assert count(path, tagged) == len(expected), what
+        path.write_bytes(tagged)
+        assert decode.probe(path, MAX_SECONDS).num_frames == len(expected), what
         np.testing.assert_allclose(whole(path)[1], expected, atol=1e-3, err_msg=what)
     for size in (100, 1500, 900_000) if name != "x.tta" else ():
         assert count(path, data + bytes(size)) == len(expected), size
