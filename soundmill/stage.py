@@ -225,8 +225,7 @@ def _main(
     place = launcher and launcher.place  # of this process among those of a training
     rank = launcher.rank if launcher else 0
     with nullcontext() if place else _only_one(work):
-        loads = getattr(getattr(values, "weights", None), "kind", "") == "load"
-        if launcher and not place and values.hardware.several and not loads:
+        if launcher and launcher.is_needed(values):
             with track() as tracked:
                 launcher.launch(values.hardware, name, run.__module__, argv, tracked)
             return

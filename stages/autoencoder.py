@@ -25,14 +25,7 @@ def code_by_name(family: str | None, section: dict[str, Any], parameters: dict[s
 
 
 def main(argv: list[str] | None = None) -> None:
-    stage.main(
-        run,
-        "autoencoder",
-        argv,
-        params_type=lambda family, section: registry.params_of_codec(section),
-        code_by_name=code_by_name,
-        launcher=launcher,
-    )
+    stage.main(run, "autoencoder", argv, lambda _, section: registry.params_of_codec(section), code_by_name, launcher=launcher)
 
 
 if __name__ == "__main__":

@@ -32,14 +32,7 @@ def code_by_name(family: str | None, section: dict[str, Any], parameters: dict[s
 
 
 def main(argv: list[str] | None = None) -> None:
-    stage.main(
-        run,
-        "train",
-        argv,
-        params_type=lambda family, section: registry.family(family).train_params,
-        code_by_name=code_by_name,
-        launcher=launcher,
-    )
+    stage.main(run, "train", argv, lambda family, _: registry.family(family).train_params, code_by_name, launcher=launcher)
 
 
 if __name__ == "__main__":

@@ -62,6 +62,11 @@ place: Place | None = None  # of this process; None: no launcher started it
 rank = 0  # of this process; 0 is the stage, and the others only train with it
 
 
+def is_needed(params: Any) -> bool:
+    """Whether a stage with these parameters trains in several processes that have not been started yet."""
+    return place is None and params.hardware.several and getattr(getattr(params, "weights", None), "kind", None) != "load"
+
+
 def launch(hardware: HardwareParams, label: str, module: str, argv: list[str], tracking: Any) -> None:
     """Run `module.main(argv)` in `hardware.devices` processes here, and on all machines that join, until it has ended."""
     told = {"run": secrets.token_hex(8), "label": label, "module": module, "argv": argv, "directory": os.getcwd()}
@@ -75,9 +80,8 @@ def launch(hardware: HardwareParams, label: str, module: str, argv: list[str], t
                 f"characters, here and for `soundmill join`: export {SECRET}=$(openssl rand -hex 32)"
             )
         secret, join = given.encode(), f"`soundmill join {socket.gethostname()}:{port}`"
-        terminal.say(
-            f"{label}: waits for {hardware.min_nodes} to {hardware.nodes} machines; on the others, in this directory: {join}"
-        )
+        machines = f"{hardware.min_nodes} to {hardware.nodes} machines"
+        terminal.say(f"{label}: waits for {machines}; on the others, in this directory: {join}")
     store = open_store(listen, port)
     store.set(STAGE, sign(secret, json.dumps(told).encode()))
     _run_agent(told, secret, store, "0", tracking)  # this address is the first, and processes are numbered in their order
@@ -162,8 +166,8 @@ def _run_agent(told: dict[str, Any], secret: bytes, store: TCPStore, address: st
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # else accelerate would use all cores; the number of threads is a parameter
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # else torch opens another store, to everybody
     rendezvous.rendezvous_handler_registry.register(told["run"], make)
-    is_head, hardware, before = tracking is not None, HardwareParams(**told["hardware"]), signal.getsignal(signal.SIGTERM)
-    temporary = tempfile.tempdir
+    is_head, hardware = tracking is not None, HardwareParams(**told["hardware"])
+    before, temporary = signal.getsignal(signal.SIGTERM), tempfile.tempdir
     with tempfile.TemporaryDirectory(prefix="soundmill-") as near:
         left, tempfile.tempdir = Path(near) / LEFT, near  # torch leaves files of processes that are killed
         quiet = {number: multiprocessing.Std.ALL for number in range(hardware.devices) if number or not is_head}
@@ -263,9 +267,8 @@ def together(size: int, label: str, checkpoint: str) -> Iterator[str]:
         if rank == 0:
             place.store.delete_key(END)  # if the training had ended, but its stage had not
             meeting.set(PREPARED, checkpoint)
-            spare = (
-                f"; {count - used} more wait, because a batch of {size} cannot be shared evenly by {count}" if used < count else ""
-            )
+            why = f"a batch of {size} cannot be shared evenly by {count}"
+            spare = f"; {count - used} more wait, because {why}" if used < count else ""
             terminal.say(f"{label}: machines: {os.environ['GROUP_WORLD_SIZE']}, processes: {used}{spare}")
         if rank >= used:
             place.store.wait([END], FOREVER)

@@ -3,11 +3,7 @@ from pathlib import Path
 import pytest
 
 from soundmill import manifest, shards
-from tests.stages.handling import (
-    NAMING,
-    clip,
-    settle,
-)
+from tests.stages.handling import NAMING, clip, settle
 
 
 @pytest.fixture

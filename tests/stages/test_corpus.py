@@ -8,17 +8,7 @@ import pytest
 
 from soundmill import hashing, manifest
 from stages import corpus
-from tests.stages.handling import (
-    CORPUS,
-    NAMING,
-    call,
-    from_corpus_to_names,
-    json_rows,
-    rows_of_csv,
-    settle,
-    table,
-    tree,
-)
+from tests.stages.handling import CORPUS, NAMING, call, from_corpus_to_names, json_rows, rows_of_csv, settle, table, tree
 
 
 @pytest.fixture(scope="module")

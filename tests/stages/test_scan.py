@@ -7,16 +7,7 @@ import pytest
 
 from soundmill import attribution, manifest, stage, tracking
 from stages import corpus, scan
-from tests.stages.handling import (
-    CORPUS,
-    TERMS,
-    call,
-    external,
-    failure,
-    settle,
-    table,
-    tree,
-)
+from tests.stages.handling import CORPUS, TERMS, call, external, failure, settle, table, tree
 
 
 def test_scan_records_a_run_where_it_found_something_new(project, monkeypatch):

@@ -15,11 +15,7 @@ from torch import Tensor
 from soundmill.diffusion.velocity import Deviation
 from soundmill.models.catalog import waves_of
 from soundmill.models.components.unet1d.training import VelocityModule
-from soundmill.models.components.waves.source import (
-    WaveCrops,
-    deviation_of,
-    gather_waves,
-)
+from soundmill.models.components.waves.source import WaveCrops, deviation_of, gather_waves
 from soundmill.models.family import Prepared, Rehearsal
 from soundmill.models.params import read_clip_plan, read_sections
 from soundmill.models.preparing import Captions, Clips, rehearsal
