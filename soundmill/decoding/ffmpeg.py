@@ -281,12 +281,12 @@ def stream(source: Input, max_seconds: float, stack: ExitStack, remarks: list[st
 
     The call and any block may raise DecodeError: a file is valid only after its last block. Then `remarks` has its doubts.
     """
-    log = Log([source.layout.streamed])
-    child = stack.enter_context(_Child([source], [1], log, patience=max(STALL_SECONDS, max_seconds)))
+    patience = max(STALL_SECONDS, max_seconds)
+    child = stack.enter_context(_Child([source], [1], Log([source.layout.streamed]), patience))
     head = child.read_exactly(24)
     if len(head) < 24 or head[:4] != b".snd":
         child.finish()
-        raise log.error(source.kind) or DecodeError("corrupt", "ffmpeg finds no audio")
+        raise child.log.error(source.kind) or DecodeError("corrupt", "ffmpeg finds no audio")
     start, rate, channels = _au_header(head)
     child.read_exactly(start - 24)
     frame_bytes = 4 * max(1, min(channels, MAX_CHANNELS))
@@ -300,6 +300,9 @@ def stream(source: Input, max_seconds: float, stack: ExitStack, remarks: list[st
             check_bound(total, rate, channels, max_seconds)
             yield block
         child.finish()
+        log = child.log
+        while not log.whole:
+            log = _log_of_another_run(source, patience)
         if error := log.error(source.kind):
             raise error
         if log.gaps and source.kind.name in _HOLES_ARE_DAMAGE:
@@ -308,6 +311,12 @@ def stream(source: Input, max_seconds: float, stack: ExitStack, remarks: list[st
         _check(total, rate, log.seconds(0))
 
     return rate, channels, blocks()
+
+
+def _log_of_another_run(source: Input, patience: float) -> Log:
+    with open(os.devnull, "wb") as nowhere, _Child([source], [nowhere.fileno()], Log([source.layout.streamed]), patience) as child:
+        child.finish()
+        return child.log
 
 
 def decode_together(sources: list[Input], max_seconds: float) -> list[Decoded] | None:
@@ -327,7 +336,7 @@ def decode_together(sources: list[Input], max_seconds: float) -> list[Decoded] |
         try:
             with _Child(sources, outputs, log, STALL_SECONDS, BATCH_BYTES) as child:
                 child.finish(watch, POLL_SECONDS)
-            if log.complained or log.gaps:
+            if log.complained or not log.whole or log.gaps:
                 return None
             decoded = []
             for index, file in enumerate(files):

@@ -13,6 +13,7 @@ from soundmill.errors import UserError
 _TRUNCATED = re.compile(r"packet corrupt|truncat|prematurely|moov atom not found|incomplete frame|partial file|end of file", re.I)
 _DAMAGE = re.compile(r"corrupt|truncat|prematurely|size mismatch|check failed", re.I)  # in warnings
 _SHORT_PACKET = re.compile(r"packet corrupt|corrupt input packet", re.I)
+_OUTPUT = re.compile(r"  Stream #\d+:\d+: Audio: pcm_f32be .* kb/s(?: \([a-z ]+\))*")
 
 
 @dataclass
@@ -37,6 +38,7 @@ class Log:
         self._partial = b""
         self._printed: list[float] = []  # by the filter that fills gaps: time and length of each
         self._status = 0
+        self.whole = True  # ffmpeg prints an output's line in pieces; a message of another thread between them has no level
         self._in_input = False
         self._estimated = False  # the input that is being opened
 
@@ -74,6 +76,8 @@ class Log:
             self._in_input = False
         elif self._in_input and re.match(r" {2,4}Stream #", text) and "(attached pic)" not in text:
             self._inputs[-1].streams += 1
+        elif not self._in_input and text.startswith("  Stream #") and "->" not in text:
+            self.whole = self.whole and _OUTPUT.fullmatch(text) is not None
         elif self._in_input and (lasts := re.match(r"  Duration: (\d+):(\d\d):(\d\d\.\d+), start: (-?[\d.]+)", text)):
             hours, minutes, seconds, start = (float(part) for part in lasts.groups())
             self._inputs[-1].seconds = hours * 3600 + minutes * 60 + seconds - max(start, 0.0)

@@ -18,6 +18,7 @@ from soundmill.decoding import ffmpeg as ffmpeg_module
 from soundmill.decoding.containers import sniffing
 from soundmill.decoding.containers.layout import Layout
 from soundmill.decoding.decode import DecodeError
+from soundmill.decoding.ffmpeg_log import Log
 from soundmill.errors import UserError
 from tests.decoding.files import MAX_SECONDS, ffmpeg, reason_of, whole
 from tests.processes import assert_nothing_is_left, marked, new_mark, wait_for
@@ -216,6 +217,29 @@ def test_files_decoded_together_come_to_what_they_do_alone(mixed, seed):
     random.Random(seed).shuffle(paths)
     paths = paths[: len(paths) - 5 * seed]
     assert outcomes(paths) == [mixed[path] for path in paths]
+
+
+def test_a_log_that_two_threads_wrote_at_once_is_read_again(media, monkeypatch):
+    """ffmpeg prints `Stream #0:0` and the rest apart: what another thread says between them bears no level."""
+    line = "[info]   Stream #0:0: Audio: pcm_f32be ([6][0][0][0] / 0x0006), 8000 Hz, 5.1, flt, 256 kb/s"
+    broken = [f"{line}Invalid data found", "[info]   Stream #0:0PES packet size mismatch", "[info]   Stream #0:00.4"]
+    for text, is_whole in [(line, True), (f"{line} (default)", True), *((text, False) for text in broken)]:
+        log = Log([False])
+        log.add(f"{text}\n".encode())
+        assert (log.whole, log.complained) == (is_whole, False), text
+    logs = []
+
+    def first_is_broken(streamed: list[bool]) -> Log:
+        logs.append(Log(streamed))
+        logs[-1].whole = len(logs) > 1
+        return logs[-1]
+
+    film, other = media / "film.mkv", media / "a.m4a"
+    alone = outcomes([film])
+    monkeypatch.setattr(ffmpeg_module, "Log", first_is_broken)
+    assert (outcomes([film]), len(logs)) == (alone, 2)
+    logs.clear()
+    assert (outcomes([film, other])[0], len(logs)) == (alone[0], 3)  # both together, then each alone
 
 
 def test_good_files_share_one_process(mixed, monkeypatch):
