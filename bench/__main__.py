@@ -1,7 +1,5 @@
 """`make bench`: every benchmark that takes minutes, each in its own process, and one picture of the results."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -7,8 +7,6 @@ Peak memory is that of a new process for each side, above what it holds before i
 python -m bench.audio_dit audio_dit.train.batch_size=4
 """
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable

@@ -7,8 +7,6 @@ half AAC in m4a at 44.1 kHz, half Opus in webm at 48 kHz.
 `python -m bench.audiocaps_generator --captions ../shared/data/audiocaps --output DIR --count 50000`
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import functools

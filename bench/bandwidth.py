@@ -3,8 +3,6 @@
 All are stored with 16 bits and measured as the stage `resample` measures clips of 16 kHz.
 """
 
-from __future__ import annotations
-
 import subprocess
 import tempfile
 import time

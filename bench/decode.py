@@ -1,7 +1,5 @@
 """From 5 s Ogg at 44.1 kHz to 16 kHz mono FLAC: the stage `resample` against a shell loop of ffmpeg, lhotse and a bare loop."""
 
-from __future__ import annotations
-
 import functools
 import os
 import shutil

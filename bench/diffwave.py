@@ -8,8 +8,6 @@ Speed: CPU seconds of one thread per second of sound at 22.05 kHz, in 6 and in 5
 weights.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from pathlib import Path

@@ -4,8 +4,6 @@ FD of 886 clips in 2048 dimensions (the AudioCaps test set by PANNs) and FAD of 
 of one thread, in CPU seconds. Memory is the peak of a process that scores a streamed set with an interval.
 """
 
-from __future__ import annotations
-
 import resource
 import time
 from collections.abc import Callable, Iterator

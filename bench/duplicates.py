@@ -1,7 +1,5 @@
 """Duplicate detection: recall of planted copies, false alarms among originals, time and memory by number of clips."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import resource

@@ -5,8 +5,6 @@ one thread. The originals have two threads and take clips one by one; those of C
 Loading the net is not included. Memory is compared between all clips and an eighth of them.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import resource

@@ -5,8 +5,6 @@ stream, from an empty cache; then with all metrics, some of which compare embedd
 size, or with `--reference 0` one sound for each generated one.
 """
 
-from __future__ import annotations
-
 import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict

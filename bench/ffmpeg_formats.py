@@ -1,7 +1,5 @@
 """Formats that only ffmpeg reads (m4a, webm, mp4): the stage `resample` against one ffmpeg process per file, two at a time."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor

@@ -5,8 +5,6 @@ python -m bench.hiss data/generated/waveform_unet data/clips/one_shots --above 1
 Median and quartiles of the shares in dB, over sounds that are not silent.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Iterator

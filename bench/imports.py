@@ -1,7 +1,5 @@
 """CPU seconds of importing each stage, compared with torch alone (`python -m bench.imports`)."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

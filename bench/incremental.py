@@ -4,8 +4,6 @@ Each recording is a mix of four real ones: 44.1 kHz Ogg Vorbis, or files as in a
 audiocaps_generator.py).
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Fold 3 of ESC-10 is scored against folds 1 and 2, by YAMNet and texture statistics.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import statistics

@@ -3,8 +3,6 @@
 Both read their own uncompressed copy at random, crop 256 of 512 frames and pass batches of 64 to the training process.
 """
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import time

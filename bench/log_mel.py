@@ -1,7 +1,5 @@
 """Log-mel spectrograms of 5 s clips at 16 kHz: the stage `spectrogram` against lhotse's Fbank."""
 
-from __future__ import annotations
-
 import importlib
 import shutil
 import time

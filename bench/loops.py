@@ -11,8 +11,6 @@ Step: wall and CPU seconds and peak memory, in a new process of one thread; the 
 python -m bench.loops data/generated/projected_gan data/clips/one_bar --bpm 90 --bpm 128 --bpm 150
 """
 
-from __future__ import annotations
-
 import argparse
 import itertools
 import json

@@ -9,8 +9,6 @@ python -m bench.lora_memory
 python -m bench.lora_memory --rank 64 --dora --batch 4
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """Shared code of the benchmarks: competitors take turns, each from a cold start; results name the machine."""
 
-from __future__ import annotations
-
 import argparse
 import ctypes
 import gc

@@ -10,8 +10,6 @@ python -m bench.memory                                  # every family at scale=
 python -m bench.memory rave --card 16 rave.autoencoder.network.channels=32
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any

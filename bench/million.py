@@ -4,8 +4,6 @@ They read names, captions and tables, never sound, so the recordings are files o
 each, and the tables of clips are written by the benchmark. `python -m bench.million`
 """
 
-from __future__ import annotations
-
 import csv
 import hashlib
 from base64 import urlsafe_b64encode

@@ -9,8 +9,6 @@ The coverage file tells which lines tests reach (`coverage` and `pytest-cov` are
 A mutant is known by the text of its line, so a list drawn from one commit can be judged by the tests of another.
 """
 
-from __future__ import annotations
-
 import argparse
 import ast
 import csv

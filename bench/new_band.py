@@ -7,8 +7,6 @@ soundmill/evaluation/waveforms.py over the bins above the lower rate's Nyquist f
 to the real clip's. Means over clips with 95 % bootstrap intervals. Clips that are empty there are counted and left out.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Iterator

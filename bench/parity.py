@@ -4,8 +4,6 @@ kadtk is installed by `make test-bench`. The others are no packages: --tool is a
 github.com/Stability-AI/stable-audio-metrics or github.com/hkchengrex/av-benchmark. Only their Python files are needed, no weights.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import tempfile

@@ -3,8 +3,6 @@
 Prints the seconds of the call, without the imports before it; with `--started` also without starting processes and their imports.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import io

@@ -1,7 +1,5 @@
 """A bar chart of all results relative to their targets: `python -m bench.picture` writes data/bench/bench.png."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

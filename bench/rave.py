@@ -11,8 +11,6 @@ python3.11 -m venv ../rave-peer && ../rave-peer/bin/pip install acids-rave==2.3.
 python -m bench.rave --peer ../rave-peer/bin/python
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -4,8 +4,6 @@
 bench/rave_peer.py step ITEMS SAMPLES COUNT` trains it on COUNT batches of noise. Prints CPU seconds as JSON.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import tempfile

@@ -1,7 +1,5 @@
 """Recordings for benchmarks: real ones if available, else the embedded corpus."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Iterator

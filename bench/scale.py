@@ -3,8 +3,6 @@
 For every stage: wall and CPU seconds, peak memory of a process, bytes on disk. `make bench-scale` runs it.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from dataclasses import asdict

@@ -6,8 +6,6 @@ the optimiser's step for all weights and exchanges all gradients, so a larger ba
 `data`: planning and cutting clips of recordings in a bucket (moto's S3 server on this machine) and of the same files on disk.
 """
 
-from __future__ import annotations
-
 from bench import measure
 from bench.scale_out_data import data
 from bench.scale_out_training import training

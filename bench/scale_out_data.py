@@ -1,7 +1,5 @@
 """Data stages over a bucket, and over the same files on disk, by one process and by two; `python -m bench.scale_out data`."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import socket

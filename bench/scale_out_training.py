@@ -1,7 +1,5 @@
 """Steps of a training: one process against two that share the batch (`python -m bench.scale_out training`)."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import time

@@ -7,8 +7,6 @@ processes hardly affect.
 python -m bench.tango_loop text=minilm text.tango.encoder=../shared/models/all-MiniLM-L6-v2
 """
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Iterator

@@ -6,8 +6,6 @@ not read, and no table, text or name is searched for terms. In CPU seconds of th
 cores is mostly that of others. `python -m bench.terms --recordings 50000`
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Training steps per second by number of threads, next to processes that each keep a core busy (`python -m bench.threads`)."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import subprocess

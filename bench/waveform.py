@@ -9,8 +9,6 @@ Speed: CPU seconds of one thread per second of sound in 50 steps, of which a few
 python -m bench.waveform waveform_unet.train.num_samples=16384 'waveform_unet.train.network.items=[1,1,1,1,1,1,1,1]'
 """
 
-from __future__ import annotations
-
 import statistics
 import tempfile
 import time

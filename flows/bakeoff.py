@@ -1,7 +1,5 @@
 """A bake-off as a Prefect flow: every family trains for the same time on the same recordings; `soundmill bakeoff DIR` runs it."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import re

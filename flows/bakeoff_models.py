@@ -1,7 +1,5 @@
 """The models of a bake-off: their parameters, and each training's share of the minutes."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """One family of a bake-off: times its steps, then trains, generates and scores it with every seed."""
 
-from __future__ import annotations
-
 import csv
 import json
 import shutil

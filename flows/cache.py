@@ -4,8 +4,6 @@ Only what these checkouts made is removed: other projects may use the cache too,
 remove all that the checkouts which it is given do not need.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress

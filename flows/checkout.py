@@ -1,7 +1,5 @@
 """Separate checkouts: the state that a recorded run started from, and workspaces for a user's own data."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

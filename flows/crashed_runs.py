@@ -1,7 +1,5 @@
 """Ends the Prefect run of a killed flow: the next flow in the same place marks it as crashed."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from pathlib import Path
 from uuid import UUID

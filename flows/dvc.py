@@ -1,7 +1,5 @@
 """The only module that runs `dvc`: the sorted graph, single stages, the queue, the cache."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import json

@@ -1,7 +1,5 @@
 """Rows of a sweep or a bake-off at the same time: each lane has a workspace and GPUs of its own."""
 
-from __future__ import annotations
-
 import os
 import queue
 import threading

@@ -1,7 +1,5 @@
 """Keeps dvc.lock intact: DVC rewrites it in place, so a full disk or a kill truncates it."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from pathlib import Path

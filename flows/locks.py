@@ -1,7 +1,5 @@
 """The locks of a project: DVC's, on the repository and on the paths that a stage uses, and the pipeline's own."""
 
-from __future__ import annotations
-
 import os
 import re
 import time

@@ -1,7 +1,5 @@
 """The whole pipeline as a Prefect flow: one task per DVC stage, recorded in MLflow; `python -m flows.run` runs it."""
 
-from __future__ import annotations
-
 import logging
 import os
 import time

@@ -1,7 +1,5 @@
 """Publishes the results of a sweep or a bake-off: files, a page, a run in MLflow, artifacts in Prefect, lines on the terminal."""
 
-from __future__ import annotations
-
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from io import BytesIO

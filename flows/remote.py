@@ -1,7 +1,5 @@
 """What the pipeline has built goes to DVC's default remote, where other checkouts find it."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import time

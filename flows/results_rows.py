@@ -1,7 +1,5 @@
 """The rows of a sweep or a bake-off: scores, what they cost, and how rows are ranked."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,5 @@
 """Scores over seeds and clips, each with its interval, from the metrics that `evaluate` writes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any

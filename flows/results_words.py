@@ -1,7 +1,5 @@
 """What the rows of a sweep or a bake-off say, in words: how to read the table, its knee, its verdict."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from flows.results_rows import OTHER_DATA, Difference, Row, distance, falling, flat, front, leading, metrics_of, most_seeds, ranks

@@ -1,7 +1,5 @@
 """Bring the project up to date: `python -m flows.run`. Prefect starts only if `dvc status` finds something to do."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path

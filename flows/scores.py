@@ -1,7 +1,5 @@
 """The scores of all families as text: a table with baselines, the paths of sounds and reports, the address of the run."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Run the pipeline on a schedule, with a running Prefect server; `python -m flows.serve --cron "0 3 * * *"`."""
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import sys

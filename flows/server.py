@@ -1,7 +1,5 @@
 """The Prefect server: the one that the settings name, one for a single flow, or that of `make server`."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 import os

@@ -1,7 +1,5 @@
 """The summary of a pipeline's run in MLflow: scores, reports, what was trained on what, changed parameters."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A sweep as a Prefect flow: runs the pipeline at every point of a sweep file; `python -m flows.sweep mixup`."""
 
-from __future__ import annotations
-
 import argparse
 import re
 import sys

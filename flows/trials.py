@@ -1,7 +1,5 @@
 """What sweeps and bake-offs share: they compose the parameters of one row after another and run its pipeline in a workspace."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import re

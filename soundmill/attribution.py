@@ -5,8 +5,6 @@ It is not in the checkpoint, whose weights do not depend on the spelling of a na
 in the directory above the checkpoint; in a project it is in data/attribution/FAMILY.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import re

@@ -1,7 +1,5 @@
 """Find clips, play them, and trace them to their recording and offset."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Credentials in addresses and texts, however they are written: found, and hidden in what is shown or recorded."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from typing import Any

@@ -1,7 +1,5 @@
 """Atomic file writes, synced to disk, and locks between processes."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import re

@@ -1,7 +1,5 @@
 """Matplotlib figures that draw any text literally, without markup."""
 
-from __future__ import annotations
-
 import io
 import warnings
 from typing import Any

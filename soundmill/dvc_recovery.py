@@ -6,8 +6,6 @@ empty line. Git's own command does not, which distinguishes a user's stashes. On
 runs fail with "merge conflicts".
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

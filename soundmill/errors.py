@@ -1,7 +1,5 @@
 """Errors for users: the message names the key, path or id at fault and the remedy, and is shown without a traceback."""
 
-from __future__ import annotations
-
 import codecs
 import errno
 import os

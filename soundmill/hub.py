@@ -1,7 +1,5 @@
 """Pretrained models: from a local directory, or from a repository of the Hugging Face hub at one commit."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -7,8 +7,6 @@ that contain it: a project contains its workspaces and the copies that `dvc exp 
 A project also keeps a list of all outputs that it has had, because its cache may hold other projects' outputs too.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from contextlib import ExitStack

@@ -3,8 +3,6 @@
 Stages call this before other imports, so nothing heavy is imported here.
 """
 
-from __future__ import annotations
-
 import ctypes
 import json
 import os

@@ -1,7 +1,5 @@
 """Arrow schemas of all tables on disk, and the AudioCaps/TANGO JSON lines that other tools read."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter

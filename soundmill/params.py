@@ -1,7 +1,5 @@
 """Strict typed parameters: all are in `params.yaml`, and a wrong key, type or range is an error that names it."""
 
-from __future__ import annotations
-
 import difflib
 import json
 import re

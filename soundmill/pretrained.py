@@ -1,7 +1,5 @@
 """Published weight files: source, digest, licence, download. Every file is verified before use."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """The state of the project that a run used: git commit, uncommitted changes, parameters and dvc.lock."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

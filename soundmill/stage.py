@@ -9,8 +9,6 @@ follows from the signature, `python -m stages.segment --corpus data/corpus --seg
 (Parquet), `--family` (selects the section `<family>.<section>`), `--variant`, `--name` and `--params`.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import inspect

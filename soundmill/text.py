@@ -3,8 +3,6 @@
 Weights are read from safetensors only, and code that comes with a model is never run.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Name whose sounds a family's checkpoint was trained on, and under which terms; the training need not run again for that."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Train the autoencoder of a latent family on the corpus's training clips, or load it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from soundmill import stage

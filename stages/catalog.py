@@ -1,7 +1,5 @@
 """Describe the clips of one variant by captions, labels and splits, for all later stages."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Find duplicates, by sound and video, among the clips of the variant `default`."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any
 

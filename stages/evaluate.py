@@ -1,7 +1,5 @@
 """Score a family's generated sounds against real clips, with baselines for every score, and write the report page."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """Generate sounds for test clips with a trained family, and reconstruct real clips with its codec."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from soundmill import stage

@@ -1,7 +1,5 @@
 """Encode clips or mixes with a family's codec, once, so that no training runs it; one shard per audio shard."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache

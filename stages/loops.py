@@ -3,8 +3,6 @@
 The result is a corpus that `segment` and `resample` cut into bars.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from contextlib import closing

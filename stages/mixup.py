@@ -1,7 +1,5 @@
 """Mix pairs of training clips at equal pressure level and join their captions (Tokozume et al. 2018; TANGO §2.3)."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path

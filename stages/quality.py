@@ -1,7 +1,5 @@
 """Apply the quality rules to every clip; write a page with the measures and the rejected clips."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

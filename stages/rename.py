@@ -1,7 +1,5 @@
 """Write the clips of one variant as TANGO reads them: WAV files with AudioCaps names, and JSON lines of captions."""
 
-from __future__ import annotations
-
 import io
 import os
 import wave

@@ -1,7 +1,5 @@
 """Decode every recording once, convert channels and rate, cut it as planned, and store the clips as FLAC."""
 
-from __future__ import annotations
-
 import math
 import tempfile
 from collections import Counter

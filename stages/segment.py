@@ -1,7 +1,5 @@
 """Plan cuts of every recording into clips of at most `clip_seconds`: a table of sample-exact cuts, without audio."""
 
-from __future__ import annotations
-
 from collections import Counter
 from contextlib import closing
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Log-mel spectrograms of clips under one named mel spec; one shard per shard of clips."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Train the tagger, the small classifier behind the offline scores, on the real training split."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Train one model family on the training split, with the code of the family's package."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from soundmill import stage

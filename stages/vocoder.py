@@ -1,7 +1,5 @@
 """Train the vocoder of a family that generates log-mels on the corpus's training clips, or load it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from soundmill import stage

@@ -1,7 +1,5 @@
 """Compare every clip with words (zero-shot tags) and with its captions, by a network that embeds sounds and texts in one space."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import cache, lru_cache
 from pathlib import Path

@@ -5,8 +5,6 @@ of two bands cancels gain, the difference in time cancels steady filters, and lo
 certain bits: those of bands that are loud enough and change enough.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterable
 

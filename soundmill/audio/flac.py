@@ -1,7 +1,5 @@
 """Writing and reading samples: clips as FLAC bytes, generated sounds as WAV."""
 
-from __future__ import annotations
-
 import io
 import struct
 from collections.abc import Iterable

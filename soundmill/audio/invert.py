@@ -1,7 +1,5 @@
 """Log-mel spectrograms to sound: FFT bins by non-negative least squares, phases by Griffin-Lim."""
 
-from __future__ import annotations
-
 import functools
 import math
 

@@ -1,7 +1,5 @@
 """Log-mel spectrograms in shards."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Seamless loops."""
 
-from __future__ import annotations
-
 import numpy as np
 
 

@@ -1,7 +1,5 @@
 """Normalising clips by peak, or by loudness (ITU-R BS.1770-4, pyloudnorm)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Literal

@@ -1,7 +1,5 @@
 """Choosing pairs of clips to mix: deterministic, stable when clips are added, never two clips of one recording."""
 
-from __future__ import annotations
-
 import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A-weighted pressure levels, and mixes of two sounds at equal level (Tokozume et al. 2018; TANGO §2.3)."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Quality measures of clips (the columns of manifest.QUALITY), taken while they are decoded."""
 
-from __future__ import annotations
-
 import functools
 import math
 

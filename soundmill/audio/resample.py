@@ -1,7 +1,5 @@
 """The resampler: soxr HQ (aliases at -83 dB, ffmpeg's default at -15 dB), streaming, exact lengths."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 
 import numpy as np

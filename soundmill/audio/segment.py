@@ -1,7 +1,5 @@
 """Cutting recordings into clips, in samples, so that cuts are exact and do not overlap."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -3,8 +3,6 @@
 WAV: INFO's ISFT, and IPTC's digital source type in XMP. FLAC: the Vorbis comments SOFTWARE and COMMENT, the second in IPTC's words.
 """
 
-from __future__ import annotations
-
 import re
 import struct
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Octaves are ambiguous: a loop at 90 bpm is also one at 180 bpm with half as many
 `lowest` up; a tempo in a name is used as given.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """The `soundmill` command, one file per group of commands."""
 
-from __future__ import annotations
-
 import errno
 from pathlib import Path
 

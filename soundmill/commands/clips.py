@@ -1,7 +1,5 @@
 """Commands about the prepared clips: list, show, export."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

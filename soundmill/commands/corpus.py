@@ -1,7 +1,5 @@
 """Commands about a corpus: check it, find duplicates in it, export its prepared clips."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

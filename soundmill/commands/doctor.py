@@ -1,7 +1,5 @@
 """Check this machine for everything that Soundmill can use, with a remedy for each thing that is missing."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -2,8 +2,6 @@
 
 The steps run in a separate process, because torch takes a gigabyte of memory and the flow runs for hours after it."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The named experiments of conf/experiment, and the last scores that were recorded of each."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Commands about model families and trained checkpoints: list families, import published ones, export, generate."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

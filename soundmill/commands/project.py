@@ -1,7 +1,5 @@
 """Shared by the commands: the checkout, its tables and store, output files, progress bars."""
 
-from __future__ import annotations
-
 import sys
 import tempfile
 from collections.abc import Callable, Iterator

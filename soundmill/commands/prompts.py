@@ -1,7 +1,5 @@
 """The command that shows what a text-conditioned model does with sets of prompts."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """Commands about whose sounds a model was made from, and about giving it to others."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

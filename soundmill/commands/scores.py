@@ -1,7 +1,5 @@
 """Commands that score folders of sounds: evaluate and compare."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """AudioCaps: csv files of captions by YouTube id and start, and audio files under any of the common names."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 

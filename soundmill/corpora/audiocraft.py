@@ -1,7 +1,5 @@
 """audiocraft: manifests of JSON lines with `path`, `duration`, `sample_rate`, and a json beside each recording."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """Hugging Face: an audiofolder with `metadata.csv`, `.jsonl` or `.parquet`, or Parquet tables with embedded recordings."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """AudioLDM: a root json lists the json files of each split, whose entries have `wav`, `labels` and captions."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

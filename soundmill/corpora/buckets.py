@@ -4,8 +4,6 @@ Credentials come from the environment of each store's own library, never from a 
 ATTEMPTS is a UserError that names the object; an object that is gone or forbidden is an OSError, as with files.
 """
 
-from __future__ import annotations
-
 import errno
 import functools
 import hashlib

@@ -1,8 +1,6 @@
 """Captions of recordings that have none, from what is known of them: labels, tags in the file, names of file and folder, tempo,
 key, zero-shot tags."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Mapping, Sequence

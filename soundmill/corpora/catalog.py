@@ -1,7 +1,5 @@
 """The catalog of one variant of clips: captions, labels, weight and group of each clip."""
 
-from __future__ import annotations
-
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Matching the rows of manifests with files."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections import defaultdict

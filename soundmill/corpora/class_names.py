@@ -1,7 +1,5 @@
 """AudioSet's machine ids (`/m/0bt9lr`) and the names of its classes (`Dog`)."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The plan of one variant of clips (`clips.NAME`): sample rate, channels, length, tail, loudness."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

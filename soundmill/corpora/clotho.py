@@ -1,7 +1,5 @@
 """Clotho: csv files with five captions per recording, file names of free text, and a folder of audio for each split."""
 
-from __future__ import annotations
-
 import html
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Groups of clips that are copies of one sound, and which of them to leave out if they are in several splits."""
 
-from __future__ import annotations
-
 import itertools
 from collections import defaultdict
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Formats of csv files with one row per recording that differ in their columns: one reader and a declaration for each."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Duplicates: pairs of clips with the same sound (by fingerprint or bytes) or the same seconds of a video."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import shutil

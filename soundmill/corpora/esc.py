@@ -1,7 +1,5 @@
 """ESC-10 (class folders, fold in the file name) and ESC-50 (`meta/esc50.csv` and `audio/`)."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Titles, genres and descriptions in sound files, for captions."""
 
-from __future__ import annotations
-
 from soundmill.corpora import sound_tags
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.statements import MAX_CELL, NOTHING, clean

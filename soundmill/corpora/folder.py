@@ -1,7 +1,5 @@
 """Any directory of recordings: folders give splits and classes, a `.txt` beside a recording its caption."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator

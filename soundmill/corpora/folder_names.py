@@ -1,7 +1,5 @@
 """Names of folders and files that give a split, and of folders that say nothing."""
 
-from __future__ import annotations
-
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",

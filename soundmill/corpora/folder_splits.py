@@ -1,7 +1,5 @@
 """Splits in the names of folders and files: `train/`, `test-clean/`, `train_1.wav`."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections import defaultdict

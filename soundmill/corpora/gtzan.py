@@ -1,7 +1,5 @@
 """GTZAN: a folder per genre with files like `blues.00000.wav`."""
 
-from __future__ import annotations
-
 import re
 
 from soundmill.corpora.inventory import AudioFile, Inventory

@@ -1,7 +1,5 @@
 """The files of a corpus directory: possible recordings, metadata, and files that must not be opened."""
 
-from __future__ import annotations
-
 import bisect
 import os
 import re

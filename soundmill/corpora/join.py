@@ -1,7 +1,5 @@
 """Joining the rows of manifests with files: the main part of most adapters."""
 
-from __future__ import annotations
-
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping

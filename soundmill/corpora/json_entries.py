@@ -1,7 +1,5 @@
 """Formats of JSON entries, one per recording or caption, that differ in their keys: one reader and a declaration for each."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass

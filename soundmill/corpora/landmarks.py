@@ -3,8 +3,6 @@
 A key is made of two frames of a fingerprint. Uncertain bits are looked up with both values.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from soundmill.audio import fingerprint

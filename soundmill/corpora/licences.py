@@ -1,7 +1,5 @@
 """Creative Commons' and public domain licences in texts, as SPDX ids (https://spdx.org/licenses)."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 

@@ -1,7 +1,5 @@
 """LJSpeech: `metadata.csv` of `id|transcript|normalised transcript`, without header and quotes, and a folder `wavs`."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections import Counter

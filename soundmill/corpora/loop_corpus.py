@@ -3,8 +3,6 @@
 Everything follows from the seed: `plan` describes each file, `render` makes its sound.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

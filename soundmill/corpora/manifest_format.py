@@ -1,7 +1,5 @@
 """The base of formats that differ only in the columns or keys of their manifests."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 

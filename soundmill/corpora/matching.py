@@ -1,7 +1,5 @@
 """Matching captions and labels with clips, by id and time, never by order."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Reading the metadata files of an inventory: text, csv, JSON and JSON lines."""
 
-from __future__ import annotations
-
 import codecs
 import csv
 import gzip

@@ -1,7 +1,5 @@
 """NSynth: `examples.json` with pitch, instrument and qualities of each note, beside a folder of audio."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator

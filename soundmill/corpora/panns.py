@@ -1,7 +1,5 @@
 """AudioCaps as in PANNs' lists and WavCaps' code: csv or JSON with five captions per `Y{ytid}.wav`."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """What the pages of a Parquet column hold, by their own headers, before any is unpacked: the table's footer may be false."""
 
-from __future__ import annotations
-
 from typing import Any, BinaryIO
 
 import pyarrow.parquet as pq

@@ -1,7 +1,5 @@
 """Records on disk, partitioned by key, to process a table larger than memory part by part."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 import threading

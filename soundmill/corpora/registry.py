@@ -1,7 +1,5 @@
 """Corpus formats by name, in the order of detection."""
 
-from __future__ import annotations
-
 from types import ModuleType
 
 from soundmill.corpora import (

@@ -1,7 +1,5 @@
 """Finding the files that a manifest's row names: by path, name or id, never by order. Ambiguities are reported, not guessed."""
 
-from __future__ import annotations
-
 import os
 import posixpath
 import re

@@ -1,7 +1,5 @@
 """Rows of manifests, and the state of joining them with files."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field

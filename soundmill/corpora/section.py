@@ -1,7 +1,5 @@
 """The section `corpus` of params.yaml for external recordings: directories and formats."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

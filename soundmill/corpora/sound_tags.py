@@ -1,7 +1,5 @@
 """Tags inside sound files: creator, copyright, licence, address; title, genre, description. The sound itself is not decoded."""
 
-from __future__ import annotations
-
 import io
 import json
 import re

@@ -3,8 +3,6 @@
 Pitch, pace, brightness and small irregularities are drawn from `rng`; the caller sets the level.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

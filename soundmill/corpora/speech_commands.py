@@ -1,7 +1,5 @@
 """Speech Commands: a folder per word and lists of the files for validation and test. SC09: its ten digits."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator

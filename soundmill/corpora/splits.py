@@ -1,7 +1,5 @@
 """Assigning recordings to train, valid and test: by given split, fold or a stable hash."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence

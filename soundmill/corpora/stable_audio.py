@@ -1,7 +1,5 @@
 """stable-audio-tools: a `.json` (or `.txt`) with the prompt beside each recording; LAION-CLAP's key is `text`."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from itertools import islice

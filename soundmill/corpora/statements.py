@@ -1,7 +1,5 @@
 """What a source says of the terms of a recording, and which terms hold if several sources say something."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

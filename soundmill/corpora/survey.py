@@ -1,7 +1,5 @@
 """Survey of a folder of recordings: its contents and the estimated cost of the pipeline. Reads headers, writes nothing."""
 
-from __future__ import annotations
-
 import math
 import os
 import re

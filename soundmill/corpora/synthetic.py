@@ -3,8 +3,6 @@
 Everything follows from the seed: `plan` places events in recordings, `render` makes the sound of one.
 """
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """The result of an adapter: rows of RECORDINGS and CAPTIONS, and reports."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field

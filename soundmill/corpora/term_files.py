@@ -1,7 +1,5 @@
 """Terms of all recordings in a folder, in texts beside them: licence files, a readme, credits, the card of a data set."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Mapping, Sequence

@@ -3,8 +3,6 @@
 Rows are matched with files as captions are (`claims.py`), so a name with several meanings states no licence.
 """
 
-from __future__ import annotations
-
 import html
 import os
 import re

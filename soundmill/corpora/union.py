@@ -1,7 +1,5 @@
 """A union of corpora as one corpus: the tables of its parts, each path prefixed with the name of its part."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Comparing the measures of clips with quality limits, and distributions of the measures."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

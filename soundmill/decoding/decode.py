@@ -4,8 +4,6 @@ libsndfile decodes the formats that it supports (libsndfile.py), ffmpeg the rest
 containers/ checks files before decoding.
 """
 
-from __future__ import annotations
-
 import os
 import stat
 import tempfile

@@ -1,7 +1,5 @@
 """Parsing ffmpeg's log: errors, and what container headers declare."""
 
-from __future__ import annotations
-
 import re
 import signal
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Decoding with libsndfile; declared lengths and checksums are verified."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

@@ -1,7 +1,5 @@
 """Limits of one file: DecodeError and the bounds of its length."""
 
-from __future__ import annotations
-
 MAX_CHANNELS = 1024  # libsndfile's own limit
 MAX_SAMPLES_PER_SECOND = 8 * 192_000  # of all channels; with `max_seconds`, bounds decompression bombs
 MIN_SAMPLES = 2  # fewer are rejected

@@ -1,7 +1,5 @@
 """Time-stretching loops with ffmpeg's rubberband, or with atempo, which sounds worse."""
 
-from __future__ import annotations
-
 import functools
 import math
 import subprocess

@@ -1,7 +1,5 @@
 """Reverse processes over noise schedules that differ from the training's, by fractional timesteps (DiffWave: Kong et al. 2021)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Classifier-free guidance (Ho & Salimans 2022), with conditional and unconditional items in one batch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

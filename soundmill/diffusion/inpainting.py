@@ -1,7 +1,5 @@
 """Inpainting with a net that was not trained for it (RePaint: Lugmayr et al. 2022), along any path from noise to sound."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Prediction targets — the noise (eps), the clean picture (x0) or the velocity (v) — and their losses."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Literal
 

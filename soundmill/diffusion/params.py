@@ -1,7 +1,5 @@
 """Parameters of diffusion: noise schedule, objective, sampler."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field

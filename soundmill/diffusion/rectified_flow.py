@@ -4,8 +4,6 @@ At time t, xt = (1 − t)·x0 + t·noise: time 0 is the sound, time 1 pure noise
 derivative of xt; solving that equation from time 1 to 0 turns noise into a sound.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Sampling: the reverse process of a trained net, with the update rules of diffusers' schedulers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """Noise schedules as tables of alpha_bar over the training timesteps, in float64."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -10,8 +10,6 @@ levels have more signal than noise; with quiet waves and noise of unit variance,
 spectrum of the sounds, x0 and xt are whitened for the net, and half of the levels have more signal than noise at every frequency.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """A fine-tuned model beside the one it started from: same requests, seeds and protocol; and what it has forgotten."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path

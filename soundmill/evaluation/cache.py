@@ -5,8 +5,6 @@ compute at the same time is stored twice and read once. A file's name is the dig
 differ.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

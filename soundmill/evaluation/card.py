@@ -1,7 +1,5 @@
 """A card of one result: what a paper says about it, and what is needed to make it again."""
 
-from __future__ import annotations
-
 import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence

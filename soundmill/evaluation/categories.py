@@ -3,8 +3,6 @@
 A class with several of the categories is listed under the first of them.
 """
 
-from __future__ import annotations
-
 from functools import cache
 
 CLASSES = {

@@ -1,7 +1,5 @@
 """Whether one model is better than another: two sets of sounds for the same prompts against one reference, paired by clip id."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 

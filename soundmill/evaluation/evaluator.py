@@ -1,7 +1,5 @@
 """Scores of folders of sounds under a protocol, with baselines and provenance."""
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Scores of a family's generated sounds against real clips, with the codec line, a linear probe and a search for copies."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,5 @@
 """The report of a family: its sounds beside real ones, the best and the worst, the codec's, and the nearest training clips."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial

@@ -1,7 +1,5 @@
 """A folder of sounds as a set to be scored; a sound's id is its path without suffix."""
 
-from __future__ import annotations
-
 import csv
 import os
 from collections import defaultdict

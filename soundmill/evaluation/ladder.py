@@ -4,8 +4,6 @@ The floor's real sounds are spoiled, so each rung differs from the floor in one 
 floor's reference, with equally many clips each (CLIPS at most, an even number), so their distances have about the same bias.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

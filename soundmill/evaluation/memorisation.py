@@ -9,8 +9,6 @@ by fingerprint  share of the shorter sound that is found in the other, even afte
                 near-copy reaches the threshold for duplicates in a corpus
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

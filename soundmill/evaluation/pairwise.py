@@ -1,7 +1,5 @@
 """Comparison of several models pair by pair on the same requests, and scores of other folders against the same reference."""
 
-from __future__ import annotations
-
 import itertools
 import tempfile
 from collections import Counter

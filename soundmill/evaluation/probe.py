@@ -1,7 +1,5 @@
 """A linear probe on embeddings: to which of the real clips' classes does a sound belong?"""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Of several sounds generated for one text, keep the one that CLAP finds most similar to it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A result's scores as rows: titles and descriptions of the metrics, formatted values, and a verdict on the Fréchet distance."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -12,8 +12,6 @@ A metric by which silence or noise is as good as the floor is unfit for these se
 embedder that the training used, in a loss or to choose the weights. Fréchet distances from few reference sounds are not reported.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence

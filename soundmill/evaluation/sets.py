@@ -4,8 +4,6 @@ No real clip is measured against a reference with clips of the same recording or
 all takes of one source are in one split.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

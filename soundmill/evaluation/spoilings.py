@@ -3,8 +3,6 @@
 A spoiled wave depends only on the wave, the way it is spoiled, the clip id and the seed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial

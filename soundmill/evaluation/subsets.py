@@ -1,7 +1,5 @@
 """Groups of generated sounds that are scored separately: by events in the prompt, number of labels, or kind of sound."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Facts about a sound that no score shows: whether it is silent, clipped, or a duplicate."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ Every format has the same samples (16 bits, with the rate and channels of one va
 far as it supports them. Clips that a format cannot express (no caption, several labels) are listed in `not_exported.tsv`.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections import Counter

@@ -1,7 +1,5 @@
 """Formats with captions, and lhotse, whose supervisions hold the captions."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from soundmill import csv_files, manifest

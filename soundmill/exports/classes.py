@@ -1,7 +1,5 @@
 """Formats with one class for each clip."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections import Counter

@@ -1,7 +1,5 @@
 """Formats that store audio, captions and labels together."""
 
-from __future__ import annotations
-
 import io
 import json
 import tarfile

@@ -1,7 +1,5 @@
 """Shared by all exports: clips, the directory being written, and its manifests."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import json

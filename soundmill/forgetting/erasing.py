@@ -1,7 +1,5 @@
 """Removing forgotten sounds from everything that the stages do not rebuild."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -3,8 +3,6 @@
 Copies are found among the clips of all variants by the fingerprints used for duplicates.
 """
 
-from __future__ import annotations
-
 import base64
 import math
 import tempfile

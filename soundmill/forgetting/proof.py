@@ -1,7 +1,5 @@
 """Checking by id, digest and fingerprint that nothing contains forgotten sounds, or listing what does."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

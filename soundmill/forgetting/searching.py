@@ -1,7 +1,5 @@
 """Searching clips and files for sounds by fingerprint."""
 
-from __future__ import annotations
-
 import math
 import os
 import tempfile

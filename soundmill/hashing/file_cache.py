@@ -1,7 +1,5 @@
 """A cache of file digests in SQLite; an entry is valid while `stat` shows no change."""
 
-from __future__ import annotations
-
 import os
 import sqlite3
 import time

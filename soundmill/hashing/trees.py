@@ -1,7 +1,5 @@
 """Digests of several files together: their names and contents."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Everything that a checkout derived from its recordings: clips, mixes, shards, weights, sounds and reports."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterable, Iterator

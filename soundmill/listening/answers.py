@@ -1,7 +1,5 @@
 """The files of a listening test: its key, and the raters' answers, checked against the key."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A blind listening test: a page for the raters, and the key, which says which system made each sound."""
 
-from __future__ import annotations
-
 import base64
 import itertools
 import secrets

@@ -1,7 +1,5 @@
 """Order of the trials of a listening test, balanced over raters."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence

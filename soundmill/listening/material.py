@@ -1,7 +1,5 @@
 """Sounds of several models by request, with the real sounds and the scores."""
 
-from __future__ import annotations
-
 import csv
 import math
 import os

@@ -1,7 +1,5 @@
 """Printing the result of a listening test, and its values as scores of the models."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

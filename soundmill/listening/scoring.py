@@ -1,7 +1,5 @@
 """Scoring a listening test: means and differences with intervals, agreement, failed raters, correlation with scores."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Mapping, Sequence

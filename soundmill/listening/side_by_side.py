@@ -1,7 +1,5 @@
 """The listening page: a row for each request, a column for the real sounds, the codecs and each model."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -5,8 +5,6 @@ of balls around its rows, whose radius is the distance of the k-th nearest row o
 count as neighbours, as they are close in any set. If every clip is one row, this is the published definition.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Literal
 

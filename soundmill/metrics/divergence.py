@@ -1,7 +1,5 @@
 """KL divergence between a classifier's outputs for a real clip and for the generated sound of the same id."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Inception score (Salimans et al. 2016): high if a classifier is certain of each generated sound and the classes vary."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 
 import numpy as np

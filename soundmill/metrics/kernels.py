@@ -1,7 +1,5 @@
 """Unbiased maximum mean discrepancy of two sets of embeddings: KID (Bińkowski et al. 2018) and MMD, or KAD (Chung et al. 2025)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Sounds of the model that a fine-tuned one started from: for the same requests, and of both for the base's own prompts."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Choose and read real clips, to generate for, to reconstruct or to compare with."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path

@@ -3,8 +3,6 @@
 `python -m soundmill.models.cost` times them: a JSON object with the arguments of `time_steps` on stdin, a Timing on stdout.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

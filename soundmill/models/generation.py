@@ -1,7 +1,5 @@
 """Generate sounds with a checkpoint of any family, for test clips or prompts, and reconstruct real sounds."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

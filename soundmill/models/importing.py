@@ -1,7 +1,5 @@
 """Convert published weights into checkpoints and vocoders of this project."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable
 from functools import partial

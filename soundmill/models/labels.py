@@ -1,7 +1,5 @@
 """Conditioning on labels."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 

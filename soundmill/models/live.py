@@ -1,7 +1,5 @@
 """Export RAVE for live use and to ONNX, and process sounds with a trained codec or a published TorchScript model."""
 
-from __future__ import annotations
-
 import copy
 import io
 import json

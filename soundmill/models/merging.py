@@ -1,7 +1,5 @@
 """Whole checkpoints of adapters: the base's weights with what the adapters add."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

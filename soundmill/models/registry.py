@@ -3,8 +3,6 @@
 A package is imported only when it is used; it defines a `FAMILY`.
 """
 
-from __future__ import annotations
-
 import importlib
 import json
 from collections.abc import Iterator

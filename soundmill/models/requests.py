@@ -1,7 +1,5 @@
 """Build generation requests from test clips or prompts."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path

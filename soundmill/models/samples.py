@@ -1,7 +1,5 @@
 """Figures and sounds that a training logs to tracking: samples at intervals, samples and loss curves at the end."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

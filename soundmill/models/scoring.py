@@ -1,7 +1,5 @@
 """Scores while a family trains: sounds for validation clips, judged by the project's tagger."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path

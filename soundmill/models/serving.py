@@ -3,8 +3,6 @@
 MLflow executes this file; its model consists of safetensors and JSON, so loading a registered model unpickles nothing.
 """
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 from typing import Any

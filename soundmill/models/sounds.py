@@ -1,7 +1,5 @@
 """Sounds through a model: requests in batches, recordings in the model's format, long ones in windows."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Train any family: initial weights, checkpoint, loss curve and samples; the family supplies network, batches and loss."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import dataclass
 from functools import partial

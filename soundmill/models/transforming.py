@@ -1,7 +1,5 @@
 """Transform recordings with a checkpoint: reconstruct, restyle, inpaint, upsample, interpolate."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Turn log-mels from any source into sound with a vocoder of any kind."""
 
-from __future__ import annotations
-
 import tempfile
 import time
 from collections.abc import Iterable, Iterator

@@ -4,8 +4,6 @@ Pictures and sounds are data URIs. Scripts are files of this package; the page's
 allows nothing else to run or load.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 from functools import cache

@@ -4,8 +4,6 @@ The pictures of a card share one scale of time, frequency and level. When anothe
 the position of the one before (players.js).
 """
 
-from __future__ import annotations
-
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence

@@ -5,8 +5,6 @@ highest kinds counts. By chance: the same sound with the set's prompts for other
 codec has blurred: the kind scores higher than in sounds of the set's other prompts (chance: one half).
 """
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence

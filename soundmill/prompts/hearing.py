@@ -1,7 +1,5 @@
 """What is heard in a sound: kinds by YAMNet's classes, their order, and the number of events."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

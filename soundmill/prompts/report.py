@@ -1,7 +1,5 @@
 """The result as a table in the terminal and as a page with a sound of each prompt."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Prompt sets: YAML files of prompts, each with the kinds of sounds that it asks for."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """The card of a published model: Markdown, with the front matter of the Hugging Face hub."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Publishing prepared clips: Parquet with the audio inside, attribution, a card, and Croissant metadata."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """A published directory: a list of all its files with their SHA-256, by which it is copied, and what the terms refuse."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 import shutil

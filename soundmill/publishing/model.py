@@ -1,7 +1,5 @@
 """Publishing a model: its checkpoint, attribution, card and sounds in one directory that lists every file with its SHA-256."""
 
-from __future__ import annotations
-
 import shutil
 from collections import defaultdict
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A model as TorchScript, with a script that runs it in plain torch: RAVE codecs, and waveform U-Nets without captions."""
 
-from __future__ import annotations
-
 import io
 import json
 import shutil

@@ -5,8 +5,6 @@ tests/test_dvc_yaml.py compares them with the code's import statements, which ar
 runs are keyed on the content of these rooms and on the versions of the packages that they import.
 """
 
-from __future__ import annotations
-
 import ast
 import importlib
 import os

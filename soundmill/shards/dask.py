@@ -1,7 +1,5 @@
 """Mapping over shards on the workers of a Dask cluster."""
 
-from __future__ import annotations
-
 import logging
 import os
 import tempfile

@@ -1,7 +1,5 @@
 """A job, the work on one shard: its identity, and how to run it in any process."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile

@@ -1,7 +1,5 @@
 """Map a function over shards: in parallel, resumable, redoing only what changed."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import shutil

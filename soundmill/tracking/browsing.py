@@ -4,8 +4,6 @@ MLflow stores such a view as a tag of the experiment, in an undocumented format 
 tests/tracking/test_browsing.py opens it.
 """
 
-from __future__ import annotations
-
 import json
 import time
 from pathlib import Path

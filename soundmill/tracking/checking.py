@@ -1,7 +1,5 @@
 """Whether this machine may record in the tracking server: what `soundmill doctor` tries."""
 
-from __future__ import annotations
-
 import secrets
 import tempfile
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Reading states and scores of earlier runs."""
 
-from __future__ import annotations
-
 import os
 import re
 import tempfile

@@ -3,8 +3,6 @@
 The uploader (uploader.py) reads it, stores its progress in `position.json`, and removes the directory when MLflow has everything.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Writes the events of journals to MLflow; writing an event again changes nothing."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 from importlib import metadata

@@ -1,7 +1,5 @@
 """Opening a store of runs: one that moved with its project, of another version of MLflow, or whose experiment was deleted."""
 
-from __future__ import annotations
-
 import logging
 import os
 import sqlite3

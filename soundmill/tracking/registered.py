@@ -1,7 +1,5 @@
 """Versions of registered models: their files, their runs, and tags."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass

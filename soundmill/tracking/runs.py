@@ -1,7 +1,5 @@
 """Recording a run from a stage or flow: methods write to the run's journal and never fail."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

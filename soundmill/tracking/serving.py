@@ -1,7 +1,5 @@
 """Serving a registered model from code; nothing is unpickled."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Where runs are recorded, whether that is reachable, and names and limits that all runs share."""
 
-from __future__ import annotations
-
 import os
 import re
 import sys

@@ -3,8 +3,6 @@
 MLflow's monitor needs MLflow imported in the training's process, and a run that MLflow already has. This one needs neither.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress

@@ -3,8 +3,6 @@
 It may be killed at any moment: its last action is repeated, which changes nothing (mlflow_runs.py).
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -4,8 +4,6 @@ The net may wrap a model of diffusers. Adapters are put into that model, and the
 peft and diffusers load them into the same model of their own.
 """
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections.abc import Mapping, Sequence

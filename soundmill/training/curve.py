@@ -1,7 +1,5 @@
 """The loss curve of a training run, and its progress on a terminal or in a log."""
 
-from __future__ import annotations
-
 import math
 import resource
 import sys

@@ -1,7 +1,5 @@
 """The device, precision and mode that a net runs in."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

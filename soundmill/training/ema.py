@@ -1,7 +1,5 @@
 """The exponential moving average of a net's weights, from which sounds are sampled."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager

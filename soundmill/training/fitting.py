@@ -1,7 +1,5 @@
 """Training in a stage: batches, held-out loss, curves sent to tracking, averaged weights at the end."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

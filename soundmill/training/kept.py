@@ -1,7 +1,5 @@
 """Weights of earlier steps that a training keeps beside the last and the best."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

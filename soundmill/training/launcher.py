@@ -5,8 +5,6 @@ it alone tracks and writes. With several machines, the one that runs the stage, 
 `soundmill join`. When one is lost or comes, all meet again and start their processes anew, which resume from the last checkpoint.
 """
 
-from __future__ import annotations
-
 import hmac
 import json
 import logging

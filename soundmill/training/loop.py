@@ -1,7 +1,5 @@
 """The training loop, for a single net or several trained in turn, on one or more devices."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext

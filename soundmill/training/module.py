@@ -3,8 +3,6 @@
 Step k depends only on (seed, k) and the state before it, so a resumed training equals an uninterrupted one.
 """
 
-from __future__ import annotations
-
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping

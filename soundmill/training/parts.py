@@ -1,7 +1,5 @@
 """What a training tells and shows while it runs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Training several nets in turn, such as a generator and its discriminators."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

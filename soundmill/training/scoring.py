@@ -1,7 +1,5 @@
 """Scores of a model's sounds during training, and the weights for which the first of these scores was lowest."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """The state of a running training on disk. Writes are atomic and the previous state is kept, so it survives a kill at any time."""
 
-from __future__ import annotations
-
 import os
 import time
 import zipfile

@@ -1,7 +1,5 @@
 """The tagger: a small CNN on log-mels, trained on the real training split, whose embeddings of ~1 s patches the scores use."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import math

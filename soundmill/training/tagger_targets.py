@@ -1,7 +1,5 @@
 """The classes that the tagger learns: labels; words of captions if a corpus has no labels; clusters if it has neither."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Published weights in files of `torch.save`, read as tensors and plain values only."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

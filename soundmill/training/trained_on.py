@@ -1,7 +1,5 @@
 """The table of clips that weights were trained on, stored beside them."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path

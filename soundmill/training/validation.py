@@ -1,7 +1,5 @@
 """The held-out loss during training, and the weights for which it was lowest."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

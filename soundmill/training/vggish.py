@@ -1,7 +1,5 @@
 """The VGGish net (Hershey et al. 2017, arXiv:1609.09430), used as an embedder for scores and inside discriminators."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

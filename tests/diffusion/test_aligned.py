@@ -1,7 +1,5 @@
 """Noise schedules other than the training's: known fractional timesteps, refusals, and a perfect net."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """Guidance: scale 1 is the conditional answer, 0 the unconditional one, in between and beyond a straight line."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """Objectives: what a perfect and a silent net score, and that every answer converts to every other."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from hypothesis import given

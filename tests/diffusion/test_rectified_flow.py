@@ -1,7 +1,5 @@
 """Straight paths against the closed form of Gaussian data, whose velocity and flow are known; times against their distribution."""
 
-from __future__ import annotations
-
 import math
 from itertools import pairwise
 

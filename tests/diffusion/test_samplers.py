@@ -1,7 +1,5 @@
 """Samplers: a perfect net leads back to x0 in any number of steps, and items do not hang on their neighbours."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

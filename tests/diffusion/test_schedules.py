@@ -1,7 +1,5 @@
 """Known answers of the noise schedules."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

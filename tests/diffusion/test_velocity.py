@@ -1,7 +1,5 @@
 """v-diffusion on the half circle against its closed forms: a perfect net, a net that knows nothing, what is kept."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """A tiny project with the real stage contract, DVC, git and tracking; and nothing of the tests may touch the checkout's own."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A Prefect server on loopback that a test may stop and start again with the same database, and what a test asks it."""
 
-from __future__ import annotations
-
 import base64
 import json
 import os

@@ -1,7 +1,5 @@
 """A bake-off of real families on a copy of the graph, with a real Prefect server and MLflow; and who takes part in one."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Emptying the cache of what no checkout needs, with workspaces and another checkout that share it."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

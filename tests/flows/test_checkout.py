@@ -1,7 +1,5 @@
 """Going back to a recorded run, and a workspace for a person's own data, on a tiny project."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import shutil

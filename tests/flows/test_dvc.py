@@ -1,7 +1,5 @@
 """The graph's order and a stage's own words: with the real `dvc` in a tiny project."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

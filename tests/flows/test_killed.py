@@ -1,7 +1,5 @@
 """A flow killed by -9 while it starts and at work: its server, its `dvc` and its stage end with it, and its runs are KILLED."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """What lanes share: the GPUs of the machine, and stages that several need."""
 
-from __future__ import annotations
-
 import threading
 
 import pytest

@@ -1,7 +1,5 @@
 """A truncated dvc.lock is detected and repaired."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

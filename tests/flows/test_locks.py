@@ -1,7 +1,5 @@
 """Who holds DVC's locks and the pipeline's own: with the real `dvc` in a tiny project."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

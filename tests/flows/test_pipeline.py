@@ -1,7 +1,5 @@
 """The flow on a real Prefect server, over a tiny project: tasks, artifacts, the run in MLflow, and what a person reads."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

@@ -1,7 +1,5 @@
 """What one checkout has built and pushed, another pulls: from a real S3 server, and from a folder."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """What a bake-off's numbers say, from numbers whose answer is known."""
 
-from __future__ import annotations
-
 import csv
 import io
 import math

@@ -1,7 +1,5 @@
 """Rows, intervals and differences with known answers; the paper's numbers and what they are called; tables and the figure."""
 
-from __future__ import annotations
-
 import csv
 import io
 

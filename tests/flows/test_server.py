@@ -1,7 +1,5 @@
 """The server of `make server` and a schedule on it, as a person has them; and what others can do with the server."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Which family's scores a pipeline's run is listed by."""
 
-from __future__ import annotations
-
 from flows import summary
 
 

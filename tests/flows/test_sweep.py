@@ -1,7 +1,5 @@
 """Sweeps on a real Prefect server, DVC and MLflow over a tiny project; and what the project's own sweep files compose to."""
 
-from __future__ import annotations
-
 import copy
 import json
 import subprocess

@@ -1,7 +1,5 @@
 """Parameters of one point after another, in a workspace that others may use too."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Makes a tiny project of two stages with the real stage contract, git and DVC; and runs their commands in it."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The family's net and what feeds it: sizes, conditions as in the library's pipeline, latents, times, dropout."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """A directory of diffusers' StableAudioPipeline: the same sounds as the pipeline's, and what is refused."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

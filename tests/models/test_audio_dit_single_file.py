@@ -3,8 +3,6 @@
 The names of tensors are those of that program's own model, which got the same sounds (docs/models.md).
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The mel DDPM's paper scale against the formulas of the published system, written down anew."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Pictures: there and back, loud is bright, the level is kept."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

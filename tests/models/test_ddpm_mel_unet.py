@@ -1,7 +1,5 @@
 """The nets: the paper's parameter count, shapes, and what the condition does."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """The family `diffwave`: sizes as published, labels drawn by the seed, and its vocoder alone."""
 
-from __future__ import annotations
-
 import numpy as np
 import soundfile
 

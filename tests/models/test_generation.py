@@ -1,7 +1,5 @@
 """What is around any family's model: waves brought to its rate and channels, long ones in windows, requests, sampling by hand."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from types import SimpleNamespace

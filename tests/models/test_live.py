@@ -1,7 +1,5 @@
 """RAVE exported and played: blocks as the whole, in plain torch, as nn~ reads it, and its decoder in onnxruntime."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

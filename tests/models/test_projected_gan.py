@@ -1,7 +1,5 @@
 """Sizes, shapes and known answers of the projected GAN's nets, and of what is around them."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Families by name, and checkpoints that say which family they are of."""
 
-from __future__ import annotations
-
 import resource
 
 import pytest

@@ -1,7 +1,5 @@
 """`scale=gpu`: nets of the size that conf/ says, in bfloat16, which take a step of their own loss."""
 
-from __future__ import annotations
-
 import pytest
 
 from soundmill import params

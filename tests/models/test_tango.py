@@ -1,7 +1,5 @@
 """The family's net and what feeds it: sizes, masks, captions and their absence, timesteps, guidance."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 

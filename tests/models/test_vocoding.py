@@ -1,7 +1,5 @@
 """Sounds of log-mels by a vocoder of any kind, and what is no log-mel of its spec."""
 
-from __future__ import annotations
-
 import io
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """A checkpoint of tiny-audio-diffusion: the same net as a-unet's, what is imported of it, and files that are refused."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

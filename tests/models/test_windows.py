@@ -1,7 +1,5 @@
 """Sounds longer than a model's are as loud as by one window: every family, every length, alike windows and independent ones."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """A family to throw away: an autoencoder of stereo waves at 22.05 kHz that only reconstructs (tests/test_graph.py installs it)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path

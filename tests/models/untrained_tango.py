@@ -1,7 +1,5 @@
 """A TANGO checkpoint with random weights, and a few real clips."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

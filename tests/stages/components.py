@@ -1,7 +1,5 @@
 """Codecs and vocoders in small: a row of each, as the contract suite makes them by the stages `autoencoder` and `vocoder`."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Clips of noise in small, what the stages make of them, and the stages `train` and `generate` of a family over them."""
 
-from __future__ import annotations
-
 import copy
 import json
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What families train on that diffuse latents of log-mels: an autoencoder, latents of clips and mixes, states of their captions."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,8 +1,6 @@
 """What every codec and vocoder keeps, one row a kind: killed or not it ends the same, it starts from another, it is refused before
 a training where it does not fit."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,8 +1,6 @@
 """What every family keeps, one row for each way to train it: killed or not a training ends the same, its checkpoint alone makes the
 same sounds, it starts from another, and what does not fit is refused before a step."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace

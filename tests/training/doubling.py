@@ -3,8 +3,6 @@
 A small net learns to double numbers. Reports are in PROJECT/told, results in PROJECT/trained.pt.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

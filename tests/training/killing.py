@@ -1,7 +1,5 @@
 """A training that dies: as a killed process does, between two batches."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

@@ -1,7 +1,5 @@
 """A real Slurm cluster of two nodes on this machine, without root's services: munge, a controller and two node daemons."""
 
-from __future__ import annotations
-
 import os
 import secrets
 import shutil

@@ -1,7 +1,5 @@
 """Adapters in a net: what trains, what is stored, and that peft and diffusers read it."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

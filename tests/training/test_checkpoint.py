@@ -1,7 +1,5 @@
 """Checkpoints of any kind: what is saved comes back, and what does not fit is named with its remedy."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The average copies first and decays after."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """Checkpoints that ask for more than they have are refused before they take memory, with their file and key."""
 
-from __future__ import annotations
-
 import json
 import resource
 import struct

@@ -1,7 +1,5 @@
 """Trainings in several processes, on one machine or many: here process trees on loopback, which share a directory."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

@@ -1,7 +1,5 @@
 """The loader: every clip once an epoch, in one order, whatever the ranks, the workers and the kills."""
 
-from __future__ import annotations
-
 import errno
 import json
 import multiprocessing

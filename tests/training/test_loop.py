@@ -1,7 +1,5 @@
 """The loop: a step's content follows from (seed, step), so stopping and resuming changes nothing."""
 
-from __future__ import annotations
-
 import sys
 import time
 

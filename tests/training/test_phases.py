@@ -1,7 +1,5 @@
 """Nets in turn: known losses, who steps when, what stands still, and a killed training that ends like an unbroken one."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Where a net runs and in which precision."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """The job script of the docs, on a real Slurm cluster."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

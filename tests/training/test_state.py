@@ -1,7 +1,5 @@
 """Checkpoints of a running training: whole or not there, the last good one kept, no code run on load."""
 
-from __future__ import annotations
-
 import pickle
 import random
 

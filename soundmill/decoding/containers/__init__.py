@@ -5,8 +5,6 @@ list that makes ffmpeg read other files. So the type is sniffed here, text is re
 are walked: declared sizes against the file size, checksums of Ogg pages, frames of MPEG audio.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from typing import BinaryIO

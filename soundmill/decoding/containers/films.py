@@ -1,7 +1,5 @@
 """Containers of audio and video: MP4, Matroska, FLV, ASF; AVI is in chunks.py."""
 
-from __future__ import annotations
-
 import math
 import struct
 from typing import BinaryIO

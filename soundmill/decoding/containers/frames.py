@@ -1,7 +1,5 @@
 """Raw streams, frame by frame: MPEG audio, AAC in ADTS, AMR, MLP; and FLAC's own header."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The result of walking a container, and helpers of all walks."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from typing import BinaryIO

@@ -1,7 +1,5 @@
 """The format of a file from its first bytes; text, playlists and files other than audio are rejected."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import BinaryIO

@@ -1,7 +1,5 @@
 """Tags before, between and after sound: ID3, Lyrics3, APE."""
 
-from __future__ import annotations
-
 import re
 import struct
 from typing import BinaryIO

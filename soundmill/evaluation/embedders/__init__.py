@@ -3,8 +3,6 @@
 A module has `EMBEDDERS`, a `base.Declaration` by name. It imports torch only inside functions, so listing all embedders is cheap.
 """
 
-from __future__ import annotations
-
 import importlib
 from pathlib import Path
 from typing import Annotated, Any

@@ -1,7 +1,5 @@
 """What an embedder is: a pinned network from waves to patch embeddings and class logits, and how it is declared."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache

@@ -4,8 +4,6 @@ The files are those of one commit of a repository on the Hugging Face hub, or of
 `$SOUNDMILL_WEIGHTS`. Weights are read from safetensors only, which this commit has and the repository's main branch lacks.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial

@@ -4,8 +4,6 @@ Its checkpoint is laion_clap's, so its tensors are renamed. Sounds and texts are
 repository of the hub: its tokenizer is RoBERTa's.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path

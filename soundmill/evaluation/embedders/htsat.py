@@ -1,7 +1,5 @@
 """HTSAT (Chen et al. 2022), the network of several CLAPs that hears sounds: from its authors' names of tensors to transformers'."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -4,8 +4,6 @@ The checkpoint is msclap's, so its tensors are renamed. Texts need GPT-2's token
 Hugging Face hub, or of a directory with its name below `$SOUNDMILL_WEIGHTS`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

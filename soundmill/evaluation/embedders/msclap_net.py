@@ -1,7 +1,5 @@
 """The network of Microsoft's CLAP of 2023: HTSAT for sounds and GPT-2 for texts by transformers, each with a projection."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu

@@ -1,7 +1,5 @@
 """OpenL3 (Cramer et al. 2019, trained on AudioSet's environmental or music videos), with torchopenl3's weights."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path

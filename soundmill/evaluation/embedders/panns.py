@@ -1,7 +1,5 @@
 """Networks of PANNs (Kong et al. 2020), pretrained on AudioSet (527 classes): Cnn14 for 16 and 32 kHz, Wavegram-Logmel-Cnn14."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial

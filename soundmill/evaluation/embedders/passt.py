@@ -1,7 +1,5 @@
 """PaSST (Koutini et al. 2022), a transformer trained on AudioSet (527 classes), with the weights that hear21passt uses."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """PaSST-S (Koutini et al. 2022, arXiv:2110.05069): a vision transformer on overlapping patches of log-mel spectrograms."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention

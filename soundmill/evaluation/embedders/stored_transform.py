@@ -1,7 +1,5 @@
 """Fourier transforms that published checkpoints store as convolutions, although they are not learnt."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

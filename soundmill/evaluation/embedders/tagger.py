@@ -1,7 +1,5 @@
 """The pipeline's tagger as an embedder; it needs no download."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

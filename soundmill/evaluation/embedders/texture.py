@@ -14,8 +14,6 @@ outweighs the others. Standardising by the reference instead would make distance
 a band where the reference is silent would be infinitely far away.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import cache
 

@@ -1,7 +1,5 @@
 """VGGish (Hershey et al. 2017), pretrained on YouTube-8M: the network of the original FAD, with torchvggish's weights."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache

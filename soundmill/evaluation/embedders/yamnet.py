@@ -1,7 +1,5 @@
 """YAMNet, pretrained on AudioSet (521 classes), from its quantised TensorFlow Lite file."""
 
-from __future__ import annotations
-
 import math
 import os
 import zipfile

@@ -1,7 +1,5 @@
 """The family `audio_dit`: a transformer over a codec's latents, by caption, label and length."""
 
-from __future__ import annotations
-
 from soundmill.models.audio_dit.params import TrainParams
 from soundmill.models.family import Family
 

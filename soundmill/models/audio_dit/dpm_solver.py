@@ -1,7 +1,5 @@
 """Stable Audio's sampler: second-order DPM-Solver++ (Lu et al. 2022) of the stochastic equation, from diffusers."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Latents as the transformer takes them: bands are folded into channels, and each channel is standardised."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 

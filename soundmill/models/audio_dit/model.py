@@ -1,7 +1,5 @@
 """A trained transformer: the model and its checkpoint, which contains its codec and vocoder, and its text encoder if imported."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The transformer that denoises latents: diffusers' StableAudioDiTModel, with the conditions of Stable Audio."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from typing import NamedTuple

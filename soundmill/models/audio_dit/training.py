@@ -1,7 +1,5 @@
 """Train the family on stored latents and text states, without running the codec or the text encoder."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial

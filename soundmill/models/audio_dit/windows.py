@@ -1,7 +1,5 @@
 """Sample latents for requests of any length: beyond the trained one, in windows that continue what is there."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Protocol

@@ -1,7 +1,5 @@
 """Parameters common to trained codecs of latents."""
 
-from __future__ import annotations
-
 from typing import Literal, Self
 
 from pydantic import Field, model_validator

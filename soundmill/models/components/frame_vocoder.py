@@ -1,7 +1,5 @@
 """Vocoders whose net computes the samples of a frame from that frame and its neighbours, in one pass."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self

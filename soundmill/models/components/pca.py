@@ -1,7 +1,5 @@
 """Principal components, the number of them that keeps a given share of the variance, and a linear codec made of them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Write the outputs of the stages that make a component: its directory, loss curve and figure."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 Real clips have the level that their log-mels were computed from: `MelSpec.peak` applies to both.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Error of a vocoder: log-mels of its output compared with its input."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """Parameters common to trained vocoders."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Literal, Self

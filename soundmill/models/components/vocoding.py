@@ -1,7 +1,5 @@
 """Vocode log-mels with any vocoder."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -4,8 +4,6 @@ Each returns the scores [B, positions] of a wave [B, 1, T] and its feature maps.
 41,105,770 parameters and those of scales 29,618,821, including weight normalisation.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The family `ddpm_mel`: diffusion of mel-spectrogram pictures, unconditional or by label."""
 
-from __future__ import annotations
-
 from soundmill.models.ddpm_mel.params import TrainParams
 from soundmill.models.family import Family
 

@@ -1,7 +1,5 @@
 """The mapping between log-mel spectrograms and the diffused pictures; the level is stored separately."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 

@@ -4,8 +4,6 @@ Unlike in a photograph, the rows of a spectrogram have different meanings. So ea
 attention has a learned position embedding.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

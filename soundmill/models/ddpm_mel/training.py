@@ -1,7 +1,5 @@
 """Train the family on the spectrograms of the training split."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from functools import partial

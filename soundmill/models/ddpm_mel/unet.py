@@ -4,8 +4,6 @@ Every size is a parameter. With widths (64, 128, 256, 256), attention on levels 
 pictures it has 23,331,457 parameters, and 256 more for every class.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """The family `diffusion_ae`: a diffusion autoencoder of waves, and a generative diffusion over its latents."""
 
-from __future__ import annotations
-
 from soundmill.models.diffusion_ae.params import TrainParams
 from soundmill.models.family import Family
 

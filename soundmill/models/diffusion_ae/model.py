@@ -1,7 +1,5 @@
 """A trained model and its autoencoder."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """Train the family on latents."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The family `diffusion_vocoder`: v-diffusion from log-mels to waves."""
 
-from __future__ import annotations
-
 from soundmill.models.diffusion_vocoder.params import TrainParams
 from soundmill.models.family import Family
 

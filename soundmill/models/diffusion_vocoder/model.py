@@ -1,7 +1,5 @@
 """A trained diffusion vocoder: the model and its checkpoint."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal

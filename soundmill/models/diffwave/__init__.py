@@ -1,7 +1,5 @@
 """The family `diffwave`: diffusion on waves, from log-mels, by label or unconditional."""
 
-from __future__ import annotations
-
 from soundmill.models.diffwave.params import TrainParams
 from soundmill.models.family import Family
 

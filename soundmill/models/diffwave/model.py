@@ -1,7 +1,5 @@
 """A trained DiffWave: the model and its checkpoint."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The family `projected_gan`: one-bar loops by a GAN on mel pictures, with discriminators on frozen features."""
 
-from __future__ import annotations
-
 from soundmill.models.family import Family
 from soundmill.models.projected_gan.params import TrainParams
 

@@ -1,7 +1,5 @@
 """Discriminators of projected GANs (Sauer et al. 2021, arXiv:2111.01007): one for each scale of frozen feature maps."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """StyleGAN2's generator (Karras et al. 2020, arXiv:1912.04958), on mel pictures."""
 
-from __future__ import annotations
-
 import itertools
 import math
 

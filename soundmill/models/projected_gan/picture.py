@@ -1,7 +1,5 @@
 """The mapping between log-mels and generated pictures."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from typing import Literal

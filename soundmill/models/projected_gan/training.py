@@ -1,7 +1,5 @@
 """Train the generator against discriminators on features of frozen networks."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The family `rave`: a real-time codec of multiband waves, and a generative diffusion over its latents."""
 
-from __future__ import annotations
-
 from soundmill.models.family import Family
 from soundmill.models.rave.params import GenerateParams, TrainParams
 

@@ -1,7 +1,5 @@
 """A trained model and its codec."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal

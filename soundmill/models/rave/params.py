@@ -1,7 +1,5 @@
 """Parameters of the family; the checkpoint stores the training parameters, so using it does not need params.yaml."""
 
-from __future__ import annotations
-
 from pydantic import Field
 
 from soundmill.models.components.unet1d.prior.params import PriorSamplingParams, PriorTrainParams

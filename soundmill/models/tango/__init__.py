@@ -1,7 +1,5 @@
 """The family `tango`: text to audio, by diffusion over latents of log-mels."""
 
-from __future__ import annotations
-
 from soundmill.models.family import Family
 from soundmill.models.tango.params import TrainParams
 

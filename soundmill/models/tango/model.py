@@ -4,8 +4,6 @@ The checkpoint contains its autoencoder and vocoder. The text encoder is too lar
 name and must have the same digest.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

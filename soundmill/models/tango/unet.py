@@ -1,7 +1,5 @@
 """The text-conditioned U-Net that denoises latents: diffusers' UNet2DConditionModel."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from soundmill.models.tango.params import UNetParams

@@ -1,7 +1,5 @@
 """The family `upsampler`: v-diffusion of the band missing at a lower sample rate."""
 
-from __future__ import annotations
-
 from soundmill.models.family import Family
 from soundmill.models.upsampler.params import TrainParams
 

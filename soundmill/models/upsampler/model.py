@@ -1,7 +1,5 @@
 """A trained upsampler: the model and its checkpoint."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

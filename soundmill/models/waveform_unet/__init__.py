@@ -1,7 +1,5 @@
 """The family `waveform_unet`: v-diffusion on waves by a 1-D U-Net, unconditional, by label or by caption."""
 
-from __future__ import annotations
-
 from soundmill.models.family import Family
 from soundmill.models.waveform_unet.params import TrainParams
 

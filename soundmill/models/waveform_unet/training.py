@@ -1,7 +1,5 @@
 """Train the family on crops of the training clips' waves, with all their channels."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial

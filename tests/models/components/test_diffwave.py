@@ -1,7 +1,5 @@
 """DiffWave as a vocoder: published sizes and numbers, what it learns, what it makes, where it is refused."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

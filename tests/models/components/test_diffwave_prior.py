@@ -1,7 +1,5 @@
 """The prior of DiffWave by the log-mel: the envelope's level, whitening and back, and what an envelope of 1 changes."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

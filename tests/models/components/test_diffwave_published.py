@@ -1,7 +1,5 @@
 """Weights of DiffWave's published implementation: its names, shapes and mels, and files that are refused."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

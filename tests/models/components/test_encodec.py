@@ -1,7 +1,5 @@
 """EnCodec: the library's net as a codec, of directories that the library wrote."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

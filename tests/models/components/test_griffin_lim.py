@@ -1,7 +1,5 @@
 """Griffin-Lim as a vocoder: its grain is drawn by the request's seed, its phases are not."""
 
-from __future__ import annotations
-
 import torch
 
 from soundmill.models.components import vocoding

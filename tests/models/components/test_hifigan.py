@@ -1,7 +1,5 @@
 """HiFi-GAN: its nets, what it is trained on, what is kept of it, where it is refused, and those of others."""
 
-from __future__ import annotations
-
 import math
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The vocoder with an inverse STFT: where it starts, what it learns, what is drawn; and Vocos, which it must equal."""
 
-from __future__ import annotations
-
 import pickle
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The mel autoencoder: sizes, what goes in and out, what is kept on disk, and those of others."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """MelGAN: its net's size and length, hinge, and where it is refused."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

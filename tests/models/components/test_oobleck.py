@@ -1,7 +1,5 @@
 """Oobleck: the library's net as a codec, of published files and of ours."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

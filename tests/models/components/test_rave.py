@@ -1,7 +1,5 @@
 """RAVE's parts by their known answers: the filter bank, published sizes, losses, components of latents."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The 1-D U-Net: published sizes, and each of its conditions by what it changes."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """The diffusion autoencoder that starts from principal components: what it does untrained, learns, saves and refuses."""
 
-from __future__ import annotations
-
 import json
 import math
 

@@ -1,7 +1,5 @@
 """The standard deviations of waves, of all samples and per frequency, of waves whose spectrum is known."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

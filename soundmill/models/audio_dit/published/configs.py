@@ -1,7 +1,5 @@
 """Published configurations: sizes are read, and everything else must be as this family has it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The layout of diffusers' StableAudioPipeline: a directory for each part."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
 from importlib import import_module

@@ -3,8 +3,6 @@
 The names of tensors are facts of that program and of diffusers' script for its conversion (scripts/convert_stable_audio.py).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from functools import partial

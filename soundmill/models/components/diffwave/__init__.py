@@ -1,7 +1,5 @@
 """DiffWave (Kong et al. 2021, arXiv:2009.09761): diffusion of waves, here as a vocoder trained on the corpus."""
 
-from __future__ import annotations
-
 from soundmill.models.components.contracts import Kind
 from soundmill.models.components.diffwave.params import DiffWaveParams
 

@@ -6,8 +6,6 @@
 | t, possibly fractional | `t` [B] |
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Parameters of DiffWave."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

@@ -6,8 +6,6 @@ noise and loss are DiffWave's, and the result is multiplied by the envelope (`fi
 which quiet frames and bands are as large as loud ones. With an envelope of 1 it is DiffWave.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

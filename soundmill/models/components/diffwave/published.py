@@ -1,7 +1,5 @@
 """Convert weights of DiffWave's published implementation (`lmnt-com/diffwave`): the same network with other tensor names."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Train DiffWave to predict the noise in crops of waves (Kong et al. 2021, algorithm 1)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

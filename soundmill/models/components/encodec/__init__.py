@@ -1,7 +1,5 @@
 """EnCodec (Défossez et al. 2022, arXiv:2210.13438), MusicGen's codec; transformers' EncodecModel. It is loaded, not trained."""
 
-from __future__ import annotations
-
 from soundmill.models.components.encodec.params import EncodecParams
 from soundmill.models.components.waves.kind import wave_codec
 

@@ -4,8 +4,6 @@ Latents are the encoder's output before quantisation; decoding rounds them to co
 library's. On disk: a directory with `model.safetensors` (transformers' names) and `config.json`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

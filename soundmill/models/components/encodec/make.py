@@ -1,7 +1,5 @@
 """Load EnCodec for its stage."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Load an EncodecModel in transformers' layout, as that of MusicGen's codec; or a codec that this project wrote."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """HiFi-GAN (Kong, Kim & Bae 2020, arXiv:2010.05646): a vocoder trained against discriminators, or loaded."""
 
-from __future__ import annotations
-
 from soundmill.models.components.contracts import Kind
 from soundmill.models.components.hifigan.params import HifiGanParams
 

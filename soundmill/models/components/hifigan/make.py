@@ -1,7 +1,5 @@
 """Make HiFi-GAN for its stage: train it on the training clips, or load it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -3,8 +3,6 @@
 Losses, sizes and rates are those of HiFi-GAN (Kong, Kim & Bae 2020, arXiv:2010.05646).
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

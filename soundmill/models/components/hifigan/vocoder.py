@@ -3,8 +3,6 @@
 On disk: a directory with `model.safetensors` (transformers' names) and `config.json`.
 """
 
-from __future__ import annotations
-
 import math
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A vocoder: a ConvNeXt at frame rate and an inverse STFT (Vocos, Siuzdak 2024, arXiv:2306.00814), trained or loaded."""
 
-from __future__ import annotations
-
 from soundmill.models.components.contracts import Kind
 from soundmill.models.components.istft.params import IstftParams
 

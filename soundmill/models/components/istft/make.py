@@ -1,7 +1,5 @@
 """Make the vocoder with an inverse STFT: train it on the training clips, or load it."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 from typing import Any

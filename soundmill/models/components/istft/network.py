@@ -1,7 +1,5 @@
 """Nets at frame rate; the weights have the names of Vocos (Siuzdak 2024, arXiv:2306.00814, gemelo-ai/vocos)."""
 
-from __future__ import annotations
-
 import math
 
 import torch

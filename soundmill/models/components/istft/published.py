@@ -1,7 +1,5 @@
 """Reading a published Vocos (gemelo-ai/vocos): `config.yaml`, and weights in `pytorch_model.bin` or `model.safetensors`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Training: magnitudes by maximum likelihood, waves against discriminators."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The vocoder with an inverse STFT. On disk: a directory with `model.safetensors`, and `config.json` with everything else."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path

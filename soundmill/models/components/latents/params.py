@@ -1,7 +1,5 @@
 """Parameters of the stage `latents`, which encodes clips and mixes."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field

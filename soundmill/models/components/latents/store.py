@@ -1,7 +1,5 @@
 """Latents of clips and mixes on disk, stored as posteriors of the codec so that training can sample them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path

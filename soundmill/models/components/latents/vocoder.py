@@ -1,7 +1,5 @@
 """The vocoder of a family over latents; latents of waves need none."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

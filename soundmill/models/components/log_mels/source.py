@@ -1,7 +1,5 @@
 """Log-mels as a training source."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """The mel autoencoder: diffusers' AutoencoderKL on log-mels (Rombach et al. 2022; as in AudioLDM)."""
 
-from __future__ import annotations
-
 from soundmill.models.components.contracts import Kind
 from soundmill.models.components.mel_autoencoder.params import AutoencoderParams
 

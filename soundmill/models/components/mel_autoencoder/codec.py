@@ -1,7 +1,5 @@
 """A mel autoencoder combined with a vocoder as a `Codec` (components/contracts.py)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

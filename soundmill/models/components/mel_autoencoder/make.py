@@ -1,7 +1,5 @@
 """Make the mel autoencoder for its stage: train it on the training clips or load it, and measure it."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Load AudioLDM's autoencoder."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Train the autoencoder on the training clips' log-mels, and measure its reconstruction of held-out ones."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial

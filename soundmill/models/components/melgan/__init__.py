@@ -1,7 +1,5 @@
 """MelGAN (Kumar et al. 2019, arXiv:1910.06711): a vocoder trained against discriminators of several scales."""
 
-from __future__ import annotations
-
 from soundmill.models.components.contracts import Kind
 from soundmill.models.components.melgan.params import MelGanParams
 

@@ -1,7 +1,5 @@
 """Make MelGAN for its stage: train it on the training clips."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 from typing import Any

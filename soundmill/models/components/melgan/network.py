@@ -1,7 +1,5 @@
 """MelGAN's generator (Kumar et al. 2019, arXiv:1910.06711, fig. 1)."""
 
-from __future__ import annotations
-
 import math
 from itertools import pairwise
 

@@ -1,7 +1,5 @@
 """Parameters of MelGAN."""
 
-from __future__ import annotations
-
 import math
 from typing import Literal
 

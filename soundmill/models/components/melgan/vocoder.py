@@ -1,7 +1,5 @@
 """MelGAN as a vocoder. On disk: a directory with `model.safetensors` and `config.json`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """Oobleck: the autoencoder of waves of Stable Audio (Evans et al. 2024); diffusers' AutoencoderOobleck."""
 
-from __future__ import annotations
-
 from soundmill.models.components.oobleck.params import OobleckParams
 from soundmill.models.components.waves.kind import wave_codec
 

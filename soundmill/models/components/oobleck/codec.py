@@ -3,8 +3,6 @@
 On disk: a directory with `model.safetensors` (diffusers' names) and `config.json`.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Make Oobleck for its stage: train it on the training clips, or take or load it, and measure its latents."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Load an AutoencoderOobleck in diffusers' layout, the directory `vae` of Stable Audio Open; or a codec that this project wrote."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Train Oobleck as a variational autoencoder, by the spectral distance of auraloss; the published codec also had discriminators."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """RAVE (Caillon & Esling 2021, arXiv:2111.05011): a variational autoencoder of multiband waves that plays in real time."""
 
-from __future__ import annotations
-
 from soundmill.models.components.rave.params import RaveParams
 from soundmill.models.components.waves.kind import wave_codec
 

@@ -1,7 +1,5 @@
 """Augmentation of RAVE's training crops as in its authors' rave/dataset.py: random phase mangling, and dequantisation."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -4,8 +4,6 @@ Each returns its feature maps of a wave [N, 1, T], the last of which are the sco
 have 7,751,619 weights.
 """
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import torch.nn.functional as F

@@ -1,7 +1,5 @@
 """Manual edits of latents before decoding."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple

@@ -1,7 +1,5 @@
 """RAVE's losses (Caillon & Esling 2021): a spectral distance, the KL divergence, and hinge losses with discriminators."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -3,8 +3,6 @@
 Or take one as it is.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path

@@ -3,8 +3,6 @@
 Torch's own version makes modules that cannot be pickled, as training on several devices requires.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """A pseudo-quadrature mirror filter bank (Nguyen 1994): splits a wave into `bands` signals at 1 / `bands` of its rate, and back."""
 
-from __future__ import annotations
-
 import math
 from functools import lru_cache
 

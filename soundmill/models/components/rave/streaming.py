@@ -5,8 +5,6 @@ earlier one is delayed to match. The latent grid is shifted so that the encoder 
 offline output for the sound with `offset` samples of silence before it, delayed by `lag` samples.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Train RAVE: a variational autoencoder (phase 1), then its decoder adversarially with a frozen encoder (phase 2)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 

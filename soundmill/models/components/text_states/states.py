@@ -1,7 +1,5 @@
 """Text conditions: stored states of captions, or states of prompts encoded by the same encoder."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial

@@ -1,7 +1,5 @@
 """Initial noise of samples."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

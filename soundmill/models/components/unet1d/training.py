@@ -1,7 +1,5 @@
 """v-diffusion training of a U-Net, with noise levels uniform in [0, 1]."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from soundmill.diffusion import velocity

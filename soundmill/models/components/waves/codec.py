@@ -1,7 +1,5 @@
 """What codecs of waves have in common that are one network of a library."""
 
-from __future__ import annotations
-
 from typing import Any, Self
 
 import torch

@@ -1,7 +1,5 @@
 """The kind of codecs of waves."""
 
-from __future__ import annotations
-
 from soundmill.models.components.contracts import ComponentParams, Kind
 
 

@@ -1,7 +1,5 @@
 """Clips for a codec of waves, and samples of what it makes of them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Codecs of waves for families that diffuse 2-D latents: their latents have a single band, and they need no vocoder."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol

@@ -1,7 +1,5 @@
 """Waves as a training source, alone or with their log-mels."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

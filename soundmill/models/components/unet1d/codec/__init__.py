@@ -1,7 +1,5 @@
 """The diffusion autoencoder: an encoder of mels, and a U-Net that diffuses waves given the latents (Schneider et al. 2023)."""
 
-from __future__ import annotations
-
 from soundmill.models.components.contracts import Kind
 from soundmill.models.components.unet1d.codec.params import AutoencoderParams
 

@@ -1,7 +1,5 @@
 """Make the diffusion autoencoder for its stage: train it on the training clips, and measure its latents."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The autoencoder's networks: an encoder of waves, and a U-Net conditioned on its latents."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from functools import lru_cache

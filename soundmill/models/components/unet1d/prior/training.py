@@ -1,7 +1,5 @@
 """Train the diffusion on stored latents, without running the codec."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial

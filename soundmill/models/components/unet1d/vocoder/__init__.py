@@ -1,7 +1,5 @@
 """A vocoder by v-diffusion with the 1-D U-Net (Schneider et al. 2023, arXiv:2301.11757, and audio-diffusion-pytorch)."""
 
-from __future__ import annotations
-
 from soundmill.models.components.contracts import Kind
 from soundmill.models.components.unet1d.vocoder.params import DiffusionVocoderParams
 

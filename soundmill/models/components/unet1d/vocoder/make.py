@@ -1,7 +1,5 @@
 """Make the diffusion vocoder for its stage."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The vocoder's network: a U-Net on the noisy wave and a transposed convolution of the log-mel."""
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """Parameters of the diffusion vocoder."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from soundmill.models.components.unet1d.params import SamplingParams, UNet1dParams, UnitVariance

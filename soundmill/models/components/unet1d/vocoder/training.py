@@ -1,7 +1,5 @@
 """Train the vocoder's network on crops of waves and their log-mels."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from soundmill.models.components.unet1d.training import VelocityModule
