@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import BinaryIO
 
 from soundmill.decoding.containers import chunks, films, frames, ogg, tags
-from soundmill.decoding.containers.layout import Layout, Part, refuse_zeros
+from soundmill.decoding.containers.layout import Layout, Part, padding_start, refuse_zeros
 from soundmill.decoding.containers.sniffing import Kind
 
 # Formats whose zeros at the end may be sound. If they declare the end of the sound, it is checked.
@@ -31,11 +31,16 @@ def inspect(kind: Kind, file: BinaryIO, size: int, max_seconds: float, sums_chec
     # What looks like a tag may be sound, if the container declares the end of the sound.
     end = size if kind.name in _MAY_END_IN_SILENCE and kind.name != "mp4" else tags.sound_end(file, start, size)
     part = Part(file, start, end)
+    if kind.name in ("ac3", "flac"):
+        end = padding_start(file, start, end)
     if kind.name == "ogg":
         layout = ogg.walk_ogg(part, end - start, sums_checked)
     else:
         walk = _WALKS.get(kind.name)
         layout = walk(part, end - start, max_seconds) if walk else Layout(sndfile=kind.sndfile)
+        # A container that does not know where its sound ends.
+        if layout.streamed and walk and end == size and (end := tags.sound_end(file, start, size)) < size:
+            layout = walk(Part(file, start, end), end - start, max_seconds)
     if layout.pieces:  # the walk found padding
         end = start + layout.pieces[0][1]
     return replace(layout, pieces=((start, end),) if (start, end) != (0, size) else ())

@@ -55,11 +55,16 @@ def adts_frame(header: bytes) -> tuple[int, int, int, int] | None:
 
 
 def _amr_nb_frame(header: bytes) -> tuple[int, int, int, int] | None:
-    return (_AMR_NB_BYTES[header[0] >> 3 & 15], 160, 8000, 1) if header and not header[0] & 0x83 else None
+    return (_AMR_NB_BYTES[header[0] >> 3 & 15], 160, 8000, 1) if _starts_amr(header) else None
 
 
 def _amr_wb_frame(header: bytes) -> tuple[int, int, int, int] | None:
-    return (_AMR_WB_BYTES[header[0] >> 3 & 15], 320, 16000, 1) if header and not header[0] & 0x83 else None
+    return (_AMR_WB_BYTES[header[0] >> 3 & 15], 320, 16000, 1) if _starts_amr(header) else None
+
+
+def _starts_amr(header: bytes) -> bool:
+    """Whether a frame may start here: zeros are padding, though they could be a damaged frame of the lowest rate."""
+    return any(header) and not header[0] & 0x83
 
 
 def _wavpack_block(header: bytes) -> tuple[int, int, int, int] | None:
@@ -180,12 +185,9 @@ def walk_wavpack(file: BinaryIO, size: int, max_seconds: float) -> Layout:
 
 
 def walk_amr(file: BinaryIO, size: int, max_seconds: float) -> Layout:
-    head = read(file, 0, 9)
-    if head.startswith(b"#!AMR-WB\n"):
-        _walk_frames(file, 9, size, _amr_wb_frame, max_seconds)
-    elif head.startswith(b"#!AMR\n"):
-        _walk_frames(file, 6, size, _amr_nb_frame, max_seconds)
-    return Layout(sndfile=False)
+    wide = read(file, 0, 9) == b"#!AMR-WB\n"
+    found = _walk_frames(file, 9 if wide else 6, size, _amr_wb_frame if wide else _amr_nb_frame, max_seconds)
+    return Layout(sndfile=False, pieces=((0, found.pieces[-1][1]),) if found.pieces else ())
 
 
 def walk_mlp(file: BinaryIO, size: int, max_seconds: float) -> Layout:

@@ -84,6 +84,12 @@ def refuse_zeros(file: BinaryIO, start: int, size: int) -> None:
             raise DecodeError("corrupt", f"ends in more than {MAX_PADDING} zeros")
 
 
+def padding_start(file: BinaryIO, start: int, end: int) -> int:
+    """The end without zeros after it; the checksum of the last frame, two bytes, may be zero too."""
+    tail = read(file, max(start, end - MAX_PADDING), min(end - start, MAX_PADDING))
+    return end - max(0, len(tail) - len(tail.rstrip(b"\0")) - 2)
+
+
 def zeros_end(file: BinaryIO, position: int, size: int) -> int:
     """The end of the zeros at `position`; DecodeError if they are more than padding."""
     start = position
