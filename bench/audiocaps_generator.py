@@ -23,7 +23,7 @@ from typing import Literal
 import numpy as np
 
 from bench.recordings import find
-from soundmill.decoding.decode import ffmpeg_executable
+from soundmill.decoding.ffmpeg import ffmpeg_executable
 from soundmill.errors import UserError
 
 Form = Literal["synthetic", "ogg", "youtube"]

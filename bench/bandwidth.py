@@ -16,7 +16,8 @@ from bench import measure, recordings
 from bench.measure import Target
 from soundmill.audio.quality import RecordingMeter, measure_clip
 from soundmill.audio.resample import resample
-from soundmill.decoding.decode import ffmpeg_executable, read_mono
+from soundmill.decoding.decode import read_mono
+from soundmill.decoding.ffmpeg import ffmpeg_executable
 
 RATE, LOW_RATE = 16_000, 8_000
 LIMIT_HZ = 4_500.0  # `min_bandwidth_hz` proposed in conf/config.yaml

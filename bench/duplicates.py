@@ -22,7 +22,7 @@ from bench import measure, recordings
 from bench.measure import ROOT, WORKERS, Target, in_fresh_process
 from soundmill.audio import fingerprint, resample
 from soundmill.corpora import duplicates, fingerprint_index, landmarks
-from soundmill.decoding import decode
+from soundmill.decoding import decode, ffmpeg
 
 ONE_SHOTS = ROOT.parent / "shared" / "data" / "cc0_samples"  # drums, hits and loops, most of them below a second
 SHIFT_SECONDS = 0.3  # not a multiple of the fingerprint's hop
@@ -56,7 +56,7 @@ def coded(wave: np.ndarray, rate: int, path: Path, codec: str, extension: str) -
     if rate not in (16_000, 22_050, 24_000, 32_000, 44_100, 48_000):
         wave, rate = resample.resample(wave, rate, 48_000), 48_000
     source, coded = original(wave, rate, path.with_name(f"{path.name}-source")), path.with_suffix(extension)
-    command = [decode.ffmpeg_executable(), "-nostdin", "-loglevel", "error", "-y", "-i", f"file:{source}"]
+    command = [ffmpeg.ffmpeg_executable(), "-nostdin", "-loglevel", "error", "-y", "-i", f"file:{source}"]
     subprocess.run([*command, "-c:a", codec, "-b:a", "64k", f"file:{coded}"], check=True)
     source.unlink()
     return coded

@@ -9,7 +9,7 @@ from bench import measure, recordings
 from bench.decode import about_ffmpegs, plan, resample, resample_command, with_each_ffmpeg
 from bench.measure import WORKERS, Target, in_fresh_process, in_stage_environment, ratio, timed
 from bench.peers import RATE
-from soundmill.decoding.decode import ffmpeg_executable
+from soundmill.decoding.ffmpeg import ffmpeg_executable
 
 SHARDS = 16  # default of a corpus
 CODECS = {"m4a": ["-c:a", "aac", "-b:a", "128k"], "webm": ["-c:a", "libopus", "-b:a", "96k"], "mp4": ["-c:a", "aac", "-b:a", "96k"]}

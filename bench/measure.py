@@ -23,7 +23,7 @@ from typing import Any
 
 from bench.peers import WORKERS as WORKERS
 from soundmill import pretrained
-from soundmill.decoding.decode import ffmpeg_version
+from soundmill.decoding.ffmpeg import ffmpeg_version
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "data" / "bench"

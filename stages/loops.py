@@ -21,7 +21,7 @@ from soundmill.audio.resample import resample
 from soundmill.corpora import forgotten as lists
 from soundmill.corpora.clip_plan import check_rate
 from soundmill.corpora.sources import Sources, embedded_path
-from soundmill.decoding import decode
+from soundmill.decoding import decode, ffmpeg
 from soundmill.decoding.stretch import Stretcher, stretch
 from soundmill.errors import UserError
 from soundmill.params import Decibels, SampleRate, Seconds, StageParams
@@ -89,7 +89,7 @@ def run(
         "found_by": dict(sorted(Counter(row["found_by"] for row in found).items())),
         "misnamed": len(misnamed),
         "misnamed_first": misnamed[:NAMED],
-        "ffmpeg": decode.ffmpeg_version(),  # stretching is reproducible only with one version
+        "ffmpeg": ffmpeg.ffmpeg_version(),  # stretching is reproducible only with one version
         "quarantined_for": {reason.replace(" ", "_"): count for reason, count in sorted(reasons.items())},
     }
 

@@ -14,7 +14,7 @@ from soundmill.corpora import forgotten as lists
 from soundmill.corpora.clip_plan import ClipPlan, check_rate
 from soundmill.corpora.forgotten import Stretch
 from soundmill.corpora.sources import Sources
-from soundmill.decoding import decode
+from soundmill.decoding import decode, ffmpeg
 from soundmill.errors import UserError
 
 SHOWN_REMARKS = 20
@@ -54,7 +54,7 @@ def run(
         "recordings": recordings.num_rows,
         "recordings_cut": report.counts["recordings"],
         "decoded_by": {name: report.counts.get(name, 0) for name in ("libsndfile", "ffmpeg")},
-        "ffmpeg": decode.ffmpeg_version() if report.counts.get("ffmpeg") else None,  # lossy formats depend on its version
+        "ffmpeg": ffmpeg.ffmpeg_version() if report.counts.get("ffmpeg") else None,  # lossy formats depend on its version
         "clips": report.counts["clips"],
         "seconds": report.counts["samples"] / params.sample_rate,
         "padded_clips": report.counts.get("padded_clips", 0),

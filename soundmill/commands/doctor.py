@@ -76,10 +76,10 @@ def _python(root: Path) -> Finding:
 
 
 def _ffmpeg(root: Path) -> Finding:
-    from soundmill.decoding import decode
+    from soundmill.decoding import ffmpeg
 
     try:
-        return Finding("ffmpeg", "ok", f"{decode.ffmpeg_version()} at {decode.ffmpeg_executable()}")
+        return Finding("ffmpeg", "ok", f"{ffmpeg.ffmpeg_version()} at {ffmpeg.ffmpeg_executable()}")
     except UserError as error:
         return Finding("ffmpeg", "lacking", "none", str(error))
 

@@ -261,8 +261,8 @@ def _survey(root: Path, corpus: Path | Bucket, document: dict[str, Any], trainin
 
     contents = survey.survey(corpus, document["corpus"].get("follow_links", False))
     if document["corpus"]["format"] == "auto":
-        document["corpus"]["format"] = contents.format
-    document["corpus"]["path"] = str(contents.directory)
+        document["corpus"]["format"] = contents.report.tables.format
+    document["corpus"]["path"] = str(contents.report.path)
     contents.check_sound(document["clips"]["default"]["silence_dbfs"])
     if training_seconds is None:
         clips = {

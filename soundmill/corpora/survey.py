@@ -26,35 +26,28 @@ BYTES_PER_AUDIO_SECOND = 110_000  # clips and mixes (FLAC), named WAVs, spectrog
 class Survey:
     """Contents of one directory."""
 
-    directory: Path | Bucket
-    format: str
-    recordings: int
-    size: int  # bytes
+    report: check.Report
     seconds: float  # estimated from the headers of up to PROBED recordings
     unreadable: int  # of `probed`
     probed: int
-    captions: int
-    labels: tuple[str, ...]
-    splits: dict[str, int]
-    folds: int
-    rows: tuple[dict[str, Any], ...]  # of manifest.RECORDINGS
     labels_of: dict[str, list[str]]  # by recording id; labels of captions come first
-    described: frozenset[str]  # recordings with a caption or labels
-    matched: int  # listed clips with a file
-    missing: int  # listed clips without a file
-    orphans: int  # files without a row
-    collisions: int
-    ambiguous: int
-    remarks: tuple[str, ...]
-    rejected: tuple[dict[str, str], ...]
-    ignored: int
+    described: set[str]  # recordings with a caption or labels
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Of manifest.RECORDINGS."""
+        return self.report.tables.recordings
+
+    @property
+    def labels(self) -> list[str]:
+        return sorted(set().union(*self.labels_of.values()))
 
     def check_sound(self, silence_dbfs: float) -> None:
         """UserError if all recordings that can be decoded are silent."""
-        sources = Sources({b"": bytes(self.directory)})
+        sources = Sources({b"": bytes(self.report.path)})
         if check.all_silent(sources, (row["raw_path"] for row in self.rows), silence_dbfs):
             raise UserError(
-                f"{self.directory}: all recordings are silent: none rises above {silence_dbfs:g} dBFS "
+                f"{self.report.path}: all recordings are silent: none rises above {silence_dbfs:g} dBFS "
                 "(`clips.default.silence_dbfs`); give another folder, or lower that level"
             )
 
@@ -63,27 +56,30 @@ class Survey:
 
         `training_seconds`: estimated training time of all families on this machine.
         """
+        tables, directory, labels = self.report.tables, self.report.path, self.labels
+        captions, missing, damaged = len(tables.captions), len(tables.missing), self.report.damaged
+        size, ignored = sum(row["size"] for row in self.rows), sum(self.report.inventory.ignored.values())
         lines = [
-            f"corpus      {self.directory}",
-            f"format      {self.format}",
-            f"recordings  {self.recordings} ({_size(self.size)}, about {_duration(self.seconds)}); {self.ignored} other files",
-            f"captions    {self.captions or 'none'}" + ("" if self.captions or not self.labels else "; made from the labels"),
-            f"described   {self.matched} clips with a file, {self.missing} without (missing); {self.orphans} files without a row",
-            f"labels      {_listed(self.labels)}",
+            f"corpus      {directory}",
+            f"format      {tables.format}",
+            f"recordings  {len(self.rows)} ({_size(size)}, about {_duration(self.seconds)}); {ignored} other files",
+            f"captions    {captions or 'none'}" + ("" if captions or not labels else "; made from the labels"),
+            f"described   {len(tables.matched)} clips with a file, {missing} without (missing); "
+            f"{len(tables.orphans)} files without a row",
+            f"labels      {_listed(labels)}",
             f"splits      {self._splits()}",
         ]
         if self.unreadable:
             lines.append(f"unreadable  {self.unreadable} of {self.probed} headers read; such files will be quarantined")
-        if self.rejected:
-            first = self.rejected[0]
-            lines.append(f"rejected    {len(self.rejected)} (first: {first['path']}: {first['reason']})")
-        if self.collisions:
-            lines.append(f"collisions  {self.collisions} ids of several files or rows")
-        if self.ambiguous:
-            lines.append(f"ambiguous   {self.ambiguous} names with several meanings")
-        if self.missing or self.collisions or self.ambiguous:
-            lines.append(f"            list them all: soundmill corpus check {shlex.quote(str(self.directory))}")
-        lines += [f"note        {remark}" for remark in self.remarks]
+        if damaged:
+            lines.append(f"rejected    {len(damaged)} (first: {damaged[0]['path']}: {damaged[0]['reason']})")
+        if tables.collisions:
+            lines.append(f"collisions  {len(tables.collisions)} ids of several files or rows")
+        if tables.ambiguous:
+            lines.append(f"ambiguous   {len(tables.ambiguous)} names with several meanings")
+        if missing or tables.collisions or tables.ambiguous:
+            lines.append(f"            list them all: soundmill corpus check {shlex.quote(str(directory))}")
+        lines += [f"note        {remark}" for remark in tables.remarks]
         lines += [f"warning     {line}" for line in self.warnings(parameters["splits"])]
         clips = self.num_clips(parameters["clips"]["default"]["clip_seconds"])
         seconds = STAGE_SECONDS + clips * PREPARE_SECONDS_PER_CLIP + training_seconds
@@ -95,21 +91,22 @@ class Survey:
         return lines
 
     def num_clips(self, clip_seconds: float) -> int:
-        return max(self.recordings, math.ceil(self.seconds / clip_seconds))
+        return max(len(self.rows), math.ceil(self.seconds / clip_seconds))
 
     def warnings(self, parameters: dict[str, Any]) -> list[str]:
         """Expected problems with the splits under the section `splits`; duplicates are not known yet."""
         main = {name: labels[0] for name, labels in self.labels_of.items() if labels}
         fractions = {name: parameters[name] for name in ("valid_fraction", "test_fraction")}
-        split_of, _ = splits.assign(self.rows, main, set(self.described), **fractions, seed=parameters["seed"])
+        split_of, _ = splits.assign(self.rows, main, self.described, **fractions, seed=parameters["seed"])
         labels_by_split = ((split, self.labels_of.get(name, [])) for name, split in split_of.items())
         sources = len({row["group"] or row["recording_id"] for row in self.rows})
         return splits.warnings(labels_by_split, parameters["test_fraction"], sources)
 
     def _splits(self) -> str:
-        if self.splits:
-            return ", ".join(f"{name} {count}" for name, count in sorted(self.splits.items()))
-        return f"{self.folds} folds; the highest is test" if self.folds > 1 else "none given; a stable hash will assign them"
+        if given := Counter(row["split"] for row in self.rows if row["split"]):
+            return ", ".join(f"{name} {count}" for name, count in sorted(given.items()))
+        folds = len({row["fold"] for row in self.rows if row["fold"] is not None})
+        return f"{folds} folds; the highest is test" if folds > 1 else "none given; a stable hash will assign them"
 
 
 def survey(directory: Path | Bucket, follow_links: bool = False) -> Survey:
@@ -126,31 +123,7 @@ def survey(directory: Path | Bucket, follow_links: bool = False) -> Survey:
     seconds = [length for length in lengths if isinstance(length, float)]
     mean = sum(seconds) / len(probed) if probed else 0.0
     labels = (((row["recording_id"], row["labels"]) for row in some) for some in (rows, tables.captions))
-    labels_of, described = splits.describe(*labels)
-    return Survey(
-        directory=report.path,
-        format=tables.format,
-        recordings=len(rows),
-        size=sum(row["size"] for row in rows),
-        seconds=mean * len(rows),
-        unreadable=len(probed) - len(seconds),
-        probed=len(probed),
-        captions=len(tables.captions),
-        labels=tuple(sorted(set().union(*labels_of.values()))),
-        splits=dict(Counter(row["split"] for row in rows if row["split"])),
-        folds=len({row["fold"] for row in rows if row["fold"] is not None}),
-        rows=tuple(rows),
-        labels_of=labels_of,
-        described=frozenset(described),
-        collisions=len(tables.collisions),
-        matched=len(tables.matched),
-        missing=len(tables.missing),
-        orphans=len(tables.orphans),
-        ambiguous=len(tables.ambiguous),
-        remarks=tuple(tables.remarks),
-        rejected=tuple(report.damaged),
-        ignored=sum(files.ignored.values()),
-    )
+    return Survey(report, mean * len(rows), len(probed) - len(seconds), len(probed), *splits.describe(*labels))
 
 
 def slug(directory: Path | Bucket) -> str:
@@ -160,7 +133,7 @@ def slug(directory: Path | Bucket) -> str:
     return f"{readable[:40]}-{hashing.digest(path)[:6]}"
 
 
-def _listed(names: tuple[str, ...]) -> str:
+def _listed(names: list[str]) -> str:
     if not names:
         return "none"
     return f"{len(names)}: {', '.join(names[:12])}" + (" …" if len(names) > 12 else "")

@@ -349,7 +349,7 @@ def encode(samples: np.ndarray, rate: int, extension: str, path: Path) -> None:
     if extension in ("wav", "flac"):
         soundfile.write(path, samples, rate, subtype="PCM_16", format=extension)
         return
-    from soundmill.decoding.decode import ffmpeg_executable
+    from soundmill.decoding.ffmpeg import ffmpeg_executable
 
     command = [
         ffmpeg_executable(),

@@ -21,28 +21,7 @@ from soundmill.audio.resample import resample_blocks
 from soundmill.decoding import containers, ffmpeg, libsndfile
 from soundmill.decoding.containers import sniffing
 from soundmill.decoding.containers.layout import Layout
-from soundmill.decoding.ffmpeg import ffmpeg_executable, ffmpeg_version, installed_version
 from soundmill.decoding.limits import MAX_CHANNELS, MIN_SAMPLES, DecodeError, check_bound, check_length
-
-__all__ = [
-    "DecodeError",
-    "Probe",
-    "Recording",
-    "check_finite",
-    "check_header",
-    "decode_blocks",
-    "decode_channels",
-    "ffmpeg_executable",
-    "ffmpeg_version",
-    "installed_version",
-    "mix_down",
-    "open_all",
-    "open_regular",
-    "probe",
-    "read_channels",
-    "read_mono",
-    "to_stereo",
-]
 
 CODED_BLOCKS, CODED_SAMPLES = 2, 1 << 15  # searched for frames of a codec, of all channels, from the first sound on
 BATCH_FILES = 32  # decoded by one ffmpeg
@@ -225,10 +204,8 @@ def read_mono(path: bytes | str | Path, sample_rate: int, max_seconds: float) ->
 
 def read_channels(path: bytes | str | Path, max_seconds: float) -> tuple[np.ndarray, int]:
     """A whole file as float32 [C, T], and its rate; non-finite samples raise DecodeError."""
-    with ExitStack() as stack:
-        recording = _open(_look_into(open_regular(path), max_seconds, stack), max_seconds)
-        wave = np.concatenate([np.zeros((0, recording.channels), np.float32), *recording.blocks]).T
-    return check_finite(wave), recording.sample_rate
+    rate, channels, blocks = decode_channels(path, max_seconds)
+    return check_finite(np.concatenate([np.zeros((0, channels), np.float32), *blocks]).T), rate
 
 
 def open_all(

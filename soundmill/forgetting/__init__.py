@@ -3,5 +3,3 @@
 from soundmill.forgetting.erasing import Erasure, erase, find
 from soundmill.forgetting.listing import Outcome, forget, use_again
 from soundmill.forgetting.proof import check
-
-__all__ = ["Erasure", "Outcome", "check", "erase", "find", "forget", "use_again"]

@@ -17,23 +17,3 @@ from soundmill.hashing.digests import (
 )
 from soundmill.hashing.file_cache import cached_value, cached_values, file_digests
 from soundmill.hashing.trees import files_digest, is_intact, model_digest, tree_digest
-
-__all__ = [
-    "bytes_digest",
-    "cached_value",
-    "cached_values",
-    "digest",
-    "dump_checksummed",
-    "file_digest",
-    "file_digests",
-    "files_digest",
-    "hash_order",
-    "is_intact",
-    "load_checksummed",
-    "model_digest",
-    "opened_digest",
-    "short_digest",
-    "signature",
-    "tree_digest",
-    "uint64",
-]

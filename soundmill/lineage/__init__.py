@@ -6,19 +6,3 @@ provenance is reported, not guessed. Cuts of several variants overlap: one stret
 
 from soundmill.lineage.project import TEXTS, Held, Piece, Project, Weights, named, overlap, overlapping, piece_of
 from soundmill.lineage.tree import Lineage, Node, sound_facts, trace
-
-__all__ = [
-    "TEXTS",
-    "Held",
-    "Lineage",
-    "Node",
-    "Piece",
-    "Project",
-    "Weights",
-    "named",
-    "overlap",
-    "overlapping",
-    "piece_of",
-    "sound_facts",
-    "trace",
-]

@@ -39,30 +39,3 @@ from soundmill.shards.parquet import (
 )
 from soundmill.shards.reports import Report, read_items, report_damaged, report_path, write_report
 from soundmill.shards.run import map_shards, visible_gpus
-
-__all__ = [
-    "TABLE_ROWS_PER_GROUP",
-    "ItemWriter",
-    "Job",
-    "Report",
-    "ShardWriter",
-    "by_shard",
-    "code_identity",
-    "common_metadata",
-    "differences",
-    "map_shards",
-    "open_parquet",
-    "read_items",
-    "read_rows",
-    "read_table",
-    "read_tables",
-    "report_damaged",
-    "report_path",
-    "shard_name",
-    "shard_of",
-    "shard_paths",
-    "table_digest",
-    "visible_gpus",
-    "write_report",
-    "write_rows",
-]

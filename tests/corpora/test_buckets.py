@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -187,7 +187,8 @@ def test_the_survey_of_a_bucket_is_that_of_a_folder(tmp_path, bucket):
     write(tmp_path / "sounds", "dog/1.txt", "a dog barks")
     url = bucket.upload(tmp_path / "sounds", "surveyed")
     expected, actual = survey.survey(tmp_path / "sounds"), survey.survey(Bucket(url))
-    assert asdict(replace(actual, directory=None)) == asdict(replace(expected, directory=None))
+    plain = [{**vars(one), "report": one.report.as_json() | {"path": ""}} for one in (expected, actual)]
+    assert plain[0] == plain[1]
     actual.check_sound(-90.0)
     assert registry.read("folder", of(Bucket(url)), 4).recordings == registry.read("folder", of(tmp_path / "sounds"), 4).recordings
 

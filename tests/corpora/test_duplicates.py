@@ -20,7 +20,7 @@ from soundmill import hashing, manifest, shards
 from soundmill.audio import fingerprint, flac, resample
 from soundmill.commands import app
 from soundmill.corpora import duplicates, fingerprint_index, landmarks, partitions
-from soundmill.decoding import decode
+from soundmill.decoding import ffmpeg
 from soundmill.errors import UserError
 from tests.corpora.tiny import write_table
 
@@ -212,7 +212,7 @@ def planted(shared, tmp_path_factory) -> Path:
         for number, copy in enumerate(copies)
         for part in ("-map", f"{number}:a", "-c:a", "libmp3lame", "-b:a", "64k", copy.with_suffix(".mp3"))
     ]
-    subprocess.run([decode.ffmpeg_executable(), "-nostdin", "-loglevel", "error", *inputs, *outputs], check=True)
+    subprocess.run([ffmpeg.ffmpeg_executable(), "-nostdin", "-loglevel", "error", *inputs, *outputs], check=True)
     for copy in copies:
         copy.unlink()
     return folder

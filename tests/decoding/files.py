@@ -8,6 +8,7 @@ import pytest
 
 from soundmill.decoding import decode
 from soundmill.decoding.decode import DecodeError
+from soundmill.decoding.ffmpeg import ffmpeg_executable
 
 MAX_SECONDS = 60.0
 # name → ffmpeg's output options; all hold one second of a 440 Hz tone.
@@ -75,7 +76,7 @@ FILMS = ["film.mp4", "film.mkv", "film.avi", "film.webm", "film.mpg", "film.flv"
 
 
 def ffmpeg(*arguments: str | Path) -> bytes:
-    command = [decode.ffmpeg_executable(), "-nostdin", "-loglevel", "error", "-y", *arguments]
+    command = [ffmpeg_executable(), "-nostdin", "-loglevel", "error", "-y", *arguments]
     return subprocess.run(command, check=True, capture_output=True, timeout=60).stdout
 
 

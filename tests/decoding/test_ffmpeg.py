@@ -73,47 +73,47 @@ def test_ffmpeg_ends_when_its_reader_stops(media, monkeypatch):
 
 
 def test_ffmpeg_missing_names_the_remedy(media, monkeypatch):
-    decode.ffmpeg_executable.cache_clear()
+    ffmpeg_module.ffmpeg_executable.cache_clear()
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
     try:
         with pytest.raises(UserError, match="imageio-ffmpeg"):
             decode.probe(media / "a.m4a", MAX_SECONDS)
         assert decode.probe(media / "a.flac", MAX_SECONDS).backend == "libsndfile"
     finally:
-        decode.ffmpeg_executable.cache_clear()
+        ffmpeg_module.ffmpeg_executable.cache_clear()
 
 
 def test_ffmpeg_that_does_not_run_is_not_blamed_on_the_files(media, tmp_path, monkeypatch):
     broken = tmp_path / "ffmpeg"
     broken.write_text("#!/bin/sh\nexit 127\n")
     broken.chmod(0o755)
-    decode.ffmpeg_executable.cache_clear()
+    ffmpeg_module.ffmpeg_executable.cache_clear()
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(broken))
     try:
         with pytest.raises(UserError, match="does not run"):
             decode.probe(media / "a.m4a", MAX_SECONDS)
     finally:
-        decode.ffmpeg_executable.cache_clear()
+        ffmpeg_module.ffmpeg_executable.cache_clear()
 
 
 def test_which_ffmpeg_is_known_without_running_the_wheels(monkeypatch, tmp_path):
     named = tmp_path / "ffmpeg"
     named.write_text("#!/bin/sh\necho ffmpeg version 7.1-own Copyright\n")
     named.chmod(0o755)
-    version = re.search(r"-v(\d+(\.\d+)*)", decode.installed_version())[1]
-    assert version in decode.ffmpeg_version()
+    version = re.search(r"-v(\d+(\.\d+)*)", ffmpeg_module.installed_version())[1]
+    assert version in ffmpeg_module.ffmpeg_version()
     with monkeypatch.context() as patch:
         patch.setattr(ffmpeg_module.subprocess, "run", lambda *_, **__: pytest.fail("it was run"))
         ffmpeg_module.version_of.cache_clear()
-        assert version in decode.installed_version()
+        assert version in ffmpeg_module.installed_version()
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(named))
-    assert decode.installed_version() == "7.1-own"
+    assert ffmpeg_module.installed_version() == "7.1-own"
     monkeypatch.delenv("IMAGEIO_FFMPEG_EXE")
     monkeypatch.setattr(ffmpeg_module, "_of_wheel", lambda: None)  # built without: the one on PATH
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    assert decode.installed_version() == "7.1-own"
+    assert ffmpeg_module.installed_version() == "7.1-own"
     monkeypatch.setenv("PATH", str(tmp_path / "none"))
-    assert decode.installed_version() == "none"
+    assert ffmpeg_module.installed_version() == "none"
 
 
 def test_complaints_are_told_the_same_way_every_time(media, tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from soundmill.corpora import buckets
-from soundmill.decoding.decode import ffmpeg_executable
+from soundmill.decoding.ffmpeg import ffmpeg_executable
 from stages import resample, scan, segment
 from tests.buckets import Store, cut, slow, unavailable
 from tests.corpora.tiny import cell, put, sound, write, write_table

@@ -10,7 +10,7 @@ import soundfile
 
 from soundmill import manifest
 from soundmill.corpora import captioning, file_tags, inventory, registry
-from soundmill.decoding.decode import ffmpeg_executable
+from soundmill.decoding.ffmpeg import ffmpeg_executable
 from stages import resample, scan, segment
 from tests.corpora.test_sound_tags import id3, info
 from tests.prepared import PLAN

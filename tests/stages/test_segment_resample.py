@@ -22,7 +22,7 @@ from soundmill.audio import flac
 from soundmill.audio.quality import RecordingMeter, measure_clip
 from soundmill.corpora.clip_plan import ClipPlan
 from soundmill.corpora.sources import Sources, embedded_path
-from soundmill.decoding import decode
+from soundmill.decoding.ffmpeg import ffmpeg_executable
 from soundmill.stage import main
 from stages import resample, segment
 from stages.resample import resample_shard
@@ -114,7 +114,7 @@ def noise(seconds: float, rate: int, seed: int = 0) -> np.ndarray:
 
 
 def ffmpeg(*arguments: str | Path) -> None:
-    subprocess.run([decode.ffmpeg_executable(), "-nostdin", "-loglevel", "error", "-y", *arguments], check=True, timeout=60)
+    subprocess.run([ffmpeg_executable(), "-nostdin", "-loglevel", "error", "-y", *arguments], check=True, timeout=60)
 
 
 @pytest.fixture(scope="module")
