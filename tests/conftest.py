@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import copy
 import os
 import tempfile
 import time
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from soundmill import params
 from tests import buckets, graph
 from tests.checkouts import BIN, HARD_NAME, copy_project, track
 
@@ -126,6 +128,23 @@ def _one_worker_is_this_process() -> Iterator[Callable[..., None]]:
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(run, "_run_here", make)
         yield pool
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _composed_once() -> Iterator[None]:
+    """What choices of conf/ give is composed once in a session: Hydra takes a quarter of a second."""
+    compose, known = params._compose, {}
+
+    def composed(conf: Path, overrides: list[str]) -> dict[str, Any]:
+        if conf.resolve() != ROOT / "conf":
+            return compose(conf, overrides)
+        if (choices := tuple(overrides)) not in known:
+            known[choices] = compose(conf, overrides)
+        return copy.deepcopy(known[choices])
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(params, "_compose", composed)
+        yield
 
 
 @pytest.fixture

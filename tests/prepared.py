@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from soundmill import clips, manifest, shards
 from soundmill.audio import flac
@@ -43,41 +44,33 @@ def execution(workers: int = 1, dask: str | None = None) -> dict[str, Any]:
 
 def prepare(directory: Path, rows: Sequence[Row] | None = None, wave: Callable[[int], np.ndarray] | None = None) -> clips.Tables:
     """Clips in two shards, and their catalog: by default six tones of half a second."""
-    sounds, catalog = {0: [], 1: []}, []
+    sounds = []
     for number, (clip_id, split, captions, labels) in enumerate(rows or ROWS):
-        shard, stem = number % 2, clip_id.rpartition("_")[0]
-        samples = (wave or wave_of)(number)
-        sounds[shard].append(
-            {
-                "clip_id": clip_id,
-                "audio": {"bytes": flac.encode_flac(samples, RATE), "path": f"{clip_id}.flac"},
-                "source": f"folder/{stem}.ogg",
-                "start": 0.0,
-                "digest": str(number),
-                "recording_id": stem,
-                "num_samples": len(samples),
-                "quality": None,
-            }
-        )
-        catalog.append(
-            {
-                "clip_id": clip_id,
-                "recording_id": stem,
-                "source": f"folder/{stem}.ogg",
-                "start": 0.0,
-                "shard": shard,
-                "split": split,
-                "captions": captions,
-                "labels": labels,
-                "corpus": "test",
-                "weight": 1.0,
-                "group": None,
-            }
-        )
-    for shard, of_shard in sounds.items():
-        shards.write_rows(of_shard, directory / "clips" / shards.shard_name(shard), manifest.CLIPS)
-    shards.write_rows(catalog, directory / "catalog.parquet", manifest.CATALOG)
-    return clips.Tables(directory / "clips", directory / "catalog.parquet")
+        told = {"split": split, "captions": captions, "labels": labels, "shard": number % 2, "digest": str(number)}
+        stem = clip_id.rpartition("_")[0]
+        sounds.append(sound(clip_id, (wave or wave_of)(number), recording_id=stem, source=f"folder/{stem}.ogg", **told))
+    return write_sounds(sounds, directory / "clips", directory / "catalog.parquet")
+
+
+def sound(clip_id: str, wave: np.ndarray, rate: int = RATE, **columns: Any) -> dict[str, Any]:
+    """A row of the clips' table and of their catalog, each of which takes its columns."""
+    audio = {"bytes": flac.encode_flac(wave, rate), "path": f"{clip_id}.flac"}
+    whose = {"clip_id": clip_id, "recording_id": clip_id, "source": f"{clip_id}.wav", "start": 0.0, "digest": "", "shard": 0}
+    told = {"split": "train", "captions": [], "labels": [], "corpus": "test", "weight": 1.0}
+    return {**whose, **told, "audio": audio, "num_samples": wave.shape[-1], **columns}
+
+
+def write_rows(rows: Sequence[dict[str, Any]], path: Path, schema: pa.Schema) -> None:
+    """Of rows that may have more columns."""
+    shards.write_rows([{name: row[name] for name in schema.names if name in row} for row in rows], path, schema)
+
+
+def write_sounds(rows: Sequence[dict[str, Any]], directory: Path, catalog: Path) -> clips.Tables:
+    """Clips in their shards, and the catalog."""
+    for shard in sorted({row["shard"] for row in rows}):
+        write_rows([row for row in rows if row["shard"] == shard], directory / shards.shard_name(shard), manifest.CLIPS)
+    write_rows(rows, catalog, manifest.CATALOG)
+    return clips.Tables(directory, catalog)
 
 
 def wave_of(number: int) -> np.ndarray:

@@ -240,9 +240,7 @@ def check_python(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_every_command_in_the_docs_is_accepted_by_what_would_run_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_command_in_the_docs_is_accepted_by_what_would_run_it(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)  # options that name files make their folders
     faults = []
     for command in {(command.words, command.before, command.named): command for command in COMMANDS}.values():

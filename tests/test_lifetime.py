@@ -149,9 +149,7 @@ def test_a_stage_dies_with_dvc_from_its_exec_on(project: Path, root: Path, shell
 
 
 @pytest.mark.slow
-def test_a_stage_killed_at_work_takes_its_workers_along_and_its_run_is_ended(
-    project: Path, root: Path, mlflow_tables: Path
-) -> None:
+def test_a_stage_killed_at_work_takes_its_workers_along_and_its_run_is_ended(project, root, mlflow_tables):
     shutil.copy(mlflow_tables, project / "mlflow.db")
     write_params(project, 600.0)
     mark = new_mark()

@@ -4,10 +4,13 @@ import json
 import re
 import subprocess
 import sys
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 import pytest
 import torch
+from ruamel.yaml import YAML
 
 from soundmill import params
 from soundmill.audio.mel import SpectrogramParams
@@ -29,6 +32,12 @@ from tests.models.components.test_istft import CONFIG as VOCOS
 AUDIOLDM = "model=tango latents=audioldm tango.autoencoder.weights.name=./audioldm"
 VOICED = f"{AUDIOLDM} vocoder=audioldm vocoder.weights.name=./audioldm"
 ISTFT = "model=tango vocoder=istft_laptop"
+HIFIGAN = "model=tango vocoder=hifigan_laptop"
+DIFFWAVE = "model=tango vocoder=diffwave_laptop"
+VOCOS_24KHZ = "vocoder=vocos_mel_24khz vocoder.weights.name=./vocos"
+ENCODEC = "model=audio_dit codec@audio_dit.autoencoder=encodec audio_dit.autoencoder.weights.name=./encodec"
+OOBLECK = "model=audio_dit codec@audio_dit.autoencoder=oobleck_laptop"
+WAVEFORM = "model=waveform_unet"
 LORA = "model=tango +lora@tango.train.lora=attention"
 ADAPTED = f"{LORA} tango.train.start_from=../base"
 STARTED = {  # a component → its config, and choices that start from it
@@ -85,7 +94,11 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     "choices",
-    [VOICED, *FROM.values(), ADAPTED, "model=tango text.tango.encoder=google/flan-t5-large"],
+    [
+        *(VOICED, *FROM.values(), ADAPTED, "model=tango text.tango.encoder=google/flan-t5-large"),
+        *(f"{ISTFT} vocoder.weights.crop_frames=9", f"{HIFIGAN} vocoder.weights.crop_frames=4"),
+        "model=diffwave diffwave.train.mel.hop_length=640 diffwave.train.noise.prior=standard",
+    ],
 )
 def test_what_fits_is_accepted(published: Path, choices: str) -> None:
     check(choices, published)
@@ -156,6 +169,50 @@ def test_what_does_not_fit_is_refused(published: Path, choices: str, said: list[
     with pytest.raises(UserError, match=".*".join(map(re.escape, said))) as caught:
         check(choices, published)
     assert "use +" not in str(caught.value)  # Hydra's advice is to add the key
+
+
+CHANGED = [  # choices, a key of what they compose to and another value, and what is said
+    (ISTFT, "vocoder.sampling=null", "'magnitude' needs sampling"),
+    (VOCOS_24KHZ, "vocoder.network.head=magnitude", "'magnitude' is trained with no discriminators, and none is loaded"),
+    (VOCOS_24KHZ, "vocoder.sampling={iterations: 4, momentum: 0.9, grain: 0.0}", "'wave' has no sampling"),
+    (HIFIGAN, "vocoder.network.kernels=[4, 8, 8, 4]", "may be shorter than its rate"),
+    (HIFIGAN, "vocoder.network.channels=24", "cannot be halved 4 times"),
+    (HIFIGAN, "vocoder.weights.discriminator_width=6", "multiple of 4"),
+    *((DIFFWAVE, f"vocoder.sampling.betas={betas}", "sampling.betas") for betas in ("[]", "[0.0, 0.1]", "[0.5, 1.0]", "fast")),
+    ("model=tango", "tango.autoencoder.weights.crop_frames=130", "must be a multiple of 4"),
+    ("model=tango", "tango.autoencoder.network.groups=6", "cannot be split into 6 groups"),
+    ("model=tango", "tango.autoencoder.network.latent_channels=17", "with pca at most 16, the numbers of a patch"),
+    (AUDIOLDM, "tango.autoencoder.network.pca=true", "network.pca must be false for loaded weights"),
+    (AUDIOLDM, "tango.autoencoder.weights.steps=3", "steps: unknown key"),
+    (ENCODEC, "audio_dit.autoencoder.network.bandwidths=[6.0, 1.5]", "[6.0, 1.5] must rise: the last sets the number of codebooks"),
+    (ENCODEC, "audio_dit.autoencoder.bandwidth=5.0", "bandwidth 5.0 must be one of network.bandwidths"),
+    (OOBLECK, "audio_dit.autoencoder.network.multiples=[1]", "must have one value for each of ratios"),
+    (OOBLECK, "audio_dit.autoencoder.network.ratios=[2, 3, 4, 4]", "ratios [3] must be even"),
+    (OOBLECK, "audio_dit.autoencoder.network.multiples=[1, 0, 1, 1]", "must be 1 or more"),
+    ("model=rave", "rave.autoencoder.network.dilations=[[1]]", "one list for each of ratios"),
+    ("model=rave", "rave.autoencoder.network.ratios=[4, 1, 2]", "must be 2 or more"),
+    ("model=rave", "rave.autoencoder.network.noise.ratios=[3]", "does not divide the"),
+    ("model=rave", "rave.autoencoder.network.dilations=[[0], [1], [1]]", "must be 1 or more"),
+    ("model=rave", "rave.autoencoder.network.noise=null", "pca needs noise"),
+    ("model=rave", "rave.autoencoder.network.noise.ratios=[2]", "with pca at most", "more would be empty"),
+    ("model=rave", "rave.autoencoder.network.latent_channels=4000", "with pca at most", "the number of gains"),
+    (WAVEFORM, "waveform_unet.train.network.items=[1]", "must have one value for each of channels"),
+    (WAVEFORM, "waveform_unet.train.network.factors=[1, 0, 2, 2, 2]", "must be 1 or more"),
+    (WAVEFORM, "waveform_unet.train.network.channels=[8, 10, 8, 8, 8]", "multiples of"),
+    ("model=diffwave diffwave=laptop", "diffwave.train.unit_variance=true", "mels give the level; set noise.prior to `mel`"),
+    ("model=diffwave diffwave=sc09_laptop", "diffwave.train.noise.prior=mel", "needs mels, which condition `label` lacks"),
+]
+
+
+@pytest.mark.parametrize(("choices", "change", "said"), [(*row[:2], row[2:]) for row in CHANGED], ids=[row[1] for row in CHANGED])
+def test_values_that_do_not_fit_are_refused(choices: str, change: str, said: list[str]) -> None:
+    document = compose(choices)
+    registry.check(document)
+    path, _, value = change.partition("=")
+    *parents, key = path.split(".")
+    reduce(getitem, parents, document)[key] = YAML(typ="safe").load(value)
+    with pytest.raises(UserError, match=f"{re.escape(parents[0])}.*" + ".*".join(map(re.escape, said))):
+        registry.check(document)
 
 
 def test_a_base_is_looked_at_before_a_stage_runs(tmp_path: Path) -> None:

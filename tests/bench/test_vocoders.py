@@ -9,8 +9,6 @@ import pytest
 import torch
 
 from bench import vocoders
-from soundmill import manifest, shards
-from soundmill.audio import flac
 from soundmill.errors import UserError
 from soundmill.models.components.contracts import save_vocoder
 from soundmill.models.components.diffwave import vocoder as diffwave
@@ -18,9 +16,9 @@ from soundmill.models.components.diffwave.network import DiffWaveNet
 from soundmill.models.components.diffwave.params import NetworkParams, NoiseParams, SamplingParams
 from soundmill.models.components.hifigan import vocoder as hifigan
 from soundmill.models.components.hifigan.params import NetworkParams as HifiGanNetwork
-from soundmill.shards import shard_name
 from tests.mels import TANGO as SPEC
 from tests.mels import spec_with
+from tests.prepared import sound, write_sounds
 
 RATE = 16_000
 NETWORK = NetworkParams(layers=2, channels=2, dilation_cycle=2)
@@ -33,17 +31,9 @@ CLIPS = 50  # FAD needs so many
 @pytest.fixture
 def data(tmp_path) -> Path:
     """Test clips and one of training, as the pipeline's data directory has them."""
-    clips, catalog = [], []
-    for number in range(CLIPS + 1):
-        wave = (0.3 * np.sin(0.02 * (1 + number) * np.arange(5 * RATE // 4))).astype(np.float32)
-        same = {"clip_id": f"clip{number}", "recording_id": f"clip{number}", "source": f"clip{number}.ogg", "start": 0.0}
-        audio = {"bytes": flac.encode_flac(wave, RATE), "path": f"clip{number}.flac"}
-        clips.append({**same, "audio": audio, "digest": "", "num_samples": len(wave), "quality": None})
-        split = "test" if number else "train"
-        more = {"shard": 0, "split": split, "captions": [], "labels": ["hum"], "corpus": "test", "weight": 1.0, "group": None}
-        catalog.append({**same, **more})
-    shards.write_rows(clips, tmp_path / "data/clips/default" / shard_name(0), manifest.CLIPS)
-    shards.write_rows(catalog, tmp_path / "data/catalog/default.parquet", manifest.CATALOG)
+    waves = [(0.3 * np.sin(0.02 * (1 + number) * np.arange(5 * RATE // 4))).astype(np.float32) for number in range(CLIPS + 1)]
+    rows = [sound(f"clip{number}", wave, labels=["hum"], split="test" if number else "train") for number, wave in enumerate(waves)]
+    write_sounds(rows, tmp_path / "data/clips/default", tmp_path / "data/catalog/default.parquet")
     return tmp_path / "data"
 
 

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from soundmill import clips, manifest, shards
-from soundmill.audio import flac
+from soundmill import clips, manifest
 from soundmill.errors import UserError
 from tests.commands.running import soundmill
+from tests.prepared import sound, write_sounds
 
 
 @pytest.fixture
@@ -15,20 +15,13 @@ def project(tmp_path):
     (tmp_path / "params.yaml").write_text("clips: {default: {sample_rate: 16000}}\n")
     ids = ["-abcdefghij_0", "dog_5", "rain_0", "rain_5", "siren_0"]
     waves = {name: np.sin(np.arange(800 * (n + 1)) / 9).astype(np.float32) * 0.5 for n, name in enumerate(ids)}
-    audio, catalog = [], []
+    rows = []
     for n, name in enumerate(ids):
-        where = {"clip_id": name, "source": f"folder/{name}.ogg", "start": float(n), "recording_id": name.rpartition("_")[0]}
-        data = flac.encode_flac(waves[name], 16000)
-        audio.append(
-            {**where, "audio": {"bytes": data, "path": f"{name}.flac"}, "digest": f"d{n}", "num_samples": len(waves[name])}
-        )
         label = name.split("_")[0] if not name.startswith("-") else "cat"
-        split = manifest.SPLITS[n % 3]
-        catalog.append({**where, "shard": n % 2, "split": split, "captions": [f"a {label} is heard"], "labels": [label]})
-    for shard in range(2):
-        rows = [row for n, row in enumerate(audio) if n % 2 == shard]
-        shards.write_rows(rows, tmp_path / "data/clips/default" / shards.shard_name(shard), manifest.CLIPS)
-    shards.write_rows(catalog, tmp_path / "data/catalog/default.parquet", manifest.CATALOG)
+        told = {"split": manifest.SPLITS[n % 3], "captions": [f"a {label} is heard"], "labels": [label], "shard": n % 2}
+        where = {"source": f"folder/{name}.ogg", "start": float(n), "recording_id": name.rpartition("_")[0], "digest": f"d{n}"}
+        rows.append(sound(name, waves[name], 16000, **where, **told))
+    write_sounds(rows, tmp_path / "data/clips/default", tmp_path / "data/catalog/default.parquet")
     return tmp_path, waves
 
 

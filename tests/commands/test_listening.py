@@ -5,11 +5,12 @@ import re
 
 import pytest
 
-from soundmill import hashing, manifest, shards
-from soundmill.audio.flac import encode_flac, write_wav
+from soundmill import hashing
+from soundmill.audio.flac import write_wav
 from soundmill.listening import answers
 from tests.commands.running import soundmill
 from tests.listening.tones import HERTZ, tone, write_models, write_report
+from tests.prepared import sound, write_sounds
 
 
 @pytest.fixture
@@ -26,16 +27,10 @@ def project(tmp_path):
     for name, hertz in HERTZ.items():
         clip_id = name.replace("/", "_")
         write_wav(data / "generated" / "tiny" / f"{clip_id}.wav", tone(hertz, 16_000, 0.05), 16_000)
-        rows.append({"clip_id": clip_id, "recording_id": clip_id, "source": f"{name}.ogg", "start": 0.0, "shard": 0})
-        rows[-1] |= {"split": "test", "labels": [name[:4]], "captions": [f"a {name[:4]} & more"]}
+        told = {"source": f"{name}.ogg", "split": "test", "labels": [name[:4]], "captions": [f"a {name[:4]} & more"]}
+        rows.append(sound(clip_id, tone(500, 16_000), 16_000, **told))
     write_wav(data / "codec" / "tiny" / "beep_1.wav", tone(500, 16_000, 0.1), 16_000)
-    shards.write_rows(rows, data / "catalog" / "drums.parquet", manifest.CATALOG)
-    clips = [
-        {key: row[key] for key in ("clip_id", "recording_id", "source", "start")}
-        | {"audio": {"bytes": encode_flac(tone(500, 16_000), 16_000), "path": ""}, "digest": "", "num_samples": 96_000}
-        for row in rows
-    ]
-    shards.write_rows(clips, data / "clips" / "drums" / shards.shard_name(0), manifest.CLIPS)
+    write_sounds(rows, data / "clips" / "drums", data / "catalog" / "drums.parquet")
     write_report(data / "report" / "tiny", {"beep_1": 0.25})
     (root / "dvc.yaml").write_text("stages: {}\n")
     (root / "params.yaml").write_text("families: {tiny: {clips: drums}}\nclips: {drums: {sample_rate: 16000}}\n")

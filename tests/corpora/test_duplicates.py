@@ -17,12 +17,13 @@ import soundfile
 from typer.testing import CliRunner
 
 from soundmill import hashing, manifest, shards
-from soundmill.audio import fingerprint, flac, resample
+from soundmill.audio import fingerprint, resample
 from soundmill.commands import app
 from soundmill.corpora import duplicates, fingerprint_index, landmarks, partitions
 from soundmill.decoding import ffmpeg
 from soundmill.errors import UserError
 from tests.corpora.tiny import write_table
+from tests.prepared import sound
 
 RATE = fingerprint.SAMPLE_RATE
 
@@ -277,16 +278,7 @@ def test_the_command_refuses_what_is_no_folder_of_audio(tmp_path):
 
 
 def clip(clip_id: str, recording_id: str, start: float, wave: np.ndarray) -> dict:
-    return {
-        "clip_id": clip_id,
-        "audio": {"bytes": flac.encode_flac(wave, RATE), "path": f"{clip_id}.flac"},
-        "source": recording_id,
-        "start": start,
-        "digest": hashing.digest(clip_id, wave.tobytes()),
-        "recording_id": recording_id,
-        "num_samples": len(wave),
-        "quality": None,
-    }
+    return sound(clip_id, wave, RATE, recording_id=recording_id, start=start, digest=hashing.digest(clip_id, wave.tobytes()))
 
 
 GROUPS = pa.schema([manifest.RECORDINGS.field(name) for name in ("recording_id", "group", "start_time")])

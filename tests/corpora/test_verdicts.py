@@ -14,6 +14,7 @@ from soundmill import manifest, shards
 from soundmill.corpora import verdicts
 from soundmill.corpora.verdicts import MEASURES, ClipQuality, Limit, apply_rules
 from soundmill.errors import UserError
+from tests import prepared
 
 GOOD = {
     "seconds": 5.0,
@@ -25,6 +26,7 @@ GOOD = {
     "bandwidth_hz": 7900.0,
     "channel_correlation": None,
 }
+SILENCE = np.zeros(800)
 LIMITS = [
     Limit("min_level_db", -40.0),
     Limit("max_clipping_ratio", 0.1),
@@ -39,20 +41,11 @@ def write_clips(directory: Path, *by_shard: list[dict | None]) -> Path:
     for index, measured in enumerate(by_shard):
         rows = []
         for changes in measured:
-            rows.append(
-                {
-                    "clip_id": str(number),
-                    "audio": {"bytes": b"fLaC", "path": f"{number}.flac"},
-                    "source": f"sound {number}.wav",
-                    "start": 0.0,
-                    "digest": str(number),
-                    "recording_id": f"r{number}",
-                    "num_samples": 80_000,
-                    "quality": None if changes is None else GOOD | changes,
-                }
-            )
+            quality = None if changes is None else GOOD | changes
+            told = {"recording_id": f"r{number}", "source": f"sound {number}.wav", "digest": str(number)}
+            rows.append(prepared.sound(str(number), SILENCE, quality=quality, **told))
             number += 1
-        shards.write_rows(rows, directory / shards.shard_name(index), manifest.CLIPS)
+        prepared.write_rows(rows, directory / shards.shard_name(index), manifest.CLIPS)
     return directory
 
 

@@ -9,12 +9,14 @@ import pytest
 import soundfile
 
 from soundmill import hashing, manifest, shards
-from soundmill.audio.flac import encode_flac, write_wav
+from soundmill.audio.flac import write_wav
 from soundmill.audio.resample import resample
 from soundmill.errors import UserError
 from soundmill.evaluation import features, spoilings
 from soundmill.evaluation.cache import Facts
 from soundmill.evaluation.wave_facts import WaveFacts
+from tests.prepared import sound as clip
+from tests.prepared import write_rows
 
 
 def tone(frequency: float, num_samples: int = 16_000) -> np.ndarray:
@@ -24,19 +26,7 @@ def tone(frequency: float, num_samples: int = 16_000) -> np.ndarray:
 @pytest.fixture
 def shard(tmp_path):
     path = tmp_path / "shard-00000.parquet"
-    rows = [
-        {
-            "clip_id": f"clip{index}",
-            "audio": {"bytes": encode_flac(tone(100 * (index + 1)), 16_000), "path": f"clip{index}.flac"},
-            "source": "",
-            "start": 0.0,
-            "digest": "",
-            "recording_id": "",
-            "num_samples": 16_000,
-        }
-        for index in range(4)
-    ]
-    shards.write_rows(rows, path, manifest.CLIPS)
+    write_rows([clip(f"clip{index}", tone(100 * (index + 1))) for index in range(4)], path, manifest.CLIPS)
     return path
 
 

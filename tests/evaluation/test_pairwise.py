@@ -5,9 +5,9 @@ import shutil
 import numpy as np
 import pytest
 
-from soundmill import manifest, shards
 from soundmill.audio import flac
 from soundmill.evaluation import evaluator, pairwise, protocols
+from tests.prepared import sound, write_sounds
 
 RATE = 16_000
 MODEL_METRICS = {"reference": "test", "seed": 0, "replicates": 20}
@@ -24,17 +24,10 @@ def corpus(tmp_path):
 
     def make(count: int):
         ids = [f"clip{number:02d}" for number in range(count)]
-        rows, catalog = [], []
-        for number, clip_id in enumerate([*ids, "trained"]):
-            whose = {"clip_id": clip_id, "recording_id": clip_id, "source": f"{clip_id}.wav", "start": 0.0}
-            sound = {"bytes": flac.encode_flac(real(number), RATE), "path": f"{clip_id}.flac"}
-            rows.append({**whose, "audio": sound, "digest": clip_id, "num_samples": RATE, "quality": None})
-            split = "train" if clip_id == "trained" else "test"
-            details = {"split": split, "captions": [], "labels": [], "corpus": "test", "weight": 1.0, "group": None}
-            catalog.append({**whose, **details, "shard": 0})
-        shards.write_rows(rows, tmp_path / "clips" / shards.shard_name(0), manifest.CLIPS)
-        shards.write_rows(catalog, tmp_path / "catalog.parquet", manifest.CATALOG)
-        return tmp_path / "clips", tmp_path / "catalog.parquet", ids
+        rows = [sound(clip_id, real(number), split="test", digest=clip_id) for number, clip_id in enumerate(ids)]
+        rows.append(sound("trained", real(count)))
+        tables = write_sounds(rows, tmp_path / "clips", tmp_path / "catalog.parquet")
+        return tables.clips, tables.catalog, ids
 
     return make
 

@@ -394,9 +394,7 @@ def test_relative_paths_among_a_workspaces_parameters_are_of_the_project(tiny: P
 
 @pytest.mark.parametrize("tiny", ["plain"], indirect=True)  # `dvc exp run --temp` itself fails at other names
 @pytest.mark.slow
-def test_a_list_older_than_the_projects_is_refused_and_a_pipeline_updates_it(
-    listing: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_list_older_than_the_projects_is_refused_and_a_pipeline_updates_it(listing, capfd):
     """That of another branch, and one that an experiment in a copy takes from git and disk."""
     git(listing, "branch", "earlier")
     ledger.add(listing, [DOG])

@@ -44,9 +44,7 @@ def runs(project: Path) -> list[Any]:
 
 
 @pytest.mark.parametrize("tiny", [HARDEST_NAME], indirect=True)
-def test_a_run_and_a_second_one(
-    tiny: Path, tracked: None, tmp_path: Path, prefect_server: str, set_param: Callable[..., None]
-) -> None:
+def test_a_run_and_a_second_one(tiny, tracked, tmp_path, prefect_server, set_param):
     done = pipeline(tiny, tmp_path, prefect_server)
     assert done.returncode == 0, done.stdout + done.stderr
     assert [line.split("  ")[0] for line in done.stdout.splitlines() if "/2]" in line] == ["[1/2] first", "[2/2] evaluate@tiny"]
@@ -85,9 +83,7 @@ def test_a_run_and_a_second_one(
 
 
 @pytest.mark.slow
-def test_a_run_that_fails_and_one_that_finds_its_stages_in_the_cache(
-    tiny: Path, tracked: None, tmp_path: Path, prefect_server: str, set_param: Callable[..., None]
-) -> None:
+def test_a_run_that_fails_and_one_that_finds_its_stages_in_the_cache(tiny, tracked, tmp_path, prefect_server, set_param):
     assert dvc_command(tiny, "repro", SOUNDMILL_TRACKING="off").returncode == 0
     set_param("evaluate", fail=True)
     done = pipeline(tiny, tmp_path, prefect_server)
@@ -117,9 +113,7 @@ def test_a_run_that_fails_and_one_that_finds_its_stages_in_the_cache(
 
 
 @pytest.mark.slow
-def test_a_flow_that_fails_sends_its_log_before_its_own_server_ends(
-    tiny: Path, tmp_path: Path, set_param: Callable[..., None]
-) -> None:
+def test_a_flow_that_fails_sends_its_log_before_its_own_server_ends(tiny, tmp_path, set_param):
     set_param("first", fail=True)
     done = pipeline(tiny, tmp_path, None, "first")
     assert done.returncode == 1
@@ -151,9 +145,7 @@ def test_an_interrupt_stops_the_stage_and_the_flows_own_server(tiny: Path, tmp_p
 
 
 @pytest.mark.slow
-def test_a_killed_flow_is_ended_as_crashed_by_the_next_one_and_both_are_offered(
-    tiny: Path, tmp_path: Path, prefect_server: str, set_param: Callable[..., None]
-) -> None:
+def test_a_killed_flow_is_ended_as_crashed_by_the_next_one_and_both_are_offered(tiny, tmp_path, prefect_server, set_param):
     set_param("first", seconds=60.0)
     variables = environment(tmp_path, prefect_server)
     flow = subprocess.Popen([sys.executable, "-m", "flows.run", "first"], cwd=tiny, env=variables, stdout=subprocess.DEVNULL)
@@ -185,9 +177,7 @@ def test_a_killed_flow_is_ended_as_crashed_by_the_next_one_and_both_are_offered(
 
 
 @pytest.mark.slow(minutes=1)
-def test_the_last_lines_say_what_mlflow_does_not_have_yet(
-    tiny: Path, tracked: None, tmp_path: Path, prefect_server: str, set_param: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_last_lines_say_what_mlflow_does_not_have_yet(tiny, tracked, tmp_path, prefect_server, set_param, monkeypatch):
     set_param("evaluate", seconds=4.0)
     mlflow = Server(tmp_path)
     mlflow.start()
@@ -212,9 +202,7 @@ def test_the_last_lines_say_what_mlflow_does_not_have_yet(
 
 
 @pytest.mark.slow
-def test_a_schedule_runs_one_at_a_time_waits_for_a_typed_repro_and_pushes(
-    tiny: Path, tmp_path: Path, prefect_server: str, set_param: Callable[..., None]
-) -> None:
+def test_a_schedule_runs_one_at_a_time_waits_for_a_typed_repro_and_pushes(tiny, tmp_path, prefect_server, set_param):
     assert dvc_command(tiny, "remote", "add", "--default", "store", str(tmp_path / "store")).returncode == 0
     set_param("first", seconds=600.0)
     command = [sys.executable, "-m", "flows.serve", "--cron", "0 3 * * *", "--wait-minutes", "5", "--push"]
@@ -386,9 +374,7 @@ def test_unreadable_parameters_are_told_before_prefect_starts(tiny: Path, tmp_pa
     assert "params.yaml: not readable as YAML" in done.stdout
 
 
-def test_a_stage_is_one_line_and_all_it_says_is_in_the_log(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stage_is_one_line_and_all_it_says_is_in_the_log(capsys, monkeypatch):
     monkeypatch.setattr("flows.terminal.time.monotonic", iter([100.0, 121.4]).__next__)  # it begins; it has made three steps
     row = Screen(log := io.StringIO()).start("[1/2] train@x")
     row.line("train/x: resuming at step 2 of 300")

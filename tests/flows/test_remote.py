@@ -75,9 +75,7 @@ def test_only_the_entries_of_current_stages_are_pushed(tiny: Path, tmp_path: Pat
     )
 
 
-def test_without_a_remote_the_remedy_is_named_and_an_unreachable_one_stops_no_build(
-    tiny: Path, bucket: Store, alone: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_remote_the_remedy_is_named_and_an_unreachable_one_stops_no_build(tiny, bucket, alone, monkeypatch):
     with pytest.raises(UserError, match="dvc remote add -d NAME"):
         remote.push(tiny)
     other = with_remote(clone(tiny, "other"), "s3://bucket/dvc")
@@ -96,9 +94,7 @@ sys.exit(pipeline.run_to_end("pipeline", "stages", lambda: pipeline.pipeline(pus
 
 
 @pytest.mark.slow
-def test_a_push_that_fails_for_good_is_told_and_made_up_by_the_next_run(
-    tiny: Path, tmp_path: Path, prefect_server: str, alone: None
-) -> None:
+def test_a_push_that_fails_for_good_is_told_and_made_up_by_the_next_run(tiny, tmp_path, prefect_server, alone):
     in_the_way = tmp_path / "store"
     in_the_way.write_text("a file where the remote's folder should be")
     with_remote(tiny, str(in_the_way))
@@ -134,9 +130,7 @@ def test_a_schedule_pushes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow(minutes=1)
-def test_a_flow_pushes_and_other_machines_have_the_same_reports(
-    tiny: Path, tracked: None, tmp_path: Path, prefect_server: str, bucket: Store
-) -> None:
+def test_a_flow_pushes_and_other_machines_have_the_same_reports(tiny, tracked, tmp_path, prefect_server, bucket):
     with_remote(tiny, bucket_of(bucket, "team"))
     bucket.fail(r"PUT /team/dvc/files", unavailable, times=3)
     done = pipeline(tiny, tmp_path, prefect_server, "--push")

@@ -63,9 +63,7 @@ def scheduled(server: PrefectServer) -> list[dict[str, Any]]:
     return [run for run in found if datetime.fromisoformat(run["expected_start_time"]) < datetime.now().astimezone()]
 
 
-def test_a_schedule_fires_by_itself_and_runs_wait_for_each_other_even_if_the_server_restarts(
-    tiny: Path, server: PrefectServer, tmp_path: Path
-) -> None:
+def test_a_schedule_fires_by_itself_and_runs_wait_for_each_other_even_if_the_server_restarts(tiny, server, tmp_path):
     """The first run works until the file `go` is there; until then the second is due, and the server was away."""
     waiting = '__import__("pathlib").Path("go").exists() or time.sleep(0.1)'
     code = (tiny / "first.py").read_text()
@@ -143,9 +141,7 @@ def target(prefect_server: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("attacker", [*ATTACKERS, None])
-def test_only_who_has_the_password_and_no_page_of_another_site_can_have_the_server_run_something(
-    prefect_server: str, target: dict[str, Any], attacker: str | None
-) -> None:
+def test_only_who_has_the_password_and_no_page_of_another_site_can_have_the_server_run_something(prefect_server, target, attacker):
     port = prefect_server.split(":")[2].partition("/")[0]
     who = {key: value.replace("PORT", port) for key, value in ATTACKERS.get(attacker, {}).items()}
     script = {"prefect.deployments.steps.run_shell_script": {"script": "touch attacked"}}
@@ -167,9 +163,7 @@ def test_only_who_has_the_password_and_no_page_of_another_site_can_have_the_serv
         assert [status for status, _ in found] == [204, 201, 201, 200, 200]
 
 
-def test_the_login_is_the_projects_own_and_a_flow_of_another_project_is_told(
-    tiny: Path, server: PrefectServer, prefect_server: str, tmp_path: Path, alone: None
-) -> None:
+def test_the_login_is_the_projects_own_and_a_flow_of_another_project_is_told(tiny, server, prefect_server, tmp_path, alone):
     server.start()
     assert (tiny / "prefect.toml").stat().st_mode & 0o777 == 0o600
     assert len(server.login) > 40

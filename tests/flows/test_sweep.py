@@ -141,9 +141,7 @@ def test_a_sweep_takes_what_the_queue_did_is_killed_goes_on_and_names_the_point_
 
 
 @pytest.mark.slow(minutes=1)
-def test_two_points_at_a_time_each_have_a_workspace_and_run_a_common_stage_once(
-    project: Path, tmp_path: Path, prefect_server: str
-) -> None:
+def test_two_points_at_a_time_each_have_a_workspace_and_run_a_common_stage_once(project, tmp_path, prefect_server):
     variables = environment(tmp_path, prefect_server) | {tracking.SWITCH: "off"}
     arguments = ["--points", "two,five", "execution.lanes.number=2", "evaluate.seconds=3.0"]
     file = project / "conf" / "sweep" / "numbers.yaml"

@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from soundmill import clips, manifest, shards
-from soundmill.audio.flac import encode_flac, write_wav
+from soundmill.audio.flac import write_wav
 from soundmill.errors import UserError
 from soundmill.listening import material
 from soundmill.listening.material import Model, Request
 from tests.listening.tones import HERTZ, tone, write_models, write_report
+from tests.prepared import sound, write_sounds
 
 RATE = 16_000
 
@@ -42,25 +42,13 @@ def test_a_folders_captions_are_of_a_csv_or_of_what_generate_noted(tmp_path):
 
 def test_real_clips_and_what_the_catalog_says(tmp_path):
     rows = [
-        {
-            "clip_id": name.replace("/", "_"),
-            "recording_id": name,
-            "source": f"{name}.wav",
-            "start": 2.5,
-            "shard": 0,
-            "split": "test",
-        }
-        | {"labels": [name[:4]], "captions": ["a sound", "another"] if name == "beep/1" else []}
-        for name in HERTZ
-    ]
-    shards.write_rows(rows, tmp_path / "catalog.parquet", manifest.CATALOG)
-    sounds = [
-        {"clip_id": row["clip_id"], "audio": {"bytes": encode_flac(tone(HERTZ[row["recording_id"]], RATE), RATE), "path": ""}}
-        | {"source": row["source"], "start": 2.5, "digest": "", "recording_id": row["recording_id"], "num_samples": 24_000}
-        for row in rows
-    ]
-    shards.write_rows(sounds, tmp_path / "clips" / shards.shard_name(0), manifest.CLIPS)
-    tables = clips.Tables(tmp_path / "clips", tmp_path / "catalog.parquet")
+        sound(
+            name.replace("/", "_"), tone(hertz, RATE), recording_id=name, source=f"{name}.wav", start=2.5, split="test",
+            labels=[name[:4]], captions=["a sound", "another"] if name == "beep/1" else [],
+        )
+        for name, hertz in HERTZ.items()
+    ]  # fmt: skip
+    tables = write_sounds(rows, tmp_path / "clips", tmp_path / "catalog.parquet")
     real, asked = material.real_clips(tables, {"beep_1", "hiss_1", "gone_1"})
     assert asked == {
         "beep_1": Request(("beep",), "a sound", "beep/1.wav from 2.5 s"),

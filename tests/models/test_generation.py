@@ -9,15 +9,13 @@ import pytest
 import soundfile
 import torch
 
-from soundmill import manifest, shards
+from soundmill import manifest
 from soundmill.audio.tags import GENERATED, MadeBy
 from soundmill.errors import UserError
 from soundmill.models import generation, requests, sounds
 from soundmill.models.family import Request, can, require
 from soundmill.training.seeds import seed_of
-from tests.prepared import prepare
-
-CATALOG = {"recording_id": "r", "source": "r.wav", "start": 0.0, "shard": 0, "split": "test", "weight": 1.0}
+from tests.prepared import prepare, sound, write_rows
 
 
 @dataclass
@@ -63,7 +61,7 @@ def catalog(tmp_path):
         {"clip_id": "a", "labels": ["rain", "dog"], "captions": ["first", "second"]},
         {"clip_id": "b", "labels": ["unknown"], "captions": []},
     ]
-    shards.write_rows([CATALOG | row for row in rows], tmp_path / "catalog.parquet", manifest.CATALOG)
+    write_rows([sound(wave=np.zeros(9), split="test", **row) for row in rows], tmp_path / "catalog.parquet", manifest.CATALOG)
     return tmp_path / "catalog.parquet"
 
 

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import torch
 
-from soundmill import manifest, params, shards, text
-from soundmill.audio import flac
+from soundmill import params, text
 from soundmill.decoding import decode
 from soundmill.models.components import registry
 from soundmill.models.components.mel_autoencoder import autoencoder as autoencoders
@@ -14,9 +13,9 @@ from soundmill.models.components.text_states.states import TextConfig
 from soundmill.models.tango import model as checkpoint
 from soundmill.models.tango.model import Tango, build_net
 from soundmill.models.tango.params import TrainParams
-from soundmill.shards import shard_name
 from tests.imports import ROOT
 from tests.models.components.test_mel_autoencoder import SPEC, TINY
+from tests.prepared import sound, write_sounds
 
 FRAMES = 128  # of a log-mel: 1.28 s, a window of YAMNet's and some
 SCRATCH = {"width": 16, "layers": 1, "heads": 2, "seed": 0}
@@ -49,16 +48,11 @@ def write_untrained(home: Path) -> Path:
 
 def write_prepared(home: Path, shared: Path) -> Path:
     """Four real clips of each of three classes, two of them test clips, as the pipeline's data directory has them."""
-    clips, catalog = [], []
+    rows = []
     for label, folder in CLASSES.items():
         for number, path in enumerate(sorted((shared / "data" / "esc10" / folder).glob("*.ogg"))[:24:6]):
             wave = decode.read_mono(path, SPEC.sample_rate, 60.0)[: SPEC.sample_rate * 5 // 4]
-            same = {"clip_id": path.stem, "recording_id": path.stem, "source": path.name, "start": 0.0}
-            audio = {"bytes": flac.encode_flac(wave, SPEC.sample_rate), "path": f"{path.stem}.flac"}
-            clips.append({**same, "audio": audio, "digest": "", "num_samples": len(wave), "quality": None})
-            split = "test" if number % 2 else "train"
-            more = {"shard": 0, "split": split, "captions": [label], "labels": [label], "corpus": "esc", "weight": 1.0}
-            catalog.append({**same, **more})
-    shards.write_rows(clips, home / "clips/default" / shard_name(0), manifest.CLIPS)
-    shards.write_rows(catalog, home / "catalog/default.parquet", manifest.CATALOG)
+            told = {"split": "test" if number % 2 else "train", "captions": [label], "labels": [label]}
+            rows.append(sound(path.stem, wave, SPEC.sample_rate, source=path.name, corpus="esc", **told))
+    write_sounds(rows, home / "clips/default", home / "catalog/default.parquet")
     return home

@@ -1,17 +1,16 @@
 """Stages up to `rename` over small tables, called in the process of a test."""
 
 import csv
-import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import soundfile
 
 from soundmill import manifest, params, shards, stage
 from stages import catalog, rename, resample, segment, splits
+from tests import prepared
 from tests.prepared import PLAN, execution, json_lines
 
 CORPUS = {
@@ -142,19 +141,8 @@ def external(path: str | None, name: str = "folder") -> dict:
 
 def clip(clip_id: str, recording_id: str, start: float, seconds: float = 0.1) -> dict:
     wave = np.random.default_rng(len(clip_id)).integers(-32768, 32768, round(seconds * RATE)).astype(np.int16)
-    data = io.BytesIO()
-    soundfile.write(data, wave, RATE, format="FLAC", subtype="PCM_16")
-    audio = {"bytes": data.getvalue(), "path": f"{clip_id}.flac"}
-    return {
-        "clip_id": clip_id,
-        "audio": audio,
-        "source": f"{recording_id}.wav",
-        "start": start,
-        "digest": "d",
-        "recording_id": recording_id,
-        "num_samples": len(wave),
-        "quality": {"seconds": seconds},
-    }
+    where = {"recording_id": recording_id, "source": f"{recording_id}.wav", "start": start}
+    return prepared.sound(clip_id, wave / np.float32(32768), RATE, digest="d", quality={"seconds": seconds}, **where)
 
 
 def refusal(capsys, *pairs: dict) -> str:

@@ -1,9 +1,8 @@
 """Clips of noise in small, what the stages make of them, and the stages `train` and `generate` of a family over them."""
 
-import copy
 import json
 from collections.abc import Sequence
-from functools import lru_cache, reduce
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from soundmill.audio.mel import MelSpec, SpectrogramParams, log_mel
 from soundmill.training import tagger as taggers
 from soundmill.training.tagger_targets import Targets
 from stages import encode_text, latents
+from tests import prepared
 from tests.imports import ROOT
 
 RATE, SECONDS, SHORT = 16_000, 0.1, 0.05
@@ -39,28 +39,19 @@ def write(
 
 def write_waves(home: Path, rate: int, waves: list[np.ndarray]) -> None:
     """Clips, and their catalog; others without labels, with two clips held out, and with a new label."""
-    clips, catalog = [], []
+    rows = []
     for number, (wave, split) in enumerate(zip(waves, SPLITS, strict=True)):
-        length = wave.shape[1]
-        common = {"clip_id": f"clip-{number}", "recording_id": f"r{number}", "source": "r.wav", "start": 0.0}
-        audio = {"bytes": flac.encode_flac(wave, rate), "path": f"clip-{number}.flac"}
-        clips.append({**common, "audio": audio, "num_samples": length, "digest": str(number), "quality": None})
         label = LABELS[number % 2]
-        fields = {"labels": [label], "captions": [f"a {label} rings"], "corpus": "test", "weight": 1.0}
-        catalog.append({**common, **fields, "seconds": length / rate, "shard": 0, "split": split})
-    shards.write_rows(clips, home / "clips" / shards.shard_name(0), manifest.CLIPS)
-    write_catalogs(catalog, home)
-
-
-@lru_cache
-def _composed(overrides: tuple[str, ...]) -> dict:
-    return params.compose(ROOT / "conf", list(overrides))
+        told = {"labels": [label], "captions": [f"a {label} rings"], "split": split, "seconds": wave.shape[1] / rate}
+        whose = {"recording_id": f"r{number}", "source": "r.wav", "digest": str(number)}
+        rows.append(prepared.sound(f"clip-{number}", wave, rate, **whose, **told))
+    prepared.write_rows(rows, home / "clips" / shards.shard_name(0), manifest.CLIPS)
+    write_catalogs(rows, home)
 
 
 def composed(overrides: Sequence[str], section: str, changes: Sequence[str]) -> dict:
     """The real configuration with these overrides, and changes; those below `section` begin with a dot, and are quick."""
-    whole = (*overrides, *(one for one in changes if not one.startswith(".")))
-    document = copy.deepcopy(_composed(whole))
+    document = params.compose(ROOT / "conf", [*overrides, *(one for one in changes if not one.startswith("."))])
     for one in changes:
         if one.startswith("."):
             path, _, value = f"{section}{one}".partition("=")
@@ -75,7 +66,7 @@ def write_catalogs(rows: list[dict], home: Path) -> None:
     held_out = [{**row, "split": "valid" if number == 3 else row["split"]} for number, row in enumerate(rows)]
     more = [{**row, "labels": ["kick", *row["labels"]] if number == 0 else row["labels"]} for number, row in enumerate(rows)]
     for name, of_name in (("catalog", rows), ("unlabelled", plain), ("two_held_out", held_out), ("more", more)):
-        shards.write_rows(of_name, home / f"{name}.parquet", manifest.CATALOG)
+        prepared.write_rows(of_name, home / f"{name}.parquet", manifest.CATALOG)
 
 
 def clips_of(home: Path) -> list[dict]:

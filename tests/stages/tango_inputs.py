@@ -6,12 +6,12 @@ import numpy as np
 import torch
 
 from soundmill import manifest, shards, text
-from soundmill.audio import flac
 from soundmill.models.components.latents.store import ABOUT_KEY, LatentsAbout
 from soundmill.models.components.mel_autoencoder import autoencoder as autoencoders
 from soundmill.models.components.mel_autoencoder.autoencoder import Autoencoder, build_autoencoder
 from soundmill.shards import shard_name
 from stages.encode_text import encode_shard
+from tests import prepared
 from tests.models.components.test_mel_autoencoder import SPEC, TINY
 from tests.stages import of_waves
 
@@ -42,19 +42,14 @@ def write(directory: Path) -> Path:
     (directory / "inputs" / "text").mkdir()
     encode_shard(spoken, encoder, config, directory / "inputs" / "text" / shard_name(0))
 
-    fields = {"recording_id": "r", "source": "r.wav", "start": 0.0, "shard": 0, "corpus": "test", "weight": 1.0}
-    catalog = []
+    rng, rows = np.random.default_rng(0), []
     for number, (one, captions) in enumerate(CAPTIONS.items()):
         told = {"captions": captions, "labels": [of_waves.LABELS[number % 2]], "split": SPLITS[one[:4]]}
-        catalog.append({"clip_id": one, "seconds": (SHORT if one == "test-0" else LENGTH) / SPEC.sample_rate, **told, **fields})
-    of_waves.write_catalogs(catalog, directory)
-    rng, clips = np.random.default_rng(0), []
-    for one in CAPTIONS:
         wave = (0.1 * rng.standard_normal(LENGTH)).astype(np.float32)
-        audio = {"bytes": flac.encode_flac(wave, SPEC.sample_rate), "path": f"{one}.flac"}
-        common = {"clip_id": one, "source": "r.wav", "start": 0.0, "digest": "", "recording_id": "r", "quality": None}
-        clips.append({**common, "audio": audio, "num_samples": len(wave)})
-    shards.write_rows(clips, directory / "clips" / shard_name(0), manifest.CLIPS)
+        seconds = (SHORT if one == "test-0" else LENGTH) / SPEC.sample_rate
+        rows.append(prepared.sound(one, wave, SPEC.sample_rate, recording_id="r", source="r.wav", seconds=seconds, **told))
+    of_waves.write_catalogs(rows, directory)
+    prepared.write_rows(rows, directory / "clips" / shard_name(0), manifest.CLIPS)
     return directory
 
 

@@ -24,6 +24,7 @@ from soundmill.params import write_yaml
 from soundmill.shards import run as shard_run
 from soundmill.shards.jobs import run_job
 from stages import latents
+from tests import prepared
 from tests.models.components.test_mel_autoencoder import SPEC, TINY
 from tests.prepared import execution
 from tests.stages import of_waves, wave_codec
@@ -58,13 +59,9 @@ def write_spectrograms(directory: Path) -> None:
 
 def write_clips(ids: list[str], directory: Path) -> None:
     """In two shards."""
-    fields = {"source": "r.wav", "start": 0.0, "recording_id": "r", "quality": None}
+    rows = [prepared.sound(one, sound(n), SPEC.sample_rate, digest=f"row {one}", shard=n % 2) for n, one in enumerate(ids)]
     for shard in range(2):
-        rows = []
-        for number, clip_id in list(enumerate(ids))[shard::2]:
-            audio = {"bytes": encode(sound(number)), "path": f"{clip_id}.flac"}
-            rows.append({"clip_id": clip_id, "audio": audio, "digest": f"row {clip_id}", "num_samples": LENGTHS[number], **fields})
-        shards.write_rows(rows, directory / shards.shard_name(shard), manifest.CLIPS)
+        prepared.write_rows(rows[shard::2], directory / shards.shard_name(shard), manifest.CLIPS)
 
 
 def write_catalog(path: Path, caption: str = "a tone rises") -> None:

@@ -182,6 +182,19 @@ def test_one_that_others_trained_is_taken(tmp_path, name, capfd):
         row.make(tmp_path / "other", tmp_path, row.loading(*published.choices, change))
 
 
+@pytest.mark.parametrize(
+    ("name", "at", "changes"), [("mel_autoencoder", "network", []), ("unet1d", "encoder", [".encoder.pca=false"])]
+)
+def test_a_codec_saved_before_there_were_components_loads(tmp_path, components: Components, name, at, changes):
+    CODECS[name].make(tmp_path, components.data(name), CODECS[name].composed(*changes, ".weights.steps=1"))
+    place, found = tmp_path / "inputs/autoencoder", config(tmp_path, "autoencoder")
+    del found.get("params", found)[at]["pca"]
+    codec = registry.load_codec(place)
+    wave = 0.1 * np.random.default_rng(0).standard_normal((codec.channels, 3200)).astype(np.float32)
+    (place / "config.json").write_text(json.dumps(found))
+    assert torch.equal(registry.load_codec(place).posterior([wave], 3200), codec.posterior([wave], 3200))
+
+
 def test_a_codec_that_was_trained_here_is_loaded_like_others(tmp_path, components: Components):
     row, first = CODECS["oobleck"], components.made("oobleck")
     document = row.loading()

@@ -15,7 +15,7 @@ from soundmill import manifest, shards, stage, text
 from soundmill.params import write_yaml
 from soundmill.shards.jobs import run_job
 from stages import encode_text
-from tests.prepared import execution
+from tests.prepared import execution, sound, write_rows
 
 SIZES = {"width": 16, "layers": 1, "heads": 2}
 CAPTIONS = [["a dog barks", "a hound is heard"], ["rain falls"], [], ["a dog barks"]]
@@ -23,9 +23,8 @@ MIX = "a dog barks and rain falls"
 
 
 def write_corpus(data: Path, captions: list[list[str]], mix: str = MIX) -> None:
-    fields = {"recording_id": "r", "source": "r.wav", "start": 0.0, "split": "train", "labels": [], "corpus": "test", "weight": 1.0}
-    rows = [{"clip_id": f"clip{n}", "shard": n % 3, "captions": texts, **fields} for n, texts in enumerate(captions)]
-    shards.write_rows(rows, data / "catalog.parquet", manifest.CATALOG)
+    rows = [sound(f"clip{n}", np.zeros(9), shard=n % 3, captions=texts) for n, texts in enumerate(captions)]
+    write_rows(rows, data / "catalog.parquet", manifest.CATALOG)
     shards.write_rows([{"clip_id": "mix_0", "caption": mix, "labels": []}], data / "mixes" / shards.shard_name(0), manifest.MIXES)
 
 

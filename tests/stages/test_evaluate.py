@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from soundmill import manifest, params, shards, stage
-from soundmill.audio.flac import encode_flac, write_wav
+from soundmill.audio.flac import write_wav
 from soundmill.audio.tags import CHANGED, GENERATED, MadeBy
 from soundmill.errors import UserError
 from soundmill.evaluation import base as bases
@@ -18,6 +18,7 @@ from soundmill.evaluation import family_report, folders
 from soundmill.evaluation.family import Source
 from soundmill.evaluation.sets import CatalogClip
 from stages import evaluate
+from tests import prepared
 from tests.mels import spec_with
 from tests.prepared import execution
 
@@ -111,22 +112,8 @@ def fill(project: Path, tagger: Path, count: int = 72) -> None:
     """A project with clips, catalog, sounds of a family that does fairly well, and parameters; the tagger judges."""
     data = project / "data"
     rows = corpus(count)
-    for shard in (0, 1):
-        clips = [
-            {
-                "clip_id": row["clip_id"],
-                "audio": {"bytes": encode_flac(sound(row["labels"][0], index), RATE), "path": f"{row['clip_id']}.flac"},
-                "source": row["source"],
-                "start": 0.0,
-                "digest": "",
-                "recording_id": row["recording_id"],
-                "num_samples": 24_000,
-            }
-            for index, row in enumerate(rows)
-            if row["shard"] == shard
-        ]
-        shards.write_rows(clips, data / "clips" / shards.shard_name(shard), manifest.CLIPS)
-    shards.write_rows(rows, data / "catalog.parquet", manifest.CATALOG)
+    sounds = [prepared.sound(wave=sound(row["labels"][0], index), rate=RATE, **row) for index, row in enumerate(rows)]
+    prepared.write_sounds(sounds, data / "clips", data / "catalog.parquet")
     for split, folder in (("test", "generated"), ("valid", "codec")):
         for index, row in enumerate(rows):
             if row["split"] == split:

@@ -20,9 +20,7 @@ Bring = Callable[[Path], None]
 
 
 @pytest.mark.parametrize("how", [shutil.move, shutil.copytree])
-def test_files_of_runs_are_found_after_the_project_moved_or_was_copied(
-    home: Path, bring: Bring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: Callable[..., object]
-) -> None:
+def test_files_of_runs_are_found_after_the_project_moved_or_was_copied(home, bring, tmp_path, monkeypatch, how):
     register(home, bring)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # which MLflow has set in this process
     run_id = runs(home)["train/tiny"].info.run_id
@@ -44,9 +42,7 @@ def test_files_of_runs_are_found_after_the_project_moved_or_was_copied(
     )
 
 
-def test_a_database_alone_that_was_copied_leaves_the_files_where_they_are(
-    home: Path, bring: Bring, tmp_path: Path, monkeypatch
-) -> None:
+def test_a_database_alone_that_was_copied_leaves_the_files_where_they_are(home, bring, tmp_path, monkeypatch):
     register(home, bring)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (copy := tmp_path / "copy").mkdir()
@@ -96,9 +92,7 @@ def test_a_database_of_a_newer_mlflow_is_named(home: Path, bring: Bring) -> None
         ("mlruns", "mlruns is a directory of files"),
     ],
 )
-def test_a_store_that_cannot_be_is_not_said_to_have_all_runs(
-    home: Path, monkeypatch: pytest.MonkeyPatch, uri: str, why: str
-) -> None:
+def test_a_store_that_cannot_be_is_not_said_to_have_all_runs(home, monkeypatch, uri, why):
     (home / "dvc.yaml").write_text("stages: {}\n")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     assert tracking.status(home)[0] is False

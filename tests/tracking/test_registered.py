@@ -92,9 +92,7 @@ def first_line(home: Path, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("command", [("lineage", "recording:dog"), ("forget", "recording:dog", "--reason", "asked")])
-def test_models_are_found_where_they_were_recorded_in_a_shell_that_does_not_say_where(
-    command: tuple[str, ...], home: Path, bring: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_models_are_found_where_they_were_recorded_in_a_shell_that_does_not_say_where(command, home, bring, monkeypatch):
     (home / "mlflow.db").rename(home.parent / "elsewhere.db")
     elsewhere = f"sqlite:///{home.parent}/elsewhere.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", elsewhere)
@@ -106,9 +104,7 @@ def test_models_are_found_where_they_were_recorded_in_a_shell_that_does_not_say_
     assert (tracking.FORGOTTEN in model.tags) == (command[0] == "forget")
 
 
-def test_an_empty_store_and_one_beside_another_are_named_first(
-    home: Path, bring: Callable[[Path], None], mlflow_tables: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_empty_store_and_one_beside_another_are_named_first(home, bring, mlflow_tables, monkeypatch):
     shutil.copy(mlflow_tables, home.parent / "elsewhere.db")
     own, elsewhere = tracking.store(home).uri, f"sqlite:///{home.parent}/elsewhere.db"
     (home / "dvc.yaml").write_text("stages: {}\n")

@@ -93,9 +93,7 @@ def test_the_model_of_a_rehearsal_is_not_registered(home: Path, monkeypatch: pyt
     assert tracking.registered_models(home) == []
 
 
-def test_an_unwritable_store_stops_no_stage(
-    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unwritable_store_stops_no_stage(home, monkeypatch, capsys):
     (home / "file").write_text("")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home}/file/mlflow.db")
     with tracking.stage_run(home, "segment", {}) as run:

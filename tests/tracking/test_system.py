@@ -84,9 +84,7 @@ def test_points_come_until_the_training_ends(tmp_path: Path, monkeypatch: pytest
     assert len(steps) == count
 
 
-def test_a_fault_is_said_and_the_training_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_fault_is_said_and_the_training_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(psutil, "disk_usage", lambda place: (_ for _ in ()).throw(OSError("no such disk")))
     with system.watched(lambda values, step: None, tmp_path):
         pass
@@ -94,9 +92,7 @@ def test_a_fault_is_said_and_the_training_goes_on(
 
 
 @pytest.mark.parametrize("on", [True, False])
-def test_the_key_turns_it_off_and_no_output_contains_it(
-    home: Path, bring: Bring, monkeypatch: pytest.MonkeyPatch, on: bool
-) -> None:
+def test_the_key_turns_it_off_and_no_output_contains_it(home, bring, monkeypatch, on):
     monkeypatch.chdir(home)
     execution = {"workers": 1, "devices": None, "dask": None, "lanes": {"number": 1, "gpus": 0}, "system_metrics": on}
     params.write_yaml({"execution": execution, "train": {"epochs": 1}}, home / "params.yaml")

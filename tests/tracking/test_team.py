@@ -95,9 +95,7 @@ def train(environment: dict[str, str], home: Path, number: int, written: Any, ga
         pytest.param(64, 8, False, marks=pytest.mark.attack),
     ],
 )
-def test_many_runs_at_once_some_of_them_killed(
-    server: Server, postgres: Postgres, bucket: Bucket, machines: list[Path], count: int, killed: int, outage: bool
-) -> None:
+def test_many_runs_at_once_some_of_them_killed(server, postgres, bucket, machines, count, killed, outage):
     """Half of the killed die while all run, half later, after a random step. Both servers may be killed and start again, too."""
     chance = random.Random(0)
     doomed = chance.sample(range(count), killed)
@@ -160,9 +158,7 @@ def found(home: Path) -> dict[str, tuple[str, str]]:
 
 
 @pytest.mark.slow
-def test_doctor_tries_everything_and_leaves_nothing(
-    server: Server, bucket: Bucket, machines: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_doctor_tries_everything_and_leaves_nothing(server, bucket, machines, monkeypatch):
     before = bucket.keys()
     findings = found(machines[0])
     assert {name: state for name, (state, _) in findings.items()} == dict.fromkeys(
@@ -207,9 +203,7 @@ def entrance(server: Server, tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_runs_pass_the_entrance_with_its_password_only(
-    entrance: str, machines: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_runs_pass_the_entrance_with_its_password_only(entrance, machines, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", entrance)
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "team")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong")
@@ -230,9 +224,7 @@ def test_runs_pass_the_entrance_with_its_password_only(
 
 
 @pytest.mark.attack
-def test_a_file_that_the_bucket_takes_long_for_arrives(
-    server: Server, bucket: Bucket, machines: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_the_bucket_takes_long_for_arrives(server, bucket, machines, tmp_path, monkeypatch):
     """Longer than the time limit of other requests, which is short here, and all its tries together."""
     monkeypatch.setitem(HTTP, uploader.TIMEOUT, "2")
     monkeypatch.delenv(uploader.TIMEOUT, raising=False)
@@ -250,9 +242,7 @@ def test_a_file_that_the_bucket_takes_long_for_arrives(
 
 
 @pytest.mark.attack
-def test_a_backup_restored_elsewhere_has_every_run_and_file(
-    server: Server, postgres: Postgres, bucket: Bucket, machines: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_backup_restored_elsewhere_has_every_run_and_file(server, postgres, bucket, machines, tmp_path, monkeypatch):
     """With the commands of docs/team.md; then the bucket is gone, and doctor says so."""
     with tracking.stage_run(machines[0], "train/kept", {}) as run:
         run.log_metrics_tree({"loss": 0.25})

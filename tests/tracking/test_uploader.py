@@ -68,9 +68,7 @@ def check_training(home: Path, name: str = "train/tiny") -> Any:
     return run
 
 
-def test_what_was_sent_is_sent_again_without_harm(
-    home: Path, bring: Bring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_sent_is_sent_again_without_harm(home, bring, tmp_path, monkeypatch):
     """Killed after each single batch, before it could note that it was sent."""
 
     class Killed(BaseException):
@@ -169,9 +167,7 @@ def test_a_parent_ends_after_the_runs_below_it(home: Path, bring: Bring, monkeyp
     assert found["pipeline"].data.tags["incomplete"] == "train"
 
 
-def test_a_parent_waits_for_a_run_that_began_and_ended_while_it_was_brought(
-    home: Path, bring: Bring, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_parent_waits_for_a_run_that_began_and_ended_while_it_was_brought(home, bring, monkeypatch):
     here = uploader.Uploader(tracking.store(home))
     pipeline = tracking.pipeline_run(home, "pipeline")
     monkeypatch.setenv(tracking.PARENT, pipeline.__enter__().id)
@@ -291,9 +287,7 @@ def test_an_uploader_does_not_write_to_a_database_that_is_gone(home: Path, bring
 
 
 @pytest.mark.slow(minutes=1)
-def test_a_server_killed_in_the_middle_of_a_training_has_all_of_it_in_the_end(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_killed_in_the_middle_of_a_training_has_all_of_it_in_the_end(home, tmp_path, monkeypatch):
     """With the uploader that stages start themselves; and the model that it registers can be loaded."""
     server = Server(tmp_path)
     try:

@@ -143,9 +143,3 @@ def test_six_steps_make_a_clip_that_it_has_learned(tmp_path):
     torch.testing.assert_close(vocoders.load(tmp_path / "vocoder", SPEC).vocode(log_mels), output, atol=0, rtol=0)
     with pytest.raises(UserError, match=r"for other spectrograms than these \(sample_rate 16000, not 22050\)"):
         vocoders.load(tmp_path / "vocoder", spec_with(**SPEC.model_dump() | {"sample_rate": 22_050}))
-
-
-@pytest.mark.parametrize("betas", [[], [0.0, 0.1], [0.5, 1.0], "fast"])
-def test_no_schedule_is_no_parameter(betas):
-    with pytest.raises(UserError, match=r"sampling\.betas"):
-        parse(SamplingParams, {"betas": betas, "seed": 0}, "sampling")

@@ -14,7 +14,7 @@ from soundmill.models.components import registry
 from soundmill.models.components.encodec import codec as codecs
 from soundmill.models.components.encodec import pretrained
 from soundmill.models.components.encodec.codec import EncodecCodec
-from soundmill.models.components.encodec.params import EncodecParams, NetworkParams
+from soundmill.models.components.encodec.params import NetworkParams
 from soundmill.models.components.loaded import LoadedParams
 from tests.imports import ROOT
 
@@ -133,15 +133,3 @@ def test_what_does_not_fit_is_refused_before_a_stage_runs(tmp_path, changes, mes
     for call in (lambda: pretrained.check(where, TINY, spec, tmp_path), lambda: pretrained.load(where, TINY, tmp_path)):
         with pytest.raises(UserError, match=message):
             call()
-
-
-def test_bandwidths_that_the_library_would_misread_are_refused():
-    with pytest.raises(UserError, match=r"\[6\.0, 1\.5\] must rise: the last sets the number of codebooks"):
-        params.parse(NetworkParams, TINY.model_dump() | {"bandwidths": [6.0, 1.5]}, "params.yaml")
-
-
-def test_a_bandwidth_that_it_was_not_trained_for_is_refused():
-    section = {"kind": "encodec", "network": TINY.model_dump(), "weights": named(Path("x")).model_dump()}
-    section["hardware"] = params.compose(ROOT / "conf", ["model=audio_dit"])["audio_dit"]["autoencoder"]["hardware"]
-    with pytest.raises(UserError, match=r"bandwidth 5\.0 must be one of network\.bandwidths \[4\.0, 8\.0\]"):
-        params.parse(EncodecParams, section | {"bandwidth": 5.0}, "params.yaml")

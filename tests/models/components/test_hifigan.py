@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from soundmill import manifest, shards
@@ -23,6 +22,7 @@ from soundmill.models.components.vocoder_adversary import LogMel
 from soundmill.models.components.wave_discriminators import PERIODS, Discriminators, PeriodDiscriminator
 from soundmill.models.components.waves.source import Pairs, gather_waves
 from soundmill.params import compose, parse
+from tests import prepared
 from tests.models.components.test_mel_autoencoder import SPEC, size
 
 VOICE = NetworkParams(
@@ -105,13 +105,11 @@ def pairs(tmp_path) -> Pairs:
     rng, clips, rows = np.random.default_rng(0), [], []
     for clip_id, length in LENGTHS.items():
         wave = (0.02 * rng.standard_normal(length)).astype(np.float32)
-        common = {"clip_id": clip_id, "source": "r.wav", "start": 0.0, "digest": "", "recording_id": "r", "quality": None}
-        audio = {"bytes": flac.encode_flac(wave, SPEC.sample_rate), "path": f"{clip_id}.flac"}
-        clips.append({**common, "audio": audio, "num_samples": length})
-        values = mel.log_mel(flac.decode_mono(audio["bytes"]), SPEC).astype("<f2")
+        clips.append(prepared.sound(clip_id, wave, SPEC.sample_rate))
+        values = mel.log_mel(flac.decode_mono(clips[-1]["audio"]["bytes"]), SPEC).astype("<f2")
         size = {"num_mels": 16, "num_frames": values.shape[1]}
         rows.append({"clip_id": clip_id, "log_mel": values.tobytes(), "digest": "", **size})
-    shards.write_rows(clips, tmp_path / "clips" / shards.shard_name(0), manifest.CLIPS)
+    prepared.write_rows(clips, tmp_path / "clips" / shards.shard_name(0), manifest.CLIPS)
     shards.write_rows(rows, tmp_path / "mels" / shards.shard_name(0), manifest.SPECTROGRAMS)
     log_mels = gather_log_mels(tmp_path / "mels", ["b", "a"], tmp_path)
     return Pairs(log_mels, gather_waves(tmp_path / "clips", ["b", "a"], tmp_path, partial(mel.levelled, spec=SPEC)), 25, SPEC)
@@ -128,26 +126,6 @@ def test_a_crops_wave_is_what_its_log_mel_was_made_of(pairs, place):
     np.testing.assert_allclose(found[0, :, inner], log_mels[0, :, inner], atol=0.02)
     assert waves[1, 3000:].abs().max() == 0
     assert (log_mels[1, :, 19:] == np.float16(math.log(1e-5))).all()
-
-
-def test_a_crop_is_longer_than_what_is_mirrored(root):
-    vocoder = compose(root / "conf", ["model=tango", "vocoder=hifigan_laptop"])["vocoder"]
-    weights = parse(HifiGanParams, vocoder, "vocoder").weights
-    weights.model_copy(update={"crop_frames": 4}).check_crop(SPEC)
-    with pytest.raises(UserError, match="crop_frames 3 of 160 samples must be more than half of n_fft 1024"):
-        weights.model_copy(update={"crop_frames": 3}).check_crop(SPEC)
-
-
-def test_parameters_that_do_not_fit_are_refused(root):
-    values = compose(root / "conf", ["model=tango", "vocoder=hifigan_laptop"])["vocoder"]
-    for change, said in (
-        ({"network": values["network"] | {"kernels": [4, 8, 8, 4]}}, "may be shorter than its rate"),
-        ({"network": values["network"] | {"channels": 24}}, "cannot be halved 4 times"),
-        ({"hardware": values["hardware"] | {"devices": 7}}, "must be a multiple of hardware.devices 7"),
-        ({"weights": values["weights"] | {"discriminator_width": 6}}, "multiple of 4"),
-    ):
-        with pytest.raises(ValidationError, match=said):
-            HifiGanParams.model_validate(values | change)
 
 
 @pytest.fixture

@@ -157,19 +157,6 @@ def test_files_that_do_not_fit_are_refused_before_a_stage_runs(tmp_path):
     families.check(document | {"audio_dit": document["audio_dit"] | {"autoencoder": network}}, tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"multiples": [1]}, "must have one value for each of ratios"),
-        ({"ratios": [2, 3]}, r"ratios \[3\] must be even"),
-        ({"multiples": [1, 0]}, "must be 1 or more"),
-    ],
-)
-def test_networks_that_cannot_be_are_refused(change, message):
-    with pytest.raises(UserError, match=message):
-        params.parse(NetworkParams, TINY.model_dump() | change, "network")
-
-
 def test_lengths_agree_at_every_even_ratio():
     for ratios in ([2], [4, 6], [8, 10]):
         net = codecs.build(TINY.model_copy(update={"ratios": ratios, "multiples": [1] * len(ratios)}))

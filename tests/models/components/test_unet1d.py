@@ -154,16 +154,3 @@ def test_parts_of_a_longer_sound_share_the_noise_of_their_place():
     assert not torch.equal(part, noise_of([Request(seed=2, start=3000)], 2, 7000))
     alone, together = noise_of([Request(seed=5)], 2, 100), noise_of([Request(seed=4), Request(seed=5)], 2, 100)
     assert torch.equal(alone[0], together[1])
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"items": [1]}, "items .* must have one value for each of channels"),
-        ({"factors": [1, 0]}, "must be 1 or more"),
-        ({"channels": [8, 10]}, "multiples of 4 groups"),
-    ],
-)
-def test_sizes_that_do_not_fit_are_refused(change, message):
-    with pytest.raises(ValueError, match=message):
-        UNet1dParams(**SMALL.model_dump() | change)

@@ -1,6 +1,5 @@
 """The diffusion autoencoder that starts from principal components: what it does untrained, learns, saves and refuses."""
 
-import json
 import math
 
 import numpy as np
@@ -10,7 +9,6 @@ import torch
 from soundmill import params
 from soundmill.audio.mel import mel_filterbank, mel_spectrogram
 from soundmill.errors import UserError
-from soundmill.models.components.unet1d.codec import codec as codecs
 from soundmill.models.components.unet1d.codec.codec import DiffusionCodec
 from soundmill.models.components.unet1d.codec.network import AutoencoderNet, GaussianDenoiser
 from soundmill.models.components.unet1d.codec.params import AutoencoderParams
@@ -100,27 +98,6 @@ def test_a_codec_that_starts_from_components_learns_in_every_weight():
         loss = net(waves(), level, net.encoder(waves())).square().mean()
         optimiser.zero_grad(), loss.backward(), optimiser.step()
     assert not [name for name, weight in net.named_parameters() if weight.grad is None or not weight.grad.any()]
-
-
-def test_components_are_the_same_bytes_and_saved(tmp_path):
-    for name in ("one", "other"):
-        codecs.save(started(), tmp_path / name, {})
-    one, other = (tmp_path / name / "model.safetensors" for name in ("one", "other"))
-    assert one.read_bytes() == other.read_bytes()
-    assert torch.equal(codecs.load(tmp_path / "one").encode(waves()), started().encode(waves()))
-
-
-def test_a_codec_saved_before_there_were_components_loads(tmp_path):
-    without = chosen("encoder.pca=false")
-    model = DiffusionCodec(without, SPEC, 2, AutoencoderNet(without, SPEC, 2).eval())
-    codecs.save(model, tmp_path / "one", {})
-    config = json.loads((tmp_path / "one/config.json").read_text())
-    del config["params"]["encoder"]["pca"]
-    (tmp_path / "one/config.json").write_text(json.dumps(config))
-    loaded = codecs.load(tmp_path / "one")
-    assert loaded.params == without
-    assert torch.equal(loaded.encode(waves()), model.encode(waves()))
-    assert loaded.encode(waves()).abs().max() < 1
 
 
 def test_what_has_no_components_is_refused():
