@@ -80,7 +80,7 @@ def never_had(checkout: Path, recording: str, clip: str) -> None:
         rows.drop(columns="split", errors="ignore").to_csv(corpus / f"{name}.csv", index=False)
     files = inventory.list_files(corpus / "audio")
     files.metadata = {name.encode(): bytes(corpus / name) for name in CSV_FILES}
-    tables = audiocaps.read(files, 2)
+    tables = audiocaps.read(files, 3)
     tables.settle("synthetic")
     for row in tables.recordings:
         row |= SYNTHESISED

@@ -250,13 +250,13 @@ def test_a_second_repro_runs_nothing_and_a_change_only_what_it_reaches(graph_cop
 
 
 @pytest.mark.slow(minutes=1)
-def test_killed_stages_and_one_worker_make_the_same_bytes(graph_copy, built_graph, tmp_path):
+def test_killed_stages_and_two_workers_make_the_same_bytes(graph_copy, built_graph, tmp_path):
     """Of a mapping stage, a training and an evaluation; random kills are in tests/test_attack.py, other stages in tests/stages.
 
     Meanwhile files that they do not run are edited, and a package that they do not import is installed: no finished work is lost.
     """
     document = params.read_yaml(graph_copy / "params.yaml")
-    document["execution"]["workers"] = 1
+    document["execution"]["workers"] = 2
     params.write_yaml(document, graph_copy / "params.yaml")
     packages = installed(tmp_path / "packages", "unrelated", "9.9", "unrelated")
     said = {stage: run_killed(graph_copy, stage, *killed, packages) for stage, *killed in KILLED}

@@ -101,7 +101,7 @@ def test_a_generated_sound_leads_to_its_checkpoint_and_recordings(built_graph, c
     (training_data,) = [node for node in checkpoint["below"] if node["kind"] == "training data of"]
     assert {node["name"] for node in training_data["below"]} == set(catalog.recording_id[catalog.split == "train"])
     (training,) = [node for node in checkpoint["below"] if node["kind"] == "training"]
-    assert training["parameters"]["steps"] == 40
+    assert training["parameters"]["steps"] == 24
 
     of_graph = next((built_graph / "data/generated/ddpm_mel").glob("*.wav"))
     found = lineage.trace(built_graph, str(of_graph))

@@ -35,7 +35,7 @@ SMALL = [
 ]
 SMALL += ["waveform_unet.train.network.channels=[4,4,8,8,8]", "waveform_unet.train.network.groups=4"]
 SMALL += ["waveform_unet.train.sampling.num_steps=2", "waveform_unet.train.hardware.threads=1"]
-SMALL += ["diffusion_ae.autoencoder.weights.num_samples=none at all", "execution.workers=1"]
+SMALL += ["diffusion_ae.autoencoder.weights.num_samples=none at all"]
 
 
 def test_shares_are_those_of_trainings_that_can_be_set_and_who_has_none_cannot_generate() -> None:
