@@ -13,6 +13,7 @@ from flows import dvc, run
 from soundmill import dvc_recovery
 from soundmill.commands import doctor
 from soundmill.errors import UserError
+from tests.commands.running import soundmill
 from tests.flows.tiny import dvc_command, git, make_tiny
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -71,11 +72,6 @@ def kill_at(root: Path, number: int) -> int:
     return subprocess.run(command, cwd=root, env={**os.environ, "PATH": path, **variables}, capture_output=True).returncode
 
 
-def soundmill(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "soundmill", *arguments]
-    return subprocess.run(command, cwd=root, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
-
-
 def follow(root: Path, text: str) -> None:
     """Type the commands that a remedy tells, but those that only look."""
     for command in re.findall("`((?:git|rm) [^`]*)`", text):
@@ -118,7 +114,7 @@ def killed(prepared: Path, tmp_path: Path) -> Path:
 
 def test_doctor_gives_the_remedy_and_commands_that_run_no_stage_do_not_look(killed: Path) -> None:
     remedy = "`git restore --source='stash@{0}' -- .dvcignore first.py 'new file.txt'`, then"
-    assert "stash" not in soundmill(killed, "weights", "list").stderr
+    assert "stash" not in soundmill("weights", "list", cwd=killed).stderr
     finding = doctor._changes(killed)
     assert finding.state == "lacking"
     assert remedy in finding.remedy

@@ -21,15 +21,12 @@ from tests import chromium
 from tests.checkouts import BIN, dvc
 from tests.commands.running import soundmill
 from tests.prepared import json_lines
+from tests.stages.handling import tree
 from tests.test_code import installed
 
 
 def metrics(checkout: Path, name: str) -> dict:
     return json.loads((checkout / "data/metrics" / f"{name}.json").read_text())
-
-
-def tree(directory: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(directory)): path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
 
 
 # stage, its scratch below data/.work, what lies in it once the stage is at its work, seconds more until it is killed
@@ -87,56 +84,14 @@ def outputs(checkout: Path) -> dict[str, bytes]:
     return {name: data for name, data in tree(checkout / "data").items() if not name.startswith(".work/")}
 
 
-NEW_FAMILY = """
-# @package _global_
-families:
-  tiny_codec:
-    clips: default
-    inputs: data/clips/default
-    parts: data/clips/default
-    tagger: data/clips/default
-    components: {source: waves, codec: log_mels, vocoder: waves, condition: waves}
-tiny_codec:
-  train:
-    seed: 0
-    start_from: null
-    optimiser:
-      {learning_rate: 1.0e-2, betas: [0.9, 0.99], eps: 1.0e-8, weight_decay: 0.0, warmup_steps: 0, decay: none, clip_norm: null}
-    ema: null
-    log_every_steps: 10
-    checkpoint_seconds: 60.0
-    steps: 30
-    epochs: null
-    use: last
-    validate_every_steps: 10
-    validate_batches: 1
-    samples_every_steps: 20
-    hardware: {accelerator: cpu, devices: 1, precision: "32", threads: 1}
-    batch_size: 4
-    width: 8
-    sampling: {gain: 1.0}
-  generate:
-    seed: 0
-    use: last
-    count: 6
-    batch_size: 4
-    accelerator: cpu
-    precision: "32"
-    threads: 1
-    codec_count: 4
-    codec_split: valid
-    sampling: {gain: 1.0}
-"""
-
-
 @pytest.mark.slow(minutes=1)
 def test_a_new_family_reruns_nothing_and_works(graph_copy, tracked):
     """One package, one conf file, one line of the registry: a family that only reconstructs, in stereo at another rate."""
     checkout, document = graph_copy, params.read_yaml(graph_copy / "params.yaml")
     package = checkout / "soundmill/models/tiny_codec"
     package.mkdir()
-    shutil.copy(Path(__file__).parent / "models/tiny_codec.py", package / "__init__.py")
-    (checkout / "conf/model/tiny_codec.yaml").write_text(NEW_FAMILY)
+    shutil.copy(checkout / "tests/models/tiny_codec.py", package / "__init__.py")
+    shutil.copy(checkout / "tests/models/tiny_codec.yaml", checkout / "conf/model")
     registry = checkout / "soundmill/models/registry.py"
     registry.write_text(
         registry.read_text().replace("FAMILIES = {", 'FAMILIES = {\n    "tiny_codec": "soundmill.models.tiny_codec",')

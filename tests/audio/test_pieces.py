@@ -1,11 +1,13 @@
-"""Sounds cut into pieces and windows: what is made of them is what is made of the whole, and no more is held than they need."""
+"""Sounds cut into pieces and windows: what is made of them is what is made of the whole, and no more is held; loops that close."""
 
 from collections.abc import Iterator
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
+from soundmill.audio.loop import closed
 from soundmill.audio.pieces import equal_power, faded, pieces, window_starts, windows
 
 
@@ -61,3 +63,14 @@ def test_what_is_done_comes_out_before_the_next_window_is_read():
         given += block.shape[1]
         assert sum(taken) - given <= 2 * size + 64
     assert given == length
+
+
+def test_a_closed_loop_goes_on_at_its_beginning():
+    """Of a sound that has nothing to do with the loop's length, the seam is as smooth as any other place."""
+    wave = np.sin(2 * np.pi * 37.3 * np.arange(4000, dtype=np.float32) / 4000)
+    loop = closed(wave[None, None], 1000, 2000, 100)[0, 0]
+    assert (loop[:1900] == wave[1000:2900]).all()
+    jumps, plainly = np.abs(np.roll(loop, -1) - loop), np.abs(np.diff(wave)).max()
+    assert jumps[-1] <= plainly  # as anywhere in the wave itself
+    assert jumps[:-1].max() < 1.2 * plainly
+    assert abs(wave[1000] - wave[2999]) > 5 * jumps[-1]

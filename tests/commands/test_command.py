@@ -1,15 +1,20 @@
+"""What every command keeps to: help, files that cannot be written, faults of the disk; and what `soundmill doctor` says."""
+
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from soundmill import commands
-from soundmill.commands import models
+from soundmill.commands import doctor, models
 from tests.commands.running import ROOT, soundmill
+from tests.mlflow_server import free_port
 
 
 def commands_in(group: typer.core.TyperGroup) -> list[tuple[str, ...]]:
@@ -75,3 +80,20 @@ def test_a_terminal_shows_what_its_character_set_can(tmp_path: Path, encoding: s
     assert done.stdout.decode(encoding).strip() == shown.replace("1/2", "½" if encoding == "iso-8859-1" else "1?2")
     listed = subprocess.run([sys.executable, "-m", "soundmill", "families"], cwd=ROOT, env=variables, capture_output=True)
     assert (listed.returncode, b"Schneider" in listed.stdout) == (0, True), listed.stderr
+
+
+def test_a_disk_that_is_full_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = tmp_path / ".dvc" / "cache"  # on another disk than the project
+    cache.mkdir(parents=True)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=2e9 if place == cache else 50e9))
+    assert (doctor._disk(tmp_path).state, doctor._disk(tmp_path).detail) == ("lacking", "2.0 GB free")
+    assert doctor._temporary(tmp_path).state == "ok"
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=0.5e9))
+    temporary = doctor._temporary(tmp_path)
+    assert (temporary.state, temporary.remedy) == ("optional", "free some space, or set TMPDIR to another disk")
+
+
+def test_a_server_that_does_not_answer_is_no_traceback_and_no_password() -> None:
+    (finding,) = doctor._compared("MLflow", f"http://team:secret@127.0.0.1:{free_port()}/version", ("", ""), "…")
+    assert (finding.name, finding.state) == ("MLflow", "optional")
+    assert "secret" not in finding.detail

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import dvc, locks
+from flows import dvc, locks, trials
 from soundmill.commands import doctor
 from soundmill.errors import UserError
 from tests.flows.tiny import dvc_command
@@ -107,3 +107,10 @@ def test_one_pipeline_at_a_time(tiny: Path) -> None:
     other.communicate("\n")
     with locks.only_one(tiny, 0, print):
         pass
+
+
+def test_parameters_are_not_changed_beside_a_pipeline(tiny: Path) -> None:
+    before = (tiny / "params.yaml").read_bytes()
+    with locks.only_one(tiny, 0, print), pytest.raises(UserError, match=f"in use by process {os.getpid()}"):
+        trials.run_pipeline(tiny, {"first": {"number": 9}}, ["first"], "a point")
+    assert (tiny / "params.yaml").read_bytes() == before

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from flows import publishing
+from flows import publishing, summary
 from flows.results_figure import TOTAL_COLOR, draw
 from flows.results_rows import Difference, Row, Training, falling, front, leading, not_ranked, slope, without_score
 from flows.results_scores import Estimate, MetricResult, scores_under
@@ -180,3 +180,15 @@ def test_the_page_is_there_without_a_figure(tmp_path, monkeypatch):
     publishing.write_page(tmp_path, tmp_path, "default", of_bakeoff("A bake-off", ROWS, [], ["a note"]), ROWS, 0, {})
     assert "Scores" in written[0]
     assert "Quality and speed" not in written[0]
+
+
+def scored(fad: float | None, unranked: bool = False) -> dict[str, object]:
+    metrics = {"fad_tagger": fad, "baselines": {"fad_tagger": {"floor": 1.0}}, "embedders": {"tagger": {}}}
+    return metrics | ({"unranked": {"fad_tagger": "the model was trained against tagger"}} if unranked else {})
+
+
+def test_the_best_family_has_the_lowest_distance_of_those_that_are_ranked():
+    scores = {"poor": scored(9.0), "withheld": scored(None), "own_loss": scored(0.5, unranked=True), "good": scored(3.0)}
+    assert summary.best(scores) == ("good", scores["good"])
+    assert summary.best({}) == ("", {})
+    assert summary.best({"alone": scored(None)})[0] == "alone"

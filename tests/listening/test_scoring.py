@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from soundmill.errors import UserError
-from soundmill.listening import answers, scoring
+from soundmill.listening import answers, results, scoring
+from soundmill.listening.agreement import krippendorff_alpha
 from soundmill.listening.scoring import Estimate, estimate, holm
 from tests.listening.answering import answered, make_key, write
 
@@ -183,3 +184,49 @@ def test_comparisons(tmp_path):
 
     failed = scoring.score(key, rated(key, (1,), tmp_path, careless))["raters"]["failed"]["1"]
     assert [reason.split(":")[0] for reason in failed] == ["anchors", "repeats"]
+
+
+_ = math.nan
+OBSERVERS = np.array(  # four observers of twelve units: Krippendorff, Computing Krippendorff's Alpha-Reliability, 2011, section C
+    [
+        [1, 2, 3, 3, 2, 1, 4, 1, 2, _, _, _],
+        [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, _, 3],
+        [_, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, _],
+        [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, _],
+    ]
+)
+
+
+@pytest.mark.parametrize(("level", "alpha"), [("nominal", 0.743), ("ordinal", 0.815), ("interval", 0.849)])
+def test_krippendorffs_own_example(level, alpha):
+    assert krippendorff_alpha(OBSERVERS, level) == pytest.approx(alpha, abs=5e-4)
+
+
+@pytest.mark.parametrize("level", ["nominal", "ordinal", "interval"])
+def test_agreement_is_one_if_perfect_and_about_zero_by_chance(level):
+    ratings = np.random.default_rng(0).integers(1, 6, (3, 4000)).astype(float)
+    assert krippendorff_alpha(ratings, level) == pytest.approx(0.0, abs=0.02)
+    assert krippendorff_alpha(np.tile(ratings[:1], (3, 1)), level) == 1.0
+    assert krippendorff_alpha(ratings[::-1], level) == pytest.approx(krippendorff_alpha(ratings, level))  # raters have no order
+    assert math.isnan(krippendorff_alpha(np.ones((2, 5)), level))
+
+
+def test_any_name_is_shown_as_it_is(capsys):
+    """Brackets are letters, whatever they mean to what prints."""
+    names = ("[run]", "[/run]", "a [bold]")
+    means = {name: {"mean": 3.0, "low": 2.0, "high": 4.0} for name in names}
+    line = {"a": names[0], "b": names[1], "difference": 0.5, "low": 0.1, "high": 0.9, "p": 0.01, "p_corrected": 0.01}
+    part = {"means": means, "differences": [{**line, "better": names[1]}], "agreement": None, "correlation": {}}
+    result = {
+        "test": "[/test]",
+        "scale": "1 to 5",
+        "requests": 2,
+        "raters": {"passed": ["one"], "failed": {}},
+        "questions": {"quality": part},
+        "failed_means": {},
+        "warnings": [],
+    }
+    results.show(result)
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in (*names, "[/test]", "[run] − [/run]"))
+    assert shown.count("[/run]") == 3

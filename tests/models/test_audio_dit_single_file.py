@@ -16,7 +16,7 @@ from soundmill.errors import UserError
 from soundmill.models import generation, registry
 from soundmill.models.family import Request
 from soundmill.models.importing import import_published
-from tests.models.test_audio_dit_published import CARD, CHANNELS, FRAMES, RATE, build, conf, digests, edit, publish, run_of
+from tests.models.test_audio_dit_published import CARD, CHANNELS, FRAMES, build, conf, digests, edit, publish, run_of
 
 WIDTH, HEADS = 64, 2
 OUTER = {
@@ -115,51 +115,8 @@ def joined(pipeline) -> dict[str, torch.Tensor]:
 
 
 def config() -> dict:
-    def coder(**more: object) -> dict:
-        return {"type": "oobleck", "config": {"c_mults": [1, 2], "strides": [2, 4], "use_snake": True, **more}}
-
-    seconds = [{"id": f"seconds_{name}", "type": "number", "config": {"min_val": 0, "max_val": 1}} for name in ("start", "total")]
-    return {
-        "model_type": "diffusion_cond",
-        "sample_size": 8 * FRAMES,
-        "sample_rate": RATE,
-        "audio_channels": 2,
-        "model": {
-            "pretransform": {
-                "type": "autoencoder",
-                "iterate_batch": True,
-                "config": {
-                    "encoder": coder(in_channels=2, channels=2 * CHANNELS, latent_dim=2 * CHANNELS),
-                    "decoder": coder(out_channels=2, channels=4, latent_dim=CHANNELS, final_tanh=False),
-                    "bottleneck": {"type": "vae"},
-                    "latent_dim": CHANNELS,
-                    "downsampling_ratio": 8,
-                    "io_channels": 2,
-                },
-            },
-            "conditioning": {
-                "configs": [{"id": "prompt", "type": "t5", "config": {"t5_model_name": "t5-base", "max_length": 6}}, *seconds],
-                "cond_dim": WIDTH,
-            },
-            "diffusion": {
-                "cross_attention_cond_ids": ["prompt", "seconds_start", "seconds_total"],
-                "global_cond_ids": ["seconds_start", "seconds_total"],
-                "type": "dit",
-                "config": {
-                    "io_channels": CHANNELS,
-                    "embed_dim": 64 * HEADS,
-                    "depth": 2,
-                    "num_heads": HEADS,
-                    "cond_token_dim": WIDTH,
-                    "global_cond_dim": 2 * WIDTH,
-                    "project_cond_tokens": False,
-                    "transformer_type": "continuous_transformer",
-                },
-            },
-            "io_channels": CHANNELS,
-        },
-        "training": {"use_ema": True, "demo": {"demo_steps": 250}},
-    }
+    """The program's configuration of a model of `tiny`'s sizes."""
+    return json.loads((Path(__file__).parent / "stable_audio_tools.json").read_text())
 
 
 def tiny():

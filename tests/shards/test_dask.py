@@ -1,15 +1,20 @@
 """A map over shards on a real Dask cluster."""
 
+import json
 import os
 import signal
-from contextlib import contextmanager
+import subprocess
+import sys
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
 from soundmill import shards
 from soundmill.errors import UserError
 from soundmill.shards import dask
-from tests.cluster import Cluster
 from tests.shards.work import contents, jobs, square
 
 
@@ -102,3 +107,45 @@ def test_workers_with_other_code_are_refused(two_workers, tmp_path, monkeypatch)
         monkeypatch.setattr(dask, "code_identity", lambda *modules, name=name: identity(*modules) | {name: "2.7"})
         with pytest.raises(UserError, match=rf"worker tcp://.*: runs other software \({name} {message}, not 2\.7\); restart it"):
             shards.map_shards(square, jobs(2), tmp_path / "work", workers=1, cluster=two_workers, code=[codec])
+
+
+WORKERS = "--nworkers 2 --nthreads 1 --host 127.0.0.1 --no-dashboard --memory-limit 0 --local-directory spill".split()
+
+
+@dataclass
+class Cluster:
+    """A Dask scheduler and its workers, each a process of its own."""
+
+    directory: Path
+    processes: list[subprocess.Popen] = field(default_factory=list)
+
+    def start_scheduler(self) -> None:
+        self._start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+
+    def start_two_workers(self) -> None:
+        self._start("worker", *WORKERS)
+
+    def _start(self, *arguments: str) -> None:
+        # Two paths: to find the tests' modules here, and under the names that pytest gives them.
+        paths = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parents[2])])
+        log = (self.directory / "log").open("ab")
+        command = [Path(sys.executable).with_name("dask"), *arguments, "--scheduler-file", self.directory / "scheduler.json"]
+        env = {**os.environ, "PYTHONPATH": paths, "TMPDIR": str(self.directory)}  # it is killed, and takes nothing away
+        self.processes.append(
+            subprocess.Popen(command, cwd=self.directory, env=env, stdout=log, stderr=log, start_new_session=True)
+        )
+
+    @property
+    def address(self) -> str:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with suppress(FileNotFoundError, ValueError):
+                return json.loads((self.directory / "scheduler.json").read_text())["address"]
+            time.sleep(0.1)
+        raise AssertionError((self.directory / "log").read_text())
+
+    def stop(self) -> None:
+        for process in reversed(self.processes):
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()

@@ -13,23 +13,26 @@ def project(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def data(trainings, request) -> Path:
+    """What the family that the module names trains on."""
+    return trainings.data(request.module.TRAINED)
+
+
+@pytest.fixture(scope="module")
+def trained(trainings, request) -> Path:
+    """Its checkpoint in `model`, not to be changed."""
+    return trainings.trained(request.module.TRAINED)
+
+
 @pytest.fixture
 def small(project) -> Path:
     """Three AudioCaps recordings with four clips in two shards, before `rename`."""
-    recordings = [
-        {
-            "recording_id": name,
-            "path": f"{name}.wav",
-            "raw_path": name.encode(),
-            "shard": min(number, 1),
-            "start_time": start,
-            "labels": [],
-            "split": split,
-        }
-        for number, (name, start, split) in enumerate(
-            [("-aaaaaaaaaa", 30.0, "train"), ("bbbbbbbbbbb", 0.0, "test"), ("0123456789ab", 0.0, None)]
-        )
-    ]
+    names = [("-aaaaaaaaaa", 30.0, "train"), ("bbbbbbbbbbb", 0.0, "test"), ("0123456789ab", 0.0, None)]
+    recordings = []
+    for number, (name, start, split) in enumerate(names):
+        whose = {"recording_id": name, "path": f"{name}.wav", "raw_path": name.encode(), "shard": min(number, 1)}
+        recordings.append({**whose, "start_time": start, "labels": [], "split": split})
     captions = [
         {"recording_id": "-aaaaaaaaaa", "start_time": 30.0, "caption": 'first "é"', "labels": ["dog"], "origin": "train.csv:2"},
         {"recording_id": "-aaaaaaaaaa", "start_time": 35.0, "caption": "second", "labels": ["rain"], "origin": "train.csv:3"},

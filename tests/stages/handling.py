@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from soundmill import manifest, params, shards, stage
-from stages import catalog, rename, resample, segment, splits
+from stages import catalog, rename, resample, scan, segment, splits
 from tests import prepared
 from tests.prepared import PLAN, execution, json_lines
 
@@ -88,10 +88,21 @@ def json_rows(split: str) -> list[dict[str, str]]:
     return json_lines(Path(f"data/audiocaps/{split}.json"))
 
 
+PLANNED = ("--variant", "default", "--name", "segment", "--corpus", "data/corpus", "--segments", "data/segments.parquet")
+
+
+def scanned(*more: str) -> dict:
+    return call(scan, "--name", "scan", "--corpus", "data/corpus", *more, section="corpus")
+
+
+def cut_clips() -> None:
+    """Plan and cut the corpus below `data/`."""
+    call(segment, *PLANNED, section="clips")
+    call(resample, *PLANNED, "--name", "resample", "--clips", "data/clips", section="clips")
+
+
 def from_corpus_to_names() -> dict:
-    ports = ("--variant", "default", "--corpus", "data/corpus", "--segments", "data/segments.parquet")
-    call(segment, "--name", "segment", *ports, section="clips")
-    call(resample, "--name", "resample", *ports, "--clips", "data/clips", section="clips")
+    cut_clips()
     return call_rename()
 
 

@@ -19,17 +19,8 @@ from soundmill.training import checkpoint
 from tests.stages import of_waves, tango_inputs
 from tests.stages.families import ROWS
 
-ROW, SHORT = ROWS["audio_dit"], tango_inputs.SHORT  # samples of the sound in test-0's clip of 4,000
-
-
-@pytest.fixture(scope="module")
-def data(trainings) -> Path:
-    return trainings.data("audio_dit")
-
-
-@pytest.fixture(scope="module")
-def trained(trainings) -> Path:
-    return trainings.trained("audio_dit")
+TRAINED = "audio_dit"  # of the fixtures
+ROW, SHORT = ROWS[TRAINED], tango_inputs.SHORT  # samples of the sound in test-0's clip of 4,000
 
 
 def train(home: Path, data: Path, *changes: str, catalog: str = "catalog.parquet") -> dict:

@@ -8,11 +8,11 @@ import pytest
 
 from soundmill.corpora import buckets
 from soundmill.decoding.ffmpeg import ffmpeg_executable
-from stages import resample, scan, segment
+from stages import segment
 from tests.buckets import Store, cut, slow, unavailable
 from tests.corpora.tiny import cell, put, sound, write, write_table
 from tests.prepared import PLAN
-from tests.stages.handling import call, external, failure, settle, table, tree
+from tests.stages.handling import PLANNED, cut_clips, external, failure, scanned, settle, table, tree
 
 VARIANT = {"default": {**PLAN, "clip_seconds": 1.0, "min_seconds": 0.1}}
 RECORDING = r"GET /[^ ?]+\.(wav|flac|m4a)"
@@ -35,18 +35,12 @@ def folder(tmp_path: Path) -> Path:
 def build(project: Path, path: str, workers: int = 1) -> dict[str, bytes]:
     """Scan, plan and cut the corpus at `path`; returns the outputs and metrics, by name."""
     settle(project, workers=workers, corpus=external(path), clips=VARIANT)
-    call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")
+    scanned()
     cut_clips()
     return tree(project / "data/clips") | {
         name: (project / "data" / name).read_bytes()
         for name in ("corpus/recordings.parquet", "corpus/captions.parquet", "segments.parquet", "metrics/scan.json")
     }
-
-
-def cut_clips() -> None:
-    ports = ("--variant", "default", "--corpus", "data/corpus", "--segments", "data/segments.parquet")
-    call(segment, "--name", "segment", *ports, section="clips")
-    call(resample, "--name", "resample", *ports, "--clips", "data/clips", section="clips")
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -75,7 +69,7 @@ def test_recordings_inside_tables_of_a_bucket_give_the_bytes_of_a_folder(project
 
 def build_tables(project: Path, path: str) -> dict[str, bytes]:
     settle(project, corpus=external(path, "audiofolder"), clips=VARIANT)
-    call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")
+    scanned()
     cut_clips()
     return tree(project / "data/clips") | tree(project / "data/corpus")
 
@@ -84,15 +78,14 @@ def build_tables(project: Path, path: str) -> dict[str, bytes]:
 def test_an_object_that_changed_since_the_scan_is_named(project, folder, bucket, capsys, change):
     url = bucket.upload(folder, f"changed-{change}")
     settle(project, corpus=external(url), clips=VARIANT)
-    call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")
+    scanned()
     if change == "other":
         bucket.put("changed-other", "wav/2.wav", sound(9))
     else:
         bucket.client.delete_object(Bucket="changed-gone", Key="wav/2.wav")
-    ports = ("--variant", "default", "--name", "segment", "--corpus", "data/corpus", "--segments", "data/segments.parquet")
-    message = failure(capsys, segment, *ports, section="clips")
+    message = failure(capsys, segment, *PLANNED, section="clips")
     assert f"{url}/wav/2.wav: the file has changed since the corpus was scanned" in message
-    metrics = call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")
+    metrics = scanned()
     assert metrics["recordings"] == (16 if change == "other" else 15)
     cut_clips()
 
@@ -100,10 +93,9 @@ def test_an_object_that_changed_since_the_scan_is_named(project, folder, bucket,
 def test_a_stage_whose_server_stays_away_fails_with_the_objects_name_and_continues_later(project, folder, bucket, capsys):
     url = bucket.upload(folder, "away-for-a-while")
     settle(project, corpus=external(url), clips=VARIANT)
-    call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")
+    scanned()
     bucket.fail(r"GET /[^ ?]+/flac/3\.flac", unavailable, times=1000)
-    ports = ("--variant", "default", "--name", "segment", "--corpus", "data/corpus", "--segments", "data/segments.parquet")
-    message = failure(capsys, segment, *ports, section="clips")
+    message = failure(capsys, segment, *PLANNED, section="clips")
     assert f"{url}/flac/3.flac: failed 6 times, lastly: " in message
     bucket.forget()
     cut_clips()

@@ -21,6 +21,7 @@ from stages import evaluate
 from tests import prepared
 from tests.mels import spec_with
 from tests.prepared import execution
+from tests.stages.handling import tree
 
 RATE = 16_000
 LABELS = ("beep", "hiss")
@@ -151,10 +152,6 @@ def evaluate_arguments(report: str = "report") -> list[str]:
 def evaluate_in(project: Path, report: str = "report") -> dict:
     stage.main(evaluate.run, section="evaluate", argv=evaluate_arguments(report))
     return json.loads((project / "data" / f"{report}.json").read_text(encoding="utf-8"))
-
-
-def tree(directory: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(directory)): path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
 
 
 @pytest.mark.slow

@@ -11,10 +11,9 @@ import soundfile
 from soundmill import manifest
 from soundmill.corpora import captioning, file_tags, inventory, registry
 from soundmill.decoding.ffmpeg import ffmpeg_executable
-from stages import resample, scan, segment
 from tests.corpora.test_sound_tags import id3, info
 from tests.prepared import PLAN
-from tests.stages.handling import NAMING, call, call_rename, external, json_rows, settle, table
+from tests.stages.handling import NAMING, call_rename, external, from_corpus_to_names, json_rows, scanned, settle, table
 
 RATE = 16_000
 TEMPLATES = ["{genre}: {title}, {description}", "{genre}: {title}", "{description}", "{title}"]
@@ -46,11 +45,7 @@ def prepare(project: Path) -> dict:
     sections = NAMING | {"catalog": NAMING["catalog"] | {"caption_templates": TEMPLATES}}
     sections |= {"clips": {"default": PLAN | {"tail": "keep"}}, "corpus": external("sounds")}
     settle(project, **sections)
-    found = call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")
-    ports = ("--variant", "default", "--corpus", "data/corpus", "--segments", "data/segments.parquet")
-    call(segment, "--name", "segment", *ports, section="clips")
-    call(resample, "--name", "resample", *ports, "--clips", "data/clips", section="clips")
-    return found | call_rename()
+    return scanned() | from_corpus_to_names()
 
 
 def captions() -> dict[str, list[str]]:

@@ -17,16 +17,12 @@ from soundmill.models import registry
 from tests.stages import of_waves
 from tests.stages.families import ROWS
 
-ROW = ROWS["projected_gan"]
+TRAINED = "projected_gan"  # of the fixtures
+ROW = ROWS[TRAINED]
 SECONDS = 1.36
 PROJECTORS = ".discriminators.projectors"
 
 train, generate = partial(of_waves.train, "projected_gan"), partial(of_waves.generate, "projected_gan")
-
-
-@pytest.fixture(scope="module")
-def data(trainings) -> Path:
-    return trainings.data("projected_gan")
 
 
 @pytest.fixture(scope="module")

@@ -21,20 +21,11 @@ from tests.stages import of_waves
 from tests.stages.families import ROWS
 from tests.stages.tango_inputs import CAPTIONS, MIXES, write_latents
 
-ROW = ROWS["tango"]
+TRAINED = "tango"  # of the fixtures
+ROW = ROWS[TRAINED]
 GUIDED = ["num_steps=3", "guidance_scale=2"]
 
 generate = partial(of_waves.generate, "tango")
-
-
-@pytest.fixture(scope="module")
-def data(trainings) -> Path:
-    return trainings.data("tango")
-
-
-@pytest.fixture(scope="module")
-def trained(trainings) -> Path:
-    return trainings.trained("tango")
 
 
 def train(home: Path, data: Path, *changes: str) -> dict:

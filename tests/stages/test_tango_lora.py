@@ -21,13 +21,9 @@ from soundmill.training import checkpoint
 from tests.stages import of_waves
 from tests.stages.families import ROWS, Row
 
-ROW, DORA = ROWS["tango_lora"], ROWS["tango_dora"]
+TRAINED = "tango"
+ROW = ROWS["tango_lora"]
 GUIDED = ["num_steps=3", "guidance_scale=2"]
-
-
-@pytest.fixture(scope="module")
-def data(trainings) -> Path:
-    return trainings.data("tango")
 
 
 @pytest.fixture(scope="module")

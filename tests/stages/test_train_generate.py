@@ -33,7 +33,8 @@ from tests.stages import of_waves
 from tests.stages.families import ROWS
 from tests.training.killing import Killed, die_before
 
-ROW = ROWS["ddpm_mel"]
+TRAINED = "ddpm_mel"  # of the fixtures
+ROW = ROWS[TRAINED]
 WHOLE = ["best.safetensors", "config.json", "model.safetensors", manifest.TRAINED_ON_FILE]
 LONG = (".steps=12", ".log_every_steps=2", ".validate_every_steps=4", ".samples_every_steps=5", ".keep_every_steps=4", ".keep=1")
 SCORED = (".score_every_steps=5", ".score_requests=4", ".score_share=null")
@@ -46,11 +47,6 @@ def metrics_of(home: Path) -> dict:
 
 def config_of(home: Path) -> dict:
     return json.loads((home / "model/config.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def data(trainings) -> Path:
-    return trainings.data("ddpm_mel")
 
 
 def in_its_process(home: Path, data: Path) -> list[str]:

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from soundmill import manifest, shards
-from stages import resample, scan, segment, splits
+from stages import scan, splits
 from tests.corpora.tiny import cell, put, write, write_table
 from tests.prepared import PLAN
-from tests.stages.handling import BOUNDS, CATALOG, SPLITS, call, call_catalog, settle, table
+from tests.stages.handling import BOUNDS, CATALOG, SPLITS, call, call_catalog, cut_clips, settle, table
 
 
 def test_a_union_from_scan_to_catalog(tmp_path, monkeypatch):
@@ -35,9 +35,7 @@ def test_a_union_from_scan_to_catalog(tmp_path, monkeypatch):
     assert (scanned["recordings"], scanned["missing"]) == (8, 1)
     assert [row["path"] for row in table("data/quarantine/scan.parquet")] == ["hf/data/test-00000-of-00001.parquet#1"]
 
-    ports = ("--variant", "default", "--corpus", "data/corpus", "--segments", "data/segments.parquet")
-    call(segment, "--name", "segment", *ports, section="clips")
-    call(resample, "--name", "resample", *ports, "--clips", "data/clips", section="clips")
+    cut_clips()
     verdicts = [{name: row[name] for name in ("clip_id", "start", "quality")} for row in table("data/clips")]
     shards.write_rows(verdicts, Path("data/quality.parquet"), manifest.VERDICTS)
     shards.write_rows([], Path("data/duplicates.parquet"), manifest.DUPLICATES)

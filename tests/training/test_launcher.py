@@ -20,6 +20,7 @@ from soundmill.errors import UserError
 from soundmill.tracking import StageRun
 from soundmill.training import launcher, loader
 from soundmill.training.params import HardwareParams
+from tests.mlflow_server import free_port
 from tests.processes import assert_nothing_is_left, marked, new_mark, ports, wait_for
 from tests.training import doubling
 
@@ -58,12 +59,6 @@ def kill(process):
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def train(directory, devices, **options):

@@ -1,5 +1,7 @@
 """Embedders with published weights, at random ones: each against what its original said, and files that are refused."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch
 from bench import references
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders
-from soundmill.evaluation.embedders import clap, htsat, msclap, openl3, panns
+from soundmill.evaluation.embedders import audiobox, clap, htsat, msclap, openl3, panns
 from soundmill.evaluation.embedders.clap_music_speech import HTSAT
 from tests import clap_weights, recorded
 
@@ -53,6 +55,57 @@ def test_it_says_what_its_original_says(ours):
     if name in recorded.TEXTS:
         recorded.check(name, "texts", ours.embed_texts(recorded.TEXTS[name]))
         assert ours.embed_texts([]).shape == (0, result.frames[1].shape[1])
+
+
+@pytest.mark.parametrize("ours", ["audiobox"], indirect=True)
+def test_windows_are_weighted_by_their_length(ours, monkeypatch):
+    """Sounds of a frame, of nearly a window, of one and of more, by windows of two seconds to be short."""
+    assert audiobox.WINDOW == 10 * audiobox.SAMPLE_RATE
+    monkeypatch.setattr(audiobox, "WINDOW", 2 * audiobox.SAMPLE_RATE)
+    frames = ours.embed([*recorded.sounds("audiobox_short"), np.zeros(0, np.float32)]).frames
+    assert [part.shape for part in frames] == [(1, 4)] * 4 + [(0, 4)]
+    recorded.check("audiobox", "by short windows", np.concatenate(frames))
+
+
+@pytest.mark.parametrize("ours", ["msclap"], indirect=True)
+def test_a_long_sound_has_several_windows_and_a_long_text_is_cut(ours):
+    wave = recorded.sound("noise", 8, msclap.SAMPLE_RATE)
+    whole, first, last = ours.embed([wave, wave[: 7 * msclap.SAMPLE_RATE], wave[-7 * msclap.SAMPLE_RATE :]]).frames
+    np.testing.assert_allclose(whole, np.concatenate([first, last]), atol=1e-5)
+    assert not np.allclose(first, last, atol=1e-3)
+    assert ours.embed_texts(["rain " * 500]).shape == (1, 1024)  # longer than GPT-2's input, which msclap cannot embed
+
+
+@pytest.mark.parametrize("ours", ["openl3_env"], indirect=True)
+def test_the_hop_and_the_channels_are_options(ours, place):
+    path = place / "published"
+    stereo = openl3.OpenL3Embedder("openl3_env", path, hop=0.25, channels=2)
+    left, right = recorded.sound("noise", 0.5, openl3.SAMPLE_RATE), recorded.sound("noise", 1.0, openl3.SAMPLE_RATE)[24_000:]
+    both, mono = stereo.embed([np.stack([left, right]), np.stack([left, left])]).frames
+    np.testing.assert_allclose(mono[:, :512], mono[:, 512:], atol=1e-6)
+    np.testing.assert_allclose(both[:, :512], mono[:, :512], atol=1e-4)
+    recorded.check("openl3_env", "left", both[:, :512])
+    recorded.check("openl3_env", "right", both[:, 512:])
+    (hum,) = ours.embed([recorded.sound("hum", 0.5, openl3.SAMPLE_RATE)]).frames
+    recorded.check("openl3_env", "hum", hum)  # which has bands without sound: there torchopenl3 hears its own rounding
+    with pytest.raises(UserError, match=r"openl3_env: 3 channels; it has 1 .* or 2"):
+        openl3.OpenL3Embedder("openl3_env", path, channels=3)
+    with pytest.raises(UserError, match="openl3_env: a hop of 0 seconds"):
+        openl3.OpenL3Embedder("openl3_env", path, hop=0)
+
+
+@pytest.mark.parametrize("ours", ["panns_cnn14_16k"], indirect=True)
+def test_silence_after_a_short_sound_and_a_constant_change_nothing(ours):
+    """Other tools subtract the mean, which makes no difference."""
+    wave = recorded.sound("noise", 1.0, ours.sample_rate)
+    longer = np.pad(wave, (0, ours.sample_rate))
+    short, padded, shifted, long, other = ours.embed(
+        [wave, longer, longer + np.float32(0.1), np.tile(wave, 3), np.tile(wave, 3)]
+    ).frames
+    np.testing.assert_array_equal(short, padded)
+    np.testing.assert_allclose(shifted, padded, atol=1e-4)
+    np.testing.assert_array_equal(long, other)
+    assert not np.allclose(long, short, atol=0.01)
 
 
 C, T = "panns_cnn14_16k", "clap_music_speech"
@@ -135,3 +188,18 @@ def test_missing_files_are_named(tmp_path, monkeypatch, name, repository, file):
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path))
     assert f"has no {file}" in embedders.unavailable(name)
     assert f"into the directory $SOUNDMILL_WEIGHTS/{repository}" in embedders.unavailable(name)
+
+
+def test_other_tokenizers_are_refused(place, tmp_path, monkeypatch):
+    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path))
+    (tmp_path / "CLAP_weights_2023.pth").touch()
+    directory = tmp_path / msclap.TOKENIZER
+    directory.mkdir(parents=True)
+    (directory / "tokenizer.json").write_text("{")
+    with pytest.raises(UserError, match=r"tokenizer\.json: cannot be read as a tokenizer"):
+        msclap.load_tokenizer(directory)
+    content = Path(place / msclap.TOKENIZER / "tokenizer.json").read_text()
+    (directory / "tokenizer.json").write_text(content.replace("50256", "50255").replace("unused 50255", "unused"))
+    with pytest.raises(UserError, match=r"tokenizer\.json: "):
+        msclap.load_tokenizer(directory)
+    assert embedders.unavailable("msclap") is None  # whether it is the right one shows when it is loaded
