@@ -60,7 +60,7 @@ class Row:
         named = [f"{'+' * one.startswith('+')}{self.family}.train.{one.lstrip('+')}" for one in (*train, *self.sizes)]
         generate = [f"{self.family}.generate.{one}" for one in ("count=2", "batch_size=2", "codec_count=1", "precision='32'")]
         clips = f"families.{self.family}.clips=default"
-        overrides = [f"model={self.family}", *self.choices, clips, *named, *generate]
+        overrides = [f"model={self.family}", "execution.workers=1", *self.choices, clips, *named, *generate]
         return of_waves.composed(overrides, f"{self.family}.train", changes)
 
     @property
