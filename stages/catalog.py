@@ -17,6 +17,7 @@ from soundmill.errors import UserError
 from soundmill.params import Cosine, StageParams, did_you_mean
 
 NAMED = 20  # missing and orphan ids in the metrics
+REMEDY = "set zero_shot.embedder and zero_shot.words with `soundmill params`"
 OVERLAP_SECONDS = 1e-3  # smaller overlaps are rounding errors
 
 
@@ -52,10 +53,10 @@ def run(
     report: stage.Shown,
 ) -> dict[str, Any]:
     """Write one row per clip, without clips that `quality` rejects and copies according to `splits`; captions that do not fit their
-    clips by `scores` go to quarantine."""
+    clips by `scores` go to quarantine. If no clip was compared, `scores` is the path of `quality`."""
     assigned = shards.read_table(splits, manifest.RECORDING_SPLITS)
     split_of = dict(zip(assigned["recording_id"].to_pylist(), assigned["split"].to_pylist(), strict=True))
-    heard = shards.read_table(scores, manifest.ZERO_SHOT)
+    heard = manifest.ZERO_SHOT.empty_table() if scores == quality else shards.read_table(scores, manifest.ZERO_SHOT)
     least = LeastScores(params.min_tag_score, params.min_caption_score)
     described = catalogs.describe(corpus, clips, quality, heard, least, params.caption_templates, split_of)
     table = catalogs.with_splits(described.clips, split_of)
@@ -69,7 +70,7 @@ def run(
         writer.write_table(table)
 
     if heard.num_rows == 0 and (unheard := _wants_scores(params)):
-        terminal.say(f"{ctx.name}: {unheard} has no effect, as no clip was compared: set zero_shot.embedder and zero_shot.words")
+        terminal.say(f"{ctx.name}: {unheard} has no effect, as no clip was compared: {REMEDY}")
     origins = Counter(table["origin"].to_pylist())
     heard = heard.filter(pc.is_in(heard["clip_id"], table["clip_id"].combine_chunks()))
     fit = Fit.of(heard, least)

@@ -13,9 +13,20 @@ from soundmill.shards.code import ROOT
 
 PAGE = ROOT / "docs" / "architecture.md"
 NAMES = {"item.inputs": "INPUTS", "item.parts": "PARTS", "item.tagger": "TAGGER", "item.mel": "SPEC", "tagger.mel": "SPEC"}
-NAMES |= {"item.source": "SOURCE"} | dict.fromkeys(("item.clips", "rename.clips", "mixup.clips"), "VARIANT")
-KEYS = {"spectrogram": "SPEC", "clips": "VARIANT", "loops": "VARIANT"}  # of stages for each of these; else FAMILY
-DATA = ("data/", "${item.inputs}", "${item.parts}", "${item.tagger}", "forgotten.yaml")  # prefixes of deps that are not code
+NAMES |= {"item.source": "SOURCE", "compared.scores": "data/zero_shot"} | dict.fromkeys(
+    ("item.clips", "rename.clips", "mixup.clips"), "VARIANT"
+)
+KEYS = {"spectrogram": "SPEC"} | dict.fromkeys(
+    ("clips", "compared.clips", "loops"), "VARIANT"
+)  # of stages for each of these; else FAMILY
+DATA = (
+    "data/",
+    "${compared.scores}",
+    "${item.inputs}",
+    "${item.parts}",
+    "${item.tagger}",
+    "forgotten.yaml",
+)  # prefixes of deps that are not code
 
 
 def spans(cell: str) -> list[str]:

@@ -10,7 +10,7 @@ from soundmill.shards.code import ROOT
 from tests.imports import EVERY_FAMILY
 
 DVC = params.read_yaml(ROOT / "dvc.yaml")["stages"]
-DATA = ("data/", "${item.inputs}", "${item.parts}", "${item.tagger}", "forgotten.yaml")
+DATA = ("data/", "${compared.scores}", "${item.inputs}", "${item.parts}", "${item.tagger}", "forgotten.yaml")
 STAGES = {name: stage.get("do", stage) for name, stage in DVC.items()}
 
 
@@ -64,7 +64,10 @@ def test_deps_are_the_rooms_that_a_stage_runs():
     """All of its code, and no room that it never enters; so a change elsewhere reruns nothing."""
     trained = sorted(path.stem for path in (ROOT / "conf" / "vocoder").glob("*_laptop.yaml"))
     choices = [f"vocoder={vocoder}" for vocoder in ("griffin_lim", *trained)]
-    documents = {choice: params.compose(ROOT / "conf", [EVERY_FAMILY, choice]) for choice in [*choices, "latents=rave"]}
+    documents = {
+        choice: params.compose(ROOT / "conf", [EVERY_FAMILY, choice])
+        for choice in [*choices, "latents=rave", "zero_shot.embedder=clap"]
+    }
     faults = [fault for name in STAGES for fault in code_faults(name, documents)]
     assert not faults, "\n".join(faults)
 
@@ -74,7 +77,9 @@ def port_faults(name: str, stage: dict) -> list[str]:
     listed = [out for kind in ("outs", "metrics", "plots") for out in stage.get(kind, [])]
     outs = {key for out in listed for key in ([out] if isinstance(out, str) else out)}
     ports = {dep for dep in stage["deps"] if dep.startswith(DATA)} | outs
-    on_command = set(re.findall(r"(data/\S+|\$\{item\.(?:inputs|parts|tagger)\}|forgotten\.yaml)", stage["cmd"]))
+    on_command = set(
+        re.findall(r"(data/\S+|\$\{compared\.scores\}\S+|\$\{item\.(?:inputs|parts|tagger)\}|forgotten\.yaml)", stage["cmd"])
+    )
     faults = [f"{name}: {port} is on the command or in deps and outs, not in both" for port in sorted(on_command ^ ports)]
     module = re.search(r"-m stages\.(\w+)", stage["cmd"])[1]
     section = {"scan": "corpus", "segment": "clips", "resample": "clips", "encode_text": "text"}.get(module, module)

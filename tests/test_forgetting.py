@@ -31,12 +31,12 @@ from tests.stages.test_loops import LOOPS, beats
 
 # Of one family; the stages of tango run no other code of forgetting, and what it has of the sound must be found.
 STAGES = (
-    "corpus@synthetic", "segment@default", "resample@default", "duplicates", "quality@default", "splits", "zero_shot@default",
-    "catalog@default", "mixup", "spectrogram@ddpm_mel", "spectrogram@tagger", "tagger", "train@ddpm_mel",
+    "corpus@synthetic", "segment@default", "resample@default", "duplicates", "quality@default", "splits", "catalog@default",
+    "mixup", "spectrogram@ddpm_mel", "spectrogram@tagger", "tagger", "train@ddpm_mel",
     "attribution@ddpm_mel", "generate@ddpm_mel", "evaluate@ddpm_mel",
 )  # fmt: skip
 SAME = (
-    "corpus", "segments", "clips", "duplicates.parquet", "duplicates.html", "quality", "splits.parquet", "zero_shot", "catalog",
+    "corpus", "segments", "clips", "duplicates.parquet", "duplicates.html", "quality", "splits.parquet", "catalog",
     "mixes", "spectrograms/clips/ddpm_mel", "spectrograms/clips/tagger", "tagger", "models/ddpm_mel", "attribution/ddpm_mel",
     "generated/ddpm_mel", "codec/ddpm_mel", "report/ddpm_mel",
 )  # fmt: skip

@@ -128,10 +128,9 @@ def call_splits(*pairs: dict) -> dict:
 
 def call_catalog() -> dict:
     """The catalog and its page; unless `zero_shot` has run, nothing was compared."""
-    if not Path("data/zero_shot.parquet").exists():
-        shards.write_rows([], Path("data/zero_shot.parquet"), manifest.ZERO_SHOT)
+    scores = "data/zero_shot.parquet" if Path("data/zero_shot.parquet").exists() else "data/quality.parquet"
     ports = ("--corpus", "data/corpus", "--clips", "data/clips", "--quality", "data/quality.parquet")
-    tables = ("--scores", "data/zero_shot.parquet", "--splits", "data/splits.parquet")
+    tables = ("--scores", scores, "--splits", "data/splits.parquet")
     return call(catalog, *ports, *tables, "--catalog", "data/catalog.parquet", "--report", "data/catalog.html")
 
 

@@ -119,7 +119,7 @@ def test_another_variant_reruns_nothing_and_has_the_same_splits(graph_copy):
 
     document["clips"]["hifi"] = {**document["clips"]["default"], **HIFI}
     params.write_yaml(document, checkout / "params.yaml")
-    expected = {f"{stage}@hifi" for stage in ("segment", "resample", "quality", "zero_shot", "catalog")}
+    expected = {f"{stage}@hifi" for stage in ("segment", "resample", "quality", "catalog")}
     assert set(json.loads(dvc(checkout, "status", "--json").stdout)) & {*DATA, "splits", "duplicates"} == set()
     assert running(dvc(checkout, "repro", *DATA, "catalog@hifi")) == expected
     assert {path: path.read_bytes() for path in before} == before

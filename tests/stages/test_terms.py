@@ -182,7 +182,7 @@ def test_other_terms_rerun_only_splits_and_what_follows(root, tmp_path, alone):
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         return set(re.findall(r"Running stage '(\S+)'", done.stdout))
 
-    before = {"segment@default", "resample@default", "duplicates", "quality@default", "zero_shot@default"}
+    before = {"segment@default", "resample@default", "duplicates", "quality@default"}
     after = {"scan@folder", "splits", "catalog@default"}  # `scan` runs always
     assert ran() == before | after
     document["corpus"]["terms"]["ai_refused"] = "quarantine"

@@ -162,6 +162,9 @@ def test_without_an_embedder_the_catalog_is_that_without_scores(captioned):
     assert table("data/zero_shot.parquet") == []
     metrics = call_catalog()
     assert Path("data/catalog.parquet").read_bytes() == compared
+    Path("data/zero_shot.parquet").unlink()  # as in the graph
+    assert call_catalog() == metrics
+    assert Path("data/catalog.parquet").read_bytes() == compared
     assert (metrics["captions_compared"], metrics["captions_left_out"], metrics["clips_tagged"]) == (0, 0, 0)
     assert "No caption was compared" in Page(Path("data/catalog.html").read_text(encoding="utf-8")).text
 
