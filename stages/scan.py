@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from soundmill import disk, hashing, manifest, shards, stage
-from soundmill.corpora import file_tags, inventory, registry, terms, union
 from soundmill.corpora import forgotten as lists
+from soundmill.corpora import inventory, registry, sound_tags, terms, union
 from soundmill.corpora.forgotten import Forgotten
 from soundmill.corpora.section import Directory, ScanParams, directories, named
+from soundmill.corpora.statements import MAX_CELL, NOTHING, clean
+from soundmill.corpora.tables import CorpusTables
+from soundmill.manifest import FILE_TAGS
+from soundmill.params import parse_json
 
 TABLES = ("recordings.parquet", "captions.parquet")
 NAMED = 20  # entries of each kind in the metrics; `soundmill corpus check` lists all
@@ -85,7 +89,7 @@ def _write_tables(params: ScanParams, sources: list[Source], left_out: Forgotten
         with named(source.name):
             tables = registry.read(source.format, source.inventory, params.shards)
             terms.fill(tables, source.inventory)
-            file_tags.fill(tables, source.inventory)
+            fill_file_tags(tables, source.inventory.audio)
         parts.append(union.UnionPart(source.name, source.weight, source.inventory, tables))
     files, tables = union.unite(parts) if params.format == union.NAME else (parts[0].inventory, parts[0].tables)
     left_out.leave_out_recordings(tables)
@@ -128,6 +132,24 @@ def _write_tables(params: ScanParams, sources: list[Source], left_out: Forgotten
         **tables.counts,
     }
     return {"rejected": files.rejected + tables.rejected, "refused": refused, "metrics": metrics}
+
+
+def fill_file_tags(tables: CorpusTables, audio: list[inventory.AudioFile]) -> None:
+    """Set `file_tags` of a corpus's recordings, each as one line of printable characters; those beyond MAX_CELL are left out."""
+    of_file = {file.raw_path: file.tags for file in audio if file.tags}
+    long = []
+    for row in tables.recordings:
+        stated = [tags for place, tags in tables.stated.get(row["recording_id"], ()) if place == sound_tags.FOUND]
+        if row["raw_path"] in of_file:
+            stated.append(parse_json(of_file[row["raw_path"]]))
+        found: dict[str, str] = {name: text for tags in stated for name, text in tags.items() if name in FILE_TAGS}
+        long += [row["path"] for text in found.values() if len(text) > MAX_CELL]
+        texts = {name: clean(text) for name, text in found.items() if len(text) <= MAX_CELL}
+        known = {name: text for name, text in texts.items() if text.lower() not in NOTHING}
+        row["file_tags"] = {name: known.get(name) for name in FILE_TAGS} if known else None
+    if long:
+        what = f"{len(long)} titles, genres or descriptions in files have more than {MAX_CELL} characters and are left out"
+        tables.remarks.append(f"{what} (first: {long[0][:200]})")
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,12 @@
 """AudioCaps: csv files of captions by YouTube id and start, and audio files under any of the common names."""
 
-import math
 from collections.abc import Iterator
 
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.join import join
 from soundmill.corpora.metadata import csv_columns, read_csv
 from soundmill.corpora.rows import ManifestRow
-from soundmill.corpora.tables import CorpusTables, Format, split_of, video_id, whole_number
+from soundmill.corpora.tables import CorpusTables, Format, seconds, split_of_file, video_id, whole_number
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
 
@@ -108,17 +107,3 @@ def _windows(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterato
             tables.reject(name, "bad start time", f"line {line}: {row['start_time']!r:.80} is not a number of seconds")
         else:
             yield line, video, start, row
-
-
-def split_of_file(name: bytes) -> str | None:
-    """The split in a file's name (`train.csv`, `audiocaps_val.csv`); None if there is none or several."""
-    return split_of(name.rpartition(b"/")[2])
-
-
-def seconds(text: str) -> float | None:
-    """Seconds, from 0 to 1e6; None for anything else."""
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) and 0 <= value < 1e6 else None

@@ -1,6 +1,9 @@
 """Hugging Face: an audiofolder with `metadata.csv`, `.jsonl` or `.parquet`, or Parquet tables with embedded recordings."""
 
 import json
+import os
+import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -9,13 +12,14 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from soundmill.corpora import sound_tags, sources
-from soundmill.corpora.class_names import ClassNames
-from soundmill.corpora.folder import split_of_folder
-from soundmill.corpora.folder_splits import METADATA, split_by_folders, splits_of_folders
+from soundmill.corpora.folder import layout_of, split_of_folder
+from soundmill.corpora.folder_names import SPLIT_NAMES
 from soundmill.corpora.hf_columns import Description
-from soundmill.corpora.inventory import AudioFile, Inventory
+from soundmill.corpora.inventory import AudioFile, Inventory, composed_path
 from soundmill.corpora.join import join
+from soundmill.corpora.manifest_format import ClassNames
 from soundmill.corpora.metadata import csv_columns, first_keys, read_csv, read_entries
+from soundmill.corpora.resolver import with_slashes
 from soundmill.corpora.rows import MAX_CAPTION, ManifestRow
 from soundmill.corpora.statements import about_terms
 from soundmill.corpora.tables import CorpusTables, Format, split_of
@@ -36,6 +40,9 @@ FORMAT = Format(
     "Parquet table or one of its folders, else folders as in `folder`; `fold`; group: `fsID`, `freesound_id`, `src_file`",
 )
 
+DEEPEST = 4  # folders above those of splits
+_METADATA = re.compile(rb"(?:^|/)metadata\.(csv|jsonl?|ndjson|parquet)$")
+
 
 def detect(inventory: Inventory) -> bool:
     """Whether there is a metadata file with `file_name`, or a Parquet table with recordings."""
@@ -49,8 +56,8 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
     manifests = [name for name in _manifests(inventory) if _names_files(inventory, name)]
     embedded: dict[Any, _Embedded] = {}
     rows = [row for name in manifests for row in _rows_of(inventory, name, tables)]
-    splits = splits_of_folders([*inventory.audio, *(AudioFile(name, 0, "") for name in manifests)])
-    split_by_folders(rows, inventory, splits)
+    splits = _splits_of_folders([*inventory.audio, *(AudioFile(name, 0, "") for name in manifests)])
+    _split_by_folders(rows, inventory, splits)
     _reject_damaged(inventory, tables)
     names = list(sources.tables_of(inventory.metadata))
     undigested = set() if inventory.digests else _with_repeated_names(inventory, names)
@@ -73,7 +80,7 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
 
 
 def _manifests(inventory: Inventory) -> list[bytes]:
-    return [name for name in inventory.metadata if METADATA.search(name)]
+    return [name for name in inventory.metadata if _METADATA.search(name)]
 
 
 def _names_files(inventory: Inventory, name: bytes) -> bool:
@@ -170,7 +177,7 @@ def _row(name: bytes, at: int, values: dict[str, Any], names: dict[str, list[str
         key,
         captions=_bounded(about, name, at, tables),
         labels=about.labels,
-        split=about.split or (None if METADATA.search(name) else split_of(name)),
+        split=about.split or (None if _METADATA.search(name) else split_of(name)),
         fold=about.fold,
         group=clip[0] if clip else about.original,
         about=clip,
@@ -284,3 +291,52 @@ def _name_classes(described: Iterable[ManifestRow | _Embedded], inventory: Inven
         kept = classes.call(about.labels)
         about.labels = dict.fromkeys(kept) if isinstance(about, _Embedded) else kept
     classes.remark(tables)
+
+
+def _splits_of_folders(files: Iterable[AudioFile]) -> dict[bytes, str]:
+    """Splits by raw path from folder names, by the rule of the format `folder`: `train` may also be a class.
+
+    If split folders are in several folders (`en/train`, `de/train`), all of these must have them.
+    """
+    files = list(files)
+    if not any(split_of_folder(folder) for file in files for folder in file.folders):
+        return _splits_of_words(files)
+    files = [file for file in files if file.folders]
+    for depth in range(min(DEEPEST, max(len(file.folders) for file in files))):
+        parts: dict[tuple[bytes, ...], list[AudioFile]] = defaultdict(list)
+        for file in files:
+            parts[tuple(file.folders[:depth])].append(file)
+        layouts = {part: layout_of(inside) for part, inside in parts.items()}
+        if all(layout.above is not None and len(layout.above) >= depth for layout in layouts.values()):
+            splits = {file.raw_path: layouts[part].split_and_label(file)[0] for part, inside in parts.items() for file in inside}
+            return {raw_path: split for raw_path, split in splits.items() if split}
+    return _splits_of_words(files)
+
+
+def _splits_of_words(files: list[AudioFile]) -> dict[bytes, str]:
+    """Splits by raw path from words in the names of all sibling folders (`train-clean-100`, `test-clean`), else from the first word
+    of all file names (`train_1.wav`, `test_1.wav`)."""
+    files = [file for file in files if not _METADATA.search(file.raw_path)]
+    if not files:
+        return {}
+    for depth in range(min(DEEPEST, min(len(file.folders) for file in files))):
+        of_folder = {folder: split_of(folder) for folder in {file.folders[depth] for file in files}}
+        if None not in of_folder.values() and len(set(of_folder.values())) > 1:
+            return {file.raw_path: of_folder[file.folders[depth]] for file in files}
+    words = {file.raw_path: re.split(rb"[^a-z]", file.name.lower(), maxsplit=1)[0].decode() for file in files}
+    splits = {raw_path: SPLIT_NAMES.get(word) for raw_path, word in words.items()}
+    return splits if None not in splits.values() and len(set(splits.values())) > 1 else {}
+
+
+def _split_by_folders(rows: list[ManifestRow], inventory: Inventory, splits: dict[bytes, str]) -> None:
+    """Set missing splits of rows from the folders in their keys, else those of the manifest. `splits`: of files and manifests."""
+    places = [
+        composed_path(os.path.normpath(os.path.join(os.path.dirname(row.source), with_slashes(row.key).encode("utf-8", "replace"))))
+        for row in rows
+    ]
+    files = {composed_path(file.raw_path): file.raw_path for file in inventory.audio}
+    # If files were moved, the paths in the manifest still have the published splits.
+    named = {} if files.keys() >= set(places) else _splits_of_folders(AudioFile(place, 0, "") for place in places)
+    for row, place in zip(rows, places, strict=True):
+        found = splits.get(files[place]) if place in files else named.get(place)
+        row.split = row.split or found or splits.get(row.source)

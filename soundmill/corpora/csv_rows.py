@@ -1,17 +1,19 @@
-"""Formats of csv files with one row per recording that differ in their columns: one reader and a declaration for each."""
+"""Formats of tables with one row per recording: csv files that differ in their columns, and LJSpeech's lines."""
 
+import os
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
-from soundmill.corpora.audiocaps import seconds, split_of_file
-from soundmill.corpora.class_names import ClassNames
 from soundmill.corpora.folder_names import SPLIT_NAMES
-from soundmill.corpora.inventory import Inventory
-from soundmill.corpora.manifest_format import ManifestFormat
-from soundmill.corpora.metadata import csv_columns, read_csv
+from soundmill.corpora.inventory import Inventory, composed
+from soundmill.corpora.manifest_format import ClassNames, ManifestFormat
+from soundmill.corpora.metadata import csv_columns, head_lines, read_csv, read_lines
 from soundmill.corpora.rows import ManifestRow
-from soundmill.corpora.tables import CorpusTables, Format, fold_number, video_id, whole_number
+from soundmill.corpora.tables import CorpusTables, Format, fold_number, seconds, split_of_file, video_id, whole_number
 
 Cells = dict[str, str]  # a csv's row: column → text
 
@@ -76,7 +78,7 @@ MUSICCAPS = CsvRows(
         split="`is_audioset_eval`: True is test, False train",
     ),
     columns=frozenset({"ytid", "start_s", "caption"}),
-    remedy="musiccaps-public.csv",
+    remedy="put musiccaps-public.csv there",
     row=_musiccaps,
 )
 
@@ -106,7 +108,7 @@ URBANSOUND8K = CsvRows(
         split="`fold` (1 to 10); group: `fsID`, the Freesound original",
     ),
     columns=frozenset({"slice_file_name", "fsid", "fold", "class"}),
-    remedy="UrbanSound8K.csv",
+    remedy="put UrbanSound8K.csv there",
     row=_urbansound8k,
 )
 
@@ -127,6 +129,61 @@ FSD50K = CsvRows(
         split="`split`, else the csv's name (eval is test)",
     ),
     columns=frozenset({"fname", "labels"}),
-    remedy="FSD50K.ground_truth",
+    remedy="put FSD50K.ground_truth there",
     row=_fsd50k,
 )
+
+
+DETECTION_LINES = 50  # lines of a `metadata.csv`, for detection of LJSpeech among other tables of this name
+_ID = re.compile(r"[^\s/\\]+")
+
+
+class LjSpeech(ManifestFormat):
+    """`id|transcript|normalised transcript`, without header and quotes."""
+
+    FORMAT = Format(
+        name="ljspeech",
+        layout="`metadata.csv` without header: id, transcript, normalised transcript, separated by vertical bars; `wavs/{id}.wav`",
+        id="hash of the path; the file is `id` in `wavs`",
+        caption="the normalised transcript, else the plain one",
+        label="none",
+        split="none",
+    )
+    looks = "`metadata.csv` of lines `id|transcript|normalised transcript`"
+    remedy = "put it beside its folder `wavs`"
+    unique = True
+
+    def manifests(self, inventory: Inventory) -> list[bytes]:
+        return [name for name in inventory.metadata if os.path.basename(name) == b"metadata.csv"]
+
+    def is_own(self, inventory: Inventory, name: bytes) -> bool:
+        """Whether half of the first lines have an id and one or two texts, and one of these files exists or there is no audio."""
+        ids = []
+        lines = [line for line in head_lines(inventory, name)[:DETECTION_LINES] if line.strip()]
+        for line in lines:
+            first, *texts = line.split("|")
+            if len(texts) in (1, 2) and _ID.fullmatch(first):
+                ids.append(first)
+        folder = os.path.join(os.path.dirname(name), b"wavs")
+        stems = {composed(file.stem) for file in inventory.audio if os.path.dirname(file.raw_path) == folder}
+        return 2 * len(ids) >= len(lines) > 0 and (not inventory.audio or not stems.isdisjoint(map(composed, ids)))
+
+    def rows(self, inventory: Inventory, name: bytes, tables: CorpusTables, classes: ClassNames) -> Iterator[ManifestRow]:
+        lines = [(line, text.split("|")) for line, text in read_lines(inventory, name)]
+        usual = Counter(len(cells) for _, cells in lines).most_common(1)
+        pieces: set[int] = set()
+        for (before, first), (line, second) in pairwise(lines):
+            if len(second) == 1 or (len(first) == len(second) == 2 and usual[0][0] == 3):
+                pieces |= {before, line}
+        for line, (key, *texts) in lines:
+            if len(texts) not in (1, 2) or line in pieces:
+                what = "a piece of a broken line" if line in pieces else f"{len(texts)} `|`"
+                tables.reject(name, "bad row", f"line {line}: {what}, expected `id|transcript|normalised transcript`")
+            elif not key.strip():
+                tables.reject(name, "bad id", f"line {line}: empty")
+            else:
+                captions = [text for text in reversed(texts) if text.strip()][:1]
+                yield ManifestRow(name, line, f"wavs/{key.strip()}", captions=captions)
+
+
+LJSPEECH = LjSpeech()

@@ -9,8 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from soundmill.corpora.class_names import MACHINE_ID
 from soundmill.corpora.folder_names import SPLIT_NAMES
+from soundmill.corpora.manifest_format import MACHINE_ID
 from soundmill.corpora.resolver import youtube_clip
 from soundmill.corpora.rows import MAX_CAPTION
 from soundmill.corpora.tables import fold_number, video_id

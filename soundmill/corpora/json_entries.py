@@ -1,17 +1,23 @@
-"""Formats of JSON entries, one per recording or caption, that differ in their keys: one reader and a declaration for each."""
+"""Formats of JSON entries, one per recording or caption, that differ in their keys; and those that resemble them."""
 
+import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
-from soundmill.corpora.audiocaps import split_of_file
-from soundmill.corpora.class_names import MACHINE_ID, ClassNames
-from soundmill.corpora.inventory import Inventory
-from soundmill.corpora.manifest_format import ManifestFormat
-from soundmill.corpora.metadata import first_keys, read_entries
+from soundmill.corpora.folder_names import SPLIT_NAMES
+from soundmill.corpora.inventory import AudioFile, Inventory
+from soundmill.corpora.manifest_format import MACHINE_ID, ClassNames, ManifestFormat
+from soundmill.corpora.metadata import csv_columns, first_keys, read_csv, read_entries, read_head, read_json
+from soundmill.corpora.resolver import FileIndex, youtube_clip
 from soundmill.corpora.rows import ManifestRow
-from soundmill.corpora.tables import CorpusTables, Format, keyword_in
+from soundmill.corpora.statements import Statement
+from soundmill.corpora.tables import CorpusTables, Format, keyword_in, split_of_file
+from soundmill.errors import UserError
+from soundmill.manifest import SPLITS, escape_path
+from soundmill.params import parse_json
 
 JSON = re.compile(rb"\.(?:jsonl?|jsons|ndjson)(?:\.gz)?$", re.IGNORECASE)
 
@@ -111,7 +117,7 @@ TANGO = JsonEntries(
     file=("location",),
     captions="captions",
     looks="JSON lines with captions and location",
-    remedy="TANGO's manifests",
+    remedy="put TANGO's manifests there",
     labels="labels",
 )
 
@@ -137,7 +143,7 @@ AMPHION = JsonEntries(
     file=("Uid",),
     captions="Caption",
     looks="JSON list of `Uid` and `Caption`",
-    remedy="Amphion's train.json",
+    remedy="put Amphion's train.json there",
     clip=_amphion_clip,
 )
 
@@ -168,10 +174,180 @@ WAVCAPS = JsonEntries(
     file=("id", "audio", "wav"),
     captions=r"captions?(?:_\d+)?",
     looks="JSON with entries of `id` and `caption`",
-    remedy="WavCaps' json_files",
+    remedy="put WavCaps' json_files there",
     numbers=True,  # Freesound's
     unique=True,
     part=lambda name: keyword_in(name, _SOURCES) or "",
     parts={source: source for source in _SOURCES.values()},  # also sources without a JSON, whose sounds belong to no other
     parts_of_videos=frozenset({"audioset"}),
 )
+
+
+_PREFIXED = re.compile(r"Y[A-Za-z0-9_-]{11}\.wav$")
+# JSON as in WavCaps, but with several captions per entry; other files may have one caption per entry.
+FIVE_CAPTIONS = replace(WAVCAPS, keys=("id", "caption_1"))
+ANY_CAPTIONS = replace(WAVCAPS, keys=("id", r"caption\w*"))
+DETECTION_ROWS = 50  # rows, for detection: Clotho has the same columns but free text as names
+
+
+class Panns(ManifestFormat):
+    """AudioCaps as in PANNs' lists and WavCaps' code: csv or JSON with five captions per `Y{ytid}.wav`."""
+
+    FORMAT = Format(
+        name="panns",
+        layout='csv with `file_name,caption_1..5`, or JSON `{"data": [{caption_1..5, wav, audio, duration, id}]}`, '
+        "of YouTube names",
+        id="`file_name`, or `id`: `Y{ytid}.wav`",
+        caption="`caption_1` … `caption_5`, `caption`",
+        label="none",
+        split="the manifest's name",
+    )
+    looks = "csv with `file_name,caption_1` and no JSON with `id` and `caption_1`"
+    remedy = "put one there"
+    unique = needs_rows = True
+    parts = WAVCAPS.parts
+
+    def detect(self, inventory: Inventory) -> bool:
+        return super().detect(inventory) or FIVE_CAPTIONS.detect(inventory)
+
+    def manifests(self, inventory: Inventory) -> list[bytes]:
+        return [name for name in inventory.csv_files() if {"file_name", "caption_1"} <= set(csv_columns(inventory, name))]
+
+    def is_own(self, inventory: Inventory, name: bytes) -> bool:
+        if b"clotho" in name.rpartition(b"/")[2].lower():  # its file names are free text
+            return False
+        keys = [cells["file_name"] for _, cells in islice(read_csv(inventory, name), DETECTION_ROWS)]
+        return 2 * sum(youtube_clip(key) is not None or _PREFIXED.match(key) is not None for key in keys) > len(keys)
+
+    def all_rows(
+        self, inventory: Inventory, names: Iterable[bytes], tables: CorpusTables, classes: ClassNames
+    ) -> Iterator[ManifestRow]:
+        """Also of JSON files with one caption per entry."""
+        yield from super().all_rows(inventory, names, tables, classes)
+        for name in ANY_CAPTIONS.manifests(inventory):
+            yield from ANY_CAPTIONS.rows(inventory, name, tables, classes, of_video=True)
+
+    def rows(self, inventory: Inventory, name: bytes, tables: CorpusTables, classes: ClassNames) -> Iterator[ManifestRow]:
+        split = split_of_file(name)
+        for line, cells in read_csv(inventory, name):
+            captions = [text for column, text in cells.items() if re.fullmatch(r"caption(?:_\d+)?", column)]
+            yield ManifestRow(name, line, cells["file_name"].strip(), captions=captions, split=split, of_video=True)
+
+
+PANNS = Panns()
+
+
+class AudioLdm(JsonEntries):
+    """A root json lists the json files of each split, whose entries have `wav`, `labels` and captions."""
+
+    def manifests(self, inventory: Inventory) -> Iterator[bytes]:
+        """Names of the root json files."""
+        return (name for name in inventory.metadata if self._listed(inventory, name) is not None)
+
+    def all_rows(
+        self, inventory: Inventory, names: Iterable[bytes], tables: CorpusTables, classes: ClassNames
+    ) -> Iterator[ManifestRow]:
+        """A listed json that is missing is quarantined."""
+        # Paths in the root json are relative to the directory of training, so they are resolved like recordings.
+        manifests = FileIndex(Inventory(inventory.root, audio=[AudioFile(name, 0, "") for name in inventory.metadata]))
+        for root in names:
+            inventory.opened.add(root)
+            for key, path in [item for splits in self._listed(inventory, root).values() for item in splits.items()]:
+                split = SPLIT_NAMES.get(key.lower())
+                if split is None or not isinstance(path, str) or not path:
+                    continue
+                files = manifests.resolve(path, root.rpartition(b"/")[0]).files
+                if len(files) == 1:
+                    yield from self.rows(inventory, files[0].raw_path, tables, classes, split=split)
+                else:
+                    what = f"{len(files)} files of this name" if files else "is not below the corpus"
+                    tables.reject(root, "missing manifest", f"{key}: {path!r:.200}: {what}")
+
+    @staticmethod
+    def _listed(inventory: Inventory, name: bytes) -> dict[str, dict[str, Any]] | None:
+        """{dataset: {split: path}} of a root json; None for any other file."""
+        if not name.lower().endswith(b".json") or b'"metadata"' not in (head := read_head(inventory, name)):
+            return None
+        try:
+            listed = parse_json(head)["metadata"]["path"]
+        except (ValueError, KeyError, TypeError):
+            return None
+        return listed if isinstance(listed, dict) and all(isinstance(splits, dict) for splits in listed.values()) else None
+
+
+AUDIOLDM = AudioLdm(
+    Format(
+        name="audioldm",
+        layout='`dataset_root.json` with `{"metadata": {"path": {dataset: {"train": json, …}}}}`, '
+        'each json `{"data": [{"wav": …}]}`',
+        id="hash of the path, or the YouTube id in the file's name; the file is `wav`, below the corpus",
+        caption="every key that contains `caption`",
+        label="`labels`, looked up in the class label csv (`mid,display_name`)",
+        split="the json's key in the root json",
+    ),
+    keys=("wav",),
+    file=("wav",),
+    captions=".*caption.*",
+    looks='json with AudioLDM\'s splits (`{"metadata": {"path": {dataset: {"train": …}}}}`)',
+    remedy="put its dataset_root.json there",
+    labels="labels",
+    label_separator=",",
+)
+
+
+class NSynth(ManifestFormat):
+    """`examples.json` with pitch, instrument and qualities of each note, beside a folder of audio."""
+
+    FORMAT = Format(
+        name="nsynth",
+        layout="`nsynth-{train,valid,test}/examples.json` (note → fields) and `nsynth-…/audio/{note}.wav`",
+        id="hash of the path; the file is the note's name",
+        caption="`instrument_source_str`, `instrument_family_str`, `qualities_str`: `electronic bass, dark, reverb`",
+        label="`instrument_family_str`",
+        split="the folder's name; group: `instrument_str`",
+    )
+    looks = "`examples.json` of NSynth's notes"
+    remedy = "put it beside its folder `audio`"
+    # Terms of the corpus as it is published, and the names of its notes: `{instrument}_{source}_{number}-{pitch}-{velocity}`.
+    STATEMENT = Statement("published with NSynth", "CC-BY-4.0", "Google Inc.", "https://magenta.tensorflow.org/datasets/nsynth")
+    NOTE = re.compile(rb"[a-z_]+_(?:acoustic|electronic|synthetic)_\d{3}-\d{3}-\d{3}\.\w+")
+
+    def manifests(self, inventory: Inventory) -> list[bytes]:
+        return [
+            name
+            for name in inventory.metadata
+            if re.search(rb"(?:^|/)examples\.json$", name) and b'"instrument_family' in read_head(inventory, name)
+        ]
+
+    def rows(self, inventory: Inventory, name: bytes, tables: CorpusTables, classes: ClassNames) -> Iterator[ManifestRow]:
+        """Captions are made of the fields; notes of one instrument are a group."""
+        examples = read_json(inventory, name)
+        if not isinstance(examples, dict):
+            raise UserError(f"{escape_path(name)}: expected an object of notes by name, as in NSynth")
+        # If the corpus is one split of NSynth, the split is in the name of the corpus directory.
+        folder = (os.path.dirname(name) or os.path.basename(os.path.realpath(bytes(inventory.root)))).decode("utf-8", "replace")
+        split = next((word for word in re.split(r"[^a-z]+", folder.lower()) if word in SPLITS), None)
+        for note, fields in examples.items():
+            if not isinstance(fields, dict) or not isinstance(fields.get("instrument_family_str"), str):
+                tables.reject(name, "bad entry", f"{note!r:.80}: no `instrument_family_str`")
+                continue
+            family = fields["instrument_family_str"].replace("_", " ")
+            group = fields.get("instrument_str")
+            yield ManifestRow(
+                name,
+                note.encode("utf-8", "replace").decode(),  # JSON allows lone surrogates, tables do not
+                f"audio/{note}",
+                captions=[_note_caption(family, fields)],
+                labels=[family],
+                split=split,
+                group=group if isinstance(group, str) and group else None,
+            )
+
+
+def _note_caption(family: str, fields: dict[str, Any]) -> str:
+    source, qualities = fields.get("instrument_source_str"), fields.get("qualities_str")
+    words = [quality.replace("_", " ") for quality in qualities if isinstance(quality, str)] if isinstance(qualities, list) else []
+    return ", ".join([f"{source} {family}" if isinstance(source, str) else family, *words])
+
+
+NSYNTH = NSynth()

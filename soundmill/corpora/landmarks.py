@@ -6,7 +6,6 @@ A key is made of two frames of a fingerprint. Uncertain bits are looked up with 
 import numpy as np
 
 from soundmill.audio import fingerprint
-from soundmill.corpora.partitions import records
 
 KEY_LATER = 4  # frames between the two frames of a key
 KEY_BITS = np.uint32(0x00FFFFFF)  # of the first frame: bands below 3.7 kHz, which remain after resampling to 8 kHz
@@ -82,3 +81,11 @@ def probes_of(keys: np.ndarray, uncertain: np.ndarray, frames: np.ndarray, most:
         frames = np.concatenate([frames, frames[either]])
         uncertain = np.concatenate([rest, rest[either]])
     return keys, frames
+
+
+def records(dtype: np.dtype, *columns: np.ndarray) -> np.ndarray:
+    """A structured array [n] from its columns [n]."""
+    rows = np.empty(len(columns[0]), dtype=dtype)
+    for name, column in zip(dtype.names, columns, strict=True):
+        rows[name] = column
+    return rows

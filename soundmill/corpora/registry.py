@@ -2,26 +2,13 @@
 
 from types import ModuleType
 
-from soundmill.corpora import (
-    audiocaps,
-    audiocraft,
-    audiofolder,
-    audioldm,
-    clotho,
-    esc,
-    folder,
-    gtzan,
-    ljspeech,
-    nsynth,
-    panns,
-    sources,
-    stable_audio,
-)
-from soundmill.corpora.csv_rows import FSD50K, MUSICCAPS, URBANSOUND8K
+from soundmill.corpora import audiocaps, audiofolder, clotho, esc, folder, sources
+from soundmill.corpora.class_folders import GTZAN, SC09, SPEECH_COMMANDS, Gtzan, SpeechCommands
+from soundmill.corpora.csv_rows import FSD50K, LJSPEECH, MUSICCAPS, URBANSOUND8K
 from soundmill.corpora.inventory import Inventory
-from soundmill.corpora.json_entries import AMPHION, TANGO, WAVCAPS
+from soundmill.corpora.json_entries import AMPHION, AUDIOLDM, NSYNTH, PANNS, TANGO, WAVCAPS
 from soundmill.corpora.manifest_format import ManifestFormat
-from soundmill.corpora.speech_commands import SC09, SPEECH_COMMANDS, SpeechCommands
+from soundmill.corpora.sidecars import AUDIOCRAFT, STABLE_AUDIO, StableAudio
 from soundmill.corpora.tables import CorpusTables
 from soundmill.decoding.decode import DecodeError
 from soundmill.errors import UserError
@@ -30,26 +17,26 @@ from soundmill.params import did_you_mean
 
 AUTO = "auto"
 # The first adapter whose `detect` is true; a plain folder is the last.
-ADAPTERS: dict[str, ModuleType | ManifestFormat | SpeechCommands] = {
+ADAPTERS: dict[str, ModuleType | ManifestFormat | StableAudio | Gtzan | SpeechCommands] = {
     adapter.FORMAT.name: adapter
     for adapter in (
         audiofolder,
-        nsynth,
+        NSYNTH,
         URBANSOUND8K,
         FSD50K,
-        audioldm,
+        AUDIOLDM,
         MUSICCAPS,
-        panns,
+        PANNS,
         clotho,
         AMPHION,
-        audiocraft,
+        AUDIOCRAFT,
         audiocaps,
         TANGO,
         WAVCAPS,
         esc,
-        gtzan,
-        stable_audio,
-        ljspeech,
+        GTZAN,
+        STABLE_AUDIO,
+        LJSPEECH,
         SC09,
         SPEECH_COMMANDS,
         folder,

@@ -1,5 +1,6 @@
 """The result of an adapter: rows of RECORDINGS and CAPTIONS, and reports."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -47,7 +48,7 @@ class CorpusTables:
     ambiguous: list[dict[str, Any]] = field(default_factory=list)  # names with several meanings, and the one chosen (taken)
     counts: dict[str, int] = field(default_factory=dict)  # of the adapter, for the metrics
     named: set[str] = field(default_factory=set)  # ids of listed recordings without captions and labels
-    # By id of an embedded recording: (row, columns about terms, or tags of the file); see terms.py and file_tags.py.
+    # By id of an embedded recording: (row, columns about terms, or tags of the file); see terms.py and stages/scan.py.
     stated: dict[str, list[tuple[str, dict[str, Any]]]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)  # problems of metadata that did not prevent reading it
 
@@ -114,7 +115,7 @@ class CorpusTables:
                 "corpus": corpus,
                 "weight": float(weight),
                 **dict.fromkeys(TERMS),  # see terms.py
-                "file_tags": None,  # see file_tags.py
+                "file_tags": None,  # see stages/scan.py
             }
         )
         return recording_id
@@ -220,3 +221,17 @@ def video_id(text: str) -> str:
     """A YouTube id, also as spreadsheets escape a leading dash (`'-0abc`, `="-0abc"`); empty for anything else."""
     text = text.strip().lstrip("'=").strip('"')
     return text if VIDEO_ID.fullmatch(text) else ""
+
+
+def split_of_file(name: bytes) -> str | None:
+    """The split in a file's name (`train.csv`, `audiocaps_val.csv`); None if there is none or several."""
+    return split_of(name.rpartition(b"/")[2])
+
+
+def seconds(text: str) -> float | None:
+    """Seconds, from 0 to 1e6; None for anything else."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and 0 <= value < 1e6 else None

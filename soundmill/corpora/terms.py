@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from soundmill.corpora import licences, nsynth, sound_tags, term_files, term_tables
+from soundmill.corpora import licences, sound_tags, term_files, term_tables
 from soundmill.corpora.inventory import LICENCES, Inventory, composed
-from soundmill.corpora.json_entries import WAVCAPS
+from soundmill.corpora.json_entries import NSYNTH, WAVCAPS
 from soundmill.corpora.metadata import read_text
 from soundmill.corpora.statements import AI_TERMS, MAX_CELL, UNKNOWN, Reader, Statement, clean, combine
 from soundmill.corpora.tables import CorpusTables
@@ -150,8 +150,8 @@ def _known(row: Mapping[str, Any], of_video: bool, corpus: str) -> Iterator[Stat
     """What a recording's name says: the address of a YouTube video, the terms of NSynth."""
     if of_video:
         yield Statement("its YouTube id", source_url=f"https://www.youtube.com/watch?v={row['group']}")
-    if corpus == nsynth.FORMAT.name and nsynth.NOTE.fullmatch(os.path.basename(row["raw_path"])):
-        yield nsynth.STATEMENT
+    if corpus == NSYNTH.FORMAT.name and NSYNTH.NOTE.fullmatch(os.path.basename(row["raw_path"])):
+        yield NSYNTH.STATEMENT
 
 
 def _read(tables: CorpusTables, inventory: Inventory) -> _Rows:

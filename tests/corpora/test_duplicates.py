@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from soundmill import hashing, manifest, shards
 from soundmill.audio import fingerprint, resample
 from soundmill.commands import app
-from soundmill.corpora import duplicates, fingerprint_index, landmarks, partitions
+from soundmill.corpora import duplicates, fingerprint_index, landmarks
 from soundmill.decoding import ffmpeg
 from soundmill.errors import UserError
 from tests.corpora.tiny import write_table
@@ -156,8 +156,8 @@ def candidates_by_rule(words: dict[str, np.ndarray], owners: dict[str, str]) -> 
 
 @pytest.mark.parametrize(("records", "parts"), [(1 << 18, 1 << 9), (500, 64), (7, 2)])
 def test_candidates_are_those_of_the_rule_however_finely_they_are_dealt(tmp_path, monkeypatch, records, parts):
-    monkeypatch.setattr(partitions, "RECORDS", records)
-    monkeypatch.setattr(partitions, "PARTS", parts)
+    monkeypatch.setattr(fingerprint_index, "RECORDS", records)
+    monkeypatch.setattr(fingerprint_index, "PARTS", parts)
     hum = 0.3 * np.sin(2 * np.pi * 120 * np.arange(RATE) / RATE)
     sounds = {f"{seed * 7 % 20:02d}": noise(seed, 1.0) for seed in range(20)}
     sounds |= {f"{seed:02d}-copy": noise(seed, 1.0)[3000:] for seed in range(0, 20, 4)}
@@ -173,7 +173,7 @@ def test_candidates_are_those_of_the_rule_however_finely_they_are_dealt(tmp_path
 
 
 def test_memory_does_not_grow_with_the_keys(tmp_path, monkeypatch):
-    monkeypatch.setattr(partitions, "RECORDS", 1 << 12)
+    monkeypatch.setattr(fingerprint_index, "RECORDS", 1 << 12)
     monkeypatch.setattr(fingerprint_index, "LOOKING_UP", 1)  # whether the peaks of several threads coincide is luck
     peaks = []
     for count in (100, 800):

@@ -1,4 +1,4 @@
-"""Speech Commands: a folder per word and lists of the files for validation and test. SC09: its ten digits."""
+"""Formats of a folder per class and certain file names: GTZAN's genres, the words of Speech Commands (SC09: its ten digits)."""
 
 import os
 import re
@@ -13,6 +13,45 @@ from soundmill.corpora.resolver import folders_of_key
 from soundmill.corpora.rows import ManifestRow
 from soundmill.corpora.tables import CorpusTables, Format
 
+_GTZAN_NAME = re.compile(r"(?P<genre>[a-z]+)\.(?P<number>\d{5})")
+
+
+class Gtzan:
+    """A folder per genre with files like `blues.00000.wav`."""
+
+    FORMAT = Format(
+        name="gtzan",
+        layout="`genres_original/blues/blues.00000.wav` … (or `.au`)",
+        id="hash of the path",
+        caption="none (made from the label)",
+        label="the genre, first word of the file's name",
+        split="none",
+    )
+
+    def detect(self, inventory: Inventory) -> bool:
+        """Whether most files are named after the folder of their genre."""
+        return 2 * sum(_genre(file) is not None for file in inventory.audio) > len(inventory.audio)
+
+    def read(self, inventory: Inventory, num_shards: int) -> CorpusTables:
+        """Tables of GTZAN: one label per recording. Its known repetitions are left to the stage `duplicates`."""
+        tables = CorpusTables()
+        for file in inventory.audio:
+            label = _genre(file)
+            if label is None:
+                tables.count("without_genre")
+            tables.add_recording(file, num_shards, labels=[label] if label else [])
+        if tables.counts.get("without_genre", 0) == len(inventory.audio):
+            raise inventory.lacks("file like `blues/blues.00000.wav`", "put GTZAN's folders of genres there")
+        return tables
+
+
+def _genre(file: AudioFile) -> str | None:
+    """The genre of a file whose folder and name are as in GTZAN, else None."""
+    match = _GTZAN_NAME.fullmatch(file.stem)
+    return match["genre"] if match and file.folders and file.folders[-1] == match["genre"].encode() else None
+
+
+GTZAN = Gtzan()
 NAME = re.compile(r"(?P<speaker>[0-9a-f]+)_nohash_\d+")
 NO_WORD = re.compile(rb"_.*_")  # `_background_noise_`; `_silence_` and `_unknown_` of the separate test set
 LISTS = {b"validation_list.txt": "valid", b"testing_list.txt": "test"}
