@@ -11,6 +11,7 @@ import soundfile
 from soundmill import manifest
 from soundmill.corpora import captioning, inventory, registry
 from soundmill.decoding.ffmpeg import ffmpeg_executable
+from stages import scan
 from tests.corpora.test_sound_tags import id3, info
 from tests.prepared import PLAN
 from tests.stages.handling import NAMING, call_rename, external, from_corpus_to_names, json_rows, scanned, settle, table
