@@ -35,7 +35,7 @@ Measure = Annotated[str, StringConstraints(pattern=f"^({'|'.join(PAPER)})$")]
 
 class Seeds(StageParams):
     keys: list[str] = Field(description="parameters that are set to the seed, with `{family}` as well")
-    values: list[Seed] = Field(min_length=1, description="each point runs with each of them")
+    values: list[Seed] = Field([0], min_length=1, description="each point runs with each of them")
 
 
 class Paper(StageParams):
@@ -51,9 +51,9 @@ class Sweep(StageParams):
     title: str
     overrides: list[str] = Field(description="for every point, as in `soundmill params`; `{family}` stands for every family of it")
     points: dict[PointName, list[str]] = Field(min_length=1, description="the rows; the others are compared with the first")
-    subsets: str | None = Field(description="a grouping of `evaluate.subsets` whose groups are the rows; null: one row per point")
+    subsets: str | None = Field(None, description="a grouping of `evaluate.subsets` whose groups are the rows; null: one row per point")
     seeds: Seeds
-    paper: Paper | None
+    paper: Paper | None = None
     knee: bool = Field(False, description="the points are in order of cost: name the cheapest that is as good as the best")
 
 
