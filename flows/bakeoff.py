@@ -1,10 +1,8 @@
 """A bake-off as a Prefect flow: every family trains for the same time on the same recordings; `soundmill bakeoff DIR` runs it."""
 
-import argparse
 import json
 import re
 import shutil
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,15 +11,14 @@ from typing import Annotated, Any
 
 from flows import bakeoff_runs, publishing, results_table, trials
 from flows.bakeoff_models import Model, choose_models, in_a_line, read_plan
-from flows.pipeline import run_to_end
 from flows.results_rows import Difference, Row, not_ranked, without_score
 from flows.results_scores import scores_under
 from flows.results_table import ResultsTable
 from flows.results_words import listed as listed_in_words
 from flows.terminal import tell
-from flows.trials import NAME, Name, listed, numbers
-from soundmill.errors import UserError, report_failure, show_what_the_terminal_can
-from soundmill.params import Seed, check_urls
+from flows.trials import NAME, Name
+from soundmill.errors import UserError, report_failure
+from soundmill.params import Seed
 
 # isort: split
 from prefect import flow, get_run_logger
@@ -57,6 +54,19 @@ def bakeoff(
         return Contest(home, chosen.title, minutes, models, excluded, seeds, extra)
 
     return trials.start("bakeoff", home / RESULTS, planned, Contest.trials)
+
+
+def named_folders(texts: Sequence[str], here: Path) -> dict[str, Path]:
+    """Folders by name, of `NAME=DIR`; relative ones are below `here`."""
+    found: dict[str, Path] = {}
+    for text in texts:
+        name, _, folder = text.partition("=")
+        if not folder or not re.fullmatch(NAME, name):
+            raise UserError(f"--extra {text!r}: must be NAME=DIR, with a name of letters, digits, dots and dashes")
+        if name in found:
+            raise UserError(f"--extra: several folders are named {name}")
+        found[name] = (here / folder).resolve()
+    return found
 
 
 def _check(home: Path, extra: Mapping[str, Path]) -> None:
@@ -209,45 +219,3 @@ def _notes(minutes: float, seeds: Sequence[int], comparison: Comparison) -> list
     if comparison.fault:
         notes.append(f"The models could not be compared: {comparison.fault}.")
     return notes if comparison.embedder else notes[:1]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The command
-
-
-def main(argv: list[str] | None = None) -> int:
-    show_what_the_terminal_can()
-    parser = argparse.ArgumentParser(prog="python -m flows.bakeoff", description="Run a bake-off; `soundmill bakeoff` calls this.")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides of all families, as in `soundmill params`")
-    parser.add_argument("--minutes", type=float, default=20.0, help="training minutes per family")
-    parser.add_argument("--families", type=listed, default=[], metavar="A,B", help="only these (default: all)")
-    parser.add_argument("--seeds", type=numbers, default=[0], metavar="0,1,2", help="run each family with each of these seeds")
-    parser.add_argument(
-        "--extra", type=_folder, action="append", default=[], metavar="NAME=DIR", help="a folder of WAV files as one more row"
-    )
-    parser.add_argument("--plan", default="", metavar="NAME", help="a file of conf/bakeoff, without .yaml")
-    args = parser.parse_intermixed_args(argv)
-    names = [name for name, _ in args.extra]
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        parser.error(f"--extra: several folders are named {', '.join(repeated)}")
-    options = args.minutes, args.overrides, args.families, args.seeds, dict(args.extra), args.plan
-
-    def checked() -> State[Any]:
-        check_urls(args.overrides, "parameters")  # before Prefect records them
-        return bakeoff(*options, return_state=True)
-
-    return run_to_end("bakeoff", "families", checked)
-
-
-def _folder(text: str) -> tuple[str, Path]:
-    name, equals, folder = text.partition("=")
-    if not (equals and folder and re.fullmatch(NAME, name)):
-        raise argparse.ArgumentTypeError(f"{text!r}: must be NAME=DIR, with a name of letters, digits, dots and dashes")
-    return name, Path(folder).resolve()
-
-
-if __name__ == "__main__":
-    # Prefect imports a flow by its module's name, which `__main__` is not.
-    from flows import bakeoff as module
-
-    sys.exit(module.main())

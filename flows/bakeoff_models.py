@@ -12,6 +12,7 @@ from flows.results_rows import Row, without_score
 from flows.trials import Name, absolute_paths
 from soundmill import params as parameters
 from soundmill.errors import UserError
+from soundmill.models import registry
 from soundmill.params import StageParams, did_you_mean
 
 FILE = Path("conf/bakeoff.yaml")
@@ -47,7 +48,7 @@ class Model:
         `timed` names the training that only times its steps: its schedules are scaled to the steps after the warm-up, and its
         sample grid is as small as possible.
         """
-        composed = parameters.compose(home / "conf", self.overrides)
+        composed = registry.compose(home / "conf", self.overrides)
         own = [f"{self.family}.generate.seed={seed}"]
         for stage, count in steps.items():
             section = SECTIONS[stage].format(family=self.family)
@@ -69,7 +70,7 @@ class Model:
                     for key, value in _leaves(values)
                     if value and SCHEDULE.search(key)
                 ]
-        return parameters.compose(home / "conf", [*self.overrides, *own])
+        return registry.compose(home / "conf", [*self.overrides, *own])
 
 
 def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -120,7 +121,7 @@ def choose_models(home: Path, plan: Plan, extra: Sequence[str], families: Sequen
         shared = [override.replace("{family}", family) for override in plan.overrides]
         overrides = [f"model={family}", *corpus, *plan.families.get(family, []), *shared, *own]
         try:
-            document = parameters.compose(home / "conf", overrides)
+            document = registry.compose(home / "conf", overrides)
             section = document["families"][family]
             if section.get("trainings") is None:
                 raise UserError("does not generate sound from a request")

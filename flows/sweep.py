@@ -18,6 +18,7 @@ from flows.terminal import tell
 from flows.trials import Name, absolute_paths, listed, numbers, run_pipeline
 from soundmill import params as parameters
 from soundmill.errors import UserError, show_what_the_terminal_can
+from soundmill.models import registry
 from soundmill.params import Seed, StageParams, did_you_mean
 
 # isort: split
@@ -51,7 +52,7 @@ class Sweep(StageParams):
     title: str
     overrides: list[str] = Field(description="for every point, as in `soundmill params`; `{family}` stands for every family of it")
     points: dict[PointName, list[str]] = Field(min_length=1, description="the rows; the others are compared with the first")
-    subsets: str | None = Field(None, description="a grouping of `evaluate.subsets` whose groups are the rows; null: one row per point")
+    subsets: str | None = Field(None, description="a grouping of `evaluate.subsets`; its groups are the rows (null: points are)")
     seeds: Seeds
     paper: Paper | None = None
     knee: bool = Field(False, description="the points are in order of cost: name the cheapest that is as good as the best")
@@ -136,7 +137,7 @@ def _key(override: str) -> str:
 
 def _compose(home: Path, overrides: list[str], point: str) -> dict[str, Any]:
     try:
-        return parameters.compose(home / "conf", overrides)
+        return registry.compose(home / "conf", overrides)
     except UserError as error:
         raise UserError(f"point {point!r}: {error}") from None
 

@@ -15,7 +15,6 @@ from soundmill import credentials, disk
 from soundmill.errors import UserError
 
 MAX_DEPTH = 100  # of nested YAML collections; parameters need six
-CHANGED_SAMPLING = re.compile(r"\w+\.generate\.sampling\.\w")
 MAX_VALUES = 100_000  # of a YAML document with fewer bytes, with those that its aliases repeat
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -29,7 +28,7 @@ Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 
 
 class StageParams(BaseModel):
-    """Base of every section: strict types, no unknown keys, no hidden defaults, immutable."""
+    """Base of every section: strict types, no unknown keys, immutable."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -77,7 +76,6 @@ def _compose(conf: Path, overrides: list[str]) -> dict[str, Any]:
         if b"*" in (text := path.read_bytes()):  # OmegaConf copies what an alias repeats
             _of_file(path, lambda text=text: _check_extent(text))
     _check_settings(overrides, "params")
-    overrides = [f"++{one}" if CHANGED_SAMPLING.match(one) else one for one in overrides]  # null, unless one of them sets a key
     try:
         with initialize_config_dir(str(conf.resolve()), version_base=None):
             document = OmegaConf.to_container(hydra_compose("config", overrides), resolve=True)
@@ -89,7 +87,6 @@ def _compose(conf: Path, overrides: list[str]) -> dict[str, Any]:
             groups = {path.name: None for path in conf.iterdir() if path.is_dir()}
             section(groups | compose(conf, choices), unknown[1], str(conf))  # raises with a suggestion
         raise UserError(f"{conf}: {error}") from None
-    _check_vocoder(document, overrides)
     check_urls(document, "params")
     return document
 
@@ -102,16 +99,6 @@ def _check_choices(conf: Path, overrides: list[str]) -> None:
         if options and re.fullmatch(r"\w+", choice) and choice not in options:
             listed = ", ".join(options)
             raise UserError(f"no {group} {choice!r} in {conf / group}{did_you_mean(choice, options)} (options: {listed})")
-
-
-def _check_vocoder(document: dict[str, Any], overrides: list[str]) -> None:
-    """UserError if a vocoder is selected that no family uses; it would be ignored silently."""
-    selected = next((text for text in overrides if text.startswith("vocoder=")), None)  # `scale=` sets it for every family
-    if selected and document["vocoder"] and not document["vocoder_families"]:
-        raise UserError(
-            f"{selected}: no family of model={','.join(document['families'])} uses it; leave it out, select another of "
-            "conf/vocoder/, or add a family that uses it to model= (docs/parameters.md#vocoders)"
-        )
 
 
 def check_urls(values: Any, where: str) -> None:
@@ -278,7 +265,7 @@ def parse(model: type[P], values: Any, where: str) -> P:
             if problem["type"] == "extra_forbidden":
                 text = f"unknown key{did_you_mean(str(problem['loc'][-1]), _fields_at(model, problem['loc'][:-1]))}"
             elif problem["type"] == "missing":
-                text = "missing; every parameter must be set, there are no hidden defaults"
+                text = "missing; every parameter must be set"
             else:
                 said = problem["msg"].removeprefix("Value error, ")
                 # The values of a whole section would fill the screen.

@@ -132,7 +132,7 @@ COMMANDS = [
 
 @cache
 def composed(*overrides: str) -> dict[str, Any]:
-    return params.compose(ROOT / "conf", list(overrides))
+    return registry.compose(ROOT / "conf", overrides)
 
 
 def is_module(name: str) -> bool:

@@ -12,7 +12,6 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from soundmill import params
 from soundmill.audio.mel import SpectrogramParams
 from soundmill.errors import UserError
 from soundmill.models import registry
@@ -55,7 +54,7 @@ FROM = {name: choices for name, (_, choices) in STARTED.items()}
 
 
 def compose(choices: str) -> dict:
-    return params.compose(ROOT / "conf", choices.split())
+    return registry.compose(ROOT / "conf", choices.split())
 
 
 def check(choices: str, home: Path) -> None:

@@ -15,12 +15,10 @@ from soundmill.commands import (
     listening,
     models,
     pipeline,
-    prompts,
     publishing,
     recordings,
     scores,
     spectrograms,
-    vocoders,
     weights,
 )
 from soundmill.errors import UserError, fault_of_disk, show_what_the_terminal_can
@@ -67,7 +65,7 @@ app = typer.Typer(
     help="From folders of recordings and captions to trained, measured audio-generation models. "
     "`make demo`, `dvc repro` or `make run CORPUS=DIR` run the pipeline itself; these commands are for everything around it.",
 )
-for group in (doctor, pipeline, models, recordings, vocoders, prompts, scores, lineage, forget, listening, publishing):
+for group in (doctor, pipeline, models, recordings, scores, lineage, forget, listening, publishing):
     app.add_typer(group.app)
 app.add_typer(clips.app, name="clips")
 app.add_typer(corpus.app, name="corpus")

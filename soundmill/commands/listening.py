@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from soundmill import terminal
-from soundmill.commands.project import Project, progress_bar, project_root, tables, writable_file
+from soundmill.commands.project import Project, progress_bar, project_if_any, project_root, tables, writable_file
 from soundmill.errors import UserError
 from soundmill.params import MAX_SEED
 
@@ -141,13 +141,7 @@ def score_test(
     result = scoring.score(test_key, answers.read_all(files, test_key))
     if json:
         evaluator.write_json(result, json)
-    try:
-        home = project_root(project)
-    except UserError:
-        if project:
-            raise
-        home = None
-    if home:
+    if home := project_if_any(project):
         _record(home, test_key, result)
     results.show(result)
 
@@ -175,12 +169,7 @@ def gather(models: list[str], reference: Path | None, captions: Path | None, sco
     """The chosen models, the real sounds, and the requests of both."""
     from soundmill.listening import material
 
-    try:
-        root = project_root(project)
-    except UserError:
-        if project:
-            raise
-        root = None
+    root = project_if_any(project)
     families = _families(root)
     reports = dict(_named(text, "--scores") for text in scores)
     opened: list[Model] = []

@@ -1,4 +1,4 @@
-"""Commands about model families and trained checkpoints: list families, import published ones, export, generate."""
+"""Commands about model families and trained checkpoints: list families, import published ones, export, generate, test prompts."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from soundmill import terminal
-from soundmill.commands.project import Project, project_root, writable_file
+from soundmill.commands.project import Project, progress_bar, project_if_any, project_root, tables, writable_file
 from soundmill.errors import UserError
 from soundmill.params import MAX_SEED
 
@@ -25,6 +25,7 @@ Settings = Annotated[
         "lists the valid ones.",
     ),
 ]
+RandomSeed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Same seed, same sounds.")]
 
 
 @app.command()
@@ -164,7 +165,7 @@ def generate(
         ),
     ] = None,
     number: Annotated[int, typer.Option("-n", "--number", min=1, max=10_000, help="Number of sounds.")] = 4,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Same seed, same sounds.")] = 0,
+    seed: RandomSeed = 0,
     settings: Settings = None,
     psi: Annotated[
         float | None,
@@ -240,6 +241,50 @@ def generate(
         terminal.say(path)
 
 
+@app.command()
+def prompts(
+    sets: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="SET|FILE.yaml…",
+            help="Of plain, paraphrases, negation, counts, order, unknown, empty, long, languages (default: all), or files of your "
+            "own.",
+        ),
+    ] = None,
+    family: FamilyName = None,
+    number: Annotated[int, typer.Option("-n", "--number", min=1, max=100, help="Number of sounds for each prompt.")] = 4,
+    seed: RandomSeed = 0,
+    settings: Settings = None,
+    checkpoint: Checkpoint = None,
+    json: Annotated[Path | None, typer.Option(callback=writable_file, help="Write the result to this file.")] = None,
+    page: Annotated[
+        Path | None, typer.Option(callback=writable_file, help="Write an HTML page with a sound of each prompt to this file.")
+    ] = None,
+    project: Project = None,
+) -> None:
+    """Test whether text steers a text-conditioned model, and how it takes paraphrases, negation, counts, order and more.
+
+    Sounds for each prompt are classified by YAMNet: the share classified as asked, next to that with shuffled prompts. In a
+    checkout whose test clips have such kinds of sounds, these clips, and these through the model's codec, show what can be reached.
+    """
+    from soundmill.evaluation import evaluator
+    from soundmill.prompts import following, report
+    from soundmill.prompts import sets as prompt_sets
+
+    chosen = prompt_sets.load(sets or prompt_sets.NAMES)
+    directory, home = checkpoint_of(checkpoint, family, project)
+    root = project_if_any(project)
+    real = tables(root, "default") if root else None
+    real = real if real and real.catalog.is_file() else None
+    found = following.follow(directory, chosen, number, seed, home, settings or [], real, progress_bar)
+    if json:
+        evaluator.write_json(found.document, json)
+    report.show(found.document)
+    if page:
+        report.write(found, page)
+        terminal.say(page)
+
+
 def _shares(text: str | None) -> list[tuple[Path, float]]:
     """Directories and shares in `DIR=SHARE,DIR`."""
     shares = []
@@ -260,12 +305,8 @@ def checkpoint_of(checkpoint: Path | None, family: str | None, project: Path | N
 
     if family:
         registry.family(family)
-    try:
-        home = project_root(project)
-    except UserError:
-        if checkpoint is None:
-            raise
-        home = checkpoint  # outside a checkout, paths of text encoders are relative to the checkpoint
+    # Outside a checkout, paths of text encoders are relative to the checkpoint.
+    home = project_root(project) if checkpoint is None else project_if_any(project) or checkpoint
     directory = checkpoint
     if directory is None and family is None:
         trained = [path for path in (home / "data" / "models").glob("*") if (path / CONFIG).is_file()]

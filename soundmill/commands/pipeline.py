@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import sys
 import time
-from contextlib import suppress
+from argparse import ArgumentTypeError
+from collections.abc import Iterable
+from contextlib import chdir, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import Field
 
+from soundmill import params as parameters
 from soundmill import terminal
 from soundmill.commands.project import Project, project_root, use_recorded_store
 from soundmill.errors import UserError
@@ -28,8 +33,18 @@ Corpus = Annotated[
         help="Folder or bucket of recordings; captions, class folders and splits are detected (default: the embedded corpus)."
     ),
 ]
+IGNORED = ("experiment.", "execution.", "corpus.path")  # parameters that may differ between runs of one experiment
 LOCK_SECONDS = 10.0  # to wait for another command; a pipeline takes longer, and the error names it
 SYNC_SECONDS = 20.0  # at most, to upload the last runs first
+
+
+class Experiment(parameters.StageParams):
+    """The section `experiment` of a file of conf/experiment, and of the params.yaml that it composes."""
+
+    name: str = Field(description="name of the file, without .yaml")
+    title: str
+    corpus: str = Field(description="name of the recordings, for display")
+    minutes: float = Field(gt=0, description="minutes of training on two CPU cores, as last measured")
 
 
 @app.command()
@@ -38,11 +53,7 @@ def browse(
     project: Project = None,
 ) -> None:
     """Show all runs in the MLflow UI, reachable from this machine only; stop it with Ctrl-C."""
-    import os
     import signal
-    import subprocess
-    import sys
-    import time
     import webbrowser
 
     from soundmill import tracking
@@ -163,7 +174,6 @@ def run(
     project: Project = None,
 ) -> None:
     """Run the whole pipeline on your own recordings, or for another model, in a workspace separate from the demo."""
-    from soundmill import params as parameters
     from soundmill.corpora import survey
     from soundmill.models import registry
 
@@ -172,9 +182,9 @@ def run(
     if folder is None and model is None and not changes:
         raise UserError("give a folder of recordings (`soundmill run DIR`), a model (`--model tango`), or parameters to change")
     chosen = [*([f"model={model}"] if model else []), *changes]
-    document = parameters.compose(root / "conf", chosen)
+    document = registry.compose(root / "conf", chosen)
     if folder and not document["corpus"]["external"]:  # otherwise an experiment or an override sets the format
-        document = parameters.compose(root / "conf", ["corpus=auto", *chosen])
+        document = registry.compose(root / "conf", ["corpus=auto", *chosen])
     if not folder and document["corpus"]["external"] and not (document["corpus"]["path"] or document["corpus"]["parts"]):
         raise UserError(
             f"give the folder of recordings (corpus={document['corpus']['format']}): soundmill run DIR {' '.join(chosen)}"
@@ -217,11 +227,6 @@ def bakeoff(
     each family, and whether more training would likely help. A family that cannot use these recordings is listed with the reason.
     Table, figure and page are in data/report/bakeoff/; a stopped bake-off resumes.
     """
-    import subprocess
-    import sys
-
-    from soundmill import lifetime
-    from soundmill import params as parameters
     from soundmill.models import registry
 
     root = project_root(project)
@@ -233,11 +238,17 @@ def bakeoff(
         _survey(root, folder, document, 60 * minutes * count * len(seeds.split(",")))
         quoted = document["corpus"]["path"].replace("\\", "\\\\").replace("'", "\\'")
         chosen = ["corpus=auto", f"corpus.format={document['corpus']['format']}", f"corpus.path='{quoted}'"]
-    options = ["--minutes", str(minutes), "--families", families, "--seeds", seeds, "--plan", plan]
-    folders = (one.partition("=") for one in extra or [])
-    options += [f"--extra={name}{equals}{place and Path(place).absolute()}" for name, equals, place in folders]
-    command = [sys.executable, "-m", "flows.bakeoff", *chosen, *changes, *options]
-    raise typer.Exit(subprocess.run(command, cwd=root, preexec_fn=lifetime.with_this_process()).returncode)
+    here = Path.cwd()
+    with chdir(root):  # Prefect's settings and login are the project's
+        from flows import bakeoff, pipeline, trials
+
+        try:
+            numbers = trials.numbers(seeds)
+        except ArgumentTypeError as error:
+            raise UserError(f"--seeds {error}") from None
+        folders = bakeoff.named_folders(extra or [], here)
+        options = minutes, [*chosen, *changes], trials.listed(families), numbers, folders, plan
+        raise typer.Exit(pipeline.run_to_end("bakeoff", "families", lambda: bakeoff.bakeoff(*options, return_state=True)))
 
 
 def _folder_and_overrides(corpus: str | None, overrides: list[str] | None) -> tuple[Path | Bucket | None, list[str]]:
@@ -256,8 +267,8 @@ def _survey(root: Path, corpus: Path | Bucket, document: dict[str, Any], trainin
 
     `training_seconds` None: estimated from a few steps of each of the document's families.
     """
-    from soundmill.commands import estimate
     from soundmill.corpora import survey
+    from soundmill.models import cost
 
     contents = survey.survey(corpus, document["corpus"].get("follow_links", False))
     if document["corpus"]["format"] == "auto":
@@ -269,7 +280,7 @@ def _survey(root: Path, corpus: Path | Bucket, document: dict[str, Any], trainin
             name: contents.num_clips(document["clips"][family["clips"]]["clip_seconds"])
             for name, family in document["families"].items()
         }
-        training_seconds = estimate.training_seconds(root, document, clips, len(contents.labels))
+        training_seconds = cost.training_seconds(root, document, clips, len(contents.labels))
     for line in contents.describe(document, training_seconds):
         terminal.say(line)
     return contents
@@ -301,11 +312,10 @@ def params(
     project: Project = None,
 ) -> None:
     """Compose params.yaml from conf/, for `dvc repro` to run; nothing else is changed."""
-    from soundmill import params as parameters
     from soundmill.models import registry
 
     root = project_root(project)
-    document = parameters.compose(root / "conf", overrides or [])
+    document = registry.compose(root / "conf", overrides or [])
     registry.check(document, root)
     if note := registry.vocoder_note(document):
         terminal.say(note, error=True)
@@ -327,12 +337,10 @@ def list_experiments(project: Project = None) -> None:
     `soundmill params experiment=NAME` writes its params.yaml for `dvc repro`; `dvc exp run -S experiment=NAME` works too.
     Each file in conf/experiment is an experiment.
     """
-    from soundmill.commands import experiments
-
     root = project_root(project)
-    named = experiments.read_experiments(root / "conf")
+    named = read_experiments(root / "conf")
     use_recorded_store(root)
-    scores, why = experiments.last_scores(root, named)
+    scores, why = last_scores(root, named)
     console = terminal.console(highlight=False)
     for name, experiment in named.items():
         console.print(f"[bold]{name}[/bold]: {experiment.title}", soft_wrap=True)
@@ -342,3 +350,40 @@ def list_experiments(project: Project = None) -> None:
     if why:
         console.print(f"No scores: {why}", style="dim", soft_wrap=True)
     console.print("`soundmill run [DIR] experiment=NAME` repeats one; see `soundmill experiments --help`.", soft_wrap=True)
+
+
+def read_experiments(conf: Path) -> dict[str, Experiment]:
+    """The experiments in `conf` by name; UserError names the file and key of a mistake."""
+    found = {}
+    for path in sorted((conf / "experiment").glob("*.yaml")):
+        values = parameters.section(parameters.read_yaml(path), "experiment", str(path))
+        found[path.stem] = parameters.parse(Experiment, values, f"{path}: experiment")
+    return found
+
+
+def last_scores(root: Path, names: Iterable[str]) -> tuple[dict[str, str], str]:
+    """The last scores of these experiments as text, by name; and the reason if none could be read."""
+    from soundmill import tracking
+
+    works, where = tracking.status(root)
+    if not works:
+        return {}, where
+    try:
+        runs = tracking.last_scores(root)
+    except UserError as error:
+        return {}, str(error)
+    texts = {}
+    for name in runs.keys() & set(names):
+        values = ", ".join(f"{score} {value:.3g}" for score, value in sorted(runs[name].scores.items()))
+        changed = _changed(parameters.compose(root / "conf", [f"experiment={name}"]), runs[name].params)
+        texts[name] = f"{values} ({runs[name].name}{'; with other ' + ', '.join(changed) if changed else ''})"
+    return texts, ""
+
+
+def _changed(document: dict[str, Any], recorded: dict[str, str]) -> list[str]:
+    """Keys of parameters whose recorded value differs from that of the experiment now."""
+    from soundmill import tracking
+
+    now = {key: str(value) for key, value in tracking.flatten(document).items()}
+    keys = [key for key in now | recorded if now.get(key) != recorded.get(key) and not key.startswith(IGNORED)]
+    return keys if len(keys) <= 5 else [*keys[:5], f"and {len(keys) - 5} more"]

@@ -32,6 +32,16 @@ def project_root(project: Path | None) -> Path:
     return root
 
 
+def project_if_any(project: Path | None) -> Path | None:
+    """As `project_root`; None if none is named and there is none here."""
+    try:
+        return project_root(project)
+    except UserError:
+        if project:
+            raise
+        return None
+
+
 def use_recorded_store(root: Path) -> None:
     """Use the store that runs were last recorded in; print which, unless it is the project's own mlflow.db."""
     from soundmill import tracking

@@ -11,6 +11,7 @@ from soundmill.commands.project import (
     Project,
     check_apart,
     progress_bar,
+    project_if_any,
     project_root,
     sample_rate_of,
     tables,
@@ -44,7 +45,7 @@ def licences(
     from soundmill import attribution
     from soundmill.publishing import model as publishing
 
-    root = _root(project)
+    root = project_if_any(project)
     checkpoint = publishing.find(model, root)
     if output and output.resolve().is_relative_to(checkpoint.resolve()):
         raise UserError(f"{output}: would change the checkpoint and its digest; choose a file elsewhere")
@@ -131,13 +132,3 @@ def pull(
     else:
         use = f"soundmill generate --checkpoint {checkpoint}"
     terminal.say(f"try it: {use}", error=True)
-
-
-def _root(project: Path | None) -> Path | None:
-    """The project, if there is one here: a published model is complete without."""
-    try:
-        return project_root(project)
-    except UserError:
-        if project:
-            raise
-        return None

@@ -1,4 +1,4 @@
-"""Commands that pass recordings through a trained model: reconstruct, transfer, restyle, inpaint, upsample, interpolate."""
+"""Commands that pass recordings through a trained model: reconstruct, transfer, restyle, inpaint, upsample, interpolate, vocode."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from soundmill import terminal
-from soundmill.commands.models import Checkpoint, FamilyName, Settings, checkpoint_of
+from soundmill.commands.models import Checkpoint, FamilyName, RandomSeed, Settings, checkpoint_of
 from soundmill.commands.project import Project
 from soundmill.errors import UserError
 from soundmill.params import MAX_SEED
@@ -19,8 +19,10 @@ from soundmill.params import MAX_SEED
 if TYPE_CHECKING:
     import numpy as np
 
+    from soundmill.audio.mel import MelSpec
     from soundmill.audio.pieces import Sound
     from soundmill.models.transforming import Spans
+    from soundmill.models.vocoding import LogMel
 
 app = typer.Typer()
 
@@ -38,7 +40,6 @@ Output = Annotated[Path, typer.Option(help="Directory for the WAV files and the 
 Prompts = Annotated[
     list[str] | None, typer.Option("--prompt", "--label", help="Target sound: a caption or labels, as the model was trained.")
 ]
-RandomSeed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Same seed, same sounds.")]
 
 
 @app.command()
@@ -209,6 +210,51 @@ def interpolate(
     _say(transforming.interpolate(directory, seeds, sounds, steps, prompt or [], output, home, [*(settings or []), *more]))
 
 
+@app.command()
+def vocode(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="A log-mel (.npy: n_mels × frames, natural logarithm), a recording in any format that ffmpeg reads, a folder of "
+            "either, or a directory of the pipeline's spectrograms."
+        ),
+    ],
+    checkpoint: Annotated[Path, typer.Option(help="Directory of a vocoder (data/tango/vocoder), or a checkpoint with one.")],
+    fast: Annotated[bool, typer.Option("--fast", help="Use DiffWave's six published steps.")] = False,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of steps, evenly spaced over DiffWave's training timesteps."),
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Directory for the WAV files.")] = Path("vocoded"),
+) -> None:
+    """Make sounds from log-mels with a vocoder, and print how long that takes; a recording's log-mel is computed first.
+
+    Without --fast and --steps DiffWave uses the steps stored in its directory.
+    """
+    if fast and steps is not None:
+        raise UserError("--fast and --steps exclude each other; give one")
+    from soundmill import hashing, manifest
+    from soundmill.audio import log_mels
+    from soundmill.audio.tags import CHANGED, MadeBy
+    from soundmill.models import vocoding
+
+    if path.is_dir() and any(path.rglob("*.parquet")):
+        vocoder = vocoding.load(checkpoint, log_mels.read_spec(path), steps, fast)
+        log_mels_read = (
+            vocoding.LogMel(manifest.check_clip_id(clip_id), values) for clip_id, values in log_mels.iterate_log_mels(path)
+        )
+    else:
+        vocoder = vocoding.load(checkpoint, None, steps, fast)
+        log_mels_read = (_log_mel(file, vocoder.spec) for file in _files(path, output))
+    made_by = MadeBy(f"vocoder {hashing.tree_digest(checkpoint)}", CHANGED)  # of a log-mel, which may be a recording's
+    paths, timing = vocoding.write_sounds(vocoder, log_mels_read, output, made_by)
+    _say(paths)
+    terminal.say(
+        f"real-time factor {timing.real_time_factor:.3g}: {timing.sound:.1f} s of sound in {timing.work:.1f} s, "
+        f"{1 / timing.real_time_factor:.3g} times real time"
+    )
+
+
 def parse_spans(text: str) -> Spans:
     """`0:1.2,2:end`, or the lines of a file with a start and an end, as seconds."""
     spans = [span.strip() for span in text.split(",")]
@@ -277,3 +323,41 @@ def _sound(path: Path) -> Sound:
 def _say(paths: list[Path]) -> None:
     for path in paths:
         terminal.say(path)
+
+
+def _files(path: Path, output: Path) -> list[Path]:
+    """The chosen log-mels and recordings; UserError if results would overwrite them or each other."""
+    from soundmill.corpora.inventory import MEDIA
+
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in MEDIA | {".npy"})
+        if not files:
+            raise UserError(f"{path}: no log-mel (.npy) and no recording in this folder; give another folder, or a file")
+    stems = [file.stem for file in files]
+    for file in files:
+        if stems.count(file.stem) > 1:
+            raise UserError(f"{path}: several files are named {file.stem}, and so would be their results; rename one")
+        if (output / f"{file.stem}.wav").resolve() == file.resolve():
+            raise UserError(f"{file}: its result would overwrite it; choose another --output")
+    return files
+
+
+def _log_mel(file: Path, spec: MelSpec) -> LogMel:
+    from soundmill.audio.mel import log_mel_of_blocks
+    from soundmill.audio.resample import resample_blocks
+    from soundmill.decoding import decode
+    from soundmill.models import vocoding
+
+    if file.suffix.lower() == ".npy":
+        return vocoding.read_log_mel(file, spec)
+
+    def blocks() -> Iterator[np.ndarray]:
+        rate, decoded = decode.decode_blocks(file, decode.MAX_SECONDS)
+        return resample_blocks(decoded, rate, spec.sample_rate)
+
+    try:
+        values, num_samples = log_mel_of_blocks(blocks, spec)
+    except decode.DecodeError as error:
+        raise UserError(f"{file}: {error.reason} {error.detail}") from None
+    return vocoding.LogMel(file.stem, values, num_samples)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from soundmill import terminal
-from soundmill.commands.project import Project, progress_bar, project_root, writable_file
+from soundmill.commands.project import Project, progress_bar, project_if_any, writable_file
 from soundmill.errors import UserError, reason, report_failure
 from soundmill.params import MAX_SEED
 
@@ -185,14 +185,6 @@ def scoring_setup(
     chosen = protocols.load(protocol) if protocol else protocols.load("project").with_embedders(embedder or ["yamnet"])
     if seed is not None:
         chosen = chosen.model_copy(update={"seed": seed})
-    try:
-        tagger = project_root(project) / "data" / "tagger"
-    except UserError:
-        tagger = None
-    return Setup(
-        chosen,
-        cache or evaluator.user_cache(),
-        workers or os.cpu_count() or 1,
-        tagger if tagger and tagger.is_dir() else None,
-        progress_bar,
-    )
+    root = project_if_any(project)
+    tagger = root / "data" / "tagger" if root and (root / "data" / "tagger").is_dir() else None
+    return Setup(chosen, cache or evaluator.user_cache(), workers or os.cpu_count() or 1, tagger, progress_bar)

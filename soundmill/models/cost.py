@@ -1,19 +1,21 @@
 """Estimate the time to train a family and generate with it on this machine, from a few training steps on noise.
 
-`python -m soundmill.models.cost` times them: a JSON object with the arguments of `time_steps` on stdin, a Timing on stdout.
+They are timed once per set of parameters, code and processors, by `python -m soundmill.models.cost`: a JSON object with the
+arguments of `time_steps` on stdin, a Timing on stdout. Torch takes a gigabyte of memory, and the flow runs for hours after it.
 """
 
 import json
 import math
 import os
 import re
+import subprocess
 import sys
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from soundmill import hashing, terminal
+from soundmill import disk, hashing, lifetime, terminal
 from soundmill import params as strict
 from soundmill.errors import UserError
 from soundmill.models import registry
@@ -32,6 +34,33 @@ class Timing:
     clips: int  # per batch
     accumulate: int  # batches per step
     passes: int  # network evaluations per generated sound
+
+
+def training_seconds(root: Path, document: dict[str, Any], clips: dict[str, int], num_labels: int) -> float:
+    """Training time in seconds of the families in `document` (a params.yaml); `clips` is each family's number of clips."""
+    return sum(seconds(_timing(root, name, document, num_labels), name, document, count) for name, count in clips.items())
+
+
+def _timing(root: Path, family: str, document: dict[str, Any], num_labels: int) -> Timing:
+    import pooch
+
+    path = Path(pooch.os_cache("soundmill")) / "timings" / f"{timing_key(family, document, num_labels)}.json"
+    with suppress(OSError, ValueError, TypeError):  # missing or damaged: time again
+        return Timing(**strict.parse_json(path.read_text(encoding="utf-8")))
+    done = subprocess.run(
+        [sys.executable, "-m", __name__],
+        input=json.dumps({"family": family, "document": document, "num_labels": num_labels}),
+        cwd=root,
+        capture_output=True,
+        text=True,
+        preexec_fn=lifetime.with_this_process(),
+    )
+    if done.returncode:
+        raise UserError(f"{family}: its training steps could not be timed: {done.stderr.strip()}")
+    timing = Timing(**strict.parse_json(done.stdout))
+    with suppress(OSError):  # without the file, the next estimate takes half a minute longer
+        disk.write_atomically(path, lambda temporary: temporary.write_text(json.dumps(asdict(timing)), encoding="utf-8"))
+    return timing
 
 
 def time_steps(family: str, document: dict[str, Any], num_labels: int) -> Timing:

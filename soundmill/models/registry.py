@@ -5,12 +5,13 @@ A package is imported only when it is used; it defines a `FAMILY`.
 
 import importlib
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from soundmill import disk, text
+from soundmill import disk, params, text
 from soundmill.audio.mel import SpectrogramParams, check_bands, check_overlap
 from soundmill.errors import UserError
 from soundmill.models import adapted
@@ -18,12 +19,13 @@ from soundmill.models.components import registry as components
 from soundmill.models.components.contracts import read_codec
 from soundmill.models.family import Family, family_of, is_checkpoint
 from soundmill.models.params import FamilyTrainParams, read_sections
-from soundmill.params import compose, did_you_mean, parse, parse_section
+from soundmill.params import did_you_mean, parse, parse_section
 from soundmill.training import checkpoint
 from soundmill.training.params import LoraParams
 from soundmill.training.starting import compare, directory
 
 TAGGER = "data/tagger"  # output of the stage `tagger`
+SAMPLING = re.compile(r"\w+\.generate\.sampling\.\w")  # null, unless an override sets a key
 FAMILIES = {
     "audio_dit": "soundmill.models.audio_dit",
     "ddpm_mel": "soundmill.models.ddpm_mel",
@@ -47,6 +49,18 @@ def family(name: str) -> Family:
 def code(name: str, parameters: dict[str, Any]) -> list[str]:
     """Modules that stages find by the name of a family: its package, and those that load its vocoder and codec in params.yaml."""
     return [FAMILIES[name], *components.code(parameters["families"][name]["components"])]
+
+
+def compose(conf: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """`params.compose`; UserError if a vocoder is selected that no family uses, as it would be ignored silently."""
+    document = params.compose(conf, [f"++{one}" if SAMPLING.match(one) else one for one in overrides])
+    selected = next((text for text in overrides if text.startswith("vocoder=")), None)  # `scale=` sets it for every family
+    if selected and document["vocoder"] and not document["vocoder_families"]:
+        raise UserError(
+            f"{selected}: no family of model={','.join(document['families'])} uses it; leave it out, select another of "
+            "conf/vocoder/, or add a family that uses it to model= (docs/parameters.md#vocoders)"
+        )
+    return document
 
 
 def check(document: dict[str, Any], home: Path | None = None) -> None:
@@ -197,7 +211,7 @@ def describe(conf: Path, sizes: bool) -> dict[str, dict[str, Any]]:
         name: {
             "what": family(name).title,
             "source": family(name).paper,
-            **{scale: parameter_counts(name, compose(conf, [f"model={name}", f"scale={scale}"])) for scale in scales},
+            **{scale: parameter_counts(name, params.compose(conf, [f"model={name}", f"scale={scale}"])) for scale in scales},
         }
         for name in sorted(FAMILIES)
     }

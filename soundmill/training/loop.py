@@ -57,28 +57,13 @@ def fit(
         terminal.say(f"{progress.label}: this processor has no instructions for {hardware.precision}; training in {precision} bits")
     scratch.mkdir(parents=True, exist_ok=True)
     start = None if launcher.rank else resume_point(scratch)
-    with launcher.together(loader.order.batch_size, progress.label, identity(start)) as chosen, worker_deaths_explained():
+    with (
+        launcher.together(loader.order.batch_size, progress.label, identity(start)) as chosen,
+        worker_deaths_explained(),
+        accelerated(hardware, precision, module.accumulate) as accelerator,
+        fast_kernels(accelerator.device),
+    ):
         start = found(scratch, chosen) if launcher.rank else start
-        _train(module, loader, hardware, precision, scratch, curve, progress, validation, kept, sampling, scoring, report, start)
-    return {"device": device.type, "devices": hardware.devices, "precision": precision}
-
-
-def _train(
-    module: TrainingModule,
-    loader: Loader,
-    hardware: HardwareParams,
-    precision: str,
-    scratch: Path,
-    curve: Curve,
-    progress: Progress,
-    validation: Validation | None,
-    kept: Kept | None,
-    sampling: Sampling | None,
-    scoring: Scoring | None,
-    report: Report,
-    start: Path | None,
-) -> None:
-    with accelerated(hardware, precision, module.accumulate) as accelerator, fast_kernels(accelerator.device):
         optimisers = place(module, accelerator, hardware)
         loader.rank, loader.world_size = module.rank, module.world_size
         first = module.rank == 0
@@ -93,13 +78,7 @@ def _train(
             scoring.start()
 
         ended = _ends_here(module, validation)
-        for batch in () if ended else loader:
-            with scoring.counting(module) if scoring else nullcontext():
-                loss, net_stepped = train_on(module, batch, accelerator, optimisers)
-            if net_stepped:
-                curve.add(loss)
-            if not accelerator.sync_gradients:  # more batches of this step follow
-                continue
+        for loss in () if ended else _steps(module, loader, accelerator, optimisers, curve, scoring):
             step = module.step
             if first and (speed := progress.stepped(step, loss)):
                 report(speed, step)
@@ -127,6 +106,25 @@ def _train(
             scoring.end(progress.label)
         module.cpu(), module.ema.to("cpu")
         module.device, module.rank, module.world_size = torch.device("cpu"), 0, 1
+    return {"device": device.type, "devices": hardware.devices, "precision": precision}
+
+
+def _steps(
+    module: TrainingModule,
+    loader: Loader,
+    accelerator: Accelerator,
+    optimisers: dict[str, AcceleratedOptimizer],
+    curve: Curve,
+    scoring: Scoring | None,
+) -> Iterator[Tensor]:
+    """Train on the batches of one step after the other; yields a loss of each step."""
+    for batch in loader:
+        with scoring.counting(module) if scoring else nullcontext():
+            loss, net_stepped = train_on(module, batch, accelerator, optimisers)
+        if net_stepped:
+            curve.add(loss)
+        if accelerator.sync_gradients:  # otherwise more batches of this step follow
+            yield loss
 
 
 def _ends_here(module: TrainingModule, validation: Validation | None) -> bool:

@@ -7,7 +7,6 @@ import sys
 import pytest
 
 from soundmill import params
-from soundmill.commands import estimate
 from soundmill.errors import UserError
 from soundmill.models import cost
 
@@ -31,9 +30,9 @@ def test_steps_are_timed_once_and_not_in_this_process(root, kept):
 import json, sys
 from pathlib import Path
 from soundmill import params
-from soundmill.commands import estimate
+from soundmill.models import cost
 document = params.compose(Path("conf"), {TINY!r})
-print(json.dumps([estimate.training_seconds(Path.cwd(), document, {{"ddpm_mel": 50}}, 3), "torch" in sys.modules]))
+print(json.dumps([cost.training_seconds(Path.cwd(), document, {{"ddpm_mel": 50}}, 3), "torch" in sys.modules]))
 """
     done = subprocess.run([sys.executable, "-c", said], cwd=root, capture_output=True, text=True, check=True)
     seconds, torch_loaded = json.loads(done.stdout)
@@ -43,14 +42,14 @@ print(json.dumps([estimate.training_seconds(Path.cwd(), document, {{"ddpm_mel": 
     document = params.compose(root / "conf", TINY)
     assert seconds == cost.seconds(timing, "ddpm_mel", document, 50) > 1000 * timing.seconds > 0
     file.write_text(json.dumps({**json.loads(file.read_text()), "seconds": 7.0}))
-    assert estimate.training_seconds(root, document, {"ddpm_mel": 50}, 3) > 7_000
+    assert cost.training_seconds(root, document, {"ddpm_mel": 50}, 3) > 7_000
     file.write_text("{")  # cut off: timed again
-    assert estimate.training_seconds(root, document, {"ddpm_mel": 50}, 3) < 7_000
+    assert cost.training_seconds(root, document, {"ddpm_mel": 50}, 3) < 7_000
 
 
 def test_what_cannot_be_timed_is_told(root, kept):
     document = params.compose(root / "conf", TINY)
     document["ddpm_mel"]["train"]["picture"]["patch"] = [7, 7]
     with pytest.raises(UserError, match=r"ddpm_mel: its training steps could not be timed: .*patch"):
-        estimate.training_seconds(root, document, {"ddpm_mel": 50}, 3)
+        cost.training_seconds(root, document, {"ddpm_mel": 50}, 3)
     assert not kept.exists()

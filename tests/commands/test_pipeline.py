@@ -1,4 +1,4 @@
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,17 +57,18 @@ def test_of_two_runs_in_a_workspace_neither_changes_the_others_parameters(checko
 
 def test_a_folder_beside_a_bake_off_is_that_where_the_person_stands(root, tmp_path, monkeypatch):
     """The flow runs in the checkout, which may be elsewhere."""
-    commands = []
+    from flows import bakeoff, pipeline
 
-    def run(command, cwd, preexec_fn):
-        assert callable(preexec_fn)  # with which the flow ends as this command does
-        commands.append(command)
-        return SimpleNamespace(returncode=0)
-
-    monkeypatch.setattr("subprocess.run", run)
-    done = soundmill("bakeoff", "--extra", "mine=sounds/mine", "--project", str(root), cwd=tmp_path)
+    asked = []
+    monkeypatch.setattr(bakeoff, "bakeoff", lambda *options, return_state: asked.append((Path.cwd(), *options)) or 0)
+    monkeypatch.setattr(pipeline, "run_to_end", lambda name, parts, flow: flow())
+    chosen = ["--minutes", "2", "--families", "rave, tango", "--seeds", "0,3", "--extra", "mine=sounds/mine"]
+    done = soundmill("bakeoff", "corpus=loops", *chosen, "--project", str(root), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert commands[0][-1] == f"--extra=mine={tmp_path / 'sounds' / 'mine'}"
+    assert asked == [(root, 2.0, ["corpus=loops"], ["rave", "tango"], [0, 3], {"mine": tmp_path / "sounds" / "mine"}, "")]
+    for wrong in (["--seeds", "one"], ["--extra", "mine"], ["--extra", "a=b", "--extra", "a=c"]):
+        refused = soundmill("bakeoff", *wrong, "--project", str(root), cwd=tmp_path)
+        assert (refused.returncode, wrong[0] in refused.stderr, len(asked)) == (1, True, 1)
 
 
 @pytest.fixture
@@ -94,9 +95,9 @@ def test_run_takes_parameters_without_a_folder(root, runs):
 
 
 def test_a_folder_whose_name_has_an_equals_sign_is_a_folder(root, tmp_path, runs, monkeypatch):
-    from soundmill.commands import estimate
+    from soundmill.models import cost
 
-    monkeypatch.setattr(estimate, "training_seconds", lambda *_: 1.0)
+    monkeypatch.setattr(cost, "training_seconds", lambda *_: 1.0)
     recordings = tmp_path / "a=b"
     recordings.mkdir()
     for number in range(4):
@@ -107,9 +108,9 @@ def test_a_folder_whose_name_has_an_equals_sign_is_a_folder(root, tmp_path, runs
 
 
 def test_a_folder_of_silence_is_refused_before_a_stage_runs(root, tmp_path, runs, monkeypatch):
-    from soundmill.commands import estimate
+    from soundmill.models import cost
 
-    monkeypatch.setattr(estimate, "training_seconds", lambda *_: 1.0)
+    monkeypatch.setattr(cost, "training_seconds", lambda *_: 1.0)
     hiss = np.random.default_rng(0).uniform(-2e-5, 2e-5, 16_000)  # -94 dBFS
     for number, wave in enumerate((np.zeros(16_000), hiss, np.full(16_000, np.nan))):
         soundfile.write(tmp_path / f"{number}.wav", wave, 16_000, subtype="FLOAT")
@@ -123,10 +124,10 @@ def test_a_folder_of_silence_is_refused_before_a_stage_runs(root, tmp_path, runs
 
 
 def test_an_experiment_runs_over_the_folder_that_is_named_by_its_own_format(root, tmp_path, runs, monkeypatch):
-    from soundmill.commands import estimate
     from soundmill.corpora import survey
+    from soundmill.models import cost
 
-    monkeypatch.setattr(estimate, "training_seconds", lambda *_: 1.0)
+    monkeypatch.setattr(cost, "training_seconds", lambda *_: 1.0)
     recordings = tmp_path / "hits"
     for label in ("kick", "snare"):
         (recordings / label).mkdir(parents=True)

@@ -6,6 +6,7 @@ import pytest
 
 from soundmill import params
 from soundmill.evaluation import scorer
+from soundmill.models import registry
 from tests.commands.running import soundmill
 from tests.prepared import prepare
 from tests.test_spectrograms import ROWS, wave
@@ -19,7 +20,7 @@ def project(tmp_path, root, shared, monkeypatch):
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     (tmp_path / "conf").symlink_to(root / "conf")
     params.write_yaml(
-        params.compose(root / "conf", ["ddpm_mel.generate.sampling.griffin_lim_iterations=4"]), tmp_path / "params.yaml"
+        registry.compose(root / "conf", ["ddpm_mel.generate.sampling.griffin_lim_iterations=4"]), tmp_path / "params.yaml"
     )
     tables = prepare(tmp_path / "prepared", ROWS, wave)
     for path, place in ((tables.clips, "clips/default"), (tables.catalog, "catalog/default.parquet")):

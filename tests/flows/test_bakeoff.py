@@ -287,7 +287,8 @@ def test_a_bake_off_is_killed_goes_on_to_the_same_steps_and_an_error_costs_its_r
     folder = tmp_path / "mine"
     shutil.copytree(project / "data" / "generated" / "ddpm_mel", folder)
     families = "ddpm_mel,waveform_unet,diffusion_ae,upsampler"
-    command = [sys.executable, "-m", "flows.bakeoff", *SMALL, "--minutes", "0.02", "--families", families, f"--extra=mine={folder}"]
+    options = ["--minutes", "0.02", "--families", families, f"--extra=mine={folder}"]
+    command = [sys.executable, "-m", "soundmill", "bakeoff", *SMALL, *options]
     variables = environment(tmp_path, prefect_server)
     quiet = variables | {tracking.SWITCH: "off"}  # one whole pass is recorded
     workspace, results = project / "workspaces" / "bakeoff", project / "data" / "report" / "bakeoff"

@@ -16,6 +16,7 @@ from soundmill import manifest, params, shards, stage
 from soundmill.audio import flac
 from soundmill.audio.log_mels import SPEC_KEY
 from soundmill.audio.mel import MelSpec, SpectrogramParams, log_mel
+from soundmill.models import registry
 from soundmill.training import tagger as taggers
 from soundmill.training.tagger_targets import Targets
 from stages import encode_text, latents
@@ -51,7 +52,7 @@ def write_waves(home: Path, rate: int, waves: list[np.ndarray]) -> None:
 
 def composed(overrides: Sequence[str], section: str, changes: Sequence[str]) -> dict:
     """The real configuration with these overrides, and changes; those below `section` begin with a dot, and are quick."""
-    document = params.compose(ROOT / "conf", [*overrides, *(one for one in changes if not one.startswith("."))])
+    document = registry.compose(ROOT / "conf", [*overrides, *(one for one in changes if not one.startswith("."))])
     for one in changes:
         if one.startswith("."):
             path, _, value = f"{section}{one}".partition("=")
