@@ -179,16 +179,14 @@ class Training:
     def _step(self, x0: Any, states: Any, mask: Any) -> None:
         import torch
 
-        from soundmill.diffusion.objectives import per_item_loss
-        from soundmill.diffusion.schedules import alpha_bar
+        from soundmill.diffusion.paths import discrete, error
         from soundmill.training.device import autocast
 
-        diffusion = self.params.diffusion
-        table = alpha_bar(diffusion)
+        path = discrete(self.params.diffusion)
         t = torch.arange(len(x0), device=self.device) * 100
         with autocast(self.device, self.params.hardware.precision):
             answer = partial(_answer, self.net, states, mask)
-            loss = per_item_loss(answer, diffusion.objective, table, x0, t, torch.randn_like(x0)).mean()
+            loss = error(path, answer, x0, t, torch.randn_like(x0)).square().mean()
         loss.backward()
         self.optimiser.step()
         self.optimiser.zero_grad()

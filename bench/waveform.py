@@ -127,7 +127,7 @@ def sides(what: str, overrides: Sequence[str]) -> dict[str, Callable[[], Any]]:
     """Both sides' work on the same batch."""
     import torch
 
-    from soundmill.diffusion import velocity
+    from soundmill.diffusion import sampling, solvers
 
     pair = Pair(overrides)
     if what == "sampling step":
@@ -135,7 +135,7 @@ def sides(what: str, overrides: Sequence[str]) -> dict[str, Callable[[], Any]]:
 
         def sample() -> None:
             with torch.no_grad():
-                velocity.sample(pair.ours.net, pair.noise, steps)
+                sampling.sample(solvers.velocity(steps), pair.ours.net, pair.noise)
 
         return {"soundmill": sample, PACKAGE: lambda: pair.theirs.sample(pair.noise, num_steps=steps)}
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from soundmill.diffusion.objectives import Net
+from soundmill.diffusion.paths import Net
 
 Condition = tuple[Tensor, ...]  # each [B, …]: label weights, or text states and their mask
 

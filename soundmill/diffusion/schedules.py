@@ -58,15 +58,3 @@ def alpha_bar_to_betas(table: Tensor) -> Tensor:
     """The betas [T] of alpha_bar `table` [T]."""
     before = torch.cat([torch.ones(1, dtype=table.dtype), table[:-1]])
     return 1 - table / before
-
-
-def alpha_sigma(table: Tensor, t: Tensor, ndim: int) -> tuple[Tensor, Tensor]:
-    """Signal and noise scale at timesteps t [B], shaped [B, 1, …] with `ndim` dimensions, float32: xt = alpha·x0 + sigma·noise."""
-    level = table.to(t.device)[t].reshape(-1, *[1] * (ndim - 1))
-    return level.sqrt().float(), (1 - level).sqrt().float()
-
-
-def signal_to_noise(table: Tensor, t: Tensor) -> Tensor:
-    """SNR [B] at timesteps t [B], float64."""
-    level = table.to(t.device)[t]
-    return level / (1 - level)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from soundmill.audio.mel import MelSpec, gain_of
 from soundmill.audio.pieces import Sound, equal_power, faded, window_starts, windows
 from soundmill.audio.resample import resample_blocks, resampled_length
-from soundmill.diffusion.objectives import Net
+from soundmill.diffusion.paths import Net
 from soundmill.errors import UserError
 from soundmill.models.family import Model, Request, Run
 from soundmill.training.device import autocast, evaluating

@@ -13,7 +13,7 @@ import torch
 from soundmill.audio.flac import write_wav_blocks
 from soundmill.audio.mel import MelSpec
 from soundmill.audio.tags import MadeBy
-from soundmill.diffusion.aligned import spread_betas
+from soundmill.diffusion.solvers import spread_betas
 from soundmill.errors import UserError
 from soundmill.models import registry
 from soundmill.models.components import registry as components

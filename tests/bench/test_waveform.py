@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from bench.waveform import Pair
-from soundmill.diffusion import velocity
+from soundmill.diffusion import solvers
+from soundmill.diffusion.sampling import sample
 from tests.bench.test_measurements import bench
 
 SMALL = [
@@ -35,7 +36,7 @@ def test_with_its_weights_the_net_says_the_same(pair):
 
 def test_its_sample_in_five_steps_is_the_same(pair):
     with torch.no_grad():
-        output = velocity.sample(pair.ours.net, pair.noise, 5)
+        output = sample(solvers.velocity(5), pair.ours.net, pair.noise)
     torch.testing.assert_close(output, pair.theirs.sample(pair.noise, num_steps=5), atol=1e-5, rtol=0)
     assert (output - pair.noise).abs().mean() > 0.1
 

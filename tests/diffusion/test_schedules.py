@@ -21,13 +21,6 @@ def test_scaled_linear_of_latent_diffusion(t, expected):
     assert schedules.scaled_linear(1000, 0.00085, 0.012)[t].item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_min_snr_threshold_of_latent_diffusion():
-    table = schedules.scaled_linear(1000, 0.00085, 0.012)
-    above = schedules.signal_to_noise(table, torch.arange(1000)) > 5
-    assert above.nonzero().max().item() == 146
-    assert above[:147].all()
-
-
 def test_cosine_halves_the_signal_in_the_middle():
     table = schedules.cosine(1000)
     assert table[499].item() == pytest.approx(0.4938, abs=1e-3)  # cos²((0.5 + 0.008) / 1.008 · π/2) / cos²(0.008 / 1.008 · π/2)
@@ -54,9 +47,6 @@ def test_every_schedule_falls_and_keeps_variance(name):
     assert (table[1:] < table[:-1]).all()
     assert ((table > 0) & (table < 1)).all()
     torch.testing.assert_close(schedules.betas_to_alpha_bar(schedules.alpha_bar_to_betas(table)), table)
-    alpha, sigma = schedules.alpha_sigma(table, torch.tensor([0, 500, 999]), ndim=4)
-    assert alpha.shape == (3, 1, 1, 1)
-    torch.testing.assert_close(alpha.square() + sigma.square(), torch.ones_like(alpha))
 
 
 def test_unknown_schedule_is_refused():

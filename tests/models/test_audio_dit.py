@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from soundmill import params
-from soundmill.diffusion import rectified_flow
+from soundmill.diffusion import solvers
+from soundmill.diffusion.paths import shifted
+from soundmill.diffusion.sampling import Draw, inpaint
 from soundmill.models import registry
-from soundmill.models.audio_dit import dpm_solver
 from soundmill.models.audio_dit.latents import Layout, layout
 from soundmill.models.audio_dit.network import Conditions, DiT, hidden, padded
 from soundmill.models.audio_dit.params import DropoutParams, FlowParams, TrainParams, TransformerParams
@@ -201,7 +202,7 @@ def test_times_are_spread_over_their_distribution(times, half):
     assert float(drawn[:, 0].mean()) == pytest.approx(0.5, abs=0.03)  # shuffled
     shifting = flow.model_copy(update={"base_frames": 4})
     rngs = [torch.Generator().manual_seed(0) for _ in range(2)]
-    moved = rectified_flow.shifted(draw_times(flow, 16, 8, rngs[0]), 2.0)
+    moved = shifted(draw_times(flow, 16, 8, rngs[0]), 2.0)
     torch.testing.assert_close(draw_times(shifting, 16, 8, rngs[1]), moved)
 
 
@@ -218,7 +219,7 @@ def test_the_stochastic_solver_continues_what_it_is_given():
     sounds = torch.linspace(-1, 1, 4)[:, None, None].repeat(1, 2, 300)
     sounds[..., ~keep] = 7.0  # nothing of this may be seen
     found, again = (
-        dpm_solver.inpaint(alike, sounds, keep, [torch.Generator().manual_seed(item) for item in range(4)], 40) for _ in range(2)
+        inpaint(solvers.stable_audio(40, torch.device("cpu")), alike, sounds, keep, Draw.of_seeds(range(4))) for _ in range(2)
     )
     assert torch.equal(found, again)
     assert torch.equal(found[..., keep], sounds[..., keep])

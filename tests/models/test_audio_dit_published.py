@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from soundmill import hashing, text
+from soundmill.diffusion.solvers import STABLE_AUDIO
 from soundmill.errors import UserError
 from soundmill.models import generation, registry
-from soundmill.models.audio_dit.dpm_solver import SCHEDULE
 from soundmill.models.audio_dit.network import padded
 from soundmill.models.family import Request, Run
 from soundmill.models.importing import import_published
@@ -38,7 +38,7 @@ def scheduler():
         def precondition_noise(self, sigma):
             return torch.as_tensor(sigma).atan() / math.pi * 2
 
-    return Cosine(**SCHEDULE, algorithm_type="sde-dpmsolver++")
+    return Cosine(**STABLE_AUDIO, algorithm_type="sde-dpmsolver++")
 
 
 def tokenizer():
@@ -100,7 +100,7 @@ def pipeline():
 def publish(pipeline, directory: Path, **options: object) -> Path:
     """As Stable Audio Open is published; `options` of diffusers' save_pretrained."""
     pipeline.save_pretrained(directory, **options)
-    published = {"_class_name": "CosineDPMSolverMultistepScheduler", **SCHEDULE, "rho": 7.0, "num_train_timesteps": 1000}
+    published = {"_class_name": "CosineDPMSolverMultistepScheduler", **STABLE_AUDIO, "rho": 7.0, "num_train_timesteps": 1000}
     (directory / "scheduler/scheduler_config.json").write_text(json.dumps(published))
     index = directory / "model_index.json"
     edit(

@@ -7,7 +7,10 @@ from torch import Tensor
 
 from soundmill import params
 from soundmill.audio.mel import MelSpec, SpectrogramParams, log_mel, mel_filterbank
-from soundmill.diffusion import samplers, schedules
+from soundmill.diffusion import schedules
+from soundmill.diffusion.paths import Discrete, discrete
+from soundmill.diffusion.sampling import Draw, sample
+from soundmill.diffusion.solvers import scheduled
 from soundmill.models.ddpm_mel.model import DdpmMel, sample_log_mels
 from soundmill.models.ddpm_mel.params import TrainParams
 from soundmill.models.ddpm_mel.picture import PictureCodec, rescaled
@@ -116,9 +119,9 @@ def test_the_sampler_is_the_published_loop_from_999_to_1(paper, train):
         visited.append(int(t))
         return torch.tanh(xt) * (0.5 + t / 2000)
 
-    output = samplers.sample_each(
-        lambda part: net, [7], (1, 4, 4), diffusion, sampling, torch.device("cpu"), 1, first=diffusion.first_timestep
-    )
+    path, draw = discrete(diffusion, diffusion.first_timestep), Draw.of_seeds([7])
+    steps = scheduled(path, sampling.sampler, sampling.num_steps, torch.device("cpu"))
+    output = sample(steps, net, draw.noise((1, 4, 4)), draw)
     assert visited == list(range(999, 0, -1))
     rng = torch.Generator().manual_seed(7)
     noise = torch.randn(1, 4, 4, generator=rng)[None]
@@ -131,10 +134,8 @@ def test_the_last_step_ends_at_the_level_below_the_first_timestep():
     """Where it differs most from x0: one step to alpha_bar_0 of a steep schedule."""
     table = schedules.linear(10, 0.2, 0.3)
     xt, x0 = torch.tensor([[[[1.0]]]]), 0.25
-    output = samplers.sample(
-        lambda *_: torch.full_like(xt, x0), xt, table=table, objective="x0", sampler="ddpm", num_steps=1, clip=None,
-        rngs=[torch.Generator()], first=1,
-    )  # fmt: skip
+    steps = scheduled(Discrete(table, "x0", first=1), "ddpm", 1, torch.device("cpu"))
+    output = sample(steps, lambda *_: torch.full_like(xt, x0), xt)
     before, now = float(table[0]), float(table[9])
     kept = now / before
     expected = (before**0.5 * (1 - kept) * x0 + kept**0.5 * (1 - before)) / (1 - now)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from soundmill import params as strict
 from soundmill.audio.mel import SpectrogramParams
-from soundmill.diffusion import rectified_flow, velocity
+from soundmill.diffusion import solvers
+from soundmill.diffusion.paths import Flow, Velocity, error, logit_normal, shifted
 from soundmill.errors import UserError
 from soundmill.models import adapted
 from soundmill.models.audio_dit import model as models
@@ -69,8 +70,8 @@ def draw_times(flow: FlowParams, frames: int, batch_size: int, rng: torch.Genera
     """Times [batch_size] in (0, 1), one in each of as many equally probable parts of their distribution, shuffled."""
     places = torch.randperm(batch_size, generator=rng) + torch.rand(batch_size, generator=rng)
     uniform = (places / batch_size).clamp(1e-6, 1 - 1e-6)
-    times = rectified_flow.logit_normal(torch.special.ndtri(uniform)) if flow.times == "logit_normal" else uniform
-    return rectified_flow.shifted(times, shift_of(flow, frames))
+    times = logit_normal(uniform) if flow.times == "logit_normal" else uniform
+    return shifted(times, shift_of(flow, frames))
 
 
 def dropped(conditions: Conditions, dropout: DropoutParams, chances: Tensor) -> Conditions:
@@ -101,8 +102,8 @@ class DiTModule(TrainingModule):
         chances = torch.cat([torch.rand(self.params.batch_size, columns, generator=rng) for columns in (3, 1)], 1)
         chances = self.share(chances).to(self.device, non_blocking=True)
         conditions = dropped(Conditions(*values), self.params.dropout, chances)
-        loss = velocity.loss if self.params.flow.objective == "v" else rectified_flow.loss
-        return loss(lambda xt, t: self.net(xt, t, *conditions), x0, t, noise)
+        path = Velocity() if self.params.flow.objective == "v" else Flow()
+        return error(path, lambda xt, t: self.net(xt, t, *conditions), x0, t, noise).square().mean()
 
 
 def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: Path, start: AudioDiT | None) -> Prepared:
@@ -176,7 +177,7 @@ def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
         return torch.randn(items, 2, *shape, generator=rng), *conditions
 
     solver = sampling.solver
-    passes_per_step = 1 if params.flow.objective == "v" or solver == "dpm++_sde" else rectified_flow.PASSES[solver]
+    passes_per_step = 1 if params.flow.objective == "v" or solver == "dpm++_sde" else solvers.PASSES[solver]
     passes = sampling.num_steps * passes_per_step * (1 if sampling.guidance_scale == 1 else 2)
     module = DiTModule(params, net, layout(shape, 1.0), shape[1], steps=1)
     return rehearsal(module, items, values, items, passes)

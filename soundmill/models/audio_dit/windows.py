@@ -7,11 +7,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from soundmill.diffusion import rectified_flow, velocity
+from soundmill.diffusion import sampling as diffusion
+from soundmill.diffusion import solvers
 from soundmill.diffusion.guidance import guided
-from soundmill.diffusion.objectives import Net
+from soundmill.diffusion.paths import length_shift
+from soundmill.diffusion.sampling import Draw, Steps
 from soundmill.errors import UserError
-from soundmill.models.audio_dit import dpm_solver
 from soundmill.models.audio_dit.latents import Layout
 from soundmill.models.audio_dit.network import Conditions, DiT, hidden
 from soundmill.models.audio_dit.params import FlowParams, SamplingParams, TrainParams, check_solver
@@ -86,37 +87,25 @@ def _window(
     conditions = model.conditions(requests, seconds, run)
     denoise = in_precision(guided(model.net, conditions, hidden(conditions), sampling.guidance_scale), run)
     shape = len(model.layout.mean), model.latent_frames
-    rngs = [torch.Generator().manual_seed(seed_of(request.seed, "window", number)) for request in requests]
+    draw = Draw.of_seeds([seed_of(request.seed, "window", number) for request in requests])
+    steps = steps_of(flow, sampling, shape[1], run.device)
     if before is None:
-        noise = torch.stack([torch.randn(shape, generator=rng) for rng in rngs]).to(run.device)
-        return from_noise(denoise, noise, flow, sampling, rngs).cpu()
+        return diffusion.sample(steps, denoise, draw.noise(shape).to(run.device), draw).cpu()
     given, keep = torch.zeros(len(requests), *shape), torch.zeros(len(requests), 1, shape[1], dtype=torch.bool)
     for item, known in enumerate(before):
         given[item, :, : known.shape[1]], keep[item, :, : known.shape[1]] = known, True
-    return continued(denoise, given.to(run.device), keep.to(run.device), flow, sampling, rngs).cpu()
+    return diffusion.inpaint(steps, denoise, given.to(run.device), keep.to(run.device), draw).cpu()
 
 
-def from_noise(net: Net, noise: Tensor, flow: FlowParams, sampling: SamplingParams, rngs: Sequence[torch.Generator]) -> Tensor:
-    """x0 [N, channels, frames] of standard normal noise; `rngs` are each item's, for solvers that add noise."""
+def steps_of(flow: FlowParams, sampling: SamplingParams, frames: int, device: torch.device) -> Steps:
+    """From noise to latents of `frames` frames."""
     if sampling.solver == "dpm++_sde":
-        return dpm_solver.sample(net, noise, sampling.num_steps, rngs)
+        return solvers.stable_audio(sampling.num_steps, device)
     if flow.objective == "v":
-        return velocity.sample(net, noise, sampling.num_steps)
-    return rectified_flow.sample(net, noise, sampling.num_steps, sampling.solver, shift_of(flow, noise.shape[2]), rngs)
-
-
-def continued(
-    net: Net, given: Tensor, keep: Tensor, flow: FlowParams, sampling: SamplingParams, rngs: Sequence[torch.Generator]
-) -> Tensor:
-    """As `from_noise`, by the same solver, but with the frames of `given` [N, channels, frames] where `keep` [N, 1, frames]."""
-    if sampling.solver == "dpm++_sde":
-        return dpm_solver.inpaint(net, given, keep, rngs, sampling.num_steps)
-    if flow.objective == "v":
-        return velocity.inpaint(net, given, keep, rngs, sampling.num_steps)
-    shift = shift_of(flow, given.shape[2])
-    return rectified_flow.inpaint(net, given, keep, rngs, sampling.num_steps, sampling.solver, shift)
+        return solvers.velocity(sampling.num_steps)
+    return solvers.flow(sampling.num_steps, sampling.solver, shift_of(flow, frames))
 
 
 def shift_of(flow: FlowParams, frames: int) -> float:
     """How far times are moved towards noise for latents of `frames` frames."""
-    return rectified_flow.length_shift(frames, flow.base_frames) if flow.base_frames else 1.0
+    return length_shift(frames, flow.base_frames) if flow.base_frames else 1.0

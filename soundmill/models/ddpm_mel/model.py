@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from soundmill import params as strict
 from soundmill.audio.mel import MelSpec, log_mel
 from soundmill.diffusion.guidance import guided
-from soundmill.diffusion.objectives import Net
-from soundmill.diffusion.samplers import sample_each, timesteps
+from soundmill.diffusion.paths import discrete
+from soundmill.diffusion.sampling import Draw, sample
+from soundmill.diffusion.solvers import scheduled
 from soundmill.models import family
 from soundmill.models.components import registry, vocoding
 from soundmill.models.components.contracts import Vocoder
@@ -23,8 +24,8 @@ from soundmill.models.ddpm_mel.residual import ResidualUNet
 from soundmill.models.ddpm_mel.unet import UNet
 from soundmill.models.family import FamilyConfig, Request, Run
 from soundmill.models.labels import label_weights
+from soundmill.models.sounds import in_precision, sampled
 from soundmill.training import checkpoint
-from soundmill.training.device import autocast, evaluating
 from soundmill.training.seeds import seed_of
 
 FAMILY = "ddpm_mel"
@@ -93,41 +94,28 @@ class DdpmMel:
 
 def sample_log_mels(model: DdpmMel, conditions: Tensor, seeds: list[int], run: Run) -> Tensor:
     """Log-mels [N, n_mels, frames] on the CPU for label weights [N, num_labels]; `model.net` is moved to the run's device."""
-    sampling, device = run.sampling, run.device
-    net, picture, diffusion = model.net.to(device), model.picture.cpu(), model.params.diffusion
+    sampling, picture, diffusion = run.sampling, model.picture.cpu(), model.params.diffusion
     first, last = sampling.guidance_interval
+    path = discrete(diffusion, diffusion.first_timestep)
 
-    def denoiser(part: slice) -> Net:
-        condition = conditions[part].to(device)
-        null = torch.zeros_like(condition)
-        outside = guided(net, (condition,), (null,), 1.0)
-        inside = guided(net, (condition,), (null,), sampling.guidance_scale) if model.labels else outside
-        # The timesteps of `sample` in order: reading them from `t` would synchronise with the GPU at each step.
-        visited = iter(timesteps(diffusion.num_timesteps, sampling.num_steps, "trailing", diffusion.first_timestep))
+    def work(items: slice) -> Tensor:
+        condition = conditions[items].to(run.device)
+        null, draw = torch.zeros_like(condition), Draw.of_seeds(seeds[items])
+        outside = guided(model.net, (condition,), (null,), 1.0)
+        inside = guided(model.net, (condition,), (null,), sampling.guidance_scale) if model.labels else outside
+        steps = scheduled(path, sampling.sampler, sampling.num_steps, run.device, clip=sampling.clip)
+        visited = iter(steps.levels)  # in order: reading them from `t` would synchronise with the GPU at each step
 
         def denoise(xt: Tensor, t: Tensor) -> Tensor:
             answer = inside if first <= next(visited) / diffusion.num_timesteps <= last else outside
             if model.params.network.channels_last:
                 xt = xt.contiguous(memory_format=torch.channels_last)
-            with autocast(device, run.precision):
-                return answer(xt, t).float()
+            return answer(xt, t)
 
-        return denoise
+        return sample(steps, in_precision(denoise, run), draw.noise(picture.shape).to(run.device), draw)
 
-    with torch.no_grad(), evaluating(net):
-        latents = sample_each(
-            denoiser,
-            seeds,
-            picture.shape,
-            diffusion,
-            sampling,
-            device,
-            run.batch_size,
-            run.progress,
-            clip=sampling.clip,
-            first=diffusion.first_timestep,
-            spacing="trailing",
-        )
+    latents = sampled(model.net, len(seeds), run, work)
+    with torch.no_grad():
         pictures = picture.from_latent(latents)
         if sampling.rescale:
             pictures = rescaled(pictures)

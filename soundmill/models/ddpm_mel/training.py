@@ -13,8 +13,7 @@ from soundmill import params as strict
 from soundmill import terminal
 from soundmill.audio import mel
 from soundmill.audio.log_mels import read_spec
-from soundmill.diffusion.objectives import training_loss
-from soundmill.diffusion.schedules import alpha_bar
+from soundmill.diffusion.paths import Discrete, discrete, scheduled_loss
 from soundmill.models.components import registry
 from soundmill.models.components.log_mels.source import Crops, gather_log_mels
 from soundmill.models.ddpm_mel import model as models
@@ -40,7 +39,7 @@ class Draws(NamedTuple):
     shifts: Tensor  # [B] frames rolled
     gains: Tensor  # [B, 1, 1] dB
     kept: Tensor  # [B, 1] whether the label is kept
-    timesteps: Tensor  # [B]
+    times: Tensor  # [B] shares of the path
 
 
 def draws(params: TrainParams, frames: int, step: int) -> Draws:
@@ -54,8 +53,7 @@ def draws(params: TrainParams, frames: int, step: int) -> Draws:
         time = (torch.arange(count) + torch.rand((), generator=rng)) / count
     else:
         time = torch.rand(count, generator=rng)
-    span = diffusion.num_timesteps - diffusion.first_timestep
-    return Draws(places, shifts, gains, kept, diffusion.first_timestep + (time * span).long().clamp(max=span - 1))
+    return Draws(places, shifts, gains, kept, time)
 
 
 def crop_places(params: TrainParams, frames: int, step: int) -> Tensor:
@@ -68,7 +66,7 @@ class DdpmModule(TrainingModule):
     def __init__(self, params: TrainParams, model: DdpmMel, steps: int):
         super().__init__(model.net, params, steps)
         self.model = model
-        self.register_buffer("table", alpha_bar(params.diffusion), persistent=False)
+        self.register_buffer("table", discrete(params.diffusion).table, persistent=False)
         self.picture = model.picture
 
     def loss(self, step: int, batch: Batch) -> Tensor:
@@ -76,7 +74,8 @@ class DdpmModule(TrainingModule):
         draw = Draws(*map(self.share, draws(params, self.picture.frames, step)))
         log_mel, label_weights = batch.values
         condition = label_weights * draw.kept.to(self.device, non_blocking=True)
-        t = draw.timesteps.to(self.device, non_blocking=True)
+        path = Discrete(self.table, diffusion.objective, diffusion.first_timestep)
+        t = path.times(draw.times).to(self.device, non_blocking=True)
 
         with torch.autocast(self.device.type, enabled=False):
             x0 = self.picture.encode(self._augment(log_mel.float(), draw))[0]
@@ -84,8 +83,7 @@ class DdpmModule(TrainingModule):
             x0 = x0.contiguous(memory_format=torch.channels_last)
         noise = self.noise_like(x0, self.rng("noise", step))
         importance = self.picture.importance() if diffusion.errors_in == "picture" else 1.0
-        predict = partial(_predict, self.net, condition)
-        return training_loss(predict, diffusion, self.table, x0, t, noise, importance)
+        return scheduled_loss(path, diffusion, lambda xt, t: self.net(xt, t, condition), x0, t, noise, importance)
 
     def _augment(self, log_mel: Tensor, draw: Draws) -> Tensor:
         """log_mel [b, n_mels, frames], rotated in time and with a random gain."""
@@ -133,10 +131,6 @@ def prepare(params: TrainParams, ctx: Any, mels: Path, parts: Path, catalog: Pat
     seconds, save = picture.frames * spec.hop_length / spec.sample_rate, partial(models.save, model, parts)
     counts, draw = {"labels": len(known.labels)}, partial(crop_places, params, picture.frames)
     return known.prepared(module, model, source_of, draw, seconds, save, counts)
-
-
-def _predict(net: torch.nn.Module, condition: Tensor, xt: Tensor, t: Tensor) -> Tensor:
-    return net(xt, t, condition)
 
 
 def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:

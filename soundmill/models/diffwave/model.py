@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from soundmill import params as strict
 from soundmill.audio.mel import log_mel
-from soundmill.diffusion.aligned import ancestral
+from soundmill.diffusion.sampling import Draw, sample
+from soundmill.diffusion.solvers import ancestral
 from soundmill.models import family
 from soundmill.models.components import vocoding
 from soundmill.models.components.diffwave.network import DiffWaveNet
@@ -98,9 +99,9 @@ class Generating:
             part = requests[items]
             condition = self._conditions(part, run.device)
             denoise = in_precision(lambda xt, t: self.net(xt, t, condition), run)
-            rngs = [torch.Generator().manual_seed(request.seed) for request in part]
-            noise = torch.stack([torch.randn(self.channels, self.num_samples, generator=rng) for rng in rngs])
-            return self.sigma_data * ancestral(denoise, noise.to(run.device), betas, timesteps, rngs, clip=1 / self.sigma_data)
+            draw = Draw.of_seeds([request.seed for request in part])
+            noise = draw.noise((self.channels, self.num_samples)).to(run.device)
+            return self.sigma_data * sample(ancestral(betas, timesteps, 1 / self.sigma_data), denoise, noise, draw)
 
         return sampled(self.net, len(requests), run, work)
 

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from soundmill import params as strict
 from soundmill.diffusion.guidance import guided
-from soundmill.diffusion.objectives import Net
-from soundmill.diffusion.samplers import sample_each
+from soundmill.diffusion.paths import discrete
+from soundmill.diffusion.sampling import Draw, sample
+from soundmill.diffusion.solvers import scheduled
 from soundmill.errors import UserError
 from soundmill.models import adapted, family
 from soundmill.models.components import registry
@@ -26,11 +26,10 @@ from soundmill.models.components.latents.vocoder import load_vocoder, vocoder_of
 from soundmill.models.components.text_states import states as text_states
 from soundmill.models.components.text_states.states import TextConfig, Texts
 from soundmill.models.family import MAX_FRAMES, FamilyConfig, Request, Run
-from soundmill.models.sounds import in_precision
+from soundmill.models.sounds import in_precision, sampled
 from soundmill.models.tango.params import TrainParams
 from soundmill.models.tango.unet import TextUNet
 from soundmill.training import checkpoint
-from soundmill.training.device import evaluating
 
 FAMILY = "tango"
 WEIGHTS, AUTOENCODER = "unet.safetensors", "autoencoder"
@@ -103,21 +102,19 @@ class Tango:
 
 def sample_latents(model: Tango, states: Sequence[np.ndarray], null: np.ndarray, seeds: Sequence[int], run: Run) -> Tensor:
     """x0 [N, channels, frames, bands] on the CPU for text states [tokens, width] and the null text; moves `model.net`."""
-    sampling, device = run.sampling, run.device
-    net = model.net.to(device)
+    sampling, path = run.sampling, discrete(model.params.diffusion)
 
-    def denoiser(part: slice) -> Net:
-        values, mask = text_states.pad([*states[part], null])  # padded to one length for the single pass of guidance
-        values, mask = values.float().to(device), mask.to(device)
+    def work(items: slice) -> Tensor:
+        values, mask = text_states.pad([*states[items], null])  # padded to one length for the single pass of guidance
+        values, mask = values.float().to(run.device), mask.to(run.device)
         condition = values[:-1], mask[:-1]
         unconditional = values[-1:].expand_as(condition[0]), mask[-1:].expand_as(condition[1])
-        return in_precision(guided(net, condition, unconditional, sampling.guidance_scale), run)
+        denoise = in_precision(guided(model.net, condition, unconditional, sampling.guidance_scale), run)
+        options = {"spacing": sampling.spacing, "variance": sampling.variance}
+        steps, draw = scheduled(path, sampling.sampler, sampling.num_steps, run.device, **options), Draw.of_seeds(seeds[items])
+        return sample(steps, denoise, draw.noise(model.latent_shape).to(run.device), draw)
 
-    options = {"spacing": sampling.spacing, "variance": sampling.variance}
-    with torch.no_grad(), evaluating(net):
-        return sample_each(
-            denoiser, seeds, model.latent_shape, model.params.diffusion, sampling, device, run.batch_size, run.progress, **options
-        )
+    return sampled(model.net, len(seeds), run, work)
 
 
 def build_net(params: TrainParams, latent_shape: tuple[int, int, int]) -> TextUNet:

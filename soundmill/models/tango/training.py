@@ -13,8 +13,7 @@ from torch import Tensor
 from soundmill import manifest, shards
 from soundmill import params as strict
 from soundmill.audio.mel import SpectrogramParams
-from soundmill.diffusion.objectives import training_loss
-from soundmill.diffusion.schedules import alpha_bar
+from soundmill.diffusion.paths import Discrete, discrete, scheduled_loss
 from soundmill.errors import UserError
 from soundmill.models import adapted
 from soundmill.models.catalog import choose_by_hash, no_training_clip
@@ -82,16 +81,13 @@ def draw_texts(seed: int, batch_size: int, step: int) -> Tensor:
     return torch.rand(batch_size, 2, generator=torch.Generator().manual_seed(seed_of(seed, "text", step)))
 
 
-def draw_timesteps(params: TrainParams, batch_size: int, step: int) -> Tensor:
-    """Timesteps [batch_size] of all ranks together."""
+def draw_times(params: TrainParams, batch_size: int, step: int) -> Tensor:
+    """Shares of the path [batch_size], of all ranks together."""
     rng = torch.Generator().manual_seed(seed_of(params.seed, "timesteps", step))
     if params.diffusion.stratified:
         # Shuffled: a batch has clips before mixes, and both must cover all timesteps.
-        time = (torch.randperm(batch_size, generator=rng) + torch.rand((), generator=rng)) / batch_size
-    else:
-        time = torch.rand(batch_size, generator=rng)
-    last = params.diffusion.num_timesteps - 1
-    return (time * (last + 1)).long().clamp(max=last)
+        return (torch.randperm(batch_size, generator=rng) + torch.rand((), generator=rng)) / batch_size
+    return torch.rand(batch_size, generator=rng)
 
 
 class TangoModule(TrainingModule):
@@ -100,25 +96,21 @@ class TangoModule(TrainingModule):
     def __init__(self, params: TrainParams, net: torch.nn.Module, scaling_factor: float, batch_size: int, steps: int):
         super().__init__(net, params, steps, params.accumulate)
         self.scaling_factor, self.batch_size = scaling_factor, batch_size
-        self.register_buffer("table", alpha_bar(params.diffusion), persistent=False)
+        self.register_buffer("table", discrete(params.diffusion).table, persistent=False)
 
     def loss(self, step: int, batch: Batch) -> Tensor:
         posterior, states, mask = batch.values
         x0 = draw_x0(posterior, self.scaling_factor, self.noise_like(posterior[:, 0].float(), self.rng("posterior", step)))
         noise = self.noise_like(x0, self.rng("noise", step))
-        t = self.share(draw_timesteps(self.params, self.batch_size, step)).to(self.device, non_blocking=True)
-        predict = partial(_predict, self.net, states.float(), mask)
-        return training_loss(predict, self.params.diffusion, self.table, x0, t, noise)
+        path, states = Discrete(self.table, self.params.diffusion.objective), states.float()
+        t = self.share(path.times(draw_times(self.params, self.batch_size, step))).to(self.device, non_blocking=True)
+        return scheduled_loss(path, self.params.diffusion, lambda xt, t: self.net(xt, t, states, mask), x0, t, noise)
 
 
 def draw_x0(posterior: Tensor, scaling_factor: float, noise: Tensor) -> Tensor:
     """Scaled samples [b, channels, frames, bands] of posteriors [b, 2, channels, frames, bands] (mean, ln variance), float32."""
     mean, log_variance = posterior.float().unbind(1)
     return scaling_factor * (mean + (0.5 * log_variance).exp() * noise)
-
-
-def _predict(net: torch.nn.Module, states: Tensor, mask: Tensor, xt: Tensor, t: Tensor) -> Tensor:
-    return net(xt, t, states, mask)
 
 
 def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: Path, start: Tango | None) -> Prepared:

@@ -10,7 +10,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from soundmill import params as strict
-from soundmill.diffusion import velocity
+from soundmill.diffusion import solvers
+from soundmill.diffusion.deviation import on_unit_variance, scaled
+from soundmill.diffusion.sampling import sample
 from soundmill.models import family
 from soundmill.models.components.unet1d.network import UNet1d
 from soundmill.models.components.unet1d.noise import noise_of
@@ -61,8 +63,8 @@ class Upsampler:
         def work(items: slice) -> Tensor:
             low = without_upper_band(padded[items].to(run.device), self.params.factor) / self.sigma_data
             denoise = in_precision(lambda xt, level: self.net(xt, level, beside=low), run)
-            noise = noise_of(requests[items], self.channels, self.num_samples).to(run.device)
-            return velocity.sample(denoise, noise, run.sampling.num_steps, self.sigma_data)
+            noise = scaled(noise_of(requests[items], self.channels, self.num_samples).to(run.device), self.sigma_data)
+            return sample(solvers.velocity(run.sampling.num_steps), on_unit_variance(denoise, self.sigma_data), noise)
 
         return sampled(self.net, len(waves), run, work)[..., :length]
 

@@ -10,10 +10,11 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from soundmill import params as strict
-from soundmill.diffusion import velocity
+from soundmill.diffusion import solvers
+from soundmill.diffusion.deviation import Deviation, on_unit_variance, scaled
 from soundmill.diffusion.guidance import Condition, guided
-from soundmill.diffusion.objectives import Net
-from soundmill.diffusion.velocity import Deviation
+from soundmill.diffusion.paths import Net
+from soundmill.diffusion.sampling import Draw, inpaint, restyle, sample, slerp
 from soundmill.models import family
 from soundmill.models.components.text_states import states as text_states
 from soundmill.models.components.text_states.states import TextConfig, Texts
@@ -65,8 +66,7 @@ class WaveformUNet:
         """Noise → waves; a request without label or caption is unconditional."""
 
         def work(net: Net, part: Sequence[Request], waves: Tensor | None) -> Tensor:
-            noise = noise_of(part, self.channels, self.num_samples).to(run.device)
-            return velocity.sample(net, noise, run.sampling.num_steps, self.sigma_data)
+            return sample(solvers.velocity(run.sampling.num_steps), net, self._noise(part, run))
 
         return self._in_batches(work, requests, None, run)
 
@@ -77,21 +77,19 @@ class WaveformUNet:
         def work(net: Net, part: Sequence[Request], waves: Tensor | None) -> Tensor:
             sounds = self._padded(waves).to(run.device)
             if sampling.keep is None:
-                noise = noise_of(part, self.channels, self.num_samples).to(run.device)
-                return velocity.restyle(net, sounds, noise, sampling.num_steps, sampling.amount, self.sigma_data)
+                return restyle(solvers.velocity(sampling.num_steps, sampling.amount), net, sounds, self._noise(part, run))
             kept = torch.zeros(self.num_samples, dtype=torch.bool)
             for start, stop in [*sampling.keep, [length, self.num_samples]]:
                 kept[start:stop] = True
-            rngs = [torch.Generator().manual_seed(request.seed) for request in part]
-            steps, resamples = sampling.num_steps, sampling.resamples
-            return velocity.inpaint(net, sounds, kept.to(run.device), rngs, steps, resamples, self.sigma_data)
+            draw = Draw.of_seeds([request.seed for request in part], self.sigma_data)
+            return inpaint(solvers.velocity(sampling.num_steps), net, sounds, kept.to(run.device), draw, sampling.resamples)
 
         return self._in_batches(work, requests, waves, run)[..., :length]
 
     def interpolate(self, ends: tuple[Request, Request], waves: Tensor | None, shares: Sequence[float], run: Run) -> Tensor:
         """See models/family.py; recordings are mixed, noised by `amount` and denoised."""
         first, second = noise_of(ends, self.channels, self.num_samples)
-        noise = torch.stack([velocity.slerp(first, second, share) for share in shares])
+        noise = torch.stack([slerp(first, second, share) for share in shares])
         length = self.num_samples if waves is None else waves.shape[2]
         padded = torch.zeros_like(first).expand(2, -1, -1) if waves is None else self._padded(waves)
         amount = 1.0 if waves is None else run.sampling.amount
@@ -99,9 +97,12 @@ class WaveformUNet:
 
         def work(net: Net, part: Sequence[Request], starts: Tensor | None) -> Tensor:
             sounds, noise = starts.to(run.device).unbind(1)
-            return velocity.restyle(net, sounds, noise, run.sampling.num_steps, amount, self.sigma_data)
+            return restyle(solvers.velocity(run.sampling.num_steps, amount), net, sounds, scaled(noise, self.sigma_data))
 
         return self._in_batches(work, [ends[0]] * len(shares), starts, run)[..., :length]
+
+    def _noise(self, requests: Sequence[Request], run: Run) -> Tensor:
+        return scaled(noise_of(requests, self.channels, self.num_samples).to(run.device), self.sigma_data)
 
     def _padded(self, waves: Tensor) -> Tensor:
         return torch.nn.functional.pad(waves, (0, self.num_samples - waves.shape[2]))
@@ -110,7 +111,7 @@ class WaveformUNet:
         def in_batch(items: slice) -> Tensor:
             condition, null = self._conditions(requests[items], run)
             scale = run.sampling.guidance_scale if condition else 1.0
-            denoise = in_precision(guided(self.net, condition, null, scale), run)
+            denoise = on_unit_variance(in_precision(guided(self.net, condition, null, scale), run), self.sigma_data)
             return work(denoise, requests[items], None if waves is None else waves[items])
 
         return sampled(self.net, len(requests), run, in_batch)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from soundmill.diffusion.velocity import Deviation
+from soundmill.diffusion.deviation import Deviation
 from soundmill.models.catalog import waves_of
 from soundmill.models.components.unet1d.training import VelocityModule
 from soundmill.models.components.waves.source import WaveCrops, deviation_of, gather_waves

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from soundmill.audio.mel import log_mel
-from soundmill.diffusion.aligned import ancestral
+from soundmill.diffusion.sampling import Draw, sample
+from soundmill.diffusion.solvers import ancestral
 from soundmill.models.components.contracts import save_vocoder
 from soundmill.models.components.diffwave import prior
 from soundmill.models.components.diffwave import vocoder as vocoders
@@ -124,8 +125,8 @@ def test_the_clip_of_the_reverse_process():
         return 0.5 * xt
 
     def sampled(start: torch.Tensor, clip: float | None) -> torch.Tensor:
-        return ancestral(net, start, betas, torch.zeros(2), [torch.Generator().manual_seed(2)], clip)
+        return sample(ancestral(betas, torch.zeros(2), clip), net, start, Draw.of_seeds([2]))
 
     assert 1 < sampled(noise, 1 / scale).abs().max() <= 1 / scale
-    assert torch.equal(sampled(noise, 1.0), ancestral(net, noise, betas, torch.zeros(2), [torch.Generator().manual_seed(2)]))
+    assert torch.equal(sampled(noise, 1.0), sample(ancestral(betas, torch.zeros(2)), net, noise, Draw.of_seeds([2])))
     assert torch.equal(sampled(noise, 1e9), sampled(noise, None))

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from soundmill import text
+from soundmill.diffusion.solvers import STABLE_AUDIO
 from soundmill.errors import UserError
-from soundmill.models.audio_dit.dpm_solver import SCHEDULE
 from soundmill.models.audio_dit.published import configs
 from soundmill.models.components.contracts import Kind
 from soundmill.training import checkpoint
@@ -61,7 +61,7 @@ class Pipeline:
         self.frames = transformer("sample_size")
         self.codec = import_module(codec.loading).network_of(self.configs["vae"], path / "vae/config.json")
         scheduler = _config(path, "scheduler", "scheduler_config.json")
-        configs.agree(path / "scheduler/scheduler_config.json", scheduler, SCHEDULE, UNUSED)
+        configs.agree(path / "scheduler/scheduler_config.json", scheduler, STABLE_AUDIO, UNUSED)
 
     def check(self, parts: Mapping[str, Any]) -> None:
         """UserError if a configuration is not that of a net built from the sizes."""

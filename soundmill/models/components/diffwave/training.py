@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 
 from soundmill.audio.mel import MelSpec
-from soundmill.diffusion.objectives import Net, diffuse
-from soundmill.diffusion.schedules import alpha_sigma
+from soundmill.diffusion.paths import Discrete, Net, error
 from soundmill.models.components.diffwave.network import DiffWaveNet
 from soundmill.models.components.diffwave.params import NoiseParams
 from soundmill.models.components.diffwave.vocoder import alpha_bar_of, conditioner
@@ -51,6 +50,5 @@ def noise_loss(net: Net, table: Tensor, x0: Tensor, t: Tensor, noise: Tensor, ki
 
     Predicting zero gives a mean l1 of √(2/π).
     """
-    predicted = net(diffuse(x0, noise, *alpha_sigma(table, t, x0.ndim)), t.float())
-    error = (predicted.float() - noise).abs()
-    return (error if kind == "l1" else error.square()).flatten(1).mean(1)
+    errors = error(Discrete(table), lambda xt, t: net(xt, t.float()), x0, t, noise).abs()
+    return (errors if kind == "l1" else errors.square()).flatten(1).mean(1)

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from soundmill.audio.mel import MelSpec, SpectrogramParams, of_unit_peak
 from soundmill.audio.pieces import pieces
-from soundmill.diffusion.aligned import aligned_timesteps, ancestral_step
 from soundmill.diffusion.schedules import alpha_bar_to_betas, linear
+from soundmill.diffusion.solvers import aligned_timesteps, ancestral_step
 from soundmill.models.components.contracts import VocoderConfig, read_vocoder
 from soundmill.models.components.diffwave.network import DiffWaveNet
 from soundmill.models.components.diffwave.params import DiffWaveParams, NetworkParams, NoiseParams, SamplingParams

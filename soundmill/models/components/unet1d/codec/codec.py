@@ -17,7 +17,9 @@ from pydantic import Field
 from torch import Tensor
 
 from soundmill.audio.mel import MelSpec, SpectrogramParams
-from soundmill.diffusion import velocity
+from soundmill.diffusion import solvers
+from soundmill.diffusion.deviation import on_unit_variance, scaled
+from soundmill.diffusion.sampling import sample
 from soundmill.errors import UserError
 from soundmill.models.components.contracts import CodecConfig, save_codec
 from soundmill.models.components.unet1d.codec.network import AutoencoderNet
@@ -82,8 +84,8 @@ class DiffusionCodec:
         length = latents.shape[2] * self.samples_per_latent
         noise = torch.randn(1, self.channels, length, generator=torch.Generator().manual_seed(sampling.seed))
         start = noise.expand(len(latents), -1, -1).to(latents)
-        net = partial(self.net, latents=latents)
-        return velocity.sample(net, start, sampling.num_steps, self.sigma_data).clamp(-1, 1)
+        net = on_unit_variance(partial(self.net, latents=latents), self.sigma_data)
+        return sample(solvers.velocity(sampling.num_steps), net, scaled(start, self.sigma_data)).clamp(-1, 1)
 
     def posterior(self, waves: Sequence[np.ndarray], num_samples: int) -> Tensor:
         """See components/contracts.py: [N, 2, latent_channels, num_samples / samples_per_latent, 1], not scaled."""

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from soundmill.diffusion import velocity
+from soundmill.diffusion import solvers
 from soundmill.diffusion.guidance import guided
+from soundmill.diffusion.sampling import sample
 from soundmill.errors import UserError
 from soundmill.models import family
 from soundmill.models.components.unet1d.network import UNet1d
@@ -96,7 +97,7 @@ class LatentPrior(ABC):
             null = tuple(torch.zeros_like(one) for one in condition)
             denoise = in_precision(guided(self.net, condition, null, scale), run)
             noise = noise_of(part, codec.latent_channels, self.frames).to(run.device)
-            return self.decode(velocity.sample(denoise, noise, run.sampling.num_steps), run)
+            return self.decode(sample(solvers.velocity(run.sampling.num_steps), denoise, noise), run)
 
         return sampled(self.net, len(requests), run, work)
 

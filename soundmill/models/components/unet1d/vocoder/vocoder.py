@@ -16,7 +16,9 @@ from torch import Tensor
 
 from soundmill.audio.mel import MelSpec, SpectrogramParams
 from soundmill.audio.pieces import equal_power, faded, window_starts
-from soundmill.diffusion import velocity
+from soundmill.diffusion import solvers
+from soundmill.diffusion.deviation import on_unit_variance, scaled
+from soundmill.diffusion.sampling import sample
 from soundmill.models.components.contracts import VocoderConfig, read_vocoder
 from soundmill.models.components.unet1d.params import SamplingParams, UNet1dParams
 from soundmill.models.components.unet1d.vocoder.network import VocoderNet
@@ -57,10 +59,9 @@ class DiffusionVocoder:
         """Waves [N, 1, frames · hop_length] from log-mels [N, n_mels, frames]; all start from the same noise; not clipped."""
         prepared = self.net.prepare(log_mels)
         noise = torch.randn(1, 1, prepared.shape[2], generator=torch.Generator().manual_seed(self.sampling.seed))
-        start = noise.expand_as(prepared).to(prepared)
-        return velocity.sample(
-            lambda xt, level: self.net.denoise(xt, level, prepared), start, self.sampling.num_steps, self.sigma_data
-        )
+        start = scaled(noise.expand_as(prepared).to(prepared), self.sigma_data)
+        net = on_unit_variance(lambda xt, level: self.net.denoise(xt, level, prepared), self.sigma_data)
+        return sample(solvers.velocity(self.sampling.num_steps), net, start)
 
     def pieces(self, log_mels: Tensor) -> Iterator[Tensor]:
         """As `vocode`, in crossfaded windows, as the network normalises over its whole input."""

@@ -1,0 +1,175 @@
+"""Paths from sound to noise: at time t, xt = alpha·x0 + sigma·noise, and a net learns the path's target from (xt, t).
+
+Three paths: the timesteps of a noise schedule (`Discrete`), the circle of v-diffusion (`Velocity`), straight lines (`Flow`).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from soundmill.diffusion.params import DiffusionParams
+from soundmill.diffusion.schedules import alpha_bar
+
+Objective = Literal["eps", "x0", "v"]
+Weighting = Literal["none", "min_snr", "min_snr_tango"]
+Net = Callable[[Tensor, Tensor], Tensor]
+
+
+class Path(Protocol):
+    """A path; alpha and sigma are numbers, or tensors that broadcast over x0."""
+
+    def alpha_sigma(self, t: Any) -> tuple[Any, Any]:
+        """Signal and noise scale at times, [B] or a number."""
+
+    def times(self, shares: Tensor) -> Tensor:
+        """The times [B] below which these shares, in [0, 1), of a training's times are."""
+
+    def target(self, x0: Tensor, noise: Tensor, alpha: Any, sigma: Any) -> Tensor: ...
+
+    def x0(self, output: Tensor, xt: Tensor, alpha: Any, sigma: Any) -> Tensor:
+        """The sound that an output of the net implies."""
+
+
+@dataclass(frozen=True)
+class Discrete:
+    """The timesteps of a schedule: alpha_bar `table` [T]; those below `first` are not trained on."""
+
+    table: Tensor
+    objective: Objective = "eps"
+    first: int = 0
+
+    def alpha_sigma(self, t: Any) -> tuple[Any, Any]:
+        """Timestep −1 is the sound."""
+        if isinstance(t, Tensor):
+            level = self.table.to(t.device)[t]
+            return level.sqrt().float(), (1 - level).sqrt().float()
+        level = float(self.table[int(t)]) if t >= 0 else 1.0
+        return math.sqrt(level), math.sqrt(1 - level)
+
+    def times(self, shares: Tensor) -> Tensor:
+        span = len(self.table) - self.first
+        return self.first + (shares * span).long().clamp(max=span - 1)
+
+    def target(self, x0: Tensor, noise: Tensor, alpha: Any, sigma: Any) -> Tensor:
+        """v is alpha·noise − sigma·x0 (Salimans & Ho 2022, appendix D)."""
+        return {"eps": lambda: noise, "x0": lambda: x0, "v": lambda: alpha * noise - sigma * x0}[self.objective]()
+
+    def x0(self, output: Tensor, xt: Tensor, alpha: Any, sigma: Any) -> Tensor:
+        if self.objective == "eps":
+            return (xt - sigma * output) / alpha
+        return output if self.objective == "x0" else alpha * xt - sigma * output
+
+    def weights(self, t: Tensor, weighting: Weighting, gamma: float) -> Tensor:
+        """Weights [B] of losses. Min-SNR weights the x0 error by min(SNR, gamma), converted to the error of the objective.
+
+        Hang et al. 2023 divide by SNR for eps, by SNR + 1 for v, and not at all for x0. `min_snr_tango` divides by SNR for all of
+        them, as TANGO's code does: with v, this weights errors (SNR + 1) / SNR times as much, most of all at high noise.
+        """
+        snr = signal_to_noise(self.table, t)
+        if weighting == "none":
+            return torch.ones_like(snr)
+        clipped = snr.clamp(max=gamma)
+        if weighting == "min_snr_tango":
+            return clipped / snr
+        return clipped / {"eps": snr, "v": snr + 1, "x0": torch.ones_like(snr)}[self.objective]
+
+
+class _Continuous:
+    """Times from 0, the sound, to 1, pure noise; all are trained on alike."""
+
+    def times(self, shares: Tensor) -> Tensor:
+        return shares
+
+
+@dataclass(frozen=True)
+class Velocity(_Continuous):
+    """v-diffusion (Salimans & Ho 2022, appendix D): alpha and sigma are cosine and sine of tπ/2, the target alpha·noise − sigma·x0.
+
+    The net works on x0 of unit variance: half of the times then have more signal than noise (deviation.py).
+    """
+
+    def alpha_sigma(self, t: Any) -> tuple[Any, Any]:
+        """Exactly (1, 0) at 0 and (0, 1) at 1."""
+        if isinstance(t, Tensor):
+            angle = t * (math.pi / 2)
+            return angle.cos(), angle.sin()
+        if t in (0.0, 1.0):
+            return 1.0 - t, t
+        return math.cos(t * math.pi / 2), math.sin(t * math.pi / 2)
+
+    def target(self, x0: Tensor, noise: Tensor, alpha: Any, sigma: Any) -> Tensor:
+        return alpha * noise - sigma * x0
+
+    def x0(self, output: Tensor, xt: Tensor, alpha: Any, sigma: Any) -> Tensor:
+        return alpha * xt - sigma * output
+
+    def noise(self, output: Tensor, xt: Tensor, alpha: Any, sigma: Any) -> Tensor:
+        return sigma * xt + alpha * output
+
+
+@dataclass(frozen=True)
+class Flow(_Continuous):
+    """Rectified flow (Liu et al. 2022; Lipman et al. 2022): xt = (1 − t)·x0 + t·noise; the target is its derivative, noise − x0."""
+
+    def alpha_sigma(self, t: Any) -> tuple[Any, Any]:
+        return 1 - t, t
+
+    def target(self, x0: Tensor, noise: Tensor, alpha: Any, sigma: Any) -> Tensor:
+        return noise - x0
+
+    def x0(self, output: Tensor, xt: Tensor, alpha: Any, sigma: Any) -> Tensor:
+        return xt - sigma * output
+
+
+def error(path: Path, net: Net, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """net(xt, t) minus the path's target; all [B, …], t [B].
+
+    The mean square of a net that outputs 0 is 1 for eps, (1 + Var x0) / 2 for `Velocity` at uniform times, and 1 + the mean square
+    of x0 for `Flow`.
+    """
+    alpha, sigma = (one.reshape(-1, *[1] * (x0.ndim - 1)) for one in path.alpha_sigma(t))
+    return net(alpha * x0 + sigma * noise, t).float() - path.target(x0, noise, alpha, sigma)
+
+
+def scheduled_loss(
+    path: Discrete, params: DiffusionParams, net: Net, x0: Tensor, t: Tensor, noise: Tensor, importance: Tensor | float = 1.0
+) -> Tensor:
+    """Mean squared error, weighted by timestep as `params` say.
+
+    `importance`, broadcast over x0 and with mean 1, weights the errors of each channel; it does not change the optimal output.
+    """
+    losses = (error(path, net, x0, t, noise).square() * importance).flatten(1).mean(1)
+    return (losses * path.weights(t, params.weighting, params.min_snr_gamma).to(losses.dtype)).mean()
+
+
+def discrete(params: DiffusionParams, first: int = 0) -> Discrete:
+    return Discrete(alpha_bar(params), params.objective, first)
+
+
+def signal_to_noise(table: Tensor, t: Tensor) -> Tensor:
+    """SNR [B] at timesteps t [B] of alpha_bar `table` [T], float64."""
+    level = table.to(t.device)[t]
+    return level / (1 - level)
+
+
+def logit_normal(shares: Tensor) -> Tensor:
+    """Times in (0, 1) whose logits are normal, of uniform shares (Esser et al. 2024, section 3.1).
+
+    The middle of the path, where the velocity is hardest to predict, is drawn most often.
+    """
+    return torch.sigmoid(torch.special.ndtri(shares))
+
+
+def length_shift(length: int, base_length: int) -> float:
+    """The `shift` for sounds of `length` latents that gives each as much noise as `base_length` have at the same time: the square
+    root of their ratio (Esser et al. 2024, section 5.3.2: at the same t, more values of one picture tell more of it)."""
+    return math.sqrt(length / base_length)
+
+
+def shifted(t: Tensor, shift: float) -> Tensor:
+    """Times moved towards noise if `shift` is above 1: shift·t / (1 + (shift − 1)·t) (Esser et al. 2024, eq. 23)."""
+    return shift * t / (1 + (shift - 1) * t)

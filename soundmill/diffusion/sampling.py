@@ -1,0 +1,86 @@
+"""From noise to sound along any path: sampling, restyling, inpainting. solvers.py makes the steps."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from soundmill.diffusion.deviation import Deviation, scaled
+from soundmill.diffusion.paths import Net
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Normal noise; each item's is from its own generator, on the CPU, so an item does not depend on its batch or on a GPU."""
+
+    rngs: Sequence[torch.Generator] = ()
+    deviation: Deviation = 1.0
+
+    @classmethod
+    def of_seeds(cls, seeds: Sequence[int], deviation: Deviation = 1.0) -> "Draw":
+        return cls([torch.Generator().manual_seed(seed) for seed in seeds], deviation)
+
+    def noise(self, shape: tuple[int, ...]) -> Tensor:
+        """[B, *shape], of unit variance."""
+        return torch.stack([torch.randn(shape, generator=rng) for rng in self.rngs])
+
+    def like(self, xt: Tensor) -> Tensor:
+        """Of the deviation of sounds, in the shape and on the device of xt."""
+        return scaled(self.noise(xt.shape[1:]).to(xt), self.deviation)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A way back from noise; make new ones for each batch, as some remember earlier steps."""
+
+    levels: Sequence[float]  # that it visits, from noise to the sound
+    alpha_sigma: Callable[[float], tuple[float, float]]  # signal and noise scale at a level
+    step: Callable[[Net, Tensor, float, float, Draw], Tensor]  # xt of one level → xt of the next
+    scale: float = 1.0  # of the initial noise
+
+
+def sample(steps: Steps, net: Net, noise: Tensor, draw: Draw = Draw()) -> Tensor:
+    """Sounds of `noise` [B, …], of the deviation of sounds; `draw` is for solvers that add noise."""
+    return _denoised(steps, net, steps.scale * noise, draw)
+
+
+def restyle(steps: Steps, net: Net, sounds: Tensor, noise: Tensor, draw: Draw = Draw()) -> Tensor:
+    """Add noise to sounds [B, …] up to the first level of `steps`, and denoise them (Meng et al. 2022)."""
+    alpha, sigma = steps.alpha_sigma(steps.levels[0])
+    return _denoised(steps, net, alpha * sounds + sigma * noise, draw) if sigma else sounds
+
+
+def inpaint(steps: Steps, net: Net, sounds: Tensor, keep: Tensor, draw: Draw, resamples: int = 1) -> Tensor:
+    """Regenerate sounds [B, …] where `keep` (boolean, broadcast) is false; the rest is unchanged, bit for bit.
+
+    For a net that was not trained for it (RePaint: Lugmayr et al. 2022). At every level the kept part is the given sound with fresh
+    noise. Each step is taken `resamples` times, with noise added in between, so that the parts fit together; steps that remember
+    earlier ones can be taken only once.
+    """
+    xt = steps.alpha_sigma(steps.levels[0])[1] * draw.like(sounds)
+    for now, after in pairwise(steps.levels):
+        alpha, sigma = steps.alpha_sigma(after)
+        for turn in range(resamples):
+            xt = torch.where(keep, alpha * sounds + sigma * draw.like(sounds), steps.step(net, xt, now, after, draw))
+            if turn + 1 < resamples:
+                alpha_now, sigma_now = steps.alpha_sigma(now)
+                ratio = alpha_now / alpha
+                xt = ratio * xt + math.sqrt(max(sigma_now**2 - (ratio * sigma) ** 2, 0.0)) * draw.like(sounds)
+    return torch.where(keep, sounds, xt)
+
+
+def slerp(first: Tensor, second: Tensor, share: float) -> Tensor:
+    """Spherical interpolation between two noises (Shoemake 1985); a `share` of 0 is the first, 1 the second."""
+    angle = torch.arccos(torch.nn.functional.cosine_similarity(first.flatten(), second.flatten(), dim=0).clamp(-1, 1))
+    if angle < 1e-6:
+        return torch.lerp(first, second, share)
+    return (torch.sin((1 - share) * angle) * first + torch.sin(share * angle) * second) / torch.sin(angle)
+
+
+def _denoised(steps: Steps, net: Net, xt: Tensor, draw: Draw) -> Tensor:
+    for now, after in pairwise(steps.levels):
+        xt = steps.step(net, xt, now, after, draw)
+    return xt

@@ -1,0 +1,178 @@
+"""Paths: what a perfect and a silent net score, that every answer converts to the sound, and how training times are spread."""
+
+import math
+
+import pytest
+import torch
+
+from soundmill.diffusion import paths, schedules
+from soundmill.diffusion.deviation import normalised, scaled
+from soundmill.diffusion.params import DiffusionParams
+from soundmill.diffusion.paths import Discrete, Flow, Path, Velocity, error
+from tests.diffusion.ways import PATHS, TABLES, blind, perfect
+
+ALL: dict[str, Path] = {
+    "velocity": Velocity(),
+    "flow": Flow(),
+    **{f"{one} linear": PATHS[one, "linear"] for one in ("eps", "x0", "v")},
+}
+MEAN, DEVIATION = 0.7, 0.3
+
+
+def items(path: Path, count: int, spread: float = 0.5) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """x0, evenly spread times, noise."""
+    rng = torch.Generator().manual_seed(0)
+    x0 = spread * torch.randn(count, 2, 400, generator=rng)
+    return x0, path.times((torch.arange(count) + 0.5) / count), torch.randn(x0.shape, generator=rng)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_perfect_net_has_no_error_and_its_answer_is_the_sound(name):
+    path = ALL[name]
+    x0, times, noise = items(path, 8)
+    for item, t in enumerate(times[:7]):  # at the end, dividing by alpha loses digits in float32
+        one, alpha, sigma = slice(item, item + 1), *path.alpha_sigma(t.item())
+        assert error(path, perfect(path, x0[one]), x0[one], times[one], noise[one]).abs().max() < 1e-3
+        answer = path.target(x0[one], noise[one], alpha, sigma)
+        torch.testing.assert_close(
+            path.x0(answer, alpha * x0[one] + sigma * noise[one], alpha, sigma), x0[one], atol=1e-3, rtol=1e-3
+        )
+
+
+@pytest.mark.parametrize(("name", "expected"), [("velocity", 0.625), ("flow", 1.25), ("eps linear", 1), ("x0 linear", 0.25)])
+def test_the_loss_of_a_net_that_knows_nothing(name, expected):
+    x0, t, noise = items(ALL[name], 400)
+    errors = error(ALL[name], blind, x0, t, noise)
+    assert errors.shape == x0.shape
+    assert float(errors.square().mean()) == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_scales_of_numbers_and_tensors_agree(name):
+    path, shares = ALL[name], torch.linspace(0, 0.999, 7)
+    times = path.times(shares)
+    for t, alpha, sigma in zip(times.tolist(), *path.alpha_sigma(times), strict=True):
+        assert path.alpha_sigma(t) == pytest.approx((float(alpha), float(sigma)), abs=1e-6)
+        total = alpha + sigma if isinstance(path, Flow) else alpha**2 + sigma**2
+        assert float(total) == pytest.approx(1, abs=1e-6)
+
+
+def test_v_diffusion_goes_along_a_circle():
+    for level in (0.0, 0.1, 0.5, 0.9, 1.0):
+        alpha, sigma = Velocity().alpha_sigma(level)
+        assert math.atan2(sigma, alpha) == pytest.approx(level * math.pi / 2, abs=1e-15)
+    assert (Velocity().alpha_sigma(0.0), Velocity().alpha_sigma(1.0)) == ((1.0, 0.0), (0.0, 1.0))
+
+
+def exact(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """E[noise − x0 | xt] for x0 ~ N(MEAN, DEVIATION²): regression of one normal variable on another."""
+    t = t.reshape(-1, *[1] * (xt.ndim - 1))
+    covariance, variance = t - (1 - t) * DEVIATION**2, (1 - t) ** 2 * DEVIATION**2 + t**2
+    return -MEAN + covariance / variance * (xt - (1 - t) * MEAN)
+
+
+def test_the_least_loss_of_a_flow_is_that_of_the_closed_form():
+    rng = torch.Generator().manual_seed(1)
+    x0 = MEAN + DEVIATION * torch.randn(2000, 1, 100, generator=rng)
+    noise, t = torch.randn(x0.shape, generator=rng), torch.rand(2000, generator=rng)
+
+    def loss(net) -> float:
+        return float(error(Flow(), net, x0, t, noise).square().mean())
+
+    time = torch.linspace(0, 1, 20_001, dtype=torch.float64)
+    covariance, variance = time - (1 - time) * DEVIATION**2, (1 - time) ** 2 * DEVIATION**2 + time**2
+    least = float((1 + DEVIATION**2 - covariance**2 / variance).mean())
+    assert loss(exact) == pytest.approx(least, rel=0.01)
+    for factor in (0.9, 1.1):
+        assert loss(lambda xt, t, factor=factor: factor * exact(xt, t)) > loss(exact)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_timesteps_are_as_likely(first):
+    path = Discrete(TABLES["linear"], first=first)
+    times = path.times((torch.arange(1000 - first) + 0.5) / (1000 - first))
+    assert times.tolist() == list(range(first, 1000))
+    assert path.times(torch.tensor([0.0, 1 - 1e-8])).tolist() == [first, 999]
+
+
+def test_times_are_logit_normal():
+    t = paths.logit_normal(torch.rand(200_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
+    assert 0 < float(t.min()) < float(t.max()) < 1
+    for point in (0.1, 0.3, 0.5, 0.9):
+        expected = (1 + math.erf(math.log(point / (1 - point)) / math.sqrt(2))) / 2
+        assert float((t < point).double().mean()) == pytest.approx(expected, abs=5e-3)
+
+
+def test_a_shift_gives_longer_sounds_the_same_doubt():
+    """n values in place of one: the noise left in their mean is 1/√n, so SNR and time agree after the shift (Esser et al. 2024)."""
+    t = torch.linspace(0.01, 0.99, 50, dtype=torch.float64)
+    shift = paths.length_shift(512, 128)
+    assert shift == 2
+    moved = paths.shifted(t, shift)
+    torch.testing.assert_close((1 - moved) / moved * math.sqrt(512), (1 - t) / t * math.sqrt(128))
+    assert torch.equal(paths.shifted(t, 1.0), t)
+    torch.testing.assert_close(paths.shifted(moved, 1 / shift), t)
+
+
+def test_min_snr_weights_are_one_error_in_three_languages():
+    """Weighted errors of one net agree whether its error is counted in eps, v or x0."""
+    t = torch.tensor([0, 146, 500, 999])
+    snr = paths.signal_to_noise(TABLES["tango"], t)
+    # eps − eps' = (alpha/sigma)(x0 − x0'); v − v' = (x0 − x0')/sigma
+    for objective, squared in (("eps", snr), ("v", snr + 1), ("x0", torch.ones_like(snr))):
+        weighted = PATHS[objective, "tango"].weights(t, "min_snr", gamma=5.0) * squared
+        torch.testing.assert_close(weighted, snr.clamp(max=5.0))
+
+
+def test_min_snr_of_tango_divides_by_snr_whatever_is_predicted():
+    """Known answers on both sides of gamma = 5, at TANGO's schedule: SNR > 5 exactly up to t = 146."""
+    t = torch.tensor([0, 146, 147, 500, 999])
+    snr = paths.signal_to_noise(TABLES["tango"], t)
+    for objective in ("eps", "v", "x0"):
+        theirs = PATHS[objective, "tango"].weights(t, "min_snr_tango", gamma=5.0)
+        assert (theirs[:2] < 1).all()
+        torch.testing.assert_close(theirs[:2], 5 / snr[:2])
+        torch.testing.assert_close(theirs[2:], torch.ones(3, dtype=torch.float64))
+    torch.testing.assert_close(theirs / PATHS["v", "tango"].weights(t, "min_snr", gamma=5.0), (snr + 1) / snr)
+    torch.testing.assert_close(PATHS["eps", "tango"].weights(t, "min_snr", gamma=5.0), theirs)
+
+
+@pytest.mark.parametrize("weighting", ["none", "min_snr"])
+def test_the_loss_of_a_schedule_is_the_weighted_mean(weighting):
+    numbers = {"num_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "shift": 1.0, "min_snr_gamma": 5.0}
+    params = DiffusionParams(schedule="linear", objective="v", weighting=weighting, stratified=True, **numbers)
+    path = paths.discrete(params)
+    x0, t, noise = items(path, 4)
+    losses = error(path, lambda xt, t: xt, x0, t, noise).square().flatten(1).mean(1)
+    loss = paths.scheduled_loss(path, params, lambda xt, t: xt, x0, t, noise)
+    assert loss.item() == pytest.approx((losses * path.weights(t, weighting, 5.0)).mean().item())
+    assert (loss.item() == pytest.approx(losses.mean().item())) == (weighting == "none")
+    halved = paths.scheduled_loss(path, params, lambda xt, t: xt, x0, t, noise, torch.tensor([[[0.5]], [[0.5]]]).reshape(1, 2, 1))
+    assert halved.item() == pytest.approx(loss.item() / 2)
+
+
+@pytest.mark.parametrize("deviation", [0.088, [0.088] * 9, [0.3, 0.1, 0.02, 0.01]])
+def test_normalising_undoes_scaling(deviation):
+    waves = torch.randn(3, 2, 500, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(normalised(scaled(waves, deviation), deviation), waves, rtol=1e-12, atol=1e-14)
+
+
+def test_noise_has_the_spectrum_of_the_sounds():
+    """A deviation that falls from 1 to 0.1 along the frequencies, as seen by the power of the start of a sampling in eighths."""
+    noise = torch.randn(64, 1, 4096, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    power = torch.fft.rfft(scaled(noise, [1.0, 0.1])).abs().square().mean((0, 1))[:2048] / 4096
+    expected = torch.linspace(1, 0.1, 2049, dtype=torch.float64)[:2048].square()
+    torch.testing.assert_close(power.unflatten(0, (8, -1)).mean(1), expected.unflatten(0, (8, -1)).mean(1), rtol=0.03, atol=0)
+
+
+def test_half_of_the_levels_have_more_signal_than_noise():
+    """SNR = 1 lies at level 0.5 for scaled waves, and at 0.056 for waves of ESC-10's median without scale."""
+    alpha, sigma = Velocity().alpha_sigma(torch.linspace(1e-4, 1 - 1e-4, 9999, dtype=torch.float64))
+    for sigma_data, expected in ((1.0, 0.5), (0.088, 0.056)):
+        assert float((sigma_data * alpha / sigma > 1).double().mean()) == pytest.approx(expected, abs=1e-3)
+
+
+def test_schedules_have_their_known_signal_to_noise():
+    above = paths.signal_to_noise(schedules.scaled_linear(1000, 0.00085, 0.012), torch.arange(1000)) > 5
+    assert above.nonzero().max().item() == 146
+    assert above[:147].all()

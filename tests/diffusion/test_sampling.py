@@ -1,0 +1,140 @@
+"""Sampling, restyling and inpainting along every path: a perfect net, a net that knows nothing, and what is kept."""
+
+import pytest
+import torch
+
+from soundmill.diffusion import solvers
+from soundmill.diffusion.deviation import on_unit_variance, scaled
+from soundmill.diffusion.paths import Velocity
+from soundmill.diffusion.sampling import Draw, inpaint, restyle, sample
+from tests.diffusion.ways import CONTINUOUS, FRESH, WAYS, blind, perfect
+
+X0 = 0.3 * torch.randn(3, 2, 500, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+NOISE = torch.randn(X0.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+KEEP = (torch.arange(500) >= 100) & (torch.arange(500) < 300)
+
+
+def draw(items: int = len(X0), deviation=1.0) -> Draw:
+    return Draw.of_seeds(range(items), deviation)
+
+
+def near(name: str) -> float:
+    """How near a perfect net gets: schedules work in float32."""
+    return 1e-13 if name in CONTINUOUS and name != "dpm++_sde" else 5e-3
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_a_perfect_net_finds_the_sound_in_any_number_of_steps(name):
+    path, steps = WAYS[name]
+    for num_steps in (1, 2, 7, 10):
+        found = sample(steps(num_steps), perfect(path, X0), NOISE, draw())
+        assert (found - X0).abs().max() < near(name)
+
+
+@pytest.mark.parametrize("name", FRESH)
+def test_an_item_does_not_depend_on_its_neighbours(name):
+    _, steps = WAYS[name]
+    together = sample(steps(5), lambda xt, t: 0.1 * xt, NOISE, draw())
+    alone = sample(steps(5), lambda xt, t: 0.1 * xt, NOISE[2:], Draw.of_seeds([2]))
+    torch.testing.assert_close(together[2:], alone)
+
+
+@pytest.mark.parametrize("name", FRESH)
+def test_inpainting_keeps_what_it_is_told_to_bit_for_bit(name):
+    path, steps = WAYS[name]
+    for resamples in (1, 3) if name in ("velocity", "euler", "midpoint", "ddim v cosine trailing") else (1,):
+        found = inpaint(steps(5), perfect(path, -X0), X0, KEEP, draw(), resamples)
+        assert torch.equal(found[..., KEEP], X0[..., KEEP])
+        assert (found + X0)[..., ~KEEP].abs().max() < near(name)
+        assert torch.equal(found, inpaint(steps(5), perfect(path, -X0), X0, KEEP, draw(), resamples))
+        unseen = inpaint(steps(5), perfect(path, -X0), torch.where(KEEP, X0, 7.0), KEEP, draw(), resamples)
+        assert torch.equal(unseen, found)
+
+
+@pytest.mark.parametrize("solver", solvers.PASSES)
+def test_inpainting_fits_the_rest_to_what_is_kept(solver):
+    """Both halves of a sound are the same value: where one is kept, the other follows it."""
+    keep = torch.arange(300) < 150
+
+    def alike(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """Of sounds of one value, drawn from N(0, 1), given all of xt."""
+        t = t.reshape(-1, 1, 1)
+        x0 = (1 - t) * xt.sum(2, keepdim=True) / (300 * (1 - t) ** 2 + t**2)
+        return (xt - x0) / t
+
+    sounds = torch.linspace(-1, 1, 4, dtype=torch.float64)[:, None, None].expand(4, 2, 300).clone()
+    sounds[..., ~keep] = 7.0  # nothing of this may be seen
+    found = inpaint(solvers.flow(40, solver), alike, sounds, keep, draw(4))
+    assert (found[..., ~keep] - sounds[..., :1]).abs().max() < 0.2
+
+
+def test_an_inpainting_s_noise_has_the_level_s_strength():
+    """At every call of the net, whatever came before: what is kept and what is not have the variance of that level."""
+    silence, keep, seen = torch.zeros(64, 1, 4000), torch.arange(4000) < 2000, []
+
+    def net(xt: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+        alpha, sigma = Velocity().alpha_sigma(float(level[0]))
+        seen.append((sigma, float(xt[..., keep].std()), float(xt[..., ~keep].std())))
+        return alpha / max(sigma, 1e-9) * xt  # of silence
+
+    inpaint(solvers.velocity(5), net, silence, keep, draw(64), 3)
+    assert len(seen) == 15
+    for sigma, kept, output in seen:
+        assert kept == pytest.approx(sigma, rel=0.02)
+        assert output == pytest.approx(sigma, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"), [("velocity", solvers.velocity), ("euler", lambda n, start: solvers.flow(n, start=start))]
+)
+def test_restyling_goes_from_nothing_to_everything(name, steps):
+    net = perfect(WAYS[name][0], -X0)
+    assert torch.equal(restyle(steps(4, 0.0), net, X0, NOISE), X0)
+    assert torch.equal(restyle(steps(4, 1.0), net, X0, NOISE), sample(steps(4, 1.0), net, NOISE))
+    # What the net is sure of it makes at any amount; one that answers 0 keeps the sound's share.
+    assert (restyle(steps(4, 0.3), net, X0, NOISE) + X0).abs().max() < 1e-13
+    torch.testing.assert_close(restyle(steps(1, 0.5), blind, X0, torch.zeros_like(X0)), X0 / 2)
+
+
+def net_of_x0(xt: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+    return xt.tanh() * level.reshape(-1, 1, 1) - 0.1
+
+
+@pytest.mark.parametrize("deviation", [0.088, [0.088] * 9, [0.3, 0.1, 0.02, 0.01]])
+def test_scaled_sounds_are_those_of_unit_variance(deviation):
+    waves, noise, net = scaled(X0, deviation), scaled(NOISE, deviation), on_unit_variance(net_of_x0, deviation)
+    for larger, unit in [
+        (sample(solvers.velocity(5), net, noise), sample(solvers.velocity(5), net_of_x0, NOISE)),
+        (restyle(solvers.velocity(5, 0.6), net, waves, noise), restyle(solvers.velocity(5, 0.6), net_of_x0, X0, NOISE)),
+    ]:
+        torch.testing.assert_close(larger, scaled(unit, deviation), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("deviation", [0.088, [0.088] * 9, [0.3, 0.1, 0.02, 0.01]])
+def test_inpainting_of_scaled_sounds(deviation):
+    """Although a filter has no borders: what is kept stays bit for bit, and the rest depends on it alone."""
+
+    def found(sounds: torch.Tensor) -> torch.Tensor:
+        return inpaint(solvers.velocity(5), on_unit_variance(net_of_x0, deviation), sounds, KEEP, draw(3, deviation), 2)
+
+    assert torch.equal(found(X0)[..., KEEP], X0[..., KEEP])
+    assert torch.equal(found(X0), found(torch.where(KEEP, X0, 7.0)))
+    assert not torch.equal(found(X0), found(torch.where(KEEP, -X0, X0)))
+    if deviation != [0.3, 0.1, 0.02, 0.01]:
+        unit = inpaint(solvers.velocity(5), net_of_x0, X0 / 0.088, KEEP, draw(), 2)
+        torch.testing.assert_close(found(X0), 0.088 * unit, rtol=1e-10, atol=1e-12)
+
+
+def test_v_diffusion_without_a_scale_is_as_published_bit_for_bit():
+    xt = NOISE.float()
+    for now, after in [(1.0, 0.5), (0.5, 0.0)]:
+        v = net_of_x0(xt, torch.full((len(xt),), now))
+        (alpha, sigma), (to_alpha, to_sigma) = Velocity().alpha_sigma(now), Velocity().alpha_sigma(after)
+        xt = to_alpha * (alpha * xt - sigma * v) + to_sigma * (sigma * xt + alpha * v)
+    assert torch.equal(sample(solvers.velocity(2), on_unit_variance(net_of_x0, 1.0), NOISE.float()), xt)
+
+
+def test_clipping_holds_every_estimate():
+    path, _ = WAYS["ddim x0 linear trailing"]
+    found = sample(solvers.scheduled(path, "ddim", 5, torch.device("cpu"), clip=1.0), lambda xt, t: 50 * xt, NOISE)
+    assert found.abs().max() <= 1
