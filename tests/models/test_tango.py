@@ -173,7 +173,7 @@ def test_clips_and_mixes_both_see_all_of_time(laptop, stratified):
     assert (drawn.min().item(), drawn.max().item()) == pytest.approx((0, 999), abs=15)
     means = drawn.float().mean(0)
     assert ((means - 499.5).abs() < 4 * 289 / 500**0.5).all()
-    assert bool((drawn.sort(1).values // 250).long() == torch.arange(4)).all()) == stratified
+    assert bool(((drawn.sort(1).values // 250) == torch.arange(4)).all()) == stratified
 
 
 def test_two_devices_see_the_batches_of_one_order(laptop):
