@@ -125,6 +125,9 @@ class Flow(_Continuous):
         return xt - sigma * output
 
 
+PATHS: dict[str, Path] = {"velocity": Velocity(), "flow": Flow()}  # of continuous times
+
+
 def error(path: Path, net: Net, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
     """net(xt, t) minus the path's target; all [B, …], t [B].
 

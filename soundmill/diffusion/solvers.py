@@ -68,6 +68,11 @@ def flow(num_steps: int, solver: Solver = "euler", shift: float = 1.0, start: fl
     return Steps(shifted(torch.linspace(start, 0, num_steps + 1, dtype=torch.float64), shift).tolist(), path.alpha_sigma, step)
 
 
+def continuous(path: str, num_steps: int, start: float = 1.0) -> Steps:
+    """Steps of one pass along a path of `paths.PATHS`, from time `start`."""
+    return velocity(num_steps, start) if path == "velocity" else flow(num_steps, "euler", start=start)
+
+
 def stable_audio(num_steps: int, device: torch.device) -> Steps:
     """Stable Audio's sampler: second-order DPM-Solver++ (Lu et al. 2022) of the stochastic equation of v-diffusion.
 

@@ -1,4 +1,4 @@
-"""Conditioning on labels."""
+"""Conditioning on labels, or on captions as vectors."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,6 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from soundmill.models.components.text_states import states as text_states
+from soundmill.models.components.text_states.states import TextConfig, Texts
+from soundmill.models.family import Request, Run
 from soundmill.training.loader import Source
 
 
@@ -16,6 +19,16 @@ def label_weights(labels: Iterable[str], label_names: Sequence[str]) -> Tensor:
     for label in set(labels) & set(label_names):
         weights[label_names.index(label)] = 1
     return weights / weights.sum().clamp_min(1)
+
+
+def conditions_of(
+    requests: Sequence[Request], labels: Sequence[str], text: TextConfig | None, texts: Texts | None, width: int | None, run: Run
+) -> Tensor:
+    """[N, conditions]: vectors of captions `width` wide, if there is a `text` encoder, or label weights; zero: no condition."""
+    if text:
+        states = text_states.states_of(text, texts, [request.caption for request in requests], run)
+        return text_states.vectors(states, width)
+    return torch.stack([label_weights(request.labels, labels) for request in requests])
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,11 @@ class FamilyTrainParams(TrainingParams):
     def items(self) -> int:
         """Items per batch."""
 
+    @property
+    def by_caption(self) -> bool:
+        """Whether the family's section of `text` must name an encoder."""
+        return "caption" in getattr(self, "condition", "")
+
     def check_spec(self, spec: MelSpec | None) -> None:
         """UserError if these parameters do not fit `spec`, the family's spectrogram, if it has one; or a spec of their own."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from soundmill.models.params import BatchedTrainParams
 from soundmill.models.requests import of_captions, of_grid
 from soundmill.training.loader import Batch, Order, Source
 from soundmill.training.module import TrainingModule
+from soundmill.training.seeds import seed_of
 from soundmill.training.validation import HeldOut
 
 
@@ -39,6 +40,28 @@ class Captions:
         return captions[int(which * len(captions))] if captions else None
 
 
+@dataclass(frozen=True)
+class Captioned:
+    """A source that appends a vector [b, width] of one caption per item.
+
+    `drawn` [b, 2] in [0, 1): for the other source, and to select a caption.
+    """
+
+    source: Source
+    captions: Captions
+
+    def batch(self, items: np.ndarray, drawn: np.ndarray) -> tuple[Tensor, ...]:
+        stored = self.captions.texts.states
+        chosen = [self.captions.drawn(item, which) for item, which in zip(items, drawn[:, 1].tolist(), strict=True)]
+        states = [None if number is None else stored.read(number) for number in chosen]
+        return *self.source.batch(items, drawn[:, 0]), text_states.vectors(states, int(stored.shapes[0, 1]))
+
+
+def _with_captions(places: Callable[[int], Tensor], params: BatchedTrainParams, step: int) -> Tensor:
+    rng = torch.Generator().manual_seed(seed_of(params.seed, "caption", step))
+    return torch.stack([places(step), torch.rand(params.batch_size, generator=rng)], 1)
+
+
 @dataclass
 class Clips:
     """The clips of a catalog as a family trains on them; labels and captions are there once they are asked for."""
@@ -50,6 +73,7 @@ class Clips:
     valid: list[str]
     labels: list[str] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
+    texts: Texts | None = None  # of the captions
 
     @classmethod
     def read(cls, params: BatchedTrainParams, ctx: Any, catalog: Path) -> Clips:
@@ -80,17 +104,31 @@ class Clips:
         """The source with label weights, if the family knows labels."""
         return Labelled(source, self.label_weights(clip_ids)) if self.labels else source
 
-    def read_texts(self, directory: Path, width: int, remedy: str) -> tuple[Texts, TextConfig]:
-        """States of all captions, and their encoder; UserError with the remedy if no clip has a caption."""
+    def read_texts(self, directory: Path, width: int, remedy: str) -> TextConfig:
+        """Read the states of all captions; returns their encoder. UserError with the remedy if no clip has a caption."""
         self.captions = sorted({caption for row in self.facts.values() for caption in row["captions"]})
         if not self.captions:
             raise UserError(f"{self.catalog}: no clip has a caption; {remedy}")
-        texts = text_states.read_texts(directory, self.captions, "zeros", width, self.ctx.scratch)
-        return texts, text_states.read_config(directory)
+        self.texts = text_states.read_texts(directory, self.captions, "zeros", width, self.ctx.scratch)
+        return text_states.read_config(directory)
 
-    def captions_of(self, clip_ids: Sequence[str], texts: Texts) -> Captions:
+    def captions_of(self, clip_ids: Sequence[str]) -> Captions:
         numbers = {caption: number for number, caption in enumerate(self.captions)}
-        return Captions([[numbers[one] for one in self.facts[clip_id]["captions"]] for clip_id in clip_ids], texts)
+        return Captions([[numbers[one] for one in self.facts[clip_id]["captions"]] for clip_id in clip_ids], self.texts)
+
+    def caption_vectors(self, clip_ids: Sequence[str]) -> Tensor:
+        """Of the first caption of each clip, zero if it has none: [N, width]."""
+        first = [self.facts[clip_id]["captions"][:1] for clip_id in clip_ids]
+        width = int(self.texts.states.shapes[0, 1])
+        return text_states.vectors([self.texts.of(one[0]) if one else None for one in first], width)
+
+    def told(self, source: Source, clip_ids: Sequence[str]) -> Source:
+        """The source with a vector for each item: of one of its captions, or else its label weights, if the family knows them."""
+        return Captioned(source, self.captions_of(clip_ids)) if self.texts else self.labelled(source, clip_ids)
+
+    def drawing(self, places: Callable[[int], Tensor]) -> Callable[[int], Tensor]:
+        """`places` of a step, [B] in [0, 1); with captions, also a number that selects one of each item, [B, 2]."""
+        return partial(_with_captions, places, self.params) if self.texts else places
 
     @cached_property
     def order(self) -> Order:

@@ -101,6 +101,11 @@ def check(document: dict[str, Any], home: Path | None = None) -> None:
         train, _, _ = read_sections(document, name, family(name).train_params, family(name).generate_params)
         if train.score_every_steps is not None and document["families"][name]["tagger"] != TAGGER:
             raise UserError(f"params.yaml: {name}.train.score_every_steps needs the tagger: set families.{name}.tagger to {TAGGER}")
+        if train.by_caption and name not in document["text"]:
+            raise UserError(
+                f"params.yaml: {name}.train is by caption, but text.{name} names no text encoder: take `{name}=captions`, or train "
+                "by label"
+            )
         with _named(f"{name}.train."):
             train.check_spec(specs.get(document["mel_families"].get(name, {}).get("mel")))
             if home and train.start_from:

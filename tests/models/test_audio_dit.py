@@ -10,9 +10,10 @@ from soundmill.diffusion.paths import shifted
 from soundmill.diffusion.sampling import Draw, inpaint
 from soundmill.models import registry
 from soundmill.models.audio_dit.latents import Layout, layout
-from soundmill.models.audio_dit.network import Conditions, DiT, hidden, padded
-from soundmill.models.audio_dit.params import DropoutParams, FlowParams, TrainParams, TransformerParams
+from soundmill.models.audio_dit.params import DropoutParams, FlowParams, TrainParams
 from soundmill.models.audio_dit.training import draw_times, dropped
+from soundmill.models.components.dit.network import Conditions, DiT, hidden, padded
+from soundmill.models.components.dit.params import TransformerParams
 from soundmill.training.loop import rehearse
 from tests.imports import ROOT
 

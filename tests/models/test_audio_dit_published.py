@@ -19,7 +19,7 @@ from soundmill import hashing, text
 from soundmill.diffusion.solvers import STABLE_AUDIO
 from soundmill.errors import UserError
 from soundmill.models import generation, registry
-from soundmill.models.audio_dit.network import padded
+from soundmill.models.components.dit.network import padded
 from soundmill.models.family import Request, Run
 from soundmill.models.importing import import_published
 from soundmill.training.seeds import seed_of

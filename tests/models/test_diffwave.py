@@ -1,16 +1,21 @@
 """The family `diffwave`: sizes as published, labels drawn by the seed, and its vocoder alone."""
 
+from pathlib import Path
+
 import numpy as np
 import soundfile
+import torch
 
 from soundmill import params
 from soundmill.models import registry
 from soundmill.models.diffwave.model import Generating
-from soundmill.models.family import Request
+from soundmill.models.family import Request, Run
 from tests.commands.running import soundmill
 from tests.imports import ROOT
 from tests.stages.families import ROWS
 from tests.stages.of_waves import LABELS, RATE
+
+RUN = Run(None, torch.device("cpu"), "32", 1, Path(), Path())
 
 
 def test_counts_of_the_published_systems():
@@ -29,9 +34,9 @@ def test_a_request_without_labels_gets_one_by_its_seed():
     document = ROWS["diffwave_label"].composed()
     expected = params.parse(registry.family("diffwave").train_params, document["diffwave"]["train"], "diffwave.train")
     model = Generating(expected, None, RATE, LABELS)
-    drawn = model._conditions([Request(seed=seed) for seed in range(20)], "cpu")
+    drawn = model._conditions([Request(seed=seed) for seed in range(20)], RUN)
     assert set(map(tuple, drawn.tolist())) == {(1.0, 0.0), (0.0, 1.0)}
-    assert model._conditions([Request(LABELS), Request(("rain",))], "cpu").tolist() == [[0.5, 0.5], [0.0, 1.0]]
+    assert model._conditions([Request(LABELS), Request(("rain",))], RUN).tolist() == [[0.5, 0.5], [0.0, 1.0]]
 
 
 def test_its_vocoder_alone_makes_what_it_reconstructs(tmp_path, trainings):

@@ -78,7 +78,10 @@ def waves(home: Path, row: Row, components: Components) -> None:
 
 def _log_mels(home: Path, row: Row, seconds: float, short: float) -> None:
     of_waves.write(home, seconds=seconds, short=short)
-    params.write_yaml(row.composed(), home / "params.yaml")
+    document = row.composed()
+    if row.family in document["text"]:
+        of_waves.make_texts(row.family, home, document, "parts/text")
+    params.write_yaml(document, home / "params.yaml")
     arguments = ["--variant", row.family, "--audio", f"{home}/clips", "--spectrograms", f"{home}/inputs"]
     stage.main(spectrogram.run, "spectrogram", [*arguments, "--params", f"{home}/params.yaml"])
 
@@ -122,9 +125,9 @@ def _unet(attention: str = "true", texts: str = "false") -> str:
     return f"network={{{levels}, items: [1, 1], heads: 2, head_width: 4, groups: 2, modulation: 8}}"
 
 
-def _waveform(condition: str, **more: object) -> Row:
+def _waveform(condition: str, path: str = "velocity", **more: object) -> Row:
     choice = "captions" if condition == "caption" else "one_shots"
-    sizes = ("num_samples=4096", f"condition={condition}", _unet(texts="true"))
+    sizes = ("num_samples=4096", f"condition={condition}", f"path={path}", _unet(texts="true"))
     scratch = ("text.waveform_unet.scratch.width=16",) if condition == "caption" else ()
     able, frames = {"generate", "transform", "interpolate"}, 4096
     return Row(
@@ -141,11 +144,13 @@ def _waveform(condition: str, **more: object) -> Row:
 
 def _diffwave(condition: str, **more: object) -> Row:
     sizes = ("crop_seconds=0.1", f"condition={condition}", "network={layers: 3, channels: 4, dilation_cycle: 3}", "mel.n_mels=8")
-    choice = "laptop" if condition == "mel" else "sc09_laptop"
+    choice = {"mel": "laptop", "caption": "captions"}.get(condition, "sc09_laptop")
+    scratch = ("text.diffwave.scratch.width=16",) if condition == "caption" else ()
     able = {"reconstruct"} if condition == "mel" else {"generate"}
     model = (RATE, 1, 160_000 if condition == "mel" else 1600)
+    sizes = (*sizes, "sampling.betas=[0.01,0.3]")
     return Row(
-        "diffwave", waves, (f"diffwave={choice}",), (*sizes, "sampling.betas=[0.01,0.3]"), model=model, can=able, frames=1600,
+        "diffwave", waves, (f"diffwave={choice}", *scratch), sizes, model=model, can=able, frames=1600,
         lacks=("sampling.num_steps",), **more,
     )  # fmt: skip
 
@@ -184,6 +189,17 @@ ROWS = {
         {"generate", "reconstruct"},
         rounding=330,
         **BY_LABEL,
+    ),
+    "ddpm_mel_dit_caption": Row(
+        "ddpm_mel",
+        pictures,
+        ("ddpm_mel=captions", "net@ddpm_mel.train.network=dit", "text.ddpm_mel.scratch.width=16"),
+        ("network={layers: 1, heads: 2, head_width: 8, key_heads: 1}", "picture.seconds=0.3", "picture.width=32"),
+        {"clips": 5, "captions": 2},
+        (RATE, 1, 4800),
+        {"generate", "reconstruct"},
+        rounding=330,
+        **BY_CAPTION,
     ),
     "tango": _tango(
         "accumulate=2",
@@ -294,11 +310,26 @@ ROWS = {
         **LATENTS,
         **BY_LABEL,
     ),
+    "rave_caption_flow": Row(
+        "rave",
+        latents_of("rave_v2"),
+        ("rave=captions", "rave.latents.num_samples=4096", "text.rave.scratch.width=16"),
+        ("path=flow", _unet()),
+        {"clips": 4, "captions": 2},
+        (RATE, 1, 4096),
+        {"generate", "reconstruct", "transform"},
+        catalog="two_held_out",
+        killed_before=None,
+        **LATENTS,
+        **BY_CAPTION,
+    ),
     "waveform_unet": _waveform("label", told={"clips": 5, "labels": 2}, killed_before=None, **BY_LABEL),
     "waveform_unet_caption": _waveform("caption", told={"clips": 5, "captions": 2}, **BY_CAPTION),
+    "waveform_unet_flow": _waveform("label", path="flow", told={"clips": 5, "labels": 2}, killed_before=None, **BY_LABEL),
     "waveform_unet_none": _waveform("none", told={"clips": 5, "labels": 0}, killed_before=None),
     "diffwave": _diffwave("mel", told={"clips": 4, "dropped": 1, "labels": 0}, killed_before=None),
     "diffwave_label": _diffwave("label", told={"clips": 4, "dropped": 1, "labels": 2}, **BY_LABEL),
+    "diffwave_caption": _diffwave("caption", told={"clips": 4, "dropped": 1, "captions": 2}, **BY_CAPTION),
     "diffwave_none": _diffwave("none", told={"clips": 4, "dropped": 1, "labels": 0}, killed_before=None),
     "upsampler": Row(
         "upsampler",

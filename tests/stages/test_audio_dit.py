@@ -13,7 +13,7 @@ import torch
 from soundmill.errors import UserError
 from soundmill.models import adapted, generation, merging, registry
 from soundmill.models.audio_dit import windows
-from soundmill.models.audio_dit.network import Conditions
+from soundmill.models.components.dit.network import Conditions
 from soundmill.models.family import Request
 from soundmill.training import checkpoint
 from tests.stages import of_waves, tango_inputs

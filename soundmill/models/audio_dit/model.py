@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -16,10 +15,10 @@ from soundmill.errors import UserError
 from soundmill.models import adapted, family
 from soundmill.models.audio_dit import windows
 from soundmill.models.audio_dit.latents import Layout
-from soundmill.models.audio_dit.network import Conditions, DiT, padded
 from soundmill.models.audio_dit.params import TrainParams
 from soundmill.models.components import registry
 from soundmill.models.components.contracts import Codec, Kind, LatentCodec, Vocoder
+from soundmill.models.components.dit.network import Conditions, DiT, padded
 from soundmill.models.components.latents.params import LatentsParams
 from soundmill.models.components.latents.vocoder import load_vocoder, vocoder_of
 from soundmill.models.components.text_states import states as text_states
@@ -115,7 +114,8 @@ class AudioDiT:
     def conditions(self, requests: Sequence[Request], seconds: Sequence[float], run: Run) -> Conditions:
         """What the net is told of sounds that start at 0 and last `seconds`, on the run's device."""
         network = self.params.network
-        states = self._states([request.caption for request in requests], run) if self.text else [None] * len(requests)
+        captions = [request.caption for request in requests]
+        states = text_states.states_of(self.text, self.texts, captions, run) if self.text else [None] * len(requests)
         ends = torch.tensor(seconds)
         conditions = Conditions(
             *padded(states, network.text_tokens, network.text_width),
@@ -124,15 +124,6 @@ class AudioDiT:
             torch.ones(len(requests), 2, dtype=torch.bool),
         )
         return Conditions(*(value.to(run.device) for value in conditions))
-
-    def _states(self, captions: Sequence[str], run: Run) -> list[np.ndarray | None]:
-        """States [tokens, width] of each caption; None for ""."""
-        given = [caption for caption in captions if caption]
-        if self.texts is not None:
-            states = iter([self.texts.of(caption) for caption in given])
-        else:
-            states = iter(text_states.encode(self.text, given, run.home, run.scratch, run.digests) if given else [])
-        return [next(states) if caption else None for caption in captions]
 
     def codec(self, run: Run, latent_frames: int) -> Codec:
         """The autoencoder for sounds of `latent_frames` latents, with the vocoder of the run if it needs one."""

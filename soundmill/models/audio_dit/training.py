@@ -19,11 +19,11 @@ from soundmill.models import adapted
 from soundmill.models.audio_dit import model as models
 from soundmill.models.audio_dit.latents import Layout, layout
 from soundmill.models.audio_dit.model import AUTOENCODER, FAMILY, AudioDiT
-from soundmill.models.audio_dit.network import Conditions, DiT, padded
 from soundmill.models.audio_dit.params import DropoutParams, FlowParams, TrainParams
 from soundmill.models.audio_dit.windows import shift_of
 from soundmill.models.catalog import choose_by_hash
 from soundmill.models.components import registry
+from soundmill.models.components.dit.network import Conditions, DiT, padded
 from soundmill.models.components.latents.params import LatentsParams
 from soundmill.models.components.latents.store import gather_posteriors, read_about
 from soundmill.models.components.latents.vocoder import load_vocoder
@@ -120,10 +120,10 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
     shape, train = autoencoder.latent_shape(frames), list(known.train)
     if params.by_label:
         known.know_labels(start, f"set {FAMILY}.train.condition to `none` or `caption`")
-    texts = text = None
+    text = None
     if params.by_caption:
         remedy = f"set {FAMILY}.train.condition to `none` or `label`"
-        texts, text = known.read_texts(inputs / "text", params.network.text_width, remedy)
+        text = known.read_texts(inputs / "text", params.network.text_width, remedy)
 
     def span(clip_id: str) -> tuple[float, float]:
         """Start and end in the recording; a clip of unknown length is taken to be as long as the latents."""
@@ -133,7 +133,7 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
     def source_of(clip_ids: Sequence[str]) -> Told:
         return Told(
             gather_posteriors([directory], clip_ids, ctx.scratch),
-            known.captions_of(clip_ids, texts) if texts else None,
+            known.captions_of(clip_ids) if text else None,
             (params.network.text_tokens, params.network.text_width),
             known.label_weights(clip_ids),
             torch.tensor([span(clip_id) for clip_id in clip_ids], dtype=torch.float32),
@@ -149,7 +149,7 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
     net = models.build_net(params, shape, len(known.labels))
     vocoder = load_vocoder(params.sampling, parts, autoencoder)
     longest = max(known.facts[clip_id]["seconds"] or item_seconds for clip_id in train)
-    model = AudioDiT(params, net, kind, autoencoder, frames, longest, standard, known.labels, text, vocoder, texts)
+    model = AudioDiT(params, net, kind, autoencoder, frames, longest, standard, known.labels, text, vocoder, known.texts)
     if start:
         adapted.compare_parts(ctx.name, FAMILY, start, model)
     module = DiTModule(params, net, standard, shape[1], known.steps)

@@ -14,8 +14,8 @@ from soundmill.diffusion.paths import length_shift
 from soundmill.diffusion.sampling import Draw, Steps
 from soundmill.errors import UserError
 from soundmill.models.audio_dit.latents import Layout
-from soundmill.models.audio_dit.network import Conditions, DiT, hidden
 from soundmill.models.audio_dit.params import FlowParams, SamplingParams, TrainParams, check_solver
+from soundmill.models.components.dit.network import Conditions, DiT, hidden
 from soundmill.models.family import Request, Run
 from soundmill.models.sounds import in_precision
 from soundmill.training.device import evaluating

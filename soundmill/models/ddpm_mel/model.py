@@ -17,13 +17,15 @@ from soundmill.diffusion.solvers import scheduled
 from soundmill.models import family
 from soundmill.models.components import registry, vocoding
 from soundmill.models.components.contracts import Vocoder
+from soundmill.models.components.dit.network import PictureDiT
 from soundmill.models.components.griffin_lim.vocoder import GriffinLim
-from soundmill.models.ddpm_mel.params import TrainParams
+from soundmill.models.components.text_states.states import TextConfig, Texts
+from soundmill.models.ddpm_mel.params import DiTParams, TrainParams
 from soundmill.models.ddpm_mel.picture import PictureCodec, rescaled
 from soundmill.models.ddpm_mel.residual import ResidualUNet
 from soundmill.models.ddpm_mel.unet import UNet
 from soundmill.models.family import FamilyConfig, Request, Run
-from soundmill.models.labels import label_weights
+from soundmill.models.labels import conditions_of
 from soundmill.models.sounds import in_precision, sampled
 from soundmill.training import checkpoint
 from soundmill.training.seeds import seed_of
@@ -35,6 +37,7 @@ class Config(FamilyConfig):
     family: Literal["ddpm_mel"] = FAMILY
     params: TrainParams
     labels: list[str]
+    text: TextConfig | None = None  # if conditioned on captions; earlier checkpoints lack it
     mel_spec: MelSpec
 
 
@@ -42,8 +45,8 @@ class Config(FamilyConfig):
 class DdpmMel:
     """A `Model` (models/family.py); `net` has the averaged weights.
 
-    `levels` [N] are the levels of the training clips and `level_labels` [N, num_labels] their label weights: the level of a
-    generated clip is drawn from them (a single unused row if the level is absolute).
+    `levels` [N] are the levels of the training clips and `level_labels` [N, conditions] their label weights or the vector of their
+    first caption: the level of a generated clip is drawn from them (a single unused row if the level is absolute).
     """
 
     params: TrainParams
@@ -54,6 +57,8 @@ class DdpmMel:
     levels: Tensor
     level_labels: Tensor
     vocoder: Vocoder | None = None  # None: Griffin-Lim
+    text: TextConfig | None = None  # if conditioned on captions
+    texts: Texts | None = None  # during training: precomputed states, so the text encoder is not loaded
     channels: int = 1
 
     @property
@@ -65,12 +70,12 @@ class DdpmMel:
         return self.picture.num_samples
 
     @property
-    def condition(self) -> Literal["labels", "none"]:
-        return "labels" if self.labels else "none"
+    def condition(self) -> Literal["labels", "caption", "none"]:
+        return "caption" if self.text else "labels" if self.labels else "none"
 
     def generate(self, requests: Sequence[Request], run: Run) -> Tensor:
-        """Noise → latents → log-mels → waves; the condition is the mean of a request's labels."""
-        conditions = torch.stack([label_weights(request.labels, self.labels) for request in requests])
+        """Noise → latents → log-mels → waves; the condition is the mean of a request's labels, or its caption."""
+        conditions = conditions_of(requests, self.labels, self.text, self.texts, self.params.text_width, run)
         seeds = [request.seed for request in requests]
         return self._to_waves(sample_log_mels(self, conditions, seeds, run), run, seeds)
 
@@ -93,7 +98,7 @@ class DdpmMel:
 
 
 def sample_log_mels(model: DdpmMel, conditions: Tensor, seeds: list[int], run: Run) -> Tensor:
-    """Log-mels [N, n_mels, frames] on the CPU for label weights [N, num_labels]; `model.net` is moved to the run's device."""
+    """Log-mels [N, n_mels, frames] on the CPU for `conditions` [N, conditions]; `model.net` is moved to the run's device."""
     sampling, picture, diffusion = run.sampling, model.picture.cpu(), model.params.diffusion
     first, last = sampling.guidance_interval
     path = discrete(diffusion, diffusion.first_timestep)
@@ -102,7 +107,7 @@ def sample_log_mels(model: DdpmMel, conditions: Tensor, seeds: list[int], run: R
         condition = conditions[items].to(run.device)
         null, draw = torch.zeros_like(condition), Draw.of_seeds(seeds[items])
         outside = guided(model.net, (condition,), (null,), 1.0)
-        inside = guided(model.net, (condition,), (null,), sampling.guidance_scale) if model.labels else outside
+        inside = guided(model.net, (condition,), (null,), sampling.guidance_scale) if model.condition != "none" else outside
         steps = scheduled(path, sampling.sampler, sampling.num_steps, run.device, clip=sampling.clip)
         visited = iter(steps.levels)  # in order: reading them from `t` would synchronise with the GPU at each step
 
@@ -132,14 +137,14 @@ def _draw_level(model: DdpmMel, condition: Tensor, seed: int) -> Tensor:
 
 
 def build_net(params: TrainParams, num_labels: int) -> nn.Module:
-    """The network, initialised from torch's global generator: (xt, t, label weights) → prediction."""
+    """The network, initialised from torch's global generator: (xt, t, label weights or vectors of captions) → prediction."""
     network, picture = params.network, params.picture
-    sizes = (network.widths, network.attention_levels, network.heads, network.embedding_size, num_labels)
-    channels, rows, columns = (
-        picture.patch[0] * picture.patch[1],
-        picture.height // picture.patch[0],
-        picture.width // picture.patch[1],
-    )
+    conditions = params.text_width or num_labels if params.conditional else 0
+    rows, columns = picture.height // picture.patch[0], picture.width // picture.patch[1]
+    channels = picture.patch[0] * picture.patch[1]
+    if isinstance(network, DiTParams):
+        return PictureDiT(network, (channels, rows, columns), params.diffusion.num_timesteps, conditions)
+    sizes = (network.widths, network.attention_levels, network.heads, network.embedding_size, conditions)
     if network.kind == "unet":
         net = UNet(channels, *sizes)
     else:
@@ -155,7 +160,7 @@ def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
 
 def save(model: DdpmMel, parts: Path, directory: Path, facts: dict[str, Any]) -> None:
     """Write the checkpoint, with a copy of the vocoder in `parts`, the training's input directory."""
-    config = Config(params=model.params, labels=model.labels, mel_spec=model.spec)
+    config = Config(params=model.params, labels=model.labels, text=model.text, mel_spec=model.spec)
     tensors = {**_nets(model.net, model.picture).state_dict(), "levels": model.levels, "level_labels": model.level_labels}
     family.save(directory, config, tensors, facts, parts=[parts / registry.VOCODER] if model.vocoder else [])
 
@@ -169,9 +174,9 @@ def load(directory: Path) -> DdpmMel:
     with checkpoint.must_fit(path):
         drawn = [tensors.pop(name) for name in levels]
         nets.load_state_dict(tensors)
-        if drawn[1].shape != (*drawn[0].shape, len(labels)):
+        if drawn[1].shape != (*drawn[0].shape, params.text_width or len(labels)):
             raise RuntimeError(f"level_labels is {[*drawn[1].shape]} for {[*drawn[0].shape]} levels and {len(labels)} labels")
-    return DdpmMel(params, spec, labels, nets["net"], nets["picture"], *drawn, registry.vocoder_in(directory, spec))
+    return DdpmMel(params, spec, labels, nets["net"], nets["picture"], *drawn, registry.vocoder_in(directory, spec), config.text)
 
 
 def _nets(net: nn.Module, picture: nn.Module) -> nn.ModuleDict:

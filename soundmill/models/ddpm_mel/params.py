@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from soundmill.diffusion.params import DiffusionParams, SamplerParams
+from soundmill.models.components.dit.params import SizesParams
 from soundmill.models.components.griffin_lim.params import GriffinLimParams
 from soundmill.models.params import BatchedTrainParams, GridParams
 from soundmill.params import Decibels, Probability, Seconds, StageParams
@@ -85,6 +86,16 @@ class ResidualUNetParams(_NetworkParams):
         return self
 
 
+class DiTParams(SizesParams):
+    """A transformer over the columns of the picture (components/dit/network.py)."""
+
+    kind: Literal["dit"]
+
+    @property
+    def channels_last(self) -> bool:
+        return False
+
+
 class PictureDiffusionParams(DiffusionParams):
     first_timestep: int = Field(ge=0, description="timesteps below are neither trained on nor sampled")
     errors_in: Literal["latent", "picture"] = Field(
@@ -115,22 +126,29 @@ class SamplingParams(SamplerParams, GriffinLimParams):
 
 
 class TrainParams(BatchedTrainParams):
-    conditional: bool = Field(description="by label, where the training clips have labels")
+    conditional: bool = Field(description="by label, where the training clips have labels, or by caption")
+    text_width: int | None = Field(  # earlier checkpoints lack it
+        None, ge=1, description="by caption: width of the text encoder's states; null: by label"
+    )
     picture: PictureParams
-    network: UNetParams | ResidualUNetParams = Field(discriminator="kind")
+    network: UNetParams | ResidualUNetParams | DiTParams = Field(discriminator="kind")
     diffusion: PictureDiffusionParams
     augmentation: AugmentationParams
     grid: GridParams
     sampling: SamplingParams = Field(description="how grids, and `soundmill generate`, sample the checkpoint")
 
+    @property
+    def by_caption(self) -> bool:
+        return self.conditional and self.text_width is not None
+
     @model_validator(mode="after")
     def _consistent(self) -> TrainParams:
-        halvings = 2 ** (len(self.network.widths) - 1)
+        times = 0 if isinstance(self.network, DiTParams) else len(self.network.widths) - 1
         for side, size, patch in zip(("height", "width"), self._size(), self.picture.patch, strict=True):
-            if size // patch % halvings:
+            if size // patch % 2**times:
                 raise ValueError(
-                    f"picture.{side} / patch = {size // patch} must be a multiple of {halvings}: "
-                    f"the network halves it {len(self.network.widths) - 1} times"
+                    f"picture.{side} / patch = {size // patch} must be a multiple of {2**times}: "
+                    f"the network halves it {times} times"
                 )
         if not self.diffusion.first_timestep < self.diffusion.num_timesteps:
             raise ValueError("diffusion.first_timestep must be below num_timesteps")

@@ -24,7 +24,7 @@ from soundmill.models.family import Prepared, Rehearsal
 from soundmill.models.labels import Labelled
 from soundmill.models.params import read_sections
 from soundmill.models.preparing import Clips, rehearsal
-from soundmill.training.loader import Batch
+from soundmill.training.loader import Batch, Source
 from soundmill.training.module import TrainingModule
 from soundmill.training.seeds import seed_of
 from soundmill.training.starting import compare
@@ -96,7 +96,10 @@ class DdpmModule(TrainingModule):
 def prepare(params: TrainParams, ctx: Any, mels: Path, parts: Path, catalog: Path, start: DdpmMel | None) -> Prepared:
     """A training that starts from another keeps its labels and the standardisation of its pictures."""
     known = Clips.read(params, ctx, catalog)
-    if params.conditional:
+    text = None
+    if params.by_caption:
+        text = known.read_texts(parts / "text", params.text_width, f"set {FAMILY}.train.text_width to null")
+    elif params.conditional:
         known.know_labels(start)
         if not known.labels:
             terminal.say("no training clip has a label: the model will be unconditional")
@@ -112,9 +115,9 @@ def prepare(params: TrainParams, ctx: Any, mels: Path, parts: Path, catalog: Pat
             items = range(first, min(first + AT_ONCE, len(train)))
             yield log_mels.crops(items, [0.0] * len(items), picture.frames, picture.silence).float()
 
-    def source_of(clip_ids: Sequence[str]) -> Labelled:
-        of_clips = gather_log_mels(mels, clip_ids, ctx.scratch)
-        return Labelled(Crops(of_clips, picture.frames, picture.silence), known.label_weights(clip_ids))
+    def source_of(clip_ids: Sequence[str]) -> Source:
+        crops = Crops(gather_log_mels(mels, clip_ids, ctx.scratch), picture.frames, picture.silence)
+        return known.told(crops, clip_ids) if text else Labelled(crops, known.label_weights(clip_ids))
 
     if start:
         picture.load_state_dict(start.picture.state_dict())
@@ -123,13 +126,16 @@ def prepare(params: TrainParams, ctx: Any, mels: Path, parts: Path, catalog: Pat
 
     torch.manual_seed(params.seed)
     net = models.build_net(params, len(known.labels))
-    levels, level_labels = torch.cat([picture.level(batch) for batch in beginnings()]), known.label_weights(train)
+    levels = torch.cat([picture.level(batch) for batch in beginnings()])
+    level_labels = known.caption_vectors(train) if text else known.label_weights(train)
     if params.picture.level == "absolute":
-        levels, level_labels = levels[:1].clone(), torch.zeros(1, len(known.labels))
-    model = DdpmMel(params, spec, known.labels, net, picture, levels, level_labels, registry.vocoder_in(parts, spec))
+        levels, level_labels = levels[:1].clone(), torch.zeros(1, level_labels.shape[1])
+    vocoder = registry.vocoder_in(parts, spec)
+    model = DdpmMel(params, spec, known.labels, net, picture, levels, level_labels, vocoder, text, known.texts)
     module = DdpmModule(params, model, known.steps)
     seconds, save = picture.frames * spec.hop_length / spec.sample_rate, partial(models.save, model, parts)
-    counts, draw = {"labels": len(known.labels)}, partial(crop_places, params, picture.frames)
+    counts = {"captions": len(known.captions)} if text else {"labels": len(known.labels)}
+    draw = known.drawing(partial(crop_places, params, picture.frames))
     return known.prepared(module, model, source_of, draw, seconds, save, counts)
 
 
@@ -145,7 +151,8 @@ def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
 
     def values(rng: torch.Generator) -> tuple[Tensor, Tensor]:
         noise = torch.randn(params.batch_size, spec.n_mels, picture.frames, generator=rng)
-        return noise, torch.zeros(params.batch_size, len(labels))
+        return noise, torch.zeros(params.batch_size, params.text_width or len(labels))
 
-    passes = sampling.num_steps * (1 if sampling.guidance_scale == 1 or not labels else 2)
+    guided = sampling.guidance_scale != 1 and bool(labels or params.text_width)
+    passes = sampling.num_steps * (1 + guided)
     return rehearsal(module, params.batch_size, values, params.batch_size, passes)

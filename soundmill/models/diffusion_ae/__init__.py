@@ -10,5 +10,5 @@ FAMILY = Family(
     model=f"{__name__}.model",
     training=f"{__name__}.training",
     weights="unet.safetensors",
-    fixed=("condition", "network"),
+    fixed=("condition", "network", "path"),
 )

@@ -47,23 +47,28 @@ def prepare(
         )
     if params.condition == "label":
         known.know_labels(start, f"set {FAMILY}.train.condition to `none`")
+    text = None
+    if params.condition == "caption":
+        text = known.read_texts(parts / "text", params.text_width, f"set {FAMILY}.train.condition to `none` or `label`")
 
     def source_of(clip_ids: Sequence[str]) -> Source:
-        return known.labelled(source(params, rate, clips, clip_ids, ctx.scratch), clip_ids)
+        return known.told(source(params, rate, clips, clip_ids, ctx.scratch), clip_ids)
 
     sigma_data = deviation_of(params, start, lambda: gather_waves(clips, list(known.train), ctx.scratch), FAMILY)
     torch.manual_seed(params.seed)
-    model = models.build_model(params, models.build_net(params, len(known.labels)), rate, known.labels, sigma_data)
+    model = models.build_model(
+        params, models.build_net(params, len(known.labels)), rate, known.labels, sigma_data, text, known.texts
+    )
     spec = params.mel if params.condition == "mel" else None
-    counts = {"dropped": len(weights) - len(known.train), "labels": len(known.labels)}
+    told = {"captions": len(known.captions)} if text else {"labels": len(known.labels)}
     return known.prepared(
         DiffWaveModule(params, model.net, params.noise, known.steps, spec, sigma_data),
         model,
         source_of,
-        partial(crop_places, params.seed, params.batch_size),
+        known.drawing(partial(crop_places, params.seed, params.batch_size)),
         length / rate,
         partial(models.save, model),
-        counts,
+        {"dropped": len(weights) - len(known.train), **told},
         _shown(params, clips, known.held_out or list(known.train)) if spec else None,
     )
 
@@ -105,8 +110,8 @@ def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
     def values(rng: torch.Generator) -> tuple[Tensor, ...]:
         waves = torch.randn(params.batch_size, 1, length, generator=rng)
         condition = torch.randn(params.batch_size, params.mel.n_mels, params.crop_frames, generator=rng)
-        weights = torch.zeros(params.batch_size, labels)
-        return {"mel": (condition, waves[:, 0]), "label": (waves, weights), "none": (waves,)}[params.condition]
+        told = (waves, torch.zeros(params.batch_size, params.text_width or labels))
+        return {"mel": (condition, waves[:, 0]), "none": (waves,)}.get(params.condition, told)
 
     crops = clips["clip_seconds"] / params.crop_seconds if mels else 1.0  # in a sound
     passes = len(schedule(params.noise, sampling)[0]) * crops

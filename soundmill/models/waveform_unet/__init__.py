@@ -11,5 +11,5 @@ FAMILY = Family(
     training=f"{__name__}.training",
     weights="unet.safetensors",
     published=f"{__name__}.published",
-    fixed=("condition", "transform", "network", "text"),
+    fixed=("condition", "transform", "network", "text", "path"),
 )

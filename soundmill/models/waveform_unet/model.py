@@ -14,7 +14,7 @@ from soundmill.diffusion import solvers
 from soundmill.diffusion.deviation import Deviation, on_unit_variance, scaled
 from soundmill.diffusion.guidance import Condition, guided
 from soundmill.diffusion.paths import Net
-from soundmill.diffusion.sampling import Draw, inpaint, restyle, sample, slerp
+from soundmill.diffusion.sampling import Draw, Steps, inpaint, restyle, sample, slerp
 from soundmill.models import family
 from soundmill.models.components.text_states import states as text_states
 from soundmill.models.components.text_states.states import TextConfig, Texts
@@ -66,7 +66,7 @@ class WaveformUNet:
         """Noise → waves; a request without label or caption is unconditional."""
 
         def work(net: Net, part: Sequence[Request], waves: Tensor | None) -> Tensor:
-            return sample(solvers.velocity(run.sampling.num_steps), net, self._noise(part, run))
+            return sample(self._steps(run.sampling.num_steps), net, self._noise(part, run))
 
         return self._in_batches(work, requests, None, run)
 
@@ -77,12 +77,12 @@ class WaveformUNet:
         def work(net: Net, part: Sequence[Request], waves: Tensor | None) -> Tensor:
             sounds = self._padded(waves).to(run.device)
             if sampling.keep is None:
-                return restyle(solvers.velocity(sampling.num_steps, sampling.amount), net, sounds, self._noise(part, run))
+                return restyle(self._steps(sampling.num_steps, sampling.amount), net, sounds, self._noise(part, run))
             kept = torch.zeros(self.num_samples, dtype=torch.bool)
             for start, stop in [*sampling.keep, [length, self.num_samples]]:
                 kept[start:stop] = True
             draw = Draw.of_seeds([request.seed for request in part], self.sigma_data)
-            return inpaint(solvers.velocity(sampling.num_steps), net, sounds, kept.to(run.device), draw, sampling.resamples)
+            return inpaint(self._steps(sampling.num_steps), net, sounds, kept.to(run.device), draw, sampling.resamples)
 
         return self._in_batches(work, requests, waves, run)[..., :length]
 
@@ -97,9 +97,12 @@ class WaveformUNet:
 
         def work(net: Net, part: Sequence[Request], starts: Tensor | None) -> Tensor:
             sounds, noise = starts.to(run.device).unbind(1)
-            return restyle(solvers.velocity(run.sampling.num_steps, amount), net, sounds, scaled(noise, self.sigma_data))
+            return restyle(self._steps(run.sampling.num_steps, amount), net, sounds, scaled(noise, self.sigma_data))
 
         return self._in_batches(work, [ends[0]] * len(shares), starts, run)[..., :length]
+
+    def _steps(self, num_steps: int, start: float = 1.0) -> Steps:
+        return solvers.continuous(self.params.path, num_steps, start)
 
     def _noise(self, requests: Sequence[Request], run: Run) -> Tensor:
         return scaled(noise_of(requests, self.channels, self.num_samples).to(run.device), self.sigma_data)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from soundmill.models.components.unet1d.params import TransformParams, UNet1dParams
+from soundmill.models.components.unet1d.params import PathName, TransformParams, UNet1dParams
 from soundmill.models.params import BatchedTrainParams, GridParams
 from soundmill.params import Probability, StageParams
 
@@ -48,6 +48,7 @@ class TrainParams(BatchedTrainParams):
         False, description="divide waves by the standard deviation of the training clips: of all samples (true), or per frequency"
     )
     condition_dropout: Probability = Field(description="share of items trained without their label or caption, as guidance needs")
+    path: PathName = "velocity"
     transform: TransformParams
     network: UNet1dParams
     text: TextParams = Field(description="text encoding of `condition: caption`")

@@ -78,24 +78,23 @@ def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Pa
         compare(params.start_from, _form(start.sample_rate, start.channels), _form(rate, channels))
     if params.condition == "label":
         known.know_labels(start, f"set {FAMILY}.train.condition to `none` or `caption`")
-    texts = text = None
+    text = None
     if params.condition == "caption":
-        remedy = f"set {FAMILY}.train.condition to `none` or `label`"
-        texts, text = known.read_texts(parts / "text", params.text.width, remedy)
+        text = known.read_texts(parts / "text", params.text.width, f"set {FAMILY}.train.condition to `none` or `label`")
 
     def waves_of_clips(clip_ids: Sequence[str]) -> Arrays:
         return gather_waves(clips, clip_ids, ctx.scratch, channels=channels)
 
     def source_of(clip_ids: Sequence[str]) -> Source:
         crops = WaveCrops(waves_of_clips(clip_ids), params.num_samples)
-        return Captioned(crops, known.captions_of(clip_ids, texts)) if texts else known.labelled(crops, clip_ids)
+        return Captioned(crops, known.captions_of(clip_ids)) if text else known.labelled(crops, clip_ids)
 
     sigma_data = deviation_of(params, start, lambda: waves_of_clips(list(known.train)), FAMILY)
     torch.manual_seed(params.seed)
     net = models.build_net(params, channels, len(known.labels))
-    model = WaveformUNet(params, net, rate, channels, known.labels, text, sigma_data, texts)
+    model = WaveformUNet(params, net, rate, channels, known.labels, text, sigma_data, known.texts)
     module = WaveformModule(params, net, known.steps, sigma_data)
-    counts = {"captions": len(known.captions)} if texts else {"labels": len(known.labels)}
+    counts = {"captions": len(known.captions)} if text else {"labels": len(known.labels)}
     save, draws = partial(models.save, model), partial(draw, params)
     return known.prepared(module, model, source_of, draws, params.num_samples / rate, save, counts)
 

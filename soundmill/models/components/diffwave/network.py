@@ -84,17 +84,17 @@ class ResidualLayer(nn.Module):
 class DiffWaveNet(nn.Module):
     """(xt [B, 1, T], t [B], condition) → noise [B, 1, T]; untrained, it predicts zero.
 
-    The condition is mels of `spec` in [0, 1], [B, n_mels, T / hop_length], or label weights [B, `num_labels`], or None if the
-    network has neither.
+    The condition is mels of `spec` in [0, 1], [B, n_mels, T / hop_length], or label weights or vectors of captions [B, `weights`],
+    or None if the network has neither.
     """
 
-    def __init__(self, params: NetworkParams, spec: MelSpec | None = None, num_labels: int | None = None):
+    def __init__(self, params: NetworkParams, spec: MelSpec | None = None, weights: int | None = None):
         super().__init__()
         channels = params.channels
         self.embedding = TimestepEmbedding()
         self.upsampler = Upsampler(spec.hop_length) if spec else None
-        self.labels = nn.Embedding(num_labels, EMBEDDING) if num_labels is not None else None
-        conditions = spec.n_mels if spec else 0 if num_labels is None else EMBEDDING
+        self.labels = nn.Embedding(weights, EMBEDDING) if weights is not None else None
+        conditions = spec.n_mels if spec else 0 if weights is None else EMBEDDING
         self.first = nn.Conv1d(1, channels, 1)
         self.layers = nn.ModuleList(
             ResidualLayer(channels, 2 ** (layer % params.dilation_cycle), conditions) for layer in range(params.layers)

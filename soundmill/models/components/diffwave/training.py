@@ -14,7 +14,8 @@ from soundmill.training.params import TrainingParams
 
 
 class DiffWaveModule(TrainingModule):
-    """A batch: log-mels [b, n_mels, frames] of `spec` and their waves [b, T]; or waves [b, 1, T], and label weights if there are.
+    """A batch: log-mels [b, n_mels, frames] of `spec` and their waves [b, T]; or waves [b, 1, T], and label weights or vectors of
+    captions, if there are.
 
     With `prior: mel` these waves are whitened (prior.py); others are divided by `sigma_data`. `params` are `TrainingParams` with
     a `loss`.

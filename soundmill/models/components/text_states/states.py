@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,6 +65,22 @@ def read_texts(directory: Path, captions: Sequence[str], null_text: str, width: 
     if stored != width:
         raise UserError(f"{directory}: text states are {stored} wide; set train.network.text_width to that, it is {width}")
     return Texts(states, null_of(null_text, states.read(len(captions))))
+
+
+def states_of(config: TextConfig, texts: Texts | None, captions: Sequence[str], run: Any) -> list[np.ndarray | None]:
+    """States [tokens, width] of each caption, None for ""; stored ones if there are `texts`, else encoded for a `Run`."""
+    given = [caption for caption in captions if caption]
+    if texts is not None:
+        found = iter([texts.of(caption) for caption in given])
+    else:
+        found = iter(encode(config, given, run.home, run.scratch, run.digests) if given else [])
+    return [next(found) if caption else None for caption in captions]
+
+
+def vectors(states: Sequence[np.ndarray | None], width: int) -> Tensor:
+    """The mean of each text's states as a vector of length 1 [B, width], as sentence encoders are used; zero for no text."""
+    means = [torch.zeros(width) if one is None else torch.from_numpy(one.astype(np.float32)).mean(0) for one in states]
+    return torch.nn.functional.normalize(torch.stack(means), dim=1)
 
 
 def null_of(null_text: str, empty: np.ndarray) -> np.ndarray:

@@ -33,6 +33,12 @@ NO_TRANSFORM = TransformParams(kind="none", size=1, filters=1)
 UnitVariance = Annotated[bool, Field(description="divide waves by the standard deviation of the training clips")]
 
 
+PathName = Annotated[
+    Literal["velocity", "flow"],  # v-diffusion by default, because earlier checkpoints lack this key
+    Field(description="path from sound to noise: v-diffusion's circle, or rectified flow's straight line"),
+]
+
+
 class SamplingParams(StageParams):
     """Sampling of a network that decodes its condition: all sounds start from the same noise."""
 

@@ -1,9 +1,9 @@
-"""v-diffusion training of a U-Net, with noise levels uniform in [0, 1]."""
+"""Training of a U-Net along a path, v-diffusion's unless `params.path` says another, with noise levels uniform in [0, 1]."""
 
 from torch import Tensor, nn
 
 from soundmill.diffusion.deviation import Deviation, normalised
-from soundmill.diffusion.paths import Net, Velocity, error
+from soundmill.diffusion.paths import PATHS, Net, error
 from soundmill.training.module import TrainingModule
 from soundmill.training.params import TrainingParams
 
@@ -13,8 +13,8 @@ class VelocityModule(TrainingModule):
 
     def __init__(self, net: nn.Module, params: TrainingParams, steps: int, accumulate: int = 1, sigma_data: Deviation = 1.0):
         super().__init__(net, params, steps, accumulate)
-        self.sigma_data = sigma_data
+        self.sigma_data, self.path = sigma_data, PATHS[getattr(params, "path", "velocity")]
 
     def v_loss(self, net: Net, x0: Tensor, step: int) -> Tensor:
         level, noise = self.uniform(len(x0), self.rng("level", step)), self.noise_like(x0, self.rng("noise", step))
-        return error(Velocity(), net, normalised(x0, self.sigma_data), level, noise).square().mean()
+        return error(self.path, net, normalised(x0, self.sigma_data), level, noise).square().mean()

@@ -19,12 +19,13 @@ from soundmill.diffusion.guidance import guided
 from soundmill.diffusion.sampling import sample
 from soundmill.errors import UserError
 from soundmill.models import family
+from soundmill.models.components.text_states.states import TextConfig, Texts
 from soundmill.models.components.unet1d.network import UNet1d
 from soundmill.models.components.unet1d.noise import noise_of
 from soundmill.models.components.unet1d.params import NO_TRANSFORM
 from soundmill.models.components.unet1d.prior.params import PriorTrainParams
 from soundmill.models.family import MAX_FRAMES, FamilyConfig, Request, Run
-from soundmill.models.labels import label_weights
+from soundmill.models.labels import conditions_of
 from soundmill.models.sounds import in_precision, sampled
 from soundmill.training import checkpoint
 
@@ -49,6 +50,7 @@ class PriorConfig(FamilyConfig):
     params: PriorTrainParams
     frames: int = Field(ge=1, le=MAX_FRAMES)
     labels: list[str]
+    text: TextConfig | None = None  # if conditioned on captions; earlier checkpoints lack it
 
 
 @dataclass
@@ -64,6 +66,8 @@ class LatentPrior(ABC):
     codec: Any  # WaveCodec
     frames: int  # latents of a sound
     labels: Sequence[str]
+    text: TextConfig | None = None  # if conditioned on captions
+    texts: Texts | None = None  # during training: precomputed states, so the text encoder is not loaded
 
     @abstractmethod
     def decode(self, latents: Tensor, run: Run) -> Tensor:
@@ -82,22 +86,22 @@ class LatentPrior(ABC):
         return self.frames * self.codec.samples_per_latent
 
     @property
-    def condition(self) -> Literal["labels", "none"]:
-        return "labels" if self.params.condition == "label" else "none"
+    def condition(self) -> Literal["labels", "caption", "none"]:
+        return {"label": "labels", "caption": "caption", "none": "none"}[self.params.condition]
 
     def generate(self, requests: Sequence[Request], run: Run) -> Tensor:
-        """Noise → latents → waves; a request without labels is unconditional."""
+        """Noise → latents → waves; a request without labels or caption is unconditional."""
         codec = self.codec.to(run.device)
-        scale = run.sampling.guidance_scale if self.condition == "labels" else 1.0
+        scale = 1.0 if self.condition == "none" else run.sampling.guidance_scale
 
         def work(items: slice) -> Tensor:
             part = requests[items]
-            weights = [label_weights(request.labels, self.labels) for request in part]
-            condition = (torch.stack(weights).to(run.device),) if self.condition == "labels" else ()
+            weights = conditions_of(part, self.labels, self.text, self.texts, self.params.text_width, run)
+            condition = () if self.condition == "none" else (weights.to(run.device),)
             null = tuple(torch.zeros_like(one) for one in condition)
             denoise = in_precision(guided(self.net, condition, null, scale), run)
             noise = noise_of(part, codec.latent_channels, self.frames).to(run.device)
-            return self.decode(sample(solvers.velocity(run.sampling.num_steps), denoise, noise), run)
+            return self.decode(sample(solvers.continuous(self.params.path, run.sampling.num_steps), denoise, noise), run)
 
         return sampled(self.net, len(requests), run, work)
 
@@ -116,12 +120,12 @@ class LatentPrior(ABC):
                 f"a sound has {frames} latents, and {cls.family}.train.network needs a multiple of {params.network.stride}: change "
                 f"{cls.family}.latents.num_samples, or the network's factors"
             )
-        labels = {"num_labels": num_labels} if params.condition == "label" else {}
+        labels = {} if params.condition == "none" else {"num_labels": params.text_width or num_labels}
         return UNet1d(params.network, NO_TRANSFORM, latent_channels, latent_channels, **labels)
 
     def save(self, inputs: Path, directory: Path, facts: dict[str, Any]) -> None:
         """Write the checkpoint, with a copy of the codec in `inputs`."""
-        config = self.config(params=self.params, frames=self.frames, labels=list(self.labels))
+        config = self.config(params=self.params, frames=self.frames, labels=list(self.labels), text=self.text)
         family.save(directory, config, self.net.state_dict(), facts, weights=WEIGHTS, parts=[inputs / AUTOENCODER])
 
     @classmethod
@@ -129,4 +133,4 @@ class LatentPrior(ABC):
         config, codec = family.read_config(directory, cls.config), cls.load_codec(directory / AUTOENCODER)
         made = partial(cls.build_net, config.params, codec.latent_channels, config.frames, len(config.labels))
         net = checkpoint.load_weights(made, directory / WEIGHTS)
-        return cls(config.params, net, codec, config.frames, config.labels)
+        return cls(config.params, net, codec, config.frames, config.labels, config.text)

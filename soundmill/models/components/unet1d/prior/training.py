@@ -22,7 +22,7 @@ from soundmill.training.loader import Arrays, Batch, Source
 
 
 class LatentModule(VelocityModule):
-    """A batch: unscaled latents [b, channels, frames], and label weights if conditional."""
+    """A batch: unscaled latents [b, channels, frames], and label weights or vectors of captions if conditional."""
 
     def __init__(self, params: PriorTrainParams, net: torch.nn.Module, scaling_factor: float, steps: int):
         super().__init__(net, params, steps)
@@ -64,17 +64,20 @@ def prepare(
         terminal.say(f"{ctx.name}: the autoencoder changed: the network must adapt to its latents")
     if params.condition == "label":
         known.know_labels(start, f"set {kind.family}.train.condition to `none`")
+    text = None
+    if params.condition == "caption":
+        text = known.read_texts(inputs / "text", params.text_width, f"set {kind.family}.train.condition to `none` or `label`")
 
     def source_of(clip_ids: Sequence[str]) -> Source:
-        return known.labelled(Means(gather_posteriors([directory], clip_ids, ctx.scratch)), clip_ids)
+        return known.told(Means(gather_posteriors([directory], clip_ids, ctx.scratch)), clip_ids)
 
     torch.manual_seed(params.seed)
     frames = about.num_samples // codec.samples_per_latent
     net = kind.build_net(params, codec.latent_channels, frames, len(known.labels))
-    model = kind(params, net, codec, frames, known.labels)
+    model = kind(params, net, codec, frames, known.labels, text, known.texts)
     module = LatentModule(params, net, about.scaling_factor, known.steps)
-    save, draw = partial(model.save, inputs), partial(draw_nothing, params.batch_size)
-    counts = {"labels": len(known.labels)}
+    save, draw = partial(model.save, inputs), known.drawing(partial(draw_nothing, params.batch_size))
+    counts = {"captions": len(known.captions)} if text else {"labels": len(known.labels)}
     return known.prepared(module, model, source_of, draw, about.num_samples / codec.sample_rate, save, counts)
 
 
@@ -87,6 +90,6 @@ def rehearse(
 
     def values(rng: torch.Generator) -> tuple[Tensor, ...]:
         latents = torch.randn(params.batch_size, channels, frames, generator=rng)
-        return latents, *((torch.zeros(params.batch_size, labels),) if params.condition == "label" else ())
+        return latents, *(() if params.condition == "none" else (torch.zeros(params.batch_size, params.text_width or labels),))
 
     return rehearsal(module, params.batch_size, values, params.batch_size, passes)
