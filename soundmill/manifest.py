@@ -15,6 +15,19 @@ from soundmill.errors import UserError
 AUDIO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 SPLITS = ("train", "valid", "test")
+# As folders, files and columns call them.
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "valid",
+    "valid": "valid",
+    "validation": "valid",
+    "dev": "valid",
+    "test": "test",
+    "testing": "test",
+    "eval": "test",
+    "evaluation": "test",
+}
 TERMS = ("licence", "creator", "source_url", "ai_terms", "terms_found")  # columns of RECORDINGS
 FILE_TAGS = ("title", "genre", "description")  # in the file itself
 TRANSFERRED, INPUT = "transferred", "-input"  # in a codec's directory; suffix of the input of a sound there

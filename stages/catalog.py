@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 from soundmill import manifest, shards, stage, terminal
 from soundmill.corpora import captioning, clip_pages
 from soundmill.corpora import catalog as catalogs
-from soundmill.corpora.fit import Fit, LeastScores
+from soundmill.corpora.catalog import Fit, LeastScores
 from soundmill.errors import UserError
 from soundmill.params import Cosine, StageParams, did_you_mean
 
@@ -21,17 +21,12 @@ REMEDY = "set zero_shot.embedder and zero_shot.words with `soundmill params`"
 OVERLAP_SECONDS = 1e-3  # smaller overlaps are rounding errors
 
 
-class ReportParams(StageParams):
-    examples: int = Field(ge=0, le=200, description="captions to see, and hear their clips")
-    megabytes: float = Field(ge=0, le=500, description="maximum of sound on the page")
-
-
 class CatalogParams(StageParams):
     caption_templates: list[str] = Field(min_length=1, description="of clips without a caption; the first with known fields")
     min_tag_score: Cosine = Field(description="a word with a lower score (stage `zero_shot`) is no tag")
     min_caption_score: Cosine | None = Field(description="captions with lower scores are left out and quarantined; null: none")
     only: list[str] = Field(description="labels; only clips with one of them are used; []: all clips")
-    report: ReportParams
+    report: clip_pages.ReportParams
 
     @field_validator("caption_templates")
     @classmethod
@@ -77,8 +72,7 @@ def run(
     _quarantine(ctx, fit, table)
 
     def show() -> None:
-        limits = params.report.examples, int(params.report.megabytes * 1e6)
-        clip_pages.write_captions(report, clips, origins, fit, *limits)
+        clip_pages.write_captions(report, clips, origins, fit, params.report.examples, params.report.num_bytes)
         ctx.tracking.log_file(report)
 
     ctx.show(f"the page ({report.name})", show)

@@ -11,14 +11,9 @@ from soundmill.corpora.duplicates import find
 from soundmill.params import Probability, StageParams
 
 
-class ReportParams(StageParams):
-    examples: int = Field(ge=0, le=200, description="pairs to see and hear")
-    megabytes: float = Field(ge=0, le=500, description="maximum of sound on the page")
-
-
 class DuplicatesParams(StageParams):
     threshold: Probability = Field(gt=0, description="share of the shorter clip that must be found in the other")
-    report: ReportParams
+    report: clip_pages.ReportParams
 
 
 def run(
@@ -38,8 +33,7 @@ def run(
     shards.write_rows(result.pairs, duplicates, manifest.DUPLICATES)
 
     def show() -> None:
-        num_bytes = int(params.report.megabytes * 1e6)
-        clip_pages.write_duplicates(report, clips, result.pairs, params.report.examples, num_bytes)
+        clip_pages.write_duplicates(report, clips, result.pairs, params.report.examples, params.report.num_bytes)
         ctx.tracking.log_file(report)
 
     ctx.show(f"the page ({report.name})", show)

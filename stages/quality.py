@@ -28,14 +28,9 @@ class Rules(StageParams):
         return [Limit(name, value) for name, value in self.model_dump().items() if value is not None]
 
 
-class ReportParams(StageParams):
-    examples: int = Field(ge=0, le=200, description="clips to see and hear of each rule")
-    megabytes: float = Field(ge=0, le=500, description="maximum of sound on the page")
-
-
 class QualityParams(StageParams):
     rules: Rules
-    report: ReportParams
+    report: clip_pages.ReportParams
 
 
 def run(
@@ -54,7 +49,7 @@ def run(
 
     def show() -> None:
         terms = _hours_by_terms(corpus, clips)
-        clip_pages.write_quality(report, quality, params.report.examples, int(params.report.megabytes * 1e6), terms)
+        clip_pages.write_quality(report, quality, params.report.examples, params.report.num_bytes, terms)
         ctx.tracking.log_file(report)
 
     ctx.show(f"the page ({report.name})", show)

@@ -1,11 +1,8 @@
 """List the recordings and captions of an external corpus. Files are digested, not decoded."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +31,8 @@ def run(
     Runs in every `dvc repro`. If no file has changed, it links the last tables and records no run.
     """
     left_out = lists.read(forgotten)
-    sources = [_take(directory, params, left_out, ctx) for directory in directories(params, ctx.home)]
-    kept = ctx.kept / hashing.digest([_facts(source.inventory, ctx) for source in sources], left_out.identity())
+    taken = [(directory, _take(directory, params, left_out, ctx)) for directory in directories(params, ctx.home)]
+    kept = ctx.kept / hashing.digest([_facts(files, ctx) for _, files in taken], left_out.identity())
     corpus.mkdir(parents=True)
     try:
         outcome = hashing.load_checksummed((kept / "outcome.json").read_bytes())
@@ -53,7 +50,7 @@ def run(
             os.link(kept / name, corpus / name)
     else:
         ctx.tracking.start()
-        outcome = _write_tables(params, sources, left_out, corpus)
+        outcome = _write_tables(params, taken, left_out, corpus)
         _keep(outcome, corpus, kept)
     if refused:
         shards.write_rows(outcome["refused"], refused, manifest.REFUSED)
@@ -82,15 +79,17 @@ def _keep(outcome: dict[str, Any], corpus: Path, kept: Path) -> None:
     disk.write_atomically(kept / "outcome.json", lambda path: path.write_bytes(packed))
 
 
-def _write_tables(params: ScanParams, sources: list[Source], left_out: Forgotten, corpus: Path) -> dict[str, Any]:
+def _write_tables(
+    params: ScanParams, taken: list[tuple[Directory, inventory.Inventory]], left_out: Forgotten, corpus: Path
+) -> dict[str, Any]:
     """Read captions and labels, and write the tables; returns rejected rows, refused ones and metrics."""
     parts = []
-    for source in sources:
-        with named(source.name):
-            tables = registry.read(source.format, source.inventory, params.shards)
-            terms.fill(tables, source.inventory)
-            fill_file_tags(tables, source.inventory.audio)
-        parts.append(union.UnionPart(source.name, source.weight, source.inventory, tables))
+    for directory, files in taken:
+        with named(directory.name):
+            tables = registry.read(directory.format, files, params.shards)
+            terms.fill(tables, files)
+            fill_file_tags(tables, files.audio)
+        parts.append(union.UnionPart(directory.name, directory.weight, files, tables))
     files, tables = union.unite(parts) if params.format == union.NAME else (parts[0].inventory, parts[0].tables)
     left_out.leave_out_recordings(tables)
     refused = params.terms.refused(tables.recordings)
@@ -152,17 +151,7 @@ def fill_file_tags(tables: CorpusTables, audio: list[inventory.AudioFile]) -> No
         tables.remarks.append(f"{what} (first: {long[0][:200]})")
 
 
-@dataclass(frozen=True)
-class Source:
-    """One directory of recordings; `name` is empty without a union."""
-
-    name: str
-    format: str
-    weight: float
-    inventory: inventory.Inventory
-
-
-def _take(directory: Directory, params: ScanParams, left_out: Forgotten, ctx: stage.Context) -> Source:
+def _take(directory: Directory, params: ScanParams, left_out: Forgotten, ctx: stage.Context) -> inventory.Inventory:
     with named(directory.name):
         with ctx.progress(0, f"scan {directory.name}".strip(), "file") as tick:
             files = inventory.list_files(
@@ -175,7 +164,7 @@ def _take(directory: Directory, params: ScanParams, left_out: Forgotten, ctx: st
             )
         files.check_not_empty()
         left_out.leave_out_files(files)
-    return Source(directory.name, directory.format, directory.weight, files)
+    return files
 
 
 if __name__ == "__main__":

@@ -114,3 +114,12 @@ def equal_power(before: Tensor, after: Tensor, share: Tensor) -> Tensor:
     likeness = ((before * after).sum() / energy).nan_to_num(1.0).clamp(0, 1)
     power = (1 - share).square() + share.square() + 2 * share * (1 - share) * likeness
     return before.lerp(after, share) * power.rsqrt()
+
+
+def closed(waves: np.ndarray, start: int, num_samples: int, fade: int) -> np.ndarray:
+    """Cut a loop from waves float32 [..., T] that repeat it: `num_samples` from `start`, the last `fade` samples crossfaded into
+    those before `start`."""
+    loop = waves[..., start : start + num_samples].copy()
+    share = np.arange(1, fade + 1, dtype=np.float32) / fade
+    loop[..., num_samples - fade :] += share * (waves[..., start - fade : start] - loop[..., num_samples - fade :])
+    return loop

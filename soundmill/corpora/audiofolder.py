@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 
 from soundmill.corpora import sound_tags, sources
 from soundmill.corpora.folder import layout_of, split_of_folder
-from soundmill.corpora.folder_names import SPLIT_NAMES
 from soundmill.corpora.hf_columns import Description
 from soundmill.corpora.inventory import AudioFile, Inventory, composed_path
 from soundmill.corpora.join import join
@@ -25,7 +24,7 @@ from soundmill.corpora.statements import about_terms
 from soundmill.corpora.tables import CorpusTables, Format, split_of
 from soundmill.decoding.decode import DecodeError
 from soundmill.errors import UserError
-from soundmill.manifest import escape_path
+from soundmill.manifest import SPLIT_NAMES, escape_path
 from soundmill.params import parse_json
 
 FORMAT = Format(
@@ -154,12 +153,8 @@ def _rows_of(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterato
     inventory.opened.add(name)
     try:
         with sources.open_table(inventory.metadata[name]) as file:
-            names, at = sources.class_names(file.schema_arrow), 0
-            for group in range(file.num_row_groups):
-                for values in sources.read_rows(file, group):
-                    if row := _row(name, at, values, names, tables):
-                        yield row
-                    at += 1
+            names = sources.class_names(file.schema_arrow)
+            yield from (row for at, values in sources.numbered_rows(file) if (row := _row(name, at, values, names, tables)))
     except DecodeError as error:
         raise UserError(f"{escape_path(name)}: {error}; correct it, or remove it from the corpus") from None
 

@@ -150,8 +150,7 @@ def read(places: list[Directory], progress: Callable[[int], None] = lambda n: No
     for place in places:
         with named(place.name):
             taken = inventory.list_files(place.root, digests=False, follow_links=place.follow_links)
-            name = registry.detect(taken) if place.format == registry.AUTO else place.format
-            tables = registry.read(name, taken, 1, needs_audio=False)
+            tables = registry.read(place.format, taken, 1, needs_audio=False)
             unreadable = inventory.read_tags(taken, progress)
             terms.fill(tables, taken)
             if unreadable:

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field
 
 from soundmill import manifest, page, shards
-from soundmill.corpora.fit import Fit
+from soundmill.corpora.catalog import Fit
 from soundmill.corpora.verdicts import SIGNED, ClipQuality, Limit
+from soundmill.params import StageParams
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,6 +37,17 @@ PICTURE_COLUMNS, WAVE_ROWS, SPECTRUM_ROWS = 360, 40, 100
 PICTURE_RANGE_DB = 80.0
 TAGS_SHOWN = 50
 INK, KEPT, REFUSED = "#010203", "#3b82c4", "#d6336c"  # INK is replaced by the page's text colour
+
+
+class ReportParams(StageParams):
+    """How much a page shows."""
+
+    examples: int = Field(ge=0, le=200, description="clips, pairs or captions to see and hear; of each rule, in `quality`")
+    megabytes: float = Field(ge=0, le=500, description="maximum of sound on the page")
+
+    @property
+    def num_bytes(self) -> int:
+        return int(self.megabytes * 1e6)
 
 
 @dataclass(frozen=True)

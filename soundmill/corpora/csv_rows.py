@@ -1,19 +1,21 @@
-"""Formats of tables with one row per recording: csv files that differ in their columns, and LJSpeech's lines."""
+"""Formats of tables with one row per recording: csv files that differ in their columns, LJSpeech's lines, and Clotho's captions."""
 
+import html
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
+from itertools import islice, pairwise
+from typing import Any, ClassVar
 
-from soundmill.corpora.folder_names import SPLIT_NAMES
 from soundmill.corpora.inventory import Inventory, composed
 from soundmill.corpora.manifest_format import ClassNames, ManifestFormat
-from soundmill.corpora.metadata import csv_columns, head_lines, read_csv, read_lines
+from soundmill.corpora.metadata import csv_files_with, head_lines, read_csv, read_lines
+from soundmill.corpora.resolver import MAX_KEY, FileIndex, youtube_clip
 from soundmill.corpora.rows import ManifestRow
 from soundmill.corpora.tables import CorpusTables, Format, fold_number, seconds, split_of_file, video_id, whole_number
+from soundmill.manifest import SPLIT_NAMES
 
 Cells = dict[str, str]  # a csv's row: column → text
 
@@ -38,7 +40,7 @@ class CsvRows(ManifestFormat):
 
     def manifests(self, inventory: Inventory) -> Iterator[bytes]:
         """Names of the csv files with these columns."""
-        return (name for name in inventory.csv_files() if self.columns <= set(csv_columns(inventory, name)))
+        return csv_files_with(inventory, self.columns)
 
     def rows(self, inventory: Inventory, name: bytes, tables: CorpusTables, classes: ClassNames) -> Iterator[ManifestRow]:
         for line, cells in read_csv(inventory, name):
@@ -134,7 +136,7 @@ FSD50K = CsvRows(
 )
 
 
-DETECTION_LINES = 50  # lines of a `metadata.csv`, for detection of LJSpeech among other tables of this name
+DETECTION_LINES = 50  # lines or rows, for detection of LJSpeech and Clotho among other tables of their kind
 _ID = re.compile(r"[^\s/\\]+")
 
 
@@ -187,3 +189,91 @@ class LjSpeech(ManifestFormat):
 
 
 LJSPEECH = LjSpeech()
+
+
+class Clotho(ManifestFormat):
+    """Csv files with five captions per recording, file names of free text, and a folder of audio for each split."""
+
+    FORMAT = Format(
+        name="clotho",
+        layout="`clotho_captions_{development,validation,evaluation}.csv` with `file_name,caption_1..5`; `development/*.wav` …",
+        id="hash of the path; the file is `file_name`, free text, found in the folder of its csv's split",
+        caption="`caption_1` … `caption_5`",
+        label="none",
+        split="the csv's name (development means train, validation valid, evaluation test); for a file in no csv, its folder's; "
+        "group: `sound_id` of `clotho_metadata_*.csv`",
+    )
+    looks = "csv with the columns caption_1, file_name"
+    remedy = "put `clotho_captions_development.csv` beside the folders of audio"
+    unique = True
+    SPLITS: ClassVar[dict[str, str]] = {"development": "train", **SPLIT_NAMES}
+
+    def manifests(self, inventory: Inventory) -> Iterator[bytes]:
+        return csv_files_with(inventory, {"file_name", "caption_1"})
+
+    def is_own(self, inventory: Inventory, name: bytes) -> bool:
+        """Whether its names are not YouTube ids: lists of YouTube clips have the same columns."""
+        if self.part_of(name) in ("development", "validation", "evaluation"):
+            return True
+        keys = [cells["file_name"] for _, cells in islice(read_csv(inventory, name), DETECTION_LINES)]
+        return 2 * sum(youtube_clip(key) is not None for key in keys) < len(keys)
+
+    @staticmethod
+    def part_of(name: bytes) -> str:
+        """The word for the split in a csv's name; empty if there is none."""
+        words = re.split(r"[^a-z]+", name.rpartition(b"/")[2].decode("utf-8", "replace").lower())
+        return next((word for word in Clotho.SPLITS if word in words), "")
+
+    def parts_of(self, names: Iterable[bytes]) -> dict[str, str]:
+        named = {self.SPLITS[part] for part in map(self.part_of, names) if part not in ("", "dev")}
+        # In Clotho `dev` means development, if there is another validation set and no other training set.
+        return {**self.SPLITS, "dev": "train" if "valid" in named and "train" not in named else self.SPLITS["dev"]}
+
+    def all_rows(
+        self, inventory: Inventory, names: Iterable[bytes], tables: CorpusTables, classes: ClassNames
+    ) -> Iterator[ManifestRow]:
+        """Five captions per recording, its split, and the Freesound original as its group."""
+        originals, index, splits = dict(_originals(inventory)), FileIndex(inventory), self.parts_of(names)
+        for row in super().all_rows(inventory, names, tables, classes):
+            row.split, row.group = splits.get(row.part), originals.get((row.part, _decoded(row.key)))
+            row.key = _key(row.key, index)
+            yield row
+
+    def rows(self, inventory: Inventory, name: bytes, tables: CorpusTables, classes: ClassNames) -> Iterator[ManifestRow]:
+        part = self.part_of(name)
+        if not part:
+            tables.count("csv_without_split")
+        for line, cells in read_csv(inventory, name):
+            captions = [text for column, text in cells.items() if re.fullmatch(r"caption_\d+", column) and text.strip()]
+            yield ManifestRow(name, line, cells["file_name"], captions=captions, part=part)
+
+    def completed(self, tables: CorpusTables, inventory: Inventory, parts: Mapping[str, str]) -> CorpusTables:
+        """Recordings of the test set have no captions, and are not for training."""
+        folders = {file.raw_path: file.folders for file in inventory.audio}
+        for recording in tables.recordings:
+            if recording["split"] is None and folders[recording["raw_path"]]:
+                recording["split"] = parts.get(self.part_of(folders[recording["raw_path"]][-1]))
+        return tables
+
+
+def _key(written: str, index: FileIndex) -> str:
+    """The name in a csv as written or decoded, whichever a file has."""
+    if index.resolve(written).files:
+        return written
+    return decoded if index.resolve(decoded := _decoded(written)).files else written
+
+
+def _decoded(name: str) -> str:
+    """A name without HTML entities (`&#39;`) and surrounding spaces; not decoded if too long for a key."""
+    return html.unescape(name).strip() if len(name) <= MAX_KEY else name
+
+
+def _originals(inventory: Inventory) -> Iterator[tuple[tuple[str, str], str]]:
+    """((word for the split, file name), Freesound number) from the metadata tables, which are in Latin-1."""
+    for name in csv_files_with(inventory, {"file_name", "sound_id"}):
+        for _, cells in read_csv(inventory, name):
+            if number := whole_number(cells["sound_id"]):
+                yield (Clotho.part_of(name), _decoded(cells["file_name"])), number
+
+
+CLOTHO = Clotho()

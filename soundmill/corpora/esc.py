@@ -8,7 +8,7 @@ from dataclasses import replace
 from soundmill.corpora.folder import class_label
 from soundmill.corpora.inventory import AudioFile, Inventory
 from soundmill.corpora.join import join
-from soundmill.corpora.metadata import csv_columns, read_csv
+from soundmill.corpora.metadata import csv_files_with, read_csv
 from soundmill.corpora.resolver import FileIndex
 from soundmill.corpora.rows import ManifestRow
 from soundmill.corpora.tables import CorpusTables, Format, fold_number
@@ -86,8 +86,7 @@ def _parsed(stem: str) -> tuple[int | None, str | None]:
 
 def meta_csv(inventory: Inventory) -> bytes | None:
     """The csv of ESC-50, by its columns; `esc50.csv` if there are several."""
-    names = [name for name in inventory.csv_files() if set(COLUMNS) <= set(csv_columns(inventory, name))]
-    return min(names, key=lambda name: (not name.endswith(b"esc50.csv"), name), default=None)
+    return min(csv_files_with(inventory, set(COLUMNS)), key=lambda name: (not name.endswith(b"esc50.csv"), name), default=None)
 
 
 def is_esc10(file: AudioFile) -> bool:

@@ -9,11 +9,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from soundmill.corpora.folder_names import SPLIT_NAMES
 from soundmill.corpora.manifest_format import MACHINE_ID
 from soundmill.corpora.resolver import youtube_clip
 from soundmill.corpora.rows import MAX_CAPTION
 from soundmill.corpora.tables import fold_number, video_id
+from soundmill.manifest import SPLIT_NAMES
 from soundmill.params import parse_json
 
 CAPTIONS = re.compile(r"text|captions?|caption_\d+|transcription|transcript|sentence|description|prompt")

@@ -7,16 +7,15 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-from soundmill.corpora.folder_names import SPLIT_NAMES
 from soundmill.corpora.inventory import AudioFile, Inventory
 from soundmill.corpora.manifest_format import MACHINE_ID, ClassNames, ManifestFormat
-from soundmill.corpora.metadata import csv_columns, first_keys, read_csv, read_entries, read_head, read_json
+from soundmill.corpora.metadata import csv_files_with, first_keys, read_csv, read_entries, read_head, read_json
 from soundmill.corpora.resolver import FileIndex, youtube_clip
 from soundmill.corpora.rows import ManifestRow
 from soundmill.corpora.statements import Statement
 from soundmill.corpora.tables import CorpusTables, Format, keyword_in, split_of_file
 from soundmill.errors import UserError
-from soundmill.manifest import SPLITS, escape_path
+from soundmill.manifest import SPLIT_NAMES, SPLITS, escape_path
 from soundmill.params import parse_json
 
 JSON = re.compile(rb"\.(?:jsonl?|jsons|ndjson)(?:\.gz)?$", re.IGNORECASE)
@@ -210,8 +209,8 @@ class Panns(ManifestFormat):
     def detect(self, inventory: Inventory) -> bool:
         return super().detect(inventory) or FIVE_CAPTIONS.detect(inventory)
 
-    def manifests(self, inventory: Inventory) -> list[bytes]:
-        return [name for name in inventory.csv_files() if {"file_name", "caption_1"} <= set(csv_columns(inventory, name))]
+    def manifests(self, inventory: Inventory) -> Iterator[bytes]:
+        return csv_files_with(inventory, {"file_name", "caption_1"})
 
     def is_own(self, inventory: Inventory, name: bytes) -> bool:
         if b"clotho" in name.rpartition(b"/")[2].lower():  # its file names are free text

@@ -8,11 +8,10 @@ from functools import cached_property
 
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.join import join
-from soundmill.corpora.metadata import csv_columns, read_csv
+from soundmill.corpora.metadata import csv_files_with, read_csv
 from soundmill.corpora.rows import ManifestRow
 from soundmill.corpora.tables import CorpusTables, Format
 
-LABEL_COLUMNS = {"mid", "display_name"}
 MACHINE_ID = re.compile(r"/[mtg]/[0-9a-z_]+")
 
 
@@ -28,10 +27,9 @@ class ClassNames:
     def names(self) -> dict[str, str]:
         """Name by machine id; read once there is a label."""
         names = {}
-        for name in self.inventory.csv_files():
-            if LABEL_COLUMNS <= set(csv_columns(self.inventory, name)):
-                rows = read_csv(self.inventory, name)
-                names.update((cells["mid"].strip(), cells["display_name"].strip()) for _, cells in rows)
+        for name in csv_files_with(self.inventory, {"mid", "display_name"}):
+            rows = read_csv(self.inventory, name)
+            names.update((cells["mid"].strip(), cells["display_name"].strip()) for _, cells in rows)
         return {mid: name for mid, name in names.items() if mid and name}
 
     def call(self, labels: Iterable[str]) -> list[str]:
@@ -79,11 +77,19 @@ class ManifestFormat(ABC):
         if not (rows if self.needs_rows else names):
             raise inventory.lacks(self.looks, self.remedy)
         classes.remark(tables)
-        return join(inventory, rows, num_shards, tables, unique=self.unique, parts=self.parts)
+        parts = self.parts_of(names)
+        return self.completed(join(inventory, rows, num_shards, tables, unique=self.unique, parts=parts), inventory, parts)
 
     def is_own(self, inventory: Inventory, name: bytes) -> bool:
         """Whether one of its manifests shows the format, for detection: other formats may have such files too."""
         return True
+
+    def parts_of(self, names: Iterable[bytes]) -> Mapping[str, str] | None:
+        return self.parts
+
+    def completed(self, tables: CorpusTables, inventory: Inventory, parts: Mapping[str, str] | None) -> CorpusTables:
+        """With what folders, not manifests, say of the recordings."""
+        return tables
 
     def all_rows(
         self, inventory: Inventory, names: Iterable[bytes], tables: CorpusTables, classes: ClassNames

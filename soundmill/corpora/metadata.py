@@ -10,7 +10,7 @@ import os
 import re
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Any
@@ -158,6 +158,11 @@ def csv_columns(inventory: Inventory, name: bytes) -> list[str]:
             header = _Record(1, 1, [], False)
         inventory.columns[name] = _columns(header)
     return inventory.columns[name]
+
+
+def csv_files_with(inventory: Inventory, columns: Set[str]) -> Iterator[bytes]:
+    """Names of the csv files with these columns."""
+    return (name for name in inventory.csv_files() if columns <= set(csv_columns(inventory, name)))
 
 
 def head_lines(inventory: Inventory, name: bytes) -> list[str]:

@@ -2,9 +2,9 @@
 
 from types import ModuleType
 
-from soundmill.corpora import audiocaps, audiofolder, clotho, esc, folder, sources
+from soundmill.corpora import audiocaps, audiofolder, esc, folder, sources
 from soundmill.corpora.class_folders import GTZAN, SC09, SPEECH_COMMANDS, Gtzan, SpeechCommands
-from soundmill.corpora.csv_rows import FSD50K, LJSPEECH, MUSICCAPS, URBANSOUND8K
+from soundmill.corpora.csv_rows import CLOTHO, FSD50K, LJSPEECH, MUSICCAPS, URBANSOUND8K
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.json_entries import AMPHION, AUDIOLDM, NSYNTH, PANNS, TANGO, WAVCAPS
 from soundmill.corpora.manifest_format import ManifestFormat
@@ -27,7 +27,7 @@ ADAPTERS: dict[str, ModuleType | ManifestFormat | StableAudio | Gtzan | SpeechCo
         AUDIOLDM,
         MUSICCAPS,
         PANNS,
-        clotho,
+        CLOTHO,
         AMPHION,
         AUDIOCRAFT,
         audiocaps,

@@ -6,7 +6,6 @@ from itertools import islice
 from typing import Any
 
 from soundmill.corpora.folder import layout_of
-from soundmill.corpora.folder_names import SPLIT_NAMES
 from soundmill.corpora.inventory import AudioFile, Inventory
 from soundmill.corpora.join import join
 from soundmill.corpora.json_entries import JSON
@@ -17,6 +16,7 @@ from soundmill.corpora.rows import ManifestRow
 from soundmill.corpora.tables import CorpusTables, Format, keyword_in
 from soundmill.decoding.decode import DecodeError
 from soundmill.errors import UserError
+from soundmill.manifest import SPLIT_NAMES
 from soundmill.params import parse_json
 
 
@@ -34,7 +34,6 @@ class Audiocraft(ManifestFormat):
     )
     looks = "manifest of JSON lines with duration, path, sample_rate"
     remedy = "put audiocraft's data.jsonl.gz there"
-    SPLITS = {**SPLIT_NAMES, "evaluate": "test", "generate": "test"}  # noqa: RUF012
 
     def manifests(self, inventory: Inventory) -> Iterator[bytes]:
         keys = {"path", "duration", "sample_rate"}
@@ -52,7 +51,7 @@ class Audiocraft(ManifestFormat):
             yield row
 
     def rows(self, inventory: Inventory, name: bytes, tables: CorpusTables, classes: ClassNames) -> Iterator[ManifestRow]:
-        split = keyword_in(name, self.SPLITS)
+        split = keyword_in(name, {**SPLIT_NAMES, "evaluate": "test", "generate": "test"})
         for line, entry in read_entries(inventory, name):
             if isinstance(entry, dict) and isinstance(entry.get("path"), str):
                 yield ManifestRow(name, line, entry["path"], split=split, bare=True)

@@ -292,6 +292,11 @@ def read_rows(file: pq.ParquetFile, group: int) -> Iterator[dict[str, Any]]:
         raise DecodeError("unreadable table", _one_line(error)) from None
 
 
+def numbered_rows(file: pq.ParquetFile) -> Iterator[tuple[int, dict[str, Any]]]:
+    """`read_rows` of all row groups, from number 0."""
+    return enumerate(row for group in range(file.num_row_groups) for row in read_rows(file, group))
+
+
 def _plain_bytes(file: pq.ParquetFile, group: int, columns: list[str]) -> int:
     about = file.metadata.row_group(group)
     chunks = (about.column(index) for index in range(about.num_columns))

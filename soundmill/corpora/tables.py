@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from soundmill import hashing, shards
-from soundmill.corpora.folder_names import SPLIT_NAMES
 from soundmill.corpora.inventory import AudioFile, composed
 from soundmill.corpora.statements import NOTHING
 from soundmill.errors import UserError
-from soundmill.manifest import TERMS, VIDEO_ID, escape_path
+from soundmill.manifest import SPLIT_NAMES, TERMS, VIDEO_ID, escape_path
 
 # Words for a missing value, as programs write it. A folder may be called so; a class in a table may be `unknown` or `other`.
 MISSING = frozenset(("-", "--", "?", "nan", "none", "null", "nil", "na", "n/a", "#n/a", "<na>"))
@@ -94,8 +93,6 @@ class CorpusTables:
         fold: int | None = None,
         split: str | None = None,
         group: str | None = None,
-        corpus: str = "",
-        weight: float = 1.0,
     ) -> str:
         """Add a recording and return its id: the given one if it is free, else a hash of the path."""
         recording_id = self.take_id(recording_id, file.raw_path, file.path)
@@ -112,8 +109,8 @@ class CorpusTables:
                 "fold": fold,
                 "split": split,
                 "group": _clean(group) if group else None,
-                "corpus": corpus,
-                "weight": float(weight),
+                "corpus": "",
+                "weight": 1.0,
                 **dict.fromkeys(TERMS),  # see terms.py
                 "file_tags": None,  # see stages/scan.py
             }

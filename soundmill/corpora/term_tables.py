@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from soundmill.corpora import clotho, sources
+from soundmill.corpora import sources
 from soundmill.corpora.claims import claim_all
+from soundmill.corpora.csv_rows import CLOTHO
 from soundmill.corpora.inventory import LICENCES, Inventory
 from soundmill.corpora.json_entries import WAVCAPS
 from soundmill.corpora.metadata import csv_columns, read_csv, read_entries, read_head, read_json, read_lines
@@ -33,7 +34,7 @@ _NUMBERED = re.compile(r"([1-9]\d{0,9})__.+")  # Freesound's names of downloads:
 _JAMENDO_LIST = re.compile(rb"(?:^|/)audio_licen[cs]es\.txt$")  # of MTG-Jamendo
 _JAMENDO_TRACK = re.compile(r"track_0*([1-9]\d{0,9})")
 # By format: the word in a table's name for the folder of its recordings, and all such words.
-_PARTS = {clotho.FORMAT.name: (clotho.part_of, clotho.SPLITS), WAVCAPS.FORMAT.name: (WAVCAPS.part, WAVCAPS.parts)}
+_PARTS = {CLOTHO.FORMAT.name: (CLOTHO.part_of, CLOTHO.SPLITS), WAVCAPS.FORMAT.name: (WAVCAPS.part, WAVCAPS.parts)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,11 +181,7 @@ def _parquet(inventory: Inventory, name: bytes) -> Iterator[tuple[int, dict[str,
             columns = {column.strip().lower() for column in file.schema_arrow.names}
             if sources.audio_column(file.schema_arrow) or NAMES.isdisjoint(columns) or columns.isdisjoint(KEYS):
                 return
-            at = 0
-            for group in range(file.num_row_groups):
-                for values in sources.read_rows(file, group):
-                    yield at, values
-                    at += 1
+            yield from sources.numbered_rows(file)
     except DecodeError as error:
         raise UserError(f"{escape_path(name)}: {error}") from None
 

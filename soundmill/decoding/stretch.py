@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from soundmill.audio.loop import closed
+from soundmill.audio.pieces import closed
 from soundmill.decoding.ffmpeg import STALL_SECONDS, ffmpeg_executable
 from soundmill.errors import UserError
 

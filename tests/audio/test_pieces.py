@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from soundmill.audio.loop import closed
-from soundmill.audio.pieces import equal_power, faded, pieces, window_starts, windows
+from soundmill.audio.pieces import closed, equal_power, faded, pieces, window_starts, windows
 
 
 def blocks_of(wave: torch.Tensor, size: int, taken: list[int]) -> Iterator[torch.Tensor]:

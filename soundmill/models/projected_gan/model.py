@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from soundmill import params as strict
-from soundmill.audio.loop import closed
 from soundmill.audio.mel import MelSpec, log_mel
+from soundmill.audio.pieces import closed
 from soundmill.errors import UserError
 from soundmill.models import family
 from soundmill.models.components import registry, vocoding
