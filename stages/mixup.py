@@ -132,7 +132,6 @@ def _key(plan: dict[str, Any]) -> str:
 
 
 def _mix(plan: dict[str, Any], sounds: dict[str, bytes], pairing: str, report: shards.Report) -> dict[str, Any]:
-    """The row of one mix."""
     sample_rate = flac_rate(sounds[plan["first"]])
     first, second = decode_mono(sounds[plan["first"]]), decode_mono(sounds[plan["second"]])
     levels = pressure_level(first, sample_rate), pressure_level(second, sample_rate)

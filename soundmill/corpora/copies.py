@@ -2,7 +2,7 @@
 
 import itertools
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +28,12 @@ def row_pairs(duplicates: Path, clips: pa.Table) -> list[tuple[int, int]]:
         for one, other in ((a, b), (b, a)):
             if one not in row_of:
                 near[one].append(other)
-    seen: set[str] = set()
-    for start in near:
-        if start not in seen:
-            connected = _reached(start, near)
-            seen |= connected
-            kept = sorted(row_of[name] for name in connected & row_of.keys())
-            own = [row for row in kept if recordings[row] == recordings[kept[0]]]
-            others = [row for row in kept if recordings[row] != recordings[kept[0]]]
-            pairs.extend(itertools.product(kept[:1], others))
-            pairs.extend(itertools.product(own[1:], others[:1]))
+    for connected in _groups(near):
+        kept = sorted(row_of[name] for name in connected & row_of.keys())
+        own = [row for row in kept if recordings[row] == recordings[kept[0]]]
+        others = [row for row in kept if recordings[row] != recordings[kept[0]]]
+        pairs.extend(itertools.product(kept[:1], others))
+        pairs.extend(itertools.product(own[1:], others[:1]))
     return [(a, b) for a, b in dict.fromkeys(pairs) if recordings[a] != recordings[b]]
 
 
@@ -47,16 +43,12 @@ def of_recordings(duplicates: Path, clips: pa.Table, owners: set[str]) -> dict[s
     Clip → the clip of an owner with its sound, and that owner.
     """
     table = shards.read_table(duplicates, manifest.DUPLICATES, ["a", "b"])
-    near: dict[str, list[str]] = defaultdict(list)
-    for a, b in zip(table["a"].to_pylist(), table["b"].to_pylist(), strict=True):
-        near[a].append(b)
-        near[b].append(a)
+    near = _near(zip(table["a"].to_pylist(), table["b"].to_pylist(), strict=True))
     owner_of = dict(zip(clips["clip_id"].to_pylist(), clips["recording_id"].to_pylist(), strict=True))
     origin_of: dict[str, tuple[str, str]] = {}
-    for start in sorted(clip_id for clip_id in near if owner_of.get(clip_id) in owners):
-        if start not in origin_of:
-            for clip_id in _reached(start, near):
-                origin_of[clip_id] = start, owner_of[start]
+    for connected in _groups(near):
+        if first := min((clip_id for clip_id in connected if owner_of.get(clip_id) in owners), default=None):
+            origin_of |= dict.fromkeys(connected, (first, owner_of[first]))
     return {clip_id: origin for clip_id, origin in origin_of.items() if owner_of.get(clip_id) not in owners}
 
 
@@ -84,17 +76,8 @@ def across_splits(split: list[str], pairs: list[tuple[int, int]]) -> dict[int, i
 
     Not every two of many copies are a pair, so a dropped row need not be paired with the one that stays.
     """
-    near: dict[int, list[int]] = defaultdict(list)
-    for a, b in pairs:
-        near[a].append(b)
-        near[b].append(a)
     stays_of: dict[int, int] = {}
-    seen: set[int] = set()
-    for start in sorted(near):
-        if start in seen:
-            continue
-        connected = _reached(start, near)
-        seen |= connected
+    for connected in _groups(_near(pairs)):
         stays = min(connected, key=lambda row: (splits.PROTECTED.index(split[row]), row))
         stays_of.update((row, stays) for row in connected if split[row] != split[stays])
     return stays_of
@@ -112,18 +95,27 @@ def _across_given_splits(recordings: list[dict[str, Any]], owners: list[str], sp
         if owner in given:
             video, split[row] = given[owner]
             rows_of[video].append(row)
-    stays_of: dict[int, int] = {}
-    for rows in rows_of.values():
-        stays = min(rows, key=lambda row: (splits.PROTECTED.index(split[row]), row))
-        stays_of.update((row, stays) for row in rows if split[row] != split[stays])
-    return stays_of
+    return across_splits(split, [pair for rows in rows_of.values() for pair in itertools.pairwise(rows)])
 
 
-def _reached(start: Any, near: Mapping[Any, list[Any]]) -> set[Any]:
-    """`start` and everything connected with it."""
-    reached, todo = {start}, [start]
-    while todo:
-        new = [one for one in near.get(todo.pop(), ()) if one not in reached]
-        reached.update(new)
-        todo.extend(new)
-    return reached
+def _near(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, list[Any]]:
+    """The neighbours of each."""
+    near: dict[Any, list[Any]] = defaultdict(list)
+    for a, b in pairs:
+        near[a].append(b)
+        near[b].append(a)
+    return near
+
+
+def _groups(near: Mapping[Any, list[Any]]) -> Iterator[set[Any]]:
+    """Each of `near` with everything connected with it, once."""
+    seen: set[Any] = set()
+    for start in sorted(near):
+        if start not in seen:
+            reached, todo = {start}, [start]
+            while todo:
+                new = [one for one in near.get(todo.pop(), ()) if one not in reached]
+                reached.update(new)
+                todo.extend(new)
+            seen |= reached
+            yield reached

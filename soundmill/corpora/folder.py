@@ -12,7 +12,6 @@ from soundmill.corpora.metadata import MAX_TEXT_BYTES, read_head, read_sidecar
 from soundmill.corpora.resolver import clip_of_file, like_words, looks_random
 from soundmill.corpora.rows import ManifestRow
 from soundmill.corpora.tables import CorpusTables, Format
-from soundmill.decoding.decode import DecodeError
 from soundmill.manifest import SPLIT_NAMES, escape_path
 
 FORMAT = Format(
@@ -190,10 +189,7 @@ def _only_line(inventory: Inventory, name: bytes) -> str | None:
 
 def _read_sidecar(inventory: Inventory, name: bytes, recording_id: str, tables: CorpusTables) -> None:
     """Add the whole text as one caption; what is not text is quarantined."""
-    try:
-        text = read_sidecar(inventory, name)
-    except DecodeError as error:
-        tables.reject(name, error.reason, error.detail)
+    if (text := read_sidecar(inventory, name, tables.reject)) is None:
         return
     if tables.said([text], escape_path(name)):
         tables.add_caption(recording_id, text, escape_path(name))

@@ -126,16 +126,13 @@ class Forgotten:
         """Remove forgotten recordings and their captions from tables: those not recognised by the digest of a file."""
         if not self._whole:
             return
-        gone = {row["recording_id"] for row in tables.recordings if self.whole(row["recording_id"], row["digest"])}
+        gone = set()
         for row in tables.recordings:
-            if row["recording_id"] in gone:
-                tables.rejected.append({"path": row["path"], "reason": REASON, "detail": self._reason(row)})
+            if entry := self.whole(row["recording_id"], row["digest"]):
+                gone.add(row["recording_id"])
+                tables.rejected.append({"path": row["path"], "reason": REASON, "detail": entry.reason})
         left = {row["recording_id"] for row in tables.recordings} - gone
         tables.remove(gone | {name for name in self._whole if name not in left})
-
-    def _reason(self, row: dict[str, Any]) -> str:
-        entry = self.whole(row["recording_id"], row["digest"])
-        return entry.reason if entry else ""
 
     def stretches(self, recordings: Iterable[dict[str, Any]]) -> dict[str, list[Stretch]]:
         """The forgotten stretches of these rows of RECORDINGS, by id, for recordings that have any."""

@@ -10,7 +10,7 @@ import os
 import re
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Any
@@ -18,7 +18,6 @@ from typing import IO, Any
 from soundmill import csv_files
 from soundmill.corpora import buckets
 from soundmill.corpora.inventory import Inventory
-from soundmill.decoding import decode
 from soundmill.errors import UserError
 from soundmill.manifest import VIDEO_ID, escape_path
 from soundmill.params import TooDeepError, parse_json
@@ -116,17 +115,17 @@ def read_text(inventory: Inventory, name: bytes, strict: bool = False) -> str:
     return text
 
 
-def read_sidecar(inventory: Inventory, name: bytes) -> str:
-    """The text beside a recording, stripped; DecodeError if it cannot be read, so that only this recording loses its caption."""
+def read_sidecar(inventory: Inventory, name: bytes, reject: Callable[[bytes, str, str], None]) -> str | None:
+    """The text beside a recording, stripped; None if it cannot be read: it is rejected, and only this recording has no caption."""
     try:
         raw = _read_at_most(inventory, name, MAX_TEXT_BYTES + 1)
         if len(raw) > MAX_TEXT_BYTES:
-            raise decode.DecodeError("caption too long", f"over {MAX_TEXT_BYTES} bytes")
+            return reject(name, "caption too long", f"over {MAX_TEXT_BYTES} bytes")
         text, others = _decoded(raw)
     except OSError as error:
-        raise decode.DecodeError("unreadable caption", error.strerror or "") from None
+        return reject(name, "unreadable caption", error.strerror or "")
     except ValueError as error:
-        raise decode.DecodeError("unreadable caption", str(error)) from None
+        return reject(name, "unreadable caption", str(error))
     if others:
         inventory.remark_one("texts that are not UTF-8, read as Windows-1252", escape_path(name))
     return text.strip()

@@ -14,7 +14,6 @@ from soundmill.corpora.metadata import MAX_TEXT_BYTES, first_keys, read_entries,
 from soundmill.corpora.resolver import FileIndex
 from soundmill.corpora.rows import ManifestRow
 from soundmill.corpora.tables import CorpusTables, Format, keyword_in
-from soundmill.decoding.decode import DecodeError
 from soundmill.errors import UserError
 from soundmill.manifest import SPLIT_NAMES
 from soundmill.params import parse_json
@@ -144,13 +143,13 @@ def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[ManifestRow]:
                 inventory.opened.add(name)
                 yield ManifestRow(name, "prompt", os.fsdecode(os.path.splitext(name)[0]), captions=prompts, at_root=True)
     for file, name in _pairs(inventory, b".txt"):
-        if file.raw_path not in described and (text := _text(inventory, name, tables)):
+        if file.raw_path not in described and (text := read_sidecar(inventory, name, tables.reject)):
             yield ManifestRow(name, 1, os.fsdecode(file.raw_path), captions=[text], at_root=True)
 
 
 def _value(inventory: Inventory, name: bytes, tables: CorpusTables) -> dict[str, Any]:
     """The json beside a recording; one without a prompt is quarantined."""
-    text = _text(inventory, name, tables)
+    text = read_sidecar(inventory, name, tables.reject)
     if text is None:
         return {}
     try:
@@ -175,12 +174,3 @@ def _peek(inventory: Inventory, name: bytes) -> dict[str, Any]:
 
 def _prompts(value: dict[str, Any]) -> list[str]:
     return next(filter(None, (_texts(value.get(key)) for key in KEYS)), [])
-
-
-def _text(inventory: Inventory, name: bytes, tables: CorpusTables) -> str | None:
-    """The text of a sidecar; None if it cannot be read and was quarantined."""
-    try:
-        return read_sidecar(inventory, name)
-    except DecodeError as error:
-        tables.reject(name, error.reason, error.detail)
-        return None

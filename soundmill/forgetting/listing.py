@@ -113,7 +113,6 @@ def _entry_of(listed: Forgotten, piece: Piece) -> Entry | None:
 
 
 def _covers(entry: Entry, piece: Piece) -> bool:
-    """Whether an entry covers a piece."""
     start, end = (0.0, math.inf) if entry.is_whole else (entry.start, entry.end)
     return entry.recording_id == piece.recording_id and start <= piece.start and piece.end <= end
 

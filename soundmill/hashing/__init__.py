@@ -15,5 +15,12 @@ from soundmill.hashing.digests import (
     signature,
     uint64,
 )
-from soundmill.hashing.file_cache import cached_value, cached_values, file_digests
-from soundmill.hashing.trees import files_digest, is_intact, model_digest, tree_digest
+from soundmill.hashing.file_cache import (
+    cached_value,
+    cached_values,
+    file_digests,
+    files_digest,
+    is_intact,
+    model_digest,
+    tree_digest,
+)

@@ -1,5 +1,6 @@
-"""A cache of file digests in SQLite; an entry is valid while `stat` shows no change."""
+"""Digests of files, one by one and together, and their cache in SQLite: an entry is valid while `stat` shows no change."""
 
+import hashlib
 import os
 import sqlite3
 import time
@@ -7,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, nullcontext, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
 from soundmill.hashing import digests
 
@@ -150,3 +151,59 @@ def _state(path: bytes, linked: bool = False) -> tuple[str, int]:
     changed = status.st_mtime_ns if linked else max(status.st_mtime_ns, status.st_ctime_ns)
     times = status.st_mtime_ns if linked else f"{status.st_mtime_ns} {status.st_ctime_ns}"
     return f"{status.st_size} {times} {status.st_dev} {status.st_ino}", changed
+
+
+def files_digest(directory: Path, files: Sequence[Path], cache: Path | None = None, workers: int = 1, linked: bool = False) -> str:
+    """Digest of files below `directory`, in the given order: paths from there, and contents. Options as in `file_digests`.
+
+    OSError if a file cannot be read.
+    """
+    contents = _contents(files, cache, workers, linked)
+    return digests.digest([[path.relative_to(directory).as_posix(), value] for path, value in zip(files, contents, strict=True)])
+
+
+def tree_digest(path: Path, cache: Path | None = None, workers: int = 1) -> str:
+    """`file_digest` of a file, `files_digest` of everything in a directory but `.gitignore`, which DVC writes beside outputs.
+
+    OSError if anything cannot be read. Files count as `linked`: DVC links outputs to its cache and replaces them, as we do.
+    """
+    if path.is_file():
+        return _contents([path], cache, workers, linked=True)[0]
+    names = sorted(
+        os.path.relpath(os.path.join(where, name), path)
+        for where, _, files in os.walk(path, onerror=_raise)
+        for name in files
+        if name != ".gitignore"
+    )
+    return files_digest(path, [path / name for name in names], cache, workers, linked=True)
+
+
+def is_intact(path: Path, expected: str) -> bool:
+    """Whether a file or directory still has this `tree_digest`. A bit that a disk loses changes neither size nor time."""
+    try:
+        return tree_digest(path) == expected
+    except OSError:  # a disk may also report the loss
+        return False
+
+
+def model_digest(directory: Path) -> str:
+    """SHA-256 of a checkpoint's file names and contents, which identifies versions in the model registry."""
+    state = hashlib.sha256()
+    for path in sorted(path for path in directory.rglob("*") if path.is_file() and path.name != ".gitignore"):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        state.update(f"{path.relative_to(directory)} {content}\n".encode())
+    return state.hexdigest()
+
+
+def _contents(paths: Sequence[Path], cache: Path | None, workers: int, linked: bool) -> list[str]:
+    contents = []
+    for value in file_digests([os.fsencode(path) for path in paths], cache, workers, linked):
+        if isinstance(value, Exception):
+            raise value
+        contents.append(value)
+    return contents
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
