@@ -240,7 +240,10 @@ def bakeoff(
         chosen = ["corpus=auto", f"corpus.format={document['corpus']['format']}", f"corpus.path='{quoted}'"]
     here = Path.cwd()
     with chdir(root):  # Prefect's settings and login are the project's
-        from flows import bakeoff, pipeline, trials
+        from flows import pipeline  # first, as it keeps Prefect's log off the terminal
+
+        # isort: split
+        from flows import bakeoff, trials
 
         try:
             numbers = trials.numbers(seeds)

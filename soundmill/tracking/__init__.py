@@ -6,17 +6,17 @@ of a run dies, the run ends as KILLED; a parent ends after all runs below it.
 """
 
 from soundmill.tracking.browsing import scores_page
-from soundmill.tracking.checking import check_writing
 from soundmill.tracking.history import (
     RecordedState,
     ScoredRun,
+    check_writing,
     files_of_runs,
     last_scores,
     read_state,
     use_last_store,
 )
 from soundmill.tracking.loopback import never_proxied
-from soundmill.tracking.registered import FORGOTTEN, RegisteredModel, delete_versions, mark_forgotten, registered_models
+from soundmill.tracking.registered import FORGOTTEN, RegisteredModel, delete_versions, mark_forgotten, registered_models, serve
 from soundmill.tracking.runs import (
     PipelineRun,
     StageRun,
@@ -26,7 +26,6 @@ from soundmill.tracking.runs import (
     result_run,
     stage_run,
 )
-from soundmill.tracking.serving import serve
 from soundmill.tracking.stores import (
     EXPERIMENT,
     HTTP,

@@ -1,4 +1,4 @@
-"""Versions of registered models: their files, their runs, and tags."""
+"""Versions of registered models: their files, their runs, and tags; and serving them from code."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -99,3 +99,18 @@ def mark_forgotten(home: Path, models: list[RegisteredModel], add: Sequence[str]
             client.set_model_version_tag(model.name, model.version, FORGOTTEN, "\n".join(lines)[:MAX_TAG])
         elif current:
             client.delete_model_version_tag(model.name, model.version, FORGOTTEN)
+
+
+def serve(load: Any, predict: Any) -> None:
+    """For a models-from-code script: `load(directory)` returns a model, `predict(model, rows)` an array. Nothing is unpickled."""
+    import mlflow
+    from mlflow.pyfunc import PythonModel
+
+    class Served(PythonModel):
+        def load_context(self, context: Any) -> None:
+            self.model = load(Path(context.artifacts["model"]))
+
+        def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> Any:
+            return predict(self.model, model_input)
+
+    mlflow.models.set_model(Served())

@@ -12,8 +12,7 @@ from flows import publishing, summary
 from flows.results_figure import TOTAL_COLOR, draw
 from flows.results_rows import Difference, Row, Training, falling, front, leading, not_ranked, slope, without_score
 from flows.results_scores import Estimate, MetricResult, scores_under
-from flows.results_table import csv_of_rows, of_bakeoff
-from flows.results_words import unranked, verdict
+from flows.results_table import csv_of_rows, of_bakeoff, unranked, verdict
 
 FALLING, FLAT = Estimate(-0.2, -0.21, -0.19), Estimate(0.0, -0.005, 0.005)
 

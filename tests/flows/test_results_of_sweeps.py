@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from flows import publishing, results_figure, results_table, results_words
+from flows import publishing, results_figure, results_table
 from flows.results_rows import Outcome, Row, make_rows
 from flows.results_scores import Estimate
 from flows.results_table import ResultsTable
@@ -186,8 +186,8 @@ def test_a_withheld_score_is_no_number():
 
 
 def test_rows_of_different_size_are_warned_of():
-    alike = results_words.notes(rows_of(Outcome("one", 0, scored(1.0)), Outcome("two", 0, scored(1.0))), None)
-    other = results_words.notes(rows_of(Outcome("one", 0, scored(1.0)), Outcome("two", 0, scored(1.0, clips=7))), None)
+    alike = results_table.notes(rows_of(Outcome("one", 0, scored(1.0)), Outcome("two", 0, scored(1.0))), None)
+    other = results_table.notes(rows_of(Outcome("one", 0, scored(1.0)), Outcome("two", 0, scored(1.0, clips=7))), None)
     assert [line for line in other if line not in alike] == [
         "Rows have different numbers of clips: Fréchet distances of fewer clips are biased upward."
     ]
