@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 from soundmill import stage, terminal
 from soundmill.audio.flac import write_wav
 from soundmill.errors import UserError
-from soundmill.evaluation import base, embedders, family, family_report, protocols
+from soundmill.evaluation import embedders, family, family_report, pairwise, protocols
 from soundmill.evaluation.embedders import EmbedderName
 from soundmill.evaluation.library import Setup
 from soundmill.evaluation.protocols import MetricName
@@ -65,7 +65,7 @@ def run(
     source = family.read(catalog, clips, generated, codec)
     options = family.Options(params.reference, params.probe_clips, params.training_clips, params.subsets)
     evaluation = family.evaluate(setup, source, options, unavailable)
-    base.beside(setup, source, options, evaluation, generated, codec, catalog)
+    pairwise.beside(setup, source, options, evaluation, generated, codec, catalog)
     ctx.report_damaged(cache, evaluation.damaged)
     for warning in evaluation.metrics["warnings"]:
         terminal.say(f"{ctx.name}: {warning}")

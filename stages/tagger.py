@@ -11,14 +11,17 @@ from soundmill.errors import UserError
 from soundmill.stage import Context, Input, Output
 from soundmill.training.tagger import (
     TaggerParams,
+    Targets,
+    caption_words,
+    cluster,
     evaluate,
+    from_names,
     num_steps,
     save_tagger,
     torch_threads,
     train_tagger,
     write_curve,
 )
-from soundmill.training.tagger_targets import Targets, caption_words, cluster, from_names
 from soundmill.training.trained_on import write_trained_on
 
 

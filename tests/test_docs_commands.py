@@ -19,7 +19,7 @@ from flows import bakeoff_models, sweep
 from soundmill import commands, params
 from soundmill.errors import UserError
 from soundmill.models import registry
-from soundmill.publishing import plain
+from soundmill.publishing import model
 from tests.checkouts import BIN
 from tests.commands.running import soundmill
 from tests.graph import copy
@@ -205,7 +205,7 @@ def check_python(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     if command.words[1] == "-c":
         compile(command.words[2], command.text, "exec")
         return
-    if command.words[1] == plain.LOADER:  # its arguments are those of a published model: tests/test_publishing.py runs it
+    if command.words[1] == model.LOADER:  # its arguments are those of a published model: tests/test_publishing.py runs it
         return
     flag, module, *arguments = command.words[1:]
     if module == "pytest":

@@ -29,7 +29,7 @@ from soundmill.models import generation
 from soundmill.models.family import made_by, origin
 from soundmill.models.waveform_unet import model as unets
 from soundmill.models.waveform_unet.params import TrainParams
-from soundmill.publishing import card, data, plain
+from soundmill.publishing import card, data, model
 from soundmill.publishing.directory import CROISSANT, SUMS, check_allowed, pull, read_sums
 from tests.commands.running import soundmill
 from tests.imports import ROOT
@@ -222,14 +222,14 @@ def run_alone(directory: Path, *arguments: str) -> None:
     """Run the published script in a process that cannot import soundmill."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     command = [sys.executable, "-c", "import sys; sys.modules['soundmill'] = None; import runpy; sys.argv = sys.argv[1:]; "
-               "runpy.run_path(sys.argv[0], run_name='__main__')", plain.LOADER, *arguments]  # fmt: skip
+               "runpy.run_path(sys.argv[0], run_name='__main__')", model.LOADER, *arguments]  # fmt: skip
     subprocess.run(command, cwd=directory, env=environment, check=True)
 
 
 def test_the_script_runs_the_codec_without_soundmill(tmp_path, monkeypatch):
     trained = codec(V2)
-    monkeypatch.setattr(plain.live, "find", lambda checkpoint: trained)
-    assert plain.write(tmp_path, None, {}, tmp_path) == card.CODEC
+    monkeypatch.setattr(model.live, "find", lambda checkpoint: trained)
+    assert model.write_plain(tmp_path, None, {}, tmp_path) == card.CODEC
     tone = 0.3 * np.sin(np.arange(20_000) / 10, dtype=np.float32)
     write_wav(tmp_path / "in.wav", tone, trained.sample_rate)
     run_alone(tmp_path, "in.wav", "out.wav")
@@ -257,7 +257,7 @@ def test_the_script_generates_without_soundmill_what_soundmill_generates(tmp_pat
         {"weights": {"last": {"step": 1}}},
     )
     source = origin(tmp_path / "checkpoint")
-    assert plain.write(tmp_path / "checkpoint", unets.load(tmp_path / "checkpoint"), source, tmp_path) == card.NET
+    assert model.write_plain(tmp_path / "checkpoint", unets.load(tmp_path / "checkpoint"), source, tmp_path) == card.NET
     asked = labels[1:]
     *_, expected = generation.generate_sounds(tmp_path / "checkpoint", asked, 2, 7, tmp_path / "sounds", tmp_path)
     run_alone(tmp_path, "out.wav", *(word for name in asked for word in ("--label", name)), "--seed", "7", "--number", "2")

@@ -135,7 +135,7 @@ def score_test(
     In a checkout the result is also logged to MLflow: one run per model, with the scores that it had when the test was made.
     """
     from soundmill.evaluation import evaluator
-    from soundmill.listening import answers, results, scoring
+    from soundmill.listening import answers, scoring
 
     test_key = answers.read_key(key)
     result = scoring.score(test_key, answers.read_all(files, test_key))
@@ -143,20 +143,20 @@ def score_test(
         evaluator.write_json(result, json)
     if home := project_if_any(project):
         _record(home, test_key, result)
-    results.show(result)
+    scoring.show(result)
 
 
 def _record(home: Path, key: Key, result: Mapping[str, Any]) -> None:
     """Log to MLflow: a run for the test and a nested one per model, with its ratings next to its other scores."""
     from soundmill import tracking
-    from soundmill.listening import results
+    from soundmill.listening import scoring
 
     name = f"listening test {key.test}"
     with tracking.result_run(home, name, "listening-test", {"listening_test": key.test}) as run:
         run.log_metrics_tree({**result, "counts": {outcome: len(raters) for outcome, raters in result["raters"].items()}})
         for model, facts in key.models.items() if result["questions"] else ():
             tags = {"listening_test": key.test, "family": facts.family or model}
-            values = results.scores_of(key, result, model)
+            values = scoring.scores_of(key, result, model)
             with tracking.result_run(home, f"{model} · {name}", "listening-test", tags, run) as nested:
                 nested.log_metrics_tree({**facts.scores, **values})
                 if facts.weights:

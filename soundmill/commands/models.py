@@ -211,11 +211,11 @@ def generate(
     prompts, labels = prompt or [], label or []
     choose = generation.keep_all
     if best_of > 1:
-        from soundmill.evaluation import reranking
+        from soundmill.evaluation.embedders import clap
 
         if not prompts and not labels:
             raise UserError("--best-of: needs a prompt to compare sounds with")
-        choose = reranking.best_of(best_of)
+        choose = clap.best_of(best_of)
     looped = None
     if bpm is not None or repeat is not None:
         from soundmill.decoding.stretch import best_stretcher, stretch

@@ -86,8 +86,8 @@ def evaluate(
     real sound, the metric is marked unfit and ranks no models. A second run, or another metric, reuses the embeddings.
     `soundmill weights list` shows the embedders' weights.
     """
-    from soundmill.evaluation import card as cards
     from soundmill.evaluation import evaluator, folder_report, folders
+    from soundmill.evaluation import report as reports
 
     if paired and unpaired:
         raise UserError("--paired and --unpaired exclude each other; give one")
@@ -108,8 +108,8 @@ def evaluate(
             raise UserError(f"{report}: the page could not be written ({reason(error)}); the scores above are complete") from error
         terminal.say(f"{report / 'index.html'}")
     if card:
-        cards.write(card, folder_report.title(evaluation), evaluation.metrics, _again(context), candidates)
-        terminal.say(f"{card / cards.CARD}")
+        reports.write_card(card, folder_report.title(evaluation), evaluation.metrics, _again(context), candidates)
+        terminal.say(f"{card / reports.CARD}")
 
 
 @app.command()

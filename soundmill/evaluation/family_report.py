@@ -11,7 +11,7 @@ import numpy as np
 
 from soundmill import manifest
 from soundmill.audio import tags
-from soundmill.evaluation import card, features, report
+from soundmill.evaluation import features, report
 from soundmill.evaluation.family import FamilyEvaluation, Source, shards_of
 from soundmill.evaluation.library import rounded
 from soundmill.evaluation.sets import CatalogClip
@@ -40,7 +40,7 @@ def write(
     weights = f", {source.about.weights}" if source.about.weights else ""
     note = f" (reference: {evaluation.metrics['reference']}){weights}"
     result, again = evaluation.metrics, f"dvc repro evaluate@{title}"
-    text = partial(card.text, title, result, again, source.about.candidates)
+    text = partial(report.card_text, title, result, again, source.about.candidates)
     report.write_report(directory, title, result, sections, evaluation.of, by_label(evaluation, source), note, text, terms)
     return shown
 

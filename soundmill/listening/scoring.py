@@ -1,18 +1,18 @@
-"""Scoring a listening test: means and differences with intervals, agreement, failed raters, correlation with scores."""
+"""Scoring a listening test: means and differences with intervals, agreement, failed raters, correlation with scores; printed."""
 
 import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from soundmill.errors import UserError
 from soundmill.evaluation.comparison import LEVEL, holm
+from soundmill.evaluation.folder_report import open_console
 from soundmill.evaluation.library import rounded
 from soundmill.listening import design
-from soundmill.listening.agreement import krippendorff_alpha
 from soundmill.listening.answers import BAD, FIRST, REAL, SAME, Answers, Key
 from soundmill.listening.correlation import MIN_RANKED, MIN_RESAMPLED, correlations
 from soundmill.listening.design import Trial
@@ -20,6 +20,7 @@ from soundmill.listening.design import Trial
 MARGIN = 0.25  # of the scale: minimum for real sounds above bad anchors, maximum for differences of repeated answers
 MIN_REAL_PREFERRED = 0.75  # share of comparisons of a real sound with a bad anchor
 MIN_REPEATED_EQUAL = 0.5  # share of repeated comparisons with the same answer
+Level = Literal["nominal", "ordinal", "interval"]
 
 
 @dataclass(frozen=True)
@@ -249,3 +250,98 @@ def _by_model(key: Key, ratings: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
             if name in shares:
                 shares[name].append(share)
     return {name: np.mean(parts, axis=0) for name, parts in shares.items()}
+
+
+def krippendorff_alpha(ratings: np.ndarray, level: Level) -> float:
+    """Krippendorff's alpha of `ratings`, (raters, units) with NaN for missing ones; units with fewer than two do not count.
+
+    1 is perfect agreement, 0 that of chance. Undefined, NaN, if all ratings are equal. Krippendorff, Computing Krippendorff's
+    Alpha-Reliability, 2011, section E.
+    """
+    values = np.unique(ratings[~np.isnan(ratings)])
+    counts = (ratings[:, :, None] == values).sum(axis=0).astype(float)  # (units, values)
+    counts = counts[counts.sum(axis=1) >= 2]
+    pairable = counts.sum(axis=1)
+    coincidences = (counts / (pairable - 1)[:, None]).T @ counts
+    coincidences -= np.diag((counts / (pairable - 1)[:, None]).sum(axis=0))  # a rating is not paired with itself
+    totals = counts.sum(axis=0)
+    expected = (np.outer(totals, totals) - np.diag(totals)) / (totals.sum() - 1)
+    distances = _squared_distances(values, totals, level)
+    with np.errstate(invalid="ignore"):
+        return float(1 - (coincidences * distances).sum() / (expected * distances).sum())
+
+
+def _squared_distances(values: np.ndarray, totals: np.ndarray, level: Level) -> np.ndarray:
+    if level == "nominal":
+        return 1.0 - np.eye(len(values))
+    if level == "ordinal":  # the number of ratings between two values, with half of those at the ends
+        values = np.cumsum(totals) - totals / 2
+    return np.subtract.outer(values, values) ** 2
+
+
+def show(result: Mapping[str, Any]) -> None:
+    """Print means, differences, agreement, correlations and warnings."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    def table(*names: str) -> Table:
+        empty = Table(escape(names[0]), box=box.SIMPLE, pad_edge=False)
+        for name in names[1:]:
+            empty.add_column(name, justify="right", no_wrap=True)
+        return empty
+
+    console = open_console()
+    passed, failed = result["raters"]["passed"], result["raters"]["failed"]
+    console.print(
+        f"[bold]listening test {escape(str(result['test']))}[/bold]  {result['requests']} requests, {result['scale']}; "
+        f"{len(passed)} raters passed the checks, {len(failed)} failed"
+    )
+    for question, part in result["questions"].items():
+        means = table(question, "mean", "95 %", *(["failed raters"] if failed else []))
+        for name, one in part["means"].items():
+            others = [f"{result['failed_means'][question][name]:.3g}"] if failed else []
+            means.add_row(escape(name), f"{one['mean']:.3g}", f"{one['low']:.3g} … {one['high']:.3g}", *others)
+        console.print(means)
+        differences = table(f"{question}: difference", "", "95 %", "p", "p corrected", "better")
+        for line in part["differences"]:
+            cells = [f"{line['difference']:+.3g}", f"{line['low']:.3g} … {line['high']:.3g}"]
+            cells += [f"{line['p']:.3g}", f"{line['p_corrected']:.3g}", escape(line["better"])]
+            differences.add_row(escape(f"{line['a']} − {line['b']}"), *cells)
+        console.print(differences)
+        if part["agreement"] is not None:
+            console.print(f"agreement of raters (Krippendorff's alpha): {part['agreement']:.3g}")
+        for over, found in part["correlation"].items():
+            correlations = table(f"{question}: score, over {over}", "count", "Spearman", "95 %", "Kendall", "95 %", "verdict")
+            for score, one in found.items():
+                cells = [cell for key in ("rho", "tau") for cell in (f"{one[key]:+.3g}", _interval(one, key))]
+                correlations.add_row(escape(score), str(one["count"]), *cells, one["verdict"])
+            if found:
+                console.print(correlations)
+    for rater, reasons in failed.items():
+        for reason in reasons:
+            console.print(f"· rater {rater} failed: {reason}", style="yellow", soft_wrap=True, markup=False)
+    for warning in result["warnings"]:
+        console.print(f"· {warning}", style="yellow", soft_wrap=True, markup=False)
+
+
+def _interval(values: Mapping[str, Any], key: str) -> str:
+    return f"{values[f'{key}_low']:+.3g} … {values[f'{key}_high']:+.3g}" if f"{key}_low" in values else "–"
+
+
+def scores_of(key: Key, result: Mapping[str, Any], model: str) -> dict[str, float]:
+    """A model's ratings by the names of metrics: `mos_quality`, `mos_quality_low` …; of a comparison `preference_quality`, the mean
+    share of answers that prefer it to another model."""
+    scores = {}
+    for question, part in result["questions"].items():
+        if not key.compare:
+            mean = part["means"][model]
+            scores |= {f"mos_{question}": mean["mean"], f"mos_{question}_low": mean["low"], f"mos_{question}_high": mean["high"]}
+            continue
+        shares = [
+            0.5 + line["difference"] * (1 if line["a"] == model else -1)
+            for line in part["differences"]
+            if model in (line["a"], line["b"])
+        ]
+        scores[f"preference_{question}"] = sum(shares) / len(shares)
+    return scores

@@ -16,7 +16,7 @@ import numpy as np
 
 from soundmill import hashing
 from soundmill.errors import UserError
-from soundmill.metrics import bootstrap, coverage, frechet, inception, kernels
+from soundmill.metrics import bootstrap, coverage, divergence, frechet, kernels
 from soundmill.metrics.bootstrap import Influence
 from soundmill.metrics.divergence import check_pairs, exact, names_of, paired_kl, reverse, smoothed
 
@@ -239,8 +239,8 @@ def _rating(column: int, generated: EmbeddingSet, reference: EmbeddingSet, seed:
 
 def _inception(generated: EmbeddingSet, reference: EmbeddingSet, seed: int) -> Statistic:
     logits = generated.clip_logits()
-    value, std, splits = inception.in_splits(logits, seed)
-    return Statistic(value, lambda: inception.influence(logits), {"std": std, "splits": splits})
+    value, std, splits = divergence.inception_score(logits, seed)
+    return Statistic(value, lambda: divergence.inception_influence(logits), {"std": std, "splits": splits})
 
 
 def _frechet_exchanged(a: EmbeddingSet, b: EmbeddingSet, reference: EmbeddingSet, seed: int, chosen: np.ndarray) -> np.ndarray:

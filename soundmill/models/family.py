@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from soundmill.models.params import FamilyTrainParams
     from soundmill.training.loader import Batch, Joined, Order, Source
     from soundmill.training.module import TrainingModule
-    from soundmill.training.validation import HeldOut
+    from soundmill.training.monitoring import HeldOut
 
 JUDGE = "tagger"  # the embedder that scores sounds while a family trains
 MAX_FRAMES = 2**20  # of latents or log-mels in a sound, as a config states them

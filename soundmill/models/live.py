@@ -20,8 +20,7 @@ from soundmill.audio.pieces import pieces
 from soundmill.errors import UserError
 from soundmill.models.components.contracts import read_codec
 from soundmill.models.components.rave import codec as codecs
-from soundmill.models.components.rave.codec import RaveCodec
-from soundmill.models.components.rave.editing import edited, parse_edits
+from soundmill.models.components.rave.codec import RaveCodec, edited, parse_edits
 from soundmill.models.components.rave.network import RaveNet
 from soundmill.models.family import is_checkpoint
 from soundmill.models.sounds import stream_windows

@@ -23,8 +23,8 @@ from soundmill.models.params import BatchedTrainParams
 from soundmill.models.requests import of_captions, of_grid
 from soundmill.training.loader import Batch, Order, Source
 from soundmill.training.module import TrainingModule
+from soundmill.training.monitoring import HeldOut
 from soundmill.training.seeds import seed_of
-from soundmill.training.validation import HeldOut
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from soundmill.audio.flac import write_wav
 from soundmill.audio.tags import MadeBy, SourceType
 from soundmill.errors import report_failure
 from soundmill.training.curve import TRAIN, VALID
-from soundmill.training.parts import Sampling
+from soundmill.training.monitoring import Sampling
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ class Facts:
     found: Sequence[Credit]
     labels: Mapping[str, float]  # hours of training clips by label
     metrics: Mapping[str, Any]  # of its evaluation; empty if it has not been evaluated
-    listening: Mapping[str, float] | None  # ratings of these weights, as listening.results.scores_of names them; None: unknown
+    listening: Mapping[str, float] | None  # ratings of these weights, as listening.scoring.scores_of names them; None: unknown
     samples: Mapping[str, str]  # WAVs beside the card → what was asked for
     picture: str | None
     exported: str | None  # name of the file with its network in TorchScript

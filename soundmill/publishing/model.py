@@ -1,25 +1,36 @@
 """Publishing a model: its checkpoint, attribution, card and sounds in one directory that lists every file with its SHA-256."""
 
+import io
+import json
 import shutil
+import warnings
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
 from soundmill import attribution, hashing, manifest, params, provenance, shards, tracking
+from soundmill.audio.tags import CHANGED, GENERATED, MadeBy
 from soundmill.errors import UserError
 from soundmill.exports import new_directory
-from soundmill.models import registry
+from soundmill.models import live, registry
 from soundmill.models.catalog import choose_balanced
 from soundmill.models.components import registry as components
-from soundmill.models.family import is_checkpoint, origin
+from soundmill.models.family import Model, is_checkpoint, made_by, origin, use_weights
 from soundmill.models.merging import write_whole
-from soundmill.publishing import card, plain
+from soundmill.models.waveform_unet.model import WaveformUNet
+from soundmill.publishing import card
+from soundmill.publishing.card import CODEC, NET
 from soundmill.publishing.directory import CHECKPOINT, check_allowed, files_below, terms_of, write_sums
 
 CARDS = ("MODEL_CARD.md", "README.md")  # equal; the hub shows the second
 SAMPLES = 8
 RATINGS = ("mos_", "preference_")  # tags of registered versions
 NOT_TRAINED = "Train without them: `soundmill forget RECORDING`, then `dvc repro`; from another model if an earlier one used them"
+LOADER, TAGS = "load.py", "tags.bin"
+SCRIPTS = Path(__file__).with_name("scripts")
 
 
 def find(model: str, root: Path | None) -> Path:
@@ -72,7 +83,7 @@ def publish(model: str, directory: Path, root: Path) -> list[Path]:
             listening=_listening(root, partial / CHECKPOINT),
             samples=samples,
             picture=picture,
-            exported=plain.write(partial / CHECKPOINT, trained, whole, partial),
+            exported=write_plain(partial / CHECKPOINT, trained, whole, partial),
             commit=provenance.capture(root).sha,
         )
         for file in CARDS:
@@ -89,7 +100,7 @@ def _publish_component(checkpoint: Path, directory: Path, found: list[attributio
             checkpoint, partial / CHECKPOINT, ignore=shutil.ignore_patterns(".gitignore"), copy_function=shutil.copyfile
         )
         card.write_terms(found, partial)
-        exported = plain.write_codec(checkpoint, partial)
+        exported = write_codec(checkpoint, partial)
         digest, commit = hashing.tree_digest(checkpoint), provenance.capture(root).sha
         text = card.text_of_component(directory.resolve().name, what, kind, digest, found, exported, commit)
         for file in CARDS:
@@ -171,3 +182,65 @@ def hours_by_label(checkpoint: Path, root: Path, family: str) -> dict[str, float
         for label in row["labels"] if row["clip_id"] in seconds else ():
             hours[label] += seconds[row["clip_id"]] / 3600
     return dict(sorted(hours.items(), key=lambda item: (-item[1], item[0])))
+
+
+def write_plain(checkpoint: Path, model: Model, source: dict[str, str], directory: Path) -> str | None:
+    """Write the network, the script and its tags into a directory, if the model can be exported; returns the network's name.
+
+    `source` is the `origin` of the checkpoint.
+    """
+    if isinstance(model, WaveformUNet) and model.condition != "caption":
+        use_weights(model, checkpoint, model.params.use)
+        export_net(directory / NET, model)
+        _write_script(directory, "generator.py", made_by(source, GENERATED))
+        return NET
+    return write_codec(checkpoint, directory)
+
+
+def write_codec(checkpoint: Path, directory: Path) -> str | None:
+    """Write the RAVE codec that a checkpoint is or has, its script and tags into a directory; returns the codec's name, if any."""
+    try:
+        codec = live.find(checkpoint)
+    except UserError:
+        return None
+    live.export_streaming(directory / CODEC, codec)
+    _write_script(directory, "codec.py", MadeBy(f"rave codec {codec.digest}", CHANGED))
+    return CODEC
+
+
+def _write_script(directory: Path, script: str, maker: MadeBy) -> None:
+    shutil.copyfile(SCRIPTS / script, directory / LOADER)
+    (directory / TAGS).write_bytes(maker.chunks)
+
+
+class _Denoiser(nn.Module):
+    """A waveform U-Net with the same inputs whether it has labels or not."""
+
+    def __init__(self, model: WaveformUNet):
+        super().__init__()
+        self.net, self.by_label = model.net, model.condition == "labels"
+
+    def forward(self, waves: Tensor, level: Tensor, labels: Tensor) -> Tensor:
+        return self.net(waves, level, labels) if self.by_label else self.net(waves, level)
+
+
+def export_net(path: Path, model: WaveformUNet) -> None:
+    """Write a waveform U-Net as TorchScript, for one sound (waves [1, C, T], level [1], label weights [1, labels]) → v."""
+    labels = list(model.labels) if model.condition == "labels" else []
+    sampling = model.params.sampling
+    facts = {
+        "sample_rate": model.sample_rate,
+        "channels": model.channels,
+        "samples": model.num_samples,
+        "labels": labels,
+        "deviation": model.sigma_data,
+        "steps": sampling.num_steps,
+        "guidance": sampling.guidance_scale,
+    }
+    example = torch.zeros(1, model.channels, model.num_samples), torch.full((1,), 0.5), torch.zeros(1, len(labels))
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch prefers torch.export, whose files need the torch that wrote them
+        traced = torch.jit.trace(_Denoiser(model).eval(), example, check_trace=False)
+    buffer = io.BytesIO()  # torch would store a file's name in its bytes
+    torch.jit.save(traced, buffer, {live.ABOUT: json.dumps(facts, sort_keys=True)})
+    path.write_bytes(buffer.getvalue())

@@ -12,14 +12,11 @@ from soundmill.errors import UserError
 from soundmill.training import adapters, checkpoint
 from soundmill.training.curve import TRAIN, VALID, Curve, Progress, side_by_side
 from soundmill.training.device import pick_device
-from soundmill.training.kept import Kept
 from soundmill.training.loader import Joined, Loader, Order, Source
 from soundmill.training.loop import fit
 from soundmill.training.module import TrainingModule
+from soundmill.training.monitoring import HeldOut, Kept, Sampling, Scoring, Validation
 from soundmill.training.params import HardwareParams, TrainingParams, Use
-from soundmill.training.parts import Sampling
-from soundmill.training.scoring import Scoring
-from soundmill.training.validation import HeldOut, Validation
 
 
 @dataclass(frozen=True)

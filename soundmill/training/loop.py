@@ -17,16 +17,12 @@ from soundmill.errors import UserError
 from soundmill.training import launcher
 from soundmill.training.curve import Curve, Progress
 from soundmill.training.device import fast_kernels, pick_device, usable_precision, use_threads
-from soundmill.training.ema import Ema
-from soundmill.training.kept import Kept
 from soundmill.training.loader import Batch, Loader, worker_deaths_explained
-from soundmill.training.module import TrainingModule
+from soundmill.training.module import Ema, TrainingModule
+from soundmill.training.monitoring import Kept, Report, Sampling, Scoring, Validation
 from soundmill.training.params import HardwareParams
-from soundmill.training.parts import Report, Sampling
-from soundmill.training.scoring import Scoring
 from soundmill.training.seeds import seed_of
 from soundmill.training.state import State, Timed, found, identity, resume_point
-from soundmill.training.validation import Validation
 
 
 def fit(

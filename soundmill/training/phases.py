@@ -106,6 +106,15 @@ def generator_loss(fake: Sequence[Tensor]) -> Tensor:
     return torch.stack([(1 - scores).square().mean() for scores in fake]).sum()
 
 
+def hinge_discriminator_loss(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
+    """Hinge loss (Lim & Ye 2017), summed over discriminators: pushes real scores above 1 and generated ones below −1."""
+    return torch.stack([(1 - r).relu().mean() + (1 + f).relu().mean() for r, f in zip(real, fake, strict=True)]).sum()
+
+
+def hinge_generator_loss(fake: Sequence[Tensor]) -> Tensor:
+    return torch.stack([-scores.mean() for scores in fake]).sum()
+
+
 def feature_loss(real: Sequence[Sequence[Tensor]], fake: Sequence[Sequence[Tensor]]) -> Tensor:
     """Mean absolute difference of feature maps (Larsen et al. 2016; Kumar et al. 2019), summed over maps and discriminators."""
     pairs = [pair for maps in zip(real, fake, strict=True) for pair in zip(*maps, strict=True)]

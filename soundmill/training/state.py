@@ -18,8 +18,7 @@ from soundmill.training import adapters
 from soundmill.training.curve import Curve
 from soundmill.training.loader import Loader
 from soundmill.training.module import TrainingModule
-from soundmill.training.scoring import Scoring
-from soundmill.training.validation import Validation
+from soundmill.training.monitoring import Scoring, Validation
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 SHARED_SECONDS = 120.0  # until a file written on one machine is seen by all: NFS caches directories for a minute

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -25,6 +26,17 @@ def read_checkpoint(path: Path, allowed: Sequence[Any] = (), remedy: str = "fetc
         raise UserError(f"{path}: cannot be read as weights ({type(error).__name__}: {reason}); {remedy}") from None
 
 
+def read_state(
+    path: Path, of: str, key: str | None = None, allowed: Sequence[Any] = (), remedy: str = "fetch it again"
+) -> dict[str, Any]:
+    """The tensors by name in a checkpoint, or below its `key`, of the program `of`; UserError for another file."""
+    contents = read_checkpoint(path, allowed)
+    state = contents.get(key) if key and isinstance(contents, dict) else contents
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: not a checkpoint of {of}{f' (it has no {key!r})' if key else ''}; fetch it again")
+    return state
+
+
 def load_state(net: nn.Module, state: Mapping[str, Any], path: Path, remedy: str = "fetch it again") -> None:
     """Make a net use exactly these tensors, without a copy; UserError if one is missing, unexpected or of another shape."""
     try:
@@ -32,3 +44,22 @@ def load_state(net: nn.Module, state: Mapping[str, Any], path: Path, remedy: str
     except (RuntimeError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{path}: not the weights of {type(net).__name__} ({reason}); {remedy}") from None
+
+
+def without_transform(state: Mapping[str, Any], keys: tuple[str, str], size: int, path: Path) -> dict[str, Any]:
+    """The state without the real and imaginary part of a transform of `size` samples with a periodic Hann window.
+
+    They are checked against the transform computed here; a difference raises UserError.
+    """
+    from torch import Tensor
+
+    samples = np.arange(size)
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * samples / size)
+    waves = window * np.exp(-2j * np.pi * np.outer(np.arange(size // 2 + 1), samples) / size)
+    for key, expected in zip(keys, (waves.real, waves.imag), strict=True):
+        weight = state.get(key)
+        if not isinstance(weight, Tensor) or weight.shape != (len(expected), 1, size):
+            raise UserError(f"{path}: {key} is not a transform of {size} samples: weights for another sample rate?")
+        if not np.allclose(weight[:, 0].numpy(), expected, atol=1e-5):
+            raise UserError(f"{path}: {key} is not the Fourier transform with a Hann window that this network uses")
+    return {key: value for key, value in state.items() if key not in keys}

@@ -1,6 +1,6 @@
 """The card of a result: complete, and the same bytes on every machine but for the hardware."""
 
-from soundmill.evaluation import card
+from soundmill.evaluation import report
 
 RUNGS = {"generated": 8.8, "real": 3.2, "pieces_200ms": 4.4, "pieces_50ms": 10.0, "bits_8": 3.3, "missing_class": 5.0}
 
@@ -29,8 +29,8 @@ COMMAND = "soundmill evaluate made real --embedder yamnet --seed 7"
 
 
 def test_all_that_a_paper_needs_is_there(tmp_path):
-    card.write(tmp_path, "made against real", result(), COMMAND, 4)
-    text = (tmp_path / card.CARD).read_text(encoding="utf-8")
+    report.write_card(tmp_path, "made against real", result(), COMMAND, 4)
+    text = (tmp_path / report.CARD).read_text(encoding="utf-8")
     for part in (
         "# made against real\n\n```sh\nsoundmill evaluate made real --embedder yamnet --seed 7\n```",
         "| protocol | soundmill-3, soundmill 0.1.0 |",
@@ -55,7 +55,7 @@ def test_all_that_a_paper_needs_is_there(tmp_path):
         "- FAD (yamnet) 8.8: between one class missing (5) and pieces of 50 ms (10); deaf to 8-bit samples",
         "- The missing class is dog.",
         "- 0.6% of the reference sounds are clipped",
-        f"## Hardware\n\n{card.hardware()}\n",
+        f"## Hardware\n\n{report.hardware()}\n",
     ):
         assert part in text, part
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -68,11 +68,11 @@ def test_all_that_a_paper_needs_is_there(tmp_path):
 
 
 def test_only_the_last_section_depends_on_the_machine(tmp_path, monkeypatch):
-    card.write(tmp_path / "here", "a", result(), COMMAND, None)
-    monkeypatch.setattr(card, "hardware", lambda: "another machine")
-    card.write(tmp_path / "there", "a", result(), COMMAND, None)
+    report.write_card(tmp_path / "here", "a", result(), COMMAND, None)
+    monkeypatch.setattr(report, "hardware", lambda: "another machine")
+    report.write_card(tmp_path / "there", "a", result(), COMMAND, None)
     here, there = ({path.name: path.read_bytes() for path in (tmp_path / place).iterdir()} for place in ("here", "there"))
-    parts = [files.pop(card.CARD).decode().split("## Hardware") for files in (here, there)]
+    parts = [files.pop(report.CARD).decode().split("## Hardware") for files in (here, there)]
     assert here == there
     assert parts[0][0] == parts[1][0]
     assert parts[0][1] != parts[1][1] == "\n\nanother machine\n"

@@ -14,7 +14,7 @@ from matplotlib.text import Text
 from selenium.webdriver.common.by import By
 
 from soundmill.audio.flac import decode_mono, flac_rate
-from soundmill.evaluation import chart, ladder_chart, report, score_rows, waveforms
+from soundmill.evaluation import figures, report, score_rows, waveforms
 from soundmill.evaluation.ladder import Climbed
 from soundmill.metrics import scores
 from soundmill.page import sounds
@@ -84,7 +84,7 @@ def test_the_page_shows_the_ladder(tmp_path):
 
 def test_a_dot_is_hollow_if_the_metric_is_deaf_to_its_rung():
     one = Climbed("fad_yamnet", "fad", "yamnet", 8.8, {"real": 3.2, "pieces_50ms": 10.0, "low_pass_4khz": 3.0, "bits_8": 3.3})
-    figure = ladder_chart.draw([one])
+    figure = figures.draw_ladder([one])
     dots = {line.get_xdata()[0]: line for line in figure.axes[0].lines if line.get_marker() == "o"}
     assert dots.keys() == {3.2, 10.0, 3.0, 3.3}
     assert {value for value, dot in dots.items() if dot.get_markerfacecolor() == "white"} == {3.0, 3.3}
@@ -250,7 +250,7 @@ def many(values):
     ],
 )
 def test_no_text_of_a_chart_covers_another_or_leaves_it(values):
-    figure = chart.draw(many(values))
+    figure = figures.draw_scores(many(values))
     for dpi in (72, 150):  # of the page and of the picture
         figure.dpi = dpi
         figure.draw_without_rendering()

@@ -3,7 +3,7 @@
 import pytest
 
 from soundmill.corpora import synthetic
-from soundmill.evaluation import categories, subsets
+from soundmill.evaluation import subsets
 from soundmill.evaluation.sets import CatalogClip, choose_sets
 
 
@@ -54,12 +54,12 @@ def test_kinds_of_sound_are_told_by_labels(labels, group):
 
 
 def test_every_class_of_audioset_and_of_our_own_corpora_has_a_kind():
-    names = [name.strip() for listed in categories.CLASSES.values() for name in listed.split(";")]
+    names = [name.strip() for listed in subsets.CLASSES.values() for name in listed.split(";")]
     assert len(names) == len(set(names)) == 632
     esc10 = "dog bark,rain,sea waves,baby cry,clock tick,person sneeze,helicopter,chainsaw,rooster,fire crackling"
-    assert all(categories.category_of(label) for label in [*esc10.split(","), *synthetic.LABELS])
-    assert categories.category_of("clock_tick") == "things"
-    assert categories.category_of("Waves, surf") == "natural sounds"
+    assert all(subsets.category_of(label) for label in [*esc10.split(","), *synthetic.LABELS])
+    assert subsets.category_of("clock_tick") == "things"
+    assert subsets.category_of("Waves, surf") == "natural sounds"
 
 
 def test_groups_have_sorted_names_and_leave_out_what_belongs_to_none():

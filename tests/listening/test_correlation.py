@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau, spearmanr
 
-from soundmill.listening import answers, results, scoring
+from soundmill.listening import answers, scoring
 from soundmill.listening.correlation import correlations
 from tests.listening.answering import answered, make_key, write
 
@@ -68,7 +68,7 @@ def test_true_unrelated_and_reversed_scores(tmp_path, capsys):
         assert one["rho_low"] < 0 < one["rho_high"]
         assert one["tau_low"] < 0 < one["tau_high"]
         assert one["verdict"] == "open"
-    results.show(result)
+    scoring.show(result)
     shown = capsys.readouterr().out
     assert "quality: score, over models" in shown
     assert "contradicts" in shown

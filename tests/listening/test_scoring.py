@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from soundmill.errors import UserError
-from soundmill.listening import answers, results, scoring
-from soundmill.listening.agreement import krippendorff_alpha
-from soundmill.listening.scoring import Estimate, estimate, holm
+from soundmill.listening import answers, scoring
+from soundmill.listening.scoring import Estimate, estimate, holm, krippendorff_alpha
 from tests.listening.answering import answered, make_key, write
 
 T2 = 4.302653  # 97.5 % of Student's t with two degrees of freedom, from its table
@@ -226,7 +225,7 @@ def test_any_name_is_shown_as_it_is(capsys):
         "failed_means": {},
         "warnings": [],
     }
-    results.show(result)
+    scoring.show(result)
     shown = capsys.readouterr().out
     assert all(name in shown for name in (*names, "[/test]", "[run] − [/run]"))
     assert shown.count("[/run]") == 3

@@ -14,6 +14,7 @@ import torch
 from soundmill.audio.pieces import Sound, window_starts
 from soundmill.errors import UserError
 from soundmill.models import live, transforming
+from soundmill.models.components.contracts import save_codec
 from soundmill.models.components.rave import codec as codecs
 from soundmill.models.components.rave import streaming
 from soundmill.models.components.rave.codec import RaveCodec
@@ -140,7 +141,7 @@ def test_items_of_a_batch_do_not_mix():
 def directory(tmp_path_factory) -> Path:
     """A codec on disk, of rank 3."""
     path = tmp_path_factory.mktemp("codec") / "rave"
-    codecs.save(codec(V1, rank=3), path, {})
+    save_codec(codec(V1, rank=3), path, {})
     return path
 
 
@@ -337,7 +338,7 @@ def test_what_cannot_be_a_codec_is_refused(tmp_path, directory):
 
 
 def test_an_export_of_phase_1_is_told(tmp_path):
-    codecs.save(codec(V2, phase=1), tmp_path / "rave", {})
+    save_codec(codec(V2, phase=1), tmp_path / "rave", {})
     done = soundmill("export", "rave", "--streaming", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "trained in phase 1 only" in done.stdout

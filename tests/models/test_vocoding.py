@@ -20,9 +20,8 @@ from soundmill.models.components.diffwave.vocoder import DiffWave
 from soundmill.models.components.hifigan.vocoder import HifiGan, build_vocoder
 from soundmill.models.components.istft.params import NetworkParams as IstftSizes
 from soundmill.models.components.istft.vocoder import Istft, build
-from soundmill.models.components.melgan.network import MelGanNet
 from soundmill.models.components.melgan.params import NetworkParams as MelGanSizes
-from soundmill.models.components.melgan.vocoder import MelGan
+from soundmill.models.components.melgan.vocoder import MelGan, MelGanNet
 from soundmill.models.components.unet1d.params import SamplingParams as DiffusionSampling
 from soundmill.models.components.unet1d.params import UNet1dParams
 from soundmill.models.components.unet1d.vocoder import vocoder as unet1d
@@ -130,9 +129,9 @@ def voices() -> dict[str, tuple[Any, str, int]]:
         torch.nn.init.normal_(weight, std=0.1)
     return {
         "diffwave": (DiffWave(deep, NOISE, sampling, SPEC, net), "diffwave.vocoder.PIECE_SAMPLES", 2000),
-        "hifigan": (HifiGan(VOICE, SPEC, loud), "frame_vocoder.PIECE_FRAMES", 9),
-        "melgan": (MelGan(MELGAN, SPEC, MelGanNet(MELGAN, SPEC.n_mels).eval()), "frame_vocoder.PIECE_FRAMES", 9),
-        "istft": (Istft(FRAMES, SPEC, build(FRAMES, SPEC).eval(), None), "frame_vocoder.PIECE_FRAMES", 9),
+        "hifigan": (HifiGan(VOICE, SPEC, loud), "vocoding.PIECE_FRAMES", 9),
+        "melgan": (MelGan(MELGAN, SPEC, MelGanNet(MELGAN, SPEC.n_mels).eval()), "vocoding.PIECE_FRAMES", 9),
+        "istft": (Istft(FRAMES, SPEC, build(FRAMES, SPEC).eval(), None), "vocoding.PIECE_FRAMES", 9),
     }
 
 
@@ -193,7 +192,7 @@ def test_as_many_steps_are_taken_as_there_are(monkeypatch):
 
 def test_a_sound_that_is_too_loud_is_turned_down_whole(tmp_path, monkeypatch):
     vocoder, _, _ = voices()["hifigan"]
-    monkeypatch.setattr("soundmill.models.components.frame_vocoder.PIECE_FRAMES", 9)
+    monkeypatch.setattr("soundmill.models.components.vocoding.PIECE_FRAMES", 9)
     log_mels = torch.randn(SPEC.n_mels, 60)
     expected = vocoder.vocode(log_mels[None])[0, 0, :9000]
     loud = replace(vocoder, net=lambda given: 3 / expected.abs().max() * vocoder.net(given))

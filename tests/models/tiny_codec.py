@@ -19,7 +19,7 @@ from soundmill.params import StageParams
 from soundmill.training import checkpoint
 from soundmill.training.loader import Batch, Order, crop_places
 from soundmill.training.module import TrainingModule
-from soundmill.training.validation import HeldOut
+from soundmill.training.monitoring import HeldOut
 
 RATE, CHANNELS, STRIDE = 22_050, 2, 8
 

@@ -7,7 +7,7 @@ import torch
 from soundmill import params, text
 from soundmill.decoding import decode
 from soundmill.models.components import registry
-from soundmill.models.components.mel_autoencoder import autoencoder as autoencoders
+from soundmill.models.components.contracts import save_codec
 from soundmill.models.components.mel_autoencoder.autoencoder import Autoencoder, build_autoencoder
 from soundmill.models.components.text_states.states import TextConfig
 from soundmill.models.tango import model as checkpoint
@@ -36,7 +36,7 @@ def write_untrained(home: Path) -> Path:
     torch.manual_seed(0)
     model = Autoencoder(TINY, SPEC, build_autoencoder(TINY).eval(), mean=-5.0, deviation=3.0, scaling_factor=0.5)
     model.residual = [0.5] * SPEC.n_mels
-    autoencoders.save(model, home / "autoencoder", {})
+    save_codec(model, home / "autoencoder", {})
     encoder = text.make_scratch(home / "encoder", **SCRATCH)
     config = TextConfig(**encoder.identity(), max_tokens=64, scratch=SCRATCH)
     net = build_net(trained, model.latent_shape(FRAMES))

@@ -10,7 +10,7 @@ import pytest
 from soundmill.corpora.folder import class_label
 from soundmill.decoding.decode import read_mono
 from soundmill.prompts import following, report, sets
-from soundmill.prompts.hearing import Ears, Heard, count_events
+from soundmill.prompts.following import Ears, Heard, count_events
 from soundmill.prompts.sets import Kind, Prompt
 from tests.commands.running import soundmill
 from tests.models.untrained_tango import write_prepared, write_untrained

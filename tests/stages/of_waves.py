@@ -18,7 +18,7 @@ from soundmill.audio.log_mels import SPEC_KEY
 from soundmill.audio.mel import MelSpec, SpectrogramParams, log_mel
 from soundmill.models import registry
 from soundmill.training import tagger as taggers
-from soundmill.training.tagger_targets import Targets
+from soundmill.training.tagger import Targets
 from stages import encode_text, latents
 from tests import prepared
 from tests.imports import ROOT

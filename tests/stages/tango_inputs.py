@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from soundmill import manifest, shards, text
+from soundmill.models.components.contracts import save_codec
 from soundmill.models.components.latents.store import ABOUT_KEY, LatentsAbout
-from soundmill.models.components.mel_autoencoder import autoencoder as autoencoders
 from soundmill.models.components.mel_autoencoder.autoencoder import Autoencoder, build_autoencoder
 from soundmill.shards import shard_name
 from stages.encode_text import encode_shard
@@ -32,7 +32,7 @@ def write(directory: Path) -> Path:
     torch.manual_seed(0)
     model = Autoencoder(TINY, SPEC, build_autoencoder(TINY).eval(), mean=-5.0, deviation=3.0, scaling_factor=0.5)
     model.residual = [0.5] * SPEC.n_mels
-    digest = autoencoders.save(model, directory / "inputs" / "autoencoder", {"kind": "train"})
+    digest = save_codec(model, directory / "inputs" / "autoencoder", {"kind": "train"})["digest"]
     about = LatentsAbout(autoencoder=digest, scaling_factor=0.5, num_samples=FRAMES * SPEC.hop_length)
     write_latents(directory / "inputs" / "latents" / "clips", CAPTIONS, about)
     write_latents(directory / "inputs" / "latents" / "mixes", MIXES, about)

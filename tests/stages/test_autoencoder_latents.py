@@ -16,7 +16,7 @@ from soundmill.audio.log_mels import SPEC_KEY
 from soundmill.audio.mel import log_mel
 from soundmill.errors import UserError
 from soundmill.models.components import registry
-from soundmill.models.components.contracts import read_codec
+from soundmill.models.components.contracts import read_codec, save_codec
 from soundmill.models.components.latents.store import ABOUT_KEY, iterate_index, iterate_posteriors, read_about
 from soundmill.models.components.mel_autoencoder import autoencoder as autoencoders
 from soundmill.models.components.mel_autoencoder.autoencoder import Autoencoder, build_autoencoder, padded_log_mel
@@ -92,7 +92,7 @@ def project(tmp_path, root, monkeypatch) -> Path:
     shards.write_rows(mixes, data / "mixes" / shards.shard_name(0), manifest.MIXES)
     torch.manual_seed(0)
     model = Autoencoder(TINY, SPEC, build_autoencoder(TINY).eval(), mean=-8.0, deviation=2.0, scaling_factor=0.5)
-    autoencoders.save(model, data / "autoencoder", {"kind": "train"})
+    save_codec(model, data / "autoencoder", {"kind": "train"})
     return tmp_path
 
 
@@ -260,7 +260,7 @@ def test_another_autoencoder_in_the_same_directory_is_noticed(project, encoded):
     torch.manual_seed(1)
     shutil.rmtree(project / "data/autoencoder")
     other = Autoencoder(TINY, SPEC, build_autoencoder(TINY).eval(), mean=-8.0, deviation=2.0, scaling_factor=0.5)
-    digest = autoencoders.save(other, project / "data/autoencoder", {"kind": "train"})
+    digest = save_codec(other, project / "data/autoencoder", {"kind": "train"})["digest"]
     assert latents_of(project, "after", "kept", known_clips(0, 2)) != before
     assert encoded == [1, 1, 1, 1]
     assert latents_of(project, "still_empty", "kept_empty", {}) != empty

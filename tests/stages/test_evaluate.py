@@ -13,8 +13,7 @@ from soundmill import manifest, params, shards, stage
 from soundmill.audio.flac import write_wav
 from soundmill.audio.tags import CHANGED, GENERATED, MadeBy
 from soundmill.errors import UserError
-from soundmill.evaluation import base as bases
-from soundmill.evaluation import family_report, folders
+from soundmill.evaluation import family_report, folders, pairwise
 from soundmill.evaluation.family import Source
 from soundmill.evaluation.sets import CatalogClip
 from stages import evaluate
@@ -69,7 +68,7 @@ def train_tagger(directory: Path) -> None:
     """A small tagger, really trained on the training clips; about a second."""
     from soundmill.audio.mel import log_mel
     from soundmill.training import tagger
-    from soundmill.training.tagger_targets import from_names
+    from soundmill.training.tagger import from_names
 
     spec = spec_with(win_length=640, hop_length=320, n_mels=32, f_min=50.0, power=2.0, floor=1e-10)
     values = {
@@ -342,4 +341,4 @@ def test_the_sentence_names_the_scores_that_are_better(better, told):
         {"embedder": "tagger", "metric": "fad", "value": -1.5, "better": first, **ends},
         {"embedder": "yamnet", "metric": "kl", "value": -1.5, "better": second, **ends},
     ]
-    assert told in bases.verdict(differences, 30, 60)
+    assert told in pairwise.verdict(differences, 30, 60)

@@ -19,14 +19,11 @@ from soundmill.models.components.log_mels.source import Crops, gather_log_mels
 from soundmill.tracking import StageRun
 from soundmill.training import launcher
 from soundmill.training.curve import Curve, Progress
-from soundmill.training.kept import Kept
 from soundmill.training.loader import Loader, Order
 from soundmill.training.loop import fit
 from soundmill.training.module import TrainingModule
+from soundmill.training.monitoring import HeldOut, Kept, Sampling, Scoring, Validation
 from soundmill.training.params import DiffusersEmaParams, HardwareParams, OptimiserParams, TrainingParams
-from soundmill.training.parts import Sampling
-from soundmill.training.scoring import Scoring
-from soundmill.training.validation import HeldOut, Validation
 
 STEPS, BATCH = 60, 8
 PARAMS = TrainingParams(

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from soundmill import params
-from soundmill.training.ema import Ema
+from soundmill.training.module import Ema
 from soundmill.training.params import DiffusersEmaParams, EmaParams, EmaPytorchParams
 from tests.imports import ROOT
 

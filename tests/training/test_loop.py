@@ -10,17 +10,15 @@ import torch
 from soundmill import manifest, shards
 from soundmill.errors import UserError
 from soundmill.models.components.log_mels.source import Crops, gather_log_mels
-from soundmill.training import checkpoint, module, scoring
+from soundmill.training import checkpoint, module, monitoring
 from soundmill.training import curve as curves
 from soundmill.training.curve import Curve, Progress
-from soundmill.training.kept import Kept
 from soundmill.training.loader import Loader, Order
 from soundmill.training.loop import fit
+from soundmill.training.monitoring import HeldOut, Kept, Scoring, Validation
 from soundmill.training.params import DiffusersEmaParams, HardwareParams, OptimiserParams, TrainingParams
-from soundmill.training.scoring import Scoring
 from soundmill.training.seeds import seed_of
 from soundmill.training.state import LAST, PREVIOUS
-from soundmill.training.validation import HeldOut, Validation
 from tests.lost_bits import lose_a_bit
 from tests.training.killing import Killed, die_before
 from tests.training.test_ema import TINY_AUDIO, EveryBatch
@@ -302,11 +300,11 @@ def test_scores_that_cost_more_than_their_share_of_operations_come_less_often_ki
 
 def test_operations_of_attention_are_counted_on_every_device():
     q = torch.randn(1, 2, 3, 4, requires_grad=True)  # two heads, three frames
-    with scoring.Operations() as counted:
+    with monitoring.Operations() as counted:
         torch.nn.functional.scaled_dot_product_attention(q, q, q)
     forward = counted.total
     assert forward == 2 * (2 * 2 * 3 * 3 * 4)  # two products of two operations for each of 3 · 3 · 4 numbers and head
-    with scoring.Operations() as counted:
+    with monitoring.Operations() as counted:
         torch.nn.functional.scaled_dot_product_attention(q, q, q).sum().backward()
     assert counted.total > 2 * forward
 
@@ -340,7 +338,7 @@ def test_the_cost_of_scores_is_told_with_what_would_lower_it(loader, tmp_path, c
         return measured(module, step)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scoring.time, "monotonic", lambda: now[0])
+        patch.setattr(monitoring.time, "monotonic", lambda: now[0])
         patch.setattr(Regression, "loss", lambda self, *_: now.__setitem__(0, now[0] + 1) or self.net(torch.ones(1, 4)).mean())
         slow.values = measure
         _fit(loader, tmp_path / "slow", scoring=slow)

@@ -10,15 +10,18 @@ from soundmill.training.tagger import (
     AugmentationParams,
     Tagger,
     TaggerParams,
+    Targets,
     average_precision,
+    caption_words,
+    cluster,
     evaluate,
+    from_names,
     load_tagger,
     num_steps,
     save_tagger,
     train_tagger,
     write_curve,
 )
-from soundmill.training.tagger_targets import Targets, caption_words, cluster, from_names
 from tests.mels import spec_with
 
 SPEC = spec_with(n_fft=512, win_length=512, hop_length=320, n_mels=32, f_min=50.0, power=2.0, floor=1e-10)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,26 @@ class Embeddings:
 
     frames: list[np.ndarray]
     logits: np.ndarray
+
+    @classmethod
+    def of_parts(cls, together: np.ndarray, by_wave: Sequence[Sequence[Any]]) -> Self:
+        """Of an embedder that is no classifier: the embeddings [n, D] of the parts of all waves, in order."""
+        ends = np.cumsum([len(parts) for parts in by_wave])[:-1]
+        return cls(np.split(together, ends) if by_wave else [], np.zeros((len(by_wave), 0), np.float32))
+
+
+def in_batches(net: Callable[..., Any], windows: Sequence[np.ndarray], size: int, dimensions: int, device: Any) -> np.ndarray:
+    """What `net` makes of windows, `size` at a time on `device`: [n, dimensions] float32."""
+    import torch
+
+    from soundmill.training.device import full_precision
+
+    embeddings = np.empty((len(windows), dimensions), np.float32)
+    with torch.inference_mode(), full_precision():
+        for start in range(0, len(windows), size):
+            some = torch.from_numpy(np.stack(windows[start : start + size]))
+            embeddings[start : start + len(some)] = net(some.to(device)).cpu().numpy()
+    return embeddings
 
 
 def choice(name: str, what: str, value: str, choices: Mapping[str, Chosen]) -> Chosen:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from soundmill import hub, pretrained
+from soundmill.audio.resample import resample
 from soundmill.errors import UserError
 from soundmill.evaluation.embedders.base import Declaration, Embeddings, files_digest
 
@@ -113,8 +114,7 @@ class ClapEmbedder:
                 # With feature fusion the processor marks a random sound as longer than a window; none is.
                 longer = torch.zeros_like(torch.cat([one["is_longer"] for one in some])).to(self._net.device)
                 embeddings.append(_embeddings(self._net.get_audio_features(input_features=sounds, is_longer=longer)))
-        ends = np.cumsum([len(parts) for parts in by_wave])[:-1]
-        return Embeddings(np.split(np.concatenate(embeddings), ends) if by_wave else [], np.zeros((len(waves), 0), np.float32))
+        return Embeddings.of_parts(np.concatenate(embeddings), by_wave)
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Embeddings [N, D] float32 of texts, of unit length; texts longer than the network's input are truncated."""
@@ -190,3 +190,21 @@ class ClapDeclaration(Declaration):
 
 
 EMBEDDERS = {"clap": ClapDeclaration(ClapEmbedder, classifier=False, patches=False, texts=True)}
+
+
+def best_of(candidates: int) -> Callable[[Sequence[str], Sequence[np.ndarray], int], list[int]]:
+    """A function (texts, waves [C, T] generated for them, sample rate) → the index of the best wave in each group of `candidates`.
+
+    CLAP is loaded immediately, so missing weights raise UserError before anything is generated.
+    """
+    from soundmill.evaluation.embedders import clap
+
+    embedder = clap.ClapEmbedder(clap.weights())
+
+    def choose(texts: Sequence[str], waves: Sequence[np.ndarray], sample_rate: int) -> list[int]:
+        if len(texts) % candidates:
+            raise ValueError(f"{len(texts)} sounds cannot be split into groups of {candidates}")
+        scores = embedder.similarity(texts, [resample(wave.mean(0), sample_rate, embedder.sample_rate) for wave in waves])
+        return [int(row.argmax()) + number * candidates for number, row in enumerate(scores.reshape(-1, candidates))]
+
+    return choose

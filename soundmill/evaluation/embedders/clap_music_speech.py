@@ -45,10 +45,7 @@ class MusicSpeechClap(clap.ClapEmbedder):
         from soundmill.training.device import pick_device
 
         self._processor = clap.load_processor(clap.processor())
-        checkpoint = torch_weights.read_checkpoint(path, NUMPY)
-        state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
-        if not isinstance(state, dict):
-            raise UserError(f"{path}: not a checkpoint of laion_clap (it has no 'state_dict'); fetch it again")
+        state = torch_weights.read_state(path, "laion_clap", "state_dict", NUMPY)
         with init_empty_weights(include_buffers=False):
             net = ClapModel(config())
         torch_weights.load_state(net, {**htsat.counted(net), **dict(self._renamed(state, path))}, path)
@@ -58,7 +55,7 @@ class MusicSpeechClap(clap.ClapEmbedder):
         """The tensors without the spectrogram, which must be that of the processor."""
         from torch import Tensor
 
-        from soundmill.evaluation.embedders.stored_transform import without_transform
+        from soundmill.training.torch_weights import without_transform
 
         named = {key.removeprefix("module."): values for key, values in state.items()}
         of_sounds = {key.removeprefix(HTSAT): values for key, values in named.items() if key.startswith(HTSAT)}

@@ -14,7 +14,7 @@ import numpy as np
 from soundmill import hub, pretrained
 from soundmill.errors import UserError
 from soundmill.evaluation.embedders import clap
-from soundmill.evaluation.embedders.base import DeclarationWithFiles, Embeddings
+from soundmill.evaluation.embedders.base import DeclarationWithFiles, Embeddings, in_batches
 from soundmill.pretrained import Weights
 
 SAMPLE_RATE = 44_100
@@ -54,10 +54,7 @@ class MsClapEmbedder:
         from soundmill.training.device import pick_device
 
         self._tokenizer = load_tokenizer(tokenizer())
-        checkpoint = torch_weights.read_checkpoint(path)
-        state = checkpoint.get("model") if isinstance(checkpoint, dict) else None
-        if not isinstance(state, dict):
-            raise UserError(f"{path}: not a checkpoint of msclap (it has no 'model'); fetch it again")
+        state = torch_weights.read_state(path, "msclap", "model")
         with init_empty_weights(include_buffers=False):
             net = MsClap()
         torch_weights.load_state(net, {**htsat.counted(net), **dict(_renamed(state, path))}, path)
@@ -65,20 +62,12 @@ class MsClapEmbedder:
         self._net = net.eval().to(self._device)
 
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
-        import torch
-
         from soundmill.evaluation.embedders.msclap_net import DIMENSIONS
-        from soundmill.training.device import full_precision
 
         by_wave = [[np.resize(part, WINDOW) for part in clap.windows(wave, WINDOW)] for wave in waves]
         windows = [window for parts in by_wave for window in parts]
-        embeddings = np.empty((len(windows), DIMENSIONS), np.float32)
-        with torch.inference_mode(), full_precision():
-            for start in range(0, len(windows), WINDOWS_AT_ONCE):
-                some = torch.from_numpy(np.stack(windows[start : start + WINDOWS_AT_ONCE])).to(self._device)
-                embeddings[start : start + len(some)] = self._net.of_sounds(some).cpu().numpy()
-        ends = np.cumsum([len(parts) for parts in by_wave])[:-1]
-        return Embeddings(np.split(embeddings, ends) if by_wave else [], np.zeros((len(waves), 0), np.float32))
+        embeddings = in_batches(self._net.of_sounds, windows, WINDOWS_AT_ONCE, DIMENSIONS, self._device)
+        return Embeddings.of_parts(embeddings, by_wave)
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Embeddings [N, 1024] float32 of texts; those longer than the network's input are truncated."""
@@ -98,7 +87,7 @@ class MsClapEmbedder:
 
 def _renamed(state: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Any]]:
     from soundmill.evaluation.embedders import htsat
-    from soundmill.evaluation.embedders.stored_transform import without_transform
+    from soundmill.training.torch_weights import without_transform
 
     of_sounds = {key.removeprefix(HTSAT): values for key, values in state.items() if key.startswith(HTSAT)}
     of_sounds = without_transform(of_sounds, htsat.TRANSFORM, htsat.FFT, path)

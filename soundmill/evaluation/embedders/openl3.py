@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from soundmill.errors import UserError
-from soundmill.evaluation.embedders.base import Declaration, Embeddings
+from soundmill.evaluation.embedders.base import Declaration, Embeddings, in_batches
 from soundmill.pretrained import Weights
 
 SAMPLE_RATE = 48_000
@@ -28,9 +28,9 @@ class OpenL3Embedder:
         import torch
 
         from soundmill.evaluation.embedders.openl3_net import FFT, OpenL3
-        from soundmill.evaluation.embedders.stored_transform import without_transform
         from soundmill.training import torch_weights
         from soundmill.training.device import pick_device
+        from soundmill.training.torch_weights import without_transform
 
         if not 1 / SAMPLE_RATE <= hop <= 60:
             raise UserError(f"{name}: a hop of {hop} seconds; it is between {1 / SAMPLE_RATE:.2g} and 60")
@@ -39,9 +39,7 @@ class OpenL3Embedder:
         self.name, self.channels = name, channels
         self._hop = int(hop * SAMPLE_RATE)
         self._device = pick_device("auto")
-        state = torch_weights.read_checkpoint(path)
-        if not isinstance(state, dict):
-            raise UserError(f"{path}: not a checkpoint of torchopenl3; fetch it again")
+        state = torch_weights.read_state(path, "torchopenl3")
         with torch.device("meta"):
             net = OpenL3()
         torch_weights.load_state(net, without_transform(state, TRANSFORM, FFT, path), path)
@@ -57,18 +55,9 @@ class OpenL3Embedder:
         return np.concatenate([left, right], axis=1)
 
     def _of_wave(self, wave: np.ndarray) -> np.ndarray:
-        import torch
-
         from soundmill.evaluation.embedders.openl3_net import DIMENSIONS
-        from soundmill.training.device import full_precision
 
-        cut = windows(wave, self._hop)
-        embeddings = np.empty((len(cut), DIMENSIONS), np.float32)
-        with torch.inference_mode(), full_precision():
-            for start in range(0, len(cut), WINDOWS_AT_ONCE):
-                some = torch.from_numpy(cut[start : start + WINDOWS_AT_ONCE].copy())
-                embeddings[start : start + len(some)] = self._net(some.to(self._device)).cpu().numpy()
-        return embeddings
+        return in_batches(self._net, windows(wave, self._hop), WINDOWS_AT_ONCE, DIMENSIONS, self._device)
 
 
 def windows(wave: np.ndarray, hop: int) -> np.ndarray:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from soundmill.errors import UserError
 from soundmill.evaluation.embedders.base import Declaration, Embeddings
 from soundmill.pretrained import Weights
 
@@ -50,18 +49,15 @@ class Cnn14Embedder:
         import torch
 
         from soundmill.evaluation.embedders.cnn14 import Cnn14, WavegramLogmelCnn14
-        from soundmill.evaluation.embedders.stored_transform import without_transform
         from soundmill.training import torch_weights
         from soundmill.training.device import pick_device
+        from soundmill.training.torch_weights import without_transform
 
         self.name = name
         self._variant = VARIANTS[name]
         self.sample_rate = self._variant.sample_rate
         self._device = pick_device("auto")
-        checkpoint = torch_weights.read_checkpoint(path, NUMPY)
-        state = checkpoint.get("model") if isinstance(checkpoint, dict) else None
-        if not isinstance(state, dict):
-            raise UserError(f"{path}: not a checkpoint of PANNs (it has no 'model'); fetch it again")
+        state = torch_weights.read_state(path, "PANNs", "model", NUMPY)
         state = without_transform(state, TRANSFORM, self._variant.window, path)
         with torch.device("meta"):
             net = WavegramLogmelCnn14() if self._variant.wavegram else Cnn14(self._variant.window, self._variant.hop)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 
-from soundmill.errors import UserError
 from soundmill.evaluation.embedders.base import Declaration, Embeddings, choice
 from soundmill.pretrained import Weights
 
@@ -67,9 +66,7 @@ class PasstEmbedder:
 
         self._windows = choice("passt", "front end", front_end, FRONT_ENDS)
         self._device = pick_device("auto")
-        state = torch_weights.read_checkpoint(path)
-        if not isinstance(state, dict):
-            raise UserError(f"{path}: not a checkpoint of PaSST; fetch it again")
+        state = torch_weights.read_state(path, "PaSST")
         with torch.device("meta"):
             net = Passt()
         torch_weights.load_state(net, {key: value for key, value in state.items() if key not in UNUSED}, path)

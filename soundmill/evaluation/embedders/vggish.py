@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from soundmill.evaluation.embedders.base import Declaration, Embeddings, choice
+from soundmill.evaluation.embedders.base import Declaration, Embeddings, choice, in_batches
 from soundmill.pretrained import VGGISH
 
 SAMPLE_RATE = 16_000
@@ -56,20 +56,11 @@ class VggishEmbedder:
         self._net = net.eval().to(self._device, memory_format=torch.channels_last)
 
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
-        import torch
-
-        from soundmill.training.device import full_precision
         from soundmill.training.vggish import DIMENSIONS
 
         by_wave = [patches(wave, self._front_end) for wave in waves]
-        together = np.concatenate([np.zeros((0, FRAMES, BANDS), np.float32), *by_wave])
-        embeddings = np.empty((len(together), DIMENSIONS), np.float32)
-        with torch.inference_mode(), full_precision():
-            for start in range(0, len(together), PATCHES_AT_ONCE):
-                some = torch.from_numpy(together[start : start + PATCHES_AT_ONCE])
-                embeddings[start : start + len(some)] = self._net(some[:, None].to(self._device)).cpu().numpy()
-        ends = np.cumsum([len(part) for part in by_wave])[:-1]
-        return Embeddings(np.split(embeddings, ends) if by_wave else [], np.zeros((len(waves), 0), np.float32))
+        together = np.concatenate([np.zeros((0, FRAMES, BANDS), np.float32), *by_wave])[:, None]
+        return Embeddings.of_parts(in_batches(self._net, together, PATCHES_AT_ONCE, DIMENSIONS, self._device), by_wave)
 
 
 def patches(wave: np.ndarray, front_end: FrontEnd) -> np.ndarray:

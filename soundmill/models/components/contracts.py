@@ -6,15 +6,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from soundmill import hashing
 from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
 from soundmill.params import StageParams, parse
 from soundmill.training import checkpoint, starting
+from soundmill.training.params import HardwareParams, TrainingParams
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from soundmill.models.samples import Samples
-
 
 PYTORCH = {"format": "pt"}  # metadata of the weights; other programs expect it
 
@@ -86,6 +86,16 @@ def check_vocoder_spec(where: str, required: Mapping[str, Any], spec: MelSpec, m
         )
 
 
+class OnItsDevice:
+    """A vocoder or codec that is where its net is."""
+
+    net: Any
+
+    def to(self, device: Any) -> Self:
+        self.net.to(device)
+        return self
+
+
 class Codec(Protocol):
     """Encodes waves as latents, and decodes them."""
 
@@ -145,15 +155,26 @@ class CodecConfig(CodecIdentity):
     source: dict[str, Any]  # how it was trained or loaded
 
 
-def save_codec(directory: Path, config: CodecConfig, net: nn.Module) -> str:
-    """Write a codec into a new directory; returns its digest, which replaces that of `config`."""
+class NetCodec(Protocol):
+    """A codec with weights."""
+
+    net: nn.Module  # in evaluation mode and float32
+    digest: str
+
+    def config(self, source: dict[str, Any]) -> CodecConfig:
+        """Its `config.json`; `source` are plain values."""
+
+
+def save_codec(model: NetCodec, directory: Path, source: dict[str, Any]) -> dict[str, Any]:
+    """Write a codec into a new directory, and set and return its digest; `source` as in `CodecConfig`."""
+    config = model.config(source)
     directory.mkdir(parents=True)
     weights = directory / checkpoint.WEIGHTS
-    checkpoint.write_weights(net.state_dict(), weights, PYTORCH)
+    checkpoint.write_weights(model.net.state_dict(), weights, PYTORCH)
     constants = config.model_dump(mode="json", exclude={"source", "digest"})
-    digest = hashing.digest(constants, {checkpoint.WEIGHTS: hashing.file_digest(weights)})
-    checkpoint.write_config(config.model_dump(mode="json") | {"digest": digest}, directory)
-    return digest
+    model.digest = hashing.digest(constants, {checkpoint.WEIGHTS: hashing.file_digest(weights)})
+    checkpoint.write_config(config.model_dump(mode="json") | {"digest": model.digest}, directory)
+    return {"digest": model.digest}
 
 
 def read_codec(directory: Path) -> CodecIdentity:
@@ -163,6 +184,17 @@ def read_codec(directory: Path) -> CodecIdentity:
 
 class ComponentParams(StageParams):
     """Parameters of a vocoder or codec: a subclass has `kind`, and `weights` that are trained or loaded."""
+
+    hardware: HardwareParams
+
+    @model_validator(mode="after")
+    def _shared_among_devices(self) -> Self:
+        weights, devices = self.weights, self.hardware.devices
+        if weights.kind == "load" and devices != 1:
+            raise ValueError("hardware.devices must be 1 for loaded weights")
+        if weights.kind == "train" and weights.batch_size % devices:
+            raise ValueError(f"weights.batch_size {weights.batch_size} must be a multiple of hardware.devices {devices}")
+        return self
 
     def check_spec(self, spec: MelSpec) -> None:
         """UserError if this component cannot be made for log-mels of `spec`."""
@@ -192,6 +224,39 @@ class ComponentParams(StageParams):
         return where
 
 
+class CodecTrainingParams(TrainingParams):
+    """Train the codec on the training clips, or take one that was trained."""
+
+    kind: Literal["train"]
+    batch_size: int = Field(ge=1, le=65_536)
+    steps: int = Field(ge=0, le=100_000_000, description="0: take the weights of `start_from` as they are")
+
+    @model_validator(mode="after")
+    def _taken_from_somewhere(self) -> Self:
+        if not self.steps and not self.start_from:
+            raise ValueError("steps: 0 steps take the weights of start_from, which is null")
+        return self
+
+
+class WaveCodecTrainingParams(CodecTrainingParams):
+    num_samples: int = Field(ge=1, le=2**28, description="length of a crop of each clip; shorter clips are padded with silence")
+
+
+class WaveCodecParams(ComponentParams):
+    """Parameters of a codec of waves; its `network` has `latent_channels` and `samples_per_latent`."""
+
+    def latent_shape(self, spec: MelSpec, num_samples: int) -> tuple[int, int, int]:
+        """Shape (channels, frames, bands) of the latent of `num_samples`."""
+        return self.network.latent_channels, num_samples // self.network.samples_per_latent, 1
+
+    @model_validator(mode="after")
+    def _whole_latents(self) -> Self:
+        weights, stride = self.weights, self.network.samples_per_latent
+        if weights.kind == "train" and weights.num_samples % stride:
+            raise ValueError(f"weights.num_samples {weights.num_samples} must be a multiple of {stride}, the samples of a latent")
+        return self
+
+
 @dataclass(frozen=True)
 class MadeComponent:
     """A component that was trained or loaded, for its stage to publish."""
@@ -212,16 +277,15 @@ class Kind:
     """
 
     params: type[ComponentParams]  # with a `kind`
-    maker: str  # module with `make`
+    maker: str  # module with `make`, and with `check` if `params.weights` can be published ones
     component: str  # module with `load` and `network`
     sounding: str = ""  # module with `sounding`, if `load` returns a LatentCodec
-    loading: str = ""  # module with `check`, if `params.weights` can be published ones
 
     def make(self, params: ComponentParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:
         return import_module(self.maker).make(params, ctx, clips, mels, catalog)
 
     def load(self, directory: Path, *spec: MelSpec | None) -> Any:
-        """Load what `MadeComponent.save` wrote; a vocoder must be for `spec` (None: any)."""
+        """Load what `MadeComponent.save` wrote; UserError if weights do not fit, or a vocoder is for another `spec` (None: any)."""
         return import_module(self.component).load(directory, *spec)
 
     def sound(self, codec: LatentCodec, vocoder: Vocoder | None, frames: int, grain: float, device: torch.device) -> Codec:

@@ -115,8 +115,8 @@ def codec_params(document: dict[str, Any], family: str) -> Any:
 
 def check_weights(kind: Kind, params: Any, spec: MelSpec, home: Path) -> None:
     """UserError if published weights in a directory do not fit `params` or `spec`; the hub's are checked when they are loaded."""
-    if kind.loading and params.weights.kind == "load" and hub.is_directory(params.weights.name, home):
-        importlib.import_module(kind.loading).check(params.weights, params.network, spec, home)
+    if params.weights.kind == "load" and hub.is_directory(params.weights.name, home):
+        importlib.import_module(kind.maker).check(params.weights, params.network, spec, home)
 
 
 def vocoder_network(document: dict[str, Any], family: str) -> dict[str, nn.Module]:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import relu
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
@@ -83,15 +82,6 @@ class VocoderModule(PhasedModule):
         features = feature_loss([maps for _, maps in real_outputs], [maps for _, maps in fake_outputs])
         adversarial = self.generator_loss([scores for scores, _ in fake_outputs])
         yield adversarial + self.params.feature_weight * features + self.params.mel_weight * self._spectral(fake, real)
-
-
-def hinge_discriminator_loss(real: Scores, fake: Scores) -> Tensor:
-    """Hinge loss (Lim & Ye 2017), summed over discriminators: pushes real scores above 1 and generated ones below −1."""
-    return torch.stack([relu(1 - x).mean() + relu(1 + y).mean() for x, y in zip(real, fake, strict=True)]).sum()
-
-
-def hinge_generator_loss(fake: Scores) -> Tensor:
-    return torch.stack([-scores.mean() for scores in fake]).sum()
 
 
 def _with_norms(params: Any, build: Callable[[], nn.Module], *others: Any) -> VocoderModule:

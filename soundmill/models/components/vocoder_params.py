@@ -2,15 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from soundmill.audio.mel import MelSpec, check_overlap
 from soundmill.errors import UserError
 from soundmill.models.components.contracts import ComponentParams
 from soundmill.models.components.griffin_lim.params import GriffinLimParams
-from soundmill.training.params import HardwareParams, TrainingParams
+from soundmill.training.params import TrainingParams
 
 
 class CropsParams(TrainingParams):
@@ -43,17 +43,6 @@ class AdversaryParams(CropsParams):
 
 class NetVocoderParams(GriffinLimParams, ComponentParams):
     """`griffin_lim_iterations` and `griffin_lim_momentum` configure Griffin-Lim as the baseline of the vocoder's error."""
-
-    hardware: HardwareParams
-
-    @model_validator(mode="after")
-    def _shared_among_devices(self) -> Self:
-        weights, devices = self.weights, self.hardware.devices
-        if weights.kind == "load" and devices != 1:
-            raise ValueError("hardware.devices must be 1 for loaded weights")
-        if weights.kind == "train" and weights.batch_size % devices:
-            raise ValueError(f"weights.batch_size {weights.batch_size} must be a multiple of hardware.devices {devices}")
-        return self
 
     def check_spec(self, spec: MelSpec) -> None:
         """UserError if this vocoder cannot be made for log-mels of `spec`, or not be compared with Griffin-Lim."""

@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from soundmill import hashing, terminal
-from soundmill.audio import mel
+from soundmill.audio import figures, mel
 from soundmill.audio.log_mels import read_spec
 from soundmill.audio.mel import MelSpec
+from soundmill.audio.tags import CHANGED
 from soundmill.errors import UserError
 from soundmill.models.catalog import choose_by_hash, read_weights
-from soundmill.models.components import vocoder_errors
-from soundmill.models.components.contracts import MadeComponent, save_vocoder
+from soundmill.models.components.contracts import MadeComponent, Vocoder, save_vocoder
 from soundmill.models.components.griffin_lim.vocoder import GriffinLim
 from soundmill.models.components.log_mels.source import LogMels, gather_log_mels
 from soundmill.models.components.waves.source import Pairs, gather_waves
@@ -28,12 +29,12 @@ from soundmill.training.device import pick_device
 from soundmill.training.fitting import Fitted, fit_averaged
 from soundmill.training.loader import Order, crop_places
 from soundmill.training.module import TrainingModule
-from soundmill.training.validation import HeldOut
+from soundmill.training.monitoring import HeldOut
 
 MEASURED_CLIPS = 16  # held-out clips, at most
 SILENCE = 0.1  # nepers above the floor that still count as silence
-
 Level = Callable[[np.ndarray, MelSpec], np.ndarray]
+SHOWN_CLIPS = 3
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class VocoderTrainer:
         chosen = choose_by_hash(list(self.splits[split]), MEASURED_CLIPS)
         log_mels = gather_log_mels(self.mels, chosen, self.ctx.scratch)
         ways = {"l1_db": model, "griffin_lim_l1_db": GriffinLim(self.spec, self.params)}
-        measured = vocoder_errors.measure(ways, log_mels, pick_device(self.params.hardware.accelerator))
+        measured = measure(ways, log_mels, pick_device(self.params.hardware.accelerator))
         steps = self.params.weights.steps if fitted else 0
         metrics = {
             "parameters": _size(model),
@@ -140,8 +141,52 @@ class VocoderTrainer:
 
     def _draw(self, model: Any, log_mels: LogMels) -> Callable[[int], Samples]:
         ways = {"by the vocoder": model, "by Griffin-Lim": GriffinLim(self.spec, self.params)}
-        return partial(vocoder_errors.samples, ways, log_mels, pick_device(self.params.hardware.accelerator))
+        return partial(samples, ways, log_mels, pick_device(self.params.hardware.accelerator))
 
 
 def _size(model: Any) -> int:
     return sum(weight.numel() for weight in model.net.parameters())
+
+
+def measure(vocoders: Mapping[str, Vocoder], log_mels: LogMels, device: torch.device) -> dict[str, float]:
+    """Mean absolute log-mel error in dB, by name of the vocoder."""
+    errors: dict[str, list[float]] = {key: [] for key in vocoders}
+    for item in range(len(log_mels)):
+        real = log_mels.arrays.read(item)
+        for key, vocoder in vocoders.items():
+            fake = _log_mel_of(vocoder, _wave(real, vocoder, device), real.shape[1])
+            errors[key].append(float(np.abs(fake - real.astype(np.float32)).mean()))
+    decibels = 20 / next(iter(vocoders.values())).spec.power / math.log(10)
+    return {key: decibels * float(np.mean(values)) for key, values in errors.items()}
+
+
+def samples(vocoders: Mapping[str, Vocoder], log_mels: LogMels, device: torch.device, step: int) -> Samples:
+    """Log-mels of some clips and of each vocoder's output, and the vocoded sounds."""
+    pictures, titles, sounds, named, made = [], [], [], [], []
+    for item, clip_id in enumerate(log_mels.arrays.ids[:SHOWN_CLIPS]):
+        real = log_mels.arrays.read(item)
+        pictures.append(real.astype(np.float32))
+        titles.append(clip_id)
+        for name, vocoder in vocoders.items():
+            wave = _wave(real, vocoder, device)
+            pictures.append(_log_mel_of(vocoder, wave, real.shape[1]))
+            titles.append(name)
+            sounds.append((wave, vocoder.spec.sample_rate))
+            named.append(f"{clip_id} {name}")
+            made.append(None if isinstance(vocoder, GriffinLim) else CHANGED)
+    frames = min(picture.shape[1] for picture in pictures)
+    spec = next(iter(vocoders.values())).spec
+    columns, heading = 1 + len(vocoders), f"vocoder after {step} steps"
+    figure = figures.draw_log_mels(np.stack([picture[:, :frames] for picture in pictures]), titles, spec, columns, heading)
+    return Samples(figure, named, sounds, made)
+
+
+def _wave(log_mel: np.ndarray, vocoder: Vocoder, device: torch.device) -> np.ndarray:
+    """The mono wave [T] vocoded from a log-mel [n_mels, frames]."""
+    with torch.no_grad():
+        return vocoder.to(device).vocode(torch.from_numpy(log_mel.astype(np.float32))[None].to(device))[0].mean(0).cpu().numpy()
+
+
+def _log_mel_of(vocoder: Vocoder, wave: np.ndarray, frames: int) -> np.ndarray:
+    spec = vocoder.spec.model_copy(update={"peak": None})  # so that a wrong level counts as an error
+    return mel.log_mel(wave, spec)[:, :frames]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from soundmill import params as strict
 from soundmill.models.components.rave import codec as codecs
-from soundmill.models.components.rave.editing import parse_edits
+from soundmill.models.components.rave.codec import parse_edits
 from soundmill.models.components.rave.params import RaveParams
 from soundmill.models.components.unet1d.prior.model import LatentPrior, PriorConfig
 from soundmill.models.family import Request, Run

@@ -33,8 +33,8 @@ from soundmill.models.tango.model import FAMILY, Tango
 from soundmill.models.tango.params import TrainParams
 from soundmill.training.loader import Arrays, Batch, Joined, Order
 from soundmill.training.module import TrainingModule
+from soundmill.training.monitoring import HeldOut
 from soundmill.training.seeds import seed_of
-from soundmill.training.validation import HeldOut
 
 TIMED_TOKENS = 24  # tokens per caption when timing a step
 

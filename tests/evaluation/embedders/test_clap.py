@@ -10,7 +10,7 @@ import pytest
 from soundmill import hub
 from soundmill.audio.resample import resample
 from soundmill.errors import UserError
-from soundmill.evaluation import embedders, reranking
+from soundmill.evaluation import embedders
 from soundmill.evaluation.embedders import clap
 from tests.clap_weights import write
 
@@ -103,7 +103,7 @@ def test_similarity_is_the_cosine(network):
 def test_the_best_of_every_group_is_kept(network):
     texts = ["a dog barks"] * 4 + ["rain"] * 4
     waves = [noise(0.5, seed)[: RATE // 6] * (1 + seed) for seed in range(8)]
-    kept = reranking.best_of(4)(texts, [wave[None] for wave in waves], 16_000)
+    kept = clap.best_of(4)(texts, [wave[None] for wave in waves], 16_000)
     scores = network.similarity(texts, [resample(wave, 16_000, RATE) for wave in waves])
     assert kept == [int(scores[:4].argmax()), 4 + int(scores[4:].argmax())]
 
@@ -122,7 +122,7 @@ def test_a_missing_file_is_named_with_the_place_it_belongs_to(tmp_path, weights,
     (tmp_path / clap.NAME / file).rename(tmp_path / "pytorch_model.bin")
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path))
     with pytest.raises(UserError, match=message) as error:
-        reranking.best_of(2)
+        clap.best_of(2)
     assert f"$SOUNDMILL_WEIGHTS/{clap.NAME}" in str(error.value)
     assert message.split(" .")[0] in embedders.unavailable("clap")
 

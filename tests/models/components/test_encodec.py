@@ -11,8 +11,9 @@ from soundmill import params
 from soundmill.audio.mel import SpectrogramParams
 from soundmill.errors import UserError
 from soundmill.models.components import registry
+from soundmill.models.components.contracts import save_codec
 from soundmill.models.components.encodec import codec as codecs
-from soundmill.models.components.encodec import pretrained
+from soundmill.models.components.encodec import make
 from soundmill.models.components.encodec.codec import EncodecCodec
 from soundmill.models.components.encodec.params import NetworkParams
 from soundmill.models.components.loaded import LoadedParams
@@ -54,7 +55,7 @@ def test_the_sizes_of_conf_are_musicgen_s():
 def test_a_sound_through_it_is_the_library_s(tmp_path, bandwidth):
     publish(tmp_path)
     theirs = EncodecModel.from_pretrained(tmp_path).eval()
-    net, facts = pretrained.load(named(tmp_path), TINY, tmp_path)
+    net, facts = make.load_published(named(tmp_path), TINY, tmp_path)
     assert facts["name"] == str(tmp_path)
     codec = EncodecCodec(TINY, bandwidth, net)
     with torch.no_grad():
@@ -66,7 +67,7 @@ def test_a_sound_through_it_is_the_library_s(tmp_path, bandwidth):
 
 def test_saved_and_loaded_it_sounds_the_same_through_its_sounding(tmp_path):
     codec = EncodecCodec(TINY, 8.0, publish(tmp_path / "published"))
-    codecs.save(codec, tmp_path / "codec", {"kind": "load"})
+    save_codec(codec, tmp_path / "codec", {"kind": "load"})
     kind, loaded = registry.load_latent_codec(tmp_path / "codec")
     assert (loaded.digest, loaded.bandwidth, loaded.scaling_factor) == (codec.digest, 8.0, 1.0)
     sounding = kind.sound(loaded, None, 101, 0.0, torch.device("cpu"))
@@ -82,25 +83,25 @@ def test_saved_and_loaded_it_sounds_the_same_through_its_sounding(tmp_path):
 
 def test_a_codec_of_this_project_is_taken_as_it_is(tmp_path):
     codec = EncodecCodec(TINY, 8.0, publish(tmp_path / "published"))
-    codecs.save(codec, tmp_path / "model/autoencoder", {"kind": "load"})
+    save_codec(codec, tmp_path / "model/autoencoder", {"kind": "load"})
     where = LoadedParams(kind="load", name="model/autoencoder", revision=None)
     spec = SpectrogramParams(**params.compose(ROOT / "conf", [])["spectrogram"]["tagger"]).spec
-    pretrained.check(where, TINY, spec, tmp_path)
-    net, facts = pretrained.load(where, TINY, tmp_path)
+    make.check(where, TINY, spec, tmp_path)
+    net, facts = make.load_published(where, TINY, tmp_path)
     assert facts == {"name": "model/autoencoder", "revision": None, "digest": codec.digest}
     for name, weight in codec.net.state_dict().items():
         assert torch.equal(net.state_dict()[name], weight), name
     again = EncodecCodec(TINY, 8.0, net)
-    codecs.save(again, tmp_path / "again", {"kind": "load", **facts})
+    save_codec(again, tmp_path / "again", {"kind": "load", **facts})
     assert again.digest == codec.digest  # so it is the base's codec for a training that starts from it
 
     config = json.loads((tmp_path / "model/autoencoder/config.json").read_text())
     (tmp_path / "model/autoencoder/config.json").write_text(json.dumps(config | {"kind": "oobleck"}))
     with pytest.raises(UserError, match=r"autoencoder/config\.json\.kind"):
-        pretrained.check(where, TINY, spec, tmp_path)
+        make.check(where, TINY, spec, tmp_path)
     (tmp_path / "model/autoencoder/config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"channels is 4, autoencoder\.network has 5; make them agree"):
-        pretrained.load(where, TINY.model_copy(update={"channels": 5}), tmp_path)
+        make.load_published(where, TINY.model_copy(update={"channels": 5}), tmp_path)
 
 
 def test_a_damaged_configuration_of_published_weights_is_not_blamed_on_a_stage(tmp_path):
@@ -108,7 +109,7 @@ def test_a_damaged_configuration_of_published_weights_is_not_blamed_on_a_stage(t
     (tmp_path / "published/config.json").write_text("{")
     where = LoadedParams(kind="load", name="published", revision=None)
     with pytest.raises(UserError, match="published: cannot be loaded") as raised:
-        pretrained.load(where, TINY, tmp_path)
+        make.load_published(where, TINY, tmp_path)
     assert "dvc repro" not in str(raised.value)
 
 
@@ -130,6 +131,6 @@ def test_what_does_not_fit_is_refused_before_a_stage_runs(tmp_path, changes, mes
         (tmp_path / "config.json").write_text(json.dumps(config))
     spec = SpectrogramParams(**params.compose(ROOT / "conf", [])["spectrogram"]["tagger"]).spec
     where = named(tmp_path)
-    for call in (lambda: pretrained.check(where, TINY, spec, tmp_path), lambda: pretrained.load(where, TINY, tmp_path)):
+    for call in (lambda: make.check(where, TINY, spec, tmp_path), lambda: make.load_published(where, TINY, tmp_path)):
         with pytest.raises(UserError, match=message):
             call()

@@ -13,7 +13,7 @@ from soundmill import manifest, shards
 from soundmill.audio import flac, mel
 from soundmill.errors import UserError
 from soundmill.models.components import vocoder_adversary
-from soundmill.models.components.hifigan import pretrained
+from soundmill.models.components.hifigan import make
 from soundmill.models.components.hifigan.params import HifiGanParams, NetworkParams
 from soundmill.models.components.hifigan.vocoder import HifiGan, build_vocoder
 from soundmill.models.components.loaded import LoadedParams
@@ -138,7 +138,7 @@ def published(tmp_path) -> Path:
 
 def fetch(directory: Path, network=VOICE, spec=SPEC):
     expected = LoadedParams(kind="load", name=str(directory), revision=None)
-    return pretrained.load(expected, network, spec, directory.parent)
+    return make.load_published(expected, network, spec, directory.parent)
 
 
 def test_one_that_others_trained_is_loaded(published):

@@ -12,7 +12,7 @@ from soundmill.audio.invert import corrected, griffin_lim, mel_to_linear, speckl
 from soundmill.audio.mel import MelSpec, log_mel
 from soundmill.errors import UserError
 from soundmill.models.components.contracts import save_vocoder
-from soundmill.models.components.istft import published, training
+from soundmill.models.components.istft import make
 from soundmill.models.components.istft.network import SPECKLE_MEDIAN, SPECKLE_SPREAD, MagnitudeNet, VocosNet
 from soundmill.models.components.istft.params import IstftParams, NetworkParams, SamplingParams
 from soundmill.models.components.istft.vocoder import Istft, build, drawn, load
@@ -81,7 +81,7 @@ def test_a_long_sound_goes_through_the_net_in_pieces(monkeypatch):
     vocoder = untrained(sampling=GRAINY)
     torch.nn.init.normal_(vocoder.net.head.out.weight, std=0.05)
     whole = vocoder.vocode(pictures())
-    monkeypatch.setattr("soundmill.models.components.frame_vocoder.PIECE_FRAMES", 9)
+    monkeypatch.setattr("soundmill.models.components.vocoding.PIECE_FRAMES", 9)
     torch.testing.assert_close(vocoder.vocode(pictures()), whole, atol=1e-4, rtol=0)
 
 
@@ -95,7 +95,7 @@ def batch(waves: np.ndarray = NOISE) -> Batch:
 
 
 def test_the_loss_is_that_of_laplaces_distribution(root):
-    module = training.LikelihoodModule(weights_of("istft_laptop", root).weights, MagnitudeNet(SMALL, TANGO), TANGO)
+    module = make.LikelihoodModule(weights_of("istft_laptop", root).weights, MagnitudeNet(SMALL, TANGO), TANGO)
     real = module.spectrogram(torch.from_numpy(NOISE[:, : 60 * 160]))[..., 4:-5]
     median, spread = (values[..., 4:-4] for values in module.net(pictures()))
     heard = median > 0  # all but bins outside the filters
@@ -107,7 +107,7 @@ def test_the_loss_is_that_of_laplaces_distribution(root):
 
 def test_a_few_steps_lower_the_loss_and_silence_has_none(root):
     torch.manual_seed(0)
-    module = training.LikelihoodModule(weights_of("istft_laptop", root).weights, MagnitudeNet(SMALL, TANGO), TANGO)
+    module = make.LikelihoodModule(weights_of("istft_laptop", root).weights, MagnitudeNet(SMALL, TANGO), TANGO)
     optimiser = torch.optim.AdamW(module.net.parameters(), 0.01)
     losses, tones = [], batch((NOISE / 10 + np.sin(np.arange(16_000) / 7)).astype(np.float32))
     for _ in range(12):
@@ -125,7 +125,7 @@ def test_vocos_trains_against_discriminators(root):
     params = weights_of("vocos", root, "vocoder.weights.discriminator_width=4").weights
     torch.manual_seed(0)
     net = build(WAVES, TANGO)
-    module = training.against_discriminators(params, net, lambda: build(WAVES, TANGO), TANGO)
+    module = make.against_discriminators(params, net, lambda: build(WAVES, TANGO), TANGO)
     before = module.valid_loss(0, batch())
     optimiser = torch.optim.AdamW(net.parameters(), 0.01)
     for _ in range(4):
@@ -143,7 +143,7 @@ def build_waves() -> torch.nn.Module:
 
 def test_other_processes_get_the_same_module(root):
     params = weights_of("vocos", root, "vocoder.weights.discriminator_width=4").weights
-    module = training.against_discriminators(params, build_waves(), build_waves, TANGO)
+    module = make.against_discriminators(params, build_waves(), build_waves, TANGO)
     again = pickle.loads(pickle.dumps(module)).state_dict()
     assert all(torch.equal(value, again[name]) for name, value in module.state_dict().items())
 
@@ -165,7 +165,7 @@ def fetch(directory: Path, root: Path, spec: MelSpec = VOCOS, **network: int) ->
     (directory / "config.yaml").write_text(CONFIG)
     expected = LoadedParams(kind="load", name=str(directory), revision=None)
     sizes = weights_of("vocos_mel_24khz", root).network.model_copy(update=network)
-    return published.load(expected, sizes, spec, directory.parent)[0]
+    return make.load_published(expected, sizes, spec, directory.parent)[0]
 
 
 @pytest.mark.parametrize("file", ["pytorch_model.bin", "model.safetensors"])
@@ -206,7 +206,7 @@ def test_what_is_no_vocos_of_the_parameters_is_refused(tmp_path, root):
     torch.save({**state, "head.out.bias": torch.zeros(3)}, tmp_path / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"pytorch_model\.bin: not the weights of VocosNet .*head\.out\.bias.*`vocoder=vocos`"):
         fetch(tmp_path, root)
-    torch.save({**state, published.FILTERS: state[published.FILTERS] * 2}, tmp_path / "pytorch_model.bin")
+    torch.save({**state, make.FILTERS: state[make.FILTERS] * 2}, tmp_path / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"mel_scale\.fb differs from that of the spectrogram"):
         fetch(tmp_path, root)
     torch.save({"harm": Harmful()}, tmp_path / "pytorch_model.bin")
@@ -246,4 +246,4 @@ def test_waves_of_log_mels_are_as_long_as_their_frames():
     torch.manual_seed(0)
     net = VocosNet(WAVES, TANGO)
     assert net(pictures()).shape == (2, 59 * 160)
-    assert training.synthesise(net, pictures(), 160).shape == (2, 60 * 160)
+    assert make.synthesise(net, pictures(), 160).shape == (2, 60 * 160)

@@ -10,14 +10,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from soundmill.errors import UserError
-from soundmill.models.components.contracts import read_codec
+from soundmill.models.components.contracts import read_codec, save_codec
 from soundmill.models.components.loaded import LoadedParams
 from soundmill.models.components.mel_autoencoder import autoencoder as autoencoders
-from soundmill.models.components.mel_autoencoder import pretrained, training
+from soundmill.models.components.mel_autoencoder import make
 from soundmill.models.components.mel_autoencoder.autoencoder import Autoencoder, build_autoencoder, sample_posterior
 from soundmill.models.components.mel_autoencoder.codec import with_grain
+from soundmill.models.components.mel_autoencoder.make import kl_divergence, reconstruction_error
 from soundmill.models.components.mel_autoencoder.params import AutoencoderNetParams, AutoencoderParams
-from soundmill.models.components.mel_autoencoder.training import kl_divergence, reconstruction_error
 from soundmill.params import compose, parse
 from tests.mels import spec_with
 
@@ -44,7 +44,7 @@ def published(tmp_path) -> Path:
 
 def load(directory: Path, network=TINY):
     expected = LoadedParams(kind="load", name=str(directory), revision=None)
-    return pretrained.load(expected, network, SPEC, directory.parent)
+    return make.load_published(expected, network, SPEC, directory.parent)
 
 
 def size(net: torch.nn.Module) -> int:
@@ -118,7 +118,7 @@ def test_an_autoencoder_that_starts_from_components_learns():
 
 def test_components_are_the_same_bytes_and_saved(tmp_path):
     for name in ("one", "other"):
-        autoencoders.save(started(), tmp_path / name, {"kind": "train"})
+        save_codec(started(), tmp_path / name, {"kind": "train"})
     one, other = (tmp_path / name / "model.safetensors" for name in ("one", "other"))
     assert one.read_bytes() == other.read_bytes()
     log_mels = smooth_log_mels()
@@ -173,23 +173,23 @@ def test_what_is_measured_as_lost_is_the_deviation_of_real_from_rebuilt(model, t
     wrong = torch.full((SPEC.n_mels, 20), 0.25)
     wrong[3] = torch.tensor([1.0, -1.0]).repeat(10)
     heard = iter([*log_mels])
-    monkeypatch.setattr(training, "whole_clips", lambda model, log_mels: iter(one[None] for one in log_mels))
+    monkeypatch.setattr(make, "whole_clips", lambda model, log_mels: iter(one[None] for one in log_mels))
     monkeypatch.setattr(Autoencoder, "decode", lambda self, x0: (next(heard) + wrong)[None])
-    training.measure(model, log_mels)
+    make.measure(model, log_mels)
     assert model.residual == [1.0 if band == 3 else 0.25 for band in range(SPEC.n_mels)]
 
 
 def test_what_is_saved_is_loaded_in_diffusers_names(model, tmp_path):
-    digest = autoencoders.save(model, tmp_path / "one", {"kind": "train"})
+    digest = save_codec(model, tmp_path / "one", {"kind": "train"})["digest"]
     found = autoencoders.load(tmp_path / "one")
     log_mel = torch.randn(1, 16, 8)
     assert all(torch.equal(a, b) for a, b in zip(found.encode(log_mel), model.encode(log_mel), strict=True))
     assert (found.mean, found.deviation, found.scaling_factor, found.spec) == (-5.5, 3.0, 0.25, SPEC)
     assert found.digest == digest == read_codec(tmp_path / "one").digest
     assert set(load_file(tmp_path / "one" / "model.safetensors")) == set(build_autoencoder(TINY).state_dict())
-    assert autoencoders.save(model, tmp_path / "same", {"kind": "other words"}) == digest
+    assert save_codec(model, tmp_path / "same", {"kind": "other words"})["digest"] == digest
     model.scaling_factor = 0.5
-    assert autoencoders.save(model, tmp_path / "other", {"kind": "train"}) != digest
+    assert save_codec(model, tmp_path / "other", {"kind": "train"})["digest"] != digest
 
 
 def test_one_that_others_trained_is_loaded_with_its_scale(published):
@@ -254,4 +254,4 @@ def test_a_config_that_is_none_is_named(published, content, said):
 
 def test_a_hub_id_needs_a_commit(tmp_path):
     with pytest.raises(UserError, match="40 hex digits"):
-        pretrained.load(LoadedParams(kind="load", name="cvssp/audioldm-s-full-v2", revision="main"), TINY, SPEC, tmp_path)
+        make.load_published(LoadedParams(kind="load", name="cvssp/audioldm-s-full-v2", revision="main"), TINY, SPEC, tmp_path)

@@ -5,12 +5,11 @@ import torch
 
 from soundmill.errors import UserError
 from soundmill.models.components.contracts import save_vocoder
-from soundmill.models.components.melgan.network import MelGanNet
 from soundmill.models.components.melgan.params import NetworkParams
-from soundmill.models.components.melgan.vocoder import MelGan, load
-from soundmill.models.components.vocoder_adversary import hinge_discriminator_loss, hinge_generator_loss
+from soundmill.models.components.melgan.vocoder import MelGan, MelGanNet, load
 from soundmill.models.components.vocoder_params import check_hop
 from soundmill.models.components.wave_discriminators import Discriminators
+from soundmill.training.phases import hinge_discriminator_loss, hinge_generator_loss
 from tests.mels import TANGO
 
 SMALL = NetworkParams(channels=2, rates=[5, 4, 4, 2], residual_layers=2)

@@ -13,12 +13,13 @@ from soundmill.audio.mel import SpectrogramParams
 from soundmill.errors import UserError
 from soundmill.models import registry as families
 from soundmill.models.components import registry
+from soundmill.models.components.contracts import save_codec
 from soundmill.models.components.loaded import LoadedParams
 from soundmill.models.components.oobleck import codec as codecs
-from soundmill.models.components.oobleck import pretrained
+from soundmill.models.components.oobleck import make
 from soundmill.models.components.oobleck.codec import OobleckCodec
+from soundmill.models.components.oobleck.make import kl_divergence
 from soundmill.models.components.oobleck.params import NetworkParams
-from soundmill.models.components.oobleck.training import kl_divergence
 from tests.imports import ROOT
 
 TINY = NetworkParams(channels=4, ratios=[2, 4], multiples=[1, 2], latent_channels=3, audio_channels=2, sample_rate=44_100)
@@ -56,7 +57,7 @@ def test_the_published_one_has_the_published_size_and_rate():
 
 def test_it_is_the_library_s(tmp_path):
     net = publish(tmp_path)
-    codec, facts = pretrained.load(named(tmp_path), TINY, tmp_path)
+    codec, facts = make.load_published(named(tmp_path), TINY, tmp_path)
     assert facts["name"] == str(tmp_path)
     with torch.no_grad():
         posterior = net.encode(WAVES).latent_dist
@@ -74,7 +75,7 @@ def test_it_is_the_library_s(tmp_path):
 
 def test_saved_and_loaded_it_sounds_the_same_through_its_sounding(tmp_path):
     codec = OobleckCodec(TINY, tiny(), scaling_factor=0.5)
-    codecs.save(codec, tmp_path / "codec", {"kind": "train"})
+    save_codec(codec, tmp_path / "codec", {"kind": "train"})
     kind, loaded = registry.load_latent_codec(tmp_path / "codec")
     assert (loaded.digest, loaded.scaling_factor) == (codec.digest, 0.5)
     sounding = kind.sound(loaded, None, 25, 0.0, torch.device("cpu"))
@@ -89,16 +90,16 @@ def test_saved_and_loaded_it_sounds_the_same_through_its_sounding(tmp_path):
 
 def test_a_codec_of_this_project_is_loaded_as_it_is(tmp_path):
     codec = OobleckCodec(TINY, tiny(), scaling_factor=0.5)
-    codecs.save(codec, tmp_path / "codec", {"kind": "train"})
-    loaded, facts = pretrained.load(named(tmp_path / "codec"), TINY, tmp_path)
+    save_codec(codec, tmp_path / "codec", {"kind": "train"})
+    loaded, facts = make.load_published(named(tmp_path / "codec"), TINY, tmp_path)
     assert (loaded.digest, facts["digest"], loaded.scaling_factor) == (codec.digest, codec.digest, 0.5)
     assert torch.equal(loaded.encode(WAVES), codec.encode(WAVES))
     spec = SpectrogramParams(**params.compose(ROOT / "conf", [])["spectrogram"]["tagger"]).spec
-    pretrained.check(named(tmp_path / "codec"), TINY, spec, tmp_path)
+    make.check(named(tmp_path / "codec"), TINY, spec, tmp_path)
     other = TINY.model_copy(update={"channels": 5})
     for check in (
-        lambda where: pretrained.load(where, other, tmp_path),
-        lambda where: pretrained.check(where, other, spec, tmp_path),
+        lambda where: make.load_published(where, other, tmp_path),
+        lambda where: make.check(where, other, spec, tmp_path),
     ):
         with pytest.raises(UserError, match=r"codec/config\.json: channels is 4, autoencoder\.network has 5; make them agree"):
             check(named(tmp_path / "codec"))
@@ -140,9 +141,9 @@ def test_what_does_not_fit_is_refused(tmp_path, change, message):
     spec = SpectrogramParams(**params.compose(ROOT / "conf", [])["spectrogram"]["tagger"]).spec
     if change != "lacking":  # found only when they are loaded
         with pytest.raises(UserError, match=message):
-            pretrained.check(where, network, spec, tmp_path)
+            make.check(where, network, spec, tmp_path)
     with pytest.raises(UserError, match=message):
-        pretrained.load(where, network, tmp_path)
+        make.load_published(where, network, tmp_path)
 
 
 def test_files_that_do_not_fit_are_refused_before_a_stage_runs(tmp_path):

@@ -59,7 +59,7 @@ class Pipeline:
             "max_seconds": projection("max_value"),
         }
         self.frames = transformer("sample_size")
-        self.codec = import_module(codec.loading).network_of(self.configs["vae"], path / "vae/config.json")
+        self.codec = import_module(codec.maker).network_of(self.configs["vae"], path / "vae/config.json")
         scheduler = _config(path, "scheduler", "scheduler_config.json")
         configs.agree(path / "scheduler/scheduler_config.json", scheduler, STABLE_AUDIO, UNUSED)
 

@@ -150,7 +150,7 @@ class SingleFile:
             "audio_channels": size("audio_channels"),
             "sampling_rate": size("sample_rate"),
         }
-        self.codec = import_module(codec.loading).network_of(ae, self.file)
+        self.codec = import_module(codec.maker).network_of(ae, self.file)
         unused = UNUSED + (SHIFTS if config[OBJECTIVE] == "rf_denoiser" else ())  # which shift only its training
         self.frames = size("sample_size") // self.codec.samples_per_latent
         self.network = {

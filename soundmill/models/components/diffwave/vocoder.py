@@ -18,7 +18,7 @@ from soundmill.audio.mel import MelSpec, SpectrogramParams, of_unit_peak
 from soundmill.audio.pieces import pieces
 from soundmill.diffusion.schedules import alpha_bar_to_betas, linear
 from soundmill.diffusion.solvers import aligned_timesteps, ancestral_step
-from soundmill.models.components.contracts import VocoderConfig, read_vocoder
+from soundmill.models.components.contracts import OnItsDevice, VocoderConfig, read_vocoder
 from soundmill.models.components.diffwave.network import DiffWaveNet
 from soundmill.models.components.diffwave.params import DiffWaveParams, NetworkParams, NoiseParams, SamplingParams
 from soundmill.models.components.diffwave.prior import envelope, filtered
@@ -40,7 +40,7 @@ class DiffWaveConfig(VocoderConfig):
 
 
 @dataclass
-class DiffWave:
+class DiffWave(OnItsDevice):
     """A `Vocoder` (components/contracts.py): the network, in evaluation mode and float32."""
 
     network: NetworkParams
@@ -48,10 +48,6 @@ class DiffWave:
     sampling: SamplingParams
     spec: MelSpec
     net: DiffWaveNet
-
-    def to(self, device: torch.device | str) -> DiffWave:
-        self.net.to(device)
-        return self
 
     def config(self, source: dict[str, Any]) -> DiffWaveConfig:
         return DiffWaveConfig(
@@ -140,7 +136,6 @@ def network(params: DiffWaveParams, spec: dict[str, Any]) -> DiffWaveNet:
 
 
 def load(directory: Path, spec: MelSpec | None) -> DiffWave:
-    """The vocoder that `save_vocoder` wrote; UserError if its mel spec differs from `spec` (if given) or the weights do not fit."""
     saved = read_vocoder(directory, DiffWaveConfig, spec)
     net = checkpoint.load_weights(lambda: DiffWaveNet(saved.network, saved.mel_spec), directory / checkpoint.WEIGHTS)
     return DiffWave(saved.network, saved.noise, saved.sampling, saved.mel_spec, net)

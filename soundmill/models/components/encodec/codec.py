@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from soundmill.models.components.contracts import CodecConfig, save_codec
+from soundmill.models.components.contracts import CodecConfig
 from soundmill.models.components.encodec.params import EncodecParams, NetworkParams
-from soundmill.models.components.waves.codec import NetworkCodec
-from soundmill.models.components.waves.sounding import padded
+from soundmill.models.components.waves.sounding import NetworkCodec, padded
 from soundmill.training import checkpoint
 
 KIND = "encodec"
@@ -39,6 +38,9 @@ class EncodecCodec(NetworkCodec):
     net: Any  # transformers' EncodecModel
     scaling_factor: float = 1.0
     digest: str = field(default="")  # set when saved
+
+    def config(self, source: dict[str, Any]) -> EncodecConfig:
+        return EncodecConfig(kind=KIND, network=self.network, bandwidth=self.bandwidth, source=source, digest=self.digest)
 
     @torch.no_grad()
     def encode(self, waves: Tensor) -> Tensor:
@@ -86,15 +88,7 @@ def build(params: NetworkParams) -> Any:
     return EncodecModel(library_config(params)).eval()
 
 
-def save(model: EncodecCodec, directory: Path, source: dict[str, Any]) -> dict[str, Any]:
-    """See contracts.py; returns the codec's digest. `source`: plain values."""
-    config = EncodecConfig(kind=KIND, network=model.network, bandwidth=model.bandwidth, source=source, digest="")
-    model.digest = save_codec(directory, config, model.net)
-    return {"digest": model.digest}
-
-
 def load(directory: Path) -> EncodecCodec:
-    """The codec that `save` wrote; UserError if the weights do not fit the architecture."""
     saved = checkpoint.load_config(directory, EncodecConfig, "autoencoder")
     net = checkpoint.load_weights(lambda: build(saved.network), directory / checkpoint.WEIGHTS)
     return EncodecCodec(saved.network, saved.bandwidth, net, digest=saved.digest)

@@ -7,11 +7,9 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from soundmill.audio.mel import MelSpec
-from soundmill.models.components.contracts import ComponentParams
+from soundmill.models.components.contracts import WaveCodecParams
 from soundmill.models.components.loaded import LoadedParams
 from soundmill.params import SampleRate, StageParams
-from soundmill.training.params import HardwareParams
 
 
 class NetworkParams(StageParams):
@@ -39,21 +37,14 @@ class NetworkParams(StageParams):
         return math.prod(self.ratios)
 
 
-class EncodecParams(ComponentParams):
+class EncodecParams(WaveCodecParams):
     kind: Literal["encodec"]
     network: NetworkParams = Field(description="loaded weights must have the same architecture")
     bandwidth: float = Field(description="kbit/s of the codes that latents are rounded to, one of `network.bandwidths`")
     weights: LoadedParams
-    hardware: HardwareParams
-
-    def latent_shape(self, spec: MelSpec, num_samples: int) -> tuple[int, int, int]:
-        """Shape (channels, frames, bands) of the latent of `num_samples`."""
-        return self.network.latent_channels, num_samples // self.network.samples_per_latent, 1
 
     @model_validator(mode="after")
     def _consistent(self) -> EncodecParams:
         if self.bandwidth not in self.network.bandwidths:
             raise ValueError(f"bandwidth {self.bandwidth} must be one of network.bandwidths {self.network.bandwidths}")
-        if self.hardware.devices != 1:
-            raise ValueError("hardware.devices must be 1 for loaded weights")
         return self

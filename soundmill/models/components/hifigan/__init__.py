@@ -3,4 +3,4 @@
 from soundmill.models.components.contracts import Kind
 from soundmill.models.components.hifigan.params import HifiGanParams
 
-KIND = Kind(HifiGanParams, maker=f"{__name__}.make", component=f"{__name__}.vocoder", loading=f"{__name__}.pretrained")
+KIND = Kind(HifiGanParams, maker=f"{__name__}.make", component=f"{__name__}.vocoder")

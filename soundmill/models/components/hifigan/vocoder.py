@@ -16,8 +16,8 @@ from soundmill.models.components.contracts import (
     check_vocoder_spec,
     read_vocoder,
 )
-from soundmill.models.components.frame_vocoder import FrameVocoder
 from soundmill.models.components.hifigan.params import HifiGanParams, NetworkParams
+from soundmill.models.components.vocoding import FrameVocoder
 from soundmill.training import checkpoint
 
 
@@ -87,7 +87,6 @@ def check_config(config: Any, spec: MelSpec, where: str) -> None:
 
 
 def load(directory: Path, spec: MelSpec | None) -> HifiGan:
-    """The vocoder that `save_vocoder` wrote; UserError if its mel spec differs from `spec` (if given) or the weights do not fit."""
     saved = read_vocoder(directory, HifiGanConfig, spec)
     made = partial(build_vocoder, saved.network, saved.mel_spec.n_mels, saved.mel_spec.sample_rate)
     return HifiGan(saved.network, saved.mel_spec, checkpoint.load_weights(made, directory / checkpoint.WEIGHTS))

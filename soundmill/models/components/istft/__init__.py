@@ -3,4 +3,4 @@
 from soundmill.models.components.contracts import Kind
 from soundmill.models.components.istft.params import IstftParams
 
-KIND = Kind(IstftParams, maker=f"{__name__}.make", component=f"{__name__}.vocoder", loading=f"{__name__}.published")
+KIND = Kind(IstftParams, maker=f"{__name__}.make", component=f"{__name__}.vocoder")

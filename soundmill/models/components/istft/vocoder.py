@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from soundmill.audio.invert import corrected, griffin_lim, speckle
 from soundmill.audio.mel import MelSpec, SpectrogramParams
 from soundmill.audio.pieces import pieces
-from soundmill.models.components import frame_vocoder
+from soundmill.models.components import vocoding
 from soundmill.models.components.contracts import VocoderConfig, read_vocoder
-from soundmill.models.components.frame_vocoder import FrameVocoder
 from soundmill.models.components.istft.network import SPECKLE_MEDIAN, SPECKLE_SPREAD, MagnitudeNet, VocosNet, ended
 from soundmill.models.components.istft.params import IstftParams, NetworkParams, SamplingParams
+from soundmill.models.components.vocoding import FrameVocoder
 from soundmill.training import checkpoint
 from soundmill.training.seeds import seed_of
 
@@ -68,7 +68,7 @@ class Istft(FrameVocoder):
         """Medians and spreads [N, bins, frames] of log-mels [N, n_mels, frames], on the CPU."""
         parts = [
             [piece.inner(values).cpu() for values in self.net(piece.values)]
-            for piece in pieces([log_mels], frame_vocoder.PIECE_FRAMES, self.context)
+            for piece in pieces([log_mels], vocoding.PIECE_FRAMES, self.context)
         ]
         return tuple(torch.cat(values, 2) for values in zip(*parts, strict=True))
 
@@ -93,7 +93,6 @@ def network(params: IstftParams, spec: dict[str, Any]) -> nn.Module:
 
 
 def load(directory: Path, spec: MelSpec | None) -> Istft:
-    """The vocoder that `save_vocoder` wrote; UserError if its mel spec differs from `spec` (if given) or the weights do not fit."""
     saved = read_vocoder(directory, IstftConfig, spec)
     net = checkpoint.load_weights(lambda: build(saved.network, saved.mel_spec), directory / checkpoint.WEIGHTS)
     return Istft(saved.network, saved.mel_spec, net, saved.sampling)

@@ -3,10 +3,4 @@
 from soundmill.models.components.contracts import Kind
 from soundmill.models.components.mel_autoencoder.params import AutoencoderParams
 
-KIND = Kind(
-    AutoencoderParams,
-    maker=f"{__name__}.make",
-    component=f"{__name__}.autoencoder",
-    sounding=f"{__name__}.codec",
-    loading=f"{__name__}.pretrained",
-)
+KIND = Kind(AutoencoderParams, maker=f"{__name__}.make", component=f"{__name__}.autoencoder", sounding=f"{__name__}.codec")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from soundmill.audio.mel import MelSpec, levelled, log_mel
 from soundmill.errors import UserError
-from soundmill.models.components.contracts import CodecConfig, save_codec
+from soundmill.models.components.contracts import CodecConfig, OnItsDevice
 from soundmill.models.components.mel_autoencoder.params import AutoencoderNetParams, AutoencoderParams
 from soundmill.models.components.pca import Pca
 from soundmill.training import checkpoint
@@ -96,7 +96,7 @@ class AutoencoderConfig(CodecConfig):
 
 
 @dataclass
-class Autoencoder:
+class Autoencoder(OnItsDevice):
     """The network, in evaluation mode and float32, and the content of `config.json`."""
 
     network: AutoencoderNetParams
@@ -125,9 +125,9 @@ class Autoencoder:
         """Shape (channels, frames, bands) of the latent of a log-mel of `frames` frames."""
         return self.network.latent_channels, frames // self.factor, self.spec.n_mels // self.factor
 
-    def to(self, device: torch.device | str) -> Autoencoder:
-        self.net.to(device)
-        return self
+    def config(self, source: dict[str, Any]) -> AutoencoderConfig:
+        named = {name: getattr(self, name) for name in (*CONSTANTS, "network", "digest")}
+        return AutoencoderConfig(kind=KIND, mel_spec=self.spec, source=source, **named)
 
     @property
     def sample_rate(self) -> int:
@@ -182,16 +182,7 @@ def sample_posterior(mean: Tensor, log_variance: Tensor, noise: Tensor, scaling_
     return scaling_factor * (mean + (0.5 * log_variance).exp() * noise)
 
 
-def save(model: Autoencoder, directory: Path, source: dict[str, Any]) -> str:
-    """See contracts.py; returns the autoencoder's digest. `source`: plain values."""
-    constants = {name: getattr(model, name) for name in CONSTANTS}
-    config = AutoencoderConfig(kind=KIND, network=model.network, mel_spec=model.spec, source=source, digest="", **constants)
-    model.digest = save_codec(directory, config, model.net)
-    return model.digest
-
-
 def load(directory: Path) -> Autoencoder:
-    """The autoencoder that `save` wrote; UserError if the weights do not fit the architecture."""
     saved = checkpoint.load_config(directory, AutoencoderConfig, "autoencoder")
     net = checkpoint.load_weights(lambda: build_autoencoder(saved.network), directory / checkpoint.WEIGHTS)
     constants = {name: getattr(saved, name) for name in CONSTANTS}

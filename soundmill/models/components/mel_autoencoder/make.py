@@ -1,40 +1,72 @@
-"""Make the mel autoencoder for its stage: train it on the training clips or load it, and measure it."""
+"""Make the mel autoencoder for its stage: train it on the training clips or load AudioLDM's, and measure it."""
 
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from soundmill import params as strict
 from soundmill import terminal
+from soundmill.audio import figures
 from soundmill.audio.log_mels import read_spec
-from soundmill.models.catalog import read_weights
-from soundmill.models.components.contracts import MadeComponent
-from soundmill.models.components.loaded import LICENCE
-from soundmill.models.components.mel_autoencoder import autoencoder, pretrained, training
-from soundmill.models.components.mel_autoencoder.params import AutoencoderParams
-from soundmill.training.device import pick_device, use_threads
+from soundmill.audio.mel import MelSpec
+from soundmill.audio.tags import CHANGED
+from soundmill.errors import UserError
+from soundmill.models.catalog import choose_by_hash, read_weights
+from soundmill.models.components import vocoding
+from soundmill.models.components.contracts import MadeComponent, save_codec
+from soundmill.models.components.griffin_lim.params import GriffinLimParams
+from soundmill.models.components.griffin_lim.vocoder import GriffinLim
+from soundmill.models.components.loaded import LICENCE, LoadedParams, check_whole, compare, explained, find, locate
+from soundmill.models.components.log_mels.source import Crops, LogMels, gather_log_mels
+from soundmill.models.components.mel_autoencoder.autoencoder import (
+    Autoencoder,
+    PcaAutoencoder,
+    build_autoencoder,
+    load,
+    sample_posterior,
+    to_picture,
+)
+from soundmill.models.components.mel_autoencoder.params import AutoencoderNetParams, AutoencoderParams, TrainedParams
+from soundmill.models.samples import Samples, sampling
+from soundmill.training.device import evaluating, pick_device, use_threads
+from soundmill.training.fitting import Fitted, fit_averaged
+from soundmill.training.loader import Batch, Order, crop_places
+from soundmill.training.module import TrainingModule
+from soundmill.training.monitoring import HeldOut
+
+FILES = ("vae/config.json", "vae/diffusion_pytorch_model.safetensors")
+POOLED = (2, 4, 8)  # sides of the squares of the pooled errors
+CONTRASTED = (4, 8, 16)  # sides of the squares of the contrast errors
+SCALING_CLIPS = 64  # at most, to measure the scaling factor
+MEASURED_CLIPS = 64  # held-out clips, at most
+DRAWN_CLIPS = 4
+AUDIBLE = GriffinLimParams(griffin_lim_iterations=16, griffin_lim_momentum=0.0)  # for the samples
 
 
 def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:
-    splits = read_weights(catalog)
-    weights = params.weights
+    splits, weights, spec, fitted = read_weights(catalog), params.weights, read_spec(mels), None
     use_threads(params.hardware.threads)
+    params.check_spec(spec)
     if taken := weights.kind == "train" and not weights.steps:
-        spec, fitted, facts = read_spec(mels), None, {"taken_from": weights.start_from}
-        model = training.read_start(params, spec, ctx.home)
-        model.to(pick_device(params.hardware.accelerator))
+        model, facts = read_start(params, spec, ctx.home), {"taken_from": weights.start_from}
     elif weights.kind == "train":
-        model, fitted, facts = training.train(params, ctx, mels, splits["train"], list(splits["valid"]))
+        model, fitted, facts = train(params, ctx, mels, splits["train"], list(splits["valid"]))
     else:
-        spec, fitted = read_spec(mels), None
-        params.check_spec(spec)
-        model, facts = pretrained.load(weights, params.network, spec, ctx.home, ctx.digests)
+        model, facts = load_published(weights, params.network, spec, ctx.home, ctx.digests)
         terminal.say(f"{ctx.name}: {LICENCE}")
-        model.to(pick_device(params.hardware.accelerator))
+    model.to(pick_device(params.hardware.accelerator))
 
     split = "valid" if splits["valid"] else "train"
-    log_mels = training.held_out(mels, list(splits[split]), ctx.scratch)
+    log_mels = held_out(mels, list(splits[split]), ctx.scratch)
     residual = model.residual
-    measured = training.measure(model, log_mels)
+    measured = measure(model, log_mels)
     if taken:
         model.residual = residual  # a constant of the codec, whose digest must stay that of its source
     metrics = {
@@ -47,9 +79,233 @@ def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: 
         **({**fitted.metrics, "steps": weights.steps} if fitted else {}),
     }
     return MadeComponent(
-        save=lambda directory: {"digest": autoencoder.save(model, directory, {"kind": weights.kind, **facts})},
+        save=partial(save_codec, model, source={"kind": weights.kind, **facts}),
         points=fitted.points if fitted else [],
         metrics=metrics,
         steps=weights.steps if fitted else 0,
-        draw=partial(training.samples, model, log_mels),
+        draw=partial(samples, model, log_mels),
     )
+
+
+def load_published(
+    weights: LoadedParams, network: AutoencoderNetParams, spec: MelSpec, home: Path, digests: Path | None = None
+) -> tuple[Autoencoder, dict[str, Any]]:
+    """The autoencoder that `weights` names (see hub.find), and the identity of its files.
+
+    Its log-mels are not standardised. UserError if its architecture differs from `network`.
+    """
+    directory, facts = find(weights, FILES, "autoencoder", home, digests)
+    net, scaling_factor = _load_vae(directory / "vae", network)
+    return Autoencoder(network, spec, net, 0.0, 1.0, scaling_factor), facts
+
+
+def check(weights: LoadedParams, network: AutoencoderNetParams, spec: MelSpec, home: Path) -> None:
+    """UserError as `load_published`, from the configuration alone."""
+    from diffusers import AutoencoderKL
+
+    network.check_spec(spec)
+    directory = locate(weights, FILES, "autoencoder", home)[0] / "vae"
+    with explained(directory), torch.device("meta"):
+        net = AutoencoderKL.from_config(AutoencoderKL.load_config(directory, local_files_only=True))
+    _check_config(net, directory, network)
+
+
+def _load_vae(directory: Path, network: AutoencoderNetParams) -> tuple[nn.Module, float]:
+    """The network and its scaling factor, which belongs to these weights."""
+    from diffusers import AutoencoderKL
+
+    with explained(directory):
+        config = strict.read_json(directory / "config.json", "download it again")
+        scaling_factor = config.get("scaling_factor") if isinstance(config, dict) else None
+        net, loading = AutoencoderKL.from_pretrained(
+            directory, use_safetensors=True, local_files_only=True, torch_dtype=torch.float32, output_loading_info=True
+        )
+    check_whole(directory, loading)
+    if not isinstance(scaling_factor, float) or not 0 < scaling_factor < float("inf"):
+        raise UserError(f"{directory / 'config.json'}: scaling_factor must be a number above 0, found {scaling_factor!r}")
+    _check_config(net, directory, network)
+    return net.eval(), scaling_factor
+
+
+def _check_config(net: nn.Module, directory: Path, network: AutoencoderNetParams) -> None:
+    expected = build_autoencoder(network).config
+    keys = ("in_channels", "out_channels", "block_out_channels", "layers_per_block", "latent_channels", "norm_num_groups")
+    keys += ("down_block_types", "up_block_types", "act_fn", "mid_block_add_attention", "use_quant_conv", "use_post_quant_conv")
+    compare(directory, {key: (_plain(net.config[key]), _plain(expected[key])) for key in keys}, "autoencoder.network")
+    shifts = [key for key in ("shift_factor", "latents_mean", "latents_std") if net.config.get(key) is not None]
+    if shifts:
+        raise UserError(f"{directory / 'config.json'}: its latents are shifted ({', '.join(shifts)}), which is not supported")
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+class AutoencoderModule(TrainingModule):
+    """A batch: crops of log-mels, encoded, sampled from their posteriors and decoded."""
+
+    def __init__(self, params: TrainedParams, net: nn.Module, mean: float, deviation: float):
+        super().__init__(net, params, params.steps)
+        self.mean, self.deviation = mean, deviation
+
+    def loss(self, step: int, batch: Batch) -> Tensor:
+        picture = to_picture(batch.values[0].float(), self.mean, self.deviation)
+        posterior = self.net.encode(picture).latent_dist
+        mean, log_variance = posterior.mean.float(), posterior.logvar.float()
+        noise = self.noise_like(mean, self.rng("posterior", step))
+        rebuilt = self.net.decode(sample_posterior(mean, log_variance, noise, 1.0)).sample.float()
+        return reconstruction_error(rebuilt, picture) + self.params.kl_weight * kl_divergence(mean, log_variance)
+
+
+def reconstruction_error(rebuilt: Tensor, picture: Tensor) -> Tensor:
+    """Mean absolute error of [B, 1, frames, n_mels], plus that of the mean and deviation of squares of several sizes.
+
+    The mean gives errors of whole regions more weight than grain, whose errors cancel out. The standard deviation keeps the
+    strength of grain, which cannot be reconstructed exactly and which the absolute error alone would smooth away.
+    """
+    fine = (rebuilt - picture).abs().mean()
+    pooled = _multi_resolution(nn.functional.avg_pool2d, POOLED, rebuilt, picture)
+    return fine + pooled + _multi_resolution(_contrast, CONTRASTED, rebuilt, picture)
+
+
+def _multi_resolution(statistic: Callable[[Tensor, int], Tensor], sides: Sequence[int], rebuilt: Tensor, picture: Tensor) -> Tensor:
+    fitting = [side for side in sides if side <= min(picture.shape[2:])]
+    errors = [(statistic(rebuilt, side) - statistic(picture, side)).abs().mean() for side in fitting]
+    return torch.stack(errors).mean() if errors else picture.new_zeros(())
+
+
+def _contrast(picture: Tensor, side: int) -> Tensor:
+    """Standard deviation within squares that overlap by half."""
+    pool = partial(nn.functional.avg_pool2d, kernel_size=side, stride=side // 2)
+    variance = pool(picture.square()) - pool(picture).square()
+    return (variance.clamp_min(0) + 1e-4).sqrt()  # keeps the gradient of the root finite
+
+
+def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL divergence of the posterior from the standard normal in nats, mean over latent values."""
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+
+
+def train(
+    params: AutoencoderParams, ctx: Any, mels: Path, clip_weights: Mapping[str, float], valid: Sequence[str]
+) -> tuple[Autoencoder, Fitted, dict[str, Any]]:
+    """The trained autoencoder, its training and facts; `clip_weights` as for `Order`, `valid` are held-out clip ids."""
+    weights, network, spec = params.weights, params.network, read_spec(mels)
+    log_mels = gather_log_mels(mels, list(clip_weights), ctx.scratch)
+    start = read_start(params, spec, ctx.home)
+    mean, deviation = (start.mean, start.deviation) if start else standardisation(log_mels)
+    torch.manual_seed(weights.seed)
+    net = build_autoencoder(network)
+    if network.pca and not start:
+        net.pca.fit(_rows(net, log_mels, mean, deviation), "autoencoder.network.pca")
+    parameters = sum(weight.numel() for weight in net.parameters())
+    terminal.say(
+        f"{ctx.name}: {len(log_mels)} clips, {parameters:,} parameters on {weights.crop_frames} frames of {spec.n_mels} bands, "
+        f"{weights.steps} steps of {weights.batch_size}"
+    )
+    module = AutoencoderModule(weights, net, mean, deviation)
+    if start:
+        terminal.say(f"{ctx.name}: starts from {weights.start_from}")
+        module.start_from(start.net.state_dict(), weights.start_from)
+    model = Autoencoder(network, spec, net, mean, deviation, scaling_factor=1.0)
+    held_out_mels = (
+        gather_log_mels(mels, choose_by_hash(valid, weights.validate_batches * weights.batch_size), ctx.scratch) if valid else None
+    )
+    fitted = fit_averaged(
+        module,
+        Crops(log_mels, weights.crop_frames, math.log(spec.floor)),
+        Order(weights.seed, clip_weights, weights.batch_size),
+        partial(crop_places, weights.seed, weights.batch_size),
+        params.hardware,
+        ctx,
+        item_seconds=weights.crop_frames * spec.hop_length / spec.sample_rate,
+        held_out=held_out_mels and HeldOut(Crops(held_out_mels, weights.crop_frames, math.log(spec.floor)), len(held_out_mels)),
+        started_from=start and start.digest,
+        sampling=sampling(weights.samples_every_steps, ctx, partial(samples, model, held_out_mels or log_mels)),
+    )
+    fitted.load_into(module, weights.use)
+    net.eval()
+    model.to(pick_device(params.hardware.accelerator))
+    scaling_mels = gather_log_mels(mels, choose_by_hash(list(clip_weights), SCALING_CLIPS), ctx.scratch)
+    model.scaling_factor = round(1 / latent_deviation(map(model.encode, whole_clips(model, scaling_mels))), 6)
+    facts = fitted.codec_facts(weights, start and start.digest, len(log_mels), parameters)
+    return model, fitted, facts
+
+
+def read_start(params: AutoencoderParams, spec: MelSpec, home: Path) -> Autoencoder | None:
+    """The autoencoder named by `start_from`, if any; UserError if its architecture or mel spec differs."""
+    return load(params.check_start(home, mel_spec=spec)) if params.weights.start_from else None
+
+
+def _rows(net: PcaAutoencoder, log_mels: LogMels, mean: float, deviation: float) -> Iterator[Tensor]:
+    """Rows of patches of each whole clip, [rows, factor, frames]."""
+    for item in range(len(log_mels)):
+        values = torch.from_numpy(log_mels.arrays.read(item).astype(np.float32))
+        yield net.rows(to_picture(values[None, :, : values.shape[1] // net.factor * net.factor], mean, deviation))
+
+
+def standardisation(log_mels: LogMels) -> tuple[float, float]:
+    """Mean and standard deviation of all values, rounded so that they do not depend on the processor."""
+    count, total, squares = 0, 0.0, 0.0
+    for item in range(len(log_mels)):
+        values = log_mels.arrays.read(item).astype(np.float64)
+        count, total, squares = count + values.size, total + values.sum(), squares + np.square(values).sum()
+    mean = total / count
+    return round(float(mean), 6), round(math.sqrt(max(squares / count - mean**2, 1e-12)), 6)
+
+
+def whole_clips(model: Autoencoder, log_mels: LogMels) -> Iterator[Tensor]:
+    """Each whole clip [1, n_mels, frames], cut or padded with silence to a length that the network accepts."""
+    device = next(model.net.parameters()).device
+    for item, (_, frames) in enumerate(log_mels.arrays.shapes.tolist()):
+        length = max(model.factor, frames // model.factor * model.factor)
+        yield log_mels.crops([item], [0.0], length, model.silence).float().to(device)
+
+
+def latent_deviation(posteriors: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """Standard deviation of samples of posteriors, given as (mean, log-variance)."""
+    count, total, squares = 0, 0.0, 0.0
+    for posterior in posteriors:
+        mean, log_variance = (values.double() for values in posterior)
+        count, total = count + mean.numel(), total + float(mean.sum())
+        squares += float((mean.square() + log_variance.exp()).sum())  # E[z²] = mean² + variance
+    return math.sqrt(max(squares / count - (total / count) ** 2, 1e-12))
+
+
+def held_out(mels: Path, clip_ids: Sequence[str], scratch: Path) -> LogMels:
+    """Log-mels of the clips for `measure`."""
+    return gather_log_mels(mels, choose_by_hash(clip_ids, MEASURED_CLIPS), scratch)
+
+
+def measure(model: Autoencoder, log_mels: LogMels) -> dict[str, float]:
+    """`l1_db`: mean absolute error of reconstructed log-mels in dB; `kl`: nats per latent value; `latent_std`: of scaled latents.
+
+    Sets `model.residual`.
+    """
+    errors, posteriors, frames, squares = [], [], 0, 0.0
+    for log_mel in whole_clips(model, log_mels):
+        posteriors.append(model.encode(log_mel))
+        mean, _ = posteriors[-1]
+        residual = (log_mel - model.decode(model.scaling_factor * mean))[0].double()
+        errors.append(float(residual.abs().mean()))
+        frames, squares = frames + residual.shape[1], squares + residual.square().sum(1)
+    model.residual = [round(value, 4) for value in (squares / frames).sqrt().tolist()]
+    decibels = 20 / model.spec.power / math.log(10)
+    return {
+        "l1_db": decibels * float(np.mean(errors)),
+        "kl": float(np.mean([float(kl_divergence(*posterior)) for posterior in posteriors])),
+        "latent_std": model.scaling_factor * latent_deviation(posteriors),
+    }
+
+
+def samples(model: Autoencoder, log_mels: LogMels, step: int) -> Samples:
+    """Some clips and their reconstructions, as figure and, by Griffin-Lim, as sounds."""
+    with evaluating(model.net):
+        real = list(islice(whole_clips(model, log_mels), DRAWN_CLIPS))
+        rebuilt = [model.decode(model.scaling_factor * model.encode(log_mel)[0]) for log_mel in real]
+    frames = min(log_mel.shape[2] for log_mel in real)
+    pictures = torch.cat([picture[:, :, :frames].cpu() for pair in zip(real, rebuilt, strict=True) for picture in pair])
+    titles = [title for clip_id in log_mels.arrays.ids[: len(real)] for title in (clip_id, "rebuilt")]
+    figure = figures.draw_log_mels(pictures.numpy(), titles, model.spec, 2, f"autoencoder after {step} steps")
+    waves = vocoding.to_waves(GriffinLim(model.spec, AUDIBLE), pictures, torch.device("cpu"))
+    return Samples(figure, titles, [(wave.numpy(), model.spec.sample_rate) for wave in waves], [None, CHANGED] * len(real))

@@ -8,11 +8,9 @@ from pydantic import Field, model_validator
 
 from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
-from soundmill.models.components.codec_params import CodecTrainingParams
-from soundmill.models.components.contracts import ComponentParams
+from soundmill.models.components.contracts import CodecTrainingParams, ComponentParams
 from soundmill.models.components.loaded import LoadedParams
 from soundmill.params import StageParams
-from soundmill.training.params import HardwareParams
 
 
 class AutoencoderNetParams(StageParams):
@@ -63,7 +61,6 @@ class AutoencoderParams(ComponentParams):
     kind: Literal["mel_autoencoder"]
     network: AutoencoderNetParams = Field(description="loaded weights must have the same architecture")
     weights: TrainedParams | LoadedParams = Field(discriminator="kind")
-    hardware: HardwareParams
 
     def check_spec(self, spec: MelSpec) -> None:
         self.network.check_spec(spec)
@@ -75,17 +72,9 @@ class AutoencoderParams(ComponentParams):
 
     @model_validator(mode="after")
     def _consistent(self) -> AutoencoderParams:
-        weights = self.weights
-        if weights.kind == "load":
-            if self.network.pca:
-                raise ValueError("network.pca must be false for loaded weights, which have no principal components")
-            if self.hardware.devices != 1:
-                raise ValueError("hardware.devices must be 1 for loaded weights")
-            return self
-        if weights.crop_frames % self.network.factor:
-            raise ValueError(
-                f"weights.crop_frames {weights.crop_frames} must be a multiple of {self.network.factor}, 2^(levels − 1)"
-            )
-        if weights.batch_size % self.hardware.devices:
-            raise ValueError(f"weights.batch_size {weights.batch_size} must be a multiple of hardware.devices")
+        weights, factor = self.weights, self.network.factor
+        if weights.kind == "load" and self.network.pca:
+            raise ValueError("network.pca must be false for loaded weights, which have no principal components")
+        if weights.kind == "train" and weights.crop_frames % factor:
+            raise ValueError(f"weights.crop_frames {weights.crop_frames} must be a multiple of {factor}, 2^(levels − 1)")
         return self

@@ -9,19 +9,17 @@ from torch import Tensor, nn
 
 from soundmill.models.components.contracts import MadeComponent
 from soundmill.models.components.melgan import vocoder
-from soundmill.models.components.melgan.network import MelGanNet
 from soundmill.models.components.melgan.params import MelGanParams
-from soundmill.models.components.melgan.vocoder import MelGan
+from soundmill.models.components.melgan.vocoder import MelGan, MelGanNet
 from soundmill.models.components.vocoder_adversary import (
     VocoderModule,
-    hinge_discriminator_loss,
-    hinge_generator_loss,
     with_norms,
     without_norms,
 )
 from soundmill.models.components.vocoder_trainer import VocoderTrainer
 from soundmill.models.components.wave_discriminators import Discriminators
 from soundmill.training.device import use_threads
+from soundmill.training.phases import hinge_discriminator_loss, hinge_generator_loss
 
 
 def make(params: MelGanParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:

@@ -1,16 +1,70 @@
 """MelGAN as a vocoder. On disk: a directory with `model.safetensors` and `config.json`."""
 
+import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import leaky_relu, pad
 
 from soundmill.audio.mel import MelSpec
 from soundmill.models.components.contracts import VocoderConfig, read_vocoder
-from soundmill.models.components.frame_vocoder import FrameVocoder
-from soundmill.models.components.melgan.network import MelGanNet
 from soundmill.models.components.melgan.params import MelGanParams, NetworkParams
+from soundmill.models.components.vocoding import FrameVocoder
 from soundmill.training import checkpoint
+
+SLOPE = 0.2  # of the leaky ReLUs
+ENDS = 7  # kernel size of the first and the last convolution
+
+
+class Residual(nn.Module):
+    """A dilated convolution and a pointwise one, with a pointwise convolution as shortcut."""
+
+    def __init__(self, channels: int, dilation: int):
+        super().__init__()
+        self.dilation = dilation
+        self.wide = nn.Conv1d(channels, channels, 3, dilation=dilation)
+        self.narrow = nn.Conv1d(channels, channels, 1)
+        self.past = nn.Conv1d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.wide(_mirrored(leaky_relu(x, SLOPE), self.dilation))
+        return self.past(x) + self.narrow(leaky_relu(inner, SLOPE))
+
+
+class MelGanNet(nn.Module):
+    """Log-mels [B, n_mels, frames] to waves [B, frames · product of rates] in [−1, 1] (Kumar et al. 2019, fig. 1)."""
+
+    def __init__(self, params: NetworkParams, n_mels: int):
+        super().__init__()
+        widths = [params.channels * 2**level for level in reversed(range(len(params.rates) + 1))]
+        self.first = nn.Conv1d(n_mels, widths[0], ENDS)
+        self.stages = nn.ModuleList(
+            [
+                nn.ModuleList(
+                    [
+                        nn.ConvTranspose1d(before, after, 2 * rate, rate, math.ceil(rate / 2), output_padding=rate % 2),
+                        *(Residual(after, 3**layer) for layer in range(params.residual_layers)),
+                    ]
+                )
+                for (before, after), rate in zip(pairwise(widths), params.rates, strict=True)
+            ]
+        )
+        self.last = nn.Conv1d(widths[-1], 1, ENDS)
+
+    def forward(self, log_mel: Tensor) -> Tensor:
+        x = self.first(_mirrored(log_mel, ENDS // 2))
+        for up, *residuals in self.stages:
+            x = up(leaky_relu(x, SLOPE))
+            for residual in residuals:
+                x = residual(x)
+        return self.last(_mirrored(leaky_relu(x, SLOPE), ENDS // 2)).tanh()[:, 0]
+
+
+def _mirrored(x: Tensor, size: int) -> Tensor:
+    """Reflection padding by `size` at both ends, or replication padding if x is too short."""
+    return pad(x, (size, size), "reflect" if x.shape[2] > size else "replicate")
 
 
 class MelGanConfig(VocoderConfig):
@@ -32,7 +86,6 @@ def network(params: MelGanParams, spec: dict[str, Any]) -> nn.Module:
 
 
 def load(directory: Path, spec: MelSpec | None) -> MelGan:
-    """The vocoder that `save_vocoder` wrote; UserError if its mel spec differs from `spec` (if given) or the weights do not fit."""
     saved = read_vocoder(directory, MelGanConfig, spec)
     net = checkpoint.load_weights(lambda: MelGanNet(saved.network, saved.mel_spec.n_mels), directory / checkpoint.WEIGHTS)
     return MelGan(saved.network, saved.mel_spec, net)

@@ -1,6 +1,7 @@
 """Oobleck: the autoencoder of waves of Stable Audio (Evans et al. 2024); diffusers' AutoencoderOobleck."""
 
+from soundmill.models.components.contracts import Kind
 from soundmill.models.components.oobleck.params import OobleckParams
-from soundmill.models.components.waves.kind import wave_codec
 
-KIND = wave_codec(__name__, OobleckParams, pretrained=True)
+SOUNDING = "soundmill.models.components.waves.sounding"
+KIND = Kind(OobleckParams, maker=f"{__name__}.make", component=f"{__name__}.codec", sounding=SOUNDING)

@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from soundmill.models.components.contracts import CodecConfig, save_codec
+from soundmill.models.components.contracts import CodecConfig
 from soundmill.models.components.oobleck.params import NetworkParams, OobleckParams
-from soundmill.models.components.waves.codec import NetworkCodec
-from soundmill.models.components.waves.sounding import padded
+from soundmill.models.components.waves.sounding import NetworkCodec, padded
 from soundmill.training import checkpoint
 
 KIND = "oobleck"
@@ -35,6 +34,9 @@ class OobleckCodec(NetworkCodec):
     net: Any  # diffusers' AutoencoderOobleck
     scaling_factor: float = 1.0  # x0 = scaling_factor · latent; 1 for published weights
     digest: str = field(default="")  # set when saved
+
+    def config(self, source: dict[str, Any]) -> OobleckConfig:
+        return OobleckConfig(kind=KIND, network=self.network, scaling_factor=self.scaling_factor, source=source, digest=self.digest)
 
     @torch.no_grad()
     def encode(self, waves: Tensor) -> Tensor:
@@ -75,15 +77,7 @@ def build(params: NetworkParams) -> Any:
         )
 
 
-def save(model: OobleckCodec, directory: Path, source: dict[str, Any]) -> dict[str, Any]:
-    """See contracts.py; returns the codec's digest. `source`: plain values."""
-    config = OobleckConfig(kind=KIND, network=model.network, scaling_factor=model.scaling_factor, source=source, digest="")
-    model.digest = save_codec(directory, config, model.net)
-    return {"digest": model.digest}
-
-
 def load(directory: Path) -> OobleckCodec:
-    """The codec that `save` wrote; UserError if the weights do not fit the architecture."""
     saved = checkpoint.load_config(directory, OobleckConfig, "autoencoder")
     net = checkpoint.load_weights(lambda: build(saved.network), directory / checkpoint.WEIGHTS)
     return OobleckCodec(saved.network, net, saved.scaling_factor, saved.digest)

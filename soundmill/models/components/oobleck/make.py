@@ -1,31 +1,67 @@
-"""Make Oobleck for its stage: train it on the training clips, or take or load it, and measure its latents."""
+"""Make Oobleck for its stage: train it on the training clips, or take or load it, and measure its latents.
 
-from collections.abc import Sequence
+An AutoencoderOobleck is loaded in diffusers' layout, the directory `vae` of Stable Audio Open, or as a codec of this project.
+"""
+
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from soundmill import hashing, terminal
+from soundmill import params as strict
+from soundmill.audio.mel import MelSpec
 from soundmill.models.catalog import choose_by_hash, read_weights
-from soundmill.models.components.contracts import MadeComponent
+from soundmill.models.components.contracts import MadeComponent, save_codec
+from soundmill.models.components.loaded import LoadedParams, check_whole, compare, explained, find, find_saved, locate
 from soundmill.models.components.oobleck import codec as codecs
-from soundmill.models.components.oobleck import pretrained
-from soundmill.models.components.oobleck.codec import OobleckCodec
-from soundmill.models.components.oobleck.params import OobleckParams
-from soundmill.models.components.oobleck.training import OobleckModule
+from soundmill.models.components.oobleck.codec import OobleckCodec, build
+from soundmill.models.components.oobleck.params import NetworkParams, OobleckParams, TrainedParams
 from soundmill.models.components.waves.samples import check_waves, of_clips
 from soundmill.models.components.waves.source import WaveCrops, gather_waves
 from soundmill.models.samples import sampling
 from soundmill.training import checkpoint
 from soundmill.training.device import pick_device, use_threads
 from soundmill.training.fitting import Fitted, fit_averaged
-from soundmill.training.loader import Order, crop_places
-from soundmill.training.validation import HeldOut
+from soundmill.training.loader import Batch, Order, crop_places
+from soundmill.training.module import TrainingModule
+from soundmill.training.monitoring import HeldOut
 
 SCALING_CLIPS = 64
 LICENCE = "these weights have their own licence, which also applies to what is generated with them: read it where they are from"
+FILES = ("vae/config.json", "vae/diffusion_pytorch_model.safetensors")
+KEYS = ("encoder_hidden_size", "downsampling_ratios", "channel_multiples", "decoder_channels", "decoder_input_channels")
+KEYS += ("audio_channels", "sampling_rate")
+
+
+class OobleckModule(TrainingModule):
+    """A batch: waves [b, channels, T], encoded, sampled from their posteriors and decoded.
+
+    The distance is auraloss's spectral one; the published codec also had discriminators.
+    """
+
+    def __init__(self, params: TrainedParams, net: nn.Module):
+        from auraloss.freq import MultiResolutionSTFTLoss
+
+        super().__init__(net, params, params.steps)
+        self.distance = MultiResolutionSTFTLoss(fft_sizes=[2048, 512, 128], hop_sizes=[512, 128, 32], win_lengths=[2048, 512, 128])
+
+    def loss(self, step: int, batch: Batch) -> Tensor:
+        (waves,) = batch.values
+        waves = waves.float()
+        posterior = self.net.encode(waves).latent_dist
+        noise = self.noise_like(posterior.mean.float(), self.rng("posterior", step))
+        rebuilt = self.net.decode(posterior.mean + posterior.std * noise).sample.float()
+        with torch.autocast(waves.device.type, enabled=False):
+            return self.distance(rebuilt, waves) + self.params.kl_weight * kl_divergence(posterior)
+
+
+def kl_divergence(posterior: Any) -> Tensor:
+    """KL divergence from the standard normal in nats, summed over the channels of a latent; mean over latents."""
+    return 0.5 * posterior.kl().float()
 
 
 def make(params: OobleckParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:
@@ -35,7 +71,7 @@ def make(params: OobleckParams, ctx: Any, clips: Path, mels: Path, catalog: Path
     device = pick_device(params.hardware.accelerator)
     shown = list(splits["valid"] or splits["train"])
     if weights.kind == "load":
-        (model, facts), fitted = pretrained.load(weights, network, ctx.home, ctx.digests), None
+        (model, facts), fitted = load_published(weights, network, ctx.home, ctx.digests), None
         terminal.say(f"{ctx.name}: {LICENCE}")
     elif weights.steps:
         model, fitted, facts = _train(params, ctx, clips, splits)
@@ -51,7 +87,7 @@ def make(params: OobleckParams, ctx: Any, clips: Path, mels: Path, catalog: Path
         **({**fitted.metrics, "steps": weights.steps} if fitted else {}),
     }
     return MadeComponent(
-        partial(codecs.save, model, source={"kind": weights.kind, **facts}),
+        partial(save_codec, model, source={"kind": weights.kind, **facts}),
         fitted.points if fitted else [],
         metrics,
         weights.steps if fitted else 0,
@@ -104,3 +140,49 @@ def _deviation(model: OobleckCodec, source: WaveCrops) -> float:
     device = next(model.net.parameters()).device
     latents = [model.encode(crops.to(device)).flatten() for crops in source.whole()]
     return max(float(torch.cat(latents).double().std()), 1e-6)
+
+
+def load_published(
+    weights: LoadedParams, network: NetworkParams, home: Path, digests: Path | None = None
+) -> tuple[OobleckCodec, dict[str, Any]]:
+    """The codec that `weights` names (see hub.find), and the identity of its files. UserError if it is not as `network` says."""
+    from diffusers import AutoencoderOobleck
+
+    if saved := find_saved(weights, codecs.OobleckConfig, network, home):
+        return codecs.load(saved[0]), saved[1]
+    directory, facts = find(weights, FILES, "autoencoder", home, digests)
+    _check_config(directory / "vae", network)
+    with explained(directory / "vae"):
+        net, loading = AutoencoderOobleck.from_pretrained(
+            directory / "vae", use_safetensors=True, local_files_only=True, torch_dtype=torch.float32, output_loading_info=True
+        )
+    check_whole(directory / "vae", loading)
+    return OobleckCodec(network, net.eval()), facts
+
+
+def network_of(config: Mapping[str, Any], file: Path) -> NetworkParams:
+    """The sizes that `vae/config.json` states; UserError names the file if they are not supported."""
+    values = {
+        "channels": config.get("decoder_channels"),
+        "ratios": config.get("downsampling_ratios"),
+        "multiples": config.get("channel_multiples"),
+        "latent_channels": config.get("decoder_input_channels"),
+        "audio_channels": config.get("audio_channels"),
+        "sample_rate": config.get("sampling_rate"),
+    }
+    return strict.parse(NetworkParams, values, str(file))
+
+
+def check(weights: LoadedParams, network: NetworkParams, spec: MelSpec, home: Path) -> None:
+    """UserError as `load_published`, from the configuration alone."""
+    if not find_saved(weights, codecs.OobleckConfig, network, home):
+        _check_config(locate(weights, FILES, "autoencoder", home)[0] / "vae", network)
+
+
+def _check_config(directory: Path, network: NetworkParams) -> None:
+    from diffusers import AutoencoderOobleck
+
+    with explained(directory), torch.device("meta"):
+        theirs = AutoencoderOobleck.from_config(AutoencoderOobleck.load_config(directory, local_files_only=True)).config
+        ours = build(network).config
+    compare(directory, {key: (theirs[key], ours[key]) for key in KEYS}, "autoencoder.network")

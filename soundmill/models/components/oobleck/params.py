@@ -7,12 +7,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from soundmill.audio.mel import MelSpec
-from soundmill.models.components.codec_params import CodecTrainingParams
-from soundmill.models.components.contracts import ComponentParams
+from soundmill.models.components.contracts import WaveCodecParams, WaveCodecTrainingParams
 from soundmill.models.components.loaded import LoadedParams
 from soundmill.params import SampleRate, StageParams
-from soundmill.training.params import HardwareParams
 
 
 class NetworkParams(StageParams):
@@ -40,34 +37,20 @@ class NetworkParams(StageParams):
         return math.prod(self.ratios)
 
 
-class TrainedParams(CodecTrainingParams):
+class TrainedParams(WaveCodecTrainingParams):
     """Train the codec on the training clips by spectral distance and KL divergence, without a discriminator."""
 
-    num_samples: int = Field(ge=1, le=2**28, description="length of a crop of each clip; shorter clips are padded with silence")
     kl_weight: float = Field(ge=0, description="weight of the KL divergence per latent")
 
 
-class OobleckParams(ComponentParams):
+class OobleckParams(WaveCodecParams):
     kind: Literal["oobleck"]
     network: NetworkParams = Field(description="loaded weights must have the same architecture")
     weights: TrainedParams | LoadedParams = Field(discriminator="kind")
-    hardware: HardwareParams
-
-    def latent_shape(self, spec: MelSpec, num_samples: int) -> tuple[int, int, int]:
-        """Shape (channels, frames, bands) of the latent of `num_samples`."""
-        return self.network.latent_channels, num_samples // self.network.samples_per_latent, 1
 
     @model_validator(mode="after")
-    def _consistent(self) -> OobleckParams:
-        weights, stride = self.weights, self.network.samples_per_latent
-        if weights.kind == "load":
-            if self.hardware.devices != 1:
-                raise ValueError("hardware.devices must be 1 for loaded weights")
-            return self
-        if weights.num_samples % stride:
-            raise ValueError(f"weights.num_samples {weights.num_samples} must be a multiple of {stride}, the samples of a latent")
-        if weights.num_samples < 4096:
+    def _long_enough(self) -> OobleckParams:
+        weights = self.weights
+        if weights.kind == "train" and weights.num_samples < 4096:
             raise ValueError(f"weights.num_samples {weights.num_samples} must be 4096 or more, for the windows of the distance")
-        if weights.batch_size % self.hardware.devices:
-            raise ValueError(f"weights.batch_size {weights.batch_size} must be a multiple of hardware.devices")
         return self

@@ -5,18 +5,19 @@ On disk: a directory with `model.safetensors` and `config.json`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from soundmill.models.components.contracts import CodecConfig, save_codec
-from soundmill.models.components.rave.editing import Edit, edited
+from soundmill.errors import UserError
+from soundmill.models.components.contracts import CodecConfig, OnItsDevice
 from soundmill.models.components.rave.network import RaveNet
 from soundmill.models.components.rave.params import NetworkParams, RaveParams
 from soundmill.models.components.waves.sounding import padded
@@ -24,6 +25,47 @@ from soundmill.training import checkpoint
 
 KIND = "rave"
 CONSTANTS = ("sample_rate", "phase", "fidelity", "rank", "scaling_factor")
+EDIT = re.compile(r"(\d{1,6})=([+*]?)([+-]?\d{1,12}(?:\.\d{0,12})?(?:e[+-]?\d{1,2})?)", re.IGNORECASE)
+LARGEST = torch.finfo(torch.float32).max
+
+
+class Edit(NamedTuple):
+    """A manual edit of latents before decoding."""
+
+    dimension: int  # 0: the component with the largest variance
+    how: Literal["", "+", "*"]
+    value: float
+
+
+def parse_edits(texts: Sequence[str], count: int) -> list[Edit]:
+    """Parse `0=1.5` (set), `0=+0.5` (add) or `0=*2` (multiply) for one of `count` latents; UserError for anything else."""
+    edits = []
+    for text in texts:
+        match = EDIT.fullmatch(text.strip())
+        if not match:
+            raise UserError(
+                f"--latent {text[:100]!r}: write DIM=VALUE to set a latent, DIM=+VALUE to add to it, DIM=*VALUE to scale it"
+            )
+        if int(match[1]) >= count:
+            raise UserError(f"--latent {text[:100]!r}: this model has latents 0 to {count - 1}, ordered by variance")
+        value = float(match[3])
+        if abs(value) > LARGEST:
+            raise UserError(f"--latent {text[:100]!r}: {value:g} is beyond {LARGEST:.3g}; latents have unit deviation")
+        edits.append(Edit(int(match[1]), match[2], value))
+    return edits
+
+
+def edited(latents: Tensor, edits: Sequence[Edit]) -> Tensor:
+    """Latents [N, count, T] with the edits applied in order."""
+    result = latents.clone()
+    for dimension, how, value in edits:
+        if how == "":
+            result[:, dimension] = value
+        elif how == "+":
+            result[:, dimension] += value
+        else:
+            result[:, dimension] *= value
+    return result
 
 
 class RaveConfig(CodecConfig):
@@ -37,7 +79,7 @@ class RaveConfig(CodecConfig):
 
 
 @dataclass
-class RaveCodec:
+class RaveCodec(OnItsDevice):
     """The network, in evaluation mode and float32. Latents are the first `rank` principal components, with unit deviation."""
 
     network: NetworkParams
@@ -76,9 +118,9 @@ class RaveCodec:
         """Whether the decoder uses its noise branch, if it has one."""
         return self.phase == 2 or self.network.pca
 
-    def to(self, device: torch.device | str) -> RaveCodec:
-        self.net.to(device)
-        return self
+    def config(self, source: dict[str, Any]) -> RaveConfig:
+        constants = {name: getattr(self, name) for name in CONSTANTS}
+        return RaveConfig(kind=KIND, network=self.network, source=source, digest=self.digest, **constants)
 
     @torch.no_grad()
     def components(self, waves: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,16 +164,7 @@ def network(params: RaveParams, spec: dict[str, Any]) -> RaveNet:
     return RaveNet(params.network).with_norms()
 
 
-def save(model: RaveCodec, directory: Path, source: dict[str, Any]) -> dict[str, Any]:
-    """See contracts.py; returns the codec's digest. `source`: plain values."""
-    constants = {name: getattr(model, name) for name in CONSTANTS}
-    config = RaveConfig(kind=KIND, network=model.network, source=source, digest="", **constants)
-    model.digest = save_codec(directory, config, model.net)
-    return {"digest": model.digest}
-
-
 def load(directory: Path) -> RaveCodec:
-    """The codec that `save` wrote; UserError if the weights do not fit the architecture."""
     saved = checkpoint.load_config(directory, RaveConfig, "autoencoder")
     net = checkpoint.load_weights(lambda: RaveNet(saved.network), directory / checkpoint.WEIGHTS)
     return RaveCodec(saved.network, net=net, digest=saved.digest, **{name: getattr(saved, name) for name in CONSTANTS})

@@ -4,6 +4,7 @@ Or take one as it is.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,28 +15,29 @@ from torch import Tensor
 
 from soundmill import hashing, terminal
 from soundmill.audio import figures
-from soundmill.models.catalog import beginnings, choose_by_hash, durations_of, read_weights, waves_of
-from soundmill.models.components.contracts import MadeComponent
+from soundmill.models.catalog import choose_by_hash, durations_of, read_weights, waves_of
+from soundmill.models.components.contracts import MadeComponent, save_codec
 from soundmill.models.components.pca import Components, components
 from soundmill.models.components.rave import codec as codecs
-from soundmill.models.components.rave.augmentation import AugmentedCrops, draw_crops
 from soundmill.models.components.rave.codec import RaveCodec
 from soundmill.models.components.rave.network import RaveNet
-from soundmill.models.components.rave.params import RaveParams
+from soundmill.models.components.rave.params import AugmentationParams, RaveParams
 from soundmill.models.components.rave.training import RaveModule, describe_training, phase_of
-from soundmill.models.components.waves.samples import beside_real
+from soundmill.models.components.waves.samples import of_clips
 from soundmill.models.components.waves.source import WaveCrops, gather_waves
-from soundmill.models.samples import Samples, sampling
+from soundmill.models.samples import sampling
 from soundmill.training import checkpoint
-from soundmill.training.device import evaluating, pick_device, use_threads
+from soundmill.training.device import pick_device, use_threads
 from soundmill.training.fitting import fit_averaged
-from soundmill.training.loader import Order
-from soundmill.training.validation import HeldOut
+from soundmill.training.loader import Order, crop_places
+from soundmill.training.monitoring import HeldOut
+from soundmill.training.seeds import seed_of
 
-SHOWN = 4
 LEAST_SPREAD = 1e-6  # deviation of a latent that is constant
 COMPONENT_CLIPS = 1024  # at most, for the principal components
 FIDELITIES = (0.8, 0.9, 0.95, 0.99)  # whose ranks are reported
+LOWEST_HZ, HIGHEST_HZ = 20.0, 2000.0  # of the all-pass filter's poles
+RADIUS = 0.99
 
 
 def make(params: RaveParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:
@@ -61,7 +63,7 @@ def make(params: RaveParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -
     terminal.say(f"{ctx.name}: {parameters:,} parameters, discriminators {discriminator_parameters:,}")
     for line in describe_training(minutes, len(train), weights, rate):
         terminal.say(f"{ctx.name}: {line}")
-    draw = partial(samples, model, clips, valid or train, pick_device(params.hardware.accelerator))
+    draw = partial(of_clips, model, clips, valid or train, pick_device(params.hardware.accelerator))
     fitted = fit_averaged(
         module,
         AugmentedCrops(source_of(train), rate, weights.augmentation),
@@ -96,15 +98,15 @@ def make(params: RaveParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -
         "steps": weights.steps,
         **fitted.metrics,
     }
-    return MadeComponent(partial(codecs.save, model, source=facts), fitted.points, metrics, weights.steps, draw)
+    return MadeComponent(partial(save_codec, model, source=facts), fitted.points, metrics, weights.steps, draw)
 
 
 def _taken(params: RaveParams, rate: int, ctx: Any, clips: Path, shown: Sequence[str]) -> MadeComponent:
     """The codec `weights.start_from`."""
     model = codecs.load(params.check_start(ctx.home, sample_rate=rate))
     metrics = {"parameters": sum(weight.numel() for weight in model.net.parameters()), **_sizes(model)}
-    draw = partial(samples, model, clips, shown, pick_device(params.hardware.accelerator))
-    return MadeComponent(partial(codecs.save, model, source={"taken_from": params.weights.start_from}), [], metrics, 0, draw)
+    draw = partial(of_clips, model, clips, shown, pick_device(params.hardware.accelerator))
+    return MadeComponent(partial(save_codec, model, source={"taken_from": params.weights.start_from}), [], metrics, 0, draw)
 
 
 def _start(net: RaveNet, params: RaveParams, rate: int, ctx: Any) -> str:
@@ -152,10 +154,41 @@ def _show_fidelity(latent_components: Components, ctx: Any) -> None:
     ctx.show("the fidelity", draw)
 
 
-def samples(model: RaveCodec, clips: Path, clip_ids: Sequence[str], device: torch.device, step: int) -> Samples:
-    """Real clips and their reconstructions."""
-    waves = torch.from_numpy(beginnings(clips, clip_ids, SHOWN)).mean(1, keepdim=True)
-    model.to(device)
-    with evaluating(model.net):
-        decoded = model.decode(model.encode(waves.to(device))).cpu()[..., : waves.shape[2]]
-    return beside_real(waves, decoded, model.sample_rate, step)
+def draw_crops(seed: int, batch_size: int, step: int) -> Tensor:
+    """Random numbers for each crop of a whole batch, [batch_size, 4] in [0, 1), float64.
+
+    In order: start of the crop, whether to mangle its phases, the filter's frequency, and the seed of the noise.
+    """
+    rng = torch.Generator().manual_seed(seed_of(seed, "augmentation", step))
+    augmentations = torch.rand(batch_size, 3, generator=rng, dtype=torch.float64)
+    return torch.cat([crop_places(seed, batch_size, step).double()[:, None], augmentations], 1)
+
+
+@dataclass(frozen=True)
+class AugmentedCrops:
+    """A source of crops [b, channels, num_samples]; `drawn` as from `draw_crops`. `augmentation` None: unchanged crops.
+
+    As in its authors' rave/dataset.py: random phase mangling, and dequantisation.
+    """
+
+    crops: WaveCrops
+    sample_rate: int
+    augmentation: AugmentationParams | None
+
+    def batch(self, items: np.ndarray, drawn: np.ndarray) -> tuple[Tensor]:
+        (waves,) = self.crops.batch(items, drawn[:, 0])
+        if self.augmentation is not None:
+            for wave, (_, mangled, frequency, noise) in zip(waves.numpy(), drawn.tolist(), strict=True):
+                if mangled < self.augmentation.phase_mangle:
+                    wave[:] = phase_mangled(wave, LOWEST_HZ * (HIGHEST_HZ / LOWEST_HZ) ** frequency, self.sample_rate)
+                if (bits := self.augmentation.dequantise_bits) is not None:
+                    wave += np.random.default_rng(int(noise * 2**53)).random(wave.shape, np.float32) * np.float32(2.0**-bits)
+        return (waves,)
+
+
+def phase_mangled(wave: np.ndarray, hertz: float, sample_rate: int) -> np.ndarray:
+    """A wave [channels, T] through a two-pole all-pass filter at `hertz`: changes the phases, keeps the magnitudes."""
+    from scipy.signal import lfilter
+
+    poles = [1.0, -2 * RADIUS * np.cos(2 * np.pi * hertz / sample_rate), RADIUS**2]
+    return lfilter(poles[::-1], poles, wave)

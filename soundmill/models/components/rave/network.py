@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from soundmill.models.components.pca import Pca
-from soundmill.models.components.rave.norms import Normed
 from soundmill.models.components.rave.params import NetworkParams
 from soundmill.models.components.rave.pqmf import Pqmf
 
@@ -23,6 +22,37 @@ SLOPE = 0.2  # of the leaky ReLUs
 LEAST_DEVIATION = 1e-4
 QUIET = -5.0  # bias of the noise gains before the sigmoid, so that noise starts quiet
 CERTAIN = -3.0  # bias of the raw deviations if the means start from principal components: a deviation of 0.05
+LEAST_LENGTH = 1e-12  # so that a kernel of zeros stays one
+
+
+class Normed(nn.Module):
+    """A mixin for torch's convolutions, which use `kernel()` as their weight: weight normalisation (Salimans & Kingma 2016).
+
+    A kernel's length and direction are separate parameters. Torch's own version makes modules that cannot be pickled, as training
+    on several devices requires.
+    """
+
+    weight: nn.Parameter
+    length: nn.Parameter | None
+
+    def norm(self) -> None:
+        self.length = nn.Parameter(_lengths(self.weight).detach())
+
+    def fold(self) -> None:
+        """Replace weight and length by the kernel itself."""
+        self.weight.data, self.length = self.kernel().detach(), None
+
+    def silence(self) -> None:
+        """Make the kernel 0; with weight normalisation it keeps its direction, so that it can learn."""
+        nn.init.zeros_(self.weight if self.length is None else self.length)
+
+    def kernel(self) -> Tensor:
+        return self.weight if self.length is None else self.weight * (self.length / _lengths(self.weight))
+
+
+def _lengths(weight: Tensor) -> Tensor:
+    """Norms [N, 1, …] of the kernels along the first axis."""
+    return torch.linalg.vector_norm(weight, dim=tuple(range(1, weight.ndim)), keepdim=True).clamp_min(LEAST_LENGTH)
 
 
 class Conv(Normed, nn.Conv1d):

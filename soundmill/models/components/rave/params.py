@@ -7,11 +7,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from soundmill.audio.mel import MelSpec
-from soundmill.models.components.codec_params import CodecTrainingParams
-from soundmill.models.components.contracts import ComponentParams
+from soundmill.models.components.contracts import WaveCodecParams, WaveCodecTrainingParams
 from soundmill.params import Probability, StageParams
-from soundmill.training.params import HardwareParams, OptimiserParams
+from soundmill.training.params import OptimiserParams
 
 
 class NoiseParams(StageParams):
@@ -111,14 +109,13 @@ class AugmentationParams(StageParams):
     dequantise_bits: int | None = Field(ge=1, description="add uniform noise in [0, 2^-bits); 16 as published; null: none")
 
 
-class WeightsParams(CodecTrainingParams):
+class WeightsParams(WaveCodecTrainingParams):
     """Train the codec on the training clips: representation learning, then (encoder frozen) adversarial training.
 
     `steps` are those of both phases together.
     """
 
     phase_1_steps: int = Field(ge=1, le=100_000_000, description="steps before phase 2; equal to `steps`: no phase 2")
-    num_samples: int = Field(ge=1, le=2**28, description="length of a crop of each clip; shorter clips are padded with silence")
     scales: list[int] = Field(
         min_length=1, description="window lengths of the spectral distance, in samples of the wave and of the bands"
     )
@@ -135,27 +132,20 @@ class WeightsParams(CodecTrainingParams):
     )
 
 
-class RaveParams(ComponentParams):
+class RaveParams(WaveCodecParams):
     kind: Literal["rave"]
     network: NetworkParams
     fidelity: Probability = Field(gt=0, description="share of the latents' variance to keep; sets the number of latents")
     weights: WeightsParams
-    hardware: HardwareParams
 
     @property
     def fixed(self) -> tuple[str, ...]:
         """Of a codec that is taken as it is also `fidelity`, which its rank follows from."""
         return ("network",) if self.weights.steps else ("network", "fidelity")
 
-    def latent_shape(self, spec: MelSpec, num_samples: int) -> tuple[int, int, int]:
-        """Shape (channels, frames, bands) of the latent of `num_samples`, with all components."""
-        return self.network.latent_channels, num_samples // self.network.samples_per_latent, 1
-
     @model_validator(mode="after")
     def _consistent(self) -> RaveParams:
-        weights, stride = self.weights, self.network.samples_per_latent
-        if weights.num_samples % stride:
-            raise ValueError(f"weights.num_samples {weights.num_samples} must be a multiple of {stride}, the samples of a latent")
+        weights = self.weights
         if unfit := [scale for scale in weights.scales if scale < 8 or scale % 4 or scale > weights.num_samples]:
             raise ValueError(f"weights.scales {unfit} must be multiples of 4 from 8 to num_samples {weights.num_samples}")
         if min(weights.scales) > (crop := weights.num_samples // self.network.bands):
@@ -174,6 +164,4 @@ class RaveParams(ComponentParams):
             )
         if weights.ema is not None:
             raise ValueError("weights.ema must be null: an average would keep changing the encoder after phase 1")
-        if weights.batch_size % self.hardware.devices:
-            raise ValueError(f"weights.batch_size {weights.batch_size} must be a multiple of hardware.devices")
         return self

@@ -1,21 +1,78 @@
 """Train RAVE: a variational autoencoder (phase 1), then its decoder adversarially with a frozen encoder (phase 2)."""
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from soundmill import terminal
 from soundmill.errors import UserError
-from soundmill.models.components.rave.discriminators import Discriminators
-from soundmill.models.components.rave.losses import discriminator_loss, distance, features_loss, generator_loss, kl_divergence
-from soundmill.models.components.rave.network import RaveNet
-from soundmill.models.components.rave.params import WeightsParams
+from soundmill.models.components.rave.network import Normed, RaveNet
+from soundmill.models.components.rave.params import DiscriminatorsParams, FeaturesParams, WeightsParams
 from soundmill.training.device import evaluating
 from soundmill.training.loader import Batch
 from soundmill.training.module import rate_factor
-from soundmill.training.phases import Phase, PhasedModule, Turn
+from soundmill.training.phases import Phase, PhasedModule, Turn, hinge_discriminator_loss, hinge_generator_loss
+
+LEAST_MAGNITUDE = 1e-7  # added to a divisor
+LEAST_POWER = 1e-8  # of a bin per sample of the window, added to the mean power of the real signal, which is 0 for silence
+SCALE_KERNEL, PERIOD_KERNEL, STRIDE = 15, 5, 4  # of the discriminators
+SLOPE = 0.2  # of the leaky ReLUs
+
+FeatureMaps = list[Tensor]  # before the activations; the last map is the scores
+
+
+class DiscriminatorConv(Normed, nn.Conv2d):
+    def __init__(self, below: int, above: int, kernel: int, stride: int):
+        super().__init__(below, above, (kernel, 1), (stride, 1), (kernel // 2, 0))
+        self.register_parameter("length", None)
+
+    def forward(self, signal: Tensor) -> Tensor:
+        return F.conv2d(signal, self.kernel(), self.bias, self.stride, self.padding)
+
+
+class Discriminator(nn.Module):
+    """Convolutions with a stride of four along every `period`-th sample; with period 1, along all samples."""
+
+    def __init__(self, channels: int, layers: int, period: int):
+        super().__init__()
+        self.period = period
+        kernel = SCALE_KERNEL if period == 1 else PERIOD_KERNEL
+        widths = [1, *(channels * 2**level for level in range(layers))]
+        self.layers = nn.ModuleList(DiscriminatorConv(below, above, kernel, STRIDE) for below, above in pairwise(widths))
+        for layer in self.layers:
+            layer.norm()
+        self.last = DiscriminatorConv(widths[-1], 1, 1, 1)  # no weight norm, as in the published code
+
+    def forward(self, waves: Tensor) -> FeatureMaps:
+        signal, maps = F.pad(waves, (0, -waves.shape[2] % self.period)).unflatten(2, (-1, self.period)), []
+        for layer in self.layers:
+            maps.append(layer(signal))
+            signal = F.leaky_relu(maps[-1], SLOPE)
+        return [*maps, self.last(signal)]
+
+
+class Discriminators(nn.Module):
+    """All discriminators of phase 2, at several rates (Kumar et al. 2019) and periods (Kong et al. 2020), with separate weights.
+
+    Three scales with 64 channels and four layers have 7,751,619 weights.
+    """
+
+    def __init__(self, params: DiscriminatorsParams):
+        super().__init__()
+        self.scales = nn.ModuleList(Discriminator(params.channels, params.layers, 1) for _ in range(params.scales))
+        self.periods = nn.ModuleList(Discriminator(params.channels, params.layers, period) for period in params.periods)
+
+    def forward(self, waves: Tensor) -> list[FeatureMaps]:
+        """Feature maps of each discriminator, always in the same order."""
+        maps, downsampled = [period(waves) for period in self.periods], waves
+        for scale in self.scales:
+            maps.append(scale(downsampled))
+            downsampled = F.avg_pool1d(downsampled, 2)
+        return maps
 
 
 class RaveModule(PhasedModule):
@@ -73,10 +130,10 @@ class RaveModule(PhasedModule):
                 sounds = self.net.pqmf.synthesis(decoded)
             real_maps, fake_maps = self.discriminators(waves), self.discriminators(sounds)
             if name == "discriminators":
-                yield discriminator_loss([maps[-1] for maps in real_maps], [maps[-1] for maps in fake_maps])
+                yield hinge_discriminator_loss([maps[-1] for maps in real_maps], [maps[-1] for maps in fake_maps])
             else:
                 features = features_loss(real_maps, fake_maps, self.params.features)
-                adversarial = generator_loss([maps[-1] for maps in fake_maps])
+                adversarial = hinge_generator_loss([maps[-1] for maps in fake_maps])
                 yield self._distance(decoded, bands, waves, sounds) + adversarial + self.params.features.weight * features
 
     def valid_loss(self, step: int, batch: Batch) -> Tensor:
@@ -123,3 +180,41 @@ def phase_of(params: WeightsParams, facts: dict[str, Any]) -> int:
     """The phase in which the used weights were trained; `facts` are those of `Fitted`."""
     used = params.use if isinstance(params.use, int) else facts["weights"][params.use]["step"]
     return 2 if used > params.phase_1_steps else 1
+
+
+def distance(fake: Tensor, real: Tensor, scales: Sequence[int], log_epsilon: float) -> Tensor:
+    """Spectral distance of signals [N, channels, T], summed over `scales`, the window lengths; those longer than T are skipped.
+
+    For each, ‖X − Y‖² / ‖X‖² + mean |ln (X + ε) − ln (Y + ε)| of magnitudes X (real) and Y (fake), with a hop of a quarter window
+    and ε = `log_epsilon`.
+    """
+    fitting = [scale for scale in scales if scale <= real.shape[2]]
+    if not fitting:
+        raise ValueError(f"no window of {list(scales)} fits into {real.shape[2]} samples")
+    return torch.stack([_at(magnitudes(fake, scale), magnitudes(real, scale), scale, log_epsilon) for scale in fitting]).sum()
+
+
+def _at(fake: Tensor, real: Tensor, scale: int, log_epsilon: float) -> Tensor:
+    linear = (real - fake).square().mean() / (real.square().mean() + scale * LEAST_POWER)
+    return linear + ((real + log_epsilon).log() - (fake + log_epsilon).log()).abs().mean()
+
+
+def magnitudes(signals: Tensor, scale: int) -> Tensor:
+    """Magnitudes [N · channels, scale / 2 + 1, frames] of a Hann-windowed, centred STFT, not normalised."""
+    with torch.autocast(signals.device.type, enabled=False):
+        flat = signals.float().flatten(0, 1)
+        window = torch.hann_window(scale, device=flat.device)
+        return torch.stft(flat, scale, scale // 4, window=window, return_complex=True).abs()
+
+
+def kl_divergence(mean: Tensor, deviation: Tensor) -> Tensor:
+    """KL divergence of posteriors [N, channels, T] from the standard normal: mean over items and time of Σ μ² + σ² − ln σ² − 1."""
+    variance = deviation.square()
+    return (mean.square() + variance - variance.log() - 1).sum(1).mean()
+
+
+def features_loss(real: Sequence[Sequence[Tensor]], fake: Sequence[Sequence[Tensor]], params: FeaturesParams) -> Tensor:
+    """Unweighted feature matching: mean absolute difference of feature maps, averaged over maps and discriminators."""
+    pairs = [pair for maps in zip(real, fake, strict=True) for pair in list(zip(*maps, strict=True))[params.skip :]]
+    differences = [(x - y).abs().mean() / (x.abs().mean() + LEAST_MAGNITUDE if params.relative else 1) for x, y in pairs]
+    return torch.stack(differences).mean()

@@ -30,6 +30,7 @@ def check_waves(clips: Path, clip_ids: Sequence[str], channels: int, sample_rate
 def of_clips(model: Any, clips: Path, clip_ids: Sequence[str], device: torch.device, step: int) -> Samples:
     """The first `SHOWN` clips beside what the codec, a `WaveCodec` with a `net`, makes of them."""
     waves = torch.from_numpy(beginnings(clips, clip_ids, SHOWN))
+    waves = waves.mean(1, keepdim=True) if model.channels == 1 else waves
     padded = torch.nn.functional.pad(waves, (0, -waves.shape[2] % model.samples_per_frame))
     model.to(device)
     with evaluating(model.net):

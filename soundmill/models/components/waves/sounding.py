@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from soundmill.errors import UserError
-from soundmill.models.components.contracts import LatentCodec, Vocoder
+from soundmill.models.components.contracts import LatentCodec, OnItsDevice, Vocoder
 
 
 class WaveCodec(LatentCodec, Protocol):
@@ -70,3 +70,31 @@ def padded(waves: Sequence[np.ndarray], num_samples: int, samples_per_frame: int
         )
     cut = [np.pad(wave[:, :num_samples], ((0, 0), (0, max(0, num_samples - wave.shape[1])))) for wave in waves]
     return torch.from_numpy(np.stack(cut).astype(np.float32))
+
+
+class NetworkCodec(OnItsDevice):
+    """The part of a `LatentCodec` (components/contracts.py) that follows from the sizes of its network."""
+
+    network: Any  # sizes: sample_rate, audio_channels, samples_per_latent, latent_channels
+    net: Any
+    spec = None  # uses no log-mels
+
+    @property
+    def sample_rate(self) -> int:
+        return self.network.sample_rate
+
+    @property
+    def channels(self) -> int:
+        return self.network.audio_channels
+
+    @property
+    def samples_per_frame(self) -> int:
+        return self.network.samples_per_latent
+
+    @property
+    def latent_rate(self) -> float:
+        return self.sample_rate / self.samples_per_frame
+
+    def latent_shape(self, frames: int) -> tuple[int, int, int]:
+        """Shape (channels, frames, bands) of `frames` latents."""
+        return self.network.latent_channels, frames, 1

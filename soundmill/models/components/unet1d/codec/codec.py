@@ -21,7 +21,7 @@ from soundmill.diffusion import solvers
 from soundmill.diffusion.deviation import on_unit_variance, scaled
 from soundmill.diffusion.sampling import sample
 from soundmill.errors import UserError
-from soundmill.models.components.contracts import CodecConfig, save_codec
+from soundmill.models.components.contracts import CodecConfig, OnItsDevice
 from soundmill.models.components.unet1d.codec.network import AutoencoderNet
 from soundmill.models.components.unet1d.codec.params import AutoencoderParams
 from soundmill.models.components.unet1d.params import SamplingParams
@@ -40,7 +40,7 @@ class DiffusionCodecConfig(CodecConfig):
 
 
 @dataclass
-class DiffusionCodec:
+class DiffusionCodec(OnItsDevice):
     """The networks, in evaluation mode and float32."""
 
     params: AutoencoderParams
@@ -67,9 +67,9 @@ class DiffusionCodec:
     def latent_channels(self) -> int:
         return self.params.encoder.latent_channels
 
-    def to(self, device: torch.device | str) -> DiffusionCodec:
-        self.net.to(device)
-        return self
+    def config(self, source: dict[str, Any]) -> DiffusionCodecConfig:
+        built = {"params": self.params, "mel_spec": self.spec, "channels": self.channels, "sigma_data": self.sigma_data}
+        return DiffusionCodecConfig(kind=KIND, scaling_factor=self.scaling_factor, source=source, digest=self.digest, **built)
 
     @torch.no_grad()
     def encode(self, waves: Tensor) -> Tensor:
@@ -104,16 +104,7 @@ def network(params: AutoencoderParams, spec: dict[str, Any], channels: int = 1) 
     return AutoencoderNet(params, SpectrogramParams(**spec).spec, channels)
 
 
-def save(model: DiffusionCodec, directory: Path, source: dict[str, Any]) -> dict[str, Any]:
-    """See contracts.py; returns the autoencoder's digest. `source`: plain values."""
-    built = {"params": model.params, "mel_spec": model.spec, "channels": model.channels, "sigma_data": model.sigma_data}
-    config = DiffusionCodecConfig(kind=KIND, scaling_factor=model.scaling_factor, source=source, digest="", **built)
-    model.digest = save_codec(directory, config, model.net)
-    return {"digest": model.digest}
-
-
 def load(directory: Path) -> DiffusionCodec:
-    """The autoencoder that `save` wrote; UserError if the weights do not fit the architecture."""
     saved = checkpoint.load_config(directory, DiffusionCodecConfig, "autoencoder")
     net = checkpoint.load_weights(
         lambda: AutoencoderNet(saved.params, saved.mel_spec, saved.channels), directory / checkpoint.WEIGHTS

@@ -12,7 +12,7 @@ from soundmill import hashing, terminal
 from soundmill.audio.log_mels import read_spec
 from soundmill.errors import UserError
 from soundmill.models.catalog import beginnings, choose_by_hash, read_weights, waves_of
-from soundmill.models.components.contracts import MadeComponent
+from soundmill.models.components.contracts import MadeComponent, save_codec
 from soundmill.models.components.unet1d.codec import codec as codecs
 from soundmill.models.components.unet1d.codec.codec import DiffusionCodec
 from soundmill.models.components.unet1d.codec.network import AutoencoderNet
@@ -25,7 +25,7 @@ from soundmill.training import checkpoint
 from soundmill.training.device import evaluating, pick_device, use_threads
 from soundmill.training.fitting import fit_averaged
 from soundmill.training.loader import Batch, Order, crop_places
-from soundmill.training.validation import HeldOut
+from soundmill.training.monitoring import HeldOut
 
 SHOWN, SCALING_CLIPS = 4, 64
 
@@ -90,7 +90,7 @@ def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: 
         "steps": weights.steps,
         **fitted.metrics,
     }
-    return MadeComponent(partial(codecs.save, model, source=facts), fitted.points, metrics, weights.steps, draw)
+    return MadeComponent(partial(save_codec, model, source=facts), fitted.points, metrics, weights.steps, draw)
 
 
 def _start(module: AutoencoderModule, model: DiffusionCodec, ctx: Any) -> str:

@@ -12,7 +12,7 @@ from soundmill.errors import UserError
 from soundmill.models.components.contracts import ComponentParams
 from soundmill.models.components.unet1d.params import SamplingParams, UNet1dParams, UnitVariance
 from soundmill.params import StageParams
-from soundmill.training.params import HardwareParams, TrainingParams
+from soundmill.training.params import TrainingParams
 
 
 class EncoderParams(StageParams):
@@ -53,12 +53,9 @@ class AutoencoderParams(ComponentParams):
     latents_at: int = Field(ge=0, description="U-Net level that the latents join; it must have the same number of frames")
     weights: WeightsParams
     decoding: SamplingParams
-    hardware: HardwareParams
 
     @model_validator(mode="after")
     def _consistent(self) -> AutoencoderParams:
-        if self.weights.batch_size % self.hardware.devices:
-            raise ValueError(f"weights.batch_size {self.weights.batch_size} must be a multiple of hardware.devices")
         if self.latents_at >= len(self.network.channels):
             raise ValueError(f"latents_at {self.latents_at}: the network has levels 0 to {len(self.network.channels) - 1}")
         if self.weights.num_samples % self.network.stride:

@@ -19,7 +19,7 @@ from soundmill.audio.pieces import equal_power, faded, window_starts
 from soundmill.diffusion import solvers
 from soundmill.diffusion.deviation import on_unit_variance, scaled
 from soundmill.diffusion.sampling import sample
-from soundmill.models.components.contracts import VocoderConfig, read_vocoder
+from soundmill.models.components.contracts import OnItsDevice, VocoderConfig, read_vocoder
 from soundmill.models.components.unet1d.params import SamplingParams, UNet1dParams
 from soundmill.models.components.unet1d.vocoder.network import VocoderNet
 from soundmill.models.components.unet1d.vocoder.params import DiffusionVocoderParams
@@ -37,7 +37,7 @@ class DiffusionVocoderConfig(VocoderConfig):
 
 
 @dataclass
-class DiffusionVocoder:
+class DiffusionVocoder(OnItsDevice):
     """A `Vocoder` (components/contracts.py): the network, in evaluation mode and float32."""
 
     network: UNet1dParams
@@ -45,10 +45,6 @@ class DiffusionVocoder:
     spec: MelSpec
     net: VocoderNet
     sigma_data: float = 1.0  # standard deviation of the waves, by which the net's input is divided
-
-    def to(self, device: torch.device | str) -> DiffusionVocoder:
-        self.net.to(device)
-        return self
 
     def config(self, source: dict[str, Any]) -> DiffusionVocoderConfig:
         parts = {"network": self.network, "sampling": self.sampling, "sigma_data": self.sigma_data}
@@ -78,7 +74,6 @@ def network(params: DiffusionVocoderParams, spec: dict[str, Any]) -> VocoderNet:
 
 
 def load(directory: Path, spec: MelSpec | None) -> DiffusionVocoder:
-    """The vocoder that `save_vocoder` wrote; UserError if its mel spec differs from `spec` (if given) or the weights do not fit."""
     saved = read_vocoder(directory, DiffusionVocoderConfig, spec)
     net = checkpoint.load_weights(lambda: VocoderNet(saved.network, saved.mel_spec), directory / checkpoint.WEIGHTS)
     return DiffusionVocoder(saved.network, saved.sampling, saved.mel_spec, net, saved.sigma_data)
