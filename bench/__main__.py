@@ -20,6 +20,7 @@ BENCHMARKS = (
     "embedding",
     "distances",
     "evaluation_memory",
+    "linear",
 )
 
 
