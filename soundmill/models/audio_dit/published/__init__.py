@@ -25,6 +25,7 @@ from soundmill.models.audio_dit.published import configs, pipeline, single_file
 from soundmill.models.audio_dit.published.pipeline import Pipeline
 from soundmill.models.audio_dit.published.single_file import SingleFile
 from soundmill.models.components import registry
+from soundmill.models.components.contracts import save_codec
 from soundmill.models.components.text_states.states import TextConfig
 from soundmill.training import torch_weights
 
@@ -100,7 +101,7 @@ def _save(path: Path, model: AudioDiT, directory: Path, facts: dict[str, Any]) -
     """Write the checkpoint, with the text encoder and the terms that were found in `path`."""
     with tempfile.TemporaryDirectory(dir=directory.parent) as folder:
         inputs, encoder = Path(folder), Path(folder) / TEXT_ENCODER
-        import_module(model.kind.component).save(model.autoencoder, inputs / AUTOENCODER, {"kind": "load", **facts["imported"]})
+        save_codec(model.autoencoder, inputs / AUTOENCODER, {"kind": "load", **facts["imported"]})
         encoder.mkdir()
         for part in ENCODER_PARTS:
             for source in sorted({file for pattern in text.FILES for file in (path / part).glob(pattern)}):
