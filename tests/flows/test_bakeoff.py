@@ -253,8 +253,8 @@ def test_a_folder_is_looked_at_before_anything_is_trained(tmp_path) -> None:
     bakeoff._check(ROOT, {"mine": tmp_path / "empty"})
     with pytest.raises(UserError, match="tango is a family"):
         bakeoff._check(ROOT, {"tango": tmp_path / "empty"})
-    with pytest.raises(SystemExit):
-        bakeoff.main(["--extra", f"mine={tmp_path}", "--extra", f"mine={tmp_path}"])
+    with pytest.raises(UserError, match="--extra: several folders"):
+        bakeoff.named_folders([f"mine={tmp_path}", f"mine={tmp_path}"], tmp_path)
 
 
 def test_rows_over_other_clips_are_out_of_the_ranking() -> None:
