@@ -88,7 +88,7 @@ def test_parameters_that_docs_name_exist():
     choices = (
         [],
         ["corpus=auto"],
-        ["waveform_unet=captions"],
+        ["waveform_unet=captions", "diffwave=captions", "rave=captions"],
         ["corpus=union", "scale=paper"],
         ["corpus=synthetic"],
         ["vocoder=istft_laptop"],

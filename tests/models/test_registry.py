@@ -24,7 +24,7 @@ def test_conf_names_the_components_that_a_family_imports(root):
     for name in registry.FAMILIES:
         document = params.compose(root / "conf", [f"model={name}"])
         named = document["families"][name]["components"]
-        assert set(named) == {"source", "codec", "vocoder"}
+        assert set(named) == {"source", "net", "codec", "vocoder"}
         by_name = registry.code(name, document)
         of_all = {"griffin_lim", "text_states", "waves"}  # dependencies whatever conf names
         assert {*named.values(), *of_all} == components_of(MODELS / name, by_name) | of_all
