@@ -120,13 +120,13 @@ def encode(config: TextConfig, prompts: Sequence[str], home: Path, scratch: Path
     try:
         read = _reader(config.model_dump_json(), home, scratch, digests)
         torch.set_num_threads(1)  # more threads change the last bits
-        states_of = {prompt: read(prompt) for prompt in dict.fromkeys(prompts)}
+        by_prompt = {prompt: read(prompt) for prompt in dict.fromkeys(prompts)}
     finally:
         torch.set_num_threads(threads)
-    for prompt, states in states_of.items():
+    for prompt, states in by_prompt.items():
         if states.truncated:
             terminal.say(f"a prompt is longer than {config.max_tokens} tokens and is truncated: {prompt[:60]!r}…")
-    return [states_of[prompt].values for prompt in prompts]
+    return [by_prompt[prompt].values for prompt in prompts]
 
 
 @lru_cache(maxsize=1)  # reused for all batches of prompts
