@@ -42,19 +42,24 @@ class Captions:
 
 @dataclass(frozen=True)
 class Captioned:
-    """A source that appends a vector [b, width] of one caption per item.
+    """A source that appends what one caption per item tells.
 
     `drawn` [b, 2] in [0, 1): for the other source, and to select a caption.
     """
 
     source: Source
     captions: Captions
+    # Of the texts of these numbers, None for no text: a function of a module, since it goes to worker processes.
+    told: Callable[[Texts, Sequence[int | None]], tuple[Tensor, ...]]
 
     def batch(self, items: np.ndarray, drawn: np.ndarray) -> tuple[Tensor, ...]:
-        stored = self.captions.texts.states
         chosen = [self.captions.drawn(item, which) for item, which in zip(items, drawn[:, 1].tolist(), strict=True)]
-        states = [None if number is None else stored.read(number) for number in chosen]
-        return *self.source.batch(items, drawn[:, 0]), text_states.vectors(states, int(stored.shapes[0, 1]))
+        return *self.source.batch(items, drawn[:, 0]), *self.told(self.captions.texts, chosen)
+
+
+def _vectors(texts: Texts, numbers: Sequence[int | None]) -> tuple[Tensor]:
+    states = [None if number is None else texts.states.read(number) for number in numbers]
+    return (text_states.vectors(states, int(texts.states.shapes[0, 1])),)
 
 
 def _with_captions(places: Callable[[int], Tensor], params: BatchedTrainParams, step: int) -> Tensor:
@@ -118,13 +123,11 @@ class Clips:
 
     def caption_vectors(self, clip_ids: Sequence[str]) -> Tensor:
         """Of the first caption of each clip, zero if it has none: [N, width]."""
-        first = [self.facts[clip_id]["captions"][:1] for clip_id in clip_ids]
-        width = int(self.texts.states.shapes[0, 1])
-        return text_states.vectors([self.texts.of(one[0]) if one else None for one in first], width)
+        return _vectors(self.texts, [numbers[0] if numbers else None for numbers in self.captions_of(clip_ids).numbers])[0]
 
     def told(self, source: Source, clip_ids: Sequence[str]) -> Source:
         """The source with a vector for each item: of one of its captions, or else its label weights, if the family knows them."""
-        return Captioned(source, self.captions_of(clip_ids)) if self.texts else self.labelled(source, clip_ids)
+        return Captioned(source, self.captions_of(clip_ids), _vectors) if self.texts else self.labelled(source, clip_ids)
 
     def drawing(self, places: Callable[[int], Tensor]) -> Callable[[int], Tensor]:
         """`places` of a step, [B] in [0, 1); with captions, also a number that selects one of each item, [B, 2]."""

@@ -1,22 +1,21 @@
 """Train the family on crops of the training clips' waves, with all their channels."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from soundmill.diffusion.deviation import Deviation
 from soundmill.models.catalog import waves_of
+from soundmill.models.components.text_states.states import Texts
 from soundmill.models.components.unet1d.training import VelocityModule
 from soundmill.models.components.waves.source import WaveCrops, deviation_of, gather_waves
 from soundmill.models.family import Prepared, Rehearsal
 from soundmill.models.params import read_clip_plan, read_sections
-from soundmill.models.preparing import Captions, Clips, rehearsal
+from soundmill.models.preparing import Captioned, Clips, rehearsal
 from soundmill.models.waveform_unet import model as models
 from soundmill.models.waveform_unet.model import FAMILY, WaveformUNet
 from soundmill.models.waveform_unet.params import TrainParams
@@ -45,20 +44,9 @@ class WaveformModule(VelocityModule):
         return self.v_loss(lambda xt, level: self.net(xt, level, *condition), x0, step)
 
 
-@dataclass(frozen=True)
-class Captioned:
-    """A source that appends the states of one caption per item, their mask, and a mask of items without caption [b].
-
-    `drawn` [b, 2] in [0, 1): for the other source, and to select a caption.
-    """
-
-    source: Source
-    captions: Captions
-
-    def batch(self, items: np.ndarray, drawn: np.ndarray) -> tuple[Tensor, ...]:
-        chosen = [self.captions.drawn(item, which) for item, which in zip(items, drawn[:, 1].tolist(), strict=True)]
-        without = torch.tensor([number is None for number in chosen])
-        return *self.source.batch(items, drawn[:, 0]), *self.captions.texts.padded(chosen), without
+def _states(texts: Texts, numbers: Sequence[int | None]) -> tuple[Tensor, ...]:
+    """States of captions, their mask, and a mask of items without caption [b]."""
+    return *texts.padded(numbers), torch.tensor([number is None for number in numbers])
 
 
 def draw(params: TrainParams, step: int) -> Tensor:
@@ -87,7 +75,7 @@ def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Pa
 
     def source_of(clip_ids: Sequence[str]) -> Source:
         crops = WaveCrops(waves_of_clips(clip_ids), params.num_samples)
-        return Captioned(crops, known.captions_of(clip_ids)) if text else known.labelled(crops, clip_ids)
+        return Captioned(crops, known.captions_of(clip_ids), _states) if text else known.labelled(crops, clip_ids)
 
     sigma_data = deviation_of(params, start, lambda: waves_of_clips(list(known.train)), FAMILY)
     torch.manual_seed(params.seed)
