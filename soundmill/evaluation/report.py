@@ -200,31 +200,19 @@ def card_text(
     faults: Sequence[str],
 ) -> str:
     """The card in Markdown, without the hardware. `candidates`: sounds made per prompt, of which one was kept; None if unknown."""
-    return "\n".join(_lines(title, metrics, command, candidates, pictures, faults))
-
-
-def _lines(
-    title: str,
-    metrics: Mapping[str, Any],
-    command: str,
-    candidates: int | None,
-    pictures: Sequence[str],
-    faults: Sequence[str],
-) -> Iterator[str]:
-    yield from (f"# {title}", "", "```sh", command, "```", "")
-    yield from ("| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in _facts(metrics, candidates)), "", COMPARABLE, "")
-    yield from ("## Scores", "", tables.markdown(metrics))
-    yield from (line for name in pictures for line in (f"![{name}]({name})", ""))
+    facts = [f"| {name} | {value} |" for name, value in _facts(metrics, candidates)]
+    lines = [f"# {title}", "", "```sh", command, "```", "", "| | |", "|---|---|", *facts, "", COMPARABLE, ""]
+    lines += ["## Scores", "", tables.markdown(metrics)]
+    lines += [line for name in pictures for line in (f"![{name}]({name})", "")]
     why = {row.key: row.note for row in rows_of(metrics) if row.note} | metrics["left_out"]
     if why:
-        yield from ("## Unfit or not measured", "", *(f"- `{key}`: {reason}" for key, reason in why.items()), "")
+        lines += ["## Unfit or not measured", "", *(f"- `{key}`: {reason}" for key, reason in why.items()), ""]
     if climbs := climbed(metrics):
         missing = metrics["ladder"].get("missing_class")
-        yield from ("## The ladder", "", f"{metrics['ladder']['clips']} sounds each; (…): the metric is deaf to it.", "")
-        yield from (tables.ladder_markdown(metrics), *(f"- {one.sentence()}" for one in climbs))
-        yield from ([f"- The missing class is {missing}."] if missing else [])
-        yield ""
-    yield from ("## Warnings", "", *(f"- {text}" for text in [*metrics["warnings"], *faults] or ["none"]), "")
+        lines += ["## The ladder", "", f"{metrics['ladder']['clips']} sounds each; (…): the metric is deaf to it.", ""]
+        lines += [tables.ladder_markdown(metrics), *(f"- {one.sentence()}" for one in climbs)]
+        lines += [f"- The missing class is {missing}.", ""] if missing else [""]
+    return "\n".join([*lines, "## Warnings", "", *(f"- {text}" for text in [*metrics["warnings"], *faults] or ["none"]), ""])
 
 
 def _facts(metrics: Mapping[str, Any], candidates: int | None) -> Iterator[tuple[str, Any]]:
