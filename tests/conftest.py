@@ -211,7 +211,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=minutes, reverse=True)
 
 
-# How far property tests look: further with HYPOTHESIS_PROFILE=long, which `make fuzz` sets. No deadline: a busy machine fails none.
-settings.register_profile("short", max_examples=30, deadline=None)
+# How far property tests look: at the same examples each time, or further with HYPOTHESIS_PROFILE=long, which `make fuzz` sets.
+# No deadline: a busy machine fails none.
+settings.register_profile("short", max_examples=30, deadline=None, derandomize=True)
 settings.register_profile("long", max_examples=20_000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))

@@ -229,7 +229,9 @@ def read_csv(inventory: Inventory, name: bytes) -> Iterator[tuple[int, dict[str,
                 found[_SWALLOWED].append(f"line {record.first}")
             if len(record.cells) > len(columns):
                 found[_TOO_LONG].append(f"line {record.last}")
-            yield record.last, defaultdict(str, zip(columns, map(csv_files.value, record.cells), strict=False))
+            row = defaultdict(str, dict.fromkeys(columns, ""))
+            row.update(zip(columns, map(csv_files.value, record.cells), strict=False))
+            yield record.last, row
     except csv.Error as error:
         raise UserError(f"{path}:{error}; correct it, or remove it from the corpus") from None
     for what, lines in found.items():

@@ -238,8 +238,8 @@ def test_csv_with_byte_order_mark_crlf_quotes_and_short_rows(tmp_path):
     put(tmp_path, "a.csv", b'\xef\xbb\xbfName , Caption\r\n1,"a, ""b""\nc"\r\n\r\n2\r\n')
     result = inventory.list_files(tmp_path)
     assert metadata.csv_columns(result, b"a.csv") == ["name", "caption"]
-    rows = [(line, cells["name"], cells["caption"]) for line, cells in metadata.read_csv(result, b"a.csv")]
-    assert rows == [(3, "1", 'a, "b"\nc'), (5, "2", "")]
+    rows = [(line, dict(cells)) for line, cells in metadata.read_csv(result, b"a.csv")]
+    assert rows == [(3, {"name": "1", "caption": 'a, "b"\nc'}), (5, {"name": "2", "caption": ""})]
 
 
 def test_csv_that_is_no_text_is_an_error_that_names_it(tmp_path):
