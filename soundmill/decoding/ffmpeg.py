@@ -38,6 +38,7 @@ _HOLES_ARE_DAMAGE = ("asf",)  # gaps in these are as likely lost packets, of whi
 STALL_SECONDS = 60.0  # without output, after which ffmpeg is killed
 MEMORY = 4 << 30  # of the child's address space
 BATCH_BYTES = 128 << 20  # of decoded samples per batch: 32 times 10 s of stereo
+RERUNS = 3  # of a file whose log two threads cut up
 POLL_SECONDS = 0.05  # between checks of that size
 LENGTH_TOLERANCE_SAMPLES = 2048  # a lossy codec may lose a frame at an end
 FRAMES_AT_ONCE = 8192  # passed between ffmpeg's threads; codec frames have about a thousand
@@ -301,9 +302,11 @@ def stream(source: Input, max_seconds: float, stack: ExitStack, remarks: list[st
             yield block
         child.finish()
         log = child.log
-        while not log.whole:
+        for _ in range(RERUNS):
+            if log.whole:
+                break
             log = _log_of_another_run(source, patience)
-        if error := log.error(source.kind):
+        if error := log.error(source.kind) or (None if log.whole else DecodeError("corrupt", "ffmpeg's log cannot be read")):
             raise error
         if log.gaps and source.kind.name in _HOLES_ARE_DAMAGE:
             raise DecodeError("gap", log.gaps)

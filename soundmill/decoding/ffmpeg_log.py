@@ -11,7 +11,7 @@ from soundmill.errors import UserError
 _TRUNCATED = re.compile(r"packet corrupt|truncat|prematurely|moov atom not found|incomplete frame|partial file|end of file", re.I)
 _DAMAGE = re.compile(r"corrupt|truncat|prematurely|size mismatch|check failed", re.I)  # in warnings
 _SHORT_PACKET = re.compile(r"packet corrupt|corrupt input packet", re.I)
-_OUTPUT = re.compile(r"  Stream #\d+:\d+: Audio: pcm_f32be .* kb/s(?: \([a-z ]+\))*")
+_OUTPUT = re.compile(r"  Stream #\d+:\d+: Audio: pcm_f32be .* kb/s(?: \([^()]*\))*")
 
 
 @dataclass

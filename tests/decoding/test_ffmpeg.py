@@ -223,7 +223,7 @@ def test_a_log_that_two_threads_wrote_at_once_is_read_again(media, monkeypatch):
     """ffmpeg prints `Stream #0:0` and the rest apart: what another thread says between them bears no level."""
     line = "[info]   Stream #0:0: Audio: pcm_f32be ([6][0][0][0] / 0x0006), 8000 Hz, 5.1, flt, 256 kb/s"
     broken = [f"{line}Invalid data found", "[info]   Stream #0:0PES packet size mismatch", "[info]   Stream #0:00.4"]
-    for text, is_whole in [(line, True), (f"{line} (default)", True), *((text, False) for text in broken)]:
+    for text, is_whole in [(line, True), (f"{line} (default) (non-diegetic)", True), *((text, False) for text in broken)]:
         log = Log([False])
         log.add(f"{text}\n".encode())
         assert (log.whole, log.complained) == (is_whole, False), text
