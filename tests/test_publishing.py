@@ -239,13 +239,20 @@ def test_the_script_runs_the_codec_without_soundmill(tmp_path, monkeypatch):
     assert tags.read(tmp_path / "out.wav") == tags.MadeBy(f"rave codec {trained.digest}", tags.CHANGED)
 
 
-@pytest.mark.parametrize(("condition", "deviation"), [("none", 0.25), ("label", [0.5, 0.2, 0.1])])
-def test_the_script_generates_without_soundmill_what_soundmill_generates(tmp_path, condition, deviation):
+@pytest.mark.parametrize(
+    ("condition", "deviation", "path"), [("none", 0.25, "v"), ("label", [0.5, 0.2, 0.1], "v"), ("label", 0.25, "rectified_flow")]
+)
+def test_the_script_generates_without_soundmill_what_soundmill_generates(tmp_path, condition, deviation, path):
     sizes = (
         "{channels: [4, 8], factors: [1, 4], items: [1, 1], attention: [false, true], text_attention: [false, false], heads: 2, "
     )
     changes = [f"network={sizes}head_width: 4, groups: 2, modulation: 8}}", "num_samples=4096", "hardware.precision='32'"]
-    changes += [f"condition={condition}", "sampling.num_steps=5", f"sampling.guidance_scale={2.0 if condition == 'label' else 1.0}"]
+    changes += [
+        f"condition={condition}",
+        f"path={path}",
+        "sampling.num_steps=5",
+        f"sampling.guidance_scale={2.0 if condition == 'label' else 1.0}",
+    ]
     document = params.compose(ROOT / "conf", ["model=waveform_unet", *(f"waveform_unet.train.{change}" for change in changes)])
     settings = params.parse_section(document, "waveform_unet.train", TrainParams)
     labels = ["bell", "rain", "wind"] if condition == "label" else []

@@ -225,13 +225,14 @@ class _Denoiser(nn.Module):
 
 
 def export_net(path: Path, model: WaveformUNet) -> None:
-    """Write a waveform U-Net as TorchScript, for one sound (waves [1, C, T], level [1], label weights [1, labels]) → v."""
+    """Write a waveform U-Net as TorchScript, for one sound (waves [1, C, T], level [1], label weights [1, labels]) → target."""
     labels = list(model.labels) if model.condition == "labels" else []
     sampling = model.params.sampling
     facts = {
         "sample_rate": model.sample_rate,
         "channels": model.channels,
         "samples": model.num_samples,
+        "path": model.params.path,
         "labels": labels,
         "deviation": model.sigma_data,
         "steps": sampling.num_steps,

@@ -44,17 +44,21 @@ def main() -> None:
         return unconditional + asked.guidance * (conditional - unconditional)
 
     with torch.no_grad():
-        write(asked.output, denoise(predict, noise, asked.steps, facts["deviation"]), facts["sample_rate"])
+        write(asked.output, denoise(predict, noise, asked.steps, facts["deviation"], facts["path"]), facts["sample_rate"])
 
 
-def denoise(predict, noise: torch.Tensor, steps: int, deviation: float | list[float]) -> torch.Tensor:
-    """v-diffusion by DDIM in even steps from level 1 to 0: xt = cos(level · π/2) · sound + sin(level · π/2) · noise.
+def denoise(predict, noise: torch.Tensor, steps: int, deviation: float | list[float], path: str) -> torch.Tensor:
+    """In even steps from level 1 to 0: v-diffusion by DDIM, xt = cos(level · π/2) · sound + sin(level · π/2) · noise, or rectified
+    flow by Euler's method, xt = (1 − level) · sound + level · noise.
 
     The sound is of unit variance until the end, where it is multiplied by its standard deviation, one or one per frequency.
     """
     waves = noise
     for now, after in pairwise((steps - step) / steps for step in range(steps + 1)):
         v = predict(waves, torch.full((1,), now))
+        if path == "rectified_flow":
+            waves = waves + (after - now) * v
+            continue
         (alpha, sigma), (to_alpha, to_sigma) = (scales(level) for level in (now, after))
         waves = to_alpha * (alpha * waves - sigma * v) + to_sigma * (sigma * waves + alpha * v)
     if not isinstance(deviation, list):
