@@ -231,26 +231,25 @@ def bakeoff(
 
     root = project_root(project)
     folder, changes = _folder_and_overrides(corpus, overrides)
-    chosen = []
-    if folder:
-        document = parameters.compose(root / "conf", ["corpus=auto"])
-        count = len([name for name in families.split(",") if name.strip()]) or len(registry.FAMILIES)
-        _survey(root, folder, document, 60 * minutes * count * len(seeds.split(",")))
-        quoted = document["corpus"]["path"].replace("\\", "\\\\").replace("'", "\\'")
-        chosen = ["corpus=auto", f"corpus.format={document['corpus']['format']}", f"corpus.path='{quoted}'"]
-    here = Path.cwd()
+    chosen, here = [], Path.cwd()
     with chdir(root):  # Prefect's settings and login are the project's
         from flows import pipeline  # first, as it keeps Prefect's log off the terminal
 
         # isort: split
         from flows import bakeoff, trials
 
-        try:
-            numbers = trials.numbers(seeds)
-        except ArgumentTypeError as error:
-            raise UserError(f"--seeds {error}") from None
-        folders = bakeoff.named_folders(extra or [], here)
-        options = minutes, [*chosen, *changes], trials.listed(families), numbers, folders, plan
+    try:
+        numbers = trials.numbers(seeds)
+    except ArgumentTypeError as error:
+        raise UserError(f"--seeds {error}") from None
+    names, folders = trials.listed(families), bakeoff.named_folders(extra or [], here)
+    if folder:
+        document = parameters.compose(root / "conf", ["corpus=auto"])
+        _survey(root, folder, document, 60 * minutes * (len(names) or len(registry.FAMILIES)) * len(numbers))
+        quoted = document["corpus"]["path"].replace("\\", "\\\\").replace("'", "\\'")
+        chosen = ["corpus=auto", f"corpus.format={document['corpus']['format']}", f"corpus.path='{quoted}'"]
+    with chdir(root):
+        options = minutes, [*chosen, *changes], names, numbers, folders, plan
         raise typer.Exit(pipeline.run_to_end("bakeoff", "families", lambda: bakeoff.bakeoff(*options, return_state=True)))
 
 
