@@ -26,9 +26,7 @@ def read_checkpoint(path: Path, allowed: Sequence[Any] = (), remedy: str = "fetc
         raise UserError(f"{path}: cannot be read as weights ({type(error).__name__}: {reason}); {remedy}") from None
 
 
-def read_state(
-    path: Path, of: str, key: str | None = None, allowed: Sequence[Any] = (), remedy: str = "fetch it again"
-) -> dict[str, Any]:
+def read_state(path: Path, of: str, key: str | None = None, allowed: Sequence[Any] = ()) -> dict[str, Any]:
     """The tensors by name in a checkpoint, or below its `key`, of the program `of`; UserError for another file."""
     contents = read_checkpoint(path, allowed)
     state = contents.get(key) if key and isinstance(contents, dict) else contents
@@ -51,14 +49,12 @@ def without_transform(state: Mapping[str, Any], keys: tuple[str, str], size: int
 
     They are checked against the transform computed here; a difference raises UserError.
     """
-    from torch import Tensor
-
     samples = np.arange(size)
     window = 0.5 - 0.5 * np.cos(2 * np.pi * samples / size)
     waves = window * np.exp(-2j * np.pi * np.outer(np.arange(size // 2 + 1), samples) / size)
     for key, expected in zip(keys, (waves.real, waves.imag), strict=True):
         weight = state.get(key)
-        if not isinstance(weight, Tensor) or weight.shape != (len(expected), 1, size):
+        if not isinstance(weight, torch.Tensor) or weight.shape != (len(expected), 1, size):
             raise UserError(f"{path}: {key} is not a transform of {size} samples: weights for another sample rate?")
         if not np.allclose(weight[:, 0].numpy(), expected, atol=1e-5):
             raise UserError(f"{path}: {key} is not the Fourier transform with a Hann window that this network uses")

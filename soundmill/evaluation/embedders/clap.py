@@ -197,9 +197,7 @@ def best_of(candidates: int) -> Callable[[Sequence[str], Sequence[np.ndarray], i
 
     CLAP is loaded immediately, so missing weights raise UserError before anything is generated.
     """
-    from soundmill.evaluation.embedders import clap
-
-    embedder = clap.ClapEmbedder(clap.weights())
+    embedder = ClapEmbedder(weights())
 
     def choose(texts: Sequence[str], waves: Sequence[np.ndarray], sample_rate: int) -> list[int]:
         if len(texts) % candidates:
