@@ -125,7 +125,7 @@ class Flow(_Continuous):
         return xt - sigma * output
 
 
-PATHS: dict[str, Path] = {"velocity": Velocity(), "flow": Flow()}  # of continuous times
+PATHS: dict[str, Path] = {"v": Velocity(), "rectified_flow": Flow()}  # of continuous times
 
 
 def error(path: Path, net: Net, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ def flow(num_steps: int, solver: Solver = "euler", shift: float = 1.0, start: fl
 
 def continuous(path: str, num_steps: int, start: float = 1.0) -> Steps:
     """Steps of one pass along a path of `paths.PATHS`, from time `start`."""
-    return velocity(num_steps, start) if path == "velocity" else flow(num_steps, "euler", start=start)
+    return velocity(num_steps, start) if path == "v" else flow(num_steps, "euler", start=start)
 
 
 def stable_audio(num_steps: int, device: torch.device) -> Steps:

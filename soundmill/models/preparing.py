@@ -58,7 +58,7 @@ class Captioned:
 
 
 def _vectors(texts: Texts, numbers: Sequence[int | None]) -> tuple[Tensor]:
-    states = [None if number is None else texts.states.read(number) for number in numbers]
+    states = (None if number is None else texts.states.read(number) for number in numbers)
     return (text_states.vectors(states, int(texts.states.shapes[0, 1])),)
 
 
@@ -109,12 +109,12 @@ class Clips:
         """The source with label weights, if the family knows labels."""
         return Labelled(source, self.label_weights(clip_ids)) if self.labels else source
 
-    def read_texts(self, directory: Path, width: int, remedy: str) -> TextConfig:
+    def read_texts(self, directory: Path, width: int, remedy: str, key: str = "text_width") -> TextConfig:
         """Read the states of all captions; returns their encoder. UserError with the remedy if no clip has a caption."""
         self.captions = sorted({caption for row in self.facts.values() for caption in row["captions"]})
         if not self.captions:
             raise UserError(f"{self.catalog}: no clip has a caption; {remedy}")
-        self.texts = text_states.read_texts(directory, self.captions, "zeros", width, self.ctx.scratch)
+        self.texts = text_states.read_texts(directory, self.captions, "zeros", width, key, self.ctx.scratch)
         return text_states.read_config(directory)
 
     def captions_of(self, clip_ids: Sequence[str]) -> Captions:

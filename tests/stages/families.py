@@ -125,7 +125,7 @@ def _unet(attention: str = "true", texts: str = "false") -> str:
     return f"network={{{levels}, items: [1, 1], heads: 2, head_width: 4, groups: 2, modulation: 8}}"
 
 
-def _waveform(condition: str, path: str = "velocity", **more: object) -> Row:
+def _waveform(condition: str, path: str = "v", **more: object) -> Row:
     choice = "captions" if condition == "caption" else "one_shots"
     sizes = ("num_samples=4096", f"condition={condition}", f"path={path}", _unet(texts="true"))
     scratch = ("text.waveform_unet.scratch.width=16",) if condition == "caption" else ()
@@ -314,7 +314,7 @@ ROWS = {
         "rave",
         latents_of("rave_v2"),
         ("rave=captions", "rave.latents.num_samples=4096", "text.rave.scratch.width=16"),
-        ("path=flow", _unet()),
+        ("path=rectified_flow", _unet()),
         {"clips": 4, "captions": 2},
         (RATE, 1, 4096),
         {"generate", "reconstruct", "transform"},
@@ -325,7 +325,7 @@ ROWS = {
     ),
     "waveform_unet": _waveform("label", told={"clips": 5, "labels": 2}, killed_before=None, **BY_LABEL),
     "waveform_unet_caption": _waveform("caption", told={"clips": 5, "captions": 2}, **BY_CAPTION),
-    "waveform_unet_flow": _waveform("label", path="flow", told={"clips": 5, "labels": 2}, killed_before=None, **BY_LABEL),
+    "waveform_unet_flow": _waveform("label", path="rectified_flow", told={"clips": 5, "labels": 2}, killed_before=None, **BY_LABEL),
     "waveform_unet_none": _waveform("none", told={"clips": 5, "labels": 0}, killed_before=None),
     "diffwave": _diffwave("mel", told={"clips": 4, "dropped": 1, "labels": 0}, killed_before=None),
     "diffwave_label": _diffwave("label", told={"clips": 4, "dropped": 1, "labels": 2}, **BY_LABEL),

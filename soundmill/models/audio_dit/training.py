@@ -123,7 +123,7 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
     text = None
     if params.by_caption:
         remedy = f"set {FAMILY}.train.condition to `none` or `label`"
-        text = known.read_texts(inputs / "text", params.network.text_width, remedy)
+        text = known.read_texts(inputs / "text", params.network.text_width, remedy, "network.text_width")
 
     def span(clip_id: str) -> tuple[float, float]:
         """Start and end in the recording; a clip of unknown length is taken to be as long as the latents."""

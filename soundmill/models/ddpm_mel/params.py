@@ -139,10 +139,12 @@ class TrainParams(BatchedTrainParams):
 
     @property
     def by_caption(self) -> bool:
-        return self.conditional and self.text_width is not None
+        return self.text_width is not None
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainParams:
+        if self.by_caption and not self.conditional:
+            raise ValueError("text_width is for a conditional model; set it to null")
         times = 0 if isinstance(self.network, DiTParams) else len(self.network.widths) - 1
         for side, size, patch in zip(("height", "width"), self._size(), self.picture.patch, strict=True):
             if size // patch % 2**times:

@@ -127,9 +127,10 @@ def prepare(params: TrainParams, ctx: Any, mels: Path, parts: Path, catalog: Pat
     torch.manual_seed(params.seed)
     net = models.build_net(params, len(known.labels))
     levels = torch.cat([picture.level(batch) for batch in beginnings()])
-    level_labels = known.caption_vectors(train) if text else known.label_weights(train)
     if params.picture.level == "absolute":
-        levels, level_labels = levels[:1].clone(), torch.zeros(1, level_labels.shape[1])
+        levels, level_labels = levels[:1].clone(), torch.zeros(1, params.text_width or len(known.labels))
+    else:
+        level_labels = known.caption_vectors(train) if text else known.label_weights(train)
     vocoder = registry.vocoder_in(parts, spec)
     model = DdpmMel(params, spec, known.labels, net, picture, levels, level_labels, vocoder, text, known.texts)
     module = DdpmModule(params, model, known.steps)

@@ -4,11 +4,11 @@ from soundmill.models.diffusion_ae.params import TrainParams
 from soundmill.models.family import Family
 
 FAMILY = Family(
-    title="v-diffusion over the latents of an autoencoder whose decoder is a diffusion of waves: by label or unconditional",
+    title="diffusion over the latents of an autoencoder whose decoder is a diffusion of waves: by label, caption or unconditional",
     paper="Schneider, Kamal, Jin & Schölkopf 2023, Moûsai (arXiv:2301.11757); audio-diffusion-pytorch's DiffusionAE",
     train_params=TrainParams,
     model=f"{__name__}.model",
     training=f"{__name__}.training",
     weights="unet.safetensors",
-    fixed=("condition", "network", "path"),
+    fixed=("condition", "text_width", "network", "path"),
 )

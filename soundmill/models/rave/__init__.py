@@ -4,12 +4,12 @@ from soundmill.models.family import Family
 from soundmill.models.rave.params import GenerateParams, TrainParams
 
 FAMILY = Family(
-    title="a codec of multiband waves that plays in real time, and v-diffusion over its latents: by label or unconditional",
+    title="a codec of multiband waves that plays in real time, and diffusion over its latents: by label, caption or unconditional",
     paper="Caillon & Esling 2021, RAVE (arXiv:2111.05011), and its second version",
     train_params=TrainParams,
     generate_params=GenerateParams,
     model=f"{__name__}.model",
     training=f"{__name__}.training",
     weights="unet.safetensors",
-    fixed=("condition", "network", "path"),
+    fixed=("condition", "text_width", "network", "path"),
 )

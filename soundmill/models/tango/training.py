@@ -133,7 +133,9 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
         caption for listing in (clips, mixes) if listing for of_one in listing.captions.values() for caption in of_one
     }
     captions = sorted(distinct_captions)
-    texts = text_states.read_texts(inputs / "text", captions, params.null_text, params.network.text_width, ctx.scratch)
+    texts = text_states.read_texts(
+        inputs / "text", captions, params.null_text, params.network.text_width, "network.text_width", ctx.scratch
+    )
     numbers = {caption: number for number, caption in enumerate(captions)}
     source = _source([listing for listing in (clips, mixes) if listing], [*clip_ids, *mix_ids], texts, numbers, params, ctx.scratch)
 

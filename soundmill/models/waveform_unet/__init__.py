@@ -4,7 +4,7 @@ from soundmill.models.family import Family
 from soundmill.models.waveform_unet.params import TrainParams
 
 FAMILY = Family(
-    title="v-diffusion on waves, stereo and short: unconditional, by label or by caption; restyles and inpaints recordings",
+    title="diffusion or rectified flow on short stereo waves: by label, caption or unconditional; restyles and inpaints recordings",
     paper="Schneider, Kamal, Jin & Schölkopf 2023, Moûsai (arXiv:2301.11757), at the size of tiny-audio-diffusion",
     train_params=TrainParams,
     model=f"{__name__}.model",

@@ -48,7 +48,7 @@ class TrainParams(BatchedTrainParams):
         False, description="divide waves by the standard deviation of the training clips: of all samples (true), or per frequency"
     )
     condition_dropout: Probability = Field(description="share of items trained without their label or caption, as guidance needs")
-    path: PathName = "velocity"
+    path: PathName = "v"
     transform: TransformParams
     network: UNet1dParams
     text: TextParams = Field(description="text encoding of `condition: caption`")

@@ -73,7 +73,7 @@ def read(path: Path, document: dict[str, Any], name: str) -> tuple[WaveformUNet,
     if not net.heads:
         raise UserError(f"{path}: its U-Net has no attention, unlike all published ones; only those can be imported")
     network = strict.parse(UNet1dParams, net.sizes | {"modulation": modulation}, str(path))
-    params = params.model_copy(update={"network": network, "condition": "none", "unit_variance": False, "use": "last"})
+    params = params.model_copy(update={"network": network, "condition": "none", "path": "v", "unit_variance": False, "use": "last"})
     tensors = renamed(theirs, EMBEDDING | net.names)
     with torch.device("meta"):  # checks the shapes before allocating memory
         torch_weights.load_state(models.build_net(params, channels, 0), tensors, path, REMEDY)

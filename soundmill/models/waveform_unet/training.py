@@ -68,7 +68,8 @@ def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Pa
         known.know_labels(start, f"set {FAMILY}.train.condition to `none` or `caption`")
     text = None
     if params.condition == "caption":
-        text = known.read_texts(parts / "text", params.text.width, f"set {FAMILY}.train.condition to `none` or `label`")
+        remedy = f"set {FAMILY}.train.condition to `none` or `label`"
+        text = known.read_texts(parts / "text", params.text.width, remedy, "text.width")
 
     def waves_of_clips(clip_ids: Sequence[str]) -> Arrays:
         return gather_waves(clips, clip_ids, ctx.scratch, channels=channels)

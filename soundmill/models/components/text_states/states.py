@@ -1,6 +1,6 @@
 """Text conditions: stored states of captions, or states of prompts encoded by the same encoder."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -57,13 +57,13 @@ class Texts:
         return pad([self.null if number is None else self.states.read(number) for number in numbers])
 
 
-def read_texts(directory: Path, captions: Sequence[str], null_text: str, width: int, scratch: Path) -> Texts:
-    """States of `captions` (without ""), in that order, copied to `scratch`. UserError if the width differs."""
+def read_texts(directory: Path, captions: Sequence[str], null_text: str, width: int, key: str, scratch: Path) -> Texts:
+    """States of `captions` (without ""), in that order, copied to `scratch`. UserError if their width is not `train.KEY`."""
     what = f"{directory}: the state of caption"
     states = gather(partial(_index, directory), partial(_contents, directory), [*captions, ""], scratch / "text-states", what)
     stored = int(states.shapes[0, 1])
     if stored != width:
-        raise UserError(f"{directory}: text states are {stored} wide; set train.network.text_width to that, it is {width}")
+        raise UserError(f"{directory}: text states are {stored} wide; set train.{key} to that, it is {width}")
     return Texts(states, null_of(null_text, states.read(len(captions))))
 
 
@@ -77,7 +77,7 @@ def states_of(config: TextConfig, texts: Texts | None, captions: Sequence[str], 
     return [next(found) if caption else None for caption in captions]
 
 
-def vectors(states: Sequence[np.ndarray | None], width: int) -> Tensor:
+def vectors(states: Iterable[np.ndarray | None], width: int) -> Tensor:
     """The mean of each text's states as a vector of length 1 [B, width], as sentence encoders are used; zero for no text."""
     means = [torch.zeros(width) if one is None else torch.from_numpy(one.astype(np.float32)).mean(0) for one in states]
     return torch.nn.functional.normalize(torch.stack(means), dim=1)

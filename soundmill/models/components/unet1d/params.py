@@ -34,7 +34,7 @@ UnitVariance = Annotated[bool, Field(description="divide waves by the standard d
 
 
 PathName = Annotated[
-    Literal["velocity", "flow"],  # v-diffusion by default, because earlier checkpoints lack this key
+    Literal["v", "rectified_flow"],  # v-diffusion by default, because earlier checkpoints lack this key
     Field(description="path from sound to noise: v-diffusion's circle, or rectified flow's straight line"),
 ]
 

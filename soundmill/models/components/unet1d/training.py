@@ -13,7 +13,7 @@ class VelocityModule(TrainingModule):
 
     def __init__(self, net: nn.Module, params: TrainingParams, steps: int, accumulate: int = 1, sigma_data: Deviation = 1.0):
         super().__init__(net, params, steps, accumulate)
-        self.sigma_data, self.path = sigma_data, PATHS[getattr(params, "path", "velocity")]
+        self.sigma_data, self.path = sigma_data, PATHS[getattr(params, "path", "v")]
 
     def v_loss(self, net: Net, x0: Tensor, step: int) -> Tensor:
         level, noise = self.uniform(len(x0), self.rng("level", step)), self.noise_like(x0, self.rng("noise", step))

@@ -23,7 +23,7 @@ class PriorTrainParams(BatchedTrainParams):
     text_width: int | None = Field(  # earlier checkpoints lack it
         None, ge=1, description="width of the text encoder's states, for `condition: caption`"
     )
-    path: PathName = "velocity"
+    path: PathName = "v"
     condition_dropout: Probability = Field(description="share of items trained without their label or caption, as guidance needs")
     network: UNet1dParams = Field(description="U-Net on the latents")
     grid: GridParams
