@@ -130,9 +130,21 @@ def _composed(family: str, training: str, overrides: Sequence[str]) -> tuple[dic
     return document, STEPS if "phase_1_steps" in values else 1
 
 
-def rehearsing(family: str, training: str, document: dict[str, Any]) -> Callable[[int], Any]:
-    """A function that trains on noise for a number of steps."""
-    from soundmill.training.loop import rehearse
+@dataclass(frozen=True)
+class Rehearsing:
+    """A training on noise; called with a number of batches, it trains on so many more and returns their seconds."""
+
+    module: Any
+    batch: Callable[[int], Any]
+    hardware: Any
+
+    def __call__(self, count: int) -> list[float]:
+        from soundmill.training.loop import rehearse
+
+        return rehearse(self.module, self.batch, self.hardware, count)
+
+
+def rehearsing(family: str, training: str, document: dict[str, Any]) -> Rehearsing:
 
     if training == "train":
         module = registry.family(family)
@@ -141,10 +153,10 @@ def rehearsing(family: str, training: str, document: dict[str, Any]) -> Callable
         hardware = trained.hardware
         if trained.lora:
             rehearsal.module.adapt(trained.lora, hardware)
-        return lambda steps: rehearse(rehearsal.module, rehearsal.batch, hardware, steps)
+        return Rehearsing(rehearsal.module, rehearsal.batch, hardware)
     codec = components.codec_params(document, family)
     module, batch = codec_training(codec, document, family)
-    return lambda steps: rehearse(module, batch, codec.hardware, steps)
+    return Rehearsing(module, batch, codec.hardware)
 
 
 def codec_training(codec: Any, document: dict[str, Any], family: str) -> tuple[Any, Callable[[int], Any]]:

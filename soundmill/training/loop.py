@@ -168,13 +168,14 @@ def train_on(
 
 
 def rehearse(module: TrainingModule, batch: Callable[[int], Batch], hardware: HardwareParams, count: int) -> list[float]:
-    """Train `module` on `count` batches on one device, as `fit` does; returns the wall time of each in seconds."""
+    """Train `module` on `count` more batches on one device, as `fit` does; returns the wall time of each in seconds."""
     alone = hardware.model_copy(update={"devices": 1})
     precision = usable_precision(pick_device(hardware.accelerator), hardware.precision)
     seconds = []
     with accelerated(alone, precision, module.accumulate) as accelerator, fast_kernels(accelerator.device):
         optimisers = place(module, accelerator, alone)
-        for number in range(count):
+        first = module.step * module.accumulate
+        for number in range(first, first + count):
             one = batch(number)
             start = time.perf_counter()
             loss, _ = train_on(module, one, accelerator, optimisers)
