@@ -1,6 +1,6 @@
 """Figures of one GPU in a quarter of an hour, on a machine that has PyTorch and no network.
 
-`python -m bench.gpu.pack PACK` prepares on this machine what the other one lacks: features of recordings, composed parameters, wheels.
+`python -m bench.gpu.pack PACK` prepares here what the other machine lacks: features of recordings, composed parameters, wheels.
 There, with this checkout and PACK:
 
 pip install --no-index --no-deps --target site PACK/wheels/*.whl

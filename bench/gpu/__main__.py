@@ -121,12 +121,11 @@ def presets(args: argparse.Namespace) -> None:
 
 
 def cases(documents: dict[str, Any], families: list[str] | None) -> Iterator[tuple[str, str, str, str, dict[str, Any]]]:
-    """(scale, family, training, variant, parameters): as configured, then in another precision, then compiled."""
-    for variant in ("configured", "32", "compiled"):
-        for scale, presets in documents.items():
-            for family, document in presets.items():
-                if (families and family not in families) or (variant != "configured" and scale != "gpu"):
-                    continue
+    """(scale, family, training, variant, parameters): `scale=gpu` as configured, compiled and in float32, then the other scales."""
+    variants = [("gpu", "configured"), ("gpu", "compiled"), ("gpu", "32"), ("paper", "configured")]
+    for scale, variant in variants:
+        for family, document in documents[scale].items():
+            if not families or family in families:
                 for training in memory.trainings(family, document):
                     yield scale, family, training, variant, copy.deepcopy(document)
 

@@ -16,15 +16,8 @@ from soundmill.models import registry
 
 # What an image with PyTorch, transformers, accelerate and pandas lacks of the packages that trainings import.
 PACKAGES = [
-    "annotated-types",
-    "cffi",
-    "diffusers",
-    "pydantic",
-    "pydantic_core",
-    "ruamel.yaml",
-    "soundfile",
-    "soxr",
-    "typing-inspection",
+    *("annotated-types", "cffi", "diffusers", "platformdirs", "pooch", "pydantic", "pydantic_core"),
+    *("ruamel.yaml", "soundfile", "soxr", "typing-inspection"),
 ]
 PLATFORMS = ["manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64"]
 SCALES = ("gpu", "paper")
