@@ -88,10 +88,11 @@ def test_min_max_wants_the_level_stored(train):
 
 def test_sampled_pictures_are_put_right_as_published(train):
     assert train.sampling.rescale
-    picture = torch.tensor([[0.9, 0.7, 0.7, -1.5], [0.0, 0.0, 0.0, 0.4]]).reshape(2, 1, 2, 2)  # means 0.2 and 0.1
-    expected = torch.tensor([[1.0, 0.5 / 0.7, 0.5 / 0.7, -1.0], [-1 / 3, -1 / 3, -1 / 3, 1.0]])
-    torch.testing.assert_close(rescaled(picture).flatten(1), expected)
-    assert (rescaled(torch.full((1, 1, 2, 2), 0.3)) == 0).all()
+    picture = torch.tensor([[0.9, 0.7, 0.7, -1.5], [0.3, 0.3, -0.2, -0.4]]).reshape(2, 1, 2, 2)  # means 0.2 and 0; loud is dark
+    expected = torch.tensor([[1.0, 1.0, 1.0, -1.0], [1.0, 1.0, 0.0, -1.0]])
+    torch.testing.assert_close(rescaled(picture, "dark").flatten(1), expected)
+    torch.testing.assert_close(rescaled(-picture, "bright").flatten(1), -expected)
+    assert (rescaled(torch.full((1, 1, 2, 2), 0.3), "dark") == 1).all()
 
 
 def published_loop(net, noise: Tensor, rng: torch.Generator) -> tuple[Tensor, list[int]]:

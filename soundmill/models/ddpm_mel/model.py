@@ -123,7 +123,7 @@ def sample_log_mels(model: DdpmMel, conditions: Tensor, seeds: list[int], run: R
     with torch.no_grad():
         pictures = picture.from_latent(latents)
         if sampling.rescale:
-            pictures = rescaled(pictures)
+            pictures = rescaled(pictures, picture.params.polarity)
         levels = torch.stack([_draw_level(model, *item) for item in zip(conditions, seeds, strict=True)])
         return picture.from_picture(pictures, levels)
 

@@ -116,7 +116,7 @@ class SamplingParams(SamplerParams, GriffinLimParams):
         min_length=2, max_length=2, description="guide only at t/T within it (Kynkäänniemi et al. 2024)"
     )
     clip: float | None = Field(gt=0, description="clip every estimate of x0 to ± this; null: no clipping")
-    rescale: bool = Field(description="subtract a sampled picture's mean, clip to ±1, divide by the maximum")
+    rescale: bool = Field(description="silence what is below a sampled picture's mean, stretch the rest to its maximum")
 
     @model_validator(mode="after")
     def _interval_rises(self) -> SamplingParams:

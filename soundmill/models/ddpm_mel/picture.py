@@ -135,10 +135,12 @@ class PictureCodec(nn.Module):
         return math.log1p(math.exp(self._floor)) - self._floor
 
 
-def rescaled(picture: Tensor) -> Tensor:
-    """Sampled pictures [B, 1, H, W], each minus its mean, clipped to ±1 and divided by its maximum, in [−1, 1]."""
-    centred = (picture - picture.mean((1, 2, 3), keepdim=True)).clamp(-1, 1)
-    return (centred / centred.amax((1, 2, 3), keepdim=True).clamp_min(1e-6)).clamp_min(-1)
+def rescaled(picture: Tensor, polarity: str) -> Tensor:
+    """Sampled pictures [B, 1, H, W] in [−1, 1] whose quieter half is silent: how far each part is louder than the picture's mean,
+    over the largest such distance. A picture of one level is silent."""
+    loud = -1 if polarity == "dark" else 1
+    above = (loud * (picture - picture.mean((1, 2, 3), keepdim=True))).clamp_min(0)
+    return loud * (2 * above / above.amax((1, 2, 3), keepdim=True).clamp_min(1e-6) - 1)
 
 
 def _resize(picture: Tensor, size: tuple[int, int], mode: str) -> Tensor:
