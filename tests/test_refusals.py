@@ -151,6 +151,7 @@ REFUSED = [  # choices, the key, what is there, and the remedy's first words
     (f"{AUDIOLDM} spectrogram.tango.n_mels=70", "tango.autoencoder: ", "n_mels 70 must be a multiple of 4"),
     ("vocoder=vocos_mel_24khz vocoder.weights.name=./vocos", "spectrogram.ddpm_mel: ", "n_mels 100, not 64", "make them agree"),
     ("model=tango latents=audioldm tango.autoencoder.weights.name=./nowhere", "tango.autoencoder: ./nowhere: no such", "put vae/"),
+    ("model=audio_dit scale=paper audio_dit.autoencoder.weights.name=./nowhere", "audio_dit.autoencoder: ./nowhere: no such dir"),
     (f"{ISTFT} vocoder.weights.start_from=nowhere", "vocoder.weights.start_from: ", "nowhere: no such directory", "copy it"),
     (f"{ISTFT} vocoder.weights.start_from=empty", "vocoder.weights.start_from: ", "(config.json is missing)", "name one's"),
     (f"{ISTFT} vocoder.weights.start_from=diffwave", "vocoder.weights.start_from: ", "diffwave there and istft here; make them"),
@@ -276,13 +277,10 @@ def test_adapters_of_a_base_with_another_codec_are_refused(tmp_path: Path, famil
     ("content", "said"),
     [
         (None, "`dvc repro`"),
-        ("{", "config.json: not readable as JSON: "),
-        ('{"family": ' + "[" * 100_000, "config.json: not readable as JSON: nested too deeply; remake it"),
-        ("[]", "config.json: not a JSON object; remake it"),
         ("{}", "config.json: not a Soundmill checkpoint: it names no `family`"),
         ('{"family": "tango"}', "of family 'tango', not 'ddpm_mel'; use `--family tango`"),
     ],
-    ids=range(6),
+    ids=range(3),
 )
 def test_a_directory_that_is_no_such_checkpoint(tmp_path: Path, content: str | None, said: str) -> None:
     if content is not None:

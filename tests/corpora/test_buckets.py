@@ -92,24 +92,6 @@ def test_a_listing_that_stays_incomplete_is_an_error_that_names_the_bucket_and_t
         of(Bucket(url))
 
 
-@pytest.mark.parametrize("fault", [cut, unavailable, slow])
-def test_recordings_are_read_whole_from_a_server_that_fails(tmp_path, bucket, capsys, fault):
-    url = bucket.upload(put(tmp_path, "a.wav", "b.wav", "c.wav", seconds=20), f"reads-{fault.__name__}")
-    bucket.fail(RECORDING, fault, times=3)
-    remote = of(Bucket(url))
-    assert (remote.audio, remote.rejected) == (of(tmp_path).audio, [])
-    bucket.fail(RECORDING, fault, times=3)
-    (tmp_path / "scratch").mkdir()
-    sources = Sources({b"": url.encode()})
-    wanted = [(file.raw_path, file.digest) for file in remote.audio]
-    for place, file in zip(sources.open_unchanged(wanted, tmp_path / "scratch"), remote.audio, strict=True):
-        with place as opened:
-            assert opened.read() == (tmp_path / file.path).read_bytes()
-    assert bucket.failures_left() == 0
-    assert list((tmp_path / "scratch").iterdir()) == []
-    assert capsys.readouterr().err.count("failed 1 of 6 times") >= (3 if fault is unavailable else 0)
-
-
 def test_a_server_that_stays_away_is_an_error_that_names_the_object(tmp_path, bucket):
     url = bucket.upload(put(tmp_path, "a.wav"), "away")
     bucket.fail(RECORDING, unavailable, times=100)

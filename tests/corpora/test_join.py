@@ -83,12 +83,6 @@ def test_rows_that_are_none_are_quarantined_with_their_line(key, caption, reason
     assert not tables.captions
 
 
-def test_ids_that_climb_are_missing():
-    tables = joined(["x.wav", "etc/passwd"], [row("../x.wav"), row("../../etc/passwd", at=3)])
-    assert [entry["id"] for entry in tables.missing] == ["../x.wav", "../../etc/passwd"]
-    assert captions_of(tables) == {None: ["a sound", "a sound"]}
-
-
 def test_half_characters_do_not_reach_the_tables():
     tables = joined(["x.wav"], [row("x.wav", "a \ud800 b", labels=["\udfff"])])
     assert (tables.captions[0]["caption"], tables.recordings[0]["labels"]) == ("a ? b", ["?"])

@@ -35,41 +35,9 @@ def test_an_unclosed_quote_of_a_large_table_ends_with_its_line(shared):
     assert "(first: line 3)" in tables.remarks[0]
 
 
-def test_no_class_is_called_nan(shared):
-    tables = scan(shared / "cases" / "10-labels-that-are-nan" / "10b-jsonl-nan")
-    assert [row["labels"] for row in tables.recordings] == [["rain"], [], ["dog"], ["3"], [], ["rain"]]
-    assert "nan" not in {row["caption"].lower() for row in tables.captions}
-
-
 def test_a_class_in_two_unicode_forms_is_one(shared):
     tables = scan(shared / "cases" / "11-unicode-forms" / "11-nfd-nfc")
     assert {label for row in tables.recordings for label in row["labels"]} == {"vögel", "regen"}
-
-
-def test_an_array_named_jsonl_is_read(shared):
-    tables = scan(shared / "cases" / "13-array-named-jsonl" / "13d-jsonl-is-array")
-    assert captions(tables) == {"a.wav": ["rain"], "b.wav": ["wind"]}
-
-
-def test_words_for_nothing_are_no_captions(shared):
-    tables = scan(shared / "cases" / "14-empty-words" / "19-null-captions")
-    assert captions(tables) == {"a5.wav": ["real words"]}
-    assert tables.counts["captions_that_say_nothing"] == 4
-    assert [remark.startswith("4 captions are words for a missing value") for remark in tables.remarks] == [True]
-
-
-def test_captions_of_notepad_are_read(shared):
-    tables = scan(shared / "cases" / "15-notepad-captions" / "12-notepad-sidecars")
-    texts = ["Café with people talking", "a dog barks", "rain on a roof", "a plain caption"]
-    assert captions(tables) == {f"{name}.wav": [text] for name, text in zip("abcd", texts, strict=True)}
-    assert [remark.startswith("1 texts that are not UTF-8, read as Windows-1252 (first: a.txt)") for remark in tables.remarks]
-
-
-def test_no_piece_of_a_broken_text_is_a_caption(shared):
-    tables = scan(shared / "cases" / "16-broken-line" / "08-unquoted-newline")
-    assert captions(tables) == {"audio/k1L2m3N4o5P_12.wav": ['a bell, then "silence"']}
-    assert "3 texts with a line break and without quotes" in tables.remarks[0]
-    assert "(first: lines 2 and 3)" in tables.remarks[0]
 
 
 def test_fsd50k_is_read_with_its_labels_and_splits(shared):

@@ -10,12 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from soundmill import exports
 from soundmill.corpora import inventory, metadata, registry
 from soundmill.corpora.tables import Format
 from soundmill.errors import UserError
 from tests.corpora.tiny import put, scan, write
-from tests.prepared import RATE, prepare
 
 
 def table_row(about: Format) -> str:
@@ -152,25 +150,6 @@ def test_a_path_of_another_machine_is_found_by_its_tail(tmp_path):
         for file, text in CLAIMS[name].items():
             write(corpus, f"{name}/{file}", text.replace("@", "/home/somebody/data/audio/x.wav"))
         assert [entry["path"] for entry in scan(corpus, name).matched] == ["audio/x.wav"], name
-
-
-def test_links_out_of_the_corpus_are_followed_for_no_format(tmp_path):
-    """Recordings, tables, lists and texts alike, in every layout that can be exported."""
-    prepared = prepare(tmp_path / "prepared")
-    for name in exports.FORMATS:
-        export, linked = tmp_path / "exports" / name, tmp_path / "linked" / name
-        exports.export(prepared, name, export, RATE)
-        for path in (path for path in export.rglob("*") if path.is_file()):
-            link = linked / path.relative_to(export)
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(path)
-        result, followed, there = (
-            inventory.list_files(linked),
-            inventory.list_files(linked, follow_links=True),
-            inventory.list_files(export),
-        )
-        assert (result.audio, result.metadata, len(result.rejected)) == ([], {}, there.num_files), name
-        assert (followed.audio, set(followed.metadata)) == (there.audio, set(there.metadata)), name
 
 
 def test_adapters_read_files_by_the_inventory_alone():

@@ -150,21 +150,6 @@ def test_spoiled_sounds_come_from_files_and_shards_and_are_decoded_once(shard, t
     assert [[one.clip_id for one in task] for task in tasks] == [["a"] * 8, ["clip1"] * 8]
 
 
-def test_everything_that_cannot_be_scored_is_named_at_once(config, tmp_path):
-    paths = [tmp_path / f"{index}.wav" for index in range(4)]
-    for path in paths:
-        write_wav(path, tone(300), 16_000)
-    paths[1].write_bytes(b"RIFF")
-    paths[2].write_bytes(paths[2].read_bytes()[:9000])
-    soundfile.write(paths[3], np.full(16_000, np.nan), 16_000, subtype="FLOAT")
-    sounds = [sound(path) for path in paths]
-    with pytest.raises(UserError) as error:
-        features.embed_all([config], sounds, tmp_path / "cache", 1)
-    assert all(f"{path}: cannot be scored" in str(error.value) for path in paths[1:])
-    assert "3 sounds cannot be scored" in str(error.value)
-    assert str(paths[0]) not in str(error.value)
-
-
 def test_each_of_several_files_of_the_same_bytes_is_named(config, tmp_path):
     paths = [tmp_path / f"{number}.wav" for number in range(6)]
     for path in paths:

@@ -327,20 +327,6 @@ def test_a_damaged_sound_is_named_and_all_others_are_there(tmp_path, capsys):
     assert page.count("see “Warnings”") == 6
 
 
-def test_a_chart_that_fails_leaves_scores_and_sounds(tmp_path, capsys, monkeypatch):
-    def fail(*_: object, **__: object) -> None:
-        raise RuntimeError("no room")
-
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
-    write(tmp_path / "report")
-    names = sorted(path.name for path in (tmp_path / "report").iterdir())
-    assert names == ["index.html", "scores.csv", "scores.json", "scores.md", "scores.tex", "sounds.csv"]
-    page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
-    assert page.count("<audio") == page.count("<img") == 6
-    assert "no chart: RuntimeError: no room (test_report.py, line" in page
-    assert "no chart: RuntimeError: no room" in capsys.readouterr().err
-
-
 def test_silence_is_dark_and_said_of_nothing(tmp_path):
     sound = sounds.Sound("generated", np.zeros(16_000, np.float32), 16_000)
     report.write_report(tmp_path, "x", metrics(), [sounds.Section("one", "", (sounds.Card("a", "a", "", (sound,)),))], {})

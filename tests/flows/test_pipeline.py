@@ -346,10 +346,6 @@ def test_scores_stand_beside_their_baselines() -> None:
     assert scores.markdown({"x": {"fad": 1.0}}) == "No scores with baselines in data/metrics/evaluate."
 
 
-def test_dvc_in_the_tiny_project_is_the_real_one(tiny: Path) -> None:
-    assert "first" in dvc_command(tiny, "stage", "list", "--name-only").stdout.split()
-
-
 def test_only_what_dvc_finds_unchanged_needs_no_pipeline(tiny: Path, set_param: Callable[..., None]) -> None:
     assert not up_to_date(tiny, [])
     assert dvc_command(tiny, "repro").returncode == 0

@@ -17,7 +17,7 @@ from soundmill.models.tango.model import Tango, build_net, sample_latents
 from soundmill.models.tango.params import SamplingParams, TrainParams, UNetParams
 from soundmill.models.tango.training import LatentsAndTexts, draw_texts, draw_times, draw_x0
 from soundmill.models.tango.unet import TextUNet
-from soundmill.training.loader import Arrays, Joined, Loader, Order, share
+from soundmill.training.loader import Arrays, Loader, Order
 from soundmill.training.module import rate_factor
 from tests.imports import ROOT
 
@@ -174,16 +174,6 @@ def test_clips_and_mixes_both_see_all_of_time(laptop, stratified):
     means = drawn.float().mean(0)
     assert ((means - 499.5).abs() < 4 * 289 / 500**0.5).all()
     assert bool(((drawn.sort(1).values // 250) == torch.arange(4)).all()) == stratified
-
-
-def test_two_devices_see_the_batches_of_one_order(laptop):
-    """Twice as many items on one device, or on two: the same clips and mixes, captions and timesteps for each of them."""
-    joined = Joined(Order(0, dict.fromkeys("abcdef", 1.0), 4), Order(1, dict.fromkeys("xyz", 1.0), 2), 2)
-    for step in range(4):
-        whole = joined.batch(step), draw_texts(0, 6, step), draw_times(laptop, 6, step)
-        for drawn in whole:
-            assert len(share(drawn, 0, 2)) == len(share(drawn, 1, 2)) == 3
-        assert [sum(item >= 6 for item in share(whole[0], rank, 2)) for rank in (0, 1)] == [1, 1]
 
 
 def test_latents_are_drawn_from_their_posterior():

@@ -4,13 +4,9 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import pytest
-
 from soundmill import shards
-from soundmill.errors import UserError
 from soundmill.shards.jobs import ONE_THREAD
 from tests.shards.work import contents, gpu_of_worker, jobs, square, value_of_worker
 
@@ -25,45 +21,6 @@ def test_map_gives_the_same_bytes_and_report_with_any_number_of_workers(tmp_path
     assert [row["path"] for row in one.quarantine] == ["1.wav", "3.wav", "5.wav"]
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     assert sum(ticks) == 7
-
-
-def test_a_killed_worker_is_named_and_the_rest_resumes(pool, tmp_path):
-    (tmp_path / "work").mkdir()
-    (tmp_path / "work" / "die-once-5").touch()
-    with pytest.raises(UserError, match="a worker process died"):
-        shards.map_shards(square, jobs(7), tmp_path / "work", workers=1)
-    done = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").glob("*.parquet")}
-    assert len(done) >= 3
-    report = shards.map_shards(square, jobs(7), tmp_path / "work", workers=2)
-    assert report.details == list(range(7))
-    assert all(path.stat().st_mtime_ns == stamp for path, stamp in done.items())
-
-
-def test_workers_die_with_a_killed_parent(tmp_path):
-    work = tmp_path / "work"
-    work.mkdir()
-    (work / "slow").touch()
-    code = (
-        "import sys; from pathlib import Path; from tests.shards import work as t\n"
-        "from soundmill import shards\n"
-        "if __name__ == '__main__':\n"
-        "    shards.map_shards(t.square, t.jobs(50), Path(sys.argv[1]), workers=2)\n"
-    )
-    script = tmp_path / "script.py"
-    script.write_text(code)
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    parent = subprocess.Popen([sys.executable, str(script), str(work)], env=env)
-    deadline = time.monotonic() + 60
-    while len(list(work.glob("*.parquet"))) < 3:
-        assert time.monotonic() < deadline, "no shard was written"
-        assert parent.poll() is None, "the mapping process ended early"
-        time.sleep(0.05)
-    parent.kill()
-    parent.wait()
-    time.sleep(1.0)
-    before = len(list(work.glob("*")))
-    time.sleep(1.5)
-    assert len(list(work.glob("*"))) == before, "orphaned workers went on writing"
 
 
 def test_a_worker_has_one_thread_and_the_mapping_process_its_own_environment(tmp_path):

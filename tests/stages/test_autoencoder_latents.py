@@ -15,7 +15,6 @@ from soundmill.audio.flac import decode_flac, encode_flac
 from soundmill.audio.log_mels import SPEC_KEY
 from soundmill.audio.mel import log_mel
 from soundmill.errors import UserError
-from soundmill.models.components import registry
 from soundmill.models.components.contracts import read_codec, save_codec
 from soundmill.models.components.latents.store import ABOUT_KEY, iterate_index, iterate_posteriors, read_about
 from soundmill.models.components.mel_autoencoder import autoencoder as autoencoders
@@ -27,7 +26,7 @@ from stages import latents
 from tests import prepared
 from tests.models.components.test_mel_autoencoder import SPEC, TINY
 from tests.prepared import execution
-from tests.stages import of_waves, wave_codec
+from tests.stages import of_waves
 from tests.stages.components import CODECS
 
 LENGTHS = [3200, 3200, 2400, 3200, 3200, 3200]  # samples of each clip
@@ -159,19 +158,6 @@ def test_latents_are_what_the_autoencoder_says_of_padded_clips(project):
         expected = torch.stack(model.encode(torch.from_numpy(padded)))[:, 0]
         np.testing.assert_allclose(posterior, expected.numpy(), rtol=2e-3, atol=2e-3)
     assert (metrics["clips"], metrics["captions"], metrics["silent_samples"]) == (6, 12, 5 * 640 + 1440)
-
-
-def test_any_codec_makes_latents(project, monkeypatch):
-    monkeypatch.setitem(registry.CODECS, "wave_codec", "tests.stages.wave_codec")
-    wave_codec.save(project / "data/waves")
-    metrics = make_latents(project, {**OF_CLIPS, "autoencoder": "waves"})
-    assert (metrics["clips"], metrics["autoencoder"]) == (6, "waves")
-    output = dict(iterate_posteriors(project / "data/clips"))
-    mean, log_variance = output["clip2"]
-    assert mean.shape == (8, 480, 1)
-    np.testing.assert_allclose(mean[..., 0].T.reshape(-1)[:2400], sound(2), atol=1e-3)
-    assert not mean[..., 0].T.reshape(-1)[2400:].any()
-    assert (log_variance == -30).all()
 
 
 def test_a_gpu_has_one_process(project, monkeypatch):

@@ -10,7 +10,7 @@ from soundmill.corpora import buckets
 from soundmill.decoding.ffmpeg import ffmpeg_executable
 from stages import segment
 from tests.buckets import Store, cut, slow, unavailable
-from tests.corpora.tiny import cell, put, sound, write, write_table
+from tests.corpora.tiny import put, sound, write
 from tests.prepared import PLAN
 from tests.stages.handling import PLANNED, cut_clips, external, failure, scanned, settle, table, tree
 
@@ -57,21 +57,6 @@ def test_a_bucket_gives_the_bytes_of_a_folder_whatever_the_server_does(project, 
     assert table("data/quarantine/segment.parquet") == quarantined
     assert bucket.failures_left() == 0
     assert not list(project.rglob("objects-*"))
-
-
-def test_recordings_inside_tables_of_a_bucket_give_the_bytes_of_a_folder(project, tmp_path, bucket):
-    root = tmp_path / "tables"
-    write_table(root / "data" / "train-0.parquet", [cell(number) for number in range(9)], text=[f"tone {n}" for n in range(9)])
-    expected = build_tables(project, str(root))
-    shutil.rmtree(project / "data")
-    assert build_tables(project, bucket.upload(root, "parquet")) == expected
-
-
-def build_tables(project: Path, path: str) -> dict[str, bytes]:
-    settle(project, corpus=external(path, "audiofolder"), clips=VARIANT)
-    scanned()
-    cut_clips()
-    return tree(project / "data/clips") | tree(project / "data/corpus")
 
 
 @pytest.mark.parametrize("change", ["other", "gone"])

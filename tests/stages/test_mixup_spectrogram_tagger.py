@@ -1,8 +1,5 @@
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -107,23 +104,6 @@ def waves_of(project: Path) -> dict[str, np.ndarray]:
 def contents(directory: Path) -> dict[str, bytes]:
     files = [path for path in sorted(directory.rglob("*")) if path.is_file() and ".work" not in path.parts]
     return {str(path.relative_to(directory)): path.read_bytes() for path in files}
-
-
-@pytest.mark.slow
-def test_same_bytes_with_one_worker_and_two_and_again(project):
-    """All stages as `dvc repro` starts them, twice, with another number of workers."""
-
-    def run_all(workers: int) -> dict[str, bytes]:
-        change(project, "execution", workers=workers)
-        for name in ("mixup", "spectrogram", "tagger"):
-            command = [sys.executable, "-m", f"stages.{name}", *arguments(project, name)]
-            done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONHASHSEED": str(workers)})
-            assert done.returncode == 0, done.stderr
-        return contents(project / "data")
-
-    first = run_all(1)
-    assert first == run_all(2)
-    assert {Path(name).parts[0] for name in first} >= {"mixes", "spectrograms", "tagger", "tagger.csv", "mixup.json"}
 
 
 def test_mixes_are_of_the_training_split_at_equal_pressure(project):

@@ -15,11 +15,11 @@ import pytest
 import soundfile
 import soxr
 
-from soundmill import manifest, params, stage, tracking
+from soundmill import manifest, tracking
 from soundmill.decoding import decode
-from stages import duplicates, quality, resample, scan, segment
-from tests.prepared import PLAN, execution
-from tests.stages.handling import BOUNDS
+from stages import duplicates, quality
+from tests.prepared import PLAN
+from tests.stages import handling
 
 HOSTILE = '<img src=x onerror=alert(1)> & "planted"'  # a folder's name
 RULES = {
@@ -32,49 +32,29 @@ RULES = {
     "min_bandwidth_hz": 4500.0,
     "min_channel_correlation": -0.95,
 }
+REPORT = {"examples": 8, "megabytes": 10.0}
 PARAMS = {
-    "execution": execution(),
     "clips": {"default": PLAN},
-    "duplicates": {"threshold": 0.4, "report": {"examples": 8, "megabytes": 10.0}},
-    "quality": {"rules": RULES, "report": {"examples": 8, "megabytes": 10.0}},
+    "duplicates": {"threshold": 0.4, "report": REPORT},
+    "quality": {"rules": RULES, "report": REPORT},
 }
-ARGUMENTS = {
-    scan: ["--corpus", "data/corpus"],
-    segment: ["--variant", "default", "--corpus", "data/corpus", "--segments", "data/segments.parquet"],
-    resample: [
-        *("--variant", "default", "--corpus", "data/corpus"),
-        *("--segments", "data/segments.parquet", "--clips", "data/clips"),
-    ],
-    duplicates: [
-        *("--corpus", "data/corpus", "--clips", "data/clips"),
-        *("--duplicates", "data/duplicates.parquet", "--report", "data/duplicates.html"),
-    ],
-    quality: [
-        *("--corpus", "data/corpus", "--clips", "data/clips"),
-        *("--verdicts", "data/quality.parquet", "--report", "data/quality.html"),
-    ],
+PORTS = ("--corpus", "data/corpus", "--clips", "data/clips")
+OUTPUTS = {
+    duplicates: ("--duplicates", "data/duplicates.parquet", "--report", "data/duplicates.html"),
+    quality: ("--verdicts", "data/quality.parquet", "--report", "data/quality.html"),
 }
 
 
-def settle(project: Path, corpus: Path, **changes) -> None:
-    """Write params.yaml; `changes` are of the rules, but `report` and `workers`."""
-    sections = {name: dict(values) for name, values in PARAMS.items()}
-    sections["execution"]["workers"] = changes.pop("workers", 1)
-    report = changes.pop("report", sections["quality"]["report"])
-    sections["quality"]["report"] = sections["duplicates"]["report"] = report
-    sections["quality"]["rules"] = RULES | changes
-    where = {"format": "folder", "path": str(corpus), "parts": {}, "embedded": [], "external": ["folder"], "shards": 3}
-    where |= BOUNDS
-    params.write_yaml({"corpus": where, **sections}, project / "params.yaml")
+def settle(project: Path, corpus: Path, report: dict = REPORT, **rules) -> None:
+    """Write params.yaml, with some of the rules changed."""
+    sections = {name: PARAMS[name] | {"report": report} for name in ("duplicates", "quality")}
+    sections["quality"]["rules"] = RULES | rules
+    handling.settle(project, corpus=handling.external(str(corpus)), clips=PARAMS["clips"], **sections)
 
 
 def call(module) -> dict:
     """Run a stage in the working directory; returns its metrics."""
-    name = module.__name__.rpartition(".")[2]
-    kept = ["--metrics", f"data/metrics/{name}.json", "--quarantine", f"data/quarantine/{name}.parquet"]
-    section = {scan: "corpus", segment: "clips", resample: "clips"}.get(module, name)
-    stage.main(module.run, section, ["--name", name, *ARGUMENTS[module], *kept])
-    return json.loads(Path(f"data/metrics/{name}.json").read_text(encoding="utf-8"))
+    return handling.call(module, "--name", module.__name__.rpartition(".")[2], *PORTS, *OUTPUTS[module])
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +84,9 @@ def project(shared, tmp_path_factory) -> Path:
     settle(project, corpus)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(project)
-        for module in (scan, segment, resample, duplicates):
-            call(module)
+        handling.scanned()
+        handling.cut_clips()
+        call(duplicates)
     return project
 
 

@@ -63,22 +63,6 @@ def test_named_audio_has_the_clips_samples_bit_by_bit(small):
             assert np.array_equal(found, expected)
 
 
-def test_rename_has_the_same_bytes_with_one_worker_or_two_and_after_a_kill(small):
-    call_rename()
-    first = tree(small / "data/audiocaps") | {"catalog": Path("data/catalog.parquet").read_bytes()}
-    # What a killed worker leaves: half a folder that was not yet put in place.
-    settle(small, 2, **NAMING)
-    call_rename()
-    assert tree(small / "data/audiocaps") | {"catalog": Path("data/catalog.parquet").read_bytes()} == first
-    partial = small / "work" / "shard-00000.attempt-x"
-    partial.mkdir(parents=True)
-    (partial / "half.wav").write_bytes(b"RI")
-    job = shards.Job("shard-00000", (small / "data/clips" / shards.shard_name(0), {"-aaaaaaaaaa_30", "-aaaaaaaaaa_35"}))
-    shards.map_shards(rename.name_clips, [job], small / "work", workers=1)
-    assert {path.name for path in (small / "work" / "shard-00000").iterdir()} == {"-aaaaaaaaaa_30.wav", "-aaaaaaaaaa_35.wav"}
-    assert not partial.exists()
-
-
 def test_rename_of_a_changed_corpus_links_what_is_the_same(small, tmp_path_factory):
     call_rename()
     audio = small / "data/audiocaps/audio"

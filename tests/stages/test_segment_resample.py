@@ -7,8 +7,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -256,40 +254,6 @@ def project_over(audio: Path, directory: Path, workers: int) -> Path:
     inventory(directory, audio, count=SHARDS)
     settle(directory, corpus={"path": str(audio)}, execution=execution(workers))
     return directory
-
-
-@pytest.fixture(scope="module")
-def reference(many, tmp_path_factory) -> Path:
-    """A project in which one worker has done all."""
-    project = project_over(many, tmp_path_factory.mktemp("reference") / "one", workers=1)
-    run_both(project)
-    assert reasons_of(project, "resample") == {"cut.flac": "truncated"}
-    return project
-
-
-@pytest.mark.slow
-def test_the_same_bytes_with_one_worker_or_two_and_after_kill_9(many, reference, tmp_path, root):
-    pair = project_over(many, tmp_path / "two", workers=2)
-    run_both(pair)
-    assert fingerprints(pair) == fingerprints(reference)
-
-    killed = project_over(many, tmp_path / "killed", workers=2)
-    for stage in OUTPUTS:
-        command = [sys.executable, "-m", f"stages.{stage}", *arguments(stage)]
-        variables = {**os.environ, "PYTHONPATH": str(root)}
-        process = subprocess.Popen(command, cwd=killed, env=variables, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 60
-        while not list((killed / "data/.work").glob(f"{stage}/kept/*/*/*.report.json")):
-            assert time.monotonic() < deadline
-            assert process.poll() is None
-            time.sleep(0.002)
-        process.kill()
-        process.wait()
-        done = len(list((killed / "data/.work").glob(f"{stage}/kept/*/*/*.report.json")))
-        assert 0 < done < SHARDS
-        assert not (killed / "data/clips").exists()
-        run(killed, stage)
-    assert fingerprints(killed) == fingerprints(reference)
 
 
 @pytest.mark.slow

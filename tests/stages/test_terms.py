@@ -13,13 +13,13 @@ import soundfile
 
 from soundmill import attribution, params
 from soundmill.publishing import model
-from stages import duplicates, quality, resample, scan, segment, splits
+from stages import duplicates, quality, scan, splits
 from tests.checkouts import copy_project, dvc
 from tests.corpora.test_sound_tags import info
 from tests.prepared import PLAN, execution
-from tests.stages import of_waves
+from tests.stages import of_waves, test_quality
 from tests.stages.families import ROWS
-from tests.stages.handling import CATALOG, SPLITS, TERMS, call, call_catalog, external, settle, table, tree
+from tests.stages.handling import CATALOG, SPLITS, TERMS, call, call_catalog, cut_clips, external, settle, table, tree
 from tests.stages.test_quality import PARAMS
 
 RATE = 16_000
@@ -59,12 +59,6 @@ TAGS = {
 POLICY = TERMS | {"allow": ["CC0-1.0", "CC-BY-[0-9]*"], "ai_refused": "quarantine"}
 COPIES = {"bare/copy of own a.wav": "own/a.wav", "bare/softer hub b.ogg": "hub/b.wav"}
 PORTS = ("--corpus", "data/corpus", "--clips", "data/clips", "--quality", "data/quality.parquet")
-STAGES = (
-    (segment, "clips", ("--variant", "default", "--corpus", "data/corpus", "--segments", "data/segments.parquet")),
-    (resample, "clips", ("--variant", "default", *PORTS[:4], "--segments", "data/segments.parquet")),
-    (duplicates, "duplicates", (*PORTS[:4], "--duplicates", "data/duplicates.parquet", "--report", "data/duplicates.html")),
-    (quality, "quality", (*PORTS[:4], "--verdicts", "data/quality.parquet", "--report", "data/quality.html")),
-)
 
 
 def lay(root: Path, paths: list[str]) -> None:
@@ -101,8 +95,9 @@ def take(terms: dict, project: Path) -> None:
 
 
 def prepare() -> None:
-    for module, section, ports in STAGES:
-        call(module, "--name", module.__name__.rpartition(".")[2], *ports, section=section)
+    cut_clips()
+    for module in (duplicates, quality):
+        test_quality.call(module)
 
 
 def split() -> None:

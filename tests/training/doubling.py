@@ -64,7 +64,8 @@ class Doubling(TrainingModule):
         return (self.net(x) - 2 * x).square().mean()
 
 
-def make_loader(project: Path) -> Loader:
+def make_loader(project: Path, steps: int = STEPS) -> Loader:
+    """Over twenty spectrograms."""
     ids = [f"clip-{item:02d}" for item in range(20)]
     values = np.random.default_rng(0).standard_normal((20, 4, 6)).astype("<f2")
     size = {"num_mels": 4, "num_frames": 6, "digest": ""}
@@ -72,7 +73,7 @@ def make_loader(project: Path) -> Loader:
     if not launcher.rank:
         shards.write_rows(rows, project / "mels" / "shard-00000.parquet", manifest.SPECTROGRAMS)
     log_mels = gather_log_mels(project / "mels", ids, project / "flat")
-    return Loader(Crops(log_mels, 1, 0.0), Order(5, dict.fromkeys(ids, 1.0), BATCH), places, steps=STEPS)
+    return Loader(Crops(log_mels, 1, 0.0), Order(5, dict.fromkeys(ids, 1.0), BATCH), places, steps=steps)
 
 
 def places(step: int) -> torch.Tensor:

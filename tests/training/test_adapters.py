@@ -158,23 +158,10 @@ def test_convolutions_are_adapted_too():
     assert not torch.allclose(net(x), plain, atol=1e-2)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (
-            {"targets": ["to_q", "to_query"]},
-            r"lora\.targets: no layer of the net is named 'to_query'; .* end in .*to_out\.0",
-        ),
-        ({"targets": ["norm1"]}, r"lora\.targets: 'norm1' names .*norm1, a (Group|Layer)Norm; name linear layers or convolutions"),
-        (
-            {"rank": 13},
-            r"lora\.rank: 13 is above the size of 8 layers, .*attn2\.to_k \(12\).*; set it to at most 12",
-        ),
-    ],
-)
-def test_adapters_that_do_not_fit_are_refused_by_name(changes, message):
+def test_a_norm_has_no_adapter():
+    message = r"lora\.targets: 'norm1' names .*norm1, a (Group|Layer)Norm; name linear layers or convolutions"
     with pytest.raises(UserError, match=message):
-        adapters.attach(unet(), LORA.model_copy(update=changes))
+        adapters.attach(unet(), LORA.model_copy(update={"targets": ["norm1"]}))
 
 
 def test_files_with_other_layers_shapes_or_settings_are_refused(tmp_path):

@@ -73,16 +73,9 @@ def test_headers_that_lie_are_refused(tmp_path, header):
         checkpoint.load_weights(partial(nn.Linear, 3, 2, bias=False), path)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (json.dumps({"family": "x", "labels": [""] * 3_000_000}), r"config\.json: has 12,.* bytes"),
-        ('{"a":' * 100_000 + "1" + "}" * 100_000, r"config\.json: not readable as JSON: nested too deeply"),
-    ],
-)
-def test_a_config_that_is_huge_or_deep_is_refused(tmp_path, text, message):
-    (tmp_path / "config.json").write_text(text)
-    with pytest.raises(UserError, match=message):
+def test_a_config_that_is_huge_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"family": "x", "labels": [""] * 3_000_000}))
+    with pytest.raises(UserError, match=r"config\.json: has 12,.* bytes"):
         checkpoint.read(tmp_path)
 
 

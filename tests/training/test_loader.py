@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given
@@ -383,67 +382,3 @@ def test_a_batch_that_cannot_be_shared_evenly_is_refused(tmp_path):
     loader.world_size = 3
     with pytest.raises(UserError, match="a batch of 4 cannot be shared evenly by 3"):
         next(iter(loader))
-
-
-def _train_regression(home: Path, steps: int, start: int = 0) -> tuple[list[int], torch.Tensor]:
-    """Items of this rank, and the weights of a data-parallel regression that they train."""
-    torch.manual_seed(0)
-    net = torch.nn.Linear(BANDS * FRAMES, 1)
-    if torch.distributed.is_initialized():
-        net = torch.nn.parallel.DistributedDataParallel(net)
-    optimiser = torch.optim.SGD(net.parameters(), lr=0.1)
-    loader, items = make_loader(home, count=7, batch_size=6, steps=steps), []
-    if torch.distributed.is_initialized():
-        loader.rank, loader.world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    for batch in loader:
-        items.append(batch.items.tolist())
-        x = batch.values[0].float().flatten(1) / 300
-        optimiser.zero_grad()
-        (net(x) - x.mean(1, keepdim=True)).square().mean().backward()
-        optimiser.step()
-    return items, torch.cat([weight.detach().flatten() for weight in net.parameters()])
-
-
-def _train_in_rank(rank: int, home: Path) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{home}/meet", rank=rank, world_size=2)
-    items, weights = _train_regression(home, steps=7)
-    torch.save({"items": items, "weights": weights}, home / f"rank-{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-def test_two_processes_train_what_one_does(tmp_path):
-    """Real data parallelism: each clip goes to one of the ranks, and the mean of their gradients is the batch's."""
-    items, weights = _train_regression(tmp_path, steps=7)
-    torch.multiprocessing.spawn(_train_in_rank, (tmp_path,), nprocs=2)
-    ranks = [torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1)]
-    assert [first + second for first, second in zip(*(rank["items"] for rank in ranks), strict=True)] == items
-    assert sorted(np.concatenate(items).tolist()) == sorted(list(range(7)) * 6)
-    assert torch.equal(ranks[0]["weights"], ranks[1]["weights"])
-    torch.testing.assert_close(ranks[0]["weights"], weights)
-
-
-def test_real_spectrograms_come_back_bit_for_bit(shared, tmp_path):
-    """Through the project's own stage format: a real recording's log-mel, by shard and by loader."""
-    import soundfile
-
-    from soundmill.audio.mel import MelSpec, log_mel
-
-    spec = MelSpec(
-        sample_rate=44_100, n_fft=1024, win_length=1024, hop_length=313, n_mels=64, f_min=0.0, f_max=8000.0,
-        mel_scale="htk", norm="slaney", power=2.0, floor=1e-10, peak=None,
-    )  # fmt: skip
-    paths = sorted((shared / "data" / "esc10").rglob("*.ogg"))[:3]
-    rows, values = [], {}
-    for path in paths:
-        wave = soundfile.read(path, dtype="float32", always_2d=True)[0][:, 0]
-        values[path.stem] = torch.from_numpy(log_mel(wave, spec)).half()
-        size = dict(zip(("num_mels", "num_frames"), values[path.stem].shape, strict=True))
-        rows.append({"clip_id": path.stem, "log_mel": values[path.stem].numpy().tobytes(), **size, "digest": ""})
-    shards.write_rows(rows, tmp_path / "mels" / "shard-00000.parquet", manifest.SPECTROGRAMS)
-    assert pq.read_metadata(tmp_path / "mels" / "shard-00000.parquet").num_rows == 3
-    log_mels = gather_log_mels(tmp_path / "mels", list(values), tmp_path)
-    for item, expected in enumerate(values.values()):
-        frames = expected.shape[1]
-        assert torch.equal(log_mels.crops([item], [0.5], frames, FILL)[0], expected)
-        assert torch.equal(log_mels.crops([item], [0.999999], 100, FILL)[0], expected[:, -100:])

@@ -2,64 +2,39 @@
 
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from soundmill import manifest, shards
 from soundmill.errors import UserError
-from soundmill.models.components.log_mels.source import Crops, gather_log_mels
+from soundmill.models.components.log_mels.source import Crops
 from soundmill.training import checkpoint, module, monitoring
 from soundmill.training import curve as curves
 from soundmill.training.curve import Curve, Progress
 from soundmill.training.loader import Loader, Order
 from soundmill.training.loop import fit
 from soundmill.training.monitoring import HeldOut, Kept, Scoring, Validation
-from soundmill.training.params import DiffusersEmaParams, HardwareParams, OptimiserParams, TrainingParams
+from soundmill.training.params import HardwareParams
 from soundmill.training.seeds import seed_of
 from soundmill.training.state import LAST, PREVIOUS
 from tests.lost_bits import lose_a_bit
+from tests.training import doubling
+from tests.training.doubling import places
 from tests.training.killing import Killed, die_before
 from tests.training.test_ema import TINY_AUDIO, EveryBatch
 
-OPTIMISER = OptimiserParams(
-    learning_rate=0.01, betas=[0.9, 0.99], eps=1e-8, weight_decay=0.01, warmup_steps=3, decay="cosine", clip_norm=1.0
-)
-EMA = DiffusersEmaParams(kind="diffusers", decay=0.9, min_decay=0.0, update_after_step=0)
-PARAMS = TrainingParams(
-    seed=5,
-    start_from=None,
-    optimiser=OPTIMISER,
-    ema=EMA,
-    log_every_steps=3,
-    checkpoint_seconds=0.0,
-    validate_every_steps=4,
-    validate_batches=3,
-    use="last",
-    samples_every_steps=None,
-)
+OFTEN = {"log_every_steps": 3, "validate_every_steps": 4, "validate_batches": 3}
+PARAMS = doubling.PARAMS.model_copy(update=OFTEN)
+OPTIMISER = PARAMS.optimiser
 CPU = HardwareParams(accelerator="cpu", devices=1, precision="32", threads=1)
 
 
 @pytest.fixture
 def loader(tmp_path):
-    """Makes loaders over twenty spectrograms."""
-    ids = [f"clip-{item:02d}" for item in range(20)]
-    values = np.random.default_rng(0).standard_normal((20, 4, 6)).astype("<f2")
-    size = {"num_mels": 4, "num_frames": 6, "digest": ""}
-    rows = [{"clip_id": clip_id, "log_mel": one.tobytes(), **size} for clip_id, one in zip(ids, values, strict=True)]
-    shards.write_rows(rows, tmp_path / "mels" / "shard-00000.parquet", manifest.SPECTROGRAMS)
-
-    def make(steps):
-        log_mels = gather_log_mels(tmp_path / "mels", ids, tmp_path / "flat")
-        return Loader(Crops(log_mels, 1, 0.0), Order(5, dict.fromkeys(ids, 1.0), 8), places, steps=steps)
-
-    return make
-
-
-def places(step):
-    return torch.rand(8, generator=torch.Generator().manual_seed(step))
+    """Makes loaders of so many steps."""
+    return partial(doubling.make_loader, tmp_path)
 
 
 class Regression(module.TrainingModule):
@@ -123,17 +98,6 @@ def test_it_is_the_loop_of_a_textbook_bit_for_bit(loader, tmp_path):
     assert all(torch.equal(*pair) for pair in zip(trained.net.parameters(), net.parameters(), strict=True))
     assert all(torch.equal(*pair) for pair in zip(trained.ema.shadow, average.parameters(), strict=True))
     assert [point["loss/train"] for point in points] == [sum(some) / len(some) for some in (losses[:8], losses[8:16], losses[16:])]
-
-
-@pytest.mark.parametrize(("killed_at", "accumulate"), [(1, 1), (10, 1), (22, 1), (13, 2)])
-def test_a_killed_training_ends_like_an_unbroken_one(loader, tmp_path, killed_at, accumulate, capsys):
-    whole, whole_curve = _fit(loader, tmp_path / "whole", accumulate=accumulate)
-    _killed(killed_at, loader, tmp_path / "killed", accumulate=accumulate)
-    resumed, resumed_curve = _fit(loader, tmp_path / "killed", accumulate=accumulate)
-    assert _same(whole, resumed)
-    assert whole_curve == resumed_curve
-    assert [point["step"] for point in whole_curve] == [4, 8, 12, 16, 20, 23]
-    assert ("resuming at step" in capsys.readouterr().out) == (killed_at >= 3 * accumulate)
 
 
 @pytest.mark.parametrize("damaged", [[LAST], [LAST, PREVIOUS]], ids=["last", "both"])

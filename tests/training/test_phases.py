@@ -3,7 +3,6 @@
 import itertools
 
 import numpy as np
-import pytest
 import torch
 from torch import nn
 
@@ -14,7 +13,6 @@ from soundmill.training.loop import fit as train
 from soundmill.training.params import DiffusersEmaParams, OptimiserParams
 from soundmill.training.phases import Phase, PhasedModule, Turn
 from tests.training import test_loop
-from tests.training.killing import Killed, die_before
 from tests.training.test_loop import CPU
 
 OPTIMISER = OptimiserParams(
@@ -165,21 +163,6 @@ def test_the_curve_is_of_the_nets_own_batches(tmp_path):
 
     _, points = fit(tmp_path, kind=Known)
     assert [point["loss/train"] for point in points] == [1, 1, 1]
-
-
-@pytest.mark.parametrize("kind", [Duel, TwoPhases])
-def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, capsys, kind):
-    whole, curve = fit(tmp_path / "whole", kind=kind)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        die_before(patch, 7)
-        fit(tmp_path / "killed", kind=kind)
-    resumed, resumed_curve = fit(tmp_path / "killed", kind=kind)
-    assert "resuming at step 6" in capsys.readouterr().out
-    assert curve == resumed_curve
-    for name, value in whole.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[name]), name
-    for net, average in zip(whole.net.parameters(), whole.ema.shadow, strict=True):
-        assert torch.equal(net, average)  # an average that decays by nothing is the weights themselves
 
 
 def test_what_is_frozen_on_purpose_stays_so(tmp_path):

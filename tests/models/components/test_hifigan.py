@@ -2,21 +2,16 @@
 
 import math
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from soundmill import manifest, shards
 from soundmill.audio import flac, mel
-from soundmill.errors import UserError
 from soundmill.models.components import vocoder_adversary
-from soundmill.models.components.hifigan import make
 from soundmill.models.components.hifigan.params import HifiGanParams, NetworkParams
 from soundmill.models.components.hifigan.vocoder import HifiGan, build_vocoder
-from soundmill.models.components.loaded import LoadedParams
 from soundmill.models.components.log_mels.source import gather_log_mels
 from soundmill.models.components.vocoder_adversary import LogMel
 from soundmill.models.components.wave_discriminators import PERIODS, Discriminators, PeriodDiscriminator
@@ -126,41 +121,3 @@ def test_a_crops_wave_is_what_its_log_mel_was_made_of(pairs, place):
     np.testing.assert_allclose(found[0, :, inner], log_mels[0, :, inner], atol=0.02)
     assert waves[1, 3000:].abs().max() == 0
     assert (log_mels[1, :, 19:] == np.float16(math.log(1e-5))).all()
-
-
-@pytest.fixture
-def published(tmp_path) -> Path:
-    """A directory as transformers writes it, with random weights."""
-    torch.manual_seed(1)
-    build_vocoder(VOICE, SPEC.n_mels, SPEC.sample_rate).save_pretrained(tmp_path / "audioldm" / "vocoder")
-    return tmp_path / "audioldm"
-
-
-def fetch(directory: Path, network=VOICE, spec=SPEC):
-    expected = LoadedParams(kind="load", name=str(directory), revision=None)
-    return make.load_published(expected, network, spec, directory.parent)
-
-
-def test_one_that_others_trained_is_loaded(published):
-    model, source = fetch(published)
-    assert source["revision"] is None
-    own = load_file(published / "vocoder" / "model.safetensors")
-    assert all(torch.equal(value, own[name]) for name, value in model.net.state_dict().items())
-
-
-def test_another_architecture_than_the_parameters_is_refused(published):
-    with pytest.raises(UserError, match=r"channels is 32, vocoder.network has 64"):
-        fetch(published, VOICE.model_copy(update={"channels": 64}))
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"hop_length": 200}, "hop_length 160, not 200"),
-        ({"n_mels": 32}, "n_mels 16, not 32"),
-        ({"sample_rate": 22_050}, "sample_rate 16000, not 22050"),
-    ],
-)
-def test_one_of_others_for_other_spectrograms_is_refused(published, change, said):
-    with pytest.raises(UserError, match=f"for other spectrograms than these .*{said}"):
-        fetch(published, spec=SPEC.model_copy(update=change))

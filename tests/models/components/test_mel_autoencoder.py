@@ -192,14 +192,6 @@ def test_what_is_saved_is_loaded_in_diffusers_names(model, tmp_path):
     assert save_codec(model, tmp_path / "other", {"kind": "train"})["digest"] != digest
 
 
-def test_one_that_others_trained_is_loaded_with_its_scale(published):
-    model, source = load(published)
-    assert (model.scaling_factor, model.mean, model.deviation) == (0.93, 0.0, 1.0)
-    assert source["revision"] is None
-    own = load_file(published / "vae" / "diffusion_pytorch_model.safetensors")
-    assert all(torch.equal(value, own[name]) for name, value in model.net.state_dict().items())
-
-
 def test_weights_in_the_names_of_their_time_are_loaded(published):
     """AudioLDM's are from before diffusers renamed attention."""
     path = published / "vae" / "diffusion_pytorch_model.safetensors"
@@ -212,28 +204,10 @@ def test_weights_in_the_names_of_their_time_are_loaded(published):
         renamed[name] = value
     assert set(renamed) != set(weights)
     save_file(renamed, path, {"format": "pt"})
-    found = load(published)[0].net.state_dict()
+    model, source = load(published)
+    assert (model.scaling_factor, model.mean, model.deviation, source["revision"]) == (0.93, 0.0, 1.0, None)
+    found = model.net.state_dict()
     assert all(torch.equal(found[name], value) for name, value in weights.items())
-
-
-def test_another_architecture_than_the_parameters_is_refused(published):
-    with pytest.raises(UserError, match=r"block_out_channels is \[8, 16\], autoencoder.network has \[8, 8\]"):
-        load(published, network=TINY.model_copy(update={"widths": [8, 8]}))
-
-
-def test_weights_that_are_pickled_torn_or_incomplete_are_refused(published):
-    path = published / "vae" / "diffusion_pytorch_model.safetensors"
-    weights = load_file(path)
-    save_file({name: value for name, value in weights.items() if name != "encoder.conv_in.bias"}, path, {"format": "pt"})
-    with pytest.raises(UserError, match=r"lack what config.json says .*encoder.conv_in.bias"):
-        load(published)
-    path.write_bytes(b"\0" * 100)
-    with pytest.raises(UserError, match="vae: cannot be loaded"):
-        load(published)
-    path.unlink()
-    torch.save(weights, path.with_name("diffusion_pytorch_model.bin"))
-    with pytest.raises(UserError, match=r"has no vae/diffusion_pytorch_model\.safetensors"):
-        load(published)
 
 
 def test_a_scaling_factor_is_never_guessed(published):
@@ -242,13 +216,6 @@ def test_a_scaling_factor_is_never_guessed(published):
     del config["scaling_factor"]
     path.write_text(json.dumps(config))
     with pytest.raises(UserError, match="scaling_factor must be a number above 0, found None"):
-        load(published)
-
-
-@pytest.mark.parametrize(("content", "said"), [("[" * 100_000, "not readable as JSON"), ("[]", "found None|cannot be loaded")])
-def test_a_config_that_is_none_is_named(published, content, said):
-    (published / "vae" / "config.json").write_text(content)
-    with pytest.raises(UserError, match=f"vae.*({said})"):
         load(published)
 
 

@@ -3,11 +3,9 @@
 import pytest
 import torch
 
-from soundmill.errors import UserError
 from soundmill.models.components.contracts import save_vocoder
 from soundmill.models.components.melgan.params import NetworkParams
 from soundmill.models.components.melgan.vocoder import MelGan, MelGanNet, load
-from soundmill.models.components.vocoder_params import check_hop
 from soundmill.models.components.wave_discriminators import Discriminators
 from soundmill.training.phases import hinge_discriminator_loss, hinge_generator_loss
 from tests.mels import TANGO
@@ -31,13 +29,6 @@ def test_a_frame_becomes_a_hop(tmp_path, frames):
     assert waves.abs().max() <= 1
     save_vocoder(model, tmp_path / "vocoder", {"kind": "train"})
     assert torch.equal(load(tmp_path / "vocoder", TANGO).vocode(log_mels), waves)
-
-
-@pytest.mark.parametrize("rates", [[5, 4, 4, 2], [5, 4, 2, 2, 2]])
-def test_rates_of_another_hop_are_refused(rates):
-    check_hop(rates, TANGO)
-    with pytest.raises(UserError, match=r"rates \[5, 4.*\] multiply to 160 samples per frame, but hop_length .* is 200"):
-        check_hop(rates, TANGO.model_copy(update={"hop_length": 200}))
 
 
 def test_hinge_of_scales_alone():

@@ -1,6 +1,5 @@
 """Oobleck: the library's net as a codec, of published files and of ours."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,6 @@ from diffusers import AutoencoderOobleck
 from soundmill import params
 from soundmill.audio.mel import SpectrogramParams
 from soundmill.errors import UserError
-from soundmill.models import registry as families
 from soundmill.models.components import registry
 from soundmill.models.components.contracts import save_codec
 from soundmill.models.components.loaded import LoadedParams
@@ -88,74 +86,11 @@ def test_saved_and_loaded_it_sounds_the_same_through_its_sounding(tmp_path):
     assert (sounding.sample_rate, sounding.channels, sounding.latent_rate) == (44_100, 2, 44_100 / 8)
 
 
-def test_a_codec_of_this_project_is_loaded_as_it_is(tmp_path):
-    codec = OobleckCodec(TINY, tiny(), scaling_factor=0.5)
-    save_codec(codec, tmp_path / "codec", {"kind": "train"})
-    loaded, facts = make.load_published(named(tmp_path / "codec"), TINY, tmp_path)
-    assert (loaded.digest, facts["digest"], loaded.scaling_factor) == (codec.digest, codec.digest, 0.5)
-    assert torch.equal(loaded.encode(WAVES), codec.encode(WAVES))
-    spec = SpectrogramParams(**params.compose(ROOT / "conf", [])["spectrogram"]["tagger"]).spec
-    make.check(named(tmp_path / "codec"), TINY, spec, tmp_path)
-    other = TINY.model_copy(update={"channels": 5})
-    for check in (
-        lambda where: make.load_published(where, other, tmp_path),
-        lambda where: make.check(where, other, spec, tmp_path),
-    ):
-        with pytest.raises(UserError, match=r"codec/config\.json: channels is 4, autoencoder\.network has 5; make them agree"):
-            check(named(tmp_path / "codec"))
-
-
 def test_its_divergence_is_that_of_normal_distributions():
     posterior = tiny().encode(WAVES).latent_dist
     normal = torch.distributions.Normal(posterior.mean, posterior.std)
     expected = torch.distributions.kl_divergence(normal, torch.distributions.Normal(0.0, 1.0)).sum(1).mean()
     torch.testing.assert_close(kl_divergence(posterior), expected)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ("network", r"decoder_channels is 4, autoencoder\.network has 5; make them agree"),
-        ("missing", "has no vae/diffusion_pytorch_model.safetensors .*weights in other formats can run code"),
-        ("lacking", "its weights lack what config.json says"),
-        ("config", "cannot be loaded"),
-        ("nowhere", "no such directory"),
-    ],
-)
-def test_what_does_not_fit_is_refused(tmp_path, change, message):
-    from safetensors.torch import load_file, save_file
-
-    publish(tmp_path)
-    weights, network = tmp_path / "vae/diffusion_pytorch_model.safetensors", TINY
-    if change == "network":
-        network = TINY.model_copy(update={"channels": 5})
-    elif change == "missing":
-        weights.rename(weights.with_suffix(".bin"))
-    elif change == "lacking":
-        tensors = load_file(weights)
-        tensors.pop(min(tensors))
-        save_file(tensors, weights, {"format": "pt"})
-    elif change == "config":
-        (tmp_path / "vae/config.json").write_text(json.dumps({"downsampling_ratios": "two"}))
-    where = named(tmp_path / "nowhere" if change == "nowhere" else tmp_path)
-    spec = SpectrogramParams(**params.compose(ROOT / "conf", [])["spectrogram"]["tagger"]).spec
-    if change != "lacking":  # found only when they are loaded
-        with pytest.raises(UserError, match=message):
-            make.check(where, network, spec, tmp_path)
-    with pytest.raises(UserError, match=message):
-        make.load_published(where, network, tmp_path)
-
-
-def test_files_that_do_not_fit_are_refused_before_a_stage_runs(tmp_path):
-    choices = ["model=audio_dit", "scale=paper", "audio_dit.autoencoder.weights.name=./published"]
-    document = params.compose(ROOT / "conf", choices)
-    with pytest.raises(UserError, match=r"audio_dit\.autoencoder: \./published: no such directory"):
-        families.check(document, tmp_path)
-    publish(tmp_path / "published")
-    with pytest.raises(UserError, match=r"audio_dit\.autoencoder: .*encoder_hidden_size is 6, autoencoder\.network has 128"):
-        families.check(document, tmp_path)
-    network = document["audio_dit"]["autoencoder"] | {"network": TINY.model_dump()}
-    families.check(document | {"audio_dit": document["audio_dit"] | {"autoencoder": network}}, tmp_path)
 
 
 def test_lengths_agree_at_every_even_ratio():

@@ -1,6 +1,5 @@
 """RAVE's parts by their known answers: the filter bank, published sizes, losses, components of latents."""
 
-import json
 import math
 from pathlib import Path
 
@@ -12,9 +11,7 @@ import torch.nn.functional as F
 from soundmill import params
 from soundmill.errors import UserError
 from soundmill.models import registry
-from soundmill.models.components.contracts import save_codec
 from soundmill.models.components.pca import components
-from soundmill.models.components.rave import codec as codecs
 from soundmill.models.components.rave import pqmf
 from soundmill.models.components.rave.codec import RaveCodec, edited, parse_edits
 from soundmill.models.components.rave.make import AugmentedCrops, draw_crops, phase_mangled
@@ -196,23 +193,6 @@ def test_a_codec_that_starts_from_components_learns_in_every_weight():
         optimiser.zero_grad(), loss.backward(), optimiser.step()
     assert torch.isfinite(loss)
     assert not [name for name, weight in built.named_parameters() if weight.grad is None or not weight.grad.any()]
-
-
-def test_components_are_the_same_bytes_and_saved(tmp_path):
-    for name in ("one", "other"):
-        torch.manual_seed(0)
-        built = RaveNet(STARTED).with_norms()
-        built.start_from_components(iter(waves(8)[:, None]), "autoencoder.network.pca")
-        save_codec(RaveCodec(STARTED, 16_000, built.without_norms(), 1, 1.0, 6), tmp_path / name, {})
-    one, other = (tmp_path / name / "model.safetensors" for name in ("one", "other"))
-    assert one.read_bytes() == other.read_bytes()
-    loaded = codecs.load(tmp_path / "one")
-    torch.testing.assert_close(loaded.encode(waves()), RaveCodec(STARTED, 16_000, built.eval(), 1, 1.0, 6).encode(waves()))
-    older = json.loads((tmp_path / "one/config.json").read_text())
-    del older["network"]["pca"]
-    (tmp_path / "one/config.json").write_text(json.dumps(older))
-    with pytest.raises(UserError, match="the weights do not fit"):  # without the key it is a codec without components
-        codecs.load(tmp_path / "one")
 
 
 def test_a_spectral_distance_has_its_known_values():
@@ -409,10 +389,6 @@ def test_the_bands_distance_leaves_out_where_padding_is_heard():
     output.grad = None
     module_of("weights.valid_signal_crop=false")._distance(output, bands, waveform, waveform).backward()
     assert output.grad[0].abs().sum(0).all()
-    with pytest.raises(
-        UserError, match=r"leaves 104 band frames of a crop, fewer than the shortest of weights\.scales \(128\): raise"
-    ):
-        module_of("weights.valid_signal_crop=true", "weights.num_samples=1024")
 
 
 def test_only_the_second_version_leaves_them_out():
