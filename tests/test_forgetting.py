@@ -202,8 +202,13 @@ def small(tmp_path, monkeypatch) -> Path:
 def make() -> None:
     """The corpus and its clips, of both variants."""
     call(scan, "--name", "scan", "--corpus", "data/corpus", "--forgotten", "forgotten.yaml", section="corpus")
-    for variant in ("default", "hifi"):
-        ports = ("--variant", variant, "--corpus", "data/corpus", "--segments", f"data/segments/{variant}.parquet")
+    clips_of(default="data/corpus", hifi="data/corpus")
+
+
+def clips_of(**variants: str) -> None:
+    """The clips of these variants, each of its corpus."""
+    for variant, corpus in variants.items():
+        ports = ("--variant", variant, "--corpus", corpus, "--segments", f"data/segments/{variant}.parquet")
         call(segment, "--name", f"segment/{variant}", *ports, "--forgotten", "forgotten.yaml", section="clips")
         call(resample, "--name", f"resample/{variant}", *ports, "--clips", f"data/clips/{variant}", section="clips")
 
@@ -325,10 +330,7 @@ def looped(tmp_path, monkeypatch) -> Path:
 def make_loops() -> None:
     call(scan, "--name", "scan", "--corpus", "data/corpus", "--forgotten", "forgotten.yaml", section="corpus")
     call(loops, *LOOPS, "--forgotten", "forgotten.yaml")
-    for variant, corpus in (("default", "data/corpus"), ("one_bar", "data/loops/one_bar")):
-        ports = ("--variant", variant, "--corpus", corpus, "--segments", f"data/segments/{variant}.parquet")
-        call(segment, "--name", f"segment/{variant}", *ports, "--forgotten", "forgotten.yaml", section="clips")
-        call(resample, "--name", f"resample/{variant}", *ports, "--clips", f"data/clips/{variant}", section="clips")
+    clips_of(default="data/corpus", one_bar="data/loops/one_bar")
 
 
 def cut(variant: str, start: float) -> str:

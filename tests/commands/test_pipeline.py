@@ -75,8 +75,10 @@ def test_a_folder_beside_a_bake_off_is_that_where_the_person_stands(root, tmp_pa
 def runs(monkeypatch, tmp_path):
     """What `soundmill run` would run: the name of the workspace, and its parameters."""
     from flows import checkout
+    from soundmill.models import cost
 
     begun = []
+    monkeypatch.setattr(cost, "training_seconds", lambda *_: 1.0)
     monkeypatch.setattr(
         checkout, "workspace", lambda root, name, document: begun.append((name, document)) or tmp_path / "workspace"
     )
@@ -94,10 +96,7 @@ def test_run_takes_parameters_without_a_folder(root, runs):
     assert document["corpus"]["format"] == "synthetic"
 
 
-def test_a_folder_whose_name_has_an_equals_sign_is_a_folder(root, tmp_path, runs, monkeypatch):
-    from soundmill.models import cost
-
-    monkeypatch.setattr(cost, "training_seconds", lambda *_: 1.0)
+def test_a_folder_whose_name_has_an_equals_sign_is_a_folder(root, tmp_path, runs):
     recordings = tmp_path / "a=b"
     recordings.mkdir()
     for number in range(4):
@@ -107,10 +106,7 @@ def test_a_folder_whose_name_has_an_equals_sign_is_a_folder(root, tmp_path, runs
     assert runs[0][1]["corpus"]["path"] == str(recordings)
 
 
-def test_a_folder_of_silence_is_refused_before_a_stage_runs(root, tmp_path, runs, monkeypatch):
-    from soundmill.models import cost
-
-    monkeypatch.setattr(cost, "training_seconds", lambda *_: 1.0)
+def test_a_folder_of_silence_is_refused_before_a_stage_runs(root, tmp_path, runs):
     hiss = np.random.default_rng(0).uniform(-2e-5, 2e-5, 16_000)  # -94 dBFS
     for number, wave in enumerate((np.zeros(16_000), hiss, np.full(16_000, np.nan))):
         soundfile.write(tmp_path / f"{number}.wav", wave, 16_000, subtype="FLOAT")
@@ -123,11 +119,9 @@ def test_a_folder_of_silence_is_refused_before_a_stage_runs(root, tmp_path, runs
     assert soundmill(*chosen, cwd=tmp_path).returncode == 0
 
 
-def test_an_experiment_runs_over_the_folder_that_is_named_by_its_own_format(root, tmp_path, runs, monkeypatch):
+def test_an_experiment_runs_over_the_folder_that_is_named_by_its_own_format(root, tmp_path, runs):
     from soundmill.corpora import survey
-    from soundmill.models import cost
 
-    monkeypatch.setattr(cost, "training_seconds", lambda *_: 1.0)
     recordings = tmp_path / "hits"
     for label in ("kick", "snare"):
         (recordings / label).mkdir(parents=True)

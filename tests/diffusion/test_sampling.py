@@ -51,20 +51,20 @@ def test_inpainting_keeps_what_it_is_told_to_bit_for_bit(name):
         assert torch.equal(unseen, found)
 
 
-@pytest.mark.parametrize("solver", solvers.PASSES)
-def test_inpainting_fits_the_rest_to_what_is_kept(solver):
+@pytest.mark.parametrize("name", CONTINUOUS)
+def test_inpainting_fits_the_rest_to_what_is_kept(name):
     """Both halves of a sound are the same value: where one is kept, the other follows it."""
     keep = torch.arange(300) < 150
+    path, steps = CONTINUOUS[name]
 
     def alike(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """Of sounds of one value, drawn from N(0, 1), given all of xt."""
-        t = t.reshape(-1, 1, 1)
-        x0 = (1 - t) * xt.sum(2, keepdim=True) / (300 * (1 - t) ** 2 + t**2)
-        return (xt - x0) / t
+        alpha, sigma = path.alpha_sigma(t[0].item())
+        return perfect(path, alpha * xt.sum(2, keepdim=True) / (300 * alpha**2 + sigma**2))(xt, t)
 
     sounds = torch.linspace(-1, 1, 4, dtype=torch.float64)[:, None, None].expand(4, 2, 300).clone()
     sounds[..., ~keep] = 7.0  # nothing of this may be seen
-    found = inpaint(solvers.flow(40, solver), alike, sounds, keep, draw(4))
+    found = inpaint(steps(40), alike, sounds, keep, draw(4))
     assert (found[..., ~keep] - sounds[..., :1]).abs().max() < 0.2
 
 

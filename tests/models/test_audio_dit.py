@@ -5,9 +5,7 @@ import pytest
 import torch
 
 from soundmill import params
-from soundmill.diffusion import solvers
 from soundmill.diffusion.paths import shifted
-from soundmill.diffusion.sampling import Draw, inpaint
 from soundmill.models import registry
 from soundmill.models.audio_dit.latents import Layout, layout
 from soundmill.models.audio_dit.params import DropoutParams, FlowParams, TrainParams
@@ -205,26 +203,6 @@ def test_times_are_spread_over_their_distribution(times, half):
     rngs = [torch.Generator().manual_seed(0) for _ in range(2)]
     moved = shifted(draw_times(flow, 16, 8, rngs[0]), 2.0)
     torch.testing.assert_close(draw_times(shifting, 16, 8, rngs[1]), moved)
-
-
-def test_the_stochastic_solver_continues_what_it_is_given():
-    """Both halves of a sound are the same value: where one is kept, the other follows it."""
-    keep = torch.arange(300) < 150
-
-    def alike(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """Of sounds of one value, drawn from N(0, 1), given all of xt."""
-        alpha, sigma = (function(t * torch.pi / 2).reshape(-1, 1, 1) for function in (torch.cos, torch.sin))
-        x0 = alpha * xt.sum(2, keepdim=True) / (300 * alpha**2 + sigma**2)
-        return (alpha * xt - x0) / sigma
-
-    sounds = torch.linspace(-1, 1, 4)[:, None, None].repeat(1, 2, 300)
-    sounds[..., ~keep] = 7.0  # nothing of this may be seen
-    found, again = (
-        inpaint(solvers.stable_audio(40, torch.device("cpu")), alike, sounds, keep, Draw.of_seeds(range(4))) for _ in range(2)
-    )
-    assert torch.equal(found, again)
-    assert torch.equal(found[..., keep], sounds[..., keep])
-    assert (found[..., ~keep] - sounds[..., :1]).abs().max() < 0.2
 
 
 def test_each_condition_is_dropped_at_its_own_rate():
