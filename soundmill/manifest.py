@@ -28,6 +28,10 @@ SPLIT_NAMES = {
     "eval": "test",
     "evaluation": "test",
 }
+# Names of folders that say nothing of the recordings in them; a single first-level one is not a class.
+CONTAINERS = frozenset(
+    {b"audio", b"wav", b"wavs", b"flac", b"mp3", b"ogg", b"clips", b"sounds", b"recordings", b"samples", b"data"}
+)
 TERMS = ("licence", "creator", "source_url", "ai_terms", "terms_found")  # columns of RECORDINGS
 FILE_TAGS = ("title", "genre", "description")  # in the file itself
 TRANSFERRED, INPUT = "transferred", "-input"  # in a codec's directory; suffix of the input of a sound there

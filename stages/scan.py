@@ -8,13 +8,9 @@ from typing import Any
 
 from soundmill import disk, hashing, manifest, shards, stage
 from soundmill.corpora import forgotten as lists
-from soundmill.corpora import inventory, registry, sound_tags, terms, union
+from soundmill.corpora import inventory, registry, terms, union
 from soundmill.corpora.forgotten import Forgotten
 from soundmill.corpora.section import Directory, ScanParams, directories, named
-from soundmill.corpora.statements import MAX_CELL, NOTHING, clean
-from soundmill.corpora.tables import CorpusTables
-from soundmill.manifest import FILE_TAGS
-from soundmill.params import parse_json
 
 TABLES = ("recordings.parquet", "captions.parquet")
 NAMED = 20  # entries of each kind in the metrics; `soundmill corpus check` lists all
@@ -88,13 +84,14 @@ def _write_tables(
         with named(directory.name):
             tables = registry.read(directory.format, files, params.shards)
             terms.fill(tables, files)
-            fill_file_tags(tables, files.audio)
+            tables.fill_file_tags(files)
         parts.append(union.UnionPart(directory.name, directory.weight, files, tables))
-    files, tables = union.unite(parts) if params.format == union.NAME else (parts[0].inventory, parts[0].tables)
+    files, tables = union.unite(parts)
     left_out.leave_out_recordings(tables)
     refused = params.terms.refused(tables.recordings)
     shards.write_rows(tables.recordings, corpus / "recordings.parquet", manifest.RECORDINGS)
     shards.write_rows(tables.captions, corpus / "captions.parquet", manifest.CAPTIONS)
+    reported = {kind: getattr(tables, kind) for kind in ("missing", "orphans", "collisions", "ambiguous")}
     metrics = {
         "files": files.num_files,
         "recordings": len(tables.recordings),
@@ -108,14 +105,8 @@ def _write_tables(
         "folds": Counter(str(row["fold"]) for row in tables.recordings if row["fold"] is not None),
         "format": tables.format,
         "matched": len(tables.matched),
-        "missing": len(tables.missing),
-        "missing_first": tables.missing[:NAMED],
-        "orphans": len(tables.orphans),
-        "orphans_first": tables.orphans[:NAMED],
-        "collisions": len(tables.collisions),
-        "collisions_first": tables.collisions[:NAMED],
-        "ambiguous": len(tables.ambiguous),
-        "ambiguous_first": tables.ambiguous[:NAMED],
+        **{kind: len(entries) for kind, entries in reported.items()},
+        **{f"{kind}_first": entries[:NAMED] for kind, entries in reported.items()},
         "remarks": tables.remarks,
         "parts": {
             part.name: {
@@ -131,24 +122,6 @@ def _write_tables(
         **tables.counts,
     }
     return {"rejected": files.rejected + tables.rejected, "refused": refused, "metrics": metrics}
-
-
-def fill_file_tags(tables: CorpusTables, audio: list[inventory.AudioFile]) -> None:
-    """Set `file_tags` of a corpus's recordings, each as one line of printable characters; those beyond MAX_CELL are left out."""
-    of_file = {file.raw_path: file.tags for file in audio if file.tags}
-    long = []
-    for row in tables.recordings:
-        stated = [tags for place, tags in tables.stated.get(row["recording_id"], ()) if place == sound_tags.FOUND]
-        if row["raw_path"] in of_file:
-            stated.append(parse_json(of_file[row["raw_path"]]))
-        found: dict[str, str] = {name: text for tags in stated for name, text in tags.items() if name in FILE_TAGS}
-        long += [row["path"] for text in found.values() if len(text) > MAX_CELL]
-        texts = {name: clean(text) for name, text in found.items() if len(text) <= MAX_CELL}
-        known = {name: text for name, text in texts.items() if text.lower() not in NOTHING}
-        row["file_tags"] = {name: known.get(name) for name in FILE_TAGS} if known else None
-    if long:
-        what = f"{len(long)} titles, genres or descriptions in files have more than {MAX_CELL} characters and are left out"
-        tables.remarks.append(f"{what} (first: {long[0][:200]})")
 
 
 def _take(directory: Directory, params: ScanParams, left_out: Forgotten, ctx: stage.Context) -> inventory.Inventory:

@@ -135,7 +135,7 @@ def digests(
             else:
                 for start in range(0, one.size, BLOCK_BYTES):
                     state.update(read(url, start, min(one.size, start + BLOCK_BYTES)))
-                text = about[1](open_ranges(url)) if about else ""
+                text = about[1](open_file(url, TAG_BYTES)) if about else ""
                 unchanged = facts(url) == (one.size, one.tag)
         except OSError as error:
             return error
@@ -178,14 +178,9 @@ def read_all(urls: Sequence[bytes], count: int) -> list[bytes]:
         return list(pool.map(lambda url: read(url, 0, count), urls))
 
 
-def open_file(path: bytes) -> BinaryIO:
-    """Open a file, or an object that is then read by ranges."""
-    return io.BufferedReader(_Ranges(path), BLOCK_BYTES) if is_url(path) else open(path, "rb")
-
-
-def open_ranges(url: bytes) -> io.BufferedReader:
-    """An object as a file that is read by ranges of TAG_BYTES."""
-    return io.BufferedReader(_Ranges(url), TAG_BYTES)
+def open_file(path: bytes, at_once: int = BLOCK_BYTES) -> BinaryIO:
+    """Open a file, or an object that is then read by ranges of `at_once` bytes."""
+    return io.BufferedReader(_Ranges(path), at_once) if is_url(path) else open(path, "rb")
 
 
 class _Ranges(io.RawIOBase):

@@ -8,12 +8,8 @@ from string import Formatter
 from typing import Any
 
 from soundmill.audio.tempo import NAMED
-from soundmill.manifest import FILE_TAGS, SPLIT_NAMES, unescape_path
+from soundmill.manifest import CONTAINERS, FILE_TAGS, SPLIT_NAMES, unescape_path
 
-# Names of folders that say nothing of the recordings in them; a single first-level one is not a class.
-CONTAINERS = frozenset(
-    {b"audio", b"wav", b"wavs", b"flac", b"mp3", b"ogg", b"clips", b"sounds", b"recordings", b"samples", b"data"}
-)
 FIELDS = ("label", *FILE_TAGS, "file", "folder", "tempo", "key", "tags")
 # `Am`, `C#min`, `F major`; a note alone may be a word.
 KEY = re.compile(r"(?<![A-Za-z#])(?P<note>[A-G])(?P<sign>#|b)?[ _-]?(?P<mode>[Mm]aj(?:or)?|[Mm]in(?:or)?|m)(?![A-Za-z])")

@@ -171,7 +171,7 @@ def report_of(
 ) -> Report:
     """Check what `read` returned; clips beyond the end of their recording are moved to `missing`. `path` is for the report."""
     united = bool(places[0].name)
-    files, tables = union.unite(parts) if united else (parts[0].inventory, parts[0].tables)
+    files, tables = union.unite(parts)
     # In a union, a recording gets another id if an earlier part has its id.
     own_ids = {
         (part.name.encode() + b"/" if united else b"") + row["raw_path"]: row["recording_id"]

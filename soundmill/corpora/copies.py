@@ -2,7 +2,6 @@
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ def row_pairs(duplicates: Path, clips: pa.Table) -> list[tuple[int, int]]:
         for one, other in ((a, b), (b, a)):
             if one not in row_of:
                 near[one].append(other)
-    for connected in _groups(near):
+    for connected in splits.groups(near):
         kept = sorted(row_of[name] for name in connected & row_of.keys())
         own = [row for row in kept if recordings[row] == recordings[kept[0]]]
         others = [row for row in kept if recordings[row] != recordings[kept[0]]]
@@ -43,10 +42,10 @@ def of_recordings(duplicates: Path, clips: pa.Table, owners: set[str]) -> dict[s
     Clip → the clip of an owner with its sound, and that owner.
     """
     table = shards.read_table(duplicates, manifest.DUPLICATES, ["a", "b"])
-    near = _near(zip(table["a"].to_pylist(), table["b"].to_pylist(), strict=True))
+    near = splits.near(zip(table["a"].to_pylist(), table["b"].to_pylist(), strict=True))
     owner_of = dict(zip(clips["clip_id"].to_pylist(), clips["recording_id"].to_pylist(), strict=True))
     origin_of: dict[str, tuple[str, str]] = {}
-    for connected in _groups(near):
+    for connected in splits.groups(near):
         if first := min((clip_id for clip_id in connected if owner_of.get(clip_id) in owners), default=None):
             origin_of |= dict.fromkeys(connected, (first, owner_of[first]))
     return {clip_id: origin for clip_id, origin in origin_of.items() if owner_of.get(clip_id) not in owners}
@@ -77,7 +76,7 @@ def across_splits(split: list[str], pairs: list[tuple[int, int]]) -> dict[int, i
     Not every two of many copies are a pair, so a dropped row need not be paired with the one that stays.
     """
     stays_of: dict[int, int] = {}
-    for connected in _groups(_near(pairs)):
+    for connected in splits.groups(splits.near(pairs)):
         stays = min(connected, key=lambda row: (splits.PROTECTED.index(split[row]), row))
         stays_of.update((row, stays) for row in connected if split[row] != split[stays])
     return stays_of
@@ -96,26 +95,3 @@ def _across_given_splits(recordings: list[dict[str, Any]], owners: list[str], sp
             video, split[row] = given[owner]
             rows_of[video].append(row)
     return across_splits(split, [pair for rows in rows_of.values() for pair in itertools.pairwise(rows)])
-
-
-def _near(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, list[Any]]:
-    """The neighbours of each."""
-    near: dict[Any, list[Any]] = defaultdict(list)
-    for a, b in pairs:
-        near[a].append(b)
-        near[b].append(a)
-    return near
-
-
-def _groups(near: Mapping[Any, list[Any]]) -> Iterator[set[Any]]:
-    """Each of `near` with everything connected with it, once."""
-    seen: set[Any] = set()
-    for start in sorted(near):
-        if start not in seen:
-            reached, todo = {start}, [start]
-            while todo:
-                new = [one for one in near.get(todo.pop(), ()) if one not in reached]
-                reached.update(new)
-                todo.extend(new)
-            seen |= reached
-            yield reached

@@ -10,7 +10,7 @@ from itertools import islice, pairwise
 from typing import Any, ClassVar
 
 from soundmill.corpora.inventory import Inventory, composed
-from soundmill.corpora.manifest_format import ClassNames, ManifestFormat
+from soundmill.corpora.manifest_format import DETECTED, ClassNames, ManifestFormat
 from soundmill.corpora.metadata import csv_files_with, head_lines, read_csv, read_lines
 from soundmill.corpora.resolver import MAX_KEY, FileIndex, youtube_clip
 from soundmill.corpora.rows import ManifestRow
@@ -136,7 +136,6 @@ FSD50K = CsvRows(
 )
 
 
-DETECTION_LINES = 50  # lines or rows, for detection of LJSpeech and Clotho among other tables of their kind
 _ID = re.compile(r"[^\s/\\]+")
 
 
@@ -161,7 +160,7 @@ class LjSpeech(ManifestFormat):
     def is_own(self, inventory: Inventory, name: bytes) -> bool:
         """Whether half of the first lines have an id and one or two texts, and one of these files exists or there is no audio."""
         ids = []
-        lines = [line for line in head_lines(inventory, name)[:DETECTION_LINES] if line.strip()]
+        lines = [line for line in head_lines(inventory, name)[:DETECTED] if line.strip()]
         for line in lines:
             first, *texts = line.split("|")
             if len(texts) in (1, 2) and _ID.fullmatch(first):
@@ -215,7 +214,7 @@ class Clotho(ManifestFormat):
         """Whether its names are not YouTube ids: lists of YouTube clips have the same columns."""
         if self.part_of(name) in ("development", "validation", "evaluation"):
             return True
-        keys = [cells["file_name"] for _, cells in islice(read_csv(inventory, name), DETECTION_LINES)]
+        keys = [cells["file_name"] for _, cells in islice(read_csv(inventory, name), DETECTED)]
         return 2 * sum(youtube_clip(key) is not None for key in keys) < len(keys)
 
     @staticmethod

@@ -5,14 +5,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from soundmill.corpora.captioning import CONTAINERS
 from soundmill.corpora.inventory import AudioFile, Inventory, is_about_corpus
 from soundmill.corpora.join import join
 from soundmill.corpora.metadata import MAX_TEXT_BYTES, read_head, read_sidecar
 from soundmill.corpora.resolver import clip_of_file, like_words, looks_random
 from soundmill.corpora.rows import ManifestRow
 from soundmill.corpora.tables import CorpusTables, Format
-from soundmill.manifest import SPLIT_NAMES, escape_path
+from soundmill.manifest import CONTAINERS, SPLIT_NAMES, escape_path
 
 FORMAT = Format(
     name="folder",

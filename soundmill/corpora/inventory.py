@@ -8,7 +8,6 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 from soundmill import hashing
@@ -284,11 +283,10 @@ def list_files(
 def read_tags(inventory: Inventory, progress: Callable[[int], None] = lambda n: None) -> list[bytes]:
     """Add the tags of its files to an inventory without digests; returns the paths of those that cannot be read."""
     top = bytes(inventory.root)
-    opened = buckets.open_ranges if isinstance(inventory.root, Bucket) else partial(open, mode="rb")
 
     def tags(file: AudioFile) -> str | None:
         try:
-            with opened(os.path.join(top, file.raw_path)) as sound:
+            with buckets.open_file(os.path.join(top, file.raw_path), buckets.TAG_BYTES) as sound:
                 return sound_tags.read(sound)
         except OSError:
             return None

@@ -1,4 +1,4 @@
-"""Formats of JSON entries, one per recording or caption, that differ in their keys; and those that resemble them."""
+"""Formats of JSON with an entry for each recording or caption: TANGO, Amphion, WavCaps, PANNs (also csv), AudioLDM, NSynth."""
 
 import os
 import re
@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from soundmill.corpora.inventory import AudioFile, Inventory
-from soundmill.corpora.manifest_format import MACHINE_ID, ClassNames, ManifestFormat
+from soundmill.corpora.manifest_format import DETECTED, MACHINE_ID, ClassNames, ManifestFormat
 from soundmill.corpora.metadata import csv_files_with, first_keys, read_csv, read_entries, read_head, read_json
 from soundmill.corpora.resolver import FileIndex, youtube_clip
 from soundmill.corpora.rows import ManifestRow
@@ -186,7 +186,6 @@ _PREFIXED = re.compile(r"Y[A-Za-z0-9_-]{11}\.wav$")
 # JSON as in WavCaps, but with several captions per entry; other files may have one caption per entry.
 FIVE_CAPTIONS = replace(WAVCAPS, keys=("id", "caption_1"))
 ANY_CAPTIONS = replace(WAVCAPS, keys=("id", r"caption\w*"))
-DETECTION_ROWS = 50  # rows, for detection: Clotho has the same columns but free text as names
 
 
 class Panns(ManifestFormat):
@@ -215,7 +214,7 @@ class Panns(ManifestFormat):
     def is_own(self, inventory: Inventory, name: bytes) -> bool:
         if b"clotho" in name.rpartition(b"/")[2].lower():  # its file names are free text
             return False
-        keys = [cells["file_name"] for _, cells in islice(read_csv(inventory, name), DETECTION_ROWS)]
+        keys = [cells["file_name"] for _, cells in islice(read_csv(inventory, name), DETECTED)]
         return 2 * sum(youtube_clip(key) is not None or _PREFIXED.match(key) is not None for key in keys) > len(keys)
 
     def all_rows(

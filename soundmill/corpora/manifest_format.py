@@ -13,6 +13,7 @@ from soundmill.corpora.rows import ManifestRow
 from soundmill.corpora.tables import CorpusTables, Format
 
 MACHINE_ID = re.compile(r"/[mtg]/[0-9a-z_]+")
+DETECTED = 50  # rows, lines or jsons beside recordings, of which most must be as a format has them
 
 
 @dataclass

@@ -1,23 +1,34 @@
 """Corpus formats by name, in the order of detection."""
 
-from types import ModuleType
+from typing import Protocol
 
-from soundmill.corpora import audiocaps, audiofolder, esc, folder, sources
-from soundmill.corpora.class_folders import GTZAN, SC09, SPEECH_COMMANDS, Gtzan, SpeechCommands
+from soundmill.corpora import audiocaps, audiofolder, folder, sources
+from soundmill.corpora.class_folders import ESC, GTZAN, SC09, SPEECH_COMMANDS
 from soundmill.corpora.csv_rows import CLOTHO, FSD50K, LJSPEECH, MUSICCAPS, URBANSOUND8K
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.json_entries import AMPHION, AUDIOLDM, NSYNTH, PANNS, TANGO, WAVCAPS
-from soundmill.corpora.manifest_format import ManifestFormat
-from soundmill.corpora.sidecars import AUDIOCRAFT, STABLE_AUDIO, StableAudio
-from soundmill.corpora.tables import CorpusTables
+from soundmill.corpora.sidecars import AUDIOCRAFT, STABLE_AUDIO
+from soundmill.corpora.tables import CorpusTables, Format
 from soundmill.decoding.decode import DecodeError
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
 from soundmill.params import did_you_mean
 
 AUTO = "auto"
+
+
+class Adapter(Protocol):
+    """The reader of one format: a module, or an object."""
+
+    FORMAT: Format
+
+    def detect(self, inventory: Inventory) -> bool: ...
+
+    def read(self, inventory: Inventory, num_shards: int) -> CorpusTables: ...
+
+
 # The first adapter whose `detect` is true; a plain folder is the last.
-ADAPTERS: dict[str, ModuleType | ManifestFormat | StableAudio | Gtzan | SpeechCommands] = {
+ADAPTERS: dict[str, Adapter] = {
     adapter.FORMAT.name: adapter
     for adapter in (
         audiofolder,
@@ -33,7 +44,7 @@ ADAPTERS: dict[str, ModuleType | ManifestFormat | StableAudio | Gtzan | SpeechCo
         audiocaps,
         TANGO,
         WAVCAPS,
-        esc,
+        ESC,
         GTZAN,
         STABLE_AUDIO,
         LJSPEECH,

@@ -8,8 +8,8 @@ from typing import Any
 from soundmill.corpora.folder import layout_of
 from soundmill.corpora.inventory import AudioFile, Inventory
 from soundmill.corpora.join import join
-from soundmill.corpora.json_entries import JSON
-from soundmill.corpora.manifest_format import ClassNames, ManifestFormat
+from soundmill.corpora.json_entries import JSON, texts
+from soundmill.corpora.manifest_format import DETECTED, ClassNames, ManifestFormat
 from soundmill.corpora.metadata import MAX_TEXT_BYTES, first_keys, read_entries, read_head, read_json, read_sidecar
 from soundmill.corpora.resolver import FileIndex
 from soundmill.corpora.rows import ManifestRow
@@ -45,7 +45,7 @@ class Audiocraft(ManifestFormat):
         for row in super().all_rows(inventory, names, tables, classes):
             files = index.resolve(row.key, row.source.rpartition(b"/")[0]).files
             about = _sidecar(inventory, files[0].raw_path, tables) if len(files) == 1 else {}
-            row.captions = _texts(about.get("captions")) or _texts(about.get("description"))
+            row.captions = texts(about.get("captions")) or texts(about.get("description"))
             row.labels = _tags(about.get("genre")) or _tags(about.get("keywords"))
             yield row
 
@@ -71,19 +71,13 @@ def _sidecar(inventory: Inventory, raw_path: bytes, tables: CorpusTables) -> dic
     return value if isinstance(value, dict) else {}
 
 
-def _texts(value: Any) -> list[str]:
-    return [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str) and text.strip()]
-
-
 def _tags(value: Any) -> list[str]:
     """Tags in a list or a comma-separated text."""
-    texts = value.split(",") if isinstance(value, str) else _texts(value)
-    return [text.strip().lower() for text in texts if text.strip()]
+    return [text.lower() for text in texts(value, ",")]
 
 
 AUDIOCRAFT = Audiocraft()
 KEYS = ("prompt", "text")  # the first non-empty one is used
-DETECTION_PAIRS = 50  # pairs, for detection among other jsons beside recordings
 
 
 class StableAudio:
@@ -101,7 +95,7 @@ class StableAudio:
 
     def detect(self, inventory: Inventory) -> bool:
         """Whether most of the first jsons beside recordings have a prompt or a text."""
-        pairs = list(islice((name for _, name in _pairs(inventory, b".json")), DETECTION_PAIRS))
+        pairs = list(islice((name for _, name in _pairs(inventory, b".json")), DETECTED))
         return 2 * sum(any(b'"%s"' % key.encode() in read_head(inventory, name) for key in KEYS) for name in pairs) > len(pairs)
 
     def read(self, inventory: Inventory, num_shards: int) -> CorpusTables:
@@ -173,4 +167,4 @@ def _peek(inventory: Inventory, name: bytes) -> dict[str, Any]:
 
 
 def _prompts(value: dict[str, Any]) -> list[str]:
-    return next(filter(None, (_texts(value.get(key)) for key in KEYS)), [])
+    return next(filter(None, (texts(value.get(key)) for key in KEYS)), [])

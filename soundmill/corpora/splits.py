@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -151,19 +151,32 @@ def join(recordings: Iterable[dict[str, Any]], pairs: Iterable[tuple[str, str]])
     rows = list(recordings)
     key_of = {row["recording_id"]: row["group"] or row["recording_id"] for row in rows}
     given, _ = assign(rows, {}, set(), valid_fraction=0, test_fraction=0, seed=0)
-    above: dict[str, str] = {}
+    joined = near((key_of[a], key_of[b]) for a, b in pairs if given[a] == given[b])
+    least = {key: min(group) for group in groups(joined) for key in group}
+    return [{**row, "group": least.get(key, key)} for row, key in zip(rows, key_of.values(), strict=True)]
 
-    def top(key: str) -> str:
-        while key in above:
-            above[key] = above.get(above[key], above[key])
-            key = above[key]
-        return key
 
+def near(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, list[Any]]:
+    """The neighbours of each."""
+    neighbours: dict[Any, list[Any]] = defaultdict(list)
     for a, b in pairs:
-        first, second = sorted((top(key_of[a]), top(key_of[b])))
-        if first != second and given[a] == given[b]:
-            above[second] = first
-    return [{**row, "group": top(key)} for row, key in zip(rows, key_of.values(), strict=True)]
+        neighbours[a].append(b)
+        neighbours[b].append(a)
+    return neighbours
+
+
+def groups(near: Mapping[Any, list[Any]]) -> Iterator[set[Any]]:
+    """Each of `near` with everything connected with it, once."""
+    seen: set[Any] = set()
+    for start in sorted(near):
+        if start not in seen:
+            reached, todo = {start}, [start]
+            while todo:
+                new = [one for one in near.get(todo.pop(), ()) if one not in reached]
+                reached.update(new)
+                todo.extend(new)
+            seen |= reached
+            yield reached
 
 
 def _share(units: list[_Unit], fraction: float, keep: int) -> list[str]:

@@ -2,15 +2,17 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from soundmill import hashing, shards
-from soundmill.corpora.inventory import AudioFile, composed
-from soundmill.corpora.statements import NOTHING
+from soundmill.corpora import sound_tags
+from soundmill.corpora.inventory import AudioFile, Inventory, composed
+from soundmill.corpora.statements import MAX_CELL, NOTHING, clean
 from soundmill.errors import UserError
-from soundmill.manifest import SPLIT_NAMES, TERMS, VIDEO_ID, escape_path
+from soundmill.manifest import FILE_TAGS, SPLIT_NAMES, TERMS, VIDEO_ID, escape_path
+from soundmill.params import parse_json
 
 # Words for a missing value, as programs write it. A folder may be called so; a class in a table may be `unknown` or `other`.
 MISSING = frozenset(("-", "--", "?", "nan", "none", "null", "nil", "na", "n/a", "#n/a", "<na>"))
@@ -47,7 +49,7 @@ class CorpusTables:
     ambiguous: list[dict[str, Any]] = field(default_factory=list)  # names with several meanings, and the one chosen (taken)
     counts: dict[str, int] = field(default_factory=dict)  # of the adapter, for the metrics
     named: set[str] = field(default_factory=set)  # ids of listed recordings without captions and labels
-    # By id of an embedded recording: (row, columns about terms, or tags of the file); see terms.py and stages/scan.py.
+    # By id of an embedded recording: (row, columns about terms, or tags of the file); see `with_stated`.
     stated: dict[str, list[tuple[str, dict[str, Any]]]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)  # problems of metadata that did not prevent reading it
 
@@ -112,7 +114,7 @@ class CorpusTables:
                 "corpus": "",
                 "weight": 1.0,
                 **dict.fromkeys(TERMS),  # see terms.py
-                "file_tags": None,  # see stages/scan.py
+                "file_tags": None,  # see `fill_file_tags`
             }
         )
         return recording_id
@@ -141,6 +143,29 @@ class CorpusTables:
                 "origin": origin,
             }
         )
+
+    def with_stated(self, inventory: Inventory) -> Iterator[tuple[dict[str, Any], list[tuple[str, dict[str, Any]]]]]:
+        """Each recording, and what is stated of it: (row, columns of its table), then the tags of its file."""
+        tags = {file.raw_path: file.tags for file in inventory.audio if file.tags}
+        for row in self.recordings:
+            stated = [*self.stated.get(row["recording_id"], ())]
+            if row["raw_path"] in tags:
+                stated.append((sound_tags.FOUND, parse_json(tags[row["raw_path"]])))
+            yield row, stated
+
+    def fill_file_tags(self, inventory: Inventory) -> None:
+        """Set `file_tags` of the recordings, each as one line of printable characters; those beyond MAX_CELL are left out."""
+        long = []
+        for row, stated in self.with_stated(inventory):
+            tags = [values for found, values in stated if found == sound_tags.FOUND]
+            found = {name: text for values in tags for name, text in values.items() if name in FILE_TAGS}
+            long += [row["path"] for text in found.values() if len(text) > MAX_CELL]
+            texts = {name: clean(text) for name, text in found.items() if len(text) <= MAX_CELL}
+            known = {name: text for name, text in texts.items() if text.lower() not in NOTHING}
+            row["file_tags"] = {name: known.get(name) for name in FILE_TAGS} if known else None
+        if long:
+            what = f"{len(long)} titles, genres or descriptions in files have more than {MAX_CELL} characters and are left out"
+            self.remarks.append(f"{what} (first: {long[0][:200]})")
 
     def remove(self, gone: set[str]) -> None:
         """Remove everything about the recordings with these ids."""
@@ -225,10 +250,10 @@ def split_of_file(name: bytes) -> str | None:
     return split_of(name.rpartition(b"/")[2])
 
 
-def seconds(text: str) -> float | None:
+def seconds(written: Any) -> float | None:
     """Seconds, from 0 to 1e6; None for anything else."""
     try:
-        value = float(text)
-    except ValueError:
+        value = float(written)
+    except (TypeError, ValueError, OverflowError):
         return None
     return value if math.isfinite(value) and 0 <= value < 1e6 else None

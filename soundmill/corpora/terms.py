@@ -22,7 +22,7 @@ from soundmill.corpora.statements import AI_TERMS, MAX_CELL, UNKNOWN, Reader, St
 from soundmill.corpora.tables import CorpusTables
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path, youtube_videos
-from soundmill.params import StageParams, parse_json
+from soundmill.params import StageParams
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -110,14 +110,10 @@ def fill(tables: CorpusTables, inventory: Inventory) -> None:
     reader = Reader()
     of_recording = term_tables.read(tables, inventory, reader)
     of_folder = term_files.read(tables, inventory, reader)
-    tags = {file.raw_path: file.tags for file in inventory.audio if file.tags}
     videos = youtube_videos(tables.recordings)
     beyond: list[str] = []
-    for row in tables.recordings:
+    for row, stated in tables.with_stated(inventory):
         if (found := rows.match(composed(row["path"]))) is None:
-            stated = [*tables.stated.get(row["recording_id"], ())]
-            if row["raw_path"] in tags:
-                stated.append((sound_tags.FOUND, parse_json(tags[row["raw_path"]])))
             beyond += [row["path"] for _, values in stated if sound_tags.BEYOND in values]
             own = [*of_recording.get(row["raw_path"], ()), *filter(None, (reader.of(values, found) for found, values in stated))]
             of_video = row["group"] in videos

@@ -23,12 +23,15 @@ class UnionPart:
 
 
 def unite(parts: Iterable[UnionPart]) -> tuple[Inventory, CorpusTables]:
-    """The union of corpora as one corpus; their order changes nothing.
+    """The union of corpora as one corpus; their order changes nothing. A part without a name is the whole corpus.
 
     Recordings keep their shards, ids and groups. An id that an earlier part (by name) has is a collision: the later recording gets
     a hash of its path; two files of one video still share a split, since they keep their group. Captions describe recordings of
     their own part only. A part's folds become splits (the highest is test), so that they can be combined with other parts' splits.
     """
+    parts = list(parts)
+    if not parts[0].name:
+        return parts[0].inventory, parts[0].tables
     inventory, tables = Inventory(Path()), CorpusTables()
     for part in sorted(parts, key=lambda part: part.name):
         ids = _add_recordings(part, tables)

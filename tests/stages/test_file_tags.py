@@ -11,7 +11,6 @@ import soundfile
 from soundmill import manifest
 from soundmill.corpora import captioning, inventory, registry
 from soundmill.decoding.ffmpeg import ffmpeg_executable
-from stages import scan
 from tests.corpora.test_sound_tags import id3, info
 from tests.prepared import PLAN
 from tests.stages.handling import NAMING, call_rename, external, from_corpus_to_names, json_rows, scanned, settle, table
@@ -106,7 +105,7 @@ def test_recordings_in_parquet_have_their_tags_too(tmp_path):
     pq.write_table(pa.Table.from_pylist([row]), tmp_path / "hub/train.parquet")
     files = inventory.list_files(tmp_path / "hub")
     tables = registry.read("audiofolder", files, 1)
-    scan.fill_file_tags(tables, files.audio)
+    tables.fill_file_tags(files)
     assert [row["file_tags"] for row in tables.recordings] == [{"title": "Rain", "genre": "Ambience", "description": None}]
 
 
@@ -115,14 +114,14 @@ def test_the_first_comment_that_describes_is_taken_and_genres_are_joined(tmp_pat
     (tmp_path / "a.mp3").write_bytes(id3(COMM=comment, TIT2=b"\0Rain", TCON=b"\0(17)\0" + b"Rain music"))
     files = inventory.list_files(tmp_path)
     tables = registry.read("folder", files, 1)
-    scan.fill_file_tags(tables, files.audio)
+    tables.fill_file_tags(files)
     assert tables.recordings[0]["file_tags"] == {"title": "Rain", "genre": "Rock, Rain music", "description": None}
 
 
 def test_of_195_real_samples_three_are_described_by_their_comments(shared):
     files = inventory.list_files(shared / "data/cc0_samples")
     tables = registry.read("folder", files, 1)
-    scan.fill_file_tags(tables, files.audio)
+    tables.fill_file_tags(files)
     facts = {row["path"]: captioning.facts_of(row, []) for row in tables.recordings}
     assert len(facts) == 195
     found = {path: of["description"] for path, of in facts.items() if "description" in of}
