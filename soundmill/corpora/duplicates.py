@@ -18,14 +18,12 @@ import pyarrow.compute as pc
 from soundmill import disk, hashing, manifest, shards
 from soundmill.audio import fingerprint, resample
 from soundmill.corpora import inventory, sources
-from soundmill.corpora.fingerprint_index import NEIGHBOURS, THRESHOLD, Index
-from soundmill.corpora.landmarks import landmarks
+from soundmill.corpora.fingerprint_index import COLUMNS, NEIGHBOURS, THRESHOLD, Index, landmarks
 from soundmill.decoding import decode
 from soundmill.errors import UserError
 
 FILES_PER_JOB = 32
 CLIPS_AT_ONCE = 256  # added to the index at once: 5 MB for clips of ten seconds
-INDEXED = ["fingerprint", "keys", "probes"]  # columns of manifest.FINGERPRINTS
 
 Pair = dict[str, Any]  # a row of manifest.DUPLICATES
 
@@ -35,7 +33,7 @@ class Duplicates:
     """Pairs sorted by ids, and the clips that were searched."""
 
     pairs: list[Pair]
-    names: pa.Table  # columns of manifest.FINGERPRINTS that are not INDEXED; clips in the order of the shards
+    names: pa.Table  # columns of manifest.FINGERPRINTS that are not indexed; clips in the order of the shards
     featureless: list[str]  # ids of clips too short, soft or steady for a fingerprint; only their exact copies are found
 
 
@@ -183,8 +181,8 @@ class _Blocks:
 
 
 def _names(prints: list[Path]) -> pa.Table:
-    """The columns that are not INDEXED, in the order of the shards."""
-    columns = [name for name in manifest.FINGERPRINTS.names if name not in INDEXED]
+    """The columns that are not indexed, in the order of the shards."""
+    columns = [name for name in manifest.FINGERPRINTS.names if name not in COLUMNS.names]
     return pa.concat_tables(shards.read_table(path, manifest.FINGERPRINTS, columns) for path in prints).combine_chunks()
 
 
@@ -195,7 +193,7 @@ def _by_sound(
     with Index(scratch, names["clip_id"], names["recording_id"]) as index:
         first, adding = 0, None
         with ThreadPoolExecutor(1) as pool:
-            for tables in shards.read_tables(prints, manifest.FINGERPRINTS, INDEXED, CLIPS_AT_ONCE):
+            for tables in shards.read_tables(prints, manifest.FINGERPRINTS, COLUMNS.names, CLIPS_AT_ONCE):
                 table = pa.concat_tables(tables)
                 if adding:
                     adding.result()

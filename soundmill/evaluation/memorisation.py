@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from soundmill import hashing
 from soundmill.audio import fingerprint
-from soundmill.corpora import fingerprint_index, landmarks
+from soundmill.corpora import fingerprint_index
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders, features
 from soundmill.evaluation.embedders.base import Embeddings
@@ -233,27 +232,13 @@ def _stacked(rows: Sequence[tuple[str, np.ndarray]]) -> tuple[list[str], np.ndar
 
 def _copies(sounds: features.View, training: features.View) -> dict[str, tuple[float, str]]:
     """(score, id) of the training clip that shares most of a sound, if it reaches the threshold of duplicates."""
-    roles = {"sound": sounds, "training": training}
-    by_digest = {hashing.digest(role, clip_id): (role, clip_id) for role, view in roles.items() for clip_id in view.keys}
-    names = pa.chunked_array([pa.array(list(by_digest), pa.string())])
-    owners = pa.chunked_array([pa.array([role for role, _ in by_digest.values()], pa.string())])
     copies: dict[str, tuple[float, str]] = {}
     with tempfile.TemporaryDirectory(prefix="soundmill-copies-") as scratch:
-        with fingerprint_index.Index(Path(scratch), names, owners) as index:
-            first = 0
-            for role, view in roles.items():
-                for block in _blocks(view.frames()):
-                    index.add(first, _landmarks(block, role))
-                    first += len(block)
-            for a, b, score in index.pairs(fingerprint_index.THRESHOLD):
-                (_, clip_id), (_, other) = sorted((by_digest[a], by_digest[b]))
-                copies[clip_id] = max(copies.get(clip_id, (0.0, "")), (score, other))
+        for clip_id, other, score in fingerprint_index.matches(Path(scratch), _fingerprints(sounds), _fingerprints(training)):
+            copies[clip_id] = max(copies.get(clip_id, (0.0, "")), (score, other))
     return copies
 
 
-def _landmarks(block: Sequence[tuple[str, np.ndarray]], role: str) -> pa.Table:
-    """Rows for the index: training clips have keys only, other sounds probes only, so every pair is one of each."""
-    rows = [landmarks.landmarks(words(frames)) for _, frames in block]
-    empty = "keys" if role == "sound" else "probes"
-    kind = pa.schema([(name, pa.binary()) for name in ("fingerprint", "keys", "probes")])
-    return pa.Table.from_pylist([row | {empty: b""} for row in rows], kind)
+def _fingerprints(view: features.View) -> fingerprint_index.Sounds:
+    blocks = _blocks(view.frames())
+    return list(view.keys), (fingerprint_index.landmark_table(words(frames) for _, frames in block) for block in blocks)

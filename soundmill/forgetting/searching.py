@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from soundmill import manifest, shards
 from soundmill.audio import fingerprint
-from soundmill.corpora import duplicates, fingerprint_index, inventory, landmarks
+from soundmill.corpora import duplicates, fingerprint_index, inventory
 from soundmill.corpora.forgotten import Entry
 from soundmill.decoding import decode
 
@@ -36,7 +36,7 @@ def _search(
     entries: Sequence[Entry], jobs: list[shards.Job], function: Callable[..., shards.Report], progress: Progress
 ) -> list[tuple[int, str]]:
     """Fingerprint the sounds of the jobs, and find those that match an entry."""
-    words = {f"forgotten {number}": entry.words for number, entry in enumerate(entries) if entry.fingerprint}
+    words = {number: entry.words for number, entry in enumerate(entries) if entry.fingerprint}
     if not words or not jobs:
         return []
     with tempfile.TemporaryDirectory(prefix="soundmill-forget-") as name:
@@ -44,19 +44,9 @@ def _search(
         shards.map_shards(function, jobs, scratch / "prints", workers=min(os.cpu_count() or 1, len(jobs)), progress=progress)
         tables = [shards.read_table(scratch / "prints" / job.name, manifest.FINGERPRINTS) for job in jobs]
         searched = pa.concat_tables(tables)
-        # Look up the forgotten sounds (probes only) among the searched ones (keys only). No clip has their ids, which have a space.
-        marks = [landmarks.landmarks(fingerprint) | {"keys": b""} for fingerprint in words.values()]
-        kind = pa.schema([(column, pa.binary()) for column in duplicates.INDEXED])
-        ids = pa.chunked_array([pa.array(words), searched["clip_id"].combine_chunks()])
-        owners = pa.chunked_array([pa.array(["forgotten"] * len(words) + ["other"] * searched.num_rows)])
-        with fingerprint_index.Index(scratch, ids, owners) as index:
-            index.add(0, pa.Table.from_pylist(marks, kind))
-            empty = pa.array([b""] * searched.num_rows, pa.binary())
-            column = searched.schema.get_field_index("probes")
-            if searched.num_rows:
-                index.add(len(words), searched.set_column(column, "probes", empty).select(duplicates.INDEXED))
-            pairs = [(a, b) if a in words else (b, a) for a, b, _ in index.pairs(fingerprint_index.THRESHOLD)]
-    return sorted((int(name.rpartition(" ")[2]), other) for name, other in pairs)
+        sought = list(words), [fingerprint_index.landmark_table(words.values())]
+        among = searched["clip_id"].to_pylist(), [searched.select(fingerprint_index.COLUMNS.names)]
+        return sorted((number, name) for number, name, _ in fingerprint_index.matches(scratch, sought, among))
 
 
 def files_like(root: Path, paths: Iterable[Path], entries: Sequence[Entry], progress: Progress) -> list[tuple[int, str]]:

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from soundmill import hashing, manifest, shards
 from soundmill.audio import fingerprint, resample
 from soundmill.commands import app
-from soundmill.corpora import duplicates, fingerprint_index, landmarks
+from soundmill.corpora import duplicates, fingerprint_index
 from soundmill.decoding import ffmpeg
 from soundmill.errors import UserError
 from tests.corpora.tiny import write_table
@@ -40,7 +40,7 @@ def indexed(sounds: dict[str, np.ndarray], scratch: Path, owners: dict[str, str]
 def index_of(words: dict[str, np.ndarray], scratch: Path, owners: dict[str, str] | None = None) -> fingerprint_index.Index:
     names = [[*words], [(owners or {}).get(name, name) for name in words]]
     index = fingerprint_index.Index(scratch, *(pa.chunked_array([column], pa.string()) for column in names))
-    table = pa.Table.from_pylist([landmarks.landmarks(result) for result in words.values()])
+    table = pa.Table.from_pylist([fingerprint_index.landmarks(result) for result in words.values()])
     for first in range(0, len(words), 7):
         index.add(first, table.slice(first, 7))
     return index
@@ -100,7 +100,7 @@ def test_what_has_no_features_is_named(tmp_path):
 
 def test_uncertain_bits_are_looked_up_with_both_values_up_to_the_limit():
     keys, uncertain, frames = (np.array(values, np.uint32) for values in ([16, 8, 1, 2], [0, 0b101, 0b10, 0xFF], [30, 20, 10, 0]))
-    keys, at = landmarks.probes_of(keys, uncertain, frames, 7)
+    keys, at = fingerprint_index.probes_of(keys, uncertain, frames, 7)
     assert sorted(zip(at.tolist(), keys.tolist(), strict=True)) == [
         (10, 1),
         (10, 3),
@@ -110,15 +110,15 @@ def test_uncertain_bits_are_looked_up_with_both_values_up_to_the_limit():
         (20, 13),
         (30, 16),
     ]
-    assert landmarks.probes_of(keys[:0], uncertain[:0], frames[:0], 7)[0].size == 0
+    assert fingerprint_index.probes_of(keys[:0], uncertain[:0], frames[:0], 7)[0].size == 0
 
 
 def test_the_most_certain_keys_come_first_and_none_that_is_a_guess():
-    keys, uncertain, frames = landmarks.certain_keys(fingerprint.fingerprint(noise(0)))
+    keys, uncertain, frames = fingerprint_index.certain_keys(fingerprint.fingerprint(noise(0)))
     bits = np.bitwise_count(uncertain).astype(int)
     assert len(keys) == len(frames) == len({*frames.tolist()}) > 100
     assert (np.diff(bits) >= 0).all()
-    assert bits.max() <= landmarks.MOST_UNCERTAIN
+    assert bits.max() <= fingerprint_index.MOST_UNCERTAIN
 
 
 # ---- the parts on disk ----
@@ -132,14 +132,14 @@ def _beyond(entries: list[tuple[str, int]], owners: dict[str, str], name: str) -
 def candidates_by_rule(words: dict[str, np.ndarray], owners: dict[str, str]) -> set[tuple[str, str, int]]:
     """What `Index.candidates` finds, by the rule alone: every key's bucket is a list, every pair's offsets are counted."""
     buckets, offsets = defaultdict(list), defaultdict(Counter)
-    ranked = [(name, words[name], landmarks.certain_keys(words[name])) for name in sorted(words)]
+    ranked = [(name, words[name], fingerprint_index.certain_keys(words[name])) for name in sorted(words)]
     for name, actual, (keys, _, frames) in ranked:
-        most = landmarks.KEYS + int(landmarks.KEYS_PER_SECOND * len(actual) / fingerprint.FRAMES_PER_SECOND)
+        most = fingerprint_index.KEYS + int(fingerprint_index.KEYS_PER_SECOND * len(actual) / fingerprint.FRAMES_PER_SECOND)
         for key, frame in zip(keys[:most].tolist(), frames[:most].tolist(), strict=True):
             buckets[key].append((name, frame))
     for name, actual, certain in ranked:
-        most = landmarks.PROBES + int(landmarks.PROBES_PER_SECOND * len(actual) / fingerprint.FRAMES_PER_SECOND)
-        for key, frame in zip(*(column.tolist() for column in landmarks.probes_of(*certain, most)), strict=True):
+        most = fingerprint_index.PROBES + int(fingerprint_index.PROBES_PER_SECOND * len(actual) / fingerprint.FRAMES_PER_SECOND)
+        for key, frame in zip(*(column.tolist() for column in fingerprint_index.probes_of(*certain, most)), strict=True):
             before = [entry for entry in reversed(buckets[key]) if entry[0] < name]
             after = [entry for entry in buckets[key] if entry[0] > name]
             for other, at in _beyond(before, owners, name) + _beyond(after, owners, name):
@@ -149,7 +149,7 @@ def candidates_by_rule(words: dict[str, np.ndarray], owners: dict[str, str]) -> 
     for pair, counts in offsets.items():
         crowd = {at: sum(counts[at + shift] for shift in range(fingerprint_index.OFFSET_SLACK + 1)) for at in counts}
         best = max(crowd, key=lambda at: (crowd[at], -at))
-        if crowd[best] >= landmarks.MIN_KEYS:
+        if crowd[best] >= fingerprint_index.MIN_KEYS:
             result.add((*pair, best))
     return result
 
