@@ -1,5 +1,6 @@
 """Formats with captions, and lhotse, whose supervisions hold the captions."""
 
+from itertools import zip_longest
 from pathlib import Path
 
 from soundmill import csv_files, manifest
@@ -11,21 +12,23 @@ from soundmill.exports.target import (
     plain_number,
     write_json,
     write_lines,
+    write_table,
 )
 
 # Keys that audiocraft's MusicDataset requires; null is allowed.
 AUDIOCRAFT_UNKNOWN = ("title", "artist", "key", "bpm", "genre", "moods", "instrument")
 WITH_VAL = {"train": "train", "valid": "val", "test": "test"}  # names of the splits in several formats
-AUDIOCAPS_CAPTIONS = 5  # caption_1 … caption_5 are always columns
+CAPTIONS = 5  # caption_1 … caption_5 are always columns
 
 
-def _numbered(captions: tuple[str, ...], width: int) -> list[str]:
-    return [*captions, *[""] * (width - len(captions))]
-
-
-def _caption_columns(placed: list[tuple[ExportClip, str]], least: int = AUDIOCAPS_CAPTIONS) -> list[str]:
+def _captions(placed: list[tuple[ExportClip, str]], least: int = CAPTIONS, none: str = "") -> dict[str, dict[str, str]]:
+    """The columns `caption_1` … of each clip, as many as the clip with most captions has; `none` where there is no text."""
     most = max(least, *(len(clip.captions) for clip, _ in placed))
-    return [f"caption_{number}" for number in range(1, most + 1)]
+    numbers = range(1, most + 1)
+    return {
+        clip.clip_id: {f"caption_{number}": text or none for number, text in zip_longest(numbers, clip.captions)}
+        for clip, _ in placed
+    }
 
 
 def video_place(clip: ExportClip) -> str:
@@ -40,9 +43,9 @@ def write_audiocaps(placed: list[tuple[ExportClip, str]], directory: Path, final
         for clip, _ in rows:
             video, start = clip.video_and_start
             for caption in clip.captions:
-                table.append([number, video, plain_number(start), caption])
+                table.append({"audiocap_id": number, "youtube_id": video, "start_time": plain_number(start), "caption": caption})
                 number += 1
-        csv_files.write(directory / f"{WITH_VAL[split]}.csv", ["audiocap_id", "youtube_id", "start_time", "caption"], table)
+        write_table(directory / f"{WITH_VAL[split]}.csv", table)
 
 
 def write_tango(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
@@ -56,20 +59,21 @@ def write_tango(placed: list[tuple[ExportClip, str]], directory: Path, final: Pa
 
 
 def write_panns(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
-    columns = _caption_columns(placed)
+    captions = _captions(placed)
     for split, rows in by_split(placed):
-        table = [[Path(place).name, *_numbered(clip.captions, len(columns))] for clip, place in rows]
-        csv_files.write(directory / f"{WITH_VAL[split]}.csv", ["file_name", *columns], table)
+        table = [{"file_name": Path(place).name, **captions[clip.clip_id]} for clip, place in rows]
+        write_table(directory / f"{WITH_VAL[split]}.csv", table)
 
 
 def write_clotho(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
-    columns = _caption_columns(placed)
+    captions = _captions(placed)
     for split, rows in by_split(placed):
-        table = [[Path(place).name, *_numbered(clip.captions, len(columns))] for clip, place in rows]
-        csv_files.write(directory / f"clotho_captions_{CLOTHO[split]}.csv", ["file_name", *columns], table)
+        table = [{"file_name": Path(place).name, **captions[clip.clip_id]} for clip, place in rows]
+        write_table(directory / f"clotho_captions_{CLOTHO[split]}.csv", table)
         # aac-datasets also requires the metadata table.
-        origins = [[Path(place).name, ";".join(clip.labels), *[""] * (len(CLOTHO_METADATA) - 2)] for clip, place in rows]
-        csv_files.write(directory / f"clotho_metadata_{CLOTHO[split]}.csv", list(CLOTHO_METADATA), origins)
+        known = ({"file_name": Path(place).name, "keywords": ";".join(clip.labels)} for clip, place in rows)
+        origins = [dict.fromkeys(CLOTHO_METADATA, "") | of_clip for of_clip in known]
+        write_table(directory / f"clotho_metadata_{CLOTHO[split]}.csv", origins)
 
 
 CLOTHO_METADATA = ("file_name", "keywords", "sound_id", "sound_link", "start_end_samples", "manufacturer", "license")
@@ -112,36 +116,24 @@ def amphion_place(clip: ExportClip) -> str:
 
 
 def write_musiccaps(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
-    columns = [
-        "ytid",
-        "start_s",
-        "end_s",
-        "audioset_positive_labels",
-        "aspect_list",
-        "caption",
-        "author_id",
-        "is_balanced_subset",
-        "is_audioset_eval",
-    ]
     table = []
     for clip, _ in placed:
         video, start = clip.video_and_start
         for caption in clip.captions:
-            aspects = str(list(clip.labels))
             table.append(
-                [
-                    video,
-                    plain_number(start),
-                    plain_number(start + clip.seconds),
-                    "",
-                    aspects,
-                    caption,
-                    "",
-                    False,
-                    clip.split == "test",
-                ]
+                {
+                    "ytid": video,
+                    "start_s": plain_number(start),
+                    "end_s": plain_number(start + clip.seconds),
+                    "audioset_positive_labels": "",
+                    "aspect_list": str(list(clip.labels)),
+                    "caption": caption,
+                    "author_id": "",
+                    "is_balanced_subset": False,
+                    "is_audioset_eval": clip.split == "test",
+                }
             )
-    csv_files.write(directory / "musiccaps.csv", columns, table)
+    write_table(directory / "musiccaps.csv", table)
 
 
 def write_audioldm(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
@@ -236,16 +228,14 @@ def write_audiofolder(placed: list[tuple[ExportClip, str]], directory: Path, fin
 
 
 def write_audiofolder_csv(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
-    columns = _caption_columns(placed, least=1)
     no_label = " " if any(clip.labels for clip, _ in placed) else ""
-    no_caption = " " if any(clip.captions for clip, _ in placed) else ""
+    captions = _captions(placed, least=1, none=" " if any(clip.captions for clip, _ in placed) else "")
     for split, rows in by_split(placed):
         table = [
-            [Path(place).name, ";".join(clip.labels) or no_label]
-            + [caption or no_caption for caption in _numbered(clip.captions, len(columns))]
+            {"file_name": Path(place).name, "labels": ";".join(clip.labels) or no_label, **captions[clip.clip_id]}
             for clip, place in rows
         ]
-        csv_files.write(directory / HUGGING_FACE[split] / "metadata.csv", ["file_name", "labels", *columns], table)
+        write_table(directory / HUGGING_FACE[split] / "metadata.csv", table)
 
 
 def write_lhotse(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:

@@ -5,8 +5,8 @@ import unicodedata
 from collections import Counter
 from pathlib import Path
 
-from soundmill import csv_files, hashing, shards
-from soundmill.exports.target import ExportClip, Files, Layout, NotExpressible, by_split, plain_number, write_json
+from soundmill import hashing, shards
+from soundmill.exports.target import ExportClip, Files, Layout, NotExpressible, by_split, plain_number, write_json, write_table
 
 FOLDER_CHARACTERS = frozenset("_ .,()&'+-")  # allowed in a folder's name, with letters, marks and digits of any script
 LONGEST_NAME = 200  # bytes; file systems allow 255, and a number may follow
@@ -38,18 +38,18 @@ def _numbers(placed: list[tuple[ExportClip, str]]) -> dict[str, int]:
 def write_esc(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
     targets = _numbers(placed)
     rows = [
-        [
-            Path(place).name,
-            _fold(clip, 5),
-            targets[clip.labels[0]],
-            clip.labels[0].replace(" ", "_"),
-            False,
-            clip.group,
-            "A",
-        ]
+        {
+            "filename": Path(place).name,
+            "fold": _fold(clip, 5),
+            "target": targets[clip.labels[0]],
+            "category": clip.labels[0].replace(" ", "_"),
+            "esc10": False,
+            "src_file": clip.group,
+            "take": "A",
+        }
         for clip, place in placed
     ]
-    csv_files.write(directory / "meta/esc50.csv", ["filename", "fold", "target", "category", "esc10", "src_file", "take"], rows)
+    write_table(directory / "meta/esc50.csv", rows)
 
 
 def urbansound_place(clip: ExportClip) -> str:
@@ -59,20 +59,19 @@ def urbansound_place(clip: ExportClip) -> str:
 def write_urbansound(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
     targets = _numbers(placed)
     rows = [
-        [
-            Path(place).name,
-            clip.group,
-            plain_number(clip.start),
-            plain_number(clip.start + clip.seconds),
-            1,
-            _fold(clip, 10),
-            targets[clip.labels[0]],
-            clip.labels[0].replace(" ", "_"),
-        ]
+        {
+            "slice_file_name": Path(place).name,
+            "fsID": clip.group,
+            "start": plain_number(clip.start),
+            "end": plain_number(clip.start + clip.seconds),
+            "salience": 1,
+            "fold": _fold(clip, 10),
+            "classID": targets[clip.labels[0]],
+            "class": clip.labels[0].replace(" ", "_"),
+        }
         for clip, place in placed
     ]
-    columns = ["slice_file_name", "fsID", "start", "end", "salience", "fold", "classID", "class"]
-    csv_files.write(directory / "metadata/UrbanSound8K.csv", columns, rows)
+    write_table(directory / "metadata/UrbanSound8K.csv", rows)
 
 
 class Gtzan(Files):

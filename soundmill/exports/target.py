@@ -5,12 +5,12 @@ import io
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from soundmill import manifest
+from soundmill import csv_files, manifest
 
 _HASH = re.compile(r"[0-9a-f]{12}")  # id of a recording whose corpus has no ids
 HUGGING_FACE = {"train": "train", "valid": "validation", "test": "test"}
@@ -134,6 +134,11 @@ def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
             target.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
         if target is not raw:
             target.close()
+
+
+def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows of the same columns as csv."""
+    csv_files.write(path, list(rows[0]), [list(row.values()) for row in rows])
 
 
 def by_split(placed: list[tuple[ExportClip, str]]) -> Iterator[tuple[str, list[tuple[ExportClip, str]]]]:

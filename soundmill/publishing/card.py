@@ -48,16 +48,6 @@ def text_of_component(
     name: str, what: str, kind: str, digest: str, found: Sequence[Credit], exported: str | None, commit: str | None
 ) -> str:
     """The card of a codec or vocoder (`what`)."""
-    from huggingface_hub import ModelCardData
-
-    data = ModelCardData(
-        license="other",
-        license_name=LICENCE_NAME,
-        license_link=LICENCE_LINK,
-        library_name="soundmill",
-        model_name=name,
-        tags=["soundmill", "audio", what, kind, *_marks(found)],
-    )
     use = (
         ("```sh", "soundmill pull DIR --output MODEL", "soundmill vocode RECORDING --checkpoint MODEL/checkpoint", "```")
         if what == "vocoder"
@@ -75,12 +65,27 @@ def text_of_component(
         *([USES[exported], ""] if exported else []),
         *("## How to make it again", "", f"All parameters are in `checkpoint/config.json`{again}. Digest: `{digest}`.", ""),
     )
-    return f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines)
+    return f"---\n{_front_matter(name, [what, kind], found)}\n---\n\n" + "\n".join(lines)
+
+
+def _front_matter(name: str, tags: Sequence[str], found: Sequence[Credit], **more: Any) -> str:
+    from huggingface_hub import ModelCardData
+
+    data = ModelCardData(
+        license="other",
+        license_name=LICENCE_NAME,
+        license_link=LICENCE_LINK,
+        library_name="soundmill",
+        model_name=name,
+        tags=["soundmill", "audio", *tags, *_marks(found)],
+        **more,
+    )
+    return data.to_yaml()
 
 
 def front_matter(facts: Facts) -> str:
     """YAML that `huggingface_hub` reads. No licence is claimed: its link leads to the terms of the training material."""
-    from huggingface_hub import EvalResult, ModelCardData
+    from huggingface_hub import EvalResult
 
     results = [
         EvalResult(
@@ -94,21 +99,9 @@ def front_matter(facts: Facts) -> str:
         )
         for key, value in _scores(facts.metrics).items()
     ]
-    more = {"pipeline_tag": "text-to-audio"} if facts.condition == "caption" else {}
-    tags = ["soundmill", "audio", facts.family, *_marks(facts.found)]
-    data = ModelCardData(
-        license="other",
-        license_name=LICENCE_NAME,
-        license_link=LICENCE_LINK,
-        library_name="soundmill",
-        model_name=facts.name,
-        datasets=[_slug(facts.corpus)],
-        metrics=list(_scores(facts.metrics)) or None,
-        tags=tags,
-        eval_results=results or None,
-        **more,
-    )
-    return data.to_yaml()
+    more: dict[str, Any] = {"datasets": [_slug(facts.corpus)], "metrics": list(_scores(facts.metrics)) or None}
+    more |= {"pipeline_tag": "text-to-audio"} if facts.condition == "caption" else {}
+    return _front_matter(facts.name, [facts.family], facts.found, eval_results=results or None, **more)
 
 
 def _marks(found: Sequence[Credit]) -> list[str]:
