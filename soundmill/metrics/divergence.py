@@ -9,27 +9,24 @@ from soundmill.metrics.bootstrap import Influence, SetInfluence
 
 LISTED = 20  # ids named in a message, at most
 EPSILON = 1e-6  # added to the generated sound's probabilities, as in audioldm_eval
-SPLITS = 10  # of an inception score
+INCEPTION_SPLITS = 10  # of the sounds, as the inception score has them
 FEWEST_IN_SPLIT = 10  # sounds; with fewer, all sounds are one split
 CHUNK = 256  # sounds whose probabilities are in memory
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities over the last axis, float64; numerically stable for any logits."""
-    logits = np.asarray(logits, dtype=np.float64)
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
+    """Probabilities over the last axis, float64."""
+    from scipy import special
+
+    return special.softmax(np.asarray(logits, np.float64), axis=-1)
 
 
 def kl_divergence(reference: np.ndarray, generated: np.ndarray, epsilon: float) -> np.ndarray:
-    """KL(reference ‖ generated) = Σ p·(ln p − ln(q + ε)) over the last axis of two sets of probabilities, in nats."""
-    p, q = np.asarray(reference, dtype=np.float64), np.asarray(generated, dtype=np.float64)
-    check_classes(p, q)
-    terms = np.zeros(np.broadcast_shapes(p.shape, q.shape))
-    p = np.broadcast_to(p, terms.shape)
-    positive = p > 0  # 0·ln 0 = 0
-    terms[positive] = p[positive] * (np.log(p[positive]) - np.log(np.broadcast_to(q, terms.shape)[positive] + epsilon))
-    return terms.sum(axis=-1)
+    """KL(reference ‖ generated) = Σ p·ln(p / (q + ε)) over the last axis of two sets of probabilities, in nats."""
+    from scipy import special
+
+    check_classes(reference, generated)
+    return special.rel_entr(np.asarray(reference, np.float64), np.asarray(generated, np.float64) + epsilon).sum(axis=-1)
 
 
 def check_classes(first: np.ndarray, second: np.ndarray) -> None:
@@ -51,14 +48,11 @@ def reverse(reference: np.ndarray, generated: np.ndarray) -> float:
 
 def exact(reference: np.ndarray, generated: np.ndarray) -> float:
     """KL(reference ‖ generated) of the softmaxed logits, without ε."""
+    from scipy import special
+
     check_classes(reference, generated)
-    p, q = (np.asarray(logits, np.float64) - logsumexp(logits) for logits in (reference, generated))
+    p, q = (special.log_softmax(np.asarray(logits, np.float64)) for logits in (reference, generated))
     return float((np.exp(p) * (p - q)).sum())
-
-
-def logsumexp(logits: np.ndarray) -> float:
-    top = np.float64(logits.max())
-    return float(top + np.log(np.exp(np.asarray(logits, np.float64) - top).sum()))
 
 
 def paired_kl(
@@ -123,7 +117,7 @@ def inception_score(logits: Mapping[str, np.ndarray], seed: int) -> tuple[float,
     """
     if not len(logits):
         raise UserError("no logits of generated sounds: an inception score needs a classifier")
-    splits = SPLITS if len(logits) >= SPLITS * FEWEST_IN_SPLIT else 1
+    splits = INCEPTION_SPLITS if len(logits) >= INCEPTION_SPLITS * FEWEST_IN_SPLIT else 1
     shuffled = np.random.default_rng(seed).permutation(len(logits))
     part = np.empty(len(logits), int)  # split of each sound
     for number, members in enumerate(np.array_split(shuffled, splits)):
@@ -163,4 +157,6 @@ def _probabilities(logits: Mapping[str, np.ndarray]) -> Iterator[np.ndarray]:
 
 def _negative_entropy(p: np.ndarray) -> np.ndarray:
     """Σ p·ln p over the last axis, with 0·ln 0 = 0."""
-    return (p * np.log(np.where(p > 0, p, 1))).sum(axis=-1)
+    from scipy import special
+
+    return -special.entr(p).sum(axis=-1)
