@@ -71,15 +71,8 @@ def write_wav(
     `tempo` (beats per minute, number of beats) marks it as a loop for samplers and sequencers; `made_by` marks a generated sound.
     """
     wave = np.atleast_2d(wave)
-    buffer = io.BytesIO()
-    with soundfile.SoundFile(buffer, "w", sample_rate, len(wave), format="WAV", subtype="PCM_16") as sound:
-        _describe(sound, comment, made_by)
-        sound.write(to_pcm16(wave.T))
-    more = b"" if tempo is None else chunk(b"acid", _acid(*tempo))
-    more += made_by.chunk if made_by else b""
-    data = buffer.getvalue() if not more else _with_chunks(buffer.getvalue(), more)
-    # Encoded in memory: libsndfile's errors do not mention a full disk.
-    disk.write_atomically(path, lambda temporary: temporary.write_bytes(data))
+    loop = b"" if tempo is None else chunk(b"acid", _acid(*tempo))
+    write_wav_blocks(path, [wave], sample_rate, len(wave), comment, made_by, loop)
 
 
 def write_wav_blocks(
@@ -89,13 +82,14 @@ def write_wav_blocks(
     channels: int,
     comment: str | None = None,
     made_by: MadeBy | None = None,
+    more: bytes = b"",
 ) -> None:
-    """`write_wav` for float32 blocks [C, n], without holding the whole sound in memory; UserError above 4 GiB."""
+    """`write_wav` for float32 blocks [C, n], never held in memory together, and `more` chunks at the end; UserError above 4 GiB."""
     buffer = io.BytesIO()
     with soundfile.SoundFile(buffer, "w", sample_rate, channels, format="WAV", subtype="PCM_16") as sound:
         _describe(sound, comment, made_by)
     header = buffer.getvalue()  # without samples; ends with the size of the data
-    more = made_by.chunk if made_by else b""
+    more += made_by.chunk if made_by else b""
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
@@ -125,9 +119,3 @@ def _describe(sound: soundfile.SoundFile, comment: str | None, made_by: MadeBy |
 def _acid(bpm: float, beats: int) -> bytes:
     """The `acid` chunk, which marks a loop in 4/4: flags, root, two unused fields, beats, meter, tempo."""
     return struct.pack("<IHHfIHHf", 0, 60, 0x8000, 0.0, beats, 4, 4, bpm)
-
-
-def _with_chunks(wav: bytes, chunks: bytes) -> bytes:
-    """A RIFF file with more chunks at its end; each begins at an even offset."""
-    wav += bytes(len(wav) % 2) + chunks
-    return wav[:4] + struct.pack("<I", len(wav) - 8) + wav[8:]

@@ -75,15 +75,12 @@ def evaluate(
     comparisons = _comparisons(library, members, paired, reconstructions, UNPAIRED if unpaired else NO_PAIRS)
     comparisons = replace(comparisons, ladder=rungs)
     scored = scorer.score(setup, library, comparisons, about.seen)
-    metrics = scorer.describe(library, members)
+    metrics = scorer.metrics_of(library, members, scored)
     metrics["counts"] |= {"pairs": len(members["generated"]) if paired else 0}
     metrics["counts"] |= {role: len(library.sounds[role]) for role in features.SYNTHETIC}
     metrics["trained_against"] = list(about.trained_against)
     metrics |= about.facts()
-    metrics["warnings"] = [*scored.warnings, *metrics["warnings"]]
     metrics["warnings"] += [f"{folder.root}: {remark}" for folder in sides.values() for remark in folder.remarks]
-    metrics |= scored.document()
-    ladder.add_sentences(metrics)
     if classes := _classes(scored.of):
         metrics["classes"] = classes
     memorised = None

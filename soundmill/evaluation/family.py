@@ -117,7 +117,7 @@ def evaluate(setup: Setup, source: Source, options: Options, unavailable: Mappin
     guesses = _guess(library, sets) if sets.probe and sets.requested else {}
     scored = _score(library, sets, source, guesses, rungs)
     sides = {"generated": Members.of("generated", sets.generated), "reference": reference, "codec": Members.of("codec", sets.codec)}
-    metrics = scorer.describe(library, sides) | {
+    metrics = scorer.metrics_of(library, sides, scored) | {
         "reference": options.reference,
         "trained_against": list(source.about.trained_against),
         **source.about.facts(),
@@ -131,9 +131,7 @@ def evaluate(setup: Setup, source: Source, options: Options, unavailable: Mappin
         "labelled": len(sets.requested),
         "same_label_pairs": len(sets.partners),
     }
-    metrics["warnings"] = [*_warnings(sets, unavailable), *scored.warnings, *metrics["warnings"]]
-    metrics |= scored.document()
-    ladder.add_sentences(metrics)
+    metrics["warnings"] = [*_warnings(sets, unavailable), *metrics["warnings"]]
     if options.groupings:
         metrics["subsets"], warnings = _subsets(library, sets, source, guesses, options.groupings)
         metrics["warnings"] += warnings

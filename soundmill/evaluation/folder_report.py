@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,15 +25,14 @@ from soundmill.page.sounds import LONGEST_SECONDS, Card, Chip, Section, Sound
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 WIDTH = 120  # of tables that are written to a file
 
 
 def show(metrics: Mapping[str, Any]) -> None:
     """Print the scores and their baselines as a table, then the warnings."""
-    from rich import box
     from rich.markup import escape
-    from rich.table import Table
 
     console = open_console()
     rows = rows_of(metrics)
@@ -44,9 +43,7 @@ def show(metrics: Mapping[str, Any]) -> None:
         f"{counts['reference']} real ones ({seconds['reference']:.0f} s)"
     )
     cells = texts(rows, named="key")
-    table = Table("score", box=box.SIMPLE, pad_edge=False)
-    for name in cells.columns[1:]:
-        table.add_column(name, justify="right", no_wrap=True, style="bold" if name == "value" else "")
+    table = table_of("score", *cells.columns[1:], bold="value")
     for line in cells.to_numpy().tolist():
         table.add_row(*line)
     console.print(table)
@@ -59,33 +56,41 @@ def show(metrics: Mapping[str, Any]) -> None:
     for key in sorted(key for key in metrics if key.startswith("memorised_") and not key.endswith("_real")):
         real = metrics.get(f"{key}_real")
         console.print(f"{key}: {metrics[key]:.1%} of generated sounds" + ("" if real is None else f", {real:.1%} of real ones"))
-    _warn(console, metrics["warnings"])
+    show_warnings(console, metrics["warnings"])
 
 
 def show_comparison(document: Mapping[str, Any], a: Path, b: Path) -> None:
     """Print the differences as a table, then the warnings."""
-    from rich import box
     from rich.markup import escape
-    from rich.table import Table
 
     console = open_console()
     sides = escape(f"A {a}, B {b}: {document['counts']['a']} sounds each")
     console.print(f"[bold]{escape(document['protocol'])}[/bold]  {sides}")
-    table = Table("score", box=box.SIMPLE, pad_edge=False)
-    for name in ("A", "B", "A − B", "95 %", "p", "better"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table = table_of("score", "A", "B", "A − B", "95 %", "p", "better")
     for key, result in document["comparison"].items():
         interval = f"{result['low']:.3g} … {result['high']:.3g}" if "low" in result else "–"
         better = {"a": "A", "b": "B", "neither": "neither", "unranked": "ranks none"}.get(result.get("better"), "–")
         values = [f"{result[name]:.3g}" for name in ("a", "b", "difference")]
         table.add_row(key, *values, interval, f"{result['p']:.3g}" if "p" in result else "–", better)
     console.print(table)
-    _warn(console, document["warnings"])
+    show_warnings(console, document["warnings"])
 
 
-def _warn(console: Console, warnings: Sequence[str]) -> None:
+def show_warnings(console: Console, warnings: Iterable[str]) -> None:
     for warning in warnings:
         console.print(f"· {warning}", style="yellow", soft_wrap=True, markup=False)  # markup off: warnings may contain file names
+
+
+def table_of(first: str, *others: str, bold: str = "") -> Table:
+    """An empty table for the console: a column of names, others to the right."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(escape(first), box=box.SIMPLE, pad_edge=False)
+    for name in others:
+        table.add_column(name, justify="right", no_wrap=True, style="bold" if name == bold else "")
+    return table
 
 
 def open_console() -> Console:

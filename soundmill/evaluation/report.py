@@ -90,9 +90,7 @@ def write_report(
         "scores.json": json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n",
         "index.html": _page(title, metrics, sections, classes or {}, note, terms, svgs, faults),
     }
-    files = {**pictures, **{name: text.encode() for name, text in texts.items()}}
-    for name, content in files.items():
-        disk.write_atomically(directory / name, lambda temporary, content=content: temporary.write_bytes(content))
+    _write(directory, pictures, texts)
     for fault in faults:
         terminal.say(f"{directory.name}/index.html: {fault}", error=True)
 
@@ -185,9 +183,13 @@ def write_card(directory: Path, title: str, metrics: Mapping[str, Any], command:
     All bytes depend only on the arguments, except those of the card's last section, which names the hardware.
     """
     pictures, _, faults = figures.draw(metrics)
-    files = {**pictures, **{name: text.encode() for name, text in tables.latex_files(metrics).items()}}
-    files[CARD] = f"{card_text(title, metrics, command, candidates, [*pictures], faults)}\n## Hardware\n\n{hardware()}\n".encode()
-    for name, content in files.items():
+    text = f"{card_text(title, metrics, command, candidates, [*pictures], faults)}\n## Hardware\n\n{hardware()}\n"
+    _write(directory, pictures, {**tables.latex_files(metrics), CARD: text})
+
+
+def _write(directory: Path, pictures: Mapping[str, bytes], texts: Mapping[str, str]) -> None:
+    """Write these files by name, the last text last."""
+    for name, content in [*pictures.items(), *((name, text.encode()) for name, text in texts.items())]:
         disk.write_atomically(directory / name, lambda temporary, content=content: temporary.write_bytes(content))
 
 

@@ -24,7 +24,7 @@ from soundmill import shards
 from soundmill.audio.resample import QUALITY
 from soundmill.errors import UserError
 from soundmill.evaluation import features, protocols, waveforms
-from soundmill.evaluation.ladder import RUNGS, Ladder, Sides
+from soundmill.evaluation.ladder import RUNGS, Ladder, Sides, add_sentences
 from soundmill.evaluation.library import Library, Members, Setup, rounded
 from soundmill.evaluation.score_rows import BETTER, number
 from soundmill.evaluation.wave_facts import shares
@@ -370,6 +370,15 @@ def describe(library: Library, sides: Mapping[str, Members]) -> dict[str, Any]:
         )
     document["files"] = {role: library.digest(members) for role, members in sides.items()}
     return document | {"warnings": warnings}
+
+
+def metrics_of(library: Library, sides: Mapping[str, Members], scored: Scored) -> dict[str, Any]:
+    """The JSON document about the sounds of each side and their scores."""
+    metrics = describe(library, sides)
+    metrics["warnings"] = [*scored.warnings, *metrics["warnings"]]
+    metrics |= scored.document()
+    add_sentences(metrics)
+    return metrics
 
 
 def provenance(setup: Setup) -> dict[str, Any]:

@@ -52,17 +52,14 @@ def markdown(metrics: Mapping[str, Any]) -> str:
     table = texts(rows, named="key")
     if any(row.note for row in rows):
         table["note"] = [row.note.replace("|", "\\|") for row in rows]
-    align = ["left", *["right"] * (len(table.columns) - 1 - ("note" in table)), *["left"] * ("note" in table)]
-    return table.to_markdown(index=False, disable_numparse=True, colalign=align) + "\n"
+    return _markdown(table)
 
 
 def latex(metrics: Mapping[str, Any]) -> str:
     """LaTeX table for a paper; needs the package booktabs."""
     rows = rows_of(metrics)
     table, counts = texts(rows, named="title"), metrics["counts"]
-    width = len(table.columns)
-    text = table.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis=1)
-    text = text.to_latex(hrules=True, column_format="ll" + "r" * (width - 2))
+    width, text = len(table.columns), _latex(table, named=2)
     foot = f"protocol {metrics['protocol']}, $n={counts['generated']}$ against {counts['reference']}".replace("_", r"\_")
     feet = [foot, *([DAGGER] if any(row.unranked for row in rows) else [])]
     lines = "".join(rf"\multicolumn{{{width}}}{{l}}{{\footnotesize {line}}} \\" + "\n" for line in feet)
@@ -87,9 +84,7 @@ def ladder(metrics: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def ladder_markdown(metrics: Mapping[str, Any]) -> str:
-    table = ladder(metrics)
-    align = ["left", *["right"] * (len(table.columns) - 1)]
-    return table.to_markdown(index=False, disable_numparse=True, colalign=align) + "\n"
+    return _markdown(ladder(metrics))
 
 
 def latex_files(metrics: Mapping[str, Any]) -> dict[str, str]:
@@ -99,9 +94,19 @@ def latex_files(metrics: Mapping[str, Any]) -> dict[str, str]:
 
 def ladder_latex(metrics: Mapping[str, Any]) -> str:
     """LaTeX table; needs the package booktabs."""
-    table = ladder(metrics)
+    return _latex(ladder(metrics), named=1).translate(SYMBOLS)
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    """The first column and notes to the left, numbers to the right."""
+    align = ["left", *("left" if name == "note" else "right" for name in table.columns[1:])]
+    return table.to_markdown(index=False, disable_numparse=True, colalign=align) + "\n"
+
+
+def _latex(table: pd.DataFrame, named: int) -> str:
+    """The first `named` columns to the left, numbers to the right."""
     text = table.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis=1)
-    return text.to_latex(hrules=True, column_format="l" + "r" * (len(table.columns) - 1)).translate(SYMBOLS)
+    return text.to_latex(hrules=True, column_format="l" * named + "r" * (len(table.columns) - named))
 
 
 def texts(rows: list[ScoreRow], named: str) -> pd.DataFrame:

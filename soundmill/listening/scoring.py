@@ -10,7 +10,7 @@ import numpy as np
 
 from soundmill.errors import UserError
 from soundmill.evaluation.comparison import LEVEL, holm
-from soundmill.evaluation.folder_report import open_console
+from soundmill.evaluation.folder_report import open_console, show_warnings, table_of
 from soundmill.evaluation.library import rounded
 from soundmill.listening import design
 from soundmill.listening.answers import BAD, FIRST, REAL, SAME, Answers, Key
@@ -281,15 +281,7 @@ def _squared_distances(values: np.ndarray, totals: np.ndarray, level: Level) -> 
 
 def show(result: Mapping[str, Any]) -> None:
     """Print means, differences, agreement, correlations and warnings."""
-    from rich import box
     from rich.markup import escape
-    from rich.table import Table
-
-    def table(*names: str) -> Table:
-        empty = Table(escape(names[0]), box=box.SIMPLE, pad_edge=False)
-        for name in names[1:]:
-            empty.add_column(name, justify="right", no_wrap=True)
-        return empty
 
     console = open_console()
     passed, failed = result["raters"]["passed"], result["raters"]["failed"]
@@ -298,12 +290,12 @@ def show(result: Mapping[str, Any]) -> None:
         f"{len(passed)} raters passed the checks, {len(failed)} failed"
     )
     for question, part in result["questions"].items():
-        means = table(question, "mean", "95 %", *(["failed raters"] if failed else []))
+        means = table_of(question, "mean", "95 %", *(["failed raters"] if failed else []))
         for name, one in part["means"].items():
             others = [f"{result['failed_means'][question][name]:.3g}"] if failed else []
             means.add_row(escape(name), f"{one['mean']:.3g}", f"{one['low']:.3g} … {one['high']:.3g}", *others)
         console.print(means)
-        differences = table(f"{question}: difference", "", "95 %", "p", "p corrected", "better")
+        differences = table_of(f"{question}: difference", "", "95 %", "p", "p corrected", "better")
         for line in part["differences"]:
             cells = [f"{line['difference']:+.3g}", f"{line['low']:.3g} … {line['high']:.3g}"]
             cells += [f"{line['p']:.3g}", f"{line['p_corrected']:.3g}", escape(line["better"])]
@@ -312,17 +304,14 @@ def show(result: Mapping[str, Any]) -> None:
         if part["agreement"] is not None:
             console.print(f"agreement of raters (Krippendorff's alpha): {part['agreement']:.3g}")
         for over, found in part["correlation"].items():
-            correlations = table(f"{question}: score, over {over}", "count", "Spearman", "95 %", "Kendall", "95 %", "verdict")
+            correlations = table_of(f"{question}: score, over {over}", "count", "Spearman", "95 %", "Kendall", "95 %", "verdict")
             for score, one in found.items():
                 cells = [cell for key in ("rho", "tau") for cell in (f"{one[key]:+.3g}", _interval(one, key))]
                 correlations.add_row(escape(score), str(one["count"]), *cells, one["verdict"])
             if found:
                 console.print(correlations)
-    for rater, reasons in failed.items():
-        for reason in reasons:
-            console.print(f"· rater {rater} failed: {reason}", style="yellow", soft_wrap=True, markup=False)
-    for warning in result["warnings"]:
-        console.print(f"· {warning}", style="yellow", soft_wrap=True, markup=False)
+    show_warnings(console, (f"rater {rater} failed: {reason}" for rater, reasons in failed.items() for reason in reasons))
+    show_warnings(console, result["warnings"])
 
 
 def _interval(values: Mapping[str, Any], key: str) -> str:

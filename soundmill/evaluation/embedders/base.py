@@ -72,7 +72,7 @@ class Declaration:
     """An embedder that is not loaded. `load` takes the path of its weights and, as keywords, the options of a protocol."""
 
     load: Callable[..., Embedder]
-    weights: Weights | None = None  # a published file; an embedder without one overrides the methods below
+    weights: Weights | None = None  # a published file; an embedder with others overrides the methods below
     classifier: bool = True  # it has logits
     patches: bool = True  # several embeddings per clip, so each clip has a covariance
     gpu: bool = True  # it uses one where there is one
@@ -80,27 +80,27 @@ class Declaration:
     ratings: tuple[str, ...] = ()  # metrics that its "embeddings" are the values of, in this order; it has no others
     options: tuple[str, ...] = ()  # that a protocol may set
 
-    def path(self, tagger: Path | None) -> Path:
+    def path(self, tagger: Path | None) -> Path | None:
         """Its weights, verified; `tagger` is the directory of the pipeline's tagger. Missing weights raise UserError."""
-        return pretrained.path(self.weights)
+        return pretrained.path(self.weights) if self.weights else None
 
     def digest(self, tagger: Path | None) -> str:
         """Digest of its weights, which are not loaded: part of the cache's key."""
-        return self.weights.pin[1]
+        return self.weights.pin[1] if self.weights else "none"
 
     def unavailable(self) -> str | None:
         """Why its weights cannot be used on this machine, with a remedy; None if they can."""
-        return pretrained.unavailable(self.weights)
+        return pretrained.unavailable(self.weights) if self.weights else None
 
     @property
     def missing(self) -> str:
         """What published metrics say if it is unavailable: no path of this machine."""
-        return f"{self.weights.file} is not in the directory ${VARIABLE}"
+        return f"{self.weights.file} is not in the directory ${VARIABLE}" if self.weights else "it has no weights"
 
     @property
     def origin(self) -> str:
         """Where its weights come from, for `soundmill weights list`."""
-        return self.weights.source
+        return self.weights.source if self.weights else "computed, without weights"
 
 
 @dataclass(frozen=True)

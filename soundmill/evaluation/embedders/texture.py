@@ -195,20 +195,4 @@ def _octaves(frames: int) -> np.ndarray:
     return np.pad(np.cos(np.pi / 2 * offsets), ((0, 0), (1, 0))).astype(np.float32)  # nothing of the mean
 
 
-class TextureDeclaration(Declaration):
-    """There are no weights."""
-
-    origin = "computed, without weights"
-    missing = "it has no weights"
-
-    def path(self, tagger: object) -> None:
-        return None
-
-    def digest(self, tagger: object) -> str:
-        return "none"
-
-    def unavailable(self) -> None:
-        return None
-
-
-EMBEDDERS = {"texture": TextureDeclaration(lambda _: TextureEmbedder(), classifier=False, gpu=False)}
+EMBEDDERS = {"texture": Declaration(lambda _: TextureEmbedder(), classifier=False, gpu=False)}
