@@ -13,7 +13,7 @@ from flows import bakeoff_runs, publishing, results_table, trials
 from flows.bakeoff_models import Model, choose_models, in_a_line, read_plan
 from flows.results_rows import Difference, Row, not_ranked, without_score
 from flows.results_scores import scores_under
-from flows.results_table import ResultsTable, listed
+from flows.results_table import ResultsTable, in_words
 from flows.terminal import tell
 from flows.trials import NAME, Name
 from soundmill.errors import UserError, report_failure
@@ -213,7 +213,7 @@ def _notes(minutes: float, seeds: Sequence[int], comparison: Comparison) -> list
         else f"Values are means of {len(seeds)} seeds with Student's 95 % interval over seeds; differences are of the first seed.",
     ]
     if comparison.unpaired:
-        names = listed(comparison.unpaired)
+        names = in_words(comparison.unpaired)
         notes.append(f"{names} generated sounds for other clips than the rest, so no paired test includes them.")
     if comparison.fault:
         notes.append(f"The models could not be compared: {comparison.fault}.")

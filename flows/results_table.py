@@ -144,7 +144,15 @@ def of_bakeoff(title: str, rows: Sequence[Row], found: Sequence[Difference], rem
     words, columns = verdict(rows, found), costs(rows)
     document = {"verdict": words, "differences": [asdict(one) for one in found]}
     return ResultsTable(
-        title, rows, columns, tests(found), [*remarks, *unranked(rows)], csv_of_rows(rows), words, latex(rows, columns), document
+        title,
+        rows,
+        columns,
+        tests(found),
+        [*remarks, *why_unranked(rows)],
+        csv_of_rows(rows),
+        words,
+        latex(rows, columns),
+        document,
     )
 
 
@@ -338,7 +346,7 @@ def verdict(rows: Sequence[Row], differences: Sequence[Difference]) -> str:
     elif not unsure:
         evidence = "significantly better than all others"
     else:
-        evidence = f"not significantly better than {listed(unsure)}"
+        evidence = f"not significantly better than {in_words(unsure)}"
     words = [f"For quality choose {best.name}: {title} {distance(best, metric):.3g}, {evidence}."]
     if pareto := front(scored):
         fastest = pareto[0]
@@ -350,7 +358,7 @@ def verdict(rows: Sequence[Row], differences: Sequence[Difference]) -> str:
                 f"{title} {distance(fastest, metric):.3g}."
             )
     if trainings := falling(best):
-        lower = listed([f"{-one.slope.value:.0%} in {one.stage}" for one in trainings])
+        lower = in_words([f"{-one.slope.value:.0%} in {one.stage}" for one in trainings])
         words.append(f"More minutes would likely help {best.name}: twice as many should lower its held-out loss by {lower}.")
     elif flat(best):
         words.append(f"More minutes would hardly help {best.name}: its held-out loss no longer falls.")
@@ -358,15 +366,15 @@ def verdict(rows: Sequence[Row], differences: Sequence[Difference]) -> str:
         words.append(f"The held-out loss of {best.name} does not show whether more minutes would help.")
     helped = [row.name for row in scored if row is not best and falling(row)]
     if helped:
-        words.append(f"They would likely help {listed(helped)} too.")
+        words.append(f"They would likely help {in_words(helped)} too.")
     return " ".join(words)
 
 
-def listed(names: Sequence[str]) -> str:
+def in_words(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def unranked(rows: Sequence[Row]) -> list[str]:
+def why_unranked(rows: Sequence[Row]) -> list[str]:
     """A note for each reason why scores are not ranked."""
     titles: dict[str, dict[str, list[str]]] = {}
     for row in rows:

@@ -15,7 +15,7 @@ from flows.results_rows import PAPER, Outcome, make_rows
 from flows.results_table import ResultsTable
 from flows.scores import read_scores
 from flows.terminal import tell
-from flows.trials import Name, absolute_paths, listed, numbers, run_pipeline
+from flows.trials import Name, absolute_paths, comma_separated, numbers, run_pipeline
 from soundmill import params as parameters
 from soundmill.errors import UserError, show_what_the_terminal_can
 from soundmill.models import registry
@@ -257,7 +257,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help="a file of conf/sweep, without .yaml")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides of all points, as in `soundmill params`")
-    parser.add_argument("--points", type=listed, default=[], metavar="A,B", help="only these points (default: all)")
+    parser.add_argument("--points", type=comma_separated, default=[], metavar="A,B", help="only these points (default: all)")
     parser.add_argument("--seeds", type=numbers, default=[], metavar="0,1,2", help="run each point with each of these seeds")
     parser.add_argument("--queue", action="store_true", help="put the runs into DVC's queue instead")
     args = parser.parse_intermixed_args(argv)

@@ -115,13 +115,13 @@ def nested_under(variables: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def listed(text: str) -> list[str]:
+def comma_separated(text: str) -> list[str]:
     """Comma-separated words of an argument."""
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def numbers(text: str) -> list[int]:
     """Comma-separated whole numbers of an argument, at least one."""
-    if not listed(text) or not all(part.isdigit() for part in listed(text)):
+    if not comma_separated(text) or not all(part.isdigit() for part in comma_separated(text)):
         raise argparse.ArgumentTypeError(f"{text!r}: must be comma-separated whole numbers")
-    return [int(part) for part in listed(text)]
+    return [int(part) for part in comma_separated(text)]

@@ -65,7 +65,7 @@ def run(
     source = family.read(catalog, clips, generated, codec)
     options = family.Options(params.reference, params.probe_clips, params.training_clips, params.subsets)
     evaluation = family.evaluate(setup, source, options, unavailable)
-    pairwise.beside(setup, source, options, evaluation, generated, codec, catalog)
+    pairwise.compare_with_base(setup, source, options, evaluation, generated, codec, catalog)
     ctx.report_damaged(cache, evaluation.damaged)
     for warning in evaluation.metrics["warnings"]:
         terminal.say(f"{ctx.name}: {warning}")

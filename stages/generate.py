@@ -12,7 +12,7 @@ def run(
     params: StageParams, ctx: Context, model: Input, clips: Input, catalog: Input, generated: Output, codec: Output
 ) -> dict[str, Any]:
     """Load `--family` from its checkpoint; writes `<clip_id>.wav` generated for test clips, and reconstructions."""
-    return generation.run(ctx.family, params, ctx, model, clips, catalog, generated, codec)
+    return generation.run(params, ctx, model, clips, catalog, generated, codec)
 
 
 def code_by_name(family: str | None, section: dict[str, Any], parameters: dict[str, Any]) -> list[str]:
@@ -20,13 +20,7 @@ def code_by_name(family: str | None, section: dict[str, Any], parameters: dict[s
 
 
 def main(argv: list[str] | None = None) -> None:
-    stage.main(
-        run,
-        "generate",
-        argv,
-        params_type=lambda family, section: registry.family(family).generate_params,
-        code_by_name=code_by_name,
-    )
+    stage.main(run, "generate", argv, lambda family, _: registry.family(family).generate_params, code_by_name)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ def run(
     grid: Shown,
 ) -> dict[str, Any]:
     """Train `--family` on the training split; writes the checkpoint, its curve (CSV) and samples (PNG)."""
-    return training.run(ctx.family, params, ctx, inputs, parts, tagger, clips, catalog, model, curves, grid)
+    material = training.Material(inputs, parts, tagger, clips, catalog)
+    return training.run(params, ctx, material, model, curves, grid)
 
 
 def code_by_name(family: str | None, section: dict[str, Any], parameters: dict[str, Any]) -> list[str]:

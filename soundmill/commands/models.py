@@ -274,8 +274,8 @@ def prompts(
     chosen = prompt_sets.load(sets or prompt_sets.NAMES)
     directory, home = checkpoint_of(checkpoint, family, project)
     root = project_if_any(project)
-    real = tables(root, "default") if root else None
-    real = real if real and real.catalog.is_file() else None
+    clips = tables(root, "default") if root else None
+    real = clips if clips and clips.catalog.is_file() else None
     found = following.follow(directory, chosen, number, seed, home, settings or [], real, progress_bar)
     if json:
         evaluator.write_json(found.document, json)

@@ -242,7 +242,7 @@ def bakeoff(
         numbers = trials.numbers(seeds)
     except ArgumentTypeError as error:
         raise UserError(f"--seeds {error}") from None
-    names, folders = trials.listed(families), bakeoff.named_folders(extra or [], here)
+    names, folders = trials.comma_separated(families), bakeoff.named_folders(extra or [], here)
     if folder:
         document = parameters.compose(root / "conf", ["corpus=auto"])
         _survey(root, folder, document, 60 * minutes * (len(names) or len(registry.FAMILIES)) * len(numbers))

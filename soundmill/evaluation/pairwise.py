@@ -120,7 +120,7 @@ def _write_clips(by_shard: Mapping[Path, set[str]], directory: Path) -> None:
             write_wav(directory / f"{clip_id}.wav", wave, rate)
 
 
-def beside(
+def compare_with_base(
     setup: Setup, source: Source, options: Options, evaluation: FamilyEvaluation, generated: Path, codec: Path, catalog: Path
 ) -> None:
     """Add the base to the result of a fine-tuned model; nothing if `codec` has no sounds of a base.
@@ -152,7 +152,7 @@ def beside(
             "The base's checkpoint names no prompts of its own, so what was forgotten is measured with these: "
             f"{', '.join(prompts) or 'none, as it is unconditional'}."
         )
-    metrics["warnings"].append(verdict(differences, training, len(sounds)))
+    metrics["warnings"].append(whether_better(differences, training, len(sounds)))
 
 
 def _differences(
@@ -193,7 +193,7 @@ def _forgetting(setup: Setup, directory: Path) -> dict[str, Any]:
     return found
 
 
-def verdict(differences: list[Mapping[str, Any]], training: int, requests: int) -> str:
+def whether_better(differences: list[Mapping[str, Any]], training: int, requests: int) -> str:
     """Whether it got better, in one sentence: under every embedder, as they may disagree."""
     parts = [
         f"{SHORT_TITLES[one['metric']]} ({one['embedder']}) {number(one['metric'], one['value'])} "

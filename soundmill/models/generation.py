@@ -20,7 +20,7 @@ from torch import Tensor
 from soundmill import manifest, shards, terminal
 from soundmill.audio import figures
 from soundmill.audio.flac import write_wav
-from soundmill.audio.tags import CHANGED, GENERATED, MadeBy
+from soundmill.audio.tags import CHANGED, GENERATED, MadeBy, SourceType
 from soundmill.audio.tempo import BEATS
 from soundmill.errors import UserError, report_failure
 from soundmill.models import beside_base, registry
@@ -46,96 +46,6 @@ TRACKED = 6  # clips sent to tracking
 LONGEST_PROMPT = 300  # characters stored in a WAV comment: libsndfile ignores comments of 2,048 bytes or more
 
 
-def run(
-    family: str, params: FamilyGenerateParams, ctx: Any, model: Path, clips: Path, catalog: Path, generated: Path, codec: Path
-) -> dict[str, Any]:
-    """Write a sound as long as each chosen test clip, and the codec's reconstructions of real clips; returns metrics.
-
-    A family that cannot generate reconstructs the test clips instead, and has no codec line.
-    """
-    use_threads(params.threads)
-    kind = registry.family(family)
-    trained = kind.load(model)
-    used = ", ".join([use_weights(trained, model, params.use), *remarks_on(trained)])
-    terminal.say(f"{ctx.name}: {used}")
-    labels = read_labels(catalog)
-    split = manifest.judged_split(split for split, found in labels.items() for _ in found)
-    clip_ids = choose_balanced(labels[split], params.count)
-    if split != "test":
-        terminal.say(
-            f"{ctx.name}: {len(labels['test'])} test clips, so these sounds are for {split} clips: raise splits.test_fraction"
-        )
-    if params.count is not None and len(clip_ids) < params.count:
-        terminal.say(f"{ctx.name}: only {len(clip_ids)} {split} clips, so {len(clip_ids)} sounds instead of {params.count}")
-
-    source_facts = origin(model)
-    generated_by, changed_by = made_by(source_facts, GENERATED), made_by(source_facts, CHANGED)
-    settings = Settings(params, params.sampling_of(trained.params, family), ctx.home, ctx.scratch, ctx.digests, generated_by)
-
-    requests: dict[str, Request] = {}
-    seconds = durations_of(clips, clip_ids)
-    if can(trained, "generate"):
-        if not kind.longer:
-            _warn_of_cuts(ctx.name, trained, max(seconds.values()))
-        requests = of_clips(trained, catalog, clip_ids, params.seed)
-        lengths = {clip_id: round(seconds[clip_id] * trained.sample_rate) for clip_id in clip_ids}
-        start = time.monotonic()
-        processes = min(ctx.devices, math.ceil(len(clip_ids) / params.batch_size))
-        if processes == 1:
-            with ctx.progress(len(clip_ids), ctx.name) as tick:
-                samples = _write_generated(trained, requests, lengths, settings.run(tick), generated, generated_by)
-        else:
-            shared = replace(ctx, workers=processes, cluster=None)
-            samples = _generate_in_processes(shared, family, model, requests, lengths, settings, generated)
-        ctx.cost["seconds_per_second"] = processes * (time.monotonic() - start) * trained.sample_rate / samples
-        codec_ids = choose_balanced(labels[params.codec_split], params.codec_count) if can(trained, "reconstruct") else []
-        if not codec_ids:
-            terminal.say(f"{ctx.name}: no clip in split {params.codec_split!r}, or no codec: no codec line")
-        with ctx.progress(len(codec_ids), f"{ctx.name}: codec") as tick:
-            coded = reconstruct_each(trained, waves_of(clips, set(codec_ids)), settings.run(tick))
-            _write(codec, coded, trained.sample_rate, changed_by)
-    else:
-        codec_ids = []
-        with ctx.progress(len(clip_ids), f"{ctx.name}: reconstruct") as tick:
-            sounds = reconstruct_each(trained, waves_of(clips, set(clip_ids)), settings.run(tick), whole=True)
-            _write(generated, sounds, trained.sample_rate, changed_by)
-        codec.mkdir(parents=True)
-    if can(trained, "generate") and (base := beside_base.base_of(ctx.name, model, ctx.home)):
-        base_made = made_by(origin(base), GENERATED)
-
-        def write_beside(directory: Path, sounds: Iterable[tuple[str, Tensor]], maker: Model) -> None:
-            _write(directory, sounds, maker.sample_rate, generated_by if maker is trained else base_made)
-
-        with ctx.progress(len(clip_ids) + 3 * beside_base.OWN_SOUNDS, f"{ctx.name}: base") as tick:
-            beside_base.write(trained, base, settings.run(tick), catalog, params.seed, lengths, codec, write_beside)
-    left_out_ids = choose_by_hash(read_left_out(catalog), params.transfers)
-    if left_out_ids:
-        sounds = _transferred(trained, waves_of(clips, set(left_out_ids)), settings.run())
-        _write(codec / manifest.TRANSFERRED, sounds, trained.sample_rate, changed_by)
-    about = {
-        **source_facts,
-        "made_by": "generate" if requests else "reconstruct",
-        "weights": used,
-        "trained_against": [*kind.trained_against, *getattr(trained, "trained_against", ())],
-        "chosen_by": chosen_by(model, params.use),
-        "loops": kind.loops,
-    }
-    (generated / manifest.ABOUT_SOUNDS).write_text(json.dumps(about, sort_keys=True) + "\n", encoding="utf-8")
-
-    clip_labels = {clip_id: labels[split][clip_id] for clip_id in clip_ids}
-
-    def show_spectrograms() -> None:
-        shown = choose_balanced(clip_labels, SHOWN)
-        titles = [describe(requests.get(clip_id, Request())) or clip_id for clip_id in shown]
-        paths = [generated / f"{clip_id}.wav" for clip_id in shown]
-        ctx.tracking.log_figure(figures.draw_files(paths, titles, 4, about["made_by"]), "generated_spectrograms")
-
-    ctx.show("the spectrograms", show_spectrograms)
-    ctx.show("the sounds to hear", partial(track_sounds, ctx, clips, choose_balanced(clip_labels, TRACKED), generated))
-    conditioned = sum(bool(describe(request)) for request in requests.values())
-    return {"generated": len(clip_ids), "conditioned": conditioned, "codec": len(codec_ids), "threads": params.threads}
-
-
 @dataclass(frozen=True)
 class Settings:
     """How the stage calls a model; plain values that other processes can unpickle."""
@@ -145,7 +55,10 @@ class Settings:
     home: Path
     scratch: Path
     digests: Path
-    made_by: MadeBy
+    origin: dict[str, str]  # of the checkpoint
+
+    def maker(self, kind: SourceType) -> MadeBy:
+        return made_by(self.origin, kind)
 
     def run(self, progress: Callable[[int], Any] = lambda n: None) -> Run:
         params = self.params
@@ -153,14 +66,130 @@ class Settings:
         return Run(self.sampling, device, params.precision, params.batch_size, self.home, self.scratch, self.digests, progress)
 
 
-def _generate_in_processes(
+def run(
+    params: FamilyGenerateParams, ctx: Any, model: Path, clips: Path, catalog: Path, generated: Path, codec: Path
+) -> dict[str, Any]:
+    """Write a sound as long as each chosen test clip, and the codec's reconstructions of real clips; returns metrics.
+
+    A family that cannot generate reconstructs the test clips instead, and has no codec line.
+    """
+    use_threads(params.threads)
+    kind = registry.family(ctx.family)
+    trained = kind.load(model)
+    used = ", ".join([use_weights(trained, model, params.use), *remarks_on(trained)])
+    terminal.say(f"{ctx.name}: {used}")
+    facts = origin(model)
+    settings = Settings(params, params.sampling_of(trained.params, ctx.family), ctx.home, ctx.scratch, ctx.digests, facts)
+    labels = read_labels(catalog)
+    judged = _judged(params, ctx, labels)
+    requests: dict[str, Request] = {}
+    codec_ids: list[str] = []
+    if can(trained, "generate"):
+        seconds = durations_of(clips, judged)
+        if not kind.longer:
+            _warn_of_cuts(ctx.name, trained, max(seconds.values()))
+        requests = of_clips(trained, catalog, list(judged), params.seed)
+        lengths = {clip_id: round(seconds[clip_id] * trained.sample_rate) for clip_id in judged}
+        _generate(ctx, trained, model, requests, lengths, settings, generated)
+        codec_ids = _write_codec_line(ctx, trained, clips, labels, settings, codec)
+        _write_base(ctx, trained, model, catalog, lengths, settings, codec)
+    else:
+        with ctx.progress(len(judged), f"{ctx.name}: reconstruct") as tick:
+            sounds = reconstruct_each(trained, waves_of(clips, set(judged)), settings.run(tick), whole=True)
+            _write(generated, sounds, trained.sample_rate, settings.maker(CHANGED))
+        codec.mkdir(parents=True)
+    if left_out := choose_by_hash(read_left_out(catalog), params.transfers):
+        sounds = _transferred(trained, waves_of(clips, set(left_out)), settings.run())
+        _write(codec / manifest.TRANSFERRED, sounds, trained.sample_rate, settings.maker(CHANGED))
+    about = {
+        **facts,
+        "made_by": "generate" if requests else "reconstruct",
+        "weights": used,
+        "trained_against": [*kind.trained_against, *getattr(trained, "trained_against", ())],
+        "chosen_by": chosen_by(model, params.use),
+        "loops": kind.loops,
+    }
+    (generated / manifest.ABOUT_SOUNDS).write_text(json.dumps(about, sort_keys=True) + "\n", encoding="utf-8")
+    ctx.show("the spectrograms", partial(_show_spectrograms, ctx, judged, requests, generated, about["made_by"]))
+    ctx.show("the sounds to hear", partial(track_sounds, ctx, clips, choose_balanced(judged, TRACKED), generated))
+    conditioned = sum(bool(describe(request)) for request in requests.values())
+    return {"generated": len(judged), "conditioned": conditioned, "codec": len(codec_ids), "threads": params.threads}
+
+
+def _judged(params: FamilyGenerateParams, ctx: Any, labels: dict[str, dict[str, list[str]]]) -> dict[str, list[str]]:
+    """The clips to make sounds for, with their labels: `count` of the test split, or of another if it is too small."""
+    split = manifest.judged_split(split for split, found in labels.items() for _ in found)
+    clip_ids = choose_balanced(labels[split], params.count)
+    if split != "test":
+        terminal.say(
+            f"{ctx.name}: {len(labels['test'])} test clips, so these sounds are for {split} clips: raise splits.test_fraction"
+        )
+    if params.count is not None and len(clip_ids) < params.count:
+        terminal.say(f"{ctx.name}: only {len(clip_ids)} {split} clips, so {len(clip_ids)} sounds instead of {params.count}")
+    return {clip_id: labels[split][clip_id] for clip_id in clip_ids}
+
+
+def _generate(
     ctx: Any,
-    family: str,
+    trained: Model,
     model: Path,
     requests: Mapping[str, Request],
     lengths: Mapping[str, int],
     settings: Settings,
     generated: Path,
+) -> None:
+    """Write the sound of each request, in as many processes as have a batch to make, and measure the speed."""
+    start = time.monotonic()
+    processes = min(ctx.devices, math.ceil(len(requests) / settings.params.batch_size))
+    if processes == 1:
+        with ctx.progress(len(requests), ctx.name) as tick:
+            samples = _write_generated(trained, requests, lengths, settings.run(tick), generated, settings.maker(GENERATED))
+    else:
+        shared = replace(ctx, workers=processes, cluster=None)
+        samples = _generate_in_processes(shared, model, requests, lengths, settings, generated)
+    ctx.cost["seconds_per_second"] = processes * (time.monotonic() - start) * trained.sample_rate / samples
+
+
+def _write_codec_line(
+    ctx: Any, trained: Model, clips: Path, labels: dict[str, dict[str, list[str]]], settings: Settings, codec: Path
+) -> list[str]:
+    """Write real clips through the model's codec; returns their ids, none if it has no codec."""
+    params = settings.params
+    clip_ids = choose_balanced(labels[params.codec_split], params.codec_count) if can(trained, "reconstruct") else []
+    if not clip_ids:
+        terminal.say(f"{ctx.name}: no clip in split {params.codec_split!r}, or no codec: no codec line")
+    with ctx.progress(len(clip_ids), f"{ctx.name}: codec") as tick:
+        coded = reconstruct_each(trained, waves_of(clips, set(clip_ids)), settings.run(tick))
+        _write(codec, coded, trained.sample_rate, settings.maker(CHANGED))
+    return clip_ids
+
+
+def _write_base(
+    ctx: Any, trained: Model, model: Path, catalog: Path, lengths: Mapping[str, int], settings: Settings, codec: Path
+) -> None:
+    """Write the sounds of the model that a fine-tuned one started from; nothing for another model."""
+    if (base := beside_base.base_of(ctx.name, model, ctx.home)) is None:
+        return
+    base_made = made_by(origin(base), GENERATED)
+
+    def write(directory: Path, sounds: Iterable[tuple[str, Tensor]], maker: Model) -> None:
+        _write(directory, sounds, maker.sample_rate, settings.maker(GENERATED) if maker is trained else base_made)
+
+    with ctx.progress(len(lengths) + 3 * beside_base.OWN_SOUNDS, f"{ctx.name}: base") as tick:
+        beside_base.write(trained, base, settings.run(tick), catalog, settings.params.seed, lengths, codec, write)
+
+
+def _show_spectrograms(
+    ctx: Any, judged: dict[str, list[str]], requests: Mapping[str, Request], generated: Path, heading: str
+) -> None:
+    shown = choose_balanced(judged, SHOWN)
+    titles = [describe(requests.get(clip_id, Request())) or clip_id for clip_id in shown]
+    paths = [generated / f"{clip_id}.wav" for clip_id in shown]
+    ctx.tracking.log_figure(figures.draw_files(paths, titles, 4, heading), "generated_spectrograms")
+
+
+def _generate_in_processes(
+    ctx: Any, model: Path, requests: Mapping[str, Request], lengths: Mapping[str, int], settings: Settings, generated: Path
 ) -> int:
     """As `_write_generated`, in `ctx.workers` processes. Each makes whole batches, as one process would: same bytes."""
     clip_ids, size = list(requests), settings.params.batch_size
@@ -168,7 +197,7 @@ def _generate_in_processes(
     for start in range(0, len(clip_ids), size):
         batch = clip_ids[start : start + size]
         wanted = {clip_id: requests[clip_id] for clip_id in batch}
-        arguments = family, model, wanted, {clip_id: lengths[clip_id] for clip_id in batch}, settings
+        arguments = ctx.family, model, wanted, {clip_id: lengths[clip_id] for clip_id in batch}, settings
         jobs.append(shards.Job(f"{len(jobs):06d}", arguments, len(batch)))
     report, directory = ctx.make_shards(_generate_batch, jobs, "generated")
     generated.mkdir(parents=True)
@@ -183,7 +212,7 @@ def _generate_batch(
     trained = _loaded(family, model, settings.params.use, settings.params.threads)
     own = replace(settings, scratch=settings.scratch / f"process-{os.getpid()}")
     report = shards.Report()
-    report.count("samples", _write_generated(trained, requests, lengths, own.run(), output, settings.made_by))
+    report.count("samples", _write_generated(trained, requests, lengths, own.run(), output, settings.maker(GENERATED)))
     return report
 
 

@@ -48,47 +48,38 @@ MEASURED = "score/{}_" + JUDGE  # names of the curves
 Wave = tuple[np.ndarray, int]  # [C, T], its rate
 
 
-def run(
-    family: str,
-    params: FamilyTrainParams,
-    ctx: Any,
-    inputs: Path,
-    parts: Path,
-    tagger: Path,
-    clips: Path,
-    catalog: Path,
-    model: Path,
-    curves: Path,
-    grid: Path,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Material:
+    """What a training reads."""
+
+    inputs: Path  # of the family: clips, log-mels, latents
+    parts: Path  # directory of the vocoder and the encoded text
+    tagger: Path
+    clips: Path
+    catalog: Path
+
+
+def run(params: FamilyTrainParams, ctx: Any, material: Material, model: Path, curves: Path, grid: Path) -> dict[str, Any]:
     """Train a family; write the checkpoint directory, the loss curve (CSV) and the grid of samples (PNG). Returns metrics."""
     use_threads(params.hardware.threads)
-    start = read_start(family, params, ctx.home)
-    prepared = registry.family(family).prepare(params, ctx, inputs, parts, tagger, catalog, start and start.model)
+    family, catalog = registry.family(ctx.family), material.catalog
+    start = read_start(ctx.family, params, ctx.home)
+    prepared = family.prepare(params, ctx, material.inputs, material.parts, material.tagger, catalog, start and start.model)
     start_facts = start_weights(prepared, start, ctx.name) if start else {}
     if params.lora:
         prepared.module.adapt(params.lora, params.hardware)
-    module, order, steps = prepared.module, prepared.order, prepared.module.steps
+    module, steps = prepared.module, prepared.module.steps
     counts = {"clips": len(prepared.clip_ids), **prepared.counts}
-    parameters = sum(weight.numel() for weight in module.net.parameters())
-    trained = sum(weight.numel() for weight in adapters.trained(module.net).values())
-    contents = ", ".join(f"{count or 'no'} {what}" for what, count in counts.items())
-    batch = order.batch_size * module.accumulate
-    share = f" ({trained:,} of them trained, {trained / parameters:.2%})" if trained < parameters else ""
-    terminal.say(f"{ctx.name}: {contents}, {parameters:,} parameters{share}, {steps} steps of {batch}")
-    told = [*CONDITIONS[prepared.model.condition], *(["labels"] if prepared.model.labels else [])]
-    columns = {"clip_id": "string", **dict.fromkeys(told, "string")}
-    ctx.tracking.log_dataset("training clips", hashing.digest(prepared.clip_ids), counts["clips"], catalog, "training", columns)
-
+    sizes = _announce(ctx, prepared, counts, catalog)
     run = sampling_run(params, ctx)
-    draw = partial(draw_samples, family, prepared, run)
-    scored = scoring(params, ctx, prepared, run, tagger, clips, catalog)
-    if scored and JUDGE in (*registry.family(family).trained_against, *getattr(prepared.model, "trained_against", ())):
+    draw = partial(draw_samples, ctx.family, prepared, run)
+    scored = scoring(params, ctx, prepared, run, material)
+    if scored and JUDGE in (*family.trained_against, *getattr(prepared.model, "trained_against", ())):
         terminal.say(f"{ctx.name}: the model is trained against the tagger, so the tagger's scores flatter it")
     fitted = fit_averaged(
         module,
         prepared.source,
-        order,
+        prepared.order,
         prepared.draw,
         params.hardware,
         ctx,
@@ -104,24 +95,42 @@ def run(
     steps = module.steps
     write_curve(fitted.points, curves)
     items = {f"training_{what}": count for what, count in counts.items() if what in ("clips", "mixes")}
-    sizes = {"parameters": parameters, **({"trained_parameters": trained} if params.lora else {})}
     prepared.save(model, {"steps": steps, **items, **sizes, **prompts_of(prepared.samples), **start_facts, **fitted.facts})
     fitted.save(model)
     write_trained_on(model, catalog, prepared.clip_ids, prepared.mixes, start and Path(start.where))
-    metrics = {**fitted.metrics, "steps": steps, **counts, **sizes, "threads": params.hardware.threads}
     fitted.load_into(module, params.use)
     if can(prepared.model, "generate"):
-        example = {"label": [describe(prepared.samples[0])], "seed": [0]}
-        shape = 1, prepared.model.channels, prepared.model.num_samples or prepared.model.sample_rate
-        served = model
-        if params.lora:
-            served = ctx.scratch / "merged"
-            shutil.rmtree(served, ignore_errors=True)
-            write_whole(model, served)
-        ctx.tracking.log_model(served, family, example, np.zeros(shape, np.float32))
+        _register(ctx, prepared, model)
     ctx.show("the curves", partial(show_losses, ctx, fitted.points))
     ctx.show(f"the samples ({grid.name})", partial(show_last, ctx, draw, steps, grid))
-    return metrics
+    return {**fitted.metrics, "steps": steps, **counts, **sizes, "threads": params.hardware.threads}
+
+
+def _announce(ctx: Any, prepared: Prepared, counts: dict[str, int], catalog: Path) -> dict[str, int]:
+    """Say what is trained on what, and log the training clips; returns the number of parameters, and of trained ones if fewer."""
+    module = prepared.module
+    parameters = sum(weight.numel() for weight in module.net.parameters())
+    trained = sum(weight.numel() for weight in adapters.trained(module.net).values())
+    contents = ", ".join(f"{count or 'no'} {what}" for what, count in counts.items())
+    batch = prepared.order.batch_size * module.accumulate
+    share = f" ({trained:,} of them trained, {trained / parameters:.2%})" if trained < parameters else ""
+    terminal.say(f"{ctx.name}: {contents}, {parameters:,} parameters{share}, {module.steps} steps of {batch}")
+    told = [*CONDITIONS[prepared.model.condition], *(["labels"] if prepared.model.labels else [])]
+    columns = {"clip_id": "string", **dict.fromkeys(told, "string")}
+    ctx.tracking.log_dataset("training clips", hashing.digest(prepared.clip_ids), counts["clips"], catalog, "training", columns)
+    return {"parameters": parameters, **({"trained_parameters": trained} if prepared.model.params.lora else {})}
+
+
+def _register(ctx: Any, prepared: Prepared, directory: Path) -> None:
+    """Log a model that generates for the registry; adapters merged with their base."""
+    example = {"label": [describe(prepared.samples[0])], "seed": [0]}
+    shape = 1, prepared.model.channels, prepared.model.num_samples or prepared.model.sample_rate
+    if prepared.model.params.lora:
+        merged = ctx.scratch / "merged"
+        shutil.rmtree(merged, ignore_errors=True)
+        write_whole(directory, merged)
+        directory = merged
+    ctx.tracking.log_model(directory, ctx.family, example, np.zeros(shape, np.float32))
 
 
 @dataclass(frozen=True)
@@ -191,9 +200,7 @@ def draw_samples(family: str, prepared: Prepared, run: Run, step: int) -> Sample
     return Samples(figure, titles, sounds, made)
 
 
-def scoring(
-    params: FamilyTrainParams, ctx: Any, prepared: Prepared, run: Run, tagger: Path, clips: Path, catalog: Path
-) -> Scoring | None:
+def scoring(params: FamilyTrainParams, ctx: Any, prepared: Prepared, run: Run, material: Material) -> Scoring | None:
     """What scores the family while it trains; None without `score_every_steps`.
 
     Each of `score_requests` sounds is for a validation clip; if there are fewer clips, they are taken in turn with other seeds.
@@ -201,16 +208,17 @@ def scoring(
     """
     if params.score_every_steps is None:
         return None
-    if not (tagger / checkpoint.CONFIG).is_file():
+    if not (material.tagger / checkpoint.CONFIG).is_file():
         raise UserError(
-            f"{ctx.name}: score_every_steps needs the tagger, but {tagger} is none: set families.{ctx.family}.tagger to data/tagger"
+            f"{ctx.name}: score_every_steps needs the tagger, but {material.tagger} is none: set families.{ctx.family}.tagger to "
+            "data/tagger"
         )
-    labels = read_labels(catalog)
+    labels = read_labels(material.catalog)
     if not labels["valid"]:
         raise UserError(
             f"{ctx.name}: score_every_steps: the validation split has no clip; raise splits.valid_fraction, or set it to null"
         )
-    judge, model = load_tagger(tagger), prepared.model
+    judge, model = load_tagger(material.tagger), prepared.model
     generates = can(model, "generate")
     if not generates and len(labels["valid"]) < 2:
         raise UserError(
@@ -221,7 +229,7 @@ def scoring(
     held_out = choose_by_hash([*labels["valid"]], REFERENCE)
     trained = choose_by_hash([*labels["train"]], REFERENCE - len(held_out))
     mono, real = {}, {}
-    for clip_id, (wave, rate) in waves_of(clips, {*asked, *held_out, *trained}):
+    for clip_id, (wave, rate) in waves_of(material.clips, {*asked, *held_out, *trained}):
         mono[clip_id] = _mono(wave, rate, judge)
         if clip_id in asked:
             real[clip_id] = wave, rate
@@ -235,7 +243,7 @@ def scoring(
     reference = EmbeddingSet.of({clip_id: embedded[clip_id][0] for clip_id in (*held_out, *trained)})
     make = _reconstructed(model, clip_of, real, run)
     if generates:
-        requests = of_clips(model, catalog, asked, params.seed)
+        requests = of_clips(model, material.catalog, asked, params.seed)
         seeds = {name: seed_of(params.seed, "score", name) for name in clip_of}
         make = _generated(model, {name: replace(requests[clip_of[name]], seed=seeds[name]) for name in clip_of}, clip_of, real, run)
     terminal.say(

@@ -12,7 +12,7 @@ from flows import publishing, summary
 from flows.results_figure import TOTAL_COLOR, draw
 from flows.results_rows import Difference, Row, Training, falling, front, leading, not_ranked, slope, without_score
 from flows.results_scores import Estimate, MetricResult, scores_under
-from flows.results_table import csv_of_rows, of_bakeoff, unranked, verdict
+from flows.results_table import csv_of_rows, of_bakeoff, verdict, why_unranked
 
 FALLING, FLAT = Estimate(-0.2, -0.21, -0.19), Estimate(0.0, -0.005, 0.005)
 
@@ -76,8 +76,8 @@ def test_a_score_that_is_not_ranked_is_marked_and_wins_nothing():
     assert [one.name for one in front(rows)] == ["quick", "slow"]
     assert list(table(rows)["family"]) == ["slow", "quick", "poor", "own loss", "other clips"]
     assert table(rows).loc[3]["FAD"] == "1†"
-    assert unranked(rows)[0] == "† not ranked: FAD of own loss: the model was trained against tagger."
-    assert "one_bar" in unranked(rows)[1]
+    assert why_unranked(rows)[0] == "† not ranked: FAD of own loss: the model was trained against tagger."
+    assert "one_bar" in why_unranked(rows)[1]
     assert next(csv.DictReader(io.StringIO(csv_of_rows(rows))))["unranked"] == "fad"
     assert "dagger" in of_bakeoff("", rows, [], []).latex
     assert verdict([own], []) == "No family has a ranked score."

@@ -137,9 +137,10 @@ def test_speed_is_of_the_sound_that_was_made(tmp_path, monkeypatch):
     )
     params.codec_split, params.codec_count, params.transfers = "valid", 0, 0
     params.sampling_of = lambda train, family: None
-    ctx = SimpleNamespace(name="generate", cost={}, devices=1, home=tmp_path, scratch=tmp_path, digests=None, show=lambda *_: None)
+    ctx = SimpleNamespace(name="generate", family="short", cost={}, devices=1, home=tmp_path, scratch=tmp_path, digests=None)
+    ctx.show = lambda *_: None
     ctx.progress = lambda *_: nullcontext(lambda count: None)
     monkeypatch.setattr(generation, "of_clips", lambda model, catalog, clips, seed: {clip_id: Request() for clip_id in clips})
-    output = generation.run("short", params, ctx, tmp_path, tables.clips, tables.catalog, tmp_path / "made", tmp_path / "codec")
+    output = generation.run(params, ctx, tmp_path, tables.clips, tables.catalog, tmp_path / "made", tmp_path / "codec")
     assert output["generated"] == 2
     assert ctx.cost["seconds_per_second"] == pytest.approx(3.0 / 0.2)

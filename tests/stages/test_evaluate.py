@@ -334,4 +334,4 @@ def test_the_sentence_names_the_scores_that_are_better(better, told):
         {"embedder": "tagger", "metric": "fad", "value": -1.5, "better": first, **ends},
         {"embedder": "yamnet", "metric": "kl", "value": -1.5, "better": second, **ends},
     ]
-    assert told in pairwise.verdict(differences, 30, 60)
+    assert told in pairwise.whether_better(differences, 30, 60)
