@@ -4,18 +4,18 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 from flows import bakeoff_runs, publishing, results_table, trials
 from flows.bakeoff_models import Model, choose_models, in_a_line, read_plan
+from flows.plans import NAME, Name
 from flows.results_rows import Difference, Row, not_ranked, without_score
 from flows.results_scores import scores_under
 from flows.results_table import ResultsTable, in_words
 from flows.terminal import tell
-from flows.trials import NAME, Name
 from soundmill.errors import UserError, report_failure
 from soundmill.params import Seed
 
@@ -47,8 +47,8 @@ def bakeoff(
     home = (project or Path.cwd()).resolve()
 
     def planned() -> Contest:
-        _check(home, extra)
         chosen = read_plan(home, plan)
+        _check(home, extra, chosen.points)
         models, excluded = choose_models(home, chosen, overrides, families)
         return Contest(home, chosen.title, minutes, models, excluded, seeds, extra)
 
@@ -68,13 +68,13 @@ def named_folders(texts: Sequence[str], here: Path) -> dict[str, Path]:
     return found
 
 
-def _check(home: Path, extra: Mapping[str, Path]) -> None:
-    """UserError, before any training, if a folder is named like a family or its sounds cannot be opened."""
+def _check(home: Path, extra: Mapping[str, Path], points: Collection[str] = ()) -> None:
+    """UserError, before any training, if a folder is named like a family or another row, or its sounds cannot be opened."""
     from soundmill.listening import material
 
     for name, folder in extra.items():
-        if (home / "conf" / "model" / f"{name}.yaml").exists():
-            raise UserError(f"{name}={folder}: {name} is a family; give the folder another name")
+        if name in points or (home / "conf" / "model" / f"{name}.yaml").exists():
+            raise UserError(f"{name}={folder}: {name} is a family, or a row; give the folder another name")
         material.open_folder(folder)
 
 
@@ -89,36 +89,35 @@ class Contest:
     excluded: list[Row]
     seeds: list[int]
     extra: dict[str, Path]
-    rows: dict[str, Row] = field(default_factory=dict)  # by family
-    places: dict[str, Path] = field(default_factory=dict)  # family → the workspace that has its clips
+    rows: dict[str, Row] = field(default_factory=dict)  # by name
+    places: dict[str, Path] = field(default_factory=dict)  # row → the workspace that has its clips
 
     def trials(self) -> trials.Trials:
         tell(f"bakeoff: {len(self.models)} families for {self.minutes:g} minutes each, {len(self.seeds)} seeds")
-        names = [model.family for model in self.models]
-        document = self.models[0].document(self.home, {}, self.seeds[0])
+        names, document = [model.name for model in self.models], self.models[0].document
         return trials.Trials(self.home, "bakeoff", self.home / RESULTS, names, document, self.run, lambda _, row: None, self.finish)
 
     def run(self, index: int, workspace: Path) -> None:
         model = self.models[index]
-        self.places[model.family] = workspace
-        tell(f"\n== {index + 1}/{len(self.models)}: {model.family}")
+        self.places[model.name] = workspace
+        tell(f"\n== {index + 1}/{len(self.models)}: {model.name}")
         try:
             row = bakeoff_runs.row(workspace, self.home, self.home / RESULTS, model, self.minutes, self.seeds)
-        except Exception as error:  # a failure costs only the row of this family
-            get_run_logger().exception(model.family)
-            row = without_score(model.family, in_a_line(error))
+        except Exception as error:  # a failure costs only its row
+            get_run_logger().exception(model.name)
+            row = without_score(model.name, in_a_line(error))
         if row.why_not:
-            tell(f"== {model.family}: no score: {row.why_not}")
-        self.rows[model.family] = row
+            tell(f"== {model.name}: no score: {row.why_not}")
+        self.rows[model.name] = row
 
     def finish(self, workspaces: list[Path]) -> tuple[ResultsTable, list[str]]:
-        """Compare all rows, and write the table, the figure and the page; also returns the families without a score."""
+        """Compare all rows, and write the table, the figure and the page; also returns the rows without a score."""
         directory, start = self.home / RESULTS, time.monotonic()
-        variants = {model.family: model.variant for model in self.models}
-        variant, rows = _same_variant([self.rows[family] for family in variants], variants)
+        variants = {model.name: model.variant for model in self.models}
+        variant, rows = _same_variant([self.rows[name] for name in variants], variants)
         scored = [row.name for row in rows if not row.why_not]
         _remove_others(directory / "runs", {f"{name}-{seed}" for name in scored for seed in self.seeds})
-        comparable = [family for family in scored if variants[family] == variant]
+        comparable = [name for name in scored if variants[name] == variant]
         workspace = self.places[comparable[0]] if comparable else workspaces[0]
         comparison = _compare(workspace, directory, comparable, variant, self.seeds[0], self.extra)
         seconds, training = bakeoff_runs.total_seconds(directory, rows, self.seeds)
@@ -148,12 +147,12 @@ def _remove_others(runs: Path, kept: set[str]) -> None:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All rows compared: rows of `extra` folders, and the differences between families."""
+    """All rows compared: rows of `extra` folders, and the differences between rows."""
 
     rows: Sequence[Row] = ()
     differences: Sequence[Difference] = ()
     embedder: str = ""
-    unpaired: Sequence[str] = ()  # families whose sounds answer other requests than most
+    unpaired: Sequence[str] = ()  # rows whose sounds answer other requests than most
     fault: str = ""  # why nothing could be compared
 
 
@@ -169,17 +168,15 @@ def _same_variant(rows: Sequence[Row], variants: Mapping[str, str]) -> tuple[str
     ]
 
 
-def _compare(
-    workspace: Path, directory: Path, families: Sequence[str], variant: str, seed: int, extra: dict[str, Path]
-) -> Comparison:
-    """Compare the sounds of one seed of these families, with the reference clips that their scores have."""
+def _compare(workspace: Path, directory: Path, names: Sequence[str], variant: str, seed: int, extra: dict[str, Path]) -> Comparison:
+    """Compare the sounds of one seed of these rows, with the reference clips that their scores have."""
     from soundmill.evaluation import pairwise
 
     without_scores = [without_score(name, "nothing to compare it with", kind="a folder") for name in extra]
-    if not families:
+    if not names:
         return Comparison(without_scores)
-    runs = {name: directory / "runs" / f"{name}-{seed}" for name in families}
-    first = json.loads((runs[families[0]] / "run.json").read_text(encoding="utf-8"))
+    runs = {name: directory / "runs" / f"{name}-{seed}" for name in names}
+    first = json.loads((runs[names[0]] / "run.json").read_text(encoding="utf-8"))
     embedder = bakeoff_runs.chosen_embedder(first)
     try:
         found = pairwise.compare(

@@ -1,23 +1,25 @@
 """The models of a bake-off: their parameters, and each training's share of the minutes."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from flows import plans
+from flows.plans import Name
 from flows.results_rows import Row, without_score
-from flows.trials import Name, absolute_paths
 from soundmill import params as parameters
 from soundmill.errors import UserError
 from soundmill.models import registry
-from soundmill.params import StageParams, did_you_mean
+from soundmill.params import did_you_mean
 
 FILE = Path("conf/bakeoff.yaml")
 FILES = Path("conf/bakeoff")
 SECTIONS = {"train": "{family}.train", "autoencoder": "{family}.autoencoder.weights", "vocoder": "vocoder.weights"}
+MODEL = "model="  # the override that chooses a family
 CORPUS = "synthetic"  # by default
 TIMED_STEPS = 15  # of each training, to estimate how many fit into its minutes
 MAX_VALIDATIONS = 20  # per training; not counted in its minutes, and none during the timed steps
@@ -25,34 +27,43 @@ WARM_UP_STEPS = 3  # of the timed steps, not counted (soundmill/training/curve.p
 SCHEDULE = re.compile(r"(^|\.)(phase_1_steps|warmup_steps)$")  # parameters that scale with a training's steps
 
 
-class Plan(StageParams):
+class BakeOff(plans.Plan):
     """conf/bakeoff.yaml, or a file of conf/bakeoff."""
 
-    title: str
-    overrides: list[str] = Field(description="for every family, as in `soundmill params`; `{family}` stands for its name")
+    points: dict[Name, list[str]] = Field({}, description="the rows, each with its `model=FAMILY` ({}: a row for every family)")
     families: dict[Name, list[str]] = Field(description="overrides for one family")
+
+    @field_validator("points")
+    @classmethod
+    def _each_is_of_a_family(cls, points: dict[str, list[str]]) -> dict[str, list[str]]:
+        for name, overrides in points.items():
+            if not any(override.startswith(MODEL) for override in overrides):
+                raise ValueError(f"{name}: names no family; add `model=FAMILY`")
+        return points
 
 
 @dataclass(frozen=True)
-class Model:
-    """A family in a bake-off: its overrides except steps and seed, and each training's share of the minutes."""
+class Model(plans.Trial):
+    """A family, or a combination, in a bake-off, without steps and seed; and each training's share of the minutes."""
 
     family: str
-    overrides: list[str]
     shares: dict[str, float]
-    variant: str = "default"  # of the clips that it is scored against
 
-    def document(self, home: Path, steps: dict[str, int], seed: int, timed: str | None = None) -> dict[str, Any]:
+    @property
+    def variant(self) -> str:
+        """The variant of the clips that it is scored against."""
+        return self.document["families"][self.family]["clips"]
+
+    def params(self, home: Path, steps: dict[str, int], seed: int, timed: str | None = None) -> dict[str, Any]:
         """The content of params.yaml with these steps per training; schedules counted in steps are scaled with them.
 
         `timed` names the training that only times its steps: its schedules are scaled to the steps after the warm-up, and its
         sample grid is as small as possible.
         """
-        composed = registry.compose(home / "conf", self.overrides)
         own = [f"{self.family}.generate.seed={seed}"]
         for stage, count in steps.items():
             section = SECTIONS[stage].format(family=self.family)
-            values = parameters.section(composed, section, "params.yaml")
+            values = parameters.section(self.document, section, "params.yaml")
             own += [
                 f"{section}.steps={count}",
                 f"{section}.seed={seed}",
@@ -67,69 +78,60 @@ class Model:
                 share = (count - uncounted) / values["steps"]
                 own += [
                     f"{section}.{key}={max(1, uncounted + round(value * share))}"
-                    for key, value in _leaves(values)
+                    for key, value in plans.leaves(values)
                     if value and SCHEDULE.search(key)
                 ]
         return registry.compose(home / "conf", [*self.overrides, *own])
 
 
-def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def read_plan(home: Path, name: str = "") -> Plan:
+def read_plan(home: Path, name: str = "") -> BakeOff:
     """The plan of conf/bakeoff.yaml; with a name, combined with conf/bakeoff/NAME.yaml, which takes precedence."""
-
-    def read(path: Path) -> Plan:
-        return parameters.parse(Plan, parameters.read_yaml(path), str(path))
-
-    shared, names = read(home / FILE), sorted(path.stem for path in (home / FILES).glob("*.yaml"))
+    shared = plans.read_file(BakeOff, home / FILE)
     if not name:
         return shared
-    if name not in names:
-        raise UserError(f"no bake-off {name!r} in {home / FILES}{did_you_mean(name, names)} (there are: {', '.join(names)})")
-    named = read(home / FILES / f"{name}.yaml")
+    named = plans.read(BakeOff, home / FILES, name, "bake-off")
     families = {
         family: [*shared.families.get(family, []), *named.families.get(family, [])] for family in shared.families | named.families
     }
-    return Plan(title=named.title, overrides=[*shared.overrides, *named.overrides], families=families)
+    return named.model_copy(update={"overrides": [*shared.overrides, *named.overrides], "families": families})
 
 
-def choose_models(home: Path, plan: Plan, extra: Sequence[str], families: Sequence[str]) -> tuple[list[Model], list[Row]]:
-    """The models that can take part, and rows with reasons for the others.
+def choose_models(home: Path, plan: BakeOff, extra: Sequence[str], families: Sequence[str]) -> tuple[list[Model], list[Row]]:
+    """The models that can take part, and rows with reasons for the others; `families` names families or points (none: all).
 
     An override in `extra` of one family's section applies to it alone. UserError if a family is unknown or none can take part.
     """
-    all_families = sorted(path.stem for path in (home / "conf" / "model").glob("*.yaml"))
+    all_families = list(plans.files(home / "conf" / "model"))
+    points = plan.points or {family: [MODEL + family] for family in all_families}
     for name in families:
-        if name not in all_families:
+        if name not in (*all_families, *points):
             raise UserError(f"no family {name!r}{did_you_mean(name, all_families)} (families: {', '.join(all_families)})")
-    if chosen := [override for override in extra if override.startswith("model=")]:
+    if chosen := [override for override in extra if override.startswith(MODEL)]:
         raise UserError(
             f"{chosen[0]}: a bake-off sets `model` for each family; choose families with --families A,B (make: FAMILIES=A,B)"
         )
     # A family's defaults may name another corpus.
     corpus = [] if any(override.startswith("corpus=") for override in extra) else [f"corpus={CORPUS}"]
     models, excluded = [], []
-    for family in [name for name in all_families if not families or name in families]:
-        others = {name for name in all_families if name != family}
-        own = [override for override in extra if others.isdisjoint(override.lstrip("+~").partition("=")[0].split("."))]
-        shared = [override.replace("{family}", family) for override in plan.overrides]
-        overrides = [f"model={family}", *corpus, *plan.families.get(family, []), *shared, *own]
+    for name, point in points.items():
+        family = next(override.removeprefix(MODEL) for override in point if override.startswith(MODEL))
+        combined = [override for override in point if not override.startswith(MODEL)]
+        if families and not {name, family} & set(families):
+            continue
+        others = {other for other in all_families if other != family}
+        own = [override for override in extra if others.isdisjoint(plans.key_of(override).split("."))]
+        shared = plans.of_families(plan.overrides, [family])
+        overrides = [MODEL + family, *corpus, *plan.families.get(family, []), *shared, *combined, *own]
         try:
             document = registry.compose(home / "conf", overrides)
             section = document["families"][family]
             if section.get("trainings") is None:
                 raise UserError("does not generate sound from a request")
             shares = _shares(document, family, section["trainings"])
-            model = Model(family, overrides + absolute_paths(document, home), shares, section["clips"])
-            model.document(home, dict.fromkeys(shares, TIMED_STEPS), 0)
+            model = Model(name, overrides + plans.absolute_paths(document, home), document, family, shares)
+            model.params(home, dict.fromkeys(shares, TIMED_STEPS), 0)
         except Exception as error:  # a mistake in one family's parameters must not stop the others
-            excluded.append(without_score(family, in_a_line(error)))
+            excluded.append(without_score(name, in_a_line(error)))
             continue
         models.append(model)
     if not models:

@@ -1,4 +1,4 @@
-"""One family of a bake-off: times its steps, then trains, generates and scores it with every seed."""
+"""One row of a bake-off: times its steps, then trains, generates and scores it with every seed."""
 
 import csv
 import json
@@ -18,13 +18,14 @@ from flows.terminal import tell
 from flows.trials import run_pipeline
 from soundmill import disk, tracking
 from soundmill.errors import UserError
+from soundmill.models import registry
 
 IRRELEVANT = ("attribution", "evaluate", "rename", "execution")  # sections that change neither a training nor its sounds
 
 
 def row(workspace: Path, home: Path, results: Path, model: Model, minutes: float, seeds: Sequence[int]) -> Row:
     """Time a model's steps unless that is done; then train, generate and score it with every seed."""
-    family, kind = model.family, _kind(model.family)
+    name, kind = model.name, registry.family(model.family).title
     steps: dict[str, int] = {}
     measured = {}
     try:
@@ -32,20 +33,20 @@ def row(workspace: Path, home: Path, results: Path, model: Model, minutes: float
             measured[stage] = measure(workspace, home, results, model, stage, steps, seeds[0])
             steps[stage] = max(1, round(60 * minutes * share / measured[stage]["seconds_per_step"]))
     except UserError as error:
-        return without_score(family, str(error), kind=kind)
+        return without_score(name, str(error), kind=kind)
     trainings = [Training(stage, count, count * measured[stage]["seconds_per_step"] / 60) for stage, count in steps.items()]
-    tell(f"== {family}: " + ", ".join(f"{one.stage} {one.steps:,} steps in {one.minutes:.3g} minutes" for one in trainings))
+    tell(f"== {name}: " + ", ".join(f"{one.stage} {one.steps:,} steps in {one.minutes:.3g} minutes" for one in trainings))
     peak = max(facts["peak_memory_bytes"] for facts in measured.values())
     runs = {}
     for seed in seeds:
-        directory = results / "runs" / f"{family}-{seed}"
+        directory = results / "runs" / f"{name}-{seed}"
         try:
-            runs[seed] = _run(workspace, model.document(home, steps, seed), family, seed, list(steps), directory)
+            runs[seed] = _run(workspace, model, model.params(home, steps, seed), seed, list(steps), directory)
         except UserError as error:
-            return without_score(family, str(error), kind=kind, trainings=trainings, peak_memory_bytes=peak)
+            return without_score(name, str(error), kind=kind, trainings=trainings, peak_memory_bytes=peak)
     first = runs[seeds[0]]
     return Row(
-        family,
+        name,
         scores_under(chosen_embedder(first), {seed: run["scores"] for seed, run in runs.items()}),
         kind=kind,
         parameters=sum(first["parameters"].values()),
@@ -62,40 +63,40 @@ def measure(
 
     The `earlier` trainings that it needs are done with their own steps, so that the model's run finds them in DVC's cache.
     """
-    family, name = model.family, f"{stage}@{model.family}"
-    document = model.document(home, {**earlier, stage: TIMED_STEPS}, seed, timed=stage)
+    family, target = model.family, f"{stage}@{model.family}"
+    document = model.params(home, {**earlier, stage: TIMED_STEPS}, seed, timed=stage)
     read = {section: content for section, content in document.items() if section not in IRRELEVANT}
     read[family] = {section: content for section, content in read[family].items() if section != "generate"}
-    path = _measured(results, family, stage)
+    path = _measured(results, model.name, stage)
     with suppress(OSError, ValueError, KeyError):
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept["params"] == read:
             return kept["measured"]
     with dvc.with_variables({tracking.TRIAL: "1"}):
         measured, took = _timed(
-            workspace, document, name, f"bakeoff: {family}, timing {stage}", family, earlier, stage, "seconds_per_step"
+            workspace, document, target, f"bakeoff: {model.name}, timing {stage}", family, earlier, stage, "seconds_per_step"
         )
     if "seconds_per_step" not in measured:
-        raise UserError(f"{name}: a step could not be timed")
+        raise UserError(f"{target}: a step could not be timed")
     kept = {"params": read, "measured": measured, "took": took}
     disk.write_atomically(path, lambda file: file.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8"))
     return measured
 
 
 def _run(
-    workspace: Path, document: dict[str, Any], family: str, seed: int, stages: Sequence[str], directory: Path
+    workspace: Path, model: Model, document: dict[str, Any], seed: int, stages: Sequence[str], directory: Path
 ) -> dict[str, Any]:
     """Train, generate and score with one seed; results and sounds are copied to `directory`, as the next seed replaces them.
 
     For results from DVC's cache, the recorded times are those of the run that made them.
     """
-    before = _read(directory / "run.json")
+    family, before = model.family, _read(directory / "run.json")
     read = {name: content for name, content in document.items() if name not in IRRELEVANT}
     if before.get("params") != read:
         before = {}
     known = "seconds_per_second" if before.get("seconds_per_second") is None else ""
     made, took = _timed(
-        workspace, document, f"evaluate@{family}", f"bakeoff: {family}, seed {seed}", family, stages, "generate", known
+        workspace, document, f"evaluate@{family}", f"bakeoff: {model.name}, seed {seed}", family, stages, "generate", known
     )
     data = workspace / "data"
     kept = {
@@ -148,8 +149,8 @@ def _cost(workspace: Path, stage: str, family: str) -> Path:
     return workspace / "data" / ".work" / f"{stage}-{family}" / "cost.json"
 
 
-def _measured(results: Path, family: str, stage: str) -> Path:
-    return results / "measured" / f"{family}-{stage}.json"
+def _measured(results: Path, row: str, stage: str) -> Path:
+    return results / "measured" / f"{row}-{stage}.json"
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -183,9 +184,3 @@ def chosen_embedder(run: dict[str, Any]) -> str:
     used = [name for name in run["embedders"] if isinstance(run["scores"]["embedders"].get(name), dict)]
     usable = [name for name in used if not embedders.find(name).ratings]
     return next((name for name in usable if name != "tagger"), "tagger")
-
-
-def _kind(family: str) -> str:
-    from soundmill.models import registry
-
-    return registry.family(family).title

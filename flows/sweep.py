@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from flows import dvc, publishing, results_table, trials
+from flows import dvc, plans, publishing, results_table, trials
 from flows.pipeline import run_to_end
+from flows.plans import Name, PointName, key_of, of_families
 from flows.results_rows import PAPER, Outcome, make_rows
 from flows.results_table import ResultsTable
 from flows.scores import read_scores
 from flows.terminal import tell
-from flows.trials import Name, absolute_paths, comma_separated, numbers, run_pipeline
-from soundmill import params as parameters
+from flows.trials import comma_separated, numbers, run_pipeline
 from soundmill.errors import UserError, show_what_the_terminal_can
 from soundmill.models import registry
 from soundmill.params import Seed, StageParams, did_you_mean
@@ -28,9 +28,7 @@ from pydantic import Field, StringConstraints
 
 FILES = Path("conf/sweep")
 RESULTS = Path("sweeps")  # in the project, a folder per sweep
-FAMILY = "{family}"  # in overrides and keys of seeds: every family of the point
 TARGET = "evaluate"  # the stage to run, with its dependencies
-PointName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,60}$")]  # as MLflow allows in metric names
 Measure = Annotated[str, StringConstraints(pattern=f"^({'|'.join(PAPER)})$")]
 
 
@@ -46,11 +44,9 @@ class Paper(StageParams):
     rows: dict[PointName, dict[Measure, float]] = Field(description="its numbers by the name of our row")
 
 
-class Sweep(StageParams):
+class Sweep(plans.Plan):
     """A file of conf/sweep."""
 
-    title: str
-    overrides: list[str] = Field(description="for every point, as in `soundmill params`; `{family}` stands for every family of it")
     points: dict[PointName, list[str]] = Field(min_length=1, description="the rows; the others are compared with the first")
     subsets: str | None = Field(None, description="a grouping of `evaluate.subsets`; its groups are the rows (null: points are)")
     seeds: Seeds
@@ -59,31 +55,17 @@ class Sweep(StageParams):
 
 
 @dataclass(frozen=True)
-class Run:
-    """One point with one seed: its overrides, and the params.yaml that they compose."""
+class Run(plans.Trial):
+    """One point with one seed."""
 
-    point: str
     seed: int
-    overrides: list[str]
-    document: dict[str, Any]
 
     def __str__(self) -> str:
-        return f"{self.point}, seed {self.seed}"
-
-
-def files(home: Path) -> dict[str, Path]:
-    """The sweep files of a project by name."""
-    return {path.stem: path for path in sorted((home / FILES).glob("*.yaml"))}
+        return f"{self.name}, seed {self.seed}"
 
 
 def read(home: Path, name: str) -> Sweep:
-    """One sweep file; UserError names the file and key of a mistake, or the sweeps there are."""
-    paths = files(home)
-    if name not in paths:
-        names = ", ".join(paths) or "none"
-        raise UserError(f"no sweep {name!r} in {home / FILES}{did_you_mean(name, list(paths))} (there are: {names})")
-    path = paths[name]
-    return parameters.parse(Sweep, parameters.read_yaml(path), str(path))
+    return plans.read(Sweep, home / FILES, name, "sweep")
 
 
 def plan(home: Path, definition: Sweep, extra: Sequence[str], points: Sequence[str], seeds: Sequence[int]) -> list[Run]:
@@ -101,19 +83,21 @@ def plan(home: Path, definition: Sweep, extra: Sequence[str], points: Sequence[s
     prepared = []
     for point in chosen:
         overrides = [*definition.overrides, *subsets, *extra, *definition.points[point]]
-        choices = [override for override in overrides if (home / "conf" / _key(override)).is_dir()]
+        choices = [override for override in overrides if (home / "conf" / key_of(override)).is_dir()]
         families = list(_compose(home, choices, point).get("families") or {})
-        varied = {_key(one) for own in definition.points.values() for one in _of_families(own, families)}
+        varied = {key_of(one) for own in definition.points.values() for one in of_families(own, families)}
         for override in extra:
-            if _key(override) in varied:
-                raise UserError(f"{override}: the points of this sweep differ in {_key(override)}; choose among them with --points")
-        overrides, keys = _of_families(overrides, families), _of_families(definition.seeds.keys, families)
-        prepared.append((point, overrides, keys, absolute_paths(_compose(home, overrides, point), home)))
+            if key_of(override) in varied:
+                raise UserError(
+                    f"{override}: the points of this sweep differ in {key_of(override)}; choose among them with --points"
+                )
+        overrides, keys = of_families(overrides, families), of_families(definition.seeds.keys, families)
+        prepared.append((point, overrides, keys, plans.absolute_paths(_compose(home, overrides, point), home)))
     runs = []
     for seed in values:
         for point, overrides, keys, paths in prepared:
             seeded = [*overrides, *(f"{key}={seed}" for key in keys), *paths]
-            runs.append(Run(point, seed, seeded, _compose(home, seeded, point)))
+            runs.append(Run(point, seeded, _compose(home, seeded, point), seed))
     return runs
 
 
@@ -124,15 +108,6 @@ def _choose(definition: Sweep, points: Sequence[str]) -> list[str]:
                 f"no point {point!r}{did_you_mean(point, list(definition.points))} (points: {', '.join(definition.points)})"
             )
     return [point for point in definition.points if not points or point in points]
-
-
-def _of_families(texts: Sequence[str], families: Sequence[str]) -> list[str]:
-    """The texts, those with `{family}` once for every family."""
-    return [text.replace(FAMILY, family) for text in texts for family in (families if FAMILY in text else [""])]
-
-
-def _key(override: str) -> str:
-    return override.partition("=")[0].lstrip("+~")
 
 
 def _compose(home: Path, overrides: list[str], point: str) -> dict[str, Any]:
@@ -197,13 +172,13 @@ def _trials(home: Path, name: str, directory: Path, definition: Sweep, runs: lis
 def _run(workspace: Path, name: str, definition: Sweep, run: Run) -> list[Outcome]:
     """Run the pipeline with a run's parameters; returns its rows, or one with the reason of the failure."""
     if failure := run_pipeline(workspace, run.document, [TARGET], f"{name}: {run}"):
-        return [Outcome(run.point, run.seed, failure=failure)]
+        return [Outcome(run.name, run.seed, failure=failure)]
     scores = read_scores(workspace)
     return [row for family in run.document["families"] for row in _rows_of(run, definition, family, scores.get(family))]
 
 
 def _rows_of(run: Run, definition: Sweep, family: str, metrics: dict[str, Any] | None) -> list[Outcome]:
-    row = run.point if len(run.document["families"]) == 1 else f"{run.point} {family}"
+    row = run.name if len(run.document["families"]) == 1 else f"{run.name} {family}"
     if metrics is None:
         return [Outcome(row, run.seed, failure=f"data/metrics/evaluate/{family}.json does not exist")]
     if definition.subsets is None:
@@ -211,7 +186,7 @@ def _rows_of(run: Run, definition: Sweep, family: str, metrics: dict[str, Any] |
     groups = metrics.get("subsets", {}).get(definition.subsets, {})
     if not groups:
         return [Outcome(row, run.seed, failure=f"no clip of this corpus belongs to a group of {definition.subsets!r}")]
-    prefix = "" if len(definition.points) == 1 and row == run.point else f"{row} "
+    prefix = "" if len(definition.points) == 1 and row == run.name else f"{row} "
     shared = {key: metrics[key] for key in ("protocol", "files", "embedders")}
     return [Outcome(f"{prefix}{group}", run.seed, {**shared, **scores}) for group, scores in groups.items()]
 
@@ -229,7 +204,7 @@ def queue(home: Path, name: str, runs: Sequence[Run]) -> None:
         raise UserError(f"--queue: DVC's queue runs nothing in {home}, which is not ASCII; move the project, or leave out --queue")
     dvc.check_changes(home, tell)
     for number, run in enumerate(runs, start=1):
-        experiment = re.sub("[^A-Za-z0-9]+", "-", f"sweep {name} {run.point} seed {run.seed}")
+        experiment = re.sub("[^A-Za-z0-9]+", "-", f"sweep {name} {run.name} seed {run.seed}")
         tell(f"[{number}/{len(runs)}] queued {dvc.queue(home, experiment, run.overrides)}")
 
 
@@ -267,7 +242,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         home = Path.cwd()
         if args.name is None:
-            for name in files(home):
+            for name in plans.files(home / FILES):
                 tell(f"{name:<12} {read(home, name).title}")
             tell("\n`python -m flows.sweep --help` shows how to run them")
             return 0

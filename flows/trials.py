@@ -1,4 +1,4 @@
-"""What sweeps and bake-offs share: they compose the parameters of one row after another and run its pipeline in a workspace."""
+"""How sweeps and bake-offs run: the pipeline of one row after another in a workspace, then the table of all."""
 
 import argparse
 import os
@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 from prefect import get_run_logger
 from prefect.states import Completed, Failed, State
-from pydantic import StringConstraints
 
-from flows import checkout, crashed_runs, lanes, locks, publishing
+from flows import crashed_runs, lanes, locks, publishing
 from flows.pipeline import pipeline
 from flows.results_table import ResultsTable
 from flows.scores import shown
@@ -21,10 +20,6 @@ from flows.terminal import tell
 from soundmill import params as parameters
 from soundmill import tracking
 from soundmill.errors import UserError
-
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$"  # of a sweep, a family, a folder of sounds
-Name = Annotated[str, StringConstraints(pattern=NAME)]
-
 
 T = TypeVar("T")
 
@@ -87,17 +82,6 @@ def run_pipeline(workspace: Path, document: dict[str, Any], stages: Sequence[str
         return None
     lines = [line.strip() for line in (state.message or "no message").splitlines() if line.strip()]
     return " ".join(dict.fromkeys([lines[0], lines[-1]]))[:400]  # the stage and its last line
-
-
-def absolute_paths(document: Any, home: Path, key: str = "") -> list[str]:
-    """Overrides that make every path that is relative to the project absolute."""
-    if isinstance(document, dict):
-        nested = [absolute_paths(value, home, f"{key}.{name}" if key else name) for name, value in document.items()]
-        return [override for overrides in nested for override in overrides]
-    if isinstance(document, str) and (absolute := checkout.with_absolute_paths(document, home)) != document:
-        quoted = absolute.replace("\\", "\\\\").replace("'", "\\'")
-        return [f"{key}='{quoted}'"]
-    return []
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import get_args, get_type_hints
 import pytest
 import soundfile
 
-from flows import bakeoff, bakeoff_models, bakeoff_runs, locks, summary
+from flows import bakeoff, bakeoff_models, bakeoff_runs, locks, plans, summary
 from flows.bakeoff_models import MAX_VALIDATIONS, TIMED_STEPS, WARM_UP_STEPS
 from flows.results_rows import Row, Training
 from flows.results_scores import Estimate, MetricResult
@@ -49,7 +49,7 @@ def test_shares_are_those_of_trainings_that_can_be_set_and_who_has_none_cannot_g
             assert shares.keys() <= bakeoff_models.SECTIONS.keys()
 
 
-def the_plan() -> bakeoff_models.Plan:
+def the_plan() -> bakeoff_models.BakeOff:
     return bakeoff_models.read_plan(ROOT)
 
 
@@ -58,7 +58,7 @@ def test_who_takes_part_and_what_is_for_whom() -> None:
     models, excluded = bakeoff.choose_models(ROOT, plan, ["ddpm_mel.train.batch_size=5", "corpus.recordings=20"], [])
     assert {model.family for model in models} | {row.name for row in excluded} == set(registry.FAMILIES)
     assert {row.name: row.why_not for row in excluded}["upsampler"] == "does not generate sound from a request"
-    documents = {model.family: model.document(ROOT, dict.fromkeys(model.shares, 50), 7) for model in models}
+    documents = {model.family: model.params(ROOT, dict.fromkeys(model.shares, 50), 7) for model in models}
     assert documents["ddpm_mel"]["ddpm_mel"]["train"]["batch_size"] == 5
     for family, document in documents.items():
         assert document["corpus"]["recordings"] == 20
@@ -72,16 +72,16 @@ def test_who_takes_part_and_what_is_for_whom() -> None:
         (100, TIMED_STEPS),
         (1000, 1000 // MAX_VALIDATIONS),
     ):  # none among timed steps
-        assert model.document(ROOT, {"train": steps}, 0)["ddpm_mel"]["train"]["validate_every_steps"] == looks_every
+        assert model.params(ROOT, {"train": steps}, 0)["ddpm_mel"]["train"]["validate_every_steps"] == looks_every
     weights = documents["rave"]["rave"]["autoencoder"]["weights"]  # of 3000, of which 2000 are the first phase's
     assert (weights["steps"], weights["phase_1_steps"], weights["kl"]["steps"]) == (50, 33, 20000)  # the ramp is absolute
     rave = next(model for model in models if model.family == "rave")
-    timed = rave.document(ROOT, {"autoencoder": 50, "train": TIMED_STEPS}, 0, timed="train")
+    timed = rave.params(ROOT, {"autoencoder": 50, "train": TIMED_STEPS}, 0, timed="train")
     assert (timed["rave"]["train"]["grid"], documents["rave"]["rave"]["train"]["grid"]["rows"]) == ({"columns": 1, "rows": 1}, 3)
     assert timed["rave"]["autoencoder"] == documents["rave"]["rave"]["autoencoder"] | {
         "weights": documents["rave"]["rave"]["autoencoder"]["weights"] | {"seed": 0}
     }  # so that DVC has it in its cache
-    timed = rave.document(ROOT, {"autoencoder": TIMED_STEPS}, 0, timed="autoencoder")
+    timed = rave.params(ROOT, {"autoencoder": TIMED_STEPS}, 0, timed="autoencoder")
     first = timed["rave"]["autoencoder"]["weights"]["phase_1_steps"]
     assert first - WARM_UP_STEPS == 2 * (TIMED_STEPS - first) == 8  # the training's own two to one, of what is counted
     assert WARM_UP_STEPS == curve.WARM_UP_STEPS
@@ -103,7 +103,7 @@ def test_an_override_that_names_a_family_anywhere_is_for_it_alone() -> None:
 def test_families_of_several_lanes_are_composed_at_the_same_time() -> None:
     models, _ = bakeoff_models.choose_models(ROOT, the_plan(), [], ["ddpm_mel", "rave"])
     with ThreadPoolExecutor(4) as pool:
-        documents = list(pool.map(lambda number: models[number % 2].document(ROOT, {}, number), range(8)))
+        documents = list(pool.map(lambda number: models[number % 2].params(ROOT, {}, number), range(8)))
         assert len(set(map(len, pool.map(summary.changed_parameters, [ROOT] * 4)))) == 1
     assert [document["families"].keys() for document in documents] == [{"ddpm_mel": 0}.keys(), {"rave": 0}.keys()] * 4
 
@@ -112,7 +112,7 @@ def test_a_named_plan_counts_above_that_of_every_bake_off() -> None:
     plan = bakeoff_models.read_plan(ROOT, "one_shots")
     overrides, families = ["corpus=folder", "corpus.path=../drums"], ["diffusion_ae", "rave", "ddpm_mel"]
     models, _ = bakeoff_models.choose_models(ROOT, plan, overrides, families)
-    documents = {one.family: one.document(ROOT, dict.fromkeys(one.shares, 9), 0) for one in models}
+    documents = {one.family: one.params(ROOT, dict.fromkeys(one.shares, 9), 0) for one in models}
     assert {document["clips"]["default"]["clip_seconds"] for document in documents.values()} == {1.024}
     autoencoder, latents = (
         documents["diffusion_ae"]["diffusion_ae"]["autoencoder"],
@@ -122,7 +122,7 @@ def test_a_named_plan_counts_above_that_of_every_bake_off() -> None:
     assert "diffusion_ae" not in documents["rave"]
     assert "ddpm_mel" not in documents["rave"]["spectrogram"]
     (tango,), _ = bakeoff_models.choose_models(ROOT, bakeoff_models.read_plan(ROOT, "esc10"), [], ["tango"])
-    threads = tango.document(ROOT, {}, 0)["tango"]
+    threads = tango.params(ROOT, {}, 0)["tango"]
     assert [threads[stage]["hardware"]["threads"] for stage in ("autoencoder", "train")] == [1, 1]
     with pytest.raises(UserError, match=r"no bake-off 'one_shot' in .*; did you mean 'one_shots'"):
         bakeoff_models.read_plan(ROOT, "one_shot")
@@ -135,7 +135,7 @@ def test_trainings_are_counted_that_there_are() -> None:
     def shares(*extra: str) -> dict[str, float]:
         (tango,), excluded = bakeoff_models.choose_models(ROOT, plan, extra, ["tango"])
         assert excluded == []
-        document = tango.document(ROOT, dict.fromkeys(tango.shares, 9), 0)
+        document = tango.params(ROOT, dict.fromkeys(tango.shares, 9), 0)
         assert (document["tango"]["train"]["steps"], document["tango"]["train"]["epochs"]) == (9, None)
         if "vocoder" in tango.shares:
             assert document["vocoder"]["weights"]["steps"] == 9
@@ -213,12 +213,32 @@ def test_a_training_that_is_in_the_cache_is_timed_again_and_alone(workspace, tmp
     assert (seconds < 8.0, training) == (True, 8.0)  # the autoencoder's own training, done before `train` was timed
 
 
+def test_two_combinations_of_one_family_are_a_row_each(workspace, tmp_path) -> None:
+    combinations = {"unet": ["model=ddpm_mel"], "transformer": ["model=ddpm_mel", "net@ddpm_mel.train.network=dit"]}
+    file = tmp_path / "two.yaml"
+    params.write_yaml({"title": "Two", "overrides": [], "families": {}, "points": combinations | {"rave": ["model=rave"]}}, file)
+    plan = plans.read_file(bakeoff_models.BakeOff, file)
+    models, _ = bakeoff_models.choose_models(ROOT, plan, ["ddpm_mel.train.batch_size=5"], ["ddpm_mel"])
+    assert [(model.name, model.family) for model in models] == [("unet", "ddpm_mel"), ("transformer", "ddpm_mel")]
+    assert [model.document["ddpm_mel"]["train"]["batch_size"] for model in models] == [5, 5]
+    assert models[0].document["ddpm_mel"]["train"]["network"] != models[1].document["ddpm_mel"]["train"]["network"]
+    for model in models:
+        bakeoff_runs.measure(tmp_path, ROOT, tmp_path / "results", model, "train", {}, 0)
+    assert sorted(path.stem for path in (tmp_path / "results/measured").iterdir()) == ["transformer-train", "unet-train"]
+    (alone,), _ = bakeoff_models.choose_models(ROOT, plan, [], ["transformer"])
+    assert alone.name == "transformer"
+    params.write_yaml({"title": "Two", "overrides": [], "families": {}, "points": {"unet": ["scale=laptop"]}}, file)
+    with pytest.raises(UserError, match=r"points.*unet: names no family; add `model=FAMILY`"):
+        plans.read_file(bakeoff_models.BakeOff, file)
+
+
 def test_the_speed_is_that_of_the_run_that_made_the_sounds(workspace, tmp_path) -> None:
     directory = tmp_path / "results" / "runs" / "tiny-0"
 
     def run(seed: int, **section: int) -> float:
+        tiny = SimpleNamespace(name="tiny", family="tiny")
         document = {"tiny": {"generate": {"seed": seed, **section}}, "evaluate": {"embedders": ["tagger"], **section}}
-        return bakeoff_runs._run(tmp_path, document, "tiny", seed, ["train"], directory)["seconds_per_second"]
+        return bakeoff_runs._run(tmp_path, tiny, document, seed, ["train"], directory)["seconds_per_second"]
 
     workspace.ran = {"generate@tiny", "train@tiny"}
     assert run(0) == 2.0

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from flows import locks, sweep
+from flows import locks, plans, sweep
 from flows.terminal import LOG
 from soundmill import ledger, tracking
 from soundmill.errors import UserError
@@ -171,10 +171,10 @@ def planned(name: str) -> list[sweep.Run]:
     return sweep.plan(ROOT, sweep.read(ROOT, name), ["corpus=esc", "corpus.path=../somewhere"], [], [3, 4])
 
 
-@pytest.mark.parametrize("name", sorted(sweep.files(ROOT)))
+@pytest.mark.parametrize("name", sorted(plans.files(ROOT / "conf/sweep")))
 def test_the_projects_sweeps_compose_and_their_points_differ(name: str) -> None:
     definition, runs = sweep.read(ROOT, name), planned(name)
-    assert [(run.point, run.seed) for run in runs] == [(point, seed) for seed in (3, 4) for point in definition.points]
+    assert [(run.name, run.seed) for run in runs] == [(point, seed) for seed in (3, 4) for point in definition.points]
     groups = {"events": {"one event", "several events"}, "labels": {"1 label", "2 labels", "3 or more labels"}}
     ours = groups.get(definition.subsets, set()) if definition.subsets else set(definition.points)
     assert definition.paper is None or ours & set(definition.paper.rows)  # the paper's rows are called as ours are
