@@ -51,7 +51,9 @@ def measure_size(clips: list[generator.AudioCapsClip], seconds: float, work: Pat
     check = run([*soundmill(), "corpus", "check", str(corpus)], checkout.root)
     commit = checkout.dvc("commit", "--force")
     for name in stages:
-        stages[name]["bytes"], stages[name]["files"] = on_disk(checkout.root, dvc.outputs_of(checkout.root, name))
+        stages[name]["bytes"], stages[name]["files"] = on_disk(
+            checkout.root, [out["path"] for out in dvc.entry_of(checkout.root, name).get("outs", [])]
+        )
     return {
         "counts": {
             name: counts_of(checkout.root / f"data/metrics/{name}.json")

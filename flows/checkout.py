@@ -180,18 +180,14 @@ def _leaves(path: Any) -> str:
 
 def _outputs(destination: Path) -> list[str]:
     """Check out what the cache has; returns the stages whose results could not be restored, as text."""
-    absent = dvc.checkout(destination)
+    dvc.checkout(destination)
     changed = dvc.changed(destination)
-    missing = []
-    for stage in dvc.stages(destination):
-        reasons = changed.get(stage.name, [])
-        restored = reasons == ["always changed"] and not set(absent) & set(dvc.outputs_of(destination, stage.name))
-        if reasons and not restored:
-            missing.append(
-                f"stage {stage.name}: dvc.lock and the cache do not have its results; "
-                f"`dvc repro {stage.name}` there takes them from the run cache, or rebuilds them"
-            )
-    return missing
+    return [
+        f"stage {stage.name}: dvc.lock and the cache do not have its results; "
+        f"`dvc repro {stage.name}` there takes them from the run cache, or rebuilds them"
+        for stage in dvc.stages(destination)
+        if changed.get(stage.name, ["always changed"]) != ["always changed"]
+    ]
 
 
 def _outside(home: Path, destination: Path) -> list[str]:

@@ -79,13 +79,21 @@ def stages(root: Path) -> list[Stage]:
     """All stages of the graph in topological order; ties in the order of dvc.yaml."""
     order: list[str] = []
     above: dict[str, set[str]] = {}
-    for line in _dvc(root, "dag", "--dot").splitlines():
-        names = re.findall(r'"((?:[^"\\]|\\.)*)"', line)
-        if len(names) == 2:
-            above.setdefault(names[1], set()).add(names[0])
-        elif len(names) == 1:
-            order.append(names[0])
+    for name, below in _graph(root):
+        if below:
+            above.setdefault(below, set()).add(name)
+        else:
+            order.append(name)
     return [stage for stage in _sorted(order, above) if not stage.name.endswith(".dvc")]
+
+
+def _graph(root: Path, *options: str) -> Iterator[tuple[str, str | None]]:
+    """The nodes of `dvc dag` as (name, None), and its edges as (name, name of the one below)."""
+    for line in _dvc(root, "dag", "--dot", *options).strip().split("\n")[1:-1]:
+        node = re.fullmatch(r'"([^"]*)"(?: -> "([^"]*)")?;', line)
+        if not node:  # DVC does not escape names
+            raise UserError(f"{root}/dvc.yaml: the name of an output has a quote or a line break: {line!r}; rename it")
+        yield node[1], node[2]
 
 
 def _sorted(order: list[str], above: dict[str, set[str]]) -> list[Stage]:
@@ -125,20 +133,9 @@ def entry_of(root: Path, name: str) -> dict[str, Any]:
     return _read_lock(root).get("stages", {}).get(name, {})
 
 
-def outputs_of(root: Path, name: str) -> list[str]:
-    """Paths that a stage wrote, according to dvc.lock; empty if it never ran."""
-    return [out["path"] for out in entry_of(root, name).get("outs", [])]
-
-
 def outputs(root: Path) -> list[str]:
     """Paths that stages and .dvc files write, as DVC resolves them: relative to `root`, absolute if outside."""
-    paths = []
-    for line in _dvc(root, "dag", "--outs", "--dot").strip().split("\n")[1:-1]:
-        node = re.fullmatch(r'"([^"]*)"( -> "[^"]*")?;', line)
-        if not node:  # DVC does not escape names
-            raise UserError(f"{root}/dvc.yaml: the name of an output has a quote or a line break: {line!r}; rename it")
-        paths += [] if node[2] else [node[1]]
-    return paths
+    return [path for path, below in _graph(root, "--outs") if below is None]
 
 
 def _read_lock(root: Path) -> dict[str, Any]:
@@ -184,7 +181,7 @@ def repro(
         if not ended:
             own.append("killed; if memory ran out, lower execution.workers")
         raise StageFailed(stage, list(own), transient=not ended)
-    words = [line.removeprefix("ERROR: ") for line in child.words.splitlines() if line.strip()][-KEPT_LINES:]
+    words = _words(child.words)
     # A `dvc` that was killed may have left either file damaged, and another one may hold DVC's locks.
     damaged = child.code < 0 or lockfile.is_damaged(root) or dvc_recovery.unreadable_locks(root)
     busy = locks.holders(root)
@@ -296,10 +293,18 @@ def _dvc(root: Path, *arguments: str) -> str:
     """Output of a short dvc command; UserError with its message if it fails."""
     done = _run(root, *arguments)
     if done.returncode:
-        words = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.strip()]
-        lines = "\n".join(f"  {line}" for line in words[-KEPT_LINES:])
-        raise UserError(f"`dvc {' '.join(arguments)}` failed in {root}; fix it and run again:\n{lines}")
+        raise _failed(root, arguments, done)
     return done.stdout
+
+
+def _failed(root: Path, arguments: Sequence[str], done: subprocess.CompletedProcess[str]) -> UserError:
+    lines = "\n".join(f"  {line}" for line in _words(done.stderr))
+    return UserError(f"`dvc {' '.join(arguments)}` failed in {root}; fix it and run again:\n{lines}")
+
+
+def _words(text: str) -> list[str]:
+    """The last lines of what `dvc` said."""
+    return [line.removeprefix("ERROR: ") for line in text.splitlines() if line.strip()][-KEPT_LINES:]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -386,18 +391,8 @@ def unused(root: Path, others: Sequence[Path]) -> list[Path]:
     return sorted(Path(line.removeprefix("Removing ")) for line in lines if line.startswith("Removing "))
 
 
-def checkout(root: Path) -> list[str]:
-    """Restore the outputs in dvc.lock from the cache; returns the paths that the cache lacks."""
+def checkout(root: Path) -> None:
+    """Restore the outputs in dvc.lock that the cache has; UserError if that fails for another reason than that it lacks some."""
     done = _run(root, "checkout", "--force", "--relink")
-    lines = [line.strip() for line in (done.stdout + "\n" + done.stderr).splitlines() if line.strip()]
-    if done.returncode == 0:
-        return []
-    start = next((index + 1 for index, line in enumerate(lines) if "Checkout failed for following targets" in line), None)
-    if start is None:
-        raise UserError(f"`dvc checkout` failed in {root}:\n" + "\n".join(f"  {line}" for line in lines[-KEPT_LINES:]))
-    missing = []
-    for line in lines[start:]:
-        if line.startswith(("Is your cache", "<http")):
-            break
-        missing.append(line)
-    return missing
+    if done.returncode and "not_in_cache" not in json.loads(_dvc(root, "data", "status", "--granular", "--json")):
+        raise _failed(root, ("checkout",), done)

@@ -8,6 +8,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from flows.terminal import duration
 from soundmill import disk, dvc_recovery, lifetime
 from soundmill.errors import UserError
@@ -32,7 +34,7 @@ def holders(root: Path) -> list[Holder]:
     """The processes that run DVC in this project now, by its locks on the repository and on paths."""
     running = {}
     temporary = root / ".dvc" / "tmp"
-    written = _mtime(root / lifetime.LOCKS)
+    written = (root / lifetime.LOCKS).stat().st_mtime if (root / lifetime.LOCKS).exists() else 0.0
     for info in lifetime.dvc_locks(root):
         started = _started(info["pid"])
         if started is not None and started <= written + 1:  # a process that started later has only inherited the number
@@ -78,13 +80,12 @@ def repair_unreadable(root: Path, say: Say) -> bool:
 
 def dvc_in(root: Path) -> list[Holder]:
     """Running `dvc` processes in this checkout, whether or not they hold a lock."""
-    holders = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        words = _command_line(int(entry.name))
-        with suppress(OSError):
-            if re.search(r"(^|/)dvc( |$)", words) and (entry / "cwd").resolve().is_relative_to(root.resolve()):
-                holders.append(Holder(int(entry.name), words))
-    return holders
+    found = []
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        words, place = " ".join(process.info["cmdline"] or ()), process.info["cwd"]
+        if place and re.search(r"(^|/)dvc( |$)", words) and Path(place).is_relative_to(root.resolve()):
+            found.append(Holder(process.pid, words))
+    return found
 
 
 @contextmanager
@@ -141,32 +142,18 @@ def _number_in(path: Path) -> int:
         return 0
 
 
-def _mtime(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
-
-
 def _started(pid: int) -> float | None:
     """When a running process started, in seconds since 1970; None if it does not run.
 
     Zombies, as in a container without init, count as ended.
     """
-    try:
-        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        if state in "ZX":
-            return None
-        ticks = int(rest[18])
-        boot = next(int(line.split()[1]) for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime"))
-    except (OSError, ValueError, IndexError, StopIteration):
-        return None
-    return boot + ticks / os.sysconf("SC_CLK_TCK")
+    with suppress(psutil.Error):
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+    return None
 
 
 def _command_line(pid: int) -> str:
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return ""
-    return " ".join(word.decode("utf-8", "replace") for word in words if word)
+    with suppress(psutil.Error):
+        return " ".join(psutil.Process(pid).cmdline())
+    return ""

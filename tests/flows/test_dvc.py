@@ -51,7 +51,7 @@ def test_a_stage_runs_once_with_this_python_and_says_its_lines(tiny: Path, monke
     assert dvc.repro(tiny, "first", lines.append) == "cached"
     assert dvc.repro(tiny, "first", lines.append, force=True) == "ran"
     assert dvc.metrics_of(tiny, {"first", "evaluate@tiny"}) == [tiny / "data/metrics/first.json"]
-    assert dvc.outputs_of(tiny, "first") == ["data/first.txt", "data/metrics/first.json"]
+    assert [out["path"] for out in dvc.entry_of(tiny, "first")["outs"]] == ["data/first.txt", "data/metrics/first.json"]
 
 
 @pytest.mark.slow
