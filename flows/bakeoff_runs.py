@@ -5,7 +5,6 @@ import json
 import shutil
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from flows import dvc
 from flows.bakeoff_models import TIMED_STEPS, Model
 from flows.results_rows import Row, Training, slope, without_score
 from flows.results_scores import scores_under
+from flows.scores import read_json
 from flows.terminal import tell
 from flows.trials import run_pipeline
 from soundmill import disk, tracking
@@ -68,10 +68,9 @@ def measure(
     read = {section: content for section, content in document.items() if section not in IRRELEVANT}
     read[family] = {section: content for section, content in read[family].items() if section != "generate"}
     path = _measured(results, model.name, stage)
-    with suppress(OSError, ValueError, KeyError):
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept["params"] == read:
-            return kept["measured"]
+    kept = read_json(path)
+    if kept.get("params") == read:
+        return kept["measured"]
     with dvc.with_variables({tracking.TRIAL: "1"}):
         measured, took = _timed(
             workspace, document, target, f"bakeoff: {model.name}, timing {stage}", family, earlier, stage, "seconds_per_step"
@@ -90,7 +89,7 @@ def _run(
 
     For results from DVC's cache, the recorded times are those of the run that made them.
     """
-    family, before = model.family, _read(directory / "run.json")
+    family, before = model.family, read_json(directory / "run.json")
     read = {name: content for name, content in document.items() if name not in IRRELEVANT}
     if before.get("params") != read:
         before = {}
@@ -102,8 +101,8 @@ def _run(
     kept = {
         "params": read,
         "embedders": document["evaluate"]["embedders"],
-        "scores": _read(data / "metrics" / "evaluate" / f"{family}.json"),
-        "parameters": {stage: _read(data / "metrics" / stage / f"{family}.json").get("parameters", 0) for stage in stages},
+        "scores": read_json(data / "metrics" / "evaluate" / f"{family}.json"),
+        "parameters": {stage: read_json(data / "metrics" / stage / f"{family}.json").get("parameters", 0) for stage in stages},
         "seconds_per_second": made.get("seconds_per_second") or before.get("seconds_per_second"),
         "held_out": {stage: _held_out(data / "plots" / "loss" / f"{stage}_{family}.csv") for stage in stages},
         "took": max(before.get("took", took), took, key=lambda one: one["training"]),
@@ -139,10 +138,10 @@ def _timed(
     start = time.monotonic()
     if why := run_pipeline(workspace, document, [target], name):
         raise UserError(why)
-    if wanted and not _read(costs[stage]).get(wanted):
+    if wanted and not read_json(costs[stage]).get(wanted):
         dvc.repro(workspace, f"{stage}@{family}", tell, force=True)
-    training = sum(_read(costs[one]).get("seconds", 0.0) for one in trainings)
-    return _read(costs[stage]), {"seconds": time.monotonic() - start, "training": training}
+    training = sum(read_json(costs[one]).get("seconds", 0.0) for one in trainings)
+    return read_json(costs[stage]), {"seconds": time.monotonic() - start, "training": training}
 
 
 def _cost(workspace: Path, stage: str, family: str) -> Path:
@@ -151,13 +150,6 @@ def _cost(workspace: Path, stage: str, family: str) -> Path:
 
 def _measured(results: Path, row: str, stage: str) -> Path:
     return results / "measured" / f"{row}-{stage}.json"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """The content of a JSON file; empty if it is missing or damaged."""
-    with suppress(OSError, ValueError):
-        return json.loads(path.read_text(encoding="utf-8"))
-    return {}
 
 
 def _held_out(curve: Path) -> list[tuple[int, float]]:
@@ -170,7 +162,7 @@ def total_seconds(results: Path, rows: Sequence[Row], seeds: Sequence[int]) -> t
     """Seconds for timing, training, generating and scoring these rows, and for training alone, as recorded when each was done."""
     files = [results / "runs" / f"{row.name}-{seed}" / "run.json" for row in rows for seed in seeds]
     files += [_measured(results, row.name, training.stage) for row in rows for training in row.trainings]
-    took = [_read(file).get("took", {}) for file in files]
+    took = [read_json(file).get("took", {}) for file in files]
     return sum(one.get("seconds", 0.0) for one in took), sum(one.get("training", 0.0) for one in took)
 
 

@@ -24,6 +24,14 @@ def read_scores(root: Path) -> dict[str, dict[str, Any]]:
     return scores
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The content of a JSON file; empty if it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
 def by_baseline(name: str) -> tuple[int, str]:
     """Sort key of baselines: real sounds first."""
     order = ["floor", "real", "codec_floor", "codec", "silence", "noise", "chance"]

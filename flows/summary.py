@@ -1,12 +1,11 @@
 """The summary of a pipeline's run in MLflow: scores, reports, what was trained on what, changed parameters."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from flows.results_scores import metrics_in
-from flows.scores import by_baseline, markdown_table
+from flows.scores import by_baseline, markdown_table, read_json
 from soundmill import attribution, hashing, manifest, tracking
 from soundmill.errors import UserError
 from soundmill.params import compose, read_yaml
@@ -81,7 +80,7 @@ def record(run: tracking.PipelineRun, root: Path, scores: dict[str, dict[str, An
 
 def _material(root: Path, family: str) -> str:
     """Whether the terms of its training material are known and none refuses its use; empty before the stage `attribution`."""
-    about = _json(root / ATTRIBUTION / family / "summary.json")
+    about = read_json(root / ATTRIBUTION / family / "summary.json")
     return attribution.material(about["marks"]) if about else ""
 
 
@@ -141,11 +140,4 @@ def changed_parameters(root: Path) -> dict[str, tuple[Any, Any]]:
 
 
 def _metrics(root: Path, name: str) -> dict[str, Any]:
-    return _json(root / "data" / "metrics" / f"{name}.json")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+    return read_json(root / "data" / "metrics" / f"{name}.json")

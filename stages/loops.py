@@ -69,12 +69,10 @@ def run(
     report = ctx.map_shards(loops_shard, jobs, loops / "audio", unit="recording")
     for name in report.details:  # of shards without a loop
         (loops / "audio" / name).unlink()
-    reasons = Counter(row["reason"] for row in report.quarantine)
     if not report.counts.get("loops"):
-        counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(3))
         raise UserError(
-            f"none of the {recordings.num_rows} recordings is a loop: {counts}; first: {_first(report)}. A tempo in the name "
-            "(`pad 120bpm.wav`) helps if the pulse is weak; check also `lowest_bpm` and `longest_stretch` of these loops"
+            f"none of the {recordings.num_rows} recordings is a loop: {report.main_reasons}; first: {_first(report)}. A tempo in "
+            "the name (`pad 120bpm.wav`) helps if the pulse is weak; check also `lowest_bpm` and `longest_stretch` of these loops"
         )
     found = _write_tables(corpus, loops, recordings)
     misnamed = [row["path"] for row in found if is_misnamed(row["named_bpm"], row["bpm"])]
@@ -90,7 +88,7 @@ def run(
         "misnamed": len(misnamed),
         "misnamed_first": misnamed[:NAMED],
         "ffmpeg": ffmpeg.ffmpeg_version(),  # stretching is reproducible only with one version
-        "quarantined_for": {reason.replace(" ", "_"): count for reason, count in sorted(reasons.items())},
+        "quarantined_for": report.quarantined_for,
     }
 
 

@@ -2,7 +2,6 @@
 
 import math
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import groupby
@@ -44,17 +43,15 @@ def run(params: ClipPlan, ctx: stage.Context, corpus: stage.Input, segments: sta
     report = ctx.map_shards(resample_shard, jobs, clips)
     for name in report.details:  # shards without clips
         (clips / name).unlink()
-    reasons = Counter(row["reason"] for row in report.quarantine)
     if not report.counts.get("clips"):
-        counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(3))
-        raise UserError(f"no clip survived decoding: {counts}. Check the recordings, or `silence_dbfs` of these clips")
+        raise UserError(f"no clip survived decoding: {report.main_reasons}. Check the recordings, or `silence_dbfs` of these clips")
     return {
         "clips": report.counts["clips"],
         "recordings": report.counts["recordings"],
         "seconds": report.counts["samples"] / params.sample_rate,
         **{name: report.counts.get(name, 0) for name in COUNTED},
         "lost_clips": cuts.num_rows - report.counts["clips"],
-        "quarantined_for": {reason.replace(" ", "_"): count for reason, count in sorted(reasons.items())},
+        "quarantined_for": report.quarantined_for,
     }
 
 

@@ -1,6 +1,5 @@
 """Plan cuts of every recording into clips of at most `clip_seconds`: a table of sample-exact cuts, without audio."""
 
-from collections import Counter
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -39,11 +38,9 @@ def run(
         key = hashing.digest(shards.table_digest(rows.select(KEY)), stretches)
         jobs.append(shards.Job(shards.shard_name(shard), (rows, sources, params, stretches), rows.num_rows, key))
     report, plans = ctx.make_shards(plan_shard, jobs, "plans", unit="recording")
-    reasons = Counter(row["reason"] for row in report.quarantine)
     if not report.counts.get("clips"):
-        counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(3))
         raise UserError(
-            f"none of the {recordings.num_rows} recordings gives a clip: {counts}. "
+            f"none of the {recordings.num_rows} recordings gives a clip: {report.main_reasons}. "
             "Check the files, or `tail` and `max_seconds` of these clips in params.yaml"
         )
     names = ClipNames()
@@ -62,7 +59,7 @@ def run(
         "forgotten_clips": report.counts.get("forgotten_clips", 0),
         "dropped_seconds": report.counts.get("dropped_samples", 0) / params.sample_rate,
         "renamed_clips": names.renamed,
-        "quarantined_for": {reason.replace(" ", "_"): count for reason, count in sorted(reasons.items())},
+        "quarantined_for": report.quarantined_for,
         "remarks": len(report.details),
         "first_remarks": sorted(report.details)[:SHOWN_REMARKS],
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,16 @@ class Report:
 
     def reject(self, path: str, reason: str, detail: str = "") -> None:
         self.quarantine.append({"path": path, "reason": reason, "detail": detail})
+
+    @property
+    def quarantined_for(self) -> dict[str, int]:
+        """How many items were rejected for each reason, by a key for the metrics."""
+        return dict(sorted(Counter(row["reason"].replace(" ", "_") for row in self.quarantine).items()))
+
+    @property
+    def main_reasons(self) -> str:
+        """The most common reasons, in words."""
+        return ", ".join(f"{count} {reason}" for reason, count in Counter(row["reason"] for row in self.quarantine).most_common(3))
 
     def add(self, other: Report) -> None:
         for key, value in other.counts.items():

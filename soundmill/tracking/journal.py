@@ -10,7 +10,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,31 +71,29 @@ class Writer:
 
     def send_file(self, path: Path, event: dict[str, Any], name: str) -> None:
         """Record a snapshot of a file or directory, linked or copied: the stage may move or rewrite it later."""
-        target = self._place(name)
-        try:
+
+        def copy(target: Path) -> None:
             if path.is_dir():
                 shutil.copytree(path, target, copy_function=_link_or_copy)
             else:
-                target.parent.mkdir(parents=True)
                 _link_or_copy(str(path), str(target))
-        except OSError as error:
-            say(f"tracking: {path} could not be recorded: {error}")
-            return
-        self.send({**event, "path": str(target.relative_to(self.folder))})
+
+        self._send_with(copy, event, name, path)
 
     def send_content(self, content: bytes, event: dict[str, Any], name: str) -> None:
-        target = self._place(name)
+        self._send_with(lambda target: target.write_bytes(content), event, name, name)
+
+    def _send_with(self, write: Callable[[Path], Any], event: dict[str, Any], name: str, what: str | Path) -> None:
+        """Record an event with a file, which `write` makes in the journal."""
+        self._files += 1
+        target = self.folder / "files" / str(self._files) / Path(name).name
         try:
             target.parent.mkdir(parents=True)
-            target.write_bytes(content)
+            write(target)
         except OSError as error:
-            say(f"tracking: {name} could not be recorded: {error}")
-            return
-        self.send({**event, "path": str(target.relative_to(self.folder))})
-
-    def _place(self, name: str) -> Path:
-        self._files += 1
-        return self.folder / "files" / str(self._files) / Path(name).name
+            say(f"tracking: {what} could not be recorded: {error}")
+        else:
+            self.send({**event, "path": str(target.relative_to(self.folder))})
 
     def close(self) -> None:
         self._file.close()

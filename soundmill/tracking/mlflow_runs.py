@@ -89,12 +89,13 @@ class Runs:
 
     def write(self, run_id: str, events: list[dict[str, Any]], folder: Path) -> None:
         """Write several metrics, or one event of another kind, with its file below `folder`."""
-        getattr(self, f"_{events[0]['op']}")(run_id, events, folder)
+        if events[0]["op"] == "metrics":
+            self._write_metrics(run_id, events)
+        else:
+            (event,) = events
+            getattr(self, f"_{event['op']}")(run_id, event, folder)
 
-    def _open(self, run_id: str, events: list[dict[str, Any]], folder: Path) -> None:
-        self.log_params(run_id, events[0].get("params") or {})
-
-    def _metrics(self, run_id: str, events: list[dict[str, Any]], folder: Path) -> None:
+    def _write_metrics(self, run_id: str, events: list[dict[str, Any]]) -> None:
         from mlflow.entities import Metric
 
         points = [
@@ -102,8 +103,11 @@ class Runs:
         ]
         self.client.log_batch(run_id, metrics=points)
 
-    def _params(self, run_id: str, events: list[dict[str, Any]], folder: Path) -> None:
-        self.log_params(run_id, events[0]["values"])
+    def _open(self, run_id: str, event: dict[str, Any], folder: Path) -> None:
+        self.log_params(run_id, event.get("params") or {})
+
+    def _params(self, run_id: str, event: dict[str, Any], folder: Path) -> None:
+        self.log_params(run_id, event["values"])
 
     def log_params(self, run_id: str, values: dict[str, str]) -> None:
         from mlflow.entities import Param
@@ -112,27 +116,25 @@ class Runs:
         for start in range(0, len(params), MAX_PARAMS):
             self.client.log_batch(run_id, params=params[start : start + MAX_PARAMS])
 
-    def _tags(self, run_id: str, events: list[dict[str, Any]], folder: Path) -> None:
+    def _tags(self, run_id: str, event: dict[str, Any], folder: Path) -> None:
         from mlflow.entities import RunTag
 
-        values = dict(events[0]["values"])
+        values = dict(event["values"])
         if note := values.get(NOTE):  # it may link to files of the run
             experiment_id = self.client.get_run(run_id).info.experiment_id
             values[NOTE] = note.replace("{run_id}", run_id).replace("{experiment_id}", experiment_id)
         self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in values.items()])
 
-    def _file(self, run_id: str, events: list[dict[str, Any]], folder: Path) -> None:
-        (event,) = events
+    def _file(self, run_id: str, event: dict[str, Any], folder: Path) -> None:
         path, target = folder / event["path"], event["folder"]
         if path.is_dir():
             self.client.log_artifacts(run_id, str(path), f"{target}/{path.name}" if target else path.name)
         else:
             self.client.log_artifact(run_id, str(path), target or None)
 
-    def _dataset(self, run_id: str, events: list[dict[str, Any]], folder: Path) -> None:
+    def _dataset(self, run_id: str, event: dict[str, Any], folder: Path) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        (event,) = events
         schema = {"mlflow_colspec": [{"type": kind, "name": name, "required": True} for name, kind in event["columns"].items()]}
         dataset = Dataset(
             name=event["name"],
@@ -145,7 +147,7 @@ class Runs:
         tags = [InputTag("mlflow.data.context", event["context"])] if event["context"] else []
         self.client.log_inputs(run_id, datasets=[DatasetInput(dataset, tags)])
 
-    def _model(self, run_id: str, events: list[dict[str, Any]], folder: Path) -> None:
+    def _model(self, run_id: str, event: dict[str, Any], folder: Path) -> None:
         """Log and register a model, unless an earlier attempt did."""
         import mlflow
         import numpy
@@ -153,7 +155,6 @@ class Runs:
         from mlflow.models import Model, ModelSignature, infer_signature
         from mlflow.types import Schema, TensorSpec
 
-        (event,) = events
         run = self.client.get_run(run_id)
         tags = {key: run.data.tags[key] for key in (JOURNAL, "git_sha", "dvc_lock_digest", "family") if key in run.data.tags}
         tags["digest"] = event["digest"]
@@ -184,9 +185,8 @@ class Runs:
             versions = self.client.search_model_versions(query)
         self.client.set_registered_model_alias(event["registered"], "newest", str(versions[0].version))
 
-    def _scored(self, run_id: str, events: list[dict[str, Any]], folder: Path) -> None:
+    def _scored(self, run_id: str, event: dict[str, Any], folder: Path) -> None:
         """Tag the versions of a registered model that have these weights with their scores, and the best version as `best`."""
-        (event,) = events
         name, values = event["registered"], event["values"]
         experiment = self.client.get_experiment(self.client.get_run(run_id).info.experiment_id)
         first = rank_by(self.client, experiment, sorted(values))
@@ -201,9 +201,8 @@ class Runs:
             best = min(scored, key=lambda version: (float(version.tags[first]), -int(version.version)))
             self.client.set_registered_model_alias(name, "best", str(best.version))
 
-    def _attributed(self, run_id: str, events: list[dict[str, Any]], folder: Path) -> None:
+    def _attributed(self, run_id: str, event: dict[str, Any], folder: Path) -> None:
         """Store a table of credits with the run and above the checkpoint of the versions with these weights, and tag them."""
-        (event,) = events
         table = str(folder / event["path"])
         self.client.log_artifact(run_id, table)
         for version in self.client.search_model_versions(f"name = '{event['registered']}'"):

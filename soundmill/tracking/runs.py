@@ -262,9 +262,7 @@ def stage_run(
             run._send_state(state, on="parent")
 
     run = StageRun(None if is_off() else open, name, root if system_metrics else None)
-    with _ended(run, home):
-        if start:
-            run.start()
+    with _recorded(run, home, start):
         yield run
 
 
@@ -299,8 +297,7 @@ def pipeline_run(
 
     run = PipelineRun(None if is_off() else open)
     run.home = home
-    with _ended(run, home):
-        run.start()
+    with _recorded(run, home):
         yield run
 
 
@@ -313,8 +310,7 @@ def result_run(home: Path, name: str, kind: str, tags: dict[str, Any], parent: S
         _begin(run, home, name, {"kind": kind, "mlflow.source.name": f"soundmill {kind}", **tags}, above, {})
 
     run = StageRun(None if is_off() else open)
-    with _ended(run, home):
-        run.start()
+    with _recorded(run, home):
         yield run
 
 
@@ -345,9 +341,11 @@ def _given_parent() -> str | None:
 
 
 @contextmanager
-def _ended(run: StageRun, home: Path) -> Iterator[None]:
+def _recorded(run: StageRun, home: Path, start: bool = True) -> Iterator[None]:
     """End the run with the outcome of the block; a failure is always recorded."""
     try:
+        if start:
+            run.start()
         yield
     except BaseException as error:
         if isinstance(error, Exception):
