@@ -37,8 +37,8 @@ class BakeOff(plans.Plan):
     @classmethod
     def _each_is_of_a_family(cls, points: dict[str, list[str]]) -> dict[str, list[str]]:
         for name, overrides in points.items():
-            if not any(override.startswith(MODEL) for override in overrides):
-                raise ValueError(f"{name}: names no family; add `model=FAMILY`")
+            if not any(override.startswith(MODEL) and "[" not in override for override in overrides):
+                raise ValueError(f"{name}: names no family, or several; give one, as `model=FAMILY`")
         return points
 
 
@@ -120,16 +120,14 @@ def choose_models(home: Path, plan: BakeOff, extra: Sequence[str], families: Seq
             continue
         others = {other for other in all_families if other != family}
         own = [override for override in extra if others.isdisjoint(plans.key_of(override).split("."))]
-        shared = plans.of_families(plan.overrides, [family])
-        overrides = [MODEL + family, *corpus, *plan.families.get(family, []), *shared, *combined, *own]
+        overrides = [MODEL + family, *corpus, *plan.families.get(family, []), *plan.overrides, *combined, *own]
         try:
-            document = registry.compose(home / "conf", overrides)
-            section = document["families"][family]
-            if section.get("trainings") is None:
+            trial = plans.compose(home, name, overrides, [family])
+            trainings = trial.document["families"][family].get("trainings")
+            if trainings is None:
                 raise UserError("does not generate sound from a request")
-            shares = _shares(document, family, section["trainings"])
-            model = Model(name, overrides + plans.absolute_paths(document, home), document, family, shares)
-            model.params(home, dict.fromkeys(shares, TIMED_STEPS), 0)
+            model = Model(**vars(trial), family=family, shares=_shares(trial.document, family, trainings))
+            model.params(home, dict.fromkeys(model.shares, TIMED_STEPS), 0)
         except Exception as error:  # a mistake in one family's parameters must not stop the others
             excluded.append(without_score(name, in_a_line(error)))
             continue

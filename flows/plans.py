@@ -10,6 +10,7 @@ from pydantic import Field, StringConstraints
 from flows import checkout
 from soundmill import params as parameters
 from soundmill.errors import UserError
+from soundmill.models import registry
 from soundmill.params import StageParams, did_you_mean
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$"  # of a sweep, a family, a folder of sounds
@@ -66,14 +67,16 @@ def of_families(texts: Sequence[str], families: Sequence[str]) -> list[str]:
     return [text.replace(FAMILY, family) for text in texts for family in (families if FAMILY in text else [""])]
 
 
-def absolute_paths(document: dict[str, Any], home: Path) -> list[str]:
-    """Overrides that make every path that is relative to the project absolute: rows run in a workspace."""
-    quoted = []
+def compose(home: Path, name: str, overrides: Sequence[str], families: Sequence[str]) -> Trial:
+    """A row with these overrides. Paths relative to the project (`./` or `../`) become absolute, because it runs in a workspace."""
+    overrides = of_families(overrides, families)
+    document = registry.compose(home / "conf", overrides)
+    paths = []
     for key, value in leaves(document):
         if isinstance(value, str) and (absolute := checkout.with_absolute_paths(value, home)) != value:
-            text = absolute.replace("\\", "\\\\").replace("'", "\\'")
-            quoted.append(f"{key}='{text}'")
-    return quoted
+            quoted = absolute.replace("\\", "\\\\").replace("'", "\\'")
+            paths.append(f"{key}='{quoted}'")
+    return Trial(name, overrides + paths, document)
 
 
 def leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -4,7 +4,8 @@ import argparse
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -71,9 +72,8 @@ def read(home: Path, name: str) -> Sweep:
 def plan(home: Path, definition: Sweep, extra: Sequence[str], points: Sequence[str], seeds: Sequence[int]) -> list[Run]:
     """Every run of a sweep, the first seed of all points first, so that the table is complete early.
 
-    `extra` are overrides of all points; `points` and `seeds` replace the file's unless empty. Paths relative to the project (`./`
-    or `../`) become absolute, because points run in a workspace. UserError if an override cannot be composed, or sets a parameter
-    in which the points differ.
+    `extra` are overrides of all points; `points` and `seeds` replace the file's unless empty. UserError if an override cannot be
+    composed, or sets a parameter in which the points differ.
     """
     chosen = _choose(definition, points)
     values = list(seeds) or definition.seeds.values
@@ -84,20 +84,22 @@ def plan(home: Path, definition: Sweep, extra: Sequence[str], points: Sequence[s
     for point in chosen:
         overrides = [*definition.overrides, *subsets, *extra, *definition.points[point]]
         choices = [override for override in overrides if (home / "conf" / key_of(override)).is_dir()]
-        families = list(_compose(home, choices, point).get("families") or {})
+        with _about(point):
+            families = list(registry.compose(home / "conf", choices).get("families") or {})
         varied = {key_of(one) for own in definition.points.values() for one in of_families(own, families)}
         for override in extra:
             if key_of(override) in varied:
                 raise UserError(
                     f"{override}: the points of this sweep differ in {key_of(override)}; choose among them with --points"
                 )
-        overrides, keys = of_families(overrides, families), of_families(definition.seeds.keys, families)
-        prepared.append((point, overrides, keys, plans.absolute_paths(_compose(home, overrides, point), home)))
+        with _about(point):
+            prepared.append((plans.compose(home, point, overrides, families), of_families(definition.seeds.keys, families)))
     runs = []
     for seed in values:
-        for point, overrides, keys, paths in prepared:
-            seeded = [*overrides, *(f"{key}={seed}" for key in keys), *paths]
-            runs.append(Run(point, seeded, _compose(home, seeded, point), seed))
+        for trial, keys in prepared:
+            seeded = [*trial.overrides, *(f"{key}={seed}" for key in keys)]
+            with _about(trial.name):
+                runs.append(Run(trial.name, seeded, registry.compose(home / "conf", seeded), seed))
     return runs
 
 
@@ -110,9 +112,10 @@ def _choose(definition: Sweep, points: Sequence[str]) -> list[str]:
     return [point for point in definition.points if not points or point in points]
 
 
-def _compose(home: Path, overrides: list[str], point: str) -> dict[str, Any]:
+@contextmanager
+def _about(point: str) -> Iterator[None]:
     try:
-        return registry.compose(home / "conf", overrides)
+        yield
     except UserError as error:
         raise UserError(f"point {point!r}: {error}") from None
 
