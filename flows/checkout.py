@@ -180,7 +180,7 @@ def _leaves(path: Any) -> str:
 
 def _outputs(destination: Path) -> list[str]:
     """Check out what the cache has; returns the stages whose results could not be restored, as text."""
-    dvc.checkout(destination)
+    dvc.checkout(destination)  # what it could not restore, DVC then finds changed
     changed = dvc.changed(destination)
     return [
         f"stage {stage.name}: dvc.lock and the cache do not have its results; "
