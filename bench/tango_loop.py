@@ -118,9 +118,9 @@ class Training:
 
     def _source(self, work: Path) -> Any:
         """Latents and states in flat files, as the training reads them."""
+        from soundmill.models.components.latents.store import Posteriors
         from soundmill.models.components.text_states.states import Texts
-        from soundmill.models.preparing import Captions
-        from soundmill.models.tango.training import LatentsAndTexts
+        from soundmill.models.preparing import Captioned
         from soundmill.training.loader import Described, gather
 
         def flat(arrays: list[np.ndarray], name: str) -> Any:
@@ -136,8 +136,8 @@ class Training:
         states = [self.encoder(caption).values for caption in CAPTIONS]
         self.encoder.net.to(self.device)
         captions = [[item % len(CAPTIONS)] for item in range(len(posteriors))]
-        told = Captions(captions, Texts(flat(states, "states"), states[0]))
-        return LatentsAndTexts(flat(posteriors, "latents"), told, dropout=0.0)
+        texts = Texts(flat(states, "states"), states[0])
+        return Captioned(Posteriors(flat(posteriors, "latents")), captions, texts.padded)
 
     def _batches(self) -> Iterator[np.ndarray]:
         for step in range(self.steps):
@@ -152,7 +152,7 @@ class Training:
         rng = torch.Generator(self.device).manual_seed(0)
         for items in self._batches():
             posterior, states, mask = (
-                value.to(self.device) for value in self.source.batch(items, np.tile([0.0, 1.0], (self.items, 1)))
+                value.to(self.device) for value in self.source.batch(items, np.zeros((self.items, 2)))
             )
             noise = torch.empty_like(posterior[:, 0].float()).normal_(generator=rng)
             self._step(draw_x0(posterior, self.autoencoder.scaling_factor, noise), states.float(), mask)

@@ -168,7 +168,7 @@ def speed(choice: Sequence[str], steps: int, repetitions: int) -> float:
     document = composed(choice)
     trained, clips = parse(TrainParams, document["waveform_unet"]["train"], "waveform_unet.train"), clips_of(document)
     net = build_net(trained, clips["channels"], num_labels=1).eval()
-    model = WaveformUNet(trained, net, clips["sample_rate"], clips["channels"], ["any"])
+    model = WaveformUNet(trained, net, clips["sample_rate"], clips["channels"], labels=["any"])
 
     def time_steps(count: int) -> float:
         sampling = trained.sampling.model_copy(update={"num_steps": count})

@@ -258,11 +258,8 @@ def test_the_script_generates_without_soundmill_what_soundmill_generates(tmp_pat
     labels = ["bell", "rain", "wind"] if condition == "label" else []
     torch.manual_seed(0)
     net = unets.build_net(settings, 2, len(labels)).eval()
-    unets.save(
-        unets.WaveformUNet(settings, net, 16_000, 2, labels, sigma_data=deviation),
-        tmp_path / "checkpoint",
-        {"weights": {"last": {"step": 1}}},
-    )
+    trained = unets.WaveformUNet(settings, net, 16_000, 2, sigma_data=deviation, labels=labels)
+    trained.save(tmp_path / "checkpoint", {"weights": {"last": {"step": 1}}})
     source = origin(tmp_path / "checkpoint")
     assert model.write_plain(tmp_path / "checkpoint", unets.load(tmp_path / "checkpoint"), source, tmp_path) == card.NET
     asked = labels[1:]

@@ -14,7 +14,9 @@ from soundmill.audio.tags import MadeBy, SourceType
 from soundmill.errors import UserError
 from soundmill.hashing import tree_digest
 from soundmill.models import adapted
-from soundmill.models.params import FamilyGenerateParams
+from soundmill.models.components import registry as components
+from soundmill.models.params import FamilyGenerateParams, read_sections
+from soundmill.params import parse_section
 from soundmill.training import checkpoint
 from soundmill.training.params import Use
 
@@ -123,7 +125,8 @@ class Prepared:
     samples: Sequence[Request] | Tensor  # shown while it trains: sounds to generate, or real waves [N, C, T] to reconstruct
     columns: int  # of the picture of samples
     held_out: HeldOut | None  # None if the validation split has no clip
-    save: Callable[[Path, dict[str, Any]], None]  # writes the checkpoint into a directory, with human-readable facts
+    parts: Sequence[Path] = ()  # components in the checkpoint, which adapters take from their base
+    own_parts: Sequence[Path] = ()  # those that adapters have too
     mixes: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # training mixes: id → the two clips
 
 
@@ -141,16 +144,19 @@ class Rehearsal:
 class Family:
     """A family; its package defines it as `FAMILY`. Modules are named, not imported: parameters are read without torch."""
 
+    name: str
     title: str  # one line
     paper: str  # its source, one line
     train_params: type[FamilyTrainParams]  # of `<family>.train`
-    model: str  # module with `load` and `networks`
+    model: str  # module with `load` and `net_in`
     training: str  # module with `prepare` and `rehearse`
     generate_params: type[FamilyGenerateParams] = FamilyGenerateParams  # of `<family>.generate`
     fixed: tuple[str, ...] = ()  # parts of `<family>.train` that `start_from` requires to be equal
     published: str = ""  # module with `read` for published files with its `SUFFIX`, if there are any
     weights: str = checkpoint.WEIGHTS  # file of a checkpoint with the last weights
-    adapted: str = ""  # the part of `networks` that adapters can be trained in (`lora`); "": none
+    part: str = "unet"  # name of its net among its networks
+    codec: str = "autoencoder"  # name of its codec among them
+    adapted: bool = False  # adapters can be trained in its net (`lora`)
     tagger: bool = False  # its training uses the project's tagger
     longer: bool = False  # it also makes sounds longer than `num_samples`
     loops: bool = False  # its sounds are loops of one bar in 4/4, `num_samples` long
@@ -161,11 +167,14 @@ class Family:
         return import_module(self.model).load(directory)
 
     def networks(self, document: dict[str, Any]) -> dict[str, nn.Module]:
-        """Its networks by part, newly initialised, for the content of a params.yaml.
+        """Its networks by part, newly initialised and without label embeddings, for the content of a params.yaml.
 
-        Called on torch's meta device, to count parameters at any scale, so it must not read the values of weights.
+        Called on torch's meta device, to count parameters at any scale, so it must not read the values of weights. A text encoder's
+        size is unknown without its files.
         """
-        return import_module(self.model).networks(document)
+        params = parse_section(document, f"{self.name}.train", self.train_params)
+        net = import_module(self.model).net_in(document, params, 0)
+        return {self.part: net, **components.networks(document, self.name, self.codec)}
 
     def prepare(
         self, params: FamilyTrainParams, ctx: Any, inputs: Path, parts: Path, tagger: Path, catalog: Path, start: Model | None
@@ -179,7 +188,10 @@ class Family:
 
     def rehearse(self, document: dict[str, Any], num_labels: int) -> Rehearsal:
         """A training on noise, for the content of a params.yaml and a number of labels."""
-        return import_module(self.training).rehearse(document, num_labels)
+        params, _, sampling = read_sections(document, self.name, self.train_params, self.generate_params)
+        labels = num_labels if params.by_label else 0
+        net = import_module(self.model).net_in(document, params, labels)
+        return import_module(self.training).rehearse(document, params, sampling, net, labels)
 
 
 def can(model: Model, what: Capability) -> bool:
@@ -191,45 +203,6 @@ def require(model: Model, what: Capability, name: str) -> None:
     if not can(model, what):
         able = [other for other in get_args(Capability) if can(model, other)]
         raise UserError(f"the family {name!r} cannot {what}; it can {' and '.join(able)}")
-
-
-def save(directory: Path, config: FamilyConfig, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], **more: Any) -> None:
-    """Write a family's checkpoint with human-readable `facts`; `more` are options of `checkpoint.save`."""
-    checkpoint.save(directory, {**config.model_dump(mode="json"), **facts}, tensors, **more)
-
-
-def save_net(
-    directory: Path,
-    config: FamilyConfig,
-    net: nn.Module,
-    facts: Mapping[str, Any],
-    weights: str = checkpoint.WEIGHTS,
-    parts: Sequence[Path] = (),
-    own_parts: Sequence[Path] = (),
-) -> None:
-    """Write a checkpoint with a whole net, or with the adapters in it and without the `parts` that their base has.
-
-    `own_parts` are components that adapters do not take from their base.
-    """
-    from soundmill.training import adapters
-
-    if not adapters.are_in(net):
-        save(directory, config, net.state_dict(), facts, weights=weights, parts=[*parts, *own_parts])
-        return
-    save(directory, config, adapters.weights_of(net), facts, weights=adapted.WEIGHTS, parts=own_parts)
-    base = facts["started_from"]
-    adapted.write(net, directory, config.params.lora, config.params.start_from, base["checkpoint"])
-
-
-def load_net(net: nn.Module, directory: Path, whole: Path, weights: str = checkpoint.WEIGHTS) -> None:
-    """Load a checkpoint's last weights into `net`; `whole` is adapted.whole(directory).
-
-    If it has adapters, `net` becomes the base, with the weights that the base's params select, and gets the adapters.
-    """
-    checkpoint.load_weights(net, whole / weights)
-    if whole != directory:
-        _load_used(net, whole, checkpoint.read(whole)["params"]["use"])
-        adapted.load(net, directory, adapted.read(directory), adapted.ONE)
 
 
 def add_adapters(model: Model, base: str, added: Sequence[tuple[Path, float]]) -> list[dict[str, Any]]:
@@ -253,7 +226,7 @@ def add_adapters(model: Model, base: str, added: Sequence[tuple[Path, float]]) -
             )
         adapted.load(model.net, directory, found, name)
         if is_checkpoint(directory):
-            _load_used(model.net, directory, checkpoint.read(directory)["params"]["use"], name)
+            load_used(model.net, directory, checkpoint.read(directory)["params"]["use"], name)
         adapters.scale(model.net, name, share)
         facts.append({"adapters": tree_digest(directory), "share": share})
     return facts
@@ -295,14 +268,14 @@ def use_weights(model: Model, directory: Path, which: Use) -> str:
 
     UserError if the checkpoint lacks these weights.
     """
-    name, facts = _load_used(model.net, directory, which)
+    name, facts = load_used(model.net, directory, which)
     step = facts["step"]
     known = {"held-out loss": "valid_loss", "FAD while training": "fad"}
     remarks = "".join(f", {what} {facts[key]:.4g}" for what, key in known.items() if key in facts)
     return f"weights of step {name}{remarks}" if name.isdecimal() else f"{name} weights (step {step}{remarks})"
 
 
-def _load_used(net: nn.Module, directory: Path, which: Use, adapter: str = adapted.ONE) -> tuple[str, dict[str, Any]]:
+def load_used(net: nn.Module, directory: Path, which: Use, adapter: str = adapted.ONE) -> tuple[str, dict[str, Any]]:
     """Load the weights `which` of a checkpoint into a net (or its `adapter`) that has the last; returns as `stored_weights`."""
     name, facts = stored_weights(directory, which)
     if name != "last":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -46,10 +46,18 @@ class FamilyTrainParams(TrainingParams):
     def items(self) -> int:
         """Items per batch."""
 
+    text_key: ClassVar[str] = "text_width"  # parameter that is the width of the text encoder's states
+    without: ClassVar[dict[str, str]] = {}  # parameter and value that train without a `label` or `caption`, where there must be one
+
+    @property
+    def by_label(self) -> bool:
+        """Whether the net is told labels."""
+        return False
+
     @property
     def by_caption(self) -> bool:
-        """Whether the family's section of `text` must name an encoder."""
-        return "caption" in getattr(self, "condition", "")
+        """Whether the net is told captions, so that the family's section of `text` must name an encoder."""
+        return False
 
     def check_spec(self, spec: MelSpec | None) -> None:
         """UserError if these parameters do not fit `spec`, the family's spectrogram, if it has one; or a spec of their own."""
@@ -87,6 +95,36 @@ class BatchedTrainParams(FamilyTrainParams):
     @property
     def items(self) -> int:
         return self.batch_size
+
+
+class ConditionedTrainParams(BatchedTrainParams):
+    """Of families that are told what their `condition` names."""
+
+    without: ClassVar[dict[str, str]] = {"label": "condition to `none` or `caption`", "caption": "condition to `none` or `label`"}
+
+    condition: Literal["none", "label", "caption"]
+
+    @property
+    def by_label(self) -> bool:
+        return "label" in self.condition
+
+    @property
+    def by_caption(self) -> bool:
+        return "caption" in self.condition
+
+
+class VectorTrainParams(ConditionedTrainParams):
+    """Of families whose net is told a vector for each item: label weights, or that of a caption."""
+
+    text_width: int | None = Field(  # earlier checkpoints lack it
+        None, ge=1, description="width of the text encoder's states, for `condition: caption`"
+    )
+
+    @model_validator(mode="after")
+    def _captions_have_a_width(self) -> VectorTrainParams:
+        if self.by_caption != (self.text_width is not None):
+            raise ValueError("text_width is for condition `caption`, which needs it: set both, or text_width to null")
+        return self
 
 
 class FamilyGenerateParams(StageParams):

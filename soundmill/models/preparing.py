@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,57 +15,65 @@ from torch import Tensor
 
 from soundmill import manifest, shards
 from soundmill.errors import UserError
-from soundmill.models.catalog import choose_by_hash, read_weights
+from soundmill.models.catalog import beginnings, choose_by_hash, read_weights
 from soundmill.models.components.text_states import states as text_states
 from soundmill.models.components.text_states.states import TextConfig, Texts
 from soundmill.models.family import Model, Prepared, Rehearsal, Request
-from soundmill.models.labels import Labelled, label_weights
 from soundmill.models.params import BatchedTrainParams
 from soundmill.models.requests import of_captions, of_grid
-from soundmill.training.loader import Batch, Order, Source
+from soundmill.models.trained import label_weights
+from soundmill.training.loader import Batch, Order, Source, crop_places
 from soundmill.training.module import TrainingModule
 from soundmill.training.monitoring import HeldOut
 from soundmill.training.seeds import seed_of
 
 
 @dataclass(frozen=True)
-class Captions:
-    """The captions of items, of which one is drawn."""
+class Labelled:
+    """A source that appends label weights [b, num_labels] to the batches of another."""
 
-    numbers: Sequence[Sequence[int]]  # of each item's captions
-    texts: Texts
+    source: Source
+    label_weights: Tensor  # [N, num_labels]
 
-    def drawn(self, item: int, which: float) -> int | None:
-        """The caption at `which` in [0, 1); None if the item has none."""
-        captions = self.numbers[item]
-        return captions[int(which * len(captions))] if captions else None
+    def batch(self, items: np.ndarray, drawn: np.ndarray) -> tuple[Tensor, ...]:
+        return *self.source.batch(items, drawn), self.label_weights[items]
 
 
 @dataclass(frozen=True)
 class Captioned:
-    """A source that appends what one caption per item tells.
+    """A source that appends what one caption per item tells, None for an item without.
 
-    `drawn` [b, 2] in [0, 1): for the other source, and to select a caption.
+    `drawn` [b, 2 or 3] in [0, 1): for the other source, to select a caption and, below `dropout`, to leave it out.
     """
 
     source: Source
-    captions: Captions
-    # Of the texts of these numbers, None for no text: a function of a module, since it goes to worker processes.
-    told: Callable[[Texts, Sequence[int | None]], tuple[Tensor, ...]]
+    numbers: Sequence[Sequence[int]]  # of each item's captions
+    tell: Callable[[Sequence[int | None]], tuple[Tensor, ...]]  # of captions by number; it goes to worker processes
+    dropout: float = 0.0
 
     def batch(self, items: np.ndarray, drawn: np.ndarray) -> tuple[Tensor, ...]:
-        chosen = [self.captions.drawn(item, which) for item, which in zip(items, drawn[:, 1].tolist(), strict=True)]
-        return *self.source.batch(items, drawn[:, 0]), *self.told(self.captions.texts, chosen)
+        chosen: list[int | None] = []
+        for item, (which, *chance) in zip(items, drawn[:, 1:].tolist(), strict=True):
+            captions = self.numbers[item]
+            told = captions and (not chance or chance[0] >= self.dropout)
+            chosen.append(captions[int(which * len(captions))] if told else None)
+        return *self.source.batch(items, drawn[:, 0]), *self.tell(chosen)
 
 
-def _vectors(texts: Texts, numbers: Sequence[int | None]) -> tuple[Tensor]:
-    states = (None if number is None else texts.states.read(number) for number in numbers)
-    return (text_states.vectors(states, int(texts.states.shapes[0, 1])),)
+def _rows(table: Tensor, numbers: Sequence[int | None]) -> tuple[Tensor]:
+    """Rows of a table by number; None: the last."""
+    return (table[[-1 if number is None else number for number in numbers]],)
 
 
-def _with_captions(places: Callable[[int], Tensor], params: BatchedTrainParams, step: int) -> Tensor:
+def with_captions(places: Callable[[int], Tensor], params: BatchedTrainParams, step: int) -> Tensor:
+    """`places` of a step, and numbers that select a caption of each item, [B, 2] in [0, 1)."""
     rng = torch.Generator().manual_seed(seed_of(params.seed, "caption", step))
     return torch.stack([places(step), torch.rand(params.batch_size, generator=rng)], 1)
+
+
+def places_of(crop: str, seed: int, batch_size: int, step: int) -> Tensor:
+    """Relative starts of crops [batch_size] in [0, 1): all 0 with `crop: start`."""
+    return torch.zeros(batch_size) if crop == "start" else crop_places(seed, batch_size, step)
 
 
 @dataclass
@@ -76,9 +85,11 @@ class Clips:
     catalog: Path
     train: dict[str, float]  # weights by clip id
     valid: list[str]
+    mixed: list[str] = field(default_factory=list)  # training mixes
     labels: list[str] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
-    texts: Texts | None = None  # of the captions
+    text: TextConfig | None = None  # the encoder of the captions
+    texts: Texts | None = None
 
     @classmethod
     def read(cls, params: BatchedTrainParams, ctx: Any, catalog: Path) -> Clips:
@@ -93,13 +104,41 @@ class Clips:
         told = ({"captions": [*filter(None, row["captions"] or [])], "labels": sorted(set(row["labels"] or []))} for row in rows)
         return {row["clip_id"]: row | more for row, more in zip(rows, told, strict=True)}
 
-    def know_labels(self, start: Model | None, remedy: str | None = None) -> None:
-        """Those of the training clips, after those of an earlier model; UserError with the remedy, if any, if clips have none."""
-        found = sorted({label for clip_id in self.train for label in self.facts[clip_id]["labels"]})
-        if not found and remedy:
-            raise UserError(f"{self.catalog}: no training clip has a label; {remedy}")
-        before = list(start.labels) if start else []
-        self.labels = [*before, *(label for label in found if label not in before)]
+    def learn_conditions(self, family: str, start: Model | None, texts: Path | None = None) -> Clips:
+        """Read the labels, after those of an earlier model, and the states in `texts` of captions, as the params ask for them.
+
+        UserError if clips have none, and the params of the family say how it trains without.
+        """
+        if self.params.by_label:
+            found = sorted({label for clip_id in self.train for label in self.facts[clip_id]["labels"]})
+            self._refuse_none(found, "no training clip has a label", family, "label")
+            before = list(start.labels) if start else []
+            self.labels = [*before, *(label for label in found if label not in before)]
+        if self.params.by_caption:
+            self.captions = sorted({caption for row in self.facts.values() for caption in row["captions"]})
+            self._refuse_none(self.captions, "no clip has a caption", family, "caption")
+            self.read_texts(texts, "zeros")
+        return self
+
+    def _refuse_none(self, found: Sequence[str], problem: str, family: str, what: str) -> None:
+        if not found and what in self.params.without:
+            raise UserError(f"{self.catalog}: {problem}; set {family}.train.{self.params.without[what]}")
+
+    def read_texts(self, directory: Path, null_text: str) -> None:
+        """Read the states of `captions`."""
+        key = self.params.text_key
+        width = attrgetter(key)(self.params)
+        self.texts = text_states.read_texts(directory, self.captions, null_text, width, key, self.ctx.scratch)
+        self.text = text_states.read_config(directory)
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """Fields of a `TrainedModel` on these clips."""
+        return {"labels": self.labels, "text": self.text, "texts": self.texts}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {"captions": len(self.captions)} if self.text else {"labels": len(self.labels)}
 
     def label_weights(self, clip_ids: Sequence[str]) -> Tensor:
         """[N, num_labels]"""
@@ -109,29 +148,32 @@ class Clips:
         """The source with label weights, if the family knows labels."""
         return Labelled(source, self.label_weights(clip_ids)) if self.labels else source
 
-    def read_texts(self, directory: Path, width: int, remedy: str, key: str = "text_width") -> TextConfig:
-        """Read the states of all captions; returns their encoder. UserError with the remedy if no clip has a caption."""
-        self.captions = sorted({caption for row in self.facts.values() for caption in row["captions"]})
-        if not self.captions:
-            raise UserError(f"{self.catalog}: no clip has a caption; {remedy}")
-        self.texts = text_states.read_texts(directory, self.captions, "zeros", width, key, self.ctx.scratch)
-        return text_states.read_config(directory)
-
-    def captions_of(self, clip_ids: Sequence[str]) -> Captions:
+    def captions_of(self, clip_ids: Sequence[str]) -> list[list[int]]:
+        """Numbers of the captions of each clip; none if the family does not know them."""
         numbers = {caption: number for number, caption in enumerate(self.captions)}
-        return Captions([[numbers[one] for one in self.facts[clip_id]["captions"]] for clip_id in clip_ids], self.texts)
+        return [[numbers[one] for one in self.facts[clip_id]["captions"] if one in numbers] for clip_id in clip_ids]
 
-    def caption_vectors(self, clip_ids: Sequence[str]) -> Tensor:
-        """Of the first caption of each clip, zero if it has none: [N, width]."""
-        return _vectors(self.texts, [numbers[0] if numbers else None for numbers in self.captions_of(clip_ids).numbers])[0]
+    @cached_property
+    def caption_vectors(self) -> Tensor:
+        """A vector of each caption, and zero for none: [captions + 1, width]."""
+        states = (self.texts.states.read(number) for number in range(len(self.captions)))
+        return text_states.vectors([*states, None], self.params.text_width)
+
+    def level_conditions(self, clip_ids: Sequence[str]) -> Tensor:
+        """Of each clip, the vector of its first caption, or its label weights: [N, conditions]."""
+        if not self.text:
+            return self.label_weights(clip_ids)
+        return _rows(self.caption_vectors, [numbers[0] if numbers else None for numbers in self.captions_of(clip_ids)])[0]
 
     def told(self, source: Source, clip_ids: Sequence[str]) -> Source:
         """The source with a vector for each item: of one of its captions, or else its label weights, if the family knows them."""
-        return Captioned(source, self.captions_of(clip_ids), _vectors) if self.texts else self.labelled(source, clip_ids)
+        if not self.text:
+            return self.labelled(source, clip_ids)
+        return Captioned(source, self.captions_of(clip_ids), partial(_rows, self.caption_vectors))
 
     def drawing(self, places: Callable[[int], Tensor]) -> Callable[[int], Tensor]:
         """`places` of a step, [B] in [0, 1); with captions, also a number that selects one of each item, [B, 2]."""
-        return partial(_with_captions, places, self.params) if self.texts else places
+        return partial(with_captions, places, self.params) if self.text else places
 
     @cached_property
     def order(self) -> Order:
@@ -144,15 +186,20 @@ class Clips:
     @cached_property
     def held_out(self) -> list[str]:
         """At most `validate_batches` of the clips for validation."""
-        return choose_by_hash(self.valid, self.params.validate_batches * self.params.batch_size)
+        return choose_by_hash(self.valid, self.params.validate_batches * self.order.batch_size)
 
     def samples(self) -> list[Request]:
         """Requests for the grid: captions, with their labels, or labels, as far as the family knows them."""
         grid, seed = self.params.grid, self.params.seed
-        if not self.captions:
+        if not self.text:
             return of_grid(grid, seed, self.labels)
         labels_of = {caption: row["labels"] for row in self.facts.values() for caption in row["captions"]} if self.labels else {}
         return of_captions(grid, seed, self.captions, labels_of)
+
+    def shown(self, clips: Path) -> Tensor:
+        """Beginnings of real waves [N, C, T] for half of the grid's cells, to reconstruct."""
+        grid = self.params.grid
+        return torch.from_numpy(beginnings(clips, self.held_out or list(self.train), grid.columns * grid.rows // 2))
 
     def prepared(
         self,
@@ -161,16 +208,16 @@ class Clips:
         source_of: Callable[[Sequence[str]], Source],
         draw: Callable[[int], Tensor],
         seconds: float,
-        save: Callable[[Path, dict[str, Any]], None],
         counts: dict[str, int],
         samples: Sequence[Request] | Tensor | None = None,
+        **more: Any,
     ) -> Prepared:
-        """Of items of `seconds`, which `source_of` gives for clip ids; samples None: `samples()`."""
-        clip_ids = list(self.train)
+        """Of items of `seconds`, which `source_of` gives for clip ids; samples None: `samples()`; `more` fields of Prepared."""
+        clip_ids, unseen = list(self.train), self.held_out
         return Prepared(
             module,
             model,
-            source_of(clip_ids),
+            source_of([*clip_ids, *self.mixed]),
             self.order,
             draw,
             seconds,
@@ -178,17 +225,23 @@ class Clips:
             counts,
             self.samples() if samples is None else samples,
             self.params.grid.columns,
-            HeldOut(source_of(self.held_out), len(self.held_out)) if self.held_out else None,
-            save,
+            HeldOut(source_of(unseen), len(unseen)) if unseen else None,
+            **more,
         )
 
 
 def rehearsal(
-    module: TrainingModule, items: int, values: Callable[[torch.Generator], tuple[Tensor, ...]], clips: int, passes: float
+    module: TrainingModule, values: Callable[[torch.Generator], tuple[Tensor, ...]], passes: float, clips: int | None = None
 ) -> Rehearsal:
-    """A training on batches of `items` that `values` draws, of `clips` clips each; a sound takes `passes` of the net."""
+    """A training on batches that `values` draws, of `clips` each (None: as many as items); a sound takes `passes` of the net."""
+    items = module.params.items
 
     def batch(step: int) -> Batch:
         return Batch(step, np.zeros(items, np.int64), values(torch.Generator().manual_seed(step)))
 
-    return Rehearsal(module, batch, clips, round(passes))
+    return Rehearsal(module, batch, clips or items, round(passes))
+
+
+def guided_passes(sampling: Any, guides: bool) -> int:
+    """Passes of the net per generated sound; with guidance, if the net `guides`, two per step."""
+    return sampling.num_steps * (1 + (guides and sampling.guidance_scale != 1))

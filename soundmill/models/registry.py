@@ -182,7 +182,7 @@ def _check_adapters(name: str, lora: LoraParams, document: dict[str, Any]) -> No
     from soundmill.training import adapters
 
     with torch.device("meta"):
-        net = kind.networks(document)[kind.adapted]
+        net = kind.networks(document)[kind.part]
     adapters.check(net, lora)
 
 

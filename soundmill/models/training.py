@@ -41,7 +41,6 @@ from soundmill.training.tagger import TaggerModel, load_tagger
 from soundmill.training.trained_on import write_trained_on
 
 LABELS = "labels.weight"  # label embeddings of a label-conditioned network, one row per label
-CONDITIONS = {"labels": ["labels"], "caption": ["captions"], "none": []}  # columns of the catalog
 REFERENCE = 200  # real clips, at most
 REPLICATES = 200  # bootstrap resamples of an interval
 MEASURED = "score/{}_" + JUDGE  # names of the curves
@@ -95,7 +94,8 @@ def run(params: FamilyTrainParams, ctx: Any, material: Material, model: Path, cu
     steps = module.steps
     write_curve(fitted.points, curves)
     items = {f"training_{what}": count for what, count in counts.items() if what in ("clips", "mixes")}
-    prepared.save(model, {"steps": steps, **items, **sizes, **prompts_of(prepared.samples), **start_facts, **fitted.facts})
+    facts = {"steps": steps, **items, **sizes, **prompts_of(prepared.samples), **start_facts, **fitted.facts}
+    prepared.model.save(model, facts, prepared.parts, prepared.own_parts)
     fitted.save(model)
     write_trained_on(model, catalog, prepared.clip_ids, prepared.mixes, start and Path(start.where))
     fitted.load_into(module, params.use)
@@ -115,7 +115,7 @@ def _announce(ctx: Any, prepared: Prepared, counts: dict[str, int], catalog: Pat
     batch = prepared.order.batch_size * module.accumulate
     share = f" ({trained:,} of them trained, {trained / parameters:.2%})" if trained < parameters else ""
     terminal.say(f"{ctx.name}: {contents}, {parameters:,} parameters{share}, {module.steps} steps of {batch}")
-    told = [*CONDITIONS[prepared.model.condition], *(["labels"] if prepared.model.labels else [])]
+    told = [*(["captions"] if prepared.model.condition == "caption" else []), *(["labels"] if prepared.model.labels else [])]
     columns = {"clip_id": "string", **dict.fromkeys(told, "string")}
     ctx.tracking.log_dataset("training clips", hashing.digest(prepared.clip_ids), counts["clips"], catalog, "training", columns)
     return {"parameters": parameters, **({"trained_parameters": trained} if prepared.model.params.lora else {})}

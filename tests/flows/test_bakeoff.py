@@ -42,7 +42,8 @@ def test_shares_are_those_of_trainings_that_can_be_set_and_who_has_none_cannot_g
     for family in registry.FAMILIES:
         document = params.compose(ROOT / "conf", [f"model={family}"])
         shares = document["families"][family]["trainings"]
-        model = get_type_hints(import_module(registry.family(family).model).load)["return"]
+        load = import_module(registry.family(family).model).load
+        model = getattr(load, "__self__", None) or get_type_hints(load)["return"]
         assert (shares is not None) == any(can(kind, "generate") for kind in get_args(model) or [model]), family
         if shares:
             assert sum(shares.values()) == pytest.approx(1)

@@ -165,7 +165,7 @@ def test_guidance_is_given_at_the_timesteps_of_its_interval_alone(train, spec, s
     diffusion = train.diffusion.model_copy(update={"first_timestep": first})
     settings = train.model_copy(update={"sampling": sampling, "diffusion": diffusion})
     picture = PictureCodec(train.picture, spec)
-    model = DdpmMel(settings, spec, ["bell"], Net(), picture, torch.zeros(1), torch.ones(1, 1))
+    model = DdpmMel(settings, Net(), spec, picture, torch.zeros(1), torch.ones(1, 1), labels=["bell"])
     sample_log_mels(model, torch.ones(3, 1), [0, 1, 2], Run(sampling, torch.device("cpu"), "32", 2, ROOT, ROOT))
     guided = {t for t, count in seen if 0.2 <= t / diffusion.num_timesteps <= 0.6}
     assert 0 < len(guided) < 7
@@ -187,7 +187,7 @@ def test_a_vocoder_is_given_log_mels_not_the_stretched_picture(train, spec, wave
             return torch.zeros(len(log_mels), 1, log_mels.shape[2] * spec.hop_length)
 
     vocoder, picture = Given(), PictureCodec(train.picture.model_copy(update={"height": 512, "width": 501}), spec)
-    model = DdpmMel(train, spec, [], torch.nn.Identity(), picture, torch.zeros(1), torch.zeros(1, 0), vocoder)
+    model = DdpmMel(train, torch.nn.Identity(), spec, picture, torch.zeros(1), torch.zeros(1, 0), vocoder)
     run = Run(train.sampling, torch.device("cpu"), "32", 1, ROOT, ROOT)
     assert model.reconstruct(torch.from_numpy(wave)[None, None], run).shape == (1, 1, len(wave))
     real, given = torch.from_numpy(log_mel(wave, spec)), vocoder.log_mels[0]

@@ -33,7 +33,7 @@ def test_counts_of_the_published_systems():
 def test_a_request_without_labels_gets_one_by_its_seed():
     document = ROWS["diffwave_label"].composed()
     expected = params.parse(registry.family("diffwave").train_params, document["diffwave"]["train"], "diffwave.train")
-    model = Generating(expected, None, RATE, LABELS)
+    model = Generating(expected, None, RATE, labels=LABELS)
     drawn = model._conditions([Request(seed=seed) for seed in range(20)], RUN)
     assert set(map(tuple, drawn.tolist())) == {(1.0, 0.0), (0.0, 1.0)}
     assert model._conditions([Request(LABELS), Request(("rain",))], RUN).tolist() == [[0.5, 0.5], [0.0, 1.0]]

@@ -282,7 +282,7 @@ def test_without_a_label_one_is_drawn_by_the_seed():
 
     torch.manual_seed(0)
     picture = LoopPicture(TANGO, 32_000, 192, "resize")
-    model = ProjectedGan(TRAIN, TANGO, ["bell", "rain"], Generator(TRAIN.generator, 2).eval(), picture, ["none"], [])
+    model = ProjectedGan(TRAIN, Generator(TRAIN.generator, 2).eval(), TANGO, picture, ["none"], [], labels=["bell", "rain"])
     drawn = set()
     for seed in range(8):
         style = model._style(Request(seed=seed), 1.0)
@@ -295,7 +295,7 @@ def test_truncation_goes_to_the_mean_of_all_styles():
     from soundmill.models.projected_gan.model import ProjectedGan
 
     net = Generator(TRAIN.generator).eval()
-    model = ProjectedGan(TRAIN, TANGO, [], net, LoopPicture(TANGO, 32_000, 192, "resize"), ["none"], [])
+    model = ProjectedGan(TRAIN, net, TANGO, LoopPicture(TANGO, 32_000, 192, "resize"), ["none"], [])
     at = {psi: [model._style(Request(seed=seed), psi) for seed in (1, 2)] for psi in (0.0, 0.5, 1.0)}
     assert torch.equal(*at[0.0])
     assert torch.allclose(at[0.5][0], (at[0.0][0] + at[1.0][0]) / 2, atol=1e-6)

@@ -10,12 +10,13 @@ import torch
 from soundmill import params, text
 from soundmill.diffusion.schedules import alpha_bar
 from soundmill.models import registry
+from soundmill.models.components.latents.store import Posteriors
 from soundmill.models.components.text_states import states as conditions
 from soundmill.models.family import Run
-from soundmill.models.preparing import Captions
+from soundmill.models.preparing import Captioned
 from soundmill.models.tango.model import Tango, build_net, sample_latents
 from soundmill.models.tango.params import SamplingParams, TrainParams, UNetParams
-from soundmill.models.tango.training import LatentsAndTexts, draw_texts, draw_times, draw_x0
+from soundmill.models.tango.training import draw_captions, draw_times, draw_x0
 from soundmill.models.tango.unet import TextUNet
 from soundmill.training.loader import Arrays, Loader, Order
 from soundmill.training.module import rate_factor
@@ -132,8 +133,8 @@ def test_an_item_is_told_one_of_its_captions_or_nothing(tmp_path):
     texts = conditions.Texts(
         flat(tmp_path / "texts", [np.full((number + 1, 3), number + 1) for number in range(2)]), np.full((1, 3), 9)
     )
-    source = LatentsAndTexts(posteriors, Captions([[0, 1], []], texts), dropout=0.1)
-    drawn = np.array([[0.0, 0.5], [0.49, 0.1], [0.5, 0.9], [0.99, 0.5], [0.99, 0.0999], [0.5, 0.5]])
+    source = Captioned(Posteriors(posteriors), [[0, 1], []], texts.padded, dropout=0.1)
+    drawn = np.array([[0, 0.0, 0.5], [0, 0.49, 0.1], [0, 0.5, 0.9], [0, 0.99, 0.5], [0, 0.99, 0.0999], [0, 0.5, 0.5]])
     latents, states, mask = source.batch(np.array([0, 0, 0, 0, 0, 1]), drawn)
     assert latents[:, 0, 0, 0, 0].tolist() == [0, 0, 0, 0, 0, 1]
     assert states[:, 0, 0].tolist() == [1, 1, 2, 2, 9, 9]
@@ -144,10 +145,10 @@ def test_every_caption_of_a_clip_is_told_as_often_and_which_follows_from_the_ste
     """Five captions, as AudioCaps' test clips have; a training that resumes is told the same as one that goes on."""
     posteriors = flat(tmp_path / "latents", [np.zeros((2, 1, 1, 1))])
     texts = conditions.Texts(flat(tmp_path / "texts", [np.full((1, 1), number) for number in range(5)]), np.full((1, 1), 9))
-    source = LatentsAndTexts(posteriors, Captions([[0, 1, 2, 3, 4]], texts), dropout=0.0)
+    source = Captioned(Posteriors(posteriors), [[0, 1, 2, 3, 4]], texts.padded)
 
     def told(first: int) -> list[float]:
-        loader = Loader(source, Order(3, {"clip": 1.0}, 2), partial(draw_texts, 3, 2), steps=1000)
+        loader = Loader(source, Order(3, {"clip": 1.0}, 2), partial(draw_captions, 3, 2), steps=1000)
         loader.step = first
         return [value for batch in loader for value in batch.values[1][:, 0, 0].tolist()]
 
@@ -159,10 +160,10 @@ def test_every_caption_of_a_clip_is_told_as_often_and_which_follows_from_the_ste
 
 
 def test_the_share_of_items_without_text_is_the_one_asked_for():
-    dropped = torch.cat([draw_texts(0, 50, step)[:, 1] < 0.1 for step in range(200)]).float()
+    dropped = torch.cat([draw_captions(0, 50, step)[:, 2] < 0.1 for step in range(200)]).float()
     assert dropped.mean().item() == pytest.approx(0.1, abs=4 * (0.09 / 10_000) ** 0.5)
-    assert torch.equal(draw_texts(0, 50, 3), draw_texts(0, 50, 3))
-    assert not torch.equal(draw_texts(0, 50, 3), draw_texts(0, 50, 4))
+    assert torch.equal(draw_captions(0, 50, 3), draw_captions(0, 50, 3))
+    assert not torch.equal(draw_captions(0, 50, 3), draw_captions(0, 50, 4))
 
 
 @pytest.mark.parametrize("stratified", [True, False])
@@ -198,7 +199,7 @@ def test_guidance_of_one_is_the_conditional_and_items_stand_alone(net, laptop):
         sampler="ddpm", spacing="leading", variance="small", num_steps=3, guidance_scale=1.0, grain=0.0,
         vocoder="griffin_lim", griffin_lim_iterations=1, griffin_lim_momentum=0.0,
     )  # fmt: skip
-    model = Tango(laptop, net, None, Shaped(), 32, None)
+    model = Tango(laptop, net, None, Shaped(), 32)
     rng = np.random.default_rng(0)
     texts, null = [rng.standard_normal((length, 12)).astype("<f2") for length in (3, 9)], rng.standard_normal((1, 12)).astype("<f2")
 

@@ -96,13 +96,13 @@ def of_seconds(name: str, seconds: float, monkeypatch) -> object:
     net, num_samples = torch.nn.Identity(), round(seconds * RATE)
     if name == "ddpm_mel":
         picture = train.picture.model_copy(update={"seconds": seconds, "width": round(train.picture.width * seconds / 5)})
-        return module.DdpmMel(train, spec, [], net, module.PictureCodec(picture, spec), torch.zeros(1), torch.zeros(1, 0))
+        return module.DdpmMel(train, net, spec, module.PictureCodec(picture, spec), torch.zeros(1), torch.zeros(1, 0))
     if name == "projected_gan":
         picture = LoopPicture(spec, num_samples, num_samples // spec.hop_length - 8, "cut")  # its end is silent
-        return module.ProjectedGan(train, spec, [], net, picture, [], [])
+        return module.ProjectedGan(train, net, spec, picture, [], [])
     if name in ("tango", "audio_dit"):
         kind, frames = SimpleNamespace(sound=MelCodec), num_samples // spec.hop_length
-        codec = {"params": train, "net": net, "kind": kind, "autoencoder": Plain(spec), "frames": frames, "text": None}
+        codec = {"params": train, "net": net, "kind": kind, "autoencoder": Plain(spec), "frames": frames}
         return module.Tango(**codec) if name == "tango" else module.AudioDiT(**codec, seconds=seconds, layout=None)
     monkeypatch.setattr(module, "WINDOW_SECONDS", seconds)
     model = module.Vocoding(train, net, RATE) if name == "diffwave" else module.VocodingModel(train, net, 1)

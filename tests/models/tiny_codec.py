@@ -8,15 +8,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from soundmill import params as strict
 from soundmill.audio.resample import resample
-from soundmill.models import family
 from soundmill.models.catalog import read_weights
 from soundmill.models.components.waves.source import WaveCrops, gather_waves
 from soundmill.models.family import Family, FamilyConfig, Prepared, Rehearsal, Run
 from soundmill.models.params import FamilyTrainParams
+from soundmill.models.trained import TrainedModel
 from soundmill.params import StageParams
-from soundmill.training import checkpoint
 from soundmill.training.loader import Batch, Order, crop_places
 from soundmill.training.module import TrainingModule
 from soundmill.training.monitoring import HeldOut
@@ -54,14 +52,12 @@ class Config(FamilyConfig):
 
 
 @dataclass
-class TinyCodec:
-    params: TrainParams
-    net: Net
-    sample_rate: int = RATE
-    channels: int = CHANNELS
-    num_samples: int | None = None
-    condition: str = "none"
-    labels: tuple[str, ...] = ()
+class TinyCodec(TrainedModel):
+    config, sample_rate, channels, num_samples = Config, RATE, CHANNELS, None
+
+    @classmethod
+    def build(cls, config: Config) -> Net:
+        return Net(config.params.width)
 
     def reconstruct(self, waves: Tensor, run: Run) -> Tensor:
         length = waves.shape[2]
@@ -97,39 +93,29 @@ def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Pa
         samples=0.1 * torch.randn(2, CHANNELS, RATE, generator=rng),
         columns=2,
         held_out=HeldOut(WaveCrops(gather_waves(clips, unseen, ctx.scratch), 8_000), len(unseen)) if unseen else None,
-        save=partial(save, model),
     )
 
 
-def save(model: TinyCodec, directory: Path, facts: dict[str, Any]) -> None:
-    family.save(directory, Config(params=model.params), model.net.state_dict(), facts)
+def net_in(document: dict[str, Any], params: TrainParams, num_labels: int) -> Net:
+    return Net(params.width)
 
 
-def load(directory: Path) -> TinyCodec:
-    params = family.read_config(directory, Config).params
-    return TinyCodec(params, checkpoint.load_weights(Net(params.width), directory / checkpoint.WEIGHTS))
+load = TinyCodec.load
 
 
-def read(document: dict[str, Any]) -> TrainParams:
-    return strict.parse_section(document, "tiny_codec.train", TrainParams)
-
-
-def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
-    return {"autoencoder": Net(read(document).width)}
-
-
-def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
-    params = read(document)
-    module = Module(Net(params.width), params, steps=1)
+def rehearse(document: dict[str, Any], params: TrainParams, sampling: SamplingParams, net: Net, labels: int) -> Rehearsal:
+    module = Module(net, params, steps=1)
     return Rehearsal(
         module, lambda step: Batch(step, None, (torch.randn(params.batch_size, 1, 8_000),)), params.batch_size, passes=1
     )
 
 
 FAMILY = Family(
+    name="tiny_codec",
     title="a tiny autoencoder of stereo waves",
     paper="none",
     train_params=TrainParams,
     model=__name__,
     training=__name__,
+    part="autoencoder",
 )

@@ -10,7 +10,6 @@ from soundmill.models.components import registry
 from soundmill.models.components.contracts import save_codec
 from soundmill.models.components.mel_autoencoder.autoencoder import Autoencoder, build_autoencoder
 from soundmill.models.components.text_states.states import TextConfig
-from soundmill.models.tango import model as checkpoint
 from soundmill.models.tango.model import Tango, build_net
 from soundmill.models.tango.params import TrainParams
 from tests.imports import ROOT
@@ -42,7 +41,7 @@ def write_untrained(home: Path) -> Path:
     net = build_net(trained, model.latent_shape(FRAMES))
     kind, _ = registry.load_latent_codec(home / "autoencoder")
     facts = {"weights": {"last": {"step": 0}}}
-    checkpoint.save(Tango(trained, net, kind, model, FRAMES, config), home, home, home / "model", facts)
+    Tango(trained, net, kind, model, FRAMES, text=config).save(home / "model", facts, [home / "autoencoder"])
     return home / "model"
 
 

@@ -7,28 +7,23 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from soundmill import params as strict
-from soundmill.audio.mel import SpectrogramParams
 from soundmill.errors import UserError
-from soundmill.models import adapted, family
 from soundmill.models.audio_dit import windows
 from soundmill.models.audio_dit.latents import Layout
 from soundmill.models.audio_dit.params import TrainParams
 from soundmill.models.components import registry
+from soundmill.models.components.choice import latent_components, vocoder_of
 from soundmill.models.components.contracts import Codec, Kind, LatentCodec, Vocoder
 from soundmill.models.components.dit.network import Conditions, DiT, padded
-from soundmill.models.components.latents.params import LatentsParams
-from soundmill.models.components.latents.vocoder import load_vocoder, vocoder_of
 from soundmill.models.components.text_states import states as text_states
-from soundmill.models.components.text_states.states import TextConfig, Texts
+from soundmill.models.components.text_states.states import TextConfig
 from soundmill.models.family import MAX_FRAMES, FamilyConfig, Request, Run
-from soundmill.models.labels import label_weights
+from soundmill.models.trained import TrainedModel, label_weights
 from soundmill.training import checkpoint
 
 FAMILY = "audio_dit"
-WEIGHTS, AUTOENCODER = "transformer.safetensors", "autoencoder"
 TEXT_ENCODER = "text_encoder"  # in imported checkpoints
 
 
@@ -44,9 +39,11 @@ class Config(FamilyConfig):
 
 
 @dataclass
-class AudioDiT:
-    """A `Model` (models/family.py); `net` has the averaged weights. It makes sounds of any length; `num_samples` is that of the
-    longest training clip, and longer sounds are made of windows that continue each other."""
+class AudioDiT(TrainedModel):
+    """A `Model` (models/family.py). It makes sounds of any length; `num_samples` is that of the longest training clip, and longer
+    sounds are made of windows that continue each other."""
+
+    config, weights = Config, "transformer.safetensors"
 
     params: TrainParams
     net: DiT
@@ -55,10 +52,15 @@ class AudioDiT:
     frames: int  # of the sounds whose latents the net is trained on: of log-mels, or of latents if the codec has none
     seconds: float | None  # of the longest training clip; None: unknown, taken for as long as the latents
     layout: Layout
-    labels: Sequence[str] = ()
-    text: TextConfig | None = None  # if conditioned on captions
     vocoder: Vocoder | None = None  # None: Griffin-Lim
-    texts: Texts | None = None  # during training: precomputed states, so the text encoder is not loaded
+
+    @property
+    def mean(self) -> list[float]:
+        return self.layout.mean.tolist()
+
+    @property
+    def deviation(self) -> list[float]:
+        return self.layout.deviation.tolist()
 
     @property
     def sample_rate(self) -> int:
@@ -67,10 +69,6 @@ class AudioDiT:
     @property
     def channels(self) -> int:
         return self.autoencoder.channels
-
-    @property
-    def condition(self) -> Literal["labels", "caption", "none"]:
-        return {"label": "labels", "caption": "caption", "caption_and_label": "caption", "none": "none"}[self.params.condition]
 
     @property
     def num_samples(self) -> int:
@@ -105,7 +103,7 @@ class AudioDiT:
         return codec.decode(codec.encode(waves))[..., : waves.shape[2]]
 
     def vocoder_for(self, run: Run) -> Vocoder | None:
-        return vocoder_of(run.sampling, self.vocoder, self.autoencoder)
+        return vocoder_of(run.sampling, self.vocoder, self.autoencoder.spec)
 
     def rebuilt(self, waves: Tensor, run: Run) -> Tensor:
         codec = self.codec(run, self.latent_frames)
@@ -135,6 +133,24 @@ class AudioDiT:
         seconds = request.seconds or run.sampling.seconds
         return max(1, round(seconds * self.sample_rate)) if seconds else self.num_samples
 
+    @classmethod
+    def components(cls, config: Config, directory: Path, whole: Path) -> dict[str, Any]:
+        found = latent_components(config.params.sampling, directory, whole)
+        autoencoder, text = found["autoencoder"], config.text
+        channels, _, bands = autoencoder.latent_shape(config.frames)
+        if {len(config.mean), len(config.deviation)} != {channels * bands}:
+            raise UserError(
+                f"{directory / checkpoint.CONFIG}: mean and deviation must have {channels * bands} values, one a channel"
+            )
+        layout = Layout(bands, torch.tensor(config.mean), torch.tensor(config.deviation), autoencoder.scaling_factor)
+        if text and (whole / TEXT_ENCODER).is_dir():
+            text = text.model_copy(update={"name": str((whole / TEXT_ENCODER).resolve())})
+        return {**found, "layout": layout, "text": text}
+
+    @classmethod
+    def build(cls, config: Config, autoencoder: LatentCodec, **others: Any) -> DiT:
+        return build_net(config.params, autoencoder.latent_shape(config.frames), len(config.labels))
+
 
 def build_net(params: TrainParams, latent_shape: tuple[int, int, int], num_labels: int) -> DiT:
     """The transformer over latents [channels, frames, bands], initialised from torch's global generator."""
@@ -142,42 +158,9 @@ def build_net(params: TrainParams, latent_shape: tuple[int, int, int], num_label
     return DiT(params.network, channels * bands, frames, num_labels)
 
 
-def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
-    """See models/family.py; without label embeddings, and without the text encoder, whose size is unknown without its files."""
-    params = strict.parse_section(document, f"{FAMILY}.train", TrainParams)
-    autoencoder = registry.codec_params(document, FAMILY)
-    spec = strict.section(document, f"spectrogram.{document['latent_families'][FAMILY]['mel']}", "params.yaml")
-    latents = strict.parse_section(document, f"{FAMILY}.latents", LatentsParams)
-    shape = autoencoder.latent_shape(SpectrogramParams(**spec).spec, latents.num_samples)
-    net = build_net(params, shape, num_labels=0)
-    parts = {"transformer": net, "autoencoder": registry.codec(autoencoder.kind).network(autoencoder, spec)}
-    return parts | registry.vocoder_network(document, FAMILY)
+def net_in(document: dict[str, Any], params: TrainParams, num_labels: int) -> DiT:
+    """See models/family.py."""
+    return build_net(params, registry.latent_shape(document, FAMILY), num_labels)
 
 
-def save(model: AudioDiT, inputs: Path, parts: Path, directory: Path, facts: dict[str, Any]) -> None:
-    """Write the checkpoint, with copies of the autoencoder in `inputs` and the vocoder in `parts`, the training's inputs."""
-    layout = {"mean": model.layout.mean.tolist(), "deviation": model.layout.deviation.tolist()}
-    trained = {"params": model.params, "frames": model.frames, "seconds": model.seconds}
-    config = Config(**trained, labels=list(model.labels), text=model.text, **layout)
-    vocoders = [parts / registry.VOCODER] if model.vocoder else []
-    family.save_net(directory, config, model.net, facts, WEIGHTS, parts=[inputs / AUTOENCODER], own_parts=vocoders)
-
-
-def load(directory: Path) -> AudioDiT:
-    config = family.read_config(directory, Config)
-    whole = adapted.whole(directory)
-    kind, autoencoder = registry.load_latent_codec(whole / AUTOENCODER)
-    shape = autoencoder.latent_shape(config.frames)
-    net = checkpoint.built(lambda: build_net(config.params, shape, len(config.labels)), whole / WEIGHTS)
-    if {len(config.mean), len(config.deviation)} != {shape[0] * shape[2]}:
-        raise UserError(
-            f"{directory / checkpoint.CONFIG}: mean and deviation must have {shape[0] * shape[2]} values, one a channel"
-        )
-    vocoder = load_vocoder(config.params.sampling, directory, autoencoder)
-    family.load_net(net, directory, whole, WEIGHTS)
-    layout = Layout(shape[2], torch.tensor(config.mean), torch.tensor(config.deviation), autoencoder.scaling_factor)
-    text = config.text
-    if text and (whole / TEXT_ENCODER).is_dir():
-        text = text.model_copy(update={"name": str((whole / TEXT_ENCODER).resolve())})
-    length = config.frames, config.seconds
-    return AudioDiT(config.params, net, kind, autoencoder, *length, layout, config.labels, text, vocoder)
+load = AudioDiT.load

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from soundmill.models.components.dit.params import TransformerParams
 from soundmill.models.components.griffin_lim.params import GriffinLimParams
-from soundmill.models.params import BatchedTrainParams, GridParams
+from soundmill.models.params import ConditionedTrainParams, GridParams
 from soundmill.params import Probability, Seconds, StageParams
 
 
@@ -64,7 +64,9 @@ def check_solver(flow: FlowParams, sampling: SamplingParams) -> None:
         raise ValueError("sampling.solver pingpong is for flow.objective rectified_flow; set it to dpm++_sde")
 
 
-class TrainParams(BatchedTrainParams):
+class TrainParams(ConditionedTrainParams):
+    text_key: ClassVar = "network.text_width"
+
     condition: Literal["none", "label", "caption", "caption_and_label"]
     accumulate: int = Field(ge=1, le=65_536, description="batches whose gradients are accumulated per step")
     dropout: DropoutParams
@@ -73,10 +75,6 @@ class TrainParams(BatchedTrainParams):
     flow: FlowParams
     grid: GridParams
     sampling: SamplingParams = Field(description="how the grid, and `soundmill generate`, sample the checkpoint")
-
-    @property
-    def by_label(self) -> bool:
-        return self.condition in ("label", "caption_and_label")
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainParams:

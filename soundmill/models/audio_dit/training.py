@@ -10,27 +10,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from soundmill import params as strict
-from soundmill.audio.mel import SpectrogramParams
 from soundmill.diffusion import solvers
 from soundmill.diffusion.paths import Flow, Velocity, error, logit_normal, shifted
-from soundmill.errors import UserError
 from soundmill.models import adapted
 from soundmill.models.audio_dit import model as models
 from soundmill.models.audio_dit.latents import Layout, layout
-from soundmill.models.audio_dit.model import AUTOENCODER, FAMILY, AudioDiT
-from soundmill.models.audio_dit.params import DropoutParams, FlowParams, TrainParams
+from soundmill.models.audio_dit.model import FAMILY, AudioDiT
+from soundmill.models.audio_dit.params import DropoutParams, FlowParams, SamplingParams, TrainParams
 from soundmill.models.audio_dit.windows import shift_of
 from soundmill.models.catalog import choose_by_hash
 from soundmill.models.components import registry
+from soundmill.models.components.choice import load_vocoder
 from soundmill.models.components.dit.network import Conditions, DiT, padded
-from soundmill.models.components.latents.params import LatentsParams
-from soundmill.models.components.latents.store import gather_posteriors, read_about
-from soundmill.models.components.latents.vocoder import load_vocoder
+from soundmill.models.components.latents.store import Posteriors, gather_posteriors, read_about
+from soundmill.models.components.registry import AUTOENCODER
+from soundmill.models.components.text_states.states import Texts
 from soundmill.models.family import Prepared, Rehearsal
-from soundmill.models.params import read_sections
-from soundmill.models.preparing import Captions, Clips, rehearsal
-from soundmill.training.loader import Arrays, Batch
+from soundmill.models.preparing import Captioned, Clips, guided_passes, places_of, rehearsal, with_captions
+from soundmill.training.loader import Batch, Source
 from soundmill.training.module import TrainingModule
 from soundmill.training.seeds import seed_of
 
@@ -38,32 +35,22 @@ STANDARDISING_CLIPS = 512  # at most
 
 
 @dataclass(frozen=True)
-class Told:
-    """A source of posteriors [b, 2, channels, frames, bands] and Conditions, before dropout.
+class Conditioned:
+    """A source of posteriors [b, 2, channels, frames, bands] and Conditions, before dropout."""
 
-    `drawn` [b] in [0, 1) selects one of an item's captions.
-    """
-
-    posteriors: Arrays
-    captions: Captions | None  # None: not conditioned on captions
-    tokens: tuple[int, int]  # of every text, and their width
+    texts: Source  # of posteriors, padded states of texts and their mask
     labels: Tensor  # [N, num_labels], weights
     seconds: Tensor  # [N, 2], start and end in the recording
 
     def batch(self, items: np.ndarray, drawn: np.ndarray) -> tuple[Tensor, ...]:
-        posteriors = torch.from_numpy(np.stack([self.posteriors.read(item) for item in items]))
-        states = [self._states(item, which) for item, which in zip(items, drawn.tolist(), strict=True)]
-        told = torch.ones(len(items), 2, dtype=torch.bool)
-        return posteriors, *Conditions(*padded(states, *self.tokens), self.labels[items], self.seconds[items], told)
-
-    def _states(self, item: int, which: float) -> np.ndarray | None:
-        number = self.captions.drawn(item, which) if self.captions else None
-        return None if number is None else self.captions.texts.states.read(number)
+        posteriors, *texts = self.texts.batch(items, drawn)
+        return posteriors, *Conditions(*texts, self.labels[items], self.seconds[items], torch.ones(len(items), 2, dtype=torch.bool))
 
 
-def draw(seed: int, batch_size: int, step: int) -> Tensor:
-    """Random numbers [batch_size] in [0, 1) for Told."""
-    return torch.rand(batch_size, generator=torch.Generator().manual_seed(seed_of(seed, "caption", step)))
+def _states(params: TrainParams, texts: Texts | None, numbers: Sequence[int | None]) -> tuple[Tensor, Tensor]:
+    """States of captions, all padded to one length, and their mask."""
+    states = [None if number is None else texts.states.read(number) for number in numbers]
+    return padded(states, params.network.text_tokens, params.network.text_width)
 
 
 def draw_times(flow: FlowParams, frames: int, batch_size: int, rng: torch.Generator) -> Tensor:
@@ -112,32 +99,22 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
     A training that starts from another keeps its labels and the standardisation of its latents.
     """
     known, directory = Clips.read(params, ctx, catalog), inputs / "latents" / "clips"
-    about = read_about(directory)
     kind, autoencoder = registry.load_latent_codec(inputs / AUTOENCODER)
-    if about.autoencoder != autoencoder.digest:
-        raise UserError(f"{directory}: latents of another autoencoder than in {inputs}; run `dvc repro`")
+    about = read_about(directory, autoencoder.digest)
     item_seconds, frames = about.num_samples / autoencoder.sample_rate, about.num_samples // autoencoder.samples_per_frame
     shape, train = autoencoder.latent_shape(frames), list(known.train)
-    if params.by_label:
-        known.know_labels(start, f"set {FAMILY}.train.condition to `none` or `caption`")
-    text = None
-    if params.by_caption:
-        remedy = f"set {FAMILY}.train.condition to `none` or `label`"
-        text = known.read_texts(inputs / "text", params.network.text_width, remedy, "network.text_width")
+    known.learn_conditions(FAMILY, start, inputs / "text")
 
     def span(clip_id: str) -> tuple[float, float]:
         """Start and end in the recording; a clip of unknown length is taken to be as long as the latents."""
         row = known.facts[clip_id]
         return row["start"], row["start"] + (row["seconds"] or item_seconds)
 
-    def source_of(clip_ids: Sequence[str]) -> Told:
-        return Told(
-            gather_posteriors([directory], clip_ids, ctx.scratch),
-            known.captions_of(clip_ids) if text else None,
-            (params.network.text_tokens, params.network.text_width),
-            known.label_weights(clip_ids),
-            torch.tensor([span(clip_id) for clip_id in clip_ids], dtype=torch.float32),
-        )
+    def source_of(clip_ids: Sequence[str]) -> Conditioned:
+        posteriors = Posteriors(gather_posteriors([directory], clip_ids, ctx.scratch))
+        texts = Captioned(posteriors, known.captions_of(clip_ids), partial(_states, params, known.texts))
+        seconds = torch.tensor([span(clip_id) for clip_id in clip_ids], dtype=torch.float32)
+        return Conditioned(texts, known.label_weights(clip_ids), seconds)
 
     if start:
         standard = replace(start.layout, scaling_factor=autoencoder.scaling_factor)
@@ -147,27 +124,27 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
         standard = layout(shape, autoencoder.scaling_factor, (posteriors.read(train.index(one)) for one in chosen))
     torch.manual_seed(params.seed)
     net = models.build_net(params, shape, len(known.labels))
-    vocoder = load_vocoder(params.sampling, parts, autoencoder)
+    vocoder = load_vocoder(params.sampling, parts, autoencoder.spec)
     longest = max(known.facts[clip_id]["seconds"] or item_seconds for clip_id in train)
-    model = AudioDiT(params, net, kind, autoencoder, frames, longest, standard, known.labels, text, vocoder, known.texts)
+    model = AudioDiT(params, net, kind, autoencoder, frames, longest, standard, vocoder, **known.conditions)
     if start:
         adapted.compare_parts(ctx.name, FAMILY, start, model)
-    module = DiTModule(params, net, standard, shape[1], known.steps)
     counts = {"captions": known.captions, "labels": known.labels}
-    save, draws = partial(models.save, model, inputs, parts), partial(draw, params.seed, params.batch_size)
-    told = {what: len(found) for what, found in counts.items() if found}
-    return known.prepared(module, model, source_of, draws, item_seconds, save, told)
+    return known.prepared(
+        DiTModule(params, net, standard, shape[1], known.steps),
+        model,
+        source_of,
+        partial(with_captions, partial(places_of, "start", params.seed, params.batch_size), params),
+        item_seconds,
+        {what: len(found) for what, found in counts.items() if found},
+        parts=[inputs / AUTOENCODER],
+        own_parts=[parts / registry.VOCODER] if vocoder else [],
+    )
 
 
-def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
+def rehearse(document: dict[str, Any], params: TrainParams, sampling: SamplingParams, net: DiT, labels: int) -> Rehearsal:
     """See models/family.py."""
-    read = partial(strict.parse_section, document)
-    params, _, sampling = read_sections(document, FAMILY, TrainParams)
-    mel = document["latent_families"][FAMILY]["mel"]
-    spec, num_samples = read(f"spectrogram.{mel}", SpectrogramParams).spec, read(f"{FAMILY}.latents", LatentsParams).num_samples
-    shape, items = registry.codec_params(document, FAMILY).latent_shape(spec, num_samples), params.batch_size
-    labels = num_labels if params.by_label else 0
-    net = models.build_net(params, shape, labels)
+    shape, items = registry.latent_shape(document, FAMILY), params.batch_size
 
     def values(rng: torch.Generator) -> tuple[Tensor, ...]:
         network = params.network
@@ -178,6 +155,5 @@ def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
 
     solver = sampling.solver
     passes_per_step = 1 if params.flow.objective == "v" or solver == "dpm++_sde" else solvers.PASSES[solver]
-    passes = sampling.num_steps * passes_per_step * (1 if sampling.guidance_scale == 1 else 2)
     module = DiTModule(params, net, layout(shape, 1.0), shape[1], steps=1)
-    return rehearsal(module, items, values, items, passes)
+    return rehearsal(module, values, passes_per_step * guided_passes(sampling, True))

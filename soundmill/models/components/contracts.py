@@ -295,6 +295,6 @@ class Kind:
         """
         return import_module(self.sounding).sounding(codec, vocoder, frames, grain, device)
 
-    def network(self, params: ComponentParams, spec: dict[str, Any]) -> nn.Module:
-        """Its net, newly initialised; `spec` as plain values."""
-        return import_module(self.component).network(params, spec)
+    def network(self, params: ComponentParams, spec: dict[str, Any], *channels: int) -> nn.Module:
+        """Its net, newly initialised; `spec` as plain values, and a codec's `channels` of waves."""
+        return import_module(self.component).network(params, spec, *channels)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from soundmill import hub
-from soundmill.audio.mel import MelSpec
+from soundmill.audio.mel import MelSpec, SpectrogramParams
 from soundmill.errors import UserError
 from soundmill.models.components.contracts import Encoder, Kind, LatentCodec, Vocoder
 from soundmill.params import StageParams, did_you_mean, parse_section, section
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 VOCODER = "vocoder"  # directory of the vocoder within a checkpoint
+AUTOENCODER = "autoencoder"  # directory of the codec within a checkpoint, and within what its family is trained on
 VOCODERS = {  # made by the stage `vocoder`; Griffin-Lim needs no stage
     "diffwave": "soundmill.models.components.diffwave",
     "hifigan": "soundmill.models.components.hifigan",
@@ -119,13 +120,22 @@ def check_weights(kind: Kind, params: Any, spec: MelSpec, home: Path) -> None:
         importlib.import_module(kind.maker).check(params.weights, params.network, spec, home)
 
 
-def vocoder_network(document: dict[str, Any], family: str) -> dict[str, nn.Module]:
-    """`vocoder` → the net of a family's vocoder, newly initialised, by the content of a params.yaml; empty if it has none."""
-    if family not in document["vocoder_families"]:
-        return {}
-    kind = vocoder(_kind(section(document, "vocoder", "params.yaml"), VOCODERS))
-    spec = section(document, f"spectrogram.{document['vocoder_families'][family]['mel']}", "params.yaml")
-    return {"vocoder": kind.network(parse_section(document, "vocoder", kind.params), spec)}
+def latent_shape(document: dict[str, Any], family: str) -> tuple[int, int, int]:
+    """(channels, frames, bands) of the latents that a family is trained on, by the content of a params.yaml."""
+    spec = parse_section(document, f"spectrogram.{document['latent_families'][family]['mel']}", SpectrogramParams).spec
+    return codec_params(document, family).latent_shape(spec, section(document, f"{family}.latents", "params.yaml")["num_samples"])
+
+
+def networks(document: dict[str, Any], family: str, codec_name: str) -> dict[str, nn.Module]:
+    """The nets of a family's codec and vocoder, newly initialised, by the content of a params.yaml; empty if it has neither."""
+    made = {}
+    if item := document["latent_families"].get(family):
+        params, channels = codec_params(document, family), document["clips"][item["clips"]]["channels"]
+        made[codec_name] = codec(params.kind).network(params, document["spectrogram"][item["mel"]], channels)
+    if item := document["vocoder_families"].get(family):
+        params = parse_section(document, "vocoder", params_of_vocoder(document["vocoder"]))
+        made[VOCODER] = vocoder(params.kind).network(params, document["spectrogram"][item["mel"]])
+    return made
 
 
 def _kind_of(directory: Path, what: str, remedy: str = "`dvc repro` makes one") -> str:

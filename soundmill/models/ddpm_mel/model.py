@@ -3,30 +3,29 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
-from soundmill import params as strict
 from soundmill.audio.mel import MelSpec, log_mel
 from soundmill.diffusion.guidance import guided
 from soundmill.diffusion.paths import discrete
 from soundmill.diffusion.sampling import Draw, sample
 from soundmill.diffusion.solvers import scheduled
 from soundmill.models import family
-from soundmill.models.components import registry, vocoding
+from soundmill.models.components import vocoding
+from soundmill.models.components.choice import load_vocoder, vocoder_of
 from soundmill.models.components.contracts import Vocoder
 from soundmill.models.components.dit.network import PictureDiT
-from soundmill.models.components.griffin_lim.vocoder import GriffinLim
-from soundmill.models.components.text_states.states import TextConfig, Texts
+from soundmill.models.components.text_states.states import TextConfig
 from soundmill.models.ddpm_mel.params import DiTParams, TrainParams
 from soundmill.models.ddpm_mel.picture import PictureCodec, rescaled
 from soundmill.models.ddpm_mel.residual import ResidualUNet
 from soundmill.models.ddpm_mel.unet import UNet
 from soundmill.models.family import FamilyConfig, Request, Run
-from soundmill.models.labels import conditions_of
 from soundmill.models.sounds import in_precision, sampled
+from soundmill.models.trained import TrainedModel
 from soundmill.training import checkpoint
 from soundmill.training.seeds import seed_of
 
@@ -42,59 +41,70 @@ class Config(FamilyConfig):
 
 
 @dataclass
-class DdpmMel:
-    """A `Model` (models/family.py); `net` has the averaged weights.
+class DdpmMel(TrainedModel):
+    """A `Model` (models/family.py).
 
     `levels` [N] are the levels of the training clips and `level_labels` [N, conditions] their label weights or the vector of their
     first caption: the level of a generated clip is drawn from them (a single unused row if the level is absolute).
     """
 
+    config, channels = Config, 1
+
     params: TrainParams
-    spec: MelSpec
-    labels: list[str]
     net: nn.Module
+    mel_spec: MelSpec
     picture: PictureCodec
     levels: Tensor
     level_labels: Tensor
     vocoder: Vocoder | None = None  # None: Griffin-Lim
-    text: TextConfig | None = None  # if conditioned on captions
-    texts: Texts | None = None  # during training: precomputed states, so the text encoder is not loaded
-    channels: int = 1
 
     @property
     def sample_rate(self) -> int:
-        return self.spec.sample_rate
+        return self.mel_spec.sample_rate
 
     @property
     def num_samples(self) -> int:
         return self.picture.num_samples
 
-    @property
-    def condition(self) -> Literal["labels", "caption", "none"]:
-        return "caption" if self.text else "labels" if self.labels else "none"
-
     def generate(self, requests: Sequence[Request], run: Run) -> Tensor:
         """Noise → latents → log-mels → waves; the condition is the mean of a request's labels, or its caption."""
-        conditions = conditions_of(requests, self.labels, self.text, self.texts, self.params.text_width, run)
         seeds = [request.seed for request in requests]
-        return self._to_waves(sample_log_mels(self, conditions, seeds, run), run, seeds)
+        return self._to_waves(sample_log_mels(self, self.vectors(requests, run), seeds, run), run, seeds)
 
     def reconstruct(self, waves: Tensor, run: Run) -> Tensor:
         """Wave → log-mel → picture → log-mel → wave."""
         return vocoding.to_waves(self.vocoder_for(run), self.rebuilt(waves, run), run.device, waves.shape[2])
 
     def vocoder_for(self, run: Run) -> Vocoder:
-        return self.vocoder or GriffinLim(self.spec, run.sampling)
+        return vocoder_of(run.sampling, self.vocoder, self.mel_spec)
 
     def rebuilt(self, waves: Tensor, run: Run) -> Tensor:
         length = waves.shape[2]
         fitted = torch.nn.functional.pad(waves.mean(1), (0, max(0, self.num_samples - length)))[:, : self.num_samples]
         picture = self.picture.cpu()
         with torch.no_grad():
-            return picture.decode(*picture.encode(torch.from_numpy(log_mel(fitted.numpy(), self.spec))))
+            return picture.decode(*picture.encode(torch.from_numpy(log_mel(fitted.numpy(), self.mel_spec))))
 
     def _to_waves(self, log_mels: Tensor, run: Run, seeds: Sequence[int] = ()) -> Tensor:
         return vocoding.to_waves(self.vocoder_for(run), log_mels, run.device, self.num_samples, seeds)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {**_nets(self.net, self.picture).state_dict(), "levels": self.levels, "level_labels": self.level_labels}
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        config = family.read_config(directory, Config)
+        params, spec, labels = config.params, config.mel_spec, config.labels
+        path, levels = directory / checkpoint.WEIGHTS, ("levels", "level_labels")
+        made = checkpoint.built(lambda: _nets(build_net(params, len(labels)), PictureCodec(params.picture, spec)), path, levels)
+        nets, tensors = made.eval(), checkpoint.read_weights(path)
+        with checkpoint.must_fit(path):
+            drawn = [tensors.pop(name) for name in levels]
+            nets.load_state_dict(tensors)
+            if drawn[1].shape != (*drawn[0].shape, params.text_width or len(labels)):
+                raise RuntimeError(f"level_labels is {[*drawn[1].shape]} for {[*drawn[0].shape]} levels and {len(labels)} labels")
+        vocoder = load_vocoder(params.sampling, directory, spec)
+        return cls(params, nets["net"], spec, nets["picture"], *drawn, vocoder, labels=labels, text=config.text)
 
 
 def sample_log_mels(model: DdpmMel, conditions: Tensor, seeds: list[int], run: Run) -> Tensor:
@@ -152,33 +162,14 @@ def build_net(params: TrainParams, num_labels: int) -> nn.Module:
     return net.to(memory_format=torch.channels_last) if network.channels_last else net
 
 
-def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
-    """See models/family.py; without label embeddings."""
-    params = strict.parse_section(document, f"{FAMILY}.train", TrainParams)
-    return {"unet": build_net(params, num_labels=0), **registry.vocoder_network(document, FAMILY)}
-
-
-def save(model: DdpmMel, parts: Path, directory: Path, facts: dict[str, Any]) -> None:
-    """Write the checkpoint, with a copy of the vocoder in `parts`, the training's input directory."""
-    config = Config(params=model.params, labels=model.labels, text=model.text, mel_spec=model.spec)
-    tensors = {**_nets(model.net, model.picture).state_dict(), "levels": model.levels, "level_labels": model.level_labels}
-    family.save(directory, config, tensors, facts, parts=[parts / registry.VOCODER] if model.vocoder else [])
-
-
-def load(directory: Path) -> DdpmMel:
-    config = family.read_config(directory, Config)
-    params, spec, labels = config.params, config.mel_spec, config.labels
-    path, levels = directory / checkpoint.WEIGHTS, ("levels", "level_labels")
-    nets = checkpoint.built(lambda: _nets(build_net(params, len(labels)), PictureCodec(params.picture, spec)), path, levels).eval()
-    tensors = checkpoint.read_weights(path)
-    with checkpoint.must_fit(path):
-        drawn = [tensors.pop(name) for name in levels]
-        nets.load_state_dict(tensors)
-        if drawn[1].shape != (*drawn[0].shape, params.text_width or len(labels)):
-            raise RuntimeError(f"level_labels is {[*drawn[1].shape]} for {[*drawn[0].shape]} levels and {len(labels)} labels")
-    return DdpmMel(params, spec, labels, nets["net"], nets["picture"], *drawn, registry.vocoder_in(directory, spec), config.text)
+def net_in(document: dict[str, Any], params: TrainParams, num_labels: int) -> nn.Module:
+    """See models/family.py."""
+    return build_net(params, num_labels)
 
 
 def _nets(net: nn.Module, picture: nn.Module) -> nn.ModuleDict:
     """Both as one module, whose weights are saved together."""
     return nn.ModuleDict({"net": net, "picture": picture})
+
+
+load = DdpmMel.load

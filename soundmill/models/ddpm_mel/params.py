@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -112,6 +112,9 @@ class AugmentationParams(StageParams):
 class SamplingParams(SamplerParams, GriffinLimParams):
     """From noise to sound."""
 
+    vocoder: Literal["griffin_lim", "trained"] | None = Field(  # earlier checkpoints lack it
+        None, description="trained: the one that the stage `vocoder` made; null: that one if the checkpoint has it"
+    )
     guidance_interval: list[Probability] = Field(
         min_length=2, max_length=2, description="guide only at t/T within it (Kynkäänniemi et al. 2024)"
     )
@@ -126,6 +129,8 @@ class SamplingParams(SamplerParams, GriffinLimParams):
 
 
 class TrainParams(BatchedTrainParams):
+    without: ClassVar = {"caption": "text_width to null"}
+
     conditional: bool = Field(description="by label, where the training clips have labels, or by caption")
     text_width: int | None = Field(  # earlier checkpoints lack it
         None, ge=1, description="by caption: width of the text encoder's states; null: by label"
@@ -136,6 +141,10 @@ class TrainParams(BatchedTrainParams):
     augmentation: AugmentationParams
     grid: GridParams
     sampling: SamplingParams = Field(description="how grids, and `soundmill generate`, sample the checkpoint")
+
+    @property
+    def by_label(self) -> bool:
+        return self.conditional and self.text_width is None
 
     @property
     def by_caption(self) -> bool:

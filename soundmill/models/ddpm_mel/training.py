@@ -7,23 +7,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from soundmill import params as strict
 from soundmill import terminal
 from soundmill.audio import mel
 from soundmill.audio.log_mels import read_spec
 from soundmill.diffusion.paths import Discrete, discrete, scheduled_loss
-from soundmill.models.components import registry
+from soundmill.models.components.choice import load_vocoder
 from soundmill.models.components.log_mels.source import Crops, gather_log_mels
+from soundmill.models.components.registry import VOCODER
 from soundmill.models.ddpm_mel import model as models
 from soundmill.models.ddpm_mel.model import FAMILY, DdpmMel
-from soundmill.models.ddpm_mel.params import TrainParams
+from soundmill.models.ddpm_mel.params import SamplingParams, TrainParams
 from soundmill.models.ddpm_mel.picture import PictureCodec
 from soundmill.models.family import Prepared, Rehearsal
-from soundmill.models.labels import Labelled
-from soundmill.models.params import read_sections
-from soundmill.models.preparing import Clips, rehearsal
+from soundmill.models.preparing import Clips, Labelled, guided_passes, rehearsal
 from soundmill.training.loader import Batch, Source
 from soundmill.training.module import TrainingModule
 from soundmill.training.seeds import seed_of
@@ -89,23 +88,17 @@ class DdpmModule(TrainingModule):
         """log_mel [b, n_mels, frames], rotated in time and with a random gain."""
         if self.params.augmentation.time_roll:
             log_mel = torch.stack([one.roll(shift, dims=1) for one, shift in zip(log_mel, draw.shifts.tolist(), strict=True)])
-        louder = log_mel + draw.gains.to(log_mel, non_blocking=True) * (math.log(10) / 20 * self.model.spec.power)
+        louder = log_mel + draw.gains.to(log_mel, non_blocking=True) * (math.log(10) / 20 * self.model.mel_spec.power)
         return louder.clamp_min(self.picture.silence)
 
 
 def prepare(params: TrainParams, ctx: Any, mels: Path, parts: Path, catalog: Path, start: DdpmMel | None) -> Prepared:
     """A training that starts from another keeps its labels and the standardisation of its pictures."""
-    known = Clips.read(params, ctx, catalog)
-    text = None
-    if params.by_caption:
-        text = known.read_texts(parts / "text", params.text_width, f"set {FAMILY}.train.text_width to null")
-    elif params.conditional:
-        known.know_labels(start)
-        if not known.labels:
-            terminal.say("no training clip has a label: the model will be unconditional")
-    spec = read_spec(mels)
+    known, spec = Clips.read(params, ctx, catalog).learn_conditions(FAMILY, start, parts / "text"), read_spec(mels)
+    if params.by_label and not known.labels:
+        terminal.say("no training clip has a label: the model will be unconditional")
     if start:
-        compare(params.start_from, {"mel_spec": start.spec.model_dump()}, {"mel_spec": spec.model_dump()})
+        compare(params.start_from, {"mel_spec": start.mel_spec.model_dump()}, {"mel_spec": spec.model_dump()})
     picture, train = PictureCodec(params.picture, spec), list(known.train)
     log_mels = gather_log_mels(mels, train, ctx.scratch)
 
@@ -117,7 +110,7 @@ def prepare(params: TrainParams, ctx: Any, mels: Path, parts: Path, catalog: Pat
 
     def source_of(clip_ids: Sequence[str]) -> Source:
         crops = Crops(gather_log_mels(mels, clip_ids, ctx.scratch), picture.frames, picture.silence)
-        return known.told(crops, clip_ids) if text else Labelled(crops, known.label_weights(clip_ids))
+        return known.told(crops, clip_ids) if known.text else Labelled(crops, known.label_weights(clip_ids))
 
     if start:
         picture.load_state_dict(start.picture.state_dict())
@@ -130,30 +123,23 @@ def prepare(params: TrainParams, ctx: Any, mels: Path, parts: Path, catalog: Pat
     if params.picture.level == "absolute":
         levels, level_labels = levels[:1].clone(), torch.zeros(1, params.text_width or len(known.labels))
     else:
-        level_labels = known.caption_vectors(train) if text else known.label_weights(train)
-    vocoder = registry.vocoder_in(parts, spec)
-    model = DdpmMel(params, spec, known.labels, net, picture, levels, level_labels, vocoder, text, known.texts)
+        level_labels = known.level_conditions(train)
+    vocoder = load_vocoder(params.sampling, parts, spec)
+    model = DdpmMel(params, net, spec, picture, levels, level_labels, vocoder, **known.conditions)
     module = DdpmModule(params, model, known.steps)
-    seconds, save = picture.frames * spec.hop_length / spec.sample_rate, partial(models.save, model, parts)
-    counts = {"captions": len(known.captions)} if text else {"labels": len(known.labels)}
     draw = known.drawing(partial(crop_places, params, picture.frames))
-    return known.prepared(module, model, source_of, draw, seconds, save, counts)
+    seconds = picture.frames * spec.hop_length / spec.sample_rate
+    return known.prepared(module, model, source_of, draw, seconds, known.counts, parts=[parts / VOCODER] if vocoder else [])
 
 
-def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
+def rehearse(document: dict[str, Any], params: TrainParams, sampling: SamplingParams, net: nn.Module, labels: int) -> Rehearsal:
     """See models/family.py."""
-    params, _, sampling = read_sections(document, FAMILY, TrainParams)
     spec = strict.parse_section(document, f"spectrogram.{FAMILY}", mel.SpectrogramParams).spec
     picture = PictureCodec(params.picture, spec)
-    labels = [str(number) for number in range(num_labels)] if params.conditional else []
-    net = models.build_net(params, len(labels))
-    model = DdpmMel(params, spec, labels, net, picture, torch.zeros(1), torch.zeros(1, len(labels)))
-    module = DdpmModule(params, model, steps=1)
+    module = DdpmModule(params, DdpmMel(params, net, spec, picture, torch.zeros(1), torch.zeros(1, labels)), steps=1)
 
     def values(rng: torch.Generator) -> tuple[Tensor, Tensor]:
         noise = torch.randn(params.batch_size, spec.n_mels, picture.frames, generator=rng)
-        return noise, torch.zeros(params.batch_size, params.text_width or len(labels))
+        return noise, torch.zeros(params.batch_size, params.text_width or labels)
 
-    guided = sampling.guidance_scale != 1 and bool(labels or params.text_width)
-    passes = sampling.num_steps * (1 + guided)
-    return rehearsal(module, params.batch_size, values, params.batch_size, passes)
+    return rehearsal(module, values, guided_passes(sampling, bool(labels or params.text_width)))

@@ -1,21 +1,18 @@
 """A trained diffusion vocoder: the model and its checkpoint."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from soundmill import params as strict
 from soundmill.audio.mel import log_mel
-from soundmill.models import family
 from soundmill.models.components.unet1d.vocoder.network import VocoderNet
 from soundmill.models.components.unet1d.vocoder.vocoder import DiffusionVocoder
 from soundmill.models.diffusion_vocoder.params import TrainParams
 from soundmill.models.family import FamilyConfig, Run
-from soundmill.training import checkpoint
+from soundmill.models.trained import TrainedModel
 from soundmill.training.device import evaluating
 
 FAMILY = "diffusion_vocoder"
@@ -30,15 +27,19 @@ class Config(FamilyConfig):
 
 
 @dataclass
-class VocodingModel:
+class VocodingModel(TrainedModel):
     """A `Model` (models/family.py) that reconstructs, one channel at a time."""
+
+    config = Config
 
     params: TrainParams
     net: VocoderNet
     channels: int
     sigma_data: float = 1.0  # standard deviation of the waves, by which the net's input is divided
-    labels: tuple[str, ...] = ()
-    condition: Literal["none"] = "none"
+
+    @classmethod
+    def build(cls, config: Config) -> VocoderNet:
+        return VocoderNet(config.params.network, config.params.mel)
 
     @property
     def sample_rate(self) -> int:
@@ -67,18 +68,9 @@ class VocodingModel:
         return torch.from_numpy(log_mel(waves.flatten(0, 1).numpy(), self.params.mel))
 
 
-def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
+def net_in(document: dict[str, Any], params: TrainParams, num_labels: int) -> VocoderNet:
     """See models/family.py."""
-    params = strict.parse_section(document, f"{FAMILY}.train", TrainParams)
-    return {"net": VocoderNet(params.network, params.mel)}
+    return VocoderNet(params.network, params.mel)
 
 
-def save(model: VocodingModel, directory: Path, facts: dict[str, Any]) -> None:
-    config = Config(params=model.params, channels=model.channels, sigma_data=model.sigma_data)
-    family.save(directory, config, model.net.state_dict(), facts)
-
-
-def load(directory: Path) -> VocodingModel:
-    config = family.read_config(directory, Config)
-    net = checkpoint.load_weights(lambda: VocoderNet(config.params.network, config.params.mel), directory / checkpoint.WEIGHTS)
-    return VocodingModel(config.params, net, config.channels, config.sigma_data)
+load = VocodingModel.load

@@ -9,15 +9,15 @@ import torch
 
 from soundmill.audio import mel
 from soundmill.errors import UserError
-from soundmill.models.catalog import beginnings, waves_of
+from soundmill.models.catalog import waves_of
+from soundmill.models.components.unet1d.params import SamplingParams
 from soundmill.models.components.unet1d.vocoder.network import VocoderNet
 from soundmill.models.components.unet1d.vocoder.training import VocoderModule
 from soundmill.models.components.waves.source import Pairs, deviation_of, gather_waves, log_mels_of
-from soundmill.models.diffusion_vocoder import model as models
 from soundmill.models.diffusion_vocoder.model import FAMILY, VocodingModel
 from soundmill.models.diffusion_vocoder.params import TrainParams
 from soundmill.models.family import Prepared, Rehearsal
-from soundmill.models.params import read_clip_plan, read_sections
+from soundmill.models.params import read_clip_plan
 from soundmill.models.preparing import Clips, rehearsal
 from soundmill.training.loader import crop_places
 
@@ -37,22 +37,17 @@ def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Pa
     torch.manual_seed(params.seed)
     model = VocodingModel(params, VocoderNet(params.network, params.mel), len(wave), sigma_data)
     module = VocoderModule(model.net, params, known.steps, sigma_data=sigma_data)
-    shown = beginnings(clips, known.held_out or list(known.train), params.grid.columns * params.grid.rows // 2)
-    save, draw = partial(models.save, model), partial(crop_places, params.seed, params.batch_size)
-    seconds = params.crop_frames * params.mel.hop_length / rate
-    return known.prepared(module, model, source_of, draw, seconds, save, {}, torch.from_numpy(shown))
+    draw, seconds = partial(crop_places, params.seed, params.batch_size), params.crop_frames * params.mel.hop_length / rate
+    return known.prepared(module, model, source_of, draw, seconds, {}, known.shown(clips))
 
 
-def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
+def rehearse(document: dict[str, Any], params: TrainParams, sampling: SamplingParams, net: VocoderNet, labels: int) -> Rehearsal:
     """See models/family.py."""
-    params, _, sampling = read_sections(document, FAMILY, TrainParams)
-    clips = read_clip_plan(document, FAMILY)
     length, items = params.crop_frames * params.mel.hop_length, params.batch_size
 
     def values(rng: torch.Generator) -> tuple[torch.Tensor, ...]:
         log_mels = torch.randn(items, params.mel.n_mels, params.crop_frames, generator=rng)
         return log_mels, torch.randn(items, length, generator=rng)
 
-    crops = clips["clip_seconds"] * params.mel.sample_rate / length  # in a sound
-    module = VocoderModule(VocoderNet(params.network, params.mel), params, steps=1)
-    return rehearsal(module, items, values, items, sampling.num_steps * crops)
+    crops = read_clip_plan(document, FAMILY)["clip_seconds"] * params.mel.sample_rate / length  # in a sound
+    return rehearsal(VocoderModule(net, params, steps=1), values, sampling.num_steps * crops)

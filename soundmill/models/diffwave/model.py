@@ -8,9 +8,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from soundmill import params as strict
 from soundmill.audio.mel import log_mel
 from soundmill.diffusion.sampling import Draw, sample
 from soundmill.diffusion.solvers import ancestral
@@ -18,12 +17,11 @@ from soundmill.models import family
 from soundmill.models.components import vocoding
 from soundmill.models.components.diffwave.network import DiffWaveNet
 from soundmill.models.components.diffwave.vocoder import DiffWave, schedule
-from soundmill.models.components.text_states.states import TextConfig, Texts
+from soundmill.models.components.text_states.states import TextConfig
 from soundmill.models.diffwave.params import TrainParams
 from soundmill.models.family import FamilyConfig, Request, Run
-from soundmill.models.labels import conditions_of
 from soundmill.models.sounds import in_precision, sampled
-from soundmill.training import checkpoint
+from soundmill.models.trained import TrainedModel
 from soundmill.training.device import evaluating
 from soundmill.training.seeds import seed_of
 
@@ -41,16 +39,23 @@ class Config(FamilyConfig):
 
 
 @dataclass
-class Vocoding:
-    """A `Model` (models/family.py) by log-mels: it reconstructs."""
+class _DiffWaveModel(TrainedModel):
+    """A `Model` (models/family.py)."""
+
+    config, channels = Config, 1
 
     params: TrainParams
     net: DiffWaveNet
     sample_rate: int
-    labels: Sequence[str] = ()
-    sigma_data: float = 1.0
-    channels: int = 1
-    condition: Literal["none"] = "none"
+    sigma_data: float = 1.0  # standard deviation of the waves, by which the net's input is divided
+
+    @classmethod
+    def build(cls, config: Config) -> DiffWaveNet:
+        return build_net(config.params, len(config.labels))
+
+
+class Vocoding(_DiffWaveModel):
+    """By log-mels: it reconstructs."""
 
     @property
     def num_samples(self) -> int:
@@ -74,26 +79,12 @@ class Vocoding:
         return torch.from_numpy(log_mel(waves.mean(1).numpy(), self.params.mel))
 
 
-@dataclass
-class Generating:
-    """A `Model` (models/family.py) of whole crops, by label, by caption or unconditional: it generates."""
-
-    params: TrainParams
-    net: DiffWaveNet
-    sample_rate: int
-    labels: Sequence[str]
-    sigma_data: float = 1.0  # standard deviation of the waves, by which the net's input is divided
-    text: TextConfig | None = None  # if conditioned on captions
-    texts: Texts | None = None  # during training: precomputed states, so the text encoder is not loaded
-    channels: int = 1
+class Generating(_DiffWaveModel):
+    """Of whole crops, by label, by caption or unconditional: it generates."""
 
     @property
     def num_samples(self) -> int:
         return self.params.crop_samples(self.sample_rate)
-
-    @property
-    def condition(self) -> Literal["labels", "caption", "none"]:
-        return {"label": "labels", "caption": "caption", "none": "none"}[self.params.condition]
 
     def generate(self, requests: Sequence[Request], run: Run) -> Tensor:
         """Noise → waves; the condition is a request's caption, or averages its labels, or is a label drawn by its seed."""
@@ -114,7 +105,7 @@ class Generating:
             return None
         if self.labels:
             requests = [replace(one, labels=one.labels or (self._draw_label(one.seed),)) for one in requests]
-        return conditions_of(requests, self.labels, self.text, self.texts, self.params.text_width, run).to(run.device)
+        return self.vectors(requests, run).to(run.device)
 
     def _draw_label(self, seed: int) -> str:
         return self.labels[int(np.random.default_rng(seed_of(seed, "label")).integers(len(self.labels)))]
@@ -126,24 +117,14 @@ def build_net(params: TrainParams, num_labels: int) -> DiffWaveNet:
     return DiffWaveNet(params.network, spec, {"label": num_labels, "caption": params.text_width}.get(params.condition))
 
 
-def build_model(params: TrainParams, net: DiffWaveNet, sample_rate: int, *more: Any) -> Vocoding | Generating:
-    """`more` are the fields of `Generating`."""
-    return Vocoding(params, net, sample_rate) if params.condition == "mel" else Generating(params, net, sample_rate, *more)
+def kind_of(params: TrainParams) -> type[Vocoding] | type[Generating]:
+    return Vocoding if params.condition == "mel" else Generating
 
 
-def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
-    """See models/family.py; without label embeddings."""
-    params = strict.parse_section(document, f"{FAMILY}.train", TrainParams)
-    return {"net": build_net(params, num_labels=0)}
-
-
-def save(model: Vocoding | Generating, directory: Path, facts: dict[str, Any]) -> None:
-    about = {"sample_rate": model.sample_rate, "labels": list(model.labels), "sigma_data": model.sigma_data}
-    config = Config(params=model.params, text=getattr(model, "text", None), **about)
-    family.save(directory, config, model.net.state_dict(), facts)
+def net_in(document: dict[str, Any], params: TrainParams, num_labels: int) -> DiffWaveNet:
+    """See models/family.py."""
+    return build_net(params, num_labels)
 
 
 def load(directory: Path) -> Vocoding | Generating:
-    config = family.read_config(directory, Config)
-    net = checkpoint.load_weights(lambda: build_net(config.params, len(config.labels)), directory / checkpoint.WEIGHTS)
-    return build_model(config.params, net, config.sample_rate, config.labels, config.sigma_data, config.text)
+    return kind_of(family.read_config(directory, Config).params).load(directory)

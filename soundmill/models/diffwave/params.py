@@ -8,19 +8,16 @@ from pydantic import Field, model_validator
 
 from soundmill.audio.mel import MelSpec, check_bands, check_overlap
 from soundmill.models.components.diffwave.params import NetworkParams, NoiseLoss, NoiseParams, SamplingParams
-from soundmill.models.params import BatchedTrainParams, GridParams
+from soundmill.models.params import GridParams, VectorTrainParams
 from soundmill.params import Seconds
 
 
-class TrainParams(BatchedTrainParams):
+class TrainParams(VectorTrainParams):
     condition: Literal["mel", "label", "caption", "none"] = Field(
         description="mel: a vocoder, which reconstructs; the others generate"
     )
     crop_seconds: Seconds = Field(
         gt=0, le=3600, description="length of a crop of each clip; without mels also the length of generated sounds"
-    )
-    text_width: int | None = Field(  # earlier checkpoints lack it
-        None, ge=1, description="width of the text encoder's states, for `condition: caption`"
     )
     mel: MelSpec = Field(description="mel spec of `condition: mel`")
     network: NetworkParams
@@ -39,8 +36,6 @@ class TrainParams(BatchedTrainParams):
             raise ValueError(f"crop_seconds {self.crop_seconds} must be at least one frame (mel.hop_length {self.mel.hop_length})")
         if self.condition == "mel" and self.unit_variance:
             raise ValueError("unit_variance is for waves without mels: a vocoder's mels give the level; set noise.prior to `mel`")
-        if (self.condition == "caption") != (self.text_width is not None):
-            raise ValueError("text_width is for condition `caption`, which needs it: set both, or text_width to null")
         if self.condition != "mel" and self.noise.prior == "mel":
             raise ValueError(f"noise.prior `mel` needs mels, which condition `{self.condition}` lacks; set it to `standard`")
         return self

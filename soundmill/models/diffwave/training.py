@@ -10,8 +10,10 @@ from torch import Tensor
 
 from soundmill.audio import mel
 from soundmill.errors import UserError
-from soundmill.models.catalog import beginnings, durations_of, waves_of
+from soundmill.models.catalog import durations_of, waves_of
 from soundmill.models.components.diffwave import prior
+from soundmill.models.components.diffwave.network import DiffWaveNet
+from soundmill.models.components.diffwave.params import SamplingParams
 from soundmill.models.components.diffwave.training import DiffWaveModule
 from soundmill.models.components.diffwave.vocoder import schedule
 from soundmill.models.components.waves.source import Pairs, WaveCrops, deviation_of, gather_waves, log_mels_of
@@ -19,7 +21,7 @@ from soundmill.models.diffwave import model as models
 from soundmill.models.diffwave.model import FAMILY, Generating, Vocoding
 from soundmill.models.diffwave.params import TrainParams
 from soundmill.models.family import Prepared, Rehearsal
-from soundmill.models.params import read_clip_plan, read_sections
+from soundmill.models.params import read_clip_plan
 from soundmill.models.preparing import Clips, rehearsal
 from soundmill.training.loader import Source, crop_places
 from soundmill.training.starting import compare
@@ -45,31 +47,24 @@ def prepare(
             f"longest has {longest:g} s; lower {FAMILY}.train.crop_seconds, or fill clips with silence "
             f"(`clips.{clips.name}.tail: pad`)"
         )
-    if params.condition == "label":
-        known.know_labels(start, f"set {FAMILY}.train.condition to `none`")
-    text = None
-    if params.condition == "caption":
-        text = known.read_texts(parts / "text", params.text_width, f"set {FAMILY}.train.condition to `none` or `label`")
+    known.learn_conditions(FAMILY, start, parts / "text")
 
     def source_of(clip_ids: Sequence[str]) -> Source:
         return known.told(source(params, rate, clips, clip_ids, ctx.scratch), clip_ids)
 
     sigma_data = deviation_of(params, start, lambda: gather_waves(clips, list(known.train), ctx.scratch), FAMILY)
     torch.manual_seed(params.seed)
-    model = models.build_model(
-        params, models.build_net(params, len(known.labels)), rate, known.labels, sigma_data, text, known.texts
-    )
+    net = models.build_net(params, len(known.labels))
+    model = models.kind_of(params)(params, net, rate, sigma_data, **known.conditions)
     spec = params.mel if params.condition == "mel" else None
-    told = {"captions": len(known.captions)} if text else {"labels": len(known.labels)}
     return known.prepared(
-        DiffWaveModule(params, model.net, params.noise, known.steps, spec, sigma_data),
+        DiffWaveModule(params, net, params.noise, known.steps, spec, sigma_data),
         model,
         source_of,
         known.drawing(partial(crop_places, params.seed, params.batch_size)),
         length / rate,
-        partial(models.save, model),
-        {"dropped": len(weights) - len(known.train), **told},
-        _shown(params, clips, known.held_out or list(known.train)) if spec else None,
+        {"dropped": len(weights) - len(known.train), **known.counts},
+        known.shown(clips).mean(1, keepdim=True) if spec else None,
     )
 
 
@@ -94,18 +89,11 @@ def source(params: TrainParams, rate: int, clips: Path, clip_ids: Sequence[str],
     return Pairs(log_mels, waves, params.crop_frames, params.mel)
 
 
-def _shown(params: TrainParams, clips: Path, clip_ids: Sequence[str]) -> Tensor:
-    """Real waves [N, 1, T] for half of the grid's cells."""
-    return torch.from_numpy(beginnings(clips, clip_ids, params.grid.columns * params.grid.rows // 2).mean(1, keepdims=True))
-
-
-def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
+def rehearse(document: dict[str, Any], params: TrainParams, sampling: SamplingParams, net: DiffWaveNet, labels: int) -> Rehearsal:
     """See models/family.py."""
-    params, _, sampling = read_sections(document, FAMILY, TrainParams)
     clips = read_clip_plan(document, FAMILY)
-    rate, mels = clips["sample_rate"], params.condition == "mel"
-    length, labels = params.crop_samples(rate), num_labels if params.condition == "label" else 0
-    module = DiffWaveModule(params, models.build_net(params, labels), params.noise, steps=1, spec=params.mel if mels else None)
+    mels, length = params.condition == "mel", params.crop_samples(clips["sample_rate"])
+    module = DiffWaveModule(params, net, params.noise, steps=1, spec=params.mel if mels else None)
 
     def values(rng: torch.Generator) -> tuple[Tensor, ...]:
         waves = torch.randn(params.batch_size, 1, length, generator=rng)
@@ -114,5 +102,4 @@ def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
         return {"mel": (condition, waves[:, 0]), "none": (waves,)}.get(params.condition, told)
 
     crops = clips["clip_seconds"] / params.crop_seconds if mels else 1.0  # in a sound
-    passes = len(schedule(params.noise, sampling)[0]) * crops
-    return rehearsal(module, params.batch_size, values, params.batch_size, passes)
+    return rehearsal(module, values, len(schedule(params.noise, sampling)[0]) * crops)

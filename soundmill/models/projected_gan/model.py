@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from soundmill import params as strict
 from soundmill.audio.mel import MelSpec, log_mel
 from soundmill.audio.pieces import closed
 from soundmill.errors import UserError
@@ -19,10 +18,10 @@ from soundmill.models.components import registry, vocoding
 from soundmill.models.components.contracts import Vocoder
 from soundmill.models.components.griffin_lim.vocoder import GriffinLim
 from soundmill.models.family import FamilyConfig, Request, Run
-from soundmill.models.labels import label_weights
 from soundmill.models.projected_gan.generator import Generator
 from soundmill.models.projected_gan.params import TrainParams
 from soundmill.models.projected_gan.picture import LoopPicture
+from soundmill.models.trained import TrainedModel, label_weights
 from soundmill.training import checkpoint
 from soundmill.training.device import autocast, evaluating
 from soundmill.training.seeds import seed_of
@@ -45,31 +44,30 @@ class Config(FamilyConfig):
 
 
 @dataclass
-class ProjectedGan:
-    """A `Model` (models/family.py); `net` has the averaged weights. `projectors` are those of its discriminators; `trained_against`
-    are the embedders among them and among those of earlier trainings: these do not rank the model."""
+class ProjectedGan(TrainedModel):
+    """A `Model` (models/family.py).
+
+    `projectors` are those of its discriminators; `trained_against` are the embedders among them and among those of earlier
+    trainings: these do not rank the model.
+    """
+
+    config, channels = Config, 1
 
     params: TrainParams
-    spec: MelSpec
-    labels: Sequence[str]
     net: Generator
+    mel_spec: MelSpec
     picture: LoopPicture
     projectors: Sequence[str]
     trained_against: Sequence[str]
     vocoder: Vocoder | None = None  # None: Griffin-Lim
-    channels: int = 1
 
     @property
     def sample_rate(self) -> int:
-        return self.spec.sample_rate
+        return self.mel_spec.sample_rate
 
     @property
     def num_samples(self) -> int:
         return self.picture.num_samples
-
-    @property
-    def condition(self) -> Literal["labels", "none"]:
-        return "labels" if self.labels else "none"
 
     @property
     def remark(self) -> str:
@@ -88,16 +86,16 @@ class ProjectedGan:
     @property
     def rebuilt_samples(self) -> int:
         """Length of a window of a longer sound: without the end that a picture lacks."""
-        return self.picture.filled * self.spec.hop_length
+        return self.picture.filled * self.mel_spec.hop_length
 
     def vocoder_for(self, run: Run) -> Vocoder:
-        return self.vocoder or GriffinLim(self.spec, run.sampling)
+        return self.vocoder or GriffinLim(self.mel_spec, run.sampling)
 
     @torch.no_grad()
     def rebuilt(self, waves: Tensor, run: Run) -> Tensor:
         fitted = pad(waves.mean(1), (0, max(0, self.num_samples - waves.shape[2])))[:, : self.num_samples]
         picture = self.picture.cpu()
-        return picture.decode(picture.encode(torch.from_numpy(log_mel(fitted.numpy(), self.spec))))
+        return picture.decode(picture.encode(torch.from_numpy(log_mel(fitted.numpy(), self.mel_spec))))
 
     def interpolate(self, ends: tuple[Request, Request], waves: Tensor | None, shares: Sequence[float], run: Run) -> Tensor:
         """Interpolate between the styles of two seeds, with the noise of the first."""
@@ -143,7 +141,23 @@ class ProjectedGan:
         padded = torch.cat([log_mels[..., -CONTEXT:], log_mels, log_mels[..., :CONTEXT]], 2)
         waves = vocoding.to_waves(self.vocoder_for(run), padded, run.device, seeds=seeds)
         fade = round(FADE_SECONDS * self.sample_rate)
-        return torch.from_numpy(closed(waves.numpy(), CONTEXT * self.spec.hop_length, self.num_samples, fade))
+        return torch.from_numpy(closed(waves.numpy(), CONTEXT * self.mel_spec.hop_length, self.num_samples, fade))
+
+    def tensors(self) -> dict[str, Tensor]:
+        return _nets(self.net, self.picture).state_dict()
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        config = family.read_config(directory, Config)
+        params, spec = config.params, config.mel_spec
+
+        def made() -> nn.ModuleDict:
+            picture = LoopPicture(spec, config.num_samples, params.generator.frames, params.fit)
+            return _nets(build_net(params, len(config.labels)), picture)
+
+        nets = checkpoint.load_weights(made, directory / checkpoint.WEIGHTS)
+        more = config.projectors, config.trained_against, registry.vocoder_in(directory, spec)
+        return cls(params, nets["net"], spec, nets["picture"], *more, labels=config.labels)
 
 
 def build_net(params: TrainParams, num_labels: int) -> Generator:
@@ -151,39 +165,14 @@ def build_net(params: TrainParams, num_labels: int) -> Generator:
     return Generator(params.generator, num_labels, looped=params.fit == "resize")
 
 
-def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
-    """See models/family.py; without label embeddings."""
-    params = strict.parse_section(document, f"{FAMILY}.train", TrainParams)
-    return {"generator": build_net(params, num_labels=0), **registry.vocoder_network(document, FAMILY)}
-
-
-def save(model: ProjectedGan, parts: Path, directory: Path, facts: dict[str, Any]) -> None:
-    """Write the checkpoint, with a copy of the vocoder in `parts`, the training's input directory."""
-    config = Config(
-        params=model.params,
-        mel_spec=model.spec,
-        labels=list(model.labels),
-        num_samples=model.num_samples,
-        projectors=list(model.projectors),
-        trained_against=list(model.trained_against),
-    )
-    vocoder = [parts / registry.VOCODER] if model.vocoder else []
-    family.save(directory, config, _nets(model.net, model.picture).state_dict(), facts, parts=vocoder)
-
-
-def load(directory: Path) -> ProjectedGan:
-    config = family.read_config(directory, Config)
-    params, spec = config.params, config.mel_spec
-
-    def made() -> nn.ModuleDict:
-        picture = LoopPicture(spec, config.num_samples, params.generator.frames, params.fit)
-        return _nets(build_net(params, len(config.labels)), picture)
-
-    nets = checkpoint.load_weights(made, directory / checkpoint.WEIGHTS)
-    more = config.projectors, config.trained_against, registry.vocoder_in(directory, spec)
-    return ProjectedGan(params, spec, config.labels, nets["net"], nets["picture"], *more)
+def net_in(document: dict[str, Any], params: TrainParams, num_labels: int) -> Generator:
+    """See models/family.py."""
+    return build_net(params, num_labels)
 
 
 def _nets(net: nn.Module, picture: nn.Module) -> nn.ModuleDict:
     """Both as one module, whose weights are saved together."""
     return nn.ModuleDict({"net": net, "picture": picture})
+
+
+load = ProjectedGan.load

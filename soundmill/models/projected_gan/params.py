@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -70,6 +70,8 @@ class SamplingParams(GriffinLimParams):
 
 
 class TrainParams(BatchedTrainParams):
+    without: ClassVar = {"label": "conditional to false"}
+
     conditional: bool = Field(description="by label, where the training clips have labels")
     fit: Literal["cut", "resize"] = Field(
         description="if a clip has more frames than the picture: cut its end (decoded as silence), or resize it"
@@ -78,6 +80,10 @@ class TrainParams(BatchedTrainParams):
     discriminators: DiscriminatorParams
     grid: GridParams
     sampling: SamplingParams = Field(description="how the grid, and `soundmill generate`, sample the checkpoint")
+
+    @property
+    def by_label(self) -> bool:
+        return self.conditional
 
     def check_spec(self, spec: MelSpec | None) -> None:
         if spec and self.generator.bands != spec.n_mels:

@@ -17,12 +17,12 @@ from soundmill.models.components import registry
 from soundmill.models.components.log_mels.source import Crops, LogMels, gather_log_mels
 from soundmill.models.family import Prepared, Rehearsal
 from soundmill.models.params import read_clip_plan
-from soundmill.models.preparing import Clips, rehearsal
+from soundmill.models.preparing import Clips, places_of, rehearsal
 from soundmill.models.projected_gan import model as models
 from soundmill.models.projected_gan.discriminators import Discriminators, discriminator_loss, generator_loss
 from soundmill.models.projected_gan.generator import Generator
 from soundmill.models.projected_gan.model import FAMILY, ProjectedGan
-from soundmill.models.projected_gan.params import TrainParams
+from soundmill.models.projected_gan.params import SamplingParams, TrainParams
 from soundmill.models.projected_gan.picture import LoopPicture
 from soundmill.models.projected_gan.projectors import Chosen, choose
 from soundmill.training.loader import Batch, Source
@@ -96,14 +96,12 @@ def prepare(
     """A training that starts from another keeps its labels and the standardisation of its pictures."""
     spec, known = read_spec(mels), Clips.read(params, ctx, catalog)
     params.check_spec(spec)
-    if params.conditional:
-        known.know_labels(start, f"set {FAMILY}.train.conditional to false")
+    known.learn_conditions(FAMILY, start)
     log_mels = gather_log_mels(mels, list(known.train), ctx.scratch)
     picture = LoopPicture(spec, _length(log_mels, spec, params, mels), params.generator.frames, params.fit)
     if start:
-        about = ("mel_spec", "num_samples")
-        theirs, ours = (dict(zip(about, (one.spec.model_dump(), one.num_samples), strict=True)) for one in (start, picture))
-        compare(params.start_from, theirs, ours)
+        theirs = {"mel_spec": start.mel_spec.model_dump(), "num_samples": start.num_samples}
+        compare(params.start_from, theirs, {"mel_spec": spec.model_dump(), "num_samples": picture.num_samples})
         picture.load_state_dict(start.picture.state_dict())
     else:
         picture.measure(_all(log_mels, picture))
@@ -115,16 +113,12 @@ def prepare(
     net = models.build_net(params, len(known.labels))
     chosen = choose(params.discriminators, tagger, params.seed, report=lambda text: terminal.say(f"{ctx.name}: {text}"))
     against = sorted({*(name for name in chosen.names if name in models.EMBEDDERS), *(start.trained_against if start else ())})
-    model = ProjectedGan(params, spec, known.labels, net, picture, chosen.names, against, registry.vocoder_in(parts, spec))
+    vocoder = registry.vocoder_in(parts, spec)
+    model = ProjectedGan(params, net, spec, picture, chosen.names, against, vocoder, **known.conditions)
     module = ProjectedGanModule(params, net, picture, chosen, len(known.labels), known.steps)
-    seconds, counts = picture.num_samples / spec.sample_rate, {"labels": len(known.labels)}
-    save, draw = partial(models.save, model, parts), partial(_beginnings, params.batch_size)
-    return known.prepared(module, model, source_of, draw, seconds, save, counts)
-
-
-def _beginnings(count: int, step: int) -> Tensor:
-    """Relative start of each crop: always 0, the first beat of the loop."""
-    return torch.zeros(count)
+    draw = partial(places_of, "start", params.seed, params.batch_size)  # the first beat of each loop
+    used, seconds = [parts / registry.VOCODER] if vocoder else [], picture.num_samples / spec.sample_rate
+    return known.prepared(module, model, source_of, draw, seconds, known.counts, parts=used)
 
 
 def _length(log_mels: LogMels, spec: mel.MelSpec, params: TrainParams, mels: Path) -> int:
@@ -146,19 +140,16 @@ def _all(log_mels: LogMels, picture: LoopPicture) -> Iterator[Tensor]:
         yield log_mels.crops(items, [0.0] * len(items), picture.frames, picture.silence).float()
 
 
-def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
+def rehearse(document: dict[str, Any], params: TrainParams, sampling: SamplingParams, net: Generator, labels: int) -> Rehearsal:
     """See models/family.py; projectors whose weights are unavailable are timed with random ones."""
-    read = partial(strict.parse_section, document)
-    params, spec = read(f"{FAMILY}.train", TrainParams), read(f"spectrogram.{FAMILY}", mel.SpectrogramParams).spec
+    spec = strict.parse_section(document, f"spectrogram.{FAMILY}", mel.SpectrogramParams).spec
     seconds = read_clip_plan(document, FAMILY)["clip_seconds"]
-    labels = num_labels if params.conditional else 0
     picture = LoopPicture(spec, round(seconds * spec.sample_rate), params.generator.frames, params.fit)
     stand_in = params.discriminators.model_copy(update={"missing": "random"})
     chosen = choose(stand_in, Path(document["families"][FAMILY]["tagger"]), params.seed, report=lambda text: None)
-    module = ProjectedGanModule(params, models.build_net(params, labels), picture, chosen, labels, steps=1)
 
     def values(rng: torch.Generator) -> tuple[Tensor, ...]:
         noise = torch.randn(params.batch_size, spec.n_mels, picture.frames, generator=rng)
         return noise, *((torch.zeros(params.batch_size, labels),) if labels else ())
 
-    return rehearsal(module, params.batch_size, values, params.batch_size, 1)
+    return rehearsal(ProjectedGanModule(params, net, picture, chosen, labels, steps=1), values, 1)

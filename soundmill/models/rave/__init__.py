@@ -4,6 +4,7 @@ from soundmill.models.family import Family
 from soundmill.models.rave.params import GenerateParams, TrainParams
 
 FAMILY = Family(
+    name="rave",
     title="a codec of multiband waves that plays in real time, and diffusion over its latents: by label, caption or unconditional",
     paper="Caillon & Esling 2021, RAVE (arXiv:2111.05011), and its second version",
     train_params=TrainParams,

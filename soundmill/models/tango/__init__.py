@@ -4,6 +4,7 @@ from soundmill.models.family import Family
 from soundmill.models.tango.params import TrainParams
 
 FAMILY = Family(
+    name="tango",
     title="text to sound: diffusion over latents of log-mels, conditioned on a frozen text encoder's states",
     paper=(
         "Ghosal, Majumder, Mehrish & Poria 2023, Text-to-audio generation using instruction-tuned LLM and latent diffusion model "
@@ -13,6 +14,7 @@ FAMILY = Family(
     model=f"{__name__}.model",
     training=f"{__name__}.training",
     weights="unet.safetensors",
-    adapted="unet",
+    codec="vae",
+    adapted=True,
     fixed=("network", "diffusion.objective", "diffusion.num_timesteps"),
 )

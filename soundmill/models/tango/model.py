@@ -11,28 +11,25 @@ from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from soundmill import params as strict
 from soundmill.diffusion.guidance import guided
 from soundmill.diffusion.paths import discrete
 from soundmill.diffusion.sampling import Draw, sample
 from soundmill.diffusion.solvers import scheduled
 from soundmill.errors import UserError
-from soundmill.models import adapted, family
 from soundmill.models.components import registry
+from soundmill.models.components.choice import latent_components, vocoder_of
 from soundmill.models.components.contracts import Codec, Kind, LatentCodec, Vocoder
-from soundmill.models.components.latents.vocoder import load_vocoder, vocoder_of
 from soundmill.models.components.text_states import states as text_states
-from soundmill.models.components.text_states.states import TextConfig, Texts
+from soundmill.models.components.text_states.states import TextConfig
 from soundmill.models.family import MAX_FRAMES, FamilyConfig, Request, Run
 from soundmill.models.sounds import in_precision, sampled
 from soundmill.models.tango.params import TrainParams
 from soundmill.models.tango.unet import TextUNet
-from soundmill.training import checkpoint
+from soundmill.models.trained import TrainedModel
 
 FAMILY = "tango"
-WEIGHTS, AUTOENCODER = "unet.safetensors", "autoencoder"
 
 
 class Config(FamilyConfig):
@@ -43,20 +40,17 @@ class Config(FamilyConfig):
 
 
 @dataclass
-class Tango:
-    """A `Model` (models/family.py); `net` has the averaged weights. It is conditioned on the request's caption."""
+class Tango(TrainedModel):
+    """A `Model` (models/family.py). It is conditioned on the request's caption."""
+
+    config, weights, channels = Config, "unet.safetensors", 1
 
     params: TrainParams
     net: TextUNet
     kind: Kind  # of the autoencoder
     autoencoder: LatentCodec
     frames: int  # of the generated log-mels, or of latents if the codec has no log-mels
-    text: TextConfig
     vocoder: Vocoder | None = None  # None: Griffin-Lim
-    texts: Texts | None = None  # during training: precomputed states, so the text encoder is not loaded
-    channels: int = 1
-    condition: Literal["caption"] = "caption"
-    labels: tuple[str, ...] = ()
 
     @property
     def sample_rate(self) -> int:
@@ -82,7 +76,7 @@ class Tango:
         return codec.decode(codec.encode(waves))[..., : waves.shape[2]]
 
     def vocoder_for(self, run: Run) -> Vocoder | None:
-        return vocoder_of(run.sampling, self.vocoder, self.autoencoder)
+        return vocoder_of(run.sampling, self.vocoder, self.autoencoder.spec)
 
     def rebuilt(self, waves: Tensor, run: Run) -> Tensor:
         codec = self.codec(run)
@@ -98,6 +92,14 @@ class Tango:
             return [self.texts.of(caption) for caption in captions], self.texts.null
         *states, empty = text_states.encode(self.text, [*captions, ""], run.home, run.scratch, run.digests)
         return states, text_states.null_of(self.params.null_text, empty)
+
+    @classmethod
+    def components(cls, config: Config, directory: Path, whole: Path) -> dict[str, Any]:
+        return latent_components(config.params.sampling, directory, whole)
+
+    @classmethod
+    def build(cls, config: Config, autoencoder: LatentCodec, **others: Any) -> TextUNet:
+        return build_net(config.params, autoencoder.latent_shape(config.frames))
 
 
 def sample_latents(model: Tango, states: Sequence[np.ndarray], null: np.ndarray, seeds: Sequence[int], run: Run) -> Tensor:
@@ -129,27 +131,9 @@ def build_net(params: TrainParams, latent_shape: tuple[int, int, int]) -> TextUN
     return TextUNet(params.network, channels)
 
 
-def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
-    """See models/family.py; without the text encoder, whose size is unknown without its files."""
-    train = strict.parse_section(document, f"{FAMILY}.train", TrainParams)
-    autoencoder, spec = registry.codec_params(document, FAMILY), strict.section(document, f"spectrogram.{FAMILY}", "params.yaml")
-    vae = registry.codec(autoencoder.kind).network(autoencoder, spec)
-    parts = {"unet": TextUNet(train.network, autoencoder.network.latent_channels), "vae": vae}
-    return parts | registry.vocoder_network(document, FAMILY)
+def net_in(document: dict[str, Any], params: TrainParams, num_labels: int) -> TextUNet:
+    """See models/family.py."""
+    return build_net(params, registry.latent_shape(document, FAMILY))
 
 
-def save(model: Tango, inputs: Path, parts: Path, directory: Path, facts: dict[str, Any]) -> None:
-    """Write the checkpoint, with copies of the autoencoder in `inputs` and the vocoder in `parts`, the training's inputs."""
-    config = Config(params=model.params, frames=model.frames, text=model.text)
-    vocoders = [parts / registry.VOCODER] if model.vocoder else []
-    family.save_net(directory, config, model.net, facts, WEIGHTS, parts=[inputs / AUTOENCODER], own_parts=vocoders)
-
-
-def load(directory: Path) -> Tango:
-    config = family.read_config(directory, Config)
-    whole = adapted.whole(directory)
-    kind, autoencoder = registry.load_latent_codec(whole / AUTOENCODER)
-    net = checkpoint.built(lambda: build_net(config.params, autoencoder.latent_shape(config.frames)), whole / WEIGHTS)
-    vocoder = load_vocoder(config.params.sampling, directory, autoencoder)
-    family.load_net(net, directory, whole, WEIGHTS)
-    return Tango(config.params, net, kind, autoencoder, config.frames, config.text, vocoder)
+load = Tango.load

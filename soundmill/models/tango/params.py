@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -46,6 +46,9 @@ class SamplingParams(SamplerParams, GriffinLimParams):
 
 
 class TrainParams(FamilyTrainParams):
+    text_key: ClassVar = "network.text_width"
+    by_caption: ClassVar = True
+
     real_items: int = Field(ge=1, description="clips in a batch of one device")
     mixed_items: int = Field(ge=0, description="mixes in a batch of one device, in addition to the clips")
     accumulate: int = Field(ge=1, le=65_536, description="batches whose gradients are accumulated per step")
@@ -59,3 +62,8 @@ class TrainParams(FamilyTrainParams):
     @property
     def items(self) -> int:
         return self.real_items + self.mixed_items
+
+    @property
+    def batch_size(self) -> int:
+        """Clips in a batch of all devices."""
+        return self.real_items * self.hardware.devices

@@ -1,39 +1,31 @@
 """Train the family on stored latents and text states, without running the autoencoder or the text encoder."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from soundmill import manifest, shards
-from soundmill import params as strict
-from soundmill.audio.mel import SpectrogramParams
 from soundmill.diffusion.paths import Discrete, discrete, scheduled_loss
 from soundmill.errors import UserError
 from soundmill.models import adapted
-from soundmill.models.catalog import choose_by_hash, no_training_clip
+from soundmill.models.catalog import no_training_clip
 from soundmill.models.components import registry
+from soundmill.models.components.choice import load_vocoder
 from soundmill.models.components.contracts import read_codec
-from soundmill.models.components.latents.params import LatentsParams
-from soundmill.models.components.latents.store import LatentsAbout, gather_posteriors, iterate_index, read_about
-from soundmill.models.components.latents.vocoder import load_vocoder
-from soundmill.models.components.text_states import states as text_states
-from soundmill.models.components.text_states.states import Texts
+from soundmill.models.components.latents.store import LatentsAbout, Posteriors, gather_posteriors, iterate_index, read_about
+from soundmill.models.components.registry import AUTOENCODER
 from soundmill.models.family import Prepared, Rehearsal
-from soundmill.models.params import read_sections
-from soundmill.models.preparing import Captions, rehearsal
-from soundmill.models.requests import of_captions
+from soundmill.models.preparing import Captioned, Clips, guided_passes, rehearsal
 from soundmill.models.tango import model as models
 from soundmill.models.tango.model import FAMILY, Tango
-from soundmill.models.tango.params import TrainParams
-from soundmill.training.loader import Arrays, Batch, Joined, Order
+from soundmill.models.tango.params import SamplingParams, TrainParams
+from soundmill.models.tango.unet import TextUNet
+from soundmill.training.loader import Batch, Joined, Order, Source
 from soundmill.training.module import TrainingModule
-from soundmill.training.monitoring import HeldOut
 from soundmill.training.seeds import seed_of
 
 TIMED_TOKENS = 24  # tokens per caption when timing a step
@@ -58,27 +50,10 @@ class Listing:
         return sorted(clip_id for clip_id, clip_split in self.splits.items() if clip_split == split)
 
 
-@dataclass(frozen=True)
-class LatentsAndTexts:
-    """A source of posteriors [b, 2, channels, frames, bands] and the states of one caption each (text_states.Condition).
-
-    `drawn` [b, 2] in [0, 1): selects one of the captions; below `dropout`, the text is dropped.
-    """
-
-    posteriors: Arrays
-    captions: Captions
-    dropout: float
-
-    def batch(self, items: np.ndarray, drawn: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        chances = zip(items, drawn.tolist(), strict=True)
-        chosen = [self.captions.drawn(item, which) if dropped >= self.dropout else None for item, (which, dropped) in chances]
-        posteriors = torch.from_numpy(np.stack([self.posteriors.read(item) for item in items]))
-        return posteriors, *self.captions.texts.padded(chosen)
-
-
-def draw_texts(seed: int, batch_size: int, step: int) -> Tensor:
-    """Random numbers [batch_size, 2] in [0, 1) for LatentsAndTexts."""
-    return torch.rand(batch_size, 2, generator=torch.Generator().manual_seed(seed_of(seed, "text", step)))
+def draw_captions(seed: int, batch_size: int, step: int) -> Tensor:
+    """Random numbers in [0, 1) for Captioned, of which latents need none: [batch_size, 3]."""
+    drawn = torch.rand(batch_size, 2, generator=torch.Generator().manual_seed(seed_of(seed, "text", step)))
+    return torch.cat([torch.zeros(batch_size, 1), drawn], 1)
 
 
 def draw_times(params: TrainParams, batch_size: int, step: int) -> Tensor:
@@ -93,7 +68,7 @@ def draw_times(params: TrainParams, batch_size: int, step: int) -> Tensor:
 class TangoModule(TrainingModule):
     """A batch: latents sampled from their posteriors, noised, and denoised given the text."""
 
-    def __init__(self, params: TrainParams, net: torch.nn.Module, scaling_factor: float, batch_size: int, steps: int):
+    def __init__(self, params: TrainParams, net: nn.Module, scaling_factor: float, batch_size: int, steps: int):
         super().__init__(net, params, steps, params.accumulate)
         self.scaling_factor, self.batch_size = scaling_factor, batch_size
         self.register_buffer("table", discrete(params.diffusion).table, persistent=False)
@@ -118,53 +93,43 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
 
     A training that starts from another may have another text encoder of the same width, or another autoencoder; this is printed.
     """
-    devices = params.hardware.devices
     clips, mixes, about = _listings(params, inputs)
-    clip_ids, mix_ids = clips.of("train"), mixes.of("train") if mixes else []
+    clip_ids, valid = clips.of("train"), clips.of("valid")
     if not clip_ids:
         raise no_training_clip(clips.directory)
-    order: Order | Joined = Order(params.seed, _weights(catalog, clip_ids), params.real_items * devices)
-    batches = params.steps * params.accumulate if params.steps else order.steps(params.epochs)
+    known = Clips(params, ctx, catalog, _weights(catalog, clip_ids), valid, mixes.of("train") if mixes else [])
+    listings = [listing for listing in (clips, mixes) if listing]
+    known.facts = {clip_id: {"captions": told} for listing in listings for clip_id, told in listing.captions.items()}
+    known.captions = sorted({caption for row in known.facts.values() for caption in row["captions"]})
+    known.read_texts(inputs / "text", params.null_text)
+    steps = known.steps
     if mixes:
-        second = Order(seed_of(params.seed, "mixes"), dict.fromkeys(mix_ids, 1.0), params.mixed_items * devices)
-        order = Joined(order, second, devices)
+        devices, weights = params.hardware.devices, dict.fromkeys(known.mixed, 1.0)
+        second = Order(seed_of(params.seed, "mixes"), weights, params.mixed_items * devices)
+        known.order = Joined(known.order, second, devices)
 
-    distinct_captions = {
-        caption for listing in (clips, mixes) if listing for of_one in listing.captions.values() for caption in of_one
-    }
-    captions = sorted(distinct_captions)
-    texts = text_states.read_texts(
-        inputs / "text", captions, params.null_text, params.network.text_width, "network.text_width", ctx.scratch
-    )
-    numbers = {caption: number for number, caption in enumerate(captions)}
-    source = _source([listing for listing in (clips, mixes) if listing], [*clip_ids, *mix_ids], texts, numbers, params, ctx.scratch)
+    def source_of(ids: Sequence[str]) -> Source:
+        directories = [listing.directory for listing in listings if listing.captions.keys() & set(ids)]
+        posteriors = Posteriors(gather_posteriors(directories, ids, ctx.scratch))
+        return Captioned(posteriors, known.captions_of(ids), known.texts.padded, params.text_dropout)
 
-    unseen = choose_by_hash(clips.of("valid"), params.validate_batches * order.batch_size)
-    held_out = HeldOut(_source([clips], unseen, texts, numbers, params, ctx.scratch), len(unseen)) if unseen else None
-
-    kind, autoencoder = registry.load_latent_codec(inputs / "autoencoder")
+    kind, autoencoder = registry.load_latent_codec(inputs / AUTOENCODER)
     frames = about.num_samples // autoencoder.samples_per_frame
     torch.manual_seed(params.seed)
     net = models.build_net(params, autoencoder.latent_shape(frames))
-    vocoder = load_vocoder(params.sampling, parts, autoencoder)
-    model = Tango(params, net, kind, autoencoder, frames, text_states.read_config(inputs / "text"), vocoder, texts)
+    vocoder = load_vocoder(params.sampling, parts, autoencoder.spec)
+    model = Tango(params, net, kind, autoencoder, frames, vocoder, **known.conditions)
     if start:
         adapted.compare_parts(ctx.name, FAMILY, start, model)
-    module = TangoModule(params, net, autoencoder.scaling_factor, order.batch_size, -(-batches // params.accumulate))
-
-    return Prepared(
-        module,
+    return known.prepared(
+        TangoModule(params, net, autoencoder.scaling_factor, known.order.batch_size, steps),
         model,
-        source,
-        order,
-        partial(draw_texts, params.seed, order.batch_size),
+        source_of,
+        partial(draw_captions, params.seed, known.order.batch_size),
         about.num_samples / autoencoder.sample_rate,
-        clip_ids=clip_ids,
-        counts={"mixes": len(mix_ids), "captions": len(captions)},
-        samples=of_captions(params.grid, params.seed, captions),
-        columns=params.grid.columns,
-        held_out=held_out,
-        save=partial(models.save, model, inputs, parts),
+        {"mixes": len(known.mixed), **known.counts},
+        parts=[inputs / AUTOENCODER],
+        own_parts=[parts / registry.VOCODER] if vocoder else [],
         mixes=mixes.mixed if mixes else {},
     )
 
@@ -182,7 +147,7 @@ def _listings(params: TrainParams, inputs: Path) -> tuple[Listing, Listing | Non
             f"{mixes.directory}: no mixes, but train.mixed_items is {params.mixed_items}; set it to 0, or `mixup.pairing` to "
             "`pressure` or `random`"
         )
-    digest = read_codec(inputs / "autoencoder").digest
+    digest = read_codec(inputs / AUTOENCODER).digest
     for listing in (clips, mixes):
         if listing and (listing.about.autoencoder != digest or listing.about != clips.about):
             raise UserError(
@@ -201,27 +166,14 @@ def _weights(catalog: Path, clip_ids: Sequence[str]) -> dict[str, float]:
     return {clip_id: weights[clip_id] for clip_id in clip_ids}
 
 
-def _source(
-    listings: Sequence[Listing], ids: Sequence[str], texts: Texts, numbers: dict[str, int], params: TrainParams, scratch: Path
-) -> LatentsAndTexts:
-    posteriors = gather_posteriors([listing.directory for listing in listings], ids, scratch)
-    captions = {clip_id: of_one for listing in listings for clip_id, of_one in listing.captions.items()}
-    numbered = Captions([[numbers[text] for text in captions[one]] for one in ids], texts)
-    return LatentsAndTexts(posteriors, numbered, params.text_dropout)
-
-
-def rehearse(document: dict[str, Any], num_labels: int) -> Rehearsal:
+def rehearse(document: dict[str, Any], params: TrainParams, sampling: SamplingParams, net: TextUNet, labels: int) -> Rehearsal:
     """See models/family.py."""
-    read = partial(strict.parse_section, document)
-    params, _, sampling = read_sections(document, FAMILY, TrainParams)
-    spec, num_samples = read(f"spectrogram.{FAMILY}", SpectrogramParams).spec, read(f"{FAMILY}.latents", LatentsParams).num_samples
-    shape, items = registry.codec_params(document, FAMILY).latent_shape(spec, num_samples), params.items
-    net = models.build_net(params, shape)
+    shape, items = registry.latent_shape(document, FAMILY), params.items
 
     def values(rng: torch.Generator) -> tuple[Tensor, ...]:
         posteriors = torch.randn(items, 2, *shape, generator=rng)
         states = torch.randn(items, TIMED_TOKENS, params.network.text_width, generator=rng)
         return posteriors, states, torch.ones(items, TIMED_TOKENS, dtype=torch.bool)
 
-    passes = sampling.num_steps * (1 if sampling.guidance_scale == 1 else 2)
-    return rehearsal(TangoModule(params, net, 1.0, items, steps=1), items, values, params.real_items, passes)
+    module = TangoModule(params, net, 1.0, items, steps=1)
+    return rehearsal(module, values, guided_passes(sampling, True), params.real_items)

@@ -2,29 +2,25 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from soundmill import params as strict
 from soundmill.diffusion import solvers
 from soundmill.diffusion.deviation import on_unit_variance, scaled
 from soundmill.diffusion.sampling import sample
-from soundmill.models import family
 from soundmill.models.components.unet1d.network import UNet1d
 from soundmill.models.components.unet1d.noise import noise_of
 from soundmill.models.components.unet1d.params import NO_TRANSFORM
 from soundmill.models.family import FamilyConfig, Request, Run
 from soundmill.models.params import read_clip_plan
 from soundmill.models.sounds import in_precision, sampled
+from soundmill.models.trained import TrainedModel
 from soundmill.models.upsampler.params import TrainParams
-from soundmill.training import checkpoint
 
 FAMILY = "upsampler"
-WEIGHTS = "unet.safetensors"
 
 
 class Config(FamilyConfig):
@@ -36,16 +32,20 @@ class Config(FamilyConfig):
 
 
 @dataclass
-class Upsampler:
+class Upsampler(TrainedModel):
     """A `Model` (models/family.py): it reconstructs (downsamples and restores) and transforms, which is the same."""
+
+    config, weights = Config, "unet.safetensors"
 
     params: TrainParams
     net: UNet1d
     sample_rate: int
     channels: int
     sigma_data: float = 1.0  # standard deviation of the waves, by which the net's input is divided
-    labels: tuple[str, ...] = ()
-    condition: Literal["none"] = "none"
+
+    @classmethod
+    def build(cls, config: Config) -> UNet1d:
+        return build_net(config.params, config.channels)
 
     @property
     def num_samples(self) -> int:
@@ -81,20 +81,9 @@ def build_net(params: TrainParams, channels: int) -> UNet1d:
     return UNet1d(params.network, NO_TRANSFORM, 2 * channels, channels)
 
 
-def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
+def net_in(document: dict[str, Any], params: TrainParams, num_labels: int) -> UNet1d:
     """See models/family.py."""
-    params = strict.parse_section(document, f"{FAMILY}.train", TrainParams)
-    clips = read_clip_plan(document, FAMILY)
-    return {"unet": build_net(params, clips["channels"])}
+    return build_net(params, read_clip_plan(document, FAMILY)["channels"])
 
 
-def save(model: Upsampler, directory: Path, facts: dict[str, Any]) -> None:
-    about = {"sample_rate": model.sample_rate, "channels": model.channels, "sigma_data": model.sigma_data}
-    config = Config(params=model.params, **about)
-    family.save(directory, config, model.net.state_dict(), facts, weights=WEIGHTS)
-
-
-def load(directory: Path) -> Upsampler:
-    config = family.read_config(directory, Config)
-    net = checkpoint.load_weights(lambda: build_net(config.params, config.channels), directory / WEIGHTS)
-    return Upsampler(config.params, net, config.sample_rate, config.channels, config.sigma_data)
+load = Upsampler.load

@@ -4,6 +4,7 @@ from soundmill.models.family import Family
 from soundmill.models.waveform_unet.params import TrainParams
 
 FAMILY = Family(
+    name="waveform_unet",
     title="diffusion or rectified flow on short stereo waves: by label, caption or unconditional; restyles and inpaints recordings",
     paper="Schneider, Kamal, Jin & Schölkopf 2023, Moûsai (arXiv:2301.11757), at the size of tiny-audio-diffusion",
     train_params=TrainParams,

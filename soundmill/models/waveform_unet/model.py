@@ -2,33 +2,28 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, PositiveFloat
-from torch import Tensor, nn
+from torch import Tensor
 
-from soundmill import params as strict
 from soundmill.diffusion import solvers
 from soundmill.diffusion.deviation import Deviation, on_unit_variance, scaled
 from soundmill.diffusion.guidance import Condition, guided
 from soundmill.diffusion.paths import Net
 from soundmill.diffusion.sampling import Draw, Steps, inpaint, restyle, sample, slerp
-from soundmill.models import family
 from soundmill.models.components.text_states import states as text_states
-from soundmill.models.components.text_states.states import TextConfig, Texts
+from soundmill.models.components.text_states.states import TextConfig
 from soundmill.models.components.unet1d.network import UNet1d
 from soundmill.models.components.unet1d.noise import noise_of
 from soundmill.models.family import FamilyConfig, Request, Run
-from soundmill.models.labels import label_weights
 from soundmill.models.params import read_clip_plan
 from soundmill.models.sounds import in_precision, sampled
+from soundmill.models.trained import TrainedModel
 from soundmill.models.waveform_unet.params import TrainParams
-from soundmill.training import checkpoint
 
 FAMILY = "waveform_unet"
-WEIGHTS = "unet.safetensors"
 
 
 class Config(FamilyConfig):
@@ -42,25 +37,20 @@ class Config(FamilyConfig):
 
 
 @dataclass
-class WaveformUNet:
-    """A `Model` (models/family.py); `net` has the averaged weights."""
+class WaveformUNet(TrainedModel):
+    """A `Model` (models/family.py)."""
+
+    config, weights = Config, "unet.safetensors"
 
     params: TrainParams
     net: UNet1d
     sample_rate: int
     channels: int
-    labels: Sequence[str]
-    text: TextConfig | None = None  # if conditioned on captions
     sigma_data: Deviation = 1.0  # of the waves, by which the net's input is divided
-    texts: Texts | None = None  # during training: precomputed states, so the text encoder is not loaded
 
     @property
     def num_samples(self) -> int:
         return self.params.num_samples
-
-    @property
-    def condition(self) -> Literal["labels", "caption", "none"]:
-        return {"label": "labels", "caption": "caption", "none": "none"}[self.params.condition]
 
     def generate(self, requests: Sequence[Request], run: Run) -> Tensor:
         """Noise → waves; a request without label or caption is unconditional."""
@@ -124,7 +114,7 @@ class WaveformUNet:
         if self.condition == "none":
             return (), ()
         if self.condition == "labels":
-            weights = torch.stack([label_weights(request.labels, self.labels) for request in requests]).to(run.device)
+            weights = self.vectors(requests, run).to(run.device)
             return (weights,), (torch.zeros_like(weights),)
         captions = [request.caption for request in requests]
         if self.texts is not None:
@@ -136,6 +126,10 @@ class WaveformUNet:
         dropped = torch.tensor([not caption for caption in captions], device=run.device)
         return (*text, dropped), (*text, torch.ones_like(dropped))
 
+    @classmethod
+    def build(cls, config: Config) -> UNet1d:
+        return build_net(config.params, config.channels, len(config.labels))
+
 
 def build_net(params: TrainParams, channels: int, num_labels: int) -> UNet1d:
     """The network, initialised from torch's global generator."""
@@ -144,26 +138,9 @@ def build_net(params: TrainParams, channels: int, num_labels: int) -> UNet1d:
     return UNet1d(params.network, params.transform, channels, channels, **labels, **text)
 
 
-def networks(document: dict[str, Any]) -> dict[str, nn.Module]:
-    """See models/family.py; without label embeddings."""
-    params = strict.parse_section(document, f"{FAMILY}.train", TrainParams)
-    clips = read_clip_plan(document, FAMILY)
-    return {"unet": build_net(params, clips["channels"], num_labels=0)}
+def net_in(document: dict[str, Any], params: TrainParams, num_labels: int) -> UNet1d:
+    """See models/family.py."""
+    return build_net(params, read_clip_plan(document, FAMILY)["channels"], num_labels)
 
 
-def save(model: WaveformUNet, directory: Path, facts: dict[str, Any]) -> None:
-    config = Config(
-        params=model.params,
-        sample_rate=model.sample_rate,
-        channels=model.channels,
-        labels=list(model.labels),
-        text=model.text,
-        sigma_data=model.sigma_data,
-    )
-    family.save(directory, config, model.net.state_dict(), facts, weights=WEIGHTS)
-
-
-def load(directory: Path) -> WaveformUNet:
-    config = family.read_config(directory, Config)
-    net = checkpoint.load_weights(lambda: build_net(config.params, config.channels, len(config.labels)), directory / WEIGHTS)
-    return WaveformUNet(config.params, net, config.sample_rate, config.channels, config.labels, config.text, config.sigma_data)
+load = WaveformUNet.load

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from soundmill.models.components.unet1d.params import PathName, TransformParams, UNet1dParams
-from soundmill.models.params import BatchedTrainParams, GridParams
+from soundmill.models.params import ConditionedTrainParams, GridParams
 from soundmill.params import Probability, StageParams
 
 
@@ -37,8 +37,9 @@ class SamplingParams(StageParams):
         return keep
 
 
-class TrainParams(BatchedTrainParams):
-    condition: Literal["none", "label", "caption"]
+class TrainParams(ConditionedTrainParams):
+    text_key: ClassVar = "text.width"
+
     accumulate: int = Field(ge=1, le=65_536, description="batches whose gradients are accumulated per step")
     num_samples: int = Field(
         ge=1, le=2**28, description="length of a sound and of a crop of each clip; shorter clips are padded with silence"

@@ -83,7 +83,7 @@ def read(path: Path, document: dict[str, Any], name: str) -> tuple[WaveformUNet,
     step = contents.get("global_step")
     step = step if isinstance(step, int) else 0
     facts = {"steps": step, "weights": {"last": {"step": step}}, "imported": {"name": name, "digest": file_digest(path)}}
-    return model, facts, models.save
+    return model, facts, WaveformUNet.save
 
 
 def check_tensors(state: Mapping[Any, Any], path: Path) -> None:

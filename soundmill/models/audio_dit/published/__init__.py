@@ -19,13 +19,14 @@ from soundmill import params as strict
 from soundmill.errors import UserError
 from soundmill.models.audio_dit import model as models
 from soundmill.models.audio_dit.latents import layout
-from soundmill.models.audio_dit.model import AUTOENCODER, FAMILY, TEXT_ENCODER, AudioDiT
+from soundmill.models.audio_dit.model import FAMILY, TEXT_ENCODER, AudioDiT
 from soundmill.models.audio_dit.params import TrainParams
 from soundmill.models.audio_dit.published import configs, pipeline, single_file
 from soundmill.models.audio_dit.published.pipeline import Pipeline
 from soundmill.models.audio_dit.published.single_file import SingleFile
 from soundmill.models.components import registry
 from soundmill.models.components.contracts import save_codec
+from soundmill.models.components.registry import AUTOENCODER
 from soundmill.models.components.text_states.states import TextConfig
 from soundmill.training import torch_weights
 
@@ -114,7 +115,7 @@ def _save(path: Path, model: AudioDiT, directory: Path, facts: dict[str, Any]) -
             raise UserError(str(error).replace(str(encoder), str(path / "text_encoder"))) from None
         digest, tokens = hub.digest(encoder, text.FILES), model.params.network.text_tokens
         model.text = TextConfig(name=TEXT_ENCODER, revision=None, digest=digest, pretrained=True, max_tokens=tokens, scratch=None)
-        models.save(model, inputs, inputs, directory, facts)
+        model.save(directory, facts, parts=[inputs / AUTOENCODER])
         shutil.copytree(encoder, directory / TEXT_ENCODER)
     for source in sorted({file for pattern in TERMS for file in path.glob(pattern) if file.is_file()}):
         shutil.copyfile(source, directory / source.name)

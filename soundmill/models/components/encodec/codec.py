@@ -59,7 +59,7 @@ class EncodecCodec(NetworkCodec):
         return torch.stack([mean, torch.full_like(mean, NO_VARIANCE)], 1)[..., None]
 
 
-def network(params: EncodecParams, spec: dict[str, Any]) -> Any:
+def network(params: EncodecParams, spec: dict[str, Any], channels: int = 1) -> Any:
     return build(params.network)
 
 

@@ -2,11 +2,14 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
 
 from soundmill import manifest, shards
 from soundmill.errors import UserError
@@ -25,12 +28,15 @@ class LatentsAbout(BaseModel):
     num_samples: int  # of each encoded wave
 
 
-def read_about(directory: Path) -> LatentsAbout:
-    """The description that all shards below `directory` share; UserError if they differ."""
+def read_about(directory: Path, autoencoder: str | None = None) -> LatentsAbout:
+    """The description that all shards below `directory` share; UserError if they differ, or are not of the `autoencoder`."""
     try:
-        return LatentsAbout.model_validate_json(shards.common_metadata(directory, ABOUT_KEY))
+        about = LatentsAbout.model_validate_json(shards.common_metadata(directory, ABOUT_KEY))
     except ValidationError as error:
         raise UserError(f"{directory}: metadata not readable ({error.errors()[0]['msg']}); remake it: `dvc repro`") from None
+    if autoencoder not in (None, about.autoencoder):
+        raise UserError(f"{directory}: latents of another autoencoder than in {directory.parents[1]}; run `dvc repro`")
+    return about
 
 
 def iterate_index(directory: Path) -> Iterator[dict[str, Any]]:
@@ -53,6 +59,16 @@ def gather_posteriors(directories: Sequence[Path], clip_ids: Sequence[str], scra
             yield from iterate_posteriors(directory)
 
     return gather(index, contents, clip_ids, scratch / "latents", f"{directories[0].parent}: the latent of clip")
+
+
+@dataclass(frozen=True)
+class Posteriors:
+    """A source of posteriors [b, 2, channels, frames, bands]; `drawn` is ignored, as latents are not cropped."""
+
+    arrays: Arrays
+
+    def batch(self, items: np.ndarray, drawn: np.ndarray) -> tuple[Tensor]:
+        return (torch.from_numpy(np.stack([self.arrays.read(item) for item in items])),)
 
 
 def iterate_posteriors(directory: Path) -> Iterator[tuple[str, np.ndarray]]:

@@ -27,7 +27,7 @@ CONSTANTS = ("mean", "deviation", "scaling_factor", "residual")
 LOG_VARIANCE = -8.0  # of the posterior, before training with principal components, whose own variance is 1
 
 
-def network(params: AutoencoderParams, spec: dict[str, Any]) -> Any:
+def network(params: AutoencoderParams, spec: dict[str, Any], channels: int = 1) -> Any:
     return build_autoencoder(params.network)
 
 

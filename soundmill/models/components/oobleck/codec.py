@@ -56,7 +56,7 @@ class OobleckCodec(NetworkCodec):
         return torch.stack([found.mean.float(), found.logvar.float()], 1)[..., None]
 
 
-def network(params: OobleckParams, spec: dict[str, Any]) -> Any:
+def network(params: OobleckParams, spec: dict[str, Any], channels: int = 1) -> Any:
     return build(params.network)
 
 

@@ -159,7 +159,7 @@ class RaveCodec(OnItsDevice):
         return torch.stack([mean[:, : self.rank], variance[:, : self.rank].log()], 1)[..., None]
 
 
-def network(params: RaveParams, spec: dict[str, Any]) -> RaveNet:
+def network(params: RaveParams, spec: dict[str, Any], channels: int = 1) -> RaveNet:
     """The network as trained, so that the parameters of weight normalisation count."""
     return RaveNet(params.network).with_norms()
 

@@ -1,7 +1,7 @@
 """Waves as a training source, alone or with their log-mels."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from soundmill.errors import UserError
 from soundmill.models.catalog import waves_of
 from soundmill.models.components.log_mels.source import LogMels
 from soundmill.training.loader import Arrays, Described, gather, start_of
+from soundmill.training.starting import compare
 
 WINDOW = 512  # samples of a window of Welch's method
 LOWEST = 10 ** (-30 / 20)  # of the deviations per frequency, relative to the highest
@@ -69,6 +70,15 @@ class WaveCrops:
             wave = torch.from_numpy(np.atleast_2d(self.waves.read(item)).astype(np.float32))
             padded = torch.nn.functional.pad(wave, (0, -wave.shape[1] % self.num_samples))
             yield padded.unflatten(1, (-1, self.num_samples)).transpose(0, 1)
+
+
+def form_of(params: Any, clips: Path, clip_ids: Collection[str], start: Any) -> tuple[int, int]:
+    """Channels and sample rate of clips; UserError if those of a model that the training starts from differ."""
+    _, (wave, rate) = next(waves_of(clips, set(clip_ids)))
+    if start:
+        theirs = {"sample_rate": start.sample_rate, "channels": start.channels}
+        compare(params.start_from, theirs, {"sample_rate": rate, "channels": len(wave)})
+    return len(wave), rate
 
 
 def deviation_of(params: Any, start: Any, waves: Callable[[], Arrays], family: str) -> Any:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from soundmill import hashing, terminal
 from soundmill.audio.log_mels import read_spec
+from soundmill.diffusion.paths import Net
 from soundmill.errors import UserError
 from soundmill.models.catalog import beginnings, choose_by_hash, read_weights, waves_of
 from soundmill.models.components.contracts import MadeComponent, save_codec
@@ -17,7 +18,7 @@ from soundmill.models.components.unet1d.codec import codec as codecs
 from soundmill.models.components.unet1d.codec.codec import DiffusionCodec
 from soundmill.models.components.unet1d.codec.network import AutoencoderNet
 from soundmill.models.components.unet1d.codec.params import AutoencoderParams
-from soundmill.models.components.unet1d.training import VelocityModule
+from soundmill.models.components.unet1d.training import PathModule
 from soundmill.models.components.waves.samples import beside_real
 from soundmill.models.components.waves.source import WaveCrops, gather_waves, wave_deviation
 from soundmill.models.samples import Samples, sampling
@@ -30,13 +31,13 @@ from soundmill.training.monitoring import HeldOut
 SHOWN, SCALING_CLIPS = 4, 64
 
 
-class AutoencoderModule(VelocityModule):
+class AutoencoderModule(PathModule):
     """A batch: waves [b, channels, T]; encoder and U-Net are trained jointly."""
 
-    def loss(self, step: int, batch: Batch) -> Tensor:
+    def target(self, step: int, batch: Batch) -> tuple[Net, Tensor]:
         (waves,) = batch.values
         latents = self.net.encoder(waves)
-        return self.v_loss(lambda xt, level: self.net(xt, level, latents), waves, step)
+        return lambda xt, level: self.net(xt, level, latents), waves
 
 
 def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:

@@ -86,6 +86,10 @@ class AutoencoderParams(ComponentParams):
                     f"{self.encoder.factor} frames of {spec.n_mels} bands"
                 )
 
+    def latent_shape(self, spec: MelSpec, num_samples: int) -> tuple[int, int, int]:
+        """Shape (channels, frames, bands) of the latent of `num_samples`."""
+        return self.encoder.latent_channels, num_samples // self.samples_per_latent, 1
+
     @property
     def samples_per_latent(self) -> int:
         """Samples per frame of the level that the latents join."""

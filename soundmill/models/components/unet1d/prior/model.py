@@ -5,9 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,18 +17,16 @@ from soundmill.diffusion import solvers
 from soundmill.diffusion.guidance import guided
 from soundmill.diffusion.sampling import sample
 from soundmill.errors import UserError
-from soundmill.models import family
-from soundmill.models.components.text_states.states import TextConfig, Texts
+from soundmill.models.components import registry
+from soundmill.models.components.registry import AUTOENCODER
+from soundmill.models.components.text_states.states import TextConfig
 from soundmill.models.components.unet1d.network import UNet1d
 from soundmill.models.components.unet1d.noise import noise_of
 from soundmill.models.components.unet1d.params import NO_TRANSFORM
 from soundmill.models.components.unet1d.prior.params import PriorTrainParams
 from soundmill.models.family import MAX_FRAMES, FamilyConfig, Request, Run
-from soundmill.models.labels import conditions_of
 from soundmill.models.sounds import in_precision, sampled
-from soundmill.training import checkpoint
-
-WEIGHTS, AUTOENCODER = "unet.safetensors", "autoencoder"
+from soundmill.models.trained import TrainedModel
 
 
 class WaveCodec(Protocol):
@@ -54,20 +51,17 @@ class PriorConfig(FamilyConfig):
 
 
 @dataclass
-class LatentPrior(ABC):
-    """A `Model` (models/family.py); `net` has the averaged weights. A family supplies the codec."""
+class LatentPrior(TrainedModel, ABC):
+    """A `Model` (models/family.py). A family supplies the codec."""
 
     family: ClassVar[str]
-    config: ClassVar[type[PriorConfig]]
+    weights = "unet.safetensors"
     load_codec: ClassVar[Callable[[Path], Any]]
 
     params: PriorTrainParams
     net: UNet1d
     codec: Any  # WaveCodec
     frames: int  # latents of a sound
-    labels: Sequence[str]
-    text: TextConfig | None = None  # if conditioned on captions
-    texts: Texts | None = None  # during training: precomputed states, so the text encoder is not loaded
 
     @abstractmethod
     def decode(self, latents: Tensor, run: Run) -> Tensor:
@@ -85,10 +79,6 @@ class LatentPrior(ABC):
     def num_samples(self) -> int:
         return self.frames * self.codec.samples_per_latent
 
-    @property
-    def condition(self) -> Literal["labels", "caption", "none"]:
-        return {"label": "labels", "caption": "caption", "none": "none"}[self.params.condition]
-
     def generate(self, requests: Sequence[Request], run: Run) -> Tensor:
         """Noise → latents → waves; a request without labels or caption is unconditional."""
         codec = self.codec.to(run.device)
@@ -96,8 +86,7 @@ class LatentPrior(ABC):
 
         def work(items: slice) -> Tensor:
             part = requests[items]
-            weights = conditions_of(part, self.labels, self.text, self.texts, self.params.text_width, run)
-            condition = () if self.condition == "none" else (weights.to(run.device),)
+            condition = () if self.condition == "none" else (self.vectors(part, run).to(run.device),)
             null = tuple(torch.zeros_like(one) for one in condition)
             denoise = in_precision(guided(self.net, condition, null, scale), run)
             noise = noise_of(part, codec.latent_channels, self.frames).to(run.device)
@@ -123,14 +112,16 @@ class LatentPrior(ABC):
         labels = {} if params.condition == "none" else {"num_labels": params.text_width or num_labels}
         return UNet1d(params.network, NO_TRANSFORM, latent_channels, latent_channels, **labels)
 
-    def save(self, inputs: Path, directory: Path, facts: dict[str, Any]) -> None:
-        """Write the checkpoint, with a copy of the codec in `inputs`."""
-        config = self.config(params=self.params, frames=self.frames, labels=list(self.labels), text=self.text)
-        family.save(directory, config, self.net.state_dict(), facts, weights=WEIGHTS, parts=[inputs / AUTOENCODER])
+    @classmethod
+    def net_in(cls, document: dict[str, Any], params: PriorTrainParams, num_labels: int) -> UNet1d:
+        """See models/family.py."""
+        channels, frames, _ = registry.latent_shape(document, cls.family)
+        return cls.build_net(params, channels, frames, num_labels)
 
     @classmethod
-    def load(cls, directory: Path) -> Self:
-        config, codec = family.read_config(directory, cls.config), cls.load_codec(directory / AUTOENCODER)
-        made = partial(cls.build_net, config.params, codec.latent_channels, config.frames, len(config.labels))
-        net = checkpoint.load_weights(made, directory / WEIGHTS)
-        return cls(config.params, net, codec, config.frames, config.labels, config.text)
+    def components(cls, config: PriorConfig, directory: Path, whole: Path) -> dict[str, Any]:
+        return {"codec": cls.load_codec(whole / AUTOENCODER)}
+
+    @classmethod
+    def build(cls, config: PriorConfig, codec: Any) -> UNet1d:
+        return cls.build_net(config.params, codec.latent_channels, config.frames, len(config.labels))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field, model_validator
 
 from soundmill.models.components.unet1d.params import PathName, UNet1dParams
-from soundmill.models.params import BatchedTrainParams, GridParams
+from soundmill.models.params import GridParams, VectorTrainParams
 from soundmill.params import Probability, StageParams
 
 
@@ -18,11 +16,7 @@ class PriorSamplingParams(StageParams):
     guidance_scale: float = Field(ge=0, le=100, description="1: none")
 
 
-class PriorTrainParams(BatchedTrainParams):
-    condition: Literal["none", "label", "caption"]
-    text_width: int | None = Field(  # earlier checkpoints lack it
-        None, ge=1, description="width of the text encoder's states, for `condition: caption`"
-    )
+class PriorTrainParams(VectorTrainParams):
     path: PathName = "v"
     condition_dropout: Probability = Field(description="share of items trained without their label or caption, as guidance needs")
     network: UNet1dParams = Field(description="U-Net on the latents")
@@ -31,8 +25,6 @@ class PriorTrainParams(BatchedTrainParams):
 
     @model_validator(mode="after")
     def _consistent(self) -> PriorTrainParams:
-        if (self.condition == "caption") != (self.text_width is not None):
-            raise ValueError("text_width is for condition `caption`, which needs it: set both, or text_width to null")
         if self.sampling.guidance_scale != 1 and self.condition != "none" and self.condition_dropout == 0:
             raise ValueError(
                 "sampling.guidance_scale needs a network trained also without conditions: raise condition_dropout, or set it to 1"

@@ -2,13 +2,14 @@
 
 from torch import Tensor
 
-from soundmill.models.components.unet1d.training import VelocityModule
+from soundmill.diffusion.paths import Net
+from soundmill.models.components.unet1d.training import PathModule
 from soundmill.training.loader import Batch
 
 
-class VocoderModule(VelocityModule):
+class VocoderModule(PathModule):
     """A batch: log-mels [b, n_mels, frames] and their waves [b, frames · hop_length]."""
 
-    def loss(self, step: int, batch: Batch) -> Tensor:
+    def target(self, step: int, batch: Batch) -> tuple[Net, Tensor]:
         log_mels, waves = batch.values
-        return self.v_loss(lambda xt, level: self.net(xt, level, log_mels.float()), waves[:, None], step)
+        return lambda xt, level: self.net(xt, level, log_mels.float()), waves[:, None]
