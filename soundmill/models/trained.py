@@ -29,7 +29,7 @@ class TrainedModel:
 
     params: Any
     net: nn.Module  # with the averaged weights
-    labels: Sequence[str] = field(default=(), kw_only=True)  # that it was trained on
+    labels: list[str] = field(default_factory=list, kw_only=True)  # that it was trained on
     text: TextConfig | None = field(default=None, kw_only=True)  # if conditioned on captions
     texts: Texts | None = field(default=None, kw_only=True)  # while it trains: stored states, so no text encoder is loaded
 

@@ -1,6 +1,6 @@
 """Published weights in files of `torch.save`, read as tensors and plain values only."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,14 @@ def read_checkpoint(path: Path, allowed: Sequence[Any] = (), remedy: str = "fetc
 
 def read_state(path: Path, of: str, key: str | None = None, allowed: Sequence[Any] = ()) -> dict[str, Any]:
     """The tensors by name in a checkpoint, or below its `key`, of the program `of`; UserError for another file."""
-    contents = read_checkpoint(path, allowed)
+    return state_in(read_checkpoint(path, allowed), path, of, key)
+
+
+def state_in(contents: Any, path: Path, of: str, key: str | None = None, remedy: str = "fetch it again") -> dict[str, Any]:
+    """`read_state` of the contents of a file."""
     state = contents.get(key) if key and isinstance(contents, dict) else contents
     if not isinstance(state, dict):
-        raise UserError(f"{path}: not a checkpoint of {of}{f' (it has no {key!r})' if key else ''}; fetch it again")
+        raise UserError(f"{path}: not a checkpoint of {of}{f' (it has no {key!r})' if key else ''}; {remedy}")
     return state
 
 
@@ -42,6 +46,15 @@ def load_state(net: nn.Module, state: Mapping[str, Any], path: Path, remedy: str
     except (RuntimeError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{path}: not the weights of {type(net).__name__} ({reason}); {remedy}") from None
+
+
+def built(make: Callable[[], nn.Module], state: Mapping[str, Any], path: Path, remedy: str) -> nn.Module:
+    """The net that `make` makes, with these tensors; UserError as `load_state`, before a net of any size takes memory."""
+    with torch.device("meta"):
+        load_state(make(), state, path, remedy)
+    net = make()
+    load_state(net, state, path, remedy)
+    return net
 
 
 def without_transform(state: Mapping[str, Any], keys: tuple[str, str], size: int, path: Path) -> dict[str, Any]:

@@ -51,7 +51,7 @@ class Code:
     [
         ({"hyper_parameters": Code()}, "cannot be read as weights"),
         ({"state_dict": {}}, r"contains no U-Net of tiny-audio-diffusion"),
-        ({"state_dict": [1]}, "it has no `state_dict`"),
+        ({"state_dict": [1]}, "it has no 'state_dict'"),
         ({"state_dict": {1: torch.zeros(1)}}, "'1' is not a complete tensor"),
         ({"state_dict": {"model.net.a": torch.zeros(1).expand(10**9)}}, "'model.net.a' is not a complete tensor"),
         ({"state_dict": {"model.net.a": torch.tensor([float("nan")])}}, "values that are not finite real numbers"),

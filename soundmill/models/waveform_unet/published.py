@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,7 @@ def read(path: Path, document: dict[str, Any], name: str) -> tuple[WaveformUNet,
     """
     params = strict.parse_section(document, f"{FAMILY}.train", TrainParams)
     contents = torch_weights.read_checkpoint(path, remedy=REMEDY)
-    state = contents.get("state_dict") if isinstance(contents, dict) else None
-    if not isinstance(state, dict):
-        raise UserError(f"{path}: not a checkpoint of tiny-audio-diffusion: it has no `state_dict`")
+    state = torch_weights.state_in(contents, path, "tiny-audio-diffusion", "state_dict", REMEDY)
     check_tensors(state, path)
     prefix = AVERAGED if any(name.startswith(AVERAGED) for name in state) else TRAINED
     theirs = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
@@ -74,11 +73,9 @@ def read(path: Path, document: dict[str, Any], name: str) -> tuple[WaveformUNet,
         raise UserError(f"{path}: its U-Net has no attention, unlike all published ones; only those can be imported")
     network = strict.parse(UNet1dParams, net.sizes | {"modulation": modulation}, str(path))
     params = params.model_copy(update={"network": network, "condition": "none", "path": "v", "unit_variance": False, "use": "last"})
-    tensors = renamed(theirs, EMBEDDING | net.names)
-    with torch.device("meta"):  # checks the shapes before allocating memory
-        torch_weights.load_state(models.build_net(params, channels, 0), tensors, path, REMEDY)
-    model = WaveformUNet(params, models.build_net(params, channels, 0), SAMPLE_RATE, channels, [])
-    torch_weights.load_state(model.net, tensors, path, REMEDY)
+    make = partial(models.build_net, params, channels, 0)
+    loaded = torch_weights.built(make, renamed(theirs, EMBEDDING | net.names), path, REMEDY)
+    model = WaveformUNet(params, loaded, SAMPLE_RATE, channels)
     terminal.say(f"{path.name}: assuming {SAMPLE_RATE} Hz, as in all of tiny-audio-diffusion's models: the file does not state it")
     step = contents.get("global_step")
     step = step if isinstance(step, int) else 0

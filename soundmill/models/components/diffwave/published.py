@@ -104,11 +104,7 @@ def read(path: Path) -> DiffWave:
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     sampling = parse(SamplingParams, {"betas": published.inference_noise_schedule, "seed": 0}, f"{path}: params")
-    tensors = renamed(contents["model"], path)
-    with torch.device("meta"):  # checks the shapes before allocating the sizes that `params` claim
-        torch_weights.load_state(DiffWaveNet(network, spec), tensors, path, REMEDY)
-    net = DiffWaveNet(network, spec)
-    torch_weights.load_state(net, tensors, path, REMEDY)
+    net = torch_weights.built(lambda: DiffWaveNet(network, spec), renamed(contents["model"], path), path, REMEDY)
     return DiffWave(network, noise, sampling, spec, net.float().eval())
 
 
