@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 import soundfile
 import torch
 
+from soundmill import params
 from soundmill.audio.mel import log_mel
 from soundmill.errors import UserError
 from soundmill.models import vocoding
+from soundmill.models.components.choice import load_vocoder
 from soundmill.models.components.contracts import save_vocoder
 from soundmill.models.components.diffwave import vocoder as diffwave
 from soundmill.models.components.diffwave.network import DiffWaveNet
@@ -28,6 +31,7 @@ from soundmill.models.components.unet1d.vocoder import vocoder as unet1d
 from soundmill.models.components.unet1d.vocoder.network import VocoderNet
 from soundmill.models.components.unet1d.vocoder.vocoder import DiffusionVocoder
 from soundmill.training.seeds import noise_at
+from tests.imports import ROOT
 from tests.mels import spec_with
 from tests.models.components.test_hifigan import VOICE
 from tests.models.components.test_mel_autoencoder import SPEC
@@ -244,3 +248,18 @@ def test_what_is_no_log_mel_of_the_spec_is_refused(tmp_path, values, message):
     path.write_bytes(values) if isinstance(values, bytes) else np.save(path, values)
     with pytest.raises(UserError, match=rf"mel\.npy: .*{message}"):
         vocoding.read_log_mel(path, SPEC)
+
+
+@pytest.mark.parametrize(("choice", "asked"), [("griffin_lim", "griffin_lim"), ("hifigan_laptop", "trained")])
+def test_a_vocoder_that_an_earlier_choice_left_is_not_taken(tmp_path, choice, asked):
+    document = params.compose(ROOT / "conf", ["model=ddpm_mel", "ddpm_mel=captions", f"vocoder={choice}"])
+    assert document["ddpm_mel"]["train"]["sampling"]["vocoder"] == asked
+    found = {}
+    for there in (False, True):  # a directory without a vocoder says whether it was opened
+        for vocoder in ("griffin_lim", "trained", None):  # earlier checkpoints name none
+            try:
+                found[there, vocoder] = load_vocoder(SimpleNamespace(vocoder=vocoder), tmp_path, SPEC)
+            except UserError:
+                found[there, vocoder] = "opened"
+        (tmp_path / "vocoder").mkdir(exist_ok=True)
+    assert [key for key, value in found.items() if value == "opened"] == [(False, "trained"), (True, "trained"), (True, None)]

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from soundmill.models.components.unet1d.codec import codec as codecs
 from soundmill.models.components.unet1d.prior.model import LatentPrior, PriorConfig
-from soundmill.models.diffusion_ae.params import TrainParams
+from soundmill.models.diffusion_ae.params import SamplingParams, TrainParams
 from soundmill.models.family import Run
 
 FAMILY = "diffusion_ae"
@@ -24,6 +24,10 @@ class DiffusionAE(LatentPrior):
 
     def decode(self, latents: Tensor, run: Run) -> Tensor:
         return self.codec.decode(latents, run.sampling.decoding)
+
+    @staticmethod
+    def decoding_passes(sampling: SamplingParams) -> int:
+        return sampling.decoding.num_steps
 
 
 net_in, load = DiffusionAE.net_in, DiffusionAE.load

@@ -67,6 +67,11 @@ class LatentPrior(TrainedModel, ABC):
     def decode(self, latents: Tensor, run: Run) -> Tensor:
         """Waves [N, channels, T] from latents, on the run's device."""
 
+    @staticmethod
+    def decoding_passes(sampling: Any) -> int:
+        """Passes of the codec's decoder for a sound, which count as passes of the net."""
+        return 1
+
     @property
     def sample_rate(self) -> int:
         return self.codec.sample_rate

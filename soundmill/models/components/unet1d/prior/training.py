@@ -16,10 +16,10 @@ from soundmill.models.components import registry
 from soundmill.models.components.latents.store import gather_posteriors, read_about
 from soundmill.models.components.registry import AUTOENCODER
 from soundmill.models.components.unet1d.prior.model import LatentPrior
-from soundmill.models.components.unet1d.prior.params import PriorTrainParams
+from soundmill.models.components.unet1d.prior.params import PriorSamplingParams, PriorTrainParams
 from soundmill.models.components.unet1d.training import PathModule
 from soundmill.models.family import Prepared, Rehearsal
-from soundmill.models.preparing import Clips, places_of, rehearsal
+from soundmill.models.preparing import Clips, guided_passes, places_of, rehearsal
 from soundmill.training.loader import Arrays, Batch, Source
 
 
@@ -49,7 +49,13 @@ class Means:
 
 
 def prepare(
-    kind: type[LatentPrior], params: PriorTrainParams, ctx: Any, inputs: Path, catalog: Path, start: LatentPrior | None
+    kind: type[LatentPrior],
+    params: PriorTrainParams,
+    ctx: Any,
+    inputs: Path,
+    parts: Path,
+    catalog: Path,
+    start: LatentPrior | None,
 ) -> Prepared:
     """Reads autoencoder/, latents/ and text/ in `inputs`. A training that starts from another keeps its labels."""
     known, codec = Clips.read(params, ctx, catalog), kind.load_codec(inputs / AUTOENCODER)
@@ -75,13 +81,19 @@ def prepare(
 
 
 def rehearse(
-    document: dict[str, Any], family: str, params: PriorTrainParams, net: nn.Module, labels: int, passes: int
+    kind: type[LatentPrior],
+    document: dict[str, Any],
+    params: PriorTrainParams,
+    sampling: PriorSamplingParams,
+    net: nn.Module,
+    labels: int,
 ) -> Rehearsal:
-    """See models/family.py; a sound needs `passes` network evaluations."""
-    channels, frames, _ = registry.latent_shape(document, family)
+    """See models/family.py. All latents of RAVE are kept here: fidelity leaves some out after the codec is trained."""
+    channels, frames, _ = registry.latent_shape(document, kind.family)
 
     def values(rng: torch.Generator) -> tuple[Tensor, ...]:
         latents = torch.randn(params.batch_size, channels, frames, generator=rng)
         return latents, *(() if params.condition == "none" else (torch.zeros(params.batch_size, params.text_width or labels),))
 
+    passes = guided_passes(sampling, params.condition != "none") + kind.decoding_passes(sampling)
     return rehearsal(LatentModule(params, net, 1.0, steps=1), values, passes)
