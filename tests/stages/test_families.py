@@ -314,12 +314,11 @@ def test_a_checkpoint_takes_its_vocoder_along(tmp_path, trainings: Trainings, na
     row, data = ROWS[name], tmp_path / "data"
     shutil.copytree(trainings.data(name), data)
     place = data / ("parts" if name == "ddpm_mel" else "inputs") / "vocoder"  # no part lies among log-mels
-    named = [] if name == "ddpm_mel" else [f"{row.family}.{part}.sampling.vocoder=trained" for part in ("train", "generate")]
-    if named:
-        with pytest.raises(SystemExit, match=r"no vocoder here .*choose one"):
-            trainings.train(tmp_path, name, ".steps=1", *named, data=data)
-        with pytest.raises(SystemExit, match=r"this checkpoint has no vocoder: set sampling\.vocoder to `griffin_lim`"):
-            of_waves.generate(row.family, trainings.copy(name, tmp_path / "without"), data, row.composed(*named))
+    named = [f"{row.family}.{part}.sampling.vocoder=trained" for part in ("train", "generate")]
+    with pytest.raises(SystemExit, match=r"no vocoder here .*choose one"):
+        trainings.train(tmp_path, name, ".steps=1", *named, data=data)
+    with pytest.raises(SystemExit, match=r"this checkpoint has no vocoder: set sampling\.vocoder to `griffin_lim`"):
+        of_waves.generate(row.family, trainings.copy(name, tmp_path / "without"), data, row.composed(*named))
     source = data if name == "ddpm_mel" else trainings.components.data(voice)
     mels = tmp_path / "mels"
     (mels / "inputs").mkdir(parents=True)
@@ -338,7 +337,6 @@ def test_a_checkpoint_takes_its_vocoder_along(tmp_path, trainings: Trainings, na
     shutil.rmtree(place)
     assert (tmp_path / "model/vocoder/model.safetensors").read_bytes() == (mels / "inputs/vocoder/model.safetensors").read_bytes()
     output = of_waves.generate(row.family, tmp_path, data, row.composed(*named))
-    if named:
-        shutil.rmtree(tmp_path / "generated"), shutil.rmtree(tmp_path / "codec")
-        plain = of_waves.generate(row.family, tmp_path, data, row.composed(f"{row.family}.generate.sampling.vocoder=griffin_lim"))
-        assert all(np.abs(samples(plain[clip]) - samples(output[clip])).max() > 100 for clip in output)
+    shutil.rmtree(tmp_path / "generated"), shutil.rmtree(tmp_path / "codec")
+    plain = of_waves.generate(row.family, tmp_path, data, row.composed(f"{row.family}.generate.sampling.vocoder=griffin_lim"))
+    assert all(np.abs(samples(plain[clip]) - samples(output[clip])).max() > 100 for clip in output)
