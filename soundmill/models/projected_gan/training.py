@@ -114,7 +114,7 @@ def prepare(
     chosen = choose(params.discriminators, tagger, params.seed, report=lambda text: terminal.say(f"{ctx.name}: {text}"))
     against = sorted({*(name for name in chosen.names if name in models.EMBEDDERS), *(start.trained_against if start else ())})
     vocoder = registry.vocoder_in(parts, spec)
-    model = ProjectedGan(params, net, spec, picture, chosen.names, against, vocoder, **known.conditions)
+    model = ProjectedGan(params, net, spec, picture, list(chosen.names), against, vocoder, **known.conditions)
     module = ProjectedGanModule(params, net, picture, chosen, len(known.labels), known.steps)
     draw = partial(places_of, "start", params.seed, params.batch_size)  # the first beat of each loop
     used, seconds = [parts / registry.VOCODER] if vocoder else [], picture.num_samples / spec.sample_rate
