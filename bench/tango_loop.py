@@ -151,9 +151,7 @@ class Training:
 
         rng = torch.Generator(self.device).manual_seed(0)
         for items in self._batches():
-            posterior, states, mask = (
-                value.to(self.device) for value in self.source.batch(items, np.zeros((self.items, 2)))
-            )
+            posterior, states, mask = (value.to(self.device) for value in self.source.batch(items, np.zeros((self.items, 2))))
             noise = torch.empty_like(posterior[:, 0].float()).normal_(generator=rng)
             self._step(draw_x0(posterior, self.autoencoder.scaling_factor, noise), states.float(), mask)
 
