@@ -391,7 +391,6 @@ def checkout(root: Path) -> None:
     """Restore the outputs in dvc.lock that the cache has; UserError if that fails for another reason than that it lacks some."""
     done = _run(root, "checkout", "--force", "--relink")
     said = f"{done.stdout}\n{done.stderr}"
-    if (
-        done.returncode and "Checkout failed for following targets" not in said
-    ):  # neither status nor exit code tells the reasons apart
+    # Neither its exit code nor `dvc status` tells the reasons apart.
+    if done.returncode and "Checkout failed for following targets" not in said:
         raise UserError(f"`dvc checkout` failed in {root}:\n" + "\n".join(f"  {line}" for line in _words(said)))

@@ -34,7 +34,9 @@ def holders(root: Path) -> list[Holder]:
     """The processes that run DVC in this project now, by its locks on the repository and on paths."""
     running = {}
     temporary = root / ".dvc" / "tmp"
-    written = (root / lifetime.LOCKS).stat().st_mtime if (root / lifetime.LOCKS).exists() else 0.0
+    written = 0.0
+    with suppress(FileNotFoundError):
+        written = (root / lifetime.LOCKS).stat().st_mtime
     for info in lifetime.dvc_locks(root):
         started = _started(info["pid"])
         if started is not None and started <= written + 1:  # a process that started later has only inherited the number
