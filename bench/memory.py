@@ -2,7 +2,7 @@
 
 Peak memory is measured on a CPU, in a new process that trains on noise for a few steps with the configured precision, with one and
 with two items. The difference is the memory of an item, the rest that of weights, gradients, optimiser and EMA. The margin covers
-what a GPU needs beyond that, but not CUDA's autocast, which keeps the inputs of norms in float32: see docs/benchmarks.md.
+what a GPU needs beyond that, but TANGO took three times as much there (docs/benchmarks.md).
 
 Steps per day are the counted multiply-adds of a step over an assumed rate, not a measured one.
 
