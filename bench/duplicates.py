@@ -21,7 +21,7 @@ import soundfile
 from bench import measure, recordings
 from bench.measure import ROOT, WORKERS, Target, in_fresh_process
 from soundmill.audio import fingerprint, resample
-from soundmill.corpora import duplicates, fingerprint_index, landmarks
+from soundmill.corpora import duplicates, fingerprint_index
 from soundmill.decoding import decode, ffmpeg
 
 ONE_SHOTS = ROOT.parent / "shared" / "data" / "cc0_samples"  # drums, hits and loops, most of them below a second
@@ -208,7 +208,7 @@ def grow(clips: int) -> dict[str, Any]:
         found, first = words(), 0
         while some := list(itertools.islice(found, AT_ONCE)):
             start, cpu = time.perf_counter(), time.process_time()
-            index.add(first, pa.Table.from_pylist([landmarks.landmarks(one) for one in some]))
+            index.add(first, fingerprint_index.landmark_table(some))
             first += len(some)
             seconds, cpu_seconds = seconds + time.perf_counter() - start, cpu_seconds + time.process_time() - cpu
         start, cpu = time.perf_counter(), time.process_time()

@@ -93,7 +93,7 @@ class Contest:
     places: dict[str, Path] = field(default_factory=dict)  # row → the workspace that has its clips
 
     def trials(self) -> trials.Trials:
-        tell(f"bakeoff: {len(self.models)} families for {self.minutes:g} minutes each, {len(self.seeds)} seeds")
+        tell(f"bakeoff: {len(self.models)} models for {self.minutes:g} minutes each, {len(self.seeds)} seeds")
         names, document = [model.name for model in self.models], self.models[0].document
         return trials.Trials(self.home, "bakeoff", self.home / RESULTS, names, document, self.run, lambda _, row: None, self.finish)
 

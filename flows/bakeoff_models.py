@@ -37,7 +37,8 @@ class BakeOff(plans.Plan):
     @classmethod
     def _each_is_of_a_family(cls, points: dict[str, list[str]]) -> dict[str, list[str]]:
         for name, overrides in points.items():
-            if not any(override.startswith(MODEL) and "[" not in override for override in overrides):
+            models = [override.partition("=")[2] for override in overrides if plans.key_of(override) == "model"]
+            if len(models) != 1 or not re.fullmatch(plans.NAME, models[0]):
                 raise ValueError(f"{name}: names no family, or several; give one, as `model=FAMILY`")
         return points
 
@@ -85,7 +86,7 @@ class Model(plans.Trial):
 
 
 def read_plan(home: Path, name: str = "") -> BakeOff:
-    """The plan of conf/bakeoff.yaml; with a name, combined with conf/bakeoff/NAME.yaml, which takes precedence."""
+    """The plan of conf/bakeoff.yaml; with a name, that of conf/bakeoff/NAME.yaml, after the overrides of the first."""
     shared = plans.read_file(BakeOff, home / FILE)
     if not name:
         return shared
@@ -96,16 +97,27 @@ def read_plan(home: Path, name: str = "") -> BakeOff:
     return named.model_copy(update={"overrides": [*shared.overrides, *named.overrides], "families": families})
 
 
+def rows_of(home: Path, plan: BakeOff, chosen: Sequence[str] = ()) -> dict[str, tuple[str, list[str]]]:
+    """The family of each row and its other overrides; `chosen` names families or rows (none: all). An unknown one: UserError."""
+    points = plan.points or {family: [MODEL + family] for family in plans.files(home / "conf" / "model")}
+    rows = {}
+    for name, point in points.items():
+        (family,) = (override.removeprefix(MODEL) for override in point if override.startswith(MODEL))
+        rows[name] = family, [override for override in point if not override.startswith(MODEL)]
+    known = list(dict.fromkeys([*rows, *(family for family, _ in rows.values())]))
+    for name in chosen:
+        if name not in known:
+            raise UserError(f"no family or row {name!r}{did_you_mean(name, known)} (there are: {', '.join(known)})")
+    return {name: row for name, row in rows.items() if not chosen or {name, row[0]} & set(chosen)}
+
+
 def choose_models(home: Path, plan: BakeOff, extra: Sequence[str], families: Sequence[str]) -> tuple[list[Model], list[Row]]:
     """The models that can take part, and rows with reasons for the others; `families` names families or points (none: all).
 
     An override in `extra` of one family's section applies to it alone. UserError if a family is unknown or none can take part.
     """
     all_families = list(plans.files(home / "conf" / "model"))
-    points = plan.points or {family: [MODEL + family] for family in all_families}
-    for name in families:
-        if name not in (*all_families, *points):
-            raise UserError(f"no family {name!r}{did_you_mean(name, all_families)} (families: {', '.join(all_families)})")
+    rows = rows_of(home, plan, families)
     if chosen := [override for override in extra if override.startswith(MODEL)]:
         raise UserError(
             f"{chosen[0]}: a bake-off sets `model` for each family; choose families with --families A,B (make: FAMILIES=A,B)"
@@ -113,11 +125,8 @@ def choose_models(home: Path, plan: BakeOff, extra: Sequence[str], families: Seq
     # A family's defaults may name another corpus.
     corpus = [] if any(override.startswith("corpus=") for override in extra) else [f"corpus={CORPUS}"]
     models, excluded = [], []
-    for name, point in points.items():
-        family = next(override.removeprefix(MODEL) for override in point if override.startswith(MODEL))
-        combined = [override for override in point if not override.startswith(MODEL)]
-        if families and not {name, family} & set(families):
-            continue
+    for name, (family, combined) in rows.items():
+        plans.refuse_varied({row: own for row, (_, own) in rows.items()}, [family], extra, "--families")
         others = {other for other in all_families if other != family}
         own = [override for override in extra if others.isdisjoint(plans.key_of(override).split("."))]
         overrides = [MODEL + family, *corpus, *plan.families.get(family, []), *plan.overrides, *combined, *own]

@@ -92,7 +92,7 @@ def _graph(root: Path, *options: str) -> Iterator[tuple[str, str | None]]:
     for line in _dvc(root, "dag", "--dot", *options).strip().split("\n")[1:-1]:
         node = re.fullmatch(r'"([^"]*)"(?: -> "([^"]*)")?;', line)
         if not node:  # DVC does not escape names
-            raise UserError(f"{root}/dvc.yaml: the name of an output has a quote or a line break: {line!r}; rename it")
+            raise UserError(f"{root}/dvc.yaml: the name of a stage or an output has a quote or a line break: {line!r}; rename it")
         yield node[1], node[2]
 
 

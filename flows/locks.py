@@ -3,7 +3,7 @@
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +84,7 @@ def dvc_in(root: Path) -> list[Holder]:
     """Running `dvc` processes in this checkout, whether or not they hold a lock."""
     found = []
     for process in psutil.process_iter(["cmdline", "cwd"]):
-        words, place = " ".join(process.info["cmdline"] or ()), process.info["cwd"]
+        words, place = _in_words(process.info["cmdline"] or ()), process.info["cwd"]
         if place and re.search(r"(^|/)dvc( |$)", words) and Path(place).is_relative_to(root.resolve()):
             found.append(Holder(process.pid, words))
     return found
@@ -149,13 +149,18 @@ def _started(pid: int) -> float | None:
 
     Zombies, as in a container without init, count as ended.
     """
-    with suppress(psutil.Error):
+    with suppress(psutil.Error, ValueError):  # the second: a negative number, in a damaged lock
         process = psutil.Process(pid)
         return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
     return None
 
 
 def _command_line(pid: int) -> str:
-    with suppress(psutil.Error):
-        return " ".join(psutil.Process(pid).cmdline())
+    with suppress(psutil.Error, ValueError):
+        return _in_words(psutil.Process(pid).cmdline())
     return ""
+
+
+def _in_words(command: Iterable[str]) -> str:
+    """A command line as text that every log can hold."""
+    return " ".join(command).encode(errors="surrogateescape").decode(errors="replace")

@@ -1,6 +1,6 @@
 """What a sweep or a bake-off runs: a file of conf/ with the overrides of its rows, and the params.yaml that each composes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -65,6 +65,14 @@ def key_of(override: str) -> str:
 def of_families(texts: Sequence[str], families: Sequence[str]) -> list[str]:
     """The texts, those with `{family}` once for every family."""
     return [text.replace(FAMILY, family) for text in texts for family in (families if FAMILY in text else [""])]
+
+
+def refuse_varied(points: Mapping[str, Sequence[str]], families: Sequence[str], extra: Sequence[str], option: str) -> None:
+    """UserError if one of the `extra` overrides would make the points alike; `option` chooses among them."""
+    varied = {key_of(one) for own in points.values() for one in of_families(own, families)}
+    for override in extra:
+        if key_of(override) in varied:
+            raise UserError(f"{override}: the points differ in {key_of(override)}; choose among them with {option}")
 
 
 def compose(home: Path, name: str, overrides: Sequence[str], families: Sequence[str]) -> Trial:

@@ -86,12 +86,7 @@ def plan(home: Path, definition: Sweep, extra: Sequence[str], points: Sequence[s
         choices = [override for override in overrides if (home / "conf" / key_of(override)).is_dir()]
         with _about(point):
             families = list(registry.compose(home / "conf", choices).get("families") or {})
-        varied = {key_of(one) for own in definition.points.values() for one in of_families(own, families)}
-        for override in extra:
-            if key_of(override) in varied:
-                raise UserError(
-                    f"{override}: the points of this sweep differ in {key_of(override)}; choose among them with --points"
-                )
+        plans.refuse_varied(definition.points, families, extra, "--points")
         with _about(point):
             prepared.append((plans.compose(home, point, overrides, families), of_families(definition.seeds.keys, families)))
     runs = []

@@ -84,7 +84,9 @@ def write_wav_blocks(
     made_by: MadeBy | None = None,
     more: bytes = b"",
 ) -> None:
-    """`write_wav` for float32 blocks [C, n], never held in memory together, and `more` chunks at the end; UserError above 4 GiB."""
+    """`write_wav` for float32 blocks [C, n], never held in memory together, and `more` chunks at the end.
+
+    UserError above 4 GiB. `path` must be seekable: no pipe."""
     buffer = io.BytesIO()
     with soundfile.SoundFile(buffer, "w", sample_rate, channels, format="WAV", subtype="PCM_16") as sound:
         _describe(sound, comment, made_by)

@@ -227,7 +227,6 @@ def bakeoff(
     each family, and whether more training would likely help. A family that cannot use these recordings is listed with the reason.
     Table, figure and page are in data/report/bakeoff/; a stopped bake-off resumes.
     """
-    from soundmill.models import registry
 
     root = project_root(project)
     folder, changes = _folder_and_overrides(corpus, overrides)
@@ -236,7 +235,7 @@ def bakeoff(
         from flows import pipeline  # first, as it keeps Prefect's log off the terminal
 
         # isort: split
-        from flows import bakeoff, trials
+        from flows import bakeoff, bakeoff_models, trials
 
     try:
         numbers = trials.numbers(seeds)
@@ -244,8 +243,9 @@ def bakeoff(
         raise UserError(f"--seeds {error}") from None
     names, folders = trials.comma_separated(families), bakeoff.named_folders(extra or [], here)
     if folder:
+        models = len(bakeoff_models.rows_of(root, bakeoff_models.read_plan(root, plan), names))
         document = parameters.compose(root / "conf", ["corpus=auto"])
-        _survey(root, folder, document, 60 * minutes * (len(names) or len(registry.FAMILIES)) * len(numbers))
+        _survey(root, folder, document, 60 * minutes * models * len(numbers))
         quoted = document["corpus"]["path"].replace("\\", "\\\\").replace("'", "\\'")
         chosen = ["corpus=auto", f"corpus.format={document['corpus']['format']}", f"corpus.path='{quoted}'"]
     with chdir(root):

@@ -81,7 +81,7 @@ def show_warnings(console: Console, warnings: Iterable[str]) -> None:
         console.print(f"· {warning}", style="yellow", soft_wrap=True, markup=False)  # markup off: warnings may contain file names
 
 
-def table_of(first: str, *others: str, bold: str = "") -> Table:
+def table_of(first: str, *others: str, bold: str | None = None) -> Table:
     """An empty table for the console: a column of names, others to the right."""
     from rich import box
     from rich.markup import escape

@@ -80,6 +80,9 @@ class Model(Protocol):
     def reconstruct(self, waves: Tensor, run: Run) -> Tensor:
         """Waves encoded as the model's representation and decoded; cut to `num_samples` if longer."""
 
+    def save(self, directory: Path, facts: Mapping[str, Any], parts: Sequence[Path] = (), own_parts: Sequence[Path] = ()) -> None:
+        """Write its checkpoint, with human-readable facts and the components in `parts` and `own_parts` (models/trained.py)."""
+
     # A model that reconstructs by log-mels has two more methods, by which windows of a longer sound are joined as log-mels.
 
     def vocoder_for(self, run: Run) -> Vocoder | None:

@@ -60,11 +60,6 @@ class Captioned:
         return *self.source.batch(items, drawn[:, 0]), *self.tell(chosen)
 
 
-def _rows(table: Tensor, numbers: Sequence[int | None]) -> tuple[Tensor]:
-    """Rows of a table by number; None: the last."""
-    return (table[[-1 if number is None else number for number in numbers]],)
-
-
 def with_captions(places: Callable[[int], Tensor], params: BatchedTrainParams, step: int) -> Tensor:
     """`places` of a step, and numbers that select a caption of each item, [B, 2] in [0, 1)."""
     rng = torch.Generator().manual_seed(seed_of(params.seed, "caption", step))
@@ -150,26 +145,23 @@ class Clips:
 
     def captions_of(self, clip_ids: Sequence[str]) -> list[list[int]]:
         """Numbers of the captions of each clip; none if the family does not know them."""
+        if not self.text:
+            return [[] for _ in clip_ids]
         numbers = {caption: number for number, caption in enumerate(self.captions)}
-        return [[numbers[one] for one in self.facts[clip_id]["captions"] if one in numbers] for clip_id in clip_ids]
-
-    @cached_property
-    def caption_vectors(self) -> Tensor:
-        """A vector of each caption, and zero for none: [captions + 1, width]."""
-        states = (self.texts.states.read(number) for number in range(len(self.captions)))
-        return text_states.vectors([*states, None], self.params.text_width)
+        return [[numbers[one] for one in self.facts[clip_id]["captions"]] for clip_id in clip_ids]
 
     def level_conditions(self, clip_ids: Sequence[str]) -> Tensor:
         """Of each clip, the vector of its first caption, or its label weights: [N, conditions]."""
         if not self.text:
             return self.label_weights(clip_ids)
-        return _rows(self.caption_vectors, [numbers[0] if numbers else None for numbers in self.captions_of(clip_ids)])[0]
+        first = [numbers[0] if numbers else None for numbers in self.captions_of(clip_ids)]
+        return self.texts.vectors(self.params.text_width, first)[0]
 
     def told(self, source: Source, clip_ids: Sequence[str]) -> Source:
         """The source with a vector for each item: of one of its captions, or else its label weights, if the family knows them."""
         if not self.text:
             return self.labelled(source, clip_ids)
-        return Captioned(source, self.captions_of(clip_ids), partial(_rows, self.caption_vectors))
+        return Captioned(source, self.captions_of(clip_ids), partial(self.texts.vectors, self.params.text_width))
 
     def drawing(self, places: Callable[[int], Tensor]) -> Callable[[int], Tensor]:
         """`places` of a step, [B] in [0, 1); with captions, also a number that selects one of each item, [B, 2]."""

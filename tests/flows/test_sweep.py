@@ -236,5 +236,5 @@ def test_fine_tuning_is_swept_for_a_chosen_family(family: str) -> None:
         assert section["generate"]["count"] is None
         stopping = [section["train"][key] for key in ("validate_every_steps", "patience", "use")]
         assert (stopping, section["generate"]["use"]) == ([25, 4, "best"], "best")
-    with pytest.raises(UserError, match=rf"{family}\.train\.lora\.rank=4: the points of this sweep differ"):
+    with pytest.raises(UserError, match=rf"{family}\.train\.lora\.rank=4: the points differ"):
         sweep.plan(ROOT, definition, [f"model={family}", f"{family}.train.lora.rank=4"], [], [])

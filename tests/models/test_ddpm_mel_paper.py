@@ -188,7 +188,7 @@ def test_a_vocoder_is_given_log_mels_not_the_stretched_picture(train, spec, wave
 
     vocoder, picture = Given(), PictureCodec(train.picture.model_copy(update={"height": 512, "width": 501}), spec)
     model = DdpmMel(train, torch.nn.Identity(), spec, picture, torch.zeros(1), torch.zeros(1, 0), vocoder)
-    run = Run(train.sampling, torch.device("cpu"), "32", 1, ROOT, ROOT)
+    run = Run(train.sampling.model_copy(update={"vocoder": "trained"}), torch.device("cpu"), "32", 1, ROOT, ROOT)
     assert model.reconstruct(torch.from_numpy(wave)[None, None], run).shape == (1, 1, len(wave))
     real, given = torch.from_numpy(log_mel(wave, spec)), vocoder.log_mels[0]
     assert float(given.max()) == pytest.approx(float(real.max()), abs=0.01)  # the level that a picture is stretched from is stored

@@ -14,6 +14,7 @@ from soundmill import hub
 from soundmill.audio.mel import MelSpec, SpectrogramParams
 from soundmill.errors import UserError
 from soundmill.models.components.contracts import Encoder, Kind, LatentCodec, Vocoder
+from soundmill.models.components.latents.params import LatentsParams
 from soundmill.params import StageParams, did_you_mean, parse_section, section
 from soundmill.training import checkpoint
 
@@ -123,7 +124,8 @@ def check_weights(kind: Kind, params: Any, spec: MelSpec, home: Path) -> None:
 def latent_shape(document: dict[str, Any], family: str) -> tuple[int, int, int]:
     """(channels, frames, bands) of the latents that a family is trained on, by the content of a params.yaml."""
     spec = parse_section(document, f"spectrogram.{document['latent_families'][family]['mel']}", SpectrogramParams).spec
-    return codec_params(document, family).latent_shape(spec, section(document, f"{family}.latents", "params.yaml")["num_samples"])
+    num_samples = parse_section(document, f"{family}.latents", LatentsParams).num_samples
+    return codec_params(document, family).latent_shape(spec, num_samples)
 
 
 def networks(document: dict[str, Any], family: str, codec_name: str) -> dict[str, nn.Module]:

@@ -102,7 +102,7 @@ def prepare(params: TrainParams, ctx: Any, inputs: Path, parts: Path, catalog: P
     known.facts = {clip_id: {"captions": told} for listing in listings for clip_id, told in listing.captions.items()}
     known.captions = sorted({caption for row in known.facts.values() for caption in row["captions"]})
     known.read_texts(inputs / "text", params.null_text)
-    steps = known.steps
+    steps = known.steps  # epochs are counted without mixes
     if mixes:
         devices, weights = params.hardware.devices, dict.fromkeys(known.mixed, 1.0)
         second = Order(seed_of(params.seed, "mixes"), weights, params.mixed_items * devices)

@@ -56,6 +56,10 @@ class Texts:
         """Padded states of captions by number (None: the null text), in float16 as stored."""
         return pad([self.null if number is None else self.states.read(number) for number in numbers])
 
+    def vectors(self, width: int, numbers: Sequence[int | None]) -> tuple[Tensor]:
+        """`vectors` of captions by number (None: no text), read one by one: a table of all would grow with the corpus."""
+        return (vectors((None if number is None else self.states.read(number) for number in numbers), width),)
+
 
 def read_texts(directory: Path, captions: Sequence[str], null_text: str, width: int, key: str, scratch: Path) -> Texts:
     """States of `captions` (without ""), in that order, copied to `scratch`. UserError if their width is not `train.KEY`."""
