@@ -228,7 +228,9 @@ def check_python(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in ("parse_args", "parse_intermixed_args"):
             patch.setattr(argparse.ArgumentParser, name, parse_and_stop(getattr(argparse.ArgumentParser, name)))
         try:
-            importlib.import_module(f"{module}.__main__" if (ROOT / module / "__main__.py").exists() else module).main()
+            importlib.import_module(
+                f"{module}.__main__" if (ROOT / module.replace(".", "/") / "__main__.py").exists() else module
+            ).main()
         except Parsed as parsed:
             given = vars(parsed.args[0])
         except SystemExit:
