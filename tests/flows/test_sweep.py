@@ -201,7 +201,7 @@ def test_a_mistake_is_named_before_anything_runs(project: Path) -> None:
         sweep.plan(project, definition, ["first.numbre=3"], [], [])
     with pytest.raises(UserError, match="no point 'tow'; did you mean 'two'"):
         sweep.plan(project, definition, [], ["tow"], [])
-    with pytest.raises(UserError, match=r"evaluate\.number=7: the points of this sweep"):
+    with pytest.raises(UserError, match=r"evaluate\.number=7: the points differ"):
         sweep.plan(project, definition, ["evaluate.number=7"], [], [])
     (project / "conf/sweep/numbers.yaml").write_text(FILE.replace("title:", "titel:"))
     with pytest.raises(UserError, match=r"numbers.yaml.titel: unknown key; did you mean 'title'\?"):
