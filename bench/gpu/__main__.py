@@ -42,13 +42,17 @@ def main() -> None:
     parser.add_argument("--families", nargs="*", help="of the part `presets` (default: all)")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
+    failed = []
     for part in args.parts or PARTS:
         start = time.monotonic()
         try:
             PARTS[part](args)
-        except Exception:  # the other parts must not be lost
+        except Exception:  # a fault in one part must not cost the time on the card of the others
+            failed.append(part)
             note(args, part, "failed.txt", traceback.format_exc())
         print(f"{part}: {time.monotonic() - start:.0f} s", flush=True)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}; see {args.out}")
 
 
 def note(args: argparse.Namespace, part: str, name: str, text: str) -> None:
