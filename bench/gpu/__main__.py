@@ -27,6 +27,7 @@ from soundmill.training.device import autocast
 
 FAST = [1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5]  # DiffWave's schedule of six steps
 WARM_UP = 4  # batches for which kernels are chosen
+CASES = ["gpu/configured", "gpu/compiled", "gpu/channels_last", "gpu/32", "paper/configured"]  # scale and variant
 ENVIRONMENT = {"SOUNDMILL_TRACKING": "off", "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
 
 
@@ -39,7 +40,10 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=3, help="of each training")
     parser.add_argument("--sound", type=int, default=10, help="seconds of the sounds of the part `speed`")
     parser.add_argument("--matrix", type=int, default=8192, help="side of the product that is the roof")
-    parser.add_argument("--families", nargs="*", help="of the part `presets` (default: all)")
+    parser.add_argument(
+        "--families", nargs="*", default=[*registry.FAMILIES], help="of the parts `presets` and `training` (default: all)"
+    )
+    parser.add_argument("--cases", nargs="*", default=CASES, help="of the part `presets`, in this order (default: %(default)s)")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     failed = []
@@ -108,7 +112,7 @@ def presets(args: argparse.Namespace) -> None:
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     rows: list[dict[str, Any]] = []
     print(card, {name: f"{value:.3g}" for name, value in roof.items()}, flush=True)
-    for scale, family, training, variant, document in cases(documents, args.families):
+    for scale, family, training, variant, document in cases(documents, args):
         row: dict[str, Any] = {"scale": scale, "family": family, "training": training, "variant": variant}
         if time.monotonic() > end:
             row["left_out"] = "out of time"
@@ -124,14 +128,12 @@ def presets(args: argparse.Namespace) -> None:
         print({name: f"{value:.4g}" if isinstance(value, float) else value for name, value in row.items()}, flush=True)
 
 
-def cases(documents: dict[str, Any], families: list[str] | None) -> Iterator[tuple[str, str, str, str, dict[str, Any]]]:
-    """(scale, family, training, variant, parameters): `scale=gpu` as configured, compiled and in float32, then the other scales."""
-    variants = [("gpu", "configured"), ("gpu", "compiled"), ("gpu", "32"), ("paper", "configured")]
-    for scale, variant in variants:
-        for family, document in documents[scale].items():
-            if not families or family in families:
-                for training in memory.trainings(family, document):
-                    yield scale, family, training, variant, copy.deepcopy(document)
+def cases(documents: dict[str, Any], args: argparse.Namespace) -> Iterator[tuple[str, str, str, str, dict[str, Any]]]:
+    """(scale, family, training, variant, parameters)"""
+    for scale, variant in (case.split("/") for case in args.cases):
+        for family in args.families:
+            for training in memory.trainings(family, documents[scale][family]):
+                yield scale, family, training, variant, copy.deepcopy(documents[scale][family])
 
 
 def measured(family: str, training: str, document: dict[str, Any], variant: str, roof: dict[str, float]) -> dict[str, Any]:
@@ -142,7 +144,7 @@ def measured(family: str, training: str, document: dict[str, Any], variant: str,
     hardware = (section if training == "train" else document[family]["autoencoder"])["hardware"]
     if variant == "32":
         hardware["precision"] = "32"
-    elif variant == "compiled":
+    elif variant in ("compiled", "channels_last"):
         hardware["precision"] = "bf16"
     torch._dynamo.reset()
     gc.collect()
@@ -154,6 +156,8 @@ def measured(family: str, training: str, document: dict[str, Any], variant: str,
     module.steps = 1000
     if variant == "compiled":
         module.net.compile()
+    elif variant == "channels_last":
+        module.net.to(memory_format=torch.channels_last)
     start = time.perf_counter()
     rehearsed(WARM_UP)
     warm_up = time.perf_counter() - start
@@ -184,7 +188,7 @@ def measured(family: str, training: str, document: dict[str, Any], variant: str,
 def training(args: argparse.Namespace) -> None:
     for name, stage in stages(args):
         family = name.partition("@")[2]
-        if not name.startswith("train@"):
+        if not name.startswith("train@") or family not in args.families:
             continue
         project = args.out.parent / f"{args.out.name}-work" / family
         shutil.copytree(args.pack / "project", project, dirs_exist_ok=True)
