@@ -81,7 +81,7 @@ def work_alone() -> None:
 
     from flows import dvc as flows_dvc
     from soundmill import drawing
-    from soundmill.metrics import kernels
+    from soundmill.metrics import pairwise
     from soundmill.shards import run
     from soundmill.tracking import uploader
     from tests.shards.here import run_here
@@ -95,7 +95,7 @@ def work_alone() -> None:
     uploader.start = lambda home: None
     os.cpu_count = lambda: 1
     drawing.Figure.draw = lambda self, renderer: None
-    kernels.SUBSETS = 2
+    pairwise.SUBSETS = 2
 
 
 def run_dvc(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

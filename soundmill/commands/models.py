@@ -268,10 +268,9 @@ def prompts(
     checkout whose test clips have such kinds of sounds, these clips, and these through the model's codec, show what can be reached.
     """
     from soundmill.evaluation import evaluator
-    from soundmill.prompts import following, report
-    from soundmill.prompts import sets as prompt_sets
+    from soundmill.prompts import following
 
-    chosen = prompt_sets.load(sets or prompt_sets.NAMES)
+    chosen = following.load_sets(sets or following.NAMES)
     directory, home = checkpoint_of(checkpoint, family, project)
     root = project_if_any(project)
     clips = tables(root, "default") if root else None
@@ -279,9 +278,9 @@ def prompts(
     found = following.follow(directory, chosen, number, seed, home, settings or [], real, progress_bar)
     if json:
         evaluator.write_json(found.document, json)
-    report.show(found.document)
+    following.show(found.document)
     if page:
-        report.write(found, page)
+        following.write_page(found, page)
         terminal.say(page)
 
 

@@ -45,7 +45,7 @@ def compare(
     _check_values(first, second)
     progress(1)
     if replicates:
-        shifts = scores.resampled(first.influence() - second.influence(), seed, replicates, progress)
+        shifts = (first.influence() - second.influence()).shifts(seed, replicates, progress)
         error = float(np.hypot(first.error, second.error))
         if kind.exchanged:
             p = p_of_exchanges(kind.exchanged(a, b, reference, seed, exchanges(len(a.ids), seed, replicates)))

@@ -15,9 +15,8 @@ from soundmill.audio.flac import encode_flac
 from soundmill.audio.loudness import matching_gains
 from soundmill.audio.resample import resample
 from soundmill.errors import UserError
-from soundmill.listening import design
-from soundmill.listening.answers import BAD, REAL, Key, KeyedModel, KeyedSound, read_key
-from soundmill.listening.design import Stimulus
+from soundmill.listening import answers
+from soundmill.listening.answers import BAD, REAL, Key, KeyedModel, KeyedSound, Stimulus, read_key
 from soundmill.listening.material import Material, Request, Wave
 from soundmill.page.sounds import LONGEST_SECONDS, MIN_RATE
 
@@ -72,11 +71,6 @@ class Plan:
     compare: bool = False
 
 
-def _write_key(key: Key, path: Path) -> None:
-    with open(path, "w", encoding="utf-8", opener=disk.private) as file:
-        file.write(key.text())
-
-
 def write(
     directory: Path,
     material: Material,
@@ -95,21 +89,33 @@ def write(
     salt = (read_key(paths[1]).salt if paths[1].exists() else "") or secrets.token_hex(16)
     seed = int(hashing.digest([salt, plan.seed]), 16)
     chosen = _requests(material, plan)
-    treatments, anchor = _treatments(material, plan.compare)
-    orders = design.orders(treatments, anchor, len(chosen), seed)
+    names = [model.name for model in material.models]
+    treatments, anchor = [(name,) for name in (*names, REAL)], (BAD,)
+    if plan.compare:  # a single model is compared with the real sound
+        treatments, anchor = list(itertools.combinations(names if len(names) > 1 else (*names, REAL), 2)), (REAL, BAD)
+    orders = answers.orders(treatments, anchor, len(chosen), seed)
     stimuli = sorted({one for trials in orders for trial in trials for one in trial}, key=lambda one: (one.system, one.request))
     waves = {one: _wave(one, chosen, material, seed, progress) for one in stimuli}
     flacs = _uniform(waves, LOOPS if "loopability" in plan.questions else 1)
     numbers = np.random.default_rng([seed, 2]).permutation(len(stimuli))
-    names = {one: f"s{number + 1:03d}" for one, number in zip(stimuli, numbers, strict=True)}
-    named_orders = [[[names[one] for one in trial] for trial in trials] for trials in orders]
+    sound_names = {one: f"s{number + 1:03d}" for one, number in zip(stimuli, numbers, strict=True)}
+    named_orders = [[[sound_names[one] for one in trial] for trial in trials] for trials in orders]
     content = {
-        "questions": [_question(name, plan) for name in plan.questions],
+        "questions": [
+            {"name": name, "text": one.compare if plan.compare else one.rate, "words": one.labels}
+            for name, one in ((name, QUESTIONS[name]) for name in plan.questions)
+        ],
         "scale": plan.scale,
         "compare": plan.compare,
         "orders": named_orders,
-        "sounds": {names[one]: _sound(one, flacs[one], chosen, material, plan) for one in sorted(stimuli, key=names.__getitem__)},
-        "references": _references(flacs, len(chosen)) if "similarity" in plan.questions else {},
+        "sounds": {
+            name: _sound(one, flacs[one], chosen, material, plan)
+            for one, name in sorted(sound_names.items(), key=lambda item: item[1])
+        },
+        "references": {
+            _reference(number): base64.b64encode(flacs[Stimulus(REAL, number)]).decode()
+            for number in range(len(chosen) if "similarity" in plan.questions else 0)
+        },
         **_volume_check(plan.seed),
     }
     test = hashing.digest(content)[:12]
@@ -121,7 +127,7 @@ def write(
         compare=plan.compare,
         seed=plan.seed,
         salt=salt,
-        sounds={names[one]: KeyedSound(system=one.system, request=chosen[one.request]) for one in stimuli},
+        sounds={name: KeyedSound(system=one.system, request=chosen[one.request]) for one, name in sound_names.items()},
         orders=named_orders,
         models={
             model.name: KeyedModel(
@@ -136,7 +142,7 @@ def write(
     text = page.render("soundmill.listening", "listening_test.html", title="Listening test", content={"test": test, **content})
     with disk.exclusive(directory):  # of two tests written at once, the second finds the key of the first
         key.check_replaces(paths[1])
-        disk.write_atomically(paths[1], lambda temporary: _write_key(key, temporary))
+        disk.write_atomically(paths[1], key.write)
         disk.write_atomically(paths[0], lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return paths
 
@@ -159,17 +165,6 @@ def _requests(material: Material, plan: Plan) -> list[str]:
     if "relevance" in plan.questions and (missing := [clip_id for clip_id in chosen if not material.requests[clip_id].text]):
         raise UserError(f"relevance: no caption or label for {', '.join(missing[:10])}; give --captions FILE")
     return chosen
-
-
-def _treatments(material: Material, compare: bool) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:
-    """The treatments of every request, and the bad anchor: the systems (models and real sound), or pairs of models to compare.
-
-    A single model is compared with the real sound.
-    """
-    names = [model.name for model in material.models]
-    if not compare:
-        return [(name,) for name in (*names, REAL)], (BAD,)
-    return list(itertools.combinations(names if len(names) > 1 else (*names, REAL), 2)), (REAL, BAD)
 
 
 def _wave(one: Stimulus, chosen: Sequence[str], material: Material, seed: int, progress: Callable[[int], object]) -> Wave:
@@ -220,17 +215,8 @@ def _sound(one: Stimulus, flac: bytes, chosen: Sequence[str], material: Material
     return sound
 
 
-def _references(flacs: Mapping[Stimulus, bytes], num_requests: int) -> dict[str, str]:
-    return {_reference(number): base64.b64encode(flacs[Stimulus(REAL, number)]).decode() for number in range(num_requests)}
-
-
 def _reference(number: int) -> str:
     return f"r{number + 1:03d}"
-
-
-def _question(name: str, plan: Plan) -> dict[str, Any]:
-    question = QUESTIONS[name]
-    return {"name": name, "text": question.compare if plan.compare else question.rate, "words": question.labels}
 
 
 def _volume_check(seed: int) -> dict[str, Any]:

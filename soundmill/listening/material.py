@@ -149,13 +149,9 @@ def read_report(directory: Path, required: bool = False) -> tuple[dict[str, floa
             raise UserError(f"{missing[0]}: no such file; score the sounds with `soundmill evaluate SOUNDS REAL --report DIR`")
         return {}, {}
     document = params.read_json(set_scores, "score the sounds again")
-    unranked = document.get("unranked", {}) if isinstance(document, dict) else {}
-    scores = {key: float(document[key]) for key in document if _is_score(key, document) and key not in unranked}
-    return scores, _read_sounds(sound_scores)
-
-
-def _is_score(key: str, document: Mapping[str, object]) -> bool:
-    return key in document.get("baselines", {}) and isinstance(document[key], int | float) and not key.startswith(CODEC)
+    baselines, unranked = document.get("baselines", {}), document.get("unranked", {})
+    ranked = [key for key in document if key in baselines and key not in unranked and not key.startswith(CODEC)]
+    return {key: float(document[key]) for key in ranked if isinstance(document[key], int | float)}, _read_sounds(sound_scores)
 
 
 def _read_sounds(path: Path) -> dict[str, dict[str, float]]:

@@ -12,14 +12,17 @@ from soundmill.errors import UserError
 from soundmill.evaluation.comparison import LEVEL, holm
 from soundmill.evaluation.folder_report import open_console, show_warnings, table_of
 from soundmill.evaluation.library import rounded
-from soundmill.listening import design
-from soundmill.listening.answers import BAD, FIRST, REAL, SAME, Answers, Key
-from soundmill.listening.correlation import MIN_RANKED, MIN_RESAMPLED, correlations
-from soundmill.listening.design import Trial
+from soundmill.evaluation.score_rows import BETTER, METRICS
+from soundmill.listening.answers import BAD, FIRST, REAL, SAME, Answers, Key, Trial, repeats
+from soundmill.metrics.bootstrap import INTERVAL
 
 MARGIN = 0.25  # of the scale: minimum for real sounds above bad anchors, maximum for differences of repeated answers
 MIN_REAL_PREFERRED = 0.75  # share of comparisons of a real sound with a bad anchor
 MIN_REPEATED_EQUAL = 0.5  # share of repeated comparisons with the same answer
+MIN_RANKED = 3  # values of a rank correlation
+MIN_RESAMPLED = 5  # models of an interval over models: of fewer, resamples have too few different ones
+REPLICATES = 1000
+SEED = 0
 Level = Literal["nominal", "ordinal", "interval"]
 
 
@@ -127,13 +130,13 @@ def score(key: Key, all_answers: Sequence[Answers]) -> dict[str, Any]:
 def _score_question(key: Key, passed: Sequence[Answers], question: str) -> dict[str, Any]:
     ratings = _ratings(key, passed, question)
     least, most = (0.0, 1.0) if key.compare else (1.0, float(key.scale))
-    means = {name: _clipped(estimate(values), least, most) for name, values in ratings.items()}
-    scores = {name: model.scores for name, model in key.models.items()}
-    of = {name: model.of for name, model in key.models.items()}
-    differences = []
+    means, differences = {}, []
+    for name, values in ratings.items():
+        mean = estimate(values)
+        low, high = mean.interval()
+        means[name] = {"mean": rounded(mean.mean), "low": rounded(max(least, low)), "high": rounded(min(most, high))}
     for a, b in _pairs(key):
-        differing = ratings[f"{a} against {b}"] - 0.5 if key.compare else ratings[a] - ratings[b]
-        difference = estimate(differing)
+        difference = estimate(ratings[f"{a} against {b}"] - 0.5 if key.compare else ratings[a] - ratings[b])
         low, high = difference.interval()
         line = {"a": a, "b": b, "difference": difference.mean, "low": low, "high": high, "p": difference.p()}
         differences.append({name: rounded(value) if isinstance(value, float) else value for name, value in line.items()})
@@ -141,13 +144,13 @@ def _score_question(key: Key, passed: Sequence[Answers], question: str) -> dict[
         "means": means,
         "differences": differences,
         "agreement": _agreement(key, passed, question),
-        "correlation": correlations(_by_model(key, ratings), _scored_requests(key), scores, of),
+        "correlation": correlations(
+            _by_model(key, ratings),
+            _scored_requests(key),
+            {name: model.scores for name, model in key.models.items()},
+            {name: model.of for name, model in key.models.items()},
+        ),
     }
-
-
-def _clipped(result: Estimate, least: float, most: float) -> dict[str, float]:
-    low, high = result.interval()
-    return {"mean": rounded(result.mean), "low": rounded(max(least, low)), "high": rounded(min(most, high))}
 
 
 def _systems(key: Key) -> list[str]:
@@ -175,9 +178,9 @@ def _ratings(key: Key, raters: Sequence[Answers], question: str) -> dict[str, np
     ratings: dict[str, np.ndarray] = {}
     for row, answers in enumerate(raters):
         trials = key.trials(answers.rater)
-        repeats = design.repeats(trials)
+        repeated = repeats(trials)
         for place, trial in enumerate(trials):
-            if place in repeats or any(one.system == BAD for one in trial):
+            if place in repeated or any(one.system == BAD for one in trial):
                 continue
             name, value = _value(key, trial, answers.given[place][question])
             table = ratings.setdefault(name, np.full((len(raters), len(requests)), np.nan))
@@ -201,7 +204,7 @@ def _value(key: Key, trial: Trial, answer: int | str) -> tuple[str, float]:
 def _failures(key: Key, answers: Answers) -> list[str]:
     """Failed checks of a rater: anchors and repeats of each question."""
     trials = key.trials(answers.rater)
-    repeats = design.repeats(trials)
+    repeated = repeats(trials)
     margin = MARGIN * (key.scale - 1)
     failures = []
     for question in key.questions:
@@ -212,17 +215,17 @@ def _failures(key: Key, answers: Answers) -> list[str]:
             if right < MIN_REAL_PREFERRED:
                 failures.append(f"anchors: {question}: prefers the real sound to a bad one in only {right:.0%} of the trials")
             values = [_value(key, trial, answer) for trial, answer in zip(trials, given, strict=True)]
-            equal = np.mean([values[place] == values[first] for place, first in repeats.items()])
+            equal = np.mean([values[place] == values[first] for place, first in repeated.items()])
             if equal < MIN_REPEATED_EQUAL:
                 failures.append(f"repeats: {question}: gives the same answer to only {equal:.0%} of the repeated trials")
             continue
-        real = np.mean([given[place] for place, trial in enumerate(trials) if trial[0].system == REAL and place not in repeats])
+        real = np.mean([given[place] for place, trial in enumerate(trials) if trial[0].system == REAL and place not in repeated])
         bad = np.mean([given[place] for place in anchors])
         if real - bad < margin:
             failures.append(
                 f"anchors: {question}: real sounds have {real:.3g}, bad ones {bad:.3g}; required difference: {margin:.3g}"
             )
-        change = np.mean([abs(given[place] - given[first]) for place, first in repeats.items()])
+        change = np.mean([abs(given[place] - given[first]) for place, first in repeated.items()])
         if change > margin:
             failures.append(f"repeats: {question}: repeated answers differ by {change:.3g} on average, more than {margin:.3g}")
     return failures
@@ -266,17 +269,99 @@ def krippendorff_alpha(ratings: np.ndarray, level: Level) -> float:
     coincidences -= np.diag((counts / (pairable - 1)[:, None]).sum(axis=0))  # a rating is not paired with itself
     totals = counts.sum(axis=0)
     expected = (np.outer(totals, totals) - np.diag(totals)) / (totals.sum() - 1)
-    distances = _squared_distances(values, totals, level)
+    if level == "ordinal":  # the number of ratings between two values, with half of those at the ends
+        values = np.cumsum(totals) - totals / 2
+    distances = 1.0 - np.eye(len(values)) if level == "nominal" else np.subtract.outer(values, values) ** 2
     with np.errstate(invalid="ignore"):
         return float(1 - (coincidences * distances).sum() / (expected * distances).sum())
 
 
-def _squared_distances(values: np.ndarray, totals: np.ndarray, level: Level) -> np.ndarray:
-    if level == "nominal":
-        return 1.0 - np.eye(len(values))
-    if level == "ordinal":  # the number of ratings between two values, with half of those at the ends
-        values = np.cumsum(totals) - totals / 2
-    return np.subtract.outer(values, values) ** 2
+def correlations(
+    ratings: Mapping[str, np.ndarray],
+    requests: Sequence[str],
+    scores: Mapping[str, Mapping[str, float]],
+    of: Mapping[str, Mapping[str, Mapping[str, float]]],
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Spearman's and Kendall's rank correlations of each score with the ratings, over `models` and over `sounds`.
+
+    `ratings` [raters, requests] are by model; `scores` are those of a model's whole set, `of` those of single sounds by request.
+    Intervals (95 %) are percentiles over resamples of raters and requests and, over models, of models: so they generalise to other
+    raters, requests and models. Over sounds the models are these. Raters and requests are drawn for all models at once.
+
+    The verdict: the score `agrees` with the listeners, `contradicts` them, or is `open`: the interval of rho holds 0 or is missing.
+    """
+    values = np.stack(list(ratings.values()))
+    raters, asked, drawn = _draws(*values.shape)
+    means = np.einsum("br,mrq->bmq", raters, values) / values.shape[1]  # by resample, model and request
+    rows = np.arange(REPLICATES)[:, None]
+    found: dict[str, dict[str, dict[str, Any]]] = {"models": {}, "sounds": {}}
+
+    of_models = np.take_along_axis(means, asked[:, None, :], axis=2).mean(axis=2)
+    for name in sorted(set.intersection(*(set(scores[model]) for model in ratings))):
+        score = np.array([scores[model][name] for model in ratings])
+        resampled = (score[drawn], of_models[rows, drawn]) if len(score) >= MIN_RESAMPLED else None
+        if one := _correlation(name, score, values.mean(axis=(1, 2)), resampled):
+            found["models"][name] = one
+
+    of_sounds = np.take_along_axis(means, asked[:, None, :], axis=2).reshape(REPLICATES, -1)
+    for name in sorted({name for model in ratings for by_name in of[model].values() for name in by_name}):
+        score = np.array([[of[model].get(request, {}).get(name, np.nan) for request in requests] for model in ratings])
+        resampled = (score[:, asked].swapaxes(0, 1).reshape(REPLICATES, -1), of_sounds)
+        if one := _correlation(name, score.ravel(), values.mean(axis=1).ravel(), resampled):
+            found["sounds"][name] = one
+    return found
+
+
+def _draws(models: int, raters: int, requests: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Bootstrap resamples: how often each rater counts [B, raters], and the drawn requests [B, requests] and models [B, models].
+
+    A single rater is not resampled, nor are fewer than MIN_RESAMPLED models; a resample has MIN_RANKED models or more.
+    """
+    random = np.random.default_rng(SEED)
+    heard = random.integers(raters, size=(REPLICATES, raters))
+    asked = random.integers(requests, size=(REPLICATES, requests))
+    drawn = np.tile(np.arange(models), (REPLICATES, 1))
+    for row in drawn if models >= MIN_RESAMPLED else ():
+        row[:] = random.integers(models, size=models)
+        while len(np.unique(row)) < MIN_RANKED:
+            row[:] = random.integers(models, size=models)
+    return np.stack([np.bincount(row, minlength=raters) for row in heard]), asked, drawn
+
+
+def _correlation(
+    name: str, score: np.ndarray, rating: np.ndarray, resampled: tuple[np.ndarray, np.ndarray] | None
+) -> dict[str, Any] | None:
+    """Both correlations of scores [n], NaN where unknown, with ratings [n], with intervals if there are resamples [B, n] of them;
+    None if they are undefined."""
+    from scipy.stats import kendalltau
+
+    def kendall(score: np.ndarray, rating: np.ndarray) -> np.ndarray:
+        return kendalltau(score, rating, axis=1, nan_policy="omit").statistic  # tau-b
+
+    count = int((~np.isnan(score)).sum())
+    if count < MIN_RANKED or np.isnan(_spearman(score[None], rating[None])[0]):
+        return None
+    result: dict[str, Any] = {"count": count}
+    for key, statistic in (("rho", _spearman), ("tau", kendall)):
+        result[key] = rounded(float(statistic(score[None], rating[None])[0]))
+        if resampled:
+            ends = np.nanpercentile(statistic(*resampled), INTERVAL)  # a resample of equal values has no order
+            result |= {f"{key}_low": rounded(float(ends[0])), f"{key}_high": rounded(float(ends[1]))}
+    metric = max((one for one in METRICS if f"{name}_".startswith(f"{one}_")), key=len, default=None)
+    if metric is None or "rho_low" not in result or result["rho_low"] <= 0 <= result["rho_high"]:
+        return result | {"verdict": "open"}
+    return result | {"verdict": "agrees" if (result["rho_low"] > 0) == (BETTER[metric] == "higher") else "contradicts"}
+
+
+def _spearman(score: np.ndarray, rating: np.ndarray) -> np.ndarray:
+    """Of each row of values [B, n], without those whose score is NaN; NaN if either has no order."""
+    from scipy.stats import rankdata
+
+    rating = np.where(np.isnan(score), np.nan, rating)
+    ranks = [rankdata(values, axis=1, nan_policy="omit") for values in (score, rating)]
+    first, second = (one - np.nanmean(one, axis=1, keepdims=True) for one in ranks)
+    with np.errstate(invalid="ignore"):
+        return np.nansum(first * second, axis=1) / np.sqrt(np.nansum(first**2, axis=1) * np.nansum(second**2, axis=1))
 
 
 def show(result: Mapping[str, Any]) -> None:

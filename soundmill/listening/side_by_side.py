@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from soundmill.audio import tags
 from soundmill.audio.loudness import matching_gains
 from soundmill.audio.resample import resample
 from soundmill.errors import UserError
-from soundmill.listening.material import Material, Model, Request, SoundFile, Sounds, Wave
+from soundmill.listening.material import Material, Model, SoundFile, Sounds, Wave
 from soundmill.page.sounds import MIN_RATE, Card, Preview, Sound, draw, preview
 
 LOUDNESS = -23.0  # LUFS of the sounds of a row: EBU R 128
@@ -117,11 +116,23 @@ def _highest_rate(columns: Sequence[Column], order: Sequence[str]) -> int:
 
 def _card(clip_id: str, material: Material, columns: Sequence[Column]) -> Card:
     request = material.requests[clip_id]
-    sounds = _match_loudness([_sound(column, clip_id) for column in columns])
-    noted = tuple(_add_scores(sound, column, clip_id) for sound, column in zip(sounds, columns, strict=True))
+    noted: list[Sound | None] = []
+    for column, sound in zip(columns, _match_loudness([_sound(column, clip_id) for column in columns]), strict=True):
+        if sound and column.model:  # a model's sound has its scores in its note
+            scores = column.model.sound_scores.get(clip_id, {})
+            note = " · ".join([*sound.notes, *(f"{key} {value:.3g}" for key, value in sorted(scores.items()))])
+            sound = replace(sound, notes=(note,) if note else ())
+        noted.append(sound)
     title = ", ".join(request.labels) or request.caption or clip_id
     text = " · ".join(filter(None, [request.caption if request.labels else "", request.source]))
-    return Card(clip_id, title, text, noted, facts=_facts(clip_id, request, material))
+    facts = {  # that the page's filter searches and sorts by
+        "text": " ".join([clip_id, request.caption, request.source, *request.labels]),
+        "labels": request.labels,
+        "scores": {
+            f"{key} {model.name}": value for model in material.models for key, value in model.sound_scores.get(clip_id, {}).items()
+        },
+    }
+    return Card(clip_id, title, text, tuple(noted), facts=facts)
 
 
 def _sound(column: Column, clip_id: str) -> Sound | None:
@@ -151,27 +162,6 @@ def _match_loudness(sounds: Sequence[Sound | None]) -> list[Sound | None]:
             sound = replace(sound, wave=sound.wave * np.float32(10 ** (gain / 20)), notes=notes)
         matched.append(sound)
     return matched
-
-
-def _add_scores(sound: Sound | None, column: Column, clip_id: str) -> Sound | None:
-    """A model's sound with its scores in its note."""
-    if sound is None or column.model is None:
-        return sound
-    scores = column.model.sound_scores.get(clip_id, {})
-    note = " · ".join([*sound.notes, *(f"{key} {value:.3g}" for key, value in sorted(scores.items()))])
-    return replace(sound, notes=(note,) if note else ())
-
-
-def _facts(clip_id: str, request: Request, material: Material) -> dict[str, Any]:
-    """What the page's filter searches and sorts by."""
-    scores = {
-        f"{key} {model.name}": value for model in material.models for key, value in model.sound_scores.get(clip_id, {}).items()
-    }
-    return {
-        "text": " ".join([clip_id, request.caption, request.source, *request.labels]),
-        "labels": request.labels,
-        "scores": scores,
-    }
 
 
 def _scores(material: Material, shown: Sequence[str]) -> dict[str, list[str]]:

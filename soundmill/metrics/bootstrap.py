@@ -7,7 +7,7 @@ twice that of independent sets (tests/metrics/test_scores.py). It would also cos
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,12 +43,14 @@ class Influence:
     def __post_init__(self) -> None:
         assert all(np.isfinite(side.sums).all() for side in (self.generated, self.reference))
 
-    def shifts(self, seed: int, replicates: int) -> Iterator[float]:
-        """The shift of the metric in each replicate; replicate b depends only on (seed, b)."""
-        sides = (self.generated, self.reference)
+    def shifts(self, seed: int, replicates: int, progress: Callable[[int], None] = lambda count: None) -> np.ndarray:
+        """The shift of the metric in each replicate [replicates]; replicate b depends only on (seed, b)."""
+        sides, shifts = (self.generated, self.reference), np.empty(replicates)
         for number in range(replicates):
             drawn = _draw(seed, number, sides)
-            yield float(sum(times @ side.sums / (times @ side.lengths) for times, side in zip(drawn, sides, strict=True)))
+            shifts[number] = sum(times @ side.sums / (times @ side.lengths) for times, side in zip(drawn, sides, strict=True))
+            progress(1)
+        return shifts
 
     def __mul__(self, factor: float) -> Influence:
         """Influence on a multiple of the metric."""

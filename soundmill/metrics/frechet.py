@@ -294,20 +294,12 @@ def _sums_by_clip(stream: Stream, ids: Sequence[str], centre: np.ndarray, axes: 
     return np.array(sums)
 
 
-@dataclass(frozen=True)
-class Extrapolated:
-    """FAD∞: the intercept of a line fitted to the distances of subsets over 1/n, its standard error and R²."""
+def without_bias(stream: Stream, ids: Sequence[str], reference: Gathered, seed: int) -> tuple[float, float, float]:
+    """FAD∞: Fréchet distance extrapolated to infinitely many generated embeddings (Chong & Forsyth 2020; Gui et al. 2024).
 
-    value: float
-    error: float
-    r2: float
-
-
-def without_bias(stream: Stream, ids: Sequence[str], reference: Gathered, seed: int) -> Extrapolated:
-    """Fréchet distance extrapolated to infinitely many generated embeddings (Chong & Forsyth 2020; Gui et al. 2024).
-
-    Subsets of clips are drawn without replacement; with replacement they would converge to the distance of the set at hand,
-    including its bias. The bias due to the size of the reference remains.
+    Returns the intercept of a line fitted to the distances of subsets over 1/n, its standard error and R². Subsets of clips are
+    drawn without replacement; with replacement they would converge to the distance of the set at hand, including its bias. The
+    bias due to the size of the reference remains.
     """
     if len(ids) < 2 * SHRINK:
         raise UserError(f"FAD∞ is fitted to subsets of clips and needs at least {2 * SHRINK} clips, found {len(ids)}")
@@ -324,7 +316,7 @@ def without_bias(stream: Stream, ids: Sequence[str], reference: Gathered, seed: 
     residual = float(((distances - design @ solution) ** 2).sum())
     total = float(((distances - distances.mean()) ** 2).sum())
     error = np.sqrt(residual / (SUBSETS - 2) * np.linalg.inv(design.T @ design)[0, 0])
-    return Extrapolated(float(solution[0]), float(error), 1 - residual / total if total else 1.0)
+    return float(solution[0]), float(error), 1 - residual / total if total else 1.0
 
 
 def by_clip(stream: Stream, reference: Gathered) -> Mapping[str, float]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from soundmill import hashing
 from soundmill.errors import UserError
-from soundmill.metrics import bootstrap, coverage, divergence, frechet, kernels
+from soundmill.metrics import bootstrap, divergence, frechet, pairwise
 from soundmill.metrics.bootstrap import Influence
 from soundmill.metrics.divergence import check_pairs, exact, names_of, paired_kl, reverse, smoothed
 
@@ -141,35 +141,30 @@ class Metric:
 
 
 def _frechet(generated: EmbeddingSet, reference: EmbeddingSet, seed: int) -> Statistic:
+    """If embeddings are few, with the distance of two sets of these sizes from one Gaussian as `bias`, and a warning of it."""
     first, second = generated.gathered, reference.gathered
-    bias, warnings = _bias(first, second, seed)
-    return Statistic(first.distance(second), _influence(first, second, generated, reference), bias, warnings=warnings)
-
-
-def _influence(
-    first: frechet.Gathered, second: frechet.Gathered, generated: EmbeddingSet, reference: EmbeddingSet
-) -> Callable[[], Influence]:
-    streams, ids = (generated.stream, reference.stream), (generated.ids, reference.ids)
-    return partial(frechet.influence, first, second, streams, ids)
-
-
-def _bias(first: frechet.Gathered, second: frechet.Gathered, seed: int) -> tuple[dict[str, float], tuple[str, ...]]:
-    """The distance of two sets of these sizes from one Gaussian, if embeddings are few, and a warning that states it."""
+    value, influence = first.distance(second), _influence(generated, reference)
     size, counts = len(first.mean), (first.count, second.count)
     if min(counts) >= ROWS_PER_DIMENSION * size:
-        return {}, ()
+        return Statistic(value, influence)
     bias = frechet.of_equal_sets(second.spectrum(), counts, seed)
     least = "at least " if counts[1] < size else ""  # the reference has no variance in the other directions
-    return {"bias": bias}, (
+    warning = (
         f"{counts[0]} generated and {counts[1]} reference embeddings of {size} dimensions "
         f"(fewer than {ROWS_PER_DIMENSION} × {size}): two sets of these sizes from one Gaussian with the reference's covariance "
-        f"are {least}{bias:.3g} apart. Compare only with scores of equally many clips.",
+        f"are {least}{bias:.3g} apart. Compare only with scores of equally many clips."
     )
+    return Statistic(value, influence, {"bias": bias}, warnings=(warning,))
+
+
+def _influence(generated: EmbeddingSet, reference: EmbeddingSet) -> Callable[[], Influence]:
+    streams, ids = (generated.stream, reference.stream), (generated.ids, reference.ids)
+    return partial(frechet.influence, generated.gathered, reference.gathered, streams, ids)
 
 
 def _frechet_without_bias(generated: EmbeddingSet, reference: EmbeddingSet, seed: int) -> Statistic:
     first, second = generated.gathered, reference.gathered
-    line = frechet.without_bias(generated.stream, generated.ids, second, seed)
+    value, error, r2 = frechet.without_bias(generated.stream, generated.ids, second, seed)
     warnings = []
     size = len(first.mean)
     if first.count < LINEAR_ROWS * size:
@@ -181,10 +176,8 @@ def _frechet_without_bias(generated: EmbeddingSet, reference: EmbeddingSet, seed
         warnings.append(
             f"FAD∞ keeps the bias of its {second.count} reference embeddings, fewer than {ROWS_PER_DIMENSION} × {size}."
         )
-    extras = {"r2": line.r2, "error": line.error}
-    return Statistic(
-        line.value, _influence(first, second, generated, reference), extras, error=line.error, warnings=tuple(warnings)
-    )
+    extras = {"r2": r2, "error": error}
+    return Statistic(value, _influence(generated, reference), extras, error=error, warnings=tuple(warnings))
 
 
 def _frechet_by_clip(generated: EmbeddingSet, reference: EmbeddingSet, seed: int) -> Statistic:
@@ -203,7 +196,6 @@ def _mean(of: Mapping[str, float], extras: Mapping[str, Any] | None = None, warn
 
 
 def _kl(divergence: Divergence, generated: EmbeddingSet, reference: EmbeddingSet, seed: int) -> Statistic:
-    check_pairs(reference.ids, generated.ids)
     return _mean(paired_kl(reference.clip_logits(), generated.clip_logits(), divergence))
 
 
@@ -249,63 +241,54 @@ def _frechet_exchanged(a: EmbeddingSet, b: EmbeddingSet, reference: EmbeddingSet
 
 def _kid(generated: EmbeddingSet, reference: EmbeddingSet, seed: int) -> Statistic:
     first, second = generated.clips(), reference.clips()
-    value, std, size = kernels.in_subsets(*(np.concatenate(clips, dtype=np.float64) for clips in (first, second)), seed)
+    value, std, size = pairwise.in_subsets(*(np.concatenate(clips, dtype=np.float64) for clips in (first, second)), seed)
     return Statistic(
         value,
-        lambda: kernels.discrepancy_by_clip(first, second, kernels.polynomial)[1],
+        lambda: pairwise.discrepancy_by_clip(first, second, pairwise.polynomial)[1],
         {"std": std, "subset": size},
-        error=std / np.sqrt(kernels.SUBSETS),
+        error=std / np.sqrt(pairwise.SUBSETS),
     )
 
 
-def _mmd(generated: EmbeddingSet, reference: EmbeddingSet, seed: int) -> Statistic:
+def _kernel(
+    metric: str, generated: Sequence[np.ndarray], reference: Sequence[np.ndarray], seed: int
+) -> tuple[pairwise.Kernel, float, int]:
+    """Kernel, bandwidth and scale of one of the three discrepancies, from the patches of each clip."""
+    if metric == "kid":
+        return pairwise.polynomial, 0.0, 1
+    if metric == "mmd":
+        bandwidth = pairwise.bandwidth(np.concatenate(reference, dtype=np.float64), seed)
+        return pairwise.gaussian(bandwidth), bandwidth, 1
+    bandwidth = pairwise.median_distance(np.concatenate(generated, dtype=np.float64), seed)
+    return pairwise.gaussian(bandwidth, KAD_EPSILON), bandwidth, KAD_SCALE
+
+
+def _discrepancy(metric: Literal["mmd", "kad"], generated: EmbeddingSet, reference: EmbeddingSet, seed: int) -> Statistic:
     first, second = generated.clips(), reference.clips()
-    bandwidth = _bandwidth(second, seed)
-    value, influence = kernels.discrepancy_by_clip(first, second, kernels.gaussian(bandwidth))
-    return Statistic(value, lambda: influence, {"bandwidth": bandwidth})
+    kernel, bandwidth, scale = _kernel(metric, first, second, seed)
+    value, influence = pairwise.discrepancy_by_clip(first, second, kernel)
+    return Statistic(scale * value, lambda: influence * scale, {"bandwidth": bandwidth})
 
 
-def _kid_exchanged(a: EmbeddingSet, b: EmbeddingSet, reference: EmbeddingSet, seed: int, chosen: np.ndarray) -> np.ndarray:
-    return kernels.exchanged(a.clips(), b.clips(), reference.clips(), kernels.polynomial, chosen)
-
-
-def _bandwidth(reference: Sequence[np.ndarray], seed: int) -> float:
-    return kernels.bandwidth(np.concatenate(reference, dtype=np.float64), seed)
-
-
-def _mmd_exchanged(a: EmbeddingSet, b: EmbeddingSet, reference: EmbeddingSet, seed: int, chosen: np.ndarray) -> np.ndarray:
-    clips = reference.clips()
-    return kernels.exchanged(a.clips(), b.clips(), clips, kernels.gaussian(_bandwidth(clips, seed)), chosen)
-
-
-def _kad(generated: EmbeddingSet, reference: EmbeddingSet, seed: int) -> Statistic:
-    first, second = generated.clips(), reference.clips()
-    bandwidth, kernel = _kad_kernel(first, seed)
-    value, influence = kernels.discrepancy_by_clip(first, second, kernel)
-    return Statistic(KAD_SCALE * value, lambda: influence * KAD_SCALE, {"bandwidth": bandwidth})
-
-
-def _kad_kernel(generated: Sequence[np.ndarray], seed: int) -> tuple[float, kernels.Kernel]:
-    bandwidth = kernels.median_distance(np.concatenate(generated, dtype=np.float64), seed)
-    return bandwidth, kernels.gaussian(bandwidth, KAD_EPSILON)
-
-
-def _kad_exchanged(a: EmbeddingSet, b: EmbeddingSet, reference: EmbeddingSet, seed: int, chosen: np.ndarray) -> np.ndarray:
-    """With one bandwidth for all exchanges, that of both sets together."""
-    first, second = a.clips(), b.clips()
-    _, kernel = _kad_kernel([*first, *second], seed)
-    return KAD_SCALE * kernels.exchanged(first, second, reference.clips(), kernel, chosen)
-
-
-def _neighbours(name: coverage.Name, generated: EmbeddingSet, reference: EmbeddingSet, seed: int) -> Statistic:
-    value, influence = coverage.by_neighbours(name, generated.clips(), reference.clips())
-    return Statistic(value, lambda: influence)
-
-
-def _neighbours_exchanged(
-    name: Literal["recall", "coverage"], a: EmbeddingSet, b: EmbeddingSet, reference: EmbeddingSet, seed: int, chosen: np.ndarray
+def _discrepancies_exchanged(
+    metric: str, a: EmbeddingSet, b: EmbeddingSet, reference: EmbeddingSet, seed: int, chosen: np.ndarray
 ) -> np.ndarray:
-    return coverage.exchanged(name, a.clips(), b.clips(), reference.clips(), chosen)
+    """With one kernel for all exchanges: KAD's bandwidth is that of both sets together."""
+    first, second, real = a.clips(), b.clips(), reference.clips()
+    kernel, _, scale = _kernel(metric, [*first, *second], real, seed)
+    return scale * pairwise.discrepancies_exchanged(first, second, real, kernel, chosen)
+
+
+def _of_neighbours(name: pairwise.ByNeighbours, description: str, most: float = 1) -> Metric:
+    def statistic(generated: EmbeddingSet, reference: EmbeddingSet, seed: int) -> Statistic:
+        value, influence = pairwise.by_neighbours(name, generated.clips(), reference.clips())
+        return Statistic(value, lambda: influence)
+
+    def exchanged(a: EmbeddingSet, b: EmbeddingSet, reference: EmbeddingSet, seed: int, chosen: np.ndarray) -> np.ndarray:
+        return pairwise.neighbours_exchanged(name, a.clips(), b.clips(), reference.clips(), chosen)
+
+    adds_up = name in ("precision", "density")
+    return Metric(description, "higher", statistic, 0, most, pairwise=True, exchanged=None if adds_up else exchanged)
 
 
 RATINGS = {  # of single sounds, by the columns of Audiobox Aesthetics
@@ -314,6 +297,8 @@ RATINGS = {  # of single sounds, by the columns of Audiobox Aesthetics
     "production_complexity": "predicted rating (1 to 10) of how many components a sound has, mean over clips",
     "production_quality": "predicted rating (1 to 10) of a sound's technical quality, mean over clips",
 }
+
+_OF_PAIRS = partial(Metric, better="lower", paired=True, needs_logits=True)
 
 METRICS = {
     "fad": Metric("Fréchet distance of all patches' embeddings", "lower", _frechet, least=0, exchanged=_frechet_exchanged),
@@ -330,27 +315,18 @@ METRICS = {
         least=0,
     ),
     "fd": Metric("Fréchet distance of all clips' embeddings", "lower", _frechet, least=0, exchanged=_frechet_exchanged),
-    "kl": Metric(
+    "kl": _OF_PAIRS(
         "KL(reference ‖ generated) of the softmaxed logits, ε = 1e-6, mean over pairs of equal clip id, in nats",
-        "lower",
-        partial(_kl, smoothed),
-        paired=True,
-        needs_logits=True,
+        statistic=partial(_kl, smoothed),
     ),
-    "reverse_kl": Metric(
+    "reverse_kl": _OF_PAIRS(
         "KL(generated ‖ reference) of the softmaxed logits, ε = 1e-6, mean over pairs of equal clip id, in nats",
-        "lower",
-        partial(_kl, reverse),
-        paired=True,
-        needs_logits=True,
+        statistic=partial(_kl, reverse),
     ),
-    "exact_kl": Metric(
+    "exact_kl": _OF_PAIRS(
         "KL(reference ‖ generated) of the softmaxed logits without ε, mean over pairs of equal clip id, in nats",
-        "lower",
-        partial(_kl, exact),
+        statistic=partial(_kl, exact),
         least=0,
-        paired=True,
-        needs_logits=True,
     ),
     "is": Metric("exp of the mean KL(p ‖ mean p) of the softmaxed logits", "higher", _inception, least=1, needs_logits=True),
     "kid": Metric(
@@ -358,51 +334,27 @@ METRICS = {
         "lower",
         _kid,
         pairwise=True,
-        exchanged=_kid_exchanged,
+        exchanged=partial(_discrepancies_exchanged, "kid"),
     ),
     "mmd": Metric(
         "unbiased squared MMD with a Gaussian kernel whose bandwidth is the reference's median distance",
         "lower",
-        _mmd,
+        partial(_discrepancy, "mmd"),
         pairwise=True,
-        exchanged=_mmd_exchanged,
+        exchanged=partial(_discrepancies_exchanged, "mmd"),
     ),
     "kad": Metric(
         "a hundred times the unbiased squared MMD with a Gaussian kernel whose bandwidth is the generated sounds' median distance",
         "lower",
-        _kad,
+        partial(_discrepancy, "kad"),
         pairwise=True,
-        exchanged=_kad_exchanged,
+        exchanged=partial(_discrepancies_exchanged, "kad"),
     ),
     "clap_score": Metric("cosine of sound and prompt, mean over clips", "higher", _clap_score, least=-1, most=1, paired=True),
-    "precision": Metric(
-        "share of generated embeddings near a real one", "higher", partial(_neighbours, "precision"), 0, 1, pairwise=True
-    ),
-    "recall": Metric(
-        "share of real embeddings near a generated one",
-        "higher",
-        partial(_neighbours, "recall"),
-        0,
-        1,
-        pairwise=True,
-        exchanged=partial(_neighbours_exchanged, "recall"),
-    ),
-    "density": Metric(
-        "number of real neighbourhoods that a generated embedding is in, divided by k",
-        "higher",
-        partial(_neighbours, "density"),
-        0,
-        pairwise=True,
-    ),
-    "coverage": Metric(
-        "share of real neighbourhoods that contain a generated embedding",
-        "higher",
-        partial(_neighbours, "coverage"),
-        0,
-        1,
-        pairwise=True,
-        exchanged=partial(_neighbours_exchanged, "coverage"),
-    ),
+    "precision": _of_neighbours("precision", "share of generated embeddings near a real one"),
+    "recall": _of_neighbours("recall", "share of real embeddings near a generated one"),
+    "density": _of_neighbours("density", "number of real neighbourhoods that a generated embedding is in, divided by k", np.inf),
+    "coverage": _of_neighbours("coverage", "share of real neighbourhoods that contain a generated embedding"),
     **{name: Metric(description, "higher", partial(_rating, column)) for column, (name, description) in enumerate(RATINGS.items())},
 }
 
@@ -463,17 +415,8 @@ def _with_interval(
 ) -> dict[str, Any]:
     result = {"value": statistic.value, **statistic.extras}
     if replicates:
-        shifts = resampled(statistic.influence(), seed, replicates, progress)
+        shifts = statistic.influence().shifts(seed, replicates, progress)
         result |= bootstrap.interval(statistic.value, shifts, least, most, statistic.error)
     if statistic.of is not None:
         result["of"] = dict(statistic.of)
     return result
-
-
-def resampled(influence: Influence, seed: int, replicates: int, progress: Callable[[int], None]) -> np.ndarray:
-    """The shift of the metric in each bootstrap replicate [replicates]."""
-    shifts = []
-    for shift in influence.shifts(seed, replicates):
-        shifts.append(shift)
-        progress(1)
-    return np.array(shifts)

@@ -1,5 +1,7 @@
 """What a text-conditioned model does with sets of prompts: are its sounds what was asked for, and how often by chance?
 
+A set is a YAML file of prompts, each with the kinds of sounds that it asks for.
+
 A sound for a prompt of one kind is as asked if YAMNet scores no other kind higher; of several, the share of them among as many
 highest kinds counts. By chance: the same sound with the set's prompts for other kinds. A weaker measure, fair to sounds that a
 codec has blurred: the kind scores higher than in sounds of the set's other prompts (chance: one half).
@@ -7,28 +9,35 @@ codec has blurred: the kind scores higher than in sounds of the set's other prom
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BeforeValidator, Field
 
-from soundmill import clips, hashing
+from soundmill import clips, disk, hashing, page, params, terminal
 from soundmill.audio.flac import decode_flac, flac_rate
 from soundmill.audio.resample import resample
+from soundmill.audio.tags import GENERATED
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders
 from soundmill.evaluation.embedders.yamnet import YamnetEmbedder, windows
+from soundmill.evaluation.folder_report import open_console
 from soundmill.evaluation.library import rounded
 from soundmill.evaluation.wave_facts import wave_facts
 from soundmill.metrics.bootstrap import INTERVAL
 from soundmill.models import generation, requests, sounds
-from soundmill.models.family import Model, Run, can
-from soundmill.prompts.sets import Kind, Prompt, PromptSet
-from soundmill.prompts.sets import kinds as known_kinds
+from soundmill.models.family import Model, Run, can, made_by
+from soundmill.page.sounds import Card, Chip, Section, Sound, draw_section
+from soundmill.params import StageParams, did_you_mean
 
+HERE = Path(__file__).parent
+DIRECTORY = HERE / "sets"
+ORDER = ("plain", "paraphrases", "negation", "counts", "order", "unknown", "empty", "long", "languages")
+NAMES = tuple(sorted((path.stem for path in DIRECTORY.glob("*.yaml")), key=lambda name: (*ORDER, name).index(name)))
 REPLICATES = 10_000
 BLOCK = 100  # replicates at a time: bounds memory
 REAL, CODEC = "real clips", "through the codec"
@@ -38,6 +47,81 @@ JUDGE = "yamnet"
 FRAME_SECONDS = 0.01
 LOUD_DB, SOFT_DB = -10.0, -20.0  # below the loudest frame: an event begins above the first and ends below the second
 SILENT_DB = -60.0  # full scale; softer frames hold no event
+COLUMNS = {
+    "asked": "as asked",
+    "shuffled": "shuffled",
+    "difference": "difference",
+    "above_others": "above others",
+    "absent": "absent heard",
+    "ordered": "in order",
+    "counted": "more events",
+    "silent": "silent",
+}
+MEANINGS = {
+    "asked": "share of the kinds asked for among as many with YAMNet's highest scores; of one kind: of sounds classified as it",
+    "shuffled": "the same share if each sound had another prompt of its set that asks for other kinds",
+    "difference": "as asked − shuffled: above zero, prompts steer",
+    "above_others": "share of the set's sounds for other kinds in which the kind scores lower; chance: 50 %",
+    "absent": "share of sounds in which a kind that must be absent scores higher than what was asked for",
+    "ordered": "share of sounds in which the first kind's scores are centred before the second's; chance: 50 %",
+    "counted": "share of pairs in which the sound for the larger count has more events; chance: 50 %",
+    "silent": "share of sounds below −60 dBFS",
+}
+LONGEST = 120  # characters of a prompt on the page
+
+
+def _joined(text: object) -> object:
+    return " ".join(text) if isinstance(text, list) and all(isinstance(part, str) for part in text) else text
+
+
+class Kind(StageParams):
+    """A kind of sound: the AudioSet classes that count as it, and the labels of real clips of it."""
+
+    classes: list[str] = Field(min_length=1)
+    labels: list[str] = Field([])
+
+
+class Prompt(StageParams):
+    text: Annotated[str, BeforeValidator(_joined)] = Field(description="or a list of parts, joined by spaces")
+    heard: list[str] = Field([], description="the kinds that it asks for, in their order; empty: none in particular")
+    absent: list[str] = Field([], description="kinds that it names to be absent")
+    count: int | None = Field(None, ge=1, description="the number of events that it asks for")
+
+
+class PromptSet(StageParams):
+    about: str
+    prompts: list[Prompt] = Field(min_length=1)
+    kinds: dict[str, Kind] = Field({}, description="further kinds than those of kinds.yaml, for this set alone")
+    filler: str = Field("", description="text for YAML's anchors")
+
+
+def kinds() -> dict[str, Kind]:
+    """The kinds that every set knows."""
+    path = HERE / "kinds.yaml"
+    return {name: params.parse(Kind, kind, f"{path}: {name}") for name, kind in params.read_yaml(path).items()}
+
+
+def load_sets(names: Sequence[str]) -> dict[str, PromptSet]:
+    """Sets by name, of this package or YAML files, each with all kinds that it knows; UserError names file, key and remedy."""
+    sets: dict[str, PromptSet] = {}
+    common = kinds()
+    for name in names:
+        path = Path(name) if name.endswith(".yaml") else DIRECTORY / f"{name}.yaml"
+        if path.parent == DIRECTORY and path.stem not in NAMES:
+            raise UserError(
+                f"no prompt set {name!r}{did_you_mean(name, list(NAMES))}; there are {', '.join(NAMES)}, or give a .yaml file"
+            )
+        if path.stem in sets:
+            raise UserError(f"{name}: two prompt sets are called {path.stem!r}; rename a file")
+        chosen = params.parse(PromptSet, params.read_yaml(path), f"{path}: prompt set")
+        known = common | chosen.kinds
+        for number, prompt in enumerate(chosen.prompts):
+            for kind in (*prompt.heard, *prompt.absent):
+                if kind not in known:
+                    where = f"{path}: prompts.{number}: no kind {kind!r}{did_you_mean(kind, list(known))}"
+                    raise UserError(f"{where}; there are {', '.join(known)}, or describe it under `kinds`")
+        sets[path.stem] = chosen.model_copy(update={"kinds": known})
+    return sets
 
 
 @dataclass(frozen=True)
@@ -136,8 +220,14 @@ def follow(
         total = count * sum(len(chosen.prompts) for chosen in sets.values())
         with progress(total, "prompts", "sound") as tick:
             for name, chosen in sets.items():
-                waves = _generated(model, chosen.prompts, count, seed, run)
-                heard, examples[name] = _listen(ears[name], waves, len(chosen.prompts), count, tick)
+                wanted = requests.of_prompts(model, [prompt.text for prompt in chosen.prompts], count, seed)
+                waves = ((wave.numpy(), model.sample_rate) for wave in sounds.generate_each(model, wanted, run))
+                heard: list[list[Heard]] = [[] for _ in chosen.prompts]
+                examples[name] = []
+                for number, wave in enumerate(waves):
+                    examples[name] += [wave] if number % count == 0 else []
+                    heard[number // count].append(ears[name].hear(*wave))
+                    tick(1)
                 scored[name] = {"about": chosen.about, **_score(chosen.prompts, heard, ears[name].kinds, seed)}
     document = {
         **origin,
@@ -153,30 +243,11 @@ def follow(
     return Following(document, examples)
 
 
-def _generated(model: Model, prompts: Sequence[Prompt], count: int, seed: int, run: Run) -> Iterator[Wave]:
-    wanted = requests.of_prompts(model, [prompt.text for prompt in prompts], count, seed)
-    return ((wave.numpy(), model.sample_rate) for wave in sounds.generate_each(model, wanted, run))
-
-
-def _listen(
-    ears: Ears, waves: Iterator[Wave], prompts: int, count: int, tick: Callable[[int], object]
-) -> tuple[list[list[Heard]], list[Wave]]:
-    """What is heard by prompt, and the first wave of each."""
-    heard, first = [], []
-    for _ in range(prompts):
-        heard.append([])
-        for number, wave in enumerate(itertools.islice(waves, count)):
-            first += [wave] if number == 0 else []
-            heard[-1].append(ears.hear(*wave))
-            tick(1)
-    return heard, first
-
-
 def _baselines(model: Model, run: Run, real: clips.Tables, count: int, seed: int) -> dict[str, dict[str, Any]]:
     """Scores of test clips of the kinds, `count` of each (repeated if there are fewer), and of these through the model's codec."""
-    kinds = known_kinds()
-    ears = Ears(kinds)
-    kind_of = {label: name for name, kind in kinds.items() for label in kind.labels}
+    known = kinds()
+    ears = Ears(known)
+    kind_of = {label: name for name, kind in known.items() for label in kind.labels}
     ids: dict[str, list[str]] = {}
     for row in sorted(clips.find(real, split="test"), key=lambda row: row["clip_id"]):
         names = {kind_of[label] for label in row["labels"] if label in kind_of}
@@ -311,3 +382,78 @@ def mean_over_prompts(values: np.ndarray, replicates: int, seed: int) -> dict[st
     ends = np.percentile(means, INTERVAL, axis=1).T.ravel()
     names = ("value", "low", "high", "low_these", "high_these")
     return {name: rounded(float(value)) for name, value in zip(names, (values.mean(), *ends), strict=True)}
+
+
+def rows(document: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the table, in %: a row for each baseline and set, a column for each share that any of them has."""
+    parts = {**document["baselines"], **document["sets"]}
+    found = [part["scores"] for part in parts.values()]
+    keys = [key for key in COLUMNS if any(key in scores and (key != "silent" or scores[key]["value"]) for scores in found)]
+    head = ["%", *(COLUMNS[key] for key in keys)]
+    return head, [[name, *(_share(part["scores"].get(key)) for key in keys)] for name, part in parts.items()]
+
+
+def _share(score: Mapping[str, float] | None) -> str:
+    if not score:
+        return "–"
+    return "{:.0f} ({:.0f}–{:.0f})".format(*(100 * score[key] for key in ("value", "low", "high"))).replace("-", "−")
+
+
+def show(document: Mapping[str, Any]) -> None:
+    """Print the table."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    head, lines = rows(document)
+    console = open_console()
+    console.print(
+        f"[bold]{escape(document['family'])}[/bold]  {escape(document['weights'])}; 95 % intervals over prompts and seeds"
+    )
+    table = Table(head[0], box=box.SIMPLE, pad_edge=False)
+    for name in head[1:]:
+        table.add_column(name, justify="right", no_wrap=True)
+    for line in lines:
+        table.add_row(*map(escape, line))
+    console.print(table)
+
+
+def write_page(found: Following, path: Path) -> None:
+    """Write the page: one file with the table and a sound of each prompt."""
+    document, faults = found.document, []
+    sections = [draw_section(_section(found, name), faults) for name in document["sets"]]
+    head, lines = rows(document)
+    used = [key for key, title in COLUMNS.items() if title in head]
+    text = page.render(
+        "soundmill.prompts",
+        "prompts.html",
+        title=f"What {document['family']} does with prompts",
+        document=document,
+        head=head,
+        rows=lines,
+        terms=[(COLUMNS[key], MEANINGS[key]) for key in used],
+        sections=sections,
+        faults=faults,
+    )
+    disk.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    for fault in faults:
+        terminal.say(f"{path}: {fault}", error=True)
+
+
+def _section(found: Following, name: str) -> Section:
+    part, count = found.document["sets"][name], found.document["sounds_per_prompt"]
+    cards, maker = [], made_by(found.document, GENERATED)
+    for number, (line, (wave, rate)) in enumerate(zip(part["prompts"], found.examples[name], strict=True), 1):
+        asked, absent = line["heard"], line["absent"]
+        wanted = [*asked, *(f"no {kind}" for kind in absent)]
+        good = dict.fromkeys(asked, True) | dict.fromkeys(absent, False)
+        chips = [Chip(f"{kind} {times} of {count}", good.get(kind)) for kind, times in line["recognised"].items()]
+        if line["count"] is not None:
+            chips.append(Chip(f"{line['events']:.2g} events instead of {line['count']}"))
+        title = (
+            line["text"] if len(line["text"]) <= LONGEST else f"{line['text'][: LONGEST // 2]} … {line['text'][-LONGEST // 2 :]}"
+        )
+        note = f"asks for: {', '.join(wanted)}" if wanted else "asks for no kind in particular"
+        sound = Sound(f"1 of {count}", wave, rate, made_by=maker)
+        cards.append(Card(f"{name} {number}", title or "(no text)", note, (sound,), tuple(chips)))
+    return Section(name, part["about"], tuple(cards))

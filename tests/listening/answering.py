@@ -5,8 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from soundmill.listening import design
-from soundmill.listening.answers import Key
+from soundmill.listening.answers import Key, orders
 
 
 def make_key(
@@ -21,8 +20,8 @@ def make_key(
     treatments = [(name,) for name in (*models, "real")]
     if compare:
         treatments = [(a, b) for index, a in enumerate(models) for b in models[index + 1 :]]
-    orders = design.orders(treatments, ("real", "bad") if compare else ("bad",), requests, seed=0)
-    heard = sorted({one for trials in orders for trial in trials for one in trial}, key=lambda one: (one.system, one.request))
+    ordered = orders(treatments, ("real", "bad") if compare else ("bad",), requests, seed=0)
+    heard = sorted({one for trials in ordered for trial in trials for one in trial}, key=lambda one: (one.system, one.request))
     names = {one: f"s{number:03d}" for number, one in enumerate(heard)}
     return Key.model_validate(
         {
@@ -33,7 +32,7 @@ def make_key(
             "compare": compare,
             "seed": 0,
             "sounds": {names[one]: {"system": one.system, "request": f"q{one.request}"} for one in heard},
-            "orders": [[[names[one] for one in trial] for trial in trials] for trials in orders],
+            "orders": [[[names[one] for one in trial] for trial in trials] for trials in ordered],
             "models": {name: {"family": "", "weights": "", "scores": {}, "of": {}, **facts.get(name, {})} for name in models},
         }
     )

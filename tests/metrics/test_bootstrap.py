@@ -7,17 +7,13 @@ from soundmill.metrics import bootstrap
 from soundmill.metrics.bootstrap import Influence, SetInfluence
 
 
-def all_moves(influence: Influence, replicates: int, seed: int = 0) -> np.ndarray:
-    return np.array(list(influence.shifts(seed, replicates)))
-
-
 def test_of_a_mean_it_is_the_bootstrap():
     values = np.random.default_rng(0).standard_normal(40) + 3
-    moved = all_moves(Influence(SetInfluence.of(values)), 30)
+    moved = Influence(SetInfluence.of(values)).shifts(0, 30)
     for replicate, result in enumerate(moved):
         drawn = np.random.default_rng([0, replicate]).integers(40, size=40)
         assert result == pytest.approx(values[drawn].mean() - values.mean(), abs=1e-12)
-    ends = bootstrap.interval(values.mean(), all_moves(Influence(SetInfluence.of(values)), 2000), -np.inf, np.inf)
+    ends = bootstrap.interval(values.mean(), Influence(SetInfluence.of(values)).shifts(0, 2000), -np.inf, np.inf)
     assert ends["high"] - ends["low"] == pytest.approx(2 * 1.96 * values.std() / np.sqrt(40), rel=0.1)
 
 
@@ -26,7 +22,7 @@ def test_clips_of_more_rows_count_more():
     random = np.random.default_rng(1)
     clips = [random.standard_normal(size) for size in (1, 5, 0, 3, 9, 2)]
     influence = Influence(SetInfluence.of(np.array([clip.sum() for clip in clips]), np.array([len(clip) for clip in clips])))
-    for replicate, result in enumerate(all_moves(influence, 30)):
+    for replicate, result in enumerate(influence.shifts(0, 30)):
         drawn = np.random.default_rng([0, replicate]).integers(6, size=6)
         rows = np.concatenate([clips[index] for index in drawn])
         assert result == pytest.approx(rows.mean() - np.concatenate(clips).mean(), abs=1e-12)
@@ -34,9 +30,9 @@ def test_clips_of_more_rows_count_more():
 
 def test_a_replicate_depends_on_its_number_and_the_seed_alone():
     influence = Influence(SetInfluence.of(np.arange(9.0)), SetInfluence.of(np.arange(5.0)))
-    whole = all_moves(influence, 60)
-    np.testing.assert_array_equal(all_moves(influence, 20), whole[:20])
-    assert not np.allclose(all_moves(influence, 20, seed=1), whole[:20])
+    whole = influence.shifts(0, 60)
+    np.testing.assert_array_equal(influence.shifts(0, 20), whole[:20])
+    assert not np.allclose(influence.shifts(1, 20), whole[:20])
 
 
 def test_what_two_sets_share_cancels_out_in_their_difference():
@@ -45,9 +41,9 @@ def test_what_two_sets_share_cancels_out_in_their_difference():
     first, second = (
         Influence(SetInfluence.of(hard + random.standard_normal(50) * 0.1), SetInfluence.of(hard[:20])) for _ in range(2)
     )
-    assert all_moves(first, 200).std() > 1
-    assert all_moves(first - second, 200).std() < 0.1
-    np.testing.assert_allclose(all_moves(first - first, 9), 0, atol=1e-12)
+    assert first.shifts(0, 200).std() > 1
+    assert (first - second).shifts(0, 200).std() < 0.1
+    np.testing.assert_allclose((first - first).shifts(0, 9), 0, atol=1e-12)
 
 
 def test_interval_stays_within_what_the_metric_can_be_and_knows_another_error():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from soundmill.errors import UserError
-from soundmill.metrics import frechet, kernels, scores
+from soundmill.metrics import frechet, pairwise, scores
 from soundmill.metrics.divergence import EPSILON, kl_divergence, softmax
 from soundmill.metrics.scores import METRICS, EmbeddingSet, compute
 
@@ -80,8 +80,8 @@ def test_values_are_those_of_their_definitions():
 
     assert value("fad") == value("fd") == pytest.approx(frechet.frechet_of_rows(*rows), rel=1e-12)
     bandwidth = compute("mmd", generated, reference, seed=0, replicates=0)["bandwidth"]
-    assert value("mmd") == pytest.approx(kernels.discrepancy(*rows, kernels.gaussian(bandwidth)), rel=1e-9)
-    assert value("kid") == kernels.in_subsets(*rows, 0)[0]
+    assert value("mmd") == pytest.approx(pairwise.discrepancy(*rows, pairwise.gaussian(bandwidth)), rel=1e-9)
+    assert value("kid") == pairwise.in_subsets(*rows, 0)[0]
     expected = [
         kl_divergence(softmax(reference.logits[clip_id]), softmax(generated.logits[clip_id]), EPSILON) for clip_id in generated.ids
     ]
@@ -106,8 +106,8 @@ def test_kad_is_kadtks():
     generated, reference = side(0, shift=0.5), side(1)
     rows = [np.concatenate(part.clips(), dtype=np.float64) for part in (generated, reference)]
     result = compute("kad", generated, reference, seed=0, replicates=40)
-    kernel = kernels.gaussian(kernels.median_distance(rows[0], 0), 1e-8)
-    assert result["value"] == pytest.approx(100 * kernels.discrepancy(*rows, kernel), rel=1e-9)
+    kernel = pairwise.gaussian(pairwise.median_distance(rows[0], 0), 1e-8)
+    assert result["value"] == pytest.approx(100 * pairwise.discrepancy(*rows, kernel), rel=1e-9)
     assert result["low"] < result["value"] < result["high"]
     silent = EmbeddingSet.of({name: np.ones((1, rows[0].shape[1])) for name in "abc"})  # has no bandwidth
     assert compute("kad", silent, reference, seed=0, replicates=0)["value"] == pytest.approx(100)

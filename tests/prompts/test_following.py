@@ -1,7 +1,8 @@
-"""What is heard and how it is counted: known answers, real clips, and a whole run with a model of random weights."""
+"""Sets of prompts, what is heard and how it is counted: known answers, real clips, and a whole run with random weights."""
 
 import json
 import os
+from collections import Counter
 from contextlib import nullcontext
 
 import numpy as np
@@ -9,9 +10,9 @@ import pytest
 
 from soundmill.corpora.folder import class_label
 from soundmill.decoding.decode import read_mono
-from soundmill.prompts import following, report, sets
-from soundmill.prompts.following import Ears, Heard, count_events
-from soundmill.prompts.sets import Kind, Prompt
+from soundmill.errors import UserError
+from soundmill.prompts import following
+from soundmill.prompts.following import Ears, Heard, Kind, Prompt, count_events
 from tests.commands.running import soundmill
 from tests.models.untrained_tango import write_prepared, write_untrained
 
@@ -23,7 +24,7 @@ RATE = 16_000
 def ears(shared):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SOUNDMILL_WEIGHTS", str(shared / "models"))
-        return Ears(sets.kinds())
+        return Ears(following.kinds())
 
 
 def heard(*scores: float, windows=None, events: int = 1, silent: bool = False) -> Heard:
@@ -122,7 +123,7 @@ def test_intervals_know_that_sounds_of_a_prompt_are_alike():
 
 def test_real_clips_are_heard_as_what_they_are(ears, shared):
     """Three clips of each of the ten classes; all classes of the kinds are YAMNet's."""
-    kind_of = {label: name for name, kind in sets.kinds().items() for label in kind.labels}
+    kind_of = {label: name for name, kind in following.kinds().items() for label in kind.labels}
     rows = {}
     for folder in sorted(path for path in (shared / "data" / "esc10").iterdir() if path.is_dir()):
         waves = [read_mono(path, RATE, 60.0)[None] for path in sorted(folder.glob("*.ogg"))[:24:8]]
@@ -176,9 +177,61 @@ def test_the_command_tells_table_numbers_and_page(tmp_path, shared, monkeypatch)
         assert shown in done.stdout
     page = (project / "page.html").read_text(encoding="utf-8")
     assert page.count("<audio") == 10 + 6 + 1
-    for shown in ("(no text)", "asks for: dog, rain", "one kind of sound, named as in ESC-50", report.MEANINGS["ordered"]):
+    for shown in ("(no text)", "asks for: dog, rain", "one kind of sound, named as in ESC-50", following.MEANINGS["ordered"]):
         assert shown in page.replace("&#39;", "'")
-    chosen = sets.load(["order"])
+    chosen = following.load_sets(["order"])
     silently = nullcontext(lambda _: None)
     again = following.follow(checkpoint, chosen, 2, 0, project, ["num_steps=2"], None, lambda *_: silently)
     assert again.document["sets"]["order"] == found["sets"]["order"]
+
+
+def test_the_sets_of_the_package():
+    loaded, kinds = following.load_sets(following.NAMES), following.kinds()
+    assert list(loaded) == list(following.ORDER)
+    assert len(kinds) == 10
+    assert set(Counter(name for kind in kinds.values() for name in kind.classes).values()) == {1}  # no class of two kinds
+    assert [prompt.heard for prompt in loaded["plain"].prompts] == [[name] for name in kinds]
+    assert all(prompt.absent for prompt in loaded["negation"].prompts)
+    assert all(len(prompt.heard) == 2 for prompt in loaded["order"].prompts)
+    assert [prompt.text for prompt in loaded["empty"].prompts] == [""]
+    lengths = [len(prompt.text.split()) for prompt in loaded["long"].prompts]
+    assert all(300 <= length <= 310 for length in lengths)
+    assert {prompt.text.split(".")[0] for prompt in loaded["long"].prompts} >= {"A dog barks", "Rain falls", "A rooster crows"}
+    texts = [prompt.text for one in loaded.values() for prompt in one.prompts]
+    assert len(set(texts)) == len(texts)
+
+
+def test_a_set_of_ones_own_with_a_kind_of_its_own(tmp_path):
+    path = tmp_path / "strings.yaml"
+    path.write_text(
+        "about: strings\nkinds: {violin: {classes: ['Violin, fiddle']}}\nprompts:\n- {text: a violin, heard: [violin]}\n"
+    )
+    loaded = following.load_sets(["plain", str(path), "order"])
+    assert list(loaded) == ["plain", "strings", "order"]
+    assert loaded["strings"].kinds["violin"].classes == ["Violin, fiddle"]
+    # The sounds of another set are not compared with it.
+    assert loaded["plain"].kinds == loaded["order"].kinds == following.kinds()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("about: x\nprompts: []\n", r"own\.yaml: prompt set\.prompts: List should have at least 1 item"),
+        ("about: x\nprompts: [{text: a, herd: [dog]}]\n", r"prompts\.0\.herd: unknown key"),
+        ("about: x\nprompts: [{text: a, heard: [dgo]}]\n", r"own\.yaml: prompts\.0: no kind 'dgo'; did you mean 'dog'.*`kinds`"),
+        ("about: x\nprompts: [{text: 7}]\n", r"prompts\.0\.text: Input should be a valid string"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, text, message):
+    path = tmp_path / "own.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        following.load_sets([str(path)])
+
+
+def test_an_unknown_set_is_named_with_those_that_exist(tmp_path):
+    with pytest.raises(UserError, match=r"no prompt set 'plane'; did you mean 'plain'\?; there are plain, paraphrases"):
+        following.load_sets(["plane"])
+    with pytest.raises(UserError, match="two prompt sets are called 'plain'"):
+        (tmp_path / "plain.yaml").write_text("about: x\nprompts: [{text: a}]\n")
+        following.load_sets(["plain", str(tmp_path / "plain.yaml")])
