@@ -24,6 +24,7 @@ from flows.stage_runs import WORDS, Work
 from flows.terminal import LOG, Screen, duration, tell
 from soundmill import ledger, tracking
 from soundmill.errors import UserError, fault_of_disk, report_failure
+from soundmill.evaluation import protocols
 from soundmill.params import check_urls, did_you_mean, read_yaml
 
 PUSH_DELAYS = [10, 60, 300]  # seconds before each retry of a push
@@ -66,7 +67,9 @@ def pipeline(
     """
     root = (project or Path.cwd()).resolve()
     try:
-        check_urls(read_yaml(root / "params.yaml"), "params")
+        document = read_yaml(root / "params.yaml")
+        check_urls(document, "params")
+        protocols.check_weights(document.get("evaluate", {}).get("protocols") or [])
         if push:
             remote.check(root)
         with locks.only_one(root, wait_minutes * 60, _say):

@@ -103,8 +103,9 @@ def _draw_panel(axes: Axes, rows: Sequence[Row], metric: str, names: bool) -> No
     _frame(axes, shown, f"{label}   {better}", UNRANKED_COLOR if unranked else TOTAL_COLOR)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     from_paper = [(index, row) for index, row in enumerate(rows) if kind in row.paper]
-    _draw_paper(axes, [(index, row.paper[kind]) for index, row in from_paper if row.comparable])
-    if other := [(index, row.paper[kind]) for index, row in from_paper if not row.comparable]:
+    same = [(index, row.paper[kind]) for index, row in from_paper if _compares(row, metric)]
+    _draw_paper(axes, same)
+    if other := [(index, row.paper[kind]) for index, row in from_paper if not _compares(row, metric)]:
         above = axes.twiny()
         _draw_paper(above, other)
         above.margins(x=0.12)
@@ -114,6 +115,10 @@ def _draw_panel(axes: Axes, rows: Sequence[Row], metric: str, names: bool) -> No
         for side in ("left", "right", "bottom"):
             above.spines[side].set_visible(False)
         above.spines["top"].set_color(PAPER_COLOR)
+
+
+def _compares(row: Row, metric: str) -> bool:
+    return row.compares_with is not None and metric.endswith(row.compares_with)
 
 
 def _draw_score(axes: Axes, index: int, score: MetricResult, factor: float, several: bool) -> None:
@@ -148,9 +153,10 @@ def _legend(figure: Figure, rows: Sequence[Row]) -> None:
     entries = [Line2D([], [], color=TOTAL_COLOR, marker="D", linewidth=3, markeredgecolor="white", label=meaning)]
     if seeds > 1:
         entries.append(Line2D([], [], color=SEED_COLOR, marker="o", markersize=4, label="each seed, bootstrap 95 % over clips"))
-    comparable = [row.comparable for row in rows if row.paper]
-    if comparable:
-        text = f"paper ({OTHER_DATA}: scale above)" if not all(comparable) else "paper, same protocol and files"
+    from_paper = [row for row in rows if row.paper]
+    if from_paper:
+        same = all(_compares(row, metric) for row in from_paper for metric in metrics_of(rows) if kind_of(metric) in row.paper)
+        text = "paper, same protocol and files" if same else f"paper ({OTHER_DATA}: scale above)"
         square = {"marker": "s", "linestyle": "none", "markerfacecolor": "none"}
         entries.append(Line2D([], [], color=PAPER_COLOR, label=text, **square))
     figure.legend(handles=entries, loc="outside lower left", ncols=len(entries), fontsize=9, frameon=False)

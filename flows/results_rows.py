@@ -15,6 +15,7 @@ from flows.results_scores import (
     over_seeds,
     result,
     sorted_metrics,
+    with_protocols,
 )
 
 PAPER = {"fd": "FD", "kl": "KL", "fad": "FAD"}  # the paper's metrics, in the order it prints them
@@ -48,7 +49,7 @@ class Row:
     failures: Mapping[int, str] = field(default_factory=dict)  # reasons, by seed
     clips: int | None = None
     paper: Mapping[str, float] = field(default_factory=dict)  # its numbers
-    comparable: bool = False  # whether they were measured as ours were
+    compares_with: str | None = None  # ending of the keys of our scores that they compare with; None: measured otherwise
     kind: str = ""
     trainings: Sequence[Training] = ()  # in equal minutes
     parameters: int | None = None
@@ -104,10 +105,10 @@ def metrics_of(rows: Sequence[Row]) -> list[str]:
 def make_rows(outcomes: Sequence[Outcome], paper: Mapping[str, Mapping[str, float]], protocol: str, files: str | None) -> list[Row]:
     """The bases of fine-tuned models, the rows in the order of their first outcome, then those that only the paper has.
 
-    The paper's numbers are comparable with ours if `protocol` and the digest `files` of its reference list equal ours.
+    The paper's numbers compare with ours by the protocol of the label `protocol`, if the digest of its reference list is `files`.
     """
     outcomes = of_one_protocol(outcomes)
-    outcomes = [*of_bases(outcomes), *outcomes]
+    outcomes = [replace(one, metrics=with_protocols(one.metrics)) for one in [*of_bases(outcomes), *outcomes]]
     names = list(dict.fromkeys(outcome.row for outcome in outcomes))
     rows: list[Row] = []
     for name in names:
@@ -125,10 +126,17 @@ def make_rows(outcomes: Sequence[Outcome], paper: Mapping[str, Mapping[str, floa
                 failures={outcome.seed: outcome.failure for outcome in of_row if outcome.failure is not None},
                 clips=one.get("counts", {}).get("generated"),
                 paper=paper.get(name, {}),
-                comparable=files is not None and (one.get("protocol"), one.get("files", {}).get("reference")) == (protocol, files),
+                compares_with=_ending(one, protocol) if files and one.get("files", {}).get("reference") == files else None,
             )
         )
     return rows + [Row(name, paper=values) for name, values in paper.items() if name not in names]
+
+
+def _ending(metrics: Mapping[str, Any], label: str) -> str | None:
+    """The ending of the keys of scores by the protocol of that label; None if it was not used."""
+    if metrics.get("protocol") == label:
+        return ""
+    return next((f"@{name}" for name, block in metrics.get("protocols", {}).items() if block["protocol"] == label), None)
 
 
 def of_bases(outcomes: Sequence[Outcome]) -> list[Outcome]:

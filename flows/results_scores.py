@@ -15,6 +15,7 @@ class Metric:
 
 METRICS = {
     "fad": Metric("Fréchet distance", "FAD"),
+    "fd": Metric("Fréchet distance of clips", "FD"),
     "mmd": Metric("Kernel distance (MMD)", "MMD"),
     "kl": Metric("KL divergence", "KL"),
     "label_accuracy": Metric("Label accuracy", "requested class", higher_is_better=True, is_share=True),
@@ -22,7 +23,7 @@ METRICS = {
     "coverage": Metric("Coverage", "coverage", higher_is_better=True, is_share=True),
     "memorised": Metric("Near-copies", "near-copies", is_share=True),
 }
-SUMMARISED = ("fad", "mmd", "kl", "label_accuracy")  # the metrics of tables that show all embedders
+SUMMARISED = ("fad", "fd", "mmd", "kl", "label_accuracy")  # the metrics of tables that show all embedders
 COPIES = "memorised_"  # keys of the search for copies of training clips
 BASELINES = ("codec", "floor", "real")  # kept with a score
 
@@ -53,6 +54,17 @@ class MetricResult:
     difference: Estimate | None = None
     baselines: Mapping[str, float] = field(default_factory=dict)
     unranked: str | None = None
+
+
+def with_protocols(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The scores by other protocols beside the project's own, by keys such as `fad_vggish@audioldm_eval-16k`."""
+    merged = {**metrics}
+    for name, block in metrics.get("protocols", {}).items():
+        for part in ("embedders", "baselines", "unranked"):
+            merged[part] = {**merged.get(part, {}), **{f"{key}@{name}": value for key, value in block.get(part, {}).items()}}
+        scored = [(key, end) for key in block["baselines"] for end in ("", "_low", "_high") if f"{key}{end}" in block]
+        merged |= {f"{key}@{name}{end}": block[f"{key}{end}"] for key, end in scored}
+    return merged
 
 
 def result(metrics_by_seed: Mapping[int, Mapping[str, Any]], key: str) -> MetricResult | None:
@@ -107,11 +119,15 @@ def over_seeds(values: Sequence[float]) -> Estimate:
 
 
 def scores_under(embedder: str, metrics_by_seed: Mapping[int, Mapping[str, Any]]) -> dict[str, MetricResult]:
-    """The scores under an embedder, from the metrics that `evaluate` wrote for each seed; only those that all seeds have."""
+    """The scores under an embedder, and those by other protocols, from the metrics that `evaluate` wrote for each seed.
+
+    Only those that all seeds have.
+    """
     scores = {}
+    metrics_by_seed = {seed: with_protocols(metrics) for seed, metrics in metrics_by_seed.items()}
     first = next(iter(metrics_by_seed.values()))
-    for metric in METRICS:
-        key = f"{metric}_{embedder}"
+    others = {key: key for key in metrics_in(metrics_by_seed.values()) if "@" in key}
+    for metric, key in {**{metric: f"{metric}_{embedder}" for metric in METRICS}, **others}.items():
         if metric == "memorised" and key not in first:  # only one embedder searches for copies
             key = next((other for name in first.get("embedders", ()) if (other := f"memorised_{name}") in first), key)
         score = near_copies(metrics_by_seed, key) if metric == "memorised" else result(metrics_by_seed, key)
@@ -142,6 +158,11 @@ def sorted_metrics(keys: Iterable[str]) -> list[str]:
 def kind_of(metric: str) -> str:
     """`fad` for `fad_yamnet`, and for `fad`."""
     return next(kind for kind in METRICS if metric == kind or metric.startswith(f"{kind}_"))
+
+
+def heading_of(metric: str) -> str:
+    """`FAD` for `fad`, and `FAD vggish@audioldm_eval-16k` for the score by another protocol."""
+    return f"{METRICS[kind_of(metric)].short_title} {embedder_of(metric)}".strip()
 
 
 def embedder_of(metric: str) -> str:

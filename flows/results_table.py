@@ -21,7 +21,7 @@ from flows.results_rows import (
     most_seeds,
     ranks,
 )
-from flows.results_scores import BASELINES, COPIES, METRICS, Estimate, MetricResult, kind_of
+from flows.results_scores import BASELINES, COPIES, METRICS, Estimate, MetricResult, heading_of, kind_of
 from soundmill import csv_files
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def costs(rows: Sequence[Row]) -> list[Column]:
         Column("family", lambda row: row.name),
         Column("parameters", lambda row: or_dash(row.parameters, ",")),
         Column("minutes", lambda row: or_dash(row.minutes, ".3g")),
-        *(score_column(METRICS[metric].short_title, metric, rows, decimals=0, baselines=True) for metric in metrics_of(rows)),
+        *(score_column(heading_of(metric), metric, rows, decimals=0, baselines=True) for metric in metrics_of(rows)),
         Column("s per s of sound", lambda row: or_dash(row.seconds_per_second, ".2g")),
         Column("steps", steps),
         Column("peak memory", memory),
@@ -190,7 +190,7 @@ def paper_numbers(row: Row) -> str:
     if not row.paper:
         return ""
     numbers = ", ".join(f"{PAPER[key]} {row.paper[key]:g}" for key in PAPER if key in row.paper)
-    return numbers if row.comparable else f"{numbers} ({OTHER_DATA})"
+    return numbers if row.compares_with is not None else f"{numbers} ({OTHER_DATA})"
 
 
 def differences(rows: Sequence[Row]) -> pd.DataFrame:
@@ -219,7 +219,7 @@ def csv_of_seeds(rows: Sequence[Row]) -> str:
             lines.append((row.name, "score", "all", metric, *_ends(score.total), note))
             if score.difference:
                 lines.append((row.name, "difference", "all", metric, *_ends(score.difference), note))
-        where = "paper" if row.comparable else f"paper ({OTHER_DATA})"
+        where = "paper" if row.compares_with is not None else f"paper ({OTHER_DATA})"
         lines += [(row.name, where, "", key, float(value), None, None, "") for key, value in row.paper.items()]
         lines += [(row.name, "failed", str(seed), "", None, None, None, reason) for seed, reason in row.failures.items()]
     headings = ["row", "what", "seed", "metric", "value", "low", "high", "note"]
@@ -263,7 +263,11 @@ def csv_of_rows(rows: Sequence[Row]) -> str:
     import pandas as pd
 
     facts = ["family", "kind", "parameters", "minutes", "steps", "peak_memory_bytes", "seconds_per_second"]
-    ends = [f"{metric}{end}" for metric in METRICS for end in ("", "_low", "_high", *(f"_{name}" for name in BASELINES))]
+    ends = [
+        f"{metric}{end}"
+        for metric in {**METRICS, **dict.fromkeys(metrics_of(rows))}
+        for end in ("", "_low", "_high", *(f"_{name}" for name in BASELINES))
+    ]
     lines = pd.DataFrame(map(_numbers, rows), columns=[*facts, *ends, "unranked", "why_not"], dtype=object)  # keeps whole numbers
     return csv_files.of_frame(lines)
 
@@ -302,7 +306,7 @@ def notes(rows: Sequence[Row], source: str | None) -> list[str]:
         remarks.append("Rows have different numbers of clips: Fréchet distances of fewer clips are biased upward.")
     from_paper = [row for row in rows if row.paper]
     if from_paper and source:
-        if all(row.comparable for row in from_paper):
+        if all(row.compares_with is not None for row in from_paper):
             remarks.append(f"Paper: {source}, measured by the same protocol on the same files.")
         else:
             remarks.append(
@@ -380,7 +384,7 @@ def why_unranked(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         for metric, score in row.scores.items():
             if score.unranked:
-                titles.setdefault(score.unranked, {}).setdefault(row.name, []).append(METRICS[metric].short_title)
+                titles.setdefault(score.unranked, {}).setdefault(row.name, []).append(heading_of(metric))
     return [
         "† not ranked: " + "; ".join(f"{', '.join(of_row)} of {name}" for name, of_row in by_row.items()) + f": {reason}."
         for reason, by_row in titles.items()

@@ -40,7 +40,7 @@ class Seeds(StageParams):
 
 class Paper(StageParams):
     source: str = Field(description="which table of which paper")
-    protocol: str = Field(description="the protocol of its numbers")
+    protocol: str = Field(description="label of the protocol of its numbers, as `protocol` in our metrics")
     files: str | None = Field(description="digest of its reference list, as `files.reference` in our metrics; null: unknown")
     rows: dict[PointName, dict[Measure, float]] = Field(description="its numbers by the name of our row")
 

@@ -1,5 +1,6 @@
 """Score a family's generated sounds against real clips, with baselines for every score, and write the report page."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,11 +17,12 @@ from soundmill.page.sounds import Card
 from soundmill.params import Seed, StageParams, read_json
 from soundmill.stage import Context, Input, Shown
 
-PROTOCOL = "project"
-
 
 class EvaluateParams(StageParams):
     embedders: list[EmbedderName] = Field(min_length=1, description="each adds its own metrics")
+    protocols: list[str] = Field(
+        min_length=1, description="project, under the embedders above, then any published ones, whole: each adds a block of scores"
+    )
     reference: Literal["test", "all"] = Field(description="the real clips that generated sounds are compared with")
     bootstrap: int = Field(ge=0, le=100_000, description="bootstrap resamples of clips for the 95 % intervals; 0: no intervals")
     probe_clips: int = Field(ge=0, description="single-label real clips that the linear probe is fitted to, at most; 0: no probe")
@@ -34,7 +36,14 @@ class EvaluateParams(StageParams):
     examples: int = Field(ge=0, le=100, description="generated sounds on the page, each beside its reference")
     seed: Seed
 
-    @field_validator("embedders", "subsets", "ladder")
+    @field_validator("protocols")
+    @classmethod
+    def _begins_with_project(cls, names: list[str]) -> list[str]:
+        if names[0] != protocols.PROJECT:
+            raise ValueError(f"must begin with {protocols.PROJECT}, whose scores the report and the flows compare")
+        return names
+
+    @field_validator("embedders", "protocols", "subsets", "ladder")
     @classmethod
     def _each_once(cls, names: list[str]) -> list[str]:
         if len(set(names)) < len(names):
@@ -57,15 +66,20 @@ def run(
 
     `terms` are those of the recordings that it was trained on, as the stage `attribution` writes them.
     """
+    protocols.check_weights(params.protocols)
     names, unavailable = usable_embedders(params.embedders)
-    protocol = protocols.load(PROTOCOL).with_embedders(names)
-    protocol = protocol.model_copy(update={"seed": params.seed, "replicates": params.bootstrap})
+    chosen = [
+        protocols.load(name).model_copy(update={"seed": params.seed, "replicates": params.bootstrap}) for name in params.protocols
+    ]
+    protocol = chosen[0].with_embedders(names)
     cache = ctx.scratch / "embeddings"
     setup = Setup(protocol, cache, ctx.workers, tagger, ctx.progress, params.ladder, ctx.devices)
     source = family.read(catalog, clips, generated, codec)
     options = family.Options(params.reference, params.probe_clips, params.training_clips, params.subsets)
     evaluation = family.evaluate(setup, source, options, unavailable)
     pairwise.compare_with_base(setup, source, options, evaluation, generated, codec, catalog)
+    for other in chosen[1:]:
+        family.add_protocol(replace(setup, protocol=other, ladder=[]), source, params.reference, evaluation)
     ctx.report_damaged(cache, evaluation.damaged)
     for warning in evaluation.metrics["warnings"]:
         terminal.say(f"{ctx.name}: {warning}")

@@ -21,7 +21,8 @@ PACKAGES = [
 ]
 PLATFORMS = ["manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64"]
 SCALES = ("gpu", "paper")
-# `scale=gpu` of both, except that the transformer's latents are those of log-mels: there is no network to load its codec from.
+# `scale=gpu` of both, except that the transformer knows labels and its latents are log-mels': its codec and text encoder cannot be
+# fetched there.
 TRAININGS = [
     "model=[ddpm_mel,audio_dit]",
     "corpus=esc",
@@ -33,11 +34,10 @@ TRAININGS = [
     "audio_dit.train.network.heads=12",
     "audio_dit.train.network.head_width=64",
     "audio_dit.train.network.key_heads=6",
-    "audio_dit.train.network.text_width=384",
+    "audio_dit.train.condition=label",
     "audio_dit.train.optimiser.learning_rate=3.0e-4",
     "audio_dit.train.ema.decay=0.9999",
     "audio_dit.train.sampling.num_steps=25",
-    "text.audio_dit.max_tokens=16",
 ]
 FAMILIES = ("ddpm_mel", "audio_dit")
 STAGES = ("train", "generate")
@@ -47,9 +47,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pack", type=Path, help="directory to make")
     parser.add_argument("--recordings", type=Path, default=measure.ROOT.parent / "shared/data/esc10", help="ESC-10")
-    parser.add_argument(
-        "--encoder", type=Path, default=measure.ROOT.parent / "shared/models/all-MiniLM-L6-v2", help="of text, 384 wide"
-    )
     parser.add_argument("--python", default="3.12", help="version of the other machine")
     parser.add_argument("--work", type=Path, help="directory of the project that makes the features, kept for `evaluate`")
     parser.add_argument("overrides", nargs="*", help="of the trainings' parameters")
@@ -57,8 +54,7 @@ def main() -> None:
     args.pack.mkdir(parents=True)
     with measure.workplace(None) as place:
         project = args.work or Path(place) / "project"
-        corpus = [f"corpus.path={args.recordings.resolve()}", f"text.audio_dit.encoder={args.encoder.resolve()}"]
-        make_features(project, [*TRAININGS, *corpus, *args.overrides])
+        make_features(project, [*TRAININGS, f"corpus.path={args.recordings.resolve()}", *args.overrides])
         pack_features(project, args.pack)
     presets = {scale: {family: composed(family, scale) for family in sorted(registry.FAMILIES)} for scale in SCALES}
     (args.pack / "presets.json").write_text(json.dumps(presets))

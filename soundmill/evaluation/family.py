@@ -147,6 +147,16 @@ def evaluate(setup: Setup, source: Source, options: Options, unavailable: Mappin
     return evaluation
 
 
+def add_protocol(setup: Setup, source: Source, reference: Literal["test", "all"], evaluation: FamilyEvaluation) -> None:
+    """Add the scores of another protocol to a result, as a block of `protocols` by its name."""
+    other = evaluate(setup, source, Options(reference, 0, 0, ()), {})
+    name = setup.protocol.name
+    remarks = [text for text in other.metrics.pop("warnings") if text not in evaluation.metrics["warnings"]]
+    evaluation.metrics["warnings"] += [f"{name}: {text}" for text in remarks]
+    evaluation.metrics.setdefault("protocols", {})[name] = other.metrics
+    evaluation.damaged += other.damaged
+
+
 def _score(
     library: Library, sets: Sets, source: Source, guesses: Mapping[str, probe.Guesses], rungs: ladder.Ladder | None = None
 ) -> Scored:

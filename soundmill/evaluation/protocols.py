@@ -22,6 +22,7 @@ from soundmill.params import SampleRate, Seed, StageParams, did_you_mean
 
 DIRECTORY = Path(__file__).with_suffix("")
 NAMES = tuple(sorted(path.stem for path in DIRECTORY.glob("*.yaml")))
+PROJECT = "project"  # the one whose embedders the stage `evaluate` chooses
 CLAP_SCORE = "clap_score"  # its key in results names no embedder if that is clap
 
 
@@ -138,6 +139,14 @@ def load(name: str) -> Protocol:
     if protocol.name != path.stem:
         raise UserError(f"{path}: name: {protocol.name!r} differs from the file's name, {path.stem!r}")
     return protocol
+
+
+def check_weights(names: Iterable[str]) -> None:
+    """UserError if a published protocol of these names lacks weights here: without one of its scores it is another protocol."""
+    for name in names:
+        for embedder in load(name).embedders if name != PROJECT else ():
+            if reason := embedders.find(embedder).unavailable():
+                raise UserError(f"evaluate.protocols: {name} needs {embedder}: {reason}; or take {name} from evaluate.protocols")
 
 
 def _one_of(name: str, choices: Iterable[str], what: str) -> str:

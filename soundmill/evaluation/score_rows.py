@@ -1,7 +1,7 @@
 """A result's scores as rows: titles and descriptions of the metrics, formatted values, and a verdict on the Fréchet distance."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from soundmill.evaluation import waveforms
@@ -87,7 +87,7 @@ class ScoreRow:
 
 
 def rows_of(metrics: Mapping[str, Any]) -> list[ScoreRow]:
-    """The scores of a result in a fixed order: by embedder, then metric; last those measured on waves."""
+    """The scores of a result in a fixed order: by embedder, then metric; those measured on waves; those of other protocols."""
     rows = []
     for embedder in sorted(name for name, facts in metrics["embedders"].items() if isinstance(facts, Mapping)):
         for metric in (*scores.METRICS, "label_accuracy"):
@@ -100,6 +100,9 @@ def rows_of(metrics: Mapping[str, Any]) -> list[ScoreRow]:
             for metric in waveforms.METRICS
             if f"{prefix}{metric}" in metrics
         ]
+    for name, block in metrics.get("protocols", {}).items():
+        of_embedders = [row for row in rows_of(block) if row.embedder != "waves"]
+        rows += [replace(row, key=f"{row.key}@{name}", embedder=f"{row.embedder} ({block['protocol']})") for row in of_embedders]
     return rows
 
 

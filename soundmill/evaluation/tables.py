@@ -24,13 +24,13 @@ def csv(metrics: Mapping[str, Any]) -> str:
     rows = rows_of(metrics)
     names = baselines_of(rows)
     columns = ["score", "metric", "embedder", "value", "low", "high", *names, "ranks", "note", "protocol", "generated", "reference"]
-    counts = metrics["counts"]
-    sets = metrics["protocol"], counts["generated"], counts["reference"]
+    counts, others = metrics["counts"], metrics.get("protocols", {})
+    labels = {row.key: others.get(row.key.partition("@")[2], metrics)["protocol"] for row in rows}
     lines = [
         [
             *(row.key, row.metric, row.embedder, row.value, row.low, row.high),
             *(row.baselines.get(name) for name in names),
-            *(row.value is not None and not row.unranked, row.note, *sets),
+            *(row.value is not None and not row.unranked, row.note, labels[row.key], counts["generated"], counts["reference"]),
         ]
         for row in rows
     ]

@@ -24,8 +24,7 @@ def run(root, *arguments) -> None:
 def test_a_pack_is_measured_whole(root, shared, tmp_path) -> None:
     recordings, pack, out = tmp_path / "esc10", tmp_path / "pack", tmp_path / "out"
     shutil.copytree(shared / "data/esc10", recordings, ignore=lambda _, names: sorted(names)[40:])
-    encoder = shared / "models/all-MiniLM-L6-v2"
-    run(root, "bench.gpu.pack", pack, *TINY, "--recordings", recordings, "--encoder", encoder)
+    run(root, "bench.gpu.pack", pack, *TINY, "--recordings", recordings)
     wheels = {path.name.partition("-")[0] for path in (pack / "wheels").iterdir()}
     assert {"pydantic", "pydantic_core", "soxr", "diffusers"} <= wheels
 

@@ -8,7 +8,6 @@ from soundmill import params
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders, protocols
 from soundmill.metrics import scores
-from stages import evaluate
 
 
 @pytest.mark.parametrize("name", protocols.NAMES)
@@ -23,7 +22,7 @@ def test_every_protocol_can_be_read(name):
 def test_the_command_and_the_stage_score_by_the_same_metrics():
     project = protocols.load("project")
     assert project.label == "soundmill-3"
-    assert evaluate.PROTOCOL == project.name
+    assert protocols.PROJECT == project.name
     assert project.with_embedders(list(project.embedders)) == project  # as the stage chooses them
 
 

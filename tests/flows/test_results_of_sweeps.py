@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from flows import publishing, results_figure, results_table
+from flows import publishing, results_figure, results_scores, results_table
 from flows.results_rows import Outcome, Row, make_rows
 from flows.results_scores import Estimate
 from flows.results_table import ResultsTable
@@ -139,11 +139,32 @@ def table(rows: list[Row], source: str | None = None) -> ResultsTable:
 )
 def test_the_papers_numbers_are_other_data_unless_protocol_and_files_agree(protocol, files, comparable):
     rows = rows_of(Outcome("pressure", 0, scored(10.0)), protocol=protocol, files=files)
-    assert rows[0].comparable is comparable
+    assert (rows[0].compares_with == "") is comparable
     text = table(rows, "Ghosal et al. 2023, table 4").markdown()
     assert ("FD 24.52, KL 1.37, FAD 1.59 (other data)" in text) is not comparable
     assert "FD 24.52, KL 1.37, FAD 1.59" in text
     assert "FAD 2.08 (other data)" in text  # what we have no row for is never ours to compare
+
+
+def test_scores_by_the_papers_own_protocol_are_columns_and_compare_with_it():
+    block = {"protocol": "audioldm_eval-16k-1", "embedders": {"vggish": {}, "panns_cnn14_16k": {}}, "unranked": {}}
+    block |= {"fad_vggish": 2.5, "fad_vggish_low": 2.0, "fad_vggish_high": 3.0, "fd_panns_cnn14_16k": 30.0}
+    block |= {"baselines": {"fad_vggish": {"floor": 0.5}, "fd_panns_cnn14_16k": {"floor": 9.0}}}
+    metrics = scored(10.0) | {"protocols": {"audioldm_eval-16k": block}}
+    rows = rows_of(Outcome("pressure", 0, metrics), protocol="audioldm_eval-16k-1", files="a")
+    assert rows[0].compares_with == "@audioldm_eval-16k"
+    shown = table(rows[:1], "Ghosal et al. 2023, table 4")
+    cells = shown.table().iloc[0].to_dict()
+    assert cells["fad_vggish@audioldm_eval-16k"] == "2.5 (2 … 3)"
+    assert (cells["fd_panns_cnn14_16k@audioldm_eval-16k"], cells["paper"]) == ("30", "FD 24.52, KL 1.37, FAD 1.59")
+    assert "measured by the same protocol on the same files" in " ".join(shown.notes)
+    panels = {axes.get_xlabel() for axes in results_figure.draw("Table 4", rows[:1]).axes if axes.get_xlabel()}
+    assert "Fréchet distance · vggish@audioldm_eval-16k   ← better" in panels
+    assert sum("FD in the paper" in label for label in panels) == 0  # on the panel of our FD
+    (of_family,) = [results_scores.scores_under("yamnet", {0: metrics})]
+    assert list(of_family) == ["fad", "label_accuracy", "fad_vggish@audioldm_eval-16k", "fd_panns_cnn14_16k@audioldm_eval-16k"]
+    columns = results_table.of_bakeoff("Systems", [Row("TANGO", of_family)], [], []).table()
+    assert "FAD vggish@audioldm_eval-16k" in columns
 
 
 def test_every_number_is_in_the_csv():

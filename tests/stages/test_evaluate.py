@@ -1,6 +1,7 @@
 """The evaluate stage from end to end: small synthetic sounds, a tagger trained here, YAMNet where its weights are."""
 
 import base64
+import csv
 import json
 import re
 import shutil
@@ -17,7 +18,7 @@ from soundmill.evaluation import family_report, folders, pairwise
 from soundmill.evaluation.family import Source
 from soundmill.evaluation.sets import CatalogClip
 from stages import evaluate
-from tests import prepared
+from tests import prepared, recorded
 from tests.mels import spec_with
 from tests.prepared import execution
 from tests.stages.handling import tree
@@ -127,6 +128,7 @@ def fill(project: Path, tagger: Path, count: int = 72) -> None:
 def write_params(project: Path, workers: int = 1, **changes) -> None:
     section = {
         "embedders": ["tagger"],
+        "protocols": ["project"],
         "reference": "test",
         "bootstrap": 30,
         "probe_clips": 100,
@@ -151,6 +153,33 @@ def evaluate_arguments(report: str = "report") -> list[str]:
 def evaluate_in(project: Path, report: str = "report") -> dict:
     stage.main(evaluate.run, section="evaluate", argv=evaluate_arguments(report))
     return json.loads((project / "data" / f"{report}.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.slow
+def test_another_protocol_is_a_block_of_scores_and_is_refused_without_its_weights(project, monkeypatch, request, capsys):
+    write_params(project, protocols=["project", "audioldm_eval-16k"])
+    with pytest.raises(SystemExit, match=r"audioldm_eval-16k needs vggish: .*`soundmill weights fetch vggish`"):
+        evaluate_in(project)
+    (project / "none").mkdir(exist_ok=True)
+    for name in ("vggish", "panns_cnn14_16k"):
+        request.addfinalizer(recorded.publish(name, project / "none", monkeypatch).unlink)  # 290 and 330 MB, random
+    found = evaluate_in(project)
+    block = found["protocols"]["audioldm_eval-16k"]
+    assert (found["protocol"], block["protocol"]) == ("soundmill-3", "audioldm_eval-16k-1")
+    assert block["sample_rate"] == 16_000
+    for key in ("fad_vggish", "fd_panns_cnn14_16k", "kl_panns_cnn14_16k"):
+        assert block["baselines"][key].keys() >= {"floor", "codec", "silence", "noise"} - ({"floor"} if key[:2] == "kl" else set())
+        assert block[f"{key}_low"] <= block[key] <= block[f"{key}_high"]
+        assert key not in found
+    report = project / "data/report"
+    rows = {row["score"]: row for row in csv.DictReader((report / "scores.csv").open())}
+    assert float(rows["fd_panns_cnn14_16k@audioldm_eval-16k"]["value"]) == block["fd_panns_cnn14_16k"]
+    assert rows["fad_vggish@audioldm_eval-16k"]["protocol"] == "audioldm_eval-16k-1"
+    for name in ("index.html", "card.md", "scores.tex"):
+        assert "vggish" in (report / name).read_text(encoding="utf-8")
+    write_params(project)
+    without = evaluate_in(project)
+    assert without == {key: value for key, value in found.items() if key != "protocols"}
 
 
 @pytest.mark.slow
