@@ -19,7 +19,7 @@ from pathlib import Path
 from flows import dvc
 from soundmill import disk, lifetime, terminal, tracking
 from soundmill.errors import UserError
-from soundmill.tracking.loopback import OwnPagesOnly, is_loopback
+from soundmill.tracking.browser_app import OwnPagesOnly, is_loopback
 
 START_SECONDS = 600.0  # a busy machine with a cold file cache took more than two minutes
 STOP_SECONDS = 5.0

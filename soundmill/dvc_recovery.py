@@ -12,6 +12,7 @@ import re
 import shlex
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,9 +44,9 @@ def leftovers(root: Path) -> list[Leftover]:
     own, shared = provenance.git_directories(root)
     if own is None or shared is None or _at_work(root):
         return []
-    packed = _read(shared / "packed-refs")
+    packed = provenance.read(shared / "packed-refs")
     present = {ref for ref in (MERGE, BASELINE) if (shared / ref).exists() or ref.encode() in packed}
-    sources = list(_stashes(root)) if _read(shared / "logs/refs/stash") else []
+    sources = list(_stashes(root)) if provenance.read(shared / "logs/refs/stash") else []
     sources += [(MERGE, f"git update-ref -d {MERGE}", False)] if MERGE in present else []
     left = [*_locks(root, own, shared), *_set_aside(root, sources)]
     branch = _left_branch(own, shared) if BASELINE in present or sources else None
@@ -72,15 +73,11 @@ def unreadable_locks(root: Path) -> list[Path]:
 def _at_work(root: Path) -> bool:
     """Whether an experiment is running in this checkout."""
     temporary = root / ".dvc/tmp/exps"
-    records = [_read(temporary / "rwlock"), _read(temporary / "run/workspace/workspace.json")]
+    records = [provenance.read(temporary / "rwlock"), provenance.read(temporary / "run/workspace/workspace.json")]
     pids = [pid.decode() for text in records for pid in re.findall(rb'"pid": (\d+)', text)]
-    return any(_runs_experiments(pid) for pid in pids)
-
-
-def _runs_experiments(pid: str) -> bool:
-    """Whether the process is a `dvc exp …`; an old file's number may belong to another process by now."""
-    words = _read(Path(f"/proc/{pid}/cmdline")).split(b"\0")
-    return b"exp" in words and any(word.rpartition(b"/")[2] == b"dvc" for word in words)
+    # An old file's number may belong to another process by now.
+    commands = [provenance.read(Path(f"/proc/{pid}/cmdline")).split(b"\0") for pid in pids]
+    return any(b"exp" in words and any(word.rpartition(b"/")[2] == b"dvc" for word in words) for words in commands)
 
 
 def _stashes(root: Path) -> Iterator[tuple[str, str, bool]]:
@@ -115,11 +112,7 @@ def _set_aside(root: Path, sources: list[tuple[str, str, bool]]) -> list[Leftove
             what = f"git's {name} has changes that a `dvc exp run` set aside, and the files have changed since"
             left.append(Leftover(what, f"{compare}; `{drop}` when you no longer need it"))
     # Dropping a stash renumbers older ones, so the oldest are dropped first.
-    return sorted(left, key=lambda leftover: _numbers(leftover.remedy), reverse=True)
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(number) for number in re.findall(r"stash@\{(\d+)\}", text)]
+    return sorted(left, key=lambda one: [int(number) for number in re.findall(r"stash@\{(\d+)\}", one.remedy)], reverse=True)
 
 
 def _touched(root: Path, stash: str) -> list[str]:
@@ -144,17 +137,20 @@ def _contents_now(root: Path, paths: list[str]) -> dict[str, str]:
 
 def _left_branch(own: Path, shared: Path) -> str | None:
     """The branch that HEAD was detached from, if it is detached."""
-    moves = re.findall(rb"\tcheckout: moving from (\S+) to ", _read(own / "logs/HEAD"))
-    if _read(own / "HEAD").startswith(b"ref:") or not moves:
+    moves = re.findall(rb"\tcheckout: moving from (\S+) to ", provenance.read(own / "logs/HEAD"))
+    if provenance.read(own / "HEAD").startswith(b"ref:") or not moves:
         return None
     name = moves[-1].decode("utf-8", "replace")
-    exists = (shared / "refs/heads" / name).exists() or f" refs/heads/{name}\n".encode() in _read(shared / "packed-refs")
+    exists = (shared / "refs/heads" / name).exists() or f" refs/heads/{name}\n".encode() in provenance.read(shared / "packed-refs")
     return name if exists else None
 
 
 def _locks(root: Path, own: Path, shared: Path) -> Iterator[Leftover]:
     locks = {path for directory in (own, shared, shared / "refs") for path in directory.glob("*.lock")}
-    left = sorted(path for path in locks if _age(path) > STALE_LOCK_SECONDS)
+    left = []
+    for path in sorted(locks):
+        with suppress(OSError):  # it may be gone
+            left += [path] if time.time() - path.stat().st_mtime > STALE_LOCK_SECONDS else []
     if left:
         yield Leftover(
             f"{', '.join(map(str, left))}: left by a git or DVC that was killed, or ran out of disk space; every `dvc exp run` "
@@ -166,17 +162,9 @@ def _locks(root: Path, own: Path, shared: Path) -> Iterator[Leftover]:
         yield Leftover(what, f"while no dvc runs here: `rm {shlex.quote(str(path))}`")
 
 
-def _age(path: Path) -> float:
-    """Seconds since a file was written; 0 if it does not exist."""
-    try:
-        return time.time() - path.stat().st_mtime
-    except OSError:
-        return 0.0
-
-
 def _is_json(path: Path) -> bool:
     try:
-        json.loads(_read(path))
+        json.loads(provenance.read(path))
     except ValueError:
         return False
     return True
@@ -184,13 +172,6 @@ def _is_json(path: Path) -> bool:
 
 def _words(names: list[str]) -> str:
     return " ".join(map(shlex.quote, names))
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
 
 
 def _git(root: Path, *arguments: str) -> str:

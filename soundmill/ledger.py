@@ -68,7 +68,12 @@ def add(root: Path, entries: Entries) -> Entries:
         new = [entry for entry in _union([entries]) if _place(entry) not in listed]
         if new:
             write([*own, *new], root / FILE)
-        _copy_to_git(root, [*own, *new])
+        for path in _own_lists(root)[1:]:  # in git's directory, which all working trees of the repository share
+            with disk.exclusive(path.parent):
+                copied = read(path)
+                combined = _union([[*own, *new], copied])
+                if combined and (len(combined) > len(copied) or not path.is_file()):
+                    write(combined, path)
     return new
 
 
@@ -139,16 +144,6 @@ def _outputs_of(project: Path) -> Path:
 
 def _lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-
-
-def _copy_to_git(root: Path, entries: Entries) -> None:
-    """Add entries to the list in git's directory, which all working trees of the repository share."""
-    for path in _own_lists(root)[1:]:
-        with disk.exclusive(path.parent):
-            listed = read(path)
-            combined = _union([entries, listed])
-            if combined and (len(combined) > len(listed) or not path.is_file()):
-                write(combined, path)
 
 
 def _lists(root: Path) -> list[Path]:

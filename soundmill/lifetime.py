@@ -76,7 +76,9 @@ def dvc_locks(root: Path) -> list[dict[str, Any]]:
 
 def die_if_dvc_did() -> None:
     """End this process now if the `dvc` that started it was killed; called before an output is published."""
-    if _ancestors and not _alive(_ancestors):
+    if _ancestors and not (
+        os.getppid() == _ancestors[0] and all(parent_of(child) == parent for child, parent in pairwise(_ancestors))
+    ):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -84,10 +86,6 @@ def _watch() -> None:
     while True:
         time.sleep(POLL_SECONDS)
         die_if_dvc_did()
-
-
-def _alive(ancestors: list[int]) -> bool:
-    return os.getppid() == ancestors[0] and all(parent_of(child) == parent for child, parent in pairwise(ancestors))
 
 
 def parent_of(pid: int) -> int:

@@ -91,7 +91,7 @@ def _compose(conf: Path, overrides: list[str]) -> dict[str, Any]:
     return document
 
 
-def _check_choices(conf: Path, overrides: list[str]) -> None:
+def _check_choices(conf: Path, overrides: Sequence[str]) -> None:
     """UserError, with the nearest name, if an override selects an option that its group below `conf` lacks."""
     for override in overrides:
         group, _, choice = override.partition("=")
@@ -113,7 +113,7 @@ def check_urls(values: Any, where: str) -> None:
         check_urls(value, f"{where}.{key}")
 
 
-def _check_settings(settings: list[str], where: str) -> None:
+def _check_settings(settings: Sequence[str], where: str) -> None:
     """`check_urls` for `key=value`, by its key."""
     for setting in settings:
         key = re.match(r"[\w.+~/]+(?==)", setting)
@@ -245,12 +245,12 @@ def did_you_mean(key: str, options: list[str]) -> str:
 
 def load(model: type[P], path: Path, name: str) -> P:
     """Read and validate one section; errors name `file: section.key`, the value found and what is allowed."""
-    return parse(model, section(read_yaml(path), name, str(path)), f"{path}: {name}")
+    return parse_section(read_yaml(path), name, model, str(path))
 
 
-def parse_section(document: dict[str, Any], name: str, model: type[P]) -> P:
+def parse_section(document: dict[str, Any], name: str, model: type[P], where: str = "params.yaml") -> P:
     """The section at a dotted name of the content of a params.yaml, validated as `load` does."""
-    return parse(model, section(document, name, "params.yaml"), f"params.yaml: {name}")
+    return parse(model, section(document, name, where), f"{where}: {name}")
 
 
 def parse(model: type[P], values: Any, where: str) -> P:

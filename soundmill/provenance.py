@@ -38,12 +38,12 @@ class State:
 
 def capture(root: Path) -> State:
     """The state of the project at `root`; outside git without sha and diff."""
-    params, lock = _read(root / "params.yaml"), _read(root / "dvc.lock")
+    params, lock = read(root / "params.yaml"), read(root / "dvc.lock")
     sha = git(root, "rev-parse", "HEAD").decode().strip()
     diff, left_out = _diff_with_untracked(root) if sha else (b"", ())
     tracked = git(root, "diff", "--binary", "HEAD", "--", ".", *REWRITTEN) if sha else b""
     new = git(root, "ls-files", "--others", "--exclude-standard", "--", ".", *REWRITTEN) if sha else b""
-    identity = hashing.digest(sha, params, _read(root / "dvc.yaml"), tracked)
+    identity = hashing.digest(sha, params, read(root / "dvc.yaml"), tracked)
     return State(sha, diff, left_out, bool(tracked or new), params, lock, identity)
 
 
@@ -52,9 +52,9 @@ def git_directories(root: Path) -> tuple[Path | None, Path | None]:
     for directory in [root, *root.parents]:
         own = directory / ".git"
         if own.is_file():  # a linked working tree: the file names its directory
-            own = directory / _read(own).decode("utf-8", "replace").partition("gitdir:")[2].strip()
+            own = directory / read(own).decode("utf-8", "replace").partition("gitdir:")[2].strip()
         if own.is_dir():
-            return own, own / (_read(own / "commondir").decode("utf-8", "replace").strip() or ".")
+            return own, own / (read(own / "commondir").decode("utf-8", "replace").strip() or ".")
     return None, None
 
 
@@ -122,7 +122,8 @@ def git(where: Path, *arguments: str, extra: dict[str, str] | None = None, stdin
     return done.stdout if done.returncode == 0 else b""
 
 
-def _read(path: Path) -> bytes:
+def read(path: Path) -> bytes:
+    """The content of a file; empty if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError:

@@ -144,7 +144,9 @@ def main(
     """
     show_what_the_terminal_can()
     terminal.join_flow()
-    run = _by_name(run)
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if run.__module__ == "__main__" and spec:  # `python -m stages.x`: from its importable module
+        run = getattr(importlib.import_module(spec.name), run.__name__)
     name = run.__module__.removeprefix("stages.") if run.__module__.startswith("stages.") else section
     try:
         _main(run, section, sys.argv[1:] if argv is None else argv, params_type, code_by_name, always_runs, launcher)
@@ -177,12 +179,6 @@ def _progress_lines(total: int, label: str, unit: str) -> Callable[[int], None]:
     return tick
 
 
-def _by_name(run: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """The stage's `run` from its importable module: in `python -m stages.x`, its module is `__main__`."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return getattr(importlib.import_module(spec.name), run.__name__) if run.__module__ == "__main__" and spec else run
-
-
 def _main(
     run: Callable[..., dict[str, Any]],
     section: str,
@@ -200,11 +196,11 @@ def _main(
     lifetime.die_with_dvc()
     document = params.read_yaml(args.params)
     params.check_urls(document, args.params.stem)
-    execution = _load(params.ExecutionParams, document, "execution", args.params)
+    execution = params.parse_section(document, "execution", params.ExecutionParams, str(args.params))
     where = _section_to_read(document, args, section)
     as_read = params.section(document, where, str(args.params))
     model = params_type(args.family, as_read) if params_type else hints[next(iter(inspect.signature(run).parameters))]
-    values = _load(model, document, where, args.params)
+    values = params.parse_section(document, where, model, str(args.params))
     recorded = values.model_dump(mode="json")
     root = args.params.resolve().parent
     home = project_home(root)
@@ -250,12 +246,11 @@ def _main(
         _remove_stale(work, kept)
 
 
-def _load(model: type[BaseModel], document: dict[str, Any], name: str, path: Path) -> Any:
-    return params.parse(model, params.section(document, name, str(path)), f"{path}: {name}")
-
-
 def _section_to_read(document: dict[str, Any], args: argparse.Namespace, section: str) -> str:
-    if args.family and _has_family_section(document, args.params, args.family, section):
+    if args.family and args.family not in document:
+        missing = f"{args.params}: section {args.family!r} is missing"
+        raise UserError(f"{missing}{params.did_you_mean(args.family, list(document))}")
+    if args.family and section in document[args.family]:
         return f"{args.family}.{section}"
     return f"{section}.{args.variant}" if args.variant else section
 
@@ -295,7 +290,11 @@ def _record(ctx: Context, metrics: dict[str, Any], args: argparse.Namespace, cos
         rows = sorted(ctx.quarantine, key=lambda row: (row["path"], row["reason"], row["detail"]))
         disk.write_atomically(args.quarantine, lambda path: shards.write_rows(rows, path, manifest.QUARANTINE))
         metrics = {**metrics, "quarantined": len(rows)}
-        _print_quarantined(ctx.name, rows, args.quarantine)
+        for row in rows[:20]:
+            detail = f" ({row['detail']})" if row["detail"] else ""
+            terminal.say(f"{ctx.name}: quarantined {row['path']}: {row['reason']}{detail}")
+        if rows:
+            terminal.say(f"{ctx.name}: {len(rows)} quarantined in total; see {args.quarantine}")
     if args.metrics:
         text = json.dumps(metrics, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
         disk.write_atomically(args.metrics, lambda temporary: temporary.write_text(text, encoding="utf-8"))
@@ -325,12 +324,6 @@ def _parse(run: Callable[..., Any], section: str, ports: dict[str, str], argv: l
     parser.add_argument("--quarantine", type=Path, help="where to write the table of rejected material")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameters (default: params.yaml)")
     return parser.parse_args(argv)
-
-
-def _has_family_section(document: dict[str, Any], path: Path, family: str, section: str) -> bool:
-    if family not in document:
-        raise UserError(f"{path}: section {family!r} is missing{params.did_you_mean(family, list(document))}")
-    return section in document[family]
 
 
 def _show(ctx: Context, shown: dict[Path, Path]) -> None:
@@ -365,13 +358,6 @@ def publish(staged: Path, final: Path) -> None:
         final.unlink()
     os.replace(staged, final)
     disk.sync_directory(final.parent)
-
-
-def _print_quarantined(name: str, rows: list[dict[str, str]], table: Path) -> None:
-    for row in rows[:20]:
-        terminal.say(f"{name}: quarantined {row['path']}: {row['reason']}" + (f" ({row['detail']})" if row["detail"] else ""))
-    if rows:
-        terminal.say(f"{name}: {len(rows)} quarantined in total; see {table}")
 
 
 @contextmanager

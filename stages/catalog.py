@@ -80,7 +80,10 @@ def run(
     label_counts = Counter(pc.list_flatten(table["labels"]).to_pylist())
     training = table.filter(pc.equal(table["split"], "train"))
     recordings = dict(zip(table["recording_id"].to_pylist(), table["split"].to_pylist(), strict=True))
-    _print_gaps(ctx.name, described.missing, orphans)
+    if described.missing:
+        terminal.say(f"{ctx.name}: {len(described.missing)} captions have no clip, first {described.missing[0]}")
+    if orphans:
+        terminal.say(f"{ctx.name}: {len(orphans)} clips have no caption, first {orphans[0]}")
     return {
         "clips": table.num_rows,
         "left_out": len(left_out),
@@ -152,13 +155,6 @@ def _quarantine(ctx: stage.Context, fit: Fit, table: pa.Table) -> None:
 def _count(splits: Any) -> dict[str, int]:
     counts = Counter(splits)
     return {split: counts[split] for split in manifest.SPLITS}
-
-
-def _print_gaps(name: str, missing: list[str], orphans: list[str]) -> None:
-    if missing:
-        terminal.say(f"{name}: {len(missing)} captions have no clip, first {missing[0]}")
-    if orphans:
-        terminal.say(f"{name}: {len(orphans)} clips have no caption, first {orphans[0]}")
 
 
 if __name__ == "__main__":

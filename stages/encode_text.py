@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,9 @@ class EncodeTextParams(StageParams):
 def run(params: EncodeTextParams, ctx: Context, catalog: Input, mixes: Input, states: Output) -> dict[str, Any]:
     """Write the states of every distinct caption and the empty one, sharded by hash; only new captions are computed."""
     rows = shards.read_table(catalog, manifest.CATALOG, ["shard", "captions"]).to_pylist()
-    captions = {NULL, *(caption for row in rows for caption in row["captions"]), *_captions_of_mixes(mixes)}
+    captions = {NULL, *(caption for row in rows for caption in row["captions"])}
+    for path in shards.shard_paths(mixes):
+        captions |= {row["caption"] for row in shards.read_rows(path, manifest.MIXES, ["caption"])}
     if params.encoder == text.SCRATCH:
         encoder = text.make_scratch(ctx.scratch / "encoder", **params.scratch.model_dump())
         terminal.say(
@@ -81,12 +82,6 @@ def run(params: EncodeTextParams, ctx: Context, catalog: Input, mixes: Input, st
         "truncated": truncated,
         "encoder": encoder.identity(),
     }
-
-
-def _captions_of_mixes(mixes: Path) -> Iterator[str]:
-    for path in shards.shard_paths(mixes):
-        for row in shards.read_rows(path, manifest.MIXES, ["caption"]):
-            yield row["caption"]
 
 
 def encode_shard(

@@ -59,7 +59,9 @@ def run(
     report = ctx.map_shards(encode_shard, jobs, latents)
     metrics = {name: report.counts.get(name, 0) for name in ("clips", "captions", "silent_samples")}
     if report.details:
-        metrics["latent_std"] = scaled_deviation(report.details, codec.scaling_factor)
+        count, total, squares = np.sum(report.details, axis=0)
+        # The standard deviation of all training latents as scaled for diffusion; it should be 1.
+        metrics["latent_std"] = float(codec.scaling_factor * np.sqrt(max(squares / count - (total / count) ** 2, 0.0)))
     return {**metrics, "autoencoder": codec.digest}
 
 
@@ -122,7 +124,9 @@ def encode_shard(
                     report.count("captions", len(row["captions"]))
                     report.count("silent_samples", encoding.about.num_samples - num_samples)
                     if row["split"] == "train":
-                        report.details.append(_moments(posterior))
+                        mean, log_variance = posterior.astype(np.float64)
+                        square = np.square(mean) + np.exp(log_variance)  # as expected of the values drawn from it
+                        report.details.append([mean.size, float(mean.sum()), float(square.sum())])
     return writer.report
 
 
@@ -159,18 +163,6 @@ def _wave(row: dict[str, Any], encoder: Encoder, num_samples: int, audio: Path) 
     if wave.shape[1] > num_samples:
         raise UserError(f"{name} has {wave.shape[1]} samples; raise latents.num_samples (now {num_samples}) or shorten the clips")
     return wave
-
-
-def _moments(posterior: np.ndarray) -> list[float]:
-    """Count, sum and expected sum of squares of the values drawn from a posterior."""
-    mean, log_variance = posterior.astype(np.float64)
-    return [mean.size, float(mean.sum()), float((np.square(mean) + np.exp(log_variance)).sum())]
-
-
-def scaled_deviation(moments: list[list[float]], scaling_factor: float) -> float:
-    """Standard deviation of all training latents as scaled for diffusion; it should be 1."""
-    count, total, squares = np.sum(moments, axis=0)
-    return float(scaling_factor * np.sqrt(max(squares / count - (total / count) ** 2, 0.0)))
 
 
 def code_by_name(family: str | None, section: dict[str, Any], parameters: dict[str, Any]) -> list[str]:

@@ -70,13 +70,16 @@ def run(
     for name in report.details:  # of shards without a loop
         (loops / "audio" / name).unlink()
     if not report.counts.get("loops"):
+        first = min(report.quarantine, key=lambda row: row["path"])
         raise UserError(
-            f"none of the {recordings.num_rows} recordings is a loop: {report.main_reasons}; first: {_first(report)}. A tempo in "
+            f"none of the {recordings.num_rows} recordings is a loop: {report.main_reasons}; "
+            f"first: {first['path']}: {first['reason']} ({first['detail']}). A tempo in "
             "the name (`pad 120bpm.wav`) helps if the pulse is weak; check also `lowest_bpm` and `longest_stretch` of these loops"
         )
     found = _write_tables(corpus, loops, recordings)
-    misnamed = [row["path"] for row in found if is_misnamed(row["named_bpm"], row["bpm"])]
-    for row in [row for row in found if row["path"] in misnamed[:NAMED]]:
+    named = [row for row in found if row["named_bpm"] is not None]
+    wrong = [row for row in named if all(abs(row["named_bpm"] / row["bpm"] / octave - 1) > CLOSE for octave in OCTAVES)]
+    for row in wrong[:NAMED]:
         terminal.say(f"{ctx.name}: {row['path']}: its name says {row['named_bpm']:g} bpm, but it has {row['bpm']:.4g}")
     ctx.show(f"the loops ({picture.name})", partial(_draw, loops, found, picture))
     return {
@@ -85,8 +88,8 @@ def run(
         "bars": sum(row["bars"] for row in found),
         "seconds": params.bar_seconds * sum(row["bars"] for row in found),
         "found_by": dict(sorted(Counter(row["found_by"] for row in found).items())),
-        "misnamed": len(misnamed),
-        "misnamed_first": misnamed[:NAMED],
+        "misnamed": len(wrong),
+        "misnamed_first": [row["path"] for row in wrong[:NAMED]],
         "ffmpeg": ffmpeg.ffmpeg_version(),  # stretching is reproducible only with one version
         "quarantined_for": report.quarantined_for,
     }
@@ -99,16 +102,6 @@ def _remembered(recordings: pa.Table, forgotten: Path | None, ctx: stage.Context
     for row in recordings.filter(gone).to_pylist():
         ctx.reject(row["path"], lists.REASON, "; ".join(reason for _, _, reason in stretches[row["recording_id"]]))
     return recordings.filter(pc.invert(gone))
-
-
-def _first(report: shards.Report) -> str:
-    """The first rejected recording, with the reason."""
-    row = min(report.quarantine, key=lambda row: row["path"])
-    return f"{row['path']}: {row['reason']} ({row['detail']})"
-
-
-def is_misnamed(named: float | None, found: float) -> bool:
-    return named is not None and all(abs(named / found / octave - 1) > CLOSE for octave in OCTAVES)
 
 
 KEY = ["raw_path", "recording_id", "path", "digest"]  # columns that a loop depends on

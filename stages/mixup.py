@@ -1,7 +1,9 @@
 """Mix pairs of training clips at equal pressure level and join their captions (Tokozume et al. 2018; TANGO §2.3)."""
 
+import bisect
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,14 +12,12 @@ from pydantic import Field
 
 from soundmill import hashing, manifest, shards, stage, terminal
 from soundmill.audio.flac import decode_mono, encode_flac, flac_rate
-from soundmill.audio.pairing import Candidate, plan_pairs
-from soundmill.audio.pressure import join_captions, mix, mix_ratio, pressure_level
+from soundmill.audio.levels import FULL_SCALE, join_captions, mix, mix_ratio, pressure_level
 from soundmill.errors import UserError
 from soundmill.params import Seed, StageParams
 from soundmill.stage import Context, Input, Output
 
 MIXES_AT_ONCE = 256  # limits the compressed clips in a worker's memory; larger batches read each row group less often
-FULL_SCALE = 32767 / 32768
 
 
 class MixupParams(StageParams):
@@ -36,7 +36,11 @@ def run(params: MixupParams, ctx: Context, clips: Input, catalog: Input, mixes: 
     training = [row for row in rows if row["split"] == "train"]
     captioned = {row["clip_id"]: row for row in training if row["captions"]}
     num_mixes = 0 if params.pairing == "none" else int(params.ratio * len(captioned) + 0.5)
-    pairs = plan_pairs([_candidate(row, params.partner) for row in captioned.values()], num_mixes, params.seed)
+    candidates = []
+    for row in captioned.values():
+        kinds = frozenset(row["labels"] or row["captions"]) if params.partner == "other" else frozenset()
+        candidates.append(Candidate(row["clip_id"], row["recording_id"], kinds))
+    pairs = plan_pairs(candidates, num_mixes, params.seed)
     places = _places(clips) if pairs else {}
     plans = [_plan(params, captioned[first.clip_id], captioned[second.clip_id], places, clips) for first, second in pairs]
     if len({plan["clip_id"] for plan in plans}) < len(plans):
@@ -71,9 +75,72 @@ def run(params: MixupParams, ctx: Context, clips: Input, catalog: Input, mixes: 
     }
 
 
-def _candidate(row: dict[str, Any], partner: str) -> Candidate:
-    kinds = frozenset(row["labels"] or row["captions"]) if partner == "other" else frozenset()
-    return Candidate(row["clip_id"], row["recording_id"], kinds)
+# Bounds of the search for a partner of another kind, before one of the same kind is used.
+RECORDINGS_TRIED = 256
+CLIPS_TRIED = 8  # per recording
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A clip to mix, preferably with a clip that shares none of its `kinds`."""
+
+    clip_id: str
+    recording_id: str
+    kinds: frozenset[str]
+
+
+def plan_pairs(candidates: Sequence[Candidate], count: int, seed: int) -> list[tuple[Candidate, Candidate]]:
+    """At most `count` distinct pairs (in either order), each of two recordings; fewer if there are not enough clips.
+
+    Every clip is `first` equally often (±1). Clips and partners are chosen by hash, so the order of `candidates` does not matter,
+    and an additional clip changes few other pairs.
+    """
+    turn = sorted(candidates, key=lambda one: (_hash(seed, "first", one.clip_id), one.clip_id))
+    clips_of: dict[str, list[Candidate]] = {}
+    for one in turn:
+        clips_of.setdefault(one.recording_id, []).append(one)
+    ring: list[tuple[int, str]] = []
+    pairs: list[tuple[Candidate, Candidate]] = []
+    used: set[frozenset[str]] = set()
+    for index in range(count if len(clips_of) > 1 else 0):
+        lap, place = divmod(index, len(turn))
+        if not place:  # a new ring per lap: on a single ring, the recording after a wide gap would be chosen most often
+            ring = sorted((_hash(seed, f"recording {lap}", name), name) for name in clips_of)
+        first = turn[place]
+        second = _partner(first, _hash(seed, f"second {lap}", first.clip_id), ring, clips_of, used)
+        if second is not None:
+            pairs.append((first, second))
+            used.add(frozenset((first.clip_id, second.clip_id)))
+    return pairs
+
+
+def _partner(
+    first: Candidate,
+    point: int,
+    ring: list[tuple[int, str]],
+    clips_of: dict[str, list[Candidate]],
+    used: set[frozenset[str]],
+) -> Candidate | None:
+    """The next clip on the ring from `point` that shares no kind with `first`, else the next allowed one."""
+    start = bisect.bisect_left(ring, (point, ""))
+    fallback = None
+    for step in range(min(len(ring), RECORDINGS_TRIED)):
+        _, name = ring[(start + step) % len(ring)]
+        if name == first.recording_id:
+            continue
+        clips = clips_of[name]
+        for turn in range(min(len(clips), CLIPS_TRIED)):
+            second = clips[(point + turn) % len(clips)]
+            if frozenset((first.clip_id, second.clip_id)) in used:
+                continue
+            if not first.kinds & second.kinds:
+                return second
+            fallback = fallback or second
+    return fallback
+
+
+def _hash(seed: int, role: str, key: str) -> int:
+    return hashing.uint64(f"{seed}\0{role}\0{key}".encode())
 
 
 def _places(clips: Path) -> dict[str, tuple[str, int, str]]:
@@ -95,7 +162,10 @@ def _plan(
         if row["clip_id"] not in places:
             raise UserError(f"{clips}: clip {row['clip_id']!r} of the catalog is missing; `dvc repro` rebuilds both")
     clip_id = "mix_" + hashing.digest(params.seed, first["clip_id"], second["clip_id"])[:12]
-    captions = [row["captions"][_choice(params.seed, clip_id, row["clip_id"], len(row["captions"]))] for row in (first, second)]
+    captions = []
+    for row in (first, second):
+        drawn = int(hashing.digest(params.seed, clip_id, row["clip_id"]), 16)
+        captions.append(row["captions"][drawn % len(row["captions"])])
     caption = join_captions(*captions)
     labels = sorted({*first["labels"], *second["labels"]})
     (*place_first, digest_first), (*place_second, digest_second) = places[first["clip_id"]], places[second["clip_id"]]
@@ -108,10 +178,6 @@ def _plan(
         "places": [tuple(place_first), tuple(place_second)],
         "digest": hashing.digest(params.model_dump(mode="json"), digest_first, digest_second, caption, labels),
     }
-
-
-def _choice(seed: int, clip_id: str, part: str, count: int) -> int:
-    return int(hashing.digest(seed, clip_id, part), 16) % count
 
 
 def mix_shard(plans: list[dict[str, Any]], pairing: str, output: Path, previous: Path | None = None) -> shards.Report:

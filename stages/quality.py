@@ -1,13 +1,12 @@
 """Apply the quality rules to every clip; write a page with the measures and the rejected clips."""
 
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from soundmill import attribution, manifest, shards, stage
 from soundmill.corpora import clip_pages
-from soundmill.corpora.verdicts import ClipQuality, Limit, apply_rules
+from soundmill.corpora.verdicts import Limit, apply_rules
 from soundmill.errors import UserError
 from soundmill.params import Decibels, Hertz, Probability, Seconds, StageParams
 
@@ -44,11 +43,21 @@ def run(
     """Write a verdict on every clip and the page; clips that break a rule go to quarantine."""
     recordings = shards.read_table(corpus / "recordings.parquet", manifest.RECORDINGS, ["recording_id", "corpus"])
     quality, rejected = apply_rules(clips, recordings, params.rules.limits(), verdicts)
-    _check_left(quality, len(rejected))
+    if len(rejected) == len(quality):
+        broken = quality.broken()
+        limit = max(quality.limits, key=lambda limit: broken[limit.name])
+        median = quality.spread()[limit.measure].get("p50", "none")
+        raise UserError(
+            f"all {len(quality)} clips break a rule, {broken[limit.name]} of them quality.rules.{limit.name} "
+            f"{limit.value:g} (median of {limit.measure}: {median}); relax it in params.yaml, or turn it off with null"
+        )
     ctx.quarantine.extend(rejected)
 
     def show() -> None:
-        terms = _hours_by_terms(corpus, clips)
+        columns = ["clip_id", "recording_id", "source", "start", "digest", "quality"]
+        rows = (row for path in shards.shard_paths(clips) for row in shards.read_rows(path, manifest.CLIPS, columns))
+        timed = ({**row, "seconds": row["quality"]["seconds"]} for row in rows)
+        terms = attribution.summary(attribution.credits_of_clips(timed, corpus / "recordings.parquet"))["hours"]
         clip_pages.write_quality(report, quality, params.report.examples, params.report.num_bytes, terms)
         ctx.tracking.log_file(report)
 
@@ -60,24 +69,6 @@ def run(
         "broken": quality.broken(),
         "measures": quality.spread(),
     }
-
-
-def _hours_by_terms(corpus: Path, clips: Path) -> dict[str, dict[str, float]]:
-    columns = ["clip_id", "recording_id", "source", "start", "digest", "quality"]
-    rows = (row for path in shards.shard_paths(clips) for row in shards.read_rows(path, manifest.CLIPS, columns))
-    timed = ({**row, "seconds": row["quality"]["seconds"]} for row in rows)
-    return attribution.summary(attribution.credits_of_clips(timed, corpus / "recordings.parquet"))["hours"]
-
-
-def _check_left(quality: ClipQuality, rejected: int) -> None:
-    if rejected == len(quality):
-        broken = quality.broken()
-        limit = max(quality.limits, key=lambda limit: broken[limit.name])
-        median = quality.spread()[limit.measure].get("p50", "none")
-        raise UserError(
-            f"all {len(quality)} clips break a rule, {broken[limit.name]} of them quality.rules.{limit.name} "
-            f"{limit.value:g} (median of {limit.measure}: {median}); relax it in params.yaml, or turn it off with null"
-        )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from soundmill import hashing, manifest, shards, stage
-from soundmill.audio import flac, loudness, resample
+from soundmill.audio import flac, levels, resample
 from soundmill.audio.quality import RecordingMeter, measure_clip
 from soundmill.corpora.clip_plan import ClipPlan
 from soundmill.corpora.sources import Sources
@@ -103,10 +103,13 @@ def _write_recording(
             return
         gain = np.float32(1.0 / peak) if peak > 1.0 else np.float32(1.0)
         for cut in cuts:
-            sound = _read_spool(spool, cut["start_sample"], cut["num_samples"], num_samples, params.channels) * gain
+            spool.seek(4 * params.channels * min(cut["start_sample"], num_samples))
+            # Fewer than planned at the end of a recording that is shorter, within tolerance.
+            read = spool.read(4 * params.channels * cut["num_samples"])
+            sound = np.frombuffer(read, np.float32).reshape(-1, params.channels).T * gain
             quality = measure_clip(sound, params.sample_rate, meter, cut["start"], float(gain))
             if params.loudness != "none":
-                sound, outcome = loudness.level(sound, params.sample_rate, params.loudness)
+                sound, outcome = levels.level(sound, params.sample_rate, params.loudness)
                 report.count("silent_clips", int(outcome == "silent"))
                 report.count("limited_clips", int(outcome == "limited"))
             wave = np.zeros((params.channels, cut["num_samples"] + cut["pad_samples"]), np.float32)
@@ -167,12 +170,6 @@ def _check_sound(num_samples: int, peak: float, meter: RecordingMeter, planned: 
         if 1 < params.channels < meter.channels:
             why = f"; only the first {params.channels} of its {meter.channels} channels are used"
         raise decode.DecodeError("silent", f"never above {params.silence_dbfs:g} dBFS{why}")
-
-
-def _read_spool(spool: IO[bytes], start: int, count: int, num_samples: int, channels: int) -> np.ndarray:
-    """Samples float32 [C, count] from `start`; fewer at the end of a recording that is shorter than planned, within tolerance."""
-    spool.seek(4 * channels * min(start, num_samples))
-    return np.frombuffer(spool.read(4 * channels * count), np.float32).reshape(-1, channels).T
 
 
 if __name__ == "__main__":

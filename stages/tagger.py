@@ -76,19 +76,15 @@ def choose_targets(
         captions = {row["clip_id"]: row["captions"] for row in rows}
         targets = from_names(caption_words(captions, training, params.max_words), training, "caption words")
     if targets is None or _share(targets, training) < 0.5:
-        statistics = {row["clip_id"]: _statistics(log_mels[row["clip_id"]]) for row in rows}
+        wide = ((row["clip_id"], log_mels[row["clip_id"]].astype(np.float64)) for row in rows)
+        # Mean and standard deviation over time of every band.
+        statistics = {clip_id: np.concatenate([values.mean(1), values.std(1)]) for clip_id, values in wide}
         targets = cluster(statistics, training, max(1, min(params.clusters, len(training) // 2)))
     return targets
 
 
 def _share(targets: Targets, training: Sequence[str]) -> float:
     return sum(clip_id in targets.of_clip for clip_id in training) / len(training)
-
-
-def _statistics(values: np.ndarray) -> np.ndarray:
-    """Mean and standard deviation over time of every band."""
-    wide = values.astype(np.float64)
-    return np.concatenate([wide.mean(1), wide.std(1)])
 
 
 def _at_most(params: TaggerParams, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

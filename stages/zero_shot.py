@@ -105,7 +105,11 @@ def score_shard(
                 texts = texts_of.get(row["clip_id"], [])
                 sound = embed_sound(params.embedder, next(sounds)["audio"]["bytes"])
                 scored = [{"caption": text, "score": score(sound, _of_text(params.embedder, text))} for text in texts]
-                tags = best_words(params, sound) if params.words else []
+                tags = []
+                if params.words:  # the best first; of equal ones, the first in the list
+                    points = np.round(_of_words(params.embedder, params.prompt, tuple(params.words)) @ sound, DIGITS)
+                    order = np.argsort(-points, kind="stable")[: params.tags]
+                    tags = [{"tag": params.words[place], "score": float(points[place])} for place in order]
                 with writer.item(key) as report:
                     writer.write({"clip_id": row["clip_id"], "shard": shard, "captions": scored, "tags": tags})
                     report.count("clips")
@@ -124,13 +128,6 @@ def embed_sound(embedder: str, flac: bytes) -> np.ndarray:
 def score(sound: np.ndarray, text: np.ndarray) -> float:
     """Cosine of two unit vectors [D]."""
     return round(float(sound @ text), DIGITS)
-
-
-def best_words(params: ZeroShotParams, sound: np.ndarray) -> list[dict[str, Any]]:
-    """The words with the highest scores, best first; of equal ones, the first in the list."""
-    scores = np.round(_of_words(params.embedder, params.prompt, tuple(params.words)) @ sound, DIGITS)
-    order = np.argsort(-scores, kind="stable")[: params.tags]
-    return [{"tag": params.words[place], "score": float(scores[place])} for place in order]
 
 
 @cache

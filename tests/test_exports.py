@@ -17,7 +17,6 @@ from soundmill.audio import flac
 from soundmill.commands.project import check_apart
 from soundmill.corpora import inventory, registry
 from soundmill.errors import UserError
-from soundmill.exports import classes
 from soundmill.exports.target import NotExpressible
 from tests.prepared import RATE, ROWS, VIDEO, json_lines, prepare, wave_of
 
@@ -86,11 +85,11 @@ def test_audiocaps_rows_join_by_id_and_count_up(tables, tmp_path):
 def test_labels_never_become_a_path_outside(tables, tmp_path):
     exports.export(tables, "folder", tmp_path / "out", RATE)
     assert (tmp_path / "out/valid/rain_shower/Yabcdefghij_10.wav").exists()
-    assert classes.folder_of("../../etc") == "_.._etc"
-    assert classes.folder_of("..") == "_"
-    assert classes.folder_of("dog bark") == "dog bark"
+    assert exports.folder_of("../../etc") == "_.._etc"
+    assert exports.folder_of("..") == "_"
+    assert exports.folder_of("dog bark") == "dog bark"
     with pytest.raises(NotExpressible, match="more than 200 bytes"):
-        classes.folder_of("x" * 300)
+        exports.folder_of("x" * 300)
 
 
 def test_webdataset_is_read_in_order_by_any_tar_reader(tables, tmp_path):

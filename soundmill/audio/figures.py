@@ -59,7 +59,8 @@ def draw_log_mels(log_mels: np.ndarray, titles: list[str], spec: MelSpec, column
 def draw_waves(waves: Sequence[tuple[np.ndarray, int]], titles: list[str], columns: int, heading: str) -> Figure:
     """A grid of log-mels of sounds (wave [C, T], rate), each with a title, all at the highest rate."""
     rate = max(rate for _, rate in waves)
-    spec = display_spec(rate)
+    n_fft = max(64, 2 ** math.floor(math.log2(0.064 * rate)))  # windows of at most 64 ms
+    spec = picture_spec(rate, n_fft, n_fft, n_fft // 4, min(80, n_fft // 8), 0.0, "slaney")
     mono = [resample(np.asarray(wave, np.float32).mean(0), own, rate) for wave, own in waves]
     longest = max(map(len, mono))
     log_mels = [log_mel(np.pad(wave, (0, longest - len(wave))), spec) for wave in mono]
@@ -77,12 +78,6 @@ def draw_files(paths: Sequence[Path], titles: list[str], columns: int, heading: 
             cut |= sound.frames > shown
             waves.append((sound.read(shown, dtype="float32", always_2d=True).T, sound.samplerate))
     return draw_waves(waves, titles, columns, f"{heading}: the first {SHOWN_SECONDS} s" if cut else heading)
-
-
-def display_spec(sample_rate: int) -> MelSpec:
-    """The spec of pictures at a rate: windows of at most 64 ms, 80 bands up to half the rate."""
-    n_fft = max(64, 2 ** math.floor(math.log2(0.064 * sample_rate)))
-    return picture_spec(sample_rate, n_fft, n_fft, n_fft // 4, min(80, n_fft // 8), 0.0, "slaney")
 
 
 def draw_beats(loops: Sequence[tuple[str, np.ndarray, int, float]], longest: float, beats: int) -> Figure:

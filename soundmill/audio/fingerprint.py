@@ -47,7 +47,13 @@ def from_energies(energies: np.ndarray) -> np.ndarray:
     if count <= LAG:
         return np.zeros((0, 2), dtype=np.uint32)
     smooth = sum(energies[shift : shift + count] for shift in range(1, SMOOTHING)) + energies[:count]
-    floor = np.maximum(_loudest_near(smooth.max(axis=1)) * np.float32(10 ** (-FLOOR_DB / 10)), np.float32(SILENCE))[:, None]
+    peaks, reach = smooth.max(axis=1), int(FLOOR_SECONDS * FRAMES_PER_SECOND)
+    loudest = np.full_like(peaks, peaks.max())
+    if len(peaks) > reach:
+        from scipy.ndimage import maximum_filter1d
+
+        loudest = maximum_filter1d(peaks, 2 * reach + 1, mode="nearest")  # within FLOOR_SECONDS of each frame
+    floor = np.maximum(loudest * np.float32(10 ** (-FLOOR_DB / 10)), np.float32(SILENCE))[:, None]
     loud = smooth > floor
     loud = loud[:, :-1] & loud[:, 1:]
     level = 10 * np.log10(np.maximum(smooth, floor))
@@ -55,16 +61,6 @@ def from_energies(energies: np.ndarray) -> np.ndarray:
     move = tilt[LAG:] - tilt[:-LAG]
     certain = loud[LAG:] & loud[:-LAG] & (np.abs(move) > CERTAIN_DB)
     return np.concatenate([_words(move > 0), _words(certain)], axis=1)
-
-
-def _loudest_near(peaks: np.ndarray) -> np.ndarray:
-    """The maximum of float32 [frames] within FLOOR_SECONDS of each frame."""
-    reach = int(FLOOR_SECONDS * FRAMES_PER_SECOND)
-    if len(peaks) <= reach:
-        return np.full_like(peaks, peaks.max())
-    from scipy.ndimage import maximum_filter1d
-
-    return maximum_filter1d(peaks, 2 * reach + 1, mode="nearest")
 
 
 def _words(bits: np.ndarray) -> np.ndarray:

@@ -71,7 +71,10 @@ def write_wav(
     `tempo` (beats per minute, number of beats) marks it as a loop for samplers and sequencers; `made_by` marks a generated sound.
     """
     wave = np.atleast_2d(wave)
-    loop = b"" if tempo is None else chunk(b"acid", _acid(*tempo))
+    loop = b""
+    if tempo is not None:  # flags, root, two unused fields, beats, meter, tempo
+        bpm, beats = tempo
+        loop = chunk(b"acid", struct.pack("<IHHfIHHf", 0, 60, 0x8000, 0.0, beats, 4, 4, bpm))
     write_wav_blocks(path, [wave], sample_rate, len(wave), comment, made_by, loop)
 
 
@@ -116,8 +119,3 @@ def _describe(sound: soundfile.SoundFile, comment: str | None, made_by: MadeBy |
         sound.comment = comment
     if made_by is not None:
         sound.software = made_by.software
-
-
-def _acid(bpm: float, beats: int) -> bytes:
-    """The `acid` chunk, which marks a loop in 4/4: flags, root, two unused fields, beats, meter, tempo."""
-    return struct.pack("<IHHfIHHf", 0, 60, 0x8000, 0.0, beats, 4, 4, bpm)

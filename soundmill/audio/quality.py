@@ -6,7 +6,7 @@ import math
 import numpy as np
 import scipy.fft
 
-from soundmill.audio.pressure import FLOOR_DB, a_weighting, window_length
+from soundmill.audio.levels import FLOOR_DB, a_weighting, window_length
 
 SILENCE_DBFS = -60.0  # a window whose RMS without its mean is below this is silent
 NOISE_DBFS = -101.1  # quantisation noise of 16 bits: power 2^-30 / 12
@@ -97,15 +97,12 @@ class RecordingMeter:
         with np.errstate(over="ignore", invalid="ignore"):  # the decoder rejects such samples later
             self._count_clipped(channels)
             if self.channels > 1:
-                self._correlate(channels)
+                if not len(self._sums):
+                    self._sums, self._squares, self._products = np.zeros((3, self.channels))
+                self._sums += channels.sum(axis=1)
+                self._squares += np.einsum("cn,cn->c", channels, channels)
+                self._products += channels @ channels[0]
         self._frames += len(block)
-
-    def _correlate(self, channels: np.ndarray) -> None:
-        if not len(self._sums):
-            self._sums, self._squares, self._products = np.zeros((3, self.channels))
-        self._sums += channels.sum(axis=1)
-        self._squares += np.einsum("cn,cn->c", channels, channels)
-        self._products += channels @ channels[0]
 
     def _count_clipped(self, channels: np.ndarray) -> None:
         """Count by bin the samples [channels, n] in runs at the ceiling; a higher ceiling resets the counts."""
@@ -176,7 +173,7 @@ def _silence_ratio(wave: np.ndarray, size: int) -> float:
 def _spectrum(wave: np.ndarray, sample_rate: int, size: int) -> tuple[float | None, np.ndarray]:
     """(A-weighted level in dB, mean power [size // 2 + 1]) of Hann windows of `size`, half overlapping.
 
-    The level is the loudest window's, as in audio/pressure.py. The mean excludes a last, partial window, whose edge has energy at
+    The level is the loudest window's, as in audio/levels.py. The mean excludes a last, partial window, whose edge has energy at
     all frequencies, and mirror images from upsampling.
     """
     window, weights = _window(size), _weights(size, sample_rate)

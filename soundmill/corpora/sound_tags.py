@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from soundmill.corpora.statements import MAX_CELL, NOTHING, clean
 from soundmill.decoding.containers.chunks import chunks
-from soundmill.decoding.limits import DecodeError
+from soundmill.decoding.containers.layout import DecodeError
 
 VERSION = "tags 5"  # of what `read` returns, in the cache
 FOUND = "its tags"  # as terms_found

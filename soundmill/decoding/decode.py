@@ -1,15 +1,20 @@
 """Decoding audio files, streaming and in bounded memory; a faulty file raises DecodeError with a reason.
 
-libsndfile decodes the formats that it supports (libsndfile.py), ffmpeg the rest, many short files at a time (ffmpeg.py).
-containers/ checks files before decoding.
+libsndfile decodes the formats that it supports, its lengths and checksums verified; ffmpeg the rest, many short files at a time
+(ffmpeg.py). containers/ checks files before decoding.
 """
 
+from __future__ import annotations
+
+import hashlib
 import os
+import re
 import stat
 import tempfile
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, BinaryIO, Literal
@@ -18,12 +23,23 @@ import numpy as np
 import soundfile
 
 from soundmill.audio.resample import resample_blocks
-from soundmill.decoding import containers, ffmpeg, libsndfile
+from soundmill.decoding import containers, ffmpeg
 from soundmill.decoding.containers import sniffing
-from soundmill.decoding.containers.layout import Layout
-from soundmill.decoding.limits import MAX_CHANNELS, MIN_SAMPLES, DecodeError, check_bound, check_length
+from soundmill.decoding.containers.layout import (
+    BLOCK_SAMPLES,
+    MAX_CHANNELS,
+    MIN_SAMPLES,
+    DecodeError,
+    Layout,
+    Part,
+    check_bound,
+    check_length,
+)
+from soundmill.decoding.ffmpeg import one_line
 
 CODED_BLOCKS, CODED_SAMPLES = 2, 1 << 15  # searched for frames of a codec, of all channels, from the first sound on
+LOST_SAMPLES = 2 * 1152  # first frames of MPEG audio cut from a longer stream
+UNKNOWN_FRAMES = 2**63 - 1  # by libsndfile
 BATCH_FILES = 32  # decoded by one ffmpeg
 MAX_SECONDS = 7200.0  # longer files are rejected, if no parameter sets the limit; same as in conf/config.yaml
 LOOKAHEAD = 64  # files opened to fill a batch
@@ -69,13 +85,10 @@ class Recording:
 
 
 @dataclass
-class _File:
-    """An opened and inspected file, with its samples if ffmpeg decoded it in a batch."""
+class _File(ffmpeg.Input):
+    """An inspected file, with its samples if ffmpeg decoded it in a batch."""
 
-    file: BinaryIO
     size: int
-    kind: sniffing.Kind
-    layout: Layout
     release: ExitStack
     decoded: ffmpeg.Decoded | None = None
     tried: bool = False  # in a batch already
@@ -87,12 +100,20 @@ class _File:
         return ASSUMED_BYTES_PER_SECOND * (self.size / ASSUMED_CODED_BYTES_PER_SECOND if seconds is None else seconds)
 
     def open_libsndfile(self) -> soundfile.SoundFile | None:
-        sound = libsndfile.open_sound(self.file, self.kind, self.layout)
-        return sound and self.release.enter_context(sound)
-
-    @property
-    def input(self) -> ffmpeg.Input:
-        return ffmpeg.Input(self.file, self.kind, self.layout)
+        """Open it with libsndfile by its descriptor; None if ffmpeg has to decode it."""
+        start, end = self.layout.pieces[0] if self.layout.pieces else (0, os.fstat(self.file.fileno()).st_size)
+        os.lseek(self.file.fileno(), start, os.SEEK_SET)
+        source = Part(self.file, start, end, self.layout.patches) if self.layout.patches else self.file.fileno()
+        try:
+            with _mpg123_errors_raised(self):
+                sound = soundfile.SoundFile(source, closefd=False)
+        except soundfile.SoundFileError:
+            return None
+        # libsndfile stops at its announced length, which is an estimate for mp3 without a frame count.
+        if sound.frames < UNKNOWN_FRAMES and (self.layout.exact or sound.frames >= self.layout.at_least):
+            return self.release.enter_context(sound)
+        sound.close()
+        return None
 
 
 def open_regular(path: bytes | str | Path) -> BinaryIO:
@@ -143,7 +164,7 @@ def check_header(path: bytes | str | Path, max_seconds: float) -> None:
     with ExitStack() as stack:
         file = _look_into(open_regular(path), max_seconds, stack, sums_checked=True)
         if file.layout.sndfile and file.layout.exact and (sound := file.open_libsndfile()):
-            check_bound(libsndfile.num_frames(sound, file.layout), sound.samplerate, sound.channels, max_seconds)
+            check_bound(_num_frames(sound, file.layout), sound.samplerate, sound.channels, max_seconds)
 
 
 def decode_channels(path: bytes | str | Path, max_seconds: float) -> tuple[int, int, Iterator[np.ndarray]]:
@@ -281,7 +302,7 @@ def _decode_batch(batch: list[_File], max_seconds: float) -> None:
     """Decode a batch; on any failure try its halves. A single file is then decoded alone."""
     if len(batch) < 2:
         return
-    decoded = ffmpeg.decode_together([file.input for file in batch], max_seconds)
+    decoded = ffmpeg.decode_together(batch, max_seconds)
     if decoded is None:
         _decode_batch(batch[: len(batch) // 2], max_seconds)
         _decode_batch(batch[len(batch) // 2 :], max_seconds)
@@ -301,7 +322,7 @@ def _look_into(place: AbstractContextManager[BinaryIO], max_seconds: float, stac
             file, layout = stack.enter_context(_joined(file, layout.pieces)), replace(layout, pieces=())
     except OSError as error:
         raise DecodeError("unreadable", error.strerror or "") from None
-    return _File(file, size, kind, layout, stack)
+    return _File(file, kind, layout, size, stack)
 
 
 def _joined(file: BinaryIO, pieces: tuple[tuple[int, int], ...]) -> IO[bytes]:
@@ -321,11 +342,11 @@ def _open(file: _File, max_seconds: float) -> Recording:
         num_frames = decoded.num_frames if frames is None else min(decoded.num_frames, frames)
         recording = Recording(file.kind.name, decoded.sample_rate, decoded.channels, num_frames, "ffmpeg", decoded.blocks())
     elif file.layout.sndfile and (sound := file.open_libsndfile()):
-        num_frames = libsndfile.num_frames(sound, file.layout) if file.layout.exact else None
-        blocks = libsndfile.blocks(sound, file.file, file.kind, file.layout, max_seconds)
+        num_frames = _num_frames(sound, file.layout) if file.layout.exact else None
+        blocks = _blocks(sound, file, max_seconds)
         recording = Recording(file.kind.name, sound.samplerate, sound.channels, num_frames, "libsndfile", blocks)
     else:
-        rate, channels, blocks = ffmpeg.stream(file.input, max_seconds, file.release, remarks)
+        rate, channels, blocks = ffmpeg.stream(file, max_seconds, file.release, remarks)
         recording = Recording(file.kind.name, rate, channels, None, "ffmpeg", blocks)
     if not 0 < recording.channels <= MAX_CHANNELS or recording.sample_rate <= 0:
         raise DecodeError("corrupt", f"the header declares {recording.channels} channels at {recording.sample_rate} Hz")
@@ -349,6 +370,74 @@ def _sound(blocks: Iterator[np.ndarray], frames: int | None, sample_rate: int) -
             yield kept
     if frames is not None:
         check_length(total, frames, sample_rate, 0)
+
+
+def _num_frames(sound: soundfile.SoundFile, layout: Layout) -> int:
+    """Samples per channel that `_blocks` gives."""
+    return sound.frames if layout.frames is None else min(sound.frames, layout.frames)
+
+
+def _blocks(sound: soundfile.SoundFile, file: _File, max_seconds: float) -> Iterator[np.ndarray]:
+    """float32 [n, channels] by libsndfile; DecodeError if the file is damaged, perhaps only at the last block."""
+    layout = file.layout
+    checksum = hashlib.md5(usedforsecurity=False) if layout.md5 and layout.bits in (8, 16, 24) else None
+    most = max(1, BLOCK_SAMPLES // sound.channels)
+    total, frames = 0, _num_frames(sound, layout)
+    while total < frames:
+        block = np.empty((min(most, frames - total), sound.channels), dtype=np.float32)
+        try:
+            with _mpg123_errors_raised(file):
+                count = sound.buffer_read_into(block, "float32")
+        except soundfile.SoundFileError as error:
+            at_end = os.lseek(file.file.fileno(), 0, os.SEEK_CUR) >= os.fstat(file.file.fileno()).st_size
+            raise DecodeError("truncated" if at_end else "corrupt", one_line(str(error))) from None
+        if count == 0:
+            break
+        total += count
+        check_bound(total, sound.samplerate, sound.channels, max_seconds)
+        if checksum:  # of the little-endian integers that the samples came from; exact up to 24 bits
+            values = np.rint(block[:count] * np.float32(1 << layout.bits - 1)).astype("<i4")
+            checksum.update(values.view(np.uint8).reshape(*values.shape, 4)[..., : layout.bits // 8].tobytes())
+        yield block[:count]
+    if layout.exact:
+        check_length(total, frames if layout.frames is None else layout.frames, sound.samplerate, 0)
+    elif total < layout.at_least - LOST_SAMPLES:
+        raise DecodeError("corrupt", f"libsndfile gives {total} of {layout.at_least} samples")
+    if total < MIN_SAMPLES:
+        raise DecodeError("too short", "no or one sample")
+    if checksum and checksum.digest() != layout.md5:
+        raise DecodeError("corrupt", "decoded samples do not match the checksum in the file")
+
+
+_STDERR = threading.Lock()
+# The first frames of a cut stream refer to bits of earlier frames; that is not damage.
+_MPG123_ERROR = re.compile(rb"libmpg123\S* error: (?!part2_3_length)([^\n]*)")
+
+
+@contextmanager
+def _mpg123_errors_raised(source: _File) -> Iterator[None]:
+    """For MPEG audio, DecodeError if libmpg123 reports a damaged frame on standard error, which libsndfile ignores.
+
+    One thread at a time; other output to standard error is written afterwards, with the file's name.
+    """
+    if source.kind.name != "mpeg-audio":
+        yield
+        return
+    with _STDERR, ExitStack() as stack:
+        log = os.memfd_create("log")
+        stack.callback(os.close, log)
+        before = os.dup(2)
+        stack.callback(os.close, before)
+        os.dup2(log, 2)
+        try:
+            yield
+        finally:
+            os.dup2(before, 2)
+            text = os.pread(log, os.fstat(log).st_size, 0)
+            if error := _MPG123_ERROR.search(text):
+                raise DecodeError("corrupt", f"libmpg123: {one_line(error[1].decode('utf-8', 'replace'))}")
+            if text:
+                os.write(2, os.fsencode(os.readlink(f"/proc/self/fd/{source.file.fileno()}")) + b": " + text)
 
 
 # Demuxer of ffmpeg → how a frame begins: two words of 16 bits, and of a third these bits.

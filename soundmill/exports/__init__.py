@@ -4,20 +4,267 @@ Every format has the same samples (16 bits, with the rate and channels of one va
 far as it supports them. Clips that a format cannot express (no caption, several labels) are listed in `not_exported.tsv`.
 """
 
+import io
+import json
 import os
+import re
 import shutil
+import tarfile
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from soundmill import clips, disk, manifest
+import pyarrow as pa
+
+from soundmill import clips, disk, hashing, manifest, shards
 from soundmill.audio.flac import flac_channels
 from soundmill.errors import UserError
-from soundmill.exports import captioned, classes, packed
-from soundmill.exports.target import ExportClip, Layout, NotExpressible, Target
+from soundmill.exports import captioned
+from soundmill.exports.target import (
+    HUGGING_FACE,
+    ExportClip,
+    Files,
+    Layout,
+    NotExpressible,
+    Target,
+    by_split,
+    plain_number,
+    write_json,
+    write_table,
+)
 from soundmill.params import did_you_mean
+
+FOLDER_CHARACTERS = frozenset("_ .,()&'+-")  # allowed in a folder's name, with letters, marks and digits of any script
+LONGEST_NAME = 200  # bytes; file systems allow 255, and a number may follow
+
+
+def folder_of(label: str) -> str:
+    """A label as a folder name, which cannot leave the directory or be hidden."""
+    characters = (char if char in FOLDER_CHARACTERS or unicodedata.category(char)[0] in "LMN" else "_" for char in label)
+    folder = "".join(characters).strip(" .") or "_"
+    if len(folder.encode()) > LONGEST_NAME:
+        raise NotExpressible(f"label {label[:40]!r} … of more than {LONGEST_NAME} bytes is too long for a folder name")
+    return folder
+
+
+def _fold(clip: ExportClip, count: int) -> int:
+    """The last fold is test, the one before it valid; the others are assigned by a hash of `group`."""
+    if clip.split == "test":
+        return count
+    if clip.split == "valid":
+        return count - 1
+    return 1 + shards.shard_of(clip.group, count - 2)
+
+
+def _numbers(placed: list[tuple[ExportClip, str]]) -> dict[str, int]:
+    """Number of each label, in alphabetical order."""
+    return {label: number for number, label in enumerate(sorted({clip.labels[0] for clip, _ in placed}))}
+
+
+def write_esc(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
+    targets = _numbers(placed)
+    rows = [
+        {
+            "filename": Path(place).name,
+            "fold": _fold(clip, 5),
+            "target": targets[clip.labels[0]],
+            "category": clip.labels[0].replace(" ", "_"),
+            "esc10": False,
+            "src_file": clip.group,
+            "take": "A",
+        }
+        for clip, place in placed
+    ]
+    write_table(directory / "meta/esc50.csv", rows)
+
+
+def urbansound_place(clip: ExportClip) -> str:
+    return f"audio/fold{_fold(clip, 10)}/{clip.clip_id}.wav"
+
+
+def write_urbansound(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
+    targets = _numbers(placed)
+    rows = [
+        {
+            "slice_file_name": Path(place).name,
+            "fsID": clip.group,
+            "start": plain_number(clip.start),
+            "end": plain_number(clip.start + clip.seconds),
+            "salience": 1,
+            "fold": _fold(clip, 10),
+            "classID": targets[clip.labels[0]],
+            "class": clip.labels[0].replace(" ", "_"),
+        }
+        for clip, place in placed
+    ]
+    write_table(directory / "metadata/UrbanSound8K.csv", rows)
+
+
+class Gtzan(Files):
+    """`genres_original/blues/blues.00000.wav`: a genre and a number; `clips.tsv` maps files to clips."""
+
+    def __init__(self, directory: Path, final: Path):
+        super().__init__(Layout(self._place, write_gtzan, needs="label"), directory, final)
+        self._count: Counter[str] = Counter()
+
+    def _place(self, clip: ExportClip) -> str:
+        genre = clip.labels[0]
+        if not re.fullmatch(f"[a-z]{{1,{LONGEST_NAME}}}", genre):
+            raise NotExpressible(f"label {genre!r} is not one word of lowercase letters")
+        if self._count[genre] > 99_999:
+            raise NotExpressible(f"more than 100000 clips of {genre}")
+        self._count[genre] += 1
+        return f"genres_original/{genre}/{genre}.{self._count[genre] - 1:05d}.wav"
+
+
+def write_gtzan(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
+    lines = ["file\tclip_id", *(f"{place}\t{clip.clip_id}" for clip, place in placed)]
+    (directory / "clips.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def nsynth_place(clip: ExportClip) -> str:
+    return f"nsynth-{clip.split}/audio/{clip.clip_id}.wav"
+
+
+def write_nsynth(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
+    """A note for each clip: its label is the instrument's family, its `group` the instrument; pitch and velocity are unknown."""
+    families = _numbers(placed)
+    for split, rows in by_split(placed):
+        notes = {
+            clip.clip_id: {
+                "note_str": clip.clip_id,
+                "instrument_str": clip.group,
+                "instrument_family": families[clip.labels[0]],
+                "instrument_family_str": clip.labels[0].replace(" ", "_"),
+                "qualities_str": [],
+                "sample_rate": clip.sample_rate,
+            }
+            for clip, _ in rows
+        }
+        write_json(directory / f"nsynth-{split}/examples.json", notes)
+
+
+class Folder(Files):
+    """`train/dog/x.wav`: a folder for each label, with captions as text files."""
+
+    def __init__(self, directory: Path, final: Path):
+        super().__init__(Layout(self._place, write_folder, needs="label"), directory, final)
+        self._label_of: dict[str, str] = {}
+
+    def _place(self, clip: ExportClip) -> str:
+        label = clip.labels[0]
+        folder = folder_of(label)
+        if len(clip.captions) > 1:
+            raise NotExpressible(f"{len(clip.captions)} captions, but the format has one text")
+        if self._label_of.setdefault(folder.casefold(), label) != label:  # `Dog` and `dog` are the same folder on some systems
+            folder = f"{folder} {hashing.digest(label)[:8]}"
+        return f"{clip.split}/{folder}/{clip.clip_id}.wav"
+
+
+def write_folder(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
+    """A text file next to each clip with a caption."""
+    for clip, place in placed:
+        if clip.captions:
+            (directory / place).with_suffix(".txt").write_text(clip.captions[0] + "\n", encoding="utf-8")
+
+
+CLIPS_PER_TAR = 1000
+
+
+class WebDataset(Target):
+    """Tar files of CLIPS_PER_TAR clips: `<id>.flac`, `<id>.json` (captions, the first also as `text`; labels; source) and
+    `<id>.txt` (the first caption, or an empty text)."""
+
+    def __init__(self, directory: Path, final: Path):
+        super().__init__(directory, final)
+        self.counts: Counter[str] = Counter()
+        self.open: dict[str, tarfile.TarFile] = {}
+
+    def add(self, clip: ExportClip, flac: bytes) -> None:
+        number, place = divmod(self.counts[clip.split], CLIPS_PER_TAR)
+        if place == 0:
+            if clip.split in self.open:
+                self.open.pop(clip.split).close()
+            self.open[clip.split] = tarfile.open(
+                self.directory / f"{clip.split}-{number:06d}.tar", "w", format=tarfile.USTAR_FORMAT
+            )
+        self.counts[clip.split] += 1
+        # A sample's key ends at the first dot of its file names.
+        key = clip.clip_id.replace(".", "p")
+        metadata = {
+            "clip_id": clip.clip_id,
+            "text": (clip.captions or ("",))[0],  # read by LAION-CLAP and stable-audio-tools
+            "captions": list(clip.captions) or [""],
+            "labels": list(clip.labels) or [""],
+            "source": clip.source,
+            "start": clip.start,
+            "seconds": clip.seconds,
+            "sample_rate": clip.sample_rate,
+        }
+        # `datasets` requires the same files of the same types in every sample.
+        members = {"flac": flac, "json": json.dumps(metadata, ensure_ascii=False).encode(), "txt": metadata["captions"][0].encode()}
+        for suffix, data in members.items():
+            member = tarfile.TarInfo(f"{key}.{suffix}")
+            member.size, member.mode = len(data), 0o644
+            self.open[clip.split].addfile(member, io.BytesIO(data))
+
+    def finish(self) -> None:
+        for archive in self.open.values():
+            archive.close()
+
+
+PARQUET = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("audio", manifest.AUDIO),
+        ("captions", pa.list_(pa.string())),
+        ("labels", pa.list_(pa.string())),
+    ]
+)
+
+
+class HuggingFaceParquet(Target):
+    """`data/<split>-*.parquet` with the audio embedded, as `datasets.load_dataset(directory)` reads it."""
+
+    def __init__(self, directory: Path, final: Path):
+        super().__init__(directory, final)
+        self.writers: dict[str, shards.ShardWriter] = {}
+        self.open = ExitStack()
+
+    def add(self, clip: ExportClip, flac: bytes) -> None:
+        split = HUGGING_FACE[clip.split]
+        if split not in self.writers:
+            schema = PARQUET.with_metadata({"huggingface": json.dumps(_FEATURES)})
+            path = self.directory / f"data/{split}-00000-of-00001.parquet"
+            self.writers[split] = self.open.enter_context(shards.ShardWriter(path, schema))
+        self.writers[split].write(
+            {
+                "clip_id": clip.clip_id,
+                "audio": {"bytes": flac, "path": f"{clip.clip_id}.flac"},
+                "captions": list(clip.captions),
+                "labels": list(clip.labels),
+            }
+        )
+
+    def finish(self) -> None:
+        self.open.close()
+
+
+_TEXT = {"dtype": "string", "_type": "Value"}
+_FEATURES = {
+    "info": {
+        "features": {
+            "clip_id": _TEXT,
+            "audio": {"_type": "Audio"},
+            "captions": {"feature": _TEXT, "_type": "Sequence"},  # a list, under the name that datasets 3 and later read
+            "labels": {"feature": _TEXT, "_type": "Sequence"},
+        }
+    }
+}
+
 
 LEFT_OUT = "not_exported.tsv"
 
@@ -41,21 +288,21 @@ FORMATS: dict[str, Callable[[Path, Path], Target]] = {
     "audiocraft": Layout(clip_path("audio", ".wav"), captioned.write_audiocraft),
     "audiofolder": Layout(captioned.audiofolder_place, captioned.write_audiofolder, needs="nothing"),
     "audiofolder_csv": Layout(captioned.audiofolder_csv_place, captioned.write_audiofolder_csv, needs="nothing"),
-    "audiofolder_parquet": packed.HuggingFaceParquet,
+    "audiofolder_parquet": HuggingFaceParquet,
     "audioldm": Layout(clip_path("audio", ".wav"), captioned.write_audioldm),
     "clotho": Layout(lambda clip: f"{captioned.CLOTHO[clip.split]}/{clip.clip_id}.wav", captioned.write_clotho),
-    "esc": Layout(clip_path("audio", ".wav"), classes.write_esc, needs="label"),
-    "folder": classes.Folder,
-    "gtzan": classes.Gtzan,
+    "esc": Layout(clip_path("audio", ".wav"), write_esc, needs="label"),
+    "folder": Folder,
+    "gtzan": Gtzan,
     "lhotse": Layout(clip_path("audio", ".flac"), captioned.write_lhotse, needs="nothing"),
     "musiccaps": Layout(captioned.video_place, captioned.write_musiccaps),
-    "nsynth": Layout(classes.nsynth_place, classes.write_nsynth, needs="label"),
+    "nsynth": Layout(nsynth_place, write_nsynth, needs="label"),
     "panns": Layout(lambda clip: f"audio/Y{clip.clip_id}.wav", captioned.write_panns),
     "stable_audio": Layout(lambda clip: f"{clip.split}/{clip.clip_id}.wav", captioned.write_stable_audio),
     "tango": Layout(clip_path("audio", ".wav"), captioned.write_tango),
-    "urbansound8k": Layout(classes.urbansound_place, classes.write_urbansound, needs="label"),
+    "urbansound8k": Layout(urbansound_place, write_urbansound, needs="label"),
     "wavcaps": Layout(clip_path("audio", ".flac"), captioned.write_wavcaps),
-    "webdataset": packed.WebDataset,
+    "webdataset": WebDataset,
 }
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from soundmill import disk, hashing, page
 from soundmill.audio.flac import encode_flac
-from soundmill.audio.loudness import matching_gains
+from soundmill.audio.levels import matching_gains
 from soundmill.audio.resample import resample
 from soundmill.errors import UserError
 from soundmill.listening import answers

@@ -8,7 +8,7 @@ import numpy as np
 
 from soundmill import disk, page
 from soundmill.audio import tags
-from soundmill.audio.loudness import matching_gains
+from soundmill.audio.levels import matching_gains
 from soundmill.audio.resample import resample
 from soundmill.errors import UserError
 from soundmill.listening.material import Material, Model, SoundFile, Sounds, Wave

@@ -20,8 +20,6 @@ A whole shard is reused in the same way: if the last one has the key of its job,
 """
 
 from soundmill.shards.code import code_identity, differences
-from soundmill.shards.items import ItemWriter
-from soundmill.shards.jobs import Job
 from soundmill.shards.parquet import (
     TABLE_ROWS_PER_GROUP,
     ShardWriter,
@@ -37,5 +35,5 @@ from soundmill.shards.parquet import (
     table_digest,
     write_rows,
 )
-from soundmill.shards.reports import Report, read_items, report_damaged, report_path, write_report
-from soundmill.shards.run import map_shards, visible_gpus
+from soundmill.shards.reports import ItemWriter, Report, read_items, report_damaged, report_path, write_report
+from soundmill.shards.run import Job, map_shards, visible_gpus

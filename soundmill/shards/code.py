@@ -47,7 +47,8 @@ def code_identity(*names: str) -> dict[str, str]:
     """
     files = running(names)
     rooms = {room_name(path): room_of(path) for path in sorted(files)}
-    identity = {name: room_digest(room) for name, room in rooms.items()} | {"Python": platform.python_version()}
+    identity = {name: files_digest(room, sorted(_files(room))) for name, room in rooms.items()}
+    identity["Python"] = platform.python_version()
     if "soundmill/decoding" in rooms:  # by name: with an import statement, every stage would depend on decoding
         identity["ffmpeg"] = importlib.import_module("soundmill.decoding.ffmpeg").installed_version()
     return identity | package_versions(name for path in files for name in imports(path))
@@ -66,7 +67,10 @@ def running(names: Iterable[str]) -> set[Path]:
     A package that is imported only to reach one of its modules runs its `__init__`, but none of the functions there.
     """
     called: dict[Path, bool] = {}  # file → whether imports inside its functions count
-    todo = [(path, True) for name in names for path in _sources(name)]
+    todo = []
+    for name in names:
+        file = module_path(name) or Path(importlib.import_module(name).__file__).resolve()
+        todo += [(path, True) for path in (sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file])]
     while todo:
         path, functions = todo.pop()
         if called.get(path, False) or (path in called and not functions):
@@ -76,7 +80,7 @@ def running(names: Iterable[str]) -> set[Path]:
             parts = name.split(".")
             for depth in range(1, len(parts) + 1):
                 target = module_path(".".join(parts[:depth]))
-                if target and not _is_not_room(target):
+                if target and not any(target.is_relative_to(ROOT / place) for place in NOT_ROOMS):
                     todo.append((target, depth == len(parts)))
     return {path for path in called if path.stat().st_size}
 
@@ -143,11 +147,6 @@ def room_name(path: Path) -> str:
     return str(room.relative_to(ROOT)) if room.is_relative_to(ROOT) else room.name
 
 
-def room_digest(room: Path) -> str:
-    """Digest of the names and contents of its files, without those that DVC ignores."""
-    return files_digest(room, sorted(_files(room)))
-
-
 def package_versions(modules: Iterable[str]) -> dict[str, str]:
     """Distribution → version of the installed third-party packages that contain these modules."""
     tops = {name.split(".")[0] for name in modules}.difference(PACKAGES, sys.stdlib_module_names)
@@ -159,22 +158,11 @@ def package_versions(modules: Iterable[str]) -> dict[str, str]:
     return dict(sorted(versions.items()))
 
 
-def _sources(name: str) -> list[Path]:
-    file = module_path(name) or Path(importlib.import_module(name).__file__).resolve()
-    return sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]
-
-
-def _is_not_room(path: Path) -> bool:
-    return any(path.is_relative_to(ROOT / place) for place in NOT_ROOMS)
-
-
 def _files(room: Path) -> Iterator[Path]:
+    """Without those that DVC ignores."""
     if room.is_file():
         yield room
     for where, directories, names in os.walk(room):
-        directories[:] = [name for name in directories if not _is_ignored(name)]
-        yield from (Path(where, name) for name in names if not _is_ignored(name))
-
-
-def _is_ignored(name: str) -> bool:
-    return any(fnmatch(name, pattern) for pattern in IGNORED)
+        ignored = {name for name in directories + names if any(fnmatch(name, pattern) for pattern in IGNORED)}
+        directories[:] = [name for name in directories if name not in ignored]
+        yield from (Path(where, name) for name in names if name not in ignored)

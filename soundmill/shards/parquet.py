@@ -185,15 +185,10 @@ def read_rows(
 ) -> Iterator[dict[str, Any]]:
     """Rows of one shard as mappings, one row group at a time, so memory stays bounded.
 
-    `rows` are the numbers of the rows to read (None: all); row groups without any of them are not read.
+    `rows` are the numbers of the rows to read (None: all); row groups without any of them are not read. UserError if the file is
+    damaged.
     """
     selected = None if rows is None else sorted(set(rows))
-    for table in _row_groups(path, schema, columns, selected):
-        yield from table.to_pylist()
-
-
-def _row_groups(path: Path, schema: pa.Schema, columns: list[str] | None, selected: list[int] | None) -> Iterator[pa.Table]:
-    """The row groups, reduced to the `selected` rows (None: all); UserError if the file is damaged."""
     try:
         with open_parquet(path) as file:
             _check(path, file.schema_arrow, schema)
@@ -203,7 +198,7 @@ def _row_groups(path: Path, schema: pa.Schema, columns: list[str] | None, select
                 inside = None if selected is None else [row - first for row in selected if first <= row < first + size]
                 if inside is None or inside:
                     table = _completed(file.read_row_group(group, columns=columns, use_threads=False), schema, columns)
-                    yield table if inside is None else table.take(inside)
+                    yield from (table if inside is None else table.take(inside)).to_pylist()
                 first += size
     except FileNotFoundError:
         raise

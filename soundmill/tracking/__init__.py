@@ -5,18 +5,22 @@ process, the uploader, sends the journals of a store to MLflow, in order and exa
 of a run dies, the run ends as KILLED; a parent ends after all runs below it.
 """
 
-from soundmill.tracking.browsing import scores_page
+from soundmill.tracking.browser_app import never_proxied, scores_page
 from soundmill.tracking.history import (
+    FORGOTTEN,
     RecordedState,
+    RegisteredModel,
     ScoredRun,
     check_writing,
+    delete_versions,
     files_of_runs,
     last_scores,
+    mark_forgotten,
     read_state,
+    registered_models,
+    serve,
     use_last_store,
 )
-from soundmill.tracking.loopback import never_proxied
-from soundmill.tracking.registered import FORGOTTEN, RegisteredModel, delete_versions, mark_forgotten, registered_models, serve
 from soundmill.tracking.runs import (
     PipelineRun,
     StageRun,

@@ -1,22 +1,71 @@
-"""MLflow's server as `soundmill browse` starts it: runs, scores, models and their files, without anything that runs commands.
+"""MLflow's server as `soundmill browse` starts it: runs, scores, models and their files, without anything that runs commands; and
+its first page, the list of runs, with scores as columns and the best first.
 
 MLflow also serves an assistant, which starts agents with a shell on this machine for anyone who reaches the port, and jobs, LLM
 judges, gateways and webhooks, which call programs or other servers. Viewing runs needs none of these, so they are refused. So are
 pages of other sites: MLflow itself accepts those of any server on this machine, and hosts such as 10.example.org.
-`mlflow server --app-name soundmill` finds this application by its entry point `mlflow.app`.
+`mlflow server --app-name soundmill` finds this application by its entry point `mlflow.app`. It stores
+such a view as a tag of the experiment, in an undocumented format (3.15); tests/tracking/test_browsing.py opens it.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
-from soundmill.tracking.loopback import OwnPagesOnly
+from soundmill.tracking.history import MOST_RUNS, SCORES, open_client
+from soundmill.tracking.mlflow_runs import EXPERIMENT_NOTE, NOTE, rank_by
+from soundmill.tracking.stores import experiment, store
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+
+NAMES = ("127.0.0.1", "localhost", "::1")
+
+
+def is_loopback(url: str) -> bool:
+    """Whether an address leads to this machine itself."""
+    return urlsplit(url).hostname in NAMES
+
+
+def never_proxied() -> None:
+    """Have every client in this process and its children ask this machine directly, even if HTTP_PROXY or ALL_PROXY is set."""
+    listed = [name.strip() for key in ("no_proxy", "NO_PROXY") for name in os.environ.get(key, "").split(",") if name.strip()]
+    if set(listed) != {"*"}:  # which urllib knows only if it is alone
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(dict.fromkeys([*listed, *NAMES]))
+
+
+class OwnPagesOnly:
+    """ASGI middleware: refuses requests that name another host (`names`, with ports; none: any) or come from another site's page.
+
+    Every page in a browser may send requests to this machine. Under a name that its owner leads to 127.0.0.1, it may also read the
+    answers, unless the name is checked.
+    """
+
+    def __init__(self, app: ASGIApp, names: Collection[str] = ()):
+        self.app, self.names = app, names
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket"):
+            from starlette.datastructures import Headers
+            from starlette.responses import PlainTextResponse
+
+            headers = Headers(scope=scope)
+            names = self.names or headers.getlist("host")
+            foreign = [urlsplit(origin).netloc for origin in headers.getlist("origin")] + headers.getlist("host")
+            if not headers.getlist("host") or not all(name in names for name in foreign):
+                await PlainTextResponse("Only this server's own pages may ask it.", 403)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
 
 REFUSED = (  # path components after /api/VERSION/mlflow/, or at the start
     "assistant",
@@ -67,3 +116,63 @@ def create_app() -> FastAPI:
 
     app.add_middleware(OwnPagesOnly)
     return app
+
+
+VIEW = "soundmill-scores"
+VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
+TRAINING = "workflowType=machine_learning"  # otherwise MLflow also shows its pages for chats
+ORDER = ("fad", "mmd", "kl", "label", "mos", "preference")
+
+
+def scores_page(home: Path, port: int) -> str:
+    """Address of the list of runs by score; also writes this view, and a link to the best report above it.
+
+    Without recorded runs, the address of MLflow.
+    """
+    where = store(home)
+    base = where.shown if where.is_server else f"http://127.0.0.1:{port}"
+    if where.database and not where.database.exists():
+        return base
+    client, _ = open_client(home)
+    existing = client.get_experiment_by_name(experiment())
+    if not existing:
+        return base
+    runs = client.search_runs([existing.experiment_id], max_results=MOST_RUNS)
+    names = {name for run in runs for name in run.data.metrics if SCORES.fullmatch(name)}
+    scores = sorted(names, key=lambda name: (ORDER.index(name.partition("_")[0]), name))
+    first = rank_by(client, existing, scores)
+    client.set_experiment_tag(existing.experiment_id, VIEW_TAG, view(first, scores))
+    scored = [run for run in runs if run.data.tags.get("kind") == "pipeline" and first in run.data.metrics]
+    if scored and EXPERIMENT_NOTE in existing.tags.get(NOTE, EXPERIMENT_NOTE):  # a note that the user wrote stays
+        best = min(scored, key=lambda run: run.data.metrics[first])
+        family = best.data.tags["family"].partition(" ")[0]
+        run = f"#/experiments/{existing.experiment_id}/runs/{best.info.run_id}"
+        report = f"{run}/artifacts/{family}.html?{TRAINING}"
+        line = f"Best {first}, {best.data.metrics[first]:.3g}: [report of {best.info.run_name}]({report}). {EXPERIMENT_NOTE}"
+        client.set_experiment_tag(existing.experiment_id, NOTE, line)
+    return f"{base}/#/experiments/{existing.experiment_id}/runs?viewStateShareKey={VIEW}&{TRAINING}"
+
+
+def view(first: str | None, scores: list[str]) -> str:
+    """The tag's value: columns and order of the list of runs."""
+    columns = [
+        *(f"tags.`{name}`" for name in ("family", "corpus")),
+        *(f"metrics.`{name}`" for name in sorted(scores, key=lambda name: name != first)),
+        "attributes.`Duration`",
+        "tags.`commit`",
+        "attributes.`Created`",
+    ]
+    state = {
+        "searchFilter": "tags.kind != 'stage'",  # MLflow nests stages below their pipeline only in a list by date
+        "orderByKey": f"metrics.`{first}`" if first else "attributes.start_time",
+        "orderByAsc": bool(first),
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "modelVersionFilter": "All Runs",
+        "datasetsFilter": [],
+        "selectedColumns": columns,
+        "columnOrder": columns,
+        "viewMaximized": True,
+    }
+    now = time.time_ns() // 1_000_000
+    return json.dumps({"name": "Scores, best first", "createdAt": now, "updatedAt": now, "state": json.dumps(state)})

@@ -5,7 +5,6 @@ The uploader (uploader.py) reads it, stores its progress in `position.json`, and
 
 import json
 import os
-import re
 import secrets
 import shutil
 import threading
@@ -123,10 +122,6 @@ class Reader:
     def parent_id(self) -> str:
         return (self.opening.get("parent") or {}).get("id", "")
 
-    def last_written(self) -> int:
-        """Time of the last line, in milliseconds since 1970."""
-        return (self.folder / EVENTS).stat().st_mtime_ns // 1_000_000
-
     def batches(self) -> Iterator[tuple[list[dict[str, Any]], int]]:
         """The events not yet sent, with the offset after each batch: consecutive metrics of a run together, others alone."""
         batch: list[dict[str, Any]] = []
@@ -187,10 +182,6 @@ def written(folder: Path) -> int | None:
 def is_behind(folder: Path, size: int | None) -> bool:
     """Whether MLflow lacks any of the `size` bytes that `written` returned (None: any of the journal)."""
     return folder.exists() and (size is None or read_position(folder).offset < size)
-
-
-def is_id(text: str) -> bool:
-    return bool(re.fullmatch(r"[0-9a-f-]{1,64}", text))
 
 
 def now() -> int:

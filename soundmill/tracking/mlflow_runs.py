@@ -1,13 +1,21 @@
-"""Writes the events of journals to MLflow; writing an event again changes nothing."""
+"""Opens a store of runs, and writes the events of journals to it; writing an event again changes nothing.
 
-import contextlib
+A store may have moved with its project, be of another version of MLflow, or have a deleted experiment.
+"""
+
 import json
-from importlib import metadata
+import logging
+import os
+import sqlite3
+from contextlib import closing, suppress
+from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
-from soundmill.tracking.opening import VERSION, find_experiment, open_client
-from soundmill.tracking.stores import INCOMPLETE, JOURNAL, MAX_PARAMS, MAX_TAG, Store
+from soundmill.errors import UserError
+from soundmill.tracking.stores import ARTIFACTS, HTTP, INCOMPLETE, JOURNAL, MAX_PARAMS, MAX_TAG, QUIET, Store, say
 
 NOTE = "mlflow.note.content"  # the description on the page of a run or an experiment
 EXPERIMENT_NOTE = "One run per pipeline, with a run per stage below it. `soundmill reproduce RUN_ID` restores one."
@@ -16,8 +24,89 @@ EXPERIMENT_TAGS = {
     NOTE: EXPERIMENT_NOTE,
 }
 PRIMARY = "mlflow.experiment.primaryMetric.name"  # tag of an experiment: the score that ranks its runs and models
-ARTIFACTS = "artifacts"  # where MLflow puts the files of a logged model, beside its own
+LOGGED = "artifacts"  # where MLflow puts the files of a logged model, beside its own
 PACKAGES = ("accelerate", "diffusers", "numpy", "pyarrow", "pydantic", "ruamel.yaml", "safetensors", "torch", "torchaudio")
+
+
+VERSION = "soundmill.mlflow"  # tag of an experiment: the MLflow that last wrote to it
+# MLflow stores absolute places of files: of an experiment's runs, and of each of these.
+PLACES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "storage_location"),
+)
+
+
+def open_client(where: Store) -> Any:
+    """A client of the store; UserError if another version of MLflow wrote its database."""
+    if where.database and where.database.exists():
+        with closing(sqlite3.connect(where.database, timeout=60)) as database, database:
+            _check_version(where, database)
+            _mend_places(where, database)
+    for key, value in (HTTP | QUIET).items():
+        os.environ.setdefault(key, value)
+    from mlflow import MlflowClient
+
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    return MlflowClient(where.uri, where.uri)
+
+
+def find_experiment(client: Any, name: str) -> Any:
+    """The experiment of this name, restored if it was deleted; None if there is none."""
+    found = client.get_experiment_by_name(name)
+    if found and found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+        say(f"MLflow: the experiment {name!r} was deleted; it is restored with its runs")
+        found = client.get_experiment(found.experiment_id)
+    return found
+
+
+def local_path(place: str) -> Path:
+    """The path of a place in MLflow's database: a file URI, or a path, which MLflow reads like one."""
+    return Path(url2pathname(urlsplit(place).path if place.startswith("file:") else place))
+
+
+def _check_version(where: Store, database: sqlite3.Connection) -> None:
+    try:
+        if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchall():
+            return  # empty: MLflow makes its tables
+        (schema,) = database.execute("SELECT version_num FROM alembic_version").fetchone() or ("",)
+        wrote = database.execute("SELECT value FROM experiment_tags WHERE key = ?", [VERSION]).fetchall()
+    except sqlite3.DatabaseError as error:
+        raise UserError(f"{where.database}: not a database of MLflow ({error}); move it away, or set MLFLOW_TRACKING_URI") from None
+    known = resources.files("mlflow") / "store" / "db_migrations" / "versions"
+    migrations = [entry.name for entry in known.iterdir()]
+    if migrations and not any(name.startswith(f"{schema}_") for name in migrations):
+        version = max((row[0] for row in wrote), key=_numbers, default="a newer version")
+        raise UserError(
+            f"{where.database}: written by MLflow {version}, and {metadata.version('mlflow')} is installed; install the version "
+            "that wrote it, or set MLFLOW_TRACKING_URI to use another store"
+        )
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in version.split(".") if part.isdecimal()]
+
+
+def _mend_places(where: Store, database: sqlite3.Connection) -> None:
+    """Say where the files of runs are after the project was moved or copied with them."""
+    tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+    if not {table for table, _ in PLACES} <= tables:
+        return
+    for (old,) in database.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall():
+        was = local_path(old or "")
+        if was.name != ARTIFACTS or was == where.artifacts or not where.artifacts.is_dir():
+            continue
+        below = [len(old), old]
+        runs = database.execute("SELECT run_uuid FROM runs WHERE substr(artifact_uri, 1, ?) = ?", below).fetchall()
+        if was.is_dir() and not any((where.artifacts / run).is_dir() for (run,) in runs):
+            continue  # the database alone was copied
+        for table, column in PLACES:
+            database.execute(
+                f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
+                [where.artifacts.as_uri(), len(old) + 1, *below],
+            )
 
 
 class Runs:
@@ -90,18 +179,13 @@ class Runs:
     def write(self, run_id: str, events: list[dict[str, Any]], folder: Path) -> None:
         """Write several metrics, or one event of another kind, with its file below `folder`."""
         if events[0]["op"] == "metrics":
-            self._write_metrics(run_id, events)
+            from mlflow.entities import Metric
+
+            points = [Metric(key, value, one["time"], one.get("step", 0)) for one in events for key, value in one["values"].items()]
+            self.client.log_batch(run_id, metrics=points)
         else:
             (event,) = events
             getattr(self, f"_{event['op']}")(run_id, event, folder)
-
-    def _write_metrics(self, run_id: str, events: list[dict[str, Any]]) -> None:
-        from mlflow.entities import Metric
-
-        points = [
-            Metric(key, value, event["time"], event.get("step", 0)) for event in events for key, value in event["values"].items()
-        ]
-        self.client.log_batch(run_id, metrics=points)
 
     def _open(self, run_id: str, event: dict[str, Any], folder: Path) -> None:
         self.log_params(run_id, event.get("params") or {})
@@ -167,6 +251,10 @@ class Runs:
             mlflow.set_experiment(experiment_id=run.info.experiment_id)
             for partial in self.client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'"):
                 self.client.delete_logged_model(partial.model_id)  # the uploader was killed while logging it
+            pinned = []
+            for package_name in PACKAGES:
+                with suppress(metadata.PackageNotFoundError):
+                    pinned.append(f"{package_name}=={metadata.version(package_name).partition('+')[0]}")
             outputs = Schema([TensorSpec(numpy.dtype(event["dtype"]), (-1, *event["shape"][1:]))])
             Model.log(
                 artifact_path=None,
@@ -178,7 +266,7 @@ class Runs:
                 artifacts={"model": (folder / event["path"]).absolute().as_uri()},
                 code_paths=[str(package)],
                 signature=ModelSignature(infer_signature(pandas.DataFrame(event["inputs"])).inputs, outputs),
-                pip_requirements=_requirements(),
+                pip_requirements=pinned,
                 registered_model_name=event["registered"],
                 await_registration_for=0,
             )
@@ -207,7 +295,7 @@ class Runs:
         self.client.log_artifact(run_id, table)
         for version in self.client.search_model_versions(f"name = '{event['registered']}'"):
             if version.tags.get("digest") == event["digest"]:
-                self.client.log_model_artifact(version.source.removeprefix("models:/"), table, ARTIFACTS)
+                self.client.log_model_artifact(version.source.removeprefix("models:/"), table, LOGGED)
                 for key, value in event["tags"].items():
                     self.client.set_model_version_tag(event["registered"], version.version, key, value)
 
@@ -221,11 +309,3 @@ def rank_by(client: Any, experiment: Any, scores: list[str]) -> str | None:
     if not name and (name := next((score for score in scores if score.startswith("fad_")), None)):
         client.set_experiment_tag(experiment.experiment_id, PRIMARY, name)
     return name or next((score for score in scores if score.startswith("mmd_")), None)
-
-
-def _requirements() -> list[str]:
-    pinned = []
-    for name in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            pinned.append(f"{name}=={metadata.version(name).partition('+')[0]}")
-    return pinned

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -11,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from soundmill import hashing, provenance
-from soundmill.errors import report_failure
-from soundmill.tracking import journal, system, uploader
+from soundmill.errors import reason, report_failure
+from soundmill.tracking import journal, uploader
 from soundmill.tracking.stores import (
     MAX_PARAM,
     MAX_TAG,
@@ -81,7 +82,7 @@ class StageRun:
         if not self._journal or not self._disk:
             yield
             return
-        with system.watched(self.log_curve, self._disk):
+        with watched(self.log_curve, self._disk):
             yield
 
     def log_figure(self, figure: Any, name: str) -> None:
@@ -153,8 +154,11 @@ class StageRun:
             if name.endswith(provenance.SECRET):
                 say(f"tracking: {name}; its changes are not recorded")
         self._send(_state_tags(state) | {"on": on})
-        for name, content in _state_files(state):
-            self._send_content(content, name, STATE_FOLDER, on)
+        self._send_content(state.params, "params.yaml", STATE_FOLDER, on)
+        self._send_content(state.lock, "dvc.lock", STATE_FOLDER, on)
+        self._send_content(state.diff, "uncommitted.diff", STATE_FOLDER, on)
+        not_kept = "".join(f"{name}\n" for name in state.left_out).encode("utf-8", "surrogateescape")
+        self._send_content(not_kept, "not_kept.txt", STATE_FOLDER, on)
 
 
 class PipelineRun(StageRun):
@@ -334,7 +338,7 @@ def _restart_uploader(home: Path, closed: threading.Event) -> None:
 
 def _given_parent() -> str | None:
     parent_id = os.environ.get(PARENT)
-    if parent_id and not journal.is_id(parent_id):
+    if parent_id and not re.fullmatch(r"[0-9a-f-]{1,64}", parent_id):
         say(f"tracking: {PARENT}={parent_id}: not the id of a journal; this run has no parent")
         return None
     return parent_id
@@ -408,8 +412,81 @@ def _state_tags(state: provenance.State) -> dict[str, Any]:
     return {"op": "tags", "values": values | ({"mlflow.source.git.commit": state.sha} if state.sha else {})}
 
 
-def _state_files(state: provenance.State) -> Iterator[tuple[str, bytes]]:
-    yield "params.yaml", state.params
-    yield "dvc.lock", state.lock
-    yield "uncommitted.diff", state.diff
-    yield "not_kept.txt", "".join(f"{name}\n" for name in state.left_out).encode("utf-8", "surrogateescape")
+SYSTEM_SECONDS = 10.0  # between points, as in MLflow
+
+
+@contextmanager
+def watched(log: Callable[[dict[str, float], int], None], place: Path) -> Iterator[None]:
+    """While the block runs, log a point every SYSTEM_SECONDS, or one if it takes less; the disk is that of `place`. Never fails."""
+    ended = threading.Event()
+    thread = threading.Thread(target=_watch, args=(log, place, ended), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _watch(log: Callable[[dict[str, float], int], None], place: Path, ended: threading.Event) -> None:
+    try:
+        import psutil
+
+        gpus, network = _gpus(), psutil.net_io_counters()
+        psutil.cpu_percent()  # each call measures since the one before
+        step, last = 0, False
+        while not last:
+            last = ended.wait(SYSTEM_SECONDS)
+            if not last or step == 0:
+                log(_of_machine(place, network) | _of_gpus(gpus), step)
+            step += 1
+    except Exception as error:  # whatever the system refuses: the training goes on
+        say(f"tracking: no more system metrics: {reason(error)}")
+
+
+def _of_machine(place: Path, network_before: Any) -> dict[str, float]:
+    import psutil
+
+    memory, disk, network = psutil.virtual_memory(), psutil.disk_usage(str(place)), psutil.net_io_counters()
+    values = {
+        "system/cpu_utilization_percentage": psutil.cpu_percent(),
+        "system/system_memory_usage_megabytes": memory.used / 1e6,
+        "system/system_memory_usage_percentage": 100 * memory.used / memory.total,
+        "system/disk_usage_percentage": disk.percent,
+        "system/disk_usage_megabytes": disk.used / 1e6,
+        "system/disk_available_megabytes": disk.free / 1e6,
+    }
+    if network and network_before:  # a container may have none
+        values["system/network_receive_megabytes"] = (network.bytes_recv - network_before.bytes_recv) / 1e6
+        values["system/network_transmit_megabytes"] = (network.bytes_sent - network_before.bytes_sent) / 1e6
+    return values
+
+
+def _gpus() -> list[Any]:
+    """NVML's handles of all NVIDIA GPUs of the machine; empty without a driver."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        return [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+    except pynvml.NVMLError:
+        return []
+
+
+def _of_gpus(gpus: list[Any]) -> dict[str, float]:
+    import pynvml
+
+    values: dict[str, float] = {}
+    for index, gpu in enumerate(gpus):
+        name = f"system/gpu_{index}"
+        with suppress(pynvml.NVMLError):  # each may be unsupported, as the load is on a partitioned GPU
+            memory = pynvml.nvmlDeviceGetMemoryInfo(gpu)
+            values[f"{name}_memory_usage_megabytes"] = memory.used / 1e6
+            values[f"{name}_memory_usage_percentage"] = 100 * memory.used / memory.total
+        with suppress(pynvml.NVMLError):
+            values[f"{name}_utilization_percentage"] = float(pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu)
+        with suppress(pynvml.NVMLError):
+            power = pynvml.nvmlDeviceGetPowerUsage(gpu)
+            values[f"{name}_power_usage_watts"] = power / 1000
+            values[f"{name}_power_usage_percentage"] = 100 * power / pynvml.nvmlDeviceGetEnforcedPowerLimit(gpu)
+    return values

@@ -79,7 +79,10 @@ class Uploader:
             return
         self._find_journals()  # runs below this one may have started since
         if not any(other.parent_id == reader.id for other in self._readers.values()):
-            end = end or {"status": "KILLED", "reason": DIED, "time": self._last_activity(reader)}
+            if not end:  # dead: it ends when it, or a run below it, was last active
+                last_below = self.runs.last_end_below(reader.position.experiment_id, reader.position.run_id)
+                last_line = (reader.folder / journal.EVENTS).stat().st_mtime_ns // 1_000_000
+                end = {"status": "KILLED", "reason": DIED, "time": max(last_line, last_below)}
             self._end(reader, end)
             reader.remove()
             del self._readers[reader.folder]
@@ -129,10 +132,6 @@ class Uploader:
         self.runs.note_incomplete(position.run_id, what)
         if position.parent_run_id:
             self.runs.note_incomplete(position.parent_run_id, reader.opening["name"])
-
-    def _last_activity(self, reader: journal.Reader) -> int:
-        """When a dead run, or a run below it, was last active."""
-        return max(reader.last_written(), self.runs.last_end_below(reader.position.experiment_id, reader.position.run_id))
 
     def _end(self, reader: journal.Reader, end: dict[str, Any]) -> None:
         position, status, why, moment = reader.position, end["status"], end["reason"], end["time"]

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from soundmill.audio.loudness import FULL_SCALE, integrated_loudness, level, matching_gains
+from soundmill.audio.levels import FULL_SCALE, integrated_loudness, level, matching_gains
 
 
 def tone(seconds: float, rate: int, channels: int = 1, amplitude: float = 1.0, hertz: float = 997.0) -> np.ndarray:

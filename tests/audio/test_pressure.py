@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundmill.audio.pairing import Candidate, plan_pairs
-from soundmill.audio.pressure import a_weighting, join_captions, mix, mix_ratio, pressure_level, window_length
+from soundmill.audio.levels import a_weighting, join_captions, mix, mix_ratio, pressure_level, window_length
+from stages.mixup import Candidate, plan_pairs
 
 RATES = (8000, 16_000, 22_050, 44_100, 48_000)
 

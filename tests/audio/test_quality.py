@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soundmill import manifest
-from soundmill.audio import pressure, quality
+from soundmill.audio import levels, quality
 
 RATE = 16_000
 
@@ -52,11 +52,11 @@ def test_a_plain_sine():
 @pytest.mark.parametrize("seconds", [0.01, 0.2, 5.0, 40.0])
 def test_the_level_is_the_pressure_level(rate, seconds):
     wave = noise(seconds, rate) * np.linspace(0, 1, int(seconds * rate), dtype=np.float32)
-    assert measure(wave, rate)["level_db"] == pytest.approx(pressure.pressure_level(wave, rate), abs=0.02)
+    assert measure(wave, rate)["level_db"] == pytest.approx(levels.pressure_level(wave, rate), abs=0.02)
 
 
 def test_the_level_has_a_floor_and_digital_silence_has_none():
-    assert measure(noise(1.0, amplitude=1e-12))["level_db"] == pressure.FLOOR_DB
+    assert measure(noise(1.0, amplitude=1e-12))["level_db"] == levels.FLOOR_DB
     assert measure(np.zeros(RATE, np.float32))["level_db"] is None
 
 

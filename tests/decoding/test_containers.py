@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from soundmill.decoding import containers, decode
 from soundmill.decoding import ffmpeg as ffmpeg_module
-from soundmill.decoding.containers import layout, ogg, sniffing, tags
+from soundmill.decoding.containers import layout, sniffing
 from soundmill.decoding.containers.frames import mpeg_frame
 from soundmill.decoding.decode import DecodeError
 from tests.decoding.files import FILMS, MAX_SECONDS, VALID, ffmpeg, reason_of, whole
@@ -93,8 +93,8 @@ def test_ogg_checksum_is_the_one_in_the_page(media):
     data = (media / "a.ogg").read_bytes()
     end = data.index(b"OggS", 4)
     page = data[:22] + b"\0\0\0\0" + data[26:end]
-    assert ogg.ogg_checksum(page) == int.from_bytes(data[22:26], "little")
-    assert ogg.ogg_checksum(b"123456789") == 0x89A1897F  # CRC-32 without reflection and inversion
+    assert containers.ogg_checksum(page) == int.from_bytes(data[22:26], "little")
+    assert containers.ogg_checksum(b"123456789") == 0x89A1897F  # CRC-32 without reflection and inversion
 
 
 def test_checksums_of_pages_are_made_once_for_the_same_bytes(media, tmp_path, monkeypatch):
@@ -117,7 +117,7 @@ def test_checksums_of_pages_are_made_once_for_the_same_bytes(media, tmp_path, mo
     assert lengths(tmp_path / "x.ogg").startswith("corrupt (wrong checksum of the Ogg page at byte ")
     assert lengths(tmp_path / "x.ogg", sums_checked=True).startswith(("corrupt", "truncated"))
     whole_sound = lengths(media / "a.ogg")
-    monkeypatch.setattr(ogg, "ogg_checksum", lambda page: pytest.fail("made again"))
+    monkeypatch.setattr(containers, "ogg_checksum", lambda page: pytest.fail("made again"))
     assert lengths(media / "a.ogg", sums_checked=True) == whole_sound
     with pytest.raises(pytest.fail.Exception):
         lengths(media / "a.ogg")
@@ -133,7 +133,7 @@ def opus_with_shifted_pages(tmp_path: Path, by: int) -> Path:
         if 3 <= number < len(starts) - 1:
             data[at + 6 : at + 14] = (position + by).to_bytes(8, "little")
         data[at + 22 : at + 26] = bytes(4)
-        data[at + 22 : at + 26] = ogg.ogg_checksum(bytes(data[at:end])).to_bytes(4, "little")
+        data[at + 22 : at + 26] = containers.ogg_checksum(bytes(data[at:end])).to_bytes(4, "little")
     (tmp_path / "odd.opus").write_bytes(data)
     return tmp_path / "odd.opus"
 
@@ -152,9 +152,9 @@ def test_opus_whose_pages_disagree_with_their_packets_is_read_whole(tmp_path, by
 
 def test_the_length_of_an_opus_packet_is_in_its_first_two_bytes():
     """Against RFC 6716: SILK 10–60 ms, hybrid 10–20 ms, CELT 2.5–20 ms, one frame, two, or as many as the second byte says."""
-    assert [ogg.opus_samples(bytes([config << 3])) for config in (0, 3, 12, 15, 16, 31)] == [480, 2880, 480, 960, 120, 960]
-    assert [ogg.opus_samples(bytes([31 << 3 | code, 5])) for code in range(4)] == [960, 1920, 1920, 4800]
-    assert ogg.opus_samples(b"") == 0
+    assert [containers.opus_samples(bytes([config << 3])) for config in (0, 3, 12, 15, 16, 31)] == [480, 2880, 480, 960, 120, 960]
+    assert [containers.opus_samples(bytes([31 << 3 | code, 5])) for code in range(4)] == [960, 1920, 1920, 4800]
+    assert containers.opus_samples(b"") == 0
 
 
 @pytest.mark.parametrize("name", FILMS)
@@ -292,7 +292,7 @@ TAGS = {
 @pytest.mark.parametrize("tag", TAGS)
 def test_tags_end_where_they_say_and_sound_behind_them_is_heard(media, tmp_path, tag):
     coded = (media / "uncounted.mp3").read_bytes()
-    coded = coded[tags.tag_end(coded) :]
+    coded = coded[layout.tag_end(coded) :]
     alone = len(whole(media / "uncounted.mp3")[1])
     for name, data, count in (
         ("behind", coded + TAGS[tag], 1),
@@ -310,7 +310,7 @@ def test_tags_end_where_they_say_and_sound_behind_them_is_heard(media, tmp_path,
 
 def test_a_hole_between_frames_is_corrupt(media, tmp_path):
     coded = bytearray((media / "uncounted.mp3").read_bytes())
-    at = tags.tag_end(bytes(coded))
+    at = layout.tag_end(bytes(coded))
     frames = []
     while at + 7 < len(coded) and (frame := mpeg_frame(coded[at : at + 7])):
         frames.append(at)

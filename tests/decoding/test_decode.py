@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from soundmill.decoding import decode, limits
+from soundmill.decoding import decode
+from soundmill.decoding.containers import layout
 from soundmill.decoding.containers.frames import mpeg_frame
 from soundmill.decoding.decode import DecodeError
 from tests.decoding.files import FILMS, MAX_SECONDS, VALID, ffmpeg, reason_of, whole
@@ -243,7 +244,7 @@ def test_blocks_are_bounded_and_do_not_share_memory(tmp_path):
     soundfile.write(tmp_path / "x.wav", wave, 44_100)
     _, blocks = decode.decode_blocks(tmp_path / "x.wav", MAX_SECONDS)
     kept = list(blocks)
-    assert max(map(len, kept)) <= limits.BLOCK_SAMPLES
+    assert max(map(len, kept)) <= layout.BLOCK_SAMPLES
     np.testing.assert_array_equal(np.concatenate(kept), wave / np.float32(32768))
 
 

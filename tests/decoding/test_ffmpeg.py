@@ -18,7 +18,7 @@ from soundmill.decoding import ffmpeg as ffmpeg_module
 from soundmill.decoding.containers import sniffing
 from soundmill.decoding.containers.layout import Layout
 from soundmill.decoding.decode import DecodeError
-from soundmill.decoding.ffmpeg_log import Log
+from soundmill.decoding.ffmpeg import Log
 from soundmill.errors import UserError
 from tests.decoding.files import MAX_SECONDS, ffmpeg, reason_of, whole
 from tests.processes import assert_nothing_is_left, marked, new_mark, wait_for

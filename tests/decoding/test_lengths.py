@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from soundmill.decoding import decode
-from soundmill.decoding.containers import ogg, tags
+from soundmill.decoding import containers, decode
 from soundmill.decoding.containers.frames import mpeg_frame
 from tests.decoding.files import MAX_SECONDS, ffmpeg, reason_of, whole
 
@@ -233,7 +232,7 @@ def test_joined_mpeg_audio_is_read_whole_and_fewer_frames_than_declared_are_trun
         for joined in (note + note, note + none, none + note, note + TAGS["ID3v1"] + note, note * 3):
             times = 3 if joined == note * 3 else 2
             assert count(tmp_path / "x.mp3", joined) == pytest.approx(times * alone, abs=2 * 1152), kind
-        at = tags.sound_start(io.BytesIO(none), len(none))
+        at = containers.sound_start(io.BytesIO(none), len(none))
         header = none[at : at + 2] + bytes([none[at + 2] & 15 | 8 << 4]) + none[at + 3 : at + 7]
         for frames, fits in ((alone // 576, True), (alone // 576 + 20, False)):
             vbri = struct.pack(">3HII", 1, 0, 75, len(none), frames)
@@ -251,7 +250,7 @@ def sealed(parts: list[bytearray]) -> bytes:
     """The pages with right checksums."""
     for page in parts:
         page[22:26] = bytes(4)
-        page[22:26] = ogg.ogg_checksum(bytes(page)).to_bytes(4, "little")
+        page[22:26] = containers.ogg_checksum(bytes(page)).to_bytes(4, "little")
     return b"".join(map(bytes, parts))
 
 

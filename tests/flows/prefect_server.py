@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from soundmill.tracking.loopback import never_proxied
+from soundmill.tracking.browser_app import never_proxied
 from tests.mlflow_server import free_port
 from tests.processes import wait_for
 

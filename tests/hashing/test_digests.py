@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from soundmill import hashing, hub
-from soundmill.audio import pairing
 from soundmill.corpora.tables import id_of_path
 from soundmill.models.catalog import choose_by_hash
 from soundmill.shards import shard_of
 from soundmill.training.seeds import seed_of
+from stages import mixup
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_digests_of_values():
     assert hashing.short_digest(b"a/b.wav") == id_of_path(b"a/b.wav") == "abf22e75a1bf"
     assert [shard_of(key, 7) for key in ("a", "b", b"c", "ä")] == [2, 5, 1, 0]
     assert seed_of(1, "clip", "ä", 3) == 4217270582666349523
-    assert pairing._hash(3, "second 1", "clip-1") == 1388791198621227314
+    assert mixup._hash(3, "second 1", "clip-1") == 1388791198621227314
 
 
 def test_order_by_hash_is_stable():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from soundmill.audio.flac import decode_flac, flac_channels, flac_rate, write_wav
-from soundmill.audio.loudness import integrated_loudness
+from soundmill.audio.levels import integrated_loudness
 from soundmill.errors import UserError
 from soundmill.listening import answers, blind, material
 from soundmill.listening.blind import Plan

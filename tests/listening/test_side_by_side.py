@@ -14,7 +14,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from soundmill.audio.flac import decode_flac, flac_rate, write_wav
-from soundmill.audio.loudness import integrated_loudness
+from soundmill.audio.levels import integrated_loudness
 from soundmill.listening import material, side_by_side
 from tests import chromium
 from tests.listening.tones import MAKER, SECONDS, tone, write_models, write_report

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from soundmill.shards import Job, Report
-from soundmill.shards.jobs import run_job
+from soundmill.shards.run import run_job
 
 
 def run_here(

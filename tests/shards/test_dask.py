@@ -14,7 +14,7 @@ import pytest
 
 from soundmill import shards
 from soundmill.errors import UserError
-from soundmill.shards import dask
+from soundmill.shards import run
 from tests.shards.work import contents, jobs, square
 
 
@@ -37,8 +37,8 @@ def two_workers(tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_cluster_without_workers_or_without_scheduler_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(dask, "WORKERLESS_SECONDS", 0.5)
-    monkeypatch.setattr(dask, "CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr(run, "WORKERLESS_SECONDS", 0.5)
+    monkeypatch.setattr(run, "CONNECT_SECONDS", 1.0)
     with (
         scheduler(tmp_path) as cluster,
         pytest.raises(UserError, match=r"the scheduler at tcp://127\.0\.0\.1:\d+.*start some"),
@@ -79,7 +79,7 @@ def test_a_shard_that_kills_three_workers_is_named_and_the_rest_resumes(two_work
 
 @pytest.mark.slow
 def test_a_scheduler_that_dies_is_named_and_finished_shards_are_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(dask, "CONNECT_SECONDS", 2.0)
+    monkeypatch.setattr(run, "CONNECT_SECONDS", 2.0)
     cluster = Cluster(tmp_path)
     try:
         cluster.start_scheduler()
@@ -102,9 +102,9 @@ def test_a_scheduler_that_dies_is_named_and_finished_shards_are_kept(tmp_path, m
 @pytest.mark.slow
 def test_workers_with_other_code_are_refused(two_workers, tmp_path, monkeypatch):
     """Of what the function imports, and of what it finds by name."""
-    codec, identity = "soundmill.models.components.mel_autoencoder", dask.code_identity
+    codec, identity = "soundmill.models.components.mel_autoencoder", run.code_identity
     for name, message in (("Python", r"3\.\d+\.\d+"), (codec.replace(".", "/"), r"\w+")):
-        monkeypatch.setattr(dask, "code_identity", lambda *modules, name=name: identity(*modules) | {name: "2.7"})
+        monkeypatch.setattr(run, "code_identity", lambda *modules, name=name: identity(*modules) | {name: "2.7"})
         with pytest.raises(UserError, match=rf"worker tcp://.*: runs other software \({name} {message}, not 2\.7\); restart it"):
             shards.map_shards(square, jobs(2), tmp_path / "work", workers=1, cluster=two_workers, code=[codec])
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from soundmill import shards
-from soundmill.shards.jobs import ONE_THREAD
+from soundmill.shards.run import ONE_THREAD
 from tests.shards.work import contents, gpu_of_worker, jobs, square, value_of_worker
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from soundmill import shards
-from soundmill.shards.jobs import ONE_THREAD
+from soundmill.shards.run import ONE_THREAD
 
 SCHEMA = pa.schema([("name", pa.string()), ("data", pa.binary())])
 

@@ -21,7 +21,7 @@ from soundmill.models.components.mel_autoencoder import autoencoder as autoencod
 from soundmill.models.components.mel_autoencoder.autoencoder import Autoencoder, build_autoencoder, padded_log_mel
 from soundmill.params import write_yaml
 from soundmill.shards import run as shard_run
-from soundmill.shards.jobs import run_job
+from soundmill.shards.run import run_job
 from stages import latents
 from tests import prepared
 from tests.models.components.test_mel_autoencoder import SPEC, TINY

@@ -12,7 +12,7 @@ import soundfile
 
 from soundmill import manifest, params, shards
 from soundmill.audio import flac
-from soundmill.audio.loudness import integrated_loudness
+from soundmill.audio.levels import integrated_loudness
 from tests.checkouts import dvc
 from tests.corpora.tiny import sound
 from tests.stages.test_segment_resample import clips_of, inventory, reasons_of, run_both, settle

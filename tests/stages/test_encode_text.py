@@ -13,7 +13,7 @@ import pytest
 
 from soundmill import manifest, shards, stage, text
 from soundmill.params import write_yaml
-from soundmill.shards.jobs import run_job
+from soundmill.shards.run import run_job
 from stages import encode_text
 from tests.prepared import execution, sound, write_rows
 

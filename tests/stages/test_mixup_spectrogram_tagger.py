@@ -8,9 +8,9 @@ import pytest
 
 from soundmill import hashing, manifest, shards, stage
 from soundmill.audio.flac import decode_mono, encode_flac
+from soundmill.audio.levels import mix, mix_ratio, pressure_level
 from soundmill.audio.log_mels import iterate_log_mels, read_spec
 from soundmill.audio.mel import SpectrogramParams, num_frames
-from soundmill.audio.pressure import mix, mix_ratio, pressure_level
 from soundmill.params import read_yaml, write_yaml
 from soundmill.training.tagger import load_tagger
 from stages import mixup, spectrogram, tagger

@@ -13,7 +13,7 @@ import pytest
 
 from soundmill import params, stage, tracking
 from soundmill.params import StageParams
-from soundmill.tracking import system
+from soundmill.tracking import runs as recording
 from tests.processes import wait_for
 from tests.tracking.reading import runs
 
@@ -58,7 +58,7 @@ def test_the_names_and_units_are_those_of_mlflows_own_monitors(one_gpu: None, tm
     from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
 
     points: list[dict[str, float]] = []
-    with system.watched(lambda values, step: points.append(values), tmp_path):
+    with recording.watched(lambda values, step: points.append(values), tmp_path):
         pass
     theirs: dict[str, float] = {}
     for monitor in (CPUMonitor(), DiskMonitor(), NetworkMonitor(), GPUMonitor()):
@@ -74,9 +74,9 @@ def test_the_names_and_units_are_those_of_mlflows_own_monitors(one_gpu: None, tm
 
 
 def test_points_come_until_the_training_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(system, "SECONDS", 0.01)
+    monkeypatch.setattr(recording, "SYSTEM_SECONDS", 0.01)
     steps: list[int] = []
-    with system.watched(lambda values, step: steps.append(step), tmp_path):
+    with recording.watched(lambda values, step: steps.append(step), tmp_path):
         wait_for(lambda: len(steps) >= 3)
     count = len(steps)
     assert steps == list(range(count))
@@ -86,7 +86,7 @@ def test_points_come_until_the_training_ends(tmp_path: Path, monkeypatch: pytest
 
 def test_a_fault_is_said_and_the_training_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(psutil, "disk_usage", lambda place: (_ for _ in ()).throw(OSError("no such disk")))
-    with system.watched(lambda values, step: None, tmp_path):
+    with recording.watched(lambda values, step: None, tmp_path):
         pass
     assert "tracking: no more system metrics: OSError: no such disk" in capsys.readouterr().err
 

@@ -5,12 +5,32 @@ list that makes ffmpeg read other files. So the type is sniffed here, text is re
 are walked: declared sizes against the file size, checksums of Ogg pages, frames of MPEG audio.
 """
 
+from __future__ import annotations
+
+import math
+import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import BinaryIO
 
-from soundmill.decoding.containers import chunks, films, frames, ogg, tags
-from soundmill.decoding.containers.layout import Layout, Part, padding_start, refuse_zeros
+from soundmill.decoding.containers import chunks, frames
+from soundmill.decoding.containers.layout import (
+    HEAD_BYTES,
+    MAX_CHUNKS,
+    MAX_FRAMES,
+    MAX_PADDING,
+    DecodeError,
+    Layout,
+    Part,
+    padding_start,
+    read,
+    refuse_zeros,
+    sound_end,
+    sound_start,
+    too_many_parts,
+    truncated,
+)
 from soundmill.decoding.containers.sniffing import Kind
 
 # Formats whose zeros at the end may be sound. If they declare the end of the sound, it is checked.
@@ -27,23 +47,256 @@ def inspect(kind: Kind, file: BinaryIO, size: int, max_seconds: float, sums_chec
     if walk := _RAW_WALKS.get(kind.name):
         layout = walk(file, size, max_seconds)
         return replace(layout, pieces=()) if layout.pieces == ((0, size),) else layout
-    start = tags.sound_start(file, size)
+    start = sound_start(file, size)
     # What looks like a tag may be sound, if the container declares the end of the sound.
-    end = size if kind.name in _MAY_END_IN_SILENCE and kind.name != "mp4" else tags.sound_end(file, start, size)
+    end = size if kind.name in _MAY_END_IN_SILENCE and kind.name != "mp4" else sound_end(file, start, size)
     part = Part(file, start, end)
     if kind.name in ("ac3", "flac"):
         end = padding_start(file, start, end)
     if kind.name == "ogg":
-        layout = ogg.walk_ogg(part, end - start, sums_checked)
+        layout = walk_ogg(part, end - start, sums_checked)
     else:
         walk = _WALKS.get(kind.name)
         layout = walk(part, end - start, max_seconds) if walk else Layout(sndfile=kind.sndfile)
         # A container that does not know where its sound ends.
-        if layout.streamed and walk and end == size and (end := tags.sound_end(file, start, size)) < size:
+        if layout.streamed and walk and end == size and (end := sound_end(file, start, size)) < size:
             layout = walk(Part(file, start, end), end - start, max_seconds)
     if layout.pieces:  # the walk found padding
         end = start + layout.pieces[0][1]
     return replace(layout, pieces=((start, end),) if (start, end) != (0, size) else ())
+
+
+def walk_mp4(file: BinaryIO, size: int, max_seconds: float) -> Layout:
+    position = 0
+    seconds: float | None = None
+    for _ in range(MAX_CHUNKS):
+        if position + 8 > size:
+            return Layout(sndfile=False, seconds=seconds)
+        length, name = struct.unpack(">I4s", read(file, position, 8))
+        if length == 1:
+            wide = file.read(8)
+            if len(wide) < 8:
+                raise DecodeError("truncated", "the file ends inside a box header")
+            length = int.from_bytes(wide, "big")
+        if 0 < length < 8 or not all(32 <= byte < 127 for byte in name):
+            refuse_zeros(file, position, size)
+            return Layout(sndfile=False, seconds=seconds)  # not a box; ffmpeg decides
+        if length == 0:  # to the end of the file
+            return Layout(sndfile=False, seconds=seconds)
+        if position + length > size:
+            raise truncated(position + length, size, f"box {name.decode('latin-1')!r}")
+        if name == b"moov":
+            seconds = _movie_seconds(read(file, position + 8, 40))
+        position += length
+    raise too_many_parts()
+
+
+def _movie_seconds(content: bytes) -> float | None:
+    """Duration in the movie header, if that is the first box in `content` (ISO 14496-12, 8.2.2)."""
+    if len(content) < 40 or content[4:8] != b"mvhd":
+        return None
+    scale, duration = struct.unpack(">IQ" if content[8] else ">II", content[28:40] if content[8] else content[20:28])
+    return duration / scale if scale and duration else None
+
+
+def _vint(data: bytes) -> tuple[int, int] | None:
+    """(value, length) of an EBML variable-size integer; -1 for `unknown`."""
+    if not data or not data[0]:
+        return None
+    length = 9 - data[0].bit_length()
+    if len(data) < length:
+        return None
+    value = int.from_bytes(data[:length], "big") & (1 << 7 * length) - 1
+    return (-1 if value == (1 << 7 * length) - 1 else value), length
+
+
+_SEGMENT, _TIMESTAMP_SCALE, _DURATION = b"\x18\x53\x80\x67", b"\x2a\xd7\xb1", b"\x44\x89"
+
+
+def _matroska_seconds(content: bytes) -> float | None:
+    """Duration in the segment's information (RFC 9559), searched by its element ids: it is an estimate anyway."""
+    scale, at = 1_000_000, content.find(_TIMESTAMP_SCALE)
+    if at >= 0 and (element := _vint(content[at + 3 : at + 4])):
+        scale = int.from_bytes(content[at + 4 : at + 4 + element[0]], "big")
+    at = content.find(_DURATION, max(at, 0))
+    width = content[at + 2 : at + 3] if at >= 0 else b""
+    layout = {b"\x84": ">f", b"\x88": ">d"}.get(width)
+    if layout is None or len(content) < at + 11:
+        return None
+    seconds = struct.unpack_from(layout, content, at + 3)[0] * scale / 1e9
+    return seconds if math.isfinite(seconds) and seconds > 0 else None
+
+
+def walk_matroska(file: BinaryIO, size: int, max_seconds: float) -> Layout:
+    position = 0
+    seconds: float | None = None
+    for _ in range(MAX_CHUNKS):
+        if position >= size:
+            return Layout(sndfile=False, seconds=seconds)
+        head = read(file, position, 16)
+        id_length = 9 - head[0].bit_length() if head[0] else 0
+        parsed = _vint(head[id_length:]) if 1 <= id_length <= 4 else None
+        if head.startswith(_SEGMENT):
+            seconds = _matroska_seconds(read(file, position, 4096))
+        if parsed is None or parsed[0] < 0:  # not an element; or streamed: the end is not declared
+            return Layout(sndfile=False, seconds=seconds)
+        length, width = parsed
+        position += id_length + width + length
+        if position > size:
+            raise truncated(position, size, "the segment")
+    raise too_many_parts()
+
+
+def walk_flv(file: BinaryIO, size: int, max_seconds: float) -> Layout:
+    position = int.from_bytes(read(file, 5, 4), "big") + 4
+    for _ in range(MAX_FRAMES):
+        if position >= size:
+            return Layout(sndfile=False)
+        header = read(file, position, 11)
+        length = int.from_bytes(header[1:4], "big")
+        if len(header) < 11 or position + 11 + length > size:
+            raise truncated(position + 11 + length, size, "the last tag")
+        position += 11 + length + 4
+    raise too_many_parts()
+
+
+_ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+
+
+def walk_asf(file: BinaryIO, size: int, max_seconds: float) -> Layout:
+    head = read(file, 0, HEAD_BYTES)
+    at = head.find(_ASF_FILE_PROPERTIES)
+    properties = head[at : at + 104] if at >= 0 else b""
+    if len(properties) == 104:
+        declared, duration, flags = struct.unpack("<Q16xQ16xI", properties[40:92])
+        if not flags & 1 and declared > size:  # the flag marks a broadcast, whose size is not valid
+            raise truncated(declared, size, "the file by its header")
+        if not flags & 1:
+            return Layout(sndfile=False, seconds=duration / 1e7)
+    return Layout(sndfile=False)
+
+
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def ogg_checksum(page: bytes) -> int:
+    """CRC-32 of an Ogg page (RFC 3533): zlib's polynomial, but neither reflected nor inverted, so bits are reversed here."""
+    turned = zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{turned:032b}"[::-1], 2)
+
+
+# First bytes of a codec's first packet → where that has rate and channels.
+_HEADS = {b"OpusHead": slice(9, 10), b"\x01vorbis": slice(11, 16), b"\x7fFLAC": slice(27, 30), b"Speex": slice(36, 52)}
+LARGEST_JITTER = 2400  # samples, 50 ms at 48 kHz
+FULL_OPUS_RATES = range(24_001, 2**31)  # declared; at others, libsndfile decodes at a lower rate than Opus's 48 kHz
+
+
+def walk_ogg(file: BinaryIO, size: int, sums_checked: bool) -> Layout:
+    position = 0
+    codecs: list[bytes] = []
+    forms: dict[bytes, bytes] = {}
+    open_streams: set[int] = set()
+    next_page: dict[int, int] = {}
+    times: _Times | None = None
+    pages = 0
+    while position < size:
+        pages += 1
+        if pages > MAX_FRAMES:
+            raise too_many_parts()
+        header = read(file, position, 27)
+        if header[:4] != b"OggS":
+            if not open_streams and codecs:  # tags or padding after the last page
+                if size - position > MAX_PADDING:
+                    raise DecodeError("corrupt", f"{size - position} bytes after the last Ogg page, at byte {position}")
+                break
+            raise DecodeError("truncated" if position + 27 > size else "corrupt", f"no Ogg page at byte {position}")
+        if len(header) < 27:
+            raise DecodeError("truncated", "the file ends inside a page")
+        flags, serial, number, checksum = header[5], *struct.unpack("<III", header[14:26])
+        lengths = file.read(header[26])
+        length = sum(lengths)
+        content = file.read(length)
+        end = position + 27 + header[26] + length
+        if end > size:
+            raise truncated(end, size, "the last Ogg page")
+        if not sums_checked and ogg_checksum(header[:22] + b"\0\0\0\0" + header[26:] + lengths + content) != checksum:
+            raise DecodeError("corrupt", f"wrong checksum of the Ogg page at byte {position}")
+        if flags & 2:
+            codec = next((magic for magic in _HEADS if content.startswith(magic)), content[:8])
+            form = content[_HEADS.get(codec, slice(0))]
+            if not open_streams and forms.setdefault(codec, form) != form:
+                raise DecodeError("corrupt", f"the rate or number of channels changes at byte {position}; cut the file there")
+            codecs.append(codec)
+            open_streams.add(serial)
+            times = _times(codec, content) if len(codecs) == 1 else None
+        elif number != next_page.get(serial, number):
+            raise DecodeError("corrupt", f"pages are missing before byte {position}")
+        next_page[serial] = number + 1
+        if times and number > 1:  # after the header and tags
+            times.add(flags, struct.unpack("<q", header[6:14])[0], lengths, content)
+        if flags & 4:
+            open_streams.discard(serial)
+        position = end
+    if not codecs:
+        raise DecodeError("corrupt", "no Ogg stream begins")
+    # libsndfile fails if granule positions differ from the samples in packets. ffmpeg writes such streams for input with gaps or
+    # overlaps, and decodes them.
+    remark = "no end-of-stream flag: it may be cut short" if open_streams else ""
+    return Layout(sndfile=times is not None and times.agree, remark=remark, pieces=((0, position),))
+
+
+def _times(codec: bytes, head: bytes) -> _Times | None:
+    """For a codec that libsndfile decodes as it should."""
+    if codec == b"OpusHead" and int.from_bytes(head[12:16], "little") in FULL_OPUS_RATES:
+        return _Times(opus_samples, exact=True)
+    if codec == b"\x01vorbis" and len(head) > 28:
+        longest = (1 << (head[28] >> 4)) // 2
+        return _Times(lambda packet: longest, exact=False)
+    return None
+
+
+class _Times:
+    """Whether the granule positions of a stream agree with its packets (RFC 7845, 4), each of `samples`: `exact`, or at most."""
+
+    def __init__(self, samples: Callable[[bytes], int], exact: bool) -> None:
+        self.agree = True
+        self._samples_of, self._exact = samples, exact
+        self._samples = 0  # since the last position
+        self._last: int | None = None  # not 0 at the start of recordings of broadcasts
+        self._begun = b""  # first bytes of a packet that continues on the next page
+
+    def add(self, flags: int, position: int, lengths: bytes, content: bytes) -> None:
+        at = 0
+        for length in lengths:
+            self._begun += content[at : at + 2 - len(self._begun)]
+            at += length
+            if length < 255:
+                self._samples += self._samples_of(self._begun)
+                self._begun = b""
+        if position == -1:  # no packet ends on this page
+            return
+        if self._last is None:
+            self._last = 0 if flags & 4 else max(0, position - self._samples)
+        declared = position - self._last
+        if not self._exact and declared > self._samples + LARGEST_JITTER:  # where in the page is unknown
+            raise DecodeError("gap", f"the timestamps leave {declared - self._samples} samples out before sample {position}")
+        # The last page may declare less; the rest is trimmed.
+        self.agree &= declared == self._samples if self._exact and not flags & 4 else declared <= self._samples
+        self._last, self._samples = position, 0
+
+
+def opus_samples(packet: bytes) -> int:
+    """Samples at 48 kHz of an Opus packet, by its first two bytes (RFC 6716, 3.1)."""
+    if not packet:
+        return 0
+    config, code = packet[0] >> 3, packet[0] & 3
+    if config < 12:
+        frame = (480, 960, 1920, 2880)[config % 4]
+    elif config < 16:
+        frame = (480, 960)[config % 2]
+    else:
+        frame = (120, 240, 480, 960)[config % 4]
+    return frame * ((1, 2, 2)[code] if code < 3 else packet[1] & 63 if len(packet) > 1 else 0)
 
 
 # Tags may be anywhere between their frames.
@@ -64,9 +317,9 @@ _WALKS: dict[str, Callable[[BinaryIO, int, float], Layout]] = {
     "amr": frames.walk_amr,
     "mlp": frames.walk_mlp,
     "truehd": frames.walk_mlp,
-    "mp4": films.walk_mp4,
-    "matroska": films.walk_matroska,
+    "mp4": walk_mp4,
+    "matroska": walk_matroska,
     "avi": chunks.walk_avi,
-    "flv": films.walk_flv,
-    "asf": films.walk_asf,
+    "flv": walk_flv,
+    "asf": walk_asf,
 }

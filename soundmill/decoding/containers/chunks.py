@@ -10,7 +10,9 @@ from typing import BinaryIO
 from soundmill.decoding.containers.layout import (
     MAX_CHUNKS,
     MAX_FRAMES,
+    DecodeError,
     Layout,
+    check_bound,
     is_unknown_size,
     read,
     refuse_zeros,
@@ -18,7 +20,6 @@ from soundmill.decoding.containers.layout import (
     truncated,
     zeros_end,
 )
-from soundmill.decoding.limits import DecodeError, check_bound
 
 PLAIN_WAV_CODECS = (1, 3, 6, 7, 0xFFFE)  # with frames of one sample per channel
 BLOCK_CODECS = (2, 0x11, 0x31, 0x61, 0x62, 0x69)  # MS ADPCM, IMA ADPCM and its kin, GSM 6.10

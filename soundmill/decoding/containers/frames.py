@@ -5,9 +5,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from soundmill.decoding.containers.layout import MAX_FRAMES, Layout, read, too_many_parts, truncated, zeros_end
-from soundmill.decoding.containers.tags import sound_end, sound_start, tag_end_at
-from soundmill.decoding.limits import DecodeError
+from soundmill.decoding.containers.layout import (
+    MAX_FRAMES,
+    DecodeError,
+    Layout,
+    read,
+    sound_end,
+    sound_start,
+    tag_end_at,
+    too_many_parts,
+    truncated,
+    zeros_end,
+)
 
 FILLED_BYTES, FILLING = 4096, b"\0\xff \r\n\t"  # what tools leave at the end of a stream
 # Frames of raw streams: header bytes → (frame bytes, samples, sample rate, channels), None where no frame starts.

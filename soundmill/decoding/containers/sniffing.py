@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from soundmill.decoding.containers.frames import FrameParser, adts_frame, mpeg_frame
-from soundmill.decoding.containers.layout import HEAD_BYTES, read
-from soundmill.decoding.containers.tags import sound_start
-from soundmill.decoding.limits import DecodeError
+from soundmill.decoding.containers.layout import HEAD_BYTES, DecodeError, read, sound_start
 
 
 @dataclass(frozen=True)
@@ -114,8 +112,10 @@ def sniff(file: BinaryIO, size: int) -> Kind:
             return kind
     if body[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"):
         return Kind("mp4", "mov")
-    if _is_transport_stream(body):
-        return Kind("mpeg-ts", "mpegts")
+    for step, first in ((188, 0), (192, 4), (204, 0)):
+        marks = body[first : first + 4 * step : step]
+        if len(marks) >= 3 and set(marks) == {0x47}:
+            return Kind("mpeg-ts", "mpegts")
     if len(body) >= 4 and adts_frame(body[:7]) and _follows(body, adts_frame):
         return Kind("adts", "aac")
     if len(body) >= 4 and mpeg_frame(body[:7]) and (start > 0 or _follows(body, mpeg_frame)):
@@ -148,14 +148,6 @@ def _refuse_text(head: bytes) -> None:
         raise DecodeError("playlist", "a list of other files, not audio")
     if not _CONTROL.search(text):
         raise DecodeError("text", "the file contains text, not audio")
-
-
-def _is_transport_stream(body: bytes) -> bool:
-    for step, first in ((188, 0), (192, 4), (204, 0)):
-        marks = body[first : first + 4 * step : step]
-        if len(marks) >= 3 and set(marks) == {0x47}:
-            return True
-    return False
 
 
 def _follows(body: bytes, frame: FrameParser) -> bool:
