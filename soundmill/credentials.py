@@ -35,7 +35,9 @@ def has_some(text: str) -> bool:
 
 def hide(text: str) -> str:
     """A text in which every credential is replaced, to show or to record; an address keeps the user of USER:PASSWORD@HOST."""
-    return re.sub(r"\S+", lambda word: HIDDEN if _is_odd(word[0]) and has_some(word[0]) else word[0], _hidden(text))
+    return re.sub(
+        r"\S+", lambda word: HIDDEN if ("%" in word[0] or not word[0].isascii()) and has_some(word[0]) else word[0], _hidden(text)
+    )
 
 
 def hide_in(value: Any) -> Any:
@@ -45,10 +47,6 @@ def hide_in(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [hide_in(inner) for inner in value]
     return hide(value) if isinstance(value, str) else value
-
-
-def _is_odd(word: str) -> bool:
-    return "%" in word or not word.isascii()
 
 
 def in_file(content: bytes) -> bool:

@@ -71,7 +71,6 @@ def unreadable_locks(root: Path) -> list[Path]:
 
 
 def _at_work(root: Path) -> bool:
-    """Whether an experiment is running in this checkout."""
     temporary = root / ".dvc/tmp/exps"
     records = [provenance.read(temporary / "rwlock"), provenance.read(temporary / "run/workspace/workspace.json")]
     pids = [pid.decode() for text in records for pid in re.findall(rb'"pid": (\d+)', text)]
@@ -123,7 +122,6 @@ def _touched(root: Path, stash: str) -> list[str]:
 
 
 def _contents(root: Path, commit: str, paths: list[str]) -> dict[str, str]:
-    """Git object ids of files in a commit."""
     listed = _git(root, "ls-tree", "-r", "-z", commit, "--", *paths) if paths else ""
     return {path: head.split()[2] for head, tab, path in (entry.partition("\t") for entry in listed.split("\0")) if tab}
 

@@ -35,7 +35,6 @@ def read(path: Path) -> Entries:
 
 
 def write(entries: Entries, path: Path) -> None:
-    """Write a list atomically."""
     text = HEADER + params.yaml_text({"forgotten": entries})
     disk.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 

@@ -209,13 +209,11 @@ def _of_file(path: Path, read: Callable[[], T]) -> T:
 
 
 def write_yaml(document: dict[str, Any], path: Path) -> None:
-    """Write a mapping as YAML, atomically."""
     text = yaml_text(document)
     disk.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def yaml_text(document: dict[str, Any]) -> str:
-    """A mapping as YAML text."""
     from ruamel.yaml import YAML
 
     yaml, text = YAML(), StringIO()

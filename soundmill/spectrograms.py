@@ -47,7 +47,6 @@ def parse_spec(text: str, base: MelSpec) -> MelSpec:
 
 
 def short(spec: MelSpec) -> str:
-    """The sizes of a spec as `parse_spec` reads them."""
     window = "" if spec.win_length == spec.n_fft else f":{spec.win_length}"
     return f"{spec.n_mels}x{spec.n_fft}{window}/{spec.hop_length}"
 
@@ -93,7 +92,6 @@ class Comparison:
     warnings: Sequence[str]
 
     def document(self) -> dict[str, Any]:
-        """The result as JSON."""
         rows = []
         for line in self.lines:
             fad = {"fad" if name == "value" else f"fad_{name}": value for name, value in line.fad.items()}

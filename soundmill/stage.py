@@ -285,7 +285,6 @@ def _publish_outputs(name: str, staged: dict[str, Path], outputs: dict[str, Path
 
 
 def _record(ctx: Context, metrics: dict[str, Any], args: argparse.Namespace, cost: Path) -> None:
-    """Write the quarantine, the metrics and the cost, and log them."""
     if args.quarantine:
         rows = sorted(ctx.quarantine, key=lambda row: (row["path"], row["reason"], row["detail"]))
         disk.write_atomically(args.quarantine, lambda path: shards.write_rows(rows, path, manifest.QUARANTINE))

@@ -101,7 +101,6 @@ Planned = list[synthetic.Recording] | list[loop_corpus.Loop]
 
 
 def _planned(params: CorpusParams) -> tuple[Planned, list[shards.Job]]:
-    """The planned recordings and a job for each."""
     fractions = params.valid_fraction, params.test_fraction
     if params.format == "loops":
         loops = loop_corpus.plan(params.recordings, *fractions, params.seed)

@@ -110,7 +110,6 @@ KEY = ["raw_path", "recording_id", "path", "digest"]  # columns that a loop depe
 def loops_shard(
     recordings: pa.Table, sources: Sources, params: LoopsParams, output: Path, previous: Path | None = None
 ) -> shards.Report:
-    """Write the loops of one shard's recordings."""
     import torch
 
     torch.set_num_threads(1)  # the last bits depend on the number of threads

@@ -181,7 +181,6 @@ def _plan(
 
 
 def mix_shard(plans: list[dict[str, Any]], pairing: str, output: Path, previous: Path | None = None) -> shards.Report:
-    """Write the mixes of one shard."""
     with shards.ItemWriter(output, manifest.MIXES, previous) as writer:
         for start in range(0, len(plans), MIXES_AT_ONCE):
             batch = {_key(plan): plan for plan in plans[start : start + MIXES_AT_ONCE]}

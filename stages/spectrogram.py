@@ -59,7 +59,6 @@ def spectrogram_shard(audio: Path, spec_json: str, output: Path, previous: Path 
 
 
 def _log_mel(row: dict[str, Any], spec: MelSpec, audio: Path) -> np.ndarray:
-    """Log-mel of one row, float16 [n_mels, num_frames]."""
     wave, sample_rate = decode_mono(row["audio"]["bytes"]), flac_rate(row["audio"]["bytes"])
     if sample_rate != spec.sample_rate:
         raise UserError(

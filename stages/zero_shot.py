@@ -104,7 +104,8 @@ def score_shard(
             if not writer.copy(key):
                 texts = texts_of.get(row["clip_id"], [])
                 sound = embed_sound(params.embedder, next(sounds)["audio"]["bytes"])
-                scored = [{"caption": text, "score": score(sound, _of_text(params.embedder, text))} for text in texts]
+                points = [round(float(sound @ _of_text(params.embedder, text)), DIGITS) for text in texts]  # cosines
+                scored = [{"caption": text, "score": point} for text, point in zip(texts, points, strict=True)]
                 tags = []
                 if params.words:  # the best first; of equal ones, the first in the list
                     points = np.round(_of_words(params.embedder, params.prompt, tuple(params.words)) @ sound, DIGITS)
@@ -123,11 +124,6 @@ def embed_sound(embedder: str, flac: bytes) -> np.ndarray:
     wave = resample(decode_mono(flac), flac_rate(flac), network.sample_rate)
     (windows,) = network.embed([wave]).frames
     return _unit(windows.mean(axis=0, dtype=np.float64))
-
-
-def score(sound: np.ndarray, text: np.ndarray) -> float:
-    """Cosine of two unit vectors [D]."""
-    return round(float(sound @ text), DIGITS)
 
 
 @cache
@@ -153,9 +149,5 @@ def _unit(vector: np.ndarray) -> np.ndarray:
     return vector / np.linalg.norm(vector)
 
 
-def code_by_name(family: str | None, section: dict[str, Any], parameters: dict[str, Any]) -> list[str]:
-    return list(embedders.MODULES.values())
-
-
 if __name__ == "__main__":
-    stage.main(run, section="zero_shot", code_by_name=code_by_name)
+    stage.main(run, section="zero_shot", code_by_name=lambda *_: list(embedders.MODULES.values()))

@@ -118,7 +118,7 @@ def leave_alone(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
 def _one_worker_is_this_process() -> Iterator[Callable[..., None]]:
     """Shards that a test has one worker make are made in its own process. Two workers are a pool, as always, which this gives."""
     from soundmill.shards import run
-    from tests.shards.here import run_here
+    from tests.shards.work import run_here
 
     pool = run._run_here
 

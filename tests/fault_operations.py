@@ -84,7 +84,7 @@ def work_alone() -> None:
     from soundmill.metrics import pairwise
     from soundmill.shards import run
     from soundmill.tracking import uploader
-    from tests.shards.here import run_here
+    from tests.shards.work import run_here
 
     os.environ["DVC_NO_ANALYTICS"] = "1"
     with tempfile.TemporaryDirectory() as place, chdir(place):  # to import what DVC imports late

@@ -70,15 +70,7 @@ def test_an_edit_changes_the_stages_whose_rooms_it_is_in_and_no_other(checkout):
 def test_files_of_editors_and_of_python_are_no_code(checkout):
     before = identities()
     audio = checkout / "soundmill" / "audio"
-    for name in (
-        "mel.py~",
-        ".mel.py.swp",
-        "#mel.py#",
-        ".DS_Store",
-        "__pycache__/mel.pyc",
-        ".ipynb_checkpoints/mel.py",
-        ".idea/x.xml",
-    ):
+    for name in "mel.py~ .mel.py.swp #mel.py# .DS_Store __pycache__/mel.pyc .ipynb_checkpoints/mel.py .idea/x.xml".split():
         (audio / name).parent.mkdir(exist_ok=True)
         (audio / name).write_text("another")
     (audio / ".#mel.py").symlink_to("somebody@here.1")  # as Emacs locks a file: it names nothing

@@ -71,11 +71,7 @@ def test_audiocaps_rows_join_by_id_and_count_up(tables, tmp_path):
     exports.export(tables, "audiocaps", tmp_path / "out", RATE)
     with (tmp_path / "out/train.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert [(row["youtube_id"], row["start_time"]) for row in rows] == [
-        (VIDEO, "30"),
-        ("abcdefghijk", "5.5"),
-        ("abcdefghijk", "5.5"),
-    ]
+    assert [(row["youtube_id"], row["start_time"]) for row in rows] == [(VIDEO, "30"), *[("abcdefghijk", "5.5")] * 2]
     for split in ("train", "val", "test"):
         with (tmp_path / f"out/{split}.csv").open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
@@ -198,17 +194,11 @@ def test_what_cannot_be_said_is_left_out_and_named(tables, tmp_path):
     assert "abcdefghijk_5.5\t2 labels" in (tmp_path / "out" / exports.LEFT_OUT).read_text()
 
 
-@pytest.mark.parametrize(
-    ("name", "split", "words"),
-    [("audiocap", None, "did you mean 'audiocaps'"), ("tango", "tests", "--split tests")],
-)
-def test_mistakes_are_named(tables, tmp_path, name, split, words):
-    with pytest.raises(UserError, match=words):
-        exports.export(tables, name, tmp_path / "out", RATE, split=split)
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_directory_with_something_in_it_is_left_alone(tables, tmp_path):
+def test_mistakes_are_named_and_a_directory_with_something_in_it_is_left_alone(tables, tmp_path):
+    for name, split, words in (("audiocap", None, "did you mean 'audiocaps'"), ("tango", "tests", "--split tests")):
+        with pytest.raises(UserError, match=words):
+            exports.export(tables, name, tmp_path / "out", RATE, split=split)
+        assert not (tmp_path / "out").exists()
     (tmp_path / "out").mkdir()
     (tmp_path / "out/mine.txt").write_text("mine")
     with pytest.raises(UserError, match="is not empty"):

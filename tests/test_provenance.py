@@ -22,6 +22,13 @@ def git(root: Path, *arguments: str) -> None:
     subprocess.run(["git", *identity, *arguments], cwd=root, check=True, capture_output=True)
 
 
+def commit(root: Path) -> None:
+    """All files, in a new repository."""
+    git(root, "init", "-q")
+    git(root, "add", "-A")
+    git(root, "commit", "-qm", "first", "--allow-empty")
+
+
 def test_state_outside_git_is_params_and_lock_alone(home: Path) -> None:
     state = provenance.capture(home)
     assert (state.sha, state.diff, state.dirty) == ("", b"", False)
@@ -29,12 +36,10 @@ def test_state_outside_git_is_params_and_lock_alone(home: Path) -> None:
 
 
 def test_what_a_repro_rewrites_is_kept_but_makes_no_other_state(home: Path) -> None:
-    git(home, "init", "-q")
     (home / "data").mkdir()
     (home / "data" / "metrics.json").write_text("1")
     (home / "code.py").write_text("a = 1\n")
-    git(home, "add", "-A")
-    git(home, "commit", "-qm", "first")
+    commit(home)
     before = provenance.capture(home)
     (home / "data" / "metrics.json").write_text("2")
     (home / "dvc.lock").write_text("schema: '2.0'\n")
@@ -51,9 +56,7 @@ def test_what_a_repro_rewrites_is_kept_but_makes_no_other_state(home: Path) -> N
 
 
 def test_the_diff_restores_new_binary_and_oddly_named_files(home: Path, tmp_path: Path) -> None:
-    git(home, "init", "-q")
-    git(home, "add", "-A")
-    git(home, "commit", "-qm", "first")
+    commit(home)
     odd = 'a "b" *ä.py'
     (home / odd).write_bytes(bytes(range(256)))
     (home / "params.yaml").unlink()
@@ -70,9 +73,7 @@ def test_a_hook_of_another_repository_changes_nothing(home: Path, tmp_path: Path
     other = tmp_path / "other"
     other.mkdir()
     for root in (home, other):
-        git(root, "init", "-q")
-        git(root, "add", "-A")
-        git(root, "commit", "-qm", "first", "--allow-empty")
+        commit(root)
     (home / "new.py").write_text("a = 1\n")
     state = provenance.capture(home)
     monkeypatch.setenv("GIT_DIR", str(other / ".git"))
@@ -83,10 +84,8 @@ def test_a_hook_of_another_repository_changes_nothing(home: Path, tmp_path: Path
 
 
 def test_no_secret_is_in_the_diff(home: Path) -> None:
-    git(home, "init", "-q")
     (home / "tracked.py").write_text("a = 1\n")
-    git(home, "add", "-A")
-    git(home, "commit", "-qm", "first")
+    commit(home)
     (home / "deploy").mkdir()
     for name, text in {
         ".env": "AWS_SECRET_ACCESS_KEY=hush-hush-hush\n",

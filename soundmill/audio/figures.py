@@ -103,7 +103,6 @@ def draw_beats(loops: Sequence[tuple[str, np.ndarray, int, float]], longest: flo
 
 
 def draw_curves(curves: dict[str, list[tuple[float, float]]], heading: str) -> Figure:
-    """A chart of named curves of points (step, value)."""
     from soundmill.drawing import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")

@@ -95,7 +95,6 @@ class _File(ffmpeg.Input):
 
     @property
     def decoded_bytes(self) -> float:
-        """Estimated size of the decoded samples."""
         seconds = self.layout.seconds
         return ASSUMED_BYTES_PER_SECOND * (self.size / ASSUMED_CODED_BYTES_PER_SECOND if seconds is None else seconds)
 

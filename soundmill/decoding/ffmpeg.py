@@ -178,8 +178,6 @@ _OUTPUT = re.compile(r"  Stream #\d+:\d+: Audio: pcm_f32be .* kb/s(?: \([^()]*\)
 
 @dataclass
 class _Declared:
-    """Declarations of one input's header."""
-
     streams: int = 0
     seconds: float | None = None
     estimated: bool = False
@@ -373,8 +371,6 @@ class _Child:
 
 @dataclass
 class Input:
-    """An opened file to decode."""
-
     file: BinaryIO
     kind: Kind
     layout: Layout

@@ -81,10 +81,6 @@ def write_esc(placed: list[tuple[ExportClip, str]], directory: Path, final: Path
     write_table(directory / "meta/esc50.csv", rows)
 
 
-def urbansound_place(clip: ExportClip) -> str:
-    return f"audio/fold{_fold(clip, 10)}/{clip.clip_id}.wav"
-
-
 def write_urbansound(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
     targets = _numbers(placed)
     rows = [
@@ -123,10 +119,6 @@ class Gtzan(Files):
 def write_gtzan(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
     lines = ["file\tclip_id", *(f"{place}\t{clip.clip_id}" for clip, place in placed)]
     (directory / "clips.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def nsynth_place(clip: ExportClip) -> str:
-    return f"nsynth-{clip.split}/audio/{clip.clip_id}.wav"
 
 
 def write_nsynth(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
@@ -271,8 +263,6 @@ LEFT_OUT = "not_exported.tsv"
 
 @dataclass
 class Export:
-    """The result of an export."""
-
     directory: Path
     written: int = 0
     left_out: list[tuple[str, str]] = field(default_factory=list)  # clip id, reason
@@ -296,11 +286,11 @@ FORMATS: dict[str, Callable[[Path, Path], Target]] = {
     "gtzan": Gtzan,
     "lhotse": Layout(clip_path("audio", ".flac"), captioned.write_lhotse, needs="nothing"),
     "musiccaps": Layout(captioned.video_place, captioned.write_musiccaps),
-    "nsynth": Layout(nsynth_place, write_nsynth, needs="label"),
+    "nsynth": Layout(lambda clip: f"nsynth-{clip.split}/audio/{clip.clip_id}.wav", write_nsynth, needs="label"),
     "panns": Layout(lambda clip: f"audio/Y{clip.clip_id}.wav", captioned.write_panns),
     "stable_audio": Layout(lambda clip: f"{clip.split}/{clip.clip_id}.wav", captioned.write_stable_audio),
     "tango": Layout(clip_path("audio", ".wav"), captioned.write_tango),
-    "urbansound8k": Layout(urbansound_place, write_urbansound, needs="label"),
+    "urbansound8k": Layout(lambda clip: f"audio/fold{_fold(clip, 10)}/{clip.clip_id}.wav", write_urbansound, needs="label"),
     "wavcaps": Layout(clip_path("audio", ".flac"), captioned.write_wavcaps),
     "webdataset": WebDataset,
 }

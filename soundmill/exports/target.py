@@ -18,8 +18,6 @@ HUGGING_FACE = {"train": "train", "valid": "validation", "test": "test"}
 
 @dataclass(frozen=True)
 class ExportClip:
-    """A prepared clip with its metadata."""
-
     clip_id: str
     split: str
     captions: tuple[str, ...]
@@ -137,7 +135,6 @@ def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows of the same columns as csv."""
     csv_files.write(path, list(rows[0]), [list(row.values()) for row in rows])
 
 

@@ -225,7 +225,6 @@ def table_digest(table: pa.Table) -> str:
 
 
 def _ipc_stream(table: pa.Table) -> pa.Buffer:
-    """A table in Arrow's streaming format."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as stream:
         stream.write_table(table.combine_chunks())
@@ -233,7 +232,6 @@ def _ipc_stream(table: pa.Table) -> pa.Buffer:
 
 
 def _optional(schema: pa.Schema) -> list[str]:
-    """Columns that older tables lack."""
     return (schema.metadata or {}).get(OPTIONAL, b"").decode().split()
 
 

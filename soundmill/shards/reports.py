@@ -168,7 +168,6 @@ class ItemWriter:
             self.report.items.append([key, first, self.num_rows - first, report.counts, report.details])
 
     def _catch_up(self) -> None:
-        """Copy the pending rows."""
         first = 0
         for group in range(self._file.num_row_groups if self._start < self._stop else 0):
             size = self._file.metadata.row_group(group).num_rows

@@ -44,7 +44,6 @@ class Job:
 
 
 def run_job(function: Callable[..., Report], job: Job, directory: Path) -> None:
-    """Make `directory / job.name` and its report."""
     options = {"previous": _previous(directory / job.name)} if job.key else {}
     # In a separate directory: two attempts at one shard (a worker taken for dead) never write to the same file.
     attempt = Path(tempfile.mkdtemp(prefix=job.name + _ATTEMPT, dir=directory))

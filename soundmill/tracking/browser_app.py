@@ -32,7 +32,6 @@ NAMES = ("127.0.0.1", "localhost", "::1")
 
 
 def is_loopback(url: str) -> bool:
-    """Whether an address leads to this machine itself."""
     return urlsplit(url).hostname in NAMES
 
 
@@ -94,7 +93,6 @@ def is_refused(path: str) -> bool:
 
 
 def create_app() -> FastAPI:
-    """The application that `mlflow server` runs."""
     from fastapi import Request, Response
     from fastapi.responses import JSONResponse
     from mlflow.server import app as pages

@@ -83,7 +83,6 @@ class Writer:
         self._send_with(lambda target: target.write_bytes(content), event, name, name)
 
     def _send_with(self, write: Callable[[Path], Any], event: dict[str, Any], name: str, what: str | Path) -> None:
-        """Record an event with a file, which `write` makes in the journal."""
         self._files += 1
         target = self.folder / "files" / str(self._files) / Path(name).name
         try:
@@ -143,7 +142,6 @@ class Reader:
             yield batch, offset
 
     def advance(self, **values: Any) -> None:
-        """Record the new position."""
         self.position = Position(**vars(self.position) | values)
         disk.write_atomically(self.folder / "position.json", lambda path: path.write_text(json.dumps(vars(self.position))))
 

@@ -62,7 +62,6 @@ class StageRun:
         return self._journal.id if self._journal else None
 
     def log_params(self, params: dict[str, Any]) -> None:
-        """Log nested parameters, by dotted keys."""
         self._send({"op": "params", "values": _texts(params)})
 
     def log_metrics_tree(self, metrics: dict[str, Any]) -> None:
@@ -73,7 +72,6 @@ class StageRun:
         self._send_content(json.dumps(metrics, indent=2, sort_keys=True, default=str) + "\n", "metrics.json")
 
     def log_curve(self, values: dict[str, float], step: int) -> None:
-        """Log one point of each learning curve."""
         self._send({"op": "metrics", "values": numbers(values), "step": int(step), "time": journal.now()})
 
     @contextmanager
@@ -133,7 +131,6 @@ class StageRun:
         self._send({"op": "tags", "values": {key: str(value)[:MAX_TAG] for key, value in tags.items()}})
 
     def describe(self, markdown: str) -> None:
-        """Set the description on the run's page."""
         self.set_tags({"mlflow.note.content": markdown})
 
     def _send(self, operation: dict[str, Any]) -> None:

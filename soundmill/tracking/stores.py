@@ -113,7 +113,6 @@ def recorded_in(home: Path) -> list[str]:
 
 
 def experiment() -> str:
-    """Name of the MLflow experiment."""
     return os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
 
 

@@ -58,7 +58,6 @@ class Uploader:
         self._readers = {folder: self._readers.get(folder) or journal.Reader(folder) for folder in folders}
 
     def _send(self, reader: journal.Reader) -> None:
-        """Send what is written of one journal."""
         alive = journal.is_alive(reader.folder)  # checked first: if not, no line follows those read below
         if "name" not in reader.opening:
             terminal.say(f"{reader.folder}: the first line is damaged; the journal is removed")
@@ -88,7 +87,6 @@ class Uploader:
             del self._readers[reader.folder]
 
     def _open(self, reader: journal.Reader) -> None:
-        """Find or create the run, below its parent."""
         if reader.position.run_id:
             return
         experiment = self.runs.experiment(reader.opening["experiment"])

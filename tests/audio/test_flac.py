@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soundmill.audio import flac
+from soundmill.audio.tags import CHANGED, MadeBy
 from soundmill.errors import UserError
 
 
@@ -42,11 +43,12 @@ def test_beyond_full_scale_is_held_there(tmp_path):
     np.testing.assert_array_equal(soundfile.read(tmp_path / "x.wav", dtype="int16")[0], [32767, -32768, 32767, 0])
 
 
-@pytest.mark.parametrize("comment", [None, "from: somewhere"])
-def test_a_wav_written_in_blocks_is_the_same_file(tmp_path, comment):
+@pytest.mark.parametrize("made_by", [None, MadeBy("rave codec 00ff", CHANGED)])
+@pytest.mark.parametrize("comment", [None, "from: somewhere", "x" * 2000])
+def test_a_wav_written_in_blocks_is_the_same_file(tmp_path, comment, made_by):
     wave = np.random.default_rng(0).uniform(-1.1, 1.1, (2, 5000)).astype(np.float32)
-    flac.write_wav(tmp_path / "whole.wav", wave, 16_000, comment)
-    flac.write_wav_blocks(tmp_path / "blocks.wav", np.split(wave, [0, 7, 4000], 1), 16_000, 2, comment)
+    flac.write_wav(tmp_path / "whole.wav", wave, 16_000, comment, made_by=made_by)
+    flac.write_wav_blocks(tmp_path / "blocks.wav", np.split(wave, [0, 7, 4000], 1), 16_000, 2, comment, made_by)
     assert (tmp_path / "blocks.wav").read_bytes() == (tmp_path / "whole.wav").read_bytes()
 
 

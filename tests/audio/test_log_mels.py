@@ -10,16 +10,12 @@ from tests.mels import TANGO, spec_with
 
 
 def write(path, clips, spec=TANGO, metadata=True):
-    schema = (
-        manifest.SPECTROGRAMS.with_metadata({log_mels.SPEC_KEY: spec.model_dump_json().encode()})
-        if metadata
-        else manifest.SPECTROGRAMS
-    )
+    about = {log_mels.SPEC_KEY: spec.model_dump_json().encode()} if metadata else None
     rows = [
         {"clip_id": name, "log_mel": v.astype("<f2").tobytes(), "num_mels": v.shape[0], "num_frames": v.shape[1], "digest": ""}
         for name, v in clips.items()
     ]
-    shards.write_rows(rows, path, schema)
+    shards.write_rows(rows, path, manifest.SPECTROGRAMS.with_metadata(about))
 
 
 def test_shards_round_trip(tmp_path):

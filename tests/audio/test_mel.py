@@ -33,13 +33,6 @@ def triangles(spec: mel.MelSpec) -> np.ndarray:
     return bank * 2 / (right - left) if spec.norm == "slaney" else bank
 
 
-@pytest.mark.parametrize("spec", [TANGO, HTK], ids=["slaney", "htk"])
-def test_filterbank_is_the_published_one(spec):
-    bank = mel.mel_filterbank(spec)
-    assert bank.shape == (513, spec.n_mels)
-    np.testing.assert_allclose(bank, triangles(spec), atol=2e-4 * float(bank.max()))
-
-
 @pytest.mark.parametrize("num_samples", [1, 400, 513, 5000, 6399, 6400, 6401, 20_000])
 @pytest.mark.parametrize("peak", [None, 0.5])
 def test_a_wave_in_blocks_has_the_log_mel_of_the_whole(num_samples, peak, monkeypatch):
@@ -89,14 +82,6 @@ def test_values_are_the_definition_s(change):
     values = mel.log_mel(wave, spec)
     assert values.shape == expected.shape
     assert np.abs(values - expected).max() < 2e-3
-
-
-def test_values_of_a_tone_and_of_silence():
-    amplitude = 0.25
-    wave = amplitude * np.cos(2 * math.pi * 1000 * np.arange(16_000) / 16_000)
-    magnitude = mel.mel_spectrogram(TANGO).spectrogram(torch.tensor(wave, dtype=torch.float32))[64, 50]
-    assert float(magnitude) == pytest.approx(amplitude * 1024 / 4, rel=1e-5)  # half of the sum of a Hann window of 1024, halved
-    assert np.unique(mel.log_mel(np.zeros(16_000), TANGO)).tolist() == pytest.approx([math.log(1e-5)])
 
 
 def test_every_clip_comes_to_the_same_peak_where_the_spec_says():

@@ -55,11 +55,6 @@ def test_the_level_is_the_pressure_level(rate, seconds):
     assert measure(wave, rate)["level_db"] == pytest.approx(levels.pressure_level(wave, rate), abs=0.02)
 
 
-def test_the_level_has_a_floor_and_digital_silence_has_none():
-    assert measure(noise(1.0, amplitude=1e-12))["level_db"] == levels.FLOOR_DB
-    assert measure(np.zeros(RATE, np.float32))["level_db"] is None
-
-
 @pytest.mark.parametrize("amplitude", [1.0, 0.3])
 def test_a_clipped_sine_has_the_share_that_was_cut(amplitude):
     wave = np.clip(sine(200.0, 5.0, amplitude=2.0), -1, 1) * np.float32(amplitude)
@@ -89,13 +84,10 @@ def test_a_lossy_coder_that_overshoots_does_not_hide_clipping():
     assert measure(spoilt, 44_100)["clipping_ratio"] > 0.1
 
 
-def test_one_clipped_channel_of_two_is_half():
+def test_clipped_samples_of_all_channels_count_and_runs_do_not_reach_from_one_into_the_next():
     wave = sine(200.0, 5.0, amplitude=2.0)
     both = np.stack([np.clip(wave, -1, 1), wave * 0.1], axis=1)
     assert meter(both).clipping_ratio(0.0, 5.0) == pytest.approx(1 / 3, abs=0.01)
-
-
-def test_runs_do_not_reach_from_one_channel_into_the_next():
     both = np.zeros((1000, 2), np.float32)
     both[-2:, 0] = both[:2, 1] = 1.0
     assert meter(both).clipping_ratio(0.0, 1.0) == 0.0
@@ -177,12 +169,14 @@ def test_what_is_no_mirror_image_is_sound():
     assert measure((0.2 * saw).astype(np.float32))["bandwidth_hz"] > 7700
 
 
-def test_silence_is_a_share_of_the_windows():
+def test_silence_is_a_share_of_the_windows_and_has_no_level():
     half = np.concatenate([noise(2.56), np.zeros(int(2.56 * RATE), np.float32)])
     assert measure(half)["silence_ratio"] == pytest.approx(0.5, abs=0.02)
     assert measure(half + np.float32(0.3))["silence_ratio"] == pytest.approx(0.5, abs=0.02)
     assert measure(noise(1.0, amplitude=10 ** (-66 / 20)))["silence_ratio"] == 1.0
     assert measure(noise(1.0, amplitude=10 ** (-54 / 20)))["silence_ratio"] == 0.0
+    assert measure(noise(1.0, amplitude=1e-12))["level_db"] == levels.FLOOR_DB
+    assert measure(np.zeros(RATE, np.float32))["level_db"] is None
 
 
 def test_channels_that_agree_differ_or_are_wired_the_wrong_way_round():

@@ -33,7 +33,9 @@ def test_length_is_the_nearest_whole_number(num_samples, rate_in, rate_out):
 @pytest.mark.parametrize("num_samples", [0, 1, 2, 7, 999, 44_101])
 def test_exactly_the_promised_length(rate, num_samples):
     wave = np.random.default_rng(num_samples).standard_normal(num_samples).astype(np.float32)
-    assert len(resample(wave, rate, 16_000)) == resampled_length(num_samples, rate, 16_000)
+    output = resample(wave, rate, 16_000)
+    assert len(output) == resampled_length(num_samples, rate, 16_000)
+    assert rate != 16_000 or (output == wave).all()
 
 
 @given(st.data())
@@ -57,11 +59,6 @@ def test_a_tone_in_band_keeps_its_level_and_place(rate):
     expected = tone(1000, 16_000, 1.0)
     middle = slice(4000, 12_000)
     np.testing.assert_allclose(output[middle], expected[middle], atol=2e-3)
-
-
-def test_the_same_rate_changes_nothing():
-    wave = np.random.default_rng(0).standard_normal(1000).astype(np.float32)
-    np.testing.assert_array_equal(resample(wave, 16_000, 16_000), wave)
 
 
 def test_upsampling_a_crawling_rate_stays_in_bounded_blocks():

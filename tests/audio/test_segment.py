@@ -49,6 +49,8 @@ def test_a_recording_shorter_than_a_clip_is_no_remainder():
     assert plan_cuts(800, 80_000, "drop", 16_000) == []
     assert plan_cuts(0, 80_000, "keep", 0) == []
     assert plan_cuts(96_000, 80_000, "keep", 16_000) == [Cut(0, 80_000, 0), Cut(80_000, 16_000, 0)]  # no less than the minimum
+    with pytest.raises(ValueError, match="at least one sample"):
+        plan_cuts(10, 0, "keep", 0)
 
 
 @pytest.mark.parametrize("rate", [16_000, 22_050, 44_100, 48_000])
@@ -61,11 +63,6 @@ def test_clips_start_at_whole_samples_of_every_rate(rate, seconds):
     assert [cut.start_sample for cut in cuts] == [index * clip for index in range(len(cuts))]
     assert all(to_samples(cut.start_sample / rate, rate) == cut.start_sample for cut in cuts)
     assert dropped_samples(3600 * rate + 17, cuts) == 0
-
-
-def test_a_clip_has_at_least_one_sample():
-    with pytest.raises(ValueError, match="at least one sample"):
-        plan_cuts(10, 0, "keep", 0)
 
 
 @given(st.integers(1, 10**6), st.integers(1000, 192_000))

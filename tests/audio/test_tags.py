@@ -69,11 +69,3 @@ def test_a_file_without_tags_was_made_by_nobody_known(tmp_path, content):
         path.write_bytes(content)
     assert read(path) is None
     assert read(tmp_path / "missing.wav") is None
-
-
-@pytest.mark.parametrize("comment", [None, "x" * 2_000])
-def test_a_tagged_wav_written_in_blocks_is_the_same_file(tmp_path, comment):
-    maker = MadeBy("rave codec 00ff", CHANGED)
-    flac.write_wav(tmp_path / "whole.wav", WAVE, 16_000, comment, made_by=maker)
-    flac.write_wav_blocks(tmp_path / "blocks.wav", np.split(WAVE, [7, 4000], 1), 16_000, 1, comment, maker)
-    assert (tmp_path / "blocks.wav").read_bytes() == (tmp_path / "whole.wav").read_bytes()

@@ -25,16 +25,8 @@ from tests.decoding.files import FILMS, MAX_SECONDS, VALID, ffmpeg, reason_of, w
 
 @pytest.mark.parametrize("form", ["wav", "rf64", "flac", "au", "caf", "w64", "aiff", "ogg", "mp3", "matroska", "avi", "mpegts"])
 def test_what_ffmpeg_wrote_to_a_pipe_is_valid(tmp_path, form):
-    (tmp_path / "x").write_bytes(
-        ffmpeg(
-            "-f",
-            "lavfi",
-            "-i",
-            "sine=440:r=44100:d=1",
-            *(["-rf64", "always", "-f", "wav"] if form == "rf64" else ["-f", form]),
-            "pipe:1",
-        )
-    )
+    options = ["-rf64", "always", "-f", "wav"] if form == "rf64" else ["-f", form]
+    (tmp_path / "x").write_bytes(ffmpeg("-f", "lavfi", "-i", "sine=440:r=44100:d=1", *options, "pipe:1"))
     rate, wave = whole(tmp_path / "x")
     assert 0.98 < len(wave) / rate < 1.1
 
@@ -64,23 +56,10 @@ def test_a_file_without_its_last_bytes_is_refused(media, tmp_path, name):
     assert reason_of(tmp_path / "x") in ("truncated", "corrupt")
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "a.flac",
-        "s24.flac",
-        "a.ogg",
-        "flac.ogg",
-        "a.opus",
-        "cbr.mp3",
-        "vbr.mp3",
-        "uncounted.mp3",
-        "a.m4a",
-        "a.webm",
-        "a.wma",
-        "a.aac",
-    ],
-)
+NOISY = "a.flac s24.flac a.ogg flac.ogg a.opus cbr.mp3 vbr.mp3 uncounted.mp3 a.m4a a.webm a.wma a.aac".split()
+
+
+@pytest.mark.parametrize("name", NOISY)
 def test_noise_in_the_middle_is_refused(media, tmp_path, name):
     data = bytearray((media / name).read_bytes())
     middle = len(data) // 2
@@ -356,21 +335,7 @@ def test_a_film_of_which_a_part_never_came_is_corrupt(media, tmp_path):
         assert len(whole(tmp_path / "x.avi")[1]) == len(whole(media / "film.avi")[1])
 
 
-MUTATED = [
-    "pcm16.wav",
-    "rf64.wav",
-    "a.w64",
-    "a.aiff",
-    "a.au",
-    "a.caf",
-    "a.flac",
-    "a.ogg",
-    "a.opus",
-    "cbr.mp3",
-    "a.voc",
-    "a.m4a",
-    "a.webm",
-]
+MUTATED = "pcm16.wav rf64.wav a.w64 a.aiff a.au a.caf a.flac a.ogg a.opus cbr.mp3 a.voc a.m4a a.webm".split()
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -5,7 +5,6 @@ import socket
 import struct
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -70,21 +69,10 @@ def test_what_is_not_a_regular_file_is_refused_at_once(tmp_path):
     (tmp_path / "to-fifo.wav").symlink_to(tmp_path / "fifo.wav")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "s.wav"))
-        started = time.monotonic()
-        assert reason_of(tmp_path / "fifo.wav") == "not a regular file"
-        assert reason_of(tmp_path / "to-fifo.wav") == "not a regular file"
-        assert reason_of(tmp_path / "dir.wav") == "not a regular file"
-        assert reason_of(tmp_path / "s.wav") == "not a regular file"
-        assert reason_of(tmp_path / "dangling.wav") == "dangling link"
-        assert reason_of(tmp_path / "loop.wav") == "dangling link"
+        for path in ("/dev/zero", *(tmp_path / f"{name}.wav" for name in ("fifo", "to-fifo", "dir", "s"))):
+            assert reason_of(path) == "not a regular file"
+        assert [reason_of(tmp_path / f"{name}.wav") for name in ("dangling", "loop")] == ["dangling link"] * 2
         assert reason_of(tmp_path / "nowhere.wav") == "missing"
-        assert reason_of("/dev/zero") == "not a regular file"
-        assert time.monotonic() - started < 5
-
-
-def test_a_link_to_a_recording_is_that_recording(media, tmp_path):
-    (tmp_path / "link.wav").symlink_to(media / "a.m4a")
-    assert decode.probe(tmp_path / "link.wav", MAX_SECONDS) == decode.probe(media / "a.m4a", MAX_SECONDS)
 
 
 def test_empty_and_too_short_files_say_so(tmp_path):
@@ -105,6 +93,8 @@ def test_samples_that_are_no_numbers_are_refused(tmp_path, value):
     wave = np.zeros((1000, 2), dtype=np.float32)
     wave[500, 1] = value
     soundfile.write(tmp_path / "x.wav", wave, 16_000, subtype="FLOAT")
+    assert reason_of(tmp_path / "x.wav") == "nan"
+    soundfile.write(tmp_path / "x.wav", np.full((1000, 2), 3e38), 16_000, subtype="FLOAT")  # their sum is none
     assert reason_of(tmp_path / "x.wav") == "nan"
 
 
@@ -202,13 +192,7 @@ def test_an_mp3_whose_frames_hold_noise_is_corrupt_and_one_taken_up_in_the_middl
 
 
 @pytest.mark.parametrize(
-    ("name", "options"),
-    {
-        "streamed.flac": ["-f", "flac"],
-        "a.mka": ["-c:a", "flac"],
-        "a.wv": [],
-        "a.tta": [],
-    }.items(),
+    ("name", "options"), [("streamed.flac", ["-f", "flac"]), ("a.mka", ["-c:a", "flac"]), ("a.wv", []), ("a.tta", [])]
 )
 def test_one_wrong_bit_is_told_by_the_formats_own_checksums_through_ffmpeg_too(media, tmp_path, name, options):
     noise = ["-f", "lavfi", "-i", "anoisesrc=d=1:a=0.5:seed=1:r=44100"]
@@ -227,14 +211,11 @@ def test_one_wrong_bit_is_told_by_the_formats_own_checksums_through_ffmpeg_too(m
         assert reason_of(tmp_path / name) in ("corrupt", "truncated")
 
 
-def test_the_mix_is_the_mean_of_the_channels(tmp_path):
+def test_the_mix_is_the_mean_of_the_channels_and_both_backends_give_the_same(media, tmp_path):
     wave = np.stack([np.full(1000, 0.5), np.full(1000, -0.25)], axis=1)
     for subtype in ("PCM_16", "FLOAT"):
         soundfile.write(tmp_path / "x.wav", wave, 16_000, subtype=subtype)
         np.testing.assert_array_equal(whole(tmp_path / "x.wav")[1], np.full(1000, 0.125, dtype=np.float32))
-
-
-def test_both_backends_give_the_same_samples(media, tmp_path):
     ffmpeg("-i", media / "pcm16.wav", "-c:a", "alac", tmp_path / "x.m4a")
     np.testing.assert_array_equal(whole(tmp_path / "x.m4a")[1], whole(media / "pcm16.wav")[1])
 

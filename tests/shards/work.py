@@ -3,12 +3,14 @@
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 
 from soundmill import shards
-from soundmill.shards.run import ONE_THREAD
+from soundmill.shards import Job, Report
+from soundmill.shards.run import ONE_THREAD, run_job
 
 SCHEMA = pa.schema([("name", pa.string()), ("data", pa.binary())])
 
@@ -61,3 +63,11 @@ def gpu_of_worker(place: Path, count: int, output: Path) -> shards.Report:
         time.sleep(0.05)
     output.touch()
     return shards.Report(details=[os.environ.get("CUDA_VISIBLE_DEVICES")])
+
+
+def run_here(
+    function: Callable[..., Report], jobs: list[Job], directory: Path, workers: int, progress: Callable[[int], None]
+) -> None:
+    for job in jobs:
+        run_job(function, job, directory)
+        progress(job.weight)

@@ -94,13 +94,7 @@ class Trained(torch.nn.Module):
 
 @pytest.mark.parametrize(
     ("objective", "solver"),
-    [
-        ("rectified_flow", "euler"),
-        ("rectified_flow", "midpoint"),
-        ("rectified_flow", "pingpong"),
-        ("v", "euler"),
-        ("v", "dpm++_sde"),
-    ],
+    [*(("rectified_flow", solver) for solver in ("euler", "midpoint", "pingpong")), ("v", "euler"), ("v", "dpm++_sde")],
 )
 def test_no_sound_has_a_gap_or_a_silent_end(tmp_path, trained, objective, solver):
     """The net is told no length that no training clip had, and each window ends within what it is told."""

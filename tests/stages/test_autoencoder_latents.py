@@ -80,12 +80,8 @@ def project(tmp_path, root, monkeypatch) -> Path:
     write_clips([f"clip{number}" for number in range(6)], data / "sounds")
     write_catalog(data / "catalog.parquet")
     mixes = [
-        {
-            "clip_id": f"mix{number}",
-            "caption": f"two, {number}",
-            "labels": [],
-            "audio": {"bytes": encode(sound(number)), "path": ""},
-        }
+        {"clip_id": f"mix{number}", "caption": f"two, {number}", "labels": []}
+        | {"audio": {"bytes": encode(sound(number)), "path": ""}}
         for number in range(2)
     ]
     shards.write_rows(mixes, data / "mixes" / shards.shard_name(0), manifest.MIXES)

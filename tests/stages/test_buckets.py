@@ -1,17 +1,25 @@
 """From a bucket to clips through the real stages: the same bytes as from a folder, whatever the server does."""
 
+import base64
+import os
 import shutil
 import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from soundmill.corpora import buckets
+from soundmill.corpora.buckets import fetch_ahead
 from soundmill.decoding.ffmpeg import ffmpeg_executable
 from stages import segment
+from tests import buckets
 from tests.buckets import Store, cut, slow, unavailable
 from tests.corpora.tiny import put, sound, write
+from tests.mlflow_server import free_port
 from tests.prepared import PLAN
+from tests.processes import still_open, wait_for
 from tests.stages.handling import PLANNED, cut_clips, external, failure, scanned, settle, table, tree
 
 VARIANT = {"default": {**PLAN, "clip_seconds": 1.0, "min_seconds": 0.1}}
@@ -88,14 +96,72 @@ def test_a_stage_whose_server_stays_away_fails_with_the_objects_name_and_continu
 
 
 def test_only_some_objects_are_on_disk_at_once(tmp_path, folder, bucket, monkeypatch):
-    monkeypatch.setattr(buckets, "AHEAD", 3)
+    monkeypatch.setattr("soundmill.corpora.buckets.AHEAD", 3)
     url = bucket.upload(folder, "few").encode()
     most = 0
-    for copied in buckets.fetch_ahead(
-        [url + f"/{kind}/{n}.{kind}".encode() for kind in ("wav", "flac") for n in range(6)], tmp_path
-    ):
+    for copied in fetch_ahead([url + f"/{kind}/{n}.{kind}".encode() for kind in ("wav", "flac") for n in range(6)], tmp_path):
         path = copied()
         most = max(most, sum(len(list(place.iterdir())) for place in tmp_path.glob("objects-*")))
         path.unlink()
     assert 0 < most <= 4
     assert not list(tmp_path.glob("objects-*"))
+
+
+ACCOUNT, KEY = "account", base64.b64encode(buckets.KEY.encode()).decode()
+
+
+@contextmanager
+def emulated(command: list[str], port: int, environment: dict[str, str]) -> Iterator[Store]:
+    process = subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: still_open({port}), seconds=60)
+        with buckets.behind_proxy(f"127.0.0.1:{port}") as store:
+            yield store
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextmanager
+def google(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    for package in ("gcsfs", "gcp_storage_emulator"):
+        pytest.importorskip(package)
+    port = free_port()
+    command = [sys.executable, "-m", "gcp_storage_emulator", "start", "--host=127.0.0.1", f"--port={port}", "--in-memory"]
+    with emulated(command, port, {}) as store:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", store.url)
+        yield store
+
+
+@contextmanager
+def azure(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    pytest.importorskip("adlfs")
+    if not (azurite := shutil.which("azurite-blob")):
+        pytest.skip("azurite-blob is not on the PATH")
+    port = free_port()
+    silent = ("--silent", "--disableTelemetry", "--skipApiVersionCheck")
+    command = [azurite, *silent, "--location", str(scratch), "--blobPort", str(port)]
+    with emulated(command, port, {"AZURITE_ACCOUNTS": f"{ACCOUNT}:{KEY}"}) as store:
+        endpoint = f"DefaultEndpointsProtocol=http;BlobEndpoint={store.url}/{ACCOUNT}"
+        monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", f"{endpoint};AccountName={ACCOUNT};AccountKey={KEY}")
+        yield store
+
+
+@pytest.mark.parametrize(("scheme", "emulator"), [("gs", google), ("az", azure)])
+def test_so_do_googles_and_azures(project, folder, tmp_path_factory, monkeypatch, scheme, emulator):
+    """Skipped where a package is missing: `pip install -e '.[gs,az]' gcp-storage-emulator`, `npm install --global azurite`."""
+    monkeypatch.setattr("soundmill.corpora.buckets.FIRST_PAUSE", 0.01)
+    with emulator(tmp_path_factory.mktemp(scheme), monkeypatch) as store:
+        import fsspec
+
+        expected = build(project, str(folder))
+        shutil.rmtree(project / "data")
+        files = fsspec.filesystem(scheme)
+        files.mkdir("sounds")
+        files.put(str(folder), "sounds/some/where", recursive=True)
+        for fault in (unavailable, cut, slow):
+            store.fail(r"GET /.*\.(wav|flac|m4a)", fault, times=4)
+        assert build(project, f"{scheme}://sounds/some/where", workers=2) == expected
+        assert [row["path"] for row in table("data/quarantine/segment.parquet")] == ["wav/broken.wav"]
+        assert store.failures_left() == 0
+        assert not list(project.rglob("objects-*"))

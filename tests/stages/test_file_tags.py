@@ -4,6 +4,7 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
@@ -46,6 +47,14 @@ def prepare(project: Path) -> dict:
     sections |= {"clips": {"default": PLAN | {"tail": "keep"}}, "corpus": external("sounds")}
     settle(project, **sections)
     return scanned() | from_corpus_to_names()
+
+
+def tables_of(folder: Path, form: str = "folder") -> list[dict]:
+    """The recordings, with what is written in their files."""
+    files = inventory.list_files(folder)
+    tables = registry.read(form, files, 1)
+    tables.fill_file_tags(files)
+    return tables.recordings
 
 
 def captions() -> dict[str, list[str]]:
@@ -97,32 +106,22 @@ def test_hostile_tags_are_one_bounded_line_or_nothing_and_older_tables_have_none
 
 
 def test_recordings_in_parquet_have_their_tags_too(tmp_path):
-    import pyarrow as pa
-
     write(tmp_path / "x.wav", 0, info(INAM=b"Rain", IGNR=b"Ambience"))
     row = {"audio": {"bytes": (tmp_path / "x.wav").read_bytes(), "path": "x.wav"}, "label": "rain"}
     (tmp_path / "hub").mkdir()
     pq.write_table(pa.Table.from_pylist([row]), tmp_path / "hub/train.parquet")
-    files = inventory.list_files(tmp_path / "hub")
-    tables = registry.read("audiofolder", files, 1)
-    tables.fill_file_tags(files)
-    assert [row["file_tags"] for row in tables.recordings] == [{"title": "Rain", "genre": "Ambience", "description": None}]
+    (row,) = tables_of(tmp_path / "hub", "audiofolder")
+    assert row["file_tags"] == {"title": "Rain", "genre": "Ambience", "description": None}
 
 
 def test_the_first_comment_that_describes_is_taken_and_genres_are_joined(tmp_path):
     comment = b"\0eng" + b"\0https://a.org/1"
     (tmp_path / "a.mp3").write_bytes(id3(COMM=comment, TIT2=b"\0Rain", TCON=b"\0(17)\0" + b"Rain music"))
-    files = inventory.list_files(tmp_path)
-    tables = registry.read("folder", files, 1)
-    tables.fill_file_tags(files)
-    assert tables.recordings[0]["file_tags"] == {"title": "Rain", "genre": "Rock, Rain music", "description": None}
+    assert tables_of(tmp_path)[0]["file_tags"] == {"title": "Rain", "genre": "Rock, Rain music", "description": None}
 
 
 def test_of_195_real_samples_three_are_described_by_their_comments(shared):
-    files = inventory.list_files(shared / "data/cc0_samples")
-    tables = registry.read("folder", files, 1)
-    tables.fill_file_tags(files)
-    facts = {row["path"]: captioning.facts_of(row, []) for row in tables.recordings}
+    facts = {row["path"]: captioning.facts_of(row, []) for row in tables_of(shared / "data/cc0_samples")}
     assert len(facts) == 195
     found = {path: of["description"] for path, of in facts.items() if "description" in of}
     assert found == {

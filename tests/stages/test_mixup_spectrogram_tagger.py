@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from soundmill import hashing, manifest, shards, stage
 from soundmill.audio.flac import decode_mono, encode_flac
@@ -14,6 +16,7 @@ from soundmill.audio.mel import SpectrogramParams, num_frames
 from soundmill.params import read_yaml, write_yaml
 from soundmill.training.tagger import load_tagger
 from stages import mixup, spectrogram, tagger
+from stages.mixup import Candidate, plan_pairs
 from tests.prepared import execution
 
 SHARDS = 3
@@ -85,20 +88,15 @@ def make(project: Path, name: str) -> dict:
     return json.loads((project / "data" / f"{name}.json").read_text())
 
 
-def mixes_of(project: Path) -> dict[str, dict]:
-    return {
-        row["clip_id"]: row for path in shards.shard_paths(project / "data/mixes") for row in shards.read_rows(path, manifest.MIXES)
-    }
-
-
-def clips_of(project: Path) -> dict[str, dict]:
-    return {
-        row["clip_id"]: row for path in shards.shard_paths(project / "data/clips") for row in shards.read_rows(path, manifest.CLIPS)
-    }
+def rows_of(project: Path, name: str) -> dict[str, dict]:
+    """Of the directory `clips` or `mixes`."""
+    schema = manifest.MIXES if name == "mixes" else manifest.CLIPS
+    paths = shards.shard_paths(project / "data" / name)
+    return {row["clip_id"]: row for path in paths for row in shards.read_rows(path, schema)}
 
 
 def waves_of(project: Path) -> dict[str, np.ndarray]:
-    return {name: decode_mono(row["audio"]["bytes"]) for name, row in clips_of(project).items()}
+    return {name: decode_mono(row["audio"]["bytes"]) for name, row in rows_of(project, "clips").items()}
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -109,7 +107,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 def test_mixes_are_of_the_training_split_at_equal_pressure(project):
     change(project, "mixup", ratio=2.0)
     metrics = make(project, "mixup")
-    mixes, waves = mixes_of(project), waves_of(project)
+    mixes, waves = rows_of(project, "mixes"), waves_of(project)
     catalog = {row["clip_id"]: row for row in pq.read_table(project / "data/catalog.parquet").to_pylist()}
     assert metrics["training_clips"] == 18
     assert metrics["without_caption"] == 1
@@ -138,11 +136,11 @@ def test_mixes_are_of_the_training_split_at_equal_pressure(project):
 def test_random_pairing_counts_both_equally_and_another_seed_pairs_others(project):
     change(project, "mixup", pairing="random")
     make(project, "mixup")
-    before = mixes_of(project)
+    before = rows_of(project, "mixes")
     assert {row["ratio"] for row in before.values()} == {0.5}
     change(project, "mixup", seed=1)
     make(project, "mixup")
-    assert not set(before) & set(mixes_of(project))
+    assert not set(before) & set(rows_of(project, "mixes"))
 
 
 @pytest.mark.parametrize("why", ["none", "ratio", "captions", "one recording"])
@@ -165,7 +163,7 @@ def test_spectrograms_of_every_clip_with_their_spec(project):
     metrics = make(project, "spectrogram")
     spec = SpectrogramParams.model_validate(read_yaml(project / "params.yaml")["spectrogram"]["tagger"]).spec
     found = dict(iterate_log_mels(project / "data/spectrograms/clips/tagger"))
-    lengths = {row["clip_id"]: row["num_samples"] for row in clips_of(project).values()}
+    lengths = {row["clip_id"]: row["num_samples"] for row in rows_of(project, "clips").values()}
     assert read_spec(project / "data/spectrograms/clips/tagger") == spec
     assert found.keys() == lengths.keys()
     assert metrics == {"clips": len(found), "frames": sum(values.shape[1] for values in found.values()), "bands": 64}
@@ -188,7 +186,7 @@ def test_a_changed_corpus_gives_the_bytes_of_one_made_afresh(project, tmp_path_f
     write_corpus(project / "data", count=18)
     for name in ("mixup", "spectrogram"):
         make(project, name)
-    before = mixes_of(project)
+    before = rows_of(project, "mixes")
     write_corpus(project / "data", count=24)
     for path in sorted((project / "data/clips").iterdir())[:2]:
         rows = list(shards.read_rows(path, manifest.CLIPS))
@@ -209,7 +207,7 @@ def test_a_changed_corpus_gives_the_bytes_of_one_made_afresh(project, tmp_path_f
     for name in ("mixup", "spectrogram"):
         assert make(project, name) == make(fresh, name)
     assert contents(project / "data") == contents(fresh / "data")
-    assert before.keys() & mixes_of(project).keys()
+    assert before.keys() & rows_of(project, "mixes").keys()
 
 
 def test_what_did_not_change_is_not_made_again(project):
@@ -252,16 +250,12 @@ def test_tagger_learns_what_the_corpus_tells(project, capsys, labels, captions, 
     assert all(np.isfinite(part).all() for part in [*embeddings, logits])
 
 
-def test_two_clips_without_a_word_still_make_a_tagger(project):
+def test_two_clips_without_a_word_still_make_a_tagger_and_a_catalog_that_does_not_fit_is_named(project):
     write_corpus(project / "data", labels=False, captions=False, count=2)
     make(project, "spectrogram")
     metrics = make(project, "tagger")
-    assert metrics["targets"] == "clusters"
-    assert metrics["classes"] == 1
-    assert "valid" not in metrics
-
-
-def test_a_catalog_that_does_not_fit_is_named(project):
+    assert (metrics["targets"], metrics["classes"], "valid" in metrics) == ("clusters", 1, False)
+    write_corpus(project / "data")
     make(project, "spectrogram")
     rows = pq.read_table(project / "data/catalog.parquet").to_pylist()
     shards.write_rows([*rows, {**rows[0], "clip_id": "stranger"}], project / "data/catalog.parquet", manifest.CATALOG)
@@ -270,3 +264,53 @@ def test_a_catalog_that_does_not_fit_is_named(project):
     with pytest.raises(SystemExit, match="'stranger'"):
         change(project, "mixup", ratio=20.0)
         make(project, "mixup")
+
+
+def candidates(count: int, kinds: int = 3, per_recording: int = 2) -> list[Candidate]:
+    return [
+        Candidate(f"clip{i:03d}", f"rec{i // per_recording}", frozenset({f"kind{i // per_recording % kinds}"}))
+        for i in range(count)
+    ]
+
+
+@given(st.integers(2, 40), st.integers(0, 60), st.integers(0, 5), st.randoms())
+def test_pairs_are_of_two_recordings_never_twice_and_independent_of_order(count, limit, seed, random):
+    some = candidates(count)
+    pairs = plan_pairs(some, limit, seed)
+    assert len(pairs) <= limit
+    assert all(a.recording_id != b.recording_id for a, b in pairs)
+    assert len({frozenset((a.clip_id, b.clip_id)) for a, b in pairs}) == len(pairs)
+    shuffled = list(some)
+    random.shuffle(shuffled)
+    assert plan_pairs(shuffled, limit, seed) == pairs
+
+
+def test_pairs_are_of_different_kinds_while_there_are_any():
+    pairs = plan_pairs(candidates(60), 120, seed=0)
+    assert len(pairs) == 120
+    assert not any(a.kinds & b.kinds for a, b in pairs)
+    first = [a.clip_id for a, _ in pairs]
+    assert {first.count(one) for one in set(first)} == {2}
+    assert len(plan_pairs(candidates(8, kinds=1), 4, seed=0)) == 4  # one kind only: better the same than none
+
+
+def test_partners_of_any_kind_are_drawn_evenly():
+    """Twenty mixes a clip, as TANGO's 40 epochs take: every clip is also the second of about twenty."""
+    some = [Candidate(f"clip{index:03d}", f"rec{index}", frozenset()) for index in range(200)]
+    pairs = plan_pairs(some, 4000, seed=0)
+    assert len(pairs) == 4000
+    second = [sum(b.clip_id == one.clip_id for _, b in pairs) for one in some]
+    assert min(second) >= 5
+    assert max(second) <= 45
+
+
+def test_few_clips_make_the_pairs_there_are():
+    assert plan_pairs([], 5, 0) == []
+    assert plan_pairs(candidates(2, per_recording=2), 5, 0) == []
+    assert len(plan_pairs(candidates(2, per_recording=1), 5, 0)) == 1
+
+
+def test_one_more_clip_changes_few_pairs():
+    old = {(a.clip_id, b.clip_id) for a, b in plan_pairs(candidates(200, per_recording=1), 100, seed=0)}
+    new = {(a.clip_id, b.clip_id) for a, b in plan_pairs(candidates(201, per_recording=1), 100, seed=0)}
+    assert len(old & new) >= 95

@@ -1,13 +1,29 @@
-"""The inventory of an external corpus: what is recorded, quarantined and refused."""
+"""The inventory of an external corpus: what is recorded, quarantined and refused; and a union from there to the catalog."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from soundmill import attribution, manifest, stage, tracking
-from stages import corpus, scan
-from tests.stages.handling import CORPUS, TERMS, call, external, failure, settle, table, tree
+from soundmill import attribution, manifest, shards, stage, tracking
+from stages import corpus, scan, splits
+from tests.corpora.tiny import cell, put, write, write_table
+from tests.prepared import PLAN
+from tests.stages.handling import (
+    BOUNDS,
+    CATALOG,
+    CORPUS,
+    SPLITS,
+    TERMS,
+    call,
+    call_catalog,
+    cut_clips,
+    external,
+    failure,
+    settle,
+    table,
+    tree,
+)
 
 
 def test_scan_records_a_run_where_it_found_something_new(project, monkeypatch):
@@ -116,20 +132,12 @@ def test_terms_are_in_the_table_and_decide_what_is_used(project):
         "b.wav": ("CC0-1.0", None, None, "refused", "licences.csv:3"),
         "c.wav": (None,) * 5,
     }
-    assert attribution.credits_of_clips(
-        [
-            {
-                "clip_id": "x",
-                "recording_id": row["recording_id"],
-                "source": row["path"],
-                "start": 0.0,
-                "seconds": 1.0,
-                "digest": "d",
-            }
-            for row in table("data/corpus/recordings.parquet")
-        ],
-        Path("data/corpus/recordings.parquet"),
-    )[0] == attribution.Credit("a.wav", "Ann", "CC-BY-4.0", "allowed", "https://a.org", 1, 1.0, 0, "clips")
+    recordings = table("data/corpus/recordings.parquet")
+    heard = {"clip_id": "x", "start": 0.0, "seconds": 1.0, "digest": "d"}
+    clips = [{**heard, "recording_id": row["recording_id"], "source": row["path"]} for row in recordings]
+    assert attribution.credits_of_clips(clips, Path("data/corpus/recordings.parquet"))[0] == attribution.Credit(
+        "a.wav", "Ann", "CC-BY-4.0", "allowed", "https://a.org", 1, 1.0, 0, "clips"
+    )
     listed.write_text(listed.read_text() + "c.wav,CC0,,,\n")  # a change of this file alone is noticed
     settle(project, corpus=external("sounds") | {"terms": TERMS | {"allow": ["CC0-*"], "ai_refused": "quarantine"}})
     ports = ["--name", "scan", "--corpus", "data/corpus", "--refused", "data/refused.parquet"]
@@ -138,3 +146,56 @@ def test_terms_are_in_the_table_and_decide_what_is_used(project):
         assert [row["path"] for row in table("data/refused.parquet")] == ["a.wav", "b.wav"]
     assert [row["path"] for row in table("data/corpus/recordings.parquet")] == ["a.wav", "b.wav", "c.wav"]
     assert {row["path"]: row["reason"] for row in table("data/quarantine/scan.parquet")} == {"a.wav": "terms", "b.wav": "terms"}
+
+
+def test_a_union_from_scan_to_catalog(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    put(tmp_path / "esc", *(f"001 - Dog bark/{fold}-{fold}00-A.wav" for fold in (1, 2, 3)), seconds=2.0)
+    write_table(tmp_path / "hf/data/train-00000-of-00001.parquet", [cell(0), cell(1)], rows_per_group=1, text=["A", "B"])
+    write_table(tmp_path / "hf/data/test-00000-of-00001.parquet", [cell(2), None], text=["F", "nothing"])
+    put(tmp_path / "caps", "r1nicOVtvkQ_30.wav", "aBcDeFgHiJk_0.wav", seconds=6.0)
+    header = "audiocap_id,youtube_id,start_time,caption\n"
+    write(tmp_path, "caps/train.csv", f"{header}1,r1nicOVtvkQ,30,A high tone\n9,gOnEcDeFgHi,0,Lost\n")
+    write(tmp_path, "caps/test.csv", f"{header}2,aBcDeFgHiJk,0,A low tone\n")
+    parts = {
+        "esc": {"format": "auto", "path": "esc", "weight": 2.0},
+        "hf": {"format": "auto", "path": str(tmp_path / "hf"), "weight": 0.5},
+        "caps": {"format": "audiocaps", "path": "caps", "weight": 1.0},
+    }
+    corpus = {"format": "union", "path": None, "parts": parts, "embedded": [], "external": ["union"], "shards": 3, **BOUNDS}
+    settle(tmp_path, corpus=corpus, clips={"default": PLAN | {"tail": "pad"}}, splits=SPLITS, catalog=CATALOG)
+
+    scanned = call(scan, "--corpus", "data/corpus", section="corpus")
+    assert {name: (about["format"], about["weight"], about["recordings"]) for name, about in scanned["parts"].items()} == {
+        "caps": ("audiocaps", 1.0, 2),
+        "esc": ("esc", 2.0, 3),
+        "hf": ("audiofolder", 0.5, 3),
+    }
+    assert (scanned["recordings"], scanned["missing"]) == (8, 1)
+    assert [row["path"] for row in table("data/quarantine/scan.parquet")] == ["hf/data/test-00000-of-00001.parquet#1"]
+
+    cut_clips()
+    verdicts = [{name: row[name] for name in ("clip_id", "start", "quality")} for row in table("data/clips")]
+    shards.write_rows(verdicts, Path("data/quality.parquet"), manifest.VERDICTS)
+    shards.write_rows([], Path("data/duplicates.parquet"), manifest.DUPLICATES)
+    ports = ("--corpus", "data/corpus", "--clips", "data/clips", "--quality", "data/quality.parquet")
+    dealt = call(splits, *ports, "--duplicates", "data/duplicates.parquet", "--splits", "data/splits.parquet")
+    call_catalog()
+    assert dealt["splits_by"] == "given"
+    found = {
+        row["source"]: (row["weight"], row["split"] == "test", row["labels"] + row["captions"])
+        for row in table("data/catalog.parquet")
+        if row["start"] == 0
+    }
+    dog = ["dog bark", "the sound of dog bark"]
+    assert found == {
+        "caps/aBcDeFgHiJk_0.wav": (1.0, True, ["A low tone"]),
+        "caps/r1nicOVtvkQ_30.wav": (1.0, False, ["A high tone"]),
+        "esc/001 - Dog bark/1-100-A.wav": (2.0, False, dog),
+        "esc/001 - Dog bark/2-200-A.wav": (2.0, False, dog),
+        "esc/001 - Dog bark/3-300-A.wav": (2.0, True, dog),
+        "hf/data/test-00000-of-00001.parquet#0": (0.5, True, ["F"]),
+        "hf/data/train-00000-of-00001.parquet#0": (0.5, False, ["A"]),
+        "hf/data/train-00000-of-00001.parquet#1": (0.5, False, ["B"]),
+    }
+    assert not list(Path("data").rglob("embedded-*"))

@@ -28,10 +28,7 @@ from stages.segment import ClipNames, plan_shard
 from tests import prepared
 from tests.prepared import execution
 
-PARAMS = {
-    "execution": execution(),
-    "corpus": {"path": None},
-}
+PARAMS = {"execution": execution(), "corpus": {"path": None}}
 PLAN = {**prepared.PLAN, "clip_seconds": 2.0, "min_seconds": 0.5, "max_seconds": 60.0}
 STAGES = {"segment": segment, "resample": resample}
 OUTPUTS = {
@@ -71,20 +68,9 @@ def inventory(project: Path, audio: Path, count: int = 4) -> None:
         path = os.path.join(top, name)
         if not os.path.isfile(path):
             continue
-        rows.append(
-            {
-                "recording_id": hashlib.blake2b(name, digest_size=6).hexdigest(),
-                "path": manifest.escape_path(name),
-                "raw_path": name,
-                "size": os.lstat(path).st_size,
-                "digest": hashing.file_digest(path),
-                "shard": shards.shard_of(name, count),
-                "start_time": 0.0,
-                "labels": [],
-                "fold": None,
-                "split": None,
-            }
-        )
+        about = {"size": os.lstat(path).st_size, "digest": hashing.file_digest(path), "start_time": 0.0, "labels": []}
+        name_of = {"recording_id": hashlib.blake2b(name, digest_size=6).hexdigest(), "path": manifest.escape_path(name)}
+        rows.append({**name_of, "raw_path": name, "shard": shards.shard_of(name, count), **about})
     shards.write_rows(rows, project / "data/corpus/recordings.parquet", manifest.RECORDINGS)
 
 
@@ -188,9 +174,6 @@ def test_damaged_files_are_quarantined_by_name_with_the_reason(everything):
         "silent.wav": "silent",
         "inverted.wav": "silent",
     }
-
-
-def test_channels_that_cancel_each_other_are_named(everything):
     rows = {row["path"]: row["detail"] for row in pq.read_table(everything / "data/quarantine/resample.parquet").to_pylist()}
     assert "its channels cancel when mixed to one: channel_correlation -1" in rows["inverted.wav"]
     assert "cancel" not in rows["silent.wav"]
@@ -209,14 +192,6 @@ def test_nothing_is_lost_without_a_word(everything):
     assert output["clips"] == sum(map(len, clips_of(everything).values()))
 
 
-def test_a_short_recording_is_no_remainder(everything):
-    (clip,) = clips_of(everything)["blip.wav"]
-    wave = flac.decode_mono(clip["audio"]["bytes"])
-    assert (len(wave), clip["quality"]["seconds"]) == (32_000, 0.3)
-    assert wave[:4_800].any()
-    assert not wave[4_800:].any()
-
-
 def test_sound_beyond_full_scale_is_attenuated_not_clipped(everything):
     original, _ = soundfile.read(everything / "outside/loud.wav", dtype="float32")
     wave = flac.decode_mono(clips_of(everything)["loud.wav"][0]["audio"]["bytes"])
@@ -226,6 +201,11 @@ def test_sound_beyond_full_scale_is_attenuated_not_clipped(everything):
 
 def test_clips_are_measured_before_padding_and_as_they_are_stored(everything):
     clips = clips_of(everything)
+    (short,) = clips["blip.wav"]  # no remainder
+    wave = flac.decode_mono(short["audio"]["bytes"])
+    assert (len(wave), short["quality"]["seconds"]) == (32_000, 0.3)
+    assert wave[:4_800].any()
+    assert not wave[4_800:].any()
     assert [clip["quality"]["seconds"] for clip in clips["plain.wav"]] == [2.0, 2.0, 0.6]
     assert clips["loud.wav"][0]["quality"]["peak"] > 10
     assert clips["plain.wav"][0]["quality"]["channel_correlation"] is None
@@ -290,14 +270,8 @@ def test_recordings_inside_a_table_are_cut_like_files(tmp_path):
 
     def clips(raw_paths: list[bytes], name: str) -> list[dict]:
         rows = [
-            {
-                "recording_id": f"r{index}",
-                "path": "x",
-                "raw_path": raw,
-                "digest": hashing.file_digest(file),
-                "shard": 0,
-                "start_time": 0.0,
-            }
+            {"recording_id": f"r{index}", "raw_path": raw, "digest": hashing.file_digest(file)}
+            | {"path": "x", "shard": 0, "start_time": 0.0}
             for index, (raw, file) in enumerate(zip(raw_paths, files, strict=True))
         ]
         output = tmp_path / name
@@ -359,19 +333,9 @@ def test_a_file_that_changed_since_the_scan_is_not_taken_for_the_old_one(tmp_pat
 
 
 def plan(source: str, digest: str, num_samples: int) -> dict[str, object]:
-    return {
-        "clip_id": "x_0",
-        "recording_id": "x",
-        "source": source,
-        "raw_path": source.encode(),
-        "digest": digest,
-        "shard": 0,
-        "start": 0.0,
-        "start_sample": 0,
-        "num_samples": num_samples,
-        "pad_samples": 0,
-        "recording_samples": num_samples,
-    }
+    whose = {"clip_id": "x_0", "recording_id": "x", "source": source, "raw_path": source.encode(), "digest": digest, "shard": 0}
+    place = {"start": 0.0, "start_sample": 0, "pad_samples": 0}
+    return {**whose, **place, "num_samples": num_samples, "recording_samples": num_samples}
 
 
 @pytest.mark.parametrize(("planned", "reason"), [(16_500, None), (15_500, None), (17_000, "truncated"), (15_000, "corrupt")])

@@ -292,14 +292,6 @@ def test_pictures_that_fail_lose_neither_model_nor_sounds(strange, tmp_path, cap
     assert re.fullmatch(f"{tmp_path}/sounds/spectrograms\\.png " + failed, capfd.readouterr().err.strip())
 
 
-def test_label_by_part():
-    labels = ["Dog bark", "cat", "cat purr", "hot dog"]
-    assert match_label("CAT", labels) == "cat"
-    assert match_label("purr", labels) == "cat purr"
-    with pytest.raises(UserError, match="Dog bark, hot dog"):
-        match_label("dog", labels)
-
-
 @pytest.mark.parametrize(
     ("prompt", "label"),
     [
@@ -308,18 +300,25 @@ def test_label_by_part():
         ("engines idled outside", "engine-idling"),
         ("a beat on a kick drum", "kick drum"),  # `drum` is within it
         ("somebody drums", "drum"),
+        ("DRUM", "drum"),  # exactly, though `kick drum` has it too
+        ("idling", "engine-idling"),
     ],
 )
 def test_the_words_of_a_prompt_name_one_label(prompt, label):
     assert match_label(prompt, ["dog", "baby_cry", "engine-idling", "kick drum", "drum", "rain", "the sea"]) == label
 
 
-def test_a_prompt_that_names_several_labels_or_none_says_what_there_is():
-    labels = ["dog_barking", "rain", "train"]
-    with pytest.raises(UserError, match="could be any of: dog_barking, rain; choose one"):
-        match_label("a dog barks while rain falls", labels)
-    with pytest.raises(UserError, match="unknown label 'a bell rings'"):
-        match_label("a bell rings", labels)
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("a dog barks while rain falls", "could be any of: dog_barking, rain; choose one"),
+        ("dog", "dog_barking, hot dog"),
+        ("a bell rings", "unknown label 'a bell rings'"),
+    ],
+)
+def test_a_prompt_that_names_several_labels_or_none_says_what_there_is(prompt, said):
+    with pytest.raises(UserError, match=said):
+        match_label(prompt, ["dog_barking", "rain", "train", *(["hot dog"] if prompt == "dog" else [])])
 
 
 def test_choice_is_balanced_and_stable():

@@ -44,8 +44,11 @@ def set_params(project: Path, compared: dict, workers: int = 1, **catalog) -> No
     settle(project, workers, **NAMING | {"catalog": CATALOG | catalog, "zero_shot": compared})
 
 
+PORTS = ("--corpus", "data/corpus", "--clips", "data/clips", "--scores", "data/zero_shot.parquet")
+
+
 def compare() -> dict:
-    return call(zero_shot, "--corpus", "data/corpus", "--clips", "data/clips", "--scores", "data/zero_shot.parquet")
+    return call(zero_shot, *PORTS)
 
 
 def expected(texts: list[str]) -> dict[str, dict[str, float]]:
@@ -171,8 +174,7 @@ def test_without_an_embedder_the_catalog_is_that_without_scores(captioned):
 
 def test_missing_weights_are_named_with_the_command_that_fetches_them(captioned, capsys):
     set_params(captioned, ZERO_SHOT | {"embedder": "clap_music_speech"})
-    ports = ("--corpus", "data/corpus", "--clips", "data/clips", "--scores", "data/zero_shot.parquet")
-    said = failure(capsys, zero_shot, *ports)
+    said = failure(capsys, zero_shot, *PORTS)
     assert "zero_shot.embedder clap_music_speech: music_speech_audioset_epoch_15_esc_89.98.pt is not in" in said
     assert "`soundmill weights fetch clap_music_speech`" in said
     assert not Path("data/zero_shot.parquet").exists()
@@ -191,5 +193,4 @@ def test_missing_weights_are_named_with_the_command_that_fetches_them(captioned,
 )
 def test_parameters_that_make_no_sense_are_refused(captioned, capsys, change, said):
     set_params(captioned, ZERO_SHOT | change)
-    ports = ("--corpus", "data/corpus", "--clips", "data/clips", "--scores", "data/zero_shot.parquet")
-    assert said in failure(capsys, zero_shot, *ports)
+    assert said in failure(capsys, zero_shot, *PORTS)

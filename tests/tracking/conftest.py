@@ -17,6 +17,7 @@ def home(tmp_path: Path, mlflow_tables: Path, tracked: None) -> Path:
     path = tmp_path / HARDEST_NAME
     path.mkdir()
     (path / "params.yaml").write_text("train: {rate: 1e-4, sizes: [1, 2]}\n")
+    (path / "dvc.yaml").write_text("stages: {}\n")
     shutil.copy(mlflow_tables, path / "mlflow.db")
     return path
 

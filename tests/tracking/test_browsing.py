@@ -94,7 +94,6 @@ def recorded(home: Path, bring: Callable[[Path], None], monkeypatch: pytest.Monk
 @pytest.fixture
 def address(recorded: Path) -> Iterator[str]:
     """The page that `soundmill browse` names, while it serves it."""
-    (recorded / "dvc.yaml").write_text("stages: {}\n")
     command = [sys.executable, "-u", "-m", "soundmill", "browse", "--port", str(free_port()), "--project", str(recorded)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "DISPLAY": "", "WAYLAND_DISPLAY": ""}
     environment["MLFLOW_DEPLOYMENTS_TARGET"] = "http://127.0.0.1:1"  # of the person's other work; nothing asks it
@@ -113,7 +112,6 @@ def address(recorded: Path) -> Iterator[str]:
 
 
 def test_an_address_that_is_taken_is_named(recorded: Path) -> None:
-    (recorded / "dvc.yaml").write_text("stages: {}\n")
     with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         done = soundmill("browse", "--port", str(server.server_port), cwd=recorded)
@@ -122,21 +120,12 @@ def test_an_address_that_is_taken_is_named(recorded: Path) -> None:
     assert f"http://127.0.0.1:{server.server_port} is in use" in done.stderr
 
 
-SERVED = {  # what MLflow's own application has below /api/VERSION/mlflow/, or first in an address, and is not refused
-    *("", "artifacts", "build", "datasets", "experiments", "gateway-proxy", "get-artifact", "get-online-trace-details"),
-    *(
-        "get-trace-artifact",
-        "graphql",
-        "health",
-        "label-schemas",
-        "logged-models",
-        "metrics",
-        "mlflow-artifacts",
-        "model-versions",
-        "registered-models",
-    ),
-    *("review-queues", "runs", "server-info", "static-files", "traces", "ui-telemetry", "unified-traces", "upload-artifact"),
-    *("v1", "version", "workspaces"),
+# What MLflow's own application has below /api/VERSION/mlflow/, or first in an address, and is not refused.
+SERVED = {
+    "",
+    *"artifacts build datasets experiments gateway-proxy get-artifact get-online-trace-details get-trace-artifact graphql".split(),
+    *"health label-schemas logged-models metrics mlflow-artifacts model-versions registered-models review-queues runs".split(),
+    *"server-info static-files traces ui-telemetry unified-traces upload-artifact v1 version workspaces".split(),
 }
 BELOW_API = re.compile(r"/(?:ajax-)?api/[\d.]+/?(?:mlflow/)?")
 
@@ -244,14 +233,8 @@ def test_the_first_page_has_the_scores_and_a_click_leads_to_the_sounds(recorded:
         assert text.index("ddpm_mel.train.steps") < text.index("catalog.caption_templates")  # what is not default comes first
         assert text.index("label_accuracy_tagger_high") < text.index("stages/corpus/recordings")  # and scores before counts
         chrome.find_element(By.CSS_SELECTOR, "[data-testid=show-comment-toggle]").click()
-        shows(
-            chrome,
-            "Trained on synthetic (60 recordings): 124 clips",
-            "95 % interval",
-            "silence",
-            "2,000 steps",
-            "Changed from conf/",
-        )
+        told = ("Trained on synthetic (60 recordings): 124 clips", "95 % interval", "silence", "2,000 steps", "Changed from conf/")
+        shows(chrome, *told)
         chrome.save_screenshot(tmp_path / "story.png")
         head = [cell.text for cell in chrome.find_elements(By.CSS_SELECTOR, "table th")]
         assert head[:3] == ["score", "value", "95 % interval"]

@@ -11,7 +11,6 @@ from tests.imports import ROOT
 def project(home, monkeypatch):
     """A checkout whose conf/ is the project's."""
     monkeypatch.setenv("COLUMNS", "200")
-    (home / "dvc.yaml").write_text("stages: {}\n")
     (home / "conf").symlink_to(ROOT / "conf")
     return home
 

@@ -2,7 +2,10 @@
 
 import json
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -12,30 +15,23 @@ import pytest
 
 from flows import summary
 from soundmill import attribution, hashing, lineage, manifest, shards, tracking
+from soundmill.errors import UserError
 from soundmill.forgetting import leftovers
 from soundmill.publishing import model as publishing
-from soundmill.tracking import stores
+from soundmill.tracking import history, stores
 from tests.commands.running import soundmill
-from tests.tracking.reading import runs, text
+from tests.listening.answering import answered, make_key, write
+from tests.tracking.reading import client, files, runs, text
 
-HEARD = {
-    "clip_id": "dog_5",
-    "recording_id": "dog",
-    "source": "dog.wav",
-    "start": 5.0,
-    "seconds": 5.0,
-    "digest": "d",
-    "earlier": False,
-}
+HEARD = {"clip_id": "dog_5", "recording_id": "dog", "source": "dog.wav", "start": 5.0, "seconds": 5.0, "digest": "d"}
 
 
 def register(home: Path, bring: Callable[[Path], None]) -> Path:
     """A project that has registered a model; returns its checkpoint."""
-    (home / "dvc.yaml").write_text("stages: {}\n")
     directory = home / "data/models/tiny"
     directory.mkdir(parents=True)
     (directory / "config.json").write_text('{"family": "tiny", "params": {"steps": 3}}')
-    shards.write_rows([HEARD], directory / manifest.TRAINED_ON_FILE, manifest.TRAINED_ON)
+    shards.write_rows([{**HEARD, "earlier": False}], directory / manifest.TRAINED_ON_FILE, manifest.TRAINED_ON)
     with tracking.stage_run(home, "train/tiny", {}, family="tiny") as run:
         run.log_model(directory, "tiny", {"label": ["dog"], "seed": [1]}, np.zeros((1, 80), np.float32))
         for name in ("dog_5-codec.wav", "another.wav"):
@@ -107,7 +103,6 @@ def test_models_are_found_where_they_were_recorded_in_a_shell_that_does_not_say_
 def test_an_empty_store_and_one_beside_another_are_named_first(home, bring, mlflow_tables, monkeypatch):
     shutil.copy(mlflow_tables, home.parent / "elsewhere.db")
     own, elsewhere = tracking.store(home).uri, f"sqlite:///{home.parent}/elsewhere.db"
-    (home / "dvc.yaml").write_text("stages: {}\n")
     lineage_of = ("lineage", "recording:dog")
     assert tracking.use_last_store(home) == f"MLflow: {own} has no runs; set MLFLOW_TRACKING_URI to use another store"
     register(home, bring)
@@ -174,3 +169,121 @@ def test_a_card_has_the_ratings_of_the_same_weights(home: Path, bring: Callable[
     assert publishing._listening(home, checkpoint) == {}
     (home / "mlflow.db").unlink()
     assert publishing._listening(home, checkpoint) is None
+
+
+Bring = Callable[[Path], None]
+
+
+@pytest.mark.parametrize("how", [shutil.move, shutil.copytree])
+def test_files_of_runs_are_found_after_the_project_moved_or_was_copied(home, bring, tmp_path, monkeypatch, how):
+    register(home, bring)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # which MLflow has set in this process
+    run_id = runs(home)["train/tiny"].info.run_id
+    how(home, there := tmp_path / "other place%41?")
+    if how is shutil.copytree:  # what the copy shows is its own
+        shutil.rmtree(home / "mlartifacts")
+    assert tracking.read_state(there, run_id).files["params.yaml"] == (there / "params.yaml").read_bytes()
+    (model,) = tracking.registered_models(there)
+    assert model.directory
+    assert model.directory.is_relative_to(there)
+    assert text(there, run_id, "listen/another.wav") == ""
+    with tracking.stage_run(there, "later", {}) as run:
+        run.log_file(there / "params.yaml")
+    bring(there)
+    later = runs(there)["later"].info
+    assert (later.experiment_id, text(there, later.run_id, "params.yaml")) == (
+        runs(there)["train/tiny"].info.experiment_id,
+        (there / "params.yaml").read_text(),
+    )
+
+
+def test_a_database_alone_that_was_copied_leaves_the_files_where_they_are(home, bring, tmp_path, monkeypatch):
+    register(home, bring)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (copy := tmp_path / "copy").mkdir()
+    shutil.copy(home / "mlflow.db", copy)
+    (copy / "mlartifacts").mkdir()
+    assert tracking.read_state(copy, runs(home)["train/tiny"].info.run_id).files
+
+
+def test_a_deleted_experiment_is_restored_in_one_line(home: Path, bring: Bring, capfd: pytest.CaptureFixture) -> None:
+    with tracking.stage_run(home, "before", {}):
+        pass
+    bring(home)
+    mlflow = client(home)
+    mlflow.delete_experiment(mlflow.get_experiment_by_name(tracking.EXPERIMENT).experiment_id)
+    with tracking.stage_run(home, "after", {}):
+        pass
+    bring(home)  # the uploader restores it
+    assert {"before", "after"} <= set(runs(home))
+    mlflow.delete_experiment(mlflow.get_experiment_by_name(tracking.EXPERIMENT).experiment_id)
+    capfd.readouterr()
+    assert tracking.scores_page(home, 5000).startswith("http://127.0.0.1:5000/#/experiments/")
+    assert capfd.readouterr().err.count("\n") == 1
+    assert "before" in {run.name for run in history.last_scores(home).values()} | set(runs(home))
+
+
+def test_a_database_of_a_newer_mlflow_is_named(home: Path, bring: Bring) -> None:
+    with tracking.stage_run(home, "before", {}):
+        pass
+    bring(home)
+    with closing(sqlite3.connect(home / "mlflow.db")) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
+        database.execute("UPDATE experiment_tags SET value = '99.1.0' WHERE key = 'soundmill.mlflow'")
+    with pytest.raises(UserError, match=rf"mlflow.db: written by MLflow 99.1.0, and {metadata.version('mlflow')} is"):
+        tracking.scores_page(home, 5000)
+    (home / "mlflow.db").write_text("no database")
+    with pytest.raises(UserError, match="not a database of MLflow"):
+        tracking.scores_page(home, 5000)
+
+
+@pytest.mark.parametrize(
+    ("uri", "why"),
+    [
+        ("sqlite:////nonexistent/dir/x.db", "/nonexistent/dir does not exist"),
+        ("file:///tmp/mlruns", "file:///tmp/mlruns is a directory of files"),
+        ("mlruns", "mlruns is a directory of files"),
+    ],
+)
+def test_a_store_that_cannot_be_is_not_said_to_have_all_runs(home, monkeypatch, uri, why):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert tracking.status(home)[0] is False
+    done = soundmill("sync", "--project", str(home), cwd=home)
+    assert (done.returncode, why in done.stderr) == (1, True), done.stderr
+
+
+LIKED = {"tiny": 4, "other": 3, "real": 5, "bad": 1}
+
+
+def test_a_listening_test_stands_beside_the_scores(home: Path, bring: Callable[[Path], None]) -> None:
+    facts = {"tiny": {"family": "tiny", "weights": "abc", "scores": {"fad_x": 2.5}}, "other": {"scores": {"fad_x": 7.0}}}
+    key = make_key(["tiny", "other"], 3, **facts)
+    (home / "listening-test").mkdir()
+    write(home / "listening-test" / "key.json", key.model_dump(mode="json"))
+    for rater in (1, 2):
+        write(home / f"{rater}.json", answered(key, rater, lambda question, systems, *_: LIKED[systems[0]]))
+    done = soundmill("listening-test", "score", "1.json", "2.json", cwd=home)
+    assert done.returncode == 0, done.stderr
+    assert "recorded in MLflow: listening test 0123456789ab" in done.stdout
+    bring(home)
+    found = runs(home)
+    whole, tiny, other = (found[f"{name}listening test {key.test}"] for name in ("", "tiny · ", "other · "))
+    assert (whole.data.metrics["counts.passed"], whole.data.metrics["questions.quality.agreement"]) == (2, 1)
+    assert {run.data.tags["mlflow.parentRunId"] for run in (tiny, other)} == {whole.info.run_id}
+    assert {run.data.tags["kind"] for run in (whole, tiny, other)} == {"listening-test"}
+    assert tiny.data.metrics == {"fad_x": 2.5, "mos_quality": 4.0, "mos_quality_low": 4.0, "mos_quality_high": 4.0}
+    assert (other.data.metrics["mos_quality"], other.data.tags["family"]) == (3.0, "other")
+    assert "metrics.json" in files(home, whole.info.run_id)
+    kept = json.loads(text(home, whole.info.run_id, "metrics.json"))
+    assert kept["raters"] == {"passed": [1, 2], "failed": {}}
+
+
+def test_with_tracking_off_nothing_is_said_of_it(home: Path, monkeypatch) -> None:
+    monkeypatch.setenv("SOUNDMILL_TRACKING", "off")
+    key = make_key(["tiny"], 3)
+    write(home / "key.json", key.model_dump(mode="json"))
+    write(home / "1.json", answered(key, 1, lambda question, systems, *_: LIKED[systems[0]]))
+    done = soundmill("listening-test", "score", "1.json", "--key", "key.json", cwd=home)
+    assert done.returncode == 0, done.stderr
+    assert "MLflow" not in done.stdout
+    assert "One rater passed" in done.stdout

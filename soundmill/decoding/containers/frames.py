@@ -63,19 +63,6 @@ def adts_frame(header: bytes) -> tuple[int, int, int, int] | None:
     return size, 1024 * (1 + (header[6] & 3)), _ADTS_RATES[rate_index], (header[2] & 1) << 2 | header[3] >> 6
 
 
-def _amr_nb_frame(header: bytes) -> tuple[int, int, int, int] | None:
-    return (_AMR_NB_BYTES[header[0] >> 3 & 15], 160, 8000, 1) if _starts_amr(header) else None
-
-
-def _amr_wb_frame(header: bytes) -> tuple[int, int, int, int] | None:
-    return (_AMR_WB_BYTES[header[0] >> 3 & 15], 320, 16000, 1) if _starts_amr(header) else None
-
-
-def _starts_amr(header: bytes) -> bool:
-    """Whether a frame may start here: zeros are padding, though they could be a damaged frame of the lowest rate."""
-    return any(header) and not header[0] & 0x83
-
-
 def _wavpack_block(header: bytes) -> tuple[int, int, int, int] | None:
     return (int.from_bytes(header[4:8], "little") + 8, 0, 1, 1) if header.startswith(b"wvpk") else None
 
@@ -195,7 +182,13 @@ def walk_wavpack(file: BinaryIO, size: int, max_seconds: float) -> Layout:
 
 def walk_amr(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     wide = read(file, 0, 9) == b"#!AMR-WB\n"
-    found = _walk_frames(file, 9 if wide else 6, size, _amr_wb_frame if wide else _amr_nb_frame, max_seconds)
+    sizes, samples, rate = (_AMR_WB_BYTES, 320, 16_000) if wide else (_AMR_NB_BYTES, 160, 8000)
+
+    def frame(header: bytes) -> tuple[int, int, int, int] | None:
+        starts = any(header) and not header[0] & 0x83  # zeros are padding, though they could be a damaged frame of the lowest rate
+        return (sizes[header[0] >> 3 & 15], samples, rate, 1) if starts else None
+
+    found = _walk_frames(file, 9 if wide else 6, size, frame, max_seconds)
     return Layout(sndfile=False, pieces=((0, found.pieces[-1][1]),) if found.pieces else ())
 
 

@@ -48,8 +48,6 @@ def check_length(decoded: int, declared: float, sample_rate: int, slack: int) ->
 
 @dataclass(frozen=True)
 class Layout:
-    """The result of walking a whole container."""
-
     sndfile: bool  # libsndfile can decode it reliably
     exact: bool = True  # libsndfile's length is exact, not an estimate
     frames: int | None = None  # samples per channel by the container, where decoders go beyond its sound
