@@ -15,6 +15,7 @@ from soundmill import manifest, shards, stage
 from soundmill.corpora import audiocaps, audiofolder, inventory, loop_corpus, synthetic
 from soundmill.corpora import forgotten as lists
 from soundmill.params import Seconds, Seed, StageParams
+from soundmill.stage import Context, Input, Output
 
 CSV_FILES = ("train.csv", "val.csv", "test.csv", "labels.csv")
 LOOPS_CSV = "metadata.csv"
@@ -50,9 +51,7 @@ class CorpusParams(StageParams):
         return self
 
 
-def run(
-    params: CorpusParams, ctx: stage.Context, corpus: stage.Output, refused: stage.Output = None, forgotten: stage.Input = None
-) -> dict[str, Any]:
+def run(params: CorpusParams, ctx: Context, corpus: Output, refused: Output = None, forgotten: Input = None) -> dict[str, Any]:
     """Render all planned recordings, write their metadata, and read these with an adapter, as for any corpus.
 
     Recordings that are `forgotten` are rendered, recognised by digest and removed. None is `refused`.

@@ -9,6 +9,7 @@ from soundmill import manifest, shards, stage
 from soundmill.corpora import clip_pages
 from soundmill.corpora.duplicates import find
 from soundmill.params import Probability, StageParams
+from soundmill.stage import Context, Input, Output, Shown
 
 
 class DuplicatesParams(StageParams):
@@ -16,14 +17,7 @@ class DuplicatesParams(StageParams):
     report: clip_pages.ReportParams
 
 
-def run(
-    params: DuplicatesParams,
-    ctx: stage.Context,
-    corpus: stage.Input,
-    clips: stage.Input,
-    duplicates: stage.Output,
-    report: stage.Shown,
-) -> dict[str, Any]:
+def run(params: DuplicatesParams, ctx: Context, corpus: Input, clips: Input, duplicates: Output, report: Shown) -> dict[str, Any]:
     """Write all pairs of clips, of two recordings each, that are the same sound or seconds of one video, and the page."""
     columns = ["recording_id", "group", "start_time", "corpus"]
     recordings = shards.read_table(corpus / "recordings.parquet", manifest.RECORDINGS, columns)

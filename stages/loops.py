@@ -25,6 +25,7 @@ from soundmill.decoding import decode, ffmpeg
 from soundmill.decoding.stretch import Stretcher, stretch
 from soundmill.errors import UserError
 from soundmill.params import Decibels, SampleRate, Seconds, StageParams
+from soundmill.stage import Context, Input, Output, Shown
 
 NAMED = 20  # recordings listed in the metrics
 SHOWN = 12  # in the picture
@@ -46,14 +47,7 @@ class LoopsParams(StageParams):
     max_seconds: Seconds = Field(gt=0)
 
 
-def run(
-    params: LoopsParams,
-    ctx: stage.Context,
-    corpus: stage.Input,
-    loops: stage.Output,
-    picture: stage.Shown,
-    forgotten: stage.Input = None,
-) -> dict[str, Any]:
+def run(params: LoopsParams, ctx: Context, corpus: Input, loops: Output, picture: Shown, forgotten: Input = None) -> dict[str, Any]:
     """Write `audio/shard-*.parquet`, one row per loop with its sound and estimate; other recordings go to quarantine.
 
     So do recordings with a `forgotten` stretch, since times change in a loop.
@@ -95,7 +89,7 @@ def run(
     }
 
 
-def _remembered(recordings: pa.Table, forgotten: Path | None, ctx: stage.Context) -> pa.Table:
+def _remembered(recordings: pa.Table, forgotten: Path | None, ctx: Context) -> pa.Table:
     """The recordings without a forgotten stretch."""
     stretches = lists.read(forgotten).stretches(recordings.select(["recording_id", "digest"]).to_pylist())
     gone = pc.is_in(recordings["recording_id"], pa.array(stretches, pa.string()))
@@ -146,8 +140,7 @@ def _loop_of(row: dict[str, Any], recording: decode.Recording | decode.DecodeErr
     ratio = params.bar_seconds / found.bar_seconds
     if not 1 / params.longest_stretch <= ratio <= params.longest_stretch:
         raise tempo.NoLoopError(
-            "stretch",
-            f"a bar at {found.bpm:.4g} bpm would be stretched by {ratio:.3g} (tempo by {found.found_by})",
+            "stretch", f"a bar at {found.bpm:.4g} bpm would be stretched by {ratio:.3g} (tempo by {found.found_by})"
         )
     first = segment.to_samples(found.start, rate)
     cut = wave[:, first : first + segment.to_samples(found.bars * found.bar_seconds, rate)]

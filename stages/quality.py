@@ -9,6 +9,7 @@ from soundmill.corpora import clip_pages
 from soundmill.corpora.verdicts import Limit, apply_rules
 from soundmill.errors import UserError
 from soundmill.params import Decibels, Hertz, Probability, Seconds, StageParams
+from soundmill.stage import Context, Input, Output, Shown
 
 
 class Rules(StageParams):
@@ -32,14 +33,7 @@ class QualityParams(StageParams):
     report: clip_pages.ReportParams
 
 
-def run(
-    params: QualityParams,
-    ctx: stage.Context,
-    corpus: stage.Input,
-    clips: stage.Input,
-    verdicts: stage.Output,
-    report: stage.Shown,
-) -> dict[str, Any]:
+def run(params: QualityParams, ctx: Context, corpus: Input, clips: Input, verdicts: Output, report: Shown) -> dict[str, Any]:
     """Write a verdict on every clip and the page; clips that break a rule go to quarantine."""
     recordings = shards.read_table(corpus / "recordings.parquet", manifest.RECORDINGS, ["recording_id", "corpus"])
     quality, rejected = apply_rules(clips, recordings, params.rules.limits(), verdicts)

@@ -14,6 +14,7 @@ from pydantic import Field
 from soundmill import hashing, manifest, shards, stage
 from soundmill.errors import UserError
 from soundmill.params import StageParams
+from soundmill.stage import Context, Input, Output
 
 ROWS_AT_ONCE = 4096
 
@@ -24,9 +25,7 @@ class RenameParams(StageParams):
     location: str = Field(min_length=1, description="path prefix of the file names in the JSON lines")
 
 
-def run(
-    params: RenameParams, ctx: stage.Context, clips: stage.Input, catalog: stage.Input, audiocaps: stage.Output
-) -> dict[str, Any]:
+def run(params: RenameParams, ctx: Context, clips: Input, catalog: Input, audiocaps: Output) -> dict[str, Any]:
     """Write `audio/<clip id>.wav` of every clip of the catalog, and train, valid and test JSON lines of those with a caption."""
     table = shards.read_table(catalog, manifest.CATALOG, ["clip_id", "shard", "split", "captions"])
     paths = {path.name: path for path in shards.shard_paths(clips)}

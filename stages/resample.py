@@ -18,6 +18,7 @@ from soundmill.corpora.clip_plan import ClipPlan
 from soundmill.corpora.sources import Sources
 from soundmill.decoding import decode
 from soundmill.errors import UserError
+from soundmill.stage import Context, Input, Output
 
 MAX_PEAK = 2.0**32  # the range of unscaled 32-bit integers
 SPOOL_BYTES = 64 << 20  # larger decoded recordings are spooled to disk
@@ -32,7 +33,7 @@ COUNTED = (
 )
 
 
-def run(params: ClipPlan, ctx: stage.Context, corpus: stage.Input, segments: stage.Input, clips: stage.Output) -> dict[str, Any]:
+def run(params: ClipPlan, ctx: Context, corpus: Input, segments: Input, clips: Output) -> dict[str, Any]:
     """Write `clips/shard-*.parquet`; a recording that fails anywhere goes to quarantine as a whole."""
     cuts = shards.read_table(segments, manifest.SEGMENTS)
     sources = Sources.of(corpus, ctx.root, ctx.home)

@@ -11,14 +11,13 @@ from soundmill.corpora import forgotten as lists
 from soundmill.corpora import inventory, registry, terms, union
 from soundmill.corpora.forgotten import Forgotten
 from soundmill.corpora.section import Directory, ScanParams, directories, named
+from soundmill.stage import Context, Input, Output
 
 TABLES = ("recordings.parquet", "captions.parquet")
 NAMED = 20  # entries of each kind in the metrics; `soundmill corpus check` lists all
 
 
-def run(
-    params: ScanParams, ctx: stage.Context, corpus: stage.Output, refused: stage.Output = None, forgotten: stage.Input = None
-) -> dict[str, Any]:
+def run(params: ScanParams, ctx: Context, corpus: Output, refused: Output = None, forgotten: Input = None) -> dict[str, Any]:
     """Write the tables of recordings and captions; unusable files and `forgotten` recordings go to quarantine.
 
     Recordings that `corpus.terms` refuses are in quarantine and `refused`, but also in the tables, so that copies of their sound
@@ -56,7 +55,7 @@ def run(
     return outcome["metrics"]
 
 
-def _facts(files: inventory.Inventory, ctx: stage.Context) -> list[Any]:
+def _facts(files: inventory.Inventory, ctx: Context) -> list[Any]:
     """Everything that the tables depend on."""
     audio = [[os.fsdecode(file.raw_path), file.size, file.digest] for file in files.audio]
     metadata = [
@@ -124,7 +123,7 @@ def _write_tables(
     return {"rejected": files.rejected + tables.rejected, "refused": refused, "metrics": metrics}
 
 
-def _take(directory: Directory, params: ScanParams, left_out: Forgotten, ctx: stage.Context) -> inventory.Inventory:
+def _take(directory: Directory, params: ScanParams, left_out: Forgotten, ctx: Context) -> inventory.Inventory:
     with named(directory.name):
         with ctx.progress(0, f"scan {directory.name}".strip(), "file") as tick:
             files = inventory.list_files(

@@ -15,13 +15,12 @@ from soundmill.corpora.forgotten import Stretch
 from soundmill.corpora.sources import Sources
 from soundmill.decoding import decode, ffmpeg
 from soundmill.errors import UserError
+from soundmill.stage import Context, Input, Output
 
 SHOWN_REMARKS = 20
 
 
-def run(
-    params: ClipPlan, ctx: stage.Context, corpus: stage.Input, segments: stage.Output, forgotten: stage.Input = None
-) -> dict[str, Any]:
+def run(params: ClipPlan, ctx: Context, corpus: Input, segments: Output, forgotten: Input = None) -> dict[str, Any]:
     """Plan the cuts of every recording; recordings that cannot be decoded or give no clip go to quarantine.
 
     So do cuts that overlap a `forgotten` stretch.

@@ -19,15 +19,12 @@ from soundmill.corpora import inventory, registry
 from soundmill.errors import UserError
 from soundmill.exports.target import NotExpressible
 from tests.prepared import RATE, ROWS, VIDEO, json_lines, prepare, wave_of
+from tests.stages.handling import tree
 
 
 @pytest.fixture
 def tables(tmp_path: Path) -> clips.Tables:
     return prepare(tmp_path)
-
-
-def tree(directory: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(directory)): path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
 
 
 @pytest.mark.parametrize("name", sorted(exports.FORMATS))

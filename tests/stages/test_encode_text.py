@@ -16,6 +16,7 @@ from soundmill.params import write_yaml
 from soundmill.shards.run import run_job
 from stages import encode_text
 from tests.prepared import execution, sound, write_rows
+from tests.shards.work import contents
 
 SIZES = {"width": 16, "layers": 1, "heads": 2}
 CAPTIONS = [["a dog barks", "a hound is heard"], ["rain falls"], [], ["a dog barks"]]
@@ -65,10 +66,6 @@ def states_of(directory: Path) -> dict[str, np.ndarray]:
     rows = [row for path in shards.shard_paths(directory) for row in shards.read_rows(path, manifest.TEXT_STATES)]
     assert len({row["caption"] for row in rows}) == len(rows)
     return {row["caption"]: np.frombuffer(row["states"], "<f2").reshape(row["num_tokens"], row["width"]) for row in rows}
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(directory.glob("*.parquet"))}
 
 
 @pytest.mark.slow
