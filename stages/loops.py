@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from soundmill import hashing, manifest, shards, stage, terminal
-from soundmill.audio import figures, flac, segment, tempo
+from soundmill.audio import figures, flac, pieces, tempo
 from soundmill.audio.resample import resample
 from soundmill.corpora import forgotten as lists
 from soundmill.corpora.clip_plan import check_rate
@@ -142,11 +142,11 @@ def _loop_of(row: dict[str, Any], recording: decode.Recording | decode.DecodeErr
         raise tempo.NoLoopError(
             "stretch", f"a bar at {found.bpm:.4g} bpm would be stretched by {ratio:.3g} (tempo by {found.found_by})"
         )
-    first = segment.to_samples(found.start, rate)
-    cut = wave[:, first : first + segment.to_samples(found.bars * found.bar_seconds, rate)]
+    first = pieces.to_samples(found.start, rate)
+    cut = wave[:, first : first + pieces.to_samples(found.bars * found.bar_seconds, rate)]
     fitted = np.stack([resample(np.ascontiguousarray(channel), rate, params.sample_rate) for channel in cut])
     stretched = stretch(
-        fitted, params.sample_rate, found.bars * segment.to_samples(params.bar_seconds, params.sample_rate), params.stretcher
+        fitted, params.sample_rate, found.bars * pieces.to_samples(params.bar_seconds, params.sample_rate), params.stretcher
     )
     data = flac.encode_flac(stretched / np.float32(max(1.0, np.abs(stretched).max())), params.sample_rate)
     return {

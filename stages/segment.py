@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from soundmill import hashing, manifest, shards, stage
-from soundmill.audio import segment
+from soundmill.audio import pieces
 from soundmill.audio.resample import resampled_length
 from soundmill.corpora import forgotten as lists
 from soundmill.corpora.clip_plan import ClipPlan, check_rate
@@ -103,8 +103,8 @@ def _plan(
     writer: shards.ItemWriter,
     report: shards.Report,
 ) -> None:
-    clip_samples = segment.to_samples(params.clip_seconds, params.sample_rate)
-    min_samples = segment.to_samples(params.min_seconds, params.sample_rate)
+    clip_samples = pieces.to_samples(params.clip_seconds, params.sample_rate)
+    min_samples = pieces.to_samples(params.min_seconds, params.sample_rate)
     try:
         if isinstance(recording, decode.DecodeError):
             raise recording
@@ -112,16 +112,16 @@ def _plan(
         _check_form(probed, params)
         length = resampled_length(probed.num_frames, probed.sample_rate, params.sample_rate)
         seconds = length / params.sample_rate
-        if probed.num_frames < segment.SHORTEST_SECONDS * probed.sample_rate:
-            raise decode.DecodeError("too short", f"{seconds:.3f} s, under {segment.SHORTEST_SECONDS:g} s")
-        cuts = segment.plan_cuts(length, clip_samples, params.tail, min_samples)
+        if probed.num_frames < pieces.SHORTEST_SECONDS * probed.sample_rate:
+            raise decode.DecodeError("too short", f"{seconds:.3f} s, under {pieces.SHORTEST_SECONDS:g} s")
+        cuts = pieces.plan_cuts(length, clip_samples, params.tail, min_samples)
         if not cuts:
             why = f"clips last {params.clip_seconds:g} s, and tail is {params.tail}"
             raise decode.DecodeError("too short", f"{seconds:.3f} s gives no clip: {why}")
     except decode.DecodeError as error:
         report.reject(row["path"], error.reason, error.detail)
         return
-    dropped = segment.dropped_samples(length, cuts)
+    dropped = pieces.dropped_samples(length, cuts)
     if stretches:
         cuts = _without(stretches, cuts, row["path"], params.sample_rate, report)
     report.count("recordings")
@@ -153,8 +153,8 @@ def _plan(
 
 
 def _without(
-    stretches: list[Stretch], cuts: list[segment.Cut], path: str, sample_rate: int, report: shards.Report
-) -> list[segment.Cut]:
+    stretches: list[Stretch], cuts: list[pieces.Cut], path: str, sample_rate: int, report: shards.Report
+) -> list[pieces.Cut]:
     """The cuts that do not overlap the stretches; the others are rejected."""
     kept = []
     for cut in cuts:

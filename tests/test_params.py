@@ -18,9 +18,10 @@ class Example(params.StageParams):
     clip_seconds: params.Seconds = Field(gt=0)
     learning_rate: float = Field(gt=0)
     inner: Inner
+    interval: list[float]
 
 
-GOOD = {"clip_seconds": 5.0, "learning_rate": 1e-4, "inner": {"depth": 2}}
+GOOD = {"clip_seconds": 5.0, "learning_rate": 1e-4, "inner": {"depth": 2}, "interval": [0.0, 1.0]}
 
 
 def write(path, text):
@@ -29,7 +30,7 @@ def write(path, text):
 
 
 def test_scientific_notation_is_a_number(tmp_path):
-    path = write(tmp_path / "params.yaml", "x: {clip_seconds: 5, learning_rate: 1e-4, inner: {depth: 1}}\n")
+    path = write(tmp_path / "params.yaml", "x: {clip_seconds: 5, learning_rate: 1e-4, inner: {depth: 1}, interval: []}\n")
     assert params.load(Example, path, "x").learning_rate == 1e-4
 
 
@@ -129,27 +130,20 @@ def test_numbers_survive_a_round_trip(tmp_path_factory, number):
     assert params.read_yaml(path)["x"]["value"] == number
 
 
-class Curve(params.StageParams):
-    rate: float
-
-
-class Outer(params.StageParams):
-    steps: int
-    inner: Curve
-    interval: list[float]
-
-
 def test_settings_replace_some_parameters_and_are_held_to_their_types():
-    kept = Outer(steps=3, inner=Curve(rate=0.5), interval=[0.0, 1.0])
+    kept = Example.model_validate(GOOD)
     assert params.override(kept, [], "sampling") == kept
-    changed = params.override(kept, ["steps=50", "inner.rate=1e-3", "interval=[0.2, 0.8]"], "sampling")
-    assert (changed.steps, changed.inner.rate, changed.interval) == (50, 0.001, [0.2, 0.8])
+    changed = params.override(kept, ["inner.depth=50", "learning_rate=1e-3", "interval=[0.2, 0.8]"], "sampling")
+    assert (changed.inner.depth, changed.learning_rate, changed.interval) == (50, 0.001, [0.2, 0.8])
     for setting, message in (
-        ("stpes=3", r"sampling: cannot set 'stpes=3'; did you mean 'steps'\? \(expected KEY=VALUE, keys: steps, inner, interval\)"),
-        ("steps", "cannot set 'steps'"),
-        ("steps=many", r"sampling\.steps: .*integer.*found 'many'"),
-        ("inner.speed=1", "did you mean|keys: rate"),
-        ("steps=[", r"sampling\.steps: '\[' is not a YAML value"),
+        (
+            "innre=3",
+            r"sampling: cannot set 'innre=3'; did you mean 'inner'\? \(expected KEY=VALUE, keys: clip_seconds, learning_rate",
+        ),
+        ("inner", "cannot set 'inner'"),
+        ("inner.depth=many", r"sampling\.inner\.depth: .*integer.*found 'many'"),
+        ("inner.speed=1", "did you mean|keys: depth"),
+        ("inner=[", r"sampling\.inner: '\[' is not a YAML value"),
     ):
         with pytest.raises(UserError, match=message):
             params.override(kept, [setting], "sampling")

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from soundmill.audio.segment import Tail
+from soundmill.audio.pieces import Tail
 from soundmill.decoding.decode import DecodeError
 from soundmill.params import Decibels, SampleRate, Seconds, StageParams
 

@@ -14,8 +14,8 @@ from soundmill import hashing
 from soundmill.corpora import buckets, sound_tags
 from soundmill.corpora.buckets import Bucket
 from soundmill.decoding import decode
+from soundmill.decoding.containers import is_text
 from soundmill.decoding.containers.layout import HEAD_BYTES
-from soundmill.decoding.containers.sniffing import is_text
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
 

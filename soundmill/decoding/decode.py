@@ -24,7 +24,6 @@ import soundfile
 
 from soundmill.audio.resample import resample_blocks
 from soundmill.decoding import containers, ffmpeg
-from soundmill.decoding.containers import sniffing
 from soundmill.decoding.containers.layout import (
     BLOCK_SAMPLES,
     MAX_CHANNELS,
@@ -315,7 +314,7 @@ def _look_into(place: AbstractContextManager[BinaryIO], max_seconds: float, stac
     file = stack.enter_context(place)
     size = os.fstat(file.fileno()).st_size
     try:
-        kind = sniffing.sniff(file, size)
+        kind = containers.sniff(file, size)
         layout = containers.inspect(kind, file, size, max_seconds, sums_checked)
         if len(layout.pieces) > 1:
             file, layout = stack.enter_context(_joined(file, layout.pieces)), replace(layout, pieces=())

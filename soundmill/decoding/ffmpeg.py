@@ -26,6 +26,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from soundmill.decoding.containers import Kind
 from soundmill.decoding.containers.layout import (
     BLOCK_SAMPLES,
     MAX_CHANNELS,
@@ -35,7 +36,6 @@ from soundmill.decoding.containers.layout import (
     check_bound,
     check_length,
 )
-from soundmill.decoding.containers.sniffing import Kind
 from soundmill.errors import UserError
 
 # Of util-linux: the kernel kills ffmpeg when its parent ends. A `preexec_fn` would copy the parent's page tables at every start:

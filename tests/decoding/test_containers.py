@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from soundmill.decoding import containers, decode
 from soundmill.decoding import ffmpeg as ffmpeg_module
-from soundmill.decoding.containers import layout, sniffing
+from soundmill.decoding.containers import layout
 from soundmill.decoding.containers.frames import mpeg_frame
 from soundmill.decoding.decode import DecodeError
 from tests.decoding.files import FILMS, MAX_SECONDS, VALID, ffmpeg, reason_of, whole
@@ -283,7 +283,7 @@ def test_tags_end_where_they_say_and_sound_behind_them_is_heard(media, tmp_path,
     ):
         (tmp_path / "x.mp3").write_bytes(data)
         assert containers.inspect(
-            sniffing.Kind("mpeg-audio", "mp3", sndfile=True), (tmp_path / "x.mp3").open("rb"), len(data), MAX_SECONDS
+            containers.Kind("mpeg-audio", "mp3", sndfile=True), (tmp_path / "x.mp3").open("rb"), len(data), MAX_SECONDS
         ).at_least == pytest.approx(count * alone, abs=2 * 1152), name
 
 

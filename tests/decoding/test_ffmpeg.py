@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from soundmill.decoding import decode
+from soundmill.decoding import containers, decode
 from soundmill.decoding import ffmpeg as ffmpeg_module
-from soundmill.decoding.containers import sniffing
 from soundmill.decoding.containers.layout import Layout
 from soundmill.decoding.decode import DecodeError
 from soundmill.decoding.ffmpeg import Log
@@ -119,7 +118,7 @@ def test_complaints_are_told_the_same_way_every_time(media, tmp_path):
 
 
 def test_ffmpeg_may_read_one_file_and_nothing_else(media):
-    def command(*kinds: sniffing.Kind, layout: Layout = Layout(sndfile=False)) -> list[str]:  # noqa: B008
+    def command(*kinds: containers.Kind, layout: Layout = Layout(sndfile=False)) -> list[str]:  # noqa: B008
         with (media / "a.m4a").open("rb") as file:
             inputs = [ffmpeg_module.Input(file, kind, layout) for kind in kinds]
             return [
@@ -127,7 +126,7 @@ def test_ffmpeg_may_read_one_file_and_nothing_else(media):
                 for word in ffmpeg_module.compile_command(inputs, [1, 2, 3][: len(kinds)])
             ]
 
-    mp4 = sniffing.Kind("mp4", "mov")
+    mp4 = containers.Kind("mp4", "mov")
     one = command(mp4)
     assert one[one.index("-i") + 1] == "file:/proc/self/fd/7"
     before = one[: one.index("-i")]
@@ -136,10 +135,10 @@ def test_ffmpeg_may_read_one_file_and_nothing_else(media):
     assert "-nostdin" in one
     tagged = command(mp4, layout=Layout(sndfile=False, pieces=((20, 99),)))
     assert tagged[tagged.index("-i") + 1] == "subfile,,start,20,end,99,,:file:/proc/self/fd/7"
-    several = command(mp4, sniffing.UNKNOWN, mp4)
+    several = command(mp4, containers.UNKNOWN, mp4)
     assert several.count("-protocol_whitelist") == 3
     assert [several[index + 1] for index, word in enumerate(several) if word == "-map"] == ["0:a:0", "1:a:0", "2:a:0"]
-    free = command(sniffing.UNKNOWN)
+    free = command(containers.UNKNOWN)
     allowed = set(free[free.index("-format_whitelist") + 1].split(","))
     assert not allowed & set("hls concat dash sdp rtp rtsp image2 imf lavfi data tty webm_dash_manifest".split())
 

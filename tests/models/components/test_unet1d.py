@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from soundmill import params
-from soundmill.audio.segment import to_samples
+from soundmill.audio.pieces import to_samples
 from soundmill.models import registry
 from soundmill.models.components.unet1d.network import Item, Joined, Patches, UNet1d
 from soundmill.models.components.unet1d.noise import noise_of
