@@ -1,4 +1,4 @@
-"""Reports about finished shards, stored next to them."""
+"""Reports about finished shards, stored next to them; and reuse by row: items with a known key are copied from the last shard."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Map a function over shards: in parallel, resumable, redoing only what changed."""
+"""Map a function over shards: in local processes or on a Dask cluster, resumable, redoing only what changed."""
 
 import logging
 import multiprocessing

@@ -409,6 +409,7 @@ def _state_tags(state: provenance.State) -> dict[str, Any]:
     return {"op": "tags", "values": values | ({"mlflow.source.git.commit": state.sha} if state.sha else {})}
 
 
+# Curves of this machine's use, named as by MLflow's own monitor, which needs MLflow imported in the training's process.
 SYSTEM_SECONDS = 10.0  # between points, as in MLflow
 
 

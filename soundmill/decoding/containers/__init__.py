@@ -342,6 +342,7 @@ FULL_OPUS_RATES = range(24_001, 2**31)  # declared; at others, libsndfile decode
 
 
 def walk_ogg(file: BinaryIO, size: int, sums_checked: bool) -> Layout:
+    """Checksums of the pages, their order and end, and their granule positions."""
     position = 0
     codecs: list[bytes] = []
     forms: dict[bytes, bytes] = {}
