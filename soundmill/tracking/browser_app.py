@@ -66,19 +66,8 @@ class OwnPagesOnly:
         await self.app(scope, receive, send)
 
 
-REFUSED = (  # path components after /api/VERSION/mlflow/, or at the start
-    "assistant",
-    "demo",
-    "gateway",
-    "genai",
-    "issues",
-    "jobs",
-    "mcp-servers",
-    "prompt-optimization",
-    "scorer",
-    "scorers",
-    "webhooks",
-)
+# Path components after /api/VERSION/mlflow/, or at the start.
+REFUSED = "assistant demo gateway genai issues jobs mcp-servers prompt-optimization scorer scorers webhooks".split()
 _REFUSED = re.compile(rf"/+(?:(?:ajax-)?api/+[\d.]+/+(?:mlflow/+)?)?(?:{'|'.join(REFUSED)})(?:/.*)?", re.DOTALL)
 # On a local address, the page opens the assistant's panel by itself, even if the server refuses it.
 HIDE_ASSISTANT = """<script>

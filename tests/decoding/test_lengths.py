@@ -180,24 +180,12 @@ TAGS = {
     "ID3v2 with a picture": b"ID3\3\0\0\0\x10\0\0" + RNG.bytes(1 << 18),
 }
 TAGGED = {
-    "x.flac": [],
-    "x.wv": [],
-    "x.tta": [],
-    "x.wav": [],
-    "x.aiff": [],
+    **dict.fromkeys("x.flac x.wv x.tta x.wav x.aiff x.opus x.mp3 x.aac x.m4a x.ac3 x.eac3".split(), ()),
+    **dict.fromkeys(["piped.flac", "piped.wav", "piped.au"], ()),
     "x.ogg": ["-c:a", "libvorbis"],
-    "x.opus": [],
-    "x.mp3": [],
     "cbr.mp3": ["-write_xing", "0"],
     "vbr.mp3": ["-q:a", "5", "-write_xing", "0"],
-    "x.aac": [],
-    "x.m4a": [],
-    "x.ac3": [],
-    "x.eac3": [],
     "x.amr": ["-ar", "8000"],
-    "piped.flac": [],
-    "piped.wav": [],
-    "piped.au": [],
 }
 
 
