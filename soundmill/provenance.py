@@ -80,7 +80,7 @@ def _diff_with_untracked(root: Path) -> tuple[bytes, tuple[str, ...]]:
     with tempfile.TemporaryDirectory(prefix="soundmill-index-") as scratch:
         copy = Path(scratch) / "index"
         if Path(index).exists():
-            shutil.copyfile(index, copy)
+            shutil.copy2(index, copy)  # with its time: git reads again what was written in the same second
         extra = {"GIT_INDEX_FILE": str(copy)}
         if kept:
             names = b"\0".join(os.fsencode(name) for name in kept)

@@ -1,5 +1,6 @@
 """What a run was made from, captured and put back."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -36,12 +37,16 @@ def test_state_outside_git_is_params_and_lock_alone(home: Path) -> None:
 
 
 def test_what_a_repro_rewrites_is_kept_but_makes_no_other_state(home: Path) -> None:
-    (home / "data").mkdir()
-    (home / "data" / "metrics.json").write_text("1")
+    metrics = home / "data" / "metrics.json"
+    metrics.parent.mkdir()
+    metrics.write_text("1")
     (home / "code.py").write_text("a = 1\n")
     commit(home)
-    before = provenance.capture(home)
-    (home / "data" / "metrics.json").write_text("2")
+    git(home, "config", "core.trustctime", "false")
+    before, moment = provenance.capture(home), metrics.stat().st_mtime_ns
+    metrics.write_text("2")
+    for path in (metrics, home / ".git/index"):  # in one second, of which git takes an index of a later one for up to date
+        os.utime(path, ns=(moment, moment))
     (home / "dvc.lock").write_text("schema: '2.0'\n")
     after = provenance.capture(home)
     assert before.identity == after.identity
