@@ -149,5 +149,9 @@ def _unit(vector: np.ndarray) -> np.ndarray:
     return vector / np.linalg.norm(vector)
 
 
+def code_by_name(family: str | None, section: dict[str, Any], parameters: dict[str, Any]) -> list[str]:
+    return list(embedders.MODULES.values())
+
+
 if __name__ == "__main__":
-    stage.main(run, section="zero_shot", code_by_name=lambda *_: list(embedders.MODULES.values()))
+    stage.main(run, section="zero_shot", code_by_name=code_by_name)
