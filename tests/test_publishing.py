@@ -29,8 +29,8 @@ from soundmill.models import generation
 from soundmill.models.family import made_by, origin
 from soundmill.models.waveform_unet import model as unets
 from soundmill.models.waveform_unet.params import TrainParams
-from soundmill.publishing import card, data, model
-from soundmill.publishing.directory import CROISSANT, SUMS, check_allowed, pull, read_sums
+from soundmill.publishing import card, model
+from soundmill.publishing.directory import CROISSANT, SUMS, check_allowed, publish_clips, pull, read_sums
 from tests.commands.running import soundmill
 from tests.imports import ROOT
 from tests.models.test_live import V2, codec
@@ -342,5 +342,5 @@ def test_clips_that_may_not_be_shared_are_not_published(built_graph, tmp_path, l
     pq.write_table(pa.Table.from_pylist([row], manifest.RECORDINGS), tmp_path / "recordings.parquet")
     where = Tables(built_graph / "data/clips/default", catalog)
     with pytest.raises(UserError, match=rf"(?s)1 \(.+\).*{said}"):
-        data.publish(where, tmp_path / "out", 16_000, tmp_path / "recordings.parquet", None)
+        publish_clips(where, tmp_path / "out", 16_000, tmp_path / "recordings.parquet", None)
     assert not (tmp_path / "out").exists()

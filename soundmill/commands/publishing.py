@@ -91,13 +91,12 @@ def publish(
     root = project_root(project)
     check_apart(directory, root)
     if model == "data":
-        from soundmill.publishing import data
-        from soundmill.publishing.directory import terms_of
+        from soundmill.publishing.directory import publish_clips, terms_of
 
         with progress_bar(None, "publish", "clip") as tick:
             where, rate = tables(root, variant), sample_rate_of(root, variant)
             recordings = root / "data" / "corpus" / "recordings.parquet"
-            written = data.publish(where, directory, rate, recordings, terms_of(root), tick)
+            written = publish_clips(where, directory, rate, recordings, terms_of(root), tick)
     else:
         from soundmill.publishing import model as publishing
 

@@ -1,4 +1,5 @@
-"""A cache of embeddings: Parquet files keyed by the sounds' content, one directory per embedder configuration.
+"""A cache of embeddings, and of facts of sounds that no score shows: Parquet files keyed by the sounds' content, one directory per
+embedder configuration.
 
 Files appear complete and never change, so any number of processes may read and add at once. An embedding that two processes
 compute at the same time is stored twice and read once. A file's name is the digest of its bytes; `drop_damaged` removes those that
@@ -13,13 +14,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from soundmill import disk, hashing, shards
-from soundmill.evaluation.wave_facts import WaveFacts
+from soundmill.audio.flac import to_pcm16
 
 EMBEDDINGS = pa.schema(
     [
@@ -39,6 +39,42 @@ ROWS_PER_GROUP = 16  # read together to access one sound
 GROUPS_HELD = 16  # in memory
 UNFINISHED = ".adding-"
 LAYOUT = 2  # version of the directory's layout; part of its key
+SILENT_PEAK = 10 ** (-60 / 20)  # −60 dBFS
+FULL_SCALE = 0.999
+CLIPPED_SHARE = 0.001  # of the samples at full scale; a single peak is not clipping
+
+
+@dataclass(frozen=True, slots=True)
+class WaveFacts:
+    """Facts about one sound; `digest` is that of its 16-bit samples."""
+
+    num_samples: int
+    silent: bool
+    clipped: bool
+    digest: str
+
+
+def wave_facts(wave: np.ndarray) -> WaveFacts:
+    """Facts about one wave [T] in [−1, 1]."""
+    level = np.abs(wave)
+    return WaveFacts(
+        num_samples=len(wave),
+        silent=bool(level.max(initial=0.0) <= SILENT_PEAK),
+        clipped=bool((level >= FULL_SCALE).mean() > CLIPPED_SHARE) if len(wave) else False,
+        digest=hashing.digest(to_pcm16(wave).tobytes()),
+    )
+
+
+def shares(sounds: Iterable[WaveFacts]) -> dict[str, float]:
+    """Shares of sounds that are silent, clipped, or equal to another one sample by sample."""
+    sounds = list(sounds)
+    distinct = len({sound.digest for sound in sounds})
+    total = max(len(sounds), 1)
+    return {
+        "silent": sum(sound.silent for sound in sounds) / total,
+        "clipped": sum(sound.clipped for sound in sounds) / total,
+        "duplicate": (len(sounds) - distinct) / total,
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +169,12 @@ class Embedded:
         self.facts: dict[str, Facts] = {}
         self._places: dict[str, tuple[str, int, int]] = {}  # file, row group, row within
         for path in sorted(directory.glob("*.parquet")):
-            for row, facts in enumerate(_read_facts(path)):
+            try:
+                with shards.open_parquet(path) as file:
+                    rows = file.read(FACTS).to_pylist()
+            except FileNotFoundError:  # dropped by another run
+                continue
+            for row, facts in enumerate(rows):
                 if facts["key"] in keys and facts["key"] not in self.facts:
                     wave = WaveFacts(facts["num_samples"], facts["silent"], facts["clipped"], facts["digest"])
                     self.facts[facts["key"]] = Facts(wave, facts["sample_rate"], facts["patches"])
@@ -155,14 +196,6 @@ class Embedded:
     def _cell(self, key: str, column: str) -> bytes:
         path, group, row = self._places[key]
         return _read_group(path, group)[column][row].as_py()
-
-
-def _read_facts(path: Path) -> list[dict[str, Any]]:
-    try:
-        with shards.open_parquet(path) as file:
-            return file.read(FACTS).to_pylist()
-    except FileNotFoundError:  # dropped by another run
-        return []
 
 
 @lru_cache(maxsize=GROUPS_HELD)

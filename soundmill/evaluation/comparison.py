@@ -1,6 +1,6 @@
 """Whether one model is better than another: two sets of sounds for the same prompts against one reference, paired by clip id."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 from soundmill.errors import UserError
 from soundmill.metrics import bootstrap, scores
 from soundmill.metrics.divergence import named
-from soundmill.metrics.scores import EmbeddingSet, Metric, Statistic
+from soundmill.metrics.scores import EmbeddingSet, Metric
 
 ROUNDING = 1e-9  # relative to the largest value; smaller differences count as zero
 LEVEL = 0.05  # of significance
@@ -34,7 +34,9 @@ def compare(
     `beyond_chance`. `progress` counts up to 1 + replicates; without replicates there is neither interval nor p.
     """
     kind = scores.METRICS[metric]
-    _check_partners(a, b)
+    for side, other, name in ((a, b, "a"), (b, a, "b")):
+        if unpaired := sorted(set(side.ids) - set(other.ids)):
+            raise UserError(f"only {name} has {named(unpaired)}; a comparison needs equal clip ids, none is skipped")
     (a, b), warnings = scores.bounded(metric, [a, b], "generated", seed)
     (reference,), reference_warnings = scores.bounded(metric, [reference], "reference", seed)
     first, second = (kind.statistic(side, reference, seed) for side in (a, b))
@@ -42,16 +44,19 @@ def compare(
     result = {"a": first.value, "b": second.value, "difference": difference, "clips": len(a.ids)}
     of_sides = (f"{name}: {text}" for name, part in (("a", first), ("b", second)) for text in part.warnings)
     warnings = (*of_sides, *warnings, *reference_warnings)
-    _check_values(first, second)
+    values = [dict(sorted(part.of.items())) for part in (first, second) if part.of]  # of single clips, if the metric is their mean
+    if len(values) == 2 and (unpaired := sorted(values[0].keys() ^ values[1].keys())):
+        raise UserError(f"{named(unpaired)}: one of the two sounds is too short for this metric")
     progress(1)
     if replicates:
         shifts = (first.influence() - second.influence()).shifts(seed, replicates, progress)
         error = float(np.hypot(first.error, second.error))
         if kind.exchanged:
             p = p_of_exchanges(kind.exchanged(a, b, reference, seed, exchanges(len(a.ids), seed, replicates)))
+        elif values:
+            p = permutation(np.subtract(*(list(of.values()) for of in values)), seed, replicates)
         else:
-            by_clip = _by_value(first.of, second.of) if first.of and second.of else _by_influence(kind, a, b, reference, seed)
-            p = permutation(by_clip, seed, replicates)
+            p = permutation(_by_influence(kind, a, b, reference, seed), seed, replicates)
         lower, higher = ("a", "b") if difference < 0 else ("b", "a")
         better = lower if kind.better == "lower" else higher
         result |= bootstrap.interval(difference, shifts, -np.inf, np.inf, error)
@@ -74,23 +79,6 @@ def holm(p: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(p) - rank) * p[index]))
         corrected[index] = highest
     return corrected
-
-
-def _check_partners(a: EmbeddingSet, b: EmbeddingSet) -> None:
-    for side, other, name in ((a, b, "a"), (b, a, "b")):
-        unpaired = sorted(set(side.ids) - set(other.ids))
-        if unpaired:
-            raise UserError(f"only {name} has {named(unpaired)}; a comparison needs equal clip ids, none is skipped")
-
-
-def _check_values(first: Statistic, second: Statistic) -> None:
-    unpaired = sorted(set(first.of or ()) ^ set(second.of or ()))
-    if unpaired:
-        raise UserError(f"{named(unpaired)}: one of the two sounds is too short for this metric")
-
-
-def _by_value(first: Mapping[str, float], second: Mapping[str, float]) -> np.ndarray:
-    return np.array([first[clip_id] - second[clip_id] for clip_id in sorted(first)])
 
 
 def _by_influence(kind: Metric, a: EmbeddingSet, b: EmbeddingSet, reference: EmbeddingSet, seed: int) -> np.ndarray:

@@ -23,9 +23,18 @@ from soundmill.audio.resample import QUALITY, resample, resample_blocks
 from soundmill.decoding import decode
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders, spoilings
-from soundmill.evaluation.cache import LAYOUT, Embedded, Embedding, Facts, add, drop_damaged, remove_unfinished
+from soundmill.evaluation.cache import (
+    LAYOUT,
+    Embedded,
+    Embedding,
+    Facts,
+    WaveFacts,
+    add,
+    drop_damaged,
+    remove_unfinished,
+    wave_facts,
+)
 from soundmill.evaluation.embedders.base import Embedder, Level
-from soundmill.evaluation.wave_facts import WaveFacts, wave_facts
 from soundmill.metrics.divergence import names_of
 
 BATCH = 16  # sounds per call of an embedder, at most

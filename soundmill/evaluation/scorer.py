@@ -24,10 +24,10 @@ from soundmill import shards
 from soundmill.audio.resample import QUALITY
 from soundmill.errors import UserError
 from soundmill.evaluation import features, protocols, waveforms
+from soundmill.evaluation.cache import shares
 from soundmill.evaluation.ladder import RUNGS, Ladder, Sides, add_sentences
 from soundmill.evaluation.library import Library, Members, Setup, rounded
 from soundmill.evaluation.score_rows import BETTER, number
-from soundmill.evaluation.wave_facts import shares
 from soundmill.metrics import scores
 from soundmill.metrics.divergence import named
 

@@ -19,7 +19,7 @@ from soundmill.corpora.forgotten import Entry, Forgotten, ForgottenClip
 from soundmill.corpora.sources import Sources
 from soundmill.decoding import decode
 from soundmill.errors import UserError
-from soundmill.forgetting.searching import Progress, clips_like, words_of_file
+from soundmill.forgetting.leftovers import Progress, clips_like, words_of_file
 from soundmill.lineage import Held, Piece, Project, overlap, overlapping, piece_of
 from soundmill.params import did_you_mean
 
@@ -57,7 +57,9 @@ def forget(root: Path, things: Sequence[str], reason: str, progress: Progress = 
     every = [*new, *listed_before]
     digests = {clip.digest for entry in every for clip in entry.clips}
     held = project.held([piece_of_entry(entry) for entry in every], digests=digests)
-    marked = _mark(root, held, every)
+    models = {(model.name, model.version): model for weights, *_ in held.weights for model in weights.registered}
+    marked = list(models.values())
+    tracking.mark_forgotten(root, marked, add=_marks(every))
     return Outcome(new, listed_before, held, marked, project.gone)
 
 
@@ -187,13 +189,6 @@ def _copies(project: Project, entries: list[Entry], progress: Progress) -> list[
 
 def _reason_of_copy(original: Entry) -> str:
     return f"a copy of {original}: {original.reason}"
-
-
-def _mark(root: Path, held: Held, entries: list[Entry]) -> list[tracking.RegisteredModel]:
-    """Tag the registered models that were trained on any of the entries."""
-    models = {(model.name, model.version): model for weights, *_ in held.weights for model in weights.registered}
-    tracking.mark_forgotten(root, list(models.values()), add=_marks(entries))
-    return list(models.values())
 
 
 def _marks(entries: list[Entry]) -> list[str]:

@@ -197,11 +197,9 @@ class Project:
     def weights_at(self, directory: Path) -> Weights:
         """A directory of weights, with the registered versions of the same content."""
         digest = hashing.model_digest(directory) if self.registered else ""
-        name = directory.resolve().relative_to(self.root.resolve()) if self._is_inside(directory) else directory
+        root, place = self.root.resolve(), directory.resolve()
+        name = place.relative_to(root) if place.is_relative_to(root) else directory
         return Weights(str(name), directory, [model for model in self.registered if model.digest == digest])
-
-    def _is_inside(self, path: Path) -> bool:
-        return path.resolve().is_relative_to(self.root.resolve())
 
     def held(self, pieces: Iterable[Piece], former: Iterable[str] = (), digests: Iterable[str] = ()) -> Held:
         """What contains any of these pieces; `former` are ids and `digests` the contents of clips cut from them earlier."""
@@ -209,13 +207,15 @@ class Project:
         clips = {variant: rows for variant, table in self.clips.items() if (rows := overlapping(table, pieces))}
         ids = {row["clip_id"] for rows in clips.values() for row in rows} | set(former)
         mixes = {mix: both for mix, both in self.mixes.items() if not ids.isdisjoint(both)}
+        names = named(ids | {piece.source for piece in pieces if piece.is_whole})
+        texts = [path for name in REPORTS for path in sorted((self.data / name).rglob("*")) if path.suffix in TEXTS]
         return Held(
             clips,
             mixes,
             self.shards_with(ids | mixes.keys()),
             list(self.weights_with(pieces, digests)),
             [str(path.relative_to(self.root)) for path in self.sounds() if path.stem in ids],
-            self._reports_with(ids | {piece.source for piece in pieces if piece.is_whole}),
+            [str(path.relative_to(self.root)) for path in texts if names.search(path.read_text("utf-8", errors="replace"))],
         )
 
     def shards_with(self, ids: set[str]) -> dict[str, int]:
@@ -258,13 +258,6 @@ class Project:
     def sounds(self) -> Iterator[Path]:
         for name in NAMED_AFTER_CLIPS:
             yield from sorted((self.data / name).rglob("*.wav"))
-
-    def _reports_with(self, names: set[str]) -> list[str]:
-        word = named(names)
-        texts = (path for name in REPORTS for path in sorted((self.data / name).rglob("*")) if path.suffix in TEXTS)
-        return [
-            str(path.relative_to(self.root)) for path in texts if word.search(path.read_text(encoding="utf-8", errors="replace"))
-        ]
 
     def find(self, thing: str) -> list[Piece]:
         """The pieces that a word may name: clips and recordings by id, recordings by path; `clip:` or `recording:` selects one.

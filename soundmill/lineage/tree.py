@@ -49,12 +49,20 @@ def trace(root: Path, thing: str) -> Lineage:
     """The lineage of a generated WAV, a directory of weights, a clip, a mix, or a recording (its id, or its path)."""
     project, path = Project(root), Path(thing)
     if path.is_dir():
-        return _of_weights(project, path)
+        weights = project.weights_at(path)
+        if not weights.config and weights.trained_on(path) is None:
+            raise UserError(f"{path}: not a checkpoint, autoencoder or vocoder (no config.json)")
+        node = Node("checkpoint", weights.name, _facts(weights))
+        return Lineage(node, _upstream(project, weights), _products(project, weights), project.gone)
     about = sound_facts(path) if path.suffix.lower() == ".wav" and path.is_file() else None
     if about is not None:
         return Lineage(Node("sound", str(path), about), _checkpoints(project, about), [], project.gone)
-    if path.is_file() and (beside := _about_beside(path)):
-        return _of_graph_sound(project, path, beside)
+    beside = path.parent / manifest.ABOUT_SOUNDS
+    about = params.read_json(beside, "`dvc repro`") if path.is_file() and beside.is_file() else None
+    if isinstance(about, dict) and {"family", "made_by"} <= about.keys():  # else it is another tool's
+        recordings = [_recording(project, piece) for piece in project.find(f"clip:{path.stem}")]
+        clip = Node("clip", path.stem, {"role": "request" if about["made_by"] == "generate" else "input"}, recordings)
+        return Lineage(Node("sound", str(path), about), [clip, *_checkpoints(project, about)], [], project.gone)
     if thing in project.mixes:
         return _of_mix(project, thing)
     pieces = project.find(thing)
@@ -62,7 +70,12 @@ def trace(root: Path, thing: str) -> Lineage:
         raise project.unknown(thing)
     if len(pieces) > 1:
         project.gone.append(f"{thing} is also the id of a recording: `recording:{thing}`")
-    return _of_piece(project, thing.removeprefix("clip:"), pieces[0])
+    piece, recording = pieces[0], _recording(project, pieces[0])
+    products = _downstream(project, project.held([piece]))
+    if piece.is_whole:
+        return Lineage(recording, [], products, project.gone)
+    facts = {"source": piece.source, "start": piece.start, "end": piece.end}
+    return Lineage(Node("clip", thing.removeprefix("clip:"), facts), [recording], products, project.gone)
 
 
 def sound_facts(path: Path) -> dict[str, Any] | None:
@@ -75,15 +88,6 @@ def sound_facts(path: Path) -> dict[str, Any] | None:
     except (soundfile.LibsndfileError, ValueError):
         return None
     return facts if isinstance(facts, dict) and "checkpoint" in facts else None
-
-
-def _of_piece(project: Project, name: str, piece: Piece) -> Lineage:
-    recording = _recording(project, piece)
-    held = project.held([piece])
-    if piece.is_whole:
-        return Lineage(recording, [], _downstream(project, held), project.gone)
-    thing = Node("clip", name, {"source": piece.source, "start": piece.start, "end": _plain_end(piece)})
-    return Lineage(thing, [recording], _downstream(project, held), project.gone)
 
 
 def _of_mix(project: Project, mix: str) -> Lineage:
@@ -99,29 +103,6 @@ def _of_mix(project: Project, mix: str) -> Lineage:
                 trained.append(_checkpoint(project, weights, {"part": part.name} if part != weights.directory else {}))
     paths = [Node("shard", path) for path in project.shards_with({mix})]
     return Lineage(Node("mix", mix), sources, paths + trained, project.gone)
-
-
-def _of_weights(project: Project, directory: Path) -> Lineage:
-    weights = project.weights_at(directory)
-    if not weights.config and weights.trained_on(directory) is None:
-        raise UserError(f"{directory}: not a checkpoint, autoencoder or vocoder (no config.json)")
-    return Lineage(
-        Node("checkpoint", weights.name, _facts(weights)), _upstream(project, weights), _products(project, weights), project.gone
-    )
-
-
-def _about_beside(path: Path) -> dict[str, Any] | None:
-    """The graph's record next to a sound; None if there is none, or the file is from another tool."""
-    beside = path.parent / manifest.ABOUT_SOUNDS
-    about = params.read_json(beside, "`dvc repro`") if beside.is_file() else None
-    return about if isinstance(about, dict) and {"family", "made_by"} <= about.keys() else None
-
-
-def _of_graph_sound(project: Project, path: Path, about: dict[str, Any]) -> Lineage:
-    """A sound that the graph made for a test clip, below data/generated or kept by a bake-off."""
-    recordings = [_recording(project, piece) for piece in project.find(f"clip:{path.stem}")]
-    sources = [Node("clip", path.stem, {"role": "request" if about["made_by"] == "generate" else "input"}, recordings)]
-    return Lineage(Node("sound", str(path), about), sources + _checkpoints(project, about), [], project.gone)
 
 
 def _checkpoints(project: Project, about: dict[str, Any]) -> list[Node]:
@@ -142,10 +123,6 @@ def _recording(project: Project, piece: Piece) -> Node:
         name: row[name] for name in ("creator", "source_url", "terms_found")
     }
     return Node("recording", piece.recording_id, facts | terms | {"refused": project.refused.get(piece.recording_id)})
-
-
-def _plain_end(piece: Piece) -> float | None:
-    return None if piece.is_whole else piece.end
 
 
 def _downstream(project: Project, held: Held) -> list[Node]:

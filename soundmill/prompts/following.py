@@ -24,10 +24,10 @@ from soundmill.audio.resample import resample
 from soundmill.audio.tags import GENERATED
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders
+from soundmill.evaluation.cache import wave_facts
 from soundmill.evaluation.embedders.yamnet import YamnetEmbedder, windows
 from soundmill.evaluation.folder_report import open_console
 from soundmill.evaluation.library import rounded
-from soundmill.evaluation.wave_facts import wave_facts
 from soundmill.metrics.bootstrap import INTERVAL
 from soundmill.models import generation, requests, sounds
 from soundmill.models.family import Model, Run, can, made_by

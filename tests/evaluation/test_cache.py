@@ -8,7 +8,7 @@ import pytest
 
 from soundmill import hashing
 from soundmill.evaluation import cache
-from soundmill.evaluation.wave_facts import WaveFacts
+from soundmill.evaluation.cache import WaveFacts
 from tests.lost_bits import lose_a_bit
 
 

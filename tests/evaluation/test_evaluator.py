@@ -13,8 +13,8 @@ from soundmill.audio.resample import resample
 from soundmill.decoding import decode
 from soundmill.errors import UserError
 from soundmill.evaluation import cache, embedders, evaluator, features, folders, ladder, protocols
+from soundmill.evaluation.cache import WaveFacts
 from soundmill.evaluation.protocols import ScoreSpec
-from soundmill.evaluation.wave_facts import WaveFacts
 from tests import clap_weights, recorded
 from tests.lost_bits import lose_a_bit
 

@@ -9,9 +9,9 @@ import pytest
 from soundmill import shards
 from soundmill.errors import UserError
 from soundmill.evaluation import cache, embedders, family, features, folders, probe, protocols, scorer
+from soundmill.evaluation.cache import WaveFacts
 from soundmill.evaluation.library import Library, Members, Setup
 from soundmill.evaluation.sets import choose_sets, comparisons
-from soundmill.evaluation.wave_facts import WaveFacts
 from tests.evaluation.clips import LABELS, catalog
 
 RATE = 16_000

@@ -13,8 +13,7 @@ from soundmill.audio.flac import decode_mono, encode_flac, write_wav
 from soundmill.audio.resample import resample
 from soundmill.errors import UserError
 from soundmill.evaluation import features, spoilings
-from soundmill.evaluation.cache import Facts
-from soundmill.evaluation.wave_facts import WaveFacts, shares, wave_facts
+from soundmill.evaluation.cache import Facts, WaveFacts, shares, wave_facts
 from tests.prepared import sound as clip
 from tests.prepared import write_rows
 

@@ -11,8 +11,8 @@ from soundmill.audio.flac import write_wav
 from soundmill.decoding import decode
 from soundmill.errors import UserError
 from soundmill.evaluation import cache, features, memorisation, protocols
+from soundmill.evaluation.cache import WaveFacts
 from soundmill.evaluation.library import Setup
-from soundmill.evaluation.wave_facts import WaveFacts
 
 RATE = 16_000
 
