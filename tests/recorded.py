@@ -4,7 +4,6 @@
 """
 
 import hashlib
-import importlib
 import json
 import re
 from collections.abc import Mapping
@@ -141,5 +140,5 @@ def publish(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "git_blob": None,
     }
     made = replace(declared, weights=replace(declared.weights, **about))
-    monkeypatch.setitem(importlib.import_module(embedders.MODULES[name]).EMBEDDERS, name, made)
+    monkeypatch.setitem(embedders.EMBEDDERS, name, made)
     return path

@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 from soundmill import commands, pretrained
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders
-from soundmill.evaluation.embedders import panns
 
 NAME = "panns_cnn14_16k"  # of the embedder whose weights the server has
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
@@ -79,7 +78,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server) -> Pa
 
 
 def publish(monkeypatch: pytest.MonkeyPatch, weights: pretrained.Weights) -> None:
-    monkeypatch.setitem(panns.EMBEDDERS, NAME, dataclasses.replace(embedders.find(NAME), weights=weights))
+    monkeypatch.setitem(embedders.EMBEDDERS, NAME, dataclasses.replace(embedders.find(NAME), weights=weights))
 
 
 def published() -> pretrained.Weights:

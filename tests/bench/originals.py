@@ -124,7 +124,7 @@ def of_audiobox() -> Said:
         windows, masks, weights, _ = infer.make_inference_batch([torch.from_numpy(wave)[None]], seconds, seconds)
         outputs = net({"wav": torch.stack(windows), "mask": torch.stack(masks)})
         means = [np.average(outputs[axis].numpy(), weights=weights) for axis in infer.AXES_NAME]
-        return [mean * audiobox.AXES[axis][2] + audiobox.AXES[axis][1] for axis, mean in zip(infer.AXES_NAME, means, strict=True)]
+        return [mean * audiobox.AXES[axis][1] + audiobox.AXES[axis][0] for axis, mean in zip(infer.AXES_NAME, means, strict=True)]
 
     yield "frames", [rate(wave, 10) for wave in sounds("audiobox")]
     yield "by short windows", [rate(wave, 2) for wave in sounds("audiobox_short")]

@@ -3,22 +3,23 @@
 WavLM is transformers' WavLMModel; the checkpoint has its authors' names, so its tensors are renamed.
 """
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from transformers import WavLMConfig, WavLMModel
 
 from soundmill.errors import UserError
-from soundmill.evaluation.embedders.base import Declaration, Embeddings
-from soundmill.pretrained import Weights
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from soundmill.evaluation.embedders.base import Embeddings
+from soundmill.training import torch_weights
+from soundmill.training.device import full_precision, pick_device
 
 SAMPLE_RATE = 16_000
 WINDOW = 10 * SAMPLE_RATE  # samples
@@ -26,13 +27,8 @@ FRAME = 320  # samples of a frame of WavLM
 FIRST_FRAME = 400  # samples that its first frame needs
 WINDOWS_AT_ONCE = 2
 WIDTH, HEAD_LAYERS = 768, 5
-# Axes of the checkpoint: the metric, and mean and standard deviation of the listeners' ratings, from its config.json.
-AXES = {
-    "CE": ("content_enjoyment", 5.06865, 1.93029),
-    "CU": ("content_usefulness", 5.73633, 1.75669),
-    "PC": ("production_complexity", 3.18591, 1.86637),
-    "PQ": ("production_quality", 6.57505, 1.51466),
-}
+# Axes of the checkpoint, in the order of its ratings: mean and standard deviation of the listeners' ratings, from its config.json.
+AXES = {"CE": (5.06865, 1.93029), "CU": (5.73633, 1.75669), "PC": (3.18591, 1.86637), "PQ": (6.57505, 1.51466)}
 NAMES = (  # of WavLM's tensors → of transformers'
     (r"^mask_emb$", "masked_spec_embed"),
     (r"^layer_norm\.", "feature_projection.layer_norm."),
@@ -63,15 +59,6 @@ class Audiobox:
     channels = 1
 
     def __init__(self, path: Path):
-        import torch
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-        from torch import nn
-        from transformers import WavLMConfig, WavLMModel
-
-        from soundmill.training import torch_weights
-        from soundmill.training.device import pick_device
-
         try:
             state = load_file(path)
         except (SafetensorError, OSError) as error:
@@ -89,10 +76,6 @@ class Audiobox:
         self._net.eval().to(self._device)
 
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
-        import torch
-
-        from soundmill.training.device import full_precision
-
         windows = [
             (owner, np.asarray(wave[start : start + WINDOW], np.float32))
             for owner, wave in enumerate(waves)
@@ -113,9 +96,6 @@ class Audiobox:
 
     def _rate(self, windows: Sequence[np.ndarray]) -> Tensor:
         """Ratings [N, 4] of windows of at most ten seconds, padded with zeros that are masked."""
-        import torch
-        from torch.nn.functional import normalize
-
         padded = torch.from_numpy(np.stack([np.pad(window, (0, WINDOW - len(window))) for window in windows]))
         longest = (WINDOW - FIRST_FRAME) // FRAME + 1
         frames = torch.tensor([min(longest, -(-len(window) // FRAME)) for window in windows])  # begun, so not masked
@@ -129,15 +109,13 @@ class Audiobox:
         heard = (torch.arange(longest) < frames[:, None]).to(self._device)[..., None]
         means = torch.stack([(state * heard).sum(dim=1) / heard.sum(dim=1) for state in states])  # [layers, N, 768]
         ratings = []
-        for axis, (_, mean, deviation) in AXES.items():
+        for axis, (mean, deviation) in AXES.items():
             mixed = torch.einsum("lnd,l->nd", means, self._net["layer_weights"][axis].softmax(dim=0))
             ratings.append(self._net["proj_layer"][axis](normalize(mixed, dim=-1))[:, 0] * deviation + mean)
         return torch.stack(ratings, dim=1)
 
 
 def _head() -> nn.Sequential:
-    from torch import nn
-
     layers: list[nn.Module] = []
     for _ in range(HEAD_LAYERS - 1):
         layers += [nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH), nn.GELU()]
@@ -151,24 +129,3 @@ def _renamed(key: str) -> str:
     for pattern, replacement in NAMES:
         name = re.sub(pattern, replacement, name)
     return room + dot + name
-
-
-_COMMIT = "9b1dd8e5df9af7216e836a98974fe3b82c56ded6"
-
-EMBEDDERS = {
-    "audiobox": Declaration(
-        Audiobox,
-        Weights(
-            name="audiobox",
-            file="audiobox-aesthetics.safetensors",
-            url=f"https://huggingface.co/facebook/audiobox-aesthetics/resolve/{_COMMIT}/model.safetensors",
-            num_bytes=415_472_992,
-            sha256="a5a3c2412649cc2384ec525ffd5180ce6c4778f43bed6108e0a1303de04d014e",
-            licence="CC-BY-4.0",
-            source="Tjandra et al. 2025, arXiv:2502.05139; github.com/facebookresearch/audiobox-aesthetics",
-        ),
-        classifier=False,
-        patches=False,
-        ratings=tuple(metric for metric, _, _ in AXES.values()),
-    )
-}

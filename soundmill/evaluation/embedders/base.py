@@ -1,7 +1,8 @@
 """What an embedder is: a pinned network from waves to patch embeddings and class logits, and how it is declared."""
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, TypeVar
@@ -68,11 +69,68 @@ class Embedder(Protocol):
 
 
 @dataclass(frozen=True)
-class Declaration:
-    """An embedder that is not loaded. `load` takes the path of its weights and, as keywords, the options of a protocol."""
+class HubFiles:
+    """Files of one commit of a repository of the Hugging Face hub, or of a directory with its name below `$SOUNDMILL_WEIGHTS`."""
 
-    load: Callable[..., Embedder]
-    weights: Weights | None = None  # a published file; an embedder with others overrides the methods below
+    repository: str
+    revision: str
+    files: tuple[str, ...]  # names or patterns; those that are read if they are there
+    missing: Callable[[Path], str | None]  # the first that a directory must have and has not
+    named: str  # what must be there, in words
+
+    def find(self) -> Path:
+        """Their directory, downloaded if necessary; it may have others. A UserError names a missing file and where it belongs."""
+        remedies = f"put {self.named} of {self.repository} at {self.revision[:7]} into the directory ${VARIABLE}/{self.repository}"
+        return hub.find(self.repository, self.revision, pretrained.directory(), self.files, self.missing, remedies)[0]
+
+
+def _missing_of_clap(directory: Path) -> str | None:
+    if not (directory / "config.json").is_file():
+        return "config.json"
+    if not any(directory.glob("model*.safetensors")):
+        return "model.safetensors (weights in other formats can run code, and are not read)"
+    return _missing_of_processor(directory)
+
+
+def _missing_of_processor(directory: Path) -> str | None:
+    choices = ("preprocessor_config.json", "processor_config.json"), ("tokenizer.json", "vocab.json")
+    return next((names[0] for names in choices if not any((directory / name).is_file() for name in names)), None)
+
+
+_OF_PROCESSOR = "preprocessor_config.json and the tokenizer's files"
+CLAP_PROCESSOR = HubFiles(  # what prepares sounds and texts
+    "laion/clap-htsat-unfused",
+    "79b58ed25fc00386262a2bea4b19fd21dc4310a0",
+    (
+        *("config.json", "preprocessor_config.json", "processor_config.json"),
+        *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"),
+    ),
+    _missing_of_processor,
+    _OF_PROCESSOR,
+)
+CLAP = replace(
+    CLAP_PROCESSOR,
+    files=(*CLAP_PROCESSOR.files, "model*.safetensors", "model.safetensors.index.json"),
+    missing=_missing_of_clap,
+    named=f"config.json, model.safetensors, {_OF_PROCESSOR}",
+)
+GPT2_TOKENIZER = HubFiles(
+    "openai-community/gpt2",
+    "607a30d783dfa663caf39e06633721c8d4cfcd7e",
+    ("tokenizer.json",),
+    lambda directory: None if (directory / "tokenizer.json").is_file() else "tokenizer.json",
+    "tokenizer.json",
+)
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """An embedder that is not loaded: its class, which is imported when it is, and its weights."""
+
+    made_by: str  # MODULE:CLASS in this package; called with `arguments`, the path of the weights, and a protocol's options
+    weights: Weights | None = None  # a published file
+    files: HubFiles | None = None  # that it needs besides its weights, or in place of them
+    arguments: tuple[str, ...] = ()
     classifier: bool = True  # it has logits
     patches: bool = True  # several embeddings per clip, so each clip has a covariance
     gpu: bool = True  # it uses one where there is one
@@ -80,51 +138,72 @@ class Declaration:
     ratings: tuple[str, ...] = ()  # metrics that its "embeddings" are the values of, in this order; it has no others
     options: tuple[str, ...] = ()  # that a protocol may set
 
+    @property
+    def module(self) -> str:
+        return f"{__package__}.{self.made_by.partition(':')[0]}"
+
+    def load(self, path: Path | None, **options: Any) -> Embedder:
+        """`path` is that of its weights; None if it has none."""
+        make = getattr(importlib.import_module(self.module), self.made_by.partition(":")[2])
+        return make(*self.arguments, *([path] if path else []), **options)
+
     def path(self, tagger: Path | None) -> Path | None:
         """Its weights, verified; `tagger` is the directory of the pipeline's tagger. Missing weights raise UserError."""
-        return pretrained.path(self.weights) if self.weights else None
+        if self.weights:
+            return pretrained.path(self.weights)
+        return self.files.find() if self.files else None
 
     def digest(self, tagger: Path | None) -> str:
-        """Digest of its weights, which are not loaded: part of the cache's key."""
-        return self.weights.pin[1] if self.weights else "none"
+        """Digest of its weights and files, which are not loaded: part of the cache's key."""
+        pin = self.weights.pin[1] if self.weights else "none"
+        if self.files is None:
+            return pin
+        of_files = _files_digest(self.files.find(), self.files.files)
+        return hashing.digest(pin, of_files) if self.weights else of_files
 
     def unavailable(self) -> str | None:
-        """Why its weights cannot be used on this machine, with a remedy; None if they can."""
-        return pretrained.unavailable(self.weights) if self.weights else None
-
-    @property
-    def missing(self) -> str:
-        """What published metrics say if it is unavailable: no path of this machine."""
-        return f"{self.weights.file} is not in the directory ${VARIABLE}" if self.weights else "it has no weights"
-
-    @property
-    def origin(self) -> str:
-        """Where its weights come from, for `soundmill weights list`."""
-        return self.weights.source if self.weights else "computed, without weights"
-
-
-@dataclass(frozen=True)
-class DeclarationWithFiles(Declaration):
-    """An embedder that needs, besides its weights, files of a repository of the Hugging Face hub."""
-
-    find_files: Callable[[], Path] = Path  # their directory, downloaded if necessary; missing ones raise UserError
-    files: tuple[str, ...] = ()  # names or patterns of those that it reads
-
-    def digest(self, tagger: Path | None) -> str:
-        return hashing.digest(super().digest(tagger), files_digest(self.find_files(), self.files))
-
-    def unavailable(self) -> str | None:
-        """As `Declaration.unavailable`; asks the hub if the files are not on this machine."""
-        reason = super().unavailable()
-        if reason is None:
+        """Why it cannot be used on this machine, with a remedy; None if it can. Asks the hub for files that are not here."""
+        reason = pretrained.unavailable(self.weights) if self.weights else None
+        if reason is None and self.files:
             try:
-                self.find_files()
+                self.files.find()
             except UserError as error:
                 return str(error)
         return reason
 
+    @property
+    def missing(self) -> str:
+        """What published metrics say if it is unavailable: no path of this machine."""
+        if self.weights:
+            return f"{self.weights.file} is not in the directory ${VARIABLE}"
+        if self.files:
+            return f"{self.files.repository} is neither below the directory ${VARIABLE} nor available from the Hugging Face hub"
+        return "it has no weights"
+
+    @property
+    def origin(self) -> str:
+        """Where its weights come from, for `soundmill weights list`."""
+        if self.weights:
+            return self.weights.source
+        return "downloaded from the Hugging Face hub on first use" if self.files else "computed, without weights"
+
+
+class TaggerDeclaration(Declaration):
+    """Its weights are the output of the stage `tagger`."""
+
+    origin = "trained by the pipeline's stage `tagger`"
+    missing = "the stage `tagger` has not run"
+
+    def path(self, tagger: Path | None) -> Path:
+        if tagger is None:
+            raise UserError("tagger: no data/tagger here; run in a checkout whose pipeline has trained it, or use another embedder")
+        return tagger
+
+    def digest(self, tagger: Path | None) -> str:
+        return hashing.file_digest(self.path(tagger) / "model.safetensors")
+
 
 @cache
-def files_digest(directory: Path, files: tuple[str, ...]) -> str:
+def _files_digest(directory: Path, files: tuple[str, ...]) -> str:
     """Digest of the files that match the patterns, computed once per process: they may be large."""
     return hub.digest(directory, files)

@@ -1,7 +1,6 @@
 """CLAP (Wu et al. 2023): embeddings of sounds and texts in one space, by transformers' ClapModel.
 
-The files are those of one commit of a repository on the Hugging Face hub, or of a directory with its name below
-`$SOUNDMILL_WEIGHTS`. Weights are read from safetensors only, which this commit has and the repository's main branch lacks.
+Weights are read from safetensors only, which the pinned commit has and the repository's main branch lacks.
 """
 
 import math
@@ -11,56 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from safetensors import SafetensorError
+from transformers import ClapModel, ClapProcessor
+from transformers.utils import logging
 
-from soundmill import hub, pretrained
 from soundmill.audio.resample import resample
 from soundmill.errors import UserError
-from soundmill.evaluation.embedders.base import Declaration, Embeddings, files_digest
+from soundmill.evaluation.embedders.base import CLAP, Embeddings
+from soundmill.training.device import full_precision, pick_device
 
-NAME = "laion/clap-htsat-unfused"
-REVISION = "79b58ed25fc00386262a2bea4b19fd21dc4310a0"
-PROCESSOR_FILES = (  # that transformers reads if they are there
-    *("config.json", "preprocessor_config.json", "processor_config.json"),
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"),
-)
-FILES = (*PROCESSOR_FILES, "model*.safetensors", "model.safetensors.index.json")
+NAME = CLAP.repository
 SAMPLE_RATE = 48_000
 WINDOWS_AT_ONCE = 8  # in a batch
 WINDOW = 10 * SAMPLE_RATE  # samples of the network's input; transformers would crop longer sounds at random
-
-
-def weights() -> Path:
-    """The directory of the model's files, downloaded if necessary; a UserError names a missing file and where it belongs."""
-    return _find(FILES, _missing, "config.json, model.safetensors, ")
-
-
-def processor() -> Path:
-    """As `weights`, of the files that prepare sounds and texts only; the directory may have others."""
-    return _find(PROCESSOR_FILES, _missing_of_processor, "")
-
-
-def _find(files: Sequence[str], missing: Callable[[Path], str | None], more: str) -> Path:
-    remedies = (
-        f"put {more}preprocessor_config.json and the tokenizer's files of {NAME} at {REVISION[:7]} "
-        f"into the directory ${pretrained.VARIABLE}/{NAME}"
-    )
-    return hub.find(NAME, REVISION, pretrained.directory(), files, missing, remedies)[0]
-
-
-def _missing(directory: Path) -> str | None:
-    if not (directory / "config.json").is_file():
-        return "config.json"
-    if not any(directory.glob("model*.safetensors")):
-        return "model.safetensors (weights in other formats can run code, and are not read)"
-    return _missing_of_processor(directory)
-
-
-def _missing_of_processor(directory: Path) -> str | None:
-    if not any((directory / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
-        return "preprocessor_config.json"
-    if not any((directory / name).is_file() for name in ("tokenizer.json", "vocab.json")):
-        return "tokenizer.json"
-    return None
 
 
 class ClapEmbedder:
@@ -72,13 +35,6 @@ class ClapEmbedder:
     longest_text: int | None = None  # tokens, if fewer than the network's input
 
     def __init__(self, directory: Path):
-        import torch
-        from safetensors import SafetensorError
-        from transformers import ClapModel
-        from transformers.utils import logging
-
-        from soundmill.training.device import pick_device
-
         logging.disable_progress_bar()
         logging.set_verbosity_error()  # missing keys are checked below
         local = {"local_files_only": True, "trust_remote_code": False}
@@ -99,10 +55,6 @@ class ClapEmbedder:
         self._net = net.eval().to(pick_device("auto"))
 
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
-        import torch
-
-        from soundmill.training.device import full_precision
-
         by_wave = [list(windows(wave)) for wave in waves]
         extract = partial(self._processor.feature_extractor, sampling_rate=SAMPLE_RATE, return_tensors="pt")
         inputs = [extract(window) for parts in by_wave for window in parts]
@@ -118,10 +70,6 @@ class ClapEmbedder:
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Embeddings [N, D] float32 of texts, of unit length; texts longer than the network's input are truncated."""
-        import torch
-
-        from soundmill.training.device import full_precision
-
         by_text = {}
         for text in sorted(set(texts)):  # one at a time, as padding would change last bits
             longest = self.longest_text or self._net.config.text_config.max_position_embeddings - 2
@@ -140,8 +88,6 @@ class ClapEmbedder:
 
 def load_processor(directory: Path) -> Any:
     """The preparation of sounds and texts; a UserError if the files cannot be read or belong to another model."""
-    from transformers import ClapProcessor
-
     try:
         processor = ClapProcessor.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError) as error:
@@ -168,36 +114,12 @@ def windows(wave: np.ndarray, length: int = WINDOW) -> Iterator[np.ndarray]:
         yield wave[start : start + length]
 
 
-class ClapDeclaration(Declaration):
-    """Its weights are files of a repository of the Hugging Face hub."""
-
-    origin = "downloaded from the Hugging Face hub on first use"
-    missing = f"{NAME} is neither below the directory ${pretrained.VARIABLE} nor available from the Hugging Face hub"
-
-    def path(self, tagger: Path | None) -> Path:
-        return weights()
-
-    def digest(self, tagger: Path | None) -> str:
-        return files_digest(weights(), FILES)
-
-    def unavailable(self) -> str | None:
-        """As `Declaration.unavailable`; asks the hub if the files are not on this machine."""
-        try:
-            weights()
-        except UserError as error:
-            return str(error)
-        return None
-
-
-EMBEDDERS = {"clap": ClapDeclaration(ClapEmbedder, classifier=False, patches=False, texts=True)}
-
-
 def best_of(candidates: int) -> Callable[[Sequence[str], Sequence[np.ndarray], int], list[int]]:
     """A function (texts, waves [C, T] generated for them, sample rate) → the index of the best wave in each group of `candidates`.
 
     CLAP is loaded immediately, so missing weights raise UserError before anything is generated.
     """
-    embedder = ClapEmbedder(weights())
+    embedder = ClapEmbedder(CLAP.find())
 
     def choose(texts: Sequence[str], waves: Sequence[np.ndarray], sample_rate: int) -> list[int]:
         if len(texts) % candidates:

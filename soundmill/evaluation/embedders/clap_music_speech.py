@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate import init_empty_weights
+from torch import Tensor
+from transformers import ClapConfig, ClapModel
 
 from soundmill.errors import UserError
 from soundmill.evaluation.embedders import clap, htsat
-from soundmill.evaluation.embedders.base import DeclarationWithFiles
-from soundmill.pretrained import Weights
+from soundmill.evaluation.embedders.base import CLAP_PROCESSOR
+from soundmill.training import torch_weights
+from soundmill.training.device import pick_device
 
 HTSAT = "audio_branch."
 UNUSED = re.compile(r"(audio|text)_transform\.")  # of a checkpoint: layers that only its training used
@@ -38,13 +42,7 @@ class MusicSpeechClap(clap.ClapEmbedder):
     longest_text = 77
 
     def __init__(self, path: Path):
-        from accelerate import init_empty_weights
-        from transformers import ClapModel
-
-        from soundmill.training import torch_weights
-        from soundmill.training.device import pick_device
-
-        self._processor = clap.load_processor(clap.processor())
+        self._processor = clap.load_processor(CLAP_PROCESSOR.find())
         state = torch_weights.read_state(path, "laion_clap", "state_dict", NUMPY)
         with init_empty_weights(include_buffers=False):
             net = ClapModel(config())
@@ -53,13 +51,9 @@ class MusicSpeechClap(clap.ClapEmbedder):
 
     def _renamed(self, state: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Any]]:
         """The tensors without the spectrogram, which must be that of the processor."""
-        from torch import Tensor
-
-        from soundmill.training.torch_weights import without_transform
-
         named = {key.removeprefix("module."): values for key, values in state.items()}
         of_sounds = {key.removeprefix(HTSAT): values for key, values in named.items() if key.startswith(HTSAT)}
-        of_sounds = without_transform(of_sounds, htsat.TRANSFORM, htsat.FFT, path)
+        of_sounds = torch_weights.without_transform(of_sounds, htsat.TRANSFORM, htsat.FFT, path)
         filters, expected = of_sounds.pop(htsat.FILTERS, None), self._processor.feature_extractor.mel_filters_slaney
         if not isinstance(filters, Tensor) or filters.shape != expected.shape or not np.allclose(filters, expected, atol=1e-6):
             raise UserError(f"{path}: {htsat.FILTERS} are not the mel filters that sounds are prepared with")
@@ -76,30 +70,5 @@ class MusicSpeechClap(clap.ClapEmbedder):
 
 def config() -> Any:
     """The sizes of HTSAT-base and RoBERTa-base."""
-    from transformers import ClapConfig
-
     audio = {"patch_embeds_hidden_size": 128, "depths": [2, 2, 12, 2], "hidden_size": 1024}
     return ClapConfig(text_config={"layer_norm_eps": 1e-5}, audio_config=audio)
-
-
-_COMMIT = "4226474e38defca6fc9272a7848bb7b0355ccd7a"
-
-EMBEDDERS = {
-    "clap_music_speech": DeclarationWithFiles(
-        MusicSpeechClap,
-        Weights(
-            name="clap_music_speech",
-            file="music_speech_audioset_epoch_15_esc_89.98.pt",
-            url=f"https://huggingface.co/lukewys/laion_clap/resolve/{_COMMIT}/music_speech_audioset_epoch_15_esc_89.98.pt",
-            num_bytes=2_352_471_003,
-            sha256="51c68f12f9d7ea25fdaaccf741ec7f81e93ee594455410f3bca4f47f88d8e006",
-            licence="CC0-1.0",
-            source="Wu et al. 2023, arXiv:2211.06687; github.com/LAION-AI/CLAP",
-        ),
-        classifier=False,
-        patches=False,
-        texts=True,
-        find_files=clap.processor,
-        files=clap.PROCESSOR_FILES,
-    )
-}

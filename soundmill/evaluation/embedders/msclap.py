@@ -1,7 +1,6 @@
 """Microsoft's CLAP of 2023 (Elizalde et al. 2023): embeddings of sounds and texts in one space, by HTSAT and GPT-2.
 
-The checkpoint is msclap's, so its tensors are renamed. Texts need GPT-2's tokenizer, a file of one commit of a repository on the
-Hugging Face hub, or of a directory with its name below `$SOUNDMILL_WEIGHTS`.
+The networks are transformers', each with a projection. The checkpoint is msclap's, so its tensors are renamed.
 """
 
 import re
@@ -10,19 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+from torch.nn.functional import gelu
+from transformers import ClapAudioConfig, ClapAudioModel, GPT2Config, GPT2Model, PreTrainedTokenizerFast
 
-from soundmill import hub, pretrained
 from soundmill.errors import UserError
-from soundmill.evaluation.embedders import clap
-from soundmill.evaluation.embedders.base import DeclarationWithFiles, Embeddings, in_batches
-from soundmill.pretrained import Weights
+from soundmill.evaluation.embedders import clap, htsat
+from soundmill.evaluation.embedders.base import GPT2_TOKENIZER, Embeddings, in_batches
+from soundmill.evaluation.embedders.panns import BANDS, log_mel
+from soundmill.training import torch_weights
+from soundmill.training.device import full_precision, pick_device
 
 SAMPLE_RATE = 44_100
 WINDOW = 7 * SAMPLE_RATE  # samples of the network's input; msclap crops longer sounds at random
 WINDOWS_AT_ONCE = 8
-TOKENIZER = "openai-community/gpt2"
-TOKENIZER_REVISION = "607a30d783dfa663caf39e06633721c8d4cfcd7e"
-TOKENIZER_FILES = ("tokenizer.json",)
+HOP, DIMENSIONS = 320, 1024
+TOKENIZER = GPT2_TOKENIZER.repository
 END, END_TOKEN, PADDING = "<|endoftext|>", 50_256, "!"
 LONGEST_TEXT = 1024  # tokens of GPT-2's input
 # Of a checkpoint: what scales similarities, and masks of GPT-2 that older versions of transformers stored.
@@ -46,14 +50,7 @@ class MsClapEmbedder:
     channels = 1
 
     def __init__(self, path: Path):
-        from accelerate import init_empty_weights
-
-        from soundmill.evaluation.embedders import htsat
-        from soundmill.evaluation.embedders.msclap_net import MsClap
-        from soundmill.training import torch_weights
-        from soundmill.training.device import pick_device
-
-        self._tokenizer = load_tokenizer(tokenizer())
+        self._tokenizer = load_tokenizer(GPT2_TOKENIZER.find())
         state = torch_weights.read_state(path, "msclap", "model")
         with init_empty_weights(include_buffers=False):
             net = MsClap()
@@ -62,8 +59,6 @@ class MsClapEmbedder:
         self._net = net.eval().to(self._device)
 
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
-        from soundmill.evaluation.embedders.msclap_net import DIMENSIONS
-
         by_wave = [[np.resize(part, WINDOW) for part in clap.windows(wave, WINDOW)] for wave in waves]
         windows = [window for parts in by_wave for window in parts]
         embeddings = in_batches(self._net.of_sounds, windows, WINDOWS_AT_ONCE, DIMENSIONS, self._device)
@@ -71,11 +66,6 @@ class MsClapEmbedder:
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Embeddings [N, 1024] float32 of texts; those longer than the network's input are truncated."""
-        import torch
-
-        from soundmill.evaluation.embedders.msclap_net import DIMENSIONS
-        from soundmill.training.device import full_precision
-
         by_text = {}
         with torch.inference_mode(), full_precision():
             for text in sorted(set(texts)):
@@ -86,11 +76,8 @@ class MsClapEmbedder:
 
 
 def _renamed(state: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Any]]:
-    from soundmill.evaluation.embedders import htsat
-    from soundmill.training.torch_weights import without_transform
-
     of_sounds = {key.removeprefix(HTSAT): values for key, values in state.items() if key.startswith(HTSAT)}
-    of_sounds = without_transform(of_sounds, htsat.TRANSFORM, htsat.FFT, path)
+    of_sounds = torch_weights.without_transform(of_sounds, htsat.TRANSFORM, htsat.FFT, path)
     if htsat.FILTERS in of_sounds:  # else loading names what is missing
         yield "filters", of_sounds.pop(htsat.FILTERS)
     for name, values in htsat.renamed(of_sounds):
@@ -101,23 +88,9 @@ def _renamed(state: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Any]]:
             yield NAMES.get(prefix, "") + key.removeprefix(prefix), values
 
 
-def tokenizer() -> Path:
-    """The directory of GPT-2's tokenizer, downloaded if necessary; a UserError says where it belongs."""
-    remedies = (
-        f"put tokenizer.json of {TOKENIZER} at {TOKENIZER_REVISION[:7]} into the directory ${pretrained.VARIABLE}/{TOKENIZER}"
-    )
-    return hub.find(TOKENIZER, TOKENIZER_REVISION, pretrained.directory(), TOKENIZER_FILES, _missing, remedies)[0]
-
-
-def _missing(directory: Path) -> str | None:
-    return next((name for name in TOKENIZER_FILES if not (directory / name).is_file()), None)
-
-
 def load_tokenizer(directory: Path) -> Any:
     """GPT-2's tokenizer; a UserError if the file cannot be read or is another one's."""
-    from transformers import PreTrainedTokenizerFast
-
-    path = directory / TOKENIZER_FILES[0]
+    path = directory / "tokenizer.json"
     try:
         loaded = PreTrainedTokenizerFast(tokenizer_file=str(path))
     except Exception as error:  # the library raises nothing more specific
@@ -127,24 +100,36 @@ def load_tokenizer(directory: Path) -> Any:
     return loaded
 
 
-_COMMIT = "c47d441165daa21986ead0850660917636a81775"
+class MsClap(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.filters = nn.Parameter(torch.empty(htsat.FFT // 2 + 1, BANDS))
+        self.audio_model = ClapAudioModel(ClapAudioConfig())  # its defaults are the sizes of HTSAT-tiny
+        self.text_model = GPT2Model(GPT2Config())
+        self.audio_projection, self.text_projection = Projection(), Projection()
 
-EMBEDDERS = {
-    "msclap": DeclarationWithFiles(
-        MsClapEmbedder,
-        Weights(
-            name="msclap",
-            file="CLAP_weights_2023.pth",
-            url=f"https://huggingface.co/microsoft/msclap/resolve/{_COMMIT}/CLAP_weights_2023.pth",
-            num_bytes=689_950_036,
-            sha256="2cef4016d47d00eb28d153d522f397222057f95000e9bad6b9583c631284a1e6",
-            licence="MS-PL",
-            source="Elizalde et al. 2023, arXiv:2309.05767; github.com/microsoft/CLAP",
-        ),
-        classifier=False,
-        patches=False,
-        texts=True,
-        find_files=tokenizer,
-        files=TOKENIZER_FILES,
-    )
-}
+    def of_sounds(self, waves: Tensor) -> Tensor:
+        """Embeddings [N, 1024] of waves [N, T] of at most 1024 hops."""
+        log_mels = log_mel(waves, self.filters, HOP)[:, None]
+        return self.audio_projection(self.audio_model(input_features=log_mels).pooler_output)
+
+    def of_text(self, tokens: Tensor) -> Tensor:
+        """The embedding [1024] of a text's tokens [T].
+
+        It is projected from the state of the last token or, as in msclap, of an earlier one: of as many before it as the text has
+        tokens `!`, which msclap pads with.
+        """
+        states = self.text_model(input_ids=tokens[None]).last_hidden_state[0]
+        return self.text_projection(states[tokens.count_nonzero() - 1])
+
+
+class Projection(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(768, DIMENSIONS, bias=False)
+        self.linear2 = nn.Linear(DIMENSIONS, DIMENSIONS, bias=False)
+        self.layer_norm = nn.LayerNorm(DIMENSIONS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.linear1(x)
+        return self.layer_norm(x + self.linear2(gelu(x)))

@@ -1,19 +1,34 @@
 """OpenL3 (Cramer et al. 2019, trained on AudioSet's environmental or music videos), with torchopenl3's weights."""
 
+from __future__ import annotations
+
+import itertools
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import max_pool2d, pad, relu
+from torch.nn.utils import fuse_conv_bn_eval
 
 from soundmill.errors import UserError
-from soundmill.evaluation.embedders.base import Declaration, Embeddings, in_batches
-from soundmill.pretrained import Weights
+from soundmill.evaluation.embedders.base import Embeddings, in_batches
+from soundmill.training import torch_weights
+from soundmill.training.device import pick_device
 
 SAMPLE_RATE = 48_000
 WINDOW = SAMPLE_RATE  # samples
 WINDOWS_AT_ONCE = 8  # 300 MB of activations
 TRANSFORM = ("speclayer.dft_real_kernels", "speclayer.dft_imag_kernels")  # of a checkpoint; it is not learnt
+
+FFT, HOP = 2048, 242  # samples
+PADDING = 982  # zeros on either side of a window
+BANDS, DIMENSIONS = 256, 512
+WIDTHS = (1, 64, 64, 128, 128, 256, 256, 512)
+POOLED = (2, 4, 6)  # convolutions that a maximum over 2 × 2 follows
+AMIN = 1e-10  # smallest amplitude that the logarithm is taken of
+RANGE = 80.0  # below the window's maximum; quieter values are raised to it
 
 
 class OpenL3Embedder:
@@ -25,13 +40,6 @@ class OpenL3Embedder:
     sample_rate = SAMPLE_RATE
 
     def __init__(self, name: str, path: Path, *, hop: float = 0.5, channels: int = 1):
-        import torch
-
-        from soundmill.evaluation.embedders.openl3_net import FFT, OpenL3
-        from soundmill.training import torch_weights
-        from soundmill.training.device import pick_device
-        from soundmill.training.torch_weights import without_transform
-
         if not 1 / SAMPLE_RATE <= hop <= 60:
             raise UserError(f"{name}: a hop of {hop} seconds; it is between {1 / SAMPLE_RATE:.2g} and 60")
         if channels not in (1, 2):
@@ -42,22 +50,17 @@ class OpenL3Embedder:
         state = torch_weights.read_state(path, "torchopenl3")
         with torch.device("meta"):
             net = OpenL3()
-        torch_weights.load_state(net, without_transform(state, TRANSFORM, FFT, path), path)
+        torch_weights.load_state(net, torch_weights.without_transform(state, TRANSFORM, FFT, path), path)
         self._net = net.eval().fused().to(self._device, memory_format=torch.channels_last)
 
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
-        frames = [self._of_wave(wave) if self.channels == 1 else self._of_stereo(wave) for wave in waves]
+        frames = []
+        for wave in waves:
+            channels = [wave] if self.channels == 1 else list(wave)
+            distinct = channels[:1] if len(channels) == 2 and np.array_equal(*channels) else channels
+            rows = [in_batches(self._net, windows(one, self._hop), WINDOWS_AT_ONCE, DIMENSIONS, self._device) for one in distinct]
+            frames.append(np.concatenate(rows * (len(channels) // len(rows)), axis=1))
         return Embeddings(frames, np.zeros((len(waves), 0), np.float32))
-
-    def _of_stereo(self, wave: np.ndarray) -> np.ndarray:
-        left = self._of_wave(wave[0])
-        right = left if np.array_equal(wave[0], wave[1]) else self._of_wave(wave[1])
-        return np.concatenate([left, right], axis=1)
-
-    def _of_wave(self, wave: np.ndarray) -> np.ndarray:
-        from soundmill.evaluation.embedders.openl3_net import DIMENSIONS
-
-        return in_batches(self._net, windows(wave, self._hop), WINDOWS_AT_ONCE, DIMENSIONS, self._device)
 
 
 def windows(wave: np.ndarray, hop: int) -> np.ndarray:
@@ -74,24 +77,43 @@ def windows(wave: np.ndarray, hop: int) -> np.ndarray:
     return np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::hop]
 
 
-_COMMIT = "a5df8fd155993e1601590b19649e882a68f80186"
+class OpenL3(nn.Module):
+    """Windows [N, 48000] → embeddings [N, 512]; its state has torchopenl3's names."""
 
-EMBEDDERS = {
-    f"openl3_{content}": Declaration(
-        partial(OpenL3Embedder, f"openl3_{content}"),
-        Weights(
-            name=f"openl3_{content}",
-            file=f"torchopenl3_mel256_{content}_512.pth.tar",
-            url=f"https://github.com/torchopenl3/torchopenl3-models/raw/{_COMMIT}/torchopenl3_mel256_{content}_512.pth.tar",
-            git_blob=blob,
-            licence="Apache-2.0",
-            source="Cramer et al. 2019; ported by github.com/torchopenl3/torchopenl3-models",
-        ),
-        classifier=False,
-        options=("hop", "channels"),
-    )
-    for content, blob in {
-        "env": "a37a08222ebf9d8a88a84beeae76ad909dac0bc6",
-        "music": "54df87b6bfe9747d001991da436b3d1ac768b2a6",
-    }.items()
-}
+    def __init__(self) -> None:
+        super().__init__()
+        self.speclayer = nn.ParameterDict({"mel_basis": torch.empty(BANDS, FFT // 2 + 1)})
+        self.batch_normalization_1 = nn.BatchNorm2d(1, eps=0.001)
+        for number, (width, wider) in enumerate(itertools.pairwise(WIDTHS), 1):
+            setattr(self, f"conv2d_{number}", nn.Conv2d(width, wider, 3, padding=1))
+            setattr(self, f"batch_normalization_{number + 1}", nn.BatchNorm2d(wider, eps=0.001))
+        self.audio_embedding_layer = nn.Conv2d(WIDTHS[-1], DIMENSIONS, 3, padding=1)
+
+    def fused(self) -> OpenL3:
+        """The same network with every BatchNorm but the first fused into the convolution before it."""
+        for number in range(1, len(WIDTHS)):
+            convolution, norm = f"conv2d_{number}", f"batch_normalization_{number + 1}"
+            setattr(self, convolution, fuse_conv_bn_eval(getattr(self, convolution), getattr(self, norm)))
+            setattr(self, norm, nn.Identity())
+        return self
+
+    def forward(self, windows: Tensor) -> Tensor:
+        x = self.batch_normalization_1(self.log_mel(windows)[:, None])
+        x = x.contiguous(memory_format=torch.channels_last)  # [N, 1, 256, 199]
+        for number in range(1, len(WIDTHS)):
+            x = relu(getattr(self, f"batch_normalization_{number + 1}")(getattr(self, f"conv2d_{number}")(x)), inplace=True)
+            if number in POOLED:
+                x = max_pool2d(x, 2)
+        return self.audio_embedding_layer(x).amax(dim=(2, 3))  # over the [32, 24] that remain
+
+    def log_mel(self, windows: Tensor) -> Tensor:
+        """10·log10 of mel amplitudes relative to each window's maximum, [N, 256, 199]; periodic Hann window.
+
+        In float64: rounding in a float32 FFT is louder than the quietest amplitudes that count, 1e-8 of the loudest.
+        """
+        window = torch.hann_window(FFT, dtype=torch.float64, device=windows.device)
+        padded = pad(windows.double(), (PADDING, PADDING))
+        spectra = torch.stft(padded, FFT, HOP, window=window, center=False, return_complex=True)
+        amplitudes = (self.speclayer["mel_basis"].double() @ (spectra.real**2 + spectra.imag**2)).sqrt()
+        decibels = 10 * torch.log10(amplitudes.clamp_min(AMIN))
+        return (decibels - decibels.amax(dim=(1, 2), keepdim=True)).clamp_min(-RANGE).float()

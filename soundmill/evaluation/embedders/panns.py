@@ -1,14 +1,22 @@
-"""Networks of PANNs (Kong et al. 2020), pretrained on AudioSet (527 classes): Cnn14 for 16 and 32 kHz, Wavegram-Logmel-Cnn14."""
+"""Networks of PANNs (Kong et al. 2020, arXiv:1912.10211), pretrained on AudioSet (527 classes): Cnn14 for 16 and 32 kHz,
+Wavegram-Logmel-Cnn14."""
 
+from __future__ import annotations
+
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, max_pool1d, relu
+from torch.nn.utils import fuse_conv_bn_eval
 
-from soundmill.evaluation.embedders.base import Declaration, Embeddings
-from soundmill.pretrained import Weights
+from soundmill.evaluation.embedders.base import Embeddings
+from soundmill.training import torch_weights
+from soundmill.training.device import full_precision, pick_device
 
 SHORTEST = 2.0  # seconds; shorter waves are padded with silence, as in audioldm_eval
 SECONDS_AT_ONCE = 80.0  # of waves in a batch: 400 MB of activations
@@ -21,10 +29,13 @@ NUMPY = (
     np.dtype,
     type(np.dtype(np.int64)),
 )
+BANDS, DIMENSIONS, CLASSES = 64, 2048, 527
+WIDTHS = (1, 64, 128, 256, 512, 1024, 2048)
+WAVEGRAM_BANDS = 32
+AMIN = 1e-10  # smallest power that the logarithm is taken of
 
 
-@dataclass(frozen=True)
-class Variant:
+class Variant(NamedTuple):
     """What differs between the networks."""
 
     sample_rate: int
@@ -46,30 +57,18 @@ class Cnn14Embedder:
     channels = 1
 
     def __init__(self, name: str, path: Path):
-        import torch
-
-        from soundmill.evaluation.embedders.cnn14 import Cnn14, WavegramLogmelCnn14
-        from soundmill.training import torch_weights
-        from soundmill.training.device import pick_device
-        from soundmill.training.torch_weights import without_transform
-
         self.name = name
         self._variant = VARIANTS[name]
         self.sample_rate = self._variant.sample_rate
         self._device = pick_device("auto")
         state = torch_weights.read_state(path, "PANNs", "model", NUMPY)
-        state = without_transform(state, TRANSFORM, self._variant.window, path)
+        state = torch_weights.without_transform(state, TRANSFORM, self._variant.window, path)
         with torch.device("meta"):
             net = WavegramLogmelCnn14() if self._variant.wavegram else Cnn14(self._variant.window, self._variant.hop)
         torch_weights.load_state(net, state, path)
         self._net = net.eval().fused().to(self._device, memory_format=torch.channels_last)
 
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
-        import torch
-
-        from soundmill.evaluation.embedders.cnn14 import CLASSES
-        from soundmill.training.device import full_precision
-
         shortest = round(SHORTEST * self.sample_rate)
         frames: list[np.ndarray] = [np.empty(0)] * len(waves)
         logits = np.zeros((len(waves), CLASSES), np.float32)
@@ -89,38 +88,107 @@ class Cnn14Embedder:
         return Embeddings(frames, logits)
 
 
-_ZENODO = "https://zenodo.org/records/3987831/files"
+class Cnn14(nn.Module):
+    """Waves [N, T] → embeddings [N, 2048] and logits [N, 527]; its state has PANNs' names."""
 
-EMBEDDERS = {
-    weights.name: Declaration(partial(Cnn14Embedder, weights.name), weights, patches=False)
-    for weights in (
-        Weights(
-            name="panns_cnn14_16k",
-            file="Cnn14_16k_mAP=0.438.pth",
-            url=f"{_ZENODO}/Cnn14_16k_mAP%3D0.438.pth?download=1",
-            num_bytes=358_668_570,
-            sha256="e2ee543a27919542c2ea03eabaa70b24dcd4e6c8e05621de6b67a94e4c5058e6",
-            licence="CC-BY-4.0",
-            source="Kong et al. 2020, arXiv:1912.10211; doi:10.5281/zenodo.3987831",
-            md5="362fc5ff18f1d6ad2f6d464b45893f2c",
-        ),
-        Weights(
-            name="panns_cnn14_32k",
-            file="Cnn14_mAP=0.431.pth",
-            url=f"{_ZENODO}/Cnn14_mAP%3D0.431.pth?download=1",
-            num_bytes=327_428_481,
-            sha256="0dc499e40e9761ef5ea061ffc77697697f277f6a960894903df3ada000e34b31",
-            licence="CC-BY-4.0",
-            source="Kong et al. 2020, arXiv:1912.10211; doi:10.5281/zenodo.3987831",
-            md5="541141fa2ee191a88f24a3219fff024e",
-        ),
-        Weights(
-            name="panns_wavegram_logmel",
-            file="Wavegram_Logmel_Cnn14_mAP=0.439.pth",
-            url=f"{_ZENODO}/Wavegram_Logmel_Cnn14_mAP%3D0.439.pth?download=1",
-            licence="CC-BY-4.0",
-            source="Kong et al. 2020, arXiv:1912.10211; doi:10.5281/zenodo.3987831",
-            md5="17fa9ab65af3c0eb5ffbc5f65552c4e1",
-        ),
-    )
-}
+    def __init__(self, window: int, hop: int) -> None:
+        super().__init__()
+        self.window, self.hop = window, hop
+        self.logmel_extractor = nn.ParameterDict({"melW": torch.empty(window // 2 + 1, BANDS)})
+        self.bn0 = nn.BatchNorm2d(BANDS)
+        for number, (width, wider) in enumerate(itertools.pairwise(WIDTHS), 1):
+            setattr(self, f"conv_block{number}", Block(width, wider))
+        self.fc1 = nn.Linear(WIDTHS[-1], DIMENSIONS)
+        self.fc_audioset = nn.Linear(DIMENSIONS, CLASSES)
+
+    def fused(self) -> Cnn14:
+        """The same network with every BatchNorm fused into the convolution before it."""
+        for number in range(1, len(WIDTHS)):
+            getattr(self, f"conv_block{number}").fuse()
+        return self
+
+    def front(self, waves: Tensor) -> Tensor:
+        """The first block's output, [N, channels, frames / 2, 32]."""
+        log_mels = log_mel(waves, self.logmel_extractor["melW"], self.hop)
+        x = self.bn0(log_mels.transpose(1, 2)[..., None])  # [N, 64, frames, 1]: normalised per band
+        x = x.transpose(1, 3).contiguous(memory_format=torch.channels_last)  # [N, 1, frames, 64]
+        return avg_pool2d(self.conv_block1(x), 2)
+
+    def forward(self, waves: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.front(waves)
+        for number in range(2, len(WIDTHS)):
+            x = getattr(self, f"conv_block{number}")(x)
+            if number < len(WIDTHS) - 1:
+                x = avg_pool2d(x, 2)
+        x = x.mean(dim=3)
+        embedding = relu(self.fc1(x.amax(dim=2) + x.mean(dim=2)))
+        return embedding, self.fc_audioset(embedding)
+
+
+def log_mel(waves: Tensor, filters: Tensor, hop: int) -> Tensor:
+    """10·log10 of mel powers, [N, frames, bands]; filters [bins, bands], centred frames, reflected ends, periodic Hann window."""
+    size = 2 * (len(filters) - 1)
+    window = torch.hann_window(size, device=waves.device)
+    spectra = torch.stft(waves, size, hop, window=window, pad_mode="reflect", return_complex=True)
+    powers = (spectra.real**2 + spectra.imag**2).transpose(1, 2)
+    return 10 * torch.log10((powers @ filters).clamp_min(AMIN))
+
+
+class WavegramLogmelCnn14(Cnn14):
+    """Cnn14 for 32 kHz whose second block also takes a "wavegram", learnt from the wave instead of a Fourier transform."""
+
+    def __init__(self) -> None:
+        super().__init__(1024, 320)
+        self.pre_conv0 = nn.Conv1d(1, 64, 11, stride=5, padding=5, bias=False)
+        self.pre_bn0 = nn.BatchNorm1d(64)
+        for number, (width, wider) in enumerate(((64, 64), (64, 128), (128, 128)), 1):
+            setattr(self, f"pre_block{number}", WaveBlock(width, wider))
+        self.pre_block4 = Block(128 // WAVEGRAM_BANDS, 64)
+        self.conv_block2 = Block(64 + 64, 128)
+
+    def fused(self) -> WavegramLogmelCnn14:
+        self.pre_conv0, self.pre_bn0 = fuse_conv_bn_eval(self.pre_conv0, self.pre_bn0), nn.Identity()
+        for number in range(1, 5):
+            getattr(self, f"pre_block{number}").fuse()
+        return super().fused()
+
+    def front(self, waves: Tensor) -> Tensor:
+        x = super().front(waves)
+        y = relu(self.pre_bn0(self.pre_conv0(waves[:, None])), inplace=True)
+        for number in range(1, 4):
+            y = max_pool1d(getattr(self, f"pre_block{number}")(y), 4)
+        y = y.unflatten(1, (-1, WAVEGRAM_BANDS)).transpose(2, 3)  # [N, 4, frames, 32]
+        y = avg_pool2d(self.pre_block4(y.contiguous(memory_format=torch.channels_last)), (2, 1))
+        frames = min(x.shape[2], y.shape[2])
+        return torch.cat([x[:, :, :frames], y[:, :, :frames]], dim=1)
+
+
+class Block(nn.Module):
+    """Two convolutions over time and frequency."""
+
+    def __init__(self, width: int, wider: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, wider, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(wider, wider, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(wider)
+        self.bn2 = nn.BatchNorm2d(wider)
+
+    def fuse(self) -> None:
+        """Fuse every BatchNorm into the convolution before it."""
+        self.conv1, self.bn1 = fuse_conv_bn_eval(self.conv1, self.bn1), nn.Identity()
+        self.conv2, self.bn2 = fuse_conv_bn_eval(self.conv2, self.bn2), nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = relu(self.bn1(self.conv1(x)), inplace=True)
+        return relu(self.bn2(self.conv2(x)), inplace=True)
+
+
+class WaveBlock(Block):
+    """Two convolutions over time, the second one dilated."""
+
+    def __init__(self, width: int, wider: int) -> None:
+        nn.Module.__init__(self)
+        self.conv1 = nn.Conv1d(width, wider, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv1d(wider, wider, 3, padding=2, dilation=2, bias=False)
+        self.bn1 = nn.BatchNorm1d(wider)
+        self.bn2 = nn.BatchNorm1d(wider)

@@ -1,12 +1,19 @@
-"""PaSST (Koutini et al. 2022), a transformer trained on AudioSet (527 classes), with the weights that hear21passt uses."""
+"""PaSST-S (Koutini et al. 2022, arXiv:2110.05069), trained on AudioSet (527 classes), with the weights that hear21passt uses.
+
+It is a vision transformer on overlapping patches of log-mel spectrograms.
+"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu, scaled_dot_product_attention
 
-from soundmill.evaluation.embedders.base import Declaration, Embeddings, choice
-from soundmill.pretrained import Weights
+from soundmill.evaluation.embedders.base import Embeddings, choice
+from soundmill.training import torch_weights
+from soundmill.training.device import full_precision, pick_device
 
 SAMPLE_RATE = 32_000
 WINDOW = 10 * SAMPLE_RATE  # samples of the network's longest input
@@ -14,6 +21,15 @@ SCENE_HOP = 80_000  # samples between windows of a longer sound, as in hear21pas
 SHORT = 48_000  # samples; stable-audio-metrics does not pad shorter sounds
 WINDOWS_AT_ONCE = 4
 UNUSED = ("head_dist.weight", "head_dist.bias")  # of a checkpoint: a head that only its training used
+
+FFT, FRAME, HOP = 1024, 800, 320  # samples
+HIGHEST = 15_000.0  # Hz, of the mel bands; the lowest is 0
+PREEMPHASIS = 0.97
+OFFSET = 1e-5  # added before the logarithm
+BANDS, FRAMES = 128, 998  # of the longest spectrogram
+PATCH, STRIDE = 16, 10  # bands and frames
+DIMENSIONS, HEADS, BLOCKS, CLASSES = 768, 12, 12, 527
+SHORTEST = (PATCH - 1) * HOP + 1  # samples of the shortest wave that has a patch
 
 
 def scene(wave: np.ndarray) -> list[np.ndarray]:
@@ -58,12 +74,6 @@ class PasstEmbedder:
     channels = 1
 
     def __init__(self, path: Path, *, front_end: str = "hear21passt"):
-        import torch
-
-        from soundmill.evaluation.embedders.passt_net import Passt
-        from soundmill.training import torch_weights
-        from soundmill.training.device import pick_device
-
         self._windows = choice("passt", "front end", front_end, FRONT_ENDS)
         self._device = pick_device("auto")
         state = torch_weights.read_state(path, "PaSST")
@@ -73,11 +83,6 @@ class PasstEmbedder:
         self._net = net.eval().to(self._device)
 
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
-        import torch
-
-        from soundmill.evaluation.embedders.passt_net import CLASSES, DIMENSIONS, SHORTEST
-        from soundmill.training.device import full_precision
-
         owners, cut = [], []
         by_length: dict[int, list[int]] = {}  # batches of equal length: padding would change the embedding
         for owner, wave in enumerate(waves):
@@ -99,19 +104,62 @@ class PasstEmbedder:
         return Embeddings([part.astype(np.float32) for part in frames], np.reshape(means, (len(waves), CLASSES)).astype(np.float32))
 
 
-EMBEDDERS = {
-    "passt": Declaration(
-        PasstEmbedder,
-        Weights(
-            name="passt",
-            file="passt-s-f128-p16-s10-ap.476-swa.pt",
-            url="https://github.com/kkoutini/PaSST/releases/download/v0.0.1-audioset/passt-s-f128-p16-s10-ap.476-swa.pt",
-            num_bytes=344_665_734,
-            sha256="302903fa8c4aee817b11dc982da0b29aaf8d11a3e722420476d0a12c9db70c2c",
-            licence="Apache-2.0",
-            source="Koutini et al. 2022, arXiv:2110.05069; github.com/kkoutini/PaSST",
-        ),
-        patches=False,
-        options=("front_end",),
-    )
-}
+class Passt(nn.Module):
+    """Waves [N, T] of at most ten seconds → embeddings [N, 768] and logits [N, 527]; its state has hear21passt's names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(1, DIMENSIONS, PATCH, STRIDE)})
+        rows, columns = ((size - PATCH) // STRIDE + 1 for size in (BANDS, FRAMES))
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, DIMENSIONS))
+        self.dist_token = nn.Parameter(torch.zeros(1, 1, DIMENSIONS))
+        self.new_pos_embed = nn.Parameter(torch.zeros(1, 2, DIMENSIONS))  # of the two tokens
+        self.freq_new_pos_embed = nn.Parameter(torch.zeros(1, DIMENSIONS, rows, 1))
+        self.time_new_pos_embed = nn.Parameter(torch.zeros(1, DIMENSIONS, 1, columns))
+        self.blocks = nn.Sequential(*(Block() for _ in range(BLOCKS)))
+        self.norm = nn.LayerNorm(DIMENSIONS, eps=1e-6)
+        self.head = nn.Sequential(nn.LayerNorm(DIMENSIONS), nn.Linear(DIMENSIONS, CLASSES))
+
+    def forward(self, waves: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.patch_embed["proj"](log_mel(waves)[:, None])  # [N, 768, 12, patches in time]
+        x = x + self.time_new_pos_embed[..., : x.shape[-1]] + self.freq_new_pos_embed
+        tokens = torch.cat([self.cls_token, self.dist_token], dim=1) + self.new_pos_embed
+        x = torch.cat([tokens.expand(len(x), -1, -1), x.flatten(2).transpose(1, 2)], dim=1)
+        embedding = self.norm(self.blocks(x)[:, :2]).mean(dim=1)
+        return embedding, self.head(embedding)
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = (nn.LayerNorm(DIMENSIONS, eps=1e-6) for _ in range(2))
+        self.attn = nn.ModuleDict({"qkv": nn.Linear(DIMENSIONS, 3 * DIMENSIONS), "proj": nn.Linear(DIMENSIONS, DIMENSIONS)})
+        self.mlp = nn.ModuleDict({"fc1": nn.Linear(DIMENSIONS, 4 * DIMENSIONS), "fc2": nn.Linear(4 * DIMENSIONS, DIMENSIONS)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.attn["qkv"](self.norm1(x)).unflatten(2, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
+        attended = scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        x = x + self.attn["proj"](attended)
+        return x + self.mlp["fc2"](gelu(self.mlp["fc1"](self.norm2(x))))
+
+
+def log_mel(waves: Tensor) -> Tensor:
+    """Normalised logarithms of mel powers [N, 128, frames] of pre-emphasised waves; centred frames, symmetric Hann window."""
+    emphasised = waves[:, 1:] - PREEMPHASIS * waves[:, :-1]
+    window = torch.hann_window(FRAME, periodic=False, device=waves.device)
+    spectra = torch.stft(emphasised, FFT, HOP, FRAME, window, pad_mode="reflect", return_complex=True)
+    powers = spectra.real**2 + spectra.imag**2
+    return (torch.log(mel_filters().to(waves.device) @ powers + OFFSET) + 4.5) / 5
+
+
+def mel_filters() -> Tensor:
+    """Kaldi's filters [128, 513], triangular on the mel scale, not in Hz; the highest bin has weight zero."""
+
+    def mel(hertz: Tensor) -> Tensor:
+        return 1127 * torch.log1p(hertz / 700)
+
+    bins = mel(torch.arange(FFT // 2, dtype=torch.float64) * SAMPLE_RATE / FFT)
+    edges = torch.linspace(0, float(mel(torch.tensor(HIGHEST, dtype=torch.float64))), BANDS + 2, dtype=torch.float64)[:, None]
+    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
+    filters = torch.minimum((bins - low) / (centre - low), (high - bins) / (high - centre)).clamp_min(0)
+    return nn.functional.pad(filters, (0, 1)).float()

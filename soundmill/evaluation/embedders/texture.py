@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
+from scipy import fft
 
-from soundmill.evaluation.embedders.base import Declaration, Embeddings
+from soundmill.evaluation.embedders.base import Embeddings
 
 SAMPLE_RATE = 16_000
 WINDOW, HOP = 32_000, 16_000  # samples
@@ -87,8 +88,6 @@ def windows(wave: np.ndarray) -> np.ndarray:
 
 def envelopes(segments: np.ndarray) -> np.ndarray:
     """Compressed envelopes [P, BANDS, 2 · RATE] float64 of windows with their margins."""
-    from scipy import fft
-
     spectra = fft.rfft(segments * _fades())
     compressed = np.empty((len(segments), BANDS, FRAMES))
     for band, (first, gains) in enumerate(_filters()):
@@ -112,13 +111,14 @@ def of_envelopes(envelopes: np.ndarray) -> dict[str, np.ndarray]:
     phase        correlation of an octave of modulation, its phase doubled, with the next octave (C2), real and imaginary part, over
                  all bands; the imaginary part has opposite signs for sounds that swell and that decay
     """
-    from scipy import fft
-
     mean = envelopes.mean(axis=2)
     centred = envelopes / mean[..., None] - 1
     variance = np.square(centred).mean(axis=2) + SHALLOWEST**2
-    octaves = _octaves(envelopes.shape[2])
-    spectra = _spectra(centred)
+    frames = envelopes.shape[2]
+    octaves = _octaves(frames)
+    # Spectra [P, BANDS, bins] under a Hann window; their squares add up to the variance.
+    taper = np.sqrt(2 / 3) * (1 - np.cos(2 * np.pi * np.arange(frames) / frames)) * (np.sqrt(2) / frames)
+    spectra = fft.rfft((centred * taper).astype(np.float32))[:, :, : frames // 2]
     powers = _products(spectra, 0) @ np.square(octaves).T + SHALLOWEST**2 / len(MODULATIONS)
     signals = fft.ifft(spectra[:, :, None] * octaves, axis=3)  # analytic, of each octave
     slow, fast = signals[:, :, :-1], signals[:, :, 1:]
@@ -143,15 +143,6 @@ def of_envelopes(envelopes: np.ndarray) -> dict[str, np.ndarray]:
 def _by_group(values: np.ndarray) -> np.ndarray:
     """[P, GROUPS, …] averages of values [P, bands, …]."""
     return np.stack([part.mean(axis=1) for part in np.array_split(values, GROUPS, axis=1)], axis=1)
-
-
-def _spectra(centred: np.ndarray) -> np.ndarray:
-    """Spectra [P, BANDS, bins] of envelopes of mean zero under a Hann window; their squares add up to the variance."""
-    from scipy import fft
-
-    frames = centred.shape[2]
-    taper = np.sqrt(2 / 3) * (1 - np.cos(2 * np.pi * np.arange(frames) / frames)) * (np.sqrt(2) / frames)
-    return fft.rfft((centred * taper).astype(np.float32))[:, :, : frames // 2]
 
 
 def _products(values: np.ndarray, distance: int) -> np.ndarray:
@@ -193,6 +184,3 @@ def _octaves(frames: int) -> np.ndarray:
     hertz = np.arange(1, frames // 2) * RATE / frames
     offsets = np.clip(np.log2(hertz) - np.log2(MODULATIONS)[:, None], -1, 1)
     return np.pad(np.cos(np.pi / 2 * offsets), ((0, 0), (1, 0))).astype(np.float32)  # nothing of the mean
-
-
-EMBEDDERS = {"texture": Declaration(lambda _: TextureEmbedder(), classifier=False, gpu=False)}

@@ -1,17 +1,19 @@
 """VGGish (Hershey et al. 2017), pretrained on YouTube-8M: the network of the original FAD, with torchvggish's weights."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import torch
 
-from soundmill.evaluation.embedders.base import Declaration, Embeddings, choice, in_batches
-from soundmill.pretrained import VGGISH
+from soundmill.evaluation.embedders.base import Embeddings, choice, in_batches
+from soundmill.training import torch_weights
+from soundmill.training.device import pick_device
+from soundmill.training.vggish import BANDS, DIMENSIONS, FRAMES, Vggish
 
 SAMPLE_RATE = 16_000
-FRAMES, BANDS = 96, 64  # of a patch, as training.vggish.Vggish takes it
 FFT, WINDOW, HOP = 512, 400, 160  # samples
 LOWEST, HIGHEST = 125.0, 7500.0  # Hz
 OFFSET = 0.01  # added before the logarithm
@@ -19,8 +21,7 @@ PATCH = (FRAMES - 1) * HOP + WINDOW  # samples of one patch
 PATCHES_AT_ONCE = 32
 
 
-@dataclass(frozen=True)
-class FrontEnd:
+class FrontEnd(NamedTuple):
     """How a wave is cut: a patch every `step` samples while at least `whole` samples remain; `peak`: normalise it first."""
 
     step: int
@@ -42,12 +43,6 @@ class VggishEmbedder:
     channels = 1
 
     def __init__(self, path: Path, *, front_end: str = "torchvggish"):
-        import torch
-
-        from soundmill.training import torch_weights
-        from soundmill.training.device import pick_device
-        from soundmill.training.vggish import Vggish
-
         self._front_end = choice("vggish", "front end", front_end, FRONT_ENDS)
         self._device = pick_device("auto")
         with torch.device("meta"):
@@ -56,8 +51,6 @@ class VggishEmbedder:
         self._net = net.eval().to(self._device, memory_format=torch.channels_last)
 
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
-        from soundmill.training.vggish import DIMENSIONS
-
         by_wave = [patches(wave, self._front_end) for wave in waves]
         together = np.concatenate([np.zeros((0, FRAMES, BANDS), np.float32), *by_wave])[:, None]
         return Embeddings.of_parts(in_batches(self._net, together, PATCHES_AT_ONCE, DIMENSIONS, self._device), by_wave)
@@ -95,6 +88,3 @@ def mel_filters() -> np.ndarray:
     filters[0] = 0
     filters.flags.writeable = False
     return filters
-
-
-EMBEDDERS = {"vggish": Declaration(VggishEmbedder, VGGISH, classifier=False, gpu=False, options=("front_end",))}

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from ai_edge_litert.tools import flatbuffer_utils
 
 from soundmill.errors import UserError
-from soundmill.evaluation.embedders.base import Declaration, Embeddings
-from soundmill.pretrained import Weights
+from soundmill.evaluation.embedders.base import Embeddings
 
 CLASSES = "yamnet_label_list.txt"  # in the zip archive at the end of a TensorFlow Lite model
 
@@ -114,9 +115,6 @@ class _Part:
     """An interpreter of part of a model: from one of its tensors (None: its input) to others."""
 
     def __init__(self, model: bytes, start: Tensor | None, ends: Sequence[Tensor]):
-        from ai_edge_litert.interpreter import Interpreter
-        from ai_edge_litert.tools import flatbuffer_utils
-
         whole = flatbuffer_utils.read_model_from_bytearray(model)
         graph = whole.subgraphs[0]
         inputs = graph.inputs if start is None else [start.find(graph.tensors)]
@@ -151,20 +149,3 @@ def _quiet() -> Iterator[None]:
         os.dup2(stderr, 2)
         os.close(stderr)
         os.close(sink)
-
-
-EMBEDDERS = {
-    "yamnet": Declaration(
-        YamnetEmbedder,
-        Weights(
-            name="yamnet",
-            file="yamnet.tflite",
-            url="https://tfhub.dev/google/lite-model/yamnet/classification/tflite/1?lite-format=tflite",
-            num_bytes=4_126_810,
-            sha256="10c95ea3eb9a7bb4cb8bddf6feb023250381008177ac162ce169694d05c317de",
-            licence="Apache-2.0",
-            source="github.com/tensorflow/models, research/audioset/yamnet",
-        ),
-        gpu=False,
-    )
-}

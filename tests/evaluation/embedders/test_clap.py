@@ -12,6 +12,7 @@ from soundmill.audio.resample import resample
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders
 from soundmill.evaluation.embedders import clap
+from soundmill.evaluation.embedders.base import CLAP_PROCESSOR
 from tests.clap_weights import write
 
 RATE = clap.SAMPLE_RATE
@@ -154,10 +155,10 @@ def test_only_the_files_that_are_read_count(tmp_path, weights, monkeypatch):
     clap.load_processor(directory)
     recording = False
     assert opened
-    assert opened <= set(clap.PROCESSOR_FILES)
-    digest = hub.digest(directory, clap.PROCESSOR_FILES)
+    assert opened <= set(CLAP_PROCESSOR.files)
+    digest = hub.digest(directory, CLAP_PROCESSOR.files)
     (directory / "notes.json").write_text("{1: 2}")
     (directory / "model.safetensors").write_bytes(b"other")
-    assert hub.digest(directory, clap.PROCESSOR_FILES) == digest
+    assert hub.digest(directory, CLAP_PROCESSOR.files) == digest
     (directory / "tokenizer.json").write_text("{}")
-    assert hub.digest(directory, clap.PROCESSOR_FILES) != digest
+    assert hub.digest(directory, CLAP_PROCESSOR.files) != digest

@@ -13,7 +13,6 @@ from soundmill.errors import UserError
 from soundmill.evaluation import embedders
 from soundmill.evaluation.embedders import openl3, passt, vggish
 from soundmill.evaluation.embedders.panns import NUMPY, Cnn14Embedder
-from soundmill.evaluation.embedders.passt_net import mel_filters
 from soundmill.training import torch_weights
 from tests import recorded
 
@@ -59,7 +58,7 @@ def test_a_file_with_anything_but_tensors_is_refused(tmp_path, format):
 
 def test_the_filters_are_kaldis():
     expected, _ = kaldi.get_mel_banks(128, 1024, 32_000, 0.0, 15_000.0, 100.0, -500.0, 1.0)
-    np.testing.assert_allclose(mel_filters(), nn.functional.pad(expected, (0, 1)), atol=2e-5)
+    np.testing.assert_allclose(passt.mel_filters(), nn.functional.pad(expected, (0, 1)), atol=2e-5)
 
 
 @pytest.mark.parametrize(
