@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
@@ -240,18 +239,11 @@ def embed_all(
         remove_unfinished(config.directory(cache))
     with tempfile.TemporaryDirectory(prefix="soundmill-evaluate-") as place:
         report = shards.map_shards(embed, jobs, Path(place) / "done", workers=workers, progress=progress)
-    refuse([*refused, *_for_equal_content(report.quarantine, sounds)])
+    # A rejection counts for every sound with the same content.
+    keys = {sound.shown: sound.key for sound in sounds}
+    rejected = {keys[row["path"]]: row for row in report.quarantine}
+    refuse([*refused, *({**rejected[key], "path": path} for path, key in keys.items() if key in rejected)])
     return damaged
-
-
-def _for_equal_content(rows: Iterable[Mapping[str, str]], sounds: Iterable[Sound]) -> Iterator[dict[str, str]]:
-    """The rejection of a sound, repeated for every other sound with the same content."""
-    keys: dict[str, str] = {}
-    paths: dict[str, dict[str, None]] = defaultdict(dict)
-    for sound in sounds:
-        keys[sound.shown] = sound.key
-        paths[sound.key][sound.shown] = None
-    return ({**row, "path": path} for row in rows for path in paths[keys[row["path"]]])
 
 
 def embed_texts(config: EmbedderConfig, texts: Mapping[str, str], cache: Path) -> View:
@@ -376,19 +368,15 @@ def waves(
             yield sound, wave if channels == 1 else np.stack([wave, wave]), sound.sample_rate
         return
     versions = [list(group) for _, group in groupby(sounds, key=lambda sound: (sound.path, sound.clip_id))]
-    of_versions = _clip_waves if sounds[0].in_shard else partial(_file_waves, report)
-    for group, wave, rate in of_versions(versions, intermediate_rate, channels):
-        for sound in group:
-            yield sound, wave, rate
-
-
-def _clip_waves(
-    versions: Sequence[Sequence[Sound]], intermediate_rate: int | None, channels: int
-) -> Iterator[tuple[Sequence[Sound], np.ndarray, int]]:
+    if not sounds[0].in_shard:
+        for group, wave, rate in _file_waves(report, versions, intermediate_rate, channels):
+            yield from ((sound, wave, rate) for sound in group)
+        return
     by_id = {group[0].clip_id: group for group in versions}
-    for clip_id, wave, rate in clips_of(Path(os.fsdecode(versions[0][0].path)), by_id):
+    for clip_id, wave, rate in clips_of(Path(os.fsdecode(sounds[0].path)), by_id):
         wave = wave.mean(axis=0) if channels == 1 else decode.to_stereo(wave.T).T
-        yield by_id[clip_id], resample(wave, rate, intermediate_rate or rate), intermediate_rate or rate
+        wave = resample(wave, rate, intermediate_rate or rate)
+        yield from ((sound, wave, intermediate_rate or rate) for sound in by_id[clip_id])
 
 
 def _file_waves(

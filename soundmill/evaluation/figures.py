@@ -152,27 +152,25 @@ def _beside(texts: Sequence[Text], values: Sequence[float], width: float) -> lis
 
 
 def set_scale(axes: Axes, metric: str, values: Sequence[float]) -> str:
-    """Set the horizontal scale and its limits for these values; returns its name."""
-    scale = _scale_of(metric, values)
-    if scale == "logarithmic":
-        axes.set_xscale("log")
-        axes.set_xlim(min(values) / 1.2, max(values) * 1.2)
-    elif scale == "square-root":
-        axes.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
-        axes.set_xlim(0, max(*values, 1e-6) * 1.1)
-    elif metric in SHARES:
+    """Set the horizontal scale and its limits for these values; returns its name.
+
+    Logarithmic for distances, square-root if one is almost zero, linear for shares and negative values.
+    """
+    low, high = min(values), max(values)
+    if metric in SHARES:
         axes.set_xlim(-0.02, 1.02)
+    elif metric in ("density", "clap_score", "is") or low < 0:
+        room = 0.05 * (high - low) or 0.5
+        axes.set_xlim(low - room, high + room)
+    elif low > 0 and high / low <= WIDEST_RATIO:
+        axes.set_xscale("log")
+        axes.set_xlim(low / 1.2, high * 1.2)
+        return "logarithmic"
     else:
-        room = 0.05 * (max(values) - min(values)) or 0.5
-        axes.set_xlim(min(values) - room, max(values) + room)
-    return scale
-
-
-def _scale_of(metric: str, values: Sequence[float]) -> str:
-    """Logarithmic for distances, square-root if one is almost zero, linear for shares and negative values."""
-    if metric in (*SHARES, "density", "clap_score", "is") or min(values) < 0:
-        return "linear"
-    return "logarithmic" if min(values) > 0 and max(values) / min(values) <= WIDEST_RATIO else "square-root"
+        axes.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
+        axes.set_xlim(0, max(high, 1e-6) * 1.1)
+        return "square-root"
+    return "linear"
 
 
 def draw_ladder(climbs: Sequence[Climbed]) -> Figure:
@@ -203,7 +201,12 @@ def _draw_column(axes: Axes, one: Climbed, rungs: Sequence[str]) -> None:
     """Dots of the rungs from top to bottom; hollow if the metric is deaf to them."""
     values = [*one.rungs.values(), one.value]
     scale = set_scale(axes, one.metric, values)
-    _make_room(axes, scale, left=min(values) < one.rungs[REAL])
+    # Widened for numbers on the right of dots, and on the left if there are any.
+    (low, high), left = axes.get_xlim(), ROOM * (min(values) < one.rungs[REAL])
+    if scale == "logarithmic":
+        axes.set_xlim(low / (high / low) ** left, high * (high / low) ** ROOM)
+    else:
+        axes.set_xlim(low - left * (high - low), high + ROOM * (high - low))
     axes.set_ylim(len(rungs) - 0.5, -0.5)
     axes.set_xticks([])
     axes.minorticks_off()
@@ -240,12 +243,3 @@ def _draw_column(axes: Axes, one: Climbed, rungs: Sequence[str]) -> None:
     half = label.get_window_extent().width / 2
     at = axes.transData.transform((one.value, 0))[0] - axes.bbox.x0
     label.xyann = (max(0, half - at) * 72 / axes.figure.dpi, 4)  # not into the column to the left
-
-
-def _make_room(axes: Axes, scale: str, left: bool) -> None:
-    """Widen the scale for numbers on the right of dots, and on the left if there are any."""
-    low, high = axes.get_xlim()
-    if scale == "logarithmic":
-        axes.set_xlim(low / (high / low) ** (ROOM * left), high * (high / low) ** ROOM)
-    else:
-        axes.set_xlim(low - ROOM * left * (high - low), high + ROOM * (high - low))

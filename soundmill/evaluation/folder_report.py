@@ -20,7 +20,6 @@ from soundmill.evaluation.features import MAX_SECONDS
 from soundmill.evaluation.ladder import climbed
 from soundmill.evaluation.score_rows import BETTER, METRICS, TITLES, rows_of
 from soundmill.evaluation.scorer import PER_CLIP
-from soundmill.evaluation.tables import DAGGER, texts
 from soundmill.page.sounds import LONGEST_SECONDS, Card, Chip, Section, Sound
 
 if TYPE_CHECKING:
@@ -42,13 +41,13 @@ def show(metrics: Mapping[str, Any]) -> None:
         f"[bold]{label}[/bold]  {counts['generated']} generated sounds ({seconds['generated']:.0f} s) against "
         f"{counts['reference']} real ones ({seconds['reference']:.0f} s)"
     )
-    cells = texts(rows, named="key")
+    cells = report.texts(rows, named="key")
     table = table_of("score", *cells.columns[1:], bold="value")
     for line in cells.to_numpy().tolist():
         table.add_row(*line)
     console.print(table)
     if any(row.unranked for row in rows):
-        console.print(DAGGER)
+        console.print(report.DAGGER)
     for sentence in metrics["comparable"]:
         console.print(f"= {sentence}", soft_wrap=True, markup=False)
     for one in climbed(metrics):

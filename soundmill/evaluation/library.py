@@ -19,10 +19,6 @@ BASELINE_SOUNDS = 1000  # of silence and of noise, at most
 Progress = Callable[[int, str, str], AbstractContextManager[Callable[[int], object]]]
 
 
-def no_bar(total: int, label: str, unit: str) -> AbstractContextManager[Callable[[int], object]]:
-    return nullcontext(lambda count: None)
-
-
 @dataclass(frozen=True)
 class Setup:
     """How sounds are scored; `cache` is the directory of embeddings, `tagger` that of the pipeline's tagger, if there is one."""
@@ -31,7 +27,7 @@ class Setup:
     cache: Path
     workers: int
     tagger: Path | None = None
-    progress: Progress = no_bar
+    progress: Progress = lambda total, label, unit: nullcontext(lambda count: None)
     ladder: Sequence[str] = ()  # metrics that are also measured on real sounds spoiled in known ways
     devices: int | None = None  # processes of embedders that run on GPUs; None: one for each GPU
 

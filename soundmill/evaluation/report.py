@@ -1,4 +1,7 @@
-"""The report of a result: scores with baselines, generated sounds next to real ones, provenance; and its card for a paper."""
+"""The report of a result: scores with baselines, generated sounds next to real ones, provenance; and its card for a paper.
+
+The scores of a result and of its single sounds are also tables: CSV with full numbers, Markdown, LaTeX.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,32 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from soundmill import disk, page, terminal
-from soundmill.evaluation import figures, tables
-from soundmill.evaluation.ladder import climbed
-from soundmill.evaluation.score_rows import BASELINES, MEANINGS, METRICS, TITLES, ScoreRow, rows_of, verdict
+from soundmill import csv_files, disk, page, terminal
+from soundmill.evaluation import figures
+from soundmill.evaluation.ladder import RUNGS, Climbed, climbed
+from soundmill.evaluation.library import rounded
+from soundmill.evaluation.score_rows import (
+    BASELINES,
+    MEANINGS,
+    METRICS,
+    TITLES,
+    ScoreRow,
+    baselines_of,
+    interval,
+    number,
+    rows_of,
+    shown,
+    verdict,
+)
 from soundmill.page.sounds import LONGEST_TITLE, Card, Chip, Section, Sound, draw_section
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from soundmill.evaluation.memorisation import Memorisation
 
+SYMBOLS = str.maketrans({"…": "--", "–": "--", "→": r"$\to$", "∞": r"$\infty$", "‖": r"$\|$", "−": "$-$", "†": r"$^\dagger$"})
+DAGGER = "† ranks no models"
 SHOWN = 3  # sounds of each: best, middling, worst
 GALLERY = 6  # pairs of a generated sound and its nearest training clip
 CARD = "card.md"  # what a paper says about a result, and what is needed to make it again
@@ -83,10 +103,10 @@ def write_report(
     pictures, svgs, faults = figures.draw(metrics)
     texts = {
         **({CARD: card([*pictures], [*faults])} if card else {}),
-        **tables.latex_files(metrics),
-        "sounds.csv": tables.sounds({key: values for key, values in of.items() if metrics.get(key) is not None}),
-        "scores.csv": tables.csv(metrics),
-        "scores.md": tables.markdown(metrics),
+        **latex_files(metrics),
+        "sounds.csv": csv_of_sounds({key: values for key, values in of.items() if metrics.get(key) is not None}),
+        "scores.csv": csv_of_scores(metrics),
+        "scores.md": markdown(metrics),
         "scores.json": json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n",
         "index.html": _page(title, metrics, sections, classes or {}, note, terms, svgs, faults),
     }
@@ -147,12 +167,12 @@ def _ladder(metrics: Mapping[str, Any], picture: str | None) -> dict[str, Any] |
 
 def _scores(rows: list[ScoreRow]) -> dict[str, Any]:
     """Head and rows of the table of scores; below it, why scores rank no models or are missing, each reason once."""
-    table = tables.texts(rows, named="title")
+    table = texts(rows, named="title")
     lines = table.to_numpy().tolist()
     reasons: dict[tuple[str, str], list[str]] = {}
     for row, (metric, embedder, *_) in zip(rows, lines, strict=True):
         if row.note:
-            mark = "– not measured" if row.value is None else tables.DAGGER
+            mark = "– not measured" if row.value is None else DAGGER
             reasons.setdefault((mark, row.note), []).append(f"{metric} {embedder}")
     notes = [f"{mark}: {', '.join(names)}: {why}" for (mark, why), names in reasons.items()]
     return {"head": table.columns[2:], "rows": lines, "notes": notes}
@@ -184,7 +204,7 @@ def write_card(directory: Path, title: str, metrics: Mapping[str, Any], command:
     """
     pictures, _, faults = figures.draw(metrics)
     text = f"{card_text(title, metrics, command, candidates, [*pictures], faults)}\n## Hardware\n\n{hardware()}\n"
-    _write(directory, pictures, {**tables.latex_files(metrics), CARD: text})
+    _write(directory, pictures, {**latex_files(metrics), CARD: text})
 
 
 def _write(directory: Path, pictures: Mapping[str, bytes], texts: Mapping[str, str]) -> None:
@@ -204,7 +224,7 @@ def card_text(
     """The card in Markdown, without the hardware. `candidates`: sounds made per prompt, of which one was kept; None if unknown."""
     facts = [f"| {name} | {value} |" for name, value in _facts(metrics, candidates)]
     lines = [f"# {title}", "", "```sh", command, "```", "", "| | |", "|---|---|", *facts, "", COMPARABLE, ""]
-    lines += ["## Scores", "", tables.markdown(metrics)]
+    lines += ["## Scores", "", markdown(metrics)]
     lines += [line for name in pictures for line in (f"![{name}]({name})", "")]
     why = {row.key: row.note for row in rows_of(metrics) if row.note} | metrics["left_out"]
     if why:
@@ -212,7 +232,7 @@ def card_text(
     if climbs := climbed(metrics):
         missing = metrics["ladder"].get("missing_class")
         lines += ["## The ladder", "", f"{metrics['ladder']['clips']} sounds each; (…): the metric is deaf to it.", ""]
-        lines += [tables.ladder_markdown(metrics), *(f"- {one.sentence()}" for one in climbs)]
+        lines += [_markdown(ladder(metrics)), *(f"- {one.sentence()}" for one in climbs)]
         lines += [f"- The missing class is {missing}.", ""] if missing else [""]
     return "\n".join([*lines, "## Warnings", "", *(f"- {text}" for text in [*metrics["warnings"], *faults] or ["none"]), ""])
 
@@ -255,3 +275,101 @@ def hardware() -> str:
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{names[0] if names else platform.processor() or platform.machine()}, {cores} cores, {platform.system()}"
+
+
+def csv_of_scores(metrics: Mapping[str, Any]) -> str:
+    """One row per score, one column per baseline."""
+    import pandas as pd
+
+    rows = rows_of(metrics)
+    names = baselines_of(rows)
+    columns = ["score", "metric", "embedder", "value", "low", "high", *names, "ranks", "note", "protocol", "generated", "reference"]
+    counts, others = metrics["counts"], metrics.get("protocols", {})
+    labels = {row.key: others.get(row.key.partition("@")[2], metrics)["protocol"] for row in rows}
+    lines = [
+        [
+            *(row.key, row.metric, row.embedder, row.value, row.low, row.high),
+            *(row.baselines.get(name) for name in names),
+            *(row.value is not None and not row.unranked, row.note, labels[row.key], counts["generated"], counts["reference"]),
+        ]
+        for row in rows
+    ]
+    return csv_files.of_frame(pd.DataFrame(lines, columns=columns))
+
+
+def csv_of_sounds(of: Mapping[str, Mapping[str, float]]) -> str:
+    """CSV with one row per sound (`id`) and one column per score that single sounds have."""
+    import pandas as pd
+
+    values = {key: {clip_id: rounded(value) for clip_id, value in by_id.items()} for key, by_id in sorted(of.items())}
+    table = pd.DataFrame({key: pd.Series(by_id, dtype=float) for key, by_id in values.items()})
+    return csv_files.of_frame(table.sort_index(), "id")
+
+
+def markdown(metrics: Mapping[str, Any]) -> str:
+    """Markdown table; – is a missing value, † a score that ranks no models, for the reason in `note`."""
+    rows = rows_of(metrics)
+    table = texts(rows, named="key")
+    if any(row.note for row in rows):
+        table["note"] = [row.note.replace("|", "\\|") for row in rows]
+    return _markdown(table)
+
+
+def latex(metrics: Mapping[str, Any]) -> str:
+    """LaTeX table for a paper."""
+    rows = rows_of(metrics)
+    table, counts = texts(rows, named="title"), metrics["counts"]
+    width, text = len(table.columns), _latex(table, named=2)
+    foot = f"protocol {metrics['protocol']}, $n={counts['generated']}$ against {counts['reference']}".replace("_", r"\_")
+    feet = [foot, *([DAGGER] if any(row.unranked for row in rows) else [])]
+    lines = "".join(rf"\multicolumn{{{width}}}{{l}}{{\footnotesize {line}}} \\" + "\n" for line in feet)
+    return text.replace(r"\end{tabular}", lines + r"\end{tabular}").translate(SYMBOLS)
+
+
+def ladder(metrics: Mapping[str, Any]) -> pd.DataFrame:
+    """Rungs by scores, with formatted values; (…) is a rung that the metric is deaf to, – one that was not measured."""
+    import pandas as pd
+
+    climbs = climbed(metrics)
+    rungs = [rung for rung in RUNGS if any(rung in one.rungs for one in climbs)]
+
+    def cell(one: Climbed, rung: str) -> str:
+        if rung not in one.rungs:
+            return "–"
+        text = number(one.metric, one.rungs[rung])
+        return f"({text})" if rung in one.deaf_to else text
+
+    columns = {one.title: [*(cell(one, rung) for rung in rungs), number(one.metric, one.value)] for one in climbs}
+    return pd.DataFrame({"sounds": [*(RUNGS[rung] for rung in rungs), "generated"], **columns})
+
+
+def latex_files(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """The tables of scores and, if there is one, of the ladder as LaTeX, by file name; they need the package booktabs."""
+    of_ladder = {"ladder.tex": _latex(ladder(metrics), named=1).translate(SYMBOLS)} if climbed(metrics) else {}
+    return {"scores.tex": latex(metrics), **of_ladder}
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    """The first column and notes to the left, numbers to the right."""
+    align = ["left", *("left" if name == "note" else "right" for name in table.columns[1:])]
+    return table.to_markdown(index=False, disable_numparse=True, colalign=align) + "\n"
+
+
+def _latex(table: pd.DataFrame, named: int) -> str:
+    """The first `named` columns to the left, numbers to the right."""
+    text = table.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis=1)
+    return text.to_latex(hrules=True, column_format="l" * named + "r" * (len(table.columns) - named))
+
+
+def texts(rows: list[ScoreRow], named: str) -> pd.DataFrame:
+    """The table with formatted values; rows are named by their `key`, or by `title` and embedder."""
+    import pandas as pd
+
+    columns = {"score": [row.key for row in rows]}
+    if named == "title":
+        embedders = [row.embedder if row.role == "generated" else f"{row.embedder}, {row.role}" for row in rows]
+        columns = {"metric": [TITLES[row.metric] for row in rows], "embedder": embedders}
+    columns |= {"value": [shown(row) for row in rows], "95 %": [interval(row) for row in rows]}
+    for name in baselines_of(rows):
+        columns[TITLES[name]] = [number(row.metric, row.baselines[name]) if name in row.baselines else "–" for row in rows]
+    return pd.DataFrame(columns)

@@ -14,7 +14,7 @@ embedder that the training used, in a loss or to choose the weights. Fréchet di
 
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ PER_CLIP = "fad_per_clip"  # ranks the clips on the report page
 LADDER = "ladder"  # role of the values of all rungs of a score
 RANKING = "ranking"  # role of PER_CLIP if the protocol does not score it
 LENGTH_TOLERANCE = 0.05  # relative difference of mean lengths above which a warning is given
+Rungs = Mapping[str, tuple[features.View, features.View]]  # by rung: sounds, and what they are compared with
 FAULTS = {"silent": "silent", "clipped": "clipped", "duplicate": "copies of another one"}
 
 
@@ -76,16 +77,6 @@ class Measurement:
     seed: int
     replicates: int
     scale: float = 1.0  # of the value
-
-
-@dataclass(frozen=True)
-class Climb:
-    """One metric on every rung of the ladder, as it is sent to a worker."""
-
-    key: str
-    metric: str
-    rungs: Mapping[str, tuple[features.View, features.View]]
-    seed: int
 
 
 @dataclass
@@ -130,8 +121,7 @@ def score(setup: Setup, library: Library, comparisons: Comparisons, seen: Mappin
             if spec.metric in FRECHET:
                 scored.values[spec.key] = None
     tasks = _plan(setup, library, comparisons, scored.left_out)
-    rungs = [*_climbs(protocol, library, comparisons, scored.left_out)]
-    results = _measure_all(setup, tasks, rungs, [*_wave_jobs(library, comparisons)])
+    results = _measure_all(setup, tasks, _climbs(protocol, library, comparisons, scored.left_out), _waves(library, comparisons))
     if comparisons.ladder:
         climbs = {key: result for (key, role), result in results.items() if role == LADDER}
         scored.ladder = comparisons.ladder.document({key: result["values"] for key, result in climbs.items()})
@@ -201,7 +191,10 @@ def _plan(setup: Setup, library: Library, comparisons: Comparisons, left_out: Ma
         roles = {} if spec.key in left_out else comparisons.of(spec.metric)[1]
         for role, sides in roles.items():
             replicates = protocol.replicates if role == "generated" else 0
-            scale = _scale(spec.metric, sides, roles["generated"]) if role == "floor" else 1.0
+            scale = 1.0
+            if role == "floor" and spec.metric in BIASED:  # to the bias of the generated set and the reference
+                floor_bias, bias = (sum(1 / max(1, len(side)) for side in pair) for pair in (sides, roles["generated"]))
+                scale = bias / floor_bias
             views = (library.view(spec.embedder, side) for side in sides)
             tasks.append(Measurement(spec.key, spec.metric, role, *views, protocol.seed, replicates, scale))
     first = setup.configs[0].name
@@ -214,8 +207,8 @@ def _plan(setup: Setup, library: Library, comparisons: Comparisons, left_out: Ma
 
 def _climbs(
     protocol: protocols.Protocol, library: Library, comparisons: Comparisons, left_out: Mapping[str, str]
-) -> Iterable[Climb]:
-    """The scores that are also measured on the ladder."""
+) -> Iterator[tuple[str, str, Rungs, int]]:
+    """(key, metric, views by rung, seed) of the scores that are also measured on the ladder."""
     ladder = comparisons.ladder
     for spec in protocol.scores if ladder and ladder.clips.ids else ():
         kind, roles = comparisons.of(spec.metric)
@@ -223,18 +216,10 @@ def _climbs(
             sides = dict(ladder.sides(roles["floor"], roles["generated"], paired=kind != "sets"))
             compared_with = {id(real): library.view(spec.embedder, real) for _, real in sides.values()}
             rungs = {rung: (library.view(spec.embedder, own), compared_with[id(real)]) for rung, (own, real) in sides.items()}
-            yield Climb(spec.key, spec.metric, rungs, protocol.seed)
+            yield spec.key, spec.metric, rungs, protocol.seed
 
 
-def _scale(metric: str, floor: Sides, generated: Sides) -> float:
-    """The factor that scales the floor's bias to the sizes of the generated set and the reference."""
-    if metric not in BIASED:
-        return 1.0
-    floor_bias, bias = (sum(1 / max(1, len(side)) for side in pair) for pair in (floor, generated))
-    return bias / floor_bias
-
-
-def _wave_jobs(library: Library, comparisons: Comparisons) -> Iterable[tuple[str, str, waveforms.Pairs]]:
+def _waves(library: Library, comparisons: Comparisons) -> Iterator[tuple[str, str, waveforms.Pairs]]:
     """(prefix of the key, role, pairs) of reconstructions, and of silence and noise in their place."""
     if comparisons.waves is None:
         return
@@ -251,15 +236,18 @@ def _wave_jobs(library: Library, comparisons: Comparisons) -> Iterable[tuple[str
 
 
 def _measure_all(
-    setup: Setup, tasks: Sequence[Measurement], climbs: Sequence[Climb], waves: Sequence[tuple[str, str, waveforms.Pairs]]
+    setup: Setup,
+    tasks: Iterable[Measurement],
+    climbs: Iterable[tuple[str, str, Rungs, int]],
+    waves: Iterable[tuple[str, str, waveforms.Pairs]],
 ) -> dict[tuple[str, str], dict[str, Any]]:
     """Results of all metrics by (key, role)."""
     jobs = [shards.Job(f"{index:05d}.json", (measure, task), 1 + task.replicates) for index, task in enumerate(tasks)]
-    for task in climbs:
-        jobs.append(shards.Job(f"{len(jobs):05d}.json", (climb, task), len(task.rungs)))
-    for prefix, role, pairs in waves:
-        for part in pairs.parts():
-            jobs.append(shards.Job(f"{len(jobs):05d}.json", (_measure_waves, (prefix, role, part)), len(part.ids)))
+    jobs += [shards.Job(f"{number:05d}.json", (climb, *one), len(one[2])) for number, one in enumerate(climbs, len(jobs))]
+    parts = ((prefix, role, part) for prefix, role, pairs in waves for part in pairs.parts())
+    jobs += [
+        shards.Job(f"{number:05d}.json", (_measure_waves, *one), len(one[2].ids)) for number, one in enumerate(parts, len(jobs))
+    ]
     total = sum(job.weight for job in jobs)
     with setup.progress(total, "score", "resample") as tick, tempfile.TemporaryDirectory(prefix="soundmill-score-") as place:
         report = shards.map_shards(_run, jobs, Path(place) / "done", workers=setup.workers, progress=tick)
@@ -267,9 +255,10 @@ def _measure_all(
     return results | _of_waves(setup, [row for row in report.details if "waves" in row])
 
 
-def _run(function: Any, task: Any, output: Path) -> shards.Report:
-    """One job in a worker process."""
-    report = shards.Report(details=function(task))
+def _run(function: Callable[..., list[dict[str, Any]]], *arguments: Any) -> shards.Report:
+    """One job in a worker process; the last argument is its output."""
+    *task, output = arguments
+    report = shards.Report(details=function(*task))
     output.touch()
     return report
 
@@ -285,25 +274,27 @@ def measure(task: Measurement) -> list[dict[str, Any]]:
     return [{"key": task.key, "role": task.role, "result": result}]
 
 
-def climb(task: Climb) -> list[dict[str, Any]]:
-    """Values by rung, and why others cannot be measured. What all rungs are compared with is read once."""
+def climb(key: str, metric: str, rungs: Rungs, seed: int) -> list[dict[str, Any]]:
+    """One metric on every rung of the ladder: values by rung, and why others cannot be measured.
+
+    What all rungs are compared with is read once.
+    """
     values: dict[str, float] = {}
     missing: dict[str, str] = {}
     compared_with: dict[int, scores.EmbeddingSet] = {}
-    for rung, (sounds, real) in task.rungs.items():
+    for rung, (sounds, real) in rungs.items():
         if id(real) not in compared_with:
-            compared_with[id(real)] = side(real, task.metric)
-        own = side(sounds, task.metric)
+            compared_with[id(real)] = side(real, metric)
+        own = side(sounds, metric)
         try:
-            result = scores.compute(task.metric, own, compared_with[id(real)], seed=task.seed, replicates=0)
+            result = scores.compute(metric, own, compared_with[id(real)], seed=seed, replicates=0)
             values[rung] = rounded(result["value"])
         except UserError as error:  # e.g. too few sounds
             missing[rung] = str(error)
-    return [{"key": task.key, "role": LADDER, "result": {"values": values, "unmeasured": missing}}]
+    return [{"key": key, "role": LADDER, "result": {"values": values, "unmeasured": missing}}]
 
 
-def _measure_waves(task: tuple[str, str, waveforms.Pairs]) -> list[dict[str, Any]]:
-    prefix, role, pairs = task
+def _measure_waves(prefix: str, role: str, pairs: waveforms.Pairs) -> list[dict[str, Any]]:
     return [{"prefix": prefix, "role": role, "waves": detail} for detail in waveforms.measure(pairs)]
 
 
@@ -332,7 +323,7 @@ def _of_waves(setup: Setup, rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str
 
 
 def side(view: features.View, metric: str) -> scores.EmbeddingSet:
-    """A set as a metric takes it: without sounds too short for a patch, which `describe` counts and names."""
+    """A set as a metric takes it: without sounds too short for a patch, which `metrics_of` counts and names."""
     embedded = view.open()
     keys = {clip_id: key for clip_id, key in view.keys.items() if embedded.facts[key].patches}
     return scores.EmbeddingSet(
@@ -342,8 +333,8 @@ def side(view: features.View, metric: str) -> scores.EmbeddingSet:
     )
 
 
-def describe(library: Library, sides: Mapping[str, Members]) -> dict[str, Any]:
-    """The part of a result about the sounds of each side: shares, counts, seconds, digests, warnings."""
+def metrics_of(library: Library, sides: Mapping[str, Members], scored: Scored) -> dict[str, Any]:
+    """The JSON document about the sounds of each side (shares, counts, seconds, digests, warnings) and their scores."""
     setup, warnings = library.setup, []
     document: dict[str, Any] = {**provenance(setup), "counts": {role: len(members) for role, members in sides.items()}}
     facts = {role: [library.facts[members.role][name] for name in members.ids.values()] for role, members in sides.items()}
@@ -369,16 +360,9 @@ def describe(library: Library, sides: Mapping[str, Members]) -> dict[str, Any]:
             "the difference in length alone changes scores."
         )
     document["files"] = {role: library.digest(members) for role, members in sides.items()}
-    return document | {"warnings": warnings}
-
-
-def metrics_of(library: Library, sides: Mapping[str, Members], scored: Scored) -> dict[str, Any]:
-    """The JSON document about the sounds of each side and their scores."""
-    metrics = describe(library, sides)
-    metrics["warnings"] = [*scored.warnings, *metrics["warnings"]]
-    metrics |= scored.document()
-    add_sentences(metrics)
-    return metrics
+    document |= {"warnings": [*scored.warnings, *warnings], **scored.document()}
+    add_sentences(document)
+    return document
 
 
 def provenance(setup: Setup) -> dict[str, Any]:

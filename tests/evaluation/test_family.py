@@ -158,7 +158,7 @@ def test_what_a_result_says_of_the_sounds_themselves(library):
     for name in ids("test")[:9]:
         library.facts["generated"][name] = cache.Facts(WaveFacts(RATE // 2, True, False, "same"), RATE, 4)
     sides = {"generated": Members.of("generated", ids("test")), "reference": Members.of("real", ids("test"))}
-    result = scorer.describe(library, sides)
+    result = scorer.metrics_of(library, sides, scorer.Scored())
     message = "\n".join(result["warnings"])
     assert "15.0% of the generated sounds are silent" in message
     assert "13.3% of the generated sounds are copies of another one" in message
