@@ -133,6 +133,10 @@ def _collect(rows: Iterable[Mapping[str, Any]], part: str, uses: dict[tuple[str,
 
 def _credit(use: _Use, terms: Mapping[str, Any]) -> Credit:
     licence, creator, url, ai_terms = (terms.get(name) for name in ("licence", "creator", "source_url", "ai_terms"))
+    seconds, reached = 0.0, float("-inf")  # of the union of its spans
+    for start, stop in sorted(use.spans):
+        seconds += max(0.0, stop - max(start, reached))
+        reached = max(reached, stop)
     return Credit(
         _line(use.source),
         _line(creator or ""),
@@ -140,19 +144,10 @@ def _credit(use: _Use, terms: Mapping[str, Any]) -> Credit:
         ai_terms or UNKNOWN,
         _line(url or ""),
         len(use.clips),
-        round(_covered(use.spans), 3),
+        round(seconds, 3),
         len(use.mixes),
         "; ".join(sorted(use.used_for)),
     )
-
-
-def _covered(spans: Iterable[tuple[float, float]]) -> float:
-    """Seconds in the union of spans."""
-    total, reached = 0.0, float("-inf")
-    for start, stop in sorted(spans):
-        total += max(0.0, stop - max(start, reached))
-        reached = max(reached, stop)
-    return total
 
 
 def _terms(recordings: Path | None) -> dict[str, dict[str, Any]]:

@@ -82,19 +82,15 @@ def unavailable(weights: Weights) -> str | None:
     )
 
 
-def path(weights: Weights) -> Path:
+def path(weights: Weights, fully: bool = False) -> Path:
     """The file of these weights, verified; a missing file or one with another digest raises UserError."""
     reason = unavailable(weights)
     if reason:
         raise UserError(f"{weights.name}: {reason}")
     _check_is_pinned(weights)
     file = directory() / weights.file
-    _check_pin(file, weights, _fetch_again(weights))
+    _check_digests(file, weights, f"fetch it again: `soundmill weights fetch {weights.name}`", fully)
     return file
-
-
-def _fetch_again(weights: Weights) -> str:
-    return f"fetch it again: `soundmill weights fetch {weights.name}`"
 
 
 def _digest(kind: str, path: Path) -> str:
@@ -120,28 +116,18 @@ def _check_is_pinned(weights: Weights) -> None:
         )
 
 
-def _check_pin(path: Path, weights: Weights, remedy: str) -> None:
-    kind, expected = weights.pin
-    _check_digest(path, kind, _digest(kind, path), expected, remedy)
-
-
-def _check_digest(path: Path, algorithm: str, computed: str, expected: str, remedy: str) -> None:
-    if computed != expected:
-        raise UserError(f"{path}: not the published weights ({algorithm} {computed}, expected {expected}); {remedy}")
+def _check_digests(path: Path, weights: Weights, remedy: str, fully: bool = True) -> None:
+    """UserError if a file has not the digest that identifies it or, checked `fully`, the publisher's MD5."""
+    for kind, expected in (weights.pin, *([("md5", weights.md5)] if fully and weights.md5 else [])):
+        computed = _digest(kind, path)
+        if computed != expected:
+            raise UserError(f"{path}: not the published weights ({kind} {computed}, expected {expected}); {remedy}")
 
 
 def verify(weights: Weights) -> Path:
     """`path`, after computing all known digests of the file again."""
     _cached_digest.cache_clear()
-    file = path(weights)
-    _check_publisher(file, weights, _fetch_again(weights))
-    return file
-
-
-def _check_publisher(path: Path, weights: Weights, remedy: str) -> None:
-    if weights.md5 is not None:
-        with path.open("rb") as file:
-            _check_digest(path, "md5", hashlib.file_digest(file, "md5").hexdigest(), weights.md5, remedy)
+    return path(weights, fully=True)
 
 
 def fetch(weights: Weights, mirror: Path | None = None, progress: Any = False, sha256: str = "") -> Path:
@@ -168,12 +154,14 @@ def fetch(weights: Weights, mirror: Path | None = None, progress: Any = False, s
             if mirror is None:
                 _download(weights, file, progress)
             else:
-                _copy(weights, mirror, file)
+                file.truncate(0)
+                with (mirror / weights.file).open("rb") as original:
+                    shutil.copyfileobj(original, file, BLOCK)
+                    file.flush()
             disk.sync_file(part)
             remedy = "the download was deleted; fetch it again, or get the file elsewhere and use `--from DIRECTORY`"
             try:
-                _check_pin(part, weights, remedy)
-                _check_publisher(part, weights, remedy)
+                _check_digests(part, weights, remedy)
             except UserError:
                 part.unlink()
                 raise
@@ -182,14 +170,11 @@ def fetch(weights: Weights, mirror: Path | None = None, progress: Any = False, s
     except OSError as error:  # also raised by requests
         size = part.stat().st_size if part.is_file() else 0
         reason = " ".join(str(error).split())[:300]
-        again = f"the next `soundmill weights fetch {weights.name}`"
-        if weights.num_bytes is None:
-            left = f"{again} starts again"
-        else:
-            left = f"{size:,} of {weights.num_bytes:,} bytes are here, and {again} resumes"
+        left = f"the next `soundmill weights fetch {weights.name}` {'resumes' if weights.num_bytes else 'starts again'}"
+        if weights.num_bytes:
+            left = f"{size:,} of {weights.num_bytes:,} bytes are here, and {left}"
         raise UserError(
-            f"{weights.name}: {weights.file} could not be fetched from {mirror or weights.url} ({reason}); "
-            f"{left}. "
+            f"{weights.name}: {weights.file} could not be fetched from {mirror or weights.url} ({reason}); {left}. "
             f"Without a connection, put the file into {target.parent}, or name a directory that has it with `--from`"
         ) from None
     return target
@@ -228,10 +213,3 @@ def _download(weights: Weights, file: BinaryIO, progress: Any) -> None:
         hooks={"response": restart},
     )
     get(weights.url, file, None)
-
-
-def _copy(weights: Weights, mirror: Path, file: BinaryIO) -> None:
-    file.truncate(0)
-    with (mirror / weights.file).open("rb") as original:
-        shutil.copyfileobj(original, file, BLOCK)
-        file.flush()

@@ -72,7 +72,6 @@ class EmbedderConfig:
 
     @property
     def runs_on_gpu(self) -> bool:
-        """Whether it uses a GPU where there is one."""
         return embedders.find(self.name).gpu
 
     def load(self) -> Embedder:

@@ -64,7 +64,6 @@ class Ladder:
         return {"clips": len(self.clips), **missing, "scores": whole} if whole else {}
 
     def why_not(self) -> str:
-        """Why no score has been measured."""
         if not self.clips.ids:
             return f"it needs at least {FEWEST} generated and {FEWEST} real sounds besides those that they are compared with"
         return f"none of its metrics ({', '.join(self.metrics)}) can be measured with a floor"

@@ -98,7 +98,6 @@ class Library:
     texts: dict[str, str] = field(default_factory=dict)  # prompts by id, for clap
 
     def view(self, embedder: str, members: Members) -> features.View:
-        """An embedder's embeddings of these sounds."""
         config = next(config for config in self.setup.configs if config.name == embedder)
         if members.role == "prompts":
             return features.embed_texts(

@@ -151,7 +151,6 @@ def _page(
 
 
 def _ladder(metrics: Mapping[str, Any], picture: str | None) -> dict[str, Any] | None:
-    """What the page shows of the ladder."""
     if "ladder" not in metrics:
         return None
     from soundmill.drawing import shorten
@@ -267,7 +266,6 @@ def _facts(metrics: Mapping[str, Any], candidates: int | None) -> Iterator[tuple
 
 
 def hardware() -> str:
-    """The machine that this process runs on."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

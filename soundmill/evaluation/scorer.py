@@ -92,7 +92,6 @@ class Scored:
     ladder: dict[str, Any] = field(default_factory=dict)
 
     def add(self, key: str, result: Mapping[str, Any]) -> None:
-        """Add a score of the generated sounds."""
         flat = {name: value for name, value in result.items() if isinstance(value, (int, float))}
         self.values |= {key if name == "value" else f"{key}_{name}": rounded(value) for name, value in flat.items()}
         self.warnings += [f"{key}: {text}" for text in result.get("warnings", ())]
@@ -107,7 +106,6 @@ class Scored:
             self.warnings.append(f"{key} ranks no models: {reason}.")
 
     def document(self) -> dict[str, Any]:
-        """These scores as part of a result."""
         ladder = {"ladder": self.ladder} if self.ladder else {}
         return {**self.values, "baselines": dict(self.baselines), "left_out": self.left_out, "unranked": self.unranked, **ladder}
 

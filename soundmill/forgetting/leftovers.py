@@ -130,7 +130,6 @@ def on_server(root: Path, uri: str, traces: Traces) -> tuple[list[str], str]:
 
 
 def in_cache(cache: Path, traces: Traces) -> dict[Path, str]:
-    """Matching objects of DVC's cache → why."""
     objects = [Path(where, name) for where, _, names in os.walk(cache / "files" / "md5") for name in names]
     found: dict[Path, str] = {}
     for path in objects:

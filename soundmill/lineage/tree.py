@@ -191,7 +191,6 @@ def _upstream(project: Project, weights: Weights) -> list[Node]:
 
 
 def _trained_on(project: Project, rows: pa.Table, name: str) -> Node:
-    """The recordings that one training used."""
     clips: dict[tuple[str | None, str | None], set[str]] = {}
     for row in rows.select(["recording_id", "source", "clip_id"]).to_pylist():
         clips.setdefault((row["recording_id"], row["source"]), set()).add(row["clip_id"])
@@ -212,7 +211,6 @@ def _trained_on(project: Project, rows: pa.Table, name: str) -> Node:
 
 
 def _products(project: Project, weights: Weights) -> list[Node]:
-    """Registered versions, the graph's sounds and scores."""
     nodes = []
     for model in weights.registered:
         scores = {key: value for key, value in model.tags.items() if re.match(r"(fad|mmd|kl|label|forgotten)", key)}

@@ -103,8 +103,6 @@ def _with_checks(trials: list[Trial], anchor: tuple[str, ...], count: int, rando
 
 
 class KeyedSound(StageParams):
-    """The system and request of a sound."""
-
     system: str
     request: str
 

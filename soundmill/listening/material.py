@@ -24,8 +24,6 @@ Sounds = Mapping[str, Callable[[], Wave]]  # by the id of the request; the call 
 
 @dataclass(frozen=True)
 class SoundFile:
-    """Reads a file when called."""
-
     path: Path
 
     def __call__(self) -> Wave:

@@ -93,7 +93,6 @@ def write(
 
 
 def _columns(material: Material, clip_ids: set[str]) -> list[Column]:
-    """Columns with a sound for at least one request."""
     columns = [Column("real", material.real)]
     columns += [Column(f"{model.name} codec", model.codec) for model in material.models]
     columns += [Column(model.name, model.sounds, model) for model in material.models]

@@ -53,7 +53,6 @@ class Influence:
         return shifts
 
     def __mul__(self, factor: float) -> Influence:
-        """Influence on a multiple of the metric."""
         return Influence(*(SetInfluence(factor * side.sums, side.lengths) for side in (self.generated, self.reference)))
 
     def __sub__(self, other: Influence) -> Influence:

@@ -187,7 +187,6 @@ class Gathered:
 
     @property
     def trace(self) -> float:
-        """Trace of the covariance."""
         return float(np.trace(self.covariance) if self.half is None else np.vdot(self.half, self.half))
 
     def distance(self, other: Gathered) -> float:

@@ -54,7 +54,6 @@ class EmbeddingSet:
         return cls(tuple(frames), frames.items, logits or {})
 
     def only(self, ids: Iterable[str]) -> EmbeddingSet:
-        """The subset with these ids."""
         kept = frozenset(ids)
         return EmbeddingSet(tuple(kept), lambda: (item for item in self.frames() if item[0] in kept), self.logits)
 
@@ -73,7 +72,6 @@ class EmbeddingSet:
 
     @cached_property
     def gathered(self) -> frechet.Gathered:
-        """The Gaussian of all patches."""
         return frechet.Gathered.over(self.stream, self.ids)
 
     def clips(self) -> list[np.ndarray]:

@@ -96,8 +96,6 @@ class Preview:
 
 @dataclass(frozen=True)
 class Section:
-    """Cards under a heading."""
-
     title: str
     note: str
     cards: tuple[Card, ...]
@@ -159,7 +157,6 @@ def _seconds(sounds: Sequence[Sound]) -> float:
 
 
 def _side(card: Card, one: Preview, loudest: float, faults: list[str]) -> dict[str, Any]:
-    """One sound as card.html shows it."""
     sound = one.sound
     picture = None
     if one.levels is not None:

@@ -135,7 +135,6 @@ class Heard:
     silent: bool
 
     def highest(self, count: int) -> np.ndarray:
-        """Numbers of the kinds with the highest scores."""
         return np.argsort(-self.scores, kind="stable")[:count]
 
     def centre(self, kind: int) -> float:
@@ -400,7 +399,6 @@ def _share(score: Mapping[str, float] | None) -> str:
 
 
 def show(document: Mapping[str, Any]) -> None:
-    """Print the table."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table

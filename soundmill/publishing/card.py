@@ -20,8 +20,6 @@ USES = {
 
 @dataclass(frozen=True)
 class Facts:
-    """What a card says of a model."""
-
     name: str
     family: str
     title: str  # of the family
@@ -95,7 +93,7 @@ def front_matter(facts: Facts) -> str:
             dataset_split="test",
             metric_type=key,
             metric_value=value,
-            metric_name=f"{key}{_interval(facts.metrics, key)}",
+            metric_name=f"{key} (95 % interval {bounds})" if (bounds := _bounds(facts.metrics, key)) else key,
         )
         for key, value in _scores(facts.metrics).items()
     ]
@@ -163,7 +161,11 @@ def _lines(facts: Facts) -> Iterator[str]:
     yield from (f"- [{plain(asked) or 'nothing asked for'}]({path})" for path, asked in facts.samples.items())
     yield from (["None are kept with this checkpoint."] if not facts.samples else [])
     yield from (["", f"![spectrograms]({facts.picture})"] if facts.picture else [])
-    yield from ("", "## Limits", "", *(f"- {line}" for line in _limits(facts)), "")
+    yield from ("", "## Limits", "")
+    yield "- It makes sounds like those it was trained on; labels and captions that were rare there are followed badly."
+    yield from ([] if facts.listening else ["- It has no ratings of listeners; scores of embedders are not their opinions."])
+    yield from (f"- {plain(warning)}" for warning in facts.metrics.get("warnings", []))
+    yield from (*(f"- Some of its training material is {mark}." for mark in attribution.marks(facts.found)), "")
     yield from (
         "## How to use it",
         "",
@@ -198,14 +200,6 @@ def _ratings(listening: Mapping[str, float] | None) -> Iterator[str]:
             yield f"| {plain(question)}, {name} | {value:.4g} | {_bounds(listening, key)} |"
 
 
-def _limits(facts: Facts) -> Iterator[str]:
-    yield "It makes sounds like those it was trained on; labels and captions that were rare there are followed badly."
-    if not facts.listening:
-        yield "It has no ratings of listeners; scores of embedders are not their opinions."
-    yield from (str(warning) for warning in map(plain, facts.metrics.get("warnings", [])))
-    yield from (f"Some of its training material is {mark}." for mark in attribution.marks(facts.found))
-
-
 def hours_table(what: str, hours: Mapping[str, float]) -> Iterator[str]:
     if hours:
         yield from (f"| {what} | hours |", "|---|---|", *(f"| {plain(name)} | {value:.3f} |" for name, value in hours.items()), "")
@@ -219,11 +213,6 @@ def _scores(metrics: Mapping[str, Any]) -> dict[str, float]:
 def _bounds(metrics: Mapping[str, Any], key: str) -> str:
     low, high = metrics.get(f"{key}_low"), metrics.get(f"{key}_high")
     return f"{low:.4g} … {high:.4g}" if isinstance(low, float) and isinstance(high, float) else ""
-
-
-def _interval(metrics: Mapping[str, Any], key: str) -> str:
-    bounds = _bounds(metrics, key)
-    return f" (95 % interval {bounds})" if bounds else ""
 
 
 def plain(words: str) -> str:

@@ -117,7 +117,10 @@ def _samples(root: Path, source: dict[str, str], directory: Path) -> tuple[dict[
     from soundmill.audio import figures
 
     made = root / "data" / "generated" / source["family"]
-    asked = _asked(root, source["family"]) if _is_of(made, source) else {}
+    catalog, asked = _catalog(root, source["family"]), {}
+    if _is_of(made, source) and catalog.is_file():
+        for row in shards.read_rows(catalog, manifest.CATALOG, ["clip_id", "labels", "captions"]):
+            asked[row["clip_id"]] = sorted(row["labels"] or ()) or list(row["captions"] or ())[:1]
     found = {clip_id: labels for clip_id, labels in asked.items() if (made / f"{clip_id}.wav").is_file()}
     if not found:
         return {}, None
@@ -132,13 +135,6 @@ def _samples(root: Path, source: dict[str, str], directory: Path) -> tuple[dict[
     figures.save_png(figures.draw_files(list(paths.values()), titles, 4, source["family"]), picture)
     named = {path.relative_to(directory).as_posix(): words[clip_id] for clip_id, path in paths.items()}
     return named, picture.relative_to(directory).as_posix()
-
-
-def _asked(root: Path, family: str) -> dict[str, list[str]]:
-    """Labels of a family's clips by id, or the first caption if a clip has none."""
-    catalog = _catalog(root, family)
-    rows = shards.read_rows(catalog, manifest.CATALOG, ["clip_id", "labels", "captions"]) if catalog.is_file() else ()
-    return {row["clip_id"]: sorted(row["labels"] or ()) or list(row["captions"] or ())[:1] for row in rows}
 
 
 def _catalog(root: Path, family: str) -> Path:

@@ -36,8 +36,6 @@ AMIN = 1e-10  # smallest power that the logarithm is taken of
 
 
 class Variant(NamedTuple):
-    """What differs between the networks."""
-
     sample_rate: int
     window: int  # samples; also the FFT's size
     hop: int  # samples
@@ -174,7 +172,6 @@ class Block(nn.Module):
         self.bn2 = nn.BatchNorm2d(wider)
 
     def fuse(self) -> None:
-        """Fuse every BatchNorm into the convolution before it."""
         self.conv1, self.bn1 = fuse_conv_bn_eval(self.conv1, self.bn1), nn.Identity()
         self.conv2, self.bn2 = fuse_conv_bn_eval(self.conv2, self.bn2), nn.Identity()
 
