@@ -219,6 +219,13 @@ def sources(variant: str = "default") -> list[tuple[str, float]]:
     return sorted((row["source"], row["start"]) for row in rows)
 
 
+def cut(variant: str, start: float, source: str = "a 90bpm.wav") -> str:
+    """The clip of a variant from this second of a recording on."""
+    rows = pq.read_table(f"data/clips/{variant}").to_pylist()
+    (found,) = [row["clip_id"] for row in rows if (row["source"], row["start"]) == (source, start)]
+    return found
+
+
 def test_copies_are_found_and_left_out(small):
     done = soundmill("forget", "a.wav", "--reason", "asked for", cwd=small)
     assert done.returncode == 0, done.stderr
@@ -276,11 +283,7 @@ def test_what_the_terms_refuse_is_shown_and_forgotten(small):
 
 
 def test_a_clip_takes_every_cut_that_overlaps_it(small):
-    (clip,) = [
-        row["clip_id"]
-        for row in pq.read_table("data/clips/default").to_pylist()
-        if (row["source"], row["start"]) == ("other.wav", 5.0)
-    ]
+    clip = cut("default", 5.0, "other.wav")
     assert soundmill("forget", clip, "--reason", "asked for", cwd=small).returncode == 0
     (entry,) = forgotten.read(small / ledger.FILE).entries
     assert (entry.start, entry.end) == (5.0, 6.0)
@@ -333,11 +336,6 @@ def make_loops() -> None:
     clips_of(default="data/corpus", one_bar="data/loops/one_bar")
 
 
-def cut(variant: str, start: float) -> str:
-    (found,) = [row["clip_id"] for row in pq.read_table(f"data/clips/{variant}").to_pylist() if row["start"] == start]
-    return found
-
-
 def test_a_clip_of_a_loop_is_forgotten_by_the_seconds_of_its_recording(looped):
     """Bar 4 is from 6 to 8 s of the stretched loop, and from 8 to 10.67 s of the recording."""
     bar = cut("one_bar", 6.0)
@@ -368,11 +366,7 @@ def test_what_a_recording_repeats_of_a_clip_is_forgotten_too(small):
     noise, other = (0.1 * np.random.default_rng(seed).standard_normal(RATE * 5) for seed in (2, 3))
     soundfile.write("sounds/twice.wav", np.concatenate([noise, other, noise]), RATE)
     make()
-    (clip,) = [
-        row["clip_id"]
-        for row in pq.read_table("data/clips/default").to_pylist()
-        if (row["source"], row["start"]) == ("twice.wav", 0.0)
-    ]
+    clip = cut("default", 0.0, "twice.wav")
     added = forgetting.forget(small, [f"clip:{clip}"], "asked for").added
     assert (added[0].start, added[0].end) == (0.0, 5.0)
     assert any(entry.start <= 10.0 and entry.end == 15.0 for entry in added)
@@ -403,11 +397,7 @@ def test_what_is_said_to_be_a_recording_is_that_whatever_is_in_its_name(small):
 def test_sounds_that_a_bake_off_keeps_are_looked_at(small):
     kept = small / "data/report/bakeoff/runs/tiny-0/generated"
     kept.mkdir(parents=True)
-    (clip,) = [
-        row["clip_id"]
-        for row in pq.read_table("data/clips/default").to_pylist()
-        if (row["source"], row["start"]) == ("other.wav", 0.0)
-    ]
+    clip = cut("default", 0.0, "other.wav")
     wave, rate = soundfile.read(small / "sounds/other.wav")
     soundfile.write(kept / f"{clip}.wav", wave[: 5 * rate], rate)
     soundfile.write(kept / "renamed.wav", wave[: 5 * rate], rate)

@@ -19,8 +19,7 @@ from soundmill.audio.resample import resample
 from soundmill.evaluation.embedders import audiobox, msclap, passt
 from soundmill.metrics.divergence import reverse
 from tests import recorded
-from tests.evaluation.test_other_tools import RATE as TOOL_RATE
-from tests.evaluation.test_other_tools import waves_of
+from tests.evaluation.test_evaluator import TOOL_RATE, waves_of
 from tests.recorded import layout, sound, sounds, uniform
 
 Said = Iterator[tuple[str, Any]]

@@ -1,4 +1,4 @@
-"""The report page: every number, sound and warning is on it, safely escaped, and its bytes do not change."""
+"""The report page and the card of a result: every number, sound and warning is there, safely escaped; bytes do not change."""
 
 import base64
 import csv
@@ -62,6 +62,12 @@ def write(directory, **changes):
     of = {"kl_yamnet": {"dog_2": 1.5, "dog_1": 0.25}, "label_accuracy_yamnet": {"dog_2": 1.0}, "fd_yamnet": {"dog_1": 3.0}}
     report.write_report(directory, "ddpm_mel", metrics(**changes), sections, of, classes)
     return directory
+
+
+def page_of(directory, *cards: sounds.Card) -> str:
+    """A page with a section of these cards."""
+    report.write_report(directory, "x", metrics(), [sounds.Section("one", "", cards)], {})
+    return (directory / "index.html").read_text(encoding="utf-8")
 
 
 def test_the_page_shows_the_ladder(tmp_path):
@@ -217,8 +223,7 @@ def test_a_note_stands_once_below_the_table_and_makes_no_row_higher(tmp_path):
 def test_pictures_of_a_card_are_level_whatever_stands_below_them(tmp_path):
     quiet = card("a", 0).sounds[1]
     loud = sounds.Sound("generated", 1e3 * quiet.wave, quiet.sample_rate)  # with a note that its player clips
-    pair = sounds.Card("a", "a", "", (loud, quiet))
-    report.write_report(tmp_path, "x", metrics(), [sounds.Section("one", "", (pair,))], {})
+    page_of(tmp_path, sounds.Card("a", "a", "", (loud, quiet)))
     with browser() as chrome:
         chrome.get((tmp_path / "index.html").as_uri())
         places = [picture.rect["y"] for picture in chrome.find_elements(By.CSS_SELECTOR, ".picture")]
@@ -265,9 +270,7 @@ def test_no_text_of_a_chart_covers_another_or_leaves_it(values):
 
 def test_long_sounds_are_cut_on_the_page(tmp_path):
     long = sounds.Sound("generated", np.full(int(8_000 * (sounds.LONGEST_SECONDS + 5)), 0.1, np.float32), 8_000)
-    section = sounds.Section("one", "", (sounds.Card("a", "a", "", (long,)),))
-    report.write_report(tmp_path, "x", metrics(), [section], {})
-    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    page = page_of(tmp_path, sounds.Card("a", "a", "", (long,)))
     (sound,) = re.findall(r'src="data:audio/flac;base64,([^"]+)"', page)
     assert len(decode_mono(base64.b64decode(sound))) == 8_000 * sounds.LONGEST_SECONDS
     assert "first 30 s" in page
@@ -282,9 +285,7 @@ def test_sounds_of_any_rate_and_level_are_seen_and_heard(rate, level, tmp_path, 
     pitch = min(rate / 8, 20_000)
     tone = 0.9 * np.sin(2 * np.pi * pitch * np.arange(int(0.9 * rate)) / rate)
     sound = sounds.Sound("generated", (level * tone).astype(np.float32), rate)
-    section = sounds.Section("one", "", (sounds.Card("a", "a", "", (sound,)),))
-    report.write_report(tmp_path, "x", metrics(), [section], {})
-    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    page = page_of(tmp_path, sounds.Card("a", "a", "", (sound,)))
     (picture,) = re.findall(r'<img [^>]*src="data:image/png;base64,([^"]+)"', page)
     brightness = imread(io.BytesIO(base64.b64decode(picture)))[..., :3].sum(2).mean(1)[::-1]
 
@@ -312,8 +313,7 @@ def test_a_damaged_sound_is_named_and_all_others_are_there(tmp_path, capsys):
         sounds.Card(name, name, "", (sounds.Sound("generated", output, 16_000), good.sounds[1])) for name, output in bad.items()
     ]
     cards.append(sounds.Card("gone", "gone", "", (sounds.Sound("generated", wave[:0], 1, "gone.wav: missing"), good.sounds[1])))
-    report.write_report(tmp_path, "x", metrics(), [sounds.Section("all", "", tuple(cards))], {})
-    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    page = page_of(tmp_path, *cards)
     assert page.count("<img") == page.count("<audio") == 5
     message = capsys.readouterr().err
     for name, why in (
@@ -329,8 +329,7 @@ def test_a_damaged_sound_is_named_and_all_others_are_there(tmp_path, capsys):
 
 def test_silence_is_dark_and_said_of_nothing(tmp_path):
     sound = sounds.Sound("generated", np.zeros(16_000, np.float32), 16_000)
-    report.write_report(tmp_path, "x", metrics(), [sounds.Section("one", "", (sounds.Card("a", "a", "", (sound,)),))], {})
-    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    page = page_of(tmp_path, sounds.Card("a", "a", "", (sound,)))
     (picture,) = re.findall(r'<img [^>]*src="data:image/png;base64,([^"]+)"', page)
     assert imread(io.BytesIO(base64.b64decode(picture)))[..., :3].max() < 0.1
     assert 'class="note"' not in page
@@ -366,3 +365,80 @@ def test_verdict(value, codec, count, expected):
     baselines = {"floor": 2.6, "codec_floor": 2.7, "codec": codec, "silence": 39.0, "noise": 63.7}
     row = score_rows.ScoreRow("fad_yamnet", "fad", "yamnet", value, None, None, baselines)
     assert expected in score_rows.verdict(row, {"codec": count, "generated": 80})
+
+
+RUNGS = {"generated": 8.8, "real": 3.2, "pieces_200ms": 4.4, "pieces_50ms": 10.0, "bits_8": 3.3, "missing_class": 5.0}
+
+
+def result(**changes: object) -> dict:
+    metrics = {
+        "protocol": "soundmill-3", "version": 3, "soundmill": "0.1.0", "resampler": "soxr HQ", "sample_rate": None,
+        "level": "peak", "chosen_by": ["tagger"],
+        "seed": 7, "replicates": 200, "trained_against": ["vggish"], "weights": "EMA (step 500)",
+        "counts": {"generated": 80, "reference": 160, "codec_reference": 12}, "seconds": {"generated": 400.0, "reference": 800.0},
+        "files": {"generated": "aaaa", "reference": "bbbb"},
+        "embedders": {"yamnet": {"weights": "10c95e", "embeddings": {}}, "vggish": {"weights": "100869", "front_end": "google"},
+                      "clap": "unavailable: no weights"},
+        "fad_yamnet": 9.0, "fad_yamnet_low": 8.0, "fad_yamnet_high": 10.0, "fad_vggish": 2.0, "kl_yamnet": None,
+        "baselines": {"fad_yamnet": {"floor": 3.0, "silence": 38.9, "noise": 63.0}, "fad_vggish": {"silence": 1.0}},
+        "left_out": {"kl_yamnet": "the folders have no ids in common"},
+        "unranked": {"fad_vggish": "the model was trained against vggish"},
+        "memorised_yamnet": 0.025, "memorised_yamnet_real": 0.05,
+        "ladder": {"clips": 24, "missing_class": "dog", "scores": {"fad_yamnet": RUNGS}},
+        "warnings": ["0.6% of the reference sounds are clipped, which no score shows."],
+    }  # fmt: skip
+    return metrics | changes
+
+
+COMMAND = "soundmill evaluate made real --embedder yamnet --seed 7"
+
+
+def test_all_that_a_paper_needs_is_there(tmp_path):
+    report.write_card(tmp_path, "made against real", result(), COMMAND, 4)
+    text = (tmp_path / report.CARD).read_text(encoding="utf-8")
+    for part in (
+        "# made against real\n\n```sh\nsoundmill evaluate made real --embedder yamnet --seed 7\n```",
+        "| protocol | soundmill-3, soundmill 0.1.0 |",
+        "| generated sounds | 80, 400 s, digest aaaa |",
+        "| reference sounds | 160, 800 s, digest bbbb |",
+        "| other counts | codec reference 12 |",
+        "| candidates per prompt | 4 |",
+        "| checkpoint | EMA (step 500) |",
+        "| trained against | vggish |",
+        "| weights chosen by | tagger |",
+        "| level of sounds | peak |",
+        "| seed, resamples | 7, 200 |",
+        "| resampling | soxr HQ, directly to each embedder's rate |",
+        "| embedder yamnet | weights 10c95e |",
+        "| embedder vggish | weights 100869, front_end google |",
+        "| embedder clap | unavailable: no weights |",
+        "| memorised yamnet real | 5.0% |",
+        "8 … 10",
+        "- `fad_vggish`: the model was trained against vggish",
+        "- `kl_yamnet`: the folders have no ids in common",
+        "24 sounds each",
+        "- FAD (yamnet) 8.8: between one class missing (5) and pieces of 50 ms (10); deaf to 8-bit samples",
+        "- The missing class is dog.",
+        "- 0.6% of the reference sounds are clipped",
+        f"## Hardware\n\n{report.hardware()}\n",
+    ):
+        assert part in text, part
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "card.md", "ladder.png", "ladder.tex", "scores.png", "scores.tex",
+    ]  # fmt: skip
+    for name in ("scores.png", "ladder.png"):
+        assert f"![{name}]({name})" in text
+    assert r"pieces of 200 ms & 4.4 \\" in (tmp_path / "ladder.tex").read_text(encoding="utf-8")
+    assert r"8-bit samples & (3.3) \\" in (tmp_path / "ladder.tex").read_text(encoding="utf-8")
+
+
+def test_only_the_last_section_depends_on_the_machine(tmp_path, monkeypatch):
+    report.write_card(tmp_path / "here", "a", result(), COMMAND, None)
+    monkeypatch.setattr(report, "hardware", lambda: "another machine")
+    report.write_card(tmp_path / "there", "a", result(), COMMAND, None)
+    here, there = ({path.name: path.read_bytes() for path in (tmp_path / place).iterdir()} for place in ("here", "there"))
+    parts = [files.pop(report.CARD).decode().split("## Hardware") for files in (here, there)]
+    assert here == there
+    assert parts[0][0] == parts[1][0]
+    assert parts[0][1] != parts[1][1] == "\n\nanother machine\n"
+    assert "| candidates per prompt | unknown |" in parts[0][0]
