@@ -9,6 +9,7 @@ by fingerprint  share of the shorter sound that is found in the other, even afte
                 near-copy reaches the threshold for duplicates in a corpus
 """
 
+import itertools
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -216,14 +217,7 @@ def _units(view: features.View, centre: np.ndarray) -> Iterator[tuple[str, np.nd
 
 
 def _blocks(rows: Iterator[tuple[str, np.ndarray]]) -> Iterator[list[tuple[str, np.ndarray]]]:
-    block = []
-    for row in rows:
-        block.append(row)
-        if len(block) == BLOCK:
-            yield block
-            block = []
-    if block:
-        yield block
+    return iter(lambda: list(itertools.islice(rows, BLOCK)), [])
 
 
 def _stacked(rows: Sequence[tuple[str, np.ndarray]]) -> tuple[list[str], np.ndarray]:

@@ -217,8 +217,8 @@ def _climbs(
             yield spec.key, spec.metric, rungs, protocol.seed
 
 
-def _waves(library: Library, comparisons: Comparisons) -> Iterator[tuple[str, str, waveforms.Pairs]]:
-    """(prefix of the key, role, pairs) of reconstructions, and of silence and noise in their place."""
+def _waves(library: Library, comparisons: Comparisons) -> Iterator[tuple[str, str, Sequence[waveforms.Pair]]]:
+    """(prefix of the key, role, some pairs) of reconstructions, and of silence and noise in their place."""
     if comparisons.waves is None:
         return
     reconstructions, originals = comparisons.waves
@@ -230,22 +230,21 @@ def _waves(library: Library, comparisons: Comparisons) -> Iterator[tuple[str, st
         "noise": {clip_id: features.noise(clip_id, of, library.setup.protocol.seed) for clip_id, of in facts.items()},
     }
     for role, of in roles.items():
-        yield comparisons.waves_prefix, role, waveforms.Pairs.of(sorted(sounds), of, sounds)
+        pairs = [(clip_id, of[clip_id], sounds[clip_id]) for clip_id in sorted(sounds)]
+        for start in range(0, len(pairs), waveforms.TASK_SIZE):
+            yield comparisons.waves_prefix, role, pairs[start : start + waveforms.TASK_SIZE]
 
 
 def _measure_all(
     setup: Setup,
     tasks: Iterable[Measurement],
     climbs: Iterable[tuple[str, str, Rungs, int]],
-    waves: Iterable[tuple[str, str, waveforms.Pairs]],
+    waves: Iterable[tuple[str, str, Sequence[waveforms.Pair]]],
 ) -> dict[tuple[str, str], dict[str, Any]]:
     """Results of all metrics by (key, role)."""
     jobs = [shards.Job(f"{index:05d}.json", (measure, task), 1 + task.replicates) for index, task in enumerate(tasks)]
     jobs += [shards.Job(f"{number:05d}.json", (climb, *one), len(one[2])) for number, one in enumerate(climbs, len(jobs))]
-    parts = ((prefix, role, part) for prefix, role, pairs in waves for part in pairs.parts())
-    jobs += [
-        shards.Job(f"{number:05d}.json", (_measure_waves, *one), len(one[2].ids)) for number, one in enumerate(parts, len(jobs))
-    ]
+    jobs += [shards.Job(f"{number:05d}.json", (_measure_waves, *one), len(one[2])) for number, one in enumerate(waves, len(jobs))]
     total = sum(job.weight for job in jobs)
     with setup.progress(total, "score", "resample") as tick, tempfile.TemporaryDirectory(prefix="soundmill-score-") as place:
         report = shards.map_shards(_run, jobs, Path(place) / "done", workers=setup.workers, progress=tick)
@@ -292,7 +291,7 @@ def climb(key: str, metric: str, rungs: Rungs, seed: int) -> list[dict[str, Any]
     return [{"key": key, "role": LADDER, "result": {"values": values, "unmeasured": missing}}]
 
 
-def _measure_waves(prefix: str, role: str, pairs: waveforms.Pairs) -> list[dict[str, Any]]:
+def _measure_waves(prefix: str, role: str, pairs: Sequence[waveforms.Pair]) -> list[dict[str, Any]]:
     return [{"prefix": prefix, "role": role, "waves": detail} for detail in waveforms.measure(pairs)]
 
 

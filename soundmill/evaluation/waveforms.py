@@ -8,8 +8,7 @@ mrstft  auraloss's MultiResolutionSTFTLoss with its default settings: spectral c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -30,33 +29,13 @@ WINDOW, HOP = 2048, 512  # samples; shorter waves are padded with zeros to a win
 FLOOR_DB = 80.0  # below the original's maximum
 TASK_SIZE = 16  # pairs in one job
 
-
-@dataclass(frozen=True)
-class Pairs:
-    """Sounds and their originals, in the same order."""
-
-    ids: tuple[str, ...]
-    reconstructions: tuple[features.Sound, ...]
-    originals: tuple[features.Sound, ...]
-
-    @classmethod
-    def of(
-        cls, ids: Iterable[str], reconstructions: Mapping[str, features.Sound], originals: Mapping[str, features.Sound]
-    ) -> Pairs:
-        ids = tuple(ids)
-        return cls(ids, tuple(reconstructions[clip_id] for clip_id in ids), tuple(originals[clip_id] for clip_id in ids))
-
-    def parts(self) -> list[Pairs]:
-        return [
-            Pairs(*(part[start : start + TASK_SIZE] for part in (self.ids, self.reconstructions, self.originals)))
-            for start in range(0, len(self.ids), TASK_SIZE)
-        ]
+Pair = tuple[str, features.Sound, features.Sound]  # id, reconstruction, original
 
 
-def measure(pairs: Pairs) -> list[dict[str, Any]]:
+def measure(pairs: Iterable[Pair]) -> list[dict[str, Any]]:
     """The `id` of each pair, its `lsd` and `mrstft` (unless the original is silent), and whether a wave was `cut`."""
     results = []
-    for clip_id, *sounds in zip(pairs.ids, pairs.reconstructions, pairs.originals, strict=True):
+    for clip_id, *sounds in pairs:
         (generated, generated_rate), (original, rate) = (features.read_channels(sound) for sound in sounds)
         pair = {"id": clip_id, "cut": abs(generated.shape[1] / generated_rate - original.shape[1] / rate) * rate > 1}
         generated, original = fit(generated, generated_rate, original, rate)

@@ -75,7 +75,7 @@ def traces_of(project: Project, listed: Forgotten) -> Traces:
     named = {None, *(entry.recording_id for entry in listed.entries)}
     for table in project.clips.values():
         pieces += [piece_of(row) for row in table.filter(pc.is_in(table["digest"], listed_digests)).to_pylist()]
-    for _, table in project.tables():  # their seconds may be those of a loop; the entries have the right ones
+    for table in project.tables():  # their seconds may be those of a loop; the entries have the right ones
         rows = table.filter(pc.is_in(table["digest"], listed_digests)).to_pylist()
         pieces += [piece_of(row) for row in rows if row["recording_id"] not in named]
     return Traces.of(listed.entries, dict.fromkeys(pieces))

@@ -242,18 +242,12 @@ class Project:
 
     def weights_with(self, pieces: list[Piece], digests: Iterable[str] = ()) -> Iterator[tuple[Weights, str, int, int]]:
         values = pa.array(sorted(digests), pa.string())
-        for weights in self.weights:
-            for part in weights.parts:
-                table = weights.trained_on(part)
-                rows = []
-                if table is not None:
-                    matches = pc.is_in(table["digest"], values)
-                    rows = overlapping(self._as_cut(table.filter(pc.invert(matches))), pieces)
-                    rows += table.filter(matches).to_pylist()
-                if rows:
-                    mixes = {row["mix"] for row in rows} - {None}
-                    name = "" if part == weights.directory else part.name
-                    yield weights, name, len({row["clip_id"] for row in rows}), len(mixes)
+        for weights, part, table in self.trained():
+            matches = pc.is_in(table["digest"], values)
+            rows = overlapping(self._as_cut(table.filter(pc.invert(matches))), pieces) + table.filter(matches).to_pylist()
+            if rows:
+                mixes = {row["mix"] for row in rows} - {None}
+                yield weights, part, len({row["clip_id"] for row in rows}), len(mixes)
 
     def sounds(self) -> Iterator[Path]:
         for name in NAMED_AFTER_CLIPS:
@@ -265,7 +259,7 @@ class Project:
         Searched are the tables of data/ and of what checkpoints were trained on.
         """
         kind, _, name = thing.partition(":") if thing.startswith(("clip:", "recording:")) else ("", "", thing)
-        tables = [*self.clips.values(), *(table for _, table in self.tables())]
+        tables = [*self.clips.values(), *self.tables()]
         pieces = []
         if kind != "recording":
             rows = (row for table in tables for row in table.filter(pc.equal(table["clip_id"], name)).to_pylist())
@@ -274,11 +268,15 @@ class Project:
             pieces += self._recordings_called(name, tables)[:1]
         return pieces
 
-    def tables(self) -> Iterator[tuple[Weights, pa.Table]]:
+    def trained(self) -> Iterator[tuple[Weights, str, pa.Table]]:
+        """(weights, the part of them, "" for the whole, and what it was trained on), where that is known."""
         for weights in self.weights:
             for part in weights.parts:
                 if (table := weights.trained_on(part)) is not None:
-                    yield weights, self._as_cut(table)
+                    yield weights, "" if part == weights.directory else part.name, table
+
+    def tables(self) -> Iterator[pa.Table]:
+        return (self._as_cut(table) for *_, table in self.trained())
 
     def _recordings_called(self, name: str, tables: list[pa.Table]) -> list[Piece]:
         file = Path(name)

@@ -95,12 +95,11 @@ def _of_mix(project: Project, mix: str) -> Lineage:
         Node("clip", clip_id, {}, [_recording(project, piece) for piece in project.find(f"clip:{clip_id}")])
         for clip_id in project.mixes[mix]
     ]
-    trained = []
-    for weights in project.weights:
-        for part in weights.parts:
-            table = weights.trained_on(part)
-            if table is not None and pc.any(pc.equal(table["mix"], mix)).as_py():
-                trained.append(_checkpoint(project, weights, {"part": part.name} if part != weights.directory else {}))
+    trained = [
+        _checkpoint(project, weights, {"part": part} if part else {})
+        for weights, part, table in project.trained()
+        if pc.any(pc.equal(table["mix"], mix)).as_py()
+    ]
     paths = [Node("shard", path) for path in project.shards_with({mix})]
     return Lineage(Node("mix", mix), sources, paths + trained, project.gone)
 

@@ -74,15 +74,9 @@ def test_pairs_of_files(tmp_path):
         soundfile.write(tmp_path / f"{name}.wav", wave.T, 22_050, subtype="FLOAT")
         path = tmp_path / f"{name}.wav"
         sounds[name] = features.file(name, path, hashing.file_digest(path))
-    ids = ("whole", "cut", "silent")
-    pairs = waveforms.Pairs(
-        ids,
-        (sounds["made"], sounds["short"], sounds["made"]),
-        (sounds["original"], sounds["original"], sounds["silent"]),
-    )
-    whole, cut, silent = waveforms.measure(pairs)
+    pairs = {"whole": ("made", "original"), "cut": ("short", "original"), "silent": ("made", "silent")}
+    whole, cut, silent = waveforms.measure((name, *(sounds[one] for one in both)) for name, both in pairs.items())
     assert whole["lsd"] == pytest.approx(20 * np.log10(2), rel=1e-3)
     assert (whole["cut"], cut["cut"], silent["cut"]) == (False, True, False)
     assert cut["lsd"] == pytest.approx(whole["lsd"], rel=0.05)
     assert "lsd" not in silent  # nothing is at a distance from silence
-    assert [len(part.ids) for part in waveforms.Pairs(ids * 7, pairs.reconstructions * 7, pairs.originals * 7).parts()] == [16, 5]
