@@ -114,10 +114,15 @@ def score(setup: Setup, library: Library, comparisons: Comparisons, seen: Mappin
     """All scores of the protocol that these sounds allow; if there is none, a UserError gives the reason of each."""
     protocol, scored = setup.protocol, Scored()
     for spec in protocol.scores:
-        if reason := _why_not(spec, comparisons):
-            scored.left_out[spec.key] = reason
-            if spec.metric in FRECHET:
-                scored.values[spec.key] = None
+        kind, roles = comparisons.of(spec.metric)
+        count = len(roles["generated"][1]) if "generated" in roles else None
+        if count is None:
+            scored.left_out[spec.key] = comparisons.why_not[kind]
+        elif _too_few(spec, count):
+            why = f"a Fréchet distance needs at least {FEWEST_REFERENCE} reference sounds, not {count}: it would be mostly bias"
+            scored.left_out[spec.key] = why
+        if spec.key in scored.left_out and spec.metric in FRECHET:
+            scored.values[spec.key] = None
     tasks = _plan(setup, library, comparisons, scored.left_out)
     results = _measure_all(setup, tasks, _climbs(protocol, library, comparisons, scored.left_out), _waves(library, comparisons))
     if comparisons.ladder:
@@ -147,16 +152,6 @@ def score(setup: Setup, library: Library, comparisons: Comparisons, seen: Mappin
 def none_measured(protocol: protocols.Protocol, left_out: Mapping[str, str]) -> UserError:
     lines = "".join(f"\n  {key}: {why}" for key, why in left_out.items())
     return UserError(f"no score of protocol {protocol.label} can be measured of these sounds:{lines}")
-
-
-def _why_not(spec: protocols.ScoreSpec, comparisons: Comparisons) -> str | None:
-    kind, roles = comparisons.of(spec.metric)
-    if "generated" not in roles:
-        return comparisons.why_not[kind]
-    count = len(roles["generated"][1])
-    if _too_few(spec, count):
-        return f"a Fréchet distance needs at least {FEWEST_REFERENCE} reference sounds, not {count}: it would be mostly bias"
-    return None
 
 
 def _too_few(spec: protocols.ScoreSpec, reference: int) -> bool:

@@ -391,16 +391,15 @@ def show(result: Mapping[str, Any]) -> None:
         for over, found in part["correlation"].items():
             correlations = table_of(f"{question}: score, over {over}", "count", "Spearman", "95 %", "Kendall", "95 %", "verdict")
             for score, one in found.items():
-                cells = [cell for key in ("rho", "tau") for cell in (f"{one[key]:+.3g}", _interval(one, key))]
+                cells = []
+                for key in ("rho", "tau"):
+                    low, high = one.get(f"{key}_low"), one.get(f"{key}_high")
+                    cells += [f"{one[key]:+.3g}", "–" if low is None else f"{low:+.3g} … {high:+.3g}"]
                 correlations.add_row(escape(score), str(one["count"]), *cells, one["verdict"])
             if found:
                 console.print(correlations)
     show_warnings(console, (f"rater {rater} failed: {reason}" for rater, reasons in failed.items() for reason in reasons))
     show_warnings(console, result["warnings"])
-
-
-def _interval(values: Mapping[str, Any], key: str) -> str:
-    return f"{values[f'{key}_low']:+.3g} … {values[f'{key}_high']:+.3g}" if f"{key}_low" in values else "–"
 
 
 def scores_of(key: Key, result: Mapping[str, Any], model: str) -> dict[str, float]:

@@ -51,7 +51,10 @@ def write(
     pictures share one scale of frequency and level, those of a row one of time. `progress` counts requests.
     """
     order = material.order()
-    columns = _columns(material, set(order))
+    columns = [Column("real", material.real)]
+    columns += [Column(f"{model.name} codec", model.codec) for model in material.models]
+    columns += [Column(model.name, model.sounds, model) for model in material.models]
+    columns = [column for column in columns if column.sounds.keys() & set(order)]  # that have a sound
     room = megabytes * 1e6
     rate = _highest_rate(columns, order)
     rows: list[tuple[Card, list[Preview | None]]] = []
@@ -90,13 +93,6 @@ def write(
     )
     disk.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return Written(shown, left_out, faults)
-
-
-def _columns(material: Material, clip_ids: set[str]) -> list[Column]:
-    columns = [Column("real", material.real)]
-    columns += [Column(f"{model.name} codec", model.codec) for model in material.models]
-    columns += [Column(model.name, model.sounds, model) for model in material.models]
-    return [column for column in columns if clip_ids & column.sounds.keys()]
 
 
 def _highest_rate(columns: Sequence[Column], order: Sequence[str]) -> int:

@@ -57,14 +57,12 @@ class Influence:
 
     def __sub__(self, other: Influence) -> Influence:
         """Influence on the difference of a metric between two sets with the same clips and the same reference."""
-        sides = zip((self.generated, self.reference), (other.generated, other.reference), strict=True)
-        return Influence(*(_difference(*parts) for parts in sides))
-
-
-def _difference(first: SetInfluence, second: SetInfluence) -> SetInfluence:
-    """Normalised per row of each set, as a clip may have more rows in one of them."""
-    means = [side.sums * (len(side.sums) / side.lengths.sum()) for side in (first, second)]
-    return SetInfluence.of(means[0] - means[1])
+        differences = []
+        for sides in ((self.generated, other.generated), (self.reference, other.reference)):
+            # Normalised per row of each set, as a clip may have more rows in one of them.
+            first, second = (side.sums * (len(side.sums) / side.lengths.sum()) for side in sides)
+            differences.append(SetInfluence.of(first - second))
+        return Influence(*differences)
 
 
 def _draw(seed: int, replicate: int, sides: Sequence[SetInfluence]) -> list[np.ndarray]:

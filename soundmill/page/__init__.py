@@ -28,12 +28,9 @@ def _environment(package: str) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"data_uri": _data_uri, "script": _script}
+    environment.filters["data_uri"] = lambda data, kind: f"data:{kind};base64,{base64.b64encode(data).decode()}"
+    environment.filters["script"] = _script
     return environment
-
-
-def _data_uri(data: bytes, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def _script(name: str) -> dict[str, str]:

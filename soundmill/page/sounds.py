@@ -140,6 +140,17 @@ def draw(card: Card, previews: Sequence[Preview | None], loudest: float, faults:
     """The card's HTML; pictures are brightest at `loudest` dB."""
     from soundmill.drawing import shorten
 
+    sides: list[dict[str, Any] | None] = []
+    for one in previews:
+        if one is None:
+            sides.append(None)
+            continue
+        sound, picture = one.sound, None
+        if one.levels is not None:
+            picture = attempt(f"{card.clip_id}, {sound.role}: no picture", partial(_picture, one.levels, loudest), faults)
+        cut = f", first {LONGEST_SECONDS:g} s" if sound.wave.shape[-1] > sound.max_samples else ""
+        notes = [*(_player_notes(sound) if one.flac else ()), *sound.notes]
+        sides.append({"sound": sound, "caption": f"{sound.role}{cut}", "picture": picture, "flac": one.flac, "notes": notes})
     return page.render(
         page.__name__,
         "card.html",
@@ -147,23 +158,13 @@ def draw(card: Card, previews: Sequence[Preview | None], loudest: float, faults:
         title=shorten(card.title, LONGEST_TITLE),
         text=shorten(card.text, LONGEST_TEXT) if card.text != card.title else "",
         seconds=_seconds([one.sound for one in previews if one]),
-        sides=[_side(card, one, loudest, faults) if one else None for one in previews],
+        sides=sides,
     )
 
 
 def _seconds(sounds: Sequence[Sound]) -> float:
     """Length of the longest excerpt, which is the width of the card's pictures."""
     return max((min(sound.wave.shape[-1], sound.max_samples) / sound.sample_rate for sound in sounds), default=0.0)
-
-
-def _side(card: Card, one: Preview, loudest: float, faults: list[str]) -> dict[str, Any]:
-    sound = one.sound
-    picture = None
-    if one.levels is not None:
-        picture = attempt(f"{card.clip_id}, {sound.role}: no picture", partial(_picture, one.levels, loudest), faults)
-    cut = f", first {LONGEST_SECONDS:g} s" if sound.wave.shape[-1] > sound.max_samples else ""
-    notes = [*(_player_notes(sound) if one.flac else ()), *sound.notes]
-    return {"sound": sound, "caption": f"{sound.role}{cut}", "picture": picture, "flac": one.flac, "notes": notes}
 
 
 def _flac(sound: Sound) -> bytes:

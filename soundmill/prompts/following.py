@@ -389,13 +389,12 @@ def rows(document: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     found = [part["scores"] for part in parts.values()]
     keys = [key for key in COLUMNS if any(key in scores and (key != "silent" or scores[key]["value"]) for scores in found)]
     head = ["%", *(COLUMNS[key] for key in keys)]
-    return head, [[name, *(_share(part["scores"].get(key)) for key in keys)] for name, part in parts.items()]
 
+    def share(score: Mapping[str, float]) -> str:
+        return "{:.0f} ({:.0f}–{:.0f})".format(*(100 * score[key] for key in ("value", "low", "high"))).replace("-", "−")
 
-def _share(score: Mapping[str, float] | None) -> str:
-    if not score:
-        return "–"
-    return "{:.0f} ({:.0f}–{:.0f})".format(*(100 * score[key] for key in ("value", "low", "high"))).replace("-", "−")
+    scores = {name: part["scores"] for name, part in parts.items()}
+    return head, [[name, *(share(of[key]) if of.get(key) else "–" for key in keys)] for name, of in scores.items()]
 
 
 def show(document: Mapping[str, Any]) -> None:

@@ -75,7 +75,7 @@ def _front_matter(name: str, tags: Sequence[str], found: Sequence[Credit], **mor
         license_link=LICENCE_LINK,
         library_name="soundmill",
         model_name=name,
-        tags=["soundmill", "audio", *tags, *_marks(found)],
+        tags=["soundmill", "audio", *tags, *(f"training-material-{mark}" for mark in attribution.marks(found))],
         **more,
     )
     return data.to_yaml()
@@ -100,10 +100,6 @@ def front_matter(facts: Facts) -> str:
     more: dict[str, Any] = {"datasets": [_slug(facts.corpus)], "metrics": list(_scores(facts.metrics)) or None}
     more |= {"pipeline_tag": "text-to-audio"} if facts.condition == "caption" else {}
     return _front_matter(facts.name, [facts.family], facts.found, eval_results=results or None, **more)
-
-
-def _marks(found: Sequence[Credit]) -> list[str]:
-    return [f"training-material-{mark}" for mark in attribution.marks(found)]
 
 
 def _terms(found: Sequence[Credit]) -> Iterator[str]:
