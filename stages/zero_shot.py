@@ -64,7 +64,7 @@ def run(params: ZeroShotParams, ctx: Context, corpus: Input, clips: Input, score
         raise UserError(f"zero_shot.embedder {params.embedder}: {reason}")
     from soundmill.training.device import pick_device
 
-    weights = embedders.digest(params.embedder, None)
+    weights = embedders.find(params.embedder).digest(None)
     paths = {path.name: path for path in shards.shard_paths(clips)}
     jobs = []
     for shard, recordings, captions in catalogs.by_shard(corpus):

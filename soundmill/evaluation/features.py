@@ -64,7 +64,7 @@ class EmbedderConfig:
     @property
     def weights(self) -> str:
         """Digest of the weights, which are not loaded."""
-        return embedders.digest(self.name, self.tagger)
+        return embedders.find(self.name).digest(self.tagger)
 
     def unavailable(self) -> str | None:
         """Why its weights cannot be used on this machine, with a remedy; None if they can."""

@@ -233,7 +233,7 @@ def follow(
         "sampling": run.sampling.model_dump(mode="json"),
         "seed": seed,
         "sounds_per_prompt": count,
-        "judge": {JUDGE: embedders.digest(JUDGE, None)},
+        "judge": {JUDGE: embedders.find(JUDGE).digest(None)},
         "kinds": {name: {kind: one.classes for kind, one in chosen.kinds.items()} for name, chosen in sets.items()},
         "sets_digest": hashing.digest({name: chosen.model_dump(mode="json") for name, chosen in sets.items()}),
         "sets": scored,

@@ -36,9 +36,6 @@ def test_fit_has_no_chance_in_it_and_survives_constant_embeddings():
     rows, labels = blobs(3)
     np.testing.assert_array_equal(probe.fit(rows, labels).weights, probe.fit(rows, labels).weights)
     assert set(probe.fit(np.ones((4, 3)), ["a", "a", "a", "b"]).predict(np.ones((2, 3)))) == {"a"}
-
-
-def test_one_class_is_refused():
     with pytest.raises(UserError, match="two classes"):
         probe.fit(np.ones((3, 2)), ["a"] * 3)
 

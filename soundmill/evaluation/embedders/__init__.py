@@ -192,11 +192,6 @@ def load(name: str, tagger: Path | None, **options: Any) -> Embedder:
     return declared.load(declared.path(tagger), **options)
 
 
-def digest(name: str, tagger: Path | None) -> str:
-    """Digest of an embedder's weights, which are not loaded: part of the cache's key."""
-    return find(name).digest(tagger)
-
-
 def unavailable(name: str) -> str | None:
     """Why an embedder's weights cannot be used on this machine, with a remedy; None if they can."""
     reason = find(name).unavailable()

@@ -5,7 +5,7 @@ WavLM is transformers' WavLMModel; the checkpoint has its authors' names, so its
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +67,7 @@ class Audiobox:
             self._net = nn.ModuleDict(
                 {
                     "wavlm_model": WavLMModel(WavLMConfig()),
-                    "proj_layer": nn.ModuleDict({axis: _head() for axis in AXES}),
+                    "proj_layer": nn.ModuleDict({axis: nn.Sequential(*_layers(), nn.Linear(WIDTH, 1)) for axis in AXES}),
                     "layer_weights": nn.ParameterDict({axis: torch.empty(WavLMConfig().num_hidden_layers + 1) for axis in AXES}),
                 }
             )
@@ -115,11 +115,9 @@ class Audiobox:
         return torch.stack(ratings, dim=1)
 
 
-def _head() -> nn.Sequential:
-    layers: list[nn.Module] = []
+def _layers() -> Iterator[nn.Module]:
     for _ in range(HEAD_LAYERS - 1):
-        layers += [nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH), nn.GELU()]
-    return nn.Sequential(*layers, nn.Linear(WIDTH, 1))
+        yield from (nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH), nn.GELU())
 
 
 def _renamed(key: str) -> str:

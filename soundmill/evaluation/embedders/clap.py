@@ -4,7 +4,8 @@ Weights are read from safetensors only, which the pinned commit has and the repo
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,24 @@ NAME = CLAP.repository
 SAMPLE_RATE = 48_000
 WINDOWS_AT_ONCE = 8  # in a batch
 WINDOW = 10 * SAMPLE_RATE  # samples of the network's input; transformers would crop longer sounds at random
+
+# HTSAT (Chen et al. 2022), the network that hears sounds, in checkpoints with the names of its authors, as of other CLAPs.
+HTSAT_FFT = 1024
+HTSAT_TRANSFORM = ("spectrogram_extractor.stft.conv_real.weight", "spectrogram_extractor.stft.conv_imag.weight")
+HTSAT_FILTERS = "logmel_extractor.melW"
+HTSAT_UNUSED = re.compile(
+    r"(tscam_conv|head)\.|.*\.attn_mask$"
+)  # heads that only its training used, and what follows from the sizes
+COUNTED = re.compile(r".*\.(num_batches_tracked|relative_position_index|position_ids|token_type_ids)$")  # by any net of these sizes
+HTSAT_NAMES = (
+    (r"^bn0\.", "batch_norm."),
+    (r"\.norm1\.", ".layernorm_before."),
+    (r"\.norm2\.", ".layernorm_after."),
+    (r"\.mlp\.fc1\.", ".intermediate.dense."),
+    (r"\.mlp\.fc2\.", ".output.dense."),
+    (r"\.attn\.proj\.", ".attention.output.dense."),
+    (r"\.attn\.", ".attention.self."),
+)
 
 
 class ClapEmbedder:
@@ -128,3 +147,23 @@ def best_of(candidates: int) -> Callable[[Sequence[str], Sequence[np.ndarray], i
         return [int(row.argmax()) + number * candidates for number, row in enumerate(scores.reshape(-1, candidates))]
 
     return choose
+
+
+def htsat_renamed(state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The tensors without those of HTSAT_TRANSFORM and HTSAT_FILTERS, by their names in `ClapAudioModel`'s `audio_encoder`."""
+    for key, values in state.items():
+        if HTSAT_UNUSED.match(key) or COUNTED.match(key):
+            continue
+        name = key
+        for pattern, replacement in HTSAT_NAMES:
+            name = re.sub(pattern, replacement, name)
+        if ".self.qkv." in name:
+            for part, third in zip(("query", "key", "value"), values.chunk(3), strict=True):
+                yield name.replace(".self.qkv.", f".self.{part}."), third
+        else:
+            yield name, values
+
+
+def counted(net: Any) -> dict[str, Any]:
+    """The net's own indices and counts; checkpoints lack them or have them as floats."""
+    return {name: values for name, values in net.state_dict().items() if COUNTED.match(name)}

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import ClapConfig, ClapModel
 
 from soundmill.errors import UserError
-from soundmill.evaluation.embedders import clap, htsat
+from soundmill.evaluation.embedders import clap
 from soundmill.evaluation.embedders.base import CLAP_PROCESSOR
 from soundmill.training import torch_weights
 from soundmill.training.device import pick_device
@@ -46,21 +46,21 @@ class MusicSpeechClap(clap.ClapEmbedder):
         state = torch_weights.read_state(path, "laion_clap", "state_dict", NUMPY)
         with init_empty_weights(include_buffers=False):
             net = ClapModel(config())
-        torch_weights.load_state(net, {**htsat.counted(net), **dict(self._renamed(state, path))}, path)
+        torch_weights.load_state(net, {**clap.counted(net), **dict(self._renamed(state, path))}, path)
         self._net = net.eval().to(pick_device("auto"))
 
     def _renamed(self, state: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Any]]:
         """The tensors without the spectrogram, which must be that of the processor."""
         named = {key.removeprefix("module."): values for key, values in state.items()}
         of_sounds = {key.removeprefix(HTSAT): values for key, values in named.items() if key.startswith(HTSAT)}
-        of_sounds = torch_weights.without_transform(of_sounds, htsat.TRANSFORM, htsat.FFT, path)
-        filters, expected = of_sounds.pop(htsat.FILTERS, None), self._processor.feature_extractor.mel_filters_slaney
+        of_sounds = torch_weights.without_transform(of_sounds, clap.HTSAT_TRANSFORM, clap.HTSAT_FFT, path)
+        filters, expected = of_sounds.pop(clap.HTSAT_FILTERS, None), self._processor.feature_extractor.mel_filters_slaney
         if not isinstance(filters, Tensor) or filters.shape != expected.shape or not np.allclose(filters, expected, atol=1e-6):
-            raise UserError(f"{path}: {htsat.FILTERS} are not the mel filters that sounds are prepared with")
-        for name, values in htsat.renamed(of_sounds):
+            raise UserError(f"{path}: {clap.HTSAT_FILTERS} are not the mel filters that sounds are prepared with")
+        for name, values in clap.htsat_renamed(of_sounds):
             yield f"audio_model.audio_encoder.{name}", values
         for key, values in named.items():
-            if key.startswith(HTSAT) or UNUSED.match(key) or htsat.COUNTED.match(key):
+            if key.startswith(HTSAT) or UNUSED.match(key) or clap.COUNTED.match(key):
                 continue
             name = key
             for pattern, replacement in NAMES:

@@ -16,7 +16,7 @@ from torch.nn.functional import gelu
 from transformers import ClapAudioConfig, ClapAudioModel, GPT2Config, GPT2Model, PreTrainedTokenizerFast
 
 from soundmill.errors import UserError
-from soundmill.evaluation.embedders import clap, htsat
+from soundmill.evaluation.embedders import clap
 from soundmill.evaluation.embedders.base import GPT2_TOKENIZER, Embeddings, in_batches
 from soundmill.evaluation.embedders.panns import BANDS, log_mel
 from soundmill.training import torch_weights
@@ -54,7 +54,7 @@ class MsClapEmbedder:
         state = torch_weights.read_state(path, "msclap", "model")
         with init_empty_weights(include_buffers=False):
             net = MsClap()
-        torch_weights.load_state(net, {**htsat.counted(net), **dict(_renamed(state, path))}, path)
+        torch_weights.load_state(net, {**clap.counted(net), **dict(_renamed(state, path))}, path)
         self._device = pick_device("auto")
         self._net = net.eval().to(self._device)
 
@@ -77,10 +77,10 @@ class MsClapEmbedder:
 
 def _renamed(state: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Any]]:
     of_sounds = {key.removeprefix(HTSAT): values for key, values in state.items() if key.startswith(HTSAT)}
-    of_sounds = torch_weights.without_transform(of_sounds, htsat.TRANSFORM, htsat.FFT, path)
-    if htsat.FILTERS in of_sounds:  # else loading names what is missing
-        yield "filters", of_sounds.pop(htsat.FILTERS)
-    for name, values in htsat.renamed(of_sounds):
+    of_sounds = torch_weights.without_transform(of_sounds, clap.HTSAT_TRANSFORM, clap.HTSAT_FFT, path)
+    if clap.HTSAT_FILTERS in of_sounds:  # else loading names what is missing
+        yield "filters", of_sounds.pop(clap.HTSAT_FILTERS)
+    for name, values in clap.htsat_renamed(of_sounds):
         yield f"audio_model.audio_encoder.{name}", values
     for key, values in state.items():
         if not key.startswith(HTSAT) and not UNUSED.match(key):
@@ -103,7 +103,7 @@ def load_tokenizer(directory: Path) -> Any:
 class MsClap(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.filters = nn.Parameter(torch.empty(htsat.FFT // 2 + 1, BANDS))
+        self.filters = nn.Parameter(torch.empty(clap.HTSAT_FFT // 2 + 1, BANDS))
         self.audio_model = ClapAudioModel(ClapAudioConfig())  # its defaults are the sizes of HTSAT-tiny
         self.text_model = GPT2Model(GPT2Config())
         self.audio_projection, self.text_projection = Projection(), Projection()

@@ -9,7 +9,7 @@ import torch
 from bench import references
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders
-from soundmill.evaluation.embedders import audiobox, clap, htsat, msclap, openl3, panns
+from soundmill.evaluation.embedders import audiobox, clap, msclap, openl3, panns
 from soundmill.evaluation.embedders.clap_music_speech import HTSAT
 from tests import clap_weights, recorded
 
@@ -141,10 +141,10 @@ def without(state: dict, part: str) -> dict:
         (T, lambda state: without(state, "stft"), "is not a transform of 1024 samples"),
         (
             T,
-            lambda state: state | {HTSAT + htsat.FILTERS: 2 * state[HTSAT + htsat.FILTERS]},
+            lambda state: state | {HTSAT + clap.HTSAT_FILTERS: 2 * state[HTSAT + clap.HTSAT_FILTERS]},
             "are not the mel filters that sounds are",
         ),
-        (T, lambda state: state | {HTSAT + htsat.TRANSFORM[0]: torch.zeros(513, 1, 1024)}, "is not the Fourier transform"),
+        (T, lambda state: state | {HTSAT + clap.HTSAT_TRANSFORM[0]: torch.zeros(513, 1, 1024)}, "is not the Fourier transform"),
         (T, lambda state: without(state, ".layers."), "not the weights of ClapModel .*Missing key"),
         ("msclap", lambda state: {}, "is not a transform of 1024 samples"),
         ("msclap", lambda state: without(state, ".layers."), "not the weights of MsClap .*Missing key.*audio_model"),

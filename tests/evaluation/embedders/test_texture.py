@@ -43,7 +43,7 @@ def test_it_needs_no_weights(tmp_path):
     assert [part.shape for part in found.frames] == [(4, texture.SIZE), (1, texture.SIZE), (1, texture.SIZE), (0, texture.SIZE)]
     assert all(part.dtype == np.float32 for part in found.frames)
     assert found.logits.shape == (4, 0)
-    assert embedders.digest("texture", None) == "none"
+    assert embedders.find("texture").digest(None) == "none"
 
 
 def test_other_waves_and_the_length_of_a_sound_change_nothing(monkeypatch):
