@@ -90,11 +90,7 @@ def credits_of(checkpoint: Path, recordings: Path | None) -> list[Credit]:
     for (recording_id, is_earlier), use in uses.items():
         if is_earlier:
             other = earlier.get(_line(use.source))
-            known = (
-                {"licence": other.licence, "creator": other.creator, "source_url": other.url, "ai_terms": other.ai_terms}
-                if other
-                else {}
-            )
+            known = {**vars(other), "source_url": other.url} if other else {}
             if (recording_id, use.source) in refused:  # since then, or there under other terms
                 known = {**known, "ai_terms": "refused"}
         else:

@@ -125,7 +125,7 @@ EMBEDDERS: dict[str, Declaration] = {
     ),
     "clap": Declaration("clap:ClapEmbedder", files=CLAP, classifier=False, patches=False, texts=True),
     "clap_music_speech": Declaration(
-        "clap_music_speech:MusicSpeechClap",
+        "clap:MusicSpeechClap",
         Weights(
             name="clap_music_speech",
             file="music_speech_audioset_epoch_15_esc_89.98.pt",

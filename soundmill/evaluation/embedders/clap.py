@@ -1,6 +1,8 @@
 """CLAP (Wu et al. 2023): embeddings of sounds and texts in one space, by transformers' ClapModel.
 
-Weights are read from safetensors only, which the pinned commit has and the repository's main branch lacks.
+Weights of `clap` are read from safetensors only, which the pinned commit has and the repository's main branch lacks.
+`clap_music_speech` is LAION's for music, speech and AudioSet's sounds: HTSAT-base and RoBERTa. Its checkpoint is laion_clap's, so
+its tensors are renamed. Sounds and texts are prepared as for `clap`, with the files of that repository: its tokenizer is RoBERTa's.
 """
 
 import math
@@ -12,13 +14,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import init_empty_weights
 from safetensors import SafetensorError
-from transformers import ClapModel, ClapProcessor
+from torch import Tensor
+from transformers import ClapConfig, ClapModel, ClapProcessor
 from transformers.utils import logging
 
 from soundmill.audio.resample import resample
 from soundmill.errors import UserError
-from soundmill.evaluation.embedders.base import CLAP, Embeddings
+from soundmill.evaluation.embedders.base import CLAP, CLAP_PROCESSOR, Embeddings
+from soundmill.training import torch_weights
 from soundmill.training.device import full_precision, pick_device
 
 NAME = CLAP.repository
@@ -30,9 +35,8 @@ WINDOW = 10 * SAMPLE_RATE  # samples of the network's input; transformers would 
 HTSAT_FFT = 1024
 HTSAT_TRANSFORM = ("spectrogram_extractor.stft.conv_real.weight", "spectrogram_extractor.stft.conv_imag.weight")
 HTSAT_FILTERS = "logmel_extractor.melW"
-HTSAT_UNUSED = re.compile(
-    r"(tscam_conv|head)\.|.*\.attn_mask$"
-)  # heads that only its training used, and what follows from the sizes
+# Heads that only its training used, and what follows from the sizes.
+HTSAT_UNUSED = re.compile(r"(tscam_conv|head)\.|.*\.attn_mask$")
 COUNTED = re.compile(r".*\.(num_batches_tracked|relative_position_index|position_ids|token_type_ids)$")  # by any net of these sizes
 HTSAT_NAMES = (
     (r"^bn0\.", "batch_norm."),
@@ -42,6 +46,21 @@ HTSAT_NAMES = (
     (r"\.mlp\.fc2\.", ".output.dense."),
     (r"\.attn\.proj\.", ".attention.output.dense."),
     (r"\.attn\.", ".attention.self."),
+)
+
+# Of the checkpoint of clap_music_speech.
+AUDIO_BRANCH = "audio_branch."
+LAION_UNUSED = re.compile(r"(audio|text)_transform\.")  # of a checkpoint: layers that only its training used
+LAION_NAMES = (  # of laion_clap's tensors → of transformers'
+    (r"^text_branch\.", "text_model."),
+    (r"_projection\.0\.", "_projection.linear1."),
+    (r"_projection\.2\.", "_projection.linear2."),
+)
+# NumPy objects in the checkpoint: the best scores of its training.
+LAION_NUMPY = (
+    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),  # its name in older versions
+    np.dtype,
+    type(np.dtype(np.float64)),
 )
 
 
@@ -167,3 +186,42 @@ def htsat_renamed(state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def counted(net: Any) -> dict[str, Any]:
     """The net's own indices and counts; checkpoints lack them or have them as floats."""
     return {name: values for name, values in net.state_dict().items() if COUNTED.match(name)}
+
+
+class MusicSpeechClap(ClapEmbedder):
+    """As `ClapEmbedder`; texts are truncated to 77 tokens, as in laion_"""
+
+    name = "clap_music_speech"
+    longest_text = 77
+
+    def __init__(self, path: Path):
+        self._processor = load_processor(CLAP_PROCESSOR.find())
+        state = torch_weights.read_state(path, "laion_clap", "state_dict", LAION_NUMPY)
+        with init_empty_weights(include_buffers=False):
+            net = ClapModel(config())
+        torch_weights.load_state(net, {**counted(net), **dict(self._renamed(state, path))}, path)
+        self._net = net.eval().to(pick_device("auto"))
+
+    def _renamed(self, state: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Any]]:
+        """The tensors without the spectrogram, which must be that of the processor."""
+        named = {key.removeprefix("module."): values for key, values in state.items()}
+        of_sounds = {key.removeprefix(AUDIO_BRANCH): values for key, values in named.items() if key.startswith(AUDIO_BRANCH)}
+        of_sounds = torch_weights.without_transform(of_sounds, HTSAT_TRANSFORM, HTSAT_FFT, path)
+        filters, expected = of_sounds.pop(HTSAT_FILTERS, None), self._processor.feature_extractor.mel_filters_slaney
+        if not isinstance(filters, Tensor) or filters.shape != expected.shape or not np.allclose(filters, expected, atol=1e-6):
+            raise UserError(f"{path}: {HTSAT_FILTERS} are not the mel filters that sounds are prepared with")
+        for name, values in htsat_renamed(of_sounds):
+            yield f"audio_model.audio_encoder.{name}", values
+        for key, values in named.items():
+            if key.startswith(AUDIO_BRANCH) or LAION_UNUSED.match(key) or COUNTED.match(key):
+                continue
+            name = key
+            for pattern, replacement in LAION_NAMES:
+                name = re.sub(pattern, replacement, name)
+            yield name, values
+
+
+def config() -> Any:
+    """The sizes of AUDIO_BRANCH-base and RoBERTa-base."""
+    audio = {"patch_embeds_hidden_size": 128, "depths": [2, 2, 12, 2], "hidden_size": 1024}
+    return ClapConfig(text_config={"layer_norm_eps": 1e-5}, audio_config=audio)

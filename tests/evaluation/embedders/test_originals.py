@@ -10,7 +10,7 @@ from bench import references
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders
 from soundmill.evaluation.embedders import audiobox, clap, msclap, openl3, panns
-from soundmill.evaluation.embedders.clap_music_speech import HTSAT
+from soundmill.evaluation.embedders.clap import AUDIO_BRANCH as BRANCH
 from tests import clap_weights, recorded
 
 TOO_SHORT = {"vggish": 15_599, "passt": 4_800}  # samples; of others, none are
@@ -141,10 +141,14 @@ def without(state: dict, part: str) -> dict:
         (T, lambda state: without(state, "stft"), "is not a transform of 1024 samples"),
         (
             T,
-            lambda state: state | {HTSAT + clap.HTSAT_FILTERS: 2 * state[HTSAT + clap.HTSAT_FILTERS]},
+            lambda state: state | {BRANCH + clap.HTSAT_FILTERS: 2 * state[BRANCH + clap.HTSAT_FILTERS]},
             "are not the mel filters that sounds are",
         ),
-        (T, lambda state: state | {HTSAT + clap.HTSAT_TRANSFORM[0]: torch.zeros(513, 1, 1024)}, "is not the Fourier transform"),
+        (
+            T,
+            lambda state: state | {BRANCH + clap.HTSAT_TRANSFORM[0]: torch.zeros(513, 1, 1024)},
+            "is not the Fourier transform",
+        ),
         (T, lambda state: without(state, ".layers."), "not the weights of ClapModel .*Missing key"),
         ("msclap", lambda state: {}, "is not a transform of 1024 samples"),
         ("msclap", lambda state: without(state, ".layers."), "not the weights of MsClap .*Missing key.*audio_model"),
