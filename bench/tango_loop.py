@@ -147,7 +147,7 @@ class Training:
         """Steps as in the stage: posteriors and states are read, latents are drawn from the posterior."""
         import torch
 
-        from soundmill.models.tango.training import draw_x0
+        from soundmill.models.tango.model import draw_x0
 
         rng = torch.Generator(self.device).manual_seed(0)
         for items in self._batches():

@@ -99,7 +99,7 @@ class Pair:
         """Our loss, as the family computes it."""
         import numpy as np
 
-        from soundmill.models.waveform_unet.training import WaveformModule
+        from soundmill.models.waveform_unet.model import WaveformModule
         from soundmill.training.loader import Batch
 
         module, batch = WaveformModule(self.params, self.ours.net, 1), Batch(0, np.arange(len(self.noise)), (0.3 * self.noise,))

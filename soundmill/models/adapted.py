@@ -91,11 +91,6 @@ def base_of(directory: Path) -> Path:
     raise UserError(f"{expected} is missing; {REMEDY}")
 
 
-def whole(directory: Path) -> Path:
-    """The directory with the whole weights of a checkpoint: its base, if it has only adapters, or itself."""
-    return base_of(directory) if are_in(directory) else directory
-
-
 def compare_parts(name: str, family: str, before: Any, now: Any) -> None:
     """Print which parts of a model over latents changed since the training that this one starts from.
 

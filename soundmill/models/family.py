@@ -145,14 +145,13 @@ class Rehearsal:
 
 @dataclass(frozen=True)
 class Family:
-    """A family; its package defines it as `FAMILY`. Modules are named, not imported: parameters are read without torch."""
+    """A family; its package defines it as `FAMILY`. Its module is named, not imported: parameters are read without torch."""
 
     name: str
     title: str  # one line
     paper: str  # its source, one line
     train_params: type[FamilyTrainParams]  # of `<family>.train`
-    model: str  # module with `load` and `net_in`
-    training: str  # module with `prepare` and `rehearse`
+    model: str  # module with `load`, `net_in`, `prepare` and `rehearse`
     generate_params: type[FamilyGenerateParams] = FamilyGenerateParams  # of `<family>.generate`
     fixed: tuple[str, ...] = ()  # parts of `<family>.train` that `start_from` requires to be equal
     published: str = ""  # module with `read` for published files with its `SUFFIX`, if there are any
@@ -187,14 +186,14 @@ class Family:
         `parts` is the directory with the family's `vocoder/` and `text/`; `tagger` is passed on only if the family uses it.
         """
         more = {"tagger": tagger} if self.tagger else {}
-        return import_module(self.training).prepare(params, ctx, inputs, parts, catalog, start, **more)
+        return import_module(self.model).prepare(params, ctx, inputs, parts, catalog, start, **more)
 
     def rehearse(self, document: dict[str, Any], num_labels: int) -> Rehearsal:
         """A training on noise, for the content of a params.yaml and a number of labels."""
         params, _, sampling = read_sections(document, self.name, self.train_params, self.generate_params)
         labels = num_labels if params.by_label else 0
-        net = import_module(self.model).net_in(document, params, labels)
-        return import_module(self.training).rehearse(document, params, sampling, net, labels)
+        module = import_module(self.model)
+        return module.rehearse(document, params, sampling, module.net_in(document, params, labels), labels)
 
 
 def can(model: Model, what: Capability) -> bool:

@@ -23,7 +23,7 @@ from soundmill.audio.flac import write_wav
 from soundmill.audio.tags import CHANGED, GENERATED, MadeBy, SourceType
 from soundmill.audio.tempo import BEATS
 from soundmill.errors import UserError, report_failure
-from soundmill.models import beside_base, registry
+from soundmill.models import adapted, registry
 from soundmill.models.catalog import (
     choose_balanced,
     choose_by_hash,
@@ -38,11 +38,28 @@ from soundmill.models.params import FamilyGenerateParams
 from soundmill.models.requests import describe, of_clips, of_prompts, print_matched_labels
 from soundmill.models.sounds import as_long_as_clip, finite, generate_each, in_model_format, reconstruct_each
 from soundmill.params import override
+from soundmill.training import checkpoint
 from soundmill.training.device import pick_device, use_threads
 from soundmill.training.params import Use
+from soundmill.training.seeds import seed_of
 
 SHOWN = 12  # clips in the figure
 TRACKED = 6  # clips sent to tracking
+OWN_SOUNDS = 24  # for the base's own prompts, of each model
+EVERYDAY = (  # prompts for a base that was imported, whose own are unknown
+    "a dog barks",
+    "a cat meows",
+    "birds sing in a forest",
+    "rain falls on a roof",
+    "waves break on a beach",
+    "a door is knocked on",
+    "a car engine starts",
+    "a clock ticks",
+    "people talk in a room",
+    "a baby cries",
+    "a piano plays a slow melody",
+    "a drum beat",
+)
 LONGEST_PROMPT = 300  # characters stored in a WAV comment: libsndfile ignores comments of 2,048 bytes or more
 
 
@@ -86,8 +103,10 @@ def run(
     codec_ids: list[str] = []
     if can(trained, "generate"):
         seconds = durations_of(clips, judged)
-        if not kind.longer:
-            _warn_of_cuts(ctx.name, trained, max(seconds.values()))
+        longest, limit = max(seconds.values()), (trained.num_samples or math.inf) / trained.sample_rate
+        if longest > limit and not kind.longer:
+            cut = f"the longest clip has {longest:g} s, but the model's limit is {limit:g} s: sounds for longer clips are cut"
+            terminal.say(f"{ctx.name}: {cut}")
         requests = of_clips(trained, catalog, list(judged), params.seed)
         lengths = {clip_id: round(seconds[clip_id] * trained.sample_rate) for clip_id in judged}
         _generate(ctx, trained, model, requests, lengths, settings, generated)
@@ -139,14 +158,22 @@ def _generate(
     generated: Path,
 ) -> None:
     """Write the sound of each request, in as many processes as have a batch to make, and measure the speed."""
-    start = time.monotonic()
-    processes = min(ctx.devices, math.ceil(len(requests) / settings.params.batch_size))
+    start, clip_ids, size = time.monotonic(), list(requests), settings.params.batch_size
+    processes = min(ctx.devices, math.ceil(len(clip_ids) / size))
     if processes == 1:
         with ctx.progress(len(requests), ctx.name) as tick:
             samples = _write_generated(trained, requests, lengths, settings.run(tick), generated, settings.maker(GENERATED))
     else:
+        jobs = []  # each makes a whole batch, as one process would: same bytes
+        for batch in (clip_ids[first : first + size] for first in range(0, len(clip_ids), size)):
+            wanted, cut = ({clip_id: one[clip_id] for clip_id in batch} for one in (requests, lengths))
+            jobs.append(shards.Job(f"{len(jobs):06d}", (ctx.family, model, wanted, cut, settings), len(batch)))
         shared = replace(ctx, workers=processes, cluster=None)
-        samples = _generate_in_processes(shared, model, requests, lengths, settings, generated)
+        report, directory = shared.make_shards(_generate_batch, jobs, "generated")
+        generated.mkdir(parents=True)
+        for path in sorted(directory.glob("*/*.wav")):
+            os.link(path, generated / path.name)  # not moved: after a kill here, the rerun still finds every finished batch
+        samples = report.counts["samples"]
     ctx.cost["seconds_per_second"] = processes * (time.monotonic() - start) * trained.sample_rate / samples
 
 
@@ -167,16 +194,51 @@ def _write_codec_line(
 def _write_base(
     ctx: Any, trained: Model, model: Path, catalog: Path, lengths: Mapping[str, int], settings: Settings, codec: Path
 ) -> None:
-    """Write the sounds of the model that a fine-tuned one started from; nothing for another model."""
-    if (base := beside_base.base_of(ctx.name, model, ctx.home)) is None:
+    """Write the sounds of the model that a fine-tuned one started from; nothing for another model.
+
+    They are `base/<clip id>.wav` for each clip of `lengths` (in samples) and, for the base's own prompts, `<number>.wav` in
+    `own/base`, `own/again` (the base with other seeds) and `own/tuned`. A base whose checkpoint names no prompts gets others, as
+    long as the longest clip (EVERYDAY, or its labels), which are listed in `own/prompts.json`.
+    """
+    if (where := base_of(ctx.name, model, ctx.home)) is None:
         return
-    base_made = made_by(origin(base), GENERATED)
+    source, seed, own = origin(where), settings.params.seed, codec / manifest.OWN
+    base = registry.family(source["family"]).load(where)
+    use_weights(base, where, base.params.use)
+    base_made = made_by(source, GENERATED)
+    with ctx.progress(len(lengths) + 3 * OWN_SOUNDS, f"{ctx.name}: base") as tick:
+        run = settings.run(tick)
+        _write_generated(base, of_clips(base, catalog, list(lengths), seed), lengths, run, codec / manifest.BASE, base_made)
+        prompts, seconds = checkpoint.read(where).get("prompts"), None
+        if not prompts:
+            captions, labels = (EVERYDAY, []) if base.condition == "caption" else ([""], [[label] for label in base.labels])
+            prompts = [{"labels": one, "caption": caption} for caption in captions for one in labels or [[]]]
+            seconds = max(lengths.values()) / trained.sample_rate
+            listed = [text for prompt in prompts if (text := describe(Request(tuple(prompt["labels"]), prompt["caption"])))]
+            own.mkdir()
+            (own / manifest.OWN_PROMPTS).write_text(json.dumps({"prompts": listed}) + "\n", encoding="utf-8")
+        for name, maker in (("base", base), ("again", base), ("tuned", trained)):
+            requests = [
+                Request(tuple(prompt["labels"]), prompt["caption"], seed_of(seed, "own", name == "again", number), seconds=seconds)
+                for number in range(OWN_SOUNDS)
+                for prompt in [prompts[number % len(prompts)]]
+            ]
+            waves = zip((f"{number:03d}" for number in range(OWN_SOUNDS)), generate_each(maker, requests, run), strict=True)
+            _write(own / name, waves, maker.sample_rate, settings.maker(GENERATED) if maker is trained else base_made)
 
-    def write(directory: Path, sounds: Iterable[tuple[str, Tensor]], maker: Model) -> None:
-        _write(directory, sounds, maker.sample_rate, settings.maker(GENERATED) if maker is trained else base_made)
 
-    with ctx.progress(len(lengths) + 3 * beside_base.OWN_SOUNDS, f"{ctx.name}: base") as tick:
-        beside_base.write(trained, base, settings.run(tick), catalog, settings.params.seed, lengths, codec, write)
+def base_of(name: str, directory: Path, home: Path) -> Path | None:
+    """The checkpoint that a model was fine-tuned from; None if it was not, or, with a message, if that one is gone."""
+    started = checkpoint.read(directory).get("started_from")
+    if started is None:
+        return None
+    if adapted.are_in(directory):
+        return adapted.base_of(directory)
+    where = home / checkpoint.read(directory)["params"]["start_from"]
+    if (where / checkpoint.CONFIG).is_file() and origin(where)["checkpoint"] == started["checkpoint"]:
+        return where
+    terminal.say(f"{name}: {where} is missing or another model than this one started from, so the two are not compared")
+    return None
 
 
 def _show_spectrograms(
@@ -186,24 +248,6 @@ def _show_spectrograms(
     titles = [describe(requests.get(clip_id, Request())) or clip_id for clip_id in shown]
     paths = [generated / f"{clip_id}.wav" for clip_id in shown]
     ctx.tracking.log_figure(figures.draw_files(paths, titles, 4, heading), "generated_spectrograms")
-
-
-def _generate_in_processes(
-    ctx: Any, model: Path, requests: Mapping[str, Request], lengths: Mapping[str, int], settings: Settings, generated: Path
-) -> int:
-    """As `_write_generated`, in `ctx.workers` processes. Each makes whole batches, as one process would: same bytes."""
-    clip_ids, size = list(requests), settings.params.batch_size
-    jobs = []
-    for start in range(0, len(clip_ids), size):
-        batch = clip_ids[start : start + size]
-        wanted = {clip_id: requests[clip_id] for clip_id in batch}
-        arguments = ctx.family, model, wanted, {clip_id: lengths[clip_id] for clip_id in batch}, settings
-        jobs.append(shards.Job(f"{len(jobs):06d}", arguments, len(batch)))
-    report, directory = ctx.make_shards(_generate_batch, jobs, "generated")
-    generated.mkdir(parents=True)
-    for path in sorted(directory.glob("*/*.wav")):
-        os.link(path, generated / path.name)  # not moved: after a kill here, the rerun still finds every finished batch
-    return report.counts["samples"]
 
 
 def _generate_batch(
@@ -260,13 +304,6 @@ def remarks_on(model: Model) -> list[str]:
     return [model.remark] if hasattr(model, "remark") else []
 
 
-def _warn_of_cuts(name: str, model: Model, longest: float) -> None:
-    if model.num_samples is not None and longest > (limit := model.num_samples / model.sample_rate):
-        terminal.say(
-            f"{name}: the longest clip has {longest:g} s, but the model's limit is {limit:g} s: sounds for longer clips are cut"
-        )
-
-
 # (prompts ("" if none), waves [C, T], rate) → indices of the sounds to keep.
 Choice = Callable[[list[str], list[np.ndarray], int], list[int]]
 
@@ -278,9 +315,9 @@ class Looped:
     `stretch` takes a loop [C, T], its rate and the desired number of samples; it is passed in because models may not use ffmpeg.
     """
 
-    bpm: float | None
-    repeat: int
-    stretch: Callable[[np.ndarray, int, int], np.ndarray]
+    bpm: float | None = None
+    repeat: int = 1
+    stretch: Callable[[np.ndarray, int, int], np.ndarray] | None = None
 
     def write(self, path: Path, wave: np.ndarray, rate: int, facts: dict[str, Any], made_by: MadeBy) -> Path:
         """Write a loop; its tempo goes into the file name and the chunk that samplers read. Returns the path."""
@@ -292,13 +329,6 @@ class Looped:
         comment = json.dumps({**facts, "bpm": bpm, "bars": self.repeat}, ensure_ascii=False)
         write_wav(path, wave, rate, comment, (bpm, BEATS * self.repeat), made_by)
         return path
-
-
-def _unstretched(wave: np.ndarray, rate: int, num_samples: int) -> np.ndarray:
-    raise ValueError("a loop without `bpm` is not stretched")
-
-
-AS_MADE = Looped(None, 1, _unstretched)
 
 
 def natural_tempo(num_samples: int, rate: int) -> float:
@@ -333,7 +363,7 @@ def generate_sounds(
     model, source_facts = load(checkpoint_dir, "generate")
     added = {"lora": add_adapters(model, source_facts["checkpoint"], loras)} if loras else {}
     if registry.family(source_facts["family"]).loops:
-        looped = looped or AS_MADE
+        looped = looped or Looped()
     elif looped:
         raise UserError(f"--bpm and --repeat are for loop families, which {source_facts['family']!r} is not; leave them out")
     requests = of_prompts(model, prompts, count, seed, labels)
@@ -347,7 +377,8 @@ def generate_sounds(
     paths = []
     for index in kept:
         prompt = descriptions[index]
-        path = output_dir / f"{_stem(prompt)}-{seed}-{index + 1:03d}.wav"
+        stem = re.sub(r"[^a-z0-9]+", "-", prompt.lower())[:60].strip("-") or "sound"
+        path = output_dir / f"{stem}-{seed}-{index + 1:03d}.wav"
         prompt = prompt if len(prompt) <= LONGEST_PROMPT else prompt[: LONGEST_PROMPT - 1] + "…"
         facts = {**source_facts, **added, "prompt": prompt, "seed": seed, "number": index + 1, "sampling": sampling}
         if looped:
@@ -394,8 +425,3 @@ def running(model: Model, home: Path, settings: Sequence[str] = ()) -> Iterator[
         precision = "32"
     with tempfile.TemporaryDirectory(prefix="soundmill-") as folder:
         yield Run(sampling, device, precision, params.items, home, Path(folder))
-
-
-def _stem(prompt: str) -> str:
-    """The prompt as part of a file name."""
-    return re.sub(r"[^a-z0-9]+", "-", prompt.lower())[:60].strip("-") or "sound"

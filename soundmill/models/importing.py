@@ -7,8 +7,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from soundmill import hub, params
 from soundmill.errors import UserError
 from soundmill.hashing import file_digest
@@ -19,7 +17,6 @@ from soundmill.models.generation import make_directory
 from soundmill.stage import publish
 
 DIRECTORY = "/"  # in place of a suffix
-Read = tuple[nn.Module, Callable[[Path], object]]  # network, and a function that writes it into a directory
 
 
 def import_published(name: str, output: Path, conf: Callable[[], Path], revision: str | None = None) -> int:
@@ -40,13 +37,18 @@ def import_published(name: str, output: Path, conf: Callable[[], Path], revision
     if path.is_file() and any((path.parent / index).is_file() for index in pipelines.INDICES):
         raise UserError(f"{path}: is a part of a model; name its directory, {path.parent}")
     family, published = _reads(DIRECTORY if path.is_dir() else path.suffix)
-    net, save = _checkpoint(path, family, published, conf, called) if family else _vocoder(path)
+    if family:
+        model, facts, save = published.read(path, params.compose(conf(), [f"model={family}", "scale=paper"]), called)
+        save = partial(save, model, facts=facts)
+    else:
+        model = diffwave.read(path)
+        save = partial(save_vocoder, model, source={"kind": "load", "name": path.name, "digest": file_digest(path)})
     make_directory(output.parent)
     with tempfile.TemporaryDirectory(prefix=".soundmill-", dir=output.parent) as folder:
         staged = Path(folder) / output.name
         save(staged)
         publish(staged, output)
-    return sum(weight.numel() for weight in net.parameters())
+    return sum(weight.numel() for weight in model.net.parameters())
 
 
 def _reads(suffix: str) -> tuple[str, Any]:
@@ -55,15 +57,3 @@ def _reads(suffix: str) -> tuple[str, Any]:
         if (module := registry.family(name).published) and (published := import_module(module)).SUFFIX == suffix:
             return name, published
     return "", None
-
-
-def _checkpoint(path: Path, family: str, published: Any, conf: Callable[[], Path], name: str) -> Read:
-    document = params.compose(conf(), [f"model={family}", "scale=paper"])
-    model, facts, save = published.read(path, document, name)
-    return model.net, partial(save, model, facts=facts)
-
-
-def _vocoder(path: Path) -> Read:
-    model = diffwave.read(path)
-    source = {"kind": "load", "name": path.name, "digest": file_digest(path)}
-    return model.net, partial(save_vocoder, model, source=source)

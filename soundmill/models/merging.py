@@ -8,8 +8,6 @@ from soundmill.models import adapted, registry
 from soundmill.models.family import chosen_by, origin, stored_weights, use_weights
 from soundmill.training import adapters, checkpoint
 
-TOLD = (manifest.TRAINED_ON_FILE, manifest.EARLIER_ATTRIBUTION)
-
 
 def write_whole(directory: Path, output: Path) -> None:
     """Copy a checkpoint into a new directory; if it has only adapters, merge the ones that its `use` selects into their base."""
@@ -30,7 +28,7 @@ def write_whole(directory: Path, output: Path) -> None:
     config["params"] |= {"use": "last", "lora": None}
     parts = {**_components(adapted.base_of(directory)), **_components(directory)}
     checkpoint.save(output, config, model.net.state_dict(), weights=family.weights, parts=list(parts.values()))
-    for name in TOLD:
+    for name in (manifest.TRAINED_ON_FILE, manifest.EARLIER_ATTRIBUTION):
         if (directory / name).is_file():
             shutil.copyfile(directory / name, output / name)
 

@@ -20,7 +20,6 @@ from soundmill.models.components.text_states import states as text_states
 from soundmill.models.components.text_states.states import TextConfig, Texts
 from soundmill.models.family import Model, Prepared, Rehearsal, Request
 from soundmill.models.params import BatchedTrainParams
-from soundmill.models.requests import of_captions, of_grid
 from soundmill.models.trained import label_weights
 from soundmill.training.loader import Batch, Order, Source, crop_places
 from soundmill.training.module import TrainingModule
@@ -181,12 +180,17 @@ class Clips:
         return choose_by_hash(self.valid, self.params.validate_batches * self.order.batch_size)
 
     def samples(self) -> list[Request]:
-        """Requests for the grid: captions, with their labels, or labels, as far as the family knows them."""
-        grid, seed = self.params.grid, self.params.seed
-        if not self.text:
-            return of_grid(grid, seed, self.labels)
-        labels_of = {caption: row["labels"] for row in self.facts.values() for caption in row["captions"]} if self.labels else {}
-        return of_captions(grid, seed, self.captions, labels_of)
+        """Requests for the grid: captions at even intervals, with their labels, or labels in turn; none if it knows none."""
+        count = self.params.grid.columns * self.params.grid.rows
+        captions, labels = [""] * count, [()] * count
+        if self.text and self.captions:
+            captions = [self.captions[cell * len(self.captions) // count] for cell in range(count)]
+            labels_of = {caption: tuple(row["labels"]) for row in self.facts.values() for caption in row["captions"] if self.labels}
+            labels = [labels_of.get(caption, ()) for caption in captions]
+        elif self.labels and not self.text:
+            labels = [(self.labels[cell % len(self.labels)],) for cell in range(count)]
+        seeds = [seed_of(self.params.seed, "grid", cell) for cell in range(count)]
+        return [Request(*request) for request in zip(labels, captions, seeds, strict=True)]
 
     def shown(self, clips: Path) -> Tensor:
         """Beginnings of real waves [N, C, T] for half of the grid's cells, to reconstruct."""

@@ -21,8 +21,8 @@ from soundmill.models.family import Family, family_of, is_checkpoint
 from soundmill.models.params import FamilyTrainParams, read_sections
 from soundmill.params import did_you_mean, parse, parse_section
 from soundmill.training import checkpoint
+from soundmill.training.checkpoint import compare, start_directory
 from soundmill.training.params import LoraParams
-from soundmill.training.starting import compare, directory
 
 TAGGER = "data/tagger"  # output of the stage `tagger`
 SAMPLING = re.compile(r"\w+\.generate\.sampling\.\w")  # null, unless an override sets a key
@@ -133,7 +133,7 @@ def _check_component(section: str, params: Any, home: Path, **data: Any) -> None
 
 def start_of(name: str, train: FamilyTrainParams, home: Path) -> Path:
     """The checkpoint that `start_from` names; UserError if it is missing, of another family, or only adapters."""
-    where = directory(home / train.start_from)
+    where = start_directory(home / train.start_from)
     if not is_checkpoint(where):
         raise UserError(f"start_from: {where} is not a family's checkpoint: it has no config.json that names one")
     if (found := family_of(where)) != name:

@@ -1,14 +1,12 @@
 """Build generation requests from test clips or prompts."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 from soundmill import manifest, shards, terminal
 from soundmill.errors import UserError
 from soundmill.models.family import Model, Request
-from soundmill.models.params import GridParams
 from soundmill.params import did_you_mean
 from soundmill.training.seeds import seed_of
 
@@ -60,21 +58,6 @@ def of_prompts(model: Model, prompts: Sequence[str], count: int, seed: int, labe
         for text in texts or [None]
         for index in range(count)
     ]
-
-
-def of_grid(grid: GridParams, seed: int, labels: Sequence[str]) -> list[Request]:
-    """Requests for the grid of samples, cycling through the labels; unconditional if there are none."""
-    conditions = [(labels[cell % len(labels)],) if labels else () for cell in range(grid.columns * grid.rows)]
-    return [Request(condition, seed=seed_of(seed, "grid", cell)) for cell, condition in enumerate(conditions)]
-
-
-def of_captions(
-    grid: GridParams, seed: int, captions: Sequence[str], labels_of: Mapping[str, Sequence[str]] = MappingProxyType({})
-) -> list[Request]:
-    """Requests for the grid of samples, with captions taken at even intervals, and their labels; empty text if there are none."""
-    count = grid.rows * grid.columns
-    chosen = [captions[index * len(captions) // count] if captions else "" for index in range(count)]
-    return [Request(tuple(labels_of.get(caption, ())), caption, seed_of(seed, "grid", cell)) for cell, caption in enumerate(chosen)]
 
 
 def describe(request: Request) -> str:

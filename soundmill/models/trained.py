@@ -27,7 +27,7 @@ class TrainedModel:
     config: ClassVar[type[FamilyConfig]]
     weights: ClassVar[str] = checkpoint.WEIGHTS  # file of the last weights
 
-    params: Any
+    params: Any  # of the training, as in `config`
     net: nn.Module  # with the averaged weights
     labels: list[str] = field(default_factory=list, kw_only=True)  # that it was trained on
     text: TextConfig | None = field(default=None, kw_only=True)  # if conditioned on captions
@@ -68,7 +68,8 @@ class TrainedModel:
 
         If these are adapters, the net is the base, with the weights that the base's params select, and has the adapters.
         """
-        config, whole = family.read_config(directory, cls.config), adapted.whole(directory)
+        config = family.read_config(directory, cls.config)
+        whole = adapted.base_of(directory) if adapted.are_in(directory) else directory
         components = cls.components(config, directory, whole)
         net = checkpoint.load_weights(lambda: cls.build(config, **components), whole / cls.weights)
         if whole != directory:

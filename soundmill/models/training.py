@@ -4,7 +4,7 @@ While it trains, the project's tagger scores its sounds for validation clips.
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,22 +21,21 @@ from soundmill.errors import UserError
 from soundmill.metrics import scores
 from soundmill.metrics.scores import EmbeddingSet
 from soundmill.models import registry
-from soundmill.models.beside_base import prompts_of
 from soundmill.models.catalog import choose_balanced, choose_by_hash, read_labels, waves_of
-from soundmill.models.family import JUDGE, Model, Prepared, Request, Run, can, chosen_by, origin, use_weights
+from soundmill.models.family import JUDGE, Model, Prepared, Run, can, chosen_by, origin, use_weights
 from soundmill.models.merging import write_whole
 from soundmill.models.params import FamilyTrainParams
 from soundmill.models.requests import describe, of_clips
 from soundmill.models.samples import Samples, sampling, show_last, show_losses
 from soundmill.models.sounds import as_long_as_clip, generate_each, reconstruct_each
 from soundmill.training import adapters, checkpoint
+from soundmill.training.checkpoint import compare
 from soundmill.training.curve import write_curve
 from soundmill.training.device import pick_device, use_threads
 from soundmill.training.fitting import fit_averaged
 from soundmill.training.module import TrainingModule
 from soundmill.training.monitoring import Operations, Scoring
 from soundmill.training.seeds import seed_of
-from soundmill.training.starting import compare
 from soundmill.training.tagger import TaggerModel, load_tagger
 from soundmill.training.trained_on import write_trained_on
 
@@ -70,7 +69,8 @@ def run(params: FamilyTrainParams, ctx: Any, material: Material, model: Path, cu
     module, steps = prepared.module, prepared.module.steps
     counts = {"clips": len(prepared.clip_ids), **prepared.counts}
     sizes = _announce(ctx, prepared, counts, catalog)
-    run = sampling_run(params, ctx)
+    hardware, device = params.hardware, pick_device(params.hardware.accelerator)
+    run = Run(params.sampling, device, hardware.precision, params.items, ctx.home, ctx.scratch, ctx.digests)
     draw = partial(draw_samples, ctx.family, prepared, run)
     scored = scoring(params, ctx, prepared, run, material)
     if scored and JUDGE in (*family.trained_against, *getattr(prepared.model, "trained_against", ())):
@@ -94,7 +94,9 @@ def run(params: FamilyTrainParams, ctx: Any, material: Material, model: Path, cu
     steps = module.steps
     write_curve(fitted.points, curves)
     items = {f"training_{what}": count for what, count in counts.items() if what in ("clips", "mixes")}
-    facts = {"steps": steps, **items, **sizes, **prompts_of(prepared.samples), **start_facts, **fitted.facts}
+    shown = [] if isinstance(prepared.samples, Tensor) else prepared.samples  # prompts that the model knows
+    prompts = {"prompts": [{"labels": list(one.labels), "caption": one.caption} for one in shown]} if shown else {}
+    facts = {"steps": steps, **items, **sizes, **prompts, **start_facts, **fitted.facts}
     prepared.model.save(model, facts, prepared.parts, prepared.own_parts)
     fitted.save(model)
     write_trained_on(model, catalog, prepared.clip_ids, prepared.mixes, start and Path(start.where))
@@ -177,13 +179,6 @@ def start_weights(prepared: Prepared, start: Start, name: str) -> dict[str, Any]
     return {"started_from": {"checkpoint": start.digest, "weights": start.weights, "new_labels": new, **chosen}}
 
 
-def sampling_run(params: FamilyTrainParams, ctx: Any) -> Run:
-    """How the training samples its model."""
-    hardware = params.hardware
-    device = pick_device(hardware.accelerator)
-    return Run(params.sampling, device, hardware.precision, params.items, ctx.home, ctx.scratch, ctx.digests)
-
-
 def draw_samples(family: str, prepared: Prepared, run: Run, step: int) -> Samples:
     """Samples with the current weights after `step` steps; the seeds are the same every time."""
     model, samples = prepared.model, prepared.samples
@@ -241,15 +236,21 @@ def scoring(params: FamilyTrainParams, ctx: Any, prepared: Prepared, run: Run, m
         {name: embedded[clip_id][1] for name, clip_id in clip_of.items()},
     )
     reference = EmbeddingSet.of({clip_id: embedded[clip_id][0] for clip_id in (*held_out, *trained)})
-    make = _reconstructed(model, clip_of, real, run)
-    if generates:
-        requests = of_clips(model, material.catalog, asked, params.seed)
-        seeds = {name: seed_of(params.seed, "score", name) for name in clip_of}
-        make = _generated(model, {name: replace(requests[clip_of[name]], seed=seeds[name]) for name in clip_of}, clip_of, real, run)
+    of_clip = of_clips(model, material.catalog, asked, params.seed) if generates else {}
+    requests = [replace(of_clip[clip], seed=seed_of(params.seed, "score", name)) for name, clip in clip_of.items() if generates]
     terminal.say(
         f"{ctx.name}: every {params.score_every_steps} steps the tagger scores {len(clip_of)} sounds for {len(asked)} validation "
         f"clips, against {len(held_out)} validation and {len(trained)} training clips"
     )
+
+    def make() -> Iterator[tuple[str, Tensor]]:
+        """A sound for each request, as long as its real clip; or each real clip, reconstructed."""
+        if not generates:
+            yield from reconstruct_each(model, ((name, real[clip_id]) for name, clip_id in clip_of.items()), run, whole=True)
+            return
+        for name, sound in zip(clip_of, generate_each(model, requests, run), strict=True):
+            wave, rate = real[clip_of[name]]
+            yield name, as_long_as_clip(sound, round(wave.shape[1] / rate * model.sample_rate), model)
 
     def measure(module: TrainingModule, step: int) -> tuple[dict[str, float], int]:
         try:
@@ -260,26 +261,6 @@ def scoring(params: FamilyTrainParams, ctx: Any, prepared: Prepared, run: Run, m
         return _scores(_embed(judge, sounds), pairs, reference, params.seed), counted.total
 
     return Scoring(params.score_every_steps, measure, params.score_share)
-
-
-def _generated(
-    model: Model, requests: Mapping[str, Request], clip_of: Mapping[str, str], real: Mapping[str, Wave], run: Run
-) -> Callable[[], Iterator[tuple[str, Tensor]]]:
-    """Generates a sound for each request, as long as its real clip."""
-
-    def make() -> Iterator[tuple[str, Tensor]]:
-        for name, sound in zip(requests, generate_each(model, list(requests.values()), run), strict=True):
-            wave, rate = real[clip_of[name]]
-            yield name, as_long_as_clip(sound, round(wave.shape[1] / rate * model.sample_rate), model)
-
-    return make
-
-
-def _reconstructed(
-    model: Model, clip_of: Mapping[str, str], real: Mapping[str, Wave], run: Run
-) -> Callable[[], Iterator[tuple[str, Tensor]]]:
-    """Reconstructs each real clip."""
-    return lambda: reconstruct_each(model, ((name, real[clip_id]) for name, clip_id in clip_of.items()), run, whole=True)
 
 
 def _mono(wave: np.ndarray, rate: int, judge: TaggerModel) -> np.ndarray:

@@ -134,7 +134,11 @@ def inpaint(
         _must_have(model, "keep", "inpaint")
         prompting.check(model)
         for name, sound in sounds.items():
-            check_spans(keep, sound.seconds, name)
+            for start, stop in keep:
+                if not 0 <= start < (sound.seconds if stop is None else stop) <= sound.seconds:
+                    span = f"{start:g}:{'end' if stop is None else format(stop, 'g')}"
+                    inside = f"is not within the sound's {sound.seconds:g} s; choose a span inside it"
+                    raise UserError(f"{name}: the span {span} {inside}")
 
     about = {**prompting.facts, "kept_seconds": [list(span) for span in keep[:COMMENT_SPANS]]}
     return _each(checkpoint, "transform", "inpainted", work, sounds, output, home, settings, check, **about)
@@ -186,7 +190,10 @@ def interpolate(
     waves = None
     if sounds:
         _must_have(model, "amount", "interpolate between recordings, only between seeds")
-        both = [_beginning(sound, model) for _, sound in sounds]
+        both = []
+        for _, sound in sounds:
+            length = model.num_samples or length_in_model_format(sound, model)
+            both.append(next(windows(read_in_model_format(sound, model), [0], length))[1])
         waves = torch.zeros(2, model.channels, max(wave.shape[1] for wave in both))
         for row, wave in zip(waves, both, strict=True):
             row[:, : wave.shape[1]] = wave
@@ -218,19 +225,6 @@ def transfer(source: live.Trained | live.Published, sounds: Sounds, output: Path
             yield block
 
     return _write_each(source, work, sounds, output, "transferred", "transfer", facts, MadeBy(source.weights, CHANGED))
-
-
-def _beginning(sound: Sound, model: Model) -> Tensor:
-    """The start of a sound [C, T], at most the model's length."""
-    return next(windows(read_in_model_format(sound, model), [0], model.num_samples or length_in_model_format(sound, model)))[1]
-
-
-def check_spans(keep: Spans, seconds: float, name: str) -> None:
-    """UserError if a span is empty or lies outside a sound of `seconds`."""
-    for start, stop in keep:
-        if not 0 <= start < (seconds if stop is None else stop) <= seconds:
-            span = f"{start:g}:{'end' if stop is None else format(stop, 'g')}"
-            raise UserError(f"{name}: the span {span} is not within the sound's {seconds:g} s; choose a span inside it")
 
 
 def spans_of(kept: Tensor) -> list[list[int]]:

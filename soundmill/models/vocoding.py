@@ -4,8 +4,8 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
@@ -124,7 +124,8 @@ def write_sounds(
                 scratch.write(piece.T.tobytes())
             timing.work += time.perf_counter() - start
             scratch.seek(0)
-            blocks = (block / np.float32(peak) for block in _read_back(scratch, len(piece)))
+            read = iter(partial(scratch.read, 4 * len(piece) * READ_SAMPLES), b"")  # of interleaved samples
+            blocks = (np.frombuffer(data, np.float32).reshape(-1, len(piece)).T / np.float32(peak) for data in read)
             write_wav_blocks(path, blocks, vocoder.spec.sample_rate, len(piece), made_by=made_by)
         timing.sound += written / vocoder.spec.sample_rate
         paths.append(path)
@@ -138,9 +139,3 @@ def _pieces(vocoder: Vocoder, log_mel: LogMel, device: torch.device) -> Iterator
     for piece in vocoder.to(device).pieces(log_mels):
         yield np.ascontiguousarray(piece[0, :, :left].cpu().numpy(), np.float32)
         left = max(0, left - piece.shape[2])
-
-
-def _read_back(file: IO[bytes], channels: int) -> Iterator[np.ndarray]:
-    """Blocks float32 [C, n] from a file of interleaved samples."""
-    while data := file.read(4 * channels * READ_SAMPLES):
-        yield np.frombuffer(data, np.float32).reshape(-1, channels).T

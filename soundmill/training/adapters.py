@@ -6,7 +6,7 @@ peft and diffusers load them into the same model of their own.
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ PREFIX = "base_model.model."  # of every name in peft's files
 ONE = "default"  # peft's name of the only adapter
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 SHOWN = 3  # names in an error
+LAST_WORD = re.compile(r"[^.]+(\.\d+)*$")  # of a layer's name, with the number that follows it
 
 
 def attach(net: nn.Module, params: LoraParams, name: str = ONE) -> None:
@@ -37,7 +38,7 @@ def attach(net: nn.Module, params: LoraParams, name: str = ONE) -> None:
         inject_adapter_in_model(config, model, name)
     for weight in trained(net).values():
         weight.data = weight.data.float()  # peft gives them the base's type
-    for layer in _layers(model):
+    for layer in _layers(model).values():
         layer.set_adapter(list(layer.r))  # peft leaves only the newest adapters active
     net.requires_grad_(False)
     for weight in trained(net).values():
@@ -65,30 +66,21 @@ def check(net: nn.Module, params: LoraParams) -> None:
     for target in params.targets:
         matched = {name: layer for name, layer in layers.items() if name == target or name.endswith(f".{target}")}
         if not matched:
-            known = sorted({_end_of(name) for name, layer in layers.items() if isinstance(layer, LAYERS)})
+            known = sorted({LAST_WORD.search(name)[0] for name, layer in layers.items() if isinstance(layer, LAYERS)})
             raise UserError(f"lora.targets: no layer of the net is named {target!r}; its layers end in {', '.join(known)}")
         other = next((name for name, layer in matched.items() if not isinstance(layer, LAYERS)), None)
         if other:
             raise UserError(
                 f"lora.targets: {target!r} names {other}, a {type(matched[other]).__name__}; name linear layers or convolutions"
             )
-        small |= {name: size for name, layer in matched.items() if (size := _largest_rank(layer)) < params.rank}
+        ranks = {name: min(layer.weight.shape[0], layer.weight[0].numel()) for name, layer in matched.items()}  # the largest
+        small |= {name: rank for name, rank in ranks.items() if rank < params.rank}
     if small:
         named = ", ".join(f"{name} ({size})" for name, size in list(small.items())[:SHOWN])
         raise UserError(
             f"lora.rank: {params.rank} is above the size of {len(small)} layers, such as {named}; set it to at most "
             f"{min(small.values())}, or leave these layers out of lora.targets"
         )
-
-
-def _end_of(name: str) -> str:
-    """The last word of a layer's name, with the number that follows it."""
-    return re.search(r"[^.]+(\.\d+)*$", name)[0]
-
-
-def _largest_rank(layer: nn.Module) -> int:
-    rows, columns = layer.weight.shape[0], layer.weight[0].numel()
-    return min(rows, columns)
 
 
 def adapted_model(net: nn.Module) -> nn.Module:
@@ -158,23 +150,20 @@ def _in_file(key: str, name: str) -> str:
 
 def scale(net: nn.Module, name: str, share: float) -> None:
     """Multiply what the adapter `name` adds by `share`."""
-    for layer in _layers(net):
+    for layer in _layers(net).values():
         layer.set_scale(name, share)
 
 
 def merge(net: nn.Module) -> None:
     """Add the adapters to the weights of the base, and remove them: the net is a whole one again."""
-    for name, layer in [(name, module) for name, module in net.named_modules() if _is_layer(module)]:
+    for name, layer in _layers(net).items():
         layer.merge()
         net.set_submodule(name, layer.get_base_layer())
     net.requires_grad_(True)
 
 
-def _layers(net: nn.Module) -> Sequence[Any]:
-    return [module for module in net.modules() if _is_layer(module)]
-
-
-def _is_layer(module: nn.Module) -> bool:
+def _layers(net: nn.Module) -> dict[str, Any]:
+    """The layers with adapters, by name."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    return isinstance(module, BaseTunerLayer)
+    return {name: module for name, module in net.named_modules() if isinstance(module, BaseTunerLayer)}

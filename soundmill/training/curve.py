@@ -149,17 +149,15 @@ class Progress:
 
 
 def speed(seconds: float, steps: int, items: int, item_seconds: float, waited: float) -> dict[str, float]:
-    """A point of each curve of speed and memory: in `seconds` there were so many steps and items, and data was waited for."""
+    """A point of each curve of speed and memory: in `seconds` there were so many steps and items, and data was waited for.
+
+    Memory is the largest so far; reading it does not wait for the GPU.
+    """
     return {
         "steps_per_second": steps / seconds,
         "items_per_second": items / seconds,
         "sound_seconds_per_second": items / seconds * item_seconds,
         "data_wait_share": waited / seconds,
-        **_peak_memory(),
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0,
+        **({"peak_gpu_memory_bytes": float(torch.cuda.max_memory_allocated())} if torch.cuda.is_initialized() else {}),
     }
-
-
-def _peak_memory() -> dict[str, float]:
-    """Largest memory of this process so far, and of its tensors on its GPU; reading them does not wait for the GPU."""
-    peak = {"peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0}
-    return peak | ({"peak_gpu_memory_bytes": float(torch.cuda.max_memory_allocated())} if torch.cuda.is_initialized() else {})

@@ -130,7 +130,7 @@ def test_speed_is_of_the_sound_that_was_made(tmp_path, monkeypatch):
     monkeypatch.setattr(generation, "use_weights", lambda *_: "last")
     monkeypatch.setattr(generation, "chosen_by", lambda *_: [])
     monkeypatch.setattr(generation, "origin", lambda path: {"family": "short", "checkpoint": "its digest"})
-    monkeypatch.setattr(generation.beside_base, "base_of", lambda *_: None)
+    monkeypatch.setattr(generation, "base_of", lambda *_: None)
     monkeypatch.setattr(generation.time, "monotonic", iter((10.0, 13.0)).__next__)
     params = SimpleNamespace(
         threads=1, use="last", count=None, seed=0, sampling=None, accelerator="cpu", precision="32", batch_size=2

@@ -14,10 +14,8 @@ from soundmill.models.components.latents.store import Posteriors
 from soundmill.models.components.text_states import states as conditions
 from soundmill.models.family import Run
 from soundmill.models.preparing import Captioned
-from soundmill.models.tango.model import Tango, build_net, sample_latents
+from soundmill.models.tango.model import Tango, TextUNet, build_net, draw_captions, draw_times, draw_x0, sample_latents
 from soundmill.models.tango.params import SamplingParams, TrainParams, UNetParams
-from soundmill.models.tango.training import draw_captions, draw_times, draw_x0
-from soundmill.models.tango.unet import TextUNet
 from soundmill.training.loader import Arrays, Loader, Order
 from soundmill.training.module import rate_factor
 from tests.imports import ROOT

@@ -16,7 +16,7 @@ from soundmill.models.components.griffin_lim.vocoder import GriffinLim
 from soundmill.models.components.mel_autoencoder.autoencoder import padded_log_mel
 from soundmill.models.components.mel_autoencoder.codec import MelCodec
 from soundmill.models.family import Run
-from soundmill.models.projected_gan.picture import LoopPicture
+from soundmill.models.projected_gan.model import LoopPicture
 from tests.imports import ROOT
 
 RATE = 16_000

@@ -116,6 +116,5 @@ FAMILY = Family(
     paper="none",
     train_params=TrainParams,
     model=__name__,
-    training=__name__,
     part="autoencoder",
 )

@@ -11,10 +11,11 @@ import soundfile
 import torch
 
 from soundmill.errors import UserError
-from soundmill.models import adapted, generation, merging, registry
-from soundmill.models.audio_dit import windows
+from soundmill.models import adapted, generation, registry
+from soundmill.models.audio_dit.model import sample, window_starts
 from soundmill.models.components.dit.network import Conditions
 from soundmill.models.family import Request
+from soundmill.models.merging import write_whole
 from soundmill.training import checkpoint
 from tests.stages import of_waves, tango_inputs
 from tests.stages.families import ROWS
@@ -61,13 +62,13 @@ def test_a_longer_sound_goes_on_from_the_shorter_one(tmp_path, trained):
         longest = model.generate([Request(caption="a bell", seed=3, seconds=0.8)], run)
         beside = model.generate([Request(caption="rain falls", seed=4), Request(caption="a bell", seed=3, seconds=0.8)], run)
         lengths = [4000, 6400, 12_800]
-        x0 = [windows.sample(model, [Request(caption="a bell", seed=3)], [length], run)[0] for length in lengths]
+        x0 = [sample(model, [Request(caption="a bell", seed=3)], [length], run)[0] for length in lengths]
     assert longest.shape == (1, 1, 12_800)
     assert beside.shape == (2, 1, 12_800)
     assert beside[0, 0, 3800:4000].any()
     assert not beside[0, 0, 4000:].any()
     # Latents are 320 samples and windows 16 of them, of which 12 lie within 4,000 samples.
-    assert [windows.window_starts(length, model, 0.25) for length in lengths] == [[0], [0, 8], [0, 9, 18, 27, 28]]
+    assert [window_starts(length, model, 0.25) for length in lengths] == [[0], [0, 8], [0, 9, 18, 27, 28]]
     assert [latents.shape[1] for latents in x0] == [16, 24, 44]
     assert torch.equal(x0[1][:, :12], x0[0][:, :12])
     assert torch.equal(x0[2][:, :12], x0[0][:, :12])
@@ -105,7 +106,7 @@ def test_no_sound_has_a_gap_or_a_silent_end(tmp_path, trained, objective, solver
     lengths = [4000, 3000, 4100, 6400, 12_800, 16_000]
     assert model.num_samples == lengths[0]  # of sounds that name no length
     with generation.running(model, tmp_path, [f"solver={solver}", "num_steps=12"]) as run:
-        x0 = windows.sample(model, [Request(seed=number) for number, _ in enumerate(lengths)], lengths, run)
+        x0 = sample(model, [Request(seed=number) for number, _ in enumerate(lengths)], lengths, run)
     for latents, length in zip(x0, lengths, strict=True):
         torch.testing.assert_close(latents[:, : length // 320], torch.ones(32, length // 320), atol=1e-2, rtol=0)
     assert max(model.net.ends) == 0.25
@@ -156,7 +157,7 @@ def test_adapters_of_the_transformer_are_heard_and_merge(tmp_path, trainings, tr
     own, merged = trainings.trained("audio_dit_lora") / "model", tmp_path / "merged"
     trained_parameters = trainings.metrics["audio_dit_lora"]["trained_parameters"]
     assert trained_parameters == sum(value.numel() for value in checkpoint.read_weights(own / adapted.WEIGHTS).values())
-    merging.write_whole(own, merged)
+    write_whole(own, merged)
     sounds = []
     for directory in (trained / "model", own, merged):
         model = registry.family("audio_dit").load(directory)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from soundmill import manifest, params
-from soundmill.models import adapted, beside_base, generation, registry
+from soundmill.models import adapted, generation, registry
 from soundmill.models.family import Request
 from soundmill.models.importing import import_published
 from soundmill.training import checkpoint
@@ -91,14 +91,14 @@ def test_what_it_forgets_is_measured_with_everyday_prompts(base, data, tmp_path,
     document["audio_dit"]["generate"] |= {"count": 1, "codec_count": 1}
     document["audio_dit"]["generate"]["sampling"] = {"num_steps": 2}
     of_waves.train("audio_dit", tmp_path, data, document)
-    monkeypatch.setattr(beside_base, "OWN_SOUNDS", 2)
+    monkeypatch.setattr(generation, "OWN_SOUNDS", 2)
     clips = of_waves.generate("audio_dit", tmp_path, data, document)
     own = tmp_path / "codec" / manifest.OWN
     made = {name: of_waves.sounds(own / name) for name in ("base", "again", "tuned")}
     assert {len(sounds) for sounds in made.values()} == {2}
     assert len({sounds["000.wav"] for sounds in made.values()}) == 3
     assert {len(sound) for sounds in made.values() for sound in sounds.values()} == {len(sound) for sound in clips.values()}
-    assert json.loads((own / manifest.OWN_PROMPTS).read_text()) == {"prompts": list(beside_base.EVERYDAY)}
+    assert json.loads((own / manifest.OWN_PROMPTS).read_text()) == {"prompts": list(generation.EVERYDAY)}
 
 
 def test_all_of_it_trains(base, data, tmp_path):

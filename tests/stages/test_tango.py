@@ -15,7 +15,7 @@ from soundmill import commands, hashing, manifest, params, shards
 from soundmill.audio import tags
 from soundmill.errors import UserError
 from soundmill.evaluation.embedders import clap
-from soundmill.models import adapted, beside_base, cost, generation, merging, registry
+from soundmill.models import adapted, cost, generation, merging, registry
 from soundmill.models.components.latents.store import read_about
 from soundmill.models.family import chosen_by, made_by
 from soundmill.publishing import model as publishing
@@ -252,7 +252,7 @@ def test_sounds_of_the_stage_and_of_prompts_are_those_of_the_tuned_model(tmp_pat
         assert path.read_bytes() != (tmp_path / "generated" / name).read_bytes()
     assert not (alone / "codec" / manifest.BASE).exists()
     own = {name: sorted((tmp_path / "codec" / manifest.OWN / name).glob("*.wav")) for name in ("base", "again", "tuned")}
-    assert {name: len(paths) for name, paths in own.items()} == dict.fromkeys(own, beside_base.OWN_SOUNDS)
+    assert {name: len(paths) for name, paths in own.items()} == dict.fromkeys(own, generation.OWN_SOUNDS)
     assert len({paths[0].read_bytes() for paths in own.values()}) == 3
     plain, changed = sounds(base, tmp_path / "plain"), sounds(tmp_path / "model", tmp_path / "changed")
     assert not np.allclose(plain[0], changed[0], atol=1e-3)

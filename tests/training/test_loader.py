@@ -198,17 +198,6 @@ def test_every_clip_comes_once_in_every_epoch(seed, batch_size, count):
         assert sorted(seen[epoch * count : (epoch + 1) * count].tolist()) == list(range(count))
 
 
-@pytest.mark.parametrize("count", [1, 3, 8, 50])  # fewer than ranks, than a batch, as many, and not a multiple
-def test_ranks_deal_out_one_order(count):
-    order = Order(3, even(count), 8)
-    for step in range(20):
-        whole = order.batch(step)
-        for world_size in (1, 2, 4, 8):
-            dealt = [share(whole, rank, world_size) for rank in range(world_size)]
-            assert len({len(part) for part in dealt}) == 1
-            np.testing.assert_array_equal(np.concatenate(dealt), whole)
-
-
 WEIGHTS = {"twice": 2.0, "never": 0.0, "once": 1.0, "seldom": 0.25, "often": 2.6}
 
 

@@ -14,16 +14,14 @@ from soundmill.training import checkpoint, module, monitoring
 from soundmill.training import curve as curves
 from soundmill.training.curve import Curve, Progress
 from soundmill.training.loader import Loader, Order
-from soundmill.training.loop import fit
+from soundmill.training.loop import LAST, PREVIOUS, fit
 from soundmill.training.monitoring import HeldOut, Kept, Scoring, Validation
 from soundmill.training.params import HardwareParams
 from soundmill.training.seeds import seed_of
-from soundmill.training.state import LAST, PREVIOUS
 from tests.lost_bits import lose_a_bit
 from tests.training import doubling
 from tests.training.doubling import places
 from tests.training.killing import Killed, die_before
-from tests.training.test_ema import TINY_AUDIO, EveryBatch
 
 OFTEN = {"log_every_steps": 3, "validate_every_steps": 4, "validate_batches": 3}
 PARAMS = doubling.PARAMS.model_copy(update=OFTEN)
@@ -352,11 +350,6 @@ def test_curves_side_by_side():
     ]
 
 
-def test_it_learns(loader, tmp_path):
-    _, points = _fit(loader, tmp_path, steps=200)
-    assert points[-1]["loss/train"] < 0.5 * points[0]["loss/train"]
-
-
 def test_a_loss_that_is_no_number_ends_it_with_advice(loader, tmp_path, monkeypatch):
     monkeypatch.setattr(Regression, "loss", lambda self, *_: self.net(torch.full((1, 4), float("nan"))).mean())
     with pytest.raises(UserError, match=r"step 4: lower optimiser\.learning_rate"):
@@ -381,23 +374,6 @@ def test_a_batch_of_another_step_is_refused(loader, tmp_path):
         _fit(forgetful, tmp_path)
 
 
-def test_an_average_that_counts_batches_is_updated_on_each_as_the_training_goes(loader, tmp_path):
-    """tiny-audio-diffusion updates it in `training_step`, before the step that the batch may end."""
-
-    class Literal(Regression):
-        def loss(self, step, batch):
-            literal.update(self.net[0].weight)
-            return super().loss(step, batch)
-
-    net = _net()
-    literal = EveryBatch(net[0].weight)
-    trained = Literal(net, PARAMS.model_copy(update={"ema": TINY_AUDIO}), 60, 4)
-    fit(trained, loader(240), hardware=CPU, scratch=tmp_path, progress=Progress("test", 0.5), curve=Curve(4))
-    assert trained.ema.steps == literal.calls == 240
-    torch.testing.assert_close(trained.ema.shadow[0], literal.average)
-    assert not torch.allclose(literal.average, net[0].weight)
-
-
 def test_a_missing_gpu_is_named(loader, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
@@ -405,34 +381,9 @@ def test_a_missing_gpu_is_named(loader, tmp_path):
         _fit(loader, tmp_path, HardwareParams(accelerator="gpu", devices=1, precision="32", threads=1))
 
 
-def test_rate_rises_and_falls():
-    assert module.rate_factor(0, 100, OPTIMISER) == pytest.approx(0.25)
-    assert module.rate_factor(50, 100, OPTIMISER) == pytest.approx(0.5)
-    assert module.rate_factor(100, 100, OPTIMISER) == pytest.approx(0, abs=1e-12)
-    falling = OPTIMISER.model_copy(update={"decay": "three_quarters"})
-    assert [module.rate_factor(step, 100, falling) for step in (40, 100)] == pytest.approx([0.9, 0.75])
-    held = OPTIMISER.model_copy(update={"decay": "none"})
-    assert module.rate_factor(99, 100, held) == 1
-    shrinking = held.model_copy(update={"decay": "exponential", "warmup_steps": 0})
-    assert module.rate_factor(0, 100, shrinking) == 1
-    assert module.rate_factor(50, 100, shrinking) ** 2 == pytest.approx(module.rate_factor(100, 100, shrinking)) == 0.045
-
-
 def test_curve_file(tmp_path):
     curves.write_curve([{"step": 1, "loss/train": 0.5}, {"step": 2, "loss/train": 0.25}], tmp_path / "curve.csv")
     assert (tmp_path / "curve.csv").read_text() == "step,loss/train\n1,0.5\n2,0.25\n"
-
-
-def test_weights_of_another_net_are_refused_by_name(loader):
-    trained = Regression(_net(), PARAMS, 1)
-    other = {name: value + 1 for name, value in _net().state_dict().items()}
-    trained.start_from(other, "there")
-    assert all(torch.equal(*pair) for pair in zip(trained.net.parameters(), other.values(), strict=True))
-    other["3.bias"] = torch.zeros(5)
-    other["4.bias"] = torch.zeros(1)
-    message = r"start_from: there: 3\.bias is \[5\] there and \[4\] here; 4\.bias is \[1\] there and absent here; make them agree"
-    with pytest.raises(UserError, match=message):
-        trained.start_from(other, "there")
 
 
 def test_the_pace_is_of_the_steps_after_the_first_few(loader, tmp_path):

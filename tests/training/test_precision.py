@@ -10,7 +10,7 @@ from soundmill.training.device import autocast, usable_precision
 from soundmill.training.loader import Loader, Order
 from soundmill.training.module import TrainingModule
 from soundmill.training.params import HardwareParams
-from tests.training import test_phases
+from tests.training import test_module
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -47,11 +47,11 @@ class Alone(TrainingModule):
 
 
 def alone(params, steps):
-    return Alone(test_phases.layers(2), params, steps)
+    return Alone(test_module.layers(2), params, steps)
 
 
 def duel(params, steps):
-    return test_phases.Duel(test_phases.layers(2), {"discriminator": (test_phases.layers(1), params.optimiser)}, params, steps)
+    return test_module.Duel(test_module.layers(2), {"discriminator": (test_module.layers(1), params.optimiser)}, params, steps)
 
 
 @pytest.mark.parametrize("build", [alone, duel])
@@ -67,17 +67,17 @@ def test_steps_of_fp16_are_those_of_32_bits_whatever_the_scale_of_its_losses(bui
 
 def lengths(build, clip_norm: float | None, scale: float | None) -> list[float]:
     """Length of each optimiser's first moments after each of its steps, a sum of the gradients that it took."""
-    params = test_phases.PARAMS.model_copy(update={"optimiser": test_phases.OPTIMISER.model_copy(update={"clip_norm": clip_norm})})
+    params = test_module.PARAMS.model_copy(update={"optimiser": test_module.OPTIMISER.model_copy(update={"clip_norm": clip_norm})})
     seen: list[float] = []
     torch.manual_seed(0)
     module = build(params, 3)
-    with loop.accelerated(test_phases.CPU, "fp16" if scale else "32", 1) as accelerator:
+    with loop.accelerated(test_module.CPU, "fp16" if scale else "32", 1) as accelerator:
         if scale:  # which accelerate leaves to a GPU
             accelerator.scaler, accelerator.native_amp = torch.amp.GradScaler("cpu", init_scale=scale), True
-        optimisers = loop.place(module, accelerator, test_phases.CPU)
+        optimisers = loop.place(module, accelerator, test_module.CPU)
         for one in optimisers.values():
             one.optimizer.register_step_post_hook(lambda optimiser, *_: seen.append(moments_of(optimiser)))
-        loader = Loader(test_phases.Points(), Order(3, dict.fromkeys("abcdefgh", 1.0), 4), drawn, steps=3)
+        loader = Loader(test_module.Points(), Order(3, dict.fromkeys("abcdefgh", 1.0), 4), drawn, steps=3)
         for batch in loader:
             loop.train_on(module, batch, accelerator, optimisers)
     return seen

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from soundmill.errors import UserError
-from soundmill.training.state import LAST, PREVIOUS, load, resume_point, save
+from soundmill.training.loop import LAST, PREVIOUS, load, resume_point, save
 from tests.lost_bits import lose_a_bit
 
 
@@ -18,15 +18,6 @@ def test_keeps_the_one_before(tmp_path):
     assert load(tmp_path / PREVIOUS)["step"] == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == [LAST, PREVIOUS]
     assert resume_point(tmp_path) == tmp_path / LAST
-
-
-def test_passes_over_a_torn_one_and_says_so(tmp_path, capsys):
-    save({"weights": torch.ones(1000)}, tmp_path / LAST)
-    save({"weights": torch.ones(1000)}, tmp_path / LAST)
-    torn = (tmp_path / LAST).read_bytes()[:700]
-    (tmp_path / LAST).write_bytes(torn)
-    assert resume_point(tmp_path) == tmp_path / PREVIOUS
-    assert LAST in capsys.readouterr().out
 
 
 def test_no_lost_bit_is_trained_on(tmp_path, capsys):
@@ -46,17 +37,6 @@ def test_no_lost_bit_is_trained_on(tmp_path, capsys):
         assert read == {"step": 7, "names": ["a", "b"]}
         (tmp_path / LAST).write_bytes(whole)
     assert passed_over > 200
-
-
-def test_where_both_are_damaged_it_is_said_that_training_starts_anew(tmp_path, capsys):
-    for _ in range(2):
-        save({"weights": torch.ones(1000)}, tmp_path / LAST)
-    for name in (LAST, PREVIOUS):
-        lose_a_bit(tmp_path / name, 0.5)
-    assert resume_point(tmp_path) is None
-    said = capsys.readouterr().out
-    assert f"{LAST}: damaged" in said
-    assert "training starts from the beginning" in said
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint"])

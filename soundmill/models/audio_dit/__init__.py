@@ -9,7 +9,6 @@ FAMILY = Family(
     paper="Evans, Parker, Carr, Zukowski, Taylor & Pons 2024, Stable Audio Open (arXiv:2407.14358)",
     train_params=TrainParams,
     model=f"{__name__}.model",
-    training=f"{__name__}.training",
     published=f"{__name__}.published",
     weights="transformer.safetensors",
     part="transformer",

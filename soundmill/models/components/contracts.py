@@ -14,7 +14,7 @@ from soundmill import hashing
 from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
 from soundmill.params import StageParams, parse
-from soundmill.training import checkpoint, starting
+from soundmill.training import checkpoint
 from soundmill.training.params import HardwareParams, TrainingParams
 
 if TYPE_CHECKING:
@@ -209,9 +209,9 @@ class ComponentParams(StageParams):
 
         `data` are `mel_spec` or `sample_rate`, of the training; a config that lacks the key does not depend on it.
         """
-        where = starting.directory(home / self.weights.start_from)
+        where = checkpoint.start_directory(home / self.weights.start_from)
         config = checkpoint.read(where, "vocoder or autoencoder", "name one's directory, such as the `autoencoder` of a checkpoint")
-        starting.compare(str(where), {"kind": config.get("kind")}, {"kind": self.kind})
+        checkpoint.compare(str(where), {"kind": config.get("kind")}, {"kind": self.kind})
         nested = config.get("params")  # of the diffusion autoencoder
         saved = config | nested if isinstance(nested, dict) else config
         here = {key: getattr(self, key) for key in self.fixed} | {key: value for key, value in data.items() if key in saved}
@@ -220,7 +220,7 @@ class ComponentParams(StageParams):
             if isinstance(value, BaseModel):  # an earlier config may lack keys that have a default
                 found = parse(type(value), there[key], f"start_from: {where / checkpoint.CONFIG}: {key}")
                 here[key], there[key] = value.model_dump(), found.model_dump()
-        starting.compare(str(where), there, here)
+        checkpoint.compare(str(where), there, here)
         return where
 
 

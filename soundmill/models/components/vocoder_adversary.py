@@ -13,9 +13,8 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from soundmill.audio import mel
 from soundmill.audio.mel import MelSpec
-from soundmill.training import phases
 from soundmill.training.loader import Batch
-from soundmill.training.phases import Phase, PhasedModule, Turn, feature_loss, rebuilt
+from soundmill.training.module import Phase, PhasedModule, Turn, discriminator_loss, feature_loss, generator_loss, rebuilt
 
 Synthesise = Callable[[nn.Module, Tensor, int], Tensor]  # net, log-mels [B, n_mels, frames], hop → waves [B, frames · hop]
 Scores = Sequence[Tensor]  # one tensor per discriminator
@@ -49,8 +48,8 @@ class VocoderModule(PhasedModule):
         spec: MelSpec,
         synthesise: Synthesise,
         discriminator: nn.Module,
-        discriminator_loss: Callable[[Scores, Scores], Tensor] = phases.discriminator_loss,
-        generator_loss: Callable[[Scores], Tensor] = phases.generator_loss,
+        discriminator_loss: Callable[[Scores, Scores], Tensor] = discriminator_loss,
+        generator_loss: Callable[[Scores], Tensor] = generator_loss,
     ):
         super().__init__(net, {"discriminator": (discriminator, params.optimiser)}, params, params.steps)
         self.log_mel, self.synthesise = LogMel(spec), synthesise

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
-from soundmill.training.phases import rebuilt
+from soundmill.training.module import rebuilt
 
 Output = tuple[Tensor, list[Tensor]]  # scores, feature maps
 

@@ -9,6 +9,5 @@ FAMILY = Family(
     paper="Ho, Jain & Abbeel 2020, Denoising diffusion probabilistic models (arXiv:2006.11239)",
     train_params=TrainParams,
     model=f"{__name__}.model",
-    training=f"{__name__}.training",
     fixed=("conditional", "text_width", "network", "picture", "diffusion.objective", "diffusion.num_timesteps"),
 )

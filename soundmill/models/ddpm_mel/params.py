@@ -66,13 +66,13 @@ class _NetworkParams(StageParams):
 
 
 class UNetParams(_NetworkParams):
-    """The U-Net of unet.py. Original sizes: widths 64, 128, 256, 256, attention 0–3, 4 heads, embedding 256."""
+    """`UNet` of unet.py. Original sizes: widths 64, 128, 256, 256, attention 0–3, 4 heads, embedding 256."""
 
     kind: Literal["unet"]
 
 
 class ResidualUNetParams(_NetworkParams):
-    """A residual U-Net with adaptive norms and learned frequency and position embeddings (residual.py)."""
+    """A residual U-Net with adaptive norms and learned frequency and position embeddings (unet.py)."""
 
     kind: Literal["residual"]
     blocks: int = Field(ge=1, description="residual blocks per level")
@@ -155,7 +155,8 @@ class TrainParams(BatchedTrainParams):
         if self.by_caption and not self.conditional:
             raise ValueError("text_width is for a conditional model; set it to null")
         times = 0 if isinstance(self.network, DiTParams) else len(self.network.widths) - 1
-        for side, size, patch in zip(("height", "width"), self._size(), self.picture.patch, strict=True):
+        picture = self.picture
+        for side, size, patch in zip(("height", "width"), (picture.height, picture.width), picture.patch, strict=True):
             if size // patch % 2**times:
                 raise ValueError(
                     f"picture.{side} / patch = {size // patch} must be a multiple of {2**times}: "
@@ -167,6 +168,3 @@ class TrainParams(BatchedTrainParams):
         if self.sampling.num_steps > trained:
             raise ValueError(f"sampling.num_steps {self.sampling.num_steps} must not exceed the {trained} timesteps trained on")
         return self
-
-    def _size(self) -> tuple[int, int]:
-        return self.picture.height, self.picture.width

@@ -72,7 +72,9 @@ class PictureCodec(nn.Module):
 
     def to_latent(self, picture: Tensor) -> Tensor:
         """The network's input: patches as channels, standardised."""
-        return self._standardise(self._split(picture), picture)
+        if self.params.standardise == "band":
+            return self._split((picture - self.mean) / self.deviation)
+        return (self._split(picture) - self.mean) / self.deviation
 
     def from_latent(self, latent: Tensor) -> Tensor:
         if self.params.standardise == "band":
@@ -112,11 +114,6 @@ class PictureCodec(nn.Module):
         if self.params.standardise == "band":
             return torch.ones((), device=self.deviation.device)
         return self.deviation.square() / self.deviation.square().mean()
-
-    def _standardise(self, latent: Tensor, picture: Tensor) -> Tensor:
-        if self.params.standardise == "band":
-            return self._split((picture - self.mean) / self.deviation)
-        return (latent - self.mean) / self.deviation
 
     def _split(self, picture: Tensor) -> Tensor:
         rows, columns = self.params.patch

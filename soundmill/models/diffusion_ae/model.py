@@ -1,10 +1,12 @@
-"""A trained model and its autoencoder."""
+"""A trained model and its autoencoder, and its training on latents."""
 
+from functools import partial
 from typing import Literal
 
 from torch import Tensor
 
 from soundmill.models.components.unet1d.codec import codec as codecs
+from soundmill.models.components.unet1d.prior import training
 from soundmill.models.components.unet1d.prior.model import LatentPrior, PriorConfig
 from soundmill.models.diffusion_ae.params import SamplingParams, TrainParams
 from soundmill.models.family import Run
@@ -31,3 +33,6 @@ class DiffusionAE(LatentPrior):
 
 
 net_in, load = DiffusionAE.net_in, DiffusionAE.load
+
+
+prepare, rehearse = partial(training.prepare, DiffusionAE), partial(training.rehearse, DiffusionAE)

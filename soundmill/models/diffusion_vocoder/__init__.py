@@ -9,7 +9,6 @@ FAMILY = Family(
     paper="Schneider, Kamal, Jin & Schölkopf 2023, Moûsai (arXiv:2301.11757); audio-diffusion-pytorch's DiffusionVocoder",
     train_params=TrainParams,
     model=f"{__name__}.model",
-    training=f"{__name__}.training",
     part="net",
     fixed=("mel", "network"),
 )

@@ -1,19 +1,34 @@
-"""A trained diffusion vocoder: the model and its checkpoint."""
+"""A diffusion vocoder: its model and checkpoint, and its training.
 
+It is trained on crops of the training clips' waves (the mean of their channels) and their log-mels.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from soundmill.audio import mel
 from soundmill.audio.mel import log_mel
+from soundmill.errors import UserError
+from soundmill.models.catalog import waves_of
+from soundmill.models.components.unet1d.params import SamplingParams
 from soundmill.models.components.unet1d.vocoder.network import VocoderNet
+from soundmill.models.components.unet1d.vocoder.training import VocoderModule
 from soundmill.models.components.unet1d.vocoder.vocoder import DiffusionVocoder
+from soundmill.models.components.waves.source import Pairs, deviation_of, gather_waves, log_mels_of
 from soundmill.models.diffusion_vocoder.params import TrainParams
-from soundmill.models.family import FamilyConfig, Run
+from soundmill.models.family import FamilyConfig, Prepared, Rehearsal, Run
+from soundmill.models.params import read_clip_plan
+from soundmill.models.preparing import Clips, rehearsal
 from soundmill.models.trained import TrainedModel
 from soundmill.training.device import evaluating
+from soundmill.training.loader import crop_places
 
 FAMILY = "diffusion_vocoder"
 WINDOW_SECONDS = 10.0
@@ -32,8 +47,6 @@ class VocodingModel(TrainedModel):
 
     config = Config
 
-    params: TrainParams
-    net: VocoderNet
     channels: int
     sigma_data: float = 1.0  # standard deviation of the waves, by which the net's input is divided
 
@@ -69,8 +82,37 @@ class VocodingModel(TrainedModel):
 
 
 def net_in(document: dict[str, Any], params: TrainParams, num_labels: int) -> VocoderNet:
-    """See models/family.py."""
     return VocoderNet(params.network, params.mel)
 
 
 load = VocodingModel.load
+
+
+def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Path, start: VocodingModel | None) -> Prepared:
+    """A training that starts from another keeps its scale."""
+    known = Clips.read(params, ctx, catalog)
+    _, (wave, rate) = next(waves_of(clips, set(known.train)))
+    if params.mel.sample_rate != rate:
+        raise UserError(f"{FAMILY}.train.mel.sample_rate is {params.mel.sample_rate}, but {clips} has {rate}; make them agree")
+
+    def source_of(clip_ids: Sequence[str]) -> Pairs:
+        waves = gather_waves(clips, clip_ids, ctx.scratch, partial(mel.levelled, spec=params.mel))
+        return Pairs(log_mels_of(waves, params.mel, ctx.scratch), waves, params.crop_frames, params.mel)
+
+    sigma_data = deviation_of(params, start, lambda: source_of(list(known.train)).waves, FAMILY)
+    torch.manual_seed(params.seed)
+    model = VocodingModel(params, VocoderNet(params.network, params.mel), len(wave), sigma_data)
+    module = VocoderModule(model.net, params, known.steps, sigma_data=sigma_data)
+    draw, seconds = partial(crop_places, params.seed, params.batch_size), params.crop_frames * params.mel.hop_length / rate
+    return known.prepared(module, model, source_of, draw, seconds, {}, known.shown(clips))
+
+
+def rehearse(document: dict[str, Any], params: TrainParams, sampling: SamplingParams, net: VocoderNet, labels: int) -> Rehearsal:
+    length, items = params.crop_frames * params.mel.hop_length, params.batch_size
+
+    def values(rng: torch.Generator) -> tuple[torch.Tensor, ...]:
+        log_mels = torch.randn(items, params.mel.n_mels, params.crop_frames, generator=rng)
+        return log_mels, torch.randn(items, length, generator=rng)
+
+    crops = read_clip_plan(document, FAMILY)["clip_seconds"] * params.mel.sample_rate / length  # in a sound
+    return rehearsal(VocoderModule(net, params, steps=1), values, sampling.num_steps * crops)

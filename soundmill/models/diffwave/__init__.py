@@ -9,7 +9,6 @@ FAMILY = Family(
     paper="Kong, Ping, Huang, Zhao & Catanzaro 2021, DiffWave: a versatile diffusion model for audio synthesis (arXiv:2009.09761)",
     train_params=TrainParams,
     model=f"{__name__}.model",
-    training=f"{__name__}.training",
     part="net",
     fixed=("condition", "text_width", "network", "noise"),
 )

@@ -1,7 +1,11 @@
-"""A trained DiffWave: the model and its checkpoint."""
+"""DiffWave: its models and checkpoint, and its training on crops of the training clips' waves.
+
+Clips shorter than a crop are left out.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,19 +14,30 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from soundmill.audio import mel
 from soundmill.audio.mel import log_mel
 from soundmill.diffusion.sampling import Draw, sample
 from soundmill.diffusion.solvers import ancestral
+from soundmill.errors import UserError
 from soundmill.models import family
+from soundmill.models.catalog import durations_of, waves_of
 from soundmill.models.components import vocoding
+from soundmill.models.components.diffwave import prior
 from soundmill.models.components.diffwave.network import DiffWaveNet
+from soundmill.models.components.diffwave.params import SamplingParams
+from soundmill.models.components.diffwave.training import DiffWaveModule
 from soundmill.models.components.diffwave.vocoder import DiffWave, schedule
 from soundmill.models.components.text_states.states import TextConfig
+from soundmill.models.components.waves.source import Pairs, WaveCrops, deviation_of, gather_waves, log_mels_of
 from soundmill.models.diffwave.params import TrainParams
-from soundmill.models.family import FamilyConfig, Request, Run
+from soundmill.models.family import FamilyConfig, Prepared, Rehearsal, Request, Run
+from soundmill.models.params import read_clip_plan
+from soundmill.models.preparing import Clips, rehearsal
 from soundmill.models.sounds import in_precision, sampled
 from soundmill.models.trained import TrainedModel
+from soundmill.training.checkpoint import compare
 from soundmill.training.device import evaluating
+from soundmill.training.loader import Source, crop_places
 from soundmill.training.seeds import seed_of
 
 FAMILY = "diffwave"
@@ -44,8 +59,6 @@ class _DiffWaveModel(TrainedModel):
 
     config, channels = Config, 1
 
-    params: TrainParams
-    net: DiffWaveNet
     sample_rate: int
     sigma_data: float = 1.0  # standard deviation of the waves, by which the net's input is divided
 
@@ -104,15 +117,13 @@ class Generating(_DiffWaveModel):
         if self.condition == "none":
             return None
         if self.labels:
-            requests = [replace(one, labels=one.labels or (self._draw_label(one.seed),)) for one in requests]
+            drawn = [np.random.default_rng(seed_of(one.seed, "label")).integers(len(self.labels)) for one in requests]
+            pairs = zip(requests, drawn, strict=True)
+            requests = [replace(one, labels=one.labels or (self.labels[label],)) for one, label in pairs]
         return self.vectors(requests, run).to(run.device)
-
-    def _draw_label(self, seed: int) -> str:
-        return self.labels[int(np.random.default_rng(seed_of(seed, "label")).integers(len(self.labels)))]
 
 
 def build_net(params: TrainParams, num_labels: int) -> DiffWaveNet:
-    """The network, initialised from torch's global generator."""
     spec = params.mel if params.condition == "mel" else None
     return DiffWaveNet(params.network, spec, {"label": num_labels, "caption": params.text_width}.get(params.condition))
 
@@ -122,9 +133,81 @@ def kind_of(params: TrainParams) -> type[Vocoding] | type[Generating]:
 
 
 def net_in(document: dict[str, Any], params: TrainParams, num_labels: int) -> DiffWaveNet:
-    """See models/family.py."""
     return build_net(params, num_labels)
 
 
 def load(directory: Path) -> Vocoding | Generating:
     return kind_of(family.read_config(directory, Config).params).load(directory)
+
+
+def prepare(
+    params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Path, start: Vocoding | Generating | None
+) -> Prepared:
+    """A training that starts from another keeps its labels and scale; UserError if the rate or mel spec differs."""
+    schedule(params.noise, params.sampling)  # raises before the training if they do not fit
+    params.check_spec(None)
+    known = Clips.read(params, ctx, catalog)
+    seconds, weights = durations_of(clips, [*known.train, *known.valid]), known.train
+    _, (_, rate) = next(waves_of(clips, set(weights)))
+    check_rate(params, rate, clips, start)
+    length = params.crop_samples(rate)
+    known.train = {one: weight for one, weight in weights.items() if round(seconds[one] * rate) >= length}
+    known.valid = [one for one in known.valid if round(seconds[one] * rate) >= length]
+    if not known.train:
+        longest = max(seconds[one] for one in weights)
+        raise UserError(
+            f"{clips}: none of {len(weights)} training clips is as long as a crop of {params.crop_seconds:g} s, the "
+            f"longest has {longest:g} s; lower {FAMILY}.train.crop_seconds, or fill clips with silence "
+            f"(`clips.{clips.name}.tail: pad`)"
+        )
+    known.learn_conditions(FAMILY, start, parts / "text")
+
+    def source_of(clip_ids: Sequence[str]) -> Source:
+        """Crops for DiffWaveModule, and what is told of each."""
+        if params.condition != "mel":
+            return known.told(WaveCrops(gather_waves(clips, clip_ids, ctx.scratch), length), clip_ids)
+        waves = gather_waves(clips, clip_ids, ctx.scratch, partial(mel.levelled, spec=params.mel))
+        log_mels = log_mels_of(waves, params.mel, ctx.scratch)
+        if params.noise.prior == "mel":
+            waves = gather_waves(clips, clip_ids, ctx.scratch / "whitened", partial(prior.whitened, spec=params.mel))
+        return Pairs(log_mels, waves, params.crop_frames, params.mel)
+
+    sigma_data = deviation_of(params, start, lambda: gather_waves(clips, list(known.train), ctx.scratch), FAMILY)
+    torch.manual_seed(params.seed)
+    net = build_net(params, len(known.labels))
+    model = kind_of(params)(params, net, rate, sigma_data, **known.conditions)
+    spec = params.mel if params.condition == "mel" else None
+    return known.prepared(
+        DiffWaveModule(params, net, params.noise, known.steps, spec, sigma_data),
+        model,
+        source_of,
+        known.drawing(partial(crop_places, params.seed, params.batch_size)),
+        length / rate,
+        {"dropped": len(weights) - len(known.train), **known.counts},
+        known.shown(clips).mean(1, keepdim=True) if spec else None,
+    )
+
+
+def check_rate(params: TrainParams, rate: int, clips: Path, start: Vocoding | Generating | None) -> None:
+    """UserError if the sample rate of mels or of the start checkpoint differs from the clips', or its mel spec differs."""
+    if params.condition == "mel" and params.mel.sample_rate != rate:
+        raise UserError(f"{FAMILY}.train.mel.sample_rate is {params.mel.sample_rate}, but {clips} has {rate}; make them agree")
+    if start:
+        mels = params.condition == "mel"
+        theirs = {"sample_rate": start.sample_rate, "mel": start.params.mel.model_dump() if mels else {}}
+        compare(params.start_from, theirs, {"sample_rate": rate, "mel": params.mel.model_dump() if mels else {}})
+
+
+def rehearse(document: dict[str, Any], params: TrainParams, sampling: SamplingParams, net: DiffWaveNet, labels: int) -> Rehearsal:
+    clips = read_clip_plan(document, FAMILY)
+    mels, length = params.condition == "mel", params.crop_samples(clips["sample_rate"])
+    module = DiffWaveModule(params, net, params.noise, steps=1, spec=params.mel if mels else None)
+
+    def values(rng: torch.Generator) -> tuple[Tensor, ...]:
+        waves = torch.randn(params.batch_size, 1, length, generator=rng)
+        condition = torch.randn(params.batch_size, params.mel.n_mels, params.crop_frames, generator=rng)
+        told = (waves, torch.zeros(params.batch_size, params.text_width or labels))
+        return {"mel": (condition, waves[:, 0]), "none": (waves,)}.get(params.condition, told)
+
+    crops = clips["clip_seconds"] / params.crop_seconds if mels else 1.0  # in a sound
+    return rehearsal(module, values, len(schedule(params.noise, sampling)[0]) * crops)

@@ -9,7 +9,6 @@ FAMILY = Family(
     paper="Sauer, Chitta, Müller & Geiger 2021, Projected GANs converge faster (arXiv:2111.01007), on loops as pjloop-gan",
     train_params=TrainParams,
     model=f"{__name__}.model",
-    training=f"{__name__}.training",
     part="generator",
     fixed=("conditional", "fit", "generator"),
     tagger=True,

@@ -10,7 +10,6 @@ FAMILY = Family(
     train_params=TrainParams,
     generate_params=GenerateParams,
     model=f"{__name__}.model",
-    training=f"{__name__}.training",
     weights="unet.safetensors",
     fixed=("condition", "text_width", "network", "path"),
 )

@@ -1,6 +1,7 @@
-"""A trained model and its codec."""
+"""A trained model and its codec, and its training on latents."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from soundmill.models.components.rave import codec as codecs
 from soundmill.models.components.rave.codec import parse_edits
+from soundmill.models.components.unet1d.prior import training
 from soundmill.models.components.unet1d.prior.model import LatentPrior, PriorConfig
 from soundmill.models.family import Request, Run
 from soundmill.models.rave.params import TrainParams
@@ -35,3 +37,6 @@ class Rave(LatentPrior):
 
 
 net_in, load = Rave.net_in, Rave.load
+
+
+prepare, rehearse = partial(training.prepare, Rave), partial(training.rehearse, Rave)

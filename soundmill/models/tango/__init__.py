@@ -12,7 +12,6 @@ FAMILY = Family(
     ),
     train_params=TrainParams,
     model=f"{__name__}.model",
-    training=f"{__name__}.training",
     weights="unet.safetensors",
     codec="vae",
     adapted=True,

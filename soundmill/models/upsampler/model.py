@@ -1,24 +1,32 @@
-"""A trained upsampler: the model and its checkpoint."""
+"""An upsampler: its model and checkpoint, and its training on crops of the training clips' waves, with all their channels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from soundmill.diffusion import solvers
 from soundmill.diffusion.deviation import on_unit_variance, scaled
+from soundmill.diffusion.paths import Net
 from soundmill.diffusion.sampling import sample
 from soundmill.models.components.unet1d.network import UNet1d
 from soundmill.models.components.unet1d.noise import noise_of
-from soundmill.models.components.unet1d.params import NO_TRANSFORM
-from soundmill.models.family import FamilyConfig, Request, Run
+from soundmill.models.components.unet1d.params import NO_TRANSFORM, SamplingParams
+from soundmill.models.components.unet1d.training import PathModule
+from soundmill.models.components.waves.source import WaveCrops, deviation_of, form_of, gather_waves
+from soundmill.models.family import FamilyConfig, Prepared, Rehearsal, Request, Run
 from soundmill.models.params import read_clip_plan
+from soundmill.models.preparing import Clips, places_of, rehearsal
 from soundmill.models.sounds import in_precision, sampled
 from soundmill.models.trained import TrainedModel
 from soundmill.models.upsampler.params import TrainParams
+from soundmill.training.loader import Batch
 
 FAMILY = "upsampler"
 
@@ -37,8 +45,6 @@ class Upsampler(TrainedModel):
 
     config, weights = Config, "unet.safetensors"
 
-    params: TrainParams
-    net: UNet1d
     sample_rate: int
     channels: int
     sigma_data: float = 1.0  # standard deviation of the waves, by which the net's input is divided
@@ -77,13 +83,45 @@ def without_upper_band(waves: Tensor, factor: int) -> Tensor:
 
 
 def build_net(params: TrainParams, channels: int) -> UNet1d:
-    """The network, initialised from torch's global generator."""
     return UNet1d(params.network, NO_TRANSFORM, 2 * channels, channels)
 
 
 def net_in(document: dict[str, Any], params: TrainParams, num_labels: int) -> UNet1d:
-    """See models/family.py."""
     return build_net(params, read_clip_plan(document, FAMILY)["channels"])
 
 
 load = Upsampler.load
+
+
+class UpsamplerModule(PathModule):
+    """A batch: waves [b, channels, T]."""
+
+    def target(self, step: int, batch: Batch) -> tuple[Net, Tensor]:
+        (waves,) = batch.values
+        with torch.autocast(self.device.type, enabled=False):
+            low = without_upper_band(waves.float(), self.params.factor) / self.sigma_data
+        return lambda xt, level: self.net(xt, level, beside=low), waves
+
+
+def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Path, start: Upsampler | None) -> Prepared:
+    """A training that starts from another keeps its scale."""
+    known = Clips.read(params, ctx, catalog)
+    channels, rate = form_of(params, clips, known.train, start)
+
+    def source_of(clip_ids: Sequence[str]) -> WaveCrops:
+        return WaveCrops(gather_waves(clips, clip_ids, ctx.scratch, channels=channels), params.num_samples)
+
+    sigma_data = deviation_of(params, start, lambda: source_of(list(known.train)).waves, FAMILY)
+    torch.manual_seed(params.seed)
+    model = Upsampler(params, build_net(params, channels), rate, channels, sigma_data)
+    module = UpsamplerModule(model.net, params, known.steps, sigma_data=sigma_data)
+    draw, samples = partial(places_of, params.crop, params.seed, params.batch_size), known.shown(clips)[..., : params.num_samples]
+    return known.prepared(module, model, source_of, draw, params.num_samples / rate, {}, samples)
+
+
+def rehearse(document: dict[str, Any], params: TrainParams, sampling: SamplingParams, net: UNet1d, labels: int) -> Rehearsal:
+    clips = read_clip_plan(document, FAMILY)
+    shape = params.batch_size, clips["channels"], params.num_samples
+    windows = max(1.0, clips["clip_seconds"] * clips["sample_rate"] / params.num_samples)
+    module = UpsamplerModule(net, params, steps=1)
+    return rehearsal(module, lambda rng: (torch.randn(shape, generator=rng),), sampling.num_steps * windows)

@@ -9,7 +9,6 @@ FAMILY = Family(
     paper="Schneider, Kamal, Jin & Schölkopf 2023, Moûsai (arXiv:2301.11757), at the size of tiny-audio-diffusion",
     train_params=TrainParams,
     model=f"{__name__}.model",
-    training=f"{__name__}.training",
     weights="unet.safetensors",
     published=f"{__name__}.published",
     fixed=("condition", "transform", "network", "text", "path"),

@@ -1,12 +1,14 @@
-"""A trained waveform U-Net: the model and its checkpoint."""
+"""A U-Net of waves: its model and checkpoint, and its training on crops of the training clips, with all their channels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, PositiveFloat
-from torch import Tensor
+from torch import Tensor, nn
 
 from soundmill.diffusion import solvers
 from soundmill.diffusion.deviation import Deviation, on_unit_variance, scaled
@@ -14,16 +16,22 @@ from soundmill.diffusion.guidance import Condition, guided
 from soundmill.diffusion.paths import Net
 from soundmill.diffusion.sampling import Draw, Steps, inpaint, restyle, sample, slerp
 from soundmill.models.components.text_states import states as text_states
-from soundmill.models.components.text_states.states import TextConfig
+from soundmill.models.components.text_states.states import TextConfig, Texts
 from soundmill.models.components.unet1d.network import UNet1d
 from soundmill.models.components.unet1d.noise import noise_of
-from soundmill.models.family import FamilyConfig, Request, Run
+from soundmill.models.components.unet1d.training import PathModule
+from soundmill.models.components.waves.source import WaveCrops, deviation_of, form_of, gather_waves
+from soundmill.models.family import FamilyConfig, Prepared, Rehearsal, Request, Run
 from soundmill.models.params import read_clip_plan
+from soundmill.models.preparing import Captioned, Clips, guided_passes, rehearsal
 from soundmill.models.sounds import in_precision, sampled
 from soundmill.models.trained import TrainedModel
-from soundmill.models.waveform_unet.params import TrainParams
+from soundmill.models.waveform_unet.params import SamplingParams, TrainParams
+from soundmill.training.loader import Arrays, Batch, Source
+from soundmill.training.seeds import seed_of
 
 FAMILY = "waveform_unet"
+TIMED_TOKENS = 24  # tokens per caption when timing a step
 
 
 class Config(FamilyConfig):
@@ -42,8 +50,6 @@ class WaveformUNet(TrainedModel):
 
     config, weights = Config, "unet.safetensors"
 
-    params: TrainParams
-    net: UNet1d
     sample_rate: int
     channels: int
     sigma_data: Deviation = 1.0  # of the waves, by which the net's input is divided
@@ -132,15 +138,80 @@ class WaveformUNet(TrainedModel):
 
 
 def build_net(params: TrainParams, channels: int, num_labels: int) -> UNet1d:
-    """The network, initialised from torch's global generator."""
     text = {"text_width": params.text.width, "null_tokens": params.text.null_tokens} if params.condition == "caption" else {}
     labels = {"num_labels": num_labels} if params.condition == "label" else {}
     return UNet1d(params.network, params.transform, channels, channels, **labels, **text)
 
 
 def net_in(document: dict[str, Any], params: TrainParams, num_labels: int) -> UNet1d:
-    """See models/family.py."""
     return build_net(params, read_clip_plan(document, FAMILY)["channels"], num_labels)
 
 
 load = WaveformUNet.load
+
+
+class WaveformModule(PathModule):
+    """A batch: waves [b, channels, T], and label weights, or text states, their mask and a mask of items without caption."""
+
+    def __init__(self, params: TrainParams, net: nn.Module, steps: int, sigma_data: Deviation = 1.0):
+        super().__init__(net, params, steps, params.accumulate, sigma_data, params.path)
+
+    def target(self, step: int, batch: Batch) -> tuple[Net, Tensor]:
+        x0, *condition = batch.values
+        chance = self.uniform(len(x0), self.rng("condition", step))
+        dropped = chance < self.params.condition_dropout
+        if self.params.condition == "label":
+            condition = [condition[0] * ~dropped[:, None]]
+        elif self.params.condition == "caption":
+            states, mask, without = condition
+            condition = [states.float(), mask, without | dropped]
+        return lambda xt, level: self.net(xt, level, *condition), x0
+
+
+def _states(texts: Texts, numbers: Sequence[int | None]) -> tuple[Tensor, ...]:
+    """States of captions, their mask, and a mask of items without caption [b]."""
+    return *texts.padded(numbers), torch.tensor([number is None for number in numbers])
+
+
+def draw(params: TrainParams, step: int) -> Tensor:
+    """Random numbers for the start of each crop, and for its caption: [B] or [B, 2], in [0, 1)."""
+    drawn = torch.rand(params.batch_size, 2, generator=torch.Generator().manual_seed(seed_of(params.seed, "crop", step)))
+    if params.crop == "start":
+        drawn[:, 0] = 0
+    return drawn if params.condition == "caption" else drawn[:, 0]
+
+
+def prepare(params: TrainParams, ctx: Any, clips: Path, parts: Path, catalog: Path, start: WaveformUNet | None) -> Prepared:
+    """Reads text/ in `parts` if conditioned on captions. A training that starts from another keeps its labels and scale."""
+    known = Clips.read(params, ctx, catalog)
+    channels, rate = form_of(params, clips, known.train, start)
+    known.learn_conditions(FAMILY, start, parts / "text")
+
+    def waves_of_clips(clip_ids: Sequence[str]) -> Arrays:
+        return gather_waves(clips, clip_ids, ctx.scratch, channels=channels)
+
+    def source_of(clip_ids: Sequence[str]) -> Source:
+        crops = WaveCrops(waves_of_clips(clip_ids), params.num_samples)
+        if not known.text:
+            return known.labelled(crops, clip_ids)
+        return Captioned(crops, known.captions_of(clip_ids), partial(_states, known.texts))
+
+    sigma_data = deviation_of(params, start, lambda: waves_of_clips(list(known.train)), FAMILY)
+    torch.manual_seed(params.seed)
+    net = build_net(params, channels, len(known.labels))
+    model = WaveformUNet(params, net, rate, channels, sigma_data, **known.conditions)
+    module = WaveformModule(params, net, known.steps, sigma_data)
+    return known.prepared(module, model, source_of, partial(draw, params), params.num_samples / rate, known.counts)
+
+
+def rehearse(document: dict[str, Any], params: TrainParams, sampling: SamplingParams, net: UNet1d, labels: int) -> Rehearsal:
+    channels = read_clip_plan(document, FAMILY)["channels"]
+
+    def values(rng: torch.Generator) -> tuple[Tensor, ...]:
+        items = params.batch_size
+        waves = torch.randn(items, channels, params.num_samples, generator=rng)
+        states = torch.randn(items, TIMED_TOKENS, params.text.width, generator=rng)
+        mask, without = torch.ones(items, TIMED_TOKENS, dtype=torch.bool), torch.zeros(items, dtype=torch.bool)
+        return waves, *{"label": (torch.zeros(items, labels),), "caption": (states, mask, without), "none": ()}[params.condition]
+
+    return rehearsal(WaveformModule(params, net, steps=1), values, guided_passes(sampling, params.condition != "none"))

@@ -7,7 +7,7 @@ from soundmill.models.components.contracts import save_vocoder
 from soundmill.models.components.melgan.params import NetworkParams
 from soundmill.models.components.melgan.vocoder import MelGan, MelGanNet, load
 from soundmill.models.components.wave_discriminators import Discriminators
-from soundmill.training.phases import hinge_discriminator_loss, hinge_generator_loss
+from soundmill.training.module import hinge_discriminator_loss, hinge_generator_loss
 from tests.mels import TANGO
 
 SMALL = NetworkParams(channels=2, rates=[5, 4, 4, 2], residual_layers=2)

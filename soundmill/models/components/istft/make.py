@@ -29,8 +29,7 @@ from soundmill.models.components.wave_discriminators import Discriminators
 from soundmill.training import checkpoint, torch_weights
 from soundmill.training.device import use_threads
 from soundmill.training.loader import Batch
-from soundmill.training.module import TrainingModule
-from soundmill.training.phases import hinge_discriminator_loss, hinge_generator_loss, rebuilt
+from soundmill.training.module import TrainingModule, hinge_discriminator_loss, hinge_generator_loss, rebuilt
 
 QUIETEST = 1e-4  # magnitude, below the rounding noise of 16 bits
 CONFIG = "config.yaml"

@@ -19,7 +19,7 @@ from soundmill.models.components.vocoder_adversary import (
 from soundmill.models.components.vocoder_trainer import VocoderTrainer
 from soundmill.models.components.wave_discriminators import Discriminators
 from soundmill.training.device import use_threads
-from soundmill.training.phases import hinge_discriminator_loss, hinge_generator_loss
+from soundmill.training.module import hinge_discriminator_loss, hinge_generator_loss
 
 
 def make(params: MelGanParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:

@@ -14,8 +14,7 @@ from soundmill.models.components.rave.network import Normed, RaveNet
 from soundmill.models.components.rave.params import DiscriminatorsParams, FeaturesParams, WeightsParams
 from soundmill.training.device import evaluating
 from soundmill.training.loader import Batch
-from soundmill.training.module import rate_factor
-from soundmill.training.phases import Phase, PhasedModule, Turn, hinge_discriminator_loss, hinge_generator_loss
+from soundmill.training.module import Phase, PhasedModule, Turn, hinge_discriminator_loss, hinge_generator_loss, rate_factor
 
 LEAST_MAGNITUDE = 1e-7  # added to a divisor
 LEAST_POWER = 1e-8  # of a bin per sample of the window, added to the mean power of the real signal, which is 0 for silence

@@ -16,8 +16,8 @@ from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
 from soundmill.models.catalog import waves_of
 from soundmill.models.components.log_mels.source import LogMels
+from soundmill.training.checkpoint import compare
 from soundmill.training.loader import Arrays, Described, gather, start_of
-from soundmill.training.starting import compare
 
 WINDOW = 512  # samples of a window of Welch's method
 LOWEST = 10 ** (-30 / 20)  # of the deviations per frequency, relative to the highest

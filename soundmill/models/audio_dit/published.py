@@ -12,18 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from soundmill import hub, terminal, text
 from soundmill import params as strict
 from soundmill.errors import UserError
+from soundmill.models.audio_dit import layouts
 from soundmill.models.audio_dit import model as models
-from soundmill.models.audio_dit.latents import layout
-from soundmill.models.audio_dit.model import FAMILY, TEXT_ENCODER, AudioDiT
+from soundmill.models.audio_dit.model import FAMILY, TEXT_ENCODER, AudioDiT, layout
 from soundmill.models.audio_dit.params import TrainParams
-from soundmill.models.audio_dit.published import configs, pipeline, single_file
-from soundmill.models.audio_dit.published.pipeline import Pipeline
-from soundmill.models.audio_dit.published.single_file import SingleFile
 from soundmill.models.components import registry
 from soundmill.models.components.contracts import save_codec
 from soundmill.models.components.registry import AUTOENCODER
@@ -36,18 +32,18 @@ TERMS = ("LICENSE*", "NOTICE*", "README.md")  # kept beside the checkpoint
 ENCODER_PARTS = ("tokenizer", "text_encoder")
 ENCODER_FILES = tuple(f"{part}/{pattern}" for part in ENCODER_PARTS for pattern in text.FILES)
 
-INDICES = (pipeline.INDEX, single_file.CONFIG)  # one is in every directory that can be read
-HUB_FILES = (*Pipeline.files, *TERMS)  # of a model on the hub
+INDICES = (layouts.INDEX, layouts.CONFIG)  # one is in every directory that can be read
+HUB_FILES = (*layouts.Pipeline.files, *TERMS)  # of a model on the hub
 
 
 def missing(directory: Path) -> str | None:
     """What a model from the hub lacks to be in diffusers' layout, as after a download that was broken off."""
-    if not (directory / pipeline.INDEX).is_file():
-        return f"{pipeline.INDEX} of a StableAudioPipeline"
-    needed = [f"{part}/{file}" for part, file in pipeline.CONFIGS.items()]
-    for part in (*pipeline.WITH_WEIGHTS, "text_encoder"):
+    if not (directory / layouts.INDEX).is_file():
+        return f"{layouts.INDEX} of a StableAudioPipeline"
+    needed = [f"{part}/{file}" for part, file in layouts.CONFIGS.items()]
+    for part in (*layouts.WITH_WEIGHTS, "text_encoder"):
         indices = sorted((directory / part).glob("*.safetensors.index.json"))
-        listed = [name for index in indices for name in set(configs.read(index).get("weight_map", {}).values())]
+        listed = [name for index in indices for name in set(layouts.read_config(index).get("weight_map", {}).values())]
         needed += [f"{part}/{name}" for name in listed] or [f"{part}/*.safetensors"]
     return ", ".join(name for name in needed if not any(directory.glob(name))) or None
 
@@ -74,7 +70,11 @@ def read(path: Path, document: dict[str, Any], name: str) -> tuple[AudioDiT, dic
     source.check(parts)
     _check_text_encoder(path, params.network.text_width, source.remedy)
     for part, module in parts.items():
-        _load(module, *source.tensors(part, module))
+        file, tensors = source.tensors(part, module)
+        tensors = {name: value.float() for name, value in tensors.items()}
+        if broken := [name for name, value in tensors.items() if not value.isfinite().all()]:
+            raise UserError(f"{file}: {broken[0]!r} has values that are not finite; {layouts.REMEDY}")
+        torch_weights.load_state(module, tensors, file, layouts.REMEDY)
     licence = _licence(path, name)
     facts = {
         "steps": 0,
@@ -86,12 +86,12 @@ def read(path: Path, document: dict[str, Any], name: str) -> tuple[AudioDiT, dic
     return model, facts, partial(_save, path)
 
 
-def _source(path: Path) -> Pipeline | SingleFile:
+def _source(path: Path) -> layouts.Pipeline | layouts.SingleFile:
     """The directory in the layout that its file of configuration shows; of two, diffusers', which has the text encoder."""
-    if (path / pipeline.INDEX).is_file():
-        return Pipeline(path, registry.codec(CODEC))
-    if (path / single_file.CONFIG).is_file():
-        return SingleFile(path, registry.codec(CODEC))
+    if (path / layouts.INDEX).is_file():
+        return layouts.Pipeline(path, registry.codec(CODEC))
+    if (path / layouts.CONFIG).is_file():
+        return layouts.SingleFile(path, registry.codec(CODEC))
     raise UserError(
         f"{path}: has neither model_index.json (the layout of diffusers' StableAudioPipeline) nor model_config.json (that of "
         "stable-audio-tools); name a directory in one of these layouts"
@@ -125,22 +125,14 @@ def _check_text_encoder(path: Path, width: int, remedy: str) -> None:
     directory = path / "text_encoder"
     if not (directory / "config.json").is_file():
         raise UserError(f"{directory}: has no config.json of a text encoder; {remedy}")
-    file, config = directory / "config.json", configs.read(directory / "config.json")
+    file, config = directory / "config.json", layouts.read_config(directory / "config.json")
     for key, expected in {"model_type": "t5", "d_model": width}.items():
         if config.get(key) != expected:
             raise UserError(f"{file}: {key} is {config.get(key)!r}, which is not supported; it must be {expected!r}")
     if not any(directory.glob("*.safetensors")):
-        raise UserError(f"{directory}: has no *.safetensors ({configs.NO_PICKLES})")
+        raise UserError(f"{directory}: has no *.safetensors ({layouts.NO_PICKLES})")
     for index in sorted(directory.glob("*.safetensors.index.json")):
-        configs.shards(index)  # transformers would open any path that it names
-
-
-def _load(net: nn.Module, file: Path, tensors: dict[str, Tensor]) -> None:
-    """Give the net these weights, in float32."""
-    tensors = {name: value.float() for name, value in tensors.items()}
-    if broken := [name for name, value in tensors.items() if not value.isfinite().all()]:
-        raise UserError(f"{file}: {broken[0]!r} has values that are not finite; {configs.REMEDY}")
-    torch_weights.load_state(net, tensors, file, configs.REMEDY)
+        layouts.shards(index)  # transformers would open any path that it names
 
 
 def _licence(path: Path, name: str) -> str | None:

@@ -1,7 +1,4 @@
-"""The layout of stable-audio-tools: `model_config.json`, and the weights of all parts but the text encoder in one file.
-
-The names of tensors are facts of that program and of diffusers' script for its conversion (scripts/convert_stable_audio.py).
-"""
+"""Two layouts of published models, by their configurations: sizes are read, and everything else must be as this family has it."""
 
 import re
 from collections.abc import Mapping
@@ -13,12 +10,33 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from soundmill import params as strict
 from soundmill import text
+from soundmill.diffusion.solvers import STABLE_AUDIO
 from soundmill.errors import UserError
-from soundmill.models.audio_dit.published import configs
 from soundmill.models.components.contracts import Kind
 from soundmill.training import checkpoint
 
+REMEDY = "its files do not belong together: download them again"
+NO_PICKLES = "weights in other formats can run code and are not read"
+
+# diffusers' StableAudioPipeline: a directory for each part.
+INDEX = "model_index.json"
+PARTS = {
+    "vae": ("diffusers", "AutoencoderOobleck"),
+    "transformer": ("diffusers", "StableAudioDiTModel"),
+    "projection_model": ("stable_audio", "StableAudioProjectionModel"),
+    "text_encoder": ("transformers", "T5EncoderModel"),
+    "tokenizer": ("transformers", None),  # any
+    "scheduler": ("diffusers", "CosineDPMSolverMultistepScheduler"),
+}
+CONFIGS = dict.fromkeys(PARTS, "config.json") | {"tokenizer": "tokenizer_config.json", "scheduler": "scheduler_config.json"}
+WITH_WEIGHTS = ("transformer", "projection_model", "vae")
+UNUSED_OF_SCHEDULER = ("num_train_timesteps", "rho")  # of the scheduler: for training, and for another schedule
+PART_WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+# stable-audio-tools: the weights of all parts but the text encoder in one file. The names of tensors are facts of that program and
+# of diffusers' script for its conversion (scripts/convert_stable_audio.py).
 CONFIG, WEIGHTS = "model_config.json", "model.safetensors"
 TRANSFORMER, CONDITIONERS, CODEC = "model.model.", "conditioner.conditioners.", "pretransform.model."
 ROTARY = f"{TRANSFORMER}transformer.rotary_pos_emb.inv_freq"
@@ -123,18 +141,141 @@ IN_BLOCK = {
 }
 
 
+def read_config(file: Path) -> dict[str, Any]:
+    """The object in a JSON file; UserError if it is missing or none."""
+    if not file.is_file():
+        raise UserError(f"{file}: is missing; {REMEDY}")
+    config = strict.read_json(file, "download it again")
+    if not isinstance(config, dict):
+        raise UserError(f"{file}: not a JSON object; download it again")
+    return config
+
+
+def size_of(file: Path, config: Mapping[str, Any], key: str) -> int:
+    """A size in a configuration; UserError unless it is a whole number."""
+    value = config.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9 or value != int(value):
+        raise UserError(f"{file}: {key} is {value!r}, not a size; download it again")
+    return int(value)
+
+
+def agree(file: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any], unused: tuple[str, ...] = ()) -> None:
+    """UserError unless every key of a configuration is known and has the value that this family's part has."""
+    for key, value in theirs.items():
+        if key.startswith("_") or key in unused:
+            continue
+        if key not in ours:
+            raise UserError(f"{file}: {key} is {value!r}, which is not supported: this key is unknown")
+        supported = list(ours[key]) if isinstance(ours[key], tuple) else ours[key]
+        if value != supported:
+            raise UserError(f"{file}: {key} is {value!r}, which is not supported; with the other values it must be {supported!r}")
+    if missing := [key for key in ours if not key.startswith("_") and key not in theirs]:
+        raise UserError(f"{file}: {missing[0]} is missing; {REMEDY}")
+
+
+def shards(index: Path) -> list[Path]:
+    """The files of weights that an index lists; UserError unless they are files beside it. No name becomes a path unchecked."""
+    listed = read_config(index).get("weight_map")
+    beside = {file.name: file for file in index.parent.glob("*.safetensors")}
+    if not isinstance(listed, dict) or not listed:
+        raise UserError(f"{index}: weight_map is {listed!r}, not a list of files; download it again")
+    if absent := [name for name in listed.values() if not isinstance(name, str) or name not in beside]:
+        raise UserError(f"{index}: weight_map names {absent[0]!r}, which is no *.safetensors in this directory; {REMEDY}")
+    return [beside[name] for name in sorted(set(listed.values()))]
+
+
+class Pipeline:
+    """A directory in the layout of diffusers' StableAudioPipeline; UserError names the file and the key that is unsupported."""
+
+    remedy = REMEDY
+    flow: Mapping[str, Any] = {}  # as the family's at paper scale
+    sampling: Mapping[str, Any] = {}
+    files = (INDEX, *(f"{part}/{pattern}" for part in PARTS for pattern in text.FILES))
+
+    def __init__(self, path: Path, codec: Kind):
+        _check_parts(path)
+        self.path = path
+        self.configs = {part: _config(path, part) for part in WITH_WEIGHTS}
+        transformer, projection = (
+            partial(size_of, path / part / "config.json", self.configs[part]) for part in ("transformer", "projection_model")
+        )
+        tokenizer = _config(path, "tokenizer", "tokenizer_config.json")
+        width, context_width = projection("conditioning_dim"), transformer("cross_attention_dim")
+        self.network = {
+            "layers": transformer("num_layers"),
+            "heads": transformer("num_attention_heads"),
+            "head_width": transformer("attention_head_dim"),
+            "key_heads": transformer("num_key_value_attention_heads"),
+            "condition_width": width,
+            "context_width": context_width if context_width != width else None,
+            "text_width": projection("text_encoder_dim"),
+            "text_tokens": size_of(path / "tokenizer/tokenizer_config.json", tokenizer, "model_max_length"),
+            "max_seconds": projection("max_value"),
+        }
+        self.frames = transformer("sample_size")
+        self.codec = import_module(codec.maker).network_of(self.configs["vae"], path / "vae/config.json")
+        scheduler = _config(path, "scheduler", "scheduler_config.json")
+        agree(path / "scheduler/scheduler_config.json", scheduler, STABLE_AUDIO, UNUSED_OF_SCHEDULER)
+
+    def check(self, parts: Mapping[str, Any]) -> None:
+        """UserError if a configuration is not that of a net built from the sizes."""
+        for part, config in self.configs.items():
+            agree(self.path / part / "config.json", config, parts[part].config)
+
+    def tensors(self, part: str, net: nn.Module) -> tuple[Path, dict[str, Tensor]]:
+        """The weights of a part, of one file or of several that an index lists; and the file to name in errors."""
+        directory = self.path / part
+        file, index = directory / PART_WEIGHTS, directory / f"{PART_WEIGHTS}.index.json"
+        if not index.is_file():
+            return file, checkpoint.read_weights(file)
+        tensors = {}
+        for shard in shards(index):
+            tensors |= checkpoint.read_weights(shard)
+        return index, tensors
+
+
+def _check_parts(path: Path) -> None:
+    """UserError if the index names another pipeline, or a part that is not supported or missing."""
+    index = path / INDEX
+    named = read_config(index)
+    if named.get("_class_name") != "StableAudioPipeline":
+        raise UserError(f"{index}: _class_name is not StableAudioPipeline; no other pipeline can be imported")
+    for key, value in named.items():
+        if key.startswith("_"):
+            continue
+        if key not in PARTS:
+            raise UserError(f"{index}: {key} is {value!r}, which is not supported")
+        library, kind = PARTS[key]
+        if not isinstance(value, list) or len(value) != 2 or value[0] != library or kind not in (None, value[1]):
+            raise UserError(f"{index}: {key} is {value!r}, which is not supported; it must be {kind or 'a tokenizer'} of {library}")
+    if missing := [key for key in PARTS if key not in named]:
+        raise UserError(f"{index}: {missing[0]} is missing; {REMEDY}")
+    weights = [f"{part}/{PART_WEIGHTS}" for part in WITH_WEIGHTS]
+    if absent := [file for file in weights if not any((path / name).is_file() for name in (file, f"{file}.index.json"))]:
+        raise UserError(f"{path}: has no {', '.join(absent)} ({NO_PICKLES})")
+
+
+def _config(path: Path, part: str, name: str = "config.json") -> dict[str, Any]:
+    """A part's configuration; UserError if it is missing, or of another class than the index says."""
+    file, kind = path / part / name, PARTS[part][1]
+    config = read_config(file)
+    if kind and config.get("_class_name", kind) != kind:
+        raise UserError(f"{file}: _class_name is {config['_class_name']!r}, not {kind}; {REMEDY}")
+    return config
+
+
 class SingleFile:
-    """A directory in this layout and the text encoder's in it; UserError names the file and the key that is unsupported."""
+    """A directory in the layout of stable-audio-tools and the text encoder's in it; UserError names the file and the key."""
 
     files = (CONFIG, WEIGHTS)
 
     def __init__(self, path: Path, codec: Kind):
         self.file, self.weights = path / CONFIG, path / WEIGHTS
-        config = DEFAULTS | _flat({key: value for key, value in configs.read(self.file).items() if key != "training"})
+        config = DEFAULTS | _flat({key: value for key, value in read_config(self.file).items() if key != "training"})
         for key, values in CHOICES.items():
             if config[key] not in values:
                 raise UserError(f"{self.file}: {key} is {config[key]!r}, which is not supported; it must be one of {list(values)}")
-        size = partial(configs.size, self.file, config)
+        size = partial(size_of, self.file, config)
         heads, width = size(f"{DIT}num_heads"), size(f"{DIT}cond_token_dim")
         head_width = size(f"{DIT}embed_dim") // heads
         context_width = heads * head_width if config[PROJECTED] else width
@@ -165,11 +306,11 @@ class SingleFile:
             "text_tokens": size(f"{PROMPT}max_length"),
             "max_seconds": size(f"{CONDITIONING}configs.{SECONDS[1]}.config.max_val"),
         }
-        configs.agree(self.file, config, _expected(config, self.network, self.codec, self.frames), unused)
+        agree(self.file, config, _expected(config, self.network, self.codec, self.frames), unused)
         self.flow, self.sampling = FLOWS[config[OBJECTIVE]]
         if not self.weights.is_file():
             raise UserError(
-                f"{path}: has no {WEIGHTS} ({configs.NO_PICKLES}); download that file, published beside model.ckpt, or write the "
+                f"{path}: has no {WEIGHTS} ({NO_PICKLES}); download that file, published beside model.ckpt, or write the "
                 "tensors of a model.ckpt that you trust with safetensors.torch.save_file"
             )
         self.loaded = checkpoint.read_weights(self.weights)
@@ -181,12 +322,13 @@ class SingleFile:
         """UserError unless the file has the tensors of these nets, and no others."""
         wanted = {self._name(part, name) for part, net in parts.items() for name in net.state_dict()}
         if missing := sorted(wanted - set(self.loaded)):
-            raise UserError(f"{self.weights}: has no {missing[0]!r}; {configs.REMEDY}")
+            raise UserError(f"{self.weights}: has no {missing[0]!r}; {REMEDY}")
         if unknown := sorted(set(self.loaded) - wanted - {ROTARY}):
             raise UserError(f"{self.weights}: {unknown[0]!r} is not supported: no part has a tensor of this name")
         frequencies = self.loaded.get(ROTARY)
         expected = 10_000.0 ** -torch.linspace(0, 1, self.network["head_width"] // 4 + 1)[:-1]
-        if frequencies is not None and not _are(frequencies.float(), expected):
+        close = partial(torch.allclose, other=expected, rtol=1e-2)  # they may have been stored in half precision
+        if frequencies is not None and not (frequencies.shape == expected.shape and close(frequencies.float())):
             raise UserError(f"{self.weights}: {ROTARY!r} is not supported: this family's net turns by other frequencies")
 
     def tensors(self, part: str, net: nn.Module) -> tuple[Path, dict[str, Tensor]]:
@@ -201,7 +343,7 @@ class SingleFile:
         count, place = (len(joined[1]), joined[1].index(own[1])) if joined and own else (1, 0)
         wanted = (count * shape[0], *shape[1:])
         if [one for one in value.shape if one != 1] != [one for one in wanted if one != 1]:
-            raise UserError(f"{self.weights}: {theirs!r} has the shape {tuple(value.shape)}, not {wanted}; {configs.REMEDY}")
+            raise UserError(f"{self.weights}: {theirs!r} has the shape {tuple(value.shape)}, not {wanted}; {REMEDY}")
         return value.reshape(count, *shape)[place].clone()
 
     def _name(self, part: str, name: str) -> str:
@@ -212,11 +354,6 @@ class SingleFile:
         for pattern, other in rules:
             name = re.sub(pattern, other, name)
         return prefix + name
-
-
-def _are(values: Tensor, expected: Tensor) -> bool:
-    """Whether these are the values, which may have been stored in half precision."""
-    return values.shape == expected.shape and torch.allclose(values, expected, rtol=1e-2)
 
 
 def _of_codec(name: str, levels: int) -> str:

@@ -1,0 +1,343 @@
+"""What is trained: averages of weights, rates, and nets in turn, of which a killed training ends like an unbroken one."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from soundmill import params
+from soundmill.errors import UserError
+from soundmill.training.curve import Curve, Progress
+from soundmill.training.loader import Loader, Order
+from soundmill.training.loop import fit as train
+from soundmill.training.module import Ema, Phase, PhasedModule, Turn, discriminator_loss, feature_loss, generator_loss, rate_factor
+from soundmill.training.params import DiffusersEmaParams, EmaParams, EmaPytorchParams, OptimiserParams
+from tests.imports import ROOT
+from tests.training import test_loop
+from tests.training.doubling import make_loader
+from tests.training.test_loop import CPU
+
+
+def _follow(params: EmaParams, values: list[float]) -> list[float]:
+    net = torch.nn.Linear(1, 1, bias=False)
+    net.weight.data.fill_(values[0])
+    ema = Ema(net, params)
+    seen = []
+    for value in values[1:]:
+        net.weight.data.fill_(value)
+        ema.step(net)
+        seen.append(ema.shadow[0].item())
+    return seen
+
+
+def test_goes_as_diffusers_does():
+    from diffusers.training_utils import EMAModel
+
+    settings = {"decay": 0.9, "min_decay": 0.2, "update_after_step": 4}
+    net = torch.nn.Linear(3, 2)
+    ours, theirs = Ema(net, DiffusersEmaParams(kind="diffusers", **settings)), EMAModel(net.parameters(), **settings)
+    for _ in range(120):
+        net.weight.data.add_(torch.randn(2, 3))
+        ours.step(net)
+        theirs.step(net.parameters())
+        torch.testing.assert_close(ours.shadow, [*theirs.shadow_params])
+
+
+def test_goes_as_ema_pytorch_does():
+    """The numbers are those of ema-pytorch 0.8.3 with beta 0.8, min_value 0.1 for a weight of 1, 4, 9, … 144."""
+    settings = {"decay": 0.8, "min_decay": 0.1, "update_after_step": 3, "update_every": 2, "inv_gamma": 1.0, "power": 0.7}
+    seen = _follow(
+        EmaPytorchParams(kind="ema_pytorch", counts="steps", **settings), [0.0, *(float(step**2) for step in range(1, 13))]
+    )
+    assert seen[::2] == pytest.approx([1.0, 9.0, 18.84916, 30.27419, 44.74601, 62.53288], abs=1e-4)
+    assert seen[::2] == seen[1::2]
+
+
+class EveryBatch:
+    """ema-pytorch's own loop, one `update` at a time, with tiny-audio-diffusion's beta and power."""
+
+    def __init__(self, weight):
+        self.average, self.calls = weight.detach().clone(), 0
+
+    def update(self, weight):
+        count, self.calls = self.calls, self.calls + 1
+        if count % 10:
+            return
+        decay = 0.0 if count <= 100 else min(1 - (1 + count - 100) ** -0.7, 0.995)
+        self.average = decay * self.average + (1 - decay) * weight.detach()
+
+
+TINY_AUDIO = EmaPytorchParams(
+    kind="ema_pytorch",
+    counts="batches",
+    decay=0.995,
+    min_decay=0.0,
+    update_after_step=100,
+    update_every=10,
+    inv_gamma=1.0,
+    power=0.7,
+)
+
+
+@pytest.mark.parametrize("batches", [1, 3, 32])
+def test_counting_batches_is_an_update_on_each_before_the_step(batches):
+    torch.manual_seed(0)
+    net = torch.nn.Linear(4, 3, bias=False).double()
+    literal, ours = EveryBatch(net.weight), Ema(net, TINY_AUDIO)
+    for _ in range(400 // batches + 2):
+        for _ in range(batches):
+            literal.update(net.weight)
+        ours.before_step(net, batches)
+        net.weight.data.add_(torch.randn(3, 4))
+        ours.step(net)
+        torch.testing.assert_close(ours.shadow[0], literal.average, rtol=1e-12, atol=1e-12)
+    assert ours.steps == literal.calls
+
+
+def test_a_checkpoint_that_does_not_say_what_it_counts_counted_steps():
+    kept = {key: value for key, value in TINY_AUDIO.model_dump().items() if key != "counts"}
+    assert params.parse(EmaPytorchParams, kept, "ema") == TINY_AUDIO.model_copy(update={"counts": "steps"})
+
+
+def test_tiny_audio_diffusion_counts_batches():
+    document = params.compose(ROOT / "conf", ["model=waveform_unet", "scale=paper"])["waveform_unet"]["train"]
+    assert EmaPytorchParams(**document["ema"]) == TINY_AUDIO
+    assert (document["batch_size"], document["accumulate"]) == (1, 32)
+
+
+def test_without_an_average_it_is_the_weights_themselves():
+    net = torch.nn.Linear(2, 1)
+    ema = Ema(net, None)
+    net.weight.data.add_(1)
+    last = net.weight.detach().clone()
+    ema.step(net)
+    with ema.applied(net):
+        assert torch.equal(net.weight, last)
+    ema.load_state_dict(ema.state_dict())
+    ema.copy_to(net)
+    assert torch.equal(net.weight, last)
+
+
+def test_applied_puts_the_weights_back_and_the_state_survives():
+    net = torch.nn.Linear(2, 1)
+    ema = Ema(net, DiffusersEmaParams(kind="diffusers", decay=0.9, min_decay=0.9, update_after_step=0))
+    ema.step(net)
+    before = net.weight.detach().clone()
+    net.weight.data.add_(1)
+    ema.step(net)
+    with ema.applied(net):
+        torch.testing.assert_close(net.weight.data, before + 0.1)
+    torch.testing.assert_close(net.weight.data, before + 1)
+
+    other = Ema(torch.nn.Linear(2, 1), DiffusersEmaParams(kind="diffusers", decay=0.9, min_decay=0.9, update_after_step=0))
+    other.load_state_dict(ema.state_dict())
+    net.weight.data.add_(1)
+    ema.step(net)
+    other.step(net)
+    assert all(torch.equal(a, b) for a, b in zip(ema.shadow, other.shadow, strict=True))
+
+
+OPTIMISER = OptimiserParams(
+    learning_rate=0.02, betas=[0.5, 0.9], eps=1e-8, weight_decay=0.01, warmup_steps=0, decay="exponential", clip_norm=1.0
+)
+OWN_WEIGHTS = DiffusersEmaParams(kind="diffusers", decay=0.0, min_decay=0.0, update_after_step=0)
+PARAMS = test_loop.PARAMS.model_copy(update={"seed": 3, "optimiser": OPTIMISER, "ema": OWN_WEIGHTS})
+
+
+def test_losses_have_their_known_values():
+    real, output = [torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0]])], [torch.tensor([[0.0, 1.0]]), torch.tensor([[2.0]])]
+    assert discriminator_loss(real, output) == (0.5 + 0.5) + (4 + 4)
+    assert generator_loss(output) == 0.5 + 1
+    maps = [[torch.zeros(2, 3), torch.ones(2, 4)], [torch.zeros(1)]]
+    others = [[torch.full((2, 3), 0.5), torch.ones(2, 4)], [torch.tensor([-2.0])]]
+    assert feature_loss(maps, others) == 0.5 + 0 + 2
+    assert feature_loss(maps, maps) == 0
+
+
+class Points:
+    """A source of points on a circle."""
+
+    def batch(self, items, drawn):
+        angle = torch.from_numpy(drawn) * 6.28318
+        return (torch.stack([angle.cos(), angle.sin()], 1),)
+
+
+class Duel(PhasedModule):
+    """From noise to points, told by a net with dropout, so that every source of randomness takes part."""
+
+    def phases(self):
+        return [Phase((Turn("discriminator"), Turn("net")), self.losses)]
+
+    def losses(self, step, batch, nets):
+        real = batch.values[0]
+        output = self.net(torch.randn(len(real), 2, generator=self.rng("noise", step)))
+        discriminator = self.discriminator
+        yield discriminator_loss([discriminator(real)], [discriminator(output.detach())])
+        yield generator_loss([discriminator(output)])
+
+
+class Watched:
+    """Remembers what there is after each batch, beside a kind of module."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.rates, self.counts, self.weights = [], [], []
+
+    def optimisers(self):
+        self.net_optimisers = super().optimisers()
+        return self.net_optimisers
+
+    def turns(self, batch):
+        self.rates.append([optimiser.param_groups[0]["lr"] for optimiser in self.net_optimisers.values()])
+        yield from super().turns(batch)
+        states = [optimiser.state.values() for optimiser in self.net_optimisers.values()]
+        self.counts.append([int(next(iter(state))["step"]) if state else 0 for state in states])
+        self.weights.append({name: value.clone() for name, value in self.state_dict().items()})
+
+
+class WatchedDuel(Watched, Duel):
+    pass
+
+
+def layers(last):
+    return nn.Sequential(nn.Linear(2, 16), nn.LeakyReLU(0.2), nn.Dropout(0.1), nn.Linear(16, last))
+
+
+def fit(scratch, steps=12, kind=Duel):
+    torch.manual_seed(0)
+    duel = kind(layers(2), {"discriminator": (layers(1), PARAMS.optimiser)}, PARAMS, steps)
+    order = Order(3, dict.fromkeys("abcdefgh", 1.0), 4)
+    loader = Loader(Points(), order, lambda step: torch.rand(4, generator=torch.Generator().manual_seed(step)), steps=steps)
+    curve = Curve(4)
+    train(duel, loader, hardware=CPU, scratch=scratch, progress=Progress("duel", 0.5), curve=curve)
+    return duel, curve.points
+
+
+def test_both_step_once_on_every_batch_and_the_steps_are_the_nets(tmp_path):
+    watch, points = fit(tmp_path, kind=WatchedDuel)
+    assert watch.counts == [[step, step] for step in range(1, 13)]
+    assert [point["step"] for point in points] == [4, 8, 12]
+    rates = np.array(watch.rates)
+    np.testing.assert_array_equal(rates[:, 0], rates[:, 1])
+    np.testing.assert_allclose(rates[1:, 0] / rates[:-1, 0], 0.045 ** (1 / 12))
+
+
+def test_a_net_is_not_moved_by_its_discriminators_loss(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    before = [weight.clone() for weight in layers(2).parameters()]
+
+    def only_the_discriminator(self, step, batch, nets):
+        yield self.discriminator(self.net(batch.values[0]).detach()).square().mean()
+        yield 0 * self.net(batch.values[0]).sum()
+
+    monkeypatch.setattr(Duel, "losses", only_the_discriminator)
+    duel, _ = fit(tmp_path, steps=2)
+    moved = [(weight - was).abs().max() for weight, was in zip(duel.net.parameters(), before, strict=True)]
+    assert max(moved) < 1e-3  # by weight decay alone; a step of Adam's is 0.02
+    assert all(weight.requires_grad for weight in duel.discriminator.parameters())
+
+
+class TwoPhases(Duel):
+    """The net alone for four batches; then its first layer stands still, and the discriminator takes every other batch."""
+
+    def phases(self):
+        turns = (Turn("discriminator", lambda step: step % 2 == 0), Turn("net", lambda step: step % 2 == 1))
+        return [Phase((Turn("net"),), self.alone, steps=4), Phase(turns, self.in_turn, frozen=("net.0",))]
+
+    def alone(self, step, batch, nets):
+        assert nets == ["net"]
+        yield self.net(batch.values[0]).square().mean()
+
+    def in_turn(self, step, batch, nets):
+        assert nets == (["net"] if step % 2 else ["discriminator"])
+        real, (own, other) = batch.values[0], self.losses(step, batch, nets)
+        yield other if step % 2 else own + 0 * real.sum()
+
+
+class WatchedPhases(Watched, TwoPhases):
+    pass
+
+
+def test_phases_say_who_steps_and_what_stands_still(tmp_path):
+    watch, _ = fit(tmp_path, kind=WatchedPhases)
+    moved = [
+        {
+            name.split(".")[0] + ("" if name.startswith("d") else name[3:5])
+            for name in after
+            if not torch.equal(after[name], before[name])
+        }
+        for before, after in itertools.pairwise(watch.weights)
+    ]
+    assert moved[:3] == [{"net.0", "net.3"}] * 3
+    assert moved[3:] == [{"discriminator"}, {"net.3"}] * 4
+    assert watch.step == len(watch.weights) == 12
+
+
+def test_the_curve_is_of_the_nets_own_batches(tmp_path):
+    class Known(TwoPhases):
+        """The net loses 1 on each of its batches, the discriminator 100."""
+
+        def alone(self, step, batch, nets):
+            yield 1 + 0 * self.net(batch.values[0]).sum()
+
+        def in_turn(self, step, batch, nets):
+            yield 1 + 0 * self.net(batch.values[0]).sum() if step % 2 else 100 + 0 * self.discriminator(batch.values[0]).sum()
+
+    _, points = fit(tmp_path, kind=Known)
+    assert [point["loss/train"] for point in points] == [1, 1, 1]
+
+
+def test_what_is_frozen_on_purpose_stays_so(tmp_path):
+    class Projected(WatchedDuel):
+        def __init__(self, net, others, params, steps):
+            others["discriminator"][0][0].requires_grad_(False)
+            super().__init__(net, others, params, steps)
+
+    duel, _ = fit(tmp_path, steps=3, kind=Projected)
+    assert [weight.requires_grad for weight in duel.discriminator.parameters()] == [False, False, True, True]
+    assert torch.equal(duel.weights[0]["discriminator.0.weight"], duel.weights[-1]["discriminator.0.weight"])
+    assert not torch.equal(duel.weights[0]["net.0.weight"], duel.weights[-1]["net.0.weight"])
+
+
+def test_an_average_that_counts_batches_is_updated_on_each_as_the_training_goes(tmp_path):
+    """tiny-audio-diffusion updates it in `training_step`, before the step that the batch may end."""
+
+    class Literal(test_loop.Regression):
+        def loss(self, step, batch):
+            literal.update(self.net[0].weight)
+            return super().loss(step, batch)
+
+    net = test_loop._net()
+    literal = EveryBatch(net[0].weight)
+    trained = Literal(net, test_loop.PARAMS.model_copy(update={"ema": TINY_AUDIO}), 60, 4)
+    train(trained, make_loader(tmp_path, 240), hardware=CPU, scratch=tmp_path, progress=Progress("test", 0.5), curve=Curve(4))
+    assert trained.ema.steps == literal.calls == 240
+    torch.testing.assert_close(trained.ema.shadow[0], literal.average)
+    assert not torch.allclose(literal.average, net[0].weight)
+
+
+def test_rate_rises_and_falls():
+    assert rate_factor(0, 100, test_loop.OPTIMISER) == pytest.approx(0.25)
+    assert rate_factor(50, 100, test_loop.OPTIMISER) == pytest.approx(0.5)
+    assert rate_factor(100, 100, test_loop.OPTIMISER) == pytest.approx(0, abs=1e-12)
+    falling = test_loop.OPTIMISER.model_copy(update={"decay": "three_quarters"})
+    assert [rate_factor(step, 100, falling) for step in (40, 100)] == pytest.approx([0.9, 0.75])
+    held = test_loop.OPTIMISER.model_copy(update={"decay": "none"})
+    assert rate_factor(99, 100, held) == 1
+    shrinking = held.model_copy(update={"decay": "exponential", "warmup_steps": 0})
+    assert rate_factor(0, 100, shrinking) == 1
+    assert rate_factor(50, 100, shrinking) ** 2 == pytest.approx(rate_factor(100, 100, shrinking)) == 0.045
+
+
+def test_weights_of_another_net_are_refused_by_name():
+    trained = test_loop.Regression(test_loop._net(), test_loop.PARAMS, 1)
+    other = {name: value + 1 for name, value in test_loop._net().state_dict().items()}
+    trained.start_from(other, "there")
+    assert all(torch.equal(*pair) for pair in zip(trained.net.parameters(), other.values(), strict=True))
+    other["3.bias"] = torch.zeros(5)
+    other["4.bias"] = torch.zeros(1)
+    message = r"start_from: there: 3\.bias is \[5\] there and \[4\] here; 4\.bias is \[1\] there and absent here; make them agree"
+    with pytest.raises(UserError, match=message):
+        trained.start_from(other, "there")
