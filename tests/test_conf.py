@@ -7,7 +7,7 @@ from typing import get_type_hints
 import pytest
 
 from soundmill import params, text
-from soundmill.commands.pipeline import read_experiments
+from soundmill.commands.pipeline import Choices, read_experiments
 from soundmill.models import registry
 from soundmill.models.components import registry as components
 from soundmill.models.params import read_sections
@@ -130,3 +130,14 @@ def test_an_override_counts_above_an_experiment_and_the_experiment_above_groups(
     assert (list(document["families"]), document["corpus"]["format"]) == (["tango"], "esc")
     assert document["tango"]["train"]["network"]["widths"] == [48, 96, 96]
     assert params.compose(ROOT / "conf", ["experiment=loops_projected_gan", "corpus=esc"])["corpus"]["format"] == "esc"
+
+
+@pytest.mark.parametrize("condition", ["label", "caption", "none"])
+def test_every_kind_of_recordings_has_parameters_that_a_run_accepts(condition):
+    choices = params.parse(Choices, params.read_yaml(ROOT / "conf/run.yaml"), "conf/run.yaml")
+    for name, kind in choices.kinds.items():
+        document = registry.compose(ROOT / "conf", ["corpus=auto", *kind.overrides, *getattr(kind, condition)])
+        registry.check(document)
+        (family,) = document["families"]
+        assert document[family]["train"]["condition"] == condition, name
+    assert [kind.below for kind in choices.kinds.values()][-1] is None

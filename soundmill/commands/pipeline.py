@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -36,6 +38,24 @@ Corpus = Annotated[
 IGNORED = ("experiment.", "execution.", "corpus.path")  # parameters that may differ between runs of one experiment
 LOCK_SECONDS = 10.0  # to wait for another command; a pipeline takes longer, and the error names it
 SYNC_SECONDS = 20.0  # at most, to upload the last runs first
+
+
+class Kind(parameters.StageParams):
+    """What is trained on recordings of one kind; `label`, `caption` and `none` have overrides for how they are described."""
+
+    below: float | None = Field(gt=0, description="median seconds of the recordings; null: any")
+    why: str
+    overrides: list[str]
+    label: list[str]
+    caption: list[str]
+    none: list[str]
+
+
+class Choices(parameters.StageParams):
+    """conf/run.yaml."""
+
+    minutes: float = Field(gt=0, description="from the start of `soundmill run` to its scores, if none are given")
+    kinds: dict[str, Kind] = Field(min_length=1, description="the first that fits is taken")
 
 
 class Experiment(parameters.StageParams):
@@ -169,11 +189,19 @@ def run(
     name: Annotated[
         str | None, typer.Option(help="Name of the workspace (default: the folder's and the experiment's, or the families').")
     ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="Train one family for so long that all is done by then (default: 30, if no model is named)."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the contents and the estimated cost.")] = False,
     push: Annotated[bool, typer.Option("--push", help="Copy the results to DVC's default remote.")] = False,
     project: Project = None,
 ) -> None:
-    """Run the whole pipeline on your own recordings, or for another model, in a workspace separate from the demo."""
+    """Run the whole pipeline on your own recordings, or for another model, in a workspace separate from the demo.
+
+    What is trained, and how many steps, follows from the recordings and the minutes, unless you name a model, an experiment or a
+    family's parameter.
+    """
     from soundmill.corpora import survey
     from soundmill.models import registry
 
@@ -182,18 +210,26 @@ def run(
     if folder is None and model is None and not changes:
         raise UserError("give a folder of recordings (`soundmill run DIR`), a model (`--model tango`), or parameters to change")
     chosen = [*([f"model={model}"] if model else []), *changes]
-    document = registry.compose(root / "conf", chosen)
-    if folder and not document["corpus"]["external"]:  # otherwise an experiment or an override sets the format
-        document = registry.compose(root / "conf", ["corpus=auto", *chosen])
+    document = _composed(root, folder, chosen)
     if not folder and document["corpus"]["external"] and not (document["corpus"]["path"] or document["corpus"]["parts"]):
         raise UserError(
             f"give the folder of recordings (corpus={document['corpus']['format']}): soundmill run DIR {' '.join(chosen)}"
         )
+    contents = _contents(folder, document) if folder else None
+    families = {path.stem for path in (root / "conf/model").glob("*.yaml")}
+    if contents and not model and not any(_names_one(change, families) for change in changes):
+        choices = parameters.parse(Choices, parameters.read_yaml(root / "conf/run.yaml"), "conf/run.yaml")
+        minutes = minutes or _asked(choices.minutes)
+        chosen = [*_chosen(choices, contents), *chosen]
+        document = _composed(root, folder, chosen)
     registry.check(document, root)
     if note := registry.vocoder_note(document):
         terminal.say(note, error=True)
-    if folder:
-        _survey(root, folder, document)
+    if minutes:
+        document = _composed(root, folder, [*chosen, _steps_in(minutes, root, document, contents)])
+    if contents:
+        _point_to(contents, document)
+        _say_cost(root, contents, document)
     if dry_run:
         raise typer.Exit(0)
     from flows import checkout, locks
@@ -245,7 +281,9 @@ def bakeoff(
     if folder:
         models = len(bakeoff_models.rows_of(root, bakeoff_models.read_plan(root, plan), names))
         document = parameters.compose(root / "conf", ["corpus=auto"])
-        _survey(root, folder, document, 60 * minutes * models * len(numbers))
+        contents = _contents(folder, document)
+        for line in contents.cost(document, 60 * minutes * models * len(numbers)):
+            terminal.say(line)
         quoted = document["corpus"]["path"].replace("\\", "\\\\").replace("'", "\\'")
         chosen = ["corpus=auto", f"corpus.format={document['corpus']['format']}", f"corpus.path='{quoted}'"]
     with chdir(root):
@@ -264,28 +302,91 @@ def _folder_and_overrides(corpus: str | None, overrides: list[str] | None) -> tu
     return Path(corpus) if corpus else None, overrides or []
 
 
-def _survey(root: Path, corpus: Path | Bucket, document: dict[str, Any], training_seconds: float | None = None) -> Survey:
-    """Print the contents of a folder of recordings and the estimated cost; write its format and path into `document`.
+def _composed(root: Path, folder: Path | Bucket | None, chosen: list[str]) -> dict[str, Any]:
+    from soundmill.models import registry
 
-    `training_seconds` None: estimated from a few steps of each of the document's families.
-    """
+    document = registry.compose(root / "conf", chosen)
+    if folder and not document["corpus"]["external"]:  # otherwise an experiment or an override sets the format
+        document = registry.compose(root / "conf", ["corpus=auto", *chosen])
+    return document
+
+
+def _contents(corpus: Path | Bucket, document: dict[str, Any]) -> Survey:
+    """Print the contents of a folder of recordings; their format and path are written into `document`."""
     from soundmill.corpora import survey
-    from soundmill.models import cost
 
     contents = survey.survey(corpus, document["corpus"].get("follow_links", False))
+    contents.check_sound(document["clips"]["default"]["silence_dbfs"])
+    for line in contents.describe(document["splits"]):
+        terminal.say(line)
+    _point_to(contents, document)
+    return contents
+
+
+def _point_to(contents: Survey, document: dict[str, Any]) -> None:
     if document["corpus"]["format"] == "auto":
         document["corpus"]["format"] = contents.report.tables.format
     document["corpus"]["path"] = str(contents.report.path)
-    contents.check_sound(document["clips"]["default"]["silence_dbfs"])
-    if training_seconds is None:
-        clips = {
-            name: contents.num_clips(document["clips"][family["clips"]]["clip_seconds"])
-            for name, family in document["families"].items()
-        }
-        training_seconds = cost.training_seconds(root, document, clips, len(contents.labels))
-    for line in contents.describe(document, training_seconds):
+
+
+def _names_one(change: str, families: set[str]) -> bool:
+    """Whether an override chooses what is trained: a model, an experiment, or anything of a family."""
+    key = change.partition("=")[0].lstrip("+~")
+    return key in ("model", "experiment", "vocoder") or bool(families & set(re.split(r"[.@/]", key)))
+
+
+def _asked(minutes: float) -> float:
+    """The minutes that a person at the terminal chooses, else `minutes`."""
+    return typer.prompt("Minutes it may take", default=minutes, type=float) if sys.stdin.isatty() else minutes
+
+
+def _chosen(choices: Choices, contents: Survey) -> list[str]:
+    """The overrides that fit these recordings; says which kind they are, and why it is trained so."""
+    seconds = contents.median_seconds
+    name, kind = next((name, kind) for name, kind in choices.kinds.items() if kind.below is None or seconds < kind.below)
+    condition = "label" if contents.labels else "caption" if contents.report.tables.captions else "none"
+    family = next(override.removeprefix("model=") for override in kind.overrides if override.startswith("model="))
+    by = "" if condition == "none" else f" by {condition}"
+    terminal.say(f"choice      {family}{by}, for {name} of {seconds:.3g} s: {kind.why} (docs/results.md)")
+    terminal.say("            another: --model NAME, experiment=NAME; or compare all on them: soundmill bakeoff DIR")
+    return [*kind.overrides, *getattr(kind, condition)]
+
+
+def _steps_in(minutes: float, root: Path, document: dict[str, Any], contents: Survey | None) -> str:
+    """The override of the steps with which all is done after `minutes`; UserError if they are too few."""
+    from soundmill.models import cost
+
+    if len(document["families"]) > 1:
+        raise UserError(
+            f"--minutes is for one family, not {', '.join(document['families'])}; compare several by `soundmill bakeoff`"
+        )
+    if contents is None:
+        raise UserError("--minutes needs a folder of recordings (`soundmill run DIR --minutes 30`)")
+    ((family, item),) = document["families"].items()
+    clip_seconds = document["clips"][item["clips"]]["clip_seconds"]
+    others = contents.preparation_seconds(clip_seconds)
+    steps, least = cost.steps_in(
+        60 * minutes - others, root, family, document, contents.num_clips(clip_seconds), len(contents.labels)
+    )
+    if steps < cost.FEWEST_STEPS:
+        raise UserError(
+            f"--minutes {minutes:g}: everything but training takes about {(others + least) / 60:.1f} on this machine; give at "
+            f"least {math.ceil((others + least) / 30)}"
+        )
+    terminal.say(f"steps       {steps:,}, as {minutes:g} minutes hold beside stages, sounds and scores; --minutes changes it")
+    return f"{family}.train.steps={steps}"
+
+
+def _say_cost(root: Path, contents: Survey, document: dict[str, Any]) -> None:
+    """Print the estimated cost, from a few steps of each family."""
+    from soundmill.models import cost
+
+    clips = {
+        name: contents.num_clips(document["clips"][family["clips"]]["clip_seconds"])
+        for name, family in document["families"].items()
+    }
+    for line in contents.cost(document, cost.training_seconds(root, document, clips, len(contents.labels))):
         terminal.say(line)
-    return contents
 
 
 @app.command()

@@ -4,6 +4,7 @@ import math
 import os
 import re
 import shlex
+import statistics
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ class Survey:
 
     report: check.Report
     seconds: float  # estimated from the headers of up to PROBED recordings
+    median_seconds: float  # of a recording
     unreadable: int  # of `probed`
     probed: int
     labels_of: dict[str, list[str]]  # by recording id; labels of captions come first
@@ -51,11 +53,8 @@ class Survey:
                 "(`clips.default.silence_dbfs`); give another folder, or lower that level"
             )
 
-    def describe(self, parameters: dict[str, Any], training_seconds: float) -> list[str]:
-        """Lines to print: the contents, and the estimated clips, time and disk space of a run with these parameters.
-
-        `training_seconds`: estimated training time of all families on this machine.
-        """
+    def describe(self, splits: dict[str, Any]) -> list[str]:
+        """Lines to print: the contents, and warnings about the splits under that section of the parameters."""
         tables, directory, labels = self.report.tables, self.report.path, self.labels
         captions, missing, damaged = len(tables.captions), len(tables.missing), self.report.damaged
         size, ignored = sum(row["size"] for row in self.rows), sum(self.report.inventory.ignored.values())
@@ -80,18 +79,24 @@ class Survey:
         if missing or tables.collisions or tables.ambiguous:
             lines.append(f"            list them all: soundmill corpus check {shlex.quote(str(directory))}")
         lines += [f"note        {remark}" for remark in tables.remarks]
-        lines += [f"warning     {line}" for line in self.warnings(parameters["splits"])]
-        clips = self.num_clips(parameters["clips"]["default"]["clip_seconds"])
-        seconds = STAGE_SECONDS + clips * PREPARE_SECONDS_PER_CLIP + training_seconds
+        return [*lines, *(f"warning     {line}" for line in self.warnings(splits))]
+
+    def cost(self, parameters: dict[str, Any], training_seconds: float) -> list[str]:
+        """Lines to print: the estimated clips, time and disk space of a run with these parameters on this machine."""
+        clip_seconds = parameters["clips"]["default"]["clip_seconds"]
+        seconds = self.preparation_seconds(clip_seconds) + training_seconds
         disk = self.seconds * BYTES_PER_AUDIO_SECOND * (1 + parameters["mixup"]["ratio"])
-        lines.append(f"will make   about {clips} clips of {parameters['clips']['default']['clip_seconds']:g} s")
-        lines.append(
-            f"will take   about {_duration(seconds)} ({_duration(training_seconds)} of it training) and {_size(disk)} of disk"
-        )
-        return lines
+        return [
+            f"will make   about {self.num_clips(clip_seconds)} clips of {clip_seconds:g} s",
+            f"will take   about {_duration(seconds)} ({_duration(training_seconds)} of it training) and {_size(disk)} of disk",
+        ]
 
     def num_clips(self, clip_seconds: float) -> int:
         return max(len(self.rows), math.ceil(self.seconds / clip_seconds))
+
+    def preparation_seconds(self, clip_seconds: float) -> float:
+        """Estimated seconds of all stages but the training and the sounds."""
+        return STAGE_SECONDS + self.num_clips(clip_seconds) * PREPARE_SECONDS_PER_CLIP
 
     def warnings(self, parameters: dict[str, Any]) -> list[str]:
         """Expected problems with the splits under the section `splits`; duplicates are not known yet."""
@@ -123,7 +128,8 @@ def survey(directory: Path | Bucket, follow_links: bool = False) -> Survey:
     seconds = [length for length in lengths if isinstance(length, float)]
     mean = sum(seconds) / len(probed) if probed else 0.0
     labels = (((row["recording_id"], row["labels"]) for row in some) for some in (rows, tables.captions))
-    return Survey(report, mean * len(rows), len(probed) - len(seconds), len(probed), *splits.describe(*labels))
+    median = statistics.median(seconds) if seconds else 0.0
+    return Survey(report, mean * len(rows), median, len(probed) - len(seconds), len(probed), *splits.describe(*labels))
 
 
 def slug(directory: Path | Bucket) -> str:

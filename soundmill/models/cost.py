@@ -23,6 +23,7 @@ from soundmill.models.params import read_sections
 from soundmill.shards import code
 
 TIMED_STEPS = 3
+FEWEST_STEPS = 50  # that are worth a training
 SOUND_SECONDS = 0.5  # from a network's output to a wave; small next to the sampling steps
 
 
@@ -39,6 +40,19 @@ class Timing:
 def training_seconds(root: Path, document: dict[str, Any], clips: dict[str, int], num_labels: int) -> float:
     """Training time in seconds of the families in `document` (a params.yaml); `clips` is each family's number of clips."""
     return sum(seconds(_timing(root, name, document, num_labels), name, document, count) for name, count in clips.items())
+
+
+def steps_in(total: float, root: Path, family: str, document: dict[str, Any], num_clips: int, num_labels: int) -> tuple[int, float]:
+    """The steps of training that, with the sounds of `document`, take `total` seconds; and the seconds without training."""
+    timing = _timing(root, family, document, num_labels)
+
+    def taken(steps: int) -> float:
+        train = {**document[family]["train"], "steps": steps} | ({"epochs": None} if "epochs" in document[family]["train"] else {})
+        return seconds(timing, family, {**document, family: {**document[family], "train": train}}, num_clips)
+
+    many = 100_000
+    least, most = taken(1), taken(many)
+    return int((total - least) / (most - least) * many), least
 
 
 def _timing(root: Path, family: str, document: dict[str, Any], num_labels: int) -> Timing:

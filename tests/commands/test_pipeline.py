@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import numpy as np
@@ -5,6 +6,8 @@ import pytest
 import soundfile
 
 from flows import locks
+from soundmill import params as parameters
+from soundmill.models import cost
 from tests.commands.running import soundmill, soundmill_alone
 
 
@@ -75,10 +78,10 @@ def test_a_folder_beside_a_bake_off_is_that_where_the_person_stands(root, tmp_pa
 def runs(monkeypatch, tmp_path):
     """What `soundmill run` would run: the name of the workspace, and its parameters."""
     from flows import checkout
-    from soundmill.models import cost
 
     begun = []
     monkeypatch.setattr(cost, "training_seconds", lambda *_: 1.0)
+    monkeypatch.setattr(cost, "steps_in", lambda *_: (700, 60.0))
     monkeypatch.setattr(
         checkout, "workspace", lambda root, name, document: begun.append((name, document)) or tmp_path / "workspace"
     )
@@ -135,6 +138,63 @@ def test_an_experiment_runs_over_the_folder_that_is_named_by_its_own_format(root
     assert document["corpus"] | {"path": str(recordings), "format": "folder", "external": ["folder"]} == document["corpus"]
     assert document["waveform_unet"]["train"]["steps"] == 7
     assert document["experiment"]["name"] == "one_shots_waveform_unet"
+
+
+def put_sounds(folder: Path, seconds: float, labels: tuple[str, ...]) -> Path:
+    for label in labels:
+        (folder / label).mkdir(parents=True, exist_ok=True)
+        for number in range(4):
+            time = np.arange(int(16_000 * seconds)) / 16_000
+            soundfile.write(folder / label / f"{number}.wav", 0.1 * np.sin(2 * np.pi * (300 + 70 * number) * time), 16_000)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("seconds", "labels", "family", "condition"),
+    [(0.5, ("kick", "snare"), "rave", "label"), (0.5, ("",), "rave", "none"), (4.0, ("dog", "rain"), "audio_dit", "label")],
+)
+def test_what_is_trained_follows_from_the_recordings(root, tmp_path, runs, seconds, labels, family, condition):
+    folder = str(put_sounds(tmp_path / "sounds", seconds, labels))
+    done = soundmill("run", folder, "evaluate.bootstrap=7", "--project", str(root), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    ((_, document),) = runs
+    assert list(document["families"]) == [family]
+    train = document[family]["train"]
+    assert (train["condition"], train["steps"], document["evaluate"]["bootstrap"]) == (condition, 700, 7)
+    (told,) = [line for line in done.stdout.splitlines() if line.startswith("choice")]
+    assert told.startswith(f"choice      {family}")
+    assert f"of {seconds:g} s" in told
+    assert "steps       700, as 30 minutes hold" in done.stdout
+
+
+def test_a_named_model_is_trained_as_it_says_and_for_the_minutes(root, tmp_path, runs, monkeypatch):
+    monkeypatch.setattr(cost, "steps_in", lambda total, *_: (int(total), 60.0))
+    folder = str(put_sounds(tmp_path / "sounds", 4.0, ("dog", "rain")))
+    at = ["--project", str(root)]
+    for words in (["--model", "diffwave"], ["model=diffwave"], ["diffwave=captions", "model=diffwave"]):
+        done = soundmill("run", folder, *words, *at, cwd=tmp_path)
+        assert (done.returncode, "choice" in done.stdout) == (0, False), done.stderr
+    assert soundmill("run", folder, "--model", "diffwave", "--minutes", "10", *at, cwd=tmp_path).returncode == 0
+    (*before, (_, document)) = runs
+    assert document["diffwave"]["train"]["steps"] == 509  # 600 s less 90.5 for the stages of 8 clips
+    assert before[0][1]["diffwave"]["train"]["steps"] != 509
+    done = soundmill("run", folder, "--minutes", "1", *at, cwd=tmp_path)
+    assert (done.returncode, len(runs)) == (1, len(before) + 1)
+    assert re.search(r"--minutes 1: everything but training takes about 2\.5 .* give at least 6", " ".join(done.stderr.split()))
+    assert "compare several by" in soundmill("run", folder, "model=[ddpm_mel,rave]", "--minutes", "9", *at, cwd=tmp_path).stderr
+    assert "needs a folder" in soundmill("run", "--model", "rave", "--minutes", "9", cwd=root).stderr
+
+
+@pytest.mark.slow
+def test_the_steps_are_those_that_the_minutes_hold(root):
+    from tests.bench.test_waveform import SMALL
+
+    document = parameters.compose(root / "conf", ["model=waveform_unet", *SMALL])
+    steps, least = cost.steps_in(60.0, root, "waveform_unet", document, 10, 0)
+    document["waveform_unet"]["train"]["steps"] = steps
+    taken = cost.training_seconds(root, document, {"waveform_unet": 10}, 0)
+    assert steps > 0
+    assert least < taken <= 60.0 < taken + 5.0
 
 
 def test_an_experiment_over_embedded_recordings_needs_no_folder_and_another_asks_for_one(root, runs):

@@ -172,8 +172,9 @@ def test_the_report_for_a_person_names_what_is_wrong(corpus):
 def test_the_survey_has_the_same_numbers(corpus):
     result = survey.survey(corpus)
     assert result.report.counts() == check.check(corpus).counts()
-    parameters = {"clips": {"default": {"clip_seconds": 5.0}}, "mixup": {"ratio": 0.5}, "splits": SPLITS}
-    text = "\n".join(result.describe(parameters, 0.0))
+    parameters = {"clips": {"default": {"clip_seconds": 5.0}}, "mixup": {"ratio": 0.5}}
+    assert result.cost(parameters, 0.0)[0] == f"will make   about {result.num_clips(5.0)} clips of 5 s"
+    text = "\n".join(result.describe(SPLITS))
     assert "3 clips with a file, 1 without (missing); 1 files without a row" in text
     assert "soundmill corpus check" in text
 
