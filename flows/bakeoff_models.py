@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from flows import plans
-from flows.plans import Name
+from flows import trials
 from flows.results_rows import Row, without_score
+from flows.trials import Name
 from soundmill import params as parameters
 from soundmill.errors import UserError
 from soundmill.models import registry
@@ -27,7 +27,7 @@ WARM_UP_STEPS = 3  # of the timed steps, not counted (soundmill/training/curve.p
 SCHEDULE = re.compile(r"(^|\.)(phase_1_steps|warmup_steps)$")  # parameters that scale with a training's steps
 
 
-class BakeOff(plans.Plan):
+class BakeOff(trials.Plan):
     """conf/bakeoff.yaml, or a file of conf/bakeoff."""
 
     points: dict[Name, list[str]] = Field({}, description="the rows, each with its `model=FAMILY` ({}: a row for every family)")
@@ -37,14 +37,14 @@ class BakeOff(plans.Plan):
     @classmethod
     def _each_is_of_a_family(cls, points: dict[str, list[str]]) -> dict[str, list[str]]:
         for name, overrides in points.items():
-            models = [override.partition("=")[2] for override in overrides if plans.key_of(override) == "model"]
-            if len(models) != 1 or not re.fullmatch(plans.NAME, models[0]):
+            models = [override.partition("=")[2] for override in overrides if trials.key_of(override) == "model"]
+            if len(models) != 1 or not re.fullmatch(trials.NAME, models[0]):
                 raise ValueError(f"{name}: names no family, or several; give one, as `model=FAMILY`")
         return points
 
 
 @dataclass(frozen=True)
-class Model(plans.Trial):
+class Model(trials.Trial):
     """A family, or a combination, in a bake-off, without steps and seed; and each training's share of the minutes."""
 
     family: str
@@ -79,7 +79,7 @@ class Model(plans.Trial):
                 share = (count - uncounted) / values["steps"]
                 own += [
                     f"{section}.{key}={max(1, uncounted + round(value * share))}"
-                    for key, value in plans.leaves(values)
+                    for key, value in trials.leaves(values)
                     if value and SCHEDULE.search(key)
                 ]
         return registry.compose(home / "conf", [*self.overrides, *own])
@@ -87,10 +87,10 @@ class Model(plans.Trial):
 
 def read_plan(home: Path, name: str = "") -> BakeOff:
     """The plan of conf/bakeoff.yaml; with a name, that of conf/bakeoff/NAME.yaml, after the overrides of the first."""
-    shared = plans.read_file(BakeOff, home / FILE)
+    shared = trials.read_file(BakeOff, home / FILE)
     if not name:
         return shared
-    named = plans.read(BakeOff, home / FILES, name, "bake-off")
+    named = trials.read(BakeOff, home / FILES, name, "bake-off")
     families = {
         family: [*shared.families.get(family, []), *named.families.get(family, [])] for family in shared.families | named.families
     }
@@ -99,7 +99,7 @@ def read_plan(home: Path, name: str = "") -> BakeOff:
 
 def rows_of(home: Path, plan: BakeOff, chosen: Sequence[str] = ()) -> dict[str, tuple[str, list[str]]]:
     """The family of each row and its other overrides; `chosen` names families or rows (none: all). An unknown one: UserError."""
-    points = plan.points or {family: [MODEL + family] for family in plans.files(home / "conf" / "model")}
+    points = plan.points or {family: [MODEL + family] for family in trials.files(home / "conf" / "model")}
     rows = {}
     for name, point in points.items():
         (family,) = (override.removeprefix(MODEL) for override in point if override.startswith(MODEL))
@@ -116,7 +116,7 @@ def choose_models(home: Path, plan: BakeOff, extra: Sequence[str], families: Seq
 
     An override in `extra` of one family's section applies to it alone. UserError if a family is unknown or none can take part.
     """
-    all_families = list(plans.files(home / "conf" / "model"))
+    all_families = list(trials.files(home / "conf" / "model"))
     rows = rows_of(home, plan, families)
     if chosen := [override for override in extra if override.startswith(MODEL)]:
         raise UserError(
@@ -126,12 +126,12 @@ def choose_models(home: Path, plan: BakeOff, extra: Sequence[str], families: Seq
     corpus = [] if any(override.startswith("corpus=") for override in extra) else [f"corpus={CORPUS}"]
     models, excluded = [], []
     for name, (family, combined) in rows.items():
-        plans.refuse_varied({row: own for row, (_, own) in rows.items()}, [family], extra, "--families")
+        trials.refuse_varied({row: own for row, (_, own) in rows.items()}, [family], extra, "--families")
         others = {other for other in all_families if other != family}
-        own = [override for override in extra if others.isdisjoint(plans.key_of(override).split("."))]
+        own = [override for override in extra if others.isdisjoint(trials.key_of(override).split("."))]
         overrides = [MODEL + family, *corpus, *plan.families.get(family, []), *plan.overrides, *combined, *own]
         try:
-            trial = plans.compose(home, name, overrides, [family])
+            trial = trials.compose(home, name, overrides, [family])
             trainings = trial.document["families"][family].get("trainings")
             if trainings is None:
                 raise UserError("does not generate sound from a request")

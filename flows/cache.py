@@ -74,20 +74,11 @@ def away(root: Path) -> list[Path]:
 
     A workspace is deleted, not away, if its folder is missing while its project is there.
     """
-    return [place for place in _listed(dvc.cache_directory(root)) if not (_is_checkout(place) or _is_deleted_workspace(place))]
 
+    def deleted(place: Path) -> bool:
+        return place.parent.name == tracking.WORKSPACES and not place.exists() and _is_checkout(place.parents[1])
 
-def _is_deleted_workspace(place: Path) -> bool:
-    return place.parent.name == tracking.WORKSPACES and not place.exists() and _is_checkout(place.parents[1])
-
-
-def check_all_there(root: Path) -> None:
-    """UserError if a checkout is away: what it needs is not known."""
-    if missing := away(root):
-        named = ", ".join(map(str, missing))
-        raise UserError(
-            f"{named}: uses this cache and is not there; mount its disk, or if it was deleted, give `--gone {missing[0]}`"
-        )
+    return [place for place in _listed(dvc.cache_directory(root)) if not (_is_checkout(place) or deleted(place))]
 
 
 def look(root: Path, more: Sequence[Path] = ()) -> Unused:
@@ -102,7 +93,11 @@ def held(root: Path, seconds: float, say: locks.Say, more: Sequence[Path] = ()) 
     Waits up to `seconds` for a pipeline or stage in each, then UserError; immediately if one is away, or an experiment runs in a
     copy of one.
     """
-    check_all_there(root)
+    if missing := away(root):  # what it needs is not known
+        named = ", ".join(map(str, missing))
+        raise UserError(
+            f"{named}: uses this cache and is not there; mount its disk, or if it was deleted, give `--gone {missing[0]}`"
+        )
     checkouts = users(root, more)
     with ExitStack() as stack:
         for place in sorted(checkouts):  # one order for all, or two commands could wait for each other

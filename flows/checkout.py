@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from flows import cache, dvc, lockfile, locks
+from flows import cache, dvc, locks
 from soundmill import disk, ledger, lifetime, pretrained, provenance, tracking
 from soundmill import params as parameters
 from soundmill.errors import UserError
@@ -44,8 +44,10 @@ def reproduce(home: Path, run_id: str, destination: Path) -> list[str]:
         _write_files(destination, missing, state)
         if not (destination / ".dvc").is_dir():
             return [*missing, "DVC's own files (.dvc/) are not in that commit: outputs cannot be restored"]
-        missing += _take_settings(home, destination)
-        if (destination / "dvc.lock").exists() and (fault := lockfile.fault_of(destination / "dvc.lock")):
+        current, recorded = _read(home / ".dvc/config"), _read(destination / ".dvc/config")
+        (destination / ".dvc/config").write_bytes(current)  # the recorded ones name directories that DVC writes to
+        missing += [] if current == recorded else [f".dvc/config: differed; replaced by that of {home}"]
+        if fault := dvc.fault_of_lock(destination / "dvc.lock"):
             return [*missing, f"dvc.lock: damaged when the run was recorded ({fault}): outputs cannot be restored"]
         _check_outputs(destination, names, state)
     except BaseException:
@@ -131,13 +133,6 @@ def _write_files(destination: Path, missing: list[str], state: tracking.Recorded
         else:
             missing.append(f"{name}: did not exist when the run was recorded")
     missing += [f"{name}; not kept" for name in state.files.get("not_kept.txt", b"").decode("utf-8", "replace").splitlines()]
-
-
-def _take_settings(home: Path, destination: Path) -> list[str]:
-    """Use DVC's settings of `home`, not the recorded ones, which name directories that DVC writes to."""
-    current, recorded = _read(home / ".dvc" / "config"), _read(destination / ".dvc" / "config")
-    (destination / ".dvc" / "config").write_bytes(current)
-    return [] if current == recorded else [f".dvc/config: differed; replaced by that of {home}"]
 
 
 def _check_outputs(destination: Path, names: list[str], state: tracking.RecordedState) -> None:
@@ -264,8 +259,7 @@ def run_pipeline(root: Path, push: bool = False) -> int:
 
 def _code_files(home: Path) -> list[str]:
     """Tracked and new files of the project, except NOT_COPIED."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    done = subprocess.run(command, cwd=home, capture_output=True, env=provenance.without_outer_git())
+    done = _git_output(home, "ls-files", "--cached", "--others", "--exclude-standard", "-z")
     if done.returncode:
         remedy = "make it one there: `git init && git add -A && git commit -m start`"
         raise UserError(f"{home} is not a git repository, which DVC and workspaces need; {remedy}")

@@ -1,4 +1,4 @@
-"""The only module that runs `dvc`: the sorted graph, single stages, the queue, the cache."""
+"""The only module that runs `dvc`: the sorted graph, single stages, the queue, dvc.lock, the cache."""
 
 import functools
 import itertools
@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from flows import lockfile, locks
+from flows import locks
 from soundmill import disk, dvc_recovery, lifetime, params, terminal
 from soundmill.errors import UserError
 
 KEPT_LINES = 40  # the last lines of a failing stage that are shown
 STOP_SECONDS = 20.0  # for an interrupted stage to keep its finished work
-DATA_METRICS = "data/metrics/"
+LAST_INTACT = Path(".dvc/tmp/dvc.lock.good")
 
 
 class StageFailed(UserError):
@@ -125,7 +125,7 @@ def metrics_of(root: Path, names: set[str]) -> list[Path]:
     """The existing metrics files that these stages wrote, according to dvc.lock."""
     entries = _read_lock(root).get("stages", {})
     paths = {out["path"] for name in names for out in entries.get(name, {}).get("outs", [])}
-    return [root / path for path in sorted(paths) if path.startswith(DATA_METRICS) and (root / path).is_file()]
+    return [root / path for path in sorted(paths) if path.startswith("data/metrics/") and (root / path).is_file()]
 
 
 def entry_of(root: Path, name: str) -> dict[str, Any]:
@@ -183,7 +183,7 @@ def repro(
         raise StageFailed(stage, list(own), transient=not ended)
     words = _words(child.words)
     # A `dvc` that was killed may have left either file damaged, and another one may hold DVC's locks.
-    damaged = child.code < 0 or lockfile.is_damaged(root) or dvc_recovery.unreadable_locks(root)
+    damaged = child.code < 0 or fault_of_lock(root / "dvc.lock") or dvc_recovery.unreadable_locks(root)
     busy = locks.holders(root)
     if pull and not damaged and not busy:
         say(f"nothing was pulled from the remote {remote(root)}: {words[-1] if words else 'no message'}")
@@ -304,6 +304,68 @@ def _words(text: str) -> list[str]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# dvc.lock
+
+
+def keep_lock_intact(root: Path) -> str | None:
+    """Copy dvc.lock while it is intact; DVC rewrites it in place, so a full disk or a kill truncates it, and the copy is restored.
+
+    Returns a message if it was repaired, or None.
+    """
+
+    def copy(source: Path, target: Path) -> None:
+        content = source.read_bytes()
+        if not target.exists() or target.read_bytes() != content:
+            disk.write_atomically(target, lambda path: path.write_bytes(content))
+
+    lock, good = root / "dvc.lock", root / LAST_INTACT
+    if not lock.exists():
+        good.unlink(missing_ok=True)
+        return None
+    fault = fault_of_lock(lock)
+    if fault is None:
+        copy(lock, good)
+        return None
+    shutil.copyfile(lock, root / ".dvc/tmp/dvc.lock.broken")
+    if good.exists() and fault_of_lock(good) is None:
+        copy(good, lock)
+        return f"dvc.lock was damaged ({fault}): restored the last intact one; later stages come from the run cache or run again"
+    lock.unlink()
+    return f"dvc.lock was damaged ({fault}), and there is no intact copy: it is rebuilt, from the run cache where possible"
+
+
+def fault_of_lock(path: Path) -> str | None:
+    """What is wrong with a dvc.lock, if it exists: it must parse, and every entry needs a command and complete hashes."""
+    if not path.exists():
+        return None
+    try:
+        document = params.read_yaml(path)
+    except UserError as error:
+        return str(error).splitlines()[0]
+    if not path.read_bytes().endswith(b"\n"):
+        return "its last line is truncated"
+    if document.get("schema") != "2.0":
+        return "no `schema: '2.0'`"
+    entries = document.get("stages") or {}
+    if not isinstance(entries, dict):
+        return "`stages` is not a mapping"
+    for name, entry in entries.items():
+        if not isinstance(entry, dict) or not isinstance(entry.get("cmd"), str | list):
+            return f"stage {name} has no command"
+        listed = [entry.get("deps", []), entry.get("outs", [])]
+        if not all(isinstance(items, list) for items in listed):
+            return f"stage {name} has no list of dependencies or outputs"
+        for item in [item for items in listed for item in items]:
+            if not isinstance(item, dict) or not isinstance(item.get("path"), str):
+                return f"stage {name} has an entry without a path"
+            if "md5" in item and not re.fullmatch(r"[0-9a-f]{32}(\.dir)?", str(item["md5"])):
+                return f"stage {name}: the hash of {item['path']} is truncated"
+            if "md5" not in item and item.get("hash", "md5") == "md5":
+                return f"stage {name}: {item['path']} has no hash"
+    return None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # The remote
 
 
@@ -316,13 +378,7 @@ def config(root: Path) -> dict[str, str]:
     return settings
 
 
-def write_config(place: Path, settings: dict[str, str]) -> None:
-    """Make the directory `place` a DVC project with these settings."""
-    (place / ".dvc").mkdir()
-    _write_settings(place / ".dvc/config", settings)
-
-
-def _write_settings(path: Path, settings: dict[str, str]) -> None:
+def write_settings(path: Path, settings: dict[str, str]) -> None:
     """Add settings to a file of DVC's, readable only by this user: they may have secrets. DVC's own commands write ASCII only."""
     from configobj import ConfigObj  # as DVC reads it: it quotes what values need
 
@@ -369,7 +425,7 @@ def share_cache(root: Path, owner: Path) -> Path:
     path = cache_directory(owner)
     path.mkdir(parents=True, exist_ok=True)
     # Relative to the file of settings, so both may move together.
-    _write_settings(root / ".dvc/config.local", {"cache.dir": os.path.relpath(path, root / ".dvc")})
+    write_settings(root / ".dvc/config.local", {"cache.dir": os.path.relpath(path, root / ".dvc")})
     cache_directory.cache_clear()
     return path
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from flows import checkout, dvc
+from flows import dvc
 from soundmill.errors import UserError
 from soundmill.params import ExecutionParams, LanesParams, parse_section
 
@@ -52,12 +52,6 @@ def gpus_of(params: LanesParams) -> list[dict[str, str]]:
     if len(names) < wanted:
         raise UserError(f"execution.lanes: {params.number} of {params.gpus} GPUs each, but {VISIBLE} names only {','.join(names)}")
     return [{VISIBLE: ",".join(names[start : start + params.gpus])} for start in range(0, wanted, params.gpus)]
-
-
-def workspaces(home: Path, name: str, document: dict[str, Any], count: int) -> list[Path]:
-    """A workspace for each lane of `execution.lanes` of `document`, at most `count`."""
-    number = min(count, parse_section(document, "execution", ExecutionParams).lanes.number)
-    return [checkout.workspace(home, f"{name}.lane{lane}" if lane > 1 else name, document) for lane in range(1, number + 1)]
 
 
 def run_all(

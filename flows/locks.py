@@ -33,7 +33,6 @@ class Holder:
 def holders(root: Path) -> list[Holder]:
     """The processes that run DVC in this project now, by its locks on the repository and on paths."""
     running = {}
-    temporary = root / ".dvc" / "tmp"
     written = 0.0
     with suppress(FileNotFoundError):
         written = (root / lifetime.LOCKS).stat().st_mtime
@@ -41,9 +40,9 @@ def holders(root: Path) -> list[Holder]:
         started = _started(info["pid"])
         if started is not None and started <= written + 1:  # a process that started later has only inherited the number
             running[info["pid"]] = Holder(info["pid"], info["cmd"])
-    if _is_locked(temporary / "lock"):
-        pid = _number_in(temporary / "lock")
-        running.setdefault(pid, Holder(pid, _command_line(pid) or "dvc"))
+    if _is_locked(root / ".dvc/tmp/lock"):
+        holder = _named_in(root / ".dvc/tmp/lock", "dvc")
+        running.setdefault(holder.pid, holder)
     return list(running.values())
 
 
@@ -101,8 +100,7 @@ def only_one(root: Path, seconds: float, say: Say) -> Iterator[None]:
     deadline, waiting = time.monotonic() + seconds, False
     with path.open("a+") as lock:
         while not disk.try_lock(lock):
-            pid = _number_in(path)
-            other = Holder(pid, _command_line(pid) or "a pipeline")
+            other = _named_in(path, "a pipeline")
             if time.monotonic() >= deadline:
                 raise UserError(f"{root} is in use by {other}; wait for it, or stop it")
             if not waiting:
@@ -137,13 +135,6 @@ def _is_locked(path: Path) -> bool:
         return False
 
 
-def _number_in(path: Path) -> int:
-    try:
-        return int(path.read_text().split()[0])
-    except (OSError, ValueError, IndexError):
-        return 0
-
-
 def _started(pid: int) -> float | None:
     """When a running process started, in seconds since 1970; None if it does not run.
 
@@ -155,10 +146,13 @@ def _started(pid: int) -> float | None:
     return None
 
 
-def _command_line(pid: int) -> str:
-    with suppress(psutil.Error, ValueError):
-        return _in_words(psutil.Process(pid).cmdline())
-    return ""
+def _named_in(path: Path, program: str) -> Holder:
+    """The process whose number a lock file has; `program` if its command line is unknown."""
+    pid, command = 0, ""
+    with suppress(OSError, ValueError, IndexError, psutil.Error):
+        pid = int(path.read_text().split()[0])
+        command = _in_words(psutil.Process(pid).cmdline())
+    return Holder(pid, command or program)
 
 
 def _in_words(command: Iterable[str]) -> str:

@@ -3,9 +3,11 @@
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Annotated, Any, TextIO
+from uuid import UUID
 
 # flows/terminal.py prints what the terminal shows; Prefect's own log has all lines of the stages too.
 os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
@@ -15,14 +17,15 @@ import httpx
 from prefect import flow, get_run_logger, runtime, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.states import Completed, Failed, State
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Completed, Crashed, Failed, State
 from pydantic import Field
 
-from flows import crashed_runs, dvc, lanes, lockfile, locks, remote, server, summary
-from flows.scores import closing_lines, markdown, read_scores, shown
-from flows.stage_runs import WORDS, Work
-from flows.terminal import LOG, Screen, duration, tell
-from soundmill import ledger, tracking
+from flows import dvc, lanes, locks, remote, scores, server
+from flows.terminal import LOG, Row, Screen, duration, tell
+from soundmill import disk, hashing, ledger, tracking
 from soundmill.errors import UserError, fault_of_disk, report_failure
 from soundmill.evaluation import protocols
 from soundmill.params import check_urls, did_you_mean, read_yaml
@@ -30,7 +33,126 @@ from soundmill.params import check_urls, did_you_mean, read_yaml
 PUSH_DELAYS = [10, 60, 300]  # seconds before each retry of a push
 BROWSER_PORT = 5000  # of `make browse`
 
+TRANSIENT = "Transient"  # name of a failure that a retry may repair: a killed stage or a locked DVC, never a stage's own error
+STATES: dict[dvc.Outcome, str] = {"ran": "Ran", "cached": "FromCache", "unchanged": "UpToDate"}  # names of completed states
+WORDS = {"Ran": "ran", "FromCache": "done before: taken from the cache", "UpToDate": "up to date"}
 StageName = Annotated[str, Field(pattern=r"^[\w@./-]+$", max_length=200)]
+
+
+def end_last(path: Path) -> None:
+    """Mark the run that `path` names, and its tasks, as crashed unless they have ended; then write this run's id to `path`.
+
+    The caller must hold the lock that only one run at a time can hold, so the last run has ended, even if Prefect says otherwise.
+    """
+    last = None
+    with suppress(OSError, ValueError):
+        last = UUID(path.read_text(encoding="utf-8"))
+    if last and str(last) != runtime.flow_run.id:
+        client, crashed = get_client(sync_client=True), Crashed(message="its process was killed; found by the next run")
+        with suppress(ObjectNotFound):  # it was on another server
+            if not ((state := client.read_flow_run(last).state) and state.is_final()):
+                for task_run in client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[last]))):
+                    if not (task_run.state and task_run.state.is_final()):
+                        client.set_task_run_state(task_run.id, crashed, force=True)
+                client.set_flow_run_state(last, crashed, force=True)
+    disk.write_atomically(path, lambda file: file.write_text(runtime.flow_run.id or "", encoding="utf-8"))
+
+
+class Work:
+    """The stages of one pipeline, and how they run. `title` is shown before each stage if other pipelines run at the same time."""
+
+    def __init__(
+        self, root: Path, stages: Sequence[dvc.Stage], screen: Screen, title: str, force: bool, retries: int, wait_seconds: float
+    ):
+        self.root, self.stages, self.screen = root, stages, screen
+        self.force, self.retries, self.wait_seconds = force, retries, wait_seconds
+        self.environment: dict[str, str] = {}
+        self.done: dict[str, str] = {}  # name of the state, by stage
+        self.failure: tuple[str, str] | None = None  # the stage, and its message
+        self.lanes = lanes.current.get()
+        width, digits = max(len(stage.name) for stage in stages), len(str(len(stages)))
+        title = f"{title}: " if title else ""
+        self._heads = {
+            stage.name: f"{title}[{number:>{digits}}/{len(stages)}] {stage.name:<{width}}"
+            for number, stage in enumerate(stages, start=1)
+        }
+
+    def run(self, changed: set[str], environment: dict[str, str], report: Callable[[str, str], None]) -> None:
+        """Run the stages that `changed`, and those that need one that wrote other outputs than before, up to the first that fails.
+
+        `report` gets each stage's name and state.
+        """
+        self.environment = environment
+        renewed: set[str] = set()
+        for stage in self.stages:
+            name, before = stage.name, dvc.entry_of(self.root, stage.name).get("outs")
+            if name not in changed and renewed.isdisjoint(stage.needs):
+                tell(f"{self._heads[name]}  {WORDS[STATES['unchanged']]}")
+                state = note_up_to_date(name, return_state=True)
+            else:
+                row, start = self.screen.start(self._heads[name]), time.monotonic()
+                try:
+                    state = run_stage.with_options(retries=self.retries)(name, self, row, return_state=True)
+                    row.ended(f"{WORDS.get(state.name, 'failed')}, {duration(time.monotonic() - start)}")
+                finally:
+                    row.close()
+            if not state.is_completed():
+                self.failure = name, state.message or "no message"
+                return
+            self.done[name] = state.name
+            if before is None or dvc.entry_of(self.root, name).get("outs") != before:
+                renewed.add(name)
+            report(name, state.name)
+
+    def digest(self, stage: str) -> str:
+        """Digest of what makes a stage's result, except code, which all lanes share."""
+        found = next(one for one in self.stages if one.name == stage)
+        outs = {name: dvc.entry_of(self.root, name).get("outs") for name in sorted(found.needs)}
+        return hashing.digest(dvc.section(self.root, stage), outs, stage)
+
+
+@task(
+    name="stage",
+    task_run_name="{stage}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retry_delay_seconds=10,
+    retry_condition_fn=lambda task, run, state: state.name == TRANSIENT,
+)
+def run_stage(stage: str, work: Work, row: Row) -> State[Any]:
+    """`dvc repro --single-item STAGE`; its lines go to Prefect's log and the pipeline's as they arrive."""
+    logger = get_run_logger()
+
+    def notice(line: str) -> None:
+        logger.info(line)
+        row.notice(line)
+
+    def say(line: str) -> None:
+        logger.info(line)
+        row.line(line)
+
+    try:
+        with work.lanes.alone(work.digest(stage)) if work.lanes else nullcontext():
+            locks.wait_until_free(work.root, work.wait_seconds, notice)
+            try:
+                outcome = dvc.repro(work.root, stage, say, work.force, work.environment, note=row.note)
+            finally:
+                if repaired := dvc.keep_lock_intact(work.root):
+                    notice(repaired)
+    except dvc.StageFailed as failed:
+        transient = failed.transient and not (work.lanes and work.lanes.stopped)
+        return Failed(name=TRANSIENT if transient else None, message="\n".join(failed.lines))
+    except UserError as error:
+        return Failed(message=str(error))
+    if outcome == "unchanged" and runtime.task_run.run_count > 1:  # an earlier attempt was killed after it had made the outputs
+        outcome = "cached"
+    return Completed(name=STATES[outcome])
+
+
+@task(name="up to date", task_run_name="{stage}", cache_policy=NO_CACHE, persist_result=False)
+def note_up_to_date(stage: str) -> State[Any]:
+    """Record a stage without running it: it is unchanged, and so are the outputs of all stages that it needs."""
+    return Completed(name=STATES["unchanged"], message=f"{stage} did not change")
 
 
 @task(name="push", retries=len(PUSH_DELAYS), retry_delay_seconds=PUSH_DELAYS, cache_policy=NO_CACHE, persist_result=False)
@@ -73,7 +195,7 @@ def pipeline(
         if push:
             remote.check(root)
         with locks.only_one(root, wait_minutes * 60, _say):
-            crashed_runs.end_last(root / ".dvc" / "tmp" / "pipeline.run")
+            end_last(root / ".dvc" / "tmp" / "pipeline.run")
             dvc.check_changes(root, _say)
             if added := ledger.update(root):
                 _say(f"{ledger.FILE} was out of date; added: {ledger.sources(added)}")
@@ -104,7 +226,7 @@ def _say(line: str) -> None:
 
 
 def _pipeline(root: Path, names: list[str], force: bool, retries: int, wait_seconds: float, log: TextIO) -> State[Any]:
-    if repaired := lockfile.keep_intact(root):
+    if repaired := dvc.keep_lock_intact(root):
         _say(repaired)
     chosen = choose(dvc.stages(root), names)
     name = runtime.flow_run.name if os.environ.get(tracking.PARENT) else None  # a sweep names the runs of its points
@@ -118,14 +240,14 @@ def _pipeline(root: Path, names: list[str], force: bool, retries: int, wait_seco
 
     pipeline_start = time.monotonic()
     tags = {"prefect_flow_run": runtime.flow_run.id or ""}
-    with tracking.pipeline_run(root, name, tags=tags, first=list(summary.changed_parameters(root))) as run:
+    with tracking.pipeline_run(root, name, tags=tags, first=list(scores.changed_parameters(root))) as run:
         work.run(changed, run.environment, report)
         done, failure = work.done, work.failure
-        scores = read_scores(root)
-        complete_scores = scores if not failure else {}
+        found = scores.read_scores(root)
+        complete = found if not failure else {}
         with report_failure("the page of this run in MLflow"):
-            run.describe(f"{summary.markdown(root, complete_scores)}\n\n{describe(chosen, done, failure)}")
-            summary.record(run, root, complete_scores)
+            run.describe(f"{scores.summary(root, complete)}\n\n{describe(chosen, done, failure)}")
+            scores.record(run, root, complete)
         run.mirror(root, dvc.metrics_of(root, set(done)))
         run.set_tags({"stages_run": " ".join(name for name, state in done.items() if state == "Ran") or "none"})
         if failure:
@@ -139,9 +261,9 @@ def _pipeline(root: Path, names: list[str], force: bool, retries: int, wait_seco
         for line in run.not_recorded:
             _say(line)
         return Failed(message=message)
-    create_markdown_artifact(markdown(scores), key="pipeline-scores", description="Scores, each with its baselines")
-    closing = [f"Log      {shown(root / LOG, root)}", f"Done in {duration(time.monotonic() - pipeline_start)}."]
-    tell("\n".join([*closing_lines(root, scores, page), *closing]))
+    create_markdown_artifact(scores.markdown(found), key="pipeline-scores", description="Scores, each with its baselines")
+    closing = [f"Log      {scores.shown(root / LOG, root)}", f"Done in {duration(time.monotonic() - pipeline_start)}."]
+    tell("\n".join([*scores.closing_lines(root, found, page), *closing]))
     for line in run.not_recorded:
         _say(line)
     return Completed(message=f"{sum(state == 'Ran' for state in done.values())} of {len(chosen)} stages ran")
@@ -169,7 +291,7 @@ def _show_failure(root: Path, stage: str, message: str) -> None:
     tell(
         f"\nstage {stage} failed; its last lines:\n{lines}\n"
         f"Finished stages and their metrics are kept. Fix the error and run again, to continue with {stage}.\n"
-        f"Log      {shown(root / LOG, root)}"
+        f"Log      {scores.shown(root / LOG, root)}"
     )
 
 

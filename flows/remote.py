@@ -83,7 +83,8 @@ def _beside(root: Path) -> Iterator[tuple[Path, dict[str, int]]]:
                 target = place / "cache" / entry.relative_to(cache)
                 target.parent.mkdir(parents=True)
                 shutil.copyfile(entry, target)
-        dvc.write_config(place, {**dvc.config(root), "cache.dir": "../cache", "core.no_scm": "true"})
+        (place / ".dvc").mkdir()
+        dvc.write_settings(place / ".dvc/config", {**dvc.config(root), "cache.dir": "../cache", "core.no_scm": "true"})
         yield place, {name: size for number, out in enumerate(outs) for name, size in _sizes(f"objects/{number}", out, cache)}
     finally:
         shutil.rmtree(place, ignore_errors=True)

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from flows import dvc, lockfile, remote
+from flows import dvc, remote
 from flows.scores import closing_lines, read_scores
 from flows.terminal import tell
 from soundmill import ledger
@@ -17,7 +17,7 @@ def up_to_date(root: Path, stages: list[str]) -> bool:
 
     False if it fails, or if forgotten.yaml is out of date: the pipeline reports the reason.
     """
-    if not (root / "dvc.lock").exists() or lockfile.fault_of(root / "dvc.lock"):
+    if not (root / "dvc.lock").exists() or dvc.fault_of_lock(root / "dvc.lock"):
         return False
     try:
         return not ledger.missing(root) and not dvc.changed(root, stages)

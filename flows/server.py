@@ -120,8 +120,10 @@ def own_server() -> Iterator[None]:
         with temporary_settings({PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: password}):
             try:
                 yield
-            finally:
-                _send_log()
+            finally:  # sends buffered log lines: at exit, Prefect would try for minutes to reach a server that is gone
+                for name in ("prefect.flow_runs", "prefect.task_runs"):
+                    for handler in logging.getLogger(name).handlers:
+                        handler.flush()
     finally:
         process.terminate()
         try:
@@ -129,13 +131,6 @@ def own_server() -> Iterator[None]:
         except subprocess.TimeoutExpired:  # it waits for open connections of this process
             process.kill()
             process.wait()
-
-
-def _send_log() -> None:
-    """Have Prefect send its buffered log lines; at exit it would try for minutes to reach a server that is gone."""
-    for name in ("prefect.flow_runs", "prefect.task_runs"):
-        for handler in logging.getLogger(name).handlers:
-            handler.flush()
 
 
 def _wait(url: str, process: subprocess.Popen[bytes]) -> None:

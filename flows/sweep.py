@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from flows import dvc, plans, publishing, results_table, trials
+from flows import dvc, publishing, results_table, trials
 from flows.pipeline import run_to_end
-from flows.plans import Name, PointName, key_of, of_families
 from flows.results_rows import PAPER, Outcome, make_rows
 from flows.results_table import ResultsTable
 from flows.scores import read_scores
 from flows.terminal import tell
-from flows.trials import comma_separated, numbers, run_pipeline
+from flows.trials import Name, PointName, comma_separated, key_of, numbers, of_families, run_pipeline
 from soundmill.errors import UserError, show_what_the_terminal_can
 from soundmill.models import registry
 from soundmill.params import Seed, StageParams, did_you_mean
@@ -45,7 +44,7 @@ class Paper(StageParams):
     rows: dict[PointName, dict[Measure, float]] = Field(description="its numbers by the name of our row")
 
 
-class Sweep(plans.Plan):
+class Sweep(trials.Plan):
     """A file of conf/sweep."""
 
     points: dict[PointName, list[str]] = Field(min_length=1, description="the rows; the others are compared with the first")
@@ -56,7 +55,7 @@ class Sweep(plans.Plan):
 
 
 @dataclass(frozen=True)
-class Run(plans.Trial):
+class Run(trials.Trial):
     """One point with one seed."""
 
     seed: int
@@ -66,7 +65,7 @@ class Run(plans.Trial):
 
 
 def read(home: Path, name: str) -> Sweep:
-    return plans.read(Sweep, home / FILES, name, "sweep")
+    return trials.read(Sweep, home / FILES, name, "sweep")
 
 
 def plan(home: Path, definition: Sweep, extra: Sequence[str], points: Sequence[str], seeds: Sequence[int]) -> list[Run]:
@@ -86,9 +85,9 @@ def plan(home: Path, definition: Sweep, extra: Sequence[str], points: Sequence[s
         choices = [override for override in overrides if (home / "conf" / key_of(override)).is_dir()]
         with _about(point):
             families = list(registry.compose(home / "conf", choices).get("families") or {})
-        plans.refuse_varied(definition.points, families, extra, "--points")
+        trials.refuse_varied(definition.points, families, extra, "--points")
         with _about(point):
-            prepared.append((plans.compose(home, point, overrides, families), of_families(definition.seeds.keys, families)))
+            prepared.append((trials.compose(home, point, overrides, families), of_families(definition.seeds.keys, families)))
     runs = []
     for seed in values:
         for trial, keys in prepared:
@@ -149,7 +148,11 @@ def _trials(home: Path, name: str, directory: Path, definition: Sweep, runs: lis
         run, start = runs[index], time.monotonic()
         own = " ".join(override for override in run.overrides if override not in definition.overrides)
         tell(f"\n== {name} {index + 1}/{len(runs)}: {run} ({own})")
-        rows = _run(workspace, name, definition, run)
+        if failure := run_pipeline(workspace, run.document, [TARGET], f"{name}: {run}"):
+            rows = [Outcome(run.name, run.seed, failure=failure)]
+        else:
+            scores = read_scores(workspace)
+            rows = [row for family in run.document["families"] for row in _rows_of(run, definition, family, scores.get(family))]
         reasons = [outcome.failure for outcome in rows if outcome.failure]
         tell(f"== {run}: {f'failed: {reasons[0]}' if reasons else 'done'}, {time.monotonic() - start:.0f} s")
         return rows
@@ -159,20 +162,15 @@ def _trials(home: Path, name: str, directory: Path, definition: Sweep, runs: lis
         finish()
 
     def finish(*_: Any) -> tuple[ResultsTable, list[str]]:
-        results = _results(definition, [outcome for _, rows in sorted(outcomes.items()) for outcome in rows])
+        paper, done = definition.paper, sorted(outcomes.items())
+        published = (paper.rows, paper.protocol, paper.files) if paper else ({}, "", None)
+        rows = make_rows([outcome for _, rows in done for outcome in rows], *published)
+        results = results_table.of_sweep(definition.title, rows, paper.source if paper else None, definition.knee)
         publishing.write(directory, results)
-        failed = [index for index, rows in sorted(outcomes.items()) if any(outcome.failure for outcome in rows)]
+        failed = [index for index, rows in done if any(outcome.failure for outcome in rows)]
         return results, [str(runs[index]) for index in failed]
 
     return trials.Trials(home, f"sweep/{name}", directory, list(map(str, runs)), runs[0].document, work, ended, finish)
-
-
-def _run(workspace: Path, name: str, definition: Sweep, run: Run) -> list[Outcome]:
-    """Run the pipeline with a run's parameters; returns its rows, or one with the reason of the failure."""
-    if failure := run_pipeline(workspace, run.document, [TARGET], f"{name}: {run}"):
-        return [Outcome(run.name, run.seed, failure=failure)]
-    scores = read_scores(workspace)
-    return [row for family in run.document["families"] for row in _rows_of(run, definition, family, scores.get(family))]
 
 
 def _rows_of(run: Run, definition: Sweep, family: str, metrics: dict[str, Any] | None) -> list[Outcome]:
@@ -187,13 +185,6 @@ def _rows_of(run: Run, definition: Sweep, family: str, metrics: dict[str, Any] |
     prefix = "" if len(definition.points) == 1 and row == run.name else f"{row} "
     shared = {key: metrics[key] for key in ("protocol", "files", "embedders")}
     return [Outcome(f"{prefix}{group}", run.seed, {**shared, **scores}) for group, scores in groups.items()]
-
-
-def _results(definition: Sweep, outcomes: Sequence[Outcome]) -> ResultsTable:
-    """The table of the results so far."""
-    paper = definition.paper
-    rows = make_rows(outcomes, paper.rows if paper else {}, paper.protocol if paper else "", paper.files if paper else None)
-    return results_table.of_sweep(definition.title, rows, paper.source if paper else None, definition.knee)
 
 
 def queue(home: Path, name: str, runs: Sequence[Run]) -> None:
@@ -240,7 +231,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         home = Path.cwd()
         if args.name is None:
-            for name in plans.files(home / FILES):
+            for name in trials.files(home / FILES):
                 tell(f"{name:<12} {read(home, name).title}")
             tell("\n`python -m flows.sweep --help` shows how to run them")
             return 0

@@ -5,22 +5,30 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
-import pytest
-
 from soundmill import tracking
-
-START_SECONDS = 600.0  # on a busy machine
+from tests.processes import wait_for
 
 
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def wait_until_healthy(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
+    def answers() -> bool:
+        assert process.poll() is None, log.read_text()
+        with suppress(OSError):
+            urllib.request.urlopen(f"{address}/health", timeout=5).close()
+            return True
+        return False
+
+    wait_for(answers, 600, pause=0.2)  # on a busy machine
 
 
 class Server:
@@ -51,15 +59,7 @@ class Server:
             self._process = subprocess.Popen(
                 [*command, *stores], env=environment, cwd=self.folder, stdout=log, stderr=log, start_new_session=True
             )
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline:
-            try:
-                urllib.request.urlopen(f"{self.address}/health", timeout=1).close()
-                return
-            except OSError:
-                assert self._process.poll() is None, (self.folder / "server.log").read_text()
-                time.sleep(0.5)
-        pytest.fail((self.folder / "server.log").read_text())
+        wait_until_healthy(self._process, self.address, self.folder / "server.log")
 
     def kill(self) -> None:
         if self._process and self._process.poll() is None:

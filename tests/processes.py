@@ -3,10 +3,12 @@
 import contextlib
 import hashlib
 import os
+import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 MARK = "SOUNDMILL_TEST_MARK"
 GONE_SECONDS = 5.0  # after a kill, nothing of ours is left
@@ -57,6 +59,16 @@ def wait_for(what: Callable[[], object], seconds: float = 300.0, pause: float = 
         assert time.monotonic() < deadline, "it did not come"
         time.sleep(pause)
     return found
+
+
+def end_process(process: subprocess.Popen[Any]) -> None:
+    """Terminate it, and kill it if it does not end."""
+    process.terminate()
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def contents(directory: Path) -> dict[str, str]:

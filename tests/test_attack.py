@@ -20,7 +20,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from flows import lockfile
+from flows import dvc as flows_dvc
 from soundmill import dvc_recovery, params
 from tests.checkouts import BIN, dvc
 from tests.corpora.tiny import sound
@@ -81,7 +81,7 @@ def test_random_kills_leave_the_same_bytes(graph_copy):
             for path in dvc_recovery.unreadable_locks(checkout):  # the remedies of docs/orchestration.md
                 path.unlink()
                 remedied += 1
-            if lockfile.keep_intact(checkout):
+            if flows_dvc.keep_lock_intact(checkout):
                 truncated += 1
             refused += 1  # for a moment, DVC may take the one that was killed for alive
             assert refused < 20, dvc(checkout, "repro", *TARGETS).stderr[-3000:]

@@ -20,9 +20,8 @@ from dockerfile_parse import DockerfileParser
 
 from soundmill.commands import doctor
 from tests import postgres
-from tests.mlflow_server import free_port
+from tests.mlflow_server import free_port, wait_until_healthy
 from tests.postgres import Postgres
-from tests.processes import wait_for
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy"
@@ -173,7 +172,7 @@ def team(tmp_path: Path) -> Iterator[tuple[Postgres, dict[str, str], Callable[[]
                 processes.append(
                     subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=tmp_path, start_new_session=True)
                 )
-            wait_for(lambda: answers(environment["PREFECT_API_URL"]), 600, pause=0.5)
+            wait_until_healthy(processes[-1], environment["PREFECT_API_URL"], tmp_path / "prefect.log")
             return processes[-1]
 
         try:
@@ -183,13 +182,6 @@ def team(tmp_path: Path) -> Iterator[tuple[Postgres, dict[str, str], Callable[[]
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health", timeout=5).is_success
-    except httpx.HTTPError:
-        return False
 
 
 @pytest.mark.attack

@@ -1,4 +1,6 @@
-"""Check this machine for everything that Soundmill can use, with a remedy for each thing that is missing."""
+"""Commands about what this machine has: everything that Soundmill can use, with remedies; the weights of embedders."""
+
+from __future__ import annotations
 
 import os
 import re
@@ -6,18 +8,25 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from soundmill import terminal
 from soundmill.commands.project import Project, project_root
 from soundmill.errors import UserError
+from soundmill.params import did_you_mean
+
+if TYPE_CHECKING:
+    from soundmill.pretrained import Weights
 
 app = typer.Typer()
+weights = typer.Typer(
+    no_args_is_help=True, help="Weights of embedders and classifiers: in $SOUNDMILL_WEIGHTS, else the user's cache."
+)
 
 LOW_DISK_GB, LOW_TEMPORARY_GB = 5.0, 1.0
 CLOCK_SECONDS = 5.0  # that a server's clock may differ
@@ -49,21 +58,7 @@ def doctor(project: Project = None) -> None:
 
 def examine(root: Path) -> Iterator[Finding]:
     """Findings about the project at `root`, one at a time (some take a second)."""
-    checks: list[Callable[[Path], Finding | list[Finding]]] = [
-        _python,
-        _ffmpeg,
-        _tools,
-        _cores,
-        _gpu,
-        _disk,
-        _temporary,
-        _weights,
-        _tracking,
-        _prefect,
-        _dvc_lock,
-        _changes,
-    ]
-    for check in checks:
+    for check in (_python, _ffmpeg, _tools, _cores, _gpu, _disk, _temporary, _weights, _tracking, _prefect, _dvc_lock, _changes):
         found = check(root)
         yield from found if isinstance(found, list) else [found]
 
@@ -162,20 +157,12 @@ def _tracking(root: Path) -> Finding | list[Finding]:
     if not store.is_server:
         return found
     user, password = (os.environ.get(f"MLFLOW_TRACKING_{name}", "") for name in ("USERNAME", "PASSWORD"))
-    return [
-        found,
-        *_compared("MLflow", f"{store.uri.rstrip('/')}/version", (user, password), "MLFLOW_TRACKING_USERNAME and _PASSWORD"),
-        _writing(root),
-    ]
-
-
-def _writing(root: Path) -> Finding:
-    from soundmill import tracking
-
     try:
-        return Finding("recording", "ok", f"allowed; a file was written to {tracking.check_writing(root)}, read and deleted")
+        writing = Finding("recording", "ok", f"allowed; a file was written to {tracking.check_writing(root)}, read and deleted")
     except UserError as error:
-        return Finding("recording", "optional", str(error), "until then runs are kept on disk; `soundmill sync` uploads them")
+        writing = Finding("recording", "optional", str(error), "until then runs are kept on disk; `soundmill sync` uploads them")
+    url = f"{store.uri.rstrip('/')}/version"
+    return [found, *_compared("MLflow", url, (user, password), "MLFLOW_TRACKING_USERNAME and _PASSWORD"), writing]
 
 
 def _compared(package: str, url: str, login: tuple[str, str], variables: str) -> list[Finding]:
@@ -233,10 +220,10 @@ def _dvc_lock(root: Path) -> Finding:
     path = root / "dvc.lock"
     if not path.exists():
         return Finding("dvc.lock", "optional", "none yet", "`make demo` builds everything for the first time")
-    from flows import lockfile
+    from flows import dvc
     from soundmill import params
 
-    if fault := lockfile.fault_of(path):
+    if fault := dvc.fault_of_lock(path):
         return Finding("dvc.lock", "lacking", fault, "it is truncated (full disk?): `git checkout dvc.lock`, then `dvc repro`")
     return Finding("dvc.lock", "ok", f"{len(params.read_yaml(path).get('stages', {}))} stages built")
 
@@ -249,3 +236,105 @@ def _changes(root: Path) -> Finding:
         return Finding("changes", "ok", "none set aside by a killed `dvc exp run`")
     remedy = "; then ".join(leftover.remedy for leftover in left)
     return Finding("changes", "lacking", "; ".join(leftover.what for leftover in left), remedy)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Weights
+
+
+@weights.command("list")
+def list_weights() -> None:
+    """List the known weights: whether they are here, size, licence, file, source and digest."""
+    from soundmill import pretrained
+    from soundmill.evaluation import embedders
+
+    for name, entry in embedders.published().items():
+        path = pretrained.directory() / entry.file
+        if not path.is_file():
+            state, color = "--", "yellow"
+        else:
+            state, color = ("ok", "green") if entry.num_bytes in (None, path.stat().st_size) else ("!!", "red")
+        terminal.say(f"{state}  {name:<21} {_size(entry):>8}  {entry.licence:<10}  {entry.file}", color=color)
+        terminal.say(f"{'':4}{entry.source}\n{'':4}{' '.join(entry.pin)}")
+    terminal.say(f"ok: in {pretrained.directory()}; !!: wrong size; `soundmill weights fetch NAME` fixes it.", error=True)
+    for name in embedders.NAMES:
+        if name not in embedders.published():
+            terminal.say(f"{name}: {embedders.find(name).origin}", error=True)
+
+
+@weights.command("fetch")
+def fetch_weights(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Names from `soundmill weights list` (default: those that params.yaml of this checkout names)."),
+    ] = None,
+    mirror: Annotated[Path | None, typer.Option("--from", help="Copy them from this directory instead of downloading.")] = None,
+    sha256: Annotated[str, typer.Option(help="Of a file whose publisher states only an MD5; from a source you trust.")] = "",
+) -> None:
+    """Download weights, or resume an interrupted download; only verified files are installed."""
+    from soundmill import pretrained
+
+    if sha256 and not (re.fullmatch("[0-9a-f]{64}", sha256) and names and len(names) == 1):
+        raise UserError("--sha256: give the 64 hex digits of one file, and its name")
+    for wanted in _published(names or _named_in_params()):
+        terminal.say(pretrained.fetch(wanted, mirror, sys.stderr.isatty(), sha256))
+
+
+@weights.command("verify")
+def verify_weights(
+    names: Annotated[list[str] | None, typer.Argument(help="Names from `soundmill weights list` (default: all).")] = None,
+) -> None:
+    """Check the digests of the files that are here; a wrong one is an error."""
+    from soundmill import pretrained
+
+    wrong = []
+    for weights in _published(names):
+        if not names and pretrained.unavailable(weights):
+            continue
+        try:
+            terminal.say(f"ok  {pretrained.verify(weights)}", color="green")
+        except UserError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise UserError("\n".join(wrong))
+
+
+@weights.command("path")
+def path_of_weights(name: str) -> None:
+    """Verify a file and print its path."""
+    from soundmill import pretrained
+
+    (weights,) = _published([name])
+    terminal.say(pretrained.path(weights))
+
+
+def _named_in_params() -> list[str]:
+    """The weights that params.yaml of this checkout names; UserError if it names none, or if there is no checkout."""
+    from soundmill.evaluation import embedders
+    from soundmill.params import read_yaml
+
+    sizes = ", ".join(f"{name} ({_size(entry)})" for name, entry in embedders.published().items())
+    ask = f"name the weights to fetch: {sizes}"
+    try:
+        root = project_root(None)
+    except UserError:
+        raise UserError(f"{Path.cwd()}: not inside a checkout whose params.yaml names weights; {ask}") from None
+    names = embedders.named_in(read_yaml(root / "params.yaml"))
+    if not names:
+        raise UserError(f"{root / 'params.yaml'}: names no published weights; {ask}")
+    return names
+
+
+def _size(entry: Weights) -> str:
+    return f"{entry.num_bytes / 1e6:.0f} MB" if entry.num_bytes else "? MB"
+
+
+def _published(names: list[str] | None) -> list[Weights]:
+    """The weights of these names, else all; an unknown name raises UserError."""
+    from soundmill.evaluation import embedders
+
+    published = embedders.published()
+    for name in names or ():
+        if name not in published:
+            raise UserError(f"unknown weights {name!r}{did_you_mean(name, list(published))}; there are {', '.join(published)}")
+    return [published[name] for name in names or published]

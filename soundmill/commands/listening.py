@@ -170,7 +170,7 @@ def gather(models: list[str], reference: Path | None, captions: Path | None, sco
     from soundmill.listening import material
 
     root = project_if_any(project)
-    families = _families(root)
+    families = sorted(path.name for path in (root / "data/generated").glob("*") if path.is_dir()) if root else []
     reports = dict(_named(text, "--scores") for text in scores)
     opened: list[Model] = []
     requests: dict[str, Request] = {}
@@ -203,10 +203,6 @@ def _named(text: str, what: str) -> tuple[str, Path]:
     if not (equals and name and directory):
         raise UserError(f"{what} {text!r}: expected NAME=DIR")
     return name, Path(directory)
-
-
-def _families(root: Path | None) -> list[str]:
-    return sorted(path.name for path in (root / "data" / "generated").glob("*") if path.is_dir()) if root else []
 
 
 def _clips_of(root: Path, family: str):

@@ -478,15 +478,9 @@ def last_scores(root: Path, names: Iterable[str]) -> tuple[dict[str, str], str]:
     texts = {}
     for name in runs.keys() & set(names):
         values = ", ".join(f"{score} {value:.3g}" for score, value in sorted(runs[name].scores.items()))
-        changed = _changed(parameters.compose(root / "conf", [f"experiment={name}"]), runs[name].params)
+        document, recorded = parameters.compose(root / "conf", [f"experiment={name}"]), runs[name].params
+        now = {key: str(value) for key, value in tracking.flatten(document).items()}
+        keys = [key for key in now | recorded if now.get(key) != recorded.get(key) and not key.startswith(IGNORED)]
+        changed = keys if len(keys) <= 5 else [*keys[:5], f"and {len(keys) - 5} more"]
         texts[name] = f"{values} ({runs[name].name}{'; with other ' + ', '.join(changed) if changed else ''})"
     return texts, ""
-
-
-def _changed(document: dict[str, Any], recorded: dict[str, str]) -> list[str]:
-    """Keys of parameters whose recorded value differs from that of the experiment now."""
-    from soundmill import tracking
-
-    now = {key: str(value) for key, value in tracking.flatten(document).items()}
-    keys = [key for key in now | recorded if now.get(key) != recorded.get(key) and not key.startswith(IGNORED)]
-    return keys if len(keys) <= 5 else [*keys[:5], f"and {len(keys) - 5} more"]

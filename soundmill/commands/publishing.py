@@ -21,18 +21,16 @@ from soundmill.errors import UserError
 
 app = typer.Typer()
 
-Model = Annotated[
-    str,
-    typer.Argument(
-        help="A checkpoint, a codec or vocoder (data/tango/vocoder), a directory that `soundmill publish` wrote, or a family "
-        "trained in this project."
-    ),
-]
-
 
 @app.command()
 def licences(
-    model: Model,
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A checkpoint, a codec or vocoder (data/tango/vocoder), a directory that `soundmill publish` wrote, or a family "
+            "trained in this project."
+        ),
+    ],
     output: Annotated[
         Path | None, typer.Option(callback=writable_file, help="Also write the table of recordings, as in ATTRIBUTION.csv.")
     ] = None,

@@ -269,14 +269,11 @@ def parse_spans(text: str) -> Spans:
         spans = [":".join(line.replace(",", " ").split()[:2]) for line in lines if line.strip()]
     if not spans:
         raise UserError(f"{text}: has no span; write a start and an end in seconds on each line")
-    return [_span(span, text) for span in spans]
-
-
-def _span(text: str, where: str) -> tuple[float, float | None]:
-    match = re.fullmatch(SPAN, text)
-    if not match:
-        raise UserError(f"--keep {where[:100]}: {text[:100]!r} is not a span of seconds; write a start and an end")
-    return float(match[1]), None if match[2] is None else float(match[2])
+    for span in spans:
+        if not re.fullmatch(SPAN, span):
+            raise UserError(f"--keep {text[:100]}: {span[:100]!r} is not a span of seconds; write a start and an end")
+    ends = [span.split(":") for span in spans]
+    return [(float(start), None if end == "end" else float(end)) for start, end in ends]
 
 
 def _read(files: list[Path], output: Path) -> dict[str, Sound]:

@@ -24,3 +24,16 @@ def soundmill_alone(*arguments: str, cwd: Path) -> CompletedProcess[str]:
     command = [sys.executable, "-m", "soundmill", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def works(*arguments: str, cwd: Path) -> CompletedProcess[str]:
+    done = soundmill(*arguments, cwd=cwd)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return done
+
+
+def refused(*arguments: str, cwd: Path) -> str:
+    """What it says when it refuses, in a plain error."""
+    done = soundmill(*arguments, cwd=cwd)
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr + done.stdout
+    return done.stderr

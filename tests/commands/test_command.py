@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from soundmill import commands
 from soundmill.commands import doctor, models
-from tests.commands.running import ROOT, soundmill
+from tests.commands.running import ROOT, works
 from tests.mlflow_server import free_port
 
 
@@ -27,8 +27,7 @@ def commands_in(group: typer.core.TyperGroup) -> list[tuple[str, ...]]:
 
 
 def test_help_teaches(root):
-    done = soundmill("--help", cwd=root)
-    assert done.returncode == 0
+    done = works("--help", cwd=root)
     every = commands_in(typer.main.get_command(commands.app))
     assert {("doctor",), ("generate",), ("evaluate",), ("clips", "list"), ("corpus", "check"), ("weights", "fetch")} <= set(every)
     for words in every:

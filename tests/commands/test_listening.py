@@ -8,7 +8,7 @@ import pytest
 from soundmill import hashing
 from soundmill.audio.flac import write_wav
 from soundmill.listening import answers
-from tests.commands.running import soundmill
+from tests.commands.running import refused, soundmill, works
 from tests.listening.tones import HERTZ, tone, write_models, write_report
 from tests.prepared import sound, write_sounds
 
@@ -45,8 +45,7 @@ def columns(text: str) -> list[list[str]]:
 def test_listen_to_a_family_and_a_folder(project, folders, tmp_path):
     for path in sorted((folders / "soft").rglob("*.wav")):
         write_wav(tmp_path / "mine" / f"{path.parent.name}_{path.stem}.wav", tone(500, 16_000), 16_000)
-    done = soundmill("listen", "tiny", f"other={tmp_path / 'mine'}", cwd=project)
-    assert done.returncode == 0, done.stderr
+    works("listen", "tiny", f"other={tmp_path / 'mine'}", cwd=project)
     text = (project / "listen.html").read_text(encoding="utf-8")
     assert columns(text) == [["real", "tiny codec", "tiny", "other"]] + [["real", "–", "tiny", "other"]] * 3
     for shown in ("a beep &amp; more · beep/1.ogg from 0 s", "kl_yamnet 0.25"):
@@ -59,8 +58,7 @@ def test_a_test_of_a_family_knows_its_checkpoint_and_its_scores(project):
     checkpoint = project / "data" / "models" / "tiny"
     checkpoint.mkdir(parents=True)
     (checkpoint / "weights").write_bytes(b"weights")
-    done = soundmill("listening-test", "new", "tiny", "--questions", "quality,relevance", "--per-model", "4", cwd=project)
-    assert done.returncode == 0, done.stderr
+    done = works("listening-test", "new", "tiny", "--questions", "quality,relevance", "--per-model", "4", cwd=project)
     assert "listening-test/key.json  for you alone" in done.stdout
     key = answers.read_key(project / "listening-test" / "key.json")
     tiny = key.models["tiny"]
@@ -72,8 +70,7 @@ def test_a_test_of_a_family_knows_its_checkpoint_and_its_scores(project):
 def test_listen_to_folders_without_a_checkout(folders, tmp_path):
     report = write_report(tmp_path / "report", {"beep/1": 0.5})
     arguments = ["soft", "stereo=wide", "--reference", "real", "--scores", f"stereo={report}", "-o", "out/page.html"]
-    done = soundmill("listen", *arguments, cwd=folders)
-    assert done.returncode == 0, done.stderr
+    done = works("listen", *arguments, cwd=folders)
     assert done.stdout == "out/page.html\n"
     assert columns((folders / "out" / "page.html").read_text(encoding="utf-8"))[0] == ["real", "soft", "stereo"]
     small = soundmill("listen", "soft", "-o", "small.html", "--megabytes", "0.1", cwd=folders)
@@ -93,7 +90,5 @@ def test_listen_to_folders_without_a_checkout(folders, tmp_path):
     ],
 )
 def test_mistakes_are_named(project, folders, arguments, message):
-    done = soundmill("listen", *arguments, cwd=project)
-    assert done.returncode == 1
-    assert message in done.stderr
+    assert message in refused("listen", *arguments, cwd=project)
     assert not (project / "listen.html").exists()

@@ -1,4 +1,7 @@
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -6,17 +9,17 @@ import pytest
 import soundfile
 
 from flows import locks
-from soundmill import params as parameters
+from soundmill import params
+from soundmill.errors import UserError
 from soundmill.models import cost
-from tests.commands.running import soundmill, soundmill_alone
+from tests.commands.running import refused, soundmill, soundmill_alone, works
 
 
 def test_params_prints_a_composition_that_stages_accept(root):
     done = soundmill_alone("params", "--print", "clips.default.clip_seconds=7.5", cwd=root)
     assert "clip_seconds: 7.5" in done.stdout
-    refused = soundmill_alone("params", "--print", "model=tango", "tango.generate.sampling.sampler=euler", cwd=root)
-    assert refused.returncode == 1
-    assert "tango.generate.sampling.sampler: " in refused.stderr
+    wrong = "model=tango", "tango.generate.sampling.sampler=euler"
+    assert "tango.generate.sampling.sampler: " in refused("params", "--print", *wrong, cwd=root)
 
 
 def test_a_family_that_keeps_griffin_lim_is_told(root):
@@ -44,17 +47,13 @@ def test_doctor_names_the_remedy_for_what_is_missing(root, tracked, tmp_path, mo
 
 
 def test_run_asks_for_recordings_or_a_model(root):
-    done = soundmill_alone("run", cwd=root)
-    assert done.returncode == 1
-    assert "`--model tango`" in done.stderr
+    assert "`--model tango`" in refused("run", cwd=root)
 
 
 def test_of_two_runs_in_a_workspace_neither_changes_the_others_parameters(checkout):
     place = checkout / "workspaces/tango"
     with locks.exclusive_lock(place / ".dvc/tmp/run.lock"):
-        done = soundmill("run", "--model", "tango", cwd=checkout)
-    assert done.returncode == 1
-    assert "already running" in done.stderr
+        assert "already running" in refused("run", "--model", "tango", cwd=checkout)
     assert not (place / "params.yaml").exists()
 
 
@@ -66,12 +65,11 @@ def test_a_folder_beside_a_bake_off_is_that_where_the_person_stands(root, tmp_pa
     monkeypatch.setattr(bakeoff, "bakeoff", lambda *options, return_state: asked.append((Path.cwd(), *options)) or 0)
     monkeypatch.setattr(pipeline, "run_to_end", lambda name, parts, flow: flow())
     chosen = ["--minutes", "2", "--families", "rave, tango", "--seeds", "0,3", "--extra", "mine=sounds/mine"]
-    done = soundmill("bakeoff", "corpus=loops", *chosen, "--project", str(root), cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    works("bakeoff", "corpus=loops", *chosen, "--project", str(root), cwd=tmp_path)
     assert asked == [(root, 2.0, ["corpus=loops"], ["rave", "tango"], [0, 3], {"mine": tmp_path / "sounds" / "mine"}, "")]
     for wrong in (["--seeds", "one"], ["--extra", "mine"], ["--extra", "a=b", "--extra", "a=c"]):
-        refused = soundmill("bakeoff", *wrong, "--project", str(root), cwd=tmp_path)
-        assert (refused.returncode, wrong[0] in refused.stderr, len(asked)) == (1, True, 1)
+        assert wrong[0] in refused("bakeoff", *wrong, "--project", str(root), cwd=tmp_path)
+    assert len(asked) == 1
 
 
 @pytest.fixture
@@ -90,8 +88,7 @@ def runs(monkeypatch, tmp_path):
 
 
 def test_run_takes_parameters_without_a_folder(root, runs):
-    done = soundmill("run", "ddpm_mel.train.steps=20", "evaluate.bootstrap=7", cwd=root)
-    assert done.returncode == 0, done.stderr
+    works("run", "ddpm_mel.train.steps=20", "evaluate.bootstrap=7", cwd=root)
     ((name, document),) = runs
     assert name == "ddpm_mel"
     assert document["ddpm_mel"]["train"]["steps"] == 20
@@ -104,8 +101,7 @@ def test_a_folder_whose_name_has_an_equals_sign_is_a_folder(root, tmp_path, runs
     recordings.mkdir()
     for number in range(4):
         soundfile.write(recordings / f"{number}.wav", 0.1 * np.sin(np.arange(16_000) * (0.1 + number)), 16_000)
-    done = soundmill("run", "a=b", "--project", str(root), cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    works("run", "a=b", "--project", str(root), cwd=tmp_path)
     assert runs[0][1]["corpus"]["path"] == str(recordings)
 
 
@@ -114,12 +110,12 @@ def test_a_folder_of_silence_is_refused_before_a_stage_runs(root, tmp_path, runs
     for number, wave in enumerate((np.zeros(16_000), hiss, np.full(16_000, np.nan))):
         soundfile.write(tmp_path / f"{number}.wav", wave, 16_000, subtype="FLOAT")
     chosen = ["run", ".", "--project", str(root)]
-    done = soundmill(*chosen, cwd=tmp_path)
-    assert (done.returncode, runs) == (1, [])
-    assert f"{tmp_path}: all recordings are silent: none rises above -90 dBFS (`clips.default.silence_dbfs`)" in done.stderr
-    assert soundmill(*chosen, "clips.default.silence_dbfs=-100.0", "--dry-run", cwd=tmp_path).returncode == 0
+    said = refused(*chosen, cwd=tmp_path)
+    assert f"{tmp_path}: all recordings are silent: none rises above -90 dBFS (`clips.default.silence_dbfs`)" in said
+    assert runs == []
+    works(*chosen, "clips.default.silence_dbfs=-100.0", "--dry-run", cwd=tmp_path)
     soundfile.write(tmp_path / "3.wav", 100 * hiss, 16_000)
-    assert soundmill(*chosen, cwd=tmp_path).returncode == 0
+    works(*chosen, cwd=tmp_path)
 
 
 def test_an_experiment_runs_over_the_folder_that_is_named_by_its_own_format(root, tmp_path, runs):
@@ -131,8 +127,7 @@ def test_an_experiment_runs_over_the_folder_that_is_named_by_its_own_format(root
         for number in range(2):
             soundfile.write(recordings / label / f"{number}.wav", 0.1 * np.sin(np.arange(16_000) * (0.1 + number)), 16_000)
     chosen = "experiment=one_shots_waveform_unet"
-    done = soundmill("run", str(recordings), chosen, "waveform_unet.train.steps=7", "--project", str(root), cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    works("run", str(recordings), chosen, "waveform_unet.train.steps=7", "--project", str(root), cwd=tmp_path)
     ((name, document),) = runs
     assert name == f"{survey.slug(recordings)}-one_shots_waveform_unet"
     assert document["corpus"] | {"path": str(recordings), "format": "folder", "external": ["folder"]} == document["corpus"]
@@ -189,7 +184,7 @@ def test_a_named_model_is_trained_as_it_says_and_for_the_minutes(root, tmp_path,
 def test_the_steps_are_those_that_the_minutes_hold(root):
     from tests.bench.test_waveform import SMALL
 
-    document = parameters.compose(root / "conf", ["model=waveform_unet", *SMALL])
+    document = params.compose(root / "conf", ["model=waveform_unet", *SMALL])
     steps, least = cost.steps_in(60.0, root, "waveform_unet", document, 10, 0)
     document["waveform_unet"]["train"]["steps"] = steps
     taken = cost.training_seconds(root, document, {"waveform_unet": 10}, 0)
@@ -198,15 +193,62 @@ def test_the_steps_are_those_that_the_minutes_hold(root):
 
 
 def test_an_experiment_over_embedded_recordings_needs_no_folder_and_another_asks_for_one(root, runs):
-    assert soundmill("run", "experiment=loops_projected_gan", cwd=root).returncode == 0
+    works("run", "experiment=loops_projected_gan", cwd=root)
     assert (runs[0][0], runs[0][1]["corpus"]["format"]) == ("loops_projected_gan", "loops")
-    done = soundmill("run", "experiment=esc10_tango", cwd=root)
-    assert (done.returncode, len(runs)) == (1, 1)
-    assert "give the folder of recordings (corpus=esc): soundmill run DIR experiment=esc10_tango" in done.stderr
-    assert "did you mean 'esc10_tango'?" in soundmill("run", "experiment=esc10_tangoo", cwd=root).stderr
+    said = refused("run", "experiment=esc10_tango", cwd=root)
+    assert "give the folder of recordings (corpus=esc): soundmill run DIR experiment=esc10_tango" in said
+    assert "did you mean 'esc10_tango'?" in refused("run", "experiment=esc10_tangoo", cwd=root)
+    assert len(runs) == 1
 
 
 def test_a_folder_that_is_not_there_is_told(root, runs):
-    done = soundmill("run", "recordings", cwd=root)
-    assert (done.returncode, runs) == (1, [])
-    assert "no such directory" in done.stderr
+    assert "no such directory" in refused("run", "recordings", cwd=root)
+    assert runs == []
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What training will take
+
+TINY = [
+    "corpus=auto",
+    "ddpm_mel.train.steps=1000",
+    "ddpm_mel.train.batch_size=2",
+    "ddpm_mel.train.network.widths=[16,16,32]",
+    "ddpm_mel.train.hardware.threads=1",
+]
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "soundmill" / "timings"
+
+
+def test_steps_are_timed_once_and_not_in_this_process(root, kept):
+    said = f"""
+import json, sys
+from pathlib import Path
+from soundmill import params
+from soundmill.models import cost
+document = params.compose(Path("conf"), {TINY!r})
+print(json.dumps([cost.training_seconds(Path.cwd(), document, {{"ddpm_mel": 50}}, 3), "torch" in sys.modules]))
+"""
+    done = subprocess.run([sys.executable, "-c", said], cwd=root, capture_output=True, text=True, check=True)
+    seconds, torch_loaded = json.loads(done.stdout)
+    assert not torch_loaded
+    (file,) = kept.iterdir()
+    timing = cost.Timing(**json.loads(file.read_text()))
+    document = params.compose(root / "conf", TINY)
+    assert seconds == cost.seconds(timing, "ddpm_mel", document, 50) > 1000 * timing.seconds > 0
+    file.write_text(json.dumps({**json.loads(file.read_text()), "seconds": 7.0}))
+    assert cost.training_seconds(root, document, {"ddpm_mel": 50}, 3) > 7_000
+    file.write_text("{")  # cut off: timed again
+    assert cost.training_seconds(root, document, {"ddpm_mel": 50}, 3) < 7_000
+
+
+def test_what_cannot_be_timed_is_told(root, kept):
+    document = params.compose(root / "conf", TINY)
+    document["ddpm_mel"]["train"]["picture"]["patch"] = [7, 7]
+    with pytest.raises(UserError, match=r"ddpm_mel: its training steps could not be timed: .*patch"):
+        cost.training_seconds(root, document, {"ddpm_mel": 50}, 3)
+    assert not kept.exists()

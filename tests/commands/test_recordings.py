@@ -1,6 +1,8 @@
-"""Restyle, inpaint and interpolate as a person types them, with a tiny stereo model."""
+"""Commands about models, and those that pass recordings through a tiny stereo one."""
 
 import json
+import re
+import shlex
 
 import numpy as np
 import pytest
@@ -9,7 +11,8 @@ import soundfile
 from soundmill.audio import flac
 from soundmill.commands.recordings import _sound, parse_spans
 from soundmill.errors import UserError
-from tests.commands.running import soundmill
+from soundmill.models import registry
+from tests.commands.running import refused, soundmill, works
 from tests.stages.of_waves import LABELS
 
 RATE = 44_100
@@ -132,3 +135,38 @@ def test_spans(tmp_path):
     (tmp_path / "empty.txt").touch()
     with pytest.raises(UserError, match="has no span"):
         parse_spans(str(tmp_path / "empty.txt"))
+
+
+def test_generate_without_a_checkpoint_says_what_to_run(tmp_path):
+    for name in ("dvc.yaml", "params.yaml"):
+        (tmp_path / name).touch()
+    assert "no checkpoint; train one with `dvc repro`" in refused("generate", "--label", "dog", cwd=tmp_path)
+
+
+def test_families_are_listed_with_their_sizes_and_written(root, tmp_path):
+    done = works("families", "--json", str(tmp_path / "families.json"), cwd=root)
+    assert "23,331,457" in done.stdout
+    assert "arXiv:2006.11239" in done.stdout
+    described = json.loads((tmp_path / "families.json").read_text())
+    assert list(described) == sorted(registry.FAMILIES)
+    assert described["ddpm_mel"]["paper"] == {"unet": 23_331_457}
+    assert described["ddpm_mel"]["laptop"]["unet"] > 0
+
+
+GENERATE = ("generate", "--family", "ddpm_mel", "-n", "1", "--set", "num_steps=1")
+
+
+def test_a_sentence_that_names_a_label_is_taken_for_it(built_graph, tmp_path):
+    asked = (*GENERATE, "--project", str(built_graph))
+    done = works(*asked, "a dog barks", cwd=tmp_path)
+    assert done.stderr == "'a dog barks' matches the label 'dog'\n"
+    assert done.stdout == "sounds/dog-0-001.wav\n"
+    itself = soundmill(*asked, "Dog", cwd=tmp_path)
+    assert (itself.returncode, itself.stderr) == (0, "")
+
+
+def test_a_prompt_without_a_label_is_answered_with_a_command_that_works(built_graph, tmp_path):
+    done = refused(*GENERATE, "--project", str(built_graph), "a cow moos", cwd=tmp_path)
+    assert done.startswith("unknown label 'a cow moos' (labels: bell, bird, ")
+    command = shlex.split(re.search(r"this works: soundmill (.+)", done)[1])
+    works(*command, "-n", "1", "--set", "num_steps=1", cwd=tmp_path)

@@ -5,10 +5,15 @@ import numpy as np
 import pytest
 import soundfile
 
+from soundmill import params
 from soundmill.audio import flac
 from soundmill.commands import scores
 from soundmill.errors import UserError
-from tests.commands.running import soundmill
+from soundmill.evaluation import scorer
+from soundmill.models import registry
+from tests.commands.running import refused, soundmill, works
+from tests.prepared import prepare
+from tests.test_spectrograms import ROWS, wave
 
 PROTOCOL = """name: small
 version: 1
@@ -36,8 +41,7 @@ def test_folders_are_scored_and_compared(tmp_path, root, shared, monkeypatch):
     (tmp_path / "small.yaml").write_text(PROTOCOL)
     options = ["--protocol", str(tmp_path / "small.yaml"), "--cache", str(tmp_path / "cache"), "--workers", "1"]
     out = ["--json", str(tmp_path / "out.json"), "--report", str(tmp_path / "page"), "--training", bad]
-    done = soundmill("evaluate", good, real, *options, *out, "--card", str(tmp_path / "card"), "--candidates", "3", cwd=root)
-    assert done.returncode == 0, done.stderr
+    done = works("evaluate", good, real, *options, *out, "--card", str(tmp_path / "card"), "--candidates", "3", cwd=root)
     card = (tmp_path / "card" / "card.md").read_text(encoding="utf-8")
     again = shlex.join(["soundmill", "evaluate", good, real, "--protocol", str(tmp_path / "small.yaml"), "--training", bad])
     assert f"```sh\n{again} --candidates 3\n```" in card
@@ -54,27 +58,24 @@ def test_folders_are_scored_and_compared(tmp_path, root, shared, monkeypatch):
 
     # A page that cannot be written loses no score, and a sound that is none is named.
     (tmp_path / "none" / "index.html").mkdir(parents=True)
-    lost = soundmill("evaluate", good, real, *options, *out, "--report", str(tmp_path / "none"), cwd=root)
-    assert lost.returncode == 1
-    assert f"{tmp_path / 'none'}: the page could not be written (IsADirectoryError" in lost.stderr
+    assert f"{tmp_path / 'none'}: the page could not be written (IsADirectoryError" in refused(
+        "evaluate", good, real, *options, *out, "--report", str(tmp_path / "none"), cwd=root
+    )
     assert json.loads((tmp_path / "none" / "scores.json").read_text())["mmd_yamnet"] == found["mmd_yamnet"]
     soundfile.write(tmp_path / "good" / "nan.wav", np.full(20_000, np.nan), 16_000, subtype="FLOAT")
-    refused = soundmill("evaluate", good, real, *options, "--unpaired", cwd=root)
-    assert f"{good}/nan.wav: cannot be scored: nan non-finite samples" in refused.stderr
+    assert f"{good}/nan.wav: cannot be scored: nan non-finite samples" in refused(
+        "evaluate", good, real, *options, "--unpaired", cwd=root
+    )
     (tmp_path / "good" / "nan.wav").unlink()
 
-    paired = soundmill("evaluate", good, real, *options, "--paired", "--json", str(tmp_path / "paired.json"), cwd=root)
-    assert paired.returncode == 0, paired.stderr
+    paired = works("evaluate", good, real, *options, "--paired", "--json", str(tmp_path / "paired.json"), cwd=root)
     assert 0 < json.loads((tmp_path / "paired.json").read_text())["lsd"] < 40
     assert "lsd" in paired.stdout
     both = soundmill("evaluate", good, real, "--paired", "--unpaired", cwd=root)
     assert "--paired and --unpaired" in both.stderr
-    done = soundmill("compare", good, bad, real, *options, "--json", str(tmp_path / "compared.json"), cwd=root)
-    assert done.returncode == 0, done.stderr
+    done = works("compare", good, bad, real, *options, "--json", str(tmp_path / "compared.json"), cwd=root)
     assert json.loads((tmp_path / "compared.json").read_text())["comparison"]["mmd_yamnet"]["difference"] < 0
-    wrong = soundmill("evaluate", good, real, "--protocol", "audioldm_eval", cwd=root)
-    assert wrong.returncode == 1
-    assert "did you mean 'audioldm_eval-16k'" in wrong.stderr
+    assert "did you mean 'audioldm_eval-16k'" in refused("evaluate", good, real, "--protocol", "audioldm_eval", cwd=root)
     both = soundmill("evaluate", good, real, "--protocol", "project", "--embedder", "yamnet", cwd=root)
     assert "give one of them" in both.stderr
 
@@ -84,3 +85,72 @@ def test_the_metrics_of_the_ladder():
     assert scores._metrics(["none"]) == []
     with pytest.raises(UserError, match="--ladder: unknown metric 'fadd'; did you mean 'fad'"):
         scores._metrics(["fadd"])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# `soundmill spectrogram compare`
+
+
+@pytest.fixture
+def project(tmp_path, root, shared, monkeypatch):
+    """A checkout with twelve clips and the default parameters; embeddings need no 50 clips."""
+    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(shared / "models"))
+    monkeypatch.setattr(scorer, "FEWEST_REFERENCE", 12)
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    (tmp_path / "conf").symlink_to(root / "conf")
+    params.write_yaml(
+        registry.compose(root / "conf", ["ddpm_mel.generate.sampling.griffin_lim_iterations=4"]), tmp_path / "params.yaml"
+    )
+    tables = prepare(tmp_path / "prepared", ROWS, wave)
+    for path, place in ((tables.clips, "clips/default"), (tables.catalog, "catalog/default.parquet")):
+        (tmp_path / "data" / place).parent.mkdir(parents=True)
+        path.rename(tmp_path / "data" / place)
+    return tmp_path
+
+
+def test_specs_are_compared_in_one_table(project):
+    chosen = ["--spec", "64x1024/157", "--spec", "16x1024:400/200", "--json", "result.json", "--cache", "cache", "--workers", "1"]
+    done = works("spectrogram", "compare", *chosen, cwd=project)
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert lines[0] == ["ddpm_mel,", "yamnet", "12", "clips;", "ddpm_mel", "has", "64x1024:640/157", "now"]
+    rows = [line for line in lines if line[1:2] in (["none"], ["speckle"])]
+    assert [(row[0], row[1], row[2], row[3]) for row in rows] == [
+        ("64x1024/157", "none", "102", "6,522"),
+        ("64x1024/157", "speckle", "102", "6,522"),
+        ("16x1024:400/200", "none", "81", "1,280"),
+        ("16x1024:400/200", "speckle", "81", "1,280"),
+    ]
+    result = json.loads((project / "result.json").read_text())
+    assert [f"{row['fad']:.3g}" for row in result["spectrograms"]] == [row[4] for row in rows]
+    assert [f"{row['label_accuracy']:.1%}" for row in result["spectrograms"]] == [row[6] for row in rows]
+    assert {row["mel_spec"]["mel_scale"] for row in result["spectrograms"]} == {"htk"}  # the family's
+    assert (result["family"], result["split"], result["counts"]) == ("ddpm_mel", "train, valid", {"clips": 12})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--spec", "400x1024/157"], "--spec 400x1024/157: mel spec: 22 of 400 bands contain no FFT bin"),
+        (["--spec", "64x1024/600"], "--spec 64x1024/600: mel spec: hop_length 600 must be at most half of win_length 1024"),
+        (["--family", "rave"], "--family rave: it makes no log-mels; choose audio_dit or ddpm_mel or projected_gan or tango"),
+        (["--family", "tanga"], "no model family 'tanga'; did you mean 'tango'"),
+        (["--embedder", "vggish"], "run `soundmill weights fetch vggish`"),
+        (["--embedder", "tagger"], "tagger: no data/tagger here"),
+        (["--number", "11"], "a Fréchet distance needs 12 clips, but the splits 'train' and 'valid' have 12 and --number is 11"),
+        (["--split", "test"], "split 'test' has 0"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_with_the_remedy(project, monkeypatch, arguments, message):
+    monkeypatch.setattr("soundmill.spectrograms.resynthesise", None)
+    assert message in refused("spectrogram", "compare", *arguments, "--cache", "cache", "--workers", "1", cwd=project)
+
+
+def test_a_family_that_params_yaml_lacks_is_taken_from_conf(project):
+    chosen = ["--family", "tango", "--spec", "64x1024/320", "--cache", "cache", "--workers", "1"]
+    done = works("spectrogram", "compare", *chosen, cwd=project)
+    assert "tango has 64x1024:640/160 now" in done.stdout
+
+
+def test_without_clips_it_says_how_to_make_them(project):
+    (project / "data/catalog/default.parquet").unlink()
+    assert "no clips prepared yet; run `dvc repro`" in refused("spectrogram", "compare", cwd=project)

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from soundmill.tracking.browser_app import never_proxied
-from tests.mlflow_server import free_port
-from tests.processes import wait_for
+from tests.mlflow_server import free_port, wait_until_healthy
+from tests.processes import end_process
 
 ROOT = Path(__file__).resolve().parents[2]
 LOGIN = "tests:a secret"  # of the server that all tests share
@@ -66,25 +66,11 @@ class PrefectServer:
         command = [sys.executable, "-m", "flows.server", "--port", str(self.port)]
         with self.log.open("w") as log:
             self._process = subprocess.Popen(command, cwd=self.root, env=self.environment, stdout=log, stderr=log)
-        wait_for(self._answers, 600, pause=0.2)
-
-    def _answers(self) -> bool:
-        assert self._process
-        assert self._process.poll() is None, self.log.read_text()
-        try:
-            urllib.request.urlopen(f"{self.address}/health", timeout=5).close()
-        except OSError:
-            return False
-        return True
+        wait_until_healthy(self._process, self.address, self.log)
 
     def stop(self) -> None:
         if self._process:
-            self._process.terminate()
-            try:
-                self._process.wait(30)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+            end_process(self._process)
 
 
 @contextmanager

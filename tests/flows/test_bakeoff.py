@@ -13,7 +13,7 @@ from typing import get_args, get_type_hints
 import pytest
 import soundfile
 
-from flows import bakeoff, bakeoff_models, bakeoff_runs, locks, plans, summary
+from flows import bakeoff, bakeoff_models, locks, scores, trials
 from flows.bakeoff_models import MAX_VALIDATIONS, TIMED_STEPS, WARM_UP_STEPS
 from flows.results_rows import Row, Training
 from flows.results_scores import Estimate, MetricResult
@@ -105,7 +105,7 @@ def test_families_of_several_lanes_are_composed_at_the_same_time() -> None:
     models, _ = bakeoff_models.choose_models(ROOT, the_plan(), [], ["ddpm_mel", "rave"])
     with ThreadPoolExecutor(4) as pool:
         documents = list(pool.map(lambda number: models[number % 2].params(ROOT, {}, number), range(8)))
-        assert len(set(map(len, pool.map(summary.changed_parameters, [ROOT] * 4)))) == 1
+        assert len(set(map(len, pool.map(scores.changed_parameters, [ROOT] * 4)))) == 1
     assert [document["families"].keys() for document in documents] == [{"ddpm_mel": 0}.keys(), {"rave": 0}.keys()] * 4
 
 
@@ -185,8 +185,8 @@ def workspace(tmp_path, monkeypatch) -> SimpleNamespace:
         calls.forced.append(stage)
         cost(stage)
 
-    monkeypatch.setattr(bakeoff_runs, "run_pipeline", run_pipeline)
-    monkeypatch.setattr(bakeoff_runs.dvc, "repro", repro)
+    monkeypatch.setattr(bakeoff, "run_pipeline", run_pipeline)
+    monkeypatch.setattr(bakeoff.dvc, "repro", repro)
     return calls
 
 
@@ -196,7 +196,7 @@ def test_a_training_that_is_in_the_cache_is_timed_again_and_alone(workspace, tmp
     def measure(stage: str, *more: str) -> dict[str, float]:
         (model,), _ = bakeoff_models.choose_models(ROOT, the_plan(), more, ["rave"])
         earlier = {"autoencoder": 40} if stage == "train" else {}
-        return bakeoff_runs.measure(tmp_path, ROOT, results, model, stage, earlier, 0)
+        return bakeoff.measure(tmp_path, ROOT, results, model, stage, earlier, 0)
 
     found = [measure("autoencoder"), measure("train")]
     assert workspace.forced == ["autoencoder@rave", "train@rave"]
@@ -210,7 +210,7 @@ def test_a_training_that_is_in_the_cache_is_timed_again_and_alone(workspace, tmp
     assert workspace.forced == []
     assert workspace.pipelines == ["autoencoder@rave", "train@rave", "train@rave"]
     row = Row("rave", trainings=[Training(stage, 9, 1.0) for stage in ("autoencoder", "train")])
-    seconds, training = bakeoff_runs.total_seconds(results, [row], [])
+    seconds, training = bakeoff.total_seconds(results, [row], [])
     assert (seconds < 8.0, training) == (True, 8.0)  # the autoencoder's own training, done before `train` was timed
 
 
@@ -218,19 +218,19 @@ def test_two_combinations_of_one_family_are_a_row_each(workspace, tmp_path) -> N
     combinations = {"unet": ["model=ddpm_mel"], "transformer": ["model=ddpm_mel", "net@ddpm_mel.train.network=dit"]}
     file = tmp_path / "two.yaml"
     params.write_yaml({"title": "Two", "overrides": [], "families": {}, "points": combinations | {"rave": ["model=rave"]}}, file)
-    plan = plans.read_file(bakeoff_models.BakeOff, file)
+    plan = trials.read_file(bakeoff_models.BakeOff, file)
     models, _ = bakeoff_models.choose_models(ROOT, plan, ["ddpm_mel.train.batch_size=5"], ["ddpm_mel"])
     assert [(model.name, model.family) for model in models] == [("unet", "ddpm_mel"), ("transformer", "ddpm_mel")]
     assert [model.document["ddpm_mel"]["train"]["batch_size"] for model in models] == [5, 5]
     assert models[0].document["ddpm_mel"]["train"]["network"] != models[1].document["ddpm_mel"]["train"]["network"]
     for model in models:
-        bakeoff_runs.measure(tmp_path, ROOT, tmp_path / "results", model, "train", {}, 0)
+        bakeoff.measure(tmp_path, ROOT, tmp_path / "results", model, "train", {}, 0)
     assert sorted(path.stem for path in (tmp_path / "results/measured").iterdir()) == ["transformer-train", "unet-train"]
     (alone,), _ = bakeoff_models.choose_models(ROOT, plan, [], ["transformer"])
     assert alone.name == "transformer"
     params.write_yaml({"title": "Two", "overrides": [], "families": {}, "points": {"unet": ["model=[rave]"]}}, file)
     with pytest.raises(UserError, match=r"points.*unet: names no family"):
-        plans.read_file(bakeoff_models.BakeOff, file)
+        trials.read_file(bakeoff_models.BakeOff, file)
 
 
 def test_the_speed_is_that_of_the_run_that_made_the_sounds(workspace, tmp_path) -> None:
@@ -239,7 +239,7 @@ def test_the_speed_is_that_of_the_run_that_made_the_sounds(workspace, tmp_path) 
     def run(seed: int, **section: int) -> float:
         tiny = SimpleNamespace(name="tiny", family="tiny")
         document = {"tiny": {"generate": {"seed": seed, **section}}, "evaluate": {"embedders": ["tagger"], **section}}
-        return bakeoff_runs._run(tmp_path, tiny, document, seed, ["train"], directory)["seconds_per_second"]
+        return bakeoff._run(tmp_path, tiny, document, seed, ["train"], directory)["seconds_per_second"]
 
     workspace.ran = {"generate@tiny", "train@tiny"}
     assert run(0) == 2.0
@@ -254,7 +254,7 @@ def test_the_speed_is_that_of_the_run_that_made_the_sounds(workspace, tmp_path) 
 def test_rows_are_compared_by_the_first_embedder_asked_for_that_no_stage_trained() -> None:
     def chosen(*asked: str, without: str = "") -> str:
         facts = {name: "its file is missing" if name == without else {"weights": "none"} for name in sorted(asked)}
-        return bakeoff_runs.chosen_embedder({"embedders": list(asked), "scores": {"embedders": facts}})
+        return bakeoff.chosen_embedder({"embedders": list(asked), "scores": {"embedders": facts}})
 
     assert chosen("tagger", "yamnet", "texture") == "yamnet"
     assert chosen("tagger", "yamnet", "texture", without="yamnet") == "texture"

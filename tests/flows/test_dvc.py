@@ -1,9 +1,8 @@
-"""The graph's order and a stage's own words: with the real `dvc` in a tiny project."""
+"""The graph's order, a stage's own words, and a damaged dvc.lock: with the real `dvc` in a tiny project."""
 
 import json
 import os
 import signal
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -12,8 +11,8 @@ import pytest
 
 from flows import dvc
 from soundmill import params
+from soundmill.commands import doctor
 from soundmill.errors import UserError
-from tests.flows.tiny import dvc_command
 from tests.imports import ROOT
 
 
@@ -100,14 +99,59 @@ def test_what_dvc_itself_refuses_is_told_in_its_words(tiny: Path) -> None:
     assert caught.value.transient
 
 
-def test_dvc_is_found_beside_this_python(tiny: Path) -> None:
-    assert Path(dvc.executable()).parent == Path(sys.executable).parent
-    assert dvc.environment()["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
-    assert dvc_command(tiny, "status").returncode == 0
-
-
 def test_a_stage_s_parameters_are_those_that_dvc_yaml_names() -> None:
     document = params.read_yaml(ROOT / "params.yaml")
     assert dvc.section(ROOT, "train@ddpm_mel") == document["ddpm_mel"]["train"]
     assert dvc.section(ROOT, "tagger") == document["tagger"]
     assert dvc.section(ROOT, "segment@default") == document["clips"]["default"]
+
+
+GOOD = """schema: '2.0'
+stages:
+  first:
+    cmd: python first.py
+    deps:
+    - {path: first.py, hash: md5, md5: 0123456789abcdef0123456789abcdef, size: 3}
+    outs:
+    - {path: data/first, hash: md5, md5: 0123456789abcdef0123456789abcdef.dir, size: 3, nfiles: 1}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (GOOD, None),
+        ("schema: '2.0'\n", None),
+        (GOOD[: GOOD.index("cdef.dir")], "not readable as YAML"),
+        (GOOD.replace("abcdef.dir", "ab"), "the hash of data/first is truncated"),
+        (GOOD.replace(", md5: 0123456789abcdef0123456789abcdef.dir, size: 3, nfiles: 1", ""), "data/first has no hash"),
+        (GOOD.replace("    cmd: python first.py\n", ""), "no command"),
+        ("", "expected sections"),
+        (GOOD[:-1], "last line is truncated"),
+        (GOOD.replace("schema: '2.0'", "schema: '2"), "not readable"),
+    ],
+)
+def test_a_cut_lock_file_is_noticed(tmp_path: Path, text: str, fault: str | None) -> None:
+    path = tmp_path / "dvc.lock"
+    path.write_text(text)
+    found = dvc.fault_of_lock(path)
+    assert found is None if fault is None else fault in str(found)
+    finding = doctor._dvc_lock(tmp_path)
+    assert (finding.state, finding.detail) == (
+        ("ok", f"{text.count('cmd:')} stages built") if fault is None else ("lacking", found)
+    )
+
+
+def test_the_last_whole_lock_file_comes_back(tmp_path: Path) -> None:
+    (tmp_path / ".dvc" / "tmp").mkdir(parents=True)
+    lock = tmp_path / "dvc.lock"
+    assert dvc.keep_lock_intact(tmp_path) is None  # none yet
+    lock.write_text(GOOD)
+    assert dvc.keep_lock_intact(tmp_path) is None
+    lock.write_text(GOOD[:150])
+    assert "restored the last intact one" in str(dvc.keep_lock_intact(tmp_path))
+    assert lock.read_text() == GOOD
+    (tmp_path / dvc.LAST_INTACT).unlink()
+    lock.write_text(GOOD[:150])
+    assert "it is rebuilt" in str(dvc.keep_lock_intact(tmp_path))
+    assert not lock.exists()

@@ -92,23 +92,6 @@ def test_locks_that_a_killed_dvc_left_empty_are_moved_away(tiny: Path) -> None:
     assert [found.state for found in doctor.examine(tiny) if found.name == "changes"] == ["ok"]
 
 
-def test_one_pipeline_at_a_time(tiny: Path) -> None:
-    code = (
-        "from pathlib import Path; from flows import locks\n"
-        "with locks.only_one(Path('.'), 0, print):\n print('in', flush=True); input()"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    other = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=tiny, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert other.stdout.readline() == "in\n"
-    with pytest.raises(UserError, match=f"is in use by process {other.pid}"), locks.only_one(tiny, 0, print):
-        pass
-    other.communicate("\n")
-    with locks.only_one(tiny, 0, print):
-        pass
-
-
 def test_parameters_are_not_changed_beside_a_pipeline(tiny: Path) -> None:
     before = (tiny / "params.yaml").read_bytes()
     with locks.only_one(tiny, 0, print), pytest.raises(UserError, match=f"in use by process {os.getpid()}"):

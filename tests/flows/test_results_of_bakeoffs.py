@@ -8,11 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from flows import publishing, summary
+from flows import publishing
 from flows.results_figure import TOTAL_COLOR, draw
 from flows.results_rows import Difference, Row, Training, falling, front, leading, not_ranked, slope, without_score
 from flows.results_scores import Estimate, MetricResult, scores_under
 from flows.results_table import csv_of_rows, of_bakeoff, verdict, why_unranked
+from flows.scores import best
 
 FALLING, FLAT = Estimate(-0.2, -0.21, -0.19), Estimate(0.0, -0.005, 0.005)
 
@@ -188,6 +189,6 @@ def scored(fad: float | None, unranked: bool = False) -> dict[str, object]:
 
 def test_the_best_family_has_the_lowest_distance_of_those_that_are_ranked():
     scores = {"poor": scored(9.0), "withheld": scored(None), "own_loss": scored(0.5, unranked=True), "good": scored(3.0)}
-    assert summary.best(scores) == ("good", scores["good"])
-    assert summary.best({}) == ("", {})
-    assert summary.best({"alone": scored(None)})[0] == "alone"
+    assert best(scores) == ("good", scores["good"])
+    assert best({}) == ("", {})
+    assert best({"alone": scored(None)})[0] == "alone"

@@ -23,7 +23,7 @@ from flows.terminal import LOG
 from soundmill.errors import UserError
 from tests.flows.prefect_server import PrefectServer, ask, environment, proxy, request
 from tests.flows.tiny import dvc_command
-from tests.processes import wait_for
+from tests.processes import end_process, wait_for
 
 SCHEDULE = "* * * * * */10"  # with Prefect's sixth field, of seconds
 
@@ -48,12 +48,7 @@ def running(module: str, *arguments: str, project: Path, log: Path, **variables:
     try:
         yield process
     finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end_process(process)
         shutil.rmtree(Path(tempfile.gettempdir()) / "runner_storage", ignore_errors=True)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from flows import locks, plans, sweep
+from flows import locks, sweep, trials
 from flows.terminal import LOG
 from soundmill import ledger, tracking
 from soundmill.errors import UserError
@@ -171,7 +171,7 @@ def planned(name: str) -> list[sweep.Run]:
     return sweep.plan(ROOT, sweep.read(ROOT, name), ["corpus=esc", "corpus.path=../somewhere"], [], [3, 4])
 
 
-@pytest.mark.parametrize("name", sorted(plans.files(ROOT / "conf/sweep")))
+@pytest.mark.parametrize("name", sorted(trials.files(ROOT / "conf/sweep")))
 def test_the_projects_sweeps_compose_and_their_points_differ(name: str) -> None:
     definition, runs = sweep.read(ROOT, name), planned(name)
     assert [(run.name, run.seed) for run in runs] == [(point, seed) for seed in (3, 4) for point in definition.points]

@@ -22,7 +22,7 @@ from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from flows import summary
+from flows.scores import REPORT, changed_parameters, record, summary
 from soundmill import params, tracking
 from soundmill.tracking import browser_app
 from tests.chromium import browser
@@ -75,17 +75,17 @@ def recorded(home: Path, bring: Callable[[Path], None], monkeypatch: pytest.Monk
             path = home / "data" / "metrics" / f"{name}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(content))
-        if not (home / summary.REPORT).exists():
-            make_report(home / summary.REPORT / "ddpm_mel")
-        with tracking.pipeline_run(home, first=list(summary.changed_parameters(home))) as run:
+        if not (home / REPORT).exists():
+            make_report(home / REPORT / "ddpm_mel")
+        with tracking.pipeline_run(home, first=list(changed_parameters(home))) as run:
             monkeypatch.setenv(tracking.PARENT, run.id)
             with tracking.stage_run(home, "train/ddpm_mel", document["ddpm_mel"]["train"], family="ddpm_mel") as stage:
                 for step in range(0, 100, 10):
                     stage.log_curve({"loss": fad / (step + 1)}, step)
-                stage.log_figure(home / summary.REPORT / "ddpm_mel" / "scores.png", "samples/final.png")
+                stage.log_figure(home / REPORT / "ddpm_mel" / "scores.png", "samples/final.png")
             monkeypatch.delenv(tracking.PARENT)
-            run.describe(summary.markdown(home, {"ddpm_mel": scores(fad)}))
-            summary.record(run, home, {"ddpm_mel": scores(fad)})
+            run.describe(summary(home, {"ddpm_mel": scores(fad)}))
+            record(run, home, {"ddpm_mel": scores(fad)})
             run.mirror(home, sorted((home / "data" / "metrics").rglob("*.json")))
     bring(home)
     return home

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flows import summary
+from flows import scores
 from soundmill import attribution, hashing, lineage, manifest, shards, tracking
 from soundmill.errors import UserError
 from soundmill.forgetting import leftovers
@@ -143,7 +143,7 @@ def test_versions_are_tagged_with_the_terms_of_their_training_material(home: Pat
         with tracking.stage_run(home, "attribution/tiny", {}, family="tiny") as stage:
             digest = hashing.model_digest(directory)
             stage.log_model_attribution(digest, "tiny", tables / manifest.ATTRIBUTION, attribution.tags(found))
-        summary.record(run, home, {"tiny": {"baselines": {}, "embedders": {}}})
+        scores.record(run, home, {"tiny": {"baselines": {}, "embedders": {}}})
     bring(home)
     (model,) = tracking.registered_models(home)
     hours = {"licences": "CC-BY-4.0 0.00 h", "ai_terms": "refused 0.00 h"}
