@@ -53,8 +53,7 @@ params: $(VENV)/.installed  ## compose params.yaml from conf/
 	@$(BIN)/soundmill params
 
 docs: $(VENV)/.test  ## fill in the generated tables of docs/architecture.md and docs/licences.md
-	@$(BIN)/python -m tests.architecture_page
-	@$(BIN)/python -m tests.licences_page
+	@$(BIN)/python -m tests.docs_tables
 
 lint: $(VENV)/.test  ## format and check the code
 	@$(BIN)/ruff format soundmill stages flows bench tests

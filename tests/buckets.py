@@ -71,6 +71,7 @@ class Store:
     url: str
     behind: str
     requests: list[str] = field(default_factory=list)
+    gate: threading.Lock = field(default_factory=threading.Lock)  # while it is held, requests are taken and not answered
     _faults: list[list] = field(default_factory=list)
 
     def fail(self, pattern: str, fault: Fault, times: int = 1) -> None:
@@ -94,6 +95,10 @@ class Store:
 
     def put(self, bucket: str, key: str, content: bytes) -> None:
         self.client.put_object(Bucket=bucket, Key=key, Body=content)
+
+    def keys(self, bucket: str) -> list[str]:
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
+        return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
 
     def upload(self, folder: Path, bucket: str, prefix: str = "") -> str:
         """A new bucket with the files of a folder below a prefix; returns its URL."""
@@ -137,6 +142,8 @@ def behind_proxy(server: str) -> Iterator[Store]:
 
         def forward(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            with store.gate:
+                pass
             upstream = http.client.HTTPConnection(store.behind)
             upstream.request(self.command, self.path, body, dict(self.headers))
             response = upstream.getresponse()

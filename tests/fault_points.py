@@ -10,12 +10,16 @@ import argparse
 import contextlib
 import errno
 import faulthandler
+import functools
 import gc
 import json
+import logging
 import mmap
 import os
 import random
+import re
 import shutil
+import sqlite3
 import struct
 import subprocess
 import sys
@@ -24,6 +28,14 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import numpy as np
+import soundfile
+import typer
+
+from soundmill import commands, tracking
+from tests.prepared import PLAN
+from tests.processes import contents
 
 SOURCE = Path(__file__).with_suffix(".c")
 ERRORS = (errno.EIO, errno.ENOSPC, errno.EINTR)
@@ -170,16 +182,321 @@ def _in_a_fork(run: Callable[[], object], where: Path, said: Path) -> tuple[int,
     return os.waitstatus_to_exitcode(ended), said.read_text(encoding="utf-8", errors="replace")
 
 
-def main() -> None:
-    from tests import fault_operations
+# ---------------------------------------------------------------------------------------------------------------------
+# The operations
 
+
+def files(project: Path) -> dict[str, str]:
+    """Digests of all files but those with times in them."""
+    changing = re.compile(r"mlflow\.db|data/\.work/digests\.sqlite|.*/(lock|pipeline\.lock|cost\.json)$")
+    return {name: digest for name, digest in contents(project).items() if not changing.match(name)}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Stages
+
+
+TINY = (
+    *(".steps=3", ".log_every_steps=2", ".validate_every_steps=3", ".samples_every_steps=null", ".keep_every_steps=2"),
+    *(".network.widths=[8,8]", ".network.attention_levels=[]", ".picture.height=16", ".picture.width=16", ".picture.patch=[2,2]"),
+)
+
+
+def prepare_training(project: Path) -> None:
+    from soundmill import params
+    from tests.stages.families import ROWS, pictures
+
+    (project / "inputs").mkdir(parents=True)
+    pictures(project / "inputs", ROWS["ddpm_mel"], None)
+    params.write_yaml(ROWS["ddpm_mel"].composed(*TINY), project / "params.yaml")
+
+
+def train(project: Path) -> None:
+    import stages.train
+    from tests.stages.of_waves import train_arguments
+
+    stages.train.main(train_arguments("ddpm_mel", project, project / "inputs"))
+
+
+def prepare_evaluation(project: Path) -> None:
+    from tests.stages.test_evaluate import fill, train_tagger, write_params
+
+    train_tagger(project.parent / "tagger")
+    fill(project, project.parent / "tagger", count=28)
+    write_params(project, bootstrap=2, probe_clips=10, examples=1)
+
+
+def evaluate(project: Path) -> None:
+    from soundmill import stage
+    from stages import evaluate
+    from tests.stages.test_evaluate import evaluate_arguments
+
+    stage.main(evaluate.run, "evaluate", evaluate_arguments(), code_by_name=evaluate.code_by_name)
+
+
+def work_alone() -> None:
+    """Do everything in this process or a fork of it, with no pool and no uploader beside it.
+
+    What takes most of an attempt's time and writes nothing is left out: drawing in pictures, which stay blank, and most of the
+    subsets whose mean is KID.
+    """
+    import dvc.cli
+
+    from flows import dvc as flows_dvc
+    from soundmill import drawing
+    from soundmill.metrics import pairwise
+    from soundmill.shards import run
+    from soundmill.tracking import uploader
+    from tests.shards.work import run_here
+
+    os.environ["DVC_NO_ANALYTICS"] = "1"
+    with tempfile.TemporaryDirectory() as place, contextlib.chdir(place):  # to import what DVC imports late
+        dvc.cli.main(["init", "--no-scm", "--quiet"])
+        dvc.cli.main(["gc", "--workspace", "--force", "--quiet"])
+    flows_dvc._run = run_dvc
+    run._run_here = run_here
+    uploader.start = lambda home: None
+    os.cpu_count = lambda: 1
+    drawing.Figure.draw = lambda self, renderer: None
+    pairwise.SUBSETS = 2
+
+
+def run_dvc(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`dvc` as `flows.dvc` starts it, but as a fork, for a start takes a second."""
+    import dvc.cli
+
+    from flows import dvc as flows_dvc
+
+    outputs = [os.memfd_create(name) for name in ("stdout", "stderr")]
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        status = 255
+        try:
+            for stream, output in enumerate(outputs, 1):
+                os.dup2(output, stream)
+            os.environ |= flows_dvc.environment()
+            os.chdir(root)
+            status = dvc.cli.main(list(arguments))
+            sys.stdout.flush()
+        except BaseException:
+            traceback.print_exc()
+        os._exit(status)
+    _, ended = os.waitpid(child, 0)
+    texts = []
+    for output in outputs:
+        with open(output, encoding="utf-8") as file:
+            file.seek(0)
+            texts.append(file.read())
+    return subprocess.CompletedProcess(["dvc", *arguments], os.waitstatus_to_exitcode(ended), *texts)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Forgetting
+
+
+def prepare_forgetting(project: Path) -> None:
+    """A project in git, of a recording, a copy of it and another."""
+    from soundmill import ledger
+    from tests.flows.tiny import git
+    from tests.stages.handling import external, settle
+    from tests.test_forgetting import RATE, make
+
+    os.environ["SOUNDMILL_TRACKING"] = "off"
+    rng = np.random.default_rng(0)
+    noise, other = (0.1 * rng.standard_normal(RATE * 6) for _ in range(2))
+    (project / "sounds").mkdir()
+    for name, wave in (("a.wav", noise), ("copy.wav", 0.5 * noise), ("other.wav", other)):
+        soundfile.write(project / "sounds" / name, wave, RATE)
+    (project / "dvc.yaml").write_text("stages: {}\n")
+    (project / ".gitignore").write_text("/data\n/sounds\n")
+    ledger.write([], project / ledger.FILE)
+    settle(project, corpus=external("sounds"), clips={"default": PLAN | {"tail": "keep"}, "hifi": PLAN | {"clip_seconds": 2.0}})
+    git(project, "init", "-q")
+    git(project, "add", "-A")
+    git(project, "commit", "-qm", "start")
+    make()
+
+
+def forget(project: Path) -> None:
+    soundmill("forget", "a.wav", "--reason", "asked for")
+
+
+def prepare_erasing(project: Path) -> None:
+    """Forgotten, and made again without it; a killed stage's scratch and a file of a run still hold it."""
+    from tests.test_forgetting import make
+
+    prepare_forgetting(project)
+    forget(project)
+    make()
+    held = project / "data/.work/train/0123"
+    held.mkdir(parents=True)
+    (held / "last.ckpt").write_bytes(b"weights")
+    kept = project / "mlartifacts/1/run/artifacts/sounds"
+    kept.mkdir(parents=True)
+    shutil.copy(project / "sounds/copy.wav", kept / "another name.wav")
+
+
+def erase(project: Path) -> None:
+    soundmill("forget", "--erase", "--yes")
+
+
+def soundmill(*words: str) -> None:
+    call(commands.app, *words)
+
+
+@functools.cache
+def command(app: typer.Typer) -> typer.core.TyperGroup:
+    return typer.main.get_command(app)
+
+
+def call(app: typer.Typer, *words: str) -> None:
+    """Run a command in this process; one that ends well returns."""
+    try:
+        command(app).main(words, prog_name="soundmill")
+    except SystemExit as end:
+        if end.code:
+            raise
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tracking
+
+
+def prepare_journal(project: Path) -> None:
+    (project / "params.yaml").write_text("train: {rate: 1e-4}\n")
+    (project / "a.wav").write_bytes(b"RIFF")
+
+
+def record(project: Path) -> None:
+    from soundmill import tracking
+
+    with tracking.stage_run(project, "train/tiny", {"rate": 1e-4}, family="tiny") as run:
+        for step in range(3):
+            run.log_curve({"loss": 1 / (step + 1)}, step)
+        run.log_file(project / "a.wav", "sounds")
+        run.log_metrics_tree({"score": 0.5})
+
+
+def last_journal(project: Path) -> dict[str, str]:
+    """The lines and files of the last run, without times and ids."""
+    from soundmill import tracking
+    from soundmill.tracking import journal
+
+    folders = journal.folders(tracking.store(project).journals)
+    if not folders:
+        return {}
+    lines = (folders[-1] / journal.EVENTS).read_text(encoding="utf-8").splitlines()
+    found = {f"line {number}": re.sub(r'"time": \d+', "", line) for number, line in enumerate(lines)}
+    return found | {name: digest for name, digest in contents(folders[-1]).items() if name != journal.EVENTS}
+
+
+def prepare_upload(project: Path) -> None:
+    from mlflow import MlflowClient
+
+    prepare_journal(project)
+    (project / "dvc.yaml").write_text("stages: {}\n")
+    record(project)
+    MlflowClient(f"sqlite:///{project}/mlflow.db").search_experiments()  # makes the tables, which takes seconds
+
+
+def warm_upload(project: Path) -> None:
+    """In a copy, for MLflow keeps the file open, and every attempt replaces it."""
+    with tempfile.TemporaryDirectory() as place:
+        copy = shutil.copytree(project, Path(place) / "project")
+        with contextlib.chdir(copy):
+            upload(copy)
+
+
+def upload(project: Path) -> None:
+    from soundmill.tracking import uploader
+
+    logging.disable()  # what MLflow logs is not said to a user: the uploader has a log of its own
+    uploader.POLL_SECONDS = 0.0
+    uploader.start = lambda home: uploader.upload(tracking.store(home), idle_seconds=0, try_seconds=0)
+    soundmill("sync")
+
+
+def uploaded(project: Path) -> dict[str, str]:
+    """What MLflow has of all runs."""
+    with contextlib.closing(sqlite3.connect(project / "mlflow.db")) as store:
+        rows = {
+            table: sorted(map(str, store.execute(f"SELECT {columns} FROM {table}")))
+            for table, columns in {
+                "runs": "name, status, lifecycle_stage",
+                "metrics": "key, value, step",
+                "params": "key, value",
+                "tags": "key",
+            }.items()
+        }
+    kept = [(Path(name).name, digest) for name, digest in contents(project / "mlartifacts").items()]
+    return {table: str(found) for table, found in rows.items()} | {"artifacts": str(sorted(kept))}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# `soundmill run`, before its pipeline
+
+
+def prepare_run(project: Path) -> None:
+    """A project with a workspace, of whose code a file is gone since, another new, and a third changed."""
+    from tests.flows.tiny import make_tiny
+
+    project.rmdir()
+    make_tiny(project)
+    (project / "gone.py").write_text("")
+    run(project)
+    (project / "gone.py").unlink()
+    (project / "new.py").write_text("")
+    (project / "first.py").write_text((project / "first.py").read_text() + "# changed\n")
+
+
+def prepare_first_run(project: Path) -> None:
+    from tests.flows.tiny import make_tiny
+
+    project.rmdir()
+    make_tiny(project)
+
+
+def run(project: Path) -> None:
+    """What `soundmill run` writes itself; a tiny project has no corpus for the rest of it."""
+    from flows import checkout
+    from soundmill import params
+
+    def make() -> None:
+        document = params.read_yaml(project / "params.yaml") | {"families": {"mine": {}}}
+        checkout.workspace(project, "mine", document)
+
+    app = typer.Typer(cls=commands.Group, pretty_exceptions_enable=False)
+    app.callback()(lambda: None)
+    app.command("run")(make)
+    call(app, "run")
+
+
+def workspace(project: Path) -> dict[str, str]:
+    found = contents(project / "workspaces/mine")
+    return {name: digest for name, digest in found.items() if not name.startswith((".git/", ".dvc/tmp/pipeline.lock"))}
+
+
+OPERATIONS = {
+    "train": Operation(prepare_training, train, files, errors_in_turn=True),
+    "evaluate": Operation(prepare_evaluation, evaluate, files, errors_in_turn=True),
+    "forget": Operation(prepare_forgetting, forget, files),
+    "erase": Operation(prepare_erasing, erase, files, errors_in_turn=True),
+    "journal": Operation(prepare_journal, record, last_journal),
+    "upload": Operation(prepare_upload, upload, uploaded, errors_in_turn=True, warm=warm_upload),
+    "run": Operation(prepare_run, run, workspace),
+    "first run": Operation(prepare_first_run, run, workspace),
+}
+
+
+def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("operation", choices=fault_operations.OPERATIONS)
+    parser.add_argument("operation", choices=OPERATIONS)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--sample", type=int, nargs=2)
     args = parser.parse_args()
-    operation = fault_operations.OPERATIONS[args.operation]
-    fault_operations.work_alone()
+    operation = OPERATIONS[args.operation]
+    work_alone()
     for attempt in attempts(args.operation, operation, args.directory.resolve(), args.sample):
         print(json.dumps(asdict(attempt)), flush=True)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from soundmill.models import registry
 from soundmill.shards.code import PACKAGES, ROOT, module_path
 from soundmill.shards.code import imports as imported
-from tests.architecture_page import allowed_imports
+from tests.docs_tables import allowed_imports
 from tests.imports import module_name, modules
 
 ALLOWED = allowed_imports()

@@ -7,10 +7,10 @@ import re
 from soundmill import params
 from soundmill.shards import code
 from soundmill.shards.code import ROOT
+from tests.docs_tables import DATA
 from tests.imports import EVERY_FAMILY
 
 DVC = params.read_yaml(ROOT / "dvc.yaml")["stages"]
-DATA = ("data/", "${compared.scores}", "${item.inputs}", "${item.parts}", "${item.tagger}", "forgotten.yaml")
 STAGES = {name: stage.get("do", stage) for name, stage in DVC.items()}
 
 

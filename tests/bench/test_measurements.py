@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from bench import audiocaps_generator as generator
-from bench import measure, picture
+from bench import embedding, measure, picture, references
 from bench.measure import Target
 from soundmill.decoding import decode
 from soundmill.errors import UserError
@@ -213,3 +213,75 @@ def test_evaluation_memory(root, tmp_path, shared):
     assert set(document["sizes"]) == {"12", "24"}
     assert all(usage["peak_bytes"] > 1e8 and usage["seconds"] > 0 for both in document["sizes"].values() for usage in both.values())
     assert [target["limit"] for target in document["targets"]] == [1.25, 2]
+
+
+@pytest.mark.slow
+def test_copies_are_planted_and_found(root, shared, tmp_path):
+    command = [sys.executable, "-m", "bench.duplicates", "--results", str(tmp_path), "--recordings", "2", "--largest", "1000"]
+    done = subprocess.run(
+        [*command, "--audio", str(shared / "data" / "esc10" / "002 - Rain")], cwd=root, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    document = json.loads((tmp_path / "duplicates.json").read_text())
+    (table,) = document["recall"].values()
+    assert len(table) == 10
+    assert all(row["planted"] == row["found"] == 2 and row["score_lowest"] > 0.4 for row in table.values())
+    assert document["growth"][0]["recall"] == 1.0
+    assert document["growth"][0]["alarms"] == 0
+    assert list(document["alarms"].values()) == [[]]
+
+
+@pytest.mark.slow(minutes=1)
+def test_embedding(tmp_path, monkeypatch):
+    (tmp_path / "audio").mkdir()
+    for index in range(2):
+        noise = 0.1 * np.random.default_rng(index).standard_normal(22_050)
+        soundfile.write(tmp_path / "audio" / f"{index}.ogg", noise, 22_050)
+    monkeypatch.setattr(references, "PACKAGES", {"vggish": "torchvggish"})
+    arguments = ["--audio", str(tmp_path / "audio"), "--results", str(tmp_path), "--repetitions", "1", "--yamnet_clips", "4"]
+    monkeypatch.setattr(sys, "argv", ["bench.embedding", *arguments])
+    embedding.main()
+    document = json.loads((tmp_path / "embedding.json").read_text())
+    assert document["items"] == 2  # though more were asked for: the same sound is embedded once
+    assert set(document["seconds"]) == {"soundmill, vggish", "torchvggish, vggish"}
+    assert all(values[0] > 0 for values in document["seconds"].values())
+    assert set(document["working_cpu_seconds"]) >= set(document["seconds"])
+    for name, values in document["working_cpu_seconds"].items():
+        assert 0 < values[0] < document["cpu_seconds"].get(name, [1e9])[0]
+    assert document["targets"][0]["limit"] == 3
+    memory = next(target for target in document["targets"] if "memory" in target["name"])
+    assert 0.5 < memory["value"] < 1.25  # of the same two clips
+    if "yamnet" in document:
+        assert document["targets"][-1]["value"] == 4 / document["yamnet"]["seconds"][0]
+
+
+SMALL_RAVE = [
+    "rave.autoencoder.network.channels=4",
+    "rave.autoencoder.network.latent_channels=8",
+    "rave.autoencoder.weights.num_samples=16384",
+]
+RAVE = ["--repetitions", "1", "--seconds", "1", "--sound", "1", "--steps", "1"]
+
+
+@pytest.mark.slow(minutes=1)
+def test_rave(root, tmp_path):
+    document = bench(root, tmp_path, "rave", *RAVE, *SMALL_RAVE)
+    assert set(document["seconds"]) == {"soundmill, codec", "soundmill, training step"}
+    assert document["live"]["causal"]["latency"] == 368
+    for told in document["live"].values():
+        assert told["blocks"] == 23
+        assert (told["drawn_latents"], told["noise"]) == (7, True)  # as what ships
+        assert 0 < told["median_ms"] <= told["p99_ms"] <= told["worst_ms"]
+        assert 0 < told["cpu_p99_ms"]
+    assert len(document["targets"]) == 2
+
+
+@pytest.mark.slow(minutes=2)
+def test_rave_beside_acids_rave(root, tmp_path):
+    peer = os.environ.get("SOUNDMILL_RAVE_PEER")
+    if not peer:
+        pytest.skip("$SOUNDMILL_RAVE_PEER names no Python with acids-rave (bench/rave.py says how it is made)")
+    document = bench(root, tmp_path, "rave", *RAVE, "--peer", peer)
+    names = {f"{side}, {what}" for side in ("soundmill", "acids-rave") for what in ("codec", "training step")}
+    assert set(document["seconds"]) == names
+    assert len(document["targets"]) == 4

@@ -19,9 +19,9 @@ from soundmill import tracking
 from soundmill.commands import doctor
 from soundmill.tracking import uploader
 from soundmill.tracking.stores import HTTP
-from tests import bucket as buckets
+from tests import buckets
 from tests import postgres as postgreses
-from tests.bucket import Bucket
+from tests.buckets import Store
 from tests.mlflow_server import Server, free_port
 from tests.postgres import Postgres
 from tests.processes import wait_for
@@ -30,6 +30,12 @@ from tests.tracking.reading import client, text
 MACHINES, POINTS = 4, 200
 HALF = POINTS // 2
 PATIENCE_SECONDS = 900.0
+BUCKET = "the-team"
+
+
+def environment(bucket: Store) -> dict[str, str]:
+    """For MLflow's server, which keeps files in the bucket."""
+    return {**buckets.ENVIRONMENT, "MLFLOW_S3_ENDPOINT_URL": bucket.url}
 
 
 @pytest.fixture(scope="module")
@@ -39,17 +45,18 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture(scope="module")
-def bucket() -> Iterator[Bucket]:
-    with buckets.running() as server:
-        yield server
+def bucket() -> Iterator[Store]:
+    with buckets.running() as store:
+        store.client.create_bucket(Bucket=BUCKET)
+        yield store
 
 
 @pytest.fixture(scope="module")
-def server(postgres: Postgres, bucket: Bucket, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(postgres: Postgres, bucket: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """MLflow's, in two processes."""
     postgres.run("createdb", "mlflow")
     folder, address = tmp_path_factory.mktemp("server"), postgres.url("mlflow", "postgresql+psycopg")
-    server = Server(folder, address, f"s3://{buckets.NAME}/mlflow", bucket.environment, workers=2)
+    server = Server(folder, address, f"s3://{BUCKET}/mlflow", environment(bucket), workers=2)
     try:
         server.start()
         yield server
@@ -142,7 +149,7 @@ def test_many_runs_at_once_some_of_them_killed(server, postgres, bucket, machine
             assert points == [(step, number + step / POINTS if key == "loss" else step) for step in range(written[number])]
         assert text(machines[0], run_id, "figures/picture.png") == f"picture {number}"
     place = f"mlflow/{arrived[0].info.experiment_id}/"
-    assert sum(key.startswith(place) and key.endswith("/artifacts/figures/picture.png") for key in bucket.keys()) == count
+    assert sum(key.startswith(place) and key.endswith("/artifacts/figures/picture.png") for key in bucket.keys(BUCKET)) == count
 
 
 def stages(home: Path) -> list[Any]:
@@ -159,12 +166,12 @@ def found(home: Path) -> dict[str, tuple[str, str]]:
 
 @pytest.mark.slow
 def test_doctor_tries_everything_and_leaves_nothing(server, bucket, machines, monkeypatch):
-    before = bucket.keys()
+    before = bucket.keys(BUCKET)
     findings = found(machines[0])
     assert {name: state for name, (state, _) in findings.items()} == dict.fromkeys(
         ("tracking", "MLflow", "clocks", "recording"), "ok"
     )
-    assert bucket.keys() == before
+    assert bucket.keys(BUCKET) == before
     experiment = client(machines[0]).get_experiment_by_name(os.environ["MLFLOW_EXPERIMENT_NAME"])
     assert [name for name in experiment.tags if name.startswith("doctor")] == []
 
@@ -232,7 +239,7 @@ def test_a_file_that_the_bucket_takes_long_for_arrives(server, bucket, machines,
     with tracking.stage_run(machines[0], "train/large", {}) as run:
         run.log_metrics_tree({"loss": 0.5})
         assert tracking.sync(machines[0], PATIENCE_SECONDS) == (0, "")
-        with bucket.hanging():
+        with bucket.gate:
             run.log_file(tmp_path / "checkpoint")
             time.sleep(5 * uploader.TRIES)
     assert tracking.sync(machines[0], PATIENCE_SECONDS) == (0, "")
@@ -250,12 +257,12 @@ def test_a_backup_restored_elsewhere_has_every_run_and_file(server, postgres, bu
         run.log_file(tmp_path / "sound.wav", "sounds")
     assert tracking.sync(machines[0], PATIENCE_SECONDS) == (0, "")
     dump = postgres.run("pg_dump", "--format=custom", "mlflow").stdout
-    storage = bucket.client()
+    storage = bucket.client
     storage.create_bucket(Bucket="backup")
-    for key in bucket.keys():
-        storage.copy_object(Bucket="backup", Key=key, CopySource={"Bucket": buckets.NAME, "Key": key})
-        storage.delete_object(Bucket=buckets.NAME, Key=key)
-    storage.delete_bucket(Bucket=buckets.NAME)
+    for key in bucket.keys(BUCKET):
+        storage.copy_object(Bucket="backup", Key=key, CopySource={"Bucket": BUCKET, "Key": key})
+        storage.delete_object(Bucket=BUCKET, Key=key)
+    storage.delete_bucket(Bucket=BUCKET)
     state, text_of_finding = found(machines[0])["recording"]
     assert (state, "files of runs cannot be stored in mlflow-artifacts:/" in text_of_finding) == ("optional", True)
     assert "check the server's bucket" in text_of_finding
@@ -265,7 +272,7 @@ def test_a_backup_restored_elsewhere_has_every_run_and_file(server, postgres, bu
     postgres.run("pg_restore", "--exit-on-error", "-d", "restored", tmp_path / "mlflow.dump")
     (tmp_path / "restored").mkdir()
     address = postgres.url("restored", "postgresql+psycopg")
-    restored = Server(tmp_path / "restored", address, "s3://backup/mlflow", bucket.environment)
+    restored = Server(tmp_path / "restored", address, "s3://backup/mlflow", environment(bucket))
     try:
         restored.start()
         monkeypatch.setenv("MLFLOW_TRACKING_URI", restored.address)
@@ -275,4 +282,4 @@ def test_a_backup_restored_elsewhere_has_every_run_and_file(server, postgres, bu
         assert {state for state, _ in found(machines[0]).values()} == {"ok"}
     finally:
         restored.kill()
-        storage.create_bucket(Bucket=buckets.NAME)
+        storage.create_bucket(Bucket=BUCKET)
