@@ -172,7 +172,7 @@ def test_tags_are_read_once_and_stand_beside_tables(tmp_path, monkeypatch):
     reads = []
     real = sound_tags.read
     monkeypatch.setattr(sound_tags, "read", lambda file: reads.append(file) or real(file))
-    monkeypatch.setattr("soundmill.hashing.file_cache._SETTLED_NS", -1)
+    monkeypatch.setattr("soundmill.hashing._SETTLED_NS", -1)
     for _ in range(2):
         files = inventory.list_files(corpus, cache=tmp_path / "digests.sqlite")
         tables = registry.read("folder", files, 1)
