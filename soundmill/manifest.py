@@ -39,76 +39,72 @@ BASE, OWN = "base", "own"  # in a codec's directory: sounds of the model that a 
 OWN_PROMPTS = "prompts.json"  # in OWN: the prompts used when the base's checkpoint names none
 ABOUT_SOUNDS = "about.json"  # next to generated sounds: family, whether they are reconstructions, embedders of its training losses
 
+
+def _schema(**columns: pa.DataType) -> pa.Schema:
+    return pa.schema(columns)
+
+
 # One row per usable recording. `path` is for display (escaped), `raw_path` opens the file; both are relative to the corpus.
-RECORDINGS = pa.schema(
-    [
-        ("recording_id", pa.string()),  # YouTube id if there is a unique one, otherwise a hash of the relative path
-        ("path", pa.string()),
-        ("raw_path", pa.binary()),
-        ("size", pa.int64()),
-        ("digest", pa.string()),  # hashing.file_digest of the file
-        ("shard", pa.int32()),
-        ("start_time", pa.float64()),  # seconds into the YouTube video, otherwise 0
-        ("labels", pa.list_(pa.string())),  # of the whole recording
-        ("fold", pa.int32()),  # null if the corpus has none
-        ("split", pa.string()),  # null if the corpus defines none
-        ("group", pa.string()),  # source (video, Freesound original), whose recordings share a split; null: a source of its own
-        ("corpus", pa.string()),  # name of its part in a union, otherwise the corpus format
-        ("weight", pa.float64()),  # mean number of draws of each of its clips per training epoch
-        # Terms; null: nothing is stated.
-        ("licence", pa.string()),  # SPDX id, or as it was found; `unknown`: one is stated, but unclear
-        ("creator", pa.string()),
-        ("source_url", pa.string()),
-        ("ai_terms", pa.string()),  # use for generative AI: allowed | with_disclosure | refused
-        ("terms_found", pa.string()),  # the places that state them, and what each says if they contradict each other
-        ("file_tags", pa.struct([(name, pa.string()) for name in FILE_TAGS])),  # null: none
-    ],
-    {"optional": " ".join((*TERMS, "file_tags"))},  # older tables lack these; see shards.OPTIONAL
-)
+RECORDINGS = _schema(
+    recording_id=pa.string(),  # YouTube id if there is a unique one, otherwise a hash of the relative path
+    path=pa.string(),
+    raw_path=pa.binary(),
+    size=pa.int64(),
+    digest=pa.string(),  # hashing.file_digest of the file
+    shard=pa.int32(),
+    start_time=pa.float64(),  # seconds into the YouTube video, otherwise 0
+    labels=pa.list_(pa.string()),  # of the whole recording
+    fold=pa.int32(),  # null if the corpus has none
+    split=pa.string(),  # null if the corpus defines none
+    group=pa.string(),  # source (video, Freesound original), whose recordings share a split; null: a source of its own
+    corpus=pa.string(),  # name of its part in a union, otherwise the corpus format
+    weight=pa.float64(),  # mean number of draws of each of its clips per training epoch
+    # Terms; null: nothing is stated.
+    licence=pa.string(),  # SPDX id, or as it was found; `unknown`: one is stated, but unclear
+    creator=pa.string(),
+    source_url=pa.string(),
+    ai_terms=pa.string(),  # use for generative AI: allowed | with_disclosure | refused
+    terms_found=pa.string(),  # the places that state them, and what each says if they contradict each other
+    file_tags=pa.struct([(name, pa.string()) for name in FILE_TAGS]),  # null: none
+).with_metadata({"optional": " ".join((*TERMS, "file_tags"))})  # older tables lack these; see shards.OPTIONAL
 
 # One row per caption. `start_time` null: the caption describes the whole recording.
-CAPTIONS = pa.schema(
-    [
-        ("recording_id", pa.string()),
-        ("start_time", pa.float64()),
-        ("caption", pa.string()),
-        ("labels", pa.list_(pa.string())),  # of this window; empty: the labels of the recording
-        ("origin", pa.string()),  # file and line or key that it was read from, for reports
-    ]
+CAPTIONS = _schema(
+    recording_id=pa.string(),
+    start_time=pa.float64(),
+    caption=pa.string(),
+    labels=pa.list_(pa.string()),  # of this window; empty: the labels of the recording
+    origin=pa.string(),  # file and line or key that it was read from, for reports
 )
 
 # One row per cut, in samples at the rate of the clips: `num_samples` of the recording, then `pad_samples` of silence.
-SEGMENTS = pa.schema(
-    [
-        ("clip_id", pa.string()),
-        ("recording_id", pa.string()),
-        ("source", pa.string()),
-        ("raw_path", pa.binary()),
-        ("digest", pa.string()),
-        ("shard", pa.int32()),
-        ("start", pa.float64()),  # seconds into the recording
-        ("start_sample", pa.int64()),
-        ("num_samples", pa.int64()),
-        ("pad_samples", pa.int64()),
-        ("recording_samples", pa.int64()),  # of the whole recording; the decoder must return as many
-    ]
+SEGMENTS = _schema(
+    clip_id=pa.string(),
+    recording_id=pa.string(),
+    source=pa.string(),
+    raw_path=pa.binary(),
+    digest=pa.string(),
+    shard=pa.int32(),
+    start=pa.float64(),  # seconds into the recording
+    start_sample=pa.int64(),
+    num_samples=pa.int64(),
+    pad_samples=pa.int64(),
+    recording_samples=pa.int64(),  # of the whole recording; the decoder must return as many
 )
 
 # One row per loop: whole bars of a recording, time-stretched, and how their tempo was found. These shards are a corpus.
-LOOPS = pa.schema(
-    [
-        ("recording_id", pa.string()),
-        ("audio", AUDIO),
-        ("path", pa.string()),
-        ("bpm", pa.float64()),  # of the recording
-        ("found_by", pa.string()),  # name | length | onsets
-        ("named_bpm", pa.float64()),  # according to its name, right or wrong; null: none
-        ("start", pa.float64()),  # of the first bar, in seconds into the recording
-        ("bars", pa.int64()),
-        ("stretch", pa.float64()),  # new length / original length
-        ("confidence", pa.float64()),  # strength of the pulse at this tempo; 1 if all beats sound the same
-        ("digest", pa.string()),
-    ]
+LOOPS = _schema(
+    recording_id=pa.string(),
+    audio=AUDIO,
+    path=pa.string(),
+    bpm=pa.float64(),  # of the recording
+    found_by=pa.string(),  # name | length | onsets
+    named_bpm=pa.float64(),  # according to its name, right or wrong; null: none
+    start=pa.float64(),  # of the first bar, in seconds into the recording
+    bars=pa.int64(),
+    stretch=pa.float64(),  # new length / original length
+    confidence=pa.float64(),  # strength of the pulse at this tempo; 1 if all beats sound the same
+    digest=pa.string(),
 )
 
 # Measured while a clip is decoded (soundmill/audio/quality.py).
@@ -125,82 +121,70 @@ QUALITY = pa.struct(
     ]
 )
 
-CLIPS = pa.schema(
-    [
-        ("clip_id", pa.string()),
-        ("audio", AUDIO),
-        ("source", pa.string()),
-        ("start", pa.float64()),
-        ("digest", pa.string()),  # of file, cut and samples
-        ("recording_id", pa.string()),
-        ("num_samples", pa.int64()),
-        ("quality", QUALITY),
-    ]
+CLIPS = _schema(
+    clip_id=pa.string(),
+    audio=AUDIO,
+    source=pa.string(),
+    start=pa.float64(),
+    digest=pa.string(),  # of file, cut and samples
+    recording_id=pa.string(),
+    num_samples=pa.int64(),
+    quality=QUALITY,
 )
 
 # One row per clip: the result of the quality rules.
-VERDICTS = pa.schema(
-    [
-        ("clip_id", pa.string()),
-        ("source", pa.string()),
-        ("start", pa.float64()),
-        ("quality", QUALITY),
-        ("rejected", pa.string()),  # the rule that it breaks; null: kept
-        ("detail", pa.string()),  # measured value and limit
-    ]
+VERDICTS = _schema(
+    clip_id=pa.string(),
+    source=pa.string(),
+    start=pa.float64(),
+    quality=QUALITY,
+    rejected=pa.string(),  # the rule that it breaks; null: kept
+    detail=pa.string(),  # measured value and limit
 )
 
 # One row per clip: how well its captions, and the words that suit it best, fit its sound; cosines from −1 to 1.
-ZERO_SHOT = pa.schema(
-    [
-        ("clip_id", pa.string()),
-        ("shard", pa.int32()),  # of its recording
-        ("captions", pa.list_(pa.struct([("caption", pa.string()), ("score", pa.float64())]))),
-        ("tags", pa.list_(pa.struct([("tag", pa.string()), ("score", pa.float64())]))),  # best first
-    ]
+ZERO_SHOT = _schema(
+    clip_id=pa.string(),
+    shard=pa.int32(),  # of its recording
+    captions=pa.list_(pa.struct([("caption", pa.string()), ("score", pa.float64())])),
+    tags=pa.list_(pa.struct([("tag", pa.string()), ("score", pa.float64())])),  # best first
 )
 
 # One row per clip; `fingerprint` is little-endian uint32 [frames, 2] (soundmill/audio/fingerprint.py).
-FINGERPRINTS = pa.schema(
-    [
-        ("clip_id", pa.string()),
-        ("recording_id", pa.string()),
-        ("start", pa.float64()),
-        ("seconds", pa.float64()),
-        ("digest", pa.string()),
-        ("fingerprint", pa.binary()),
-        ("keys", pa.binary()),  # index keys, and (`probes`) the keys of its look-ups: pairs of uint32, key and frame
-        ("probes", pa.binary()),
-    ]
+FINGERPRINTS = _schema(
+    clip_id=pa.string(),
+    recording_id=pa.string(),
+    start=pa.float64(),
+    seconds=pa.float64(),
+    digest=pa.string(),
+    fingerprint=pa.binary(),
+    keys=pa.binary(),  # index keys, and (`probes`) the keys of its look-ups: pairs of uint32, key and frame
+    probes=pa.binary(),
 )
 
 # Pairs of clips of the variant `default` with the same sound, or from the same second of a video.
-DUPLICATES = pa.schema(
-    [
-        ("a", pa.string()),  # clip ids, a < b
-        ("b", pa.string()),
-        ("score", pa.float64()),  # fraction of the shorter clip's fingerprint found in the other; 1 for `video`
-        ("kind", pa.string()),  # sound | video
-    ]
+DUPLICATES = _schema(
+    a=pa.string(),  # clip ids, a < b
+    b=pa.string(),
+    score=pa.float64(),  # fraction of the shorter clip's fingerprint found in the other; 1 for `video`
+    kind=pa.string(),  # sound | video
 )
 
 # One row per clip in use. Everything after `catalog` joins on `clip_id`.
-CATALOG = pa.schema(
-    [
-        ("clip_id", pa.string()),
-        ("recording_id", pa.string()),
-        ("source", pa.string()),
-        ("start", pa.float64()),
-        ("seconds", pa.float64()),  # of the recording, without padding
-        ("digest", pa.string()),  # as in CLIPS
-        ("shard", pa.int32()),
-        ("split", pa.string()),
-        ("captions", pa.list_(pa.string())),
-        ("labels", pa.list_(pa.string())),
-        ("corpus", pa.string()),
-        ("weight", pa.float64()),
-        ("group", pa.string()),  # as in RECORDINGS
-    ]
+CATALOG = _schema(
+    clip_id=pa.string(),
+    recording_id=pa.string(),
+    source=pa.string(),
+    start=pa.float64(),
+    seconds=pa.float64(),  # of the recording, without padding
+    digest=pa.string(),  # as in CLIPS
+    shard=pa.int32(),
+    split=pa.string(),
+    captions=pa.list_(pa.string()),
+    labels=pa.list_(pa.string()),
+    corpus=pa.string(),
+    weight=pa.float64(),
+    group=pa.string(),  # as in RECORDINGS
 )
 
 # In the metadata of a CATALOG: a JSON list of the clips that only `catalog.only` leaves out.
@@ -211,83 +195,71 @@ TERMS_REASON = "terms"  # in quarantine
 REFUSED = pa.schema([("recording_id", pa.string()), ("path", pa.string()), ("detail", pa.string())])
 
 # One row per recording: its split in all variants, and the stretches left out because another split has a copy of them.
-RECORDING_SPLITS = pa.schema(
-    [
-        ("recording_id", pa.string()),
-        ("split", pa.string()),
-        ("copies", pa.list_(pa.struct([("start", pa.float64()), ("end", pa.float64())]))),  # seconds into the recording
-    ]
+RECORDING_SPLITS = _schema(
+    recording_id=pa.string(),
+    split=pa.string(),
+    copies=pa.list_(pa.struct([("start", pa.float64()), ("end", pa.float64())])),  # seconds into the recording
 )
 
-MIXES = pa.schema(
-    [
-        ("clip_id", pa.string()),
-        ("audio", AUDIO),
-        ("caption", pa.string()),
-        ("labels", pa.list_(pa.string())),
-        ("first", pa.string()),
-        ("second", pa.string()),
-        ("ratio", pa.float64()),  # p of Tokozume et al. 2018
-        ("level_first", pa.float64()),  # A-weighted dB
-        ("level_second", pa.float64()),
-        ("digest", pa.string()),
-        ("num_samples", pa.int64()),
-    ]
+MIXES = _schema(
+    clip_id=pa.string(),
+    audio=AUDIO,
+    caption=pa.string(),
+    labels=pa.list_(pa.string()),
+    first=pa.string(),
+    second=pa.string(),
+    ratio=pa.float64(),  # p of Tokozume et al. 2018
+    level_first=pa.float64(),  # A-weighted dB
+    level_second=pa.float64(),
+    digest=pa.string(),
+    num_samples=pa.int64(),
 )
 
 # `log_mel` is float16 [n_mels, num_frames] row by row.
-SPECTROGRAMS = pa.schema(
-    [
-        ("clip_id", pa.string()),
-        ("log_mel", pa.binary()),
-        ("num_mels", pa.int32()),
-        ("num_frames", pa.int32()),
-        ("digest", pa.string()),
-    ]
+SPECTROGRAMS = _schema(
+    clip_id=pa.string(),
+    log_mel=pa.binary(),
+    num_mels=pa.int32(),
+    num_frames=pa.int32(),
+    digest=pa.string(),
 )
 
 # One row per distinct caption, including "". `states` is float16 [num_tokens, width] row by row; the schema's metadata names the
 # encoder (soundmill/text.py).
-TEXT_STATES = pa.schema(
-    [
-        ("digest", pa.string()),  # of encoder and caption
-        ("caption", pa.string()),
-        ("states", pa.binary()),
-        ("num_tokens", pa.int32()),
-        ("width", pa.int32()),
-    ]
+TEXT_STATES = _schema(
+    digest=pa.string(),  # of encoder and caption
+    caption=pa.string(),
+    states=pa.binary(),
+    num_tokens=pa.int32(),
+    width=pa.int32(),
 )
 
 # Latents of clips and mixes. `posterior` is float16 [2, channels, frames, bands] row by row: mean and ln(variance). The schema's
 # metadata names the autoencoder (soundmill/models/components/latents/store.py).
-LATENTS = pa.schema(
-    [
-        ("clip_id", pa.string()),
-        ("split", pa.string()),
-        ("captions", pa.list_(pa.string())),
-        ("first", pa.string()),  # of a mix, as in MIXES; null: a clip
-        ("second", pa.string()),
-        ("posterior", pa.binary()),
-        ("channels", pa.int32()),
-        ("frames", pa.int32()),
-        ("bands", pa.int32()),
-        ("digest", pa.string()),
-    ]
+LATENTS = _schema(
+    clip_id=pa.string(),
+    split=pa.string(),
+    captions=pa.list_(pa.string()),
+    first=pa.string(),  # of a mix, as in MIXES; null: a clip
+    second=pa.string(),
+    posterior=pa.binary(),
+    channels=pa.int32(),
+    frames=pa.int32(),
+    bands=pa.int32(),
+    digest=pa.string(),
 )
 
 # One row per clip that weights were trained on, alone or in a mix. It is in the directory of the checkpoint, autoencoder, vocoder
 # or tagger, so that a copy has it, and it stays valid when `data/` changes.
-TRAINED_ON = pa.schema(
-    [
-        ("clip_id", pa.string()),
-        ("recording_id", pa.string()),  # this and the following as in CATALOG; null if the catalog lacks the clip
-        ("source", pa.string()),
-        ("start", pa.float64()),
-        ("seconds", pa.float64()),
-        ("digest", pa.string()),
-        ("mix", pa.string()),  # the mix that contains it; null: alone
-        ("earlier", pa.bool_()),  # in an earlier training, from which this one started
-    ]
+TRAINED_ON = _schema(
+    clip_id=pa.string(),
+    recording_id=pa.string(),  # this and the following as in CATALOG; null if the catalog lacks the clip
+    source=pa.string(),
+    start=pa.float64(),
+    seconds=pa.float64(),
+    digest=pa.string(),
+    mix=pa.string(),  # the mix that contains it; null: alone
+    earlier=pa.bool_(),  # in an earlier training, from which this one started
 )
 TRAINED_ON_FILE = "trained_on.parquet"
 ATTRIBUTION = "ATTRIBUTION.csv"  # above a published or registered checkpoint; see soundmill/attribution.py
