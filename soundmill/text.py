@@ -50,7 +50,11 @@ def check(name: str, revision: str | None, home: Path) -> None:
 
 
 def _locate(name: str, revision: str | None, home: Path) -> tuple[Path, str | None]:
-    return hub.find(name, revision, home, FILES, _missing_files, _remedies(name))
+    remedies = (
+        f"put its files ({', '.join(FILES)}) into a directory and set `encoder` to it (`encoder: ../models/{Path(name).name}`), "
+        f"or set `encoder: {SCRATCH}` (random weights, which need no files)"
+    )
+    return hub.find(name, revision, home, FILES, _missing_files, remedies)
 
 
 def make_scratch(directory: Path, *, width: int, layers: int, heads: int, seed: int) -> Encoder:
@@ -146,13 +150,6 @@ def load(encoder: Encoder, max_tokens: int) -> TextEncoder:
 
     torch.set_num_threads(1)
     return TextEncoder(encoder.directory, max_tokens)
-
-
-def _remedies(name: str) -> str:
-    return (
-        f"put its files ({', '.join(FILES)}) into a directory and set `encoder` to it (`encoder: ../models/{Path(name).name}`), "
-        f"or set `encoder: {SCRATCH}` (random weights, which need no files)"
-    )
 
 
 def _missing_files(directory: Path) -> str | None:

@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
 from soundmill import manifest, shards, stage, terminal
-from soundmill.corpora import captioning, clip_pages
 from soundmill.corpora import catalog as catalogs
+from soundmill.corpora import clip_pages
 from soundmill.corpora.catalog import Fit, LeastScores
 from soundmill.errors import UserError
 from soundmill.params import Cosine, StageParams, did_you_mean
@@ -32,7 +32,7 @@ class CatalogParams(StageParams):
     @classmethod
     def _fields_exist(cls, templates: list[str]) -> list[str]:
         for template in templates:
-            captioning.fields_of(template)
+            catalogs.fields_of(template)
         return templates
 
 
@@ -110,7 +110,7 @@ def _wants_scores(params: CatalogParams) -> str:
     """What in the parameters needs the scores of `zero_shot`; empty if nothing does."""
     if params.min_caption_score is not None:
         return "catalog.min_caption_score"
-    of_tags = [template for template in params.caption_templates if "tags" in captioning.fields_of(template)]
+    of_tags = [template for template in params.caption_templates if "tags" in catalogs.fields_of(template)]
     return f"{of_tags[0]!r} of catalog.caption_templates" if of_tags else ""
 
 

@@ -12,8 +12,9 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from soundmill import manifest, shards, stage
-from soundmill.corpora import audiocaps, audiofolder, inventory, loop_corpus, synthetic
+from soundmill.corpora import audiofolder, inventory, loop_corpus, synthetic
 from soundmill.corpora import forgotten as lists
+from soundmill.corpora.csv_rows import AUDIOCAPS
 from soundmill.params import Seconds, Seed, StageParams
 from soundmill.stage import Context, Input, Output
 
@@ -71,7 +72,7 @@ def run(params: CorpusParams, ctx: Context, corpus: Output, refused: Output = No
         videos = {recording.video for recording in kept}
         synthetic.write_csv((detail for detail in report.details if detail[1] in videos), corpus)
         files.metadata = {name.encode(): bytes(corpus / name) for name in CSV_FILES}
-        tables = audiocaps.read(files, params.shards)
+        tables = AUDIOCAPS.read(files, params.shards)
     tables.settle(params.format)
     for row in tables.recordings:
         row |= SYNTHESISED

@@ -8,9 +8,9 @@ from typing import Any
 
 from soundmill import disk, hashing, manifest, shards, stage
 from soundmill.corpora import forgotten as lists
-from soundmill.corpora import inventory, registry, terms, union
+from soundmill.corpora import inventory, registry, terms
 from soundmill.corpora.forgotten import Forgotten
-from soundmill.corpora.section import Directory, ScanParams, directories, named
+from soundmill.corpora.section import Directory, ScanParams, UnionPart, directories, named, unite
 from soundmill.stage import Context, Input, Output
 
 TABLES = ("recordings.parquet", "captions.parquet")
@@ -84,8 +84,8 @@ def _write_tables(
             tables = registry.read(directory.format, files, params.shards)
             terms.fill(tables, files)
             tables.fill_file_tags(files)
-        parts.append(union.UnionPart(directory.name, directory.weight, files, tables))
-    files, tables = union.unite(parts)
+        parts.append(UnionPart(directory.name, directory.weight, files, tables))
+    files, tables = unite(parts)
     left_out.leave_out_recordings(tables)
     refused = params.terms.refused(tables.recordings)
     shards.write_rows(tables.recordings, corpus / "recordings.parquet", manifest.RECORDINGS)

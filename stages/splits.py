@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from soundmill import manifest, shards, stage, terminal
-from soundmill.corpora import catalog, copies
+from soundmill.corpora import catalog
 from soundmill.corpora import splits as assignment
 from soundmill.errors import UserError
 from soundmill.params import Probability, Seed, StageParams
@@ -54,7 +54,7 @@ def run(
     labels_of, described = assignment.describe(*map(_labels, (recordings, captions)))
     table = catalog.kept_clips(corpus, recordings, clips, quality)
     recordings, table, copied = _without_refused(ctx, recordings, table, clips, duplicates, refused)
-    pairs = copies.row_pairs(duplicates, table)
+    pairs = assignment.row_pairs(duplicates, table)
     split_of, decided_by, sources = _assign(params, recordings, table, pairs, labels_of, described)
     table = catalog.with_splits(table, split_of)
     left_out = _leave_out(params, ctx, recordings, table, pairs, decided_by)
@@ -101,7 +101,7 @@ def _without_refused(
     why = {row["recording_id"]: f"{row['path']}: {row['detail']}" for row in rows}
     every = [shards.read_table(path, manifest.CLIPS, ["clip_id", "recording_id", "source"]) for path in shards.shard_paths(clips)]
     all_clips = pa.concat_tables(every)
-    origin_of = copies.of_recordings(duplicates, all_clips, set(why))
+    origin_of = assignment.of_recordings(duplicates, all_clips, set(why))
     gone = set(why)
     own = table.filter(pc.invert(pc.is_in(table["recording_id"], pa.array(gone, pa.string()))))
     left = own.filter(pc.invert(pc.is_in(own["clip_id"], pa.array(origin_of, pa.string()))))
@@ -156,7 +156,7 @@ def _leave_out(
     decided_by: assignment.Source,
 ) -> dict[str, str]:
     """Clips to drop (id → recording) because another split has the same sound; UserError if dropping is not allowed."""
-    stays_of, split = copies.to_leave_out(recordings, table, pairs, decided_by)
+    stays_of, split = assignment.to_leave_out(recordings, table, pairs, decided_by)
     ids, owners, sources = (table[name].to_pylist() for name in ("clip_id", "recording_id", "source"))
     if stays_of and params.duplicates == "fail":
         first = "; ".join(

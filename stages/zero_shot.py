@@ -13,7 +13,6 @@ from soundmill import hashing, manifest, shards, stage
 from soundmill.audio.flac import decode_mono, flac_rate
 from soundmill.audio.resample import resample
 from soundmill.corpora import catalog as catalogs
-from soundmill.corpora import matching
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders
 from soundmill.evaluation.embedders import EmbedderName
@@ -94,7 +93,7 @@ def score_shard(
 ) -> shards.Report:
     """Write the scores of one shard's clips; `weights` is the digest of the network."""
     rows = catalogs.clip_rows(path)
-    described = matching.match(recordings.to_pylist(), captions.to_pylist(), rows, ()).clips
+    described = catalogs.match(recordings.to_pylist(), captions.to_pylist(), rows, ()).clips
     texts_of = {clip_id: list(dict.fromkeys(description.captions)) for clip_id, description in described.items()}
     keys = [hashing.digest(weights, row["clip_id"], row["digest"], texts_of.get(row["clip_id"], [])) for row in rows]
     with shards.ItemWriter(output, manifest.ZERO_SHOT, previous) as writer:

@@ -17,7 +17,8 @@ import soundfile
 from flows import locks
 from soundmill import forgetting, ledger, lineage, manifest, params, shards
 from soundmill.audio import fingerprint
-from soundmill.corpora import audiocaps, forgotten, inventory
+from soundmill.corpora import forgotten, inventory
+from soundmill.corpora.csv_rows import AUDIOCAPS
 from soundmill.shards import code
 from stages import loops, resample, scan, segment
 from stages.corpus import CSV_FILES, SYNTHESISED
@@ -80,7 +81,7 @@ def never_had(checkout: Path, recording: str, clip: str) -> None:
         rows.drop(columns="split", errors="ignore").to_csv(corpus / f"{name}.csv", index=False)
     files = inventory.list_files(corpus / "audio")
     files.metadata = {name.encode(): bytes(corpus / name) for name in CSV_FILES}
-    tables = audiocaps.read(files, 3)
+    tables = AUDIOCAPS.read(files, 3)
     tables.settle("synthetic")
     for row in tables.recordings:
         row |= SYNTHESISED

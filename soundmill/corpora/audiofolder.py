@@ -13,34 +13,24 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from soundmill.corpora import sound_tags, sources
 from soundmill.corpora.folder import layout_of, split_of_folder
 from soundmill.corpora.inventory import AudioFile, Inventory, composed_path
 from soundmill.corpora.join import join
 from soundmill.corpora.json_entries import texts
-from soundmill.corpora.manifest_format import MACHINE_ID, ClassNames
+from soundmill.corpora.manifest_format import MACHINE_ID, name_classes
 from soundmill.corpora.metadata import csv_columns, first_keys, read_csv, read_entries
 from soundmill.corpora.resolver import with_slashes, youtube_clip
-from soundmill.corpora.rows import MAX_CAPTION, ManifestRow
 from soundmill.corpora.statements import about_terms
-from soundmill.corpora.tables import CorpusTables, Format, fold_number, seconds, split_of, video_id
+from soundmill.corpora.tables import MAX_CAPTION, CorpusTables, Format, ManifestRow, fold_number, seconds, split_of, video_id
 from soundmill.decoding.decode import DecodeError
 from soundmill.errors import UserError
 from soundmill.manifest import SPLIT_NAMES, escape_path
 from soundmill.params import parse_json
 
 FORMAT = Format(
-    name="audiofolder",
-    layout="`metadata.{csv,jsonl,parquet}` with `file_name`; or Parquet tables with a column of `{bytes, path}` (`audio`, …)",
-    id="`youtube_id` (`ytid`, `video_id`) and `start_time` (`start_s`, `start_seconds`, `start`), else the YouTube id in the "
-    "file's name, else a hash of the path; the file is `file_name`",
-    caption="`text`, `caption`, `captions`, `caption_1` …, `transcription`, `transcript`, `sentence`, `description`, `prompt`",
-    label="`human_labels`, `labels`, `label`, `category`, `class` or `genre`; numbers are looked up in the class names of "
-    "the table's metadata, AudioSet's ids in its class label csv (`mid,display_name`), if present",
-    split="`split`, else `is_audioset_eval` (True is test, False train), else a word (train, validation, test) in the name of the "
-    "Parquet table or one of its folders, else folders as in `folder`; `fold`; group: `fsID`, `freesound_id`, `src_file`",
+    "audiofolder",
+    "`metadata.{csv,jsonl,parquet}` with `file_name`; or Parquet tables with a column of `{bytes, path}` (`audio`, …)",
 )
 
 DEEPEST = 4  # folders above those of splits
@@ -68,7 +58,13 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
     rows = [row for name in manifests for row in _rows_of(inventory, name, tables)]
     splits = _splits_of_folders([*inventory.audio, *(AudioFile(name, 0, "") for name in manifests)])
     _split_by_folders(rows, inventory, splits)
-    _reject_damaged(inventory, tables)
+    for name in inventory.metadata:
+        if name.lower().endswith(b".parquet"):
+            try:
+                sources.open_table(inventory.metadata[name]).close()
+            except DecodeError as error:
+                inventory.opened.add(name)
+                tables.reject(name, error.reason, error.detail)
     names = list(sources.tables_of(inventory.metadata))
     undigested = set() if inventory.digests else _with_repeated_names(inventory, names)
     for name in names:
@@ -79,7 +75,7 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
         raise inventory.lacks(
             "metadata.csv, .jsonl or .parquet with `file_name`, and no Parquet table with usable recordings", "put one there"
         )
-    _name_classes([*rows, *embedded.values()], inventory, tables)
+    name_classes([*rows, *embedded.values()], inventory, tables)
     join(inventory, rows, num_shards, tables)
     for recording in tables.recordings:
         recording["split"] = recording["split"] or splits.get(recording["raw_path"])
@@ -103,18 +99,6 @@ def _names_files(inventory: Inventory, name: bytes) -> bool:
     return False
 
 
-def _reject_damaged(inventory: Inventory, tables: CorpusTables) -> None:
-    """Reject tables that cannot be opened."""
-    for name in inventory.metadata:
-        if name.lower().endswith(b".parquet"):
-            try:
-                with sources.open_table(inventory.metadata[name]):
-                    pass
-            except DecodeError as error:
-                inventory.opened.add(name)
-                tables.reject(name, error.reason, error.detail)
-
-
 @dataclass
 class _Embedded:
     """An embedded recording and the descriptions of all its rows."""
@@ -125,7 +109,7 @@ class _Embedded:
     fold: int | None
     original: str | None
     captions: list[tuple[str, str]] = field(default_factory=list)  # text, origin
-    labels: dict[str, None] = field(default_factory=dict)
+    labels: list[str] = field(default_factory=list)
     stated: list[tuple[str, dict[str, Any]]] = field(default_factory=list)  # row, and columns about terms or tags of the file
 
     def add_to(self, tables: CorpusTables, num_shards: int) -> None:
@@ -206,7 +190,10 @@ def _read_table(
             others = [field.name for field in file.schema_arrow if field.name != column and sources.is_audio(field.type)]
             if others:
                 tables.count("columns_of_recordings_left_out", len(others))
-            cells = parse_json(_digests(inventory, name, file)) if inventory.digests or digest else None
+            cells = None
+            if inventory.digests or digest:
+                what = f"recordings of at most {sources.MAX_BYTES} bytes, {sound_tags.VERSION}"
+                cells = parse_json(inventory.cached(name, what, lambda: json.dumps(sources.digest_cells(file))))
             for count, (file_or_error, values) in enumerate(sources.embedded_files(name, file, cells), start=1):
                 if isinstance(file_or_error, DecodeError):
                     inner = values.pop(column)
@@ -223,11 +210,6 @@ def _read_table(
                     _add_embedded(file_or_error, values, Description.of(values, names), embedded, tables)
     except DecodeError as error:
         tables.reject(name, error.reason, f"after {count} rows: {error.detail}")
-
-
-def _digests(inventory: Inventory, name: bytes, file: pq.ParquetFile) -> str:
-    what = f"recordings of at most {sources.MAX_BYTES} bytes, {sound_tags.VERSION}"
-    return inventory.cached(name, what, lambda: json.dumps(sources.digest_cells(file)))
 
 
 def _with_repeated_names(inventory: Inventory, names: list[bytes]) -> set[bytes]:
@@ -263,7 +245,7 @@ def _add_embedded(
     recording = embedded.setdefault(same, _Embedded(file, clip, split, about.fold, about.original))
     captions = _bounded(about, sources.split(file.raw_path)[0], file.row, tables)
     recording.captions.extend((caption, file.path) for caption in tables.said(captions, file.path))
-    recording.labels.update(dict.fromkeys(tables.said(about.labels, file.path, labels=True)))
+    recording.labels = list(dict.fromkeys(recording.labels + tables.said(about.labels, file.path, labels=True)))
     if stated := about_terms(values):
         recording.stated.append((file.path, stated))
     if file.tags:
@@ -288,15 +270,6 @@ def _remark_unread_folders(tables: CorpusTables) -> None:
             f"{len(unread)} recordings (first: {unread[0]}) are in folders named after splits that are not read as splits, because "
             "there are other folders beside them; if they are splits, add a column `split`"
         )
-
-
-def _name_classes(described: Iterable[ManifestRow | _Embedded], inventory: Inventory, tables: CorpusTables) -> None:
-    """Replace AudioSet's machine ids in labels by class names."""
-    classes = ClassNames(inventory)
-    for about in described:
-        kept = classes.call(about.labels)
-        about.labels = dict.fromkeys(kept) if isinstance(about, _Embedded) else kept
-    classes.remark(tables)
 
 
 def _splits_of_folders(files: Iterable[AudioFile]) -> dict[bytes, str]:
@@ -372,10 +345,11 @@ class Description:
         videos = (video for column in VIDEOS if (video := video_id(str(values.get(column)))))
         starts = (start for column in STARTS if (start := seconds(values.get(column))) is not None)
         video = next(videos, None)
+        split = SPLIT_NAMES.get(values["split"].strip().lower()) if isinstance(values.get("split"), str) else None
         return cls(
             captions,
             next((classes for classes in labels if not all(map(MACHINE_ID.fullmatch, classes))), labels[0] if labels else []),
-            _split_in(values),
+            split or {"true": "test", "false": "train"}.get(str(values.get("is_audioset_eval")).strip().lower()),  # of MusicCaps
             fold_number(str(values.get("fold"))),
             (video, next(starts, None)) if video else None,
             next((match[1] for column in ORIGINALS if (match := _ORIGINAL.fullmatch(str(values.get(column)).strip()))), None),
@@ -385,13 +359,6 @@ class Description:
         """The clip of a recording with this name, which may add the start if the columns have only the video."""
         named = youtube_clip(name, of_video=self.clip is not None)
         return named if self.clip is None or (self.clip[1] is None and named and named[0] == self.clip[0]) else self.clip
-
-
-def _split_in(values: dict[str, Any]) -> str | None:
-    """The split in a row's columns; MusicCaps has `is_audioset_eval`."""
-    split, is_eval = values.get("split"), str(values.get("is_audioset_eval")).strip().lower()
-    named = SPLIT_NAMES.get(split.strip().lower()) if isinstance(split, str) else None
-    return named or {"true": "test", "false": "train"}.get(is_eval)
 
 
 def _listed(value: Any) -> list[Any]:

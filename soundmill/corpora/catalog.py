@@ -1,21 +1,31 @@
-"""The catalog of one variant of clips: captions, labels, weight and group of each clip."""
+"""The catalog of one variant of clips: captions, labels, weight and group of each clip.
+
+Captions and labels are matched with clips by id and time, never by order. Captions of recordings that have none are made from what
+is known of them: labels, tags in the file, names of file and folder, tempo, key, zero-shot tags.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import os
+import re
+from collections import defaultdict
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from string import Formatter
+from types import MappingProxyType
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from soundmill import manifest, shards
-from soundmill.corpora import matching
-from soundmill.corpora.matching import Heard
+from soundmill.audio.tempo import NAMED
 from soundmill.errors import UserError
+from soundmill.manifest import CONTAINERS, FILE_TAGS, SPLIT_NAMES, unescape_path
 
-# `origin`: where a clip's captions come from; see matching.Origin.
+# `origin`: where a clip's captions come from; see Origin.
 UNSPLIT = pa.schema([*(column for column in manifest.CATALOG if column.name != "split"), ("origin", pa.string())])
 REMAKE = "make them again: `dvc repro -f resample`"
 
@@ -88,7 +98,7 @@ def describe(
     """Match captions with the clips below `clips` that `quality` keeps, shard by shard; only those of recordings in `used`.
 
     Captions that do not fit the sound by `scores` (manifest.ZERO_SHOT) are left out. A clip without a caption gets one by the
-    first of `templates` whose fields are known (captioning.py).
+    first of `templates` whose fields are known.
     """
     rejected = _rejected(quality)
     tempo_of = _tempi(corpus)
@@ -106,7 +116,7 @@ def describe(
         texts = [row for row in captions.to_pylist() if row["recording_id"] not in left_out]
         rows = [row for row in rows if row["recording_id"] in recording_of and row["recording_id"] not in left_out]
         heard = {row["clip_id"]: least.heard(row) for row in (scores_of[shard].to_pylist() if shard in scores_of else ())}
-        matched = matching.match(own, texts, rows, templates, heard)
+        matched = match(own, texts, rows, templates, heard)
         result.matched += matched.matched
         result.missing += matched.missing
         entries = []
@@ -206,3 +216,228 @@ def _check(table: pa.Table, clips: Path, rejected: int) -> None:
     repeated = counts.filter(pc.greater(counts.field("counts"), 1))
     if len(repeated):
         raise UserError(f"{clips}: {len(repeated)} clip ids occur twice (first: {repeated[0]['values']}); {REMAKE}")
+
+
+TOLERANCE = 0.5  # seconds between the starts of caption and clip: AudioCaps has integers, tools write 79.999 or 80.02
+
+Origin = Literal["window", "recording", "tags", "file_tags", "label", "name", "none"]
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What a network that compares sounds with texts says of a clip."""
+
+    tags: Sequence[str] = ()  # words that fit it, best first
+    unfit: Set[str] = frozenset()  # captions that do not
+
+
+@dataclass
+class Description:
+    """Captions and labels of a clip; `origin`: where the captions come from."""
+
+    captions: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    origin: Origin = "none"
+
+
+@dataclass
+class Matching:
+    """Descriptions by clip id, and the captions without a clip."""
+
+    clips: dict[str, Description] = field(default_factory=dict)
+    matched: int = 0  # captions of at least one clip
+    missing: list[str] = field(default_factory=list)
+
+
+def match(
+    recordings: Iterable[dict[str, Any]],
+    captions: Iterable[dict[str, Any]],
+    clips: Iterable[dict[str, Any]],
+    templates: Sequence[str],
+    heard: Mapping[str, Heard] = MappingProxyType({}),
+) -> Matching:
+    """Describe every clip by the captions of its window, else of its recording, else by the first of `templates` that fits.
+
+    Captions that `heard`, by clip id, calls unfit are left out; a clip that has no others is described by its tags only.
+
+    A caption with a start belongs to the nearest clip within TOLERANCE, else to the clip that contains its window. The length of
+    a recording's windows is the smallest distance between their starts. A caption without a start describes the whole recording,
+    and so do the captions of its only window, if it starts with the recording: a ten-second AudioCaps row cut into two clips
+    describes both. Rows are of manifest.RECORDINGS, CAPTIONS and CLIPS (with `seconds` of sound).
+    """
+    rows_of: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in captions:
+        rows_of[row["recording_id"]].append(row)
+    clips_of: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for clip in clips:
+        clips_of[clip["recording_id"]].append(clip)
+
+    result = Matching()
+    for recording in recordings:
+        rows, own_clips = rows_of.pop(recording["recording_id"], []), clips_of.get(recording["recording_id"], [])
+        _match_recording(recording, rows, own_clips, templates, heard, result)
+    for rows in rows_of.values():
+        result.missing.extend(_name(row) for row in rows)
+    return result
+
+
+def _match_recording(
+    recording: dict[str, Any],
+    rows: list[dict[str, Any]],
+    clips: list[dict[str, Any]],
+    templates: Sequence[str],
+    heard: Mapping[str, Heard],
+    result: Matching,
+) -> None:
+    starts = {clip["clip_id"]: recording["start_time"] + clip["start"] for clip in clips}
+    windowed: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    whole = [row for row in rows if row["start_time"] is None]
+    elsewhere = []
+    for row in rows:
+        if row["start_time"] is None:
+            continue
+        nearest = min(starts, key=lambda clip_id: abs(starts[clip_id] - row["start_time"]), default=None)
+        if nearest is not None and abs(starts[nearest] - row["start_time"]) <= TOLERANCE:
+            windowed[nearest].append(row)
+        else:
+            elsewhere.append(row)
+    strays = _place_within(elsewhere, rows, clips, starts, windowed)
+    if not whole and rows and all(abs(row["start_time"] - recording["start_time"]) <= TOLERANCE for row in rows):
+        whole = rows
+
+    for clip in clips:
+        clip_id = clip["clip_id"]
+        chosen = windowed.get(clip_id) or whole
+        labels = list(dict.fromkeys(label for row in chosen for label in row["labels"])) or list(recording["labels"])
+        of_sound = heard.get(clip_id, Heard())
+        if captions := [row["caption"] for row in chosen if row["caption"] not in of_sound.unfit]:
+            origin: Origin = "window" if clip_id in windowed else "recording"
+            result.clips[clip_id] = Description(captions, labels, origin)
+            continue
+        facts = facts_of(recording, labels, of_sound.tags)
+        if chosen:  # what else is said of the recording may fit no better than its captions
+            facts = {field: value for field, value in facts.items() if field == "tags"}
+        if (template := choose(templates, facts)) is not None:
+            result.clips[clip_id] = Description([template.format_map(facts)], labels, _origin_of(template, labels))
+        else:
+            result.clips[clip_id] = Description([], labels)
+
+    if not clips:
+        strays += whole
+    result.missing.extend(_name(row) for row in strays)
+    result.matched += len(rows) - len(strays)
+
+
+def _origin_of(template: str, labels: Sequence[str]) -> Origin:
+    fields = set(fields_of(template))
+    if "tags" in fields:
+        return "tags"
+    if not fields.isdisjoint(FILE_TAGS):
+        return "file_tags"
+    return "label" if labels else "name"
+
+
+def _place_within(
+    elsewhere: list[dict[str, Any]],
+    rows: list[dict[str, Any]],
+    clips: list[dict[str, Any]],
+    starts: dict[str, float],
+    windowed: dict[str, list[dict[str, Any]]],
+) -> list[dict[str, Any]]:
+    """Assign captions that start inside clips to the clips that contain their window; returns the others."""
+    times = sorted({row["start_time"] for row in rows if row["start_time"] is not None})
+    length = min((after - before for before, after in pairwise(times) if after - before > TOLERANCE), default=None)
+    if length is None:  # a single window has no known end
+        return elsewhere
+    ends = {clip["clip_id"]: starts[clip["clip_id"]] + clip["seconds"] for clip in clips}
+    strays = []
+    for row in sorted(elsewhere, key=lambda row: row["start_time"]):
+        end = min(row["start_time"] + length, max(ends.values(), default=0.0))  # the last window ends with the recording
+        around = (one for one in starts if starts[one] <= row["start_time"] < ends[one] and end <= ends[one] + TOLERANCE)
+        clip_id = next(around, None)
+        (strays if clip_id is None else windowed[clip_id]).append(row)
+    return strays
+
+
+def _name(row: dict[str, Any]) -> str:
+    return f"{row['recording_id']} ({row['origin']})"
+
+
+FIELDS = ("label", *FILE_TAGS, "file", "folder", "tempo", "key", "tags")
+# `Am`, `C#min`, `F major`; a note alone may be a word.
+KEY = re.compile(r"(?<![A-Za-z#])(?P<note>[A-G])(?P<sign>#|b)?[ _-]?(?P<mode>[Mm]aj(?:or)?|[Mm]in(?:or)?|m)(?![A-Za-z])")
+SIGNS = {"#": " sharp", "b": " flat", None: ""}
+JOINED = re.compile(r"[A-Za-z]?[a-z]{2,}(?:[A-Z][a-z]{2,})+")  # HeavyKick; a random id has other letters
+
+
+def fields_of(template: str) -> list[str]:
+    """The names in braces; ValueError if there is none, or another."""
+    try:
+        parts = [part for part in Formatter().parse(template) if part[1] is not None]
+    except ValueError as error:
+        raise ValueError(f"{template!r}: {error}") from None
+    if not parts or any(name not in FIELDS or form or conversion for _, name, form, conversion in parts):
+        raise ValueError(
+            f"{template!r} must contain {', '.join(f'{{{name}}}' for name in FIELDS)} or several of them, and no others"
+        )
+    return [name for _, name, _, _ in parts]
+
+
+def choose(templates: Sequence[str], facts: Mapping[str, str]) -> str | None:
+    """The first template all of whose fields are known; None if there is none. Its caption is `template.format_map(facts)`."""
+    return next((template for template in templates if facts.keys() >= set(fields_of(template))), None)
+
+
+def facts_of(recording: Mapping[str, Any], labels: Sequence[str], tags: Sequence[str] = ()) -> dict[str, str]:
+    """Fields by name, without the unknown ones, of a row of manifest.RECORDINGS (`path`, perhaps `file_tags`); its `bpm`, if it has
+    that key, is the tempo, else one in the name is."""
+    *folders, file = unescape_path(recording["path"]).decode("utf-8", "replace").split("/")
+    name = os.path.splitext(file)[0]
+    classes = [name for name in folders if name.lower() not in SPLIT_NAMES and name.lower().encode() not in CONTAINERS]
+    named = NAMED.search(name)
+    tempo = recording["bpm"] if "bpm" in recording else named and float(named[1] or named[2])
+    found = {
+        "label": join_words(labels) if labels else None,
+        **(recording.get("file_tags") or {}),
+        "file": words_of(name),
+        "folder": next(filter(None, map(words_of, reversed(classes))), None),
+        "tempo": f"{tempo:.4g}" if tempo else None,
+        "key": key_of(name),
+        "tags": join_words(tags) if tags else None,
+    }
+    return {field: value for field, value in found.items() if value}
+
+
+def words_of(name: str) -> str | None:
+    """The words in a name, without tempo, key and numbers; None if it has none, or looks like an id."""
+    words = []
+    key = _key(name)
+    rest = name.replace(key[0], " ") if key else name
+    for part in re.split(r"[\W_]+", NAMED.sub(" ", rest)):
+        word = part.rstrip("0123456789")
+        if word.lower() != word and word[1:].lower() != word[1:] and word.upper() != word and not JOINED.fullmatch(word):
+            return None
+        if word and not word.isalpha() and len(part) > 3:  # not `3d`
+            return None
+        words += re.sub(r"(?<=[a-z])(?=[A-Z])", " ", word).lower().split() if len(word) > 1 else []
+    return " ".join(words) or None
+
+
+def key_of(name: str) -> str | None:
+    """The musical key in a name: `A minor`, `C sharp major`. `m` alone counts only between `_`, `-` and the ends."""
+    if (match := _key(name)) is None:
+        return None
+    return f"{match['note']}{SIGNS[match['sign']]} {'major' if match['mode'].lower().startswith('maj') else 'minor'}"
+
+
+def _key(name: str) -> re.Match[str] | None:
+    for match in KEY.finditer(name):
+        around = name[max(0, match.start() - 1) : match.start()] + name[match.end() : match.end() + 1]
+        if match["mode"] != "m" or not re.search(r"[^_-]", around):
+            return match
+    return None
+
+
+def join_words(words: Sequence[str]) -> str:
+    """`rain`, `rain and wind`, `rain, wind and bell`."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from soundmill import csv_files, disk, params
-from soundmill.corpora import inventory, metadata, registry, terms, union
+from soundmill.corpora import inventory, metadata, registry, terms
 from soundmill.corpora.buckets import Bucket
 from soundmill.corpora.clip_plan import check_rate
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.resolver import TOLERANCE
-from soundmill.corpora.section import Directory, ScanParams, directories, named
+from soundmill.corpora.section import Directory, ScanParams, UnionPart, directories, named, unite
 from soundmill.corpora.sources import Sources, split
 from soundmill.corpora.tables import CorpusTables
 from soundmill.decoding import decode
@@ -144,7 +144,7 @@ def _section(path: Path) -> ScanParams:
     return params.parse(ScanParams, document, f"{path}: corpus")
 
 
-def read(places: list[Directory], progress: Callable[[int], None] = lambda n: None) -> list[union.UnionPart]:
+def read(places: list[Directory], progress: Callable[[int], None] = lambda n: None) -> list[UnionPart]:
     """Read each directory: its inventory, without digests, and its tables with the terms that the stage `scan` finds."""
     parts = []
     for place in places:
@@ -158,20 +158,20 @@ def read(places: list[Directory], progress: Callable[[int], None] = lambda n: No
                 tables.remarks.append(f"{len(unreadable)} recordings cannot be read, so their tags are not known (first: {first})")
             if inside := sum(not row["digest"] and split(row["raw_path"])[1] is not None for row in tables.recordings):
                 tables.remarks.append(f"{inside} recordings are inside Parquet tables; terms in their tags are read only by `scan`")
-            parts.append(union.UnionPart(place.name, place.weight, taken, tables))
+            parts.append(UnionPart(place.name, place.weight, taken, tables))
     return parts
 
 
 def report_of(
     path: Path | Bucket,
     places: list[Directory],
-    parts: list[union.UnionPart],
+    parts: list[UnionPart],
     headers: bool = False,
     progress: Callable[[int], None] = lambda n: None,
 ) -> Report:
     """Check what `read` returned; clips beyond the end of their recording are moved to `missing`. `path` is for the report."""
     united = bool(places[0].name)
-    files, tables = union.unite(parts)
+    files, tables = unite(parts)
     # In a union, a recording gets another id if an earlier part has its id.
     own_ids = {
         (part.name.encode() + b"/" if united else b"") + row["raw_path"]: row["recording_id"]
@@ -250,9 +250,7 @@ def _as_missing(recording: dict[str, Any], own_id: str, start: float | None) -> 
     return {**entry, "captions": [], "origins": [], "audiocap_ids": []}
 
 
-def _move_to_missing(
-    lost: dict[tuple[str, float | None], dict[str, Any]], tables: CorpusTables, parts: list[union.UnionPart]
-) -> None:
+def _move_to_missing(lost: dict[tuple[str, float | None], dict[str, Any]], tables: CorpusTables, parts: list[UnionPart]) -> None:
     origins = {row["origin"] for row in tables.captions if (row["recording_id"], row["start_time"]) in lost}
     numbers = {origin: number for part in parts for origin, number in _numbers(origins, part).items()}
     for row in tables.captions:
@@ -271,7 +269,7 @@ def _move_to_missing(
     )
 
 
-def _numbers(origins: set[str], part: union.UnionPart) -> dict[str, str]:
+def _numbers(origins: set[str], part: UnionPart) -> dict[str, str]:
     """AudioCaps' row ids by origin (`train.csv:12`)."""
     tables = {origin.rpartition(":")[0] for origin in origins}
     below = f"{part.name}/" if part.name else ""

@@ -1,21 +1,23 @@
-"""Formats of tables with one row per recording: csv files that differ in their columns, LJSpeech's lines, and Clotho's captions."""
+"""Formats of tables with one row per recording or caption: csv files that differ in their columns, LJSpeech's lines, Clotho's and
+AudioCaps' captions."""
 
 import html
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import Any, ClassVar
 
 from soundmill.corpora.inventory import Inventory, composed
-from soundmill.corpora.manifest_format import DETECTED, ClassNames, ManifestFormat
-from soundmill.corpora.metadata import csv_files_with, head_lines, read_csv, read_lines
+from soundmill.corpora.join import join
+from soundmill.corpora.manifest_format import DETECTED, ManifestFormat
+from soundmill.corpora.metadata import csv_columns, csv_files_with, head_lines, read_csv, read_lines
 from soundmill.corpora.resolver import MAX_KEY, FileIndex, youtube_clip
-from soundmill.corpora.rows import ManifestRow
-from soundmill.corpora.tables import CorpusTables, Format, fold_number, seconds, split_of_file, video_id, whole_number
-from soundmill.manifest import SPLIT_NAMES
+from soundmill.corpora.tables import CorpusTables, Format, ManifestRow, fold_number, seconds, split_of_file, video_id, whole_number
+from soundmill.errors import UserError
+from soundmill.manifest import SPLIT_NAMES, escape_path
 
 Cells = dict[str, str]  # a csv's row: column → text
 
@@ -32,7 +34,7 @@ class CsvRows(ManifestFormat):
     columns: frozenset[str]
     remedy: str
     row: Callable[[Cells], dict[str, Any]]  # fields of ManifestRow; raises BadRowError
-    unique = True
+    unique = has_machine_ids = True
 
     @property
     def looks(self) -> str:
@@ -42,16 +44,15 @@ class CsvRows(ManifestFormat):
         """Names of the csv files with these columns."""
         return csv_files_with(inventory, self.columns)
 
-    def rows(self, inventory: Inventory, name: bytes, tables: CorpusTables, classes: ClassNames) -> Iterator[ManifestRow]:
+    def rows(self, inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[ManifestRow]:
         for line, cells in read_csv(inventory, name):
             try:
-                values = self.row(cells)
+                values = {"split": split_of_file(name), **self.row(cells)}
             except BadRowError as error:
                 reason, detail = error.args
                 tables.reject(name, reason, f"line {line}: {detail}")
             else:
-                of_file = {"split": split_of_file(name), **values, "labels": classes.call(values.get("labels", ()))}
-                yield ManifestRow(name, line, **of_file)
+                yield ManifestRow(name, line, **values)
 
 
 def _musiccaps(cells: Cells) -> dict[str, Any]:
@@ -71,14 +72,7 @@ def _musiccaps(cells: Cells) -> dict[str, Any]:
 
 # Aspects are thousands of free texts, so they are not used as labels.
 MUSICCAPS = CsvRows(
-    Format(
-        name="musiccaps",
-        layout="a csv with `ytid,start_s,end_s,audioset_positive_labels,aspect_list,caption,…`",
-        id="`ytid` and `start_s`; the file under any of AudioCaps' names",
-        caption="`caption`",
-        label="`audioset_positive_labels`, looked up in AudioSet's class label csv (`mid,display_name`), if present",
-        split="`is_audioset_eval`: True is test, False train",
-    ),
+    Format("musiccaps", "a csv with `ytid,start_s,end_s,audioset_positive_labels,aspect_list,caption,…`"),
     columns=frozenset({"ytid", "start_s", "caption"}),
     remedy="put musiccaps-public.csv there",
     row=_musiccaps,
@@ -101,13 +95,8 @@ def _urbansound8k(cells: Cells) -> dict[str, Any]:
 
 URBANSOUND8K = CsvRows(
     Format(
-        name="urbansound8k",
-        layout="`metadata/UrbanSound8K.csv` with `slice_file_name,fsID,start,end,salience,fold,classID,class`; "
-        "`audio/fold1/*.wav` …",
-        id="hash of the path; the file is `slice_file_name`, in the folder of its fold",
-        caption="none (made from the label)",
-        label="`class`",
-        split="`fold` (1 to 10); group: `fsID`, the Freesound original",
+        "urbansound8k",
+        "`metadata/UrbanSound8K.csv` with `slice_file_name,fsID,start,end,salience,fold,classID,class`; `audio/fold1/*.wav` …",
     ),
     columns=frozenset({"slice_file_name", "fsid", "fold", "class"}),
     remedy="put UrbanSound8K.csv there",
@@ -123,12 +112,7 @@ def _fsd50k(cells: Cells) -> dict[str, Any]:
 
 FSD50K = CsvRows(
     Format(
-        name="fsd50k",
-        layout="`FSD50K.ground_truth/{dev,eval}.csv` with `fname,labels,…`; `FSD50K.dev_audio/*.wav`, `FSD50K.eval_audio/*.wav`",
-        id="hash of the path; the file is `fname` with any extension",
-        caption="none (made from the labels)",
-        label="`labels`, separated by commas",
-        split="`split`, else the csv's name (eval is test)",
+        "fsd50k", "`FSD50K.ground_truth/{dev,eval}.csv` with `fname,labels,…`; `FSD50K.dev_audio/*.wav`, `FSD50K.eval_audio/*.wav`"
     ),
     columns=frozenset({"fname", "labels"}),
     remedy="put FSD50K.ground_truth there",
@@ -143,12 +127,8 @@ class LjSpeech(ManifestFormat):
     """`id|transcript|normalised transcript`, without header and quotes."""
 
     FORMAT = Format(
-        name="ljspeech",
-        layout="`metadata.csv` without header: id, transcript, normalised transcript, separated by vertical bars; `wavs/{id}.wav`",
-        id="hash of the path; the file is `id` in `wavs`",
-        caption="the normalised transcript, else the plain one",
-        label="none",
-        split="none",
+        "ljspeech",
+        "`metadata.csv` without header: id, transcript, normalised transcript, separated by vertical bars; `wavs/{id}.wav`",
     )
     looks = "`metadata.csv` of lines `id|transcript|normalised transcript`"
     remedy = "put it beside its folder `wavs`"
@@ -169,7 +149,7 @@ class LjSpeech(ManifestFormat):
         stems = {composed(file.stem) for file in inventory.audio if os.path.dirname(file.raw_path) == folder}
         return 2 * len(ids) >= len(lines) > 0 and (not inventory.audio or not stems.isdisjoint(map(composed, ids)))
 
-    def rows(self, inventory: Inventory, name: bytes, tables: CorpusTables, classes: ClassNames) -> Iterator[ManifestRow]:
+    def rows(self, inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[ManifestRow]:
         lines = [(line, text.split("|")) for line, text in read_lines(inventory, name)]
         usual = Counter(len(cells) for _, cells in lines).most_common(1)
         pieces: set[int] = set()
@@ -187,20 +167,11 @@ class LjSpeech(ManifestFormat):
                 yield ManifestRow(name, line, f"wavs/{key.strip()}", captions=captions)
 
 
-LJSPEECH = LjSpeech()
-
-
 class Clotho(ManifestFormat):
     """Csv files with five captions per recording, file names of free text, and a folder of audio for each split."""
 
     FORMAT = Format(
-        name="clotho",
-        layout="`clotho_captions_{development,validation,evaluation}.csv` with `file_name,caption_1..5`; `development/*.wav` …",
-        id="hash of the path; the file is `file_name`, free text, found in the folder of its csv's split",
-        caption="`caption_1` … `caption_5`",
-        label="none",
-        split="the csv's name (development means train, validation valid, evaluation test); for a file in no csv, its folder's; "
-        "group: `sound_id` of `clotho_metadata_*.csv`",
+        "clotho", "`clotho_captions_{development,validation,evaluation}.csv` with `file_name,caption_1..5`; `development/*.wav` …"
     )
     looks = "csv with the columns caption_1, file_name"
     remedy = "put `clotho_captions_development.csv` beside the folders of audio"
@@ -228,17 +199,23 @@ class Clotho(ManifestFormat):
         # In Clotho `dev` means development, if there is another validation set and no other training set.
         return {**self.SPLITS, "dev": "train" if "valid" in named and "train" not in named else self.SPLITS["dev"]}
 
-    def all_rows(
-        self, inventory: Inventory, names: Iterable[bytes], tables: CorpusTables, classes: ClassNames
-    ) -> Iterator[ManifestRow]:
+    def all_rows(self, inventory: Inventory, names: Iterable[bytes], tables: CorpusTables) -> Iterator[ManifestRow]:
         """Five captions per recording, its split, and the Freesound original as its group."""
-        originals, index, splits = dict(_originals(inventory)), FileIndex(inventory), self.parts_of(names)
-        for row in super().all_rows(inventory, names, tables, classes):
-            row.split, row.group = splits.get(row.part), originals.get((row.part, _decoded(row.key)))
-            row.key = _key(row.key, index)
+        originals = {
+            (self.part_of(name), _decoded(cells["file_name"])): number
+            for name in csv_files_with(inventory, {"file_name", "sound_id"})  # in Latin-1
+            for _, cells in read_csv(inventory, name)
+            if (number := whole_number(cells["sound_id"]))
+        }
+        index, splits = FileIndex(inventory), self.parts_of(names)
+        for row in super().all_rows(inventory, names, tables):
+            decoded = _decoded(row.key)
+            row.split, row.group = splits.get(row.part), originals.get((row.part, decoded))
+            if not index.resolve(row.key).files and index.resolve(decoded).files:
+                row.key = decoded
             yield row
 
-    def rows(self, inventory: Inventory, name: bytes, tables: CorpusTables, classes: ClassNames) -> Iterator[ManifestRow]:
+    def rows(self, inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[ManifestRow]:
         part = self.part_of(name)
         if not part:
             tables.count("csv_without_split")
@@ -246,8 +223,9 @@ class Clotho(ManifestFormat):
             captions = [text for column, text in cells.items() if re.fullmatch(r"caption_\d+", column) and text.strip()]
             yield ManifestRow(name, line, cells["file_name"], captions=captions, part=part)
 
-    def completed(self, tables: CorpusTables, inventory: Inventory, parts: Mapping[str, str]) -> CorpusTables:
+    def read(self, inventory: Inventory, num_shards: int) -> CorpusTables:
         """Recordings of the test set have no captions, and are not for training."""
+        tables, parts = super().read(inventory, num_shards), self.parts_of(self.manifests(inventory))
         folders = {file.raw_path: file.folders for file in inventory.audio}
         for recording in tables.recordings:
             if recording["split"] is None and folders[recording["raw_path"]]:
@@ -255,24 +233,107 @@ class Clotho(ManifestFormat):
         return tables
 
 
-def _key(written: str, index: FileIndex) -> str:
-    """The name in a csv as written or decoded, whichever a file has."""
-    if index.resolve(written).files:
-        return written
-    return decoded if index.resolve(decoded := _decoded(written)).files else written
-
-
 def _decoded(name: str) -> str:
     """A name without HTML entities (`&#39;`) and surrounding spaces; not decoded if too long for a key."""
     return html.unescape(name).strip() if len(name) <= MAX_KEY else name
 
 
-def _originals(inventory: Inventory) -> Iterator[tuple[tuple[str, str], str]]:
-    """((word for the split, file name), Freesound number) from the metadata tables, which are in Latin-1."""
-    for name in csv_files_with(inventory, {"file_name", "sound_id"}):
-        for _, cells in read_csv(inventory, name):
-            if number := whole_number(cells["sound_id"]):
-                yield (Clotho.part_of(name), _decoded(cells["file_name"])), number
-
-
 CLOTHO = Clotho()
+
+
+ALIASES = {"ytid": "youtube_id", "youtubeid": "youtube_id", "start_seconds": "start_time", "start": "start_time"}
+COLUMNS = ("youtube_id", "start_time", "caption")
+LABEL_COLUMNS = ("youtube_id", "start_time", "labels")
+
+
+class AudioCaps:
+    """Csv files of captions by YouTube id and start, and audio files under any of the common names."""
+
+    FORMAT = Format("audiocaps", "csv files (v1, v2) with `youtube_id,start_time,caption` and audio, anywhere below the root")
+
+    def detect(self, inventory: Inventory) -> bool:
+        return any(set(COLUMNS) <= _columns(inventory, name) for name in inventory.csv_files())
+
+    def read(self, inventory: Inventory, num_shards: int) -> CorpusTables:
+        """Tables of an AudioCaps corpus: csv files and audio anywhere below its root; each csv's name gives the split.
+
+        A caption belongs to the recording of its video with the last start before it. Audio without a row is a recording without
+        captions; captions without audio stay in the table, so that coverage can be computed.
+        """
+        tables = CorpusTables()
+        with_captions, with_labels = _tables_of(inventory, tables)
+        labels = {
+            (video, start): [label for part in row["labels"].split(";") if (label := part.strip())]
+            for name in with_labels
+            for _, video, start, row in _windows(inventory, name, tables)
+        }
+        rows = [
+            ManifestRow(
+                name,
+                line,
+                video,
+                captions=[row["caption"]],
+                labels=labels.get((video, start), ()),
+                start_time=start,
+                split=split_of_file(name),
+                number=whole_number(row.get("audiocap_id", "")),
+            )
+            for name in with_captions
+            for line, video, start, row in _windows(inventory, name, tables)
+        ]
+        return join(inventory, rows, num_shards, tables)
+
+
+AUDIOCAPS = AudioCaps()
+
+
+def _columns(inventory: Inventory, name: bytes) -> set[str]:
+    return {ALIASES.get(column, column) for column in csv_columns(inventory, name)}
+
+
+def _tables_of(inventory: Inventory, tables: CorpusTables) -> tuple[list[bytes], list[bytes]]:
+    """Names of the csv files with captions and of those with labels; a csv without a required column is a UserError.
+
+    Other csv files, without `audiocap_id`, are ignored beside those: lists of failed downloads, AudioSet's segments.
+    """
+    with_captions, with_labels, other_csvs, lacking = [], [], [], []
+    for name in inventory.csv_files():
+        columns = _columns(inventory, name)
+        path = escape_path(name)
+        if set(COLUMNS) <= columns:
+            with_captions.append(name)
+        elif set(LABEL_COLUMNS) <= columns:
+            with_labels.append(name)
+        else:
+            other_csvs.append(f"{path} ({', '.join(sorted(columns)) or 'no header'})")
+            if len(columns & set(COLUMNS)) > 1:
+                lacking.append((path, columns))
+    lacking.sort(key=lambda table: "audiocap_id" not in table[1])
+    if lacking and (not with_captions or "audiocap_id" in lacking[0][1]):
+        path, columns = lacking[0]
+        missing = ", ".join(column for column in COLUMNS if column not in columns)
+        raise UserError(
+            f"{path}: an AudioCaps csv needs the columns {', '.join(COLUMNS)}; {missing} missing "
+            f"(found: {', '.join(sorted(columns))}); correct its header, or remove it from the corpus"
+        )
+    if not with_captions:
+        others = "; ".join(other_csvs) or "none"
+        raise UserError(
+            f"corpus.path: no csv with the columns {', '.join(COLUMNS)} below {escape_path(bytes(inventory.root))} "
+            f"(csv files: {others}); put AudioCaps' train.csv, val.csv, test.csv beside the audio, or use `corpus=folder`"
+        )
+    tables.count("other_csv", len(other_csvs))
+    return with_captions, with_labels
+
+
+def _windows(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[tuple[int, str, float, dict[str, str]]]:
+    """(line, YouTube id, start, row) of a csv; rows without an id or start are quarantined."""
+    for line, row in read_csv(inventory, name):
+        row = {ALIASES.get(column, column): text for column, text in row.items()}
+        video, start = video_id(row["youtube_id"]), seconds(row["start_time"])
+        if not video:
+            tables.reject(name, "bad id", f"line {line}: {row['youtube_id']!r:.80} is not a YouTube id")
+        elif start is None:
+            tables.reject(name, "bad start time", f"line {line}: {row['start_time']!r:.80} is not a number of seconds")
+        else:
+            yield line, video, start, row

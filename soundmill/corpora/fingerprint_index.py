@@ -238,7 +238,8 @@ class Index:
         for entries, column in ((self._keys, "keys"), (self._probes, "probes")):
             joined, counts = _joined(clips[column], LANDMARK)
             ranks = np.repeat(self._ranks[numbers], counts)
-            entries.add(records(KEY_RECORD, joined["key"], ranks, joined["frame"]), _part_of_key(joined["key"]))
+            part = (joined["key"] * FIRST_HASH) >> np.uint32(32 - PARTS.bit_length() + 1)
+            entries.add(records(KEY_RECORD, joined["key"], ranks, joined["frame"]), part)
             if column == "keys":
                 self.featureless += self._ids.take(first + np.flatnonzero(counts == 0)).to_pylist()
 
@@ -324,10 +325,6 @@ def _joined(column: pa.ChunkedArray, dtype: np.dtype) -> tuple[np.ndarray, np.nd
     values = column.combine_chunks()
     ends = np.frombuffer(values.buffers()[1], np.int32)[values.offset : values.offset + len(values) + 1] // dtype.itemsize
     return np.frombuffer(values.buffers()[2] or b"", dtype)[ends[0] : ends[-1]], np.diff(ends)
-
-
-def _part_of_key(keys: np.ndarray) -> np.ndarray:
-    return (keys * FIRST_HASH) >> np.uint32(32 - PARTS.bit_length() + 1)
 
 
 def _slot(keys: np.ndarray) -> np.ndarray:

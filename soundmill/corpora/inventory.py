@@ -7,6 +7,7 @@ import stat
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -231,7 +232,9 @@ def list_files(
         listed, entries = {}, _walk(top, inventory, follow_links)
 
         def has_text(raw_path: bytes) -> bool:
-            return _begins_as_text(os.path.join(top, raw_path))
+            with suppress(OSError), open(os.path.join(top, raw_path), "rb") as file:
+                return is_text(file.read(HEAD_BYTES))
+            return False
 
     for raw_path, size in entries:
         inventory.num_files += 1
@@ -305,22 +308,13 @@ def _is_metadata(name: bytes, extension: bytes) -> bool:
     return os.fsdecode(extension) in METADATA or extension.endswith(b"~") or bool(not extension and METADATA_NAMES.fullmatch(name))
 
 
-def _has_known_kind(name: bytes) -> bool:
-    extension = os.path.splitext(name)[1].lower()
-    return os.fsdecode(extension) in MEDIA or _is_metadata(name, extension)
-
-
-def _begins_as_text(path: bytes) -> bool:
-    try:
-        with open(path, "rb") as file:
-            return is_text(file.read(HEAD_BYTES))
-    except OSError:
-        return False
-
-
 def _texts(bucket: Bucket, listed: Mapping[bytes, buckets.Object]) -> set[bytes]:
     """Objects whose first bytes show that they are texts, which their name does not."""
-    unknown = [path for path, one in listed.items() if one.size and not _has_known_kind(os.path.basename(path))]
+    unknown = []
+    for path, one in listed.items():
+        extension = os.path.splitext(path)[1].lower()
+        if one.size and os.fsdecode(extension) not in MEDIA and not _is_metadata(os.path.basename(path), extension):
+            unknown.append(path)
     heads = buckets.read_all([buckets.join(bucket, path) for path in unknown], HEAD_BYTES)
     return {path for path, head in zip(unknown, heads, strict=True) if is_text(head)}
 
@@ -379,8 +373,10 @@ def _walk(top: bytes, inventory: Inventory, follow_links: bool) -> Iterator[tupl
             try:
                 status = entry.stat()
             except OSError as error:
-                reason = "dangling link" if entry.is_symlink() else "unreadable"
-                inventory.reject(raw_path, reason, _link_detail(entry, error))
+                reason, detail = "unreadable", error.strerror or str(error)
+                if entry.is_symlink():
+                    reason, detail = "dangling link", f"leads to {escape_path(os.readlink(entry.path))}: {detail}"
+                inventory.reject(raw_path, reason, detail)
                 continue
             leaves = entry.is_symlink() and not _is_below(real := os.path.realpath(entry.path), real_top)
             if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
@@ -423,11 +419,6 @@ def _refusal(link: bytes, real_top: bytes, seen: set[tuple[int, int]]) -> str:
     if _is_below(real_top, real):
         return f"leads to {escape_path(real)}, above the corpus"
     return ""
-
-
-def _link_detail(entry: os.DirEntry[bytes], error: OSError) -> str:
-    target = f"leads to {escape_path(os.readlink(entry.path))}: " if entry.is_symlink() else ""
-    return target + (error.strerror or str(error))
 
 
 def _kind(mode: int) -> str:

@@ -1,19 +1,31 @@
-"""Formats of JSON with an entry for each recording or caption: TANGO, Amphion, WavCaps, PANNs (also csv), AudioLDM, NSynth."""
+"""Formats of JSON with an entry for each recording or caption: TANGO, Amphion, WavCaps, PANNs (also csv), AudioLDM, NSynth; and
+with a JSON file beside each recording: audiocraft's, which also has manifests, and that of stable-audio-tools."""
 
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
+from soundmill.corpora.folder import layout_of
 from soundmill.corpora.inventory import AudioFile, Inventory
-from soundmill.corpora.manifest_format import DETECTED, MACHINE_ID, ClassNames, ManifestFormat
-from soundmill.corpora.metadata import csv_files_with, first_keys, read_csv, read_entries, read_head, read_json
+from soundmill.corpora.join import join
+from soundmill.corpora.manifest_format import DETECTED, MACHINE_ID, ManifestFormat
+from soundmill.corpora.metadata import (
+    MAX_TEXT_BYTES,
+    csv_files_with,
+    first_keys,
+    read_csv,
+    read_entries,
+    read_head,
+    read_json,
+    read_sidecar,
+)
 from soundmill.corpora.resolver import FileIndex, youtube_clip
-from soundmill.corpora.rows import ManifestRow
 from soundmill.corpora.statements import Statement
-from soundmill.corpora.tables import CorpusTables, Format, keyword_in, split_of_file
+from soundmill.corpora.tables import CorpusTables, Format, ManifestRow, keyword_in, split_of_file
 from soundmill.errors import UserError
 from soundmill.manifest import SPLIT_NAMES, SPLITS, escape_path
 from soundmill.params import parse_json
@@ -35,6 +47,7 @@ class JsonEntries(ManifestFormat):
     labels: str | None = None  # key of labels
     label_separator: str = ";"  # of several labels in one text
     unique: bool = False
+    has_machine_ids: bool = True
     part: Callable[[bytes], str] = lambda name: ""  # manifest's name → word in the name of its recordings' folder
     parts: Mapping[str, str] | None = None  # all such words
     parts_of_videos: frozenset[str] = frozenset()  # parts whose files are YouTube videos
@@ -47,13 +60,7 @@ class JsonEntries(ManifestFormat):
                 yield name
 
     def rows(
-        self,
-        inventory: Inventory,
-        name: bytes,
-        tables: CorpusTables,
-        classes: ClassNames,
-        of_video: bool = False,
-        split: str | None = None,
+        self, inventory: Inventory, name: bytes, tables: CorpusTables, of_video: bool = False, split: str | None = None
     ) -> Iterator[ManifestRow]:
         """Rows of one manifest; an entry without a file is quarantined.
 
@@ -71,7 +78,7 @@ class JsonEntries(ManifestFormat):
                 at,
                 file,
                 captions=[text for key, value in entry.items() if re.fullmatch(self.captions, key) for text in texts(value)],
-                labels=self._labels(entry, classes) if self.labels else (),
+                labels=self._labels(entry) if self.labels else (),
                 split=split,
                 part=part,
                 of_video=part in self.parts_of_videos or (of_video and not part),
@@ -86,13 +93,13 @@ class JsonEntries(ManifestFormat):
                 return str(value)
         return ""
 
-    def _labels(self, entry: dict[str, Any], classes: ClassNames) -> list[str]:
-        """Labels; machine ids, of which one label may contain several, become class names."""
-        named = []
+    def _labels(self, entry: dict[str, Any]) -> list[str]:
+        """Labels; a text may be several machine ids."""
+        labels = []
         for label in texts(entry.get(self.labels), self.label_separator):
             mids = [mid.strip() for mid in label.split(",")]
-            named += classes.call(mids) if all(map(MACHINE_ID.fullmatch, mids)) else [label]
-        return named
+            labels += mids if all(map(MACHINE_ID.fullmatch, mids)) else [label]
+        return labels
 
 
 def texts(value: object, separator: str | None = None) -> list[str]:
@@ -103,15 +110,7 @@ def texts(value: object, separator: str | None = None) -> list[str]:
 
 
 TANGO = JsonEntries(
-    Format(
-        name="tango_json",
-        layout="`.json` or `.jsonl` files whose lines have `dataset,location,captions`",
-        id="the YouTube id and start in the file's name, else a hash; the file is `location`, matched by name in any folder",
-        caption="`captions`: a text or a list of texts",
-        label="`labels`, if present: a list, or a text separated by `;`; comma-separated machine ids are looked up in AudioSet's "
-        "class label csv (`mid,display_name`)",
-        split="the manifest's name",
-    ),
+    Format("tango_json", "`.json` or `.jsonl` files whose lines have `dataset,location,captions`"),
     keys=("captions", "location"),
     file=("location",),
     captions="captions",
@@ -123,27 +122,14 @@ TANGO = JsonEntries(
 
 _UID = re.compile(r"Y?(?P<video>[A-Za-z0-9_-]{11})_(?P<start>[0-9]{1,9})_[0-9]{1,9}")
 
-
-def _amphion_clip(uid: str) -> tuple[str, float] | None:
-    match = _UID.fullmatch(uid)
-    return (match["video"], int(match["start"]) / 1000) if match else None
-
-
 AMPHION = JsonEntries(
-    Format(
-        name="amphion",
-        layout="JSON lists of `Dataset,Uid,Caption`",
-        id="the file is `Uid` with any extension, `{ytid}_{startms}_{endms}`",
-        caption="`Caption`",
-        label="none",
-        split="the JSON's name",
-    ),
+    Format("amphion", "JSON lists of `Dataset,Uid,Caption`"),
     keys=("Uid", "Caption"),
     file=("Uid",),
     captions="Caption",
     looks="JSON list of `Uid` and `Caption`",
     remedy="put Amphion's train.json there",
-    clip=_amphion_clip,
+    clip=lambda uid: (match["video"], int(match["start"]) / 1000) if (match := _UID.fullmatch(uid)) else None,
 )
 
 
@@ -160,15 +146,7 @@ _SOURCES = {
 
 
 WAVCAPS = JsonEntries(
-    Format(
-        name="wavcaps",
-        layout='JSON with `id` and `caption`: `{"num_captions_per_audio": 1, "data": [{…}]}`, or the bare list',
-        id="the file is `id` with any extension, in its source's folder (FreeSound, BBC, SoundBible, AudioSet); "
-        "AudioSet: `Y{ytid}.wav`",
-        caption="`caption`",
-        label="none",
-        split="the JSON's name; the published ones give none",
-    ),
+    Format("wavcaps", 'JSON with `id` and `caption`: `{"num_captions_per_audio": 1, "data": [{…}]}`, or the bare list'),
     keys=("id", "caption"),
     file=("id", "audio", "wav"),
     captions=r"captions?(?:_\d+)?",
@@ -192,13 +170,8 @@ class Panns(ManifestFormat):
     """AudioCaps as in PANNs' lists and WavCaps' code: csv or JSON with five captions per `Y{ytid}.wav`."""
 
     FORMAT = Format(
-        name="panns",
-        layout='csv with `file_name,caption_1..5`, or JSON `{"data": [{caption_1..5, wav, audio, duration, id}]}`, '
-        "of YouTube names",
-        id="`file_name`, or `id`: `Y{ytid}.wav`",
-        caption="`caption_1` … `caption_5`, `caption`",
-        label="none",
-        split="the manifest's name",
+        "panns",
+        'csv with `file_name,caption_1..5`, or JSON `{"data": [{caption_1..5, wav, audio, duration, id}]}`, of YouTube names',
     )
     looks = "csv with `file_name,caption_1` and no JSON with `id` and `caption_1`"
     remedy = "put one there"
@@ -217,22 +190,17 @@ class Panns(ManifestFormat):
         keys = [cells["file_name"] for _, cells in islice(read_csv(inventory, name), DETECTED)]
         return 2 * sum(youtube_clip(key) is not None or _PREFIXED.match(key) is not None for key in keys) > len(keys)
 
-    def all_rows(
-        self, inventory: Inventory, names: Iterable[bytes], tables: CorpusTables, classes: ClassNames
-    ) -> Iterator[ManifestRow]:
+    def all_rows(self, inventory: Inventory, names: Iterable[bytes], tables: CorpusTables) -> Iterator[ManifestRow]:
         """Also of JSON files with one caption per entry."""
-        yield from super().all_rows(inventory, names, tables, classes)
+        yield from super().all_rows(inventory, names, tables)
         for name in ANY_CAPTIONS.manifests(inventory):
-            yield from ANY_CAPTIONS.rows(inventory, name, tables, classes, of_video=True)
+            yield from ANY_CAPTIONS.rows(inventory, name, tables, of_video=True)
 
-    def rows(self, inventory: Inventory, name: bytes, tables: CorpusTables, classes: ClassNames) -> Iterator[ManifestRow]:
+    def rows(self, inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[ManifestRow]:
         split = split_of_file(name)
         for line, cells in read_csv(inventory, name):
             captions = [text for column, text in cells.items() if re.fullmatch(r"caption(?:_\d+)?", column)]
             yield ManifestRow(name, line, cells["file_name"].strip(), captions=captions, split=split, of_video=True)
-
-
-PANNS = Panns()
 
 
 class AudioLdm(JsonEntries):
@@ -242,9 +210,7 @@ class AudioLdm(JsonEntries):
         """Names of the root json files."""
         return (name for name in inventory.metadata if self._listed(inventory, name) is not None)
 
-    def all_rows(
-        self, inventory: Inventory, names: Iterable[bytes], tables: CorpusTables, classes: ClassNames
-    ) -> Iterator[ManifestRow]:
+    def all_rows(self, inventory: Inventory, names: Iterable[bytes], tables: CorpusTables) -> Iterator[ManifestRow]:
         """A listed json that is missing is quarantined."""
         # Paths in the root json are relative to the directory of training, so they are resolved like recordings.
         manifests = FileIndex(Inventory(inventory.root, audio=[AudioFile(name, 0, "") for name in inventory.metadata]))
@@ -256,7 +222,7 @@ class AudioLdm(JsonEntries):
                     continue
                 files = manifests.resolve(path, root.rpartition(b"/")[0]).files
                 if len(files) == 1:
-                    yield from self.rows(inventory, files[0].raw_path, tables, classes, split=split)
+                    yield from self.rows(inventory, files[0].raw_path, tables, split=split)
                 else:
                     what = f"{len(files)} files of this name" if files else "is not below the corpus"
                     tables.reject(root, "missing manifest", f"{key}: {path!r:.200}: {what}")
@@ -275,13 +241,8 @@ class AudioLdm(JsonEntries):
 
 AUDIOLDM = AudioLdm(
     Format(
-        name="audioldm",
-        layout='`dataset_root.json` with `{"metadata": {"path": {dataset: {"train": json, …}}}}`, '
-        'each json `{"data": [{"wav": …}]}`',
-        id="hash of the path, or the YouTube id in the file's name; the file is `wav`, below the corpus",
-        caption="every key that contains `caption`",
-        label="`labels`, looked up in the class label csv (`mid,display_name`)",
-        split="the json's key in the root json",
+        "audioldm",
+        '`dataset_root.json` with `{"metadata": {"path": {dataset: {"train": json, …}}}}`, each json `{"data": [{"wav": …}]}`',
     ),
     keys=("wav",),
     file=("wav",),
@@ -296,14 +257,7 @@ AUDIOLDM = AudioLdm(
 class NSynth(ManifestFormat):
     """`examples.json` with pitch, instrument and qualities of each note, beside a folder of audio."""
 
-    FORMAT = Format(
-        name="nsynth",
-        layout="`nsynth-{train,valid,test}/examples.json` (note → fields) and `nsynth-…/audio/{note}.wav`",
-        id="hash of the path; the file is the note's name",
-        caption="`instrument_source_str`, `instrument_family_str`, `qualities_str`: `electronic bass, dark, reverb`",
-        label="`instrument_family_str`",
-        split="the folder's name; group: `instrument_str`",
-    )
+    FORMAT = Format("nsynth", "`nsynth-{train,valid,test}/examples.json` (note → fields) and `nsynth-…/audio/{note}.wav`")
     looks = "`examples.json` of NSynth's notes"
     remedy = "put it beside its folder `audio`"
     # Terms of the corpus as it is published, and the names of its notes: `{instrument}_{source}_{number}-{pitch}-{velocity}`.
@@ -317,7 +271,7 @@ class NSynth(ManifestFormat):
             if re.search(rb"(?:^|/)examples\.json$", name) and b'"instrument_family' in read_head(inventory, name)
         ]
 
-    def rows(self, inventory: Inventory, name: bytes, tables: CorpusTables, classes: ClassNames) -> Iterator[ManifestRow]:
+    def rows(self, inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[ManifestRow]:
         """Captions are made of the fields; notes of one instrument are a group."""
         examples = read_json(inventory, name)
         if not isinstance(examples, dict):
@@ -329,23 +283,140 @@ class NSynth(ManifestFormat):
             if not isinstance(fields, dict) or not isinstance(fields.get("instrument_family_str"), str):
                 tables.reject(name, "bad entry", f"{note!r:.80}: no `instrument_family_str`")
                 continue
-            family = fields["instrument_family_str"].replace("_", " ")
-            group = fields.get("instrument_str")
+            family, group = fields["instrument_family_str"].replace("_", " "), fields.get("instrument_str")
+            source, qualities = fields.get("instrument_source_str"), fields.get("qualities_str")
+            words = qualities if isinstance(qualities, list) else []
+            words = [word.replace("_", " ") for word in words if isinstance(word, str)]
             yield ManifestRow(
                 name,
                 note.encode("utf-8", "replace").decode(),  # JSON allows lone surrogates, tables do not
                 f"audio/{note}",
-                captions=[_note_caption(family, fields)],
+                captions=[", ".join([f"{source} {family}" if isinstance(source, str) else family, *words])],
                 labels=[family],
                 split=split,
                 group=group if isinstance(group, str) and group else None,
             )
 
 
-def _note_caption(family: str, fields: dict[str, Any]) -> str:
-    source, qualities = fields.get("instrument_source_str"), fields.get("qualities_str")
-    words = [quality.replace("_", " ") for quality in qualities if isinstance(quality, str)] if isinstance(qualities, list) else []
-    return ", ".join([f"{source} {family}" if isinstance(source, str) else family, *words])
-
-
 NSYNTH = NSynth()
+
+
+class Audiocraft(ManifestFormat):
+    """Manifests of JSON lines give recordings and splits, the json beside a recording its description."""
+
+    FORMAT = Format(
+        "audiocraft",
+        "`data.jsonl(.gz)` of `path,duration,sample_rate,…`; beside every recording a `.json` with `description`, `keywords` …",
+    )
+    looks = "manifest of JSON lines with duration, path, sample_rate"
+    remedy = "put audiocraft's data.jsonl.gz there"
+
+    def manifests(self, inventory: Inventory) -> Iterator[bytes]:
+        keys = {"path", "duration", "sample_rate"}
+        return (name for name in filter(JSON.search, inventory.metadata) if keys <= first_keys(inventory, name))
+
+    def all_rows(self, inventory: Inventory, names: Iterable[bytes], tables: CorpusTables) -> Iterator[ManifestRow]:
+        index = FileIndex(inventory)
+        for row in super().all_rows(inventory, names, tables):
+            files = index.resolve(row.key, row.source.rpartition(b"/")[0]).files
+            about = _sidecar(inventory, files[0].raw_path, tables) if len(files) == 1 else {}
+            row.captions = texts(about.get("captions")) or texts(about.get("description"))
+            labels = texts(about.get("genre"), ",") or texts(about.get("keywords"), ",")  # lists, or separated by commas
+            row.labels = [label.lower() for label in labels]
+            yield row
+
+    def rows(self, inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[ManifestRow]:
+        split = keyword_in(name, {**SPLIT_NAMES, "evaluate": "test", "generate": "test"})
+        for line, entry in read_entries(inventory, name):
+            if isinstance(entry, dict) and isinstance(entry.get("path"), str):
+                yield ManifestRow(name, line, entry["path"], split=split, bare=True)
+            else:
+                tables.reject(name, "bad entry", f"{line}: no `path`")
+
+
+def _sidecar(inventory: Inventory, raw_path: bytes, tables: CorpusTables) -> dict[str, Any]:
+    """The json beside a recording; empty if there is none or it cannot be read."""
+    value = None
+    if name := inventory.beside(os.path.splitext(raw_path)[0], b".json"):
+        try:
+            value = read_json(inventory, name)
+        except UserError as error:
+            tables.reject(name, "unreadable caption", str(error))
+    return value if isinstance(value, dict) else {}
+
+
+KEYS = ("prompt", "text")  # the first non-empty one is used
+
+
+class StableAudio:
+    """A `.json` (or `.txt`) with the prompt beside each recording; LAION-CLAP's key is `text`."""
+
+    FORMAT = Format(
+        "stable_audio", 'beside every recording a `.json` of the same name with `{"prompt": …}`, or `{"text": …}`, as in WebDataset'
+    )
+
+    def detect(self, inventory: Inventory) -> bool:
+        """Whether most of the first jsons beside recordings have a prompt or a text."""
+        pairs = list(islice((name for _, name in _pairs(inventory, b".json")), DETECTED))
+        return 2 * sum(any(b'"%s"' % key.encode() in read_head(inventory, name) for key in KEYS) for name in pairs) > len(pairs)
+
+    def read(self, inventory: Inventory, num_shards: int) -> CorpusTables:
+        """Tables of such a corpus: the prompt of each recording that has one."""
+        tables = CorpusTables()
+        rows = list(_rows(inventory, tables))
+        if not rows:
+            raise inventory.lacks('json with a "prompt" beside a recording of its name', "put them there")
+        tables = join(inventory, rows, num_shards, tables)
+        layout, files = layout_of(inventory.audio), {file.raw_path: file for file in inventory.audio}
+        for recording in tables.recordings:
+            recording["split"] = layout.split_and_label(files[recording["raw_path"]])[0]
+        return tables
+
+
+def _pairs(inventory: Inventory, extension: bytes) -> Iterator[tuple[AudioFile, bytes]]:
+    for file in inventory.audio:
+        if name := inventory.beside(os.path.splitext(file.raw_path)[0], extension):
+            yield file, name
+
+
+def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[ManifestRow]:
+    described, paired = set(), set()
+    keys = set(KEYS)
+    for file, name in _pairs(inventory, b".json"):
+        described.add(file.raw_path)
+        paired.add(name)
+        value = _value(inventory, name, tables)
+        keys.update(value)
+        if prompts := _prompts(value):
+            yield ManifestRow(name, "prompt", os.fsdecode(file.raw_path), captions=prompts, at_root=True)
+    for name in inventory.metadata:
+        # A json with only the keys of sidecars has lost its recording; others are not sidecars.
+        if name.lower().endswith(b".json") and name not in paired:
+            with suppress(ValueError):
+                value = parse_json(read_head(inventory, name, MAX_TEXT_BYTES))
+                if isinstance(value, dict) and (prompts := _prompts(value)) and value.keys() <= keys:
+                    inventory.opened.add(name)
+                    yield ManifestRow(name, "prompt", os.fsdecode(os.path.splitext(name)[0]), captions=prompts, at_root=True)
+    for file, name in _pairs(inventory, b".txt"):
+        if file.raw_path not in described and (text := read_sidecar(inventory, name, tables.reject)):
+            yield ManifestRow(name, 1, os.fsdecode(file.raw_path), captions=[text], at_root=True)
+
+
+def _value(inventory: Inventory, name: bytes, tables: CorpusTables) -> dict[str, Any]:
+    """The json beside a recording; one without a prompt is quarantined."""
+    text = read_sidecar(inventory, name, tables.reject)
+    if text is None:
+        return {}
+    try:
+        value = parse_json(text) if text else None
+    except ValueError:
+        tables.reject(name, "unreadable caption", "not JSON")
+        return {}
+    value = value if isinstance(value, dict) else {}
+    if not _prompts(value):
+        tables.reject(name, "empty caption", "no `prompt` and no `text`")
+    return value
+
+
+def _prompts(value: dict[str, Any]) -> list[str]:
+    return next(filter(None, (texts(value.get(key)) for key in KEYS)), [])

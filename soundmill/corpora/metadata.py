@@ -40,7 +40,6 @@ _TOO_LONG = "rows with more cells than the header; the rest is ignored (text wit
 _SWALLOWED = "quoted texts that contain lines like rows, which are read as text (unclosed quote?)"
 _UNCLOSED = "rows with a quote that is not closed, which are read to the end of their line"
 _BROKEN = "texts with a line break and without quotes, whose pieces are left out"
-MAX_UNPACKED_BYTES = MAX_MANIFEST_BYTES  # of a compressed manifest
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _DECODER = json.JSONDecoder()
 _BLANK = re.compile(r"\s*")
@@ -421,7 +420,7 @@ def read_json_lines(inventory: Inventory, name: bytes) -> Iterator[tuple[int, An
         with _open_packed(inventory.metadata[name], name) as file:
             while line := file.readline(MAX_TEXT_BYTES + 1):
                 number, total = number + 1, total + len(line)
-                if len(line) > MAX_TEXT_BYTES or total > MAX_UNPACKED_BYTES:
+                if len(line) > MAX_TEXT_BYTES or total > MAX_MANIFEST_BYTES:
                     raise UserError(f"{path}:{number}: a line over {MAX_TEXT_BYTES} bytes, or too much text; is it JSON lines?")
                 text, recoded = _decoded(line)
                 others += [number] * bool(recoded)

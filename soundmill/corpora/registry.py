@@ -2,12 +2,11 @@
 
 from typing import Protocol
 
-from soundmill.corpora import audiocaps, audiofolder, folder, sources
-from soundmill.corpora.class_folders import ESC, GTZAN, SC09, SPEECH_COMMANDS
-from soundmill.corpora.csv_rows import CLOTHO, FSD50K, LJSPEECH, MUSICCAPS, URBANSOUND8K
+from soundmill.corpora import audiofolder, sources
+from soundmill.corpora.csv_rows import AUDIOCAPS, CLOTHO, FSD50K, MUSICCAPS, URBANSOUND8K, LjSpeech
+from soundmill.corpora.folder import SC09, SPEECH_COMMANDS, Esc, Folder, Gtzan
 from soundmill.corpora.inventory import Inventory
-from soundmill.corpora.json_entries import AMPHION, AUDIOLDM, NSYNTH, PANNS, TANGO, WAVCAPS
-from soundmill.corpora.sidecars import AUDIOCRAFT, STABLE_AUDIO
+from soundmill.corpora.json_entries import AMPHION, AUDIOLDM, NSYNTH, TANGO, WAVCAPS, Audiocraft, Panns, StableAudio
 from soundmill.corpora.tables import CorpusTables, Format
 from soundmill.decoding.decode import DecodeError
 from soundmill.errors import UserError
@@ -37,20 +36,20 @@ ADAPTERS: dict[str, Adapter] = {
         FSD50K,
         AUDIOLDM,
         MUSICCAPS,
-        PANNS,
+        Panns(),
         CLOTHO,
         AMPHION,
-        AUDIOCRAFT,
-        audiocaps,
+        Audiocraft(),
+        AUDIOCAPS,
         TANGO,
         WAVCAPS,
-        ESC,
-        GTZAN,
-        STABLE_AUDIO,
-        LJSPEECH,
+        Esc(),
+        Gtzan(),
+        StableAudio(),
+        LjSpeech(),
         SC09,
         SPEECH_COMMANDS,
-        folder,
+        Folder(),
     )
 }
 NAMES = (AUTO, *ADAPTERS)

@@ -261,11 +261,6 @@ def like_words(video: str) -> bool:
     return _WORDS.fullmatch(video) is not None
 
 
-def is_absolute(key: str) -> bool:
-    """Whether a key is an absolute path, of any system."""
-    return with_slashes(key).startswith("/")
-
-
 def file_stem(name: str) -> str:
     """A file name without extension; decimals (`…_80.000_90.000`) are not an extension."""
     return _EXTENSION.sub("", name) or name

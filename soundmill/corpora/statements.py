@@ -1,11 +1,12 @@
-"""What a source says of the terms of a recording, and which terms hold if several sources say something."""
+"""What a source says of the terms of a recording, and which terms hold if several sources say something.
+
+Creative Commons' and public domain licences are named by SPDX ids (https://spdx.org/licenses).
+"""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-from soundmill.corpora import licences
 
 UNKNOWN = "unknown"
 AI_TERMS = ("allowed", "with_disclosure", "refused", UNKNOWN)  # from the least strict
@@ -39,10 +40,8 @@ class Statement:
 class Reader:
     """Makes statements of values from outside."""
 
-    too_long: int = 0  # texts left out
-    first_too_long: str = ""
-    unclear_ai_terms: int = 0
-    first_unclear: str = ""
+    too_long: list[str] = field(default_factory=list)  # places of texts left out
+    unclear_ai_terms: list[str] = field(default_factory=list)
     _known: dict[str, str] = field(default_factory=dict)  # one object for each text
     _licences: dict[tuple[str, str], str | None] = field(default_factory=dict)  # by kind of column and text
 
@@ -54,8 +53,7 @@ class Reader:
         for name, text in about_terms(values).items():
             _, kind = _RANKS[name]
             if len(text) > MAX_CELL:
-                self.too_long += 1
-                self.first_too_long = self.first_too_long or found
+                self.too_long.append(found)
                 if kind in ("licence", "copyright"):
                     named.append(UNKNOWN)
             elif (text := clean(text)).lower() not in NOTHING:
@@ -78,16 +76,15 @@ class Reader:
             elif text.lower() in AI_TERMS:
                 said[kind] = self.once(text.lower())
             else:
-                self.unclear_ai_terms += 1
-                self.first_unclear = self.first_unclear or f"{found}: {text[:40]!r}"
+                self.unclear_ai_terms.append(f"{found}: {text[:40]!r}")
         if named or other:
-            said["licence"] = licences.strictest(named or [UNKNOWN])
+            said["licence"] = strictest(named or [UNKNOWN])
         return Statement(found, **said) if said else None
 
     def _licence(self, kind: str, text: str) -> str | None:
         """The licence in a column, or in one for a notice of copyright."""
         if (kind, text) not in self._licences:
-            made = licences.spdx(text) if kind == "licence" else of_copyright(text)
+            made = spdx(text) if kind == "licence" else of_copyright(text)
             self._licences[kind, text] = self.once(made)
         return self._licences[kind, text]
 
@@ -115,7 +112,7 @@ def _of_list(kind: str, texts: list[str]) -> str | None:
         return texts[0] if texts else None
     if kind == "licence":
         long = [text for text in texts if len(text) > MAX_CELL]
-        return long[0] if long else licences.strictest(map(licences.spdx, map(clean, texts)))
+        return long[0] if long else strictest(map(spdx, map(clean, texts)))
     if kind == "ai_terms":
         return max((clean(text).lower() for text in texts), key=lambda text: AI_TERMS.index(text) if text in AI_TERMS else -1)
     return "; ".join(texts) if kind == "creator" else " / ".join(texts) if kind == "copyright" else None
@@ -132,7 +129,7 @@ def of_copyright(text: str) -> str | None:
 
     A name and a year are no licence.
     """
-    named = licences.named_in(text)
+    named = named_in(text)
     if len(named) == 1:
         return named[0]
     return text if _RESERVED.search(text) else UNKNOWN if named else None
@@ -164,8 +161,8 @@ def combine(levels: Iterable[Sequence[Statement]]) -> dict[str, str | None]:
                 sources.setdefault(first[values[0]].found, ([], []))[0].append(column)
                 continue
             if column == "licence":
-                row[column] = licences.strictest(values)
-                contradict = len(licences.distinct(values)) > 1
+                row[column] = strictest(values)
+                contradict = len(distinct(values)) > 1
             elif column == "ai_terms":
                 row[column] = max(values, key=AI_TERMS.index)
                 contradict = len(values) > 1
@@ -183,3 +180,101 @@ def combine(levels: Iterable[Sequence[Statement]]) -> dict[str, str | None]:
         for source, (columns, said) in sources.items()
     ]
     return {**row, "terms_found": "; ".join(parts)[:MAX_CELL] or None}
+
+
+_GAP = r"[\s_/-]{0,3}"  # bounded, so that no text takes long
+_CC = r"(?:\bcc|\bcreative\s?commons(?:\.org/licen[cs]es)?)"
+_ATTRIBUTION = re.compile(
+    rf"{_CC}{_GAP}(?:by|attribution)(?![a-z])"
+    rf"(?:{_GAP}(?:(?P<nc>nc|non{_GAP}commercial)|(?P<sa>sa|share{_GAP}alike)"
+    rf"|(?P<nd>nd|no{_GAP}deriv(?:ative)?s?(?:{_GAP}works)?))(?![a-z])){{0,3}}"
+    rf"(?:{_GAP}v?(?P<version>[1-4]\.[015])(?!\.?\d)(?:/(?P<port>[a-z]{{2,3}}|scotland)(?![a-z]))?)?",
+    re.IGNORECASE,
+)
+_OTHERS = {
+    "CC0-1.0": rf"(?:\bcc|\bcreative\s?commons){_GAP}(?:0|zero)(?!\.?\d|[a-z])(?:{_GAP}v?1\.0)?"
+    r"|creativecommons\.org/publicdomain/zero/1\.0",
+    "CC-PDM-1.0": rf"\bcc-pdm-1\.0|\bpublic{_GAP}domain{_GAP}mark(?:{_GAP}1\.0)?|creativecommons\.org/publicdomain/mark/1\.0",
+    "PDDL-1.0": rf"\bpddl(?:{_GAP}v?1\.0)?|\bopen data commons public domain dedication and licen[cs]e",
+    "Unlicense": r"\bunlicense\b|\bfree and unencumbered software released into the public domain",
+}
+_OTHER = {name: re.compile(pattern, re.IGNORECASE) for name, pattern in _OTHERS.items()}
+# The texts of Creative Commons' licences are themselves under CC0, and say so.
+_OF_LICENCE_TEXTS = re.compile(
+    r"creative commons public licenses is dedicated to the public domain under the \W?CC0 "
+    r"public domain dedication(?:\W{1,4}https?://creativecommons\.org/publicdomain/zero/1\.0)?",
+    re.IGNORECASE,
+)
+_FILLERS = frozenset(
+    "http https www the license licence licensed under international unported generic universal public domain dedication deed en "
+    "legalcode reuse allowed".split()
+)
+NO_CONDITIONS = ("CC0-1.0", "CC-PDM-1.0", "PDDL-1.0", "Unlicense")
+_ID = re.compile(
+    r"CC-BY(-NC)?(-SA)?(-ND)?(-[1-4]\.[015](-[A-Z]{2,3}|-SCOTLAND)?)?|CC0-1\.0|CC-PDM-1\.0|(?!CC)[A-Za-z0-9][A-Za-z0-9.+-]*"
+)
+
+
+def is_id(licence: str) -> bool:
+    """Whether a licence is written as an SPDX id, without further words, which may be conditions."""
+    return bool(_ID.fullmatch(licence))
+
+
+def spdx(text: str) -> str:
+    """The SPDX id of a licence in a common spelling, without a version if it has none (`CC-BY`); any other text as it is."""
+    full = f"Creative Commons {text}" if text[:11].lower() == "attribution" else text
+    ids, rest = _ids(full)
+    return ids[0] if len(ids) == 1 and not set(re.findall(r"\w+", rest.lower())) - _FILLERS else text
+
+
+def named_in(text: str) -> list[str]:
+    """The SPDX ids of the licences that a text (such as a LICENSE file) names, sorted."""
+    return _ids(_OF_LICENCE_TEXTS.sub(" ", " ".join(text.split())))[0]
+
+
+def without_names(text: str) -> str:
+    """A text without the names of licences in it, on one line."""
+    return _ids(" ".join(text.split()))[1]
+
+
+def _ids(text: str) -> tuple[list[str], str]:
+    """The ids of all licences named in a text, and the text without them."""
+    found = set()
+
+    def attribution(match: re.Match[str]) -> str:
+        parts = ["CC-BY", *(part.upper() for part in ("nc", "sa", "nd") if match[part])]
+        found.add("-".join([*parts, *filter(None, (match["version"], (match["port"] or "").upper()))]))
+        return " "
+
+    text = _ATTRIBUTION.sub(attribution, text)
+    for name, pattern in _OTHER.items():
+        text, count = pattern.subn(" ", text)
+        found |= {name} if count else set()
+    return sorted(distinct(found)), text
+
+
+def distinct(found: Iterable[str]) -> list[str]:
+    """The licences of several that are not the same: `CC-BY` beside `CC-BY-4.0` is."""
+    found = list(dict.fromkeys(found))
+    if len(found) == 1:
+        return found
+    return [one for one in found if not any(other.startswith(f"{one}-") and other[len(one) + 1 :][:1].isdigit() for other in found)]
+
+
+def strictest(found: Iterable[str]) -> str:
+    """The licence with the most conditions; the first of several. Any but Creative Commons' may have any conditions.
+
+    One that is `unknown` comes after others with any conditions, which are at least written.
+    """
+    found = distinct(found)
+    return max(found, key=_strictness) if len(found) > 1 else found[0]
+
+
+def _strictness(licence: str) -> int:
+    if licence in NO_CONDITIONS:
+        return 0
+    if licence == "unknown":
+        return 8
+    parts = licence.split("-")
+    weights = {"SA": 1, "ND": 2, "NC": 4}
+    return 1 + sum(weights.get(part, 0) for part in parts) if parts[:2] == ["CC", "BY"] and is_id(licence) else 9

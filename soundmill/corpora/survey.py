@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from soundmill import hashing
-from soundmill.corpora import check, inventory, registry, splits, union
+from soundmill.corpora import check, inventory, registry, splits
 from soundmill.corpora.buckets import Bucket
+from soundmill.corpora.section import UnionPart
 from soundmill.corpora.sources import Sources
 from soundmill.errors import UserError
 
@@ -120,7 +121,7 @@ def survey(directory: Path | Bucket, follow_links: bool = False) -> Survey:
     files = inventory.list_files(place.root, digests=False, follow_links=follow_links)
     files.check_not_empty()
     tables = registry.read(registry.AUTO, files, 1, needs_audio=False)
-    report = check.report_of(place.root, [place], [union.UnionPart("", 1.0, files, tables)])
+    report = check.report_of(place.root, [place], [UnionPart("", 1.0, files, tables)])
     rows = tables.recordings
     step = max(1, len(rows) // PROBED)
     probed = rows[::step]

@@ -351,20 +351,8 @@ def encode(samples: np.ndarray, rate: int, extension: str, path: Path) -> None:
         return
     from soundmill.decoding.ffmpeg import ffmpeg_executable
 
-    command = [
-        ffmpeg_executable(),
-        "-loglevel",
-        "error",
-        "-nostdin",
-        "-f",
-        "s16le",
-        "-ar",
-        rate,
-        "-ac",
-        samples.shape[1],
-        "-i",
-        "pipe:0",
-    ]
+    command = [ffmpeg_executable(), "-loglevel", "error", "-nostdin"]
+    command += ["-f", "s16le", "-ar", rate, "-ac", samples.shape[1], "-i", "pipe:0"]
     command += ["-threads", 1, *ENCODERS[extension], "-map_metadata", -1, "-fflags", "+bitexact", "-flags:a", "+bitexact"]
     command += ["-y", f"file:{path.absolute()}"]
     done = subprocess.run([str(word) for word in command], input=samples.tobytes(), capture_output=True, timeout=ENCODE_TIMEOUT)

@@ -1,14 +1,15 @@
-"""The result of an adapter: rows of RECORDINGS and CAPTIONS, and reports."""
+"""What an adapter reads and returns: rows of manifests; rows of RECORDINGS and CAPTIONS, and reports."""
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from soundmill import hashing, shards
 from soundmill.corpora import sound_tags
 from soundmill.corpora.inventory import AudioFile, Inventory, composed
+from soundmill.corpora.resolver import MAX_KEY, with_slashes, youtube_clip
 from soundmill.corpora.statements import MAX_CELL, NOTHING, clean
 from soundmill.errors import UserError
 from soundmill.manifest import FILE_TAGS, SPLIT_NAMES, TERMS, VIDEO_ID, escape_path
@@ -16,19 +17,54 @@ from soundmill.params import parse_json
 
 # Words for a missing value, as programs write it. A folder may be called so; a class in a table may be `unknown` or `other`.
 MISSING = frozenset(("-", "--", "?", "nan", "none", "null", "nil", "na", "n/a", "#n/a", "<na>"))
+MAX_CAPTION = 1 << 16  # characters
 MAX_TEXT = 1 << 28  # characters of captions and labels in memory: some two million clips
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Format:
-    """Documentation of one format, a row of docs/corpora.md: where each field of a recording comes from."""
+    """A format; docs/corpora.md has its row, where each field of a recording comes from."""
 
     name: str  # value of corpus.format
     layout: str  # files, from which the format is detected
-    id: str
-    caption: str
-    label: str
-    split: str
+
+
+@dataclass(slots=True)
+class ManifestRow:
+    """One row of a manifest; it describes one recording."""
+
+    source: bytes  # the manifest's name in the inventory
+    at: int | str  # line or key in the manifest
+    key: str  # path, file name or id of the recording; a YouTube id if `start_time` is given
+    captions: Sequence[str] = ()
+    labels: Sequence[str] = ()
+    start_time: float | None = None  # seconds into the YouTube video; None: the row describes the whole recording
+    split: str | None = None
+    fold: int | None = None
+    group: str | None = None  # recordings of one group share a split; a YouTube video is a group
+    number: str = ""  # `audiocap_id`, after which the file may be named
+    part: str = ""  # a word in the name of its file's folder, to tell files of one name apart
+    of_video: bool = False  # the key is a YouTube id even if it looks like words
+    at_root: bool = False  # the key is relative to the corpus, not to the manifest
+    about: tuple[str, float | None] | None = None  # YouTube id and start from columns beside the key
+    bare: bool = False  # a row without captions and labels is allowed
+
+    def __post_init__(self) -> None:
+        self.key = self.key[: MAX_KEY + 1]  # a longer one is rejected, and must not fill memory before it is
+
+    @property
+    def origin(self) -> str:
+        return f"{escape_path(self.source)}:{self.at}"
+
+    @property
+    def clip(self) -> tuple[str, float | None] | None:
+        """(YouTube id, start) if the row describes a YouTube clip."""
+        return self.about or ((self.key, self.start_time) if self.start_time is not None else youtube_clip(self.key, self.of_video))
+
+    @property
+    def may_be_anywhere(self) -> bool:
+        """Whether its file may be in any folder: the key is neither a YouTube clip nor a path from the root."""
+        return self.start_time is None and not self.at_root and self.clip is None and not with_slashes(self.key).startswith("/")
 
 
 @dataclass
@@ -52,11 +88,9 @@ class CorpusTables:
     # By id of an embedded recording: (row, columns about terms, or tags of the file); see `with_stated`.
     stated: dict[str, list[tuple[str, dict[str, Any]]]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)  # problems of metadata that did not prevent reading it
-
-    def __post_init__(self) -> None:
-        self._ids: dict[str, str] = {}  # recording_id → path
-        self._held = 0  # characters
-        self._nothing: dict[str, str] = {}  # captions or labels → the first that is a word for a missing value
+    _ids: dict[str, str] = field(default_factory=dict)  # recording_id → path
+    _held: int = 0  # characters
+    _nothing: dict[str, str] = field(default_factory=dict)  # captions or labels → the first that is a word for a missing value
 
     def count(self, key: str, by: int = 1) -> None:
         self.counts[key] = self.counts.get(key, 0) + by
@@ -163,9 +197,12 @@ class CorpusTables:
             texts = {name: clean(text) for name, text in found.items() if len(text) <= MAX_CELL}
             known = {name: text for name, text in texts.items() if text.lower() not in NOTHING}
             row["file_tags"] = {name: known.get(name) for name in FILE_TAGS} if known else None
-        if long:
-            what = f"{len(long)} titles, genres or descriptions in files have more than {MAX_CELL} characters and are left out"
-            self.remarks.append(f"{what} (first: {long[0][:200]})")
+        self.remark(long, f"titles, genres or descriptions in files have more than {MAX_CELL} characters and are left out")
+
+    def remark(self, places: Sequence[str], what: str) -> None:
+        """Note a problem of these places that did not prevent reading."""
+        if places:
+            self.remarks.append(f"{len(places)} {what} (first: {places[0][:200]})")
 
     def remove(self, gone: set[str]) -> None:
         """Remove everything about the recordings with these ids."""

@@ -1,6 +1,6 @@
 """Terms in the tables, JSON files and lists of a corpus, whatever its format: rows with a licence, creator or address.
 
-Rows are matched with files as captions are (`claims.py`), so a name with several meanings states no licence.
+Rows are matched with files as captions are (`join.py`), so a name with several meanings states no licence.
 """
 
 import html
@@ -8,19 +8,17 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from soundmill.corpora import sources
-from soundmill.corpora.claims import claim_all
 from soundmill.corpora.csv_rows import CLOTHO
 from soundmill.corpora.inventory import LICENCES, Inventory
+from soundmill.corpora.join import JoinState, claim_all
 from soundmill.corpora.json_entries import WAVCAPS
 from soundmill.corpora.metadata import csv_columns, read_csv, read_entries, read_head, read_json, read_lines
 from soundmill.corpora.resolver import FileIndex
-from soundmill.corpora.rows import JoinState, ManifestRow
 from soundmill.corpora.statements import NAMES, UNKNOWN, Reader, Statement, clean
-from soundmill.corpora.tables import CorpusTables
+from soundmill.corpora.tables import CorpusTables, ManifestRow
 from soundmill.decoding.decode import DecodeError
 from soundmill.errors import UserError
 from soundmill.manifest import escape_path
@@ -37,13 +35,7 @@ _JAMENDO_TRACK = re.compile(r"track_0*([1-9]\d{0,9})")
 _PARTS = {CLOTHO.FORMAT.name: (CLOTHO.part_of, CLOTHO.SPLITS), WAVCAPS.FORMAT.name: (WAVCAPS.part, WAVCAPS.parts)}
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """What a table says of one recording."""
-
-    at: int | str
-    keys: list[str]
-    statement: Statement
+_Entry = tuple[int | str, list[str], Statement]  # what a table says of one recording: line or key, names, terms
 
 
 def read(tables: CorpusTables, inventory: Inventory, reader: Reader) -> dict[bytes, list[Statement]]:
@@ -63,7 +55,7 @@ def read(tables: CorpusTables, inventory: Inventory, reader: Reader) -> dict[byt
                             numbered[match[1]].append(file.raw_path)
                 if row := _row(name, entry, index, numbered, part_of(name)):
                     rows.append(row)
-                    statements.append(entry.statement)
+                    statements.append(entry[2])
         except UserError as error:
             tables.remarks.append(f"{error}; the terms in it that come later are unknown")
     found: dict[bytes, list[Statement]] = defaultdict(list)
@@ -104,16 +96,16 @@ def _add_ambiguous(
 
 def _row(name: bytes, entry: _Entry, index: FileIndex, numbered: Mapping[str, list[bytes]], part: str) -> ManifestRow | None:
     """A row with the first key that a file has."""
-    folder = os.path.dirname(name)
+    folder, (at, keys, _) = os.path.dirname(name), entry
     if _OF_ONE.search(name):
         beside = index.at(os.fsdecode(_OF_ONE.sub(b"", os.path.basename(name))), folder)
-        if len(beside) == 1 and entry.at == "":
-            return ManifestRow(name, entry.at, os.fsdecode(beside[0].raw_path), part=part, at_root=True)
-    for key in entry.keys:
+        if len(beside) == 1 and at == "":
+            return ManifestRow(name, at, os.fsdecode(beside[0].raw_path), part=part, at_root=True)
+    for key in keys:
         if index.has_name_of(key) or index.resolve(key, folder).files:
-            return ManifestRow(name, entry.at, key, part=part)
+            return ManifestRow(name, at, key, part=part)
         if len(named := numbered.get(key, ())) == 1:
-            return ManifestRow(name, entry.at, os.fsdecode(named[0]), part=part, at_root=True)
+            return ManifestRow(name, at, os.fsdecode(named[0]), part=part, at_root=True)
     return None
 
 
@@ -141,7 +133,7 @@ def _of_rows(rows: Iterable[tuple[int | str, Any]], shown: str, reader: Reader) 
     for at, values in rows:
         where = f"{shown}:{clean(str(at))[:80]}" if at != "" else shown
         if isinstance(values, dict) and (statement := reader.of(values, where)):
-            yield _Entry(at, list(_keys({str(name).strip().lower(): value for name, value in values.items()})), statement)
+            yield at, list(_keys({str(name).strip().lower(): value for name, value in values.items()})), statement
 
 
 def _keys(values: Mapping[str, Any]) -> Iterator[str]:
@@ -197,5 +189,5 @@ def _jamendo(lines: Iterable[tuple[int, str]], shown: str, reader: Reader) -> It
             link = match[1]
         elif path and (match := re.search(r"\blicen[cs]e: (https?://\S+)$", line)):
             if statement := reader.of({"licence": match[1], "url": link}, f"{shown}:{at}"):
-                yield _Entry(at, [path, f"{path.removesuffix('.mp3')}.low.mp3"], statement)
+                yield at, [path, f"{path.removesuffix('.mp3')}.low.mp3"], statement
             path = ""

@@ -75,7 +75,8 @@ class ClipQuality:
         percentiles: dict[str, dict[str, float]] = {}
         for name, values in self.measures.items():
             measured = values[~np.isnan(values)]
-            percentiles[name] = {f"p{p}": float(value) for p, value in zip(PERCENTILES, _percentiles(measured), strict=False)}
+            found = np.round(np.percentile(measured, PERCENTILES), 6).tolist() if len(measured) else ()
+            percentiles[name] = {f"p{p}": value for p, value in zip(PERCENTILES, found, strict=False)}
             if len(measured) < len(values):
                 percentiles[name]["none"] = len(values) - len(measured)
         return percentiles
@@ -92,10 +93,6 @@ class ClipQuality:
         shard_of = np.searchsorted(starts, numbers, side="right") - 1
         rows = np.asarray(numbers, int) - starts[shard_of]
         return [(self.shards[shard], row) for shard, row in zip(shard_of.tolist(), rows.tolist(), strict=True)]
-
-
-def _percentiles(values: np.ndarray) -> np.ndarray:
-    return np.round(np.percentile(values, PERCENTILES), 6) if len(values) else np.zeros(0)
 
 
 def apply_rules(

@@ -120,7 +120,7 @@ def statements(found: Sequence[Credit], cut: int | None = None) -> Iterator[str]
 def write_terms(found: Sequence[Credit], directory: Path) -> None:
     """Write the table of credits, and in `LICENSE.md` what follows from it.
 
-    As terms of a corpus (corpora/term_files.py), that text has an unclear licence: it is short and about generative AI.
+    As terms of a corpus (corpora/terms.py), that text has an unclear licence: it is short and about generative AI.
     """
     attribution.write(found, directory / manifest.ATTRIBUTION)
     about = "No licence is chosen for these files. What the terms of their recordings say, also of generative AI, if known:"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from soundmill.corpora.inventory import AudioFile, Inventory
 from soundmill.corpora.join import join
-from soundmill.corpora.rows import ManifestRow
+from soundmill.corpora.tables import ManifestRow
 
 VIDEO = "r1nicOVtvkQ"
 

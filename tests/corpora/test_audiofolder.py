@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from soundmill import hashing
 from soundmill.corpora import inventory, registry, sources
 from soundmill.errors import UserError
-from soundmill.hashing import file_cache
 from tests.corpora.tiny import AUDIO, captions, cell, detected, put, recordings, scan, sound, write, write_table
 
 
@@ -152,7 +152,7 @@ def test_recordings_are_read_again_only_where_their_table_changed(tmp_path, monk
     for number, name in enumerate(("train", "test")):
         write_table(corpus / f"{name}.parquet", [cell(number)], text=[name])
         os.utime(corpus / f"{name}.parquet", ns=(1, 1))
-    monkeypatch.setattr(file_cache.time, "time_ns", lambda: (corpus / "test.parquet").stat().st_ctime_ns + 3_000_000_000)
+    monkeypatch.setattr(hashing.time, "time_ns", lambda: (corpus / "test.parquet").stat().st_ctime_ns + 3_000_000_000)
     read = []
     digest_cells = sources.digest_cells
     monkeypatch.setattr(sources, "digest_cells", lambda file: read.append(file.metadata.num_rows) or digest_cells(file))

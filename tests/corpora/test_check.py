@@ -11,7 +11,7 @@ import soundfile
 from rich.console import Console
 
 from soundmill import params
-from soundmill.corpora import check, inventory, matching, registry, survey
+from soundmill.corpora import catalog, check, inventory, registry, survey
 from soundmill.errors import UserError
 from tests.commands.running import soundmill
 from tests.stages.handling import BOUNDS, SPLITS
@@ -358,7 +358,7 @@ def test_rows_that_start_inside_a_recording_are_counted_and_may_have_no_clip(lay
         {"clip_id": row["recording_id"], "recording_id": row["recording_id"], "start": 0.0, "seconds": 5.0}
         for row in report.tables.recordings
     ]
-    matched = matching.match(report.tables.recordings, report.tables.captions, clips, ["{label}"])
+    matched = catalog.match(report.tables.recordings, report.tables.captions, clips, ["{label}"])
     assert matched.matched == len(report.tables.matched) - report.inside
 
 

@@ -2,7 +2,6 @@
 
 import ast
 import sys
-from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
 
@@ -11,24 +10,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from soundmill.corpora import inventory, metadata, registry
-from soundmill.corpora.tables import Format
 from soundmill.errors import UserError
 from tests.corpora.tiny import put, scan, write
 
 
-def table_row(about: Format) -> str:
-    return f"| `{about.name}` | {about.layout} | {about.id} | {about.caption} | {about.label} | {about.split} |"
-
-
 def test_the_documentation_has_the_row_of_every_format(root):
-    """To mend it, put these rows into the table of docs/corpora.md."""
-    text = (root / "docs" / "corpora.md").read_text(encoding="utf-8")
-    assert [row for row in (table_row(adapter.FORMAT) for adapter in registry.ADAPTERS.values()) if row not in text] == []
-
-
-def test_every_format_documents_where_its_fields_come_from():
-    for name, adapter in registry.ADAPTERS.items():
-        assert all(getattr(adapter.FORMAT, field.name) for field in fields(Format)), name
+    """Beside its layout: where id, captions, labels and split come from."""
+    lines = (root / "docs" / "corpora.md").read_text(encoding="utf-8").splitlines()
+    for about in (adapter.FORMAT for adapter in registry.ADAPTERS.values()):
+        (row,) = (line for line in lines if line.startswith(f"| `{about.name}` | {about.layout} |"))
+        cells = row.strip("| ").split(" | ")
+        assert (len(cells), "" in map(str.strip, cells)) == (6, False), about.name
 
 
 MANIFESTS = {

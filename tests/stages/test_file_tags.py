@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from soundmill import manifest
-from soundmill.corpora import captioning, inventory, registry
+from soundmill.corpora import catalog, inventory, registry
 from soundmill.decoding.ffmpeg import ffmpeg_executable
 from tests.corpora.test_sound_tags import id3, info
 from tests.prepared import PLAN
@@ -121,7 +121,7 @@ def test_the_first_comment_that_describes_is_taken_and_genres_are_joined(tmp_pat
 
 
 def test_of_195_real_samples_three_are_described_by_their_comments(shared):
-    facts = {row["path"]: captioning.facts_of(row, []) for row in tables_of(shared / "data/cc0_samples")}
+    facts = {row["path"]: catalog.facts_of(row, []) for row in tables_of(shared / "data/cc0_samples")}
     assert len(facts) == 195
     found = {path: of["description"] for path, of in facts.items() if "description" in of}
     assert found == {
@@ -134,5 +134,5 @@ def test_of_195_real_samples_three_are_described_by_their_comments(shared):
 
 @pytest.mark.parametrize("name", manifest.FILE_TAGS)
 def test_unknown_tags_are_no_fields(name):
-    assert name not in captioning.facts_of({"path": "4.wav", "file_tags": None}, [])
-    assert name not in captioning.facts_of({"path": "4.wav", "file_tags": dict.fromkeys(manifest.FILE_TAGS)}, [])
+    assert name not in catalog.facts_of({"path": "4.wav", "file_tags": None}, [])
+    assert name not in catalog.facts_of({"path": "4.wav", "file_tags": dict.fromkeys(manifest.FILE_TAGS)}, [])

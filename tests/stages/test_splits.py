@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from soundmill import manifest, shards
-from soundmill.corpora import copies
+from soundmill.corpora import splits
 from soundmill.models.catalog import read_left_out
 from tests.stages.handling import (
     NAMING,
@@ -112,7 +112,7 @@ def test_rejected_copies_join_what_they_are_copies_of(small, copied):
 def test_copies_that_hang_together_with_one_in_test_are_all_dropped():
     """Of forty copies of one sound not every two are a pair."""
     split = ["train"] * 4 + ["valid", "test", "train", "train"]
-    assert copies.across_splits(split, [(0, 1), (1, 2), (2, 5), (3, 4), (6, 7)]) == {0: 5, 1: 5, 2: 5, 3: 4}
+    assert splits.across_splits(split, [(0, 1), (1, 2), (2, 5), (3, 4), (6, 7)]) == {0: 5, 1: 5, 2: 5, 3: 4}
 
 
 def test_a_video_in_two_given_splits_fails_by_name_or_is_dropped_outside_test(small, capsys):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from soundmill.corpora import licences
+from soundmill.corpora import statements
 
 SPELLINGS = {
     "CC-BY-4.0": [
@@ -57,13 +57,13 @@ OTHERS = [
 
 @pytest.mark.parametrize(("name", "spelling"), [(name, one) for name, some in SPELLINGS.items() for one in some])
 def test_common_spellings_become_ids(name, spelling):
-    assert licences.spdx(spelling) == name
-    assert licences.spdx(name) == name
+    assert statements.spdx(spelling) == name
+    assert statements.spdx(name) == name
 
 
 @pytest.mark.parametrize("text", OTHERS)
 def test_other_licences_stay_as_they_are(text):
-    assert licences.spdx(text) == text
+    assert statements.spdx(text) == text
 
 
 def test_a_text_names_its_licences():
@@ -72,14 +72,14 @@ def test_a_text_names_its_licences():
         "Commons public\nlicenses is dedicated to the public domain under the [CC0\nPublic Domain Dedication](https://creativecommons.org/"
         "publicdomain/zero/1.0/legalcode). Creative Commons may be contacted at creativecommons.org."
     )
-    assert licences.named_in(legal) == ["CC-BY-NC-4.0"]
-    assert licences.named_in("Under CC BY, see https://creativecommons.org/licenses/by/4.0/.") == ["CC-BY-4.0"]
-    assert licences.named_in("Sounds: CC BY-NC 3.0. Labels: CC0.") == ["CC-BY-NC-3.0", "CC0-1.0"]
-    assert licences.named_in("This is free and unencumbered software released\ninto the public domain.") == ["Unlicense"]
-    assert licences.named_in("Copyright: all rights reserved. It is not in the public domain.") == []
+    assert statements.named_in(legal) == ["CC-BY-NC-4.0"]
+    assert statements.named_in("Under CC BY, see https://creativecommons.org/licenses/by/4.0/.") == ["CC-BY-4.0"]
+    assert statements.named_in("Sounds: CC BY-NC 3.0. Labels: CC0.") == ["CC-BY-NC-3.0", "CC0-1.0"]
+    assert statements.named_in("This is free and unencumbered software released\ninto the public domain.") == ["Unlicense"]
+    assert statements.named_in("Copyright: all rights reserved. It is not in the public domain.") == []
 
 
 @pytest.mark.parametrize("piece", ["cc by ----", "creative commons attribution - ", "cc by-nc-", "public   domain", "\u00a0", "a"])
 def test_long_repetitions_end(piece):
-    assert len(licences.named_in(piece * ((1 << 16) // len(piece)))) <= 2
-    assert licences.spdx(f"{piece * 1000}x") == f"{piece * 1000}x"
+    assert len(statements.named_in(piece * ((1 << 16) // len(piece)))) <= 2
+    assert statements.spdx(f"{piece * 1000}x") == f"{piece * 1000}x"

@@ -1,0 +1,384 @@
+"""Formats of csv: AudioCaps, Clotho, UrbanSound8K, MusicCaps and LJSpeech."""
+
+import csv
+import re
+import shutil
+
+import pytest
+
+from soundmill.corpora import check, csv_rows, inventory, registry
+from soundmill.corpora.resolver import looks_random
+from soundmill.corpora.tables import split_of_file
+from soundmill.errors import UserError
+from tests.corpora.tiny import captions, detected, put, recordings, scan, write
+
+HEADER = "audiocap_id,youtube_id,start_time,caption\n"
+
+
+def audiocaps(root, files=(), **tables):
+    put(root, *files)
+    for name, text in tables.items():
+        write(root, f"{name}.csv", text)
+    return csv_rows.AUDIOCAPS.read(inventory.list_files(root), 8)
+
+
+def captions_at(tables):
+    return [(row["recording_id"], row["start_time"], row["caption"]) for row in tables.captions]
+
+
+def test_windows_of_one_recording_and_of_two_stretches_of_a_video(tmp_path):
+    rows = "1,r1nicOVtvkQ,30,a\n2,r1nicOVtvkQ,35,b\n3,r1nicOVtvkQ,120,c\n4,r1nicOVtvkQ,10,d\n5,AAAAAAAAAAA,0,e\n"
+    tables = audiocaps(tmp_path, ["r1nicOVtvkQ_30.wav", "r1nicOVtvkQ_120.wav"], test=HEADER + rows)
+    assert [*recordings(tables, "recording_id").values()] == ["r1nicOVtvkQ_120", "r1nicOVtvkQ_30"]
+    assert captions_at(tables) == [
+        ("r1nicOVtvkQ_30", 30.0, "a"),
+        ("r1nicOVtvkQ_30", 35.0, "b"),
+        ("r1nicOVtvkQ_120", 120.0, "c"),
+        ("r1nicOVtvkQ_10", 10.0, "d"),
+        ("AAAAAAAAAAA_0", 0.0, "e"),
+    ]
+    assert tables.counts["captions_with_audio"] == 3
+    assert tables.counts["captions_without_audio"] == 2
+
+
+def test_audio_in_no_csv_has_no_captions(tmp_path):
+    tables = audiocaps(tmp_path, ["noise.wav", "r1nicOVtvkQ_30.wav"], train=HEADER + "1,AAAAAAAAAAA,30,a\n")
+    assert [row["split"] for row in tables.recordings] == [None, None]
+    assert tables.counts["without_id"] == 1
+    assert captions_at(tables) == [("AAAAAAAAAAA_30", 30.0, "a")]
+
+
+def test_bad_rows_are_quarantined_with_their_line(tmp_path):
+    rows = "1,../x,0,a\n2,r1nicOVtvkQ,soon,b\n3,r1nicOVtvkQ,-1,c\n4,r1nicOVtvkQ,nan,d\n5,r1nicOVtvkQ,30, \n6,r1nicOVtvkQ,30,ok\n"
+    tables = audiocaps(tmp_path, ["x.wav", "r1nicOVtvkQ_30.wav"], train=HEADER + rows)
+    assert [(row["path"], row["reason"], row["detail"].split(":")[0]) for row in tables.rejected] == [
+        ("train.csv", "bad id", "line 2"),
+        ("train.csv", "bad start time", "line 3"),
+        ("train.csv", "bad start time", "line 4"),
+        ("train.csv", "bad start time", "line 5"),
+        ("train.csv", "empty caption", "line 6"),
+    ]
+    assert captions_at(tables) == [("r1nicOVtvkQ", 30.0, "ok")]
+
+
+def test_labels_beside_captions(tmp_path):
+    labels = "youtube_id,start_time,labels\nr1nicOVtvkQ,30,dog; rain;\n"
+    tables = audiocaps(tmp_path, ["r1nicOVtvkQ_30.wav"], val=HEADER + "1,r1nicOVtvkQ,30,a\n", labels=labels)
+    assert [row["labels"] for row in tables.captions] == [["dog", "rain"]]
+
+
+@pytest.mark.parametrize(
+    "header", ["youtube_id,start_time,caption", "\ufeffaudiocap_id,youtube_id,start_time,caption", "ytid,start_seconds,Caption"]
+)
+def test_headers_of_all_versions(tmp_path, header):
+    cells = "1," * header.count("audiocap_id") + "r1nicOVtvkQ,30,a"
+    tables = audiocaps(tmp_path, ["r1nicOVtvkQ_30.wav"], train=f"{header}\r\n{cells}\r\n")
+    assert captions_at(tables) == [("r1nicOVtvkQ", 30.0, "a")]
+
+
+def test_a_csv_that_lacks_a_column_is_an_error_that_names_file_and_column(tmp_path):
+    with pytest.raises(UserError, match=r"train\.csv.*youtube_id, start_time, caption; start_time missing"):
+        audiocaps(tmp_path, ["a.wav"], train="audiocap_id,youtube_id,caption\n")
+
+
+def test_no_csv_at_all_and_strange_ones(tmp_path):
+    with pytest.raises(
+        UserError, match=r"no csv with the columns youtube_id, start_time, caption .*credits\.csv \(artist, title\)"
+    ):
+        audiocaps(tmp_path, ["a.wav"], credits="artist,title\n")
+    tables = audiocaps(tmp_path, train=HEADER)
+    assert tables.counts["other_csv"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        (b"train.csv", "train"),
+        (b"x/val.csv", "valid"),
+        (b"audiocaps_valid.csv", "valid"),
+        (b"TEST.csv", "test"),
+        (b"train_test.csv", None),
+        (b"contest.csv", None),
+    ],
+)
+def test_split_of_a_file(name, split):
+    assert split_of_file(name) == split
+
+
+def test_real_captions(shared, tmp_path):
+    """All 57,188 rows are read, and recordings under each naming find theirs."""
+    source = shared / "data" / "audiocaps"
+    for name in ("train.csv", "val.csv", "test.csv"):
+        shutil.copy(source / name, tmp_path / name)
+    with (source / "test.csv").open(encoding="utf-8") as file:
+        test = list(csv.DictReader(file))
+    with (source / "train.csv").open(encoding="utf-8") as file:
+        train = list(csv.DictReader(file))
+    windows = {(row["youtube_id"], row["start_time"]) for row in test[:40]}
+    windows |= {(row["youtube_id"], row["start_time"]) for row in train if row["youtube_id"].startswith("Y")}
+    windows |= {(row["youtube_id"], row["start_time"]) for row in train if re.search(r"_\d*$", row["youtube_id"])}
+    forms = ["{0}_{1}.wav", "Y{0}_{1}.wav", "{0}.flac", "sub/Y{0}.m4a"]
+    (tmp_path / "sub").mkdir()
+    for number, window in enumerate(sorted(windows)):
+        (tmp_path / forms[number % 4].format(*window)).write_bytes(b"RIFF")
+
+    tables = csv_rows.AUDIOCAPS.read(inventory.list_files(tmp_path), 16)
+    assert not tables.rejected
+    assert not tables.collisions
+    assert len(tables.captions) == 49_838 + 2_475 + 4_875
+    assert {(row["recording_id"], f"{row['start_time']:g}") for row in tables.recordings} == windows
+    ids = {row["recording_id"] for row in tables.recordings}
+    assert {row["recording_id"] for row in tables.captions} >= ids
+    first = test[0]["youtube_id"]
+    assert sum(row["recording_id"] == first for row in tables.captions) == 5
+    assert sum(looks_random(row["youtube_id"]) for row in train) > 0.98 * len(train)
+
+
+def test_a_list_of_failed_downloads_beside_captions_is_let_be_and_numbers_may_be_floats(tmp_path):
+    text = HEADER + "91139.0,r1nicOVtvkQ,30,a dog\n"
+    tables = audiocaps(tmp_path, ["audio/91139.wav"], train=text, failed="youtube_id,start_time,error\nEoBLlcMg_30,10,gone\n")
+    assert [row[2] for row in captions_at(tables)] == ["a dog"]
+    assert (tables.counts["other_csv"], tables.missing, len(tables.recordings)) == (1, [], 1)
+    assert tables.recordings[0]["recording_id"] == "r1nicOVtvkQ"
+
+
+CLOTHO = "file_name,caption_1,caption_2,caption_3,caption_4,caption_5\n"
+
+
+@pytest.fixture
+def clotho(tmp_path):
+    put(
+        tmp_path,
+        "development/Distorted AM Radio noise.wav",
+        "development/rain, then 'wind'.wav",
+        "development/door.wav",
+        "validation/door.wav",
+        "evaluation/Ünder water.wav",
+    )
+    write(
+        tmp_path,
+        "clotho_captions_development.csv",
+        CLOTHO
+        + "Distorted AM Radio noise.wav,Noise hums.,A radio hums,c,d,e\r\n"
+        + '"rain, then &#39;wind&#39;.wav",Rain,"Rain, then wind",,,\r\n'
+        + "door.wav,A door,a,b,c,d\r\ngone.wav,Lost,a,b,c,d\r\n",
+    )
+    write(tmp_path, "clotho_captions_validation.csv", CLOTHO + "door.wav,Another door,a,b,c,d\n")
+    write(tmp_path, "clotho_captions_evaluation.csv", "\ufeff" + CLOTHO + "Ünder water.wav,Bubbles,a,b,c,d\n")
+    return tmp_path
+
+
+def test_captions_go_to_the_file_of_that_name_in_the_folder_of_the_split(clotho):
+    assert detected(clotho) == "clotho"
+    tables = scan(clotho)
+    assert recordings(tables, "split") == {
+        "development/Distorted AM Radio noise.wav": "train",
+        "development/door.wav": "train",
+        "development/rain, then 'wind'.wav": "train",
+        "evaluation/Ünder water.wav": "test",
+        "validation/door.wav": "valid",
+    }
+    result = captions(tables)
+    assert result["development/Distorted AM Radio noise.wav"] == ["Noise hums.", "A radio hums", "c", "d", "e"]
+    assert result["development/rain, then 'wind'.wav"] == ["Rain", "Rain, then wind"]
+    assert result["development/door.wav"][0] == "A door"
+    assert result["validation/door.wav"][0] == "Another door"
+    assert result["evaluation/Ünder water.wav"][0] == "Bubbles"
+    assert [row["id"] for row in tables.missing] == ["gone.wav"]
+    assert not tables.ambiguous
+    assert not tables.orphans
+
+
+@pytest.mark.parametrize("number", ["1234", "1234.0"])
+def test_the_freesound_original_is_the_group(clotho, number):
+    latin = "file_name,keywords,sound_id,sound_link,start_end_samples,manufacturer,license\n"
+    rows = f'door.wav,door;wood,{number},https://freesound.org/people/Ren\xe9,"[0, 1]",Ren\xe9,CC0\nx.wav,,Not found,,,,\n'
+    write(clotho, "clotho_metadata_development.csv", (latin + rows).encode("latin-1"))
+    groups = recordings(scan(clotho), "group")
+    assert groups["development/door.wav"] == "1234"
+    assert groups["validation/door.wav"] is None
+
+
+def test_lists_of_youtube_clips_with_the_same_columns_are_not_clotho(tmp_path):
+    put(tmp_path, "Yr1nicOVtvkQ.wav")
+    write(tmp_path, "captions.csv", CLOTHO + "Yr1nicOVtvkQ.wav,a,b,c,d,e\n")
+    assert detected(tmp_path) != "clotho"
+
+
+def test_splits_in_plain_words_are_kept_and_keep_files_of_one_name_apart(tmp_path):
+    put(tmp_path, "train/x.wav", "test/x.wav", "train/rain in town.wav")
+    write(tmp_path, "train.csv", CLOTHO + "x.wav,A dog,b,,,\nrain in town.wav,Rain,,,,\n")
+    write(tmp_path, "test.csv", CLOTHO + "x.wav,A gun,d,,,\n")
+    tables = scan(tmp_path)
+    assert recordings(tables, "split") == {"test/x.wav": "test", "train/rain in town.wav": "train", "train/x.wav": "train"}
+    assert captions(tables) == {"test/x.wav": ["A gun", "d"], "train/x.wav": ["A dog", "b"], "train/rain in town.wav": ["Rain"]}
+    assert not tables.ambiguous
+
+
+@pytest.mark.parametrize(("first", "meaning"), [("dev", "train"), ("train", "valid")])
+def test_what_dev_is_follows_from_what_else_there_is(tmp_path, first, meaning):
+    """Clotho's is for development; beside a training set it is to validate with. `eval` ends with `val`, and is not it."""
+    names = dict.fromkeys([first, "dev", "val", "eval"])
+    put(tmp_path, *(f"{name}/x.wav" for name in names))
+    for name in names:
+        write(tmp_path, f"{name}.csv", CLOTHO + f"x.wav,{name} sound,,,,\n")
+    tables = scan(tmp_path)
+    assert captions(tables) == {f"{name}/x.wav": [f"{name} sound"] for name in names}
+    assert recordings(tables, "split") | {"dev/x.wav": meaning, "eval/x.wav": "test"} == recordings(tables, "split")
+
+
+def test_what_no_csv_names_has_the_split_of_its_folder(clotho):
+    """Clotho's test part has no captions; what is dealt out would be trained on."""
+    put(clotho, "test/a.wav", "test_retrieval_audio/b.wav", "development/c.wav", "extra/d.wav", "e.wav")
+    splits = recordings(scan(clotho), "split")
+    assert {
+        name: split for name, split in splits.items() if name.rpartition("/")[2] in ("a.wav", "b.wav", "c.wav", "d.wav", "e.wav")
+    } == {
+        "test/a.wav": "test",
+        "test_retrieval_audio/b.wav": "test",
+        "development/c.wav": "train",
+        "extra/d.wav": None,
+        "e.wav": None,
+    }
+
+
+URBAN = "slice_file_name,fsID,start,end,salience,fold,classID,class\n"
+
+
+def test_urbansound8k(tmp_path):
+    put(tmp_path, "audio/fold5/100032-3-0-0.wav", "audio/fold10/7061-6-0-0.wav", "audio/fold1/9-1-0-0.wav")
+    rows = "100032-3-0-0.wav,100032.0,0.0,0.317551,1,5,3,dog_bark\n7061-6-0-0.wav,7061,1,2,1,10,6,gun_shot\n"
+    bad = "x.wav,1,0,1,1,five,3,dog_bark\ny.wav,1,0,1,1,2,3,\ngone.wav,2,0,1,1,3,8,siren\n../../../etc/passwd,2,0,1,1,3,8,siren\n"
+    write(tmp_path, "metadata/UrbanSound8K.csv", URBAN + rows + bad)
+    assert detected(tmp_path) == "urbansound8k"
+    tables = scan(tmp_path)
+    assert recordings(tables, "labels", "fold", "group", "split") == {
+        "audio/fold1/9-1-0-0.wav": ([], None, None, None),
+        "audio/fold10/7061-6-0-0.wav": (["gun shot"], 10, "7061", None),
+        "audio/fold5/100032-3-0-0.wav": (["dog bark"], 5, "100032", None),
+    }
+    assert not tables.captions
+    assert [row["reason"] for row in tables.rejected] == ["bad fold", "empty category"]
+    assert [row["id"] for row in tables.missing] == ["fold3/gone.wav", "fold3/../../../etc/passwd"]
+    assert [row["path"] for row in tables.orphans] == ["audio/fold1/9-1-0-0.wav"]
+
+
+MUSICCAPS = "ytid,start_s,end_s,audioset_positive_labels,aspect_list,caption,author_id,is_balanced_subset,is_audioset_eval\n"
+MUSICCAPS_ROWS = (
+    '-0Gj8-vB1q4,30,40,"/m/0140xf,/m/02cjck","[\'low quality\', \'sad\']","A low voice,\nsings.",4,False,True\n'
+    "-0vPFx-wRRI,30,40,/m/02cjck,\"['x']\",Drums.,4,False,False\n"
+    "../../../ab,30,40,/m/02cjck,[],Bad.,4,False,False\n"
+    "'-0vPFx-wRRJ,soon,40,/m/02cjck,[],Bad.,4,False,False\n"
+)
+
+
+def test_musiccaps(lay, captions_of):
+    classes = 'index,mid,display_name\n0,/m/02cjck,Song\n1,/m/0140xf,"Singing bowl"\n'
+    result = lay(
+        "-0Gj8-vB1q4.wav",
+        "Y-0vPFx-wRRI_30.mp3",
+        **{"musiccaps-public.csv": MUSICCAPS + MUSICCAPS_ROWS, "class_labels_indices.csv": classes},
+    )
+    assert registry.detect(result) == "musiccaps"
+    tables = registry.read("auto", result, 4)
+    assert captions_of(tables) == {"-0Gj8-vB1q4.wav": ["A low voice, sings."], "Y-0vPFx-wRRI_30.mp3": ["Drums."]}
+    assert {row["recording_id"]: row["split"] for row in tables.recordings} == {"-0Gj8-vB1q4": "test", "-0vPFx-wRRI": "train"}
+    assert [row["labels"] for row in tables.captions] == [["Singing bowl", "Song"], ["Song"]]
+    assert [row["reason"] for row in tables.rejected] == ["bad id", "bad start time"]
+
+
+def test_musiccaps_without_the_class_csv_there_are_no_labels(lay):
+    tables = registry.read("musiccaps", lay("-0Gj8-vB1q4.wav", **{"m.csv": MUSICCAPS + MUSICCAPS_ROWS}), 4)
+    assert not any(row["labels"] for row in tables.captions + tables.recordings)
+    assert any("machine ids of AudioSet classes" in remark for remark in tables.remarks)
+
+
+LINES = (
+    "LJ001-0001|Printing, in the only sense|Printing, in the only sense\n"
+    'LJ001-0002|says "20" times|says "twenty times\n'
+    "LJ001-0003|only this|\n"
+)
+WAVS = ("wavs/LJ001-0001.wav", "wavs/LJ001-0002.wav", "wavs/LJ001-0003.wav")
+
+
+def test_ljspeech(tmp_path):
+    put(tmp_path, *WAVS, "wavs/LJ999-0001.wav")
+    write(tmp_path, "metadata.csv", LINES + "LJ001-0004|gone|gone\n")
+    write(tmp_path, "README", "The LJ Speech Dataset")
+    assert detected(tmp_path) == "ljspeech"
+    tables = scan(tmp_path)
+    assert captions(tables) == {
+        WAVS[0]: ["Printing, in the only sense"],
+        WAVS[1]: ['says "twenty times'],
+        WAVS[2]: ["only this"],
+        "missing:wavs/LJ001-0004": ["gone"],
+    }
+    assert [row["path"] for row in tables.orphans] == ["wavs/LJ999-0001.wav"]
+    assert [(row["id"], row["origins"]) for row in tables.missing] == [("wavs/LJ001-0004", ["metadata.csv:4"])]
+    assert (tables.rejected, tables.remarks) == ([], [])
+    assert {(row["split"], row["fold"], row["group"]) for row in tables.recordings} == {(None, None, None)}
+
+
+def test_ljspeech_in_a_folder_of_its_own_and_without_recordings(tmp_path):
+    put(tmp_path / "whole", *(f"LJSpeech-1.1/{name}" for name in WAVS))
+    write(tmp_path / "whole", "LJSpeech-1.1/metadata.csv", LINES)
+    tables = scan(tmp_path / "whole")
+    assert (tables.format, len(tables.matched), tables.missing) == ("ljspeech", 3, [])
+    write(tmp_path / "bare", "metadata.csv", LINES)
+    report = check.check(tmp_path / "bare")
+    assert (report.tables.format, report.coverage, len(report.tables.missing)) == ("ljspeech", 0, 3)
+
+
+def test_ljspeech_with_odd_lines(tmp_path):
+    put(tmp_path, *WAVS, "secret.wav")
+    lines = [
+        "LJ001-0001|a|one",
+        "LJ001-0001|a|another",
+        "",
+        "LJ001-0002|two cells",
+        "../secret|climbs out of wavs, and stays in the corpus|x",
+        "../../../etc/passwd|x|x",
+        "|x|x",
+        "LJ001-0003|a|b|c",
+        "LJ001-0003",
+        "LJ001-0003| | ",
+        "LJ001-0003|café|café",
+    ]
+    write(tmp_path, "metadata.csv", b"\xef\xbb\xbf" + "\r\n".join(lines).encode("cp1252"))
+    tables = scan(tmp_path)
+    assert tables.format == "ljspeech"
+    assert {path: texts for path, texts in captions(tables).items() if path in WAVS} == {
+        WAVS[0]: ["one", "another"],
+        WAVS[1]: ["two cells"],
+        WAVS[2]: ["café"],
+    }
+    assert tables.collisions == [{"id": "wavs/LJ001-0001", "origins": ["metadata.csv:1", "metadata.csv:2"]}]
+    assert [(row["reason"], row["detail"].partition(":")[0]) for row in tables.rejected] == [
+        ("bad id", "line 7"),
+        ("bad row", "line 8"),
+        ("bad row", "line 9"),
+        ("empty caption", "line 10"),
+    ]
+    assert [row["id"] for row in tables.missing] == ["wavs/../../../etc/passwd"]
+    assert any("line 11" in remark and "Windows-1252" in remark for remark in tables.remarks)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "file_name|text\nLJ001-0001.wav|a\n",
+        "audio_file|text|speaker_name\nwavs/LJ001-0001.wav|a|x\n",
+        "other|a|b\nothers|a|b\n",
+        "LJ001-0001,a,b\n",
+    ],
+)
+def test_other_tables_of_that_name_are_no_ljspeech(tmp_path, table):
+    put(tmp_path, *WAVS)
+    write(tmp_path, "metadata.csv", table)
+    assert detected(tmp_path) == "folder"
+
+
+def test_a_header_with_file_name_is_an_audiofolder_s(tmp_path):
+    put(tmp_path, *WAVS)
+    write(tmp_path, "metadata.csv", "file_name,text\nwavs/LJ001-0001.wav,a|b|c\n")
+    assert detected(tmp_path) == "audiofolder"

@@ -1,0 +1,347 @@
+"""Corpora told by folders and file names: any folder, ESC, GTZAN, Speech Commands."""
+
+import re
+
+import pytest
+
+from soundmill.corpora import check, inventory, registry
+from soundmill.corpora.folder import class_label
+from soundmill.corpora.resolver import looks_random
+from tests.corpora.tiny import detected, put, recordings, scan, write
+
+
+def test_class_folders_become_labels(lay):
+    tables = registry.read("folder", lay("001 - Dog bark/a.wav", "rain_drops/deep/b.ogg", "c.wav"), 4)
+    assert recordings(tables, "labels") == {
+        "001 - Dog bark/a.wav": ["dog bark"],
+        "rain_drops/deep/b.ogg": ["rain drops"],
+        "c.wav": [],
+    }
+    ids = [row["recording_id"] for row in tables.recordings]
+    assert all(re.fullmatch(r"[0-9a-f]{12}", recording_id) for recording_id in ids)
+    assert len(set(ids)) == 3
+    assert all(0 <= row["shard"] < 4 and row["split"] is None and row["fold"] is None for row in tables.recordings)
+
+
+@pytest.mark.parametrize(
+    ("folder", "label"),
+    [
+        ("001 - Dog bark", "dog bark"),
+        ("dog_bark", "dog bark"),
+        ("12.Rain", "rain"),
+        ("Café", "café"),
+        ("007", "007"),
+        ("808 kick", "kick"),
+        ("_", "_"),
+    ],
+)
+def test_labels_are_cleaned_names_and_never_empty(folder, label):
+    assert class_label(folder.encode()) == label
+
+
+def test_a_plain_directory_has_no_labels_even_inside_one_folder_called_audio(lay):
+    tables = registry.read("folder", lay("audio/a.wav", "audio/b.wav"), 1)
+    assert recordings(tables, "labels") == {"audio/a.wav": [], "audio/b.wav": []}
+
+
+SPLIT_TREE = ("train/dog/a.wav", "train/cat/b.wav", "test/dog/c.wav")
+SPLIT_ROWS = {"train/dog/a.wav": ("train", ["dog"]), "train/cat/b.wav": ("train", ["cat"]), "test/dog/c.wav": ("test", ["dog"])}
+
+
+@pytest.mark.parametrize("above", ["", "data/", "audio/", "clips/", "mycorpus/", "mycorpus/audio/"])
+@pytest.mark.parametrize("beside", ["", "stray.wav", "unlabeled/x/u.wav", "data/u.wav", "train.wav"])
+def test_split_folders_wherever_they_lie(lay, above, beside):
+    result = lay(*(above + name for name in SPLIT_TREE), *filter(None, [beside]))
+    tables = registry.read("folder", result, 1)
+    expected = {above + name: outcome for name, outcome in SPLIT_ROWS.items()}
+    assert recordings(tables, "split", "labels") == expected | ({beside: (None, [])} if beside else {})
+    assert [remark.partition(" are")[0] for remark in tables.remarks] == ([f"1 recordings (first: {beside})"] if beside else [])
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (("train/a.wav", "dog/b.wav", "cat/c.wav"), ["cat", "dog", "train"]),
+        (("dog/train/a.wav", "dog/test/b.wav", "cat/train/c.wav"), ["cat", "dog", "dog"]),
+        (("dev/a.wav", "test/b.wav", "cat/c.wav", "dog/d.wav"), ["cat", "dev", "dog", "test"]),
+    ],
+)
+def test_folders_named_after_splits_among_classes_are_classes_and_reported(lay, names, labels):
+    tables = registry.read("folder", lay(*names), 1)
+    assert sorted(label for row in tables.recordings for label in row["labels"]) == labels
+    assert {row["split"] for row in tables.recordings} == {None}
+    (remark,) = tables.remarks
+    assert "in folders named after splits that are not read as splits" in remark
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "remark"),
+    [
+        (["animals-master/dog/1.wav", "animals-master/cat/1.wav"], {"dog", "cat"}, "animals-master,"),
+        (["Speech/v0.02/yes/1.wav", "Speech/v0.02/no/1.wav", "Speech/v0.02/no/deep/2.wav"], {"yes", "no"}, "Speech/v0.02,"),
+        (["x-main/train/dog/1.wav", "x-main/test/dog/1.wav"], {"dog"}, None),
+        (["x/train/set/dog/1.wav", "x/test/set/cat/1.wav"], {"dog", "cat"}, " set,"),
+        (["dog/1.wav", "dog/2.wav"], {"dog"}, None),
+        (["dog/near/1.wav", "dog/far/1.wav", "dog/2.wav"], {"dog"}, None),
+        (["dog/near/1.wav", "dog/near/2.wav"], {"dog"}, None),
+        (["audio/dog/1.wav", "audio/cat/1.wav"], {"dog", "cat"}, None),
+        (["x/dog/1.wav", "x/cat/1.wav", "y/1.wav"], {"x", "y"}, None),
+    ],
+)
+def test_the_folder_that_a_corpus_was_packed_into_is_no_class(tmp_path, names, labels, remark):
+    put(tmp_path, *names)
+    tables = scan(tmp_path)
+    assert tables.format == "folder"
+    assert {label for row in tables.recordings for label in row["labels"]} == labels
+    assert [remark in text for text in tables.remarks] == ([True] if remark else [])
+
+
+def test_containers_below_splits_are_no_classes(lay):
+    tables = registry.read("folder", lay("train/audio/dog/a.wav", "test/audio/dog/b.wav"), 1)
+    assert recordings(tables, "split", "labels") == {
+        "train/audio/dog/a.wav": ("train", ["dog"]),
+        "test/audio/dog/b.wav": ("test", ["dog"]),
+    }
+
+
+def test_texts_without_recording_are_missing(lay):
+    result = lay(
+        "d/a.wav", **{"d/a.txt": "A dog", "d/b.txt": "A cat", "d/README.txt": "Free", "d/list.txt": "a\nb\n", "notes.txt": "x"}
+    )
+    tables = registry.read("folder", result, 1)
+    assert [(row["id"], row["captions"], row["origins"]) for row in tables.missing] == [("d/b", ["A cat"], ["d/b.txt:1"])]
+    assert len(tables.matched) == 1
+    (remark,) = tables.remarks  # of a list, and of a text in a folder without captions
+    assert remark.startswith("2 tables, lists or texts not read, since they are not part of the format folder (first: d/list.txt)")
+
+
+def test_texts_with_the_extension_of_their_recording(lay):
+    texts = {"b.wav.txt": "A cat", "a.wav.txt": "A dog", "c.wav.txt": "A cow"}
+    tables = registry.read("folder", lay("a.wav", "b.wav", **texts), 1)
+    assert [row["caption"] for row in tables.captions] == ["A dog", "A cat", "A cow"]
+    assert ([row["id"] for row in tables.missing], tables.remarks) == (["c.wav"], [])
+
+
+def test_sidecar_texts_are_captions(lay):
+    texts = {"d/a.txt": "\ufeffA dog\n barks. ", "b.txt": " \n", "other.txt": "x", "c.txt": b"\xff\xfe\x00"}
+    tables = registry.read("folder", lay("d/a.wav", "d/a.mp3", "b.wav", "c.wav", **texts), 1)
+    ids = {row["path"]: row["recording_id"] for row in tables.recordings}
+    assert {(row["recording_id"], row["caption"], row["start_time"], row["origin"]) for row in tables.captions} == {
+        (ids["d/a.wav"], "A dog barks.", None, "d/a.txt"),
+        (ids["d/a.mp3"], "A dog barks.", None, "d/a.txt"),
+        ("missing:other", "x", None, "other.txt:1"),
+    }
+    assert {row["path"]: row["reason"] for row in tables.rejected} == {"b.txt": "empty caption", "c.txt": "unreadable caption"}
+
+
+def test_youtube_names_in_a_plain_folder_keep_their_ids(lay, tmp_path):
+    tables = registry.read("folder", lay("r1nicOVtvkQ_130.wav", "r1nicOVtvkQ_10.wav", "drum_kick_a_12.wav", "Drum_kicker_2.wav"), 1)
+    result = recordings(tables, "recording_id", "start_time", "group")
+    assert result["r1nicOVtvkQ_130.wav"] == ("r1nicOVtvkQ_130", 130.0, "r1nicOVtvkQ")
+    assert result["r1nicOVtvkQ_10.wav"] == ("r1nicOVtvkQ_10", 10.0, "r1nicOVtvkQ")
+    assert result["drum_kick_a_12.wav"][1:] == result["Drum_kicker_2.wav"][1:] == (0.0, None)
+    assert not looks_random("kick_drum_a")
+    assert registry.read("folder", inventory.list_files(tmp_path), 1).remarks == []
+
+
+def test_words_that_are_taken_for_a_youtube_id_are_reported(lay):
+    tables = registry.read("folder", lay("RainAtNight_1.wav", "RainAtNight_2.wav", "r1nicOVtvkQ_10.wav"), 1)
+    (remark,) = tables.remarks
+    assert remark.startswith("2 recordings (first: RainAtNight_1.wav) are named like a clip of a YouTube video")
+
+
+def test_esc10_folders(lay):
+    tables = registry.read(
+        "esc", lay("001 - Dog bark/1-100032-A.ogg", "001 - Dog bark/3-9-B.ogg", "010 - Fire crackling/odd.ogg"), 1
+    )
+    assert recordings(tables, "labels", "fold", "group") == {
+        "001 - Dog bark/1-100032-A.ogg": (["dog bark"], 1, "100032"),
+        "001 - Dog bark/3-9-B.ogg": (["dog bark"], 3, "9"),
+        "010 - Fire crackling/odd.ogg": (["fire crackling"], None, None),
+    }
+
+
+def test_esc10_in_a_folder_of_its_own(lay):
+    tables = registry.read("auto", lay("ESC-10-master/001 - Dog bark/1-1-A.ogg", "ESC-10-master/002 - Rain/1-2-A.ogg"), 1)
+    assert (tables.format, [row["labels"] for row in tables.recordings]) == ("esc", [["dog bark"], ["rain"]])
+
+
+def test_esc50_table(lay):
+    meta = (
+        "filename,fold,target,category,esc10,src_file,take\n1-100032-A-0.wav,1,0,dog,True,100032,A\n"
+        "5-9-A-14.wav,5,14,chirping_birds,False,9,A\n4-1-A-1.wav,4,1,rooster,True,1,A\n../x.wav,1,0,dog,,,\n1-2-A-0.wav,one,0,dog,,,\n"
+    )
+    result = lay("audio/1-100032-A-0.wav", "audio/5-9-A-14.wav", "audio/2-2-A-2.wav", **{"meta/esc50.csv": meta})
+    tables = registry.read("esc", result, 1)
+    assert recordings(tables, "labels", "fold") == {
+        "audio/1-100032-A-0.wav": (["dog"], 1),
+        "audio/2-2-A-2.wav": ([], 2),
+        "audio/5-9-A-14.wav": (["chirping birds"], 5),
+    }
+    assert [row["path"] for row in tables.orphans] == ["audio/2-2-A-2.wav"]
+    assert [(row["id"], row["origins"]) for row in tables.missing] == [("4-1-A-1.wav", ["meta/esc50.csv:4"])]
+    assert [row["reason"] for row in tables.rejected] == ["bad file name", "bad fold"]
+
+
+ESC50 = "filename,fold,target,category,esc10,src_file,take\n"
+
+
+def test_esc50_without_its_audio_is_all_missing(lay):
+    result = lay(**{"esc50.csv": ESC50 + "1-1-A-0.wav,1,0,dog,True,1,A\n2-2-A-1.wav,2,1,rooster,True,2,A\n"})
+    tables = registry.read("auto", result, 1, needs_audio=False)
+    assert (tables.format, tables.recordings, [row["id"] for row in tables.missing]) == ("esc", [], ["1-1-A-0.wav", "2-2-A-1.wav"])
+
+
+def test_esc50_twice_is_a_collision_and_one_folder_is_described(lay):
+    """`2-…` sorts after `16000`, `1-…` before it: the first in the order of paths would be one of either folder."""
+    names = ("1-1-A-0.wav", "2-2-A-1.wav", "dog.wav")
+    meta = ESC50 + "1-1-A-0.wav,1,0,dog,,1,A\n2-2-A-1.wav,2,1,rooster,,2,A\ndog.wav,2,0,dog,,3,A\n"
+    result = lay(*(f"audio/{folder}{name}" for folder in ("", "16000/") for name in names), **{"esc50.csv": meta})
+    tables = registry.read("esc", result, 1)
+    assert recordings(tables, "labels", "fold", "group") == {
+        "audio/1-1-A-0.wav": (["dog"], 1, "1"),
+        "audio/16000/1-1-A-0.wav": ([], 1, "1"),
+        "audio/2-2-A-1.wav": (["rooster"], 2, "2"),
+        "audio/16000/2-2-A-1.wav": ([], 2, "2"),
+        "audio/dog.wav": (["dog"], 2, "dog.wav"),
+        "audio/16000/dog.wav": ([], 2, "dog.wav"),
+    }
+    assert tables.collisions == [{"id": name, "paths": [f"audio/{name}", f"audio/16000/{name}"]} for name in names]
+    assert (tables.missing, tables.orphans, tables.ambiguous, len(tables.matched)) == ([], [], [], 3)
+
+
+def test_esc50_rows_of_one_file_are_reported(lay):
+    meta = ESC50 + "1-1-A-0.wav,1,0,dog,,1,A\n1-1-A-0.wav,2,1,rooster,,1,A\n"
+    tables = registry.read("esc", lay("audio/1-1-A-0.wav", **{"esc50.csv": meta}), 1)
+    assert tables.collisions == [{"id": "1-1-A-0.wav", "origins": ["esc50.csv:2", "esc50.csv:3"]}]
+    assert recordings(tables, "labels", "fold") == {"audio/1-1-A-0.wav": (["dog", "rooster"], 1)}
+
+
+def test_real_esc10(shared):
+    tables = registry.read("esc", inventory.list_files(shared / "data" / "esc10", digests=False), 16)
+    assert len(tables.recordings) == 240
+    assert sorted(row["fold"] for row in tables.recordings) == [1] * 80 + [2] * 80 + [3] * 80
+    assert len({row["labels"][0] for row in tables.recordings}) == 10
+    assert all(row["group"] for row in tables.recordings)
+
+
+@pytest.mark.parametrize("extension", ["wav", "au"])
+def test_gtzan(tmp_path, extension):
+    names = [f"genres_original/{genre}/{genre}.{number:05d}.{extension}" for genre in ("blues", "hiphop") for number in (0, 54)]
+    put(tmp_path, *names, f"genres_original/blues/odd.{extension}")
+    write(tmp_path, "features_30_sec.csv", "filename,length,tempo,label\nblues.00000.wav,661794,123,blues\n")
+    assert detected(tmp_path) == "gtzan"
+    tables = scan(tmp_path)
+    assert set(recordings(tables, "labels", "split")) == {*names, f"genres_original/blues/odd.{extension}"}
+    assert recordings(tables, "labels") == {
+        **{name: [name.split("/")[1]] for name in names},
+        f"genres_original/blues/odd.{extension}": [],
+    }
+    assert tables.counts == {"without_genre": 1}
+
+
+FIRST, SECOND, THIRD = "0a7c2a8d", "1b4c9b89", "c1d39ce8"
+WORDS = (
+    f"yes/{FIRST}_nohash_0.wav",
+    f"yes/{SECOND}_nohash_0.wav",
+    f"zero/{FIRST}_nohash_1.wav",
+    f"zero/{THIRD}_nohash_0.wav",
+    f"nine/{THIRD}_nohash_0.wav",
+)
+NOISE = "_background_noise_/running_tap.wav"
+
+
+def commands(root, valid: str | bytes = f"yes/{SECOND}_nohash_0.wav\n", test: str = f"zero/{THIRD}_nohash_0.wav\n"):
+    put(root, *WORDS, NOISE)
+    write(root, "validation_list.txt", valid)
+    write(root, "testing_list.txt", test)
+    write(root, "LICENSE", "Attribution 4.0")
+    return root
+
+
+def test_speech_commands(tmp_path):
+    commands(tmp_path, test=f"zero/{THIRD}_nohash_0.wav\nnine/{THIRD}_nohash_0.wav\n")
+    assert detected(tmp_path) == "speech_commands"
+    tables = scan(tmp_path)
+    assert recordings(tables, "labels", "split", "group") == {
+        WORDS[4]: (["nine"], "test", THIRD),
+        WORDS[0]: (["yes"], "train", FIRST),
+        WORDS[1]: (["yes"], "valid", SECOND),
+        WORDS[2]: (["zero"], "train", FIRST),
+        WORDS[3]: (["zero"], "test", THIRD),
+    }
+    assert (tables.captions, tables.missing, tables.orphans, tables.collisions, tables.rejected) == ([], [], [], [], [])
+    assert len(tables.matched) == len(WORDS)
+    (remark,) = tables.remarks
+    assert remark == f"1 recordings that are not words, as in `_background_noise_`, which are left out (first: {NOISE})"
+
+
+def test_sc09_is_the_ten_digits_of_speech_commands(tmp_path):
+    tables = scan(commands(tmp_path, valid=f"yes/{SECOND}_nohash_0.wav\nyes/{SECOND}_nohash_9.wav\n"), "sc09")
+    assert recordings(tables, "labels", "split") == {
+        WORDS[4]: (["nine"], "train"),
+        WORDS[2]: (["zero"], "train"),
+        WORDS[3]: (["zero"], "test"),
+    }
+    assert tables.missing == []  # what the lists say of other words is no concern of it
+    assert tables.remarks[1] == f"2 recordings of other words than those of sc09, which are left out (first: {WORDS[0]})"
+
+
+def test_digits_alone_are_recognised_as_sc09(tmp_path):
+    put(tmp_path, *WORDS[2:])
+    assert detected(tmp_path) == "sc09"
+    assert set(recordings(scan(tmp_path), "split").values()) == {None}
+
+
+def test_without_lists_a_speaker_keeps_recordings_together(tmp_path):
+    """In whatever folder it was unpacked to, as torchaudio has it."""
+    put(tmp_path, *(f"SpeechCommands/speech_commands_v0.02/{name}" for name in WORDS))
+    tables = scan(tmp_path)
+    assert tables.format == "speech_commands"
+    assert sorted(recordings(tables, "split", "group").values(), key=str) == sorted(
+        [(None, FIRST), (None, FIRST), (None, SECOND), (None, THIRD), (None, THIRD)], key=str
+    )
+
+
+@pytest.mark.parametrize("prefix", ["", "speech_commands_v0.02/"])
+def test_lists_with_odd_lines(tmp_path, prefix):
+    gone, twice, both = f"yes/{FIRST}_nohash_7.wav", f"yes/{SECOND}_nohash_0.wav", f"nine/{THIRD}_nohash_0.wav"
+    lines = [twice, "", f"  {both} ", gone, twice, "../../../etc/passwd", f"{THIRD}_nohash_0.wav", "café/0_nohash_0.wav"]
+    root = commands(tmp_path / prefix, valid=b"\xef\xbb\xbf" + "\r\n".join(lines).encode("cp1252"), test=f"{both}\n")
+    tables = scan(tmp_path)
+    assert tables.format == "speech_commands"
+    splits = recordings(tables, "split")
+    assert {name.removeprefix(prefix): split for name, split in splits.items()} == {
+        WORDS[0]: "train",
+        WORDS[1]: "valid",
+        WORDS[2]: "train",
+        WORDS[3]: "train",
+        WORDS[4]: "test",  # in both lists: the more protected one
+    }
+    assert [row["id"] for row in tables.missing] == [gone, "../../../etc/passwd", "café/0_nohash_0.wav"]
+    source = f"{prefix}validation_list.txt"
+    assert tables.collisions == [
+        {"id": both, "origins": [f"{prefix}testing_list.txt:1", f"{source}:3"]},
+        {"id": twice, "origins": [f"{source}:1", f"{source}:5"]},
+    ]
+    assert [(row["reason"], row["detail"][:7]) for row in tables.rejected] == [("bad path", "line 7:")]
+    assert [(entry["id"], entry["taken"]) for entry in tables.ambiguous] == [(both, "test")]
+    assert any("not UTF-8, read as Windows-1252" in remark for remark in tables.remarks)
+    assert check.check(root).coverage == 5 / 8
+
+
+def test_a_speaker_of_one_word_is_not_taken_for_that_of_another(tmp_path):
+    """Names repeat in every word's folder: the list names that of a word whose recording is gone."""
+    put(tmp_path, *WORDS)
+    write(tmp_path, "testing_list.txt", f"nine/{FIRST}_nohash_0.wav\n")
+    tables = scan(tmp_path)
+    assert [row["id"] for row in tables.missing] == [f"nine/{FIRST}_nohash_0.wav"]
+    assert set(recordings(tables, "split").values()) == {"train"}
+
+
+def test_what_is_no_word_s_is_reported(tmp_path):
+    put(tmp_path, *WORDS, "yes/odd.wav", "stray.wav")
+    tables = scan(tmp_path)
+    assert recordings(tables, "labels", "group")["yes/odd.wav"] == (["yes"], None)
+    assert "stray.wav" not in recordings(tables, "labels")
+    assert "1 recordings that are not words" in tables.remarks[0]
