@@ -197,11 +197,8 @@ def _read_table(
             for count, (file_or_error, values) in enumerate(sources.embedded_files(name, file, cells), start=1):
                 if isinstance(file_or_error, DecodeError):
                     inner = values.pop(column)
-                    if (
-                        file_or_error.reason == "empty"
-                        and inner
-                        and (row := _row(name, count - 1, {**values, "file_name": inner}, names, tables))
-                    ):
+                    is_named = file_or_error.reason == "empty" and inner
+                    if is_named and (row := _row(name, count - 1, {**values, "file_name": inner}, names, tables)):
                         yield row
                     else:
                         shown = sources.shown(sources.embedded_path(name, count - 1))
@@ -388,11 +385,8 @@ def _classes(value: Any, names: list[str] | None) -> list[str]:
     for item in value if isinstance(value, list) else [value]:
         if isinstance(item, float) and item.is_integer():
             item = int(item)  # a column with empty cells
-        if (
-            isinstance(item, bool)
-            or not isinstance(item, str | int | float)
-            or (isinstance(item, float) and not math.isfinite(item))
-        ):
+        is_endless = isinstance(item, float) and not math.isfinite(item)
+        if isinstance(item, bool) or is_endless or not isinstance(item, str | int | float):
             continue
         if isinstance(item, int) and names and 0 <= item < len(names):
             item = names[item]

@@ -148,7 +148,6 @@ def digests(
 
 
 def join(bucket: Bucket, raw_path: bytes) -> bytes:
-    """The URL of an object."""
     return bytes(bucket) + b"/" + raw_path
 
 
@@ -211,7 +210,6 @@ class _Ranges(io.RawIOBase):
 
 
 def fetch(url: bytes, path: Path) -> None:
-    """Copy an object to a file."""
     scheme, remote = _split(url)
     store = _store(scheme, os.getpid())
     _retried(escape_path(url), lambda: store.get_file(remote, str(path)))

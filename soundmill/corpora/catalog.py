@@ -178,7 +178,6 @@ def _unknown_recording(clips: Path, which: str, corpus: Path) -> UserError:
 
 
 def with_splits(clips: pa.Table, split_of: Mapping[str, str]) -> pa.Table:
-    """Add the splits of their recordings to clips."""
     splits = [split_of[recording_id] for recording_id in clips["recording_id"].to_pylist()]
     return clips.append_column("split", pa.array(splits, pa.string()))
 

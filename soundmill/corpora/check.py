@@ -133,7 +133,6 @@ def check_params(path: Path, headers: bool = False, progress: Callable[[int], No
 
 
 def directories_of(path: Path) -> list[Directory]:
-    """The corpus directories in a params.yaml."""
     return directories(_section(path), path.resolve().parent)
 
 
@@ -327,7 +326,6 @@ def _write(path: Path, text: str) -> None:
 
 
 def show(report: Report, console: Console) -> None:
-    """Print the report for a person."""
     from rich.table import Table
     from rich.text import Text
 
@@ -388,11 +386,8 @@ def show(report: Report, console: Console) -> None:
     for remark in tables.remarks:
         _say(console, f"\n{remark}", "yellow")
     if any(counts[name] > LISTED for name in lines):
-        _say(
-            console,
-            "\n--json FILE lists all of them" + ("; --missing FILE.csv lists what to download" if tables.missing else ""),
-            "dim",
-        )
+        to_download = "; --missing FILE.csv lists what to download" if tables.missing else ""
+        _say(console, f"\n--json FILE lists all of them{to_download}", "dim")
 
 
 def _say(console: Console, text: str, style: str = "") -> None:

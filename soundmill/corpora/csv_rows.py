@@ -41,7 +41,6 @@ class CsvRows(ManifestFormat):
         return f"csv with the columns {', '.join(sorted(self.columns))}"
 
     def manifests(self, inventory: Inventory) -> Iterator[bytes]:
-        """Names of the csv files with these columns."""
         return csv_files_with(inventory, self.columns)
 
     def rows(self, inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[ManifestRow]:

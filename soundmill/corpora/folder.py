@@ -94,7 +94,6 @@ def split_of_folder(folder: bytes) -> str | None:
 
 
 def _above_split(file: AudioFile) -> tuple[bytes, ...] | None:
-    """The folders above a file's first split folder."""
     return next((tuple(file.folders[:level]) for level, folder in enumerate(file.folders) if split_of_folder(folder)), None)
 
 
@@ -284,7 +283,6 @@ def _meta_csv(inventory: Inventory) -> bytes | None:
 
 
 def _is_esc10(file: AudioFile) -> bool:
-    """Whether folder and name of a file are as in ESC-10."""
     return bool(file.folders and _ESC_FOLDER.fullmatch(file.folders[-1]) and _ESC_NAME.fullmatch(file.stem))
 
 
@@ -354,7 +352,6 @@ class SpeechCommands:
 
 
 def _word(file: AudioFile) -> str | None:
-    """The word in a file's folder."""
     folder = b"".join(file.folders[-1:])
     return class_label(folder) if folder and not NO_WORD.fullmatch(folder) else None
 

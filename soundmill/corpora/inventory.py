@@ -189,7 +189,6 @@ class Inventory:
         return text
 
     def unread(self) -> list[bytes]:
-        """Tables, lists and texts that were not read."""
         unread = (name for name in self.metadata if _TABLE.search(name) and name not in self.opened and name != LICENCES)
         return [name for name in unread if not is_about_corpus(name)]
 

@@ -54,7 +54,6 @@ class JsonEntries(ManifestFormat):
     clip: Callable[[str], tuple[str, float] | None] = lambda file: None  # file → (YouTube id, start in seconds)
 
     def manifests(self, inventory: Inventory) -> Iterator[bytes]:
-        """Names of the JSON files whose first entries have these keys."""
         for name in filter(JSON.search, inventory.metadata):
             if (found := first_keys(inventory, name)) and all(any(re.fullmatch(key, one) for one in found) for key in self.keys):
                 yield name
@@ -207,7 +206,6 @@ class AudioLdm(JsonEntries):
     """A root json lists the json files of each split, whose entries have `wav`, `labels` and captions."""
 
     def manifests(self, inventory: Inventory) -> Iterator[bytes]:
-        """Names of the root json files."""
         return (name for name in inventory.metadata if self._listed(inventory, name) is not None)
 
     def all_rows(self, inventory: Inventory, names: Iterable[bytes], tables: CorpusTables) -> Iterator[ManifestRow]:

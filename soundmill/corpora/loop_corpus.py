@@ -107,7 +107,6 @@ def render(loop: Loop, seed: int) -> np.ndarray:
 
 
 def write(loop: Loop, seed: int, output: Path) -> shards.Report:
-    """Render one loop into the file `output`."""
     samples = np.round(render(loop, seed) * 32767).astype("<i2")
     disk.write_atomically(output, lambda path: encode(samples, loop.rate, loop.extension, path))
     return shards.Report()
@@ -122,12 +121,8 @@ def write_csv(loops: Iterable[Loop], path: Path) -> None:
 Layer = tuple[Hit, Sequence[float], float, float]  # sound, strength at each step of a bar (0: no hit), volume, pan
 
 
-def _steps(**hits: float) -> list[float]:
-    """Strengths by step: `s0=1, s4=0.5`."""
-    rhythm = [0.0] * STEPS
-    for name, strength in hits.items():
-        rhythm[int(name[1:])] = strength
-    return rhythm
+def _steps(hits: dict[int, float]) -> list[float]:
+    return [hits.get(step, 0.0) for step in range(STEPS)]
 
 
 def _every(interval: int, first: int = 0, soft: float = 0.6) -> list[float]:
@@ -189,14 +184,14 @@ def _four_on_the_floor(rng: np.random.Generator, rate: int) -> list[Layer]:
     kick = _maybe(rng, _every(4), (14, 15), 0.3, 0.7)
     return [
         (_kick(rng, rate), kick, 1.0, 0.0),
-        (_snare(rng, rate), _steps(s4=1, s12=1), rng.uniform(0.4, 0.8), 0.1),
+        (_snare(rng, rate), _steps({4: 1, 12: 1}), rng.uniform(0.4, 0.8), 0.1),
         (_hat(rng, rate), _maybe(rng, _every(4, 2, 0.9), range(1, 16, 2), 0.3, 0.4), rng.uniform(0.6, 1.0), -0.3),
     ]
 
 
 def _breakbeat(rng: np.random.Generator, rate: int) -> list[Layer]:
-    kick = _maybe(rng, _steps(s0=1, s10=0.9), (2, 3, 7, 11, 14), 0.4, 0.8)
-    snare = _maybe(rng, _steps(s4=1, s12=1), (7, 9, 15), 0.4, 0.35)
+    kick = _maybe(rng, _steps({0: 1, 10: 0.9}), (2, 3, 7, 11, 14), 0.4, 0.8)
+    snare = _maybe(rng, _steps({4: 1, 12: 1}), (7, 9, 15), 0.4, 0.35)
     return [
         (_kick(rng, rate), kick, 1.0, 0.0),
         (_snare(rng, rate), snare, rng.uniform(0.7, 1.0), 0.1),
@@ -206,8 +201,8 @@ def _breakbeat(rng: np.random.Generator, rate: int) -> list[Layer]:
 
 def _half_time(rng: np.random.Generator, rate: int) -> list[Layer]:
     return [
-        (_kick(rng, rate), _maybe(rng, _steps(s0=1), (3, 6, 10, 14), 0.4, 0.8), 1.0, 0.0),
-        (_snare(rng, rate), _maybe(rng, _steps(s8=1), (15,), 0.3, 0.4), rng.uniform(0.7, 1.0), 0.0),
+        (_kick(rng, rate), _maybe(rng, _steps({0: 1}), (3, 6, 10, 14), 0.4, 0.8), 1.0, 0.0),
+        (_snare(rng, rate), _maybe(rng, _steps({8: 1}), (15,), 0.3, 0.4), rng.uniform(0.7, 1.0), 0.0),
         (_hat(rng, rate), _maybe(rng, _every(2), range(1, 16, 2), 0.2, 0.5), rng.uniform(0.6, 1.0), 0.3),
     ]
 
@@ -227,7 +222,7 @@ def _bassline(rng: np.random.Generator, rate: int) -> list[Layer]:
 
 
 def _chords(rng: np.random.Generator, rate: int) -> list[Layer]:
-    stabs = _maybe(rng, _steps(s0=1, s8=0.9), (3, 4, 6, 11, 12, 14), 0.4, 0.8)
+    stabs = _maybe(rng, _steps({0: 1, 8: 0.9}), (3, 4, 6, 11, 12, 14), 0.4, 0.8)
     return [(_chord(rng, rate), stabs, 1.0, 0.0), (_hat(rng, rate), _every(4, 0), rng.uniform(0.3, 0.7), 0.3)]
 
 

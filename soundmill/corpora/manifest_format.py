@@ -51,7 +51,6 @@ class ManifestFormat(ABC):
     parts: Mapping[str, str] | None = None  # as in join
 
     def detect(self, inventory: Inventory) -> bool:
-        """Whether a corpus has a manifest of this format."""
         return any(self.is_own(inventory, name) for name in self.manifests(inventory))
 
     def read(self, inventory: Inventory, num_shards: int) -> CorpusTables:

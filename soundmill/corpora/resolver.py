@@ -156,7 +156,6 @@ class FileIndex:
 
     @cached_property
     def _folder_names(self) -> set[str]:
-        """Names of all folders with files."""
         return {os.fsdecode(folder) for file in self._files for folder in file.folders}
 
     def resolve(self, key: str, base: bytes = b"", of_video: bool = False) -> Resolution:

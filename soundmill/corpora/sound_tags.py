@@ -79,11 +79,8 @@ def read(file: BinaryIO) -> str:
     try:
         file.seek(0)
         head = file.read(12)
-        tags = (
-            _of_wav(bounded, head[:4])
-            if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64") and head[8:] == b"WAVE"
-            else _of_other(bounded)
-        )
+        is_wav = head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64") and head[8:] == b"WAVE"
+        tags = _of_wav(bounded, head[:4]) if is_wav else _of_other(bounded)
     except (OSError, DecodeError, struct.error):
         return ""
     except _TooMany:

@@ -234,12 +234,8 @@ def snare_drum(rng: np.random.Generator, seconds: float, rate: int) -> Wave:
         for part in stops:
             tone = np.sin(2 * np.pi * head * (1 + 0.3 * np.exp(-t / 0.01)) * t) + 0.6 * np.sin(2 * np.pi * head * 1.59 * t)
             rattle = noise(rng, 0.3, rate, band(1200, 7500, 3)) * decay(0.3, rate, life, 0.001) * wires
-            add(
-                wave,
-                (tone * decay(0.3, rate, life * 0.6, 0.001) * 0.8 + rattle) * rng.uniform(0.7, 1),
-                beat + part * interval,
-                rate,
-            )
+            stroke = (tone * decay(0.3, rate, life * 0.6, 0.001) * 0.8 + rattle) * rng.uniform(0.7, 1)
+            add(wave, stroke, beat + part * interval, rate)
     return wave
 
 

@@ -81,15 +81,6 @@ class Recording:
     events: tuple[Event, ...]
 
 
-@dataclass(frozen=True)
-class Window:
-    """Contents of one clip; `labels` sorted by duration, longest first; times relative to the recording."""
-
-    start: float
-    caption: str
-    labels: tuple[str, ...]
-
-
 def plan(
     recordings: int, valid_fraction: float, test_fraction: float, window_seconds: float, min_seconds: float, seed: int
 ) -> list[Recording]:
@@ -197,15 +188,9 @@ def _in_turn(rng: np.random.Generator, labels: Sequence[str], seconds: float, wi
     if aligned and share >= window:
         share = window * int(share / window)
     edges = [share * number for number in range(len(labels))] + [seconds]
+    half = PAUSE_SECONDS / 2
     return [
-        _event(
-            rng,
-            label,
-            onset + (PAUSE_SECONDS / 2 if onset else 0),
-            offset - (PAUSE_SECONDS / 2 if offset < seconds else 0),
-            window,
-            seconds,
-        )
+        _event(rng, label, onset + (half if onset else 0), offset - (half if offset < seconds else 0), window, seconds)
         for label, onset, offset in zip(labels, edges[:-1], edges[1:], strict=True)
     ]
 
@@ -260,8 +245,8 @@ def windows_of(seconds: float, window_seconds: float, min_seconds: float) -> lis
     return [(start, end) for start, end in zip(starts, ends, strict=True) if end - start >= max(min_seconds, 1e-6)]
 
 
-def describe(events: Iterable[Event], start: float, end: float, rng: np.random.Generator) -> Window:
-    """Caption and labels of the events between two times in a recording."""
+def describe(events: Iterable[Event], start: float, end: float, rng: np.random.Generator) -> tuple[str, list[str]]:
+    """Caption and labels, those of the longest events first, of the events between two times in a recording."""
     inside = [
         (max(event.onset, start), min(event.offset, end), event.label)
         for event in events
@@ -269,9 +254,9 @@ def describe(events: Iterable[Event], start: float, end: float, rng: np.random.G
     ]
     longest_first = sorted(inside, key=lambda part: (part[0] - part[1], part))
     if not inside:
-        return Window(start, SILENT_CAPTION, ())
+        return SILENT_CAPTION, []
     phrases = {label: str(rng.choice(PHRASES[label])) for _, _, label in sorted(inside)}
-    return Window(start, _sentence(sorted(inside), phrases), tuple(dict.fromkeys(label for _, _, label in longest_first)))
+    return _sentence(sorted(inside), phrases), list(dict.fromkeys(label for _, _, label in longest_first))
 
 
 def _sentence(parts: list[tuple[float, float, str]], phrases: dict[str, str]) -> str:
@@ -332,10 +317,8 @@ def write_recording(recording: Recording, seed: int, window_seconds: float, min_
     samples = np.round(wave * 32767).astype("<i2")
     disk.write_atomically(output, lambda path: encode(samples, recording.rate, recording.extension, path))
     rng = np.random.default_rng([seed, 2, recording.index])
-    windows = [
-        describe(recording.events, start, end, rng) for start, end in windows_of(recording.seconds, window_seconds, min_seconds)
-    ]
-    rows = [[recording.start + window.start, window.caption, list(window.labels)] for window in windows]
+    windows = windows_of(recording.seconds, window_seconds, min_seconds)
+    rows = [[recording.start + start, *describe(recording.events, start, end, rng)] for start, end in windows]
     return shards.Report(details=[[recording.split, recording.video, rows]])
 
 

@@ -8,7 +8,7 @@ import io
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase, translate
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -34,7 +34,7 @@ from soundmill.corpora.statements import (
 )
 from soundmill.corpora.tables import CorpusTables
 from soundmill.errors import UserError
-from soundmill.manifest import escape_path, youtube_videos
+from soundmill.manifest import TERMS, escape_path, youtube_videos
 from soundmill.params import StageParams, parse_yaml
 
 if TYPE_CHECKING:
@@ -132,7 +132,12 @@ def fill(tables: CorpusTables, inventory: Inventory) -> None:
             # A list of others' sounds comes with terms of the list.
             others = of_video or tables.format == WAVCAPS.FORMAT.name
             beside = [] if others else _nearest(row["raw_path"], of_folder)
-            found = combine([own, beside, list(_known(row, of_video, tables.format))])
+            known = []  # from its name
+            if of_video:
+                known.append(Statement("its YouTube id", source_url=f"https://www.youtube.com/watch?v={row['group']}"))
+            if tables.format == NSYNTH.FORMAT.name and NSYNTH.NOTE.fullmatch(os.path.basename(row["raw_path"])):
+                known.append(NSYNTH.STATEMENT)
+            found = combine([own, beside, known])
         row |= found
     tables.remark(beyond, "recordings have more tags than are read, so the licence in them is unclear")
     tables.remark(reader.too_long, f"texts about terms have more than {MAX_CELL} characters and are left out")
@@ -146,14 +151,6 @@ def _nearest(raw_path: bytes, of_folder: Mapping[bytes, list[Statement]]) -> lis
         folder = os.path.dirname(folder)
         found = of_folder.get(folder)
     return found or []
-
-
-def _known(row: Mapping[str, Any], of_video: bool, corpus: str) -> Iterator[Statement]:
-    """What a recording's name says: the address of a YouTube video, the terms of NSynth."""
-    if of_video:
-        yield Statement("its YouTube id", source_url=f"https://www.youtube.com/watch?v={row['group']}")
-    if corpus == NSYNTH.FORMAT.name and NSYNTH.NOTE.fullmatch(os.path.basename(row["raw_path"])):
-        yield NSYNTH.STATEMENT
 
 
 def _read(tables: CorpusTables, inventory: Inventory) -> _Rows:
@@ -189,18 +186,10 @@ def _read(tables: CorpusTables, inventory: Inventory) -> _Rows:
                 raise UserError(f"{place}:{line}: ai_terms is {ai_terms[:40]!r}, must be empty or one of {', '.join(AI_TERMS)}")
             licence = None if licence in (None, UNKNOWN) else cleaned(spdx(licence))
             ai_terms = None if ai_terms == UNKNOWN else cleaned(ai_terms)
-            found = f"{name}:{line}"
             rows.literal[glob] = len(rows.terms)
             globs.append(glob)
-            rows.terms.append(
-                {
-                    "licence": licence,
-                    "creator": cleaned(creator),
-                    "source_url": cleaned(url),
-                    "ai_terms": ai_terms,
-                    "terms_found": found,
-                }
-            )
+            values = licence, cleaned(creator), cleaned(url), ai_terms, f"{name}:{line}"
+            rows.terms.append(dict(zip(TERMS, values, strict=True)))
     except csv.Error as error:
         raise UserError(f"{place}:{at}: not readable as csv: {error}") from None
     if at == 1:
