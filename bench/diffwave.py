@@ -69,8 +69,8 @@ def sides(what: str, layers: int, batch: int) -> dict[str, Callable[[], Any]]:
 
         return {"soundmill": lambda: ours.vocode(log_mels), "diffwave": sample}
 
-    from soundmill.diffusion.schedules import linear
-    from soundmill.models.components.diffwave.training import noise_loss
+    from soundmill.diffusion.paths import linear
+    from soundmill.models.components.diffwave.vocoder import noise_loss
 
     waves, noise, t = 0.3 * torch.randn(batch, FRAMES * 256), torch.randn(batch, FRAMES * 256), torch.randint(50, (batch,))
     table, level = linear(50, 1e-4, 0.05), linear(50, 1e-4, 0.05).float()[t][:, None]
@@ -97,14 +97,14 @@ def sides(what: str, layers: int, batch: int) -> dict[str, Callable[[], Any]]:
 
 
 def network_of(layers: int, channels: int, dilation_cycle: int = 10) -> Any:
-    from soundmill.models.components.diffwave.params import NetworkParams
+    from soundmill.models.components.diffwave import NetworkParams
 
     return NetworkParams(layers=layers, channels=channels, dilation_cycle=dilation_cycle)
 
 
 def networks(layers: int) -> dict[str, Any]:
     """The laptop-scale net and the two published ones, by name."""
-    from soundmill.models.components.diffwave.params import DiffWaveParams
+    from soundmill.models.components.diffwave import DiffWaveParams
 
     document = params.compose(measure.ROOT / "conf", ["model=tango", "vocoder=diffwave_laptop"])["vocoder"]
     laptop = parse(DiffWaveParams, document, "vocoder").network
@@ -115,9 +115,8 @@ def vocoder(network: Any, betas: Any) -> Any:
     """A DiffWave for the published log-mels."""
     import torch
 
-    from soundmill.models.components.diffwave.network import DiffWaveNet
-    from soundmill.models.components.diffwave.params import NoiseParams, SamplingParams
-    from soundmill.models.components.diffwave.vocoder import DiffWave
+    from soundmill.models.components.diffwave import NoiseParams, SamplingParams
+    from soundmill.models.components.diffwave.vocoder import DiffWave, DiffWaveNet
 
     torch.manual_seed(0)
     spec = published_spec()

@@ -91,7 +91,7 @@ def run_peer(python: Path, arguments: list[Any]) -> float:
 
 
 def sizes(overrides: list[str]) -> Any:
-    from soundmill.models.components.rave.params import RaveParams
+    from soundmill.models.components.rave import RaveParams
 
     document = params.compose(measure.ROOT / "conf", ["model=rave", "scale=paper", *overrides])
     return params.parse(RaveParams, document["rave"]["autoencoder"], "rave.autoencoder")
@@ -132,8 +132,8 @@ def training_step(overrides: list[str], items: int, count: int) -> float:
     import numpy as np
     import torch
 
+    from soundmill.models.components.rave.make import RaveModule
     from soundmill.models.components.rave.network import RaveNet
-    from soundmill.models.components.rave.training import RaveModule
     from soundmill.training.loader import Batch
 
     torch.set_num_threads(1)

@@ -61,8 +61,8 @@ def arguments() -> argparse.Namespace:
 def vocoders(directories: list[Path], fast_only: bool) -> dict[str, Vocoder]:
     """Vocoders by name; UserError if they are for different log-mels."""
     from soundmill.models import vocoding
+    from soundmill.models.components.contracts import GriffinLimParams
     from soundmill.models.components.diffwave.vocoder import DiffWave
-    from soundmill.models.components.griffin_lim.params import GriffinLimParams
     from soundmill.models.components.griffin_lim.vocoder import GriffinLim
 
     named: dict[str, Vocoder] = {}

@@ -21,7 +21,7 @@ from soundmill.evaluation.library import Setup, about_damaged, in_files, in_shar
 from soundmill.params import parse
 
 if TYPE_CHECKING:
-    from soundmill.models.components.griffin_lim.params import GriffinLimParams
+    from soundmill.models.components.contracts import GriffinLimParams
 
 GRAINS = ("none", "speckle")  # of Griffin-Lim
 SHORT = re.compile(r"(\d+)x(\d+)(?::(\d+))?/(\d+)")

@@ -4,7 +4,7 @@ from typing import Any
 
 from soundmill import stage
 from soundmill.models.components import registry
-from soundmill.models.components.publishing import publish
+from soundmill.models.components.making import publish
 from soundmill.params import StageParams
 from soundmill.stage import Context, Input, Output, Shown
 from soundmill.training import launcher
@@ -19,7 +19,7 @@ def run(
 
 
 def code_by_name(family: str | None, section: dict[str, Any], parameters: dict[str, Any]) -> list[str]:
-    return [registry.CODECS[section["kind"]]]
+    return [registry.codec(section["kind"]).package]
 
 
 def main(argv: list[str] | None = None) -> None:

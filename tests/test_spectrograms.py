@@ -8,7 +8,7 @@ from soundmill.audio import mel
 from soundmill.errors import UserError
 from soundmill.evaluation import protocols
 from soundmill.evaluation.library import Setup
-from soundmill.models.components.griffin_lim.params import GriffinLimParams
+from soundmill.models.components.contracts import GriffinLimParams
 from tests.mels import spec_with
 from tests.prepared import RATE, prepare
 

@@ -261,9 +261,9 @@ def speed(args: argparse.Namespace) -> None:
 
 @torch.inference_mode()
 def rave_factors(document: dict[str, Any], seconds: int) -> dict[str, float]:
+    from soundmill.models.components.rave import RaveParams
     from soundmill.models.components.rave.codec import RaveCodec
     from soundmill.models.components.rave.network import RaveNet
-    from soundmill.models.components.rave.params import RaveParams
 
     network = params.parse_section(document, "rave.autoencoder", RaveParams).network
     rate, factors = 48_000, {}

@@ -16,7 +16,7 @@ from soundmill.params import MAX_SEED
 if TYPE_CHECKING:
     from soundmill.audio.mel import MelSpec
     from soundmill.evaluation.library import Setup
-    from soundmill.models.components.griffin_lim.params import GriffinLimParams
+    from soundmill.models.components.contracts import GriffinLimParams
     from soundmill.spectrograms import Comparison
 
 app = typer.Typer()
@@ -259,7 +259,7 @@ def _settings(root: Path, family: str) -> tuple[MelSpec, GriffinLimParams, str, 
     from soundmill import params
     from soundmill.audio.mel import SpectrogramParams
     from soundmill.models import registry
-    from soundmill.models.components.griffin_lim.params import GriffinLimParams
+    from soundmill.models.components.contracts import GriffinLimParams
     from soundmill.models.params import read_sections
 
     kind = registry.family(family)

@@ -1,10 +1,11 @@
 """Paths from sound to noise: at time t, xt = alpha·x0 + sigma·noise, and a net learns the path's target from (xt, t).
 
-Three paths: the timesteps of a noise schedule (`Discrete`), the circle of v-diffusion (`Velocity`), straight lines (`Flow`).
+Three paths: the timesteps of a noise schedule (`Discrete`), the circle of v-diffusion (`Velocity`), straight lines (`Flow`). A
+schedule is a table of alpha_bar over the training timesteps, in float64.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -12,7 +13,59 @@ import torch
 from torch import Tensor
 
 from soundmill.diffusion.params import DiffusionParams
-from soundmill.diffusion.schedules import alpha_bar
+
+OFFSET = 0.008  # of the cosine, s in Nichol & Dhariwal 2021, eq. 17
+MAX_BETA = 0.999  # Nichol & Dhariwal 2021, section 3.2: keeps the last step from being singular
+
+
+def linear(num_timesteps: int, beta_start: float, beta_end: float) -> Tensor:
+    """alpha_bar [T] of betas evenly spaced from `beta_start` to `beta_end` (Ho et al. 2020, section 4)."""
+    return betas_to_alpha_bar(torch.linspace(beta_start, beta_end, num_timesteps, dtype=torch.float64))
+
+
+def scaled_linear(num_timesteps: int, beta_start: float, beta_end: float) -> Tensor:
+    """alpha_bar [T] of betas whose square roots are evenly spaced (Rombach et al. 2022)."""
+    roots = torch.linspace(math.sqrt(beta_start), math.sqrt(beta_end), num_timesteps, dtype=torch.float64)
+    return betas_to_alpha_bar(roots.square())
+
+
+def cosine(num_timesteps: int) -> Tensor:
+    """alpha_bar [T] of a squared cosine, betas at most 0.999 (Nichol & Dhariwal 2021, eq. 17)."""
+    time = torch.linspace(0, 1, num_timesteps + 1, dtype=torch.float64)
+    level = torch.cos((time + OFFSET) / (1 + OFFSET) * math.pi / 2).square()
+    return betas_to_alpha_bar((1 - level[1:] / level[:-1]).clamp(max=MAX_BETA))
+
+
+def shifted_cosine(num_timesteps: int, shift: float) -> Tensor:
+    """alpha_bar [T] of a cosine schedule whose log-SNR is moved by 2·ln(shift) (Hoogeboom et al. 2023, eq. 9).
+
+    `shift` < 1 spends more of the schedule at high noise, as large smooth pictures need.
+    """
+    time = torch.arange(1, num_timesteps + 1, dtype=torch.float64) / num_timesteps
+    log_snr = -2 * torch.log(torch.tan(time.clamp(max=1 - 1e-9) * math.pi / 2)) + 2 * math.log(shift)
+    return betas_to_alpha_bar(alpha_bar_to_betas(torch.sigmoid(log_snr)).clamp(max=MAX_BETA))
+
+
+def alpha_bar(params: DiffusionParams) -> Tensor:
+    """alpha_bar [T] of the schedule in `params`, whose unused parameters are ignored."""
+    if params.schedule == "linear":
+        return linear(params.num_timesteps, params.beta_start, params.beta_end)
+    if params.schedule == "scaled_linear":
+        return scaled_linear(params.num_timesteps, params.beta_start, params.beta_end)
+    if params.schedule == "cosine":
+        return cosine(params.num_timesteps)
+    return shifted_cosine(params.num_timesteps, params.shift)
+
+
+def betas_to_alpha_bar(betas: Tensor) -> Tensor:
+    return torch.cumprod(1 - betas, dim=0)
+
+
+def alpha_bar_to_betas(table: Tensor) -> Tensor:
+    """The betas [T] of alpha_bar `table` [T]."""
+    before = torch.cat([torch.ones(1, dtype=table.dtype), table[:-1]])
+    return 1 - table / before
+
 
 Objective = Literal["eps", "x0", "v"]
 Weighting = Literal["none", "min_snr", "min_snr_tango"]
@@ -89,7 +142,7 @@ class _Continuous:
 class Velocity(_Continuous):
     """v-diffusion (Salimans & Ho 2022, appendix D): alpha and sigma are cosine and sine of tπ/2, the target alpha·noise − sigma·x0.
 
-    The net works on x0 of unit variance: half of the times then have more signal than noise (deviation.py).
+    The net works on x0 of unit variance: half of the times then have more signal than noise (`Deviation`).
     """
 
     def alpha_sigma(self, t: Any) -> tuple[Any, Any]:
@@ -176,3 +229,36 @@ def length_shift(length: int, base_length: int) -> float:
 def shifted(t: Tensor, shift: float) -> Tensor:
     """Times moved towards noise if `shift` is above 1: shift·t / (1 + (shift − 1)·t) (Esser et al. 2024, eq. 23)."""
     return shift * t / (1 + (shift - 1) * t)
+
+
+# Sounds of other than unit variance (Karras et al. 2022, section 5): the noise is scaled to them, and the net sees both as of unit
+# variance. With quiet waves and noise of unit variance, nearly all of a path would be noise. A deviation may also be a list: the
+# standard deviations at frequencies from 0 to half the sample rate. Then the noise has the spectrum of the sounds, the net sees
+# them whitened, and half of the times of v-diffusion have more signal than noise at every frequency.
+Deviation = float | Sequence[float]
+
+
+def normalised(waves: Tensor, deviation: Deviation) -> Tensor:
+    """Waves [..., T] divided by their standard deviation; a list whitens them: a filter without delay, in a circle."""
+    if isinstance(deviation, Sequence):
+        return torch.fft.irfft(torch.fft.rfft(waves) / _gains(waves, deviation), n=waves.shape[-1])
+    return waves / deviation
+
+
+def scaled(waves: Tensor, deviation: Deviation) -> Tensor:
+    """The inverse of `normalised`."""
+    if isinstance(deviation, Sequence):
+        return torch.fft.irfft(torch.fft.rfft(waves) * _gains(waves, deviation), n=waves.shape[-1])
+    return deviation * waves
+
+
+def on_unit_variance(net: Net, deviation: Deviation) -> Net:
+    """The net for sounds of this deviation, of a net for those of unit variance; both predict v."""
+    return lambda xt, t: scaled(net(normalised(xt, deviation), t).to(xt.dtype), deviation)
+
+
+def _gains(waves: Tensor, deviation: Sequence[float]) -> Tensor:
+    """At the frequencies of a Fourier transform of waves [..., T]: [T // 2 + 1]."""
+    known = torch.tensor(deviation, device=waves.device, dtype=waves.dtype)
+    bins = waves.shape[-1] // 2 + 1
+    return torch.nn.functional.interpolate(known[None, None], bins, mode="linear", align_corners=True)[0, 0]

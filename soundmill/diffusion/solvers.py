@@ -6,9 +6,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from soundmill.diffusion.paths import Discrete, Flow, Net, Velocity, shifted
+from soundmill.diffusion.paths import Discrete, Flow, Net, Velocity, alpha_bar_to_betas, betas_to_alpha_bar, shifted
 from soundmill.diffusion.sampling import Draw, Steps
-from soundmill.diffusion.schedules import alpha_bar_to_betas, betas_to_alpha_bar
 from soundmill.errors import UserError
 
 Solver = Literal["euler", "midpoint", "pingpong"]

@@ -38,8 +38,8 @@ def find(path: Path) -> RaveCodec:
     if not directory.is_dir():
         raise UserError(f"{path}: no RAVE codec here; name data/rave/autoencoder, or a checkpoint of the family `rave`")
     kind = read_codec(directory).kind
-    if kind != codecs.KIND:
-        raise UserError(f"{directory}: an autoencoder of kind {kind!r}; only kind {codecs.KIND!r} is supported here")
+    if kind != "rave":
+        raise UserError(f"{directory}: an autoencoder of kind {kind!r}; only kind 'rave' is supported here")
     return codecs.load(directory)
 
 

@@ -18,7 +18,7 @@ from soundmill.errors import UserError
 from soundmill.models import registry
 from soundmill.models.components import registry as components
 from soundmill.models.components.contracts import Vocoder, check_vocoder_spec
-from soundmill.models.components.diffwave.params import SamplingParams
+from soundmill.models.components.diffwave import SamplingParams
 from soundmill.models.components.diffwave.vocoder import DiffWave, alpha_bar_of
 from soundmill.models.family import family_of, is_checkpoint, use_weights
 from soundmill.models.generation import make_directory

@@ -14,7 +14,7 @@ from soundmill.audio import mel
 from soundmill.audio.invert import griffin_lim, mel_to_linear, mel_to_wave, noisiness, with_speckle
 from soundmill.audio.mel import MelSpec, SpectrogramParams, mel_filterbank
 from soundmill.errors import UserError
-from soundmill.models.components.griffin_lim.params import GriffinLimParams
+from soundmill.models.components.contracts import GriffinLimParams
 from soundmill.models.components.griffin_lim.vocoder import GriffinLim
 from tests.imports import ROOT
 from tests.mels import spec_with

@@ -11,11 +11,11 @@ import torch
 from bench import vocoders
 from soundmill.errors import UserError
 from soundmill.models.components.contracts import save_vocoder
+from soundmill.models.components.diffwave import NetworkParams, NoiseParams, SamplingParams
 from soundmill.models.components.diffwave import vocoder as diffwave
-from soundmill.models.components.diffwave.network import DiffWaveNet
-from soundmill.models.components.diffwave.params import NetworkParams, NoiseParams, SamplingParams
+from soundmill.models.components.diffwave.vocoder import DiffWaveNet
+from soundmill.models.components.hifigan import NetworkParams as HifiGanNetwork
 from soundmill.models.components.hifigan import vocoder as hifigan
-from soundmill.models.components.hifigan.params import NetworkParams as HifiGanNetwork
 from tests.mels import TANGO as SPEC
 from tests.mels import spec_with
 from tests.prepared import sound, write_sounds

@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from soundmill.diffusion import solvers
-from soundmill.diffusion.paths import Discrete
+from soundmill.diffusion.paths import Discrete, alpha_bar_to_betas, linear
 from soundmill.diffusion.sampling import Draw, sample
-from soundmill.diffusion.schedules import alpha_bar_to_betas, linear
 from soundmill.errors import UserError
 from tests.diffusion.test_paths import DEVIATION, MEAN, exact
 from tests.diffusion.ways import CPU, FAST, SAMPLERS, TABLES

@@ -4,15 +4,15 @@ from collections.abc import Callable
 
 import torch
 
-from soundmill.diffusion import schedules, solvers
+from soundmill.diffusion import paths, solvers
 from soundmill.diffusion.paths import Discrete, Flow, Net, Path, Velocity
 from soundmill.diffusion.sampling import Steps
 
 CPU = torch.device("cpu")
 TABLES = {
-    "linear": schedules.linear(1000, 1e-4, 0.02),
-    "cosine": schedules.cosine(1000),
-    "tango": schedules.scaled_linear(1000, 0.00085, 0.012),
+    "linear": paths.linear(1000, 1e-4, 0.02),
+    "cosine": paths.cosine(1000),
+    "tango": paths.scaled_linear(1000, 0.00085, 0.012),
 }
 SAMPLERS = ["ddpm", "ddim", "dpm++", "unipc"]
 FAST = torch.tensor([1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5], dtype=torch.float64)

@@ -15,11 +15,10 @@ from soundmill.audio.pieces import Sound, window_starts
 from soundmill.errors import UserError
 from soundmill.models import live, transforming
 from soundmill.models.components.contracts import save_codec
+from soundmill.models.components.rave import NetworkParams, NoiseParams, streaming
 from soundmill.models.components.rave import codec as codecs
-from soundmill.models.components.rave import streaming
 from soundmill.models.components.rave.codec import RaveCodec
 from soundmill.models.components.rave.network import RaveNet
-from soundmill.models.components.rave.params import NetworkParams, NoiseParams
 from soundmill.models.components.rave.streaming import Live, even, scripted
 from tests import recorded
 from tests.commands.running import soundmill

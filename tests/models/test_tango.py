@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from soundmill import params, text
-from soundmill.diffusion.schedules import alpha_bar
+from soundmill.diffusion.paths import alpha_bar
 from soundmill.models import registry
 from soundmill.models.components.latents.store import Posteriors
 from soundmill.models.components.text_states import states as conditions

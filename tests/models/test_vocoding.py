@@ -16,20 +16,18 @@ from soundmill.errors import UserError
 from soundmill.models import vocoding
 from soundmill.models.components.choice import load_vocoder
 from soundmill.models.components.contracts import save_vocoder
+from soundmill.models.components.diffwave import NetworkParams, NoiseParams, SamplingParams
 from soundmill.models.components.diffwave import vocoder as diffwave
-from soundmill.models.components.diffwave.network import DiffWaveNet
-from soundmill.models.components.diffwave.params import NetworkParams, NoiseParams, SamplingParams
-from soundmill.models.components.diffwave.vocoder import DiffWave
+from soundmill.models.components.diffwave.vocoder import DiffWave, DiffWaveNet
 from soundmill.models.components.hifigan.vocoder import HifiGan, build_vocoder
-from soundmill.models.components.istft.params import NetworkParams as IstftSizes
+from soundmill.models.components.istft import NetworkParams as IstftSizes
 from soundmill.models.components.istft.vocoder import Istft, build
-from soundmill.models.components.melgan.params import NetworkParams as MelGanSizes
+from soundmill.models.components.melgan import NetworkParams as MelGanSizes
 from soundmill.models.components.melgan.vocoder import MelGan, MelGanNet
 from soundmill.models.components.unet1d.params import SamplingParams as DiffusionSampling
 from soundmill.models.components.unet1d.params import UNet1dParams
 from soundmill.models.components.unet1d.vocoder import vocoder as unet1d
-from soundmill.models.components.unet1d.vocoder.network import VocoderNet
-from soundmill.models.components.unet1d.vocoder.vocoder import DiffusionVocoder
+from soundmill.models.components.unet1d.vocoder.vocoder import DiffusionVocoder, VocoderNet
 from soundmill.training.seeds import noise_at
 from tests.imports import ROOT
 from tests.mels import spec_with

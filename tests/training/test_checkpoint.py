@@ -15,7 +15,7 @@ from torch import nn
 from soundmill import params
 from soundmill.errors import UserError
 from soundmill.models import registry
-from soundmill.models.components.griffin_lim.params import GriffinLimParams
+from soundmill.models.components.contracts import GriffinLimParams
 from soundmill.training import checkpoint
 from tests.imports import ROOT
 from tests.lost_bits import room_in_files

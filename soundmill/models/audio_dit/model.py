@@ -17,9 +17,8 @@ from torch import Tensor
 
 from soundmill.diffusion import sampling as diffusion
 from soundmill.diffusion import solvers
-from soundmill.diffusion.guidance import guided
 from soundmill.diffusion.paths import Flow, Velocity, error, length_shift, logit_normal, shifted
-from soundmill.diffusion.sampling import Draw
+from soundmill.diffusion.sampling import Draw, guided
 from soundmill.errors import UserError
 from soundmill.models import adapted
 from soundmill.models.audio_dit.params import DropoutParams, FlowParams, SamplingParams, TrainParams, check_solver

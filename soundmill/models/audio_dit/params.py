@@ -6,8 +6,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from soundmill.models.components.contracts import GriffinLimParams
 from soundmill.models.components.dit.params import TransformerParams
-from soundmill.models.components.griffin_lim.params import GriffinLimParams
 from soundmill.models.params import ConditionedTrainParams, GridParams
 from soundmill.params import Probability, Seconds, StageParams
 

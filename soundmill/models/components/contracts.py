@@ -1,17 +1,21 @@
-"""The contracts of components that families share, `Vocoder` and `Codec`, and `Kind`, by which stages make them."""
+"""The contracts of components that families share, `Vocoder` and `Codec`, their common parameters, and `Kind`, by which stages make
+them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from soundmill import hashing
-from soundmill.audio.mel import MelSpec
+from soundmill.audio.mel import MelSpec, check_overlap
 from soundmill.errors import UserError
 from soundmill.params import StageParams, parse
 from soundmill.training import checkpoint
@@ -22,7 +26,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from soundmill.models.samples import Samples
+    from soundmill.models.components.making import MadeComponent
+
 
 PYTORCH = {"format": "pt"}  # metadata of the weights; other programs expect it
 
@@ -257,32 +262,89 @@ class WaveCodecParams(ComponentParams):
         return self
 
 
-@dataclass(frozen=True)
-class MadeComponent:
-    """A component that was trained or loaded, for its stage to publish."""
+class GriffinLimParams(StageParams):
+    griffin_lim_iterations: int = Field(ge=1, le=10_000)
+    griffin_lim_momentum: float = Field(ge=0, lt=1)
+    # With a default, since earlier checkpoints do not have this key.
+    griffin_lim_grain: Literal["none", "speckle"] = Field(
+        "none",
+        description="fluctuations that bands average away: none, or drawn by the request's seed in noisy bands",
+    )
 
-    save: Callable[[Path], dict[str, Any] | None]  # writes it into a new directory; returns more metrics, such as its digest
-    points: list[dict[str, float]]  # of the training's curve; empty if it was loaded
-    metrics: dict[str, Any]
-    steps: int  # of the training; 0 if it was loaded
-    draw: Callable[[int], Samples]  # what it makes of held-out clips, after the given number of steps
+
+class CropsParams(TrainingParams):
+    """Train the vocoder on the training clips."""
+
+    kind: Literal["train"]
+    batch_size: int = Field(ge=1, le=65_536)
+    steps: int = Field(ge=1, le=100_000_000)
+    crop_frames: int = Field(ge=1, description="length of a crop of each clip; shorter clips are padded with silence")
+
+    def check_crop(self, spec: MelSpec) -> None:
+        """UserError if a crop is too short for log-mels of `spec`."""
+
+
+class AdversaryParams(CropsParams):
+    """Train the vocoder on the training clips, against discriminators."""
+
+    discriminator_width: int = Field(ge=4, multiple_of=4, description="32 in HiFi-GAN's paper")
+    feature_weight: float = Field(ge=0, description="weight of the feature matching loss; MelGAN's paper: 10")
+    mel_weight: float = Field(ge=0, description="weight of the log-mel loss; MelGAN's paper: 0")
+
+    def check_crop(self, spec: MelSpec) -> None:
+        """UserError if a crop is shorter than the reflection padding of the centred transform."""
+        if self.crop_frames * spec.hop_length <= spec.n_fft // 2:
+            raise UserError(
+                f"vocoder.weights.crop_frames {self.crop_frames} of {spec.hop_length} samples must be more than half of n_fft "
+                f"{spec.n_fft}"
+            )
+
+
+class NetVocoderParams(GriffinLimParams, ComponentParams):
+    """`griffin_lim_iterations` and `griffin_lim_momentum` configure Griffin-Lim as the baseline of the vocoder's error."""
+
+    def check_spec(self, spec: MelSpec) -> None:
+        """UserError if this vocoder cannot be made for log-mels of `spec`, or not be compared with Griffin-Lim."""
+        check_overlap(spec)
+        if self.weights.kind == "train":
+            self.weights.check_crop(spec)
+
+
+def check_hop(rates: Sequence[int], spec: MelSpec) -> None:
+    """UserError if the product of a network's rates differs from the spec's hop length."""
+    product = math.prod(rates)
+    if product != spec.hop_length:
+        raise UserError(
+            f"vocoder.network.rates {rates} multiply to {product} samples per frame, but hop_length of its spectrogram is "
+            f"{spec.hop_length}; make them agree"
+        )
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of vocoder or codec; its package defines it as `KIND`.
+    """A kind of vocoder or codec. Its modules are named, not imported: parameters are read without torch.
 
-    Its modules are named, not imported: parameters are read without torch. The directories that it saves have a `config.json` with
-    its `kind`; a codec's has all of `CodecIdentity`.
+    Its package has the type of its parameters as `PARAMS`, and a module `make` with `make`, and `check` if `params.weights` can be
+    published ones. The directories that it saves have a `config.json` with its `kind`; a codec's has all of `CodecIdentity`.
     """
 
-    params: type[ComponentParams]  # with a `kind`
-    maker: str  # module with `make`, and with `check` if `params.weights` can be published ones
     component: str  # module with `load` and `network`
     sounding: str = ""  # module with `sounding`, if `load` returns a LatentCodec
 
+    @property
+    def package(self) -> str:
+        return self.component.rpartition(".")[0]
+
+    @property
+    def params(self) -> type[ComponentParams]:
+        return import_module(self.package).PARAMS
+
+    @property
+    def maker(self) -> ModuleType:
+        return import_module(f"{self.package}.make")
+
     def make(self, params: ComponentParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:
-        return import_module(self.maker).make(params, ctx, clips, mels, catalog)
+        return self.maker.make(params, ctx, clips, mels, catalog)
 
     def load(self, directory: Path, *spec: MelSpec | None) -> Any:
         """Load what `MadeComponent.save` wrote; UserError if weights do not fit, or a vocoder is for another `spec` (None: any)."""

@@ -81,8 +81,13 @@ def compare(directory: Path, values: dict[str, tuple[Any, Any]], other: str) -> 
         raise UserError(f"{directory / 'config.json'}: {'; '.join(differing)}; make them agree")
 
 
-def check_whole(directory: Path, loading: dict[str, Any]) -> None:
-    """UserError for missing or unknown tensors: the libraries would initialise the former at random and ignore the latter."""
+def pretrained(kind: Any, directory: Path) -> Any:
+    """A network of a library's class in evaluation mode and float32, from a directory in the library's layout.
+
+    UserError for missing or unknown tensors: the libraries would initialise the former at random and ignore the latter.
+    """
+    with explained(directory):
+        net, loading = kind.from_pretrained(directory, use_safetensors=True, local_files_only=True, output_loading_info=True)
     missing, unknown = sorted(loading["missing_keys"]), sorted(loading["unexpected_keys"])
     if missing or unknown or loading["mismatched_keys"]:
         problem, names = ("lack", missing) if missing else ("have other shapes or more than", unknown or ["a matrix"])
@@ -90,6 +95,7 @@ def check_whole(directory: Path, loading: dict[str, Any]) -> None:
             f"{directory}: its weights {problem} what config.json says ({max(len(names), 1)} tensors, the first {names[0]!r}); "
             "its files do not belong together: download them again"
         )
+    return net.float().eval()
 
 
 @contextmanager

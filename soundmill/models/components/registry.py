@@ -1,11 +1,7 @@
-"""Vocoders and codecs by kind. A new one needs its package, its conf and a line here; no stage depends on this file.
-
-A package is imported only when it is used; it defines a `KIND`.
-"""
+"""Vocoders and codecs by kind. A new one needs its package, its conf and a line here; no stage depends on this file."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,43 +19,46 @@ if TYPE_CHECKING:
 
 VOCODER = "vocoder"  # directory of the vocoder within a checkpoint
 AUTOENCODER = "autoencoder"  # directory of the codec within a checkpoint, and within what its family is trained on
+WAVES = "soundmill.models.components.waves.sounding"
 VOCODERS = {  # made by the stage `vocoder`; Griffin-Lim needs no stage
-    "diffwave": "soundmill.models.components.diffwave",
-    "hifigan": "soundmill.models.components.hifigan",
-    "istft": "soundmill.models.components.istft",
-    "melgan": "soundmill.models.components.melgan",
-    "unet1d": "soundmill.models.components.unet1d.vocoder",
+    "diffwave": Kind("soundmill.models.components.diffwave.vocoder"),
+    "hifigan": Kind("soundmill.models.components.hifigan.vocoder"),
+    "istft": Kind("soundmill.models.components.istft.vocoder"),
+    "melgan": Kind("soundmill.models.components.melgan.vocoder"),
+    "unet1d": Kind("soundmill.models.components.unet1d.vocoder.vocoder"),
 }
 CODECS = {
-    "encodec": "soundmill.models.components.encodec",
-    "mel_autoencoder": "soundmill.models.components.mel_autoencoder",
-    "oobleck": "soundmill.models.components.oobleck",
-    "rave": "soundmill.models.components.rave",
-    "unet1d": "soundmill.models.components.unet1d.codec",
+    "encodec": Kind("soundmill.models.components.encodec.codec", WAVES),
+    "mel_autoencoder": Kind(
+        "soundmill.models.components.mel_autoencoder.autoencoder", "soundmill.models.components.mel_autoencoder.codec"
+    ),
+    "oobleck": Kind("soundmill.models.components.oobleck.codec", WAVES),
+    "rave": Kind("soundmill.models.components.rave.codec", WAVES),
+    "unet1d": Kind("soundmill.models.components.unet1d.codec.codec"),
 }
 
 
 def vocoder(kind: str) -> Kind:
-    return importlib.import_module(_find(VOCODERS, kind, "vocoder")).KIND
+    return _find(VOCODERS, kind, "vocoder")
 
 
 def codec(kind: str) -> Kind:
-    return importlib.import_module(_find(CODECS, kind, "autoencoder")).KIND
+    return _find(CODECS, kind, "autoencoder")
 
 
-def _find(packages: Mapping[str, str], kind: str, what: str) -> str:
-    if kind not in packages:
-        raise UserError(f"no {what} {kind!r}{did_you_mean(kind, list(packages))} (there are: {', '.join(sorted(packages))})")
-    return packages[kind]
+def _find(kinds: Mapping[str, Kind], kind: str, what: str) -> Kind:
+    if kind not in kinds:
+        raise UserError(f"no {what} {kind!r}{did_you_mean(kind, list(kinds))} (there are: {', '.join(sorted(kinds))})")
+    return kinds[kind]
 
 
 def code(components: dict[str, Any]) -> list[str]:
     """Modules that load a family's vocoder and codec, which its `components` in params.yaml name."""
     modules = []
     if components.get("vocoder") in VOCODERS:  # otherwise Griffin-Lim, or none
-        modules.append(vocoder(components["vocoder"]).component)
+        modules.append(VOCODERS[components["vocoder"]].component)
     if components.get("codec") in CODECS:
-        kind = codec(components["codec"])
+        kind = CODECS[components["codec"]]
         modules += filter(None, (kind.component, kind.sounding))
     return modules
 
@@ -102,7 +101,7 @@ def load_latent_codec(directory: Path) -> tuple[Kind, LatentCodec]:
     name = _kind_of(directory, "autoencoder")
     kind = codec(name)
     if not kind.sounding:
-        fitting = ", ".join(other for other in CODECS if codec(other).sounding)
+        fitting = ", ".join(other for other in CODECS if CODECS[other].sounding)
         raise UserError(
             f"{directory}: latents of an autoencoder of kind {name!r} are not for this family; it takes those of {fitting}"
         )
@@ -118,7 +117,7 @@ def codec_params(document: dict[str, Any], family: str) -> Any:
 def check_weights(kind: Kind, params: Any, spec: MelSpec, home: Path) -> None:
     """UserError if published weights in a directory do not fit `params` or `spec`; the hub's are checked when they are loaded."""
     if params.weights.kind == "load" and hub.is_directory(params.weights.name, home):
-        importlib.import_module(kind.maker).check(params.weights, params.network, spec, home)
+        kind.maker.check(params.weights, params.network, spec, home)
 
 
 def latent_shape(document: dict[str, Any], family: str) -> tuple[int, int, int]:
@@ -147,7 +146,7 @@ def _kind_of(directory: Path, what: str, remedy: str = "`dvc repro` makes one") 
     return kind
 
 
-def _kind(section: Any, kinds: Mapping[str, str]) -> str:
+def _kind(section: Any, kinds: Mapping[str, Kind]) -> str:
     kind = section.get("kind") if isinstance(section, dict) else None
     if not isinstance(kind, str):
         raise UserError(f"params.yaml: a vocoder's or autoencoder's section needs a `kind` (there are: {', '.join(sorted(kinds))})")

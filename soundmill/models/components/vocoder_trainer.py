@@ -1,13 +1,11 @@
 """Training a vocoder on the corpus's training clips, and measuring it beside Griffin-Lim."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -19,15 +17,15 @@ from soundmill.audio.mel import MelSpec
 from soundmill.audio.tags import CHANGED
 from soundmill.errors import UserError
 from soundmill.models.catalog import choose_by_hash, read_weights
-from soundmill.models.components.contracts import MadeComponent, Vocoder, save_vocoder
+from soundmill.models.components.contracts import Vocoder, save_vocoder
 from soundmill.models.components.griffin_lim.vocoder import GriffinLim
 from soundmill.models.components.log_mels.source import LogMels, gather_log_mels
+from soundmill.models.components.making import MadeComponent, fit_crops, size
 from soundmill.models.components.waves.source import Pairs, gather_waves
-from soundmill.models.samples import Samples, sampling
+from soundmill.models.samples import Samples
 from soundmill.training import checkpoint
 from soundmill.training.device import pick_device
-from soundmill.training.fitting import Fitted, fit_averaged
-from soundmill.training.loader import Order, crop_places
+from soundmill.training.fitting import Fitted
 from soundmill.training.module import TrainingModule
 from soundmill.training.monitoring import HeldOut
 
@@ -53,7 +51,7 @@ class VocoderTrainer:
     level: Level
 
     @classmethod
-    def of(cls, params: Any, ctx: Any, clips: Path, mels: Path, catalog: Path, level: Level = mel.levelled) -> VocoderTrainer:
+    def of(cls, params: Any, ctx: Any, clips: Path, mels: Path, catalog: Path, level: Level = mel.levelled) -> Self:
         """`level` makes the wave [T] to train on from a clip's."""
         spec = read_spec(mels)
         params.check_spec(spec)
@@ -66,7 +64,7 @@ class VocoderTrainer:
         """
         weights, spec, ctx = self.params.weights, self.spec, self.ctx
         terminal.say(
-            f"{ctx.name}: {len(self.splits['train'])} clips, {_size(model):,} parameters, {weights.steps} steps of "
+            f"{ctx.name}: {len(self.splits['train'])} clips, {size(model.net):,} parameters, {weights.steps} steps of "
             f"{weights.batch_size} crops of {weights.crop_frames * spec.hop_length / spec.sample_rate:g} s"
         )
         if weights.start_from is None:
@@ -85,19 +83,17 @@ class VocoderTrainer:
         pairs = self.training_pairs()
         valid = choose_by_hash(list(self.splits["valid"]), weights.validate_batches * weights.batch_size)
         unseen = self._pairs(valid) if valid else None
-        fitted = fit_averaged(
+        fitted = fit_crops(
             module,
             pairs,
-            Order(weights.seed, self.splits["train"], weights.batch_size),
-            partial(crop_places, weights.seed, weights.batch_size),
-            self.params.hardware,
+            unseen and HeldOut(unseen, len(unseen.log_mels)),
+            self.splits["train"],
+            self.params,
             ctx,
+            self._draw(model, (unseen or pairs).log_mels),
             item_seconds=weights.crop_frames * self.spec.hop_length / self.spec.sample_rate,
-            held_out=unseen and HeldOut(unseen, len(unseen.log_mels)),
             started_from=started_from,
-            sampling=sampling(weights.samples_every_steps, ctx, self._draw(model, (unseen or pairs).log_mels)),
         )
-        fitted.load_into(module, weights.use)
         start = {"started_from": started_from} if started_from else {}
         facts = {**fitted.facts, "use": weights.use, "steps": weights.steps, "clips": len(self.splits["train"])}
         return fitted, facts | start
@@ -109,30 +105,25 @@ class VocoderTrainer:
         log_mels = gather_log_mels(self.mels, chosen, self.ctx.scratch)
         ways = {"l1_db": model, "griffin_lim_l1_db": GriffinLim(self.spec, self.params)}
         measured = measure(ways, log_mels, pick_device(self.params.hardware.accelerator))
-        steps = self.params.weights.steps if fitted else 0
         metrics = {
-            "parameters": _size(model),
+            "parameters": size(model.net),
             "measured_clips": len(chosen),
             **{f"{split}_{key}": value for key, value in measured.items()},
-            **({**fitted.metrics, "steps": steps} if fitted else {}),
         }
         save = partial(save_vocoder, model, source={"kind": self.params.weights.kind, **facts})
-        return MadeComponent(save, fitted.points if fitted else [], metrics, steps, self._draw(model, log_mels))
+        return MadeComponent(save, metrics, self._draw(model, log_mels), fitted)
 
     def training_pairs(self) -> Pairs:
         """Log-mels and waves of the training clips; UserError if all are silent."""
         pairs = self._pairs(list(self.splits["train"]))
-        self._check_sound(pairs.log_mels)
-        return pairs
-
-    def _check_sound(self, log_mels: LogMels) -> None:
-        quietest = np.float16(math.log(self.spec.floor)) + SILENCE
+        log_mels, quietest = pairs.log_mels, np.float16(math.log(self.spec.floor)) + SILENCE
         if not any((log_mels.arrays.read(item) > quietest).any() for item in range(len(log_mels))):
             raise UserError(
                 f"{self.mels}: all {len(log_mels)} training clips are silent, no band rises above spectrogram floor "
                 f"{self.spec.floor:g}: there is nothing to train a vocoder on; check corpus.path, or take Griffin-Lim "
                 "(`vocoder=griffin_lim`)"
             )
+        return pairs
 
     def _pairs(self, clip_ids: Sequence[str]) -> Pairs:
         waves = gather_waves(self.clips, clip_ids, self.ctx.scratch / self.level.__name__, partial(self.level, spec=self.spec))
@@ -142,10 +133,6 @@ class VocoderTrainer:
     def _draw(self, model: Any, log_mels: LogMels) -> Callable[[int], Samples]:
         ways = {"by the vocoder": model, "by Griffin-Lim": GriffinLim(self.spec, self.params)}
         return partial(samples, ways, log_mels, pick_device(self.params.hardware.accelerator))
-
-
-def _size(model: Any) -> int:
-    return sum(weight.numel() for weight in model.net.parameters())
 
 
 def measure(vocoders: Mapping[str, Vocoder], log_mels: LogMels, device: torch.device) -> dict[str, float]:

@@ -15,9 +15,8 @@ from soundmill import terminal
 from soundmill.audio import mel
 from soundmill.audio.log_mels import read_spec
 from soundmill.audio.mel import MelSpec, log_mel
-from soundmill.diffusion.guidance import guided
 from soundmill.diffusion.paths import Discrete, discrete, scheduled_loss
-from soundmill.diffusion.sampling import Draw, sample
+from soundmill.diffusion.sampling import Draw, guided, sample
 from soundmill.diffusion.solvers import scheduled
 from soundmill.models import family
 from soundmill.models.components import vocoding

@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from soundmill.diffusion.params import DiffusionParams, SamplerParams
+from soundmill.models.components.contracts import GriffinLimParams
 from soundmill.models.components.dit.params import SizesParams
-from soundmill.models.components.griffin_lim.params import GriffinLimParams
 from soundmill.models.params import BatchedTrainParams, GridParams
 from soundmill.params import Decibels, Probability, Seconds, StageParams
 

@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from soundmill.models.components.unet1d.params import SamplingParams as DecodingParams
-from soundmill.models.components.unet1d.prior.params import PriorSamplingParams, PriorTrainParams
+from soundmill.models.components.unet1d.prior import PriorSamplingParams, PriorTrainParams
 
 
 class SamplingParams(PriorSamplingParams):

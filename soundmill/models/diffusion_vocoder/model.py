@@ -18,9 +18,7 @@ from soundmill.audio.mel import log_mel
 from soundmill.errors import UserError
 from soundmill.models.catalog import waves_of
 from soundmill.models.components.unet1d.params import SamplingParams
-from soundmill.models.components.unet1d.vocoder.network import VocoderNet
-from soundmill.models.components.unet1d.vocoder.training import VocoderModule
-from soundmill.models.components.unet1d.vocoder.vocoder import DiffusionVocoder
+from soundmill.models.components.unet1d.vocoder.vocoder import DiffusionVocoder, VocoderModule, VocoderNet
 from soundmill.models.components.waves.source import Pairs, deviation_of, gather_waves, log_mels_of
 from soundmill.models.diffusion_vocoder.params import TrainParams
 from soundmill.models.family import FamilyConfig, Prepared, Rehearsal, Run

@@ -22,11 +22,8 @@ from soundmill.errors import UserError
 from soundmill.models import family
 from soundmill.models.catalog import durations_of, waves_of
 from soundmill.models.components import vocoding
-from soundmill.models.components.diffwave import prior
-from soundmill.models.components.diffwave.network import DiffWaveNet
-from soundmill.models.components.diffwave.params import SamplingParams
-from soundmill.models.components.diffwave.training import DiffWaveModule
-from soundmill.models.components.diffwave.vocoder import DiffWave, schedule
+from soundmill.models.components.diffwave import SamplingParams, prior
+from soundmill.models.components.diffwave.vocoder import DiffWave, DiffWaveModule, DiffWaveNet, schedule
 from soundmill.models.components.text_states.states import TextConfig
 from soundmill.models.components.waves.source import Pairs, WaveCrops, deviation_of, gather_waves, log_mels_of
 from soundmill.models.diffwave.params import TrainParams

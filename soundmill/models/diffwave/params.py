@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from soundmill.audio.mel import MelSpec, check_bands, check_overlap
-from soundmill.models.components.diffwave.params import NetworkParams, NoiseLoss, NoiseParams, SamplingParams
+from soundmill.models.components.diffwave import NetworkParams, NoiseLoss, NoiseParams, SamplingParams
 from soundmill.models.params import GridParams, VectorTrainParams
 from soundmill.params import Seconds
 

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
-from soundmill.models.components.griffin_lim.params import GriffinLimParams
+from soundmill.models.components.contracts import GriffinLimParams
 from soundmill.models.params import BatchedTrainParams, GridParams
 from soundmill.params import Probability, StageParams
 from soundmill.training.params import OptimiserParams

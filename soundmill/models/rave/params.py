@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from soundmill.models.components.unet1d.prior.params import PriorSamplingParams, PriorTrainParams
+from soundmill.models.components.unet1d.prior import PriorSamplingParams, PriorTrainParams
 from soundmill.models.params import FamilyGenerateParams
 from soundmill.params import Seed
 

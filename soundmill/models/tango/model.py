@@ -16,9 +16,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from soundmill import manifest, shards
-from soundmill.diffusion.guidance import guided
 from soundmill.diffusion.paths import Discrete, discrete, scheduled_loss
-from soundmill.diffusion.sampling import Draw, sample
+from soundmill.diffusion.sampling import Draw, guided, sample
 from soundmill.diffusion.solvers import scheduled
 from soundmill.errors import UserError
 from soundmill.models import adapted

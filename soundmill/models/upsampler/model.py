@@ -12,13 +12,11 @@ from pydantic import Field
 from torch import Tensor
 
 from soundmill.diffusion import solvers
-from soundmill.diffusion.deviation import on_unit_variance, scaled
-from soundmill.diffusion.paths import Net
+from soundmill.diffusion.paths import Net, on_unit_variance, scaled
 from soundmill.diffusion.sampling import sample
-from soundmill.models.components.unet1d.network import UNet1d
+from soundmill.models.components.unet1d.network import PathModule, UNet1d
 from soundmill.models.components.unet1d.noise import noise_of
 from soundmill.models.components.unet1d.params import NO_TRANSFORM, SamplingParams
-from soundmill.models.components.unet1d.training import PathModule
 from soundmill.models.components.waves.source import WaveCrops, deviation_of, form_of, gather_waves
 from soundmill.models.family import FamilyConfig, Prepared, Rehearsal, Request, Run
 from soundmill.models.params import read_clip_plan

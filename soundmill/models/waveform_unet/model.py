@@ -11,15 +11,12 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from soundmill.diffusion import solvers
-from soundmill.diffusion.deviation import Deviation, on_unit_variance, scaled
-from soundmill.diffusion.guidance import Condition, guided
-from soundmill.diffusion.paths import Net
-from soundmill.diffusion.sampling import Draw, Steps, inpaint, restyle, sample, slerp
+from soundmill.diffusion.paths import Deviation, Net, on_unit_variance, scaled
+from soundmill.diffusion.sampling import Condition, Draw, Steps, guided, inpaint, restyle, sample, slerp
 from soundmill.models.components.text_states import states as text_states
 from soundmill.models.components.text_states.states import TextConfig, Texts
-from soundmill.models.components.unet1d.network import UNet1d
+from soundmill.models.components.unet1d.network import PathModule, UNet1d
 from soundmill.models.components.unet1d.noise import noise_of
-from soundmill.models.components.unet1d.training import PathModule
 from soundmill.models.components.waves.source import WaveCrops, deviation_of, form_of, gather_waves
 from soundmill.models.family import FamilyConfig, Prepared, Rehearsal, Request, Run
 from soundmill.models.params import read_clip_plan

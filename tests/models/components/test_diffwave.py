@@ -11,11 +11,19 @@ from soundmill.audio.mel import log_mel
 from soundmill.errors import UserError
 from soundmill.evaluation.waveforms import log_spectral_distance
 from soundmill.models.components.contracts import save_vocoder
+from soundmill.models.components.diffwave import DiffWaveParams, NetworkParams, NoiseParams, SamplingParams
 from soundmill.models.components.diffwave import vocoder as vocoders
-from soundmill.models.components.diffwave.network import DiffWaveNet, TimestepEmbedding, Upsampler, strides
-from soundmill.models.components.diffwave.params import DiffWaveParams, NetworkParams, NoiseParams, SamplingParams
-from soundmill.models.components.diffwave.training import noise_loss
-from soundmill.models.components.diffwave.vocoder import DiffWave, alpha_bar_of, conditioner, schedule
+from soundmill.models.components.diffwave.vocoder import (
+    DiffWave,
+    DiffWaveNet,
+    TimestepEmbedding,
+    Upsampler,
+    alpha_bar_of,
+    conditioner,
+    noise_loss,
+    schedule,
+    strides,
+)
 from soundmill.models.diffwave.params import TrainParams
 from soundmill.params import compose, parse
 from tests.mels import spec_with

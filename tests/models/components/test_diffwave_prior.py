@@ -10,12 +10,9 @@ from soundmill.audio.mel import log_mel
 from soundmill.diffusion.sampling import Draw, sample
 from soundmill.diffusion.solvers import ancestral
 from soundmill.models.components.contracts import save_vocoder
-from soundmill.models.components.diffwave import prior
+from soundmill.models.components.diffwave import NetworkParams, NoiseParams, SamplingParams, WeightsParams, vocoder
 from soundmill.models.components.diffwave import vocoder as vocoders
-from soundmill.models.components.diffwave.network import DiffWaveNet
-from soundmill.models.components.diffwave.params import NetworkParams, NoiseParams, SamplingParams, WeightsParams
-from soundmill.models.components.diffwave.training import DiffWaveModule
-from soundmill.models.components.diffwave.vocoder import DiffWave
+from soundmill.models.components.diffwave.vocoder import DiffWave, DiffWaveModule, DiffWaveNet
 from soundmill.params import compose, parse
 from soundmill.training.loader import Batch
 from tests.imports import ROOT
@@ -31,24 +28,24 @@ NOISE = np.random.default_rng(0).standard_normal(32_000).astype(np.float32)
 
 def envelope_of(wave: np.ndarray, power: float = 1.0) -> torch.Tensor:
     spec = SPEC.model_copy(update={"power": power})
-    return prior.envelope(torch.from_numpy(log_mel(wave, spec))[None], spec)
+    return vocoder.envelope(torch.from_numpy(log_mel(wave, spec))[None], spec)
 
 
 @pytest.mark.parametrize("power", [1.0, 2.0])
 @pytest.mark.parametrize("level", [1.0, 0.01])
 def test_the_envelope_of_white_noise_is_its_level(power, level):
     assert float(envelope_of(level * NOISE, power)[..., 3:-3].square().mean().sqrt()) == pytest.approx(level, rel=0.05)
-    white = prior.whitened(level * NOISE, SPEC.model_copy(update={"power": power}))
+    white = vocoder.whitened(level * NOISE, SPEC.model_copy(update={"power": power}))
     assert float(white.std()) == pytest.approx(1, rel=0.05)
 
 
 def test_whitening_makes_a_quiet_half_as_large_as_a_loud_one_and_can_be_undone():
     wave = 0.3 * NOISE * np.where(np.arange(len(NOISE)) < 16_000, 1, 1e-3).astype(np.float32)
-    white = prior.whitened(wave, SPEC)
+    white = vocoder.whitened(wave, SPEC)
     assert white.dtype == np.float32
     parts = [white[:15_000].std(), white[17_000:].std()]
     assert parts == pytest.approx([1, 1], rel=0.1)
-    back = prior.filtered(torch.from_numpy(white)[None], envelope_of(wave), SPEC)[0].numpy()
+    back = vocoder.filtered(torch.from_numpy(white)[None], envelope_of(wave), SPEC)[0].numpy()
     assert np.square(back - wave).mean() < 0.02 * np.square(wave).mean()  # −17 dB: an STFT changed is no STFT of a wave
 
 
@@ -56,7 +53,7 @@ def test_an_envelope_of_one_changes_nothing():
     """The whitened waves are the waves: noise, loss and result are DiffWave's."""
     waves = torch.from_numpy(NOISE)[None]
     frames = 1 + waves.shape[1] // SPEC.hop_length
-    same = prior.filtered(waves, torch.ones(1, SPEC.n_fft // 2 + 1, frames), SPEC)
+    same = vocoder.filtered(waves, torch.ones(1, SPEC.n_fft // 2 + 1, frames), SPEC)
     torch.testing.assert_close(same, waves, atol=2e-6, rtol=0)
     weights = parse(
         WeightsParams,
@@ -81,7 +78,7 @@ def test_noise_of_the_prior_has_the_log_mels_and_pieces_make_the_same(monkeypatc
     model = DiffWave(TINY, MEL, FAST, SPEC, DiffWaveNet(TINY, SPEC))
     white = torch.randn(1, 1, log_mels.shape[2] * SPEC.hop_length, generator=torch.Generator().manual_seed(0))
     ended = torch.cat([log_mels, log_mels[..., -1:]], 2)
-    coloured = prior.filtered(white[:, 0], prior.envelope(ended, SPEC), SPEC)
+    coloured = vocoder.filtered(white[:, 0], vocoder.envelope(ended, SPEC), SPEC)
     error = np.abs(log_mel(coloured[0].numpy(), SPEC)[:, 1:-2] - log_mels[0].numpy()[:, 1:-1]).mean()
     assert error < 0.6  # nepers: the speckle of noise; the wave's own quiet part is 4.6 below its loud one
     made = model.vocode(log_mels)

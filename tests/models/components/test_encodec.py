@@ -12,10 +12,9 @@ from soundmill.audio.mel import SpectrogramParams
 from soundmill.errors import UserError
 from soundmill.models.components import registry
 from soundmill.models.components.contracts import save_codec
+from soundmill.models.components.encodec import NetworkParams, make
 from soundmill.models.components.encodec import codec as codecs
-from soundmill.models.components.encodec import make
 from soundmill.models.components.encodec.codec import EncodecCodec
-from soundmill.models.components.encodec.params import NetworkParams
 from soundmill.models.components.loaded import LoadedParams
 from tests.imports import ROOT
 

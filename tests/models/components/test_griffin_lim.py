@@ -3,7 +3,7 @@
 import torch
 
 from soundmill.models.components import vocoding
-from soundmill.models.components.griffin_lim.params import GriffinLimParams
+from soundmill.models.components.contracts import GriffinLimParams
 from soundmill.models.components.griffin_lim.vocoder import GriffinLim
 from tests.mels import TANGO
 

@@ -10,11 +10,10 @@ import torch
 from soundmill import manifest, shards
 from soundmill.audio import flac, mel
 from soundmill.models.components import vocoder_adversary
-from soundmill.models.components.hifigan.params import HifiGanParams, NetworkParams
+from soundmill.models.components.hifigan import HifiGanParams, NetworkParams
 from soundmill.models.components.hifigan.vocoder import HifiGan, build_vocoder
 from soundmill.models.components.log_mels.source import gather_log_mels
-from soundmill.models.components.vocoder_adversary import LogMel
-from soundmill.models.components.wave_discriminators import PERIODS, Discriminators, PeriodDiscriminator
+from soundmill.models.components.vocoder_adversary import PERIODS, Discriminators, LogMel, PeriodDiscriminator
 from soundmill.models.components.waves.source import Pairs, gather_waves
 from soundmill.params import compose, parse
 from tests import prepared

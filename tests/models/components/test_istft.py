@@ -12,10 +12,17 @@ from soundmill.audio.invert import corrected, griffin_lim, mel_to_linear, speckl
 from soundmill.audio.mel import MelSpec, log_mel
 from soundmill.errors import UserError
 from soundmill.models.components.contracts import save_vocoder
-from soundmill.models.components.istft import make
-from soundmill.models.components.istft.network import SPECKLE_MEDIAN, SPECKLE_SPREAD, MagnitudeNet, VocosNet
-from soundmill.models.components.istft.params import IstftParams, NetworkParams, SamplingParams
-from soundmill.models.components.istft.vocoder import Istft, build, drawn, load
+from soundmill.models.components.istft import IstftParams, NetworkParams, SamplingParams, make
+from soundmill.models.components.istft.vocoder import (
+    SPECKLE_MEDIAN,
+    SPECKLE_SPREAD,
+    Istft,
+    MagnitudeNet,
+    VocosNet,
+    build,
+    drawn,
+    load,
+)
 from soundmill.models.components.loaded import LoadedParams
 from soundmill.params import compose, parse
 from soundmill.training.loader import Batch

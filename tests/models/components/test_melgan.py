@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from soundmill.models.components.contracts import save_vocoder
-from soundmill.models.components.melgan.params import NetworkParams
+from soundmill.models.components.melgan import NetworkParams
 from soundmill.models.components.melgan.vocoder import MelGan, MelGanNet, load
-from soundmill.models.components.wave_discriminators import Discriminators
+from soundmill.models.components.vocoder_adversary import Discriminators
 from soundmill.training.module import hinge_discriminator_loss, hinge_generator_loss
 from tests.mels import TANGO
 

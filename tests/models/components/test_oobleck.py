@@ -13,11 +13,10 @@ from soundmill.errors import UserError
 from soundmill.models.components import registry
 from soundmill.models.components.contracts import save_codec
 from soundmill.models.components.loaded import LoadedParams
+from soundmill.models.components.oobleck import NetworkParams, make
 from soundmill.models.components.oobleck import codec as codecs
-from soundmill.models.components.oobleck import make
 from soundmill.models.components.oobleck.codec import OobleckCodec
 from soundmill.models.components.oobleck.make import kl_divergence
-from soundmill.models.components.oobleck.params import NetworkParams
 from tests.imports import ROOT
 
 TINY = NetworkParams(channels=4, ratios=[2, 4], multiples=[1, 2], latent_channels=3, audio_channels=2, sample_rate=44_100)

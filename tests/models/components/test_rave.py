@@ -12,11 +12,7 @@ from soundmill import params
 from soundmill.errors import UserError
 from soundmill.models import registry
 from soundmill.models.components.pca import components
-from soundmill.models.components.rave import pqmf
-from soundmill.models.components.rave.codec import RaveCodec, edited, parse_edits
-from soundmill.models.components.rave.make import AugmentedCrops, draw_crops, phase_mangled
-from soundmill.models.components.rave.network import RaveNet, parts_of_noise
-from soundmill.models.components.rave.params import (
+from soundmill.models.components.rave import (
     AugmentationParams,
     DiscriminatorsParams,
     FeaturesParams,
@@ -24,9 +20,21 @@ from soundmill.models.components.rave.params import (
     NetworkParams,
     NoiseParams,
     RaveParams,
+    network,
 )
-from soundmill.models.components.rave.pqmf import Pqmf
-from soundmill.models.components.rave.training import Discriminators, RaveModule, distance, features_loss, kl_divergence, magnitudes
+from soundmill.models.components.rave.codec import RaveCodec, edited, parse_edits
+from soundmill.models.components.rave.make import (
+    AugmentedCrops,
+    Discriminators,
+    RaveModule,
+    distance,
+    draw_crops,
+    features_loss,
+    kl_divergence,
+    magnitudes,
+    phase_mangled,
+)
+from soundmill.models.components.rave.network import Pqmf, RaveNet, parts_of_noise
 from soundmill.models.components.waves.source import WaveCrops
 from soundmill.training.loader import Described, crop_places, gather
 from tests.imports import ROOT
@@ -59,24 +67,24 @@ def test_what_the_filter_bank_splits_comes_back_without_lag(bands):
 
 def test_polyphase_is_the_filters_themselves():
     """A band is the wave convolved with its filter, every 16th sample of that; of odd bands every other sample negated."""
-    bank, given, filters = Pqmf(16), waves(1, 1024), torch.from_numpy(pqmf.filter_bank(16)).float()
+    bank, given, filters = Pqmf(16), waves(1, 1024), torch.from_numpy(network.filter_bank(16)).float()
     assert filters.shape == (16, 377)
     direct = F.conv1d(F.pad(given, (188, 188)), filters.flip(1)[:, None], stride=16)
     direct[:, 1::2, 1::2] *= -1
     torch.testing.assert_close(bank.analysis(given), direct, atol=1e-5, rtol=0)
     spread = torch.zeros(1, 16, 1024)
-    spread[..., ::16] = direct * pqmf.flips(16, 64)
+    spread[..., ::16] = direct * network.flips(16, 64)
     back = F.conv1d(F.pad(spread, (188, 188)), 16 * filters[None])
     torch.testing.assert_close(bank.synthesis(direct), back, atol=1e-5, rtol=0)
 
 
 def test_the_prototype_is_the_published_one():
     """A Kaiser window of 100 dB; of its own echoes at shifts of two bands nearly nothing is left."""
-    taps = pqmf.prototype(16)
+    taps = network.prototype(16)
     echoes = np.convolve(taps, taps)[len(taps) - 1 :: 32]
     assert len(taps) == 377
     assert np.abs(echoes[1:]).max() < 1e-3 * echoes[0]
-    assert np.abs(pqmf.low_pass(0.10752) - taps).max() < 1e-3 * taps.max()
+    assert np.abs(network.low_pass(0.10752) - taps).max() < 1e-3 * taps.max()
 
 
 def test_no_band_runs_backwards():

@@ -9,9 +9,8 @@ import torch
 from soundmill import params
 from soundmill.audio.mel import mel_filterbank, mel_spectrogram
 from soundmill.errors import UserError
-from soundmill.models.components.unet1d.codec.codec import DiffusionCodec
-from soundmill.models.components.unet1d.codec.network import AutoencoderNet, GaussianDenoiser
-from soundmill.models.components.unet1d.codec.params import AutoencoderParams
+from soundmill.models.components.unet1d.codec import AutoencoderParams
+from soundmill.models.components.unet1d.codec.codec import AutoencoderNet, DiffusionCodec, GaussianDenoiser
 from soundmill.models.components.unet1d.params import SamplingParams
 from tests.imports import ROOT
 from tests.mels import spec_with

@@ -1,6 +1,62 @@
 """DiffWave (Kong et al. 2021, arXiv:2009.09761): diffusion of waves, here as a vocoder trained on the corpus."""
 
-from soundmill.models.components.contracts import Kind
-from soundmill.models.components.diffwave.params import DiffWaveParams
+from typing import Annotated, Literal
 
-KIND = Kind(DiffWaveParams, maker=f"{__name__}.make", component=f"{__name__}.vocoder")
+from pydantic import Field
+
+from soundmill.models.components.contracts import CropsParams, NetVocoderParams
+from soundmill.params import Seed, StageParams
+
+NoiseLoss = Annotated[Literal["l1", "l2"], Field(description="distance of the predicted noise")]
+Beta = Annotated[float, Field(gt=0, lt=1)]
+
+
+class NetworkParams(StageParams):
+    """DiffWave's network; the dilations of the residual layers double from 1 within each cycle."""
+
+    layers: int = Field(ge=1, description="30 in the paper's vocoders, 36 in its other models")
+    channels: int = Field(ge=1, description="64 in the paper's small vocoder, 128 in the large one, 256 in its other models")
+    dilation_cycle: int = Field(ge=1, le=20, description="10 in the paper's vocoders, 12 in its other models")
+
+    @property
+    def context(self) -> int:
+        """Receptive field on either side, in samples."""
+        return sum(2 ** (layer % self.dilation_cycle) for layer in range(self.layers))
+
+
+class NoiseParams(StageParams):
+    """The noise of the training: its schedule, evenly spaced betas, and its spectrum."""
+
+    num_timesteps: int = Field(ge=2, le=100_000)
+    beta_start: Beta
+    beta_end: Beta
+    prior: Literal["standard", "mel"] = Field(
+        "standard",  # for checkpoints that lack this key
+        description="noise of unit variance, or with the spectral envelope of the log-mel; mel: vocoders only",
+    )
+
+
+class SamplingParams(StageParams):
+    betas: Annotated[list[Beta], Field(min_length=1)] | Literal["trained"] = Field(
+        description="noise schedule of sampling; trained: every timestep of the training"
+    )
+    seed: Seed = Field(description="seed of the initial noise of a vocoder")
+
+
+class WeightsParams(CropsParams):
+    loss: NoiseLoss
+
+
+class DiffWaveParams(NetVocoderParams):
+    kind: Literal["diffwave"]
+    network: NetworkParams
+    noise: NoiseParams
+    weights: WeightsParams
+    sampling: SamplingParams
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        return ("network", "noise")
+
+
+PARAMS = DiffWaveParams

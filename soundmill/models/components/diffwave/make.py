@@ -6,18 +6,15 @@ from typing import Any
 import torch
 
 from soundmill.audio import mel
-from soundmill.models.components.contracts import MadeComponent
-from soundmill.models.components.diffwave import prior, vocoder
-from soundmill.models.components.diffwave.network import DiffWaveNet
-from soundmill.models.components.diffwave.params import DiffWaveParams
-from soundmill.models.components.diffwave.training import DiffWaveModule
-from soundmill.models.components.diffwave.vocoder import DiffWave
+from soundmill.models.components.diffwave import DiffWaveParams, vocoder
+from soundmill.models.components.diffwave.vocoder import DiffWave, DiffWaveModule, DiffWaveNet
+from soundmill.models.components.making import MadeComponent
 from soundmill.models.components.vocoder_trainer import VocoderTrainer
 from soundmill.training.device import use_threads
 
 
 def make(params: DiffWaveParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -> MadeComponent:
-    level = prior.whitened if params.noise.prior == "mel" else mel.levelled
+    level = vocoder.whitened if params.noise.prior == "mel" else mel.levelled
     trainer = VocoderTrainer.of(params, ctx, clips, mels, catalog, level)
     vocoder.schedule(params.noise, params.sampling)  # raises before the training if they do not fit
     use_threads(params.hardware.threads)

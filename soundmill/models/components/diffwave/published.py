@@ -10,9 +10,8 @@ from torch import Tensor
 
 from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
-from soundmill.models.components.diffwave.network import DiffWaveNet
-from soundmill.models.components.diffwave.params import NetworkParams, NoiseParams, SamplingParams
-from soundmill.models.components.diffwave.vocoder import DiffWave
+from soundmill.models.components.diffwave import NetworkParams, NoiseParams, SamplingParams
+from soundmill.models.components.diffwave.vocoder import DiffWave, DiffWaveNet
 from soundmill.params import parse
 from soundmill.training import torch_weights
 

@@ -1,9 +1,18 @@
-"""DiffWave as a vocoder for log-mels of any spec.
+"""DiffWave's network and training (Kong et al. 2021), and a vocoder for log-mels of any spec made of it.
+
+| paper | here |
+|---|---|
+| C, residual channels; N, layers; m, the dilation cycle's length | `channels`; `layers`; `dilation_cycle` |
+| t, possibly fractional | `t` [B] |
+
+Its prior may be noise with the spectral envelope of the log-mel. PriorGrad (Lee et al. 2022) starts from noise with the variance of
+each frame, and weights the loss by the inverse of it; SpecGrad (Koizumi et al. 2022) gives the noise the spectral envelope of each
+frame. Here the waves are divided by the envelope (`whitened`), noise and loss are DiffWave's, and the result is multiplied by the
+envelope (`filtered`): the same process in other coordinates, in which quiet frames and bands are as large as loud ones. With an
+envelope of 1 it is DiffWave.
 
 On disk: a directory with `model.safetensors` and `config.json`.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
@@ -11,19 +20,166 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from soundmill.audio.mel import MelSpec, SpectrogramParams, of_unit_peak
+from soundmill.audio import mel
+from soundmill.audio.invert import mel_to_linear
+from soundmill.audio.mel import MelSpec, SpectrogramParams, mel_filterbank, of_unit_peak
 from soundmill.audio.pieces import pieces
-from soundmill.diffusion.schedules import alpha_bar_to_betas, linear
+from soundmill.diffusion.paths import Discrete, Net, alpha_bar_to_betas, error, linear
 from soundmill.diffusion.solvers import aligned_timesteps, ancestral_step
 from soundmill.models.components.contracts import OnItsDevice, VocoderConfig, read_vocoder
-from soundmill.models.components.diffwave.network import DiffWaveNet
-from soundmill.models.components.diffwave.params import DiffWaveParams, NetworkParams, NoiseParams, SamplingParams
-from soundmill.models.components.diffwave.prior import envelope, filtered
+from soundmill.models.components.diffwave import DiffWaveParams, NetworkParams, NoiseParams, SamplingParams
 from soundmill.training import checkpoint
+from soundmill.training.loader import Batch
+from soundmill.training.module import TrainingModule
+from soundmill.training.params import TrainingParams
 from soundmill.training.seeds import noise_at
+
+RANGE = 1e-3  # of a frame's envelope: 60 dB; a lower floor would amplify the leakage of the window
+
+
+def envelope(log_mels: Tensor, spec: MelSpec) -> Tensor:
+    """The factor of each bin that gives white noise of unit variance these log-mels: [N, bins, frames] of [N, n_mels, frames].
+
+    Bins outside all bands have the factor of the nearest band.
+    """
+    magnitude = mel_to_linear(log_mels, spec)
+    covered = mel_filterbank(spec).sum(1).nonzero()[:, 0]
+    bins = torch.arange(magnitude.shape[1]).clamp(int(covered[0]), int(covered[-1])).to(magnitude.device)
+    of_noise = torch.hann_window(spec.win_length).square().sum().sqrt()
+    if spec.power == 1.0:
+        of_noise = of_noise * math.sqrt(math.pi) / 2  # the mean of a Rayleigh distribution, whose mean square is 1
+    factors = magnitude[:, bins] / of_noise.to(magnitude)
+    return torch.maximum(factors, RANGE * factors.amax(1, keepdim=True))
+
+
+def filtered(waves: Tensor, factors: Tensor, spec: MelSpec) -> Tensor:
+    """Waves [N, T] whose STFT is multiplied by `factors` [N, bins, 1 + T // hop_length]."""
+    window = torch.hann_window(spec.win_length, device=waves.device)
+    sizes = {"n_fft": spec.n_fft, "hop_length": spec.hop_length, "win_length": spec.win_length, "window": window}
+    padding = "reflect" if waves.shape[1] > spec.n_fft // 2 else "constant"
+    bins = torch.stft(waves, **sizes, pad_mode=padding, return_complex=True)
+    return torch.istft(bins * factors, **sizes, length=waves.shape[1])
+
+
+def whitened(wave: np.ndarray, spec: MelSpec) -> np.ndarray:
+    """The wave [T], with mean and peak as in `spec`, divided by the envelope of its log-mel."""
+    samples, log_mels = torch.from_numpy(mel.levelled(wave, spec)), torch.from_numpy(mel.log_mel(wave, spec))
+    return filtered(samples[None], 1 / envelope(log_mels[None], spec), spec)[0].numpy()
+
+
+EMBEDDING, WIDTH = 128, 512  # embedding of timesteps (equation 9) and labels; timesteps after their layers
+SLOPE = 0.4  # of the upsampler's leaky ReLUs
+
+
+class TimestepEmbedding(nn.Module):
+    """Timesteps [B] → [B, 512]; a fractional timestep interpolates between the sinusoids of its two neighbours."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        half = EMBEDDING // 2
+        # In float32, as with the published weights: the last angle at t = 49, 490,000, has an error of up to 0.03.
+        self.register_buffer("frequencies", 10.0 ** (torch.arange(half) * 4.0 / (half - 1)), persistent=False)
+        self.layers = nn.Sequential(nn.Linear(EMBEDDING, WIDTH), nn.SiLU(), nn.Linear(WIDTH, WIDTH), nn.SiLU())
+
+    def forward(self, t: Tensor) -> Tensor:
+        return self.layers(torch.lerp(self._waves(t.floor()), self._waves(t.ceil()), (t - t.floor())[:, None]))
+
+    def _waves(self, t: Tensor) -> Tensor:
+        angles = t[:, None] * self.frequencies
+        return torch.cat([angles.sin(), angles.cos()], 1)
+
+
+class Upsampler(nn.Module):
+    """Mels [B, n_mels, frames] → [B, n_mels, frames · hop_length], by two transposed convolutions over time and adjacent bands."""
+
+    def __init__(self, hop_length: int):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.ConvTranspose2d(1, 1, (3, 2 * stride), (1, stride), (1, stride // 2)) for stride in strides(hop_length)
+        )
+
+    def forward(self, mel: Tensor) -> Tensor:
+        mel = mel[:, None]
+        for layer in self.layers:
+            # Padding cuts half a stride at both ends; an odd stride leaves one more sample at the end.
+            mel = nn.functional.leaky_relu(layer(mel)[..., : mel.shape[3] * layer.stride[1]], SLOPE)
+        return mel[:, 0]
+
+
+def strides(hop_length: int) -> tuple[int, int]:
+    """The two factors of a hop that are closest to each other, the larger first: 16 and 16 for the published 256."""
+    smaller = max(factor for factor in range(1, math.isqrt(hop_length) + 1) if hop_length % factor == 0)
+    return hop_length // smaller, smaller
+
+
+class ResidualLayer(nn.Module):
+    """A gated dilated convolution; returns the residual output and the skip output, both [B, C, T].
+
+    The condition [B, `conditions`, T or 1] is added before the gate; with `conditions` 0 there is none.
+    """
+
+    def __init__(self, channels: int, dilation: int, conditions: int):
+        super().__init__()
+        self.timestep = nn.Linear(WIDTH, channels)
+        self.dilated = nn.Conv1d(channels, 2 * channels, 3, padding=dilation, dilation=dilation)
+        self.condition = nn.Conv1d(conditions, 2 * channels, 1) if conditions else None
+        self.out = nn.Conv1d(channels, 2 * channels, 1)
+
+    def forward(self, wave: Tensor, timestep: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+        gated = self.dilated(wave + self.timestep(timestep)[:, :, None])
+        if self.condition is not None:
+            gated += self.condition(condition)
+        gate, content = gated.chunk(2, 1)
+        residual, skip = self.out(gate.sigmoid() * content.tanh()).chunk(2, 1)
+        return (wave + residual).mul_(math.sqrt(0.5)), skip
+
+
+class DiffWaveNet(nn.Module):
+    """(xt [B, 1, T], t [B], condition) → noise [B, 1, T]; untrained, it predicts zero (section 3 and figure 2).
+
+    The condition is mels of `spec` in [0, 1], [B, n_mels, T / hop_length], or label weights or vectors of captions [B, `weights`],
+    or None if the network has neither.
+    """
+
+    def __init__(self, params: NetworkParams, spec: MelSpec | None = None, weights: int | None = None):
+        super().__init__()
+        channels = params.channels
+        self.embedding = TimestepEmbedding()
+        self.upsampler = Upsampler(spec.hop_length) if spec else None
+        self.labels = nn.Embedding(weights, EMBEDDING) if weights is not None else None
+        conditions = spec.n_mels if spec else 0 if weights is None else EMBEDDING
+        self.first = nn.Conv1d(1, channels, 1)
+        self.layers = nn.ModuleList(
+            ResidualLayer(channels, 2 ** (layer % params.dilation_cycle), conditions) for layer in range(params.layers)
+        )
+        self.skip = nn.Conv1d(channels, channels, 1)
+        self.last = nn.Conv1d(channels, 1, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv1d):
+                nn.init.kaiming_normal_(module.weight)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, xt: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        return self.denoise(xt, t, self.prepare(condition))
+
+    def prepare(self, condition: Tensor | None) -> Tensor | None:
+        """The part of the condition that is the same at every timestep, for `denoise`."""
+        if self.upsampler is not None:
+            return self.upsampler(condition)
+        return condition if self.labels is None else (condition @ self.labels.weight)[:, :, None]
+
+    def denoise(self, xt: Tensor, t: Tensor, prepared: Tensor | None) -> Tensor:
+        timestep, wave, total = self.embedding(t), self.first(xt).relu(), 0.0
+        for layer in self.layers:
+            wave, skip = layer(wave, timestep, prepared)
+            total += skip
+        return self.last(self.skip(total / math.sqrt(len(self.layers))).relu())
+
 
 # The published mels: 20·log10 of a magnitude, minus 20, with the 100 dB below that scaled to [0, 1].
 TOP_DB, RANGE_DB = 20.0, 100.0
@@ -139,3 +295,45 @@ def load(directory: Path, spec: MelSpec | None) -> DiffWave:
     saved = read_vocoder(directory, DiffWaveConfig, spec)
     net = checkpoint.load_weights(lambda: DiffWaveNet(saved.network, saved.mel_spec), directory / checkpoint.WEIGHTS)
     return DiffWave(saved.network, saved.noise, saved.sampling, saved.mel_spec, net)
+
+
+class DiffWaveModule(TrainingModule):
+    """Learns the noise in crops of waves (algorithm 1).
+
+    A batch: log-mels [b, n_mels, frames] of `spec` and their waves [b, T]; or waves [b, 1, T], and label weights or vectors of
+    captions, if there are. With `prior: mel` these waves are whitened; others are divided by `sigma_data`. `params` are
+    `TrainingParams` with a `loss`.
+    """
+
+    def __init__(
+        self,
+        params: TrainingParams,
+        net: DiffWaveNet,
+        noise: NoiseParams,
+        steps: int,
+        spec: MelSpec | None = None,
+        sigma_data: float = 1.0,
+    ):
+        super().__init__(net, params, steps)
+        self.spec, self.sigma_data = spec, sigma_data
+        self.register_buffer("table", alpha_bar_of(noise), persistent=False)
+
+    def loss(self, step: int, batch: Batch) -> Tensor:
+        if self.spec:
+            log_mels, waves = batch.values
+            x0, condition = waves[:, None], conditioner(log_mels.float(), self.spec)
+        else:
+            x0, condition = (*batch.values, None)[:2]
+        x0, rng = x0 / self.sigma_data, self.rng("noise", step)
+        t = self.share(torch.randint(len(self.table), (len(x0) * self.world_size,), generator=rng, device=self.device))
+        noise = self.noise_like(x0, rng)
+        return noise_loss(lambda xt, t: self.net(xt, t, condition), self.table, x0, t, noise, self.params.loss).mean()
+
+
+def noise_loss(net: Net, table: Tensor, x0: Tensor, t: Tensor, noise: Tensor, kind: str) -> Tensor:
+    """Error [B] of the noise that `net(xt, t)` predicts, `l1` or `l2`; x0, noise [B, 1, T], t [B] whole, table: alpha_bar [T].
+
+    Predicting zero gives a mean l1 of √(2/π).
+    """
+    errors = error(Discrete(table), lambda xt, t: net(xt, t.float()), x0, t, noise).abs()
+    return (errors if kind == "l1" else errors.square()).flatten(1).mean(1)

@@ -1,6 +1,6 @@
 """Sizes of the transformers."""
 
-from __future__ import annotations
+from typing import Self
 
 from pydantic import Field, model_validator
 
@@ -14,7 +14,7 @@ class SizesParams(StageParams):
     key_heads: int = Field(ge=1, description="heads of keys and values in the attention to conditions; must divide `heads`")
 
     @model_validator(mode="after")
-    def _heads_fit(self) -> SizesParams:
+    def _heads_fit(self) -> Self:
         if self.heads % self.key_heads:
             raise ValueError(f"key_heads {self.key_heads} must divide the {self.heads} heads")
         return self

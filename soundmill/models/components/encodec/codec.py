@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from soundmill.models.components.contracts import CodecConfig
-from soundmill.models.components.encodec.params import EncodecParams, NetworkParams
+from soundmill.models.components.encodec import EncodecParams, NetworkParams
 from soundmill.models.components.waves.sounding import NetworkCodec, padded
 from soundmill.training import checkpoint
 
-KIND = "encodec"
 NO_VARIANCE = -30.0  # ln; latents have no distribution, and minus infinity does not survive arithmetic
 
 
@@ -40,7 +39,7 @@ class EncodecCodec(NetworkCodec):
     digest: str = field(default="")  # set when saved
 
     def config(self, source: dict[str, Any]) -> EncodecConfig:
-        return EncodecConfig(kind=KIND, network=self.network, bandwidth=self.bandwidth, source=source, digest=self.digest)
+        return EncodecConfig(kind="encodec", network=self.network, bandwidth=self.bandwidth, source=source, digest=self.digest)
 
     @torch.no_grad()
     def encode(self, waves: Tensor) -> Tensor:

@@ -4,16 +4,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from soundmill import terminal
 from soundmill.audio.mel import MelSpec
 from soundmill.models.catalog import read_weights
-from soundmill.models.components.contracts import MadeComponent, save_codec
+from soundmill.models.components.contracts import save_codec
+from soundmill.models.components.encodec import EncodecParams, NetworkParams
 from soundmill.models.components.encodec import codec as codecs
 from soundmill.models.components.encodec.codec import EncodecCodec, library_config
-from soundmill.models.components.encodec.params import EncodecParams, NetworkParams
-from soundmill.models.components.loaded import LoadedParams, check_whole, compare, explained, find, find_saved, locate
+from soundmill.models.components.loaded import LoadedParams, compare, explained, find, find_saved, locate, pretrained
+from soundmill.models.components.making import MadeComponent, size
 from soundmill.models.components.waves.samples import check_waves, of_clips
 from soundmill.training.device import pick_device, use_threads
 
@@ -30,18 +29,13 @@ def make(params: EncodecParams, ctx: Any, clips: Path, mels: Path, catalog: Path
     device = pick_device(params.hardware.accelerator)
     model = EncodecCodec(network, params.bandwidth, net).to(device)
     metrics = {
-        "parameters": sum(weight.numel() for weight in net.parameters()),
+        "parameters": size(net),
         "latent_rate": model.latent_rate,
         "latent_values_per_second": model.latent_rate * network.latent_channels,
         "bandwidth": params.bandwidth,
     }
-    return MadeComponent(
-        partial(save_codec, model, source={"kind": "load", **facts}),
-        [],
-        metrics,
-        0,
-        partial(of_clips, model, clips, list(splits["valid"] or splits["train"]), device),
-    )
+    draw = partial(of_clips, model, clips, list(splits["valid"] or splits["train"]), device)
+    return MadeComponent(partial(save_codec, model, source={"kind": "load", **facts}), metrics, draw)
 
 
 def load_published(
@@ -54,12 +48,7 @@ def load_published(
         return codecs.load(saved[0]).net, saved[1]
     directory, facts = find(weights, FILES, "autoencoder", home, digests)
     _check_config(directory, network)
-    with explained(directory):
-        net, loading = EncodecModel.from_pretrained(
-            directory, use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
-        )
-    check_whole(directory, loading)
-    return net.eval(), facts
+    return pretrained(EncodecModel, directory), facts
 
 
 def check(weights: LoadedParams, network: NetworkParams, spec: MelSpec, home: Path) -> None:

@@ -1,10 +1,8 @@
 """Griffin-Lim as a vocoder: no weights, any spec (fast Griffin-Lim, Perraudin et al. 2013)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -12,7 +10,7 @@ from torch import Tensor
 from soundmill.audio.invert import mel_to_wave
 from soundmill.audio.mel import MelSpec
 from soundmill.audio.pieces import equal_power, faded, window_starts
-from soundmill.models.components.griffin_lim.params import GriffinLimParams
+from soundmill.models.components.contracts import GriffinLimParams
 from soundmill.training.seeds import seed_of
 
 WINDOW_SECONDS, FADE_SECONDS = 30.0, 0.1  # for longer sounds
@@ -26,7 +24,7 @@ class GriffinLim:
     spec: MelSpec
     params: GriffinLimParams
 
-    def to(self, device: Any) -> GriffinLim:
+    def to(self, device: Any) -> Self:
         return self
 
     def vocode(self, log_mels: Tensor, seed: int = 0) -> Tensor:

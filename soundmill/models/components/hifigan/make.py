@@ -12,14 +12,12 @@ from torch import nn
 
 from soundmill import terminal
 from soundmill.audio.mel import MelSpec
-from soundmill.models.components.contracts import MadeComponent
-from soundmill.models.components.hifigan import vocoder
-from soundmill.models.components.hifigan.params import HifiGanParams, NetworkParams
+from soundmill.models.components.hifigan import HifiGanParams, NetworkParams, vocoder
 from soundmill.models.components.hifigan.vocoder import HifiGan, build_vocoder, load, synthesise
-from soundmill.models.components.loaded import LICENCE, LoadedParams, check_whole, compare, explained, find, locate
-from soundmill.models.components.vocoder_adversary import VocoderModule, convolutions, with_norms, without_norms
+from soundmill.models.components.loaded import LICENCE, LoadedParams, compare, explained, find, locate, pretrained
+from soundmill.models.components.making import MadeComponent
+from soundmill.models.components.vocoder_adversary import Discriminators, VocoderModule, convolutions, with_norms, without_norms
 from soundmill.models.components.vocoder_trainer import VocoderTrainer
-from soundmill.models.components.wave_discriminators import Discriminators
 from soundmill.training.device import use_threads
 from soundmill.training.fitting import Fitted
 
@@ -67,8 +65,12 @@ def load_published(
 
     UserError if its architecture differs from `network`, or its mel spec from `spec`.
     """
+    from transformers import SpeechT5HifiGan
+
     directory, facts = find(weights, FILES, "vocoder", home, digests)
-    return HifiGan(network, spec, _load_net(directory / "vocoder", network, spec)), facts
+    net = pretrained(SpeechT5HifiGan, directory / "vocoder")
+    _check_config(net.config, directory / "vocoder", network, spec)
+    return HifiGan(network, spec, net), facts
 
 
 def check(weights: LoadedParams, network: NetworkParams, spec: MelSpec, home: Path) -> None:
@@ -79,18 +81,6 @@ def check(weights: LoadedParams, network: NetworkParams, spec: MelSpec, home: Pa
     with explained(directory):
         config = SpeechT5HifiGanConfig.from_pretrained(directory, local_files_only=True)
     _check_config(config, directory, network, spec)
-
-
-def _load_net(directory: Path, params: NetworkParams, spec: MelSpec) -> nn.Module:
-    from transformers import SpeechT5HifiGan
-
-    with explained(directory):
-        net, loading = SpeechT5HifiGan.from_pretrained(
-            directory, use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
-        )
-    check_whole(directory, loading)
-    _check_config(net.config, directory, params, spec)
-    return net.eval()
 
 
 def _check_config(config: Any, directory: Path, params: NetworkParams, spec: MelSpec) -> None:

@@ -16,7 +16,7 @@ from soundmill.models.components.contracts import (
     check_vocoder_spec,
     read_vocoder,
 )
-from soundmill.models.components.hifigan.params import HifiGanParams, NetworkParams
+from soundmill.models.components.hifigan import HifiGanParams, NetworkParams
 from soundmill.models.components.vocoding import FrameVocoder
 from soundmill.training import checkpoint
 

@@ -17,15 +17,13 @@ from soundmill import hub
 from soundmill import params as strict
 from soundmill.audio.mel import MelSpec, mel_filterbank
 from soundmill.errors import UserError
-from soundmill.models.components.contracts import MadeComponent, check_vocoder_spec
-from soundmill.models.components.istft import vocoder
-from soundmill.models.components.istft.network import VocosNet, ended
-from soundmill.models.components.istft.params import IstftParams, NetworkParams, edge
-from soundmill.models.components.istft.vocoder import Istft
+from soundmill.models.components.contracts import check_vocoder_spec
+from soundmill.models.components.istft import IstftParams, NetworkParams, edge, vocoder
+from soundmill.models.components.istft.vocoder import Istft, VocosNet, ended
 from soundmill.models.components.loaded import LoadedParams, compare
-from soundmill.models.components.vocoder_adversary import VocoderModule
+from soundmill.models.components.making import MadeComponent
+from soundmill.models.components.vocoder_adversary import Discriminators, VocoderModule
 from soundmill.models.components.vocoder_trainer import VocoderTrainer
-from soundmill.models.components.wave_discriminators import Discriminators
 from soundmill.training import checkpoint, torch_weights
 from soundmill.training.device import use_threads
 from soundmill.training.loader import Batch

@@ -3,8 +3,6 @@
 On disk: a directory with `model.safetensors` (diffusers' names, below `residual.` if there are components) and `config.json`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,11 +16,10 @@ from torch import Tensor, nn
 from soundmill.audio.mel import MelSpec, levelled, log_mel
 from soundmill.errors import UserError
 from soundmill.models.components.contracts import CodecConfig, OnItsDevice
-from soundmill.models.components.mel_autoencoder.params import AutoencoderNetParams, AutoencoderParams
+from soundmill.models.components.mel_autoencoder import AutoencoderNetParams, AutoencoderParams
 from soundmill.models.components.pca import Pca
 from soundmill.training import checkpoint
 
-KIND = "mel_autoencoder"
 CONSTANTS = ("mean", "deviation", "scaling_factor", "residual")
 LOG_VARIANCE = -8.0  # of the posterior, before training with principal components, whose own variance is 1
 
@@ -127,7 +124,7 @@ class Autoencoder(OnItsDevice):
 
     def config(self, source: dict[str, Any]) -> AutoencoderConfig:
         named = {name: getattr(self, name) for name in (*CONSTANTS, "network", "digest")}
-        return AutoencoderConfig(kind=KIND, mel_spec=self.spec, source=source, **named)
+        return AutoencoderConfig(kind="mel_autoencoder", mel_spec=self.spec, source=source, **named)
 
     @property
     def sample_rate(self) -> int:

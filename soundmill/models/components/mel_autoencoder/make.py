@@ -20,11 +20,12 @@ from soundmill.audio.tags import CHANGED
 from soundmill.errors import UserError
 from soundmill.models.catalog import choose_by_hash, read_weights
 from soundmill.models.components import vocoding
-from soundmill.models.components.contracts import MadeComponent, save_codec
-from soundmill.models.components.griffin_lim.params import GriffinLimParams
+from soundmill.models.components.contracts import GriffinLimParams, save_codec
 from soundmill.models.components.griffin_lim.vocoder import GriffinLim
-from soundmill.models.components.loaded import LICENCE, LoadedParams, check_whole, compare, explained, find, locate
+from soundmill.models.components.loaded import LICENCE, LoadedParams, compare, explained, find, locate, pretrained
 from soundmill.models.components.log_mels.source import Crops, LogMels, gather_log_mels
+from soundmill.models.components.making import MadeComponent, fit_crops, size
+from soundmill.models.components.mel_autoencoder import AutoencoderNetParams, AutoencoderParams, TrainedParams
 from soundmill.models.components.mel_autoencoder.autoencoder import (
     Autoencoder,
     PcaAutoencoder,
@@ -33,11 +34,10 @@ from soundmill.models.components.mel_autoencoder.autoencoder import (
     sample_posterior,
     to_picture,
 )
-from soundmill.models.components.mel_autoencoder.params import AutoencoderNetParams, AutoencoderParams, TrainedParams
-from soundmill.models.samples import Samples, sampling
+from soundmill.models.samples import Samples
 from soundmill.training.device import evaluating, pick_device, use_threads
-from soundmill.training.fitting import Fitted, fit_averaged
-from soundmill.training.loader import Batch, Order, crop_places
+from soundmill.training.fitting import Fitted
+from soundmill.training.loader import Batch
 from soundmill.training.module import TrainingModule
 from soundmill.training.monitoring import HeldOut
 
@@ -64,27 +64,21 @@ def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: 
     model.to(pick_device(params.hardware.accelerator))
 
     split = "valid" if splits["valid"] else "train"
-    log_mels = held_out(mels, list(splits[split]), ctx.scratch)
+    log_mels = gather_log_mels(mels, choose_by_hash(list(splits[split]), MEASURED_CLIPS), ctx.scratch)
     residual = model.residual
     measured = measure(model, log_mels)
     if taken:
         model.residual = residual  # a constant of the codec, whose digest must stay that of its source
     metrics = {
-        "parameters": sum(weight.numel() for weight in model.net.parameters()),
+        "parameters": size(model.net),
         "scaling_factor": model.scaling_factor,
         "measured_clips": len(log_mels),
         f"{split}_l1_db": measured["l1_db"],
         "kl": measured["kl"],
         "latent_std": measured["latent_std"],
-        **({**fitted.metrics, "steps": weights.steps} if fitted else {}),
     }
-    return MadeComponent(
-        save=partial(save_codec, model, source={"kind": weights.kind, **facts}),
-        points=fitted.points if fitted else [],
-        metrics=metrics,
-        steps=weights.steps if fitted else 0,
-        draw=partial(samples, model, log_mels),
-    )
+    save = partial(save_codec, model, source={"kind": weights.kind, **facts})
+    return MadeComponent(save, metrics, partial(samples, model, log_mels), fitted)
 
 
 def load_published(
@@ -117,14 +111,11 @@ def _load_vae(directory: Path, network: AutoencoderNetParams) -> tuple[nn.Module
     with explained(directory):
         config = strict.read_json(directory / "config.json", "download it again")
         scaling_factor = config.get("scaling_factor") if isinstance(config, dict) else None
-        net, loading = AutoencoderKL.from_pretrained(
-            directory, use_safetensors=True, local_files_only=True, torch_dtype=torch.float32, output_loading_info=True
-        )
-    check_whole(directory, loading)
+    net = pretrained(AutoencoderKL, directory)
     if not isinstance(scaling_factor, float) or not 0 < scaling_factor < float("inf"):
         raise UserError(f"{directory / 'config.json'}: scaling_factor must be a number above 0, found {scaling_factor!r}")
     _check_config(net, directory, network)
-    return net.eval(), scaling_factor
+    return net, scaling_factor
 
 
 def _check_config(net: nn.Module, directory: Path, network: AutoencoderNetParams) -> None:
@@ -198,7 +189,7 @@ def train(
     net = build_autoencoder(network)
     if network.pca and not start:
         net.pca.fit(_rows(net, log_mels, mean, deviation), "autoencoder.network.pca")
-    parameters = sum(weight.numel() for weight in net.parameters())
+    parameters = size(net)
     terminal.say(
         f"{ctx.name}: {len(log_mels)} clips, {parameters:,} parameters on {weights.crop_frames} frames of {spec.n_mels} bands, "
         f"{weights.steps} steps of {weights.batch_size}"
@@ -208,22 +199,20 @@ def train(
         terminal.say(f"{ctx.name}: starts from {weights.start_from}")
         module.start_from(start.net.state_dict(), weights.start_from)
     model = Autoencoder(network, spec, net, mean, deviation, scaling_factor=1.0)
-    held_out_mels = (
-        gather_log_mels(mels, choose_by_hash(valid, weights.validate_batches * weights.batch_size), ctx.scratch) if valid else None
-    )
-    fitted = fit_averaged(
+    held_out_ids = choose_by_hash(valid, weights.validate_batches * weights.batch_size)
+    unseen = gather_log_mels(mels, held_out_ids, ctx.scratch) if valid else None
+    crops = partial(Crops, frames=weights.crop_frames, fill=math.log(spec.floor))
+    fitted = fit_crops(
         module,
-        Crops(log_mels, weights.crop_frames, math.log(spec.floor)),
-        Order(weights.seed, clip_weights, weights.batch_size),
-        partial(crop_places, weights.seed, weights.batch_size),
-        params.hardware,
+        crops(log_mels),
+        unseen and HeldOut(crops(unseen), len(unseen)),
+        clip_weights,
+        params,
         ctx,
+        partial(samples, model, unseen or log_mels),
         item_seconds=weights.crop_frames * spec.hop_length / spec.sample_rate,
-        held_out=held_out_mels and HeldOut(Crops(held_out_mels, weights.crop_frames, math.log(spec.floor)), len(held_out_mels)),
         started_from=start and start.digest,
-        sampling=sampling(weights.samples_every_steps, ctx, partial(samples, model, held_out_mels or log_mels)),
     )
-    fitted.load_into(module, weights.use)
     net.eval()
     model.to(pick_device(params.hardware.accelerator))
     scaling_mels = gather_log_mels(mels, choose_by_hash(list(clip_weights), SCALING_CLIPS), ctx.scratch)
@@ -270,11 +259,6 @@ def latent_deviation(posteriors: Iterable[tuple[Tensor, Tensor]]) -> float:
         count, total = count + mean.numel(), total + float(mean.sum())
         squares += float((mean.square() + log_variance.exp()).sum())  # E[z²] = mean² + variance
     return math.sqrt(max(squares / count - (total / count) ** 2, 1e-12))
-
-
-def held_out(mels: Path, clip_ids: Sequence[str], scratch: Path) -> LogMels:
-    """Log-mels of the clips for `measure`."""
-    return gather_log_mels(mels, choose_by_hash(clip_ids, MEASURED_CLIPS), scratch)
 
 
 def measure(model: Autoencoder, log_mels: LogMels) -> dict[str, float]:

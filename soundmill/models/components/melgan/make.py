@@ -7,17 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from soundmill.models.components.contracts import MadeComponent
-from soundmill.models.components.melgan import vocoder
-from soundmill.models.components.melgan.params import MelGanParams
+from soundmill.models.components.making import MadeComponent
+from soundmill.models.components.melgan import MelGanParams, vocoder
 from soundmill.models.components.melgan.vocoder import MelGan, MelGanNet
 from soundmill.models.components.vocoder_adversary import (
+    Discriminators,
     VocoderModule,
     with_norms,
     without_norms,
 )
 from soundmill.models.components.vocoder_trainer import VocoderTrainer
-from soundmill.models.components.wave_discriminators import Discriminators
 from soundmill.training.device import use_threads
 from soundmill.training.module import hinge_discriminator_loss, hinge_generator_loss
 

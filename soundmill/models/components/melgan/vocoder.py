@@ -10,7 +10,7 @@ from torch.nn.functional import leaky_relu, pad
 
 from soundmill.audio.mel import MelSpec
 from soundmill.models.components.contracts import VocoderConfig, read_vocoder
-from soundmill.models.components.melgan.params import MelGanParams, NetworkParams
+from soundmill.models.components.melgan import MelGanParams, NetworkParams
 from soundmill.models.components.vocoding import FrameVocoder
 from soundmill.training import checkpoint
 

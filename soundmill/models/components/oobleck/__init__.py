@@ -1,7 +1,57 @@
 """Oobleck: the autoencoder of waves of Stable Audio (Evans et al. 2024); diffusers' AutoencoderOobleck."""
 
-from soundmill.models.components.contracts import Kind
-from soundmill.models.components.oobleck.params import OobleckParams
+import math
+from typing import Literal, Self
 
-SOUNDING = "soundmill.models.components.waves.sounding"
-KIND = Kind(OobleckParams, maker=f"{__name__}.make", component=f"{__name__}.codec", sounding=SOUNDING)
+from pydantic import Field, model_validator
+
+from soundmill.models.components.contracts import WaveCodecParams, WaveCodecTrainingParams
+from soundmill.models.components.loaded import LoadedParams
+from soundmill.params import SampleRate, StageParams
+
+
+class NetworkParams(StageParams):
+    """Oobleck (Stable Audio Open's: 128 channels, ratios 2, 4, 4, 8, 8, multiples 1, 2, 4, 8, 16, 64 latents)."""
+
+    channels: int = Field(ge=1, description="channels of the decoder's last level")
+    ratios: list[int] = Field(min_length=1, description="downsampling factor of each level")
+    multiples: list[int] = Field(description="channels of each level, in multiples of the first level's")
+    latent_channels: int = Field(ge=1, description="half of the channels of the encoder's first level")
+    audio_channels: Literal[1, 2]
+    sample_rate: SampleRate
+
+    @model_validator(mode="after")
+    def _levels_fit(self) -> Self:
+        if len(self.multiples) != len(self.ratios):
+            raise ValueError(f"multiples {self.multiples} must have one value for each of ratios {self.ratios}")
+        if odd := [ratio for ratio in self.ratios if ratio < 2 or ratio % 2]:
+            raise ValueError(f"ratios {odd} must be even: with others the lengths of waves and latents do not agree")
+        if min(self.multiples) < 1:
+            raise ValueError(f"multiples {self.multiples} must be 1 or more")
+        return self
+
+    @property
+    def samples_per_latent(self) -> int:
+        return math.prod(self.ratios)
+
+
+class TrainedParams(WaveCodecTrainingParams):
+    """Train the codec on the training clips by spectral distance and KL divergence, without a discriminator."""
+
+    kl_weight: float = Field(ge=0, description="weight of the KL divergence per latent")
+
+
+class OobleckParams(WaveCodecParams):
+    kind: Literal["oobleck"]
+    network: NetworkParams = Field(description="loaded weights must have the same architecture")
+    weights: TrainedParams | LoadedParams = Field(discriminator="kind")
+
+    @model_validator(mode="after")
+    def _long_enough(self) -> Self:
+        weights = self.weights
+        if weights.kind == "train" and weights.num_samples < 4096:
+            raise ValueError(f"weights.num_samples {weights.num_samples} must be 4096 or more, for the windows of the distance")
+        return self
+
+
+PARAMS = OobleckParams

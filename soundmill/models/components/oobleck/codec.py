@@ -14,11 +14,9 @@ import torch
 from torch import Tensor
 
 from soundmill.models.components.contracts import CodecConfig
-from soundmill.models.components.oobleck.params import NetworkParams, OobleckParams
+from soundmill.models.components.oobleck import NetworkParams, OobleckParams
 from soundmill.models.components.waves.sounding import NetworkCodec, padded
 from soundmill.training import checkpoint
-
-KIND = "oobleck"
 
 
 class OobleckConfig(CodecConfig):
@@ -36,7 +34,9 @@ class OobleckCodec(NetworkCodec):
     digest: str = field(default="")  # set when saved
 
     def config(self, source: dict[str, Any]) -> OobleckConfig:
-        return OobleckConfig(kind=KIND, network=self.network, scaling_factor=self.scaling_factor, source=source, digest=self.digest)
+        return OobleckConfig(
+            kind="oobleck", network=self.network, scaling_factor=self.scaling_factor, source=source, digest=self.digest
+        )
 
     @torch.no_grad()
     def encode(self, waves: Tensor) -> Tensor:

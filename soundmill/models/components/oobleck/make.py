@@ -15,18 +15,18 @@ from soundmill import hashing, terminal
 from soundmill import params as strict
 from soundmill.audio.mel import MelSpec
 from soundmill.models.catalog import choose_by_hash, read_weights
-from soundmill.models.components.contracts import MadeComponent, save_codec
-from soundmill.models.components.loaded import LoadedParams, check_whole, compare, explained, find, find_saved, locate
+from soundmill.models.components.contracts import save_codec
+from soundmill.models.components.loaded import LoadedParams, compare, explained, find, find_saved, locate, pretrained
+from soundmill.models.components.making import MadeComponent, fit_crops, size
+from soundmill.models.components.oobleck import NetworkParams, OobleckParams, TrainedParams
 from soundmill.models.components.oobleck import codec as codecs
 from soundmill.models.components.oobleck.codec import OobleckCodec, build
-from soundmill.models.components.oobleck.params import NetworkParams, OobleckParams, TrainedParams
 from soundmill.models.components.waves.samples import check_waves, of_clips
 from soundmill.models.components.waves.source import WaveCrops, gather_waves
-from soundmill.models.samples import sampling
 from soundmill.training import checkpoint
 from soundmill.training.device import pick_device, use_threads
-from soundmill.training.fitting import Fitted, fit_averaged
-from soundmill.training.loader import Batch, Order, crop_places
+from soundmill.training.fitting import Fitted
+from soundmill.training.loader import Batch
 from soundmill.training.module import TrainingModule
 from soundmill.training.monitoring import HeldOut
 
@@ -78,21 +78,14 @@ def make(params: OobleckParams, ctx: Any, clips: Path, mels: Path, catalog: Path
     else:
         model, fitted, facts = codecs.load(params.check_start(ctx.home)), None, {"taken_from": weights.start_from}
     model.to(device)
-    parameters = sum(weight.numel() for weight in model.net.parameters())
     metrics = {
-        "parameters": parameters,
+        "parameters": size(model.net),
         "scaling_factor": model.scaling_factor,
         "latent_rate": model.latent_rate,
         "latent_values_per_second": model.latent_rate * network.latent_channels,
-        **({**fitted.metrics, "steps": weights.steps} if fitted else {}),
     }
-    return MadeComponent(
-        partial(save_codec, model, source={"kind": weights.kind, **facts}),
-        fitted.points if fitted else [],
-        metrics,
-        weights.steps if fitted else 0,
-        partial(of_clips, model, clips, shown, device),
-    )
+    save = partial(save_codec, model, source={"kind": weights.kind, **facts})
+    return MadeComponent(save, metrics, partial(of_clips, model, clips, shown, device), fitted)
 
 
 def _train(
@@ -112,23 +105,21 @@ def _train(
         module.start_from(codecs.load(where).net.state_dict(), weights.start_from)
         terminal.say(f"{ctx.name}: starts from {weights.start_from}")
         started_from = hashing.file_digest(where / checkpoint.WEIGHTS)
-    parameters = sum(weight.numel() for weight in model.net.parameters())
+    parameters = size(model.net)
     train, valid = list(splits["train"]), choose_by_hash(list(splits["valid"]), weights.validate_batches * weights.batch_size)
     terminal.say(f"{ctx.name}: {len(train)} clips, {parameters:,} parameters, {weights.steps} steps of {weights.batch_size}")
     device = pick_device(params.hardware.accelerator)
-    fitted = fit_averaged(
+    fitted = fit_crops(
         module,
         source_of(train),
-        Order(weights.seed, splits["train"], weights.batch_size),
-        partial(crop_places, weights.seed, weights.batch_size),
-        params.hardware,
+        HeldOut(source_of(valid), len(valid)) if valid else None,
+        splits["train"],
+        params,
         ctx,
+        partial(of_clips, model, clips, valid or train, device),
         item_seconds=weights.num_samples / network.sample_rate,
-        held_out=HeldOut(source_of(valid), len(valid)) if valid else None,
         started_from=started_from,
-        sampling=sampling(weights.samples_every_steps, ctx, partial(of_clips, model, clips, valid or train, device)),
     )
-    fitted.load_into(module, weights.use)
     model.net.eval()
     model.to(device)
     model.scaling_factor = round(1 / _deviation(model, source_of(choose_by_hash(train, SCALING_CLIPS))), 6)
@@ -152,12 +143,8 @@ def load_published(
         return codecs.load(saved[0]), saved[1]
     directory, facts = find(weights, FILES, "autoencoder", home, digests)
     _check_config(directory / "vae", network)
-    with explained(directory / "vae"):
-        net, loading = AutoencoderOobleck.from_pretrained(
-            directory / "vae", use_safetensors=True, local_files_only=True, torch_dtype=torch.float32, output_loading_info=True
-        )
-    check_whole(directory / "vae", loading)
-    return OobleckCodec(network, net.eval()), facts
+    net = pretrained(AutoencoderOobleck, directory / "vae")
+    return OobleckCodec(network, net), facts
 
 
 def network_of(config: Mapping[str, Any], file: Path) -> NetworkParams:

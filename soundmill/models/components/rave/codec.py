@@ -3,8 +3,6 @@
 On disk: a directory with `model.safetensors` and `config.json`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,12 +16,11 @@ from torch import Tensor
 
 from soundmill.errors import UserError
 from soundmill.models.components.contracts import CodecConfig, OnItsDevice
+from soundmill.models.components.rave import NetworkParams, RaveParams
 from soundmill.models.components.rave.network import RaveNet
-from soundmill.models.components.rave.params import NetworkParams, RaveParams
 from soundmill.models.components.waves.sounding import padded
 from soundmill.training import checkpoint
 
-KIND = "rave"
 CONSTANTS = ("sample_rate", "phase", "fidelity", "rank", "scaling_factor")
 EDIT = re.compile(r"(\d{1,6})=([+*]?)([+-]?\d{1,12}(?:\.\d{0,12})?(?:e[+-]?\d{1,2})?)", re.IGNORECASE)
 LARGEST = torch.finfo(torch.float32).max
@@ -120,7 +117,7 @@ class RaveCodec(OnItsDevice):
 
     def config(self, source: dict[str, Any]) -> RaveConfig:
         constants = {name: getattr(self, name) for name in CONSTANTS}
-        return RaveConfig(kind=KIND, network=self.network, source=source, digest=self.digest, **constants)
+        return RaveConfig(kind="rave", network=self.network, source=source, digest=self.digest, **constants)
 
     @torch.no_grad()
     def components(self, waves: Tensor) -> tuple[Tensor, Tensor]:

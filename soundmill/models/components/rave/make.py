@@ -1,37 +1,241 @@
-"""Make RAVE for its stage: train it on the training clips, then find the principal components and the rank of its latents.
-
-Or take one as it is.
+"""Make RAVE for its stage: train a variational autoencoder (phase 1), then its decoder adversarially with a frozen encoder (phase
+2); then find the principal components and the rank of its latents. Or take one as it is.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from soundmill import hashing, terminal
 from soundmill.audio import figures
+from soundmill.errors import UserError
 from soundmill.models.catalog import choose_by_hash, durations_of, read_weights, waves_of
-from soundmill.models.components.contracts import MadeComponent, save_codec
+from soundmill.models.components.contracts import save_codec
+from soundmill.models.components.making import MadeComponent, fit_crops, size
 from soundmill.models.components.pca import Components, components
+from soundmill.models.components.rave import AugmentationParams, DiscriminatorsParams, FeaturesParams, RaveParams, WeightsParams
 from soundmill.models.components.rave import codec as codecs
 from soundmill.models.components.rave.codec import RaveCodec
-from soundmill.models.components.rave.network import RaveNet
-from soundmill.models.components.rave.params import AugmentationParams, RaveParams
-from soundmill.models.components.rave.training import RaveModule, describe_training, phase_of
+from soundmill.models.components.rave.network import Normed, RaveNet
 from soundmill.models.components.waves.samples import of_clips
 from soundmill.models.components.waves.source import WaveCrops, gather_waves
-from soundmill.models.samples import sampling
 from soundmill.training import checkpoint
-from soundmill.training.device import pick_device, use_threads
-from soundmill.training.fitting import fit_averaged
-from soundmill.training.loader import Order, crop_places
+from soundmill.training.device import evaluating, pick_device, use_threads
+from soundmill.training.loader import Batch, crop_places
+from soundmill.training.module import Phase, PhasedModule, Turn, hinge_discriminator_loss, hinge_generator_loss, rate_factor
 from soundmill.training.monitoring import HeldOut
 from soundmill.training.seeds import seed_of
+
+LEAST_MAGNITUDE = 1e-7  # added to a divisor
+LEAST_POWER = 1e-8  # of a bin per sample of the window, added to the mean power of the real signal, which is 0 for silence
+SCALE_KERNEL, PERIOD_KERNEL, STRIDE = 15, 5, 4  # of the discriminators
+SLOPE = 0.2  # of the leaky ReLUs
+
+FeatureMaps = list[Tensor]  # before the activations; the last map is the scores
+
+
+class DiscriminatorConv(Normed, nn.Conv2d):
+    def __init__(self, below: int, above: int, kernel: int, stride: int):
+        super().__init__(below, above, (kernel, 1), (stride, 1), (kernel // 2, 0))
+        self.register_parameter("length", None)
+
+    def forward(self, signal: Tensor) -> Tensor:
+        return F.conv2d(signal, self.kernel(), self.bias, self.stride, self.padding)
+
+
+class Discriminator(nn.Module):
+    """Convolutions with a stride of four along every `period`-th sample; with period 1, along all samples."""
+
+    def __init__(self, channels: int, layers: int, period: int):
+        super().__init__()
+        self.period = period
+        kernel = SCALE_KERNEL if period == 1 else PERIOD_KERNEL
+        widths = [1, *(channels * 2**level for level in range(layers))]
+        self.layers = nn.ModuleList(DiscriminatorConv(below, above, kernel, STRIDE) for below, above in pairwise(widths))
+        for layer in self.layers:
+            layer.norm()
+        self.last = DiscriminatorConv(widths[-1], 1, 1, 1)  # no weight norm, as in the published code
+
+    def forward(self, waves: Tensor) -> FeatureMaps:
+        signal, maps = F.pad(waves, (0, -waves.shape[2] % self.period)).unflatten(2, (-1, self.period)), []
+        for layer in self.layers:
+            maps.append(layer(signal))
+            signal = F.leaky_relu(maps[-1], SLOPE)
+        return [*maps, self.last(signal)]
+
+
+class Discriminators(nn.Module):
+    """All discriminators of phase 2, at several rates (Kumar et al. 2019) and periods (Kong et al. 2020), with separate weights.
+
+    Three scales with 64 channels and four layers have 7,751,619 weights.
+    """
+
+    def __init__(self, params: DiscriminatorsParams):
+        super().__init__()
+        self.scales = nn.ModuleList(Discriminator(params.channels, params.layers, 1) for _ in range(params.scales))
+        self.periods = nn.ModuleList(Discriminator(params.channels, params.layers, period) for period in params.periods)
+
+    def forward(self, waves: Tensor) -> list[FeatureMaps]:
+        """Feature maps of each discriminator, always in the same order."""
+        maps, downsampled = [period(waves) for period in self.periods], waves
+        for scale in self.scales:
+            maps.append(scale(downsampled))
+            downsampled = F.avg_pool1d(downsampled, 2)
+        return maps
+
+
+class RaveModule(PhasedModule):
+    """A batch: waves [b, 1, T].
+
+    The generator's learning rate decays over phase 1 and stays in phase 2, over which the discriminators' rate decays.
+    """
+
+    def __init__(self, params: WeightsParams, net: RaveNet):
+        discriminators = params.discriminators
+        adversaries = {"discriminators": (Discriminators(discriminators), discriminators.optimiser)}
+        super().__init__(net, adversaries, params, params.steps)
+        self.ends = net.receptive_field() if params.valid_signal_crop else (0, 0)  # band frames affected by padding
+        left = params.num_samples // net.pqmf.bands - sum(self.ends)
+        if left < min(params.scales):
+            raise UserError(
+                f"weights.valid_signal_crop leaves {max(0, left)} band frames of a crop, fewer than the shortest of weights.scales "
+                f"({min(params.scales)}): raise weights.num_samples, or set weights.valid_signal_crop to false"
+            )
+
+    def share_of_rate(self, net: str, step: int) -> float:
+        first, kept = self.params.phase_1_steps, self.optimised[net]
+        if net == "discriminators":
+            return rate_factor(max(0, step - first), max(1, self.steps - first), kept)
+        return rate_factor(step, first, kept)
+
+    def phases(self) -> list[Phase]:
+        every = self.params.discriminator_every
+        turns = Turn("discriminators", lambda step: step % every == 0), Turn("net", lambda step: step % every != 0)
+        return [
+            Phase((Turn("net"),), self.represent, steps=self.params.phase_1_steps),
+            Phase(turns, self.oppose, frozen=("net.encoder",)),
+        ]
+
+    def represent(self, step: int, batch: Batch, nets: Sequence[str]) -> Iterator[Tensor]:
+        """Phase 1: the spectral distance plus the weighted KL divergence."""
+        bands = self.net.pqmf.analysis(batch.values[0])
+        mean, deviation = self.net.posterior(bands)
+        latents = self._sample(mean, deviation, step)
+        decoded = self.net.decoder(latents, self._noise(latents, step) if self.net.pca is not None else None)
+        divergence = kl_divergence(mean.float(), deviation.float())
+        yield self._distance(decoded, bands, batch.values[0]) + self.params.kl.weight(step) * divergence
+
+    def oppose(self, step: int, batch: Batch, nets: Sequence[str]) -> Iterator[Tensor]:
+        """Phase 2: each batch trains either the discriminators or the generator, which keeps the spectral distance."""
+        if step == self.params.phase_1_steps and self.rank == 0:
+            terminal.say(f"phase 2 begins at step {step} of {self.steps}: the encoder is frozen")
+        (waves,) = batch.values
+        bands = self.net.pqmf.analysis(waves)
+        with torch.no_grad(), evaluating(self.net.encoder):
+            latents = self._sample(*self.net.posterior(bands), step)
+        for name in nets:
+            with torch.set_grad_enabled(name == "net"):
+                decoded = self.net.decoder(latents, self._noise(latents, step))
+                sounds = self.net.pqmf.synthesis(decoded)
+            real_maps, fake_maps = self.discriminators(waves), self.discriminators(sounds)
+            if name == "discriminators":
+                yield hinge_discriminator_loss([maps[-1] for maps in real_maps], [maps[-1] for maps in fake_maps])
+            else:
+                features = features_loss(real_maps, fake_maps, self.params.features)
+                adversarial = hinge_generator_loss([maps[-1] for maps in fake_maps])
+                yield self._distance(decoded, bands, waves, sounds) + adversarial + self.params.features.weight * features
+
+    def valid_loss(self, step: int, batch: Batch) -> Tensor:
+        """The spectral distance with posterior means; adversarial losses are not comparable between steps."""
+        (waves,) = batch.values
+        bands = self.net.pqmf.analysis(waves)
+        mean, _ = self.net.posterior(bands)
+        noisy = self.step > self.params.phase_1_steps or self.net.pca is not None
+        noise = self._noise(mean, step) if noisy else None
+        return self._distance(self.net.decoder(mean, noise), bands, waves)
+
+    def _distance(self, decoded: Tensor, bands: Tensor, waves: Tensor, sounds: Tensor | None = None) -> Tensor:
+        """Spectral distance of decoded from real bands, without their ends (`valid_signal_crop`), plus that of the whole waves."""
+        sounds = self.net.pqmf.synthesis(decoded) if sounds is None else sounds
+        valid = slice(self.ends[0], bands.shape[2] - self.ends[1])
+        band_distance = self._spectral(decoded[..., valid], bands[..., valid])
+        return band_distance + self._spectral(sounds, waves)
+
+    def _spectral(self, fake: Tensor, real: Tensor) -> Tensor:
+        return distance(fake, real, self.params.scales, self.params.log_epsilon)
+
+    def _sample(self, mean: Tensor, deviation: Tensor, step: int) -> Tensor:
+        return mean + deviation * self.noise_like(mean, self.rng("posterior", step))
+
+    def _noise(self, latents: Tensor, step: int) -> Tensor | None:
+        all_devices = latents.repeat(self.world_size, 1, 1)
+        noise = self.net.draw_noise(all_devices, self.rng("noise", step))
+        return None if noise is None else self.share(noise)
+
+
+def describe_training(minutes: float, clips: int, params: WeightsParams, sample_rate: int) -> list[str]:
+    """Lines to print before training: how much sound there is, how often each second is used, and when phase 2 begins."""
+    crop = params.num_samples / sample_rate
+    times = params.steps * params.batch_size * crop / (60 * minutes)
+    sound = f"{minutes:.1f} minutes of sound: {clips} crops of {crop:.2f} s an epoch, one of each clip; in {params.steps} steps of "
+    sound += f"{params.batch_size} each second is used {times:.3g} times"
+    if params.phase_1_steps == params.steps:
+        return [sound, f"phase 1 only, without discriminators: phase_1_steps {params.phase_1_steps} equals steps"]
+    phase_2 = f"phase 2 (encoder frozen, against discriminators) begins at step {params.phase_1_steps} of {params.steps}"
+    return [sound, phase_2]
+
+
+def phase_of(params: WeightsParams, facts: dict[str, Any]) -> int:
+    """The phase in which the used weights were trained; `facts` are those of `Fitted`."""
+    used = params.use if isinstance(params.use, int) else facts["weights"][params.use]["step"]
+    return 2 if used > params.phase_1_steps else 1
+
+
+def distance(fake: Tensor, real: Tensor, scales: Sequence[int], log_epsilon: float) -> Tensor:
+    """Spectral distance of signals [N, channels, T], summed over `scales`, the window lengths; those longer than T are skipped.
+
+    For each, ‖X − Y‖² / ‖X‖² + mean |ln (X + ε) − ln (Y + ε)| of magnitudes X (real) and Y (fake), with a hop of a quarter window
+    and ε = `log_epsilon`.
+    """
+    fitting = [scale for scale in scales if scale <= real.shape[2]]
+    if not fitting:
+        raise ValueError(f"no window of {list(scales)} fits into {real.shape[2]} samples")
+    return torch.stack([_at(magnitudes(fake, scale), magnitudes(real, scale), scale, log_epsilon) for scale in fitting]).sum()
+
+
+def _at(fake: Tensor, real: Tensor, scale: int, log_epsilon: float) -> Tensor:
+    linear = (real - fake).square().mean() / (real.square().mean() + scale * LEAST_POWER)
+    return linear + ((real + log_epsilon).log() - (fake + log_epsilon).log()).abs().mean()
+
+
+def magnitudes(signals: Tensor, scale: int) -> Tensor:
+    """Magnitudes [N · channels, scale / 2 + 1, frames] of a Hann-windowed, centred STFT, not normalised."""
+    with torch.autocast(signals.device.type, enabled=False):
+        flat = signals.float().flatten(0, 1)
+        window = torch.hann_window(scale, device=flat.device)
+        return torch.stft(flat, scale, scale // 4, window=window, return_complex=True).abs()
+
+
+def kl_divergence(mean: Tensor, deviation: Tensor) -> Tensor:
+    """KL divergence of posteriors [N, channels, T] from the standard normal: mean over items and time of Σ μ² + σ² − ln σ² − 1."""
+    variance = deviation.square()
+    return (mean.square() + variance - variance.log() - 1).sum(1).mean()
+
+
+def features_loss(real: Sequence[Sequence[Tensor]], fake: Sequence[Sequence[Tensor]], params: FeaturesParams) -> Tensor:
+    """Unweighted feature matching: mean absolute difference of feature maps, averaged over maps and discriminators."""
+    pairs = [pair for maps in zip(real, fake, strict=True) for pair in list(zip(*maps, strict=True))[params.skip :]]
+    differences = [(x - y).abs().mean() / (x.abs().mean() + LEAST_MAGNITUDE if params.relative else 1) for x, y in pairs]
+    return torch.stack(differences).mean()
+
 
 LEAST_SPREAD = 1e-6  # deviation of a latent that is constant
 COMPONENT_CLIPS = 1024  # at most, for the principal components
@@ -57,26 +261,25 @@ def make(params: RaveParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -
     module = RaveModule(weights, net.with_norms())
     if params.network.pca and not started_from:
         net.start_from_components(source_of(list(splits["train"])).whole(), "autoencoder.network.pca")
-    parameters, discriminator_parameters = (sum(w.numel() for w in one.parameters()) for one in (net, module.discriminators))
+    parameters, discriminator_parameters = size(net), size(module.discriminators)
     train, valid = list(splits["train"]), choose_by_hash(list(splits["valid"]), weights.validate_batches * weights.batch_size)
     minutes = sum(durations_of(clips, train).values()) / 60
     terminal.say(f"{ctx.name}: {parameters:,} parameters, discriminators {discriminator_parameters:,}")
     for line in describe_training(minutes, len(train), weights, rate):
         terminal.say(f"{ctx.name}: {line}")
     draw = partial(of_clips, model, clips, valid or train, pick_device(params.hardware.accelerator))
-    fitted = fit_averaged(
+    fitted = fit_crops(
         module,
         AugmentedCrops(source_of(train), rate, weights.augmentation),
-        Order(weights.seed, splits["train"], weights.batch_size),
-        partial(draw_crops, weights.seed, weights.batch_size),
-        params.hardware,
+        HeldOut(AugmentedCrops(source_of(valid), rate, None), len(valid)) if valid else None,
+        splits["train"],
+        params,
         ctx,
+        draw,
         item_seconds=weights.num_samples / rate,
-        held_out=HeldOut(AugmentedCrops(source_of(valid), rate, None), len(valid)) if valid else None,
         started_from=started_from,
-        sampling=sampling(weights.samples_every_steps, ctx, draw),
+        draw_items=draw_crops,
     )
-    fitted.load_into(module, weights.use)
     net.without_norms().eval()
     model.to(pick_device(params.hardware.accelerator))
     model.phase = phase_of(weights, fitted.facts)
@@ -84,7 +287,6 @@ def make(params: RaveParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -
     latent_components = components(means(model, source_of(choose_by_hash(train, COMPONENT_CLIPS))))
     fit_latents(model, latent_components)
     _show_fidelity(latent_components, ctx)
-    ranks = {f"rank_{fidelity:g}": latent_components.rank(fidelity) for fidelity in FIDELITIES}
     terminal.say(
         f"{ctx.name}: {model.rank} of {params.network.latent_channels} latents keep {params.fidelity:.0%} of their variance"
     )
@@ -94,19 +296,17 @@ def make(params: RaveParams, ctx: Any, clips: Path, mels: Path, catalog: Path) -
         "discriminator_parameters": discriminator_parameters,
         "minutes": round(minutes, 2),
         **_sizes(model),
-        **ranks,
-        "steps": weights.steps,
-        **fitted.metrics,
+        **{f"rank_{fidelity:g}": latent_components.rank(fidelity) for fidelity in FIDELITIES},
     }
-    return MadeComponent(partial(save_codec, model, source=facts), fitted.points, metrics, weights.steps, draw)
+    return MadeComponent(partial(save_codec, model, source=facts), metrics, draw, fitted)
 
 
 def _taken(params: RaveParams, rate: int, ctx: Any, clips: Path, shown: Sequence[str]) -> MadeComponent:
     """The codec `weights.start_from`."""
     model = codecs.load(params.check_start(ctx.home, sample_rate=rate))
-    metrics = {"parameters": sum(weight.numel() for weight in model.net.parameters()), **_sizes(model)}
     draw = partial(of_clips, model, clips, shown, pick_device(params.hardware.accelerator))
-    return MadeComponent(partial(save_codec, model, source={"taken_from": params.weights.start_from}), [], metrics, 0, draw)
+    source = {"taken_from": params.weights.start_from}
+    return MadeComponent(partial(save_codec, model, source=source), {"parameters": size(model.net), **_sizes(model)}, draw)
 
 
 def _start(net: RaveNet, params: RaveParams, rate: int, ctx: Any) -> str:

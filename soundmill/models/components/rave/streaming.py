@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from soundmill.models.components.rave.codec import RaveCodec
-from soundmill.models.components.rave.network import QUIET, Conv, Noise, Residual, Up, gain, joined, measured
-from soundmill.models.components.rave.pqmf import flips, fold, unfold
+from soundmill.models.components.rave.network import QUIET, Conv, Noise, Residual, Up, flips, fold, gain, joined, measured, unfold
 
 FEW = 12  # frames: up to this many, a matrix product is two to three times as fast as torch's convolution
 

@@ -5,15 +5,18 @@ level downsamples by its factor, applies its items, the level below and more ite
 noise level, to its input.
 """
 
-from __future__ import annotations
-
 import math
+from abc import abstractmethod
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from soundmill.diffusion.paths import PATHS, Deviation, Net, error, normalised
 from soundmill.models.components.unet1d.params import TransformParams, UNet1dParams
+from soundmill.training.loader import Batch
+from soundmill.training.module import TrainingModule
+from soundmill.training.params import TrainingParams
 
 FREQUENCIES = 128  # number of Fourier features of the noise level
 
@@ -83,7 +86,7 @@ class Level(nn.Module):
         out_channels: int,
         latents: int,
         text: int | None,
-        inner: Level | None,
+        inner: "Level | None",
     ):
         super().__init__()
         width, self.factor = params.channels[level], params.factors[level]
@@ -201,3 +204,28 @@ def _transforms(params: TransformParams, in_channels: int, out_channels: int) ->
     filters = {"kernel_size": params.size, "stride": params.size, "bias": False}
     analysis = nn.Conv1d(in_channels, params.channels(in_channels), **filters)
     return analysis, nn.ConvTranspose1d(params.channels(out_channels), out_channels, **filters)
+
+
+class PathModule(TrainingModule):
+    """Training of a network that denoises targets divided by `sigma_data`, along a path with noise levels uniform in [0, 1]."""
+
+    def __init__(
+        self,
+        net: nn.Module,
+        params: TrainingParams,
+        steps: int,
+        accumulate: int = 1,
+        sigma_data: Deviation = 1.0,
+        path: str = "v",
+    ):
+        super().__init__(net, params, steps, accumulate)
+        self.sigma_data, self.path = sigma_data, PATHS[path]
+
+    @abstractmethod
+    def target(self, step: int, batch: Batch) -> tuple[Net, Tensor]:
+        """The net as a function of noisy sound and level, given the conditions of a batch; and the batch's sounds."""
+
+    def loss(self, step: int, batch: Batch) -> Tensor:
+        net, x0 = self.target(step, batch)
+        level, noise = self.uniform(len(x0), self.rng("level", step)), self.noise_like(x0, self.rng("noise", step))
+        return error(self.path, net, normalised(x0, self.sigma_data), level, noise).square().mean()

@@ -1,9 +1,7 @@
 """Sizes of the 1-D U-Net."""
 
-from __future__ import annotations
-
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -60,7 +58,7 @@ class UNet1dParams(StageParams):
     modulation: int = Field(ge=1, description="width of the embedding of noise level and label")
 
     @model_validator(mode="after")
-    def _levels_fit(self) -> UNet1dParams:
+    def _levels_fit(self) -> Self:
         for name in ("factors", "items", "attention", "text_attention"):
             if len(getattr(self, name)) != len(self.channels):
                 raise ValueError(f"{name} {getattr(self, name)} must have one value for each of channels {self.channels}")

@@ -13,19 +13,18 @@ from soundmill.audio.log_mels import read_spec
 from soundmill.diffusion.paths import Net
 from soundmill.errors import UserError
 from soundmill.models.catalog import beginnings, choose_by_hash, read_weights, waves_of
-from soundmill.models.components.contracts import MadeComponent, save_codec
+from soundmill.models.components.contracts import save_codec
+from soundmill.models.components.making import MadeComponent, fit_crops, size
+from soundmill.models.components.unet1d.codec import AutoencoderParams
 from soundmill.models.components.unet1d.codec import codec as codecs
-from soundmill.models.components.unet1d.codec.codec import DiffusionCodec
-from soundmill.models.components.unet1d.codec.network import AutoencoderNet
-from soundmill.models.components.unet1d.codec.params import AutoencoderParams
-from soundmill.models.components.unet1d.training import PathModule
+from soundmill.models.components.unet1d.codec.codec import AutoencoderNet, DiffusionCodec
+from soundmill.models.components.unet1d.network import PathModule
 from soundmill.models.components.waves.samples import beside_real
 from soundmill.models.components.waves.source import WaveCrops, gather_waves, wave_deviation
-from soundmill.models.samples import Samples, sampling
+from soundmill.models.samples import Samples
 from soundmill.training import checkpoint
 from soundmill.training.device import evaluating, pick_device, use_threads
-from soundmill.training.fitting import fit_averaged
-from soundmill.training.loader import Batch, Order, crop_places
+from soundmill.training.loader import Batch
 from soundmill.training.monitoring import HeldOut
 
 SHOWN, SCALING_CLIPS = 4, 64
@@ -54,9 +53,8 @@ def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: 
     torch.manual_seed(weights.seed)
     net = AutoencoderNet(params, spec, len(wave))
     model = DiffusionCodec(params, spec, len(wave), net)
-    parameters = sum(weight.numel() for weight in net.parameters())
-    size = f"{len(splits['train'])} clips, {parameters:,} parameters"
-    terminal.say(f"{ctx.name}: {size}, {weights.steps} steps of {weights.batch_size}")
+    parameters, count = size(net), len(splits["train"])
+    terminal.say(f"{ctx.name}: {count} clips, {parameters:,} parameters, {weights.steps} steps of {weights.batch_size}")
     module = AutoencoderModule(net, weights, weights.steps)
     started_from = _start(module, model, ctx) if weights.start_from else None
     train, valid = list(splits["train"]), choose_by_hash(list(splits["valid"]), weights.validate_batches * weights.batch_size)
@@ -66,19 +64,17 @@ def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: 
     if params.encoder.pca and not started_from:
         net.start_from_components(source_of(train).whole(), model.sigma_data, "autoencoder.encoder.pca")
     draw = partial(samples, model, clips, valid or train, pick_device(params.hardware.accelerator))
-    fitted = fit_averaged(
+    fitted = fit_crops(
         module,
         source_of(train),
-        Order(weights.seed, splits["train"], weights.batch_size),
-        partial(crop_places, weights.seed, weights.batch_size),
-        params.hardware,
+        HeldOut(source_of(valid), len(valid)) if valid else None,
+        splits["train"],
+        params,
         ctx,
+        draw,
         item_seconds=weights.num_samples / rate,
-        held_out=HeldOut(source_of(valid), len(valid)) if valid else None,
         started_from=started_from,
-        sampling=sampling(weights.samples_every_steps, ctx, draw),
     )
-    fitted.load_into(module, weights.use)
     net.eval()
     model.to(pick_device(params.hardware.accelerator))
     model.scaling_factor = round(1 / deviation(model, source_of(choose_by_hash(train, SCALING_CLIPS))), 6)
@@ -88,10 +84,8 @@ def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: 
         "scaling_factor": model.scaling_factor,
         "latent_rate": model.latent_rate,
         "latent_values_per_second": model.latent_rate * model.latent_channels,
-        "steps": weights.steps,
-        **fitted.metrics,
     }
-    return MadeComponent(partial(save_codec, model, source=facts), fitted.points, metrics, weights.steps, draw)
+    return MadeComponent(partial(save_codec, model, source=facts), metrics, draw, fitted)
 
 
 def _start(module: AutoencoderModule, model: DiffusionCodec, ctx: Any) -> str:

@@ -1,12 +1,10 @@
 """A diffusion over a codec's latents; its checkpoint contains the codec."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from soundmill.diffusion import solvers
-from soundmill.diffusion.guidance import guided
-from soundmill.diffusion.sampling import sample
+from soundmill.diffusion.sampling import guided, sample
 from soundmill.errors import UserError
 from soundmill.models.components import registry
 from soundmill.models.components.registry import AUTOENCODER
@@ -23,24 +20,10 @@ from soundmill.models.components.text_states.states import TextConfig
 from soundmill.models.components.unet1d.network import UNet1d
 from soundmill.models.components.unet1d.noise import noise_of
 from soundmill.models.components.unet1d.params import NO_TRANSFORM
-from soundmill.models.components.unet1d.prior.params import PriorTrainParams
+from soundmill.models.components.unet1d.prior import PriorTrainParams
 from soundmill.models.family import MAX_FRAMES, FamilyConfig, Request, Run
 from soundmill.models.sounds import in_precision, sampled
 from soundmill.models.trained import TrainedModel
-
-
-class WaveCodec(Protocol):
-    """A `Codec` (components/contracts.py) whose latents are [N, latent_channels, T / samples_per_latent]."""
-
-    sample_rate: int
-    channels: int
-    digest: str
-    latent_channels: int
-    samples_per_latent: int
-
-    def to(self, device: Any) -> WaveCodec: ...
-
-    def encode(self, waves: Tensor) -> Tensor: ...
 
 
 class PriorConfig(FamilyConfig):
@@ -60,7 +43,7 @@ class LatentPrior(TrainedModel, ABC):
 
     params: PriorTrainParams
     net: UNet1d
-    codec: Any  # WaveCodec
+    codec: Any  # a `Codec` of latents [N, latent_channels, T / samples_per_latent], with these two and `digest`
     frames: int  # latents of a sound
 
     @abstractmethod

@@ -15,9 +15,9 @@ from soundmill.diffusion.paths import Net
 from soundmill.models.components import registry
 from soundmill.models.components.latents.store import gather_posteriors, read_about
 from soundmill.models.components.registry import AUTOENCODER
+from soundmill.models.components.unet1d.network import PathModule
+from soundmill.models.components.unet1d.prior import PriorSamplingParams, PriorTrainParams
 from soundmill.models.components.unet1d.prior.model import LatentPrior
-from soundmill.models.components.unet1d.prior.params import PriorSamplingParams, PriorTrainParams
-from soundmill.models.components.unet1d.training import PathModule
 from soundmill.models.family import Prepared, Rehearsal
 from soundmill.models.preparing import Clips, guided_passes, places_of, rehearsal
 from soundmill.training.loader import Arrays, Batch, Source

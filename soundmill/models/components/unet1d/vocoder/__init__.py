@@ -1,6 +1,20 @@
 """A vocoder by v-diffusion with the 1-D U-Net (Schneider et al. 2023, arXiv:2301.11757, and audio-diffusion-pytorch)."""
 
-from soundmill.models.components.contracts import Kind
-from soundmill.models.components.unet1d.vocoder.params import DiffusionVocoderParams
+from typing import Literal
 
-KIND = Kind(DiffusionVocoderParams, maker=f"{__name__}.make", component=f"{__name__}.vocoder")
+from soundmill.models.components.contracts import CropsParams, NetVocoderParams
+from soundmill.models.components.unet1d.params import SamplingParams, UNet1dParams, UnitVariance
+
+
+class WeightsParams(CropsParams):
+    unit_variance: UnitVariance = False
+
+
+class DiffusionVocoderParams(NetVocoderParams):
+    kind: Literal["unet1d"]
+    network: UNet1dParams
+    weights: WeightsParams
+    sampling: SamplingParams
+
+
+PARAMS = DiffusionVocoderParams

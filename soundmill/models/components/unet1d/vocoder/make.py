@@ -5,12 +5,9 @@ from typing import Any
 
 import torch
 
-from soundmill.models.components.contracts import MadeComponent
-from soundmill.models.components.unet1d.vocoder import vocoder
-from soundmill.models.components.unet1d.vocoder.network import VocoderNet
-from soundmill.models.components.unet1d.vocoder.params import DiffusionVocoderParams
-from soundmill.models.components.unet1d.vocoder.training import VocoderModule
-from soundmill.models.components.unet1d.vocoder.vocoder import DiffusionVocoder
+from soundmill.models.components.making import MadeComponent
+from soundmill.models.components.unet1d.vocoder import DiffusionVocoderParams, vocoder
+from soundmill.models.components.unet1d.vocoder.vocoder import DiffusionVocoder, VocoderModule, VocoderNet
 from soundmill.models.components.vocoder_trainer import VocoderTrainer
 from soundmill.models.components.waves.source import wave_deviation
 from soundmill.training.device import use_threads

@@ -1,9 +1,7 @@
-"""The diffusion vocoder for log-mels of one spec.
+"""The diffusion vocoder for log-mels of one spec: a U-Net on the noisy wave and a transposed convolution of the log-mel.
 
 On disk: a directory with `model.safetensors` and `config.json`.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,22 +9,65 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
-from soundmill.audio.mel import MelSpec, SpectrogramParams
+from soundmill.audio.mel import MelSpec, SpectrogramParams, of_unit_peak
 from soundmill.audio.pieces import equal_power, faded, window_starts
 from soundmill.diffusion import solvers
-from soundmill.diffusion.deviation import on_unit_variance, scaled
+from soundmill.diffusion.paths import Net, on_unit_variance, scaled
 from soundmill.diffusion.sampling import sample
 from soundmill.models.components.contracts import OnItsDevice, VocoderConfig, read_vocoder
-from soundmill.models.components.unet1d.params import SamplingParams, UNet1dParams
-from soundmill.models.components.unet1d.vocoder.network import VocoderNet
-from soundmill.models.components.unet1d.vocoder.params import DiffusionVocoderParams
+from soundmill.models.components.unet1d.network import PathModule, UNet1d
+from soundmill.models.components.unet1d.params import NO_TRANSFORM, SamplingParams, UNet1dParams
+from soundmill.models.components.unet1d.vocoder import DiffusionVocoderParams
 from soundmill.training import checkpoint
+from soundmill.training.loader import Batch
 
-KIND = "unet1d"
+LOWEST = -11.512925464970229  # ln 1e-5: lower limit of ln magnitudes
 WINDOW_SECONDS, FADE_SECONDS = 10.0, 0.1  # for longer sounds
+
+
+class VocoderNet(nn.Module):
+    """v [N, 1, T] of noisy waves [N, 1, T] at levels [N], given log-mels [N, n_mels, frames]; T is frames · hop_length.
+
+    The channels of a wave are separate items of a batch.
+    """
+
+    def __init__(self, params: UNet1dParams, spec: MelSpec):
+        super().__init__()
+        self.spec, self.stride = spec, params.stride
+        padding = max(0, spec.win_length - spec.hop_length) // 2
+        window = {"kernel_size": spec.win_length, "stride": spec.hop_length, "padding": padding, "bias": False}
+        self.to_wave = nn.ConvTranspose1d(spec.n_mels, 1, **window)
+        self.unet = UNet1d(params, NO_TRANSFORM, 2, 1)
+
+    def forward(self, xt: Tensor, level: Tensor, log_mels: Tensor) -> Tensor:
+        return self.denoise(xt, level, self.prepare(log_mels))
+
+    def prepare(self, log_mels: Tensor) -> Tensor:
+        """The input of `denoise` from log-mels, [N, 1, T], which is the same at every level.
+
+        Log-mels are first converted to magnitudes in bands of unit peak.
+        """
+        length = log_mels.shape[2] * self.spec.hop_length
+        log_mels = of_unit_peak(log_mels, self.spec) / self.spec.power
+        wave = self.to_wave(log_mels.clamp_min(LOWEST))[..., :length]
+        return F.pad(wave, (0, length - wave.shape[2]))
+
+    def denoise(self, xt: Tensor, level: Tensor, prepared: Tensor) -> Tensor:
+        length = xt.shape[2]
+        padding = (0, -length % self.stride)  # silence, so that every level has whole frames
+        return self.unet(F.pad(xt, padding), level, beside=F.pad(prepared, padding))[..., :length]
+
+
+class VocoderModule(PathModule):
+    """A batch: log-mels [b, n_mels, frames] and their waves [b, frames · hop_length]."""
+
+    def target(self, step: int, batch: Batch) -> tuple[Net, Tensor]:
+        log_mels, waves = batch.values
+        return lambda xt, level: self.net(xt, level, log_mels.float()), waves[:, None]
 
 
 class DiffusionVocoderConfig(VocoderConfig):
@@ -48,7 +89,7 @@ class DiffusionVocoder(OnItsDevice):
 
     def config(self, source: dict[str, Any]) -> DiffusionVocoderConfig:
         parts = {"network": self.network, "sampling": self.sampling, "sigma_data": self.sigma_data}
-        return DiffusionVocoderConfig(kind=KIND, mel_spec=self.spec, source=source, **parts)
+        return DiffusionVocoderConfig(kind="unet1d", mel_spec=self.spec, source=source, **parts)
 
     @torch.no_grad()
     def vocode(self, log_mels: Tensor, seed: int = 0) -> Tensor:
