@@ -60,16 +60,11 @@ class VocoderConfig(checkpoint.Config):
 C = TypeVar("C", bound=VocoderConfig)
 
 
-class NetVocoder(Vocoder, Protocol):
-    """A vocoder with weights."""
+def save_vocoder(model: Any, directory: Path, source: dict[str, Any]) -> None:
+    """Write a vocoder into a new directory; `source` as in `VocoderConfig`.
 
-    net: nn.Module  # in evaluation mode and float32, without weight norms
-
-    def config(self, source: dict[str, Any]) -> VocoderConfig: ...
-
-
-def save_vocoder(model: NetVocoder, directory: Path, source: dict[str, Any]) -> None:
-    """Write a vocoder into a new directory; `source` as in `VocoderConfig`."""
+    It has a `net`, in evaluation mode and float32, without weight norms, and its `config(source)` returns its `VocoderConfig`.
+    """
     checkpoint.save(directory, model.config(source).model_dump(mode="json"), model.net.state_dict(), metadata=PYTORCH)
 
 
@@ -160,18 +155,11 @@ class CodecConfig(CodecIdentity):
     source: dict[str, Any]  # how it was trained or loaded
 
 
-class NetCodec(Protocol):
-    """A codec with weights."""
+def save_codec(model: Any, directory: Path, source: dict[str, Any]) -> dict[str, Any]:
+    """Write a codec into a new directory, and set and return its `digest`; `source` as in `CodecConfig`.
 
-    net: nn.Module  # in evaluation mode and float32
-    digest: str
-
-    def config(self, source: dict[str, Any]) -> CodecConfig:
-        """Its `config.json`; `source` are plain values."""
-
-
-def save_codec(model: NetCodec, directory: Path, source: dict[str, Any]) -> dict[str, Any]:
-    """Write a codec into a new directory, and set and return its digest; `source` as in `CodecConfig`."""
+    It has a `net`, in evaluation mode and float32, and its `config(source)` returns its `CodecConfig`.
+    """
     config = model.config(source)
     directory.mkdir(parents=True)
     weights = directory / checkpoint.WEIGHTS

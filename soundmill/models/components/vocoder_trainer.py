@@ -39,7 +39,7 @@ SHOWN_CLIPS = 3
 class VocoderTrainer:
     """A vocoder's parameters (`weights`, `hardware`, Griffin-Lim's), and its training data.
 
-    A `model` below is a `NetVocoder`, whose `net` is trained.
+    A `model` below is a `Vocoder` whose `net` is trained.
     """
 
     params: Any

@@ -1,5 +1,6 @@
-"""DiffWave as a vocoder: published sizes and numbers, what it learns, what it makes, where it is refused."""
+"""DiffWave as a vocoder: published sizes and numbers, what it learns and makes, where it is refused; its prior by the log-mel."""
 
+import json
 import math
 
 import numpy as np
@@ -8,13 +9,16 @@ import torch
 from torch import nn
 
 from soundmill.audio.mel import log_mel
+from soundmill.diffusion.sampling import Draw, sample
+from soundmill.diffusion.solvers import ancestral
 from soundmill.errors import UserError
 from soundmill.evaluation.waveforms import log_spectral_distance
 from soundmill.models.components.contracts import save_vocoder
-from soundmill.models.components.diffwave import DiffWaveParams, NetworkParams, NoiseParams, SamplingParams
+from soundmill.models.components.diffwave import DiffWaveParams, NetworkParams, NoiseParams, SamplingParams, WeightsParams
 from soundmill.models.components.diffwave import vocoder as vocoders
 from soundmill.models.components.diffwave.vocoder import (
     DiffWave,
+    DiffWaveModule,
     DiffWaveNet,
     TimestepEmbedding,
     Upsampler,
@@ -26,6 +30,8 @@ from soundmill.models.components.diffwave.vocoder import (
 )
 from soundmill.models.diffwave.params import TrainParams
 from soundmill.params import compose, parse
+from soundmill.training.loader import Batch
+from tests.imports import ROOT
 from tests.mels import spec_with
 from tests.models.components.test_mel_autoencoder import SPEC, size
 
@@ -33,6 +39,9 @@ NOISE = NoiseParams(num_timesteps=50, beta_start=1e-4, beta_end=0.05)
 FAST = SamplingParams(betas=[1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5], seed=0)
 TINY = NetworkParams(layers=8, channels=16, dilation_cycle=4)
 PUBLISHED = spec_with(sample_rate=22_050, hop_length=256, n_mels=80)
+BANDS = spec_with(n_mels=80, hop_length=256, f_min=20.0, mel_scale="htk", norm="none")
+MEL = NOISE.model_copy(update={"prior": "mel"})
+HISS = np.random.default_rng(0).standard_normal(32_000).astype(np.float32)
 
 
 def published(channels: int) -> NetworkParams:
@@ -151,3 +160,106 @@ def test_six_steps_make_a_clip_that_it_has_learned(tmp_path):
     torch.testing.assert_close(vocoders.load(tmp_path / "vocoder", SPEC).vocode(log_mels), output, atol=0, rtol=0)
     with pytest.raises(UserError, match=r"for other spectrograms than these \(sample_rate 16000, not 22050\)"):
         vocoders.load(tmp_path / "vocoder", spec_with(**SPEC.model_dump() | {"sample_rate": 22_050}))
+
+
+def envelope_of(wave: np.ndarray, power: float = 1.0) -> torch.Tensor:
+    spec = BANDS.model_copy(update={"power": power})
+    return vocoders.envelope(torch.from_numpy(log_mel(wave, spec))[None], spec)
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0])
+@pytest.mark.parametrize("level", [1.0, 0.01])
+def test_the_envelope_of_white_noise_is_its_level(power, level):
+    assert float(envelope_of(level * HISS, power)[..., 3:-3].square().mean().sqrt()) == pytest.approx(level, rel=0.05)
+    white = vocoders.whitened(level * HISS, BANDS.model_copy(update={"power": power}))
+    assert float(white.std()) == pytest.approx(1, rel=0.05)
+
+
+def test_whitening_makes_a_quiet_half_as_large_as_a_loud_one_and_can_be_undone():
+    wave = 0.3 * HISS * np.where(np.arange(len(HISS)) < 16_000, 1, 1e-3).astype(np.float32)
+    white = vocoders.whitened(wave, BANDS)
+    assert white.dtype == np.float32
+    parts = [white[:15_000].std(), white[17_000:].std()]
+    assert parts == pytest.approx([1, 1], rel=0.1)
+    back = vocoders.filtered(torch.from_numpy(white)[None], envelope_of(wave), BANDS)[0].numpy()
+    assert np.square(back - wave).mean() < 0.02 * np.square(wave).mean()  # −17 dB: an STFT changed is no STFT of a wave
+
+
+def test_an_envelope_of_one_changes_nothing():
+    """The whitened waves are the waves: noise, loss and result are DiffWave's."""
+    waves = torch.from_numpy(HISS)[None]
+    frames = 1 + waves.shape[1] // BANDS.hop_length
+    same = vocoders.filtered(waves, torch.ones(1, BANDS.n_fft // 2 + 1, frames), BANDS)
+    torch.testing.assert_close(same, waves, atol=2e-6, rtol=0)
+    weights = parse(
+        WeightsParams,
+        compose(ROOT / "conf", ["model=tango", "vocoder=diffwave_laptop"])["vocoder"]["weights"],
+        "vocoders.weights",
+    )
+    torch.manual_seed(0)
+    net = DiffWaveNet(TINY, BANDS)
+    torch.nn.init.ones_(net.last.weight)
+    log_mels = torch.from_numpy(log_mel(HISS, BANDS))[None, :, : frames - 1]
+    losses = []
+    for noise, wave in ((NOISE, waves), (MEL, same)):
+        module = DiffWaveModule(weights, net, noise, 1, BANDS)
+        batch = Batch(0, np.zeros(1, np.int64), (log_mels, wave[:, : (frames - 1) * BANDS.hop_length]))
+        losses.append(module.loss(0, batch).item())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_noise_of_the_prior_has_the_log_mels_and_pieces_make_the_same(monkeypatch):
+    wave = 0.1 * HISS * np.linspace(1e-2, 1, len(HISS), dtype=np.float32)
+    log_mels = torch.from_numpy(log_mel(wave, BANDS))[None]
+    model = DiffWave(TINY, MEL, FAST, BANDS, DiffWaveNet(TINY, BANDS))
+    white = torch.randn(1, 1, log_mels.shape[2] * BANDS.hop_length, generator=torch.Generator().manual_seed(0))
+    ended = torch.cat([log_mels, log_mels[..., -1:]], 2)
+    coloured = vocoders.filtered(white[:, 0], vocoders.envelope(ended, BANDS), BANDS)
+    error = np.abs(log_mel(coloured[0].numpy(), BANDS)[:, 1:-2] - log_mels[0].numpy()[:, 1:-1]).mean()
+    assert error < 0.6  # nepers: the speckle of noise; the wave's own quiet part is 4.6 below its loud one
+    made = model.vocode(log_mels)
+    assert made.shape == (1, 1, log_mels.shape[2] * BANDS.hop_length)
+    monkeypatch.setattr(vocoders, "PIECE_SAMPLES", 4096)
+    torch.testing.assert_close(model.vocode(log_mels), made, atol=1e-6, rtol=1e-4)
+    assert len(list(model.pieces(log_mels))) > 4
+    assert torch.equal(model.vocode(log_mels), model.vocode(log_mels))
+
+
+def test_a_checkpoint_keeps_its_prior_and_an_earlier_one_has_the_published(tmp_path):
+    log_mels = torch.from_numpy(log_mel(0.1 * HISS, BANDS))[None]
+    model = DiffWave(TINY, NOISE, FAST, BANDS, DiffWaveNet(TINY, BANDS))
+    save_vocoder(model, tmp_path / "standard", {"kind": "train"})
+    config = json.loads((tmp_path / "standard/config.json").read_text())
+    assert config["noise"].pop("prior") == "standard"
+    (tmp_path / "standard/config.json").write_text(json.dumps(config))
+    assert torch.equal(vocoders.load(tmp_path / "standard", BANDS).vocode(log_mels), model.vocode(log_mels))
+    model.noise = MEL
+    save_vocoder(model, tmp_path / "mel", {"kind": "train"})
+    assert torch.equal(vocoders.load(tmp_path / "mel", BANDS).vocode(log_mels), model.vocode(log_mels))
+
+
+def test_the_published_vocoders_have_the_standard_prior(root):
+    for choices, expected in (
+        (["model=tango", "vocoder=diffwave"], "standard"),
+        (["model=tango", "vocoder=diffwave_laptop"], "mel"),
+    ):
+        assert compose(root / "conf", choices)["vocoder"]["noise"]["prior"] == expected
+    for scale, expected in (("paper", "standard"), ("gpu", "standard"), ("laptop", "mel")):
+        train = compose(root / "conf", ["model=diffwave", f"scale={scale}"])["diffwave"]["train"]
+        assert (train["noise"]["prior"], train["unit_variance"]) == (expected, False)
+
+
+def test_the_clip_of_the_reverse_process():
+    """Waves / σ are clipped to 1 / σ; by default to 1, as published."""
+    betas = torch.tensor([1e-3, 0.2], dtype=torch.float64)
+    noise, scale = torch.randn(1, 1, 100, generator=torch.Generator().manual_seed(1)), 0.25
+
+    def net(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return 0.5 * xt
+
+    def sampled(start: torch.Tensor, clip: float | None) -> torch.Tensor:
+        return sample(ancestral(betas, torch.zeros(2), clip), net, start, Draw.of_seeds([2]))
+
+    assert 1 < sampled(noise, 1 / scale).abs().max() <= 1 / scale
+    assert torch.equal(sampled(noise, 1.0), sample(ancestral(betas, torch.zeros(2)), net, noise, Draw.of_seeds([2])))
+    assert torch.equal(sampled(noise, 1e9), sampled(noise, None))

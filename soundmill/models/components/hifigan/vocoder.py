@@ -3,7 +3,6 @@
 On disk: a directory with `model.safetensors` (transformers' names) and `config.json`.
 """
 
-import math
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -11,11 +10,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from soundmill.audio.mel import MelSpec
-from soundmill.models.components.contracts import (
-    VocoderConfig,
-    check_vocoder_spec,
-    read_vocoder,
-)
+from soundmill.models.components.contracts import VocoderConfig, read_vocoder
 from soundmill.models.components.hifigan import HifiGanParams, NetworkParams
 from soundmill.models.components.vocoding import FrameVocoder
 from soundmill.training import checkpoint
@@ -60,30 +55,12 @@ def build_vocoder(params: NetworkParams, n_mels: int, sample_rate: int) -> Any:
     )
 
 
-def sizes_of(config: Any) -> NetworkParams:
-    """The sizes in a transformers configuration."""
-    return NetworkParams(
-        channels=config.upsample_initial_channel,
-        rates=list(config.upsample_rates),
-        kernels=list(config.upsample_kernel_sizes),
-        resblock_kernels=list(config.resblock_kernel_sizes),
-        resblock_dilations=[list(dilations) for dilations in config.resblock_dilation_sizes],
-    )
-
-
 def synthesise(net: nn.Module, log_mel: Tensor, hop_length: int) -> Tensor:
     """Waves [B, frames · hop_length] for log-mels [B, n_mels, frames].
 
     A kernel that differs from its rate by an odd number adds samples at the end (32 at AudioLDM's sizes), which are cut.
     """
     return net(log_mel.transpose(1, 2))[:, : log_mel.shape[2] * hop_length]
-
-
-def check_config(config: Any, spec: MelSpec, where: str) -> None:
-    """UserError if sample rate, bands or hop, the only mel parameters of a transformers configuration, differ from `spec`."""
-    hop = math.prod(config.upsample_rates)
-    required = {"sample_rate": config.sampling_rate, "n_mels": config.model_in_dim, "hop_length": hop}
-    check_vocoder_spec(where, required, spec, ["log-mels normalised by the vocoder's constants"] if config.normalize_before else [])
 
 
 def load(directory: Path, spec: MelSpec | None) -> HifiGan:
