@@ -13,7 +13,7 @@ from soundmill.audio.mel import MelSpec, log_mel
 from soundmill.models.components import registry
 from soundmill.models.components.diffwave import published
 from tests.mels import spec_with
-from tests.models.components import test_diffwave_published as files
+from tests.models.components import test_diffwave as files
 
 
 def run(*arguments: object) -> str:

@@ -1,12 +1,14 @@
-"""DiffWave as a vocoder: published sizes and numbers, what it learns and makes, where it is refused; its prior by the log-mel."""
+"""DiffWave as a vocoder: published sizes and numbers, what it learns and makes, where it is refused; its prior; published files."""
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torchaudio.transforms import MelSpectrogram
 
 from soundmill.audio.mel import log_mel
 from soundmill.diffusion.sampling import Draw, sample
@@ -15,6 +17,7 @@ from soundmill.errors import UserError
 from soundmill.evaluation.waveforms import log_spectral_distance
 from soundmill.models.components.contracts import save_vocoder
 from soundmill.models.components.diffwave import DiffWaveParams, NetworkParams, NoiseParams, SamplingParams, WeightsParams
+from soundmill.models.components.diffwave import published as files
 from soundmill.models.components.diffwave import vocoder as vocoders
 from soundmill.models.components.diffwave.vocoder import (
     DiffWave,
@@ -31,6 +34,7 @@ from soundmill.models.components.diffwave.vocoder import (
 from soundmill.models.diffwave.params import TrainParams
 from soundmill.params import compose, parse
 from soundmill.training.loader import Batch
+from tests import recorded
 from tests.imports import ROOT
 from tests.mels import spec_with
 from tests.models.components.test_mel_autoencoder import SPEC, size
@@ -39,7 +43,7 @@ NOISE = NoiseParams(num_timesteps=50, beta_start=1e-4, beta_end=0.05)
 FAST = SamplingParams(betas=[1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5], seed=0)
 TINY = NetworkParams(layers=8, channels=16, dilation_cycle=4)
 PUBLISHED = spec_with(sample_rate=22_050, hop_length=256, n_mels=80)
-BANDS = spec_with(n_mels=80, hop_length=256, f_min=20.0, mel_scale="htk", norm="none")
+EIGHTY = spec_with(n_mels=80, hop_length=256, f_min=20.0, mel_scale="htk", norm="none")
 MEL = NOISE.model_copy(update={"prior": "mel"})
 HISS = np.random.default_rng(0).standard_normal(32_000).astype(np.float32)
 
@@ -163,7 +167,7 @@ def test_six_steps_make_a_clip_that_it_has_learned(tmp_path):
 
 
 def envelope_of(wave: np.ndarray, power: float = 1.0) -> torch.Tensor:
-    spec = BANDS.model_copy(update={"power": power})
+    spec = EIGHTY.model_copy(update={"power": power})
     return vocoders.envelope(torch.from_numpy(log_mel(wave, spec))[None], spec)
 
 
@@ -171,25 +175,25 @@ def envelope_of(wave: np.ndarray, power: float = 1.0) -> torch.Tensor:
 @pytest.mark.parametrize("level", [1.0, 0.01])
 def test_the_envelope_of_white_noise_is_its_level(power, level):
     assert float(envelope_of(level * HISS, power)[..., 3:-3].square().mean().sqrt()) == pytest.approx(level, rel=0.05)
-    white = vocoders.whitened(level * HISS, BANDS.model_copy(update={"power": power}))
+    white = vocoders.whitened(level * HISS, EIGHTY.model_copy(update={"power": power}))
     assert float(white.std()) == pytest.approx(1, rel=0.05)
 
 
 def test_whitening_makes_a_quiet_half_as_large_as_a_loud_one_and_can_be_undone():
     wave = 0.3 * HISS * np.where(np.arange(len(HISS)) < 16_000, 1, 1e-3).astype(np.float32)
-    white = vocoders.whitened(wave, BANDS)
+    white = vocoders.whitened(wave, EIGHTY)
     assert white.dtype == np.float32
     parts = [white[:15_000].std(), white[17_000:].std()]
     assert parts == pytest.approx([1, 1], rel=0.1)
-    back = vocoders.filtered(torch.from_numpy(white)[None], envelope_of(wave), BANDS)[0].numpy()
+    back = vocoders.filtered(torch.from_numpy(white)[None], envelope_of(wave), EIGHTY)[0].numpy()
     assert np.square(back - wave).mean() < 0.02 * np.square(wave).mean()  # −17 dB: an STFT changed is no STFT of a wave
 
 
 def test_an_envelope_of_one_changes_nothing():
     """The whitened waves are the waves: noise, loss and result are DiffWave's."""
     waves = torch.from_numpy(HISS)[None]
-    frames = 1 + waves.shape[1] // BANDS.hop_length
-    same = vocoders.filtered(waves, torch.ones(1, BANDS.n_fft // 2 + 1, frames), BANDS)
+    frames = 1 + waves.shape[1] // EIGHTY.hop_length
+    same = vocoders.filtered(waves, torch.ones(1, EIGHTY.n_fft // 2 + 1, frames), EIGHTY)
     torch.testing.assert_close(same, waves, atol=2e-6, rtol=0)
     weights = parse(
         WeightsParams,
@@ -197,28 +201,28 @@ def test_an_envelope_of_one_changes_nothing():
         "vocoders.weights",
     )
     torch.manual_seed(0)
-    net = DiffWaveNet(TINY, BANDS)
+    net = DiffWaveNet(TINY, EIGHTY)
     torch.nn.init.ones_(net.last.weight)
-    log_mels = torch.from_numpy(log_mel(HISS, BANDS))[None, :, : frames - 1]
+    log_mels = torch.from_numpy(log_mel(HISS, EIGHTY))[None, :, : frames - 1]
     losses = []
     for noise, wave in ((NOISE, waves), (MEL, same)):
-        module = DiffWaveModule(weights, net, noise, 1, BANDS)
-        batch = Batch(0, np.zeros(1, np.int64), (log_mels, wave[:, : (frames - 1) * BANDS.hop_length]))
+        module = DiffWaveModule(weights, net, noise, 1, EIGHTY)
+        batch = Batch(0, np.zeros(1, np.int64), (log_mels, wave[:, : (frames - 1) * EIGHTY.hop_length]))
         losses.append(module.loss(0, batch).item())
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
 def test_noise_of_the_prior_has_the_log_mels_and_pieces_make_the_same(monkeypatch):
     wave = 0.1 * HISS * np.linspace(1e-2, 1, len(HISS), dtype=np.float32)
-    log_mels = torch.from_numpy(log_mel(wave, BANDS))[None]
-    model = DiffWave(TINY, MEL, FAST, BANDS, DiffWaveNet(TINY, BANDS))
-    white = torch.randn(1, 1, log_mels.shape[2] * BANDS.hop_length, generator=torch.Generator().manual_seed(0))
+    log_mels = torch.from_numpy(log_mel(wave, EIGHTY))[None]
+    model = DiffWave(TINY, MEL, FAST, EIGHTY, DiffWaveNet(TINY, EIGHTY))
+    white = torch.randn(1, 1, log_mels.shape[2] * EIGHTY.hop_length, generator=torch.Generator().manual_seed(0))
     ended = torch.cat([log_mels, log_mels[..., -1:]], 2)
-    coloured = vocoders.filtered(white[:, 0], vocoders.envelope(ended, BANDS), BANDS)
-    error = np.abs(log_mel(coloured[0].numpy(), BANDS)[:, 1:-2] - log_mels[0].numpy()[:, 1:-1]).mean()
+    coloured = vocoders.filtered(white[:, 0], vocoders.envelope(ended, EIGHTY), EIGHTY)
+    error = np.abs(log_mel(coloured[0].numpy(), EIGHTY)[:, 1:-2] - log_mels[0].numpy()[:, 1:-1]).mean()
     assert error < 0.6  # nepers: the speckle of noise; the wave's own quiet part is 4.6 below its loud one
     made = model.vocode(log_mels)
-    assert made.shape == (1, 1, log_mels.shape[2] * BANDS.hop_length)
+    assert made.shape == (1, 1, log_mels.shape[2] * EIGHTY.hop_length)
     monkeypatch.setattr(vocoders, "PIECE_SAMPLES", 4096)
     torch.testing.assert_close(model.vocode(log_mels), made, atol=1e-6, rtol=1e-4)
     assert len(list(model.pieces(log_mels))) > 4
@@ -226,16 +230,16 @@ def test_noise_of_the_prior_has_the_log_mels_and_pieces_make_the_same(monkeypatc
 
 
 def test_a_checkpoint_keeps_its_prior_and_an_earlier_one_has_the_published(tmp_path):
-    log_mels = torch.from_numpy(log_mel(0.1 * HISS, BANDS))[None]
-    model = DiffWave(TINY, NOISE, FAST, BANDS, DiffWaveNet(TINY, BANDS))
+    log_mels = torch.from_numpy(log_mel(0.1 * HISS, EIGHTY))[None]
+    model = DiffWave(TINY, NOISE, FAST, EIGHTY, DiffWaveNet(TINY, EIGHTY))
     save_vocoder(model, tmp_path / "standard", {"kind": "train"})
     config = json.loads((tmp_path / "standard/config.json").read_text())
     assert config["noise"].pop("prior") == "standard"
     (tmp_path / "standard/config.json").write_text(json.dumps(config))
-    assert torch.equal(vocoders.load(tmp_path / "standard", BANDS).vocode(log_mels), model.vocode(log_mels))
+    assert torch.equal(vocoders.load(tmp_path / "standard", EIGHTY).vocode(log_mels), model.vocode(log_mels))
     model.noise = MEL
     save_vocoder(model, tmp_path / "mel", {"kind": "train"})
-    assert torch.equal(vocoders.load(tmp_path / "mel", BANDS).vocode(log_mels), model.vocode(log_mels))
+    assert torch.equal(vocoders.load(tmp_path / "mel", EIGHTY).vocode(log_mels), model.vocode(log_mels))
 
 
 def test_the_published_vocoders_have_the_standard_prior(root):
@@ -263,3 +267,114 @@ def test_the_clip_of_the_reverse_process():
     assert 1 < sampled(noise, 1 / scale).abs().max() <= 1 / scale
     assert torch.equal(sampled(noise, 1.0), sample(ancestral(betas, torch.zeros(2)), net, noise, Draw.of_seeds([2])))
     assert torch.equal(sampled(noise, 1e9), sampled(noise, None))
+
+
+LAYERS, CHANNELS, CYCLE, BANDS = 5, 8, 3, 80
+PARAMS: dict[str, Any] = {
+    "batch_size": 16,
+    "learning_rate": 2e-4,
+    "max_grad_norm": None,
+    "sample_rate": 22_050,
+    "n_mels": BANDS,
+    "n_fft": 1024,
+    "hop_samples": 256,
+    "crop_mel_frames": 62,
+    "residual_layers": LAYERS,
+    "residual_channels": CHANNELS,
+    "dilation_cycle_length": CYCLE,
+    "noise_schedule": np.linspace(1e-4, 0.05, 50).tolist(),
+    "inference_noise_schedule": [0.0001, 0.001, 0.01, 0.05, 0.2, 0.5],
+}
+
+
+class AttrDict(dict):
+    """What holds the parameters there while it trains; a plain dictionary is written."""
+
+
+def state() -> dict[str, Tensor]:
+    return recorded.state("diffwave")
+
+
+def write(path, model=None, **params: Any):
+    optimiser = {"state": {0: {"step": torch.tensor(5.0)}}, "param_groups": [{"lr": 2e-4, "params": [0]}]}
+    content = {"step": 5, "model": state() if model is None else model, "optimizer": optimiser, "params": {**PARAMS, **params}}
+    torch.save(content | {"scaler": {}}, path)
+    return path
+
+
+def test_it_is_the_same_net_under_other_names(tmp_path):
+    model = files.read(write(tmp_path / "weights-5.pt"))
+    wave, mel = (torch.from_numpy(recorded.uniform(2, *shape)) for shape in ((6 * 256,), (BANDS, 6)))
+    with torch.no_grad():
+        for t in (0.0, 3.5, 22.992, 49.0, 7):
+            recorded.check("diffwave", f"noise at {t}", model.net(wave[:, None], torch.full((2,), float(t)), mel), 1e-5, 1e-5)
+    assert (model.noise.num_timesteps, model.noise.beta_end) == (50, 0.05)
+    assert model.sampling.betas == PARAMS["inference_noise_schedule"]
+    output = model.vocode(torch.full((1, BANDS, 3), -5.0))
+    assert output.shape == (1, 1, 3 * 256)
+    assert not model.net.training
+
+
+def test_its_mels_are_those_that_were_published(tmp_path):
+    """`diffwave.preprocess`: its spectrograms are divided by the window's energy, and scaled to [0, 1] by decibels."""
+    spec = files.read(write(tmp_path / "weights.pt")).spec
+    wave = 0.3 * np.random.default_rng(0).standard_normal(8000).astype(np.float32)
+    wave[3000:] *= 1e-4
+    theirs = MelSpectrogram(
+        22_050, win_length=1024, hop_length=256, n_fft=1024, f_min=20.0, f_max=11_025.0, n_mels=BANDS, power=1.0, normalized=True
+    )(torch.from_numpy(wave))
+    theirs = ((20 * theirs.clamp(min=1e-5).log10() - 20 + 100) / 100).clamp(0, 1)
+    assert (theirs == 0).any()
+    torch.testing.assert_close(conditioner(torch.from_numpy(log_mel(wave, spec)), spec), theirs, atol=1e-5, rtol=0)
+
+
+def without(prefix: str) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in state().items() if not name.startswith(prefix)}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"params": AttrDict(PARAMS)}, r"AttrDict was not an allowed global .*save it again .*dict\(old\['params'\]\)"),
+        ({"params": {**PARAMS, "noise_schedule": np.linspace(1e-4, 0.05, 50)}}, "cannot be read as weights .* as lists"),
+        ({"params": None}, "it needs both `model` and `params`"),
+        ({"model": without("spectrogram_upsampler.")}, "an unconditional network"),
+        ({"model": without("skip_projection.bias")}, r"not the weights of DiffWaveNet .*skip\.bias"),
+        ({"model": {**state(), "more.weight": torch.ones(1)}}, r"not the weights of DiffWaveNet .*more\.weight"),
+        ({"model": {**state(), "skip_projection.bias": "0"}}, "not the weights of DiffWaveNet"),
+    ],
+)
+def test_files_that_are_something_else_are_refused(tmp_path, change, message):
+    torch.save({"model": state(), "params": PARAMS} | change, tmp_path / "weights.pt")
+    with pytest.raises(UserError, match=rf"weights\.pt: .*{message}"):
+        files.read(tmp_path / "weights.pt")
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"residual_layers": 6}, r"not the weights of DiffWaveNet .*layers\.5"),
+        ({"residual_channels": 16}, "size mismatch"),
+        ({"residual_channels": 0}, r"params\.channels"),
+        ({"residual_channels": 10**8}, "size mismatch"),
+        ({"residual_layers": 10**8}, r"params\.residual_layers"),
+        ({"hop_samples": 300}, r"params\.win_length|win_length 1200 must not exceed n_fft 1024"),
+        ({"hop_samples": 200}, "size mismatch"),
+        ({"n_mels": "80"}, r"params\.n_mels"),
+        ({"noise_schedule": [1e-4, 2e-4, 0.05]}, "not evenly spaced"),
+        ({"noise_schedule": [0.0, 0.05]}, r"params\.noise_schedule.*beta_start"),
+        ({"inference_noise_schedule": [float("nan")]}, r"params\.inference_noise_schedule"),
+        ({"inference_noise_schedule": []}, r"params\.betas"),
+    ],
+)
+def test_params_of_another_net_are_refused(tmp_path, params, message):
+    with pytest.raises(UserError, match=rf"weights\.pt: .*({message})"):
+        files.read(write(tmp_path / "weights.pt", **params))
+
+
+def test_a_file_that_is_cut_or_absent_is_named(tmp_path):
+    path = write(tmp_path / "weights.pt")
+    path.write_bytes(path.read_bytes()[:-100])
+    for name in ("weights.pt", "gone.pt"):
+        with pytest.raises(UserError, match=rf"{name}: cannot be read as weights"):
+            files.read(tmp_path / name)
