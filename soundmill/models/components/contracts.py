@@ -1,5 +1,5 @@
 """The contracts of components that families share, `Vocoder` and `Codec`, their common parameters, and `Kind`, by which stages make
-them.
+them. On disk, each is a directory with its weights in `model.safetensors`, and everything else in `config.json`.
 """
 
 from __future__ import annotations

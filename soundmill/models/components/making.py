@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from soundmill import manifest
+from soundmill import hashing, manifest, terminal
 from soundmill.models.catalog import read_weights
 from soundmill.models.samples import Samples, sampling, show_last, show_losses
+from soundmill.training import checkpoint
 from soundmill.training.curve import write_curve
 from soundmill.training.fitting import Fitted, fit_averaged
 from soundmill.training.loader import Order, Source, crop_places
@@ -32,6 +33,12 @@ class MadeComponent:
 def size(net: nn.Module) -> int:
     """Number of parameters."""
     return sum(weight.numel() for weight in net.parameters())
+
+
+def starting(where: Path, params: Any, ctx: Any) -> str:
+    """Print that a training starts from the component in `where`; returns the digest of its weights."""
+    terminal.say(f"{ctx.name}: starts from {params.weights.start_from}")
+    return hashing.file_digest(where / checkpoint.WEIGHTS)
 
 
 def fit_crops(

@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from soundmill import hashing, terminal
+from soundmill import terminal
 from soundmill.audio import figures, mel
 from soundmill.audio.log_mels import read_spec
 from soundmill.audio.mel import MelSpec
@@ -20,10 +20,9 @@ from soundmill.models.catalog import choose_by_hash, read_weights
 from soundmill.models.components.contracts import Vocoder, save_vocoder
 from soundmill.models.components.griffin_lim.vocoder import GriffinLim
 from soundmill.models.components.log_mels.source import LogMels, gather_log_mels
-from soundmill.models.components.making import MadeComponent, fit_crops, size
+from soundmill.models.components.making import MadeComponent, fit_crops, size, starting
 from soundmill.models.components.waves.source import Pairs, gather_waves
 from soundmill.models.samples import Samples
-from soundmill.training import checkpoint
 from soundmill.training.device import pick_device
 from soundmill.training.fitting import Fitted
 from soundmill.training.module import TrainingModule
@@ -74,8 +73,7 @@ class VocoderTrainer:
         model.net.load_state_dict(start.net.state_dict())
         for name in kept:
             setattr(model, name, getattr(start, name))
-        terminal.say(f"{ctx.name}: starts from {weights.start_from}")
-        return hashing.file_digest(where / checkpoint.WEIGHTS)
+        return starting(where, self.params, ctx)
 
     def train(self, module: TrainingModule, model: Any, started_from: str | None) -> tuple[Fitted, dict[str, Any]]:
         """Train `module`, whose net is that of `model`; also returns facts for the config."""

@@ -10,8 +10,6 @@ each frame, and weights the loss by the inverse of it; SpecGrad (Koizumi et al. 
 frame. Here the waves are divided by the envelope (`whitened`), noise and loss are DiffWave's, and the result is multiplied by the
 envelope (`filtered`): the same process in other coordinates, in which quiet frames and bands are as large as loud ones. With an
 envelope of 1 it is DiffWave.
-
-On disk: a directory with `model.safetensors` and `config.json`.
 """
 
 import math

@@ -1,7 +1,7 @@
 """EnCodec as a `LatentCodec` (components/contracts.py).
 
 Latents are the encoder's output before quantisation; decoding rounds them to codes, so a sound that is encoded and decoded is the
-library's. On disk: a directory with `model.safetensors` (transformers' names) and `config.json`.
+library's. Its weights have transformers' names.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,4 @@
-"""HiFi-GAN, by transformers, as a vocoder.
-
-On disk: a directory with `model.safetensors` (transformers' names) and `config.json`.
-"""
+"""HiFi-GAN, by transformers, as a vocoder; its weights have transformers' names."""
 
 from functools import partial
 from pathlib import Path

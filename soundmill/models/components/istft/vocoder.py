@@ -1,7 +1,4 @@
-"""The vocoder with an inverse STFT; the weights have the names of Vocos (Siuzdak 2024, arXiv:2306.00814, gemelo-ai/vocos).
-
-On disk: a directory with `model.safetensors`, and `config.json` with everything else.
-"""
+"""The vocoder with an inverse STFT; the weights have the names of Vocos (Siuzdak 2024, arXiv:2306.00814, gemelo-ai/vocos)."""
 
 import math
 from collections.abc import Iterator

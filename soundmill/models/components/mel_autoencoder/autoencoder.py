@@ -1,6 +1,6 @@
 """The autoencoder of log-mels: diffusers' AutoencoderKL, alone or on top of principal components, and its constants.
 
-On disk: a directory with `model.safetensors` (diffusers' names, below `residual.` if there are components) and `config.json`.
+Its weights have diffusers' names, below `residual.` if there are components.
 """
 
 import math

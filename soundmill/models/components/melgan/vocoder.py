@@ -1,4 +1,4 @@
-"""MelGAN as a vocoder. On disk: a directory with `model.safetensors` and `config.json`."""
+"""MelGAN as a vocoder."""
 
 import math
 from itertools import pairwise

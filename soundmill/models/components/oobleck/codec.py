@@ -1,7 +1,4 @@
-"""Oobleck as a `LatentCodec` (components/contracts.py).
-
-On disk: a directory with `model.safetensors` (diffusers' names) and `config.json`.
-"""
+"""Oobleck as a `LatentCodec` (components/contracts.py); its weights have diffusers' names."""
 
 import warnings
 from collections.abc import Sequence

@@ -11,19 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from soundmill import hashing, terminal
 from soundmill import params as strict
+from soundmill import terminal
 from soundmill.audio.mel import MelSpec
 from soundmill.models.catalog import choose_by_hash, read_weights
 from soundmill.models.components.contracts import save_codec
 from soundmill.models.components.loaded import LoadedParams, compare, explained, find, find_saved, locate, pretrained
-from soundmill.models.components.making import MadeComponent, fit_crops, size
+from soundmill.models.components.making import MadeComponent, fit_crops, size, starting
 from soundmill.models.components.oobleck import NetworkParams, OobleckParams, TrainedParams
 from soundmill.models.components.oobleck import codec as codecs
 from soundmill.models.components.oobleck.codec import OobleckCodec, build
 from soundmill.models.components.waves.samples import check_waves, of_clips
 from soundmill.models.components.waves.source import WaveCrops, gather_waves
-from soundmill.training import checkpoint
 from soundmill.training.device import pick_device, use_threads
 from soundmill.training.fitting import Fitted
 from soundmill.training.loader import Batch
@@ -103,8 +102,7 @@ def _train(
     if weights.start_from:
         where = params.check_start(ctx.home)
         module.start_from(codecs.load(where).net.state_dict(), weights.start_from)
-        terminal.say(f"{ctx.name}: starts from {weights.start_from}")
-        started_from = hashing.file_digest(where / checkpoint.WEIGHTS)
+        started_from = starting(where, params, ctx)
     parameters = size(model.net)
     train, valid = list(splits["train"]), choose_by_hash(list(splits["valid"]), weights.validate_batches * weights.batch_size)
     terminal.say(f"{ctx.name}: {len(train)} clips, {parameters:,} parameters, {weights.steps} steps of {weights.batch_size}")

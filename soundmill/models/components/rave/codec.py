@@ -1,7 +1,4 @@
-"""RAVE as a `Codec` (components/contracts.py): encodes waves to the principal components of its posterior, and decodes them.
-
-On disk: a directory with `model.safetensors` and `config.json`.
-"""
+"""RAVE as a `Codec` (components/contracts.py): encodes waves to the principal components of its posterior, and decodes them."""
 
 import re
 from collections.abc import Sequence

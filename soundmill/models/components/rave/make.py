@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from soundmill import hashing, terminal
+from soundmill import terminal
 from soundmill.audio import figures
 from soundmill.errors import UserError
 from soundmill.models.catalog import choose_by_hash, durations_of, read_weights, waves_of
 from soundmill.models.components.contracts import save_codec
-from soundmill.models.components.making import MadeComponent, fit_crops, size
+from soundmill.models.components.making import MadeComponent, fit_crops, size, starting
 from soundmill.models.components.pca import Components, components
 from soundmill.models.components.rave import AugmentationParams, DiscriminatorsParams, FeaturesParams, RaveParams, WeightsParams
 from soundmill.models.components.rave import codec as codecs
@@ -27,7 +27,6 @@ from soundmill.models.components.rave.codec import RaveCodec
 from soundmill.models.components.rave.network import Normed, RaveNet
 from soundmill.models.components.waves.samples import of_clips
 from soundmill.models.components.waves.source import WaveCrops, gather_waves
-from soundmill.training import checkpoint
 from soundmill.training.device import evaluating, pick_device, use_threads
 from soundmill.training.loader import Batch, crop_places
 from soundmill.training.module import Phase, PhasedModule, Turn, hinge_discriminator_loss, hinge_generator_loss, rate_factor
@@ -314,8 +313,7 @@ def _start(net: RaveNet, params: RaveParams, rate: int, ctx: Any) -> str:
     where = params.check_start(ctx.home, sample_rate=rate)
     net.load_state_dict(codecs.load(where).net.state_dict())
     net.center.zero_(), net.rotation.copy_(torch.eye(len(net.rotation))), net.spread.fill_(1)
-    terminal.say(f"{ctx.name}: starts from {params.weights.start_from}")
-    return hashing.file_digest(where / checkpoint.WEIGHTS)
+    return starting(where, params, ctx)
 
 
 def _sizes(model: RaveCodec) -> dict[str, Any]:

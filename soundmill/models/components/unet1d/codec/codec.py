@@ -1,7 +1,4 @@
-"""The diffusion autoencoder as a `Codec` (components/contracts.py).
-
-On disk: a directory with `model.safetensors` and `config.json`.
-"""
+"""The diffusion autoencoder as a `Codec` (components/contracts.py)."""
 
 import math
 from collections.abc import Iterable, Sequence

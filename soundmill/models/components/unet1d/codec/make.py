@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from soundmill import hashing, terminal
+from soundmill import terminal
 from soundmill.audio.log_mels import read_spec
 from soundmill.diffusion.paths import Net
 from soundmill.errors import UserError
 from soundmill.models.catalog import beginnings, choose_by_hash, read_weights, waves_of
 from soundmill.models.components.contracts import save_codec
-from soundmill.models.components.making import MadeComponent, fit_crops, size
+from soundmill.models.components.making import MadeComponent, fit_crops, size, starting
 from soundmill.models.components.unet1d.codec import AutoencoderParams
 from soundmill.models.components.unet1d.codec import codec as codecs
 from soundmill.models.components.unet1d.codec.codec import AutoencoderNet, DiffusionCodec
@@ -22,7 +22,6 @@ from soundmill.models.components.unet1d.network import PathModule
 from soundmill.models.components.waves.samples import beside_real
 from soundmill.models.components.waves.source import WaveCrops, gather_waves, wave_deviation
 from soundmill.models.samples import Samples
-from soundmill.training import checkpoint
 from soundmill.training.device import evaluating, pick_device, use_threads
 from soundmill.training.loader import Batch
 from soundmill.training.monitoring import HeldOut
@@ -56,7 +55,13 @@ def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: 
     parameters, count = size(net), len(splits["train"])
     terminal.say(f"{ctx.name}: {count} clips, {parameters:,} parameters, {weights.steps} steps of {weights.batch_size}")
     module = AutoencoderModule(net, weights, weights.steps)
-    started_from = _start(module, model, ctx) if weights.start_from else None
+    started_from = None
+    if weights.start_from:
+        where = params.check_start(ctx.home, mel_spec=spec)
+        start = codecs.load(where)
+        module.start_from(start.net.state_dict(), weights.start_from)
+        model.sigma_data = start.sigma_data
+        started_from = starting(where, params, ctx)
     train, valid = list(splits["train"]), choose_by_hash(list(splits["valid"]), weights.validate_batches * weights.batch_size)
     if weights.unit_variance and not started_from:
         model.sigma_data = wave_deviation(source_of(train).waves, "autoencoder.weights.unit_variance")
@@ -86,16 +91,6 @@ def make(params: AutoencoderParams, ctx: Any, clips: Path, mels: Path, catalog: 
         "latent_values_per_second": model.latent_rate * model.latent_channels,
     }
     return MadeComponent(partial(save_codec, model, source=facts), metrics, draw, fitted)
-
-
-def _start(module: AutoencoderModule, model: DiffusionCodec, ctx: Any) -> str:
-    """Load weights and scale of the autoencoder `weights.start_from`; returns the weights' digest."""
-    where, named = model.params.check_start(ctx.home, mel_spec=model.spec), model.params.weights.start_from
-    start = codecs.load(where)
-    module.start_from(start.net.state_dict(), named)
-    model.sigma_data = start.sigma_data
-    terminal.say(f"{ctx.name}: starts from {named}")
-    return hashing.file_digest(where / checkpoint.WEIGHTS)
 
 
 @torch.no_grad()

@@ -1,7 +1,4 @@
-"""The diffusion vocoder for log-mels of one spec: a U-Net on the noisy wave and a transposed convolution of the log-mel.
-
-On disk: a directory with `model.safetensors` and `config.json`.
-"""
+"""The diffusion vocoder for log-mels of one spec: a U-Net on the noisy wave and a transposed convolution of the log-mel."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
