@@ -9,7 +9,7 @@ from torch import Tensor
 
 from soundmill import params
 from soundmill.audio.mel import MelSpec, SpectrogramParams, log_mel, mel_filterbank
-from soundmill.diffusion import schedules
+from soundmill.diffusion import paths
 from soundmill.diffusion.paths import Discrete, discrete
 from soundmill.diffusion.sampling import Draw, sample
 from soundmill.diffusion.solvers import scheduled
@@ -327,7 +327,7 @@ def test_the_sampler_is_the_published_loop_from_999_to_1(paper, train):
 
 def test_the_last_step_ends_at_the_level_below_the_first_timestep():
     """Where it differs most from x0: one step to alpha_bar_0 of a steep schedule."""
-    table = schedules.linear(10, 0.2, 0.3)
+    table = paths.linear(10, 0.2, 0.3)
     xt, x0 = torch.tensor([[[[1.0]]]]), 0.25
     steps = scheduled(Discrete(table, "x0", first=1), "ddpm", 1, torch.device("cpu"))
     output = sample(steps, lambda *_: torch.full_like(xt, x0), xt)

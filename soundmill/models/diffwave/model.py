@@ -22,7 +22,7 @@ from soundmill.errors import UserError
 from soundmill.models import family
 from soundmill.models.catalog import durations_of, waves_of
 from soundmill.models.components import vocoding
-from soundmill.models.components.diffwave import SamplingParams, prior
+from soundmill.models.components.diffwave import SamplingParams, vocoder
 from soundmill.models.components.diffwave.vocoder import DiffWave, DiffWaveModule, DiffWaveNet, schedule
 from soundmill.models.components.text_states.states import TextConfig
 from soundmill.models.components.waves.source import Pairs, WaveCrops, deviation_of, gather_waves, log_mels_of
@@ -166,7 +166,7 @@ def prepare(
         waves = gather_waves(clips, clip_ids, ctx.scratch, partial(mel.levelled, spec=params.mel))
         log_mels = log_mels_of(waves, params.mel, ctx.scratch)
         if params.noise.prior == "mel":
-            waves = gather_waves(clips, clip_ids, ctx.scratch / "whitened", partial(prior.whitened, spec=params.mel))
+            waves = gather_waves(clips, clip_ids, ctx.scratch / "whitened", partial(vocoder.whitened, spec=params.mel))
         return Pairs(log_mels, waves, params.crop_frames, params.mel)
 
     sigma_data = deviation_of(params, start, lambda: gather_waves(clips, list(known.train), ctx.scratch), FAMILY)
