@@ -18,7 +18,7 @@ from flows.results_scores import (
     with_protocols,
 )
 
-PAPER = {"fd": "FD", "kl": "KL", "fad": "FAD"}  # the paper's metrics, in the order it prints them
+PAPER = {"fd": "FD", "kl": "KL", "fad": "FAD", "ovl": "OVL", "rel": "REL"}  # the paper's metrics, in the order it prints them
 OTHER_DATA = "other data"
 BASE = "base"  # row, and key in the metrics, of the model that a fine-tuned one started from
 SHARED = ("protocol", "embedders", "counts", "files", "unranked")  # what the metrics of a model say of its base's, too

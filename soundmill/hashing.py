@@ -53,6 +53,11 @@ def hash_order(ids: Iterable[str], *salt: Any) -> list[str]:
     return sorted(ids, key=lambda name: (digest(*salt, name), name))
 
 
+def prompt_of(clip_id: str, captions: Sequence[str]) -> str:
+    """The caption that a sound for a clip is asked for: one of several at random, the same everywhere; "" if there is none."""
+    return hash_order(captions, "prompt", clip_id)[0] if captions else ""
+
+
 def file_digest(path: Path | str | bytes) -> str:
     """Digest of a file: the first 32 hex digits of its SHA-256, twice as fast as BLAKE2b on most processors."""
     with open(path, "rb") as file:

@@ -113,7 +113,7 @@ def evaluate(setup: Setup, source: Source, options: Options, unavailable: Mappin
     rungs = ladder.choose(Members.of("real", sets.floor), len(sets.generated), setup.ladder, classes, seed)
     climbing = scorer.climbing(setup, len(reference))
     library = embed(setup, sounds, reference, rungs.clips if rungs else None, climbing)
-    library.texts = {clip.clip_id: clip.captions[0] for clip in source.catalog if clip.captions}
+    library.texts = {clip.clip_id: clip.prompt for clip in source.catalog if clip.captions}
     guesses = _guess(library, sets) if sets.probe and sets.requested else {}
     scored = _score(library, sets, source, guesses, rungs)
     sides = {"generated": Members.of("generated", sets.generated), "reference": reference, "codec": Members.of("codec", sets.codec)}

@@ -80,17 +80,13 @@ def cards(ids: Sequence[str], evaluation: FamilyEvaluation, source: Source, role
     return [
         Card(
             clip_id,
-            ", ".join(clips[clip_id].labels) or _caption(clips[clip_id]),
-            _caption(clips[clip_id]),
+            ", ".join(clips[clip_id].labels) or clips[clip_id].prompt,
+            clips[clip_id].prompt,
             (_file(role, files[clip_id], source), Sound("real", *real[clip_id], loops=source.about.loops)),
             tuple(_chips(clips[clip_id], evaluation)) if files is source.generated else (),
         )
         for clip_id in ids
     ]
-
-
-def _caption(clip: CatalogClip) -> str:
-    return clip.captions[0] if clip.captions else ""
 
 
 def _chips(clip: CatalogClip, evaluation: FamilyEvaluation) -> Iterable[Chip]:

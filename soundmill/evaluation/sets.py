@@ -29,6 +29,10 @@ class CatalogClip:
     labels: tuple[str, ...]
     captions: tuple[str, ...]
 
+    @property
+    def prompt(self) -> str:
+        return hashing.prompt_of(self.clip_id, self.captions)
+
 
 @dataclass(frozen=True)
 class Sets:

@@ -8,7 +8,7 @@ from functools import cache
 from soundmill.evaluation.sets import CatalogClip, Sets
 
 # Words of prompts that describe several events (Ghosal et al. 2023).
-SEVERAL = re.compile(r"\b(while|before|after|then|followed)\b", re.IGNORECASE)
+SEVERAL = re.compile(r"\b(while|before|after|then|follow(?:s|ed)?)\b", re.IGNORECASE)
 FEWEST = 2  # sounds needed to score a group
 
 # The seven top-level categories of the AudioSet ontology (Gemmeke et al. 2017, CC BY-SA 4.0) with its classes; a class of several
@@ -131,34 +131,31 @@ def _categories() -> dict[str, str]:
     return {_plain(name): category for category, name in listed}
 
 
-def events(clip: CatalogClip) -> str | None:
-    """By the words of the first caption, which is the prompt."""
-    if not clip.captions:
-        return None
-    return "several events" if SEVERAL.search(clip.captions[0]) else "one event"
+def events(clip: CatalogClip) -> list[str]:
+    """By the words of the prompt."""
+    return [("several events" if SEVERAL.search(clip.prompt) else "one event")] if clip.prompt else []
 
 
-def labels(clip: CatalogClip) -> str | None:
-    """By the number of labels."""
+def labels(clip: CatalogClip) -> list[str]:
+    """By the number of labels; clips of two are in two groups, as in TANGO's table 7."""
     count = len(set(clip.labels))
-    return {0: None, 1: "1 label", 2: "2 labels"}.get(count, "3 or more labels")
+    return {0: [], 1: ["1 label"], 2: ["2 labels", "2 or more labels"]}.get(count, ["2 or more labels"])
 
 
-def categories(clip: CatalogClip) -> str | None:
+def categories(clip: CatalogClip) -> list[str]:
     """By the categories of the labels; labels without a known category are ignored."""
     kinds = {category_of(label) for label in clip.labels} - {None}
-    return " and ".join(sorted(kinds)) or None
+    return [" and ".join(sorted(kinds))] if kinds else []
 
 
-GROUPINGS: dict[str, Callable[[CatalogClip], str | None]] = {"events": events, "labels": labels, "categories": categories}
+GROUPINGS: dict[str, Callable[[CatalogClip], list[str]]] = {"events": events, "labels": labels, "categories": categories}
 
 
 def groups(clips: Iterable[CatalogClip], grouping: str) -> dict[str, set[str]]:
-    """Ids of the clips of each group, by its name; a clip may be in none."""
+    """Ids of the clips of each group, by its name; a clip may be in none or several."""
     by_name: dict[str, set[str]] = {}
     for clip in clips:
-        name = GROUPINGS[grouping](clip)
-        if name is not None:
+        for name in GROUPINGS[grouping](clip):
             by_name.setdefault(name, set()).add(clip.clip_id)
     return dict(sorted(by_name.items()))
 

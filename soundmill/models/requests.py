@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from soundmill import manifest, shards, terminal
+from soundmill import hashing, manifest, shards, terminal
 from soundmill.errors import UserError
 from soundmill.models.family import Model, Request
 from soundmill.params import did_you_mean
@@ -20,7 +20,7 @@ class NoLabel(UserError):
 
 
 def of_clips(model: Model, catalog: Path, clip_ids: Sequence[str], seed: int) -> dict[str, Request]:
-    """Request by clip id: labels, first caption or both, as the model is conditioned on, length, and a seed from the id."""
+    """Request by clip id: labels, one caption of several or both, as the model is told, the length, and a seed from the id."""
     rows = shards.read_table(catalog, manifest.CATALOG, ["clip_id", "labels", "captions", "seconds"]).to_pylist()
     by_id = {row["clip_id"]: row for row in rows}
     requests = {}
@@ -32,7 +32,7 @@ def of_clips(model: Model, catalog: Path, clip_ids: Sequence[str], seed: int) ->
             unknown.update(set(clip_labels) - set(model.labels))
             labels = tuple(label for label in clip_labels if label in model.labels)
         if model.condition == "caption":
-            caption = (by_id[clip_id]["captions"] or [""])[0]
+            caption = hashing.prompt_of(clip_id, by_id[clip_id]["captions"] or [])
         requests[clip_id] = Request(labels, caption, seed_of(seed, clip_id), seconds=by_id[clip_id]["seconds"])
     if unknown:
         terminal.say(f"ignoring labels that the model was not trained on: {', '.join(sorted(unknown))}")
