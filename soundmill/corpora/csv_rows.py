@@ -34,11 +34,14 @@ class CsvRows(ManifestFormat):
     columns: frozenset[str]
     remedy: str
     row: Callable[[Cells], dict[str, Any]]  # fields of ManifestRow; raises BadRowError
-    unique = has_machine_ids = True
+    unique = True
 
     @property
     def looks(self) -> str:
         return f"csv with the columns {', '.join(sorted(self.columns))}"
+
+    def is_classed(self, row: ManifestRow) -> bool:
+        return True
 
     def manifests(self, inventory: Inventory) -> Iterator[bytes]:
         return csv_files_with(inventory, self.columns)

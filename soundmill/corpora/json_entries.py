@@ -47,11 +47,13 @@ class JsonEntries(ManifestFormat):
     labels: str | None = None  # key of labels
     label_separator: str = ";"  # of several labels in one text
     unique: bool = False
-    has_machine_ids: bool = True
     part: Callable[[bytes], str] = lambda name: ""  # manifest's name → word in the name of its recordings' folder
     parts: Mapping[str, str] | None = None  # all such words
     parts_of_videos: frozenset[str] = frozenset()  # parts whose files are YouTube videos
     clip: Callable[[str], tuple[str, float] | None] = lambda file: None  # file → (YouTube id, start in seconds)
+
+    def is_classed(self, row: ManifestRow) -> bool:
+        return any(map(MACHINE_ID.fullmatch, row.labels))
 
     def manifests(self, inventory: Inventory) -> Iterator[bytes]:
         for name in filter(JSON.search, inventory.metadata):

@@ -46,7 +46,6 @@ class ManifestFormat(ABC):
     looks: str  # description of its manifests, in errors
     remedy: str  # what to do, in errors
     unique: bool = False  # one row per recording
-    has_machine_ids: bool = False  # labels may be machine ids of AudioSet's classes
     needs_rows: bool = False  # manifests without a row are none
     parts: Mapping[str, str] | None = None  # as in join
 
@@ -59,9 +58,12 @@ class ManifestFormat(ABC):
         rows = list(self.all_rows(inventory, names, tables))
         if not (rows if self.needs_rows else names):
             raise inventory.lacks(self.looks, self.remedy)
-        if self.has_machine_ids:
-            name_classes(rows, inventory, tables)
+        name_classes(filter(self.is_classed, rows), inventory, tables)
         return join(inventory, rows, num_shards, tables, unique=self.unique, parts=self.parts_of(names))
+
+    def is_classed(self, row: ManifestRow) -> bool:
+        """Whether the labels of a row may be machine ids of AudioSet's classes."""
+        return False
 
     def is_own(self, inventory: Inventory, name: bytes) -> bool:
         """Whether one of its manifests shows the format, for detection: other formats may have such files too."""

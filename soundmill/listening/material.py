@@ -146,7 +146,7 @@ def read_report(directory: Path, required: bool = False) -> tuple[dict[str, floa
         if required:
             raise UserError(f"{missing[0]}: no such file; score the sounds with `soundmill evaluate SOUNDS REAL --report DIR`")
         return {}, {}
-    document = params.read_json(set_scores, "score the sounds again")
+    document = params.read_json(set_scores, "score the sounds again") or {}
     baselines, unranked = document.get("baselines", {}), document.get("unranked", {})
     ranked = [key for key in document if key in baselines and key not in unranked and not key.startswith(CODEC)]
     return {key: float(document[key]) for key in ranked if isinstance(document[key], int | float)}, _read_sounds(sound_scores)

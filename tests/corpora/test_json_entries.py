@@ -438,3 +438,16 @@ def test_jsons_with_a_text_are_those_of_laion_clap(tmp_path):
     tables = scan(tmp_path)
     assert captions(tables) == {"1.flac": ["A dog barks", "Barking"], "2.flac": ["Heavy rain"]}
     assert [(row["path"], row["reason"]) for row in tables.rejected] == [("3.json", "empty caption")]
+
+
+def test_names_of_classes_are_read_for_machine_ids_only(tmp_path):
+    """Words are labels as they are, and a damaged table of names that no label needs is none of theirs."""
+    (tmp_path / "a.wav").write_bytes(b"RIFF")
+    write(tmp_path, "class_labels_indices.csv", "index,mid,display_name\n0,dog,Hound\n1,/m/0k4j,Car\n")
+    for labels, expected in ((["dog"], ["dog"]), (["/m/0k4j"], ["Car"])):
+        line = {"dataset": "x", "location": "a.wav", "captions": "a sound", "labels": labels}
+        write(tmp_path, "train.json", json.dumps(line) + "\n")
+        assert [row["labels"] for row in registry.read("tango_json", inventory.list_files(tmp_path), 1).recordings] == [expected]
+    write(tmp_path, "class_labels_indices.csv", "index,mid,display_name\n0,/m/0k4j,\0\n")
+    write(tmp_path, "train.json", json.dumps(line | {"labels": ["dog"]}) + "\n")
+    assert registry.read("tango_json", inventory.list_files(tmp_path), 1).recordings[0]["labels"] == ["dog"]

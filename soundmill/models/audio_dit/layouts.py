@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -213,7 +212,7 @@ class Pipeline:
             "max_seconds": projection("max_value"),
         }
         self.frames = transformer("sample_size")
-        self.codec = import_module(codec.maker).network_of(self.configs["vae"], path / "vae/config.json")
+        self.codec = codec.maker.network_of(self.configs["vae"], path / "vae/config.json")
         scheduler = _config(path, "scheduler", "scheduler_config.json")
         agree(path / "scheduler/scheduler_config.json", scheduler, STABLE_AUDIO, UNUSED_OF_SCHEDULER)
 
@@ -291,7 +290,7 @@ class SingleFile:
             "audio_channels": size("audio_channels"),
             "sampling_rate": size("sample_rate"),
         }
-        self.codec = import_module(codec.maker).network_of(ae, self.file)
+        self.codec = codec.maker.network_of(ae, self.file)
         unused = UNUSED + (SHIFTS if config[OBJECTIVE] == "rf_denoiser" else ())  # which shift only its training
         self.frames = size("sample_size") // self.codec.samples_per_latent
         self.network = {
