@@ -189,9 +189,7 @@ def pipeline(
     """
     root = (project or Path.cwd()).resolve()
     try:
-        document = read_yaml(root / "params.yaml")
-        check_urls(document, "params")
-        protocols.check_weights(document.get("evaluate", {}).get("protocols") or [])
+        check_urls(read_yaml(root / "params.yaml"), "params")
         if push:
             remote.check(root)
         with locks.only_one(root, wait_minutes * 60, _say):
@@ -229,6 +227,8 @@ def _pipeline(root: Path, names: list[str], force: bool, retries: int, wait_seco
     if repaired := dvc.keep_lock_intact(root):
         _say(repaired)
     chosen = choose(dvc.stages(root), names)
+    if any(stage.name.startswith("evaluate@") for stage in chosen):
+        protocols.check_weights(read_yaml(root / "params.yaml")["evaluate"]["protocols"])
     name = runtime.flow_run.name if os.environ.get(tracking.PARENT) else None  # a sweep names the runs of its points
     several = lanes.current.get() is not None
     work = Work(root, chosen, Screen(log, several), (runtime.flow_run.name or "") if several else "", force, retries, wait_seconds)

@@ -14,7 +14,7 @@ from soundmill.evaluation.embedders import EmbedderName
 from soundmill.evaluation.library import Setup
 from soundmill.evaluation.protocols import MetricName
 from soundmill.page.sounds import Card
-from soundmill.params import Seed, StageParams, read_json
+from soundmill.params import Seed, StageParams, did_you_mean, read_json
 from soundmill.stage import Context, Input, Shown
 
 
@@ -41,6 +41,9 @@ class EvaluateParams(StageParams):
     def _begins_with_project(cls, names: list[str]) -> list[str]:
         if names[0] != protocols.PROJECT:
             raise ValueError(f"must begin with {protocols.PROJECT}, whose scores the report and the flows compare")
+        for name in names:
+            if name not in protocols.NAMES:  # a file of one's own would be no dependency of this stage
+                raise ValueError(f"unknown protocol {name!r}{did_you_mean(name, protocols.NAMES)}; of {', '.join(protocols.NAMES)}")
         return names
 
     @field_validator("embedders", "protocols", "subsets", "ladder")

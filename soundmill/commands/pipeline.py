@@ -191,7 +191,7 @@ def run(
     ] = None,
     minutes: Annotated[
         float | None,
-        typer.Option(min=0.1, help="Train one family for so long that all is done by then (default: 30, if no model is named)."),
+        typer.Option(help="Train one family for so long that all is done by then (default: 30, if no model is named)."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the contents and the estimated cost.")] = False,
     push: Annotated[bool, typer.Option("--push", help="Copy the results to DVC's default remote.")] = False,
@@ -215,18 +215,20 @@ def run(
         raise UserError(
             f"give the folder of recordings (corpus={document['corpus']['format']}): soundmill run DIR {' '.join(chosen)}"
         )
+    registry.check(document, root)  # a folder may take minutes to read
     contents = _contents(folder, document) if folder else None
     families = {path.stem for path in (root / "conf/model").glob("*.yaml")}
     if contents and not model and not any(_names_one(change, families) for change in changes):
         choices = parameters.parse(Choices, parameters.read_yaml(root / "conf/run.yaml"), "conf/run.yaml")
-        minutes = minutes or _asked(choices.minutes)
+        asks = minutes is None and not dry_run and sys.stdin.isatty()
+        minutes = _asked(choices.minutes) if asks else choices.minutes if minutes is None else minutes
         chosen = [*_chosen(choices, contents), *chosen]
         document = _composed(root, folder, chosen)
     registry.check(document, root)
     if note := registry.vocoder_note(document):
         terminal.say(note, error=True)
-    if minutes:
-        document = _composed(root, folder, [*chosen, _steps_in(minutes, root, document, contents)])
+    if minutes is not None:
+        document = _composed(root, folder, [*chosen, *_steps_in(minutes, root, document, contents, changes)])
     if contents:
         _point_to(contents, document)
         _say_cost(root, contents, document)
@@ -336,8 +338,8 @@ def _names_one(change: str, families: set[str]) -> bool:
 
 
 def _asked(minutes: float) -> float:
-    """The minutes that a person at the terminal chooses, else `minutes`."""
-    return typer.prompt("Minutes it may take", default=minutes, type=float) if sys.stdin.isatty() else minutes
+    """The minutes that a person at the terminal chooses; `minutes` by pressing Enter."""
+    return typer.prompt("Minutes it may take", default=minutes, type=float)
 
 
 def _chosen(choices: Choices, contents: Survey) -> list[str]:
@@ -352,8 +354,8 @@ def _chosen(choices: Choices, contents: Survey) -> list[str]:
     return [*kind.overrides, *getattr(kind, condition)]
 
 
-def _steps_in(minutes: float, root: Path, document: dict[str, Any], contents: Survey | None) -> str:
-    """The override of the steps with which all is done after `minutes`; UserError if they are too few."""
+def _steps_in(minutes: float, root: Path, document: dict[str, Any], contents: Survey | None, changes: list[str]) -> list[str]:
+    """The overrides with which all is done after `minutes`; UserError if the steps would be too few, or `changes` sets them."""
     from soundmill.models import cost
 
     if len(document["families"]) > 1:
@@ -363,6 +365,17 @@ def _steps_in(minutes: float, root: Path, document: dict[str, Any], contents: Su
     if contents is None:
         raise UserError("--minutes needs a folder of recordings (`soundmill run DIR --minutes 30`)")
     ((family, item),) = document["families"].items()
+    if not 0 < minutes < 1e6:  # nan neither
+        raise UserError(f"--minutes {minutes:g}: give a number above 0")
+    if own := [change for change in changes if re.match(rf"\+*{family}\.train\.(steps|epochs)=", change)]:
+        raise UserError(f"--minutes sets the steps, and so does {own[0]}; leave one of them out")
+    parts = {f"{family}.autoencoder.weights": document[family].get("autoencoder"), "vocoder.weights": document["vocoder"]}
+    for name, part in parts.items():
+        if ((part or {}).get("weights", {}).get("steps") or 0) > 1:
+            raise UserError(
+                f"--minutes counts the steps of {family}.train alone, but {name} has {part['weights']['steps']:,} of its own; set "
+                f"{family}.train.steps, or let `soundmill bakeoff --families {family}` divide the minutes"
+            )
     clip_seconds = document["clips"][item["clips"]]["clip_seconds"]
     others = contents.preparation_seconds(clip_seconds)
     steps, least = cost.steps_in(
@@ -374,7 +387,7 @@ def _steps_in(minutes: float, root: Path, document: dict[str, Any], contents: Su
             f"least {math.ceil((others + least) / 30)}"
         )
     terminal.say(f"steps       {steps:,}, as {minutes:g} minutes hold beside stages, sounds and scores; --minutes changes it")
-    return f"{family}.train.steps={steps}"
+    return [f"{family}.train.steps={steps}", f"{family}.train.epochs=null"]
 
 
 def _say_cost(root: Path, contents: Survey, document: dict[str, Any]) -> None:

@@ -44,8 +44,8 @@ def compare(
     result = {"a": first.value, "b": second.value, "difference": difference, "clips": len(a.ids)}
     of_sides = (f"{name}: {text}" for name, part in (("a", first), ("b", second)) for text in part.warnings)
     warnings = (*of_sides, *warnings, *reference_warnings)
-    values = [dict(sorted(part.of.items())) for part in (first, second) if part.of]  # of single clips, if the metric is their mean
-    if len(values) == 2 and (unpaired := sorted(values[0].keys() ^ values[1].keys())):
+    values = [dict(sorted((part.of or {}).items())) for part in (first, second)]  # of single clips, if the metric is their mean
+    if unpaired := sorted(values[0].keys() ^ values[1].keys()):
         raise UserError(f"{named(unpaired)}: one of the two sounds is too short for this metric")
     progress(1)
     if replicates:
@@ -53,7 +53,7 @@ def compare(
         error = float(np.hypot(first.error, second.error))
         if kind.exchanged:
             p = p_of_exchanges(kind.exchanged(a, b, reference, seed, exchanges(len(a.ids), seed, replicates)))
-        elif values:
+        elif values[0]:
             p = permutation(np.subtract(*(list(of.values()) for of in values)), seed, replicates)
         else:
             p = permutation(_by_influence(kind, a, b, reference, seed), seed, replicates)

@@ -177,6 +177,11 @@ def test_a_named_model_is_trained_as_it_says_and_for_the_minutes(root, tmp_path,
     assert (done.returncode, len(runs)) == (1, len(before) + 1)
     assert re.search(r"--minutes 1: everything but training takes about 2\.5 .* give at least 6", " ".join(done.stderr.split()))
     assert "compare several by" in soundmill("run", folder, "model=[ddpm_mel,rave]", "--minutes", "9", *at, cwd=tmp_path).stderr
+    for words in (["--model", "rave"], ["--model", "diffwave", "diffwave.train.steps=9"], ["--minutes", "nan"]):
+        assert soundmill("run", folder, "--minutes", "10", *words, *at, cwd=tmp_path).returncode == 1
+    assert soundmill("run", folder, "--model", "ddpm_mel", "scale=paper", "--minutes", "90", *at, cwd=tmp_path).returncode == 0
+    train = runs[-1][1]["ddpm_mel"]["train"]
+    assert (train["steps"], train["epochs"]) == (5309, None)
     assert "needs a folder" in soundmill("run", "--model", "rave", "--minutes", "9", cwd=root).stderr
 
 

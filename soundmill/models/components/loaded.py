@@ -86,8 +86,12 @@ def pretrained(kind: Any, directory: Path) -> Any:
 
     UserError for missing or unknown tensors: the libraries would initialise the former at random and ignore the latter.
     """
-    with explained(directory):
-        net, loading = kind.from_pretrained(directory, use_safetensors=True, local_files_only=True, output_loading_info=True)
+    import torch
+
+    with explained(directory):  # without `dtype`, transformers rounds to that of config.json
+        net, loading = kind.from_pretrained(
+            directory, use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
+        )
     missing, unknown = sorted(loading["missing_keys"]), sorted(loading["unexpected_keys"])
     if missing or unknown or loading["mismatched_keys"]:
         problem, names = ("lack", missing) if missing else ("have other shapes or more than", unknown or ["a matrix"])
@@ -95,7 +99,7 @@ def pretrained(kind: Any, directory: Path) -> Any:
             f"{directory}: its weights {problem} what config.json says ({max(len(names), 1)} tensors, the first {names[0]!r}); "
             "its files do not belong together: download them again"
         )
-    return net.float().eval()
+    return net.eval()
 
 
 @contextmanager
