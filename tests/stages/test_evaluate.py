@@ -279,6 +279,12 @@ def test_unknown_embedder_and_typos_are_named(project):
     write_params(project, embedders=["tagger", "tagger"])
     with pytest.raises(SystemExit, match="a name twice"):
         evaluate_in(project)
+    write_params(project, protocols=["project", "audioldm_eval"])
+    with pytest.raises(SystemExit, match=r"evaluate\.protocols: .*'audioldm_eval'; did you mean 'audioldm_eval-16k'"):
+        evaluate_in(project)
+    write_params(project, protocols=["google-fad"])
+    with pytest.raises(SystemExit, match=r"evaluate\.protocols: .*must begin with project"):
+        evaluate_in(project)
     write_params(project, bootstraps=3)
     with pytest.raises(SystemExit, match="did you mean 'bootstrap'"):
         evaluate_in(project)
