@@ -106,6 +106,34 @@ URBANSOUND8K = CsvRows(
 )
 
 
+def _class_table(cells: Cells) -> dict[str, Any]:
+    label = re.sub(r"^sound[_ ]", "", cells["class"].strip(), flags=re.IGNORECASE).replace("_", " ").lower()
+    if not label:
+        raise BadRowError("empty category", f"{cells['filename']:.80}")
+    return {"key": cells["filename"].strip(), "labels": [label]}
+
+
+CLASS_TABLE = CsvRows(
+    Format("class_table", "csv files with `FileName,Class`, such as Kaggle's `Metadata_Train.csv`; audio anywhere below"),
+    columns=frozenset({"filename", "class"}),
+    remedy="put a csv with the columns FileName and Class there",
+    row=_class_table,
+)
+
+
+def _bbc(cells: Cells) -> dict[str, Any]:
+    labels = [cells["category"].strip()] if cells.get("category", "").strip() else []
+    return {"key": cells["location"].strip(), "captions": [cells["description"]], "labels": labels}
+
+
+BBC = CsvRows(
+    Format("bbc", "`BBCSoundEffects.csv` with `location,description,secs,category,CDNumber,CDName,tracknum`; audio anywhere below"),
+    columns=frozenset({"location", "description"}),
+    remedy="put BBCSoundEffects.csv there",
+    row=_bbc,
+)
+
+
 def _fsd50k(cells: Cells) -> dict[str, Any]:
     labels = [label.replace("_", " ").strip() for label in cells["labels"].split(",")]
     split = SPLIT_NAMES.get(cells.get("split", "").strip().lower())

@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from soundmill.corpora import audiofolder, sources
-from soundmill.corpora.csv_rows import AUDIOCAPS, CLOTHO, FSD50K, MUSICCAPS, URBANSOUND8K, LjSpeech
+from soundmill.corpora.csv_rows import AUDIOCAPS, BBC, CLASS_TABLE, CLOTHO, FSD50K, MUSICCAPS, URBANSOUND8K, LjSpeech
 from soundmill.corpora.folder import SC09, SPEECH_COMMANDS, Esc, Folder, Gtzan
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.json_entries import AMPHION, AUDIOLDM, NSYNTH, TANGO, WAVCAPS, Audiocraft, Panns, StableAudio
@@ -34,6 +34,8 @@ ADAPTERS: dict[str, Adapter] = {
         NSYNTH,
         URBANSOUND8K,
         FSD50K,
+        CLASS_TABLE,
+        BBC,
         AUDIOLDM,
         MUSICCAPS,
         Panns(),

@@ -102,6 +102,8 @@ CLAIMS = {  # a manifest of each format that names a recording as @
     "audiofolder": {"metadata.csv": "file_name,text\n@,secret\n", "more/metadata.jsonl": '{"file_name": "@", "text": "secret"}\n'},
     "esc": {"esc50.csv": "filename,fold,target,category\n@,1,0,secret\n"},
     "urbansound8k": {"u.csv": "slice_file_name,fsID,start,end,salience,fold,classID,class\n@,1,0,1,1,1,3,secret\n"},
+    "class_table": {"Metadata_Train.csv": "FileName,Class\n@,secret\n"},
+    "bbc": {"BBCSoundEffects.csv": "location,description,secs,category,CDNumber,CDName,tracknum\n@,secret,1,secret,1,x,1\n"},
     "nsynth": {"nsynth-train/examples.json": '{"@": {"instrument_family_str": "secret"}}'},
     "ljspeech": {"metadata.csv": "@|secret|secret\n"},
 }
