@@ -105,10 +105,12 @@ def _draw_row(axes: Axes, row: ScoreRow, width: float) -> None:
     axes.axhline(0, color="#ced4da", linewidth=3, solid_capstyle="round", zorder=1)
 
     above = partial(axes.annotate, xy=(0, 1), xycoords="axes fraction", textcoords="offset points", annotation_clip=False)
-    title = f"{TITLES[row.metric]} · {row.embedder}"
-    above(title, xytext=(0, 14), fontsize=11, fontweight="bold", color="#343a40")
+    embedder, _, protocol = row.embedder.partition(" ")  # "(label)" of another protocol
+    above(f"{TITLES[row.metric]} · {embedder}", xytext=(0, 14), fontsize=11, fontweight="bold", color="#343a40")
     better = "† ranks no models" if row.unranked else "more is better →" if BETTER[row.metric] == "higher" else "← less is better"
-    above(f"{better}, {scale} scale", xytext=(0, 1), fontsize=8.5, color="#c92a2a" if row.unranked else "#868e96")
+    above(
+        f"{better}, {scale} scale {protocol}".strip(), xytext=(0, 1), fontsize=8.5, color="#c92a2a" if row.unranked else "#868e96"
+    )
 
     ordered = sorted(row.baselines.items(), key=lambda item: item[1])
     texts = [
