@@ -40,10 +40,12 @@ def test_ffmpeg_that_hangs_is_killed(media, tmp_path, monkeypatch):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
-def test_ffmpeg_that_is_stuck_ends_with_the_process_that_started_it(media):
-    mark = new_mark()
+def test_ffmpeg_that_is_stuck_ends_with_the_process_that_started_it(tmp_path):
+    mark, sound = new_mark(), tmp_path / "long.m4a"  # more than a block and a pipe hold: ffmpeg waits for its reader
+    source = ["-f", "lavfi", "-i", "sine=duration=20"]
+    subprocess.run([ffmpeg_module.ffmpeg_executable(), "-loglevel", "error", *source, str(sound)], check=True)
     code = "import sys; from soundmill.decoding import decode; _, b = decode.decode_blocks(sys.argv[1], 60.0); next(b); input()"
-    command = [sys.executable, "-c", code, str(media / "surround.m4a")]  # more than a pipe holds: ffmpeg waits for its reader
+    command = [sys.executable, "-c", code, str(sound)]
     parent = subprocess.Popen(command, env={**os.environ, **mark, "PYTHONPATH": str(ROOT)}, stdin=subprocess.PIPE)
     child = wait_for(lambda: [pid for pid, command in marked(mark).items() if "-loglevel" in command])[0]
     os.kill(child, signal.SIGSTOP)
