@@ -228,7 +228,7 @@ def _pipeline(root: Path, names: list[str], force: bool, retries: int, wait_seco
         _say(repaired)
     chosen = choose(dvc.stages(root), names)
     if any(stage.name.startswith("evaluate@") for stage in chosen):
-        protocols.check_weights(read_yaml(root / "params.yaml")["evaluate"]["protocols"])
+        protocols.check_weights(read_yaml(root / "params.yaml").get("evaluate", {}).get("protocols") or [])
     name = runtime.flow_run.name if os.environ.get(tracking.PARENT) else None  # a sweep names the runs of its points
     several = lanes.current.get() is not None
     work = Work(root, chosen, Screen(log, several), (runtime.flow_run.name or "") if several else "", force, retries, wait_seconds)
