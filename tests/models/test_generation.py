@@ -70,12 +70,12 @@ def test_test_clips_ask_for_what_the_model_reads(catalog, capsys):
     assert [(request.labels, request.caption) for request in by_label.values()] == [(("dog", "rain"), ""), ((), "")]
     assert "not trained on: unknown" in capsys.readouterr().out
     by_caption = requests.of_clips(Model(condition="caption"), catalog, ["a", "b"], 7)
-    assert [(request.labels, request.caption) for request in by_caption.values()] == [((), "first"), ((), "")]
+    assert [(request.labels, request.caption) for request in by_caption.values()] == [((), "second"), ((), "")]
     assert [request.seed for request in by_caption.values()] == [request.seed for request in by_label.values()]
     assert len({request.seed for request in by_label.values()}) == 2
     both = requests.of_clips(Model(condition="caption", labels=["rain"]), catalog, ["a", "b"], 7)
-    assert [(request.labels, request.caption) for request in both.values()] == [(("rain",), "first"), ((), "")]
-    assert requests.describe(both["a"]) == "first · rain"
+    assert [(request.labels, request.caption) for request in both.values()] == [(("rain",), "second"), ((), "")]
+    assert requests.describe(both["a"]) == "second · rain"
     nothing = requests.of_clips(Model(), catalog, ["a"], 7)
     assert requests.describe(nothing["a"]) == ""
 
