@@ -109,6 +109,7 @@ REFUSED = [  # choices, the key, what is there, and the remedy's first words
     ("model=tango tango.train.stps=3", "'tango.train.stps'", "did you mean 'steps'?"),
     ("model=ddpm_mel ddpm_mel.trian.steps=3", "'ddpm_mel.trian'", "did you mean 'train'?"),
     ("segmnt.x=1", "'segmnt'"),
+    ("model=tango tango.train.diffusion.schedule=quadratic", "tango.train.diffusion.schedule: ", "'quadratic'"),
     ("ddpm_mel.train.steps=abc", "ddpm_mel.train.steps: ", "integer"),
     ("model=tango tango.generate.sampling.sampler=euler", "tango.generate.sampling.sampler: ", "'euler'"),
     ("experiment=esc10_ddpm", "no experiment 'esc10_ddpm' in", "did you mean 'esc10_ddpm_mel'"),

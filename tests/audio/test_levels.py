@@ -93,8 +93,8 @@ def test_gains_stop_at_high_peaks_at_the_lowest_loudness_and_at_the_most_gain():
     assert matching_gains([(faint, 16_000), (still, 16_000)], -23.0, -35.0, 30.0) == [30.0, 0.0]
 
 
-def sine(hertz: float, rate: int = 16_000, seconds: float = 1.0, amplitude: float = 0.5) -> np.ndarray:
-    return (amplitude * np.sin(2 * np.pi * hertz * np.arange(int(rate * seconds)) / rate)).astype(np.float32)
+def sine(hertz: float, rate: int = 16_000, amplitude: float = 0.5) -> np.ndarray:
+    return tone(1.0, rate, amplitude=amplitude, hertz=hertz)[0]
 
 
 def noise(seed: int, samples: int = 16_000) -> np.ndarray:

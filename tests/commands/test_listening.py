@@ -9,7 +9,7 @@ from soundmill import hashing
 from soundmill.audio.flac import write_wav
 from soundmill.listening import answers
 from tests.commands.running import refused, soundmill, works
-from tests.listening.tones import HERTZ, tone, write_models, write_report
+from tests.listening.test_material import HERTZ, tone, write_models, write_report
 from tests.prepared import sound, write_sounds
 
 

@@ -1,16 +1,60 @@
 """Paths: what a perfect and a silent net score, that every answer converts to the sound, and how training times are spread."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 
-from soundmill.diffusion import paths
+from soundmill.diffusion import paths, solvers
 from soundmill.diffusion.params import DiffusionParams
-from soundmill.diffusion.paths import Discrete, Flow, Path, Velocity, error, normalised, scaled
-from soundmill.errors import UserError
-from soundmill.params import parse
-from tests.diffusion.ways import PATHS, TABLES, blind, perfect
+from soundmill.diffusion.paths import Discrete, Flow, Net, Path, Velocity, error, normalised, scaled
+from soundmill.diffusion.sampling import Steps
+
+# Every way from noise to sound, with the path that its net is trained on.
+CPU = torch.device("cpu")
+TABLES = {
+    "linear": paths.linear(1000, 1e-4, 0.02),
+    "cosine": paths.cosine(1000),
+    "tango": paths.scaled_linear(1000, 0.00085, 0.012),
+}
+SAMPLERS = ["ddpm", "ddim", "dpm++", "unipc"]
+FAST = torch.tensor([1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5], dtype=torch.float64)
+
+
+def scheduled(path: Discrete, sampler: str, **more: object) -> Callable[[int], Steps]:
+    return lambda num_steps: solvers.scheduled(path, sampler, num_steps, CPU, **more)
+
+
+CONTINUOUS: dict[str, tuple[Path, Callable[[int], Steps]]] = {
+    "velocity": (Velocity(), solvers.velocity),
+    **{solver: (Flow(), lambda num_steps, solver=solver: solvers.flow(num_steps, solver)) for solver in solvers.PASSES},
+    "dpm++_sde": (Velocity(), lambda num_steps: solvers.stable_audio(num_steps + 1, CPU)),
+}
+PATHS = {(objective, table): Discrete(TABLES[table], objective) for objective in ("eps", "x0", "v") for table in TABLES}
+DISCRETE = {
+    f"{sampler} {objective} {table} {spacing}": (path, scheduled(path, sampler, spacing=spacing))
+    for sampler in SAMPLERS
+    for (objective, table), path in PATHS.items()
+    for spacing in ("trailing", "leading")
+}
+WAYS = CONTINUOUS | DISCRETE
+FRESH = [*CONTINUOUS, *(f"{sampler} v cosine trailing" for sampler in SAMPLERS)]
+
+
+def perfect(path: Path, x0: torch.Tensor) -> Net:
+    """The net that knows x0: of a noisy sound it tells the noise, and so the target."""
+
+    def net(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        alpha, sigma = path.alpha_sigma(t[0].item())
+        return path.target(x0, (xt - alpha * x0) / sigma, alpha, sigma)
+
+    return net
+
+
+def blind(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(xt)
+
 
 ALL: dict[str, Path] = {
     "velocity": Velocity(),
@@ -140,8 +184,7 @@ def test_min_snr_of_tango_divides_by_snr_whatever_is_predicted():
 
 @pytest.mark.parametrize("weighting", ["none", "min_snr"])
 def test_the_loss_of_a_schedule_is_the_weighted_mean(weighting):
-    numbers = {"num_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "shift": 1.0, "min_snr_gamma": 5.0}
-    params = DiffusionParams(schedule="linear", objective="v", weighting=weighting, stratified=True, **numbers)
+    params = named("linear").model_copy(update={"objective": "v", "weighting": weighting})
     path = paths.discrete(params)
     x0, t, noise = items(path, 4)
     losses = error(path, lambda xt, t: xt, x0, t, noise).square().flatten(1).mean(1)
@@ -173,23 +216,12 @@ def test_half_of_the_levels_have_more_signal_than_noise():
         assert float((sigma_data * alpha / sigma > 1).double().mean()) == pytest.approx(expected, abs=1e-3)
 
 
-def test_schedules_have_their_known_signal_to_noise():
-    above = paths.signal_to_noise(paths.scaled_linear(1000, 0.00085, 0.012), torch.arange(1000)) > 5
-    assert above.nonzero().max().item() == 146
-    assert above[:147].all()
-
-
-PAPER = {"num_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02}
-
-
-@pytest.mark.parametrize(("t", "expected"), [(0, 0.9999), (499, 0.078587), (999, 4.0358e-5)])
-def test_linear_of_ddpm(t, expected):
-    assert paths.linear(**PAPER)[t].item() == pytest.approx(expected, rel=1e-4)
-
-
-@pytest.mark.parametrize(("t", "expected"), [(0, 0.99915), (500, 0.27633), (999, 0.0046601)])
-def test_scaled_linear_of_latent_diffusion(t, expected):
-    assert paths.scaled_linear(1000, 0.00085, 0.012)[t].item() == pytest.approx(expected, rel=1e-4)
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [("linear", {0: 0.9999, 499: 0.078587, 999: 4.0358e-5}), ("tango", {0: 0.99915, 500: 0.27633, 999: 0.0046601})],
+)
+def test_schedules_of_ddpm_and_of_latent_diffusion(table, expected):
+    assert {t: TABLES[table][t].item() for t in expected} == pytest.approx(expected, rel=1e-4)
 
 
 def test_cosine_halves_the_signal_in_the_middle():
@@ -218,8 +250,3 @@ def test_every_schedule_falls_and_keeps_variance(name):
     assert (table[1:] < table[:-1]).all()
     assert ((table > 0) & (table < 1)).all()
     torch.testing.assert_close(paths.betas_to_alpha_bar(paths.alpha_bar_to_betas(table)), table)
-
-
-def test_unknown_schedule_is_refused():
-    with pytest.raises(UserError, match="quadratic"):
-        parse(DiffusionParams, named("linear").model_dump() | {"schedule": "quadratic"}, "train.diffusion")

@@ -6,7 +6,7 @@ import torch
 from soundmill.diffusion import solvers
 from soundmill.diffusion.paths import Velocity, on_unit_variance, scaled
 from soundmill.diffusion.sampling import Draw, guided, inpaint, restyle, sample
-from tests.diffusion.ways import CONTINUOUS, FRESH, WAYS, blind, perfect
+from tests.diffusion.test_paths import CONTINUOUS, FRESH, WAYS, blind, perfect
 
 X0 = 0.3 * torch.randn(3, 2, 500, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 NOISE = torch.randn(X0.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))

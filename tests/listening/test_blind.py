@@ -15,7 +15,7 @@ from soundmill.audio.levels import integrated_loudness
 from soundmill.errors import UserError
 from soundmill.listening import answers, blind, material
 from soundmill.listening.blind import Plan
-from tests.listening.tones import HERTZ, tone, write_models, write_report
+from tests.listening.test_material import HERTZ, tone, write_models, write_report
 
 SECONDS = 0.5
 

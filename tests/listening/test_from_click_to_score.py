@@ -11,8 +11,8 @@ from soundmill.audio.flac import write_wav
 from soundmill.listening import answers
 from tests import chromium
 from tests.commands.running import soundmill
-from tests.listening.answering import answered, write
-from tests.listening.tones import HERTZ, tone
+from tests.listening.test_answers import answered, write
+from tests.listening.test_material import HERTZ, tone
 
 SECONDS = 0.1
 LIKED = {"mine": 3, "real": 5, "bad": 1}
@@ -148,7 +148,6 @@ def test_a_scale_of_a_hundred_and_comparisons(sounds, tmp_path):
         (["--questions", "beauty"], "--questions: 'beauty' is not one of quality, relevance, similarity, loopability"),
         (["--scale", "10"], "--scale 10: must be 5 or 100"),
         (["--scale", "100", "--ab"], "--ab and --scale"),
-        (["--per-model", "20"], "3 requests have a real sound and one of every model, fewer than --per-model 20"),
     ],
 )
 def test_mistakes_are_named(sounds, arguments, message):

@@ -11,7 +11,7 @@ from scipy.stats import kendalltau, spearmanr
 from soundmill.errors import UserError
 from soundmill.listening import answers, scoring
 from soundmill.listening.scoring import Estimate, correlations, estimate, holm, krippendorff_alpha
-from tests.listening.answering import answered, make_key, write
+from tests.listening.test_answers import answered, make_key, write
 
 T2 = 4.302653  # 97.5 % of Student's t with two degrees of freedom, from its table
 LIKED = {"a": [5, 4, 4], "b": [2, 2, 3], "real": [5, 5, 5], "bad": [1, 1, 1]}

@@ -17,7 +17,7 @@ from soundmill.audio.flac import decode_flac, flac_rate, write_wav
 from soundmill.audio.levels import integrated_loudness
 from soundmill.listening import material, side_by_side
 from tests import chromium
-from tests.listening.tones import MAKER, SECONDS, tone, write_models, write_report
+from tests.listening.test_material import MAKER, SECONDS, tone, write_models, write_report
 
 SVG = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' width='2000' height='40'/%3E"
 WIDE = f'<section class="panel paper"><img alt="" src="{SVG}"></section>'  # wider than any page

@@ -138,18 +138,16 @@ def test_what_a_clip_adds_to_a_manifold_is_what_is_lost_without_it(name, monkeyp
     random = np.random.default_rng(6)
     generated, reference = clips(random.standard_normal((80, 4)), 2), clips(random.standard_normal((80, 4)) + 0.7, 2)
     value, added = by_neighbours(name, generated, reference)
+    owner = "generated" if name == "recall" else "reference"
     radii = pairwise._radii
-    held = {len(part): radii(np.concatenate(part), pairwise._owners(np.full(40, 2))) for part in (generated, reference)}
+    held = radii(np.concatenate({"generated": generated, "reference": reference}[owner]), pairwise._owners(np.full(40, 2)))
     for clip in range(6):
         for side, of in (("generated", added.generated), ("reference", added.reference)):
             sets = {"generated": generated, "reference": reference}
-            owner = sets["generated"] if name == "recall" else sets["reference"]
-            held = radii(np.concatenate(owner), pairwise._owners(np.full(40, 2)))
             sets[side] = sets[side][:clip] + sets[side][clip + 1 :]
             kept = np.ones(80, dtype=bool)
-            if owner is {"generated": generated, "reference": reference}[side]:
-                kept[2 * clip : 2 * clip + 2] = False
-            monkeypatch.setattr(pairwise, "_radii", lambda rows, owner, held=held, kept=kept: held[kept])
+            kept[2 * clip : 2 * clip + 2] = side != owner
+            monkeypatch.setattr(pairwise, "_radii", lambda rows, owner, kept=kept: held[kept])
             less = by_neighbours(name, sets["generated"], sets["reference"])[0]
             if name == "density" and side == "reference":
                 less *= 80 / 78  # a mean over real rows of the balls about each

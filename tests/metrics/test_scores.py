@@ -1,13 +1,17 @@
-"""Every metric under one call: values, order, identical and degenerate sets, pairs, warnings, intervals."""
+"""Every metric under one call: values, order, degenerate sets, pairs, warnings; intervals; divergences and the inception score."""
 
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from soundmill.errors import UserError
-from soundmill.metrics import frechet, pairwise, scores
-from soundmill.metrics.divergence import EPSILON, kl_divergence, softmax
+from soundmill.metrics import bootstrap, divergence, frechet, pairwise, scores
+from soundmill.metrics.bootstrap import Influence, SetInfluence
+from soundmill.metrics.divergence import EPSILON, exact, kl_divergence, paired_kl, reverse, softmax
 from soundmill.metrics.scores import METRICS, EmbeddingSet, compute
 
 
@@ -18,12 +22,15 @@ def side(seed: int, clips: int = 40, patches: int = 3, size: int = 4, shift: flo
     return EmbeddingSet.of(frames, {clip_id: random.standard_normal(classes).astype(np.float32) for clip_id in ids})
 
 
-def prompts(seed: int, clips: int = 40) -> EmbeddingSet:
-    return side(seed, clips, patches=1)
+def two_sides() -> tuple[EmbeddingSet, EmbeddingSet, list[np.ndarray]]:
+    """Generated and reference, and the rows of each."""
+    sides = side(0, shift=0.5), side(1)
+    return *sides, [np.concatenate(part.clips(), dtype=np.float64) for part in sides]
 
 
-def other_for(metric: str, reference: EmbeddingSet, seed: int = 9) -> EmbeddingSet:
-    return prompts(seed, len(reference.ids)) if metric == "clap_score" else reference
+def other_for(metric: str, reference: EmbeddingSet) -> EmbeddingSet:
+    """Prompts, for the score of those."""
+    return side(9, len(reference.ids), patches=1) if metric == "clap_score" else reference
 
 
 def shuffled(sounds: EmbeddingSet, seed: int) -> EmbeddingSet:
@@ -72,8 +79,7 @@ def test_identical_sets():
 
 
 def test_values_are_those_of_their_definitions():
-    generated, reference = side(0, shift=0.5), side(1)
-    rows = [np.concatenate(part.clips(), dtype=np.float64) for part in (generated, reference)]
+    generated, reference, rows = two_sides()
 
     def value(metric: str) -> float:
         return compute(metric, generated, reference, seed=0, replicates=0)["value"]
@@ -103,8 +109,7 @@ def test_ratings_are_means_of_clips():
 
 
 def test_kad_is_kadtks():
-    generated, reference = side(0, shift=0.5), side(1)
-    rows = [np.concatenate(part.clips(), dtype=np.float64) for part in (generated, reference)]
+    generated, reference, rows = two_sides()
     result = compute("kad", generated, reference, seed=0, replicates=40)
     kernel = pairwise.gaussian(pairwise.median_distance(rows[0], 0), 1e-8)
     assert result["value"] == pytest.approx(100 * pairwise.discrepancy(*rows, kernel), rel=1e-9)
@@ -204,9 +209,7 @@ def test_few_embeddings_are_warned_of_with_the_bias_measured():
         EmbeddingSet.of({f"c{number}": rows for number, rows in enumerate(random.standard_normal((500, 1, 128)))}) for _ in range(2)
     ]
     result = compute("fad", *sets, seed=0, replicates=0)
-    assert result["bias"] == pytest.approx(
-        16.9, rel=0.15
-    )  # of the reference's own covariance, whose eigenvalues are spread by chance
+    assert result["bias"] == pytest.approx(16.9, rel=0.15)  # by the reference's eigenvalues, which are spread by chance
     assert result["value"] == pytest.approx(result["bias"], rel=0.15)
     (message,) = result["warnings"]
     assert "500 generated and 500 reference embeddings of 128 dimensions (fewer than 10 × 128)" in message
@@ -282,6 +285,120 @@ def test_a_clip_longer_than_what_is_compared_pair_by_pair_is_left_out(monkeypatc
 
 def test_inception_score_looks_at_generated_sounds_alone():
     generated = side(0)
-    assert compute("is", generated, EmbeddingSet.of({}), seed=0, replicates=9) == compute(
-        "is", generated, side(1), seed=0, replicates=9
+    alone, beside = (compute("is", generated, other, seed=0, replicates=9) for other in (EmbeddingSet.of({}), side(1)))
+    assert alone == beside
+
+
+def test_of_a_mean_it_is_the_bootstrap():
+    values = np.random.default_rng(0).standard_normal(40) + 3
+    moved = Influence(SetInfluence.of(values)).shifts(0, 30)
+    for replicate, result in enumerate(moved):
+        drawn = np.random.default_rng([0, replicate]).integers(40, size=40)
+        assert result == pytest.approx(values[drawn].mean() - values.mean(), abs=1e-12)
+    ends = bootstrap.interval(values.mean(), Influence(SetInfluence.of(values)).shifts(0, 2000), -np.inf, np.inf)
+    assert ends["high"] - ends["low"] == pytest.approx(2 * 1.96 * values.std() / np.sqrt(40), rel=0.1)
+
+
+def test_clips_of_more_rows_count_more():
+    """A mean over rows, resampled by clip."""
+    random = np.random.default_rng(1)
+    clips = [random.standard_normal(size) for size in (1, 5, 0, 3, 9, 2)]
+    influence = Influence(SetInfluence.of(np.array([clip.sum() for clip in clips]), np.array([len(clip) for clip in clips])))
+    for replicate, result in enumerate(influence.shifts(0, 30)):
+        drawn = np.random.default_rng([0, replicate]).integers(6, size=6)
+        rows = np.concatenate([clips[index] for index in drawn])
+        assert result == pytest.approx(rows.mean() - np.concatenate(clips).mean(), abs=1e-12)
+
+
+def test_a_replicate_depends_on_its_number_and_the_seed_alone():
+    influence = Influence(SetInfluence.of(np.arange(9.0)), SetInfluence.of(np.arange(5.0)))
+    whole = influence.shifts(0, 60)
+    np.testing.assert_array_equal(influence.shifts(0, 20), whole[:20])
+    assert not np.allclose(influence.shifts(1, 20), whole[:20])
+
+
+def test_what_two_sets_share_cancels_out_in_their_difference():
+    random = np.random.default_rng(2)
+    hard = random.standard_normal(50) * 10
+    first, second = (
+        Influence(SetInfluence.of(hard + random.standard_normal(50) * 0.1), SetInfluence.of(hard[:20])) for _ in range(2)
     )
+    assert first.shifts(0, 200).std() > 1
+    assert (first - second).shifts(0, 200).std() < 0.1
+    np.testing.assert_allclose((first - first).shifts(0, 9), 0, atol=1e-12)
+
+
+def test_interval_stays_within_what_the_metric_can_be_and_knows_another_error():
+    moved = np.array([-0.2, -0.1, 0, 0.1, 0.2])
+    ends = bootstrap.interval(0.95, moved, 0, 1)
+    assert ends["high"] == 1
+    assert 0.75 <= ends["low"] < 0.8
+    wider = bootstrap.interval(0.95, moved, 0, 1, error=0.2)
+    assert wider["low"] == pytest.approx(0.95 - np.hypot(0.95 - ends["low"], 1.96 * 0.2))
+
+
+P = np.array([0.05, 0.1, 0.2, 0.05, 0.15, 0.25, 0.08, 0.12])
+Q = np.array([0.3, 0.1, 0.2, 0.1, 0.1, 0.02, 0.08, 0.1])
+
+
+def test_known_answers():
+    assert kl_divergence(P, Q, 0) == pytest.approx(0.589885181619163, abs=1e-14)
+    assert kl_divergence(P, Q, EPSILON) == pytest.approx(0.5898663152950138, abs=1e-14)
+    assert kl_divergence(Q, P, 0) == pytest.approx(0.497549319448034, abs=1e-14)
+    assert paired_kl({"a": np.log(P)}, {"a": np.log(Q)})["a"] == pytest.approx(0.5898663152950138, abs=1e-12)
+
+
+def test_other_tools_kls_have_known_answers():
+    logits = {"a": np.log(P) + 700}, {"a": np.log(Q) - 700}
+    assert paired_kl(*logits, exact)["a"] == pytest.approx(0.589885181619163, abs=1e-12)
+    assert paired_kl(*logits, reverse)["a"] == pytest.approx(float(kl_divergence(Q, P, EPSILON)), abs=1e-12)
+    assert exact(np.array([0.0, -50.0]), np.array([-50.0, 0.0])) == pytest.approx(50)  # ε would make it 13.8
+
+
+@given(arrays(np.float32, 5, elements=st.floats(-1e4, 1e4, width=32)))
+def test_softmax_is_a_distribution_for_any_size_of_logit(logits):
+    result = softmax(logits)
+    assert result.dtype == np.float64
+    assert result.sum() == pytest.approx(1)
+    np.testing.assert_allclose(result, softmax(logits.astype(np.float64) + 1000), atol=1e-9)
+
+
+def test_no_pairs_and_other_class_counts_are_refused():
+    with pytest.raises(UserError, match="no pairs"):
+        paired_kl({}, {})
+    for distance in (divergence.smoothed, exact):
+        with pytest.raises(UserError, match="2 and 3 classes"):
+            distance(np.zeros(2), np.zeros(3))
+
+
+ROWS = np.array([[0.75, 0.25], [0.25, 0.75]])
+
+
+def by_id(logits: np.ndarray) -> dict[str, np.ndarray]:
+    return {f"clip{number:03d}": row for number, row in enumerate(logits)}
+
+
+def test_known_inception_scores():
+    assert divergence.inception_score(by_id(np.log(ROWS)), 0) == (pytest.approx(1.1397535284773888, abs=1e-14), 0, 1)
+    assert divergence.inception_score(by_id(np.log(ROWS[[0, 0, 0]])), 0)[0] == pytest.approx(1, abs=1e-14)
+    assert divergence.inception_score(by_id(1e3 * np.eye(5)), 0)[0] == pytest.approx(5)  # sure of all, and all different
+
+
+def test_under_a_hundred_sounds_there_is_one_part():
+    logits = np.random.default_rng(0).standard_normal((99, 4))
+    value, std, splits = divergence.inception_score(by_id(logits), 0)
+    assert (std, splits) == (0, 1)
+    assert value == pytest.approx(divergence.inception_score(by_id(logits[::-1]), 1)[0])  # then the shuffle changes nothing
+    twice = by_id(np.concatenate([logits, logits]))
+    value, std, splits = divergence.inception_score(twice, 0)
+    assert (splits, std > 0) == (10, True)
+    assert divergence.inception_score(twice, 0)[0] == value != divergence.inception_score(twice, 1)[0]
+
+
+def test_what_a_sound_adds_is_the_slope_of_the_score():
+    logits = np.random.default_rng(0).standard_normal((400, 5))
+    added = divergence.inception_influence(by_id(logits)).generated
+    assert added.sums.sum() == pytest.approx(0, abs=1e-9)
+    whole = divergence.inception_score(by_id(logits[:40]), 0)[0]
+    without = divergence.inception_score(by_id(logits[1:40]), 0)[0]
+    assert divergence.inception_influence(by_id(logits[:40])).generated.sums[0] / 39 == pytest.approx(whole - without, rel=0.1)

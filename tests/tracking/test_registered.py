@@ -20,7 +20,7 @@ from soundmill.forgetting import leftovers
 from soundmill.publishing import model as publishing
 from soundmill.tracking import history, stores
 from tests.commands.running import soundmill
-from tests.listening.answering import answered, make_key, write
+from tests.listening.test_answers import answered, make_key, write
 from tests.tracking.reading import client, files, runs, text
 
 HEARD = {"clip_id": "dog_5", "recording_id": "dog", "source": "dog.wav", "start": 5.0, "seconds": 5.0, "digest": "d"}
