@@ -11,26 +11,178 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from flows import dvc, publishing, results_table, trials
-from flows.bakeoff_models import TIMED_STEPS, Model, choose_models, in_a_line, read_plan
-from flows.results_rows import Difference, Row, Training, not_ranked, slope, without_score
-from flows.results_scores import scores_under
+from flows.results import Difference, Row, Training, not_ranked, scores_under, slope, without_score
 from flows.results_table import ResultsTable, in_words
 from flows.scores import read_json
 from flows.terminal import tell
 from flows.trials import NAME, Name, run_pipeline
-from soundmill import disk, tracking
+from soundmill import clips, disk, tracking
+from soundmill import params as parameters
 from soundmill.errors import UserError, report_failure
 from soundmill.models import registry
-from soundmill.params import Seed
+from soundmill.params import Seed, did_you_mean
 
 # isort: split
 from prefect import flow, get_run_logger
 from prefect.states import State
-from pydantic import Field
+from pydantic import Field, field_validator
 
 RESULTS = Path("data/report/bakeoff")
 IRRELEVANT = ("attribution", "evaluate", "rename", "execution")  # sections that change neither a training nor its sounds
 Minutes = Annotated[float, Field(gt=0, le=60 * 24 * 7)]
+FILE = Path("conf/bakeoff.yaml")
+FILES = Path("conf/bakeoff")
+SECTIONS = {"train": "{family}.train", "autoencoder": "{family}.autoencoder.weights", "vocoder": "vocoder.weights"}
+MODEL = "model="  # the override that chooses a family
+CORPUS = "synthetic"  # by default
+TIMED_STEPS = 15  # of each training, to estimate how many fit into its minutes
+MAX_VALIDATIONS = 20  # per training; not counted in its minutes, and none during the timed steps
+WARM_UP_STEPS = 3  # of the timed steps, not counted (soundmill/training/curve.py)
+SCHEDULE = re.compile(r"(^|\.)(phase_1_steps|warmup_steps)$")  # parameters that scale with a training's steps
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Who takes part: models, and each training's share of the minutes
+
+
+class BakeOff(trials.Plan):
+    """conf/bakeoff.yaml, or a file of conf/bakeoff."""
+
+    points: dict[Name, list[str]] = Field({}, description="the rows, each with its `model=FAMILY` ({}: a row for every family)")
+    families: dict[Name, list[str]] = Field(description="overrides for one family")
+
+    @field_validator("points")
+    @classmethod
+    def _each_is_of_a_family(cls, points: dict[str, list[str]]) -> dict[str, list[str]]:
+        for name, overrides in points.items():
+            models = [override.partition("=")[2] for override in overrides if trials.key_of(override) == "model"]
+            if len(models) != 1 or not re.fullmatch(trials.NAME, models[0]):
+                raise ValueError(f"{name}: names no family, or several; give one, as `model=FAMILY`")
+        return points
+
+
+@dataclass(frozen=True)
+class Model(trials.Trial):
+    """A family, or a combination, in a bake-off, without steps and seed; and each training's share of the minutes."""
+
+    family: str
+    shares: dict[str, float]
+
+    @property
+    def variant(self) -> str:
+        """The variant of the clips that it is scored against."""
+        return self.document["families"][self.family]["clips"]
+
+    def params(self, home: Path, steps: dict[str, int], seed: int, timed: str | None = None) -> dict[str, Any]:
+        """The content of params.yaml with these steps per training; schedules counted in steps are scaled with them.
+
+        `timed` names the training that only times its steps: its schedules are scaled to the steps after the warm-up, and its
+        sample grid is as small as possible.
+        """
+        own = [f"{self.family}.generate.seed={seed}"]
+        for stage, count in steps.items():
+            section = SECTIONS[stage].format(family=self.family)
+            values = parameters.section(self.document, section, "params.yaml")
+            own += [
+                f"{section}.steps={count}",
+                f"{section}.seed={seed}",
+                f"{section}.validate_every_steps={max(TIMED_STEPS, count // MAX_VALIDATIONS)}",
+            ]
+            if "epochs" in values:
+                own.append(f"{section}.epochs=null")
+            if stage == timed and "grid" in values:  # drawing samples would take longer than the steps
+                own += [f"{section}.grid.columns=1", f"{section}.grid.rows=1"]
+            if values["steps"]:  # null if the training is counted in epochs
+                uncounted = WARM_UP_STEPS if stage == timed else 0
+                share = (count - uncounted) / values["steps"]
+                own += [
+                    f"{section}.{key}={max(1, uncounted + round(value * share))}"
+                    for key, value in tracking.flatten(values).items()
+                    if value and SCHEDULE.search(key)
+                ]
+        return registry.compose(home / "conf", [*self.overrides, *own])
+
+
+def read_plan(home: Path, name: str = "") -> BakeOff:
+    """The plan of conf/bakeoff.yaml; with a name, that of conf/bakeoff/NAME.yaml, after the overrides of the first."""
+    shared = trials.read_file(BakeOff, home / FILE)
+    if not name:
+        return shared
+    named = trials.read(BakeOff, home / FILES, name, "bake-off")
+    families = {
+        family: [*shared.families.get(family, []), *named.families.get(family, [])] for family in shared.families | named.families
+    }
+    return named.model_copy(update={"overrides": [*shared.overrides, *named.overrides], "families": families})
+
+
+def rows_of(home: Path, plan: BakeOff, chosen: Sequence[str] = ()) -> dict[str, tuple[str, list[str]]]:
+    """The family of each row and its other overrides; `chosen` names families or rows (none: all). An unknown one: UserError."""
+    points = plan.points or {family: [MODEL + family] for family in trials.files(home / "conf" / "model")}
+    rows = {}
+    for name, point in points.items():
+        (family,) = (override.removeprefix(MODEL) for override in point if override.startswith(MODEL))
+        rows[name] = family, [override for override in point if not override.startswith(MODEL)]
+    known = list(dict.fromkeys([*rows, *(family for family, _ in rows.values())]))
+    for name in chosen:
+        if name not in known:
+            raise UserError(f"no family or row {name!r}{did_you_mean(name, known)} (there are: {', '.join(known)})")
+    return {name: row for name, row in rows.items() if not chosen or {name, row[0]} & set(chosen)}
+
+
+def choose_models(home: Path, plan: BakeOff, extra: Sequence[str], families: Sequence[str]) -> tuple[list[Model], list[Row]]:
+    """The models that can take part, and rows with reasons for the others; `families` names families or points (none: all).
+
+    An override in `extra` of one family's section applies to it alone. UserError if a family is unknown or none can take part.
+    """
+    all_families = list(trials.files(home / "conf" / "model"))
+    rows = rows_of(home, plan, families)
+    if chosen := [override for override in extra if override.startswith(MODEL)]:
+        raise UserError(
+            f"{chosen[0]}: a bake-off sets `model` for each family; choose families with --families A,B (make: FAMILIES=A,B)"
+        )
+    # A family's defaults may name another corpus.
+    corpus = [] if any(override.startswith("corpus=") for override in extra) else [f"corpus={CORPUS}"]
+    models, excluded = [], []
+    for name, (family, combined) in rows.items():
+        trials.refuse_varied({row: own for row, (_, own) in rows.items()}, [family], extra, "--families")
+        others = {other for other in all_families if other != family}
+        own = [override for override in extra if others.isdisjoint(trials.key_of(override).split("."))]
+        overrides = [MODEL + family, *corpus, *plan.families.get(family, []), *plan.overrides, *combined, *own]
+        try:
+            trial = trials.compose(home, name, overrides, [family])
+            trainings = trial.document["families"][family].get("trainings")
+            if trainings is None:
+                raise UserError("does not generate sound from a request")
+            model = Model(**vars(trial), family=family, shares=_shares(trial.document, family, trainings))
+            model.params(home, dict.fromkeys(model.shares, TIMED_STEPS), 0)
+        except Exception as error:  # a mistake in one family's parameters must not stop the others
+            excluded.append(without_score(name, in_a_line(error)))
+            continue
+        models.append(model)
+    if not models:
+        raise UserError("no family can take part:" + "".join(f"\n  {row.name}: {row.why_not}" for row in excluded))
+    return models, excluded
+
+
+def _shares(document: dict[str, Any], family: str, trainings: dict[str, float]) -> dict[str, float]:
+    """Each training's share of the minutes; components that are loaded, absent or of a closed form leave theirs to the others."""
+    shares = {stage: share for stage, share in trainings.items() if share > 0 and _is_trained(document, family, stage)}
+    if not shares:
+        raise UserError("nothing to train: its components are loaded, or of a closed form")
+    return {stage: share / sum(shares.values()) for stage, share in shares.items()}
+
+
+def _is_trained(document: dict[str, Any], family: str, stage: str) -> bool:
+    if stage == "vocoder" and family not in document["vocoder_families"]:
+        return False
+    section = SECTIONS[stage].format(family=family)
+    steps = parameters.section(document, section, "params.yaml").get("steps", 0)  # null if counted in epochs
+    closed_form = 1 if stage == "autoencoder" else 0  # one step: a codec's principal components alone
+    return steps is None or steps > closed_form
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The flow
 
 
 @flow(name="bakeoff", persist_result=False)
@@ -55,9 +207,10 @@ def bakeoff(
         chosen = read_plan(home, plan)
         _check(home, extra, chosen.points)
         models, excluded = choose_models(home, chosen, overrides, families)
-        return Contest(home, chosen.title, minutes, models, excluded, seeds, extra)
+        tell(f"bakeoff: {len(models)} models for {minutes:g} minutes each, {len(seeds)} seeds")
+        return Contest(home, "bakeoff", home / RESULTS, models, chosen.title, minutes, excluded, seeds, extra)
 
-    return trials.start("bakeoff", home / RESULTS, planned, Contest.trials)
+    return trials.start("bakeoff", home / RESULTS, planned)
 
 
 def named_folders(texts: Sequence[str], here: Path) -> dict[str, Path]:
@@ -84,47 +237,45 @@ def _check(home: Path, extra: Mapping[str, Path], points: Collection[str] = ()) 
 
 
 @dataclass
-class Contest:
-    """A bake-off: who takes part, and what came of it."""
+class Contest(trials.Trials):
+    """The models of a bake-off, and what came of them."""
 
-    home: Path
     title: str
     minutes: float
-    models: list[Model]
     excluded: list[Row]
     seeds: list[int]
     extra: dict[str, Path]
-    rows: dict[str, Row] = field(default_factory=dict)  # by name
+    scored: dict[str, Row] = field(default_factory=dict)  # by name
     places: dict[str, Path] = field(default_factory=dict)  # row → the workspace that has its clips
 
-    def trials(self) -> trials.Trials:
-        tell(f"bakeoff: {len(self.models)} models for {self.minutes:g} minutes each, {len(self.seeds)} seeds")
-        names, document = [model.name for model in self.models], self.models[0].document
-        return trials.Trials(self.home, "bakeoff", self.home / RESULTS, names, document, self.run, lambda _, row: None, self.finish)
-
-    def run(self, index: int, workspace: Path) -> None:
-        model = self.models[index]
+    def run(self, index: int, workspace: Path) -> Row:
+        model = self.rows[index]
         self.places[model.name] = workspace
-        tell(f"\n== {index + 1}/{len(self.models)}: {model.name}")
+        tell(f"\n== {index + 1}/{len(self.rows)}: {model}")
         try:
-            row = _row(workspace, self.home, self.home / RESULTS, model, self.minutes, self.seeds)
+            row = _row(workspace, self.home, self.directory, model, self.minutes, self.seeds)
         except Exception as error:  # a failure costs only its row
             get_run_logger().exception(model.name)
             row = without_score(model.name, in_a_line(error))
         if row.why_not:
-            tell(f"== {model.name}: no score: {row.why_not}")
-        self.rows[model.name] = row
+            tell(f"== {model}: no score: {row.why_not}")
+        return row
 
-    def finish(self, workspaces: list[Path]) -> tuple[ResultsTable, list[str]]:
+    def ended(self, index: int, came: Row) -> None:
+        self.scored[came.name] = came
+
+    def finish(self, workspaces: Sequence[Path]) -> tuple[ResultsTable, list[str]]:
         """Compare all rows, and write the table, the figure and the page; also returns the rows without a score."""
-        directory, start = self.home / RESULTS, time.monotonic()
-        variants = {model.name: model.variant for model in self.models}
-        variant, rows = _same_variant([self.rows[name] for name in variants], variants)
+        directory, start = self.directory, time.monotonic()
+        variants = {model.name: model.variant for model in self.rows}
+        variant, rows = _same_variant([self.scored[name] for name in variants], variants)
         scored = [row.name for row in rows if not row.why_not]
         _remove_others(directory / "runs", {f"{name}-{seed}" for name in scored for seed in self.seeds})
         comparable = [name for name in scored if variants[name] == variant]
-        workspace = self.places[comparable[0]] if comparable else workspaces[0]
-        comparison = _compare(workspace, directory, comparable, variant, self.seeds[0], self.extra)
+        data = (self.places[comparable[0]] if comparable else workspaces[0]) / "data"
+        tables = clips.Tables(data / "clips" / variant, data / "catalog" / f"{variant}.parquet")
+        sounds = {name: directory / "runs" / f"{name}-{self.seeds[0]}" for name in scored}
+        comparison = _compare(data, tables, {name: sounds[name] for name in comparable}, self.seeds[0], self.extra)
         seconds, training = total_seconds(directory, rows, self.seeds)
         total = seconds + time.monotonic() - start
         together = " (the sum over families, which ran at the same time)" if len(workspaces) > 1 else ""
@@ -133,9 +284,10 @@ class Contest:
         results = results_table.of_bakeoff(self.title, [*rows, *comparison.rows, *self.excluded], comparison.differences, notes)
         publishing.write(directory, results)
         (directory / publishing.PAGE).unlink(missing_ok=True)  # of earlier rows
-        with report_failure("the page to listen to"):
-            folders = {row.name: self.extra[row.name] for row in comparison.rows if not row.why_not}
-            publishing.write_page(directory, workspace, variant, results, rows, self.seeds[0], folders)
+        if sounds:
+            with report_failure("the page to listen to"):
+                folders = {row.name: self.extra[row.name] for row in comparison.rows if not row.why_not}
+                publishing.write_page(directory, tables, results, sounds, folders)
         return results, [row.name for row in rows if row.why_not]
 
 
@@ -328,27 +480,18 @@ def _same_variant(rows: Sequence[Row], variants: Mapping[str, str]) -> tuple[str
     ]
 
 
-def _compare(workspace: Path, directory: Path, names: Sequence[str], variant: str, seed: int, extra: dict[str, Path]) -> Comparison:
+def _compare(data: Path, tables: clips.Tables, runs: Mapping[str, Path], seed: int, extra: dict[str, Path]) -> Comparison:
     """Compare the sounds of one seed of these rows, with the reference clips that their scores have."""
     from soundmill.evaluation import pairwise
 
     without_scores = [without_score(name, "nothing to compare it with", kind="a folder") for name in extra]
-    if not names:
+    if not runs:
         return Comparison(without_scores)
-    runs = {name: directory / "runs" / f"{name}-{seed}" for name in names}
-    first = json.loads((runs[names[0]] / "run.json").read_text(encoding="utf-8"))
+    first = json.loads((next(iter(runs.values())) / "run.json").read_text(encoding="utf-8"))
     embedder = chosen_embedder(first)
     try:
-        found = pairwise.compare(
-            {name: run / "generated" for name, run in runs.items()},
-            extra,
-            workspace / "data" / "clips" / variant,
-            workspace / "data" / "catalog" / f"{variant}.parquet",
-            first["scores"],
-            embedder,
-            workspace / "data" / "tagger",
-            workspace / "data" / ".work" / "bakeoff-embeddings",
-        )
+        sounds, cache = {name: run / "generated" for name, run in runs.items()}, data / ".work" / "bakeoff-embeddings"
+        found = pairwise.compare(sounds, extra, tables.clips, tables.catalog, first["scores"], embedder, data / "tagger", cache)
     except Exception as error:  # the table is written in any case
         get_run_logger().exception("comparing all rows")
         return Comparison(without_scores, embedder=embedder, fault=in_a_line(error))
@@ -375,3 +518,8 @@ def _notes(minutes: float, seeds: Sequence[int], comparison: Comparison) -> list
     if comparison.fault:
         notes.append(f"The models could not be compared: {comparison.fault}.")
     return notes if comparison.embedder else notes[:1]
+
+
+def in_a_line(error: Exception) -> str:
+    """An error's message in one line, with its type unless it is a UserError."""
+    return " ".join(str(error).split()) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from flows.results_rows import (
+from flows.results import (
+    BASELINES,
+    COPIES,
+    METRICS,
+    MIN_IMPROVEMENT,
     OTHER_DATA,
     PAPER,
     Difference,
+    Estimate,
+    MetricResult,
     Row,
     distance,
     falling,
-    flat,
     front,
+    heading_of,
+    kind_of,
     leading,
     metrics_of,
     most_seeds,
     ranks,
 )
-from flows.results_scores import BASELINES, COPIES, METRICS, Estimate, MetricResult, heading_of, kind_of
 from soundmill import csv_files
 
 if TYPE_CHECKING:
@@ -48,15 +54,11 @@ def shown_total(score: MetricResult, several_seeds: bool) -> Estimate:
     return Estimate(score.total.value) if several_seeds and len(score.by_seed) == 1 else score.total
 
 
-@dataclass(frozen=True)
-class Column:
-    heading: str
-    cell: Callable[[Any], str]  # the text of a row's cell
-    optional: bool = False  # left out if all its cells are empty
+Columns = Mapping[str, Callable[[Row], str]]  # the text of a row's cell, by heading; a column of empty cells is left out
 
 
-def score_column(heading: str, metric: str, rows: Sequence[Row], decimals: int = 1, baselines: bool = False) -> Column:
-    """A column of one metric: `10.2 (8.55 … 11.9)†, codec 6.07`; † marks a score that is not ranked."""
+def score_cell(metric: str, rows: Sequence[Row], decimals: int = 1, baselines: bool = False) -> Callable[[Row], str]:
+    """Cells of one metric: `10.2 (8.55 … 11.9)†, codec 6.07`; † marks a score that is not ranked."""
     several = most_seeds(rows) > 1
 
     def cell(row: Row) -> str:
@@ -66,7 +68,7 @@ def score_column(heading: str, metric: str, rows: Sequence[Row], decimals: int =
         lines = score.baselines.items() if baselines else ()
         return ", ".join([text, *(f"{name} {number(metric, value, decimals=decimals)}" for name, value in lines)])
 
-    return Column(heading, cell)
+    return cell
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class ResultsTable:
 
     title: str
     rows: Sequence[Row]
-    columns: Sequence[Column]
+    columns: Columns
     differences: pd.DataFrame
     notes: Sequence[str]
     csv: str
@@ -103,13 +105,12 @@ class ResultsTable:
         return {name: text for name, text in files.items() if text}
 
 
-def table(rows: Sequence[Row], columns: Sequence[Column]) -> pd.DataFrame:
+def table(rows: Sequence[Row], columns: Columns) -> pd.DataFrame:
     """Cells of text, a line per row."""
     import pandas as pd
 
-    cells = {column.heading: [column.cell(row) for row in rows] for column in columns}
-    empty = [column.heading for column in columns if column.optional and not any(cells[column.heading])]
-    return pd.DataFrame({heading: texts for heading, texts in cells.items() if heading not in empty})
+    cells = {heading: [cell(row) for row in rows] for heading, cell in columns.items()}
+    return pd.DataFrame({heading: texts for heading, texts in cells.items() if any(texts)})
 
 
 def markdown_table(lines: pd.DataFrame) -> str:
@@ -125,15 +126,18 @@ def markdown_table(lines: pd.DataFrame) -> str:
 
 def of_sweep(title: str, rows: Sequence[Row], source: str | None, by_cost: bool = False) -> ResultsTable:
     """The table of a sweep, with all embedders; `source` names the paper's table; `by_cost`: rows are in order of cost."""
-    metrics = metrics_of(rows)
-    columns = [
-        Column("", lambda row: row.name),
-        *(score_column(metric, metric, rows, baselines=metric.startswith(COPIES)) for metric in metrics),
-        *([Column("seeds", lambda row: seeds_of(row))] if most_seeds(rows) > 1 else []),
-        Column("clips", lambda row: "" if row.clips is None else str(row.clips)),
-        Column("paper", paper_numbers, optional=True),
-        Column("failed", lambda row: "; ".join(f"seed {seed}: {why}" for seed, why in row.failures.items()), optional=True),
-    ]
+
+    def seeds(row: Row) -> str:
+        return " ".join(map(str, next(iter(row.scores.values())).by_seed)) if row.scores else ""
+
+    columns = {
+        "": lambda row: row.name,
+        **{metric: score_cell(metric, rows, baselines=metric.startswith(COPIES)) for metric in metrics_of(rows)},
+        **({"seeds": seeds} if most_seeds(rows) > 1 else {}),
+        "clips": lambda row: "" if row.clips is None else str(row.clips),
+        "paper": paper_numbers,
+        "failed": lambda row: "; ".join(f"seed {seed}: {why}" for seed, why in row.failures.items()),
+    }
     remarks = [*notes(rows, source), *(knee(rows) if by_cost else [])]
     return ResultsTable(title, rows, columns, differences(rows), remarks, csv_of_seeds(rows), document={"paper": source})
 
@@ -143,20 +147,11 @@ def of_bakeoff(title: str, rows: Sequence[Row], found: Sequence[Difference], rem
     rows = sorted(rows, key=lambda row: distance(row, leading(rows)))
     words, columns = verdict(rows, found), costs(rows)
     document = {"verdict": words, "differences": [asdict(one) for one in found]}
-    return ResultsTable(
-        title,
-        rows,
-        columns,
-        tests(found),
-        [*remarks, *why_unranked(rows)],
-        csv_of_rows(rows),
-        words,
-        latex(rows, columns),
-        document,
-    )
+    remarks, lines = [*remarks, *why_unranked(rows)], csv_of_rows(rows)
+    return ResultsTable(title, rows, columns, tests(found), remarks, lines, words, latex(rows, columns), document)
 
 
-def costs(rows: Sequence[Row]) -> list[Column]:
+def costs(rows: Sequence[Row]) -> Columns:
     """The columns of a bake-off: scores between what they cost."""
 
     def or_dash(value: float | None, form: str) -> str:
@@ -168,21 +163,17 @@ def costs(rows: Sequence[Row]) -> list[Column]:
     def memory(row: Row) -> str:
         return "–" if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 2**30:.2f} GiB"
 
-    return [
-        Column("family", lambda row: row.name),
-        Column("parameters", lambda row: or_dash(row.parameters, ",")),
-        Column("minutes", lambda row: or_dash(row.minutes, ".3g")),
-        *(score_column(heading_of(metric), metric, rows, decimals=0, baselines=True) for metric in metrics_of(rows)),
-        Column("s per s of sound", lambda row: or_dash(row.seconds_per_second, ".2g")),
-        Column("steps", steps),
-        Column("peak memory", memory),
-        Column("kind", lambda row: row.kind),
-        Column("no score because", lambda row: row.why_not or "", optional=True),
-    ]
-
-
-def seeds_of(row: Row) -> str:
-    return " ".join(map(str, next(iter(row.scores.values())).by_seed)) if row.scores else ""
+    return {
+        "family": lambda row: row.name,
+        "parameters": lambda row: or_dash(row.parameters, ","),
+        "minutes": lambda row: or_dash(row.minutes, ".3g"),
+        **{heading_of(metric): score_cell(metric, rows, decimals=0, baselines=True) for metric in metrics_of(rows)},
+        "s per s of sound": lambda row: or_dash(row.seconds_per_second, ".2g"),
+        "steps": steps,
+        "peak memory": memory,
+        "kind": lambda row: row.kind,
+        "no score because": lambda row: row.why_not or "",
+    }
 
 
 def paper_numbers(row: Row) -> str:
@@ -209,25 +200,18 @@ def differences(rows: Sequence[Row]) -> pd.DataFrame:
 
 def csv_of_seeds(rows: Sequence[Row]) -> str:
     """All numbers: a line per row, metric and seed; totals and differences have the seed `all`."""
-    import pandas as pd
-
     lines = []
     for row in rows:
         for metric, score in row.scores.items():
             note = score.unranked or ""
-            lines += [(row.name, "score", str(seed), metric, *_ends(estimate), note) for seed, estimate in score.by_seed.items()]
-            lines.append((row.name, "score", "all", metric, *_ends(score.total), note))
+            lines += [(row.name, "score", str(seed), metric, *astuple(estimate), note) for seed, estimate in score.by_seed.items()]
+            lines.append((row.name, "score", "all", metric, *astuple(score.total), note))
             if score.difference:
-                lines.append((row.name, "difference", "all", metric, *_ends(score.difference), note))
+                lines.append((row.name, "difference", "all", metric, *astuple(score.difference), note))
         where = "paper" if row.compares_with is not None else f"paper ({OTHER_DATA})"
         lines += [(row.name, where, "", key, float(value), None, None, "") for key, value in row.paper.items()]
         lines += [(row.name, "failed", str(seed), "", None, None, None, reason) for seed, reason in row.failures.items()]
-    headings = ["row", "what", "seed", "metric", "value", "low", "high", "note"]
-    return csv_files.of_frame(pd.DataFrame(lines, columns=headings))
-
-
-def _ends(estimate: Estimate) -> tuple[float | None, ...]:
-    return estimate.value, estimate.low, estimate.high
+    return csv_files.text(["row", "what", "seed", "metric", "value", "low", "high", "note"], lines)
 
 
 def tests(differences: Sequence[Difference]) -> pd.DataFrame:
@@ -246,12 +230,13 @@ def tests(differences: Sequence[Difference]) -> pd.DataFrame:
     )
 
 
-def latex(rows: Sequence[Row], columns: Sequence[Column]) -> str:
+def latex(rows: Sequence[Row], columns: Columns) -> str:
     """For the package booktabs; without steps and reasons."""
-    narrow = [column for column in columns if column.heading not in ("steps", "no score because")]
-    style = table(rows, narrow).style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis=1)
+    narrow = {heading: cell for heading, cell in columns.items() if heading not in ("steps", "no score because")}
+    lines = table(rows, narrow)
+    style = lines.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis=1)
     return (
-        style.to_latex(hrules=True, column_format="l" + "r" * (len(narrow) - 2) + "l")
+        style.to_latex(hrules=True, column_format="l" + "r" * (lines.shape[1] - 2) + "l")
         .replace("…", r"\dots{}")
         .replace("–", "--")
         .replace("†", r"$^\dagger$")
@@ -260,22 +245,20 @@ def latex(rows: Sequence[Row], columns: Sequence[Column]) -> str:
 
 def csv_of_rows(rows: Sequence[Row]) -> str:
     """All numbers, a line per row."""
-    import pandas as pd
-
     facts = ["family", "kind", "parameters", "minutes", "steps", "peak_memory_bytes", "seconds_per_second"]
     ends = [
         f"{metric}{end}"
         for metric in {**METRICS, **dict.fromkeys(metrics_of(rows))}
         for end in ("", "_low", "_high", *(f"_{name}" for name in BASELINES))
     ]
-    lines = pd.DataFrame(map(_numbers, rows), columns=[*facts, *ends, "unranked", "why_not"], dtype=object)  # keeps whole numbers
-    return csv_files.of_frame(lines)
+    headings = [*facts, *ends, "unranked", "why_not"]
+    return csv_files.text(headings, ([numbers.get(heading) for heading in headings] for numbers in map(_numbers, rows)))
 
 
 def _numbers(row: Row) -> dict[str, Any]:
     steps = sum(one.steps for one in row.trainings) or None
     unranked = " ".join(metric for metric, score in row.scores.items() if score.unranked) or None
-    line = {**vars(row), "family": row.name, "minutes": row.minutes, "steps": steps, "unranked": unranked}
+    line = {**vars(row), "family": row.name, "minutes": row.minutes, "steps": steps, "unranked": unranked, "why_not": row.why_not}
     for metric, score in row.scores.items():
         line |= {metric: score.total.value, f"{metric}_low": score.total.low, f"{metric}_high": score.total.high}
         line |= {f"{metric}_{name}": value for name, value in score.baselines.items()}
@@ -318,20 +301,17 @@ def notes(rows: Sequence[Row], source: str | None) -> list[str]:
 def knee(rows: Sequence[Row]) -> list[str]:
     """The cheapest row whose distance is as good as the best one's: its interval reaches down to that; rows in order of cost."""
     metric = next((name for name in metrics_of(rows) if name.startswith(("fad_", "mmd_"))), None)
-    scored = [row for row in rows if metric in row.scores and not row.scores[metric].unranked]
+    scored = [row for row in rows if ranks(row, metric)]
     if len(scored) < 2:
         return []
-    best = min(scored, key=lambda row: row.scores[metric].total.value)
-    lowest = best.scores[metric].total.value
-    first = next(row for row in scored if row is best or _reaches(row.scores[metric].total, lowest))
+    best = min(scored, key=lambda row: distance(row, metric))
+    lowest = distance(best, metric)
+    lows = {row.name: row.scores[metric].total.low for row in scored}
+    first = next(row for row in scored if row is best or (lows[row.name] is not None and lows[row.name] <= lowest))
     last = " It is also the most costly: more may be better still." if first is scored[-1] else ""
     return [
         f"Knee: “{first.name}” is the cheapest whose {metric} cannot be told from the best, {lowest:.3g} of “{best.name}”.{last}"
     ]
-
-
-def _reaches(estimate: Estimate, value: float) -> bool:
-    return estimate.low is not None and estimate.low <= value
 
 
 def verdict(rows: Sequence[Row], differences: Sequence[Difference]) -> str:
@@ -364,7 +344,7 @@ def verdict(rows: Sequence[Row], differences: Sequence[Difference]) -> str:
     if trainings := falling(best):
         lower = in_words([f"{-one.slope.value:.0%} in {one.stage}" for one in trainings])
         words.append(f"More minutes would likely help {best.name}: twice as many should lower its held-out loss by {lower}.")
-    elif flat(best):
+    elif all(one.slope and one.slope.low > -MIN_IMPROVEMENT for one in best.trainings):
         words.append(f"More minutes would hardly help {best.name}: its held-out loss no longer falls.")
     else:
         words.append(f"The held-out loss of {best.name} does not show whether more minutes would help.")

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from flows.results_scores import metrics_in
+from flows.results import metrics_in
 from flows.terminal import tell
 from soundmill import tracking
 from soundmill.errors import UserError

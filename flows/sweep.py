@@ -6,13 +6,13 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 from flows import dvc, publishing, results_table, trials
 from flows.pipeline import run_to_end
-from flows.results_rows import PAPER, Outcome, make_rows
+from flows.results import PAPER, Outcome, make_rows
 from flows.results_table import ResultsTable
 from flows.scores import read_scores
 from flows.terminal import tell
@@ -132,45 +132,47 @@ def sweep(
     the checkout (default: the current directory).
     """
     home = (project or Path.cwd()).resolve()
-    directory = home / RESULTS / name
 
-    def planned() -> tuple[Sweep, list[Run]]:
+    def planned() -> Points:
         definition = read(home, name)
-        return definition, plan(home, definition, overrides, points, seeds)
+        return Points(home, f"sweep/{name}", home / RESULTS / name, plan(home, definition, overrides, points, seeds), definition)
 
-    return trials.start("sweep", directory, planned, lambda found: _trials(home, name, directory, *found))
+    return trials.start("sweep", home / RESULTS / name, planned)
 
 
-def _trials(home: Path, name: str, directory: Path, definition: Sweep, runs: list[Run]) -> trials.Trials:
-    outcomes: dict[int, list[Outcome]] = {}
+@dataclass
+class Points(trials.Trials):
+    """The runs of a sweep, and what came of them."""
 
-    def work(index: int, workspace: Path) -> list[Outcome]:
-        run, start = runs[index], time.monotonic()
-        own = " ".join(override for override in run.overrides if override not in definition.overrides)
-        tell(f"\n== {name} {index + 1}/{len(runs)}: {run} ({own})")
+    definition: Sweep
+    outcomes: dict[int, list[Outcome]] = field(default_factory=dict)  # by run
+
+    def run(self, index: int, workspace: Path) -> list[Outcome]:
+        run, name, start = self.rows[index], self.name.removeprefix("sweep/"), time.monotonic()
+        own = " ".join(override for override in run.overrides if override not in self.definition.overrides)
+        tell(f"\n== {name} {index + 1}/{len(self.rows)}: {run} ({own})")
         if failure := run_pipeline(workspace, run.document, [TARGET], f"{name}: {run}"):
             rows = [Outcome(run.name, run.seed, failure=failure)]
         else:
             scores = read_scores(workspace)
-            rows = [row for family in run.document["families"] for row in _rows_of(run, definition, family, scores.get(family))]
+            rows = [
+                row for family in run.document["families"] for row in _rows_of(run, self.definition, family, scores.get(family))
+            ]
         reasons = [outcome.failure for outcome in rows if outcome.failure]
         tell(f"== {run}: {f'failed: {reasons[0]}' if reasons else 'done'}, {time.monotonic() - start:.0f} s")
         return rows
 
-    def ended(index: int, rows: list[Outcome]) -> None:
-        outcomes[index] = rows
-        finish()
+    def ended(self, index: int, came: list[Outcome]) -> None:
+        self.outcomes[index] = came
+        self.finish()
 
-    def finish(*_: Any) -> tuple[ResultsTable, list[str]]:
-        paper, done = definition.paper, sorted(outcomes.items())
+    def finish(self, workspaces: Sequence[Path] = ()) -> tuple[ResultsTable, list[str]]:
+        paper, done = self.definition.paper, sorted(self.outcomes.items())
         published = (paper.rows, paper.protocol, paper.files) if paper else ({}, "", None)
-        rows = make_rows([outcome for _, rows in done for outcome in rows], *published)
-        results = results_table.of_sweep(definition.title, rows, paper.source if paper else None, definition.knee)
-        publishing.write(directory, results)
-        failed = [index for index, rows in done if any(outcome.failure for outcome in rows)]
-        return results, [str(runs[index]) for index in failed]
-
-    return trials.Trials(home, f"sweep/{name}", directory, list(map(str, runs)), runs[0].document, work, ended, finish)
+        rows = make_rows([outcome for _, outcomes in done for outcome in outcomes], *published)
+        results = results_table.of_sweep(self.definition.title, rows, paper.source if paper else None, self.definition.knee)
+        publishing.write(self.directory, results)
+        return results, [str(self.rows[index]) for index, outcomes in done if any(one.failure for one in outcomes)]
 
 
 def _rows_of(run: Run, definition: Sweep, family: str, metrics: dict[str, Any] | None) -> list[Outcome]:

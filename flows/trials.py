@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -45,7 +45,10 @@ class Trial:
 
     name: str
     overrides: list[str]
-    document: dict[str, Any] = field(repr=False)
+    document: dict[str, Any]
+
+    def __str__(self) -> str:
+        return self.name
 
 
 def files(folder: Path) -> dict[str, Path]:
@@ -89,53 +92,53 @@ def compose(home: Path, name: str, overrides: Sequence[str], families: Sequence[
     overrides = of_families(overrides, families)
     document = registry.compose(home / "conf", overrides)
     paths = []
-    for key, value in leaves(document):
+    for key, value in tracking.flatten(document).items():
         if isinstance(value, str) and (absolute := checkout.with_absolute_paths(value, home)) != value:
             quoted = absolute.replace("\\", "\\\\").replace("'", "\\'")
             paths.append(f"{key}='{quoted}'")
     return Trial(name, overrides + paths, document)
 
 
-def leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of a nested mapping that are none, by dotted keys."""
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Running
 
 
-@dataclass(frozen=True)
+@dataclass
 class Trials:
-    """The rows of a sweep or a bake-off: how they are run, and what comes out."""
+    """The rows of a sweep or a bake-off: how one is run, and what comes out."""
 
     home: Path
     name: str  # of the run in MLflow: `sweep/mixup`, `bakeoff`
     directory: Path  # of the results
-    rows: Sequence[str]
-    document: dict[str, Any]  # the parameters of the first
-    run: Callable[[int, Path], Any]  # a row, by its number, in a workspace
-    ended: Callable[[int, Any], Any]  # what came of it
-    finish: Callable[[list[Path]], tuple[ResultsTable, list[str]]]  # the table, which is written, and the rows that failed
+    rows: Sequence[Trial]
+
+    def run(self, index: int, workspace: Path) -> Any:
+        """Run a row in a workspace; in lanes, each in its thread."""
+        raise NotImplementedError
+
+    def ended(self, index: int, came: Any) -> None:
+        """Take what came of a row."""
+        raise NotImplementedError
+
+    def finish(self, workspaces: Sequence[Path]) -> tuple[ResultsTable, list[str]]:
+        """Write the table and what belongs to it; also returns the rows that failed."""
+        raise NotImplementedError
 
     def carry_out(self) -> State[Any]:
         """Run the rows in lanes of workspaces, then publish their table; Failed if some failed."""
         kind, _, which = self.name.partition("/")
-        number = min(len(self.rows), parameters.parse_section(self.document, "execution", ExecutionParams).lanes.number)
-        names = [self.name.replace("/", "-") + (f".lane{lane}" if lane > 1 else "") for lane in range(1, number + 1)]
-        places = [checkout.workspace(self.home, name, self.document) for name in names]  # with the current code
-        tell(f"{self.name}: {len(self.rows)} rows in {shown(places[0], self.home)}")
+        document, names = self.rows[0].document, list(map(str, self.rows))
+        number = min(len(names), parameters.parse_section(document, "execution", ExecutionParams).lanes.number)
+        folders = [self.name.replace("/", "-") + (f".lane{lane}" if lane > 1 else "") for lane in range(1, number + 1)]
+        places = [checkout.workspace(self.home, folder, document) for folder in folders]  # with the current code
+        tell(f"{self.name}: {len(names)} rows in {shown(places[0], self.home)}")
         tags = {"kind": kind, **({kind: which} if which else {})}
         with tracking.pipeline_run(self.home, self.name, root=places[0], tags=tags) as record:
             with nested_under(record.environment):
-                lanes.run_all(self.rows, places, self.document, self.run, self.ended)
+                lanes.run_all(names, places, document, self.run, self.ended)
             results, failed = self.finish(places)
             page = publishing.record(record, self.directory, results)
-            message = f"{len(failed)} of {len(self.rows)} rows failed: {'; '.join(failed)}"
+            message = f"{len(failed)} of {len(names)} rows failed: {'; '.join(failed)}"
             if failed:
                 record.fail(message)
         key = re.sub("[^a-z0-9]+", "-", self.name.lower())
@@ -144,16 +147,16 @@ class Trials:
             tell(f"{kind}: {message}. Run it again to retry only these: finished work is kept.")
         if results.verdict:
             tell(results.verdict)
-        return Failed(message=message) if failed else Completed(message=f"{len(self.rows)} rows")
+        return Failed(message=message) if failed else Completed(message=f"{len(names)} rows")
 
 
-def start(kind: str, directory: Path, plan: Callable[[], T], trials: Callable[[T], Trials]) -> State[Any]:
+def start(kind: str, directory: Path, plan: Callable[[], Trials]) -> State[Any]:
     """Plan trials, then carry them out alone; a mistake in the plan is told before anything runs."""
     try:
         planned = plan()
         with locks.exclusive_lock(directory / "lock"):
             end_last(directory / "flow.run")
-            return trials(planned).carry_out()
+            return planned.carry_out()
     except UserError as error:
         get_run_logger().error(str(error))
         tell(f"{kind}: {error}")

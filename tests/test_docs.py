@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import typer
 
-from flows import bakeoff_models, sweep
+from flows import bakeoff, sweep
 from soundmill import commands, params
 from soundmill.errors import UserError
 from soundmill.models import registry
@@ -315,7 +315,7 @@ def check_soundmill(command: Command) -> None:
         registry.check(composed(*chosen, *overrides))
     elif name == "bakeoff":
         named = [family for family in given["families"].split(",") if family]
-        bakeoff_models.choose_models(ROOT, bakeoff_models.read_plan(ROOT, given["plan"]), overrides, named)
+        bakeoff.choose_models(ROOT, bakeoff.read_plan(ROOT, given["plan"]), overrides, named)
 
 
 def check_make(command: Command) -> None:

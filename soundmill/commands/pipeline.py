@@ -273,7 +273,7 @@ def bakeoff(
         from flows import pipeline  # first, as it keeps Prefect's log off the terminal
 
         # isort: split
-        from flows import bakeoff, bakeoff_models, trials
+        from flows import bakeoff, trials
 
     try:
         numbers = trials.numbers(seeds)
@@ -281,7 +281,7 @@ def bakeoff(
         raise UserError(f"--seeds {error}") from None
     names, folders = trials.comma_separated(families), bakeoff.named_folders(extra or [], here)
     if folder:
-        models = len(bakeoff_models.rows_of(root, bakeoff_models.read_plan(root, plan), names))
+        models = len(bakeoff.rows_of(root, bakeoff.read_plan(root, plan), names))
         document = parameters.compose(root / "conf", ["corpus=auto"])
         contents = _contents(folder, document)
         for line in contents.cost(document, 60 * minutes * models * len(numbers)):

@@ -13,10 +13,9 @@ from typing import get_args, get_type_hints
 import pytest
 import soundfile
 
-from flows import bakeoff, bakeoff_models, locks, scores, trials
-from flows.bakeoff_models import MAX_VALIDATIONS, TIMED_STEPS, WARM_UP_STEPS
-from flows.results_rows import Row, Training
-from flows.results_scores import Estimate, MetricResult
+from flows import bakeoff, locks, scores, trials
+from flows.bakeoff import MAX_VALIDATIONS, TIMED_STEPS, WARM_UP_STEPS
+from flows.results import Estimate, MetricResult, Row, Training
 from flows.terminal import LOG
 from soundmill import ledger, params, tracking
 from soundmill.errors import UserError
@@ -47,11 +46,11 @@ def test_shares_are_those_of_trainings_that_can_be_set_and_who_has_none_cannot_g
         assert (shares is not None) == any(can(kind, "generate") for kind in get_args(model) or [model]), family
         if shares:
             assert sum(shares.values()) == pytest.approx(1)
-            assert shares.keys() <= bakeoff_models.SECTIONS.keys()
+            assert shares.keys() <= bakeoff.SECTIONS.keys()
 
 
-def the_plan() -> bakeoff_models.BakeOff:
-    return bakeoff_models.read_plan(ROOT)
+def the_plan() -> bakeoff.BakeOff:
+    return bakeoff.read_plan(ROOT)
 
 
 def test_who_takes_part_and_what_is_for_whom() -> None:
@@ -96,13 +95,13 @@ def test_who_takes_part_and_what_is_for_whom() -> None:
 def test_an_override_that_names_a_family_anywhere_is_for_it_alone() -> None:
     trained = ["families.tango.trainings.autoencoder=0.7", "tango.autoencoder.weights.steps=200"]
     extra = [*trained, "spectrogram.tango.n_fft=2048", "tango=laptop"]
-    models, excluded = bakeoff_models.choose_models(ROOT, the_plan(), extra, ["tango", "ddpm_mel", "rave"])
+    models, excluded = bakeoff.choose_models(ROOT, the_plan(), extra, ["tango", "ddpm_mel", "rave"])
     assert excluded == []
     assert {model.family: model.shares for model in models}["tango"] == {"autoencoder": 0.5, "train": 0.5}
 
 
 def test_families_of_several_lanes_are_composed_at_the_same_time() -> None:
-    models, _ = bakeoff_models.choose_models(ROOT, the_plan(), [], ["ddpm_mel", "rave"])
+    models, _ = bakeoff.choose_models(ROOT, the_plan(), [], ["ddpm_mel", "rave"])
     with ThreadPoolExecutor(4) as pool:
         documents = list(pool.map(lambda number: models[number % 2].params(ROOT, {}, number), range(8)))
         assert len(set(map(len, pool.map(scores.changed_parameters, [ROOT] * 4)))) == 1
@@ -110,9 +109,9 @@ def test_families_of_several_lanes_are_composed_at_the_same_time() -> None:
 
 
 def test_a_named_plan_counts_above_that_of_every_bake_off() -> None:
-    plan = bakeoff_models.read_plan(ROOT, "one_shots")
+    plan = bakeoff.read_plan(ROOT, "one_shots")
     overrides, families = ["corpus=folder", "corpus.path=../drums"], ["diffusion_ae", "rave", "ddpm_mel"]
-    models, _ = bakeoff_models.choose_models(ROOT, plan, overrides, families)
+    models, _ = bakeoff.choose_models(ROOT, plan, overrides, families)
     documents = {one.family: one.params(ROOT, dict.fromkeys(one.shares, 9), 0) for one in models}
     assert {document["clips"]["default"]["clip_seconds"] for document in documents.values()} == {1.024}
     autoencoder, latents = (
@@ -122,11 +121,11 @@ def test_a_named_plan_counts_above_that_of_every_bake_off() -> None:
     assert (autoencoder["decoding"]["num_steps"], latents["num_samples"]) == (10, 16384)
     assert "diffusion_ae" not in documents["rave"]
     assert "ddpm_mel" not in documents["rave"]["spectrogram"]
-    (tango,), _ = bakeoff_models.choose_models(ROOT, bakeoff_models.read_plan(ROOT, "esc10"), [], ["tango"])
+    (tango,), _ = bakeoff.choose_models(ROOT, bakeoff.read_plan(ROOT, "esc10"), [], ["tango"])
     threads = tango.params(ROOT, {}, 0)["tango"]
     assert [threads[stage]["hardware"]["threads"] for stage in ("autoencoder", "train")] == [1, 1]
     with pytest.raises(UserError, match=r"no bake-off 'one_shot' in .*; did you mean 'one_shots'"):
-        bakeoff_models.read_plan(ROOT, "one_shot")
+        bakeoff.read_plan(ROOT, "one_shot")
 
 
 def test_trainings_are_counted_that_there_are() -> None:
@@ -134,7 +133,7 @@ def test_trainings_are_counted_that_there_are() -> None:
     plan = the_plan()
 
     def shares(*extra: str) -> dict[str, float]:
-        (tango,), excluded = bakeoff_models.choose_models(ROOT, plan, extra, ["tango"])
+        (tango,), excluded = bakeoff.choose_models(ROOT, plan, extra, ["tango"])
         assert excluded == []
         document = tango.params(ROOT, dict.fromkeys(tango.shares, 9), 0)
         assert (document["tango"]["train"]["steps"], document["tango"]["train"]["epochs"]) == (9, None)
@@ -148,9 +147,9 @@ def test_trainings_are_counted_that_there_are() -> None:
     assert shares("vocoder=hifigan_laptop", trained) == pytest.approx({"autoencoder": 0.02, "vocoder": 0.28, "train": 0.7})
     assert shares("scale=paper") == {"train": 1.0}
     assert shares("tango.train.epochs=3", "tango.train.steps=null") == {"train": 1.0}
-    models, excluded = bakeoff_models.choose_models(ROOT, plan, ["scale=paper"], [])
+    models, excluded = bakeoff.choose_models(ROOT, plan, ["scale=paper"], [])
     assert {"ddpm_mel", "rave"} <= {model.family for model in models}
-    broken, excluded = bakeoff_models.choose_models(ROOT, plan, ["+families.rave.trainings.stew=1"], ["rave", "ddpm_mel"])
+    broken, excluded = bakeoff.choose_models(ROOT, plan, ["+families.rave.trainings.stew=1"], ["rave", "ddpm_mel"])
     assert [model.family for model in broken] == ["ddpm_mel"]
     assert {row.name: row.why_not for row in excluded} == {"rave": "KeyError: 'stew'"}
 
@@ -194,7 +193,7 @@ def test_a_training_that_is_in_the_cache_is_timed_again_and_alone(workspace, tmp
     results = tmp_path / "results"
 
     def measure(stage: str, *more: str) -> dict[str, float]:
-        (model,), _ = bakeoff_models.choose_models(ROOT, the_plan(), more, ["rave"])
+        (model,), _ = bakeoff.choose_models(ROOT, the_plan(), more, ["rave"])
         earlier = {"autoencoder": 40} if stage == "train" else {}
         return bakeoff.measure(tmp_path, ROOT, results, model, stage, earlier, 0)
 
@@ -218,19 +217,19 @@ def test_two_combinations_of_one_family_are_a_row_each(workspace, tmp_path) -> N
     combinations = {"unet": ["model=ddpm_mel"], "transformer": ["model=ddpm_mel", "net@ddpm_mel.train.network=dit"]}
     file = tmp_path / "two.yaml"
     params.write_yaml({"title": "Two", "overrides": [], "families": {}, "points": combinations | {"rave": ["model=rave"]}}, file)
-    plan = trials.read_file(bakeoff_models.BakeOff, file)
-    models, _ = bakeoff_models.choose_models(ROOT, plan, ["ddpm_mel.train.batch_size=5"], ["ddpm_mel"])
+    plan = trials.read_file(bakeoff.BakeOff, file)
+    models, _ = bakeoff.choose_models(ROOT, plan, ["ddpm_mel.train.batch_size=5"], ["ddpm_mel"])
     assert [(model.name, model.family) for model in models] == [("unet", "ddpm_mel"), ("transformer", "ddpm_mel")]
     assert [model.document["ddpm_mel"]["train"]["batch_size"] for model in models] == [5, 5]
     assert models[0].document["ddpm_mel"]["train"]["network"] != models[1].document["ddpm_mel"]["train"]["network"]
     for model in models:
         bakeoff.measure(tmp_path, ROOT, tmp_path / "results", model, "train", {}, 0)
     assert sorted(path.stem for path in (tmp_path / "results/measured").iterdir()) == ["transformer-train", "unet-train"]
-    (alone,), _ = bakeoff_models.choose_models(ROOT, plan, [], ["transformer"])
+    (alone,), _ = bakeoff.choose_models(ROOT, plan, [], ["transformer"])
     assert alone.name == "transformer"
     params.write_yaml({"title": "Two", "overrides": [], "families": {}, "points": {"unet": ["model=[rave]"]}}, file)
     with pytest.raises(UserError, match=r"points.*unet: names no family"):
-        trials.read_file(bakeoff_models.BakeOff, file)
+        trials.read_file(bakeoff.BakeOff, file)
 
 
 def test_the_speed_is_that_of_the_run_that_made_the_sounds(workspace, tmp_path) -> None:

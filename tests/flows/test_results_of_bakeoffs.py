@@ -9,11 +9,24 @@ from types import SimpleNamespace
 import pytest
 
 from flows import publishing
-from flows.results_figure import TOTAL_COLOR, draw
-from flows.results_rows import Difference, Row, Training, falling, front, leading, not_ranked, slope, without_score
-from flows.results_scores import Estimate, MetricResult, scores_under
+from flows.publishing import TOTAL_COLOR, draw
+from flows.results import (
+    Difference,
+    Estimate,
+    MetricResult,
+    Row,
+    Training,
+    falling,
+    front,
+    leading,
+    not_ranked,
+    scores_under,
+    slope,
+    without_score,
+)
 from flows.results_table import csv_of_rows, of_bakeoff, verdict, why_unranked
 from flows.scores import best
+from soundmill.clips import Tables
 
 FALLING, FLAT = Estimate(-0.2, -0.21, -0.19), Estimate(0.0, -0.005, 0.005)
 
@@ -177,7 +190,8 @@ def test_the_page_is_there_without_a_figure(tmp_path, monkeypatch):
         monkeypatch.setattr(f"soundmill.listening.material.{name}", lambda *_: SimpleNamespace(sounds={}))
     monkeypatch.setattr("soundmill.listening.material.real_clips", lambda *_: ({}, {}))
     monkeypatch.setattr("soundmill.listening.side_by_side.write", lambda path, *_, above, **__: written.append(above))
-    publishing.write_page(tmp_path, tmp_path, "default", of_bakeoff("A bake-off", ROWS, [], ["a note"]), ROWS, 0, {})
+    tables = Tables(tmp_path / "clips", tmp_path / "catalog.parquet")
+    publishing.write_page(tmp_path, tables, of_bakeoff("A bake-off", ROWS, [], ["a note"]), {"slow": tmp_path}, {})
     assert "Scores" in written[0]
     assert "Quality and speed" not in written[0]
 

@@ -5,9 +5,8 @@ import io
 
 import pytest
 
-from flows import publishing, results_figure, results_scores, results_table
-from flows.results_rows import Outcome, Row, make_rows
-from flows.results_scores import Estimate
+from flows import publishing, results, results_table
+from flows.results import Estimate, Outcome, Row, make_rows
 from flows.results_table import ResultsTable
 
 PAPER = {"pressure": {"fd": 24.52, "kl": 1.37, "fad": 1.59}, "AudioLDM-L": {"fad": 2.08}}
@@ -70,7 +69,7 @@ def test_copies_are_beside_the_scores_and_the_base_is_the_first_row():
     assert ["base", "score", "0", "fad_yamnet", "20.0", "", "", ""] in list(
         csv.reader(io.StringIO(results_table.csv_of_seeds(rows)))
     )
-    assert not [axes for axes in results_figure.draw("Ranks", rows).axes if "copies" in axes.get_xlabel()]
+    assert not [axes for axes in publishing.draw("Ranks", rows).axes if "copies" in axes.get_xlabel()]
 
 
 def test_bases_that_differ_are_a_row_each():
@@ -158,10 +157,10 @@ def test_scores_by_the_papers_own_protocol_are_columns_and_compare_with_it():
     assert cells["fad_vggish@audioldm_eval-16k"] == "2.5 (2 … 3)"
     assert (cells["fd_panns_cnn14_16k@audioldm_eval-16k"], cells["paper"]) == ("30", "FD 24.52, KL 1.37, FAD 1.59")
     assert "measured by the same protocol on the same files" in " ".join(shown.notes)
-    panels = {axes.get_xlabel() for axes in results_figure.draw("Table 4", rows[:1]).axes if axes.get_xlabel()}
+    panels = {axes.get_xlabel() for axes in publishing.draw("Table 4", rows[:1]).axes if axes.get_xlabel()}
     assert "Fréchet distance · vggish@audioldm_eval-16k   ← better" in panels
     assert sum("FD in the paper" in label for label in panels) == 0  # on the panel of our FD
-    (of_family,) = [results_scores.scores_under("yamnet", {0: metrics})]
+    (of_family,) = [results.scores_under("yamnet", {0: metrics})]
     assert list(of_family) == ["fad", "label_accuracy", "fad_vggish@audioldm_eval-16k", "fd_panns_cnn14_16k@audioldm_eval-16k"]
     columns = results_table.of_bakeoff("Systems", [Row("TANGO", of_family)], [], []).table()
     assert "FAD vggish@audioldm_eval-16k" in columns
@@ -189,7 +188,7 @@ def test_a_metric_that_ranks_no_models_has_no_difference_and_says_why():
     assert results_table.differences(rows)["fad_yamnet"].tolist() == ["–"]
     assert f"- † fad_yamnet is not ranked: {reason}." in table(rows).markdown()
     assert reason in results_table.csv_of_seeds(rows)
-    assert any("not ranked" in axes.get_xlabel() for axes in results_figure.draw("Mixup", rows).axes)
+    assert any("not ranked" in axes.get_xlabel() for axes in publishing.draw("Mixup", rows).axes)
 
 
 def test_scores_of_an_older_protocol_do_not_compare():
@@ -216,7 +215,7 @@ def test_rows_of_different_size_are_warned_of():
 
 def test_the_figure_has_a_panel_for_each_metric_and_shows_intervals_failures_and_the_paper():
     rows = rows_of(Outcome("pressure", 0, scored(10.0)), Outcome("pressure", 1, scored(12.0)), Outcome("none", 0, failure="why"))
-    figure = results_figure.draw("Mixup", rows)
+    figure = publishing.draw("Mixup", rows)
     panels = {axes.get_xlabel().split(" ·")[0]: axes for axes in figure.axes}
     assert set(panels) == {"Fréchet distance", "Label accuracy", "FAD in the paper (other data)"}
     ends = [tuple(line.get_xdata()) for line in panels["Fréchet distance"].lines if len(line.get_xdata()) == 2]
@@ -231,11 +230,11 @@ def test_the_figure_has_a_panel_for_each_metric_and_shows_intervals_failures_and
 
 def test_rows_may_be_named_by_any_label():
     rows = rows_of(Outcome("$x^$", 0, scored(10.0)), Outcome(r"_^}{%#&\n🐶 " * 1000, 0, scored(12.0)))
-    figure = results_figure.draw("$x^$", rows)
+    figure = publishing.draw("$x^$", rows)
     figure.savefig(io.BytesIO(), format="png")
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert names[0] == "$x^$"
-    assert len(names[1]) == results_figure.LONGEST_NAME
+    assert len(names[1]) == publishing.LONGEST_NAME
 
 
 def test_a_figure_that_fails_loses_no_table(tmp_path, monkeypatch, capsys):
@@ -253,4 +252,4 @@ def test_a_figure_that_fails_loses_no_table(tmp_path, monkeypatch, capsys):
 def test_nothing_done_is_a_table_too():
     rows = make_rows([Outcome("pressure", 0, failure="why")], {}, "", None)
     assert "seed 0: why" in table(rows).markdown()
-    results_figure.draw("Mixup", rows).canvas.draw()
+    publishing.draw("Mixup", rows).canvas.draw()

@@ -1,22 +1,9 @@
-"""The rows of a sweep or a bake-off: scores, what they cost, and how rows are ranked."""
+"""The rows of a sweep or a bake-off: scores over seeds and clips with their intervals, what they cost, and how rows are ranked."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
-
-from flows.results_scores import (
-    COPIES,
-    Estimate,
-    MetricResult,
-    copies_in,
-    metrics_in,
-    near_copies,
-    over_seeds,
-    result,
-    sorted_metrics,
-    with_protocols,
-)
 
 PAPER = {"fd": "FD", "kl": "KL", "fad": "FAD", "ovl": "OVL", "rel": "REL"}  # the paper's metrics, in the order it prints them
 OTHER_DATA = "other data"
@@ -25,6 +12,166 @@ SHARED = ("protocol", "embedders", "counts", "files", "unranked")  # what the me
 LEADING = ("fad", "mmd")  # rows are ranked by the first that a row has: with fewer than 50 real clips there is no FAD
 MIN_IMPROVEMENT = 0.01  # of the held-out loss by twice the steps, to say that more training would help
 MIN_LOSSES = 5  # held-out losses needed to estimate a slope
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Scores, from the metrics that `evaluate` writes
+
+
+@dataclass(frozen=True)
+class Metric:
+    title: str
+    short_title: str
+    higher_is_better: bool = False
+    is_share: bool = False  # shown in percent
+
+
+METRICS = {
+    "fad": Metric("Fréchet distance", "FAD"),
+    "fd": Metric("Fréchet distance of clips", "FD"),
+    "mmd": Metric("Kernel distance (MMD)", "MMD"),
+    "kl": Metric("KL divergence", "KL"),
+    "label_accuracy": Metric("Label accuracy", "requested class", higher_is_better=True, is_share=True),
+    "recall": Metric("Recall", "recall", higher_is_better=True, is_share=True),
+    "coverage": Metric("Coverage", "coverage", higher_is_better=True, is_share=True),
+    "memorised": Metric("Near-copies", "near-copies", is_share=True),
+}
+SUMMARISED = ("fad", "fd", "mmd", "kl", "label_accuracy")  # the metrics of tables that show all embedders
+COPIES = "memorised_"  # keys of the search for copies of training clips
+BASELINES = ("codec", "floor", "real")  # kept with a score
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % interval, if it has one."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def has_interval(self) -> bool:
+        return self.low is not None and self.high is not None
+
+
+@dataclass(frozen=True)
+class MetricResult:
+    """One metric of one row.
+
+    With one seed, `total` has the bootstrap interval over clips; with several, it is their mean with Student's interval over seeds.
+    `difference` is the one to the first row over common seeds. `unranked` is the reason why the score must not rank models.
+    """
+
+    total: Estimate
+    by_seed: Mapping[int, Estimate] = field(default_factory=dict)
+    difference: Estimate | None = None
+    baselines: Mapping[str, float] = field(default_factory=dict)
+    unranked: str | None = None
+
+
+def with_protocols(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The scores by other protocols beside the project's own, by keys such as `fad_vggish@audioldm_eval-16k`."""
+    merged = {**metrics}
+    for name, block in metrics.get("protocols", {}).items():
+        for part in ("embedders", "baselines", "unranked"):
+            merged[part] = {**merged.get(part, {}), **{f"{key}@{name}": value for key, value in block.get(part, {}).items()}}
+        scored = [(key, end) for key in block["baselines"] for end in ("", "_low", "_high") if f"{key}{end}" in block]
+        merged |= {f"{key}@{name}{end}": block[f"{key}{end}"] for key, end in scored}
+    return merged
+
+
+def result(metrics_by_seed: Mapping[int, Mapping[str, Any]], key: str) -> MetricResult | None:
+    """A score such as `fad_yamnet` from the metrics that `evaluate` wrote for each seed; None if no seed has it.
+
+    A share of near-copies has that of real sounds as a baseline, and of one seed Wilson's interval.
+    """
+    scored = {seed: metrics for seed, metrics in metrics_by_seed.items() if metrics.get(key) is not None}
+    if not scored:
+        return None
+    by_seed = {
+        seed: Estimate(metrics[key], metrics.get(f"{key}_low"), metrics.get(f"{key}_high")) for seed, metrics in scored.items()
+    }
+    total = next(iter(by_seed.values())) if len(by_seed) == 1 else over_seeds([one.value for one in by_seed.values()])
+    of_first = next(iter(scored.values())).get("baselines", {}).get(key, {})
+    baselines = {name: of_first[name] for name in BASELINES if name in of_first}
+    if key.startswith(COPIES):
+        first = next(iter(metrics_by_seed.values()))
+        if len(metrics_by_seed) == 1:
+            total = wilson(total.value, first.get("counts", {}).get("generated"))
+        if f"{key}_real" in first:
+            baselines["real"] = first[f"{key}_real"]
+    reasons = [metrics["unranked"][key] for metrics in metrics_by_seed.values() if key in metrics.get("unranked", {})]
+    return MetricResult(total, by_seed, baselines=baselines, unranked=reasons[0] if reasons else None)
+
+
+def wilson(share: float, count: int | None) -> Estimate:
+    """A share of `count` clips with Wilson's 95 % interval (1927), which is valid for 0 and 100 % too."""
+    if not count:
+        return Estimate(share)
+    from scipy.stats import binomtest
+
+    return Estimate(share, *map(float, binomtest(round(share * count), count).proportion_ci(method="wilson")))
+
+
+def over_seeds(values: Sequence[float]) -> Estimate:
+    """Mean with Student's 95 % interval; a single value has no interval."""
+    mean = sum(values) / len(values)
+    if len(values) == 1:
+        return Estimate(mean)
+    from scipy.stats import sem, t
+
+    half = float(t.ppf(0.975, len(values) - 1) * sem(values))
+    return Estimate(mean, mean - half, mean + half)
+
+
+def scores_under(embedder: str | None, metrics_by_seed: Mapping[int, Mapping[str, Any]]) -> dict[str, MetricResult]:
+    """The scores in the metrics that `evaluate` wrote for each seed, by their keys.
+
+    With an embedder, only its own, by metric, and those by other protocols, as far as all seeds have them.
+    """
+    metrics_by_seed = {seed: with_protocols(metrics) for seed, metrics in metrics_by_seed.items()}
+    found = metrics_in(metrics_by_seed.values())
+    copies = {key for metrics in metrics_by_seed.values() for key in metrics if key.startswith(COPIES)}
+    keys = {key: key for key in [*found, *sorted(key for key in copies if not key.endswith("_real"))]}
+    if embedder:
+        first = next(iter(metrics_by_seed.values()))
+        keys = {metric: f"{metric}_{embedder}" for metric in METRICS} | {key: key for key in found if "@" in key}
+        searched = [key for name in (embedder, *first.get("embedders", ())) if (key := f"{COPIES}{name}") in first]
+        keys["memorised"] = next(iter(searched), f"{COPIES}{embedder}")  # only one embedder searches for copies
+    scores = {name: score for name, key in keys.items() if (score := result(metrics_by_seed, key))}
+    return {name: score for name, score in scores.items() if not embedder or len(score.by_seed) == len(metrics_by_seed)}
+
+
+def metrics_in(scored: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Keys of all SUMMARISED metrics that have a value and baselines, such as `fad_yamnet`: by metric, then embedder."""
+    keys: set[str] = set()
+    for metrics in scored:
+        summarised = {f"{kind}_{name}" for kind in SUMMARISED for name in metrics.get("embedders", ())}
+        keys |= {key for key in metrics.get("baselines", {}) if key in summarised and metrics.get(key) is not None}
+    return sorted_metrics(keys)
+
+
+def sorted_metrics(keys: Iterable[str]) -> list[str]:
+    return sorted(keys, key=lambda key: (list(METRICS).index(kind_of(key)), key))
+
+
+def kind_of(metric: str) -> str:
+    """`fad` for `fad_yamnet`, and for `fad`."""
+    return next(kind for kind in METRICS if metric == kind or metric.startswith(f"{kind}_"))
+
+
+def heading_of(metric: str) -> str:
+    """`FAD` for `fad`, and `FAD vggish@audioldm_eval-16k` for the score by another protocol."""
+    return f"{METRICS[kind_of(metric)].short_title} {embedder_of(metric)}".strip()
+
+
+def embedder_of(metric: str) -> str:
+    """`yamnet` for `fad_yamnet`; nothing for `fad`."""
+    return metric.removeprefix(kind_of(metric)).removeprefix("_")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Rows
 
 
 @dataclass(frozen=True)
@@ -108,15 +255,14 @@ def make_rows(outcomes: Sequence[Outcome], paper: Mapping[str, Mapping[str, floa
     The paper's numbers compare with ours by the protocol of the label `protocol`, if the digest of its reference list is `files`.
     """
     outcomes = of_one_protocol(outcomes)
-    outcomes = [replace(one, metrics=with_protocols(one.metrics)) for one in [*of_bases(outcomes), *outcomes]]
+    outcomes = [*of_bases(outcomes), *outcomes]
     names = list(dict.fromkeys(outcome.row for outcome in outcomes))
     rows: list[Row] = []
     for name in names:
         of_row = [outcome for outcome in outcomes if outcome.row == name]
         done = {outcome.seed: outcome.metrics for outcome in of_row if outcome.failure is None}
-        scores = {key: score for key in metrics_in(done.values()) if (score := result(done, key))}
-        scores |= {key: score for key in copies_in(done.values()) if (score := near_copies(done, key))}
         first = rows[0].scores if rows else {}
+        scores = scores_under(None, done)
         scores = {key: replace(score, difference=_difference(score, first.get(key))) for key, score in scores.items()}
         one = next(iter(done.values()), {})
         rows.append(
@@ -202,11 +348,6 @@ def falling(row: Row) -> list[Training]:
     return [one for one in row.trainings if one.slope and one.slope.high < 0 and one.slope.value < -MIN_IMPROVEMENT]
 
 
-def flat(row: Row) -> bool:
-    """Whether no training's held-out loss can still fall by more than MIN_IMPROVEMENT."""
-    return all(one.slope and one.slope.low > -MIN_IMPROVEMENT for one in row.trainings)
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Ranking
 
@@ -230,17 +371,12 @@ def distance(row: Row, metric: str) -> float:
     return row.scores[metric].total.value if ranks(row, metric) else math.inf
 
 
-def placed(rows: Sequence[Row]) -> list[Row]:
-    """The rows that have both the leading score and a speed."""
-    metric = leading(rows)
-    return [row for row in rows if ranks(row, metric) and row.seconds_per_second is not None]
-
-
 def front(rows: Sequence[Row]) -> list[Row]:
     """The Pareto front of the leading score and speed, fastest first."""
     metric = leading(rows)
+    placed = [row for row in rows if ranks(row, metric) and row.seconds_per_second is not None]
     best, kept = math.inf, []
-    for row in sorted(placed(rows), key=lambda row: (row.seconds_per_second, distance(row, metric))):
+    for row in sorted(placed, key=lambda row: (row.seconds_per_second, distance(row, metric))):
         if distance(row, metric) < best:
             best = distance(row, metric)
             kept.append(row)
