@@ -86,8 +86,14 @@ def new_test(
     scores: Scores = None,
     questions: Annotated[
         str,
-        typer.Option(help="Comma-separated: quality, relevance (to the text), similarity (to the real sound), loopability."),
+        typer.Option(
+            help="Comma-separated: quality, relevance (to the text), similarity (to the real sound), loopability, drummability, "
+            "or names from --own."
+        ),
     ] = "quality",
+    own: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="YAML file of your own questions (docs/listening.md).")
+    ] = None,
     per_model: Annotated[
         int, typer.Option(min=3, max=500, help="Number of requests; raters hear every model and the real sound for each.")
     ] = 20,
@@ -105,9 +111,10 @@ def new_test(
     from soundmill import hashing
     from soundmill.listening import blind
 
-    chosen = tuple(dict.fromkeys(name.strip() for name in questions.split(",")))
-    if unknown := [name for name in chosen if name not in blind.QUESTIONS]:
-        raise UserError(f"--questions: {unknown[0]!r} is not one of {', '.join(blind.QUESTIONS)}")
+    known, names = blind.questions(own), [name.strip() for name in questions.split(",")]
+    if unknown := [name for name in names if name not in known]:
+        raise UserError(f"--questions: {unknown[0]!r} is not one of {', '.join(known)}")
+    chosen = {name: known[name] for name in names}
     if scale not in ("5", "100"):
         raise UserError(f"--scale {scale}: must be 5 or 100")
     if ab and scale == "100":

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -17,6 +17,7 @@ from soundmill.params import StageParams
 
 REAL, BAD = "real", "bad"  # systems besides the models: the real sounds and the bad anchors
 FIRST, SAME, SECOND = "first", "same", "second"  # answers of a comparison
+QUESTION = r"^[a-z][a-z0-9_]{0,39}$"  # the name of a question, which names metrics too
 MAX_BYTES = 4_000_000  # of a file of answers
 MAX_RATER = 10_000  # highest number of a rater
 MIN_CHECKS = 3
@@ -121,7 +122,7 @@ class Key(StageParams):
 
     format: Literal[1]
     test: str
-    questions: list[Literal["quality", "relevance", "similarity", "loopability"]] = Field(min_length=1)
+    questions: list[Annotated[str, Field(pattern=QUESTION)]] = Field(min_length=1)
     scale: Literal[5, 100]
     compare: bool
     seed: int

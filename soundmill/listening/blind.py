@@ -2,6 +2,7 @@
 
 import base64
 import itertools
+import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from soundmill import disk, hashing, page
 from soundmill.audio.flac import encode_flac
@@ -19,56 +21,47 @@ from soundmill.listening import answers
 from soundmill.listening.answers import BAD, REAL, Key, KeyedModel, KeyedSound, Stimulus, read_key
 from soundmill.listening.material import Material, Request, Wave
 from soundmill.page.sounds import LONGEST_SECONDS, MIN_RATE
+from soundmill.params import StageParams, parse, read_yaml
 
 LOUDNESS, MIN_LOUDNESS, MAX_GAIN = -23.0, -35.0, 40.0  # LUFS, LUFS, dB: one loudness for the whole test (`matching_gains`)
 MAX_RATE = 48_000
-LOOPS = 3  # repetitions of a sound in a row for the question of loopability
 SILENT_SHARE = 0.2  # of a bad anchor, at its end
 BEEPS, BEEP_SECONDS, SOFTEST_BEEP = (4, 5, 6), 0.25, 0.004  # of the volume check: possible numbers; amplitude of the last
 
 
-@dataclass(frozen=True)
-class Question:
-    """Wording for one rated sound and for two compared ones, and the five labels of the scale."""
+class Question(StageParams):
+    """What raters are asked; `shows` is beside the sound, which is played `repeat` times in a row."""
 
-    rate: str
-    compare: str
-    labels: tuple[str, str, str, str, str]
+    rate: str = Field(min_length=1, description="of one sound")
+    compare: str = Field(min_length=1, description="of two sounds")
+    labels: list[str] = Field(min_length=5, max_length=5, description="of the scale, from worst to best")
+    shows: Literal["text", "reference"] | None = None
+    repeat: int = Field(1, ge=1, le=10)
 
 
-QUESTIONS = {
-    "quality": Question(
-        "How good is the quality of this sound?",
-        "Which sound has the better quality?",
-        ("bad", "poor", "fair", "good", "excellent"),
-    ),
-    "relevance": Question(
-        "How well does the sound fit the text?",
-        "Which sound fits the text better?",
-        ("not at all", "poorly", "partly", "well", "completely"),
-    ),
-    "similarity": Question(
-        "How similar is the sound to the reference?",
-        "Which sound is more similar to the reference?",
-        ("very different", "different", "a little similar", "similar", "the same"),
-    ),
-    "loopability": Question(
-        f"The sound is played {LOOPS} times in a row. How well does it loop?",
-        f"Each sound is played {LOOPS} times in a row. Which sound loops better?",
-        ("not at all", "poorly", "fairly well", "well", "seamlessly"),
-    ),
-}
+def questions(own: Path | None = None) -> dict[str, Question]:
+    """All questions by name: those of questions.yaml, and those of a file of one's own like it, which may replace them."""
+    found = {}
+    for path in [Path(__file__).with_name("questions.yaml"), *([own] if own else [])]:
+        for name, values in read_yaml(path).items():
+            if not re.fullmatch(answers.QUESTION, str(name)):
+                raise UserError(f"{path}: {name!r}: a question's name has small letters, digits and underscores, as quality")
+            found[name] = parse(Question, values, f"{path}: {name}")
+    return found
 
 
 @dataclass(frozen=True)
 class Plan:
     """Questions, number of requests per model, seed, scale (1 to 5 or 1 to 100), or whether pairs are compared instead."""
 
-    questions: tuple[str, ...]
+    questions: Mapping[str, Question]  # by name
     per_model: int
     seed: int
     scale: Literal[5, 100] = 5
     compare: bool = False
+
+    def shows(self, what: str) -> bool:
+        return any(question.shows == what for question in self.questions.values())
 
 
 def write(
@@ -82,7 +75,7 @@ def write(
 
     The seed and a random salt determine names, orders and noise. The salt is only in the key, so knowing the seed does not reveal
     the key; if the directory has a key, its salt is used again, which reproduces the test. UserError if too few requests have a
-    real sound and one of every model, or if `relevance` is asked of a request without a text. `weights`: digest of each model's
+    real sound and one of every model, or if a question shows a text that a request lacks. `weights`: digest of each model's
     checkpoint, by its name. `progress` counts sounds.
     """
     paths = directory / "test.html", directory / "key.json"
@@ -96,14 +89,14 @@ def write(
     orders = answers.orders(treatments, anchor, len(chosen), seed)
     stimuli = sorted({one for trials in orders for trial in trials for one in trial}, key=lambda one: (one.system, one.request))
     waves = {one: _wave(one, chosen, material, seed, progress) for one in stimuli}
-    flacs = _uniform(waves, LOOPS if "loopability" in plan.questions else 1)
+    flacs = _uniform(waves, max(question.repeat for question in plan.questions.values()))
     numbers = np.random.default_rng([seed, 2]).permutation(len(stimuli))
     sound_names = {one: f"s{number + 1:03d}" for one, number in zip(stimuli, numbers, strict=True)}
     named_orders = [[[sound_names[one] for one in trial] for trial in trials] for trials in orders]
     content = {
         "questions": [
             {"name": name, "text": one.compare if plan.compare else one.rate, "words": one.labels}
-            for name, one in ((name, QUESTIONS[name]) for name in plan.questions)
+            for name, one in plan.questions.items()
         ],
         "scale": plan.scale,
         "compare": plan.compare,
@@ -114,7 +107,7 @@ def write(
         },
         "references": {
             _reference(number): base64.b64encode(flacs[Stimulus(REAL, number)]).decode()
-            for number in range(len(chosen) if "similarity" in plan.questions else 0)
+            for number in range(len(chosen) if plan.shows("reference") else 0)
         },
         **_volume_check(plan.seed),
     }
@@ -162,8 +155,10 @@ def _requests(material: Material, plan: Plan) -> list[str]:
             "generate more sounds, or give the real sounds with --reference DIR, under the same names"
         )
     chosen = common[: plan.per_model]
-    if "relevance" in plan.questions and (missing := [clip_id for clip_id in chosen if not material.requests[clip_id].text]):
-        raise UserError(f"relevance: no caption or label for {', '.join(missing[:10])}; give --captions FILE")
+    if plan.shows("text") and (missing := [clip_id for clip_id in chosen if not material.requests[clip_id].text]):
+        raise UserError(
+            f"--questions: one shows the request's text: no caption or label for {', '.join(missing[:10])}; give --captions FILE"
+        )
     return chosen
 
 
@@ -208,9 +203,9 @@ def _uniform(waves: Mapping[Stimulus, Wave], loops: int) -> dict[Stimulus, bytes
 def _sound(one: Stimulus, flac: bytes, chosen: Sequence[str], material: Material, plan: Plan) -> dict[str, str]:
     """A sound in the content of the page."""
     sound = {"flac": base64.b64encode(flac).decode()}
-    if "relevance" in plan.questions:
+    if plan.shows("text"):
         sound["text"] = material.requests[chosen[one.request]].text
-    if "similarity" in plan.questions:
+    if plan.shows("reference"):
         sound["reference"] = _reference(one.request)
     return sound
 

@@ -26,6 +26,10 @@ def gathered(root, names=("soft", "wide"), captions=None) -> material.Material:
     return material.gather(models, material.folder_sounds(material.open_folder(root / "real")), asked)
 
 
+def plan(per_model, *names, **more) -> Plan:
+    return Plan({name: blind.questions()[name] for name in names}, per_model, 0, **more)
+
+
 @pytest.fixture
 def sounds(tmp_path):
     """Three requests of all; the models say who they are wherever a WAV can."""
@@ -41,7 +45,7 @@ def content(page) -> dict:
 
 
 def test_the_page_tells_of_no_sound_whose_it_is(sounds):
-    page, key = blind.write(sounds / "test", gathered(sounds), Plan(("quality", "similarity"), 3, 0))
+    page, key = blind.write(sounds / "test", gathered(sounds), plan(3, "quality", "similarity"))
     text = page.read_text(encoding="utf-8")
     for word in ("soft", "wide", "softmodel", "widemodel", "beep/1", "hiss/1", "bad_", "seed"):
         assert not re.search(rf"\b{word}\b", text.partition("<script type")[2].partition("</script>")[0]), word
@@ -62,9 +66,9 @@ def test_the_page_tells_of_no_sound_whose_it_is(sounds):
 
 
 def test_nobody_rebuilds_the_key_from_the_sounds_and_the_seed(sounds):
-    plan = Plan(("quality",), 3, 0)
-    page, key = blind.write(sounds / "test", gathered(sounds), plan)
-    guess_page, guess = blind.write(sounds / "guess", gathered(sounds), plan)
+    one = plan(3, "quality")
+    page, key = blind.write(sounds / "test", gathered(sounds), one)
+    guess_page, guess = blind.write(sounds / "guess", gathered(sounds), one)
     assert key.stat().st_mode & 0o077 == 0
     secret, guessed = answers.read_key(key), answers.read_key(guess)
     assert secret.sounds != guessed.sounds
@@ -73,23 +77,23 @@ def test_nobody_rebuilds_the_key_from_the_sounds_and_the_seed(sounds):
     assert secret.salt not in page.read_text(encoding="utf-8")
     (sounds / "again").mkdir()
     shutil.copy(key, sounds / "again")
-    again = blind.write(sounds / "again", gathered(sounds), plan)
+    again = blind.write(sounds / "again", gathered(sounds), one)
     assert [path.read_bytes() for path in again] == [page.read_bytes(), key.read_bytes()]
     assert guess_page.read_bytes() != page.read_bytes()
 
 
 def test_a_key_without_a_salt_can_still_be_read(sounds):
-    _, key = blind.write(sounds / "test", gathered(sounds), Plan(("quality",), 3, 0))
+    _, key = blind.write(sounds / "test", gathered(sounds), plan(3, "quality"))
     document = json.loads(key.read_text(encoding="utf-8"))
     del document["salt"]
     key.write_text(json.dumps(document), encoding="utf-8")
     assert answers.read_key(key).salt == ""
     with pytest.raises(UserError, match=r"key.json: the key of another test"):  # the new one is salted
-        blind.write(sounds / "test", gathered(sounds), Plan(("quality",), 3, 0))
+        blind.write(sounds / "test", gathered(sounds), plan(3, "quality"))
 
 
 def test_a_bad_anchor_is_another_request_under_noise_and_breaks_off(sounds):
-    page, key = blind.write(sounds / "test", gathered(sounds), Plan(("quality", "relevance"), 3, 0))
+    page, key = blind.write(sounds / "test", gathered(sounds), plan(3, "quality", "relevance"))
     shown, secret = content(page), answers.read_key(key)
     for name, one in secret.sounds.items():
         assert shown["sounds"][name]["text"] == one.request.partition("/")[0]
@@ -105,7 +109,7 @@ def test_a_bad_anchor_is_another_request_under_noise_and_breaks_off(sounds):
 
 
 def test_loops_are_heard_three_times_in_a_row(sounds):
-    page, _ = blind.write(sounds / "test", gathered(sounds), Plan(("loopability",), 3, 0))
+    page, _ = blind.write(sounds / "test", gathered(sounds), plan(3, "loopability"))
     wave = decode_flac(base64.b64decode(next(iter(content(page)["sounds"].values()))["flac"]))
     once = round(SECONDS * 44_100)
     assert wave.shape == (2, 3 * once)
@@ -113,11 +117,11 @@ def test_loops_are_heard_three_times_in_a_row(sounds):
 
 
 def test_pairs_of_models_and_one_model_beside_the_real_sounds(sounds):
-    _, key = blind.write(sounds / "two", gathered(sounds), Plan(("quality",), 3, 0, compare=True))
+    _, key = blind.write(sounds / "two", gathered(sounds), plan(3, "quality", compare=True))
     secret = answers.read_key(key)
     pairs = Counter(frozenset(secret.sounds[name].system for name in trial) for trial in secret.orders[0])
     assert pairs == {frozenset({"soft", "wide"}): 3 + 2, frozenset({"real", "bad"}): 3}  # two of them once more
-    _, key = blind.write(sounds / "one", gathered(sounds, ("soft",)), Plan(("quality",), 3, 0, compare=True))
+    _, key = blind.write(sounds / "one", gathered(sounds, ("soft",)), plan(3, "quality", compare=True))
     secret = answers.read_key(key)
     assert frozenset({"soft", "real"}) in {frozenset(secret.sounds[name].system for name in trial) for trial in secret.orders[0]}
 
@@ -127,7 +131,7 @@ def test_scores_and_weights_go_into_the_key(tmp_path):
     report = write_report(tmp_path / "report", {"beep/1": 0.5, "hiss/2": 1.0, "other": 2.0})
     model = material.read_folder("soft", material.open_folder(tmp_path / "soft"), report)
     output = material.gather([model], material.folder_sounds(material.open_folder(tmp_path / "real")), {})
-    secret = answers.read_key(blind.write(tmp_path / "test", output, Plan(("quality",), 4, 0))[1])
+    secret = answers.read_key(blind.write(tmp_path / "test", output, plan(4, "quality"))[1])
     assert secret.models["soft"].scores == {"kl_yamnet": 1.5}
     assert secret.models["soft"].of == {"beep/1": {"kl_yamnet": 0.5}, "hiss/2": {"kl_yamnet": 1.0}}
 
@@ -135,8 +139,8 @@ def test_scores_and_weights_go_into_the_key(tmp_path):
 @pytest.mark.parametrize(
     ("names", "plan", "message"),
     [
-        (("soft",), Plan(("quality",), 4, 0), "3 requests have a real sound and one of every model, fewer than --per-model 4"),
-        (("real",), Plan(("quality",), 3, 0), "'real' is a reserved name"),
+        (("soft",), plan(4, "quality"), "3 requests have a real sound and one of every model, fewer than --per-model 4"),
+        (("real",), plan(3, "quality"), "'real' is a reserved name"),
     ],
 )
 def test_mistakes_are_named(sounds, names, plan, message):
@@ -150,8 +154,8 @@ def test_what_was_asked_for_must_be_known_where_it_is_asked_about(tmp_path):
         for side in ("real", "soft"):
             write_wav(tmp_path / side / f"{name}.wav", tone(500, 16_000, 0.2, SECONDS), 16_000)
     with pytest.raises(UserError, match=r"relevance: no caption or.*give --captions"):
-        blind.write(tmp_path / "test", gathered(tmp_path, ("soft",)), Plan(("relevance",), 3, 0))
+        blind.write(tmp_path / "test", gathered(tmp_path, ("soft",)), plan(3, "relevance"))
     (tmp_path / "texts.csv").write_text("id,caption\na,<b>rain</b>\nb,wind\nc,sea\n")
-    page, _ = blind.write(tmp_path / "test", gathered(tmp_path, ("soft",), tmp_path / "texts.csv"), Plan(("relevance",), 3, 0))
+    page, _ = blind.write(tmp_path / "test", gathered(tmp_path, ("soft",), tmp_path / "texts.csv"), plan(3, "relevance"))
     assert "<b>rain" not in page.read_text(encoding="utf-8")
     assert "<b>rain</b>" in {one["text"] for one in content(page)["sounds"].values()}

@@ -117,7 +117,8 @@ def test_from_the_first_click_to_the_score(sounds, tmp_path):
 @pytest.mark.slow
 def test_a_scale_of_a_hundred_and_comparisons(sounds, tmp_path):
     wide, wide_key = make(sounds, "wide", "mine", "--questions", "similarity", "--scale", "100")
-    pairs, pairs_key = make(sounds, "pairs", "mine", "other", "--questions", "quality,loopability", "--ab")
+    (sounds / "own.yaml").write_text("dryness: {rate: How dry, compare: Which is drier, labels: [a, b, c, d, e], repeat: 2}")
+    pairs, pairs_key = make(sounds, "pairs", "mine", "other", "--questions", "quality,dryness", "--own", "own.yaml", "--ab")
     with chromium.browser() as chrome:
         start(chrome, wide, 1)
         hear(chrome)  # the reference, too
@@ -138,14 +139,17 @@ def test_a_scale_of_a_hundred_and_comparisons(sounds, tmp_path):
         chrome.save_screenshot(tmp_path / "pair.png")
         go_on(chrome)
         kept = chrome.execute_script(f"return localStorage.getItem('soundmill listening test {pairs_key.test} 3')")
-        assert json.loads(kept) == [{"sounds": pairs_key.order_of(3)[0], "quality": "second", "loopability": "same"}]
+        assert json.loads(kept) == [{"sounds": pairs_key.order_of(3)[0], "quality": "second", "dryness": "same"}]
         assert [entry for entry in chrome.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--questions", "beauty"], "--questions: 'beauty' is not one of quality, relevance, similarity, loopability"),
+        (
+            ["--questions", "beauty"],
+            "--questions: 'beauty' is not one of quality, relevance, similarity, loopability, drummability",
+        ),
         (["--scale", "10"], "--scale 10: must be 5 or 100"),
         (["--scale", "100", "--ab"], "--ab and --scale"),
     ],
