@@ -247,7 +247,7 @@ def prompts(
         list[str] | None,
         typer.Argument(
             metavar="SET|FILE.yaml…",
-            help="Of plain, paraphrases, negation, counts, order, unknown, empty, long, languages (default: all), or files of your "
+            help="Of plain, paraphrases, negation, counts, order, materials, unknown, empty, long, languages (default: all), or files of your "
             "own.",
         ),
     ] = None,

@@ -36,7 +36,7 @@ from soundmill.params import StageParams, did_you_mean
 
 HERE = Path(__file__).parent
 DIRECTORY = HERE / "sets"
-ORDER = ("plain", "paraphrases", "negation", "counts", "order", "unknown", "empty", "long", "languages")
+ORDER = ("plain", "paraphrases", "negation", "counts", "order", "materials", "unknown", "empty", "long", "languages")
 NAMES = tuple(sorted((path.stem for path in DIRECTORY.glob("*.yaml")), key=lambda name: (*ORDER, name).index(name)))
 REPLICATES = 10_000
 BLOCK = 100  # replicates at a time: bounds memory

@@ -86,7 +86,7 @@ class TrainingModule(nn.Module):
         noise = torch.empty_permuted(size, layout, dtype=values.dtype, device=values.device)
         return self.share(noise.normal_(generator=rng))
 
-    def optimisers(self) -> dict[str, torch.optim.AdamW]:
+    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """New optimisers, by net."""
         return {name: _optimiser(self.get_submodule(name), params) for name, params in self.optimised.items()}
 
@@ -102,18 +102,25 @@ class TrainingModule(nn.Module):
         """UserError if this training cannot resume from a checkpoint with this `more_state`."""
 
 
-def _optimiser(net: nn.Module, params: OptimiserParams) -> torch.optim.AdamW:
+def _optimiser(net: nn.Module, params: OptimiserParams) -> torch.optim.Optimizer:
     weights = adapters.trained(net).values()
+    embeddings = {one.weight for one in net.modules() if isinstance(one, nn.Embedding)}
     matrices = [weight for weight in weights if weight.ndim >= 2]
     vectors = [weight for weight in weights if weight.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": params.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=params.learning_rate,
-        betas=tuple(params.betas),
-        eps=params.eps,
-        fused=True,
-    )
+    orthogonal = [weight for weight in matrices if params.muon_rate and weight not in embeddings]
+    matrices = [weight for weight in matrices if weight not in {*orthogonal}]
+    decay = {"weight_decay": params.weight_decay}
+    adamw = {"lr": params.learning_rate, "betas": tuple(params.betas), "eps": params.eps}
+    groups = [{"params": matrices, **adamw, **decay}, {"params": vectors, **adamw, "weight_decay": 0.0}]
+    if not params.muon_rate:
+        return torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
+    from pytorch_optimizer import Muon
+
+    groups = [
+        {"params": orthogonal, "lr": params.muon_rate, **decay, "use_muon": True},
+        *({**one, "use_muon": False} for one in groups),
+    ]
+    return Muon([group for group in groups if group["params"]])
 
 
 def rate_factor(step: int, steps: int, params: OptimiserParams) -> float:
