@@ -247,8 +247,8 @@ def prompts(
         list[str] | None,
         typer.Argument(
             metavar="SET|FILE.yaml…",
-            help="Of plain, paraphrases, negation, counts, order, materials, unknown, empty, long, languages (default: all), or files of your "
-            "own.",
+            help="Of plain, paraphrases, negation, counts, order, materials, unknown, empty, long, languages (default: all), "
+            "or files of your own.",
         ),
     ] = None,
     family: FamilyName = None,
