@@ -155,10 +155,9 @@ def _requests(material: Material, plan: Plan) -> list[str]:
             "generate more sounds, or give the real sounds with --reference DIR, under the same names"
         )
     chosen = common[: plan.per_model]
-    if plan.shows("text") and (missing := [clip_id for clip_id in chosen if not material.requests[clip_id].text]):
-        raise UserError(
-            f"--questions: one shows the request's text: no caption or label for {', '.join(missing[:10])}; give --captions FILE"
-        )
+    asked = [name for name, question in plan.questions.items() if question.shows == "text"]
+    if asked and (missing := [clip_id for clip_id in chosen if not material.requests[clip_id].text]):
+        raise UserError(f"{', '.join(asked)}: no caption or label for {', '.join(missing[:10])}; give --captions FILE")
     return chosen
 
 
