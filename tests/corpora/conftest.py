@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from soundmill.corpora import inventory
-from tests.corpora import manifest_rows
 
 
 @pytest.fixture
@@ -26,8 +25,3 @@ def lay(tmp_path) -> Callable[..., inventory.Inventory]:
         return inventory.list_files(tmp_path)
 
     return put
-
-
-@pytest.fixture
-def captions_of() -> Callable[[Any], dict[str | None, list[str]]]:
-    return manifest_rows.captions_of

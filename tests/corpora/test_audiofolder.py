@@ -10,7 +10,7 @@ import pytest
 from soundmill import hashing
 from soundmill.corpora import inventory, registry, sources
 from soundmill.errors import UserError
-from tests.corpora.tiny import AUDIO, captions, cell, detected, put, recordings, scan, sound, write, write_table
+from tests.corpora.tiny import AUDIO, captions, cell, put, recordings, scan, sound, write, write_table
 
 
 def test_metadata_csv_in_any_folder_names_files_beside_itself(tmp_path):
@@ -18,7 +18,6 @@ def test_metadata_csv_in_any_folder_names_files_beside_itself(tmp_path):
     write(tmp_path, "train/metadata.csv", '\ufefffile_name,text,label\r\na.wav,"Rain, heavy",rain_sound\r\ndeep/b c.wav,Wind,\r\n')
     write(tmp_path, "validation/metadata.csv", "file_name,text,label\na.wav,A dog,dog\n")
     write(tmp_path, "test/metadata.csv", "file_name,text,label\nd.wav,A cat,cat\ngone.wav,Lost,cat\n,nothing,x\n")
-    assert detected(tmp_path) == "audiofolder"
     tables = scan(tmp_path)
     assert recordings(tables, "split", "labels") == {
         "test/d.wav": ("test", ["cat"]),
@@ -59,7 +58,6 @@ def test_metadata_parquet_with_class_numbers(tmp_path):
     table = pa.table({"file_name": ["a.wav", "b.wav"], "label": [1, 7], "fold": [3, None], "split": ["validation", "odd"]})
     table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
     pq.write_table(table, tmp_path / "metadata.parquet")
-    assert detected(tmp_path) == "audiofolder"
     assert recordings(scan(tmp_path), "labels", "fold", "split") == {
         "a.wav": (["cat meow"], 3, "valid"),
         "b.wav": (["7"], None, None),
@@ -75,7 +73,6 @@ def test_recordings_inside_tables_with_their_splits_and_captions(tmp_path):
         label=["rain", "dog", "x", None],
     )
     write_table(tmp_path / "data" / "test-00000-of-00001.parquet", [cell(3)], column="sound", captions=[["A", "B"]])
-    assert detected(tmp_path) == "audiofolder"
     tables = scan(tmp_path)
     assert recordings(tables, "split", "labels", "size") == {
         "data/test-00000-of-00001.parquet#0": ("test", [], len(sound(3))),

@@ -1,7 +1,5 @@
 """The list of what must not be used: read strictly, and obeyed by id and by digest."""
 
-from pathlib import Path
-
 import pytest
 
 from soundmill import ledger, params
@@ -10,6 +8,7 @@ from soundmill.corpora.forgotten import Entry
 from soundmill.corpora.inventory import AudioFile, Inventory
 from soundmill.corpora.tables import CorpusTables
 from soundmill.errors import UserError
+from tests.imports import ROOT
 
 A, B = "a" * 32, "b" * 32
 WHOLE = {
@@ -21,18 +20,13 @@ PART = WHOLE | {"recording_id": "cat", "digest": B, "start": 5.0, "end": 10.0}
 
 def test_what_is_written_is_read(tmp_path):
     path = tmp_path / "forgotten.yaml"
-    entries = [
-        Entry(
-            **WHOLE,
-        ),
-        Entry(**PART | {"source": "ä: # 'x'\\x0a", "reason": "null", "clips": [{"clip_id": "0", "digest": A}]}),
-    ]
+    odd = PART | {"source": "ä: # 'x'\\x0a", "reason": "null", "clips": [{"clip_id": "0", "digest": A}]}
+    entries = [Entry(**WHOLE), Entry(**odd)]
     ledger.write([entry.model_dump(mode="json") for entry in entries], path)
     assert list(forgotten.read(path).entries) == entries
     assert forgotten.read(None).entries == ()
-    root = Path(__file__).resolve().parents[2]
-    assert path.read_text().splitlines()[0] == (root / "forgotten.yaml").read_text().splitlines()[0]
-    assert forgotten.read(root / "forgotten.yaml").entries == ()
+    assert path.read_text().splitlines()[0] == (ROOT / "forgotten.yaml").read_text().splitlines()[0]
+    assert forgotten.read(ROOT / "forgotten.yaml").entries == ()
 
 
 @pytest.mark.parametrize(
@@ -61,13 +55,10 @@ def test_a_mistake_names_its_key(tmp_path, entry, named):
 @pytest.mark.parametrize(
     "text", ["", "[]", "forgotten", "forgotten: {}", "forgotten: [1]", "{", "forgotten: []\nmore: 1", "[" * 5000, "\0"]
 )
-def test_what_is_no_list_is_refused(tmp_path, text):
+def test_what_is_no_list_or_lists_the_same_twice_is_refused(tmp_path, text):
     (tmp_path / "forgotten.yaml").write_text(text)
     with pytest.raises(UserError, match=r"forgotten\.yaml"):
         forgotten.read(tmp_path / "forgotten.yaml")
-
-
-def test_the_same_twice_is_refused(tmp_path):
     params.write_yaml({"forgotten": [WHOLE, WHOLE]}, tmp_path / "forgotten.yaml")
     with pytest.raises(UserError, match="'dog' is listed twice"):
         forgotten.read(tmp_path / "forgotten.yaml")

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import socket
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import soundfile
 
 from soundmill.corpora import inventory, metadata, registry
 from soundmill.errors import UserError
+from tests.decoding.files import sparse_wav
 
 
 def put(root, name: str | bytes, data: bytes = b"RIFF") -> None:
@@ -192,15 +192,9 @@ def bytes_read() -> int:
 
 def test_a_recording_that_its_header_rules_out_is_not_read(tmp_path):
     """Sparse files: they take no room on the disk, and all of their gigabytes would be read for a digest."""
-    for name in ("sparse.wav", "tail.wav", "whole.wav"):
-        soundfile.write(tmp_path / name, np.full(16_000, 0.1), 16_000, subtype="PCM_16")
-    soundfile.write(tmp_path / "zeros.ogg", np.full(16_000, 0.1), 16_000)
-    with open(tmp_path / "sparse.wav", "r+b") as file:
-        file.truncate(4 << 30)
-        file.seek(4)
-        file.write(struct.pack("<I", (4 << 30) - 8))
-        file.seek(40)
-        file.write(struct.pack("<I", (4 << 30) - 44))
+    for name in ("tail.wav", "whole.wav", "zeros.ogg"):
+        soundfile.write(tmp_path / name, np.full(16_000, 0.1), 16_000)
+    sparse_wav(tmp_path / "sparse.wav", 4 << 30)
     os.truncate(tmp_path / "tail.wav", 4 << 30)
     os.truncate(tmp_path / "zeros.ogg", 2 << 30)
     before = bytes_read()
@@ -249,23 +243,6 @@ def test_csv_that_is_no_text_is_an_error_that_names_it(tmp_path):
         list(metadata.read_csv(result, b"bad.csv"))
 
 
-def test_lines_of_another_encoding_are_read_as_windows_1252_and_counted(tmp_path):
-    lines = ["Name,Caption", "1,café", "2,naïve “dog”", "3,ordinary"]
-    mixed = [lines[0].encode(), lines[1].encode(), lines[2].encode("cp1252"), lines[3].encode() + b"\x81"]
-    put(tmp_path, "mixed.csv", b"\xef\xbb\xbf" + b"\r\n".join(mixed))
-    result = inventory.list_files(tmp_path)
-    assert [row["caption"] for _, row in metadata.read_csv(result, b"mixed.csv")] == ["café", "naïve “dog”", "ordinary\ufffd"]
-    assert list(result.remarks.values()) == ["mixed.csv: 2 lines that are not UTF-8, read as Windows-1252 (first: line 3)"]
-
-
-def test_cells_beyond_the_header_are_reported(tmp_path):
-    put(tmp_path, "a.csv", b'id,caption\n1,a dog, barking\n2,"a cat, meowing"\n')
-    result = inventory.list_files(tmp_path)
-    assert [row["caption"] for _, row in metadata.read_csv(result, b"a.csv")] == ["a dog", "a cat, meowing"]
-    assert "1 rows with more cells than the header" in next(iter(result.remarks.values()))
-    assert "line 2" in next(iter(result.remarks.values()))
-
-
 def test_json_with_repeated_keys_and_deep_nesting(tmp_path):
     put(tmp_path, "a.json", b'\xef\xbb\xbf[{"id": "x", "caption": "a", "id": "y"}]')
     put(tmp_path, "lines.json", b'{"id": 1}\n\n{"id": 2, "id": 3}\r\n')
@@ -296,56 +273,49 @@ def test_a_manifest_too_large_to_be_read_at_once_is_an_error(tmp_path, monkeypat
         metadata.read_json(result, b"large.json")
 
 
-@pytest.mark.parametrize(("mark", "encoding"), [(";", "utf-8"), ("\t", "utf-8-sig"), ("\t", "utf-16"), (",", "utf-16")])
-def test_csv_as_table_programs_save_it(tmp_path, mark, encoding):
-    lines = [["name", "caption"], ["1", '"a, b; c"'], ["2", "café"]]
-    put(tmp_path, "a.csv", "\r\n".join(map(mark.join, lines)).encode(encoding))
-    result = inventory.list_files(tmp_path)
-    assert metadata.csv_columns(result, b"a.csv") == ["name", "caption"]
-    assert [tuple(row.values()) for _, row in metadata.read_csv(result, b"a.csv")] == [("1", "a, b; c"), ("2", "café")]
-
-
-def test_a_column_that_is_there_twice_is_reported(tmp_path):
-    put(tmp_path, "a.csv", b"name,caption,caption\n1,a,b\n")
-    result = inventory.list_files(tmp_path)
-    assert [row["caption"] for _, row in metadata.read_csv(result, b"a.csv")] == ["b"]
-    assert list(result.remarks.values()) == ["a.csv: 1 repeated columns in a header, of which the last is read (first: caption)"]
-
-
 def test_halves_of_downloads_and_what_editors_leave_are_no_recordings(tmp_path):
     for name in ("a.wav", "b.wav.part", "c.wav~", "a.pkf", "d.m4a.ytdl"):
         put(tmp_path, name, b"RIFF")
     assert [file.path for file in inventory.list_files(tmp_path).audio] == ["a.wav"]
 
 
+SAVED = 'name{0}caption\r\n1{0}"a, b; c"\r\n2{0}café'  # as table programs save it
+
+
 @pytest.mark.parametrize(
-    "text",
+    ("content", "captions", "remark"),
     [
-        'name,caption,"notes; a; b; c"\n1,a,x\n',
-        "name,caption\r1,a; b; c; d\r",
-        "name,caption\t\t\n1,a\n",
-        'name,caption,";;;;"\n1,a,x\n',
-        "name;caption;length, s\n1;a;1,0\n",
-        "name,caption (a; b; c)\n1,a\n",
+        *((SAVED.format(mark).encode(code), ["a, b; c", "café"], "") for mark, code in ((";", "utf-8"), ("\t", "utf-8-sig"))),
+        *((SAVED.format(mark).encode("utf-16"), ["a, b; c", "café"], "") for mark in "\t,"),
+        (
+            b"\xef\xbb\xbfName,Caption\r\n1,caf\xc3\xa9\r\n2,na\xefve \x93dog\x94\r\n3,ordinary\x81",
+            ["café", "naïve “dog”", "ordinary\ufffd"],
+            "2 lines that are not UTF-8, read as Windows-1252 (first: line 3)",
+        ),
+        (b'name,caption\n1,a dog, barking\n2,"a cat"\n', ["a dog", "a cat"], "1 rows with more cells than the header"),
+        (b"name,caption,caption\n1,a,b\n", ["b"], "1 repeated columns in a header, of which the last is read (first: caption)"),
+        (b'name,caption,"notes; a; b; c"\n1,a,x\n', ["a"], ""),
+        (b"name,caption\r1,a; b; c; d\r", ["a; b; c; d"], ""),
+        (b"name,caption\t\t\n1,a\n", ["a"], ""),
+        (b'name,caption,";;;;"\n1,a,x\n', ["a"], ""),
+        (b"name;caption;length, s\n1;a;1,0\n", ["a"], ""),
+        (b"name,caption (a; b; c)\n1,a\n", ["a"], ""),
     ],
 )
-def test_a_header_with_other_marks_in_it_has_commas(tmp_path, text):
-    put(tmp_path, "a.csv", text.encode())
+def test_csv_of_every_program_is_read_and_what_is_odd_in_it_reported(tmp_path, content, captions, remark):
+    put(tmp_path, "a.csv", content)
     result = inventory.list_files(tmp_path)
     name, caption = metadata.csv_columns(result, b"a.csv")[:2]
     assert (name, caption[:7]) == ("name", "caption")
-    assert [row[caption][0] for _, row in metadata.read_csv(result, b"a.csv")] == ["a"]
+    assert [row[caption] for _, row in metadata.read_csv(result, b"a.csv")] == captions
+    told = "\n".join(result.remarks.values())
+    assert remark in told if remark else not told
 
 
 def test_what_a_header_rules_out_is_refused_whatever_was_read_before(tmp_path):
     path = tmp_path / "sounds" / "long.wav"
     path.parent.mkdir()
-    soundfile.write(path, np.zeros(16_000), 16_000, subtype="PCM_16")
-    size = 3600 * 32_000
-    os.truncate(path, 44 + size)  # sparse: it takes no room
-    with path.open("r+b") as file:
-        file.seek(40)
-        file.write(size.to_bytes(4, "little"))
+    sparse_wav(path, 44 + 3600 * 32_000)
     os.utime(path, (1, 1))  # not so new that its digest is not kept
     for seconds, kept in ((7200.0, 1), (600.0, 0), (7200.0, 1)):
         result = inventory.list_files(path.parent, cache=tmp_path / "digests.sqlite", max_seconds=seconds)

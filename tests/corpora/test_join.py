@@ -1,11 +1,29 @@
 """Rows and files joined: what describes what, and what is reported instead of guessed."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundmill.corpora.tables import MAX_CAPTION
-from tests.corpora.manifest_rows import VIDEO, captions_of, joined, row
+from soundmill.corpora.inventory import AudioFile, Inventory
+from soundmill.corpora.join import join
+from soundmill.corpora.tables import MAX_CAPTION, ManifestRow
+from tests.corpora.tiny import captions
+
+VIDEO = "r1nicOVtvkQ"
+
+
+def row(key: str, caption: str = "a sound", at: int = 2, source: bytes = b"m.csv", **rest) -> ManifestRow:
+    return ManifestRow(source, at, key, captions=[caption], **rest)
+
+
+def joined(names, rows, **options):
+    """Rows joined with files that are only names."""
+    files = Inventory(Path("/corpus"), audio=[AudioFile(name.encode(), 1, "") for name in sorted(names)])
+    tables = join(files, rows, 4, **options)
+    tables.settle("test")
+    return tables
 
 
 def test_rows_of_one_file_add_up():
@@ -17,7 +35,7 @@ def test_rows_of_one_file_add_up():
             row("x", "three", split="train"),
         ],
     )
-    assert captions_of(tables) == {"x.flac": ["one", "two", "three"]}
+    assert captions(tables) == {"x.flac": ["one", "two", "three"]}
     (recording,) = tables.recordings
     assert (recording["labels"], recording["split"], recording["corpus"]) == (["dog", "rain"], "test", "test")
     assert tables.counts["recordings_in_two_splits"] == 1
@@ -28,7 +46,7 @@ def test_files_of_one_clip_collide_and_the_first_is_described():
     names = [f"b/{VIDEO}_30.wav", f"a/Y{VIDEO}_30.mp3", f"{VIDEO}.flac", "7.ogg"]
     tables = joined(names, [row(VIDEO, start_time=30.0, number="7")])
     assert tables.collisions == [{"id": VIDEO, "paths": [f"a/Y{VIDEO}_30.mp3", "7.ogg", f"b/{VIDEO}_30.wav", f"{VIDEO}.flac"]}]
-    assert captions_of(tables) == {f"a/Y{VIDEO}_30.mp3": ["a sound"]}
+    assert captions(tables) == {f"a/Y{VIDEO}_30.mp3": ["a sound"]}
     assert {recording["group"] for recording in tables.recordings} == {VIDEO}
     assert not tables.orphans
 
@@ -62,7 +80,7 @@ def test_assumptions_are_reported():
 def test_a_missing_rows_caption_can_never_be_another_recordings():
     (recording,) = joined(["x.wav"], []).recordings
     tables = joined(["x.wav"], [row(recording["recording_id"], "not mine")])
-    assert captions_of(tables) == {None: ["not mine"]}
+    assert captions(tables) == {None: ["not mine"]}
 
 
 @pytest.mark.parametrize(
@@ -117,7 +135,7 @@ def test_the_order_of_rows_changes_nothing_and_nothing_is_lost(names, keys, rng)
     def outcome(tables):
         return (
             tables.recordings,
-            {path: sorted(captions) for path, captions in captions_of(tables).items()},
+            {path: sorted(texts) for path, texts in captions(tables).items()},
             sorted(entry["path"] for entry in tables.orphans),
             sorted((entry["id"], *entry["paths"]) for entry in tables.collisions if "paths" in entry),
             sorted(str(entry["paths"]) + entry["reason"] for entry in tables.ambiguous),
@@ -141,11 +159,11 @@ def test_words_of_eleven_letters_are_no_videos():
     """`thunderclap_2` is another sound, and not its second second."""
     rows = [row("thunderclap.wav", "one clap"), row("thunderclap_2.wav", "two claps", at=3)]
     tables = joined(["thunderclap_2.wav"], rows)
-    assert captions_of(tables) == {"thunderclap_2.wav": ["two claps"], None: ["one clap"]}
+    assert captions(tables) == {"thunderclap_2.wav": ["two claps"], None: ["one clap"]}
     tables = joined(["thunderclap.wav"], rows)
-    assert captions_of(tables) == {"thunderclap.wav": ["one clap"], None: ["two claps"]}
+    assert captions(tables) == {"thunderclap.wav": ["one clap"], None: ["two claps"]}
     tables = joined(["thunderclap.wav", "thunderclap_2.wav"], rows)
-    assert captions_of(tables) == {"thunderclap.wav": ["one clap"], "thunderclap_2.wav": ["two claps"]}
+    assert captions(tables) == {"thunderclap.wav": ["one clap"], "thunderclap_2.wav": ["two claps"]}
     assert (tables.collisions, [recording["start_time"] for recording in tables.recordings]) == ([], [0.0, 0.0])
 
 
@@ -153,7 +171,7 @@ def test_words_of_eleven_letters_are_no_videos():
 def test_words_with_capitals_are_no_videos_either(name):
     rows = [row(f"{name}.wav", "one"), row(f"{name}_2.wav", "two", at=3), row("dog.wav", "dog", at=4)]
     tables = joined([f"{name}_2.wav", "dog.wav"], rows)
-    assert captions_of(tables) == {f"{name}_2.wav": ["two"], "dog.wav": ["dog"], None: ["one"]}
+    assert captions(tables) == {f"{name}_2.wav": ["two"], "dog.wav": ["dog"], None: ["one"]}
 
 
 def test_what_several_manifests_tell_of_a_file_counts_once():
@@ -168,7 +186,7 @@ def test_what_several_manifests_tell_of_a_file_counts_once():
         row("gone.wav", "a dog", at=4, source=b"labelled.json"),
     ]
     tables = joined(["x.wav", "y.wav"], rows)
-    assert {name: sorted(captions) for name, captions in captions_of(tables).items()} == {
+    assert {name: sorted(texts) for name, texts in captions(tables).items()} == {
         "x.wav": ["a bark", "a dog"],
         "y.wav": ["a dog", "a dog"],
         None: ["a dog"],
@@ -189,7 +207,7 @@ def test_what_several_manifests_tell_of_a_file_counts_once():
 def test_ids_that_look_like_words_are_videos_among_others():
     rows = [row(f"{name}_30.wav", name) for name in ("r1nicOVtvkQ", "aB3-efghijk", "abcdefghijk")]
     names = ["Yr1nicOVtvkQ_30000_40000.mp3", "YaB3-efghijk.flac", "abcdefghijk_30.000_40.000.ogg"]
-    assert captions_of(joined(names, rows)) == dict(zip(names, [["r1nicOVtvkQ"], ["aB3-efghijk"], ["abcdefghijk"]], strict=True))
+    assert captions(joined(names, rows)) == dict(zip(names, [["r1nicOVtvkQ"], ["aB3-efghijk"], ["abcdefghijk"]], strict=True))
 
 
 def test_missing_files_of_one_name_in_several_folders_are_each_counted():
@@ -203,7 +221,7 @@ def test_missing_files_of_one_name_in_several_folders_are_each_counted():
 
 def test_two_files_of_a_rows_name_are_reported_and_neither_is_described():
     tables = joined(["a/x.wav", "b/x.wav", "c.wav"], [row("x.wav"), row("x.wav", "again", at=3), row("c.wav", "sea")])
-    assert captions_of(tables) == {None: ["a sound", "again"], "c.wav": ["sea"]}
+    assert captions(tables) == {None: ["a sound", "again"], "c.wav": ["sea"]}
     assert tables.ambiguous == [
         {
             "id": "x.wav",
@@ -219,14 +237,14 @@ def test_two_files_of_a_rows_name_are_reported_and_neither_is_described():
 
 def test_two_rows_that_find_one_file_are_reported_and_it_is_not_described():
     tables = joined(["x.wav"], [row("/home/train/x.wav", "one"), row("/home/test/x.wav", "two", at=3)])
-    assert captions_of(tables) == {None: ["one", "two"]}
+    assert captions(tables) == {None: ["one", "two"]}
     assert tables.ambiguous[0]["reason"] == "rows with different names match only this file"
     assert tables.ambiguous[0]["origins"] == ["m.csv:2", "m.csv:3"]
 
 
 def test_the_row_whose_folder_agrees_has_the_file_and_the_other_is_missing():
     tables = joined(["cat/1.wav"], [row("dog/1.wav", "barks"), row("cat/1.wav", "meows", at=3)])
-    assert captions_of(tables) == {None: ["barks"], "cat/1.wav": ["meows"]}
+    assert captions(tables) == {None: ["barks"], "cat/1.wav": ["meows"]}
     assert [entry["id"] for entry in tables.missing] == ["dog/1.wav"]
 
 
@@ -238,7 +256,7 @@ def test_parts_keep_files_of_one_name_apart_and_never_lend_each_other_one():
         row("13", "nobody", source=b"sb.json", part="soundbible"),
     ]
     tables = joined(names, rows, unique=True)
-    assert captions_of(tables) == {"FreeSound_flac/12.flac": ["free"], "SoundBible_flac/12.flac": ["bible"], None: ["nobody"]}
+    assert captions(tables) == {"FreeSound_flac/12.flac": ["free"], "SoundBible_flac/12.flac": ["bible"], None: ["nobody"]}
     assert [entry["path"] for entry in tables.orphans] == ["FreeSound_flac/13.flac"]
     assert not tables.collisions
 
@@ -246,9 +264,9 @@ def test_parts_keep_files_of_one_name_apart_and_never_lend_each_other_one():
 def test_any_number_of_a_clip_names_its_file():
     """AudioCaps has five rows of one clip in val and test, and whoever names files by number has one of the five."""
     rows = [row(VIDEO, f"caption {n}", at=n, start_time=30.0, number=f"9715{n}") for n in range(5)]
-    assert captions_of(joined(["97152.wav"], rows)) == {"97152.wav": [f"caption {n}" for n in range(5)]}
+    assert captions(joined(["97152.wav"], rows)) == {"97152.wav": [f"caption {n}" for n in range(5)]}
     tables = joined(["97154.wav", "97151.flac"], rows)
-    assert captions_of(tables) == {"97151.flac": [f"caption {n}" for n in range(5)]}
+    assert captions(tables) == {"97151.flac": [f"caption {n}" for n in range(5)]}
     assert [entry["paths"] for entry in tables.collisions] == [["97151.flac", "97154.wav"]]
     assert not tables.missing
 
@@ -256,7 +274,7 @@ def test_any_number_of_a_clip_names_its_file():
 def test_rows_of_two_parts_that_find_one_file_outside_of_both_are_reported():
     rows = [row("2219", "a dog", source=b"fsd.json", part="freesound"), row("2219", "a gun", source=b"sb.json", part="soundbible")]
     tables = joined(["audio/2219.flac"], rows)
-    assert captions_of(tables) == {None: ["a dog", "a gun"]}
+    assert captions(tables) == {None: ["a dog", "a gun"]}
     assert [(entry["paths"], entry["origins"]) for entry in tables.ambiguous] == [
         (["audio/2219.flac"], ["fsd.json:2", "sb.json:2"])
     ]
@@ -265,7 +283,7 @@ def test_rows_of_two_parts_that_find_one_file_outside_of_both_are_reported():
 def test_a_number_of_two_videos_names_neither():
     rows = [row(VIDEO, "one", start_time=30.0, number="7"), row("AAAAAAAAAAA", "two", at=3, start_time=0.0, number="7")]
     tables = joined(["7.wav"], rows)
-    assert captions_of(tables) == {None: ["one", "two"]}
+    assert captions(tables) == {None: ["one", "two"]}
     assert tables.collisions == [{"id": "7", "origins": ["m.csv:2", "m.csv:3"]}]
     assert tables.ambiguous[0]["reason"] == "rows with different names match only this file"
 
@@ -278,15 +296,15 @@ def test_a_path_from_the_manifests_folder_means_no_other_folders_file():
         row("1.wav", "cat 1", source=b"cat/metadata.jsonl", at=3),
     ]
     tables = joined(["cat/0.wav", "cat/1.wav", "dog/0.wav", "other/1.wav"], rows)
-    assert captions_of(tables) == {"cat/0.wav": ["cat 0"], "cat/1.wav": ["cat 1"], "dog/0.wav": ["dog 0"], None: ["dog 1"]}
+    assert captions(tables) == {"cat/0.wav": ["cat 0"], "cat/1.wav": ["cat 1"], "dog/0.wav": ["dog 0"], None: ["dog 1"]}
     assert [entry["origins"] for entry in tables.missing] == [["dog/metadata.jsonl:3"]]
     assert tables.ambiguous == []
     # A whole folder is gone: its table's names mean files of its own all the same.
     tables = joined(["cat/0.wav", "cat/1.wav"], rows)
-    assert captions_of(tables) == {"cat/0.wav": ["cat 0"], "cat/1.wav": ["cat 1"], None: ["dog 0", "dog 1"]}
+    assert captions(tables) == {"cat/0.wav": ["cat 0"], "cat/1.wav": ["cat 1"], None: ["dog 0", "dog 1"]}
     # Another extension is the same place; deeper below its folder it is found, and reported.
     tables = joined(["dog/0.wav", "dog/1.flac", "cat/0.wav", "cat/more/1.wav"], rows)
-    assert captions_of(tables) == {
+    assert captions(tables) == {
         "cat/0.wav": ["cat 0"],
         "cat/more/1.wav": ["cat 1"],
         "dog/0.wav": ["dog 0"],
@@ -299,7 +317,7 @@ def test_a_table_in_a_folder_of_its_own_names_files_anywhere():
     tables = joined(
         ["audio/x.wav", "audio/y.wav"], [row("x.wav", "one", source=b"meta/m.csv"), row("y", "two", source=b"meta/m.csv")]
     )
-    assert captions_of(tables) == {"audio/x.wav": ["one"], "audio/y.wav": ["two"]}
+    assert captions(tables) == {"audio/x.wav": ["one"], "audio/y.wav": ["two"]}
     assert tables.ambiguous == []
 
 
@@ -314,27 +332,27 @@ def test_a_table_in_a_folder_of_its_own_names_files_anywhere():
 )
 def test_one_file_beside_its_table_takes_nothing_from_those_in_other_folders(names, keys, source):
     tables = joined(names, [row(key, source=source, at=number) for number, key in enumerate(keys)])
-    assert captions_of(tables) == {name: ["a sound"] for name in names}
+    assert captions(tables) == {name: ["a sound"] for name in names}
     assert tables.ambiguous == []
 
 
 def test_two_corpora_in_one_may_name_their_files_differently():
     rows = [row("a.wav", source=b"A/metadata.csv"), *(row(f"b{n}.wav", source=b"B/meta/metadata.csv", at=n) for n in range(3))]
     names = ["A/a.wav", "B/audio/b0.wav", "B/audio/b1.wav", "B/audio/b2.wav"]
-    assert captions_of(joined(names, rows)) == {name: ["a sound"] for name in names}
+    assert captions(joined(names, rows)) == {name: ["a sound"] for name in names}
 
 
 @pytest.mark.parametrize("more", ["", "corpus/"])
 def test_rows_that_say_fewer_folders_of_the_same_path_agree(more):
     keys = ["x.wav", "b/x.wav", "a/x.wav"] if not more else ["corpus/b/x.wav", "b/x.wav", "a/x.wav"]
     tables = joined([f"{more}b/x.wav"], [row(key, key, at=number) for number, key in enumerate(keys)])
-    assert captions_of(tables) == {f"{more}b/x.wav": keys[:2], None: ["a/x.wav"]}
+    assert captions(tables) == {f"{more}b/x.wav": keys[:2], None: ["a/x.wav"]}
 
 
 def test_of_two_rows_of_one_name_the_one_with_the_files_folder_has_it():
     rows = [row("/home/x/data/train/002.wav", "train"), row("/home/x/data/test/002.wav", "test", at=3, split="test")]
     tables = joined(["audio/test/002.wav"], rows)
-    assert captions_of(tables) == {"audio/test/002.wav": ["test"], None: ["train"]}
+    assert captions(tables) == {"audio/test/002.wav": ["test"], None: ["train"]}
     assert tables.recordings[0]["split"] == "test"
     assert [entry["id"] for entry in tables.missing] == ["/home/x/data/train/002.wav"]
 
@@ -343,22 +361,22 @@ def test_a_path_that_climbs_within_the_corpus_may_have_another_extension():
     tables = joined(
         ["audio/one.flac", "two.flac"], [row("../audio/one.wav", source=b"json/train.json"), row("../../two.wav", "out", at=3)]
     )
-    assert captions_of(tables) == {"audio/one.flac": ["a sound"], None: ["out"]}
+    assert captions(tables) == {"audio/one.flac": ["a sound"], None: ["out"]}
 
 
 def test_the_folder_of_a_possible_part_belongs_to_no_other_part():
     rows = [row("b.wav", part="development", source=b"clotho_captions_development.csv")]
     parts = {"development": "train", "evaluation": "test"}
-    assert captions_of(joined(["evaluation/b.wav"], rows, parts=parts)) == {None: ["a sound"]}
-    assert captions_of(joined(["b.wav"], rows, parts=parts)) == {"b.wav": ["a sound"]}
+    assert captions(joined(["evaluation/b.wav"], rows, parts=parts)) == {None: ["a sound"]}
+    assert captions(joined(["b.wav"], rows, parts=parts)) == {"b.wav": ["a sound"]}
     rows = [row("b.wav", part="train", source=b"train.csv")]  # another word for the same
-    assert captions_of(joined(["development/b.wav"], rows, parts={"train": "train", **parts})) == {"development/b.wav": ["a sound"]}
+    assert captions(joined(["development/b.wav"], rows, parts={"train": "train", **parts})) == {"development/b.wav": ["a sound"]}
 
 
 def test_a_path_of_windows_without_a_drive_is_one_from_the_manifests_folder():
     here, gone = row("train\\1.wav", "near"), row("train\\2.wav", "lost", at=3)
     tables = joined(["train/1.wav", "test/1.wav", "test/2.wav"], [here, gone, row("test\\1.wav", "far", at=4)])
-    assert captions_of(tables) == {"train/1.wav": ["near"], "test/1.wav": ["far"], "test/2.wav": ["lost"]}
+    assert captions(tables) == {"train/1.wav": ["near"], "test/1.wav": ["far"], "test/2.wav": ["lost"]}
     assert [(entry["reason"], entry["paths"]) for entry in tables.ambiguous] == [("found in another folder", ["test/2.wav"])]
 
 
@@ -372,24 +390,24 @@ def test_files_called_by_freesounds_numbers_are_not_taken_for_audiocaps():
     """Where other names are found by YouTube id, of a folder's numbers most must be the rows' own."""
     rows = [row(VIDEO, start_time=30.0, number="7"), row("Y0aBcDe_gHi", start_time=10.0, number="8")]
     strange = joined(["fsd/7.wav", "fsd/100.wav", "fsd/101.wav", "Y0aBcDe_gHi_10.wav", "own/8.wav"], rows)
-    assert captions_of(strange) == {None: ["a sound"], "Y0aBcDe_gHi_10.wav": ["a sound"]}
+    assert captions(strange) == {None: ["a sound"], "Y0aBcDe_gHi_10.wav": ["a sound"]}
     beside = joined(["fsd/7.wav", "fsd/100.wav", "fsd/101.wav", "own/Y0aBcDe_gHi_10.wav"], rows)
-    assert captions_of(beside) == {None: ["a sound"], "own/Y0aBcDe_gHi_10.wav": ["a sound"]}
+    assert captions(beside) == {None: ["a sound"], "own/Y0aBcDe_gHi_10.wav": ["a sound"]}
     assert beside.remarks[0].startswith("1 files are named like a row's `audiocap_id` but not used")
     numbers_alone = joined(["all/7.wav", "all/100.wav", "all/101.wav"], rows)  # a csv of some of them
-    assert captions_of(numbers_alone) == {None: ["a sound"], "all/7.wav": ["a sound"]}
+    assert captions(numbers_alone) == {None: ["a sound"], "all/7.wav": ["a sound"]}
 
 
 def test_a_part_is_a_word_of_its_folder_and_not_a_piece_of_one():
     rows = [row("x.wav", "seen", part="val"), row("y.wav", "unseen", part="eval")]
     tables = joined(["my_Eval/x.wav", "my_Eval/y.wav", "Validation/z.wav"], rows, parts={"val": "valid", "eval": "test"})
-    assert captions_of(tables) == {None: ["seen"], "my_Eval/y.wav": ["unseen"]}
+    assert captions(tables) == {None: ["seen"], "my_Eval/y.wav": ["unseen"]}
 
 
 @pytest.mark.parametrize("key", [" x.wav", "x.wav ", "rain%20on%20x.wav"])
 def test_a_name_with_spaces_around_it_or_as_the_web_spells_it_finds_its_file(key):
     name = "rain on x.wav" if "%" in key else "x.wav"
-    assert captions_of(joined([name], [row(key)])) == {name: ["a sound"]}
+    assert captions(joined([name], [row(key)])) == {name: ["a sound"]}
 
 
 @pytest.mark.parametrize(
@@ -416,17 +434,17 @@ def test_folders_whose_names_are_no_other_parts(folder, matched):
 def test_a_whole_video_does_not_take_a_clips_caption_and_a_tag_is_no_video():
     rows = [row("abcdEFGH123", start_time=30.0), row("-abcdEFGH12", start_time=30.0, at=3)]
     tables = joined(["audio/Funny dogs [abcdEFGH123].wav", "clips/abcdEFGH123.wav", "Title [-abcdEFGH12].wav"], rows)
-    assert captions_of(tables)["clips/abcdEFGH123.wav"] == ["a sound"]
+    assert captions(tables)["clips/abcdEFGH123.wav"] == ["a sound"]
     starts = {recording["path"]: recording["start_time"] for recording in tables.recordings}
     assert (starts["clips/abcdEFGH123.wav"], starts["Title [-abcdEFGH12].wav"]) == (30.0, 0.0)
     tags = joined(["Dog [HD-Remaster].wav"], [row("Dog [HD-Remaster].wav", "dog"), row("Cat [HD-Remaster].wav", "cat", at=3)])
-    assert captions_of(tags) == {"Dog [HD-Remaster].wav": ["dog"], None: ["cat"]}
+    assert captions(tags) == {"Dog [HD-Remaster].wav": ["dog"], None: ["cat"]}
 
 
 def test_two_spellings_of_one_name_share_its_file():
     for keys in (["rain.wav", "rain.wav "], ["a b.wav", "a%20b.wav"]):
         tables = joined([keys[0]], [row(key, key, at=at) for at, key in enumerate(keys)])
-        assert (sorted(captions_of(tables)), len(tables.captions)) == ([keys[0]], 2)
+        assert (sorted(captions(tables)), len(tables.captions)) == ([keys[0]], 2)
 
 
 @pytest.mark.parametrize("written", ["{}.wav ", "{}%20x.wav"])
@@ -439,7 +457,7 @@ def test_a_manifest_that_spells_names_its_own_way_still_means_its_own_folder(wri
         row(written.format("c"), "test c", source=b"test/metadata.csv"),
         row(written.format("e"), "test e", at=3, source=b"test/metadata.csv"),
     ]
-    result = captions_of(joined([f"train/a{suffix}", f"test/c{suffix}", f"test/e{suffix}"], rows))
+    result = captions(joined([f"train/a{suffix}", f"test/c{suffix}", f"test/e{suffix}"], rows))
     assert result == {
         f"train/a{suffix}": ["train a"],
         f"test/c{suffix}": ["test c"],

@@ -19,7 +19,7 @@ def captions_of(files: dict[str, str | bytes], tmp_path, *sounds: str) -> tuple[
     for name, text in files.items():
         write(tmp_path, name, text)
     tables = scan(tmp_path)
-    return {path: texts for path, texts in captions(tables).items() if path.endswith(".wav")}, "\n".join(tables.remarks)
+    return {path: texts for path, texts in captions(tables).items() if path}, "\n".join(tables.remarks)
 
 
 def test_an_unclosed_quote_of_a_large_table_ends_with_its_line(shared):

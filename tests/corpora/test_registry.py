@@ -58,7 +58,10 @@ def test_tables_that_no_format_is_like_are_reported(lay, other):
     )
 
 
-def test_a_parquet_without_recordings_is_reported(tmp_path):
+def test_a_parquet_without_recordings_and_one_that_cannot_be_read_are_reported(tmp_path):
+    (tmp_path / "captions.parquet").write_bytes(b"PAR1 no table PAR1")
+    with pytest.raises(UserError, match=r"first: captions\.parquet: unreadable table"):
+        scan(tmp_path)
     pq.write_table(pa.table({"file_name": ["a.wav"], "caption": ["a dog"]}), tmp_path / "captions.parquet")
     with pytest.raises(UserError, match=r"no recording in .*1 Parquet tables without .*first: captions\.parquet"):
         scan(tmp_path)
@@ -69,12 +72,6 @@ def test_a_parquet_without_recordings_is_reported(tmp_path):
         "folder",
         ["1 tables, lists or texts not read, since they are not part of the format folder (first: captions.parquet)"],
     )
-
-
-def test_why_the_only_parquet_cannot_be_read_is_reported(tmp_path):
-    (tmp_path / "train.parquet").write_bytes(b"PAR1 no table PAR1")
-    with pytest.raises(UserError, match=r"first: train\.parquet: unreadable table"):
-        scan(tmp_path)
 
 
 def test_texts_that_were_not_read_are_reported_and_readmes_are_not(tmp_path):

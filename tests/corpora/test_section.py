@@ -27,8 +27,10 @@ def parts(tmp_path):
     return [part(tmp_path / "esc", "esc", 2.0), part(tmp_path / "caps", "caps", 0.5), part(tmp_path / "mine", "mine")]
 
 
-def test_every_part_keeps_what_it_knows(parts):
+def test_every_part_keeps_what_it_knows_in_any_order(parts):
+    """A video in two parts is one group under two ids, and captions describe recordings of their own part alone."""
     result, tables = unite(parts)
+    assert unite(reversed(parts))[1] == tables
     assert recordings(tables, "split", "fold", "weight", "corpus") == {
         "caps/audio/aBcDeFgHiJk_0.wav": ("test", None, 0.5, "caps"),
         "caps/audio/r1nicOVtvkQ_30.wav": ("train", None, 0.5, "caps"),
@@ -43,47 +45,27 @@ def test_every_part_keeps_what_it_knows(parts):
     assert result.ignored == {".csv": 2, ".pdf": 1}
     assert result.num_files == sum(part.inventory.num_files for part in parts) == 12
     assert tables.format == "union"
-
-
-def test_a_video_in_two_parts_is_one_group_under_two_ids(parts):
-    _, tables = unite(parts)
     rows = {row["path"]: row for row in tables.recordings}
     first, second = rows["caps/audio/r1nicOVtvkQ_30.wav"], rows["mine/a/r1nicOVtvkQ_30.wav"]
     assert first["group"] == second["group"] == "r1nicOVtvkQ"
     assert (first["recording_id"], second["recording_id"]) == ("r1nicOVtvkQ", "r1nicOVtvkQ_30")
-    assert first["split"] == "train"
-
-
-def test_ids_that_collide_are_resolved_and_reported(tmp_path):
-    names = ("x/r1nicOVtvkQ_30.wav",)
-    parts = [part(put(tmp_path / name, *names), name) for name in ("one", "two")]
-    _, tables = unite(parts)
-    assert [row["recording_id"] == "r1nicOVtvkQ_30" for row in tables.recordings] == [True, False]
-    assert tables.collisions == [{"id": "r1nicOVtvkQ_30", "paths": ["one/x/r1nicOVtvkQ_30.wav", "two/x/r1nicOVtvkQ_30.wav"]}]
-    assert {row["group"] for row in tables.recordings} == {"r1nicOVtvkQ"}
-
-
-def test_files_of_one_name_are_no_collision(tmp_path):
-    parts = [part(put(tmp_path / name, "dog/1.wav"), name) for name in ("one", "two")]
-    _, tables = unite(parts)
-    assert len({row["recording_id"] for row in tables.recordings}) == 2
-    assert not tables.collisions
-
-
-def test_captions_describe_recordings_of_their_own_part_alone(parts):
-    _, tables = unite(parts)
-    result = captions(tables)
-    assert result.pop("caps/audio/r1nicOVtvkQ_30.wav") == ["A woman talks"]
-    assert result.pop("caps/audio/aBcDeFgHiJk_0.wav") == ["Rain falls"]
-    assert list(result.values()) == [["Lost"]]  # its video lies in another part, cut by somebody else
+    assert captions(tables) == {
+        "caps/audio/r1nicOVtvkQ_30.wav": ["A woman talks"],
+        "caps/audio/aBcDeFgHiJk_0.wav": ["Rain falls"],
+        None: ["Lost"],  # its video lies in another part, cut by somebody else
+    }
     assert [entry["origins"] for entry in tables.missing] == [["caps/train.csv:3"]]
     assert {entry["path"] for entry in tables.matched} >= {"caps/audio/r1nicOVtvkQ_30.wav", "esc/002 - Rain/3-300-A.wav"}
 
 
-def test_the_order_of_parts_does_not_matter(parts):
-    _, first = unite(parts)
-    _, second = unite(reversed(parts))
-    assert first == second
+def test_ids_that_collide_are_resolved_and_reported_and_names_alone_are_no_collision(tmp_path):
+    names = ("x/r1nicOVtvkQ_30.wav", "dog/1.wav")
+    _, tables = unite(part(put(tmp_path / name, *names), name) for name in ("one", "two"))
+    assert len({row["recording_id"] for row in tables.recordings}) == 4
+    videos = [row for row in tables.recordings if row["path"].endswith("_30.wav")]
+    assert [row["recording_id"] == "r1nicOVtvkQ_30" for row in videos] == [True, False]
+    assert tables.collisions == [{"id": "r1nicOVtvkQ_30", "paths": ["one/x/r1nicOVtvkQ_30.wav", "two/x/r1nicOVtvkQ_30.wav"]}]
+    assert {row["group"] for row in videos} == {"r1nicOVtvkQ"}
 
 
 def test_folds_of_a_part_that_calls_all_of_it_train_become_splits(tmp_path):

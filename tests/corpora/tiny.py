@@ -61,10 +61,10 @@ def recordings(tables: CorpusTables, *keys: str) -> dict[str, Any]:
     return {row["path"]: tuple(row[key] for key in keys) if len(keys) > 1 else row[keys[0]] for row in tables.recordings}
 
 
-def captions(tables: CorpusTables) -> dict[str, list[str]]:
-    """Captions by the path of their recording; those of none by its id."""
+def captions(tables: CorpusTables) -> dict[str | None, list[str]]:
+    """Captions by the path of their recording; `None` are those without one."""
     paths = {row["recording_id"]: row["path"] for row in tables.recordings}
-    result: dict[str, list[str]] = {}
+    result: dict[str | None, list[str]] = {}
     for row in tables.captions:
-        result.setdefault(paths.get(row["recording_id"], row["recording_id"]), []).append(row["caption"])
+        result.setdefault(paths.get(row["recording_id"]), []).append(row["caption"])
     return result

@@ -1,10 +1,13 @@
 """Files of every kind that ffmpeg writes, each with a second of a tone, and what becomes of one."""
 
+import os
+import struct
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from soundmill.decoding import decode
 from soundmill.decoding.decode import DecodeError
@@ -66,3 +69,12 @@ def reason_of(path: bytes | str | Path, max_seconds: float = MAX_SECONDS) -> str
     with pytest.raises(DecodeError) as refused:
         whole(path, max_seconds)
     return refused.value.reason
+
+
+def sparse_wav(path: Path, size: int, declared: int | None = None) -> None:
+    """A WAV of `size` bytes that takes no room; its header declares that of its data, or another."""
+    soundfile.write(path, np.full(16_000, 0.1), 16_000, subtype="PCM_16")
+    os.truncate(path, size)
+    with path.open("r+b") as file:
+        file.seek(40)
+        file.write(struct.pack("<I", size - 44 if declared is None else declared))

@@ -20,7 +20,7 @@ from soundmill.decoding import ffmpeg as ffmpeg_module
 from soundmill.decoding.containers import layout
 from soundmill.decoding.containers.frames import mpeg_frame
 from soundmill.decoding.decode import DecodeError
-from tests.decoding.files import FILMS, MAX_SECONDS, VALID, ffmpeg, reason_of, whole
+from tests.decoding.files import FILMS, MAX_SECONDS, VALID, ffmpeg, reason_of, sparse_wav, whole
 
 
 @pytest.mark.parametrize("form", ["wav", "rf64", "flac", "au", "caf", "w64", "aiff", "ogg", "mp3", "matroska", "avi", "mpegts"])
@@ -213,11 +213,7 @@ def test_gigabytes_of_anything_behind_the_sound_are_refused(media, tmp_path):
 @pytest.mark.parametrize("streamed", [False, True])
 def test_a_wav_that_promises_too_many_seconds_is_refused_by_its_header(tmp_path, streamed):
     path = tmp_path / "x.wav"
-    soundfile.write(path, np.zeros(16_000), 16_000, subtype="PCM_16")
-    os.truncate(path, 4 << 30)
-    with path.open("r+b") as file:
-        file.seek(40)
-        file.write(struct.pack("<I", 0xFFFFFFFF if streamed else (4 << 30) - 44))
+    sparse_wav(path, 4 << 30, 0xFFFFFFFF if streamed else None)
     with pytest.raises(DecodeError, match="too long"):
         decode.check_header(path, 7200.0)
     decode.check_header(path, 200_000.0)
