@@ -10,7 +10,7 @@ from soundmill import disk, hashing, manifest, shards, stage
 from soundmill.corpora import forgotten as lists
 from soundmill.corpora import inventory, registry, terms
 from soundmill.corpora.forgotten import Forgotten
-from soundmill.corpora.section import Directory, ScanParams, UnionPart, directories, named, unite
+from soundmill.corpora.registry import Directory, ScanParams, UnionPart, directories, named, unite
 from soundmill.stage import Context, Input, Output
 
 TABLES = ("recordings.parquet", "captions.parquet")

@@ -17,7 +17,7 @@ from soundmill.audio import flac
 from soundmill.commands.project import check_apart
 from soundmill.corpora import inventory, registry
 from soundmill.errors import UserError
-from soundmill.exports.target import NotExpressible
+from soundmill.exports.captioned import NotExpressible
 from tests.prepared import RATE, ROWS, VIDEO, json_lines, prepare, wave_of
 from tests.stages.handling import tree
 

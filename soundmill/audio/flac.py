@@ -87,9 +87,7 @@ def write_wav_blocks(
     made_by: MadeBy | None = None,
     more: bytes = b"",
 ) -> None:
-    """`write_wav` for float32 blocks [C, n], never held in memory together, and `more` chunks at the end.
-
-    UserError above 4 GiB. `path` must be seekable: no pipe."""
+    """`write_wav` for float32 blocks [C, n], one at a time, and `more` chunks at the end; UserError above 4 GiB. No pipe."""
     buffer = io.BytesIO()
     with soundfile.SoundFile(buffer, "w", sample_rate, channels, format="WAV", subtype="PCM_16") as sound:
         _describe(sound, comment, made_by)

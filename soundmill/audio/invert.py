@@ -43,10 +43,7 @@ def _mel(log_mel: Tensor, spec: MelSpec) -> Tensor:
 
 
 def _spread(bands: Tensor, bank: Tensor) -> Tensor:
-    """Mean [B, bins, frames] of the bands [B, n_mels, frames] around each bin, weighted by their filters.
-
-    The weights of a bin sum to 1, so that no update overflows.
-    """
+    """Mean [B, bins, frames] of the bands [B, n_mels, frames] around each bin by filters; weights sum to 1, against overflow."""
     return (bank @ bands) / bank.sum(1)[:, None].clamp_min(1e-12)
 
 
@@ -74,10 +71,7 @@ def with_speckle(magnitude: Tensor, log_mel: Tensor, spec: MelSpec, seed: int) -
 
 
 def noisiness(log_mel: Tensor, spec: MelSpec) -> Tensor:
-    """Fluctuation of log_mel [B, n_mels, frames] in time relative to white noise in the same band, in [0, 1].
-
-    0 for steady, rising and decaying sounds; 1 for noise of any colour.
-    """
+    """Fluctuation of log_mel [B, n_mels, frames] in time: 0 for steady, rising and decaying sounds, 1 for noise of any colour."""
     bands, frames = (size // 2 for size in NEIGHBOURHOOD)
     around = pad(_curvature(log_mel)[:, None], (frames, frames, bands, bands), "replicate")
     fluctuation = avg_pool2d(around, NEIGHBOURHOOD, 1)[:, 0].sqrt()

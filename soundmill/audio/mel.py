@@ -160,10 +160,7 @@ def of_unit_peak(log_mels: Tensor, spec: MelSpec) -> Tensor:
 
 
 def log_mel(waves: np.ndarray, spec: MelSpec) -> np.ndarray:
-    """Natural logarithm of the mel spectrogram, not below ln(floor): waves [..., T] → float32 [..., n_mels, frames].
-
-    Waves are processed one by one, so values do not depend on the batch.
-    """
+    """ln of the mel spectrogram, at least ln(floor): waves [..., T], one by one, → float32 [..., n_mels, frames]."""
     import torch
 
     *batch, num_samples = waves.shape

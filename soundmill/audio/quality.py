@@ -31,10 +31,7 @@ BINS_PER_SECOND = 10  # resolution of a recording's clipping counts
 
 
 class RecordingMeter:
-    """Clipping and channel correlation of a recording, at its own rate and channels.
-
-    Add all blocks in order before reading results. Memory: one number per 0.1 s and three per channel.
-    """
+    """Clipping and channel correlation of a recording, once all blocks are added; keeps a number per 0.1 s and 3 per channel."""
 
     def __init__(self, sample_rate: int):
         self._bin = max(1, round(sample_rate / BINS_PER_SECOND))

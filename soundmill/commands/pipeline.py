@@ -25,7 +25,7 @@ from soundmill.errors import UserError
 
 if TYPE_CHECKING:
     from soundmill.corpora.buckets import Bucket
-    from soundmill.corpora.survey import Survey
+    from soundmill.corpora.check import Survey
 
 app = typer.Typer()
 
@@ -202,7 +202,7 @@ def run(
     What is trained, and how many steps, follows from the recordings and the minutes, unless you name a model, an experiment or a
     family's parameter.
     """
-    from soundmill.corpora import survey
+    from soundmill.corpora import check
     from soundmill.models import registry
 
     root = project_root(project)
@@ -237,7 +237,7 @@ def run(
     from flows import checkout, locks
 
     experiment = [document["experiment"]["name"]] if "experiment" in document else []
-    name = name or "-".join([survey.slug(folder), *experiment] if folder else experiment or document["families"])
+    name = name or "-".join([check.slug(folder), *experiment] if folder else experiment or document["families"])
     # A second run would change the parameters of the first.
     with locks.exclusive_lock(checkout.place_of(root, name) / ".dvc/tmp/run.lock"):
         workspace = checkout.workspace(root, name, document)
@@ -315,9 +315,9 @@ def _composed(root: Path, folder: Path | Bucket | None, chosen: list[str]) -> di
 
 def _contents(corpus: Path | Bucket, document: dict[str, Any]) -> Survey:
     """Print the contents of a folder of recordings; their format and path are written into `document`."""
-    from soundmill.corpora import survey
+    from soundmill.corpora import check
 
-    contents = survey.survey(corpus, document["corpus"].get("follow_links", False))
+    contents = check.survey(corpus, document["corpus"].get("follow_links", False))
     contents.check_sound(document["clips"]["default"]["silence_dbfs"])
     for line in contents.describe(document["splits"]):
         terminal.say(line)

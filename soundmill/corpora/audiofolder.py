@@ -16,9 +16,8 @@ from typing import Any
 from soundmill.corpora import sound_tags, sources
 from soundmill.corpora.folder import layout_of, split_of_folder
 from soundmill.corpora.inventory import AudioFile, Inventory, composed_path
-from soundmill.corpora.join import join
+from soundmill.corpora.join import MACHINE_ID, join, name_classes
 from soundmill.corpora.json_entries import texts
-from soundmill.corpora.manifest_format import MACHINE_ID, name_classes
 from soundmill.corpora.metadata import csv_columns, first_keys, read_csv, read_entries
 from soundmill.corpora.resolver import with_slashes, youtube_clip
 from soundmill.corpora.statements import about_terms
@@ -79,7 +78,12 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
     join(inventory, rows, num_shards, tables)
     for recording in tables.recordings:
         recording["split"] = recording["split"] or splits.get(recording["raw_path"])
-    _remark_unread_folders(tables)
+    paths = [(row["path"], row["raw_path"]) for row in tables.recordings if not row["split"]]
+    then = (
+        " are in folders named after splits that are not read as splits, because there are other folders beside them; if they are "
+        "splits, add a column `split`"
+    )
+    tables.remark([path for path, raw_path in paths if any(map(split_of_folder, raw_path.split(b"/")[:-1]))], "recordings", then)
     for recording in embedded.values():
         recording.add_to(tables, num_shards)
     return tables
@@ -178,10 +182,7 @@ def _row(name: bytes, at: int, values: dict[str, Any], names: dict[str, list[str
 def _read_table(
     inventory: Inventory, name: bytes, digest: bool, embedded: dict[Any, _Embedded], tables: CorpusTables
 ) -> Iterator[ManifestRow]:
-    """Add a table's recordings to `embedded`; yields rows whose recording is a file.
-
-    `digest`: digest the recordings even if the inventory has no digests.
-    """
+    """Rows whose recording is a file; a table's other recordings are added to `embedded`, digested at least if `digest`."""
     count = 0
     inventory.opened.add(name)
     try:
@@ -257,16 +258,6 @@ def _bounded(about: Description, name: bytes, at: int, tables: CorpusTables) -> 
             tables.reject(name, "caption too long", f"line {at}: {len(caption)} characters")
     tables.hold([*captions, *about.labels], name)
     return captions
-
-
-def _remark_unread_folders(tables: CorpusTables) -> None:
-    without = [row for row in tables.recordings if not row["split"]]
-    unread = [row["path"] for row in without if any(map(split_of_folder, row["raw_path"].split(b"/")[:-1]))]
-    if unread:
-        tables.remarks.append(
-            f"{len(unread)} recordings (first: {unread[0]}) are in folders named after splits that are not read as splits, because "
-            "there are other folders beside them; if they are splits, add a column `split`"
-        )
 
 
 def _splits_of_folders(files: Iterable[AudioFile]) -> dict[bytes, str]:

@@ -157,10 +157,7 @@ def _tempi(corpus: Path) -> dict[str, float]:
 
 
 def kept_clips(corpus: Path, recordings: pa.Table, clips: Path, quality: Path) -> pa.Table:
-    """`clip_id`, `recording_id` and `source` of the clips below `clips` that `quality` keeps, in the order of the shards.
-
-    `recordings` has `recording_id` of all recordings in `corpus`.
-    """
+    """`clip_id`, `recording_id` and `source` of the clips that `quality` keeps, by shard; `recordings`: all ids in `corpus`."""
     columns = ["clip_id", "recording_id", "source"]
     tables = [shards.read_table(path, manifest.CLIPS, columns) for path in shards.shard_paths(clips)]
     table = pa.concat_tables(tables).combine_chunks()

@@ -70,10 +70,7 @@ class ShownClip:
 def write_quality(
     path: Path, quality: ClipQuality, examples: int, num_bytes: int, terms: Mapping[str, Mapping[str, float]]
 ) -> None:
-    """Write the page on quality: at most `examples` clips of each rule, the worst first; at most `num_bytes` of sound.
-
-    `terms`: hours of sound by licence, and so on.
-    """
+    """Write the page on quality: the `examples` worst clips of each rule, `num_bytes` of sound; `terms`: hours by licence …"""
     worst = {limit: quality.places(quality.worst(limit, examples)) for limit in quality.limits}
     order = [clips[rank] for rank in range(examples) for clips in worst.values() if rank < len(clips)]
     sounds = _read(list(dict.fromkeys(order)), num_bytes)
@@ -94,10 +91,7 @@ def write_quality(
 
 
 def write_duplicates(path: Path, clips: Path, pairs: Sequence[Mapping[str, Any]], examples: int, num_bytes: int) -> None:
-    """Write the page on duplicates: at most `examples` of `pairs` (rows of manifest.DUPLICATES), with at most `num_bytes` of sound.
-
-    `clips` is the directory of the shards with the pairs' clips.
-    """
+    """Write the page on duplicates: at most `examples` of `pairs` (manifest.DUPLICATES) of these clips, `num_bytes` of sound."""
     shown = _choose(pairs, examples)
     places = _places(clips, {pair[side] for pair in shown for side in "ab"})
     sounds = _read(list(dict.fromkeys(places[pair[side]] for pair in shown for side in "ab")), num_bytes)
@@ -112,10 +106,7 @@ def write_duplicates(path: Path, clips: Path, pairs: Sequence[Mapping[str, Any]]
 
 
 def write_captions(path: Path, clips: Path, origins: Mapping[str, int], fit: Fit, examples: int, num_bytes: int) -> None:
-    """Write the page on captions: the lowest scores of captions, at most `examples`, with at most `num_bytes` of sound.
-
-    `origins`: number of clips in the catalog by origin of their captions.
-    """
+    """Write the page on captions: the `examples` lowest scores, `num_bytes` of sound; `origins`: clips by origin of captions."""
     scores, least = fit.captions["score"].to_numpy(), fit.least
     lowest = fit.captions.take(np.argsort(scores, kind="stable")[:examples]).to_pylist()
     places = _places(clips, {row["clip_id"] for row in lowest})

@@ -11,8 +11,7 @@ from itertools import islice, pairwise
 from typing import Any, ClassVar
 
 from soundmill.corpora.inventory import Inventory, composed
-from soundmill.corpora.join import join
-from soundmill.corpora.manifest_format import DETECTED, ManifestFormat
+from soundmill.corpora.join import DETECTED, ManifestFormat, join
 from soundmill.corpora.metadata import csv_columns, csv_files_with, head_lines, read_csv, read_lines
 from soundmill.corpora.resolver import MAX_KEY, FileIndex, youtube_clip
 from soundmill.corpora.tables import CorpusTables, Format, ManifestRow, fold_number, seconds, split_of_file, video_id, whole_number

@@ -263,10 +263,7 @@ class Index:
             yield a, b, round(score, 4)
 
     def candidates(self) -> Iterator[tuple[int, int, int]]:
-        """(rank, rank, offset) of clips with MIN_KEYS common keys, at their most frequent offset.
-
-        The first clip was looked up; a pair occurs once or twice.
-        """
+        """(rank looked up, rank, offset) of clips with MIN_KEYS keys in common, at their most frequent offset; once or twice."""
         count = len(self._ids)
         with closing(Partitions(self._scratch, HIT_RECORD)) as hits:
             with ThreadPoolExecutor(LOOKING_UP) as pool:

@@ -132,13 +132,13 @@ def _remark(audio: list[AudioFile], layout: _Layout, doubtful: list[AudioFile], 
     if layout.above is None:
         unused = [file for file in audio if _above_split(file) is not None]
         what = (
-            "are in folders named after splits that are not read as splits, because they are in several folders or have other "
+            " are in folders named after splits that are not read as splits, because they are in several folders or have other "
             "folders beside them; put all recordings into train, valid or test, and the classes below these"
         )
     else:
         unused = [file for file in audio if layout.split_and_label(file)[0] is None]
         what = (
-            "are beside the folders of splits: they have no label and are used for training; put them into train, valid or test, "
+            " are beside the folders of splits: they have no label and are used for training; put them into train, valid or test, "
             "or remove them from the corpus"
         )
     skipped = (0 if layout.above is None else len(layout.above) + 1, layout.level)
@@ -147,16 +147,12 @@ def _remark(audio: list[AudioFile], layout: _Layout, doubtful: list[AudioFile], 
         tables.remarks.append(
             f"all recordings are in {escape_path(b'/'.join(lone))}, which is not used as a class; the labels are the folders in it"
         )
-    for files, sentence in (
-        (unused, what),
-        (
-            doubtful,
-            "are named like a clip of a YouTube video (id and start) and read as such, though the id looks like words; rename them "
-            "if they are not",
-        ),
-    ):
-        if files:
-            tables.remarks.append(f"{len(files)} recordings (first: {files[0].path}) {sentence}")
+    tables.remark([file.path for file in unused], "recordings", what)
+    then = (
+        " are named like a clip of a YouTube video (id and start) and read as such, though the id looks like words; rename them if "
+        "they are not"
+    )
+    tables.remark([file.path for file in doubtful], "recordings", then)
 
 
 def class_label(folder: bytes) -> str:

@@ -2,12 +2,14 @@
 
 import os
 import re
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from soundmill.corpora.inventory import AudioFile, Inventory, composed_path
+from soundmill.corpora.metadata import csv_files_with, read_csv
 from soundmill.corpora.resolver import (
     FileIndex,
     Resolution,
@@ -19,7 +21,7 @@ from soundmill.corpora.resolver import (
     youtube_clip,
 )
 from soundmill.corpora.splits import PROTECTED
-from soundmill.corpora.tables import MAX_CAPTION, MISSING, CorpusTables, ManifestRow
+from soundmill.corpora.tables import MAX_CAPTION, MISSING, CorpusTables, Format, ManifestRow
 from soundmill.manifest import escape_path
 
 
@@ -49,10 +51,7 @@ class JoinState:
     def report_ambiguous(
         self, key: str, files: Sequence[AudioFile], origins: list[str], reason: str, taken: str | None = None, clips: int = 1
     ) -> None:
-        """Report an ambiguity and the file chosen for it (`taken`); rows of one key share an entry.
-
-        Without a chosen file, `clips` count as listed and not found.
-        """
+        """Report an ambiguity and the file `taken`, in one entry per key; without one, `clips` count as listed and not found."""
         paths = [file.path for file in files]
         entry = {"id": key, "paths": paths, "origins": [], "reason": reason, "taken": taken}
         if (reported := self.reported.setdefault((key, reason, *paths), entry)) is entry:
@@ -99,7 +98,11 @@ def join(
     for number in range(len(kept)):  # frees each row once its captions are added
         _add_captions(kept.pop(), ids.get(state.owners.get(number, b"")), state)
     _report_missing(absent, state)
-    _remark(state)
+    then = "; each is assumed to start at the second given by its rows. Rename files of whole videos to `{id}_0`"
+    tables.remark(state.whole, "files are named by a YouTube id without a start", then)
+    tables.remark(state.by_number, "rows matched a file named after their `audiocap_id`")
+    then = "; each describes a clip that starts within 0.5 s of it or contains its window"
+    tables.remark(state.inside, "rows start inside a longer file", then)
     return tables
 
 
@@ -130,39 +133,18 @@ def _drop_repeated(rows: list[ManifestRow], state: JoinState) -> list[ManifestRo
         _, source, labels = first[identity(number, caption)]
         return source == rows[number].source or not set(rows[number].labels) <= set(labels)
 
-    repeated: dict[int, None] = {}
+    repeated: list[int] = []
     for number in sorted(places):
         row = rows[number]
         captions = tuple(caption for caption in row.captions if is_new(number, caption))
         if len(captions) < len(row.captions):
             row.captions = captions
-            repeated[number] = None
-    if repeated:
-        where = rows[next(iter(repeated))].origin
-        state.tables.remarks.append(
-            f"{len(repeated)} rows repeat another manifest's captions of the same recording (first: {where}); they count once"
-        )
+            repeated.append(number)
+    what = "rows repeat another manifest's captions of the same recording"
+    state.tables.remark([rows[number].origin for number in repeated], what, "; they count once")
     dropped = {number for number in repeated if not rows[number].captions}
     state.absent = [number for number in state.absent if number not in dropped]
     return [row for number, row in enumerate(rows) if number not in dropped]
-
-
-def _remark(state: JoinState) -> None:
-    """Report assumptions about starts and names."""
-    if state.whole:
-        state.tables.remarks.append(
-            f"{len(state.whole)} files are named by a YouTube id without a start (first: {state.whole[0]}); each is assumed to "
-            "start at the second given by its rows. Rename files of whole videos to `{id}_0`"
-        )
-    if state.by_number:
-        state.tables.remarks.append(
-            f"{len(state.by_number)} rows matched a file named after their `audiocap_id` (first: {state.by_number[0]})"
-        )
-    if state.inside:
-        state.tables.remarks.append(
-            f"{len(state.inside)} rows start inside a longer file (first: {state.inside[0]}); each "
-            "describes a clip that starts within 0.5 s of it or contains its window"
-        )
 
 
 def _is_usable(row: ManifestRow, tables: CorpusTables) -> bool:
@@ -359,11 +341,8 @@ def _numbered(
             if file.stem.isdigit():
                 votes[os.path.dirname(file.raw_path)] += 1 if file in matched else -1
     unrelated = {file for file in matched if votes[os.path.dirname(file.raw_path)] < 0}
-    if unrelated:
-        state.tables.remarks.append(
-            f"{len(unrelated)} files are named like a row's `audiocap_id` but not used, since most numbers in their folder "
-            f"belong to no row (first: {min(file.path for file in unrelated)})"
-        )
+    what = "files are named like a row's `audiocap_id` but not used, since most numbers in their folder belong to no row"
+    state.tables.remark(sorted(file.path for file in unrelated), what)
     by_clip: dict[tuple[str, float | None], dict[AudioFile, None]] = defaultdict(dict)
     for row in rows:
         for file in files.get(row.number, ()):
@@ -500,3 +479,76 @@ def _are_one(paths: Iterable[list[str]]) -> bool:
     """Whether all paths are suffixes of the longest."""
     ordered = sorted(paths, key=len)
     return all(ordered[-1][-len(path) :] == path for path in ordered)
+
+
+MACHINE_ID = re.compile(r"/[mtg]/[0-9a-z_]+")
+DETECTED = 50  # rows, lines or jsons beside recordings, of which most must be as a format has them
+
+
+def name_classes(described: Iterable[Any], inventory: Inventory, tables: CorpusTables) -> None:
+    """Replace machine ids of AudioSet's classes in `labels` by the names in csv files of the corpus; others are left out."""
+    names: dict[str, str] | None = None  # read once there is a label
+    nameless: list[str] = []
+    for row in described:
+        if row.labels and names is None:
+            named = csv_files_with(inventory, {"mid", "display_name"})
+            cells = (cells for name in named for _, cells in read_csv(inventory, name))
+            called = {row["mid"].strip(): row["display_name"].strip() for row in cells}
+            names = {mid: name for mid, name in called.items() if mid and name}
+        kept = []
+        for label in row.labels:
+            if label in names or not MACHINE_ID.fullmatch(label):
+                kept.append(names.get(label, label))
+            else:
+                nameless.append(label)
+        row.labels = kept
+    if nameless:
+        tables.count("labels_without_name", len(nameless))
+        then = " without a name and are left out; put AudioSet's class_labels_indices.csv (`mid,display_name`) into the corpus"
+        tables.remark(nameless, "labels are machine ids of AudioSet classes", then)
+
+
+class ManifestFormat(ABC):
+    """The adapter (`FORMAT`, `detect`, `read`) of one format; subclasses find its manifests and read their rows."""
+
+    FORMAT: Format
+    looks: str  # description of its manifests, in errors
+    remedy: str  # what to do, in errors
+    unique: bool = False  # one row per recording
+    needs_rows: bool = False  # manifests without a row are none
+    parts: Mapping[str, str] | None = None  # as in join
+
+    def detect(self, inventory: Inventory) -> bool:
+        return any(self.is_own(inventory, name) for name in self.manifests(inventory))
+
+    def read(self, inventory: Inventory, num_shards: int) -> CorpusTables:
+        """Read all manifests; unless `unique`, rows of one file are one recording with several captions."""
+        tables, names = CorpusTables(), list(self.manifests(inventory))
+        rows = list(self.all_rows(inventory, names, tables))
+        if not (rows if self.needs_rows else names):
+            raise inventory.lacks(self.looks, self.remedy)
+        name_classes(filter(self.is_classed, rows), inventory, tables)
+        return join(inventory, rows, num_shards, tables, unique=self.unique, parts=self.parts_of(names))
+
+    def is_classed(self, row: ManifestRow) -> bool:
+        """Whether the labels of a row may be machine ids of AudioSet's classes."""
+        return False
+
+    def is_own(self, inventory: Inventory, name: bytes) -> bool:
+        """Whether one of its manifests shows the format, for detection: other formats may have such files too."""
+        return True
+
+    def parts_of(self, names: Iterable[bytes]) -> Mapping[str, str] | None:
+        return self.parts
+
+    def all_rows(self, inventory: Inventory, names: Iterable[bytes], tables: CorpusTables) -> Iterator[ManifestRow]:
+        for name in names:
+            yield from self.rows(inventory, name, tables)
+
+    @abstractmethod
+    def manifests(self, inventory: Inventory) -> Iterable[bytes]:
+        """Names of its manifests in the inventory."""
+
+    @abstractmethod
+    def rows(self, inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[ManifestRow]:
+        """Rows of one manifest; those that describe no recording are quarantined."""

@@ -11,8 +11,7 @@ from typing import Any
 
 from soundmill.corpora.folder import layout_of
 from soundmill.corpora.inventory import AudioFile, Inventory
-from soundmill.corpora.join import join
-from soundmill.corpora.manifest_format import DETECTED, MACHINE_ID, ManifestFormat
+from soundmill.corpora.join import DETECTED, MACHINE_ID, ManifestFormat, join
 from soundmill.corpora.metadata import (
     MAX_TEXT_BYTES,
     csv_files_with,
@@ -63,10 +62,7 @@ class JsonEntries(ManifestFormat):
     def rows(
         self, inventory: Inventory, name: bytes, tables: CorpusTables, of_video: bool = False, split: str | None = None
     ) -> Iterator[ManifestRow]:
-        """Rows of one manifest; an entry without a file is quarantined.
-
-        `of_video`: files without a part are YouTube videos. `split`: of all rows; default: from the manifest's name.
-        """
+        """Rows; an entry without a file is quarantined. `of_video`: files without a part are YouTube's. `split`: of all rows."""
         split, part = split or split_of_file(name), self.part(name)
         for at, entry in read_entries(inventory, name):
             file = self._file(entry) if isinstance(entry, dict) else ""

@@ -92,10 +92,7 @@ def _wide_encoding(raw: bytes) -> str | None:
 
 
 def read_text(inventory: Inventory, name: bytes, strict: bool = False) -> str:
-    """Text of a metadata file, decompressed if its name ends in `.gz`; UserError, naming it, if it cannot be read.
-
-    `strict`: only UTF-8, but also with zeros.
-    """
+    """Text of a metadata file, unpacked if `.gz`; UserError, naming it, if unreadable. `strict`: only UTF-8, even with zeros."""
     path = escape_path(inventory.metadata[name])
     try:
         raw = _read_at_most(inventory, name, MAX_MANIFEST_BYTES + 1)

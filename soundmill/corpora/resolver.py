@@ -207,10 +207,7 @@ class FileIndex:
         ]
 
     def _namesakes(self, name: str, stem: str, folders: list[str]) -> list[AudioFile]:
-        """Files with this name and any extension; of more than MAX_FILES, those in the key's last folder or at the root.
-
-        Bounded, since thousands of files may have one name.
-        """
+        """Files of this name with any extension; if more than MAX_FILES, only those in the key's last folder or at the root."""
         stem = name if name in self._stems else stem
         files = dict.fromkeys(islice(chain(self._names.of(name), self._stems.of(stem)), MAX_FILES + 1))
         if len(files) > MAX_FILES and folders:

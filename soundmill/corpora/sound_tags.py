@@ -9,8 +9,8 @@ from contextlib import suppress
 from typing import BinaryIO
 
 from soundmill.corpora.statements import MAX_CELL, NOTHING, clean
-from soundmill.decoding.containers.chunks import chunks
 from soundmill.decoding.containers.layout import DecodeError
+from soundmill.decoding.containers.walks import chunks
 
 VERSION = "tags 5"  # of what `read` returns, in the cache
 FOUND = "its tags"  # as terms_found

@@ -89,10 +89,7 @@ def shown(raw_path: bytes) -> str:
 
 @dataclass(frozen=True)
 class Sources:
-    """The directories or buckets of one corpus; picklable, for worker processes.
-
-    `roots`: the directory or URL of each part of a union, or of the whole corpus under the empty name.
-    """
+    """The directories or URLs of a corpus by part of a union (empty: the whole corpus); picklable, for worker processes."""
 
     roots: dict[bytes, bytes]
 
@@ -189,10 +186,7 @@ def _copy(copied: Callable[[], Path]) -> Iterator[bytes]:
 
 
 def open_table(path: bytes) -> pq.ParquetFile:
-    """A Parquet table from outside, opened by its descriptor so that its name never matters; DecodeError if it is not a table.
-
-    A table in a bucket is read by ranges.
-    """
+    """A Parquet table from outside, opened by descriptor so that its name never matters, or by ranges; else DecodeError."""
     try:
         file = buckets.open_file(path) if buckets.is_url(path) else open_regular(path)
     except OSError as error:
@@ -266,10 +260,7 @@ def is_audio(kind: pa.DataType) -> bool:
 
 
 def read_rows(file: pq.ParquetFile, group: int) -> Iterator[dict[str, Any]]:
-    """Rows of one row group: their text, numbers and lists, without the recordings.
-
-    The column of recordings holds `{"path": …}` if it has paths. A damaged table raises DecodeError.
-    """
+    """Plain values of one row group; recordings are `{"path": …}` if they have paths. A damaged table raises DecodeError."""
     schema = file.schema_arrow
     column = audio_column(schema)
     # Parquet reads a dot in a name as a path into a struct.

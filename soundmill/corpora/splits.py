@@ -90,10 +90,7 @@ def assign(
 def describe(
     recordings: Iterable[tuple[str, Sequence[str]]], captions: Iterable[tuple[str, Sequence[str]]]
 ) -> tuple[dict[str, list[str]], set[str]]:
-    """Labels by recording, those of its captions before its own, and the recordings that have a caption or a label.
-
-    Recordings and captions are given as (recording id, labels).
-    """
+    """Labels by recording (id, labels), those of its captions first, and the recordings that have a caption or a label."""
     labels_of: dict[str, list[str]] = defaultdict(list)
     for name, labels in captions:
         labels_of[name] += labels
@@ -293,10 +290,7 @@ def to_leave_out(
 
 
 def across_splits(split: list[str], pairs: list[tuple[int, int]]) -> dict[int, int]:
-    """Rows to drop → the row that stays, for connected rows in several splits.
-
-    Not every two of many copies are a pair, so a dropped row need not be paired with the one that stays.
-    """
+    """Rows to drop → the row that stays, for rows in several splits that `pairs` connect, also if these two are no pair."""
     stays_of: dict[int, int] = {}
     for connected in groups(near(pairs)):
         stays = min(connected, key=lambda row: (PROTECTED.index(split[row]), row))
@@ -305,10 +299,7 @@ def across_splits(split: list[str], pairs: list[tuple[int, int]]) -> dict[int, i
 
 
 def _across_given_splits(recordings: list[dict[str, Any]], owners: list[str], split: list[str]) -> dict[int, int]:
-    """`across_splits` for recordings of one YouTube video that the corpus itself puts into several splits.
-
-    The `split` of their clips, so far that of the video, becomes that of the recording.
-    """
+    """`across_splits` of recordings of one video with several given splits, to which the `split` of their clips is set."""
     videos = manifest.youtube_videos(recordings)
     given = {row["recording_id"]: (row["group"], row["split"]) for row in recordings if row["split"] and row["group"] in videos}
     rows_of: dict[str, list[int]] = defaultdict(list)

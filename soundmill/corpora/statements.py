@@ -125,10 +125,7 @@ def clean(text: str) -> str:
 
 
 def of_copyright(text: str) -> str | None:
-    """The licence that a copyright notice names, or the notice if it reserves rights; `unknown` if it names several licences.
-
-    A name and a year are no licence.
-    """
+    """The licence in a notice, or the notice if it reserves rights; `unknown` for several. A name and a year are no licence."""
     named = named_in(text)
     if len(named) == 1:
         return named[0]

@@ -323,10 +323,7 @@ def write_recording(recording: Recording, seed: int, window_seconds: float, min_
 
 
 def encode(samples: np.ndarray, rate: int, extension: str, path: Path) -> None:
-    """Write int16 samples [T, channels] in the container `extension`, deterministically.
-
-    Ogg is written by ffmpeg, since libsndfile uses random serial numbers.
-    """
+    """Write int16 samples [T, channels] deterministically; Ogg by ffmpeg, since libsndfile's serial numbers are random."""
     import soundfile
 
     if extension in ("wav", "flac"):

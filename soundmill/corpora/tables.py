@@ -199,10 +199,10 @@ class CorpusTables:
             row["file_tags"] = {name: known.get(name) for name in FILE_TAGS} if known else None
         self.remark(long, f"titles, genres or descriptions in files have more than {MAX_CELL} characters and are left out")
 
-    def remark(self, places: Sequence[str], what: str) -> None:
-        """Note a problem of these places that did not prevent reading."""
+    def remark(self, places: Sequence[str], what: str, then: str = "") -> None:
+        """Note a problem of these places that did not prevent reading; `then`: what follows from it."""
         if places:
-            self.remarks.append(f"{len(places)} {what} (first: {places[0][:200]})")
+            self.remarks.append(f"{len(places)} {what} (first: {places[0]}){then}")
 
     def remove(self, gone: set[str]) -> None:
         """Remove everything about the recordings with these ids."""

@@ -166,10 +166,7 @@ def check_header(path: bytes | str | Path, max_seconds: float) -> None:
 
 
 def decode_channels(path: bytes | str | Path, max_seconds: float) -> tuple[int, int, Iterator[np.ndarray]]:
-    """(sample rate, channels, float32 blocks [n, channels]) of a file, in bounded memory; samples may be NaN.
-
-    The call and any block may raise DecodeError: a file is valid only after its last block.
-    """
+    """(sample rate, channels, float32 blocks [n, channels], perhaps NaN) of a file, in bounded memory; errors as in Recording."""
     with ExitStack() as stack:
         recording = _open(_look_into(open_regular(path), max_seconds, stack), max_seconds)
         kept = stack.pop_all()
@@ -195,10 +192,7 @@ def check_finite(block: np.ndarray) -> np.ndarray:
 
 
 def to_stereo(block: np.ndarray) -> np.ndarray:
-    """Float32 [n, channels] as two channels [n, 2]: mono is doubled; of more than two, the first two stay.
-
-    Non-finite samples raise DecodeError.
-    """
+    """Float32 [n, channels] as [n, 2]: mono is doubled, else the first two stay; non-finite samples raise DecodeError."""
     return check_finite(np.repeat(block, 2, axis=1) if block.shape[1] == 1 else block[:, :2])
 
 

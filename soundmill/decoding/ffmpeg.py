@@ -292,10 +292,7 @@ def one_line(text: str) -> str:
 
 
 class _Child:
-    """An ffmpeg process with limits, and its log; it is killed with this object.
-
-    `patience`: total seconds of waiting for it. `file_bytes`: maximum size of an output file.
-    """
+    """An ffmpeg process with limits (`patience`: seconds of waiting; `file_bytes` of an output file); killed with this object."""
 
     def __init__(self, inputs: list[Input], outputs: list[int], log: Log, patience: float, file_bytes: int = 0):
         self.log = log
@@ -445,10 +442,7 @@ def stream(source: Input, max_seconds: float, stack: ExitStack, remarks: list[st
 
 
 def decode_together(sources: list[Input], max_seconds: float) -> list[Decoded] | None:
-    """Decode all files by one process; None if ffmpeg reported any problem, or the length of any file is wrong.
-
-    All samples together are bounded by `BATCH_BYTES`, about 400 s of stereo.
-    """
+    """Decode all files, to BATCH_BYTES, by one process; None if ffmpeg reports any problem, or the length of any is wrong."""
     log = Log([source.layout.streamed for source in sources])
     with ExitStack() as stack:
         files = [stack.enter_context(os.fdopen(os.memfd_create("decoded"), "rb")) for _ in sources]

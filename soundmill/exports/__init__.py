@@ -23,7 +23,7 @@ from soundmill import clips, disk, hashing, manifest, shards
 from soundmill.audio.flac import flac_channels
 from soundmill.errors import UserError
 from soundmill.exports import captioned
-from soundmill.exports.target import (
+from soundmill.exports.captioned import (
     HUGGING_FACE,
     ExportClip,
     Files,

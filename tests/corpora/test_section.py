@@ -3,7 +3,7 @@
 import pytest
 
 from soundmill.corpora import inventory, registry
-from soundmill.corpora.section import UnionPart, unite
+from soundmill.corpora.registry import UnionPart, unite
 from tests.corpora.tiny import captions, cell, put, recordings, write, write_table
 
 HEADER = "audiocap_id,youtube_id,start_time,caption\n"

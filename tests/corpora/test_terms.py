@@ -4,7 +4,7 @@ import pytest
 
 from soundmill import params
 from soundmill.corpora import check, registry, statements, terms
-from soundmill.corpora.section import Directory, unite
+from soundmill.corpora.registry import Directory, unite
 from soundmill.corpora.tables import CorpusTables
 from soundmill.corpora.terms import TermsParams
 from soundmill.errors import UserError

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from soundmill.decoding import containers, decode
 from soundmill.decoding import ffmpeg as ffmpeg_module
 from soundmill.decoding.containers import layout
-from soundmill.decoding.containers.frames import mpeg_frame
+from soundmill.decoding.containers.walks import mpeg_frame
 from soundmill.decoding.decode import DecodeError
 from tests.decoding.files import FILMS, MAX_SECONDS, VALID, ffmpeg, reason_of, sparse_wav, whole
 

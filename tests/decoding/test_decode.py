@@ -13,7 +13,7 @@ import soundfile
 
 from soundmill.decoding import decode
 from soundmill.decoding.containers import layout
-from soundmill.decoding.containers.frames import mpeg_frame
+from soundmill.decoding.containers.walks import mpeg_frame
 from soundmill.decoding.decode import DecodeError
 from tests.decoding.files import FILMS, MAX_SECONDS, VALID, ffmpeg, reason_of, whole
 

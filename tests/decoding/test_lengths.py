@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from soundmill.decoding import containers, decode
-from soundmill.decoding.containers.frames import mpeg_frame
+from soundmill.decoding.containers.walks import mpeg_frame
 from tests.decoding.files import MAX_SECONDS, ffmpeg, reason_of, whole
 
 SECONDS, RATE = 3, 16_000

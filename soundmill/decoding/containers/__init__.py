@@ -15,8 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
-from soundmill.decoding.containers import chunks, frames
-from soundmill.decoding.containers.frames import FrameParser, adts_frame, mpeg_frame
+from soundmill.decoding.containers import walks
 from soundmill.decoding.containers.layout import (
     HEAD_BYTES,
     MAX_CHUNKS,
@@ -33,6 +32,7 @@ from soundmill.decoding.containers.layout import (
     too_many_parts,
     truncated,
 )
+from soundmill.decoding.containers.walks import FrameParser, adts_frame, mpeg_frame
 
 
 @dataclass(frozen=True)
@@ -188,10 +188,7 @@ _MAY_END_IN_SILENCE = frozenset("wav w64 aiff au caf ircam nist iff sox voc mp4 
 
 
 def inspect(kind: Kind, file: BinaryIO, size: int, max_seconds: float, sums_checked: bool = False) -> Layout:
-    """Walk the container; sizes beyond the end, bad checksums and cut frames raise DecodeError.
-
-    `sums_checked`: the checksums of the same bytes were verified before.
-    """
+    """Walk the container; sizes beyond the end, bad checksums (unless `sums_checked` before) and cut frames raise DecodeError."""
     if kind.name not in _MAY_END_IN_SILENCE:
         refuse_zeros(file, 0, size)
     if walk := _RAW_WALKS.get(kind.name):
@@ -452,25 +449,25 @@ def opus_samples(packet: bytes) -> int:
 
 # Tags may be anywhere between their frames.
 _RAW_WALKS: dict[str, Callable[[BinaryIO, int, float], Layout]] = {
-    "mpeg-audio": frames.walk_mpeg_audio,
-    "adts": frames.walk_adts,
-    "wavpack": frames.walk_wavpack,
+    "mpeg-audio": walks.walk_mpeg_audio,
+    "adts": walks.walk_adts,
+    "wavpack": walks.walk_wavpack,
 }
 
 
 _WALKS: dict[str, Callable[[BinaryIO, int, float], Layout]] = {
-    "wav": chunks.walk_wav,
-    "w64": chunks.walk_wav,
-    "aiff": chunks.walk_aiff,
-    "au": chunks.walk_au,
-    "caf": chunks.walk_caf,
-    "flac": frames.walk_flac,
-    "amr": frames.walk_amr,
-    "mlp": frames.walk_mlp,
-    "truehd": frames.walk_mlp,
+    "wav": walks.walk_wav,
+    "w64": walks.walk_wav,
+    "aiff": walks.walk_aiff,
+    "au": walks.walk_au,
+    "caf": walks.walk_caf,
+    "flac": walks.walk_flac,
+    "amr": walks.walk_amr,
+    "mlp": walks.walk_mlp,
+    "truehd": walks.walk_mlp,
     "mp4": walk_mp4,
     "matroska": walk_matroska,
-    "avi": chunks.walk_avi,
+    "avi": walks.walk_avi,
     "flv": walk_flv,
     "asf": walk_asf,
 }
