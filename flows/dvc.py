@@ -254,16 +254,12 @@ def _running(command: list[str], root: Path, variables: dict[str, str]) -> Itera
             child.code = process.returncode
         finally:
             _children.remove(child)
-            _interrupt([process])
+            interrupt([child])
 
 
-def interrupt_all() -> None:
-    """Interrupt every `dvc` that another thread of this process runs, and wait until they have ended."""
-    _interrupt([child.process for child in list(_children)])
-
-
-def _interrupt(processes: Sequence[subprocess.Popen[str]]) -> None:
-    running = [process for process in processes if process.poll() is None]
+def interrupt(children: Sequence[_Child] | None = None) -> None:
+    """Interrupt these `dvc`, by default all that any thread of this process runs, and wait until they have ended."""
+    running = [child.process for child in (children or list(_children)) if child.process.poll() is None]
     for process in running:
         process.send_signal(signal.SIGINT)
     deadline = time.monotonic() + STOP_SECONDS
@@ -346,22 +342,18 @@ def fault_of_lock(path: Path) -> str | None:
         return "its last line is truncated"
     if document.get("schema") != "2.0":
         return "no `schema: '2.0'`"
-    entries = document.get("stages") or {}
-    if not isinstance(entries, dict):
-        return "`stages` is not a mapping"
-    for name, entry in entries.items():
-        if not isinstance(entry, dict) or not isinstance(entry.get("cmd"), str | list):
-            return f"stage {name} has no command"
-        listed = [entry.get("deps", []), entry.get("outs", [])]
-        if not all(isinstance(items, list) for items in listed):
-            return f"stage {name} has no list of dependencies or outputs"
-        for item in [item for items in listed for item in items]:
-            if not isinstance(item, dict) or not isinstance(item.get("path"), str):
-                return f"stage {name} has an entry without a path"
-            if "md5" in item and not re.fullmatch(r"[0-9a-f]{32}(\.dir)?", str(item["md5"])):
-                return f"stage {name}: the hash of {item['path']} is truncated"
-            if "md5" not in item and item.get("hash", "md5") == "md5":
-                return f"stage {name}: {item['path']} has no hash"
+    try:
+        for name, entry in (document.get("stages") or {}).items():
+            if not isinstance(entry.get("cmd"), str | list):
+                return f"stage {name} has no command"
+            for item in [*entry.get("deps", []), *entry.get("outs", [])]:
+                path = item["path"]
+                if "md5" in item and not re.fullmatch(r"[0-9a-f]{32}(\.dir)?", str(item["md5"])):
+                    return f"stage {name}: the hash of {path} is truncated"
+                if "md5" not in item and item.get("hash", "md5") == "md5":
+                    return f"stage {name}: {path} has no hash"
+    except (AttributeError, KeyError, TypeError) as error:
+        return f"its stages are not as DVC writes them ({error})"
     return None
 
 

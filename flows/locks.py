@@ -46,11 +46,11 @@ def holders(root: Path) -> list[Holder]:
     return list(running.values())
 
 
-def wait_until_free(root: Path, seconds: float, say: Say) -> None:
-    """Wait up to `seconds` until nobody runs DVC in this project, and report who does; then UserError."""
+def wait_until_free(root: Path, seconds: float, say: Say, find: Callable[[Path], list[Holder]] = holders) -> None:
+    """Wait up to `seconds` until nobody runs DVC in this project (or `find` finds nobody), and report who does; then UserError."""
     deadline = time.monotonic() + seconds
     reported: list[Holder] = []
-    while busy := holders(root):
+    while busy := find(root):
         names = ", ".join(map(str, busy))
         if time.monotonic() >= deadline:
             waited = f" after {duration(seconds)} of waiting" if seconds else ""
@@ -97,16 +97,9 @@ def only_one(root: Path, seconds: float, say: Say) -> Iterator[None]:
     """
     path = root / ".dvc" / "tmp" / "pipeline.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    deadline, waiting = time.monotonic() + seconds, False
+    deadline = time.monotonic() + seconds
     with path.open("a+") as lock:
-        while not disk.try_lock(lock):
-            other = _named_in(path, "a pipeline")
-            if time.monotonic() >= deadline:
-                raise UserError(f"{root} is in use by {other}; wait for it, or stop it")
-            if not waiting:
-                say(f"waiting for {other} (up to {duration(seconds)})")
-                waiting = True
-            time.sleep(POLL_SECONDS)
+        wait_until_free(root, seconds, say, lambda _: [] if disk.try_lock(lock) else [_named_in(path, "a pipeline")])
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()

@@ -2,9 +2,12 @@
 
 import logging
 import os
+import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 from uuid import UUID
@@ -23,8 +26,8 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed, Crashed, Failed, State
 from pydantic import Field
 
-from flows import dvc, lanes, locks, remote, scores, server
-from flows.terminal import LOG, Row, Screen, duration, tell
+from flows import dvc, locks, remote, scores, server
+from flows.terminal import LOG, Row, duration, tell
 from soundmill import disk, hashing, ledger, tracking
 from soundmill.errors import UserError, fault_of_disk, report_failure
 from soundmill.evaluation import protocols
@@ -58,20 +61,42 @@ def end_last(path: Path) -> None:
     disk.write_atomically(path, lambda file: file.write_text(runtime.flow_run.id or "", encoding="utf-8"))
 
 
+class Lanes:
+    """What the pipelines of all lanes share: a stage that two need runs once, and nothing starts once they are stopped."""
+
+    def __init__(self) -> None:
+        self.stopped = False
+        self._guard = threading.Lock()
+        self._working: dict[str, threading.Lock] = defaultdict(threading.Lock)
+
+    @contextmanager
+    def alone(self, work: str) -> Iterator[None]:
+        """Wait until no lane does the same work; then its result is in DVC's cache. UserError if all were stopped meanwhile."""
+        with self._guard:
+            lock = self._working[work]
+        with lock:
+            if self.stopped:
+                raise UserError("interrupted")
+            yield
+
+
+lanes: ContextVar[Lanes | None] = ContextVar("lanes", default=None)  # of this run
+
+
 class Work:
-    """The stages of one pipeline, and how they run. `title` is shown before each stage if other pipelines run at the same time."""
+    """The stages of one pipeline, and how they run. `title` is shown before each stage in lanes."""
 
     def __init__(
-        self, root: Path, stages: Sequence[dvc.Stage], screen: Screen, title: str, force: bool, retries: int, wait_seconds: float
+        self, root: Path, stages: Sequence[dvc.Stage], log: TextIO, title: str, force: bool, retries: int, wait_seconds: float
     ):
-        self.root, self.stages, self.screen = root, stages, screen
+        self.root, self.stages, self.log = root, stages, log
         self.force, self.retries, self.wait_seconds = force, retries, wait_seconds
         self.environment: dict[str, str] = {}
         self.done: dict[str, str] = {}  # name of the state, by stage
         self.failure: tuple[str, str] | None = None  # the stage, and its message
-        self.lanes = lanes.current.get()
+        self.lanes = lanes.get()
         width, digits = max(len(stage.name) for stage in stages), len(str(len(stages)))
-        title = f"{title}: " if title else ""
+        title = f"{title}: " if self.lanes else ""
         self._heads = {
             stage.name: f"{title}[{number:>{digits}}/{len(stages)}] {stage.name:<{width}}"
             for number, stage in enumerate(stages, start=1)
@@ -90,7 +115,7 @@ class Work:
                 tell(f"{self._heads[name]}  {WORDS[STATES['unchanged']]}")
                 state = note_up_to_date(name, return_state=True)
             else:
-                row, start = self.screen.start(self._heads[name]), time.monotonic()
+                row, start = Row(self.log, self._heads[name], self.lanes is not None), time.monotonic()
                 try:
                     state = run_stage.with_options(retries=self.retries)(name, self, row, return_state=True)
                     row.ended(f"{WORDS.get(state.name, 'failed')}, {duration(time.monotonic() - start)}")
@@ -230,8 +255,7 @@ def _pipeline(root: Path, names: list[str], force: bool, retries: int, wait_seco
     if any(stage.name.startswith("evaluate@") for stage in chosen):
         protocols.check_weights(read_yaml(root / "params.yaml").get("evaluate", {}).get("protocols") or [])
     name = runtime.flow_run.name if os.environ.get(tracking.PARENT) else None  # a sweep names the runs of its points
-    several = lanes.current.get() is not None
-    work = Work(root, chosen, Screen(log, several), (runtime.flow_run.name or "") if several else "", force, retries, wait_seconds)
+    work = Work(root, chosen, log, runtime.flow_run.name or "", force, retries, wait_seconds)
     changed = {stage.name for stage in chosen} if force else set(dvc.changed(root))
     progress = create_progress_artifact(0.0, key="pipeline-progress", description=f"{len(chosen)} stages")
 

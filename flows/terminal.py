@@ -27,39 +27,30 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-class Screen:
-    """The terminal and the log of one pipeline; `several`: others run at the same time."""
-
-    def __init__(self, log: TextIO, several: bool = False):
-        self.log = log
-        self.several = several
-
-    def start(self, head: str) -> Row:
-        """Show a stage while it works, until its row has `ended`."""
-        self.write(head.rstrip())
-        return Row(self, head)
-
-    def write(self, line: str) -> None:
-        with suppress(OSError):  # if the disk is full, the stage fails and reports it
-            self.log.write(line + "\n")
-            self.log.flush()
-
-
 class Row:
-    """A stage on the screen."""
+    """A stage on the terminal and in the pipeline's log, while it works and until it has `ended`.
 
-    def __init__(self, screen: Screen, head: str):
-        self._screen, self._head = screen, head
+    `several`: those of other pipelines are shown at the same time.
+    """
+
+    def __init__(self, log: TextIO, head: str, several: bool = False):
+        self._log, self._head = log, head
         self._announced, self._start = False, time.monotonic()
         self._bar = _add_bar(head) if sys.stdout.isatty() else None
-        self._open = not self._bar and not screen.several  # whether its line is begun
+        self._open = not self._bar and not several  # whether its line is begun
+        self._write(head.rstrip())
         if self._open:
             terminal.say(head, end="  ")
+
+    def _write(self, line: str) -> None:
+        with suppress(OSError):  # if the disk is full, the stage fails and reports it
+            self._log.write(line + "\n")
+            self._log.flush()
 
     def ended(self, how: str) -> None:
         """Complete the stage's line."""
         self.close()
-        self._screen.write(f"    {how}")
+        self._write(f"    {how}")
         tell(how if self._open else f"{self._head}  {how}")
         self._open = False
 
@@ -71,7 +62,7 @@ class Row:
 
     def line(self, line: str) -> None:
         """Log a line that the stage printed."""
-        self._screen.write(f"    {line}")
+        self._write(f"    {line}")
 
     def note(self, facts: dict[str, Any]) -> None:
         """Show what the stage reports: `done` (a share), seconds `left`, a `remark`, a `warning`."""
@@ -98,7 +89,7 @@ class Row:
 
     def notice(self, line: str) -> None:
         """Show and log a line that needs attention."""
-        self._screen.write(line)
+        self._write(line)
         self._print(f"\n{line}" if self._open else line)
 
     def _print(self, line: str) -> None:

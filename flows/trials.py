@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import queue
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from prefect import get_run_logger
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed, State
 from pydantic import Field, StringConstraints
 
-from flows import checkout, lanes, locks, publishing
-from flows.pipeline import end_last, pipeline
+from flows import checkout, dvc, locks, publishing
+from flows.pipeline import Lanes, end_last, pipeline
+from flows.pipeline import lanes as running_lanes
 from flows.results_table import ResultsTable
 from flows.scores import shown
 from flows.terminal import tell
@@ -22,9 +25,10 @@ from soundmill import params as parameters
 from soundmill import tracking
 from soundmill.errors import UserError
 from soundmill.models import registry
-from soundmill.params import ExecutionParams, StageParams, did_you_mean
+from soundmill.params import ExecutionParams, LanesParams, StageParams, did_you_mean
 
 T = TypeVar("T")
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$"  # of a sweep, a family, a folder of sounds
 Name = Annotated[str, StringConstraints(pattern=NAME)]
 PointName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,60}$")]  # as MLflow allows in metric names
@@ -113,11 +117,11 @@ class Trials:
     rows: Sequence[Trial]
 
     def run(self, index: int, workspace: Path) -> Any:
-        """Run a row in a workspace; in lanes, each in its thread."""
+        """Run a row in a workspace; of several lanes, in a thread."""
         raise NotImplementedError
 
     def ended(self, index: int, came: Any) -> None:
-        """Take what came of a row."""
+        """Take what came of a row; always called in the flow's own thread."""
         raise NotImplementedError
 
     def finish(self, workspaces: Sequence[Path]) -> tuple[ResultsTable, list[str]]:
@@ -128,14 +132,15 @@ class Trials:
         """Run the rows in lanes of workspaces, then publish their table; Failed if some failed."""
         kind, _, which = self.name.partition("/")
         document, names = self.rows[0].document, list(map(str, self.rows))
-        number = min(len(names), parameters.parse_section(document, "execution", ExecutionParams).lanes.number)
-        folders = [self.name.replace("/", "-") + (f".lane{lane}" if lane > 1 else "") for lane in range(1, number + 1)]
+        lanes = parameters.parse_section(document, "execution", ExecutionParams).lanes
+        numbers = range(1, min(len(names), lanes.number) + 1)
+        folders = [self.name.replace("/", "-") + (f".lane{number}" if number > 1 else "") for number in numbers]
         places = [checkout.workspace(self.home, folder, document) for folder in folders]  # with the current code
         tell(f"{self.name}: {len(names)} rows in {shown(places[0], self.home)}")
         tags = {"kind": kind, **({kind: which} if which else {})}
         with tracking.pipeline_run(self.home, self.name, root=places[0], tags=tags) as record:
             with nested_under(record.environment):
-                lanes.run_all(names, places, document, self.run, self.ended)
+                self._run_all(list(zip(places, gpus_of(lanes), strict=False)))
             results, failed = self.finish(places)
             page = publishing.record(record, self.directory, results)
             message = f"{len(failed)} of {len(names)} rows failed: {'; '.join(failed)}"
@@ -148,6 +153,54 @@ class Trials:
         if results.verdict:
             tell(results.verdict)
         return Failed(message=message) if failed else Completed(message=f"{len(names)} rows")
+
+    def _run_all(self, free: list[tuple[Path, dict[str, str]]]) -> None:
+        """Run the rows in these workspaces, each with its variables: in one, one after the other; in several, as Prefect tasks."""
+
+        def in_lane(index: int, place: Path, variables: dict[str, str]) -> Any:
+            with dvc.with_variables(variables):
+                return self.run(index, place)
+
+        if len(free) == 1:
+            for index, _ in enumerate(self.rows):
+                self.ended(index, in_lane(index, *free[0]))
+            return
+        lanes, waiting, done = Lanes(), list(range(len(self.rows))), queue.SimpleQueue()
+        running: dict[int, Any] = {}
+        before = running_lanes.set(lanes)
+        try:
+            while waiting or running:
+                while waiting and free:
+                    index, lane = waiting.pop(0), free.pop(0)
+                    future = _in_lane.submit(str(self.rows[index]), lambda index=index, lane=lane: in_lane(index, *lane))
+                    running[index] = future, lane
+                    future.add_done_callback(lambda _, index=index: done.put(index))
+                index = done.get()
+                future, lane = running.pop(index)
+                self.ended(index, future.result())
+                free.append(lane)
+        except BaseException:
+            lanes.stopped = True
+            dvc.interrupt()
+            raise
+        finally:
+            running_lanes.reset(before)
+
+
+@task(name="lane", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
+def _in_lane(name: str, run: Callable[[], Any]) -> Any:
+    return run()
+
+
+def gpus_of(params: LanesParams) -> list[dict[str, str]]:
+    """The variables of each lane that show it its own GPUs only; none if `gpus` is 0."""
+    if not params.gpus:
+        return [{}] * params.number
+    wanted = params.number * params.gpus
+    names = os.environ.get(VISIBLE, "").split(",") if os.environ.get(VISIBLE) else list(map(str, range(wanted)))
+    if len(names) < wanted:
+        raise UserError(f"execution.lanes: {params.number} of {params.gpus} GPUs each, but {VISIBLE} names only {','.join(names)}")
+    return [{VISIBLE: ",".join(names[start : start + params.gpus])} for start in range(0, wanted, params.gpus)]
 
 
 def start(kind: str, directory: Path, plan: Callable[[], Trials]) -> State[Any]:

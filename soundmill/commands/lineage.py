@@ -16,7 +16,7 @@ from soundmill.errors import UserError
 if TYPE_CHECKING:
     from rich.tree import Tree
 
-    from flows.cache import Unused
+    from flows.checkout import Unused
     from soundmill.lineage import Node
 
 app = typer.Typer()
@@ -143,7 +143,7 @@ def forget(
     registered models that were trained on it. Next, `dvc repro` rebuilds all outputs without it, and `soundmill forget --erase`
     removes what earlier runs kept. Your own file of the recording stays.
     """
-    from flows import cache, locks
+    from flows import checkout, locks
     from soundmill import ledger
 
     root, names = project_root(project), things or []
@@ -173,8 +173,8 @@ def forget(
         terminal.say("nothing is forgotten, so nothing is erased")
     elif erase:
         if gone:
-            cache.forget_users(root, gone)
-        with cache.held(root, 60 * wait_minutes, _say) as checkouts:
+            checkout.forget_users(root, gone)
+        with checkout.held(root, 60 * wait_minutes, _say) as checkouts:
             _erase(root, checkouts, yes)
         _check(root, [])
     else:
@@ -210,20 +210,20 @@ def clean(
     These are outputs of earlier parameters, recordings, branches and experiments; stages can rebuild them. Without --yes, the
     command only shows what it would remove. (`dvc gc --workspace` would also remove what other checkouts and projects need.)
     """
-    from flows import cache
+    from flows import checkout
 
     root = project_root(project)
     if gone:
-        cache.forget_users(root, gone)
+        checkout.forget_users(root, gone)
     if yes:
-        with cache.held(root, 0, _say, checkouts or []) as held:
-            unused = cache.unused(root, held)
-            cache.remove(unused.objects)
+        with checkout.held(root, 0, _say, checkouts or []) as held:
+            unused = checkout.unused(root, held)
+            checkout.remove(unused.objects)
     else:
-        unused = cache.look(root, checkouts or [])
+        unused = checkout.look(root, checkouts or [])
     for place in unused.users:
         terminal.say(f"kept: what {place} needs")
-    for place in cache.away(root):
+    for place in checkout.away(root):
         terminal.say(f"not there, so `--yes` would refuse: {place}; mount its disk, or if it was deleted, give `--gone {place}`")
     if unused.unknown:
         terminal.say(f"kept: {unused.unknown} objects that none of these made; they may be another project's")
@@ -263,12 +263,12 @@ def _forget(root: Path, things: list[str], reason: str) -> None:
 
 
 def _erase(root: Path, checkouts: Sequence[Path], yes: bool) -> None:
-    from flows import cache, dvc
+    from flows import checkout, dvc
     from soundmill import forgetting
 
     with search_progress() as progress:
         found = forgetting.find(root, dvc.cache_directory(root), progress)
-    unused = cache.holding(root, set(found.cached), cache.unused(root, checkouts))
+    unused = checkout.holding(root, set(found.cached), checkout.unused(root, checkouts))
     sentences = found.sentences(root)
     if sentences or unused.objects:
         for sentence in sentences:
@@ -278,7 +278,7 @@ def _erase(root: Path, checkouts: Sequence[Path], yes: bool) -> None:
             _show_outputs(unused)
         if not yes and not typer.confirm("Erase all of these?"):
             raise typer.Exit(1)
-        cache.remove(unused.objects)
+        checkout.remove(unused.objects)
         forgetting.erase(root, found)
         terminal.say(f"erased: {len(sentences) + len(unused.objects)}")
     for sentence in found.left:
@@ -286,11 +286,11 @@ def _erase(root: Path, checkouts: Sequence[Path], yes: bool) -> None:
 
 
 def _check(root: Path, things: list[str]) -> None:
-    from flows import cache, dvc
+    from flows import checkout, dvc
     from soundmill import forgetting
 
     has_cache = (root / ".dvc/config").is_file()
-    directory, sharing = (dvc.cache_directory(root), cache.users(root)) if has_cache else (None, [])
+    directory, sharing = (dvc.cache_directory(root), checkout.users(root)) if has_cache else (None, [])
     with search_progress() as progress:
         proof = forgetting.check(root, things, directory, sharing, progress)
     for sentence in proof.found:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import cache, checkout, dvc
+from flows import checkout, dvc
 from soundmill import ledger, params
 from soundmill.errors import UserError
 from tests.commands.running import refused, soundmill, works
@@ -40,7 +40,7 @@ def test_clean_keeps_what_any_checkout_needs(tiny: Path, tmp_path: Path) -> None
     workspace = checkout.workspace(tiny, "mine", params.read_yaml(tiny / "params.yaml"))
     run(workspace, 3, "first")
     away = make_tiny(tmp_path / "away")
-    cache.share(away, tiny)
+    checkout.share(away, tiny)
     run(away, 4, "first")
     needed = set().union(*(named(place) for place in (tiny, workspace, away)))
     (tiny / "precious.wav").write_text("the only copy of a project that no list names, as after `dvc cache dir`")
@@ -50,7 +50,7 @@ def test_clean_keeps_what_any_checkout_needs(tiny: Path, tmp_path: Path) -> None
     for name in ("precious.wav", "precious.wav.dvc"):
         (tiny / name).unlink()
     before = objects(tiny)
-    unneeded = {path.parent.name + path.name for path in cache.look(workspace).objects}
+    unneeded = {path.parent.name + path.name for path in checkout.look(workspace).objects}
     assert unneeded
     assert before - unneeded >= needed
 
@@ -87,12 +87,12 @@ def test_damaged_lists_in_the_cache_stop_no_cleaning(tiny: Path) -> None:
     ):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    assert (cache.look(tiny).objects, cache.look(tiny).unknown) == ([], 1)
+    assert (checkout.look(tiny).objects, checkout.look(tiny).unknown) == ([], 1)
     (tiny / "dvc.lock").write_text("stages:\n  a:\n    outs:\n    - path: a\n      md5: ab0123456789abcdef0123456789abcd.dir\n")
     git(tiny, "add", "dvc.lock")
     git(tiny, "commit", "-q", "-m", "An output of an earlier commit")
     (tiny / "dvc.lock").unlink()
-    unused = cache.look(tiny)
+    unused = checkout.look(tiny)
     assert unused.objects == [tree]
     assert unused.outputs == {"data/generated/tiny": (1, tree.stat().st_size)}
 
@@ -145,4 +145,4 @@ def test_nothing_is_removed_beside_work(tiny: Path) -> None:
             assert f"mine is in use by process {other.pid}" in refused(*command_line, cwd=tiny)
         other.stdin.close()
     with pytest.raises(UserError, match="not a checkout that uses"):
-        cache.users(tiny, [root / "nowhere"])
+        checkout.users(tiny, [root / "nowhere"])

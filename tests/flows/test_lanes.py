@@ -4,7 +4,8 @@ import threading
 
 import pytest
 
-from flows.lanes import Lanes, gpus_of
+from flows.pipeline import Lanes
+from flows.trials import gpus_of
 from soundmill.errors import UserError
 from soundmill.params import LanesParams
 

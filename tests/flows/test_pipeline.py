@@ -18,7 +18,7 @@ import pytest
 
 from flows import dvc, locks, scores, terminal
 from flows.run import up_to_date
-from flows.terminal import LOG, Screen
+from flows.terminal import LOG, Row
 from soundmill import tracking
 from soundmill.errors import UserError
 from tests.checkouts import HARDEST_NAME
@@ -394,7 +394,7 @@ def test_unreadable_parameters_are_told_before_prefect_starts(tiny: Path, tmp_pa
 
 def test_a_stage_is_one_line_and_all_it_says_is_in_the_log(capsys, monkeypatch):
     monkeypatch.setattr("flows.terminal.time.monotonic", iter([100.0, 121.4]).__next__)  # it begins; it has made three steps
-    row = Screen(log := io.StringIO()).start("[1/2] train@x")
+    row = Row(log := io.StringIO(), "[1/2] train@x")
     row.line("train/x: resuming at step 2 of 300")
     for facts in (
         {"remark": "resuming at step 2 of 300"},
@@ -412,8 +412,7 @@ def test_a_stage_is_one_line_and_all_it_says_is_in_the_log(capsys, monkeypatch):
 
 
 def test_stages_at_the_same_time_have_a_whole_line_each_when_they_end(capsys: pytest.CaptureFixture[str]) -> None:
-    screen = Screen(io.StringIO(), several=True)
-    first, second = screen.start("[1/2] train@x"), screen.start("[2/2] tagger ")
+    first, second = (Row(io.StringIO(), head, several=True) for head in ("[1/2] train@x", "[2/2] tagger "))
     first.note({"done": 0.01, "left": 240})
     second.note({"done": 0.21})
     second.ended("ran, 5 s")
@@ -427,8 +426,7 @@ def test_stages_at_the_same_time_have_a_whole_line_each_when_they_end(capsys: py
 def test_bars_of_stages_at_the_same_time_share_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rich allows one live display; it ends with the last stage."""
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-    screen = Screen(io.StringIO(), several=True)
-    first, second = screen.start("first"), screen.start("second")
+    first, second = (Row(io.StringIO(), head, several=True) for head in ("first", "second"))
     bars = terminal._bars
     assert [task.description for task in bars.tasks] == ["first", "second"]
     second.note({"done": 0.21})
