@@ -56,8 +56,13 @@ class Row:
 
     def close(self) -> None:
         """Remove its bar."""
+        global _bars
         if self._bar:
-            _remove_bar(self._bar[1])
+            with _guard:
+                _bars.remove_task(self._bar[1])
+                if not _bars.task_ids:
+                    _bars.stop()
+                    _bars = None
             self._bar = None
 
     def line(self, line: str) -> None:
@@ -113,12 +118,3 @@ def _add_bar(head: str) -> tuple[Progress, TaskID]:
             _bars = Progress(TextColumn("{task.description}", markup=False), BarColumn(), left, TimeElapsedColumn(), transient=True)
             _bars.start()
         return _bars, _bars.add_task(head, total=None, left="")
-
-
-def _remove_bar(task: TaskID) -> None:
-    global _bars
-    with _guard:
-        _bars.remove_task(task)
-        if not _bars.task_ids:
-            _bars.stop()
-            _bars = None

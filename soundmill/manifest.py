@@ -132,6 +132,8 @@ CLIPS = _schema(
     quality=QUALITY,
 )
 
+SOUND = pa.schema([CLIPS.field(name) for name in ("clip_id", "audio", "digest")])  # what clips and mixes have in common
+
 # One row per clip: the result of the quality rules.
 VERDICTS = _schema(
     clip_id=pa.string(),

@@ -31,10 +31,6 @@ class State:
     lock: bytes
     identity: str  # equal for all stages of one repro; changes with code and parameters
 
-    @property
-    def lock_digest(self) -> str:
-        return hashing.bytes_digest(self.lock) if self.lock else ""
-
 
 def capture(root: Path) -> State:
     """The state of the project at `root`; outside git without sha and diff."""

@@ -59,15 +59,15 @@ class Context:
     tracking: Any  # soundmill.tracking.StageRun
     quarantine: list[dict[str, str]] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)  # names of kept files that had changed since they were written
-    shows: list[tuple[str, Callable[[], object]]] = field(default_factory=list)
+    shows: list[tuple[str, Callable[[], object], Path | None]] = field(default_factory=list)
     cost: dict[str, float] = field(default_factory=dict)  # for the tracked run and COST, such as `seconds_per_step`
 
-    def show(self, what: str, make: Callable[[], object]) -> None:
+    def show(self, what: str, make: Callable[[], object], page: Path | None = None) -> None:
         """Call `make` for pictures, pages and sounds after all outputs and metrics are written; outputs are readable by then.
 
-        A failure is printed and does not fail the stage.
+        A `page` that it makes is logged. A failure is printed and does not fail the stage.
         """
-        self.shows.append((what, make))
+        self.shows.append((what, make, page))
 
     def report_damaged(self, where: Path, names: Sequence[str]) -> None:
         """Report kept files that were damaged and are rebuilt; the run's metrics count them."""
@@ -328,9 +328,11 @@ def _parse(run: Callable[..., Any], section: str, ports: dict[str, str], argv: l
 def _show(ctx: Context, shown: dict[Path, Path]) -> None:
     """Make and publish (staged → final) pictures and pages; if one fails, a text file in its place says why."""
     failed: list[str] = []
-    for what, make in ctx.shows:
+    for what, make, page in ctx.shows:
         with report_failure(f"{ctx.name}: {what}") as failures:
             make()
+            if page:
+                ctx.tracking.log_file(page)
         failed += failures
     for staged, final in shown.items():
         partly = "completely " if staged.exists() else ""

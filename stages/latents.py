@@ -8,22 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
 from soundmill import hashing, manifest, shards, stage
 from soundmill.audio.flac import decode_flac, flac_rate
 from soundmill.errors import UserError
+from soundmill.manifest import SOUND
 from soundmill.models.components import registry
 from soundmill.models.components.contracts import Encoder, read_codec
 from soundmill.models.components.latents.params import LatentsParams
 from soundmill.models.components.latents.store import ABOUT_KEY, LatentsAbout
 from soundmill.stage import Context, Input, Output
 from soundmill.training.device import autocast, pick_device
-
-# Columns of clips or mixes that this stage reads.
-SOUND = pa.schema([manifest.CLIPS.field(name) for name in ("clip_id", "audio", "digest")])
 
 
 def run(

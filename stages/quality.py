@@ -53,9 +53,8 @@ def run(params: QualityParams, ctx: Context, corpus: Input, clips: Input, verdic
         timed = ({**row, "seconds": row["quality"]["seconds"]} for row in rows)
         terms = attribution.summary(attribution.credits_of_clips(timed, corpus / "recordings.parquet"))["hours"]
         clip_pages.write_quality(report, quality, params.report.examples, params.report.num_bytes, terms)
-        ctx.tracking.log_file(report)
 
-    ctx.show(f"the page ({report.name})", show)
+    ctx.show(f"the page ({report.name})", show, report)
     return {
         "clips": len(quality),
         "kept": len(quality) - len(rejected),

@@ -4,17 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from soundmill import hashing, manifest, shards, stage
 from soundmill.audio.flac import decode_mono, flac_rate
 from soundmill.audio.log_mels import SPEC_KEY
 from soundmill.audio.mel import MelSpec, SpectrogramParams, log_mel
 from soundmill.errors import UserError
+from soundmill.manifest import SOUND
 from soundmill.stage import Context, Input, Output
-
-# Columns of clips that this stage reads.
-SOUND = pa.schema([manifest.CLIPS.field(name) for name in ("clip_id", "audio", "digest")])
 
 
 def run(params: SpectrogramParams, ctx: Context, audio: Input, spectrograms: Output) -> dict[str, Any]:

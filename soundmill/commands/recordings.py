@@ -205,7 +205,7 @@ def interpolate(
         seeds = int(first), int(second)
     else:
         paths = [Path(end) for end in ends]
-        _refuse_overwriting(paths, [output / f"{step:02d}.wav" for step in range(steps)])
+        _check_results(paths, [output / f"{step:02d}.wav" for step in range(steps)])
         sounds, more = [(path.name, _sound(path)) for path in paths], [f"amount={0.5 if amount is None else amount}"]
     _say(transforming.interpolate(directory, seeds, sounds, steps, prompt or [], output, home, [*(settings or []), *more]))
 
@@ -277,16 +277,15 @@ def parse_spans(text: str) -> Spans:
 
 
 def _read(files: list[Path], output: Path) -> dict[str, Sound]:
-    """Recordings by the stem of their results; UserError if a result would overwrite a recording or another result."""
-    results = [output / f"{path.stem}{kind}.wav" for path in files for kind in ("", "-input")]
-    repeated = sorted({path.name for path in results if results.count(path) > 1})
-    if repeated:
-        raise UserError(f"several results would be named {', '.join(repeated)}; give these recordings one at a time")
-    _refuse_overwriting(files, results)
+    """Recordings by the stem of their results."""
+    _check_results(files, [output / f"{path.stem}{kind}.wav" for path in files for kind in ("", "-input")])
     return {path.stem: _sound(path) for path in files}
 
 
-def _refuse_overwriting(files: list[Path], results: list[Path]) -> None:
+def _check_results(files: list[Path], results: list[Path]) -> None:
+    """UserError if a result would overwrite one of the files, or another result."""
+    if repeated := sorted({path.name for path in results if results.count(path) > 1}):
+        raise UserError(f"several results would be named {', '.join(repeated)}; give these files one at a time, or rename one")
     outputs = {path.resolve() for path in results}
     for path in files:
         if path.resolve() in outputs:
@@ -323,7 +322,7 @@ def _say(paths: list[Path]) -> None:
 
 
 def _files(path: Path, output: Path) -> list[Path]:
-    """The chosen log-mels and recordings; UserError if results would overwrite them or each other."""
+    """The chosen log-mels and recordings."""
     from soundmill.corpora.inventory import MEDIA
 
     files = [path]
@@ -331,12 +330,7 @@ def _files(path: Path, output: Path) -> list[Path]:
         files = sorted(file for file in path.iterdir() if file.suffix.lower() in MEDIA | {".npy"})
         if not files:
             raise UserError(f"{path}: no log-mel (.npy) and no recording in this folder; give another folder, or a file")
-    stems = [file.stem for file in files]
-    for file in files:
-        if stems.count(file.stem) > 1:
-            raise UserError(f"{path}: several files are named {file.stem}, and so would be their results; rename one")
-        if (output / f"{file.stem}.wav").resolve() == file.resolve():
-            raise UserError(f"{file}: its result would overwrite it; choose another --output")
+    _check_results(files, [output / f"{file.stem}.wav" for file in files])
     return files
 
 

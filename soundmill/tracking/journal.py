@@ -177,11 +177,6 @@ def written(folder: Path) -> int | None:
     return None
 
 
-def is_behind(folder: Path, size: int | None) -> bool:
-    """Whether MLflow lacks any of the `size` bytes that `written` returned (None: any of the journal)."""
-    return folder.exists() and (size is None or read_position(folder).offset < size)
-
-
 def now() -> int:
     """Milliseconds since 1970."""
     return time.time_ns() // 1_000_000

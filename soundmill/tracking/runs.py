@@ -404,9 +404,10 @@ def _commit(state: provenance.State) -> str:
 
 
 def _state_tags(state: provenance.State) -> dict[str, Any]:
-    values = {"git_sha": state.sha or "none", "git_dirty": str(state.dirty).lower(), "dvc_lock_digest": state.lock_digest or "none"}
-    values["commit"] = _commit(state)
-    return {"op": "tags", "values": values | ({"mlflow.source.git.commit": state.sha} if state.sha else {})}
+    lock = hashing.bytes_digest(state.lock) if state.lock else "none"
+    values = {"git_sha": state.sha or "none", "git_dirty": str(state.dirty).lower(), "dvc_lock_digest": lock}
+    source = {"mlflow.source.git.commit": state.sha} if state.sha else {}
+    return {"op": "tags", "values": values | {"commit": _commit(state)} | source}
 
 
 # Curves of this machine's use, named as by MLflow's own monitor, which needs MLflow imported in the training's process.

@@ -254,8 +254,9 @@ def sync(home: Path, seconds: float = 600.0) -> tuple[int, str]:
 
 
 def _behind(journals: Path, sizes: dict[Path, int | None]) -> tuple[int, str]:
-    left = sum(journal.is_behind(folder, size) for folder, size in sizes.items())
-    why = ""
+    """Number of journals whose first bytes, as many as `written` returned (None: all), MLflow lacks; and the uploader's error."""
+    behind = (size is None or journal.read_position(folder).offset < size for folder, size in sizes.items() if folder.exists())
+    left, why = sum(behind), ""
     with suppress(FileNotFoundError):
         why = (journals / TROUBLE).read_text(encoding="utf-8")
     return left, why if left else ""

@@ -101,5 +101,5 @@ def test_what_cannot_be_vocoded_is_named(voice, tmp_path):
     assert "a.wav:" in refused("vocode", given, "--checkpoint", voice, "--output", tmp_path / "made")
     assert "choose another --output" in refused("vocode", given / "a.wav", "--checkpoint", voice, "--output", given)
     np.save(given / "a.npy", np.zeros((80, 3)))
-    assert "several files are named a" in refused("vocode", given, "--checkpoint", voice)
+    assert "several results would be named a.wav" in refused("vocode", given, "--checkpoint", voice)
     assert "config.json" in refused("vocode", given / "a.npy", "--checkpoint", tmp_path / "gone")
