@@ -70,7 +70,6 @@ class Model(trials.Trial):
 
     @property
     def variant(self) -> str:
-        """The variant of the clips that it is scored against."""
         return self.document["families"][self.family]["clips"]
 
     def params(self, home: Path, steps: dict[str, int], seed: int, timed: str | None = None) -> dict[str, Any]:
@@ -344,9 +343,8 @@ def measure(
     if kept.get("params") == read:
         return kept["measured"]
     with dvc.with_variables({tracking.TRIAL: "1"}):
-        measured, took = _timed(
-            workspace, document, target, f"bakeoff: {model.name}, timing {stage}", family, earlier, stage, "seconds_per_step"
-        )
+        name = f"bakeoff: {model.name}, timing {stage}"
+        measured, took = _timed(workspace, document, target, name, earlier, stage, "seconds_per_step")
     if "seconds_per_step" not in measured:
         raise UserError(f"{target}: a step could not be timed")
     kept = {"params": read, "measured": measured, "took": took}
@@ -366,9 +364,8 @@ def _run(
     if before.get("params") != read:
         before = {}
     known = "seconds_per_second" if before.get("seconds_per_second") is None else ""
-    made, took = _timed(
-        workspace, document, f"evaluate@{family}", f"bakeoff: {model.name}, seed {seed}", family, stages, "generate", known
-    )
+    name = f"bakeoff: {model.name}, seed {seed}"
+    made, took = _timed(workspace, document, f"evaluate@{family}", name, stages, "generate", known)
     data = workspace / "data"
     kept = {
         "params": read,
@@ -391,19 +388,13 @@ def _run(
 
 
 def _timed(
-    workspace: Path,
-    document: dict[str, Any],
-    target: str,
-    name: str,
-    family: str,
-    trainings: Iterable[str],
-    stage: str,
-    wanted: str,
+    workspace: Path, document: dict[str, Any], target: str, name: str, trainings: Iterable[str], stage: str, wanted: str
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Run a family's `target`; returns what `stage` measured of itself, and the seconds that all and its `trainings` took.
 
     If the stage came from DVC's cache, or was resumed, so that what is `wanted` was not measured, it runs again.
     """
+    family = target.partition("@")[2]
     costs = {one: workspace / "data/.work" / f"{one}-{family}" / "cost.json" for one in (*trainings, stage)}
     for cost in costs.values():
         cost.unlink(missing_ok=True)
@@ -472,12 +463,12 @@ def _same_variant(rows: Sequence[Row], variants: Mapping[str, str]) -> tuple[str
     """The clip variant that rows are compared on, and the rows; those of other variants are not ranked."""
     of_scored = [variants[row.name] for row in rows if not row.why_not]
     variant = "default" if "default" in of_scored or not of_scored else of_scored[0]
-    return variant, [
-        row
-        if variants[row.name] == variant
-        else not_ranked(row, f"measured against clips of `{variants[row.name]}`, the others of `{variant}`")
-        for row in rows
-    ]
+
+    def compared(row: Row) -> Row:
+        own = variants[row.name]
+        return row if own == variant else not_ranked(row, f"measured against clips of `{own}`, the others of `{variant}`")
+
+    return variant, list(map(compared, rows))
 
 
 def _compare(data: Path, tables: clips.Tables, runs: Mapping[str, Path], seed: int, extra: dict[str, Path]) -> Comparison:

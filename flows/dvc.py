@@ -229,17 +229,9 @@ def _running(command: list[str], root: Path, variables: dict[str, str]) -> Itera
     """Run `dvc`, and give the stage that it runs a pipe for its lines; `dvc` is interrupted if it still runs at the end."""
     read, write = os.pipe()
     with open(read, encoding="utf-8", errors="replace") as lines:
-        process = subprocess.Popen(
-            command,
-            cwd=root,
-            env={**variables, terminal.PIPE: f"/proc/{os.getpid()}/fd/{write}"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="replace",
-            preexec_fn=lifetime.with_this_process(),
-        )
+        variables = {**variables, terminal.PIPE: f"/proc/{os.getpid()}/fd/{write}"}
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "errors": "replace"}
+        process = subprocess.Popen(command, env=variables, **streams, **_options(root))
         _children.add(child := _Child(process, lines))
 
         def finish() -> None:
@@ -271,18 +263,13 @@ def interrupt(children: Sequence[_Child] | None = None) -> None:
             process.wait()
 
 
+def _options(root: Path) -> dict[str, Any]:
+    return {"cwd": root, "stdin": subprocess.DEVNULL, "encoding": "utf-8", "preexec_fn": lifetime.with_this_process()}
+
+
 def _run(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [executable(), *arguments]
-    return subprocess.run(
-        command,
-        cwd=root,
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-        errors="surrogateescape",
-        preexec_fn=lifetime.with_this_process(),
-    )
+    command, streams = [executable(), *arguments], {"capture_output": True, "errors": "surrogateescape"}
+    return subprocess.run(command, env=environment(), **streams, **_options(root))
 
 
 def _dvc(root: Path, *arguments: str) -> str:
@@ -384,7 +371,6 @@ def write_settings(path: Path, settings: dict[str, str]) -> None:
 
 
 def remote(root: Path) -> str | None:
-    """The name of the default remote of the checkout at `root`."""
     return config(root).get("core.remote")
 
 

@@ -65,16 +65,8 @@ def write_page(
     models = [material.read_family(name, run / "generated", run / "codec", run / "report") for name, run in runs.items()]
     models += [material.read_folder(name, material.open_folder(folder)) for name, folder in extra.items()]
     real, requests = material.real_clips(tables, {clip_id for model in models for clip_id in model.sounds})
-    figure = directory / FIGURE
-    above = page.render(
-        "flows",
-        "bakeoff.html",
-        verdict=results.verdict,
-        scores=results.table(),
-        figure=figure.read_bytes() if figure.exists() else None,
-        differences=results.differences,
-        notes=results.notes,
-    )
+    figure = (directory / FIGURE).read_bytes() if (directory / FIGURE).exists() else None
+    above = page.render("flows", "bakeoff.html", results=results, figure=figure)
     side_by_side.write(directory / PAGE, material.gather(models, real, requests), MEGABYTES, title=results.title, above=above)
 
 

@@ -205,7 +205,6 @@ class Row:
 
     @property
     def why_not(self) -> str | None:
-        """Why it has no score."""
         return None if self.scores else next(iter(self.failures.values()), None)
 
     @property

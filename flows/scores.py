@@ -49,17 +49,13 @@ def by_baseline(name: str) -> tuple[int, str]:
 
 def rows(scores: dict[str, dict[str, Any]]) -> list[list[str]]:
     """A header, then a row per family and score: the value and its baselines."""
-    names: list[str] = []
-    for metrics in scores.values():
-        for key in metrics_in([metrics]):
-            names += [name for name in metrics["baselines"][key] if name not in names]
-    names.sort(key=by_baseline)
+    keys = [(family, metrics, key) for family, metrics in scores.items() for key in metrics_in([metrics])]
+    names = sorted({name for _, metrics, key in keys for name in metrics["baselines"][key]}, key=by_baseline)
     table = [["family", "score", "value", *(name.replace("_", " ") for name in names)]]
-    for family, metrics in scores.items():
-        for key in metrics_in([metrics]):
-            baselines, unranked = metrics["baselines"][key], "†" if key in metrics.get("unranked", {}) else ""
-            cells = (f"{baselines[name]:.3g}" if name in baselines else "" for name in names)
-            table.append([family, key, f"{metrics[key]:.3g}{unranked}", *cells])
+    for family, metrics, key in keys:
+        baselines, unranked = metrics["baselines"][key], "†" if key in metrics.get("unranked", {}) else ""
+        cells = (f"{baselines[name]:.3g}" if name in baselines else "" for name in names)
+        table.append([family, key, f"{metrics[key]:.3g}{unranked}", *cells])
     return table
 
 
@@ -71,11 +67,8 @@ def _places(scores: dict[str, dict[str, Any]]) -> list[str]:
         for key, text in metrics.get("ladder", {}).get("sentences", {}).items()
         if key.startswith("fad_")
     ]
-    return (
-        ["", "  Compared with real sounds spoiled in known ways, as many of each:", *(f"  {text}" for text in places)]
-        if places
-        else []
-    )
+    heading = ["", "  Compared with real sounds spoiled in known ways, as many of each:"] if places else []
+    return [*heading, *(f"  {text}" for text in places)]
 
 
 def _protocol_warning(scores: dict[str, dict[str, Any]]) -> list[str]:
@@ -134,7 +127,6 @@ def closing_lines(root: Path, scores: dict[str, dict[str, Any]], page: str | Non
 
 
 def _families(root: Path) -> set[str]:
-    """The families of params.yaml."""
     return set(read_yaml(root / "params.yaml").get("families") or {})
 
 

@@ -55,7 +55,6 @@ class Row:
         self._open = False
 
     def close(self) -> None:
-        """Remove its bar."""
         global _bars
         if self._bar:
             with _guard:
@@ -66,7 +65,6 @@ class Row:
             self._bar = None
 
     def line(self, line: str) -> None:
-        """Log a line that the stage printed."""
         self._write(f"    {line}")
 
     def note(self, facts: dict[str, Any]) -> None:

@@ -56,7 +56,6 @@ class Trial:
 
 
 def files(folder: Path) -> dict[str, Path]:
-    """The plans in a folder by name."""
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
@@ -243,7 +242,6 @@ def nested_under(variables: dict[str, str]) -> Iterator[None]:
 
 
 def comma_separated(text: str) -> list[str]:
-    """Comma-separated words of an argument."""
     return [part.strip() for part in text.split(",") if part.strip()]
 
 

@@ -105,14 +105,8 @@ def git(where: Path, *arguments: str, extra: dict[str, str] | None = None, stdin
     """Output of a git command; empty if it fails (no git, no repository, no commit)."""
     environment = {**without_outer_git(), "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C", **(extra or {})}
     try:
-        done = subprocess.run(
-            ["git", "-c", "core.quotePath=off", *arguments],
-            cwd=where,
-            env=environment,
-            input=stdin,
-            capture_output=True,
-            timeout=60,
-        )
+        command = ["git", "-c", "core.quotePath=off", *arguments]
+        done = subprocess.run(command, cwd=where, env=environment, input=stdin, capture_output=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return b""
     return done.stdout if done.returncode == 0 else b""

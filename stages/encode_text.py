@@ -64,13 +64,8 @@ def run(params: EncodeTextParams, ctx: Context, catalog: Input, mixes: Input, st
     scratch = None if encoder.pretrained else params.scratch.model_dump()
     about = {**encoder.identity(), "max_tokens": params.max_tokens, "scratch": scratch}
     jobs = [
-        shards.Job(
-            shards.shard_name(index),
-            (by_shard[index], encoder, about),
-            len(by_shard[index]),
-            hashing.digest(encoder.digest, about, by_shard[index]),
-        )
-        for index in sorted(by_shard)
+        shards.Job(shards.shard_name(index), (some, encoder, about), len(some), hashing.digest(encoder.digest, about, some))
+        for index, some in sorted(by_shard.items())
     ]
     report = ctx.map_shards(encode_shard, jobs, states, unit="caption")
     truncated = report.counts.get("truncated", 0)

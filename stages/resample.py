@@ -116,19 +116,11 @@ def _write_recording(
             wave = np.zeros((params.channels, cut["num_samples"] + cut["pad_samples"]), np.float32)
             wave[:, : sound.shape[1]] = sound
             data = flac.encode_flac(wave, params.sample_rate)
-            writer.write(
-                {
-                    "clip_id": cut["clip_id"],
-                    "audio": {"bytes": data, "path": f"{cut['clip_id']}.flac"},
-                    "source": cut["source"],
-                    "start": cut["start"],
-                    # Includes the samples: another decoder may decode the same file differently.
-                    "digest": hashing.digest(cut["digest"], cut["start_sample"], cut["num_samples"], flac.flac_checksum(data)),
-                    "recording_id": cut["recording_id"],
-                    "num_samples": wave.shape[1],
-                    "quality": quality,
-                }
-            )
+            # Includes the samples: another decoder may decode the same file differently.
+            digest = hashing.digest(cut["digest"], cut["start_sample"], cut["num_samples"], flac.flac_checksum(data))
+            same = {name: cut[name] for name in ("clip_id", "source", "start", "recording_id")}
+            audio = {"bytes": data, "path": f"{cut['clip_id']}.flac"}
+            writer.write({**same, "audio": audio, "digest": digest, "num_samples": wave.shape[1], "quality": quality})
             report.count("samples", wave.shape[1])
     report.count("clips", len(cuts))
     report.count("recordings")

@@ -133,23 +133,12 @@ def _plan(
     report.count("dropped_remainders", int(dropped > 0))
     report.count("dropped_samples", dropped)
     stem = manifest.naming_stem(row["recording_id"])
+    same = {name: row[name] for name in ("recording_id", "raw_path", "digest", "shard")}
     for cut in cuts:
         start = cut.start_sample / params.sample_rate
-        writer.write(
-            {
-                "clip_id": manifest.clip_name(stem, row["start_time"] + start),
-                "recording_id": row["recording_id"],
-                "source": row["path"],
-                "raw_path": row["raw_path"],
-                "digest": row["digest"],
-                "shard": row["shard"],
-                "start": start,
-                "start_sample": cut.start_sample,
-                "num_samples": cut.num_samples,
-                "pad_samples": cut.pad_samples,
-                "recording_samples": length,
-            }
-        )
+        name = manifest.clip_name(stem, row["start_time"] + start)
+        place = {"source": row["path"], "start": start, "recording_samples": length}
+        writer.write({"clip_id": name, **same, **place, **vars(cut)})
 
 
 def _without(

@@ -41,15 +41,9 @@ def spectrogram_shard(audio: Path, spec_json: str, output: Path, previous: Path 
                 row = next(new)
                 values = _log_mel(row, spec, audio)
                 with writer.item(key) as report:
-                    writer.write(
-                        {
-                            "clip_id": row["clip_id"],
-                            "log_mel": values.tobytes(),
-                            "num_mels": values.shape[0],
-                            "num_frames": values.shape[1],
-                            "digest": hashing.digest(spec_json, row["digest"]),
-                        }
-                    )
+                    made = {"clip_id": row["clip_id"], "digest": hashing.digest(spec_json, row["digest"])}
+                    shape = {"num_mels": values.shape[0], "num_frames": values.shape[1]}
+                    writer.write({**made, **shape, "log_mel": values.tobytes()})
                     report.count("clips")
                     report.count("frames", values.shape[1])
     return writer.report

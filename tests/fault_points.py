@@ -246,7 +246,7 @@ def work_alone() -> None:
     from soundmill import drawing
     from soundmill.metrics import pairwise
     from soundmill.shards import run
-    from soundmill.tracking import uploader
+    from soundmill.tracking import journal
     from tests.shards.work import run_here
 
     os.environ["DVC_NO_ANALYTICS"] = "1"
@@ -255,7 +255,7 @@ def work_alone() -> None:
         dvc.cli.main(["gc", "--workspace", "--force", "--quiet"])
     flows_dvc._run = run_dvc
     run._run_here = run_here
-    uploader.start = lambda home: None
+    journal.start = lambda home: None
     os.cpu_count = lambda: 1
     drawing.Figure.draw = lambda self, renderer: None
     pairwise.SUBSETS = 2
@@ -409,11 +409,11 @@ def warm_upload(project: Path) -> None:
 
 
 def upload(project: Path) -> None:
-    from soundmill.tracking import uploader
+    from soundmill.tracking import journal
 
     logging.disable()  # what MLflow logs is not said to a user: the uploader has a log of its own
-    uploader.POLL_SECONDS = 0.0
-    uploader.start = lambda home: uploader.upload(tracking.store(home), idle_seconds=0, try_seconds=0)
+    journal.POLL_SECONDS = 0.0
+    journal.start = lambda home: journal.upload(tracking.store(home), idle_seconds=0, try_seconds=0)
     soundmill("sync")
 
 

@@ -68,8 +68,7 @@ def check_corpus(
 @app.command("duplicates")
 def corpus_duplicates(
     path: Annotated[
-        Path,
-        typer.Argument(help="Folder of audio files, or of Parquet tables with audio inside; subfolders are included."),
+        Path, typer.Argument(help="Folder of audio files, or of Parquet tables with audio inside; subfolders are included.")
     ],
     json: Annotated[
         Path | None, typer.Option(callback=writable_file, help="Write the pairs to this file: a list of {a, b, score}.")

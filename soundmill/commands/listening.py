@@ -173,7 +173,6 @@ def _record(home: Path, key: Key, result: Mapping[str, Any]) -> None:
 
 
 def gather(models: list[str], reference: Path | None, captions: Path | None, scores: list[str], project: Path | None) -> Material:
-    """The chosen models, the real sounds, and the requests of both."""
     from soundmill.listening import material
 
     root = project_if_any(project)

@@ -391,7 +391,6 @@ def _steps_in(minutes: float, root: Path, document: dict[str, Any], contents: Su
 
 
 def _say_cost(root: Path, contents: Survey, document: dict[str, Any]) -> None:
-    """Print the estimated cost, from a few steps of each family."""
     from soundmill.models import cost
 
     clips = {

@@ -222,8 +222,7 @@ def vocode(
     checkpoint: Annotated[Path, typer.Option(help="Directory of a vocoder (data/tango/vocoder), or a checkpoint with one.")],
     fast: Annotated[bool, typer.Option("--fast", help="Use DiffWave's six published steps.")] = False,
     steps: Annotated[
-        int | None,
-        typer.Option(min=1, help="Number of steps, evenly spaced over DiffWave's training timesteps."),
+        int | None, typer.Option(min=1, help="Number of steps, evenly spaced over DiffWave's training timesteps.")
     ] = None,
     output: Annotated[Path, typer.Option(help="Directory for the WAV files.")] = Path("vocoded"),
 ) -> None:

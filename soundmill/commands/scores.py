@@ -24,10 +24,7 @@ spectrogram = typer.Typer(no_args_is_help=True, help="Choose the mel spectrogram
 
 # Not `protocols.NAMES`: the help is shown without importing the evaluation.
 PROTOCOLS = ", ".join(sorted(path.stem for path in (Path(__file__).parents[1] / "evaluation/protocols").glob("*.yaml")))
-Protocol = Annotated[
-    str | None,
-    typer.Option(help=f"{PROTOCOLS} (TANGO and AudioLDM use audioldm_eval-16k), or a .yaml file."),
-]
+Protocol = Annotated[str | None, typer.Option(help=f"{PROTOCOLS} (TANGO and AudioLDM use audioldm_eval-16k), or a .yaml file.")]
 Embedders = Annotated[
     list[str] | None,
     typer.Option(
@@ -61,8 +58,7 @@ def evaluate(
         typer.Option(callback=writable_file, help="Write the result to this file, with scores at its top level: fad_yamnet …"),
     ] = None,
     report: Annotated[
-        Path | None,
-        typer.Option(help="Write an HTML page (index.html) into this directory, with the numbers as csv and LaTeX."),
+        Path | None, typer.Option(help="Write an HTML page (index.html) into this directory, with the numbers as csv and LaTeX.")
     ] = None,
     card: Annotated[
         Path | None,
@@ -293,17 +289,9 @@ def _show(comparison: Comparison, what: str, base: MelSpec) -> None:
     for line in comparison.lines:
         ends = [f"{line.fad[end]:.3g}" for end in ("low", "high") if end in line.fad]
         accuracy = "–" if line.accuracy is None else f"{line.accuracy:.1%}"
-        numbers = f"{numbers_per_second(line.spec):,.0f}"
-        table.add_row(
-            short(line.spec),
-            line.grain,
-            str(line.frames),
-            numbers,
-            f"{line.fad['value']:.3g}",
-            "–".join(ends),
-            accuracy,
-            f"{line.mrstft:.3g}",
-        )
+        sizes = [str(line.frames), f"{numbers_per_second(line.spec):,.0f}"]
+        measured = [f"{line.fad['value']:.3g}", "–".join(ends), accuracy, f"{line.mrstft:.3g}"]
+        table.add_row(short(line.spec), line.grain, *sizes, *measured)
     if comparison.real_accuracy is not None:
         table.add_row("the clips themselves", "", "", "", "0", "", f"{comparison.real_accuracy:.1%}", "0")
     console.print(table)

@@ -21,15 +21,8 @@ from soundmill.tracking.history import (
     serve,
     use_last_store,
 )
-from soundmill.tracking.runs import (
-    PipelineRun,
-    StageRun,
-    corpus_name,
-    metrics_name,
-    pipeline_run,
-    result_run,
-    stage_run,
-)
+from soundmill.tracking.journal import sync, waiting
+from soundmill.tracking.runs import PipelineRun, StageRun, corpus_name, metrics_name, pipeline_run, result_run, stage_run
 from soundmill.tracking.stores import (
     EXPERIMENT,
     HTTP,
@@ -47,6 +40,5 @@ from soundmill.tracking.stores import (
     store,
     unreachable,
 )
-from soundmill.tracking.uploader import sync, waiting
 
 never_proxied()

@@ -5,11 +5,11 @@ import os
 import sys
 from pathlib import Path
 
-from soundmill.tracking import store, uploader
+from soundmill.tracking import journal, store
 
 for name in ("mlflow", "alembic"):
     logging.getLogger(name).setLevel(logging.ERROR)
 try:
-    uploader.upload(store(Path(sys.argv[1])))
-except uploader.Replaced:
+    journal.upload(store(Path(sys.argv[1])))
+except journal.Replaced:
     os.execv(sys.executable, sys.orig_argv)

@@ -12,9 +12,9 @@ from typing import Any
 
 from soundmill.errors import UserError, reason
 from soundmill.tracking import mlflow_runs
+from soundmill.tracking.journal import sync
 from soundmill.tracking.runs import registered_as
 from soundmill.tracking.stores import MAX_TAG, STATE_FOLDER, Store, experiment, recorded_in, store, unreachable
-from soundmill.tracking.uploader import sync
 
 SYNC_SECONDS = 60.0
 SCORES = re.compile(r"(fad|mmd|kl|label_accuracy|mos|preference)_[a-z0-9]+")  # without `_low` and `_high`

@@ -131,7 +131,6 @@ class Runs:
         return created
 
     def find(self, experiment: str, journal: str) -> Any:
-        """The run of a journal, or None."""
         found = self.client.search_runs([experiment], f"tags.{JOURNAL} = '{journal}'", max_results=1)
         return found[0] if found else None
 

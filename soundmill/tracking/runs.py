@@ -13,7 +13,7 @@ from typing import Any
 
 from soundmill import hashing, provenance
 from soundmill.errors import reason, report_failure
-from soundmill.tracking import journal, uploader
+from soundmill.tracking import journal
 from soundmill.tracking.stores import (
     MAX_PARAM,
     MAX_TAG,
@@ -164,7 +164,6 @@ class PipelineRun(StageRun):
     home = Path()
 
     def fail(self, reason: str) -> None:
-        """Make this run end as FAILED, with the reason."""
         self._outcome = ("FAILED", reason)
 
     def browser(self, port: int) -> str:
@@ -185,7 +184,7 @@ class PipelineRun(StageRun):
     @property
     def not_recorded(self) -> list[str]:
         """Lines about runs that MLflow does not have yet, and why; empty if it answers."""
-        count, trouble = uploader.waiting(self.home) if self._journal else (0, "")
+        count, trouble = journal.waiting(self.home) if self._journal else (0, "")
         if not trouble:
             return []
         runs = "1 run" if count == 1 else f"{count} runs"
@@ -269,11 +268,7 @@ def stage_run(
 
 @contextmanager
 def pipeline_run(
-    home: Path,
-    name: str | None = None,
-    root: Path | None = None,
-    tags: dict[str, Any] | None = None,
-    first: Sequence[str] = (),
+    home: Path, name: str | None = None, root: Path | None = None, tags: dict[str, Any] | None = None, first: Sequence[str] = ()
 ) -> Iterator[PipelineRun]:
     """Record one invocation of the pipeline; pass `environment` to the stages' processes, and call `mirror` at the end.
 
@@ -320,7 +315,7 @@ def _begin(run: StageRun, home: Path, name: str, tags: dict[str, str], parent: A
     run._journal = journal.Writer(store(home).journals, opening)
     try:
         remember(home)
-        uploader.start(home)
+        journal.start(home)
     except OSError as error:  # a thread tries to start it again
         say(f"tracking: {error}: the run is recorded, and sent to MLflow later")
     threading.Thread(target=_restart_uploader, args=(home, run._journal.closed), daemon=True).start()
@@ -330,7 +325,7 @@ def _restart_uploader(home: Path, closed: threading.Event) -> None:
     """While a run is active, restart the uploader if it has died, so that MLflow shows the run live."""
     while not closed.wait(RESTART_SECONDS):
         with suppress(OSError):
-            uploader.start(home)
+            journal.start(home)
 
 
 def _given_parent() -> str | None:
@@ -360,7 +355,7 @@ def _recorded(run: StageRun, home: Path, start: bool = True) -> Iterator[None]:
             run._send({"op": "end", "status": status, "reason": reason[:MAX_TAG], "time": journal.now()})
             run._journal.close()
             with suppress(OSError):
-                uploader.start(home)  # in case it was killed
+                journal.start(home)  # in case it was killed
 
 
 def _shared_parent(home: Path, state: provenance.State) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from soundmill import tracking
-from soundmill.tracking import uploader
+from soundmill.tracking import journal
 from tests.checkouts import HARDEST_NAME
 
 
@@ -25,6 +25,6 @@ def home(tmp_path: Path, mlflow_tables: Path, tracked: None) -> Path:
 @pytest.fixture
 def bring(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
     """Bring all finished runs of a project to MLflow, here; no process is started for it."""
-    monkeypatch.setattr(uploader, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(uploader, "start", lambda home: None)
-    return lambda home: uploader.upload(tracking.store(home), idle_seconds=0, try_seconds=0)
+    monkeypatch.setattr(journal, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(journal, "start", lambda home: None)
+    return lambda home: journal.upload(tracking.store(home), idle_seconds=0, try_seconds=0)

@@ -17,7 +17,7 @@ import pytest
 
 from soundmill import tracking
 from soundmill.commands import doctor
-from soundmill.tracking import uploader
+from soundmill.tracking import journal
 from soundmill.tracking.stores import HTTP
 from tests import buckets
 from tests import postgres as postgreses
@@ -233,15 +233,15 @@ def test_runs_pass_the_entrance_with_its_password_only(entrance, machines, monke
 @pytest.mark.attack
 def test_a_file_that_the_bucket_takes_long_for_arrives(server, bucket, machines, tmp_path, monkeypatch):
     """Longer than the time limit of other requests, which is short here, and all its tries together."""
-    monkeypatch.setitem(HTTP, uploader.TIMEOUT, "2")
-    monkeypatch.delenv(uploader.TIMEOUT, raising=False)
+    monkeypatch.setitem(HTTP, journal.TIMEOUT, "2")
+    monkeypatch.delenv(journal.TIMEOUT, raising=False)
     (tmp_path / "checkpoint").write_bytes(b"weights")
     with tracking.stage_run(machines[0], "train/large", {}) as run:
         run.log_metrics_tree({"loss": 0.5})
         assert tracking.sync(machines[0], PATIENCE_SECONDS) == (0, "")
         with bucket.gate:
             run.log_file(tmp_path / "checkpoint")
-            time.sleep(5 * uploader.TRIES)
+            time.sleep(5 * journal.TRIES)
     assert tracking.sync(machines[0], PATIENCE_SECONDS) == (0, "")
     (stage,) = stages(machines[0])
     assert (stage.info.status, stage.data.tags.get("incomplete")) == ("FINISHED", None)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from soundmill import hashing, tracking
-from soundmill.tracking import journal, uploader
+from soundmill.tracking import journal
 from tests.mlflow_server import Server
 from tests.processes import marked, new_mark, wait_for
 from tests.tracking.reading import client, files, runs, text
@@ -119,13 +119,13 @@ def test_what_was_sent_is_sent_again_without_harm(home, bring, tmp_path, monkeyp
 
 def upload_here(home: str, temporary: str) -> None:
     tempfile.tempdir = temporary  # MLflow builds a model in a folder there, which remains when the process is killed
-    uploader.POLL_SECONDS = 0.01
-    uploader.upload(tracking.store(Path(home)), idle_seconds=0, try_seconds=0)
+    journal.POLL_SECONDS = 0.01
+    journal.upload(tracking.store(Path(home)), idle_seconds=0, try_seconds=0)
 
 
 def test_an_uploader_killed_ten_times_loses_and_doubles_nothing(home: Path, bring: Bring, tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["soundmill.tracking.uploader", "soundmill.tracking.mlflow_runs", "mlflow.pyfunc"])
+    context.set_forkserver_preload(["soundmill.tracking.journal", "soundmill.tracking.mlflow_runs", "mlflow.pyfunc"])
     chance = random.Random(0)
     with tracking.pipeline_run(home, "pipeline") as pipeline:
         os.environ.update(pipeline.environment)  # `home` puts it back
@@ -153,7 +153,7 @@ def test_a_parent_ends_after_the_runs_below_it(home: Path, bring: Bring, monkeyp
         stage = tracking.stage_run(home, "train", {})
         run = stage.__enter__()
         run.log_metrics_tree({"loss": 0.5})
-    here = uploader.Uploader(tracking.store(home))
+    here = journal.Uploader(tracking.store(home))
     assert here.send() == ""
     assert {name: run.info.status for name, run in runs(home).items()} == {"pipeline": "RUNNING", "train": "RUNNING"}
     assert runs(home)["train"].data.metrics == {"loss": 0.5}  # live
@@ -168,7 +168,7 @@ def test_a_parent_ends_after_the_runs_below_it(home: Path, bring: Bring, monkeyp
 
 
 def test_a_parent_waits_for_a_run_that_began_and_ended_while_it_was_brought(home, bring, monkeypatch):
-    here = uploader.Uploader(tracking.store(home))
+    here = journal.Uploader(tracking.store(home))
     pipeline = tracking.pipeline_run(home, "pipeline")
     monkeypatch.setenv(tracking.PARENT, pipeline.__enter__().id)
     write = here.runs.write
@@ -224,7 +224,7 @@ def kill_itself(program: str, home: Path) -> None:
 def test_the_run_of_a_killed_process_is_ended_and_no_other(home: Path, bring: Bring, monkeypatch: pytest.MonkeyPatch) -> None:
     kill_itself(CHILD, home)
     with tracking.stage_run(home, "living", {}):
-        here = uploader.Uploader(tracking.store(home))
+        here = journal.Uploader(tracking.store(home))
         here.send()
         found = runs(home)
         assert found["living"].info.status == "RUNNING"
@@ -251,7 +251,7 @@ with tracking.pipeline_run(home) as run:
 
 def test_a_killed_pipeline_took_as_long_as_its_stages(home: Path, bring: Bring) -> None:
     kill_itself(PIPELINE, home)
-    here = uploader.Uploader(tracking.store(home))
+    here = journal.Uploader(tracking.store(home))
     here.send()
     here.send()  # the pipeline, after its stage
     found = runs(home)
@@ -263,7 +263,7 @@ def test_a_killed_pipeline_took_as_long_as_its_stages(home: Path, bring: Bring) 
 
 def test_a_run_that_begins_while_the_uploader_ends_is_not_left(home: Path, bring: Bring, monkeypatch: pytest.MonkeyPatch) -> None:
     names = iter(["second"])
-    once = uploader._upload
+    once = journal._upload
 
     def ends(*arguments: Any) -> str:
         why = once(*arguments)
@@ -272,7 +272,7 @@ def test_a_run_that_begins_while_the_uploader_ends_is_not_left(home: Path, bring
                 pass
         return why
 
-    monkeypatch.setattr(uploader, "_upload", ends)
+    monkeypatch.setattr(journal, "_upload", ends)
     with tracking.stage_run(home, "first", {}):
         pass
     bring(home)
@@ -281,8 +281,8 @@ def test_a_run_that_begins_while_the_uploader_ends_is_not_left(home: Path, bring
 
 def test_an_uploader_does_not_write_to_a_database_that_is_gone(home: Path, bring: Bring, monkeypatch: pytest.MonkeyPatch) -> None:
     identities = iter([(1, 1), (1, 2)])
-    monkeypatch.setattr(uploader, "_identity", lambda database: next(identities))
-    with tracking.stage_run(home, "first", {}), pytest.raises(uploader.Replaced):
+    monkeypatch.setattr(journal, "_identity", lambda database: next(identities))
+    with tracking.stage_run(home, "first", {}), pytest.raises(journal.Replaced):
         bring(home)
 
 
