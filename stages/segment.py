@@ -18,6 +18,7 @@ from soundmill.errors import UserError
 from soundmill.stage import Context, Input, Output
 
 SHOWN_REMARKS = 20
+Stretches = dict[str, list[Stretch]]  # by recording
 
 
 def run(params: ClipPlan, ctx: Context, corpus: Input, segments: Output, forgotten: Input = None) -> dict[str, Any]:
@@ -65,12 +66,7 @@ def run(params: ClipPlan, ctx: Context, corpus: Input, segments: Output, forgott
 
 
 def plan_shard(
-    recordings: pa.Table,
-    sources: Sources,
-    params: ClipPlan,
-    stretches: dict[str, list[Stretch]],
-    output: Path,
-    previous: Path | None = None,
+    recordings: pa.Table, sources: Sources, params: ClipPlan, stretches: Stretches, output: Path, previous: Path | None = None
 ) -> shards.Report:
     """Probe the recordings of one shard and write their cuts, under preliminary clip names.
 

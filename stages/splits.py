@@ -17,6 +17,8 @@ from soundmill.corpora import splits as assignment
 from soundmill.errors import UserError
 from soundmill.params import Probability, Seed, StageParams
 
+Pairs = list[tuple[int, int]]  # rows of a table of clips
+
 
 class SplitsParams(StageParams):
     valid_fraction: Probability
@@ -126,12 +128,7 @@ def _labels(table: pa.Table) -> Iterator[tuple[str, list[str]]]:
 
 
 def _assign(
-    params: SplitsParams,
-    recordings: pa.Table,
-    table: pa.Table,
-    pairs: list[tuple[int, int]],
-    labels_of: dict[str, list[str]],
-    described: set[str],
+    params: SplitsParams, recordings: pa.Table, table: pa.Table, pairs: Pairs, labels_of: dict[str, list[str]], described: set[str]
 ) -> tuple[dict[str, str], assignment.Source, int]:
     """Split of every recording with a clip; what decided it; and the number of sources, each in one split.
 
@@ -148,12 +145,7 @@ def _assign(
 
 
 def _leave_out(
-    params: SplitsParams,
-    ctx: stage.Context,
-    recordings: pa.Table,
-    table: pa.Table,
-    pairs: list[tuple[int, int]],
-    decided_by: assignment.Source,
+    params: SplitsParams, ctx: stage.Context, recordings: pa.Table, table: pa.Table, pairs: Pairs, decided_by: assignment.Source
 ) -> dict[str, str]:
     """Clips to drop (id → recording) because another split has the same sound; UserError if dropping is not allowed."""
     stays_of, split = assignment.to_leave_out(recordings, table, pairs, decided_by)

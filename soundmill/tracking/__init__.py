@@ -10,7 +10,6 @@ from soundmill.tracking.history import (
     FORGOTTEN,
     RecordedState,
     RegisteredModel,
-    ScoredRun,
     check_writing,
     delete_versions,
     files_of_runs,
@@ -22,19 +21,16 @@ from soundmill.tracking.history import (
     use_last_store,
 )
 from soundmill.tracking.journal import sync, waiting
-from soundmill.tracking.runs import PipelineRun, StageRun, corpus_name, metrics_name, pipeline_run, result_run, stage_run
+from soundmill.tracking.runs import PipelineRun, StageRun, corpus_name, pipeline_run, result_run, stage_run
 from soundmill.tracking.stores import (
     EXPERIMENT,
-    HTTP,
     PARENT,
     QUIET,
     SWITCH,
     TRIAL,
     WORKSPACES,
-    Store,
     browser_command,
     flatten,
-    numbers,
     project_of,
     status,
     store,
