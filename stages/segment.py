@@ -110,7 +110,8 @@ def _plan(
         seconds = length / params.sample_rate
         if probed.num_frames < pieces.SHORTEST_SECONDS * probed.sample_rate:
             raise decode.DecodeError("too short", f"{seconds:.3f} s, under {pieces.SHORTEST_SECONDS:g} s")
-        cuts = pieces.plan_cuts(length, clip_samples, params.tail, min_samples)
+        first = length if params.first_seconds is None else pieces.to_samples(params.first_seconds, params.sample_rate)
+        cuts = pieces.plan_cuts(min(length, first), clip_samples, params.tail, min_samples)
         if not cuts:
             why = f"clips last {params.clip_seconds:g} s, and tail is {params.tail}"
             raise decode.DecodeError("too short", f"{seconds:.3f} s gives no clip: {why}")

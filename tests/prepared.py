@@ -18,6 +18,7 @@ PLAN = {
     "channels": 1,
     "upsample": True,
     "clip_seconds": 5.0,
+    "first_seconds": None,
     "tail": "pad",
     "min_seconds": 1.0,
     "loudness": "none",

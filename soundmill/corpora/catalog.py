@@ -97,8 +97,8 @@ def describe(
 ) -> Described:
     """Match captions with the clips below `clips` that `quality` keeps, shard by shard; only those of recordings in `used`.
 
-    Captions that do not fit the sound by `scores` (manifest.ZERO_SHOT) are left out. A clip without a caption gets one by the
-    first of `templates` whose fields are known.
+    Captions that do not fit the sound by `scores` (manifest.ZERO_SHOT) are left out. A clip without a caption gets those by the
+    first of `templates` whose fields are known, see `choose`.
     """
     rejected = _rejected(quality)
     tempo_of = _tempi(corpus)
@@ -313,10 +313,9 @@ def _match_recording(
         facts = facts_of(recording, labels, of_sound.tags)
         if chosen:  # what else is said of the recording may fit no better than its captions
             facts = {field: value for field, value in facts.items() if field == "tags"}
-        if (template := choose(templates, facts)) is not None:
-            result.clips[clip_id] = Description([template.format_map(facts)], labels, _origin_of(template, labels))
-        else:
-            result.clips[clip_id] = Description([], labels)
+        fitting = choose(templates, facts)
+        made = list(dict.fromkeys(template.format_map(facts) for template in fitting))
+        result.clips[clip_id] = Description(made, labels, _origin_of(fitting[0], labels) if fitting else "none")
 
     if not clips:
         strays += whole
@@ -379,9 +378,11 @@ def fields_of(template: str) -> list[str]:
     return [name for _, name, _, _ in parts]
 
 
-def choose(templates: Sequence[str], facts: Mapping[str, str]) -> str | None:
-    """The first template all of whose fields are known; None if there is none. Its caption is `template.format_map(facts)`."""
-    return next((template for template in templates if facts.keys() >= set(fields_of(template))), None)
+def choose(templates: Sequence[str], facts: Mapping[str, str]) -> list[str]:
+    """The first template all of whose fields are known, and the others with these fields; each makes a caption."""
+    fields = [frozenset(fields_of(template)) for template in templates]
+    first = next((known for known in fields if facts.keys() >= known), None)
+    return [template for template, known in zip(templates, fields, strict=True) if known == first]
 
 
 def facts_of(recording: Mapping[str, Any], labels: Sequence[str], tags: Sequence[str] = ()) -> dict[str, str]:

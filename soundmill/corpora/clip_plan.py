@@ -23,6 +23,7 @@ class ClipPlan(StageParams):
     channels: Literal[1, 2]
     upsample: bool  # false: recordings with a lower rate or fewer channels are quarantined
     clip_seconds: Seconds = Field(ge=0.05)  # rounded once to whole samples; clips start at multiples of these
+    first_seconds: Seconds | None = Field(gt=0)  # of each recording, only these are cut; null: all
     tail: Tail
     min_seconds: Seconds  # a shorter remainder of a longer recording is dropped and counted
     loudness: Literal["none", "peak"] | Annotated[float, Field(ge=-60, lt=0)]  # a number: LUFS (BS.1770)

@@ -77,6 +77,15 @@ def test_labels_make_captions_where_there_are_none():
     assert descriptions(result) == {"a_0": (["the sound of dog and rain"], ["dog", "rain"], "label"), "b_0": ([], [], "none")}
 
 
+def test_every_template_with_the_fields_of_the_first_makes_a_caption():
+    templates = ["{label} at {tempo} bpm", "{label}", "{file}", "the sound of {label}", "{label}", "{file} again"]
+    result = match([recording("a", labels=["dog"]), recording("rain")], [], clips("a", 0.0) + clips("rain", 0.0), templates)
+    assert descriptions(result) == {
+        "a_0": (["dog", "the sound of dog"], ["dog"], "label"),
+        "rain_0": (["rain", "rain again"], [], "name"),
+    }
+
+
 def test_captions_that_do_not_fit_are_left_out_and_tags_describe_what_has_no_caption():
     rows = [caption("a", "rain", labels=["water"]), caption("a", "a dog"), caption("b", "a bell")]
     heard = {
@@ -146,9 +155,9 @@ def test_the_first_template_with_known_fields_makes_the_caption():
         "door slam, house": facts("house/door_slam.wav"),
         "door slam": facts("door_slam.wav"),
     }
-    assert {catalog.choose(templates, of).format_map(of): of for of in known.values()} == known
-    assert catalog.choose(templates, facts("4.wav")) is None
-    assert catalog.choose(["{label}"], {"label": "{file} {0}"}).format_map({"label": "{file} {0}"}) == "{file} {0}"
+    assert {catalog.choose(templates, of)[0].format_map(of): of for of in known.values()} == known
+    assert catalog.choose(templates, facts("4.wav")) == []
+    assert catalog.choose(["{label}"], {"label": "{file} {0}"})[0].format_map({"label": "{file} {0}"}) == "{file} {0}"
     assert facts("x_90bpm.wav", bpm=120.0)["tempo"] == "120"  # of a loop that was stretched to it
     assert catalog.facts_of({"path": "4.wav"}, [], ["rain", "wind", "bell"]) == {"tags": "rain, wind and bell"}
 

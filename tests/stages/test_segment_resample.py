@@ -354,6 +354,32 @@ def test_the_decoder_is_held_to_the_plan(tmp_path, planned, reason):
 
 
 @pytest.mark.parametrize(
+    ("first", "tail", "expected"),
+    [
+        (6.0, "keep", [(0.0, 2.0), (2.0, 2.0), (4.0, 2.0)]),
+        (5.0, "keep", [(0.0, 2.0), (2.0, 2.0), (4.0, 1.0)]),
+        (5.0, "drop", [(0.0, 2.0), (2.0, 2.0)]),
+        (1.0, "pad", [(0.0, 2.0)]),
+        (60.0, "drop", [(2.0 * index, 2.0) for index in range(5)]),
+    ],
+)
+def test_only_the_first_seconds_of_a_recording_are_cut(tmp_path, first, tail, expected):
+    audio = tmp_path / "sounds"
+    audio.mkdir()
+    wave = noise(11.0, 16_000)
+    soundfile.write(audio / "a.wav", wave, 16_000, subtype="FLOAT")
+    inventory(tmp_path, audio)
+    settle(tmp_path, {"first_seconds": first, "tail": tail}, corpus={"path": str(audio)})
+    run_both(tmp_path)
+    (path,) = shards.shard_paths(tmp_path / "data/clips")
+    rows = list(shards.read_rows(path, manifest.CLIPS))
+    assert [(row["start"], row["num_samples"] / 16_000) for row in rows] == expected
+    for row in rows:
+        start, end = round(row["start"] * 16_000), round(min(row["start"] + 2.0, first) * 16_000)
+        assert np.allclose(flac.decode_mono(row["audio"]["bytes"])[: end - start], wave[start:end], atol=2**-15)
+
+
+@pytest.mark.parametrize(
     ("factor", "spike", "reason"), [(32_768.0, 0.0, None), (1.0, 2e18, "nan"), (1.0, 1e25, "nan"), (1e19, 0, "nan")]
 )
 def test_float_samples_of_another_scale_are_brought_back_and_impossible_ones_named(tmp_path, factor, spike, reason):
