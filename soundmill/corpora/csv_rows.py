@@ -1,6 +1,7 @@
-"""Formats of tables with one row per recording or caption: csv files that differ in their columns, LJSpeech's lines, Clotho's and
-AudioCaps' captions."""
+"""Formats of tables with one row per recording or caption: csv files that differ in their columns, LJSpeech's lines, AudioSet's
+segments, Clotho's and AudioCaps' captions."""
 
+import csv
 import html
 import os
 import re
@@ -11,7 +12,7 @@ from itertools import islice, pairwise
 from typing import Any, ClassVar
 
 from soundmill.corpora.inventory import Inventory, composed
-from soundmill.corpora.join import DETECTED, ManifestFormat, join
+from soundmill.corpora.join import DETECTED, MACHINE_ID, ManifestFormat, join
 from soundmill.corpora.metadata import csv_columns, csv_files_with, head_lines, read_csv, read_lines
 from soundmill.corpora.resolver import MAX_KEY, FileIndex, youtube_clip
 from soundmill.corpora.tables import CorpusTables, Format, ManifestRow, fold_number, seconds, split_of_file, video_id, whole_number
@@ -194,6 +195,56 @@ class LjSpeech(ManifestFormat):
             else:
                 captions = [text for text in reversed(texts) if text.strip()][:1]
                 yield ManifestRow(name, line, f"wavs/{key.strip()}", captions=captions)
+
+
+class AudioSet(ManifestFormat):
+    """Csv files of segments whose header is a comment, with a space after each comma; labels are machine ids."""
+
+    FORMAT = Format(
+        "audioset", '`balanced_train_segments.csv` … with lines `YTID, start_seconds, end_seconds, "positive_labels"`; audio below'
+    )
+    looks = 'csv of lines `YTID, start, end, "labels"`, as AudioSet\'s'
+    remedy = "put balanced_train_segments.csv there"
+
+    def manifests(self, inventory: Inventory) -> Iterator[bytes]:
+        return (name for name in inventory.csv_files() if self._has_segments(inventory, name))
+
+    def _has_segments(self, inventory: Inventory, name: bytes) -> bool:
+        """Whether most of the first lines are segments."""
+        lines = [cells for line in head_lines(inventory, name)[:DETECTED] if (cells := self._cells(line))]
+        segments = sum(len(cells) > 3 and bool(MACHINE_ID.fullmatch(cells[3].split(",")[0].strip())) for cells in lines)
+        return 2 * segments > len(lines)
+
+    @staticmethod
+    def _cells(line: str) -> list[str]:
+        """The cells of a segment; empty for a comment, a header and an empty line."""
+        cells = next(csv.reader([line], skipinitialspace=True), [])
+        return [] if not cells or cells[0].startswith("#") or cells[0].strip().lower() == "ytid" else cells
+
+    def is_classed(self, row: ManifestRow) -> bool:
+        return True
+
+    def rows(self, inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[ManifestRow]:
+        """A file is one segment. It is named by the id, perhaps with the start, and its labels are those of the whole recording."""
+        for line, text in read_lines(inventory, name):
+            if not (cells := self._cells(text)):
+                continue
+            video, start = video_id(cells[0]), seconds(cells[1]) if len(cells) > 3 else None
+            if not video or start is None:
+                reason = "bad start time" if video else "bad id"
+                tables.reject(name, reason, f'line {line}: {text!r:.80}, expected `YTID, start, end, "labels"`')
+                continue
+            labels = [label.strip() for label in ",".join(cells[3:]).split(",")]
+            yield ManifestRow(
+                name,
+                line,
+                f"{video}_{start:g}",
+                labels=labels,
+                split=split_of_file(name),
+                of_video=True,
+                about=(video, start),
+                bare=True,
+            )
 
 
 class Clotho(ManifestFormat):

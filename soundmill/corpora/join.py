@@ -3,9 +3,10 @@
 import os
 import re
 from abc import ABC, abstractmethod
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from typing import Any
 
 from soundmill.corpora.inventory import AudioFile, Inventory, composed_path
@@ -23,6 +24,9 @@ from soundmill.corpora.resolver import (
 from soundmill.corpora.splits import PROTECTED
 from soundmill.corpora.tables import MAX_CAPTION, MISSING, CorpusTables, Format, ManifestRow
 from soundmill.manifest import escape_path
+
+NEAREST = 3  # files named for a manifest that matches none
+MAX_NAME = 255  # characters compared
 
 
 @dataclass
@@ -91,6 +95,7 @@ def join(
         if (clip := row.clip) and clip[1] is not None:
             state.starts[clip[0]].add(clip[1])
     claim_all(inventory, kept, state, {row.part: row.part for row in kept if row.part} | dict(parts or {}))
+    _remark_strange(inventory, kept, state)
     _report_repeated(_drop_repeated(kept, state), unique, tables)
     ids = _add_recordings(inventory, kept, num_shards, state)
     absent = [kept[number] for number in sorted(state.absent)]
@@ -104,6 +109,20 @@ def join(
     then = "; each describes a clip that starts within 0.5 s of it or contains its window"
     tables.remark(state.inside, "rows start inside a longer file", then)
     return tables
+
+
+def _remark_strange(inventory: Inventory, rows: list[ManifestRow], state: JoinState) -> None:
+    """Remark manifests none of whose rows names a file, and the files that are named most like the first row of the first."""
+    absent, all_rows = Counter(rows[number].source for number in state.absent), Counter(row.source for row in rows)
+    strange = [source for source, count in all_rows.items() if absent[source] == count > 1]  # not those beside one recording
+    if strange and inventory.audio:
+        first = next(row for row in rows if row.source == min(strange))
+        paths = {file.stem: file.path for file in inventory.audio}
+        near = get_close_matches(folders_of_key(first.key)[-1][:MAX_NAME], paths, NEAREST)
+        what = f"nearest: {', '.join(paths[stem] for stem in near)}" if near else f"no name is near; one is {min(paths.values())}"
+        state.tables.remarks.append(
+            f"{len(strange)} manifests have no row that names a file (first: {first.origin}, {first.key!r:.80}; {what})"
+        )
 
 
 def _drop_repeated(rows: list[ManifestRow], state: JoinState) -> list[ManifestRow]:

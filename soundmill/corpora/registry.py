@@ -11,7 +11,7 @@ from pydantic import Field
 
 from soundmill.corpora import audiofolder, buckets, sources
 from soundmill.corpora.buckets import Bucket
-from soundmill.corpora.csv_rows import AUDIOCAPS, BBC, CLASS_TABLE, CLOTHO, FSD50K, MUSICCAPS, URBANSOUND8K, LjSpeech
+from soundmill.corpora.csv_rows import AUDIOCAPS, BBC, CLASS_TABLE, CLOTHO, FSD50K, MUSICCAPS, URBANSOUND8K, AudioSet, LjSpeech
 from soundmill.corpora.folder import SC09, SPEECH_COMMANDS, Esc, Folder, Gtzan
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.json_entries import AMPHION, AUDIOLDM, NSYNTH, TANGO, WAVCAPS, Audiocraft, Panns, StableAudio
@@ -55,6 +55,7 @@ ADAPTERS: dict[str, Adapter] = {
         AUDIOCAPS,
         TANGO,
         WAVCAPS,
+        AudioSet(),
         Esc(),
         Gtzan(),
         StableAudio(),

@@ -280,6 +280,53 @@ def test_the_bbcs_library(tmp_path):
     assert recordings(tables, "labels")["07076051.wav"] == ["Engines: Petrol"]
 
 
+SEGMENTS = "# Segments csv created Sun Mar  5\n# num_ytids=3\n# YTID, start_seconds, end_seconds, positive_labels\n"
+CLASSES = 'index,mid,display_name\n0,/m/09x0r,Speech\n1,/t/dd00088,"Gush"\n2,/m/0cmf2,"Fixed-wing aircraft, airplane"\n'
+
+
+@pytest.mark.parametrize("header", [SEGMENTS, "", "YTID,start_seconds,end_seconds,positive_labels\n"])
+def test_audiosets_segments_have_their_labels(tmp_path, header):
+    put(tmp_path, "eval/Y--PJHxphWEs.wav", "Ab1-CDEF_gH_30.wav", "balanced/aaaaBBBB-01.wav", "ABCDEFGHIJK.wav", "other.wav")
+    balanced = '--PJHxphWEs, 30.000, 40.000, "/m/09x0r,/t/dd00088"\nAb1-CDEF_gH, 30.000, 40.000, "/m/0cmf2"\n'
+    write(tmp_path, "balanced_train_segments.csv", header + balanced + 'nobody, 30.000, 40.000, "/m/0cmf2"\n')
+    write(tmp_path, "eval_segments.csv", header + "aaaaBBBB-01,0,10,/m/0cmf2,/m/none\nABCDEFGHIJK, 0.500, 10.000, /m/09x0r\n")
+    write(tmp_path, "class_labels_indices.csv", CLASSES)
+    assert detected(tmp_path) == "audioset"
+    tables = scan(tmp_path)
+    assert recordings(tables, "recording_id", "start_time", "labels", "split", "group") == {
+        "ABCDEFGHIJK.wav": ("ABCDEFGHIJK", 0.5, ["Speech"], "test", "ABCDEFGHIJK"),
+        "Ab1-CDEF_gH_30.wav": ("Ab1-CDEF_gH", 30.0, ["Fixed-wing aircraft, airplane"], "train", "Ab1-CDEF_gH"),
+        "balanced/aaaaBBBB-01.wav": ("aaaaBBBB-01", 0.0, ["Fixed-wing aircraft, airplane"], "test", "aaaaBBBB-01"),
+        "eval/Y--PJHxphWEs.wav": ("--PJHxphWEs", 30.0, ["Speech", "Gush"], "train", "--PJHxphWEs"),
+        "other.wav": (recordings(tables, "recording_id")["other.wav"], 0.0, [], None, None),
+    }
+    assert [row["reason"] for row in tables.rejected] == ["bad id"]
+    (tmp_path / "class_labels_indices.csv").unlink()
+    tables = scan(tmp_path)
+    assert not any(row["labels"] for row in tables.recordings)
+    assert any("machine ids of AudioSet classes" in remark for remark in tables.remarks)
+    assert [row["reason"] for row in tables.rejected] == ["bad id"]
+
+
+@pytest.mark.parametrize(
+    ("table", "named"),
+    [
+        (
+            "file_name,text\ndog-bark 1.wav,a dog\nrain.flac,rain\n",
+            "metadata.csv:2, 'dog-bark 1.wav'; nearest: a/dog_bark_1.wav, b/dog_bark_2.wav)",
+        ),
+        ("FileName,Class\nx/dog_bark_3.mp3,Sound_Dog\ny/dog_bark_4.mp3,Sound_Dog\n", "nearest: "),
+        ("file_name,text\nxyz,a dog\nuvw,wind\n", "no name is near; one is a/dog_bark_1.wav"),
+        ("file_name,text\nxyz,a dog\ndog_bark_2.wav,another\n", None),
+    ],
+)
+def test_a_list_whose_names_match_no_file_names_the_nearest(tmp_path, table, named):
+    put(tmp_path, "a/dog_bark_1.wav", "b/dog_bark_2.wav")
+    write(tmp_path, "metadata.csv", table)
+    remarks = [remark for remark in scan(tmp_path).remarks if "no row that names a file" in remark]
+    assert [named in remark for remark in remarks] == ([True] if named else [])
+
+
 MUSICCAPS = "ytid,start_s,end_s,audioset_positive_labels,aspect_list,caption,author_id,is_balanced_subset,is_audioset_eval\n"
 MUSICCAPS_ROWS = (
     '-0Gj8-vB1q4,30,40,"/m/0140xf,/m/02cjck","[\'low quality\', \'sad\']","A low voice,\nsings.",4,False,True\n'

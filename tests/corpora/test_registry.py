@@ -101,6 +101,7 @@ CLAIMS = {  # a manifest of each format that names a recording as @
     "urbansound8k": {"u.csv": "slice_file_name,fsID,start,end,salience,fold,classID,class\n@,1,0,1,1,1,3,secret\n"},
     "class_table": {"Metadata_Train.csv": "FileName,Class\n@,secret\n"},
     "bbc": {"BBCSoundEffects.csv": "location,description,secs,category,CDNumber,CDName,tracknum\n@,secret,1,secret,1,x,1\n"},
+    "audioset": {"eval_segments.csv": '# YTID, start_seconds, end_seconds, positive_labels\n@, 30.000, 40.000, "/m/09x0r"\n'},
     "nsynth": {"nsynth-train/examples.json": '{"@": {"instrument_family_str": "secret"}}'},
     "ljspeech": {"metadata.csv": "@|secret|secret\n"},
 }
