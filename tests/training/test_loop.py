@@ -48,9 +48,9 @@ def _net():
     return torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Dropout(0.3), torch.nn.ReLU(), torch.nn.Linear(16, 4))
 
 
-def _fit(loader, scratch, hardware=CPU, steps=23, accumulate=1, until=None, **more):
+def _fit(loader, scratch, hardware=CPU, steps=23, accumulate=1, until=None, params=PARAMS, **more):
     """Train, for `until` of `steps` steps; returns what was trained, and the points of its curve."""
-    trained, curve = Regression(_net(), PARAMS, steps, accumulate), Curve(4)
+    trained, curve = Regression(_net(), params, steps, accumulate), Curve(4)
     batches = loader((until or steps) * accumulate)
     fit(trained, batches, hardware=hardware, scratch=scratch, progress=Progress("test", 0.5), curve=curve, **more)
     return trained, curve.points
@@ -112,6 +112,15 @@ def test_a_training_resumed_from_damaged_checkpoints_ends_like_an_unbroken_one(l
     assert f"{LAST}: damaged" in said
     assert ("resuming at step" in said) == (damaged == [LAST])
     assert ("training starts from the beginning" in said) == (damaged != [LAST])
+
+
+def test_a_killed_training_with_muon_ends_like_an_unbroken_one(loader, tmp_path):
+    params = PARAMS.model_copy(update={"optimiser": OPTIMISER.model_copy(update={"muon_rate": 0.02})})
+    whole, _ = _fit(loader, tmp_path / "whole", params=params)
+    _killed(14, loader, tmp_path / "killed", params=params)
+    resumed, _ = _fit(loader, tmp_path / "killed", params=params)
+    assert _same(whole, resumed)
+    assert not _same(whole, _fit(loader, tmp_path / "adamw")[0])
 
 
 def test_a_finished_training_is_taken_as_it_is(loader, tmp_path):
