@@ -1,12 +1,14 @@
 """The 1-D U-Net: published sizes, and each of its conditions by what it changes."""
 
+import math
+
 import pytest
 import torch
 
 from soundmill import params
 from soundmill.audio.pieces import to_samples
 from soundmill.models import registry
-from soundmill.models.components.unet1d.network import Item, Joined, Patches, UNet1d
+from soundmill.models.components.unet1d.network import InverseStft, Item, Joined, Patches, Stft, UNet1d
 from soundmill.models.components.unet1d.noise import noise_of
 from soundmill.models.components.unet1d.params import TransformParams, UNet1dParams
 from soundmill.models.family import Request
@@ -78,10 +80,10 @@ def test_as_a_vocoder_of_log_mels_it_has_the_same_net():
     assert {name: network[name] for name in LARGE} == LARGE | {"attention": [False] * 9}
 
 
-@pytest.mark.parametrize("kind", ["none", "patch", "learned"])
-def test_every_weight_and_sample_takes_part(kind):
+@pytest.mark.parametrize(("kind", "window"), [("none", None), ("patch", None), ("learned", None), ("learned", 10), ("stft", None)])
+def test_every_weight_and_sample_takes_part(kind, window):
     """v has the waves' shape, items do not see each other, and all that can learn gets a gradient."""
-    built = net(transform=TransformParams(kind=kind, size=4, filters=3))
+    built = net(transform=TransformParams(kind=kind, size=4, filters=3, window=window))
     xt = XT.clone().requires_grad_()
     v = built(xt, LEVEL)
     assert v.shape == XT.shape
@@ -89,6 +91,19 @@ def test_every_weight_and_sample_takes_part(kind):
     v.square().sum().backward()
     assert (xt.grad != 0).all()
     assert not [name for name, weight in built.named_parameters() if weight.grad is None or not weight.grad.any()]
+
+
+@pytest.mark.parametrize("window", [16, 32])
+def test_fourier_coefficients_go_there_and_back_and_keep_the_energy_of_noise(window):
+    coefficients = Stft(window, 4)(XT)
+    assert coefficients.shape == (3, 2 * window, 16)
+    torch.testing.assert_close(InverseStft(window, 4)(coefficients), XT)
+    noise = torch.randn(1, 1, 4000, generator=torch.Generator().manual_seed(0))
+    assert Stft(window, 4)(noise).square().mean() == pytest.approx(3 / 8, rel=0.05)  # the mean of the squared window
+    tone = Stft(window, 4)(torch.sin(torch.arange(400) * 2 * math.pi * 3 / window)[None, None])[0, :, 50]
+    assert torch.hypot(tone[1 : window // 2], tone[window // 2 + 1 :]).argmax() == 3 - 1  # cosines and sines without the ends
+    with pytest.raises(ValueError, match="stft needs a multiple of 4"):
+        TransformParams(kind="stft", size=4, filters=1, window=24)
 
 
 def test_a_patch_goes_there_and_back():

@@ -7,6 +7,7 @@ noise level, to its input.
 
 import math
 from abc import abstractmethod
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -195,13 +196,42 @@ class Joined(Patches):
         return patches.unflatten(1, (-1, self.size)).permute(0, 1, 3, 2).flatten(2)
 
 
+class Stft(nn.Module):
+    """Real Fourier coefficients of overlapping Hann windows as channels: [B, C, T] → [B, C · window, T / stride]."""
+
+    def __init__(self, window: int, stride: int):
+        super().__init__()
+        self.window, self.stride, self.padding = window, stride, (window - stride) // 2
+        angles = 2 * math.pi / window * torch.outer(torch.arange(window // 2 + 1), torch.arange(window)).double()
+        basis = torch.cat([angles.cos(), angles[1:-1].sin()])
+        basis = basis / basis.norm(dim=1, keepdim=True)  # orthonormal, so that white noise stays white
+        self.register_buffer("filters", (basis * torch.hann_window(window).double()).float()[:, None], persistent=False)
+
+    def forward(self, waves: Tensor) -> Tensor:
+        coefficients = F.conv1d(waves.flatten(0, 1)[:, None], self.filters, stride=self.stride, padding=self.padding)
+        return coefficients.unflatten(0, waves.shape[:2]).flatten(1, 2)
+
+
+class InverseStft(Stft):
+    """The inverse of `Stft`, by overlap-add: [B, C · window, frames] → [B, C, frames · stride]."""
+
+    def forward(self, coefficients: Tensor) -> Tensor:
+        frames = coefficients.unflatten(1, (-1, self.window))
+        overlapped = partial(F.conv_transpose1d, stride=self.stride, padding=self.padding)
+        weights = torch.hann_window(self.window, device=frames.device).square()[None, None].expand(1, 1, -1)
+        covered = overlapped(frames.new_ones(1, 1, frames.shape[-1]), weights.to(frames))
+        return overlapped(frames.flatten(0, 1), self.filters.to(frames)).unflatten(0, frames.shape[:2])[:, :, 0] / covered
+
+
 def _transforms(params: TransformParams, in_channels: int, out_channels: int) -> tuple[nn.Module, nn.Module]:
     """The transform from waves to the input of the levels, and from their output to waves."""
     if params.kind == "none":
         return nn.Identity(), nn.Identity()
     if params.kind == "patch":
         return Patches(params.size), Joined(params.size)
-    filters = {"kernel_size": params.size, "stride": params.size, "bias": False}
+    if params.kind == "stft":
+        return Stft(params.samples, params.size), InverseStft(params.samples, params.size)
+    filters = {"kernel_size": params.samples, "stride": params.size, "padding": (params.samples - params.size) // 2, "bias": False}
     analysis = nn.Conv1d(in_channels, params.channels(in_channels), **filters)
     return analysis, nn.ConvTranspose1d(params.channels(out_channels), out_channels, **filters)
 

@@ -9,15 +9,29 @@ from soundmill.params import Seed, StageParams
 
 
 class TransformParams(StageParams):
-    """The transform between waves and the U-Net: none, patches of `size` samples as channels, or a learned filter bank."""
+    """The transform between waves and the U-Net: none, patches of `size` samples as channels, a learned filter bank, or an STFT."""
 
-    kind: Literal["none", "patch", "learned"]
-    size: int = Field(ge=1, description="samples of a patch; window and stride of the filters")
+    kind: Literal["none", "patch", "learned", "stft"]
+    size: int = Field(ge=1, description="samples of a patch; stride of the filters and of the STFT")
     filters: int = Field(ge=1, description="number of learned filters per channel of the waves")
+    window: int | None = Field(None, ge=1, description="samples of a filter and of the STFT; null: `size`; stft: 4 · `size`")
+
+    @model_validator(mode="after")
+    def _window_fits(self) -> Self:
+        if self.kind in ("learned", "stft") and (self.samples < self.size or (self.samples - self.size) % 2):
+            raise ValueError(f"window {self.window} must be size {self.size} or longer by an even number")
+        if self.kind == "stft" and self.samples % (4 * self.size):
+            raise ValueError(f"window {self.window}: stft needs a multiple of 4 · size {self.size}, so that windows overlap evenly")
+        return self
+
+    @property
+    def samples(self) -> int:
+        """Samples of a filter or window."""
+        return self.window or self.size * (4 if self.kind == "stft" else 1)
 
     def channels(self, waves: int) -> int:
         """Channels of the U-Net's input for `waves` channels."""
-        return waves * {"none": 1, "patch": self.size, "learned": self.filters}[self.kind]
+        return waves * {"none": 1, "patch": self.size, "learned": self.filters, "stft": self.samples}[self.kind]
 
     @property
     def stride(self) -> int:
