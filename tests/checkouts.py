@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from soundmill import tracking
+from tests.flows.tiny import git
 
 BIN = Path(sys.executable).parent
 HARD_NAME = "a chéckout%20'&+=z"  # of a directory: what shells, URIs and DVC's files read otherwise
@@ -30,12 +31,8 @@ def copy_project(root: Path, copy: Path) -> Path:
         if (root / name).is_file() and not name.startswith(("data/", "dvc.lock")):
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(root / name, copy / name)
-    for command in (
-        ["init", "-q"],
-        ["add", "-A"],
-        ["-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qm", "start"],
-    ):
-        subprocess.run(["git", *command], cwd=copy, check=True)
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
+        git(copy, *command)
     return copy
 
 

@@ -33,9 +33,13 @@ import numpy as np
 import soundfile
 import typer
 
-from soundmill import commands, tracking
+from flows import dvc as flows_dvc
+from soundmill import commands, ledger, params, tracking
+from soundmill.tracking import journal
+from tests.flows.tiny import git, make_tiny
 from tests.prepared import PLAN
 from tests.processes import contents
+from tests.shards.work import run_here
 
 SOURCE = Path(__file__).with_suffix(".c")
 ERRORS = (errno.EIO, errno.ENOSPC, errno.EINTR)
@@ -182,7 +186,6 @@ def _in_a_fork(run: Callable[[], object], where: Path, said: Path) -> tuple[int,
     return os.waitstatus_to_exitcode(ended), said.read_text(encoding="utf-8", errors="replace")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # The operations
 
 
@@ -192,7 +195,6 @@ def files(project: Path) -> dict[str, str]:
     return {name: digest for name, digest in contents(project).items() if not changing.match(name)}
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Stages
 
 
@@ -203,7 +205,6 @@ TINY = (
 
 
 def prepare_training(project: Path) -> None:
-    from soundmill import params
     from tests.stages.families import ROWS, pictures
 
     (project / "inputs").mkdir(parents=True)
@@ -242,12 +243,9 @@ def work_alone() -> None:
     """
     import dvc.cli
 
-    from flows import dvc as flows_dvc
     from soundmill import drawing
     from soundmill.metrics import pairwise
     from soundmill.shards import run
-    from soundmill.tracking import journal
-    from tests.shards.work import run_here
 
     os.environ["DVC_NO_ANALYTICS"] = "1"
     with tempfile.TemporaryDirectory() as place, contextlib.chdir(place):  # to import what DVC imports late
@@ -264,8 +262,6 @@ def work_alone() -> None:
 def run_dvc(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`dvc` as `flows.dvc` starts it, but as a fork, for a start takes a second."""
     import dvc.cli
-
-    from flows import dvc as flows_dvc
 
     outputs = [os.memfd_create(name) for name in ("stdout", "stderr")]
     sys.stdout.flush()
@@ -291,14 +287,11 @@ def run_dvc(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(["dvc", *arguments], os.waitstatus_to_exitcode(ended), *texts)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Forgetting
 
 
 def prepare_forgetting(project: Path) -> None:
     """A project in git, of a recording, a copy of it and another."""
-    from soundmill import ledger
-    from tests.flows.tiny import git
     from tests.stages.handling import external, settle
     from tests.test_forgetting import RATE, make
 
@@ -359,7 +352,6 @@ def call(app: typer.Typer, *words: str) -> None:
             raise
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Tracking
 
 
@@ -369,8 +361,6 @@ def prepare_journal(project: Path) -> None:
 
 
 def record(project: Path) -> None:
-    from soundmill import tracking
-
     with tracking.stage_run(project, "train/tiny", {"rate": 1e-4}, family="tiny") as run:
         for step in range(3):
             run.log_curve({"loss": 1 / (step + 1)}, step)
@@ -380,9 +370,6 @@ def record(project: Path) -> None:
 
 def last_journal(project: Path) -> dict[str, str]:
     """The lines and files of the last run, without times and ids."""
-    from soundmill import tracking
-    from soundmill.tracking import journal
-
     folders = journal.folders(tracking.store(project).journals)
     if not folders:
         return {}
@@ -409,8 +396,6 @@ def warm_upload(project: Path) -> None:
 
 
 def upload(project: Path) -> None:
-    from soundmill.tracking import journal
-
     logging.disable()  # what MLflow logs is not said to a user: the uploader has a log of its own
     journal.POLL_SECONDS = 0.0
     journal.start = lambda home: journal.upload(tracking.store(home), idle_seconds=0, try_seconds=0)
@@ -433,16 +418,12 @@ def uploaded(project: Path) -> dict[str, str]:
     return {table: str(found) for table, found in rows.items()} | {"artifacts": str(sorted(kept))}
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # `soundmill run`, before its pipeline
 
 
 def prepare_run(project: Path) -> None:
     """A project with a workspace, of whose code a file is gone since, another new, and a third changed."""
-    from tests.flows.tiny import make_tiny
-
-    project.rmdir()
-    make_tiny(project)
+    prepare_first_run(project)
     (project / "gone.py").write_text("")
     run(project)
     (project / "gone.py").unlink()
@@ -451,8 +432,6 @@ def prepare_run(project: Path) -> None:
 
 
 def prepare_first_run(project: Path) -> None:
-    from tests.flows.tiny import make_tiny
-
     project.rmdir()
     make_tiny(project)
 
@@ -460,7 +439,6 @@ def prepare_first_run(project: Path) -> None:
 def run(project: Path) -> None:
     """What `soundmill run` writes itself; a tiny project has no corpus for the rest of it."""
     from flows import checkout
-    from soundmill import params
 
     def make() -> None:
         document = params.read_yaml(project / "params.yaml") | {"families": {"mine": {}}}

@@ -11,7 +11,7 @@ import pytest
 from soundmill import attribution, manifest, params, shards
 from soundmill.errors import UserError
 from soundmill.training.trained_on import write_trained_on
-from tests.commands.running import soundmill
+from tests.commands.running import soundmill, works
 
 
 def clip(recording: str, number: int = 0, **more) -> dict:
@@ -128,8 +128,7 @@ def test_the_command_writes_the_table_of_any_checkpoint_codec_or_vocoder(tmp_pat
     (project / "dvc.yaml").write_text("stages: {}\n")
     for model, expected in (("tiny", {"dog.wav", "owl.wav"}), ("data/tiny/vocoder", {"owl.wav"})):
         file = tmp_path / "tables" / f"{Path(model).name}.csv"
-        done = soundmill("licences", model, "--output", str(file), cwd=project)
-        assert done.returncode == 0, done.stderr
+        works("licences", model, "--output", str(file), cwd=project)
         found = attribution.read(file)
         assert {credit.recording for credit in found} == expected
         trained = project / ("data/models/tiny" if model == "tiny" else model)
@@ -232,7 +231,6 @@ def test_a_trained_model_is_credited_to_exactly_the_recordings_it_was_trained_on
         found = attribution.credits_of(trained, built_graph / "data/corpus/recordings.parquet")
         tables = [pq.read_table(path) for path in trained.rglob(manifest.TRAINED_ON_FILE)]
         assert {credit.recording for credit in found} == {source for table in tables for source in table["source"].to_pylist()}
-        done = soundmill("licences", family, cwd=built_graph)
-        assert done.returncode == 0, done.stderr
+        done = works("licences", family, cwd=built_graph)
         hours = sum(credit.seconds for credit in found) / 3600
         assert f"licence CC0-1.0: {hours:.2f} h" in done.stdout

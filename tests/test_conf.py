@@ -92,10 +92,6 @@ def test_every_family_stands_alone_at_every_scale(model, scale):
     registry.check(params.compose(ROOT / "conf", [f"model={model}", f"scale={scale}"]))
 
 
-def test_mels_that_a_family_does_not_use_are_not_looked_at():
-    registry.check(params.compose(ROOT / "conf", ["model=diffwave", "diffwave=sc09_laptop", "diffwave.train.mel.n_mels=400"]))
-
-
 @pytest.mark.parametrize("scale", ["laptop", "gpu", "paper"])
 def test_what_latent_families_need_is_there(scale):
     assert params.compose(ROOT / "conf", ["model=ddpm_mel"])["latent_families"] == {}

@@ -20,10 +20,10 @@ from dockerfile_parse import DockerfileParser
 
 from soundmill.commands import doctor
 from tests import postgres
+from tests.imports import ROOT
 from tests.mlflow_server import free_port, wait_until_healthy
 from tests.postgres import Postgres
 
-ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy"
 CODE = {"conf", "flows", "soundmill", "stages"}
 

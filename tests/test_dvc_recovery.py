@@ -15,8 +15,7 @@ from soundmill.commands import doctor
 from soundmill.errors import UserError
 from tests.commands.running import soundmill
 from tests.flows.tiny import dvc_command, git, make_tiny
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests.imports import ROOT
 
 # `dvc exp run` as it is, which kills itself before its Nth change of git.
 KILLED = """

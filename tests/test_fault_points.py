@@ -16,6 +16,7 @@ import pytest
 from tests import fault_points
 from tests.checkouts import BIN
 from tests.fault_points import Attempt
+from tests.imports import ROOT
 from tests.lost_bits import room_in_files
 
 SEED, SAMPLE = 0, 6
@@ -47,9 +48,8 @@ def attempts(operation: str, whole: bool, library: Path, directory: Path) -> Ite
     }
     command = [sys.executable, "-m", "tests.fault_points", operation, str(directory)]
     command += [] if whole else ["--sample", str(SEED), str(SAMPLE)]
-    root = Path(__file__).resolve().parents[1]
     with (directory / "stderr").open("w+") as stderr:
-        with subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True) as process:
+        with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True) as process:
             for line in process.stdout:
                 yield Attempt(**json.loads(line))
         stderr.seek(0)

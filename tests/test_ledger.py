@@ -32,16 +32,16 @@ def names(path: Path) -> list[str]:
     return [entry["recording_id"] for entry in ledger.read(path / ledger.FILE)]
 
 
-def test_entries_are_added_once(project):
+def test_entries_are_added_once_a_stretch_and_another_sound_of_one_id_on_their_own(project):
     assert ledger.add(project, [DOG, CAT]) == [DOG, CAT]
     assert ledger.add(project, [CAT, COW, COW]) == [COW]
     assert names(project) == ["dog", "cat", "cow"]
     assert (project / ledger.FILE).read_text().startswith("# What no stage may use")
-
-
-def test_a_stretch_and_another_sound_of_one_id_are_entries_of_their_own(project):
     stretch, other = DOG | {"start": 0.0, "end": 5.0}, DOG | {"digest": "d" * 32}
-    assert ledger.add(project, [DOG, stretch, other]) == [DOG, stretch, other]
+    assert ledger.add(project, [stretch, other, stretch]) == [stretch, other]
+    (project / ledger.FILE).write_text("forgotten: {dog: 1}\n")
+    with pytest.raises(UserError, match=r"forgotten\.yaml: `forgotten` must be a list"):
+        ledger.update(project)
 
 
 @pytest.mark.parametrize("lose", ["branch", "edit", "reset"])
@@ -126,9 +126,3 @@ def test_processes_that_add_at_the_same_time_lose_nothing(project):
         process.stdin.close()
     assert [process.wait(60) for process in started] == [0] * 8
     assert sorted(names(project)) == [str(number) for number in range(8)]
-
-
-def test_a_list_that_is_none_is_named(project):
-    (project / ledger.FILE).write_text("forgotten: {dog: 1}\n")
-    with pytest.raises(UserError, match=r"forgotten\.yaml: `forgotten` must be a list"):
-        ledger.update(project)

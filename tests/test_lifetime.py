@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from soundmill import lifetime, tracking
+from soundmill import lifetime
 from tests.processes import assert_nothing_is_left, contents, marked, new_mark, ports, wait_for
+from tests.tracking.reading import client
 
 # The stage `resample` of a project of its own: imports that take a while, and work that does.
 STAGE = '''
@@ -170,10 +171,7 @@ def test_a_stage_killed_at_work_takes_its_workers_along_and_its_run_is_ended(pro
 
 def recorded(project: Path) -> list[str]:
     """How the stage's runs ended."""
-    from mlflow import MlflowClient
-
-    uri = tracking.store(project).uri
-    return [run.info.status for run in MlflowClient(uri, uri).search_runs(["1"], "tags.kind = 'stage'")]
+    return [run.info.status for run in client(project).search_runs(["1"], "tags.kind = 'stage'")]
 
 
 def test_a_stage_whose_dvc_was_killed_before_its_first_line_does_nothing(project: Path, root: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from soundmill import lineage, manifest, shards
 from soundmill.errors import UserError
 from soundmill.lineage import Node
-from tests.commands.running import soundmill
+from tests.commands.running import refused, works
 
 TRAINED = {"data/models/ddpm_mel", "data/models/tango", "data/tango/autoencoder", "data/tango/vocoder", "data/tagger"}
 
@@ -89,11 +89,9 @@ def test_a_copied_checkpoint_tells_its_recordings_where_data_is_gone(built_graph
 
 
 def test_a_generated_sound_leads_to_its_checkpoint_and_recordings(built_graph, catalog, tmp_path):
-    output = soundmill("generate", "--family", "ddpm_mel", "--output", str(tmp_path / "made"), cwd=built_graph)
-    assert output.returncode == 0, output.stderr
+    works("generate", "--family", "ddpm_mel", "--output", str(tmp_path / "made"), cwd=built_graph)
     sound = min((tmp_path / "made").glob("*.wav"))
-    done = soundmill("lineage", str(sound), "--json", str(tmp_path / "it.json"), cwd=built_graph)
-    assert done.returncode == 0, done.stderr
+    done = works("lineage", str(sound), "--json", str(tmp_path / "it.json"), cwd=built_graph)
     assert "data/models/ddpm_mel" in done.stdout
     document = json.loads((tmp_path / "it.json").read_text())
     assert document["thing"]["family"] == "ddpm_mel"
@@ -136,8 +134,6 @@ def test_what_a_checkpoint_was_trained_on_earlier_is_listed_or_reported_missing(
 
 def test_what_is_not_there_is_named(built_graph, catalog, tmp_path):
     clip_id = catalog.index[0]
-    done = soundmill("lineage", f"clip:{clip_id}x", cwd=built_graph)
-    assert done.returncode == 1
-    assert f"did you mean {clip_id!r}" in done.stderr
+    assert f"did you mean {clip_id!r}" in refused("lineage", f"clip:{clip_id}x", cwd=built_graph)
     with pytest.raises(UserError, match="not a checkpoint"):
         lineage.trace(built_graph, str(tmp_path))

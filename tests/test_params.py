@@ -147,14 +147,3 @@ def test_settings_replace_some_parameters_and_are_held_to_their_types():
     ):
         with pytest.raises(UserError, match=message):
             params.override(kept, [setting], "sampling")
-
-
-@pytest.mark.parametrize("url", ["s3://KEY:hidden@bucket/x", "gs://hidden@bucket", "az://hidden:@c/p"])
-def test_credentials_in_a_url_are_refused_by_key_and_not_repeated(root, url):
-    document = {"corpus": {"path": "s3://bucket/mail@home", "parts": {"mine": {"path": url}}}}
-    with pytest.raises(UserError, match=r"^params\.corpus\.parts\.mine\.path: the URL has.*remove them") as error:
-        params.check_urls(document, "params")
-    assert "hidden" not in str(error.value)
-    params.check_urls({"corpus": {"path": "s3://bucket/mail@home"}, "execution": {"dask": "tcp://host:8786"}}, "params")
-    with pytest.raises(UserError, match=r"params\.corpus\.path: the URL has credentials"):
-        params.compose(root / "conf", ["corpus=folder", f"corpus.path='{url}'"])

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from soundmill import commands, pretrained
+from soundmill import pretrained
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders
+from tests.commands.running import refused, works
 
 NAME = "panns_cnn14_16k"  # of the embedder whose weights the server has
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
@@ -93,12 +93,17 @@ def names(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
-def test_a_download_is_verified_and_not_repeated(place, server):
+def test_a_download_is_verified_and_not_repeated_unless_it_is_damaged(place, server):
     assert fetch() == place / "Cnn14_16k_mAP=0.438.pth"
     assert fetch().read_bytes() == CONTENT
     assert names(place) == ["Cnn14_16k_mAP=0.438.pth"]
     assert pretrained.path(published()) == pretrained.verify(published()) == fetch()
     assert len(server.requested) == 1
+    fetch().write_bytes(CONTENT[:-1] + b"x")
+    for use in (pretrained.path, pretrained.verify):
+        with pytest.raises(UserError, match=r"not the published weights .* fetch"):
+            use(published())
+    assert fetch().read_bytes() == CONTENT
 
 
 def test_a_broken_download_is_no_file_and_is_continued(place, server):
@@ -164,7 +169,7 @@ def test_a_file_of_unknown_sha256_and_size_is_pinned_by_its_git_blob(place, serv
         fetch()
     assert fetch().read_bytes() == CONTENT
     assert server.requested == ["bytes=0-"] * 2
-    assert f"git blob {blob}" in CliRunner().invoke(commands.app, ["weights", "list"]).stdout
+    assert f"git blob {blob}" in works("weights", "list", cwd=place).stdout
     fetch().write_bytes(CONTENT[:-1] + b"x")
     with pytest.raises(UserError, match=r"not the published weights \(git blob "):
         pretrained.path(published())
@@ -173,22 +178,13 @@ def test_a_file_of_unknown_sha256_and_size_is_pinned_by_its_git_blob(place, serv
 def test_a_file_with_an_md5_alone_needs_the_sha256_that_its_user_knows(place, server, monkeypatch):
     md5 = hashlib.md5(CONTENT).hexdigest()
     publish(monkeypatch, dataclasses.replace(published(), sha256=None, num_bytes=None, md5=md5))
-    for refused in (fetch, lambda: pretrained.path(published()), lambda: pretrained.fetch(published(), sha256="0" * 64)):
+    for use in (fetch, lambda: pretrained.path(published()), lambda: pretrained.fetch(published(), sha256="0" * 64)):
         with pytest.raises(UserError):
-            refused()
+            use()
     assert not pretrained.directory().joinpath(f"{published().file}.sha256").exists()
     digest = hashlib.sha256(CONTENT).hexdigest()
     assert pretrained.fetch(published(), sha256=digest).read_bytes() == CONTENT
     assert (published().pin, pretrained.path(published()).read_bytes()) == (("sha256", digest), CONTENT)
-
-
-def test_a_damaged_file_is_refused_and_replaced(place):
-    path = fetch()
-    path.write_bytes(CONTENT[:-1] + b"x")
-    for use in (pretrained.path, pretrained.verify):
-        with pytest.raises(UserError, match=r"not the published weights .* fetch"):
-            use(published())
-    assert fetch().read_bytes() == CONTENT
 
 
 def test_a_mirror_is_as_good_as_the_net(place, server, tmp_path):
@@ -241,47 +237,35 @@ def test_without_the_variable_weights_lie_in_the_users_cache(tmp_path, monkeypat
     )
 
 
-def test_the_command(place, server):
-    def soundmill(*arguments: str):
-        return CliRunner().invoke(commands.app, ["weights", *arguments])
-
-    assert "--  panns_cnn14_16k" in soundmill("list").stdout
+def test_the_command(place, server, tmp_path):
+    assert "--  panns_cnn14_16k" in works("weights", "list", cwd=tmp_path).stdout
     server.breaks = 1
-    failed = soundmill("fetch", "panns_cnn14_16k")
-    assert failed.exit_code == 1
-    assert "resumes" in failed.stderr
-    assert soundmill("fetch", "panns_cnn14_16k").stdout.strip() == str(place / "Cnn14_16k_mAP=0.438.pth")
-    assert "ok  panns_cnn14_16k" in soundmill("list").stdout
-    assert soundmill("path", "panns_cnn14_16k").stdout.strip() == str(place / "Cnn14_16k_mAP=0.438.pth")
-    assert soundmill("verify").exit_code == 0
+    assert "resumes" in refused("weights", "fetch", NAME, cwd=tmp_path)
+    for word in ("fetch", "path"):
+        assert works("weights", word, NAME, cwd=tmp_path).stdout.strip() == str(place / "Cnn14_16k_mAP=0.438.pth")
+    listed = works("weights", "list", cwd=tmp_path)
+    assert "ok  panns_cnn14_16k" in listed.stdout
+    assert "clap: downloaded from the Hugging Face hub" in listed.stderr
+    works("weights", "verify", cwd=tmp_path)
     (place / "Cnn14_16k_mAP=0.438.pth").write_bytes(b"torn")
-    failed = soundmill("verify")
-    assert failed.exit_code == 1
-    assert "not the published weights" in failed.stderr
-    assert soundmill("path", "vggish").exit_code == 1
-    assert "unknown weights 'vgish'; did you mean 'vggish'" in soundmill("path", "vgish").stderr
-    assert "clap: downloaded from the Hugging Face hub" in soundmill("list").stderr
+    assert "not the published weights" in refused("weights", "verify", cwd=tmp_path)
+    assert refused("weights", "path", "vggish", cwd=tmp_path)
+    assert "unknown weights 'vgish'; did you mean 'vggish'" in refused("weights", "path", "vgish", cwd=tmp_path)
 
 
-def test_fetch_without_names_gets_what_params_name(place, server, tmp_path, monkeypatch):
-    def fetch():
-        return CliRunner().invoke(commands.app, ["weights", "fetch"])
-
-    monkeypatch.chdir(tmp_path)
-    asked = fetch()
-    assert asked.exit_code == 1
-    assert "not inside a checkout" in asked.stderr
-    assert "yamnet (4 MB), vggish (289 MB)" in asked.stderr
+def test_fetch_without_names_gets_what_params_name(place, server, tmp_path):
+    asked = refused("weights", "fetch", cwd=tmp_path)
+    assert "not inside a checkout" in asked
+    assert "yamnet (4 MB), vggish (289 MB)" in asked
     (tmp_path / "dvc.yaml").touch()
     (tmp_path / "params.yaml").write_text("evaluate: {embedders: [tagger, texture]}\n")
-    asked = fetch()
-    assert asked.exit_code == 1
-    assert "params.yaml: names no published weights; name the weights to fetch: yamnet (4 MB)" in asked.stderr
+    asked = refused("weights", "fetch", cwd=tmp_path)
+    assert "params.yaml: names no published weights; name the weights to fetch: yamnet (4 MB)" in asked
     assert server.requested == []
     (tmp_path / "params.yaml").write_text(f"evaluate: {{embedders: [tagger, {NAME}]}}\n")
     (tmp_path / "below").mkdir()
-    monkeypatch.chdir(tmp_path / "below")
-    assert fetch().stdout.strip() == str(place / "Cnn14_16k_mAP=0.438.pth")
+    done = works("weights", "fetch", cwd=tmp_path / "below")
+    assert done.stdout.strip() == str(place / "Cnn14_16k_mAP=0.438.pth")
     assert names(place) == ["Cnn14_16k_mAP=0.438.pth"]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from soundmill import provenance
+from tests.flows.tiny import git
 
 
 @pytest.fixture
@@ -16,11 +17,6 @@ def home(tmp_path: Path) -> Path:
     path.mkdir()
     (path / "params.yaml").write_text("train: {rate: 1e-4, sizes: [1, 2]}\n")
     return path
-
-
-def git(root: Path, *arguments: str) -> None:
-    identity = ("-c", "user.name=Tester", "-c", "user.email=tester@example.org")
-    subprocess.run(["git", *identity, *arguments], cwd=root, check=True, capture_output=True)
 
 
 def commit(root: Path) -> None:

@@ -12,7 +12,10 @@ import pytest
 
 from soundmill import shards, stage
 from tests.flows.tiny import DVC
+from tests.imports import ROOT
 from tests.lost_bits import lose_a_bit
+from tests.processes import wait_for
+from tests.test_code import installed
 
 EXECUTION = "execution: {workers: 2, devices: null, dask: null, lanes: {number: 1, gpus: 0}}\n"
 
@@ -84,8 +87,7 @@ def command() -> list[str]:
 
 
 def start(project: Path, **env: str) -> subprocess.Popen[str]:
-    root = str(Path(__file__).parents[1])
-    environ = {**os.environ, "PYTHONPATH": root, **env}
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), **env}
     return subprocess.Popen(command(), cwd=project, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
@@ -172,14 +174,6 @@ def shards_done(project: Path) -> list[Path]:
     return list((project / "data/.work/copy").glob("*/copies/*.report.json"))
 
 
-def wait_for(condition, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 90
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def test_what_a_killed_run_left_outlives_other_failed_runs_and_goes_when_the_stage_ends_well(project):
     """So an edit that is taken back costs no finished work, and a package that comes along none at all."""
     words = " ".join(f"slow{n}" for n in range(6))
@@ -187,7 +181,7 @@ def test_what_a_killed_run_left_outlives_other_failed_runs_and_goes_when_the_sta
     assert run(project)[0] == 0
     unbroken = outputs(project)
     process = start(project)
-    wait_for(lambda: len(shards_done(project)) >= 2, process)
+    wait_for(lambda: len(shards_done(project)) >= 2, pause=0.05)
     process.kill()
     process.wait()
     stamps = {path: path.stat().st_mtime_ns for path in shards_done(project)}
@@ -195,12 +189,8 @@ def test_what_a_killed_run_left_outlives_other_failed_runs_and_goes_when_the_sta
     assert run(project)[0] == 1
     assert {path: path.stat().st_mtime_ns for path in shards_done(project)} == stamps
     (project / "words").write_text(words)
-    unrelated = project / "installed" / "unrelated-9.9.dist-info"
-    unrelated.mkdir(parents=True)
-    (unrelated / "METADATA").write_text("Metadata-Version: 2.1\nName: unrelated\nVersion: 9.9\n")
-    (unrelated / "RECORD").write_text("unrelated/__init__.py,,\n")
-    process = start(project, PYTHONPATH=f"{Path(__file__).parents[1]}:{project / 'installed'}")
-    wait_for(lambda: len(shards_done(project)) > len(stamps), process)
+    process = start(project, PYTHONPATH=f"{ROOT}:{installed(project / 'installed', 'unrelated', '9.9', 'unrelated')}")
+    wait_for(lambda: len(shards_done(project)) > len(stamps), pause=0.05)
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
     assert process.wait() == 0
     assert outputs(project) == unbroken
@@ -210,7 +200,7 @@ def test_what_a_killed_run_left_outlives_other_failed_runs_and_goes_when_the_sta
 def test_a_second_run_of_a_living_stage_is_refused_by_name(project):
     (project / "words").write_text(" ".join(f"slow{n}" for n in range(60)))
     first = start(project)
-    wait_for(lambda: len(shards_done(project)) >= 1, first)
+    wait_for(lambda: len(shards_done(project)) >= 1, pause=0.05)
     code, _, err = run(project)
     first.kill()
     first.communicate()
@@ -243,7 +233,7 @@ def test_a_kept_shard_with_a_lost_bit_is_not_published_by_dvc_either(project):
     (project / ".dvc/config").write_text("[core]\nno_scm = true\nanalytics = false\n[cache]\ntype = hardlink\n")
 
     def repro() -> str:
-        environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+        environ = {**os.environ, "PYTHONPATH": str(ROOT)}
         return subprocess.run([DVC, "repro"], cwd=project, env=environ, text=True, capture_output=True, check=True).stdout
 
     repro()

@@ -8,8 +8,7 @@ from subprocess import CompletedProcess
 from typer.testing import CliRunner
 
 from soundmill import commands
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.imports import ROOT
 
 
 def soundmill(*arguments: str, cwd: Path) -> CompletedProcess[str]:

@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -72,7 +71,7 @@ def test_a_fault_of_the_disk_is_told_in_a_line(monkeypatch, fault, said):
 
 
 @pytest.mark.parametrize(("encoding", "shown"), [("iso-8859-1", "Kröte lód? ... -> 1/2"), ("ascii", "Krote lod? ... -> 1/2")])
-def test_a_terminal_shows_what_its_character_set_can(tmp_path: Path, encoding: str, shown: str) -> None:
+def test_a_terminal_shows_what_its_character_set_can(tmp_path, encoding, shown):
     script = "from soundmill.errors import *; show_what_the_terminal_can(); print('Kröte łód鸟 … → ½')"
     variables = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=variables, capture_output=True, check=True)
@@ -81,7 +80,7 @@ def test_a_terminal_shows_what_its_character_set_can(tmp_path: Path, encoding: s
     assert (listed.returncode, b"Schneider" in listed.stdout) == (0, True), listed.stderr
 
 
-def test_a_disk_that_is_full_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_is_full_is_named(tmp_path, monkeypatch):
     cache = tmp_path / ".dvc" / "cache"  # on another disk than the project
     cache.mkdir(parents=True)
     monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=2e9 if place == cache else 50e9))
@@ -92,7 +91,7 @@ def test_a_disk_that_is_full_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (temporary.state, temporary.remedy) == ("optional", "free some space, or set TMPDIR to another disk")
 
 
-def test_a_server_that_does_not_answer_is_no_traceback_and_no_password() -> None:
+def test_a_server_that_does_not_answer_is_no_traceback_and_no_password():
     (finding,) = doctor._compared("MLflow", f"http://team:secret@127.0.0.1:{free_port()}/version", ("", ""), "…")
     assert (finding.name, finding.state) == ("MLflow", "optional")
     assert "secret" not in finding.detail

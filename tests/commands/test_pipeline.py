@@ -150,8 +150,7 @@ def put_sounds(folder: Path, seconds: float, labels: tuple[str, ...]) -> Path:
 )
 def test_what_is_trained_follows_from_the_recordings(root, tmp_path, runs, seconds, labels, family, condition):
     folder = str(put_sounds(tmp_path / "sounds", seconds, labels))
-    done = soundmill("run", folder, "evaluate.bootstrap=7", "--project", str(root), cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    done = works("run", folder, "evaluate.bootstrap=7", "--project", str(root), cwd=tmp_path)
     ((_, document),) = runs
     assert list(document["families"]) == [family]
     train = document[family]["train"]

@@ -23,24 +23,37 @@ def test_the_documentation_has_the_row_of_every_format(root):
         assert (len(cells), "" in map(str.strip, cells)) == (6, False), about.name
 
 
-MANIFESTS = {
-    "audiocaps": {"train.csv": "audiocap_id,youtube_id,start_time,caption\n1,r1nicOVtvkQ,30,a dog\n"},
-    "tango_json": {"train.json": '{"dataset": "a", "location": "/x/r1nicOVtvkQ_30.wav", "captions": "a dog"}\n'},
-    "panns": {"train.csv": "file_name,caption_1,caption_2\nYr1nicOVtvkQ.wav,a,b\n"},
-    "clotho": {"clotho_captions_development.csv": "file_name,caption_1,caption_2\nRadio Garble (2).wav,a,b\n"},
-    "wavcaps": {"sb_final.json": '[{"id": "r1nicOVtvkQ", "caption": "a"}]'},
-    "amphion": {"test.json": '[{"Dataset": "AudioCaps", "Uid": "r1nicOVtvkQ_30000_40000", "Caption": "a"}]'},
-    "musiccaps": {"m.csv": "ytid,start_s,end_s,aspect_list,caption\nr1nicOVtvkQ,30,40,[],a\n"},
-    "audiocraft": {"data.jsonl": '{"path": "r1nicOVtvkQ.wav", "duration": 1.0, "sample_rate": 16000}\n'},
-    "audiofolder": {"metadata.csv": "file_name,text\nr1nicOVtvkQ.wav,a\n"},
-    "esc": {"esc50.csv": "filename,fold,target,category\nr1nicOVtvkQ.wav,1,0,dog\n"},
-    "folder": {"notes.txt": "x", "other.json": "{}", "list.csv": "a,b\n"},
+CLAIMS = {  # a manifest of each format that names a recording as @
+    "audiocaps": {"train.csv": "audiocap_id,youtube_id,start_time,caption\n1,@,30,secret\n"},
+    "tango_json": {"train.json": '{"dataset": "a", "location": "@", "captions": "secret"}\n'},
+    "panns": {"train.csv": "file_name,caption_1,caption_2\n@,secret,secret\nYr1nicOVtvkQ.wav,a,b\nYr1nicOVtvkR.wav,a,b\n"},
+    "clotho": {"clotho_captions_development.csv": "file_name,caption_1\n@,secret\n"},
+    "wavcaps": {"sb.json": '[{"id": "@", "caption": "secret"}, {"id": "", "audio": "@", "caption": "secret"}]'},
+    "amphion": {"test.json": '[{"Dataset": "AudioCaps", "Uid": "@", "Caption": "secret"}]'},
+    "musiccaps": {"m.csv": "ytid,start_s,end_s,aspect_list,caption\n@,30,40,[],secret\n"},
+    "audioldm": {
+        "root.json": '{"metadata": {"path": {"a": {"train": "train.json", "test": "@.json"}}}}',
+        "train.json": '{"data": [{"wav": "@", "caption": "secret"}]}',
+    },
+    "audiocraft": {"data.jsonl": '{"path": "@", "duration": 1.0, "sample_rate": 16000}\n', "good.json": '{"description": "a"}'},
+    "audiofolder": {"metadata.csv": "file_name,text\n@,secret\n", "more/metadata.jsonl": '{"file_name": "@", "text": "secret"}\n'},
+    "esc": {"esc50.csv": "filename,fold,target,category\n@,1,0,secret\n"},
+    "urbansound8k": {"u.csv": "slice_file_name,fsID,start,end,salience,fold,classID,class\n@,1,0,1,1,1,3,secret\n"},
+    "class_table": {"Metadata_Train.csv": "FileName,Class\n@,secret\n"},
+    "bbc": {"BBCSoundEffects.csv": "location,description,secs,category,CDNumber,CDName,tracknum\n@,secret,1,secret,1,x,1\n"},
+    "audioset": {"eval_segments.csv": '# YTID, start_seconds, end_seconds, positive_labels\n@, 30.000, 40.000, "/m/09x0r"\n'},
+    "nsynth": {"nsynth-train/examples.json": '{"@": {"instrument_family_str": "secret"}}'},
+    "ljspeech": {"metadata.csv": "@|secret|secret\n"},
 }
+VIDEO = "r1nicOVtvkQ"
+MANIFESTS = {name: {file: text.replace("@", VIDEO) for file, text in files.items()} for name, files in CLAIMS.items()}
+del MANIFESTS["ljspeech"]  # which its folder tells too
+MANIFESTS |= {"folder": {"notes.txt": "x", "other.json": "{}", "list.csv": "a,b\n"}}
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
 def test_a_format_is_known_by_what_its_metadata_says_whatever_that_is_called(lay, name):
-    result = lay("r1nicOVtvkQ.wav", **MANIFESTS[name])
+    result = lay(f"{VIDEO}.wav", **MANIFESTS[name])
     assert registry.detect(result) == name
     tables = registry.read("auto", result, 4)
     assert (tables.format, tables.recordings[0]["corpus"]) == (name, name)
@@ -81,30 +94,6 @@ def test_texts_that_were_not_read_are_reported_and_readmes_are_not(tmp_path):
     assert scan(tmp_path).remarks == []
     write(tmp_path, "captions/a.txt", "A dog barks")
     assert "first: captions/a.txt" in scan(tmp_path).remarks[0]
-
-
-CLAIMS = {  # a manifest of each format that names a recording as @
-    "audiocaps": {"train.csv": "audiocap_id,youtube_id,start_time,caption\n1,@,30,secret\n"},
-    "tango_json": {"train.json": '{"dataset": "a", "location": "@", "captions": "secret"}\n'},
-    "panns": {"train.csv": "file_name,caption_1,caption_2\n@,secret,secret\nYr1nicOVtvkQ.wav,a,b\nYr1nicOVtvkR.wav,a,b\n"},
-    "clotho": {"clotho_captions_development.csv": "file_name,caption_1\n@,secret\n"},
-    "wavcaps": {"sb.json": '[{"id": "@", "caption": "secret"}, {"id": "", "audio": "@", "caption": "secret"}]'},
-    "amphion": {"test.json": '[{"Dataset": "AudioCaps", "Uid": "@", "Caption": "secret"}]'},
-    "musiccaps": {"m.csv": "ytid,start_s,end_s,aspect_list,caption\n@,30,40,[],secret\n"},
-    "audioldm": {
-        "root.json": '{"metadata": {"path": {"a": {"train": "train.json", "test": "@.json"}}}}',
-        "train.json": '{"data": [{"wav": "@", "caption": "secret"}]}',
-    },
-    "audiocraft": {"data.jsonl": '{"path": "@", "duration": 1.0, "sample_rate": 16000}\n', "good.json": '{"description": "a"}'},
-    "audiofolder": {"metadata.csv": "file_name,text\n@,secret\n", "more/metadata.jsonl": '{"file_name": "@", "text": "secret"}\n'},
-    "esc": {"esc50.csv": "filename,fold,target,category\n@,1,0,secret\n"},
-    "urbansound8k": {"u.csv": "slice_file_name,fsID,start,end,salience,fold,classID,class\n@,1,0,1,1,1,3,secret\n"},
-    "class_table": {"Metadata_Train.csv": "FileName,Class\n@,secret\n"},
-    "bbc": {"BBCSoundEffects.csv": "location,description,secs,category,CDNumber,CDName,tracknum\n@,secret,1,secret,1,x,1\n"},
-    "audioset": {"eval_segments.csv": '# YTID, start_seconds, end_seconds, positive_labels\n@, 30.000, 40.000, "/m/09x0r"\n'},
-    "nsynth": {"nsynth-train/examples.json": '{"@": {"instrument_family_str": "secret"}}'},
-    "ljspeech": {"metadata.csv": "@|secret|secret\n"},
-}
 
 
 @pytest.mark.parametrize("path", ["{}/secret.wav", "../outside/secret.wav", "a/../../outside/secret.wav", "{}/secret"])
@@ -155,7 +144,7 @@ def test_adapters_read_files_by_the_inventory_alone():
 
 
 def test_detection_opens_no_recording(lay, monkeypatch):
-    result = lay("r1nicOVtvkQ.wav", **MANIFESTS["audiocaps"])
+    result = lay(f"{VIDEO}.wav", **MANIFESTS["audiocaps"])
     opened = []
     real = open
     for module in (inventory, metadata.buckets):

@@ -19,9 +19,8 @@ from soundmill.decoding.decode import DecodeError
 from soundmill.decoding.ffmpeg import Log
 from soundmill.errors import UserError
 from tests.decoding.files import MAX_SECONDS, ffmpeg, reason_of, whole
+from tests.imports import ROOT
 from tests.processes import assert_nothing_is_left, marked, new_mark, wait_for
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def program(folder: Path, script: str) -> Path:

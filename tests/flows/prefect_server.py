@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from soundmill.tracking.browser_app import never_proxied
+from tests.imports import ROOT
 from tests.mlflow_server import free_port, wait_until_healthy
 from tests.processes import end_process
 
-ROOT = Path(__file__).resolve().parents[2]
 LOGIN = "tests:a secret"  # of the server that all tests share
 
 

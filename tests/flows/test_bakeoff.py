@@ -6,7 +6,6 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
-from pathlib import Path
 from types import SimpleNamespace
 from typing import get_args, get_type_hints
 
@@ -37,7 +36,7 @@ SMALL += ["waveform_unet.train.sampling.num_steps=2", "waveform_unet.train.hardw
 SMALL += ["diffusion_ae.autoencoder.weights.num_samples=none at all"]
 
 
-def test_shares_are_those_of_trainings_that_can_be_set_and_who_has_none_cannot_generate() -> None:
+def test_shares_are_those_of_trainings_that_can_be_set_and_who_has_none_cannot_generate():
     for family in registry.FAMILIES:
         document = params.compose(ROOT / "conf", [f"model={family}"])
         shares = document["families"][family]["trainings"]
@@ -53,7 +52,7 @@ def the_plan() -> bakeoff.BakeOff:
     return bakeoff.read_plan(ROOT)
 
 
-def test_who_takes_part_and_what_is_for_whom() -> None:
+def test_who_takes_part_and_what_is_for_whom():
     plan = the_plan()
     models, excluded = bakeoff.choose_models(ROOT, plan, ["ddpm_mel.train.batch_size=5", "corpus.recordings=20"], [])
     assert {model.family for model in models} | {row.name for row in excluded} == set(registry.FAMILIES)
@@ -92,7 +91,7 @@ def test_who_takes_part_and_what_is_for_whom() -> None:
         bakeoff.choose_models(ROOT, plan, [], ["upsampler"])
 
 
-def test_an_override_that_names_a_family_anywhere_is_for_it_alone() -> None:
+def test_an_override_that_names_a_family_anywhere_is_for_it_alone():
     trained = ["families.tango.trainings.autoencoder=0.7", "tango.autoencoder.weights.steps=200"]
     extra = [*trained, "spectrogram.tango.n_fft=2048", "tango=laptop"]
     models, excluded = bakeoff.choose_models(ROOT, the_plan(), extra, ["tango", "ddpm_mel", "rave"])
@@ -100,7 +99,7 @@ def test_an_override_that_names_a_family_anywhere_is_for_it_alone() -> None:
     assert {model.family: model.shares for model in models}["tango"] == {"autoencoder": 0.5, "train": 0.5}
 
 
-def test_families_of_several_lanes_are_composed_at_the_same_time() -> None:
+def test_families_of_several_lanes_are_composed_at_the_same_time():
     models, _ = bakeoff.choose_models(ROOT, the_plan(), [], ["ddpm_mel", "rave"])
     with ThreadPoolExecutor(4) as pool:
         documents = list(pool.map(lambda number: models[number % 2].params(ROOT, {}, number), range(8)))
@@ -108,7 +107,7 @@ def test_families_of_several_lanes_are_composed_at_the_same_time() -> None:
     assert [document["families"].keys() for document in documents] == [{"ddpm_mel": 0}.keys(), {"rave": 0}.keys()] * 4
 
 
-def test_a_named_plan_counts_above_that_of_every_bake_off() -> None:
+def test_a_named_plan_counts_above_that_of_every_bake_off():
     plan = bakeoff.read_plan(ROOT, "one_shots")
     overrides, families = ["corpus=folder", "corpus.path=../drums"], ["diffusion_ae", "rave", "ddpm_mel"]
     models, _ = bakeoff.choose_models(ROOT, plan, overrides, families)
@@ -128,7 +127,7 @@ def test_a_named_plan_counts_above_that_of_every_bake_off() -> None:
         bakeoff.read_plan(ROOT, "one_shot")
 
 
-def test_trainings_are_counted_that_there_are() -> None:
+def test_trainings_are_counted_that_there_are():
     """A vocoder where it is trained; what is loaded leaves its minutes to the rest; steps stand in for epochs."""
     plan = the_plan()
 
@@ -189,7 +188,7 @@ def workspace(tmp_path, monkeypatch) -> SimpleNamespace:
     return calls
 
 
-def test_a_training_that_is_in_the_cache_is_timed_again_and_alone(workspace, tmp_path) -> None:
+def test_a_training_that_is_in_the_cache_is_timed_again_and_alone(workspace, tmp_path):
     results = tmp_path / "results"
 
     def measure(stage: str, *more: str) -> dict[str, float]:
@@ -213,7 +212,7 @@ def test_a_training_that_is_in_the_cache_is_timed_again_and_alone(workspace, tmp
     assert (seconds < 8.0, training) == (True, 8.0)  # the autoencoder's own training, done before `train` was timed
 
 
-def test_two_combinations_of_one_family_are_a_row_each(workspace, tmp_path) -> None:
+def test_two_combinations_of_one_family_are_a_row_each(workspace, tmp_path):
     combinations = {"unet": ["model=ddpm_mel"], "transformer": ["model=ddpm_mel", "net@ddpm_mel.train.network=dit"]}
     file = tmp_path / "two.yaml"
     params.write_yaml({"title": "Two", "overrides": [], "families": {}, "points": combinations | {"rave": ["model=rave"]}}, file)
@@ -232,7 +231,7 @@ def test_two_combinations_of_one_family_are_a_row_each(workspace, tmp_path) -> N
         trials.read_file(bakeoff.BakeOff, file)
 
 
-def test_the_speed_is_that_of_the_run_that_made_the_sounds(workspace, tmp_path) -> None:
+def test_the_speed_is_that_of_the_run_that_made_the_sounds(workspace, tmp_path):
     directory = tmp_path / "results" / "runs" / "tiny-0"
 
     def run(seed: int, **section: int) -> float:
@@ -250,7 +249,7 @@ def test_the_speed_is_that_of_the_run_that_made_the_sounds(workspace, tmp_path) 
     assert workspace.forced == ["generate@tiny"]
 
 
-def test_rows_are_compared_by_the_first_embedder_asked_for_that_no_stage_trained() -> None:
+def test_rows_are_compared_by_the_first_embedder_asked_for_that_no_stage_trained():
     def chosen(*asked: str, without: str = "") -> str:
         facts = {name: "its file is missing" if name == without else {"weights": "none"} for name in sorted(asked)}
         return bakeoff.chosen_embedder({"embedders": list(asked), "scores": {"embedders": facts}})
@@ -261,7 +260,7 @@ def test_rows_are_compared_by_the_first_embedder_asked_for_that_no_stage_trained
     assert chosen("tagger") == "tagger"
 
 
-def test_a_folder_is_looked_at_before_anything_is_trained(tmp_path) -> None:
+def test_a_folder_is_looked_at_before_anything_is_trained(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no sounds to score"):
         bakeoff._check(ROOT, {"mine": tmp_path / "empty"})
@@ -277,7 +276,7 @@ def test_a_folder_is_looked_at_before_anything_is_trained(tmp_path) -> None:
         bakeoff.named_folders([f"mine={tmp_path}", f"mine={tmp_path}"], tmp_path)
 
 
-def test_rows_over_other_clips_are_out_of_the_ranking() -> None:
+def test_rows_over_other_clips_are_out_of_the_ranking():
     rows = [Row(name, {"fad": MetricResult(Estimate(1.0))}) for name in ("ddpm_mel", "projected_gan")]
     variants = {"ddpm_mel": "default", "projected_gan": "one_bar"}
     variant, (first, second) = bakeoff._same_variant(rows, variants)
@@ -286,7 +285,7 @@ def test_rows_over_other_clips_are_out_of_the_ranking() -> None:
     assert bakeoff._same_variant(rows[1:], variants) == ("one_bar", rows[1:])
 
 
-def test_sounds_of_earlier_corpora_are_removed(tmp_path) -> None:
+def test_sounds_of_earlier_corpora_are_removed(tmp_path):
     for name in ("tiny-0", "tiny-1", "gone-0"):
         (tmp_path / name / "generated").mkdir(parents=True)
     bakeoff._remove_others(tmp_path, {"tiny-0"})
@@ -295,8 +294,8 @@ def test_sounds_of_earlier_corpora_are_removed(tmp_path) -> None:
 
 @pytest.mark.slow(minutes=3)
 def test_a_bake_off_is_killed_goes_on_to_the_same_steps_and_an_error_costs_its_row_only(
-    graph_copy: Path, tracked: None, tmp_path: Path, prefect_server: str
-) -> None:
+    graph_copy, tracked, tmp_path, prefect_server
+):
     project = graph_copy
     (project / "conf" / "bakeoff.yaml").write_text(
         'title: Three families\noverrides: ["{family}.generate.count=4", "{family}.generate.codec_count=2"]\nfamilies: {}\n'

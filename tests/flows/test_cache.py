@@ -12,6 +12,7 @@ from soundmill import ledger, params
 from soundmill.errors import UserError
 from tests.commands.running import refused, soundmill, works
 from tests.flows.tiny import dvc_command, git, make_tiny
+from tests.imports import ROOT
 
 
 def objects(project: Path) -> set[str]:
@@ -135,14 +136,13 @@ def test_nothing_is_removed_beside_work(tiny: Path) -> None:
         "with locks.only_one(Path.cwd(), 0, print): print('held', flush=True); sys.stdin.read()"
     )
     workspace = checkout.workspace(tiny, "mine", params.read_yaml(tiny / "params.yaml"))
-    root = Path(__file__).resolve().parents[2]
     command = [sys.executable, "-c", code]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     ledger.add(tiny, [{"recording_id": "a", "source": "a.wav"}])
-    with subprocess.Popen(command, cwd=workspace, env={"PYTHONPATH": str(root)}, **pipes) as other:
+    with subprocess.Popen(command, cwd=workspace, env={"PYTHONPATH": str(ROOT)}, **pipes) as other:
         assert other.stdout.readline() == b"held\n"
         for command_line in (("clean", "--yes"), ("forget", "--erase", "--wait-minutes", "0")):
             assert f"mine is in use by process {other.pid}" in refused(*command_line, cwd=tiny)
         other.stdin.close()
     with pytest.raises(UserError, match="not a checkout that uses"):
-        checkout.users(tiny, [root / "nowhere"])
+        checkout.users(tiny, [ROOT / "nowhere"])

@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,19 +12,17 @@ from soundmill import ledger, params, tracking
 from soundmill.errors import UserError
 from tests.checkouts import HARDEST_NAME, track
 from tests.flows.tiny import dvc_command, git, make_tiny
+from tests.tracking.reading import client
 
 
 def run_id_of(project: Path, name: str) -> str:
-    from mlflow import MlflowClient
-
     assert tracking.sync(project) == (0, "")
-    uri = tracking.store(project).uri
-    return next(run.info.run_id for run in MlflowClient(uri, uri).search_runs(["1"]) if run.info.run_name.startswith(name))
+    return next(run.info.run_id for run in client(project).search_runs(["1"]) if run.info.run_name.startswith(name))
 
 
 @pytest.mark.parametrize("tiny", [HARDEST_NAME], indirect=True)
 @pytest.mark.slow
-def test_a_plain_repro_can_be_brought_back(tiny: Path, tracked: None, tmp_path: Path, set_param: Callable[..., None]) -> None:
+def test_a_plain_repro_can_be_brought_back(tiny, tracked, tmp_path, set_param):
     set_param("first", number=7)
     (tiny / "first.py").write_text((tiny / "first.py").read_text() + "# an uncommitted change\n")
     (tiny / "notes.yaml").write_text("a: new file\n")
@@ -64,7 +61,7 @@ def test_a_plain_repro_can_be_brought_back(tiny: Path, tracked: None, tmp_path: 
 
 
 @pytest.mark.slow(minutes=1)
-def test_a_workspace_has_its_own_outputs_and_follows_the_code(tiny: Path, tracked: None, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_workspace_has_its_own_outputs_and_follows_the_code(tiny, tracked, capfd):
     (tiny / "first.py").write_text((tiny / "first.py").read_text() + "# an uncommitted change\n")
     document = params.read_yaml(tiny / "params.yaml")
     document["first"]["number"] = 5
@@ -95,7 +92,7 @@ def test_a_workspace_has_its_own_outputs_and_follows_the_code(tiny: Path, tracke
 
 
 @pytest.mark.slow
-def test_a_workspace_whose_making_failed_is_completed(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_workspace_whose_making_failed_is_completed(tiny, monkeypatch):
     """`git init` left half of its directory; later, the disk filled up after a file was copied that the project has no longer."""
     document = params.read_yaml(tiny / "params.yaml")
     (tiny / "workspaces/mine/.git").mkdir(parents=True)
@@ -154,10 +151,7 @@ class Recorded:
         self.victim.write_text("the person's own\n")
 
     def commit(self, sha: str) -> None:
-        from mlflow import MlflowClient
-
-        uri = tracking.store(self.project).uri
-        MlflowClient(uri, uri).set_tag(self.run_id, "git_sha", sha)
+        client(self.project).set_tag(self.run_id, "git_sha", sha)
 
     def record_commit(self) -> None:
         """All that lies in the project becomes the recorded commit, on no branch."""
@@ -200,7 +194,7 @@ def new_file(name: str, content: str, mode: str = "100644") -> str:
 
 @pytest.mark.parametrize("name", ["params.yaml", "dvc.lock", "data", ".dvc"])
 @pytest.mark.parametrize("by", ["diff", "commit"])
-def test_a_recorded_link_is_refused(recorded: Recorded, tmp_path: Path, name: str, by: str) -> None:
+def test_a_recorded_link_is_refused(recorded, tmp_path, name, by):
     recorded.write(dvc_lock="schema: '2.0'\nstages: {}\n")
     target = recorded.outside if name in ("data", ".dvc") else recorded.victim
     if by == "commit" and name == ".dvc":
@@ -248,7 +242,7 @@ def test_a_recorded_link_is_refused(recorded: Recorded, tmp_path: Path, name: st
         (new_file("dvc.lock/x", "x\n"), "'dvc.lock/x' is in the place of a restored file"),
     ],
 )
-def test_a_diff_that_leaves_the_checkout_is_refused(recorded: Recorded, tmp_path: Path, diff: str, says: str) -> None:
+def test_a_diff_that_leaves_the_checkout_is_refused(recorded, tmp_path, diff, says):
     recorded.write(uncommitted_diff=diff)
     assert says in recorded.refusal(tmp_path / "back")
 
@@ -274,7 +268,7 @@ LOCKED = "schema: '2.0'\nstages: {bad: {cmd: 'true', outs: [{path: %s, hash: md5
         ({"x.dvc": "deps: [{path: x, repo: {url: 'ext::sh'}}]\nouts: [{path: x}]"}, "x.dvc: imports from elsewhere"),
     ],
 )
-def test_outputs_that_leave_the_checkout_are_refused(recorded: Recorded, tmp_path: Path, files: dict[str, str], says: str) -> None:
+def test_outputs_that_leave_the_checkout_are_refused(recorded, tmp_path, files, says):
     where = {"outside": recorded.outside, "digest": recorded.digest}
     for name, content in files.items():
         content = content % where
@@ -290,7 +284,7 @@ def test_outputs_that_leave_the_checkout_are_refused(recorded: Recorded, tmp_pat
     assert says in recorded.refusal(tmp_path / "back")
 
 
-def test_recorded_settings_and_commands_have_no_power(recorded: Recorded, tmp_path: Path) -> None:
+def test_recorded_settings_and_commands_have_no_power(recorded, tmp_path):
     (recorded.project / ".dvc/config").write_text(
         f"[core]\n    site_cache_dir = {recorded.outside}/site\n[cache]\n    dir = {recorded.outside}/cache\n"
     )
@@ -306,20 +300,20 @@ def test_recorded_settings_and_commands_have_no_power(recorded: Recorded, tmp_pa
     assert (tmp_path / "back/.dvc/config").read_bytes() == (recorded.project / ".dvc/config").read_bytes()
 
 
-def test_a_broken_lock_that_was_recorded_is_named(recorded: Recorded, tmp_path: Path) -> None:
+def test_a_broken_lock_that_was_recorded_is_named(recorded, tmp_path):
     recorded.write(dvc_lock="schema: '2.0'\nstages: {bad: {cmd: x, outs: 5}}\n")
     missing = checkout.reproduce(recorded.project, recorded.run_id, tmp_path / "back")
     assert "dvc.lock: damaged when the run was recorded" in missing[-1]
     assert (tmp_path / "back/first.py").exists()
 
 
-def test_a_commit_that_is_none_is_refused(recorded: Recorded, tmp_path: Path) -> None:
+def test_a_commit_that_is_none_is_refused(recorded, tmp_path):
     for sha in ("--upload-pack=touch", "main", "0" * 40):
         recorded.commit(sha)
         assert "is not in" in recorded.refusal(tmp_path / "back")
 
 
-def test_outputs_are_those_that_dvc_resolves(tiny: Path) -> None:
+def test_outputs_are_those_that_dvc_resolves(tiny):
     assert sorted(dvc.outputs(tiny)) == [
         "data/first.txt",
         "data/generated/tiny",
@@ -332,12 +326,12 @@ def test_outputs_are_those_that_dvc_resolves(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", "-x", "a b"])
-def test_a_workspace_name_stays_inside(tiny: Path, name: str) -> None:
+def test_a_workspace_name_stays_inside(tiny, name):
     with pytest.raises(UserError, match="workspace name"):
         checkout.workspace(tiny, name, {})
 
 
-def test_what_lies_outside_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_lies_outside_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path / "none"))
     home, back = tmp_path / "home", tmp_path / "deep" / "back"
     home.mkdir()
@@ -373,7 +367,7 @@ def listing(tiny: Path) -> Path:
     return tiny
 
 
-def test_a_workspace_keeps_its_own_list_and_is_bound_by_the_projects(listing: Path) -> None:
+def test_a_workspace_keeps_its_own_list_and_is_bound_by_the_projects(listing):
     document = params.read_yaml(listing / "params.yaml")
     root = checkout.workspace(listing, "mine", document)
     assert forgotten_in(root) == []
@@ -386,7 +380,7 @@ def test_a_workspace_keeps_its_own_list_and_is_bound_by_the_projects(listing: Pa
     assert forgotten_in(listing) == ["cat"]
 
 
-def test_relative_paths_among_a_workspaces_parameters_are_of_the_project(tiny: Path) -> None:
+def test_relative_paths_among_a_workspaces_parameters_are_of_the_project(tiny):
     document = params.read_yaml(tiny / "params.yaml") | {"corpus": {"path": "../sounds", "format": "..."}}
     root = checkout.workspace(tiny, "mine", document)
     assert params.read_yaml(root / "params.yaml")["corpus"] == {"path": str(tiny.parent / "sounds"), "format": "..."}
@@ -411,7 +405,7 @@ def test_a_list_older_than_the_projects_is_refused_and_a_pipeline_updates_it(lis
 
 
 @pytest.mark.slow
-def test_a_state_from_before_does_not_undo_forgetting(listing: Path, tracked: None, tmp_path: Path) -> None:
+def test_a_state_from_before_does_not_undo_forgetting(listing, tracked, tmp_path):
     assert dvc_command(listing, "repro").returncode == 0
     run_id = run_id_of(listing, "dvc repro")
     assert checkout.reproduce(listing, run_id, tmp_path / "before") is not None

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,14 +15,14 @@ from soundmill.errors import UserError
 from tests.imports import ROOT
 
 
-def test_stages_come_after_all_they_need(tiny: Path) -> None:
+def test_stages_come_after_all_they_need(tiny):
     assert dvc.stages(tiny) == [
         dvc.Stage("first", frozenset()),
         dvc.Stage("evaluate@tiny", frozenset({"first"})),
     ]
 
 
-def test_the_order_does_not_depend_on_how_the_graph_lists_it() -> None:
+def test_the_order_does_not_depend_on_how_the_graph_lists_it():
     names = ["evaluate", "train", "mels", "clips"]
     above = {"evaluate": {"train", "clips"}, "train": {"mels"}, "mels": {"clips"}}
     ordered = dvc._sorted(names, above)
@@ -31,14 +30,14 @@ def test_the_order_does_not_depend_on_how_the_graph_lists_it() -> None:
     assert ordered[-1].needs == {"clips", "mels", "train"}
 
 
-def test_a_graph_that_dvc_refuses_is_told_in_its_words(tiny: Path) -> None:
+def test_a_graph_that_dvc_refuses_is_told_in_its_words(tiny):
     (tiny / "dvc.yaml").write_text("stages:\n  first:\n    cmd: [1\n")
     with pytest.raises(UserError, match=r"`dvc dag --dot` failed.*"):
         dvc.stages(tiny)
 
 
 @pytest.mark.slow
-def test_a_stage_runs_once_with_this_python_and_says_its_lines(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_runs_once_with_this_python_and_says_its_lines(tiny, monkeypatch):
     monkeypatch.setenv("PATH", "/usr/bin:/bin")  # the environment is not activated
     lines: list[str] = []
     assert set(dvc.changed(tiny)) == {"first", "evaluate@tiny"}
@@ -54,7 +53,7 @@ def test_a_stage_runs_once_with_this_python_and_says_its_lines(tiny: Path, monke
 
 
 @pytest.mark.slow
-def test_a_failing_stage_shows_its_own_last_lines(tiny: Path, set_param: Callable[..., None]) -> None:
+def test_a_failing_stage_shows_its_own_last_lines(tiny, set_param):
     set_param("first", fail=True)
     with pytest.raises(dvc.StageFailed) as caught:
         dvc.repro(tiny, "first", lambda line: None)
@@ -66,7 +65,7 @@ def test_a_failing_stage_shows_its_own_last_lines(tiny: Path, set_param: Callabl
 
 
 @pytest.mark.slow
-def test_a_killed_stage_may_pass_another_time(tiny: Path, set_param: Callable[..., None]) -> None:
+def test_a_killed_stage_may_pass_another_time(tiny, set_param):
     set_param("first", seconds=60.0)
 
     def kill(line: str) -> None:
@@ -87,7 +86,7 @@ def test_a_killed_stage_may_pass_another_time(tiny: Path, set_param: Callable[..
 
 
 @pytest.mark.slow
-def test_what_dvc_itself_refuses_is_told_in_its_words(tiny: Path) -> None:
+def test_what_dvc_itself_refuses_is_told_in_its_words(tiny):
     """A stage that never started: DVC lacks what it needs, and another `dvc` may hold what it needs."""
     with pytest.raises(dvc.StageFailed, match=r"data/first\.txt") as caught:
         dvc.repro(tiny, "evaluate@tiny", print)
@@ -99,7 +98,7 @@ def test_what_dvc_itself_refuses_is_told_in_its_words(tiny: Path) -> None:
     assert caught.value.transient
 
 
-def test_a_stage_s_parameters_are_those_that_dvc_yaml_names() -> None:
+def test_a_stage_s_parameters_are_those_that_dvc_yaml_names():
     document = params.read_yaml(ROOT / "params.yaml")
     assert dvc.section(ROOT, "train@ddpm_mel") == document["ddpm_mel"]["train"]
     assert dvc.section(ROOT, "tagger") == document["tagger"]
@@ -131,7 +130,7 @@ stages:
         (GOOD.replace("schema: '2.0'", "schema: '2"), "not readable"),
     ],
 )
-def test_a_cut_lock_file_is_noticed(tmp_path: Path, text: str, fault: str | None) -> None:
+def test_a_cut_lock_file_is_noticed(tmp_path, text, fault):
     path = tmp_path / "dvc.lock"
     path.write_text(text)
     found = dvc.fault_of_lock(path)
@@ -142,7 +141,7 @@ def test_a_cut_lock_file_is_noticed(tmp_path: Path, text: str, fault: str | None
     )
 
 
-def test_the_last_whole_lock_file_comes_back(tmp_path: Path) -> None:
+def test_the_last_whole_lock_file_comes_back(tmp_path):
     (tmp_path / ".dvc" / "tmp").mkdir(parents=True)
     lock = tmp_path / "dvc.lock"
     assert dvc.keep_lock_intact(tmp_path) is None  # none yet

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ from tests.flows.tiny import dvc_command
 
 
 @pytest.mark.slow
-def test_who_holds_the_lock_is_said_and_waited_for(tiny: Path, set_param: Callable[..., None]) -> None:
+def test_who_holds_the_lock_is_said_and_waited_for(tiny, set_param):
     set_param("first", seconds=60.0)
     environment = dvc.environment()
     typed = subprocess.Popen([dvc.executable(), "repro"], cwd=tiny, env=environment, stdout=subprocess.PIPE, text=True)
@@ -42,7 +41,7 @@ def test_who_holds_the_lock_is_said_and_waited_for(tiny: Path, set_param: Callab
     assert locks.holders(tiny) == []
 
 
-def test_a_number_taken_over_by_another_process_holds_nothing(tiny: Path) -> None:
+def test_a_number_taken_over_by_another_process_holds_nothing(tiny):
     lock = tiny / ".dvc" / "tmp" / "rwlock"
     lock.parent.mkdir(exist_ok=True)
     lock.write_text(json.dumps({"write": {"/x": {"pid": os.getpid(), "cmd": "dvc repro"}}}))
@@ -54,7 +53,7 @@ def test_a_number_taken_over_by_another_process_holds_nothing(tiny: Path) -> Non
     assert locks.holders(tiny) == []
 
 
-def test_a_process_that_ended_and_that_nobody_asks_after_holds_nothing(tiny: Path) -> None:
+def test_a_process_that_ended_and_that_nobody_asks_after_holds_nothing(tiny):
     """A `dvc` whose parent was killed stays in the list of processes in a container without an init."""
     ended = subprocess.Popen(["true"])
     os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # ended, and still listed
@@ -66,7 +65,7 @@ def test_a_process_that_ended_and_that_nobody_asks_after_holds_nothing(tiny: Pat
     ended.wait()
 
 
-def test_locks_that_a_killed_dvc_left_empty_are_moved_away(tiny: Path) -> None:
+def test_locks_that_a_killed_dvc_left_empty_are_moved_away(tiny):
     """Plain `dvc repro` refuses them; doctor gives the remedy; the flow applies it, unless a `dvc` runs."""
     lock = tiny / ".dvc" / "tmp" / "rwlock"
     lock.parent.mkdir(exist_ok=True)
@@ -92,7 +91,7 @@ def test_locks_that_a_killed_dvc_left_empty_are_moved_away(tiny: Path) -> None:
     assert [found.state for found in doctor.examine(tiny) if found.name == "changes"] == ["ok"]
 
 
-def test_parameters_are_not_changed_beside_a_pipeline(tiny: Path) -> None:
+def test_parameters_are_not_changed_beside_a_pipeline(tiny):
     before = (tiny / "params.yaml").read_bytes()
     with locks.only_one(tiny, 0, print), pytest.raises(UserError, match=f"in use by process {os.getpid()}"):
         trials.run_pipeline(tiny, {"first": {"number": 9}}, ["first"], "a point")

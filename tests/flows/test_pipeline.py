@@ -26,6 +26,7 @@ from tests.flows.prefect_server import ROOT, ask, environment, proxy
 from tests.flows.tiny import dvc_command, git
 from tests.mlflow_server import Server
 from tests.processes import assert_nothing_is_left, contents, end_process, marked, new_mark, ports, wait_for
+from tests.tracking.reading import client
 
 
 def pipeline(
@@ -45,11 +46,8 @@ def started(project: Path, variables: dict[str, str], *arguments: str, **options
 
 def runs(project: Path) -> list[Any]:
     """Newest first."""
-    from mlflow import MlflowClient
-
     assert tracking.sync(project)[0] == 0
-    uri = tracking.store(project).uri
-    return list(MlflowClient(uri, uri).search_runs(["1"]))
+    return list(client(project).search_runs(["1"]))
 
 
 @pytest.mark.parametrize("tiny", [HARDEST_NAME], indirect=True)

@@ -19,6 +19,7 @@ from tests.flows.prefect_server import ROOT, ask, environment
 from tests.flows.test_pipeline import runs
 from tests.flows.tiny import PARAMS, dvc_command, git
 from tests.processes import wait_for
+from tests.tracking.reading import files
 
 FILE = """
 title: Numbers
@@ -125,15 +126,11 @@ def test_a_sweep_takes_what_the_queue_did_is_killed_goes_on_and_names_the_point_
     }  # fmt: skip
     assert "(data:image/png;base64," in found["sweep-numbers-figure"]["data"]
 
-    from mlflow import MlflowClient
-
     recorded = runs(project)
     ours = next(run for run in recorded if run.info.run_name == "sweep/numbers")
     assert (ours.info.status, ours.data.tags["kind"]) == ("FAILED", "sweep")
     assert ours.data.metrics["five.fad_tagger"] == 5.1
-    uri = tracking.store(project).uri
-    names = {entry.path for folder in ("", "figures") for entry in MlflowClient(uri, uri).list_artifacts(ours.info.run_id, folder)}
-    assert {"table.md", "table.csv", "table.json", "figures/figure.png"} <= names
+    assert {"table.md", "table.csv", "table.json", "figures/figure.png"} <= set(files(project, ours.info.run_id))
     below = [run for run in recorded if run.data.tags.get("mlflow.parentRunId") == ours.info.run_id]
     assert [run.info.run_name for run in below] == [f"numbers: {point}, seed 1" for point in ("broken", "five", "two")]
     state = tracking.read_state(project, below[1].info.run_id)  # a point can be brought back, not only its sweep

@@ -27,11 +27,10 @@ from soundmill import params, tracking
 from soundmill.tracking import browser_app
 from tests.chromium import browser
 from tests.commands.running import soundmill
+from tests.imports import ROOT
 from tests.mlflow_server import free_port
 from tests.processes import still_open, wait_for
 from tests.tracking.reading import client
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def scores(fad: float) -> dict[str, object]:

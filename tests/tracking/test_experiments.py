@@ -3,7 +3,7 @@
 import pytest
 
 from soundmill import params, tracking
-from tests.commands.running import soundmill
+from tests.commands.running import refused, soundmill, works
 from tests.imports import ROOT
 
 
@@ -29,8 +29,7 @@ def record(home, overrides, scores, in_a_stage=False):
 
 def shown(home, name):
     """The lines about one experiment."""
-    done = soundmill("experiments", cwd=home)
-    assert done.returncode == 0, done.stderr
+    done = works("experiments", cwd=home)
     lines = done.stdout.splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith(f"{name}:"))
     return lines[start : next(number for number, line in enumerate(lines[start + 1 :], start + 1) if not line.startswith(" "))]
@@ -78,6 +77,4 @@ def test_a_wrong_key_of_an_experiment_is_named(project):
     folder = project / "conf" / "experiment"
     folder.mkdir(parents=True)
     (folder / "mine.yaml").write_text("experiment: {name: mine, titel: Mine, corpus: mine, minutes: 1}\n")
-    done = soundmill("experiments", cwd=project)
-    assert done.returncode == 1
-    assert "mine.yaml: experiment.titel: unknown key; did you mean 'title'?" in done.stderr
+    assert "mine.yaml: experiment.titel: unknown key; did you mean 'title'?" in refused("experiments", cwd=project)

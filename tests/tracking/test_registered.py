@@ -19,7 +19,7 @@ from soundmill.errors import UserError
 from soundmill.forgetting import leftovers
 from soundmill.publishing import model as publishing
 from soundmill.tracking import history, stores
-from tests.commands.running import soundmill
+from tests.commands.running import soundmill, works
 from tests.listening.test_answers import answered, make_key, write
 from tests.tracking.reading import client, files, runs, text
 
@@ -82,8 +82,7 @@ def test_a_registered_model_is_found_when_data_is_gone(home: Path, bring: Callab
 
 
 def first_line(home: Path, *arguments: str) -> str:
-    done = soundmill(*arguments, "--project", str(home), cwd=home)
-    assert done.returncode == 0, done.stderr
+    done = works(*arguments, "--project", str(home), cwd=home)
     return done.stdout.partition("\n")[0]
 
 
@@ -171,9 +170,6 @@ def test_a_card_has_the_ratings_of_the_same_weights(home: Path, bring: Callable[
     assert publishing._listening(home, checkpoint) is None
 
 
-Bring = Callable[[Path], None]
-
-
 @pytest.mark.parametrize("how", [shutil.move, shutil.copytree])
 def test_files_of_runs_are_found_after_the_project_moved_or_was_copied(home, bring, tmp_path, monkeypatch, how):
     register(home, bring)
@@ -206,7 +202,7 @@ def test_a_database_alone_that_was_copied_leaves_the_files_where_they_are(home, 
     assert tracking.read_state(copy, runs(home)["train/tiny"].info.run_id).files
 
 
-def test_a_deleted_experiment_is_restored_in_one_line(home: Path, bring: Bring, capfd: pytest.CaptureFixture) -> None:
+def test_a_deleted_experiment_is_restored_in_one_line(home: Path, bring, capfd: pytest.CaptureFixture) -> None:
     with tracking.stage_run(home, "before", {}):
         pass
     bring(home)
@@ -223,7 +219,7 @@ def test_a_deleted_experiment_is_restored_in_one_line(home: Path, bring: Bring, 
     assert "before" in {run.name for run in history.last_scores(home).values()} | set(runs(home))
 
 
-def test_a_database_of_a_newer_mlflow_is_named(home: Path, bring: Bring) -> None:
+def test_a_database_of_a_newer_mlflow_is_named(home: Path, bring) -> None:
     with tracking.stage_run(home, "before", {}):
         pass
     bring(home)
@@ -262,8 +258,7 @@ def test_a_listening_test_stands_beside_the_scores(home: Path, bring: Callable[[
     write(home / "listening-test" / "key.json", key.model_dump(mode="json"))
     for rater in (1, 2):
         write(home / f"{rater}.json", answered(key, rater, lambda question, systems, *_: LIKED[systems[0]]))
-    done = soundmill("listening-test", "score", "1.json", "2.json", cwd=home)
-    assert done.returncode == 0, done.stderr
+    done = works("listening-test", "score", "1.json", "2.json", cwd=home)
     assert "recorded in MLflow: listening test 0123456789ab" in done.stdout
     bring(home)
     found = runs(home)
@@ -283,7 +278,6 @@ def test_with_tracking_off_nothing_is_said_of_it(home: Path, monkeypatch) -> Non
     key = make_key(["tiny"], 3)
     write(home / "key.json", key.model_dump(mode="json"))
     write(home / "1.json", answered(key, 1, lambda question, systems, *_: LIKED[systems[0]]))
-    done = soundmill("listening-test", "score", "1.json", "--key", "key.json", cwd=home)
-    assert done.returncode == 0, done.stderr
+    done = works("listening-test", "score", "1.json", "--key", "key.json", cwd=home)
     assert "MLflow" not in done.stdout
     assert "One rater passed" in done.stdout

@@ -20,10 +20,10 @@ from soundmill.errors import UserError
 from soundmill.params import StageParams
 from soundmill.tracking import history, journal
 from soundmill.tracking import runs as recording
+from tests.flows.tiny import git
 from tests.lost_bits import room_in_files
 from tests.mlflow_server import free_port
 from tests.processes import wait_for
-from tests.test_provenance import git
 from tests.tracking.reading import client, files, runs
 
 Bring = Callable[[Path], None]
@@ -242,9 +242,6 @@ def test_status_tells_where_runs_go(home: Path, monkeypatch: pytest.MonkeyPatch)
     works, words = tracking.status(home)
     assert not works
     assert "unreachable" in words
-
-
-Bring = Callable[[Path], None]
 
 
 class Params(StageParams):

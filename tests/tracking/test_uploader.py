@@ -18,11 +18,11 @@ import pytest
 
 from soundmill import hashing, tracking
 from soundmill.tracking import journal
+from tests.imports import ROOT
 from tests.mlflow_server import Server
 from tests.processes import marked, new_mark, wait_for
 from tests.tracking.reading import client, files, runs, text
 
-ROOT = Path(__file__).resolve().parents[2]
 Bring = Callable[[Path], None]
 STEPS = 400
 
