@@ -87,6 +87,9 @@ def _compose(conf: Path, overrides: list[str]) -> dict[str, Any]:
             groups = {path.name: None for path in conf.iterdir() if path.is_dir()}
             section(groups | compose(conf, choices), unknown[1], str(conf))  # raises with a suggestion
         raise UserError(f"{conf}: {error}") from None
+    chosen = [choice for group, _, choice in (override.partition("=") for override in overrides) if group == "experiment"]
+    if "experiment" in document and chosen:
+        document["experiment"] = {"name": re.findall(r"\w+", chosen[-1])[-1], **document["experiment"]}
     check_urls(document, "params")
     return document
 

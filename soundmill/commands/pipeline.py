@@ -64,7 +64,7 @@ class Experiment(parameters.StageParams):
     name: str = Field(description="name of the file, without .yaml")
     title: str
     corpus: str = Field(description="name of the recordings, for display")
-    minutes: float = Field(gt=0, description="minutes of training on two CPU cores, as last measured")
+    minutes: float | None = Field(gt=0, description="minutes of training on two CPU cores, as last measured; null: for a GPU")
 
 
 @app.command()
@@ -459,7 +459,8 @@ def list_experiments(project: Project = None) -> None:
     console = terminal.console(highlight=False)
     for name, experiment in named.items():
         console.print(f"[bold]{name}[/bold]: {experiment.title}", soft_wrap=True)
-        console.print(f"  {experiment.corpus}, {experiment.minutes:g} minutes of training", style="dim")
+        time = f"{experiment.minutes:g} minutes of training" if experiment.minutes else "for a GPU"
+        console.print(f"  {experiment.corpus}, {time}", style="dim")
         if name in scores:
             console.print(f"  {scores[name]}", soft_wrap=True, markup=False)
     if why:
@@ -471,7 +472,7 @@ def read_experiments(conf: Path) -> dict[str, Experiment]:
     """The experiments in `conf` by name; UserError names the file and key of a mistake."""
     found = {}
     for path in sorted((conf / "experiment").glob("*.yaml")):
-        values = parameters.section(parameters.read_yaml(path), "experiment", str(path))
+        values = {"name": path.stem, **parameters.section(parameters.read_yaml(path), "experiment", str(path))}
         found[path.stem] = parameters.parse(Experiment, values, f"{path}: experiment")
     return found
 
