@@ -77,3 +77,12 @@ def draw(chrome: webdriver.Chrome, page: Path, screenshot: Path) -> Drawn:
     assert page.resolve().as_uri() in addresses
     assert not [address for address in addresses if not address.startswith(inside)]
     return Drawn(**chrome.execute_script(DRAWN))
+
+
+def be_a_phone(chrome: webdriver.Chrome) -> None:
+    size = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
+    chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+
+def complaints(chrome: webdriver.Chrome) -> list[dict]:
+    return [entry for entry in chrome.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]

@@ -1,4 +1,4 @@
-"""Damage as a disk does it."""
+"""Damage as a disk does it, and files that run code when they are read."""
 
 import os
 import resource
@@ -29,3 +29,10 @@ def room_in_files(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+class Code:
+    """What a pickle of it does when it is read."""
+
+    def __reduce__(self):
+        return print, ("it ran",)

@@ -80,3 +80,9 @@ def wave_of(number: int) -> np.ndarray:
 
 def json_lines(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def edit(path: Path, **changes: Any) -> None:
+    """Change keys of a JSON file; None removes one."""
+    kept = {key: value for key, value in json.loads(path.read_text()).items() if key not in changes}
+    path.write_text(json.dumps(kept | {key: value for key, value in changes.items() if value is not None}))

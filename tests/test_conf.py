@@ -88,8 +88,12 @@ def test_families_that_keep_griffin_lim_beside_a_vocoder_are_told(choices, keepi
 
 @pytest.mark.parametrize("model", sorted(registry.FAMILIES))
 @pytest.mark.parametrize("scale", ["laptop", "gpu", "paper"])
-def test_every_family_stands_alone_at_every_scale(model, scale):
-    registry.check(params.compose(ROOT / "conf", [f"model={model}", f"scale={scale}"]))
+def test_every_family_stands_alone_at_every_scale_and_may_stop_early(model, scale):
+    document = params.compose(ROOT / "conf", [f"model={model}", f"scale={scale}"])
+    registry.check(document)
+    assert document[model]["train"]["patience"] is None
+    document[model]["train"] |= {"patience": 3, "validate_every_steps": 5}
+    registry.check(document)
 
 
 @pytest.mark.parametrize("scale", ["laptop", "gpu", "paper"])

@@ -26,7 +26,7 @@ from tests import graph
 from tests.checkouts import dvc
 from tests.commands.running import refused, soundmill, works
 from tests.imports import ROOT
-from tests.prepared import PLAN, execution
+from tests.prepared import PLAN
 from tests.stages.handling import BOUNDS, call, external, settle
 from tests.stages.test_loops import LOOPS, beats
 
@@ -322,7 +322,7 @@ def looped(tmp_path, monkeypatch) -> Path:
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     ledger.write([], tmp_path / ledger.FILE)
     document = params.compose(ROOT / "conf", ["corpus=folder", f"corpus.path={tmp_path / 'mine'}", "loops=one_bar"])
-    settle(tmp_path, **{**document, "execution": execution()})
+    settle(tmp_path, **document)
     monkeypatch.chdir(tmp_path)
     make_loops()
     return tmp_path

@@ -180,6 +180,8 @@ def test_what_does_not_fit_is_refused(published: Path, choices: str, said: list[
 
 
 CHANGED = [  # choices, a key of what they compose to and another value, and what is said
+    ("model=ddpm_mel scale=paper", "ddpm_mel.train.picture.level=absolute", "level: clip"),
+    ("model=ddpm_mel scale=paper", "ddpm_mel.train.sampling.num_steps=1000", "999 timesteps trained on"),
     (ISTFT, "vocoder.sampling=null", "'magnitude' needs sampling"),
     (VOCOS_24KHZ, "vocoder.network.head=magnitude", "'magnitude' is trained with no discriminators, and none is loaded"),
     (VOCOS_24KHZ, "vocoder.sampling={iterations: 4, momentum: 0.9, grain: 0.0}", "'wave' has no sampling"),

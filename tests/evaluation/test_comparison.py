@@ -1,13 +1,18 @@
-"""Which of two models is better: the test holds its size, finds a difference, and pairs by id."""
+"""Which of two models is better: the test holds its size, finds a difference, and pairs by id; of several: permutations, the
+correction of p, and the reference."""
+
+import shutil
 
 import numpy as np
 import pytest
 
+from soundmill.audio import flac
 from soundmill.errors import UserError
-from soundmill.evaluation import comparison
+from soundmill.evaluation import comparison, evaluator, pairwise, protocols
 from soundmill.evaluation.comparison import compare
 from soundmill.metrics import frechet, scores
 from soundmill.metrics.scores import EmbeddingSet
+from tests.prepared import sound, write_sounds
 
 
 def models(seed: int, effect: float = 0.0, clips: int = 40, size: int = 4) -> tuple[EmbeddingSet, EmbeddingSet, EmbeddingSet]:
@@ -114,9 +119,8 @@ def test_every_metric_can_be_compared_whatever_the_order(metric):
     ticks: list[int] = []
     result = compare(metric, a, b, reference, seed=0, replicates=30, progress=ticks.append)
     assert sum(ticks) == 31
-    backwards = [
-        EmbeddingSet(side.ids[::-1], lambda side=side: reversed(list(side.frames())), side.logits) for side in (a, b, reference)
-    ]
+    sides = (a, b, reference)
+    backwards = [EmbeddingSet(side.ids[::-1], lambda side=side: reversed(list(side.frames())), side.logits) for side in sides]
     again = compare(metric, *backwards, seed=0, replicates=30)
     for key in ("a", "b", "difference", "low", "high", "p"):
         assert again[key] == pytest.approx(result[key], rel=1e-6, abs=1e-9)
@@ -178,3 +182,95 @@ def test_an_exchange_that_leaves_a_set_without_embeddings_is_one_of_a_point():
     a, b = EmbeddingSet.of({"c0": some, "c1": none, "c2": none}), EmbeddingSet.of({"c0": none, "c1": some, "c2": some})
     reference = EmbeddingSet.of({f"c{number}": random.standard_normal((4, 4)) for number in range(3)})
     assert 0 < compare("fad", a, b, reference, seed=0, replicates=99)["p"] <= 1
+
+
+RATE = 16_000
+MODEL_METRICS = {"reference": "test", "seed": 0, "replicates": 20}
+
+
+def real(number: int) -> np.ndarray:
+    time = np.arange(RATE) / RATE
+    return (0.4 * np.sin(2 * np.pi * (200 + 70 * number) * time) * np.exp(-4 * (time % 0.25))).astype(np.float32)
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """A variant with so many test clips, and one of training."""
+
+    def make(count: int):
+        ids = [f"clip{number:02d}" for number in range(count)]
+        rows = [sound(clip_id, real(number), split="test", digest=clip_id) for number, clip_id in enumerate(ids)]
+        rows.append(sound("trained", real(count)))
+        tables = write_sounds(rows, tmp_path / "clips", tmp_path / "catalog.parquet")
+        return tables.clips, tables.catalog, ids
+
+    return make
+
+
+def write_noisy(directory, ids, noise: float):
+    """The clips' own sounds in noise."""
+    random = np.random.default_rng(1)
+    for number, clip_id in enumerate(ids):
+        flac.write_wav(directory / f"{clip_id}.wav", real(number) + noise * random.standard_normal(RATE).astype(np.float32), RATE)
+    return directory
+
+
+@pytest.fixture
+def compare_models(tmp_path, shared, monkeypatch, in_this_process):
+    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(shared / "models"))
+    where = {"model_metrics": MODEL_METRICS, "embedder": "yamnet", "tagger": tmp_path / "no tagger", "cache": tmp_path / "cache"}
+    return lambda models, clips, catalog, others=(): pairwise.compare(models, dict(others), clips, catalog, **where)
+
+
+@pytest.mark.slow
+def test_of_seven_models_a_clear_difference_can_be_told(corpus, compare_models, tmp_path):
+    """Of 42 tests p is multiplied by up to 42: 500 permutations would leave nothing under 0.05."""
+    clips, catalog, ids = corpus(16)
+    models = {f"model{level}": write_noisy(tmp_path / f"model{level}", ids, 10 ** (level / 2 - 3.5)) for level in range(7)}
+    found = compare_models(models, clips, catalog)
+    assert len(found.differences) == 42
+    sure = {(one["a"], one["b"]) for one in found.differences if one["better"] == "model0" and one["p"] < 0.05}
+    assert sure >= {("model0", f"model{level}") for level in (4, 5, 6)}
+
+
+def test_p_is_corrected_for_the_number_of_tests_that_rank() -> None:
+    """Holm (1979): 0.01 · 3, 0.02 · 2, and 0.04 · 1 which may not fall below those before it."""
+    away = {"low": 0.1, "high": 0.3}
+    found = [{"p": p, "better": better, **away} for p, better in ((0.02, "a"), (0.01, "b"), (0.04, "a"), (0.001, "unranked"))]
+    assert [one["p"] for one in pairwise.correct(found)] == pytest.approx([0.04, 0.03, 0.04, 0.001])
+    assert [one["better"] for one in found] == ["a", "b", "a", "unranked"]
+    assert {one["better"] for one in pairwise.correct([{"p": 0.02, "better": "a", **away} for _ in range(3)])} == {"neither"}
+    assert pairwise.correct([{"p": 0.001, "better": "a", "low": -0.1, "high": 0.3}])[0]["better"] == "neither"
+
+
+def test_models_folders_and_differences_have_the_reference_of_the_models_own_scores(corpus, compare_models, tmp_path):
+    """Sets are measured against all test clips, whatever was asked for; a folder with a model's sounds has its scores."""
+    clips, catalog, ids = corpus(9)
+    asked = ids[:5]
+    models = {name: write_noisy(tmp_path / name, asked, noise) for name, noise in (("near", 0.003), ("far", 0.3))}
+    everything = tmp_path / "real"
+    for number, clip_id in enumerate(ids):
+        flac.write_wav(everything / f"{clip_id}.wav", real(number), RATE)
+    shutil.copytree(models["near"], tmp_path / "mine")
+    found = compare_models(models, clips, catalog, {"mine": tmp_path / "mine"})
+    protocol = protocols.load("project").with_embedders(["yamnet"]).model_copy(update={"replicates": 20})
+    setup = evaluator.Setup(protocol, tmp_path / "cache", 1)
+    of = {name: evaluator.evaluate(setup, folder, everything, unpaired=True).metrics for name, folder in models.items()}
+    differences = {one["metric"]: one for one in found.differences}
+    assert set(differences) == {"mmd", "kl"}
+    assert differences["mmd"]["value"] == pytest.approx(of["near"]["mmd_yamnet"] - of["far"]["mmd_yamnet"], rel=1e-4)
+    assert found.others["mine"]["mmd_yamnet"] == of["near"]["mmd_yamnet"]
+    assert found.others["mine"]["files"]["reference"] == of["near"]["files"]["reference"]
+
+
+def test_most_models_are_paired_and_a_bad_folder_costs_itself_alone(corpus, compare_models, tmp_path):
+    clips, catalog, ids = corpus(6)
+    models = {"alone": write_noisy(tmp_path / "alone", ids[:2], 0.1)}
+    models |= {name: write_noisy(tmp_path / name, ids[2:], noise) for name, noise in (("one", 0.01), ("two", 0.1))}
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.wav").write_bytes(b"RIFF and nothing more")
+    found = compare_models(models, clips, catalog, {"bad": tmp_path / "bad", "good": models["one"]})
+    assert found.unpaired == ["alone"]
+    assert {(one["a"], one["b"]) for one in found.differences} == {("one", "two")}
+    assert set(found.failed) == {"bad"}
+    assert set(found.others) == {"good"}

@@ -1,7 +1,10 @@
-"""Embedding many sounds: where their waves come from, what is kept and what is named when it cannot be scored."""
+"""Embedding many sounds: where their waves come from, what is named when it cannot be scored; and the cache: what is put in comes
+back, whoever else reads and writes."""
 
 import os
+import random
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,8 +15,9 @@ from soundmill import hashing, manifest, shards
 from soundmill.audio.flac import decode_mono, encode_flac, write_wav
 from soundmill.audio.resample import resample
 from soundmill.errors import UserError
-from soundmill.evaluation import features, spoilings
+from soundmill.evaluation import cache, features, spoilings
 from soundmill.evaluation.cache import Facts, WaveFacts, shares, wave_facts
+from tests.lost_bits import lose_a_bit
 from tests.prepared import sound as clip
 from tests.prepared import write_rows
 
@@ -176,11 +180,9 @@ def test_clips_and_files_are_heard_at_the_embedders_rate(config, shard, tmp_path
     result = embedded(config, [*clips, sound(tmp_path / "stereo.flac")], tmp_path / "cache")
     assert {name: part.shape for name, part in result.frames.items()} == dict.fromkeys(("clip0", "clip2", "stereo"), (1, 1024))
     assert result.logits["clip2"].shape == (521,)
-    intermediate_rate = embedded(features.EmbedderConfig("yamnet", intermediate_rate=8_000), clips, tmp_path / "cache").frames[
-        "clip0"
-    ]
-    assert intermediate_rate.shape == (1, 1024)
-    assert not np.array_equal(intermediate_rate, result.frames["clip0"])
+    by_8_khz = embedded(features.EmbedderConfig("yamnet", intermediate_rate=8_000), clips, tmp_path / "cache")
+    assert by_8_khz.frames["clip0"].shape == (1, 1024)
+    assert not np.array_equal(by_8_khz.frames["clip0"], result.frames["clip0"])
     view = features.view(config, clips, tmp_path / "cache")
     np.testing.assert_allclose(view.means()["clip2"], result.frames["clip2"].mean(axis=0), rtol=1e-6)
     with pytest.raises(UserError, match="clip clip9 missing, but listed in"):
@@ -205,12 +207,8 @@ def test_cached_embeddings_are_not_computed_again(config, tmp_path, monkeypatch)
     with pytest.raises(UserError, match="as weights are missing:\n  yamnet: yamnet"):
         features.embed_all([config], [sound(tmp_path / "0.wav")], tmp_path / "cache", 1)
     # So is another front end, or other weights.
-    for other in (
-        features.EmbedderConfig("yamnet", intermediate_rate=16_000),
-        features.EmbedderConfig("yamnet", options=(("hop", 1),)),
-        features.EmbedderConfig("yamnet", level="peak"),
-    ):
-        assert other.directory(tmp_path) != config.directory(tmp_path)
+    for other in ({"intermediate_rate": 16_000}, {"options": (("hop", 1),)}, {"level": "peak"}):
+        assert features.EmbedderConfig("yamnet", **other).directory(tmp_path) != config.directory(tmp_path)
 
 
 @pytest.mark.parametrize("heard_through", ["decode.py", "resample.py"])
@@ -251,21 +249,108 @@ def test_a_cache_that_is_emptied_meanwhile_is_named(config, tmp_path):
 
 
 def test_facts_of_a_wave():
-    tone = (0.5 * np.sin(np.arange(16000) / 10)).astype(np.float32)
-    assert wave_facts(tone).num_samples == 16000
-    assert not wave_facts(tone).silent
-    assert not wave_facts(tone).clipped
-    assert wave_facts(np.zeros(100, np.float32)).silent
-    assert wave_facts(tone * 0.001).silent
-    assert wave_facts(np.clip(tone * 10, -1, 1)).clipped
-    peak = tone.copy()
-    peak[5] = 1.0
-    assert not wave_facts(peak).clipped  # one sample at full scale is a peak
+    wave = tone(250)
+    peak = wave.copy()
+    peak[5] = 1.0  # one sample at full scale is no clipping
+    assert wave_facts(wave).num_samples == 16000
+    waves = {
+        "plain": wave,
+        "peak": peak,
+        "faint": wave * 0.001,
+        "nothing": np.zeros(100, np.float32),
+        "cut": np.clip(wave * 10, -1, 1),
+    }
+    assert {name for name, one in waves.items() if wave_facts(one).silent} == {"faint", "nothing"}
+    assert {name for name, one in waves.items() if wave_facts(one).clipped} == {"cut"}
 
 
 def test_shares_count_every_copy_but_the_first():
-    tone = np.sin(np.arange(1000)).astype(np.float32) * 0.5
-    sounds = [wave_facts(wave) for wave in (tone, tone, tone, np.zeros(1000, np.float32))]
+    wave = tone(500, 1000)
+    sounds = [wave_facts(one) for one in (wave, wave, wave, np.zeros(1000, np.float32))]
     assert shares(sounds) == {"silent": 0.25, "clipped": 0.0, "duplicate": 0.5}
-    assert wave_facts(tone).digest == wave_facts(decode_mono(encode_flac(tone, 16000))).digest  # equal as 16-bit sound
+    assert wave_facts(wave).digest == wave_facts(decode_mono(encode_flac(wave, 16000))).digest  # equal as 16-bit sound
     assert shares([]) == {"silent": 0.0, "clipped": 0.0, "duplicate": 0.0}
+
+
+def embedding(key: str, patches: int) -> cache.Embedding:
+    frames = np.full((patches, 3), int(key), np.float32)
+    return cache.Embedding(key, WaveFacts(100 * patches, False, True, f"d{key}"), 8_000, frames, np.arange(2, dtype=np.float32))
+
+
+def test_embeddings_come_back(tmp_path):
+    cache.add(tmp_path, [embedding(str(index), index % 4) for index in range(40)])  # of several row groups
+    cache.add(tmp_path, [embedding(str(index), 1) for index in (40, 41)])
+    result = cache.Embedded(tmp_path, {"3", "37", "41", "99"})
+    assert set(result.facts) == {"3", "37", "41"}
+    np.testing.assert_array_equal(result.frames("37"), np.full((1, 3), 37))
+    np.testing.assert_array_equal(result.frames("3"), np.full((3, 3), 3))
+    np.testing.assert_array_equal(result.logits("41"), [0, 1])
+    assert result.facts["3"] == cache.Facts(WaveFacts(300, False, True, "d3"), 8_000, 3)
+    assert result.facts["3"].seconds == 300 / 8000
+    assert cache.Embedded(tmp_path, {"0"}).frames("0").shape == (0, 0)  # too short for a patch
+    assert not cache.Embedded(tmp_path / "none", {"0"}).facts
+
+
+def test_two_writers_of_one_file_and_a_reader_disturb_nobody(tmp_path):
+    rows = [embedding(str(index), 2) for index in range(20)]
+    keys = {row.key for row in rows}
+
+    def write_and_read(number: int) -> bool:
+        cache.add(tmp_path, rows)
+        result = cache.Embedded(tmp_path, keys)
+        return all((result.frames(row.key) == row.frames).all() for row in rows)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(write_and_read, range(24)))
+    assert [path.stem for path in tmp_path.iterdir()] == [hashing.file_digest(path) for path in tmp_path.iterdir()]
+    assert len(list(tmp_path.iterdir())) == 1  # the same rows have the same bytes
+
+
+def test_what_killed_runs_left_is_removed_when_nobody_adds(tmp_path):
+    (tmp_path / ".adding-killed").mkdir()
+    (tmp_path / ".adding-killed" / "a.parquet").write_bytes(b"half")
+
+    def while_it_is_added():
+        yield embedding("1", 1)
+        cache.remove_unfinished(tmp_path)
+        assert len(list(tmp_path.glob(".adding-*"))) == 2
+        yield embedding("2", 1)
+
+    cache.add(tmp_path, while_it_is_added())
+    cache.remove_unfinished(tmp_path)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".parquet"]
+    assert set(cache.Embedded(tmp_path, {"1", "2"}).facts) == {"1", "2"}
+
+
+def test_a_failed_addition_leaves_nothing_and_a_torn_file_is_dropped(tmp_path):
+    def rows():
+        yield embedding("1", 1)
+        raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        cache.add(tmp_path, rows())
+    cache.add(tmp_path, [])
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "c.parquet").write_bytes(b"PAR1 torn")
+    cache.add(tmp_path, [embedding("1", 1)])
+    assert cache.drop_damaged(tmp_path, 1) == ["c.parquet"]
+    assert "1" in cache.Embedded(tmp_path, {"1"})
+
+
+def test_a_file_with_any_lost_bit_is_dropped_and_the_others_stay(tmp_path):
+    rows = [embedding(str(index), index % 4) for index in range(40)]
+    cache.add(tmp_path, rows[:20])
+    cache.add(tmp_path, rows[20:])
+    files = sorted(tmp_path.iterdir())
+    whole = {path: path.read_bytes() for path in files}
+    size = len(whole[files[0]])
+    metadata = size - int.from_bytes(whole[files[0]][-8:-4], "little") - 8
+    rng = random.Random(3)
+    places = [0, *(rng.uniform(4, metadata) for _ in range(60)), *(rng.uniform(metadata, size) for _ in range(60))]
+    for place in places:  # magic number, pages, and metadata with footer
+        lose_a_bit(files[0], place / size)
+        assert cache.drop_damaged(tmp_path, 2) == [files[0].name]
+        assert cache.drop_damaged(tmp_path, 2) == []
+        assert files[1].read_bytes() == whole[files[1]]
+        files[0].write_bytes(whole[files[0]])
+    assert set(cache.Embedded(tmp_path, {row.key for row in rows}).facts) == {row.key for row in rows}

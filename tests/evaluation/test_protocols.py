@@ -17,6 +17,8 @@ def test_every_protocol_can_be_read(name):
     assert result.label.endswith(f"-{result.version}")
     assert result.parity
     assert len({score.key for score in result.scores}) == len(result.scores)
+    fad, limit = ({score.embedder for score in result.scores if score.metric == metric} for metric in ("fad", "fad_inf"))
+    assert fad == limit  # FAD stands beside its limit
 
 
 def test_the_command_and_the_stage_score_by_the_same_metrics():
@@ -26,24 +28,11 @@ def test_the_command_and_the_stage_score_by_the_same_metrics():
     assert project.with_embedders(list(project.embedders)) == project  # as the stage chooses them
 
 
-def test_fad_stands_beside_its_limit_in_every_protocol():
-    for name in protocols.NAMES:
-        metrics = {(score.metric, score.embedder) for score in protocols.load(name).scores}
-        assert {embedder for metric, embedder in metrics if metric == "fad"} == {
-            embedder for metric, embedder in metrics if metric == "fad_inf"
-        }
-
-
 def changed(tmp_path: Path, **changes: object) -> str:
     document = params.read_yaml(protocols.DIRECTORY / "google-fad.yaml") | {"name": "mine"} | changes
     path = tmp_path / "mine.yaml"
     params.write_yaml({key: value for key, value in document.items() if value != "gone"}, path)
     return str(path)
-
-
-def test_an_own_file_is_a_protocol_too(tmp_path):
-    result = protocols.load(changed(tmp_path, seed=7))
-    assert (result.name, result.seed) == ("mine", 7)
 
 
 @pytest.mark.parametrize(
@@ -73,9 +62,13 @@ def test_a_mistake_is_named_by_file_and_key(tmp_path, changes, named):
         protocols.load(changed(tmp_path, **changes))
 
 
-def test_an_unknown_name_is_told_with_the_nearest():
+def test_an_own_file_is_a_protocol_too_and_what_is_none_is_named(tmp_path):
+    result = protocols.load(changed(tmp_path, seed=7))
+    assert (result.name, result.seed) == ("mine", 7)
     with pytest.raises(UserError, match="unknown protocol 'fadtk-vgish'; did you mean 'fadtk-vggish'"):
         protocols.load("fadtk-vgish")
+    with pytest.raises(UserError, match=r"absent\.yaml: no such file; give a protocol's"):
+        protocols.load(str(tmp_path / "absent.yaml"))
 
 
 def test_other_embedders_score_by_the_metrics_they_support():
@@ -99,8 +92,3 @@ def test_ratings_are_all_that_a_predictor_of_ratings_gives():
 def test_all_metrics_can_be_asked_for():
     requested = {score.metric for score in protocols.load("project").with_embedders([*embedders.NAMES]).scores}
     assert requested == set(scores.METRICS) - {"fd", "reverse_kl", "exact_kl", "kad"}  # variants, for other tools' protocols
-
-
-def test_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"absent\.yaml: no such file; give a protocol's"):
-        protocols.load(str(tmp_path / "absent.yaml"))

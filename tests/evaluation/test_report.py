@@ -115,21 +115,8 @@ def test_an_interrupted_report_leaves_the_earlier_one_whole(tmp_path, monkeypatc
 def test_page_holds_scores_sounds_warnings_and_provenance(tmp_path):
     directory = write(tmp_path / "report")
     page = (directory / "index.html").read_text(encoding="utf-8")
-    for text in (
-        "ddpm_mel",
-        "18.2",
-        "16 … 20.5",
-        "63.7",
-        "45.0%",
-        "25% clipped",
-        "mind &lt;this&gt;",
-        "abc",
-        "d2",
-        "dog_2",
-        "next to &lt;real&gt;",
-        "1.23",
-        "(no folder)",
-    ):
+    shown = ("ddpm_mel", "18.2", "16 … 20.5", "63.7", "45.0%", "25% clipped", "abc", "d2", "dog_2", "1.23", "(no folder)")
+    for text in (*shown, "mind &lt;this&gt;", "next to &lt;real&gt;", "yamnet hears rain ✗"):
         assert text in page
     assert "<b>dog</b>" not in page
     assert not re.search(r'(src|href)="(?!data:|#)', page)  # nothing outside the page is needed
@@ -137,7 +124,6 @@ def test_page_holds_scores_sounds_warnings_and_provenance(tmp_path):
     assert len(players) == 6
     np.testing.assert_allclose(decode_mono(base64.b64decode(players[0])), card("dog_1", 0).sounds[0].wave, atol=1e-4)
     assert page.count("data:image/png") == 6
-    assert "yamnet hears rain ✗" in page
 
 
 def test_bytes_do_not_change(tmp_path):
@@ -150,10 +136,8 @@ def test_bytes_do_not_change(tmp_path):
 
 def test_scores_as_table_and_json(tmp_path):
     directory = write(tmp_path / "report")
-    lines = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in (directory / "scores.md").read_text(encoding="utf-8").splitlines()
-    ]
+    table = (directory / "scores.md").read_text(encoding="utf-8").splitlines()
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
     assert lines[0] == ["score", "value", "95 %", "real", "floor", "codec floor", "codec", "silence", "noise", "chance"]
     assert lines[2] == ["fad_yamnet", "18.2", "16 … 20.5", "–", "2.6", "2.7", "8.7", "39", "63.7", "–"]
     assert lines[4] == ["label_accuracy_yamnet", "45.0%", "–", "97.0%", "–", "–", "–", "–", "–", "10.0%"]
@@ -309,18 +293,12 @@ def test_a_damaged_sound_is_named_and_all_others_are_there(tmp_path, capsys):
     good = card("good", 0)
     wave = good.sounds[0].wave
     bad = {"nan": np.where(wave == wave.max(), np.nan, wave), "inf": np.where(wave == wave.max(), np.inf, wave)}
-    cards = [good] + [
-        sounds.Card(name, name, "", (sounds.Sound("generated", output, 16_000), good.sounds[1])) for name, output in bad.items()
-    ]
-    cards.append(sounds.Card("gone", "gone", "", (sounds.Sound("generated", wave[:0], 1, "gone.wav: missing"), good.sounds[1])))
-    page = page_of(tmp_path, *cards)
+    made = {name: sounds.Sound("generated", output, 16_000) for name, output in bad.items()}
+    made["gone"] = sounds.Sound("generated", wave[:0], 1, "gone.wav: missing")
+    page = page_of(tmp_path, good, *(sounds.Card(name, name, "", (one, good.sounds[1])) for name, one in made.items()))
     assert page.count("<img") == page.count("<audio") == 5
     message = capsys.readouterr().err
-    for name, why in (
-        ("nan", "non-finite samples"),
-        ("inf", "non-finite samples"),
-        ("gone", "gone.wav: missing"),
-    ):
+    for name, why in {**dict.fromkeys(bad, "non-finite samples"), "gone": "gone.wav: missing"}.items():
         for what in ("picture", "player"):
             assert f"<li>{name}, generated: no {what}: {why}</li>" in page
             assert f"{tmp_path.name}/index.html: {name}, generated: no {what}: {why}\n" in message
@@ -349,12 +327,7 @@ def test_best_and_worst():
 @pytest.mark.parametrize(
     ("value", "codec", "count", "expected"),
     [
-        (
-            18.6,
-            4.3,
-            80,
-            "10% is due to the codec (real clips lose 1.6 in it) and 90% to the model: the model loses more",
-        ),
+        (18.6, 4.3, 80, "10% is due to the codec (real clips lose 1.6 in it) and 90% to the model: the model loses more"),
         (18.6, 17.0, 80, "the codec loses more"),
         (2.0, 8.7, 80, "as close to the reference as other real clips"),
         (50.0, 8.7, 80, "no closer to real ones than silence or noise"),

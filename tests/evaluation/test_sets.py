@@ -1,11 +1,27 @@
-"""Which clips are compared with which, from ids, splits and the seed alone."""
+"""Which clips are compared with which, from ids, splits and the seed alone; which group a prompt is in; and the linear probe, whose
+folds never part a group."""
 
 import numpy as np
 import pytest
 
+from soundmill import hashing
+from soundmill.corpora import synthetic
 from soundmill.errors import UserError
+from soundmill.evaluation import probe, subsets
 from soundmill.evaluation.sets import CatalogClip, choose_sets
-from tests.evaluation.clips import catalog
+
+LABELS = ("bark", "rain", "bell")
+
+
+def catalog(train: int, valid: int, test: int) -> list[CatalogClip]:
+    """So many clips of each split, two of each recording, in 3 classes."""
+    splits = ["train"] * train + ["valid"] * valid + ["test"] * test
+    clips = []
+    for index, split in enumerate(splits):
+        label = LABELS[(index // 2) % 3]
+        clips.append(CatalogClip(f"clip{index:03d}", f"recording{index // 2}", 0, split, (label,), (f"a {label}",)))
+    return clips
+
 
 CATALOG = catalog(60, 12, 18)
 
@@ -82,3 +98,131 @@ def test_without_single_labels_there_is_no_probe_and_no_floor_of_pairs():
     assert sets.probe == sets.requested == sets.partners == ()
     assert len(sets.floor) == len(sets.generated)
     assert choose_sets(CATALOG, ids("test"), ids("valid"), "test", 0, 0).probe == ()
+
+
+def clip(number: int, caption: str | None = "rain", labels: tuple[str, ...] = (), split: str = "test") -> CatalogClip:
+    return CatalogClip(f"c{number:02d}", f"r{number:02d}", 0, split, labels, () if caption is None else (caption,))
+
+
+@pytest.mark.parametrize(
+    ("caption", "group"),
+    [
+        ("Constant rattling noise and sharp vibrations", "one event"),
+        ("A rocket flies by followed by a loud explosion", "several events"),
+        ("Birds chirp and ducks quack before a man speaks", "several events"),
+        ("While a dog barks, a man talks", "several events"),
+        ("a bell rings, then rain falls", "several events"),
+        ("Wind blows after which thunder rolls", "several events"),
+        ("Strengthening wind on a meanwhile quiet aftermath", "one event"),  # the words, not their letters
+        ("Rain follows a thunderclap", "several events"),
+        (None, None),
+    ],
+)
+def test_several_events_are_told_by_the_words_of_the_prompt(caption, group):
+    assert subsets.events(clip(0, caption)) == ([group] if group else [])
+
+
+def test_labels_are_counted_once_each():
+    assert subsets.labels(clip(0)) == []
+    assert subsets.labels(clip(0, labels=("dog", "dog"))) == ["1 label"]
+    assert subsets.labels(clip(0, labels=("dog", "rain"))) == ["2 labels", "2 or more labels"]
+    assert subsets.labels(clip(0, labels=("dog", "rain", "wind", "bell"))) == ["2 or more labels"]
+
+
+def test_the_prompt_is_one_caption_of_several_at_random_and_always_the_same():
+    captions = tuple(f"caption {number}" for number in range(5))
+    prompts = [CatalogClip(f"c{number}", "r", 0, "test", (), captions).prompt for number in range(500)]
+    assert prompts == [hashing.prompt_of(f"c{number}", list(captions)) for number in range(500)]
+    assert all(70 < prompts.count(caption) < 130 for caption in captions)  # about a hundred each
+    assert hashing.prompt_of("c", []) == ""
+
+
+@pytest.mark.parametrize(
+    ("labels", "group"),
+    [
+        (("Dog", "Bark"), "animals"),
+        (("rain", "DOG"), "animals and natural sounds"),
+        (("sea_waves", "Male speech, man speaking", "Helicopter"), "human sounds and natural sounds and things"),
+        (("Church bell",), "music"),  # of two kinds: the first in their order
+        (("vuvuzela of mine", "dog bark"), "animals"),
+        (("vuvuzela of mine",), None),
+        ((), None),
+    ],
+)
+def test_kinds_of_sound_are_told_by_labels(labels, group):
+    assert subsets.categories(clip(0, labels=labels)) == ([group] if group else [])
+
+
+def test_every_class_of_audioset_and_of_our_own_corpora_has_a_kind():
+    names = [name.strip() for listed in subsets.CLASSES.values() for name in listed.split(";")]
+    assert len(names) == len(set(names)) == 632
+    esc10 = "dog bark,rain,sea waves,baby cry,clock tick,person sneeze,helicopter,chainsaw,rooster,fire crackling"
+    assert all(subsets.category_of(label) for label in [*esc10.split(","), *synthetic.LABELS])
+    assert subsets.category_of("clock_tick") == "things"
+    assert subsets.category_of("Waves, surf") == "natural sounds"
+
+
+def test_groups_have_sorted_names_and_leave_out_what_belongs_to_none():
+    clips = [clip(0, labels=("rain", "dog")), clip(1, labels=("dog",)), clip(2), clip(3, labels=("cat",))]
+    expected = {"1 label": {"c01", "c03"}, "2 labels": {"c00"}, "2 or more labels": {"c00"}}
+    assert list(subsets.groups(clips, "labels").items()) == list(expected.items())
+
+
+def test_a_group_keeps_its_own_pairs_and_the_probe_of_all():
+    clips = [clip(number, labels=(("rain", "dog")[number % 2],), split="test" if number < 8 else "train") for number in range(24)]
+    test = [f"c{number:02d}" for number in range(8)]
+    sets = choose_sets(clips, test, test[:5], "test", 1000, 0)
+    part = subsets.within(sets, subsets.groups(clips, "categories")["animals"])
+    assert part.generated == part.reference == tuple(test[1::2])
+    assert part.codec == ("c01", "c03")
+    assert {name for name, _ in part.partners} == {name for name, _ in part.requested} == set(part.generated)
+    assert len(part.floor) == 4
+    assert part.probe == sets.probe
+    assert subsets.can_be_scored(part)
+    assert not subsets.can_be_scored(subsets.within(sets, {"c01"}))
+
+
+def blobs(seed: int) -> tuple[np.ndarray, list[str]]:
+    """Thirty rows [30, 12] about the centres of three classes."""
+    centres = 3 * np.random.default_rng(9).standard_normal((3, 12))
+    return np.tile(centres, (10, 1)) + np.random.default_rng(seed).standard_normal((30, 12)), [*LABELS] * 10
+
+
+def test_recovers_classes_of_unseen_rows():
+    rows, labels = blobs(0)
+    other, expected = blobs(1)
+    assert probe.fit(rows, labels).predict(other) == expected
+
+
+def test_agrees_with_scikit_learn():
+    from sklearn.linear_model import LogisticRegression
+
+    rows, labels = blobs(2)
+    model = probe.fit(rows, labels)
+    scaled = (rows - model.mean) / model.scale
+    oracle = LogisticRegression(C=1 / probe.L2, max_iter=5000, tol=1e-10).fit(scaled, labels)
+    assert model.classes == list(oracle.classes_)
+    np.testing.assert_allclose(model.weights.T, oracle.coef_, atol=2e-3)
+
+
+def test_fit_has_no_chance_in_it_and_survives_constant_embeddings():
+    rows, labels = blobs(3)
+    np.testing.assert_array_equal(probe.fit(rows, labels).weights, probe.fit(rows, labels).weights)
+    assert set(probe.fit(np.ones((4, 3)), ["a", "a", "a", "b"]).predict(np.ones((2, 3)))) == {"a"}
+    with pytest.raises(UserError, match="two classes"):
+        probe.fit(np.ones((3, 2)), ["a"] * 3)
+
+
+def test_folds_keep_groups_whole_and_classes_even():
+    groups = [f"recording{index // 2}" for index in range(60)]
+    labels = ["bark" if index < 30 else "rain" for index in range(60)]
+    result = probe.folds(groups, labels, seed=0)
+    assert set(result) == set(range(probe.FOLDS))
+    assert all(result[index] == result[index + 1] for index in range(0, 60, 2))
+    for label in ("bark", "rain"):
+        counts = np.bincount([fold for fold, name in zip(result, labels, strict=True) if name == label])
+        assert counts.tolist() == [6] * 5
+    order = np.random.default_rng(0).permutation(60)
+    shuffled = probe.folds([groups[i] for i in order], [labels[i] for i in order], seed=0)
+    assert shuffled == [result[i] for i in order]
+    assert result != probe.folds(groups, labels, seed=1)

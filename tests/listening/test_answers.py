@@ -109,10 +109,7 @@ def test_whole_answers(tmp_path):
         (lambda d: d["answers"][0].update(sounds=["s999"]), "answers.0.sounds: 's999' is not a sound of this test"),
         (lambda d: d["answers"][0].update(sounds=[["s001"]]), "answers.0.sounds: expected names of sounds"),
         (lambda d: d["answers"][0].update(sounds="s001"), "answers.0.sounds: expected names of sounds, found 's001'"),
-        (
-            lambda d: d["answers"][0].update(sounds=[OTHER]),
-            f"answers.0.sounds: {OTHER}: expected {FIRST['sounds'][0]} as trial 1 of rater 2",
-        ),
+        (lambda d: d["answers"][0].update(sounds=[OTHER]), f"answers.0.sounds: {OTHER}: expected {FIRST['sounds'][0]} as trial 1"),
         (lambda d: d["answers"].append(FIRST), "more answers than the 15 trials of this test"),
         (lambda d: d["answers"].insert(0, FIRST), "answers.1.sounds: "),
         (lambda d: d["answers"].pop(), "answers: only 14 of 15 trials are answered; rater 2 must finish the test"),

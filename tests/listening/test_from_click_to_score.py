@@ -69,9 +69,7 @@ def test_from_the_first_click_to_the_score(sounds, tmp_path):
     order = key.order_of(2)
     with chromium.browser() as chrome:
         chrome.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path / "down")})
-        chrome.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride", {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
-        )
+        chromium.be_a_phone(chrome)
         chrome.get(page.as_uri())
         chrome.save_screenshot(tmp_path / "welcome.png")
         start(chrome, page, 2)
@@ -96,14 +94,11 @@ def test_from_the_first_click_to_the_score(sounds, tmp_path):
         deadline = time.monotonic() + 20
         while not saved.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert [entry for entry in chrome.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+        assert chromium.complaints(chrome) == []
 
-    other = write(
-        tmp_path / "other.json", answered(key, 1, lambda question, systems, *_: LIKED[systems[0]] + (systems == ["mine"]))
-    )
-    done = soundmill(
-        "listening-test", "score", str(saved), str(other), "--key", "test/key.json", "--json", "score.json", cwd=sounds
-    )
+    liked_more = answered(key, 1, lambda question, systems, *_: LIKED[systems[0]] + (systems == ["mine"]))
+    files = [str(saved), str(write(tmp_path / "other.json", liked_more))]
+    done = soundmill("listening-test", "score", *files, "--key", "test/key.json", "--json", "score.json", cwd=sounds)
     assert done.returncode == 0, done.stderr
     result = json.loads((sounds / "score.json").read_text())
     assert result["raters"] == {"passed": [1, 2], "failed": {}}
@@ -140,7 +135,7 @@ def test_a_scale_of_a_hundred_and_comparisons(sounds, tmp_path):
         go_on(chrome)
         kept = chrome.execute_script(f"return localStorage.getItem('soundmill listening test {pairs_key.test} 3')")
         assert json.loads(kept) == [{"sounds": pairs_key.order_of(3)[0], "quality": "second", "dryness": "same"}]
-        assert [entry for entry in chrome.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+        assert chromium.complaints(chrome) == []
 
 
 @pytest.mark.parametrize(

@@ -40,11 +40,7 @@ def test_means_intervals_and_differences_of_known_answers(tmp_path):
     part = result["questions"]["quality"]
     half = T2 / 3  # of the standard error 1/3
     assert part["means"]["a"] == {"mean": 4.33333, "low": pytest.approx(13 / 3 - half, abs=1e-5), "high": 5.0}
-    assert part["means"]["b"] == {
-        "mean": 2.33333,
-        "low": 1.0,
-        "high": pytest.approx(7 / 3 + half, abs=1e-5),
-    }
+    assert part["means"]["b"] == {"mean": 2.33333, "low": 1.0, "high": pytest.approx(7 / 3 + half, abs=1e-5)}
     assert part["means"]["real"] == {"mean": 5.0, "low": 5.0, "high": 5.0}
     lines = {(line["a"], line["b"]): line for line in part["differences"]}
     # a − b is 3, 2, 1: mean 2, standard error 1/√3; a − real 0, −1, −1; b − real −3, −3, −2: standard errors 1/3
@@ -57,11 +53,7 @@ def test_means_intervals_and_differences_of_known_answers(tmp_path):
     assert corrected["b", "real"] == pytest.approx(3 * p_of_t(8), abs=1e-5)  # 0.046
     assert corrected["a", "b"] == pytest.approx(2 * p_of_t(2 * math.sqrt(3)), abs=1e-5)
     assert corrected["a", "real"] == pytest.approx(p_of_t(2), abs=1e-5)
-    assert {pair: line["better"] for pair, line in lines.items()} == {
-        ("b", "real"): "real",
-        ("a", "b"): "neither",
-        ("a", "real"): "neither",
-    }
+    assert {pair: line["better"] for pair, line in lines.items()} == dict.fromkeys(lines, "neither") | {("b", "real"): "real"}
     assert part["agreement"] == 1.0
     assert part["correlation"]["models"] == {}
     (sounds,) = part["correlation"]["sounds"].items()
@@ -217,16 +209,8 @@ def test_any_name_is_shown_as_it_is(capsys):
     means = {name: {"mean": 3.0, "low": 2.0, "high": 4.0} for name in names}
     line = {"a": names[0], "b": names[1], "difference": 0.5, "low": 0.1, "high": 0.9, "p": 0.01, "p_corrected": 0.01}
     part = {"means": means, "differences": [{**line, "better": names[1]}], "agreement": None, "correlation": {}}
-    result = {
-        "test": "[/test]",
-        "scale": "1 to 5",
-        "requests": 2,
-        "raters": {"passed": ["one"], "failed": {}},
-        "questions": {"quality": part},
-        "failed_means": {},
-        "warnings": [],
-    }
-    scoring.show(result)
+    result = {"test": "[/test]", "scale": "1 to 5", "requests": 2, "raters": {"passed": ["one"], "failed": {}}}
+    scoring.show(result | {"questions": {"quality": part}, "failed_means": {}, "warnings": []})
     shown = capsys.readouterr().out
     assert all(name in shown for name in (*names, "[/test]", "[run] − [/run]"))
     assert shown.count("[/run]") == 3
@@ -235,19 +219,8 @@ def test_any_name_is_shown_as_it_is(capsys):
 MODELS = ["a", "b", "c", "d", "e", "f", "g", "h"]
 
 
-def crowd(random: np.random.Generator, models: int, raters: int, requests: int, noise: float) -> tuple[np.ndarray, np.ndarray]:
-    """True quality [models, requests], and ratings [models, raters, requests] of raters with habits and noise of their own."""
-    quality = random.standard_normal((models, 1)) + 0.5 * random.standard_normal((models, requests))
-    habits = 0.5 * random.standard_normal((raters, 1))
-    return quality, quality[:, None] + habits + noise * random.standard_normal((models, raters, requests))
-
-
 def by_model(values) -> dict:
     return dict(zip(MODELS, values, strict=False))
-
-
-def of_sounds(table: np.ndarray, name: str) -> dict:
-    return by_model({f"q{number}": {name: value} for number, value in enumerate(row)} for row in table.tolist())
 
 
 def test_true_unrelated_and_reversed_scores(tmp_path, capsys):
@@ -297,10 +270,9 @@ def test_true_unrelated_and_reversed_scores(tmp_path, capsys):
 
 def test_the_values_are_scipys():
     """Spearman's and Kendall's coefficients of the mean ratings, with ties; a sound without a score does not count."""
-    _, ratings = crowd(np.random.default_rng(0), 5, 3, 6, 1.0)
-    ratings = ratings.round()
+    ratings = np.random.default_rng(0).standard_normal((5, 3, 6)).round()  # [models, raters, requests]
     table = np.random.default_rng(1).integers(4, size=(5, 6)).astype(float)
-    of = of_sounds(table, "kl_x")
+    of = by_model({f"q{number}": {"kl_x": value} for number, value in enumerate(row)} for row in table.tolist())
     del of["c"]["q2"]["kl_x"]
     scores = by_model({"fad_x": value} for value in (1.0, 2.0, 2.0, 3.0, 5.0))
     found = correlations(by_model(ratings), [f"q{number}" for number in range(6)], scores, of)
@@ -317,17 +289,8 @@ def test_the_values_are_scipys():
 
 
 def test_a_score_without_order_has_no_correlation():
-    _, ratings = crowd(np.random.default_rng(0), 5, 3, 4, 1.0)
-    found = correlations(
-        by_model(ratings), ["q0", "q1", "q2", "q3"], by_model({"fad_x": 1.0} for _ in range(5)), by_model([{}] * 5)
-    )
-    assert found == {"models": {}, "sounds": {}}
-    assert (
-        correlations(
-            by_model(np.full((5, 3, 4), 2.0)),
-            ["q0", "q1", "q2", "q3"],
-            by_model({"fad_x": float(n)} for n in range(5)),
-            by_model([{}] * 5),
-        )
-        == found
-    )
+    ratings = np.random.default_rng(0).standard_normal((5, 3, 4))
+    for rated_alike, scores in ((ratings, [1.0] * 5), (np.full((5, 3, 4), 2.0), map(float, range(5)))):
+        of_models = by_model({"fad_x": score} for score in scores)
+        found = correlations(by_model(rated_alike), ["q0", "q1", "q2", "q3"], of_models, by_model([{}] * 5))
+        assert found == {"models": {}, "sounds": {}}

@@ -209,9 +209,7 @@ def test_in_chromium_players_switch_at_the_same_place_and_rows_are_found(page, t
         captions = [one.text for one in chrome.find_elements(By.TAG_NAME, "figcaption") if one.is_displayed()]
         assert captions == ["real", "wide"] * 2
 
-        chrome.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride", {"width": 360, "height": 700, "deviceScaleFactor": 1, "mobile": True}
-        )
+        chromium.be_a_phone(chrome)
         assert chrome.execute_script("return document.documentElement.scrollWidth") == 360
         chrome.save_screenshot(tmp_path / "phone.png")
-        assert [entry for entry in chrome.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+        assert chromium.complaints(chrome) == []

@@ -20,10 +20,6 @@ def of_gaussians(mean1, cov1, mean2, cov2) -> float:
     return sets[0].distance(sets[1])
 
 
-def of_moments(first: Moments, second: Moments) -> float:
-    return of_gaussians(first.mean, first.covariance, second.mean, second.covariance)
-
-
 def rank_one(*values: float) -> np.ndarray:
     return np.outer(values, values)
 
@@ -58,7 +54,8 @@ def test_agrees_with_the_matrix_square_root_where_that_can_be_trusted():
 def test_same_set_is_at_distance_zero_even_when_rank_deficient():
     rows = np.random.default_rng(2).standard_normal((10, 64))
     assert frechet_of_rows(rows, rows) == pytest.approx(0, abs=1e-10)
-    assert of_moments(Moments.of(rows), Moments.of(rows)) == pytest.approx(0, abs=1e-10)
+    gaussian = Moments.of(rows).mean, Moments.of(rows).covariance
+    assert of_gaussians(*gaussian, *gaussian) == pytest.approx(0, abs=1e-10)
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(lambda sizes: sum(sizes) > 1), st.integers(0, 2**32 - 1))
@@ -99,11 +96,6 @@ ROWS, GAPS = np.zeros((4, 2)), np.where(np.arange(8).reshape(4, 2) == 5, np.nan,
 def test_what_has_no_distance_is_refused(compare, said):
     with pytest.raises(UserError, match=said):
         compare()
-
-
-def clips(seed: int, sizes: list[int], dimensions: int) -> list[np.ndarray]:
-    random = np.random.default_rng(seed)
-    return [random.standard_normal((size, dimensions)) + random.standard_normal(dimensions) for size in sizes]
 
 
 def test_influence_is_the_slope_of_the_distance():

@@ -122,9 +122,7 @@ def test_kad_is_kadtks():
 def test_three_missing_of_886_fail_with_their_names(metric):
     reference = side(0, 886, 1)
     generated = reference.only(set(reference.ids) - {"clip017", "clip301", "clip885"})
-    with pytest.raises(
-        UserError, match="no generated sound for reference clips clip017, clip301, clip885; pairs are never skipped"
-    ):
+    with pytest.raises(UserError, match="no generated sound for reference clips clip017, clip301, clip885; pairs are never"):
         compute(metric, generated, reference, seed=0, replicates=0)
     with pytest.raises(UserError, match="no reference clip for generated clips clip017, clip301, clip885"):
         compute(metric, reference, generated, seed=0, replicates=0)
@@ -176,9 +174,8 @@ def test_one_patch_and_rank_deficient_sets():
     """A clip of one patch poisons nothing; a set of fewer rows than dimensions is measured."""
     generated, reference = side(0, 6, 1, 30), side(1, 8, 1, 30)
     result = compute("fad", generated, reference, seed=0, replicates=30)
-    assert result["value"] == pytest.approx(
-        frechet.frechet_of_rows(*(np.concatenate(part.clips()) for part in (generated, reference))), rel=1e-9
-    )
+    rows = [np.concatenate(part.clips()) for part in (generated, reference)]
+    assert result["value"] == pytest.approx(frechet.frechet_of_rows(*rows), rel=1e-9)
     assert np.isfinite(result["low"])
     mixed = dict(side(0, 10).frames()) | {"clip003": np.ones((1, 4), np.float32), "clip005": np.zeros((0, 4), np.float32)}
     result = compute("fad_per_clip", EmbeddingSet.of(mixed), side(1), seed=0, replicates=10)
@@ -244,9 +241,8 @@ def test_fad_inf_takes_away_the_bias_of_the_generated_set():
 def test_interval_is_as_wide_as_independent_sets_lie_apart(metric):
     values, widths = [], []
     for seed in range(60):
-        result = compute(
-            metric, side(2 * seed, 30, 2, 5, 0.6), side(2 * seed + 1, 30, 2, 5), seed=0, replicates=200 if seed < 8 else 0
-        )
+        sides = side(2 * seed, 30, 2, 5, 0.6), side(2 * seed + 1, 30, 2, 5)
+        result = compute(metric, *sides, seed=0, replicates=200 if seed < 8 else 0)
         values.append(result["value"])
         if "low" in result:
             widths.append(result["high"] - result["low"])

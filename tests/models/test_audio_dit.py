@@ -13,6 +13,7 @@ from soundmill.models.components.dit.network import Conditions, DiT, hidden, pad
 from soundmill.models.components.dit.params import TransformerParams
 from soundmill.training.loop import rehearse
 from tests.imports import ROOT
+from tests.stages.of_waves import ONE
 
 TINY = TransformerParams(
     layers=2,
@@ -45,20 +46,15 @@ def conditions(count: int = 2, labels: int = 0) -> Conditions:
     return Conditions(*(value[:count] for value in values))
 
 
-def test_sizes_are_the_published_ones():
-    document = params.compose(ROOT / "conf", ["model=audio_dit", "scale=paper"])
-    assert registry.parameter_counts("audio_dit", document) == {"transformer": 1_057_335_680, "autoencoder": 156_112_514}
-    train = params.parse(TrainParams, document["audio_dit"]["train"], "")
+@pytest.mark.parametrize(("choice", "frames", "size"), [("", 1024, 1_056_939_136), ("audio_dit=open_small", 256, 340_928_640)])
+def test_the_transformer_has_the_published_size(choice, frames, size):
+    document = params.compose(ROOT / "conf", ["model=audio_dit", "scale=paper", *choice.split()])
+    sizes = params.parse(TrainParams, document["audio_dit"]["train"], "").network
     with torch.device("meta"):
-        net = DiT(train.network, 64, 1024, 0)
-        answer = net(torch.empty(1, 64, 1024), torch.empty(1), *hidden(Conditions(*padded([None], 128, 768), *(torch.empty(1, size) for size in (0, 2)), torch.ones(1, 2).bool())))  # fmt: skip  # noqa: E501
-    assert answer.shape == (1, 64, 1024)
-    assert sum(weight.numel() for weight in net.transformer.parameters()) == 1_056_939_136
-    document = params.compose(ROOT / "conf", ["model=audio_dit", "scale=paper", "audio_dit=open_small"])
-    train = params.parse(TrainParams, document["audio_dit"]["train"], "")
-    with torch.device("meta"):
-        net = DiT(train.network, 64, 256, 0)
-    assert sum(weight.numel() for weight in net.transformer.parameters()) == 340_928_640
+        net, states = DiT(sizes, 64, frames, 0), padded([None], sizes.text_tokens, sizes.text_width)
+        nothing = hidden(Conditions(*states, torch.empty(1, 0), torch.empty(1, 2), torch.ones(1, 2).bool()))
+        assert net(torch.empty(1, 64, frames), torch.empty(1), *nothing).shape == (1, 64, frames)
+    assert sum(weight.numel() for weight in net.transformer.parameters()) == size
 
 
 def test_a_small_net_like_open_small_s_trains_its_adapters():
@@ -66,11 +62,8 @@ def test_a_small_net_like_open_small_s_trains_its_adapters():
     chosen = ["model=audio_dit", "audio_dit=open_small", "+lora@audio_dit.train.lora=attention", "audio_dit.train.lora.rank=2"]
     chosen += ["audio_dit.train.start_from=../open", "audio_dit.train.accumulate=1", "audio_dit.train.optimiser.warmup_steps=0"]
     chosen += [f"audio_dit.train.network.{key}={value}" for key, value in sizes.items()]
-    chosen += [
-        "audio_dit.train.batch_size=2",
-        "audio_dit.train.hardware={accelerator: cpu, devices: 1, precision: '32', threads: 1}",
-    ]
-    document = params.compose(ROOT / "conf", [*chosen, "audio_dit.latents.num_samples=32768"])
+    chosen += ["audio_dit.train.batch_size=2", f"audio_dit.train.hardware={ONE}", "audio_dit.latents.num_samples=32768"]
+    document = params.compose(ROOT / "conf", chosen)
     train = params.parse(TrainParams, document["audio_dit"]["train"], "")
     rehearsal = registry.family("audio_dit").rehearse(document, 0)
     rehearsal.module.adapt(train.lora, train.hardware)
@@ -210,15 +203,8 @@ def test_each_condition_is_dropped_at_its_own_rate():
     chances = torch.rand(40_000, 4, generator=torch.Generator().manual_seed(0))
     left = dropped(many, DropoutParams(condition=0.1, seconds=0.2, all=0.3), chances)
     text, label, attention, overall = left.mask.any(1), left.labels.any(1), left.told[:, 0], left.told[:, 1]
-    for seen, rate in (
-        (text, 0.9 * 0.7),
-        (label, 0.9 * 0.7),
-        (attention, 0.8 * 0.7),
-        (overall, 0.8),
-        (text & label, 0.9 * 0.9 * 0.7),
-        (text & attention, 0.9 * 0.8 * 0.7),
-    ):
-        assert float(seen.double().mean()) == pytest.approx(rate, abs=0.01)
+    shares = [float(seen.double().mean()) for seen in (text, label, attention, overall, text & label, text & attention)]
+    assert shares == pytest.approx([0.9 * 0.7, 0.9 * 0.7, 0.8 * 0.7, 0.8, 0.9 * 0.9 * 0.7, 0.9 * 0.8 * 0.7], abs=0.01)
     assert bool((attention <= overall).all())
     whole = dropped(many, DropoutParams(condition=0.0, seconds=0.0, all=0.0), chances)
     assert all(torch.equal(one, other) for one, other in zip(whole, many, strict=True))

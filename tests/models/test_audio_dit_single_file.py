@@ -16,7 +16,8 @@ from soundmill.errors import UserError
 from soundmill.models import generation, registry
 from soundmill.models.family import Request
 from soundmill.models.importing import import_published
-from tests.models.test_audio_dit_published import CARD, CHANNELS, FRAMES, build, conf, digests, edit, publish, run_of
+from tests.models.test_audio_dit_published import CARD, CHANNELS, FRAMES, build, conf, digests, publish, run_of
+from tests.prepared import edit
 
 WIDTH, HEADS = 64, 2
 OUTER = {
@@ -232,11 +233,7 @@ DIT, CODEC, CONDITIONING = "model.diffusion.config", "model.pretransform.config"
         ("model.diffusion.diffusion_objective", "eps", r"diffusion_objective is 'eps', .* must be one of \['v', 'rectified_flow'"),
         ("model.diffusion.prepend_cond_ids", ["prompt"], r"prepend_cond_ids is \['prompt'\], .* must be \[\]"),
         ("model.diffusion.global_cond_ids", ["seconds_total"], r"global_cond_ids is \['seconds_total'\]"),
-        (
-            "model.diffusion.distribution_shift_options",
-            {"min_length": 4},
-            r"distribution_shift_options\.min_length is 4, .*unknown",
-        ),
+        ("model.diffusion.distribution_shift_options", {"min_length": 4}, r"shift_options\.min_length is 4, .*unknown"),
         ("model.diffusion.distribution_shift_options", {"kind": 4}, r"distribution_shift_options\.kind is 4, .*unknown"),
         (f"{DIT}.attn_kwargs", {"qk_norm": "l2"}, r"attn_kwargs\.qk_norm is 'l2', .* must be one of \['none', 'ln'\]"),
         (f"{DIT}.prepend_cond_dim", 8, "prepend_cond_dim is 8, .* must be 0"),

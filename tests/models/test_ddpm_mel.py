@@ -27,19 +27,17 @@ from tests.imports import ROOT
 PAPER = {"channels": 1, "widths": [64, 128, 256, 256], "attention_levels": [0, 1, 2, 3], "heads": 4, "embedding_size": 256}
 
 
-def _size(**changes) -> int:
+@pytest.mark.parametrize(
+    ("changes", "size"),
+    [
+        ({"num_labels": 10}, 23_331_457 + 256 * 10),
+        ({"num_labels": 0, "widths": [16, 32, 64, 64], "attention_levels": [1, 2, 3], "embedding_size": 64}, 1_461_249),
+    ],
+)
+def test_sizes_of_the_published_class(changes, size):
     with torch.device("meta"):  # counted, never allocated
         net = UNet(**(PAPER | changes))
-    return sum(weight.numel() for weight in net.parameters())
-
-
-def test_paper_parameter_count():
-    assert _size(num_labels=0) == 23_331_457
-    assert _size(num_labels=10) == 23_331_457 + 256 * 10
-
-
-def test_laptop_size_of_the_same_class():
-    assert _size(num_labels=0, widths=[16, 32, 64, 64], attention_levels=[1, 2, 3], embedding_size=64) == 1_461_249
+    assert sum(weight.numel() for weight in net.parameters()) == size
 
 
 def _small(num_labels: int) -> UNet:
@@ -93,9 +91,7 @@ def test_condition_is_a_weighted_sum_of_label_embeddings():
 def test_timestep_embedding():
     embedding = timestep_embedding(torch.tensor([0, 7]), 6)
     assert embedding[0].tolist() == [0, 0, 0, 1, 1, 1]
-    torch.testing.assert_close(
-        embedding[1, [0, 3]], torch.tensor([7.0, 7.0]).sin() * torch.tensor([1.0, 0]) + torch.tensor([0, torch.tensor(7.0).cos()])
-    )
+    torch.testing.assert_close(embedding[1, [0, 3]], torch.tensor([math.sin(7), math.cos(7)]))
 
 
 SPEC = MelSpec(
@@ -275,11 +271,6 @@ def test_a_silent_clip_is_bright_all_over(train, spec):
     torch.testing.assert_close(picture, torch.ones(1, 1, 64, 64))
 
 
-def test_min_max_wants_the_level_stored(train):
-    with pytest.raises(ValueError, match="level: clip"):
-        type(train.picture).model_validate({**train.picture.model_dump(), "level": "absolute"})
-
-
 def test_sampled_pictures_are_put_right_as_published(train):
     assert train.sampling.rescale
     picture = torch.tensor([[0.9, 0.7, 0.7, -1.5], [0.3, 0.3, -0.2, -0.4]]).reshape(2, 1, 2, 2)  # means 0.2 and 0; loud is dark
@@ -335,12 +326,6 @@ def test_the_last_step_ends_at_the_level_below_the_first_timestep():
     kept = now / before
     expected = (before**0.5 * (1 - kept) * x0 + kept**0.5 * (1 - before)) / (1 - now)
     assert output.item() == pytest.approx(expected, rel=1e-5)
-
-
-def test_more_steps_than_timesteps_trained_on_are_refused(paper):
-    document = {**paper["ddpm_mel"]["train"], "sampling": {**paper["ddpm_mel"]["train"]["sampling"], "num_steps": 1000}}
-    with pytest.raises(params.UserError, match="999 timesteps trained on"):
-        params.parse(TrainParams, document, "ddpm_mel.train")
 
 
 @pytest.mark.parametrize("first", [0, 3])

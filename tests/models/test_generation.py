@@ -96,21 +96,18 @@ def test_prompts_are_texts_or_labels():
 
 def test_a_model_of_captions_and_labels_takes_both_and_any_other_takes_labels_as_prompts(capsys):
     both = Model(condition="caption", labels=["dog bark", "rain"])
-    assert requests.of_prompts(both, ["a bell"], 1, 0, ["dog"]) == [
-        Request(("dog bark",), "a bell", seed_of(0, "a bell", "dog bark", 0))
-    ]
+    (told,) = requests.of_prompts(both, ["a bell"], 1, 0, ["dog"])
+    assert told == Request(("dog bark",), "a bell", seed_of(0, "a bell", "dog bark", 0))
     assert requests.of_prompts(both, [], 1, 0, ["rain"]) == [Request(("rain",), "", seed_of(0, "rain", 0))]
     with pytest.raises(UserError, match="give a prompt"):
         requests.of_prompts(both, [], 1, 0)
     requests.print_matched_labels(both, ["a bell"], ["dog"])
     assert capsys.readouterr().err == "'dog' matches the label 'dog bark'\n"
     by_text, by_label = Model(condition="caption"), Model(condition="labels", labels=["dog bark", "rain"])
-    assert requests.of_prompts(by_text, ["a bell"], 1, 0, ["rain"]) == [
-        Request(caption=text, seed=seed_of(0, text, 0)) for text in ("a bell", "rain")
-    ]
-    assert requests.of_prompts(by_label, ["dog"], 1, 0, ["rain"]) == [
-        Request(("dog bark", "rain"), seed=seed_of(0, "dog bark", "rain", 0))
-    ]
+    texts = [Request(caption=text, seed=seed_of(0, text, 0)) for text in ("a bell", "rain")]
+    assert requests.of_prompts(by_text, ["a bell"], 1, 0, ["rain"]) == texts
+    (labelled,) = requests.of_prompts(by_label, ["dog"], 1, 0, ["rain"])
+    assert labelled == Request(("dog bark", "rain"), seed=seed_of(0, "dog bark", "rain", 0))
 
 
 class Short(Model):
@@ -132,10 +129,8 @@ def test_speed_is_of_the_sound_that_was_made(tmp_path, monkeypatch):
     monkeypatch.setattr(generation, "origin", lambda path: {"family": "short", "checkpoint": "its digest"})
     monkeypatch.setattr(generation, "base_of", lambda *_: None)
     monkeypatch.setattr(generation.time, "monotonic", iter((10.0, 13.0)).__next__)
-    params = SimpleNamespace(
-        threads=1, use="last", count=None, seed=0, sampling=None, accelerator="cpu", precision="32", batch_size=2
-    )
-    params.codec_split, params.codec_count, params.transfers = "valid", 0, 0
+    params = SimpleNamespace(threads=1, use="last", count=None, seed=0, sampling=None, accelerator="cpu", precision="32")
+    params.batch_size, params.codec_split, params.codec_count, params.transfers = 2, "valid", 0, 0
     params.sampling_of = lambda train, family: None
     ctx = SimpleNamespace(name="generate", family="short", cost={}, devices=1, home=tmp_path, scratch=tmp_path, digests=None)
     ctx.show = lambda *_: None

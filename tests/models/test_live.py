@@ -15,26 +15,26 @@ from soundmill.audio.pieces import Sound, window_starts
 from soundmill.errors import UserError
 from soundmill.models import live, transforming
 from soundmill.models.components.contracts import save_codec
-from soundmill.models.components.rave import NetworkParams, NoiseParams, streaming
+from soundmill.models.components.rave import NetworkParams, streaming
 from soundmill.models.components.rave import codec as codecs
 from soundmill.models.components.rave.codec import RaveCodec
 from soundmill.models.components.rave.network import RaveNet
 from soundmill.models.components.rave.streaming import Live, even, scripted
 from tests import recorded
 from tests.commands.running import soundmill
+from tests.models.components import test_rave
 
-V2 = NetworkParams(
-    version="v2", bands=4, channels=4, ratios=[4, 2], dilations=[[1, 3], [1]], latent_channels=8, noise=None, causal=False
+V2, V1, STARTED = (
+    sizes.model_copy(update={"latent_channels": 8}) for sizes in (test_rave.SMALL, test_rave.FIRST, test_rave.STARTED)
 )
-V1 = V2.model_copy(update={"version": "v1", "noise": NoiseParams(ratios=[2, 2], filters=3)})
-STARTED = V2.model_copy(update={"noise": NoiseParams(ratios=[2, 2], filters=3), "pca": True})
 RATIO, RATE = 32, 16_000
 
 
 def codec(sizes: NetworkParams, rank: int = 8, phase: int = 2, causal: bool = False) -> RaveCodec:
     """Of weights that pass sound on, and batch norms that have seen some."""
     torch.manual_seed(0)
-    net = RaveNet(sizes.model_copy(update={"causal": causal})).eval()
+    sizes = sizes.model_copy(update={"causal": causal})
+    net = RaveNet(sizes).eval()
     with torch.no_grad():
         for module in net.modules():
             if isinstance(module, torch.nn.BatchNorm1d):
@@ -42,9 +42,7 @@ def codec(sizes: NetworkParams, rank: int = 8, phase: int = 2, causal: bool = Fa
         for weight in net.parameters():
             weight.mul_(1.3)
         net.rotation.copy_(torch.linalg.qr(torch.randn(8, 8))[0]), net.center.normal_(), net.spread[:rank].uniform_(0.5, 2)
-    return RaveCodec(
-        net=net, network=sizes.model_copy(update={"causal": causal}), sample_rate=RATE, phase=phase, fidelity=0.95, rank=rank
-    )
+    return RaveCodec(net=net, network=sizes, sample_rate=RATE, phase=phase, fidelity=0.95, rank=rank)
 
 
 def sound(length: int = 8192) -> torch.Tensor:
@@ -84,9 +82,8 @@ def test_live_it_is_the_codec_itself(sizes, causal):
 def test_components_are_encoded_and_decoded_in_time(version, causal, monkeypatch):
     """With the same constant for all that is drawn, the stream is the codec itself."""
     model = codec(STARTED.model_copy(update={"version": version}), causal=causal)
-    model.net.start_from_components(
-        iter(sound(64 * 512).reshape(64, 1, 1, 512) * torch.linspace(0.01, 1, 64)[:, None, None, None]), "pca"
-    )
+    clips = sound(64 * 512).reshape(64, 1, 1, 512) * torch.linspace(0.01, 1, 64)[:, None, None, None]
+    model.net.start_from_components(iter(clips), "pca")
     for weight in model.net.parameters():  # silent layers speak again
         weight.data += 0.03 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(2))
     monkeypatch.setattr(streaming, "even", lambda first, count: torch.full((count,), 0.75, dtype=torch.float64))
@@ -124,9 +121,7 @@ def test_after_hours_what_is_drawn_is_still_a_number():
 def test_a_block_that_the_ratio_does_not_divide_is_refused(size):
     model = scripted(codec(V2), 8)
     lower = max(32, size // 32 * 32)
-    with pytest.raises(
-        Exception, match=rf"a block of {size} samples: this model takes multiples of 32, such as {lower} and {lower + 32}"
-    ):
+    with pytest.raises(Exception, match=rf"a block of {size} samples: .* multiples of 32, such as {lower} and {lower + 32}"):
         model(torch.zeros(1, 1, size))
 
 
@@ -224,11 +219,8 @@ def test_transfers_any_recording(tmp_path, directory):
     moved = soundmill("transfer", *common, "--latent", "0=+3", "--output", "moved", cwd=tmp_path)
     assert moved.returncode == 0, moved.stderr
     plain = {name: soundfile.read(tmp_path / f"transferred/{name}.wav") for name in names}
-    assert {name: (len(wave), rate) for name, (wave, rate) in plain.items()} == {
-        "voice": (8000, RATE),
-        "click": (16, RATE),
-        "silence": (3000, RATE),
-    }
+    assert {name: len(wave) for name, (wave, _) in plain.items()} == {"voice": 8000, "click": 16, "silence": 3000}
+    assert {rate for _, rate in plain.values()} == {RATE}
     assert np.abs(soundfile.read(tmp_path / "moved/voice.wav")[0] - plain["voice"][0]).max() > 0.001
     assert (tmp_path / "transferred/spectrograms.png").exists()
     wrong = soundmill("transfer", "voice.wav", "--checkpoint", str(directory), "--latent", "3=1", cwd=tmp_path)

@@ -10,14 +10,12 @@ from torch import nn
 from soundmill import params
 from soundmill.audio import mel
 from soundmill.errors import UserError
-from soundmill.models import registry
 from soundmill.models.family import Request
 from soundmill.models.projected_gan import discriminators, generator
 from soundmill.models.projected_gan.generator import Generator, ModulatedConv
 from soundmill.models.projected_gan.model import LoopPicture, ProjectedGan, ProjectedGanModule
 from soundmill.models.projected_gan.params import TrainParams
 from soundmill.training.loader import Batch
-from soundmill.training.module import hinge_discriminator_loss, hinge_generator_loss
 from soundmill.training.tagger import Tagger
 from soundmill.training.vggish import Vggish
 from tests.imports import ROOT
@@ -26,11 +24,8 @@ from tests.mels import TANGO
 DOCUMENT = params.compose(ROOT / "conf", ["model=projected_gan", "projected_gan.train.generator.channels=4"])
 TRAIN = params.parse(TrainParams, DOCUMENT["projected_gan"]["train"], "projected_gan.train")
 
-PAPER = params.parse(
-    TrainParams,
-    params.compose(ROOT / "conf", ["model=projected_gan", "scale=paper"])["projected_gan"]["train"],
-    "projected_gan.train",
-)
+PUBLISHED = params.compose(ROOT / "conf", ["model=projected_gan", "scale=paper"])
+PAPER = params.parse(TrainParams, PUBLISHED["projected_gan"]["train"], "projected_gan.train")
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -42,19 +37,13 @@ def projector() -> discriminators.Projector:
 
 
 def module(names: list[str], steps: int = 1, **changes: object) -> ProjectedGanModule:
-    settings = TRAIN.discriminators.model_copy(
-        update={"projectors": names, "random_widths": [2, 4, 4, 8], "mixed_widths": [2, 4, 4, 8]}
-    )
+    widths = [2, 4, 4, 8]
+    changed = {"projectors": names, "random_widths": widths, "mixed_widths": widths}
+    settings = TRAIN.discriminators.model_copy(update=changed)
     trained = TRAIN.model_copy(update={"discriminators": settings, **changes})
     torch.manual_seed(0)
     chosen = discriminators.choose(settings, ROOT / "nowhere", 0, report=lambda text: None)
     return ProjectedGanModule(trained, Generator(trained.generator), LoopPicture(TANGO, 32_000, 192, "resize"), chosen, 0, steps)
-
-
-@pytest.mark.parametrize(("scale", "weights"), [("paper", 21_754_254), ("laptop", 136_974)])
-def test_the_generator_has_the_published_number_of_weights(scale, weights):
-    document = params.compose(ROOT / "conf", ["model=projected_gan", f"scale={scale}", "vocoder=griffin_lim"])
-    assert registry.parameter_counts("projected_gan", document) == {"generator": weights}
 
 
 @pytest.mark.parametrize("looped", [True, False])
@@ -101,13 +90,6 @@ def test_four_discriminators_give_sixty_logits():
     assert [tuple(one.shape[1:]) for one in shown] == [(2, 96, 128), (2, 48, 64), (4, 24, 32), (4, 12, 16)]
     assert group([shown]).shape == (4, 60)
     assert [sum(1 for _ in discriminator.blocks) for discriminator in group.of_projector[0]] == [4, 3, 2, 1]
-
-
-def test_saying_nothing_costs_two_and_gains_nothing():
-    nothing = torch.zeros(4, 60)
-    assert hinge_discriminator_loss([nothing], [nothing]).item() == 2
-    assert hinge_generator_loss([nothing]).item() == 0
-    assert hinge_discriminator_loss([nothing + 1], [nothing - 1]).item() == 0
 
 
 def test_a_batch_of_one_sound_is_told_by_its_deviation():

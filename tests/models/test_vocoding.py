@@ -25,14 +25,14 @@ from soundmill.models.components.istft.vocoder import Istft, build
 from soundmill.models.components.melgan import NetworkParams as MelGanSizes
 from soundmill.models.components.melgan.vocoder import MelGan, MelGanNet
 from soundmill.models.components.unet1d.params import SamplingParams as DiffusionSampling
-from soundmill.models.components.unet1d.params import UNet1dParams
 from soundmill.models.components.unet1d.vocoder import vocoder as unet1d
 from soundmill.models.components.unet1d.vocoder.vocoder import DiffusionVocoder, VocoderNet
 from soundmill.training.seeds import noise_at
 from tests.imports import ROOT
 from tests.mels import spec_with
-from tests.models.components.test_hifigan import VOICE
 from tests.models.components.test_mel_autoencoder import SPEC
+from tests.models.components.test_unet1d import SMALL
+from tests.models.components.test_vocoders import VOICE
 
 NETWORK = NetworkParams(layers=2, channels=4, dilation_cycle=2)
 NOISE = NoiseParams(num_timesteps=50, beta_start=1e-4, beta_end=0.05)
@@ -102,17 +102,7 @@ def test_sounds_are_as_long_as_what_they_are_made_of(waves, tmp_path):
 
 MELGAN = MelGanSizes(channels=2, rates=[5, 4, 4, 2], residual_layers=2)
 FRAMES = IstftSizes(head="wave", layers=2, width=8, hidden=16)
-LEVELS = UNet1dParams(
-    channels=[8, 16],
-    factors=[1, 4],
-    items=[1, 1],
-    attention=[False, False],
-    text_attention=[False, False],
-    heads=1,
-    head_width=8,
-    groups=4,
-    modulation=16,
-)
+LEVELS = SMALL.model_copy(update={"attention": [False, False], "text_attention": [False, False]})
 
 
 def voices() -> dict[str, tuple[Any, str, int]]:

@@ -11,7 +11,8 @@ from soundmill.models import generation
 from soundmill.models.importing import import_published
 from soundmill.models.waveform_unet import model as models
 from tests import recorded
-from tests.imports import ROOT
+from tests.lost_bits import Code
+from tests.models.test_audio_dit_published import conf
 
 
 def write(path: Path, **more: object) -> None:
@@ -20,10 +21,6 @@ def write(path: Path, **more: object) -> None:
     state = {f"model.net.{name}": torch.zeros_like(value) for name, value in averaged.items()}
     state |= {f"model_ema.ema_model.net.{name}": value for name, value in averaged.items()}
     torch.save({"state_dict": state, "global_step": 700, "epoch": 3, **more}, path)
-
-
-def conf() -> Path:
-    return ROOT / "conf"
 
 
 def test_with_its_weights_the_net_says_the_same_and_makes_sounds(tmp_path):
@@ -39,11 +36,6 @@ def test_with_its_weights_the_net_says_the_same_and_makes_sounds(tmp_path):
     assert (config["sample_rate"], config["channels"], config["steps"], config["imported"]["name"]) == (44_100, 2, 700, "tiny.ckpt")
     paths = generation.generate_sounds(tmp_path / "imported/tiny", [], 1, 0, tmp_path / "sounds", tmp_path, ["num_steps=1"])
     assert len(paths) == 1
-
-
-class Code:
-    def __reduce__(self):
-        return print, ("it ran",)
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from soundmill import params
 from soundmill.models.components.hifigan.vocoder import build_vocoder
 from soundmill.models.components.mel_autoencoder.autoencoder import build_autoencoder
 from stages import autoencoder, vocoder
-from tests.models.components import test_encodec, test_oobleck
-from tests.models.components.test_hifigan import VOICE
+from tests.models.components import test_library_codecs
 from tests.models.components.test_mel_autoencoder import SPEC, TINY
+from tests.models.components.test_vocoders import VOICE
 from tests.stages import of_waves
 from tests.stages.of_waves import ONE
 
@@ -214,16 +214,16 @@ _OOBLECK = Component(
 _ENCODEC = Component(
     "audio_dit",
     ("codec@audio_dit.autoencoder=encodec",),
-    (f"network={_braced(test_encodec.TINY.model_dump())}", "bandwidth=8.0"),
+    (f"network={_braced(test_library_codecs.ENCODEC.model_dump())}", "bandwidth=8.0"),
     (".network.sample_rate=4000", r"clips has 1 channels at 8000 Hz, but autoencoder\.network has 1 at 4000; make them"),
     {},
     rate=8000,
 )
 PUBLISHED = {
     "mel_autoencoder": Published(CODECS["mel_autoencoder"], (), _published_mel, {"scaling_factor": 0.93}),
-    "oobleck": Published(_OOBLECK, (), test_oobleck.publish, {"latent_rate": 44_100 / 8}),
+    "oobleck": Published(_OOBLECK, (), test_library_codecs.publish_oobleck, {"latent_rate": 44_100 / 8}),
     "encodec": Published(
-        _ENCODEC, (), test_encodec.publish, {"latent_rate": 1000, "latent_values_per_second": 8000, "bandwidth": 8.0}
+        _ENCODEC, (), test_library_codecs.publish_encodec, {"latent_rate": 1000, "latent_values_per_second": 8000, "bandwidth": 8.0}
     ),
     "hifigan": Published(
         VOCODERS["hifigan"],

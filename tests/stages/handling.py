@@ -52,7 +52,7 @@ RATE = 16_000
 
 
 def settle(project: Path, workers: int = 1, **sections) -> None:
-    params.write_yaml({"execution": execution(workers), **sections}, project / "params.yaml")
+    params.write_yaml({**sections, "execution": execution(workers)}, project / "params.yaml")
 
 
 def call(module, *argv: str, section: str | None = None) -> dict:

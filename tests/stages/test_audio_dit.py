@@ -17,6 +17,7 @@ from soundmill.models.components.dit.network import Conditions
 from soundmill.models.family import Request
 from soundmill.models.merging import write_whole
 from soundmill.training import checkpoint
+from tests.prepared import edit
 from tests.stages import of_waves, tango_inputs
 from tests.stages.families import ROWS
 
@@ -139,16 +140,14 @@ def test_by_label_or_by_nothing(tmp_path, data):
 
 def test_latents_of_another_codec_are_refused(tmp_path, data):
     shutil.copytree(data, tmp_path / "data")
-    path = tmp_path / "data/inputs/autoencoder/config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"digest": "another"}))
+    edit(tmp_path / "data/inputs/autoencoder/config.json", digest="another")
     with pytest.raises(SystemExit, match="latents of another autoencoder than in"):
         train(tmp_path / "home", tmp_path / "data")
 
 
 def test_a_checkpoint_whose_latents_do_not_fit_is_refused(tmp_path, trained):
     shutil.copytree(trained / "model", tmp_path / "model")
-    path = tmp_path / "model/config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"mean": [0.0]}))
+    edit(tmp_path / "model/config.json", mean=[0.0])
     with pytest.raises(UserError, match="mean and deviation must have 32 values, one a channel"):
         registry.family("audio_dit").load(tmp_path / "model")
 
@@ -167,9 +166,7 @@ def test_adapters_of_the_transformer_are_heard_and_merge(tmp_path, trainings, tr
     assert (sounds[1] - sounds[0]).abs().max() > 1e-3
 
     shutil.copytree(trained / "model", tmp_path / "base")
-    path = tmp_path / "base/autoencoder/config.json"
-    text = json.dumps(json.loads(path.read_text()) | {"digest": "0" * 64, "scaling_factor": 0.25})
-    path.write_text(text)
+    edit(tmp_path / "base/autoencoder/config.json", digest="0" * 64, scaling_factor=0.25)
     start = f".start_from={tmp_path}/base"
     train(tmp_path / "all", data, start, ".steps=1")
     assert registry.family("audio_dit").load(tmp_path / "all/model").layout.scaling_factor == 0.5  # of the codec it is with

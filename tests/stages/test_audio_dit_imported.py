@@ -15,8 +15,8 @@ from tests.models import test_audio_dit_single_file as published
 from tests.models.test_audio_dit_published import CHANNELS, FRAMES, RATE, conf
 from tests.stages import of_waves
 from tests.stages.components import CODECS
+from tests.stages.of_waves import ONE
 
-ONE = "{accelerator: cpu, devices: 1, precision: '32', threads: 1}"
 LORA = {"rank": 2, "alpha": 4.0, "dropout": 0.0, "targets": ["to_q", "to_k", "to_v", "to_out.0"], "dora": False}
 
 

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from soundmill import manifest, shards, stage
-from soundmill.audio.flac import decode_flac, encode_flac
-from soundmill.audio.log_mels import SPEC_KEY
+from soundmill.audio.flac import decode_mono, encode_flac
 from soundmill.audio.mel import log_mel
 from soundmill.errors import UserError
 from soundmill.models.components.contracts import read_codec, save_codec
@@ -36,67 +35,30 @@ SPLITS = ["train", "train", "train", "train", "valid", "test"]
 def sound(number: int) -> np.ndarray:
     """A tone that rises, and faint noise [T]."""
     time = np.arange(LENGTHS[number]) / SPEC.sample_rate
-    noise = np.random.default_rng(number).standard_normal(len(time))
-    return decode_flac(encode(0.3 * np.sin(2 * np.pi * (400 + 900 * number + 4000 * time) * time) + 1e-3 * noise)).reshape(-1)
-
-
-def encode(wave: np.ndarray) -> bytes:
-    return encode_flac(wave.astype(np.float32), SPEC.sample_rate)
-
-
-def write_spectrograms(directory: Path) -> None:
-    """Of six clips, in two shards."""
-    schema = manifest.SPECTROGRAMS.with_metadata({SPEC_KEY: SPEC.model_dump_json().encode()})
-    for shard in range(2):
-        rows = []
-        for number in range(6)[shard::2]:
-            values = log_mel(sound(number), SPEC).astype("<f2")
-            size = {"num_mels": 16, "num_frames": values.shape[1]}
-            rows.append({"clip_id": f"clip{number}", "log_mel": values.tobytes(), "digest": f"row {number}", **size})
-        shards.write_rows(rows, directory / shards.shard_name(shard), schema)
-
-
-def write_clips(ids: list[str], directory: Path) -> None:
-    """In two shards."""
-    rows = [prepared.sound(one, sound(n), SPEC.sample_rate, digest=f"row {one}", shard=n % 2) for n, one in enumerate(ids)]
-    for shard in range(2):
-        prepared.write_rows(rows[shard::2], directory / shards.shard_name(shard), manifest.CLIPS)
-
-
-def write_catalog(path: Path, caption: str = "a tone rises") -> None:
-    fields = {"recording_id": "r", "source": "r.wav", "start": 0.0, "shard": 0, "labels": [], "corpus": "test", "weight": 1.0}
-    rows = [
-        {"clip_id": f"clip{number}", "split": split, "captions": [caption, f"number {number}"], **fields}
-        for number, split in enumerate(SPLITS)
-    ]
-    shards.write_rows(rows, path, manifest.CATALOG)
+    wave = 0.3 * np.sin(2 * np.pi * (400 + 900 * number + 4000 * time) * time)
+    wave += 1e-3 * np.random.default_rng(number).standard_normal(len(time))
+    return decode_mono(encode_flac(wave.astype(np.float32), SPEC.sample_rate))
 
 
 @pytest.fixture
 def project(tmp_path, root, monkeypatch) -> Path:
     monkeypatch.chdir(root)
-    data = tmp_path / "data"
-    write_spectrograms(data / "mels")
-    write_clips([f"clip{number}" for number in range(6)], data / "sounds")
-    write_catalog(data / "catalog.parquet")
-    mixes = [
-        {"clip_id": f"mix{number}", "caption": f"two, {number}", "labels": []}
-        | {"audio": {"bytes": encode(sound(number)), "path": ""}}
-        for number in range(2)
-    ]
-    shards.write_rows(mixes, data / "mixes" / shards.shard_name(0), manifest.MIXES)
-    torch.manual_seed(0)
-    model = Autoencoder(TINY, SPEC, build_autoencoder(TINY).eval(), mean=-8.0, deviation=2.0, scaling_factor=0.5)
-    save_codec(model, data / "autoencoder", {"kind": "train"})
+    data, rows, mixes = tmp_path / "data", [], []
+    for number, split in enumerate(SPLITS):  # in two shards
+        told = {"split": split, "captions": ["a tone rises", f"number {number}"], "shard": number % 2}
+        rows.append(prepared.sound(f"clip{number}", sound(number), SPEC.sample_rate, digest=f"row clip{number}", **told))
+        mixes.append({"clip_id": f"mix{number}", "caption": f"two, {number}", "labels": [], "audio": rows[-1]["audio"]})
+    prepared.write_sounds(rows, data / "sounds", data / "catalog.parquet")
+    shards.write_rows(mixes[:2], data / "mixes" / shards.shard_name(0), manifest.MIXES)
+    save_autoencoder(data / "autoencoder")
     return tmp_path
 
 
-def arguments(project: Path, ports: dict[str, str], workers: int = 1, **sections) -> list[str]:
-    document = {"latents": LATENTS} | sections
-    codecs = {"tango": {"codec": "mel_autoencoder"}}
-    write_yaml({"execution": execution(workers), "latent_families": codecs, "tango": document}, project / "params.yaml")
-    argv = [word for port, path in ports.items() for word in (f"--{port}", str(project / "data" / path))]
-    return [*argv, "--family", "tango", "--params", str(project / "params.yaml")]
+def save_autoencoder(directory: Path, seed: int = 0) -> str:
+    """With random weights; returns its digest."""
+    torch.manual_seed(seed)
+    model = Autoencoder(TINY, SPEC, build_autoencoder(TINY).eval(), mean=-8.0, deviation=2.0, scaling_factor=0.5)
+    return save_codec(model, directory, {"kind": "train"})["digest"]
 
 
 LATENTS = {"num_samples": 3840, "batch_size": 2, "accelerator": "cpu", "precision": "32"}  # 24 frames
@@ -106,7 +68,11 @@ OF_MIXES = {"audio": "mixes", "autoencoder": "autoencoder", "latents": "mixed", 
 
 def make_latents(project: Path, ports: dict[str, str] = OF_CLIPS, **changes) -> dict:
     """Run the stage in this process; returns its metrics."""
-    stage.main(latents.run, "latents", arguments(project, ports, **changes))
+    codecs = {"tango": {"codec": "mel_autoencoder"}}
+    document = {"execution": execution(), "latent_families": codecs, "tango": {"latents": LATENTS | changes}}
+    write_yaml(document, project / "params.yaml")
+    argv = [word for port, path in ports.items() for word in (f"--{port}", str(project / "data" / path))]
+    stage.main(latents.run, "latents", [*argv, "--family", "tango", "--params", str(project / "params.yaml")])
     return json.loads((project / "data/l.json").read_text())
 
 
@@ -171,11 +137,11 @@ def test_a_gpu_has_one_process(project, monkeypatch):
 
 
 def test_a_length_that_does_not_fit_is_named(project):
-    assert make_latents(project, latents={**LATENTS, "num_samples": 3200})["silent_samples"] == 800
+    assert make_latents(project, num_samples=3200)["silent_samples"] == 800
     with pytest.raises(SystemExit, match=r"clip 'clip0' has 3200 samples; raise latents.num_samples \(now 2880\)"):
-        make_latents(project, latents={**LATENTS, "num_samples": 2880})
+        make_latents(project, num_samples=2880)
     with pytest.raises(SystemExit, match=r"num_samples 3360 must be a multiple of 320, hop_length · 2"):
-        make_latents(project, latents={**LATENTS, "num_samples": 3360})
+        make_latents(project, num_samples=3360)
 
 
 def test_mixes_bring_their_own_captions_and_may_be_none(project):
@@ -239,10 +205,8 @@ def test_another_autoencoder_in_the_same_directory_is_noticed(project, encoded):
     """Parameters are the same, and there are kept shards: none may be used, not even one without rows."""
     before = latents_of(project, "before", "kept", known_clips(0, 2))
     empty = latents_of(project, "empty", "kept_empty", {})
-    torch.manual_seed(1)
     shutil.rmtree(project / "data/autoencoder")
-    other = Autoencoder(TINY, SPEC, build_autoencoder(TINY).eval(), mean=-8.0, deviation=2.0, scaling_factor=0.5)
-    digest = save_codec(other, project / "data/autoencoder", {"kind": "train"})["digest"]
+    digest = save_autoencoder(project / "data/autoencoder", seed=1)
     assert latents_of(project, "after", "kept", known_clips(0, 2)) != before
     assert encoded == [1, 1, 1, 1]
     assert latents_of(project, "still_empty", "kept_empty", {}) != empty

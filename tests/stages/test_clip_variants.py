@@ -34,7 +34,7 @@ def one_shots(shared, tmp_path) -> Path:
 def cut(project: Path, folder: Path, **plan: object) -> dict:
     """Clips of the recordings in a folder; returns the metrics of `resample`."""
     inventory(project, folder)
-    settle(project, plan, corpus={"path": str(folder)})
+    settle(project, folder, **plan)
     run_both(project)
     assert not {**reasons_of(project, "segment"), **reasons_of(project, "resample")}
     return json.loads((project / "data/metrics/resample.json").read_text())
@@ -78,11 +78,10 @@ def test_clips_come_to_one_loudness_and_are_measured_before_it(one_shots, tmp_pa
 
 
 def test_a_variant_may_refuse_what_it_would_have_to_upsample(one_shots, tmp_path):
-    plan = {"sample_rate": 44_100, "channels": 2, "upsample": False, "tail": "keep"}
     (one_shots / "low.wav").write_bytes(sound(0, 0.5, 22_050, "WAV"))
     (one_shots / "data.wav").write_bytes(sound(0, 10, 1, "WAV"))  # ten numbers, one a second
     inventory(tmp_path, one_shots)
-    settle(tmp_path, plan, corpus={"path": str(one_shots)})
+    settle(tmp_path, one_shots, sample_rate=44_100, channels=2, upsample=False, tail="keep")
     run_both(tmp_path)
     mono = {path.name for path in one_shots.glob("*.flac") if soundfile.info(path).channels == 1}
     assert reasons_of(tmp_path, "segment") == {"low.wav": "low rate", "data.wav": "low rate", **dict.fromkeys(mono, "few channels")}

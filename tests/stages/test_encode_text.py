@@ -23,12 +23,6 @@ CAPTIONS = [["a dog barks", "a hound is heard"], ["rain falls"], [], ["a dog bar
 MIX = "a dog barks and rain falls"
 
 
-def write_corpus(data: Path, captions: list[list[str]], mix: str = MIX) -> None:
-    rows = [sound(f"clip{n}", np.zeros(9), shard=n % 3, captions=texts) for n, texts in enumerate(captions)]
-    write_rows(rows, data / "catalog.parquet", manifest.CATALOG)
-    shards.write_rows([{"clip_id": "mix_0", "caption": mix, "labels": []}], data / "mixes" / shards.shard_name(0), manifest.MIXES)
-
-
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory) -> text.Encoder:
     return text.make_scratch(tmp_path_factory.mktemp("encoder"), **SIZES, seed=0)
@@ -37,20 +31,17 @@ def encoder(tmp_path_factory) -> text.Encoder:
 @pytest.fixture
 def project(tmp_path, root, monkeypatch) -> Path:
     monkeypatch.chdir(root)
-    write_corpus(tmp_path / "data", CAPTIONS)
+    rows = [sound(f"clip{n}", np.zeros(9), shard=n % 3, captions=texts) for n, texts in enumerate(CAPTIONS)]
+    write_rows(rows, tmp_path / "data/catalog.parquet", manifest.CATALOG)
+    mix = {"clip_id": "mix_0", "caption": MIX, "labels": []}
+    shards.write_rows([mix], tmp_path / "data/mixes" / shards.shard_name(0), manifest.MIXES)
     return tmp_path
 
 
 def arguments(project: Path, workers: int = 1, **changes) -> list[str]:
     """Write the parameters; the stage's command line."""
-    params = {
-        "clips": "default",
-        "encoder": "byt5-scratch",
-        "revision": None,
-        "max_tokens": 24,
-        "scratch": {**SIZES, "seed": 0},
-    } | changes
-    write_yaml({"execution": execution(workers), "text": {"mine": params}}, project / "params.yaml")
+    params = {"clips": "default", "encoder": "byt5-scratch", "revision": None, "max_tokens": 24, "scratch": {**SIZES, "seed": 0}}
+    write_yaml({"execution": execution(workers), "text": {"mine": params | changes}}, project / "params.yaml")
     paths = {"catalog": "catalog.parquet", "mixes": "mixes", "states": "text/mine", "metrics": "text.json"}
     argv = [word for port, path in paths.items() for word in (f"--{port}", str(project / "data" / path))]
     return [*argv, "--variant", "mine", "--name", "encode_text/mine", "--params", str(project / "params.yaml")]

@@ -12,16 +12,20 @@ import pytest
 
 from soundmill import manifest, params, shards, stage
 from soundmill.audio.flac import write_wav
+from soundmill.audio.mel import log_mel
 from soundmill.audio.tags import CHANGED, GENERATED, MadeBy
 from soundmill.errors import UserError
 from soundmill.evaluation import family_report, folders, pairwise
 from soundmill.evaluation.family import Source
 from soundmill.evaluation.sets import CatalogClip
+from soundmill.training import tagger
+from soundmill.training.tagger import AugmentationParams
 from stages import evaluate
 from tests import prepared, recorded
 from tests.mels import spec_with
 from tests.prepared import execution
 from tests.stages.handling import tree
+from tests.training.test_tagger import PARAMS as TAGGER
 
 RATE = 16_000
 LABELS = ("beep", "hiss")
@@ -43,23 +47,16 @@ def sound(label: str, seed: int) -> np.ndarray:
 
 def corpus(count: int = 72) -> list[dict]:
     """Clips: 16 train, 4 valid, the rest test."""
-    return [
-        {
-            "clip_id": f"clip{index:02d}_0",
-            "recording_id": f"clip{index:02d}",
-            "source": f"{index}.wav",
-            "start": 0.0,
-            "shard": index % 2,
-            "split": "train" if index < 16 else "valid" if index < 20 else "test",
-            "captions": [f"a {LABELS[index % 2]}"],
-            "labels": [LABELS[index % 2]],
-        }
-        for index in range(count)
-    ]
+    rows = []
+    for index in range(count):
+        whose = {"clip_id": f"clip{index:02d}_0", "recording_id": f"clip{index:02d}", "source": f"{index}.wav", "start": 0.0}
+        told = {"captions": [f"a {LABELS[index % 2]}"], "labels": [LABELS[index % 2]]}
+        rows.append({**whose, "shard": index % 2, "split": "train" if index < 16 else "valid" if index < 20 else "test", **told})
+    return rows
 
 
 @pytest.fixture(scope="module")
-def tagger(tmp_path_factory):
+def judge(tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("tagger")
     train_tagger(directory)
     return directory
@@ -67,49 +64,28 @@ def tagger(tmp_path_factory):
 
 def train_tagger(directory: Path) -> None:
     """A small tagger, really trained on the training clips; about a second."""
-    from soundmill.audio.mel import log_mel
-    from soundmill.training import tagger
-    from soundmill.training.tagger import from_names
-
     spec = spec_with(win_length=640, hop_length=320, n_mels=32, f_min=50.0, power=2.0, floor=1e-10)
-    values = {
-        "mel": "tagger",
-        "width": 4,
-        "embedding_size": 8,
-        "patch_seconds": 0.5,
-        "crop_seconds": 1.0,
-        "dropout": 0.0,
-        "epochs": 30,
-        "max_steps": 30,
-        "max_clips": 100,
-        "batch_size": 8,
-        "learning_rate": 5e-3,
-        "weight_decay": 0.0,
-        "augmentation": {"gain_db": 0.0, "roll": True, "masked_bands": 0.0, "masked_frames": 0.0},
-        "max_words": 2,
-        "clusters": 2,
-        "seed": 0,
-        "threads": 1,
-    }
+    plain = AugmentationParams(gain_db=0.0, roll=True, masked_bands=0.0, masked_frames=0.0)
+    changes = {"patch_seconds": 0.5, "dropout": 0.0, "epochs": 30, "max_steps": 30, "learning_rate": 5e-3, "weight_decay": 0.0}
+    settings = TAGGER.model_copy(update=changes | {"augmentation": plain})
     rows = corpus()
     training = [row["clip_id"] for row in rows if row["split"] == "train"]
     waves = {row["clip_id"]: sound(row["labels"][0], index) for index, row in enumerate(rows)}
     mels = {clip_id: log_mel(wave, spec).astype(np.float16) for clip_id, wave in waves.items()}
-    targets = from_names({row["clip_id"]: row["labels"] for row in rows}, training, "labels")
-    settings = params.parse(tagger.TaggerParams, values, "tagger")
+    targets = tagger.from_names({row["clip_id"]: row["labels"] for row in rows}, training, "labels")
     net, _ = tagger.train_tagger(settings, spec, mels, targets, training, [], lambda *_: None, lambda _: None)
     tagger.save_tagger(net, settings, spec, targets, directory)
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch, tagger):
+def project(tmp_path, monkeypatch, judge):
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path / "none"))
     monkeypatch.chdir(tmp_path)
-    fill(tmp_path, tagger)
+    fill(tmp_path, judge)
     return tmp_path
 
 
-def fill(project: Path, tagger: Path, count: int = 72) -> None:
+def fill(project: Path, judge: Path, count: int = 72) -> None:
     """A project with clips, catalog, sounds of a family that does fairly well, and parameters; the tagger judges."""
     data = project / "data"
     rows = corpus(count)
@@ -120,26 +96,15 @@ def fill(project: Path, tagger: Path, count: int = 72) -> None:
             if row["split"] == split:
                 wave = 0.8 * sound(row["labels"][0], index + 1000 * (split == "test"))
                 write_wav(data / folder / f"{row['clip_id']}.wav", wave, RATE, made_by=MAKERS[folder])
-    shutil.copytree(tagger, data / "tagger")
+    shutil.copytree(judge, data / "tagger")
     (data / "terms.json").write_text(json.dumps(TERMS))
     write_params(project)
 
 
 def write_params(project: Path, workers: int = 1, **changes) -> None:
-    section = {
-        "embedders": ["tagger"],
-        "protocols": ["project"],
-        "reference": "test",
-        "bootstrap": 30,
-        "probe_clips": 100,
-        "training_clips": 0,
-        "subsets": [],
-        "ladder": [],
-        "examples": 4,
-        "seed": 0,
-        **changes,
-    }
-    document = {"execution": execution(workers), "ddpm_mel": {}, "evaluate": section}
+    section = {"embedders": ["tagger"], "protocols": ["project"], "reference": "test", "bootstrap": 30, "probe_clips": 100}
+    section |= {"training_clips": 0, "subsets": [], "ladder": [], "examples": 4, "seed": 0}
+    document = {"execution": execution(workers), "ddpm_mel": {}, "evaluate": section | changes}
     params.write_yaml(document, project / "params.yaml")
 
 
@@ -211,18 +176,8 @@ def test_scores_have_baselines_and_bytes_do_not_depend_on_workers(project):
     assert found["ladder"]["scores"].keys() == found["ladder"]["sentences"].keys() == {"mmd_tagger"}
     rungs = found["ladder"]["scores"]["mmd_tagger"]
     assert rungs["real"] < rungs["noise_0db"]
-    assert set(tree(project / "data" / "report")) == {
-        "card.md",
-        "index.html",
-        "ladder.png",
-        "ladder.tex",
-        "scores.png",
-        "scores.csv",
-        "scores.json",
-        "scores.md",
-        "scores.tex",
-        "sounds.csv",
-    }
+    scores = {f"scores.{kind}" for kind in ("png", "csv", "json", "md", "tex")}
+    assert set(tree(project / "data" / "report")) == {"card.md", "index.html", "ladder.png", "ladder.tex", "sounds.csv", *scores}
 
     write_params(project, workers=1, ladder=["mmd"])
     evaluate_in(project, "again")
@@ -273,21 +228,16 @@ def test_a_family_that_only_reconstructs_is_scored_by_that_and_has_no_codec_line
 
 
 def test_unknown_embedder_and_typos_are_named(project):
-    write_params(project, embedders=["vggishh"])
-    with pytest.raises(SystemExit, match=r"evaluate\.embedders\.0: .*unknown embedder 'vggishh'; did you mean 'vggish'"):
-        evaluate_in(project)
-    write_params(project, embedders=["tagger", "tagger"])
-    with pytest.raises(SystemExit, match="a name twice"):
-        evaluate_in(project)
-    write_params(project, protocols=["project", "audioldm_eval"])
-    with pytest.raises(SystemExit, match=r"evaluate\.protocols: .*'audioldm_eval'; did you mean 'audioldm_eval-16k'"):
-        evaluate_in(project)
-    write_params(project, protocols=["google-fad"])
-    with pytest.raises(SystemExit, match=r"evaluate\.protocols: .*must begin with project"):
-        evaluate_in(project)
-    write_params(project, bootstraps=3)
-    with pytest.raises(SystemExit, match="did you mean 'bootstrap'"):
-        evaluate_in(project)
+    for change, message in (
+        ({"embedders": ["vggishh"]}, r"evaluate\.embedders\.0: .*unknown embedder 'vggishh'; did you mean 'vggish'"),
+        ({"embedders": ["tagger", "tagger"]}, "a name twice"),
+        ({"protocols": ["project", "audioldm_eval"]}, r"evaluate\.protocols: .*'audioldm_eval'; did you mean 'audioldm_eval-16k'"),
+        ({"protocols": ["google-fad"]}, r"evaluate\.protocols: .*must begin with project"),
+        ({"bootstraps": 3}, "did you mean 'bootstrap'"),
+    ):
+        write_params(project, **change)
+        with pytest.raises(SystemExit, match=message):
+            evaluate_in(project)
 
 
 def test_missing_weights_are_said_and_no_embedder_at_all_is_an_error(monkeypatch, tmp_path, capsys):

@@ -22,7 +22,7 @@ from tests.stages import of_waves
 from tests.stages.components import VOCODERS
 from tests.stages.families import ROWS, STEPS, Trainings
 from tests.stages.of_waves import LABELS
-from tests.training.killing import Killed, die_before
+from tests.training.doubling import Killed, die_before
 
 SCORES = (".score_every_steps=2", ".score_requests=3", ".score_share=null")
 BASIC = ("config.json", "best.safetensors", manifest.TRAINED_ON_FILE)
@@ -223,19 +223,13 @@ def test_a_start_that_does_not_fit_is_refused(tmp_path, trainings: Trainings, na
 
 REFUSED = [
     ("ddpm_mel", [".steps=null"], "", "one of steps and epochs"),
-    ("ddpm_mel", [".batch_size=0"], "", r"ddpm_mel\.train\.batch_size"),
     ("ddpm_mel", [".picture.width=40"], "", "multiple of"),
     ("ddpm_mel", [".use=5", ".keep_every_steps=2"], "", r"`use` is step 5, whose weights are not kept \(those of"),
     ("ddpm_mel", [".use=best_fad"], "", "`use` is `best_fad`, but nothing is scored while it trains; set score_every_steps"),
     ("tango", [".real_items=0"], "", r"tango\.train\.real_items"),
     ("tango", [".network.text_width=8"], "", r"16 wide; set train\.network\.text_width to that"),
     ("tango", [".network.widths=[8,8,8,8,8]", ".network.heads=[2,2,2,2,2]"], "", "cannot be halved 4 times"),
-    (
-        "tango_rave",
-        ["vocoder=hifigan_laptop", ".sampling.vocoder=trained"],
-        "",
-        "latents of waves need no vocoder: leave `vocoder=",
-    ),
+    ("tango_rave", ["vocoder=hifigan_laptop", ".sampling.vocoder=trained"], "", "latents of waves need no vocoder: leave"),
     ("tango_lora", [".lora.rank=100"], "", r"lora\.rank: 100 is above"),
     ("tango_lora", [".lora.targets=[to_x]"], "", r"lora\.targets: no layer of the net is named 'to_x'"),
     ("audio_dit", [".network.key_heads=2", ".network.heads=3"], "", "key_heads 2 must divide the 3 heads"),
@@ -247,15 +241,9 @@ REFUSED = [
     ("audio_dit", [], "unlabelled", r"no clip has a caption; set audio_dit\.train\.condition to `none` or `label`"),
     ("audio_dit_oobleck", ["vocoder=hifigan_laptop", ".sampling.vocoder=trained"], "", "latents of waves need no vocoder: leave"),
     ("diffusion_ae", [".network.factors=[1,48]"], "", r"has 128 latents, and diffusion_ae\.train\.network needs a multiple of 48"),
-    (
-        "waveform_unet",
-        [],
-        "unlabelled",
-        r"no training clip has a label; set waveform_unet\.train\.condition to `none` or `caption`",
-    ),
+    ("waveform_unet", [], "unlabelled", r"no training clip has a label; set waveform_unet\.train\.condition to `none`"),
     ("waveform_unet_caption", [], "unlabelled", r"no clip has a caption; set waveform_unet\.train\.condition to `none` or `label`"),
     ("waveform_unet_none", [".num_samples=4095"], "", "num_samples 4095 must be a multiple of 4"),
-    ("waveform_unet_none", [".optimiser.learning_rate=1e30"], "", "loss is no longer a number at step"),
     ("waveform_unet", [".condition_dropout=0.0", ".sampling.guidance_scale=2.0"], "", "raise condition_dropout, or set it to 1"),
     ("diffwave_none", [".crop_seconds=0.2"], "", r"none of 5 training clips is as long as a crop of 0\.2 s, the longest"),
     ("diffwave", [".crop_seconds=0.2"], "", r"or fill clips with silence \(`clips\.clips\.tail: pad`\)"),
@@ -263,7 +251,6 @@ REFUSED = [
     ("diffwave_label", [], "unlabelled", r"no training clip has a label; set diffwave\.train\.condition to `none`"),
     ("diffwave", [".mel.sample_rate=22050"], "", r"mel\.sample_rate is 22050, but .* has 16000"),
     ("diffwave_none", [".sampling.betas=[0.3,0.01]"], "", "betas must increase"),
-    ("diffwave_none", [".optimiser.learning_rate=1e30"], "", "loss is no longer a number at step"),
     ("diffusion_vocoder", [".mel.sample_rate=22050"], "", r"mel\.sample_rate is 22050, but .* has 16000; make them agree"),
     ("upsampler", [".num_samples=1022"], "", "num_samples 1022 must be a multiple of 4 and of 4"),
     ("projected_gan", [".generator.rows=12"], "", "clips of 1.36 s; projected_gan needs loops of equal length, at least 1.92 s"),

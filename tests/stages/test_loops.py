@@ -10,22 +10,13 @@ import soundfile
 from soundmill import manifest, params
 from soundmill.audio import flac
 from soundmill.corpora import loop_corpus
-from stages import corpus, loops, resample, scan, segment
+from stages import corpus, loops, resample, segment
 from tests.imports import ROOT
-from tests.prepared import execution
-from tests.stages.handling import call, failure, settle, table, tree
+from tests.stages.handling import call, failure, scanned, settle, table, tree
 
 DOCUMENT = params.compose(ROOT / "conf", ["corpus=loops", "loops=one_bar", "corpus.recordings=18", "corpus.valid_fraction=0.4"])
 LOOPS = ("--variant", "one_bar", "--corpus", "data/corpus", "--loops", "data/loops/one_bar", "--picture", "data/loops.png")
 RATE = 22_050
-
-
-def call_loops() -> dict:
-    return call(loops, *LOOPS)
-
-
-def settle_with(project: Path, document: dict, workers: int = 1) -> None:
-    settle(project, **{**document, "execution": execution(workers)})
 
 
 @pytest.fixture
@@ -33,12 +24,8 @@ def folder(project) -> Path:
     """A corpus to come, in a project whose parameters know it."""
     (project / "mine").mkdir()
     document = params.compose(ROOT / "conf", ["corpus=folder", f"corpus.path={project / 'mine'}", "loops=one_bar"])
-    settle_with(project, document)
+    settle(project, **document)
     return project / "mine"
-
-
-def write(path: Path, wave: np.ndarray) -> None:
-    soundfile.write(path, wave, RATE)
 
 
 def beats(bpm: float, bars: int) -> np.ndarray:
@@ -51,9 +38,9 @@ def beats(bpm: float, bars: int) -> np.ndarray:
 
 @pytest.mark.slow
 def test_the_embedded_loops_become_clips_of_a_bar(project):
-    settle_with(project, DOCUMENT)
+    settle(project, **DOCUMENT)
     assert call(corpus, "--corpus", "data/corpus")["recordings"] == 18
-    metrics = call_loops()
+    metrics = call(loops, *LOOPS)
     with Path("data/corpus/metadata.csv").open(encoding="utf-8", newline="") as file:
         listed = {row["file_name"]: row for row in csv.DictReader(file)}
     found = [row for path in sorted(Path("data/loops/one_bar/audio").iterdir()) for row in table(path)]
@@ -79,27 +66,25 @@ def test_the_embedded_loops_become_clips_of_a_bar(project):
     assert {str([row[key] for key in kept]) for row in after} == {str([row[key] for key in kept]) for row in before}
 
     once = tree(Path("data/loops/one_bar"))
-    settle_with(project, DOCUMENT, workers=2)
-    call_loops()
+    settle(project, 2, **DOCUMENT)
+    call(loops, *LOOPS)
     assert tree(Path("data/loops/one_bar")) == once
 
 
 def test_a_folder_without_loops_is_refused_with_the_commonest_reasons(folder, capsys):
     rng = np.random.default_rng(0)
-    write(folder / "silence.wav", np.zeros(4 * RATE))
-    write(folder / "short.wav", beats(120, 1)[: RATE // 2])
+    soundfile.write(folder / "silence.wav", np.zeros(4 * RATE), RATE)
+    soundfile.write(folder / "short.wav", beats(120, 1)[: RATE // 2], RATE)
     for number in range(2):
-        write(folder / f"noise {number}.wav", 0.1 * rng.standard_normal(4 * RATE))
-    call(scan, "--corpus", "data/corpus", section="corpus")
+        soundfile.write(folder / f"noise {number}.wav", 0.1 * rng.standard_normal(4 * RATE), RATE)
+    scanned()
     said = failure(capsys, loops, *LOOPS)
-    assert (
-        "none of the 4 recordings is a loop: 2 no tempo, 1 too short, 1 silent; first: noise 0.wav: no tempo (the strongest" in said
-    )
+    assert "none of the 4 recordings is a loop: 2 no tempo, 1 too short, 1 silent; first: noise 0.wav: no tempo (" in said
 
 
 def test_a_corpus_of_which_all_is_forgotten_is_refused(folder, capsys):
-    write(folder / "groove.wav", beats(100, 2))
-    call(scan, "--corpus", "data/corpus", section="corpus")
+    soundfile.write(folder / "groove.wav", beats(100, 2), RATE)
+    scanned()
     (row,) = table("data/corpus/recordings.parquet")
     entry = {name: row[name] for name in ("recording_id", "digest")}
     entry |= {"source": "groove.wav", "clips": [], "fingerprint": "", "copy_of": None, "reason": "asked for"}
@@ -109,11 +94,11 @@ def test_a_corpus_of_which_all_is_forgotten_is_refused(folder, capsys):
 
 
 def test_one_loop_is_enough_and_a_wrong_name_is_told(folder, capsys):
-    write(folder / "groove 131bpm.wav", beats(100, 2))
-    write(folder / "slow 60bpm.wav", beats(60, 1))
-    write(folder / "rain.wav", 0.1 * np.random.default_rng(0).standard_normal(4 * RATE))
-    call(scan, "--corpus", "data/corpus", section="corpus")
-    metrics = call_loops()
+    soundfile.write(folder / "groove 131bpm.wav", beats(100, 2), RATE)
+    soundfile.write(folder / "slow 60bpm.wav", beats(60, 1), RATE)
+    soundfile.write(folder / "rain.wav", 0.1 * np.random.default_rng(0).standard_normal(4 * RATE), RATE)
+    scanned()
+    metrics = call(loops, *LOOPS)
     assert (metrics["loops"], metrics["bars"], metrics["misnamed_first"]) == (1, 2, ["groove 131bpm.wav"])
     assert "groove 131bpm.wav: its name says 131 bpm, but it has 100" in capsys.readouterr().out
     refused = {row["path"]: (row["reason"], row["detail"]) for row in table("data/quarantine/loops.parquet")}
@@ -126,7 +111,7 @@ def test_real_loops_have_the_tempi_of_their_lengths(shared, folder):
     source = shared / "data/cc0_samples"
     for name in ("loop_amen_full", "loop_tabla", "loop_compus", "ambi_glass_rub", "ambi_lunar_land"):
         (folder / f"{name}.flac").write_bytes((source / f"{name}.flac").read_bytes())
-    call(scan, "--corpus", "data/corpus", section="corpus")
-    assert call_loops()["found_by"] == {"length": 3}
+    scanned()
+    assert call(loops, *LOOPS)["found_by"] == {"length": 3}
     found = {row["path"]: row["bpm"] for path in Path("data/loops/one_bar/audio").iterdir() for row in table(path)}
     assert found == pytest.approx({"loop_amen_full.flac": 140, "loop_tabla.flac": 89.95, "loop_compus.flac": 148}, rel=1e-3)

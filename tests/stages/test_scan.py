@@ -1,25 +1,33 @@
-"""The inventory of an external corpus: what is recorded, quarantined and refused; and a union from there to the catalog."""
+"""The inventory of an external corpus: what is recorded, quarantined and refused; a union from there to the catalog; the embedded
+corpus: the same bytes by any number of workers, and a caption of its own for every clip."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
-from soundmill import attribution, manifest, shards, stage, tracking
-from stages import corpus, scan, splits
+from soundmill import attribution, hashing, manifest, stage, tracking
+from stages import corpus, scan
 from tests.corpora.tiny import cell, put, write, write_table
 from tests.prepared import PLAN
 from tests.stages.handling import (
     BOUNDS,
     CATALOG,
     CORPUS,
+    NAMING,
     SPLITS,
     TERMS,
     call,
     call_catalog,
+    call_splits,
     cut_clips,
     external,
     failure,
+    from_corpus_to_names,
+    json_rows,
+    rows_of_csv,
+    scanned,
     settle,
     table,
     tree,
@@ -48,7 +56,7 @@ def test_scan_counts_quarantines_and_repeats_itself(project):
     (root / "gone.wav").symlink_to("nowhere")
     Path(os.fsdecode(os.fsencode(root) + b"/\xff\n.ogg")).write_bytes(b"OggS")
     settle(project, corpus=external("my sounds; touch x"))
-    metrics = call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")
+    metrics = scanned()
     assert metrics["files"] == 5
     assert metrics["recordings"] == 2
     assert metrics["ignored_kinds"] == {".md": 1, ".txt": 1}
@@ -60,7 +68,7 @@ def test_scan_counts_quarantines_and_repeats_itself(project):
     }
     assert [row["path"] for row in table("data/corpus/recordings.parquet")] == ["Dog/a.wav", r"\xff\x0a.ogg"]
     before = tree(project / "data" / "corpus")
-    call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")
+    scanned()
     assert tree(project / "data" / "corpus") == before
     assert not (project / "x").exists()
 
@@ -76,7 +84,7 @@ def test_links_out_of_the_corpus_are_followed_where_the_parameters_say_so(projec
     links = {"rain/r0.txt", "rain/r1.wav"}
     for follow in (False, True, False):
         settle(project, corpus=external("sounds") | {"follow_links": follow})
-        metrics = call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")
+        metrics = scanned()
         assert [row["caption"] for row in table("data/corpus/captions.parquet")] == (["root:x:0:0"] if follow else [])
         assert metrics["recordings"] == (2 if follow else 1)
         rejected = {row["path"] for row in table("data/quarantine/scan.parquet") if row["reason"] == "link_leaves_corpus"}
@@ -85,12 +93,12 @@ def test_links_out_of_the_corpus_are_followed_where_the_parameters_say_so(projec
         assert [f"2 links that lead out of the folder and are {said}" in remark for remark in metrics["remarks"]] == [True]
     # What was said of links is not said of the same files without them.
     settle(project, corpus=external("sounds") | {"follow_links": True})
-    call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")
+    scanned()
     for path in (project / "sounds" / name for name in links):
         content = path.read_bytes()
         path.unlink()
         path.write_bytes(content)
-    assert call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")["remarks"] == []
+    assert scanned()["remarks"] == []
 
 
 @pytest.mark.parametrize(
@@ -125,7 +133,7 @@ def test_terms_are_in_the_table_and_decide_what_is_used(project):
     listed = project / "sounds" / "licences.csv"
     listed.write_text("glob,licence,creator,source_url,ai_terms\na.wav,CC BY 4.0,Ann,https://a.org,allowed\nb.wav,CC0,,,refused\n")
     settle(project, corpus=external("sounds"))
-    call(scan, "--name", "scan", "--corpus", "data/corpus", section="corpus")
+    scanned()
     found = {row["path"]: tuple(row[name] for name in manifest.TERMS) for row in table("data/corpus/recordings.parquet")}
     assert found == {
         "a.wav": ("CC-BY-4.0", "Ann", "https://a.org", "allowed", "licences.csv:2"),
@@ -148,40 +156,34 @@ def test_terms_are_in_the_table_and_decide_what_is_used(project):
     assert {row["path"]: row["reason"] for row in table("data/quarantine/scan.parquet")} == {"a.wav": "terms", "b.wav": "terms"}
 
 
-def test_a_union_from_scan_to_catalog(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    put(tmp_path / "esc", *(f"001 - Dog bark/{fold}-{fold}00-A.wav" for fold in (1, 2, 3)), seconds=2.0)
-    write_table(tmp_path / "hf/data/train-00000-of-00001.parquet", [cell(0), cell(1)], rows_per_group=1, text=["A", "B"])
-    write_table(tmp_path / "hf/data/test-00000-of-00001.parquet", [cell(2), None], text=["F", "nothing"])
-    put(tmp_path / "caps", "r1nicOVtvkQ_30.wav", "aBcDeFgHiJk_0.wav", seconds=6.0)
+def test_a_union_from_scan_to_catalog(project):
+    put(project / "esc", *(f"001 - Dog bark/{fold}-{fold}00-A.wav" for fold in (1, 2, 3)), seconds=2.0)
+    write_table(project / "hf/data/train-00000-of-00001.parquet", [cell(0), cell(1)], rows_per_group=1, text=["A", "B"])
+    write_table(project / "hf/data/test-00000-of-00001.parquet", [cell(2), None], text=["F", "nothing"])
+    put(project / "caps", "r1nicOVtvkQ_30.wav", "aBcDeFgHiJk_0.wav", seconds=6.0)
     header = "audiocap_id,youtube_id,start_time,caption\n"
-    write(tmp_path, "caps/train.csv", f"{header}1,r1nicOVtvkQ,30,A high tone\n9,gOnEcDeFgHi,0,Lost\n")
-    write(tmp_path, "caps/test.csv", f"{header}2,aBcDeFgHiJk,0,A low tone\n")
+    write(project, "caps/train.csv", f"{header}1,r1nicOVtvkQ,30,A high tone\n9,gOnEcDeFgHi,0,Lost\n")
+    write(project, "caps/test.csv", f"{header}2,aBcDeFgHiJk,0,A low tone\n")
     parts = {
         "esc": {"format": "auto", "path": "esc", "weight": 2.0},
-        "hf": {"format": "auto", "path": str(tmp_path / "hf"), "weight": 0.5},
+        "hf": {"format": "auto", "path": str(project / "hf"), "weight": 0.5},
         "caps": {"format": "audiocaps", "path": "caps", "weight": 1.0},
     }
     corpus = {"format": "union", "path": None, "parts": parts, "embedded": [], "external": ["union"], "shards": 3, **BOUNDS}
-    settle(tmp_path, corpus=corpus, clips={"default": PLAN | {"tail": "pad"}}, splits=SPLITS, catalog=CATALOG)
+    settle(project, corpus=corpus, clips={"default": PLAN | {"tail": "pad"}}, splits=SPLITS, catalog=CATALOG)
 
-    scanned = call(scan, "--corpus", "data/corpus", section="corpus")
-    assert {name: (about["format"], about["weight"], about["recordings"]) for name, about in scanned["parts"].items()} == {
+    metrics = scanned()
+    assert {name: (about["format"], about["weight"], about["recordings"]) for name, about in metrics["parts"].items()} == {
         "caps": ("audiocaps", 1.0, 2),
         "esc": ("esc", 2.0, 3),
         "hf": ("audiofolder", 0.5, 3),
     }
-    assert (scanned["recordings"], scanned["missing"]) == (8, 1)
+    assert (metrics["recordings"], metrics["missing"]) == (8, 1)
     assert [row["path"] for row in table("data/quarantine/scan.parquet")] == ["hf/data/test-00000-of-00001.parquet#1"]
 
     cut_clips()
-    verdicts = [{name: row[name] for name in ("clip_id", "start", "quality")} for row in table("data/clips")]
-    shards.write_rows(verdicts, Path("data/quality.parquet"), manifest.VERDICTS)
-    shards.write_rows([], Path("data/duplicates.parquet"), manifest.DUPLICATES)
-    ports = ("--corpus", "data/corpus", "--clips", "data/clips", "--quality", "data/quality.parquet")
-    dealt = call(splits, *ports, "--duplicates", "data/duplicates.parquet", "--splits", "data/splits.parquet")
+    assert call_splits()["splits_by"] == "given"
     call_catalog()
-    assert dealt["splits_by"] == "given"
     found = {
         row["source"]: (row["weight"], row["split"] == "test", row["labels"] + row["captions"])
         for row in table("data/catalog.parquet")
@@ -199,3 +201,59 @@ def test_a_union_from_scan_to_catalog(tmp_path, monkeypatch):
         "hf/data/train-00000-of-00001.parquet#1": (0.5, False, ["B"]),
     }
     assert not list(Path("data").rglob("embedded-*"))
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory) -> Path:
+    """A project with a small embedded corpus made by two workers."""
+    project = tmp_path_factory.mktemp("embedded")
+    settle(project, 2, corpus=CORPUS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project)
+        call(corpus, "--corpus", "data/corpus")
+    return project
+
+
+@pytest.mark.slow
+def test_the_embedded_corpus_is_the_same_bytes_with_one_worker_or_two(project, embedded):
+    settle(project, 1, corpus=CORPUS)
+    metrics = call(corpus, "--corpus", "data/corpus", "--refused", "data/refused.parquet")
+    assert metrics["recordings"] == 16
+    assert metrics["labels"] == 12
+    assert metrics["quarantined"] == metrics["collisions"] == 0
+    assert metrics["captions"] == metrics["captions_with_audio"]
+    first = tree(Path("data/corpus"))
+    assert tree(embedded / "data" / "corpus") == first
+    assert {Path(name).suffix for name in first} == {".wav", ".flac", ".ogg", ".mp3", ".m4a", ".csv", ".parquet"}
+
+    recordings, captions = table("data/corpus/recordings.parquet"), table("data/corpus/captions.parquet")
+    for row in recordings:
+        path = Path("data/corpus/audio") / os.fsdecode(row["raw_path"])
+        assert hashing.file_digest(path) == row["digest"]
+        assert path.stat().st_size == row["size"]
+    terms = ("CC0-1.0", "Soundmill", None, "allowed", "synthesised")
+    assert {tuple(row[name] for name in manifest.TERMS) for row in recordings} == {terms}
+    assert table("data/refused.parquet") == []
+    split_of = {row["recording_id"]: row["split"] for row in recordings}
+    for split in ("valid", "test"):
+        assert len({label for row in captions if split_of[row["recording_id"]] == split for label in row["labels"]}) == 12
+    assert len({row["group"] for row in recordings}) == 15  # one video gave two recordings
+    assert all(manifest.naming_stem(row["recording_id"]) == row["group"] for row in recordings)
+
+
+@pytest.mark.slow
+def test_every_clip_of_the_embedded_corpus_has_its_own_caption(project, embedded):
+    shutil.copytree(embedded / "data" / "corpus", project / "data" / "corpus")
+    settle(project, 2, **NAMING)
+    metrics = from_corpus_to_names()
+    assert metrics["missing"] == metrics["orphans"] == 0
+    assert metrics["captioned_by"] == {"window": metrics["clips"]}
+    assert metrics["splits_by"] == "given"
+    assert metrics["labels_absent_from_train"] == []
+    captions = {
+        (row["youtube_id"], float(row["start_time"])): row["caption"]
+        for name in ("train", "val", "test")
+        for row in rows_of_csv(f"data/corpus/{name}.csv")
+    }
+    told = {Path(row["location"]).stem: row["captions"] for split in manifest.SPLITS for row in json_rows(split)}
+    assert told == {f"{video}_{start:g}": caption for (video, start), caption in captions.items()}

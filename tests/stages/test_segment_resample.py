@@ -21,31 +21,22 @@ from soundmill.audio.quality import RecordingMeter, measure_clip
 from soundmill.corpora.clip_plan import ClipPlan
 from soundmill.corpora.sources import Sources, embedded_path
 from soundmill.decoding.ffmpeg import ffmpeg_executable
-from soundmill.stage import main
 from stages import resample, segment
 from stages.resample import resample_shard
 from stages.segment import ClipNames, plan_shard
 from tests import prepared
-from tests.prepared import execution
+from tests.stages import handling
+from tests.stages.handling import PLANNED
 
-PARAMS = {"execution": execution(), "corpus": {"path": None}}
 PLAN = {**prepared.PLAN, "clip_seconds": 2.0, "min_seconds": 0.5, "max_seconds": 60.0}
-STAGES = {"segment": segment, "resample": resample}
-OUTPUTS = {
-    "segment": ["--corpus", "data/corpus", "--segments", "data/segments.parquet"],
-    "resample": ["--corpus", "data/corpus", "--segments", "data/segments.parquet", "--clips", "data/clips"],
-}
-
-
-def arguments(stage: str) -> list[str]:
-    kept = ["--metrics", f"data/metrics/{stage}.json", "--quarantine", f"data/quarantine/{stage}.parquet"]
-    return ["--variant", "default", "--name", stage, *OUTPUTS[stage], *kept]
+STAGES = {"segment": (segment, PLANNED), "resample": (resample, (*PLANNED, "--name", "resample", "--clips", "data/clips"))}
 
 
 def run(project: Path, stage: str) -> None:
     """Run a stage in this process."""
+    module, ports = STAGES[stage]
     with contextlib.chdir(project):
-        main(STAGES[stage].run, "clips", arguments(stage))
+        handling.call(module, *ports, section="clips")
 
 
 def run_both(project: Path) -> None:
@@ -53,11 +44,9 @@ def run_both(project: Path) -> None:
         run(project, stage)
 
 
-def settle(project: Path, plan: dict[str, object] | None = None, **changes: dict[str, object]) -> None:
-    """Write params.yaml of a project, with some of the clip plan and of other sections changed."""
-    document = {name: {**values, **changes.get(name, {})} for name, values in PARAMS.items()}
-    document["clips"] = {"default": {**PLAN, **(plan or {})}}
-    (project / "params.yaml").write_text(json.dumps(document), encoding="utf-8")  # JSON is YAML
+def settle(project: Path, audio: Path | None = None, workers: int = 1, **plan: object) -> None:
+    """Write params.yaml of a project over a folder, with some of the clip plan changed."""
+    handling.settle(project, workers, corpus={"path": audio and str(audio)}, clips={"default": PLAN | plan})
 
 
 def inventory(project: Path, audio: Path, count: int = 4) -> None:
@@ -135,7 +124,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
     soundfile.write(audio / "silent.wav", np.zeros(48_000), 16_000)
     soundfile.write(audio / "inverted.wav", np.outer(noise(3.0, 16_000), [1, -1]), 16_000)
     inventory(project, audio)
-    settle(project, corpus={"path": str(audio)})
+    settle(project, audio)
     run_both(project)
     return project
 
@@ -232,7 +221,7 @@ SHARDS = 10
 def project_over(audio: Path, directory: Path, workers: int) -> Path:
     directory.mkdir()
     inventory(directory, audio, count=SHARDS)
-    settle(directory, corpus={"path": str(audio)}, execution=execution(workers))
+    settle(directory, audio, workers)
     return directory
 
 
@@ -276,9 +265,8 @@ def test_recordings_inside_a_table_are_cut_like_files(tmp_path):
         ]
         output = tmp_path / name
         output.mkdir()
-        assert not plan_shard(
-            pa.Table.from_pylist(rows, manifest.RECORDINGS), sources, params, {}, output / "plan.parquet"
-        ).quarantine
+        recordings = pa.Table.from_pylist(rows, manifest.RECORDINGS)
+        assert not plan_shard(recordings, sources, params, {}, output / "plan.parquet").quarantine
         plan = shards.read_table(output / "plan.parquet", manifest.SEGMENTS)
         assert not resample_shard(plan, sources, params, output / "clips.parquet").quarantine
         assert sorted(os.listdir(output)) == ["clips.parquet", "plan.parquet"]
@@ -321,7 +309,7 @@ def test_a_file_that_changed_since_the_scan_is_not_taken_for_the_old_one(tmp_pat
     audio.mkdir()
     soundfile.write(audio / "a.wav", noise(3.0, 16_000), 16_000)
     inventory(tmp_path, audio)
-    settle(tmp_path, corpus={"path": str(audio)})
+    settle(tmp_path, audio)
     good = (audio / "a.wav").read_bytes()
     for harm in (lambda: (audio / "a.wav").unlink(), lambda: soundfile.write(audio / "a.wav", noise(6.0, 16_000), 16_000)):
         harm()
@@ -332,20 +320,20 @@ def test_a_file_that_changed_since_the_scan_is_not_taken_for_the_old_one(tmp_pat
     assert "a.wav: the file has changed" in refusal(tmp_path, "resample")
 
 
-def plan(source: str, digest: str, num_samples: int) -> dict[str, object]:
-    whose = {"clip_id": "x_0", "recording_id": "x", "source": source, "raw_path": source.encode(), "digest": digest, "shard": 0}
-    place = {"start": 0.0, "start_sample": 0, "pad_samples": 0}
-    return {**whose, **place, "num_samples": num_samples, "recording_samples": num_samples}
+def resampled(folder: Path, num_samples: int) -> tuple[shards.Report, list[dict]]:
+    """The report and the clips of `a.wav` by a plan of so many samples."""
+    whose = {"clip_id": "x_0", "recording_id": "x", "source": "a.wav", "raw_path": b"a.wav", "shard": 0}
+    place = {"start": 0.0, "start_sample": 0, "pad_samples": 0, "num_samples": num_samples, "recording_samples": num_samples}
+    row = {**whose, **place, "digest": hashing.file_digest(folder / "a.wav")}
+    sources, output = Sources({b"": os.fsencode(folder)}), folder / "out" / "s.parquet"
+    report = resample_shard(pa.Table.from_pylist([row], manifest.SEGMENTS), sources, ClipPlan.model_validate(PLAN), output)
+    return report, list(shards.read_rows(output, manifest.CLIPS))
 
 
 @pytest.mark.parametrize(("planned", "reason"), [(16_500, None), (15_500, None), (17_000, "truncated"), (15_000, "corrupt")])
 def test_the_decoder_is_held_to_the_plan(tmp_path, planned, reason):
     soundfile.write(tmp_path / "a.wav", noise(1.0, 16_000), 16_000)
-    params = ClipPlan.model_validate(PLAN)
-    cut = plan("a.wav", hashing.file_digest(tmp_path / "a.wav"), planned)
-    table = pa.Table.from_pylist([cut], manifest.SEGMENTS)
-    report = resample_shard(table, Sources({b"": os.fsencode(tmp_path)}), params, tmp_path / "out" / "s.parquet")
-    rows = list(shards.read_rows(tmp_path / "out" / "s.parquet", manifest.CLIPS))
+    report, rows = resampled(tmp_path, planned)
     assert [row["reason"] for row in report.quarantine] == ([reason] if reason else [])
     assert [row["num_samples"] for row in rows] == ([] if reason else [planned])
     if not reason:
@@ -386,12 +374,9 @@ def test_float_samples_of_another_scale_are_brought_back_and_impossible_ones_nam
     wave = noise(2.0, 16_000) * np.float32(factor)
     wave[1000] += np.float32(spike)
     soundfile.write(tmp_path / "a.wav", wave, 16_000, subtype="FLOAT")
-    cut = plan("a.wav", hashing.file_digest(tmp_path / "a.wav"), len(wave))
-    params = ClipPlan.model_validate(PLAN)
-    table = pa.Table.from_pylist([cut], manifest.SEGMENTS)
-    report = resample_shard(table, Sources({b"": os.fsencode(tmp_path)}), params, tmp_path / "out" / "s.parquet")
+    report, rows = resampled(tmp_path, len(wave))
     assert [row["reason"] for row in report.quarantine] == ([reason] if reason else [])
-    for row in shards.read_rows(tmp_path / "out" / "s.parquet", manifest.CLIPS):
+    for row in rows:
         stored = measure_clip(wave / np.abs(wave).max(), 16_000, RecordingMeter(16_000), 0.0)
         assert row["quality"]["peak"] == pytest.approx(np.abs(wave).max(), rel=1e-4)
         for name in ("level_db", "dc_offset", "silence_ratio", "bandwidth_hz"):
@@ -421,7 +406,7 @@ def test_esc10_with_padding_gives_242_clips(shared, tmp_path):
     for path in (shared / "data" / "esc10").rglob("*.ogg"):
         shutil.copy(path, audio / path.name)
     project = project_over(audio, tmp_path / "esc", workers=2)
-    settle(project, {"clip_seconds": 5.0, "min_seconds": 1.0}, corpus={"path": str(audio)})
+    settle(project, audio, clip_seconds=5.0, min_seconds=1.0)
     run_both(project)
     output = json.loads((project / "data/metrics/resample.json").read_text())
     assert (output["recordings"], output["clips"], output["seconds"], output["quarantined"]) == (240, 242, 1210.0, 0)

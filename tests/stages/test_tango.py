@@ -22,6 +22,7 @@ from soundmill.publishing import model as publishing
 from soundmill.publishing.directory import pull
 from soundmill.training import checkpoint
 from tests import clap_weights
+from tests.prepared import edit
 from tests.stages import of_waves
 from tests.stages.families import ROWS, Row
 from tests.stages.tango_inputs import CAPTIONS, MIXES, write_latents
@@ -115,23 +116,17 @@ def test_the_best_of_several_is_kept_by_clap(tmp_path, trained, monkeypatch):
 
 def test_the_text_encoder_must_be_the_one_it_was_trained_with(tmp_path, trained):
     shutil.copytree(trained / "model", tmp_path / "model")
-    config = json.loads((tmp_path / "model" / "config.json").read_text())
-    config["text"]["scratch"]["seed"] = 1
-    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    text = json.loads((tmp_path / "model/config.json").read_text())["text"]
+    edit(tmp_path / "model/config.json", text=text | {"scratch": text["scratch"] | {"seed": 1}})
     with pytest.raises(UserError, match="not the one this model was trained with"):
         generation.generate_sounds(tmp_path / "model", ["a bell"], 1, 0, tmp_path / "sounds", tmp_path)
 
 
 def test_a_start_with_other_parts_says_so(tmp_path, trained, data, capfd):
     shutil.copytree(trained / "model", tmp_path / "before")
-    for name, changed in (
-        ("config.json", {"name": "theirs", "digest": "another"}),
-        ("autoencoder/config.json", {"digest": "another"}),
-    ):
-        path = tmp_path / "before" / name
-        config = json.loads(path.read_text())
-        config.get("text", config).update(changed)
-        path.write_text(json.dumps(config))
+    text = json.loads((tmp_path / "before/config.json").read_text())["text"]
+    edit(tmp_path / "before/config.json", text=text | {"name": "theirs", "digest": "another"})
+    edit(tmp_path / "before/autoencoder/config.json", digest="another")
     train(tmp_path, data, ".start_from=before", ".steps=1")
     said = capfd.readouterr().out
     assert "the text encoder changed from theirs to byt5-scratch: the network must adapt to it" in said
@@ -237,9 +232,7 @@ def test_a_hundredth_is_saved_and_names_its_base(trainings, tuned, base):
 def test_sounds_of_the_stage_and_of_prompts_are_those_of_the_tuned_model(tmp_path, tuned, data, base):
     shutil.copytree(tuned / "model", tmp_path / "model")
     shutil.copytree(base, tmp_path / "base")
-    config = json.loads((tmp_path / "model" / adapted.CONFIG).read_text())
-    config["base_model_name_or_path"] = "../base"
-    (tmp_path / "model" / adapted.CONFIG).write_text(json.dumps(config))
+    edit(tmp_path / "model" / adapted.CONFIG, base_model_name_or_path="../base")
     of_waves.generate("tango", tmp_path, data, LORA.composed())
     of_base = {path.name: path for path in (tmp_path / "codec" / manifest.BASE).glob("*.wav")}
     assert of_base.keys() == {path.name for path in (tmp_path / "generated").glob("*.wav")}
@@ -262,7 +255,6 @@ def test_merged_adapters_are_a_whole_checkpoint_that_sounds_the_same(tmp_path, t
     output = tmp_path / "merged"
     done = CliRunner().invoke(commands.app, ["export", str(tuned / "model"), "--output", str(output)])
     assert done.exit_code == 0, done.output
-    shutil.rmtree(tmp_path / "nothing", ignore_errors=True)
     assert not adapted.are_in(output)
     assert {path.name for path in output.iterdir()} == {"config.json", "unet.safetensors", "autoencoder", "trained_on.parquet"}
     for one, other in zip(sounds(tuned / "model", tmp_path / "a"), sounds(output, tmp_path / "b"), strict=True):
@@ -326,10 +318,8 @@ def test_several_are_added_by_their_shares(tmp_path, tuned, base, data):
 
 def test_what_the_tagger_chose_stays_known_after_merging(tmp_path, tuned):
     shutil.copytree(tuned / "model", tmp_path / "model")
-    path = tmp_path / "model" / "config.json"
-    config = json.loads(path.read_text())
-    config["started_from"]["chosen_by"] = ["tagger"]
-    path.write_text(json.dumps(config))
+    started_from = json.loads((tmp_path / "model/config.json").read_text())["started_from"]
+    edit(tmp_path / "model/config.json", started_from=started_from | {"chosen_by": ["tagger"]})
     merging.write_whole(tmp_path / "model", tmp_path / "merged")
     assert chosen_by(tmp_path / "merged", "last") == ["tagger"]
 
@@ -341,8 +331,7 @@ def test_a_part_of_dora_is_refused(tmp_path, trainings, base):
 
 def test_a_base_that_is_missing_or_another_one_is_named(tmp_path, tuned, base, data):
     shutil.copytree(tuned / "model", tmp_path / "model")
-    config = json.loads((tmp_path / "model" / adapted.CONFIG).read_text())
-    (tmp_path / "model" / adapted.CONFIG).write_text(json.dumps({**config, "base_model_name_or_path": "gone/base"}))
+    edit(tmp_path / "model" / adapted.CONFIG, base_model_name_or_path="gone/base")
     with pytest.raises(UserError, match=r"the base gone/base of the adapters in .*model \(digest [0-9a-f]{12}…\) is missing"):
         generation.generate_sounds(tmp_path / "model", ["a bell"], 1, 5, tmp_path / "a", tmp_path)
     shutil.copytree(base, tmp_path / "gone" / "base")
@@ -354,6 +343,6 @@ def test_a_base_that_is_missing_or_another_one_is_named(tmp_path, tuned, base, d
     shutil.copytree(tmp_path / "model", tmp_path / "gone" / "base")
     shutil.rmtree(tmp_path / "model")
     shutil.copytree(tuned / "model", tmp_path / "model")
-    (tmp_path / "model" / adapted.CONFIG).write_text(json.dumps({**config, "base_model_name_or_path": "gone/base"}))
+    edit(tmp_path / "model" / adapted.CONFIG, base_model_name_or_path="gone/base")
     with pytest.raises(UserError, match=r"is another one now: .*base has digest"):
         merging.write_whole(tmp_path / "model", tmp_path / "merged")

@@ -80,17 +80,12 @@ def lay(root: Path, paths: list[str]) -> None:
         (root / path).write_text(text)
 
 
-def settled(project: Path, terms: dict) -> None:
-    sections = {name: PARAMS[name] for name in ("duplicates", "quality")} | {"splits": SPLITS}
-    sections["quality"] = {**sections["quality"], "rules": dict.fromkeys(sections["quality"]["rules"])}
-    sections["catalog"] = CATALOG
-    corpus = external("sounds") | {"terms": terms}
-    sections["families"] = {"diffwave": {"clips": "default"}}  # by which the card finds labels
-    settle(project, corpus=corpus, clips={"default": PLAN | {"tail": "keep", "clip_seconds": 3.0}}, **sections)
-
-
 def take(terms: dict, project: Path) -> None:
-    settled(project, terms)
+    sections = {name: PARAMS[name] for name in ("duplicates", "quality")} | {"splits": SPLITS, "catalog": CATALOG}
+    sections["quality"] = {**sections["quality"], "rules": dict.fromkeys(sections["quality"]["rules"])}
+    sections["families"] = {"diffwave": {"clips": "default"}}  # by which the card finds labels
+    corpus = external("sounds") | {"terms": terms}
+    settle(project, corpus=corpus, clips={"default": PLAN | {"tail": "keep", "clip_seconds": 3.0}}, **sections)
     call(scan, "--name", "scan", "--corpus", "data/corpus", "--refused", "data/refused.parquet", section="corpus")
 
 

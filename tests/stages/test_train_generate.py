@@ -29,7 +29,7 @@ from soundmill.training import checkpoint
 from tests.imports import ROOT
 from tests.stages import of_waves
 from tests.stages.families import ROWS
-from tests.training.killing import Killed, die_before
+from tests.training.doubling import Killed, die_before
 
 TRAINED = "ddpm_mel"  # of the fixtures
 ROW = ROWS[TRAINED]
@@ -47,16 +47,13 @@ def config_of(home: Path) -> dict:
     return json.loads((home / "model/config.json").read_text())
 
 
-def in_its_process(home: Path, data: Path) -> list[str]:
-    params.write_yaml(ROW.composed(*LONG), home / "params.yaml")
-    return [sys.executable, "-m", "stages.train", *of_waves.train_arguments("ddpm_mel", home, data)]
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, data) -> Path:
     """By a process of its own: what it prints is what a person sees, and the thread count is fixed before torch starts."""
     home = tmp_path_factory.mktemp("whole")
-    done = subprocess.run(in_its_process(home, data), cwd=ROOT, capture_output=True, text=True, check=False)
+    params.write_yaml(ROW.composed(*LONG), home / "params.yaml")
+    command = [sys.executable, "-m", "stages.train", *of_waves.train_arguments("ddpm_mel", home, data)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "warn" not in (done.stdout + done.stderr).lower()
     return home

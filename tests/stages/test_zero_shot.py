@@ -19,6 +19,7 @@ WORDS = ["dog", "rain", "wind", "bell", "engine"]
 ZERO_SHOT = {"embedder": "clap", "words": WORDS, "prompt": "the sound of {word}", "tags": 2}
 OFF = {"embedder": None, "words": [], "prompt": "the sound of {word}", "tags": 3}
 HOSTILE = '<img src=x onerror=alert(1)> "one"'
+CAPTIONS = {"-aaaaaaaaaa_30": ['first "é"'], "-aaaaaaaaaa_35": ["second"], "bbbbbbbbbbb_0": [HOSTILE, "other"]}
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +67,7 @@ def test_captions_that_do_not_fit_are_left_out_by_name_and_clips_without_one_are
     set_params(captioned, ZERO_SHOT)
     assert compare() == {"captions": 4, "clips": 4, "quarantined": 0}
     compared = {row["clip_id"]: row for row in table("data/zero_shot.parquet")}
-    captions = {
-        "-aaaaaaaaaa_30": ['first "é"'],
-        "-aaaaaaaaaa_35": ["second"],
-        "bbbbbbbbbbb_0": [HOSTILE, "other"],
-        "0123456789ab_0": [],
-    }
+    captions = CAPTIONS | {"0123456789ab_0": []}
     truth = expected([text for texts in captions.values() for text in texts] + [f"the sound of {word}" for word in WORDS])
     for clip_id, texts in captions.items():
         row, scores = compared[clip_id], truth[clip_id]
@@ -123,16 +119,12 @@ def test_captions_that_do_not_fit_are_left_out_by_name_and_clips_without_one_are
 
 def write_scores(**scores: float) -> None:
     """What a network might say: the score of every caption, and of the word `dog` beside every clip."""
-    captions = {"-aaaaaaaaaa_30": ['first "é"'], "-aaaaaaaaaa_35": ["second"], "bbbbbbbbbbb_0": [HOSTILE, "other"]}
-    clips = [
-        {
-            "clip_id": clip_id,
-            "shard": int(clip_id[0] != "-"),
-            "captions": [{"caption": text, "score": scores.get(text.split()[0], 0.5)} for text in captions.get(clip_id, [])],
-            "tags": [{"tag": "dog", "score": 0.1}],
-        }
-        for clip_id in [*captions, "0123456789ab_0"]
-    ]
+    clips = []
+    for clip_id, texts in (CAPTIONS | {"0123456789ab_0": []}).items():
+        told = [{"caption": text, "score": scores.get(text.split()[0], 0.5)} for text in texts]
+        clips.append(
+            {"clip_id": clip_id, "shard": int(clip_id[0] != "-"), "captions": told, "tags": [{"tag": "dog", "score": 0.1}]}
+        )
     shards.write_rows(clips, Path("data/zero_shot.parquet"), manifest.ZERO_SHOT)
 
 
@@ -144,9 +136,8 @@ def test_clips_that_are_not_used_count_nowhere(captioned):
     verdicts(bbbbbbbbbbb0="clipping")
     metrics = call_catalog()
     assert (metrics["captions_compared"], metrics["captions_left_out"]) == (2, 1)
-    assert [row["detail"].split(", ")[0] for row in table("data/quarantine/catalog.parquet")] == [
-        "score 0.1 < min_caption_score 0.3"
-    ]
+    (left_out,) = table("data/quarantine/catalog.parquet")
+    assert left_out["detail"].startswith("score 0.1 < min_caption_score 0.3, ")
     set_params(captioned, ZERO_SHOT, min_caption_score=0.3, only=["dog"])  # the first clip
     metrics = call_catalog()
     assert (metrics["captions_compared"], metrics["captions_left_out"]) == (1, 0)

@@ -1,6 +1,9 @@
-"""Checkpoints of any kind: what is saved comes back, and what does not fit is named with its remedy."""
+"""Checkpoints of any kind: what is saved comes back, and what does not fit is named with its remedy; and those of a running
+training: whole or not there, the last good one kept, no code run on load."""
 
 import json
+import pickle
+import random
 import resource
 import struct
 from functools import partial
@@ -16,9 +19,10 @@ from soundmill import params
 from soundmill.errors import UserError
 from soundmill.models import registry
 from soundmill.models.components.contracts import GriffinLimParams
-from soundmill.training import checkpoint
+from soundmill.training import checkpoint, loop
+from soundmill.training.loop import LAST, PREVIOUS, load, resume_point
 from tests.imports import ROOT
-from tests.lost_bits import room_in_files
+from tests.lost_bits import Code, lose_a_bit, room_in_files
 
 
 class Config(checkpoint.Config):
@@ -40,9 +44,8 @@ def test_what_is_saved_comes_back(tmp_path):
     net = nn.Linear(3, 2)
     save(tmp_path / "one", net, metadata={"format": "pt"}, parts=[part])
     assert checkpoint.load_config(tmp_path / "one", Config) == CONFIG
-    assert (tmp_path / "one" / "config.json").read_text() == (
-        '{\n  "kind": "linear",\n  "labels": [\n    "bell",\n    "ä"\n  ],\n  "width": 3\n}\n'
-    )
+    text = '{\n  "kind": "linear",\n  "labels": [\n    "bell",\n    "ä"\n  ],\n  "width": 3\n}\n'
+    assert (tmp_path / "one" / "config.json").read_text() == text
     loaded = checkpoint.load_weights(nn.Linear(3, 2), tmp_path / "one" / "model.safetensors")
     assert not loaded.training
     assert all(torch.equal(value, net.state_dict()[name]) for name, value in loaded.state_dict().items())
@@ -83,7 +86,7 @@ def test_weights_that_the_disk_does_not_take_are_named(tmp_path):
         ("[]", r"config\.json: not a JSON object; remake it with `dvc repro`"),
         (
             {"kind": "linear", "widht": 3, "labels": []},
-            r"(?s)config\.json\.width: missing.*config\.json\.widht: unknown key; did you mean 'width'.*Train it again; or edit",
+            r"(?s)width: missing.*widht: unknown key; did you mean 'width'.*Train it again",
         ),
         ({"kind": "linear", "width": "3", "labels": []}, r"(?s)config\.json\.width: .*found '3'.*The vocoder does not fit"),
     ],
@@ -111,15 +114,29 @@ def test_weights_of_another_net_are_named(tmp_path, net, message):
         checkpoint.load_weights(net, tmp_path / "one" / "model.safetensors")
 
 
-@pytest.mark.parametrize("content", [None, b"", b"torn", b"\0" * 100, "pickle"])
-def test_weights_that_are_damaged_or_pickled_are_named(tmp_path, content):
+def header(**about: object) -> bytes:
+    """Of weights of six numbers."""
+    text = json.dumps({"weight": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24], **about}}).encode()
+    return struct.pack("<Q", len(text)) + text + bytes(24)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(None, b"", b"torn", b"\0" * 100, "pickle", struct.pack("<Q", 10**15)),
+        *(header(shape=[200_000, 200_000]), header(data_offsets=[0, 10**12]), header(shape=[2**63, 2**63])),
+        *(header(data_offsets=[24, 0]), header(dtype="X9")),
+    ],
+)
+def test_weights_that_are_damaged_pickled_or_lie_are_named(tmp_path, content):
     path = tmp_path / "model.safetensors"
     if content == "pickle":
         torch.save(nn.Linear(3, 2).state_dict(), path)
     elif content is not None:
         path.write_bytes(content)
-    with pytest.raises(UserError, match=r"model\.safetensors: weights cannot be read .*remake them with `dvc repro`"):
-        checkpoint.read_weights(path)
+    for read in (checkpoint.read_weights, partial(checkpoint.load_weights, partial(nn.Linear, 3, 2, bias=False))):
+        with pytest.raises(UserError, match=r"model\.safetensors: weights cannot be read .*remake them with `dvc repro`"):
+            read(path)
 
 
 OWN = {"weight": torch.ones(2, 3), "bias": torch.ones(2)}
@@ -159,25 +176,6 @@ def test_a_net_that_fits_has_the_weights_and_leaves_the_generator_alone(tmp_path
     assert nn.Linear(1, 1).weight.device.type == "cpu"
 
 
-@pytest.mark.parametrize(
-    "header",
-    [
-        {"weight": {"dtype": "F32", "shape": [200_000, 200_000], "data_offsets": [0, 24]}},
-        {"weight": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 10**12]}},
-        {"weight": {"dtype": "F32", "shape": [2**63, 2**63], "data_offsets": [0, 24]}},
-        {"weight": {"dtype": "F32", "shape": [2, 3], "data_offsets": [24, 0]}},
-        {"weight": {"dtype": "X9", "shape": [2, 3], "data_offsets": [0, 24]}},
-        10**15,
-    ],
-)
-def test_headers_that_lie_are_refused(tmp_path, header):
-    path = tmp_path / "model.safetensors"
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", header) if isinstance(header, int) else struct.pack("<Q", len(text)) + text + bytes(24))
-    with pytest.raises(UserError, match=r"model\.safetensors: weights cannot be read"):
-        checkpoint.load_weights(partial(nn.Linear, 3, 2, bias=False), path)
-
-
 def test_a_config_that_is_huge_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"family": "x", "labels": [""] * 3_000_000}))
     with pytest.raises(UserError, match=r"config\.json: has 12,.* bytes"):
@@ -215,3 +213,74 @@ def test_numbers_without_sense_are_refused_by_their_key(name):
             ["griffin_lim_iterations=1000000000"],
             "sampling",
         )
+
+
+def test_keeps_the_one_before(tmp_path):
+    for step in (1, 2, 3):
+        loop.save({"step": step}, tmp_path / LAST)
+    assert load(tmp_path / LAST)["step"] == 3
+    assert load(tmp_path / PREVIOUS)["step"] == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == [LAST, PREVIOUS]
+    assert resume_point(tmp_path) == tmp_path / LAST
+
+
+def test_no_lost_bit_is_trained_on(tmp_path, capsys):
+    checkpoint = {"weights": torch.randn(3, 400), "step": 7, "names": ["a", "b"]}
+    for _ in range(2):
+        loop.save(checkpoint, tmp_path / LAST)
+    whole = (tmp_path / LAST).read_bytes()
+    rng, passed_over = random.Random(5), 0
+    for turn in range(300):
+        lose_a_bit(tmp_path / LAST, rng.random() if turn % 2 else 1 - 0.2 * rng.random() ** 2)  # the last part is the index
+        found = resume_point(tmp_path)
+        damaged = found == tmp_path / PREVIOUS
+        assert damaged == ("last.ckpt: damaged" in capsys.readouterr().out)
+        passed_over += damaged
+        read = load(found)  # a bit of what nobody reads, as the time of writing, may be another
+        assert torch.equal(read.pop("weights"), checkpoint["weights"])
+        assert read == {"step": 7, "names": ["a", "b"]}
+        (tmp_path / LAST).write_bytes(whole)
+    assert passed_over > 200
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
+def test_nothing_to_resume_from(tmp_path, capsys, content):
+    assert resume_point(tmp_path) is None
+    assert capsys.readouterr().out == ""
+    (tmp_path / LAST).write_bytes(content)
+    assert resume_point(tmp_path) is None
+    assert "training starts from the beginning" in capsys.readouterr().out
+
+
+def test_a_failed_write_leaves_the_good_one(tmp_path):
+    loop.save({"step": 1}, tmp_path / LAST)
+    with pytest.raises((pickle.PicklingError, AttributeError, TypeError)):
+        loop.save({"step": lambda: 2}, tmp_path / LAST)
+    assert load(resume_point(tmp_path))["step"] == 1
+
+
+def test_a_full_disk_is_told(tmp_path, monkeypatch):
+    def full(*_):
+        raise RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed\nmore")
+
+    loop.save({"step": 1}, tmp_path / LAST)
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match="free some space and run again"):
+        loop.save({"step": 2}, tmp_path / LAST)
+    assert load(resume_point(tmp_path))["step"] == 1
+
+
+def test_loading_runs_no_code(tmp_path, capsys):
+    torch.save({"weights": Code()}, tmp_path / LAST)
+    assert resume_point(tmp_path) is None
+    with pytest.raises(pickle.UnpicklingError):
+        load(tmp_path / LAST)
+    assert "it ran" not in capsys.readouterr().out
+
+
+def test_one_of_an_earlier_version_is_passed_over_and_named(tmp_path, capsys):
+    loop.save({"state_dict": {}, "optimizer_states": [], "global_step": 3}, tmp_path / LAST)
+    assert resume_point(tmp_path) is None
+    said = capsys.readouterr().out
+    assert f"{LAST}: written by an earlier version of Soundmill, which alone can resume it" in said
+    assert "training starts from the beginning" in said

@@ -37,21 +37,10 @@ def log_mel_of(item: int, frames: int) -> np.ndarray:
 
 def write_shards(directory: Path, lengths: dict[str, int], shard_count: int = 3) -> Path:
     for index in range(shard_count):
-        rows = [
-            {
-                "clip_id": clip_id,
-                "log_mel": values.tobytes(),
-                "num_mels": BANDS,
-                "num_frames": frames,
-                "digest": f"{clip_id} {frames}",
-            }
-            for item, (clip_id, frames) in enumerate(lengths.items())
-            if item % shard_count == index
-            for values in [log_mel_of(item, frames)]
-        ]
         with shards.ShardWriter(directory / shards.shard_name(index), manifest.SPECTROGRAMS, rows_per_group=2) as writer:
-            for row in rows:
-                writer.write(row)
+            for item, (clip_id, frames) in list(enumerate(lengths.items()))[index::shard_count]:
+                size = {"num_mels": BANDS, "num_frames": frames, "digest": f"{clip_id} {frames}"}
+                writer.write({"clip_id": clip_id, "log_mel": log_mel_of(item, frames).tobytes(), **size})
     return directory
 
 
@@ -217,10 +206,9 @@ def test_batches_follow_epochs_of_unequal_length_from_any_step():
     whole = np.concatenate([Order(1, WEIGHTS, 4).epoch(epoch) for epoch in range(12)])
     steps = len(whole) // 4
     forwards, backwards = Order(1, WEIGHTS, 4), Order(1, WEIGHTS, 4)
-    np.testing.assert_array_equal(np.concatenate([forwards.batch(step) for step in range(steps)]), whole[: 4 * steps])
-    np.testing.assert_array_equal(
-        np.concatenate([backwards.batch(step) for step in reversed(range(steps))][::-1]), whole[: 4 * steps]
-    )
+    there, back = [forwards.batch(step) for step in range(steps)], [backwards.batch(step) for step in reversed(range(steps))]
+    for batches in (there, back[::-1]):
+        np.testing.assert_array_equal(np.concatenate(batches), whole[: 4 * steps])
     assert forwards.end(11) == len(whole)
     assert forwards.steps(12) == -(-len(whole) // 4)
 

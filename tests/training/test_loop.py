@@ -20,8 +20,7 @@ from soundmill.training.params import HardwareParams
 from soundmill.training.seeds import seed_of
 from tests.lost_bits import lose_a_bit
 from tests.training import doubling
-from tests.training.doubling import places
-from tests.training.killing import Killed, die_before
+from tests.training.doubling import Killed, die_before, places
 
 OFTEN = {"log_every_steps": 3, "validate_every_steps": 4, "validate_batches": 3}
 PARAMS = doubling.PARAMS.model_copy(update=OFTEN)
@@ -52,7 +51,8 @@ def _fit(loader, scratch, hardware=CPU, steps=23, accumulate=1, until=None, para
     """Train, for `until` of `steps` steps; returns what was trained, and the points of its curve."""
     trained, curve = Regression(_net(), params, steps, accumulate), Curve(4)
     batches = loader((until or steps) * accumulate)
-    fit(trained, batches, hardware=hardware, scratch=scratch, progress=Progress("test", 0.5), curve=curve, **more)
+    more = {"progress": Progress("test", 0.5), "curve": curve} | more
+    fit(trained, batches, hardware=hardware, scratch=scratch, **more)
     return trained, curve.points
 
 
@@ -398,9 +398,8 @@ def test_curve_file(tmp_path):
 def test_the_pace_is_of_the_steps_after_the_first_few(loader, tmp_path):
     pace = {}
     for steps in (curves.WARM_UP_STEPS, 12):
-        trained, progress = Regression(_net(), PARAMS, steps, 1), Progress("test", 0.5)
-        began = time.monotonic()
-        fit(trained, loader(steps), hardware=CPU, scratch=tmp_path / str(steps), progress=progress, curve=Curve(4))
+        progress, began = Progress("test", 0.5), time.monotonic()
+        _fit(loader, tmp_path / str(steps), steps=steps, progress=progress)
         pace[steps] = progress.seconds_per_step
         took = time.monotonic() - began
     assert pace[curves.WARM_UP_STEPS] is None
@@ -409,19 +408,12 @@ def test_the_pace_is_of_the_steps_after_the_first_few(loader, tmp_path):
 
 def test_the_look_after_the_last_step_is_not_in_the_pace(loader, tmp_path, monkeypatch):
     """A bake-off times a few steps with one look after them, which costs as much as two or three of them."""
-    look = 5.0
-    monkeypatch.setattr(Validation, "_measure", lambda *_: time.sleep(look) or 1.0)
-    progress = Progress("test", 0.5)
-    fit(
-        Regression(_net(), PARAMS, 8, 1),
-        loader(8),
-        hardware=CPU,
-        scratch=tmp_path / "scratch",
-        progress=progress,
-        curve=Curve(4),
-        validation=_validation(loader, every=8),
-    )
-    assert 0 < progress.seconds_per_step < look / 5
+    now, progress = [0.0], Progress("test", 0.5)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(Validation, "_measure", lambda *_: now.append(now.pop() + 100.0) or 1.0)
+    monkeypatch.setattr(Regression, "loss", lambda self, *_: now.append(now.pop() + 1.0) or self.net(torch.ones(1, 4)).mean())
+    _fit(loader, tmp_path / "scratch", steps=8, progress=progress, validation=_validation(loader, every=8))
+    assert progress.seconds_per_step == 1
 
 
 def test_curves_of_speed_count_items_of_all_batches_and_the_time_waited_for_them(loader, tmp_path, monkeypatch):
@@ -443,25 +435,19 @@ def test_curves_of_speed_count_items_of_all_batches_and_the_time_waited_for_them
             pass_time(3.0)
             return super().batch(items, drawn)
 
-    batches, points = loader(8), []
-    batches.source = SlowCrops(**vars(batches.source))
-    fit(
-        Slow(_net(), PARAMS, 4, 2),  # two batches of eight items, four seconds each, per step
-        batches,
-        hardware=CPU,
-        scratch=tmp_path,
-        progress=Progress("test", 0.5),
-        curve=Curve(10),
-        report=lambda values, step: points.append((step, values)),
-    )
-    speeds = [(step, values) for step, values in points if "steps_per_second" in values]
-    assert [step for step, _ in speeds] == [2, 4]
-    for _, values in speeds:
+    def slow(steps):
+        batches = loader(steps)
+        batches.source = SlowCrops(**vars(batches.source))
+        return batches
+
+    points, report = [], lambda values, step: points.append((step, values))
+    monkeypatch.setattr(sys.modules[__name__], "Regression", Slow)
+    # Two batches of eight items, four seconds each, per step.
+    _fit(slow, tmp_path, steps=4, accumulate=2, curve=Curve(10), report=report)
+    timed = [(step, values) for step, values in points if "steps_per_second" in values]
+    assert [step for step, _ in timed] == [2, 4]
+    for _, values in timed:
         assert values.pop("peak_memory_bytes") > 2**20
         values.pop("peak_gpu_memory_bytes", None)
-        assert values == {
-            "steps_per_second": 0.125,
-            "items_per_second": 2.0,
-            "sound_seconds_per_second": 1.0,
-            "data_wait_share": 0.75,
-        }
+        speeds = {"steps_per_second": 0.125, "items_per_second": 2.0, "sound_seconds_per_second": 1.0}
+        assert values == speeds | {"data_wait_share": 0.75}

@@ -1,4 +1,4 @@
-"""What is trained: averages of weights, rates, and nets in turn, of which a killed training ends like an unbroken one."""
+"""What is trained: averages of weights, rates, precision; nets in turn, of which a killed training ends like an unbroken one."""
 
 import itertools
 
@@ -9,11 +9,25 @@ from torch import nn
 
 from soundmill import params
 from soundmill.errors import UserError
+from soundmill.training import loop
 from soundmill.training.curve import Curve, Progress
+from soundmill.training.device import autocast, usable_precision
 from soundmill.training.loader import Loader, Order
 from soundmill.training.loop import fit as train
-from soundmill.training.module import Ema, Phase, PhasedModule, Turn, discriminator_loss, feature_loss, generator_loss, rate_factor
-from soundmill.training.params import DiffusersEmaParams, EmaParams, EmaPytorchParams, OptimiserParams
+from soundmill.training.module import (
+    Ema,
+    Phase,
+    PhasedModule,
+    TrainingModule,
+    Turn,
+    discriminator_loss,
+    feature_loss,
+    generator_loss,
+    hinge_discriminator_loss,
+    hinge_generator_loss,
+    rate_factor,
+)
+from soundmill.training.params import DiffusersEmaParams, EmaParams, EmaPytorchParams, HardwareParams, OptimiserParams
 from tests.imports import ROOT
 from tests.training import test_loop
 from tests.training.doubling import make_loader
@@ -154,6 +168,9 @@ def test_losses_have_their_known_values():
     others = [[torch.full((2, 3), 0.5), torch.ones(2, 4)], [torch.tensor([-2.0])]]
     assert feature_loss(maps, others) == 0.5 + 0 + 2
     assert feature_loss(maps, maps) == 0
+    nothing = [torch.zeros(4, 60), torch.zeros(4, 9)]
+    assert (hinge_discriminator_loss(nothing, nothing), hinge_generator_loss(nothing)) == (2 * 2, 0)
+    assert hinge_discriminator_loss([one + 1 for one in nothing], [one - 1 for one in nothing]) == 0
 
 
 class Points:
@@ -205,13 +222,16 @@ def layers(last):
     return nn.Sequential(nn.Linear(2, 16), nn.LeakyReLU(0.2), nn.Dropout(0.1), nn.Linear(16, last))
 
 
+def batches(steps):
+    order = Order(3, dict.fromkeys("abcdefgh", 1.0), 4)
+    return Loader(Points(), order, lambda step: torch.rand(4, generator=torch.Generator().manual_seed(step)), steps=steps)
+
+
 def fit(scratch, steps=12, kind=Duel):
     torch.manual_seed(0)
     duel = kind(layers(2), {"discriminator": (layers(1), PARAMS.optimiser)}, PARAMS, steps)
-    order = Order(3, dict.fromkeys("abcdefgh", 1.0), 4)
-    loader = Loader(Points(), order, lambda step: torch.rand(4, generator=torch.Generator().manual_seed(step)), steps=steps)
     curve = Curve(4)
-    train(duel, loader, hardware=CPU, scratch=scratch, progress=Progress("duel", 0.5), curve=curve)
+    train(duel, batches(steps), hardware=CPU, scratch=scratch, progress=Progress("duel", 0.5), curve=curve)
     return duel, curve.points
 
 
@@ -358,3 +378,75 @@ def test_weights_of_another_net_are_refused_by_name():
     message = r"start_from: there: 3\.bias is \[5\] there and \[4\] here; 4\.bias is \[1\] there and absent here; make them agree"
     with pytest.raises(UserError, match=message):
         trained.start_from(other, "there")
+
+
+@pytest.mark.parametrize(("instructions", "used"), [(True, "bf16"), (False, "32")])
+def test_bfloat16_is_left_to_processors_that_have_instructions_for_it(monkeypatch, instructions, used):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: instructions)
+    assert usable_precision(torch.device("cpu"), "bf16") == used
+    assert usable_precision(torch.device("cpu"), "32") == "32"
+    assert usable_precision(torch.device("cuda"), "bf16") == "bf16"
+    x = torch.ones(2, 2)
+    with autocast(torch.device("cpu"), "bf16"):
+        assert (x @ x).dtype == {"bf16": torch.bfloat16, "32": torch.float32}[used]
+    with autocast(torch.device("cpu"), "32"):
+        assert (x @ x).dtype == torch.float32
+
+
+def test_torch_tells_whether_this_processor_has_them():
+    assert isinstance(torch.ops.mkldnn._is_mkldnn_bf16_supported(), bool)
+
+
+def test_fp16_is_a_gpus():
+    assert usable_precision(torch.device("cuda"), "fp16") == "fp16"
+    with pytest.raises(UserError, match=r"`fp16`, which needs a GPU, and there is none here; set it to `bf16` or `32`"):
+        usable_precision(torch.device("cpu"), "fp16")
+    hardware = {"accelerator": "cpu", "devices": 1, "precision": "fp16", "threads": 1}
+    with pytest.raises(UserError, match="precision fp16 needs a GPU; on a CPU use bf16 or 32"):
+        params.parse(HardwareParams, hardware, "params.yaml: hardware")
+
+
+class Alone(TrainingModule):
+    def loss(self, step, batch):
+        return (self.net(batch.values[0]) - batch.values[0]).square().mean()
+
+
+def alone(params, steps):
+    return Alone(layers(2), params, steps)
+
+
+def duel(params, steps):
+    return Duel(layers(2), {"discriminator": (layers(1), params.optimiser)}, params, steps)
+
+
+@pytest.mark.parametrize("build", [alone, duel])
+@pytest.mark.parametrize("clip_norm", [1e-3, 20.0, None])
+def test_steps_of_fp16_are_those_of_32_bits_whatever_the_scale_of_its_losses(build, clip_norm):
+    """The gradients are longer than the first bound and shorter than the second; both nets' steps are fused."""
+    whole, half = (lengths(build, clip_norm, scale) for scale in (None, 1024.0))
+    assert len(half) == (3 if build is alone else 6)
+    assert half == pytest.approx(whole, rel=0.05)
+    if clip_norm:  # the first moment begins with half of the gradient: its beta is 0.5
+        assert (whole[0] == pytest.approx(clip_norm / 2)) == (clip_norm < 1)
+
+
+def lengths(build, clip_norm: float | None, scale: float | None) -> list[float]:
+    """Length of each optimiser's first moments after each of its steps, a sum of the gradients that it took."""
+    params = PARAMS.model_copy(update={"optimiser": OPTIMISER.model_copy(update={"clip_norm": clip_norm})})
+    seen: list[float] = []
+
+    def note(optimiser: torch.optim.Optimizer, *_) -> None:
+        moments = [state["exp_avg"].flatten() for state in optimiser.state.values()]
+        seen.append(float(torch.linalg.vector_norm(torch.cat(moments))))
+
+    torch.manual_seed(0)
+    module = build(params, 3)
+    with loop.accelerated(CPU, "fp16" if scale else "32", 1) as accelerator:
+        if scale:  # which accelerate leaves to a GPU
+            accelerator.scaler, accelerator.native_amp = torch.amp.GradScaler("cpu", init_scale=scale), True
+        optimisers = loop.place(module, accelerator, CPU)
+        for one in optimisers.values():
+            one.optimizer.register_step_post_hook(note)
+        for batch in batches(3):
+            loop.train_on(module, batch, accelerator, optimisers)
+    return seen

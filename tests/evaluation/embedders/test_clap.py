@@ -18,24 +18,19 @@ from tests.clap_weights import write
 RATE = clap.SAMPLE_RATE
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> Path:
+@pytest.fixture(scope="module", autouse=True)
+def weights(tmp_path_factory):
     """$SOUNDMILL_WEIGHTS with a small CLAP in it."""
     directory = tmp_path_factory.mktemp("weights")
     write(directory / clap.NAME)
-    return directory
-
-
-@pytest.fixture(autouse=True)
-def _found(weights, monkeypatch):
-    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(weights))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOUNDMILL_WEIGHTS", str(directory))
+        yield directory
 
 
 @pytest.fixture(scope="module")
 def network(weights):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SOUNDMILL_WEIGHTS", str(weights))
-        return embedders.load("clap", Path())
+    return embedders.load("clap", Path())
 
 
 def noise(seconds: float, seed: int = 0) -> np.ndarray:

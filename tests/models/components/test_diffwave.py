@@ -1,20 +1,25 @@
-"""DiffWave as a vocoder: published sizes and numbers, what it learns and makes, where it is refused; its prior; published files."""
+"""DiffWave as a vocoder: published sizes and numbers, what it learns and makes, its prior, published files, where it is refused; as
+a family: labels drawn by the seed, and its vocoder alone."""
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from torch import Tensor, nn
 from torchaudio.transforms import MelSpectrogram
 
+from soundmill import params
 from soundmill.audio.mel import log_mel
 from soundmill.diffusion.sampling import Draw, sample
 from soundmill.diffusion.solvers import ancestral
 from soundmill.errors import UserError
 from soundmill.evaluation.waveforms import log_spectral_distance
+from soundmill.models import registry
 from soundmill.models.components.contracts import save_vocoder
 from soundmill.models.components.diffwave import DiffWaveParams, NetworkParams, NoiseParams, SamplingParams, WeightsParams
 from soundmill.models.components.diffwave import published as files
@@ -31,13 +36,18 @@ from soundmill.models.components.diffwave.vocoder import (
     schedule,
     strides,
 )
+from soundmill.models.diffwave.model import Generating
 from soundmill.models.diffwave.params import TrainParams
+from soundmill.models.family import Request, Run
 from soundmill.params import compose, parse
 from soundmill.training.loader import Batch
 from tests import recorded
+from tests.commands.running import soundmill
 from tests.imports import ROOT
 from tests.mels import spec_with
 from tests.models.components.test_mel_autoencoder import SPEC, size
+from tests.stages.families import ROWS
+from tests.stages.of_waves import LABELS, RATE
 
 NOISE = NoiseParams(num_timesteps=50, beta_start=1e-4, beta_end=0.05)
 FAST = SamplingParams(betas=[1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5], seed=0)
@@ -72,8 +82,7 @@ def test_nets_of_200_timesteps_have_the_paper_s_noise_and_six_steps(root, choice
     assert train.sampling.betas == [1e-4, 1e-3, 0.01, 0.05, 0.2, 0.7]
     _, timesteps = schedule(train.noise, train.sampling)
     levels, trained_levels = (
-        np.cumprod(1 - np.array(train.sampling.betas)) ** 0.5,
-        np.cumprod(1 - np.linspace(1e-4, 0.02, 200)) ** 0.5,
+        np.cumprod(1 - betas) ** 0.5 for betas in (np.array(train.sampling.betas), np.linspace(1e-4, 0.02, 200))
     )
     np.testing.assert_allclose(np.interp(-levels, -trained_levels, np.arange(200)), timesteps, atol=1e-6)
 
@@ -131,8 +140,8 @@ def test_it_takes_mels_as_published_from_log_mels_of_any_spec(power):
 
 
 @pytest.mark.slow
-def test_six_steps_make_a_clip_that_it_has_learned(tmp_path):
-    """The error of the noise halves, and so does the distance of what is made from the clip; what is kept makes the same."""
+def test_six_steps_make_a_clip_that_it_has_learned():
+    """The error of the noise halves, and so does the distance of what is made from the clip."""
     frames, steps, items = 12, 100, 6
     time = np.arange(frames * SPEC.hop_length) / SPEC.sample_rate
     hiss = 0.03 * np.random.default_rng(0).standard_normal(len(time))
@@ -159,11 +168,6 @@ def test_six_steps_make_a_clip_that_it_has_learned(tmp_path):
     assert output.abs().max() <= 1
     near, far = (log_spectral_distance(other, wave[None]) for other in (output[0].numpy(), untrained))
     assert near < 0.5 * far
-
-    save_vocoder(model, tmp_path / "vocoder", {"kind": "train"})
-    torch.testing.assert_close(vocoders.load(tmp_path / "vocoder", SPEC).vocode(log_mels), output, atol=0, rtol=0)
-    with pytest.raises(UserError, match=r"for other spectrograms than these \(sample_rate 16000, not 22050\)"):
-        vocoders.load(tmp_path / "vocoder", spec_with(**SPEC.model_dump() | {"sample_rate": 22_050}))
 
 
 def envelope_of(wave: np.ndarray, power: float = 1.0) -> torch.Tensor:
@@ -195,11 +199,8 @@ def test_an_envelope_of_one_changes_nothing():
     frames = 1 + waves.shape[1] // EIGHTY.hop_length
     same = vocoders.filtered(waves, torch.ones(1, EIGHTY.n_fft // 2 + 1, frames), EIGHTY)
     torch.testing.assert_close(same, waves, atol=2e-6, rtol=0)
-    weights = parse(
-        WeightsParams,
-        compose(ROOT / "conf", ["model=tango", "vocoder=diffwave_laptop"])["vocoder"]["weights"],
-        "vocoders.weights",
-    )
+    document = compose(ROOT / "conf", ["model=tango", "vocoder=diffwave_laptop"])["vocoder"]
+    weights = parse(WeightsParams, document["weights"], "vocoders.weights")
     torch.manual_seed(0)
     net = DiffWaveNet(TINY, EIGHTY)
     torch.nn.init.ones_(net.last.weight)
@@ -213,7 +214,7 @@ def test_an_envelope_of_one_changes_nothing():
 
 
 def test_noise_of_the_prior_has_the_log_mels_and_pieces_make_the_same(monkeypatch):
-    wave = 0.1 * HISS * np.linspace(1e-2, 1, len(HISS), dtype=np.float32)
+    wave = 0.1 * HISS[:16_000] * np.linspace(1e-2, 1, 16_000, dtype=np.float32)
     log_mels = torch.from_numpy(log_mel(wave, EIGHTY))[None]
     model = DiffWave(TINY, MEL, FAST, EIGHTY, DiffWaveNet(TINY, EIGHTY))
     white = torch.randn(1, 1, log_mels.shape[2] * EIGHTY.hop_length, generator=torch.Generator().manual_seed(0))
@@ -223,14 +224,14 @@ def test_noise_of_the_prior_has_the_log_mels_and_pieces_make_the_same(monkeypatc
     assert error < 0.6  # nepers: the speckle of noise; the wave's own quiet part is 4.6 below its loud one
     made = model.vocode(log_mels)
     assert made.shape == (1, 1, log_mels.shape[2] * EIGHTY.hop_length)
-    monkeypatch.setattr(vocoders, "PIECE_SAMPLES", 4096)
+    monkeypatch.setattr(vocoders, "PIECE_SAMPLES", 2048)
     torch.testing.assert_close(model.vocode(log_mels), made, atol=1e-6, rtol=1e-4)
     assert len(list(model.pieces(log_mels))) > 4
     assert torch.equal(model.vocode(log_mels), model.vocode(log_mels))
 
 
 def test_a_checkpoint_keeps_its_prior_and_an_earlier_one_has_the_published(tmp_path):
-    log_mels = torch.from_numpy(log_mel(0.1 * HISS, EIGHTY))[None]
+    log_mels = torch.from_numpy(log_mel(0.1 * HISS[:4000], EIGHTY))[None]
     model = DiffWave(TINY, NOISE, FAST, EIGHTY, DiffWaveNet(TINY, EIGHTY))
     save_vocoder(model, tmp_path / "standard", {"kind": "train"})
     config = json.loads((tmp_path / "standard/config.json").read_text())
@@ -243,11 +244,8 @@ def test_a_checkpoint_keeps_its_prior_and_an_earlier_one_has_the_published(tmp_p
 
 
 def test_the_published_vocoders_have_the_standard_prior(root):
-    for choices, expected in (
-        (["model=tango", "vocoder=diffwave"], "standard"),
-        (["model=tango", "vocoder=diffwave_laptop"], "mel"),
-    ):
-        assert compose(root / "conf", choices)["vocoder"]["noise"]["prior"] == expected
+    for choice, expected in (("diffwave", "standard"), ("diffwave_laptop", "mel")):
+        assert compose(root / "conf", ["model=tango", f"vocoder={choice}"])["vocoder"]["noise"]["prior"] == expected
     for scale, expected in (("paper", "standard"), ("gpu", "standard"), ("laptop", "mel")):
         train = compose(root / "conf", ["model=diffwave", f"scale={scale}"])["diffwave"]["train"]
         assert (train["noise"]["prior"], train["unit_variance"]) == (expected, False)
@@ -291,14 +289,10 @@ class AttrDict(dict):
     """What holds the parameters there while it trains; a plain dictionary is written."""
 
 
-def state() -> dict[str, Tensor]:
-    return recorded.state("diffwave")
-
-
-def write(path, model=None, **params: Any):
+def write(path, **changes: Any):
     optimiser = {"state": {0: {"step": torch.tensor(5.0)}}, "param_groups": [{"lr": 2e-4, "params": [0]}]}
-    content = {"step": 5, "model": state() if model is None else model, "optimizer": optimiser, "params": {**PARAMS, **params}}
-    torch.save(content | {"scaler": {}}, path)
+    content = {"step": 5, "model": recorded.state("diffwave"), "optimizer": optimiser, "params": PARAMS, "scaler": {}}
+    torch.save(content | changes, path)
     return path
 
 
@@ -329,7 +323,7 @@ def test_its_mels_are_those_that_were_published(tmp_path):
 
 
 def without(prefix: str) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in state().items() if not name.startswith(prefix)}
+    return {name: tensor for name, tensor in recorded.state("diffwave").items() if not name.startswith(prefix)}
 
 
 @pytest.mark.parametrize(
@@ -340,36 +334,30 @@ def without(prefix: str) -> dict[str, Tensor]:
         ({"params": None}, "it needs both `model` and `params`"),
         ({"model": without("spectrogram_upsampler.")}, "an unconditional network"),
         ({"model": without("skip_projection.bias")}, r"not the weights of DiffWaveNet .*skip\.bias"),
-        ({"model": {**state(), "more.weight": torch.ones(1)}}, r"not the weights of DiffWaveNet .*more\.weight"),
-        ({"model": {**state(), "skip_projection.bias": "0"}}, "not the weights of DiffWaveNet"),
+        ({"model": recorded.state("diffwave") | {"more.weight": torch.ones(1)}}, r"not the weights of DiffWaveNet .*more\.weight"),
+        ({"model": recorded.state("diffwave") | {"skip_projection.bias": "0"}}, "not the weights of DiffWaveNet"),
+        *(
+            ({"params": PARAMS | params}, message)
+            for params, message in (
+                ({"residual_layers": 6}, r"not the weights of DiffWaveNet .*layers\.5"),
+                ({"residual_channels": 16}, "size mismatch"),
+                ({"residual_channels": 0}, r"params\.channels"),
+                ({"residual_channels": 10**8}, "size mismatch"),
+                ({"residual_layers": 10**8}, r"params\.residual_layers"),
+                ({"hop_samples": 300}, r"params\.win_length|win_length 1200 must not exceed n_fft 1024"),
+                ({"hop_samples": 200}, "size mismatch"),
+                ({"n_mels": "80"}, r"params\.n_mels"),
+                ({"noise_schedule": [1e-4, 2e-4, 0.05]}, "not evenly spaced"),
+                ({"noise_schedule": [0.0, 0.05]}, r"params\.noise_schedule.*beta_start"),
+                ({"inference_noise_schedule": [float("nan")]}, r"params\.inference_noise_schedule"),
+                ({"inference_noise_schedule": []}, r"params\.betas"),
+            )
+        ),
     ],
 )
 def test_files_that_are_something_else_are_refused(tmp_path, change, message):
-    torch.save({"model": state(), "params": PARAMS} | change, tmp_path / "weights.pt")
-    with pytest.raises(UserError, match=rf"weights\.pt: .*{message}"):
-        files.read(tmp_path / "weights.pt")
-
-
-@pytest.mark.parametrize(
-    ("params", "message"),
-    [
-        ({"residual_layers": 6}, r"not the weights of DiffWaveNet .*layers\.5"),
-        ({"residual_channels": 16}, "size mismatch"),
-        ({"residual_channels": 0}, r"params\.channels"),
-        ({"residual_channels": 10**8}, "size mismatch"),
-        ({"residual_layers": 10**8}, r"params\.residual_layers"),
-        ({"hop_samples": 300}, r"params\.win_length|win_length 1200 must not exceed n_fft 1024"),
-        ({"hop_samples": 200}, "size mismatch"),
-        ({"n_mels": "80"}, r"params\.n_mels"),
-        ({"noise_schedule": [1e-4, 2e-4, 0.05]}, "not evenly spaced"),
-        ({"noise_schedule": [0.0, 0.05]}, r"params\.noise_schedule.*beta_start"),
-        ({"inference_noise_schedule": [float("nan")]}, r"params\.inference_noise_schedule"),
-        ({"inference_noise_schedule": []}, r"params\.betas"),
-    ],
-)
-def test_params_of_another_net_are_refused(tmp_path, params, message):
     with pytest.raises(UserError, match=rf"weights\.pt: .*({message})"):
-        files.read(write(tmp_path / "weights.pt", **params))
+        files.read(write(tmp_path / "weights.pt", **change))
 
 
 def test_a_file_that_is_cut_or_absent_is_named(tmp_path):
@@ -378,3 +366,30 @@ def test_a_file_that_is_cut_or_absent_is_named(tmp_path):
     for name in ("weights.pt", "gone.pt"):
         with pytest.raises(UserError, match=rf"{name}: cannot be read as weights"):
             files.read(tmp_path / name)
+
+
+RUN = Run(None, torch.device("cpu"), "32", 1, Path(), Path())
+
+
+def test_a_request_without_labels_gets_one_by_its_seed():
+    document = ROWS["diffwave_label"].composed()
+    expected = params.parse(registry.family("diffwave").train_params, document["diffwave"]["train"], "diffwave.train")
+    model = Generating(expected, None, RATE, labels=LABELS)
+    drawn = model._conditions([Request(seed=seed) for seed in range(20)], RUN)
+    assert set(map(tuple, drawn.tolist())) == {(1.0, 0.0), (0.0, 1.0)}
+    assert model._conditions([Request(LABELS), Request(("rain",))], RUN).tolist() == [[0.5, 0.5], [0.0, 1.0]]
+
+
+def test_its_vocoder_alone_makes_what_it_reconstructs(tmp_path, trainings):
+    """With all steps of the training; by label it has none."""
+    soundfile.write(tmp_path / "some.wav", 0.1 * np.random.default_rng(0).standard_normal(3000), RATE)
+    place = ["--checkpoint", f"{trainings.trained('diffwave')}/model"]
+    done = soundmill("reconstruct", "some.wav", *place, "--set", "betas=trained", "--output", "back", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    soundmill("vocode", "some.wav", *place, "--steps", "50", "--output", "vocoded", cwd=tmp_path)
+    vocoded, reconstructed = (soundfile.read(tmp_path / folder / "some.wav")[0] for folder in ("vocoded", "back"))
+    np.testing.assert_allclose(vocoded, reconstructed, atol=2e-4)
+    assert np.abs(vocoded).max() > 0.01
+    place = ["--checkpoint", f"{trainings.trained('diffwave_label')}/model"]
+    done = soundmill("vocode", "some.wav", *place, "--steps", "50", "--output", "none", cwd=tmp_path)
+    assert "this checkpoint of the family 'diffwave' has no vocoder" in done.stderr

@@ -50,14 +50,10 @@ def size(net: torch.nn.Module) -> int:
     return sum(weight.numel() for weight in net.parameters())
 
 
-def test_sizes_of_the_published_nets(root):
+def test_latents_have_the_published_shape(root):
     document = compose(root / "conf", ["model=tango", "scale=paper"])
     paper = parse(AutoencoderParams, document["tango"]["autoencoder"], "paper")
-    laptop = parse(AutoencoderParams, compose(root / "conf", ["model=tango"])["tango"]["autoencoder"], "laptop")
     with torch.device("meta"):
-        assert size(build_autoencoder(paper.network)) == 55_376_873
-        assert size(build_autoencoder(laptop.network)) == 177_137
-        assert size(build_autoencoder(laptop.network.model_copy(update={"widths": [16, 32, 32]}))) == 245_465
         posterior = build_autoencoder(paper.network).encode(torch.empty(1, 1, 1024, 64)).latent_dist
     assert posterior.mean.shape == (1, 8, 256, 16)
 

@@ -1,22 +1,33 @@
-"""HiFi-GAN: its nets, what it is trained on, what is kept of it, where it is refused, and those of others."""
+"""HiFi-GAN and MelGAN: their nets and discriminators, and what they are trained on; standard deviations of waves, of all samples
+and per frequency; Griffin-Lim: its grain and its phases."""
 
 import math
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.signal
 import torch
 
 from soundmill import manifest, shards
 from soundmill.audio import flac, mel
-from soundmill.models.components import vocoder_adversary
+from soundmill.errors import UserError
+from soundmill.models.components import vocoder_adversary, vocoding
+from soundmill.models.components.contracts import GriffinLimParams
+from soundmill.models.components.griffin_lim.vocoder import GriffinLim
 from soundmill.models.components.hifigan import HifiGanParams, NetworkParams
 from soundmill.models.components.hifigan.vocoder import HifiGan, build_vocoder
 from soundmill.models.components.log_mels.source import gather_log_mels
+from soundmill.models.components.melgan import NetworkParams as MelGanSizes
+from soundmill.models.components.melgan.vocoder import MelGanNet
 from soundmill.models.components.vocoder_adversary import PERIODS, Discriminators, LogMel, PeriodDiscriminator
-from soundmill.models.components.waves.source import Pairs, gather_waves
+from soundmill.models.components.waves.source import Pairs, gather_waves, wave_deviation, wave_deviation_per_frequency
 from soundmill.params import compose, parse
+from soundmill.training.loader import Arrays, Described, gather
 from tests import prepared
+from tests.mels import TANGO
 from tests.models.components.test_mel_autoencoder import SPEC, size
 
 VOICE = NetworkParams(
@@ -30,12 +41,10 @@ def model() -> HifiGan:
     return HifiGan(VOICE, SPEC, build_vocoder(VOICE, SPEC.n_mels, SPEC.sample_rate).eval())
 
 
-def test_nets_have_the_published_sizes(root):
+def test_discriminators_have_the_published_sizes(root):
     document = compose(root / "conf", ["model=tango", "vocoder=hifigan"])["vocoder"]
-    expected = parse(HifiGanParams, document, "vocoder")
     with torch.device("meta"):
-        assert size(build_vocoder(expected.network, 64, 16_000)) == 55_264_897
-        built = Discriminators(expected.weights.discriminator_width)
+        built = Discriminators(parse(HifiGanParams, document, "vocoder").weights.discriminator_width)
     assert (size(built.periods), size(built.scales)) == (41_105_770, 29_618_821)  # 70.7 M, with the norms' own
 
 
@@ -48,6 +57,7 @@ def test_every_discriminator_judges_every_wave():
     assert [features[0].shape[-1] for _, features in judgements[5:]] == [1000, 501, 251]
     assert judgements[0][0].shape == (3, 7 * 2)  # 500 rows of 2, four strides of 3
     assert judgements[5][0].shape == (3, 16)  # strides of 2, 2, 4, 4
+    assert len(Discriminators(4, periods=())(torch.randn(2, 1000))) == 3  # MelGAN's
 
 
 @pytest.mark.parametrize("period", [2, 7])
@@ -59,12 +69,6 @@ def test_a_period_discriminator_compares_only_samples_a_period_apart(period):
     for one, other in zip(discriminator(wave)[1], discriminator(changed)[1], strict=True):
         same = [torch.equal(one[..., phase], other[..., phase]) for phase in range(period)]
         assert same == [phase != 1 for phase in range(period)]
-
-
-def test_a_wave_has_as_many_samples_as_its_frames(model):
-    log_mel = torch.randn(2, 16, 10)
-    assert model.net(log_mel.transpose(1, 2)).shape == (2, 10 * 160 + 32)
-    assert model.vocode(log_mel).shape == (2, 1, 1600)
 
 
 @pytest.mark.parametrize("power", [1.0, 2.0])
@@ -120,3 +124,75 @@ def test_a_crops_wave_is_what_its_log_mel_was_made_of(pairs, place):
     np.testing.assert_allclose(found[0, :, inner], log_mels[0, :, inner], atol=0.02)
     assert waves[1, 3000:].abs().max() == 0
     assert (log_mels[1, :, 19:] == np.float16(math.log(1e-5))).all()
+
+
+def test_melgans_net_has_the_published_size():
+    """4.26 million weights, by the paper's table 1."""
+    assert size(MelGanNet(MelGanSizes(channels=32, rates=[8, 8, 2, 2], residual_layers=3), 80)) == pytest.approx(4.26e6, rel=2e-3)
+
+
+LOG_MELS = torch.randn(2, TANGO.n_mels, 30, generator=torch.Generator().manual_seed(0)) - 3
+
+
+def griffin_lim(**grain: str) -> GriffinLim:
+    return GriffinLim(TANGO, GriffinLimParams(griffin_lim_iterations=2, griffin_lim_momentum=0.0, **grain))
+
+
+def test_a_request_has_its_grain_whatever_shares_its_batch():
+    vocoder, cpu = griffin_lim(griffin_lim_grain="speckle"), torch.device("cpu")
+    same = LOG_MELS[:1].expand(2, -1, -1)
+    waves = vocoding.to_waves(vocoder, same, cpu, 4000, seeds=[7, 8])
+    assert waves.shape == (2, 1, 4000)
+    assert (waves[0] - waves[1]).abs().max() > 0.01
+    assert torch.equal(vocoding.to_waves(vocoder, LOG_MELS[:1], cpu, 4000, seeds=[8])[0], waves[1])
+    assert torch.equal(*vocoding.to_waves(vocoder, same, cpu))  # recordings, of no request
+
+
+def test_without_grain_no_seed_is_heard():
+    """As in checkpoints that do not name it."""
+    plain = griffin_lim(griffin_lim_grain="none")
+    assert griffin_lim() == plain
+    assert torch.equal(plain.vocode(LOG_MELS, 1), plain.vocode(LOG_MELS, 2))
+    assert not torch.equal(plain.vocode(LOG_MELS), griffin_lim(griffin_lim_grain="speckle").vocode(LOG_MELS))
+
+
+NOISE = np.random.default_rng(0).standard_normal((2, 200_000))
+
+
+def stored(waves: Sequence[np.ndarray], directory: Path) -> Arrays:
+    ids = [str(number) for number in range(len(waves))]
+    index = [Described(name, wave.shape, "") for name, wave in zip(ids, waves, strict=True)]
+    contents = [(name, wave.astype("<f2")) for name, wave in zip(ids, waves, strict=True)]
+    return gather(lambda: index, lambda: contents, ids, directory / "waves", "clip")
+
+
+def test_white_noise_has_its_standard_deviation_at_every_frequency(tmp_path):
+    waves = stored([0.1 * NOISE], tmp_path)
+    np.testing.assert_allclose(wave_deviation_per_frequency(waves, "key"), np.full(257, 0.1), rtol=0.12)
+    assert wave_deviation(waves, "key") == pytest.approx(0.1, rel=0.01)
+
+
+def test_filtered_noise_has_the_response_of_its_filter(tmp_path):
+    waves = stored([0.1 * scipy.signal.lfilter([1], [1, -0.9], one) for one in NOISE], tmp_path)
+    _, response = scipy.signal.freqz([1], [1, -0.9], 257, include_nyquist=True)
+    found = np.array(wave_deviation_per_frequency(waves, "key"))
+    np.testing.assert_allclose(found, 0.1 * np.abs(response), rtol=0.15)
+    assert np.sqrt(np.square(found).mean()) == pytest.approx(wave_deviation(waves, "key"), rel=0.02)
+
+
+def test_clips_count_by_their_samples_and_short_ones_too(tmp_path):
+    waves = stored([0.1 * NOISE[:, :150_000], 0.3 * NOISE[:, :50_000], np.zeros((2, 100))], tmp_path)
+    expected = np.sqrt(0.75 * 0.1**2 + 0.25 * 0.3**2)
+    np.testing.assert_allclose(wave_deviation_per_frequency(waves, "key"), np.full(257, expected), rtol=0.12)
+
+
+def test_frequencies_that_recordings_lack_are_30_db_below_the_highest(tmp_path):
+    tone = 0.5 * np.sin(0.1 * np.pi * np.arange(16_000))
+    found = wave_deviation_per_frequency(stored([tone], tmp_path), "key")
+    assert max(found) == found[round(0.1 * 256)]
+    assert min(found) == found[-1] == pytest.approx(max(found) / 10**1.5)
+
+
+def test_silence_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"all 1 training clips are digital silence.*some\.key"):
+        wave_deviation_per_frequency(stored([np.zeros(16_000)], tmp_path), "some.key")
