@@ -16,7 +16,7 @@ from soundmill.errors import UserError
 from soundmill.models import generation, registry
 from soundmill.models.family import Request
 from soundmill.models.importing import import_published
-from tests.models.test_audio_dit_published import CARD, CHANNELS, FRAMES, build, conf, digests, publish, run_of
+from tests.models.test_published import CARD, CHANNELS, FRAMES, build, conf, digests, publish, run_of
 from tests.prepared import edit
 
 WIDTH, HEADS = 64, 2

@@ -86,21 +86,16 @@ def _rave(version: str, *sizes: str) -> Component:
     noise = "noise: {ratios: %s, filters: 3}, causal: false, pca: true" % ("[4]" if version == "v2" else "[2, 2]")
     of_weights = ("phase_1_steps=3", "num_samples=1024", "scales=[512,128]", "discriminator_every=2")
     discriminators = ("channels=2", "layers=2", *(["periods=[]"] if version == "v1" else []))
-    return Component(
-        "rave",
-        (),
-        (
-            f"network={network % (version, noise)}",
-            *(f"weights.{one}" for one in of_weights),
-            *(f"weights.discriminators.{one}" for one in discriminators),
-            *sizes,
-        ),
-        (".network.channels=8", r"network\.channels is 4 there and 8 here"),
-        {"phase": 2, "rank": 6, "latent_rate": 500, "latent_values_per_second": 3000},
-        steps=6,
-        killed=(2, 4),
-        channels=2 if version == "v2" else 1,  # of which it takes the mean
-    )
+    of_weights += tuple(f"discriminators.{one}" for one in discriminators)
+    sizes = (f"network={network % (version, noise)}", *(f"weights.{one}" for one in of_weights), *sizes)
+    other, told = (".network.channels=8", r"network\.channels is 4 there and 8 here"), {"phase": 2, "rank": 6, "latent_rate": 500}
+    told["latent_values_per_second"], channels = 3000, 2 if version == "v2" else 1  # of which it takes the mean
+    return Component("rave", (), sizes, other, told, steps=6, killed=(2, 4), channels=channels)
+
+
+def _of_waves(codec: str, *sizes: str, other: tuple[str, str], told: dict[str, object], rate: int, channels: int) -> Component:
+    choices = (f"codec@audio_dit.autoencoder={codec}",)
+    return Component("audio_dit", choices, sizes, other, told, rate=rate, channels=channels)
 
 
 def _vocoder(conf: str, *sizes: str, other: tuple[str, str], frames: int = 8) -> Component:
@@ -108,6 +103,7 @@ def _vocoder(conf: str, *sizes: str, other: tuple[str, str], frames: int = 8) ->
     return Component("tango", (f"vocoder={conf}",), sizes, other, {"measured_clips": 1}, part="vocoder")
 
 
+OOBLECK = "network={channels: 4, ratios: [2, 4], multiples: [1, 2], latent_channels: 3, audio_channels: 2, sample_rate: 44100}"
 CODECS = {
     "mel_autoencoder": Component(
         "tango",
@@ -131,15 +127,12 @@ CODECS = {
     ),
     "rave_v2": _rave("v2"),
     "rave_v1": _rave("v1", "weights.features={weight: 10.0, relative: false, skip: 0}"),
-    "oobleck": Component(
-        "audio_dit",
-        ("codec@audio_dit.autoencoder=oobleck_laptop",),
-        (
-            "network={channels: 4, ratios: [2, 4], multiples: [1, 2], latent_channels: 3, audio_channels: 2, sample_rate: 44100}",
-            "weights.num_samples=4096",
-        ),
-        (".network.latent_channels=4", r"network\.latent_channels is 3 there and 4 here"),
-        {"latent_rate": 44_100 / 8, "latent_values_per_second": 3 * 44_100 / 8},
+    "oobleck": _of_waves(
+        "oobleck_laptop",
+        OOBLECK,
+        "weights.num_samples=4096",
+        other=(".network.latent_channels=4", r"network\.latent_channels is 3 there and 4 here"),
+        told={"latent_rate": 44_100 / 8, "latent_values_per_second": 3 * 44_100 / 8},
         rate=44_100,
         channels=2,
     ),
@@ -202,29 +195,20 @@ def _braced(sizes: dict) -> str:
     return "{" + ", ".join(f"{key}: {json.dumps(value)}" for key, value in sizes.items()) + "}"
 
 
-_OOBLECK = Component(
-    "audio_dit",
-    ("codec@audio_dit.autoencoder=oobleck",),
-    CODECS["oobleck"].sizes[:1],
-    CODECS["oobleck"].other,
-    {},
-    rate=44_100,
-    channels=2,
-)
-_ENCODEC = Component(
-    "audio_dit",
-    ("codec@audio_dit.autoencoder=encodec",),
-    (f"network={_braced(test_library_codecs.ENCODEC.model_dump())}", "bandwidth=8.0"),
-    (".network.sample_rate=4000", r"clips has 1 channels at 8000 Hz, but autoencoder\.network has 1 at 4000; make them"),
-    {},
+_OOBLECK = _of_waves("oobleck", OOBLECK, other=CODECS["oobleck"].other, told={}, rate=44_100, channels=2)
+_ENCODEC = _of_waves(
+    "encodec",
+    f"network={_braced(test_library_codecs.ENCODEC.model_dump())}",
+    "bandwidth=8.0",
+    other=(".network.sample_rate=4000", r"clips has 1 channels at 8000 Hz, but autoencoder\.network has 1 at 4000; make them"),
+    told={},
     rate=8000,
+    channels=1,
 )
 PUBLISHED = {
     "mel_autoencoder": Published(CODECS["mel_autoencoder"], (), _published_mel, {"scaling_factor": 0.93}),
     "oobleck": Published(_OOBLECK, (), test_library_codecs.publish_oobleck, {"latent_rate": 44_100 / 8}),
-    "encodec": Published(
-        _ENCODEC, (), test_library_codecs.publish_encodec, {"latent_rate": 1000, "latent_values_per_second": 8000, "bandwidth": 8.0}
-    ),
+    "encodec": Published(_ENCODEC, (), test_library_codecs.publish_encodec, {"latent_rate": 1000, "bandwidth": 8.0}),
     "hifigan": Published(
         VOCODERS["hifigan"],
         (f".network={_braced(VOICE.model_dump())}",),

@@ -129,17 +129,8 @@ def _waveform(condition: str, path: str = "v", **more: object) -> Row:
     choice = "captions" if condition == "caption" else "one_shots"
     sizes = ("num_samples=4096", f"condition={condition}", f"path={path}", _unet(texts="true"))
     scratch = ("text.waveform_unet.scratch.width=16",) if condition == "caption" else ()
-    able, frames = {"generate", "transform", "interpolate"}, 4096
-    return Row(
-        "waveform_unet",
-        waves,
-        (f"waveform_unet={choice}", *scratch),
-        sizes,
-        model=(44_100, 2, 4096),
-        can=able,
-        frames=frames,
-        **more,
-    )
+    choices, able = (f"waveform_unet={choice}", *scratch), {"generate", "transform", "interpolate"}
+    return Row("waveform_unet", waves, choices, sizes, model=(44_100, 2, 4096), can=able, frames=4096, **more)
 
 
 def _diffwave(condition: str, **more: object) -> Row:
@@ -163,6 +154,17 @@ def _tango(*sizes: str, **more: object) -> Row:
     )  # fmt: skip
 
 
+def _of_stereo(family: str, size: str, samples: int, *able: str) -> Row:
+    sizes, model = (*size.split(), _unet("false")), (RATE, 2, samples)
+    return Row(family, waves, (), sizes, {"clips": 4}, model, set(able), frames=1600, catalog="two_held_out")
+
+
+def _rave(*sizes: str, choices: tuple[str, ...] = (), **more: object) -> Row:
+    able, choices = {"generate", "reconstruct", "transform"}, (*choices, "rave.latents.num_samples=4096")
+    sizes, more = (*sizes, _unet()), more | LATENTS
+    return Row("rave", latents_of("rave_v2"), choices, sizes, model=(RATE, 1, 4096), can=able, catalog="two_held_out", **more)
+
+
 def _dit(*sizes: str, **more: object) -> Row:
     net = "network={layers: 1, heads: 2, head_width: 8, key_heads: 1, condition_width: 8}"
     text = ("text.audio_dit.scratch.width=16", "text.audio_dit.max_tokens=8")
@@ -170,6 +172,12 @@ def _dit(*sizes: str, **more: object) -> Row:
         "audio_dit", more.pop("write", mel_latents), (*text, *more.pop("choices", ())), (net, *sizes),
         can={"generate", "reconstruct"}, **more,
     )  # fmt: skip
+
+
+def _dit_of(codec: str, samples: int, *choices: str, **more: object) -> Row:
+    """By label, of the latents of a codec."""
+    told = {"choices": (*choices, f"audio_dit.latents.num_samples={samples}"), "told": {"clips": 5, "labels": 2}}
+    return _dit("condition=label", write=latents_of(codec), killed_before=None, **told, **more, **BY_LABEL)
 
 
 AUTOENCODER = ("autoencoder/config.json", "autoencoder/model.safetensors")
@@ -247,41 +255,18 @@ ROWS = {
     "audio_dit_lora": _dit(
         f"+lora={LORA % 'false'}", *QUICK, told={"clips": 4}, model=(RATE, 1, 4000), base="audio_dit", **OF_MELS, **BY_CAPTION
     ),
-    "audio_dit_rave": _dit(
-        "condition=label",
-        write=latents_of("rave_v2"),
-        choices=("codec@audio_dit.autoencoder=rave_laptop", "audio_dit.latents.num_samples=4096"),
-        told={"clips": 5, "labels": 2},
-        model=(RATE, 1, 3200),
-        killed_before=None,
-        **LATENTS,
-        **BY_LABEL,
-    ),
-    "audio_dit_oobleck": _dit(
-        "condition=label",
-        write=latents_of("oobleck"),
-        choices=(
-            "codec@audio_dit.autoencoder=oobleck_laptop",
-            CODECS["oobleck"].sizes[0].replace("network", "audio_dit.autoencoder.network"),
-            "audio_dit.latents.num_samples=8832",
-        ),
-        told={"clips": 5, "labels": 2},
+    "audio_dit_rave": _dit_of("rave_v2", 4096, "codec@audio_dit.autoencoder=rave_laptop", model=(RATE, 1, 3200), **LATENTS),
+    "audio_dit_oobleck": _dit_of(
+        "oobleck",
+        8832,
+        "codec@audio_dit.autoencoder=oobleck_laptop",
+        CODECS["oobleck"].sizes[0].replace("network", "audio_dit.autoencoder.network"),
         model=(44_100, 2, 8820),
-        killed_before=None,
         frames=8820,
         parts=OF_CODEC,
-        **BY_LABEL,
     ),
-    "audio_dit_encodec": _dit(
-        "condition=label",
-        write=latents_of("encodec"),
-        choices=("codec@audio_dit.autoencoder=encodec", "audio_dit.latents.num_samples=1600"),
-        told={"clips": 5, "labels": 2},
-        model=(8000, 1, 1600),
-        killed_before=None,
-        frames=1600,
-        parts=AUTOENCODER,
-        **BY_LABEL,
+    "audio_dit_encodec": _dit_of(
+        "encodec", 1600, "codec@audio_dit.autoencoder=encodec", model=(8000, 1, 1600), frames=1600, parts=AUTOENCODER
     ),
     "diffusion_ae": Row(
         "diffusion_ae",
@@ -298,29 +283,12 @@ ROWS = {
         **LATENTS,
         **BY_LABEL,
     ),
-    "rave": Row(
-        "rave",
-        latents_of("rave_v2"),
-        ("rave.latents.num_samples=4096",),
-        (_unet(),),
-        {"clips": 4, "labels": 2},
-        (RATE, 1, 4096),
-        {"generate", "reconstruct", "transform"},
-        catalog="two_held_out",
-        **LATENTS,
-        **BY_LABEL,
-    ),
-    "rave_caption_flow": Row(
-        "rave",
-        latents_of("rave_v2"),
-        ("rave=captions", "rave.latents.num_samples=4096", "text.rave.scratch.width=16"),
-        ("path=rectified_flow", _unet()),
-        {"clips": 4, "captions": 2},
-        (RATE, 1, 4096),
-        {"generate", "reconstruct", "transform"},
-        catalog="two_held_out",
+    "rave": _rave(told={"clips": 4, "labels": 2}, **BY_LABEL),
+    "rave_caption_flow": _rave(
+        "path=rectified_flow",
+        choices=("rave=captions", "text.rave.scratch.width=16"),
+        told={"clips": 4, "captions": 2},
         killed_before=None,
-        **LATENTS,
         **BY_CAPTION,
     ),
     "waveform_unet": _waveform("label", told={"clips": 5, "labels": 2}, killed_before=None, **BY_LABEL),
@@ -331,28 +299,8 @@ ROWS = {
     "diffwave_label": _diffwave("label", told={"clips": 4, "dropped": 1, "labels": 2}, **BY_LABEL),
     "diffwave_caption": _diffwave("caption", told={"clips": 4, "dropped": 1, "captions": 2}, **BY_CAPTION),
     "diffwave_none": _diffwave("none", told={"clips": 4, "dropped": 1, "labels": 0}, killed_before=None),
-    "upsampler": Row(
-        "upsampler",
-        waves,
-        (),
-        ("num_samples=1024", _unet("false")),
-        {"clips": 4},
-        (RATE, 2, 1024),
-        {"reconstruct", "transform"},
-        frames=1600,
-        catalog="two_held_out",
-    ),
-    "diffusion_vocoder": Row(
-        "diffusion_vocoder",
-        waves,
-        (),
-        ("crop_frames=4", "mel.n_mels=8", _unet("false")),
-        {"clips": 4},
-        (RATE, 2, 160_000),
-        {"reconstruct"},
-        frames=1600,
-        catalog="two_held_out",
-    ),
+    "upsampler": _of_stereo("upsampler", "num_samples=1024", 1024, "reconstruct", "transform"),
+    "diffusion_vocoder": _of_stereo("diffusion_vocoder", "crop_frames=4 mel.n_mels=8", 160_000, "reconstruct"),
     "projected_gan": Row(
         "projected_gan",
         loops,

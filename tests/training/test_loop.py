@@ -4,7 +4,6 @@ import sys
 import time
 from functools import partial
 
-import numpy as np
 import pytest
 import torch
 
@@ -13,7 +12,7 @@ from soundmill.models.components.log_mels.source import Crops
 from soundmill.training import checkpoint, module, monitoring
 from soundmill.training import curve as curves
 from soundmill.training.curve import Curve, Progress
-from soundmill.training.loader import Loader, Order
+from soundmill.training.loader import Loader
 from soundmill.training.loop import LAST, PREVIOUS, fit
 from soundmill.training.monitoring import HeldOut, Kept, Scoring, Validation
 from soundmill.training.params import HardwareParams
@@ -128,32 +127,6 @@ def test_a_finished_training_is_taken_as_it_is(loader, tmp_path):
     again, again_curve = _fit(loader, tmp_path)
     assert _same(first, again)
     assert first_curve == again_curve
-
-
-def test_gradients_of_two_batches_are_those_of_one_twice_as_large(loader, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        Regression, "loss", lambda self, step, batch: (self.net(batch.values[0][..., 0].float()) - 1).square().mean()
-    )
-    monkeypatch.setattr(sys.modules[__name__], "_net", _linear)
-
-    def wider(steps):
-        output = loader(steps)
-        order, output.order = output.order, Order(5, dict.fromkeys(map(str, range(20)), 1.0), 16)
-        output.draw = lambda step: torch.cat([places(2 * step), places(2 * step + 1)])
-        assert (output.order.batch(0) == np.concatenate([order.batch(0), order.batch(1)])).all()
-        return output
-
-    two, two_curve = _fit(loader, tmp_path / "two", accumulate=2)
-    one, one_curve = _fit(wider, tmp_path / "one")
-    torch.testing.assert_close(two.net.weight, one.net.weight)
-    assert [point["step"] for point in two_curve] == [4, 8, 12, 16, 20, 23]
-    for accumulated, whole in zip(two_curve, one_curve, strict=True):
-        assert accumulated == pytest.approx(whole)
-
-
-def _linear():
-    torch.manual_seed(0)
-    return torch.nn.Linear(4, 4)
 
 
 class Judged(Regression):
@@ -388,11 +361,6 @@ def test_a_missing_gpu_is_named(loader, tmp_path):
         pytest.skip("this machine has a GPU")
     with pytest.raises(UserError, match=r"hardware\.accelerator"):
         _fit(loader, tmp_path, HardwareParams(accelerator="gpu", devices=1, precision="32", threads=1))
-
-
-def test_curve_file(tmp_path):
-    curves.write_curve([{"step": 1, "loss/train": 0.5}, {"step": 2, "loss/train": 0.25}], tmp_path / "curve.csv")
-    assert (tmp_path / "curve.csv").read_text() == "step,loss/train\n1,0.5\n2,0.25\n"
 
 
 def test_the_pace_is_of_the_steps_after_the_first_few(loader, tmp_path):
