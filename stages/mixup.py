@@ -1,27 +1,37 @@
-"""Mix pairs of training clips at equal pressure level and join their captions (Tokozume et al. 2018; TANGO §2.3)."""
+"""Mix pairs of training clips and join their captions.
+
+The levels by `pairing`: `pressure`: equal pressure levels (Tokozume et al. 2018; TANGO §2.3); `random`: a drawn difference of them;
+`fixed`: p = 0.5, whatever the levels.
+"""
 
 import bisect
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 from pydantic import Field
 
-from soundmill import hashing, manifest, shards, stage, terminal
+from soundmill import hashing, manifest, page, shards, stage, terminal
+from soundmill.audio.figures import save_png
 from soundmill.audio.flac import decode_mono, encode_flac, flac_rate
 from soundmill.audio.levels import FULL_SCALE, join_captions, mix, mix_ratio, pressure_level
 from soundmill.errors import UserError
+from soundmill.page.sounds import Card, Chip, Section, Sound, draw_section
 from soundmill.params import Seed, StageParams
-from soundmill.stage import Context, Input, Output
+from soundmill.stage import Context, Input, Output, Shown
 
+LOWEST_SNR, HIGHEST_SNR = -5.0, 20.0  # dB, of `random`: AudioGen's (Kreuk et al. 2022), with the first sound as the signal
+EXAMPLES = 6  # on the page
 MIXES_AT_ONCE = 256  # limits the compressed clips in a worker's memory; larger batches read each row group less often
 
 
 class MixupParams(StageParams):
-    pairing: Literal["pressure", "random", "none"]  # random: both clips have equal weight, regardless of their levels
+    pairing: Literal["pressure", "random", "fixed", "none"]
     ratio: float = Field(ge=0, le=100, description="mixes per captioned training clip")
     partner: Literal["any", "other"] = Field(
         description="other: prefer a clip with different labels (or captions, if it has no labels)"
@@ -30,8 +40,13 @@ class MixupParams(StageParams):
     seed: Seed
 
 
-def run(params: MixupParams, ctx: Context, clips: Input, catalog: Input, mixes: Output) -> dict[str, Any]:
-    """Write the mixes of the training split; clips without a caption cannot be mixed and are counted."""
+def run(
+    params: MixupParams, ctx: Context, clips: Input, catalog: Input, mixes: Output, picture: Shown, report: Shown
+) -> dict[str, Any]:
+    """Write the mixes of the training split; clips without a caption cannot be mixed and are counted.
+
+    `picture` has the distributions of p and of the level difference, `report` also some mixes with their two sounds.
+    """
     rows = shards.read_table(catalog, manifest.CATALOG).to_pylist()
     training = [row for row in rows if row["split"] == "train"]
     captioned = {row["clip_id"]: row for row in training if row["captions"]}
@@ -54,25 +69,86 @@ def run(params: MixupParams, ctx: Context, clips: Input, catalog: Input, mixes: 
     jobs = [
         shards.Job(
             shards.shard_name(index),
-            (by_shard[index], params.pairing),
+            (by_shard[index],),
             len(by_shard[index]),
             hashing.digest([_key(plan) for plan in by_shard[index]]),
         )
         for index in sorted(by_shard) or [0]
     ]
-    report = ctx.map_shards(mix_shard, jobs, mixes, unit="mix")
+    made = ctx.map_shards(mix_shard, jobs, mixes, unit="mix")
     if len(pairs) < num_mixes:
         terminal.say(f"mixup: {len(pairs)} of {num_mixes} mixes: there are no more pairs of different recordings")
     if len(captioned) < len(training) and params.pairing != "none" and params.ratio > 0:
         terminal.say(f"mixup: {len(training) - len(captioned)} of {len(training)} training clips have no caption and are not mixed")
+    spreads = _spreads(mixes)
+    ctx.show(f"the distributions ({picture.name})", partial(_draw, spreads, picture), picture)
+    ctx.show(f"the page ({report.name})", partial(_write_page, params.pairing, plans, mixes, picture, report), report)
     return {
         "mixes": len(pairs),
         "missing_mixes": num_mixes - len(pairs),
         "training_clips": len(training),
         "without_caption": len(training) - len(captioned),
-        "scaled_down": report.counts.get("scaled_down", 0),
-        "silent": report.counts.get("silent", 0),
+        "scaled_down": made.counts.get("scaled_down", 0),
+        "silent": made.counts.get("silent", 0),
+        **{
+            name: {"mean": round(values.mean(), 4), "deviation": round(values.std(), 4)}
+            for name, values in spreads.items()
+            if pairs
+        },
     }
+
+
+def _spreads(mixes: Path) -> dict[str, np.ndarray]:
+    """Of each mix p, and how many dB of pressure level its first sound is above the second, before mixing and in the mix."""
+    columns = ["ratio", "level_first", "level_second"]
+    table = pa.concat_tables(shards.read_table(path, manifest.MIXES, columns) for path in shards.shard_paths(mixes))
+    ratio, first, second = (column.to_numpy() for column in table.columns)
+    after = first - second + 20 * np.log10(ratio / (1 - ratio))
+    return {"ratio": ratio, "level_difference_before": first - second, "level_difference_after": after}
+
+
+def _draw(spreads: dict[str, np.ndarray], picture: Path) -> None:
+    from soundmill.drawing import Figure
+
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    shares, levels = figure.subplots(1, 2)
+    shares.hist(spreads["ratio"], bins=np.linspace(0, 1, 41))
+    shares.set_xlabel("p, share of the first sound")
+    differences = {"before mixing": spreads["level_difference_before"], "in the mix": spreads["level_difference_after"]}
+    widest = max(1.0, np.abs(np.concatenate(list(differences.values()))).max(initial=0))
+    for name, values in differences.items():
+        levels.hist(values, bins=np.linspace(-widest, widest, 41), alpha=0.6, label=name)
+    levels.set_xlabel("level of the first sound above the second, dB")
+    levels.legend()
+    for axes in (shares, levels):
+        axes.set_ylabel("mixes")
+    save_png(figure, picture)
+
+
+def _write_page(pairing: str, plans: list[dict[str, Any]], mixes: Path, picture: Path, report: Path) -> None:
+    chosen = {plan["clip_id"]: plan for plan in sorted(plans, key=lambda plan: hashing.digest(plan["clip_id"]))[:EXAMPLES]}
+    sounds = dict(_read_sounds(list(chosen.values())))
+    cards = []
+    for path in shards.shard_paths(mixes):
+        clip_ids = shards.read_table(path, manifest.MIXES, ["clip_id"])["clip_id"].to_pylist()
+        numbers = [number for number, clip_id in enumerate(clip_ids) if clip_id in chosen]
+        for row in shards.read_rows(path, manifest.MIXES, rows=numbers):
+            flacs = {"mix": row["audio"]["bytes"], **{f"{role} sound": sounds[row[role]] for role in ("first", "second")}}
+            notes = {f"{role} sound": (f"{row[role]}, {row[f'level_{role}']:.1f} dB",) for role in ("first", "second")}
+            shown = [Sound(role, decode_mono(flac), flac_rate(flac), notes=notes.get(role, ())) for role, flac in flacs.items()]
+            cards.append(Card(row["clip_id"], row["caption"], "", tuple(shown), (Chip(f"p = {row['ratio']:.3f}"),)))
+    faults: list[str] = []
+    text = page.render(
+        page.__name__,
+        "mixes.html",
+        title="Mixes of training clips",
+        num_mixes=len(plans),
+        pairing=pairing,
+        picture=picture.read_bytes(),
+        section=draw_section(Section("Examples", "each with its two sounds as they were", tuple(cards)), faults),
+        faults=faults,
+    )
+    report.write_text(text, encoding="utf-8")
 
 
 # Bounds of the search for a partner of another kind, before one of the same kind is used.
@@ -157,7 +233,7 @@ def _places(clips: Path) -> dict[str, tuple[str, int, str]]:
 def _plan(
     params: MixupParams, first: dict[str, Any], second: dict[str, Any], places: dict[str, tuple[str, int, str]], clips: Path
 ) -> dict[str, Any]:
-    """Everything about a mix except its sound."""
+    """Everything about a mix except its sound. `difference`: dB by which the first sound is louder in it; None: p is 0.5."""
     for row in (first, second):
         if row["clip_id"] not in places:
             raise UserError(f"{clips}: clip {row['clip_id']!r} of the catalog is missing; `dvc repro` rebuilds both")
@@ -167,12 +243,14 @@ def _plan(
         drawn = int(hashing.digest(params.seed, clip_id, row["clip_id"]), 16)
         captions.append(row["captions"][drawn % len(row["captions"])])
     caption = join_captions(*captions)
+    snr = LOWEST_SNR + (HIGHEST_SNR - LOWEST_SNR) * _hash(params.seed, "snr", clip_id) / 2**64
     labels = sorted({*first["labels"], *second["labels"]})
     (*place_first, digest_first), (*place_second, digest_second) = places[first["clip_id"]], places[second["clip_id"]]
     return {
         "clip_id": clip_id,
         "caption": caption,
         "labels": labels,
+        "difference": {"pressure": 0.0, "random": snr}.get(params.pairing),
         "first": first["clip_id"],
         "second": second["clip_id"],
         "places": [tuple(place_first), tuple(place_second)],
@@ -180,7 +258,7 @@ def _plan(
     }
 
 
-def mix_shard(plans: list[dict[str, Any]], pairing: str, output: Path, previous: Path | None = None) -> shards.Report:
+def mix_shard(plans: list[dict[str, Any]], output: Path, previous: Path | None = None) -> shards.Report:
     with shards.ItemWriter(output, manifest.MIXES, previous) as writer:
         for start in range(0, len(plans), MIXES_AT_ONCE):
             batch = {_key(plan): plan for plan in plans[start : start + MIXES_AT_ONCE]}
@@ -188,7 +266,7 @@ def mix_shard(plans: list[dict[str, Any]], pairing: str, output: Path, previous:
             for key, plan in batch.items():
                 if not writer.copy(key):
                     with writer.item(key) as report:
-                        writer.write(_mix(plan, sounds, pairing, report))
+                        writer.write(_mix(plan, sounds, report))
     return writer.report
 
 
@@ -196,11 +274,11 @@ def _key(plan: dict[str, Any]) -> str:
     return f"{plan['clip_id']} {plan['digest']}"
 
 
-def _mix(plan: dict[str, Any], sounds: dict[str, bytes], pairing: str, report: shards.Report) -> dict[str, Any]:
+def _mix(plan: dict[str, Any], sounds: dict[str, bytes], report: shards.Report) -> dict[str, Any]:
     sample_rate = flac_rate(sounds[plan["first"]])
     first, second = decode_mono(sounds[plan["first"]]), decode_mono(sounds[plan["second"]])
     levels = pressure_level(first, sample_rate), pressure_level(second, sample_rate)
-    ratio = mix_ratio(*levels) if pairing == "pressure" else 0.5
+    ratio = 0.5 if plan["difference"] is None else mix_ratio(levels[0] - plan["difference"], levels[1])
     mixed = mix(first, second, ratio)
     peak = float(np.abs(mixed).max(initial=0))
     if peak > FULL_SCALE:  # avoid clipping; a mix that fits keeps its level

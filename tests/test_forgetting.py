@@ -37,8 +37,8 @@ STAGES = (
     "attribution@ddpm_mel", "generate@ddpm_mel", "evaluate@ddpm_mel",
 )  # fmt: skip
 SAME = (
-    "corpus", "segments", "clips", "duplicates.parquet", "duplicates.html", "quality", "splits.parquet", "catalog",
-    "mixes", "spectrograms/clips/ddpm_mel", "spectrograms/clips/tagger", "tagger", "models/ddpm_mel", "attribution/ddpm_mel",
+    "corpus", "segments", "clips", "duplicates.parquet", "duplicates.html", "quality", "splits.parquet", "catalog", "mixes",
+    "mixes.html", "spectrograms/clips/ddpm_mel", "spectrograms/clips/tagger", "tagger", "models/ddpm_mel", "attribution/ddpm_mel",
     "generated/ddpm_mel", "codec/ddpm_mel", "report/ddpm_mel",
 )  # fmt: skip
 OTHERS = (
@@ -119,6 +119,9 @@ def test_what_is_forgotten_leaves_no_trace(graph_copy, built_graph, tmp_path):
     assert f"data/mixes: {mixes.clip_id[0]}" in before.stdout
 
     run_here(graph_copy, *STAGES)
+    now = pd.read_parquet(graph_copy / "data/mixes")
+    assert mixes.clip_id[0] not in set(now.clip_id)
+    assert not {clip, *catalog.index[catalog.recording_id == recording]} & {*now["first"], *now["second"]}
     done = dvc(graph_copy, "commit", "--force", *STAGES)
     assert done.returncode == 0, done.stderr
     left = soundmill("forget", "--check", cwd=graph_copy)  # tango has not run again

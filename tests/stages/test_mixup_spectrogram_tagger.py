@@ -1,3 +1,4 @@
+import base64
 import json
 import shutil
 from pathlib import Path
@@ -7,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from soundmill import hashing, manifest, shards, stage
 from soundmill.audio.flac import decode_mono, encode_flac
@@ -73,7 +75,7 @@ def change(project: Path, section: str, **values) -> None:
 def arguments(project: Path, name: str) -> list[str]:
     data = project / "data"
     paths = {
-        "mixup": {"clips": "clips", "catalog": "catalog.parquet", "mixes": "mixes"},
+        "mixup": {"clips": "clips", "catalog": "catalog.parquet", "mixes": "mixes", "picture": "mixup.png", "report": "mixes.html"},
         "spectrogram": {"audio": "clips", "spectrograms": "spectrograms/clips/tagger"},
         "tagger": {"mels": "spectrograms/clips/tagger", "catalog": "catalog.parquet", "tagger": "tagger", "curves": "tagger.csv"},
     }[name]
@@ -133,14 +135,43 @@ def test_mixes_are_of_the_training_split_at_equal_pressure(project):
     assert metrics["scaled_down"] == scaled > 0
 
 
-def test_random_pairing_counts_both_equally_and_another_seed_pairs_others(project):
-    change(project, "mixup", pairing="random")
-    make(project, "mixup")
+def test_random_pairing_draws_the_level_difference_and_another_seed_draws_others(project):
+    """Uniformly from -5 to 20 dB; its spread is then that of a mean of 7.5 and a deviation of 25/√12 dB."""
+    change(project, "mixup", pairing="random", ratio=6.0)
+    metrics = make(project, "mixup")
     before = rows_of(project, "mixes")
-    assert {row["ratio"] for row in before.values()} == {0.5}
+    drawn = [row["level_first"] - row["level_second"] + 20 * np.log10(row["ratio"] / (1 - row["ratio"])) for row in before.values()]
+    assert -5 < min(drawn) < -3
+    assert 18 < max(drawn) < 20
+    assert metrics["level_difference_after"]["mean"] == pytest.approx(np.mean(drawn), abs=1e-3) == pytest.approx(7.5, abs=2)
+    assert metrics["level_difference_after"]["deviation"] == pytest.approx(25 / 12**0.5, abs=1)
     change(project, "mixup", seed=1)
     make(project, "mixup")
     assert not set(before) & set(rows_of(project, "mixes"))
+
+
+@pytest.mark.parametrize("pairing", ["pressure", "fixed"])
+def test_the_page_plays_mixes_and_shows_how_they_are_spread(project, pairing):
+    change(project, "mixup", pairing=pairing)
+    metrics = make(project, "mixup")
+    rows = rows_of(project, "mixes").values()
+    differences = np.array([row["level_first"] - row["level_second"] for row in rows])
+    assert metrics["level_difference_before"] == {
+        "mean": pytest.approx(differences.mean(), abs=1e-4),
+        "deviation": pytest.approx(differences.std(), abs=1e-4),
+    }
+    equal, half = {"mean": pytest.approx(0, abs=1e-4), "deviation": pytest.approx(0, abs=1e-4)}, {"mean": 0.5, "deviation": 0.0}
+    assert (metrics["level_difference_after"] == equal) == (pairing == "pressure")
+    assert (metrics["ratio"] == half) == (pairing == "fixed")
+    text = (project / "data/mixes.html").read_text()
+    assert text.count("<audio ") == 3 * mixup.EXAMPLES
+    shown = [row for row in rows if f"<code>{row['clip_id']}</code>" in text]
+    assert len(shown) == mixup.EXAMPLES
+    for row in shown:
+        assert all(f"{row[role]}, {row[f'level_{role}']:.1f} dB" in text for role in ("first", "second"))
+    picture = (project / "data/mixup.png").read_bytes()
+    assert base64.b64encode(picture).decode() in text
+    assert np.asarray(Image.open(project / "data/mixup.png").convert("L")).std() > 10
 
 
 @pytest.mark.parametrize("why", ["none", "ratio", "captions", "one recording"])

@@ -288,7 +288,7 @@ def _listings(params: TrainParams, inputs: Path) -> tuple[Listing, Listing | Non
     if mixes and not mixes.of("train"):
         raise UserError(
             f"{mixes.directory}: no mixes, but train.mixed_items is {params.mixed_items}; set it to 0, or `mixup.pairing` to "
-            "`pressure` or `random`"
+            "`pressure`, `random` or `fixed`"
         )
     digest = read_codec(inputs / AUTOENCODER).digest
     for listing in (clips, mixes):
