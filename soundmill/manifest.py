@@ -341,6 +341,12 @@ def naming_stem(recording_id: str) -> str:
     return match[1] if match else recording_id
 
 
+def split_stem(clip_id: str) -> str:
+    """The stem of a clip's file in the folder of its split, as other lists of AudioCaps have it: `Y{ytid}`; without one, the id."""
+    stem = naming_stem(clip_id)
+    return f"Y{stem}" if VIDEO_ID.fullmatch(stem) else clip_id
+
+
 def youtube_videos(recordings: Iterable[Mapping[str, Any]]) -> set[str]:
     """The groups of these rows (`recording_id`, `group`) that are YouTube videos.
 

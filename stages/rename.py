@@ -4,14 +4,14 @@ import io
 import os
 import wave
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import soundfile
 from pydantic import Field
 
-from soundmill import hashing, manifest, shards, stage
+from soundmill import hashing, manifest, shards, stage, terminal
 from soundmill.errors import UserError
 from soundmill.params import StageParams
 from soundmill.stage import Context, Input, Output
@@ -23,12 +23,24 @@ class RenameParams(StageParams):
     clips: str = Field(min_length=1, description="clip variant")
     dataset: str = Field(min_length=1)
     location: str = Field(min_length=1, description="path prefix of the file names in the JSON lines")
+    naming: Literal["start", "split"]
+
+    def name(self, clip_id: str, split: str) -> str:
+        """The path of a clip's file: `{ytid}_{start}.wav`, or `{split}/Y{ytid}.wav`."""
+        return f"{clip_id}.wav" if self.naming == "start" else f"{split}/{manifest.split_stem(clip_id)}.wav"
 
 
 def run(params: RenameParams, ctx: Context, clips: Input, catalog: Input, audiocaps: Output) -> dict[str, Any]:
-    """Write `audio/<clip id>.wav` of every clip of the catalog, and train, valid and test JSON lines of those with a caption."""
+    """Write the WAV of every clip of the catalog below `audio`, and train, valid and test JSON lines of those with a caption."""
     table = shards.read_table(catalog, manifest.CATALOG, ["clip_id", "shard", "split", "captions"])
     paths = {path.name: path for path in shards.shard_paths(clips)}
+    names = {row["clip_id"]: params.name(row["clip_id"], row["split"]) for row in table.select(["clip_id", "split"]).to_pylist()}
+    if len(clip_of := {name: clip_id for clip_id, name in names.items()}) < len(names):
+        other = next(clip_id for clip_id, name in names.items() if clip_of[name] != clip_id)
+        raise UserError(
+            f"params.yaml: rename.naming: {other} and {clip_of[names[other]]} would both be {names[other]}; choose `start`, or "
+            f"a variant with one clip per recording (clips.{params.clips}.clip_seconds, first_seconds)"
+        )
     jobs = []
     for shard, rows in shards.by_shard(table).items():
         ids, path = sorted(rows["clip_id"].to_pylist()), paths.get(shards.shard_name(shard))
@@ -37,23 +49,24 @@ def run(params: RenameParams, ctx: Context, clips: Input, catalog: Input, audioc
         jobs.append(shards.Job(path.stem, (path, set(ids)), len(ids), hashing.digest(hashing.signature(path), ids)))
     _, named = ctx.make_shards(name_clips, jobs, "named")
     audio = audiocaps / "audio"
-    audio.mkdir(parents=True)
+    for folder in {(audio / name).parent for name in names.values()}:
+        folder.mkdir(parents=True)
     for job in jobs:
         with os.scandir(named / job.name) as files:
             for wav in files:
                 # Linked, not moved: after a kill, the next run still finds every finished folder.
-                os.link(wav.path, audio / wav.name)
-    return {
-        "clips": table.num_rows,
-        "captions_by_split": {split: _write_json(params, table, split, audiocaps / f"{split}.json") for split in manifest.SPLITS},
-    }
+                os.link(wav.path, audio / names[wav.name.removesuffix(".wav")])
+    captions = {split: _write_json(params, table, names, split, audiocaps / f"{split}.json") for split in manifest.SPLITS}
+    for split in (split for split, count in captions.items() if not count):
+        terminal.say(f"{ctx.name}: no clip of the split {split} has a caption, and TANGO's train.py needs one in each list")
+    return {"clips": table.num_rows, "captions_by_split": captions}
 
 
-def _write_json(params: RenameParams, table: pa.Table, split: str, path: Path) -> int:
+def _write_json(params: RenameParams, table: pa.Table, names: dict[str, str], split: str, path: Path) -> int:
     chosen = table.filter(pc.equal(table["split"], split)).select(["clip_id", "captions"])
     return manifest.write_tango_json(
         (
-            {"dataset": params.dataset, "location": f"{params.location.rstrip('/')}/{row['clip_id']}.wav", "captions": caption}
+            {"dataset": params.dataset, "location": f"{params.location.rstrip('/')}/{names[row['clip_id']]}", "captions": caption}
             for batch in chosen.to_batches(max_chunksize=ROWS_AT_ONCE)
             for row in batch.to_pylist()
             for caption in row["captions"]

@@ -91,8 +91,9 @@ class Traces:
         return self._names.search(text) is not None
 
     def in_name(self, path: Path) -> bool:
-        """Whether a sound file is named after such a clip (`ID.wav`, `ID-codec.wav`)."""
-        return path.stem in self.ids or any(path.stem.startswith(f"{clip_id}-") for clip_id in self.ids)
+        """Whether a sound file is named after such a clip (`ID.wav`, `ID-codec.wav`, `Y….wav` of rename.naming: split)."""
+        stems = (*self.ids, *map(manifest.split_stem, self.ids))
+        return path.stem in stems or any(path.stem.startswith(f"{clip_id}-") for clip_id in self.ids)
 
     def in_file(self, path: Path) -> str:
         """What a file contains of them, as text; empty if nothing is found."""

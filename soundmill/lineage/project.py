@@ -208,13 +208,15 @@ class Project:
         ids = {row["clip_id"] for rows in clips.values() for row in rows} | set(former)
         mixes = {mix: both for mix, both in self.mixes.items() if not ids.isdisjoint(both)}
         names = named(ids | {piece.source for piece in pieces if piece.is_whole})
+        stems = ids | set(map(manifest.split_stem, ids))
         texts = [path for name in REPORTS for path in sorted((self.data / name).rglob("*")) if path.suffix in TEXTS]
+        texts += sorted(self.data.glob("*.html"))
         return Held(
             clips,
             mixes,
             self.shards_with(ids | mixes.keys()),
             list(self.weights_with(pieces, digests)),
-            [str(path.relative_to(self.root)) for path in self.sounds() if path.stem in ids],
+            [str(path.relative_to(self.root)) for path in self.sounds() if path.stem in stems],
             [str(path.relative_to(self.root)) for path in texts if names.search(path.read_text("utf-8", errors="replace"))],
         )
 

@@ -44,7 +44,7 @@ NAMING = {
     "clips": {"default": PLAN},
     "splits": SPLITS,
     "catalog": CATALOG,
-    "rename": {"clips": "default", "dataset": "audiocaps", "location": "data/audiocaps/audio"},
+    "rename": {"clips": "default", "dataset": "audiocaps", "location": "data/audiocaps/audio", "naming": "start"},
 }
 
 

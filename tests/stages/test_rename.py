@@ -1,12 +1,15 @@
 """The named files as TANGO reads them."""
 
+import contextlib
 import io
+import json
 import os
 import shutil
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 
@@ -28,7 +31,7 @@ from tests.stages.handling import (
 )
 
 
-def test_rename_writes_what_tango_reads(small):
+def test_rename_writes_what_tango_reads(small, capsys):
     metrics = call_rename()
     assert Path("data/audiocaps/train.json").read_text(encoding="utf-8") == (
         '{"dataset": "audiocaps", "location": "data/audiocaps/audio/-aaaaaaaaaa_30.wav", "captions": "first \\"é\\""}\n'
@@ -39,6 +42,7 @@ def test_rename_writes_what_tango_reads(small):
     assert rows["valid"] == []
     for split in manifest.SPLITS:
         assert all(Path(row["location"]).is_file() for row in json_rows(split))
+    assert "no clip of the split valid has a caption" in capsys.readouterr().out
     assert metrics["matched"] == 4
     assert (metrics["missing"], metrics["missing_first"]) == (1, ["ccccccccccc_0 (test.csv:4)"])
     assert (metrics["orphans"], metrics["orphans_first"]) == (1, ["0123456789ab_0"])
@@ -49,6 +53,39 @@ def test_rename_writes_what_tango_reads(small):
     assert catalog["-aaaaaaaaaa_35"]["labels"] == ["rain"]
     assert catalog["0123456789ab_0"]["captions"] == []
     assert "train" in {row["split"] for row in catalog.values()}
+
+
+def fed_to_train_py(lists: dict[str, Path], tango: Path) -> dict[str, list[tuple[str, float]]]:
+    """What TANGO's train.py loads of these lists in its checkout `tango`: captions, to which it adds a prefix, and seconds."""
+    columns = {split: pd.read_json(path, lines=True) for split, path in lists.items()}
+    with contextlib.chdir(tango):
+        return {
+            split: [("" + row.captions, soundfile.info(row.location).duration) for row in rows.itertuples()]
+            for split, rows in columns.items()
+        }
+
+
+@pytest.mark.parametrize(("naming", "name"), [("start", "bbbbbbbbbbb_0.wav"), ("split", "test/Ybbbbbbbbbbb.wav")])
+def test_tangos_train_py_reads_our_lists_and_its_own(small, tmp_path_factory, naming, name):
+    rows = [clip("-aaaaaaaaaa_30", "-aaaaaaaaaa", 0.0)]
+    shards.write_rows(rows, small / "data/clips" / shards.shard_name(0), manifest.CLIPS)
+    settle(small, 1, **(NAMING | {"rename": NAMING["rename"] | {"naming": naming}}))
+    call_rename()
+    assert (small / "data/audiocaps/audio" / name).is_file()
+    tango = tmp_path_factory.mktemp("tango")
+    (tango / "data").mkdir()
+    (tango / "data/audiocaps").symlink_to(small / "data/audiocaps")
+    lists = {split: tango / f"data/audiocaps/{split}.json" for split in ("train", "test")}
+    assert fed_to_train_py(lists, tango) == {"train": [('first "é"', 0.1)], "test": [("one", 0.1), ("other", 0.1)]}
+    published = tango / "published.json"
+    published.write_text(json.dumps({"location": f"data/audiocaps/audio/{name}", "captions": "its own"}))
+    assert fed_to_train_py({"test": published}, tango) == {"test": [("its own", 0.1)]}
+
+
+def test_two_clips_of_a_video_cannot_both_be_named_after_it(small, capsys):
+    settle(small, 1, **(NAMING | {"rename": NAMING["rename"] | {"naming": "split"}}))
+    assert "-aaaaaaaaaa_30 and -aaaaaaaaaa_35 would both be train/Y-aaaaaaaaaa.wav; choose `start`" in refusal(capsys)
+    assert "the split valid has a caption" not in capsys.readouterr().out
 
 
 def test_named_audio_has_the_clips_samples_bit_by_bit(small):
