@@ -45,11 +45,13 @@ def local_timezone() -> str:
     return name
 
 
-def deployment(root: Path, cron: str, timezone: str, wait_minutes: float, retries: int, push: bool = False) -> RunnerDeployment:
-    """The pipeline at the times of `cron`, one run at a time; a run also waits for a manual `dvc repro`."""
+def deployment(
+    root: Path, cron: str, timezone: str, wait_minutes: float, retries: int, push: bool = False, active: bool = True
+) -> RunnerDeployment:
+    """The pipeline at the times of `cron` (unless not `active`), one run at a time; a run also waits for a manual `dvc repro`."""
     return pipeline.to_deployment(
         name=NAME,
-        schedule=Cron(cron, timezone=timezone),
+        schedule=Cron(cron, timezone=timezone, active=active),
         # One at a time, even if a second `flows.serve` runs somewhere; later runs queue.
         concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE),
         parameters={"project": str(root), "wait_minutes": wait_minutes, "retries": retries, "push": push},
@@ -65,6 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--wait-minutes", type=float, default=120, help="how long a run waits for a manual `dvc repro`")
     parser.add_argument("--retries", type=int, default=1, choices=range(4), help="for stages that were killed or found DVC locked")
     parser.add_argument("--push", action="store_true", help="copy the results to DVC's default remote")
+    parser.add_argument("--off", action="store_true", help="run only on demand; the server's page switches the schedule on")
     args = parser.parse_args(argv)
     url = server.address() or LOCAL
     try:
@@ -74,8 +77,9 @@ def main(argv: list[str] | None = None) -> int:
         times = next_times(args.cron, timezone)
         with server.use(url):
             terminal.say(f"pipeline/{NAME} at {args.cron!r} in {timezone}, one run at a time, on {url}; stop it with Ctrl-C")
-            terminal.say(f"next: {', '.join(times)}")
-            serve(deployment(Path.cwd(), args.cron, timezone, args.wait_minutes, args.retries, args.push), limit=1)
+            terminal.say("the schedule is off" if args.off else f"next: {', '.join(times)}")
+            of_cron = (args.cron, timezone, args.wait_minutes, args.retries, args.push, not args.off)
+            serve(deployment(Path.cwd(), *of_cron), limit=1)
     except UserError as error:
         terminal.say(f"serve: {error}", error=True)
         return 1

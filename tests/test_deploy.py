@@ -18,6 +18,7 @@ import pytest
 import yaml
 from dockerfile_parse import DockerfileParser
 
+from flows import serve
 from soundmill.commands import doctor
 from tests import postgres
 from tests.imports import ROOT
@@ -136,6 +137,9 @@ def test_every_flow_is_offered_to_processes_docker_and_kubernetes() -> None:
         path, _, function = deployment["entrypoint"].partition(":")
         assert f"def {function}(" in (ROOT / path).read_text()
         assert deployment["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
+        (schedule,) = deployment["schedules"]
+        assert serve.next_times(schedule["cron"], schedule["timezone"])
+        assert schedule["active"] is False
     assert set(map(frozenset, pools.values())) == {frozenset({"soundmill", "soundmill-docker", "soundmill-kubernetes"})}
     image = next(step["value"] for step in steps() if step["instruction"] == "WORKDIR")
     pulled = {json.dumps(deployment["pull"]) for deployment in deployments() if "pull" in deployment}

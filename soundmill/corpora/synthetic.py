@@ -40,9 +40,9 @@ SILENT_CAPTION = "hardly anything is heard"
 # (extension, rate, channels) of AudioCaps downloads.
 CONTAINERS = (("wav", 44_100, 2), ("flac", 48_000, 1), ("ogg", 32_000, 1), ("mp3", 44_100, 2), ("m4a", 48_000, 2))
 ENCODERS = {
-    "ogg": ("-c:a", "libvorbis", "-q:a", "6", "-f", "ogg"),
-    "mp3": ("-c:a", "libmp3lame", "-b:a", "160k", "-f", "mp3"),
-    "m4a": ("-c:a", "aac", "-b:a", "160k", "-f", "ipod"),
+    "ogg": {"c:a": "libvorbis", "q:a": 6, "f": "ogg"},
+    "mp3": {"c:a": "libmp3lame", "b:a": "160k", "f": "mp3"},
+    "m4a": {"c:a": "aac", "b:a": "160k", "f": "ipod"},
 }
 ENCODE_TIMEOUT = 120  # seconds; 35 s of sound take less than one
 
@@ -329,13 +329,17 @@ def encode(samples: np.ndarray, rate: int, extension: str, path: Path) -> None:
     if extension in ("wav", "flac"):
         soundfile.write(path, samples, rate, subtype="PCM_16", format=extension)
         return
+    import ffmpeg
+
     from soundmill.decoding.ffmpeg import ffmpeg_executable
 
-    command = [ffmpeg_executable(), "-loglevel", "error", "-nostdin"]
-    command += ["-f", "s16le", "-ar", rate, "-ac", samples.shape[1], "-i", "pipe:0"]
-    command += ["-threads", 1, *ENCODERS[extension], "-map_metadata", -1, "-fflags", "+bitexact", "-flags:a", "+bitexact"]
-    command += ["-y", f"file:{path.absolute()}"]
-    done = subprocess.run([str(word) for word in command], input=samples.tobytes(), capture_output=True, timeout=ENCODE_TIMEOUT)
+    exact = {"threads": 1, "map_metadata": -1, "fflags": "+bitexact", "flags:a": "+bitexact"}
+    command = (
+        ffmpeg.input("pipe:0", f="s16le", ar=rate, ac=samples.shape[1])
+        .output(f"file:{path.absolute()}", **exact, **ENCODERS[extension])
+        .compile(cmd=[str(ffmpeg_executable()), "-loglevel", "error", "-nostdin", "-y"])
+    )
+    done = subprocess.run(command, input=samples.tobytes(), capture_output=True, timeout=ENCODE_TIMEOUT)
     if done.returncode or done.stderr:
         stderr = done.stderr.decode("utf-8", "replace").strip()
         message = stderr or f"exit status {done.returncode}"

@@ -48,9 +48,11 @@ def stretch(wave: np.ndarray, sample_rate: int, num_samples: int, stretcher: Str
 
 
 def _run(wave: np.ndarray, sample_rate: int, audio_filter: str, stretcher: Stretcher) -> np.ndarray:
-    form = ["-f", "f32le", "-ar", str(sample_rate), "-ac", str(len(wave))]
-    command = [str(ffmpeg_executable()), "-nostdin", "-hide_banner", "-loglevel", "error", "-filter_threads", "1", *form]
-    command += ["-i", "pipe:0", "-af", audio_filter, *form, "pipe:1"]
+    import ffmpeg
+
+    form = {"f": "f32le", "ar": sample_rate, "ac": len(wave)}
+    head = [str(ffmpeg_executable()), "-nostdin", "-hide_banner", "-loglevel", "error", "-filter_threads", "1"]
+    command = ffmpeg.input("pipe:0", **form).output("pipe:1", af=audio_filter, **form).compile(cmd=head)
     done = subprocess.run(command, input=wave.T.astype("<f4").tobytes(), capture_output=True, timeout=STALL_SECONDS)
     if done.returncode or done.stderr:
         message = " ".join(done.stderr.decode("utf-8", "replace").split())[:300]

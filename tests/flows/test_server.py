@@ -101,7 +101,9 @@ def test_the_next_times_are_those_of_a_clock_in_the_time_zone(monkeypatch: pytes
     with pytest.raises(UserError, match="--timezone 'Mars/Olympus'"):
         serve.next_times("0 3 * * *", "Mars/Olympus")
     planned = serve.deployment(Path(), "0 3 * * *", "America/Los_Angeles", 0, 1)
-    assert [plan.schedule.timezone for plan in planned.schedules] == ["America/Los_Angeles"]
+    assert [(plan.schedule.timezone, plan.active) for plan in planned.schedules] == [("America/Los_Angeles", True)]
+    off = serve.deployment(Path(), "0 3 * * *", "UTC", 0, 1, active=False)
+    assert [plan.active for plan in off.schedules] == [False]
 
 
 ATTACKERS = {
