@@ -1,27 +1,42 @@
-"""Listing a recording or a clip as forgotten, with all copies of its sound.
+"""Listing a recording or a clip as forgotten, with all copies of its sound; and searching for forgotten sounds.
 
-Copies are found among the clips of all variants by the fingerprints used for duplicates.
+Clips and files are searched by the fingerprints used for duplicates; scratch, DVC's cache and files of runs in MLflow by traces:
+tables for ids and digests of clips and for recordings, texts for names; sounds are recognised by their file names. A file in DVC's
+cache is named by its digest; the cache's directory lists give the file names.
 """
 
+from __future__ import annotations
+
 import base64
+import json
 import math
+import os
+import re
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from soundmill import hashing, ledger, tracking
-from soundmill.corpora import forgotten
+from soundmill import hashing, ledger, manifest, shards, tracking
+from soundmill.audio import fingerprint
+from soundmill.corpora import duplicates, fingerprint_index, forgotten, inventory
 from soundmill.corpora.forgotten import Entry, Forgotten, ForgottenClip
 from soundmill.corpora.sources import Sources
 from soundmill.decoding import decode
 from soundmill.errors import UserError
-from soundmill.forgetting.leftovers import Progress, clips_like, words_of_file
-from soundmill.lineage import Held, Piece, Project, overlap, overlapping, piece_of
+from soundmill.lineage import TEXTS, Held, Piece, Project, named, overlap, overlapping, piece_of
 from soundmill.params import did_you_mean
+
+WORK = Path("data/.work")
+SOUNDS = (".wav", ".flac", ".ogg", ".mp3")
+CLIP_COLUMNS = ("clip_id", "first", "second", "a", "b")  # ids of clips in the tables of soundmill/manifest.py
+Progress = Callable[[int], object]  # called with the number of bytes just fingerprinted
 
 
 @dataclass(frozen=True)
@@ -193,3 +208,187 @@ def _reason_of_copy(original: Entry) -> str:
 
 def _marks(entries: list[Entry]) -> list[str]:
     return [" ".join(f"{entry} ({entry.reason})".split()) for entry in entries]
+
+
+@dataclass(frozen=True)
+class Traces:
+    """How forgotten sounds are recognised in files."""
+
+    pieces: tuple[Piece, ...]
+    ids: frozenset[str]  # of clips cut from them
+    digests: frozenset[str]  # of these clips, and of the files of whole recordings
+    recordings: frozenset[str]  # ids of those that are forgotten entirely
+    sources: frozenset[str]  # their paths in the corpus
+    unreadable: list[Path] = field(default_factory=list, compare=False)  # tables that could not be read
+
+    @staticmethod
+    def of(entries: Iterable[Entry], pieces: Iterable[Piece], ids: Iterable[str] = ()) -> Traces:
+        """`ids` are further clips, beside those in the entries."""
+        entries = list(entries)
+        whole = [entry for entry in entries if entry.is_whole]
+        clips = [clip for entry in entries for clip in entry.clips]
+        return Traces(
+            tuple(pieces),
+            frozenset({clip.clip_id for clip in clips} | {*ids}),
+            frozenset({clip.digest for clip in clips} | {entry.digest for entry in whole if entry.digest}),
+            frozenset(entry.recording_id for entry in whole),
+            frozenset(entry.source for entry in whole),
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self.ids or self.recordings or self.digests)
+
+    @cached_property
+    def _names(self) -> re.Pattern[str]:
+        return named(self.ids | self.sources)
+
+    def in_table(self, path: Path) -> int:
+        """Number of matching rows of a Parquet file; a file that cannot be read is added to `unreadable`."""
+        try:
+            with shards.open_parquet(path) as file:
+                columns = [*CLIP_COLUMNS, "digest", "recording_id", "start", "seconds"]
+                table = file.read([name for name in columns if name in file.schema_arrow.names])
+        except (pa.ArrowException, OSError):
+            self.unreadable.append(path)
+            return 0
+        if not table.num_columns:
+            return 0
+        tests = [(name, self.ids) for name in CLIP_COLUMNS] + [("digest", self.digests), ("recording_id", self.recordings)]
+        matches = pa.array([False] * table.num_rows, pa.bool_())
+        for name, values in tests:
+            if name in table.column_names and pa.types.is_string(table.schema.field(name).type):
+                matches = pc.or_(matches, pc.is_in(table[name], pa.array(sorted(values), pa.string())).combine_chunks())
+        rows = pc.sum(matches).as_py() or 0
+        if {"recording_id", "start", "seconds"} <= set(table.column_names) and not rows:
+            rows = len(overlapping(table, self.pieces))
+        return rows
+
+    def in_text(self, text: str) -> bool:
+        return self._names.search(text) is not None
+
+    def in_name(self, path: Path) -> bool:
+        """Whether a sound file is named after such a clip (`ID.wav`, `ID-codec.wav`, `Y….wav` of rename.naming: split)."""
+        stems = (*self.ids, *map(manifest.split_stem, self.ids))
+        return path.stem in stems or any(path.stem.startswith(f"{clip_id}-") for clip_id in self.ids)
+
+    def in_file(self, path: Path) -> str:
+        """What a file contains of them, as text; empty if nothing is found."""
+        if path.suffix == ".parquet" and (rows := self.in_table(path)):
+            return f"trained on {rows} clips of it" if path.name == manifest.TRAINED_ON_FILE else f"{rows} rows of it"
+        if path.suffix in TEXTS and self.in_text(path.read_text(encoding="utf-8", errors="replace")):
+            return "names it"
+        return "a sound named after a clip of it" if path.suffix in SOUNDS and self.in_name(path) else ""
+
+
+def in_tree(directory: Path, traces: Traces) -> Iterator[tuple[Path, str]]:
+    """(file, why) of the matching files below a directory; for weights trained on them, (directory, why)."""
+    for where, _, names in os.walk(directory):
+        for name in sorted(names):
+            if why := traces.in_file(path := Path(where, name)):
+                yield (path.parent if name == manifest.TRAINED_ON_FILE else path), why
+
+
+def in_store(directory: Path, traces: Traces, entries: Sequence[Entry], progress: Progress) -> dict[Path, str]:
+    """Matching files below a directory of MLflow → why; sounds are also compared by fingerprint."""
+    found = dict(in_tree(directory, traces))
+    sounds = [path for path in sorted(directory.rglob("*")) if path.suffix in SOUNDS and path not in found]
+    copies = files_like(directory, sounds, entries, progress)
+    return found | {directory / name: f"sounds like {entries[number]}, by fingerprint" for number, name in copies}
+
+
+def on_server(root: Path, uri: str, traces: Traces) -> tuple[list[str], str]:
+    """One sentence for each matching file name of runs on a tracking server, and one about what was not searched."""
+    try:
+        files = [(run, name) for run, name in tracking.files_of_runs(root) if name.suffix in SOUNDS and traces.in_name(name)]
+    except UserError as error:
+        return [], f"files of runs at {uri} were not searched: {error}"
+    found = [f"{uri}, run {run}: {name}: a sound named after a clip of it; delete it there" for run, name in files]
+    return found, f"files of runs at {uri} were searched for sounds only, by name"
+
+
+def in_cache(cache: Path, traces: Traces) -> dict[Path, str]:
+    objects = [Path(where, name) for where, _, names in os.walk(cache / "files" / "md5") for name in names]
+    found: dict[Path, str] = {}
+    for path in objects:
+        if path.suffix != ".dir":
+            with path.open("rb") as file:
+                start = file.read(1024)
+            if start.startswith(b"PAR1"):
+                found |= {path: f"{rows} rows of it"} if (rows := traces.in_table(path)) else {}
+            elif b"\0" not in start and traces.in_text(path.read_text(encoding="utf-8", errors="replace")):
+                found[path] = "names it"
+    for path in (path for path in objects if path.suffix == ".dir"):
+        entries = [(path.parents[1] / digest[:2] / digest[2:], name) for digest, name in _listed(path)]
+        weights = {name.parent for target, name in entries if name.name == manifest.TRAINED_ON_FILE and target in found}
+        for target, name in entries:
+            if not target.exists():
+                continue
+            if name.suffix in SOUNDS and traces.in_name(name):
+                found[target] = "a sound named after a clip of it"
+            elif name.suffix == ".safetensors" and weights & {name.parent, *name.parents}:
+                found[target] = "weights trained on it"
+    return found
+
+
+def _listed(path: Path) -> list[tuple[str, Path]]:
+    """(digest, path) of the files in a directory list of the cache; none if the list cannot be read."""
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        return [(entry["md5"], Path(entry["relpath"])) for entry in entries if re.fullmatch("[0-9a-f]{32}", entry["md5"])]
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
+
+
+def scratch(root: Path) -> list[Path]:
+    """Scratch directories of running or killed stages; their content is not searched."""
+    return [path for path in sorted((root / WORK).glob("*/*")) if path.is_dir() and path.name != "kept"]
+
+
+def kept(root: Path, traces: Traces) -> Iterator[tuple[Path, str]]:
+    """(shard, why) of the matching shards kept for a stage's next run."""
+    for directory in sorted((root / WORK).glob("*/kept")):
+        for path, why in in_tree(directory, traces):
+            if path.suffix == ".parquet":  # other files there are reports, which may name rejected recordings
+                yield path, why
+
+
+def words_of_file(path: Path, start: float = 0.0, end: float = math.inf) -> np.ndarray:
+    """Fingerprint of the seconds from `start` to `end` of a file, uint32 [frames, 2]; DecodeError if it cannot be decoded."""
+    rate = fingerprint.SAMPLE_RATE
+    wave = decode.read_mono(path, rate, decode.MAX_SECONDS)
+    return fingerprint.fingerprint(wave[round(start * rate) : len(wave) if math.isinf(end) else round(end * rate)])
+
+
+def clips_like(clips: Path, entries: Sequence[Entry], progress: Progress) -> list[tuple[int, str]]:
+    """(index of an entry, clip id) of the clips below `clips` that have the fingerprint of an entry."""
+    paths = shards.shard_paths(clips)
+    jobs = [shards.Job(path.name, (path,), path.stat().st_size) for path in paths]
+    return _search(entries, jobs, duplicates.fingerprint_shard, progress)
+
+
+def _search(
+    entries: Sequence[Entry], jobs: list[shards.Job], function: Callable[..., shards.Report], progress: Progress
+) -> list[tuple[int, str]]:
+    """Fingerprint the sounds of the jobs, and find those that match an entry."""
+    words = {number: entry.words for number, entry in enumerate(entries) if entry.fingerprint}
+    if not words or not jobs:
+        return []
+    with tempfile.TemporaryDirectory(prefix="soundmill-forget-") as name:
+        scratch = Path(name)
+        shards.map_shards(function, jobs, scratch / "prints", workers=min(os.cpu_count() or 1, len(jobs)), progress=progress)
+        tables = [shards.read_table(scratch / "prints" / job.name, manifest.FINGERPRINTS) for job in jobs]
+        searched = pa.concat_tables(tables)
+        sought = list(words), [fingerprint_index.landmark_table(words.values())]
+        among = searched["clip_id"].to_pylist(), [searched.select(fingerprint_index.COLUMNS.names)]
+        return sorted((number, name) for number, name, _ in fingerprint_index.matches(scratch, sought, among))
+
+
+def files_like(root: Path, paths: Iterable[Path], entries: Sequence[Entry], progress: Progress) -> list[tuple[int, str]]:
+    """(index of an entry, path relative to `root`) of the files that have the fingerprint of an entry."""
+    files = [inventory.AudioFile(bytes(path.relative_to(root)), path.stat().st_size, "") for path in paths]
+    batches = [files[start : start + duplicates.FILES_PER_JOB] for start in range(0, len(files), duplicates.FILES_PER_JOB)]
+    jobs = [
+        shards.Job(shards.shard_name(number), (bytes(root), batch), sum(file.size for file in batch))
+        for number, batch in enumerate(batches)
+    ]
+    return _search(entries, jobs, duplicates.fingerprint_files, progress)

@@ -12,9 +12,8 @@ from soundmill import hashing, ledger, shards, tracking
 from soundmill.corpora.forgotten import Entry, Forgotten
 from soundmill.decoding import decode
 from soundmill.errors import UserError
-from soundmill.forgetting import leftovers
-from soundmill.forgetting.leftovers import Progress, Traces, clips_like, files_like, words_of_file
-from soundmill.forgetting.listing import describe, encoded, in_force, piece_of_entry, piece_of_name
+from soundmill.forgetting import listing
+from soundmill.forgetting.listing import Progress, Traces, in_force
 from soundmill.lineage import Project, piece_of
 
 LISTED = 3  # objects of the cache that a message names
@@ -69,7 +68,7 @@ def workspaces(root: Path) -> list[Path]:
 
 def traces_of(project: Project, listed: Forgotten) -> Traces:
     """The traces of the listed entries in this checkout."""
-    pieces = [piece_of_entry(entry) for entry in listed.entries]
+    pieces = [listing.piece_of_entry(entry) for entry in listed.entries]
     digests = {clip.digest for entry in listed.entries for clip in entry.clips}
     listed_digests = pa.array(sorted(digests), pa.string())
     named = {None, *(entry.recording_id for entry in listed.entries)}
@@ -85,14 +84,14 @@ def _entries(project: Project, listed: Forgotten, thing: str) -> list[Entry]:
     """What a word names: an entry of the lists, something of the project, or a file that is in no table."""
     entries = [entry for entry in listed.entries if thing in (entry.recording_id, entry.source, str(entry))]
     if project.find(thing):
-        entries.append(describe(project, piece_of_name(project, thing), "requested", None))
+        entries.append(listing.describe(project, listing.piece_of_name(project, thing), "requested", None))
     if entries:
         return entries
     path = next((path for path in (Path(thing), *(place / thing for place in project.corpora)) if path.is_file()), None)
     if path is None:
         raise project.unknown(thing)
     try:
-        words = encoded(words_of_file(path))
+        words = listing.encoded(listing.words_of_file(path))
     except decode.DecodeError as error:
         raise UserError(f"{path}: cannot be decoded ({error})") from None
     digest = hashing.file_digest(path)
@@ -123,34 +122,33 @@ def _holding(project: Project, listed: Forgotten, proof: Proof, prefix: str, rem
     found += [f"{path}: names it{_remedy(path)}" for path in held.reports]
     reported = {row["clip_id"] for rows in held.clips.values() for row in rows}
     for variant in project.clips:
-        for number, clip_id in clips_like(project.data / "clips" / variant, listed.entries, progress):
+        for number, clip_id in listing.clips_like(project.data / "clips" / variant, listed.entries, progress):
             if clip_id not in reported:
                 found.append(f"data/clips/{variant}: clip {clip_id} sounds like {listed.entries[number]}, by fingerprint")
     reported = set(held.files)
     paths = [path for path in project.sounds() if str(path.relative_to(project.root)) not in reported]
-    for number, path in files_like(project.root, paths, listed.entries, progress):
+    for number, path in listing.files_like(project.root, paths, listed.entries, progress):
         found.append(f"{path}: sounds like {listed.entries[number]}, by fingerprint{_remedy(path)}")
     proof.found += [f"{prefix}{sentence}{remedy}" for sentence in found]
     traces = Traces.of(listed.entries, traces.pieces, [row["clip_id"] for rows in held.clips.values() for row in rows])
     if traces:
-        for path, why in leftovers.kept(project.root, traces):
+        for path, why in listing.kept(project.root, traces):
             proof.found.append(f"{prefix}{path.relative_to(project.root)}: {why}; {ERASE}")
-        for path in leftovers.scratch(project.root):
+        for path in listing.scratch(project.root):
             proof.notes.append(f"{prefix}{path.relative_to(project.root)}: a stage's scratch directory, not searched; {ERASE}")
     proof.notes += [f"{prefix}{sentence}" for sentence in project.gone]
     return traces
 
 
 def _in_runs(root: Path, listed: Forgotten, traces: Traces, proof: Proof, progress: Progress) -> None:
-    """Search the files of runs in MLflow, if they are on this machine."""
     store = tracking.store(root)
     if store.artifacts is None:
-        found, note = leftovers.on_server(root, store.shown, traces)
+        found, note = listing.on_server(root, store.shown, traces)
         proof.found += found
         proof.notes.append(note)
         return
     for directory in (Path(store.artifacts), store.journals):
-        found = leftovers.in_store(directory, traces, listed.entries, progress)
+        found = listing.in_store(directory, traces, listed.entries, progress)
         proof.found += [f"{shown(path, root)}: {why}; {ERASE}" for path, why in found.items()]
 
 
@@ -158,7 +156,7 @@ def _in_cache(cache: Path | None, others: Sequence[Path], traces: Traces, proof:
     if cache is None or not cache.is_dir():
         proof.notes.append("DVC's cache does not exist, so it was not searched")
         return
-    objects = leftovers.in_cache(cache, traces)
+    objects = listing.in_cache(cache, traces)
     if objects:
         first = "; ".join(f"{path.relative_to(cache)}: {why}" for path, why in list(objects.items())[:LISTED])
         more = f", and {len(objects) - LISTED} more" if len(objects) > LISTED else ""
@@ -206,21 +204,21 @@ def find(root: Path, cache: Path | None = None, progress: Progress = lambda n: N
     project, store = Project(root), tracking.store(root)
     traces = traces_of(project, listed)
     for checkout in (project, *(Project(workspace, is_workspace=True) for workspace in workspaces(root))):
-        found.paths |= leftovers.kept(checkout.root, traces if checkout is project else traces_of(checkout, listed))
-        found.paths |= dict.fromkeys(leftovers.scratch(checkout.root), "a stage's scratch directory")
+        found.paths |= listing.kept(checkout.root, traces if checkout is project else traces_of(checkout, listed))
+        found.paths |= dict.fromkeys(listing.scratch(checkout.root), "a stage's scratch directory")
     if cache:
-        found.cached = list(leftovers.in_cache(cache, traces))
+        found.cached = list(listing.in_cache(cache, traces))
     trained = project.weights_with(list(traces.pieces), traces.digests)
     found.versions = list({(model.name, model.version): model for weights, *_ in trained for model in weights.registered}.values())
     for model in found.versions:
         if model.directory is None:
             found.left.append(f"{model.name} version {model.version}: its files are at {store.shown}; delete them there")
     if store.artifacts is None:
-        on_server, note = leftovers.on_server(root, store.shown, traces)
+        on_server, note = listing.on_server(root, store.shown, traces)
         found.left += [*on_server, note]
         return found
-    found.paths |= leftovers.in_store(store.artifacts, traces, listed.entries, progress)
-    waiting = leftovers.in_store(store.journals, traces, listed.entries, progress)
+    found.paths |= listing.in_store(store.artifacts, traces, listed.entries, progress)
+    waiting = listing.in_store(store.journals, traces, listed.entries, progress)
     found.left += [f"{shown(path, root)}: not in MLflow yet; `soundmill sync`, then erase again" for path in waiting]
     return found
 

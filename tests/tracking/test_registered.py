@@ -16,7 +16,7 @@ import pytest
 from flows import scores
 from soundmill import attribution, hashing, lineage, manifest, shards, tracking
 from soundmill.errors import UserError
-from soundmill.forgetting import leftovers
+from soundmill.forgetting import listing
 from soundmill.publishing import model as publishing
 from soundmill.tracking import history, stores
 from tests.commands.running import soundmill, works
@@ -43,8 +43,8 @@ def register(home: Path, bring: Callable[[Path], None]) -> Path:
 
 def test_a_registered_model_is_found_when_data_is_gone(home: Path, bring: Callable[[Path], None]) -> None:
     directory = register(home, bring)
-    traces = leftovers.Traces.of([], [], ["dog_5"])  # a server lists files by the same calls
-    (sentence,), note = leftovers.on_server(home, "http://server", traces)
+    traces = listing.Traces.of([], [], ["dog_5"])  # a server lists files by the same calls
+    (sentence,), note = listing.on_server(home, "http://server", traces)
     assert sentence.startswith("http://server, run train/tiny (")
     assert "listen/dog_5-codec.wav: a sound named after a clip of it" in sentence
     assert "were searched for sounds only, by name" in note
