@@ -183,10 +183,10 @@ def compare(
 def _fad(setup: Setup, sounds: features.View, reference: features.View) -> dict[str, float]:
     protocol = setup.protocol
     task = scorer.Measurement("fad", "fad", "generated", sounds, reference, protocol.seed, protocol.replicates)
-    (result,) = scorer.measure(task)
-    if "missing" in result["result"]:
-        raise UserError(f"fad: {result['result']['missing']}")
-    return {name: rounded(result["result"][name]) for name in ("value", "low", "high") if name in result["result"]}
+    result = scorer.measure(task)
+    if "missing" in result:
+        raise UserError(f"fad: {result['missing']}")
+    return {name: rounded(result[name]) for name in ("value", "low", "high") if name in result}
 
 
 def _accuracies(

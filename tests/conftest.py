@@ -123,7 +123,7 @@ def _one_worker_is_this_process() -> Iterator[Callable[..., None]]:
     pool = run._run_here
 
     def make(function, jobs, directory, workers, progress):
-        (pool if workers > 1 else run_here)(function, jobs, directory, workers, progress)
+        return (pool if workers > 1 else run_here)(function, jobs, directory, workers, progress)
 
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(run, "_run_here", make)

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -113,11 +113,8 @@ def add(directory: Path, embeddings: Iterable[Embedding]) -> None:
                     writer.write(
                         {
                             "key": embedding.key,
-                            "num_samples": embedding.wave.num_samples,
+                            **asdict(embedding.wave),
                             "sample_rate": embedding.sample_rate,
-                            "silent": embedding.wave.silent,
-                            "clipped": embedding.wave.clipped,
-                            "digest": embedding.wave.digest,
                             "patches": len(embedding.frames),
                             "frames": np.ascontiguousarray(embedding.frames, "<f4").tobytes(),
                             "logits": np.ascontiguousarray(embedding.logits, "<f4").tobytes(),

@@ -120,5 +120,4 @@ def p_of_exchanges(values: np.ndarray) -> float:
 
 
 def _kept(seed: int, number: int, pairs: int) -> np.ndarray:
-    """One random exchange: 1 keeps a pair, 0 swaps it."""
     return np.random.default_rng([seed, 1, number]).integers(0, 2, pairs)

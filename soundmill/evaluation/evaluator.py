@@ -1,18 +1,15 @@
 """Scores of folders of sounds under a protocol, with baselines and provenance."""
 
 import json
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from soundmill import disk, hashing
 from soundmill.errors import UserError
 from soundmill.evaluation import comparison, features, folders, ladder, memorisation, protocols, scorer
-from soundmill.evaluation.library import Library, Members, Setup, about_damaged, embed, rounded
+from soundmill.evaluation.library import Library, Members, Setup, about_damaged, embed, means_by_class, rounded
 from soundmill.evaluation.scorer import Comparisons
 
 MAX_CLASSES = 200  # folders that are shown as classes
@@ -81,7 +78,8 @@ def evaluate(
     metrics["trained_against"] = list(about.trained_against)
     metrics |= about.facts()
     metrics["warnings"] += [f"{folder.root}: {remark}" for folder in sides.values() for remark in folder.remarks]
-    if classes := _classes(scored.of):
+    classes = means_by_class(scored.of, _class_of)
+    if 2 <= len(classes) <= MAX_CLASSES:
         metrics["classes"] = classes
     memorised = None
     if trained:
@@ -171,7 +169,6 @@ def compare(setup: Setup, a: Path, b: Path, reference: Path, unpaired: bool = Fa
 
 
 def write_json(document: Mapping[str, Any], path: Path) -> None:
-    """Write a result as JSON, atomically."""
     text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     disk.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
@@ -190,17 +187,3 @@ def _rounded(result: Mapping[str, Any]) -> dict[str, Any]:
 def _class_of(clip_id: str) -> str:
     """The top-level folder; empty if there is none."""
     return clip_id.partition("/")[0] if "/" in clip_id else ""
-
-
-def _classes(of: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """Means of the clips' values by top-level folder; empty if there are no folders."""
-    by_class: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for key, values in of.items():
-        for clip_id, value in values.items():
-            by_class[_class_of(clip_id)][key].append(value)
-    if len(by_class) < 2 or len(by_class) > MAX_CLASSES:
-        return {}
-    return {
-        name: {"generated": max(map(len, of.values()))} | {key: rounded(float(np.mean(values))) for key, values in of.items()}
-        for name, of in sorted(by_class.items())
-    }

@@ -1,6 +1,5 @@
 """Scores of a family's generated sounds against real clips, with the codec line, a linear probe and a search for copies."""
 
-import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any, Literal
 
 from soundmill import manifest, shards
 from soundmill.errors import UserError
-from soundmill.evaluation import embedders, features, folders, ladder, memorisation, probe, scorer, subsets
+from soundmill.evaluation import embedders, folders, ladder, memorisation, probe, scorer
 from soundmill.evaluation import sets as sets_of
 from soundmill.evaluation.library import Library, Members, Setup, about_damaged, embed, in_files, in_shards, rounded
 from soundmill.evaluation.protocols import Protocol
@@ -19,8 +18,6 @@ from soundmill.metrics import scores
 
 @dataclass(frozen=True)
 class Source:
-    """The sounds and real clips of a family."""
-
     catalog: Sequence[CatalogClip]
     clips: Path  # directory of shards
     generated: Mapping[str, Path]
@@ -185,7 +182,6 @@ def _add_label_accuracy(scored: Scored, protocol: Protocol, sets: Sets, name: st
 
 
 def _guess(library: Library, sets: Sets) -> dict[str, probe.Guesses]:
-    """Labels of the sounds predicted by each embedder's probe."""
     members = (
         Members.of("real", (clip_id for clip_id, _, _ in sets.probe)),
         Members.of("generated", (clip_id for clip_id, _ in sets.requested)),
@@ -193,30 +189,13 @@ def _guess(library: Library, sets: Sets) -> dict[str, probe.Guesses]:
     )
     setup = library.setup
     jobs = [
-        shards.Job(f"{name}.json", (name, sets.probe, *(library.view(name, part) for part in members)))
+        shards.Job(name, (sets.probe, *(library.view(name, part) for part in members)))
         for name in setup.protocol.embedders
         if not embedders.find(name).ratings
     ]
-    with (
-        setup.progress(len(jobs), "probe", "embedder") as tick,
-        tempfile.TemporaryDirectory(prefix="soundmill-probe-") as place,
-    ):
-        report = shards.map_shards(_guess_by, jobs, Path(place) / "done", workers=setup.workers, progress=tick)
-    return {detail["embedder"]: probe.Guesses(**detail["guesses"]) for detail in report.details}
-
-
-def _guess_by(
-    name: str,
-    clips: Sequence[tuple[str, str, int]],
-    real: features.View,
-    generated: features.View,
-    codec: features.View,
-    output: Path,
-) -> shards.Report:
-    guessed = probe.guess(clips, real, generated, codec)
-    guesses = {"generated": dict(guessed.generated), "real": dict(guessed.real), "codec": dict(guessed.codec)}
-    output.touch()
-    return shards.Report(details=[{"embedder": name, "guesses": guesses}])
+    with setup.progress(len(jobs), "probe", "embedder") as tick:
+        guesses = shards.map_values(probe.guess, jobs, workers=setup.workers, progress=tick)
+    return {job.name: guessed for job, guessed in zip(jobs, guesses, strict=True)}
 
 
 def _subsets(
@@ -225,24 +204,23 @@ def _subsets(
     """Scores of each group of generated sounds by grouping and name, and warnings."""
     scored, warnings = {}, []
     for grouping in groupings:
-        groups = subsets.groups(source.catalog, grouping)
-        parts = {name: part for name, ids in groups.items() if (part := subsets.within(sets, ids)).generated}
+        groups = sets_of.groups(source.catalog, grouping)
+        parts = {name: part for name, ids in groups.items() if (part := sets_of.within(sets, ids)).generated}
         scored[grouping] = {}
         for name, part in parts.items():
             scored[grouping][name] = {"counts": {"generated": len(part.generated), "reference": len(part.reference)}}
-            if subsets.can_be_scored(part):
+            if sets_of.can_be_scored(part):
                 scored[grouping][name] |= _score(library, part, source, guesses).document()
         outside = len(sets.generated) - sum(len(part.generated) for part in parts.values())
         if outside:
             warnings.append(f"subsets {grouping}: {outside} of {len(sets.generated)} generated sounds are in no group.")
-        small = [name for name, part in parts.items() if not subsets.can_be_scored(part)]
+        small = [name for name, part in parts.items() if not sets_of.can_be_scored(part)]
         if small:
-            warnings.append(f"subsets {grouping}: fewer than {subsets.FEWEST} sounds, so not scored: {', '.join(small)}.")
+            warnings.append(f"subsets {grouping}: fewer than {sets_of.FEWEST} sounds, so not scored: {', '.join(small)}.")
     return scored, warnings
 
 
 def _warnings(sets: Sets, unavailable: Mapping[str, str]) -> list[str]:
-    """Warnings about the size of the sets and missing embedders."""
     warnings = [f"{name} was not used: {reason}. Then score again with `dvc repro -f`." for name, reason in unavailable.items()]
     if len(sets.floor) < len(sets.generated):
         warnings.append(f"The floor has only {len(sets.floor)} real clips, not {len(sets.generated)}, so its bias is larger.")

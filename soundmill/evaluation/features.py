@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -181,23 +180,6 @@ class View:
         return {clip_id: patches.mean(axis=0, dtype=np.float64) for clip_id, patches in self.frames() if len(patches)}
 
 
-@dataclass(frozen=True)
-class Logits(Mapping[str, np.ndarray]):
-    """Logits [K] by id, read from disk at each access: a large set is never in memory."""
-
-    embedded: Embedded
-    keys: Mapping[str, str]
-
-    def __getitem__(self, clip_id: str) -> np.ndarray:
-        return self.embedded.logits(self.keys[clip_id])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.keys)
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-
 def view(config: EmbedderConfig, sounds: Iterable[Sound], cache: Path) -> View:
     return View(config.directory(cache), {sound.clip_id: sound.key for sound in sorted(sounds, key=lambda sound: sound.clip_id)})
 
@@ -236,11 +218,10 @@ def embed_all(
         return damaged
     for config in configs:
         remove_unfinished(config.directory(cache))
-    with tempfile.TemporaryDirectory(prefix="soundmill-evaluate-") as place:
-        report = shards.map_shards(embed, jobs, Path(place) / "done", workers=workers, progress=progress)
+    rejections = shards.map_values(embed, jobs, workers=workers, progress=progress)
     # A rejection counts for every sound with the same content.
     keys = {sound.shown: sound.key for sound in sounds}
-    rejected = {keys[row["path"]]: row for row in report.quarantine}
+    rejected = {keys[row["path"]]: row for rows in rejections for row in rows}
     refuse([*refused, *({**rejected[key], "path": path} for path, key in keys.items() if key in rejected)])
     return damaged
 
@@ -255,20 +236,17 @@ def embed_texts(config: EmbedderConfig, texts: Mapping[str, str], cache: Path) -
     cached = Embedded(directory, set(keys.values()))
     missing = sorted({text for clip_id, text in texts.items() if keys[clip_id] not in cached})
     if missing:
-        job = shards.Job("texts", (config, directory, missing), len(missing))
-        with tempfile.TemporaryDirectory(prefix="soundmill-evaluate-") as place:  # in a process of one thread, as sounds
-            shards.map_shards(_embed_texts, [job], Path(place) / "done", workers=1)
+        job = shards.Job("texts", (config, directory, missing))
+        shards.map_values(_embed_texts, [job], workers=1)  # in a process of one thread, as sounds
     return View(directory, keys)
 
 
-def _embed_texts(config: EmbedderConfig, directory: Path, texts: Sequence[str], output: Path) -> shards.Report:
+def _embed_texts(config: EmbedderConfig, directory: Path, texts: Sequence[str]) -> None:
     rows = [
         Embedding(hashing.digest("text", text), WaveFacts(0, False, False, ""), 0, row[None], np.zeros(0, np.float32))
         for text, row in zip(texts, _load(config).embed_texts(texts), strict=True)
     ]
     add(directory, rows)
-    output.touch()
-    return shards.Report()
 
 
 def refuse(rows: Iterable[Mapping[str, str]]) -> None:
@@ -296,12 +274,11 @@ def _kind(sound: Sound) -> tuple[str, bytes]:
     return sound.synthetic or "", sound.path if sound.in_shard else b""
 
 
-def embed(config: EmbedderConfig, directory: Path, sounds: Sequence[Sound], output: Path) -> shards.Report:
-    """Embed a task's sounds into one cache file; sounds that cannot be decoded or embedded are rejected, the rest is written."""
+def embed(config: EmbedderConfig, directory: Path, sounds: Sequence[Sound]) -> list[dict[str, str]]:
+    """Embed a task's sounds into one cache file; returns those that cannot be decoded or embedded, as rows of the quarantine."""
     report = shards.Report()
     add(directory, _embeddings(config, sounds, report))
-    output.touch()
-    return report
+    return report.quarantine
 
 
 def _embeddings(config: EmbedderConfig, sounds: Sequence[Sound], report: shards.Report) -> Iterator[Embedding]:

@@ -67,7 +67,6 @@ def _draw(drawing: Callable[[], Figure], salt: str) -> tuple[bytes, str]:
 
 
 def draw_scores(metrics: Mapping[str, Any]) -> Figure:
-    """One horizontal scale per score."""
     from soundmill.drawing import Figure
 
     rows = [row for row in rows_of(metrics) if row.value is not None]
@@ -97,11 +96,7 @@ def _draw_row(axes: Axes, row: ScoreRow, width: float) -> None:
     values = [*row.baselines.values(), row.value, *(edge for edge in (row.low, row.high) if edge is not None)]
     scale = set_scale(axes, row.metric, values)
     axes.set_ylim(-1.2, 0.7)
-    for side in ("left", "right", "top", "bottom"):
-        axes.spines[side].set_visible(False)
-    axes.set_xticks([])
-    axes.minorticks_off()
-    axes.set_yticks([])
+    _bare(axes)
     axes.axhline(0, color="#ced4da", linewidth=3, solid_capstyle="round", zorder=1)
 
     above = partial(axes.annotate, xy=(0, 1), xycoords="axes fraction", textcoords="offset points", annotation_clip=False)
@@ -134,6 +129,13 @@ def _draw_row(axes: Axes, row: ScoreRow, width: float) -> None:
         color=COLOURS["generated"],
     )  # fmt: skip
     text.set_x(_beside([text], [row.value], width)[0])
+
+
+def _bare(axes: Axes) -> None:
+    axes.spines[:].set_visible(False)
+    axes.set_xticks([])
+    axes.minorticks_off()
+    axes.set_yticks([])
 
 
 def _beside(texts: Sequence[Text], values: Sequence[float], width: float) -> list[float]:
@@ -210,11 +212,7 @@ def _draw_column(axes: Axes, one: Climbed, rungs: Sequence[str]) -> None:
     else:
         axes.set_xlim(low - left * (high - low), high + ROOM * (high - low))
     axes.set_ylim(len(rungs) - 0.5, -0.5)
-    axes.set_xticks([])
-    axes.minorticks_off()
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    _bare(axes)
     for position in range(len(rungs)):
         axes.axhline(position, color="#e9ecef", linewidth=1.0, zorder=0)
     axes.axvline(one.rungs[REAL], color=COLOURS["real"], linewidth=1.2, zorder=1)

@@ -30,7 +30,6 @@ WIDTH = 120  # of tables that are written to a file
 
 
 def show(metrics: Mapping[str, Any]) -> None:
-    """Print the scores and their baselines as a table, then the warnings."""
     from rich.markup import escape
 
     console = open_console()
@@ -59,7 +58,6 @@ def show(metrics: Mapping[str, Any]) -> None:
 
 
 def show_comparison(document: Mapping[str, Any], a: Path, b: Path) -> None:
-    """Print the differences as a table, then the warnings."""
     from rich.markup import escape
 
     console = open_console()

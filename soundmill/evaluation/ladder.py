@@ -97,7 +97,6 @@ class Climbed:
         return f"{SHORT_TITLES[self.metric]} ({self.embedder})"
 
     def worse(self, value: float, than: float) -> float:
-        """By how much a value is worse than another."""
         return value - than if BETTER[self.metric] == "lower" else than - value
 
     def heard(self, rung: str) -> bool:
@@ -105,7 +104,6 @@ class Climbed:
 
     @property
     def deaf_to(self) -> list[str]:
-        """Rungs that score about as well as the intact sounds."""
         return [rung for rung in RUNGS if rung in self.rungs and rung != REAL and not self.heard(rung)]
 
     def place(self) -> str:
@@ -127,7 +125,6 @@ class Climbed:
         return f"{self.title} {number(self.metric, self.value)}: {where}"
 
     def sentence(self) -> str:
-        """The place of the model, and what the metric is deaf to."""
         return self.place() + (f"; deaf to {', '.join(RUNGS[rung] for rung in self.deaf_to)}" if self.deaf_to else "")
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 
 from soundmill import hashing, shards
 from soundmill.errors import UserError
@@ -173,5 +175,17 @@ def about_damaged(names: Sequence[str]) -> str:
 
 
 def rounded(value: float) -> float:
-    """A number as it is published."""
     return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+
+
+def means_by_class(of: Mapping[str, Mapping[str, float]], class_of: Callable[[str], str | None]) -> dict[str, dict[str, float]]:
+    """The number of sounds (`generated`) and the means of their values (by score and id) by class; without those of no class."""
+    by_class: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for key, values in of.items():
+        for clip_id, value in values.items():
+            if (name := class_of(clip_id)) is not None:
+                by_class[name][key].append(value)
+    return {
+        name: {"generated": max(map(len, by_key.values()))} | {key: rounded(fmean(values)) for key, values in by_key.items()}
+        for name, by_key in sorted(by_class.items())
+    }

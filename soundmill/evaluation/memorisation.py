@@ -125,7 +125,6 @@ class Memorisation:
         return warnings
 
     def publish(self, metrics: dict[str, Any]) -> None:
-        """Add the rates, counts and warnings to a result."""
         metrics |= {key: rounded(value) for key, value in self.metrics().items()}
         metrics["counts"] |= {"training": self.training, "held_out": len(self.held_out)}
         metrics["warnings"] += self.warnings()

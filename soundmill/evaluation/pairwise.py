@@ -113,7 +113,6 @@ def correct(differences: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _write_clips(by_shard: Mapping[Path, set[str]], directory: Path) -> None:
-    """Write clips (shard → ids) as `<clip id>.wav`."""
     directory.mkdir()
     for shard, clip_ids in by_shard.items():
         for clip_id, wave, rate in features.clips_of(shard, clip_ids):

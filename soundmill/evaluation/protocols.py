@@ -35,8 +35,6 @@ MetricName = Annotated[str, AfterValidator(check_metric)]
 
 
 class ScoreSpec(StageParams):
-    """One metric under one embedder."""
-
     metric: MetricName
     embedder: EmbedderName
 
@@ -51,7 +49,6 @@ class ScoreSpec(StageParams):
 
     @property
     def key(self) -> str:
-        """Its key in results."""
         return key_of(self.metric, self.embedder)
 
 
@@ -110,7 +107,6 @@ class Protocol(StageParams):
 
 
 def key_of(metric: str, embedder: str) -> str:
-    """The key in results of a metric under an embedder."""
     return metric if (metric, embedder) == (CLAP_SCORE, "clap") else f"{metric}_{embedder}"
 
 

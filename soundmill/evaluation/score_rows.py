@@ -34,14 +34,7 @@ TITLES = {
     "label_accuracy": "Label accuracy",
     "lsd": "Log-spectral distance",
     "mrstft": "Multi-resolution STFT distance",
-    "base": "base",
-    "real": "real",
-    "floor": "floor",
-    "codec": "codec",
-    "codec_floor": "codec floor",
-    "silence": "silence",
-    "noise": "noise",
-    "chance": "chance",
+    **{name: name.replace("_", " ") for name in BASELINES},
 }
 SHORT_TITLES = {name: name.upper() for name in METRICS} | {
     "fad_inf": "FAD∞",
@@ -127,7 +120,6 @@ def interval(row: ScoreRow) -> str:
 
 
 def baselines_of(rows: list[ScoreRow]) -> list[str]:
-    """The baselines that any of the rows has, in a fixed order."""
     return [name for name in BASELINES if any(name in row.baselines for row in rows)]
 
 

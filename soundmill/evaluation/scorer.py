@@ -12,11 +12,9 @@ A metric by which silence or noise is as good as the floor is unfit for these se
 embedder that the training used, in a loss or to choose the weights. Fréchet distances from few reference sounds are not reported.
 """
 
-import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import soundmill
@@ -124,7 +122,8 @@ def score(setup: Setup, library: Library, comparisons: Comparisons, seen: Mappin
         if spec.key in scored.left_out and spec.metric in FRECHET:
             scored.values[spec.key] = None
     tasks = _plan(setup, library, comparisons, scored.left_out)
-    results = _measure_all(setup, tasks, _climbs(protocol, library, comparisons, scored.left_out), _waves(library, comparisons))
+    climbs, waves = [*_climbs(protocol, library, comparisons, scored.left_out)], [*_waves(library, comparisons)]
+    results = _measure_all(setup, tasks, climbs, waves)
     if comparisons.ladder:
         climbs = {key: result for (key, role), result in results.items() if role == LADDER}
         scored.ladder = comparisons.ladder.document({key: result["values"] for key, result in climbs.items()})
@@ -178,7 +177,6 @@ def unfit(metric: str, baselines: Mapping[str, float]) -> str | None:
 
 
 def _plan(setup: Setup, library: Library, comparisons: Comparisons, left_out: Mapping[str, str]) -> list[Measurement]:
-    """Every score of every role, and the ranking of the clips."""
     protocol, tasks = setup.protocol, []
     for spec in protocol.scores:
         roles = {} if spec.key in left_out else comparisons.of(spec.metric)[1]
@@ -232,30 +230,30 @@ def _waves(library: Library, comparisons: Comparisons) -> Iterator[tuple[str, st
 
 def _measure_all(
     setup: Setup,
-    tasks: Iterable[Measurement],
-    climbs: Iterable[tuple[str, str, Rungs, int]],
-    waves: Iterable[tuple[str, str, Sequence[waveforms.Pair]]],
+    tasks: Sequence[Measurement],
+    climbs: Sequence[tuple[str, str, Rungs, int]],
+    waves: Sequence[tuple[str, str, Sequence[waveforms.Pair]]],
 ) -> dict[tuple[str, str], dict[str, Any]]:
     """Results of all metrics by (key, role)."""
-    jobs = [shards.Job(f"{index:05d}.json", (measure, task), 1 + task.replicates) for index, task in enumerate(tasks)]
-    jobs += [shards.Job(f"{number:05d}.json", (climb, *one), len(one[2])) for number, one in enumerate(climbs, len(jobs))]
-    jobs += [shards.Job(f"{number:05d}.json", (_measure_waves, *one), len(one[2])) for number, one in enumerate(waves, len(jobs))]
-    total = sum(job.weight for job in jobs)
-    with setup.progress(total, "score", "resample") as tick, tempfile.TemporaryDirectory(prefix="soundmill-score-") as place:
-        report = shards.map_shards(_run, jobs, Path(place) / "done", workers=setup.workers, progress=tick)
-    results = {(row["key"], row["role"]): row["result"] for row in report.details if "result" in row}
-    return results | _of_waves(setup, [row for row in report.details if "waves" in row])
+    calls = [((measure, task), 1 + task.replicates) for task in tasks]
+    calls += [((climb, *one), len(one[1])) for _, *one in climbs]
+    calls += [((waveforms.measure, pairs), len(pairs)) for *_, pairs in waves]
+    jobs = [shards.Job(str(number), call, weight) for number, (call, weight) in enumerate(calls)]
+    with setup.progress(sum(job.weight for job in jobs), "score", "resample") as tick:
+        made = iter(shards.map_values(_call, jobs, workers=setup.workers, progress=tick))
+    results = {(task.key, task.role): next(made) for task in tasks}
+    results |= {(key, LADDER): next(made) for key, *_ in climbs}
+    pairs: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for prefix, role, _ in waves:
+        pairs[prefix, role] += next(made)
+    return results | _of_waves(setup, pairs)
 
 
-def _run(function: Callable[..., list[dict[str, Any]]], *arguments: Any) -> shards.Report:
-    """One job in a worker process; the last argument is its output."""
-    *task, output = arguments
-    report = shards.Report(details=function(*task))
-    output.touch()
-    return report
+def _call(function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(*arguments)
 
 
-def measure(task: Measurement) -> list[dict[str, Any]]:
+def measure(task: Measurement) -> dict[str, Any]:
     sides = side(task.generated, task.metric), side(task.reference, task.metric)
     try:
         result = scores.compute(task.metric, *sides, seed=task.seed, replicates=task.replicates)
@@ -263,10 +261,10 @@ def measure(task: Measurement) -> list[dict[str, Any]]:
         result = {"missing": str(error)}  # e.g. too few or too short sounds; other scores do not depend on it
     if "value" in result and task.scale != 1:
         result["value"] *= task.scale
-    return [{"key": task.key, "role": task.role, "result": result}]
+    return result
 
 
-def climb(key: str, metric: str, rungs: Rungs, seed: int) -> list[dict[str, Any]]:
+def climb(metric: str, rungs: Rungs, seed: int) -> dict[str, dict[str, Any]]:
     """One metric on every rung of the ladder: values by rung, and why others cannot be measured.
 
     What all rungs are compared with is read once.
@@ -283,19 +281,14 @@ def climb(key: str, metric: str, rungs: Rungs, seed: int) -> list[dict[str, Any]
             values[rung] = rounded(result["value"])
         except UserError as error:  # e.g. too few sounds
             missing[rung] = str(error)
-    return [{"key": key, "role": LADDER, "result": {"values": values, "unmeasured": missing}}]
+    return {"values": values, "unmeasured": missing}
 
 
-def _measure_waves(prefix: str, role: str, pairs: Sequence[waveforms.Pair]) -> list[dict[str, Any]]:
-    return [{"prefix": prefix, "role": role, "waves": detail} for detail in waveforms.measure(pairs)]
-
-
-def _of_waves(setup: Setup, rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
+def _of_waves(
+    setup: Setup, by_role: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
+) -> dict[tuple[str, str], dict[str, Any]]:
     """Means over pairs, with intervals for the role `generated`."""
     results: dict[tuple[str, str], dict[str, Any]] = {}
-    by_role = defaultdict(list)
-    for row in rows:
-        by_role[row["prefix"], row["role"]].append(row["waves"])
     for (prefix, role), pairs in by_role.items():
         silent, cut = sum("lsd" not in pair for pair in pairs), sum(pair["cut"] for pair in pairs)
         warnings = []
@@ -318,10 +311,11 @@ def side(view: features.View, metric: str) -> scores.EmbeddingSet:
     """A set as a metric takes it: without sounds too short for a patch, which `metrics_of` counts and names."""
     embedded = view.open()
     keys = {clip_id: key for clip_id, key in view.keys.items() if embedded.facts[key].patches}
+    logits = scores.ClipLogits(tuple(keys), lambda clip_id: embedded.logits(keys[clip_id]))
     return scores.EmbeddingSet(
         tuple(keys),
         lambda: ((clip_id, embedded.frames(key)) for clip_id, key in keys.items()),
-        features.Logits(embedded, keys) if scores.METRICS[metric].needs_logits else {},
+        logits if scores.METRICS[metric].needs_logits else {},
     )
 
 

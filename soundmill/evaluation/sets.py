@@ -1,15 +1,19 @@
-"""Which of a corpus's clips and a family's sounds are compared: determined by ids, splits and the seed only.
+"""Which of a corpus's clips and a family's sounds are compared: determined by ids, splits and the seed only; and which groups of
+them are scored separately: by events in the prompt, number of labels, or kind of sound.
 
 No real clip is measured against a reference with clips of the same recording or, if the reference spans splits, of the same split:
 all takes of one source are in one split.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
 from typing import Literal
 
-from soundmill import hashing, manifest
+from soundmill import hashing, manifest, params
 from soundmill.errors import UserError
 from soundmill.evaluation import probe
 from soundmill.evaluation.features import SYNTHETIC
@@ -17,11 +21,14 @@ from soundmill.evaluation.library import Library, Members
 from soundmill.evaluation.scorer import Comparisons
 from soundmill.metrics.divergence import named
 
+# Words of prompts that describe several events (Ghosal et al. 2023).
+SEVERAL = re.compile(r"\b(while|before|after|then|follow(?:s|ed)?)\b", re.IGNORECASE)
+FEWEST = 2  # sounds needed to score a group
+CATEGORIES = Path(__file__).with_name("categories.yaml")
+
 
 @dataclass(frozen=True)
 class CatalogClip:
-    """One real clip, as the catalog lists it."""
-
     clip_id: str
     recording_id: str
     shard: int
@@ -157,7 +164,6 @@ def _probe_clips(
 
 
 def training_clips(catalog: Sequence[CatalogClip], limit: int, seed: int) -> set[str]:
-    """At most `limit` clips of the training split, chosen by the seed."""
     ids = [clip.clip_id for clip in catalog if clip.split == "train"]
     return set(hashing.hash_order(ids, "training", seed)[:limit])
 
@@ -194,3 +200,60 @@ def comparisons(sets: Sets, library: Library, reconstructed: bool) -> Comparison
         prompts=prompts,
         why_not={"prompts": "not every clip has a caption"},
     )
+
+
+def category_of(label: str) -> str | None:
+    """The category of a label, or None; case does not matter, and `_` counts as a space."""
+    return _categories().get(_plain(label))
+
+
+def _plain(label: str) -> str:
+    return " ".join(label.replace("_", " ").split()).casefold()
+
+
+@cache
+def _categories() -> dict[str, str]:
+    tables = params.read_yaml(CATEGORIES)
+    parts = [*tables["others"].items(), *tables["classes"].items()]
+    return {_plain(name): category for category, names in parts for name in names.split(";")}
+
+
+def events(clip: CatalogClip) -> list[str]:
+    """By the words of the prompt."""
+    return [("several events" if SEVERAL.search(clip.prompt) else "one event")] if clip.prompt else []
+
+
+def labels(clip: CatalogClip) -> list[str]:
+    """By the number of labels; clips of two are in two groups, as in TANGO's table 7."""
+    count = len(set(clip.labels))
+    return {0: [], 1: ["1 label"], 2: ["2 labels", "2 or more labels"]}.get(count, ["2 or more labels"])
+
+
+def categories(clip: CatalogClip) -> list[str]:
+    """By the categories of the labels; labels without a known category are ignored."""
+    kinds = {category_of(label) for label in clip.labels} - {None}
+    return [" and ".join(sorted(kinds))] if kinds else []
+
+
+GROUPINGS: dict[str, Callable[[CatalogClip], list[str]]] = {"events": events, "labels": labels, "categories": categories}
+
+
+def groups(clips: Iterable[CatalogClip], grouping: str) -> dict[str, set[str]]:
+    """Ids of the clips of each group, by its name; a clip may be in none or several."""
+    by_name: dict[str, set[str]] = {}
+    for clip in clips:
+        for name in GROUPINGS[grouping](clip):
+            by_name.setdefault(name, set()).add(clip.clip_id)
+    return dict(sorted(by_name.items()))
+
+
+def within(sets: Sets, ids: set[str]) -> Sets:
+    """The same comparison restricted to these clips; the linear probe remains that of all clips."""
+    of_ids = ("reference", "generated", "floor", "floor_reference", "codec", "codec_reference")
+    kept = {field: tuple(clip_id for clip_id in getattr(sets, field) if clip_id in ids) for field in of_ids}
+    kept |= {field: tuple(pair for pair in getattr(sets, field) if pair[0] in ids) for field in ("partners", "requested")}
+    return replace(sets, **kept)
+
+
+def can_be_scored(sets: Sets) -> bool:
+    return min(len(sets.generated), len(sets.reference)) >= FEWEST

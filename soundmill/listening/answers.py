@@ -192,7 +192,6 @@ def read_all(paths: Sequence[Path], key: Key) -> list[Answers]:
 
 
 def read(path: Path, key: Key) -> Answers:
-    """The answers of one file, checked against the key."""
     document = _json(path)
 
     def fault(where: str, what: str) -> UserError:

@@ -62,8 +62,6 @@ class Model:
 
 @dataclass(frozen=True)
 class Material:
-    """Models, real sounds and requests by id."""
-
     models: tuple[Model, ...]
     real: Sounds
     requests: Mapping[str, Request]

@@ -202,7 +202,6 @@ def _value(key: Key, trial: Trial, answer: int | str) -> tuple[str, float]:
 
 
 def _failures(key: Key, answers: Answers) -> list[str]:
-    """Failed checks of a rater: anchors and repeats of each question."""
     trials = key.trials(answers.rater)
     repeated = repeats(trials)
     margin = MARGIN * (key.scale - 1)
@@ -365,7 +364,6 @@ def _spearman(score: np.ndarray, rating: np.ndarray) -> np.ndarray:
 
 
 def show(result: Mapping[str, Any]) -> None:
-    """Print means, differences, agreement, correlations and warnings."""
     from rich.markup import escape
 
     console = open_console()

@@ -160,7 +160,6 @@ def _match_loudness(sounds: Sequence[Sound | None]) -> list[Sound | None]:
 
 
 def _scores(material: Material, shown: Sequence[str]) -> dict[str, list[str]]:
-    """Scores of the shown sounds, each with the models that have it."""
     keys = sorted({key for model in material.models for clip_id in shown for key in model.sound_scores.get(clip_id, {})})
     return {
         key: [model.name for model in material.models if any(key in scores for scores in model.sound_scores.values())]

@@ -37,10 +37,7 @@ class Moments:
     @classmethod
     def of(cls, rows: np.ndarray) -> Moments:
         """Moments of rows [n, d]; another shape or non-finite values raise UserError."""
-        return cls._of_valid(check_rows(rows))
-
-    @classmethod
-    def _of_valid(cls, rows: np.ndarray) -> Moments:
+        rows = check_rows(rows)
         mean = rows.mean(axis=0) if len(rows) else np.zeros(rows.shape[1])
         centred = rows - mean
         return cls(len(rows), mean, centred.T @ centred)
@@ -133,7 +130,7 @@ class Gathered:
         """From rows [n, d] in memory; fewer than two or non-finite rows raise UserError."""
         rows = check_rows(rows)
         if len(rows) >= rows.shape[1]:
-            return cls.of_moments(Moments._of_valid(rows), lengths)
+            return cls.of_moments(Moments.of(rows), lengths)
         freedom = _freedom(len(rows))
         mean = rows.mean(axis=0)
         return cls(lengths, len(rows), mean, None, (rows - mean) / np.sqrt(freedom))

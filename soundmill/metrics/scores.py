@@ -83,18 +83,18 @@ class EmbeddingSet:
 
     def clip_logits(self) -> ClipLogits:
         """Logits of every clip, in the order of `ids`."""
-        return ClipLogits(self.ids, self.logits)
+        return ClipLogits(self.ids, lambda clip_id: self.logits.get(clip_id, ()))
 
 
 @dataclass(frozen=True)
 class ClipLogits(Mapping[str, np.ndarray]):
-    """Logits by clip id, looked up at each access; missing or empty logits raise UserError."""
+    """Logits by clip id, read at each access, so a large set is never in memory; empty ones raise UserError."""
 
     ids: tuple[str, ...]
-    logits: Mapping[str, np.ndarray]
+    read: Callable[[str], np.ndarray]
 
     def __getitem__(self, clip_id: str) -> np.ndarray:
-        logits = self.logits.get(clip_id, ())
+        logits = self.read(clip_id)
         if not len(logits):
             raise UserError(f"no logits of clip {clip_id}: this metric needs a classifier")
         return logits
@@ -125,8 +125,6 @@ Exchanged = Callable[[EmbeddingSet, EmbeddingSet, EmbeddingSet, int, np.ndarray]
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric; `description` is shown in reports."""
-
     description: str
     better: Literal["lower", "higher"]
     statistic: Callable[[EmbeddingSet, EmbeddingSet, int], Statistic]

@@ -26,7 +26,7 @@ from soundmill.errors import UserError
 from soundmill.evaluation import embedders
 from soundmill.evaluation.cache import wave_facts
 from soundmill.evaluation.embedders.yamnet import YamnetEmbedder, windows
-from soundmill.evaluation.folder_report import open_console
+from soundmill.evaluation.folder_report import open_console, table_of
 from soundmill.evaluation.library import rounded
 from soundmill.metrics.bootstrap import INTERVAL
 from soundmill.models import generation, requests, sounds
@@ -96,7 +96,6 @@ class PromptSet(StageParams):
 
 
 def kinds() -> dict[str, Kind]:
-    """The kinds that every set knows."""
     path = HERE / "kinds.yaml"
     return {name: params.parse(Kind, kind, f"{path}: {name}") for name, kind in params.read_yaml(path).items()}
 
@@ -398,18 +397,14 @@ def rows(document: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def show(document: Mapping[str, Any]) -> None:
-    from rich import box
     from rich.markup import escape
-    from rich.table import Table
 
     head, lines = rows(document)
     console = open_console()
     console.print(
         f"[bold]{escape(document['family'])}[/bold]  {escape(document['weights'])}; 95 % intervals over prompts and seeds"
     )
-    table = Table(head[0], box=box.SIMPLE, pad_edge=False)
-    for name in head[1:]:
-        table.add_column(name, justify="right", no_wrap=True)
+    table = table_of(*head)
     for line in lines:
         table.add_row(*map(escape, line))
     console.print(table)

@@ -36,4 +36,4 @@ from soundmill.shards.parquet import (
     write_rows,
 )
 from soundmill.shards.reports import ItemWriter, Report, read_items, report_damaged, report_path, write_report
-from soundmill.shards.run import Job, map_shards, visible_gpus
+from soundmill.shards.run import Job, map_shards, map_values, visible_gpus

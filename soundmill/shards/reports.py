@@ -41,7 +41,6 @@ class Report:
 
     @property
     def main_reasons(self) -> str:
-        """The most common reasons, in words."""
         return ", ".join(f"{count} {reason}" for reason, count in Counter(row["reason"] for row in self.quarantine).most_common(3))
 
     def add(self, other: Report) -> None:

@@ -43,7 +43,10 @@ class Job:
     key: str | None = None
 
 
-def run_job(function: Callable[..., Report], job: Job, directory: Path) -> None:
+def run_job(function: Callable[..., Any], job: Job, directory: Path | None) -> Any:
+    """Make the shard of a job in a directory; without one, the function's value."""
+    if directory is None:
+        return function(*job.args)
     options = {"previous": _previous(directory / job.name)} if job.key else {}
     # In a separate directory: two attempts at one shard (a worker taken for dead) never write to the same file.
     attempt = Path(tempfile.mkdtemp(prefix=job.name + _ATTEMPT, dir=directory))
@@ -157,24 +160,40 @@ def _finished_before(jobs: list[Job], directory: Path, workers: int, total: Repo
     return intact
 
 
+def map_values(
+    function: Callable[..., Any], jobs: list[Job], *, workers: int, progress: Callable[[int], None] = lambda n: None
+) -> list[Any]:
+    """What `function(*job.args)` returns for every job, in order, made in processes as those of `map_shards`; nothing is kept."""
+    values = _run_here(function, sorted(jobs, key=lambda job: -job.weight), None, workers, progress) if jobs else {}
+    return [values[job.name] for job in jobs]
+
+
 def _is_done(job: Job, finished: Finished) -> bool:
     return finished.key == job.key and not (job.key and finished.report.quarantine)
 
 
 def _run_here(
-    function: Callable[..., Report], jobs: list[Job], directory: Path, workers: int, progress: Callable[[int], None]
-) -> None:
+    function: Callable[..., Any], jobs: list[Job], directory: Path | None, workers: int, progress: Callable[[int], None]
+) -> dict[str, Any]:
+    """Run the jobs in local processes; returns what `run_job` gives, by name."""
     # A pool even for one worker: the number of threads changes the last bits of results, so every worker has one thread.
-    running: dict[Future[None], Job] = {}
+    running: dict[Future[Any], Job] = {}
+    values: dict[str, Any] = {}
+
+    def collect() -> None:
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            values[running[future].name] = future.result()
+            progress(running.pop(future).weight)
+
     try:
         with _pool(function.__module__, min(workers, len(jobs))) as pool:
             try:
                 for job in jobs:
                     running[pool.submit(run_job, function, job, directory)] = job
                     if len(running) >= 2 * workers:
-                        _collect(running, progress)
+                        collect()
                 while running:
-                    _collect(running, progress)
+                    collect()
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
@@ -184,13 +203,7 @@ def _run_here(
             f"a worker process died (killed, or out of memory) on one of: {names}. Finished shards are kept; "
             "run it again, with fewer `execution.workers` if memory was short"
         ) from None
-
-
-def _collect(running: dict[Future[None], Job], progress: Callable[[int], None]) -> None:
-    done, _ = wait(running, return_when=FIRST_COMPLETED)
-    for future in done:
-        future.result()
-        progress(running.pop(future).weight)
+    return values
 
 
 @contextmanager

@@ -47,7 +47,7 @@ def embedded(config, sounds, cache, workers: int = 1) -> SimpleNamespace:
     """Patches and logits by id."""
     features.embed_all([config], sounds, cache, workers)
     view = features.view(config, sounds, cache)
-    return SimpleNamespace(frames=dict(view.frames()), logits=features.Logits(view.open(), view.keys))
+    return SimpleNamespace(frames=dict(view.frames()), logits={name: view.open().logits(key) for name, key in view.keys.items()})
 
 
 class TextConfig(features.EmbedderConfig):
@@ -195,7 +195,7 @@ def test_cached_embeddings_are_not_computed_again(config, tmp_path, monkeypatch)
     sounds = [sound(tmp_path / f"{index}.wav") for index in range(3)]
     first = embedded(config, sounds, tmp_path / "cache")
     monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path))  # nothing can be loaded now
-    monkeypatch.setattr(shards, "map_shards", None)
+    monkeypatch.setattr(shards, "map_values", None)
     counted = []
     features.embed_all([config], sounds, tmp_path / "cache", 1, counted.append)
     assert sum(counted) == 3

@@ -5,11 +5,12 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from soundmill import shards
-from soundmill.shards import Job, Report
+from soundmill.shards import Job
 from soundmill.shards.run import ONE_THREAD, run_job
 
 SCHEMA = pa.schema([("name", pa.string()), ("data", pa.binary())])
@@ -66,8 +67,10 @@ def gpu_of_worker(place: Path, count: int, output: Path) -> shards.Report:
 
 
 def run_here(
-    function: Callable[..., Report], jobs: list[Job], directory: Path, workers: int, progress: Callable[[int], None]
-) -> None:
+    function: Callable[..., Any], jobs: list[Job], directory: Path | None, workers: int, progress: Callable[[int], None]
+) -> dict[str, Any]:
+    values = {}
     for job in jobs:
-        run_job(function, job, directory)
+        values[job.name] = run_job(function, job, directory)
         progress(job.weight)
+    return values

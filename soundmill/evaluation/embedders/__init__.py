@@ -1,8 +1,9 @@
-"""The embedders by name. An entry in EMBEDDERS is all that a new one needs beside its module and its test.
+"""The embedders by name. An entry in EMBEDDERS, and in weights.yaml, is all that a new one needs beside its module and its test.
 
 A module is imported when its embedder is loaded, so listing all of them is cheap.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,144 +19,38 @@ from soundmill.evaluation.embedders.base import (
     Embedder,
     TaggerDeclaration,
 )
-from soundmill.params import did_you_mean
+from soundmill.params import did_you_mean, read_yaml
 from soundmill.pretrained import Weights
 
-_OPENL3 = "https://github.com/torchopenl3/torchopenl3-models/raw/a5df8fd155993e1601590b19649e882a68f80186"
-_ZENODO = "https://zenodo.org/records/3987831/files"
+WEIGHTS = {name: Weights(name=name, **fields) for name, fields in read_yaml(Path(__file__).with_name("weights.yaml")).items()} | {
+    "vggish": pretrained.VGGISH
+}
 
+_TEXTS = partial(Declaration, classifier=False, patches=False, texts=True)
 EMBEDDERS: dict[str, Declaration] = {
     "tagger": TaggerDeclaration("tagger:TaggerEmbedder", gpu=False),
     "texture": Declaration("texture:TextureEmbedder", classifier=False, gpu=False),
-    "yamnet": Declaration(
-        "yamnet:YamnetEmbedder",
-        Weights(
-            name="yamnet",
-            file="yamnet.tflite",
-            url="https://tfhub.dev/google/lite-model/yamnet/classification/tflite/1?lite-format=tflite",
-            num_bytes=4_126_810,
-            sha256="10c95ea3eb9a7bb4cb8bddf6feb023250381008177ac162ce169694d05c317de",
-            licence="Apache-2.0",
-            source="github.com/tensorflow/models, research/audioset/yamnet",
-        ),
-        gpu=False,
-    ),
-    "vggish": Declaration("vggish:VggishEmbedder", pretrained.VGGISH, classifier=False, gpu=False, options=("front_end",)),
+    "yamnet": Declaration("yamnet:YamnetEmbedder", WEIGHTS["yamnet"], gpu=False),
+    "vggish": Declaration("vggish:VggishEmbedder", WEIGHTS["vggish"], classifier=False, gpu=False, options=("front_end",)),
     **{
-        weights.name: Declaration("panns:Cnn14Embedder", weights, arguments=(weights.name,), patches=False)
-        for weights in (
-            Weights(
-                name="panns_cnn14_16k",
-                file="Cnn14_16k_mAP=0.438.pth",
-                url=f"{_ZENODO}/Cnn14_16k_mAP%3D0.438.pth?download=1",
-                num_bytes=358_668_570,
-                sha256="e2ee543a27919542c2ea03eabaa70b24dcd4e6c8e05621de6b67a94e4c5058e6",
-                licence="CC-BY-4.0",
-                source="Kong et al. 2020, arXiv:1912.10211; doi:10.5281/zenodo.3987831",
-                md5="362fc5ff18f1d6ad2f6d464b45893f2c",
-            ),
-            Weights(
-                name="panns_cnn14_32k",
-                file="Cnn14_mAP=0.431.pth",
-                url=f"{_ZENODO}/Cnn14_mAP%3D0.431.pth?download=1",
-                num_bytes=327_428_481,
-                sha256="0dc499e40e9761ef5ea061ffc77697697f277f6a960894903df3ada000e34b31",
-                licence="CC-BY-4.0",
-                source="Kong et al. 2020, arXiv:1912.10211; doi:10.5281/zenodo.3987831",
-                md5="541141fa2ee191a88f24a3219fff024e",
-            ),
-            Weights(
-                name="panns_wavegram_logmel",
-                file="Wavegram_Logmel_Cnn14_mAP=0.439.pth",
-                url=f"{_ZENODO}/Wavegram_Logmel_Cnn14_mAP%3D0.439.pth?download=1",
-                licence="CC-BY-4.0",
-                source="Kong et al. 2020, arXiv:1912.10211; doi:10.5281/zenodo.3987831",
-                md5="17fa9ab65af3c0eb5ffbc5f65552c4e1",
-            ),
-        )
+        name: Declaration("panns:Cnn14Embedder", WEIGHTS[name], arguments=(name,), patches=False)
+        for name in ("panns_cnn14_16k", "panns_cnn14_32k", "panns_wavegram_logmel")
     },
     **{
-        f"openl3_{content}": Declaration(
-            "openl3:OpenL3Embedder",
-            Weights(
-                name=f"openl3_{content}",
-                file=f"torchopenl3_mel256_{content}_512.pth.tar",
-                url=f"{_OPENL3}/torchopenl3_mel256_{content}_512.pth.tar",
-                git_blob=blob,
-                licence="Apache-2.0",
-                source="Cramer et al. 2019; ported by github.com/torchopenl3/torchopenl3-models",
-            ),
-            arguments=(f"openl3_{content}",),
-            classifier=False,
-            options=("hop", "channels"),
-        )
-        for content, blob in {
-            "env": "a37a08222ebf9d8a88a84beeae76ad909dac0bc6",
-            "music": "54df87b6bfe9747d001991da436b3d1ac768b2a6",
-        }.items()
+        name: Declaration("openl3:OpenL3Embedder", WEIGHTS[name], arguments=(name,), classifier=False, options=("hop", "channels"))
+        for name in ("openl3_env", "openl3_music")
     },
-    "passt": Declaration(
-        "passt:PasstEmbedder",
-        Weights(
-            name="passt",
-            file="passt-s-f128-p16-s10-ap.476-swa.pt",
-            url="https://github.com/kkoutini/PaSST/releases/download/v0.0.1-audioset/passt-s-f128-p16-s10-ap.476-swa.pt",
-            num_bytes=344_665_734,
-            sha256="302903fa8c4aee817b11dc982da0b29aaf8d11a3e722420476d0a12c9db70c2c",
-            licence="Apache-2.0",
-            source="Koutini et al. 2022, arXiv:2110.05069; github.com/kkoutini/PaSST",
-        ),
-        patches=False,
-        options=("front_end",),
-    ),
+    "passt": Declaration("passt:PasstEmbedder", WEIGHTS["passt"], patches=False, options=("front_end",)),
     "audiobox": Declaration(
         "audiobox:Audiobox",
-        Weights(
-            name="audiobox",
-            file="audiobox-aesthetics.safetensors",
-            url="https://huggingface.co/facebook/audiobox-aesthetics/resolve/9b1dd8e5df9af7216e836a98974fe3b82c56ded6/model.safetensors",
-            num_bytes=415_472_992,
-            sha256="a5a3c2412649cc2384ec525ffd5180ce6c4778f43bed6108e0a1303de04d014e",
-            licence="CC-BY-4.0",
-            source="Tjandra et al. 2025, arXiv:2502.05139; github.com/facebookresearch/audiobox-aesthetics",
-        ),
+        WEIGHTS["audiobox"],
         classifier=False,
         patches=False,
         ratings=("content_enjoyment", "content_usefulness", "production_complexity", "production_quality"),
     ),
-    "clap": Declaration("clap:ClapEmbedder", files=CLAP, classifier=False, patches=False, texts=True),
-    "clap_music_speech": Declaration(
-        "clap:MusicSpeechClap",
-        Weights(
-            name="clap_music_speech",
-            file="music_speech_audioset_epoch_15_esc_89.98.pt",
-            url="https://huggingface.co/lukewys/laion_clap/resolve/4226474e38defca6fc9272a7848bb7b0355ccd7a/music_speech_audioset_epoch_15_esc_89.98.pt",
-            num_bytes=2_352_471_003,
-            sha256="51c68f12f9d7ea25fdaaccf741ec7f81e93ee594455410f3bca4f47f88d8e006",
-            licence="CC0-1.0",
-            source="Wu et al. 2023, arXiv:2211.06687; github.com/LAION-AI/CLAP",
-        ),
-        CLAP_PROCESSOR,
-        classifier=False,
-        patches=False,
-        texts=True,
-    ),
-    "msclap": Declaration(
-        "msclap:MsClapEmbedder",
-        Weights(
-            name="msclap",
-            file="CLAP_weights_2023.pth",
-            url="https://huggingface.co/microsoft/msclap/resolve/c47d441165daa21986ead0850660917636a81775/CLAP_weights_2023.pth",
-            num_bytes=689_950_036,
-            sha256="2cef4016d47d00eb28d153d522f397222057f95000e9bad6b9583c631284a1e6",
-            licence="MS-PL",
-            source="Elizalde et al. 2023, arXiv:2309.05767; github.com/microsoft/CLAP",
-        ),
-        GPT2_TOKENIZER,
-        classifier=False,
-        patches=False,
-        texts=True,
-    ),
+    "clap": _TEXTS("clap:ClapEmbedder", files=CLAP),
+    "clap_music_speech": _TEXTS("clap:MusicSpeechClap", WEIGHTS["clap_music_speech"], CLAP_PROCESSOR),
+    "msclap": _TEXTS("msclap:MsClapEmbedder", WEIGHTS["msclap"], GPT2_TOKENIZER),
 }
 MODULES = {name: declared.module for name, declared in EMBEDDERS.items()}
 NAMES = tuple(EMBEDDERS)

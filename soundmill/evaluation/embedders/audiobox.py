@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from transformers import WavLMConfig, WavLMModel
 
 from soundmill.errors import UserError
-from soundmill.evaluation.embedders.base import Embeddings
+from soundmill.evaluation.embedders.base import Embeddings, split
 from soundmill.training import torch_weights
 from soundmill.training.device import full_precision, pick_device
 
@@ -76,23 +76,16 @@ class Audiobox:
         self._net.eval().to(self._device)
 
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
-        windows = [
-            (owner, np.asarray(wave[start : start + WINDOW], np.float32))
-            for owner, wave in enumerate(waves)
-            for start in range(0, len(wave), WINDOW)
-        ]
+        cut = [[np.asarray(wave[start : start + WINDOW], np.float32) for start in range(0, len(wave), WINDOW)] for wave in waves]
+        windows = [window for parts in cut for window in parts]
         ratings = np.zeros((len(windows), len(AXES)))
         with torch.inference_mode(), full_precision():
             for start in range(0, len(windows), WINDOWS_AT_ONCE):
-                some = [window for _, window in windows[start : start + WINDOWS_AT_ONCE]]
+                some = windows[start : start + WINDOWS_AT_ONCE]
                 ratings[start : start + len(some)] = self._rate(some).cpu().numpy()
-        owners, lengths = np.array([owner for owner, _ in windows]), np.array([len(window) for _, window in windows])
-        frames = []
-        for owner in range(len(waves)):
-            own = np.flatnonzero(owners == owner)
-            mean = np.average(ratings[own], axis=0, weights=lengths[own])[None] if len(own) else ratings[:0]
-            frames.append(mean.astype(np.float32))
-        return Embeddings(frames, np.zeros((len(waves), 0), np.float32))
+        of_waves = zip(split(ratings, cut), cut, strict=True)
+        means = [np.average(rows, axis=0, weights=[*map(len, parts)])[None] if parts else rows for rows, parts in of_waves]
+        return Embeddings([mean.astype(np.float32) for mean in means], np.zeros((len(waves), 0), np.float32))
 
     def _rate(self, windows: Sequence[np.ndarray]) -> Tensor:
         """Ratings [N, 4] of windows of at most ten seconds, padded with zeros that are masked."""

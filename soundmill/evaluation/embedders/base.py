@@ -28,22 +28,37 @@ class Embeddings:
     @classmethod
     def of_parts(cls, together: np.ndarray, by_wave: Sequence[Sequence[Any]]) -> Self:
         """Of an embedder that is no classifier: the embeddings [n, D] of the parts of all waves, in order."""
-        ends = np.cumsum([len(parts) for parts in by_wave])[:-1]
-        return cls(np.split(together, ends) if by_wave else [], np.zeros((len(by_wave), 0), np.float32))
+        return cls(split(together, by_wave), np.zeros((len(by_wave), 0), np.float32))
 
 
-def in_batches(net: Callable[..., Any], windows: Sequence[np.ndarray], size: int, dimensions: int, device: Any) -> np.ndarray:
-    """What `net` makes of windows, `size` at a time on `device`: [n, dimensions] float32."""
+def split(together: np.ndarray, by_wave: Sequence[Sequence[Any]]) -> list[np.ndarray]:
+    """The rows of each wave's parts."""
+    return np.split(together, np.cumsum([len(parts) for parts in by_wave])[:-1]) if by_wave else []
+
+
+def in_batches(
+    net: Callable[..., Any], windows: Sequence[np.ndarray], size: int | Callable[[int], int], widths: Sequence[int], device: Any
+) -> list[np.ndarray]:
+    """What `net` makes of windows on `device`: arrays [n, width] float32.
+
+    A batch has `size` windows (or `size` of their length), all of one length, as padding would change the result.
+    """
     import torch
 
     from soundmill.training.device import full_precision
 
-    embeddings = np.empty((len(windows), dimensions), np.float32)
+    made = [np.zeros((len(windows), width), np.float32) for width in widths]
+    by_length: dict[int, list[int]] = {}
+    for index, window in enumerate(windows):
+        by_length.setdefault(len(window), []).append(index)
     with torch.inference_mode(), full_precision():
-        for start in range(0, len(windows), size):
-            some = torch.from_numpy(np.stack(windows[start : start + size]))
-            embeddings[start : start + len(some)] = net(some.to(device)).cpu().numpy()
-    return embeddings
+        for length, same in by_length.items():
+            step = size(length) if callable(size) else size
+            for some in (same[start : start + step] for start in range(0, len(same), step)):
+                outputs = net(torch.from_numpy(np.stack([windows[index] for index in some])).to(device))
+                for values, output in zip(made, outputs if isinstance(outputs, tuple) else [outputs], strict=True):
+                    values[some] = output.cpu().numpy()
+    return made
 
 
 def choice(name: str, what: str, value: str, choices: Mapping[str, Chosen]) -> Chosen:
@@ -75,26 +90,17 @@ class HubFiles:
     repository: str
     revision: str
     files: tuple[str, ...]  # names or patterns; those that are read if they are there
-    missing: Callable[[Path], str | None]  # the first that a directory must have and has not
+    needed: Mapping[str, tuple[str, ...]]  # what a directory must have → patterns, one of which is there
     named: str  # what must be there, in words
 
     def find(self) -> Path:
         """Their directory, downloaded if necessary; it may have others. A UserError names a missing file and where it belongs."""
         remedies = f"put {self.named} of {self.repository} at {self.revision[:7]} into the directory ${VARIABLE}/{self.repository}"
-        return hub.find(self.repository, self.revision, pretrained.directory(), self.files, self.missing, remedies)[0]
+        return hub.find(self.repository, self.revision, pretrained.directory(), self.files, self._missing, remedies)[0]
 
-
-def _missing_of_clap(directory: Path) -> str | None:
-    if not (directory / "config.json").is_file():
-        return "config.json"
-    if not any(directory.glob("model*.safetensors")):
-        return "model.safetensors (weights in other formats can run code, and are not read)"
-    return _missing_of_processor(directory)
-
-
-def _missing_of_processor(directory: Path) -> str | None:
-    choices = ("preprocessor_config.json", "processor_config.json"), ("tokenizer.json", "vocab.json")
-    return next((names[0] for names in choices if not any((directory / name).is_file() for name in names)), None)
+    def _missing(self, directory: Path) -> str | None:
+        there = ({path for pattern in patterns for path in directory.glob(pattern)} for patterns in self.needed.values())
+        return next((name for name, paths in zip(self.needed, there, strict=True) if not paths), None)
 
 
 _OF_PROCESSOR = "preprocessor_config.json and the tokenizer's files"
@@ -105,20 +111,27 @@ CLAP_PROCESSOR = HubFiles(  # what prepares sounds and texts
         *("config.json", "preprocessor_config.json", "processor_config.json"),
         *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"),
     ),
-    _missing_of_processor,
+    {
+        "preprocessor_config.json": ("preprocessor_config.json", "processor_config.json"),
+        "tokenizer.json": ("tokenizer.json", "vocab.json"),
+    },
     _OF_PROCESSOR,
 )
 CLAP = replace(
     CLAP_PROCESSOR,
     files=(*CLAP_PROCESSOR.files, "model*.safetensors", "model.safetensors.index.json"),
-    missing=_missing_of_clap,
+    needed={
+        "config.json": ("config.json",),
+        "model.safetensors (weights in other formats can run code, and are not read)": ("model*.safetensors",),
+        **CLAP_PROCESSOR.needed,
+    },
     named=f"config.json, model.safetensors, {_OF_PROCESSOR}",
 )
 GPT2_TOKENIZER = HubFiles(
     "openai-community/gpt2",
     "607a30d783dfa663caf39e06633721c8d4cfcd7e",
     ("tokenizer.json",),
-    lambda directory: None if (directory / "tokenizer.json").is_file() else "tokenizer.json",
+    {"tokenizer.json": ("tokenizer.json",)},
     "tokenizer.json",
 )
 
@@ -182,7 +195,6 @@ class Declaration:
 
     @property
     def origin(self) -> str:
-        """Where its weights come from, for `soundmill weights list`."""
         if self.weights:
             return self.weights.source
         return "downloaded from the Hugging Face hub on first use" if self.files else "computed, without weights"

@@ -189,7 +189,7 @@ def counted(net: Any) -> dict[str, Any]:
 
 
 class MusicSpeechClap(ClapEmbedder):
-    """As `ClapEmbedder`; texts are truncated to 77 tokens, as in laion_"""
+    """As `ClapEmbedder`; texts are truncated to 77 tokens, as in laion_clap."""
 
     name = "clap_music_speech"
     longest_text = 77
@@ -222,6 +222,6 @@ class MusicSpeechClap(ClapEmbedder):
 
 
 def config() -> Any:
-    """The sizes of AUDIO_BRANCH-base and RoBERTa-base."""
+    """The sizes of HTSAT-base and RoBERTa-base."""
     audio = {"patch_embeds_hidden_size": 128, "depths": [2, 2, 12, 2], "hidden_size": 1024}
     return ClapConfig(text_config={"layer_norm_eps": 1e-5}, audio_config=audio)

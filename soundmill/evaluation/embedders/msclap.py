@@ -61,7 +61,7 @@ class MsClapEmbedder:
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
         by_wave = [[np.resize(part, WINDOW) for part in clap.windows(wave, WINDOW)] for wave in waves]
         windows = [window for parts in by_wave for window in parts]
-        embeddings = in_batches(self._net.of_sounds, windows, WINDOWS_AT_ONCE, DIMENSIONS, self._device)
+        (embeddings,) = in_batches(self._net.of_sounds, windows, WINDOWS_AT_ONCE, [DIMENSIONS], self._device)
         return Embeddings.of_parts(embeddings, by_wave)
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:

@@ -58,7 +58,8 @@ class OpenL3Embedder:
         for wave in waves:
             channels = [wave] if self.channels == 1 else list(wave)
             distinct = channels[:1] if len(channels) == 2 and np.array_equal(*channels) else channels
-            rows = [in_batches(self._net, windows(one, self._hop), WINDOWS_AT_ONCE, DIMENSIONS, self._device) for one in distinct]
+            cut = [windows(one, self._hop) for one in distinct]
+            rows = [in_batches(self._net, some, WINDOWS_AT_ONCE, [DIMENSIONS], self._device)[0] for some in cut]
             frames.append(np.concatenate(rows * (len(channels) // len(rows)), axis=1))
         return Embeddings(frames, np.zeros((len(waves), 0), np.float32))
 

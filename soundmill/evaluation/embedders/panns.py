@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, max_pool1d, relu
 from torch.nn.utils import fuse_conv_bn_eval
 
-from soundmill.evaluation.embedders.base import Embeddings
+from soundmill.evaluation.embedders.base import Embeddings, in_batches
 from soundmill.training import torch_weights
-from soundmill.training.device import full_precision, pick_device
+from soundmill.training.device import pick_device
 
 SHORTEST = 2.0  # seconds; shorter waves are padded with silence, as in audioldm_eval
 SECONDS_AT_ONCE = 80.0  # of waves in a batch: 400 MB of activations
@@ -68,22 +68,12 @@ class Cnn14Embedder:
 
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
         shortest = round(SHORTEST * self.sample_rate)
-        frames: list[np.ndarray] = [np.empty(0)] * len(waves)
-        logits = np.zeros((len(waves), CLASSES), np.float32)
-        lengths: dict[int, list[int]] = {}  # batches of equal length: padding would change the mean and maximum over time
-        for index, wave in enumerate(waves):
-            lengths.setdefault(max(shortest, len(wave)), []).append(index)
-        with torch.inference_mode(), full_precision():
-            for length, same in lengths.items():
-                count = max(1, int(SECONDS_AT_ONCE * self.sample_rate / length))
-                for start in range(0, len(same), count):
-                    some = same[start : start + count]
-                    batch = np.stack([np.pad(np.asarray(waves[i], np.float32), (0, length - len(waves[i]))) for i in some])
-                    embeddings, scores = self._net(torch.from_numpy(batch).to(self._device))
-                    logits[some] = scores.cpu().numpy()
-                    for index, embedding in zip(some, embeddings.cpu().numpy(), strict=True):
-                        frames[index] = embedding[None].copy()
-        return Embeddings(frames, logits)
+        padded = [np.pad(np.asarray(wave, np.float32), (0, max(0, shortest - len(wave)))) for wave in waves]
+        embeddings, logits = in_batches(self._net, padded, self._at_once, (DIMENSIONS, CLASSES), self._device)
+        return Embeddings([embedding[None] for embedding in embeddings], logits)
+
+    def _at_once(self, length: int) -> int:
+        return max(1, int(SECONDS_AT_ONCE * self.sample_rate / length))
 
 
 class Cnn14(nn.Module):
@@ -181,8 +171,6 @@ class Block(nn.Module):
 
 
 class WaveBlock(Block):
-    """Two convolutions over time, the second one dilated."""
-
     def __init__(self, width: int, wider: int) -> None:
         nn.Module.__init__(self)
         self.conv1 = nn.Conv1d(width, wider, 3, padding=1, bias=False)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
-from soundmill.evaluation.embedders.base import Embeddings, choice
+from soundmill.evaluation.embedders.base import Embeddings, choice, in_batches, split
 from soundmill.training import torch_weights
-from soundmill.training.device import full_precision, pick_device
+from soundmill.training.device import pick_device
 
 SAMPLE_RATE = 32_000
 WINDOW = 10 * SAMPLE_RATE  # samples of the network's longest input
@@ -83,25 +83,16 @@ class PasstEmbedder:
         self._net = net.eval().to(self._device)
 
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
-        owners, cut = [], []
-        by_length: dict[int, list[int]] = {}  # batches of equal length: padding would change the embedding
-        for owner, wave in enumerate(waves):
-            for window in self._windows(np.asarray(wave, np.float32)):
-                if len(window) >= SHORTEST:
-                    by_length.setdefault(len(window), []).append(len(cut))
-                    owners.append(owner)
-                    cut.append(window)
-        embeddings, logits = np.zeros((len(cut), DIMENSIONS)), np.zeros((len(cut), CLASSES))
-        with torch.inference_mode(), full_precision():
-            for same in by_length.values():
-                for start in range(0, len(same), WINDOWS_AT_ONCE):
-                    some = same[start : start + WINDOWS_AT_ONCE]
-                    batch = torch.from_numpy(np.stack([cut[index] for index in some])).to(self._device)
-                    embeddings[some], logits[some] = (part.cpu().numpy() for part in self._net(batch))
-        of_wave = [np.flatnonzero(np.array(owners) == owner) for owner in range(len(waves))]
-        frames = [embeddings[rows].mean(axis=0, keepdims=True) if len(rows) else embeddings[:0] for rows in of_wave]
-        means = [logits[rows].mean(axis=0) if len(rows) else np.zeros(CLASSES) for rows in of_wave]
-        return Embeddings([part.astype(np.float32) for part in frames], np.reshape(means, (len(waves), CLASSES)).astype(np.float32))
+        cut = [[part for part in self._windows(np.asarray(wave, np.float32)) if len(part) >= SHORTEST] for wave in waves]
+        windows = [window for parts in cut for window in parts]
+        embeddings, logits = in_batches(self._net, windows, WINDOWS_AT_ONCE, (DIMENSIONS, CLASSES), self._device)
+        frames = [_mean(part)[None] if len(part) else part for part in split(embeddings, cut)]
+        means = [_mean(part) if len(part) else np.zeros(CLASSES, np.float32) for part in split(logits, cut)]
+        return Embeddings(frames, np.reshape(means, (len(waves), CLASSES)).astype(np.float32))
+
+
+def _mean(rows: np.ndarray) -> np.ndarray:
+    return rows.mean(axis=0, dtype=np.float64).astype(np.float32)
 
 
 class Passt(nn.Module):

@@ -53,7 +53,8 @@ class VggishEmbedder:
     def embed(self, waves: Sequence[np.ndarray]) -> Embeddings:
         by_wave = [patches(wave, self._front_end) for wave in waves]
         together = np.concatenate([np.zeros((0, FRAMES, BANDS), np.float32), *by_wave])[:, None]
-        return Embeddings.of_parts(in_batches(self._net, together, PATCHES_AT_ONCE, DIMENSIONS, self._device), by_wave)
+        (embeddings,) = in_batches(self._net, together, PATCHES_AT_ONCE, [DIMENSIONS], self._device)
+        return Embeddings.of_parts(embeddings, by_wave)
 
 
 def patches(wave: np.ndarray, front_end: FrontEnd) -> np.ndarray:
