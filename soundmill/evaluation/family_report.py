@@ -1,10 +1,7 @@
 """The report of a family: its sounds beside real ones, the best and the worst, the codec's, and the nearest training clips."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -13,7 +10,7 @@ from soundmill import manifest
 from soundmill.audio import tags
 from soundmill.evaluation import features, report
 from soundmill.evaluation.family import FamilyEvaluation, Source, shards_of
-from soundmill.evaluation.library import rounded
+from soundmill.evaluation.library import means_by_class
 from soundmill.evaluation.sets import CatalogClip
 from soundmill.page.sounds import Card, Chip, Section, Sound
 
@@ -39,9 +36,8 @@ def write(
         sections.append(_transferred(source))
     weights = f", {source.about.weights}" if source.about.weights else ""
     note = f" (reference: {evaluation.metrics['reference']}){weights}"
-    result, again = evaluation.metrics, f"dvc repro evaluate@{title}"
-    text = partial(report.card_text, title, result, again, source.about.candidates)
-    report.write_report(directory, title, result, sections, evaluation.of, by_label(evaluation, source), note, text, terms)
+    of, classes, again = evaluation.of, by_label(evaluation, source), f"dvc repro evaluate@{title}"
+    report.write_report(directory, title, evaluation.metrics, sections, of, classes, note, again, source.about.candidates, terms)
     return shown
 
 
@@ -105,7 +101,6 @@ def _file(role: str, path: Path, source: Source) -> Sound:
 
 
 def _real(source: Source, ids: set[str]) -> dict[str, tuple[np.ndarray, int]]:
-    """The clips as mono waves with their rates."""
     by_shard = shards_of(source.catalog, source.clips, ids)
     of_shards = (features.clips_of(shard, clip_ids) for shard, clip_ids in by_shard.items())
     return {clip_id: (wave.mean(axis=0), rate) for clips in of_shards for clip_id, wave, rate in clips}
@@ -122,7 +117,6 @@ def _best_and_worst(evaluation: FamilyEvaluation, source: Source) -> list[Sectio
 
 
 def _copies(evaluation: FamilyEvaluation, source: Source) -> Section:
-    """The closest pairs of a generated sound and a training clip."""
     nearest = evaluation.memorised.worst(report.GALLERY)
     training = _real(source, {near.copy_of or near.neighbour for near in nearest})
 
@@ -137,13 +131,5 @@ def _copies(evaluation: FamilyEvaluation, source: Source) -> Section:
 def by_label(evaluation: FamilyEvaluation, source: Source) -> dict[str, dict[str, float]]:
     """For each label, the number of generated sounds with only this label, and their mean KL and label accuracy."""
     labels = {clip.clip_id: clip.labels[0] for clip in source.catalog if len(clip.labels) == 1}
-    values: dict[str, dict[str, list[float]]] = defaultdict(partial(defaultdict, list))
-    for key, of in evaluation.of.items():
-        if key.startswith(("kl_", "label_accuracy_")):
-            for clip_id, value in of.items():
-                if clip_id in labels:
-                    values[labels[clip_id]][key].append(value)
-    return {
-        label: {"generated": max(map(len, by_key.values()))} | {key: rounded(fmean(of)) for key, of in by_key.items()}
-        for label, by_key in sorted(values.items())
-    }
+    by_classifier = {key: of for key, of in evaluation.of.items() if key.startswith(("kl_", "label_accuracy_"))}
+    return means_by_class(by_classifier, labels.get)

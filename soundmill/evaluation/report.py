@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,10 +44,6 @@ CARD = "card.md"  # what a paper says about a result, and what is needed to make
 PROVENANCE = (
     *("protocol", "version", "soundmill", "resampler", "sample_rate", "level", "seed", "replicates", "counts", "seconds"),
     *("embedders", "trained_against", "chosen_by", "weights", "files"),
-)
-COMPARABLE = (
-    "Two results are comparable if protocol, embedders, weights and the reference's digest are the same, and the numbers of sounds "
-    "and candidates are equal."
 )
 
 
@@ -88,11 +84,12 @@ def write_report(
     of: Mapping[str, Mapping[str, float]],
     classes: Mapping[str, Mapping[str, float]] | None = None,
     note: str = "",
-    card: Callable[[Sequence[str], Sequence[str]], str] | None = None,
+    command: str = "",
+    candidates: int | None = None,
     terms: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write scores.png, sounds.csv, scores.csv, .tex, .md, .json, ladder.png and .tex (if there is a ladder), card.md (with `card`,
-    of the pictures' names and of what could not be drawn), and index.html (one self-contained page) into a directory.
+    """Write scores.png, sounds.csv, scores.csv, .tex, .md, .json, ladder.png and .tex (if there is a ladder), card.md (with the
+    `command` that makes the result again), and index.html (one self-contained page) into a directory.
 
     Nothing is written before all is made; each file is written atomically, the page last. If a picture or player cannot be made,
     the page and standard error name it, and the rest is written. `of`: values of single sounds by score and id. `classes`:
@@ -102,7 +99,7 @@ def write_report(
     document = {**metrics, "title": title} | ({"classes": dict(classes)} if classes else {})
     pictures, svgs, faults = figures.draw(metrics)
     texts = {
-        **({CARD: card([*pictures], [*faults])} if card else {}),
+        **({CARD: card_text(title, metrics, command, candidates, pictures, faults)} if command else {}),
         **latex_files(metrics),
         "sounds.csv": csv_of_sounds({key: values for key, values in of.items() if metrics.get(key) is not None}),
         "scores.csv": csv_of_scores(metrics),
@@ -178,7 +175,6 @@ def _scores(rows: list[ScoreRow]) -> dict[str, Any]:
 
 
 def _classes(classes: Mapping[str, Mapping[str, float]], rows: Sequence[ScoreRow]) -> dict[str, Any] | None:
-    """Head and rows of the table of classes."""
     if not classes:
         return None
     from soundmill.drawing import shorten
@@ -202,7 +198,7 @@ def write_card(directory: Path, title: str, metrics: Mapping[str, Any], command:
     All bytes depend only on the arguments, except those of the card's last section, which names the hardware.
     """
     pictures, _, faults = figures.draw(metrics)
-    text = f"{card_text(title, metrics, command, candidates, [*pictures], faults)}\n## Hardware\n\n{hardware()}\n"
+    text = card_text(title, metrics, command, candidates, pictures, faults, hardware())
     _write(directory, pictures, {**latex_files(metrics), CARD: text})
 
 
@@ -217,52 +213,27 @@ def card_text(
     metrics: Mapping[str, Any],
     command: str,
     candidates: int | None,
-    pictures: Sequence[str],
+    pictures: Iterable[str],
     faults: Sequence[str],
+    hardware: str = "",
 ) -> str:
-    """The card in Markdown, without the hardware. `candidates`: sounds made per prompt, of which one was kept; None if unknown."""
-    facts = [f"| {name} | {value} |" for name, value in _facts(metrics, candidates)]
-    lines = [f"# {title}", "", "```sh", command, "```", "", "| | |", "|---|---|", *facts, "", COMPARABLE, ""]
-    lines += ["## Scores", "", markdown(metrics)]
-    lines += [line for name in pictures for line in (f"![{name}]({name})", "")]
-    why = {row.key: row.note for row in rows_of(metrics) if row.note} | metrics["left_out"]
-    if why:
-        lines += ["## Unfit or not measured", "", *(f"- `{key}`: {reason}" for key, reason in why.items()), ""]
-    if climbs := climbed(metrics):
-        missing = metrics["ladder"].get("missing_class")
-        lines += ["## The ladder", "", f"{metrics['ladder']['clips']} sounds each; (…): the metric is deaf to it.", ""]
-        lines += [_markdown(ladder(metrics)), *(f"- {one.sentence()}" for one in climbs)]
-        lines += [f"- The missing class is {missing}.", ""] if missing else [""]
-    return "\n".join([*lines, "## Warnings", "", *(f"- {text}" for text in [*metrics["warnings"], *faults] or ["none"]), ""])
-
-
-def _facts(metrics: Mapping[str, Any], candidates: int | None) -> Iterator[tuple[str, Any]]:
-    counts, rate = metrics["counts"], metrics["sample_rate"]
-    yield "protocol", f"{metrics['protocol']}, soundmill {metrics['soundmill']}"
-    for role in metrics["files"]:
-        seconds = f", {metrics['seconds'][role]:.0f} s" if role in metrics["seconds"] else ""
-        yield f"{role} sounds", f"{counts[role]}{seconds}, digest {metrics['files'][role]}"
-    others = {name: count for name, count in counts.items() if name not in metrics["files"]}
-    yield "other counts", ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in others.items())
-    yield "candidates per prompt", "unknown" if candidates is None else candidates
-    yield "checkpoint", metrics.get("weights", "unknown")
-    yield "trained against", ", ".join(metrics["trained_against"]) or "no embedder"
-    if "chosen_by" in metrics:
-        yield "weights chosen by", ", ".join(metrics["chosen_by"])
-    yield "seed, resamples", f"{metrics['seed']}, {metrics['replicates']}"
-    yield (
-        "resampling",
-        f"{metrics['resampler']}, {'directly to' if rate is None else f'to {rate} Hz, then to'} each embedder's rate",
+    """The card in Markdown. `candidates`: sounds made per prompt, of which one was kept; None if unknown."""
+    climbs = climbed(metrics)
+    return page.render(
+        "soundmill.evaluation",
+        "card.md",
+        title=title,
+        metrics=metrics,
+        command=command,
+        candidates=candidates,
+        pictures=pictures,
+        scores=markdown(metrics),
+        reasons={row.key: row.note for row in rows_of(metrics) if row.note} | metrics["left_out"],
+        climbs=climbs,
+        ladder=_markdown(ladder(metrics)) if climbs else "",
+        warnings=[*metrics["warnings"], *faults],
+        hardware=hardware,
     )
-    yield "level of sounds", metrics["level"]
-    for name, facts in metrics["embedders"].items():
-        options = (
-            {key: value for key, value in facts.items() if key not in ("weights", "embeddings")} if isinstance(facts, dict) else {}
-        )
-        shown = f"weights {facts['weights']}" if isinstance(facts, dict) else facts
-        yield f"embedder {name}", ", ".join([shown, *(f"{key} {value}" for key, value in options.items())])
-    for key in sorted(key for key in metrics if key.startswith("memorised_")):
-        yield key.replace("_", " "), f"{metrics[key]:.1%}"
 
 
 def hardware() -> str:
@@ -314,7 +285,6 @@ def markdown(metrics: Mapping[str, Any]) -> str:
 
 
 def latex(metrics: Mapping[str, Any]) -> str:
-    """LaTeX table for a paper."""
     rows = rows_of(metrics)
     table, counts = texts(rows, named="title"), metrics["counts"]
     width, text = len(table.columns), _latex(table, named=2)

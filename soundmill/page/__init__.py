@@ -1,4 +1,4 @@
-"""Self-contained HTML pages from Jinja2 templates, which escape every value.
+"""Self-contained HTML pages from Jinja2 templates, which escape every value, and texts in Markdown, which do not.
 
 Pictures and sounds are data URIs. Scripts are files of this package; the page's content security policy lists their digests and
 allows nothing else to run or load.
@@ -10,11 +10,11 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 
 
 def render(package: str, template: str, **values: Any) -> str:
-    """HTML from one of the package's `templates`; they may use those of this package (`shell.html`, `parts.html`)."""
+    """A text from one of the package's `templates`; they may use those of this package (`shell.html`, `parts.html`)."""
     return _environment(package).get_template(template).render(values)
 
 
@@ -22,7 +22,7 @@ def render(package: str, template: str, **values: Any) -> str:
 def _environment(package: str) -> Environment:
     environment = Environment(
         loader=ChoiceLoader([PackageLoader(package), PackageLoader(__name__)]),
-        autoescape=True,
+        autoescape=select_autoescape(["html"]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

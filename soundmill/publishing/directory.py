@@ -10,6 +10,7 @@ import re
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from soundmill.attribution import UNCLEAR, UNKNOWN, Credit
 from soundmill.corpora.terms import TermsParams
 from soundmill.errors import UserError
 from soundmill.exports import new_directory
-from soundmill.publishing.card import LICENCE_LINK, LICENCE_NAME, hours_table, plain, statements, write_terms
+from soundmill.publishing import card
 
 SUMS = "SHA256SUMS"
 CHECKPOINT, CROISSANT = "checkpoint", "croissant.json"  # one is in a published model, the other in published data
@@ -28,23 +29,6 @@ AS_IN_RECORDINGS = {UNKNOWN: None, UNCLEAR: UNKNOWN}  # a licence in a table of 
 SUM = re.compile(r"([0-9a-f]{64})  (.+)")
 CARD = "README.md"
 FORMAT = "audiofolder_parquet"
-# https://docs.mlcommons.org/croissant/docs/croissant-spec.html: the context of version 1.0.
-_OF_CROISSANT = (
-    "citeAs column equivalentProperty extract field fileObject fileProperty fileSet format includes isLiveDataset jsonPath key md5 "
-    "parentField path recordSet references regex repeated replace samplingRate separator source subField transform"
-).split()
-CONTEXT = {
-    "@language": "en",
-    "@vocab": "https://schema.org/",
-    "sc": "https://schema.org/",
-    "cr": "http://mlcommons.org/croissant/",
-    "rai": "http://mlcommons.org/croissant/RAI/",
-    "dct": "http://purl.org/dc/terms/",
-    "conformsTo": "dct:conformsTo",
-    **{name: {"@id": f"cr:{name}", "@type": "@json"} for name in ("data", "examples")},
-    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
-    **{name: f"cr:{name}" for name in _OF_CROISSANT},
-}
 FIELDS = {"clip_id": "sc:Text", "audio": "sc:AudioObject", "captions": "sc:Text", "labels": "sc:Text"}
 # In an id, and in a text that is none.
 _NO_ADAPTATIONS = re.compile(r"(?<![a-z])(?:nd(?![a-z])|no[\s_-]{0,3}(?:deriv|adapt))", re.IGNORECASE)
@@ -94,7 +78,6 @@ def is_data(directory: Path) -> bool:
 
 
 def is_component(checkpoint: Path) -> bool:
-    """Whether a published checkpoint is a codec or vocoder, not a family's."""
     return "family" not in params.read_json(checkpoint / "config.json", "download it again")
 
 
@@ -181,9 +164,10 @@ def publish_clips(
         exports.export(tables, FORMAT, partial / "export", sample_rate, progress=progress)
         os.rename(partial / "export" / "data", partial / "data")
         os.rmdir(partial / "export")
-        write_terms(found, partial)
+        card.write_terms(found, partial)
         shards = sorted((partial / "data").glob("*.parquet"))
-        (partial / CARD).write_text(_card(name, found, sample_rate), encoding="utf-8")
+        text = card.of_clips(name, found, sample_rate=sample_rate, croissant=CROISSANT)
+        (partial / CARD).write_text(text, encoding="utf-8")
         document = croissant(name, found, shards)
         (partial / CROISSANT).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         write_sums(partial)
@@ -191,8 +175,11 @@ def publish_clips(
 
 
 def croissant(name: str, found: Sequence[Credit], shards: Sequence[Path]) -> dict[str, Any]:
-    """Croissant 1.0 (JSON-LD) of Parquet files in the directory `data`: a record set for each split."""
-    files = [
+    """Croissant 1.0 (JSON-LD) of Parquet files in the directory `data`: a record set for each split.
+
+    Its context is that of https://docs.mlcommons.org/croissant/docs/croissant-spec.html.
+    """
+    distribution = [
         {
             "@type": "cr:FileObject",
             "@id": f"data/{path.name}",
@@ -205,14 +192,14 @@ def croissant(name: str, found: Sequence[Credit], shards: Sequence[Path]) -> dic
     ]
     sets = [_record_set(path.name.partition("-")[0], f"data/{path.name}") for path in shards]
     return {
-        "@context": CONTEXT,
+        "@context": json.loads(files(__package__).joinpath("croissant_context.json").read_text()),
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.0",
         "name": name,
         "description": f"{sum(credit.clips for credit in found):,} clips of {len(found):,} recordings, prepared with Soundmill.",
         "license": list(attribution.hours_by(found, "licence")),
         "creator": [{"@type": "sc:Person", "name": creator} for creator in sorted({credit.creator for credit in found} - {""})],
-        "distribution": files,
+        "distribution": distribution,
         "recordSet": sets,
     }
 
@@ -227,21 +214,3 @@ def _record_set(split: str, file: str) -> dict[str, Any]:
             {"@type": "cr:Field", "@id": f"{split}/{column}", "name": column, "dataType": kind, "source": source} | repeated
         )
     return {"@type": "cr:RecordSet", "@id": split, "name": split, "field": fields}
-
-
-def _card(name: str, found: Sequence[Credit], sample_rate: int) -> str:
-    from huggingface_hub import DatasetCardData
-
-    marks = [f"material-{mark}" for mark in attribution.marks(found)]
-    tags = ["soundmill", "audio", *marks]
-    data = DatasetCardData(license="other", license_name=LICENCE_NAME, license_link=LICENCE_LINK, pretty_name=name, tags=tags)
-    seconds, count = sum(credit.seconds for credit in found), sum(credit.clips for credit in found)
-    lines = [f"---\n{data.to_yaml()}\n---\n", f"# {plain(name)}\n"]
-    lines.append(
-        f"{count:,} clips of {len(found):,} recordings, {seconds / 3600:.2f} h, {sample_rate} Hz. Prepared with Soundmill.\n"
-    )
-    lines += ["## Terms\n", *statements(found)]
-    lines += [*hours_table("licence", attribution.hours_by(found, "licence"))]
-    lines += [*hours_table("AI terms", attribution.hours_by(found, "ai_terms"))]
-    lines.append(f"## Use\n\n`datasets.load_dataset` reads this directory; `mlcroissant` reads `{CROISSANT}`.\n")
-    return "\n".join(lines)

@@ -61,15 +61,14 @@ def publish(model: str, directory: Path, root: Path) -> list[Path]:
         return _publish_component(checkpoint, directory, found, root)
     source = origin(checkpoint)
     family = registry.family(source["family"])
-    name = directory.resolve().name
     with new_directory(directory) as (partial, _):
         write_whole(checkpoint, partial / CHECKPOINT)
         whole = origin(partial / CHECKPOINT)  # another one if adapters were merged; sounds and scores are of the adapters
         trained = family.load(partial / CHECKPOINT)
         card.write_terms(found, partial)
         samples, picture = _samples(root, source, partial)
-        facts = card.Facts(
-            name=name,
+        text = card.of_model(
+            name=directory.resolve().name,
             family=source["family"],
             title=family.title,
             checkpoint=whole["checkpoint"],
@@ -87,7 +86,7 @@ def publish(model: str, directory: Path, root: Path) -> list[Path]:
             commit=provenance.capture(root).sha,
         )
         for file in CARDS:
-            (partial / file).write_text(card.text(facts), encoding="utf-8")
+            (partial / file).write_text(text, encoding="utf-8")
         write_sums(partial)
     return files_below(directory)
 
@@ -102,7 +101,7 @@ def _publish_component(checkpoint: Path, directory: Path, found: list[attributio
         card.write_terms(found, partial)
         exported = write_codec(checkpoint, partial)
         digest, commit = hashing.tree_digest(checkpoint), provenance.capture(root).sha
-        text = card.text_of_component(directory.resolve().name, what, kind, digest, found, exported, commit)
+        text = card.of_component(directory.resolve().name, what, kind, found, exported, digest=digest, commit=commit)
         for file in CARDS:
             (partial / file).write_text(text, encoding="utf-8")
         write_sums(partial)
