@@ -17,7 +17,7 @@ from soundmill.audio.flac import decode_mono, write_wav
 from soundmill.audio.mel import MelSpec
 from soundmill.errors import UserError
 from soundmill.evaluation import embedders, family, features, probe, scorer, sets, waveforms
-from soundmill.evaluation.library import Setup, about_damaged, in_files, in_shards, rounded
+from soundmill.evaluation.library import Setup, about_damaged, rounded
 from soundmill.params import parse
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def compare(
     longest = check_clips(tables, clip_ids, specs[0].sample_rate)
     catalog = family.read_catalog(tables.catalog)
     labelled = sets.choose_sets(catalog, clip_ids, (), "all", probe_clips, seed).probe
-    real = in_shards(family.shards_of(catalog, tables.clips, {*clip_ids, *(clip_id for clip_id, _, _ in labelled)}))
+    real = features.in_shards(family.shards_of(catalog, tables.clips, {*clip_ids, *(clip_id for clip_id, _, _ in labelled)}))
     ways = [(spec, grain) for spec in specs for grain in GRAINS]
     with tempfile.TemporaryDirectory(prefix="soundmill-spectrograms-") as place:
         jobs = [
@@ -161,7 +161,7 @@ def compare(
         ]
         with setup.progress(len(jobs) * len(clip_ids), "log-mels to sounds", "clip") as tick:
             report = shards.map_shards(resynthesise, jobs, Path(place), workers=setup.workers, progress=tick)
-        sounds = [in_files(family.sound_files(Path(place) / job.name)) for job in jobs]
+        sounds = [features.in_files(family.sound_files(Path(place) / job.name)) for job in jobs]
         every = [*real.values(), *(sound for of in sounds for sound in of.values())]
         with setup.progress(len(every), "embed", "clip") as tick:
             damaged = setup.embed([config], every, tick)

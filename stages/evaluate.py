@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from soundmill import stage, terminal
 from soundmill.audio.flac import write_wav
 from soundmill.errors import UserError
-from soundmill.evaluation import embedders, family, family_report, pairwise, protocols
+from soundmill.evaluation import embedders, family, pairwise, protocols
 from soundmill.evaluation.embedders import EmbedderName
 from soundmill.evaluation.library import Setup
 from soundmill.evaluation.protocols import MetricName
@@ -89,7 +89,7 @@ def run(
 
     def show() -> None:
         of_training = read_json(terms, "`dvc repro`")
-        cards = family_report.write(report, ctx.family or ctx.name, evaluation, source, params.examples, of_training)
+        cards = family.write_report(report, ctx.family or ctx.name, evaluation, source, params.examples, of_training)
         track(ctx, report, cards, evaluation.metrics, clips)
 
     ctx.show(f"the report ({report.name})", show)

@@ -92,7 +92,7 @@ def evaluate(
     real sound, the metric is marked unfit and ranks no models. A second run, or another metric, reuses the embeddings.
     `soundmill weights list` shows the embedders' weights.
     """
-    from soundmill.evaluation import evaluator, folder_report, folders
+    from soundmill.evaluation import evaluator, folders
     from soundmill.evaluation import report as reports
 
     if paired and unpaired:
@@ -100,21 +100,21 @@ def evaluate(
     setup = scoring_setup(protocol, embedder, seed, cache, workers, project)
     setup = replace(setup, ladder=_metrics(ladder))
     for directory in filter(None, (report, card)):
-        folder_report.prepare(directory)
+        evaluator.prepare(directory)
     candidates = candidates or folders.about(generated).candidates
     evaluation = evaluator.evaluate(setup, generated, reference, unpaired, training, captions, paired)
     if json:
         evaluator.write_json(evaluation.metrics, json)
     with report_failure("the table of scores"):
-        folder_report.show(evaluation.metrics)
+        evaluator.show(evaluation.metrics)
     if report:
         try:
-            folder_report.write(evaluation, report)
+            evaluator.write(evaluation, report)
         except Exception as error:
             raise UserError(f"{report}: the page could not be written ({reason(error)}); the scores above are complete") from error
         terminal.say(f"{report / 'index.html'}")
     if card:
-        reports.write_card(card, folder_report.title(evaluation), evaluation.metrics, _again(context), candidates)
+        reports.write_card(card, evaluator.title(evaluation), evaluation.metrics, _again(context), candidates)
         terminal.say(f"{card / reports.CARD}")
 
 
@@ -137,13 +137,13 @@ def compare(
     Both folders must hold sounds with the same ids (the same prompts), which are resampled together. With `--unpaired` the
     reference's names are ignored.
     """
-    from soundmill.evaluation import evaluator, folder_report
+    from soundmill.evaluation import evaluator
 
     comparison = evaluator.compare(scoring_setup(protocol, embedder, seed, cache, workers, project), a, b, reference, unpaired)
     if json:
         evaluator.write_json(comparison, json)
     with report_failure("the table of differences"):
-        folder_report.show_comparison(comparison, a, b)
+        evaluator.show_comparison(comparison, a, b)
 
 
 def _again(context: typer.Context) -> str:
@@ -278,10 +278,10 @@ def _show(comparison: Comparison, what: str, base: MelSpec) -> None:
     from rich import box
     from rich.table import Table
 
-    from soundmill.evaluation import folder_report
+    from soundmill.evaluation import evaluator
     from soundmill.spectrograms import numbers_per_second, short
 
-    console = folder_report.open_console()
+    console = evaluator.open_console()
     console.print(f"[bold]{what}[/bold]  {len(comparison.clips)} clips; {what.partition(',')[0]} has {short(base)} now")
     table = Table("bands x n_fft:window/hop", "grain", box=box.SIMPLE, pad_edge=False)
     for name in ("frames", "numbers/s", "FAD", "95 %", "in class", "mrstft"):
@@ -295,5 +295,4 @@ def _show(comparison: Comparison, what: str, base: MelSpec) -> None:
     if comparison.real_accuracy is not None:
         table.add_row("the clips themselves", "", "", "", "0", "", f"{comparison.real_accuracy:.1%}", "0")
     console.print(table)
-    for warning in comparison.warnings:
-        console.print(f"· {warning}", style="yellow", soft_wrap=True, markup=False)
+    evaluator.show_warnings(console, comparison.warnings)

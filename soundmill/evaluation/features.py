@@ -119,6 +119,17 @@ def clip(clip_id: str, shard: Path, shard_digest: str) -> Sound:
     return Sound(clip_id, hashing.digest(shard_digest, clip_id), bytes(shard), str(shard), in_shard=True)
 
 
+def in_files(files: Mapping[str, Path]) -> dict[str, Sound]:
+    """Sounds of files (id → path)."""
+    return {clip_id: file(clip_id, path, hashing.file_digest(path)) for clip_id, path in sorted(files.items())}
+
+
+def in_shards(clips: Mapping[Path, Iterable[str]]) -> dict[str, Sound]:
+    """Sounds of clips (shard → ids)."""
+    digests = {shard: hashing.file_digest(shard) for shard in sorted(clips)}
+    return {name: clip(name, shard, digest) for shard, digest in digests.items() for name in sorted(clips[shard])}
+
+
 def silence(facts: Facts) -> Sound:
     """Silence as long as a sound; all silence of one length is one sound."""
     key = hashing.digest("silence", facts.wave.num_samples, facts.sample_rate)

@@ -157,17 +157,6 @@ def embed(
     return library
 
 
-def in_files(files: Mapping[str, Path]) -> dict[str, features.Sound]:
-    """Sounds of files (id → path)."""
-    return {clip_id: features.file(clip_id, path, hashing.file_digest(path)) for clip_id, path in sorted(files.items())}
-
-
-def in_shards(clips: Mapping[Path, Iterable[str]]) -> dict[str, features.Sound]:
-    """Sounds of clips (shard → ids)."""
-    digests = {shard: hashing.file_digest(shard) for shard in sorted(clips)}
-    return {name: features.clip(name, shard, digest) for shard, digest in digests.items() for name in sorted(clips[shard])}
-
-
 def about_damaged(names: Sequence[str]) -> str:
     return (
         f"{len(names)} files of cached embeddings were damaged and have been rebuilt: the scores are correct, but check the disk."

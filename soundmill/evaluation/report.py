@@ -123,6 +123,8 @@ def _page(
     faults: list[str],
 ) -> str:
     """The page's HTML; appends to `faults` what could not be drawn, which the page names."""
+    from soundmill.drawing import shorten
+
     rows, counts = rows_of(metrics), metrics["counts"]
     terms = [key for key in (*METRICS, *BASELINES) if any(key == row.metric or key in row.baselines for row in rows)]
     drawn = [draw_section(section, faults) for section in sections]
@@ -130,13 +132,14 @@ def _page(
         "soundmill.evaluation",
         "report.html",
         title=title,
-        counts=counts,
+        metrics=metrics,
         note=note,
-        protocol=metrics["protocol"],
         verdicts=[text for text in (verdict(row, counts) for row in rows) if text],
         shares=" · ".join(f"{metrics[f'{key}_share']:.0%} {key}" for key in ("silent", "clipped", "duplicate")),
-        chart=svgs.get("scores"),
-        ladder=_ladder(metrics, svgs.get("ladder")),
+        svgs={"scores": None, "ladder": None, **svgs},
+        ladder={"missing_class": "", **metrics["ladder"]} if "ladder" in metrics else None,
+        climbs=climbed(metrics),
+        shorten=shorten,
         scores=_scores(rows),
         terms=[(TITLES[key], MEANINGS[key]) for key in terms],
         classes=_classes(classes, rows),
@@ -145,20 +148,6 @@ def _page(
         remarks=[*metrics["warnings"], *faults],
         provenance=json.dumps({key: metrics[key] for key in PROVENANCE if key in metrics}, indent=2, ensure_ascii=False),
     )
-
-
-def _ladder(metrics: Mapping[str, Any], picture: str | None) -> dict[str, Any] | None:
-    if "ladder" not in metrics:
-        return None
-    from soundmill.drawing import shorten
-
-    missing = metrics["ladder"].get("missing_class")
-    return {
-        "picture": picture,
-        "clips": metrics["ladder"]["clips"],
-        "missing": shorten(missing) if missing else "",
-        "sentences": [one.sentence() for one in climbed(metrics)],
-    }
 
 
 def _scores(rows: list[ScoreRow]) -> dict[str, Any]:

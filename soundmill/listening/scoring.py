@@ -10,7 +10,7 @@ import numpy as np
 
 from soundmill.errors import UserError
 from soundmill.evaluation.comparison import LEVEL, holm
-from soundmill.evaluation.folder_report import open_console, show_warnings, table_of
+from soundmill.evaluation.evaluator import open_console, show_warnings, table_of
 from soundmill.evaluation.library import rounded
 from soundmill.evaluation.score_rows import BETTER, METRICS
 from soundmill.listening.answers import BAD, FIRST, REAL, SAME, Answers, Key, Trial, repeats

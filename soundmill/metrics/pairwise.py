@@ -143,10 +143,7 @@ def by_neighbours(name: ByNeighbours, generated: Sequence[np.ndarray], reference
     coverage: share of balls around real rows with a generated row inside
     """
     fakes, reals = (np.array([len(rows) for rows in clips]) for clips in (generated, reference))
-    fake, real = (np.concatenate(clips, dtype=np.float64) for clips in (generated, reference))
-    centre = real.mean(axis=0)  # centring reduces rounding errors
-    fake -= centre
-    real -= centre
+    fake, real = _centred(generated, reference)
     if name == "density":
         of_fake, of_real = np.zeros(len(fake)), np.zeros(len(reals))
         for part, inside in _inside(real, _radii(real, _owners(reals)), fake, per="rows"):
@@ -190,10 +187,7 @@ def neighbours_exchanged(
     nearest row of another pair, as there are twice as many rows.
     """
     lengths = np.array([len(rows) for clips in (a, b) for rows in clips])
-    fake, real = (np.concatenate(clips, dtype=np.float64) for clips in ([*a, *b], reference))
-    centre = real.mean(axis=0)
-    fake -= centre
-    real -= centre
+    fake, real = _centred([*a, *b], reference)
     if name == "coverage":
         radii = _radii(real, _owners(np.array([len(rows) for rows in reference])))
         parts = (inside.T for _, inside in _inside(real, radii, fake, per="centres"))
@@ -207,6 +201,12 @@ def neighbours_exchanged(
         hits = chosen @ (first - second) + second.sum(axis=0)  # [B, m]: how many clips of the first set reach a row, exact integers
         reached += (hits > 0).sum(axis=1), (total - hits > 0).sum(axis=1)
     return reached / len(real)
+
+
+def _centred(generated: Sequence[np.ndarray], reference: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """All rows of both sets relative to the mean of the reference's, which reduces rounding errors."""
+    centre = np.concatenate(reference, dtype=np.float64).mean(axis=0)
+    return [np.concatenate(clips, dtype=np.float64) - centre for clips in (generated, reference)]
 
 
 def by_clip(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:

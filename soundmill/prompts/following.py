@@ -26,7 +26,7 @@ from soundmill.errors import UserError
 from soundmill.evaluation import embedders
 from soundmill.evaluation.cache import wave_facts
 from soundmill.evaluation.embedders.yamnet import YamnetEmbedder, windows
-from soundmill.evaluation.folder_report import open_console, table_of
+from soundmill.evaluation.evaluator import open_console, table_of
 from soundmill.evaluation.library import rounded
 from soundmill.metrics.bootstrap import INTERVAL
 from soundmill.models import generation, requests, sounds

@@ -98,9 +98,8 @@ def map_shards(
 
     The jobs run in `workers` local processes, or on the workers of the Dask `cluster` at that address, which must see the same
     files and have the same code, including the modules `code` that the function finds by name. If there are GPUs, each local
-    process sees one of them, in turn. A finished shard stays in
-    `directory` with its report: a killed run resumes with the missing ones. Reports are summed in the order of `jobs`. The function
-    must be importable (top level).
+    process sees one of them, in turn. A finished shard stays in `directory` with its report: a killed run resumes with the missing
+    ones. Reports are summed in the order of `jobs`. The function must be importable (top level).
 
     Shards of jobs with keys are kept for the next run: a shard with the same key is reused, and otherwise the function is called
     with `previous`, the existing shard or None. The caller must use another directory for other parameters or code. A shard with

@@ -13,7 +13,7 @@ from soundmill.audio.flac import write_wav
 from soundmill.audio.resample import resample
 from soundmill.decoding import decode
 from soundmill.errors import UserError
-from soundmill.evaluation import cache, embedders, evaluator, features, folder_report, folders, ladder, protocols
+from soundmill.evaluation import cache, embedders, evaluator, features, folders, ladder, protocols
 from soundmill.evaluation.cache import WaveFacts
 from soundmill.evaluation.protocols import ScoreSpec
 from tests import clap_weights, recorded
@@ -365,7 +365,7 @@ def test_stable_audio_metrics(tmp_path, monkeypatch, in_this_process, capsys):
         "embeddings": {"generated": 3 + 1 + 2 + 3, "reference": 9},
     }
     assert (result.metrics["protocol"], result.metrics["level"]) == ("stable-audio-metrics-1", "peak")
-    folder_report.show(result.metrics)
+    evaluator.show(result.metrics)
     printed = capsys.readouterr().out
     assert "= fd_openl3_env: FD-OpenL3 of stable-audio-metrics" in printed
     assert "= reverse_kl_passt: KL-PaSST of stable-audio-metrics, not that of av-benchmark" in printed

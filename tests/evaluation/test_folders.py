@@ -7,7 +7,7 @@ import pytest
 
 from soundmill.audio.flac import write_wav
 from soundmill.errors import UserError
-from soundmill.evaluation import features, folder_report, folders
+from soundmill.evaluation import evaluator, features, folders
 from soundmill.evaluation.evaluator import Evaluation
 from tests.evaluation.test_report import metrics
 
@@ -111,7 +111,7 @@ def test_a_sound_that_is_damaged_after_scoring_is_named_and_all_others_are_there
     of = {"kl_yamnet": {name: float(index) for index, name in enumerate("abcd")}}
     (tmp_path / "made" / "a.wav").unlink()
     (tmp_path / "real" / "d.wav").write_bytes((tmp_path / "real" / "d.wav").read_bytes()[:1000])
-    folder_report.write(Evaluation(metrics(warnings=[]), of, output, real, paired=True), tmp_path / "page")
+    evaluator.write(Evaluation(metrics(warnings=[]), of, output, real, paired=True), tmp_path / "page")
     text = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
     assert text.count("<img") == text.count("<audio") == 4  # of the best, the middling and the worst
     message = capsys.readouterr().err
@@ -122,7 +122,7 @@ def test_a_sound_that_is_damaged_after_scoring_is_named_and_all_others_are_there
 
 
 def test_only_the_beginning_of_a_long_sound_is_read(tmp_path):
-    long = np.full(int(RATE * folder_report.LONGEST_SECONDS * 3), 0.1, np.float32)
+    long = np.full(int(RATE * evaluator.LONGEST_SECONDS * 3), 0.1, np.float32)
     write_wav(tmp_path / "made" / "long.wav", long, RATE)
-    sound = folder_report._beginning("generated", folders.read(tmp_path / "made", 1), "long")
+    sound = evaluator._beginning("generated", folders.read(tmp_path / "made", 1), "long")
     assert sound.max_samples < len(sound.wave) < len(long)

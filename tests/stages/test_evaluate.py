@@ -15,7 +15,7 @@ from soundmill.audio.flac import write_wav
 from soundmill.audio.mel import log_mel
 from soundmill.audio.tags import CHANGED, GENERATED, MadeBy
 from soundmill.errors import UserError
-from soundmill.evaluation import family_report, folders, pairwise
+from soundmill.evaluation import family, folders, pairwise
 from soundmill.evaluation.family import Source
 from soundmill.evaluation.sets import CatalogClip
 from soundmill.training import tagger
@@ -255,9 +255,9 @@ def test_examples_take_turns_between_labels():
     source = Source(clips, Path(), {}, {}, folders.About())
     labels = {clip.clip_id: clip.labels[0] for clip in clips}
     order = sorted(labels, key=lambda clip_id: labels[clip_id])  # all beeps first
-    shown = family_report.choose_examples(order, source, 6)
+    shown = family.choose_examples(order, source, 6)
     assert sorted(labels[clip_id] for clip_id in shown) == ["beep"] * 3 + ["hiss"] * 3
-    assert family_report.choose_examples(order, source, 0) == []
+    assert family.choose_examples(order, source, 0) == []
 
 
 def write_base(project: Path, label_of: dict[str, str]) -> None:

@@ -18,7 +18,7 @@ from soundmill import manifest, params, shards
 from soundmill.audio import flac, mel
 from soundmill.commands import app
 from soundmill.decoding import decode
-from soundmill.evaluation import family, family_report
+from soundmill.evaluation import family
 from soundmill.models import generation, registry
 from soundmill.models.components.registry import load_codec
 from soundmill.models.components.unet1d.codec import codec
@@ -169,7 +169,7 @@ def test_what_is_left_out_for_its_label_is_transferred_for_the_report(tmp_path, 
     assert given.shape == transferred.shape == (3200,)
     assert np.abs(given - transferred).max() > 0.01
     source = family.read(some / "catalog.parquet", some / "clips", tmp_path / "generated", tmp_path / "codec")
-    section = family_report._transferred(source)
+    section = family._transferred(source)
     assert [[sound.role for sound in card.sounds] for card in section.cards] == [["transferred", "real"]]
 
 
