@@ -488,7 +488,7 @@ def _compare(data: Path, tables: clips.Tables, runs: Mapping[str, Path], seed: i
         return Comparison(without_scores, embedder=embedder, fault=in_a_line(error))
     rows = [Row(name, scores_under(embedder, {seed: metrics}), kind="a folder") for name, metrics in found.others.items()]
     rows += [without_score(name, " ".join(why.split()), kind="a folder") for name, why in found.failed.items()]
-    return Comparison(rows, [Difference(**one) for one in found.differences], embedder, found.unpaired)
+    return Comparison(rows, found.differences, embedder, found.unpaired)
 
 
 def _notes(minutes: float, seeds: Sequence[int], comparison: Comparison) -> list[str]:

@@ -13,6 +13,8 @@ LEADING = ("fad", "mmd")  # rows are ranked by the first that a row has: with fe
 MIN_IMPROVEMENT = 0.01  # of the held-out loss by twice the steps, to say that more training would help
 MIN_LOSSES = 5  # held-out losses needed to estimate a slope
 
+Difference = Mapping[str, Any]  # of two rows, as evaluation.pairwise.PairwiseResult describes it
+
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Scores, from the metrics that `evaluate` writes
@@ -210,20 +212,6 @@ class Row:
     @property
     def minutes(self) -> float | None:
         return sum(training.minutes for training in self.trainings) if self.trainings else None
-
-
-@dataclass(frozen=True)
-class Difference:
-    """The difference a − b of a metric, with its interval and corrected p; `better` is a name, `neither` or `unranked`."""
-
-    metric: str
-    a: str
-    b: str
-    value: float
-    low: float
-    high: float
-    p: float
-    better: str
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,7 @@ def of_bakeoff(title: str, rows: Sequence[Row], found: Sequence[Difference], rem
     """The table of a bake-off under one embedder, best row first; `found` are the differences between rows."""
     rows = sorted(rows, key=lambda row: distance(row, leading(rows)))
     words, columns = verdict(rows, found), costs(rows)
-    document = {"verdict": words, "differences": [asdict(one) for one in found]}
+    document = {"verdict": words, "differences": found}
     remarks, lines = [*remarks, *why_unranked(rows)], csv_of_rows(rows)
     return ResultsTable(title, rows, columns, tests(found), remarks, lines, words, latex(rows, columns), document)
 
@@ -219,12 +219,12 @@ def tests(differences: Sequence[Difference]) -> pd.DataFrame:
 
     return pd.DataFrame(
         {
-            "score": METRICS[one.metric].short_title,
-            "of": one.a,
-            "less that of": one.b,
-            "difference": f"{one.value:+.3g} ({one.low:+.3g} … {one.high:+.3g})",
-            "p": f"{one.p:.2g}",
-            "better": one.better,
+            "score": METRICS[one["metric"]].short_title,
+            "of": one["a"],
+            "less that of": one["b"],
+            "difference": f"{one['value']:+.3g} ({one['low']:+.3g} … {one['high']:+.3g})",
+            "p": f"{one['p']:.2g}",
+            "better": one["better"],
         }
         for one in differences
     )
@@ -322,7 +322,8 @@ def verdict(rows: Sequence[Row], differences: Sequence[Difference]) -> str:
     if not scored:
         return "No family has a ranked score." if any(row.scores for row in rows) else "No family has a score."
     best = min(scored, key=lambda row: distance(row, metric))
-    better_than = {({one.a, one.b} - {best.name}).pop() for one in differences if one.metric == metric and one.better == best.name}
+    won = [one for one in differences if (one["metric"], one["better"]) == (metric, best.name)]
+    better_than = {({one["a"], one["b"]} - {best.name}).pop() for one in won}
     others = [row.name for row in scored if row is not best]
     unsure = [name for name in others if name not in better_than]
     if not others:

@@ -9,9 +9,6 @@ import subprocess
 import sys
 import time
 import tomllib
-import urllib.error
-import urllib.request
-from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -66,20 +63,15 @@ def _own_login(root: Path) -> str | None:
 
 def check(url: str) -> None:
     """UserError with the remedy unless a Prefect server answers at `url`, and accepts our login."""
-    request = urllib.request.Request(f"{url.rstrip('/')}/admin/version")
-    request.add_header("Authorization", f"Basic {b64encode(login(url).encode()).decode()}")
+    import httpx
+
     try:
-        with urllib.request.urlopen(request, timeout=5):
-            return
-    except urllib.error.HTTPError as error:
-        if error.code == 401 and "PREFECT_API_KEY" not in os.environ:
-            whose = f"{LOGIN} of the project that started it" if is_loopback(url) else "the server"
-            raise UserError(
-                f"the Prefect server at {url} refuses our login; set PREFECT_API_AUTH_STRING to that of {whose}"
-            ) from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise UserError(f"no Prefect server at {url} ({reason}); start one with `make server`, or set PREFECT_API_URL") from None
+        answer = httpx.get(f"{url.rstrip('/')}/admin/version", auth=tuple(login(url).partition(":")[::2]), timeout=5)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise UserError(f"no Prefect server at {url} ({error}); start one with `make server`, or set PREFECT_API_URL") from None
+    if answer.status_code == 401 and "PREFECT_API_KEY" not in os.environ:
+        whose = f"{LOGIN} of the project that started it" if is_loopback(url) else "the server"
+        raise UserError(f"the Prefect server at {url} refuses our login; set PREFECT_API_AUTH_STRING to that of {whose}")
 
 
 @contextmanager

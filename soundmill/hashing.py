@@ -13,7 +13,7 @@ import sqlite3
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
@@ -120,62 +120,63 @@ def file_digests(
     program can set. A digest is not cached if the file changed in the last two seconds. ctime does not count for `linked` files,
     which are replaced and never written to: every hard link added or removed changes it.
     """
-    with closing(_open_cache(cache)) if cache else nullcontext() as store, ThreadPoolExecutor(workers) as pool:
-        for start in range(0, len(paths), _BATCH):
-            batch = paths[start : start + _BATCH]
-            names = [os.path.abspath(path) + (b"\0" + about[0].encode() if about else b"") for path in batch]
-            cached = _look_up(store, names) if store else {}
-            values = [_cached_digest(path, cached.get(name), linked) for path, name in zip(batch, names, strict=True)]
-            # Hashing releases the GIL.
-            values = [
-                pool.submit(_read_digest, path, linked, check, about and about[1]) if value is None else check(path) or value
-                for path, value in zip(batch, values, strict=True)
-            ]
-            new = []
-            for name, value in zip(names, values, strict=True):
-                if isinstance(value, Future):
-                    value, state = value.result()
-                    if state:
-                        new.append((name, state, value))
-                yield value
-            if store and new:
-                _insert(store, new)
+    seen = [_seen(path, linked) for path in paths]
+    suffix = b"\0" + about[0].encode() if about else b""
+    rows = [(os.path.abspath(path) + suffix, state) for path, (state, _) in zip(paths, seen, strict=True)]
+
+    def read(number: int) -> str | Exception:
+        try:
+            if problem := check(paths[number]):
+                return problem
+            if not about:
+                return file_digest(paths[number])
+            with open(paths[number], "rb") as file:
+                value = opened_digest(file)
+                return f"{value}\n{text}" if (text := about[1](file)) else value
+        except OSError as error:
+            return error
+
+    # Hashing releases the GIL.
+    values = cached_values(rows, read, cache, workers, lambda number: _is_settled(paths[number], seen[number], linked))
+    for path, value in zip(paths, values, strict=True):
+        yield (isinstance(value, str) and check(path)) or value
 
 
 def cached_value(path: bytes, name: str, make: Callable[[], str], cache: Path | None = None) -> str:
     """`make()`, a text that depends on a file; with a `cache`, kept as `name` while `stat` shows no change (see file_digests)."""
     if cache is None:
         return make()
-    row = os.path.abspath(path) + b"\0" + name.encode()
-    with closing(_open_cache(cache)) as store:
-        state, changed = _state(path)
-        cached = _look_up(store, [row]).get(row)
-        if cached and cached[0] == state:
-            return cached[1]
-        text = make()
-        if time.time_ns() - changed > _SETTLED_NS and _state(path)[0] == state:
-            _insert(store, [(row, state, text)])
-        return text
+    row, seen = os.path.abspath(path) + b"\0" + name.encode(), _seen(path)
+    (text,) = cached_values([(row, seen[0])], lambda _: make(), cache, keep=lambda _: _is_settled(path, seen))
+    return text
 
 
 def cached_values(
-    rows: Sequence[tuple[bytes, str]], make: Callable[[int], str | Exception], cache: Path | None = None, workers: int = 1
+    rows: Sequence[tuple[bytes, str]],
+    make: Callable[[int], str | Exception],
+    cache: Path | None = None,
+    workers: int = 1,
+    keep: Callable[[int], bool] = lambda number: True,
 ) -> Iterator[str | Exception]:
     """`make(number)`, a text for each row (name, state), in order, or the exception that it returns.
 
-    With a `cache`, a text is kept under the row's name while the row has the same state.
+    With a `cache`, a text is kept under the row's name while the row has the same state, if `keep(number)` says so once it is made.
     """
     with closing(_open_cache(cache)) if cache else nullcontext() as store, ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(rows), _BATCH):
             batch = rows[start : start + _BATCH]
             cached = _look_up(store, [name for name, _ in batch]) if store else {}
             known = [cached[name][1] if name in cached and cached[name][0] == state else None for name, state in batch]
-            made = pool.map(make, (start + number for number, value in enumerate(known) if value is None))
-            values = [next(made) if value is None else value for value in known]
-            if store:
-                new = zip(batch, known, values, strict=True)
-                _insert(store, [(*row, value) for row, before, value in new if before is None and isinstance(value, str)])
-            yield from values
+            made = pool.map(make, (number for number, value in enumerate(known, start) if value is None))
+            new = []
+            for number, value in enumerate(known, start):
+                if value is None:
+                    value = next(made)
+                    if store and isinstance(value, str) and keep(number):
+                        new.append((*rows[number], value))
+                yield value
+            if new:
+                _insert(store, new)
 
 
 def _open_cache(path: Path) -> sqlite3.Connection:
@@ -206,38 +207,20 @@ def _insert(store: sqlite3.Connection, rows: Iterable[tuple[bytes, str, str]]) -
         store.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", [(*row, digest(*row)) for row in rows])
 
 
-def _cached_digest(path: bytes, cached: tuple[str, str] | None, linked: bool) -> str | OSError | None:
+def _seen(path: bytes, linked: bool = False) -> tuple[str, int]:
+    """What distinguishes one state of a file from another, and when it last changed (ns since the epoch); of none, nothing."""
     try:
-        return cached[1] if cached and cached[0] == _state(path, linked)[0] else None
-    except OSError as error:
-        return error
-
-
-def _read_digest(
-    path: bytes, linked: bool, check: Callable[[bytes], Exception | None], about: Callable[[BinaryIO], str] | None
-) -> tuple[str | Exception, str | None]:
-    """Digest of a file, with the text about it, and its state if these may be cached."""
-    try:
-        if problem := check(path):
-            return problem, None
-        state, changed = _state(path, linked)
-        if about:
-            with open(path, "rb") as file:
-                value = opened_digest(file)
-                value += f"\n{text}" if (text := about(file)) else ""
-        else:
-            value = file_digest(path)
-        return value, state if time.time_ns() - changed > _SETTLED_NS and _state(path, linked)[0] == state else None
-    except OSError as error:
-        return error, None
-
-
-def _state(path: bytes, linked: bool = False) -> tuple[str, int]:
-    """What distinguishes one state of a file from another, and when it last changed (ns since the epoch)."""
-    status = os.stat(path)
+        status = os.stat(path)
+    except OSError:
+        return "", 0
     changed = status.st_mtime_ns if linked else max(status.st_mtime_ns, status.st_ctime_ns)
     times = status.st_mtime_ns if linked else f"{status.st_mtime_ns} {status.st_ctime_ns}"
     return f"{status.st_size} {times} {status.st_dev} {status.st_ino}", changed
+
+
+def _is_settled(path: bytes, seen: tuple[str, int], linked: bool = False) -> bool:
+    """Whether a file is as it was seen before it was read, and had not changed shortly before that."""
+    return time.time_ns() - seen[1] > _SETTLED_NS and _seen(path, linked) == seen
 
 
 def files_digest(directory: Path, files: Sequence[Path], cache: Path | None = None, workers: int = 1, linked: bool = False) -> str:

@@ -42,7 +42,8 @@ def row(name: str, fad: float, seconds: float | None, slope: Estimate | None = N
 
 
 def difference(a: str, b: str, value: float, p: float) -> Difference:
-    return Difference("fad", a, b, value, value - 1, value + 1, p, a if p < 0.05 else "neither")
+    ends = {"low": value - 1, "high": value + 1}
+    return {"metric": "fad", "a": a, "b": b, "value": value, **ends, "p": p, "better": a if p < 0.05 else "neither"}
 
 
 def table(rows: list[Row]):
@@ -143,7 +144,7 @@ def test_the_verdict_names_the_best_and_the_fastest():
         "For quality choose slow: FAD 10, significantly better than all others. For speed choose quick: 0.1 s per second of sound, "
         "FAD 14. More minutes would likely help slow: twice as many should lower its held-out loss by 20% in train."
     )
-    unsure = [difference("slow", "quick", -4, 0.5), replace(sure[1], better="slow")]
+    unsure = [difference("slow", "quick", -4, 0.5), {**sure[1], "better": "slow"}]
     assert "not significantly better than quick." in verdict(ROWS, unsure)
     alone = verdict([row("slow", 10.0, 4.0)], [])
     assert alone.startswith("For quality choose slow: FAD 10, the only one with a ranked score. It is also the fastest.")
