@@ -50,7 +50,7 @@ def reproduce(home: Path, run_id: str, destination: Path) -> list[str]:
         _write_files(destination, missing, state)
         if not (destination / ".dvc").is_dir():
             return [*missing, "DVC's own files (.dvc/) are not in that commit: outputs cannot be restored"]
-        current, recorded = _read(home / ".dvc/config"), _read(destination / ".dvc/config")
+        current, recorded = provenance.read(home / ".dvc/config"), provenance.read(destination / ".dvc/config")
         (destination / ".dvc/config").write_bytes(current)  # the recorded ones name directories that DVC writes to
         missing += [] if current == recorded else [f".dvc/config: differed; replaced by that of {home}"]
         if fault := dvc.fault_of_lock(destination / "dvc.lock"):
@@ -203,7 +203,7 @@ def _outside(home: Path, destination: Path) -> list[str]:
     for name in embedders.named_in(document):
         if reason := pretrained.unavailable(embedders.published()[name]):
             missing.append(f"weights: {reason}; needed to train or score again with {name}")
-    pins = [_read(root / "constraints.txt") for root in (home, destination)]
+    pins = [provenance.read(root / "constraints.txt") for root in (home, destination)]
     if pins[1] and pins[0] != pins[1]:
         missing.append("packages: constraints.txt differs; to run stages again, make a .venv there with `make demo`")
     return missing
@@ -242,7 +242,7 @@ def workspace(home: Path, name: str, params: dict[str, Any]) -> Path:
         if not (root / ledger.FILE).exists() and (home / ledger.FILE).exists():
             ledger.write([], root / ledger.FILE)
         ledger.update(root)
-        if _read(root / "params.yaml") == b"" or read_yaml(root / "params.yaml") != params:
+        if provenance.read(root / "params.yaml") == b"" or read_yaml(root / "params.yaml") != params:
             parameters.write_yaml(params, root / "params.yaml")
         share(root, home)
     return root
@@ -312,10 +312,6 @@ def _git(where: Path, *arguments: str) -> bool:
 
 def _git_output(where: Path, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(["git", *arguments], cwd=where, input=stdin, capture_output=True, env=provenance.without_outer_git())
-
-
-def _read(path: Path) -> bytes:
-    return path.read_bytes() if path.is_file() else b""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
