@@ -296,35 +296,29 @@ class Contest(trials.Trials):
 
 def _row(workspace: Path, home: Path, results: Path, model: Model, minutes: float, seeds: Sequence[int]) -> Row:
     """Time a model's steps unless that is done; then train, generate and score it with every seed."""
-    name, kind = model.name, registry.family(model.family).title
+    facts: dict[str, Any] = {"kind": registry.family(model.family).title}
     steps: dict[str, int] = {}
     measured = {}
     try:
         for stage, share in model.shares.items():
             measured[stage] = measure(workspace, home, results, model, stage, steps, seeds[0])
             steps[stage] = max(1, round(60 * minutes * share / measured[stage]["seconds_per_step"]))
+        trainings = [Training(stage, count, count * measured[stage]["seconds_per_step"] / 60) for stage, count in steps.items()]
+        facts |= {"trainings": trainings, "peak_memory_bytes": max(one["peak_memory_bytes"] for one in measured.values())}
+        said = ", ".join(f"{one.stage} {one.steps:,} steps in {one.minutes:.3g} minutes" for one in trainings)
+        tell(f"== {model}: {said}")
+        places = {seed: results / "runs" / f"{model}-{seed}" for seed in seeds}
+        runs = {
+            seed: _run(workspace, model, model.params(home, steps, seed), seed, list(steps), place)
+            for seed, place in places.items()
+        }
     except UserError as error:
-        return without_score(name, str(error), kind=kind)
-    trainings = [Training(stage, count, count * measured[stage]["seconds_per_step"] / 60) for stage, count in steps.items()]
-    tell(f"== {name}: " + ", ".join(f"{one.stage} {one.steps:,} steps in {one.minutes:.3g} minutes" for one in trainings))
-    peak = max(facts["peak_memory_bytes"] for facts in measured.values())
-    runs = {}
-    for seed in seeds:
-        directory = results / "runs" / f"{name}-{seed}"
-        try:
-            runs[seed] = _run(workspace, model, model.params(home, steps, seed), seed, list(steps), directory)
-        except UserError as error:
-            return without_score(name, str(error), kind=kind, trainings=trainings, peak_memory_bytes=peak)
+        return without_score(model.name, str(error), **facts)
     first = runs[seeds[0]]
-    return Row(
-        name,
-        scores_under(chosen_embedder(first), {seed: run["scores"] for seed, run in runs.items()}),
-        kind=kind,
-        parameters=sum(first["parameters"].values()),
-        trainings=[replace(one, slope=slope(first["held_out"][one.stage])) for one in trainings],
-        peak_memory_bytes=peak,
-        seconds_per_second=first["seconds_per_second"],
-    )
+    scores = scores_under(chosen_embedder(first), {seed: run["scores"] for seed, run in runs.items()})
+    facts["trainings"] = [replace(one, slope=slope(first["held_out"][one.stage])) for one in trainings]
+    size = sum(first["parameters"].values())
+    return Row(model.name, scores, **facts, parameters=size, seconds_per_second=first["seconds_per_second"])
 
 
 def measure(
