@@ -50,9 +50,6 @@ def write(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
 
 def of_frame(frame: pd.DataFrame, label: str | None = None) -> str:
     """A table as csv; `label`: the heading of its index, which is left out otherwise."""
-    import pandas as pd
-
-    # By column: `map` would make floats of numbers beside an empty cell.
-    columns = {cell(name): pd.Series(map(cell, column), frame.index, object) for name, column in frame.items()}
-    table = pd.DataFrame(columns).set_axis(frame.index.map(cell), axis=0)
-    return table.to_csv(index=label is not None, index_label=label, lineterminator="\n")
+    table = frame.astype(object).where(frame.notna(), None)
+    heading = [] if label is None else [label]
+    return text([*heading, *frame.columns], table.itertuples(index=label is not None, name=None))

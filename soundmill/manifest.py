@@ -281,29 +281,17 @@ def judged_split(splits: Iterable[str]) -> str:
 
 def escape_path(raw: bytes) -> str:
     """A relative path as displayable text: UTF-8, undecodable bytes and control characters as `\\xNN`, `\\` doubled."""
-    text = raw.decode("utf-8", "surrogateescape")
-    if text.isascii() and text.isprintable() and "\\" not in text:
-        return text
-    out = []
-    for char in text:
-        code = ord(char)
-        if 0xDC80 <= code <= 0xDCFF:
-            out.append(f"\\x{code - 0xDC00:02x}")
-        elif char == "\\":
-            out.append("\\\\")
-        elif code < 0x20 or 0x7F <= code < 0xA0 or char in "\u2028\u2029":
-            out.append("".join(f"\\x{byte:02x}" for byte in char.encode("utf-8")))
-        else:
-            out.append(char)
-    return "".join(out)
+
+    def escaped(match: re.Match[str]) -> str:
+        char = match[0].encode("utf-8", "surrogateescape")
+        return "\\\\" if char == b"\\" else "".join(f"\\x{byte:02x}" for byte in char)
+
+    return re.sub(r"[\\\x00-\x1f\x7f-\x9f\u2028\u2029\udc80-\udcff]", escaped, raw.decode("utf-8", "surrogateescape"))
 
 
 def unescape_path(path: str) -> bytes:
     """The inverse of `escape_path`."""
-    parts = re.split(r"(\\\\|\\x[0-9a-f]{2})", path)
-    return b"".join(
-        b"\\" if part == "\\\\" else bytes.fromhex(part[2:]) if number % 2 else part.encode() for number, part in enumerate(parts)
-    )
+    return re.sub(rb"\\(?:\\|x([0-9a-f]{2}))", lambda match: bytes.fromhex((match[1] or b"5c").decode()), path.encode())
 
 
 CLIP_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
