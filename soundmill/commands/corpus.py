@@ -9,11 +9,10 @@ from soundmill import terminal
 from soundmill.commands.project import (
     TAKES_IDS,
     Clips,
-    Project,
+    Root,
     Split,
     check_apart,
     progress_bar,
-    project_root,
     sample_rate_of,
     tables,
     writable_file,
@@ -108,12 +107,11 @@ def export_corpus(
     directory: Annotated[Path, typer.Argument(help="A new or empty directory for audio and manifests.")],
     split: Split = None,
     variant: Clips = "default",
-    project: Project = None,
+    root: Root = None,
 ) -> None:
     """Write the prepared clips in another tool's format."""
     from soundmill import exports
 
-    root = project_root(project)
     check_apart(directory, root)
     with progress_bar(None, f"export {format}", "clip") as tick:
         where, rate = tables(root, variant), sample_rate_of(root, variant)
@@ -139,12 +137,12 @@ def list_clips(
     text: Text = None,
     limit: Annotated[int, typer.Option(min=0, help="Show at most this many (0: all).")] = 50,
     variant: Clips = "default",
-    project: Project = None,
+    root: Root = None,
 ) -> None:
     """List clips: id, split, source, labels, first caption."""
     from soundmill import clips
 
-    rows = clips.find(tables(project_root(project), variant), split=split, label=label, text=text)
+    rows = clips.find(tables(root, variant), split=split, label=label, text=text)
     shown = rows[:limit] if limit else rows
     width = max((len(row["clip_id"]) for row in shown), default=0)
     for row in shown:
@@ -155,12 +153,11 @@ def list_clips(
 
 
 @clips_app.command("show", context_settings=TAKES_IDS)
-def show_clip(clip_id: str, variant: Clips = "default", project: Project = None) -> None:
+def show_clip(clip_id: str, variant: Clips = "default", root: Root = None) -> None:
     """Show a clip's facts, including the recording and the second that it was cut from."""
     from soundmill import clips
     from soundmill.audio import flac
 
-    root = project_root(project)
     row = clips.get(tables(root, variant), clip_id)
     wave = flac.decode_flac(row["audio"]["bytes"])
     peak = float(abs(wave).max(initial=0.0))
@@ -191,12 +188,11 @@ def export_clips(
     text: Text = None,
     output: Annotated[Path, typer.Option(help="Directory for the WAV files.")] = Path("clips"),
     variant: Clips = "default",
-    project: Project = None,
+    root: Root = None,
 ) -> None:
     """Write clips as WAV files."""
     from soundmill import clips
 
-    root = project_root(project)
     where = tables(root, variant)
     for clip_id in clip_ids or []:
         clips.get(where, clip_id)

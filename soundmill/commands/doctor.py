@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from soundmill import terminal
-from soundmill.commands.project import Project, project_root
+from soundmill.commands.project import Root, project_root
 from soundmill.errors import UserError
 from soundmill.params import did_you_mean
 
@@ -44,10 +44,10 @@ class Finding:
 
 
 @app.command()
-def doctor(project: Project = None) -> None:
+def doctor(root: Root = None) -> None:
     """Check this machine (ffmpeg, GPU, weights, disk, tracking server), with a remedy for each thing that is missing."""
     lacking = False
-    for finding in examine(project_root(project)):
+    for finding in examine(root):
         mark, color = {"ok": ("ok", "green"), "optional": ("--", "yellow"), "lacking": ("!!", "red")}[finding.state]
         terminal.say(f"{mark}  {finding.name:<9} {finding.detail}", color=color)
         if finding.remedy:

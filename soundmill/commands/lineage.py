@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from soundmill import terminal
-from soundmill.commands.project import TAKES_IDS, Project, progress_bar, project_root, use_recorded_store, writable_file
+from soundmill.commands.project import TAKES_IDS, Root, progress_bar, use_recorded_store, writable_file
 from soundmill.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def lineage(
     ],
     json: Annotated[Path | None, typer.Option(callback=writable_file, help="Also write all of it to this file.")] = None,
     all: Annotated[bool, typer.Option("--all", help=f"Show whole lists, not only the first {FIRST_NODES}.")] = False,
-    project: Project = None,
+    root: Root = None,
 ) -> None:
     """Trace a sound's origin and everything made from it: recordings, clips, mixes, shards, trainings, checkpoints, sounds, scores.
 
@@ -52,7 +52,6 @@ def lineage(
 
     from soundmill.lineage import trace
 
-    root = project_root(project)
     use_recorded_store(root)
     found = trace(root, thing)
     console = terminal.console(highlight=False, markup=False)
@@ -135,7 +134,7 @@ def forget(
     wait_minutes: Annotated[
         float, typer.Option(min=0, help="How long to wait while a pipeline, a stage or another command runs here.")
     ] = 10,
-    project: Project = None,
+    root: Root = None,
 ) -> None:
     """Never use a recording or a clip again: list it in forgotten.yaml, with every other copy of its sound.
 
@@ -146,7 +145,7 @@ def forget(
     from flows import checkout, locks
     from soundmill import ledger
 
-    root, names = project_root(project), things or []
+    names = things or []
     if check + erase + undo + update > 1:
         raise UserError("--check, --erase, --undo and --update exclude each other; give one")
     if refused and (names or check or erase or undo or update):
@@ -203,7 +202,7 @@ def clean(
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Remove it, instead of only showing it.")] = False,
     gone: Gone = None,
-    project: Project = None,
+    root: Root = None,
 ) -> None:
     """Free disk space: remove from DVC's cache what its checkouts and workspaces made and none of them needs.
 
@@ -212,7 +211,6 @@ def clean(
     """
     from flows import checkout
 
-    root = project_root(project)
     if gone:
         checkout.forget_users(root, gone)
     if yes:

@@ -9,6 +9,7 @@ from soundmill import terminal
 from soundmill.commands.project import (
     Clips,
     Project,
+    Root,
     check_apart,
     progress_bar,
     project_if_any,
@@ -44,7 +45,7 @@ def families(
         Path | None,
         typer.Option(callback=writable_file, help="Write families and sizes to this file: {FAMILY: {SCALE: {PART: parameters}}}."),
     ] = None,
-    project: Project = None,
+    root: Root = None,
 ) -> None:
     """List the model families: title and paper; with `--sizes`, the parameter count of each part at each scale.
 
@@ -56,7 +57,7 @@ def families(
 
     from soundmill.models import registry
 
-    described = registry.describe(project_root(project) / "conf", sizes=sizes or json is not None)
+    described = registry.describe(root / "conf", sizes=sizes or json is not None)
     console = terminal.console(highlight=False)
     for name, facts in described.items():
         console.print(f"[bold]{name}[/bold]: {facts['what']}")
@@ -343,7 +344,7 @@ def publish(
     ],
     directory: Annotated[Path, typer.Argument(help="A new or empty directory.")],
     variant: Clips = "default",
-    project: Project = None,
+    root: Root = None,
 ) -> None:
     """Write a directory with all that goes with a model: checkpoint, attribution, card, sounds, and the digests of all files.
 
@@ -354,7 +355,6 @@ def publish(
     Recordings whose creators refuse generative AI, or that break corpus.terms, are refused, also those of earlier trainings and of
     the codec and vocoder, and so are clips whose licences forbid to share adaptations.
     """
-    root = project_root(project)
     check_apart(directory, root)
     if model == "data":
         from soundmill.publishing.directory import publish_clips, terms_of

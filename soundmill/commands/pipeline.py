@@ -20,7 +20,7 @@ from pydantic import Field
 
 from soundmill import params as parameters
 from soundmill import terminal
-from soundmill.commands.project import Project, project_root, use_recorded_store
+from soundmill.commands.project import Root, use_recorded_store
 from soundmill.errors import UserError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Experiment(parameters.StageParams):
 @app.command()
 def browse(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
-    project: Project = None,
+    root: Root = None,
 ) -> None:
     """Show all runs in the MLflow UI, reachable from this machine only; stop it with Ctrl-C."""
     import signal
@@ -78,15 +78,14 @@ def browse(
 
     from soundmill import tracking
 
-    home = project_root(project)
-    works, where = tracking.status(home)
+    works, where = tracking.status(root)
     if not works:
         raise UserError(f"tracking: {where}")
-    tracking.sync(home, SYNC_SECONDS)
-    page = tracking.scores_page(home, port)
+    tracking.sync(root, SYNC_SECONDS)
+    page = tracking.scores_page(root, port)
     address = page.partition("/#")[0]
     server = None
-    if not tracking.store(home).is_server:
+    if not tracking.store(root).is_server:
         if not tracking.unreachable(address):
             raise UserError(f"{address} is in use, perhaps by another `soundmill browse`; choose another --port")
         # Otherwise MLflow starts a job runner and five consumers that nothing here uses.
@@ -95,7 +94,7 @@ def browse(
             **os.environ,
             **tracking.QUIET,
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-            "MLFLOW_BACKEND_STORE_URI": tracking.store(home).uri,  # not in the command, where all can read its password
+            "MLFLOW_BACKEND_STORE_URI": tracking.store(root).uri,  # not in the command, where all can read its password
         }
         command = tracking.browser_command(port)
         server = subprocess.Popen(command, env=variables, start_new_session=True)
@@ -119,33 +118,31 @@ def browse(
 
 
 @app.command()
-def sync(project: Project = None) -> None:
+def sync(root: Root = None) -> None:
     """Upload runs that were recorded while MLflow did not answer."""
     from soundmill import tracking
 
-    home = project_root(project)
-    works, where = tracking.status(home)
+    works, where = tracking.status(root)
     if not works:
-        waits = f"{tracking.waiting(home)[0]} runs wait on disk"
+        waits = f"{tracking.waiting(root)[0]} runs wait on disk"
         raise UserError(
             f"tracking: {where}; {waits}: nothing is lost. Start that server, or set MLFLOW_TRACKING_URI to another store"
         )
-    count, why = tracking.sync(home)
+    count, why = tracking.sync(root)
     if count:
-        raise UserError(f"{count} runs are not in {tracking.store(home).shown} yet: {why or 'still uploading'}; nothing is lost")
-    terminal.say(f"all runs are in {tracking.store(home).shown}")
+        raise UserError(f"{count} runs are not in {tracking.store(root).shown} yet: {why or 'still uploading'}; nothing is lost")
+    terminal.say(f"all runs are in {tracking.store(root).shown}")
 
 
 @app.command()
 def join(
     head: Annotated[str, typer.Argument(metavar="HOST:PORT", help="The machine that runs the pipeline, and its `hardware.port`.")],
-    project: Project = None,
+    root: Root = None,
 ) -> None:
     """Take part in the trainings of another machine, one after the other, until Ctrl-C (docs/orchestration.md).
 
     That machine runs `dvc repro` with `hardware.nodes` above 1. Both need this checkout on a shared disk, under the same path.
     """
-    root = project_root(project)
     host, _, port = head.rpartition(":")
     host = host.strip("[]")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
@@ -195,7 +192,7 @@ def run(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the contents and the estimated cost.")] = False,
     push: Annotated[bool, typer.Option("--push", help="Copy the results to DVC's default remote.")] = False,
-    project: Project = None,
+    root: Root = None,
 ) -> None:
     """Run the whole pipeline on your own recordings, or for another model, in a workspace separate from the demo.
 
@@ -205,7 +202,6 @@ def run(
     from soundmill.corpora import check
     from soundmill.models import registry
 
-    root = project_root(project)
     folder, changes = _folder_and_overrides(corpus, overrides)
     if folder is None and model is None and not changes:
         raise UserError("give a folder of recordings (`soundmill run DIR`), a model (`--model tango`), or parameters to change")
@@ -257,7 +253,7 @@ def bakeoff(
     seeds: Annotated[str, typer.Option(help="Comma-separated; each family runs with each seed.")] = "0",
     extra: Annotated[list[str] | None, typer.Option(metavar="NAME=DIR", help="Any folder of WAV files, as one more row.")] = None,
     plan: Annotated[str, typer.Option(metavar="NAME", help="A named bake-off, a file of conf/bakeoff: `esc10`, `one_shots`.")] = "",
-    project: Project = None,
+    root: Root = None,
 ) -> None:
     """Find out which method is best for your sounds: every family trains for the same time on the same recordings.
 
@@ -266,7 +262,6 @@ def bakeoff(
     Table, figure and page are in data/report/bakeoff/; a stopped bake-off resumes.
     """
 
-    root = project_root(project)
     folder, changes = _folder_and_overrides(corpus, overrides)
     chosen, here = [], Path.cwd()
     with chdir(root):  # Prefect's settings and login are the project's
@@ -405,12 +400,11 @@ def _say_cost(root: Path, contents: Survey, document: dict[str, Any]) -> None:
 def reproduce(
     run_id: Annotated[str, typer.Argument(help="MLflow run id of a pipeline run (`make browse` shows them).")],
     into: Annotated[Path | None, typer.Option(help="Directory for the checkout (default: workspaces/reproduce-RUN).")] = None,
-    project: Project = None,
+    root: Root = None,
 ) -> None:
     """Restore the state that a recorded run started from in a separate checkout, and list what is missing."""
     from flows import checkout
 
-    root = project_root(project)
     destination = into or root / "workspaces" / f"reproduce-{run_id[:8]}"
     missing = checkout.reproduce(root, run_id, destination)
     terminal.say(f"{destination}: the code, params.yaml, dvc.lock and cached outputs of run {run_id}")
@@ -424,12 +418,11 @@ def params(
         list[str] | None, typer.Argument(help="Hydra overrides: `scale=paper corpus=esc corpus.path=DIR`, `experiment=NAME`.")
     ] = None,
     show: Annotated[bool, typer.Option("--print", help="Print instead of writing params.yaml.")] = False,
-    project: Project = None,
+    root: Root = None,
 ) -> None:
     """Compose params.yaml from conf/, for `dvc repro` to run; nothing else is changed."""
     from soundmill.models import registry
 
-    root = project_root(project)
     document = registry.compose(root / "conf", overrides or [])
     registry.check(document, root)
     if note := registry.vocoder_note(document):
@@ -444,7 +437,7 @@ def params(
 
 
 @app.command("experiments")
-def list_experiments(project: Project = None) -> None:
+def list_experiments(root: Root = None) -> None:
     """List the named experiments (conf/experiment): title, recordings, minutes of training on two CPU cores, last scores.
 
     `soundmill run experiment=NAME` repeats one on the embedded recordings, `soundmill run DIR experiment=NAME` on those in a
@@ -452,7 +445,6 @@ def list_experiments(project: Project = None) -> None:
     `soundmill params experiment=NAME` writes its params.yaml for `dvc repro`; `dvc exp run -S experiment=NAME` works too.
     Each file in conf/experiment is an experiment.
     """
-    root = project_root(project)
     named = read_experiments(root / "conf")
     use_recorded_store(root)
     scores, why = last_scores(root, named)

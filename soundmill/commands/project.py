@@ -12,9 +12,8 @@ import typer
 from soundmill import disk, terminal
 from soundmill.errors import UserError
 
-Project = Annotated[
-    Path | None, typer.Option(help="The Soundmill checkout (default: this directory, or the nearest one above it).")
-]
+CHECKOUT = "The Soundmill checkout (default: this directory, or the nearest one above it)."
+Project = Annotated[Path | None, typer.Option(help=CHECKOUT)]
 Clips = Annotated[str, typer.Option("--clips", help="Clip variant, a section of `clips` in params.yaml.")]
 TAKES_IDS = {"ignore_unknown_options": True}  # settings of a command whose words may be ids, some of which begin with `-`
 Split = Annotated[str | None, typer.Option(help="Only this split: train, valid or test.")]
@@ -30,6 +29,9 @@ def project_root(project: Path | None) -> Path:
             f"{project or here}: not inside a Soundmill checkout (no dvc.yaml and params.yaml); cd into one or give --project DIR"
         )
     return root
+
+
+Root = Annotated[Path, typer.Option("--project", callback=project_root, help=CHECKOUT)]
 
 
 def project_if_any(project: Path | None) -> Path | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from soundmill import terminal
-from soundmill.commands.project import Project, Split, progress_bar, project_if_any, project_root, tables, writable_file
+from soundmill.commands.project import Project, Root, Split, progress_bar, project_if_any, tables, writable_file
 from soundmill.errors import UserError, reason, report_failure
 from soundmill.params import MAX_SEED
 
@@ -223,7 +223,7 @@ def compare_spectrograms(
     json: Annotated[Path | None, typer.Option(callback=writable_file, help="Write the result to this file.")] = None,
     cache: Cache = None,
     workers: Workers = None,
-    project: Project = None,
+    root: Root = None,
 ) -> None:
     """Measure how much of your recordings each mel spectrogram keeps, before a model is trained on it.
 
@@ -235,7 +235,6 @@ def compare_spectrograms(
     from soundmill import spectrograms
     from soundmill.evaluation import evaluator
 
-    root = project_root(project)
     base, griffin_lim, variant, probe_clips = _settings(root, family)
     specs = [spectrograms.parse_spec(text, base) for text in spec or ()] or spectrograms.around(base)
     setup = scoring_setup(None, [embedder], seed, cache, workers, root)
