@@ -354,10 +354,7 @@ def forget_users(root: Path, gone: Collection[Path]) -> None:
 
 
 def users(root: Path, more: Sequence[Path] = ()) -> list[Path]:
-    """Checkouts that use the cache of the one at `root`: itself, the owner of the cache, listed ones, their workspaces, and `more`.
-
-    UserError if one of `more` does not use it.
-    """
+    """Checkouts that use this one's cache: itself, its owner, listed ones, their workspaces, and `more`, or UserError."""
     cache = dvc.cache_directory(root)
     owners = [cache.parents[1]] if (cache.parent.name, cache.name) == (".dvc", "cache") else []
     places = [root, *owners, *_listed(cache)]
@@ -371,10 +368,7 @@ def users(root: Path, more: Sequence[Path] = ()) -> list[Path]:
 
 
 def away(root: Path) -> list[Path]:
-    """Listed checkouts that are not there, and so may be on a disk that is not mounted.
-
-    A workspace is deleted, not away, if its folder is missing while its project is there.
-    """
+    """Listed checkouts that are not there, as on a disk that is not mounted; a workspace whose project is there was deleted."""
 
     def deleted(place: Path) -> bool:
         return place.parent.name == tracking.WORKSPACES and not place.exists() and _is_checkout(place.parents[1])

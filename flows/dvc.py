@@ -114,10 +114,7 @@ def section(root: Path, stage: str) -> dict[str, Any]:
 
 
 def changed(root: Path, stages: Sequence[str] = ()) -> dict[str, list[Any]]:
-    """Of the whole graph, or of `stages` and their dependencies: those that `dvc status` finds changed, and how.
-
-    Stages that depend on these may change once they have run.
-    """
+    """What `dvc status` finds changed in the graph, or in `stages` and all that they need, and how; then others may change."""
     return json.loads(_dvc(root, "status", "--json", *(["--with-deps", *stages] if stages else [])) or "{}")
 
 

@@ -91,10 +91,7 @@ def dvc_in(root: Path) -> list[Holder]:
 
 @contextmanager
 def only_one(root: Path, seconds: float, say: Say) -> Iterator[None]:
-    """Hold the project for one pipeline, or one command that changes its parameters or lists.
-
-    Waits up to `seconds` for another holder, then raises UserError naming it.
-    """
+    """Hold the project for one pipeline, or command that changes its lists; UserError names another holder after `seconds`."""
     path = root / ".dvc" / "tmp" / "pipeline.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + seconds
@@ -129,10 +126,7 @@ def _is_locked(path: Path) -> bool:
 
 
 def _started(pid: int) -> float | None:
-    """When a running process started, in seconds since 1970; None if it does not run.
-
-    Zombies, as in a container without init, count as ended.
-    """
+    """When a process started, in seconds since 1970; None if it does not run, or is a zombie, as in a container without init."""
     with suppress(psutil.Error, ValueError):  # the second: a negative number, in a damaged lock
         process = psutil.Process(pid)
         return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()

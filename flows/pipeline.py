@@ -103,10 +103,7 @@ class Work:
         }
 
     def run(self, changed: set[str], environment: dict[str, str], report: Callable[[str, str], None]) -> None:
-        """Run the stages that `changed`, and those that need one that wrote other outputs than before, up to the first that fails.
-
-        `report` gets each stage's name and state.
-        """
+        """Run the stages that `changed`, or need one with new outputs, until one fails; `report` gets their names and states."""
         self.environment = environment
         renewed: set[str] = set()
         for stage in self.stages:

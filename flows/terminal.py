@@ -28,10 +28,7 @@ def duration(seconds: float) -> str:
 
 
 class Row:
-    """A stage on the terminal and in the pipeline's log, while it works and until it has `ended`.
-
-    `several`: those of other pipelines are shown at the same time.
-    """
+    """A stage on the terminal and in the pipeline's log until it has `ended`; `several`: others are shown at the same time."""
 
     def __init__(self, log: TextIO, head: str, several: bool = False):
         self._log, self._head = log, head

@@ -80,10 +80,7 @@ def _at_work(root: Path) -> bool:
 
 
 def _stashes(root: Path) -> Iterator[tuple[str, str, bool]]:
-    """Stashes that DVC made: name, the command that drops it, and whether it has only the user's changes.
-
-    Those with an experiment's parameters come last.
-    """
+    """DVC's stashes, an experiment's last: name, the command that drops it, whether it has only the user's changes."""
     entries = [line.partition(" ") for line in _git(root, "log", "--walk-reflogs", "--format=%gd %gs", "refs/stash").splitlines()]
     for of_experiment in (False, True):
         for raw, _, message in entries:

@@ -61,10 +61,7 @@ def _plain(error: UnicodeError) -> tuple[str, int]:
 
 @contextmanager
 def report_failure(what: str) -> Iterator[list[str]]:
-    """Print any failure of the block on one line instead of raising it, for optional pictures and pages.
-
-    The line is also in the yielded list afterwards.
-    """
+    """Print a failure of the block on one line, also in the yielded list, instead of raising it: for optional pictures."""
     failures: list[str] = []
     try:
         yield failures

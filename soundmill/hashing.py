@@ -224,10 +224,7 @@ def _is_settled(path: bytes, seen: tuple[str, int], linked: bool = False) -> boo
 
 
 def files_digest(directory: Path, files: Sequence[Path], cache: Path | None = None, workers: int = 1, linked: bool = False) -> str:
-    """Digest of files below `directory`, in the given order: paths from there, and contents. Options as in `file_digests`.
-
-    OSError if a file cannot be read.
-    """
+    """Digest of paths below `directory` and contents of files, in this order; OSError of an unreadable one. See `file_digests`."""
     contents = _contents(files, cache, workers, linked)
     return digest([[path.relative_to(directory).as_posix(), value] for path, value in zip(files, contents, strict=True)])
 

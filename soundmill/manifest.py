@@ -271,10 +271,7 @@ QUARANTINE = pa.schema([("path", pa.string()), ("reason", pa.string()), ("detail
 
 
 def judged_split(splits: Iterable[str]) -> str:
-    """The split whose clips sounds are generated for and compared with, given that of each clip.
-
-    It is test; if that has fewer than the two that scores need, valid or train.
-    """
+    """The split that sounds are made for and compared with: test; if it has fewer than the two that scores need, valid or train."""
     counts = Counter(splits)
     return max(("test", "valid", "train"), key=lambda split: min(counts[split], 2))
 

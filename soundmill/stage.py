@@ -344,10 +344,7 @@ def _show(ctx: Context, shown: dict[Path, Path]) -> None:
 
 
 def publish(staged: Path, final: Path) -> None:
-    """Move a finished output into place, synced to disk.
-
-    The previous output may be a hard link to DVC's cache: it is unlinked, never written to.
-    """
+    """Move a finished output into place, synced; the previous one, maybe a hard link to DVC's cache, is unlinked, not written."""
     if staged.is_dir():
         disk.sync_files_below(staged)
     else:

@@ -1,7 +1,4 @@
-"""Synthesise an embedded corpus: recordings, metadata and tables.
-
-`synthetic`: sound events with names and captions as in AudioCaps. `loops`: loops of known tempo.
-"""
+"""Synthesise an embedded corpus: `synthetic`, sound events named and captioned as in AudioCaps, or `loops` of known tempo."""
 
 from __future__ import annotations
 

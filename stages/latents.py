@@ -128,10 +128,7 @@ def encode_shard(
 
 
 def _encode(rows: Iterator[dict[str, Any]], encoding: Encoding, audio: Path) -> Iterator[tuple[int, np.ndarray]]:
-    """The length of each row's wave, and mean and log variance of its latent, float16 [2, channels, frames, bands].
-
-    The last batch is padded with silence.
-    """
+    """Each wave's length, and its latent's mean and log variance, float16 [2, channels, frames, bands]; silence fills a batch."""
     device, num_samples = pick_device(encoding.accelerator), encoding.about.num_samples
     while batch := list(islice(rows, encoding.at_once)):
         encoder = _load(encoding.autoencoder, encoding.about.autoencoder, encoding.accelerator)

@@ -22,10 +22,7 @@ Stretches = dict[str, list[Stretch]]  # by recording
 
 
 def run(params: ClipPlan, ctx: Context, corpus: Input, segments: Output, forgotten: Input = None) -> dict[str, Any]:
-    """Plan the cuts of every recording; recordings that cannot be decoded or give no clip go to quarantine.
-
-    So do cuts that overlap a `forgotten` stretch.
-    """
+    """Plan the cuts of every recording; those without a clip, and cuts that overlap a `forgotten` stretch, go to quarantine."""
     table = corpus / "recordings.parquet"
     recordings = shards.read_table(table, manifest.RECORDINGS)
     if not recordings.num_rows:
@@ -68,10 +65,7 @@ def run(params: ClipPlan, ctx: Context, corpus: Input, segments: Output, forgott
 def plan_shard(
     recordings: pa.Table, sources: Sources, params: ClipPlan, stretches: Stretches, output: Path, previous: Path | None = None
 ) -> shards.Report:
-    """Probe the recordings of one shard and write their cuts, under preliminary clip names.
-
-    Cuts that overlap these `stretches` (by recording) are left out.
-    """
+    """Write the cuts of a shard's recordings, under preliminary names, without those that overlap the recordings' `stretches`."""
     with shards.ItemWriter(output, manifest.SEGMENTS, previous) as writer:
         rows = [(row, _key(row, stretches.get(row["recording_id"], []))) for row in recordings.to_pylist()]
         wanted = [(row["raw_path"], row["digest"]) for row, key in rows if key not in writer]

@@ -130,10 +130,7 @@ def _labels(table: pa.Table) -> Iterator[tuple[str, list[str]]]:
 def _assign(
     params: SplitsParams, recordings: pa.Table, table: pa.Table, pairs: Pairs, labels_of: dict[str, list[str]], described: set[str]
 ) -> tuple[dict[str, str], assignment.Source, int]:
-    """Split of every recording with a clip; what decided it; and the number of sources, each in one split.
-
-    Pairs share a split unless the corpus's own splits separate them.
-    """
+    """Split of every recording with a clip, which `pairs` share if they may; what decided it; and the number of sources."""
     names = table["recording_id"].to_pylist()
     usable = recordings.filter(pc.is_in(recordings["recording_id"], table["recording_id"].combine_chunks())).to_pylist()
     joined = [(names[a], names[b]) for a, b in pairs]

@@ -112,10 +112,7 @@ ORDER = ("fad", "mmd", "kl", "label", "mos", "preference")
 
 
 def scores_page(home: Path, port: int) -> str:
-    """Address of the list of runs by score; also writes this view, and a link to the best report above it.
-
-    Without recorded runs, the address of MLflow.
-    """
+    """Address of the list of runs by score, which it writes, and of the best report; without recorded runs, that of MLflow."""
     where = store(home)
     base = where.shown if where.is_server else f"http://127.0.0.1:{port}"
     if where.database and not where.database.exists():

@@ -116,10 +116,7 @@ class ScoredRun:
 
 
 def last_scores(home: Path) -> dict[str, ScoredRun]:
-    """The newest scored run of each experiment of conf/experiment, by its name (`experiment.name` of params.yaml).
-
-    UserError if the store does not answer.
-    """
+    """The newest scored run of each experiment, by its `experiment.name` in params.yaml; UserError if the store is silent."""
     client, _ = open_client(home)
     existing = client.get_experiment_by_name(experiment())
     runs = client.search_runs([existing.experiment_id], max_results=MOST_RUNS) if existing else []  # newest first

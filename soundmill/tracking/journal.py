@@ -39,10 +39,7 @@ TROUBLE, LOCK, LOG = "trouble.txt", "uploader.lock", "uploader.log"
 
 
 class Writer:
-    """The journal of a run of this process. When a method returns, the kernel has its line, so a kill loses none.
-
-    A process that it is pickled for appends to the same file.
-    """
+    """The journal of a run. What a method wrote survives a kill, and a process that it is pickled for appends to the same file."""
 
     def __init__(self, journals: Path, opening: dict[str, Any]):
         self.id = f"{time.time_ns()}-{secrets.token_hex(4)}"
@@ -427,10 +424,7 @@ def waiting(home: Path) -> tuple[int, str]:
 
 
 def sync(home: Path, seconds: float = 600.0) -> tuple[int, str]:
-    """Wait until MLflow has everything written so far, for at most `seconds`, or until it does not answer.
-
-    Returns the number of runs that are not completely sent, and why.
-    """
+    """Wait at most `seconds` until MLflow has all written so far, or is silent; returns how many runs it lacks, and why."""
     journals = store(home).journals
     (journals / TROUBLE).unlink(missing_ok=True)  # of an earlier uploader
     sizes = {folder: written(folder) for folder in folders(journals)}

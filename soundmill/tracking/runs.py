@@ -33,10 +33,7 @@ RESTART_SECONDS = 30.0
 
 
 class StageRun:
-    """One run; no method waits for MLflow or raises.
-
-    `stage_run` and `pipeline_run` create it; `StageRun()` records nothing.
-    """
+    """One run; no method waits for MLflow or raises. `stage_run` and `pipeline_run` create it; `StageRun()` records nothing."""
 
     def __init__(self, open: Callable[[], None] | None = None, stage: str = "", disk: Path | None = None):
         self._journal: journal.Writer | None = None
