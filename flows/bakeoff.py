@@ -349,10 +349,7 @@ def measure(
 def _run(
     workspace: Path, model: Model, document: dict[str, Any], seed: int, stages: Sequence[str], directory: Path
 ) -> dict[str, Any]:
-    """Train, generate and score with one seed; results and sounds are copied to `directory`, as the next seed replaces them.
-
-    For results from DVC's cache, the recorded times are those of the run that made them.
-    """
+    """Train, generate and score with one seed; sounds go to `directory`, and times are of the run that made the results."""
     family, before = model.family, read_json(directory / "run.json")
     read = {name: content for name, content in document.items() if name not in IRRELEVANT}
     if before.get("params") != read:
@@ -420,10 +417,7 @@ def total_seconds(results: Path, rows: Sequence[Row], seeds: Sequence[int]) -> t
 
 
 def chosen_embedder(run: dict[str, Any]) -> str:
-    """The embedder that rows are compared by: the first of `evaluate.embedders` that was used and is not trained on this corpus.
-
-    Predictors of ratings are passed over: they have no distances.
-    """
+    """The first of `evaluate.embedders` that was used, is not trained on this corpus, and has distances, as ratings do not."""
     from soundmill.evaluation import embedders
 
     used = [name for name in run["embedders"] if isinstance(run["scores"]["embedders"].get(name), dict)]

@@ -95,10 +95,7 @@ def _apply(destination: Path, state: tracking.RecordedState) -> list[str]:
 
 
 def _recorded_files(destination: Path, state: tracking.RecordedState) -> list[str]:
-    """Names of the files in the index; UserError names those that are not safe to write in `destination`.
-
-    Git itself rejects names that are absolute, contain `..`, or are `.git`.
-    """
+    """Names in the index; UserError names unsafe ones. Git itself rejects names that are absolute, contain `..`, or are `.git`."""
     listed = _git_output(destination, "ls-files", "--stage", "-z").stdout.split(b"\0")
     names, refused = [], []
     for entry in filter(None, listed):
@@ -383,11 +380,7 @@ def look(root: Path, more: Sequence[Path] = ()) -> Unused:
 
 @contextmanager
 def held(root: Path, seconds: float, say: locks.Say, more: Sequence[Path] = ()) -> Iterator[list[Path]]:
-    """Hold all checkouts that share the cache, and yield them.
-
-    Waits up to `seconds` for a pipeline or stage in each, then UserError; immediately if one is away, or an experiment runs in a
-    copy of one.
-    """
+    """Hold all checkouts that share the cache, after up to `seconds` for each; UserError at once if one is away or dvc runs."""
     if missing := away(root):  # what it needs is not known
         named = ", ".join(map(str, missing))
         raise UserError(

@@ -288,10 +288,7 @@ def _words(text: str) -> list[str]:
 
 
 def keep_lock_intact(root: Path) -> str | None:
-    """Copy dvc.lock while it is intact; DVC rewrites it in place, so a full disk or a kill truncates it, and the copy is restored.
-
-    Returns a message if it was repaired, or None.
-    """
+    """Copy an intact dvc.lock; restore one that a full disk or a kill truncated, as DVC rewrites it in place, and say so."""
 
     def copy(source: Path, target: Path) -> None:
         content = source.read_bytes()

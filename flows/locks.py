@@ -64,10 +64,7 @@ def wait_until_free(root: Path, seconds: float, say: Say, find: Callable[[Path],
 
 
 def repair_unreadable(root: Path, say: Say) -> bool:
-    """Move away DVC's records of who uses which path if a killed `dvc` left them unreadable; returns whether it did.
-
-    UserError while a `dvc` runs here: it would fail without its record when its stage ends.
-    """
+    """Move away DVC's records of paths if a killed `dvc` left them unreadable, and say whether; UserError while one runs here."""
     unreadable = dvc_recovery.unreadable_locks(root)
     for path in unreadable:
         if running := holders(root) or dvc_in(root):
@@ -106,10 +103,7 @@ def only_one(root: Path, seconds: float, say: Say) -> Iterator[None]:
 
 @contextmanager
 def exclusive_lock(path: Path) -> Iterator[None]:
-    """Hold a lock file while a command works in a workspace, from parameters to results; UserError if another command holds it.
-
-    `only_one` is held during each pipeline only; between pipelines, another command could change the parameters.
-    """
+    """Hold a lock file while a command works in a workspace, between its pipelines too; UserError if another holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as lock:
         if not disk.try_lock(lock):

@@ -13,10 +13,7 @@ from soundmill.params import check_urls, read_yaml
 
 
 def up_to_date(root: Path, stages: list[str]) -> bool:
-    """Whether `dvc status` finds nothing to do for `stages` and their dependencies (none named: the whole graph).
-
-    False if it fails, or if forgotten.yaml is out of date: the pipeline reports the reason.
-    """
+    """Whether `dvc status` finds nothing to do for `stages` (none: all); not if it fails, or forgotten.yaml is out of date."""
     if not (root / "dvc.lock").exists() or dvc.fault_of_lock(root / "dvc.lock"):
         return False
     try:

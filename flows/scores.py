@@ -141,10 +141,7 @@ def shown(path: Path, root: Path) -> Path:
 
 
 def summary(root: Path, scores: dict[str, dict[str, Any]]) -> str:
-    """The page of a pipeline's run in MLflow, without unknown facts: scores, reports, what was trained on what, changed parameters.
-
-    MLflow shows its first lines, and all of it on a click.
-    """
+    """The page of a pipeline's run in MLflow, without unknown facts: scores, reports, what was trained on what, changes."""
     parts = []
     for family, metrics in scores.items():  # a line each, with a link to its report
         values = " · ".join(f"{key} **{metrics[key]:.3g}**" for key in metrics_in([metrics]))

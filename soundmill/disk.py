@@ -45,10 +45,7 @@ def start_sync(path: Path) -> None:
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> Any:
-    """Write a file with `write(temporary)`, then move it into place: readers see the old file or the new one, never a part.
-
-    A device or FIFO (`/dev/stdout`) is written to directly.
-    """
+    """Write a file with `write(temporary)`, then move it into place: nobody sees a part. A device is written to directly."""
     if is_device(path):
         return write(path)
     path.parent.mkdir(parents=True, exist_ok=True)

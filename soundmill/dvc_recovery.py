@@ -37,10 +37,7 @@ class Leftover:
 
 
 def leftovers(root: Path) -> list[Leftover]:
-    """What is left in the checkout at `root`, in the order to repair it; nothing while an experiment runs in it.
-
-    Reads a few small files, and runs git only if these show a leftover.
-    """
+    """What is left in a checkout, in the order to repair it, as a few small files tell; none while an experiment runs in it."""
     own, shared = provenance.git_directories(root)
     if own is None or shared is None or _at_work(root):
         return []

@@ -333,10 +333,7 @@ def split_stem(clip_id: str) -> str:
 
 
 def youtube_videos(recordings: Iterable[Mapping[str, Any]]) -> set[str]:
-    """The groups of these rows (`recording_id`, `group`) that are YouTube videos.
-
-    A group is taken for a video if it has the form of a YouTube id and a recording is named after it.
-    """
+    """The groups of rows (`recording_id`, `group`) that have the form of a YouTube id, and a recording named after them."""
     groups = {row["group"] for row in recordings if row["group"] and naming_stem(row["recording_id"]) == row["group"]}
     return {group for group in groups if VIDEO_ID.fullmatch(group)}
 

@@ -63,10 +63,7 @@ class Context:
     cost: dict[str, float] = field(default_factory=dict)  # for the tracked run and COST, such as `seconds_per_step`
 
     def show(self, what: str, make: Callable[[], object], page: Path | None = None) -> None:
-        """Call `make` for pictures, pages and sounds after all outputs and metrics are written; outputs are readable by then.
-
-        A `page` that it makes is logged. A failure is printed and does not fail the stage.
-        """
+        """Call `make` for pictures and pages once all outputs and metrics are there; a `page` is logged, a failure only printed."""
         self.shows.append((what, make, page))
 
     def report_damaged(self, where: Path, names: Sequence[str]) -> None:
@@ -103,10 +100,7 @@ class Context:
     def make_shards(
         self, function: Callable[..., shards.Report], jobs: list[shards.Job], name: str, unit: str = "clip"
     ) -> tuple[shards.Report, Path]:
-        """`map_shards` without an output: returns the directory of the shards, for the stage to process further.
-
-        It is kept for the next run if the jobs have keys, and otherwise removed at the end of this one.
-        """
+        """`map_shards` without an output: also returns the shards' directory, kept for the next run only if all jobs have keys."""
         directory = (self.kept if all(job.key for job in jobs) else self.scratch) / name
         with self.progress(sum(job.weight for job in jobs), self.name, unit) as tick:
             report = shards.map_shards(

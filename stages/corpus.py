@@ -50,10 +50,7 @@ class CorpusParams(StageParams):
 
 
 def run(params: CorpusParams, ctx: Context, corpus: Output, refused: Output = None, forgotten: Input = None) -> dict[str, Any]:
-    """Render all planned recordings, write their metadata, and read these with an adapter, as for any corpus.
-
-    Recordings that are `forgotten` are rendered, recognised by digest and removed. None is `refused`.
-    """
+    """Render and read the planned recordings; those `forgotten` are recognised by digest and removed, and none is `refused`."""
     planned, jobs = _planned(params)
     make = loop_corpus.write if params.format == "loops" else synthetic.write_recording
     report = ctx.map_shards(make, jobs, corpus / "audio", unit="recording")

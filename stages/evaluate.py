@@ -65,10 +65,7 @@ def run(
     terms: Input,
     report: Shown,
 ) -> dict[str, Any]:
-    """Score the sounds in `generated` (`<clip id>.wav`) and the family's codec in `codec` against real clips.
-
-    `terms` are those of the recordings that it was trained on, as the stage `attribution` writes them.
-    """
+    """Score `generated` sounds (`<clip id>.wav`) and those of the `codec` against real clips; `terms` are those of its training."""
     protocols.check_weights(params.protocols)
     names, unavailable = usable_embedders(params.embedders)
     chosen = [

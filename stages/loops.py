@@ -48,10 +48,7 @@ class LoopsParams(StageParams):
 
 
 def run(params: LoopsParams, ctx: Context, corpus: Input, loops: Output, picture: Shown, forgotten: Input = None) -> dict[str, Any]:
-    """Write `audio/shard-*.parquet`, one row per loop with its sound and estimate; other recordings go to quarantine.
-
-    So do recordings with a `forgotten` stretch, since times change in a loop.
-    """
+    """Write `audio/shard-*.parquet`, a row per loop; other recordings, and those with a `forgotten` stretch, are rejected."""
     recordings = _remembered(shards.read_table(corpus / "recordings.parquet", manifest.RECORDINGS), forgotten, ctx)
     if not recordings.num_rows:
         raise UserError(f"{corpus}: no recording is left for loops: all are in forgotten.yaml")

@@ -247,10 +247,7 @@ def compare_spectrograms(
 
 
 def _settings(root: Path, family: str) -> tuple[MelSpec, GriffinLimParams, str, int]:
-    """A family's spec, Griffin-Lim's parameters, the variant of its clips, and the number of clips for the probe.
-
-    They are those of params.yaml, or those of conf/ if params.yaml does not have the family.
-    """
+    """A family's spec, Griffin-Lim's parameters, clip variant and number of probe clips, of params.yaml or, without it, conf/."""
     from soundmill import params
     from soundmill.audio.mel import SpectrogramParams
     from soundmill.models import registry

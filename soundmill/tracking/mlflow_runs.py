@@ -300,10 +300,7 @@ class Runs:
 
 
 def rank_by(client: Any, experiment: Any, scores: list[str]) -> str | None:
-    """The score that ranks an experiment's runs. Its tag names it; if not set, the tag is set to the first FAD.
-
-    Without a FAD, as for few clips, it is the first MMD, and the tag is not set.
-    """
+    """The score that ranks runs: that of the experiment's tag, else the first FAD, which the tag then names, or the first MMD."""
     name = experiment.tags.get(PRIMARY)
     if not name and (name := next((score for score in scores if score.startswith("fad_")), None)):
         client.set_experiment_tag(experiment.experiment_id, PRIMARY, name)

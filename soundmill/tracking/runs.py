@@ -193,10 +193,7 @@ class PipelineRun(StageRun):
         return {PARENT: self.id} if self.id else {}
 
     def mirror(self, root: Path, metrics: list[Path]) -> None:
-        """Record the current state of the project at `root`: params, dvc.lock, git, and these metrics files.
-
-        DVC skips stages that are up to date, so their results are read from the files.
-        """
+        """Record the project's state at `root`, and these metrics files, as DVC runs no stage that is up to date."""
         if not self._journal:
             return
         self._send_state(provenance.capture(root))
@@ -356,10 +353,7 @@ def _recorded(run: StageRun, home: Path, start: bool = True) -> Iterator[None]:
 
 
 def _shared_parent(home: Path, state: provenance.State) -> dict[str, Any]:
-    """The run that this checkout's stages with the same code and parameters share if no flow created one.
-
-    Other checkouts may record into the same server at the same time: they have their own.
-    """
+    """The run that stages of this checkout with the same code and parameters share if no flow created one."""
     experiment = os.environ.get("DVC_EXP_NAME")
     name = f"dvc exp {experiment}" if experiment else f"dvc repro {_commit(state)}"
     identity = hashing.digest(state.identity, experiment or "", socket.gethostname(), str(home.resolve()))
