@@ -244,7 +244,6 @@ class Contest(trials.Trials):
     excluded: list[Row]
     seeds: list[int]
     extra: dict[str, Path]
-    scored: dict[str, Row] = field(default_factory=dict)  # by name
     places: dict[str, Path] = field(default_factory=dict)  # row → the workspace that has its clips
 
     def run(self, index: int, workspace: Path) -> Row:
@@ -260,14 +259,11 @@ class Contest(trials.Trials):
             tell(f"== {model}: no score: {row.why_not}")
         return row
 
-    def ended(self, index: int, came: Row) -> None:
-        self.scored[came.name] = came
-
     def finish(self, workspaces: Sequence[Path]) -> tuple[ResultsTable, list[str]]:
         """Compare all rows, and write the table, the figure and the page; also returns the rows without a score."""
         directory, start = self.directory, time.monotonic()
         variants = {model.name: model.variant for model in self.rows}
-        variant, rows = _same_variant([self.scored[name] for name in variants], variants)
+        variant, rows = _same_variant([self.came[index] for index, _ in enumerate(self.rows)], variants)
         scored = [row.name for row in rows if not row.why_not]
         _remove_others(directory / "runs", {f"{name}-{seed}" for name in scored for seed in self.seeds})
         comparable = [name for name in scored if variants[name] == variant]

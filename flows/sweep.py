@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -145,7 +145,6 @@ class Points(trials.Trials):
     """The runs of a sweep, and what came of them."""
 
     definition: Sweep
-    outcomes: dict[int, list[Outcome]] = field(default_factory=dict)  # by run
 
     def run(self, index: int, workspace: Path) -> list[Outcome]:
         run, name, start = self.rows[index], self.name.removeprefix("sweep/"), time.monotonic()
@@ -162,12 +161,11 @@ class Points(trials.Trials):
         tell(f"== {run}: {f'failed: {reasons[0]}' if reasons else 'done'}, {time.monotonic() - start:.0f} s")
         return rows
 
-    def ended(self, index: int, came: list[Outcome]) -> None:
-        self.outcomes[index] = came
+    def ended(self) -> None:
         self.finish()
 
     def finish(self, workspaces: Sequence[Path] = ()) -> tuple[ResultsTable, list[str]]:
-        paper, done = self.definition.paper, sorted(self.outcomes.items())
+        paper, done = self.definition.paper, sorted(self.came.items())
         published = (paper.rows, paper.protocol, paper.files) if paper else ({}, "", None)
         rows = make_rows([outcome for _, outcomes in done for outcome in outcomes], *published)
         results = results_table.of_sweep(self.definition.title, rows, paper.source if paper else None, self.definition.knee)

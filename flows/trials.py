@@ -6,7 +6,7 @@ import queue
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -114,14 +114,14 @@ class Trials:
     name: str  # of the run in MLflow: `sweep/mixup`, `bakeoff`
     directory: Path  # of the results
     rows: Sequence[Trial]
+    came: dict[int, Any] = field(default_factory=dict, kw_only=True)  # of the rows that have ended, by their numbers
 
     def run(self, index: int, workspace: Path) -> Any:
         """Run a row in a workspace; of several lanes, in a thread."""
         raise NotImplementedError
 
-    def ended(self, index: int, came: Any) -> None:
-        """Take what came of a row; always called in the flow's own thread."""
-        raise NotImplementedError
+    def ended(self) -> None:
+        """Called after each row, in the flow's own thread."""
 
     def finish(self, workspaces: Sequence[Path]) -> tuple[ResultsTable, list[str]]:
         """Write the table and what belongs to it; also returns the rows that failed."""
@@ -162,7 +162,8 @@ class Trials:
 
         if len(free) == 1:
             for index, _ in enumerate(self.rows):
-                self.ended(index, in_lane(index, *free[0]))
+                self.came[index] = in_lane(index, *free[0])
+                self.ended()
             return
         lanes, waiting, done = Lanes(), list(range(len(self.rows))), queue.SimpleQueue()
         running: dict[int, Any] = {}
@@ -176,7 +177,8 @@ class Trials:
                     future.add_done_callback(lambda _, index=index: done.put(index))
                 index = done.get()
                 future, lane = running.pop(index)
-                self.ended(index, future.result())
+                self.came[index] = future.result()
+                self.ended()
                 free.append(lane)
         except BaseException:
             lanes.stopped = True
