@@ -4,6 +4,7 @@ from typing import Any
 
 from soundmill import stage
 from soundmill.models import generation, registry
+from soundmill.models.registry import code_by_name
 from soundmill.params import StageParams
 from soundmill.stage import Context, Input, Output
 
@@ -13,10 +14,6 @@ def run(
 ) -> dict[str, Any]:
     """Load `--family` from its checkpoint; writes `<clip_id>.wav` generated for test clips, and reconstructions."""
     return generation.run(params, ctx, model, clips, catalog, generated, codec)
-
-
-def code_by_name(family: str | None, section: dict[str, Any], parameters: dict[str, Any]) -> list[str]:
-    return registry.code(family, parameters)
 
 
 def main(argv: list[str] | None = None) -> None:

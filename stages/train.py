@@ -4,6 +4,7 @@ from typing import Any
 
 from soundmill import stage
 from soundmill.models import registry, training
+from soundmill.models.registry import code_by_name
 from soundmill.params import StageParams
 from soundmill.stage import Context, Input, Output, Shown
 from soundmill.training import launcher
@@ -24,10 +25,6 @@ def run(
     """Train `--family` on the training split; writes the checkpoint, its curve (CSV) and samples (PNG)."""
     material = training.Material(inputs, parts, tagger, clips, catalog)
     return training.run(params, ctx, material, model, curves, grid)
-
-
-def code_by_name(family: str | None, section: dict[str, Any], parameters: dict[str, Any]) -> list[str]:
-    return registry.code(family, parameters)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -98,7 +98,7 @@ def timing_key(family: str, document: dict[str, Any], num_labels: int) -> str:
         {**document[family], "train": train},
         sections,
         num_labels,
-        code.code_identity(*registry.code(family, document), __name__),
+        code.code_identity(*registry.code_by_name(family, {}, document), __name__),
         re.findall(r"^model name.*$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE),
         len(os.sched_getaffinity(0)),
         [str(path) for path in sorted(Path("/dev").glob("nvidia*"))],

@@ -46,9 +46,9 @@ def family(name: str) -> Family:
     return importlib.import_module(FAMILIES[name]).FAMILY
 
 
-def code(name: str, parameters: dict[str, Any]) -> list[str]:
+def code_by_name(family: str, section: dict[str, Any], parameters: dict[str, Any]) -> list[str]:
     """Modules that stages find by the name of a family: its package, and those that load its vocoder and codec in params.yaml."""
-    return [FAMILIES[name], *components.code(parameters["families"][name]["components"])]
+    return [FAMILIES[family], *components.code(parameters["families"][family]["components"])]
 
 
 def compose(conf: Path, overrides: Sequence[str]) -> dict[str, Any]:
