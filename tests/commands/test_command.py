@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from soundmill import commands
-from soundmill.commands import doctor, models
+from soundmill.commands import doctor
 from tests.commands.running import ROOT, works
 from tests.mlflow_server import free_port
 
@@ -61,10 +61,10 @@ def test_a_half_file_of_weights_is_not_listed_as_whole(tmp_path, monkeypatch):
     ],
 )
 def test_a_fault_of_the_disk_is_told_in_a_line(monkeypatch, fault, said):
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError(*fault)
 
-    monkeypatch.setattr(models, "project_root", fail)
+    monkeypatch.setattr("soundmill.models.registry.describe", fail)
     done = CliRunner().invoke(commands.app, ["families"])
     assert done.exit_code == 1
     assert done.output == said
