@@ -86,10 +86,7 @@ def is_device(path: Path) -> bool:
 
 
 def break_cache_link(path: Path) -> None:
-    """Make DVC check a damaged file, or the files of a directory, again: new modification time, writable.
-
-    The files may be hard links to DVC's cache. DVC takes a read-only one, or one of known size and time, for undamaged.
-    """
+    """Have DVC check damaged files again, perhaps links to its cache: it takes read-only or unchanged ones for undamaged."""
     for file in path.iterdir() if path.is_dir() else [path]:
         with suppress(OSError):
             file.chmod(0o644)

@@ -12,10 +12,7 @@ LONGEST_TITLE = 28  # characters of a label or caption above a picture
 
 
 class Figure(figure.Figure):
-    """Matplotlib's figure without math mode: `$` is drawn as it is, and a missing glyph becomes a box without a warning.
-
-    Tick labels of a logarithmic axis use math mode, so they must be set as plain text.
-    """
+    """Figure without math mode: `$` is drawn as it is, a missing glyph as a box. Ticks of a log axis need plain texts."""
 
     def draw(self, renderer: Any) -> None:
         for text in self.findobj(Text):

@@ -230,10 +230,7 @@ def files_digest(directory: Path, files: Sequence[Path], cache: Path | None = No
 
 
 def tree_digest(path: Path, cache: Path | None = None, workers: int = 1) -> str:
-    """`file_digest` of a file, `files_digest` of everything in a directory but `.gitignore`, which DVC writes beside outputs.
-
-    OSError if anything cannot be read. Files count as `linked`: DVC links outputs to its cache and replaces them, as we do.
-    """
+    """`file_digest` of a file, or `files_digest` of a directory without `.gitignore`, as `linked`; OSError of an unreadable one."""
     if path.is_file():
         return _contents([path], cache, workers, linked=True)[0]
     names = sorted(

@@ -159,11 +159,7 @@ def _check_form(probed: decode.Probe, params: ClipPlan) -> None:
 
 
 class ClipNames:
-    """Makes the AudioCaps names of clips unique.
-
-    Two recordings of one YouTube video may give the same name (…_30 cut at 5 s, and …_35); the later clip is then named after its
-    recording's id, which is unique.
-    """
+    """Makes names of clips unique: of two recordings of a video with one name, the later is named after its recording's id."""
 
     def __init__(self) -> None:
         self.renamed = 0
