@@ -351,7 +351,7 @@ def forget_users(root: Path, gone: Collection[Path]) -> None:
 
 
 def users(root: Path, more: Sequence[Path] = ()) -> list[Path]:
-    """Checkouts that use this one's cache: itself, its owner, listed ones, their workspaces, and `more`, or UserError."""
+    """Checkouts that use this one's cache: itself, its owner, listed ones, their workspaces, and `more` (UserError if not)."""
     cache = dvc.cache_directory(root)
     owners = [cache.parents[1]] if (cache.parent.name, cache.name) == (".dvc", "cache") else []
     places = [root, *owners, *_listed(cache)]

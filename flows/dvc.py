@@ -114,7 +114,7 @@ def section(root: Path, stage: str) -> dict[str, Any]:
 
 
 def changed(root: Path, stages: Sequence[str] = ()) -> dict[str, list[Any]]:
-    """What `dvc status` finds changed in the graph, or in `stages` and all that they need, and how; then others may change."""
+    """What `dvc status` finds changed in the graph, or in `stages` and what they need, and how; run, they may change others."""
     return json.loads(_dvc(root, "status", "--json", *(["--with-deps", *stages] if stages else [])) or "{}")
 
 
