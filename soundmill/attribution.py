@@ -61,11 +61,7 @@ class _Use:
 
 
 def credits_of(checkpoint: Path, recordings: Path | None) -> list[Credit]:
-    """The credits of a checkpoint, its parts and earlier trainings, by path of the recording.
-
-    They are those beside a published or registered checkpoint; otherwise they are made with the table `recordings` of its corpus
-    (None, or an old table without terms: all unknown).
-    """
+    """Credits of a checkpoint, its parts and earlier trainings, as published beside it, else by `recordings` (None: unknown)."""
     if published := manifest.attribution_of(checkpoint):
         return read(published)
     parts = sorted(path.parent for path in checkpoint.rglob("config.json"))

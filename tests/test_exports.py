@@ -6,6 +6,7 @@ import json
 import os
 import re
 import tarfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ def test_every_format_holds_the_samples_and_is_made_alike_twice(tables, tmp_path
 
 
 def test_a_full_disk_is_told_with_the_file(tables, tmp_path, monkeypatch):
-    monkeypatch.setitem(exports.FORMATS, "clotho", exports.Layout(lambda clip: "/dev/full", exports.captioned.write_clotho))
+    monkeypatch.setitem(exports.FORMATS, "clotho", partial(exports.Files, lambda clip: "/dev/full", exports.captioned.write_clotho))
     with pytest.raises(OSError, match=r"No space left on device: .*out"):
         exports.export(tables, "clotho", tmp_path / "out", RATE)
     assert not list(tmp_path.glob("*out*"))

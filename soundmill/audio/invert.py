@@ -113,13 +113,7 @@ def griffin_lim(magnitude: Tensor, spec: MelSpec, num_samples: int, iterations: 
 
 
 def mel_to_wave(
-    log_mel: Tensor,
-    spec: MelSpec,
-    num_samples: int,
-    iterations: int,
-    momentum: float,
-    seed: int,
-    speckle_seed: int | None = None,
+    log_mel: Tensor, spec: MelSpec, num_samples: int, iterations: int, momentum: float, seed: int, speckle_seed: int | None = None
 ) -> Tensor:
     """Waves [B, num_samples] for log-mels [B, n_mels, frames] (ln, as mel.log_mel gives them); same seeds, same waves.
 

@@ -16,10 +16,7 @@ Outcome = Literal["changed", "silent", "limited"]
 
 
 def integrated_loudness(wave: np.ndarray, sample_rate: int) -> float:
-    """Gated loudness in LUFS of a wave [C, T], C at most 5; -inf where no block rises above -70 LUFS.
-
-    A wave shorter than a block of 0.4 s is measured in one block of its own length.
-    """
+    """Gated LUFS of a wave [C, T], C at most 5, in one block if shorter than 0.4 s; -inf if no block rises above -70 LUFS."""
     import pyloudnorm
 
     num_samples = wave.shape[1]
@@ -35,10 +32,7 @@ def integrated_loudness(wave: np.ndarray, sample_rate: int) -> float:
 
 
 def level(wave: np.ndarray, sample_rate: int, target: Literal["peak"] | float) -> tuple[np.ndarray, Outcome]:
-    """Scale a wave float32 [C, T] to the target, peak at full scale or loudness in LUFS; returns the wave and the outcome.
-
-    Silence is unchanged. The gain is limited so that the wave does not clip.
-    """
+    """Scale float32 [C, T] to full scale or LUFS, never so that it clips; returns it (silence unchanged) and the outcome."""
     peak = float(np.abs(wave).max(initial=0.0))
     measured = integrated_loudness(wave, sample_rate) if target != "peak" and peak > 0 else 0.0
     if peak == 0 or measured == -math.inf:

@@ -32,10 +32,7 @@ def to_samples(seconds: float, sample_rate: int) -> int:
 
 
 def plan_cuts(num_samples: int, clip_samples: int, tail: Tail, min_samples: int) -> list[Cut]:
-    """Consecutive clips of `clip_samples`; a shorter rest is kept, dropped or padded according to `tail`.
-
-    A rest under `min_samples` is always dropped, unless it is the whole recording. `dropped_samples` counts what is dropped.
-    """
+    """Consecutive clips; a shorter rest is treated as `tail` says, but dropped if under `min_samples` and not all there is."""
     if clip_samples < 1:
         raise ValueError(f"a clip needs at least one sample, got {clip_samples}")
     whole, rest = divmod(num_samples, clip_samples)

@@ -16,10 +16,7 @@ def resampled_length(num_samples: int, rate_in: int, rate_out: int) -> int:
 
 
 def resample_blocks(blocks: Iterable[np.ndarray], rate_in: int, rate_out: int, channels: int = 1) -> Iterator[np.ndarray]:
-    """Resample a stream of float32 blocks, [n] of one channel or [n, channels] of several.
-
-    The total length is exactly `resampled_length`, independent of blocks. Memory is bounded by the input block or `BLOCK_SAMPLES`.
-    """
+    """Resample float32 blocks, [n] or [n, channels], to `resampled_length` samples in all, however cut, in bounded memory."""
     if rate_in == rate_out:
         for block in blocks:
             yield np.asarray(block, dtype=np.float32)

@@ -171,10 +171,7 @@ class Pulse:
         return float(np.interp(lags, np.arange(size), circular).mean() / max(circular[0], 1e-12))
 
     def first_bar(self, bpm: float) -> float:
-        """Seconds to the first bar: the phase of the beats follows from the onsets; the first audible beat starts a bar.
-
-        The strongest beats are no guide: snares on the second and fourth often are.
-        """
+        """Seconds to the first audible beat, by the phase of the onsets; the strongest are no guide, since snares often are."""
         period = 60 * FRAMES_PER_SECOND / bpm
         places, frames = np.arange(int(period)), np.arange(len(self.onsets))
         count = max(1, int((len(self.onsets) - places.max()) / period))

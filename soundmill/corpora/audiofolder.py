@@ -9,7 +9,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -138,27 +138,29 @@ class _Embedded:
 
 def _rows_of(inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[ManifestRow]:
     """Rows of a metadata file; a damaged one is a UserError, since its other rows are unknown."""
-    if name.endswith(b".csv"):
-        yield from (row for at, values in read_csv(inventory, name) if (row := _row(name, at, values, {}, tables)))
-        return
-    if not name.endswith(b".parquet"):
-        for at, values in read_entries(inventory, name):
-            if isinstance(values, dict):
-                if row := _row(name, at, values, {}, tables):
-                    yield row
-            else:
-                tables.reject(name, "bad entry", f"line {at}: not an object")
-        return
-    inventory.opened.add(name)
+    names: dict[str, list[str]] = {}
     try:
-        with sources.open_table(inventory.metadata[name]) as file:
-            names = sources.class_names(file.schema_arrow)
-            yield from (row for at, values in sources.numbered_rows(file) if (row := _row(name, at, values, names, tables)))
+        with ExitStack() as stack:
+            if name.endswith(b".csv"):
+                entries: Iterable[tuple[int | str, Any]] = read_csv(inventory, name)
+            elif name.endswith(b".parquet"):
+                inventory.opened.add(name)
+                file = stack.enter_context(sources.open_table(inventory.metadata[name]))
+                names, entries = sources.class_names(file.schema_arrow), sources.numbered_rows(file)
+            else:
+                entries = read_entries(inventory, name)
+            for at, values in entries:
+                if not isinstance(values, dict):
+                    tables.reject(name, "bad entry", f"line {at}: not an object")
+                elif row := _row(name, at, values, names, tables):
+                    yield row
     except DecodeError as error:
         raise UserError(f"{escape_path(name)}: {error}; correct it, or remove it from the corpus") from None
 
 
-def _row(name: bytes, at: int, values: dict[str, Any], names: dict[str, list[str]], tables: CorpusTables) -> ManifestRow | None:
+def _row(
+    name: bytes, at: int | str, values: dict[str, Any], names: dict[str, list[str]], tables: CorpusTables
+) -> ManifestRow | None:
     key = values.get("file_name")
     if not isinstance(key, str):
         tables.reject(name, "bad id", f"line {at}: no `file_name`")
@@ -261,10 +263,7 @@ def _bounded(about: Description, name: bytes, at: int, tables: CorpusTables) -> 
 
 
 def _splits_of_folders(files: Iterable[AudioFile]) -> dict[bytes, str]:
-    """Splits by raw path from folder names, by the rule of the format `folder`: `train` may also be a class.
-
-    If split folders are in several folders (`en/train`, `de/train`), all of these must have them.
-    """
+    """Splits by raw path from folder names, as in the format `folder`; if in several folders (`en/train`), all must have them."""
     files = list(files)
     if not any(split_of_folder(folder) for file in files for folder in file.folders):
         return _splits_of_words(files)

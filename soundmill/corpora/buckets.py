@@ -79,14 +79,13 @@ def root_of(path: str, home: Path) -> Path | Bucket:
 
 def objects(bucket: Bucket) -> list[Object]:
     """All objects below the prefix, sorted by path; UserError if the listing cannot be completed, or there is no such bucket."""
-    scheme, path = _split(bytes(bucket))
+    store, path = _find(bytes(bucket))
     name, _, prefix = path.partition("/")
     prefix = prefix and prefix + "/"
     try:
-        if scheme == "s3":
-            found = _list_s3(bucket, name, prefix)
+        if bucket.url.startswith("s3://"):
+            found = _list_s3(bucket, store, name, prefix)
         else:
-            store = _store(scheme, os.getpid())
             listed = _retried(str(bucket), lambda: store.find(path, detail=True))
             found = ((info["name"].removeprefix(f"{name}/"), info["size"], _tag(info)) for info in listed.values())
         return sorted((Object(key[len(prefix) :].encode(), size, tag) for key, size, tag in found), key=lambda one: one.raw_path)
@@ -96,10 +95,10 @@ def objects(bucket: Bucket) -> list[Object]:
         raise UserError(f"corpus.path: {bucket}: cannot be listed: {error.strerror or error}; check your rights") from None
 
 
-def _list_s3(bucket: Bucket, name: str, prefix: str) -> Iterator[tuple[str, int, str]]:
+def _list_s3(bucket: Bucket, store: Any, name: str, prefix: str) -> Iterator[tuple[str, int, str]]:
     """(key, size, tag) of all objects. The listing ends at an empty page and every page states its length, so that pages and keys
     lost on the way are noticed; flags and tokens of pages are not relied on."""
-    store, after = _store("s3", os.getpid()), ""
+    after = ""
 
     def page() -> list[dict[str, Any]]:
         answer = store.call_s3("list_objects_v2", Bucket=name, Prefix=prefix, StartAfter=after)
@@ -153,8 +152,7 @@ def join(bucket: Bucket, raw_path: bytes) -> bytes:
 
 def facts(url: bytes) -> tuple[int, str]:
     """(size, tag) of an object, as it is now."""
-    scheme, path = _split(url)
-    store = _store(scheme, os.getpid())
+    store, path = _find(url)
 
     def info() -> dict[str, Any]:
         store.invalidate_cache()
@@ -166,8 +164,7 @@ def facts(url: bytes) -> tuple[int, str]:
 
 def read(url: bytes, start: int, end: int) -> bytes:
     """The bytes of an object from `start` to `end`, or to its end if it is shorter."""
-    scheme, path = _split(url)
-    store = _store(scheme, os.getpid())
+    store, path = _find(url)
     return _retried(escape_path(url), lambda: store.cat_file(path, start=start, end=end)) if end > start else b""
 
 
@@ -210,8 +207,7 @@ class _Ranges(io.RawIOBase):
 
 
 def fetch(url: bytes, path: Path) -> None:
-    scheme, remote = _split(url)
-    store = _store(scheme, os.getpid())
+    store, remote = _find(url)
     _retried(escape_path(url), lambda: store.get_file(remote, str(path)))
 
 
@@ -237,10 +233,10 @@ def fetch_ahead(urls: Iterable[bytes], scratch: Path) -> Iterator[Callable[[], P
             pool.shutdown(cancel_futures=True)
 
 
-def _split(url: bytes) -> tuple[str, str]:
-    """(scheme, bucket and key)."""
+def _find(url: bytes) -> tuple[Any, str]:
+    """(file system in this process, bucket and key)."""
     match = _URL.match(os.fsdecode(url))
-    return match[1], match[2]
+    return _store(match[1], os.getpid()), match[2]
 
 
 def _tag(info: dict[str, Any]) -> str:

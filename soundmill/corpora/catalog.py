@@ -29,6 +29,8 @@ from soundmill.manifest import CONTAINERS, FILE_TAGS, SPLIT_NAMES, unescape_path
 UNSPLIT = pa.schema([*(column for column in manifest.CATALOG if column.name != "split"), ("origin", pa.string())])
 REMAKE = "make them again: `dvc repro -f resample`"
 
+Row = dict[str, Any]
+
 
 @dataclass(frozen=True)
 class LeastScores:
@@ -87,13 +89,7 @@ class Described:
 
 
 def describe(
-    corpus: Path,
-    clips: Path,
-    quality: Path,
-    scores: pa.Table,
-    least: LeastScores,
-    templates: Sequence[str],
-    used: Container[str],
+    corpus: Path, clips: Path, quality: Path, scores: pa.Table, least: LeastScores, templates: Sequence[str], used: Container[str]
 ) -> Described:
     """Match captions with the clips below `clips` that `quality` keeps, shard by shard; only those of recordings in `used`.
 
@@ -192,7 +188,7 @@ def stretches(quality: Path, clip_ids: Iterable[str]) -> dict[str, tuple[float, 
     return {row["clip_id"]: (row["start"], row["start"] + row["quality"]["seconds"]) for row in rows}
 
 
-def clip_rows(path: Path | None) -> list[dict[str, Any]]:
+def clip_rows(path: Path | None) -> list[Row]:
     """Ids, places and digests of the clips of one shard; `path` None: it has no clips."""
     if path is None:
         return []
@@ -246,9 +242,9 @@ class Matching:
 
 
 def match(
-    recordings: Iterable[dict[str, Any]],
-    captions: Iterable[dict[str, Any]],
-    clips: Iterable[dict[str, Any]],
+    recordings: Iterable[Row],
+    captions: Iterable[Row],
+    clips: Iterable[Row],
     templates: Sequence[str],
     heard: Mapping[str, Heard] = MappingProxyType({}),
 ) -> Matching:
@@ -261,10 +257,10 @@ def match(
     and so do the captions of its only window, if it starts with the recording: a ten-second AudioCaps row cut into two clips
     describes both. Rows are of manifest.RECORDINGS, CAPTIONS and CLIPS (with `seconds` of sound).
     """
-    rows_of: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    rows_of: dict[str, list[Row]] = defaultdict(list)
     for row in captions:
         rows_of[row["recording_id"]].append(row)
-    clips_of: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    clips_of: dict[str, list[Row]] = defaultdict(list)
     for clip in clips:
         clips_of[clip["recording_id"]].append(clip)
 
@@ -278,15 +274,10 @@ def match(
 
 
 def _match_recording(
-    recording: dict[str, Any],
-    rows: list[dict[str, Any]],
-    clips: list[dict[str, Any]],
-    templates: Sequence[str],
-    heard: Mapping[str, Heard],
-    result: Matching,
+    recording: Row, rows: list[Row], clips: list[Row], templates: Sequence[str], heard: Mapping[str, Heard], result: Matching
 ) -> None:
     starts = {clip["clip_id"]: recording["start_time"] + clip["start"] for clip in clips}
-    windowed: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    windowed: dict[str, list[Row]] = defaultdict(list)
     whole = [row for row in rows if row["start_time"] is None]
     elsewhere = []
     for row in rows:
@@ -333,12 +324,8 @@ def _origin_of(template: str, labels: Sequence[str]) -> Origin:
 
 
 def _place_within(
-    elsewhere: list[dict[str, Any]],
-    rows: list[dict[str, Any]],
-    clips: list[dict[str, Any]],
-    starts: dict[str, float],
-    windowed: dict[str, list[dict[str, Any]]],
-) -> list[dict[str, Any]]:
+    elsewhere: list[Row], rows: list[Row], clips: list[Row], starts: dict[str, float], windowed: dict[str, list[Row]]
+) -> list[Row]:
     """Assign captions that start inside clips to the clips that contain their window; returns the others."""
     times = sorted({row["start_time"] for row in rows if row["start_time"] is not None})
     length = min((after - before for before, after in pairwise(times) if after - before > TOLERANCE), default=None)
@@ -354,7 +341,7 @@ def _place_within(
     return strays
 
 
-def _name(row: dict[str, Any]) -> str:
+def _name(row: Row) -> str:
     return f"{row['recording_id']} ({row['origin']})"
 
 

@@ -294,21 +294,14 @@ def write_json(report: Report, path: Path) -> None:
 
 def write_missing(report: Report, path: Path) -> int:
     """Write one csv row per caption of a missing clip, with AudioCaps' columns if it is YouTube's; returns their number."""
-    of_video = [bool(entry.get("youtube_id")) for entry in report.tables.missing]
+    of_video = [bool(entry["youtube_id"]) for entry in report.tables.missing]
     columns = AUDIOCAPS_COLUMNS + (() if all(of_video) else ("id", "origin")) if any(of_video) else ("id", "caption", "origin")
     rows = []
     for entry in report.tables.missing:
-        start = entry.get("start_time")
-        entry_cells = {
-            "id": entry["id"],
-            "youtube_id": entry.get("youtube_id"),
-            "start_time": "" if start is None else f"{start:.10g}",
-        }
-        captions = entry.get("captions") or [""]
-        numbers = entry.get("audiocap_ids") or [""] * len(captions)
-        origins = entry.get("origins") or [""] * len(captions)
-        for number, caption, origin in zip(numbers, captions, origins, strict=False):
-            cells = {**entry_cells, "audiocap_id": number, "caption": caption, "origin": origin}
+        start = entry["start_time"]
+        of_clip = {**entry, "start_time": "" if start is None else f"{start:.10g}"}
+        for number, caption, origin in zip(*(entry[name] or [""] for name in ("audiocap_ids", "captions", "origins")), strict=True):
+            cells = {**of_clip, "audiocap_id": number, "caption": caption, "origin": origin}
             rows.append([cells[column] for column in columns])
     _write(path, csv_files.text(columns, rows))
     return len(rows)
@@ -369,12 +362,16 @@ def show(report: Report, console: Console) -> None:
     console.print(terms.table(terms.count_by(tables.recordings, "licence"), "licence"))
     if set(ai_terms := terms.count_by(tables.recordings, "ai_terms")) - {terms.UNKNOWN}:
         console.print(terms.table(ai_terms, "AI terms"))
+    missing = []
+    for entry in tables.missing[:LISTED]:
+        start = entry["start_time"] if entry["id"] == entry["youtube_id"] else None
+        missing.append(f"{entry['id']}{'' if start is None else f' at {start:g} s'}  {(entry['origins'] or [''])[0]}")
     lines = {
-        "missing": [f"{_clip_of(entry)}  {(entry.get('origins') or [''])[0]}" for entry in tables.missing[:LISTED]],
+        "missing": missing,
         "orphans": [entry["path"] for entry in tables.orphans[:LISTED]],
         "collisions": [f"{entry['id']}  {_listed(entry)}" for entry in tables.collisions[:LISTED]],
         "ambiguous": [
-            f"{entry['id']}  {entry['reason']}: {_listed(entry)}" + (f"; taken: {entry['taken']}" if entry.get("taken") else "")
+            f"{entry['id']}  {entry['reason']}: {_listed(entry)}" + (f"; taken: {entry['taken']}" if entry["taken"] else "")
             for entry in tables.ambiguous[:LISTED]
         ],
         "damaged": [f"{row['path']}  {row['reason']}: {row['detail']}" for row in report.damaged[:LISTED]],
@@ -397,11 +394,6 @@ def _say(console: Console, text: str, style: str = "") -> None:
     from rich.text import Text
 
     console.print(Text(text, style=style), soft_wrap=True)
-
-
-def _clip_of(entry: dict[str, Any]) -> str:
-    start = entry.get("start_time")
-    return f"{entry['id']} at {start:g} s" if start is not None and entry["id"] == entry["youtube_id"] else str(entry["id"])
 
 
 def _listed(entry: dict[str, Any]) -> str:

@@ -335,11 +335,7 @@ class AudioCaps:
         return any(set(COLUMNS) <= _columns(inventory, name) for name in inventory.csv_files())
 
     def read(self, inventory: Inventory, num_shards: int) -> CorpusTables:
-        """Tables of an AudioCaps corpus: csv files and audio anywhere below its root; each csv's name gives the split.
-
-        A caption belongs to the recording of its video with the last start before it. Audio without a row is a recording without
-        captions; captions without audio stay in the table, so that coverage can be computed.
-        """
+        """Tables of all csv files and audio; a caption belongs to the recording of its video with the last start before it."""
         tables = CorpusTables()
         with_captions, with_labels = _tables_of(inventory, tables)
         labels = {
@@ -372,10 +368,7 @@ def _columns(inventory: Inventory, name: bytes) -> set[str]:
 
 
 def _tables_of(inventory: Inventory, tables: CorpusTables) -> tuple[list[bytes], list[bytes]]:
-    """Names of the csv files with captions and of those with labels; a csv without a required column is a UserError.
-
-    Other csv files, without `audiocap_id`, are ignored beside those: lists of failed downloads, AudioSet's segments.
-    """
+    """Names of csv files with captions, and with labels; one without a required column is a UserError, other lists are ignored."""
     with_captions, with_labels, other_csvs, lacking = [], [], [], []
     for name in inventory.csv_files():
         columns = _columns(inventory, name)

@@ -38,16 +38,11 @@ class Duplicates:
 
 
 def find(
-    clips: Path,
-    recordings: pa.Table,
-    map_shards: Callable[..., shards.Report],
-    scratch: Path,
-    threshold: float = THRESHOLD,
+    clips: Path, recordings: pa.Table, map_shards: Callable[..., shards.Report], scratch: Path, threshold: float = THRESHOLD
 ) -> Duplicates:
     """Find duplicates among the clips in the shards below `clips`, cut from `recordings` (`recording_id`, `group`, `start_time`).
 
-    `map_shards` is stage.Context's, `scratch` a directory in its scratch. Clips of one recording are not compared: they share a
-    split anyway.
+    `map_shards` and `scratch` are stage.Context's. Clips of one recording, which share a split anyway, are not compared.
     """
     prints = scratch / "fingerprints"
     shutil.rmtree(prints, ignore_errors=True)  # left by a killed run

@@ -71,11 +71,7 @@ class _Layout:
 
 
 def layout_of(audio: list[AudioFile]) -> _Layout:
-    """Find the folders of splits and classes.
-
-    `train` may also be a class. Folders named after splits are splits if there are no other folders beside them, or if they name
-    several splits and outnumber the other folders.
-    """
+    """Folders named after splits are these if no other folders are beside them, or if they name several and outnumber those."""
     parents = {parent for file in audio if (parent := _above_split(file)) is not None}
     above = min(parents, key=len, default=None)
     if above is None or any(parent[: len(above)] != above for parent in parents):
@@ -368,7 +364,4 @@ SPEECH_COMMANDS = SpeechCommands(
         "one folder per word, with files `{speaker}_nohash_{number}.wav`; `validation_list.txt`, `testing_list.txt`",
     )
 )
-SC09 = SpeechCommands(
-    Format("sc09", "`speech_commands` with only the ten digits"),
-    DIGITS,
-)
+SC09 = SpeechCommands(Format("sc09", "`speech_commands` with only the ten digits"), DIGITS)

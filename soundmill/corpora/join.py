@@ -333,7 +333,8 @@ def claim_all(
             if row.source in local:
                 resolution = _in_own_folder(index, row, resolution)
             elif folders := taken.get(row.source.rpartition(b"/")[2]):
-                outside = (file for file in resolution.files if not folders.intersection(_above(file)))
+                below = tuple(folder + b"/" for folder in folders if folder)
+                outside = (file for file in resolution.files if not composed_path(file.raw_path).startswith(below))
                 resolution = replace(resolution, files=tuple(outside))
         _claim(number, row, resolution, state)
     files = {file.raw_path: file for file in inventory.audio}
@@ -401,13 +402,6 @@ def _in_own_folder(index: FileIndex, row: ManifestRow, resolution: Resolution) -
         return replace(resolution, files=tuple(there), elsewhere=False)
     below = (file for file in resolution.files if not folder or composed_path(file.raw_path).startswith(folder + b"/"))
     return replace(resolution, files=tuple(below))
-
-
-def _above(file: AudioFile) -> Iterator[bytes]:
-    """The folders above a file, without the corpus itself."""
-    path = composed_path(file.raw_path)
-    while path := path.rpartition(b"/")[0]:
-        yield path
 
 
 def _in_part(row: ManifestRow, parts: Mapping[str, str], resolution: Resolution) -> Resolution:

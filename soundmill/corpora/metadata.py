@@ -11,7 +11,7 @@ import re
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Set
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -34,7 +34,6 @@ _WIDE = {
 }
 MAX_TEXT_BYTES = 1 << 20  # of a caption file or a JSON line
 MAX_MANIFEST_BYTES = 512 << 20  # of a csv or JSON file, which takes several times as much memory as rows
-REPEATED_KEYS = "objects with a repeated key, whose last value is used"
 NOT_UTF_8 = "lines that are not UTF-8, read as Windows-1252"
 _TOO_LONG = "rows with more cells than the header; the rest is ignored (text with commas but without quotes?)"
 _SWALLOWED = "quoted texts that contain lines like rows, which are read as text (unclosed quote?)"
@@ -147,11 +146,9 @@ def _utf_8(head: bytes) -> bytes:
 def csv_columns(inventory: Inventory, name: bytes) -> list[str]:
     """The header of a csv in lower case; empty if there is none within MAX_TEXT_BYTES."""
     if name not in inventory.columns:
-        try:
-            header = next(_records(_head_text(inventory, name)), _Record(1, 1, [], False))
-        except csv.Error:
-            header = _Record(1, 1, [], False)
-        inventory.columns[name] = _columns(header)
+        text, inventory.columns[name] = _head_text(inventory, name), []
+        with suppress(csv.Error):
+            inventory.columns[name] = _header(_records(text))
     return inventory.columns[name]
 
 
@@ -217,7 +214,7 @@ def read_csv(inventory: Inventory, name: bytes) -> Iterator[tuple[int, dict[str,
     records = _records(read_text(inventory, name))
     found: dict[str, list[str]] = defaultdict(list)
     try:
-        columns = _columns(next(records, _Record(1, 1, [], False)))
+        columns = _header(records)
         repeated = [column for column, count in Counter(filter(None, columns)).items() if count > 1]
         inventory.remark(name, "repeated columns in a header, of which the last is read", len(repeated), *repeated[:1])
         for record in _whole_rows(records, len(columns), found):
@@ -278,8 +275,8 @@ def _kind(cell: str) -> str:
     return "id" if VIDEO_ID.fullmatch(cell) else "words" if " " in cell else "word"
 
 
-def _columns(header: _Record) -> list[str]:
-    return [column.strip().lower() for column in header.cells]
+def _header(records: Iterator[_Record]) -> list[str]:
+    return [column.strip().lower() for record in itertools.islice(records, 1) for column in record.cells]
 
 
 def _swallows_rows(cells: list[str], num_columns: int) -> bool:
@@ -336,10 +333,7 @@ def _read_ahead(inventory: Inventory, name: bytes) -> None:
 
 
 def first_keys(inventory: Inventory, name: bytes) -> set[str]:
-    """Keys of the first entry of a JSON file, whose entries are found as by `read_entries`.
-
-    Of a list, all keys in the first HEAD_BYTES; so too of an entry that is longer, broken or nested too deeply.
-    """
+    """Keys of the first entry of a JSON file; all keys in its head if it is a list, or the entry is long, broken or too deep."""
     text = read_head(inventory, name).decode("utf-8", "replace").lstrip()
     value: Any = {}
     if not _LIST.match(text):
@@ -350,44 +344,39 @@ def first_keys(inventory: Inventory, name: bytes) -> set[str]:
 
 def read_json(inventory: Inventory, name: bytes) -> Any:
     """The value of a JSON file; UserError, naming it, if it is invalid."""
-    repeated: list[str] = []
     text = read_text(inventory, name)
     try:
-        value = parse_json(text, object_pairs_hook=lambda pairs: _object(pairs, repeated))
-        inventory.remark(name, REPEATED_KEYS, len(repeated), *repeated[:1])
-        return value
+        with _objects(inventory, name) as made:
+            return parse_json(text, object_pairs_hook=made)
     except ValueError as error:
         path = escape_path(inventory.metadata[name])
         raise UserError(f"{path}: not readable as JSON: {error}; correct it, or remove it from the corpus") from None
 
 
 def read_entries(inventory: Inventory, name: bytes) -> Iterator[tuple[int | str, Any]]:
-    """Entries of a JSON file as (line or index, value), whatever it is called: JSON lines, or the items of a list, or of `data`.
-
-    UserError, naming file and line, if it is invalid.
-    """
+    """Entries (line or index, value) of JSON lines, a list or its `data`, whatever the name; UserError, naming the line."""
     if _has_lines(inventory, name):
         yield from read_json_lines(inventory, name)
         return
     path, text = escape_path(inventory.metadata[name]), read_text(inventory, name)
-    repeated: list[str] = []
-    decoder = json.JSONDecoder(object_pairs_hook=lambda pairs: _object(pairs, repeated))
     at, line = _BLANK.match(text).end(), 1
     line += text.count("\n", 0, at)
     try:
-        while at < len(text):
-            value, end = decoder.raw_decode(text, at)
-            items = value.get("data") if isinstance(value, dict) else value
-            if isinstance(items, list):
-                yield from ((f"{'data' if isinstance(value, dict) else ''}[{number}]", item) for number, item in enumerate(items))
-            else:
-                yield line, value
-            end = _BLANK.match(text, end).end()
-            at, line = end, line + text.count("\n", at, end)
+        with _objects(inventory, name) as made:
+            decoder = json.JSONDecoder(object_pairs_hook=made)
+            while at < len(text):
+                value, end = decoder.raw_decode(text, at)
+                items = value.get("data") if isinstance(value, dict) else value
+                if isinstance(items, list):
+                    place = "data" if isinstance(value, dict) else ""
+                    yield from ((f"{place}[{number}]", item) for number, item in enumerate(items))
+                else:
+                    yield line, value
+                end = _BLANK.match(text, end).end()
+                at, line = end, line + text.count("\n", at, end)
     except (ValueError, RecursionError) as error:
         line, said = getattr(error, "lineno", line), error if isinstance(error, ValueError) else "nested too deeply"
         raise UserError(f"{path}:{line}: not readable as JSON: {said}; correct it, or remove it from the corpus") from None
-    inventory.remark(name, REPEATED_KEYS, len(repeated), *repeated[:1])
 
 
 def _has_lines(inventory: Inventory, name: bytes) -> bool:
@@ -411,10 +400,9 @@ def read_json_lines(inventory: Inventory, name: bytes) -> Iterator[tuple[int, An
     inventory.opened.add(name)
     path = escape_path(inventory.metadata[name])
     number, total = 0, 0
-    repeated: list[str] = []
     others: list[int] = []
     try:
-        with _open_packed(inventory.metadata[name], name) as file:
+        with _objects(inventory, name) as made, _open_packed(inventory.metadata[name], name) as file:
             while line := file.readline(MAX_TEXT_BYTES + 1):
                 number, total = number + 1, total + len(line)
                 if len(line) > MAX_TEXT_BYTES or total > MAX_MANIFEST_BYTES:
@@ -422,18 +410,25 @@ def read_json_lines(inventory: Inventory, name: bytes) -> Iterator[tuple[int, An
                 text, recoded = _decoded(line)
                 others += [number] * bool(recoded)
                 if text.strip():
-                    yield number, parse_json(text, object_pairs_hook=lambda pairs: _object(pairs, repeated))
+                    yield number, parse_json(text, object_pairs_hook=made)
     except (ValueError, EOFError, zlib.error, OSError) as error:
         raise UserError(f"{path}:{number}: not readable as JSON lines: {error}; correct it, or remove it from the corpus") from None
-    inventory.remark(name, REPEATED_KEYS, len(repeated), *repeated[:1])
     inventory.remark(name, NOT_UTF_8, len(others), f"line {others[0]}" if others else "")
 
 
-def _object(pairs: list[tuple[str, Any]], repeated: list[str]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        repeated.append(f"{Counter(key for key, _ in pairs).most_common(1)[0][0]!r:.80}")
-    return value
+@contextmanager
+def _objects(inventory: Inventory, name: bytes) -> Iterator[Callable[[list[tuple[str, Any]]], dict[str, Any]]]:
+    """What makes objects of a JSON file from their pairs; those with a repeated key are remarked at the end."""
+    repeated: list[str] = []
+
+    def made(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        value = dict(pairs)
+        if len(value) < len(pairs):
+            repeated.append(f"{Counter(key for key, _ in pairs).most_common(1)[0][0]!r:.80}")
+        return value
+
+    yield made
+    inventory.remark(name, "objects with a repeated key, whose last value is used", len(repeated), *repeated[:1])
 
 
 def _open_packed(path: bytes, name: bytes) -> IO[bytes]:

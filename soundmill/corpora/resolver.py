@@ -39,16 +39,12 @@ Match = Literal["path", "name", "stem", "youtube id", "inside", "none"]
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """The files that match a key: one, or several (at most MAX_FILES) if it is ambiguous.
-
-    `same_clip`: the files have one YouTube id and start, so any of them is right.
-    `elsewhere`: the file has the key's name but is in another folder.
-    """
+    """The files that match a key: one, or several (at most MAX_FILES) if it is ambiguous."""
 
     files: tuple[AudioFile, ...]
     match: Match
-    same_clip: bool = False
-    elsewhere: bool = False
+    same_clip: bool = False  # the files have one YouTube id and start, so any of them is right
+    elsewhere: bool = False  # the file has the key's name but is in another folder
 
 
 NOTHING = Resolution((), "none")

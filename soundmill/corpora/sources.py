@@ -223,11 +223,7 @@ def tables_of(metadata: Mapping[bytes, bytes]) -> Iterator[bytes]:
 
 
 def _check_sizes(about: pq.FileMetaData, file: BinaryIO | None) -> None:
-    """DecodeError if a column would unpack to an implausible size: its pages are held in memory.
-
-    The footer's sizes are compared with those of the pages in `file`; in a bucket, where each page would take a request, they are
-    believed.
-    """
+    """DecodeError if a column would unpack to an implausible size, by its pages, or by its footer in a bucket (no `file`)."""
     for group in range(about.num_row_groups):
         row_group = about.row_group(group)
         for number in range(row_group.num_columns):

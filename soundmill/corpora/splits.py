@@ -129,10 +129,7 @@ def warnings(recordings: Iterable[tuple[str, Sequence[str]]], test_fraction: flo
 
 
 def extend(recordings: Iterable[dict[str, Any]], split_of: dict[str, str], decided_by: Source) -> dict[str, str]:
-    """Split of every recording (rows of manifest.RECORDINGS), given those of some in `split_of`.
-
-    The others get the split of their group; else their given split or fold, if `decided_by` that; else train.
-    """
+    """Split of every recording: that in `split_of`, else its group's, else its own if splits were `decided_by` that, else train."""
     rows = list(recordings)
     assigned = [row for row in rows if row["recording_id"] in split_of]
     of_group = {row["group"]: split_of[row["recording_id"]] for row in assigned if row["group"]}
@@ -232,10 +229,7 @@ def _take(members: list[_Unit], due: int, most: int, taken: dict[str, _Unit]) ->
 
 
 def row_pairs(duplicates: Path, clips: pa.Table) -> list[tuple[int, int]]:
-    """Pairs of rows of `clips` (`clip_id`, `recording_id`) that are the same sound, of two recordings each.
-
-    They are a pair in manifest.DUPLICATES, or connected by pairs with clips that are not in the table.
-    """
+    """Pairs of rows of `clips` of two recordings that are the same sound, also by pairs with clips that are not in the table."""
     row_of = {clip_id: row for row, clip_id in enumerate(clips["clip_id"].to_pylist())}
     recordings = clips["recording_id"].to_pylist()
     table = shards.read_table(duplicates, manifest.DUPLICATES, ["a", "b"])
@@ -257,10 +251,7 @@ def row_pairs(duplicates: Path, clips: pa.Table) -> list[tuple[int, int]]:
 
 
 def of_recordings(duplicates: Path, clips: pa.Table, owners: set[str]) -> dict[str, tuple[str, str]]:
-    """Clips (`clip_id`, `recording_id`) that are copies of those of `owners`, or connected with them by pairs of duplicates.
-
-    Clip → the clip of an owner with its sound, and that owner.
-    """
+    """Clips that are, also by way of other duplicates, copies of clips of `owners` → the clip with their sound, its owner."""
     table = shards.read_table(duplicates, manifest.DUPLICATES, ["a", "b"])
     owner_of = dict(zip(clips["clip_id"].to_pylist(), clips["recording_id"].to_pylist(), strict=True))
     origin_of: dict[str, tuple[str, str]] = {}

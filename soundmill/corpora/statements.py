@@ -93,10 +93,7 @@ class Reader:
 
 
 def about_terms(values: Mapping[str, Any]) -> dict[str, str]:
-    """The texts of a row that a Reader looks at, names in lower case; long ones are cut, so that it still leaves them out.
-
-    Of a list, the strictest licence and terms for AI, and all creators.
-    """
+    """Texts that a Reader looks at, by name in lower case, cut if too long; of a list the strictest licence, or all creators."""
     found = {}
     for name, value in values.items():
         if (name := name.strip().lower()) in _RANKS:
@@ -153,10 +150,6 @@ def combine(levels: Iterable[Sequence[Statement]]) -> dict[str, str | None]:
             if not first:
                 continue
             values = list(first)
-            if len(values) == 1:
-                row[column] = values[0]
-                sources.setdefault(first[values[0]].found, ([], []))[0].append(column)
-                continue
             if column == "licence":
                 row[column] = strictest(values)
                 contradict = len(distinct(values)) > 1
@@ -259,10 +252,7 @@ def distinct(found: Iterable[str]) -> list[str]:
 
 
 def strictest(found: Iterable[str]) -> str:
-    """The licence with the most conditions; the first of several. Any but Creative Commons' may have any conditions.
-
-    One that is `unknown` comes after others with any conditions, which are at least written.
-    """
+    """The licence with most conditions, the first of several; any but Creative Commons' may have any, so `unknown` is less."""
     found = distinct(found)
     return max(found, key=_strictness) if len(found) > 1 else found[0]
 

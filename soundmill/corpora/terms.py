@@ -172,12 +172,11 @@ def _read(tables: CorpusTables, inventory: Inventory) -> _Rows:
     reader = csv.reader(io.StringIO(read_text(inventory, LICENCES, strict=True), newline=""), strict=True)
     at = 1
     try:
+        if next(reader, None) != COLUMNS:
+            raise UserError(f"{place}:1: the header must be {','.join(COLUMNS)} (docs/corpora.md#terms)")
+        at = reader.line_num + 1
         for cells in reader:
             at, line = reader.line_num + 1, at
-            if line == 1:
-                if cells != COLUMNS:
-                    raise UserError(f"{place}:1: the header must be {','.join(COLUMNS)} (docs/corpora.md#terms)")
-                continue
             if not cells:
                 continue
             if len(cells) != len(COLUMNS):
@@ -198,8 +197,6 @@ def _read(tables: CorpusTables, inventory: Inventory) -> _Rows:
             rows.terms.append(dict(zip(TERMS, values, strict=True)))
     except csv.Error as error:
         raise UserError(f"{place}:{at}: not readable as csv: {error}") from None
-    if at == 1:
-        raise UserError(f"{place}:1: the header must be {','.join(COLUMNS)} (docs/corpora.md#terms)")
     # A path may contain characters that would be wildcards.
     paths = {path for row in tables.recordings if (path := composed(row["path"])) in rows.literal}
     others = [(number, glob) for number, glob in enumerate(globs) if glob not in paths]

@@ -47,37 +47,27 @@ ASSUMED_BYTES_PER_SECOND = 4 * 2 * 48_000  # decoded size, if only the duration 
 ASSUMED_CODED_BYTES_PER_SECOND = 4_000  # if the duration is unknown: 32 kbit/s
 
 
-@dataclass(frozen=True)
+@dataclass
 class Probe:
     """Properties of a file; `num_frames`: samples per channel at its own rate."""
 
     format: str
     sample_rate: int
     channels: int
-    num_frames: int
+    num_frames: int | None
     backend: Literal["libsndfile", "ffmpeg"]
 
 
 @dataclass
-class Recording:
-    """An opened file: `blocks` of float32 [n, channels], to iterate once; `num_frames` is None if only decoding gives it.
+class Recording(Probe):
+    """An opened file: `blocks` of float32 [n, channels], to iterate once; any may raise DecodeError. `num_frames` may be None."""
 
-    Any block may raise DecodeError: a file is valid only after its last block.
-    """
-
-    format: str
-    sample_rate: int
-    channels: int
-    num_frames: int | None
-    backend: Literal["libsndfile", "ffmpeg"]
     blocks: Iterator[np.ndarray]
     remarks: list[str] = field(default_factory=list)  # doubts about a usable file, complete after its last block
 
     def probe(self) -> Probe:
         """Exact properties; decodes only if the header is unreliable."""
-        num_frames = self.num_frames
-        if num_frames is None:
-            num_frames = sum(len(block) for block in self.blocks)
+        num_frames = sum(map(len, self.blocks)) if self.num_frames is None else self.num_frames
         if num_frames < MIN_SAMPLES:
             raise DecodeError("too short", "no or one sample")
         return Probe(self.format, self.sample_rate, self.channels, num_frames, self.backend)
@@ -120,12 +110,10 @@ def open_regular(path: bytes | str | Path) -> BinaryIO:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise _cannot_open(path, error) from None
-    file = os.fdopen(handle, "rb", READ_AHEAD) if stat.S_ISREG(os.fstat(handle).st_mode) else None
-    if file is None:
-        kind = _kind_of(os.fstat(handle).st_mode)
-        os.close(handle)
-        raise DecodeError("not a regular file", kind)
-    return file
+    if stat.S_ISREG(mode := os.fstat(handle).st_mode):
+        return os.fdopen(handle, "rb", READ_AHEAD)
+    os.close(handle)
+    raise DecodeError("not a regular file", _kind_of(mode))
 
 
 def _cannot_open(path: bytes | str | Path, error: OSError) -> DecodeError:

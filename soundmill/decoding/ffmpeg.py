@@ -130,10 +130,7 @@ def version_of(executable: Path) -> str:
 
 
 def compile_command(inputs: list[Input], outputs: list[int]) -> list[str]:
-    """ffmpeg's command line to decode the first audio stream of each input; inputs and outputs are inherited descriptors.
-
-    Descriptors avoid special characters in names, and refer to the file that was inspected.
-    """
+    """ffmpeg's command line for the first audio stream of each input; descriptors, since names may be odd or of new files."""
     head = [str(ffmpeg_executable()), "-nostdin", "-hide_banner", "-nostats", "-loglevel", "repeat+level+info"]
     parts = [_options(source.kind.demuxer, source.protocols) for source in inputs]
     opened = [[*before, source.url] for (before, _), source in zip(parts, inputs, strict=True)]
@@ -407,11 +404,10 @@ def stream(source: Input, max_seconds: float, stack: ExitStack, remarks: list[st
     """
     patience = max(STALL_SECONDS, max_seconds)
     child = stack.enter_context(_Child([source], [1], Log([source.layout.streamed]), patience))
-    head = child.read_exactly(24)
-    if len(head) < 24 or head[:4] != b".snd":
+    if (header := _au_header(child.read_exactly(24))) is None:
         child.finish()
         raise child.log.error(source.kind) or DecodeError("corrupt", "ffmpeg finds no audio")
-    start, rate, channels = _au_header(head)
+    start, rate, channels = header
     child.read_exactly(start - 24)
     frame_bytes = 4 * max(1, min(channels, MAX_CHANNELS))
     block_bytes = max(1, BLOCK_SAMPLES // channels) * frame_bytes if channels else frame_bytes
@@ -461,10 +457,7 @@ def decode_together(sources: list[Input], max_seconds: float) -> list[Decoded] |
             for index, file in enumerate(files):
                 size = file.seek(0, os.SEEK_END)
                 file.seek(0)
-                head = file.read(24)
-                if len(head) < 24 or head[:4] != b".snd":
-                    return None
-                start, rate, channels = _au_header(head)
+                start, rate, channels = _au_header(file.read(24)) or (0, 0, 0)
                 if not 0 < channels <= MAX_CHANNELS or rate <= 0 or start > size or (size - start) % (4 * channels):
                     return None
                 num_frames = (size - start) // (4 * channels)
@@ -477,10 +470,9 @@ def decode_together(sources: list[Input], max_seconds: float) -> list[Decoded] |
         return decoded
 
 
-def _au_header(head: bytes) -> tuple[int, int, int]:
-    """(offset of the samples, sample rate, channels)."""
-    start, _, _, rate, channels = struct.unpack(">5I", head[4:])
-    return start, rate, channels
+def _au_header(head: bytes) -> tuple[int, int, int] | None:
+    """(offset of the samples, sample rate, channels); None if it is none."""
+    return struct.unpack(">4xI8x2I", head) if len(head) == 24 and head.startswith(b".snd") else None
 
 
 def _samples(data: bytes, channels: int) -> np.ndarray:

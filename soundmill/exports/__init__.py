@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -27,8 +28,8 @@ from soundmill.exports.captioned import (
     HUGGING_FACE,
     ExportClip,
     Files,
-    Layout,
     NotExpressible,
+    Placed,
     Target,
     by_split,
     plain_number,
@@ -59,12 +60,12 @@ def _fold(clip: ExportClip, count: int) -> int:
     return 1 + shards.shard_of(clip.group, count - 2)
 
 
-def _numbers(placed: list[tuple[ExportClip, str]]) -> dict[str, int]:
+def _numbers(placed: Placed) -> dict[str, int]:
     """Number of each label, in alphabetical order."""
     return {label: number for number, label in enumerate(sorted({clip.labels[0] for clip, _ in placed}))}
 
 
-def write_esc(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
+def write_esc(placed: Placed, directory: Path, final: Path) -> None:
     targets = _numbers(placed)
     rows = [
         {
@@ -81,7 +82,7 @@ def write_esc(placed: list[tuple[ExportClip, str]], directory: Path, final: Path
     write_table(directory / "meta/esc50.csv", rows)
 
 
-def write_urbansound(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
+def write_urbansound(placed: Placed, directory: Path, final: Path) -> None:
     targets = _numbers(placed)
     rows = [
         {
@@ -103,7 +104,7 @@ class Gtzan(Files):
     """`genres_original/blues/blues.00000.wav`: a genre and a number; `clips.tsv` maps files to clips."""
 
     def __init__(self, directory: Path, final: Path):
-        super().__init__(Layout(self._place, write_gtzan, needs="label"), directory, final)
+        super().__init__(self._place, write_gtzan, directory, final, needs="label")
         self._count: Counter[str] = Counter()
 
     def _place(self, clip: ExportClip) -> str:
@@ -116,12 +117,12 @@ class Gtzan(Files):
         return f"genres_original/{genre}/{genre}.{self._count[genre] - 1:05d}.wav"
 
 
-def write_gtzan(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
+def write_gtzan(placed: Placed, directory: Path, final: Path) -> None:
     lines = ["file\tclip_id", *(f"{place}\t{clip.clip_id}" for clip, place in placed)]
     (directory / "clips.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def write_nsynth(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
+def write_nsynth(placed: Placed, directory: Path, final: Path) -> None:
     """A note for each clip: its label is the instrument's family, its `group` the instrument; pitch and velocity are unknown."""
     families = _numbers(placed)
     for split, rows in by_split(placed):
@@ -143,7 +144,7 @@ class Folder(Files):
     """`train/dog/x.wav`: a folder for each label, with captions as text files."""
 
     def __init__(self, directory: Path, final: Path):
-        super().__init__(Layout(self._place, write_folder, needs="label"), directory, final)
+        super().__init__(self._place, write_folder, directory, final, needs="label")
         self._label_of: dict[str, str] = {}
 
     def _place(self, clip: ExportClip) -> str:
@@ -156,7 +157,7 @@ class Folder(Files):
         return f"{clip.split}/{folder}/{clip.clip_id}.wav"
 
 
-def write_folder(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
+def write_folder(placed: Placed, directory: Path, final: Path) -> None:
     """A text file next to each clip with a caption."""
     for clip, place in placed:
         if clip.captions:
@@ -273,25 +274,25 @@ def clip_path(folder: str, suffix: str) -> Callable[[ExportClip], str]:
 
 
 FORMATS: dict[str, Callable[[Path, Path], Target]] = {
-    "amphion": Layout(captioned.amphion_place, captioned.write_amphion),
-    "audiocaps": Layout(captioned.video_place, captioned.write_audiocaps),
-    "audiocraft": Layout(clip_path("audio", ".wav"), captioned.write_audiocraft),
-    "audiofolder": Layout(captioned.audiofolder_place, captioned.write_audiofolder, needs="nothing"),
-    "audiofolder_csv": Layout(captioned.audiofolder_csv_place, captioned.write_audiofolder_csv, needs="nothing"),
+    "amphion": partial(Files, captioned.amphion_place, captioned.write_amphion),
+    "audiocaps": partial(Files, captioned.video_place, captioned.write_audiocaps),
+    "audiocraft": partial(Files, clip_path("audio", ".wav"), captioned.write_audiocraft),
+    "audiofolder": partial(Files, captioned.audiofolder_place, captioned.write_audiofolder, needs="nothing"),
+    "audiofolder_csv": partial(Files, captioned.audiofolder_csv_place, captioned.write_audiofolder_csv, needs="nothing"),
     "audiofolder_parquet": HuggingFaceParquet,
-    "audioldm": Layout(clip_path("audio", ".wav"), captioned.write_audioldm),
-    "clotho": Layout(lambda clip: f"{captioned.CLOTHO[clip.split]}/{clip.clip_id}.wav", captioned.write_clotho),
-    "esc": Layout(clip_path("audio", ".wav"), write_esc, needs="label"),
+    "audioldm": partial(Files, clip_path("audio", ".wav"), captioned.write_audioldm),
+    "clotho": partial(Files, lambda clip: f"{captioned.CLOTHO[clip.split]}/{clip.clip_id}.wav", captioned.write_clotho),
+    "esc": partial(Files, clip_path("audio", ".wav"), write_esc, needs="label"),
     "folder": Folder,
     "gtzan": Gtzan,
-    "lhotse": Layout(clip_path("audio", ".flac"), captioned.write_lhotse, needs="nothing"),
-    "musiccaps": Layout(captioned.video_place, captioned.write_musiccaps),
-    "nsynth": Layout(lambda clip: f"nsynth-{clip.split}/audio/{clip.clip_id}.wav", write_nsynth, needs="label"),
-    "panns": Layout(lambda clip: f"audio/Y{clip.clip_id}.wav", captioned.write_panns),
-    "stable_audio": Layout(lambda clip: f"{clip.split}/{clip.clip_id}.wav", captioned.write_stable_audio),
-    "tango": Layout(clip_path("audio", ".wav"), captioned.write_tango),
-    "urbansound8k": Layout(lambda clip: f"audio/fold{_fold(clip, 10)}/{clip.clip_id}.wav", write_urbansound, needs="label"),
-    "wavcaps": Layout(clip_path("audio", ".flac"), captioned.write_wavcaps),
+    "lhotse": partial(Files, clip_path("audio", ".flac"), captioned.write_lhotse, needs="nothing"),
+    "musiccaps": partial(Files, captioned.video_place, captioned.write_musiccaps),
+    "nsynth": partial(Files, lambda clip: f"nsynth-{clip.split}/audio/{clip.clip_id}.wav", write_nsynth, needs="label"),
+    "panns": partial(Files, lambda clip: f"audio/Y{clip.clip_id}.wav", captioned.write_panns),
+    "stable_audio": partial(Files, lambda clip: f"{clip.split}/{clip.clip_id}.wav", captioned.write_stable_audio),
+    "tango": partial(Files, clip_path("audio", ".wav"), captioned.write_tango),
+    "urbansound8k": partial(Files, lambda clip: f"audio/fold{_fold(clip, 10)}/{clip.clip_id}.wav", write_urbansound, needs="label"),
+    "wavcaps": partial(Files, clip_path("audio", ".flac"), captioned.write_wavcaps),
     "webdataset": WebDataset,
 }
 

@@ -71,31 +71,27 @@ class Target(ABC):
         """Write what needs all clips."""
 
 
-@dataclass(frozen=True)
-class Layout:
-    """A format of plain audio files: `place` gives a clip's path, `write` writes the manifests at the end."""
-
-    place: Callable[[ExportClip], str]
-    write: Callable[[list[tuple[ExportClip, str]], Path, Path], None]  # clips with their paths, directory, final directory
-    needs: str = "caption"  # caption | label | nothing
-
-    def __call__(self, directory: Path, final: Path) -> Target:
-        return Files(self, directory, final)
+Placed = list[tuple[ExportClip, str]]  # clips with their paths in the directory
+Place = Callable[[ExportClip], str]
+Write = Callable[[Placed, Path, Path], None]
 
 
 class Files(Target):
-    def __init__(self, layout: Layout, directory: Path, final: Path):
+    """Plain audio files at `place`; `write` writes the manifests: clips with their paths, directory, final directory."""
+
+    def __init__(self, place: Place, write: Write, directory: Path, final: Path, needs: str = "caption"):
         super().__init__(directory, final)
-        self.layout = layout
-        self.placed: list[tuple[ExportClip, str]] = []
+        self.place, self.write = place, write
+        self.needs = needs  # caption | label | nothing
+        self.placed: Placed = []
         self.taken: set[str] = set()
 
     def add(self, clip: ExportClip, flac: bytes) -> None:
-        if self.layout.needs == "caption" and not clip.captions:
+        if self.needs == "caption" and not clip.captions:
             raise NotExpressible("no caption")
-        if self.layout.needs == "label" and len(clip.labels) != 1:
+        if self.needs == "label" and len(clip.labels) != 1:
             raise NotExpressible(f"{len(clip.labels)} labels, but the format has one")
-        place = self.layout.place(clip)
+        place = self.place(clip)
         if place in self.taken:
             raise NotExpressible(f"another clip has the path {place}")
         self.taken.add(place)
@@ -108,7 +104,7 @@ class Files(Target):
         self.placed.append((clip, place))
 
     def finish(self) -> None:
-        self.layout.write(self.placed, self.directory, self.final)
+        self.write(self.placed, self.directory, self.final)
 
 
 def _write_wav(path: Path, flac: bytes) -> None:
@@ -140,7 +136,7 @@ def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     csv_files.write(path, list(rows[0]), [list(row.values()) for row in rows])
 
 
-def by_split(placed: list[tuple[ExportClip, str]]) -> Iterator[tuple[str, list[tuple[ExportClip, str]]]]:
+def by_split(placed: Placed) -> Iterator[tuple[str, Placed]]:
     for split in manifest.SPLITS:
         rows = [(clip, place) for clip, place in placed if clip.split == split]
         if rows:
@@ -157,7 +153,7 @@ WITH_VAL = {"train": "train", "valid": "val", "test": "test"}  # names of the sp
 CAPTIONS = 5  # caption_1 … caption_5 are always columns
 
 
-def _captions(placed: list[tuple[ExportClip, str]], least: int = CAPTIONS, none: str = "") -> dict[str, dict[str, str]]:
+def _captions(placed: Placed, least: int = CAPTIONS, none: str = "") -> dict[str, dict[str, str]]:
     """The columns `caption_1` … of each clip, as many as the clip with most captions has; `none` where there is no text."""
     most = max(least, *(len(clip.captions) for clip, _ in placed))
     numbers = range(1, most + 1)
@@ -172,7 +168,7 @@ def video_place(clip: ExportClip) -> str:
     return f"audio/{video}_{plain_number(start)}.wav"
 
 
-def write_audiocaps(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
+def write_audiocaps(placed: Placed, directory: Path, final: Path) -> None:
     number = 0
     for split, rows in by_split(placed):
         table = []
@@ -184,7 +180,7 @@ def write_audiocaps(placed: list[tuple[ExportClip, str]], directory: Path, final
         write_table(directory / f"{WITH_VAL[split]}.csv", table)
 
 
-def write_tango(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
+def write_tango(placed: Placed, directory: Path, final: Path) -> None:
     for split, rows in by_split(placed):
         lines = (
             {"dataset": "audiocaps", "location": str(final / place), "captions": caption}
@@ -194,14 +190,14 @@ def write_tango(placed: list[tuple[ExportClip, str]], directory: Path, final: Pa
         manifest.write_tango_json(lines, directory / f"{split}.json")
 
 
-def write_panns(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
+def write_panns(placed: Placed, directory: Path, final: Path) -> None:
     captions = _captions(placed)
     for split, rows in by_split(placed):
         table = [{"file_name": Path(place).name, **captions[clip.clip_id]} for clip, place in rows]
         write_table(directory / f"{WITH_VAL[split]}.csv", table)
 
 
-def write_clotho(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
+def write_clotho(placed: Placed, directory: Path, final: Path) -> None:
     captions = _captions(placed)
     for split, rows in by_split(placed):
         table = [{"file_name": Path(place).name, **captions[clip.clip_id]} for clip, place in rows]
@@ -216,7 +212,7 @@ CLOTHO_METADATA = ("file_name", "keywords", "sound_id", "sound_link", "start_end
 CLOTHO = {"train": "development", "valid": "validation", "test": "evaluation"}
 
 
-def write_wavcaps(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
+def write_wavcaps(placed: Placed, directory: Path, final: Path) -> None:
     for split, rows in by_split(placed):
         data = [
             {
@@ -234,7 +230,7 @@ def write_wavcaps(placed: list[tuple[ExportClip, str]], directory: Path, final: 
         write_json(directory / f"{split}.json", {"num_captions_per_audio": 1, "data": data})
 
 
-def write_amphion(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
+def write_amphion(placed: Placed, directory: Path, final: Path) -> None:
     for split, rows in by_split(placed):
         write_json(
             directory / f"{split}.json",
@@ -251,7 +247,7 @@ def amphion_place(clip: ExportClip) -> str:
     return f"wav/{stem}_{round(start * 1000)}_{round((start + clip.seconds) * 1000)}.wav"
 
 
-def write_musiccaps(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
+def write_musiccaps(placed: Placed, directory: Path, final: Path) -> None:
     table = []
     for clip, _ in placed:
         video, start = clip.video_and_start
@@ -272,7 +268,7 @@ def write_musiccaps(placed: list[tuple[ExportClip, str]], directory: Path, final
     write_table(directory / "musiccaps.csv", table)
 
 
-def write_audioldm(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
+def write_audioldm(placed: Placed, directory: Path, final: Path) -> None:
     labels = sorted({label for clip, _ in placed for label in clip.labels})
     # AudioLDM splits labels at commas and looks up each; it replaces a clip with an unknown label by another clip.
     codes = {label: f"/soundmill/{index}" for index, label in enumerate(labels)}
@@ -298,7 +294,7 @@ def write_audioldm(placed: list[tuple[ExportClip, str]], directory: Path, final:
     )
 
 
-def write_audiocraft(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
+def write_audiocraft(placed: Placed, directory: Path, final: Path) -> None:
     names = {"train": "train", "valid": "valid", "test": "evaluate"}
     for split, rows in by_split(placed):
         lines = []
@@ -327,7 +323,7 @@ def write_audiocraft(placed: list[tuple[ExportClip, str]], directory: Path, fina
         write_lines(directory / "egs" / names[split] / "data.jsonl.gz", lines)
 
 
-def write_stable_audio(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
+def write_stable_audio(placed: Placed, directory: Path, final: Path) -> None:
     for clip, place in placed:
         pair = {
             "prompt": clip.captions[0],
@@ -352,7 +348,7 @@ def audiofolder_csv_place(clip: ExportClip) -> str:
 # text, clips without one get an empty one. In CSV that is a space, because pandas reads an empty cell as a number.
 
 
-def write_audiofolder(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
+def write_audiofolder(placed: Placed, directory: Path, final: Path) -> None:
     no_caption = [""] if any(clip.captions for clip, _ in placed) else []
     no_label = [""] if any(clip.labels for clip, _ in placed) else []
     for split, rows in by_split(placed):
@@ -363,7 +359,7 @@ def write_audiofolder(placed: list[tuple[ExportClip, str]], directory: Path, fin
         write_lines(directory / HUGGING_FACE[split] / "metadata.jsonl", lines)
 
 
-def write_audiofolder_csv(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
+def write_audiofolder_csv(placed: Placed, directory: Path, final: Path) -> None:
     no_label = " " if any(clip.labels for clip, _ in placed) else ""
     captions = _captions(placed, least=1, none=" " if any(clip.captions for clip, _ in placed) else "")
     for split, rows in by_split(placed):
@@ -374,7 +370,7 @@ def write_audiofolder_csv(placed: list[tuple[ExportClip, str]], directory: Path,
         write_table(directory / HUGGING_FACE[split] / "metadata.csv", table)
 
 
-def write_lhotse(placed: list[tuple[ExportClip, str]], directory: Path, final: Path) -> None:
+def write_lhotse(placed: Placed, directory: Path, final: Path) -> None:
     """Recordings and supervisions, named as in lhotse's recipes; one supervision per caption."""
     for split, rows in by_split(placed):
         recordings, supervisions = [], []
