@@ -6,7 +6,7 @@ from pydantic import Field
 
 from soundmill import attribution, manifest, shards, stage
 from soundmill.corpora import clip_pages
-from soundmill.corpora.verdicts import Limit, apply_rules
+from soundmill.corpora.clip_pages import Limit, apply_rules
 from soundmill.errors import UserError
 from soundmill.params import Decibels, Hertz, Probability, Seconds, StageParams
 from soundmill.stage import Context, Input, Output, Shown

@@ -57,14 +57,12 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
     rows = [row for name in manifests for row in _rows_of(inventory, name, tables)]
     splits = _splits_of_folders([*inventory.audio, *(AudioFile(name, 0, "") for name in manifests)])
     _split_by_folders(rows, inventory, splits)
-    for name in inventory.metadata:
-        if name.lower().endswith(b".parquet"):
-            try:
-                sources.open_table(inventory.metadata[name]).close()
-            except DecodeError as error:
-                inventory.opened.add(name)
-                tables.reject(name, error.reason, error.detail)
-    names = list(sources.tables_of(inventory.metadata))
+
+    def reject(name: bytes, reason: str, detail: str) -> None:
+        inventory.opened.add(name)
+        tables.reject(name, reason, detail)
+
+    names = list(sources.tables_of(inventory.metadata, reject))
     undigested = set() if inventory.digests else _with_repeated_names(inventory, names)
     for name in names:
         rows.extend(_read_table(inventory, name, name in undigested, embedded, tables))

@@ -90,13 +90,9 @@ def find_in_folder(
 
 def _embedded(taken: inventory.Inventory) -> Iterator[sources.EmbeddedFile]:
     """The recordings in Parquet tables, each once per table; unusable ones are rejected."""
-    for name, path in taken.metadata.items():
-        if not name.lower().endswith(b".parquet"):
-            continue
+    for name in sources.tables_of(taken.metadata, taken.reject):
         try:
-            with sources.open_table(path) as table:
-                if sources.audio_column(table.schema_arrow) is None:
-                    continue
+            with sources.open_table(taken.metadata[name]) as table:
                 seen = set()
                 for row, (file, _) in enumerate(sources.embedded_files(name, table, sources.digest_cells(table))):
                     if isinstance(file, decode.DecodeError):

@@ -343,13 +343,8 @@ def _runs(places: np.ndarray, owners: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _neighbours(
-    places: np.ndarray,
-    frames: np.ndarray,
-    runs: tuple[np.ndarray, np.ndarray],
-    owners: np.ndarray,
-    probes: np.ndarray,
-    at: np.ndarray,
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    places: np.ndarray, frames: np.ndarray, runs: tuple[np.ndarray, ...], owners: np.ndarray, probes: np.ndarray, at: np.ndarray
+) -> Iterator[tuple[np.ndarray, ...]]:
     """(rank of the probe, rank of the entry, offset) of the NEIGHBOURS entries on either side of each probe's place in its bucket.
 
     A clip has its own place even in buckets without its keys, so that clips are compared with different entries. Entries of the

@@ -43,6 +43,7 @@ METADATA_NAMES = re.compile(
 )
 LICENCES = b"licences.csv"  # at the root: the terms of the recordings; see terms.py
 _TABLE = re.compile(rb"\.((csv|tsv|json|jsonl|ndjson)(\.gz)?|txt|parquet|arrow|ya?ml|xlsx?|ods)$", re.IGNORECASE)
+_KINDS = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "character device", stat.S_IFBLK: "block device"}
 LARGE_BYTES = 64 << 20  # recordings from this size on have their header checked before they are digested
 MAX_RECORDING_BYTES = 64 << 30  # two hours of eight channels of float32 at 192 kHz are 44 GB
 
@@ -379,7 +380,7 @@ def _walk(top: bytes, inventory: Inventory, follow_links: bool) -> Iterator[tupl
                 continue
             leaves = entry.is_symlink() and not _is_below(real := os.path.realpath(entry.path), real_top)
             if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
-                inventory.reject(raw_path, "not a regular file", _kind(status.st_mode))
+                inventory.reject(raw_path, "not a regular file", _KINDS.get(stat.S_IFMT(status.st_mode), "unknown kind"))
             elif leaves and not follow_links:
                 inventory.reject(raw_path, "link_leaves_corpus", f"leads to {escape_path(real)}")
                 leaving.append(raw_path)
@@ -418,8 +419,3 @@ def _refusal(link: bytes, real_top: bytes, seen: set[tuple[int, int]]) -> str:
     if _is_below(real_top, real):
         return f"leads to {escape_path(real)}, above the corpus"
     return ""
-
-
-def _kind(mode: int) -> str:
-    tests = {"FIFO": stat.S_ISFIFO, "socket": stat.S_ISSOCK, "character device": stat.S_ISCHR, "block device": stat.S_ISBLK}
-    return next((name for name, test in tests.items() if test(mode)), "unknown kind")

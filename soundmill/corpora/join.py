@@ -9,18 +9,10 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
 
+from soundmill.corpora import resolver
 from soundmill.corpora.inventory import AudioFile, Inventory, composed_path
 from soundmill.corpora.metadata import csv_files_with, read_csv
-from soundmill.corpora.resolver import (
-    FileIndex,
-    Resolution,
-    clip_of_file,
-    compatible,
-    folders_of_key,
-    key_problem,
-    shared_folders,
-    youtube_clip,
-)
+from soundmill.corpora.resolver import FileIndex, Resolution, clip_of_file, compatible, folders_of_key, shared_folders, youtube_clip
 from soundmill.corpora.splits import PROTECTED
 from soundmill.corpora.tables import MAX_CAPTION, MISSING, CorpusTables, Format, ManifestRow
 from soundmill.manifest import escape_path
@@ -171,7 +163,7 @@ def _is_usable(row: ManifestRow, tables: CorpusTables) -> bool:
     row.captions = tuple(tables.said(row.captions, row.origin))
     row.labels = tables.said(row.labels, row.origin, labels=True)
     row.group = None if row.group and row.group.strip().lower() in MISSING else row.group
-    if problem := key_problem(row.key):
+    if problem := resolver.key_problem(row.key):
         tables.reject(row.source, "bad id", f"{at}: {row.key!r:.80}: {problem}")
     elif any(len(caption) > MAX_CAPTION for caption in row.captions):
         tables.reject(row.source, "caption too long", f"{at}: {row.key:.80}: over {MAX_CAPTION} characters")

@@ -9,19 +9,11 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
+from soundmill.corpora import metadata
 from soundmill.corpora.folder import layout_of
 from soundmill.corpora.inventory import AudioFile, Inventory
 from soundmill.corpora.join import DETECTED, MACHINE_ID, ManifestFormat, join
-from soundmill.corpora.metadata import (
-    MAX_TEXT_BYTES,
-    csv_files_with,
-    first_keys,
-    read_csv,
-    read_entries,
-    read_head,
-    read_json,
-    read_sidecar,
-)
+from soundmill.corpora.metadata import csv_files_with, first_keys, read_csv, read_entries, read_head, read_json, read_sidecar
 from soundmill.corpora.resolver import FileIndex, youtube_clip
 from soundmill.corpora.statements import Statement
 from soundmill.corpora.tables import CorpusTables, Format, ManifestRow, keyword_in, split_of_file
@@ -389,7 +381,7 @@ def _rows(inventory: Inventory, tables: CorpusTables) -> Iterator[ManifestRow]:
         # A json with only the keys of sidecars has lost its recording; others are not sidecars.
         if name.lower().endswith(b".json") and name not in paired:
             with suppress(ValueError):
-                value = parse_json(read_head(inventory, name, MAX_TEXT_BYTES))
+                value = parse_json(read_head(inventory, name, metadata.MAX_TEXT_BYTES))
                 if isinstance(value, dict) and (prompts := _prompts(value)) and value.keys() <= keys:
                     inventory.opened.add(name)
                     yield ManifestRow(name, "prompt", os.fsdecode(os.path.splitext(name)[0]), captions=prompts, at_root=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -16,7 +16,7 @@ from soundmill.corpora.folder import SC09, SPEECH_COMMANDS, Esc, Folder, Gtzan
 from soundmill.corpora.inventory import Inventory
 from soundmill.corpora.json_entries import AMPHION, AUDIOLDM, NSYNTH, TANGO, WAVCAPS, Audiocraft, Panns, StableAudio
 from soundmill.corpora.sources import PART_NAME
-from soundmill.corpora.tables import CorpusTables, Format, id_of_path
+from soundmill.corpora.tables import CorpusTables, id_of_path
 from soundmill.corpora.terms import TermsParams
 from soundmill.decoding.decode import DecodeError
 from soundmill.errors import UserError
@@ -24,20 +24,9 @@ from soundmill.manifest import VIDEO_ID, escape_path
 from soundmill.params import Seconds, StageParams, did_you_mean
 
 AUTO = "auto"
-
-
-class Adapter(Protocol):
-    """The reader of one format: a module, or an object."""
-
-    FORMAT: Format
-
-    def detect(self, inventory: Inventory) -> bool: ...
-
-    def read(self, inventory: Inventory, num_shards: int) -> CorpusTables: ...
-
-
-# The first adapter whose `detect` is true; a plain folder is the last.
-ADAPTERS: dict[str, Adapter] = {
+# Modules or objects with `FORMAT`, `detect(inventory)` and `read(inventory, num_shards)`. The first whose `detect` is true reads a
+# corpus; a plain folder is the last.
+ADAPTERS: dict[str, Any] = {
     adapter.FORMAT.name: adapter
     for adapter in (
         audiofolder,

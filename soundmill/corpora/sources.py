@@ -213,13 +213,17 @@ def open_table(path: bytes) -> pq.ParquetFile:
         return table
 
 
-def tables_of(metadata: Mapping[bytes, bytes]) -> Iterator[bytes]:
-    """Names of the Parquet tables with embedded recordings in `metadata` of an inventory."""
+def tables_of(metadata: Mapping[bytes, bytes], reject: Callable[[bytes, str, str], None] = lambda *_: None) -> Iterator[bytes]:
+    """Names of the Parquet tables with embedded recordings in `metadata` of an inventory; those that are none are rejected."""
     for name, path in metadata.items():
         if name.lower().endswith(b".parquet"):
-            with suppress(DecodeError), open_table(path) as file:
-                if audio_column(file.schema_arrow):
-                    yield name
+            try:
+                with open_table(path) as file:
+                    has_audio = audio_column(file.schema_arrow) is not None
+            except DecodeError as error:
+                reject(name, error.reason, error.detail)
+            else:
+                yield from [name] * has_audio
 
 
 def _check_sizes(about: pq.FileMetaData, file: BinaryIO | None) -> None:

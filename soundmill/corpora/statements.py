@@ -3,7 +3,9 @@
 Creative Commons' and public domain licences are named by SPDX ids (https://spdx.org/licenses).
 """
 
+import functools
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,8 +44,6 @@ class Reader:
 
     too_long: list[str] = field(default_factory=list)  # places of texts left out
     unclear_ai_terms: list[str] = field(default_factory=list)
-    _known: dict[str, str] = field(default_factory=dict)  # one object for each text
-    _licences: dict[tuple[str, str], str | None] = field(default_factory=dict)  # by kind of column and text
 
     def of(self, values: Mapping[str, Any], found: str) -> Statement | None:
         """What the columns, keys or tags of one recording state; None if nothing."""
@@ -64,32 +64,22 @@ class Reader:
         said: dict[str, str] = {}
         for _, kind, text in ranked:
             if kind in ("licence", "copyright"):
-                if licence := self._licence(kind, text):
-                    named.append(licence)
+                if licence := spdx(text) if kind == "licence" else of_copyright(text):
+                    named.append(sys.intern(licence))
             elif kind == "source_url":
                 if _ON_FREESOUND.fullmatch(text):
                     text = f"https://freesound.org{text}"
                 if _URL.fullmatch(text):
-                    said.setdefault(kind, self.once(text))
+                    said.setdefault(kind, sys.intern(text))
             elif kind != "ai_terms":
-                said.setdefault(kind, self.once(text))
+                said.setdefault(kind, sys.intern(text))
             elif text.lower() in AI_TERMS:
-                said[kind] = self.once(text.lower())
+                said[kind] = sys.intern(text.lower())
             else:
                 self.unclear_ai_terms.append(f"{found}: {text[:40]!r}")
         if named or other:
             said["licence"] = strictest(named or [UNKNOWN])
         return Statement(found, **said) if said else None
-
-    def _licence(self, kind: str, text: str) -> str | None:
-        """The licence in a column, or in one for a notice of copyright."""
-        if (kind, text) not in self._licences:
-            made = spdx(text) if kind == "licence" else of_copyright(text)
-            self._licences[kind, text] = self.once(made)
-        return self._licences[kind, text]
-
-    def once(self, text: str | None) -> str | None:
-        return text if text is None else self._known.setdefault(text, text)
 
 
 def about_terms(values: Mapping[str, Any]) -> dict[str, str]:
@@ -121,6 +111,7 @@ def clean(text: str) -> str:
     return " ".join(printable.split())
 
 
+@functools.lru_cache(maxsize=4096)
 def of_copyright(text: str) -> str | None:
     """The licence in a notice, or the notice if it reserves rights; `unknown` for several. A name and a year are no licence."""
     named = named_in(text)
@@ -210,6 +201,7 @@ def is_id(licence: str) -> bool:
     return bool(_ID.fullmatch(licence))
 
 
+@functools.lru_cache(maxsize=4096)
 def spdx(text: str) -> str:
     """The SPDX id of a licence in a common spelling, without a version if it has none (`CC-BY`); any other text as it is."""
     full = f"Creative Commons {text}" if text[:11].lower() == "attribution" else text

@@ -8,6 +8,7 @@ import html
 import io
 import os
 import re
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,27 +17,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from soundmill.corpora import sound_tags, sources
+from soundmill.corpora import sound_tags, sources, statements
 from soundmill.corpora.csv_rows import CLOTHO
 from soundmill.corpora.inventory import LICENCES, Inventory, composed
 from soundmill.corpora.join import JoinState, claim_all
 from soundmill.corpora.json_entries import NSYNTH, WAVCAPS
 from soundmill.corpora.metadata import csv_columns, read_csv, read_entries, read_head, read_json, read_lines, read_text
 from soundmill.corpora.resolver import FileIndex
-from soundmill.corpora.statements import (
-    AI_TERMS,
-    MAX_CELL,
-    NAMES,
-    UNKNOWN,
-    Reader,
-    Statement,
-    clean,
-    combine,
-    is_id,
-    named_in,
-    spdx,
-    without_names,
-)
+from soundmill.corpora.statements import AI_TERMS, MAX_CELL, NAMES, UNKNOWN, Reader, Statement, clean, combine, is_id, named_in
 from soundmill.corpora.tables import CorpusTables, ManifestRow
 from soundmill.decoding.decode import DecodeError
 from soundmill.errors import UserError
@@ -164,10 +152,9 @@ def _read(tables: CorpusTables, inventory: Inventory) -> _Rows:
     place = escape_path(inventory.metadata[LICENCES])
     rows = _Rows()
     globs = []
-    known = Reader()
 
     def cleaned(text: str) -> str | None:
-        return known.once(clean(text)) or None
+        return sys.intern(clean(text)) or None
 
     reader = csv.reader(io.StringIO(read_text(inventory, LICENCES, strict=True), newline=""), strict=True)
     at = 1
@@ -189,7 +176,7 @@ def _read(tables: CorpusTables, inventory: Inventory) -> _Rows:
             licence, ai_terms = cleaned(licence), cleaned(ai_terms) or UNKNOWN
             if ai_terms not in AI_TERMS:
                 raise UserError(f"{place}:{line}: ai_terms is {ai_terms[:40]!r}, must be empty or one of {', '.join(AI_TERMS)}")
-            licence = None if licence in (None, UNKNOWN) else cleaned(spdx(licence))
+            licence = None if licence in (None, UNKNOWN) else cleaned(statements.spdx(licence))
             ai_terms = None if ai_terms == UNKNOWN else cleaned(ai_terms)
             rows.literal[glob] = len(rows.terms)
             globs.append(glob)
@@ -294,7 +281,7 @@ def read_texts(tables: CorpusTables, inventory: Inventory, reader: Reader) -> di
         for kind, found in sorted(kinds.items(), reverse=True):
             if len(found) == 1:
                 ((licence, file),) = found.items()
-                statements[folder].append(Statement(file, reader.once(licence)))
+                statements[folder].append(Statement(file, sys.intern(licence)))
             elif found:
                 where, what = escape_path(folder) or "the corpus", "licence files" if kind == b"licence" else "texts"
                 tables.remarks.append(
@@ -334,7 +321,7 @@ def named_by_licence(text: str) -> list[str]:
 
 def _adds_conditions(text: str, licence: str) -> bool:
     """Whether a text has conditions beside the names of its licence: no commercial use, no training of models."""
-    rest = without_names(text)
+    rest = statements.without_names(text)
     return bool(_FOR_AI.search(rest) or ("-NC" not in licence and _NONCOMMERCIAL.search(rest)))
 
 
@@ -358,7 +345,7 @@ def _of_card(text: str) -> list[str] | None:
     if other := any(isinstance(one, str) and one.lower() == "other" for one in stated):
         stated = [card.get("license_name")]
     texts = [one for one in stated if isinstance(one, str) and 0 < len(one) <= 100 and one.lower() not in ("other", "unknown")]
-    return [spdx(one) for one in texts] or ([] if other else None)
+    return [statements.spdx(one) for one in texts] or ([] if other else None)
 
 
 # Names of columns and keys with the path, name or id of a recording, in lower case; the first that a file has is used.

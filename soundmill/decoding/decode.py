@@ -24,16 +24,7 @@ import soundfile
 
 from soundmill.audio.resample import resample_blocks
 from soundmill.decoding import containers, ffmpeg
-from soundmill.decoding.containers.layout import (
-    BLOCK_SAMPLES,
-    MAX_CHANNELS,
-    MIN_SAMPLES,
-    DecodeError,
-    Layout,
-    Part,
-    check_bound,
-    check_length,
-)
+from soundmill.decoding.containers.layout import BLOCK_SAMPLES, MIN_SAMPLES, DecodeError, Layout, check_bound, check_length
 from soundmill.decoding.ffmpeg import one_line
 
 CODED_BLOCKS, CODED_SAMPLES = 2, 1 << 15  # searched for frames of a codec, of all channels, from the first sound on
@@ -91,7 +82,7 @@ class _File(ffmpeg.Input):
         """Open it with libsndfile by its descriptor; None if ffmpeg has to decode it."""
         start, end = self.layout.pieces[0] if self.layout.pieces else (0, os.fstat(self.file.fileno()).st_size)
         os.lseek(self.file.fileno(), start, os.SEEK_SET)
-        source = Part(self.file, start, end, self.layout.patches) if self.layout.patches else self.file.fileno()
+        source = containers.layout.Part(self.file, start, end, self.layout.patches) if self.layout.patches else self.file.fileno()
         try:
             with _mpg123_errors_raised(self):
                 sound = soundfile.SoundFile(source, closefd=False)
@@ -328,7 +319,7 @@ def _open(file: _File, max_seconds: float) -> Recording:
     else:
         rate, channels, blocks = ffmpeg.stream(file, max_seconds, file.release, remarks)
         recording = Recording(file.kind.name, rate, channels, None, "ffmpeg", blocks)
-    if not 0 < recording.channels <= MAX_CHANNELS or recording.sample_rate <= 0:
+    if not 0 < recording.channels <= containers.layout.MAX_CHANNELS or recording.sample_rate <= 0:
         raise DecodeError("corrupt", f"the header declares {recording.channels} channels at {recording.sample_rate} Hz")
     if recording.num_frames is not None:
         check_bound(recording.num_frames, recording.sample_rate, recording.channels, max_seconds)

@@ -26,16 +26,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from soundmill.decoding.containers import Kind
-from soundmill.decoding.containers.layout import (
-    BLOCK_SAMPLES,
-    MAX_CHANNELS,
-    MIN_SAMPLES,
-    DecodeError,
-    Layout,
-    check_bound,
-    check_length,
-)
+from soundmill.decoding.containers import Kind, layout
+from soundmill.decoding.containers.layout import MAX_CHANNELS, MIN_SAMPLES, DecodeError, Layout, check_bound, check_length
 from soundmill.errors import UserError
 
 # Of util-linux: the kernel kills ffmpeg when its parent ends. A `preexec_fn` would copy the parent's page tables at every start:
@@ -393,7 +385,7 @@ class Decoded:
     def blocks(self) -> Iterator[np.ndarray]:
         """Blocks float32 [n, channels]."""
         self.data.seek(self.start)
-        while data := self.data.read(4 * self.channels * max(1, BLOCK_SAMPLES // self.channels)):
+        while data := self.data.read(4 * self.channels * max(1, layout.BLOCK_SAMPLES // self.channels)):
             yield _samples(data, self.channels)
 
 
@@ -410,7 +402,7 @@ def stream(source: Input, max_seconds: float, stack: ExitStack, remarks: list[st
     start, rate, channels = header
     child.read_exactly(start - 24)
     frame_bytes = 4 * max(1, min(channels, MAX_CHANNELS))
-    block_bytes = max(1, BLOCK_SAMPLES // channels) * frame_bytes if channels else frame_bytes
+    block_bytes = max(1, layout.BLOCK_SAMPLES // channels) * frame_bytes if channels else frame_bytes
 
     def blocks() -> Iterator[np.ndarray]:
         total = 0

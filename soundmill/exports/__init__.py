@@ -24,18 +24,7 @@ from soundmill import clips, disk, hashing, manifest, shards
 from soundmill.audio.flac import flac_channels
 from soundmill.errors import UserError
 from soundmill.exports import captioned
-from soundmill.exports.captioned import (
-    HUGGING_FACE,
-    ExportClip,
-    Files,
-    NotExpressible,
-    Placed,
-    Target,
-    by_split,
-    plain_number,
-    write_json,
-    write_table,
-)
+from soundmill.exports.captioned import ExportClip, Files, NotExpressible, Placed, Target
 from soundmill.params import did_you_mean
 
 FOLDER_CHARACTERS = frozenset("_ .,()&'+-")  # allowed in a folder's name, with letters, marks and digits of any script
@@ -79,7 +68,7 @@ def write_esc(placed: Placed, directory: Path, final: Path) -> None:
         }
         for clip, place in placed
     ]
-    write_table(directory / "meta/esc50.csv", rows)
+    captioned.write_table(directory / "meta/esc50.csv", rows)
 
 
 def write_urbansound(placed: Placed, directory: Path, final: Path) -> None:
@@ -88,8 +77,8 @@ def write_urbansound(placed: Placed, directory: Path, final: Path) -> None:
         {
             "slice_file_name": Path(place).name,
             "fsID": clip.group,
-            "start": plain_number(clip.start),
-            "end": plain_number(clip.start + clip.seconds),
+            "start": captioned.plain_number(clip.start),
+            "end": captioned.plain_number(clip.start + clip.seconds),
             "salience": 1,
             "fold": _fold(clip, 10),
             "classID": targets[clip.labels[0]],
@@ -97,7 +86,7 @@ def write_urbansound(placed: Placed, directory: Path, final: Path) -> None:
         }
         for clip, place in placed
     ]
-    write_table(directory / "metadata/UrbanSound8K.csv", rows)
+    captioned.write_table(directory / "metadata/UrbanSound8K.csv", rows)
 
 
 class Gtzan(Files):
@@ -125,7 +114,7 @@ def write_gtzan(placed: Placed, directory: Path, final: Path) -> None:
 def write_nsynth(placed: Placed, directory: Path, final: Path) -> None:
     """A note for each clip: its label is the instrument's family, its `group` the instrument; pitch and velocity are unknown."""
     families = _numbers(placed)
-    for split, rows in by_split(placed):
+    for split, rows in captioned.by_split(placed):
         notes = {
             clip.clip_id: {
                 "note_str": clip.clip_id,
@@ -137,7 +126,7 @@ def write_nsynth(placed: Placed, directory: Path, final: Path) -> None:
             }
             for clip, _ in rows
         }
-        write_json(directory / f"nsynth-{split}/examples.json", notes)
+        captioned.write_json(directory / f"nsynth-{split}/examples.json", notes)
 
 
 class Folder(Files):
@@ -228,7 +217,7 @@ class HuggingFaceParquet(Target):
         self.open = ExitStack()
 
     def add(self, clip: ExportClip, flac: bytes) -> None:
-        split = HUGGING_FACE[clip.split]
+        split = captioned.HUGGING_FACE[clip.split]
         if split not in self.writers:
             schema = PARQUET.with_metadata({"huggingface": json.dumps(_FEATURES)})
             path = self.directory / f"data/{split}-00000-of-00001.parquet"

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soundmill import manifest, shards
-from soundmill.corpora import verdicts
-from soundmill.corpora.verdicts import MEASURES, ClipQuality, Limit, apply_rules
+from soundmill.corpora import clip_pages
+from soundmill.corpora.clip_pages import MEASURES, ClipQuality, Limit, apply_rules
 from soundmill.errors import UserError
 from tests import prepared
 
@@ -107,7 +107,7 @@ def test_verdicts_are_the_same_however_many_clips_are_judged_at_once(tmp_path, m
     (tmp_path / "one").mkdir()
     (tmp_path / "other").mkdir()
     quality, rejected, rows = verdicts_of(tmp_path / "one", *by_shard)
-    monkeypatch.setattr(verdicts, "CLIPS_AT_ONCE", 1)
+    monkeypatch.setattr(clip_pages, "CLIPS_AT_ONCE", 1)
     again, rejected_again, rows_again = verdicts_of(tmp_path / "other", *by_shard)
     assert (rejected_again, rows_again, again.starts) == (rejected, rows, quality.starts)
     assert (again.spread(), again.broken()) == (quality.spread(), quality.broken())

@@ -220,7 +220,7 @@ def test_joined_mpeg_audio_is_read_whole_and_fewer_frames_than_declared_are_trun
         for joined in (note + note, note + none, none + note, note + TAGS["ID3v1"] + note, note * 3):
             times = 3 if joined == note * 3 else 2
             assert count(tmp_path / "x.mp3", joined) == pytest.approx(times * alone, abs=2 * 1152), kind
-        at = containers.sound_start(io.BytesIO(none), len(none))
+        at = containers.layout.sound_start(io.BytesIO(none), len(none))
         header = none[at : at + 2] + bytes([none[at + 2] & 15 | 8 << 4]) + none[at + 3 : at + 7]
         for frames, fits in ((alone // 576, True), (alone // 576 + 20, False)):
             vbri = struct.pack(">3HII", 1, 0, 75, len(none), frames)

@@ -15,23 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
-from soundmill.decoding.containers import walks
-from soundmill.decoding.containers.layout import (
-    HEAD_BYTES,
-    MAX_CHUNKS,
-    MAX_FRAMES,
-    MAX_PADDING,
-    DecodeError,
-    Layout,
-    Part,
-    padding_start,
-    read,
-    refuse_zeros,
-    sound_end,
-    sound_start,
-    too_many_parts,
-    truncated,
-)
+from soundmill.decoding.containers import layout, walks
+from soundmill.decoding.containers.layout import HEAD_BYTES, DecodeError, Layout, read, refuse_zeros, too_many_parts, truncated
 from soundmill.decoding.containers.walks import FrameParser, adts_frame, mpeg_frame
 
 
@@ -121,7 +106,7 @@ def sniff(file: BinaryIO, size: int) -> Kind:
         raise DecodeError("empty", "zero bytes")
     head = read(file, 0, HEAD_BYTES)
     _refuse_text(head)
-    start = sound_start(file, size)
+    start = layout.sound_start(file, size)
     body = head
     if start > 0:
         body = read(file, start, HEAD_BYTES)
@@ -192,31 +177,31 @@ def inspect(kind: Kind, file: BinaryIO, size: int, max_seconds: float, sums_chec
     if kind.name not in _MAY_END_IN_SILENCE:
         refuse_zeros(file, 0, size)
     if walk := _RAW_WALKS.get(kind.name):
-        layout = walk(file, size, max_seconds)
-        return replace(layout, pieces=()) if layout.pieces == ((0, size),) else layout
-    start = sound_start(file, size)
+        found = walk(file, size, max_seconds)
+        return replace(found, pieces=()) if found.pieces == ((0, size),) else found
+    start = layout.sound_start(file, size)
     # What looks like a tag may be sound, if the container declares the end of the sound.
-    end = size if kind.name in _MAY_END_IN_SILENCE and kind.name != "mp4" else sound_end(file, start, size)
-    part = Part(file, start, end)
+    end = size if kind.name in _MAY_END_IN_SILENCE and kind.name != "mp4" else layout.sound_end(file, start, size)
+    part = layout.Part(file, start, end)
     if kind.name in ("ac3", "flac"):
-        end = padding_start(file, start, end)
+        end = layout.padding_start(file, start, end)
     if kind.name == "ogg":
-        layout = walk_ogg(part, end - start, sums_checked)
+        found = walk_ogg(part, end - start, sums_checked)
     else:
         walk = _WALKS.get(kind.name)
-        layout = walk(part, end - start, max_seconds) if walk else Layout(sndfile=kind.sndfile)
+        found = walk(part, end - start, max_seconds) if walk else Layout(sndfile=kind.sndfile)
         # A container that does not know where its sound ends.
-        if layout.streamed and walk and end == size and (end := sound_end(file, start, size)) < size:
-            layout = walk(Part(file, start, end), end - start, max_seconds)
-    if layout.pieces:  # the walk found padding
-        end = start + layout.pieces[0][1]
-    return replace(layout, pieces=((start, end),) if (start, end) != (0, size) else ())
+        if found.streamed and walk and end == size and (end := layout.sound_end(file, start, size)) < size:
+            found = walk(layout.Part(file, start, end), end - start, max_seconds)
+    if found.pieces:  # the walk found padding
+        end = start + found.pieces[0][1]
+    return replace(found, pieces=((start, end),) if (start, end) != (0, size) else ())
 
 
 def walk_mp4(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     position = 0
     seconds: float | None = None
-    for _ in range(MAX_CHUNKS):
+    for _ in range(layout.MAX_CHUNKS):
         if position + 8 > size:
             return Layout(sndfile=False, seconds=seconds)
         length, name = struct.unpack(">I4s", read(file, position, 8))
@@ -267,17 +252,17 @@ def _matroska_seconds(content: bytes) -> float | None:
         scale = int.from_bytes(content[at + 4 : at + 4 + element[0]], "big")
     at = content.find(_DURATION, max(at, 0))
     width = content[at + 2 : at + 3] if at >= 0 else b""
-    layout = {b"\x84": ">f", b"\x88": ">d"}.get(width)
-    if layout is None or len(content) < at + 11:
+    form = {b"\x84": ">f", b"\x88": ">d"}.get(width)
+    if form is None or len(content) < at + 11:
         return None
-    seconds = struct.unpack_from(layout, content, at + 3)[0] * scale / 1e9
+    seconds = struct.unpack_from(form, content, at + 3)[0] * scale / 1e9
     return seconds if math.isfinite(seconds) and seconds > 0 else None
 
 
 def walk_matroska(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     position = 0
     seconds: float | None = None
-    for _ in range(MAX_CHUNKS):
+    for _ in range(layout.MAX_CHUNKS):
         if position >= size:
             return Layout(sndfile=False, seconds=seconds)
         head = read(file, position, 16)
@@ -296,7 +281,7 @@ def walk_matroska(file: BinaryIO, size: int, max_seconds: float) -> Layout:
 
 def walk_flv(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     position = int.from_bytes(read(file, 5, 4), "big") + 4
-    for _ in range(MAX_FRAMES):
+    for _ in range(layout.MAX_FRAMES):
         if position >= size:
             return Layout(sndfile=False)
         header = read(file, position, 11)
@@ -349,12 +334,12 @@ def walk_ogg(file: BinaryIO, size: int, sums_checked: bool) -> Layout:
     pages = 0
     while position < size:
         pages += 1
-        if pages > MAX_FRAMES:
+        if pages > layout.MAX_FRAMES:
             raise too_many_parts()
         header = read(file, position, 27)
         if header[:4] != b"OggS":
             if not open_streams and codecs:  # tags or padding after the last page
-                if size - position > MAX_PADDING:
+                if size - position > layout.MAX_PADDING:
                     raise DecodeError("corrupt", f"{size - position} bytes after the last Ogg page, at byte {position}")
                 break
             raise DecodeError("truncated" if position + 27 > size else "corrupt", f"no Ogg page at byte {position}")

@@ -9,22 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from soundmill.decoding.containers.layout import (
-    MAX_CHUNKS,
-    MAX_FRAMES,
-    DecodeError,
-    Layout,
-    check_bound,
-    is_unknown_size,
-    read,
-    refuse_zeros,
-    sound_end,
-    sound_start,
-    tag_end_at,
-    too_many_parts,
-    truncated,
-    zeros_end,
-)
+from soundmill.decoding.containers import layout
+from soundmill.decoding.containers.layout import DecodeError, Layout, read, refuse_zeros, too_many_parts, truncated
 
 PLAIN_WAV_CODECS = (1, 3, 6, 7, 0xFFFE)  # with frames of one sample per channel
 BLOCK_CODECS = (2, 0x11, 0x31, 0x61, 0x62, 0x69)  # MS ADPCM, IMA ADPCM and its kin, GSM 6.10
@@ -41,7 +27,7 @@ AVI_PADDING = 4096  # zeros up to a sector or page
 
 
 def chunks(
-    file: BinaryIO, start: int, size: int, header: struct.Struct, align: int, counts_itself: int = 0, most: int = MAX_CHUNKS
+    file: BinaryIO, start: int, size: int, header: struct.Struct, align: int, counts_itself: int = 0, most: int = layout.MAX_CHUNKS
 ) -> Iterator[tuple[bytes, int, int]]:
     """(id, start of the data, its declared size) of IFF-like chunks, padded to `align`; a size counts `counts_itself` more."""
     position = start
@@ -82,7 +68,7 @@ def walk_wav(file: BinaryIO, size: int, max_seconds: float) -> Layout:
         declared = long_size
     room = size - at
     known = 0 < declared <= room and (
-        wave64 or long or not is_unknown_size(declared) or _chunk_follows(file, at + declared, size, header)
+        wave64 or long or not layout.is_unknown_size(declared) or _chunk_follows(file, at + declared, size, header)
     )
     streamed = not (known or declared == room) and _is_unknown(file, at, declared, size, header)
     if (not known and 0 < declared < room) or (not wave64 and room - declared >= 2**32 > declared > 0):
@@ -91,7 +77,7 @@ def walk_wav(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     sound = room if streamed else declared
     frames = fmt and fmt.frames(sound, samples)
     if fmt and frames and fmt.codec in PLAIN_WAV_CODECS:
-        check_bound(frames, fmt.rate, fmt.channels, max_seconds)
+        layout.check_bound(frames, fmt.rate, fmt.channels, max_seconds)
     refuse_zeros(file, at + sound, size)
     readable = fmt is None or fmt.codec in SNDFILE_WAV_CODECS
     width = header.format[0] + ("Q" if wave64 else "I")
@@ -139,7 +125,7 @@ class _Format:
 def _is_unknown(file: BinaryIO, at: int, declared: int, size: int, header: struct.Struct | None, head: int = 0) -> bool:
     """Whether data at `at`, of them `head` bytes no sound, last to the end, their size unknown; DecodeError if cut or empty."""
     room = size - at
-    if is_unknown_size(declared - head) and (declared > room or declared <= head):
+    if layout.is_unknown_size(declared - head) and (declared > room or declared <= head):
         if room <= head or (header and declared <= head and _chunk_follows(file, at + max(declared, 0), size, header)):
             raise DecodeError("too short", "no samples")
         return True
@@ -203,7 +189,7 @@ def walk_avi(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     for name, at, declared in chunks(file, 0, size, header, align=2):
         if name != b"RIFF":
             break
-        if is_unknown_size(declared) and at + declared != size:
+        if layout.is_unknown_size(declared) and at + declared != size:
             return Layout(sndfile=False, streamed=True)
         if at + declared > size:
             raise truncated(at + declared, size, "the RIFF chunk")
@@ -211,9 +197,9 @@ def walk_avi(file: BinaryIO, size: int, max_seconds: float) -> Layout:
             if part == b"LIST" and read(file, inside, 4) == b"movi":
                 # A preallocated, incomplete download has zeros at its end.
                 end = min(inside + length, at + declared)
-                for packet, data, _ in chunks(file, inside + 4, end, header, align=2, most=MAX_FRAMES):
+                for packet, data, _ in chunks(file, inside + 4, end, header, align=2, most=layout.MAX_FRAMES):
                     if packet == b"\0\0\0\0":
-                        if (hole := zeros_end(file, data, end) - data) > AVI_PADDING:
+                        if (hole := layout.zeros_end(file, data, end) - data) > AVI_PADDING:
                             raise DecodeError("corrupt", f"{hole} zeros where a packet should start, at byte {data - header.size}")
                         break  # ffmpeg finds packets after a few zeros
     return Layout(sndfile=False)
@@ -299,17 +285,17 @@ def _walk_frames(file: BinaryIO, position: int, size: int, frame: FrameParser, m
     form: tuple[int, int] | None = None
     free = True  # no frame since the beginning, or a tag
     zeros = False  # since the last frame or tag
-    for _ in range(MAX_FRAMES):
+    for _ in range(layout.MAX_FRAMES):
         if position >= size:
             return found
         header = read(file, position, 10)
         parsed = frame(header)
         if parsed is None:
-            tag = tag_end_at(file, position, size, header)
+            tag = layout.tag_end_at(file, position, size, header)
             if tag is not None:
                 position, free, zeros = tag, True, False
                 continue
-            after = zeros_end(file, position, size)
+            after = layout.zeros_end(file, position, size)
             # Padding at the end, or no more sound after a tag.
             if after == size or (free and found.count and after == position):
                 return found
@@ -349,8 +335,8 @@ def _walk_frames(file: BinaryIO, position: int, size: int, frame: FrameParser, m
 
 
 def walk_mpeg_audio(file: BinaryIO, size: int, max_seconds: float) -> Layout:
-    start = sound_start(file, size)
-    end = sound_end(file, start, size)
+    start = layout.sound_start(file, size)
+    end = layout.sound_end(file, start, size)
     if mpeg_frame(read(file, start, 7)) is None:
         return Layout(sndfile=False)
     if read(file, 0, 3) == b"ID3":  # decoders know this one, and look for the note after it
@@ -372,8 +358,8 @@ def walk_mpeg_audio(file: BinaryIO, size: int, max_seconds: float) -> Layout:
 
 
 def walk_adts(file: BinaryIO, size: int, max_seconds: float) -> Layout:
-    start = sound_start(file, size)
-    found = _walk_frames(file, start, sound_end(file, start, size), adts_frame, max_seconds)
+    start = layout.sound_start(file, size)
+    found = _walk_frames(file, start, layout.sound_end(file, start, size), adts_frame, max_seconds)
     return Layout(sndfile=False, seconds=found.seconds, pieces=tuple(found.pieces))
 
 
