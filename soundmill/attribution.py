@@ -248,7 +248,6 @@ def _amount(some: Iterable[Credit]) -> str:
     some = list(some)
     named = sum(bool(credit.recording) for credit in some)
     parts = [credit.used_for for credit in some if not credit.recording]
-    words = (
-        [f"{named} recording{'' if named == 1 else 's'}, {sum(credit.seconds for credit in some) / 3600:.2f} h"] if named else []
-    )
+    hours = sum(credit.seconds for credit in some) / 3600
+    words = [f"{named} recording{'' if named == 1 else 's'}, {hours:.2f} h"] if named else []
     return "; ".join([*words, *(f"all of its {part}" for part in parts)])

@@ -53,12 +53,9 @@ def matching_gains(sounds: Sequence[tuple[np.ndarray, int]], target: float, lowe
     measured = [integrated_loudness(np.broadcast_to(wave, (2, wave.shape[1])), rate) for wave, rate in sounds]
     peaks = [float(np.abs(wave).max(initial=0.0)) for wave, _ in sounds]
     room = [20 * math.log10(FULL_SCALE / peak) if peak else math.inf for peak in peaks]
-    reachable = [loudness + room for loudness, room in zip(measured, room, strict=True) if loudness > -math.inf]
-    common = max(lowest, min([target, *reachable]))
-    return [
-        min(common - loudness, room, max_gain) if loudness > -math.inf else 0.0
-        for loudness, room in zip(measured, room, strict=True)
-    ]
+    pairs = list(zip(measured, room, strict=True))
+    common = max(lowest, min([target, *(loudness + room for loudness, room in pairs if loudness > -math.inf)]))
+    return [min(common - loudness, room, max_gain) if loudness > -math.inf else 0.0 for loudness, room in pairs]
 
 
 WINDOW_SECONDS = 0.128  # 2048 samples at 16 kHz
@@ -68,11 +65,8 @@ FLOOR_DB = -80.0
 def a_weighting(frequency: np.ndarray) -> np.ndarray:
     """Power gain of the A curve at frequencies in Hz (IEC 61672-1, annex E): 1 at 1 kHz, 0 at 0 Hz."""
     square = np.asarray(frequency, np.float64) ** 2
-    amplitude = (
-        12194.217**2
-        * square**2
-        / ((square + 20.598997**2) * np.sqrt((square + 107.65265**2) * (square + 737.86223**2)) * (square + 12194.217**2))
-    )
+    middle = np.sqrt((square + 107.65265**2) * (square + 737.86223**2))
+    amplitude = 12194.217**2 * square**2 / ((square + 20.598997**2) * middle * (square + 12194.217**2))
     return amplitude**2 * 10**0.2
 
 
@@ -82,9 +76,7 @@ def window_length(sample_rate: int) -> int:
 
 
 def pressure_level(wave: np.ndarray, sample_rate: int) -> float:
-    """A-weighted level in dB of a wave [T]: the maximum over half-overlapping Hann windows of 10·log10 Σ A-weighted power, at least
-    -80 dB. The last, partial window is zero-padded.
-    """
+    """A-weighted dB of a wave [T], at least -80: the maximum over half-overlapping Hann windows, the last zero-padded."""
     size = window_length(sample_rate)
     hop = size // 2
     wave = np.asarray(wave, np.float64)

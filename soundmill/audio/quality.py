@@ -61,9 +61,7 @@ class RecordingMeter:
                 self._finish()
 
     def channel_correlation(self) -> float | None:
-        """Lowest Pearson correlation of the first channel with another: -1 for an inverted channel, 1 for equal channels; None if
-        there is nothing to compare.
-        """
+        """Lowest Pearson correlation of the first channel with another, from -1 (inverted) to 1 (equal); None without any."""
         self._finish()
         if self.channels < 2:
             return None

@@ -69,9 +69,8 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
     if not rows and not embedded:
         for one in tables.rejected[:1]:
             raise UserError(f"{one['path']}: {one['reason']} ({one['detail']}); correct it, or remove it from the corpus")
-        raise inventory.lacks(
-            "metadata.csv, .jsonl or .parquet with `file_name`, and no Parquet table with usable recordings", "put one there"
-        )
+        looks = "metadata.csv, .jsonl or .parquet with `file_name`, and no Parquet table with usable recordings"
+        raise inventory.lacks(looks, "put one there")
     name_classes([*rows, *embedded.values()], inventory, tables)
     join(inventory, rows, num_shards, tables)
     for recording in tables.recordings:
@@ -278,8 +277,7 @@ def _splits_of_folders(files: Iterable[AudioFile]) -> dict[bytes, str]:
 
 
 def _splits_of_words(files: list[AudioFile]) -> dict[bytes, str]:
-    """Splits by raw path from words in the names of all sibling folders (`train-clean-100`, `test-clean`), else from the first word
-    of all file names (`train_1.wav`, `test_1.wav`)."""
+    """Splits by raw path from words in the names of all sibling folders (`test-clean`), else from those that begin all names."""
     files = [file for file in files if not _METADATA.search(file.raw_path)]
     if not files:
         return {}

@@ -64,11 +64,8 @@ class Report:
         return len(self.tables.matched) + len(self.tables.missing) + self.tables.counts.get("undecided_clips", 0)
 
     def counts(self) -> dict[str, int]:
-        return {
-            "recordings": len(self.tables.recordings),
-            "captions": len(self.tables.captions),
-            **{name: len(entries) for name, entries in self._lists().items()},
-        }
+        listed = {"recordings": self.tables.recordings, "captions": self.tables.captions, **self._lists()}
+        return {name: len(entries) for name, entries in listed.items()}
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -88,15 +85,8 @@ class Report:
         }
 
     def _lists(self) -> dict[str, list[dict[str, Any]]]:
-        tables = self.tables
-        return {
-            "matched": tables.matched,
-            "missing": tables.missing,
-            "orphans": tables.orphans,
-            "collisions": tables.collisions,
-            "ambiguous": tables.ambiguous,
-            "damaged": self.damaged,
-        }
+        names = ("matched", "missing", "orphans", "collisions", "ambiguous")
+        return {name: getattr(self.tables, name) for name in names} | {"damaged": self.damaged}
 
 
 def check(
@@ -177,11 +167,10 @@ def report_of(
     united = bool(places[0].name)
     files, tables = unite(parts)
     # In a union, a recording gets another id if an earlier part has its id.
-    own_ids = {
-        (part.name.encode() + b"/" if united else b"") + row["raw_path"]: row["recording_id"]
-        for part in parts
-        for row in part.tables.recordings
-    }
+    own_ids: dict[bytes, str] = {}
+    for part in parts:
+        below = part.name.encode() + b"/" if united else b""
+        own_ids |= {below + row["raw_path"]: row["recording_id"] for row in part.tables.recordings}
     row_of = {row["recording_id"]: row for row in tables.recordings}
 
     def starts_inside(clip: dict[str, Any]) -> bool:
@@ -268,9 +257,8 @@ def _move_to_missing(lost: dict[tuple[str, float | None], dict[str, Any]], table
     # File referenced only beyond its end.
     undescribed = described - {clip["id"] for clip in tables.matched}
     reported = {path for entry in tables.collisions + tables.ambiguous for path in entry.get("paths", ())}
-    tables.orphans.extend(
-        {"path": row["path"]} for row in tables.recordings if row["recording_id"] in undescribed and row["path"] not in reported
-    )
+    paths = [row["path"] for row in tables.recordings if row["recording_id"] in undescribed]
+    tables.orphans.extend({"path": path} for path in paths if path not in reported)
 
 
 def _numbers(origins: set[str], part: UnionPart) -> dict[str, str]:

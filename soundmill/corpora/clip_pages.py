@@ -125,20 +125,14 @@ def apply_rules(
             first = np.where(broken.any(axis=0), broken.argmax(axis=0), -1)
             details: list[str | None] = [None] * table.num_rows
             for row in np.flatnonzero(first >= 0).tolist():
-                reasons = [
-                    limit.describe(measures[limit.measure][row])
-                    for limit, hit in zip(quality.limits, broken[:, row], strict=True)
-                    if hit
-                ]
-                details[row] = "; ".join(reasons)
+                hits = [limit for limit, hit in zip(quality.limits, broken[:, row], strict=True) if hit]
+                details[row] = "; ".join(limit.describe(measures[limit.measure][row]) for limit in hits)
                 clip_id, source = table["clip_id"][row].as_py(), table["source"][row].as_py()
                 reason = quality.limits[first[row]].name
                 rows.append({"path": source, "reason": reason, "detail": f"{details[row]}, clip {clip_id}"})
             names = [quality.limits[number].name if number >= 0 else None for number in first.tolist()]
-            verdict = table.append_column("rejected", pa.array(names, pa.string())).append_column(
-                "detail", pa.array(details, pa.string())
-            )
-            writer.write_table(verdict)
+            table = table.append_column("rejected", pa.array(names, pa.string()))
+            writer.write_table(table.append_column("detail", pa.array(details, pa.string())))
             for name, values in measures.items():
                 collected[name].append(values)
             owners += table["recording_id"].chunks
@@ -407,12 +401,10 @@ def _picture(flac: bytes) -> bytes:
     edges = np.linspace(0, len(wave), PICTURE_COLUMNS + 1).astype(int)[:-1]
     heights = np.linspace(1, -1, WAVE_ROWS)[:, None]
     zero = np.where(np.arange(WAVE_ROWS)[:, None] == WAVE_ROWS // 2, 0.4, 0.0)
-    inside = (heights <= np.maximum.reduceat(wave, edges) + 1 / WAVE_ROWS) & (
-        heights >= np.minimum.reduceat(wave, edges) - 1 / WAVE_ROWS
-    )
-    colours = colormaps["magma"](
-        np.concatenate([np.where(inside, 0.78, zero), np.zeros((3, PICTURE_COLUMNS)), _spectrogram(wave)]), bytes=True
-    )
+    low, high = (most.reduceat(wave, edges) for most in (np.minimum, np.maximum))
+    inside = (heights <= high + 1 / WAVE_ROWS) & (heights >= low - 1 / WAVE_ROWS)
+    rows = [np.where(inside, 0.78, zero), np.zeros((3, PICTURE_COLUMNS)), _spectrogram(wave)]
+    colours = colormaps["magma"](np.concatenate(rows), bytes=True)
     buffer = io.BytesIO()
     imsave(buffer, np.ascontiguousarray(colours[..., :3]), format="jpg", pil_kwargs={"quality": 85})
     return buffer.getvalue()

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from soundmill.corpora.inventory import Inventory, composed
 from soundmill.corpora.join import DETECTED, MACHINE_ID, ManifestFormat, join
+from soundmill.corpora.json_entries import texts
 from soundmill.corpora.metadata import csv_columns, csv_files_with, head_lines, read_csv, read_lines
 from soundmill.corpora.resolver import MAX_KEY, FileIndex, youtube_clip
 from soundmill.corpora.tables import CorpusTables, Format, ManifestRow, fold_number, seconds, split_of_file, video_id, whole_number
@@ -66,7 +67,7 @@ def _musiccaps(cells: Cells) -> dict[str, Any]:
     return {
         "key": video,
         "captions": [cells["caption"]],
-        "labels": [label.strip() for label in cells.get("audioset_positive_labels", "").split(",") if label.strip()],
+        "labels": texts(cells.get("audioset_positive_labels", ""), ","),
         "start_time": start,
         "split": {"true": "test", "false": "train"}.get(cells.get("is_audioset_eval", "").strip().lower()),
     }
@@ -172,8 +173,8 @@ class LjSpeech(ManifestFormat):
         ids = []
         lines = [line for line in head_lines(inventory, name)[:DETECTED] if line.strip()]
         for line in lines:
-            first, *texts = line.split("|")
-            if len(texts) in (1, 2) and _ID.fullmatch(first):
+            first, *spoken = line.split("|")
+            if len(spoken) in (1, 2) and _ID.fullmatch(first):
                 ids.append(first)
         folder = os.path.join(os.path.dirname(name), b"wavs")
         stems = {composed(file.stem) for file in inventory.audio if os.path.dirname(file.raw_path) == folder}
@@ -186,14 +187,14 @@ class LjSpeech(ManifestFormat):
         for (before, first), (line, second) in pairwise(lines):
             if len(second) == 1 or (len(first) == len(second) == 2 and usual[0][0] == 3):
                 pieces |= {before, line}
-        for line, (key, *texts) in lines:
-            if len(texts) not in (1, 2) or line in pieces:
-                what = "a piece of a broken line" if line in pieces else f"{len(texts)} `|`"
+        for line, (key, *spoken) in lines:
+            if len(spoken) not in (1, 2) or line in pieces:
+                what = "a piece of a broken line" if line in pieces else f"{len(spoken)} `|`"
                 tables.reject(name, "bad row", f"line {line}: {what}, expected `id|transcript|normalised transcript`")
             elif not key.strip():
                 tables.reject(name, "bad id", f"line {line}: empty")
             else:
-                captions = [text for text in reversed(texts) if text.strip()][:1]
+                captions = [text for text in reversed(spoken) if text.strip()][:1]
                 yield ManifestRow(name, line, f"wavs/{key.strip()}", captions=captions)
 
 
@@ -338,11 +339,8 @@ class AudioCaps:
         """Tables of all csv files and audio; a caption belongs to the recording of its video with the last start before it."""
         tables = CorpusTables()
         with_captions, with_labels = _tables_of(inventory, tables)
-        labels = {
-            (video, start): [label for part in row["labels"].split(";") if (label := part.strip())]
-            for name in with_labels
-            for _, video, start, row in _windows(inventory, name, tables)
-        }
+        labelled = (window for name in with_labels for window in _windows(inventory, name, tables))
+        labels = {(video, start): texts(row["labels"], ";") for _, video, start, row in labelled}
         rows = [
             ManifestRow(
                 name,

@@ -63,9 +63,7 @@ def find_in_folder(
     progress: Callable[[int], object] = lambda n: None,
     follow_links: bool = False,
 ) -> tuple[Duplicates, list[dict[str, str]]]:
-    """Find duplicates among the audio files below `root`, by escaped relative path; also returns unreadable files as rows of
-    manifest.QUARANTINE. `follow_links` as in inventory.list_files.
-    """
+    """Find duplicates among the audio files below `root`, by escaped path; also the unreadable, as rows of manifest.QUARANTINE."""
     if not root.is_dir():
         raise UserError(f"{root}: no such directory; give the folder of the audio files")
     taken = inventory.list_files(root, workers, follow_links=follow_links)
@@ -74,10 +72,8 @@ def find_in_folder(
     batches += [list(group) for _, group in itertools.groupby(_embedded(taken), key=lambda file: file.shard_key)]
     if not batches:
         raise UserError(f"{root}: no audio file in it ({taken.num_files} files); give the folder of the audio files")
-    jobs = [
-        shards.Job(shards.shard_name(number), (bytes(root.resolve()), batch), weight=len(batch))
-        for number, batch in enumerate(batches)
-    ]
+    top = bytes(root.resolve())
+    jobs = [shards.Job(shards.shard_name(number), (top, batch), weight=len(batch)) for number, batch in enumerate(batches)]
     with tempfile.TemporaryDirectory(prefix="soundmill-duplicates-") as name:
         prints = Path(name) / "fingerprints"
         report = shards.map_shards(fingerprint_files, jobs, prints, workers=workers, progress=progress)
@@ -147,28 +143,24 @@ def fingerprint_files(root: bytes, files: list[inventory.AudioFile], output: Pat
             try:
                 with corpus.open(file.raw_path, output.parent) as path:
                     rate, blocks = decode.decode_blocks(path, decode.MAX_SECONDS)
-                    sound = _Blocks(resample.resample_blocks(blocks, rate, fingerprint.SAMPLE_RATE))
-                    words = fingerprint.fingerprint_blocks(sound)
+                    heard: list[bool] = []
+                    blocks = resample.resample_blocks(blocks, rate, fingerprint.SAMPLE_RATE)
+                    words = fingerprint.fingerprint_blocks(_noting(blocks, heard))
             except decode.DecodeError as error:
                 report.reject(file.path, error.reason, error.detail)
                 continue
             seconds = len(words) / fingerprint.FRAMES_PER_SECOND
-            digest = file.digest if sound.any else ""  # silent files are not duplicates
+            digest = file.digest if any(heard) else ""  # silent files are not duplicates
             row = {"clip_id": file.path, "recording_id": file.path, "start": 0.0, "seconds": seconds, "digest": digest}
             writer.write({**row, **landmarks(words)})
     return report
 
 
-class _Blocks:
-    """Blocks of a sound; `any`: whether a sample iterated so far is not zero."""
-
-    def __init__(self, blocks: Iterable[np.ndarray]):
-        self._blocks, self.any = blocks, False
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        for block in self._blocks:
-            self.any = self.any or bool(block.any())
-            yield block
+def _noting(blocks: Iterable[np.ndarray], heard: list[bool]) -> Iterator[np.ndarray]:
+    """The blocks; `heard` gets whether each has a sample that is not zero."""
+    for block in blocks:
+        heard.append(bool(block.any()))
+        yield block
 
 
 def _names(prints: list[Path]) -> pa.Table:

@@ -106,8 +106,7 @@ def _folder_beside(file: AudioFile, above: tuple[bytes, ...]) -> tuple[bytes, ..
 
 
 def _class_level(audio: list[AudioFile], level: int) -> int:
-    """The depth of class folders, from `level` on. A single folder is skipped if it is a container, or if all recordings are in
-    several folders below it."""
+    """Depth of class folders, from `level` on; a single folder is skipped if a container, or above several that have all files."""
     while len(names := {file.folders[level].lower() for file in audio if len(file.folders) > level}) == 1:
         if not (names <= CONTAINERS or _parts_below(audio, level + 1)):
             break
@@ -229,18 +228,14 @@ class Esc:
             )
         for file in inventory.audio:
             # The class is the folder with a class number, else the innermost one.
-            label = next(
-                (folder for folder in reversed(file.folders) if _ESC_FOLDER.fullmatch(folder)), b"".join(file.folders[-1:])
-            )
+            label = next(filter(_ESC_FOLDER.fullmatch, reversed(file.folders)), b"".join(file.folders[-1:]))
             fold, source = _fold_and_original(file.stem)
             tables.add_recording(file, num_shards, labels=[class_label(label)] if label else [], fold=fold, group=source)
         return tables
 
 
 def _read_esc50(inventory: Inventory, rows: list[ManifestRow], num_shards: int, tables: CorpusTables) -> CorpusTables:
-    """Join rows with files. Of several files with one name (`audio/16000/` may repeat `audio/`), the uppermost is described; the
-    others are recordings of the same fold and group.
-    """
+    """Join rows with files; of several with one name (`audio/16000/…`) the uppermost, the others get its fold and group."""
     index = FileIndex(inventory)
     first: dict[str, ManifestRow] = {}  # of each name
     twins: dict[AudioFile, ManifestRow] = {}

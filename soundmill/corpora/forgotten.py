@@ -107,9 +107,8 @@ class Forgotten:
 
     def identity(self) -> list[dict[str, Any]]:
         """Everything that affects the stages, as plain values."""
-        return [
-            entry.model_dump(mode="json", include={"recording_id", "digest", "start", "end", "reason"}) for entry in self.entries
-        ]
+        what = {"recording_id", "digest", "start", "end", "reason"}
+        return [entry.model_dump(mode="json", include=what) for entry in self.entries]
 
     def whole(self, recording_id: str, digest: str) -> Entry | None:
         """The entry that forgets a recording, or None."""
@@ -142,10 +141,8 @@ class Forgotten:
                 by_name.setdefault(name, []).append((entry.start, entry.end, entry.reason))
         if not by_name:
             return {}
-        found = {
-            row["recording_id"]: sorted({*by_name.get(row["recording_id"], ()), *by_name.get(row["digest"], ())})
-            for row in recordings
-        }
+        names = ((row["recording_id"], row["digest"]) for row in recordings)
+        found = {name: sorted({*by_name.get(name, ()), *by_name.get(digest, ())}) for name, digest in names}
         return {recording_id: stretches for recording_id, stretches in found.items() if stretches}
 
 

@@ -268,9 +268,8 @@ def list_files(
     if isinstance(root, Bucket):
         results = buckets.digests(root, [listed[path] for path, _ in candidates], cache, about)
     else:
-        results = hashing.file_digests(
-            [os.path.join(top, path) for path, _ in candidates], cache, workers, check=check, about=about
-        )
+        paths = [os.path.join(top, path) for path, _ in candidates]
+        results = hashing.file_digests(paths, cache, workers, check=check, about=about)
     for (raw_path, size), result in zip(candidates, results, strict=True):
         progress(1)
         if isinstance(result, OSError):

@@ -177,9 +177,8 @@ def _is_usable(row: ManifestRow, tables: CorpusTables) -> bool:
 def _add_recordings(inventory: Inventory, rows: list[ManifestRow], num_shards: int, state: JoinState) -> dict[bytes, str]:
     """Add every file; returns recording ids by raw path."""
     tables = state.tables
-    windows = {
-        file.raw_path: _window(file, [rows[n] for n in state.claims.get(file.raw_path, [])], state) for file in inventory.audio
-    }
+    own_of = {file.raw_path: [rows[number] for number in state.claims.get(file.raw_path, [])] for file in inventory.audio}
+    windows = {file.raw_path: _window(file, own_of[file.raw_path], state) for file in inventory.audio}
     begins: dict[str, float] = {}
     in_pieces = {video for video, start in filter(None, windows.values()) if begins.setdefault(video, start) != start}
 
@@ -199,7 +198,7 @@ def _add_recordings(inventory: Inventory, rows: list[ManifestRow], num_shards: i
 
     ids = {}
     for file in inventory.audio:
-        own = [rows[number] for number in state.claims.get(file.raw_path, [])]
+        own = own_of[file.raw_path]
         recording_id, window = clip_id(file), windows[file.raw_path]
         if window is None:
             tables.count("without_id")
@@ -397,8 +396,7 @@ def _in_own_folder(index: FileIndex, row: ManifestRow, resolution: Resolution) -
 
 
 def _in_part(row: ManifestRow, parts: Mapping[str, str], resolution: Resolution) -> Resolution:
-    """Of several files, those in the folder of the row's part. A file in another part's folder is excluded, unless its name is a
-    YouTube id, which is unique."""
+    """Of several files, those in the folder of the row's part; none in another part's, unless named by a YouTube id."""
     if not row.part or not resolution.files:
         return resolution
     above = composed_path(row.source).split(b"/")[:-1]

@@ -253,11 +253,8 @@ class NSynth(ManifestFormat):
     NOTE = re.compile(rb"[a-z_]+_(?:acoustic|electronic|synthetic)_\d{3}-\d{3}-\d{3}\.\w+")
 
     def manifests(self, inventory: Inventory) -> list[bytes]:
-        return [
-            name
-            for name in inventory.metadata
-            if re.search(rb"(?:^|/)examples\.json$", name) and b'"instrument_family' in read_head(inventory, name)
-        ]
+        names = (name for name in inventory.metadata if re.search(rb"(?:^|/)examples\.json$", name))
+        return [name for name in names if b'"instrument_family' in read_head(inventory, name)]
 
     def rows(self, inventory: Inventory, name: bytes, tables: CorpusTables) -> Iterator[ManifestRow]:
         """Captions are made of the fields; notes of one instrument are a group."""

@@ -67,7 +67,7 @@ def plan(recordings: int, valid_fraction: float, test_fraction: float, seed: int
         label, number = list(PATTERNS)[index % len(PATTERNS)], index // len(PATTERNS)
         split = "test" if number < held_out["test"] else "valid" if number < sum(held_out.values()) else "train"
         hint = TEMPO_HINTS[(index + number) % len(TEMPO_HINTS)]
-        extension, rate, channels = CONTAINERS[int(rng.integers(len(CONTAINERS)))]
+        container = CONTAINERS[int(rng.integers(len(CONTAINERS)))]
         bars, lead, rest = int(rng.choice([1, 2, 2, 4])), 0.0, 0.0
         bpm = round(float(rng.uniform(SLOWEST, FASTEST)), 2)
         name = f"{TITLE}_{index:04d}"
@@ -78,9 +78,8 @@ def plan(recordings: int, valid_fraction: float, test_fraction: float, seed: int
             named = bpm if hint == "named" else round(bpm * float(rng.choice(WRONG)))
             name += (f"_{named}bpm", f" {named} BPM", f"-bpm{named}")[index % 3]
         level = float(rng.uniform(-9, -1))
-        planned.append(
-            Loop(index, split, label, hint, f"{name}.{extension}", extension, rate, channels, bpm, bars, lead, rest, level)
-        )
+        name += f".{container[0]}"
+        planned.append(Loop(index, split, label, hint, name, *container, bpm, bars, lead, rest, level))
     return planned
 
 
@@ -137,9 +136,8 @@ def _maybe(rng: np.random.Generator, rhythm: Sequence[float], steps: Sequence[in
 def _kick(rng: np.random.Generator, rate: int) -> Hit:
     bottom, sweep, life = rng.uniform(45, 70), rng.uniform(2.5, 5), rng.uniform(0.06, 0.12)
     t = time_axis(0.4, rate)
-    tone = np.tanh(1.5 * np.sin(oscillator(bottom * (1 + sweep * np.exp(-t / 0.025)), rate, len(t)))) * decay(
-        0.4, rate, life, 0.001
-    )
+    phase = oscillator(bottom * (1 + sweep * np.exp(-t / 0.025)), rate, len(t))
+    tone = np.tanh(1.5 * np.sin(phase)) * decay(0.4, rate, life, 0.001)
     return lambda strength: strength * tone
 
 

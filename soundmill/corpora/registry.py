@@ -226,23 +226,13 @@ def _add_recordings(part: UnionPart, tables: CorpusTables) -> dict[str, str]:
         if VIDEO_ID.fullmatch(own_id) and starts.get(own_id, row["start_time"]) != row["start_time"]:
             recording_id = f"{own_id}_{row['start_time']:g}"  # another part of the video, as within one corpus
         ids[own_id] = tables.take_id(recording_id, raw_path, path)
-        tables.recordings.append(
-            {
-                **row,
-                "recording_id": ids[own_id],
-                "path": path,
-                "raw_path": raw_path,
-                "split": splits.get(own_id),
-                "corpus": part.name,
-                "weight": row["weight"] * part.weight,
-            }
-        )
+        of_union = {"recording_id": ids[own_id], "path": path, "raw_path": raw_path, "split": splits.get(own_id)}
+        tables.recordings.append({**row, **of_union, "corpus": part.name, "weight": row["weight"] * part.weight})
     return ids
 
 
 def _splits(recordings: list[dict[str, Any]]) -> dict[str, str]:
-    """Given splits by recording id. Without any, or if all are train, the highest of several folds is test and the others train, as
-    in splits.assign."""
+    """Given splits by recording id; without any, or if all are train, those by fold, as in splits.assign."""
     given = {row["recording_id"]: row["split"] for row in recordings if row["split"]}
     folds = {row["recording_id"]: row["fold"] for row in recordings if row["fold"] is not None}
     if set(given.values()) - {"train"} or len(set(folds.values())) < 2:

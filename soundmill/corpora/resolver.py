@@ -238,11 +238,8 @@ def _resolution(files: list[AudioFile], same_clip: bool) -> Resolution:
 
 def looks_random(video: str) -> bool:
     """Whether eleven characters look like a random YouTube id, not a word; 99.1 % of AudioCaps' ids do."""
-    return (
-        any(char.isupper() for char in video)
-        and any(char.islower() for char in video)
-        and not re.fullmatch(r"[A-Z][a-z_-]+", video)
-    )
+    mixed = any(map(str.isupper, video)) and any(map(str.islower, video))
+    return mixed and not re.fullmatch(r"[A-Z][a-z_-]+", video)
 
 
 _WORDS = re.compile(r"[A-Za-z][a-z]+(?:[A-Z][a-z]+|[_-]+[A-Za-z][a-z]+)*[_-]*[0-9]*")

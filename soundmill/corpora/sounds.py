@@ -90,9 +90,8 @@ def _in_a_room(rng: np.random.Generator, wave: Wave, rate: int, decay: float, le
 
 def _steady_times(rng: np.random.Generator, seconds: float, interval: float, jitter: float) -> list[float]:
     """Times every `interval` seconds from 0, each but the first shifted by up to `jitter` intervals."""
-    times = [
-        (number + (rng.uniform(-jitter, jitter) if number else 0)) * interval for number in range(int(np.ceil(seconds / interval)))
-    ]
+    count = int(np.ceil(seconds / interval))
+    times = [(number + (rng.uniform(-jitter, jitter) if number else 0)) * interval for number in range(count)]
     return [float(time) for time in times if time < seconds]
 
 
@@ -215,9 +214,8 @@ def kick_drum(rng: np.random.Generator, seconds: float, rate: int) -> Wave:
     t = time_axis(0.35, rate)
     bottom, sweep, life = rng.uniform(48, 75), rng.uniform(2.5, 5), rng.uniform(0.06, 0.11)
     tone = np.sin(oscillator(bottom * (1 + sweep * np.exp(-t / 0.025)), rate, len(t))) * decay(0.35, rate, life, 0.001)
-    tone[: rate // 100] += noise(rng, 0.01, rate, band(1500, 5000))[: rate // 100] * np.linspace(
-        rng.uniform(0.2, 0.6), 0, rate // 100
-    )
+    click = noise(rng, 0.01, rate, band(1500, 5000))[: rate // 100]
+    tone[: rate // 100] += click * np.linspace(rng.uniform(0.2, 0.6), 0, rate // 100)
     for at in _beats(rng, seconds, rng.uniform(0.42, 0.6), 0.1):
         add(wave, np.tanh(1.5 * tone) * rng.uniform(0.85, 1), at, rate)
     return wave

@@ -291,11 +291,8 @@ def numbered_rows(file: pq.ParquetFile) -> Iterator[tuple[int, dict[str, Any]]]:
 def _plain_bytes(file: pq.ParquetFile, group: int, columns: list[str]) -> int:
     about = file.metadata.row_group(group)
     chunks = (about.column(index) for index in range(about.num_columns))
-    return sum(
-        chunk.total_uncompressed_size
-        for chunk in chunks
-        if chunk.path_in_schema in columns or chunk.path_in_schema.partition(".")[0] in columns
-    )
+    chosen = (chunk for chunk in chunks if {chunk.path_in_schema, chunk.path_in_schema.partition(".")[0]} & set(columns))
+    return sum(chunk.total_uncompressed_size for chunk in chosen)
 
 
 def _text_bytes(array: pa.Array) -> int:
@@ -461,9 +458,8 @@ def class_names(schema: pa.Schema) -> dict[str, list[str]]:
         classes = {column: (feature.get("feature") or feature).get("names") for column, feature in features.items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}
-    return {
-        column: names for column, names in classes.items() if isinstance(names, list) and all(isinstance(n, str) for n in names)
-    }
+    lists = ((column, names) for column, names in classes.items() if isinstance(names, list))
+    return {column: names for column, names in lists if all(isinstance(name, str) for name in names)}
 
 
 def _one_line(error: Exception) -> str:

@@ -102,13 +102,11 @@ def plan(
     videos[-1], starts[-1], starts[-2] = videos[-2], 300, 30
     planned = []
     for index, (split, (seconds, events)) in enumerate(scenes):
-        extension, rate, channels = CONTAINERS[(index + index // len(LABELS)) % len(CONTAINERS)]
+        container = CONTAINERS[(index + index // len(LABELS)) % len(CONTAINERS)]
         prefix = "Y" if index % 6 == 4 else ""
-        name = f"{prefix}{videos[index]}_{starts[index]}.{extension}"
+        name = f"{prefix}{videos[index]}_{starts[index]}.{container[0]}"
         level = float(rng.uniform(-12, -1.5))
-        planned.append(
-            Recording(index, split, videos[index], starts[index], name, extension, rate, channels, seconds, level, tuple(events))
-        )
+        planned.append(Recording(index, split, videos[index], starts[index], name, *container, seconds, level, tuple(events)))
     return planned
 
 
@@ -247,11 +245,8 @@ def windows_of(seconds: float, window_seconds: float, min_seconds: float) -> lis
 
 def describe(events: Iterable[Event], start: float, end: float, rng: np.random.Generator) -> tuple[str, list[str]]:
     """Caption and labels, those of the longest events first, of the events between two times in a recording."""
-    inside = [
-        (max(event.onset, start), min(event.offset, end), event.label)
-        for event in events
-        if event.onset < end and event.offset > start
-    ]
+    heard = [event for event in events if event.onset < end and event.offset > start]
+    inside = [(max(event.onset, start), min(event.offset, end), event.label) for event in heard]
     longest_first = sorted(inside, key=lambda part: (part[0] - part[1], part))
     if not inside:
         return SILENT_CAPTION, []

@@ -12,7 +12,7 @@ from soundmill.corpora.inventory import AudioFile, Inventory, composed
 from soundmill.corpora.resolver import MAX_KEY, with_slashes, youtube_clip
 from soundmill.corpora.statements import MAX_CELL, NOTHING, clean
 from soundmill.errors import UserError
-from soundmill.manifest import FILE_TAGS, SPLIT_NAMES, TERMS, VIDEO_ID, escape_path
+from soundmill.manifest import FILE_TAGS, RECORDINGS, SPLIT_NAMES, VIDEO_ID, escape_path
 from soundmill.params import parse_json
 
 # Words for a missing value, as programs write it. A folder may be called so; a class in a table may be `unknown` or `other`.
@@ -132,25 +132,13 @@ class CorpusTables:
     ) -> str:
         """Add a recording and return its id: the given one if it is free, else a hash of the path."""
         recording_id = self.take_id(recording_id, file.raw_path, file.path)
-        self.recordings.append(
-            {
-                "recording_id": recording_id,
-                "path": file.path,
-                "raw_path": file.raw_path,
-                "size": file.size,
-                "digest": file.digest,
-                "shard": shards.shard_of(file.shard_key, num_shards),
-                "start_time": float(start_time),
-                "labels": list(dict.fromkeys(map(_clean, labels))),
-                "fold": fold,
-                "split": split,
-                "group": _clean(group) if group else None,
-                "corpus": "",
-                "weight": 1.0,
-                **dict.fromkeys(TERMS),  # see terms.py
-                "file_tags": None,  # see `fill_file_tags`
-            }
-        )
+        row: dict[str, Any] = dict.fromkeys(RECORDINGS.names)  # terms: see terms.py; `file_tags`: see `fill_file_tags`
+        row |= {name: getattr(file, name) for name in ("path", "raw_path", "size", "digest")}
+        row |= {"recording_id": recording_id, "start_time": float(start_time), "fold": fold, "split": split}
+        row |= {"shard": shards.shard_of(file.shard_key, num_shards), "corpus": "", "weight": 1.0}
+        row["labels"] = list(dict.fromkeys(map(_clean, labels)))
+        row["group"] = _clean(group) if group else None
+        self.recordings.append(row)
         return recording_id
 
     def take_id(self, recording_id: str | None, raw_path: bytes, path: str) -> str:
@@ -168,15 +156,8 @@ class CorpusTables:
     def add_caption(
         self, recording_id: str, caption: str, origin: str, start_time: float | None = None, labels: Iterable[str] = ()
     ) -> None:
-        self.captions.append(
-            {
-                "recording_id": recording_id,
-                "start_time": start_time,
-                "caption": _clean(caption),
-                "labels": [_clean(label) for label in labels],
-                "origin": origin,
-            }
-        )
+        of_text = {"recording_id": recording_id, "start_time": start_time, "caption": _clean(caption), "origin": origin}
+        self.captions.append({**of_text, "labels": [_clean(label) for label in labels]})
 
     def with_stated(self, inventory: Inventory) -> Iterator[tuple[dict[str, Any], list[tuple[str, dict[str, Any]]]]]:
         """Each recording, and what is stated of it: (row, columns of its table), then the tags of its file."""
@@ -224,11 +205,9 @@ class CorpusTables:
         paths = {row["recording_id"]: row["path"] for row in self.recordings}
         for row in self.captions:
             if (recording_id := row["recording_id"]) in paths:
-                clip = described.setdefault(
-                    (recording_id, row["start_time"]),
-                    {"id": recording_id, "path": paths[recording_id], "start_time": row["start_time"], "captions": 0},
-                )
-                clip["captions"] += 1
+                start = row["start_time"]
+                clip = {"id": recording_id, "path": paths[recording_id], "start_time": start, "captions": 0}
+                described.setdefault((recording_id, start), clip)["captions"] += 1
         with_captions = {recording_id for recording_id, _ in described}
         reported = {path for entry in self.collisions + self.ambiguous for path in entry.get("paths", ())}
         self.matched, self.orphans = list(described.values()), []

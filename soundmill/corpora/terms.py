@@ -58,11 +58,8 @@ class TermsParams(StageParams):
         licence = row["licence"]
         if licence in (None, UNKNOWN) and self.unknown == "quarantine":
             return "no known licence, and corpus.terms.unknown is quarantine"
-        if (
-            licence is not None
-            and self.allow is not None
-            and not (licence in self.allow or (is_id(licence) and any(fnmatchcase(licence, pattern) for pattern in self.allow)))
-        ):
+        allowed = self.allow is None or licence is None or licence in self.allow
+        if not allowed and not (is_id(licence) and any(fnmatchcase(licence, pattern) for pattern in self.allow)):
             what = "an unclear licence" if licence == UNKNOWN else f"licence {licence:.200}"
             return f"{what}, which corpus.terms.allow does not have ({row['terms_found']})"
         if row["ai_terms"] == "refused" and self.ai_refused == "quarantine":
@@ -313,9 +310,8 @@ def named_by_licence(text: str) -> list[str]:
     """The licences that a licence file names; none if it is short and has reserved rights or conditions, or is about metadata."""
     found = named_in(text)
     short = len(text) < SHORT and len(found) == 1
-    unclear = short and (
-        _RESERVED.search(text) or re.search(r"\bmetadata\b", text, re.IGNORECASE) or _adds_conditions(text, found[0])
-    )
+    limited = _RESERVED.search(text) or re.search(r"\bmetadata\b", text, re.IGNORECASE)
+    unclear = short and (limited or _adds_conditions(text, found[0]))
     return [] if unclear else found
 
 

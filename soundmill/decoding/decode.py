@@ -120,14 +120,8 @@ def _cannot_open(path: bytes | str | Path, error: OSError) -> DecodeError:
 
 
 def _kind_of(mode: int) -> str:
-    kinds = {
-        stat.S_IFIFO: "a FIFO",
-        stat.S_IFSOCK: "a socket",
-        stat.S_IFDIR: "a directory",
-        stat.S_IFCHR: "a device",
-        stat.S_IFBLK: "a device",
-    }
-    return kinds.get(stat.S_IFMT(mode), "not a file")
+    kinds = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a directory"}
+    return kinds.get(stat.S_IFMT(mode), "a device")
 
 
 def probe(path: bytes | str | Path, max_seconds: float) -> Probe:

@@ -124,12 +124,10 @@ def version_of(executable: Path) -> str:
 def compile_command(inputs: list[Input], outputs: list[int]) -> list[str]:
     """ffmpeg's command line for the first audio stream of each input; descriptors, since names may be odd or of new files."""
     head = [str(ffmpeg_executable()), "-nostdin", "-hide_banner", "-nostats", "-loglevel", "repeat+level+info"]
-    parts = [_options(source.kind.demuxer, source.protocols) for source in inputs]
-    opened = [[*before, source.url] for (before, _), source in zip(parts, inputs, strict=True)]
-    decoded = [
-        ["-map", f"{index}:a:0", *after, f"pipe:{output}"]
-        for index, ((_, after), output) in enumerate(zip(parts, outputs, strict=True))
-    ]
+    befores, afters = zip(*(_options(source.kind.demuxer, source.protocols) for source in inputs), strict=True)
+    opened = [[*before, source.url] for before, source in zip(befores, inputs, strict=True)]
+    numbered = enumerate(zip(afters, outputs, strict=True))
+    decoded = [["-map", f"{index}:a:0", *after, f"pipe:{output}"] for index, (after, output) in numbered]
     return [*head, *itertools.chain(*opened, *decoded)]
 
 
@@ -150,11 +148,8 @@ def _options(demuxer: str | None, protocols: str) -> tuple[list[str], list[str]]
         "threads": 1,
     }
     # Checksums of FLAC, WavPack, TTA and AC-3, which ffmpeg ignores by default.
-    compiled = (
-        ffmpeg.input("file:", protocol_whitelist=protocols, err_detect="crccheck", threads=1, **force)
-        .output("pipe:", **out)
-        .compile(cmd=[])
-    )
+    source = ffmpeg.input("file:", protocol_whitelist=protocols, err_detect="crccheck", threads=1, **force)
+    compiled = source.output("pipe:", **out).compile(cmd=[])
     at = compiled.index("-i") + 1
     return compiled[:at], compiled[at + 1 : -1]
 

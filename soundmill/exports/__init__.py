@@ -170,9 +170,8 @@ class WebDataset(Target):
         if place == 0:
             if clip.split in self.open:
                 self.open.pop(clip.split).close()
-            self.open[clip.split] = tarfile.open(
-                self.directory / f"{clip.split}-{number:06d}.tar", "w", format=tarfile.USTAR_FORMAT
-            )
+            path = self.directory / f"{clip.split}-{number:06d}.tar"
+            self.open[clip.split] = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)
         self.counts[clip.split] += 1
         # A sample's key ends at the first dot of its file names.
         key = clip.clip_id.replace(".", "p")
@@ -222,14 +221,9 @@ class HuggingFaceParquet(Target):
             schema = PARQUET.with_metadata({"huggingface": json.dumps(_FEATURES)})
             path = self.directory / f"data/{split}-00000-of-00001.parquet"
             self.writers[split] = self.open.enter_context(shards.ShardWriter(path, schema))
-        self.writers[split].write(
-            {
-                "clip_id": clip.clip_id,
-                "audio": {"bytes": flac, "path": f"{clip.clip_id}.flac"},
-                "captions": list(clip.captions),
-                "labels": list(clip.labels),
-            }
-        )
+        audio = {"bytes": flac, "path": f"{clip.clip_id}.flac"}
+        row = {"clip_id": clip.clip_id, "audio": audio, "captions": list(clip.captions), "labels": list(clip.labels)}
+        self.writers[split].write(row)
 
     def finish(self) -> None:
         self.open.close()
@@ -325,10 +319,8 @@ def export(
                 result.left_out.append((clip.clip_id, str(reason)))
             progress(1)
         if not result.written:
-            reasons = Counter(reason for _, reason in result.left_out)
-            raise UserError(
-                f"{name}: none of {len(rows)} clips can be expressed ({reasons.most_common(1)[0][0]}); choose another format"
-            )
+            ((reason, _),) = Counter(reason for _, reason in result.left_out).most_common(1)
+            raise UserError(f"{name}: none of {len(rows)} clips can be expressed ({reason}); choose another format")
         target.finish()
         if result.left_out:
             lines = ["clip_id\treason", *("\t".join(pair) for pair in sorted(result.left_out))]

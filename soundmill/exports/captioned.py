@@ -155,12 +155,8 @@ CAPTIONS = 5  # caption_1 … caption_5 are always columns
 
 def _captions(placed: Placed, least: int = CAPTIONS, none: str = "") -> dict[str, dict[str, str]]:
     """The columns `caption_1` … of each clip, as many as the clip with most captions has; `none` where there is no text."""
-    most = max(least, *(len(clip.captions) for clip, _ in placed))
-    numbers = range(1, most + 1)
-    return {
-        clip.clip_id: {f"caption_{number}": text or none for number, text in zip_longest(numbers, clip.captions)}
-        for clip, _ in placed
-    }
+    columns = [f"caption_{number}" for number in range(1, max(least, *(len(clip.captions) for clip, _ in placed)) + 1)]
+    return {clip.clip_id: {name: text or none for name, text in zip_longest(columns, clip.captions)} for clip, _ in placed}
 
 
 def video_place(clip: ExportClip) -> str:
@@ -182,11 +178,8 @@ def write_audiocaps(placed: Placed, directory: Path, final: Path) -> None:
 
 def write_tango(placed: Placed, directory: Path, final: Path) -> None:
     for split, rows in by_split(placed):
-        lines = (
-            {"dataset": "audiocaps", "location": str(final / place), "captions": caption}
-            for clip, place in rows
-            for caption in clip.captions
-        )
+        said = [(str(final / place), caption) for clip, place in rows for caption in clip.captions]
+        lines = ({"dataset": "audiocaps", "location": location, "captions": caption} for location, caption in said)
         manifest.write_tango_json(lines, directory / f"{split}.json")
 
 
@@ -232,14 +225,8 @@ def write_wavcaps(placed: Placed, directory: Path, final: Path) -> None:
 
 def write_amphion(placed: Placed, directory: Path, final: Path) -> None:
     for split, rows in by_split(placed):
-        write_json(
-            directory / f"{split}.json",
-            [
-                {"Dataset": "AudioCaps", "Uid": Path(place).stem, "Caption": caption}
-                for clip, place in rows
-                for caption in clip.captions
-            ],
-        )
+        said = [(Path(place).stem, caption) for clip, place in rows for caption in clip.captions]
+        write_json(directory / f"{split}.json", [{"Dataset": "AudioCaps", "Uid": uid, "Caption": caption} for uid, caption in said])
 
 
 def amphion_place(clip: ExportClip) -> str:
@@ -282,16 +269,11 @@ def write_audioldm(placed: Placed, directory: Path, final: Path) -> None:
             data.append({"wav": wav, "seg_label": "", **classes, "caption": clip.captions[0], **numbered})
         paths[WITH_VAL[split]] = f"./metadata/{WITH_VAL[split]}.json"
         write_json(directory / paths[WITH_VAL[split]], {"data": data})
-    csv_files.write(
-        directory / "metadata/class_labels_indices.csv",
-        ["index", "mid", "display_name"],
-        [[index, code, label] for index, (label, code) in enumerate(codes.items())],
-    )
+    rows = [[index, code, label] for index, (label, code) in enumerate(codes.items())]
+    csv_files.write(directory / "metadata/class_labels_indices.csv", ["index", "mid", "display_name"], rows)
     paths["class_label_indices"] = "./metadata/class_labels_indices.csv"
-    write_json(
-        directory / "metadata/dataset_root.json",
-        {"soundmill": "./audio", "comments": {}, "metadata": {"path": {"soundmill": paths}}},
-    )
+    root = {"soundmill": "./audio", "comments": {}, "metadata": {"path": {"soundmill": paths}}}
+    write_json(directory / "metadata/dataset_root.json", root)
 
 
 def write_audiocraft(placed: Placed, directory: Path, final: Path) -> None:
@@ -310,16 +292,8 @@ def write_audiocraft(placed: Placed, directory: Path, final: Path) -> None:
                 "file_extension": "wav",
             }
             write_json((directory / place).with_suffix(".json"), sidecar)
-            lines.append(
-                {
-                    "path": str(final / place),
-                    "duration": clip.seconds,
-                    "sample_rate": clip.sample_rate,
-                    "amplitude": None,
-                    "weight": None,
-                    "info_path": None,
-                }
-            )
+            about = {"path": str(final / place), "duration": clip.seconds, "sample_rate": clip.sample_rate}
+            lines.append(about | dict.fromkeys(("amplitude", "weight", "info_path")))
         write_lines(directory / "egs" / names[split] / "data.jsonl.gz", lines)
 
 
