@@ -70,10 +70,8 @@ def check_rate(row: dict[str, Any], sample_rate: int) -> None:
 
     rate = flac.flac_rate(row["audio"]["bytes"])
     if rate != sample_rate:
-        raise UserError(
-            f"clip {row['clip_id']!r} has {rate} Hz, but `clips` in params.yaml says {sample_rate}; rebuild the clips with "
-            "`dvc repro`, or restore the parameter"
-        )
+        what = f"clip {row['clip_id']!r} has {rate} Hz, but `clips` in params.yaml says {sample_rate}"
+        raise UserError(f"{what}; rebuild the clips with `dvc repro`, or restore the parameter")
 
 
 def export(tables: Tables, clip_ids: list[str], directory: Path, sample_rate: int) -> list[Path]:

@@ -47,8 +47,7 @@ def level(wave: np.ndarray, sample_rate: int, target: Literal["peak"] | float) -
 def matching_gains(sounds: Sequence[tuple[np.ndarray, int]], target: float, lowest: float, max_gain: float) -> list[float]:
     """Gains in dB that bring sounds (wave [C, T], C at most 2, and rate) to one loudness on two loudspeakers.
 
-    The loudness is `target` LUFS, or the highest that all sounds reach without clipping, but not below `lowest`. Gains are limited
-    to `max_gain` dB and so that nothing clips; silence gets 0 dB.
+    It is `target` LUFS, or what all reach without clipping, but not below `lowest`; gains are at most `max_gain`, 0 for silence.
     """
     measured = [integrated_loudness(np.broadcast_to(wave, (2, wave.shape[1])), rate) for wave, rate in sounds]
     peaks = [float(np.abs(wave).max(initial=0.0)) for wave, _ in sounds]

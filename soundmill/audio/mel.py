@@ -95,18 +95,15 @@ def check_bands(spec: MelSpec) -> None:
     inside = np.searchsorted(bins, edges[2:] - margin) - np.searchsorted(bins, edges[:-2] + margin)
     empty = int((inside <= 0).sum())
     if empty:
-        raise UserError(
-            f"mel spec: {empty} of {spec.n_mels} bands contain no FFT bin, so their rows would be constant; "
-            f"raise n_fft (now {spec.n_fft}), raise f_min or lower n_mels"
-        )
+        what = f"{empty} of {spec.n_mels} bands contain no FFT bin, so their rows would be constant"
+        raise UserError(f"mel spec: {what}; raise n_fft (now {spec.n_fft}), raise f_min or lower n_mels")
 
 
 def check_overlap(spec: MelSpec) -> None:
     """UserError if the windows of a spec overlap too little for Griffin-Lim."""
     if spec.hop_length > spec.win_length // 2:
-        raise UserError(
-            f"mel spec: hop_length {spec.hop_length} must be at most half of win_length {spec.win_length} to get sound back"
-        )
+        most = f"at most half of win_length {spec.win_length} to get sound back"
+        raise UserError(f"mel spec: hop_length {spec.hop_length} must be {most}")
 
 
 def _band_edges(spec: MelSpec) -> np.ndarray:

@@ -168,8 +168,7 @@ def _silence_ratio(wave: np.ndarray, size: int) -> float:
 def _spectrum(wave: np.ndarray, sample_rate: int, size: int) -> tuple[float | None, np.ndarray]:
     """(A-weighted level in dB, mean power [size // 2 + 1]) of Hann windows of `size`, half overlapping.
 
-    The level is the loudest window's, as in audio/levels.py. The mean excludes a last, partial window, whose edge has energy at
-    all frequencies, and mirror images from upsampling.
+    The mean excludes a last, partial window, whose edge has energy at all frequencies, and mirror images from upsampling.
     """
     window, weights = _window(size), _weights(size, sample_rate)
     hop = size // 2

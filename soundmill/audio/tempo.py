@@ -57,8 +57,7 @@ class Tempo:
 def find(wave: np.ndarray, name: str, lowest: float) -> Tempo:
     """The tempo of a wave [T] at `RATE`; NoLoopError if it has none or is shorter than a bar.
 
-    The tempo in the name is used unless the onsets contradict it; that of the length (a power of two of bars) if the onsets agree.
-    If both apply and differ, the one with the stronger pulse is used, since names may be wrong or rounded.
+    The tempo in the name, unless the onsets contradict it, or of the length (a power of two of bars); the clearer of the two.
     """
     seconds, named = len(wave) / RATE, named_tempo(name)
     if seconds < (1 - LENGTH_TOLERANCE) * 60 * BEATS / max(2 * lowest, named or 0):
@@ -91,19 +90,16 @@ def find(wave: np.ndarray, name: str, lowest: float) -> Tempo:
         return by_length
     if clearest < MIN_PULSE:
         hint = f"; the name says {named:g} bpm, but the length is not a whole number of such bars" if named else ""
-        raise NoLoopError(
-            "no tempo", f"the strongest pulse, at {best:.1f} bpm, has strength {clearest:.2f}, under {MIN_PULSE:g}{hint}"
-        )
+        what = f"the strongest pulse, at {best:.1f} bpm, has strength {clearest:.2f}, under {MIN_PULSE:g}"
+        raise NoLoopError("no tempo", f"{what}{hint}")
     start = pulse.first_bar(best)
     return _checked(Tempo(best, "onsets", start, _bars(seconds - start, best), clearest, named), seconds)
 
 
 def _checked(tempo: Tempo, seconds: float) -> Tempo:
     if tempo.bars < 1:
-        raise NoLoopError(
-            "too short",
-            f"{seconds - tempo.start:.3g} s from the first beat; a bar at {tempo.bpm:.4g} bpm has {tempo.bar_seconds:.3g} s",
-        )
+        bar = f"a bar at {tempo.bpm:.4g} bpm has {tempo.bar_seconds:.3g} s"
+        raise NoLoopError("too short", f"{seconds - tempo.start:.3g} s from the first beat; {bar}")
     return tempo
 
 

@@ -45,14 +45,13 @@ _ORIGINAL = re.compile(r"([1-9]\d{0,9})(?:\.0|-\d+-\d+-\d+)?(?:\.[A-Za-z]\w*)?")
 
 def detect(inventory: Inventory) -> bool:
     """Whether there is a metadata file with `file_name`, or a Parquet table with recordings."""
-    tables = sources.tables_of(inventory.metadata)
-    return any(_names_files(inventory, name) for name in _manifests(inventory)) or any(True for _ in tables)
+    return any(_manifests(inventory)) or any(sources.tables_of(inventory.metadata))
 
 
 def read(inventory: Inventory, num_shards: int) -> CorpusTables:
     """Tables of a Hugging Face dataset. Rows of a table with the same recording are one recording with several captions."""
     tables = CorpusTables()
-    manifests = [name for name in _manifests(inventory) if _names_files(inventory, name)]
+    manifests = list(_manifests(inventory))
     embedded: dict[Any, _Embedded] = {}
     rows = [row for name in manifests for row in _rows_of(inventory, name, tables)]
     splits = _splits_of_folders([*inventory.audio, *(AudioFile(name, 0, "") for name in manifests)])
@@ -86,8 +85,8 @@ def read(inventory: Inventory, num_shards: int) -> CorpusTables:
     return tables
 
 
-def _manifests(inventory: Inventory) -> list[bytes]:
-    return [name for name in inventory.metadata if _METADATA.search(name)]
+def _manifests(inventory: Inventory) -> Iterator[bytes]:
+    return (name for name in inventory.metadata if _METADATA.search(name) and _names_files(inventory, name))
 
 
 def _names_files(inventory: Inventory, name: bytes) -> bool:

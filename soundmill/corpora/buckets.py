@@ -8,6 +8,7 @@ import errno
 import functools
 import hashlib
 import io
+import itertools
 import os
 import re
 import time
@@ -15,7 +16,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, TypeVar
@@ -119,8 +119,7 @@ def digests(
 ) -> Iterator[str | OSError]:
     """`hashing.file_digest` of every object, in order; the OSError of one that cannot be read or changed after it was listed.
 
-    Objects are streamed through memory. With a `cache`, only those with a new tag or size are read. `about` as in
-    hashing.file_digests; large objects are read again for it, by ranges.
+    Objects are streamed; with a `cache`, only those with a new tag or size. `about` as in hashing.file_digests, by ranges.
     """
 
     def read_digest(number: int) -> str | OSError:
@@ -224,11 +223,11 @@ def fetch_ahead(urls: Iterable[bytes], scratch: Path) -> Iterator[Callable[[], P
             copied = pool.submit(fetch, url, path)
             return lambda: copied.result() or path
 
-        waiting = deque(start(*item) for item in islice(numbered, AHEAD))
+        waiting = deque(start(*item) for item in itertools.islice(numbered, AHEAD))
         try:
             while waiting:
                 yield waiting.popleft()
-                waiting.extend(start(*item) for item in islice(numbered, 1))
+                waiting.extend(start(*item) for item in itertools.islice(numbered, 1))
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -262,7 +261,7 @@ def _store(scheme: str, process: int) -> Any:
 
 def _retried(what: str, call: Callable[[], T]) -> T:
     """`call()`, repeated if the store fails; each failure is printed."""
-    for attempt in range(1, ATTEMPTS + 1):
+    for attempt in itertools.count(1):
         try:
             return call()
         except FileNotFoundError:
@@ -283,4 +282,3 @@ def _retried(what: str, call: Callable[[], T]) -> T:
                 raise UserError(f"{what}: failed {ATTEMPTS} times, lastly: {reason}; check the store, and run it again") from None
             terminal.say(f"{what}: failed {attempt} of {ATTEMPTS} times: {reason}", error=True)
             time.sleep(FIRST_PAUSE * 2 ** (attempt - 1))
-    raise AssertionError("unreachable")

@@ -93,8 +93,7 @@ def describe(
 ) -> Described:
     """Match captions with the clips below `clips` that `quality` keeps, shard by shard; only those of recordings in `used`.
 
-    Captions that do not fit the sound by `scores` (manifest.ZERO_SHOT) are left out. A clip without a caption gets those by the
-    first of `templates` whose fields are known, see `choose`.
+    Captions that do not fit by `scores` (manifest.ZERO_SHOT) are left out; a clip without any gets one by `templates`.
     """
     rejected = _rejected(quality)
     tempo_of = _tempi(corpus)
@@ -199,11 +198,9 @@ def clip_rows(path: Path | None) -> list[Row]:
 
 def _check(table: pa.Table, clips: Path, rejected: int) -> None:
     if not table.num_rows:
-        raise UserError(
-            f"{clips}: all {rejected} clips are rejected; see data/quarantine/quality/{clips.name}.parquet for the reasons"
-            if rejected
-            else f"{clips}: no clip at all; see data/quarantine/segment and data/quarantine/resample for the reasons"
-        )
+        all_rejected = f"all {rejected} clips are rejected; see data/quarantine/quality/{clips.name}.parquet"
+        none_made = "no clip at all; see data/quarantine/segment and data/quarantine/resample"
+        raise UserError(f"{clips}: {all_rejected if rejected else none_made} for the reasons")
     counts = pc.value_counts(table["clip_id"].combine_chunks())
     repeated = counts.filter(pc.greater(counts.field("counts"), 1))
     if len(repeated):
@@ -359,9 +356,8 @@ def fields_of(template: str) -> list[str]:
     except ValueError as error:
         raise ValueError(f"{template!r}: {error}") from None
     if not parts or any(name not in FIELDS or form or conversion for _, name, form, conversion in parts):
-        raise ValueError(
-            f"{template!r} must contain {', '.join(f'{{{name}}}' for name in FIELDS)} or several of them, and no others"
-        )
+        known = ", ".join(f"{{{name}}}" for name in FIELDS)
+        raise ValueError(f"{template!r} must contain {known} or several of them, and no others")
     return [name for _, name, _, _ in parts]
 
 

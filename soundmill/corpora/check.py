@@ -98,10 +98,8 @@ def check(
 ) -> Report:
     """Check one corpus directory; UserError if the path is not a directory.
 
-    Reads the tags of files, and a recording's header only if a row starts inside it (the row is missing if the recording ends
-    first). With `headers`, the header of every recording is read; those that cannot be decoded are damaged, and their clips
-    missing. Recordings in a Parquet table are opened only if they have equal or empty names. `progress` counts the files opened.
-    `follow_links` as in inventory.list_files.
+    Reads the tags of files, and a recording's header only if a row starts inside it (missing if beyond its end); with `headers`,
+    every header: what cannot be decoded is damaged, and its clips are missing. `progress` counts the files opened.
     """
     place = directory_of(directory, format, follow_links)
     return report_of(place.root, [place], read([place], progress), headers, progress)
@@ -421,10 +419,8 @@ class Survey:
         """UserError if all recordings that can be decoded are silent."""
         sources = Sources({b"": bytes(self.report.path)})
         if all_silent(sources, (row["raw_path"] for row in self.rows), silence_dbfs):
-            raise UserError(
-                f"{self.report.path}: all recordings are silent: none rises above {silence_dbfs:g} dBFS "
-                "(`clips.default.silence_dbfs`); give another folder, or lower that level"
-            )
+            what = f"all recordings are silent: none rises above {silence_dbfs:g} dBFS (`clips.default.silence_dbfs`)"
+            raise UserError(f"{self.report.path}: {what}; give another folder, or lower that level")
 
     def describe(self, splits: dict[str, Any]) -> list[str]:
         """Lines to print: the contents, and warnings about the splits under that section of the parameters."""

@@ -202,8 +202,7 @@ class Partitions:
 class Index:
     """Fingerprints of many clips (`ids`) by key; clips with the same owner (in `owners`) are not compared.
 
-    Words and keys are in unnamed files in `scratch`; in memory are the ids, 40 bytes per clip, and a bounded number of keys. The
-    result does not depend on the order of clips.
+    Words and keys are in files in `scratch`; in memory are ids and a bounded number of keys. Clips may come in any order.
     """
 
     def __init__(self, scratch: Path, ids: pa.ChunkedArray, owners: pa.ChunkedArray):
@@ -347,8 +346,7 @@ def _neighbours(
 ) -> Iterator[tuple[np.ndarray, ...]]:
     """(rank of the probe, rank of the entry, offset) of the NEIGHBOURS entries on either side of each probe's place in its bucket.
 
-    A clip has its own place even in buckets without its keys, so that clips are compared with different entries. Entries of the
-    same recording, which may repeat a sound a thousand times, are skipped.
+    A clip has a place even in buckets without its keys. Entries of the same recording, perhaps a thousand, are skipped.
     """
     by_place = np.argsort(probes)  # for locality of the search
     probes, at = probes[by_place], at[by_place]

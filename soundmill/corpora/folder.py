@@ -31,18 +31,12 @@ class Folder:
         for file in inventory.audio:
             split, label = layout.split_and_label(file)
             clip = clip_of_file(file)
-            video = clip if clip and clip[1] is not None and looks_random(clip[0]) else None
-            if video and like_words(video[0]):
+            video, start = clip if clip and clip[1] is not None and looks_random(clip[0]) else (None, 0.0)
+            if video and like_words(video):
                 doubtful.append(file)
-            recording_id = f"{video[0]}_{video[1]:g}" if video else None
+            own_id = f"{video}_{start:g}" if video else None
             recording_id = tables.add_recording(
-                file,
-                num_shards,
-                recording_id=recording_id,
-                start_time=video[1] if video else 0.0,
-                labels=[label] if label else [],
-                split=split,
-                group=video[0] if video else None,
+                file, num_shards, recording_id=own_id, start_time=start, labels=filter(None, [label]), split=split, group=video
             )
             for key in dict.fromkeys((os.path.splitext(file.raw_path)[0], file.raw_path)):
                 if name := inventory.beside(key, b".txt"):
@@ -139,9 +133,8 @@ def _remark(audio: list[AudioFile], layout: _Layout, doubtful: list[AudioFile], 
     skipped = (0 if layout.above is None else len(layout.above) + 1, layout.level)
     lone = [folder for folder in audio[0].folders[slice(*skipped)] if folder.lower() not in CONTAINERS] if audio else []
     if lone and len(audio[0].folders) > layout.level:
-        tables.remarks.append(
-            f"all recordings are in {escape_path(b'/'.join(lone))}, which is not used as a class; the labels are the folders in it"
-        )
+        what = f"{escape_path(b'/'.join(lone))}, which is not used as a class; the labels are the folders in it"
+        tables.remarks.append(f"all recordings are in {what}")
     tables.remark([file.path for file in unused], "recordings", what)
     then = (
         " are named like a clip of a YouTube video (id and start) and read as such, though the id looks like words; rename them if "

@@ -341,8 +341,7 @@ def _numbered(
 ) -> dict[tuple[str, float | None], dict[AudioFile, None]]:
     """Files named after a row's `audiocap_id`, by the row's clip.
 
-    If some rows find their file by YouTube id, a folder's files count only if at least half of its numbers are rows' ids:
-    Freesound's numbers, which name files of other corpora, overlap with AudioCaps'.
+    If some rows find files by YouTube id, only folders where half of the numbers are rows' ids: Freesound's overlap with them.
     """
     files = {row.number: index.resolve(row.number).files for row in rows if row.number}
     matched = {file for some in files.values() for file in some}

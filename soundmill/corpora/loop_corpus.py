@@ -197,38 +197,26 @@ def _breakbeat(rng: np.random.Generator, rate: int) -> list[Layer]:
     ]
 
 
-def _half_time(rng: np.random.Generator, rate: int) -> list[Layer]:
-    return [
-        (_kick(rng, rate), _maybe(rng, _steps({0: 1}), (3, 6, 10, 14), 0.4, 0.8), 1.0, 0.0),
-        (_snare(rng, rate), _maybe(rng, _steps({8: 1}), (15,), 0.3, 0.4), rng.uniform(0.7, 1.0), 0.0),
-        (_hat(rng, rate), _maybe(rng, _every(2), range(1, 16, 2), 0.2, 0.5), rng.uniform(0.6, 1.0), 0.3),
-    ]
-
-
-def _hats(rng: np.random.Generator, rate: int) -> list[Layer]:
-    return [
-        (_hat(rng, rate), _every(1, soft=rng.uniform(0.3, 0.5)), 1.0, 0.4),
-        (_hat(rng, rate), _maybe(rng, _every(4, 2, 0.8), (7, 11), 0.3, 0.7), rng.uniform(0.6, 1.0), -0.4),
-    ]
-
-
-def _bassline(rng: np.random.Generator, rate: int) -> list[Layer]:
-    return [
-        (_bass(rng, rate), _maybe(rng, _every(4), range(2, 16, 2), 0.5, 0.8), 1.0, 0.0),
-        (_kick(rng, rate), _every(4), rng.uniform(0.2, 0.5), 0.0),
-    ]
-
-
 def _chords(rng: np.random.Generator, rate: int) -> list[Layer]:
     stabs = _maybe(rng, _steps({0: 1, 8: 0.9}), (3, 4, 6, 11, 12, 14), 0.4, 0.8)
     return [(_chord(rng, rate), stabs, 1.0, 0.0), (_hat(rng, rate), _every(4, 0), rng.uniform(0.3, 0.7), 0.3)]
 
 
 PATTERNS: dict[str, Callable[[np.random.Generator, int], list[Layer]]] = {
-    "bassline": _bassline,
+    "bassline": lambda rng, rate: [
+        (_bass(rng, rate), _maybe(rng, _every(4), range(2, 16, 2), 0.5, 0.8), 1.0, 0.0),
+        (_kick(rng, rate), _every(4), rng.uniform(0.2, 0.5), 0.0),
+    ],
     "breakbeat": _breakbeat,
     "chords": _chords,
     "four on the floor": _four_on_the_floor,
-    "half time": _half_time,
-    "hi-hats": _hats,
+    "half time": lambda rng, rate: [
+        (_kick(rng, rate), _maybe(rng, _steps({0: 1}), (3, 6, 10, 14), 0.4, 0.8), 1.0, 0.0),
+        (_snare(rng, rate), _maybe(rng, _steps({8: 1}), (15,), 0.3, 0.4), rng.uniform(0.7, 1.0), 0.0),
+        (_hat(rng, rate), _maybe(rng, _every(2), range(1, 16, 2), 0.2, 0.5), rng.uniform(0.6, 1.0), 0.3),
+    ],
+    "hi-hats": lambda rng, rate: [
+        (_hat(rng, rate), _every(1, soft=rng.uniform(0.3, 0.5)), 1.0, 0.4),
+        (_hat(rng, rate), _maybe(rng, _every(4, 2, 0.8), (7, 11), 0.3, 0.7), rng.uniform(0.6, 1.0), -0.4),
+    ],
 }

@@ -180,8 +180,7 @@ class _Record:
 def _records(text: str) -> Iterator[_Record]:
     """Rows of a csv, the header too; the delimiter is the first comma, semicolon or tab in the first line.
 
-    A quote that is not closed, or not where a cell ends, is part of the text: it ends with its line. csv.Error, with the number of
-    the line, if a cell is too long.
+    A quote that is not closed, or not where a cell ends, is text up to the end of its line. csv.Error if a cell is too long.
     """
     header = re.sub(r'"[^"]*"', "", re.match(r"[^\r\n]*", text)[0])
     mark = re.search(r"[,;\t]", header)

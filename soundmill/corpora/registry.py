@@ -66,10 +66,8 @@ def read(name: str, inventory: Inventory, num_shards: int, needs_audio: bool = T
     inventory.opened.clear()  # by detection
     tables = ADAPTERS[name].read(inventory, num_shards)
     if needs_audio and not tables.recordings:
-        raise UserError(
-            f"corpus.path: no recording in {escape_path(bytes(inventory.root))}, read as {name}{_parquet(inventory)}; "
-            "see docs/corpora.md for the formats"
-        )
+        where = f"{escape_path(bytes(inventory.root))}, read as {name}{_parquet(inventory)}"
+        raise UserError(f"corpus.path: no recording in {where}; see docs/corpora.md for the formats")
     tables.remarks += sorted(inventory.remarks.values())
     what = f"tables, lists or texts not read, since they are not part of the format {name}"
     tables.remark(list(map(escape_path, inventory.unread())), what, "; if they contain captions, see docs/corpora.md")
@@ -83,10 +81,8 @@ def detect(inventory: Inventory) -> str:
         if adapter.detect(inventory):
             return name
     inventory.check_not_empty()
-    raise UserError(
-        f"corpus.path: no recording in {escape_path(bytes(inventory.root))}{_parquet(inventory)}; "
-        "set it to the directory of the audio files"
-    )
+    where = f"{escape_path(bytes(inventory.root))}{_parquet(inventory)}"
+    raise UserError(f"corpus.path: no recording in {where}; set it to the directory of the audio files")
 
 
 def _parquet(inventory: Inventory) -> str:
@@ -143,10 +139,8 @@ def directories(params: ScanParams, home: Path) -> list[Directory]:
             raise UserError("params.yaml: corpus.parts is for a union only; set corpus.format to union, or corpus.parts to {}")
         return [Directory("", params.format, 1.0, _existing(params.path, home), params.follow_links)]
     if params.path is not None or not params.parts:
-        raise UserError(
-            "params.yaml: a union has its directories in corpus.parts, and corpus.path is null; "
-            "set corpus.parts to {name: {format: auto, path: DIR, weight: 1.0}, …} (docs/corpora.md)"
-        )
+        remedy = "set corpus.parts to {name: {format: auto, path: DIR, weight: 1.0}, …} (docs/corpora.md)"
+        raise UserError(f"params.yaml: a union has its directories in corpus.parts, and corpus.path is null; {remedy}")
     directories = []
     for name, part in sorted(params.parts.items()):
         with named(name):

@@ -81,8 +81,7 @@ def youtube_clip(key: str, of_video: bool = False) -> tuple[str, float | None] |
 def clip_of_name(stem: str) -> tuple[str, float | None] | None:
     """(YouTube id, start in seconds or None) of a file name without extension; None if it has no id.
 
-    Two integers at least 1000 apart are milliseconds (`{id}_30000_40000`), others seconds (`{id}_30_40`,
-    `{id}_30.000_40.000`).
+    Two integers at least 1000 apart are milliseconds (`{id}_30000_40000`), others seconds (`{id}_30_40`, `{id}_30.0_40.0`).
     """
     if stem.endswith("]"):
         if match := _PIECE.fullmatch(stem):

@@ -70,10 +70,8 @@ class _Bounded(io.RawIOBase):
 def read(file: BinaryIO) -> str:
     """The tags as JSON, names as in statements.NAMES and manifest.FILE_TAGS.
 
-    Empty if there are none, or the file is no WAV, MP3, FLAC, Ogg, MP4 or AIFF.
-
-    Damaged tags count as none; of a WAV, those before them are kept. A file with more than the bounds has the tag BEYOND, and no
-    other but an unclear licence.
+    Empty if there are none, or the file is no WAV, MP3, FLAC, Ogg, MP4 or AIFF. Damaged tags count as none; of a WAV, those before
+    them are kept. A file with more than the bounds has the tag BEYOND, and no other but an unclear licence.
     """
     bounded = _Bounded(file)
     try:

@@ -188,12 +188,8 @@ def footsteps(rng: np.random.Generator, seconds: float, rate: int) -> Wave:
         touch = noise(rng, 0.04, rate, band(tap * side, tap * 3, 3)) * decay(0.04, rate, 0.007, 0.0005) * rng.uniform(0.17, 0.25)
         span = rng.uniform(0.07, 0.09)
         sole = noise(rng, span, rate, band(1200, 3400, 2)) * np.sin(np.pi * time_axis(span, rate) / span) ** 1.5
-        for part, later in (
-            (heel * rng.uniform(0.8, 1), 0),
-            (touch, 0),
-            (0.45 * touch, rng.uniform(0.1, 0.13)),
-            (rub * sole, 0.045),
-        ):
+        parts = [(heel * rng.uniform(0.8, 1), 0), (touch, 0), (0.45 * touch, rng.uniform(0.1, 0.13)), (rub * sole, 0.045)]
+        for part, later in parts:
             add(wave, part, at + later, rate)
     return _in_a_room(rng, wave, rate, rng.uniform(0.028, 0.036), 0.16)
 

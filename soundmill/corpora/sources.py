@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from soundmill import hashing, params
-from soundmill.corpora import buckets, parquet_pages, sound_tags
+from soundmill.corpora import buckets, sound_tags
 from soundmill.corpora.inventory import AudioFile, composed_path
 from soundmill.corpora.resolver import MAX_KEY
 from soundmill.decoding.decode import DecodeError, open_regular
@@ -41,6 +41,8 @@ MAX_VALUES = 4 << 20  # of a column in a row group, or
 MOST_VALUES = 8  # to each byte: equal ones take less than a bit
 _MARK = b"\0"
 NO_BYTES = ("empty", "no bytes in its cell")
+_DEEPEST = 64  # of values in a page's header; Thrift reads none that are deeper
+_LONGEST = 1 << 40  # of a text, far beyond any file
 
 
 @dataclass(frozen=True)
@@ -116,16 +118,14 @@ class Sources:
             part, _, path = path.partition(b"/")
             root = self.roots.get(part)
             if root is None:
-                raise UserError(
-                    f"{shown(raw_path)}: corpus.parts has no {escape_path(part)!r}; scan the corpus again (`dvc repro`)"
-                )
+                what = f"corpus.parts has no {escape_path(part)!r}"
+                raise UserError(f"{shown(raw_path)}: {what}; scan the corpus again (`dvc repro`)")
         return os.path.join(root, path), row
 
     def open_unchanged(self, wanted: Iterable[tuple[bytes, str]], scratch: Path) -> Iterator[AbstractContextManager[BinaryIO]]:
         """For every recording (raw_path, digest), a context manager that opens its file.
 
-        UserError, naming it, if it has changed since the corpus was scanned: results of a changed file would be stored under the
-        old digest. Objects of a bucket are copied to `scratch` shortly before their turn and removed after it; close the iterator.
+        UserError, naming it, if it has changed since the scan. Objects are in `scratch` around their turn; close the iterator.
         """
         wanted = list(wanted)
         urls = [path for path, row in (self.locate(raw_path) for raw_path, _ in wanted) if row is None and buckets.is_url(path)]
@@ -237,7 +237,7 @@ def _check_sizes(about: pq.FileMetaData, file: BinaryIO | None) -> None:
             packed, plain, values = column.total_compressed_size, declared, column.num_values
             if file is not None:
                 with suppress(ValueError, OSError):  # damaged pages are reported where they are read
-                    packed, plain, values = parquet_pages.extent(file, column)
+                    packed, plain, values = extent(file, column)
                 if plain > max(declared, MAX_PLAIN_BYTES):
                     raise DecodeError("unreadable table", f"{what} has {plain} bytes, its footer says {declared}")
             if max(plain, declared) > max(MAX_BYTES, MOST_UNPACKED * packed):
@@ -464,3 +464,88 @@ def class_names(schema: pa.Schema) -> dict[str, list[str]]:
 
 def _one_line(error: Exception) -> str:
     return " ".join(re.sub(r"/proc/self/fd/\d+", "it", str(error)).split())[:200]
+
+
+def extent(file: BinaryIO, column: pq.ColumnChunkMetaData) -> tuple[int, int, int]:
+    """(bytes as stored, unpacked, values) of the pages of a column, by their own headers; ValueError if one is damaged."""
+    at = min(filter(None, (column.dictionary_page_offset, column.data_page_offset)), default=0)
+    end = at + column.total_compressed_size
+    packed, plain, values = 0, 0, 0
+    while at < end:
+        file.seek(at)
+        header = _struct(file)
+        sizes = header.get(2), header.get(3)
+        if not all(isinstance(size, int) and size >= 0 for size in sizes):
+            raise ValueError("a page without a size")
+        about = header.get(5) or header.get(8) or {}  # of a page of values, in both versions; a dictionary has none
+        count = about.get(1) if isinstance(about, dict) else 0
+        packed, plain, values = packed + sizes[1], plain + sizes[0], values + (max(0, count) if isinstance(count, int) else 0)
+        at = file.tell() + sizes[1]
+    return packed, plain, values
+
+
+def _struct(file: BinaryIO, depth: int = 0) -> dict[int, Any]:
+    """The fields of a struct in Thrift's compact protocol, by number."""
+    fields: dict[int, Any] = {}
+    number = 0
+    while head := _byte(file):
+        number = number + (head >> 4) if head >> 4 else _integer(file)
+        kind = head & 15
+        fields[number] = kind == 1 if kind in (1, 2) else _value(file, kind, depth)
+    return fields
+
+
+def _value(file: BinaryIO, kind: int, depth: int) -> Any:
+    """A value of a kind of Thrift's; of texts, numbers with a point and collections nothing."""
+    if depth > _DEEPEST:
+        raise ValueError("a damaged page header")
+    if kind in (4, 5, 6):
+        return _integer(file)
+    if kind == 12:
+        return _struct(file, depth + 1)
+    if kind in (1, 2, 3):  # one byte, as within a list
+        _byte(file)
+    elif kind == 7:
+        _skip(file, 8)
+    elif kind == 8:
+        _skip(file, _varint(file))
+    elif kind in (9, 10):
+        head = _byte(file)
+        for _ in range(head >> 4 if head >> 4 < 15 else _varint(file)):
+            _value(file, head & 15, depth + 1)
+    elif kind == 11:
+        count = _varint(file)
+        kinds = _byte(file) if count else 0
+        for _ in range(count):
+            _value(file, kinds >> 4, depth + 1)
+            _value(file, kinds & 15, depth + 1)
+    else:
+        raise ValueError("a damaged page header")
+    return None
+
+
+def _integer(file: BinaryIO) -> int:
+    number = _varint(file)
+    return (number >> 1) ^ -(number & 1)
+
+
+def _varint(file: BinaryIO) -> int:
+    number = 0
+    for shift in range(0, 70, 7):
+        byte = _byte(file)
+        number |= (byte & 127) << shift
+        if byte < 128:
+            return number
+    raise ValueError("a damaged page header")
+
+
+def _skip(file: BinaryIO, count: int) -> None:
+    if count:
+        file.seek(min(count, _LONGEST) - 1, 1)
+        _byte(file)
+
+
+def _byte(file: BinaryIO) -> int:
+    if byte := file.read(1):
+        return byte[0]
+    raise ValueError("a page header that is cut off")

@@ -113,9 +113,8 @@ def warnings(recordings: Iterable[tuple[str, Sequence[str]]], test_fraction: flo
             remedy = "all recordings have one source or are copies of one sound, so they share a split: add others"
         else:
             remedy = "raise splits.test_fraction, or add recordings"
-        lines.append(
-            f"no clip is in test, so `generate` and `evaluate` take validation clips, or those that were trained on: {remedy}"
-        )
+        instead = "validation clips, or those that were trained on"
+        lines.append(f"no clip is in test, so `generate` and `evaluate` take {instead}: {remedy}")
     every = sorted(set().union(*of_split.values()))
     for split in ("train", "test"):
         lacking = [label for label in every if label not in of_split[split]] if split in of_split else []

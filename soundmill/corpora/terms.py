@@ -78,10 +78,8 @@ class TermsParams(StageParams):
                 why = why or f"the same file as {other['path']}: {whys[other['recording_id']]}"
                 found.append({"recording_id": row["recording_id"], "path": row["path"], "detail": why})
         if found and len(found) == len(rows):
-            raise UserError(
-                f"corpus.terms: no recording is left (first: {found[0]['path']}: {found[0]['detail']}); change corpus.terms, or "
-                f"state terms in {LICENCES.decode()} (docs/corpora.md#terms)"
-            )
+            first, remedy = found[0], f"change corpus.terms, or state terms in {LICENCES.decode()} (docs/corpora.md#terms)"
+            raise UserError(f"corpus.terms: no recording is left (first: {first['path']}: {first['detail']}); {remedy}")
         return found
 
 
@@ -262,9 +260,8 @@ def read_texts(tables: CorpusTables, inventory: Inventory, reader: Reader) -> di
         found = named_by_licence(text) if is_licence else named_by(text)
         names_one = bool(named_in(text))
         if names_one and not found:
-            tables.remarks.append(
-                f"{escape_path(path)}: it names a licence, but not without conditions or exceptions, so none is taken"
-            )
+            what = "it names a licence, but not without conditions or exceptions, so none is taken"
+            tables.remarks.append(f"{escape_path(path)}: {what}")
         # What is unclear blocks the texts of folders above.
         if is_licence or found or names_one or _RESERVED.search(text) or _of_card(text) == []:
             first.setdefault(folder, escape_path(path))

@@ -199,8 +199,7 @@ def open_all(
 ) -> Iterator[Recording | DecodeError]:
     """Open every file in order, or give its DecodeError; use each Recording before the next one.
 
-    `places` are context managers of open files. Files for ffmpeg are decoded in batches ahead of their turn, with the same samples
-    and errors as one by one. `sums_checked`: the same bytes were probed before, so checksums are not verified again.
+    Files for ffmpeg are decoded in batches ahead of their turn, as if one by one. `sums_checked`: checksums have been verified.
     """
     waiting = iter(places)
     ahead: deque[_File | DecodeError] = deque()
@@ -423,6 +422,5 @@ def _check_coded(block: np.ndarray) -> None:
         for demuxer, first, second, mask, third in _CODED:
             at = np.flatnonzero(ordered[:-2] == first)
             if np.count_nonzero((ordered[at + 1] == second) & (ordered[at + 2] & mask == third)) >= 2:
-                raise DecodeError(
-                    "coded", f"its samples are frames of a codec, as DTS or AC-3; decode them with ffmpeg's `-f {demuxer}`"
-                )
+                what = "its samples are frames of a codec, as DTS or AC-3"
+                raise DecodeError("coded", f"{what}; decode them with ffmpeg's `-f {demuxer}`")

@@ -253,9 +253,8 @@ class Log:
         if not self.complained:
             return None
         if self._status in (-signal.SIGKILL, -signal.SIGTERM):  # not by this process, which reports its own kills
-            raise UserError(
-                f"ffmpeg was killed (signal {-self._status}) while it decoded: out of memory? Run it again: finished work is kept"
-            )
+            what = f"ffmpeg was killed (signal {-self._status}) while it decoded"
+            raise UserError(f"{what}: out of memory? Run it again: finished work is kept")
         complaints = sorted(text for text in self._complaints if "/proc/self/fd" not in text)  # differs from run to run
         together = "\n".join(complaints)
         detail = complaints[0] if complaints else f"ffmpeg ended with status {self._status}"
