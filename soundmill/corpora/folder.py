@@ -65,7 +65,7 @@ class _Layout:
 
 
 def layout_of(audio: list[AudioFile]) -> _Layout:
-    """Folders named after splits are these if no other folders are beside them, or if they name several and outnumber those."""
+    """Folders named after splits give splits if no others are beside them, or if they name several and outnumber the others."""
     parents = {parent for file in audio if (parent := _above_split(file)) is not None}
     above = min(parents, key=len, default=None)
     if above is None or any(parent[: len(above)] != above for parent in parents):

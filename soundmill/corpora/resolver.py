@@ -34,15 +34,13 @@ _WINDOW = re.compile(  # start and end, or a start with decimals
 _MEDIA = re.compile(rf"(?:{'|'.join(map(re.escape, sorted(MEDIA)))})$", re.IGNORECASE)
 _EXTENSION = re.compile(r"\.(?=[^.]*[A-Za-z])[A-Za-z0-9_~-]{1,12}$")
 
-Match = Literal["path", "name", "stem", "youtube id", "inside", "none"]
-
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
     """The files that match a key: one, or several (at most MAX_FILES) if it is ambiguous."""
 
     files: tuple[AudioFile, ...]
-    match: Match
+    match: Literal["path", "name", "stem", "youtube id", "inside", "none"]
     same_clip: bool = False  # the files have one YouTube id and start, so any of them is right
     elsewhere: bool = False  # the file has the key's name but is in another folder
 

@@ -244,7 +244,7 @@ def distinct(found: Iterable[str]) -> list[str]:
 
 
 def strictest(found: Iterable[str]) -> str:
-    """The licence with most conditions, the first of several; any but Creative Commons' may have any, so `unknown` is less."""
+    """The strictest licence, the first of several: others than Creative Commons', which may have any conditions, then `unknown`."""
     found = distinct(found)
     return max(found, key=_strictness) if len(found) > 1 else found[0]
 

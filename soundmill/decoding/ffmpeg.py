@@ -122,7 +122,7 @@ def version_of(executable: Path) -> str:
 
 
 def compile_command(inputs: list[Input], outputs: list[int]) -> list[str]:
-    """ffmpeg's command line for the first audio stream of each input; descriptors, since names may be odd or of new files."""
+    """ffmpeg's command line for the first audio stream of each input; by descriptor, since a name may be odd or of a new file."""
     head = [str(ffmpeg_executable()), "-nostdin", "-hide_banner", "-nostats", "-loglevel", "repeat+level+info"]
     befores, afters = zip(*(_options(source.kind.demuxer, source.protocols) for source in inputs), strict=True)
     opened = [[*before, source.url] for before, source in zip(befores, inputs, strict=True)]

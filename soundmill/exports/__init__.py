@@ -197,14 +197,8 @@ class WebDataset(Target):
             archive.close()
 
 
-PARQUET = pa.schema(
-    [
-        ("clip_id", pa.string()),
-        ("audio", manifest.AUDIO),
-        ("captions", pa.list_(pa.string())),
-        ("labels", pa.list_(pa.string())),
-    ]
-)
+TEXTS = pa.list_(pa.string())
+PARQUET = pa.schema([("clip_id", pa.string()), ("audio", manifest.AUDIO), ("captions", TEXTS), ("labels", TEXTS)])
 
 
 class HuggingFaceParquet(Target):
@@ -230,16 +224,8 @@ class HuggingFaceParquet(Target):
 
 
 _TEXT = {"dtype": "string", "_type": "Value"}
-_FEATURES = {
-    "info": {
-        "features": {
-            "clip_id": _TEXT,
-            "audio": {"_type": "Audio"},
-            "captions": {"feature": _TEXT, "_type": "Sequence"},  # a list, under the name that datasets 3 and later read
-            "labels": {"feature": _TEXT, "_type": "Sequence"},
-        }
-    }
-}
+_TEXTS = {"feature": _TEXT, "_type": "Sequence"}  # a list, under the name that datasets 3 and later read
+_FEATURES = {"info": {"features": {"clip_id": _TEXT, "audio": {"_type": "Audio"}, "captions": _TEXTS, "labels": _TEXTS}}}
 
 
 LEFT_OUT = "not_exported.tsv"

@@ -67,9 +67,8 @@ def walk_wav(file: BinaryIO, size: int, max_seconds: float) -> Layout:
     if long and declared == 0xFFFFFFFF:
         declared = long_size
     room = size - at
-    known = 0 < declared <= room and (
-        wave64 or long or not layout.is_unknown_size(declared) or _chunk_follows(file, at + declared, size, header)
-    )
+    unsure = not (wave64 or long) and layout.is_unknown_size(declared)
+    known = 0 < declared <= room and (not unsure or _chunk_follows(file, at + declared, size, header))
     streamed = not (known or declared == room) and _is_unknown(file, at, declared, size, header)
     if (not known and 0 < declared < room) or (not wave64 and room - declared >= 2**32 > declared > 0):
         # A 32-bit size that overflowed, or data after an unknown size, would not be read.
