@@ -269,22 +269,22 @@ def read_texts(tables: CorpusTables, inventory: Inventory, reader: Reader) -> di
             of_kind = named.setdefault(folder, {}).setdefault(kind, {})
             for licence in found:
                 of_kind.setdefault(licence, escape_path(path))
-    statements: dict[bytes, list[Statement]] = {}
+    stated: dict[bytes, list[Statement]] = {}
     for folder, kinds in named.items():
-        statements[folder] = []
+        stated[folder] = []
         for kind, found in sorted(kinds.items(), reverse=True):
             if len(found) == 1:
                 ((licence, file),) = found.items()
-                statements[folder].append(Statement(file, sys.intern(licence)))
+                stated[folder].append(Statement(file, sys.intern(licence)))
             elif found:
                 where, what = escape_path(folder) or "the corpus", "licence files" if kind == b"licence" else "texts"
                 tables.remarks.append(
                     f"{where}: its {what} name several licences ({', '.join(sorted(found))}), so none is taken; "
                     f"state the licence of each recording in {LICENCES.decode()}"
                 )
-        if not statements[folder]:
-            statements[folder] = [Statement(first[folder], UNKNOWN)]
-    return statements
+        if not stated[folder]:
+            stated[folder] = [Statement(first[folder], UNKNOWN)]
+    return stated
 
 
 def named_by(text: str) -> list[str]:
@@ -362,7 +362,7 @@ def _read_tables(tables: CorpusTables, inventory: Inventory, reader: Reader) -> 
     index: FileIndex | None = None
     numbered: dict[str, list[bytes]] = defaultdict(list)
     rows: list[ManifestRow] = []
-    statements: list[Statement] = []
+    stated: list[Statement] = []
     for name in sorted(inventory.metadata):
         try:
             for entry in _entries(inventory, name, reader):
@@ -373,7 +373,7 @@ def _read_tables(tables: CorpusTables, inventory: Inventory, reader: Reader) -> 
                             numbered[match[1]].append(file.raw_path)
                 if row := _row(name, entry, index, numbered, part_of(name)):
                     rows.append(row)
-                    statements.append(entry[2])
+                    stated.append(entry[2])
         except UserError as error:
             tables.remarks.append(f"{error}; the terms in it that come later are unknown")
     found: dict[bytes, list[Statement]] = defaultdict(list)
@@ -381,21 +381,17 @@ def _read_tables(tables: CorpusTables, inventory: Inventory, reader: Reader) -> 
         state = JoinState(CorpusTables())
         claim_all(inventory, rows, state, dict(parts or {}), index)
         for number, raw_path in sorted(state.owners.items()):
-            found[raw_path].append(statements[number])
-        _add_ambiguous(found, rows, statements, state, tables)
+            found[raw_path].append(stated[number])
+        _add_ambiguous(found, rows, stated, state, tables)
     return found
 
 
 def _add_ambiguous(
-    found: dict[bytes, list[Statement]],
-    rows: list[ManifestRow],
-    statements: list[Statement],
-    state: JoinState,
-    tables: CorpusTables,
+    found: dict[bytes, list[Statement]], rows: list[ManifestRow], stated: list[Statement], state: JoinState, tables: CorpusTables
 ) -> None:
     """Of rows that may mean several recordings: their licence makes that of each unknown, and a refusal holds for each."""
     by_origin: dict[str, list[Statement]] = defaultdict(list)
-    for row, statement in zip(rows, statements, strict=True):
+    for row, statement in zip(rows, stated, strict=True):
         by_origin[row.origin].append(statement)
     raw_of = {row["path"]: row["raw_path"] for row in tables.recordings}
     open_ = [entry for entry in state.tables.ambiguous if entry["taken"] is None]
