@@ -57,8 +57,9 @@ def run(params: RenameParams, ctx: Context, clips: Input, catalog: Input, audioc
                 # Linked, not moved: after a kill, the next run still finds every finished folder.
                 os.link(wav.path, audio / names[wav.name.removesuffix(".wav")])
     captions = {split: _write_json(params, table, names, split, audiocaps / f"{split}.json") for split in manifest.SPLITS}
-    for split in (split for split, count in captions.items() if not count):
-        terminal.say(f"{ctx.name}: no clip of the split {split} has a caption, and TANGO's train.py needs one in each list")
+    empty = [split for split, count in captions.items() if not count]
+    if 0 < len(empty) < len(captions):
+        terminal.say(f"{ctx.name}: no clip of {' and '.join(empty)} has a caption, and TANGO's train.py needs one in each list")
     return {"clips": table.num_rows, "captions_by_split": captions}
 
 

@@ -83,8 +83,8 @@ def import_weights(
     file: Annotated[
         str,
         typer.Argument(
-            help="A weights-*.pt of lmnt-com/diffwave, a .ckpt of tiny-audio-diffusion, a directory of a StableAudioPipeline or of "
-            "stable-audio-tools, or the id of a StableAudioPipeline on the Hugging Face hub."
+            help="A weights-*.pt of lmnt-com/diffwave, a .ckpt of tiny-audio-diffusion, a directory of declare-lab/tango, of a "
+            "StableAudioPipeline or of stable-audio-tools, or the id of a StableAudioPipeline on the Hugging Face hub."
         ),
     ],
     output: Annotated[Path, typer.Option(help="Directory of the vocoder or checkpoint; it must not exist yet.")],
@@ -93,7 +93,7 @@ def import_weights(
 ) -> None:
     """Convert published weights to a vocoder for `soundmill vocode`, or to a checkpoint for `generate`, `restyle` and `inpaint`.
 
-    Only tensors and plain values are read, no code; a directory's weights from safetensors.
+    Only tensors and plain values are read, no code; weights of a StableAudioPipeline from safetensors.
     """
     from soundmill.models import importing
 

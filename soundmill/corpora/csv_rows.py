@@ -218,8 +218,11 @@ class AudioSet(ManifestFormat):
 
     @staticmethod
     def _cells(line: str) -> list[str]:
-        """The cells of a segment; empty for a comment, a header and an empty line."""
-        cells = next(csv.reader([line], skipinitialspace=True), [])
+        """The cells of a segment; empty for a comment, a header and an empty line; the whole line if it is no csv."""
+        try:
+            cells = next(csv.reader([line], skipinitialspace=True), [])
+        except csv.Error:  # a cell too long
+            cells = [line]
         return [] if not cells or cells[0].startswith("#") or cells[0].strip().lower() == "ytid" else cells
 
     def is_classed(self, row: ManifestRow) -> bool:

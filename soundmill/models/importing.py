@@ -36,7 +36,7 @@ def import_published(name: str, output: Path, conf: Callable[[], Path], revision
         called = f"{name}@{revision}"  # not the directory in the hub's cache
     if path.is_file() and any((path.parent / index).is_file() for index in pipelines.INDICES):
         raise UserError(f"{path}: is a part of a model; name its directory, {path.parent}")
-    family, published = _reads(DIRECTORY if path.is_dir() else path.suffix)
+    family, published = _reads(DIRECTORY, path) if path.is_dir() else _reads(path.suffix)
     if family:
         model, facts, save = published.read(path, params.compose(conf(), [f"model={family}", "scale=paper"]), called)
         save = partial(save, model, facts=facts)
@@ -51,9 +51,12 @@ def import_published(name: str, output: Path, conf: Callable[[], Path], revision
     return sum(weight.numel() for weight in model.net.parameters())
 
 
-def _reads(suffix: str) -> tuple[str, Any]:
-    """The family that reads published files with a suffix, and its module for that; ("", None) if none does."""
-    for name in registry.FAMILIES:
-        if (module := registry.family(name).published) and (published := import_module(module)).SUFFIX == suffix:
-            return name, published
-    return "", None
+def _reads(suffix: str, directory: Path | None = None) -> tuple[str, Any]:
+    """The family that reads published files with a suffix, and its module for that; ("", None) if none does.
+
+    Of those that read directories, the one that has one of its INDICES there, else the first.
+    """
+    modules = [(name, import_module(module)) for name in registry.FAMILIES if (module := registry.family(name).published)]
+    reading = [(name, published) for name, published in modules if suffix == published.SUFFIX]
+    shown = [one for one in reading if directory and any((directory / index).is_file() for index in one[1].INDICES)]
+    return next(iter(shown or reading), ("", None))

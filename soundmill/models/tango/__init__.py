@@ -12,6 +12,7 @@ FAMILY = Family(
     ),
     train_params=TrainParams,
     model=f"{__name__}.model",
+    published=f"{__name__}.published",
     weights="unet.safetensors",
     codec="vae",
     adapted=True,

@@ -1,0 +1,149 @@
+"""Convert a model of declare-lab/tango: its U-Net, and AudioLDM's autoencoder and HiFi-GAN, under the names that these had first.
+
+The sizes are the published ones: its json files do not have them all. Files of torch.save are read as tensors alone.
+"""
+
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from soundmill import hub, text
+from soundmill import params as strict
+from soundmill.audio.mel import SpectrogramParams
+from soundmill.errors import UserError
+from soundmill.models.components import registry
+from soundmill.models.components.contracts import save_codec, save_vocoder
+from soundmill.models.components.text_states.states import TextConfig
+from soundmill.models.tango.model import FAMILY, Tango, build_net
+from soundmill.models.tango.params import TrainParams
+from soundmill.training import torch_weights
+
+SUFFIX = "/"  # a directory
+CODEC, VOCODER = "mel_autoencoder", "hifigan"  # by name: no stage that runs this family with others depends on them
+MAIN, VAE, STFT = "main_config.json", "vae_config.json", "stft_config.json"
+INDICES = (MAIN,)
+WEIGHTS = ("{}.safetensors", "{}.bin", "{}.pth")
+REMEDY = "download it again"
+FILES = (MAIN, VAE, STFT, *(name.format("pytorch_model_*") for name in WEIGHTS))
+
+Renaming = list[tuple[str, str | Callable[[re.Match[str]], str]]]
+
+
+def read(path: Path, document: dict[str, Any], name: str) -> tuple[Tango, dict[str, Any], Callable[..., None]]:
+    """The model in a directory; facts, and the function that saves it.
+
+    `document`, the content of a params.yaml, gives its sizes and how it is trained on; the facts call the model `name`. UserError
+    names the file that is missing or of another size.
+    """
+    path = path.resolve()
+    section, spec = document[FAMILY], strict.parse(SpectrogramParams, document["spectrogram"][FAMILY], f"{path}: spectrogram").spec
+    params = strict.parse(TrainParams, section["train"] | {"use": "last"}, f"{path}: {FAMILY}.train")
+    network, shape = registry.codec_params(document, FAMILY).network, registry.latent_shape(document, FAMILY)
+    sizes = strict.parse(registry.params_of_vocoder(document["vocoder"]), document["vocoder"], f"{path}: vocoder").network
+    kind = registry.codec(CODEC)
+    codecs, vocoders = import_module(kind.component), import_module(registry.vocoder(VOCODER).component)
+    of_stft = {"filter_length": "n_fft", "hop_length": "hop_length", "win_length": "win_length", "n_mel_channels": "n_mels"}
+    of_stft |= {"sampling_rate": "sample_rate", "mel_fmin": "f_min", "mel_fmax": "f_max"}
+    stft = _config(path / STFT)
+    for key, ours in of_stft.items():
+        if stft.get(key) != getattr(spec, ours):
+            raise UserError(
+                f"{path / STFT}: {key} is {stft.get(key)!r}, which is not supported; it must be {getattr(spec, ours)!r}"
+            )
+    scaling = _config(path / VAE).get("scale_factor")
+    if not isinstance(scaling, float) or not 0 < scaling < float("inf"):
+        raise UserError(f"{path / VAE}: scale_factor must be a number above 0, found {scaling!r}; {REMEDY}")
+
+    file, main = _tensors(path, "pytorch_model_main")
+    frames = section["latents"]["num_samples"] // spec.hop_length
+    unet = {key: value for key, value in main.items() if key.startswith("unet.")}  # its frozen text encoder is found by its id
+    net = torch_weights.built(lambda: build_net(params, shape), unet, file, REMEDY).eval()
+    file, of_vae = _tensors(path, "pytorch_model_vae")
+    sounding = {key.removeprefix("vocoder."): value for key, value in of_vae.items() if key.startswith("vocoder.")}
+    of_vae = {key: value for key, value in of_vae.items() if not key.startswith("vocoder.")}
+    vae = torch_weights.built(
+        lambda: codecs.build_autoencoder(network), _renamed(of_vae, _of_vae(len(network.widths))), file, REMEDY
+    )
+    build = partial(vocoders.build_vocoder, sizes, spec.n_mels, spec.sample_rate)
+    constants = {key: value for key, value in build().state_dict().items() if key in ("mean", "scale")}  # of transformers alone
+    vocoder = torch_weights.built(build, constants | _renamed(sounding, [(r"^ups\.", "upsampler.")]), file, REMEDY)
+
+    autoencoder = codecs.Autoencoder(network, spec, vae.eval(), 0.0, 1.0, scaling, residual=[0.0] * spec.n_mels)
+    encoder, vocoder = _text_encoder(path / MAIN, document["text"][FAMILY]), vocoders.HifiGan(sizes, spec, vocoder.eval())
+    model = Tango(params, net, kind, autoencoder, frames, vocoder, text=encoder)
+    imported = {"name": name, "digest": hub.digest(path, FILES), "licence": None}
+    return model, {"steps": 0, "weights": {"last": {"step": 0}}, "imported": imported}, _save
+
+
+def _config(file: Path) -> dict[str, Any]:
+    config = strict.read_json(file, REMEDY)
+    if not isinstance(config, dict):
+        raise UserError(f"{file}: is no object; {REMEDY}")
+    return config
+
+
+def _tensors(path: Path, stem: str) -> tuple[Path, dict[str, Tensor]]:
+    """The file of weights called `stem`, and its tensors in float32."""
+    from safetensors.torch import load_file
+
+    file = next((path / name.format(stem) for name in WEIGHTS if (path / name.format(stem)).is_file()), None)
+    if file is None:
+        raise UserError(f"{path}: has no {' or '.join(name.format(stem) for name in WEIGHTS)}; {REMEDY}")
+    state = load_file(file) if file.suffix == ".safetensors" else torch_weights.read_state(file, "declare-lab/tango")
+    tensors = {key: value.float() for key, value in state.items() if isinstance(value, Tensor)}
+    if broken := [key for key, value in tensors.items() if not value.isfinite().all()]:
+        raise UserError(f"{file}: {broken[0]!r} has values that are not finite; {REMEDY}")
+    return file, tensors
+
+
+def _of_vae(levels: int) -> Renaming:
+    """Names of the latent diffusion code → diffusers'. The levels of its decoder are numbered from the last on."""
+    attention = r"\1.mid_block.attentions.0."
+    return [
+        (r"^(\w+)\.norm_out\.", r"\1.conv_norm_out."),
+        (r"\.nin_shortcut\.", ".conv_shortcut."),
+        (r"^(\w+)\.mid\.block_1\.", r"\1.mid_block.resnets.0."),
+        (r"^(\w+)\.mid\.block_2\.", r"\1.mid_block.resnets.1."),
+        (r"^(\w+)\.mid\.attn_1\.norm\.", f"{attention}group_norm."),
+        (r"^(\w+)\.mid\.attn_1\.proj_out\.", f"{attention}to_out.0."),
+        (r"^(\w+)\.mid\.attn_1\.([qkv])\.", rf"{attention}to_\2."),
+        (r"^encoder\.down\.(\d+)\.block\.", r"encoder.down_blocks.\1.resnets."),
+        (r"^encoder\.down\.(\d+)\.downsample\.", r"encoder.down_blocks.\1.downsamplers.0."),
+        (r"^decoder\.up\.(\d+)\.block\.", lambda found: f"decoder.up_blocks.{levels - 1 - int(found[1])}.resnets."),
+        (r"^decoder\.up\.(\d+)\.upsample\.", lambda found: f"decoder.up_blocks.{levels - 1 - int(found[1])}.upsamplers.0."),
+    ]
+
+
+def _renamed(state: Mapping[str, Tensor], renaming: Renaming) -> dict[str, Tensor]:
+    """The tensors under new names; those of attention are matrices, not convolutions of one sample."""
+    found = {}
+    for key, value in state.items():
+        for pattern, new in renaming:
+            key = re.sub(pattern, new, key)
+        found[key] = value[..., 0, 0] if ".attentions." in key and value.ndim == 4 else value
+    return found
+
+
+def _text_encoder(file: Path, section: dict[str, Any]) -> TextConfig:
+    """The encoder that `text_encoder_name` names: the published id, at the commit of conf/text/, or a directory."""
+    name = _config(file).get("text_encoder_name")
+    given = isinstance(name, str) and hub.is_directory(name, Path())
+    if not given and name != section["encoder"]:
+        raise UserError(f"{file}: text_encoder_name is {name!r}, must be {section['encoder']!r} or a directory with its files")
+    found = text.find(str(Path(name).resolve()) if given else name, None if given else section["revision"], Path())
+    return TextConfig(**found.identity(), max_tokens=section["max_tokens"], scratch=None)
+
+
+def _save(model: Tango, directory: Path, facts: dict[str, Any]) -> None:
+    with tempfile.TemporaryDirectory(dir=directory.parent) as folder:
+        parts = [Path(folder) / name for name in (registry.AUTOENCODER, registry.VOCODER)]
+        source = {"kind": "load", **facts["imported"]}
+        save_codec(model.autoencoder, parts[0], source)
+        save_vocoder(model.vocoder, parts[1], source)
+        model.save(directory, facts, parts=parts)
