@@ -138,6 +138,15 @@ def test_round_trip_is_within_a_percent(sounds, compression, level, basis, stand
     assert power == pytest.approx(1, abs=0.01)
 
 
+def test_a_picture_a_little_wider_than_its_frames_is_padded_rather_than_blurred(sounds):
+    back = [PictureCodec(_params(width=264, fit=fit), SPEC) for fit in ("pad", "resize")]
+    padded, blurred = ((codec.decode(*codec.encode(sounds)) - sounds).abs().mean() for codec in back)
+    assert padded < 0.001 < 0.02 < blurred
+    assert back[0].to_picture(sounds)[0].shape == (3, 1, 64, 264)
+    wide = [PictureCodec(_params(width=272, fit=fit), SPEC).to_picture(sounds)[0] for fit in ("pad", "resize")]
+    assert torch.equal(*wide)  # more than a patch wider: stretched
+
+
 def test_loud_is_bright_and_silence_dark():
     codec = PictureCodec(PARAMS, SPEC)
     steps = torch.linspace(-60, 24, 256) * math.log(10) / 10

@@ -26,6 +26,8 @@ class PictureCodec(nn.Module):
         self.num_samples = round(params.seconds * spec.sample_rate)
         self.frames = num_frames(spec, self.num_samples)
         self.silence = math.log(spec.floor)
+        missing = params.width - self.frames
+        self._padding = missing if params.fit == "pad" and 0 < missing <= params.patch[1] else 0  # columns
         self.channels = params.patch[0] * params.patch[1]
         self.shape = (self.channels, params.height // params.patch[0], params.width // params.patch[1])
         constants = {"none": (1, 1, 1), "global": (1, 1, 1), "band": (1, params.height, 1), "channel": (self.channels, 1, 1)}
@@ -54,11 +56,12 @@ class PictureCodec(nn.Module):
             picture = 2 * (picture - lowest) / (1 - lowest).clamp_min(1e-6) - 1  # a constant clip becomes −1
         if self.params.polarity == "dark":
             picture = -picture
-        return _resize(picture[:, None], (self.params.height, self.params.width), "bilinear"), level
+        padded = F.pad(picture, (0, self._padding), mode="replicate")[:, None]
+        return _resize(padded, (self.params.height, self.params.width), "bilinear"), level
 
     def from_picture(self, picture: Tensor, level: Tensor) -> Tensor:
         """log_mel [B, n_mels, frames]; a picture of another size than the spectrogram is resized bicubically."""
-        picture = _resize(picture, (self.spec.n_mels, self.frames), "bicubic")[:, 0]
+        picture = _resize(picture, (self.spec.n_mels, self.frames + self._padding), "bicubic")[:, 0, :, : self.frames]
         if self.params.polarity == "dark":
             picture = -picture
         picture = picture.clamp(-1, HEADROOM)
