@@ -20,7 +20,8 @@ class PictureParams(StageParams):
     is stored and drawn for a generated clip. `log` maps `range_db` below the level to −1 and the level to
     1; `power` maps q to 2·q^exponent − 1. `min_max` then stretches the picture so that its minimum is −1, which is
     not undone by decoding; `polarity: dark` flips its sign. The picture is resized to height × width, or padded if `fit` says so
-    and it is no more than a patch narrower, cut into patches that become channels, and standardised with constants of the training set that the checkpoint stores.
+    and it is at most a patch narrower, cut into patches that become channels, and standardised with constants of the training set
+    that the checkpoint stores.
     """
 
     seconds: Seconds = Field(gt=0, le=3600, description="length of the sound in a picture; shorter clips are padded with silence")
